@@ -1,0 +1,164 @@
+// Package backend is the one place where spt chooses what its graphs run on,
+// and the one door through which they run.
+//
+// Everything above it builds GoMLX graphs and calls them as a [Program]. A
+// Program turns every panic of graph building or execution into an error and
+// keeps the dependency's log lines away from users, so nothing above has to
+// know which compute.Backend is underneath.
+package backend
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/support/exceptions"
+	"k8s.io/klog/v2"
+)
+
+// Backend is what graphs are compiled for and run on.
+type Backend = compute.Backend
+
+// silence keeps GoMLX's klog lines off the user's terminal.
+var silence = sync.OnceFunc(func() {
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	// Set fails only for unknown names; these are klog's own.
+	_ = flags.Set("logtostderr", "false")
+	_ = flags.Set("stderrthreshold", "FATAL")
+	klog.SetOutput(io.Discard)
+})
+
+// New returns the default backend: GoMLX's portable Go backend. It is shared
+// by the whole process, so weights placed on it are placed once.
+var New = sync.OnceValues(func() (be Backend, err error) {
+	silence()
+	// Operations run one after the other, each on all cores: in compute v0.1.3
+	// matrix products that run side by side can wait for each other's workers
+	// for ever.
+	caught := exceptions.TryCatch[error](func() { be, err = gobackend.New("ops_sequential") })
+	if err == nil {
+		err = caught
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting the Go compute backend: %w", err)
+	}
+	return be, nil
+})
+
+// Program is a graph function, compiled once for each set of input shapes.
+type Program struct {
+	name string
+	be   Backend
+	exec *graph.Exec
+}
+
+// Build is a graph function: it maps the nodes of the inputs to the nodes of
+// the outputs. It may panic, as GoMLX's own functions do; Program returns the
+// panic as an error.
+type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
+
+// NewProgram prepares fn to run on be. name is used in errors.
+func NewProgram(be Backend, name string, fn Build) (*Program, error) {
+	exec, err := graph.NewExecCanonical(be, graph.CanonicalExecGraphFn(fn), 0, 0, false, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the graph %q: %w", name, err)
+	}
+	return &Program{name: name, be: be, exec: exec.WithName(name)}, nil
+}
+
+// Close releases the compiled graphs.
+func (p *Program) Close() { p.exec.Finalize() }
+
+// Donated is an input whose memory the program may overwrite. The tensor must
+// not be used after the call.
+type Donated struct{ *tensors.Tensor }
+
+// Run executes the program. Inputs are *tensors.Tensor or Donated; the caller
+// keeps the former and owns the outputs. A cancelled ctx is noticed before the
+// graph starts, not within it.
+func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	args := make([]any, len(in))
+	for i, a := range in {
+		args[i] = a
+		if d, ok := a.(Donated); ok {
+			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, 0); err != nil {
+				return nil, fmt.Errorf("running %s: giving input %d to the backend: %w", p.name, i, err)
+			}
+		}
+	}
+	caught := exceptions.TryCatch[error](func() { out, err = p.exec.Call(args...) })
+	if err == nil {
+		err = caught
+	}
+	if err != nil {
+		return nil, fmt.Errorf("running %s on %s: %w", p.name, p.be.Name(), brief{err})
+	}
+	return out, nil
+}
+
+// brief prints an error without the stack trace that pkg/errors adds to %+v
+// and keeps the chain for errors.Is.
+type brief struct{ error }
+
+func (b brief) Error() string { return b.error.Error() }
+func (b brief) Unwrap() error { return b.error }
+
+// Tensor places a float32 array of the given shape on be. The data is copied.
+func Tensor(be Backend, data []float32, shape ...int) (t *tensors.Tensor, err error) {
+	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+}
+
+// Int32 places an int32 array of the given shape on be. The data is copied.
+func Int32(be Backend, data []int32, shape ...int) (*tensors.Tensor, error) {
+	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+}
+
+// Uint8 places a uint8 array of the given shape on be. The data is copied.
+func Uint8(be Backend, data []uint8, shape ...int) (*tensors.Tensor, error) {
+	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+}
+
+// Uint64 places a uint64 array of the given shape on be. The data is copied.
+func Uint64(be Backend, data []uint64, shape ...int) (*tensors.Tensor, error) {
+	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+}
+
+// Scalar places one float32 on be.
+func Scalar(be Backend, v float32) (*tensors.Tensor, error) {
+	return place(be, tensors.FromScalar(v))
+}
+
+func place(be Backend, t *tensors.Tensor) (*tensors.Tensor, error) {
+	if err := t.MaterializeOnDevice(be, true, 0); err != nil {
+		return nil, fmt.Errorf("placing a tensor of shape %s on %s: %w", t.Shape(), be.Name(), err)
+	}
+	return t, nil
+}
+
+// Float32s copies a float32 tensor's values to the host, row-major.
+func Float32s(t *tensors.Tensor) ([]float32, error) {
+	v, err := tensors.CopyFlatData[float32](t)
+	if err != nil {
+		return nil, fmt.Errorf("reading a tensor of shape %s back from the backend: %w", t.Shape(), err)
+	}
+	return v, nil
+}
+
+// Free releases tensors at once instead of at the next garbage collection.
+func Free(ts ...*tensors.Tensor) {
+	for _, t := range ts {
+		if t != nil {
+			_ = t.FinalizeAll() // the only failure is "already released"
+		}
+	}
+}

@@ -1,0 +1,303 @@
+package checkpoint
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxHeader is the longest JSON header, in bytes, that the format allows.
+const maxHeader = 100_000_000
+
+// metadataKey is the one key of the header that does not name a tensor.
+const metadataKey = "__metadata__"
+
+// TensorInfo describes one tensor of a file.
+type TensorInfo struct {
+	Name       string
+	DType      DType
+	Shape      []int
+	Begin, End int64 // bytes from the start of the data section: [Begin, End)
+}
+
+// FormatError is a rule of the file format that a file breaks, or a tensor that cannot be what its name says.
+type FormatError struct {
+	File   string
+	Offset int64  // bytes from the start of the file, where the fault was noticed
+	Tensor string // empty if the fault is not in one tensor
+	Err    error
+}
+
+// Error names the file, the offset, the tensor if there is one, and the cause. It cuts what a hostile header can make
+// as long as it likes: names, shapes.
+func (e *FormatError) Error() string {
+	cause := e.Err.Error()
+	if len(cause) > 500 {
+		cause = cause[:500] + "…"
+	}
+	if e.Tensor == "" {
+		return fmt.Sprintf("checkpoint %s: at byte %d: %s", e.File, e.Offset, cause)
+	}
+	return fmt.Sprintf("checkpoint %s: at byte %d: tensor %.100q: %s", e.File, e.Offset, e.Tensor, cause)
+}
+
+// Unwrap returns the cause.
+func (e *FormatError) Unwrap() error { return e.Err }
+
+// headerParser reads a header token by token: json.Unmarshal would keep the last of two equal keys and say nothing,
+// so that two readers could see two different files.
+type headerParser struct {
+	dec  *json.Decoder
+	file string
+}
+
+// parseHeader checks the JSON text raw of a file's header against all rules of the format. dataSize is the number of
+// bytes in the file after the header. The tensors come back in the order of their data.
+func parseHeader(raw []byte, dataSize int64, file string) ([]TensorInfo, map[string]string, error) {
+	fail := func(at int, format string, args ...any) error {
+		return &FormatError{File: file, Offset: 8 + int64(at), Err: fmt.Errorf(format, args...)}
+	}
+	if len(raw) == 0 || raw[0] != '{' {
+		return nil, nil, fail(0, "the header does not start with '{': not a safetensors file")
+	}
+	if at := invalidUTF8(raw); at >= 0 {
+		return nil, nil, fail(at, "the header is not valid UTF-8")
+	}
+	if text := bytes.TrimRight(raw, " "); text[len(text)-1] != '}' {
+		return nil, nil, fail(len(text)-1, "the header does not end with '}' and spaces")
+	}
+	if err := json.Unmarshal(raw, &struct{}{}); err != nil {
+		at := 0
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			at = max(int(syntax.Offset)-1, 0)
+		}
+		return nil, nil, fail(at, "the header is not valid JSON: %w", err)
+	}
+	if at := loneSurrogate(raw); at >= 0 {
+		return nil, nil, fail(at, "the header has half of a UTF-16 surrogate pair, which is no character")
+	}
+
+	p := &headerParser{dec: json.NewDecoder(bytes.NewReader(raw)), file: file}
+	p.dec.UseNumber()
+	var tensors []TensorInfo
+	var metadata map[string]string
+	err := p.object("", func(key string) (err error) {
+		if key == metadataKey {
+			metadata, err = p.metadata()
+			return err
+		}
+		info, err := p.tensor(key, dataSize)
+		tensors = append(tensors, info)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+
+	slices.SortFunc(tensors, func(a, b TensorInfo) int {
+		return cmp.Or(cmp.Compare(a.Begin, b.Begin), cmp.Compare(a.End, b.End), cmp.Compare(a.Name, b.Name))
+	})
+	dataStart, end := 8+int64(len(raw)), int64(0)
+	for _, t := range tensors {
+		if t.Begin != end {
+			return nil, nil, &FormatError{File: file, Offset: dataStart + t.Begin, Tensor: t.Name, Err: fmt.Errorf(
+				"its data begins at byte %d of the data section, but the data before it ends at %d; tensors must follow each other without holes or overlap", t.Begin, end)}
+		}
+		end = t.End
+	}
+	if end != dataSize {
+		return nil, nil, fail(len(raw)+int(end), "the tensors end at byte %d of the data section, which has %d bytes", end, dataSize)
+	}
+	return tensors, metadata, nil
+}
+
+// invalidUTF8 is the index of the first byte of raw that is not part of valid UTF-8, -1 if there is none.
+func invalidUTF8(raw []byte) int {
+	if utf8.Valid(raw) {
+		return -1
+	}
+	at := 0
+	for {
+		r, n := utf8.DecodeRune(raw[at:])
+		if r == utf8.RuneError && n <= 1 {
+			return at
+		}
+		at += n
+	}
+}
+
+// loneSurrogate is the index of the first \u escape in valid JSON that is half of a surrogate pair, -1 if there is
+// none. encoding/json would turn it into U+FFFD, and different names into the same one.
+func loneSurrogate(raw []byte) int {
+	unit := func(at int) rune { // the value of the \uXXXX at raw[at:], -1 if there is none
+		if at+6 > len(raw) || raw[at] != '\\' || raw[at+1] != 'u' {
+			return -1
+		}
+		v, _ := strconv.ParseUint(string(raw[at+2:at+6]), 16, 16) // valid JSON has four digits here
+		return rune(v)
+	}
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		if r := unit(i); utf16.IsSurrogate(r) {
+			if utf16.DecodeRune(r, unit(i+6)) == utf8.RuneError {
+				return i
+			}
+			i += 10
+		}
+		i++ // the character after the backslash
+	}
+	return -1
+}
+
+// fail is an error at the token read last.
+func (p *headerParser) fail(tensor, format string, args ...any) error {
+	return &FormatError{File: p.file, Offset: 8 + p.dec.InputOffset(), Tensor: tensor, Err: fmt.Errorf(format, args...)}
+}
+
+// token reads one token: a string, a json.Number, a json.Delim, a bool or nil.
+func (p *headerParser) token(tensor string) (json.Token, error) {
+	t, err := p.dec.Token()
+	if err != nil {
+		return nil, p.fail(tensor, "the header is not valid JSON: %w", err)
+	}
+	return t, nil
+}
+
+// open reads the delimiter that starts an object or an array; what names the value for the error.
+func (p *headerParser) open(tensor, what string, delim json.Delim) error {
+	t, err := p.token(tensor)
+	if err == nil && t != delim {
+		err = p.fail(tensor, "%s is %v, expected '%v'", what, t, delim)
+	}
+	return err
+}
+
+// object reads a whole object, calling value after each key to read what belongs to it. Equal keys are an error.
+func (p *headerParser) object(tensor string, value func(key string) error) error {
+	if err := p.open(tensor, "the value", '{'); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for p.dec.More() {
+		t, err := p.token(tensor)
+		if err != nil {
+			return err
+		}
+		key, _ := t.(string) // valid JSON has no other keys
+		if seen[key] {
+			return p.fail(tensor, "duplicate key %q", key)
+		}
+		seen[key] = true
+		if err := value(key); err != nil {
+			return err
+		}
+	}
+	_, err := p.token(tensor)
+	return err
+}
+
+func (p *headerParser) metadata() (map[string]string, error) {
+	metadata := map[string]string{}
+	err := p.object(metadataKey, func(key string) error {
+		s, err := p.str(metadataKey, "the value of "+strconv.Quote(key))
+		metadata[key] = s
+		return err
+	})
+	return metadata, err
+}
+
+func (p *headerParser) str(tensor, what string) (string, error) {
+	t, err := p.token(tensor)
+	if err != nil {
+		return "", err
+	}
+	s, ok := t.(string)
+	if !ok {
+		return "", p.fail(tensor, "%s is %v, expected a string", what, t)
+	}
+	return s, nil
+}
+
+// unsigned reads an array of whole numbers from 0 to 2^bitSize-1, written in plain digits.
+func (p *headerParser) unsigned(tensor, what string, bitSize int) ([]uint64, error) {
+	if err := p.open(tensor, what, '['); err != nil {
+		return nil, err
+	}
+	var numbers []uint64
+	for p.dec.More() {
+		t, err := p.token(tensor)
+		if err != nil {
+			return nil, err
+		}
+		number, ok := t.(json.Number)
+		if !ok {
+			return nil, p.fail(tensor, "%s holds %v, expected whole numbers", what, t)
+		}
+		n, err := strconv.ParseUint(number.String(), 10, bitSize)
+		if err != nil {
+			return nil, p.fail(tensor, "%s holds %s, expected whole numbers from 0 to 2^%d-1 without sign, fraction or exponent", what, number, bitSize)
+		}
+		numbers = append(numbers, n)
+	}
+	_, err := p.token(tensor)
+	return numbers, err
+}
+
+// tensor reads and checks the entry of one tensor.
+func (p *headerParser) tensor(name string, dataSize int64) (TensorInfo, error) {
+	info := TensorInfo{Name: name, Shape: []int{}}
+	fields := 0 // equal keys are an error already, so three known fields are the three different ones
+	err := p.object(name, func(key string) error {
+		fields++
+		switch key {
+		case "dtype":
+			s, err := p.str(name, "dtype")
+			info.DType = DType(s)
+			return err
+		case "shape":
+			dims, err := p.unsigned(name, "shape", strconv.IntSize-1)
+			for _, d := range dims {
+				info.Shape = append(info.Shape, int(d))
+			}
+			return err
+		case "data_offsets":
+			offsets, err := p.unsigned(name, "data_offsets", 63)
+			if err != nil {
+				return err
+			}
+			if len(offsets) != 2 {
+				return p.fail(name, "data_offsets has %d numbers, expected [begin, end]", len(offsets))
+			}
+			info.Begin, info.End = int64(offsets[0]), int64(offsets[1])
+			return nil
+		}
+		return p.fail(name, "unknown field %q, expected dtype, shape and data_offsets", key)
+	})
+	if err != nil {
+		return info, err
+	}
+	if fields != 3 {
+		return info, p.fail(name, "the entry has %d of the fields dtype, shape and data_offsets, expected all three", fields)
+	}
+	size, err := byteSize(info.DType, info.Shape)
+	switch {
+	case err != nil:
+		return info, p.fail(name, "%w", err)
+	case info.Begin > info.End:
+		return info, p.fail(name, "data_offsets [%d, %d] run backwards", info.Begin, info.End)
+	case info.End > dataSize:
+		return info, p.fail(name, "data_offsets [%d, %d] go past the end of the data section of %d bytes; the file is cut short or damaged, fetch it again", info.Begin, info.End, dataSize)
+	case size > math.MaxInt64 || int64(size) != info.End-info.Begin:
+		return info, p.fail(name, "data_offsets [%d, %d] hold %d bytes, but %s %v takes %d", info.Begin, info.End, info.End-info.Begin, info.DType, info.Shape, size)
+	}
+	return info, nil
+}

@@ -1,0 +1,101 @@
+package checkpoint
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// ResizePosEmbed resamples a learned position embedding from a grid of patches to another, as timm's
+// resample_abs_pos_embed does for state dicts: bicubic, antialiased, align_corners false.
+//
+// pos is [1, prefix+oldGrid[0]*oldGrid[1], D], grids are (rows, columns), and the result is
+// [1, prefix+newGrid[0]*newGrid[1], D]. The first prefix tokens (class token, registers) are copied as they are. With
+// equal grids the result is a copy of pos. Shapes that do not fit each other are an error.
+func ResizePosEmbed(pos Tensor, prefix int, oldGrid, newGrid [2]int) (Tensor, error) {
+	const largest = 4096 // a side of 65536 pixels in patches of 16; keeps every product below far from overflow
+	sides := []int{oldGrid[0], oldGrid[1], newGrid[0], newGrid[1]}
+	if slices.Min(sides) < 1 || slices.Max(sides) > largest || prefix < 0 {
+		return Tensor{}, fmt.Errorf("resizing position embedding from grid %v to %v with %d prefix tokens: expected sides from 1 to %d, prefix at least 0", oldGrid, newGrid, prefix, largest)
+	}
+	if len(pos.Shape) != 3 || pos.Shape[0] != 1 || pos.Shape[2] < 1 || pos.Shape[1] != prefix+oldGrid[0]*oldGrid[1] || len(pos.Data) != pos.Size() {
+		return Tensor{}, fmt.Errorf("resizing position embedding: shape %v with %d values, expected [1, %d, D] for %d prefix tokens and grid %v; give the grid that the checkpoint was made with",
+			pos.Shape, len(pos.Data), prefix+oldGrid[0]*oldGrid[1], prefix, oldGrid)
+	}
+	dim := pos.Shape[2]
+	if oldGrid == newGrid {
+		return Tensor{Shape: slices.Clone(pos.Shape), Data: slices.Clone(pos.Data)}, nil
+	}
+	rows, cols := resampleWeights(oldGrid[0], newGrid[0]), resampleWeights(oldGrid[1], newGrid[1])
+
+	// Columns first, then rows, as torch does. The sum between them is float64, so only the end result is rounded.
+	grid := pos.Data[prefix*dim:]                        // [oldGrid[0], oldGrid[1], D]
+	narrow := make([]float64, oldGrid[0]*newGrid[1]*dim) // [oldGrid[0], newGrid[1], D]
+	out := NewTensor(1, prefix+newGrid[0]*newGrid[1], dim)
+	copy(out.Data, pos.Data[:prefix*dim])
+	for y := range oldGrid[0] {
+		for x, taps := range cols {
+			to := narrow[(y*newGrid[1]+x)*dim:][:dim]
+			for i, w := range taps.weights {
+				for d, v := range grid[(y*oldGrid[1]+taps.first+i)*dim:][:dim] {
+					to[d] += w * float64(v)
+				}
+			}
+		}
+	}
+	sum := make([]float64, newGrid[1]*dim) // one row of the result
+	for y, taps := range rows {
+		clear(sum)
+		for i, w := range taps.weights {
+			for d, v := range narrow[(taps.first+i)*len(sum):][:len(sum)] {
+				sum[d] += w * v
+			}
+		}
+		for d, v := range sum {
+			out.Data[prefix*dim+y*len(sum)+d] = float32(v)
+		}
+	}
+	return out, nil
+}
+
+// taps are the weights of one output position, which sum to 1, on the inputs from first onwards.
+type taps struct {
+	first   int
+	weights []float64
+}
+
+// resampleWeights are the taps of each of out positions over in positions, by the rule of torch's antialiased
+// F.interpolate, which is Pillow's: a bicubic kernel centred on (i+0.5)·in/out, stretched by in/out when it shrinks.
+func resampleWeights(in, out int) []taps {
+	scale := float64(in) / float64(out)
+	stretch := max(scale, 1)
+	list := make([]taps, out)
+	for i := range list {
+		center := (float64(i) + 0.5) * scale
+		first := max(int(center-2*stretch+0.5), 0)
+		last := min(int(center+2*stretch+0.5), in)
+		t := taps{first: first, weights: make([]float64, last-first)}
+		total := 0.0
+		for j := range t.weights {
+			t.weights[j] = bicubic((float64(first+j) - center + 0.5) / stretch)
+			total += t.weights[j]
+		}
+		for j := range t.weights {
+			t.weights[j] /= total
+		}
+		list[i] = t
+	}
+	return list
+}
+
+// bicubic is Keys' cubic convolution kernel with a = -0.5, torch's choice for antialiasing (without it torch has -0.75).
+func bicubic(x float64) float64 {
+	const a = -0.5
+	switch x = math.Abs(x); {
+	case x < 1:
+		return ((a+2)*x-(a+3))*x*x + 1
+	case x < 2:
+		return ((x-5)*x+8)*x*a - 4*a
+	}
+	return 0
+}

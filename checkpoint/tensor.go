@@ -1,0 +1,33 @@
+// Package checkpoint reads and writes model weights.
+//
+// A [File] is a safetensors file whose header has been checked in full; [Save] writes one. [File.StateDict]
+// brings what a file holds under spt's canonical names (timm's, with q, k and v apart), [Match] compares that
+// with what a model wants and reports every difference, and [ResizePosEmbed] fits a position embedding to
+// another image size. Everything in memory is float32; half-precision files are widened as they are read.
+//
+// Files are treated as hostile: a reader allocates no more than a small multiple of the file's own size, and
+// each broken rule of the format is a [*FormatError].
+package checkpoint
+
+// Tensor is a dense row-major float32 array. A nil or empty Shape is a scalar with one value.
+type Tensor struct {
+	Shape []int
+	Data  []float32 // Size() values
+}
+
+// Size is the number of values that Shape calls for: 1 for a scalar, 0 where a dimension is not positive.
+// It does not guard against a product beyond int; the shapes of a [File] are checked for that when it is opened.
+func (t Tensor) Size() int {
+	n := 1
+	for _, d := range t.Shape {
+		n *= max(d, 0)
+	}
+	return n
+}
+
+// NewTensor returns a tensor of zeros with its own copy of shape.
+func NewTensor(shape ...int) Tensor {
+	t := Tensor{Shape: append([]int{}, shape...)}
+	t.Data = make([]float32, t.Size())
+	return t
+}

@@ -1,0 +1,145 @@
+// Package dataset goes from a folder of images to batches of pixels.
+//
+// Open recognises the layouts in which image sets are kept (VTAB-1k lists, torchvision's ImageFolder, FGVC json), checks
+// them, and makes the splits that are missing. New takes images that are already in memory. The result is a Dataset: class
+// names and three lists of Samples.
+//
+// A Loader reads Samples in the order it is told, decodes them (Decode), resizes them exactly as Pillow does
+// (ResizeBicubic, Transform) and yields Batches of uint8 pixels, working ahead of its consumer. Loaders may share a Cache.
+// Normalization is left to the consumer: it is cheaper inside the model's graph.
+//
+// Nothing here depends on the number of workers or on the order in which a file system lists its files: the same seed gives
+// the same splits, the same order and the same crops.
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Sample is one labelled image, in a file or in memory.
+type Sample struct {
+	Path  string // image file: the data set's root joined with the path in the list; "" for an image in memory
+	Image *RGB   // image in memory, used instead of Path; nobody may change it afterwards
+	Label int    // class id, 0 … number of classes - 1
+	Where string // where the data set says so, for messages: "train800.txt:17", "train/dress", `train.json: "a.jpg"`
+}
+
+// name is what a message calls the sample's image.
+func (s Sample) name() string {
+	if s.Image != nil {
+		return "image in memory"
+	}
+	return s.Path
+}
+
+// Dataset is a labelled image set in three splits. Open and New return it checked.
+type Dataset struct {
+	Name    string   // the folder's name, or the name given to New
+	Root    string   // absolute path of the folder; "" for a data set in memory
+	Layout  string   // "vtab", "imagefolder", "fgvc" or "memory"
+	Classes []string // name of every class id; the decimal id where the layout has no names
+	Train   []Sample
+	Val     []Sample // may be empty
+	Test    []Sample // may be empty
+	Split   string   // how Val and Test came to be: "given", or for instance "stratified 0.8/0.1/0.1 seed 0"
+
+	// Skipped are the images left out because they were missing or broken, with SkipBadImages only.
+	Skipped []SkippedImage
+
+	skipBadImages bool
+}
+
+// SkippedImage is an image that was left out of a data set, and why.
+type SkippedImage struct {
+	Split string // "train", "val" or "test"
+	Path  string
+	Where string // as in Sample
+	Err   error
+}
+
+// TrainVal returns Train followed by Val: what the final run of the VTAB-1k protocol trains on, after its settings were
+// chosen on Val. VTAB's own train800val200.txt is the same list.
+func (d *Dataset) TrainVal() []Sample {
+	return slices.Concat(d.Train, d.Val)
+}
+
+// split is one of a data set's three lists, with its name.
+type split struct {
+	name    string
+	samples *[]Sample
+}
+
+func (d *Dataset) splits() []split {
+	return []split{{"train", &d.Train}, {"val", &d.Val}, {"test", &d.Test}}
+}
+
+// New returns a data set of the given samples, whose images are usually in memory. val and test may be empty. It is an
+// error if train is empty, a label is not an index of classes, an image in memory is malformed, the same image stands in
+// the lists twice, or a class of val or test has no training sample.
+func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
+	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
+	for _, s := range d.splits() {
+		*s.samples = slices.Clone(*s.samples)
+		for i := range *s.samples {
+			sample := &(*s.samples)[i]
+			if sample.Where == "" {
+				sample.Where = fmt.Sprintf("%s[%d]", s.name, i)
+			}
+			if sample.Label < 0 || sample.Label >= len(classes) {
+				return nil, fmt.Errorf("data set %s: %s: label %d is out of range: there are %d classes", name, sample.Where, sample.Label, len(classes))
+			}
+			switch {
+			case sample.Image == nil && sample.Path == "":
+				return nil, fmt.Errorf("data set %s: %s has neither a path nor an image", name, sample.Where)
+			case sample.Image != nil:
+				if err := sample.Image.check(); err != nil {
+					return nil, fmt.Errorf("data set %s: %s: %w", name, sample.Where, err)
+				}
+			}
+		}
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("data set %s: %w", name, err)
+	}
+	return d, nil
+}
+
+// check finds what is wrong between samples: an empty training set, an image listed twice, a class that is not trained.
+func (d *Dataset) check() error {
+	if len(d.Train) == 0 {
+		return errors.New("there are no training images")
+	}
+	type image struct {
+		path   string
+		memory *RGB
+	}
+	type place struct{ split, where string }
+	seen := make(map[image]place)
+	trained := make([]bool, len(d.Classes))
+	for _, s := range d.splits() {
+		for _, sample := range *s.samples {
+			key := image{sample.Path, sample.Image}
+			if sample.Image != nil {
+				key.path = ""
+			}
+			if first, ok := seen[key]; ok {
+				if first.split == s.name {
+					return fmt.Errorf("%s: %s stands twice in the %s split (first at %s): remove one entry",
+						sample.Where, sample.name(), s.name, first.where)
+				}
+				return fmt.Errorf("%s: %s is in the %s split and, at %s, in the %s split: an image may be in one split only",
+					sample.Where, sample.name(), s.name, first.where, first.split)
+			}
+			seen[key] = place{s.name, sample.Where}
+			if s.name == "train" {
+				trained[sample.Label] = true
+			} else if !trained[sample.Label] {
+				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
+					sample.Where, sample.Label, d.Classes[sample.Label], s.name)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,311 @@
+package dataset
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/gif"
+	"image/jpeg"
+	"image/png"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/image/tiff"
+)
+
+// compare returns the greatest and the mean difference of two images, in levels of 255.
+func compare(t *testing.T, got, want *RGB) (greatest int, mean float64) {
+	t.Helper()
+	if got.Width != want.Width || got.Height != want.Height || len(got.Pix) != len(want.Pix) {
+		t.Fatalf("image of %d×%d pixels (%d bytes), want %d×%d (%d bytes)", got.Width, got.Height, len(got.Pix), want.Width, want.Height, len(want.Pix))
+	}
+	sum := 0
+	for i, v := range got.Pix {
+		d := int(v) - int(want.Pix[i])
+		d = max(d, -d)
+		greatest = max(greatest, d)
+		sum += d
+	}
+	return greatest, float64(sum) / float64(len(got.Pix))
+}
+
+// TestDecodeAsPillow holds Decode against the pixels that Pillow reads from the same files (testdata/make.py): every format,
+// every chroma subsampling, every orientation.
+func TestDecodeAsPillow(t *testing.T) {
+	expected, err := filepath.Glob("testdata/decode/*.*.png")
+	if err != nil || len(expected) < 35 {
+		t.Fatalf("found %d expected images in testdata/decode (%v)", len(expected), err)
+	}
+	for _, e := range expected {
+		name := strings.TrimSuffix(e, ".png")
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			want, err := DecodeFile(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := DecodeFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			greatest, mean := compare(t, got, want)
+			allowed, allowedMean := 0, 0.0
+			if strings.HasSuffix(name, ".jpg") {
+				// The inverse DCT may round differently by one level; the colour matrix multiplies chroma by up to 1.77.
+				allowed, allowedMean = 3, 0.15
+			}
+			if greatest > allowed || mean > allowedMean {
+				t.Errorf("off by up to %d levels, %.4f on average; want at most %d and %.4f", greatest, mean, allowed, allowedMean)
+			}
+		})
+	}
+}
+
+// TestDecode16Bit: the high byte of every channel, with alpha neither blended nor premultiplied in.
+func TestDecode16Bit(t *testing.T) {
+	grey := image.NewGray16(image.Rect(0, 0, 2, 1))
+	grey.SetGray16(0, 0, color.Gray16{0x12ff})
+	grey.SetGray16(1, 0, color.Gray16{0xfe00})
+	nrgba := image.NewNRGBA64(image.Rect(0, 0, 2, 1))
+	nrgba.SetNRGBA64(0, 0, color.NRGBA64{0x1234, 0x56ff, 0x9a00, 0x0101})
+	nrgba.SetNRGBA64(1, 0, color.NRGBA64{0xffff, 0x00ff, 0x80ff, 0xffff})
+	for _, c := range []struct {
+		name string
+		m    image.Image
+		want []uint8
+	}{
+		{"grey", grey, []uint8{0x12, 0x12, 0x12, 0xfe, 0xfe, 0xfe}},
+		{"nrgba", nrgba, []uint8{0x12, 0x56, 0x9a, 0xff, 0x00, 0x80}},
+	} {
+		var asPNG, asTIFF bytes.Buffer
+		if err := png.Encode(&asPNG, c.m); err != nil {
+			t.Fatal(err)
+		}
+		if err := tiff.Encode(&asTIFF, c.m, nil); err != nil {
+			t.Fatal(err)
+		}
+		for format, data := range map[string]*bytes.Buffer{"png": &asPNG, "tiff": &asTIFF} {
+			got, err := Decode(data)
+			if err != nil {
+				t.Fatalf("%s %s: %v", c.name, format, err)
+			}
+			if !bytes.Equal(got.Pix, c.want) {
+				t.Errorf("%s %s: pixels % x, want % x", c.name, format, got.Pix, c.want)
+			}
+		}
+	}
+}
+
+// TestDecodeGIFFrame: a first frame smaller than the screen stands at its place, on the palette's first colour.
+func TestDecodeGIFFrame(t *testing.T) {
+	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 0, 0, 255}}
+	frame := image.NewPaletted(image.Rect(2, 1, 3, 3), palette)
+	frame.Pix = []uint8{1, 1}
+	var data bytes.Buffer
+	err := gif.EncodeAll(&data, &gif.GIF{Image: []*image.Paletted{frame}, Delay: []int{0}, Config: image.Config{Width: 4, Height: 3, ColorModel: palette}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(&data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := newRGB(4, 3)
+	for i := range want.Pix {
+		want.Pix[i] = []uint8{10, 20, 30}[i%3]
+	}
+	for _, y := range []int{1, 2} {
+		copy(want.Pix[3*(4*y+2):], []uint8{200, 0, 0})
+	}
+	if greatest, _ := compare(t, got, want); greatest != 0 {
+		t.Errorf("pixels %v, want %v", got.Pix, want.Pix)
+	}
+}
+
+func TestDecodePNM(t *testing.T) {
+	for _, c := range []struct {
+		name, data string
+		want       []uint8
+		fails      string
+	}{
+		{"grey with comment", "P5 # a comment 9\n2\t1\n#\n255\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"scaled", "P5 3 1 3\n\x00\x01\x03", []uint8{0, 0, 0, 85, 85, 85, 255, 255, 255}, ""},
+		{"16 bit", "P6 1 1 65535\n\x12\x34\xff\xff\x00\x01", []uint8{18, 255, 0}, ""},
+		{"short", "P6 2 2 255\nabc", nil, "truncated"},
+		{"no maximum", "P6 2 2 ", nil, "three positive numbers"},
+		{"huge", "P6 999999999 999999999 255\n", nil, "more than the limit of 178956970 pixels"},
+		{"maximum", "P5 1 1 70000\n\x00\x00", nil, "above 65535"},
+	} {
+		m, err := Decode(strings.NewReader(c.data))
+		if c.fails != "" {
+			if err == nil || !strings.Contains(err.Error(), c.fails) {
+				t.Errorf("%s: error %v, want one with %q", c.name, err, c.fails)
+			}
+		} else if err != nil || !bytes.Equal(m.Pix, c.want) {
+			t.Errorf("%s: got %v, %v, want %v", c.name, m, err, c.want)
+		}
+	}
+}
+
+// TestDecodeErrors: broken files are errors that say what is wrong, and neither panics nor huge allocations.
+func TestDecodeErrors(t *testing.T) {
+	read := func(name string) []byte {
+		data, err := os.ReadFile(filepath.Join("testdata/decode", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	// A PNG whose header asks for 20000×20000 pixels.
+	bomb := bytes.Clone(read("rgba.png"))
+	binary.BigEndian.PutUint32(bomb[16:], 20000)
+	binary.BigEndian.PutUint32(bomb[20:], 20000)
+	binary.BigEndian.PutUint32(bomb[29:], crc32.ChecksumIEEE(bomb[12:29]))
+	for _, c := range []struct {
+		name, want string
+		data       []byte
+	}{
+		{"empty", "the file is empty", nil},
+		{"text", "none of JPEG, PNG", []byte("<html>404</html>")},
+		{"truncated jpeg", "jpeg is truncated after 300 bytes", read("420.jpg")[:300]},
+		{"truncated png", "not enough pixel data", read("rgba.png")[:200]},
+		{"truncated webp", "truncated", read("lossless.webp")[:60]},
+		{"bomb", "png of 20000×20000 pixels: more than the limit of 178956970 pixels", bomb},
+		{"damaged png", "broken png", append(bytes.Clone(read("rgba.png")[:60]), make([]byte, 2000)...)},
+	} {
+		_, err := Decode(bytes.NewReader(c.data))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one with %q", c.name, err, c.want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "no.jpg")
+	if _, err := DecodeFile(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("missing file: error %v does not name it", err)
+	}
+	if err := os.WriteFile(path, read("420.jpg")[:300], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DecodeFile(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("broken file: error %v does not name it", err)
+	}
+}
+
+// TestDecodeEveryCut cuts every fixture short and damages it here and there: errors are fine, panics are not.
+func TestDecodeEveryCut(t *testing.T) {
+	files, err := filepath.Glob("testdata/decode/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for cut := 0; cut < len(data); cut += 1 + len(data)/25 {
+			_, _ = Decode(bytes.NewReader(data[:cut]))
+			damaged := bytes.Clone(data)
+			damaged[cut] ^= 0x55
+			if m, err := Decode(bytes.NewReader(damaged)); err == nil && m.check() != nil {
+				t.Errorf("%s, byte %d damaged: %v", f, cut, m.check())
+			}
+		}
+	}
+}
+
+// TestDecodePremultiplied: alpha is divided out again; what is fully transparent has no colour left.
+func TestDecodePremultiplied(t *testing.T) {
+	m := image.NewRGBA(image.Rect(0, 0, 2, 1))
+	copy(m.Pix, []uint8{100, 50, 0, 128, 0, 0, 0, 0})
+	got := toRGB(m).Pix
+	for i, want := range []int{199, 99, 0, 0, 0, 0} { // 100·255/128 = 199.2, 50·255/128 = 99.6
+		if d := int(got[i]) - want; d < -1 || d > 1 {
+			t.Errorf("sample %d is %d, want %d ± 1", i, got[i], want)
+		}
+	}
+}
+
+// TestDecodePanic: a decoder that panics is a broken file to the caller.
+func TestDecodePanic(t *testing.T) {
+	saved := formats
+	defer func() { formats = saved }()
+	formats = []format{{
+		name: "trap", magic: []string{"trap"},
+		config: func(io.Reader) (image.Config, error) { return image.Config{Width: 1, Height: 1}, nil },
+		decode: func(data []byte) (*RGB, error) { return nil, fmt.Errorf("%c", data[100]) },
+	}}
+	_, err := Decode(strings.NewReader("trap"))
+	if err == nil || !strings.Contains(err.Error(), "broken trap") || !strings.Contains(err.Error(), "index out of range") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestUpsampleFlat: a picture of one colour keeps it at every size and subsampling, up to the last row and column.
+func TestUpsampleFlat(t *testing.T) {
+	for _, ratio := range []image.YCbCrSubsampleRatio{
+		image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio420,
+		image.YCbCrSubsampleRatio440, image.YCbCrSubsampleRatio411, image.YCbCrSubsampleRatio410,
+	} {
+		for w := 1; w <= 9; w++ {
+			for h := 1; h <= 5; h++ {
+				m := image.NewYCbCr(image.Rect(0, 0, w, h), ratio)
+				for i := range m.Y {
+					m.Y[i] = 150
+				}
+				for i := range m.Cb {
+					m.Cb[i], m.Cr[i] = 100, 90
+				}
+				// JFIF: R = Y + 1.402(Cr-128), G = Y - 0.34414(Cb-128) - 0.71414(Cr-128), B = Y + 1.772(Cb-128).
+				want := []uint8{97, 187, 100}
+				for i, v := range jpegToRGB(m).Pix {
+					if v != want[i%3] {
+						t.Fatalf("%v %d×%d: sample %d is %d, want %d", ratio, w, h, i, v, want[i%3])
+					}
+				}
+			}
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	files, _ := filepath.Glob("testdata/decode/*")
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Headers may ask for 178 million pixels by right; the fuzzer's memory is better spent.
+		if format, err := sniff(data); err == nil {
+			if c, err := format.config(bytes.NewReader(data)); err == nil && c.Width > 0 && c.Height > 1<<20/c.Width {
+				return
+			}
+		}
+		if m, err := Decode(bytes.NewReader(data)); err == nil && m.check() != nil {
+			t.Error(m.check())
+		}
+	})
+}
+
+func BenchmarkDecodeJPEG(b *testing.B) {
+	m := image.NewYCbCr(image.Rect(0, 0, 300, 200), image.YCbCrSubsampleRatio420)
+	for i := range m.Y {
+		m.Y[i] = uint8(i * i >> 6)
+	}
+	var data bytes.Buffer
+	if err := jpeg.Encode(&data, m, nil); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(bytes.NewReader(data.Bytes())); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package dataset
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+)
+
+// readFGVC reads the json lists of the FGVC layout (VPT's).
+func readFGVC(root string) (g given, err error) {
+	for _, list := range []struct {
+		name     string
+		samples  *[]Sample
+		optional bool
+	}{{"train.json", &g.train, false}, {"val.json", &g.val, true}, {"test.json", &g.test, true}} {
+		text, err := os.ReadFile(filepath.Join(root, list.name))
+		if list.optional && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return given{}, err
+		}
+		if *list.samples, err = parseJSONList(list.name, text); err != nil {
+			return given{}, err
+		}
+	}
+
+	var ids []int
+	for _, s := range g.train {
+		ids = append(ids, s.Label)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	for _, id := range ids {
+		g.classes = append(g.classes, strconv.Itoa(id))
+	}
+
+	folder, err := imageRoot(root, g.train)
+	if err != nil {
+		return given{}, err
+	}
+	for _, samples := range [][]Sample{g.train, g.val, g.test} {
+		for i := range samples {
+			s := &samples[i]
+			label, ok := slices.BinarySearch(ids, s.Label)
+			if !ok {
+				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.Label)
+			}
+			s.Label = label
+			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
+		}
+	}
+	return g, nil
+}
+
+// imageRoot returns the folder that the paths of the lists begin at: the first that holds a listed image.
+func imageRoot(root string, samples []Sample) (string, error) {
+	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
+	for _, s := range samples {
+		for _, f := range folders {
+			if findFile(filepath.Join(f, filepath.FromSlash(s.Path))) == nil {
+				return f, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no image of train.json exists (the first is %s): looked below images/, Images/ and the folder itself", samples[0].Where)
+}
+
+// parseJSONList reads {"path": id, …} in file order. The paths it returns are clean, relative and local; labels are the ids
+// as written. Reading token by token finds keys that stand twice, of which json.Unmarshal would keep the last.
+func parseJSONList(name string, text []byte) ([]Sample, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	// line is where the decoder stands: the messages about syntax have no key to name.
+	line := func() int { return 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n")) }
+	fail := func(err error) error {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("%s:%d: reading json: %w", name, line(), err)
+	}
+	token, err := d.Token()
+	if err != nil {
+		return nil, fail(err)
+	}
+	if token != json.Delim('{') {
+		return nil, fmt.Errorf("%s:%d: found %v, want an object {\"image path\": class id, …}", name, line(), token)
+	}
+	var samples []Sample
+	seen := make(map[string]bool)
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return nil, fail(err)
+		}
+		key, ok := token.(string)
+		if !ok {
+			return nil, fmt.Errorf("%s:%d: found %v, want an image path", name, line(), token)
+		}
+		where := fmt.Sprintf("%s: %q", name, key)
+		if seen[key] {
+			return nil, fmt.Errorf("%s: the key stands twice (again on line %d)", where, line())
+		}
+		seen[key] = true
+		value, err := d.Token()
+		if err != nil {
+			return nil, fail(err)
+		}
+		number, ok := value.(json.Number)
+		if !ok {
+			return nil, fmt.Errorf("%s: found %v, want a class id", where, value)
+		}
+		id, err := strconv.Atoi(number.String())
+		if err != nil {
+			return nil, fmt.Errorf("%s: class id %s is not an integer", where, number)
+		}
+		if id < 0 {
+			return nil, fmt.Errorf("%s: class id %d is negative", where, id)
+		}
+		p, err := localPath(key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		samples = append(samples, Sample{Path: p, Label: id, Where: where})
+	}
+	if _, err := d.Token(); err != nil { // the closing brace
+		return nil, fail(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s:%d: more follows after the object's closing brace", name, line())
+	}
+	if len(samples) == 0 {
+		return nil, fmt.Errorf("%s lists no images", name)
+	}
+	return samples, nil
+}

@@ -1,0 +1,183 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// readImageFolder reads class folders, at the top or below train, val and test.
+func readImageFolder(root string) (g given, err error) {
+	folders, err := subfolders(root)
+	if err != nil {
+		return given{}, err
+	}
+	// A class may be called "train" (CIFAR-100 has one). As a split, train holds folders; as a class, images.
+	if slices.Contains(folders, "train") {
+		inner, err := subfolders(filepath.Join(root, "train"))
+		if err != nil {
+			return given{}, err
+		}
+		if len(inner) > 0 {
+			return readSplitFolders(root, folders)
+		}
+	}
+	g.train, g.classes, err = readClassFolders(root, ".", nil)
+	return g, err
+}
+
+func readSplitFolders(root string, folders []string) (g given, err error) {
+	g.train, g.classes, err = readClassFolders(root, "train", nil)
+	if err != nil {
+		return given{}, err
+	}
+	val := ""
+	for _, name := range []string{"val", "valid", "validation"} {
+		if !slices.Contains(folders, name) {
+			continue
+		}
+		if val != "" {
+			return given{}, fmt.Errorf("found both %s and %s: keep one validation folder", val, name)
+		}
+		val = name
+	}
+	if val != "" {
+		if g.val, _, err = readClassFolders(root, val, g.classes); err != nil {
+			return given{}, err
+		}
+	}
+	if slices.Contains(folders, "test") {
+		if g.test, _, err = readClassFolders(root, "test", g.classes); err != nil {
+			return given{}, err
+		}
+	}
+	return g, nil
+}
+
+// readClassFolders reads the class folders in root/splitFolder. classes are those of the training split; nil makes them
+// from the folders.
+func readClassFolders(root, splitFolder string, classes []string) ([]Sample, []string, error) {
+	folders, err := subfolders(filepath.Join(root, splitFolder))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(folders) == 0 {
+		return nil, nil, fmt.Errorf("folder %s has no class folders: images belong into %s",
+			filepath.Join(root, splitFolder), filepath.Join(root, splitFolder, "<class>"))
+	}
+	if classes == nil {
+		classes = folders
+	}
+	var samples []Sample
+	for _, class := range folders {
+		where := filepath.ToSlash(filepath.Join(splitFolder, class))
+		label, ok := slices.BinarySearch(classes, class)
+		if !ok {
+			return nil, nil, fmt.Errorf("folder %s: the training split has no class %q", where, class)
+		}
+		images, err := imagesBelow(filepath.Join(root, splitFolder, class))
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(images) == 0 {
+			return nil, nil, fmt.Errorf("class folder %s has no images (looked for .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): delete it or fill it", where)
+		}
+		for _, p := range images {
+			samples = append(samples, Sample{Path: p, Label: label, Where: where})
+		}
+	}
+	return samples, classes, nil
+}
+
+// imagesBelow returns the image files in a folder and its subfolders in torchvision's order: folders sorted by path, files
+// sorted by name. Links are followed.
+func imagesBelow(folder string) ([]string, error) {
+	files := make(map[string][]string)
+	if err := collectImages(folder, nil, files); err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, sub := range slices.Sorted(maps.Keys(files)) {
+		all = append(all, files[sub]...)
+	}
+	return all, nil
+}
+
+// collectImages adds the image files of every folder below, sorted by name. ancestors are the real paths of the folders
+// that lead here: meeting one of them again is a loop.
+func collectImages(folder string, ancestors []string, files map[string][]string) error {
+	real, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return fmt.Errorf("following %s: %w", folder, err)
+	}
+	if slices.Contains(ancestors, real) {
+		return fmt.Errorf("folder %s is a link that leads back to %s: remove it", folder, real)
+	}
+	ancestors = append(ancestors, real)
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, full := e.Name(), filepath.Join(folder, e.Name())
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		isFolder, err := leadsToFolder(folder, e)
+		if err != nil {
+			return err
+		}
+		if isFolder {
+			if err := collectImages(full, ancestors, files); err != nil {
+				return err
+			}
+		} else if isImageName(name) {
+			files[folder] = append(files[folder], full)
+		}
+	}
+	return nil
+}
+
+// subfolders returns the names of the folders, or links to folders, in a folder, without hidden ones. They are sorted by
+// bytes, as Python's sorted does.
+func subfolders(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		isFolder, err := leadsToFolder(folder, e)
+		if err != nil {
+			return nil, err
+		}
+		if isFolder {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// leadsToFolder reports whether an entry is a folder or a link to one. A link to nothing is not.
+func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return e.IsDir(), nil
+	}
+	full := filepath.Join(folder, e.Name())
+	info, err := os.Stat(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("following the link %s: %w", full, err)
+	}
+	return info.IsDir(), nil
+}

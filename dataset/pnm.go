@@ -1,0 +1,94 @@
+package dataset
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"io"
+)
+
+// pnmHeader is the head of a binary PGM (P5, grey) or PPM (P6, RGB) file.
+type pnmHeader struct {
+	channels      int // 1 or 3
+	width, height int
+	maximum       int // the value that means full intensity, 1…65535; above 255 samples have two bytes, high byte first
+	size          int // bytes of the header
+}
+
+// readPNMHeader reads "P6 width height maximum" and the one white space after it; # starts a comment that ends with the line.
+func readPNMHeader(data []byte) (h pnmHeader, err error) {
+	h.channels = 1
+	if data[1] == '6' {
+		h.channels = 3
+	}
+	i := 2
+	for _, field := range []*int{&h.width, &h.height, &h.maximum} {
+		for i < len(data) && (data[i] == '#' || bytes.IndexByte([]byte(" \t\r\n"), data[i]) >= 0) {
+			if data[i] == '#' {
+				for i < len(data) && data[i] != '\n' {
+					i++
+				}
+				continue
+			}
+			i++
+		}
+		start := i
+		for i < len(data) && '0' <= data[i] && data[i] <= '9' && i-start < 9 {
+			*field = 10**field + int(data[i]-'0')
+			i++
+		}
+		if i == start || *field == 0 {
+			return h, errors.New("header is not three positive numbers: width, height, maximum")
+		}
+	}
+	if i == len(data) {
+		return h, io.ErrUnexpectedEOF
+	}
+	if h.maximum > 65535 {
+		return h, fmt.Errorf("maximum value %d is above 65535", h.maximum)
+	}
+	h.size = i + 1
+	return h, nil
+}
+
+func pnmConfig(r io.Reader) (image.Config, error) {
+	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	if err != nil {
+		return image.Config{}, err
+	}
+	h, err := readPNMHeader(data)
+	if err != nil {
+		return image.Config{}, err
+	}
+	return image.Config{ColorModel: color.RGBAModel, Width: h.width, Height: h.height}, nil
+}
+
+func decodePNM(data []byte) (*RGB, error) {
+	h, err := readPNMHeader(data)
+	if err != nil {
+		return nil, err
+	}
+	sampleBytes := 1
+	if h.maximum > 255 {
+		sampleBytes = 2
+	}
+	samples := data[h.size:]
+	if len(samples) < h.width*h.height*h.channels*sampleBytes {
+		return nil, io.ErrUnexpectedEOF
+	}
+	m := newRGB(h.width, h.height)
+	for i := range m.Pix {
+		j := i
+		if h.channels == 1 {
+			j = i / 3
+		}
+		v := int(samples[j*sampleBytes])
+		if sampleBytes == 2 {
+			v = v<<8 | int(samples[2*j+1])
+		}
+		m.Pix[i] = uint8((min(v, h.maximum)*255 + h.maximum/2) / h.maximum)
+	}
+	return m, nil
+}

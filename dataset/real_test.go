@@ -1,0 +1,142 @@
+package dataset
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sbinet/npyio/npz"
+)
+
+// shared returns a path beside the folder of golden data, or skips the test.
+func shared(t testing.TB, elem ...string) string {
+	t.Helper()
+	golden := os.Getenv("SPT_GOLDEN")
+	if golden == "" {
+		golden = filepath.Join("..", "..", "shared", "golden")
+	}
+	p := filepath.Join(append([]string{golden, ".."}, elem...)...)
+	if _, err := os.Stat(p); err != nil {
+		t.Skipf("needs %s beside the golden data: set SPT_GOLDEN to the golden folder (%v)", filepath.Join(elem...), err)
+	}
+	return p
+}
+
+// TestGoldenResized: from file to 224×224 against Pillow 9.4's own decoding and resizing of six Caltech-101 JPEGs.
+func TestGoldenResized(t *testing.T) {
+	f, err := npz.Open(shared(t, "golden", "vit_tiny_real", "golden.npz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var golden []uint8 // [6, 224, 224, 3]
+	if err := f.Read("resized_uint8.npy", &golden); err != nil {
+		t.Fatal(err)
+	}
+	root := shared(t, "data", "caltech101")
+	list, err := os.Open(filepath.Join(root, "test.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	lines := bufio.NewScanner(list)
+	const imageBytes = 224 * 224 * 3
+	for i := range len(golden) / imageBytes {
+		if !lines.Scan() {
+			t.Fatal("test.txt is shorter than the golden data")
+		}
+		name, _, _ := strings.Cut(lines.Text(), " ")
+		m, err := DecodeFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err = ResizeBicubic(m, 224, 224)
+		if err != nil {
+			t.Fatal(err)
+		}
+		greatest, mean := compare(t, m, &RGB{224, 224, golden[i*imageBytes : (i+1)*imageBytes]})
+		t.Logf("%s: greatest difference %d levels, mean %.4f", name, greatest, mean)
+		// All of it comes from the rounding of the inverse DCT: from Pillow's own pixels the resize is exact.
+		if greatest > 4 || mean > 0.06 {
+			t.Errorf("%s: off by up to %d levels, %.4f on average; want at most 4 and 0.06", name, greatest, mean)
+		}
+	}
+}
+
+func TestOpenRealSets(t *testing.T) {
+	for _, c := range []struct {
+		name, layout                  string
+		classes, train, val, test     int
+		firstClass, lastClass         string
+		duplicates, leaks, conflicted int
+	}{
+		{"caltech101", "vtab", 102, 800, 200, 1000, "BACKGROUND_Google", "yin_yang", 0, 0, 0},
+		{"blood_cells", "vtab", 3, 800, 200, 1000, "RBC", "Platelets", 0, 0, 0},
+		{"sign_digits", "vtab", 10, 800, 200, 1000, "0", "9", 0, 0, 0},
+		{"fashion_mnist", "vtab", 10, 800, 200, 1000, "t-shirt", "boot", 0, 0, 0},
+		{"clothing", "imagefolder", 10, 800, 200, 372, "dress", "t-shirt", 0, 0, 0},
+		{"grocery", "fgvc", 81, 972, 296, 800, "0", "80", 0, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, err := Open(shared(t, "data", c.name), OpenOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Name != c.name || d.Layout != c.layout || d.Split != "given" || len(d.Skipped) != 0 {
+				t.Errorf("name %q, layout %q, split %q, %d skipped", d.Name, d.Layout, d.Split, len(d.Skipped))
+			}
+			if len(d.Classes) != c.classes || d.Classes[0] != c.firstClass || d.Classes[len(d.Classes)-1] != c.lastClass {
+				t.Errorf("%d classes %q … %q, want %d %q … %q", len(d.Classes), d.Classes[0], d.Classes[len(d.Classes)-1], c.classes, c.firstClass, c.lastClass)
+			}
+			if len(d.Train) != c.train || len(d.Val) != c.val || len(d.Test) != c.test {
+				t.Errorf("%d/%d/%d images, want %d/%d/%d", len(d.Train), len(d.Val), len(d.Test), c.train, c.val, c.test)
+			}
+			v, err := d.Verify(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaks, conflicted := 0, 0
+			for _, g := range v.Duplicates {
+				if g.Leaks() {
+					leaks++
+				}
+				if g.Conflicts() {
+					conflicted++
+				}
+			}
+			if len(v.Duplicates) != c.duplicates || leaks != c.leaks || conflicted != c.conflicted || v.Images != c.train+c.val+c.test {
+				t.Errorf("%d images, %d duplicates, %d leaks, %d conflicts, want %d, %d, %d, %d",
+					v.Images, len(v.Duplicates), leaks, conflicted, c.train+c.val+c.test, c.duplicates, c.leaks, c.conflicted)
+			}
+			for _, s := range d.splits() { // a part, for time
+				*s.samples = (*s.samples)[:40]
+			}
+			if err := d.CheckImages(context.Background(), CheckOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to pixels of 224×224.
+func BenchmarkLoadCaltech(b *testing.B) {
+	d, err := Open(shared(b, "data", "caltech101"), OpenOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	l := NewLoader(d.Val, Transform{Size: 224}, nil, LoaderOptions{})
+	images := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for batch, err := range l.Batches(context.Background(), nil, 64, false, 0, 0) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			images += batch.N
+		}
+	}
+	b.ReportMetric(float64(images)/b.Elapsed().Seconds(), "images/s")
+}

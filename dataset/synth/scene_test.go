@@ -1,0 +1,202 @@
+package synth
+
+import (
+	"math"
+	"strconv"
+	"testing"
+)
+
+// plain strips a scene of all that varies but its objects: what differs from the
+// flat background is an object.
+func plain(s scene) scene {
+	return scene{ground: ground{base: s.ground.base}, objects: s.objects, gain: 1}
+}
+
+// mask is where a plain scene shows an object: [size][size], rows first.
+func mask(s scene, size int) [][]bool {
+	s = plain(s)
+	pixels := s.render(source("", ""), size)
+	objects := make([][]bool, size)
+	for row := range objects {
+		objects[row] = make([]bool, size)
+		for column := range size {
+			var c colour
+			for i := range c {
+				c[i] = float64(pixels[(row*size+column)*3+i]) / 255
+			}
+			objects[row][column] = c.farFrom(s.ground.base, 0.15)
+		}
+	}
+	return objects
+}
+
+// centroid is in pixels from the centre of the first pixel.
+func centroid(objects [][]bool) (c vector, area float64) {
+	for row := range objects {
+		for column, in := range objects[row] {
+			if in {
+				c.x, c.y, area = c.x+float64(column), c.y+float64(row), area+1
+			}
+		}
+	}
+	return vector{c.x / area, c.y / area}, area
+}
+
+// regions counts the connected parts of a mask, clearing it.
+func regions(objects [][]bool) int {
+	var clear func(row, column int)
+	clear = func(row, column int) {
+		if row < 0 || row >= len(objects) || column < 0 || column >= len(objects) || !objects[row][column] {
+			return
+		}
+		objects[row][column] = false
+		for d := -1; d <= 1; d++ {
+			for e := -1; e <= 1; e++ {
+				clear(row+d, column+e)
+			}
+		}
+	}
+	n := 0
+	for row := range objects {
+		for column := range objects[row] {
+			if objects[row][column] {
+				n++
+				clear(row, column)
+			}
+		}
+	}
+	return n
+}
+
+func TestCountIsTheNumberOfRegions(t *testing.T) {
+	for label := range mostObjects {
+		for index := range 25 {
+			s := countScene(source("test", "", uint64(label), uint64(index)), label)
+			if got := regions(mask(s, 64)); got != label+1 {
+				t.Errorf("image %d of label %q: %d regions", index, Tasks()[0].Classes[label], got)
+			}
+		}
+	}
+}
+
+// All pointers are longest, seen from their centroid, on the side they point to: a
+// high moment of the mask, which the far points dominate, tells the direction.
+func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
+	for label, name := range Tasks()[1].Classes {
+		for index := range 25 {
+			objects := mask(orientationScene(source("test", "", uint64(label), uint64(index)), label), 128)
+			centre, _ := centroid(objects)
+			var far vector
+			for row := range objects {
+				for column, in := range objects[row] {
+					if in {
+						v := vector{float64(column) - centre.x, float64(row) - centre.y}
+						weight := math.Pow(dot(v, v), 5)
+						far.x, far.y = far.x+weight*v.x, far.y+weight*v.y
+					}
+				}
+			}
+			// Rows grow downwards; degrees go anticlockwise from the right.
+			degrees := math.Atan2(-far.y, far.x) * 180 / math.Pi
+			if off := math.Remainder(degrees-45*float64(label), 360); math.Abs(off) > 18 {
+				t.Errorf("image %d of label %q points to %.0f°, %.0f° off, want at most 16° and the mask's error", index, name, degrees, off)
+			}
+		}
+	}
+}
+
+func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
+	for label, name := range Tasks()[2].Classes {
+		for index := range 25 {
+			s := locationScene(source("test", "", uint64(label), uint64(index)), label)
+			// A disc in its place: the crescent's centroid is not its centre.
+			s.objects[0].shape = shapes[0]
+			const size = 64
+			centre, area := centroid(mask(s, size))
+			row, column := int((centre.y+0.5)*4/size), int((centre.x+0.5)*4/size)
+			if got := "row " + strconv.Itoa(row+1) + " column " + strconv.Itoa(column+1); got != name {
+				t.Errorf("image %d of label %q is at %q", index, name, got)
+			}
+			radius := 0.88 * size * s.objects[0].radius
+			if want := math.Pi * radius * radius; math.Abs(area/want-1) > 0.15 {
+				t.Errorf("image %d of label %q: %g pixels of its disc show, want about %.0f", index, name, area, want)
+			}
+		}
+	}
+}
+
+// Drawn from the same random numbers, two classes differ by what tells them apart
+// and by nothing else; no image is blank.
+func TestEveryClassIsDrawnAndIsDifferent(t *testing.T) {
+	const size = 32
+	var images [][]uint8
+	for class, name := range Classes() {
+		r := source("test", "")
+		s := pretrainingScene(r, class)
+		if _, area := centroid(mask(s, size)); area < 0.02*size*size {
+			t.Errorf("%v: objects fill %g of %d pixels", name, area, size*size)
+		}
+		images = append(images, s.render(source("noise", ""), size))
+	}
+	for i, a := range images {
+		for j, b := range images[:i] {
+			different := 0
+			for k := range a {
+				if math.Abs(float64(a[k])-float64(b[k])) > 24 {
+					different++
+				}
+			}
+			if different < 30 {
+				t.Errorf("classes %v and %v differ in %d of %d bytes only", Classes()[j], Classes()[i], different, len(a))
+			}
+		}
+	}
+}
+
+func TestArrangementsHoldTheirNumberOfObjects(t *testing.T) {
+	want := map[string]int{"single": 1, "pair": 2, "stack": 2, "grid": 4, "ring": 5}
+	for class, name := range Classes() {
+		if name.Texture != "solid" {
+			continue
+		}
+		for index := range 5 {
+			s := pretrainingScene(source("test", "", uint64(index)), class)
+			if got := regions(mask(s, 128)); got != want[name.Arrangement] {
+				t.Errorf("%v, image %d: %d regions, want %d", name, index, got, want[name.Arrangement])
+			}
+		}
+	}
+}
+
+// An image must look like a larger one of the same scene scaled down: that is
+// what the antialiasing stands for.
+func TestSizesShowTheSameScene(t *testing.T) {
+	const size, factor = 32, 8
+	var sum, worst, images float64
+	// A stride of 3 meets every shape, texture and arrangement.
+	for class := 0; class < len(Classes()); class += 3 {
+		s := pretrainingScene(source("test", "", uint64(class)), class)
+		s.noise = 0
+		small, large := s.render(source("", ""), size), s.render(source("", ""), size*factor)
+		var difference float64
+		for row := range size {
+			for column := range size {
+				for channel := range 3 {
+					mean := 0.0
+					for i := range factor * factor {
+						y, x := row*factor+i/factor, column*factor+i%factor
+						mean += float64(large[(y*size*factor+x)*3+channel]) / (factor * factor)
+					}
+					difference += math.Abs(mean - float64(small[(row*size+column)*3+channel]))
+				}
+			}
+		}
+		difference /= size * size * 3
+		sum, worst, images = sum+difference, max(worst, difference), images+1
+	}
+	mean := sum / images
+	t.Logf("mean difference %.2f of 255, worst image %.2f", mean, worst)
+	if mean > 0.7 || worst > 2 {
+		t.Errorf("mean difference from the image scaled down is %.2f of 255, %.2f in the worst image; want at most 0.7 and 2", mean, worst)
+	}
+}

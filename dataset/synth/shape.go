@@ -1,0 +1,107 @@
+package synth
+
+import "math"
+
+// shape is an outline inside the unit circle.
+type shape struct {
+	name string
+	// distance from a point to the outline, negative inside; exact near the
+	// outline, which is all that its one-pixel edge needs.
+	distance func(p vector) float64
+}
+
+// shapes of the pretraining. No two are equal after a rotation.
+var shapes = []shape{
+	{"disc", circle(vector{}, 0.88)},
+	{"square", polygon(vector{-0.72, -0.72}, vector{0.72, -0.72}, vector{0.72, 0.72}, vector{-0.72, 0.72})},
+	{"triangle", polygon(vector{0, -1}, vector{0.8660254037844386, 0.5}, vector{-0.8660254037844386, 0.5})},
+	{"star", star()},
+	{"ring", except(circle(vector{}, 0.95), circle(vector{}, 0.48))},
+	{"cross", polygon(
+		vector{-0.3, -0.95}, vector{0.3, -0.95}, vector{0.3, -0.3}, vector{0.95, -0.3}, vector{0.95, 0.3}, vector{0.3, 0.3},
+		vector{0.3, 0.95}, vector{-0.3, 0.95}, vector{-0.3, 0.3}, vector{-0.95, 0.3}, vector{-0.95, -0.3}, vector{-0.3, -0.3})},
+	bar,
+	{"crescent", except(circle(vector{}, 0.95), circle(vector{0.55, 0}, 0.7))},
+}
+
+var bar = shape{"bar", polygon(vector{-0.95, -0.3}, vector{0.95, -0.3}, vector{0.95, 0.3}, vector{-0.95, 0.3})}
+
+// pointers have one direction, along +x, that no rotation or reflection maps to
+// another: seen from the centroid, they reach farthest towards it.
+var pointers = []shape{
+	{"dart", polygon(vector{1, 0}, vector{-0.8, 0.6}, vector{-0.45, 0}, vector{-0.8, -0.6})},
+	// The triangle's base ends where the tangents from its tip touch the circle.
+	{"drop", union(circle(vector{-0.45, 0}, 0.55), polygon(vector{1, 0}, vector{-0.2414, 0.5089}, vector{-0.2414, -0.5089}))},
+	{"pin", union(circle(vector{-0.55, 0}, 0.45), polygon(vector{1, 0.17}, vector{-0.5, 0.17}, vector{-0.5, -0.17}, vector{1, -0.17}))},
+}
+
+// pentagon holds five directions 72° apart, the first upwards.
+var pentagon = [5]vector{
+	{0, -1},
+	{0.9510565162951535, -0.30901699437494745},
+	{0.5877852522924731, 0.8090169943749475},
+	{-0.5877852522924731, 0.8090169943749475},
+	{-0.9510565162951535, -0.30901699437494745},
+}
+
+func star() func(vector) float64 {
+	var vertices []vector
+	for i, outer := range pentagon {
+		// The inner vertex after an outer one lies opposite to the outer one
+		// three places on.
+		opposite := pentagon[(i+3)%5]
+		vertices = append(vertices, outer, vector{float64(-0.45 * opposite.x), float64(-0.45 * opposite.y)})
+	}
+	return polygon(vertices...)
+}
+
+func circle(centre vector, radius float64) func(vector) float64 {
+	return func(p vector) float64 {
+		offset := vector{p.x - centre.x, p.y - centre.y}
+		return math.Sqrt(dot(offset, offset)) - radius
+	}
+}
+
+func union(a, b func(vector) float64) func(vector) float64 {
+	return func(p vector) float64 { return min(a(p), b(p)) }
+}
+
+func except(a, b func(vector) float64) func(vector) float64 {
+	return func(p vector) float64 { return max(a(p), -b(p)) }
+}
+
+// polygon is closed from its last vertex to its first; it need not be convex.
+func polygon(vertices ...vector) func(vector) float64 {
+	type edge struct {
+		from, along   vector
+		square, slope float64 // |along|², along.x / along.y
+	}
+	edges := make([]edge, len(vertices))
+	for i, from := range vertices {
+		to := vertices[(i+1)%len(vertices)]
+		along := vector{to.x - from.x, to.y - from.y}
+		edges[i] = edge{from, along, dot(along, along), along.x / along.y}
+	}
+	return func(p vector) float64 {
+		nearest, inside := math.Inf(1), false
+		for i := range edges {
+			e := &edges[i]
+			offset := vector{p.x - e.from.x, p.y - e.from.y}
+			t := clamp(dot(offset, e.along) / e.square)
+			foot := vector{offset.x - float64(t*e.along.x), offset.y - float64(t*e.along.y)}
+			nearest = min(nearest, dot(foot, foot))
+			// Even-odd rule: count the edges that a ray towards +x crosses. A
+			// level edge, whose slope is not finite, is never crossed.
+			if (offset.y < 0) != (offset.y < e.along.y) && offset.x < float64(offset.y*e.slope) {
+				inside = !inside
+			}
+		}
+		if inside {
+			return -math.Sqrt(nearest)
+		}
+		return math.Sqrt(nearest)
+	}
+}
+
+// clamp limits v to [0, 1].
+func clamp(v float64) float64 { return min(max(v, 0), 1) }

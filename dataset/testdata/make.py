@@ -1,0 +1,78 @@
+# Makes decode/ with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp): images of a formula, x.<ext>, and beside each the pixels
+# that Pillow reads from it, x.<ext>.png, upright. Prints the table of CRC-32s in resize_test.go.
+# Run: python3 make.py   (only to make the files anew; no test needs Python)
+import io, zlib
+import numpy as np
+from PIL import Image, ImageOps
+
+def picture(w, h, seed=0):
+    y, x = np.mgrid[0:h, 0:w].astype(float)
+    noise = np.random.default_rng(seed).normal(0, 6, (h, w, 3))
+    a = np.stack([127 + 120 * np.sin(x / 7 + y / 11), 127 + 120 * np.cos(x / 5 - y / 9), (x * 3 + y * 5) % 256], -1)
+    return Image.fromarray(np.clip(a + noise, 0, 255).astype('uint8'))
+
+def put(name, data):
+    open('decode/' + name, 'wb').write(data)
+    ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB').save('decode/' + name + '.png', optimize=True)
+
+def encode(im, fmt, **k):
+    b = io.BytesIO()
+    im.save(b, fmt, **k)
+    return b.getvalue()
+
+p, odd = picture(32, 32), picture(33, 29)
+put('444.jpg', encode(odd, 'JPEG', quality=90, subsampling='4:4:4'))
+put('422.jpg', encode(odd, 'JPEG', quality=90, subsampling='4:2:2'))
+put('420.jpg', encode(odd, 'JPEG', quality=90, subsampling='4:2:0'))
+put('420narrow.jpg', encode(picture(4, 9), 'JPEG', quality=90, subsampling='4:2:0'))  # two chroma columns: no interpolation
+put('420progressive.jpg', encode(odd, 'JPEG', quality=90, progressive=True))
+# Pillow writes neither 4:4:0 nor 4:1:1. At 32×32 they have as many blocks as 4:2:2 and 4:2:0, so another sampling factor
+# in the frame header makes a valid file (of a scrambled picture).
+def resample(data, old, new):
+    i = data.index(b'\xff\xc0') + 11
+    assert data[i] == old
+    return data[:i] + bytes([new]) + data[i + 1:]
+put('440.jpg', resample(encode(p, 'JPEG', quality=90, subsampling='4:2:2'), 0x21, 0x12))
+put('411.jpg', resample(encode(p, 'JPEG', quality=90, subsampling='4:2:0'), 0x22, 0x41))
+put('grey.jpg', encode(odd.convert('L'), 'JPEG', quality=90))
+put('rgb.jpg', encode(odd, 'JPEG', quality=90, keep_rgb=True))
+y, x = np.mgrid[0:29, 0:33]
+cmyk = encode(Image.fromarray(np.stack([x * 6, y * 6, (x + y) * 3, x * y // 7], -1).astype('uint8'), 'CMYK'), 'JPEG', quality=90)
+put('cmyk.jpg', cmyk)
+adobe = cmyk.index(b'Adobe') + 11
+put('ycck.jpg', cmyk[:adobe] + b'\x02' + cmyk[adobe + 1:])
+small = picture(14, 9)
+for o in range(1, 9):
+    exif = Image.Exif()
+    exif[0x112] = o
+    put(f'orientation{o}.jpg', encode(small, 'JPEG', quality=95, exif=exif))
+exif[0x112] = 6
+put('orientation6.png', encode(small, 'PNG', exif=exif))
+put('orientation6.webp', encode(small, 'WEBP', lossless=True, exif=exif))
+put('orientation6.tif', encode(small, 'TIFF', exif=exif))
+alpha = odd.convert('RGBA')
+alpha.putalpha(odd.convert('L'))
+put('rgba.png', encode(alpha, 'PNG'))
+put('palette.png', encode(small.quantize(13), 'PNG', transparency=3))
+put('greyalpha.png', encode(small.convert('LA'), 'PNG'))
+put('bits.png', encode(small.convert('1'), 'PNG'))
+put('lossy.webp', encode(odd, 'WEBP', quality=85))
+put('lossyalpha.webp', encode(alpha, 'WEBP', quality=85))
+put('lossless.webp', encode(small, 'WEBP', lossless=True))
+put('palette.gif', encode(small.quantize(60), 'GIF'))
+put('animation.gif', encode(small.quantize(60), 'GIF', save_all=True, append_images=[picture(14, 9, 1).quantize(30)]))
+put('rgb.bmp', encode(small, 'BMP'))
+put('palette.bmp', encode(small.quantize(60), 'BMP'))
+put('lzw.tif', encode(small, 'TIFF', compression='tiff_lzw'))
+put('deflate.tif', encode(small, 'TIFF', compression='tiff_adobe_deflate'))
+put('alpha.tif', encode(alpha.crop((0, 0, 9, 7)), 'TIFF'))
+put('rgb.ppm', encode(small, 'PPM'))
+put('grey.pgm', encode(small.convert('L'), 'PPM'))
+
+for w, h, nw, nh in [(300, 200, 224, 224), (28, 28, 224, 224), (224, 224, 224, 224), (224, 100, 224, 224), (1, 1, 5, 4),
+                     (5, 3, 1, 1), (640, 480, 32, 48), (37, 41, 38, 40), (17, 500, 256, 31), (1000, 3, 7, 300), (384, 256, 256, 384)]:
+    i = np.arange(w * h * 3, dtype=np.uint64)
+    pix = (((i * i * np.uint64(7) + i * np.uint64(13)) >> np.uint64(3)) ^ (i >> np.uint64(7))).astype('uint8').reshape(h, w, 3)
+    # In two steps: up to version 12 resize did the rows first always; 13 does the columns first where that is less work.
+    out = Image.fromarray(pix).resize((nw, h), Image.BICUBIC).resize((nw, nh), Image.BICUBIC)
+    print('{%d, %d, %d, %d, 0x%08x},' % (w, h, nw, nh, zlib.crc32(out.tobytes())))

@@ -1,0 +1,116 @@
+package dataset
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+)
+
+// Transform says how an image becomes Size × Size pixels.
+type Transform struct {
+	// Size is the width and height of the result, in pixels.
+	Size int
+
+	// Resize is "direct" (also ""): straight to Size × Size, whatever the shape; or "crop": the shorter side to ResizeTo
+	// with the shape kept, then a Size × Size crop from the centre.
+	Resize string
+
+	// ResizeTo is the shorter side after resizing, with "crop" only. 0 means round(Size·256/224).
+	ResizeTo int
+
+	// RandomCrop takes the crop from a random place, with "crop" only. HorizontalFlip mirrors every other image at random.
+	// Both are for training.
+	RandomCrop, HorizontalFlip bool
+}
+
+// maxSide bounds Size. A batch allocates Size² pixels for every image, so a mistyped size must not get that far.
+const maxSide = 4096
+
+// Validate returns an error if the fields contradict each other.
+func (t Transform) Validate() error {
+	switch {
+	case t.Size < 1:
+		return fmt.Errorf("image transform: size %d is not positive", t.Size)
+	case t.Size > maxSide:
+		return fmt.Errorf("image transform: size %d is above the limit of %d", t.Size, maxSide)
+	case t.Resize != "" && t.Resize != "direct" && t.Resize != "crop":
+		return fmt.Errorf("image transform: resize %q is not one of direct, crop", t.Resize)
+	case t.Resize != "crop" && (t.RandomCrop || t.ResizeTo != 0):
+		return fmt.Errorf("image transform: a random crop and ResizeTo need resize %q", "crop")
+	case t.ResizeTo > 2*maxSide:
+		return fmt.Errorf("image transform: ResizeTo %d is above the limit of %d", t.ResizeTo, 2*maxSide)
+	case t.Resize == "crop" && t.resizeTo() < t.Size:
+		return fmt.Errorf("image transform: shorter side %d is below the crop of %d: images would not cover it", t.resizeTo(), t.Size)
+	}
+	return nil
+}
+
+func (t Transform) resizeTo() int {
+	if t.ResizeTo != 0 {
+		return t.ResizeTo
+	}
+	return int(math.Round(float64(t.Size) * 256 / 224))
+}
+
+// load returns a sample's image, resized but not yet cropped or flipped. The result is shared: nobody may change it.
+func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
+	key := t.cacheKey(s)
+	if m := cache.get(key); m != nil {
+		return m, nil
+	}
+	m, err := s.decode()
+	if err != nil {
+		return nil, err
+	}
+	resized, err := t.resize(m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name(), err)
+	}
+	if resized != s.Image { // which is in memory anyway
+		cache.put(key, resized)
+	}
+	return resized, nil
+}
+
+func (t Transform) resize(m *RGB) (*RGB, error) {
+	if t.Resize != "crop" {
+		return ResizeBicubic(m, t.Size, t.Size)
+	}
+	// As torchvision's Resize: the longer side is truncated, not rounded.
+	short := t.resizeTo()
+	w, h := short, short
+	if m.Width <= m.Height {
+		h = short * m.Height / m.Width
+	} else {
+		w = short * m.Width / m.Height
+	}
+	return ResizeBicubic(m, w, h)
+}
+
+// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on the random parts.
+func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) {
+	// As torchvision's CenterCrop, which rounds halves to even.
+	x0 := int(math.RoundToEven(float64(m.Width-t.Size) / 2))
+	y0 := int(math.RoundToEven(float64(m.Height-t.Size) / 2))
+	flip := false
+	if t.RandomCrop || t.HorizontalFlip {
+		rng := rand.New(rand.NewPCG(seed, uint64(epoch)<<32|uint64(uint32(index))))
+		if t.RandomCrop {
+			y0 = rng.IntN(m.Height - t.Size + 1)
+			x0 = rng.IntN(m.Width - t.Size + 1)
+		}
+		flip = t.HorizontalFlip && rng.IntN(2) == 1
+	}
+	for y := range t.Size {
+		src := m.Pix[3*((y0+y)*m.Width+x0):][:3*t.Size]
+		row := dst[3*y*t.Size:][:3*t.Size]
+		if !flip {
+			copy(row, src)
+			continue
+		}
+		for i := 0; i < len(row); i += 3 {
+			j := len(row) - 3 - i
+			row[i], row[i+1], row[i+2] = src[j], src[j+1], src[j+2]
+		}
+	}
+}

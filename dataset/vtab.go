@@ -1,0 +1,146 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// maxLabel bounds the labels of a list without classes.txt: the number of classes is made from the greatest of them, and a
+// damaged list must not ask for a head of billions of rows. ImageNet-21k has 21 841 classes.
+const maxLabel = 99_999
+
+// readVTAB reads the lists of the VTAB-1k layout.
+func readVTAB(root string) (g given, err error) {
+	g.classes, err = readClassNames(root)
+	if err != nil {
+		return given{}, err
+	}
+	trainList := "train800.txt"
+	if found, err := anyExists(root, trainList); err != nil {
+		return given{}, err
+	} else if !found {
+		trainList = "train800val200.txt"
+		if found, err := anyExists(root, "val200.txt"); err != nil {
+			return given{}, err
+		} else if found {
+			return given{}, errors.New("found val200.txt but not train800.txt: train800val200.txt would hold the validation images too")
+		}
+	}
+	limit := maxLabel + 1
+	if g.classes != nil {
+		limit = len(g.classes)
+	}
+	greatest := 0
+	for _, list := range []struct {
+		name     string
+		samples  *[]Sample
+		optional bool
+	}{{trainList, &g.train, false}, {"val200.txt", &g.val, true}, {"test.txt", &g.test, true}} {
+		text, err := os.ReadFile(filepath.Join(root, list.name))
+		if list.optional && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return given{}, err
+		}
+		*list.samples, err = parseList(list.name, string(text), limit)
+		if err != nil {
+			return given{}, err
+		}
+		for i := range *list.samples {
+			s := &(*list.samples)[i]
+			s.Path = filepath.Join(root, filepath.FromSlash(s.Path))
+			greatest = max(greatest, s.Label)
+		}
+	}
+	if g.classes == nil {
+		g.classes = make([]string, greatest+1)
+		for i := range g.classes {
+			g.classes[i] = strconv.Itoa(i)
+		}
+	}
+	return g, nil
+}
+
+// parseList reads lines "path label". The paths it returns are clean, relative and local; labels are below limit.
+func parseList(name, text string, limit int) ([]Sample, error) {
+	var samples []Sample
+	line := 0
+	for s := range strings.Lines(text) {
+		line++
+		s = strings.TrimRight(s, "\r\n")
+		if strings.TrimSpace(s) == "" {
+			continue
+		}
+		where := fmt.Sprintf("%s:%d", name, line)
+		// The last space: paths may contain spaces, labels do not.
+		cut := strings.LastIndexByte(s, ' ')
+		if cut < 0 {
+			return nil, fmt.Errorf("%s: found %q, want an image path, a space and a label", where, abbreviate(s))
+		}
+		label, err := strconv.Atoi(s[cut+1:])
+		if err != nil {
+			return nil, fmt.Errorf("%s: label %q is not an integer", where, abbreviate(s[cut+1:]))
+		}
+		if label < 0 {
+			return nil, fmt.Errorf("%s: label %d is negative", where, label)
+		}
+		if label >= limit {
+			if limit == maxLabel+1 {
+				return nil, fmt.Errorf("%s: label %d is above the limit of %d", where, label, maxLabel)
+			}
+			return nil, fmt.Errorf("%s: label %d is out of range: classes.txt names %d classes, 0 to %d", where, label, limit, limit-1)
+		}
+		p, err := localPath(s[:cut])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		samples = append(samples, Sample{Path: p, Label: label, Where: where})
+	}
+	if len(samples) == 0 {
+		return nil, fmt.Errorf("%s lists no images", name)
+	}
+	return samples, nil
+}
+
+// readClassNames reads classes.txt; without one it returns nil.
+func readClassNames(root string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(root, "classes.txt"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	lines := make(map[string]int)
+	for s := range strings.Lines(strings.TrimRight(string(text), " \t\r\n")) {
+		s = strings.TrimSpace(s)
+		line := len(names) + 1
+		if s == "" {
+			return nil, fmt.Errorf("classes.txt:%d: empty line: every line is the name of a class", line)
+		}
+		if first, ok := lines[s]; ok {
+			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d", line, s, first)
+		}
+		lines[s] = line
+		names = append(names, s)
+	}
+	if names == nil {
+		return nil, errors.New("classes.txt names no classes: delete it or write one name per line")
+	}
+	return names, nil
+}
+
+// abbreviate keeps a message short that quotes a damaged file.
+func abbreviate(s string) string {
+	if len(s) <= 80 {
+		return s
+	}
+	return s[:80] + "…"
+}

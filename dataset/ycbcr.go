@@ -1,0 +1,165 @@
+package dataset
+
+import "image"
+
+// The conversions from subsampled YCbCr to RGB, with the arithmetic of libjpeg-turbo and of libwebp, whose pixels every
+// published backbone was trained on. Go's own conversion repeats chroma samples where these libraries interpolate.
+
+// jpegToRGB converts a decoded JPEG.
+func jpegToRGB(m *image.YCbCr) *RGB {
+	w, h := m.Rect.Dx(), m.Rect.Dy()
+	out := newRGB(w, h)
+	cb, cr := make([]uint8, w+1), make([]uint8, w+1)
+	up := newUpsampler(m)
+	for y := range h {
+		up.row(cb, m.Cb, y)
+		up.row(cr, m.Cr, y)
+		dst := out.Pix[3*y*w : 3*(y+1)*w]
+		for x, luma := range m.Y[y*m.YStride : y*m.YStride+w] {
+			b, r := cb[x], cr[x]
+			l := int32(luma)
+			dst[3*x] = clip8(l + jpegTables.crToR[r])
+			dst[3*x+1] = clip8(l + (jpegTables.cbToG[b]+jpegTables.crToG[r])>>16)
+			dst[3*x+2] = clip8(l + jpegTables.cbToB[b])
+		}
+	}
+	return out
+}
+
+// jpegTables are the chroma terms of JFIF's YCbCr in 16-bit fixed point, rounded where libjpeg rounds (jdcolor.c).
+var jpegTables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
+	const half = 1 << 15
+	for i := range int32(256) {
+		v := i - 128
+		t.crToR[i] = (91881*v + half) >> 16  // 1.40200
+		t.cbToB[i] = (116130*v + half) >> 16 // 1.77200
+		t.crToG[i] = -46802 * v              // 0.71414, shifted after the sum
+		t.cbToG[i] = -22554*v + half         // 0.34414
+	}
+	return t
+}()
+
+func clip8(v int32) uint8 {
+	if uint32(v) < 256 {
+		return uint8(v)
+	}
+	if v < 0 {
+		return 0
+	}
+	return 255
+}
+
+// upsampler brings chroma rows to the width of luma rows with libjpeg-turbo's "fancy upsampling" (jdsample.c): a triangle
+// filter for 4:2:2, 4:4:0 and 4:2:0; repetition for anything else and, along rows, for chroma of less than three columns.
+type upsampler struct {
+	ratio         image.YCbCrSubsampleRatio
+	stride        int
+	width, height int     // of the chroma planes
+	sum           []int32 // [width] 4:2:0: 3/4 near row + 1/4 far row, times 4
+	hShift        int     // repetition: log2 of the horizontal factor
+	vShift        int
+}
+
+func newUpsampler(m *image.YCbCr) *upsampler {
+	u := &upsampler{ratio: m.SubsampleRatio, stride: m.CStride}
+	switch m.SubsampleRatio {
+	case image.YCbCrSubsampleRatio422:
+		u.hShift = 1
+	case image.YCbCrSubsampleRatio420:
+		u.hShift, u.vShift = 1, 1
+	case image.YCbCrSubsampleRatio440:
+		u.vShift = 1
+	case image.YCbCrSubsampleRatio411:
+		u.hShift = 2
+	case image.YCbCrSubsampleRatio410:
+		u.hShift, u.vShift = 2, 1
+	}
+	u.width = (m.Rect.Dx() + 1<<u.hShift - 1) >> u.hShift
+	u.height = (m.Rect.Dy() + 1<<u.vShift - 1) >> u.vShift
+	u.sum = make([]int32, u.width)
+	return u
+}
+
+// row writes row y of the picture; dst may be one sample longer than the picture is wide.
+func (u *upsampler) row(dst, plane []uint8, y int) {
+	near := plane[(y>>u.vShift)*u.stride:][:u.width]
+	interpolate := u.width > 2
+	switch {
+	case u.ratio == image.YCbCrSubsampleRatio420 && interpolate:
+		far := plane[u.farRow(y)*u.stride:][:u.width]
+		for i, v := range near {
+			u.sum[i] = 3*int32(v) + int32(far[i])
+		}
+		doubleRow(dst, u.sum, 8, 7, 4)
+	case u.ratio == image.YCbCrSubsampleRatio422 && interpolate:
+		for i, v := range near {
+			u.sum[i] = int32(v)
+		}
+		doubleRow(dst, u.sum, 1, 2, 2)
+	case u.ratio == image.YCbCrSubsampleRatio440:
+		far := plane[u.farRow(y)*u.stride:][:u.width]
+		bias := int32(1 + y&1)
+		for i, v := range near {
+			dst[i] = uint8((3*int32(v) + int32(far[i]) + bias) >> 2)
+		}
+	default:
+		for x := range len(dst) - 1 {
+			dst[x] = near[x>>u.hShift]
+		}
+	}
+}
+
+// farRow is the chroma row next nearest to picture row y; at the edges it is the nearest one.
+func (u *upsampler) farRow(y int) int {
+	if y&1 == 0 {
+		return max(y/2-1, 0)
+	}
+	return min(y/2+1, u.height-1)
+}
+
+// doubleRow writes two samples for every sum: 3/4 of its own and 1/4 of the left or the right neighbour's, shifted down.
+// The two rounding biases differ so that they do not add up (jdsample.c).
+func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) {
+	last := len(sum) - 1
+	for i, s := range sum {
+		l, r := sum[max(i-1, 0)], sum[min(i+1, last)]
+		dst[2*i] = uint8((3*s + l + leftBias) >> shift)
+		if 2*i+1 < len(dst) {
+			dst[2*i+1] = uint8((3*s + r + rightBias) >> shift)
+		}
+	}
+}
+
+// webpToRGB converts a decoded lossy WebP: BT.601, studio range, 4:2:0 with the triangle filter and rounding of libwebp
+// (dsp/upsampling.c, dsp/yuv.h).
+func webpToRGB(m *image.YCbCr) *RGB {
+	w, h := m.Rect.Dx(), m.Rect.Dy()
+	out := newRGB(w, h)
+	lastX, lastY := (w+1)/2-1, (h+1)/2-1
+	other := func(i, last int) int { // the chroma index next nearest to picture index i
+		if i&1 == 0 {
+			return max(i/2-1, 0)
+		}
+		return min(i/2+1, last)
+	}
+	for y := range h {
+		near, far := y/2*m.CStride, other(y, lastY)*m.CStride
+		dst := out.Pix[3*y*w : 3*(y+1)*w]
+		for x, luma := range m.Y[y*m.YStride : y*m.YStride+w] {
+			x0, x1 := x/2, other(x, lastX)
+			u := webpSample(m.Cb[near+x0], m.Cb[near+x1], m.Cb[far+x0], m.Cb[far+x1])
+			v := webpSample(m.Cr[near+x0], m.Cr[near+x1], m.Cr[far+x0], m.Cr[far+x1])
+			l := int32(luma) * 19077 >> 8
+			dst[3*x] = clip8((l + v*26149>>8 - 14234) >> 6)
+			dst[3*x+1] = clip8((l - u*6419>>8 - v*13320>>8 + 8708) >> 6)
+			dst[3*x+2] = clip8((l + u*33050>>8 - 17685) >> 6)
+		}
+	}
+	return out
+}
+
+// webpSample weighs the nearest chroma sample 9/16, its two neighbours 3/16 and the diagonal one 1/16.
+func webpSample(near, beside, above, diagonal uint8) int32 {
+	n, b, a, d := int32(near), int32(beside), int32(above), int32(diagonal)
+	return ((n+b+a+d+8+2*(b+a))>>3 + n) >> 1
+}

@@ -1,0 +1,136 @@
+// Package golden reads the reference numbers that tests compare with: npz
+// files and meta.json that a PyTorch implementation wrote, and real weights
+// and images. Only tests import it.
+//
+// The folder is named by SPT_GOLDEN; its default is "../shared/golden", and
+// a relative path is taken from the repository's root. "models" and "data" lie beside the golden folder. Tests skip,
+// saying so, where what they need is absent.
+package golden
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/sbinet/npyio/npz"
+)
+
+// Folder is the golden folder, or the test is skipped.
+func Folder(t testing.TB) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(here), "..", "..")
+	dir := os.Getenv("SPT_GOLDEN")
+	if dir == "" {
+		dir = filepath.Join("..", "shared", "golden")
+	}
+	if !filepath.IsAbs(dir) { // tests run in their package's folder
+		dir = filepath.Join(root, dir)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Skipf("needs the golden data: set SPT_GOLDEN to their folder (%v)", err)
+	}
+	return dir
+}
+
+// Path is a file or folder in the golden folder, or the test is skipped.
+func Path(t testing.TB, elem ...string) string {
+	t.Helper()
+	return existing(t, filepath.Join(append([]string{Folder(t)}, elem...)...))
+}
+
+// Beside is a file or folder of "models" or "data", or the test is skipped.
+func Beside(t testing.TB, elem ...string) string {
+	t.Helper()
+	return existing(t, filepath.Join(append([]string{Folder(t), ".."}, elem...)...))
+}
+
+func existing(t testing.TB, path string) string {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("needs %s, which is not here", path)
+	}
+	return path
+}
+
+// Archive is an open npz file.
+type Archive struct {
+	t testing.TB
+	f *npz.Reader
+}
+
+// Open opens an npz file for the duration of the test.
+func Open(t testing.TB, path string) *Archive {
+	t.Helper()
+	f, err := npz.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &Archive{t, f}
+}
+
+// Names lists the arrays.
+func (a *Archive) Names() []string {
+	var out []string
+	for _, n := range a.f.Keys() {
+		out = append(out, n[:len(n)-len(filepath.Ext(n))])
+	}
+	return out
+}
+
+// Has reports whether there is an array of that name.
+func (a *Archive) Has(name string) bool { return a.f.Header(name+".npy") != nil }
+
+// Shape is an array's shape.
+func (a *Archive) Shape(name string) []int {
+	a.t.Helper()
+	h := a.f.Header(name + ".npy")
+	if h == nil {
+		a.t.Fatalf("no array %q", name)
+	}
+	return h.Descr.Shape
+}
+
+// Float32 reads an array of float32.
+func (a *Archive) Float32(name string) []float32 { return read[float32](a, name) }
+
+// Float64 reads an array of float64.
+func (a *Archive) Float64(name string) []float64 { return read[float64](a, name) }
+
+// Int64 reads an array of int64.
+func (a *Archive) Int64(name string) []int64 { return read[int64](a, name) }
+
+// Uint8 reads an array of uint8.
+func (a *Archive) Uint8(name string) []uint8 { return read[uint8](a, name) }
+
+// read returns an array row-major, whichever way the file has it.
+func read[T any](a *Archive, name string) (v []T) {
+	a.t.Helper()
+	if err := a.f.Read(name+".npy", &v); err != nil {
+		a.t.Fatalf("reading array %q: %v", name, err)
+	}
+	if h := a.f.Header(name + ".npy"); h.Descr.Fortran && len(h.Descr.Shape) == 2 {
+		rows, cols := h.Descr.Shape[0], h.Descr.Shape[1]
+		out := make([]T, len(v))
+		for i := range out {
+			out[i] = v[i%cols*rows+i/cols]
+		}
+		return out
+	}
+	return v
+}
+
+// JSON decodes a JSON file into v.
+func JSON(t testing.TB, path string, v any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

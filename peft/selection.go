@@ -1,0 +1,375 @@
+// Package peft says what is tuned and how it enters the backbone's graph.
+//
+// A [Selection] names what is tuned: whole tensors, single entries, and
+// matrices with a structured [Module]; it comes from a plan or from a baseline
+// (linear probe, LoRA everywhere, full fine-tuning). [New] binds a Selection to
+// a backbone's configuration. The resulting [Tuning] lists the tuned tensors,
+// draws their initial values, is the backbone.Layers through which they enter
+// the forward pass, and merges them into the backbone's weights afterwards.
+package peft
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/support/exceptions"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+)
+
+// Selection is what is tuned, by canonical tensor names. The head is always
+// tuned and never listed.
+type Selection struct {
+	Module     string             `json:"module,omitempty"`     // structured module; empty: none
+	Rank       int                `json:"rank,omitempty"`       // of the structured modules
+	Structured []string           `json:"structured,omitempty"` // matrices with a module
+	Whole      []string           `json:"whole,omitempty"`      // tensors tuned whole
+	Entries    map[string][]int32 `json:"entries,omitempty"`    // flat row-major positions tuned one by one
+}
+
+// Linear is the linear probe: nothing but the head.
+func Linear() Selection { return Selection{} }
+
+// Full is full fine-tuning: every tensor, patch and position embedding included.
+func Full(c backbone.Config) Selection {
+	var s Selection
+	for _, p := range c.Params() {
+		if p.Role != backbone.Head {
+			s.Whole = append(s.Whole, p.Name)
+		}
+	}
+	return s
+}
+
+// Uniform attaches the module to every matrix of every block: LoRA or Adapter
+// as they are used without SPT.
+func Uniform(c backbone.Config, module string, rank int) Selection {
+	s := Selection{Module: module, Rank: rank}
+	for _, p := range c.Params() {
+		if p.Matrix() {
+			s.Structured = append(s.Structured, p.Name)
+		}
+	}
+	return s
+}
+
+// RankFor is the largest rank at which [Uniform] costs at most budget
+// parameters, and that cost.
+func RankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
+	m, err := Lookup(module)
+	if err != nil {
+		return 0, 0, err
+	}
+	total := func(rank int) (n int) {
+		for _, p := range c.Params() {
+			if p.Matrix() {
+				n += m.Count(p.Shape[1], p.Shape[0], rank)
+			}
+		}
+		return n
+	}
+	for rank < c.EmbedDim && total(rank+1) <= budget {
+		rank++
+	}
+	if rank == 0 {
+		return 0, 0, fmt.Errorf("%s on every matrix needs %d parameters at rank 1, more than the budget of %d; raise the budget", module, total(1), budget)
+	}
+	return rank, total(rank), nil
+}
+
+// Param is one tuned tensor.
+type Param struct {
+	Name  string
+	Shape []int
+	Init  Init
+}
+
+// Size is the number of values of p.
+func (p Param) Size() int {
+	n := 1
+	for _, d := range p.Shape {
+		n *= d
+	}
+	return n
+}
+
+// Decays reports whether weight decay applies: to tensors of two or more
+// dimensions only, so not to biases, norms and sparse entries.
+func (p Param) Decays() bool { return len(p.Shape) >= 2 }
+
+// SparseValues is the name of the tuned values of a tensor's entries.
+func SparseValues(tensor string) string { return tensor + ".sparse_values" }
+
+// SparseIndices is the name, in deltas, of the positions of those values.
+func SparseIndices(tensor string) string { return tensor + ".sparse_indices" }
+
+// Rates are the drop rates while training.
+type Rates struct {
+	DropPath       float64 // of the blocks' branches: linear over depth from 0 to this
+	Dropout        float64 // on a module's input
+	ModuleDropPath float64 // on a module's output
+}
+
+// Counts splits the number of tuned parameters.
+type Counts struct {
+	Structured int `json:"structured"`
+	Whole      int `json:"whole"` // vectors and, in baselines, other tensors tuned whole; the class token too
+	Entries    int `json:"entries"`
+	Head       int `json:"head"`
+}
+
+// Tuned is the number of tuned parameters without the head, as the paper counts.
+func (c Counts) Tuned() int { return c.Structured + c.Whole + c.Entries }
+
+// Tuning is a selection bound to a backbone's configuration. It is immutable.
+type Tuning struct {
+	Config    backbone.Config
+	Selection Selection
+	Module    Module // zero if nothing is structured
+	Params    []Param
+	Counts    Counts
+
+	whole, structured map[string]bool
+	shapes            map[string][]int // of the backbone's tensors
+}
+
+// New checks a selection against a backbone and lists the tensors to tune.
+func New(c backbone.Config, s Selection) (*Tuning, error) {
+	t := &Tuning{Config: c, Selection: s, whole: set(s.Whole), structured: set(s.Structured), shapes: map[string][]int{}}
+	if len(s.Structured) > 0 {
+		m, err := Lookup(s.Module)
+		if err != nil {
+			return nil, err
+		}
+		if s.Rank < 1 {
+			return nil, fmt.Errorf("structured module %q needs a rank of at least 1, got %d", s.Module, s.Rank)
+		}
+		t.Module = m
+	}
+	known := 0
+	for _, p := range c.Params() {
+		t.shapes[p.Name] = p.Shape
+		entries, hasEntries := s.Entries[p.Name]
+		switch {
+		case p.Role == backbone.Head:
+			init := TruncNormal
+			if len(p.Shape) == 1 {
+				init = Zero
+			}
+			t.Params = append(t.Params, Param{p.Name, p.Shape, init})
+			t.Counts.Head += p.Size()
+			continue
+		case t.whole[p.Name] && (hasEntries || t.structured[p.Name]):
+			return nil, fmt.Errorf("selecting what to tune: %s is selected whole and in part; select it once", p.Name)
+		case t.whole[p.Name]:
+			t.Params = append(t.Params, Param{p.Name, p.Shape, Pretrained})
+			t.Counts.Whole += p.Size()
+			known++
+		case t.structured[p.Name]:
+			if !p.Matrix() {
+				return nil, fmt.Errorf("selecting what to tune: %s of shape %v is no matrix of a block, so no %s fits on it", p.Name, p.Shape, s.Module)
+			}
+			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank)
+			if err != nil {
+				return nil, err
+			}
+			for _, q := range ps {
+				t.Counts.Structured += q.Size()
+			}
+			t.Params = append(t.Params, ps...)
+			known++
+		}
+		if hasEntries {
+			if t.structured[p.Name] {
+				return nil, fmt.Errorf("selecting what to tune: %s has a %s and single entries; select one", p.Name, s.Module)
+			}
+			for i, e := range entries {
+				if e < 0 || int(e) >= p.Size() || i > 0 && e <= entries[i-1] {
+					return nil, fmt.Errorf("selecting what to tune: entry %d of %s is %d; expected ascending positions below %d", i, p.Name, e, p.Size())
+				}
+			}
+			t.Params = append(t.Params, Param{SparseValues(p.Name), []int{len(entries)}, Zero})
+			t.Counts.Entries += len(entries)
+			known++
+		}
+	}
+	if want := len(t.whole) + len(t.structured) + len(s.Entries); known != want {
+		for _, n := range slices.Concat(s.Whole, s.Structured, slices.Sorted(maps.Keys(s.Entries))) {
+			if _, ok := t.shapes[n]; !ok {
+				return nil, fmt.Errorf("selecting what to tune: the backbone has no tensor %s; was the plan made for another backbone?", n)
+			}
+		}
+	}
+	return t, nil
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+// generator draws initial values; each tensor has its own, so that a tensor
+// starts alike whatever else is tuned.
+type generator = rand.Rand
+
+func newGenerator(seed uint64, name string) *generator {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return rand.New(rand.NewPCG(seed, h.Sum64()))
+}
+
+// Init draws the initial values of the tuned tensors. They depend on the seed
+// and the tensor's name only. weights are the backbone's.
+func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
+	out := checkpoint.StateDict{}
+	for _, p := range t.Params {
+		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.values(newGenerator(seed, p.Name), weights[p.Name].Data)}
+	}
+	return out
+}
+
+// Merge writes the tuned tensors into a copy of the backbone's weights. Tensors
+// that are not tuned are shared with weights. A module that cannot be merged is
+// an error.
+func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDict, error) {
+	if len(t.structured) > 0 && t.Module.Merge == nil {
+		return nil, fmt.Errorf("a %s cannot be merged into its matrix (it is not linear); keep the delta, which holds it as a module", t.Module.Name)
+	}
+	out := checkpoint.StateDict{}
+	for name, shape := range t.shapes {
+		w := weights[name]
+		if v, ok := tuned[name]; ok {
+			w = v
+		}
+		entries, hasEntries := t.Selection.Entries[name]
+		if hasEntries || t.structured[name] {
+			w = checkpoint.Tensor{Shape: shape, Data: slices.Clone(w.Data)}
+		}
+		if hasEntries {
+			for i, e := range entries {
+				w.Data[e] += tuned[SparseValues(name)].Data[i]
+			}
+		}
+		if t.structured[name] {
+			layer := strings.TrimSuffix(name, "weight")
+			own := map[string]checkpoint.Tensor{}
+			for full, v := range tuned {
+				if rest, ok := strings.CutPrefix(full, layer); ok {
+					own[rest] = v
+				}
+			}
+			t.Module.Merge(w, own)
+		}
+		out[name] = w
+	}
+	return out, nil
+}
+
+// Forward is one graph's view of the tuning: it implements backbone.Layers.
+type layers struct {
+	*Tuning
+	frozen  map[string]*Node
+	tuned   map[string]*Node
+	indices map[string]*Node // [nnz] int32, by tensor
+	rates   Rates
+	rng     *Node // nil: evaluation, nothing is dropped
+	params  map[string]*Node
+}
+
+// Inputs are the nodes through which values reach a graph.
+type Inputs struct {
+	Frozen  map[string]*Node // the backbone's tensors; those that are tuned whole may be absent
+	Tuned   map[string]*Node // by Param.Name
+	Indices map[string]*Node // by tensor, int32 [nnz]: the flat positions of its entries
+	RNG     *Node            // random state of this step; nil: evaluation, nothing is dropped
+	Rates   Rates            // drop rates while training
+}
+
+// Layers is the backbone with the tuned tensors in place, for one graph.
+func (t *Tuning) Layers(in Inputs) backbone.Layers {
+	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}}
+}
+
+func (l *layers) Param(name string) *Node {
+	if n, ok := l.params[name]; ok {
+		return n
+	}
+	n := l.tuned[name] // whole, or the head
+	if n == nil {
+		n = l.frozen[name]
+		if indices, ok := l.indices[name]; ok {
+			// W + scatter: the gradient of the values is a gather of dW.
+			shape := n.Shape()
+			flat := ScatterSum(Reshape(n, shape.Size()), ExpandDims(indices, -1), l.tuned[SparseValues(name)], true, true)
+			n = Reshape(flat, shape.Dimensions...)
+		}
+	}
+	l.params[name] = n
+	return n
+}
+
+func (l *layers) Linear(name string, x *Node) *Node {
+	w := l.Param(name + ".weight")
+	y := backbone.Linear(x, w, l.Param(name+".bias"))
+	if l.structured[name+".weight"] {
+		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l}
+		y = l.Module.Graph(s, x, y)
+	}
+	return y
+}
+
+func (l *layers) DropPath(block int, branch *Node) *Node {
+	rate := 0.0
+	if l.Config.Depth > 1 {
+		rate = l.rates.DropPath * float64(block) / float64(l.Config.Depth-1)
+	}
+	return l.dropPath(branch, rate)
+}
+
+func (l *layers) dropPath(y *Node, rate float64) *Node {
+	mask := make([]int, y.Rank())
+	for i := range mask {
+		mask[i] = 1
+	}
+	mask[0] = y.Shape().Dim(0)
+	return l.drop(y, rate, mask)
+}
+
+// drop zeroes x with probability rate, one draw for each element of a mask that
+// broadcasts to x, and scales what is kept by 1/(1−rate).
+func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
+	if l.rng == nil || rate <= 0 {
+		return x
+	}
+	var u *Node
+	l.rng, u = RandomUniform(l.rng, float32Shape(mask))
+	keep := ConvertDType(GreaterOrEqual(u, Scalar(x.Graph(), dtypes.Float32, rate)), dtypes.Float32)
+	return Mul(x, MulScalar(keep, 1/(1-rate)))
+}
+
+func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+
+// buildScratch runs a graph-building function on a graph that is never
+// executed, and returns its panic as an error.
+func buildScratch(build func(g *Graph)) error {
+	be, err := backend.New()
+	if err != nil {
+		return err
+	}
+	g := NewGraph(be, "declare")
+	defer g.Finalize()
+	return exceptions.TryCatch[error](func() { build(g) })
+}

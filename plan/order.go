@@ -1,0 +1,264 @@
+package plan
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"sort"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// tensor is a scored tensor with what the rule needs to know about it.
+type tensor struct {
+	Scored
+	// base is the tensor's first position in the concatenation of all tensors.
+	base int
+	// need is the least number of entries from which the tensor is tuned as one:
+	// ⌈P/α⌉ or ⌈len/β⌉; more than its size if that is out of reach.
+	need int
+	// whole is what it costs then: P or len.
+	whole int
+}
+
+// An event stands for one score. As an integer it sorts in the order in which
+// scores are taken: by score, descending, then by position in the concatenation
+// of all tensors. The upper half is the complement of the score's bits (those of
+// floats that are not negative sort as the floats do), the lower half the
+// position.
+type event uint64
+
+func newEvent(key uint32, position int) event {
+	return event(^key)<<32 | event(uint32(position))
+}
+
+func (e event) position() int { return int(uint32(e)) }
+
+// key returns the bits of a score; a negative zero is a zero.
+func key(score float32) uint32 { return math.Float32bits(score) &^ (1 << 31) }
+
+// prepare checks the tensors and options and works out each tensor's rule.
+// Options come back with their defaults filled in.
+func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options, error) {
+	o.Rank = cmp.Or(o.Rank, 8)
+	o.Alpha = cmp.Or(o.Alpha, 10)
+	o.Beta = cmp.Or(o.Beta, 5)
+	switch {
+	case len(scored) == 0:
+		return nil, o, fmt.Errorf("no scored tensors: score the backbone first")
+	case o.Module == "":
+		return nil, o, fmt.Errorf("no structured module named: set Module, for example to %q", "lora")
+	case o.ModuleParams == nil:
+		return nil, o, fmt.Errorf("no parameter count for module %q: set ModuleParams", o.Module)
+	case o.Rank < 1:
+		return nil, o, fmt.Errorf("rank is %d, expected 1 or more", o.Rank)
+	case !positive(o.Alpha) || !positive(o.Beta):
+		return nil, o, fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", o.Alpha, o.Beta)
+	case o.ClassToken < 0:
+		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", o.ClassToken)
+	}
+
+	tensors := make([]tensor, len(scored))
+	seen := make(map[string]bool, len(scored))
+	base := 0
+	for i, s := range scored {
+		size, err := s.size()
+		if err != nil {
+			return nil, o, err
+		}
+		if size != len(s.Scores) {
+			return nil, o, fmt.Errorf("tensor %q of shape %v has %d scores, expected %d", s.Name, s.Shape, len(s.Scores), size)
+		}
+		if seen[s.Name] {
+			return nil, o, fmt.Errorf("tensor %q is given twice", s.Name)
+		}
+		seen[s.Name] = true
+
+		t := tensor{Scored: s, base: base}
+		divisor := o.Beta
+		if len(s.Shape) == 1 {
+			t.whole = size
+		} else {
+			in, out := s.inOut()
+			t.whole = o.ModuleParams(in, out, o.Rank)
+			if t.whole < 1 {
+				return nil, o, fmt.Errorf("module %q of rank %d has %d parameters on %q (in %d, out %d), expected 1 or more", o.Module, o.Rank, t.whole, s.Name, in, out)
+			}
+			divisor = o.Alpha
+		}
+		t.need = max(1, int(min(math.Ceil(float64(t.whole)/divisor), float64(size+1))))
+		tensors[i] = t
+		base += size
+	}
+	if base > math.MaxUint32 {
+		return nil, o, fmt.Errorf("the tensors have %d parameters, a plan can rank %d", base, math.MaxUint32)
+	}
+	err := each(ctx, tensors, func(_ int, t *tensor) error { return t.checkScores() })
+	return tensors, o, err
+}
+
+// each calls f on every tensor, as many at a time as there are processors, and
+// returns an error of f or of the context.
+func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range tensors {
+		group.Go(func() error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			return f(i, &tensors[i])
+		})
+	}
+	return group.Wait()
+}
+
+// checkScores reports the first score that is not a finite number of at least
+// zero.
+func (t *tensor) checkScores() error {
+	for i, v := range t.Scores {
+		if !(v >= 0 && v <= math.MaxFloat32) {
+			return fmt.Errorf("the score of %q at flat index %d is %v, expected a finite number that is not negative: was the loss finite?", t.Name, i, v)
+		}
+	}
+	return nil
+}
+
+// cut separates the largest scores from the rest: those with a greater key, and
+// the first `ties` of those with that very key.
+type cut struct {
+	key  uint32
+	ties int
+}
+
+// cutAt returns the cut that takes the m largest scores of all parts together;
+// 1 ≤ m ≤ their number. Two histograms, over the upper and then the lower half
+// of the bits, find it without sorting.
+func cutAt(m int, parts ...[]float32) cut {
+	var high [1 << 15]uint32
+	for _, scores := range parts {
+		for _, v := range scores {
+			high[key(v)>>16]++
+		}
+	}
+	upper, above := bucket(high[:], m)
+	m -= above
+
+	var low [1 << 16]uint32
+	for _, scores := range parts {
+		for _, v := range scores {
+			if k := key(v); k>>16 == upper {
+				low[k&0xffff]++
+			}
+		}
+	}
+	lower, above := bucket(low[:], m)
+	return cut{key: upper<<16 | lower, ties: m - above}
+}
+
+// bucket returns the bucket of the m-th item, counted from the last bucket down,
+// and the number of items in the buckets above it.
+func bucket(counts []uint32, m int) (b uint32, above int) {
+	i := len(counts) - 1
+	for ; above+int(counts[i]) < m; i-- {
+		above += int(counts[i])
+	}
+	return uint32(i), above
+}
+
+// take appends the events of the scores that the cut admits. Ties that it admits
+// are used up, so that tensors may follow one another.
+func (c *cut) take(events []event, t *tensor) []event {
+	for i, v := range t.Scores {
+		k := key(v)
+		if k < c.key {
+			continue
+		}
+		if k == c.key {
+			if c.ties == 0 {
+				continue
+			}
+			c.ties--
+		}
+		events = append(events, newEvent(k, t.base+i))
+	}
+	return events
+}
+
+// tally follows the cost while scores are taken one after another.
+type tally struct {
+	tensors []tensor
+	taken   []int // entries taken, per tensor
+	cost    int   // parameters
+}
+
+func newTally(tensors []tensor, classToken int) *tally {
+	return &tally{tensors: tensors, taken: make([]int, len(tensors)), cost: classToken}
+}
+
+// owner returns the number of the tensor to which an event belongs.
+func owner(tensors []tensor, e event) int {
+	return sort.Search(len(tensors), func(i int) bool { return tensors[i].base > e.position() }) - 1
+}
+
+// add takes one more entry: it costs one parameter until the tensor is tuned as
+// one, and nothing after that.
+func (a *tally) add(e event) {
+	i := owner(a.tensors, e)
+	a.taken[i]++
+	switch t := &a.tensors[i]; {
+	case a.taken[i] < t.need:
+		a.cost++
+	case a.taken[i] == t.need:
+		a.cost += t.whole - (t.need - 1)
+	}
+}
+
+// newPlan writes down what taking the given events comes to. Of a tensor tuned
+// as one, the events after the need-th may be missing.
+func newPlan(tensors []tensor, events []event, o Options, compat string) *Plan {
+	p := &Plan{
+		Version:  Version,
+		Compat:   compat,
+		Module:   o.Module,
+		Rank:     o.Rank,
+		Alpha:    o.Alpha,
+		Beta:     o.Beta,
+		Budget:   o.Budget,
+		Cost:     Cost{ClassToken: o.ClassToken},
+		Matrices: []string{},
+		Vectors:  []string{},
+		Entries:  map[string][]int32{},
+	}
+	if compat == CompatRelease {
+		p.CountedOnly = map[string][]int32{}
+	}
+	indexes := make([][]int32, len(tensors))
+	for _, e := range events {
+		i := owner(tensors, e)
+		indexes[i] = append(indexes[i], int32(e.position()-tensors[i].base))
+	}
+	for i, t := range tensors {
+		slices.Sort(indexes[i])
+		switch n := len(indexes[i]); {
+		case n == 0:
+		case n >= t.need && len(t.Shape) > 1:
+			p.Matrices = append(p.Matrices, t.Name)
+			p.Cost.Structured += t.whole
+		case n >= t.need:
+			p.Vectors = append(p.Vectors, t.Name)
+			p.Cost.Vectors += t.whole
+		case t.Norm && compat == CompatRelease:
+			p.CountedOnly[t.Name] = indexes[i]
+			p.Cost.CountedOnly += n
+		default:
+			p.Entries[t.Name] = indexes[i]
+			p.Cost.Unstructured += n
+		}
+	}
+	p.Cost.Total = p.Cost.sum()
+	return p
+}

@@ -1,0 +1,121 @@
+package sensitivity_test
+
+import (
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/sensitivity"
+)
+
+// score runs stage 1 on the reference's batches.
+func score(t *testing.T, s *golden.SPTSmall) *sensitivity.Scores {
+	t.Helper()
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := s.Model(t)
+	scorer, err := sensitivity.NewScorer(be, m, m.Weights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scorer.Close()
+	images, labels := s.Data(t)
+	for b := range images {
+		x, err := backend.Tensor(be, images[b], s.BatchSize, s.ImageSize, s.ImageSize, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, err := backend.Int32(be, labels[b], s.BatchSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := scorer.Add(t.Context(), x, y); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scores, err := scorer.Scores()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return scores
+}
+
+// TestGoldenSensitivity compares every score with the reference release's.
+func TestGoldenSensitivity(t *testing.T) {
+	s := golden.OpenSPTSmall(t)
+	want := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
+	got := score(t, s)
+	for i, loss := range want.Float64("losses") {
+		if math.Abs(got.Losses[i]-loss) > 1e-4*loss {
+			t.Errorf("batch %d: loss %.6f, expected %.6f", i, got.Losses[i], loss)
+		}
+	}
+	worst := 0.0
+	for _, tensor := range got.Tensors {
+		if strings.HasSuffix(tensor.Name, ".attn.k.bias") {
+			// Softmax does not change when all of a query's scores shift alike, so
+			// this gradient is zero; both sides hold rounding noise.
+			reference := want.Float32(strings.Replace(tensor.Name, "k.bias", "q.bias", 1))
+			if noise := slices.Max(tensor.Scores); noise > 1e-8*slices.Max(reference) {
+				t.Errorf("%s: score %g where the exact one is 0", tensor.Name, noise)
+			}
+			continue
+		}
+		var d, n float64
+		for i, w := range want.Float32(tensor.Name) {
+			d += math.Pow(float64(tensor.Scores[i])-float64(w), 2)
+			n += float64(w) * float64(w)
+		}
+		r := math.Sqrt(d / n)
+		worst = max(worst, r)
+		if !(r <= 1e-4) {
+			t.Errorf("%s: relative difference %.2g, expected at most 1e-4", tensor.Name, r)
+		}
+	}
+	t.Logf("%d tensors: largest relative difference %.2g", len(got.Tensors), worst)
+}
+
+// TestSaveLoad keeps scores through a file, bit for bit.
+func TestSaveLoad(t *testing.T) {
+	want := &sensitivity.Scores{
+		Tensors: []sensitivity.Tensor{{Name: "norm.weight", Shape: []int{2}, Norm: true, Scores: []float32{0, 1e-30}}, {Name: "a.weight", Shape: []int{1, 3}, Scores: []float32{3, 2, 1}}},
+		Losses:  []float64{2.5, 1.25}, Images: 64, Backbone: "abc",
+	}
+	path := filepath.Join(t.TempDir(), "scores.safetensors")
+	if err := want.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sensitivity.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Tensors) != 2 || got.Tensors[0].Name != "norm.weight" || !got.Tensors[0].Norm || got.Tensors[1].Norm ||
+		got.Tensors[1].Scores[2] != 1 || got.Tensors[0].Scores[1] != 1e-30 || got.Images != 64 || got.Backbone != "abc" || got.Losses[1] != 1.25 {
+		t.Errorf("read back %+v", got)
+	}
+}
+
+// TestScorerRefusesForeignHead checks the error on a head of another size.
+func TestScorerRefusesForeignHead(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 4, Depth: 1, NumHeads: 1, HiddenDim: 8, NumClasses: 3, LayerNormEps: 1e-6}
+	sd := checkpoint.StateDict{}
+	for _, p := range c.Params() {
+		sd[p.Name] = checkpoint.NewTensor(p.Shape...)
+	}
+	head := checkpoint.StateDict{"head.weight": checkpoint.NewTensor(2, 4), "head.bias": checkpoint.NewTensor(2)}
+	if _, err := sensitivity.NewScorer(be, backbone.NewModel(c, backbone.Preprocessing{}, sd), head); err == nil {
+		t.Error("a head of 2 classes was accepted for 3")
+	}
+}

@@ -1,0 +1,289 @@
+// Package sensitivity is stage 1: it gives every weight of the backbone's
+// blocks and final norm a score that says how much tuning it would lower the
+// task's loss.
+//
+// The score is the squared gradient of the cross-entropy, summed over batches
+// (SPT, He et al. 2023, section 3.1). A [Scorer] accumulates it on the backend
+// batch by batch; [Score] runs a Scorer over a data set; a [Scores] is what
+// stage 2 plans from and is kept in a run's folder.
+package sensitivity
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+)
+
+// Tensor is the score of every value of one tensor.
+type Tensor struct {
+	Name   string
+	Shape  []int
+	Norm   bool      // weight or bias of a LayerNorm
+	Scores []float32 // row-major, non-negative
+}
+
+// Scores is the result of stage 1, in the order of backbone.Config.Params.
+type Scores struct {
+	Tensors   []Tensor
+	Losses    []float64 // mean cross-entropy of each batch
+	Images    int       // images seen
+	PerSample bool
+	Backbone  string // fingerprint of the backbone
+}
+
+// Options of stage 1.
+type Options struct {
+	// PerSample sums the squared gradient of every image instead of squaring
+	// the gradient of a batch's mean. It takes one backward pass an image.
+	PerSample bool
+}
+
+// Scorer accumulates scores on the backend.
+type Scorer struct {
+	be      backend.Backend
+	model   *backbone.Model
+	tuning  *peft.Tuning
+	program *backend.Program
+	params  []backbone.Param // scored, in order
+	order   []string         // of the program's weight inputs
+	weights []*tensors.Tensor
+	head    []*tensors.Tensor
+	sums    []*tensors.Tensor // one for each of params
+	losses  []float64
+	images  int
+}
+
+// NewScorer prepares stage 1. head holds "head.weight" [C, D] and "head.bias"
+// [C]; the paper draws a fresh one. Close releases what it holds.
+func NewScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict) (s *Scorer, err error) {
+	s = &Scorer{be: be, model: m}
+	if s.tuning, err = peft.New(m.Config, peft.Linear()); err != nil {
+		return nil, err
+	}
+	placed, err := m.On(be)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range m.Config.Params() {
+		if p.Role == backbone.Head {
+			h, ok := head[p.Name]
+			if !ok || !slices.Equal(h.Shape, p.Shape) {
+				return nil, fmt.Errorf("scoring: the head's %s has shape %v, expected %v", p.Name, h.Shape, p.Shape)
+			}
+			t, err := backend.Tensor(be, h.Data, h.Shape...)
+			if err != nil {
+				return nil, err
+			}
+			s.head = append(s.head, t)
+		} else {
+			s.weights = append(s.weights, placed[p.Name])
+		}
+		s.order = append(s.order, p.Name)
+		if p.Role == backbone.Scored {
+			s.params = append(s.params, p)
+			t, err := backend.Tensor(be, make([]float32, p.Size()), p.Shape...)
+			if err != nil {
+				return nil, err
+			}
+			s.sums = append(s.sums, t)
+		}
+	}
+	s.program, err = backend.NewProgram(be, "stage 1 (sensitivity)", s.build)
+	return s, err
+}
+
+// Close releases the accumulated scores.
+func (s *Scorer) Close() {
+	s.program.Close()
+	backend.Free(s.sums...)
+	backend.Free(s.head...)
+}
+
+// build: sums, weights with the head last, images, labels → new sums, loss.
+func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
+	n := len(s.params)
+	sums, weights, images, labels := in[:n], in[n:len(in)-2], in[len(in)-2], in[len(in)-1]
+	byName := map[string]*Node{}
+	for i, name := range s.order {
+		byName[name] = weights[i]
+	}
+	layers := s.tuning.Layers(peft.Inputs{Frozen: byName})
+	loss := CrossEntropy(s.model.Config.Logits(layers, s.model.Images(images)), labels)
+	scored := make([]*Node, n)
+	for i, p := range s.params {
+		scored[i] = byName[p.Name]
+	}
+	out := make([]*Node, 0, n+1)
+	for i, g := range Gradient(loss, scored...) {
+		out = append(out, Add(sums[i], Mul(g, g)))
+	}
+	return append(out, loss)
+}
+
+// Add scores one batch: images are pixels [B, S, S, 3] as uint8, or float32
+// already normalised; labels are int32 [B]. It returns the batch's loss.
+func (s *Scorer) Add(ctx context.Context, images, labels *tensors.Tensor) (float64, error) {
+	args := make([]any, 0, len(s.sums)+len(s.order)+2)
+	for _, t := range s.sums {
+		args = append(args, backend.Donated{Tensor: t})
+	}
+	for _, t := range slices.Concat(s.weights, s.head) {
+		args = append(args, t)
+	}
+	if err := ctx.Err(); err != nil { // before the sums are given away
+		return 0, err
+	}
+	out, err := s.program.Run(ctx, append(args, images, labels)...)
+	if err != nil {
+		return 0, err
+	}
+	s.sums = out[:len(s.params)]
+	loss, err := backend.Float32s(out[len(s.params)])
+	if err != nil {
+		return 0, err
+	}
+	if v := float64(loss[0]); math.IsNaN(v) || math.IsInf(v, 0) {
+		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the backbone's weights and the images' normalisation", len(s.losses), v)
+	}
+	s.losses = append(s.losses, float64(loss[0]))
+	s.images += images.Shape().Dim(0)
+	return float64(loss[0]), nil
+}
+
+// Scores reads the sums back.
+func (s *Scorer) Scores() (*Scores, error) {
+	out := &Scores{Losses: s.losses, Images: s.images, Backbone: s.model.Fingerprint()}
+	for i, p := range s.params {
+		v, err := backend.Float32s(s.sums[i])
+		if err != nil {
+			return nil, fmt.Errorf("reading the scores of %s: %w", p.Name, err)
+		}
+		out.Tensors = append(out.Tensors, Tensor{p.Name, p.Shape, p.Norm, v})
+	}
+	return out, nil
+}
+
+// Score runs stage 1 over batches. progress, if not nil, is called after each
+// batch with the images seen so far and the batch's loss.
+func Score(ctx context.Context, be backend.Backend, m *backbone.Model, head checkpoint.StateDict, batches iter.Seq2[*dataset.Batch, error], o Options, progress func(images int, loss float64)) (*Scores, error) {
+	s, err := NewScorer(be, m, head)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	size := m.Config.ImageSize
+	for batch, err := range batches {
+		if err != nil {
+			return nil, err
+		}
+		step := batch.N
+		if o.PerSample {
+			step = 1
+		}
+		for i := 0; i < batch.N; i += step {
+			images, err := backend.Uint8(be, batch.Pixels[i*size*size*3:(i+step)*size*size*3], step, size, size, 3)
+			if err != nil {
+				return nil, err
+			}
+			labels, err := backend.Int32(be, batch.Labels[i:i+step], step)
+			if err != nil {
+				return nil, err
+			}
+			loss, err := s.Add(ctx, images, labels)
+			backend.Free(images, labels)
+			if err != nil {
+				return nil, err
+			}
+			if progress != nil {
+				progress(s.images, loss)
+			}
+		}
+	}
+	out, err := s.Scores()
+	if err != nil {
+		return nil, err
+	}
+	out.PerSample = o.PerSample
+	return out, nil
+}
+
+// CrossEntropy is the mean over the batch of −log softmax(logits)[label], for
+// logits [B, C] and int32 labels [B].
+func CrossEntropy(logits, labels *Node) *Node {
+	target := OneHot(labels, logits.Shape().Dim(1), dtypes.Float32)
+	return Neg(ReduceAllMean(ReduceSum(Mul(target, LogSoftmax(logits)), 1)))
+}
+
+const metadataKey = "spt_scores"
+
+type metadata struct {
+	Version   int       `json:"version"`
+	Losses    []float64 `json:"losses"`
+	Images    int       `json:"images"`
+	PerSample bool      `json:"per_sample"`
+	Backbone  string    `json:"backbone"`
+	Order     []string  `json:"order"`
+	Norms     []string  `json:"norms"`
+}
+
+// Save writes the scores as a safetensors file: one float32 tensor for each
+// scored tensor of the backbone, under its canonical name.
+func (s *Scores) Save(path string) error {
+	meta := metadata{Version: 1, Losses: s.Losses, Images: s.Images, PerSample: s.PerSample, Backbone: s.Backbone}
+	var entries []checkpoint.Entry
+	for _, t := range s.Tensors {
+		entries = append(entries, checkpoint.Entry{Name: t.Name, DType: "F32", Shape: t.Shape, Data: t.Scores})
+		meta.Order = append(meta.Order, t.Name)
+		if t.Norm {
+			meta.Norms = append(meta.Norms, t.Name)
+		}
+	}
+	text, err := json.Marshal(meta)
+	if err != nil {
+		return fmt.Errorf("writing scores to %s: %w", path, err)
+	}
+	return checkpoint.Save(path, entries, map[string]string{metadataKey: string(text)})
+}
+
+// Load reads scores that Save wrote.
+func Load(path string) (*Scores, error) {
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, ok := f.Metadata()[metadataKey]
+	if !ok {
+		return nil, fmt.Errorf("reading scores from %s: its metadata has no %q; is it a scores file that spt wrote?", path, metadataKey)
+	}
+	var meta metadata
+	if err := json.Unmarshal([]byte(text), &meta); err != nil {
+		return nil, fmt.Errorf("reading scores from %s: metadata %q: %w", path, metadataKey, err)
+	}
+	if meta.Version != 1 {
+		return nil, fmt.Errorf("reading scores from %s: version %d, this program reads version 1", path, meta.Version)
+	}
+	s := &Scores{Losses: meta.Losses, Images: meta.Images, PerSample: meta.PerSample, Backbone: meta.Backbone}
+	for _, name := range meta.Order {
+		t, err := f.Float32(name)
+		if err != nil {
+			return nil, err
+		}
+		s.Tensors = append(s.Tensors, Tensor{name, t.Shape, slices.Contains(meta.Norms, name), t.Data})
+	}
+	return s, nil
+}

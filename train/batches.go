@@ -1,0 +1,70 @@
+package train
+
+import (
+	"context"
+	"iter"
+
+	"github.com/sptune/spt/backend"
+)
+
+// augments reports whether two passes over the images differ.
+func (d *Data) augments() bool {
+	return d.loader != nil && d.loader.Augments()
+}
+
+// batches yields the samples in the given order (nil: as they are). seed and
+// epoch decide random crops and flips.
+func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool, seed uint64, epoch int) iter.Seq2[batch, error] {
+	if d.loader == nil {
+		return d.featureBatches(ctx, be, order, size, dropLast)
+	}
+	return func(yield func(batch, error) bool) {
+		for b, err := range d.loader.Batches(ctx, order, size, dropLast, seed, epoch) {
+			if err != nil {
+				yield(batch{}, err)
+				return
+			}
+			out := batch{host: b.Labels}
+			if out.images, err = backend.Uint8(be, b.Pixels, b.N, d.size, d.size, 3); err == nil {
+				out.labels, err = backend.Int32(be, b.Labels, b.N)
+			}
+			if !yield(out, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool) iter.Seq2[batch, error] {
+	return func(yield func(batch, error) bool) {
+		n := len(d.labels)
+		if order != nil {
+			n = len(order)
+		}
+		for i := 0; i < n; i += size {
+			if dropLast && i+size > n {
+				return
+			}
+			var rows []float32
+			var out batch
+			for j := i; j < min(i+size, n); j++ {
+				k := j
+				if order != nil {
+					k = order[j]
+				}
+				rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
+				out.host = append(out.host, d.labels[k])
+			}
+			err := ctx.Err()
+			if err == nil {
+				out.images, err = backend.Tensor(be, rows, len(out.host), d.width)
+			}
+			if err == nil {
+				out.labels, err = backend.Int32(be, out.host, len(out.host))
+			}
+			if !yield(out, err) || err != nil {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package train_test
+
+import (
+	"testing"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+// BenchmarkStep times a LoRA step on every matrix with synthetic weights, and a
+// forward pass.
+func BenchmarkStep(b *testing.B) {
+	for name, c := range map[string]backbone.Config{
+		"demo": {Architecture: "vit", ImageSize: 32, PatchSize: 8, EmbedDim: 128, Depth: 6, NumHeads: 4, HiddenDim: 512, NumClasses: 10, LayerNormEps: 1e-6},
+		"tiny": {Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: 192, Depth: 12, NumHeads: 3, HiddenDim: 768, NumClasses: 100, LayerNormEps: 1e-6},
+	} {
+		batch := 64
+		if name == "tiny" {
+			batch = 8
+		}
+		be, err := backend.New()
+		if err != nil {
+			b.Fatal(err)
+		}
+		weights := checkpoint.StateDict{}
+		for _, p := range c.Params() {
+			w := checkpoint.NewTensor(p.Shape...)
+			for i := range w.Data {
+				w.Data[i] = float32(i%17)/170 - 0.05
+			}
+			weights[p.Name] = w
+		}
+		m := backbone.NewModel(c, backbone.Preprocessing{Std: [3]float32{1, 1, 1}}, weights)
+		tuning, err := peft.New(c, peft.Uniform(c, "lora", 8))
+		if err != nil {
+			b.Fatal(err)
+		}
+		tuned := tuning.Init(0, weights)
+		x, err := backend.Uint8(be, make([]uint8, batch*c.ImageSize*c.ImageSize*3), batch, c.ImageSize, c.ImageSize, 3)
+		if err != nil {
+			b.Fatal(err)
+		}
+		y, err := backend.Int32(be, make([]int32, batch), batch)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name+"/step", func(b *testing.B) {
+			s, err := train.NewStepper(be, m, tuning, tuned, peft.Rates{DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}, 1e-4)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			for b.Loop() {
+				if _, _, err := s.Step(b.Context(), x, y, 1e-3, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "img/s")
+		})
+		b.Run(name+"/forward", func(b *testing.B) {
+			p, err := train.NewPredictor(be, m, tuning, tuned)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			for b.Loop() {
+				if _, err := p.Logits(b.Context(), x); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "img/s")
+		})
+	}
+}

@@ -1,0 +1,214 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+)
+
+// Predictor computes logits with tuned tensors in place; nothing is dropped.
+type Predictor struct {
+	be       backend.Backend
+	net      *network
+	tuned    []*tensors.Tensor
+	logits   *backend.Program
+	features *backend.Program
+}
+
+// NewPredictor places the tuned tensors, by peft.Param.Name, on the backend.
+func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict) (*Predictor, error) {
+	net, err := newNetwork(be, m, t)
+	if err != nil {
+		return nil, err
+	}
+	p := &Predictor{be: be, net: net}
+	for _, q := range t.Params {
+		v, ok := tuned[q.Name]
+		if !ok || v.Size() != q.Size() {
+			return nil, fmt.Errorf("preparing predictions: the tuned tensor %s has shape %v, expected %v", q.Name, v.Shape, q.Shape)
+		}
+		x, err := backend.Tensor(be, v.Data, q.Shape...)
+		if err != nil {
+			return nil, err
+		}
+		p.tuned = append(p.tuned, x)
+	}
+	if p.logits, err = backend.NewProgram(be, "forward pass", func(_ *Graph, in []*Node) []*Node {
+		tuned, frozen, images := p.split(in)
+		return []*Node{net.logits(tuned, frozen, images, nil, peft.Rates{})}
+	}); err != nil {
+		return nil, err
+	}
+	p.features, err = backend.NewProgram(be, "features", func(_ *Graph, in []*Node) []*Node {
+		tuned, frozen, images := p.split(in)
+		return []*Node{m.Config.Features(net.layers(tuned, frozen, nil, peft.Rates{}), m.Images(images))}
+	})
+	return p, err
+}
+
+func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
+	n := len(p.tuned)
+	return in[:n], in[n : len(in)-1], in[len(in)-1]
+}
+
+// Close releases the compiled graphs and the tuned tensors.
+func (p *Predictor) Close() {
+	p.logits.Close()
+	p.features.Close()
+	backend.Free(p.tuned...)
+	p.net.close()
+}
+
+// Logits is [B, C], row-major, for images as Stepper.Step takes them.
+func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	return p.run(ctx, p.logits, images)
+}
+
+// Features is what the head sees, [B, D], row-major.
+func (p *Predictor) Features(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	return p.run(ctx, p.features, images)
+}
+
+func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) ([]float32, error) {
+	var args []any
+	for _, t := range p.tuned {
+		args = append(args, t)
+	}
+	for _, t := range p.net.values {
+		args = append(args, t)
+	}
+	out, err := program.Run(ctx, append(args, images)...)
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Free(out...)
+	return backend.Float32s(out[0])
+}
+
+// Evaluation is how well predictions match labels.
+type Evaluation struct {
+	Images   int        `json:"images"`
+	Accuracy float64    `json:"accuracy"` // fraction of right top-1 predictions
+	Loss     float64    `json:"loss"`     // mean cross-entropy
+	Classes  []PerClass `json:"classes,omitempty"`
+}
+
+// PerClass counts the images of one class and how many were recognised.
+type PerClass struct {
+	Images  int `json:"images"`
+	Correct int `json:"correct"`
+}
+
+// Evaluate predicts every image of the loader. progress, if not nil, is called
+// with the images seen so far.
+func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, progress func(images int)) (Evaluation, error) {
+	var e Evaluation
+	classes := p.net.model.Config.NumClasses
+	e.Classes = make([]PerClass, classes)
+	loss := 0.0
+	correct := 0
+	for b, err := range data.batches(ctx, p.be, nil, batchSize, false, 0, 0) {
+		if err != nil {
+			return e, err
+		}
+		logits, err := p.Logits(ctx, b.images)
+		b.free()
+		if err != nil {
+			return e, err
+		}
+		for i, label := range b.host {
+			row := logits[i*classes : (i+1)*classes]
+			best, lse := logSumExp(row)
+			loss += lse - float64(row[label])
+			e.Classes[label].Images++
+			if best == int(label) {
+				e.Classes[label].Correct++
+				correct++
+			}
+		}
+		e.Images += len(b.host)
+		if progress != nil {
+			progress(e.Images)
+		}
+	}
+	if e.Images > 0 {
+		e.Accuracy = float64(correct) / float64(e.Images)
+		e.Loss = loss / float64(e.Images)
+	}
+	return e, nil
+}
+
+// logSumExp returns the position of the largest value and log Σ exp.
+func logSumExp(row []float32) (best int, lse float64) {
+	for i, v := range row {
+		if v > row[best] {
+			best = i
+		}
+	}
+	sum := 0.0
+	for _, v := range row {
+		sum += math.Exp(float64(v - row[best]))
+	}
+	return best, float64(row[best]) + math.Log(sum)
+}
+
+// Features computes the features of every sample once, for a head trained
+// alone on a frozen backbone.
+func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, progress func(images int)) (*Data, error) {
+	out := &Data{width: p.net.model.Config.EmbedDim}
+	for b, err := range data.batches(ctx, p.be, nil, batchSize, false, 0, 0) {
+		if err != nil {
+			return nil, err
+		}
+		f, err := p.Features(ctx, b.images)
+		b.free()
+		if err != nil {
+			return nil, err
+		}
+		out.features = append(out.features, f...)
+		out.labels = append(out.labels, b.host...)
+		if progress != nil {
+			progress(len(out.labels))
+		}
+	}
+	return out, nil
+}
+
+// Data is what training and evaluation read: images from a loader, or the
+// features of images.
+type Data struct {
+	loader *dataset.Loader
+	size   int // side of the images, px
+
+	features []float32 // [N, width]
+	labels   []int32
+	width    int
+}
+
+// Images is data read through a loader whose transform yields size px.
+func Images(loader *dataset.Loader, size int) *Data { return &Data{loader: loader, size: size} }
+
+// Len is the number of samples.
+func (d *Data) Len() int {
+	if d.loader == nil {
+		return len(d.labels)
+	}
+	return d.loader.Len()
+}
+
+// batch is one batch on the backend, and its labels on the host too.
+type batch struct {
+	images, labels *tensors.Tensor
+	host           []int32
+}
+
+func (b batch) free() { backend.Free(b.images, b.labels) }

@@ -1,0 +1,261 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/sensitivity"
+)
+
+// AdamW's constants besides learning rate and weight decay (PyTorch's defaults).
+const (
+	beta1   = 0.9
+	beta2   = 0.999
+	epsilon = 1e-8
+)
+
+// Stepper is one training step, compiled: forward, backward, AdamW. The tuned
+// tensors and the optimiser's moments stay on the backend between steps.
+type Stepper struct {
+	be      backend.Backend
+	tuning  *peft.Tuning
+	net     *network
+	rates   peft.Rates
+	decay   float64
+	program *backend.Program
+
+	steps  int               // optimiser steps taken
+	state  []*tensors.Tensor // tuned tensors, first moments, second moments: 3·len(Params)
+	closed bool
+}
+
+// NewStepper starts training at the given tuned values, with the optimiser's
+// moments at zero. weightDecay is decoupled, on tensors of two or more
+// dimensions.
+func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict, rates peft.Rates, weightDecay float64) (*Stepper, error) {
+	net, err := newNetwork(be, m, t)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stepper{be: be, tuning: t, net: net, rates: rates, decay: weightDecay}
+	zero := checkpoint.StateDict{}
+	for _, p := range t.Params {
+		zero[p.Name] = checkpoint.NewTensor(p.Shape...)
+	}
+	if err := s.load(0, tuned, zero, zero); err != nil {
+		return nil, err
+	}
+	s.program, err = backend.NewProgram(be, "training step", s.build)
+	return s, err
+}
+
+// Close releases the compiled step and its state.
+func (s *Stepper) Close() {
+	s.program.Close()
+	backend.Free(s.state...)
+	s.net.close()
+}
+
+// load sets the training state.
+func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) error {
+	backend.Free(s.state...)
+	s.steps, s.state = steps, nil
+	for _, sd := range []checkpoint.StateDict{tuned, first, second} {
+		for _, p := range s.tuning.Params {
+			v, ok := sd[p.Name]
+			if !ok || v.Size() != p.Size() {
+				return fmt.Errorf("loading the training state: %s has shape %v, expected %v", p.Name, v.Shape, p.Shape)
+			}
+			t, err := backend.Tensor(s.be, v.Data, p.Shape...)
+			if err != nil {
+				return err
+			}
+			s.state = append(s.state, t)
+		}
+	}
+	return nil
+}
+
+// save reads the training state back.
+func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) {
+	var out [3]checkpoint.StateDict
+	n := len(s.tuning.Params)
+	for i := range out {
+		out[i] = checkpoint.StateDict{}
+		for j, p := range s.tuning.Params {
+			v, err := backend.Float32s(s.state[i*n+j])
+			if err != nil {
+				return nil, nil, nil, fmt.Errorf("reading %s: %w", p.Name, err)
+			}
+			out[i][p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: v}
+		}
+	}
+	return out[0], out[1], out[2], nil
+}
+
+// Tuned reads the tuned tensors back.
+func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
+	tuned, _, _, err := s.save()
+	return tuned, err
+}
+
+// build: tuned, first moments, second moments, frozen, images, labels, random
+// state, and the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ → the first three anew, loss, number
+// of correct predictions.
+func (s *Stepper) build(g *Graph, in []*Node) []*Node {
+	n := len(s.tuning.Params)
+	tuned, first, second, rest := in[:n], in[n:2*n], in[2*n:3*n], in[3*n:]
+	frozen, rest := rest[:len(s.net.inputs)], rest[len(s.net.inputs):]
+	images, labels, rng, lr, correct1, correct2 := rest[0], rest[1], rest[2], rest[3], rest[4], rest[5]
+
+	logits := s.net.logits(tuned, frozen, images, rng, s.rates)
+	loss := sensitivity.CrossEntropy(logits, labels)
+	grads := Gradient(loss, tuned...)
+
+	out := make([]*Node, 3*n, 3*n+2)
+	for i, p := range s.tuning.Params {
+		w, grad := tuned[i], grads[i]
+		if p.Decays() && s.decay > 0 {
+			w = Sub(w, Mul(w, MulScalar(lr, s.decay)))
+		}
+		m := Add(MulScalar(first[i], beta1), MulScalar(grad, 1-beta1))
+		v := Add(MulScalar(second[i], beta2), MulScalar(Mul(grad, grad), 1-beta2))
+		denominator := AddScalar(Div(Sqrt(v), Sqrt(correct2)), epsilon)
+		out[i] = Sub(w, Div(Mul(m, Div(lr, correct1)), denominator))
+		out[n+i], out[2*n+i] = m, v
+	}
+	hits := ReduceAllSum(ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32))
+	return append(out, loss, hits)
+}
+
+// Step trains on one batch: images as uint8 pixels or normalised float32
+// [B, S, S, 3], or features [B, D] where only the head is tuned; labels int32
+// [B]. seed decides what is dropped. It returns the batch's mean loss and how
+// many predictions were right, both before the update.
+func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (loss float64, correct int, err error) {
+	if err := ctx.Err(); err != nil { // before the state is given away
+		return 0, 0, err
+	}
+	r := rand.New(rand.NewPCG(seed, uint64(s.steps)))
+	rng, err := backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
+	if err != nil {
+		return 0, 0, err
+	}
+	t := float64(s.steps + 1)
+	scalars := []*tensors.Tensor{rng}
+	for _, v := range []float64{lr, 1 - math.Pow(beta1, t), 1 - math.Pow(beta2, t)} {
+		x, err := backend.Scalar(s.be, float32(v))
+		if err != nil {
+			return 0, 0, err
+		}
+		scalars = append(scalars, x)
+	}
+	defer backend.Free(scalars...)
+	var args []any
+	for _, x := range s.state {
+		args = append(args, backend.Donated{Tensor: x})
+	}
+	for _, x := range s.net.values {
+		args = append(args, x)
+	}
+	args = append(args, images, labels)
+	for _, x := range scalars {
+		args = append(args, x)
+	}
+	out, err := s.program.Run(ctx, args...)
+	if err != nil {
+		return 0, 0, err
+	}
+	n := len(s.state)
+	s.state = out[:n]
+	s.steps++
+	l, err := backend.Float32s(out[n])
+	if err != nil {
+		return 0, 0, err
+	}
+	hits, err := backend.Float32s(out[n+1])
+	if err != nil {
+		return 0, 0, err
+	}
+	backend.Free(out[n:]...)
+	if v := float64(l[0]); math.IsNaN(v) || math.IsInf(v, 0) {
+		return v, 0, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", s.steps, v)
+	}
+	return float64(l[0]), int(hits[0]), nil
+}
+
+// network is the forward pass with its frozen inputs placed on the backend.
+type network struct {
+	model  *backbone.Model
+	tuning *peft.Tuning
+	inputs []string // names of values: frozen tensors, then index tensors
+	values []*tensors.Tensor
+	frozen int
+}
+
+func newNetwork(be backend.Backend, m *backbone.Model, t *peft.Tuning) (*network, error) {
+	placed, err := m.On(be)
+	if err != nil {
+		return nil, err
+	}
+	tuned := map[string]bool{}
+	for _, p := range t.Params {
+		tuned[p.Name] = true
+	}
+	n := &network{model: m, tuning: t}
+	for _, p := range m.Config.Params() {
+		if !tuned[p.Name] {
+			n.inputs = append(n.inputs, p.Name)
+			n.values = append(n.values, placed[p.Name])
+		}
+	}
+	n.frozen = len(n.inputs)
+	for _, p := range m.Config.Params() {
+		if entries, ok := t.Selection.Entries[p.Name]; ok {
+			x, err := backend.Int32(be, entries, len(entries))
+			if err != nil {
+				return nil, fmt.Errorf("placing the positions of %s: %w", p.Name, err)
+			}
+			n.inputs = append(n.inputs, p.Name)
+			n.values = append(n.values, x)
+		}
+	}
+	return n, nil
+}
+
+func (n *network) close() { backend.Free(n.values[n.frozen:]...) }
+
+// logits is [B, C]; rng nil means evaluation.
+func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
+	layers := n.layers(tuned, frozen, rng, rates)
+	if images.Rank() == 2 {
+		return layers.Linear("head", images)
+	}
+	return n.model.Config.Logits(layers, n.model.Images(images))
+}
+
+func (n *network) layers(tuned, frozen []*Node, rng *Node, rates peft.Rates) backbone.Layers {
+	in := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}, RNG: rng, Rates: rates}
+	for i, name := range n.inputs {
+		if i < n.frozen {
+			in.Frozen[name] = frozen[i]
+		} else {
+			in.Indices[name] = frozen[i]
+		}
+	}
+	for i, p := range n.tuning.Params {
+		in.Tuned[p.Name] = tuned[i]
+	}
+	return n.tuning.Layers(in)
+}

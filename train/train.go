@@ -1,0 +1,303 @@
+// Package train is stage 3: it tunes what a plan selected.
+//
+// [Run] is the loop: it draws the initial values, shuffles, steps, validates
+// and keeps a checkpoint, so that a stopped run goes on to exactly the same
+// bits. Below it a [Stepper] is one optimiser step and a [Predictor] the
+// forward pass; [Data] is what both read. All randomness comes from the seed
+// and the position in the run, none from a state that would have to be saved.
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"time"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+)
+
+// Options are the recipe. [VTAB] is the paper's.
+type Options struct {
+	Epochs       int     `json:"epochs"`
+	BatchSize    int     `json:"batch_size"`
+	LR           float64 `json:"lr"`
+	WeightDecay  float64 `json:"weight_decay"` // decoupled; tensors of two or more dimensions only
+	WarmupEpochs float64 `json:"warmup_epochs"`
+	WarmupLR     float64 `json:"warmup_lr"`
+	MinLR        float64 `json:"min_lr"`
+
+	DropPath       float64 `json:"drop_path"`        // of the blocks, linear over depth
+	Dropout        float64 `json:"dropout"`          // on a module's input
+	ModuleDropPath float64 `json:"module_drop_path"` // on a module's output
+
+	Seed uint64 `json:"seed"`
+}
+
+// VTAB is the paper's recipe for VTAB-1k: AdamW at 1e-3, batches of 64, 100
+// epochs, cosine from 10 warm-up epochs.
+func VTAB() Options {
+	return Options{Epochs: 100, BatchSize: 64, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
+		DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}
+}
+
+// WithEpochs sets the number of epochs and keeps the warm-up's share of them.
+func (o Options) WithEpochs(n int) Options {
+	if o.Epochs > 0 {
+		o.WarmupEpochs *= float64(n) / float64(o.Epochs)
+	}
+	o.Epochs = n
+	return o
+}
+
+// Validate says what is wrong with o, if anything.
+func (o Options) Validate() error {
+	switch {
+	case o.Epochs < 1:
+		return fmt.Errorf("epochs: %d, expected at least 1", o.Epochs)
+	case o.BatchSize < 1:
+		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
+	case !(o.LR > 0) || o.LR > 10:
+		return fmt.Errorf("learning rate: %g, expected a positive number such as 0.001", o.LR)
+	case !(o.WeightDecay >= 0) || !(o.WarmupLR >= 0) || !(o.MinLR >= 0) || !(o.WarmupEpochs >= 0):
+		return errors.New("weight decay, warm-up and minimum learning rate must not be negative")
+	}
+	for name, v := range map[string]float64{"drop-path": o.DropPath, "dropout": o.Dropout, "module drop-path": o.ModuleDropPath} {
+		if !(v >= 0 && v < 1) {
+			return fmt.Errorf("%s rate: %g, expected at least 0 and below 1", name, v)
+		}
+	}
+	return nil
+}
+
+// LearningRate is timm's cosine schedule with linear warm-up (CosineLRScheduler
+// without warmup_prefix), evaluated at every step: epoch is fractional.
+func (o Options) LearningRate(epoch float64) float64 {
+	if epoch < o.WarmupEpochs {
+		return o.WarmupLR + (o.LR-o.WarmupLR)*epoch/o.WarmupEpochs
+	}
+	return o.MinLR + (o.LR-o.MinLR)*(1+math.Cos(math.Pi*epoch/float64(o.Epochs)))/2
+}
+
+// Epoch is what one pass over the training data gave.
+type Epoch struct {
+	Epoch           int     `json:"epoch"` // from 1
+	LR              float64 `json:"lr"`    // of the epoch's last step
+	TrainLoss       float64 `json:"train_loss"`
+	TrainAccuracy   float64 `json:"train_accuracy"` // with drop rates on, before each update
+	ValLoss         float64 `json:"val_loss,omitempty"`
+	ValAccuracy     float64 `json:"val_accuracy,omitempty"`
+	TestAccuracy    float64 `json:"test_accuracy,omitempty"` // only where every epoch is tested (paper protocol)
+	Seconds         float64 `json:"seconds"`                 // of training, validation apart
+	ImagesPerSecond float64 `json:"images_per_second"`
+}
+
+// Hooks are called as a run proceeds, on its own goroutine. Nil ones are skipped.
+type Hooks struct {
+	Step  func(epoch, step, steps int, loss float64)
+	Epoch func(Epoch)
+}
+
+// Run is one training.
+type Run struct {
+	Backend backend.Backend
+	Model   *backbone.Model
+	Tuning  *peft.Tuning
+	Options Options
+	Train   *Data
+	Val     *Data // nil: no validation
+	Test    *Data // nil unless every epoch is to be tested too, as the paper's protocol does
+	// Checkpoint is a file that keeps the training state at every epoch's end
+	// and when ctx is cancelled; empty: none. If it exists, the run goes on from
+	// there. It is removed by the caller, once the result is safe.
+	Checkpoint string
+	Hooks      Hooks
+}
+
+// Result is a finished training.
+type Result struct {
+	Tuned  checkpoint.StateDict
+	Epochs []Epoch
+}
+
+// Interrupted is returned when ctx ended a run. The training state is in the
+// checkpoint, if the run has one.
+type Interrupted struct {
+	Epoch, Step int    // the next to do, from 0
+	Checkpoint  string // empty if the run keeps none
+	Cause       error
+}
+
+func (e *Interrupted) Error() string {
+	return fmt.Sprintf("training stopped in epoch %d at step %d: %v", e.Epoch+1, e.Step, e.Cause)
+}
+
+func (e *Interrupted) Unwrap() error { return e.Cause }
+
+// Do trains to the end. A partial last batch of an epoch is left out, as the
+// loaders of VTAB-1k do, unless it is the only one.
+func (r *Run) Do(ctx context.Context) (*Result, error) {
+	o := r.Options
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("training options: %w", err)
+	}
+	if r.Train.Len() == 0 {
+		return nil, errors.New("training: there are no training images")
+	}
+	progress, tuned, err := r.start()
+	if err != nil {
+		return nil, err
+	}
+	train, val, test, err := r.cacheFeatures(ctx, tuned)
+	if err != nil {
+		return nil, err
+	}
+	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
+	stepper, err := NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
+	if err != nil {
+		return nil, err
+	}
+	defer stepper.Close()
+	if progress.resumed != nil {
+		if err := stepper.load(progress.Steps, tuned, progress.resumed.first, progress.resumed.second); err != nil {
+			return nil, err
+		}
+	}
+	batch := min(o.BatchSize, train.Len())
+	steps := train.Len() / batch
+	for progress.Epoch < o.Epochs {
+		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
+			return nil, err
+		}
+		done := progress.epochDone(o, batch, steps)
+		if val != nil || test != nil {
+			if err := r.validate(ctx, stepper, val, test, &done); err != nil {
+				if ctx.Err() != nil {
+					// The epoch is trained but not validated: its end is done again.
+					err = r.interrupt(stepper, progress, ctx.Err())
+				}
+				return nil, err
+			}
+		}
+		progress.History = append(progress.History, done)
+		progress.next()
+		if r.Hooks.Epoch != nil {
+			r.Hooks.Epoch(done)
+		}
+		if err := r.save(stepper, progress); err != nil {
+			return nil, err
+		}
+	}
+	result := &Result{Epochs: progress.History}
+	result.Tuned, err = stepper.Tuned()
+	return result, err
+}
+
+// epoch trains on the epoch's remaining batches.
+func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, batch, steps int) error {
+	order := dataset.Shuffle(train.Len(), r.Options.Seed, p.Epoch)[p.Step*batch : steps*batch]
+	start := time.Now()
+	for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, p.Epoch) {
+		var loss float64
+		var correct int
+		if err == nil {
+			lr := r.Options.LearningRate(float64(p.Epoch) + float64(p.Step)/float64(steps))
+			loss, correct, err = s.Step(ctx, b.images, b.labels, lr, r.Options.Seed)
+			b.free()
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				p.Seconds += time.Since(start).Seconds()
+				return r.interrupt(s, *p, ctx.Err())
+			}
+			return err
+		}
+		p.Step++
+		p.Steps++
+		p.LossSum += loss * float64(batch)
+		p.Correct += correct
+		if r.Hooks.Step != nil {
+			r.Hooks.Step(p.Epoch, p.Step, steps, loss)
+		}
+	}
+	if p.Step < steps && ctx.Err() != nil { // the loader ended early
+		return r.interrupt(s, *p, ctx.Err())
+	}
+	p.Seconds += time.Since(start).Seconds()
+	return nil
+}
+
+func (r *Run) interrupt(s *Stepper, p progress, cause error) error {
+	if err := r.save(s, p); err != nil {
+		return errors.Join(cause, err)
+	}
+	return &Interrupted{Epoch: p.Epoch, Step: p.Step, Checkpoint: r.Checkpoint, Cause: cause}
+}
+
+func (r *Run) validate(ctx context.Context, s *Stepper, val, test *Data, e *Epoch) error {
+	tuned, err := s.Tuned()
+	if err != nil {
+		return err
+	}
+	p, err := NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if val != nil {
+		v, err := p.Evaluate(ctx, val, r.Options.BatchSize, nil)
+		if err != nil {
+			return err
+		}
+		e.ValLoss, e.ValAccuracy = v.Loss, v.Accuracy
+	}
+	if test != nil {
+		v, err := p.Evaluate(ctx, test, r.Options.BatchSize, nil)
+		if err != nil {
+			return err
+		}
+		e.TestAccuracy = v.Accuracy
+	}
+	return nil
+}
+
+// cacheFeatures replaces images by features where only the head is tuned: the
+// frozen backbone then sees each image once instead of once an epoch.
+func (r *Run) cacheFeatures(ctx context.Context, tuned checkpoint.StateDict) (train, val, test *Data, err error) {
+	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
+		return r.Train, r.Val, r.Test, nil
+	}
+	p, err := NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer p.Close()
+	out := [3]*Data{}
+	for i, d := range []*Data{r.Train, r.Val, r.Test} {
+		if d == nil {
+			continue
+		}
+		if out[i], err = p.featuresOf(ctx, d, r.Options.BatchSize, nil); err != nil {
+			if ctx.Err() != nil {
+				err = &Interrupted{Cause: ctx.Err()}
+			}
+			return nil, nil, nil, err
+		}
+	}
+	return out[0], out[1], out[2], nil
+}
+
+// start loads the checkpoint, or draws the initial values.
+func (r *Run) start() (progress, checkpoint.StateDict, error) {
+	if r.Checkpoint != "" {
+		if _, err := os.Stat(r.Checkpoint); err == nil {
+			return loadProgress(r.Checkpoint, r.Tuning, r.identity())
+		}
+	}
+	return progress{}, r.Tuning.Init(r.Options.Seed, r.Model.Weights), nil
+}
