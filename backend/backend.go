@@ -12,7 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"sync"
+	"os"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
@@ -25,24 +25,26 @@ import (
 // Backend is what graphs are compiled for and run on.
 type Backend = compute.Backend
 
-// silence keeps GoMLX's klog lines off the user's terminal.
-var silence = sync.OnceFunc(func() {
-	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(flags)
-	// Set fails only for unknown names; these are klog's own.
-	_ = flags.Set("logtostderr", "false")
-	_ = flags.Set("stderrthreshold", "FATAL")
-	klog.SetOutput(io.Discard)
-})
-
 // New returns the default backend: GoMLX's portable Go backend. It is shared
 // by the whole process, so weights placed on it are placed once.
-var New = sync.OnceValues(func() (be Backend, err error) {
+func New() (Backend, error) { return goBackend, goBackendErr }
+
+// The backend is made while packages are initialised, when nothing else can be
+// printing: its constructor announces this option on standard output.
+//
+// Operations run side by side on as many goroutines as they ask for. With the
+// default limit, matrix products that run side by side in compute v0.1.3 can
+// wait for each other's workers for ever.
+var goBackend, goBackendErr = func() (be Backend, err error) {
 	silence()
-	// Operations run one after the other, each on all cores: in compute v0.1.3
-	// matrix products that run side by side can wait for each other's workers
-	// for ever.
-	caught := exceptions.TryCatch[error](func() { be, err = gobackend.New("ops_sequential") })
+	stdout := os.Stdout
+	defer func() { os.Stdout = stdout }()
+	if os.Stdout, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+		os.Stdout = stdout
+	} else {
+		defer os.Stdout.Close()
+	}
+	caught := exceptions.TryCatch[error](func() { be, err = gobackend.New("parallelism=-1,ops_parallel") })
 	if err == nil {
 		err = caught
 	}
@@ -50,7 +52,17 @@ var New = sync.OnceValues(func() (be Backend, err error) {
 		return nil, fmt.Errorf("starting the Go compute backend: %w", err)
 	}
 	return be, nil
-})
+}()
+
+// silence keeps GoMLX's klog lines off the user's terminal.
+func silence() {
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	// Set fails only for unknown names; these are klog's own.
+	_ = flags.Set("logtostderr", "false")
+	_ = flags.Set("stderrthreshold", "FATAL")
+	klog.SetOutput(io.Discard)
+}
 
 // Program is a graph function, compiled once for each set of input shapes.
 type Program struct {

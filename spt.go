@@ -1,0 +1,377 @@
+// Package spt tunes a pretrained vision transformer for an image task by
+// tuning under one percent of its weights, where the task needs it:
+// Sensitivity-aware visual Parameter-efficient Tuning (SPT, He et al., ICCV
+// 2023, arXiv 2303.08566).
+//
+// A [Task] binds a backbone to a data set. Its methods are the stages:
+// [Task.Score] gives every weight a sensitivity, [Task.Plan] chooses under a
+// budget what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
+// [Task.Tune] runs them all, chooses between budgets on validation data, tests
+// once, and keeps everything in a run folder from which it can resume.
+//
+// The stages' own packages, in the order in which data flows, are checkpoint,
+// backbone, dataset, sensitivity, plan, peft, train and delta.
+package spt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
+)
+
+// Version of the library and the command.
+const Version = "0.1.0"
+
+// Method says what is tuned.
+type Method string
+
+// The methods. Those of SPT score and plan first.
+const (
+	SPTLoRA    Method = "spt-lora"    // SPT with LoRA as its structured module
+	SPTAdapter Method = "spt-adapter" // SPT with Adapter as its structured module
+	LoRA       Method = "lora"        // LoRA on every matrix of every block
+	Adapter    Method = "adapter"     // Adapter on every matrix of every block
+	Linear     Method = "linear"      // linear probe: the head alone
+	Full       Method = "full"        // every weight
+)
+
+// Methods lists the methods: the fixed ones, and spt-NAME and NAME for every
+// registered structured module.
+func Methods() []Method {
+	out := []Method{Linear}
+	for _, n := range peft.Names() {
+		out = append(out, Method(n))
+	}
+	for _, n := range peft.Names() {
+		out = append(out, Method("spt-"+n))
+	}
+	return append(out, Full)
+}
+
+// Module is the structured module's name; empty for linear and full.
+func (m Method) Module() string {
+	if m == Linear || m == Full {
+		return ""
+	}
+	return strings.TrimPrefix(string(m), "spt-")
+}
+
+// Scores reports whether the method needs stages 1 and 2.
+func (m Method) Scores() bool { return strings.HasPrefix(string(m), "spt-") }
+
+// Validate says what is wrong with m, if anything.
+func (m Method) Validate() error {
+	if !slices.Contains(Methods(), m) {
+		var names []string
+		for _, n := range Methods() {
+			names = append(names, string(n))
+		}
+		return fmt.Errorf("method %q is unknown; known: %s", m, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// TaskOptions say how images are read. Zero values are the defaults.
+type TaskOptions struct {
+	Resize         string // "direct" (default) or "crop"
+	ResizeTo       int    // shorter side before the crop, px; 0: round(size·256/224)
+	RandomCrop     bool   // while training, with Resize "crop"
+	HorizontalFlip bool   // while training
+	CacheBytes     int64  // bound on decoded images kept in memory; 0: 1 GiB, negative: none
+	Workers        int    // images decoded at once; 0: GOMAXPROCS
+}
+
+// Task is a backbone bound to a data set.
+type Task struct {
+	Backend backend.Backend
+	Model   *backbone.Model
+	Data    *dataset.Dataset
+	Options TaskOptions
+
+	eval, train dataset.Transform
+	cache       *dataset.Cache
+}
+
+// NewTask binds a backbone, loaded with the data set's number of classes, to
+// the data set, on the default backend.
+func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, error) {
+	be, err := backend.New()
+	if err != nil {
+		return nil, err
+	}
+	if m.Config.NumClasses != len(data.Classes) {
+		return nil, fmt.Errorf("the backbone is loaded for %d classes, the data set %s has %d; load it with LoadOptions.NumClasses %d", m.Config.NumClasses, data.Name, len(data.Classes), len(data.Classes))
+	}
+	t := &Task{Backend: be, Model: m, Data: data, Options: o, cache: dataset.NewCache(o.CacheBytes)}
+	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: o.Resize, ResizeTo: o.ResizeTo}
+	t.train = t.eval
+	t.train.RandomCrop, t.train.HorizontalFlip = o.RandomCrop, o.HorizontalFlip
+	if err := t.train.Validate(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// CheckImages decodes every image once, into the cache, so that a broken one is
+// found before training. Where the data set was opened with SkipBadImages,
+// broken ones are left out and listed in Data.Skipped.
+func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) error {
+	return t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
+}
+
+// images reads samples as evaluation does, trainingImages as training does.
+func (t *Task) images(samples []dataset.Sample) *train.Data {
+	return train.Images(dataset.NewLoader(samples, t.eval, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers}), t.eval.Size)
+}
+
+func (t *Task) trainingImages(samples []dataset.Sample) *train.Data {
+	return train.Images(dataset.NewLoader(samples, t.train, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers}), t.train.Size)
+}
+
+// ScoreOptions are stage 1's. The zero value is the paper's.
+type ScoreOptions struct {
+	Batches   int    `json:"batches"`    // 0: 16
+	BatchSize int    `json:"batch_size"` // 0: 32
+	PerSample bool   `json:"per_sample"` // sum the squared gradient of each image instead of each batch's mean
+	Seed      uint64 `json:"seed"`       // of the fresh head
+}
+
+func (o ScoreOptions) withDefaults() ScoreOptions {
+	if o.Batches == 0 {
+		o.Batches = 16
+	}
+	if o.BatchSize == 0 {
+		o.BatchSize = 32
+	}
+	return o
+}
+
+// Score is stage 1: the sensitivity of every weight, from training images. VTAB
+// lists are read in their order, as the paper does; other layouts list class
+// by class, so they are shuffled with the seed. progress may be nil.
+func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
+	o = o.withDefaults()
+	samples := t.Data.Train
+	n := min(o.Batches*o.BatchSize, len(samples))
+	order := make([]int, len(samples))
+	for i := range order {
+		order[i] = i
+	}
+	if t.Data.Layout != "vtab" {
+		order = dataset.Shuffle(len(samples), o.Seed, 0)
+	}
+	head, err := peft.New(t.Model.Config, peft.Linear())
+	if err != nil {
+		return nil, err
+	}
+	loader := dataset.NewLoader(samples, t.eval, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers})
+	var batches iter.Seq2[*dataset.Batch, error] = loader.Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
+	var report func(int, float64)
+	if progress != nil {
+		report = func(done int, loss float64) { progress(done, n, loss) }
+	}
+	scores, err := sensitivity.Score(ctx, t.Backend, t.Model, head.Init(o.Seed, t.Model.Weights), batches, sensitivity.Options{PerSample: o.PerSample}, report)
+	if err != nil {
+		return nil, fmt.Errorf("scoring the backbone's weights: %w", err)
+	}
+	return scores, nil
+}
+
+// PlanOptions are stage 2's. Zero values are the paper's.
+type PlanOptions struct {
+	Module string  `json:"module"` // structured module
+	Rank   int     `json:"rank"`   // 0: 8
+	Alpha  float64 `json:"alpha"`  // 0: 10
+	Beta   float64 `json:"beta"`   // 0: 5
+	Compat string  `json:"compat"` // "" (exact budget) or "release"
+}
+
+func (o PlanOptions) withDefaults() PlanOptions {
+	if o.Rank == 0 {
+		o.Rank = 8
+	}
+	if o.Alpha == 0 {
+		o.Alpha = 10
+	}
+	if o.Beta == 0 {
+		o.Beta = 5
+	}
+	return o
+}
+
+// Plan is stage 2: what to tune under a budget, written "0.4M", "400000" or
+// "0.5%" of the backbone c. In compat mode "release" the budget must be one of
+// the reference release's seven targets.
+func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget string, o PlanOptions) (*plan.Plan, error) {
+	o = o.withDefaults()
+	module, err := peft.Lookup(o.Module)
+	if err != nil {
+		return nil, err
+	}
+	parameters, err := plan.ParseBudget(budget, c.Size())
+	if err != nil {
+		return nil, err
+	}
+	options := plan.Options{Budget: parameters, Module: module.Name, ModuleParams: module.Count, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta, ClassToken: c.EmbedDim}
+	scored := Scored(scores)
+	switch o.Compat {
+	case "":
+		return plan.Exact(ctx, scored, options)
+	case plan.CompatRelease:
+		plans, err := plan.Release(scored, plan.ReleaseOptions{Options: options})
+		if err != nil {
+			return nil, err
+		}
+		var targets []string
+		for _, p := range plans {
+			if p.Budget == parameters {
+				return p, nil
+			}
+			targets = append(targets, fmt.Sprint(p.Budget))
+		}
+		return nil, fmt.Errorf("budget %s: the release's targets are %s parameters; give one of them, or leave compat mode", budget, strings.Join(targets, ", "))
+	}
+	return nil, fmt.Errorf("compat mode %q is unknown; known: release", o.Compat)
+}
+
+// Scored is the view of scores that package plan takes.
+func Scored(s *sensitivity.Scores) []plan.Scored {
+	var out []plan.Scored
+	for _, t := range s.Tensors {
+		out = append(out, plan.Scored{Name: t.Name, Shape: t.Shape, Scores: t.Scores, Norm: t.Norm})
+	}
+	return out
+}
+
+// Tensors is the view of a backbone's scored tensors, without scores, that
+// plan.Plan's Validate and Explain take.
+func Tensors(c backbone.Config) []plan.Scored {
+	var out []plan.Scored
+	for _, p := range c.Params() {
+		if p.Role == backbone.Scored {
+			out = append(out, plan.Scored{Name: p.Name, Shape: p.Shape, Norm: p.Norm})
+		}
+	}
+	return out
+}
+
+// Select turns a plan into what is tuned: its matrices, vectors and entries,
+// and the class token.
+func Select(p *plan.Plan) peft.Selection {
+	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append([]string{"cls_token"}, p.Vectors...), Entries: p.Entries}
+}
+
+// Baseline is what a method without scores tunes. LoRA and Adapter get the
+// given rank, or if it is 0 the largest that the budget allows, or without a
+// budget rank 8.
+func Baseline(c backbone.Config, m Method, rank int, budget string) (peft.Selection, error) {
+	if err := m.Validate(); err != nil {
+		return peft.Selection{}, err
+	}
+	switch {
+	case m == Linear:
+		return peft.Linear(), nil
+	case m == Full:
+		return peft.Full(c), nil
+	case m.Scores():
+		return peft.Selection{}, fmt.Errorf("method %s selects through a plan", m)
+	}
+	if rank == 0 && budget != "" {
+		parameters, err := plan.ParseBudget(budget, c.Size())
+		if err != nil {
+			return peft.Selection{}, err
+		}
+		if rank, _, err = peft.RankFor(c, m.Module(), parameters); err != nil {
+			return peft.Selection{}, err
+		}
+	}
+	if rank == 0 {
+		rank = 8
+	}
+	return peft.Uniform(c, m.Module(), rank), nil
+}
+
+// TrainOptions are stage 3's.
+type TrainOptions struct {
+	train.Options
+	// WithVal trains on train and val together; there is then no validation.
+	WithVal bool
+	// Checkpoint is a file from which an interrupted training goes on; empty: none.
+	Checkpoint string
+	// TestEveryEpoch evaluates the test set too after every epoch, as the paper's
+	// protocol does. It changes nothing in the training.
+	TestEveryEpoch bool
+	Hooks          train.Hooks
+}
+
+// Trained is the result of stage 3.
+type Trained struct {
+	Tuning *peft.Tuning
+	Tuned  checkpoint.StateDict
+	Epochs []train.Epoch
+}
+
+// Train is stage 3: it tunes a selection.
+func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Trained, error) {
+	tuning, err := peft.New(t.Model.Config, s)
+	if err != nil {
+		return nil, err
+	}
+	run := train.Run{Backend: t.Backend, Model: t.Model, Tuning: tuning, Options: o.Options, Checkpoint: o.Checkpoint, Hooks: o.Hooks}
+	if o.WithVal {
+		run.Train = t.trainingImages(t.Data.TrainVal())
+	} else {
+		run.Train = t.trainingImages(t.Data.Train)
+		if len(t.Data.Val) > 0 {
+			run.Val = t.images(t.Data.Val)
+		}
+	}
+	if o.TestEveryEpoch && len(t.Data.Test) > 0 {
+		run.Test = t.images(t.Data.Test)
+	}
+	result, err := run.Do(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Trained{tuning, result.Tuned, result.Epochs}, nil
+}
+
+// Evaluate measures tuned weights on samples, such as Data.Test. progress may
+// be nil.
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.Sample, progress func(images int)) (train.Evaluation, error) {
+	if len(samples) == 0 {
+		return train.Evaluation{}, errors.New("evaluating: there are no images")
+	}
+	p, err := train.NewPredictor(t.Backend, t.Model, tuned.Tuning, tuned.Tuned)
+	if err != nil {
+		return train.Evaluation{}, err
+	}
+	defer p.Close()
+	return p.Evaluate(ctx, t.images(samples), 64, progress)
+}
+
+// Delta packs what was tuned for keeping. p is the plan, nil for baselines.
+func (t *Task) Delta(m Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
+	d := &delta.Delta{
+		Method: string(m), Classes: t.Data.Classes, Config: t.Model.Config, Preprocessing: t.Model.Preprocessing,
+		Transform: delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo},
+		Selection: tuned.Tuning.Selection, Backbone: delta.BackboneOf(t.Model), Tuned: tuned.Tuned, Metrics: metrics,
+	}
+	if p != nil {
+		d.Plan = delta.Summarize(p)
+	}
+	return d
+}
