@@ -22,17 +22,17 @@ func Config() backbone.Config {
 		HiddenDim: 256, NumClasses: len(synth.Classes()), LayerNormEps: 1e-6}
 }
 
-// PretrainOptions is the recipe of the embedded backbone; [Recipe] is the one
-// that made it.
+// PretrainOptions is the recipe of the embedded backbone; [PretrainRecipe] is
+// the one that made it.
 type PretrainOptions struct {
 	ImagesPerClass int
 	ValPerClass    int
 	Train          train.Options
 }
 
-// Recipe made the embedded backbone: supervised classification of synth's 240
+// PretrainRecipe made the embedded backbone: supervised classification of synth's 240
 // pretraining classes.
-func Recipe() PretrainOptions {
+func PretrainRecipe() PretrainOptions {
 	return PretrainOptions{
 		ImagesPerClass: 200, ValPerClass: 5,
 		Train: train.Options{Epochs: 12, BatchSize: 128, LR: 2e-3, WeightDecay: 0.05, WarmupEpochs: 0.5, WarmupLR: 1e-6, MinLR: 1e-5},

@@ -34,9 +34,9 @@ func releaseName(name string) string {
 	return name
 }
 
-// selection reads what the release tuned in a run: structured modules, whole
+// releaseSelection reads what the release tuned in a run: structured modules, whole
 // tensors, and entries. Entries on LayerNorms are not trained by the release.
-func selection(t *testing.T, a *golden.Archive, c backbone.Config, module string, rank int) peft.Selection {
+func releaseSelection(t *testing.T, a *golden.Archive, c backbone.Config, module string, rank int) peft.Selection {
 	t.Helper()
 	s := peft.Selection{Module: module, Rank: rank, Entries: map[string][]int32{}}
 	for _, p := range c.Params() {
@@ -94,7 +94,7 @@ func TestGoldenTraining(t *testing.T) {
 		t.Run(run, func(t *testing.T) {
 			a := golden.Open(t, golden.Path(t, "spt_small", run+".npz"))
 			module, _, _ := strings.Cut(run, "_")
-			tuning, err := peft.New(model.Config, selection(t, a, model.Config, module, s.Rank))
+			tuning, err := peft.New(model.Config, releaseSelection(t, a, model.Config, module, s.Rank))
 			if err != nil {
 				t.Fatal(err)
 			}

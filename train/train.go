@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -99,8 +100,13 @@ type Epoch struct {
 
 // Hooks are called as a run proceeds, on its own goroutine. Nil ones are skipped.
 type Hooks struct {
-	Step  func(epoch, step, steps int, loss float64)
-	Epoch func(Epoch)
+	// Resumed is called once, with the epochs that an earlier call finished, if
+	// the run goes on from a checkpoint.
+	Resumed func([]Epoch)
+	// Step is called after each step; epoch counts from 0, step from 1.
+	Step func(epoch, step, steps int, loss float64)
+	// Epoch is called after each epoch. Its error ends the run.
+	Epoch func(Epoch) error
 }
 
 // Run is one training.
@@ -164,6 +170,9 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	}
 	defer stepper.Close()
 	if progress.resumed != nil {
+		if r.Hooks.Resumed != nil {
+			r.Hooks.Resumed(slices.Clone(progress.History))
+		}
 		if err := stepper.load(progress.Steps, tuned, progress.resumed.first, progress.resumed.second); err != nil {
 			return nil, err
 		}
@@ -186,11 +195,13 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 		progress.History = append(progress.History, done)
 		progress.next()
-		if r.Hooks.Epoch != nil {
-			r.Hooks.Epoch(done)
-		}
 		if err := r.save(stepper, progress); err != nil {
 			return nil, err
+		}
+		if r.Hooks.Epoch != nil {
+			if err := r.Hooks.Epoch(done); err != nil {
+				return nil, err
+			}
 		}
 	}
 	result := &Result{Epochs: progress.History}

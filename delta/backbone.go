@@ -1,0 +1,86 @@
+package delta
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/train"
+)
+
+// Check refuses a backbone that is not the one the delta was tuned on, and says
+// what differs: configuration, normalisation or weights. The first call on a
+// model hashes all its weights.
+func (d *Delta) Check(m *backbone.Model) error {
+	name := m.Path
+	if name == "" {
+		name = "in memory"
+	}
+	if differences := compare(m.Config, d.Config); len(differences) > 0 {
+		return fmt.Errorf("the delta does not fit the backbone %s: %s; it was tuned on %s: open that one through the delta (Delta.OpenBackbone), which sets image size, classes and heads, or tune this one anew",
+			name, strings.Join(differences, ", "), d.Backbone)
+	}
+	if m.Preprocessing.Mean != d.Preprocessing.Mean || m.Preprocessing.Std != d.Preprocessing.Std {
+		return fmt.Errorf("the delta does not fit the backbone %s: it was tuned on pixels normalised by mean %v and std %v, the backbone was opened with %v and %v; open it through the delta (Delta.OpenBackbone), or with these values",
+			name, d.Preprocessing.Mean, d.Preprocessing.Std, m.Preprocessing.Mean, m.Preprocessing.Std)
+	}
+	if got := m.Fingerprint(); got != d.Backbone.Fingerprint {
+		return fmt.Errorf("the delta does not fit the backbone %s: the shapes agree but the weights are other ones (fingerprint %s, expected %s); give the checkpoint that it was tuned on, %s, or tune this one anew",
+			name, got, d.Backbone.Fingerprint, d.Backbone)
+	}
+	return nil
+}
+
+// compare lists the fields in which a backbone's configuration is not the
+// delta's, as the JSON spells them.
+func compare(got, want backbone.Config) (differences []string) {
+	for _, f := range []struct {
+		name      string
+		got, want any
+	}{
+		{"architecture", got.Architecture, want.Architecture},
+		{"image_size", got.ImageSize, want.ImageSize},
+		{"patch_size", got.PatchSize, want.PatchSize},
+		{"embed_dim", got.EmbedDim, want.EmbedDim},
+		{"depth", got.Depth, want.Depth},
+		{"num_heads", got.NumHeads, want.NumHeads},
+		{"hidden_dim", got.HiddenDim, want.HiddenDim},
+		{"num_classes", got.NumClasses, want.NumClasses},
+		{"layer_norm_eps", got.LayerNormEps, want.LayerNormEps},
+	} {
+		if f.got != f.want {
+			differences = append(differences, fmt.Sprintf("%s is %v, expected %v", f.name, f.got, f.want))
+		}
+	}
+	return differences
+}
+
+// OpenBackbone loads the checkpoint at path as it was loaded for tuning: with
+// the delta's image size, classes, heads, LayerNorm eps and normalisation. A
+// checkpoint of another backbone is an error; see [Delta.Check].
+func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
+	m, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: d.Config.NumClasses, ImageSize: d.Config.ImageSize,
+		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps})
+	if err != nil {
+		return nil, fmt.Errorf("opening the backbone of a delta that was tuned on %s: %w", d.Backbone, err)
+	}
+	m.Preprocessing = d.Preprocessing
+	if err := d.Check(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Predictor computes the logits of m with the delta in place. m must pass
+// [Delta.Check]. The caller closes the Predictor.
+func (d *Delta) Predictor(be backend.Backend, m *backbone.Model) (*train.Predictor, error) {
+	if err := d.Check(m); err != nil {
+		return nil, err
+	}
+	t, err := d.Tuning()
+	if err != nil {
+		return nil, err
+	}
+	return train.NewPredictor(be, m, t, d.Tuned)
+}

@@ -1,0 +1,258 @@
+// Package delta is the result of tuning: everything that was tuned, in two
+// files of one folder, and what can be done with it.
+//
+// "spt_delta.json" says what was tuned and how to use it; the fields of [Delta]
+// are its fields. "spt_delta.safetensors" holds the values: each tuned tensor
+// as F32 under its peft.Param.Name, and the positions of the entries of tensor
+// NAME as I32 under peft.SparseIndices(NAME). The JSON carries the SHA-256 of
+// the other file, so that a mixed or damaged pair is noticed. The backbone's
+// own weights are not in a delta, only their fingerprint.
+//
+// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads
+// the backbone that a delta belongs to, [Delta.Check] refuses any other one,
+// [Delta.Predictor] puts the two together. Where the tuning is linear,
+// [Delta.Merge] folds it into a copy of the backbone, proves on real images
+// that nothing changed, and [Merged.Save] writes a checkpoint that timm reads.
+package delta
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+)
+
+// Version is the version of the files that this package writes, and the only
+// one that it reads.
+const Version = 1
+
+// The names of a delta's two files in their folder.
+const (
+	FileName    = "spt_delta.json"
+	TensorsName = "spt_delta.safetensors"
+)
+
+// Delta is the result of tuning a backbone on a task. It is self-contained but
+// for the backbone.
+type Delta struct {
+	// Method says how the task was tuned: "spt-lora", "spt-adapter", "lora",
+	// "adapter", "linear", "full". It is for people; Selection decides.
+	Method string `json:"method"`
+	// Classes names the rows of the head, in order.
+	Classes []string `json:"classes"`
+	// Config is the backbone's, with the task's NumClasses and ImageSize.
+	Config backbone.Config `json:"config"`
+	// Preprocessing is how pixels were normalised while tuning.
+	Preprocessing backbone.Preprocessing `json:"preprocessing"`
+	// Transform is how an image becomes Config.ImageSize² pixels at evaluation.
+	Transform Transform `json:"transform"`
+	// Selection is what was tuned. Its Entries are not in the JSON but in the
+	// safetensors file.
+	Selection peft.Selection `json:"selection"`
+	// Plan says where the budget went; nil for baselines.
+	Plan *PlanSummary `json:"plan,omitempty"`
+	// Backbone identifies the backbone.
+	Backbone Backbone `json:"backbone"`
+	// Metrics are measured results by name, such as "val_accuracy" (a fraction).
+	Metrics map[string]float64 `json:"metrics,omitempty"`
+	// Tuned holds the tuned tensors by peft.Param.Name, the head among them.
+	Tuned checkpoint.StateDict `json:"-"`
+}
+
+// Transform is the deterministic part of dataset.Transform.
+type Transform struct {
+	// Resize is "direct" (straight to the square) or "crop" (shorter side to
+	// ResizeTo, then the centre).
+	Resize string `json:"resize"`
+	// ResizeTo is in px, with "crop" only; 0: round(256/224 of the image size).
+	ResizeTo int `json:"resize_to,omitempty"`
+}
+
+// PlanSummary is what a delta keeps of its plan; what the plan selected is in
+// Delta.Selection.
+type PlanSummary struct {
+	Budget int       `json:"budget"` // parameters asked for, head excluded
+	Tau    int       `json:"tau"`    // how many of the largest scores were taken
+	Compat string    `json:"compat,omitempty"`
+	Alpha  float64   `json:"alpha"`
+	Beta   float64   `json:"beta"`
+	Cost   plan.Cost `json:"cost"` // parameters, by part
+}
+
+// Summarize keeps of a plan what a delta records.
+func Summarize(p *plan.Plan) *PlanSummary {
+	return &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
+}
+
+// Backbone identifies a backbone.
+type Backbone struct {
+	// Fingerprint is backbone.Model.Fingerprint: hexadecimal SHA-256 over the
+	// weights without the head. It covers the position embedding, and so depends
+	// on the image size that the backbone was loaded with.
+	Fingerprint string `json:"fingerprint"`
+	// File is the base name of the checkpoint, to tell people which one to look
+	// for; empty for a backbone made in memory. It is never opened.
+	File string `json:"file,omitempty"`
+	// Parameters is backbone.Config.Size: the number of values without the head.
+	Parameters int `json:"parameters"`
+}
+
+// BackboneOf identifies m.
+func BackboneOf(m *backbone.Model) Backbone {
+	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
+	if m.Path != "" {
+		b.File = filepath.Base(m.Path)
+	}
+	return b
+}
+
+func (b Backbone) String() string {
+	if b.File == "" {
+		return "a backbone without a file"
+	}
+	return fmt.Sprintf("%.200q", b.File)
+}
+
+// Tuning binds the selection to the delta's configuration.
+func (d *Delta) Tuning() (*peft.Tuning, error) { return peft.New(d.Config, d.Selection) }
+
+// ImageTransform is the transform for evaluation, at the delta's image size.
+func (d *Delta) ImageTransform() dataset.Transform {
+	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo}
+}
+
+// Bounds of a configuration, far above any published ViT: what is derived from
+// the numbers in a hostile file must neither overflow nor exhaust memory.
+const (
+	maxDepth     = 1024
+	maxDimension = 1 << 16 // width of tokens and of the MLP, and rank
+)
+
+// validate holds the delta against every rule of the format.
+func (d *Delta) validate() error {
+	if err := d.validateDescription(); err != nil {
+		return err
+	}
+	if err := d.validateSelection(); err != nil {
+		return err
+	}
+	t, err := d.Tuning()
+	if err != nil {
+		return err
+	}
+	return d.validateTensors(t)
+}
+
+// validateDescription checks everything but selection and tensors.
+func (d *Delta) validateDescription() error {
+	if d.Method == "" {
+		return errors.New(`method is empty, expected how the task was tuned, such as "spt-lora"`)
+	}
+	if err := d.Config.Validate(); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	for _, limit := range []struct {
+		field      string
+		value, max int
+	}{
+		{"config.depth", d.Config.Depth, maxDepth},
+		{"config.embed_dim", d.Config.EmbedDim, maxDimension},
+		{"config.hidden_dim", d.Config.HiddenDim, maxDimension},
+		{"selection.rank", d.Selection.Rank, maxDimension},
+	} {
+		if limit.value > limit.max {
+			return fmt.Errorf("%s is %d, expected at most %d", limit.field, limit.value, limit.max)
+		}
+	}
+	if len(d.Classes) != d.Config.NumClasses {
+		return fmt.Errorf("classes has %d names, expected the %d of config.num_classes: one for each row of the head", len(d.Classes), d.Config.NumClasses)
+	}
+	if d.Transform.Resize == "" {
+		return errors.New(`transform.resize is empty, expected "direct" or "crop"`)
+	}
+	if err := d.ImageTransform().Validate(); err != nil {
+		return fmt.Errorf("transform: %w", err)
+	}
+	p := d.Preprocessing
+	for i := range 3 {
+		if !finite(p.Mean[i]) || !finite(p.Std[i]) || p.Std[i] <= 0 {
+			return fmt.Errorf("preprocessing has mean %v and std %v, expected finite numbers and std above 0", p.Mean, p.Std)
+		}
+	}
+	if p.Interpolation != "bicubic" {
+		return fmt.Errorf("preprocessing.interpolation is %q, expected %q", p.Interpolation, "bicubic")
+	}
+	if sum, err := hex.DecodeString(d.Backbone.Fingerprint); err != nil || len(sum) != 32 {
+		return fmt.Errorf("backbone.fingerprint is %.80q, expected 64 hexadecimal digits", d.Backbone.Fingerprint)
+	}
+	if d.Backbone.Parameters != d.Config.Size() {
+		return fmt.Errorf("backbone.parameters is %d, but config comes to %d without the head", d.Backbone.Parameters, d.Config.Size())
+	}
+	if f := d.Backbone.File; f != "" && f != filepath.Base(f) {
+		return fmt.Errorf("backbone.file is %.200q, expected a file name without a folder", f)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
+		if v := d.Metrics[name]; math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("metrics: %q is %v, expected a finite number; leave it out", name, v)
+		}
+	}
+	return nil
+}
+
+// validateSelection checks what peft.New takes as harmless.
+func (d *Delta) validateSelection() error {
+	for _, name := range slices.Concat(d.Selection.Structured, d.Selection.Whole, slices.Collect(maps.Keys(d.Selection.Entries))) {
+		if name == "head.weight" || name == "head.bias" {
+			return fmt.Errorf("the selection lists %s; the head is always tuned and never listed", name)
+		}
+	}
+	for name, entries := range d.Selection.Entries {
+		if len(entries) == 0 {
+			return fmt.Errorf("the selection has no positions in %.200q; leave the tensor out", name)
+		}
+	}
+	return nil
+}
+
+// validateTensors checks that exactly the tensors of t are there, in their
+// shapes and finite.
+func (d *Delta) validateTensors(t *peft.Tuning) error {
+	for _, p := range t.Params {
+		v, ok := d.Tuned[p.Name]
+		switch {
+		case !ok:
+			return fmt.Errorf("the tuned tensor %q of shape %v is missing; the delta is incomplete: save it or fetch it again", p.Name, p.Shape)
+		case !slices.Equal(v.Shape, p.Shape) || len(v.Data) != p.Size():
+			return fmt.Errorf("the tuned tensor %q has shape %v and %d values, expected shape %v; does it belong to this selection and backbone?", p.Name, v.Shape, len(v.Data), p.Shape)
+		}
+		for i, x := range v.Data {
+			if !finite(x) {
+				return fmt.Errorf("the tuned tensor %q holds %v at position %d, expected finite values; tune again, with a lower learning rate if training diverged", p.Name, x, i)
+			}
+		}
+	}
+	if len(d.Tuned) == len(t.Params) {
+		return nil
+	}
+	known := map[string]bool{}
+	for _, p := range t.Params {
+		known[p.Name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Tuned)) {
+		if !known[name] {
+			return fmt.Errorf("the tensor %.200q is not among those that the selection tunes; remove it, or add it to the selection", name)
+		}
+	}
+	return nil
+}
+
+func finite(v float32) bool { return !math.IsNaN(float64(v)) && !math.IsInf(float64(v), 0) }

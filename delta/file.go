@@ -1,0 +1,243 @@
+package delta
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+)
+
+// The largest files that are read, in bytes. A delta takes one to two megabytes;
+// the second bound leaves room for full fine-tuning of a ViT with two billion
+// parameters.
+const (
+	maxJSON    = 64 << 20
+	maxTensors = 8 << 30
+)
+
+// document is the JSON file.
+type document struct {
+	Version int `json:"version"`
+	*Delta
+	// TensorsSHA256 is the hexadecimal SHA-256 of the whole safetensors file.
+	TensorsSHA256 string `json:"tensors_sha256"`
+}
+
+// Save writes the delta's two files into dir, which is made if it is not there.
+// A delta that breaks a rule of the format is an error before anything is
+// written. Each file appears whole or not at all, the safetensors file first:
+// if the second one fails, [Load] refuses the pair.
+func (d *Delta) Save(dir string) error {
+	if err := d.validate(); err != nil {
+		return fmt.Errorf("saving delta in %s: %w", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return fmt.Errorf("saving delta: %w", err)
+	}
+	var entries []checkpoint.Entry
+	for name, t := range d.Tuned {
+		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
+	}
+	for name, positions := range d.Selection.Entries {
+		entries = append(entries, checkpoint.Entry{Name: peft.SparseIndices(name), DType: checkpoint.I32, Shape: []int{len(positions)}, Data: positions})
+	}
+	tensors := filepath.Join(dir, TensorsName)
+	if err := checkpoint.Save(tensors, entries, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	f, err := checkpoint.Open(tensors)
+	if err != nil {
+		return err
+	}
+	sum, err := f.SHA256()
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	described := *d
+	described.Selection.Entries = nil
+	text, err := json.MarshalIndent(document{Version, &described, sum}, "", "  ")
+	if err == nil {
+		err = writeFile(filepath.Join(dir, FileName), append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("saving delta in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// writeFile replaces the file at path once the new one is complete on disk.
+func writeFile(path string, data []byte) (err error) {
+	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets
+	// the umask decide, as for any new file.
+	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}
+
+// Load reads a delta. path is its folder or either of its files. It is strict:
+// both files must be there and belong together, the version must be [Version],
+// no field may be unknown, and the safetensors file must hold exactly the
+// tensors that the selection calls for, in their shapes and with finite values.
+// Files are read into memory before they are checked, so that they cannot
+// change in between.
+func Load(path string) (*Delta, error) {
+	dir, err := folder(path)
+	if err != nil {
+		return nil, fmt.Errorf("loading delta: %w", err)
+	}
+	d, err := load(dir)
+	if err != nil {
+		return nil, fmt.Errorf("loading delta from %s: %w", dir, err)
+	}
+	return d, nil
+}
+
+// folder is the folder of the delta that path names.
+func folder(path string) (string, error) {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("%w; give the folder of a finished run, or one of %s and %s in it", err, FileName, TensorsName)
+	}
+	if stat.IsDir() {
+		return path, nil
+	}
+	if base := filepath.Base(path); base != FileName && base != TensorsName {
+		return "", fmt.Errorf("%s is neither a folder nor called %s or %s; give the delta's folder or one of these files", path, FileName, TensorsName)
+	}
+	return filepath.Dir(path), nil
+}
+
+func load(dir string) (*Delta, error) {
+	text, err := readFile(dir, FileName, maxJSON)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := decode(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FileName, err)
+	}
+	raw, err := readFile(dir, TensorsName, maxTensors)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(raw)
+	if got := hex.EncodeToString(sum[:]); got != doc.TensorsSHA256 {
+		return nil, fmt.Errorf("%s has SHA-256 %s, but %s was written with %.80q: the files are from two deltas, or damaged; copy both from one run, or save the delta again", TensorsName, got, FileName, doc.TensorsSHA256)
+	}
+	f, err := checkpoint.NewFile(bytes.NewReader(raw), int64(len(raw)), filepath.Join(dir, TensorsName))
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.readTensors(f); err != nil {
+		return nil, err
+	}
+	if err := doc.validate(); err != nil {
+		return nil, err
+	}
+	return doc.Delta, nil
+}
+
+// readFile reads a file of at most limit bytes. It allocates no more than the
+// file's size.
+func readFile(dir, name string, limit int64) ([]byte, error) {
+	path := filepath.Join(dir, name)
+	stat, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no %s: a delta is %s and %s in one folder; copy both, or let the run finish", name, FileName, TensorsName)
+	case err != nil:
+		return nil, err
+	case !stat.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file (mode %v)", name, stat.Mode())
+	case stat.Size() > limit:
+		return nil, fmt.Errorf("%s has %d bytes, expected at most %d: is it a delta?", name, stat.Size(), limit)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data := make([]byte, stat.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// decode reads the JSON file.
+func decode(text []byte) (*document, error) {
+	// The version goes first: another version may have other fields.
+	var header struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(text, &header); err != nil {
+		return nil, fmt.Errorf("it is not valid JSON, or cut short: %w; fetch it again", err)
+	}
+	if header.Version != Version {
+		return nil, fmt.Errorf("version is %d, this program reads version %d: use the release of spt that wrote it, or tune again", header.Version, Version)
+	}
+	doc := &document{Delta: new(Delta)}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(doc); err != nil {
+		return nil, fmt.Errorf("%w; see the format's description for the fields of version %d", err, Version)
+	}
+	if doc.Selection.Entries != nil {
+		return nil, fmt.Errorf("selection has entries; their positions belong into %s, as tensors called %q", TensorsName, peft.SparseIndices("NAME"))
+	}
+	return doc, nil
+}
+
+// readTensors takes everything out of the safetensors file.
+func (d *Delta) readTensors(f *checkpoint.File) error {
+	d.Tuned = checkpoint.StateDict{}
+	for _, info := range f.Tensors() {
+		if name, ok := strings.CutSuffix(info.Name, peft.SparseIndices("")); ok {
+			positions, shape, err := f.Int32(info.Name)
+			if err != nil {
+				return err
+			}
+			if len(shape) != 1 {
+				return fmt.Errorf("tensor %.200q has shape %v, expected one dimension: flat positions in %.200q", info.Name, shape, name)
+			}
+			if d.Selection.Entries == nil {
+				d.Selection.Entries = map[string][]int32{}
+			}
+			d.Selection.Entries[name] = positions
+			continue
+		}
+		if info.DType != checkpoint.F32 {
+			return fmt.Errorf("tensor %.200q has dtype %s, expected F32", info.Name, info.DType)
+		}
+		t, err := f.Float32(info.Name)
+		if err != nil {
+			return err
+		}
+		d.Tuned[info.Name] = t
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package delta
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+// DefaultBound is how far merging may move a logit unless the caller says
+// otherwise. Float32 sums in another order differ by some 1e-5.
+const DefaultBound = 1e-3
+
+// mergeBatch is the number of probes in one forward pass.
+const mergeBatch = 32
+
+// classesKey is the metadata that holds a merged checkpoint's class names, as a
+// JSON list of strings.
+const classesKey = "spt_classes"
+
+// Merged is a backbone with a delta folded into its weights, and the proof that
+// it computes the same.
+type Merged struct {
+	// Model has the task's head among its weights. Tensors that were not tuned
+	// are shared with the backbone, those tuned whole with the delta.
+	Model *backbone.Model
+	// Images is the number of probes on which logits were compared.
+	Images int
+	// LargestDifference is the largest absolute difference of a logit, before
+	// and after merging; Bound is what it was held against.
+	LargestDifference, Bound float64
+}
+
+// Merge folds the delta into a copy of the weights of m, which must pass
+// [Delta.Check], and compares the logits before and after on probes: pixels
+// [n, S, S, 3] as the delta's transform makes them, at least one image, real
+// ones of the task. A difference above bound, or NaN, is an error; a bound of 0
+// stands for [DefaultBound]. A delta whose modules are not linear (adapters)
+// cannot be merged.
+func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model, probes []uint8, bound float64) (*Merged, error) {
+	if bound == 0 {
+		bound = DefaultBound
+	}
+	size := d.Config.ImageSize
+	image := size * size * 3
+	if len(probes) == 0 || len(probes)%image != 0 {
+		return nil, fmt.Errorf("merging: the probes have %d values, expected one or more images of %d×%d×3; give pixels at the delta's image size", len(probes), size, size)
+	}
+	before, err := d.Predictor(be, m)
+	if err != nil {
+		return nil, fmt.Errorf("merging: %w", err)
+	}
+	defer before.Close()
+	tuning, err := d.Tuning()
+	if err != nil {
+		return nil, fmt.Errorf("merging: %w", err)
+	}
+	weights, err := tuning.Merge(m.Weights, d.Tuned)
+	if err != nil {
+		return nil, fmt.Errorf("merging: %w", err)
+	}
+	out := &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Images: len(probes) / image, Bound: bound}
+	headOnly, err := peft.New(d.Config, peft.Linear())
+	if err != nil {
+		return nil, fmt.Errorf("merging: %w", err)
+	}
+	after, err := train.NewPredictor(be, out.Model, headOnly, weights)
+	if err != nil {
+		return nil, fmt.Errorf("merging: %w", err)
+	}
+	defer after.Close()
+	for batch := range slices.Chunk(probes, mergeBatch*image) {
+		difference, err := compareLogits(ctx, be, before, after, batch, len(batch)/image, size)
+		if err != nil {
+			return nil, fmt.Errorf("merging: comparing logits: %w", err)
+		}
+		// Written so that NaN fails too and, once there, stays.
+		if !(difference <= out.LargestDifference) {
+			out.LargestDifference = difference
+		}
+		if !(out.LargestDifference <= bound) {
+			return nil, fmt.Errorf("merging moves a logit by %g, more than the bound of %g; keep the delta on its backbone, or allow a larger bound if that is expected", out.LargestDifference, bound)
+		}
+	}
+	return out, nil
+}
+
+// compareLogits is the largest absolute difference between two predictors'
+// logits for n images; NaN if one of them is.
+func compareLogits(ctx context.Context, be backend.Backend, before, after *train.Predictor, pixels []uint8, n, size int) (float64, error) {
+	images, err := backend.Uint8(be, pixels, n, size, size, 3)
+	if err != nil {
+		return 0, err
+	}
+	defer backend.Free(images)
+	a, err := before.Logits(ctx, images)
+	if err != nil {
+		return 0, err
+	}
+	b, err := after.Logits(ctx, images)
+	if err != nil {
+		return 0, err
+	}
+	largest := 0.0
+	for i := range a {
+		largest = max(largest, math.Abs(float64(a[i])-float64(b[i]))) // max keeps NaN
+	}
+	return largest, nil
+}
+
+// Save writes a full checkpoint at path: a safetensors file with timm's names,
+// F32. Its metadata holds configuration, preprocessing and, unless classes is
+// nil, the names of the head's rows, so that backbone.Load and [Classes] need
+// nothing else.
+func (m *Merged) Save(path string, classes []string) error {
+	if classes != nil && len(classes) != m.Model.Config.NumClasses {
+		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d: one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
+	}
+	metadata, err := m.Model.Metadata()
+	if err != nil {
+		return err
+	}
+	if classes != nil {
+		text, err := json.Marshal(classes)
+		if err != nil {
+			return fmt.Errorf("saving the merged checkpoint %s: class names: %w", path, err)
+		}
+		metadata[classesKey] = string(text)
+	}
+	var entries []checkpoint.Entry
+	for name, t := range m.Model.Weights.Fused() {
+		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
+	}
+	return checkpoint.Save(path, entries, metadata)
+}
+
+// Classes are the class names that [Merged.Save] wrote into a checkpoint; nil
+// if it has none.
+func Classes(f *checkpoint.File) ([]string, error) {
+	text, ok := f.Metadata()[classesKey]
+	if !ok {
+		return nil, nil
+	}
+	var classes []string
+	if err := json.Unmarshal([]byte(text), &classes); err != nil {
+		return nil, fmt.Errorf("reading the class names of %s: metadata %q: %w; expected a JSON list of strings", f.Name(), classesKey, err)
+	}
+	return classes, nil
+}

@@ -1,0 +1,181 @@
+package peft_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+// scale is a third structured module, as a user would write it: one graph
+// function and one parameter count. y·(1+γ) + β, as in SSF (Lian et al. 2022).
+var scale = peft.Module{
+	Name:  "scale",
+	Count: func(in, out, rank int) int { return 2 * out },
+	Graph: func(s *peft.Site, x, y *Node) *Node {
+		gamma := s.Param("gamma", peft.Zero, s.Out)
+		beta := s.Param("beta", peft.Zero, s.Out)
+		return Add(Mul(y, OnePlus(ExpandLeftToRank(gamma, y.Rank()))), ExpandLeftToRank(beta, y.Rank()))
+	},
+}
+
+var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+
+// model has deterministic, unremarkable weights.
+func model() *backbone.Model {
+	sd := checkpoint.StateDict{}
+	for k, p := range config.Params() {
+		w := checkpoint.NewTensor(p.Shape...)
+		for i := range w.Data {
+			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.5
+		}
+		sd[p.Name] = w
+	}
+	return backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}}, sd)
+}
+
+// images are three classes that differ by colour.
+func images(n int) *train.Data {
+	var samples []dataset.Sample
+	for i := range n {
+		pix := make([]uint8, 8*8*3)
+		for k := range pix {
+			pix[k] = uint8(40 + (i*31+k*17)%60)
+			if k%3 == i%3 {
+				pix[k] += 140
+			}
+		}
+		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 8, Height: 8, Pix: pix}, Label: i % 3})
+	}
+	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
+}
+
+// TestThirdModule registers a module and trains with it beside sparse entries.
+func TestThirdModule(t *testing.T) {
+	if err := peft.Register(scale); err != nil {
+		t.Fatal(err)
+	}
+	if err := peft.Register(scale); err == nil || !strings.Contains(err.Error(), "taken") {
+		t.Errorf("registering twice: %v", err)
+	}
+	tuning, err := peft.New(config, peft.Selection{Module: "scale", Rank: 1, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc2.weight"},
+		Whole: []string{"cls_token"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (peft.Counts{Structured: 32, Whole: 8, Entries: 3, Head: 27}); tuning.Counts != want {
+		t.Errorf("counts %+v, expected %+v", tuning.Counts, want)
+	}
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := train.Run{Backend: be, Model: model(), Tuning: tuning, Train: images(24), Options: train.Options{Epochs: 30, BatchSize: 8, LR: 2e-2}}
+	result, err := run.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, last := result.Epochs[0].TrainLoss, result.Epochs[29].TrainLoss
+	if !(last < first/2) {
+		t.Errorf("the loss went from %.3f to %.3f, expected less than half", first, last)
+	}
+	for _, name := range []string{"blocks.0.attn.q.gamma", "blocks.1.mlp.fc2.beta", "blocks.1.attn.v.weight.sparse_values"} {
+		moved := false
+		for _, v := range result.Tuned[name].Data {
+			moved = moved || v != 0
+		}
+		if !moved {
+			t.Errorf("%s did not move", name)
+		}
+	}
+}
+
+// TestWrongCount refuses a module whose count is not what its graph declares.
+func TestWrongCount(t *testing.T) {
+	wrong := scale
+	wrong.Name, wrong.Count = "wrong", func(in, out, rank int) int { return out }
+	if err := peft.Register(wrong); err != nil {
+		t.Fatal(err)
+	}
+	_, err := peft.New(config, peft.Uniform(config, "wrong", 1))
+	if err == nil || !strings.Contains(err.Error(), "declares 16 parameters, its count says 8") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestSelectionErrors checks what New refuses.
+func TestSelectionErrors(t *testing.T) {
+	for want, s := range map[string]peft.Selection{
+		"not registered":             {Module: "nope", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}},
+		"rank of at least 1":         {Module: "lora", Structured: []string{"blocks.0.attn.q.weight"}},
+		"is no matrix":               {Module: "lora", Rank: 1, Structured: []string{"norm.weight"}},
+		"no tensor blocks.7":         {Whole: []string{"blocks.7.norm1.bias"}},
+		"whole and in part":          {Whole: []string{"norm.bias"}, Entries: map[string][]int32{"norm.bias": {1}}},
+		"has a lora and single":      {Module: "lora", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}, Entries: map[string][]int32{"blocks.0.attn.q.weight": {1}}},
+		"is 64; expected ascending":  {Entries: map[string][]int32{"blocks.0.attn.q.weight": {3, 64}}},
+		"is 3; expected ascending":   {Entries: map[string][]int32{"blocks.0.attn.q.weight": {3, 3}}},
+		"no tensor head.nonexistent": {Entries: map[string][]int32{"head.nonexistent": {0}}},
+	} {
+		if _, err := peft.New(config, s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("expected an error with %q, got %v", want, err)
+		}
+	}
+}
+
+// TestRankFor finds the largest rank within a budget; the count is LoRA's
+// published one, r(in+out) a matrix.
+func TestRankFor(t *testing.T) {
+	tiny := backbone.Config{Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: 192, Depth: 12, NumHeads: 3, HiddenDim: 768, NumClasses: 10, LayerNormEps: 1e-6}
+	rank, cost, err := peft.RankFor(tiny, "lora", 200_000)
+	if err != nil || rank != 4 || cost != 4*12*(4*384+2*960) {
+		t.Errorf("rank %d, cost %d, %v", rank, cost, err)
+	}
+	if _, _, err := peft.RankFor(tiny, "lora", 1000); err == nil {
+		t.Error("a budget below rank 1 was accepted")
+	}
+	base := tiny
+	base.EmbedDim, base.HiddenDim = 768, 3072
+	tuning, err := peft.New(base, peft.Uniform(base, "adapter", 8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := 12 * (5*(2*8*768+8+768) + (2*8*3072 + 8 + 3072)); tuning.Counts.Structured != want {
+		t.Errorf("Adapter-8 on ViT-B: %d parameters, expected %d", tuning.Counts.Structured, want)
+	}
+}
+
+// TestInitIsLocal: a tensor starts alike whatever else is tuned.
+func TestInitIsLocal(t *testing.T) {
+	m := model()
+	init := func(s peft.Selection) checkpoint.StateDict {
+		tuning, err := peft.New(config, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tuning.Init(3, m.Weights)
+	}
+	one := init(peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.1.mlp.fc1.weight"}})
+	all := init(peft.Uniform(config, "lora", 2))
+	bound := 1 / math.Sqrt(8)
+	varied := false
+	for i, v := range one["blocks.1.mlp.fc1.lora_A"].Data {
+		if v != all["blocks.1.mlp.fc1.lora_A"].Data[i] {
+			t.Fatal("lora_A depends on what else is tuned")
+		}
+		if math.Abs(float64(v)) > bound {
+			t.Errorf("lora_A starts at %g, expected within ±%g", v, bound)
+		}
+		varied = varied || v != one["blocks.1.mlp.fc1.lora_A"].Data[0]
+	}
+	if !varied {
+		t.Error("lora_A starts constant")
+	}
+}

@@ -1,0 +1,274 @@
+package train_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 3, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+
+func model() *backbone.Model {
+	sd := checkpoint.StateDict{}
+	for k, p := range config.Params() {
+		w := checkpoint.NewTensor(p.Shape...)
+		for i := range w.Data {
+			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.5
+		}
+		sd[p.Name] = w
+	}
+	return backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}}, sd)
+}
+
+func images(n int, flip bool) *train.Data {
+	var samples []dataset.Sample
+	for i := range n {
+		pix := make([]uint8, 8*8*3)
+		for k := range pix {
+			pix[k] = uint8(40 + (i*31+k*17)%60)
+			if k%3 == i%3 {
+				pix[k] += 140
+			}
+		}
+		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 8, Height: 8, Pix: pix}, Label: i % 3})
+	}
+	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), 8)
+}
+
+// selection tunes something of each kind.
+var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight", "blocks.2.attn.proj.weight"},
+	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}, "blocks.2.norm2.weight": {1}}}
+
+func newRun(t *testing.T, s peft.Selection) *train.Run {
+	t.Helper()
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tuning, err := peft.New(config, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := train.VTAB().WithEpochs(4)
+	o.BatchSize, o.LR, o.Seed = 7, 1e-2, 5
+	return &train.Run{Backend: be, Model: model(), Tuning: tuning, Options: o, Train: images(24, true), Val: images(9, false)}
+}
+
+func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d tensors, expected %d", what, len(got), len(want))
+	}
+	for name, w := range want {
+		for i, v := range w.Data {
+			if math.Float32bits(got[name].Data[i]) != math.Float32bits(v) {
+				t.Fatalf("%s: %s[%d] is %g, expected %g", what, name, i, got[name].Data[i], v)
+			}
+		}
+	}
+}
+
+// TestResume stops a run at every step and continues it: the result has the
+// same bits and the same figures as an uninterrupted run.
+func TestResume(t *testing.T) {
+	want, err := newRun(t, selection).Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stop := 1; stop < 12; stop += 3 {
+		r := newRun(t, selection)
+		r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
+		ctx, cancel := context.WithCancel(t.Context())
+		steps := 0
+		r.Hooks.Step = func(epoch, step, all int, loss float64) {
+			if steps++; steps == stop {
+				cancel()
+			}
+		}
+		_, err := r.Do(ctx)
+		var interrupted *train.Interrupted
+		if !errors.As(err, &interrupted) || !errors.Is(err, context.Canceled) {
+			t.Fatalf("stopped at step %d: error %v", stop, err)
+		}
+		r.Hooks = train.Hooks{}
+		got, err := r.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "resumed", got.Tuned, want.Tuned)
+		for i := range want.Epochs {
+			g, w := got.Epochs[i], want.Epochs[i]
+			if g.TrainLoss != w.TrainLoss || g.ValLoss != w.ValLoss || g.ValAccuracy != w.ValAccuracy || g.LR != w.LR {
+				t.Errorf("stopped at step %d: epoch %+v, expected %+v", stop, g, w)
+			}
+		}
+		r.Options.LR *= 2
+		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "other options") {
+			t.Errorf("a checkpoint of other options was accepted: %v", err)
+		}
+	}
+}
+
+// TestThreads: the number of threads changes no bit.
+func TestThreads(t *testing.T) {
+	want, err := newRun(t, selection).Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	got, err := newRun(t, selection).Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "one thread", got.Tuned, want.Tuned)
+}
+
+// TestSeed: another seed gives another result, the same seed the same.
+func TestSeed(t *testing.T) {
+	a, b := newRun(t, selection), newRun(t, selection)
+	b.Options.Seed++
+	ra, err := a.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rb, err := b.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ra.Tuned["head.weight"].Data[0] == rb.Tuned["head.weight"].Data[0] {
+		t.Error("two seeds gave the same head")
+	}
+}
+
+// TestFeatureCache: a head trained on cached features is the head trained on
+// images. Summation orders differ, so the bits may.
+func TestFeatureCache(t *testing.T) {
+	cached := newRun(t, peft.Linear())
+	cached.Train = images(24, false)
+	got, err := cached.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stepper, err := train.NewStepper(cached.Backend, cached.Model, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stepper.Close()
+	o := cached.Options
+	for epoch := range o.Epochs {
+		order := dataset.Shuffle(24, o.Seed, epoch)
+		for step := range 3 {
+			var pix []uint8
+			var labels []int32
+			for _, i := range order[step*7 : step*7+7] {
+				for k := range 8 * 8 * 3 {
+					v := uint8(40 + (i*31+k*17)%60)
+					if k%3 == i%3 {
+						v += 140
+					}
+					pix = append(pix, v)
+				}
+				labels = append(labels, int32(i%3))
+			}
+			x, err := backend.Uint8(cached.Backend, pix, 7, 8, 8, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			y, err := backend.Int32(cached.Backend, labels, 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := stepper.Step(t.Context(), x, y, o.LearningRate(float64(epoch)+float64(step)/3), o.Seed); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want, err := stepper.Tuned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, w := range want {
+		for i, v := range w.Data {
+			if d := math.Abs(float64(got.Tuned[name].Data[i] - v)); d > 1e-5 {
+				t.Errorf("%s[%d] differs by %g", name, i, d)
+			}
+		}
+	}
+}
+
+// TestLearningRate follows timm's CosineLRScheduler(t_initial=100, lr_min=1e-5,
+// warmup_t=10, warmup_lr_init=1e-6) at whole epochs.
+func TestLearningRate(t *testing.T) {
+	o := train.VTAB()
+	for epoch, want := range map[float64]float64{0: 1e-6, 1: 0.0001009, 5: 0.0005005, 9: 0.0009001, 10: 0.0009757729755661011, 50: 0.000505, 99: 1.0244252618962858e-05} {
+		if got := o.LearningRate(epoch); math.Abs(got-want) > 1e-12 {
+			t.Errorf("epoch %g: %.10g, expected %.10g", epoch, got, want)
+		}
+	}
+	if o := o.WithEpochs(20); o.Epochs != 20 || o.WarmupEpochs != 2 {
+		t.Errorf("WithEpochs(20): %+v", o)
+	}
+}
+
+// TestWeightDecay: AdamW's decay is decoupled and acts on tensors of two or
+// more dimensions only. The gradient of what reaches no output is zero, so only
+// the decay moves it.
+func TestWeightDecay(t *testing.T) {
+	r := newRun(t, selection)
+	tuned := r.Tuning.Init(1, r.Model.Weights)
+	// With B zero, A's gradient is zero at the first step.
+	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
+	stepper, err := train.NewStepper(r.Backend, r.Model, r.Tuning, tuned, peft.Rates{}, 0.5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stepper.Close()
+	x, err := backend.Uint8(r.Backend, make([]uint8, 2*8*8*3), 2, 8, 8, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := backend.Int32(r.Backend, []int32{0, 1}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := stepper.Step(t.Context(), x, y, 0.1, 0); err != nil {
+		t.Fatal(err)
+	}
+	got, err := stepper.Tuned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got["blocks.0.attn.q.lora_A"].Data {
+		if want := a[i] * (1 - 0.1*0.5); math.Abs(float64(v-want)) > 1e-6 {
+			t.Errorf("lora_A[%d] is %g, expected %g", i, v, want)
+		}
+	}
+}
+
+// TestInvalidOptions checks the refusals.
+func TestInvalidOptions(t *testing.T) {
+	for want, change := range map[string]func(*train.Options){
+		"epochs":        func(o *train.Options) { o.Epochs = 0 },
+		"batch size":    func(o *train.Options) { o.BatchSize = 0 },
+		"learning rate": func(o *train.Options) { o.LR = math.NaN() },
+		"negative":      func(o *train.Options) { o.WeightDecay = -1 },
+		"dropout":       func(o *train.Options) { o.Dropout = 1 },
+	} {
+		r := newRun(t, selection)
+		change(&r.Options)
+		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("expected an error with %q, got %v", want, err)
+		}
+	}
+}

@@ -1,0 +1,471 @@
+package spt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
+)
+
+// The files of a run folder.
+const (
+	ConfigFile  = "config.json"          // the effective configuration
+	ScoresFile  = "scores.safetensors"   // stage 1's result
+	PlanFile    = "plan.json"            // the plan that was trained
+	MetricsFile = "metrics.jsonl"        // one line an epoch, of every training
+	ResultFile  = "result.json"          // the Result
+	candidates  = "candidates"           // a folder for each budget that was tried
+	trainState  = "training.safetensors" // from which an interrupted training goes on
+)
+
+// TuneOptions are a whole run's. They are what config.json keeps.
+type TuneOptions struct {
+	Method  Method        `json:"method"`
+	Budgets []string      `json:"budgets"` // candidates; empty: "0.4%" for SPT, none for others
+	Rank    int           `json:"rank"`    // 0: 8 for SPT; what the budget allows, or 8, for lora and adapter
+	Score   ScoreOptions  `json:"score"`
+	Plan    PlanOptions   `json:"plan"` // Module and Rank are set from Method and Rank
+	Train   train.Options `json:"train"`
+	// NoValidation skips the trainings on train alone. It needs a single
+	// candidate; the result then has no validation accuracy.
+	NoValidation bool `json:"no_validation"`
+	// PaperProtocol also reports the greatest test accuracy over epochs, as the
+	// reference release does, under the name test_max. Nothing is chosen by it.
+	PaperProtocol bool `json:"paper_protocol"`
+}
+
+// DefaultBudget is SPT's where none is given: 0.5 % of the backbone.
+const DefaultBudget = "0.5%"
+
+// Event is a sign of progress.
+type Event struct {
+	Stage string // "images", "score", "plan", "train", "test"
+	// Candidate is the budget being tried; empty in the final training and
+	// outside training.
+	Candidate string
+	Done      int // images scored or read, or training steps of the epoch
+	Total     int
+	Epoch     int // from 0, in "train"
+	Epochs    int
+	Loss      float64
+	// Finished is set once an epoch's figures are there.
+	Finished *train.Epoch
+	// Plan is set once a plan is made.
+	Plan *plan.Plan
+}
+
+// Candidate is one budget that was tried.
+type Candidate struct {
+	Budget      string      `json:"budget,omitempty"`
+	Counts      peft.Counts `json:"counts"`
+	ValAccuracy float64     `json:"val_accuracy"` // of the last epoch
+	ValLoss     float64     `json:"val_loss"`
+	Seconds     float64     `json:"seconds"` // of training
+}
+
+// Result is what a run found.
+type Result struct {
+	Method     Method            `json:"method"`
+	Budget     string            `json:"budget,omitempty"` // of the chosen candidate
+	Counts     peft.Counts       `json:"counts"`           // tuned parameters
+	Candidates []Candidate       `json:"candidates,omitempty"`
+	Val        *float64          `json:"val_accuracy,omitempty"`   // of the chosen candidate, trained without val
+	Test       *train.Evaluation `json:"test,omitempty"`           // of the final training, tested once
+	TestMax    *float64          `json:"test_max,omitempty"`       // test-max (paper protocol): greatest over epochs
+	TrainedOn  string            `json:"trained_on"`               // "train+val" or "train"
+	Epochs     []train.Epoch     `json:"epochs"`                   // of the final training
+	Seconds    float64           `json:"seconds"`                  // of training, all trainings together
+	Skipped    int               `json:"skipped_images,omitempty"` // left out because they were broken
+}
+
+// Tune runs all stages: it scores, then for each budget plans, trains on train
+// and validates on val; the candidate with the greatest validation accuracy at
+// its last epoch (of equal ones the one that tunes less) is trained once more
+// on train and val together, and tested once. Everything is kept in dir; a run
+// that was stopped goes on where it was when Tune is called again with the same
+// task, options and dir. progress may be nil.
+func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress func(Event)) (*Result, error) {
+	r := &runner{Task: t, o: o, dir: dir, progress: progress}
+	if progress == nil {
+		r.progress = func(Event) {}
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	return r.run(ctx)
+}
+
+type runner struct {
+	*Task
+	o        TuneOptions
+	dir      string
+	progress func(Event)
+}
+
+// check refuses, before anything costly, what cannot work.
+func (r *runner) check() error {
+	if err := r.o.Method.Validate(); err != nil {
+		return err
+	}
+	if err := r.o.Train.Validate(); err != nil {
+		return fmt.Errorf("training options: %w", err)
+	}
+	if r.o.Method.Scores() {
+		r.o.Plan.Module, r.o.Plan.Rank = r.o.Method.Module(), r.o.Rank
+		if len(r.o.Budgets) == 0 {
+			r.o.Budgets = []string{DefaultBudget}
+		}
+	}
+	if len(r.o.Budgets) == 0 {
+		r.o.Budgets = []string{""}
+	}
+	for _, b := range r.o.Budgets {
+		if b == "" {
+			continue
+		}
+		if r.o.Method == Linear || r.o.Method == Full {
+			return fmt.Errorf("method %s takes no budget; leave it out", r.o.Method)
+		}
+		if _, err := plan.ParseBudget(b, r.Model.Config.Size()); err != nil {
+			return err
+		}
+	}
+	if len(r.o.Budgets) > 1 {
+		switch {
+		case r.o.NoValidation:
+			return errors.New("several budgets need validation to choose between them; give one budget, or leave validation on")
+		case len(r.Data.Val) == 0:
+			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", r.Data.Name)
+		}
+	}
+	return os.MkdirAll(r.dir, 0o777)
+}
+
+func (r *runner) path(elem ...string) string {
+	return filepath.Join(append([]string{r.dir}, elem...)...)
+}
+
+func (r *runner) run(ctx context.Context) (*Result, error) {
+	if err := r.CheckImages(ctx, func(done, total int) { r.progress(Event{Stage: "images", Done: done, Total: total}) }); err != nil {
+		return nil, err
+	}
+	var scores *sensitivity.Scores
+	if r.o.Method.Scores() {
+		var err error
+		if scores, err = r.score(ctx); err != nil {
+			return nil, err
+		}
+	}
+	result := &Result{Method: r.o.Method, TrainedOn: "train", Skipped: len(r.Data.Skipped)}
+	chosen := r.o.Budgets[0]
+	validated := len(r.Data.Val) > 0 && !r.o.NoValidation
+	if validated {
+		best := -1
+		for _, b := range r.o.Budgets {
+			c, err := r.try(ctx, scores, b)
+			if err != nil {
+				return nil, err
+			}
+			result.Candidates = append(result.Candidates, *c)
+			result.Seconds += c.Seconds
+			if best < 0 || better(*c, result.Candidates[best]) {
+				best = len(result.Candidates) - 1
+			}
+		}
+		chosen = result.Candidates[best].Budget
+		result.Val = &result.Candidates[best].ValAccuracy
+	}
+	if len(r.Data.Val) > 0 {
+		result.TrainedOn = "train+val"
+	}
+	result.Budget = chosen
+	if err := r.final(ctx, scores, chosen, result); err != nil {
+		return nil, err
+	}
+	return result, writeJSON(r.path(ResultFile), result)
+}
+
+// better prefers accuracy, then fewer tuned parameters.
+func better(a, b Candidate) bool {
+	if a.ValAccuracy != b.ValAccuracy {
+		return a.ValAccuracy > b.ValAccuracy
+	}
+	return a.Counts.Tuned() < b.Counts.Tuned()
+}
+
+// score runs stage 1, or reads what an earlier call of the same run found.
+func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
+	path := r.path(ScoresFile)
+	if _, err := os.Stat(path); err == nil {
+		scores, err := sensitivity.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		if scores.Backbone != r.Model.Fingerprint() {
+			return nil, fmt.Errorf("resuming the run in %s: %s was made with another backbone; remove it to score anew", r.dir, path)
+		}
+		return scores, nil
+	}
+	scores, err := r.Score(ctx, r.o.Score, func(done, total int, loss float64) {
+		r.progress(Event{Stage: "score", Done: done, Total: total, Loss: loss})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return scores, scores.Save(path)
+}
+
+// selection is what a candidate tunes; its plan, if it has one, is kept in dir.
+func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget, dir string) (peft.Selection, *plan.Plan, error) {
+	if scores == nil {
+		s, err := Baseline(r.Model.Config, r.o.Method, r.o.Rank, budget)
+		return s, nil, err
+	}
+	p, err := Plan(ctx, r.Model.Config, scores, budget, r.o.Plan)
+	if err != nil {
+		return peft.Selection{}, nil, err
+	}
+	if err := p.Save(filepath.Join(dir, PlanFile)); err != nil {
+		return peft.Selection{}, nil, err
+	}
+	return Select(p), p, nil
+}
+
+// try trains one candidate on train and validates it on val.
+func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget string) (*Candidate, error) {
+	name := budget
+	if name == "" {
+		name = string(r.o.Method)
+	}
+	dir := r.path(candidates, name)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	c := new(Candidate)
+	if found, err := readJSON(filepath.Join(dir, ResultFile), c); found || err != nil {
+		return c, err
+	}
+	s, p, err := r.selection(ctx, scores, budget, dir)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		r.progress(Event{Stage: "plan", Candidate: name, Plan: p})
+	}
+	trained, err := r.train(ctx, s, name, dir, TrainOptions{Options: r.o.Train})
+	if err != nil {
+		return nil, err
+	}
+	last := trained.Epochs[len(trained.Epochs)-1]
+	*c = Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	return c, r.finish(dir, c)
+}
+
+// final trains the chosen candidate on all that may be trained on, keeps the
+// delta and tests it.
+func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *Result) error {
+	s, p, err := r.selection(ctx, scores, budget, r.dir)
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		r.progress(Event{Stage: "plan", Plan: p})
+	}
+	trained, err := r.train(ctx, s, "", r.dir, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	if err != nil {
+		return err
+	}
+	result.Counts, result.Epochs = trained.Tuning.Counts, trained.Epochs
+	result.Seconds += seconds(trained.Epochs)
+	metrics := map[string]float64{}
+	if result.Val != nil {
+		metrics["val_accuracy"] = *result.Val
+	}
+	if len(r.Data.Test) > 0 {
+		e, err := r.Evaluate(ctx, trained, r.Data.Test, func(done int) {
+			r.progress(Event{Stage: "test", Done: done, Total: len(r.Data.Test)})
+		})
+		if err != nil {
+			return err
+		}
+		result.Test = &e
+		metrics["test_accuracy"] = e.Accuracy
+		if r.o.PaperProtocol {
+			greatest := 0.0
+			for _, e := range trained.Epochs {
+				greatest = max(greatest, e.TestAccuracy)
+			}
+			result.TestMax = &greatest
+		}
+	}
+	if err := r.Delta(r.o.Method, trained, p, metrics).Save(r.dir); err != nil {
+		return err
+	}
+	return removeIfThere(r.path(trainState))
+}
+
+// train runs one training, with its state and metrics in dir.
+func (r *runner) train(ctx context.Context, s peft.Selection, candidate, dir string, o TrainOptions) (*Trained, error) {
+	o.Checkpoint = filepath.Join(dir, trainState)
+	var done []train.Epoch
+	event := Event{Stage: "train", Candidate: candidate, Epochs: o.Epochs}
+	o.Hooks = train.Hooks{
+		Resumed: func(epochs []train.Epoch) { done = epochs },
+		Step: func(epoch, step, steps int, loss float64) {
+			e := event
+			e.Epoch, e.Done, e.Total, e.Loss = epoch, step, steps, loss
+			r.progress(e)
+		},
+		Epoch: func(f train.Epoch) error {
+			done = append(done, f)
+			e := event
+			e.Epoch, e.Finished = f.Epoch-1, &f
+			r.progress(e)
+			return writeLines(filepath.Join(dir, MetricsFile), done)
+		},
+	}
+	return r.Train(ctx, s, o)
+}
+
+// finish keeps a candidate's result, after which its training state is of no use.
+func (r *runner) finish(dir string, c *Candidate) error {
+	if err := writeJSON(filepath.Join(dir, ResultFile), c); err != nil {
+		return err
+	}
+	return removeIfThere(filepath.Join(dir, trainState))
+}
+
+func seconds(epochs []train.Epoch) (s float64) {
+	for _, e := range epochs {
+		s += e.Seconds
+	}
+	return s
+}
+
+// writeJSON replaces a file as a whole, so that a stopped run leaves no half of one.
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return replace(path, append(data, '\n'))
+}
+
+// writeLines writes metrics as JSON lines: the whole file each time, so that a
+// resumed run repeats no epoch.
+func writeLines(path string, epochs []train.Epoch) error {
+	var out []byte
+	for _, e := range epochs {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("writing %s: %w", path, err)
+		}
+		out = append(append(out, line...), '\n')
+	}
+	return replace(path, out)
+}
+
+func replace(path string, data []byte) error {
+	temporary := path + ".tmp"
+	if err := os.WriteFile(temporary, data, 0o666); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
+}
+
+func readJSON(path string, v any) (found bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading %s: %w; remove it to do this part of the run again", path, err)
+	}
+	return true, nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// RunConfig is config.json: what a run was asked to do, enough to do it again.
+type RunConfig struct {
+	Version int         `json:"version"` // 1
+	Spt     string      `json:"spt"`     // the program's version
+	Started time.Time   `json:"started"`
+	Model   ModelConfig `json:"model"`
+	Data    DataConfig  `json:"data"`
+	Tune    TuneOptions `json:"tune"`
+}
+
+// ModelConfig names a backbone and how it was loaded.
+type ModelConfig struct {
+	Path          string     `json:"path"` // a checkpoint, or "demo" for the embedded one
+	Fingerprint   string     `json:"fingerprint"`
+	ImageSize     int        `json:"image_size"`
+	NumHeads      int        `json:"num_heads"`
+	LayerNormEps  float64    `json:"layer_norm_eps"`
+	Mean          [3]float32 `json:"mean"`
+	Std           [3]float32 `json:"std"`
+	Preprocessing string     `json:"preprocessing"` // where mean and std come from
+}
+
+// DataConfig names a data set and how it was read.
+type DataConfig struct {
+	Path          string      `json:"path"`
+	Layout        string      `json:"layout"`
+	ValFraction   float64     `json:"val_fraction"`
+	TestFraction  float64     `json:"test_fraction"`
+	SplitSeed     uint64      `json:"split_seed"`
+	SkipBadImages bool        `json:"skip_bad_images"`
+	Split         string      `json:"split"` // how val and test came to be
+	Classes       int         `json:"classes"`
+	Train         int         `json:"train"` // numbers of images
+	Val           int         `json:"val"`
+	Test          int         `json:"test"`
+	Images        TaskOptions `json:"images"`
+}
+
+// SaveRunConfig writes config.json into a run folder, which it makes. A folder
+// that holds a run already is refused.
+func SaveRunConfig(dir string, c RunConfig) error {
+	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
+		return fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	c.Version, c.Spt = 1, Version
+	return writeJSON(filepath.Join(dir, ConfigFile), c)
+}
+
+// LoadRunConfig reads config.json from a run folder.
+func LoadRunConfig(dir string) (RunConfig, error) {
+	var c RunConfig
+	path := filepath.Join(dir, ConfigFile)
+	found, err := readJSON(path, &c)
+	switch {
+	case err != nil:
+		return c, err
+	case !found:
+		return c, fmt.Errorf("%s holds no run: there is no %s in it", dir, ConfigFile)
+	case c.Version != 1:
+		return c, fmt.Errorf("reading %s: version %d, this program reads version 1", path, c.Version)
+	}
+	return c, nil
+}
