@@ -95,6 +95,12 @@ func writeFile(path string, data []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
+	// Syncing the folder makes the rename itself survive a power cut. Not every
+	// system can; the file is whole either way.
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = dir.Sync()
+		_ = dir.Close()
+	}
 	return nil
 }
 
@@ -195,7 +201,7 @@ func decode(text []byte) (*document, error) {
 		Version int `json:"version"`
 	}
 	if err := json.Unmarshal(text, &header); err != nil {
-		return nil, fmt.Errorf("it is not valid JSON, or cut short: %w; fetch it again", err)
+		return nil, fmt.Errorf("%w; expected the JSON that spt writes: was the file cut short or edited?", err)
 	}
 	if header.Version != Version {
 		return nil, fmt.Errorf("version is %d, this program reads version %d: use the release of spt that wrote it, or tune again", header.Version, Version)

@@ -53,29 +53,13 @@ func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model
 	if len(probes) == 0 || len(probes)%image != 0 {
 		return nil, fmt.Errorf("merging: the probes have %d values, expected one or more images of %d×%d×3; give pixels at the delta's image size", len(probes), size, size)
 	}
-	before, err := d.Predictor(be, m)
+	out, before, after, err := d.merge(be, m)
 	if err != nil {
 		return nil, fmt.Errorf("merging: %w", err)
 	}
 	defer before.Close()
-	tuning, err := d.Tuning()
-	if err != nil {
-		return nil, fmt.Errorf("merging: %w", err)
-	}
-	weights, err := tuning.Merge(m.Weights, d.Tuned)
-	if err != nil {
-		return nil, fmt.Errorf("merging: %w", err)
-	}
-	out := &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Images: len(probes) / image, Bound: bound}
-	headOnly, err := peft.New(d.Config, peft.Linear())
-	if err != nil {
-		return nil, fmt.Errorf("merging: %w", err)
-	}
-	after, err := train.NewPredictor(be, out.Model, headOnly, weights)
-	if err != nil {
-		return nil, fmt.Errorf("merging: %w", err)
-	}
 	defer after.Close()
+	out.Images, out.Bound = len(probes)/image, bound
 	for batch := range slices.Chunk(probes, mergeBatch*image) {
 		difference, err := compareLogits(ctx, be, before, after, batch, len(batch)/image, size)
 		if err != nil {
@@ -90,6 +74,34 @@ func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model
 		}
 	}
 	return out, nil
+}
+
+// merge returns the merged model, and predictors of the logits before and after.
+func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, before, after *train.Predictor, err error) {
+	if err := d.Check(m); err != nil {
+		return nil, nil, nil, err
+	}
+	tuning, err := d.Tuning()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	weights, err := tuning.Merge(m.Weights, d.Tuned)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	headOnly, err := peft.New(d.Config, peft.Linear())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights)}
+	if before, err = train.NewPredictor(be, m, tuning, d.Tuned); err != nil {
+		return nil, nil, nil, err
+	}
+	if after, err = train.NewPredictor(be, out.Model, headOnly, weights); err != nil {
+		before.Close()
+		return nil, nil, nil, err
+	}
+	return out, before, after, nil
 }
 
 // compareLogits is the largest absolute difference between two predictors'

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/sbinet/npyio/npz"
@@ -133,4 +134,25 @@ func JSON(t testing.TB, path string, v any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Scalar reads an array of no dimensions, float32 or float64.
+func (a *Archive) Scalar(name string) float64 {
+	a.t.Helper()
+	h := a.f.Header(name + ".npy")
+	if h == nil {
+		a.t.Fatalf("no array %q", name)
+	}
+	if strings.HasSuffix(h.Descr.Type, "f8") {
+		var v float64
+		if err := a.f.Read(name+".npy", &v); err != nil {
+			a.t.Fatal(err)
+		}
+		return v
+	}
+	var v float32
+	if err := a.f.Read(name+".npy", &v); err != nil {
+		a.t.Fatal(err)
+	}
+	return float64(v)
 }
