@@ -115,21 +115,29 @@ func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, er
 	if m.Config.NumClasses != len(data.Classes) {
 		return nil, fmt.Errorf("the backbone is loaded for %d classes, the data set %s has %d; load it with LoadOptions.NumClasses %d", m.Config.NumClasses, data.Name, len(data.Classes), len(data.Classes))
 	}
+	if o.Resize == "" {
+		o.Resize = "direct"
+	}
 	t := &Task{Backend: be, Model: m, Data: data, Options: o, cache: dataset.NewCache(o.CacheBytes)}
 	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: o.Resize, ResizeTo: o.ResizeTo}
 	t.train = t.eval
 	t.train.RandomCrop, t.train.HorizontalFlip = o.RandomCrop, o.HorizontalFlip
 	if err := t.train.Validate(); err != nil {
-		return nil, err
+		return nil, &OptionError{err}
 	}
 	return t, nil
 }
 
 // CheckImages decodes every image once, into the cache, so that a broken one is
 // found before training. Where the data set was opened with SkipBadImages,
-// broken ones are left out and listed in Data.Skipped.
+// broken ones are left out and listed in Data.Skipped; else they are an
+// *[InputError].
 func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) error {
-	return t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
+	err := t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
+	if err != nil && ctx.Err() == nil {
+		return &InputError{err}
+	}
+	return err
 }
 
 // images reads samples as evaluation does, trainingImages as training does.
@@ -212,6 +220,23 @@ func (o PlanOptions) withDefaults() PlanOptions {
 	return o
 }
 
+// validate refuses what no plan can meet. classToken is its parameter count.
+func (o PlanOptions) validate(budget, classToken int) error {
+	switch o.Compat {
+	case "":
+		if budget < classToken {
+			return fmt.Errorf("a budget of %d parameters is below the least possible, %d, which the class token takes; raise the budget", budget, classToken)
+		}
+	case plan.CompatRelease:
+		if targets := plan.ReleaseBudgets(); !slices.Contains(targets, budget) {
+			return fmt.Errorf("budget of %d parameters: the release's targets are %v; give one of them, or leave compat mode", budget, targets)
+		}
+	default:
+		return fmt.Errorf("compat mode %q is unknown; known: release", o.Compat)
+	}
+	return nil
+}
+
 // Plan is stage 2: what to tune under a budget, written "0.4M", "400000" or
 // "0.5%" of the backbone c. In compat mode "release" the budget must be one of
 // the reference release's seven targets.
@@ -219,32 +244,59 @@ func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, bu
 	o = o.withDefaults()
 	module, err := peft.Lookup(o.Module)
 	if err != nil {
-		return nil, err
+		return nil, &OptionError{err}
 	}
 	parameters, err := plan.ParseBudget(budget, c.Size())
 	if err != nil {
+		return nil, &OptionError{err}
+	}
+	return planWith(ctx, scores, parameters, module, c.EmbedDim, o)
+}
+
+// PlanScores is Plan without the backbone, for budgets that are a number of
+// parameters: the class token is as wide as the final norm.
+func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget string, o PlanOptions) (*plan.Plan, error) {
+	o = o.withDefaults()
+	module, err := peft.Lookup(o.Module)
+	if err != nil {
+		return nil, &OptionError{err}
+	}
+	if strings.Contains(budget, "%") {
+		return nil, &OptionError{fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
+	}
+	size, classToken := 0, 0
+	for _, t := range scores.Tensors {
+		size += len(t.Scores)
+		if t.Name == "norm.weight" {
+			classToken = len(t.Scores)
+		}
+	}
+	parameters, err := plan.ParseBudget(budget, size)
+	if err != nil {
+		return nil, &OptionError{err}
+	}
+	return planWith(ctx, scores, parameters, module, classToken, o)
+}
+
+func planWith(ctx context.Context, scores *sensitivity.Scores, budget int, module peft.Module, classToken int, o PlanOptions) (*plan.Plan, error) {
+	if err := o.validate(budget, classToken); err != nil {
+		return nil, &OptionError{err}
+	}
+	options := plan.Options{Budget: budget, Module: module.Name, ModuleParams: module.Count, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta, ClassToken: classToken}
+	scored := Scored(scores)
+	if o.Compat == "" {
+		return plan.Exact(ctx, scored, options)
+	}
+	plans, err := plan.Release(scored, plan.ReleaseOptions{Options: options})
+	if err != nil {
 		return nil, err
 	}
-	options := plan.Options{Budget: parameters, Module: module.Name, ModuleParams: module.Count, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta, ClassToken: c.EmbedDim}
-	scored := Scored(scores)
-	switch o.Compat {
-	case "":
-		return plan.Exact(ctx, scored, options)
-	case plan.CompatRelease:
-		plans, err := plan.Release(scored, plan.ReleaseOptions{Options: options})
-		if err != nil {
-			return nil, err
+	for _, p := range plans {
+		if p.Budget == budget {
+			return p, nil
 		}
-		var targets []string
-		for _, p := range plans {
-			if p.Budget == parameters {
-				return p, nil
-			}
-			targets = append(targets, fmt.Sprint(p.Budget))
-		}
-		return nil, fmt.Errorf("budget %s: the release's targets are %s parameters; give one of them, or leave compat mode", budget, strings.Join(targets, ", "))
 	}
-	return nil, fmt.Errorf("compat mode %q is unknown; known: release", o.Compat)
+	return nil, fmt.Errorf("budget of %d parameters: the release makes no plan for it", budget)
 }
 
 // Scored is the view of scores that package plan takes.

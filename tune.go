@@ -92,14 +92,26 @@ type Result struct {
 // its last epoch (of equal ones the one that tunes less) is trained once more
 // on train and val together, and tested once. Everything is kept in dir; a run
 // that was stopped goes on where it was when Tune is called again with the same
-// task, options and dir. progress may be nil.
+// task, options and dir; of one that is finished the result is read. progress
+// may be nil.
 func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress func(Event)) (*Result, error) {
 	r := &runner{Task: t, o: o, dir: dir, progress: progress}
 	if progress == nil {
 		r.progress = func(Event) {}
 	}
-	if err := r.check(); err != nil {
+	var err error
+	if r.o, err = t.Effective(o); err != nil {
 		return nil, err
+	}
+	if len(r.o.Budgets) == 0 {
+		r.o.Budgets = []string{""} // one candidate, which needs none
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	result := new(Result)
+	if found, err := readJSON(r.path(ResultFile), result); found || err != nil {
+		return result, err
 	}
 	return r.run(ctx)
 }
@@ -111,43 +123,69 @@ type runner struct {
 	progress func(Event)
 }
 
-// check refuses, before anything costly, what cannot work.
-func (r *runner) check() error {
-	if err := r.o.Method.Validate(); err != nil {
+// Effective is o with its defaults filled in, as Tune uses it and config.json
+// keeps it. It refuses, before anything costly, what cannot work on this task;
+// its errors are *[OptionError]s.
+func (t *Task) Effective(o TuneOptions) (TuneOptions, error) {
+	o.Score, o.Plan = o.Score.withDefaults(), o.Plan.withDefaults()
+	if o.Method.Scores() {
+		if o.Rank == 0 {
+			o.Rank = o.Plan.Rank
+		}
+		o.Plan.Module, o.Plan.Rank = o.Method.Module(), o.Rank
+		if len(o.Budgets) == 0 {
+			o.Budgets = []string{DefaultBudget}
+		}
+	}
+	if err := t.validate(o); err != nil {
+		return o, &OptionError{err}
+	}
+	return o, nil
+}
+
+func (t *Task) validate(o TuneOptions) error {
+	if err := o.Method.Validate(); err != nil {
 		return err
 	}
-	if err := r.o.Train.Validate(); err != nil {
+	if err := o.Train.Validate(); err != nil {
 		return fmt.Errorf("training options: %w", err)
 	}
-	if r.o.Method.Scores() {
-		r.o.Plan.Module, r.o.Plan.Rank = r.o.Method.Module(), r.o.Rank
-		if len(r.o.Budgets) == 0 {
-			r.o.Budgets = []string{DefaultBudget}
-		}
+	if o.Rank < 0 || o.Score.Batches < 1 || o.Score.BatchSize < 1 {
+		return fmt.Errorf("rank %d, score batches %d and their size %d: expected positive numbers", o.Rank, o.Score.Batches, o.Score.BatchSize)
 	}
-	if len(r.o.Budgets) == 0 {
-		r.o.Budgets = []string{""}
+	if o.Plan.Compat != "" && !o.Method.Scores() {
+		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
 	}
-	for _, b := range r.o.Budgets {
-		if b == "" {
-			continue
-		}
-		if r.o.Method == Linear || r.o.Method == Full {
-			return fmt.Errorf("method %s takes no budget; leave it out", r.o.Method)
-		}
-		if _, err := plan.ParseBudget(b, r.Model.Config.Size()); err != nil {
+	for _, b := range o.Budgets {
+		if err := t.validateBudget(b, o); err != nil {
 			return err
 		}
 	}
-	if len(r.o.Budgets) > 1 {
+	if len(o.Budgets) > 1 {
 		switch {
-		case r.o.NoValidation:
+		case o.NoValidation:
 			return errors.New("several budgets need validation to choose between them; give one budget, or leave validation on")
-		case len(r.Data.Val) == 0:
-			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", r.Data.Name)
+		case len(t.Data.Val) == 0:
+			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.Data.Name)
 		}
 	}
-	return os.MkdirAll(r.dir, 0o777)
+	return nil
+}
+
+func (t *Task) validateBudget(budget string, o TuneOptions) error {
+	c := t.Model.Config
+	if o.Method == Linear || o.Method == Full {
+		return fmt.Errorf("method %s takes no budget; leave it out", o.Method)
+	}
+	if !o.Method.Scores() {
+		_, err := Baseline(c, o.Method, o.Rank, budget)
+		return err
+	}
+	parameters, err := plan.ParseBudget(budget, c.Size())
+	if err != nil {
+		return err
+	}
+	return o.Plan.validate(parameters, c.EmbedDim)
 }
 
 func (r *runner) path(elem ...string) string {
@@ -410,7 +448,9 @@ type RunConfig struct {
 	Started time.Time   `json:"started"`
 	Model   ModelConfig `json:"model"`
 	Data    DataConfig  `json:"data"`
-	Tune    TuneOptions `json:"tune"`
+	Tune    TuneOptions `json:"tune,omitzero"`
+	// Single is set instead of Tune in the folder of [Task.TrainRun].
+	Single *SingleOptions `json:"train,omitempty"`
 }
 
 // ModelConfig names a backbone and how it was loaded.

@@ -184,11 +184,15 @@ func (c Config) embed(l Layers, images *Node) *Node {
 func (c Config) attention(l Layers, name string, x *Node) *Node {
 	batch, tokens, heads := x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads
 	width := c.EmbedDim / heads
-	split := func(n string) *Node { return Reshape(l.Linear(name+n, x), batch, tokens, heads, width) }
+	// [B, N, D] → [B, heads, N, width], once: forward and backward products then
+	// find their operands in the order in which they run through them.
+	split := func(n string) *Node {
+		return TransposeAllAxes(Reshape(l.Linear(name+n, x), batch, tokens, heads, width), 0, 2, 1, 3)
+	}
 	q, k, v := split("q"), split("k"), split("v")
 	q = MulScalar(q, 1/math.Sqrt(float64(width)))
-	scores := DotGeneral(q, []int{3}, []int{0, 2}, k, []int{3}, []int{0, 2}) // [B, heads, N, N]
-	y := DotGeneral(Softmax(scores), []int{3}, []int{0, 1}, v, []int{1}, []int{0, 2})
+	scores := DotGeneral(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
+	y := DotGeneral(Softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
 	y = Reshape(TransposeAllAxes(y, 0, 2, 1, 3), batch, tokens, c.EmbedDim) // [B, heads, N, width] → [B, N, D]
 	return l.Linear(name+"proj", y)
 }

@@ -12,6 +12,16 @@ import (
 // parameters.
 var releaseTargets = []float64{1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05}
 
+// ReleaseBudgets are the budgets, in parameters, for which [Release] makes
+// plans at its default scale.
+func ReleaseBudgets() []int {
+	budgets := make([]int, len(releaseTargets))
+	for i, t := range releaseTargets {
+		budgets[i] = int(math.Round(t * 1e6))
+	}
+	return budgets
+}
+
 // ReleaseOptions are the inputs of [Release].
 type ReleaseOptions struct {
 	// Options are as for [Exact], but Budget is not read: the targets are fixed.

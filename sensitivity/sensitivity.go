@@ -45,6 +45,15 @@ type Scores struct {
 	Backbone  string // fingerprint of the backbone
 }
 
+// MeanLoss is the mean cross-entropy over the batches; 0 without any.
+func (s *Scores) MeanLoss() float64 {
+	sum := 0.0
+	for _, l := range s.Losses {
+		sum += l / float64(len(s.Losses))
+	}
+	return sum
+}
+
 // Options of stage 1.
 type Options struct {
 	// PerSample sums the squared gradient of every image instead of squaring
@@ -228,7 +237,8 @@ func CrossEntropy(logits, labels *Node) *Node {
 	return Neg(ReduceAllMean(ReduceSum(Mul(target, LogSoftmax(logits)), 1)))
 }
 
-const metadataKey = "spt_scores"
+// MetadataKey is the metadata by which a scores file is recognised.
+const MetadataKey = "spt_scores"
 
 type metadata struct {
 	Version   int       `json:"version"`
@@ -256,7 +266,7 @@ func (s *Scores) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("writing scores to %s: %w", path, err)
 	}
-	return checkpoint.Save(path, entries, map[string]string{metadataKey: string(text)})
+	return checkpoint.Save(path, entries, map[string]string{MetadataKey: string(text)})
 }
 
 // Load reads scores that Save wrote.
@@ -266,13 +276,13 @@ func Load(path string) (*Scores, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, ok := f.Metadata()[metadataKey]
+	text, ok := f.Metadata()[MetadataKey]
 	if !ok {
-		return nil, fmt.Errorf("reading scores from %s: its metadata has no %q; is it a scores file that spt wrote?", path, metadataKey)
+		return nil, fmt.Errorf("reading scores from %s: its metadata has no %q; is it a scores file that spt wrote?", path, MetadataKey)
 	}
 	var meta metadata
 	if err := json.Unmarshal([]byte(text), &meta); err != nil {
-		return nil, fmt.Errorf("reading scores from %s: metadata %q: %w", path, metadataKey, err)
+		return nil, fmt.Errorf("reading scores from %s: metadata %q: %w", path, MetadataKey, err)
 	}
 	if meta.Version != 1 {
 		return nil, fmt.Errorf("reading scores from %s: version %d, this program reads version 1", path, meta.Version)

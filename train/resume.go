@@ -46,7 +46,8 @@ func (p *progress) next() {
 	p.Step, p.LossSum, p.Correct, p.Seconds = 0, 0, 0, 0
 }
 
-const progressKey = "spt_progress"
+// MetadataKey is the metadata by which a training checkpoint is recognised.
+const MetadataKey = "spt_progress"
 
 // identity changes when a checkpoint must not be continued.
 func (r *Run) identity() string {
@@ -83,7 +84,7 @@ func (r *Run) save(s *Stepper, p progress) error {
 	if err != nil {
 		return fmt.Errorf("writing the training state to %s: %w", r.Checkpoint, err)
 	}
-	return checkpoint.Save(r.Checkpoint, entries, map[string]string{progressKey: string(text)})
+	return checkpoint.Save(r.Checkpoint, entries, map[string]string{MetadataKey: string(text)})
 }
 
 func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tuned checkpoint.StateDict, err error) {
@@ -92,12 +93,12 @@ func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tun
 		return p, nil, err
 	}
 	defer f.Close()
-	text, ok := f.Metadata()[progressKey]
+	text, ok := f.Metadata()[MetadataKey]
 	if !ok {
-		return p, nil, fmt.Errorf("resuming from %s: its metadata has no %q; is it a training checkpoint?", path, progressKey)
+		return p, nil, fmt.Errorf("resuming from %s: its metadata has no %q; is it a training checkpoint?", path, MetadataKey)
 	}
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		return p, nil, fmt.Errorf("resuming from %s: metadata %q: %w", path, progressKey, err)
+		return p, nil, fmt.Errorf("resuming from %s: metadata %q: %w", path, MetadataKey, err)
 	}
 	if p.Version != 1 {
 		return p, nil, fmt.Errorf("resuming from %s: version %d, this program reads version 1", path, p.Version)

@@ -1,0 +1,305 @@
+package spt
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
+)
+
+// Inspection is what a file or folder turned out to be. One of the pointers is
+// set, by Kind; for a run the delta too, once there is one.
+type Inspection struct {
+	Path       string               `json:"path"`
+	Kind       string               `json:"kind"` // "checkpoint", "training state", "scores", "plan", "delta" or "run"
+	Checkpoint *InspectedCheckpoint `json:"checkpoint,omitempty"`
+	Scores     *InspectedScores     `json:"scores,omitempty"`
+	Plan       *plan.Plan           `json:"plan,omitempty"`
+	Delta      *InspectedDelta      `json:"delta,omitempty"`
+	Run        *InspectedRun        `json:"run,omitempty"`
+}
+
+// InspectedCheckpoint describes a safetensors file.
+type InspectedCheckpoint struct {
+	Tensors  []InspectedTensor `json:"tensors"` // sorted by name
+	Values   int               `json:"values"`  // of all tensors
+	Bytes    int64             `json:"bytes"`   // of all tensors
+	Metadata map[string]string `json:"metadata,omitempty"`
+	// Backbone is what Load makes of the file; nil where Problem says why it is
+	// none.
+	Backbone      *backbone.Config        `json:"backbone,omitempty"`
+	Head          bool                    `json:"head"` // the file has a classification head
+	Preprocessing *backbone.Preprocessing `json:"preprocessing,omitempty"`
+	Fingerprint   string                  `json:"fingerprint,omitempty"`
+	Report        *checkpoint.Report      `json:"report,omitempty"`
+	Classes       []string                `json:"classes,omitempty"`
+	Problem       string                  `json:"problem,omitempty"`
+}
+
+// InspectedTensor is one tensor of a file.
+type InspectedTensor struct {
+	Name  string           `json:"name"`
+	DType checkpoint.DType `json:"dtype"`
+	Shape []int            `json:"shape"`
+}
+
+// InspectedScores describes stage 1's result.
+type InspectedScores struct {
+	Images    int             `json:"images"`
+	PerSample bool            `json:"per_sample"`
+	Backbone  string          `json:"backbone"` // fingerprint
+	MeanLoss  float64         `json:"mean_loss"`
+	Tensors   []ScoredSummary `json:"tensors"` // in the backbone's order
+}
+
+// ScoredSummary sums up the scores of one tensor.
+type ScoredSummary struct {
+	Name  string  `json:"name"`
+	Shape []int   `json:"shape"`
+	Sum   float64 `json:"sum"`
+	Share float64 `json:"share"` // of the sum over all tensors
+}
+
+// InspectedDelta describes a delta.
+type InspectedDelta struct {
+	*delta.Delta
+	Parameters int `json:"parameters"` // tuned, the head not counted
+	Head       int `json:"head_parameters"`
+}
+
+// InspectedRun describes a run's folder.
+type InspectedRun struct {
+	Config RunConfig     `json:"config"`
+	Epochs []train.Epoch `json:"epochs,omitempty"` // of the final training, as far as it is
+	Result *Result       `json:"result,omitempty"` // nil while the run is unfinished
+}
+
+// Inspect recognises a checkpoint, scores, a plan, a delta or a run's folder by
+// what is in it, not by its name. What cannot be recognised, or is broken, is
+// an *[InputError].
+func Inspect(path string) (*Inspection, error) {
+	in, err := inspect(path)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	in.Path = path
+	return in, nil
+}
+
+func inspect(path string) (*Inspection, error) {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("inspecting: %w", err)
+	}
+	if stat.IsDir() {
+		return inspectFolder(path)
+	}
+	start, err := head(path)
+	if err != nil {
+		return nil, fmt.Errorf("inspecting %s: %w", path, err)
+	}
+	if len(start) > 0 && start[0] == '{' {
+		return inspectJSON(path)
+	}
+	return inspectTensors(path)
+}
+
+// head is a file's first non-space bytes.
+func head(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	start := make([]byte, 64)
+	n, err := io.ReadFull(f, start)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	return bytes.TrimLeft(start[:n], " \t\r\n"), nil
+}
+
+func inspectFolder(path string) (*Inspection, error) {
+	keys, err := jsonKeys(filepath.Join(path, ConfigFile))
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(keys, "spt") {
+		return inspectRun(path)
+	}
+	exists := func(name string) bool {
+		_, err := os.Stat(filepath.Join(path, name))
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	const weights = "model.safetensors"
+	switch {
+	case exists(delta.FileName) || exists(delta.TensorsName):
+		return inspectDelta(path)
+	case exists(weights):
+		return inspectTensors(filepath.Join(path, weights))
+	}
+	return nil, fmt.Errorf("inspecting %s: the folder holds neither a run (%s of spt), nor a delta (%s), nor a checkpoint (%s); give one of these, or a file", path, ConfigFile, delta.FileName, weights)
+}
+
+func inspectRun(path string) (*Inspection, error) {
+	c, err := LoadRunConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	in := &Inspection{Kind: "run", Run: &InspectedRun{Config: c}}
+	if in.Run.Epochs, err = readLines(filepath.Join(path, MetricsFile)); err != nil {
+		return nil, err
+	}
+	result := new(Result)
+	found, err := readJSON(filepath.Join(path, ResultFile), result)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return in, nil
+	}
+	in.Run.Result = result
+	d, err := inspectDelta(path)
+	if err != nil {
+		return nil, err
+	}
+	in.Delta = d.Delta
+	return in, nil
+}
+
+// readLines reads metrics; a file that is not there has none.
+func readLines(path string) (epochs []train.Epoch, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for line := range bytes.Lines(data) {
+		var e train.Epoch
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("reading %s: line %d: %w", path, len(epochs)+1, err)
+		}
+		epochs = append(epochs, e)
+	}
+	return epochs, err
+}
+
+func inspectDelta(path string) (*Inspection, error) {
+	d, err := delta.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	t, err := d.Tuning()
+	if err != nil {
+		return nil, err
+	}
+	return &Inspection{Kind: "delta", Delta: &InspectedDelta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
+}
+
+// jsonKeys are the keys of a JSON object in a file; nil if there is no file.
+func jsonKeys(path string) ([]string, error) {
+	var fields map[string]json.RawMessage
+	if _, err := readJSON(path, &fields); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for k := range fields {
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func inspectJSON(path string) (*Inspection, error) {
+	keys, err := jsonKeys(path)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case slices.Contains(keys, "tau"):
+		p, err := plan.LoadFile(path)
+		return &Inspection{Kind: "plan", Plan: p}, err
+	case slices.Contains(keys, "tensors_sha256"):
+		return inspectDelta(path)
+	case slices.Contains(keys, "spt"):
+		return inspectRun(filepath.Dir(path))
+	}
+	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta or run configuration of spt", path)
+}
+
+func inspectTensors(path string) (*Inspection, error) {
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	meta := f.Metadata()
+	if _, ok := meta[sensitivity.MetadataKey]; ok {
+		return inspectScores(path)
+	}
+	in := &Inspection{Kind: "checkpoint", Checkpoint: &InspectedCheckpoint{Metadata: meta}}
+	if _, ok := meta[train.MetadataKey]; ok {
+		in.Kind = "training state"
+	}
+	c := in.Checkpoint
+	for _, t := range f.Tensors() {
+		values := 1
+		for _, d := range t.Shape {
+			values *= d
+		}
+		c.Values += values
+		c.Bytes += t.End - t.Begin
+		c.Tensors = append(c.Tensors, InspectedTensor{t.Name, t.DType, t.Shape})
+		c.Head = c.Head || t.Name == "head.weight"
+	}
+	if in.Kind == "training state" {
+		return in, nil
+	}
+	if c.Classes, err = delta.Classes(f); err != nil {
+		return nil, err
+	}
+	var o backbone.LoadOptions
+	if !c.Head {
+		o.NumClasses = 1 // no head is read then
+	}
+	m, report, err := backbone.Load(path, o)
+	if err != nil {
+		c.Problem = err.Error()
+		return in, nil
+	}
+	c.Backbone, c.Preprocessing, c.Report, c.Fingerprint = &m.Config, &m.Preprocessing, &report, m.Fingerprint()
+	return in, nil
+}
+
+func inspectScores(path string) (*Inspection, error) {
+	s, err := sensitivity.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	out := &InspectedScores{Images: s.Images, PerSample: s.PerSample, Backbone: s.Backbone, MeanLoss: s.MeanLoss()}
+	total := 0.0
+	for _, t := range s.Tensors {
+		sum := 0.0
+		for _, v := range t.Scores {
+			sum += float64(v)
+		}
+		total += sum
+		out.Tensors = append(out.Tensors, ScoredSummary{Name: t.Name, Shape: t.Shape, Sum: sum})
+	}
+	for i := range out.Tensors {
+		if total > 0 {
+			out.Tensors[i].Share = out.Tensors[i].Sum / total
+		}
+	}
+	return &Inspection{Kind: "scores", Scores: out}, nil
+}

@@ -1,0 +1,89 @@
+package spt
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+)
+
+// GivenPreprocessing is ModelConfig.Preprocessing where Mean and Std were given
+// by the user instead of found in or beside the checkpoint.
+const GivenPreprocessing = "given"
+
+// Open loads the backbone. numClasses is of a new head, 0 keeps the
+// checkpoint's. Zero fields of c take what the checkpoint says; Mean and Std
+// are used where Preprocessing is [GivenPreprocessing]. If c holds a
+// fingerprint, as in a run's configuration, the backbone must have it. Errors
+// are *[InputError].
+func (c ModelConfig) Open(numClasses int) (*backbone.Model, checkpoint.Report, error) {
+	o := backbone.LoadOptions{NumClasses: numClasses, ImageSize: c.ImageSize, NumHeads: c.NumHeads, LayerNormEps: c.LayerNormEps}
+	if c.Preprocessing == GivenPreprocessing {
+		o.Mean, o.Std = &c.Mean, &c.Std
+	}
+	m, report, err := backbone.Load(c.Path, o)
+	if err == nil {
+		err = c.Check(m)
+	}
+	if err != nil {
+		return nil, report, &InputError{err}
+	}
+	return m, report, nil
+}
+
+// Check refuses a backbone that is not the one with c's fingerprint.
+func (c ModelConfig) Check(m *backbone.Model) error {
+	if c.Fingerprint != "" && c.Fingerprint != m.Fingerprint() {
+		return &InputError{fmt.Errorf("backbone %s has changed since the run began: its weights have fingerprint %s, expected %s; put the first one back, or begin a new run", c.Path, m.Fingerprint(), c.Fingerprint)}
+	}
+	return nil
+}
+
+// Record notes how m was loaded, in the place of what was asked for.
+func (c *ModelConfig) Record(m *backbone.Model) {
+	c.Fingerprint = m.Fingerprint()
+	c.ImageSize, c.NumHeads, c.LayerNormEps = m.Config.ImageSize, m.Config.NumHeads, m.Config.LayerNormEps
+	c.Mean, c.Std, c.Preprocessing = m.Preprocessing.Mean, m.Preprocessing.Std, m.Preprocessing.Source
+}
+
+// Open reads the data set. If c holds numbers of images, as in a run's
+// configuration, the data set must still have them. Errors are *[InputError].
+func (c DataConfig) Open() (*dataset.Dataset, error) {
+	d, err := dataset.Open(c.Path, dataset.OpenOptions{Layout: c.Layout, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages})
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	now, before := [4]int{len(d.Classes), len(d.Train), len(d.Val), len(d.Test)}, [4]int{c.Classes, c.Train, c.Val, c.Test}
+	if c.Classes != 0 && now != before {
+		return nil, &InputError{fmt.Errorf("data set %s has changed since the run began: classes, train, val and test images are %v, expected %v; put the images back, or begin a new run", c.Path, now, before)}
+	}
+	return d, nil
+}
+
+// Record notes what the data set turned out to be.
+func (c *DataConfig) Record(d *dataset.Dataset) {
+	c.Layout, c.Split = d.Layout, d.Split
+	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)
+}
+
+// NewRunDir makes the folder for a run that was given no name: runs/NAME, or
+// with -2, -3 … where that is taken. NAME is usually DATA-METHOD.
+func NewRunDir(name string) (string, error) {
+	if err := os.MkdirAll("runs", 0o777); err != nil {
+		return "", fmt.Errorf("making a run folder: %w", err)
+	}
+	for n := 1; ; n++ {
+		dir := filepath.Join("runs", name)
+		if n > 1 {
+			dir = fmt.Sprintf("%s-%d", dir, n)
+		}
+		err := os.Mkdir(dir, 0o777)
+		if err == nil || !errors.Is(err, os.ErrExist) {
+			return dir, err
+		}
+	}
+}

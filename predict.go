@@ -1,0 +1,206 @@
+package spt
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+// Restore is the result of an earlier training: the delta d on its backbone m.
+// With d nil it is m with the head of its own checkpoint, as after a merge. A
+// delta of another backbone and a checkpoint without a head are *[InputError]s.
+func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
+	if d != nil {
+		if err := d.Check(m); err != nil {
+			return nil, &InputError{err}
+		}
+		tuning, err := d.Tuning()
+		return &Trained{Tuning: tuning, Tuned: d.Tuned}, err
+	}
+	tuning, err := peft.New(m.Config, peft.Linear())
+	if err != nil {
+		return nil, err
+	}
+	head := checkpoint.StateDict{}
+	for _, p := range tuning.Params {
+		w, ok := m.Weights[p.Name]
+		if !ok {
+			return nil, &InputError{fmt.Errorf("backbone %s was loaded without its head %s, so it predicts nothing; give a delta, or a checkpoint with a head", m.Path, p.Name)}
+		}
+		head[p.Name] = w
+	}
+	return &Trained{Tuning: tuning, Tuned: head}, nil
+}
+
+// Classifier names what is on images.
+type Classifier struct {
+	Classes   []string // of the head's rows
+	Transform dataset.Transform
+
+	be        backend.Backend
+	predictor *train.Predictor
+}
+
+// NewClassifier prepares a backbone with tuned weights, on the default backend.
+// classes names the head's rows; nil numbers them. Close releases it.
+func NewClassifier(m *backbone.Model, tuned *Trained, classes []string, t dataset.Transform) (*Classifier, error) {
+	be, err := backend.New()
+	if err != nil {
+		return nil, err
+	}
+	if classes == nil {
+		for i := range m.Config.NumClasses {
+			classes = append(classes, fmt.Sprint(i))
+		}
+	}
+	if len(classes) != m.Config.NumClasses {
+		return nil, &InputError{fmt.Errorf("there are %d class names for a head of %d rows", len(classes), m.Config.NumClasses)}
+	}
+	if err := t.Validate(); err != nil {
+		return nil, &OptionError{err}
+	}
+	p, err := train.NewPredictor(be, m, tuned.Tuning, tuned.Tuned)
+	if err != nil {
+		return nil, err
+	}
+	return &Classifier{Classes: classes, Transform: t, be: be, predictor: p}, nil
+}
+
+// Close releases what the classifier holds on the backend.
+func (c *Classifier) Close() { c.predictor.Close() }
+
+// Prediction is what a classifier says of one image.
+type Prediction struct {
+	Path string
+	Top  []Probability // most probable first; of equal ones the lower index
+	Err  error         // why the image could not be read; Top is then empty
+}
+
+// Probability is softmax's of one class.
+type Probability struct {
+	Class       string  `json:"class"`
+	Index       int     `json:"index"` // row of the head
+	Probability float64 `json:"probability"`
+}
+
+// Predict yields the topK most probable classes of each image file, in order.
+// An image that cannot be read yields its Prediction.Err and does not end the
+// sequence; the sequence's own error, such as a cancelled ctx, does.
+func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
+	const batchSize = 32
+	return func(yield func(Prediction, error) bool) {
+		for batch := range slices.Chunk(files, batchSize) {
+			predictions, err := c.batch(ctx, batch, topK)
+			if err != nil {
+				yield(Prediction{}, fmt.Errorf("predicting: %w", err))
+				return
+			}
+			for _, p := range predictions {
+				if !yield(p, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Prediction, error) {
+	out := make([]Prediction, len(files))
+	pixels, errs := readImages(c.Transform, files)
+	var good []int
+	var flat []uint8
+	for i, path := range files {
+		out[i] = Prediction{Path: path, Err: errs[i]}
+		if errs[i] == nil {
+			good = append(good, i)
+			flat = append(flat, pixels[i]...)
+		}
+	}
+	if len(good) == 0 {
+		return out, ctx.Err()
+	}
+	images, err := backend.Uint8(c.be, flat, len(good), c.Transform.Size, c.Transform.Size, 3)
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Free(images)
+	logits, err := c.predictor.Logits(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	for row, i := range good {
+		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
+	}
+	return out, nil
+}
+
+// top is softmax and its k largest values.
+func (c *Classifier) top(logits []float32, k int) []Probability {
+	largest := float64(slices.Max(logits))
+	sum := 0.0
+	all := make([]Probability, len(logits))
+	for i, v := range logits {
+		e := math.Exp(float64(v) - largest)
+		sum += e
+		all[i] = Probability{c.Classes[i], i, e}
+	}
+	slices.SortStableFunc(all, func(a, b Probability) int {
+		switch {
+		case a.Probability > b.Probability:
+			return -1
+		case a.Probability < b.Probability:
+			return 1
+		}
+		return 0
+	})
+	all = all[:min(k, len(all))]
+	for i := range all {
+		all[i].Probability /= sum
+	}
+	return all
+}
+
+// readImages reads image files side by side; each has its pixels or its error.
+func readImages(t dataset.Transform, files []string) (pixels [][]uint8, errs []error) {
+	pixels, errs = make([][]uint8, len(files)), make([]error, len(files))
+	var g errgroup.Group
+	// A decoded photograph takes some 50 MB, so few at a time.
+	g.SetLimit(4)
+	for i, path := range files {
+		g.Go(func() error {
+			pixels[i], errs[i] = t.Pixels(path)
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are in errs
+	return pixels, errs
+}
+
+// Probes are images on which a merge is proved: random pixels, drawn alike
+// every time, and image files. The result is [n, Size, Size, 3]. A file that
+// cannot be read is an *[InputError].
+func Probes(t dataset.Transform, random int, files []string) ([]uint8, error) {
+	out := make([]uint8, random*t.Size*t.Size*3)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(out) // never fails
+	pixels, errs := readImages(t, files)
+	for i, err := range errs {
+		if err != nil {
+			return nil, &InputError{err}
+		}
+		out = append(out, pixels[i]...)
+	}
+	return out, nil
+}

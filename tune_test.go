@@ -1,0 +1,234 @@
+package spt_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
+)
+
+var config = backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, EmbedDim: 16, Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: 3, LayerNormEps: 1e-6}
+
+// newTask is a tiny backbone on images whose colour is their class.
+func newTask(t *testing.T, val int) *spt.Task {
+	t.Helper()
+	weights := checkpoint.StateDict{}
+	for k, p := range config.Params() {
+		w := checkpoint.NewTensor(p.Shape...)
+		for i := range w.Data {
+			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.4
+		}
+		weights[p.Name] = w
+	}
+	m := backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bicubic"}, weights)
+	draw := func(n, salt int) (out []dataset.Sample) {
+		for i := range n {
+			pix := make([]uint8, 16*16*3)
+			for k := range pix {
+				pix[k] = uint8(40 + (i*31+k*17+salt)%60)
+				if k%3 == i%3 {
+					pix[k] += 120
+				}
+			}
+			out = append(out, dataset.Sample{Image: &dataset.RGB{Width: 16, Height: 16, Pix: pix}, Label: i % 3})
+		}
+		return out
+	}
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, draw(36, 0), draw(val, 7), draw(12, 13))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := spt.NewTask(m, data, spt.TaskOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return task
+}
+
+func options(m spt.Method, budgets ...string) spt.TuneOptions {
+	o := spt.TuneOptions{Method: m, Budgets: budgets, Rank: 1, Train: train.VTAB().WithEpochs(3)}
+	o.Train.BatchSize, o.Train.LR = 12, 1e-2
+	return o
+}
+
+// TestTune runs every kind of method and checks what the run folder holds.
+func TestTune(t *testing.T) {
+	for _, m := range spt.Methods() {
+		var budgets []string
+		if m.Scores() {
+			budgets = []string{"400", "12%"}
+		}
+		dir := t.TempDir()
+		task := newTask(t, 9)
+		o := options(m, budgets...)
+		o.PaperProtocol = true
+		r, err := task.Tune(t.Context(), o, dir, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", m, err)
+		}
+		if r.Val == nil || r.Test == nil || r.TestMax == nil || r.TrainedOn != "train+val" || len(r.Epochs) != 3 || r.Test.Images != 12 {
+			t.Errorf("%s: result %+v", m, r)
+		}
+		if *r.TestMax < r.Test.Accuracy {
+			t.Errorf("%s: test-max %g is below the last epoch's %g", m, *r.TestMax, r.Test.Accuracy)
+		}
+		if m.Scores() && len(r.Candidates) != 2 {
+			t.Errorf("%s: candidates %+v", m, r.Candidates)
+		}
+		for _, c := range r.Candidates {
+			if c.ValAccuracy > *r.Val {
+				t.Errorf("%s: budget %s has %g on val, the chosen one %g", m, c.Budget, c.ValAccuracy, *r.Val)
+			}
+		}
+		d, err := delta.Load(dir)
+		if err != nil {
+			t.Fatalf("%s: %v", m, err)
+		}
+		if d.Method != string(m) || d.Metrics["test_accuracy"] != r.Test.Accuracy || strings.Join(d.Classes, " ") != "red green blue" {
+			t.Errorf("%s: delta %+v", m, d.Metrics)
+		}
+		if err := d.Check(task.Model); err != nil {
+			t.Errorf("%s: %v", m, err)
+		}
+		metrics, err := os.ReadFile(filepath.Join(dir, spt.MetricsFile))
+		if err != nil || bytes.Count(metrics, []byte("\n")) != 3 {
+			t.Errorf("%s: metrics %s, %v", m, metrics, err)
+		}
+		var kept spt.Result
+		if data, err := os.ReadFile(filepath.Join(dir, spt.ResultFile)); err != nil || json.Unmarshal(data, &kept) != nil || kept.Test.Accuracy != r.Test.Accuracy {
+			t.Errorf("%s: result.json: %v", m, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*training*")); len(left) != 0 {
+			t.Errorf("%s: %v is left", m, left)
+		}
+	}
+}
+
+// TestTuneResume stops a run in each of its stages, resumes it, and compares
+// the delta's bytes with those of a run that was never stopped.
+func TestTuneResume(t *testing.T) {
+	o := options(spt.SPTLoRA, "400", "12%")
+	whole := t.TempDir()
+	if _, err := newTask(t, 9).Tune(t.Context(), o, whole, nil); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join(whole, "spt_delta.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	stops := 0
+	for _, at := range []spt.Event{
+		{Stage: "score", Done: 32}, {Stage: "train", Candidate: "400", Epoch: 1, Done: 2}, {Stage: "train", Candidate: "12%", Epoch: 0, Done: 1},
+		{Stage: "train", Epoch: 0, Done: 3}, {Stage: "train", Epoch: 2, Done: 1}, {Stage: "test", Done: 12},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := newTask(t, 9).Tune(ctx, o, dir, func(e spt.Event) {
+			if e.Finished == nil && e.Stage == at.Stage && e.Candidate == at.Candidate && e.Epoch == at.Epoch && e.Done == at.Done {
+				cancel()
+			}
+		})
+		if errors.Is(err, context.Canceled) {
+			stops++
+		}
+		cancel()
+	}
+	if stops < 5 { // the last event comes after the last graph has run
+		t.Errorf("the run was stopped %d times", stops)
+	}
+	if _, err := newTask(t, 9).Tune(t.Context(), o, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "spt_delta.safetensors"))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the resumed run's delta differs (%v)", err)
+	}
+}
+
+// TestTuneRefuses checks what is refused before anything is trained.
+func TestTuneRefuses(t *testing.T) {
+	for _, c := range []struct {
+		want string
+		val  int
+		o    spt.TuneOptions
+	}{
+		{"method \"nope\" is unknown; known: linear", 9, options("nope")},
+		{"takes no budget", 9, options(spt.Linear, "400")},
+		{"need validation images", 0, options(spt.SPTLoRA, "400", "500")},
+		{"budget \"1.2.3\"", 9, options(spt.SPTLoRA, "1.2.3")},
+		{"budget \"900%\"", 9, options(spt.SPTLoRA, "900%")},
+		{"least", 9, options(spt.SPTLoRA, "3")},
+		{"at rank 1", 9, options(spt.LoRA, "20")},
+	} {
+		if c.o.Method == spt.LoRA {
+			c.o.Rank = 0
+		}
+		_, err := newTask(t, c.val).Tune(t.Context(), c.o, t.TempDir(), nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("expected an error with %q, got %v", c.want, err)
+		}
+	}
+}
+
+// TestTuneWithoutVal trains on train alone.
+func TestTuneWithoutVal(t *testing.T) {
+	r, err := newTask(t, 0).Tune(t.Context(), options(spt.SPTAdapter, "500"), t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Val != nil || r.TrainedOn != "train" || r.Test == nil || len(r.Candidates) != 0 {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// TestPlanFitsBackbone: plans from real scores keep to the budget and are valid
+// for the backbone, counted by formulas of its own.
+func TestPlanFitsBackbone(t *testing.T) {
+	g := golden.OpenSPTSmall(t)
+	reference := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
+	c := g.Model(t).Config
+	s := &sensitivity.Scores{}
+	for _, p := range c.Params() {
+		if p.Role == backbone.Scored {
+			s.Tensors = append(s.Tensors, sensitivity.Tensor{Name: p.Name, Shape: p.Shape, Norm: p.Norm, Scores: reference.Float32(p.Name)})
+		}
+	}
+	for _, module := range []string{"lora", "adapter"} {
+		for budget := range map[string]bool{"5%": true, "20%": true} {
+			p, err := spt.Plan(t.Context(), c, s, budget, spt.PlanOptions{Module: module, Rank: g.Rank})
+			if err != nil {
+				t.Fatal(err)
+			}
+			limit, err := plan.ParseBudget(budget, c.Size())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Cost.Total > limit || p.Cost.Total == 0 {
+				t.Errorf("%s at %s costs %d, the budget is %d", module, budget, p.Cost.Total, limit)
+			}
+			if err := p.Validate(spt.Tensors(c), func(in, out, rank int) int {
+				if module == "lora" {
+					return rank * (in + out)
+				}
+				return 2*rank*out + rank + out
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
