@@ -210,9 +210,10 @@ func (d *Delta) validateDescription() error {
 
 // validateSelection checks what peft.New takes as harmless.
 func (d *Delta) validateSelection() error {
-	for _, name := range slices.Concat(d.Selection.Structured, d.Selection.Whole, slices.Collect(maps.Keys(d.Selection.Entries))) {
-		if name == "head.weight" || name == "head.bias" {
-			return fmt.Errorf("the selection lists %s; the head is always tuned and never listed", name)
+	listed := slices.Concat(d.Selection.Structured, d.Selection.Whole, slices.Collect(maps.Keys(d.Selection.Entries)))
+	for _, p := range d.Config.Params() {
+		if p.Role == backbone.Head && slices.Contains(listed, p.Name) {
+			return fmt.Errorf("the selection lists %s; the head is always tuned and never listed", p.Name)
 		}
 	}
 	for name, entries := range d.Selection.Entries {

@@ -122,6 +122,8 @@ func TestSelectionErrors(t *testing.T) {
 		"has a lora and single":      {Module: "lora", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}, Entries: map[string][]int32{"blocks.0.attn.q.weight": {1}}},
 		"is 64; expected ascending":  {Entries: map[string][]int32{"blocks.0.attn.q.weight": {3, 64}}},
 		"is 3; expected ascending":   {Entries: map[string][]int32{"blocks.0.attn.q.weight": {3, 3}}},
+		"always tuned":               {Whole: []string{"head.bias"}},
+		"with no entries":            {Entries: map[string][]int32{"norm.bias": {}}},
 		"no tensor head.nonexistent": {Entries: map[string][]int32{"head.nonexistent": {0}}},
 	} {
 		if _, err := peft.New(config, s); err == nil || !strings.Contains(err.Error(), want) {

@@ -161,6 +161,10 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		t.shapes[p.Name] = p.Shape
 		entries, hasEntries := s.Entries[p.Name]
 		switch {
+		case p.Role == backbone.Head && (t.whole[p.Name] || t.structured[p.Name] || hasEntries):
+			return nil, fmt.Errorf("selecting what to tune: %s is the head's, which is always tuned; leave it out", p.Name)
+		case hasEntries && len(entries) == 0:
+			return nil, fmt.Errorf("selecting what to tune: %s is listed with no entries; leave it out", p.Name)
 		case p.Role == backbone.Head:
 			init := TruncNormal
 			if len(p.Shape) == 1 {
@@ -246,7 +250,7 @@ func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.Stat
 // an error.
 func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDict, error) {
 	if len(t.structured) > 0 && t.Module.Merge == nil {
-		return nil, fmt.Errorf("a %s cannot be merged into its matrix (it is not linear); keep the delta, which holds it as a module", t.Module.Name)
+		return nil, fmt.Errorf("module %q cannot be merged into its matrix, it is not linear; keep the delta, which holds it as a module", t.Module.Name)
 	}
 	out := checkpoint.StateDict{}
 	for name, shape := range t.shapes {
@@ -278,7 +282,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 	return out, nil
 }
 
-// Forward is one graph's view of the tuning: it implements backbone.Layers.
+// layers is one graph's view of the tuning: it implements backbone.Layers.
 type layers struct {
 	*Tuning
 	frozen  map[string]*Node

@@ -269,7 +269,8 @@ func (s *Scores) Save(path string) error {
 	return checkpoint.Save(path, entries, map[string]string{MetadataKey: string(text)})
 }
 
-// Load reads scores that Save wrote.
+// Load reads scores that Save wrote, and checks that every tensor of the file is
+// listed once and every score is finite and not negative.
 func Load(path string) (*Scores, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -288,10 +289,23 @@ func Load(path string) (*Scores, error) {
 		return nil, fmt.Errorf("reading scores from %s: version %d, this program reads version 1", path, meta.Version)
 	}
 	s := &Scores{Losses: meta.Losses, Images: meta.Images, PerSample: meta.PerSample, Backbone: meta.Backbone}
+	if len(meta.Order) != len(f.Tensors()) {
+		return nil, fmt.Errorf("reading scores from %s: %d tensors are listed, the file has %d", path, len(meta.Order), len(f.Tensors()))
+	}
+	seen := map[string]bool{}
 	for _, name := range meta.Order {
 		t, err := f.Float32(name)
 		if err != nil {
 			return nil, err
+		}
+		if seen[name] {
+			return nil, fmt.Errorf("reading scores from %s: %s is listed twice", path, name)
+		}
+		seen[name] = true
+		for i, v := range t.Data {
+			if !(v >= 0 && v <= math.MaxFloat32) {
+				return nil, fmt.Errorf("reading scores from %s: score %d of %s is %g, expected a finite number that is not negative", path, i, name, v)
+			}
 		}
 		s.Tensors = append(s.Tensors, Tensor{name, t.Shape, slices.Contains(meta.Norms, name), t.Data})
 	}

@@ -25,12 +25,17 @@ type Predictor struct {
 }
 
 // NewPredictor places the tuned tensors, by peft.Param.Name, on the backend.
-func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict) (*Predictor, error) {
+func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict) (_ *Predictor, err error) {
 	net, err := newNetwork(be, m, t)
 	if err != nil {
 		return nil, err
 	}
 	p := &Predictor{be: be, net: net}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
 	for _, q := range t.Params {
 		v, ok := tuned[q.Name]
 		if !ok || v.Size() != q.Size() {
@@ -62,8 +67,11 @@ func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 
 // Close releases the compiled graphs and the tuned tensors.
 func (p *Predictor) Close() {
-	p.logits.Close()
-	p.features.Close()
+	for _, program := range []*backend.Program{p.logits, p.features} {
+		if program != nil {
+			program.Close()
+		}
+	}
 	backend.Free(p.tuned...)
 	p.net.close()
 }
@@ -161,7 +169,7 @@ func logSumExp(row []float32) (best int, lse float64) {
 	return best, float64(row[best]) + math.Log(sum)
 }
 
-// Features computes the features of every sample once, for a head trained
+// featuresOf computes the features of every sample once, for a head trained
 // alone on a frozen backbone.
 func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, progress func(images int)) (*Data, error) {
 	out := &Data{width: p.net.model.Config.EmbedDim}

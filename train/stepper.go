@@ -35,9 +35,8 @@ type Stepper struct {
 	decay   float64
 	program *backend.Program
 
-	steps  int               // optimiser steps taken
-	state  []*tensors.Tensor // tuned tensors, first moments, second moments: 3·len(Params)
-	closed bool
+	steps int               // optimiser steps taken
+	state []*tensors.Tensor // tuned tensors, first moments, second moments: 3·len(Params)
 }
 
 // NewStepper starts training at the given tuned values, with the optimiser's

@@ -1,0 +1,267 @@
+package delta_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/train"
+)
+
+func be(t testing.TB) backend.Backend {
+	t.Helper()
+	b, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// probes are n images of 16 px; testdata/README.md computes the same.
+func probes(n int) []uint8 {
+	pixels := make([]uint8, n*16*16*3)
+	for i := range pixels {
+		pixels[i] = uint8(i * 7919 >> 4)
+	}
+	return pixels
+}
+
+func logits(t *testing.T, p *train.Predictor, err error, pixels []uint8) []float32 {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	x, err := backend.Uint8(be(t), pixels, len(pixels)/(16*16*3), 16, 16, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Free(x)
+	out, err := p.Logits(t.Context(), x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// alone are the logits of a model with its own head.
+func alone(t *testing.T, m *backbone.Model, pixels []uint8) []float32 {
+	t.Helper()
+	tuning, err := peft.New(m.Config, peft.Linear())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := train.NewPredictor(be(t), m, tuning, m.Weights)
+	return logits(t, p, err, pixels)
+}
+
+func largestDifference(a, b []float32) float64 {
+	largest := 0.0
+	for i := range a {
+		largest = max(largest, math.Abs(float64(a[i])-float64(b[i])))
+	}
+	return largest
+}
+
+// argmax is the prediction for each image of three classes.
+func argmax(logits []float32) (out []int) {
+	for i := 0; i < len(logits); i += 3 {
+		best := 0
+		for j := range 3 {
+			if logits[i+j] > logits[i+best] {
+				best = j
+			}
+		}
+		out = append(out, best)
+	}
+	return out
+}
+
+// TestMerge: a merged checkpoint, read back with no option, gives the logits of
+// the delta on its backbone.
+func TestMerge(t *testing.T) {
+	m := tiny(tinyConfig, 1)
+	untouched := tiny(tinyConfig, 1).Fingerprint()
+	pixels := probes(40) // more than one batch
+	for method, s := range selections() {
+		if method == "adapter" {
+			continue
+		}
+		t.Run(method, func(t *testing.T) {
+			d := result(t, m, method, s)
+			p, err := d.Predictor(be(t), m)
+			want := logits(t, p, err, pixels)
+
+			merged, err := d.Merge(t.Context(), be(t), m, pixels, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "merged.safetensors")
+			if err := merged.Save(path, d.Classes); err != nil {
+				t.Fatal(err)
+			}
+			read, report, err := backbone.Load(path, backbone.LoadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read.Config != d.Config || read.Preprocessing != d.Preprocessing || len(report.Unused) > 0 {
+				t.Errorf("read %+v %+v, unused %v", read.Config, read.Preprocessing, report.Unused)
+			}
+			got := alone(t, read, pixels)
+			difference := largestDifference(got, want)
+			if difference > 1e-4 {
+				t.Errorf("logits differ by up to %g, expected at most 1e-4", difference)
+			}
+			if !reflect.DeepEqual(argmax(got), argmax(want)) {
+				t.Error("predictions differ")
+			}
+			if merged.Images != 40 || merged.Bound != delta.DefaultBound || merged.LargestDifference != difference {
+				t.Errorf("reported %d images, bound %g, difference %g; measured %g", merged.Images, merged.Bound, merged.LargestDifference, difference)
+			}
+			t.Logf("largest difference %.2g", difference)
+
+			// The tuned parts matter: the head alone gives other logits.
+			if method != "linear" && largestDifference(headOnly(t, m, d, pixels), want) < 1e-2 {
+				t.Error("the tuning changes nothing, so this test proves nothing")
+			}
+			if backbone.NewModel(m.Config, m.Preprocessing, m.Weights).Fingerprint() != untouched {
+				t.Error("merging changed the backbone")
+			}
+
+			f, err := checkpoint.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			classes, err := delta.Classes(f)
+			if err != nil || !reflect.DeepEqual(classes, d.Classes) {
+				t.Errorf("classes %q, %v", classes, err)
+			}
+		})
+	}
+}
+
+// headOnly are the logits of the delta's head on the frozen backbone.
+func headOnly(t *testing.T, m *backbone.Model, d *delta.Delta, pixels []uint8) []float32 {
+	t.Helper()
+	plain := *d
+	plain.Selection = peft.Linear()
+	p, err := plain.Predictor(be(t), m)
+	return logits(t, p, err, pixels)
+}
+
+func TestMergeRefuses(t *testing.T) {
+	m := tiny(tinyConfig, 1)
+	d := result(t, m, "spt-lora", selections()["spt-lora"])
+	merge := func(d *delta.Delta, pixels []uint8, bound float64) error {
+		_, err := d.Merge(t.Context(), be(t), m, pixels, bound)
+		return err
+	}
+	refused(t, merge(d, probes(2), 1e-12), "moves a logit by", "bound of 1e-12")
+	refused(t, merge(d, probes(2), math.NaN()), "bound of NaN")
+	refused(t, merge(d, nil, 0), "0 values", "16×16×3")
+	refused(t, merge(d, probes(2)[1:], 0), "1535 values", "16×16×3")
+	refused(t, merge(result(t, m, "adapter", selections()["adapter"]), probes(1), 0), "cannot be merged", "keep the delta")
+
+	broken := result(t, m, "lora", selections()["lora"])
+	broken.Tuned["blocks.0.attn.q.lora_B"].Data[5] = float32(math.NaN())
+	refused(t, merge(broken, probes(2), 0), "moves a logit by NaN", "bound of 0.001")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Merge(ctx, be(t), m, probes(1), 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestMergedSaveRefusesClasses(t *testing.T) {
+	m := tiny(tinyConfig, 1)
+	merged, err := result(t, m, "linear", peft.Linear()).Merge(t.Context(), be(t), m, probes(1), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "merged.safetensors")
+	refused(t, merged.Save(path, []string{"one"}), path, "1 class names, expected 3")
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a file was written")
+	}
+}
+
+func TestClasses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.safetensors")
+	for _, c := range []struct {
+		metadata map[string]string
+		want     []string
+		fails    bool
+	}{
+		{nil, nil, false},
+		{map[string]string{"spt_classes": `["a","b"]`}, []string{"a", "b"}, false},
+		{map[string]string{"spt_classes": `{"a":1}`}, nil, true},
+	} {
+		if err := checkpoint.Save(path, nil, c.metadata); err != nil {
+			t.Fatal(err)
+		}
+		f, err := checkpoint.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := delta.Classes(f)
+		if c.fails {
+			refused(t, err, path, "spt_classes", "JSON list")
+		} else if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%v: got %q, %v", c.metadata, got, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var mergedFile = flag.String("merged", "", "write the merged checkpoint of TestTimm to this file, for the script in testdata/README.md")
+
+// TestTimm compares with the logits that timm computed from the merged
+// checkpoint of this delta; see testdata/README.md.
+func TestTimm(t *testing.T) {
+	m := tiny(tinyConfig, 1)
+	d := result(t, m, "spt-lora", selections()["spt-lora"])
+	pixels := probes(4)
+	merged, err := d.Merge(t.Context(), be(t), m, pixels, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *mergedFile != "" {
+		if err := merged.Save(*mergedFile, d.Classes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join("testdata", "timm.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []float32
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	p, err := d.Predictor(be(t), m)
+	onBackbone := logits(t, p, err, pixels)
+	inWeights := alone(t, merged.Model, pixels)
+	if len(want) != len(inWeights) {
+		t.Fatalf("%d logits, timm has %d", len(inWeights), len(want))
+	}
+	a, b := largestDifference(onBackbone, want), largestDifference(inWeights, want)
+	if a > 1e-5 || b > 1e-5 {
+		t.Errorf("logits differ from timm's by up to %g with the delta, %g merged, expected at most 1e-5", a, b)
+	}
+	t.Logf("largest difference from timm: %.2g with the delta, %.2g merged", a, b)
+}
