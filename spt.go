@@ -103,6 +103,7 @@ type Task struct {
 
 	eval, train dataset.Transform
 	cache       *dataset.Cache
+	checked     bool // CheckImages has succeeded
 }
 
 // NewTask binds a backbone, loaded with the data set's number of classes, to
@@ -131,12 +132,16 @@ func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, er
 // CheckImages decodes every image once, into the cache, so that a broken one is
 // found before training. Where the data set was opened with SkipBadImages,
 // broken ones are left out and listed in Data.Skipped; else they are an
-// *[InputError].
+// *[InputError]. Once it has succeeded it does nothing.
 func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) error {
+	if t.checked {
+		return nil
+	}
 	err := t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
 	if err != nil && ctx.Err() == nil {
 		return &InputError{err}
 	}
+	t.checked = err == nil
 	return err
 }
 

@@ -481,11 +481,19 @@ type DataConfig struct {
 	Images        TaskOptions `json:"images"`
 }
 
-// SaveRunConfig writes config.json into a run folder, which it makes. A folder
-// that holds a run already is refused.
-func SaveRunConfig(dir string, c RunConfig) error {
+// CheckNewRun refuses a folder that holds a run already, with an *[OptionError].
+func CheckNewRun(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
-		return fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)
+		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
+	}
+	return nil
+}
+
+// SaveRunConfig writes config.json into a run folder, which it makes. A folder
+// that holds a run already is refused; see [CheckNewRun].
+func SaveRunConfig(dir string, c RunConfig) error {
+	if err := CheckNewRun(dir); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err

@@ -141,12 +141,17 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	for _, w := range wanted {
 		weights[w.Name] = sd[w.Name]
 	}
-	p := preprocessing(f, sd, side)
+	p := preprocessing(f, side)
 	if o.Mean != nil {
 		p.Mean, p.Source = *o.Mean, "given"
 	}
 	if o.Std != nil {
 		p.Std, p.Source = *o.Std, "given"
+	}
+	for i := range 3 {
+		if !(p.Std[i] > 0) || math.IsNaN(float64(p.Mean[i])) {
+			return nil, report, fmt.Errorf("the preprocessing (%s) has mean %v and std %v, expected numbers and a positive std; give them (--mean, --std)", p.Source, p.Mean, p.Std)
+		}
 	}
 	return NewModel(c, p, weights), report, nil
 }
@@ -235,6 +240,13 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 		}
 		return s, nil
 	}
+	if mean, std := meta["input_mean"], meta["input_std"]; mean != "" || std != "" {
+		s.preprocessing = &Preprocessing{Interpolation: "bicubic", Source: "the checkpoint's metadata"}
+		m, d := &s.preprocessing.Mean, &s.preprocessing.Std
+		if _, err := fmt.Sscanf(mean+" "+std, "%g,%g,%g %g,%g,%g", &m[0], &m[1], &m[2], &d[0], &d[1], &d[2]); err != nil {
+			return s, fmt.Errorf("reading the metadata input_mean %q and input_std %q of %s: expected three numbers divided by commas each", mean, std, f.Name())
+		}
+	}
 	folder := filepath.Dir(f.Name())
 	var config struct {
 		Heads         int     `json:"num_attention_heads"`
@@ -250,6 +262,11 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	}
 	if found {
 		s.heads, s.eps = config.Heads, config.Eps
+	}
+	if s.preprocessing != nil {
+		return s, nil
+	}
+	if found {
 		for _, v := range [][2][]float32{{config.PretrainedCfg.Mean, config.PretrainedCfg.Std}, {config.Mean, config.Std}} {
 			if len(v[0]) == 3 && len(v[1]) == 3 {
 				s.preprocessing = &Preprocessing{Mean: [3]float32(v[0]), Std: [3]float32(v[1]), Interpolation: "bicubic", Source: filepath.Join(folder, "config.json")}
@@ -359,34 +376,11 @@ func configFromShapes(sd checkpoint.StateDict, side sideFiles, o LoadOptions) (C
 	return c, nil
 }
 
-// known lists checkpoints whose files carry no preprocessing, by the first
-// three values of the class token, in thousandths (so that float16 copies match).
-var known = []struct {
-	class [3]int
-	name  string
-	Preprocessing
-}{
-	{[3]int{-356, -38, -72}, "vit_tiny_patch16_224.augreg_in21k_ft_in1k", inception},
-	{[3]int{22, -47, -696}, "deit_tiny_patch16_224.fb_in1k", imageNet},
-}
-
 // preprocessing finds what the backbone was pretrained with: metadata or files
-// beside it, the known checkpoints, then timm's tags in the file's name.
-func preprocessing(f *checkpoint.File, sd checkpoint.StateDict, side sideFiles) Preprocessing {
+// beside it, then timm's tags in the file's name.
+func preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
 	if side.preprocessing != nil {
 		return *side.preprocessing
-	}
-	class := sd["cls_token"].Data
-	for _, k := range known {
-		match := len(class) >= 3
-		for i := 0; match && i < 3; i++ {
-			match = int(math.Round(float64(class[i])*1000)) == k.class[i]
-		}
-		if match {
-			p := k.Preprocessing
-			p.Source = "known checkpoint " + k.name
-			return p
-		}
 	}
 	name := strings.ToLower(filepath.Base(f.Name()))
 	for _, tag := range []string{"deit", "mae", "dino", "moco"} {

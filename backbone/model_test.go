@@ -146,14 +146,14 @@ func TestPreprocessing(t *testing.T) {
 	}
 }
 
-// TestKnownCheckpoints: the real files carry no preprocessing, yet theirs is found.
-func TestKnownCheckpoints(t *testing.T) {
+// TestRealCheckpoints reads two real ViTs, whose preprocessing is in their metadata.
+func TestRealCheckpoints(t *testing.T) {
 	for file, mean := range map[string]float32{"vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors": 0.5, "deit_tiny_patch16_224.f16.safetensors": 0.485} {
 		m, report, err := backbone.Load(golden.Beside(t, "models", file), backbone.LoadOptions{NumClasses: 10})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.Preprocessing.Mean[0] != mean || !strings.Contains(m.Preprocessing.Source, "known checkpoint") {
+		if m.Preprocessing.Mean[0] != mean || !strings.Contains(m.Preprocessing.Source, "metadata") {
 			t.Errorf("%s: %+v", file, m.Preprocessing)
 		}
 		if c := m.Config; c.EmbedDim != 192 || c.Depth != 12 || c.NumHeads != 3 || c.PatchSize != 16 || c.ImageSize != 224 || len(report.Missing) != 0 {

@@ -25,6 +25,9 @@ const mergeBatch = 32
 // JSON list of strings.
 const classesKey = "spt_classes"
 
+// transformKey is the metadata that holds a merged checkpoint's Transform, as JSON.
+const transformKey = "spt_transform"
+
 // Merged is a backbone with a delta folded into its weights, and the proof that
 // it computes the same.
 type Merged struct {
@@ -36,6 +39,8 @@ type Merged struct {
 	// LargestDifference is the largest absolute difference of a logit, before
 	// and after merging; Bound is what it was held against.
 	LargestDifference, Bound float64
+	// Transform is the delta's: how images become the model's input.
+	Transform Transform
 }
 
 // Merge folds the delta into a copy of the weights of m, which must pass
@@ -93,7 +98,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights)}
+	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
 	if before, err = train.NewPredictor(be, m, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}
@@ -128,29 +133,39 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 }
 
 // Save writes a full checkpoint at path: a safetensors file with timm's names,
-// F32. Its metadata holds configuration, preprocessing and, unless classes is
-// nil, the names of the head's rows, so that backbone.Load and [Classes] need
-// nothing else.
+// F32. Its metadata holds configuration, preprocessing, transform and, unless
+// classes is nil, the names of the head's rows, so that backbone.Load,
+// [Classes] and [TransformOf] need nothing else.
 func (m *Merged) Save(path string, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
 		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d: one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
 	}
-	metadata, err := m.Model.Metadata()
-	if err != nil {
-		return err
-	}
+	metadata := map[string]string{}
+	values := map[string]any{transformKey: m.Transform}
 	if classes != nil {
-		text, err := json.Marshal(classes)
+		values[classesKey] = classes
+	}
+	for key, v := range values {
+		text, err := json.Marshal(v)
 		if err != nil {
-			return fmt.Errorf("saving the merged checkpoint %s: class names: %w", path, err)
+			return fmt.Errorf("saving the merged checkpoint %s: metadata %q: %w", path, key, err)
 		}
-		metadata[classesKey] = string(text)
+		metadata[key] = string(text)
 	}
-	var entries []checkpoint.Entry
-	for name, t := range m.Model.Weights.Fused() {
-		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
+	return m.Model.Save(path, checkpoint.F32, metadata)
+}
+
+// TransformOf is the transform that [Merged.Save] wrote into a checkpoint; the
+// zero value if it has none.
+func TransformOf(f *checkpoint.File) (t Transform, err error) {
+	text, ok := f.Metadata()[transformKey]
+	if !ok {
+		return t, nil
 	}
-	return checkpoint.Save(path, entries, metadata)
+	if err := json.Unmarshal([]byte(text), &t); err != nil {
+		return t, fmt.Errorf("reading the image transform of %s: metadata %q: %w", f.Name(), transformKey, err)
+	}
+	return t, nil
 }
 
 // Classes are the class names that [Merged.Save] wrote into a checkpoint; nil

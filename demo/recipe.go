@@ -11,7 +11,7 @@ import (
 // afford many epochs.
 func Recipe(m spt.Method, epochs int, seed uint64) train.Options {
 	o := train.VTAB()
-	o.BatchSize, o.LR, o.DropPath, o.Dropout, o.ModuleDropPath, o.Seed = 32, 4e-3, 0, 0, 0, seed
+	o.BatchSize, o.LR, o.DropPath, o.Dropout, o.ModuleDropPath, o.Seed = 16, 4e-3, 0, 0, 0, seed
 	switch m {
 	case spt.Linear:
 		epochs *= 10

@@ -1,0 +1,23 @@
+package backbone
+
+import (
+	"maps"
+
+	"github.com/sptune/spt/checkpoint"
+)
+
+// Save writes the model as a safetensors file with timm's names, from which
+// Load reads it back without a guess. dtype is F32, F16 or BF16; metadata goes
+// beside [Model.Metadata] and may be nil.
+func (m *Model) Save(path string, dtype checkpoint.DType, metadata map[string]string) error {
+	own, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	maps.Copy(own, metadata)
+	var entries []checkpoint.Entry
+	for name, t := range m.Weights.Fused() {
+		entries = append(entries, checkpoint.Entry{Name: name, DType: dtype, Shape: t.Shape, Data: t.Data})
+	}
+	return checkpoint.Save(path, entries, own)
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/demo"
+	"github.com/sptune/spt/train"
+)
+
+// Flags write straight into the configurations of the library. A run that is
+// resumed overwrites them with those of its folder, and flags that then have
+// another value contradict it; see refuseContradictions.
+
+// modelFlags are those of a backbone.
+func modelFlags(fs *pflag.FlagSet, c *spt.ModelConfig) {
+	fs.Var((*modelFlag)(&c.Path), "model", "the backbone: a timm-named ViT in a safetensors `FILE`, or 'demo', the embedded one")
+	fs.IntVar(&c.ImageSize, "image-size", 0, "side of the images in px; the position embedding is resized (default the checkpoint's)")
+	fs.IntVar(&c.NumHeads, "num-heads", 0, "attention heads (default what the checkpoint says, else width/64)")
+	fs.Float64Var(&c.LayerNormEps, "layer-norm-eps", 0, "epsilon of the layer norms (default what the checkpoint says, else 1e-6)")
+	fs.Var(&channelsFlag{&c.Mean, &c.Preprocessing}, "mean", "mean of the pixels per channel, in 0…1, with --std (default what the checkpoint says)")
+	fs.Var(&channelsFlag{&c.Std, &c.Preprocessing}, "std", "standard deviation of the pixels per channel, with --mean")
+}
+
+// openModel loads the backbone that modelFlags describe; numClasses is of a new
+// head, 0 keeps the checkpoint's.
+func openModel(c spt.ModelConfig, numClasses int) (*backbone.Model, *checkpoint.Report, error) {
+	if c.Path == "" {
+		return nil, nil, &spt.OptionError{Err: fmt.Errorf("no backbone given: --model FILE, or --model %s for the embedded one", demo.Embedded)}
+	}
+	if c.Preprocessing == spt.GivenPreprocessing && !(c.Std[0] > 0 && c.Std[1] > 0 && c.Std[2] > 0) {
+		return nil, nil, &spt.OptionError{Err: fmt.Errorf("--mean and --std go together, and every --std is above 0; found --std %v", c.Std)}
+	}
+	if c.Path != demo.Embedded {
+		m, report, err := c.Open(numClasses)
+		return m, &report, err
+	}
+	if c.Fingerprint == "" && (c.ImageSize != 0 || c.NumHeads != 0 || c.LayerNormEps != 0 || c.Preprocessing != "") {
+		return nil, nil, &spt.OptionError{Err: fmt.Errorf("the embedded backbone is what it is: leave out --image-size, --num-heads, --layer-norm-eps, --mean and --std")}
+	}
+	m, err := demo.Model(numClasses)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, nil, c.Check(m)
+}
+
+// dataFlags are those of a data set.
+func dataFlags(fs *pflag.FlagSet, c *spt.DataConfig) {
+	c.ValFraction, c.TestFraction = 0.1, 0.1
+	fs.Var((*pathFlag)(&c.Path), "data", "the images: a `DIR` of class folders, VTAB-1k lists or FGVC json")
+	fs.StringVar(&c.Layout, "layout", "", "vtab, imagefolder or fgvc (default recognised)")
+	fs.Var((*fractionFlag)(&c.ValFraction), "val-fraction", "share of the training images for validation where the data has no such split; 0 for none")
+	fs.Var((*fractionFlag)(&c.TestFraction), "test-fraction", "share of the training images for the test where the data has no such split; 0 for none")
+	fs.Uint64Var(&c.SplitSeed, "split-seed", 0, "seed of these splits")
+	fs.BoolVar(&c.SkipBadImages, "skip-bad-images", false, "leave out images that are missing or broken, and list them, instead of failing")
+	imageFlags(fs, &c.Images)
+	fs.Var((*bytesFlag)(&c.Images.CacheBytes), "cache", "memory for decoded images, such as 512MiB; 0 for none")
+}
+
+func openData(c spt.DataConfig) (*dataset.Dataset, error) {
+	if c.Path == "" {
+		return nil, &spt.OptionError{Err: fmt.Errorf("no data set given: --data DIR")}
+	}
+	if c.ValFraction+c.TestFraction >= 1 {
+		return nil, &spt.OptionError{Err: fmt.Errorf("--val-fraction %g and --test-fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
+	}
+	return c.Open()
+}
+
+// imageFlags say how an image becomes a square.
+func imageFlags(fs *pflag.FlagSet, o *spt.TaskOptions) {
+	fs.StringVar(&o.Resize, "resize", "direct", "direct: straight to the square; crop: the shorter side, then a centre crop")
+	fs.IntVar(&o.ResizeTo, "resize-to", 0, "with --resize crop: the shorter side in px (default 256/224 of the image size)")
+}
+
+// augmentFlags are what training alone does to images.
+func augmentFlags(fs *pflag.FlagSet, o *spt.TaskOptions) {
+	fs.BoolVar(&o.RandomCrop, "random-crop", false, "crop at random while training, with --resize crop")
+	fs.BoolVar(&o.HorizontalFlip, "flip", false, "mirror every other image while training")
+}
+
+// scoreFlags are stage 1's.
+func scoreFlags(fs *pflag.FlagSet, o *spt.ScoreOptions) {
+	fs.IntVar(&o.Batches, "score-batches", 16, "batches of training images to score on")
+	fs.IntVar(&o.BatchSize, "score-batch-size", 32, "images in such a batch")
+	fs.BoolVar(&o.PerSample, "per-sample", false, "square the gradient of every image instead of every batch")
+}
+
+// planFlags are stage 2's, but for method, budget and rank.
+func planFlags(fs *pflag.FlagSet, o *spt.PlanOptions) {
+	fs.Float64Var(&o.Alpha, "alpha", 10, "a matrix gets a module from 1/alpha of the module's parameters on")
+	fs.Float64Var(&o.Beta, "beta", 5, "a vector is tuned whole from 1/beta of its length on")
+	fs.StringVar(&o.Compat, "compat", "", "release: plan as the paper's published code does, for its seven budgets")
+}
+
+// trainFlags are stage 3's. The defaults are the paper's recipe.
+func trainFlags(fs *pflag.FlagSet, o *train.Options) {
+	*o = train.VTAB()
+	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images; the warm-up keeps its share")
+	fs.IntVar(&o.BatchSize, "batch-size", o.BatchSize, "images in a training step")
+	fs.Float64Var(&o.LR, "lr", o.LR, "greatest learning rate, of AdamW")
+	fs.Float64Var(&o.WeightDecay, "weight-decay", o.WeightDecay, "decoupled weight decay, of matrices only")
+	fs.Float64Var(&o.WarmupEpochs, "warmup-epochs", o.WarmupEpochs, "epochs of linear warm-up")
+	fs.Float64Var(&o.DropPath, "drop-path", o.DropPath, "drop rate of the blocks' branches, linear over depth")
+	fs.Float64Var(&o.Dropout, "dropout", o.Dropout, "drop rate on a module's input")
+	fs.Float64Var(&o.ModuleDropPath, "module-drop-path", o.ModuleDropPath, "drop rate on a module's output")
+	fs.Uint64Var(&o.Seed, "seed", o.Seed, "seed of everything drawn at random")
+}
+
+// scaleWarmup keeps the warm-up's share of the epochs where only these were given.
+func scaleWarmup(cmd *cobra.Command, o *train.Options) {
+	if cmd.Flags().Changed("epochs") && !cmd.Flags().Changed("warmup-epochs") {
+		recipe := train.VTAB().WithEpochs(o.Epochs)
+		o.WarmupEpochs = recipe.WarmupEpochs
+	}
+}
+
+// methodNames lists methods for a flag's help.
+func methodNames(methods []spt.Method) string {
+	var names []string
+	for _, m := range methods {
+		names = append(names, string(m))
+	}
+	return strings.Join(names, ", ")
+}
+
+// given are the flags that the user set, with their values.
+func given(cmd *cobra.Command) map[string]string {
+	values := map[string]string{}
+	cmd.Flags().Visit(func(f *pflag.Flag) { values[f.Name] = f.Value.String() })
+	return values
+}
+
+// refuseContradictions compares flags, as given returned them, with what they
+// are after a run's configuration was read into the same variables.
+func refuseContradictions(cmd *cobra.Command, before map[string]string, dir string) error {
+	var err error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		value, ok := before[f.Name]
+		if now := f.Value.String(); ok && err == nil && now != value {
+			err = &spt.OptionError{Err: fmt.Errorf("--%s %s contradicts the run in %s, which has %s; leave the flag out, or begin a new run", f.Name, value, dir, now)}
+		}
+	})
+	return err
+}
+
+// pathFlag is a path, kept absolute so that a run can be resumed from anywhere.
+type pathFlag string
+
+func (p *pathFlag) String() string { return string(*p) }
+func (p *pathFlag) Type() string   { return "path" }
+func (p *pathFlag) Set(s string) error {
+	if s == "" {
+		return fmt.Errorf("expected a path")
+	}
+	abs, err := filepath.Abs(s)
+	*p = pathFlag(abs)
+	return err
+}
+
+// modelFlag is the path of a checkpoint, or the name of the embedded one.
+type modelFlag string
+
+func (m *modelFlag) String() string { return string(*m) }
+func (m *modelFlag) Type() string   { return "path" }
+func (m *modelFlag) Set(s string) error {
+	if s == demo.Embedded {
+		*m = demo.Embedded
+		return nil
+	}
+	return (*pathFlag)(m).Set(s)
+}
+
+// fractionFlag is a share from 0 to below 1. The data set's options spell
+// "none" as a negative number.
+type fractionFlag float64
+
+func (f *fractionFlag) String() string { return strconv.FormatFloat(max(float64(*f), 0), 'g', -1, 64) }
+func (f *fractionFlag) Type() string   { return "fraction" }
+func (f *fractionFlag) Set(s string) error {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(v >= 0 && v < 1) {
+		return fmt.Errorf("expected a number from 0 to below 1")
+	}
+	if v == 0 {
+		v = -1
+	}
+	*f = fractionFlag(v)
+	return nil
+}
+
+// bytesFlag is an amount of memory. The library spells "none" as a negative
+// number and 1 GiB as 0.
+type bytesFlag int64
+
+var byteUnits = []struct {
+	name string
+	size int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}, {"", 1}}
+
+func (b *bytesFlag) Type() string { return "size" }
+func (b *bytesFlag) String() string {
+	n := int64(*b)
+	switch {
+	case n < 0:
+		return "0"
+	case n == 0:
+		n = 1 << 30
+	}
+	for _, u := range byteUnits {
+		if n%u.size == 0 {
+			return fmt.Sprintf("%d%s", n/u.size, u.name)
+		}
+	}
+	return fmt.Sprint(n)
+}
+
+func (b *bytesFlag) Set(s string) error {
+	for _, u := range byteUnits {
+		number, ok := strings.CutSuffix(s, u.name)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(number, 64)
+		n := v * float64(u.size)
+		if err != nil || !(n >= 0) || n > math.MaxInt64/2 {
+			break
+		}
+		if *b = bytesFlag(n); *b == 0 {
+			*b = -1
+		}
+		return nil
+	}
+	return fmt.Errorf("expected an amount of memory such as 1GiB, 512MiB or 0")
+}
+
+// channelsFlag is a number for each of red, green and blue.
+type channelsFlag struct {
+	value  *[3]float32
+	source *string
+}
+
+func (c *channelsFlag) Type() string { return "r,g,b" }
+func (c *channelsFlag) String() string {
+	if c.value == nil || *c.source != spt.GivenPreprocessing {
+		return ""
+	}
+	return fmt.Sprintf("%g,%g,%g", c.value[0], c.value[1], c.value[2])
+}
+
+func (c *channelsFlag) Set(s string) error {
+	parts := strings.Split(s, ",")
+	if len(parts) != 3 {
+		return fmt.Errorf("expected three numbers such as 0.5,0.5,0.5")
+	}
+	for i, p := range parts {
+		v, err := strconv.ParseFloat(strings.TrimSpace(p), 32)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%q is not a number; expected three such as 0.5,0.5,0.5", p)
+		}
+		c.value[i] = float32(v)
+	}
+	*c.source = spt.GivenPreprocessing
+	return nil
+}

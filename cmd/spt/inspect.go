@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
+)
+
+func inspectCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect PATH", Short: "Say what a file or a run folder is",
+		Long: `Recognises a checkpoint, scores, a plan, a delta, a training state or a run
+folder by what is in it, not by its name, and says what it holds. A checkpoint's
+tensors are summed up; --json lists them all.`,
+		Example: `  spt inspect vit_tiny.safetensors
+  spt inspect runs/clothing-spt-lora --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: a.verb(func(_ context.Context, args []string) error {
+			in, err := spt.Inspect(args[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.writeJSON(in)
+			}
+			var f facts
+			f.add("kind", "%s", in.Kind)
+			if in.Run != nil {
+				runFacts(&f, in.Run, args[0])
+			}
+			if in.Delta != nil {
+				deltaFacts(&f, in.Delta)
+			}
+			switch {
+			case in.Checkpoint != nil:
+				checkpointFacts(&f, in.Checkpoint)
+			case in.Scores != nil:
+				scoresFacts(&f, in.Scores)
+			case in.Plan != nil:
+				planFacts(&f, in.Plan)
+			}
+			return a.write(f.String())
+		}),
+	}
+}
+
+func checkpointFacts(f *facts, c *spt.InspectedCheckpoint) {
+	byType := map[string]int{}
+	for _, t := range c.Tensors {
+		byType[string(t.DType)]++
+	}
+	var types []string
+	for _, name := range slices.Sorted(maps.Keys(byType)) {
+		types = append(types, fmt.Sprintf("%d %s", byType[name], name))
+	}
+	f.add("tensors", "%d (%s), %d values, %s", len(c.Tensors), strings.Join(types, ", "), c.Values, size(c.Bytes))
+	f.add("shapes", "%s", strings.TrimRight(tensorShapes(c.Tensors), "\n"))
+	for _, key := range slices.Sorted(maps.Keys(c.Metadata)) {
+		f.add("metadata", "%s: %.100s", printable(key), printable(c.Metadata[key]))
+	}
+	if c.Problem != "" {
+		f.add("no backbone", "%s", printable(c.Problem))
+	}
+	if c.Backbone == nil {
+		return
+	}
+	f.add("backbone", "%s", describeConfig(*c.Backbone))
+	if c.Head {
+		f.add("head", "%d classes", c.Backbone.NumClasses)
+	} else {
+		f.add("head", "none")
+	}
+	if c.Classes != nil {
+		f.add("classes", "%s", list(c.Classes))
+	}
+	f.add("pixels", "%s", describePreprocessing(*c.Preprocessing))
+	f.add("loading", "%s", describeReport(c.Report))
+	f.add("fingerprint", "%s", c.Fingerprint)
+}
+
+// tensorShapes sums up: blocks that are alike are one line.
+func tensorShapes(tensors []spt.InspectedTensor) string {
+	var order []string
+	count := map[string]int{}
+	for _, t := range tensors {
+		parts := strings.Split(t.Name, ".")
+		for i, p := range parts {
+			if strings.Trim(p, "0123456789") == "" {
+				parts[i] = "*"
+			}
+		}
+		line := fmt.Sprintf("%s\t%s\t%v", printable(strings.Join(parts, ".")), t.DType, t.Shape)
+		if count[line]++; count[line] == 1 {
+			order = append(order, line)
+		}
+	}
+	const most = 40
+	return table(func(w io.Writer) {
+		for i, line := range order {
+			if i == most {
+				fmt.Fprintf(w, "and %d more\n", len(order)-most)
+				break
+			}
+			times := ""
+			if n := count[line]; n > 1 {
+				times = fmt.Sprintf("×%d", n)
+			}
+			fmt.Fprintf(w, "%s\t%s\n", line, times)
+		}
+	})
+}
+
+func scoresFacts(f *facts, s *spt.InspectedScores) {
+	how := "squared gradients of batches"
+	if s.PerSample {
+		how = "squared gradients of images"
+	}
+	f.add("scores", "%d tensors from %d images, %s, mean loss %.4f", len(s.Tensors), s.Images, how, s.MeanLoss)
+	f.add("backbone", "fingerprint %s", s.Backbone)
+	top := slices.Clone(s.Tensors)
+	slices.SortStableFunc(top, func(a, b spt.ScoredSummary) int {
+		switch {
+		case a.Sum > b.Sum:
+			return -1
+		case a.Sum < b.Sum:
+			return 1
+		}
+		return 0
+	})
+	for i, t := range top[:min(10, len(top))] {
+		name := ""
+		if i == 0 {
+			name = "most sensitive"
+		}
+		f.add(name, "%s %v: %s of the sum", printable(t.Name), t.Shape, percent(t.Share))
+	}
+}
+
+func planFacts(f *facts, p *plan.Plan) {
+	compat := "exact"
+	if p.Compat != "" {
+		compat = "compat " + p.Compat
+	}
+	f.add("plan", "%d parameters for a budget of %d, %s, tau %d", p.Cost.Total, p.Budget, compat, p.Tau)
+	f.add("modules", "%d, %s of rank %d on %d matrices", p.Cost.Structured, printable(p.Module), p.Rank, len(p.Matrices))
+	f.add("vectors", "%d, whole, %d of them", p.Cost.Vectors, len(p.Vectors))
+	f.add("entries", "%d, one by one, in %d tensors", p.Cost.Unstructured, len(p.Entries))
+	f.add("class token", "%d", p.Cost.ClassToken)
+}
+
+func deltaFacts(f *facts, d *spt.InspectedDelta) {
+	f.add("delta", "%s, tunes %d parameters, %s of the backbone, and a head of %d", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
+	f.add("tuned on", "%s: %s", d.Backbone, describeConfig(d.Config))
+	f.add("fingerprint", "%s", d.Backbone.Fingerprint)
+	f.add("pixels", "%s; resize %s", describePreprocessing(d.Preprocessing), d.Transform.Resize)
+	f.add("classes", "%s", list(d.Classes))
+	if d.Plan != nil {
+		f.add("budget", "%d, of which %d spent", d.Plan.Budget, d.Plan.Cost.Total)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
+		f.add("metric", "%s %.4f", printable(name), d.Metrics[name])
+	}
+}
+
+func runFacts(f *facts, r *spt.InspectedRun, dir string) {
+	c := r.Config
+	verb, method := "tune", describeMethod(c.Tune)
+	if s := c.Single; s != nil {
+		verb, method = "train", describeMethod(spt.TuneOptions{Method: s.Method, Rank: s.Rank, Train: s.Train})
+	}
+	f.add("started", "%s, by spt %s %s", c.Started.Format("2006-01-02 15:04:05 MST"), printable(c.Spt), verb)
+	f.add("backbone", "%s", printable(c.Model.Path))
+	f.add("data", "%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
+	f.add("method", "%s", printable(method))
+	f.add("final training", "%d epochs done", len(r.Epochs))
+	if r.Result == nil {
+		f.add("state", "unfinished; to go on: %s", command("spt", verb, "--resume", dir))
+		return
+	}
+	f.add("state", "finished")
+	if r.Result.Val != nil {
+		f.add("val accuracy", "%s", percent(*r.Result.Val))
+	}
+	if r.Result.Test != nil {
+		f.add("test accuracy", "%s", percent(r.Result.Test.Accuracy))
+	}
+}

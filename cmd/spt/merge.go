@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+)
+
+// The probes of a merge besides those that the user names.
+const (
+	randomProbes = 8
+	dataProbes   = 16
+)
+
+func mergeCommand(a *app) *cobra.Command {
+	var model spt.ModelConfig
+	var data spt.DataConfig
+	var dir, probe, out string
+	bound := delta.DefaultBound
+	cmd := &cobra.Command{
+		Use: "merge --delta DIR --out FILE [flags]", Short: "Fold a delta into a copy of its backbone",
+		Long: `Folds a delta into a copy of its backbone's weights, so that it costs nothing at
+prediction, and writes a checkpoint with timm's names. It compares the logits
+before and after on probe images, random ones and those of --probe or --data,
+and refuses if one differs by more than --bound. An adapter cannot be merged:
+it is not linear.`,
+		Example: "  spt merge --delta runs/clothing-spt-lora --probe holiday/ --out merged.safetensors",
+		Args:    cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	deltaFlag(fs, &dir)
+	fs.Var((*modelFlag)(&model.Path), "model", "the backbone that the delta was tuned on: a `FILE`, or 'demo'")
+	fs.StringVar(&out, "out", "", "`FILE` to write, safetensors")
+	fs.StringVar(&probe, "probe", "", "compare on the images in `DIR` too")
+	fs.Var((*pathFlag)(&data.Path), "data", fmt.Sprintf("compare on %d images of the data set in `DIR` too", dataProbes))
+	fs.Float64Var(&bound, "bound", bound, "greatest difference of a logit")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if dir == "" || out == "" {
+			return &spt.OptionError{Err: fmt.Errorf("give the delta (--delta DIR) and the file to write (--out FILE)")}
+		}
+		if !(bound > 0) {
+			return &spt.OptionError{Err: fmt.Errorf("--bound %g: expected a number above 0", bound)}
+		}
+		t, err := openTuned(cmd, dir, model, spt.TaskOptions{})
+		if err != nil {
+			return err
+		}
+		if len(t.delta.Selection.Structured) > 0 && t.trained.Tuning.Module.Merge == nil {
+			_, err := t.trained.Tuning.Merge(t.model.Weights, t.delta.Tuned)
+			return &spt.InputError{Err: err}
+		}
+		probes, err := mergeProbes(t.transform, probe, data.Path)
+		if err != nil {
+			return err
+		}
+		be, err := backend.New()
+		if err != nil {
+			return err
+		}
+		merged, err := t.delta.Merge(ctx, be, t.model, probes, bound)
+		if err != nil {
+			return err
+		}
+		if err := merged.Save(out, t.classes); err != nil {
+			return err
+		}
+		if a.json {
+			return a.writeJSON(struct {
+				Out        string  `json:"out"`
+				Bytes      int64   `json:"bytes"`
+				Probes     int     `json:"probes"`
+				Difference float64 `json:"largest_logit_difference"`
+				Bound      float64 `json:"bound"`
+			}{out, fileSize(out), merged.Images, merged.LargestDifference, merged.Bound})
+		}
+		var f facts
+		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
+		f.add("merged", "%s, %s", out, size(fileSize(out)))
+		f.add("next", "%s", command("spt", "predict", "--model", out)+" IMAGE…")
+		return a.write(f.String())
+	})
+	return cmd
+}
+
+// mergeProbes are random pixels and, where given, images of a folder and of a
+// data set, a few from all over it.
+func mergeProbes(t dataset.Transform, probe, data string) ([]uint8, error) {
+	var files []string
+	if probe != "" {
+		var err error
+		if files, err = dataset.ImageFiles(probe); err != nil {
+			return nil, &spt.InputError{Err: err}
+		}
+	}
+	if data != "" {
+		d, err := dataset.Open(data, dataset.OpenOptions{})
+		if err != nil {
+			return nil, &spt.InputError{Err: err}
+		}
+		all := append(d.TrainVal(), d.Test...)
+		n := min(dataProbes, len(all))
+		for i := range n {
+			files = append(files, all[i*len(all)/n].Path)
+		}
+	}
+	return spt.Probes(t, randomProbes, files)
+}

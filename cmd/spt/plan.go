@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+)
+
+func planCommand(a *app) *cobra.Command {
+	var model spt.ModelConfig
+	var o spt.PlanOptions
+	var scoresPath, budget string
+	var explain bool
+	method := spt.SPTLoRA
+	out := "plan.json"
+	cmd := &cobra.Command{
+		Use: "plan --scores FILE --budget B [flags]", Short: "Stage 2: choose under a budget what to tune",
+		Long: `Chooses from scores what to tune under a budget of parameters: which matrices
+get a structured module, which vectors are tuned whole, and which single entries.
+The plan spends the most that fits. With the backbone given, budgets may be a
+share of it.`,
+		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
+  spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&scoresPath, "scores", "", "scores, a `FILE` of 'spt score' or of a run")
+	modelFlags(fs, &model)
+	fs.StringVar(&out, "out", out, "`FILE` to write, JSON")
+	fs.StringVar((*string)(&method), "method", string(method), "spt-NAME: the structured module")
+	fs.StringVar(&budget, "budget", "", "parameters to tune, such as 0.4M, 400k, or with --model 0.5%")
+	fs.IntVar(&o.Rank, "rank", 8, "rank of the modules")
+	planFlags(fs, &o)
+	fs.BoolVar(&explain, "explain", false, "print for each block and operation where the budget goes")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if err := method.Validate(); err != nil {
+			return &spt.OptionError{Err: err}
+		}
+		if !method.Scores() {
+			return &spt.OptionError{Err: fmt.Errorf("method %s needs no plan; plans are for spt-NAME", method)}
+		}
+		if scoresPath == "" || budget == "" {
+			return &spt.OptionError{Err: fmt.Errorf("give the scores (--scores FILE) and a budget (--budget 0.4M)")}
+		}
+		scores, err := sensitivity.Load(scoresPath)
+		if err != nil {
+			return &spt.InputError{Err: err}
+		}
+		o.Module = method.Module()
+		p, m, err := makePlan(ctx, scores, model, budget, o)
+		if err != nil {
+			return err
+		}
+		if err := p.Save(out); err != nil {
+			return err
+		}
+		return a.writePlan(p, scores, m, out, explain)
+	})
+	return cmd
+}
+
+// makePlan plans with the backbone, or without where none is given.
+func makePlan(ctx context.Context, scores *sensitivity.Scores, model spt.ModelConfig, budget string, o spt.PlanOptions) (*plan.Plan, *backbone.Model, error) {
+	if model.Path == "" {
+		p, err := spt.PlanScores(ctx, scores, budget, o)
+		return p, nil, err
+	}
+	m, _, err := openModel(model, 1) // the head does not matter
+	if err != nil {
+		return nil, nil, err
+	}
+	if scores.Backbone != m.Fingerprint() {
+		return nil, nil, &spt.InputError{Err: fmt.Errorf("the scores are of another backbone (fingerprint %s) than %s (%s); give the one that was scored, at the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
+	}
+	p, err := spt.Plan(ctx, m.Config, scores, budget, o)
+	return p, m, err
+}
+
+func (a *app) writePlan(p *plan.Plan, scores *sensitivity.Scores, m *backbone.Model, out string, explain bool) error {
+	module, err := peft.Lookup(p.Module)
+	if err != nil {
+		return err
+	}
+	tensors := spt.Scored(scores)
+	if a.json {
+		rows, err := p.ExplainRows(tensors, module.Count)
+		if err != nil {
+			return err
+		}
+		return a.writeJSON(struct {
+			Out    string     `json:"out"`
+			Module string     `json:"module"`
+			Rank   int        `json:"rank"`
+			Compat string     `json:"compat,omitempty"`
+			Budget int        `json:"budget"`
+			Tau    int        `json:"tau"`
+			Cost   plan.Cost  `json:"cost"`
+			Rows   []plan.Row `json:"rows"`
+		}{out, p.Module, p.Rank, p.Compat, p.Budget, p.Tau, p.Cost, rows})
+	}
+	if explain {
+		var b strings.Builder
+		if err := p.Explain(&b, tensors, module.Count); err != nil {
+			return err
+		}
+		if err := a.write(b.String() + "\n"); err != nil {
+			return err
+		}
+	}
+	entries := 0
+	for _, e := range p.Entries {
+		entries += len(e)
+	}
+	var f facts
+	of := ""
+	if m != nil {
+		of = fmt.Sprintf(", %s of the backbone's %d", share(p.Cost.Total, m.Config), m.Config.Size())
+	}
+	f.add("cost", "%d parameters for a budget of %d%s", p.Cost.Total, p.Budget, of)
+	f.add("modules", "%d, %s of rank %d on %d matrices", p.Cost.Structured, p.Module, p.Rank, len(p.Matrices))
+	f.add("vectors", "%d, whole, %d of them", p.Cost.Vectors, len(p.Vectors))
+	f.add("entries", "%d, one by one, in %d tensors", entries, len(p.Entries))
+	if p.Cost.CountedOnly > 0 {
+		f.add("counted only", "%d entries of norms, not tuned", p.Cost.CountedOnly)
+	}
+	f.add("class token", "%d", p.Cost.ClassToken)
+	f.add("tau", "%d largest scores", p.Tau)
+	f.add("plan", "%s, %s", out, size(fileSize(out)))
+	next := []string{"spt", "train", "--plan", out}
+	if m != nil {
+		next = append(next, "--model", m.Path)
+	}
+	f.add("next", "%s", command(append(next, "--data", "DIR")...))
+	return a.write(f.String())
+}

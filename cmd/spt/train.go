@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
+)
+
+func trainCommand(a *app) *cobra.Command {
+	var c spt.RunConfig
+	var o spt.SingleOptions
+	var planPath, out, resume string
+	cmd := &cobra.Command{
+		Use: "train --model FILE --data DIR {--plan FILE | --method METHOD} [flags]", Short: "Stage 3: tune a plan, or a method that needs none",
+		Long: `Tunes once what a plan selects, or a method that needs no plan, on the training
+images, and validates after every epoch; with --with-val it trains on the
+validation images too. It tests nothing: 'spt eval' does. Delta, metrics and
+configuration are kept in a run folder; --resume goes on with a run that was
+stopped, to the same bits.`,
+		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
+  spt train --model vit_tiny.safetensors --data clothing --method lora --rank 8
+  spt train --resume runs/clothing-lora`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	modelFlags(fs, &c.Model)
+	dataFlags(fs, &c.Data)
+	augmentFlags(fs, &c.Data.Images)
+	fs.StringVar(&planPath, "plan", "", "what is tuned: a plan, a `FILE` of 'spt plan'")
+	fs.StringVar((*string)(&o.Method), "method", "", "instead of a plan: linear, lora, adapter or full")
+	fs.StringVar(&o.Budget, "budget", "", "for lora and adapter: parameters that decide on the rank, such as 0.4M or 0.5%")
+	fs.IntVar(&o.Rank, "rank", 0, "for lora and adapter: rank of the modules (default what the budget allows, else 8)")
+	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
+	trainFlags(fs, &o.Train)
+	fs.BoolVar(&o.WithVal, "with-val", false, "train on the validation images too")
+	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if resume == "" {
+			scaleWarmup(cmd, &o.Train)
+		} else if err := resumeRun(cmd, &c, &o, resume, &out); err != nil {
+			return err
+		} else if planPath != "" {
+			return &spt.OptionError{Err: fmt.Errorf("the plan is in the run's folder; leave --plan out with --resume")}
+		} else if o.Method.Scores() {
+			planPath = filepath.Join(resume, spt.PlanFile)
+		}
+		p, err := loadPlan(planPath, &o)
+		if err != nil {
+			return err
+		}
+		task, report, err := openTask(c)
+		if err != nil {
+			return err
+		}
+		if err := task.Single(o, p); err != nil {
+			return err
+		}
+		c.Single = &o
+		f := taskFacts(task.Model, report, task.Data)
+		f.add("method", "%s", describeMethod(spt.TuneOptions{Method: o.Method, Rank: o.Rank, Train: o.Train}))
+		fmt.Fprint(a.notes(), f)
+		progress := a.progress()
+		defer progress.close()
+		if resume == "" {
+			if out, err = begin(ctx, &c, task, string(o.Method), out, progress); err != nil {
+				return err
+			}
+			if p != nil {
+				if err := p.Save(filepath.Join(out, spt.PlanFile)); err != nil {
+					return err
+				}
+			}
+		}
+		fmt.Fprint(a.notes(), facts{{"run folder", out}})
+		a.resume = command("spt", "train", "--resume", out)
+		result, err := task.TrainRun(ctx, o, p, out, progress.event)
+		progress.close()
+		if err != nil {
+			return err
+		}
+		return a.writeRun(task, report, c, out, result)
+	})
+	return cmd
+}
+
+// loadPlan reads the plan, if the method has one, and sets the method that
+// follows from it.
+func loadPlan(path string, o *spt.SingleOptions) (*plan.Plan, error) {
+	if path == "" {
+		if o.Method == "" {
+			return nil, &spt.OptionError{Err: fmt.Errorf("nothing to tune given: --plan FILE, or --method linear, lora, adapter or full")}
+		}
+		if o.Method.Scores() {
+			return nil, &spt.OptionError{Err: fmt.Errorf("method %s needs a plan (--plan FILE, of 'spt score' and 'spt plan'); 'spt tune' does it all", o.Method)}
+		}
+		return nil, nil
+	}
+	p, err := plan.LoadFile(path)
+	if err != nil {
+		return nil, &spt.InputError{Err: err}
+	}
+	method := spt.Method("spt-" + p.Module)
+	if o.Method != "" && o.Method != method || o.Budget != "" || o.Rank != 0 {
+		return nil, &spt.OptionError{Err: fmt.Errorf("the plan %s says what is tuned (%s, rank %d, %d parameters); leave out --method, --budget and --rank", path, method, p.Rank, p.Cost.Total)}
+	}
+	o.Method = method
+	return p, nil
+}

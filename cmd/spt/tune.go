@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+)
+
+func tuneCommand(a *app) *cobra.Command {
+	var c spt.RunConfig
+	var out, resume string
+	var explain bool
+	cmd := &cobra.Command{
+		Use: "tune --model FILE --data DIR [flags]", Short: "Score, plan, train, choose and test: everything",
+		Long: `Tunes a backbone for a data set. It scores the backbone's weights on training
+images, plans what to tune under each budget, trains each plan on the training
+images and validates it, trains the best one once more on training and
+validation images together, and tests that once. Everything is kept in a run
+folder; --resume goes on with a run that was stopped, to the same bits.`,
+		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
+  spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
+  spt tune --resume runs/clothing-spt-lora`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	modelFlags(fs, &c.Model)
+	dataFlags(fs, &c.Data)
+	augmentFlags(fs, &c.Data.Images)
+	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
+	fs.StringVar((*string)(&c.Tune.Method), "method", string(spt.SPTLoRA), "what is tuned: "+methodNames(spt.Methods()))
+	fs.StringSliceVar(&c.Tune.Budgets, "budget", nil, "parameters to tune, such as 0.4M, 400k or 0.5%; several, divided by commas, are tried and validated (default "+spt.DefaultBudget+" for SPT)")
+	fs.IntVar(&c.Tune.Rank, "rank", 0, "rank of the modules (default 8; for lora and adapter what the budget allows)")
+	planFlags(fs, &c.Tune.Plan)
+	scoreFlags(fs, &c.Tune.Score)
+	trainFlags(fs, &c.Tune.Train)
+	fs.BoolVar(&c.Tune.NoValidation, "no-validation", false, "do not train and validate first; for a single budget")
+	fs.BoolVar(&c.Tune.PaperProtocol, "paper-protocol", false, "test after every epoch too and report the greatest, as the paper does; nothing is chosen by it")
+	fs.BoolVar(&explain, "explain", false, "print for each plan where the budget goes")
+	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if resume == "" {
+			scaleWarmup(cmd, &c.Tune.Train)
+			c.Tune.Score.Seed = c.Tune.Train.Seed
+		} else if err := resumeRun(cmd, &c, nil, resume, &out); err != nil {
+			return err
+		}
+		task, report, err := openTask(c)
+		if err != nil {
+			return err
+		}
+		if c.Tune, err = task.Effective(c.Tune); err != nil {
+			return err
+		}
+		f := taskFacts(task.Model, report, task.Data)
+		f.add("method", "%s", describeMethod(c.Tune))
+		fmt.Fprint(a.notes(), f)
+		p := a.progress()
+		defer p.close()
+		if resume == "" {
+			if out, err = begin(ctx, &c, task, string(c.Tune.Method), out, p); err != nil {
+				return err
+			}
+		}
+		fmt.Fprint(a.notes(), facts{{"run folder", out}})
+		a.resume = command("spt", "tune", "--resume", out)
+		var explained error
+		shown := map[int]bool{} // by budget: the chosen plan is made again
+		result, err := task.Tune(ctx, c.Tune, out, func(e spt.Event) {
+			p.event(e)
+			if e.Plan != nil && explain && explained == nil && !shown[e.Plan.Budget] {
+				shown[e.Plan.Budget] = true
+				explained = a.explain(e, task)
+			}
+		})
+		p.close()
+		if err != nil {
+			return err
+		}
+		if explained != nil {
+			return explained
+		}
+		return a.writeRun(task, report, c, out, result)
+	})
+	return cmd
+}
+
+// resumeRun reads a run's configuration in the place of flags and refuses flags
+// that contradict it. single is what flags of train write to, nil for tune.
+func resumeRun(cmd *cobra.Command, c *spt.RunConfig, single *spt.SingleOptions, dir string, out *string) error {
+	before := given(cmd)
+	loaded, err := spt.LoadRunConfig(dir)
+	if err != nil {
+		return &spt.InputError{Err: err}
+	}
+	if tuned := loaded.Single == nil; tuned != (single == nil) {
+		verb := "train"
+		if tuned {
+			verb = "tune"
+		}
+		return &spt.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
+	}
+	*c, *out = loaded, dir
+	if single != nil {
+		*single = *loaded.Single
+	}
+	return refuseContradictions(cmd, before, dir)
+}
+
+// openTask opens data and backbone of a run.
+func openTask(c spt.RunConfig) (*spt.Task, *checkpoint.Report, error) {
+	data, err := openData(c.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, report, err := openModel(c.Model, len(data.Classes))
+	if err != nil {
+		return nil, nil, err
+	}
+	task, err := spt.NewTask(m, data, c.Data.Images)
+	return task, report, err
+}
+
+// begin makes the folder of a new run, dir or a free name, and keeps the run's
+// configuration there: once all its input has turned out to be good.
+func begin(ctx context.Context, c *spt.RunConfig, task *spt.Task, method, dir string, p *progress) (string, error) {
+	c.Model.Record(task.Model)
+	c.Data.Record(task.Data)
+	c.Started = time.Now().UTC()
+	if dir != "" {
+		if err := spt.CheckNewRun(dir); err != nil {
+			return "", err
+		}
+	}
+	if err := checkImages(ctx, task, p); err != nil {
+		return "", err
+	}
+	if dir == "" {
+		var err error
+		if dir, err = spt.NewRunDir(task.Data.Name + "-" + method); err != nil {
+			return "", err
+		}
+	}
+	return dir, spt.SaveRunConfig(dir, *c)
+}
+
+func checkImages(ctx context.Context, task *spt.Task, p *progress) error {
+	defer p.close()
+	return task.CheckImages(ctx, func(done, total int) { p.event(spt.Event{Stage: "images", Done: done, Total: total}) })
+}
+
+func describeMethod(o spt.TuneOptions) string {
+	text := string(o.Method)
+	if len(o.Budgets) > 0 {
+		text += ", budget " + strings.Join(o.Budgets, ", ")
+	}
+	if o.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", o.Rank)
+	}
+	if o.Plan.Compat != "" {
+		text += ", compat " + o.Plan.Compat
+	}
+	return text + fmt.Sprintf("; epochs %d, batches of %d, learning rate %g, seed %d", o.Train.Epochs, o.Train.BatchSize, o.Train.LR, o.Train.Seed)
+}
+
+func (a *app) explain(e spt.Event, task *spt.Task) error {
+	module, err := peft.Lookup(e.Plan.Module)
+	if err != nil {
+		return err
+	}
+	w := a.notes()
+	fmt.Fprintln(w)
+	err = e.Plan.Explain(w, spt.Tensors(task.Model.Config), module.Count)
+	fmt.Fprintln(w)
+	return err
+}
