@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -395,7 +396,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return replace(path, append(data, '\n'))
+	return atomicfile.WriteBytes(path, append(data, '\n'))
 }
 
 // writeLines writes metrics as JSON lines: the whole file each time, so that a
@@ -409,15 +410,7 @@ func writeLines(path string, epochs []train.Epoch) error {
 		}
 		out = append(append(out, line...), '\n')
 	}
-	return replace(path, out)
-}
-
-func replace(path string, data []byte) error {
-	temporary := path + ".tmp"
-	if err := os.WriteFile(temporary, data, 0o666); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
+	return atomicfile.WriteBytes(path, out)
 }
 
 func readJSON(path string, v any) (found bool, err error) {

@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/binary"
@@ -11,11 +10,10 @@ import (
 	"io"
 	"maps"
 	"math"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"unicode/utf8"
+
+	"github.com/sptune/spt/internal/atomicfile"
 )
 
 // Entry is one tensor to write.
@@ -44,30 +42,17 @@ func Save(path string, entries []Entry, metadata map[string]string) (err error) 
 		return err
 	}
 
-	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets the umask decide, as for any new file.
-	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriterSize(f, 1<<16)
-	_, err = w.Write(head)
-	for i := 0; i < len(entries) && err == nil; i++ {
-		err = write(w, entries[i])
-	}
-	err = cmp.Or(err, w.Flush(), f.Sync())
-	if err = cmp.Or(err, f.Close()); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	// Syncing the folder makes the rename itself survive a power cut. Not every system can; the file is whole either way.
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = dir.Sync()
-		_ = dir.Close()
-	}
-	return nil
+	return atomicfile.Write(path, func(w io.Writer) error {
+		if _, err := w.Write(head); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := write(w, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // header checks the sorted entries and returns the file's length field and JSON header.

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/peft"
 )
 
@@ -68,38 +68,10 @@ func (d *Delta) Save(dir string) error {
 	described.Selection.Entries = nil
 	text, err := json.MarshalIndent(document{Version, &described, sum}, "", "  ")
 	if err == nil {
-		err = writeFile(filepath.Join(dir, FileName), append(text, '\n'))
+		err = atomicfile.WriteBytes(filepath.Join(dir, FileName), append(text, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("saving delta in %s: %w", dir, err)
-	}
-	return nil
-}
-
-// writeFile replaces the file at path once the new one is complete on disk.
-func writeFile(path string, data []byte) (err error) {
-	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets
-	// the umask decide, as for any new file.
-	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	// Syncing the folder makes the rename itself survive a power cut. Not every
-	// system can; the file is whole either way.
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = dir.Sync()
-		_ = dir.Close()
 	}
 	return nil
 }

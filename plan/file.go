@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"unicode"
+
+	"github.com/sptune/spt/internal/atomicfile"
 )
 
 // maxFile is the largest plan file that is read, in bytes: twenty million
@@ -83,36 +84,15 @@ func located(data []byte, err error) error {
 
 // Save writes the plan file at path. An existing file is replaced only once the
 // new one is complete on disk.
-func (p *Plan) Save(path string) (err error) {
+func (p *Plan) Save(path string) error {
 	data, err := p.Encode()
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
+	if err := atomicfile.WriteBytes(path, data); err != nil {
 		return fmt.Errorf("saving plan: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("saving plan: %w", err)
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	// CreateTemp makes files that only their owner can read; plans are for sharing.
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // LoadFile reads the plan file at path; see [Decode]. Errors name the file.

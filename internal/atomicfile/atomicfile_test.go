@@ -1,0 +1,43 @@
+package atomicfile
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestWrite: success replaces, failure leaves the old content and no litter.
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	content := func() string {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	for _, want := range []string{"old", "new"} {
+		if err := WriteBytes(path, []byte(want)); err != nil || content() != want {
+			t.Fatalf("wrote %q, found %q, %v", want, content(), err)
+		}
+	}
+	broken := errors.New("broken")
+	err := Write(path, func(w io.Writer) error {
+		if _, err := io.WriteString(w, "half"); err != nil {
+			return err
+		}
+		return broken
+	})
+	if !errors.Is(err, broken) || content() != "new" {
+		t.Errorf("error %v, content %q", err, content())
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("the folder holds %v, %v", files, err)
+	}
+	if err := WriteBytes(filepath.Join(dir, "no", "file"), nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a missing folder: %v", err)
+	}
+}
