@@ -10,7 +10,6 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden"
-	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -29,17 +28,13 @@ func TestViTTinyReal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tuning, err := peft.New(m.Config, peft.Linear())
-	if err != nil {
-		t.Fatal(err)
-	}
 	params := m.Config.Params()
 	program, err := backend.NewProgram(be, "golden", func(_ *Graph, in []*Node) []*Node {
-		byName := map[string]*Node{}
+		byName := backbone.Weights{}
 		for i, p := range params {
 			byName[p.Name] = in[i]
 		}
-		logits := m.Config.Logits(tuning.Layers(peft.Inputs{Frozen: byName}), m.Images(in[len(params)]))
+		logits := m.Config.Logits(byName, m.Images(in[len(params)]))
 		loss := sensitivity.CrossEntropy(logits, in[len(params)+1])
 		return append([]*Node{logits, loss}, Gradient(loss, in[:len(params)]...)...)
 	})

@@ -144,6 +144,20 @@ type Layers interface {
 	DropPath(block int, branch *Node) *Node
 }
 
+// Weights is the backbone as it is: Layers with nothing tuned and nothing dropped.
+type Weights map[string]*Node
+
+// Param is the tensor of that name.
+func (w Weights) Param(name string) *Node { return w[name] }
+
+// Linear is x·Wᵀ + b.
+func (w Weights) Linear(name string, x *Node) *Node {
+	return Linear(x, w[name+".weight"], w[name+".bias"])
+}
+
+// DropPath is the branch itself.
+func (w Weights) DropPath(_ int, branch *Node) *Node { return branch }
+
 // Logits is [B, NumClasses] for images [B, ImageSize, ImageSize, 3], float32
 // and normalised.
 func (c Config) Logits(l Layers, images *Node) *Node {

@@ -25,7 +25,6 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/peft"
 )
 
 // Tensor is the score of every value of one tensor.
@@ -65,7 +64,6 @@ type Options struct {
 type Scorer struct {
 	be      backend.Backend
 	model   *backbone.Model
-	tuning  *peft.Tuning
 	program *backend.Program
 	params  []backbone.Param // scored, in order
 	order   []string         // of the program's weight inputs
@@ -80,9 +78,6 @@ type Scorer struct {
 // [C]; the paper draws a fresh one. Close releases what it holds.
 func NewScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict) (s *Scorer, err error) {
 	s = &Scorer{be: be, model: m}
-	if s.tuning, err = peft.New(m.Config, peft.Linear()); err != nil {
-		return nil, err
-	}
 	placed, err := m.On(be)
 	if err != nil {
 		return nil, err
@@ -126,12 +121,11 @@ func (s *Scorer) Close() {
 func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.params)
 	sums, weights, images, labels := in[:n], in[n:len(in)-2], in[len(in)-2], in[len(in)-1]
-	byName := map[string]*Node{}
+	byName := backbone.Weights{}
 	for i, name := range s.order {
 		byName[name] = weights[i]
 	}
-	layers := s.tuning.Layers(peft.Inputs{Frozen: byName})
-	loss := CrossEntropy(s.model.Config.Logits(layers, s.model.Images(images)), labels)
+	loss := CrossEntropy(s.model.Config.Logits(byName, s.model.Images(images)), labels)
 	scored := make([]*Node, n)
 	for i, p := range s.params {
 		scored[i] = byName[p.Name]
