@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/internal/golden/sptsmall"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -199,7 +200,7 @@ func TestTuneWithoutVal(t *testing.T) {
 // TestPlanFitsBackbone: plans from real scores keep to the budget and are valid
 // for the backbone, counted by formulas of its own.
 func TestPlanFitsBackbone(t *testing.T) {
-	g := golden.OpenSPTSmall(t)
+	g := sptsmall.Open(t)
 	reference := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
 	c := g.Model(t).Config
 	s := &sensitivity.Scores{}

@@ -14,20 +14,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sptune/spt/internal/golden"
 )
 
 // realModel is the path of a pretrained backbone that is not part of the project.
 func realModel(t testing.TB, name string) string {
 	t.Helper()
-	golden := os.Getenv("SPT_GOLDEN")
-	if golden == "" {
-		golden = filepath.Join("..", "..", "shared", "golden")
-	}
-	path := filepath.Join(golden, "..", "models", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("needs %s in the folder models beside the one that SPT_GOLDEN names: %v", name, err)
-	}
-	return path
+	return golden.Beside(t, "models", name)
 }
 
 func mustOpen(t testing.TB, path string) *File {

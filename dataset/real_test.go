@@ -9,34 +9,22 @@ import (
 	"testing"
 
 	"github.com/sbinet/npyio/npz"
-)
 
-// shared returns a path beside the folder of golden data, or skips the test.
-func shared(t testing.TB, elem ...string) string {
-	t.Helper()
-	golden := os.Getenv("SPT_GOLDEN")
-	if golden == "" {
-		golden = filepath.Join("..", "..", "shared", "golden")
-	}
-	p := filepath.Join(append([]string{golden, ".."}, elem...)...)
-	if _, err := os.Stat(p); err != nil {
-		t.Skipf("needs %s beside the golden data: set SPT_GOLDEN to the golden folder (%v)", filepath.Join(elem...), err)
-	}
-	return p
-}
+	"github.com/sptune/spt/internal/golden"
+)
 
 // TestGoldenResized: from file to 224×224 against Pillow 9.4's own decoding and resizing of six Caltech-101 JPEGs.
 func TestGoldenResized(t *testing.T) {
-	f, err := npz.Open(shared(t, "golden", "vit_tiny_real", "golden.npz"))
+	f, err := npz.Open(golden.Path(t, "vit_tiny_real", "golden.npz"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var golden []uint8 // [6, 224, 224, 3]
-	if err := f.Read("resized_uint8.npy", &golden); err != nil {
+	var want []uint8 // [6, 224, 224, 3]
+	if err := f.Read("resized_uint8.npy", &want); err != nil {
 		t.Fatal(err)
 	}
-	root := shared(t, "data", "caltech101")
+	root := golden.Beside(t, "data", "caltech101")
 	list, err := os.Open(filepath.Join(root, "test.txt"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +32,7 @@ func TestGoldenResized(t *testing.T) {
 	defer list.Close()
 	lines := bufio.NewScanner(list)
 	const imageBytes = 224 * 224 * 3
-	for i := range len(golden) / imageBytes {
+	for i := range len(want) / imageBytes {
 		if !lines.Scan() {
 			t.Fatal("test.txt is shorter than the golden data")
 		}
@@ -57,7 +45,7 @@ func TestGoldenResized(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		greatest, mean := compare(t, m, &RGB{224, 224, golden[i*imageBytes : (i+1)*imageBytes]})
+		greatest, mean := compare(t, m, &RGB{224, 224, want[i*imageBytes : (i+1)*imageBytes]})
 		t.Logf("%s: greatest difference %d levels, mean %.4f", name, greatest, mean)
 		// All of it comes from the rounding of the inverse DCT: from Pillow's own pixels the resize is exact.
 		if greatest > 4 || mean > 0.06 {
@@ -81,7 +69,7 @@ func TestOpenRealSets(t *testing.T) {
 		{"grocery", "fgvc", 81, 972, 296, 800, "0", "80", 0, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d, err := Open(shared(t, "data", c.name), OpenOptions{})
+			d, err := Open(golden.Beside(t, "data", c.name), OpenOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,7 +111,7 @@ func TestOpenRealSets(t *testing.T) {
 
 // BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to pixels of 224×224.
 func BenchmarkLoadCaltech(b *testing.B) {
-	d, err := Open(shared(b, "data", "caltech101"), OpenOptions{})
+	d, err := Open(golden.Beside(b, "data", "caltech101"), OpenOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/sbinet/npyio/npz"
+
+	"github.com/sptune/spt/internal/golden"
 )
 
 func loraParams(in, out, rank int) int   { return rank * (in + out) }
@@ -47,18 +49,7 @@ type releaseMeta struct {
 // goldenFolder returns the folder of the reference release's run, or skips.
 func goldenFolder(t *testing.T) string {
 	t.Helper()
-	root := os.Getenv("SPT_GOLDEN")
-	if root == "" {
-		root = "../shared/golden"
-	}
-	if !filepath.IsAbs(root) {
-		root = filepath.Join("..", root) // tests run in the package's folder
-	}
-	folder := filepath.Join(root, "spt_small")
-	if _, err := os.Stat(filepath.Join(folder, "meta.json")); err != nil {
-		t.Skipf("needs the golden data of the reference release (set SPT_GOLDEN to its folder): %v", err)
-	}
-	return folder
+	return golden.Path(t, "spt_small")
 }
 
 func readMeta(t *testing.T, folder string) (meta releaseMeta) {
@@ -250,7 +241,11 @@ func TestReleaseGoldenTrained(t *testing.T) {
 			t.Fatal(err)
 		}
 		budget := int(math.Round(target(t, key) * meta.Scale))
-		p := plans[slices.IndexFunc(plans, func(p *Plan) bool { return p.Budget == budget })]
+		at := slices.IndexFunc(plans, func(p *Plan) bool { return p.Budget == budget })
+		if at < 0 {
+			t.Fatalf("%s: no plan for a budget of %d", key, budget)
+		}
+		p := plans[at]
 
 		file, err := npz.Open(filepath.Join(folder, key+".npz"))
 		if err != nil {
@@ -287,8 +282,8 @@ func TestReleaseGoldenTrained(t *testing.T) {
 			}
 		}
 		file.Close()
-		if len(trained) == 0 || len(counted) == 0 {
-			t.Fatalf("%s: the reference trained entries of %d tensors and only counted those of %d", key, len(trained), len(counted))
+		if len(trained) == 0 {
+			t.Fatalf("%s: the reference trained no entries", key)
 		}
 		if !maps.EqualFunc(p.Entries, trained, slices.Equal) {
 			t.Errorf("%s: entries %v, the reference trained %v", key, p.Entries, trained)

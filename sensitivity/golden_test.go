@@ -11,11 +11,12 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/internal/golden/sptsmall"
 	"github.com/sptune/spt/sensitivity"
 )
 
 // score runs stage 1 on the reference's batches.
-func score(t *testing.T, s *golden.SPTSmall) *sensitivity.Scores {
+func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	t.Helper()
 	be, err := backend.New()
 	if err != nil {
@@ -50,7 +51,7 @@ func score(t *testing.T, s *golden.SPTSmall) *sensitivity.Scores {
 
 // TestGoldenSensitivity compares every score with the reference release's.
 func TestGoldenSensitivity(t *testing.T) {
-	s := golden.OpenSPTSmall(t)
+	s := sptsmall.Open(t)
 	want := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
 	got := score(t, s)
 	for i, loss := range want.Float64("losses") {
