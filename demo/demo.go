@@ -78,7 +78,7 @@ func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, err
 type Options struct {
 	Task    string       // "location"
 	Methods []spt.Method // linear, lora, spt-lora, full
-	Epochs  int          // 3
+	Epochs  int          // 4
 	Budget  string       // "5%" of the backbone, for SPT, LoRA and Adapter alike
 	Seed    uint64
 }
@@ -86,7 +86,7 @@ type Options struct {
 // Defaults of Options, and the size of a task: that of VTAB-1k.
 const (
 	DefaultTask   = "location"
-	DefaultEpochs = 3
+	DefaultEpochs = 4
 	DefaultBudget = "5%"
 	trainImages   = 800
 	valImages     = 200
