@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 
@@ -86,12 +87,12 @@ func (m Method) Validate() error {
 
 // TaskOptions say how images are read. Zero values are the defaults.
 type TaskOptions struct {
-	Resize         string // "direct" (default) or "crop"
-	ResizeTo       int    // shorter side before the crop, px; 0: round(size·256/224)
-	RandomCrop     bool   // while training, with Resize "crop"
-	HorizontalFlip bool   // while training
-	CacheBytes     int64  // bound on decoded images kept in memory; 0: 1 GiB, negative: none
-	Workers        int    // images decoded at once; 0: GOMAXPROCS
+	Resize         string `json:"resize"`          // "direct" (default) or "crop"
+	ResizeTo       int    `json:"resize_to"`       // shorter side before the crop, px; 0: round(size·256/224)
+	RandomCrop     bool   `json:"random_crop"`     // while training, with Resize "crop"
+	HorizontalFlip bool   `json:"horizontal_flip"` // while training
+	CacheBytes     int64  `json:"cache_bytes"`     // bound on decoded images kept in memory; 0: 1 GiB, negative: none
+	Workers        int    `json:"workers"`         // images decoded at once; 0: GOMAXPROCS
 }
 
 // Task is a backbone bound to a data set.
@@ -177,8 +178,15 @@ func (o ScoreOptions) withDefaults() ScoreOptions {
 // by class, so they are shuffled with the seed. progress may be nil.
 func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
 	o = o.withDefaults()
+	if o.Batches < 1 || o.BatchSize < 1 {
+		return nil, &OptionError{fmt.Errorf("scoring %d batches of %d images: expected positive numbers", o.Batches, o.BatchSize)}
+	}
 	samples := t.Data.Train
-	n := min(o.Batches*o.BatchSize, len(samples))
+	o.BatchSize = min(o.BatchSize, len(samples))
+	n := len(samples)
+	if o.Batches < n/o.BatchSize {
+		n = o.Batches * o.BatchSize
+	}
 	order := make([]int, len(samples))
 	for i := range order {
 		order[i] = i
@@ -227,6 +235,14 @@ func (o PlanOptions) withDefaults() PlanOptions {
 
 // validate refuses what no plan can meet. classToken is its parameter count.
 func (o PlanOptions) validate(budget, classToken int) error {
+	positive := func(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
+	switch {
+	// The class token is as wide as the narrowest matrix.
+	case o.Rank < 1 || o.Rank > classToken:
+		return fmt.Errorf("rank %d: expected 1 to %d, the width of the backbone", o.Rank, classToken)
+	case !positive(o.Alpha) || !positive(o.Beta):
+		return fmt.Errorf("alpha %g and beta %g: expected positive numbers", o.Alpha, o.Beta)
+	}
 	switch o.Compat {
 	case "":
 		if budget < classToken {
@@ -356,7 +372,10 @@ func Baseline(c backbone.Config, m Method, rank int, budget string) (peft.Select
 		}
 	}
 	if rank == 0 {
-		rank = 8
+		rank = min(8, c.EmbedDim)
+	}
+	if rank < 1 || rank > c.EmbedDim {
+		return peft.Selection{}, fmt.Errorf("rank %d: expected 1 to %d, the width of the backbone", rank, c.EmbedDim)
 	}
 	return peft.Uniform(c, m.Module(), rank), nil
 }

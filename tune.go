@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -151,8 +152,11 @@ func (t *Task) validate(o TuneOptions) error {
 	if err := o.Train.Validate(); err != nil {
 		return fmt.Errorf("training options: %w", err)
 	}
-	if o.Rank < 0 || o.Score.Batches < 1 || o.Score.BatchSize < 1 {
-		return fmt.Errorf("rank %d, score batches %d and their size %d: expected positive numbers", o.Rank, o.Score.Batches, o.Score.BatchSize)
+	if o.Score.Batches < 1 || o.Score.BatchSize < 1 {
+		return fmt.Errorf("scoring %d batches of %d images: expected positive numbers", o.Score.Batches, o.Score.BatchSize)
+	}
+	if o.Rank < 0 || o.Rank > t.Model.Config.EmbedDim {
+		return fmt.Errorf("rank %d: expected 1 to %d, the width of the backbone", o.Rank, t.Model.Config.EmbedDim)
 	}
 	if o.Plan.Compat != "" && !o.Method.Scores() {
 		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
@@ -230,7 +234,11 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 	if err := r.final(ctx, scores, chosen, result); err != nil {
 		return nil, err
 	}
-	return result, writeJSON(r.path(ResultFile), result)
+	// Only now is the training's state of no use.
+	if err := writeJSON(r.path(ResultFile), result); err != nil {
+		return nil, err
+	}
+	return result, removeIfThere(r.path(trainState))
 }
 
 // better prefers accuracy, then fewer tuned parameters.
@@ -346,10 +354,7 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 			result.TestMax = &greatest
 		}
 	}
-	if err := r.Delta(r.o.Method, trained, p, metrics).Save(r.dir); err != nil {
-		return err
-	}
-	return removeIfThere(r.path(trainState))
+	return r.Delta(r.o.Method, trained, p, metrics).Save(r.dir)
 }
 
 // train runs one training, with its state and metrics in dir.
@@ -372,7 +377,12 @@ func (r *runner) train(ctx context.Context, s peft.Selection, candidate, dir str
 			return writeLines(filepath.Join(dir, MetricsFile), done)
 		},
 	}
-	return r.Train(ctx, s, o)
+	trained, err := r.Train(ctx, s, o)
+	if err != nil {
+		return nil, err
+	}
+	// A run that was killed between an epoch and its line has the epoch only.
+	return trained, writeLines(filepath.Join(dir, MetricsFile), trained.Epochs)
 }
 
 // finish keeps a candidate's result, after which its training state is of no use.
@@ -474,10 +484,16 @@ type DataConfig struct {
 	Images        TaskOptions `json:"images"`
 }
 
-// CheckNewRun refuses a folder that holds a run already, with an *[OptionError].
+// CheckNewRun refuses a folder that holds a run already, or any file of one
+// that a new run would take for its own, with an *[OptionError].
 func CheckNewRun(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
 		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
+	}
+	for _, name := range []string{ScoresFile, PlanFile, MetricsFile, ResultFile, candidates, trainState, delta.FileName, delta.TensorsName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return &OptionError{fmt.Errorf("%s holds %s, which a new run there would take for its own; choose another folder (--out)", dir, name)}
+		}
 	}
 	return nil
 }

@@ -319,6 +319,9 @@ func configFromShapes(sd checkpoint.StateDict, side sideFiles, o LoadOptions) (C
 		return t.Shape, nil
 	}
 	var c Config
+	if o.NumHeads < 0 || o.ImageSize < 0 || o.NumClasses < 0 || o.LayerNormEps != 0 && !(o.LayerNormEps > 0 && o.LayerNormEps < 1) {
+		return c, fmt.Errorf("attention heads %d, image size %d, classes %d and layer norm eps %g: expected positive numbers, eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
+	}
 	patch, err := shape("patch_embed.proj.weight", 4)
 	if err != nil {
 		return c, err

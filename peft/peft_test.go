@@ -115,7 +115,8 @@ func TestWrongCount(t *testing.T) {
 func TestSelectionErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
 		"not registered":             {Module: "nope", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}},
-		"rank of at least 1":         {Module: "lora", Structured: []string{"blocks.0.attn.q.weight"}},
+		"of rank 0":                  {Module: "lora", Structured: []string{"blocks.0.attn.q.weight"}},
+		"of rank 1099511627776":      {Module: "lora", Rank: 1 << 40, Structured: []string{"blocks.0.attn.q.weight"}},
 		"is no matrix":               {Module: "lora", Rank: 1, Structured: []string{"norm.weight"}},
 		"no tensor blocks.7":         {Whole: []string{"blocks.7.norm1.bias"}},
 		"whole and in part":          {Whole: []string{"norm.bias"}, Entries: map[string][]int32{"norm.bias": {1}}},

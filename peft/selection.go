@@ -151,8 +151,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.Rank < 1 {
-			return nil, fmt.Errorf("structured module %q needs a rank of at least 1, got %d", s.Module, s.Rank)
+		if s.Rank < 1 || s.Rank > c.EmbedDim {
+			return nil, fmt.Errorf("structured module %q of rank %d: expected 1 to %d, the width of the backbone", s.Module, s.Rank, c.EmbedDim)
 		}
 		t.Module = m
 	}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -65,8 +66,13 @@ func (o Options) Validate() error {
 		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:
 		return fmt.Errorf("learning rate: %g, expected a positive number such as 0.001", o.LR)
-	case !(o.WeightDecay >= 0) || !(o.WarmupLR >= 0) || !(o.MinLR >= 0) || !(o.WarmupEpochs >= 0):
-		return errors.New("weight decay, warm-up and minimum learning rate must not be negative")
+	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
+		return fmt.Errorf("warm-up epochs: %g, expected 0 to the %d epochs of the run (WithEpochs scales them along)", o.WarmupEpochs, o.Epochs)
+	}
+	for name, v := range map[string]float64{"weight decay": o.WeightDecay, "warm-up learning rate": o.WarmupLR, "minimum learning rate": o.MinLR} {
+		if !(v >= 0) || math.IsInf(v, 1) {
+			return fmt.Errorf("%s: %g, expected a finite number that is not negative", name, v)
+		}
 	}
 	for name, v := range map[string]float64{"drop-path": o.DropPath, "dropout": o.Dropout, "module drop-path": o.ModuleDropPath} {
 		if !(v >= 0 && v < 1) {
@@ -159,7 +165,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	train, val, test, err := r.cacheFeatures(ctx, tuned)
+	train, val, test, err := r.cacheFeatures(ctx, &progress, tuned)
 	if err != nil {
 		return nil, err
 	}
@@ -279,25 +285,30 @@ func (r *Run) validate(ctx context.Context, s *Stepper, val, test *Data, e *Epoc
 
 // cacheFeatures replaces images by features where only the head is tuned: the
 // frozen backbone then sees each image once instead of once an epoch.
-func (r *Run) cacheFeatures(ctx context.Context, tuned checkpoint.StateDict) (train, val, test *Data, err error) {
+// Its time counts for the epoch at hand.
+func (r *Run) cacheFeatures(ctx context.Context, p *progress, tuned checkpoint.StateDict) (train, val, test *Data, err error) {
 	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil
 	}
-	p, err := NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	predictor, err := NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer p.Close()
+	defer predictor.Close()
 	out := [3]*Data{}
 	for i, d := range []*Data{r.Train, r.Val, r.Test} {
 		if d == nil {
 			continue
 		}
-		if out[i], err = p.featuresOf(ctx, d, r.Options.BatchSize, nil); err != nil {
+		start := time.Now()
+		if out[i], err = predictor.featuresOf(ctx, d, r.Options.BatchSize, nil); err != nil {
 			if ctx.Err() != nil {
 				err = &Interrupted{Cause: ctx.Err()}
 			}
 			return nil, nil, nil, err
+		}
+		if i == 0 {
+			p.Seconds += time.Since(start).Seconds()
 		}
 	}
 	return out[0], out[1], out[2], nil
@@ -306,8 +317,11 @@ func (r *Run) cacheFeatures(ctx context.Context, tuned checkpoint.StateDict) (tr
 // start loads the checkpoint, or draws the initial values.
 func (r *Run) start() (progress, checkpoint.StateDict, error) {
 	if r.Checkpoint != "" {
-		if _, err := os.Stat(r.Checkpoint); err == nil {
+		switch _, err := os.Stat(r.Checkpoint); {
+		case err == nil:
 			return loadProgress(r.Checkpoint, r.Tuning, r.identity())
+		case !errors.Is(err, fs.ErrNotExist):
+			return progress{}, nil, fmt.Errorf("resuming training: %w", err)
 		}
 	}
 	return progress{}, r.Tuning.Init(r.Options.Seed, r.Model.Weights), nil

@@ -262,7 +262,9 @@ func TestInvalidOptions(t *testing.T) {
 		"epochs":        func(o *train.Options) { o.Epochs = 0 },
 		"batch size":    func(o *train.Options) { o.BatchSize = 0 },
 		"learning rate": func(o *train.Options) { o.LR = math.NaN() },
-		"negative":      func(o *train.Options) { o.WeightDecay = -1 },
+		"weight decay":  func(o *train.Options) { o.WeightDecay = -1 },
+		"minimum":       func(o *train.Options) { o.MinLR = math.Inf(1) },
+		"warm-up":       func(o *train.Options) { o.WarmupEpochs = 5 },
 		"dropout":       func(o *train.Options) { o.Dropout = 1 },
 	} {
 		r := newRun(t, selection)
