@@ -226,9 +226,9 @@ func decodeWebP(data []byte) (*RGB, error) {
 	return toRGB(m), nil
 }
 
-// imageExtensions are those that torchvision's ImageFolder takes for images.
+// imageExtensions are those that torchvision's ImageFolder takes for images, and GIF's, which it leaves out.
 var imageExtensions = map[string]bool{
-	".jpg": true, ".jpeg": true, ".png": true, ".ppm": true, ".bmp": true, ".pgm": true, ".tif": true, ".tiff": true, ".webp": true,
+	".gif": true, ".jpg": true, ".jpeg": true, ".png": true, ".ppm": true, ".bmp": true, ".pgm": true, ".tif": true, ".tiff": true, ".webp": true,
 }
 
 // isImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
