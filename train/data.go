@@ -4,8 +4,41 @@ import (
 	"context"
 	"iter"
 
+	"github.com/gomlx/gomlx/core/tensors"
+
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
 )
+
+// Data is what training and evaluation read: images from a loader, or the
+// features of images.
+type Data struct {
+	loader *dataset.Loader
+	size   int // side of the images, px
+
+	features []float32 // [N, width]
+	labels   []int32
+	width    int
+}
+
+// Images is data read through a loader whose transform yields size px.
+func Images(loader *dataset.Loader, size int) *Data { return &Data{loader: loader, size: size} }
+
+// Len is the number of samples.
+func (d *Data) Len() int {
+	if d.loader == nil {
+		return len(d.labels)
+	}
+	return d.loader.Len()
+}
+
+// batch is one batch on the backend, and its labels on the host too.
+type batch struct {
+	images, labels *tensors.Tensor
+	host           []int32
+}
+
+func (b batch) free() { backend.Free(b.images, b.labels) }
 
 // augments reports whether two passes over the images differ.
 func (d *Data) augments() bool {
