@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,16 +20,19 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Inspection is what a file or folder turned out to be. One of the pointers is
+// Inspection is what a file or folder turned out to be. One of the fields is
 // set, by Kind; for a run the delta too, once there is one.
 type Inspection struct {
 	Path       string               `json:"path"`
-	Kind       string               `json:"kind"` // "checkpoint", "training state", "scores", "plan", "delta" or "run"
+	Kind       string               `json:"kind"` // "checkpoint", "training state", "scores", "plan", "delta", "run", "metrics", "result" or "candidate"
 	Checkpoint *InspectedCheckpoint `json:"checkpoint,omitempty"`
 	Scores     *InspectedScores     `json:"scores,omitempty"`
 	Plan       *plan.Plan           `json:"plan,omitempty"`
 	Delta      *InspectedDelta      `json:"delta,omitempty"`
 	Run        *InspectedRun        `json:"run,omitempty"`
+	Metrics    []train.Epoch        `json:"metrics,omitempty"`   // of a run's metrics.jsonl, at least one
+	Result     *Result              `json:"result,omitempty"`    // of a run's result.json
+	Candidate  *Candidate           `json:"candidate,omitempty"` // of the result.json of one budget
 }
 
 // InspectedCheckpoint describes a safetensors file.
@@ -86,8 +90,8 @@ type InspectedRun struct {
 	Result *Result       `json:"result,omitempty"` // nil while the run is unfinished
 }
 
-// Inspect recognises a checkpoint, scores, a plan, a delta or a run's folder by
-// what is in it, not by its name. What cannot be recognised, or is broken, is
+// Inspect recognises a checkpoint, scores, a plan, a delta, a run's folder, or a
+// file of one, by what is in it, not by its name. What cannot be recognised, or is broken, is
 // an *[InputError].
 func Inspect(path string) (*Inspection, error) {
 	in, err := inspect(path)
@@ -105,6 +109,9 @@ func inspect(path string) (*Inspection, error) {
 	}
 	if stat.IsDir() {
 		return inspectFolder(path)
+	}
+	if !stat.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return nil, fmt.Errorf("inspecting %s: it is neither a regular file nor a folder (mode %v)", path, stat.Mode())
 	}
 	start, err := head(path)
 	if err != nil {
@@ -207,17 +214,22 @@ func inspectDelta(path string) (*Inspection, error) {
 	return &Inspection{Kind: "delta", Delta: &InspectedDelta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
 }
 
-// jsonKeys are the keys of a JSON object in a file; nil if there is no file.
+// jsonKeys are the keys of the first JSON object in a file; nil if there is no
+// regular file.
 func jsonKeys(path string) ([]string, error) {
-	var fields map[string]json.RawMessage
-	if _, err := readJSON(path, &fields); err != nil {
+	if stat, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && !stat.Mode().IsRegular() {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
 		return nil, err
 	}
-	var keys []string
-	for k := range fields {
-		keys = append(keys, k)
+	defer f.Close()
+	var fields map[string]json.RawMessage
+	if err := json.NewDecoder(f).Decode(&fields); err != nil {
+		return nil, fmt.Errorf("inspecting %s: broken JSON: %w", path, err)
 	}
-	return keys, nil
+	return slices.Collect(maps.Keys(fields)), nil
 }
 
 func inspectJSON(path string) (*Inspection, error) {
@@ -233,8 +245,19 @@ func inspectJSON(path string) (*Inspection, error) {
 		return inspectDelta(path)
 	case slices.Contains(keys, "spt"):
 		return inspectRun(filepath.Dir(path))
+	case slices.Contains(keys, "train_loss"):
+		epochs, err := readLines(path)
+		return &Inspection{Kind: "metrics", Metrics: epochs}, err
+	case slices.Contains(keys, "trained_on"):
+		r := new(Result)
+		_, err := readJSON(path, r)
+		return &Inspection{Kind: "result", Result: r}, err
+	case slices.Contains(keys, "counts") && slices.Contains(keys, "val_loss"):
+		c := new(Candidate)
+		_, err := readJSON(path, c)
+		return &Inspection{Kind: "candidate", Candidate: c}, err
 	}
-	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta or run configuration of spt", path)
+	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta, configuration, metrics or result of spt", path)
 }
 
 func inspectTensors(path string) (*Inspection, error) {

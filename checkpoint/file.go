@@ -30,16 +30,17 @@ type File struct {
 // Open opens the safetensors file at path and checks its whole header. A file that breaks a rule of the format gives
 // a [*FormatError]. The caller closes the File.
 func Open(path string) (*File, error) {
-	r, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("opening checkpoint: %w", err)
-	}
-	stat, err := r.Stat()
+	// Before it is opened: opening a pipe waits for its other end.
+	stat, err := os.Stat(path)
 	if err == nil && !stat.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file (mode %v), expected a .safetensors file", path, stat.Mode())
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening checkpoint: %w", err), r.Close())
+		return nil, fmt.Errorf("opening checkpoint: %w", err)
+	}
+	r, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening checkpoint: %w", err)
 	}
 	f, err := NewFile(r, stat.Size(), path)
 	if err != nil {

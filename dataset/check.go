@@ -60,11 +60,11 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		return nil
 	}
 	if !d.skipBadImages {
-		return fmt.Errorf("%d images of data set %s cannot be decoded (opening with bad images skipped would leave them out): %w",
-			len(broken), d.Name, joinSkipped(broken))
+		return fmt.Errorf("%s of data set %s cannot be decoded (opening with bad images skipped would leave them out): %w",
+			countImages(len(broken), ""), d.Name, joinSkipped(broken))
 	}
 	if err := checked.check(); err != nil {
-		return fmt.Errorf("data set %s without its %d broken images: %w", d.Name, len(broken), err)
+		return fmt.Errorf("data set %s without its %s: %w", d.Name, countImages(len(broken), "broken "), err)
 	}
 	checked.Skipped = append(checked.Skipped[:len(checked.Skipped):len(checked.Skipped)], broken...)
 	*d = checked
@@ -77,7 +77,7 @@ func (s Sample) decode() (*RGB, error) {
 		return DecodeFile(s.Path)
 	}
 	if err := s.Image.check(); err != nil {
-		return nil, err
+		return nil, &ImageError{Err: err}
 	}
 	return s.Image, nil
 }

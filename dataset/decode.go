@@ -124,22 +124,30 @@ func Decode(r io.Reader) (*RGB, error) {
 	return decodeBytes(data)
 }
 
-// DecodeFile is Decode on a file; its errors name the file.
+// DecodeFile is Decode on a regular file. Its errors name the file and are *ImageErrors.
 func DecodeFile(path string) (*RGB, error) {
+	info, err := findFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := decodeFile(path, info.Size())
+	if err != nil {
+		return nil, &ImageError{path, err}
+	}
+	return m, nil
+}
+
+func decodeFile(path string, size int64) (*RGB, error) {
+	if size > maxEncodedBytes {
+		return nil, fmt.Errorf("image %s has %d bytes: more than the limit of %d", path, size, maxEncodedBytes)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening image: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("opening image: %w", err)
-	}
-	if info.Size() > maxEncodedBytes {
-		return nil, fmt.Errorf("image %s has %d bytes: more than the limit of %d", path, info.Size(), maxEncodedBytes)
-	}
 	// One allocation of the right size; io.ReadAll would grow its way there.
-	data := make([]byte, info.Size())
+	data := make([]byte, size)
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("reading image %s: %w", path, err)
 	}
@@ -231,8 +239,9 @@ var imageExtensions = map[string]bool{
 	".gif": true, ".jpg": true, ".jpeg": true, ".png": true, ".ppm": true, ".bmp": true, ".pgm": true, ".tif": true, ".tiff": true, ".webp": true,
 }
 
-// isImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
+// IsImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
 // beside "x.jpg" on foreign file systems.
-func isImageName(name string) bool {
+func IsImageName(path string) bool {
+	name := filepath.Base(path)
 	return !strings.HasPrefix(name, ".") && imageExtensions[strings.ToLower(filepath.Ext(name))]
 }

@@ -3,6 +3,7 @@ package dataset
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"image"
@@ -190,8 +191,14 @@ func TestDecodeErrors(t *testing.T) {
 	if err := os.WriteFile(path, read("420.jpg")[:300], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := DecodeFile(path); err == nil || !strings.Contains(err.Error(), path) {
+	var bad *ImageError
+	if _, err := DecodeFile(path); !errors.As(err, &bad) || bad.Path != path || !strings.Contains(err.Error(), path) {
 		t.Errorf("broken file: error %v does not name it", err)
+	}
+	for _, special := range []string{os.DevNull, t.TempDir()} {
+		if _, err := DecodeFile(special); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+			t.Errorf("%s: error %v, want that it is not a regular file", special, err)
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func imageRoot(root string, samples []Sample) (string, error) {
 	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
 	for _, s := range samples {
 		for _, f := range folders {
-			if findFile(filepath.Join(f, filepath.FromSlash(s.Path))) == nil {
+			if _, err := findFile(filepath.Join(f, filepath.FromSlash(s.Path))); err == nil {
 				return f, nil
 			}
 		}

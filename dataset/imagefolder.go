@@ -136,7 +136,7 @@ func collectImages(folder string, ancestors []string, files map[string][]string)
 			if err := collectImages(full, ancestors, files); err != nil {
 				return err
 			}
-		} else if isImageName(name) {
+		} else if IsImageName(name) {
 			files[folder] = append(files[folder], full)
 		}
 	}

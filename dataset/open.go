@@ -174,7 +174,7 @@ func (d *Dataset) findFiles() error {
 	for _, s := range d.splits() {
 		bad := make([]error, len(*s.samples))
 		_ = parallel(context.Background(), len(bad), 0, func(i int) {
-			bad[i] = findFile((*s.samples)[i].Path)
+			_, bad[i] = findFile((*s.samples)[i].Path)
 		})
 		missing = append(missing, d.remove(s, bad)...)
 	}
@@ -186,20 +186,6 @@ func (d *Dataset) findFiles() error {
 		return nil
 	}
 	return fmt.Errorf("%d of the listed images cannot be used (opening with bad images skipped would leave them out): %w", len(missing), joinSkipped(missing))
-}
-
-func findFile(path string) error {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("image %s does not exist", path)
-	}
-	if err != nil {
-		return fmt.Errorf("looking for image %s: %w", path, err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("image %s is not a file (mode %s)", path, info.Mode())
-	}
-	return nil
 }
 
 // remove takes the samples with an error out of a split, and returns them.

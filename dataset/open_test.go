@@ -3,6 +3,7 @@ package dataset
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -171,7 +172,7 @@ func TestOpenErrors(t *testing.T) {
 		{"fractions", vtabTree, OpenOptions{ValFraction: 0.5, TestFraction: 0.5}, []string{"0.5", "below 1"}},
 
 		{"missing image", vtabTree.with(tree{"images/b.png": "-"}), OpenOptions{}, []string{"train800.txt:2", filepath.Join("images", "b.png"), "does not exist", "1 of the listed"}},
-		{"image is a folder", vtabTree.with(tree{"images/b.png": "-", "images/b.png/x": "y"}), OpenOptions{}, []string{"train800.txt:2", "not a file"}},
+		{"image is a folder", vtabTree.with(tree{"images/b.png": "-", "images/b.png/x": "y"}), OpenOptions{}, []string{"train800.txt:2", "not a regular file"}},
 		{"no label", vtabTree.with(tree{"val200.txt": "images/e.png\n"}), OpenOptions{}, []string{"val200.txt:1", "want an image path, a space and a label"}},
 		{"label a word", vtabTree.with(tree{"train800.txt": "images/a.png 0\n\nimages/b.png cat\n"}), OpenOptions{}, []string{"train800.txt:3", `"cat" is not an integer`}},
 		{"label a fraction", vtabTree.with(tree{"test.txt": "images/f.png 1.0"}), OpenOptions{}, []string{"test.txt:1", `"1.0" is not an integer`}},
@@ -286,8 +287,12 @@ func TestSkipBadImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = strict.CheckImages(context.Background(), CheckOptions{})
-	if err == nil || !strings.Contains(err.Error(), "test.txt:2") || !strings.Contains(err.Error(), "g.png") || len(strict.Test) != 2 {
+	if err == nil || !strings.Contains(err.Error(), "1 image of data set ") || !strings.Contains(err.Error(), "test.txt:2") || !strings.Contains(err.Error(), "g.png") || len(strict.Test) != 2 {
 		t.Errorf("error %v with %d test images", err, len(strict.Test))
+	}
+	var bad *ImageError
+	if !errors.As(err, &bad) || filepath.Base(bad.Path) != "g.png" {
+		t.Errorf("error %v is no ImageError of g.png but %+v", err, bad)
 	}
 
 	// A class that loses its only training image.

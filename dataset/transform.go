@@ -64,7 +64,7 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	}
 	resized, err := t.resize(m)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.name(), err)
+		return nil, &ImageError{s.Path, fmt.Errorf("%s: %w", s.name(), err)}
 	}
 	if resized != s.Image { // which is in memory anyway
 		cache.put(key, resized)

@@ -97,6 +97,9 @@ func contentHash(s Sample) (sum [sha256.Size]byte, size int64, err error) {
 		h.Write(s.Image.Pix)
 		return [sha256.Size]byte(h.Sum(nil)), int64(len(s.Image.Pix)), nil
 	}
+	if _, err := findFile(s.Path); err != nil {
+		return sum, 0, err
+	}
 	f, err := os.Open(s.Path)
 	if err != nil {
 		return sum, 0, err

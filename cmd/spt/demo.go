@@ -10,7 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/demo"
+	"github.com/sptune/spt/plan"
 )
 
 // demoNext says where to look after the demo.
@@ -36,7 +39,7 @@ and time. It needs no files and writes none.`,
 	fs := cmd.Flags()
 	fs.StringVar(&o.Task, "task", o.Task, strings.Join(demo.Tasks(), ", "))
 	fs.StringSliceVar(&methods, "method", nil, "methods to compare, divided by commas, of "+methodNames(spt.Methods())+" (default "+methodNames(demo.DefaultMethods())+")")
-	fs.StringVar(&o.Budget, "budget", o.Budget, "parameters to tune, for lora, adapter and SPT alike")
+	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, for lora, adapter and SPT alike")
 	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images")
 	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the task and of everything drawn at random")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
@@ -47,14 +50,14 @@ and time. It needs no files and writes none.`,
 			}
 			o.Methods = append(o.Methods, m)
 		}
-		if o.Epochs < 1 {
-			return &spt.OptionError{Err: fmt.Errorf("--epochs %d: expected at least 1", o.Epochs)}
-		}
 		if !slices.Contains(demo.Tasks(), o.Task) {
 			return &spt.OptionError{Err: fmt.Errorf("task %q is unknown; known: %s", o.Task, strings.Join(demo.Tasks(), ", "))}
 		}
 		m, err := demo.Model(0)
 		if err != nil {
+			return err
+		}
+		if err := checkDemoBudget(m, o); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.notes(), "%s, embedded in this program; task %q\n", describeConfig(m.Config), o.Task)
@@ -87,4 +90,27 @@ and time. It needs no files and writes none.`,
 		return a.write(text + demoNext)
 	})
 	return cmd
+}
+
+// checkDemoBudget refuses a budget that one of the methods cannot meet, before
+// any of them has been trained.
+func checkDemoBudget(m *backbone.Model, o demo.Options) error {
+	if _, err := plan.ParseBudget(o.Budget, m.Config.Size()); err != nil {
+		return &spt.OptionError{Err: err}
+	}
+	methods := o.Methods
+	if len(methods) == 0 {
+		methods = demo.DefaultMethods()
+	}
+	task := &spt.Task{Model: m, Data: &dataset.Dataset{}}
+	for _, method := range methods {
+		if method == spt.Linear || method == spt.Full { // they take no budget
+			continue
+		}
+		options := spt.TuneOptions{Method: method, Budgets: []string{o.Budget}, Train: demo.Recipe(method, o.Epochs, o.Seed)}
+		if _, err := task.Effective(options); err != nil {
+			return fmt.Errorf("%s: %w", method, err)
+		}
+	}
+	return nil
 }

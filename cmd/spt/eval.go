@@ -23,8 +23,9 @@ func evalCommand(a *app) *cobra.Command {
 		Use: "eval {--delta DIR | --model FILE} --data DIR [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
 		Long: `Measures accuracy and loss on one split of a data set: of a delta on its
 backbone, or, without --delta, of a checkpoint with its own head, such as one
-that 'spt merge' wrote. For a delta in its run's folder, the data set and its
-splits are those of the run unless --data names another one.`,
+that 'spt merge' wrote. For a delta in its run's folder, the data set and how it
+is split are those of the run; --data says where it has moved to. It is said
+where the delta was trained on the very images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: cobra.NoArgs,
@@ -43,21 +44,26 @@ splits are those of the run unless --data names another one.`,
 		if err != nil {
 			return err
 		}
-		if t.run != nil && (data.Path == "" || data.Path == t.run.Data.Path) {
-			// Splits other than the run's would test on images that it trained on.
-			before := given(cmd)
-			delete(before, "cache")
-			data = t.run.Data
-			if err := refuseContradictions(cmd, before, dir); err != nil {
+		if t.run != nil {
+			if err := takeRunData(cmd, &data, t.run.Data, dir); err != nil {
 				return err
 			}
 		}
 		d, err := openData(data)
 		if err != nil {
+			if t.run != nil && !cmd.Flags().Changed("layout") && data.Path != t.run.Data.Path {
+				err = fmt.Errorf("%w (read in the layout %s, which is the run's; --layout gives another)", err, data.Layout)
+			}
 			return err
 		}
 		if err := sameClasses(t, d); err != nil {
 			return err
+		}
+		trained := trainedOn(t, d, split)
+		if t.run != nil {
+			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
+				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: %s, there %s; the delta may have been trained on some of these images\n", dir, now, then)
+			}
 		}
 		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
 		if len(samples[split]) == 0 {
@@ -77,14 +83,64 @@ splits are those of the run unless --data names another one.`,
 			samples = map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
 		}
 		n := len(samples[split])
-		e, err := task.Evaluate(ctx, t.trained, samples[split], func(done int) { p.event(spt.Event{Stage: "test", Done: done, Total: n}) })
+		e, err := task.Evaluate(ctx, t.trained, samples[split], func(done int) { p.event(spt.Event{Stage: evaluating + split, Done: done, Total: n}) })
 		if err != nil {
 			return err
 		}
 		p.close()
-		return a.writeEvaluation(split, e, d, perClass)
+		return a.writeEvaluation(split, e, d, trained, perClass)
 	})
 	return cmd
+}
+
+// takeRunData completes data, which flags were read into, by how the run of a
+// delta split its data. For the run's own data set other flags are refused:
+// other splits would test on images that it was trained on. One that is
+// elsewhere may be another one, so flags hold.
+func takeRunData(cmd *cobra.Command, data *spt.DataConfig, run spt.DataConfig, dir string) error {
+	before, path := given(cmd), data.Path
+	*data = run
+	if path == "" || path == run.Path {
+		cache, ok := before["cache"]
+		delete(before, "cache")
+		if err := refuseContradictions(cmd, before, dir); err != nil || !ok {
+			return err
+		}
+		return cmd.Flags().Set("cache", cache)
+	}
+	data.Classes = 0 // its numbers of images may differ
+	for _, name := range []string{"data", "layout", "val-fraction", "test-fraction", "split-seed", "skip-bad-images", "cache"} {
+		if text, ok := before[name]; ok {
+			if err := cmd.Flags().Set(name, text); err != nil {
+				return &spt.OptionError{Err: err}
+			}
+		}
+	}
+	return nil
+}
+
+func describeSplits(how string, train, val, test int) string {
+	return fmt.Sprintf("%d train, %d val, %d test (%s)", train, val, test, how)
+}
+
+func runSplits(c *spt.RunConfig) string {
+	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
+}
+
+// trainedOn reports whether the delta was trained on the images of a split; nil
+// where nobody knows, as for a delta without its run and for other splits than
+// the run's.
+func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
+	if t.delta != nil && t.run == nil && split == "train" {
+		yes := true // by whatever run
+		return &yes
+	}
+	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
+		return nil
+	}
+	withVal := t.run.Single == nil || t.run.Single.WithVal
+	yes := split == "train" || split == "val" && withVal
+	return &yes
 }
 
 // sameClasses refuses a data set whose labels mean something else than the head's rows.
@@ -100,7 +156,7 @@ func sameClasses(t *tuned, d *dataset.Dataset) error {
 	return nil
 }
 
-func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Dataset, perClass bool) error {
+func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
 		Class    string  `json:"class"`
 		Images   int     `json:"images"`
@@ -117,9 +173,10 @@ func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Datas
 			Images   int            `json:"images"`
 			Accuracy float64        `json:"accuracy"`
 			Loss     float64        `json:"loss"`
+			Trained  *bool          `json:"trained_on_these,omitempty"` // left out where it is not known
 			Classes  []class        `json:"classes"`
 			Skipped  []skippedImage `json:"skipped,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, classes, skipped(d)})
+		}{split, e.Images, e.Accuracy, e.Loss, trained, classes, skipped(d)})
 	}
 	text := ""
 	if perClass {
@@ -134,7 +191,10 @@ func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Datas
 	for _, s := range d.Skipped {
 		f.add("left out", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
 	}
-	f.add(split+" accuracy", "%s of %d images", percent(e.Accuracy), e.Images)
+	f.add(split+" accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
 	f.add(split+" loss", "%.4f", e.Loss)
+	if trained != nil && *trained {
+		f.add("note", "the delta was trained on these images; this says nothing of new ones")
+	}
 	return a.write(text + f.String())
 }

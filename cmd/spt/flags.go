@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/demo"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/train"
 )
 
@@ -78,6 +79,13 @@ func openData(c spt.DataConfig) (*dataset.Dataset, error) {
 	return c.Open()
 }
 
+// canSkip reports whether --skip-bad-images would have helped: a run that is
+// resumed keeps its images.
+func canSkip(fs *pflag.FlagSet) bool {
+	skip := fs.Lookup("skip-bad-images")
+	return skip != nil && !skip.Changed && !fs.Changed("resume")
+}
+
 // imageFlags say how an image becomes a square.
 func imageFlags(fs *pflag.FlagSet, o *spt.TaskOptions) {
 	fs.StringVar(&o.Resize, "resize", "direct", "direct: straight to the square; crop: the shorter side, then a centre crop")
@@ -118,12 +126,17 @@ func trainFlags(fs *pflag.FlagSet, o *train.Options) {
 	fs.Uint64Var(&o.Seed, "seed", o.Seed, "seed of everything drawn at random")
 }
 
-// scaleWarmup keeps the warm-up's share of the epochs where only these were given.
-func scaleWarmup(cmd *cobra.Command, o *train.Options) {
+// scaleWarmup keeps the warm-up's share of the epochs where only these were
+// given, and refuses one that does not end.
+func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 	if cmd.Flags().Changed("epochs") && !cmd.Flags().Changed("warmup-epochs") {
 		recipe := train.VTAB().WithEpochs(o.Epochs)
 		o.WarmupEpochs = recipe.WarmupEpochs
 	}
+	if o.WarmupEpochs > float64(o.Epochs) {
+		return &spt.OptionError{Err: fmt.Errorf("--warmup-epochs %g is more than --epochs %d: the learning rate would never reach --lr", o.WarmupEpochs, o.Epochs)}
+	}
+	return nil
 }
 
 // methodNames lists methods for a flag's help.
@@ -197,6 +210,54 @@ func (f *fractionFlag) Set(s string) error {
 		v = -1
 	}
 	*f = fractionFlag(v)
+	return nil
+}
+
+// budgetFlag is a budget, which plan.ParseBudget reads once the backbone is
+// known.
+type budgetFlag string
+
+func (b *budgetFlag) String() string { return string(*b) }
+func (b *budgetFlag) Type() string   { return "parameters" }
+func (b *budgetFlag) Set(s string) error {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return fmt.Errorf("expected parameters to tune, such as 0.4M, 400k or 0.5%%")
+	}
+	*b = budgetFlag(s)
+	return nil
+}
+
+// budgetsFlag is several budgets, divided by commas or given by several flags.
+type budgetsFlag []string
+
+func (b *budgetsFlag) String() string { return strings.Join(*b, ",") }
+func (b *budgetsFlag) Type() string   { return "parameters" }
+func (b *budgetsFlag) Set(s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		var one budgetFlag
+		if err := one.Set(part); err != nil {
+			return err
+		}
+		*b = append(*b, string(one))
+	}
+	return nil
+}
+
+// distinct refuses budgets that allow the same number of parameters of a
+// backbone: they would be tried twice. What is no budget is refused elsewhere.
+func (b budgetsFlag) distinct(backbone int) error {
+	seen := map[int]string{}
+	for _, text := range b {
+		n, err := plan.ParseBudget(text, backbone)
+		if err != nil {
+			continue
+		}
+		if first, ok := seen[n]; ok {
+			return &spt.OptionError{Err: fmt.Errorf("--budget %s and %s are the same %d parameters; leave one out", first, text, n)}
+		}
+		seen[n] = text
+	}
 	return nil
 }
 

@@ -17,8 +17,8 @@ import (
 func inspectCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect PATH", Short: "Say what a file or a run folder is",
-		Long: `Recognises a checkpoint, scores, a plan, a delta, a training state or a run
-folder by what is in it, not by its name, and says what it holds. A checkpoint's
+		Long: `Recognises a checkpoint, scores, a plan, a delta, a training state, a run folder
+or one of its files by what is in it, not by its name, and says what it holds. A checkpoint's
 tensors are summed up; --json lists them all.`,
 		Example: `  spt inspect vit_tiny.safetensors
   spt inspect runs/clothing-spt-lora --json`,
@@ -46,6 +46,17 @@ tensors are summed up; --json lists them all.`,
 				scoresFacts(&f, in.Scores)
 			case in.Plan != nil:
 				planFacts(&f, in.Plan)
+			case in.Metrics != nil:
+				last := in.Metrics[len(in.Metrics)-1]
+				f.add("epochs", "%d", len(in.Metrics))
+				f.add("last", "%s", figures(spt.Event{Finished: &last}))
+			case in.Result != nil:
+				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
+				f.add("tuned", "%d parameters and a head of %d", in.Result.Counts.Tuned(), in.Result.Counts.Head)
+				resultFacts(&f, in.Result)
+			case in.Candidate != nil:
+				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget)), in.Candidate.Counts.Tuned())
+				f.add("val accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
 			}
 			return a.write(f.String())
 		}),
@@ -186,10 +197,14 @@ func runFacts(f *facts, r *spt.InspectedRun, dir string) {
 		return
 	}
 	f.add("state", "finished")
-	if r.Result.Val != nil {
-		f.add("val accuracy", "%s", percent(*r.Result.Val))
+	resultFacts(f, r.Result)
+}
+
+func resultFacts(f *facts, r *spt.Result) {
+	if r.Val != nil {
+		f.add("val accuracy", "%s", percent(*r.Val))
 	}
-	if r.Result.Test != nil {
-		f.add("test accuracy", "%s", percent(r.Result.Test.Accuracy))
+	if r.Test != nil {
+		f.add("test accuracy", "%s", percent(r.Test.Accuracy))
 	}
 }

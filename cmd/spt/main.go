@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
 )
 
 // Exit codes, as `spt --help` documents them.
@@ -45,7 +46,7 @@ Exit codes:
   2    wrong usage: unknown verb, flag or value
   3    bad input: a checkpoint, image, list, plan, scores or delta is missing,
        broken, or does not match the rest
-  130  interrupted; what to do to go on is printed`
+  130  interrupted; if something was kept, how to go on is printed`
 
 func main() {
 	os.Exit(run(os.Args[1:]))
@@ -72,7 +73,7 @@ func run(args []string) int {
 
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -86,13 +87,17 @@ func run(args []string) int {
 	fmt.Fprintf(a.stderr, "spt: %v\n", err)
 	var option *spt.OptionError
 	var input *spt.InputError
+	var bad *dataset.ImageError
+	if errors.As(err, &bad) && canSkip(cmd.Flags()) {
+		fmt.Fprintln(a.stderr, "spt: --skip-bad-images leaves out images that are missing or broken, and lists them")
+	}
 	switch {
 	case !a.entered:
 		fmt.Fprintln(a.stderr, "spt: 'spt --help' lists the verbs, 'spt VERB --help' a verb's flags")
 		return exitUsage
 	case errors.As(err, &option):
 		return exitUsage
-	case errors.As(err, &input):
+	case errors.As(err, &input), errors.As(err, &bad):
 		return exitInput
 	}
 	return exitFailed
@@ -128,6 +133,9 @@ func (a *app) root() *cobra.Command {
 func (a *app) verb(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		a.entered = true
+		if err := checkFlags(cmd, args); err != nil {
+			return err
+		}
 		stop, err := a.profile()
 		if err != nil {
 			return err

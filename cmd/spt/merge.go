@@ -44,11 +44,11 @@ it is not linear.`,
 		if dir == "" || out == "" {
 			return &spt.OptionError{Err: fmt.Errorf("give the delta (--delta DIR) and the file to write (--out FILE)")}
 		}
-		if !(bound > 0) {
-			return &spt.OptionError{Err: fmt.Errorf("--bound %g: expected a number above 0", bound)}
-		}
 		t, err := openTuned(cmd, dir, model, spt.TaskOptions{})
 		if err != nil {
+			return err
+		}
+		if err := keepInputs("out", out, t.model.Path); err != nil { // --model may have been left out
 			return err
 		}
 		if len(t.delta.Selection.Structured) > 0 && t.trained.Tuning.Module.Merge == nil {

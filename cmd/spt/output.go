@@ -98,7 +98,9 @@ func describeData(d *dataset.Dataset) string {
 func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {
 	var f facts
 	f.add("backbone", "%s: %s", modelName(m.Path), describeConfig(m.Config))
-	f.add("checkpoint", "%s", describeReport(report))
+	if report != nil || m.Path == demo.Embedded { // a delta's backbone is told by its fingerprint
+		f.add("checkpoint", "%s", describeReport(report))
+	}
 	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))
 	if d != nil {
 		f.add("data", "%s", describeData(d))
@@ -134,6 +136,14 @@ func list(names []string) string {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
+}
+
+// plural is a number of things: "1 image", "2 images".
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // printable keeps names in files from writing control characters to a terminal.
@@ -257,7 +267,7 @@ func (a *app) writeRun(task *spt.Task, report *checkpoint.Report, c spt.RunConfi
 		f.add("val accuracy", "%s", percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s of %d images, tested once", percent(r.Test.Accuracy), r.Test.Images)
+		f.add("test accuracy", "%s of %s, tested once", percent(r.Test.Accuracy), plural(r.Test.Images, "image"))
 	}
 	if r.TestMax != nil {
 		f.add("test-max (paper protocol)", "%s: the greatest over epochs, for comparison only", percent(*r.TestMax))

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,7 +38,7 @@ share of it.`,
 	modelFlags(fs, &model)
 	fs.StringVar(&out, "out", out, "`FILE` to write, JSON")
 	fs.StringVar((*string)(&method), "method", string(method), "spt-NAME: the structured module")
-	fs.StringVar(&budget, "budget", "", "parameters to tune, such as 0.4M, 400k, or with --model 0.5%")
+	fs.Var((*budgetFlag)(&budget), "budget", "parameters to tune, such as 0.4M, 400k, or with --model 0.5%")
 	fs.IntVar(&o.Rank, "rank", 8, "rank of the modules")
 	planFlags(fs, &o)
 	fs.BoolVar(&explain, "explain", false, "print for each block and operation where the budget goes")
@@ -50,9 +52,9 @@ share of it.`,
 		if scoresPath == "" || budget == "" {
 			return &spt.OptionError{Err: fmt.Errorf("give the scores (--scores FILE) and a budget (--budget 0.4M)")}
 		}
-		scores, err := sensitivity.Load(scoresPath)
+		scores, err := loadScores(scoresPath)
 		if err != nil {
-			return &spt.InputError{Err: err}
+			return err
 		}
 		o.Module = method.Module()
 		p, m, err := makePlan(ctx, scores, model, budget, o)
@@ -65,6 +67,21 @@ share of it.`,
 		return a.writePlan(p, scores, m, out, explain)
 	})
 	return cmd
+}
+
+// loadScores reads scores and says of another file what it is.
+func loadScores(path string) (*sensitivity.Scores, error) {
+	scores, err := sensitivity.Load(path)
+	switch {
+	case err == nil:
+		return scores, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &spt.InputError{Err: err}
+	}
+	if in, e := spt.Inspect(path); e == nil && in.Kind != "scores" {
+		err = fmt.Errorf("it is of the kind: %s; 'spt score' makes scores", in.Kind)
+	}
+	return nil, &spt.InputError{Err: fmt.Errorf("%s is no scores file: %w", path, err)}
 }
 
 // makePlan plans with the backbone, or without where none is given.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -36,12 +37,14 @@ predicted.`,
 	fs.IntVar(&topK, "top-k", topK, "classes for each image")
 	fs.BoolVar(&skip, "skip-bad-images", false, "list images that cannot be read, and do not fail for them")
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
-		if topK < 1 {
-			return &spt.OptionError{Err: fmt.Errorf("--top-k %d: expected at least 1", topK)}
-		}
-		files, err := dataset.ImageFiles(args...)
-		if err != nil {
-			return &spt.InputError{Err: err}
+		var files []string
+		var unusable []spt.Prediction // paths that lead to no image
+		for _, path := range args {
+			found, err := dataset.ImageFiles(path)
+			if err != nil {
+				unusable = append(unusable, spt.Prediction{Path: path, Err: err})
+			}
+			files = append(files, found...)
 		}
 		t, err := openTuned(cmd, dir, model, images)
 		if err != nil {
@@ -52,31 +55,33 @@ predicted.`,
 			return err
 		}
 		defer c.Close()
-		bad := 0
-		var last error
+		var bad []error
 		for p, err := range c.Predict(ctx, files, topK) {
 			if err != nil {
 				return err
 			}
 			if p.Err != nil {
-				bad++
-				last = p.Err
-				fmt.Fprintf(a.stderr, "spt: %v\n", p.Err)
+				bad = append(bad, p.Err)
 			}
 			if err := a.writePrediction(p); err != nil {
 				return err
 			}
 		}
-		switch {
-		case bad == 0:
-			return nil
-		case skip:
-			fmt.Fprintf(a.stderr, "spt: %d of %d images could not be read\n", bad, len(files))
-			return nil
-		case bad == 1:
-			return fmt.Errorf("1 of %d images could not be read: %w", len(files), last)
+		for _, p := range unusable {
+			bad = append(bad, p.Err)
+			if err := a.writePrediction(p); err != nil {
+				return err
+			}
 		}
-		return fmt.Errorf("%d of %d images could not be read, the last: %w", bad, len(files), last)
+		if len(bad) == 0 {
+			return nil
+		}
+		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(files)+len(unusable), "image"), errors.Join(bad...))
+		if skip {
+			fmt.Fprintf(a.stderr, "spt: %v\n", err)
+			return nil
+		}
+		return &spt.InputError{Err: err}
 	})
 	return cmd
 }

@@ -36,11 +36,11 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 	fs.Uint64Var(&o.Train.Seed, "seed", o.Train.Seed, "seed of everything drawn at random")
 	fs.BoolVar(&resume, "resume", false, "go on from OUT.training, with the same flags")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if o.Train.Epochs < 1 || o.ImagesPerClass < 1 {
-			return &spt.OptionError{Err: fmt.Errorf("--epochs %d and --images-per-class %d must be positive", o.Train.Epochs, o.ImagesPerClass)}
-		}
 		o.Train.WarmupEpochs = warmup.WithEpochs(o.Train.Epochs).WarmupEpochs
 		state := out + ".training"
+		if _, err := os.Stat(out); err == nil {
+			return &spt.OptionError{Err: fmt.Errorf("%s is there already; remove it, or give another --out", out)}
+		}
 		if err := checkState(state, resume); err != nil {
 			return err
 		}

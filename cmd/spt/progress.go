@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -58,6 +59,9 @@ func (p *progress) prefix() string {
 	return p.label + ": "
 }
 
+// evaluating and a split's name is the stage of spt eval.
+const evaluating = "evaluating "
+
 // describe is the line for an event; empty for those between the lines.
 func describe(e spt.Event) string {
 	switch {
@@ -70,11 +74,14 @@ func describe(e spt.Event) string {
 	case e.Stage == "train" || e.Done != e.Total:
 		return ""
 	case e.Stage == "images":
-		return fmt.Sprintf("checked %d images", e.Total)
+		return fmt.Sprintf("checked %s", plural(e.Total, "image"))
 	case e.Stage == "score":
-		return fmt.Sprintf("scored the backbone on %d images, loss %.4f", e.Total, e.Loss)
+		return fmt.Sprintf("scored the backbone on %s, loss %.4f", plural(e.Total, "image"), e.Loss)
 	case e.Stage == "test":
-		return fmt.Sprintf("tested on %d images", e.Total)
+		return fmt.Sprintf("tested on %s", plural(e.Total, "image"))
+	}
+	if split, ok := strings.CutPrefix(e.Stage, evaluating); ok {
+		return fmt.Sprintf("evaluated %s", plural(e.Total, split+" image"))
 	}
 	return fmt.Sprintf("%s: %d", e.Stage, e.Total)
 }

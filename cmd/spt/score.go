@@ -28,9 +28,6 @@ short pass; the result serves any number of plans.`,
 	scoreFlags(fs, &o)
 	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the fresh head and of the images' order")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if o.Batches < 1 || o.BatchSize < 1 {
-			return &spt.OptionError{Err: fmt.Errorf("--score-batches %d and --score-batch-size %d must be positive", o.Batches, o.BatchSize)}
-		}
 		task, report, err := openTask(c)
 		if err != nil {
 			return err

@@ -257,8 +257,8 @@ func TestFlagsAreNamedAlike(t *testing.T) {
 		})
 	}
 	// --resume of pretrain takes no folder: its state lies beside its output.
-	// --budget and --method take several where several make sense.
-	several := []string{"resume", "budget", "method"}
+	// --method takes several where several make sense.
+	several := []string{"resume", "method"}
 	for name, kinds := range types {
 		if len(kinds) > 1 && !slices.Contains(several, name) {
 			t.Errorf("--%s has types %v", name, kinds)

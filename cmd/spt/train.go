@@ -33,7 +33,7 @@ stopped, to the same bits.`,
 	augmentFlags(fs, &c.Data.Images)
 	fs.StringVar(&planPath, "plan", "", "what is tuned: a plan, a `FILE` of 'spt plan'")
 	fs.StringVar((*string)(&o.Method), "method", "", "instead of a plan: linear, lora, adapter or full")
-	fs.StringVar(&o.Budget, "budget", "", "for lora and adapter: parameters that decide on the rank, such as 0.4M or 0.5%")
+	fs.Var((*budgetFlag)(&o.Budget), "budget", "for lora and adapter: parameters that decide on the rank, such as 0.4M or 0.5%")
 	fs.IntVar(&o.Rank, "rank", 0, "for lora and adapter: rank of the modules (default what the budget allows, else 8)")
 	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
 	trainFlags(fs, &o.Train)
@@ -41,7 +41,9 @@ stopped, to the same bits.`,
 	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if resume == "" {
-			scaleWarmup(cmd, &o.Train)
+			if err := scaleWarmup(cmd, &o.Train); err != nil {
+				return err
+			}
 		} else if err := resumeRun(cmd, &c, &o, resume, &out); err != nil {
 			return err
 		} else if planPath != "" {
@@ -62,6 +64,9 @@ stopped, to the same bits.`,
 		}
 		c.Single = &o
 		f := taskFacts(task.Model, report, task.Data)
+		if len(task.Data.Val) == 0 {
+			f.add("note", "no validation images: nothing will be validated")
+		}
 		f.add("method", "%s", describeMethod(spt.TuneOptions{Method: o.Method, Rank: o.Rank, Train: o.Train}))
 		fmt.Fprint(a.notes(), f)
 		progress := a.progress()

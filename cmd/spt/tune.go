@@ -35,7 +35,7 @@ folder; --resume goes on with a run that was stopped, to the same bits.`,
 	augmentFlags(fs, &c.Data.Images)
 	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
 	fs.StringVar((*string)(&c.Tune.Method), "method", string(spt.SPTLoRA), "what is tuned: "+methodNames(spt.Methods()))
-	fs.StringSliceVar(&c.Tune.Budgets, "budget", nil, "parameters to tune, such as 0.4M, 400k or 0.5%; several, divided by commas, are tried and validated (default "+spt.DefaultBudget+" for SPT)")
+	fs.Var((*budgetsFlag)(&c.Tune.Budgets), "budget", "parameters to tune, such as 0.4M, 400k or 0.5%; several, divided by commas, are tried and validated (default "+spt.DefaultBudget+" for SPT)")
 	fs.IntVar(&c.Tune.Rank, "rank", 0, "rank of the modules (default 8; for lora and adapter what the budget allows)")
 	planFlags(fs, &c.Tune.Plan)
 	scoreFlags(fs, &c.Tune.Score)
@@ -46,7 +46,9 @@ folder; --resume goes on with a run that was stopped, to the same bits.`,
 	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if resume == "" {
-			scaleWarmup(cmd, &c.Tune.Train)
+			if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
+				return err
+			}
 			c.Tune.Score.Seed = c.Tune.Train.Seed
 		} else if err := resumeRun(cmd, &c, nil, resume, &out); err != nil {
 			return err
@@ -58,7 +60,19 @@ folder; --resume goes on with a run that was stopped, to the same bits.`,
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
+		if err := budgetsFlag(c.Tune.Budgets).distinct(task.Model.Config.Size()); err != nil {
+			return err
+		}
+		if c.Tune.PaperProtocol && len(task.Data.Test) == 0 {
+			return &spt.OptionError{Err: fmt.Errorf("--paper-protocol tests after every epoch, and data set %s has no test images; leave it out, or give a test split", task.Data.Name)}
+		}
 		f := taskFacts(task.Model, report, task.Data)
+		if len(task.Data.Val) == 0 {
+			f.add("note", "no validation images: nothing will be validated")
+		}
+		if len(task.Data.Test) == 0 {
+			f.add("note", "no test images: nothing will be tested")
+		}
 		f.add("method", "%s", describeMethod(c.Tune))
 		fmt.Fprint(a.notes(), f)
 		p := a.progress()
