@@ -32,7 +32,7 @@ const (
 // TuneOptions are a whole run's. They are what config.json keeps.
 type TuneOptions struct {
 	Method  Method        `json:"method"`
-	Budgets []string      `json:"budgets"` // candidates; empty: "0.4%" for SPT, none for others
+	Budgets []string      `json:"budgets"` // candidates; empty: DefaultBudget for SPT, none for others
 	Rank    int           `json:"rank"`    // 0: 8 for SPT; what the budget allows, or 8, for lora and adapter
 	Score   ScoreOptions  `json:"score"`
 	Plan    PlanOptions   `json:"plan"` // Module and Rank are set from Method and Rank
