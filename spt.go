@@ -4,8 +4,8 @@
 // 2023, arXiv 2303.08566).
 //
 // A [Task] binds a backbone to a data set. Its methods are the stages:
-// [Task.Score] gives every weight a sensitivity, [Task.Plan] chooses under a
-// budget what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
+// [Task.Score] gives every weight a sensitivity, [Plan] chooses under a budget
+// what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
 // [Task.Tune] runs them all, chooses between budgets on validation data, tests
 // once, and keeps everything in a run folder from which it can resume.
 //
@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -146,13 +145,13 @@ func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) 
 	return err
 }
 
-// images reads samples as evaluation does, trainingImages as training does.
-func (t *Task) images(samples []dataset.Sample) *train.Data {
-	return train.Images(dataset.NewLoader(samples, t.eval, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers}), t.eval.Size)
+// loader reads samples through one of the task's transforms, eval or train.
+func (t *Task) loader(samples []dataset.Sample, transform dataset.Transform) *dataset.Loader {
+	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers})
 }
 
-func (t *Task) trainingImages(samples []dataset.Sample) *train.Data {
-	return train.Images(dataset.NewLoader(samples, t.train, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers}), t.train.Size)
+func (t *Task) images(samples []dataset.Sample, transform dataset.Transform) *train.Data {
+	return train.Images(t.loader(samples, transform), transform.Size)
 }
 
 // ScoreOptions are stage 1's. The zero value is the paper's.
@@ -198,8 +197,7 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	if err != nil {
 		return nil, err
 	}
-	loader := dataset.NewLoader(samples, t.eval, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers})
-	var batches iter.Seq2[*dataset.Batch, error] = loader.Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
+	batches := t.loader(samples, t.eval).Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
 	var report func(int, float64)
 	if progress != nil {
 		report = func(done int, loss float64) { progress(done, n, loss) }
@@ -408,15 +406,15 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 	}
 	run := train.Run{Backend: t.Backend, Model: t.Model, Tuning: tuning, Options: o.Options, Checkpoint: o.Checkpoint, Hooks: o.Hooks}
 	if o.WithVal {
-		run.Train = t.trainingImages(t.Data.TrainVal())
+		run.Train = t.images(t.Data.TrainVal(), t.train)
 	} else {
-		run.Train = t.trainingImages(t.Data.Train)
+		run.Train = t.images(t.Data.Train, t.train)
 		if len(t.Data.Val) > 0 {
-			run.Val = t.images(t.Data.Val)
+			run.Val = t.images(t.Data.Val, t.eval)
 		}
 	}
 	if o.TestEveryEpoch && len(t.Data.Test) > 0 {
-		run.Test = t.images(t.Data.Test)
+		run.Test = t.images(t.Data.Test, t.eval)
 	}
 	result, err := run.Do(ctx)
 	if err != nil {
@@ -436,7 +434,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.S
 		return train.Evaluation{}, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(samples), 64, progress)
+	return p.Evaluate(ctx, t.images(samples, t.eval), 64, progress)
 }
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.

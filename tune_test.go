@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,9 +12,9 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
 	"github.com/sptune/spt/plan"
@@ -28,33 +27,11 @@ var config = backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, E
 // newTask is a tiny backbone on images whose colour is their class.
 func newTask(t *testing.T, val int) *spt.Task {
 	t.Helper()
-	weights := checkpoint.StateDict{}
-	for k, p := range config.Params() {
-		w := checkpoint.NewTensor(p.Shape...)
-		for i := range w.Data {
-			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.4
-		}
-		weights[p.Name] = w
-	}
-	m := backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bicubic"}, weights)
-	draw := func(n, salt int) (out []dataset.Sample) {
-		for i := range n {
-			pix := make([]uint8, 16*16*3)
-			for k := range pix {
-				pix[k] = uint8(40 + (i*31+k*17+salt)%60)
-				if k%3 == i%3 {
-					pix[k] += 120
-				}
-			}
-			out = append(out, dataset.Sample{Image: &dataset.RGB{Width: 16, Height: 16, Pix: pix}, Label: i % 3})
-		}
-		return out
-	}
-	data, err := dataset.New("colours", []string{"red", "green", "blue"}, draw(36, 0), draw(val, 7), draw(12, 13))
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(36, 16, 0), colours.Samples(val, 16, 7), colours.Samples(12, 16, 13))
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := spt.NewTask(m, data, spt.TaskOptions{})
+	task, err := spt.NewTask(colours.Model(config), data, spt.TaskOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -28,35 +29,6 @@ var scale = peft.Module{
 }
 
 var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
-
-// model has deterministic, unremarkable weights.
-func model() *backbone.Model {
-	sd := checkpoint.StateDict{}
-	for k, p := range config.Params() {
-		w := checkpoint.NewTensor(p.Shape...)
-		for i := range w.Data {
-			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.5
-		}
-		sd[p.Name] = w
-	}
-	return backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}}, sd)
-}
-
-// images are three classes that differ by colour.
-func images(n int) *train.Data {
-	var samples []dataset.Sample
-	for i := range n {
-		pix := make([]uint8, 8*8*3)
-		for k := range pix {
-			pix[k] = uint8(40 + (i*31+k*17)%60)
-			if k%3 == i%3 {
-				pix[k] += 140
-			}
-		}
-		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 8, Height: 8, Pix: pix}, Label: i % 3})
-	}
-	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
-}
 
 // TestThirdModule registers a module and trains with it beside sparse entries.
 func TestThirdModule(t *testing.T) {
@@ -78,7 +50,8 @@ func TestThirdModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := train.Run{Backend: be, Model: model(), Tuning: tuning, Train: images(24), Options: train.Options{Epochs: 30, BatchSize: 8, LR: 2e-2}}
+	run := train.Run{Backend: be, Model: colours.Model(config), Tuning: tuning,
+		Train: train.Images(dataset.NewLoader(colours.Samples(24, 8, 0), dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8), Options: train.Options{Epochs: 30, BatchSize: 8, LR: 2e-2}}
 	result, err := run.Do(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +130,7 @@ func TestRankFor(t *testing.T) {
 
 // TestInitIsLocal: a tensor starts alike whatever else is tuned.
 func TestInitIsLocal(t *testing.T) {
-	m := model()
+	m := colours.Model(config)
 	init := func(s peft.Selection) checkpoint.StateDict {
 		tuning, err := peft.New(config, s)
 		if err != nil {

@@ -13,37 +13,15 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
 
 var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 3, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
-func model() *backbone.Model {
-	sd := checkpoint.StateDict{}
-	for k, p := range config.Params() {
-		w := checkpoint.NewTensor(p.Shape...)
-		for i := range w.Data {
-			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.5
-		}
-		sd[p.Name] = w
-	}
-	return backbone.NewModel(config, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}}, sd)
-}
-
 func images(n int, flip bool) *train.Data {
-	var samples []dataset.Sample
-	for i := range n {
-		pix := make([]uint8, 8*8*3)
-		for k := range pix {
-			pix[k] = uint8(40 + (i*31+k*17)%60)
-			if k%3 == i%3 {
-				pix[k] += 140
-			}
-		}
-		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 8, Height: 8, Pix: pix}, Label: i % 3})
-	}
-	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), 8)
+	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), 8)
 }
 
 // selection tunes something of each kind.
@@ -62,7 +40,7 @@ func newRun(t *testing.T, s peft.Selection) *train.Run {
 	}
 	o := train.VTAB().WithEpochs(4)
 	o.BatchSize, o.LR, o.Seed = 7, 1e-2, 5
-	return &train.Run{Backend: be, Model: model(), Tuning: tuning, Options: o, Train: images(24, true), Val: images(9, false)}
+	return &train.Run{Backend: be, Model: colours.Model(config), Tuning: tuning, Options: o, Train: images(24, true), Val: images(9, false)}
 }
 
 func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
@@ -172,13 +150,7 @@ func TestFeatureCache(t *testing.T) {
 			var pix []uint8
 			var labels []int32
 			for _, i := range order[step*7 : step*7+7] {
-				for k := range 8 * 8 * 3 {
-					v := uint8(40 + (i*31+k*17)%60)
-					if k%3 == i%3 {
-						v += 140
-					}
-					pix = append(pix, v)
-				}
+				pix = append(pix, colours.Pixels(i, 8, 0)...)
 				labels = append(labels, int32(i%3))
 			}
 			x, err := backend.Uint8(cached.Backend, pix, 7, 8, 8, 3)

@@ -1,0 +1,47 @@
+// Package colours is the smallest task that tuning can be tested on: images
+// whose class is their colour, and a backbone with fixed, unremarkable weights.
+// Only tests import it.
+package colours
+
+import (
+	"math"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+)
+
+// Pixels is image i, [size, size, 3]: channel i%3, which is its class, is
+// brighter than the others. Another salt gives other images.
+func Pixels(i, size, salt int) []uint8 {
+	pix := make([]uint8, size*size*3)
+	for k := range pix {
+		pix[k] = uint8(40 + (i*31+k*17+salt)%60)
+		if k%3 == i%3 {
+			pix[k] += 140
+		}
+	}
+	return pix
+}
+
+// Samples are images 0 … n-1 with their classes.
+func Samples(n, size, salt int) []dataset.Sample {
+	var out []dataset.Sample
+	for i := range n {
+		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: Pixels(i, size, salt)}, Label: i % 3})
+	}
+	return out
+}
+
+// Model is a backbone of configuration c, the same every time.
+func Model(c backbone.Config) *backbone.Model {
+	sd := checkpoint.StateDict{}
+	for k, p := range c.Params() {
+		w := checkpoint.NewTensor(p.Shape...)
+		for i := range w.Data {
+			w.Data[i] = float32(math.Sin(float64(k+1)*float64(i*i+3*i+1))) * 0.5
+		}
+		sd[p.Name] = w
+	}
+	return backbone.NewModel(c, backbone.Preprocessing{Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bicubic"}, sd)
+}
