@@ -12,47 +12,28 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
+	"sync"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/support/exceptions"
 	"k8s.io/klog/v2"
+
+	"github.com/sptune/spt/backend/cpu"
 )
 
 // Backend is what graphs are compiled for and run on.
 type Backend = compute.Backend
 
-// New returns the default backend: GoMLX's portable Go backend. It is shared
-// by the whole process, so weights placed on it are placed once.
-func New() (Backend, error) { return goBackend, goBackendErr }
+// New returns the default backend: package cpu. It is shared by the whole
+// process, so weights placed on it are placed once.
+func New() (Backend, error) { return start() }
 
-// The backend is made while packages are initialised, when nothing else can be
-// printing: its constructor announces this option on standard output.
-//
-// Operations run side by side on as many goroutines as they ask for. With the
-// default limit, matrix products that run side by side in compute v0.1.3 can
-// wait for each other's workers for ever.
-var goBackend, goBackendErr = func() (be Backend, err error) {
+var start = sync.OnceValues(func() (Backend, error) {
 	silence()
-	stdout := os.Stdout
-	defer func() { os.Stdout = stdout }()
-	if os.Stdout, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
-		os.Stdout = stdout
-	} else {
-		defer os.Stdout.Close()
-	}
-	caught := exceptions.TryCatch[error](func() { be, err = gobackend.New("parallelism=-1,ops_parallel") })
-	if err == nil {
-		err = caught
-	}
-	if err != nil {
-		return nil, fmt.Errorf("starting the Go compute backend: %w", err)
-	}
-	return be, nil
-}()
+	return cpu.New("")
+})
 
 // silence keeps GoMLX's klog lines off the user's terminal.
 func silence() {

@@ -1,0 +1,267 @@
+package cpu
+
+import (
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
+)
+
+// dot is a batch of matrix products C = A·B [m,n] with what follows them.
+// Operands are read through strides, so transposition is free.
+type dot struct {
+	batch, m, n, k int
+	a, b           matrix
+	bias, residual edge    // edge.t nil: none
+	gelu           bool    // exact GELU, after the bias
+	pre            *tensor // where the value before the GELU is kept; nil: nowhere
+	patch          *node   // B is this scatter onto a weight: its entries are patched into the packed weight
+}
+
+// matrix is how a product reads an operand: strides in elements, and the
+// offset of each member of the batch.
+type matrix struct {
+	row, col int
+	offsets  []int
+}
+
+// edges lists what the epilogue reads.
+func (d *dot) edges() (out []edge) {
+	for _, e := range []edge{d.bias, d.residual} {
+		if e.t != nil {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// dotGeneral lowers a float32 product.
+func (c *compiler) dotGeneral(o *op) bool {
+	lhs, rhs := o.in[0], o.in[1]
+	config := o.attrs[4].(compute.DotGeneralConfig)
+	for _, t := range []dtypes.DType{lhs.shape.DType, rhs.shape.DType, o.out[0].shape.DType} {
+		if t != dtypes.Float32 {
+			return false
+		}
+	}
+	if config.AccumulatorDType != dtypes.InvalidDType && config.AccumulatorDType != dtypes.Float32 {
+		return false
+	}
+	d := &dot{}
+	var in [2]edge
+	for i, v := range []*value{lhs, rhs} {
+		contracted, batched := o.attrs[2*i].([]int), o.attrs[2*i+1].([]int)
+		e := c.edge(v)
+		var free []int
+		taken := map[int]bool{}
+		for _, a := range contracted {
+			taken[a] = true
+		}
+		for _, a := range batched {
+			taken[a] = true
+		}
+		for a := range e.dims {
+			if !taken[a] {
+				free = append(free, a)
+			}
+		}
+		nFree, sFree, ok := e.group(free)
+		nContract, sContract, ok2 := e.group(contracted)
+		if !ok || !ok2 {
+			// No single strides: bring the axes together.
+			perm := append(append(append([]int(nil), batched...), free...), contracted...)
+			e = c.contiguous(edge{e.t, e.transposed(perm)})
+			at := len(batched)
+			batched, free = span(0, at), span(at, len(free))
+			contracted = span(at+len(free), len(contracted))
+			nFree, sFree, _ = e.group(free)
+			nContract, sContract, _ = e.group(contracted)
+		}
+		offsets := e.offsets(batched)
+		for j := range offsets {
+			offsets[j] += e.offset
+		}
+		d.batch, d.k = len(offsets), nContract
+		if i == 0 {
+			d.m, d.a = nFree, matrix{sFree, sContract, offsets}
+		} else {
+			d.n, d.b = nFree, matrix{sContract, sFree, offsets}
+		}
+		in[i] = e
+	}
+	n := c.node(kindDot, o, in[:], o.out[0].shape)
+	n.dot = d
+	c.set(o.out[0], full(n.out[0], n.dims))
+	return true
+}
+
+func span(from, n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = from + i
+	}
+	return out
+}
+
+// dense lowers x·W + bias with no activation or GELU.
+func (c *compiler) dense(o *op) bool {
+	config := o.attrs[0].(compute.DenseConfig)
+	x, w := c.edge(o.in[0]), c.edge(o.in[1])
+	if x.t.dtype != dtypes.Float32 || w.t.dtype != dtypes.Float32 || config.Activation != compute.ActivationNone && config.Activation != compute.ActivationGelu {
+		return false
+	}
+	rank := len(x.dims)
+	m, sm, ok1 := x.group(span(0, rank-1))
+	wIn, wOut := 0, span(1, len(w.dims)-1)
+	if config.WeightLayout == compute.DenseLayoutOutputsInput {
+		wIn, wOut = len(w.dims)-1, span(0, len(w.dims)-1)
+	}
+	n, sn, ok2 := w.group(wOut)
+	if !ok1 || !ok2 {
+		return false
+	}
+	d := &dot{batch: 1, m: m, n: n, k: x.dims[rank-1], gelu: config.Activation == compute.ActivationGelu,
+		a: matrix{sm, x.strides[rank-1], []int{x.offset}}, b: matrix{w.strides[wIn], sn, []int{w.offset}}}
+	if o.in[2] != nil {
+		d.bias = c.contiguous(c.edge(o.in[2]))
+	}
+	nd := c.node(kindDot, o, []edge{x, w}, o.out[0].shape)
+	nd.dot = d
+	c.set(o.out[0], full(nd.out[0], nd.dims))
+	return true
+}
+
+// epilogues gives products the additions and the GELU that follow them.
+func (c *compiler) epilogues() {
+	users := map[*tensor][]*node{}
+	for _, n := range c.nodes {
+		for _, e := range n.edges() {
+			if e.t != nil {
+				users[e.t] = append(users[e.t], n)
+			}
+		}
+	}
+	for _, n := range c.nodes {
+		for n.dot != nil && n.dot.batch == 1 && c.absorb(n, users) {
+		}
+	}
+}
+
+// absorb takes one node after the product n into its epilogue.
+func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
+	d, t := n.dot, n.out[0]
+	if t.output >= 0 {
+		return false
+	}
+	// becomes makes the result of u the product's own.
+	becomes := func(u *node) {
+		r := u.out[0]
+		r.node, r.index = n, 0
+		n.out[0] = r
+		n.dims = u.dims
+		u.kind, u.out, u.in = kindCopy, nil, nil // unreachable from now on
+	}
+	for _, u := range users[t] {
+		if u.kind == kindFused && u.op == compute.OpTypeFusedGelu && u.rec.attrs[0].(bool) && u.in[0].whole(t.n) && !d.gelu && d.residual.t == nil {
+			d.gelu = true
+			if len(users[t]) > 1 {
+				d.pre = t
+				t.index = 1
+				n.out = []*tensor{nil, t}
+			}
+			becomes(u)
+			return true
+		}
+	}
+	if len(users[t]) != 1 {
+		return false
+	}
+	u := users[t][0]
+	if u.kind != kindFused || u.op != compute.OpTypeAdd {
+		return false
+	}
+	mine, other := u.in[0], u.in[1]
+	if mine.t != t {
+		mine, other = other, mine
+	}
+	if !mine.whole(t.n) || other.t == t || other.t.dtype != dtypes.Float32 {
+		return false
+	}
+	flat := other.collapsed()
+	column := len(flat.dims) == 2 && flat.dims[0] == d.m && flat.strides[0] == 0 && flat.dims[1] == d.n && flat.strides[1] == 1
+	switch {
+	case column && d.bias.t == nil && !d.gelu && d.residual.t == nil:
+		d.bias = edge{other.t, layout{dims: []int{d.n}, strides: []int{1}, offset: other.offset}}
+	case other.whole(t.n) && d.residual.t == nil && !(other.t.node.source):
+		d.residual = other
+	default:
+		return false
+	}
+	n.id = u.id // after the operand that it took on
+	becomes(u)
+	return true
+}
+
+// runDot computes the products.
+func (x *execution) runDot(n *node) {
+	d := n.dot
+	a, b := x.float32s(n.in[0].t), x.float32s(n.in[1].t)
+	out := x.float32s(n.out[0])
+	fill := func(i int, g *gemm.Call) {
+		g.M, g.N, g.K = d.m, d.n, d.k
+		g.A = gemm.View{Data: a[d.a.offsets[i]:], Row: d.a.row, Col: d.a.col}
+		g.B = gemm.View{Data: b[d.b.offsets[i]:], Row: d.b.row, Col: d.b.col}
+		g.C, g.LDC, g.Alpha = out[i*d.m*d.n:(i+1)*d.m*d.n], d.n, 1
+	}
+	if d.batch > 1 {
+		gemm.Batched(d.batch, fill)
+		return
+	}
+	var g gemm.Call
+	fill(0, &g)
+	g.GELU = d.gelu
+	if d.bias.t != nil {
+		g.Bias = x.float32s(d.bias.t)[d.bias.offset:][:d.n]
+	}
+	if d.residual.t != nil {
+		g.Residual, g.LDR = x.float32s(d.residual.t), d.n
+	}
+	if d.pre != nil {
+		g.PreAct, g.LDP = x.float32s(d.pre), d.n
+	}
+	g.Packed = x.packed(n)
+	g.Run()
+}
+
+// packed is B in the kernel's layout if B is a weight that other steps read
+// too: it is packed once for all of them.
+func (x *execution) packed(n *node) *gemm.Packed {
+	d := n.dot
+	l := packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}
+	if d.patch != nil {
+		return x.patched(n, l)
+	}
+	if d.m < 2 || d.k*d.n < 1<<10 {
+		return nil
+	}
+	b := x.shared(n.in[1].t)
+	if b == nil {
+		return nil
+	}
+	return b.pack(l)
+}
+
+// pack brings the buffer to the kernel's layout, once.
+func (b *buffer) pack(l packLayout) *gemm.Packed {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p, ok := b.packs[l]; ok {
+		return p
+	}
+	if b.packs == nil {
+		b.packs = map[packLayout]*gemm.Packed{}
+	}
+	p := packNew(view[float32](b.data, 0, len(b.data)/4), l)
+	b.packs[l] = p
+	return p
+}

@@ -1,0 +1,275 @@
+package cpu
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/shapes"
+)
+
+// executable is a compiled program.
+type executable struct {
+	backend    *Backend
+	name       string
+	names      []string
+	inputs     []*tensor
+	outputs    []*tensor
+	results    []shapes.Shape
+	steps      []step
+	delegates  map[*node]*delegated
+	arenaBytes int
+
+	mu     sync.Mutex
+	frames []*frame // kept from run to run
+}
+
+// frame is what one run of a program keeps for the next.
+type frame struct {
+	patches map[*node]*patched
+}
+
+// executable finishes the compilation: loops are assembled and memory planned.
+func (c *compiler) executable(b *builder) (*executable, error) {
+	x := &executable{backend: c.backend, name: b.name, outputs: c.outputs, results: c.results, delegates: map[*node]*delegated{}}
+	for _, v := range b.main.params {
+		t := c.values[v].t
+		x.names = append(x.names, v.op.data.(*parameter).name)
+		x.inputs = append(x.inputs, t)
+		t.place = place{where: inInput, index: v.op.data.(*parameter).index}
+	}
+	id := 0
+	for _, n := range c.nodes {
+		if n.kind == kindInput || n.kind == kindConstant {
+			for _, t := range n.out {
+				if n.kind == kindConstant {
+					t.place = place{where: inConstant}
+				}
+			}
+			continue
+		}
+		s := step{node: n}
+		switch {
+		case n.loop != nil:
+			s.reads, s.writes = n.loop.loop.reads(), n.loop.loop.writes()
+		default:
+			for _, e := range n.edges() {
+				if e.t != nil && !slices.Contains(s.reads, e.t) {
+					s.reads = append(s.reads, e.t)
+				}
+			}
+			s.writes = slices.Clone(n.out)
+			if n.kind == kindRandom && !c.inMemory[n.out[1]] {
+				s.writes = s.writes[:1]
+			}
+		}
+		if n.kind == kindDelegated {
+			d, err := c.backend.delegate(n.rec)
+			if err != nil {
+				return nil, err
+			}
+			x.delegates[n] = d
+		}
+		for _, t := range s.writes {
+			t.id = id
+			id++
+		}
+		x.steps = append(x.steps, s)
+	}
+	x.arenaBytes = plan(x.steps, c.outputs)
+	return x, nil
+}
+
+// Finalize releases what the program keeps.
+func (x *executable) Finalize() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.frames = nil
+}
+
+// Inputs lists the parameters.
+func (x *executable) Inputs() (names []string, inputShapes []shapes.Shape) {
+	for _, t := range x.inputs {
+		inputShapes = append(inputShapes, t.shape)
+	}
+	return slices.Clone(x.names), inputShapes
+}
+
+// Outputs lists the shapes of the results.
+func (x *executable) Outputs() []shapes.Shape { return slices.Clone(x.results) }
+
+// execution is one run.
+type execution struct {
+	*executable
+	arena   []byte
+	frame   *frame
+	buffers []*buffer // of the parameters; nil: donated
+	memory  [][]byte  // of the parameters
+	out     []*buffer
+}
+
+// mem is the memory of t.
+func (x *execution) mem(t *tensor) []byte {
+	switch p := &t.place; p.where {
+	case inInput:
+		return x.memory[p.index]
+	case inConstant:
+		return t.node.rec.data.(*buffer).data
+	case inOutput:
+		return x.out[p.index].data
+	default:
+		return x.arena[p.offset : p.offset+t.bytes()]
+	}
+}
+
+func (x *execution) float32s(t *tensor) []float32 { return view[float32](x.mem(t), 0, t.n) }
+
+// shared is the buffer behind t if its content outlives the run and was used
+// before, so that other forms of it are worth keeping.
+func (x *execution) shared(t *tensor) *buffer {
+	switch t.place.where {
+	case inConstant:
+		return t.node.rec.data.(*buffer)
+	case inInput:
+		if b := x.buffers[t.place.index]; b != nil && b.again {
+			return b
+		}
+	}
+	return nil
+}
+
+// Execute runs the program. Donated inputs are invalid afterwards, whether it
+// succeeds or not.
+func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.DeviceNum) (out []compute.Buffer, err error) {
+	if len(inputs) != len(x.inputs) {
+		return nil, fmt.Errorf("running %q: got %d inputs, expected %d", x.name, len(inputs), len(x.inputs))
+	}
+	if len(donate) != 0 && len(donate) != len(inputs) {
+		return nil, fmt.Errorf("running %q: %d donations are given for %d inputs", x.name, len(donate), len(inputs))
+	}
+	if x.backend.IsFinalized() {
+		return nil, fmt.Errorf("running %q: the backend %q was finalized", x.name, BackendName)
+	}
+	run := &execution{executable: x, buffers: make([]*buffer, len(inputs)), memory: make([][]byte, len(inputs)), out: make([]*buffer, len(x.outputs))}
+	for i, in := range inputs {
+		b, ok := in.(*buffer)
+		if !ok || b.valid() != nil {
+			return nil, fmt.Errorf("running %q: input %d (%s) is no valid buffer of the backend %q", x.name, i, x.names[i], BackendName)
+		}
+		if !b.shape.Equal(x.inputs[i].shape) {
+			return nil, fmt.Errorf("running %q: input %d (%s) has shape %s, expected %s", x.name, i, x.names[i], b.shape, x.inputs[i].shape)
+		}
+		run.memory[i] = b.data
+		if len(donate) == 0 || !donate[i] {
+			run.buffers[i] = b
+		}
+	}
+	for i, t := range x.outputs {
+		shape := x.results[i]
+		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && once(inputs, d.place.index) {
+			run.out[i] = &buffer{backend: x.backend, shape: shape, data: run.memory[d.place.index]}
+			continue
+		}
+		run.out[i] = x.backend.newBuffer(shape)
+	}
+	defer func() {
+		for i, in := range inputs {
+			if b := run.buffers[i]; b == nil {
+				_ = in.Finalize() // never fails
+			} else {
+				b.mu.Lock()
+				b.again = true
+				b.mu.Unlock()
+			}
+		}
+	}()
+	run.arena = x.backend.arenas.take(x.arenaBytes)
+	defer x.backend.arenas.give(run.arena)
+	run.frame = x.takeFrame()
+	defer x.giveFrame(run.frame)
+	for i := range x.steps {
+		if err := run.step(&x.steps[i]); err != nil {
+			return nil, fmt.Errorf("running %q: %w", x.name, err)
+		}
+	}
+	for _, b := range run.out {
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// once reports whether input i was given once only.
+func once(inputs []compute.Buffer, i int) bool {
+	for j, in := range inputs {
+		if j != i && in == inputs[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (x *executable) takeFrame() *frame {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := len(x.frames); n > 0 {
+		f := x.frames[n-1]
+		x.frames = x.frames[:n-1]
+		return f
+	}
+	return &frame{patches: map[*node]*patched{}}
+}
+
+func (x *executable) giveFrame(f *frame) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.frames = append(x.frames, f)
+}
+
+// step runs one node.
+func (x *execution) step(s *step) error {
+	n := s.node
+	switch {
+	case n.loop != nil:
+		n.loop.loop.run(x.mem)
+		return nil
+	}
+	switch n.kind {
+	case kindCopy:
+		x.runCopy(n)
+	case kindPad:
+		x.runPad(n)
+	case kindConcat:
+		x.runConcat(n)
+	case kindReduce:
+		x.runReduce(n)
+	case kindDot:
+		x.runDot(n)
+	case kindAttention:
+		x.runAttention(n)
+	case kindAttentionVJP:
+		x.runAttentionVJP(n)
+	case kindRandom:
+		x.runRandom(n)
+	case kindScatter:
+		x.runScatter(n)
+	case kindGather:
+		x.runGather(n)
+	case kindSparseDot:
+		x.runSparseDot(n)
+	case kindDelegated:
+		var in, out [][]byte
+		for _, e := range n.in {
+			size := e.t.dtype.SizeForDimensions(e.size())
+			at := e.t.dtype.SizeForDimensions(e.offset)
+			in = append(in, x.mem(e.t)[at:at+size])
+		}
+		for _, t := range n.out {
+			out = append(out, x.mem(t))
+		}
+		return x.delegates[n].run(in, out)
+	default:
+		return fmt.Errorf("a step of kind %d (%s) has no code", n.kind, n.op)
+	}
+	return nil
+}

@@ -1,0 +1,402 @@
+package cpu
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"sync/atomic"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/shapes"
+)
+
+//go:generate go run ./internal/genops
+
+// builder records a program. The shadow is the same program on GoMLX's Go
+// backend: never compiled, it checks every operation and infers its shape.
+type builder struct {
+	backend *Backend
+	name    string
+	shadow  compute.Builder
+	main    *function
+	dynamic bool // a parameter has axes of unknown size: the program is delegated whole
+	done    bool
+}
+
+func newBuilder(b *Backend, name string) *builder {
+	bld := &builder{backend: b, name: name, shadow: b.plain.Builder(name)}
+	bld.main = &function{builder: bld, name: compute.MainName, shadow: bld.shadow.Main()}
+	return bld
+}
+
+func (b *builder) Name() string           { return b.name }
+func (b *builder) Main() compute.Function { return b.main }
+
+func (b *builder) NewFunction(name string) (compute.Function, error) {
+	shadow, err := b.shadow.NewFunction(name)
+	if err != nil {
+		return nil, err
+	}
+	return &function{builder: b, name: name, shadow: shadow}, nil
+}
+
+func (b *builder) OpShape(v compute.Value) (shapes.Shape, error) { return b.main.Shape(v) }
+
+func (b *builder) DistributedSPMD(n int) error { return b.shadow.DistributedSPMD(n) }
+func (b *builder) DistributedAutoSharding(meshes ...compute.Mesh) error {
+	return b.shadow.DistributedAutoSharding(meshes...)
+}
+func (b *builder) DeviceAssignment(devices ...compute.DeviceNum) error {
+	return b.shadow.DeviceAssignment(devices...)
+}
+
+// Compile turns what main returns into an executable.
+func (b *builder) Compile() (compute.Executable, error) {
+	if b.done {
+		return nil, fmt.Errorf("compiling %q: it was compiled already", b.name)
+	}
+	if b.main.outputs == nil {
+		return nil, fmt.Errorf("compiling %q: main returns nothing; call Return first", b.name)
+	}
+	b.done = true
+	if b.dynamic {
+		return b.delegateWhole()
+	}
+	return compile(b)
+}
+
+// emit calls an operation on another backend's function with other values.
+type emit func(g compute.Function, in []compute.Value) ([]compute.Value, error)
+
+// op is one recorded operation.
+type op struct {
+	kind   compute.OpType
+	in     []*value // nil: an optional operand left out
+	attrs  []any    // the arguments that are no values, in order
+	emit   emit     // nil for parameters, and for operations only this backend has
+	out    []*value
+	bodies []*function // of If, While, Sort and Call
+	data   any         // *parameter, *buffer of a constant, or an operation's own
+}
+
+// parameter is an input of a function.
+type parameter struct {
+	name  string
+	index int
+}
+
+// value is one output of an operation: what GoMLX holds as compute.Value.
+type value struct {
+	op     *op
+	index  int // among op.out
+	fn     *function
+	shape  shapes.Shape
+	shadow compute.Value
+}
+
+// function records main, a closure, or a named function.
+type function struct {
+	builder *builder
+	parent  *function
+	name    string
+	shadow  compute.Function
+	ops     []*op
+	params  []*value
+	outputs []*value // nil before Return
+}
+
+func (f *function) Name() string             { return f.name }
+func (f *function) Builder() compute.Builder { return f.builder }
+
+func (f *function) Parent() compute.Function {
+	if f.parent == nil {
+		return nil
+	}
+	return f.parent
+}
+
+func (f *function) Closure() (compute.Function, error) {
+	shadow, err := f.shadow.Closure()
+	if err != nil {
+		return nil, err
+	}
+	return &function{builder: f.builder, parent: f, shadow: shadow}, nil
+}
+
+func (f *function) Shape(v compute.Value) (shapes.Shape, error) {
+	x, ok := v.(*value)
+	if !ok || x == nil {
+		return shapes.Invalid(), fmt.Errorf("reading a shape in %q: %T is no value of the backend %q", f.builder.name, v, BackendName)
+	}
+	return x.shape, nil
+}
+
+func one(v compute.Value) []compute.Value { return []compute.Value{v} }
+
+func join(parts ...[]compute.Value) []compute.Value { return slices.Concat(parts...) }
+
+// own checks that values are of this program and of f or a function around it.
+func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, shadows []compute.Value, err error) {
+	ours, shadows = make([]*value, len(in)), make([]compute.Value, len(in))
+	for i, v := range in {
+		if v == nil || reflect.ValueOf(v).IsNil() {
+			continue
+		}
+		x, ok := v.(*value)
+		if !ok || x.fn.builder != f.builder {
+			return nil, nil, fmt.Errorf("building %s in %q: operand %d is no value of this program", kind, f.builder.name, i)
+		}
+		ours[i], shadows[i] = x, x.shadow
+	}
+	return ours, shadows, nil
+}
+
+// record checks an operation on the shadow and adds it to f.
+func (f *function) record(kind compute.OpType, in []compute.Value, attrs []any, e emit) ([]compute.Value, error) {
+	ours, shadows, err := f.own(kind, in)
+	if err != nil {
+		return nil, err
+	}
+	results, err := e(f.shadow, shadows)
+	if err != nil {
+		return nil, err
+	}
+	return f.add(&op{kind: kind, in: ours, attrs: attrs, emit: e}, results)
+}
+
+// add appends o with one output for each of the shadow's.
+func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) {
+	out := make([]compute.Value, len(shadows))
+	for i, s := range shadows {
+		shape, err := f.shadow.Shape(s)
+		if err != nil {
+			return nil, err
+		}
+		v := &value{op: o, index: i, fn: f, shape: shape, shadow: s}
+		o.out = append(o.out, v)
+		out[i] = v
+	}
+	f.ops = append(f.ops, o)
+	return out, nil
+}
+
+// placeholder adds an operation that the shadow does not have; the shadow gets
+// a parameter in the place of each output, which is enough to go on inferring.
+func (f *function) placeholder(o *op, outputs ...shapes.Shape) ([]compute.Value, error) {
+	var shadows []compute.Value
+	for i, s := range outputs {
+		p, err := f.shadow.Parameter(fmt.Sprintf("%s %d.%d", o.kind, len(f.ops), i), s, nil)
+		if err != nil {
+			return nil, err
+		}
+		shadows = append(shadows, p)
+	}
+	return f.add(o, shadows)
+}
+
+func (f *function) Parameter(name string, shape shapes.Shape, sharding *compute.ShardingSpec) (compute.Value, error) {
+	s, err := f.shadow.Parameter(name, shape, sharding)
+	if err != nil {
+		return nil, err
+	}
+	f.builder.dynamic = f.builder.dynamic || shape.IsDynamic()
+	out, err := f.add(&op{kind: compute.OpTypeParameter, data: &parameter{name, len(f.params)}}, one(s))
+	if err != nil {
+		return nil, err
+	}
+	f.params = append(f.params, out[0].(*value))
+	return out[0], nil
+}
+
+func (f *function) Constant(flat any, dims ...int) (compute.Value, error) {
+	s, err := f.shadow.Constant(flat, dims...)
+	if err != nil {
+		return nil, err
+	}
+	shape, err := f.shadow.Shape(s)
+	if err != nil {
+		return nil, err
+	}
+	buf, err := f.builder.backend.BufferFromFlatData(0, flat, shape)
+	if err != nil {
+		return nil, err
+	}
+	b := buf.(*buffer)
+	out, err := f.add(&op{kind: compute.OpTypeConstant, data: b, emit: func(g compute.Function, _ []compute.Value) ([]compute.Value, error) {
+		v, err := g.Constant(b.flat(), shape.Dimensions...)
+		return []compute.Value{v}, err
+	}}, one(s))
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+func (f *function) Return(outputs []compute.Value, shardings []*compute.ShardingSpec) error {
+	ours, shadows, err := f.own(compute.OpTypeInvalid, outputs)
+	if err != nil {
+		return err
+	}
+	if err := f.shadow.Return(shadows, shardings); err != nil {
+		return err
+	}
+	f.outputs = ours
+	return nil
+}
+
+// body is a function handed to a control-flow operation as one of ours.
+func (f *function) body(kind compute.OpType, g compute.Function) (*function, error) {
+	b, ok := g.(*function)
+	if !ok || b.builder != f.builder {
+		return nil, fmt.Errorf("building %s in %q: %T is no function of this program", kind, f.builder.name, g)
+	}
+	if b.outputs == nil {
+		return nil, fmt.Errorf("building %s in %q: the function %q returns nothing; call Return first", kind, f.builder.name, b.name)
+	}
+	return b, nil
+}
+
+// control records an operation with function bodies. What the bodies use of
+// the functions around them becomes operands, after the operation's own.
+func (f *function) control(kind compute.OpType, in []compute.Value, bodies []compute.Function, e func(g compute.Function, in []compute.Value, bodies []compute.Function) ([]compute.Value, error)) ([]compute.Value, error) {
+	ours, shadows, err := f.own(kind, in)
+	if err != nil {
+		return nil, err
+	}
+	o := &op{kind: kind, in: ours}
+	var shadowBodies []compute.Function
+	for _, g := range bodies {
+		b, err := f.body(kind, g)
+		if err != nil {
+			return nil, err
+		}
+		o.bodies = append(o.bodies, b)
+		shadowBodies = append(shadowBodies, b.shadow)
+	}
+	results, err := e(f.shadow, shadows, shadowBodies)
+	if err != nil {
+		return nil, err
+	}
+	captured := captures(o.bodies)
+	o.in = append(slices.Clip(o.in), captured...)
+	n := len(ours)
+	o.emit = func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		known := map[*value]compute.Value{}
+		for i, v := range captured {
+			known[v] = in[n+i]
+		}
+		var copies []compute.Function
+		for _, b := range o.bodies {
+			c, err := b.copyTo(g, known)
+			if err != nil {
+				return nil, err
+			}
+			copies = append(copies, c)
+		}
+		return e(g, in[:n], copies)
+	}
+	return f.add(o, results)
+}
+
+// captures lists the values that functions use and do not make, in order.
+func captures(fns []*function) (out []*value) {
+	inside := map[*function]bool{}
+	for _, f := range fns {
+		inside[f] = true
+	}
+	use := func(v *value) {
+		if v != nil && !inside[v.fn] && !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	for _, f := range fns {
+		for _, o := range f.ops {
+			for _, v := range o.in {
+				use(v)
+			}
+		}
+		for _, v := range f.outputs {
+			use(v)
+		}
+	}
+	return out
+}
+
+var copies atomic.Int64
+
+// copyTo rebuilds f as a function of another backend: a closure of g, or a
+// named function. known maps captured values to the other side's.
+func (f *function) copyTo(g compute.Function, known map[*value]compute.Value) (c compute.Function, err error) {
+	if f.parent != nil {
+		c, err = g.Closure()
+	} else {
+		// Each use is a copy of its own, and names must differ.
+		c, err = g.Builder().NewFunction(fmt.Sprintf("%s %d", f.name, copies.Add(1)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	local := map[*value]compute.Value{}
+	for v, w := range known {
+		local[v] = w
+	}
+	return c, f.replay(c, local)
+}
+
+// replay builds f's operations and its Return on g, another backend's function.
+func (f *function) replay(g compute.Function, known map[*value]compute.Value) error {
+	lookup := func(vs []*value) []compute.Value {
+		out := make([]compute.Value, len(vs))
+		for i, v := range vs {
+			if v != nil {
+				out[i] = known[v]
+			}
+		}
+		return out
+	}
+	for _, o := range f.ops {
+		var out []compute.Value
+		var err error
+		switch {
+		case o.kind == compute.OpTypeParameter:
+			var p compute.Value
+			p, err = g.Parameter(o.data.(*parameter).name, o.out[0].shape, nil)
+			out = one(p)
+		case o.emit == nil:
+			err = fmt.Errorf("%s cannot run where axes have no fixed size, or inside a closure: %w", o.kind, compute.ErrNotImplemented)
+		default:
+			out, err = o.emit(g, lookup(o.in))
+		}
+		if err != nil {
+			return err
+		}
+		for i, v := range o.out {
+			known[v] = out[i]
+		}
+	}
+	return g.Return(lookup(f.outputs), nil)
+}
+
+func (f *function) Call(g compute.Function, inputs ...compute.Value) ([]compute.Value, error) {
+	return f.control(compute.OpTypeCall, inputs, []compute.Function{g}, func(h compute.Function, in []compute.Value, b []compute.Function) ([]compute.Value, error) {
+		return h.Call(b[0], in...)
+	})
+}
+
+func (f *function) Sort(comparator compute.Function, axis int, isStable bool, inputs ...compute.Value) ([]compute.Value, error) {
+	return f.control(compute.OpTypeSort, inputs, []compute.Function{comparator}, func(h compute.Function, in []compute.Value, b []compute.Function) ([]compute.Value, error) {
+		return h.Sort(b[0], axis, isStable, in...)
+	})
+}
+
+func (f *function) While(cond, body compute.Function, initialState ...compute.Value) ([]compute.Value, error) {
+	return f.control(compute.OpTypeWhile, initialState, []compute.Function{cond, body}, func(h compute.Function, in []compute.Value, b []compute.Function) ([]compute.Value, error) {
+		return h.While(b[0], b[1], in...)
+	})
+}
+
+func (f *function) If(pred compute.Value, trueBranch, falseBranch compute.Function) ([]compute.Value, error) {
+	return f.control(compute.OpTypeIf, one(pred), []compute.Function{trueBranch, falseBranch}, func(h compute.Function, in []compute.Value, b []compute.Function) ([]compute.Value, error) {
+		return h.If(in[0], b[0], b[1])
+	})
+}

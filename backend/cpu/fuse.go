@@ -1,0 +1,604 @@
+package cpu
+
+import (
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+)
+
+// maxRow bounds the rows that a loop reduces or normalises: with a handful of
+// them the working set stays in the second-level cache.
+const maxRow = 1 << 14
+
+// elementwise lowers an operation that a loop can run.
+func (c *compiler) elementwise(o *op) bool {
+	out := o.out[0].shape
+	if len(o.in) == 0 || !fusible(o) {
+		return false
+	}
+	switch o.kind {
+	case compute.OpTypeFusedSoftmax:
+		axis := o.attrs[0].(int)
+		if axis != out.Rank()-1 || out.Dim(axis) > maxRow {
+			return false
+		}
+	case compute.OpTypeFusedLayerNorm:
+		axes := o.attrs[0].([]int)
+		if len(axes) != 1 || axes[0] != out.Rank()-1 || out.Dim(axes[0]) > maxRow {
+			return false
+		}
+	}
+	var in []edge
+	for _, v := range o.in {
+		if v == nil {
+			in = append(in, edge{})
+			continue
+		}
+		e := c.edge(v)
+		if len(e.dims) != 0 && len(e.dims) != len(out.Dimensions) {
+			if o.kind != compute.OpTypeFusedLayerNorm {
+				return false
+			}
+			// gamma and beta have the normalised axis only.
+			e.layout = e.broadcast(out.Dimensions, []int{out.Rank() - 1})
+		} else {
+			e.layout = e.broadcastTo(out.Dimensions)
+		}
+		in = append(in, c.walkable(e))
+	}
+	n := c.node(kindFused, o, in, out)
+	n.source = sourced(n)
+	c.set(o.out[0], full(n.out[0], out.Dimensions))
+	return true
+}
+
+// walkable makes an edge that a loop can read: along rows of some length with
+// stride 0 or 1. Short patterns that repeat (a value for each of three
+// channels) are written out to longer rows.
+func (c *compiler) walkable(e edge) edge {
+	length, _, ok := e.run()
+	if ok && (length >= 64 || e.collapsed().size() <= length) {
+		return e
+	}
+	if !ok || e.collapsed().size() < 256 {
+		// Broadcast axes need no copying; what lies within them does.
+		inner := e.layout
+		inner.dims = slices.Clone(e.dims)
+		for i, s := range e.strides {
+			if s == 0 {
+				inner.dims[i] = 1
+			}
+		}
+		if !ok {
+			m := c.contiguous(edge{e.t, inner})
+			return edge{m.t, m.broadcastTo(e.dims)}
+		}
+		return e
+	}
+	// Write out the innermost axes.
+	suffix, from := 1, len(e.dims)
+	for from > 0 && suffix < 256 {
+		from--
+		suffix *= e.dims[from]
+	}
+	if suffix > 1<<16 || from == 0 {
+		return e
+	}
+	inner := edge{e.t, layout{e.dims[from:], e.strides[from:], e.offset}}
+	for _, s := range e.strides[:from] {
+		if s != 0 {
+			return e // not a pattern that repeats
+		}
+	}
+	m := c.contiguous(inner)
+	axes := make([]int, len(e.dims)-from)
+	for i := range axes {
+		axes[i] = from + i
+	}
+	return edge{m.t, m.broadcast(e.dims, axes)}
+}
+
+// fusible reports whether a loop has an instruction for o and its types.
+func fusible(o *op) bool {
+	is := func(t dtypes.DType, vs ...*value) bool {
+		for _, v := range vs {
+			if v != nil && v.shape.DType != t {
+				return false
+			}
+		}
+		return true
+	}
+	switch {
+	case o.kind == compute.OpTypeConvertDType:
+		_, ok := conversions[o.in[0].shape.DType]
+		return ok && is(dtypes.Float32, o.out...)
+	case o.kind == compute.OpTypeWhere:
+		return is(dtypes.Bool, o.in[0]) && is(dtypes.Float32, o.in[1:]...)
+	case o.kind == compute.OpTypeFusedGelu, o.kind == compute.OpTypeFusedSoftmax, o.kind == compute.OpTypeFusedLayerNorm:
+		return is(dtypes.Float32, o.in...)
+	}
+	_, unary := unaries[o.kind]
+	_, binary := binaries[o.kind]
+	_, compares := comparisons[o.kind]
+	return (unary || binary || compares) && is(dtypes.Float32, o.in...)
+}
+
+// sourced reports whether n is made of random bits and scalars alone. Such
+// values are cheaper to compute again than to keep.
+func sourced(n *node) bool {
+	random := false
+	for _, e := range n.in {
+		switch {
+		case e.t == nil:
+			return false
+		case e.constant() && e.t.n == 1:
+		case !e.whole(e.t.n) || e.t.n != n.out[0].n:
+			return false
+		case e.t.node.kind == kindRandom && e.t.index == 1 && e.t.dtype == dtypes.Uint32, e.t.node.source:
+			random = true
+		default:
+			return false
+		}
+	}
+	return random
+}
+
+// cluster is a set of nodes that run as one loop over rows × cols elements.
+type cluster struct {
+	nodes []*node
+	total int // elements of the loop
+	cols  int // elements of a row, when rows matter; else 0
+	last  int // greatest id of its nodes
+	loop  *loop
+}
+
+// level says what a member of a cluster computes at each turn of the loop.
+type level int
+
+const (
+	levelNone level = iota
+	levelFull       // a row of elements
+	levelRow        // one element: a row reduced
+	levelSums       // nothing: it adds rows up (sums over leading axes)
+)
+
+// want is the loop that n asks for as a cluster's first node.
+func want(n *node) (total, cols int, ok bool) {
+	size := n.out[0].n
+	switch n.kind {
+	case kindFused:
+		switch n.op {
+		case compute.OpTypeFusedSoftmax, compute.OpTypeFusedLayerNorm:
+			return size, n.dims[len(n.dims)-1], true
+		}
+		return size, 0, true
+	case kindReduce:
+		e := n.in[0]
+		if !e.whole(e.t.n) {
+			return 0, 0, false
+		}
+		switch {
+		case n.axes[len(n.axes)-1] == len(e.dims)-1 && e.t.n/size <= maxRow && e.t.n/size > 1:
+			return e.t.n, e.t.n / size, true
+		case n.axes[0] == 0 && n.op == compute.OpTypeReduceSum && size <= maxRow && size > 1 && e.t.n > size:
+			return e.t.n, size, true
+		}
+	}
+	return 0, 0, false
+}
+
+// levelIn is what n would compute in k, given k's rows or those that n needs.
+func levelIn(n *node, total, cols int) level {
+	size := n.out[0].n
+	switch n.kind {
+	case kindFused:
+		switch {
+		case n.op == compute.OpTypeFusedSoftmax || n.op == compute.OpTypeFusedLayerNorm:
+			if size == total && n.dims[len(n.dims)-1] == cols {
+				return levelFull
+			}
+		case size == total:
+			return levelFull
+		case cols > 1 && size*cols == total:
+			return levelRow
+		}
+	case kindReduce:
+		t, w, ok := want(n)
+		switch {
+		case !ok || t != total || w != cols:
+		case n.axes[0] == 0 && n.axes[len(n.axes)-1] != len(n.in[0].dims)-1:
+			return levelSums
+		default:
+			return levelRow
+		}
+	}
+	return levelNone
+}
+
+// fits reports whether a member of level "to" can read a member of level
+// "from" through e.
+func fits(e edge, from, to level, total, cols int) bool {
+	switch {
+	case from == levelFull && (to == levelFull || to == levelRow || to == levelSums):
+		return e.whole(total)
+	case from == levelRow && to == levelRow:
+		return e.whole(total / cols)
+	case from == levelRow && to == levelFull:
+		c := e.collapsed()
+		if c.offset != 0 || e.t.n*cols != total {
+			return false
+		}
+		if total == cols {
+			return len(c.dims) == 1 && c.strides[0] == 0
+		}
+		return len(c.dims) == 2 && c.dims[1] == cols && c.strides[1] == 0 && c.strides[0] == 1
+	}
+	return false
+}
+
+// fuse gathers nodes into clusters, from the last node to the first: a node
+// joins the loop of a node that uses it, unless some other use would have to
+// run in between.
+func (c *compiler) fuse() {
+	f := &fusion{users: map[*tensor][]*node{}, of: map[*node]*cluster{}}
+	for _, n := range c.nodes {
+		for _, e := range n.edges() {
+			if e.t != nil {
+				f.users[e.t] = append(f.users[e.t], n)
+			}
+		}
+	}
+	var clusters []*cluster
+	for _, n := range slices.Backward(c.nodes) {
+		if n.kind != kindFused && n.kind != kindReduce || n.source && f.onlyLoops(n) {
+			continue
+		}
+		if k := f.choose(n); k != nil {
+			k.nodes = append(k.nodes, n)
+			f.of[n] = k
+			continue
+		}
+		if total, cols, ok := want(n); ok {
+			k := &cluster{nodes: []*node{n}, total: total, cols: cols, last: n.id}
+			f.of[n] = k
+			clusters = append(clusters, k)
+		}
+	}
+	clusters = f.together(clusters)
+	for _, k := range clusters {
+		slices.SortFunc(k.nodes, func(a, b *node) int { return a.id - b.id })
+	}
+	c.order(f)
+	c.inMemory = map[*tensor]bool{}
+	for _, n := range c.nodes {
+		if n.loop != nil {
+			n.loop.loop = assemble(n.loop, f.outside)
+			for _, in := range n.loop.loop.in {
+				c.inMemory[in.t] = true
+			}
+			continue
+		}
+		for _, e := range n.edges() {
+			c.inMemory[e.t] = true
+		}
+	}
+}
+
+// outside reports whether t is needed in memory: by something but its own loop.
+func (f *fusion) outside(t *tensor) bool {
+	k := f.of[t.node]
+	if t.node.source && k == nil {
+		return false
+	}
+	if t.output >= 0 || k == nil {
+		return true
+	}
+	for _, u := range f.users[t] {
+		if f.of[u] != k {
+			return true
+		}
+	}
+	return false
+}
+
+type fusion struct {
+	users map[*tensor][]*node
+	of    map[*node]*cluster
+}
+
+// onlyLoops reports whether nothing but loops of n's size use n, so that it
+// need not exist in memory.
+func (f *fusion) onlyLoops(n *node) bool {
+	if n.out[0].output >= 0 {
+		return false
+	}
+	for _, u := range f.users[n.out[0]] {
+		if u.kind != kindFused || u.out[0].n != n.out[0].n {
+			return false
+		}
+		for _, e := range u.in {
+			if e.t == n.out[0] && !e.whole(e.t.n) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// choose finds the loop that n joins: the first to run of those that use it.
+func (f *fusion) choose(n *node) *cluster {
+	var candidates []*cluster
+	for _, u := range f.users[n.out[0]] {
+		if k := f.of[u]; k != nil && !slices.Contains(candidates, k) {
+			candidates = append(candidates, k)
+		}
+	}
+	slices.SortFunc(candidates, func(a, b *cluster) int { return a.last - b.last })
+	for _, k := range candidates {
+		cols := k.cols
+		if cols == 0 {
+			if _, w, ok := want(n); ok && w > 0 {
+				cols = w
+			} else if size := n.out[0].n; size < k.total && size > 0 && k.total%size == 0 {
+				cols = k.total / size
+			}
+			if cols > maxRow {
+				continue
+			}
+		}
+		if f.joins(n, k, cols) && !f.between([]*node{n}, k) {
+			k.cols = cols
+			return k
+		}
+	}
+	return nil
+}
+
+// joins reports whether n has a level in k at which all its users there can
+// read it.
+func (f *fusion) joins(n *node, k *cluster, cols int) bool {
+	from := levelIn(n, k.total, cols)
+	if from == levelNone || from == levelSums {
+		return false
+	}
+	for _, e := range n.in { // random bits are made for whole rows only
+		if from == levelRow && e.t != nil && (e.t.node.source || e.t.node.kind == kindRandom) {
+			return false
+		}
+	}
+	for _, u := range f.users[n.out[0]] {
+		if f.of[u] != k {
+			continue
+		}
+		to := levelIn(u, k.total, cols)
+		for i, e := range u.in {
+			if e.t != n.out[0] {
+				continue
+			}
+			if u.op == compute.OpTypeFusedLayerNorm && i > 0 || !fits(e, from, to, k.total, cols) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// between reports whether something that uses the nodes has to run before k.
+func (f *fusion) between(nodes []*node, k *cluster) bool {
+	seenNodes, seenLoops := map[*node]bool{}, map[*cluster]bool{}
+	var reaches func(n *node) bool
+	uses := func(n *node) bool {
+		for _, t := range n.out {
+			for _, u := range f.users[t] {
+				if f.of[u] == k {
+					return true
+				}
+				if reaches(u) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	reaches = func(n *node) bool {
+		l := f.of[n]
+		if l == nil {
+			if seenNodes[n] {
+				return false
+			}
+			seenNodes[n] = true
+			return uses(n)
+		}
+		if seenLoops[l] {
+			return false
+		}
+		seenLoops[l] = true
+		for _, m := range l.nodes {
+			if uses(m) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, n := range nodes {
+		for _, t := range n.out {
+			for _, u := range f.users[t] {
+				if f.of[u] != k && !slices.Contains(nodes, u) && reaches(u) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// together merges loops that sum over rows with loops that read or make the
+// same tensors, so that gradients of biases and norms cost no pass of their own.
+func (f *fusion) together(clusters []*cluster) []*cluster {
+	reads := func(k *cluster) map[*tensor]bool {
+		m := map[*tensor]bool{}
+		for _, n := range k.nodes {
+			for _, e := range n.in {
+				if e.t != nil && e.t.n == k.total {
+					m[e.t] = true
+				}
+			}
+		}
+		return m
+	}
+	var out []*cluster
+	for i, k := range clusters {
+		sums := slices.ContainsFunc(k.nodes, func(n *node) bool { return levelIn(n, k.total, k.cols) == levelSums })
+		merged := false
+		if sums {
+			mine := reads(k)
+			for _, j := range slices.Concat(clusters[i+1:], out) {
+				if len(j.nodes) == 0 || j.total != k.total || j.cols != 0 && j.cols != k.cols {
+					continue
+				}
+				shared := false
+				for t := range reads(j) {
+					shared = shared || mine[t]
+				}
+				direct := false
+				for _, n := range j.nodes {
+					direct = direct || mine[n.out[0]]
+				}
+				if !shared && !direct || !f.compatible(j, k) {
+					continue
+				}
+				if f.between(k.nodes, j) || f.between(j.nodes, k) {
+					continue
+				}
+				if f.leads(k, j) { // k's results are inputs of j: they are not whole before k's end
+					continue
+				}
+				j.nodes, j.cols, j.last = append(j.nodes, k.nodes...), k.cols, max(j.last, k.last)
+				for _, n := range k.nodes {
+					f.of[n] = j
+				}
+				k.nodes = nil
+				merged = true
+				break
+			}
+		}
+		if !merged {
+			out = append(out, k)
+		}
+	}
+	return slices.DeleteFunc(out, func(k *cluster) bool { return len(k.nodes) == 0 })
+}
+
+// leads reports whether a node of j reads a node of k.
+func (f *fusion) leads(k, j *cluster) bool {
+	for _, n := range j.nodes {
+		for _, e := range n.in {
+			if e.t != nil && f.of[e.t.node] == k {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// compatible reports whether k can read all that it reads of j within one loop.
+func (f *fusion) compatible(j, k *cluster) bool {
+	for _, n := range k.nodes {
+		to := levelIn(n, k.total, k.cols)
+		for i, e := range n.in {
+			if e.t == nil || f.of[e.t.node] != j {
+				continue
+			}
+			from := levelIn(e.t.node, k.total, k.cols)
+			if from == levelSums || n.op == compute.OpTypeFusedLayerNorm && i > 0 || !fits(e, from, to, k.total, k.cols) {
+				return false
+			}
+		}
+	}
+	for _, n := range j.nodes {
+		if levelIn(n, j.total, k.cols) == levelNone {
+			return false
+		}
+	}
+	return true
+}
+
+// order replaces the nodes of each cluster by one node and sorts all nodes so
+// that each runs as late as its users allow and after what it reads.
+func (c *compiler) order(f *fusion) {
+	type unit struct {
+		node  *node
+		at    int
+		needs int
+		next  []*unit
+	}
+	units := map[any]*unit{}
+	var list []*unit
+	unitOf := func(n *node) *unit {
+		var key any = n
+		if k := f.of[n]; k != nil {
+			key = k
+		}
+		u, ok := units[key]
+		if !ok {
+			u = &unit{node: n, at: n.id}
+			if k := f.of[n]; k != nil {
+				u.at = k.last
+				u.node = &node{kind: kindFused, loop: k, id: k.last}
+			}
+			units[key] = u
+			list = append(list, u)
+		}
+		return u
+	}
+	var dependsOn func(n *node, u *unit)
+	dependsOn = func(n *node, u *unit) {
+		for _, e := range n.edges() {
+			if e.t == nil {
+				continue
+			}
+			m := e.t.node
+			if m.source && f.of[m] == nil {
+				dependsOn(m, u) // computed again within u
+				continue
+			}
+			if d := unitOf(m); d != u {
+				d.next = append(d.next, u)
+				u.needs++
+			}
+		}
+	}
+	for _, n := range c.nodes {
+		if n.source && f.of[n] == nil {
+			continue
+		}
+		dependsOn(n, unitOf(n))
+	}
+	var ready []*unit
+	for _, u := range list {
+		if u.needs == 0 {
+			ready = append(ready, u)
+		}
+	}
+	c.nodes = c.nodes[:0:0]
+	for len(ready) > 0 {
+		best := 0
+		for i, u := range ready {
+			if u.at < ready[best].at {
+				best = i
+			}
+		}
+		u := ready[best]
+		ready = slices.Delete(ready, best, best+1)
+		c.nodes = append(c.nodes, u.node)
+		for _, v := range u.next {
+			if v.needs--; v.needs == 0 {
+				ready = append(ready, v)
+			}
+		}
+	}
+	if len(c.nodes) != len(list) {
+		panic("cpu: the compiler fused operations into a cycle; please report this program")
+	}
+}

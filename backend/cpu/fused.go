@@ -1,0 +1,134 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// The operations below carry values inside structures, so they are recorded by
+// hand: such values become operands, and emit puts them back in their places.
+
+func (f *function) DynamicReshape(x compute.Value, dims ...compute.DynamicDimensionSpec) (compute.Value, error) {
+	in := one(x)
+	for _, d := range dims {
+		in = append(in, d.Value)
+	}
+	return single(f.record(compute.OpTypeDynamicReshape, in, []any{dims}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		own := slices.Clone(dims)
+		for i := range own {
+			own[i].Value = in[1+i]
+		}
+		v, err := g.DynamicReshape(in[0], own...)
+		return one(v), err
+	}))
+}
+
+func single(out []compute.Value, err error) (compute.Value, error) {
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+func (f *function) QuantizedEmbeddingLookup(data, indices compute.Value, q *compute.Quantization) (compute.Value, error) {
+	if q == nil {
+		q = &compute.Quantization{}
+	}
+	return single(f.record(compute.OpTypeQuantizedEmbeddingLookup, []compute.Value{data, indices, q.Scale, q.ZeroPoint}, []any{q}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		own := *q
+		own.Scale, own.ZeroPoint = in[2], in[3]
+		v, err := g.QuantizedEmbeddingLookup(in[0], in[1], &own)
+		return one(v), err
+	}))
+}
+
+func (f *function) FusedQuantizedDense(x, weights, bias compute.Value, q *compute.Quantization, activation compute.ActivationType) (compute.Value, error) {
+	if q == nil {
+		q = &compute.Quantization{}
+	}
+	return single(f.record(compute.OpTypeFusedQuantizedDense, []compute.Value{x, weights, bias, q.Scale, q.ZeroPoint}, []any{q, activation}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		own := *q
+		own.Scale, own.ZeroPoint = in[3], in[4]
+		v, err := g.FusedQuantizedDense(in[0], in[1], in[2], &own, activation)
+		return one(v), err
+	}))
+}
+
+// attention is scaled dot-product attention that this backend runs itself.
+type attention struct {
+	layout               compute.AttentionAxesLayout
+	batch, heads, groups int // groups: key/value heads, a divisor of heads
+	seq, kv, width       int
+	scale                float32
+}
+
+// ownAttention reports whether attention has the form that this backend runs:
+// float32, no mask, no bias, no lengths, not causal.
+func ownAttention(q, k, v *value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig) (a attention, ok bool) {
+	for _, x := range []*value{q, k, v} {
+		if x == nil || x.shape.DType != dtypes.Float32 || x.shape.Rank() != 4 || x.shape.IsDynamic() || x.shape.Size() == 0 {
+			return a, false
+		}
+	}
+	if o == nil {
+		o = &compute.ScaledDotProductAttentionConfig{}
+	}
+	if o.Causal || o.Mask != nil || o.Bias != nil || o.QuerySeqLen != nil || o.KeyValueSeqLen != nil || !slices.Equal(k.shape.Dimensions, v.shape.Dimensions) {
+		return a, false
+	}
+	s, h := layout.SeqAxis(), layout.HeadsAxis()
+	qd, kd := q.shape.Dimensions, k.shape.Dimensions
+	a = attention{layout: layout, batch: qd[0], heads: qd[h], groups: kd[h], seq: qd[s], kv: kd[s], width: qd[3], scale: float32(o.Scale)}
+	if o.Scale == 0 {
+		a.scale = float32(1 / math.Sqrt(float64(a.width)))
+	}
+	return a, kd[0] == a.batch && kd[3] == a.width && a.heads%a.groups == 0
+}
+
+func (f *function) FusedScaledDotProductAttention(query, key, val compute.Value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig) (compute.Value, []compute.Value, error) {
+	ours, _, err := f.own(compute.OpTypeFusedScaledDotProductAttention, []compute.Value{query, key, val})
+	if err != nil {
+		return nil, nil, err
+	}
+	if a, ok := ownAttention(ours[0], ours[1], ours[2], layout, o); ok && f == f.builder.main {
+		// The state for the gradient is the log-sum-exp of each row of scores.
+		out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttention, in: ours, data: a},
+			ours[0].shape, shapes.Make(dtypes.Float32, a.batch, a.heads, a.seq))
+		if err != nil {
+			return nil, nil, err
+		}
+		return out[0], out[1:], nil
+	}
+	if o == nil {
+		o = &compute.ScaledDotProductAttentionConfig{}
+	}
+	in := []compute.Value{query, key, val, o.Mask, o.Bias, o.QuerySeqLen, o.KeyValueSeqLen}
+	out, err := single(f.record(compute.OpTypeFusedScaledDotProductAttention, in, []any{layout, o}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		own := *o
+		own.Mask, own.Bias, own.QuerySeqLen, own.KeyValueSeqLen = in[3], in[4], in[5], in[6]
+		v, _, err := g.FusedScaledDotProductAttention(in[0], in[1], in[2], layout, &own)
+		return one(v), err
+	}))
+	return out, nil, err
+}
+
+func (f *function) FusedScaledDotProductAttentionVJP(query, key, val compute.Value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig, output compute.Value, states []compute.Value, dOutput compute.Value) (dQuery, dKey, dValue compute.Value, err error) {
+	ours, _, err := f.own(compute.OpTypeFusedScaledDotProductAttentionVJP, join(one(query), one(key), one(val), one(output), states, one(dOutput)))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	a, ok := ownAttention(ours[0], ours[1], ours[2], layout, o)
+	if !ok || f != f.builder.main || len(states) != 1 || len(ours) != 6 || !ours[5].shape.Equal(ours[0].shape) {
+		return nil, nil, nil, fmt.Errorf("the gradient of attention with a mask, a bias, lengths, or in a closure: %w", compute.ErrNotImplemented)
+	}
+	out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttentionVJP, in: ours, data: a}, ours[0].shape, ours[1].shape, ours[2].shape)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return out[0], out[1], out[2], nil
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// tile generates the micro-kernel: a variant for every height up to mr and
+// both widths, behind one entry. Sums stay in registers over the whole depth;
+// each step loads a row of the panel and broadcasts one element after the
+// other of the strip.
+func (tg target) tile(lanes Mem) {
+	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
+	Pragma("noescape")
+	Doc("tile" + tg.suffix + " is the micro-kernel; see tile.")
+	t := Dereference(Param("t"))
+	word := func(name string, r Register) {
+		b, err := t.Field(name).Resolve()
+		if err != nil {
+			panic(err)
+		}
+		MOVQ(b.Addr, r)
+	}
+	addr := func(name string) Mem {
+		b, err := t.Field(name).Resolve()
+		if err != nil {
+			panic(err)
+		}
+		return b.Addr
+	}
+
+	word("mr", R9)
+	word("n", R10)
+	word("a", RSI)
+	word("b", RDX)
+	word("k", RCX)
+	word("ldb", R8)
+	CMPQ(R10, Imm(uint64(tg.lanes)))
+	JG(LabelRef("wide"))
+	for nv := 1; nv <= 2; nv++ {
+		if nv == 2 {
+			Label("wide")
+			SUBQ(Imm(uint64(tg.lanes)), R10)
+		}
+		for m := tg.mr; m > 1; m-- {
+			CMPQ(R9, Imm(uint64(m)))
+			JE(LabelRef(fmt.Sprintf("rows%dx%d", m, nv)))
+		}
+		for m := 1; m <= tg.mr; m++ {
+			tg.variant(lanes, addr, m, nv)
+		}
+	}
+}
+
+// variant generates the code for m rows and nv registers of columns.
+func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
+	name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, m, nv) }
+	acc := func(i, v int) VecPhysical { return tg.vec[i*nv+v] }
+	free := tg.vec[len(tg.vec)-4:]
+	b, a := free[:2], free[2:]
+
+	Label(name("rows"))
+	for _, v := range tg.vec[:m*nv] {
+		tg.zero(v)
+	}
+	TESTQ(RCX, RCX)
+	JZ(LabelRef(name("sum")))
+	Label(name("step"))
+	for v := range nv {
+		VMOVUPS(Mem{Base: RDX, Disp: v * tg.bytes()}, b[v])
+	}
+	for i := range m {
+		VBROADCASTSS(Mem{Base: RSI, Disp: 4 * i}, a[i&1])
+		for v := range nv {
+			VFMADD231PS(b[v], a[i&1], acc(i, v))
+		}
+	}
+	ADDQ(Imm(uint64(tg.bytes())), RSI)
+	ADDQ(R8, RDX)
+	DECQ(RCX)
+	JNZ(LabelRef(name("step")))
+	Label(name("sum"))
+
+	// From here on the panel and strip registers are free: temporaries tmp
+	// and scale, and the mask of the last register of a row.
+	tmp, scale, mask := free[0], free[1], free[2]
+	full := tg.lanes == 8
+	if full {
+		CMPQ(R10, Imm(uint64(tg.lanes)))
+		JE(LabelRef(name("full")))
+	}
+	tg.mask(lanes, R10, mask)
+	tg.writeBack(addr, name, "", m, nv, tmp, scale, mask)
+	if full {
+		Label(name("full"))
+		tg.writeBack(addr, name, "full", m, nv, tmp, scale, nil)
+	}
+}
+
+// writeBack generates dst = alpha·sum + gamma·src + bias + residual. The last
+// register of a row is masked unless mask is nil.
+func (tg target) writeBack(addr func(string) Mem, label func(string) string, kind string, m, nv int, tmp, scale, mask VecPhysical) {
+	name := func(s string) string { return label(s + kind) }
+	acc := func(i, v int) VecPhysical { return tg.vec[i*nv+v] }
+	masked := func(v int) bool { return mask != nil && v == nv-1 }
+	// each runs f over the rows of the matrix whose address and stride are
+	// the named words of the tile, unless the address is nil.
+	each := func(ptr, ld, skip string, f func(i, v int, mem Mem)) {
+		MOVQ(addr(ptr), RAX)
+		if skip != "" {
+			TESTQ(RAX, RAX)
+			JZ(LabelRef(name(skip)))
+		}
+		MOVQ(addr(ld), RBX)
+		for i := range m {
+			for v := range nv {
+				f(i, v, Mem{Base: RAX, Disp: v * tg.bytes()})
+			}
+			if i < m-1 {
+				ADDQ(RBX, RAX)
+			}
+		}
+		if skip != "" {
+			Label(name(skip))
+		}
+	}
+
+	MOVL(addr("alpha"), EAX)
+	CMPL(EAX, U32(0x3f800000)) // 1.0
+	JE(LabelRef(name("scaled")))
+	VBROADCASTSS(addr("alpha"), scale)
+	for i := range m {
+		for v := range nv {
+			VMULPS(scale, acc(i, v), acc(i, v))
+		}
+	}
+	Label(name("scaled"))
+
+	VBROADCASTSS(addr("gamma"), scale)
+	each("src", "lds", "added", func(i, v int, mem Mem) {
+		if masked(v) {
+			tg.load(mem, mask, tmp)
+			VFMADD231PS(tmp, scale, acc(i, v))
+		} else {
+			VFMADD231PS(mem, scale, acc(i, v))
+		}
+	})
+
+	MOVQ(addr("bias"), RAX)
+	TESTQ(RAX, RAX)
+	JZ(LabelRef(name("biased")))
+	for v := range nv {
+		mem := Mem{Base: RAX, Disp: v * tg.bytes()}
+		if masked(v) {
+			tg.load(mem, mask, tmp)
+		} else {
+			VMOVUPS(mem, tmp)
+		}
+		for i := range m {
+			VADDPS(tmp, acc(i, v), acc(i, v))
+		}
+	}
+	Label(name("biased"))
+
+	each("residual", "ldr", "whole", func(i, v int, mem Mem) {
+		if masked(v) {
+			tg.load(mem, mask, tmp)
+			VADDPS(tmp, acc(i, v), acc(i, v))
+		} else {
+			VADDPS(mem, acc(i, v), acc(i, v))
+		}
+	})
+
+	each("dst", "ldd", "", func(i, v int, mem Mem) {
+		if masked(v) {
+			tg.store(acc(i, v), mask, mem)
+		} else {
+			VMOVUPS(acc(i, v), mem)
+		}
+	})
+	VZEROUPPER()
+	RET()
+}
+
+// peak generates n rounds of as many independent multiply-adds as the tile
+// holds sums.
+func (tg target) peak() {
+	TEXT("peak"+tg.suffix, NOSPLIT, "func(n int)")
+	Doc(fmt.Sprintf("peak%s runs n rounds of %d multiply-adds of %d lanes.", tg.suffix, 2*tg.mr, tg.lanes))
+	Load(Param("n"), RCX)
+	for _, v := range tg.vec {
+		tg.zero(v)
+	}
+	Label("round")
+	for i := range 2 * tg.mr {
+		VFMADD231PS(tg.vec[2*tg.mr], tg.vec[2*tg.mr+1], tg.vec[i])
+	}
+	DECQ(RCX)
+	JNZ(LabelRef("round"))
+	VZEROUPPER()
+	RET()
+}

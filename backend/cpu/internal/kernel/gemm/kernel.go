@@ -1,0 +1,53 @@
+package gemm
+
+import "unsafe"
+
+// isa is the instruction set of a micro-kernel.
+type isa int
+
+const (
+	portable isa = iota
+	avx2
+	avx512
+)
+
+// kernel describes a micro-kernel: it multiplies a strip of A, up to mr rows,
+// with a panel of B, up to nr columns, holding the mr × nr sums in registers.
+type kernel struct {
+	isa    isa
+	name   string
+	mr, nr int
+	lanes  int // float32s in a register; a packed strip is this wide, a packed panel nr wide
+}
+
+// active is the best kernel of this machine. Tests replace it.
+var active = &available[len(available)-1]
+
+// Kernel names the micro-kernel in use and its tile: "avx512 14x32",
+// "avx2 6x16" or "portable".
+func Kernel() string { return active.name }
+
+// tile is the argument of a micro-kernel: it computes, for mr rows and n
+// columns, dst = alpha·a·b + gamma·src + bias + residual in this order. Row
+// strides are in bytes.
+type tile struct {
+	a        unsafe.Pointer // strip: k × lanes, a[p*lanes+i]
+	b        unsafe.Pointer // panel: k rows of nr, ldb apart
+	ldb      int
+	k        int
+	mr, n    int
+	dst      unsafe.Pointer
+	ldd      int
+	src      unsafe.Pointer // nil: nothing is added
+	lds      int
+	residual unsafe.Pointer // nil: nothing is added
+	ldr      int
+	bias     unsafe.Pointer // nil: nothing is added
+	alpha    float32
+	gamma    float32
+}
+
+// at is the address of element i of s.
+func at(s []float32, i int) unsafe.Pointer {
+	return unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), i*4)
+}

@@ -1,0 +1,67 @@
+package gemm
+
+import "golang.org/x/sys/cpu"
+
+// available lists the kernels this machine can run, the best last.
+var available = detect()
+
+func detect() []kernel {
+	k := []kernel{portableKernel}
+	x := &cpu.X86
+	if x.HasAVX2 && x.HasFMA {
+		k = append(k, kernel{avx2, "avx2 6x16", 6, 16, 8})
+	}
+	if x.HasAVX512F && x.HasBMI2 {
+		k = append(k, kernel{avx512, "avx512 14x32", 14, 32, 16})
+	}
+	return k
+}
+
+func (kn *kernel) run(t *tile) {
+	switch kn.isa {
+	case avx512:
+		tileAVX512(t)
+	case avx2:
+		tileAVX2(t)
+	default:
+		tilePortable(t)
+	}
+}
+
+// pack writes dst[p*width+l] = src[l*sl+p*sk] for n lanes l, up to width, and
+// k steps p, at least 1. A register that begins within the n lanes is written
+// whole, with zeros after them.
+func (kn *kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int) {
+	if kn.isa == portable || sl != 1 && sk != 1 {
+		packPortable(dst, width, src, sl, sk, n, k)
+		return
+	}
+	_ = dst[(k-1)*width+n-1]
+	for l := 0; l < n; l += kn.lanes {
+		d, s, m := &dst[l], &src[l*sl], min(kn.lanes, n-l)
+		switch {
+		case kn.isa == avx512 && sl == 1:
+			copyAVX512(d, 4*width, s, 4*sk, m, k)
+		case kn.isa == avx512:
+			transposeAVX512(d, 4*width, s, 4*sl, m, k)
+		case sl == 1:
+			copyAVX2(d, 4*width, s, 4*sk, m, k)
+		default:
+			transposeAVX2(d, 4*width, s, 4*sl, m, k)
+		}
+	}
+}
+
+// multiplyAdds runs n rounds of independent multiply-adds and returns how many
+// floating-point operations those were.
+func (kn *kernel) multiplyAdds(n int) int {
+	switch kn.isa {
+	case avx512:
+		peakAVX512(n)
+	case avx2:
+		peakAVX2(n)
+	default:
+		return peakPortable(n)
+	}
+	return 2 * n * kn.mr * kn.nr
+}

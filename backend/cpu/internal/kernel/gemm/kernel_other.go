@@ -1,0 +1,13 @@
+//go:build !amd64
+
+package gemm
+
+var available = []kernel{portableKernel}
+
+func (*kernel) run(t *tile) { tilePortable(t) }
+
+func (*kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int) {
+	packPortable(dst, width, src, sl, sk, n, k)
+}
+
+func (*kernel) multiplyAdds(n int) int { return peakPortable(n) }

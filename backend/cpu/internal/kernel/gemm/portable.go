@@ -1,0 +1,73 @@
+package gemm
+
+import "unsafe"
+
+// The portable micro-kernel holds 4 × 4 sums: what fits in the sixteen
+// registers of the smallest machines.
+var portableKernel = kernel{portable, "portable", 4, 4, 4}
+
+// tilePortable is the micro-kernel in plain Go and the oracle of the others.
+// It reads whole strips and panels, also where mr or n is below 4, and drops
+// what is beyond.
+func tilePortable(t *tile) {
+	var acc [4][4]float32
+	a, b := t.a, t.b
+	for range t.k {
+		x, y := (*[4]float32)(a), (*[4]float32)(b)
+		y0, y1, y2, y3 := y[0], y[1], y[2], y[3]
+		for i := range acc {
+			acc[i][0] += x[i] * y0
+			acc[i][1] += x[i] * y1
+			acc[i][2] += x[i] * y2
+			acc[i][3] += x[i] * y3
+		}
+		a, b = unsafe.Add(a, 16), unsafe.Add(b, t.ldb)
+	}
+	for i := range t.mr {
+		for j := range t.n {
+			v := t.alpha * acc[i][j]
+			if t.src != nil {
+				v += t.gamma * *(*float32)(unsafe.Add(t.src, i*t.lds+4*j))
+			}
+			if t.bias != nil {
+				v += *(*float32)(unsafe.Add(t.bias, 4*j))
+			}
+			if t.residual != nil {
+				v += *(*float32)(unsafe.Add(t.residual, i*t.ldr+4*j))
+			}
+			*(*float32)(unsafe.Add(t.dst, i*t.ldd+4*j)) = v
+		}
+	}
+}
+
+// packPortable writes dst[p*width+l] = src[l*sl+p*sk] for n lanes l and k
+// steps p.
+func packPortable(dst []float32, width int, src []float32, sl, sk, n, k int) {
+	for l := range n {
+		for p := range k {
+			dst[p*width+l] = src[l*sl+p*sk]
+		}
+	}
+}
+
+// peakPortable runs n rounds of eight independent multiply-adds and returns
+// how many floating-point operations those were.
+func peakPortable(n int) int {
+	var a, b, c, d, e, f, g, h float32
+	x, y := float32(n), float32(0.5)
+	for range n {
+		a += x * y
+		b += x * y
+		c += x * y
+		d += x * y
+		e += x * y
+		f += x * y
+		g += x * y
+		h += x * y
+	}
+	peakSink = a + b + c + d + e + f + g + h
+	return 16 * n
+}
+
+// peakSink keeps the compiler from dropping the sums.
+var peakSink float32

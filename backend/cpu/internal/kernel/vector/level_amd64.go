@@ -1,0 +1,19 @@
+package vector
+
+import "golang.org/x/sys/cpu"
+
+//go:generate go run ./asm -out vector_amd64.s -stubs stubs.go -pkg vector
+
+// level is the version in use. Only tests write it.
+var level = detect()
+
+func detect() int {
+	x := &cpu.X86
+	switch {
+	case !x.HasAVX2 || !x.HasFMA || !x.HasF16C || !x.HasBMI2:
+		return portable
+	case !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL:
+		return avx2
+	}
+	return avx512
+}

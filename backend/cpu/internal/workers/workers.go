@@ -1,0 +1,163 @@
+// Package workers runs the parts of one operation on all processors at once.
+//
+// There is one pool in the process, so several programs that run side by side
+// share the processors instead of multiplying threads. An operation is cut
+// into parts by its shapes alone, never by the number of processors, and no
+// part depends on which goroutine runs it: the same parts give the same bits
+// for any GOMAXPROCS.
+package workers
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Count is the number of parts that can run at once: GOMAXPROCS.
+func Count() int { return runtime.GOMAXPROCS(0) }
+
+// job is one Run in progress.
+type job struct {
+	f     func(part int, s *Scratch)
+	parts int64
+	next  atomic.Int64 // the next part to take
+	left  atomic.Int64 // parts not yet done
+	done  chan struct{}
+
+	caught atomic.Pointer[any] // the first panic of a part
+}
+
+// work takes parts until none is left.
+func (j *job) work(s *Scratch) {
+	for {
+		part := j.next.Add(1) - 1
+		if part >= j.parts {
+			return
+		}
+		j.one(int(part), s)
+		if j.left.Add(-1) == 0 {
+			close(j.done)
+		}
+	}
+}
+
+func (j *job) one(part int, s *Scratch) {
+	mark := s.Mark()
+	defer func() {
+		s.Release(mark)
+		if r := recover(); r != nil {
+			j.caught.CompareAndSwap(nil, &r)
+		}
+	}()
+	j.f(part, s)
+}
+
+var (
+	grow    sync.Mutex
+	helpers int                      // goroutines started so far
+	queue   = make(chan *job, 1<<10) // one entry for each helper a job asks for
+)
+
+// help is the life of one pool goroutine.
+func help() {
+	s := new(Scratch)
+	for j := range queue {
+		j.work(s)
+	}
+}
+
+var scratches = sync.Pool{New: func() any { return new(Scratch) }}
+
+// Run calls f(part, s) for part = 0 … parts-1 on the pool's goroutines and the
+// caller's, in any order, and returns when all are done. s is scratch memory of
+// the goroutine that runs the part. A panic in a part is raised again in the
+// caller once the other parts are done. f may call Run itself.
+func Run(parts int, f func(part int, s *Scratch)) {
+	if parts <= 0 {
+		return
+	}
+	s := scratches.Get().(*Scratch)
+	defer scratches.Put(s)
+	want := min(Count(), parts) - 1
+	if want == 0 {
+		for part := range parts {
+			mark := s.Mark()
+			f(part, s)
+			s.Release(mark)
+		}
+		return
+	}
+	ensure(want)
+	j := &job{f: f, parts: int64(parts), done: make(chan struct{})}
+	j.left.Store(int64(parts))
+	for range want {
+		select {
+		case queue <- j:
+		default: // the pool is swamped: the caller does the work
+		}
+	}
+	j.work(s)
+	<-j.done
+	if p := j.caught.Load(); p != nil {
+		panic(*p)
+	}
+}
+
+// ensure starts helpers until there are n.
+func ensure(n int) {
+	grow.Lock()
+	defer grow.Unlock()
+	for ; helpers < n; helpers++ {
+		go help()
+	}
+}
+
+// Scratch is memory of one goroutine, kept from part to part so that steady
+// work allocates nothing. It is not safe for concurrent use.
+type Scratch struct {
+	block []float32   // the current block
+	used  int         // float32s of it in use
+	full  [][]float32 // blocks outgrown within this part, kept until Release(0)
+}
+
+// align is the alignment of all scratch slices in float32s: one cache line,
+// one AVX-512 register.
+const align = 16
+
+// Float32s returns n float32s, 64-byte aligned, with undefined content, that
+// stay valid until the part returns or Release gives them back.
+func (s *Scratch) Float32s(n int) []float32 {
+	padded := (n + align - 1) &^ (align - 1)
+	if s.used+padded > len(s.block) {
+		if s.used > 0 {
+			s.full = append(s.full, s.block)
+		}
+		s.block = Aligned(max(padded, 2*len(s.block), 1<<16))
+		s.used = 0
+	}
+	p := s.block[s.used : s.used+n : s.used+n]
+	s.used += padded
+	return p
+}
+
+// Mark returns the state that Release goes back to.
+func (s *Scratch) Mark() int { return len(s.full)<<40 | s.used }
+
+// Release gives back what was taken since mark. When a block was outgrown in
+// between, its memory is reused only once everything is released.
+func (s *Scratch) Release(mark int) {
+	if mark>>40 == len(s.full) {
+		s.used = mark & (1<<40 - 1)
+	}
+	if mark == 0 {
+		s.full, s.used = s.full[:0], 0
+	}
+}
+
+// Aligned allocates n float32s on a 64-byte boundary.
+func Aligned(n int) []float32 {
+	b := make([]float32, n+align)
+	off := (-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & 63) / 4
+	return b[off : int(off)+n : int(off)+n]
+}

@@ -1,0 +1,188 @@
+package cpu
+
+import (
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
+	"github.com/sptune/spt/backend/cpu/internal/workers"
+)
+
+// Single entries of a matrix are tuned by W + scatter(values) on the way
+// forward, and on the way back by gathering those entries of dW. Neither needs
+// a matrix of its own: the entries are patched into the packed weight, and each
+// entry of dW is one dot product over the tokens.
+
+// scatter lowers adding float32 values to single elements of a flat tensor.
+func (c *compiler) scatter(o *op) bool {
+	operand, indices, updates := o.in[0], o.in[1], o.in[2]
+	if operand.shape.DType != dtypes.Float32 || indices.shape.DType != dtypes.Int32 || operand.shape.Rank() != 1 ||
+		!slices.Equal(indices.shape.Dimensions, []int{updates.shape.Size(), 1}) || updates.shape.Rank() != 1 ||
+		o.attrs[0].(int) != 1 || len(o.attrs[1].([]int)) != 0 {
+		return false
+	}
+	in := []edge{c.contiguous(c.edge(operand)), c.contiguous(c.edge(indices)), c.contiguous(c.edge(updates))}
+	if !in[0].whole(in[0].t.n) {
+		return false
+	}
+	n := c.node(kindScatter, o, in, o.out[0].shape)
+	c.set(o.out[0], full(n.out[0], n.dims))
+	return true
+}
+
+// gather lowers reading single float32 elements of a flat tensor.
+func (c *compiler) gather(o *op) bool {
+	operand, indices := o.in[0], o.in[1]
+	if operand.shape.DType != dtypes.Float32 || indices.shape.DType != dtypes.Int32 || operand.shape.Rank() != 1 ||
+		indices.shape.Rank() != 2 || indices.shape.Dim(1) != 1 || o.attrs[0].(int) != 1 || o.out[0].shape.Size() != indices.shape.Size() {
+		return false
+	}
+	in := []edge{c.contiguous(c.edge(operand)), c.contiguous(c.edge(indices))}
+	n := c.node(kindGather, o, in, o.out[0].shape)
+	c.set(o.out[0], full(n.out[0], n.dims))
+	return true
+}
+
+// denseFraction is the share of a matrix's entries from which on the whole
+// product is faster than one dot product for each entry. Measured on
+// [768,1576]·[1576,768], see docs/benchmarks.md.
+const denseFraction = 1.0 / 40
+
+// sparse turns gathers from a product that nothing else reads into dot
+// products, and lets products read a scattered weight as patched pack.
+func (c *compiler) sparse() {
+	for _, n := range c.nodes {
+		switch n.kind {
+		case kindGather:
+			p := n.in[0].t.node
+			if p.kind == kindDot && n.in[0].t.users == 1 && n.in[0].whole(n.in[0].t.n) && p.dot.batch == 1 &&
+				float64(n.out[0].n) < denseFraction*float64(p.dot.m*p.dot.n) {
+				n.kind, n.dot = kindSparseDot, &dot{batch: 1, m: p.dot.m, n: p.dot.n, k: p.dot.k, a: p.dot.a, b: p.dot.b}
+				n.in = []edge{p.in[0], p.in[1], n.in[1]}
+			}
+		case kindDot:
+			s := n.in[1].t.node
+			if s.kind == kindScatter && s.in[0].t.node.kind == kindInput && n.dot.batch == 1 && n.dot.m > 1 && n.dot.b.offsets[0] == 0 &&
+				(n.dot.b.row == 1 && n.dot.b.col == n.dot.k || n.dot.b.col == 1 && n.dot.b.row == n.dot.n) {
+				n.dot.patch = s
+				// The product reads the weight, the positions and the values.
+				n.in = append(n.in[:2:2], s.in...)
+				n.in[1] = edge{s.in[0].t, n.in[1].layout}
+			}
+		}
+	}
+}
+
+// pack state of a patched weight: the executable's own copy.
+type patched struct {
+	weight  *buffer // whose packed form was copied
+	p       *gemm.Packed
+	touched []int32 // entries patched last
+}
+
+// patched returns B packed with the values added to its entries.
+func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
+	weight, indices, values := n.in[2].t, n.in[3], n.in[4]
+	w := x.float32s(weight)
+	idx := view[int32](x.mem(indices.t), indices.offset, indices.size())
+	val := x.float32s(values.t)[values.offset:][:len(idx)]
+	b := x.buffers[weight.node.rec.data.(*parameter).index]
+	own := x.frame.patches[n]
+	if own == nil || own.weight != b || b == nil {
+		own = &patched{weight: b, p: packNew(w, l)}
+		x.frame.patches[n] = own
+	}
+	place := func(e int32) int {
+		i, j := int(e)/l.row, int(e)%l.row // B(i,j) = W[i·row + j]
+		if l.row == 1 {
+			i, j = int(e)%l.col, int(e)/l.col
+		}
+		return own.p.Index(i, j)
+	}
+	data := own.p.Data()
+	for _, e := range own.touched {
+		data[place(e)] = w[e]
+	}
+	own.touched = append(own.touched[:0], idx...)
+	for i, e := range idx {
+		data[place(e)] += val[i]
+	}
+	return own.p
+}
+
+// packNew packs a k×n operand into new memory.
+func packNew(data []float32, l packLayout) *gemm.Packed {
+	return gemm.Pack(workers.Aligned(gemm.PackedLen(l.k, l.n)), gemm.View{Data: data[l.offset:], Row: l.row, Col: l.col}, l.k, l.n)
+}
+
+// runScatter adds the values in order.
+func (x *execution) runScatter(n *node) {
+	out := x.float32s(n.out[0])
+	if in := x.float32s(n.in[0].t); &in[0] != &out[0] {
+		copyParallel(x.mem(n.out[0]), x.mem(n.in[0].t))
+	}
+	idx := view[int32](x.mem(n.in[1].t), n.in[1].offset, n.in[1].size())
+	val := x.float32s(n.in[2].t)[n.in[2].offset:]
+	for i, e := range idx {
+		if e >= 0 && int(e) < len(out) {
+			out[e] += val[i]
+		}
+	}
+}
+
+// runGather reads elements; positions outside are clamped, as XLA does.
+func (x *execution) runGather(n *node) {
+	out := x.float32s(n.out[0])
+	in := x.float32s(n.in[0].t)[n.in[0].offset:][:n.in[0].size()]
+	idx := view[int32](x.mem(n.in[1].t), n.in[1].offset, n.in[1].size())
+	for i, e := range idx {
+		out[i] = in[min(max(int(e), 0), len(in)-1)]
+	}
+}
+
+// sparseTokens is how many tokens one partial sum of a dot product covers. It
+// fixes the order of the sums.
+const sparseTokens = 128
+
+// runSparseDot computes single entries (i,j) of A·B [m,n]: the dot product of
+// row i of A and column j of B.
+func (x *execution) runSparseDot(n *node) {
+	d := n.dot
+	a := x.float32s(n.in[0].t)[d.a.offsets[0]:]
+	b := x.float32s(n.in[1].t)[d.b.offsets[0]:]
+	idx := view[int32](x.mem(n.in[2].t), n.in[2].offset, n.in[2].size())
+	out := x.float32s(n.out[0])
+	ai, bj := make([]int32, len(idx)), make([]int32, len(idx)) // offsets of the row and the column
+	for e, at := range idx {
+		at = min(max(at, 0), int32(d.m*d.n-1))
+		ai[e], bj[e] = at/int32(d.n)*int32(d.a.row), at%int32(d.n)*int32(d.b.col)
+	}
+	blocks := (d.k + sparseTokens - 1) / sparseTokens
+	partial := make([]float32, blocks*len(idx))
+	workers.Run(blocks, func(block int, _ *workers.Scratch) {
+		sum := partial[block*len(idx):][:len(idx)]
+		t, end := block*sparseTokens, min((block+1)*sparseTokens, d.k)
+		for ; t+4 <= end; t += 4 {
+			a0, a1, a2, a3 := a[t*d.a.col:], a[(t+1)*d.a.col:], a[(t+2)*d.a.col:], a[(t+3)*d.a.col:]
+			b0, b1, b2, b3 := b[t*d.b.row:], b[(t+1)*d.b.row:], b[(t+2)*d.b.row:], b[(t+3)*d.b.row:]
+			for e, i := range ai {
+				j := bj[e]
+				sum[e] += a0[i]*b0[j] + a1[i]*b1[j] + a2[i]*b2[j] + a3[i]*b3[j]
+			}
+		}
+		for ; t < end; t++ {
+			a0, b0 := a[t*d.a.col:], b[t*d.b.row:]
+			for e, i := range ai {
+				sum[e] += a0[i] * b0[bj[e]]
+			}
+		}
+	})
+	for e := range out {
+		s := float32(0)
+		for block := range blocks {
+			s += partial[block*len(idx)+e]
+		}
+		out[e] = s
+	}
+}
