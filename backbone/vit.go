@@ -7,6 +7,7 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/ml/nn"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
 
@@ -197,18 +198,28 @@ func (c Config) embed(l Layers, images *Node) *Node {
 // attention is multi-head self-attention of x [B, N, D].
 func (c Config) attention(l Layers, name string, x *Node) *Node {
 	batch, tokens, heads := x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads
-	width := c.EmbedDim / heads
-	// [B, N, D] → [B, heads, N, width], once: forward and backward products then
-	// find their operands in the order in which they run through them.
-	split := func(n string) *Node {
-		return TransposeAllAxes(Reshape(l.Linear(name+n, x), batch, tokens, heads, width), 0, 2, 1, 3)
+	split := func(n string) *Node { return Reshape(l.Linear(name+n, x), batch, tokens, heads, c.EmbedDim/heads) }
+	y := scaledDotProductAttention(split("q"), split("k"), split("v"))
+	return l.Linear(name+"proj", Reshape(y, batch, tokens, c.EmbedDim))
+}
+
+// scaledDotProductAttention is softmax(q·kᵀ/√width)·v for q, k and v [B, N,
+// heads, width]. A backend with a gradient of its own for it never holds all
+// scores [B, heads, N, N] at once.
+func scaledDotProductAttention(q, k, v *Node) *Node {
+	if q.Graph().Backend().Capabilities().Operations[compute.OpTypeFusedScaledDotProductAttentionVJP] {
+		y, _ := BackendFusedScaledDotProductAttention(q, k, v, compute.AttentionAxesLayoutBSHD, nil)
+		return y
 	}
-	q, k, v := split("q"), split("k"), split("v")
-	q = MulScalar(q, 1/math.Sqrt(float64(width)))
+	// [B, N, heads, width] → [B, heads, N, width], once: forward and backward
+	// products then find their operands in the order in which they run through them.
+	for _, x := range []**Node{&q, &k, &v} {
+		*x = TransposeAllAxes(*x, 0, 2, 1, 3)
+	}
+	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
 	scores := DotGeneral(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
 	y := DotGeneral(Softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
-	y = Reshape(TransposeAllAxes(y, 0, 2, 1, 3), batch, tokens, c.EmbedDim) // [B, heads, N, width] → [B, N, D]
-	return l.Linear(name+"proj", y)
+	return TransposeAllAxes(y, 0, 2, 1, 3)
 }
 
 func (c Config) layerNorm(l Layers, name string, x *Node) *Node {

@@ -158,7 +158,9 @@ var lora = Module{
 		if !s.Is("attn.proj") {
 			x = s.Dropout(x)
 		}
-		return Add(y, s.DropPath(times(times(x, a), b)))
+		// Drop-path scales whole images, so it may act between A and B, where
+		// there are the fewest values.
+		return Add(y, times(s.DropPath(times(x, a)), b))
 	},
 	Merge: func(weight checkpoint.Tensor, tensors map[string]checkpoint.Tensor) {
 		a, b := tensors["lora_A"], tensors["lora_B"]

@@ -31,7 +31,9 @@ type packLayout struct{ offset, row, col, k, n int }
 
 // newBuffer allocates an undefined buffer.
 func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
-	return &buffer{backend: b, shape: shape.Clone(), data: alignedBytes(int(shape.ByteSize()))}
+	n := shape.ByteSize()
+	b.buffers.Add(n)
+	return &buffer{backend: b, shape: shape.Clone(), data: alignedBytes(int(n))}
 }
 
 // alignedBytes allocates n bytes on a 64-byte boundary.
@@ -58,7 +60,7 @@ func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 		return nil, fmt.Errorf("a tensor of shape %s takes a slice, got %T", shape, flat)
 	}
 	element := shape.DType.GoType()
-	if packed(shape.DType) {
+	if shape.DType.IsPacked() {
 		element = reflect.TypeFor[byte]()
 	}
 	n := int(shape.ByteSize())
@@ -73,7 +75,7 @@ func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 
 // flat is the buffer's memory as a slice of its element type.
 func (b *buffer) flat() any {
-	if packed(b.shape.DType) {
+	if b.shape.DType.IsPacked() {
 		return b.data
 	}
 	if len(b.data) == 0 {
@@ -96,6 +98,10 @@ func (b *buffer) Backend() compute.Backend { return b.backend }
 func (b *buffer) Finalize() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.backend.buffers.Add(-int64(len(b.data)))
+	for _, p := range b.packs {
+		b.backend.packed.Add(-4 * int64(len(p.Data())))
+	}
 	b.data, b.packs, b.again, b.shape = nil, nil, false, shapes.Invalid()
 	return nil
 }

@@ -23,9 +23,9 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/compute/shapes"
 
@@ -46,8 +46,10 @@ type Backend struct {
 	// One delegated operation at a time: in compute v0.1.3 two that run side by
 	// side can wait for each other's workers for ever.
 	delegating sync.Mutex
-	mu         sync.Mutex
-	finalized  bool
+	// Bytes of tensors, and of weights in the matrix kernel's layout.
+	buffers, packed atomic.Int64
+	mu              sync.Mutex
+	finalized       bool
 }
 
 // New starts the backend. There is nothing to configure: config must be empty.
@@ -135,5 +137,14 @@ func (b *Backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buff
 	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", BackendName, compute.ErrNotImplemented)
 }
 
-// packed reports the element types that hold several elements in a byte.
-func packed(t dtypes.DType) bool { return t.IsPacked() }
+// Memory says what the backend holds, in bytes.
+type Memory struct {
+	Arena   int64 // intermediate results: the largest arena that a program needed
+	Buffers int64 // tensors
+	Packed  int64 // weights in the matrix kernel's layout
+}
+
+// Memory reports what the backend holds now.
+func (b *Backend) Memory() Memory {
+	return Memory{Arena: b.arenas.largest.Load(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
+}

@@ -263,5 +263,6 @@ func (b *buffer) pack(l packLayout) *gemm.Packed {
 	}
 	p := packNew(view[float32](b.data, 0, len(b.data)/4), l)
 	b.packs[l] = p
+	b.backend.packed.Add(4 * int64(len(p.Data())))
 	return p
 }

@@ -209,7 +209,7 @@ func (c *compiler) moves(o *op) bool {
 	var e edge
 	if len(o.in) > 0 && o.in[0] != nil {
 		e = c.edge(o.in[0])
-		if packed(e.t.dtype) {
+		if e.t.dtype.IsPacked() {
 			return false
 		}
 	}
@@ -277,7 +277,7 @@ func (c *compiler) computes(o *op) bool {
 	case compute.OpTypePad:
 		return c.pad(o)
 	case compute.OpTypeRNGBitGenerator:
-		if o.out[1].shape.DType.Size() == 0 || packed(o.out[1].shape.DType) {
+		if o.out[1].shape.DType.Size() == 0 || o.out[1].shape.DType.IsPacked() {
 			return false
 		}
 		e := c.contiguous(c.edge(o.in[0]))
@@ -291,7 +291,7 @@ func (c *compiler) computes(o *op) bool {
 }
 
 func (c *compiler) concatenate(o *op) bool {
-	if packed(o.out[0].shape.DType) {
+	if o.out[0].shape.DType.IsPacked() {
 		return false
 	}
 	var in []edge
@@ -305,7 +305,7 @@ func (c *compiler) concatenate(o *op) bool {
 }
 
 func (c *compiler) pad(o *op) bool {
-	if packed(o.out[0].shape.DType) || o.in[0].shape.Size() == 0 {
+	if o.out[0].shape.DType.IsPacked() || o.in[0].shape.Size() == 0 {
 		return false
 	}
 	for _, a := range o.attrs[0].([]compute.PadAxis) {

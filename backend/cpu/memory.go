@@ -3,6 +3,7 @@ package cpu
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // where says which memory a tensor lies in.
@@ -147,6 +148,8 @@ func replaceable(n *node, result, input *tensor) bool {
 type arenas struct {
 	mu   sync.Mutex
 	free [][]byte
+
+	largest atomic.Int64 // bytes
 }
 
 // take returns an arena of at least n bytes.
@@ -164,6 +167,7 @@ func (a *arenas) take(n int) []byte {
 		if len(a.free) > 0 {
 			a.free = slices.Delete(a.free, 0, 1)
 		}
+		a.largest.Store(max(a.largest.Load(), int64(n)))
 		return alignedBytes(n)
 	}
 	m := a.free[best]

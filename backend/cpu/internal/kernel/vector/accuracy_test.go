@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-var exhaustive = flag.Bool("exhaustive", false, "measure the error of the elementary functions on all float32 numbers")
+var stride = flag.Uint64("stride", 4099, "TestAccuracy takes every stride-th float32; 1: all of them")
 
 // ulp is the distance between the float32 numbers around want.
 func ulp(want float64) float64 {
@@ -16,129 +16,189 @@ func ulp(want float64) float64 {
 
 // ulps is the error of got in ulp; infinite where one is NaN or infinite and
 // the other is not.
-func ulps(got float32, want float64) float64 {
+func ulps(_, got float32, want float64) float64 {
 	switch {
-	case math.IsNaN(want) && got != got:
+	case got != got && want != want || float64(got) == want:
 		return 0
-	case math.IsInf(float64(got), 0) && !math.IsInf(want, 0) && math.Abs(want) > math.MaxFloat32:
-		return 0
-	case float64(got) == want:
+	case math.IsInf(float64(got), 0) && math.Abs(want) > math.MaxFloat32:
 		return 0
 	}
-	e := math.Abs(float64(got)-want) / ulp(want)
-	if math.IsNaN(e) {
-		return math.Inf(1)
+	if e := math.Abs(float64(got)-want) / ulp(want); e == e {
+		return e
 	}
-	return e
+	return math.Inf(1)
 }
 
-func phi(x float64) float64 { return math.Exp(-x*x/2) / math.Sqrt(2*math.Pi) }
+// normal is the error in ulp, but in those of 2^-120 for smaller results.
+func normal(x, got float32, want float64) float64 {
+	if math.Abs(want) < 0x1p-120 {
+		return math.Abs(float64(got)-want) / ulp(0x1p-120)
+	}
+	return ulps(x, got, want)
+}
+
+// absolute is the difference of results that are numbers.
+func absolute(x, got float32, want float64) float64 {
+	if got == got && want == want {
+		return math.Abs(float64(got) - want)
+	}
+	return ulps(x, got, want)
+}
+
+// ulpsFrom1 looks at x >= -1 only, absoluteTo1 at the rest.
+func ulpsFrom1(x, got float32, want float64) float64 {
+	if x < -1 {
+		return 0
+	}
+	return ulps(x, got, want)
+}
+
+func absoluteTo1(x, got float32, want float64) float64 {
+	if x >= -1 {
+		return 0
+	}
+	return absolute(x, got, want)
+}
 
 // cdf is Φ(x), the tail included.
 func cdf(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
 
-// tanhGate is the factor (1+tanh(u))/2 of GELU's tanh form, without the
-// cancellation, and the derivative of 2u.
+// tanhGate is the factor (1+tanh(u))/2 of GELU's tanh form, written without
+// its cancellation, and the derivative of 2u.
 func tanhGate(x float64) (gate, slope float64) {
 	c := 2 * math.Sqrt(2/math.Pi)
 	return 1 / (1 + math.Exp(-c*(x+0.044715*x*x*x))), c * (1 + 3*0.044715*x*x)
 }
 
-func dyOne(f func(dst, x, dy []float32)) func(dst, x []float32) {
+// derivative is the gradient f for an incoming gradient of 1.
+func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 	return func(dst, x []float32) {
-		dy := make([]float32, len(x))
-		Fill(dy, 1)
-		f(dst, x, dy)
+		Fill(dst, 1)
+		f(dst, x, dst)
 	}
 }
 
-// TestAccuracy measures the largest error over numbers of all exponents: every
-// 4099th float32, or all of them with -exhaustive.
+// TestAccuracy measures the largest errors over numbers of all exponents, the
+// infinite and NaN included, against float64 arithmetic. The bounds are those
+// that the functions state.
 func TestAccuracy(t *testing.T) {
-	// tail and negligible make a bound that is relative, but absolute for
-	// results below it
-	tests := []struct {
-		name  string
-		f     func(dst, x []float32)
-		exact func(x float64) float64
-		err   func(x float32, got float32, want float64) float64 // nil: ulp
-		bound float64
+	geluTanhExact := func(x float64) float64 {
+		gate, _ := tanhGate(x)
+		return x * gate
+	}
+	for _, test := range []struct {
+		name     string
+		f        func(dst, x []float32)
+		exact    func(x float64) float64
+		err      func(x, got float32, want float64) float64
+		bound    float64 // of the assembly
+		portable float64
 	}{
-		{name: "Sqrt", f: Sqrt, exact: math.Sqrt, bound: 0.5},
-		{name: "Reciprocal", f: Reciprocal, exact: func(x float64) float64 { return 1 / x }, bound: 0.5},
-		{name: "Rsqrt", f: Rsqrt, exact: func(x float64) float64 { return 1 / math.Sqrt(x) }, bound: 1.5},
-		{name: "Exp", f: Exp, exact: math.Exp, bound: 1},
-		{name: "Log", f: Log, exact: math.Log, bound: 1},
-		{name: "Tanh", f: Tanh, exact: math.Tanh, bound: 3},
-		{name: "Erf", f: Erf, exact: math.Erf, bound: 3},
-		{name: "Logistic", f: Logistic, exact: func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }, bound: 3},
-		{name: "GELU", f: GELU, exact: func(x float64) float64 { return x * cdf(x) }, err: normal, bound: 3},
-		{name: "GELUTanh", f: GELUTanh, exact: func(x float64) float64 {
-			gate, _ := tanhGate(x)
-			return x * gate
-		}, bound: 3},
-		{name: "GELUGrad", f: dyOne(GELUGrad), exact: func(x float64) float64 { return cdf(x) + x*phi(x) }, err: absolute, bound: 1e-6},
-		{name: "GELUTanhGrad", f: dyOne(GELUTanhGrad), exact: func(x float64) float64 {
+		{"Sqrt", Sqrt, math.Sqrt, ulps, 0.5, 0.5},
+		{"Reciprocal", Reciprocal, func(x float64) float64 { return 1 / x }, ulps, 0.5, 0.5},
+		{"Rsqrt", Rsqrt, func(x float64) float64 { return 1 / math.Sqrt(x) }, ulps, 1.5, 1.5},
+		{"Exp", Exp, math.Exp, ulps, 1, 1},
+		{"Log", Log, math.Log, ulps, 1, 1},
+		{"Tanh", Tanh, math.Tanh, ulps, 2.5, 2.5},
+		{"Erf", Erf, math.Erf, ulps, 2, 2.5},
+		{"Logistic", Logistic, func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }, ulps, 2.5, 2.5},
+		{"GELU", GELU, func(x float64) float64 { return x * cdf(x) }, normal, 5, 7},
+		{"GELUGrad", derivative(GELUGrad), func(x float64) float64 { return cdf(x) + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi) }, absolute, 2e-7, 2e-7},
+		{"GELUTanh from -1", GELUTanh, geluTanhExact, ulpsFrom1, 6, 6},
+		{"GELUTanh to -1", GELUTanh, geluTanhExact, absoluteTo1, 1e-7, 1e-7},
+		{"GELUTanhGrad", derivative(GELUTanhGrad), func(x float64) float64 {
+			if x = min(max(x, -100), 100); x == -100 {
+				return 0 // x·s' has the form 0·Inf there
+			}
 			s, slope := tanhGate(x)
 			return s + x*s*(1-s)*slope
-		}, err: absolute, bound: 1e-6},
-	}
-	stride := uint64(4099)
-	if *exhaustive {
-		stride = 1
-	}
-	const chunk = 1 << 16
-	x, got, want := make([]float32, 0, chunk), make([]float32, chunk), make([]float64, chunk)
-	worst := make([]struct {
-		err float64
-		x   float32
-	}, len(tests)*3)
-	_ = worst
-	for _, test := range tests {
-		measure := test.err
-		if measure == nil {
-			measure = func(_, got float32, want float64) float64 { return ulps(got, want) }
-		}
-		var largest [3]float64
-		var at [3]float32
-		for bits := uint64(0); bits < 1<<32; {
-			for x = x[:0]; len(x) < chunk && bits < 1<<32; bits += stride {
-				x = append(x, math.Float32frombits(uint32(bits)))
-			}
-			for i, v := range x {
-				want[i] = test.exact(float64(v))
-			}
-			eachLevelQuietly(func(l int) {
-				test.f(got[:len(x)], x)
-				for i, v := range x {
-					if e := measure(v, got[i], want[i]); e > largest[l] {
-						largest[l], at[l] = e, v
-					}
+		}, absolute, 3e-7, 3e-7},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const chunk = 1 << 14
+			x, got, want := make([]float32, 0, chunk), make([]float32, chunk), make([]float64, chunk)
+			var largest [3]float64
+			var at [3]float32
+			for bits := uint64(0); bits < 1<<32; {
+				for x = x[:0]; len(x) < chunk && bits < 1<<32; bits += *stride {
+					x = append(x, math.Float32frombits(uint32(bits)))
 				}
-			})
+				for i, v := range x {
+					want[i] = test.exact(float64(v))
+				}
+				eachLevel(func() {
+					test.f(got[:len(x)], x)
+					for i, v := range x {
+						if e := test.err(v, got[i], want[i]); e > largest[level] {
+							largest[level], at[level] = e, v
+						}
+					}
+				})
+			}
+			t.Logf("portable, AVX2, AVX-512: %.3g at %v", largest, at)
+			for l, e := range largest {
+				bound := test.bound
+				if l == portable {
+					bound = test.portable
+				}
+				if e > bound {
+					t.Errorf("level %d: error %g at %g, want at most %g", l, e, at[l], bound)
+				}
+			}
+		})
+	}
+}
+
+// TestSpecial holds the results that no rounding explains.
+func TestSpecial(t *testing.T) {
+	zero, minus := float32(0), float32(math.Copysign(0, -1))
+	for _, test := range []struct {
+		name string
+		f    func(dst, x []float32)
+		x, y []float32
+	}{
+		{"Exp", Exp, []float32{89, -104, inf, -inf, nan, zero, minus}, []float32{inf, 0, inf, 0, nan, 1, 1}},
+		{"Log", Log, []float32{zero, minus, -1, inf, -inf, nan, 1}, []float32{-inf, -inf, nan, inf, nan, nan, 0}},
+		{"Tanh", Tanh, []float32{zero, minus, inf, -inf, 20, nan}, []float32{0, minus, 1, -1, 1, nan}},
+		{"Erf", Erf, []float32{zero, minus, inf, -inf, 5, nan}, []float32{0, minus, 1, -1, 1, nan}},
+		{"Logistic", Logistic, []float32{zero, inf, -inf, nan}, []float32{0.5, 1, 0, nan}},
+		{"GELU", GELU, []float32{zero, minus, inf, -inf, -20, nan, 20}, []float32{0, minus, inf, nan, minus, nan, 20}},
+		{"GELUTanh", GELUTanh, []float32{zero, minus, inf, -inf, -20, nan, 20}, []float32{0, minus, inf, nan, minus, nan, 20}},
+		{"Rsqrt", Rsqrt, []float32{zero, minus, inf, -1, nan}, []float32{inf, -inf, 0, nan, nan}},
+	} {
+		eachLevel(func() {
+			dst := make([]float32, len(test.x))
+			test.f(dst, test.x)
+			for i, got := range dst {
+				if !same(got, test.y[i]) {
+					t.Errorf("%s %s(%g) = %g, want %g", Level(), test.name, test.x[i], got, test.y[i])
+				}
+			}
+		})
+	}
+}
+
+// TestBounded holds that tanh and erf never leave [-1, 1] and are odd, and the
+// sigmoid stays in [0, 1].
+func TestBounded(t *testing.T) {
+	var x []float32
+	for bits := uint32(0); bits < 0x7f800000; bits += 997 {
+		x = append(x, math.Float32frombits(bits))
+	}
+	minus, a, b := make([]float32, len(x)), make([]float32, len(x)), make([]float32, len(x))
+	Neg(minus, x)
+	eachLevel(func() {
+		for i, f := range []func(dst, x []float32){Tanh, Erf, Logistic} {
+			f(a, x)
+			f(b, minus)
+			if top, bottom := MaxOf(a), MinOf(b); top != 1 || i < 2 && bottom != -1 || i == 2 && bottom < 0 {
+				t.Errorf("%s: function %d has values in [%v, %v]", Level(), i, bottom, top)
+			}
+			for j := range a {
+				if i < 2 && a[j] != -b[j] {
+					t.Fatalf("%s: function %d is not odd at %g: %g and %g", Level(), i, x[j], a[j], b[j])
+				}
+			}
 		}
-		t.Log(test.name, largest, at)
-	}
-}
-
-// normal is the error in ulp, but of 2^-120 for smaller results.
-func normal(_, got float32, want float64) float64 {
-	if math.Abs(want) < 0x1p-120 {
-		return math.Abs(float64(got)-want) / ulp(0x1p-120)
-	}
-	return ulps(got, want)
-}
-
-func absolute(_ float32, got float32, want float64) float64 {
-	if got != got || want != want {
-		return 0
-	}
-	return math.Abs(float64(got) - want)
-}
-func eachLevelQuietly(f func(l int)) {
-	best := level
-	defer func() { level = best }()
-	for level = portable; level <= best; level++ {
-		f(level)
-	}
+	})
 }

@@ -61,7 +61,7 @@ func BenchmarkL1(b *testing.B) {
 		{"Philox", func() { Philox(words, key, counter) }},
 		{"Transpose", func() { Transpose(dst, 32, x, 32, 32, 32) }},
 	} {
-		eachLevelQuietly(func(int) {
+		eachLevel(func() {
 			b.Run(test.name+"/"+Level(), func(b *testing.B) {
 				for b.Loop() {
 					test.f()

@@ -1,12 +1,10 @@
 package vector
 
-import "testing"
-
-// eachLevel runs test with every version that this processor has.
-func eachLevel(t *testing.T, test func(t *testing.T)) {
+// eachLevel calls f with every version that this processor has.
+func eachLevel(f func()) {
 	best := level
 	defer func() { level = best }()
 	for level = portable; level <= best; level++ {
-		t.Run(Level(), test)
+		f()
 	}
 }
