@@ -308,12 +308,20 @@ func (c *compiler) pad(o *op) bool {
 	if o.out[0].shape.DType.IsPacked() || o.in[0].shape.Size() == 0 {
 		return false
 	}
-	for _, a := range o.attrs[0].([]compute.PadAxis) {
-		if a.Start < 0 || a.End < 0 || a.Interior < 0 {
+	e := c.edge(o.in[0])
+	starts, limits := make([]int, len(e.dims)), slices.Clone(e.dims)
+	for i, a := range o.attrs[0].([]compute.PadAxis) {
+		if a.Interior < 0 || a.Interior > 0 && (a.Start < 0 || a.End < 0) {
+			return false
+		}
+		starts[i] = max(0, -a.Start) // negative padding cuts off
+		limits[i] -= max(0, -a.End)
+		if starts[i] >= limits[i] {
 			return false
 		}
 	}
-	n := c.node(kindPad, o, []edge{c.edge(o.in[0]), c.edge(o.in[1])}, o.out[0].shape)
+	e.layout = e.sliced(starts, limits, nil)
+	n := c.node(kindPad, o, []edge{e, c.edge(o.in[1])}, o.out[0].shape)
 	c.set(o.out[0], full(n.out[0], n.dims))
 	return true
 }

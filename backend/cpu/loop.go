@@ -475,14 +475,16 @@ func (ins *instruction) writesFull() bool {
 	return true
 }
 
-// resizes reports whether the elements of dst and of an operand differ in
-// size, so that dst must not lie in the operand's memory.
-func (ins *instruction) resizes() bool {
+// inPlace reports whether dst may lie in the memory of register r: the elements
+// have one size, and each is read before it is written.
+func (ins *instruction) inPlace(r int) bool {
 	switch ins.form {
 	case formConvert, formCompareVV, formCompareVS, formWhere:
-		return true
+		return false
+	case formLayerNorm:
+		return r != ins.b && r != ins.c
 	}
-	return false
+	return true
 }
 
 // share gives full registers slots of scratch memory; a slot is used again
@@ -543,10 +545,10 @@ func (a *assembler) share() {
 		for _, r := range ins.reads() {
 			if s, ok := slot[r]; ok && lastUse[r] == i && !done[r] {
 				done[r] = true
-				if ins.resizes() {
-					late = append(late, s)
-				} else {
+				if ins.inPlace(r) {
 					free = append(free, s)
+				} else {
+					late = append(late, s)
 				}
 			}
 		}
@@ -679,8 +681,10 @@ func (l *loop) replaces(result, input *tensor) bool {
 		}
 		if ins.writesFull() && ins.dst == reg && written < 0 {
 			written = i
-			if ins.resizes() {
-				return false
+			for _, r := range ins.reads() {
+				if slices.Contains(regs, r) && !ins.inPlace(r) {
+					return false
+				}
 			}
 		}
 	}

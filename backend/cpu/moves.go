@@ -158,7 +158,7 @@ func (x *execution) runPad(n *node) {
 	to.dims = e.dims
 	to.strides = slices.Clone(to.strides)
 	for i, a := range n.rec.attrs[0].([]compute.PadAxis) {
-		to.offset += a.Start * to.strides[i]
+		to.offset += max(0, a.Start) * to.strides[i]
 		to.strides[i] *= a.Interior + 1
 	}
 	copyStrided(x.mem(t), to, x.mem(e.t), e.layout, size)

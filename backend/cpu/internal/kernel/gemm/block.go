@@ -2,85 +2,174 @@ package gemm
 
 import "github.com/sptune/spt/backend/cpu/internal/workers"
 
-// bBlock is the size in float32s of the block of B that stays in the second
-// level cache while strips of A pass by.
-const bBlock = 160 << 10
+const (
+	// bBlock is the size in float32s of the block of B that stays in the
+	// second level cache while strips of A pass by.
+	bBlock = 160 << 10
 
-// block computes C[i0:i1, j0:j1] with its epilogue, on one goroutine. j0 is a
-// multiple of nr.
-func (c *Call) block(kn *kernel, s *workers.Scratch, i0, i1, j0, j1 int) {
-	depth, blocks := kBlocks(c.K)
-	for b := range blocks {
-		c.slab(kn, s, b*depth, min((b+1)*depth, c.K), i0, i1, j0, j1)
+	// fetchAhead is how far a packed panel is fetched ahead, in bytes: half a
+	// microsecond, for panels that come from beyond the second level cache.
+	fetchAhead = 1 << 10
+
+	// thinRows is the height up to which a product is thin: it reads B where
+	// it lies, since every element is needed for one strip only.
+	thinRows = 8
+	// thinDepth is the depth of a block of K of a thin product: that many rows
+	// of B are read side by side, each along its length.
+	thinDepth = 32
+)
+
+// thin says whether B is better read where it lies than packed.
+func (c *Call) thin() bool {
+	return c.M <= thinRows && c.Packed == nil && c.B.Col == 1 && c.N > narrowCols
+}
+
+// rect is a part of C: rows i0 to i1, columns j0 to j1; j0 is a multiple of nr.
+type rect struct{ i0, i1, j0, j1 int }
+
+// part computes one part of C with its epilogue, on one goroutine.
+func (c *Call) part(kn *kernel, s *workers.Scratch, r rect) {
+	mark := s.Mark()
+	defer s.Release(mark)
+	if c.narrow(kn) {
+		c.dots(kn, s, r)
+		return
+	}
+	depth, blocks := kBlocks(c.K, kMax)
+	if c.thin() {
+		depth, blocks = kBlocks(c.K, thinDepth)
+	}
+	rows := (r.i1 - r.i0 + kn.mr - 1) / kn.mr
+	a := s.Float32s(rows * depth * kn.lanes)
+	var b []float32
+	switch {
+	case c.Packed != nil:
+	case c.thin():
+		b = s.Float32s(depth * kn.nr)
+	default:
+		b = s.Float32s(depth * ((r.j1 - r.j0 + kn.nr - 1) / kn.nr * kn.nr))
+	}
+	for q := range blocks {
+		c.slab(kn, q*depth, min((q+1)*depth, c.K), r, a, b)
 	}
 }
 
-// slab does rows k0 to k1, one block of K, of block: the first adds Beta·C,
-// later ones add to what is there, the last one runs the epilogue.
-func (c *Call) slab(kn *kernel, s *workers.Scratch, k0, k1, i0, i1, j0, j1 int) {
-	mark := s.Mark()
-	defer s.Release(mark)
-
+// slab adds to a part of C the products of one block of K, rows k0 to k1 of B.
+// It packs A's strips into a and, unless B is packed or thin, B's panels into
+// b.
+func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32) {
 	depth := k1 - k0
-	nc := max(1, bBlock/max(1, depth)/kn.nr) * kn.nr
-	strip := s.Float32s(depth * kn.lanes)
-	var panels []float32
-	if c.Packed == nil {
-		panels = s.Float32s(depth * (min(nc, j1-j0) + kn.nr - 1) / kn.nr * kn.nr)
-	}
-	strips := (i1 - i0 + kn.mr - 1) / kn.mr
-
-	dst, ldd := c.C, c.LDC
-	if c.PreAct != nil {
-		dst, ldd = c.PreAct, c.LDP
-	}
-	t := tile{a: at(strip, 0), k: depth, ldb: 4 * kn.nr, ldd: 4 * ldd, alpha: c.Alpha}
-	src, lds := dst, ldd
-	t.gamma = 1
-	if k0 == 0 {
-		src, lds, t.gamma = c.C, c.LDC, c.Beta
-		if c.Beta == 0 {
-			src = nil
-		}
-	}
-	t.lds, t.ldr = 4*lds, 4*c.LDR
-	lastBlock := k1 == c.K
-	rows := lastBlock && (c.GELU || c.PreAct != nil) // rows are finished after the tiles
-
-	for j2 := j0; j2 < j1; j2 += nc {
-		j3 := min(j2+nc, j1)
-		if c.Packed != nil {
-			panels = c.Packed.data[c.Packed.Index(k0, j2):]
-		} else if depth > 0 {
-			kn.packPanels(panels, c.B.from(k0, j2), depth, j3-j2)
-		}
-		for q := range strips {
-			// Strips of equal height, or one row more: a last strip of a row
-			// or two would run at the latency of the multiply-add.
-			i2 := i0 + q*(i1-i0)/strips
-			i3 := i0 + (q+1)*(i1-i0)/strips
-			t.mr = i3 - i2
-			if depth > 0 {
-				kn.pack(strip, kn.lanes, c.A.Data[i2*c.A.Row+k0*c.A.Col:], c.A.Row, c.A.Col, t.mr, depth)
+	strips := (r.i1 - r.i0 + kn.mr - 1) / kn.mr
+	// Strips of equal height, or one row more: a last strip of a row or two
+	// would run at the latency of the multiply-add.
+	row := func(strip int) int { return r.i0 + strip*(r.i1-r.i0)/strips }
+	thin := c.thin()
+	if depth > 0 {
+		c.packStrips(kn, a, k0, depth, strips, row)
+		switch {
+		case c.Packed != nil:
+			b = c.Packed.data[c.Packed.Index(k0, r.j0):]
+		case thin:
+			if edge := r.j1 % kn.nr; edge != 0 && r.j1 == c.N {
+				kn.packPanels(b, c.B.from(k0, r.j1-edge), depth, edge)
 			}
+		default:
+			kn.packPanels(b, c.B.from(k0, r.j0), depth, r.j1-r.j0)
+		}
+	}
+	o := c.output(k0, k1)
+	t := tile{k: depth, ldb: 4 * kn.nr, ahead: fetchAhead, alpha: c.Alpha}
+	if thin {
+		t.ahead = 4 * c.B.Row * depth
+	}
+	nc := max(1, bBlock/max(1, depth)/kn.nr) * kn.nr
+	for j2 := r.j0; j2 < r.j1; j2 += nc {
+		j3 := min(j2+nc, r.j1)
+		for strip := range strips {
+			i, i3 := row(strip), row(strip+1)
+			t.mr = i3 - i
+			t.a = at(a, strip*depth*kn.lanes)
 			for j := j2; j < j3; j += kn.nr {
 				t.n = min(kn.nr, j3-j)
-				t.b = at(panels, (j-j2)*depth)
-				t.dst = at(dst, i2*ldd+j)
-				if src != nil {
-					t.src = at(src, i2*lds+j)
+				switch {
+				case !thin:
+					t.b = at(b, (j-r.j0)*depth)
+				case t.n == kn.nr && depth > 0:
+					t.b, t.ldb = at(c.B.Data, k0*c.B.Row+j), 4*c.B.Row
+				default:
+					t.b, t.ldb = at(b, 0), 4*kn.nr
 				}
-				if lastBlock && c.Bias != nil {
-					t.bias = at(c.Bias, j)
-				}
-				if lastBlock && !rows && c.Residual != nil {
-					t.residual = at(c.Residual, i2*c.LDR+j)
-				}
+				o.place(&t, i, j)
 				kn.run(&t)
 			}
-			if rows {
-				c.finish(i2, i3, j2, j3)
+			if o.rows {
+				c.finish(i, i3, j2, j3)
 			}
 		}
+	}
+}
+
+// packStrips packs rows k0 to k0+depth of A's transpose into strips.
+func (c *Call) packStrips(kn *kernel, dst []float32, k0, depth, strips int, row func(strip int) int) {
+	chunk := depth
+	if c.A.Col != 1 {
+		chunk = 8 // memory is read along A's columns, as in packPanels
+	}
+	for p := 0; p < depth; p += chunk {
+		for strip := range strips {
+			i := row(strip)
+			kn.pack(dst[(strip*depth+p)*kn.lanes:], kn.lanes, c.A.Data[i*c.A.Row+(k0+p)*c.A.Col:],
+				c.A.Row, c.A.Col, row(strip+1)-i, min(chunk, depth-p))
+		}
+	}
+}
+
+// output is where the sums of one block of K go.
+type output struct {
+	dst, src       []float32 // src, times gamma, is added; nil: nothing is
+	ldd, lds       int
+	gamma          float32
+	bias, residual []float32
+	ldr            int
+	rows           bool // the rest of the epilogue is done by finish
+}
+
+// output says how the block k0 to k1 is added: the first block adds Beta·C,
+// later ones what is there, and the last one starts the epilogue.
+func (c *Call) output(k0, k1 int) output {
+	o := output{dst: c.C, ldd: c.LDC, gamma: 1}
+	if c.PreAct != nil {
+		o.dst, o.ldd = c.PreAct, c.LDP
+	}
+	o.src, o.lds = o.dst, o.ldd
+	if k0 == 0 {
+		o.src, o.lds, o.gamma = c.C, c.LDC, c.Beta
+		if c.Beta == 0 {
+			o.src = nil
+		}
+	}
+	if k1 == c.K {
+		o.bias = c.Bias
+		o.rows = c.GELU || c.PreAct != nil
+		if !o.rows {
+			o.residual, o.ldr = c.Residual, c.LDR
+		}
+	}
+	return o
+}
+
+// place points a tile at the element (i,j) of the output.
+func (o *output) place(t *tile, i, j int) {
+	t.gamma = o.gamma
+	t.ldd, t.lds, t.ldr = 4*o.ldd, 4*o.lds, 4*o.ldr
+	t.dst = at(o.dst, i*o.ldd+j)
+	if o.src != nil {
+		t.src = at(o.src, i*o.lds+j)
+	}
+	if o.bias != nil {
+		t.bias = at(o.bias, j)
+	}
+	if o.residual != nil {
+		t.residual = at(o.residual, i*o.ldr+j)
 	}
 }

@@ -1,6 +1,6 @@
 package gemm
 
-import "math"
+import "github.com/sptune/spt/backend/cpu/internal/kernel/vector"
 
 // finish applies what a micro-kernel leaves to C[i0:i1, j0:j1]: activation and
 // residual. The sums with bias lie in PreAct, or in C without one.
@@ -12,21 +12,12 @@ func (c *Call) finish(i0, i1, j0, j1 int) {
 			x = c.PreAct[i*c.LDP+j0 : i*c.LDP+j1]
 		}
 		if c.GELU {
-			gelu(y, x)
+			vector.GELU(y, x)
 		} else {
 			copy(y, x)
 		}
 		if c.Residual != nil {
-			for j, r := range c.Residual[i*c.LDR+j0 : i*c.LDR+j1] {
-				y[j] += r
-			}
+			vector.Add(y, y, c.Residual[i*c.LDR+j0:i*c.LDR+j1])
 		}
-	}
-}
-
-// gelu sets dst to x·Φ(x).
-func gelu(dst, x []float32) {
-	for i, v := range x {
-		dst[i] = float32(0.5 * float64(v) * math.Erfc(-float64(v)*(math.Sqrt2/2)))
 	}
 }

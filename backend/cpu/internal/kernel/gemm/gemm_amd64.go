@@ -9,6 +9,12 @@ package gemm
 //go:noescape
 func tileAVX2(t *tile)
 
+// dotsAVX2 computes inner products of mr rows of A, 1 or 1, with 8 columns of B; see
+// kernel.dots.
+//
+//go:noescape
+func dotsAVX2(t *tile)
+
 // transposeAVX2 sets k rows, ldd bytes apart, of 8 lanes: lane i < n is row i of
 // src, whose rows are lds bytes apart, other lanes are zero.
 //
@@ -28,6 +34,12 @@ func peakAVX2(n int)
 //
 //go:noescape
 func tileAVX512(t *tile)
+
+// dotsAVX512 computes inner products of mr rows of A, 1 or 3, with 8 columns of B; see
+// kernel.dots.
+//
+//go:noescape
+func dotsAVX512(t *tile)
 
 // transposeAVX512 sets k rows, ldd bytes apart, of 16 lanes: lane i < n is row i of
 // src, whose rows are lds bytes apart, other lanes are zero.

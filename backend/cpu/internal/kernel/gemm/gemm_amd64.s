@@ -23,33 +23,38 @@ DATA lanes<>+60(SB)/4, $0x00000000
 GLOBL lanes<>(SB), RODATA|NOPTR, $64
 
 // func tileAVX2(t *tile)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·tileAVX2(SB), NOSPLIT, $0-8
-	MOVQ   t+0(FP), DI
-	MOVQ   32(DI), R9
-	MOVQ   40(DI), R10
-	MOVQ   (DI), SI
-	MOVQ   8(DI), DX
-	MOVQ   24(DI), CX
-	MOVQ   16(DI), R8
-	CMPQ   R10, $0x08
-	JG     wide
-	CMPQ   R9, $0x06
-	JE     rows6x1
-	CMPQ   R9, $0x05
-	JE     rows5x1
-	CMPQ   R9, $0x04
-	JE     rows4x1
-	CMPQ   R9, $0x03
-	JE     rows3x1
-	CMPQ   R9, $0x02
-	JE     rows2x1
-	VXORPS Y0, Y0, Y0
-	TESTQ  CX, CX
-	JZ     sum1x1
+	MOVQ       t+0(FP), DI
+	MOVQ       48(DI), R9
+	MOVQ       56(DI), R10
+	MOVQ       (DI), SI
+	MOVQ       16(DI), DX
+	MOVQ       40(DI), CX
+	MOVQ       24(DI), R8
+	MOVQ       32(DI), R11
+	CMPQ       R10, $0x08
+	JG         wide
+	CMPQ       R9, $0x06
+	JE         rows6x1
+	CMPQ       R9, $0x05
+	JE         rows5x1
+	CMPQ       R9, $0x04
+	JE         rows4x1
+	CMPQ       R9, $0x03
+	JE         rows3x1
+	CMPQ       R9, $0x02
+	JE         rows2x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	TESTQ      CX, CX
+	JZ         sum1x1
 
 step1x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	ADDQ         $0x20, SI
@@ -63,87 +68,93 @@ sum1x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 
 scaled1x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 
 added1x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased1x1
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 
 biased1x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole1x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 
 whole1x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	VZEROUPPER
 	RET
 
 full1x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull1x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 
 scaledfull1x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull1x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 
 addedfull1x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull1x1
 	VMOVUPS (AX), Y12
 	VADDPS  Y12, Y0, Y0
 
 biasedfull1x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull1x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 
 wholefull1x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
 rows2x1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	TESTQ  CX, CX
-	JZ     sum2x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	TESTQ      CX, CX
+	JZ         sum2x1
 
 step2x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VBROADCASTSS 4(SI), Y15
@@ -159,19 +170,19 @@ sum2x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaled2x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -179,7 +190,7 @@ scaled2x1:
 	VFMADD231PS  Y12, Y13, Y1
 
 added2x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased2x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -187,10 +198,10 @@ added2x1:
 	VADDPS     Y12, Y1, Y1
 
 biased2x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole2x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -198,8 +209,8 @@ biased2x1:
 	VADDPS     Y12, Y1, Y1
 
 whole2x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	ADDQ       BX, AX
 	VMASKMOVPS Y1, Y14, (AX)
@@ -207,25 +218,25 @@ whole2x1:
 	RET
 
 full2x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull2x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaledfull2x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull2x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
 
 addedfull2x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull2x1
 	VMOVUPS (AX), Y12
@@ -233,17 +244,17 @@ addedfull2x1:
 	VADDPS  Y12, Y1, Y1
 
 biasedfull2x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull2x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
 
 wholefull2x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Y1, (AX)
@@ -251,14 +262,22 @@ wholefull2x1:
 	RET
 
 rows3x1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	TESTQ  CX, CX
-	JZ     sum3x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	TESTQ      CX, CX
+	JZ         sum3x1
 
 step3x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VBROADCASTSS 4(SI), Y15
@@ -276,20 +295,20 @@ sum3x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 
 scaled3x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -300,7 +319,7 @@ scaled3x1:
 	VFMADD231PS  Y12, Y13, Y2
 
 added3x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased3x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -309,10 +328,10 @@ added3x1:
 	VADDPS     Y12, Y2, Y2
 
 biased3x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole3x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -323,8 +342,8 @@ biased3x1:
 	VADDPS     Y12, Y2, Y2
 
 whole3x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	ADDQ       BX, AX
 	VMASKMOVPS Y1, Y14, (AX)
@@ -334,20 +353,20 @@ whole3x1:
 	RET
 
 full3x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull3x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 
 scaledfull3x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull3x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -355,7 +374,7 @@ scaledfull3x1:
 	VFMADD231PS  (AX), Y13, Y2
 
 addedfull3x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull3x1
 	VMOVUPS (AX), Y12
@@ -364,10 +383,10 @@ addedfull3x1:
 	VADDPS  Y12, Y2, Y2
 
 biasedfull3x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull3x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -375,8 +394,8 @@ biasedfull3x1:
 	VADDPS (AX), Y2, Y2
 
 wholefull3x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Y1, (AX)
@@ -386,15 +405,25 @@ wholefull3x1:
 	RET
 
 rows4x1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	TESTQ  CX, CX
-	JZ     sum4x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	TESTQ      CX, CX
+	JZ         sum4x1
 
 step4x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VBROADCASTSS 4(SI), Y15
@@ -414,21 +443,21 @@ sum4x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaled4x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -442,7 +471,7 @@ scaled4x1:
 	VFMADD231PS  Y12, Y13, Y3
 
 added4x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased4x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -452,10 +481,10 @@ added4x1:
 	VADDPS     Y12, Y3, Y3
 
 biased4x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole4x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -469,8 +498,8 @@ biased4x1:
 	VADDPS     Y12, Y3, Y3
 
 whole4x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	ADDQ       BX, AX
 	VMASKMOVPS Y1, Y14, (AX)
@@ -482,21 +511,21 @@ whole4x1:
 	RET
 
 full4x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull4x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaledfull4x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull4x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -506,7 +535,7 @@ scaledfull4x1:
 	VFMADD231PS  (AX), Y13, Y3
 
 addedfull4x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull4x1
 	VMOVUPS (AX), Y12
@@ -516,10 +545,10 @@ addedfull4x1:
 	VADDPS  Y12, Y3, Y3
 
 biasedfull4x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull4x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -529,8 +558,8 @@ biasedfull4x1:
 	VADDPS (AX), Y3, Y3
 
 wholefull4x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Y1, (AX)
@@ -542,16 +571,28 @@ wholefull4x1:
 	RET
 
 rows5x1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	TESTQ  CX, CX
-	JZ     sum5x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	TESTQ      CX, CX
+	JZ         sum5x1
 
 step5x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VBROADCASTSS 4(SI), Y15
@@ -573,10 +614,10 @@ sum5x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -584,11 +625,11 @@ sum5x1:
 	VMULPS       Y13, Y4, Y4
 
 scaled5x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -605,7 +646,7 @@ scaled5x1:
 	VFMADD231PS  Y12, Y13, Y4
 
 added5x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased5x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -616,10 +657,10 @@ added5x1:
 	VADDPS     Y12, Y4, Y4
 
 biased5x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole5x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -636,8 +677,8 @@ biased5x1:
 	VADDPS     Y12, Y4, Y4
 
 whole5x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	ADDQ       BX, AX
 	VMASKMOVPS Y1, Y14, (AX)
@@ -651,10 +692,10 @@ whole5x1:
 	RET
 
 full5x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull5x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -662,11 +703,11 @@ full5x1:
 	VMULPS       Y13, Y4, Y4
 
 scaledfull5x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull5x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -678,7 +719,7 @@ scaledfull5x1:
 	VFMADD231PS  (AX), Y13, Y4
 
 addedfull5x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull5x1
 	VMOVUPS (AX), Y12
@@ -689,10 +730,10 @@ addedfull5x1:
 	VADDPS  Y12, Y4, Y4
 
 biasedfull5x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull5x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -704,8 +745,8 @@ biasedfull5x1:
 	VADDPS (AX), Y4, Y4
 
 wholefull5x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Y1, (AX)
@@ -719,17 +760,31 @@ wholefull5x1:
 	RET
 
 rows6x1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	TESTQ  CX, CX
-	JZ     sum6x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	TESTQ      CX, CX
+	JZ         sum6x1
 
 step6x1:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VBROADCASTSS 4(SI), Y15
@@ -753,10 +808,10 @@ sum6x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -765,11 +820,11 @@ sum6x1:
 	VMULPS       Y13, Y5, Y5
 
 scaled6x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -789,7 +844,7 @@ scaled6x1:
 	VFMADD231PS  Y12, Y13, Y5
 
 added6x1:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased6x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -801,10 +856,10 @@ added6x1:
 	VADDPS     Y12, Y5, Y5
 
 biased6x1:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole6x1
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -824,8 +879,8 @@ biased6x1:
 	VADDPS     Y12, Y5, Y5
 
 whole6x1:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMASKMOVPS Y0, Y14, (AX)
 	ADDQ       BX, AX
 	VMASKMOVPS Y1, Y14, (AX)
@@ -841,10 +896,10 @@ whole6x1:
 	RET
 
 full6x1:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull6x1
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -853,11 +908,11 @@ full6x1:
 	VMULPS       Y13, Y5, Y5
 
 scaledfull6x1:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull6x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -871,7 +926,7 @@ scaledfull6x1:
 	VFMADD231PS  (AX), Y13, Y5
 
 addedfull6x1:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull6x1
 	VMOVUPS (AX), Y12
@@ -883,10 +938,10 @@ addedfull6x1:
 	VADDPS  Y12, Y5, Y5
 
 biasedfull6x1:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull6x1
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -900,8 +955,8 @@ biasedfull6x1:
 	VADDPS (AX), Y5, Y5
 
 wholefull6x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Y1, (AX)
@@ -917,25 +972,31 @@ wholefull6x1:
 	RET
 
 wide:
-	SUBQ   $0x08, R10
-	CMPQ   R9, $0x06
-	JE     rows6x2
-	CMPQ   R9, $0x05
-	JE     rows5x2
-	CMPQ   R9, $0x04
-	JE     rows4x2
-	CMPQ   R9, $0x03
-	JE     rows3x2
-	CMPQ   R9, $0x02
-	JE     rows2x2
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	TESTQ  CX, CX
-	JZ     sum1x2
+	SUBQ       $0x08, R10
+	CMPQ       R9, $0x06
+	JE         rows6x2
+	CMPQ       R9, $0x05
+	JE         rows5x2
+	CMPQ       R9, $0x04
+	JE         rows4x2
+	CMPQ       R9, $0x03
+	JE         rows3x2
+	CMPQ       R9, $0x02
+	JE         rows2x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	TESTQ      CX, CX
+	JZ         sum1x2
 
 step1x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -950,25 +1011,25 @@ sum1x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaled1x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
 
 added1x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased1x2
 	VMOVUPS    (AX), Y12
@@ -977,41 +1038,41 @@ added1x2:
 	VADDPS     Y12, Y1, Y1
 
 biased1x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole1x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
 
 whole1x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	VZEROUPPER
 	RET
 
 full1x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull1x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaledfull1x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull1x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 
 addedfull1x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull1x2
 	VMOVUPS (AX), Y12
@@ -1020,32 +1081,41 @@ addedfull1x2:
 	VADDPS  Y12, Y1, Y1
 
 biasedfull1x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull1x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 
 wholefull1x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	VZEROUPPER
 	RET
 
 rows2x2:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	TESTQ  CX, CX
-	JZ     sum2x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	TESTQ      CX, CX
+	JZ         sum2x2
 
 step2x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -1063,21 +1133,21 @@ sum2x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaled2x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1087,7 +1157,7 @@ scaled2x2:
 	VFMADD231PS  Y12, Y13, Y3
 
 added2x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased2x2
 	VMOVUPS    (AX), Y12
@@ -1098,10 +1168,10 @@ added2x2:
 	VADDPS     Y12, Y3, Y3
 
 biased2x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole2x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1111,8 +1181,8 @@ biased2x2:
 	VADDPS     Y12, Y3, Y3
 
 whole2x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	ADDQ       BX, AX
@@ -1122,21 +1192,21 @@ whole2x2:
 	RET
 
 full2x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull2x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaledfull2x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull2x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1144,7 +1214,7 @@ scaledfull2x2:
 	VFMADD231PS  32(AX), Y13, Y3
 
 addedfull2x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull2x2
 	VMOVUPS (AX), Y12
@@ -1155,10 +1225,10 @@ addedfull2x2:
 	VADDPS  Y12, Y3, Y3
 
 biasedfull2x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull2x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1166,8 +1236,8 @@ biasedfull2x2:
 	VADDPS 32(AX), Y3, Y3
 
 wholefull2x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	ADDQ    BX, AX
@@ -1177,18 +1247,30 @@ wholefull2x2:
 	RET
 
 rows3x2:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	TESTQ  CX, CX
-	JZ     sum3x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	TESTQ      CX, CX
+	JZ         sum3x2
 
 step3x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -1209,10 +1291,10 @@ sum3x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1221,11 +1303,11 @@ sum3x2:
 	VMULPS       Y13, Y5, Y5
 
 scaled3x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1239,7 +1321,7 @@ scaled3x2:
 	VFMADD231PS  Y12, Y13, Y5
 
 added3x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased3x2
 	VMOVUPS    (AX), Y12
@@ -1252,10 +1334,10 @@ added3x2:
 	VADDPS     Y12, Y5, Y5
 
 biased3x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole3x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1269,8 +1351,8 @@ biased3x2:
 	VADDPS     Y12, Y5, Y5
 
 whole3x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	ADDQ       BX, AX
@@ -1283,10 +1365,10 @@ whole3x2:
 	RET
 
 full3x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull3x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1295,11 +1377,11 @@ full3x2:
 	VMULPS       Y13, Y5, Y5
 
 scaledfull3x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull3x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1310,7 +1392,7 @@ scaledfull3x2:
 	VFMADD231PS  32(AX), Y13, Y5
 
 addedfull3x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull3x2
 	VMOVUPS (AX), Y12
@@ -1323,10 +1405,10 @@ addedfull3x2:
 	VADDPS  Y12, Y5, Y5
 
 biasedfull3x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull3x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1337,8 +1419,8 @@ biasedfull3x2:
 	VADDPS 32(AX), Y5, Y5
 
 wholefull3x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	ADDQ    BX, AX
@@ -1351,20 +1433,35 @@ wholefull3x2:
 	RET
 
 rows4x2:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	TESTQ  CX, CX
-	JZ     sum4x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	TESTQ      CX, CX
+	JZ         sum4x2
 
 step4x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -1388,10 +1485,10 @@ sum4x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1402,11 +1499,11 @@ sum4x2:
 	VMULPS       Y13, Y7, Y7
 
 scaled4x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1424,7 +1521,7 @@ scaled4x2:
 	VFMADD231PS  Y12, Y13, Y7
 
 added4x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased4x2
 	VMOVUPS    (AX), Y12
@@ -1439,10 +1536,10 @@ added4x2:
 	VADDPS     Y12, Y7, Y7
 
 biased4x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole4x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1460,8 +1557,8 @@ biased4x2:
 	VADDPS     Y12, Y7, Y7
 
 whole4x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	ADDQ       BX, AX
@@ -1477,10 +1574,10 @@ whole4x2:
 	RET
 
 full4x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull4x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1491,11 +1588,11 @@ full4x2:
 	VMULPS       Y13, Y7, Y7
 
 scaledfull4x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull4x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1509,7 +1606,7 @@ scaledfull4x2:
 	VFMADD231PS  32(AX), Y13, Y7
 
 addedfull4x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull4x2
 	VMOVUPS (AX), Y12
@@ -1524,10 +1621,10 @@ addedfull4x2:
 	VADDPS  Y12, Y7, Y7
 
 biasedfull4x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull4x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1541,8 +1638,8 @@ biasedfull4x2:
 	VADDPS 32(AX), Y7, Y7
 
 wholefull4x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	ADDQ    BX, AX
@@ -1558,22 +1655,40 @@ wholefull4x2:
 	RET
 
 rows5x2:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	TESTQ  CX, CX
-	JZ     sum5x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	TESTQ      CX, CX
+	JZ         sum5x2
 
 step5x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -1600,10 +1715,10 @@ sum5x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1616,11 +1731,11 @@ sum5x2:
 	VMULPS       Y13, Y9, Y9
 
 scaled5x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1642,7 +1757,7 @@ scaled5x2:
 	VFMADD231PS  Y12, Y13, Y9
 
 added5x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased5x2
 	VMOVUPS    (AX), Y12
@@ -1659,10 +1774,10 @@ added5x2:
 	VADDPS     Y12, Y9, Y9
 
 biased5x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole5x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1684,8 +1799,8 @@ biased5x2:
 	VADDPS     Y12, Y9, Y9
 
 whole5x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	ADDQ       BX, AX
@@ -1704,10 +1819,10 @@ whole5x2:
 	RET
 
 full5x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull5x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1720,11 +1835,11 @@ full5x2:
 	VMULPS       Y13, Y9, Y9
 
 scaledfull5x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull5x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1741,7 +1856,7 @@ scaledfull5x2:
 	VFMADD231PS  32(AX), Y13, Y9
 
 addedfull5x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull5x2
 	VMOVUPS (AX), Y12
@@ -1758,10 +1873,10 @@ addedfull5x2:
 	VADDPS  Y12, Y9, Y9
 
 biasedfull5x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull5x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1778,8 +1893,8 @@ biasedfull5x2:
 	VADDPS 32(AX), Y9, Y9
 
 wholefull5x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	ADDQ    BX, AX
@@ -1798,24 +1913,45 @@ wholefull5x2:
 	RET
 
 rows6x2:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	TESTQ  CX, CX
-	JZ     sum6x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 32(AX)
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	TESTQ      CX, CX
+	JZ         sum6x2
 
 step6x2:
 	VMOVUPS      (DX), Y12
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      32(DX), Y13
+	PREFETCHT0   32(DX)(R11*1)
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -1845,10 +1981,10 @@ sum6x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1863,11 +1999,11 @@ sum6x2:
 	VMULPS       Y13, Y11, Y11
 
 scaled6x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1893,7 +2029,7 @@ scaled6x2:
 	VFMADD231PS  Y12, Y13, Y11
 
 added6x2:
-	MOVQ       96(DI), AX
+	MOVQ       112(DI), AX
 	TESTQ      AX, AX
 	JZ         biased6x2
 	VMOVUPS    (AX), Y12
@@ -1912,10 +2048,10 @@ added6x2:
 	VADDPS     Y12, Y11, Y11
 
 biased6x2:
-	MOVQ       80(DI), AX
+	MOVQ       96(DI), AX
 	TESTQ      AX, AX
 	JZ         whole6x2
-	MOVQ       88(DI), BX
+	MOVQ       104(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1941,8 +2077,8 @@ biased6x2:
 	VADDPS     Y12, Y11, Y11
 
 whole6x2:
-	MOVQ       48(DI), AX
-	MOVQ       56(DI), BX
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
 	VMOVUPS    Y0, (AX)
 	VMASKMOVPS Y1, Y14, 32(AX)
 	ADDQ       BX, AX
@@ -1964,10 +2100,10 @@ whole6x2:
 	RET
 
 full6x2:
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull6x2
-	VBROADCASTSS 104(DI), Y13
+	VBROADCASTSS 120(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1982,11 +2118,11 @@ full6x2:
 	VMULPS       Y13, Y11, Y11
 
 scaledfull6x2:
-	VBROADCASTSS 108(DI), Y13
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Y13
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull6x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -2006,7 +2142,7 @@ scaledfull6x2:
 	VFMADD231PS  32(AX), Y13, Y11
 
 addedfull6x2:
-	MOVQ    96(DI), AX
+	MOVQ    112(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull6x2
 	VMOVUPS (AX), Y12
@@ -2025,10 +2161,10 @@ addedfull6x2:
 	VADDPS  Y12, Y11, Y11
 
 biasedfull6x2:
-	MOVQ   80(DI), AX
+	MOVQ   96(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull6x2
-	MOVQ   88(DI), BX
+	MOVQ   104(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -2048,8 +2184,8 @@ biasedfull6x2:
 	VADDPS 32(AX), Y11, Y11
 
 wholefull6x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
 	ADDQ    BX, AX
@@ -2067,6 +2203,170 @@ wholefull6x2:
 	ADDQ    BX, AX
 	VMOVUPS Y10, (AX)
 	VMOVUPS Y11, 32(AX)
+	VZEROUPPER
+	RET
+
+// func dotsAVX2(t *tile)
+// Requires: AVX, FMA3, MMX+
+TEXT ·dotsAVX2(SB), NOSPLIT, $0-8
+	MOVQ   t+0(FP), DI
+	MOVQ   48(DI), R9
+	MOVQ   56(DI), R10
+	MOVQ   (DI), SI
+	MOVQ   8(DI), R13
+	MOVQ   16(DI), DX
+	MOVQ   40(DI), CX
+	MOVQ   24(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	LEAQ   (R8)(R8*4), R11
+	LEAQ   (R9)(R8*4), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   SI, BX
+	ADDQ   R13, BX
+	SUBQ   $0x08, CX
+	JL     onetail
+
+onestep:
+	VMOVUPS     (SI), Y8
+	PREFETCHT0  (BX)
+	VMOVUPS     (DX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     (DX)(R8*1), Y9
+	VFMADD231PS Y9, Y8, Y1
+	VMOVUPS     (DX)(R8*2), Y9
+	VFMADD231PS Y9, Y8, Y2
+	VMOVUPS     (DX)(R9*1), Y9
+	VFMADD231PS Y9, Y8, Y3
+	VMOVUPS     (DX)(R8*4), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     (DX)(R11*1), Y9
+	VFMADD231PS Y9, Y8, Y5
+	VMOVUPS     (DX)(R9*2), Y9
+	VFMADD231PS Y9, Y8, Y6
+	VMOVUPS     (DX)(R12*1), Y9
+	VFMADD231PS Y9, Y8, Y7
+	ADDQ        $0x20, SI
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	SUBQ        $0x08, CX
+	JGE         onestep
+
+onetail:
+	ADDQ        $0x08, CX
+	JZ          onesum
+	NEGQ        CX
+	LEAQ        lanes<>+0(SB), AX
+	VMOVUPS     32(AX)(CX*4), Y10
+	VMASKMOVPS  (SI), Y10, Y8
+	VMOVUPS     (DX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     (DX)(R8*1), Y9
+	VFMADD231PS Y9, Y8, Y1
+	VMOVUPS     (DX)(R8*2), Y9
+	VFMADD231PS Y9, Y8, Y2
+	VMOVUPS     (DX)(R9*1), Y9
+	VFMADD231PS Y9, Y8, Y3
+	VMOVUPS     (DX)(R8*4), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     (DX)(R11*1), Y9
+	VFMADD231PS Y9, Y8, Y5
+	VMOVUPS     (DX)(R9*2), Y9
+	VFMADD231PS Y9, Y8, Y6
+	VMOVUPS     (DX)(R12*1), Y9
+	VFMADD231PS Y9, Y8, Y7
+
+onesum:
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y3, Y2, Y2
+	VHADDPS      Y5, Y4, Y4
+	VHADDPS      Y7, Y6, Y6
+	VHADDPS      Y2, Y0, Y0
+	VHADDPS      Y6, Y4, Y4
+	VPERM2F128   $0x20, Y4, Y0, Y1
+	VPERM2F128   $0x31, Y4, Y0, Y2
+	VADDPS       Y1, Y2, Y0
+	CMPQ         R10, $0x08
+	JE           onefull
+	NEGQ         R10
+	LEAQ         lanes<>+0(SB), AX
+	VMOVUPS      32(AX)(R10*4), Y15
+	MOVL         120(DI), AX
+	CMPL         AX, $0x3f800000
+	JE           onescaled
+	VBROADCASTSS 120(DI), Y14
+	VMULPS       Y14, Y0, Y0
+
+onescaled:
+	VBROADCASTSS 124(DI), Y14
+	MOVQ         80(DI), AX
+	TESTQ        AX, AX
+	JZ           oneadded
+	MOVQ         88(DI), BX
+	VMASKMOVPS   (AX), Y15, Y13
+	VFMADD231PS  Y13, Y14, Y0
+
+oneadded:
+	MOVQ       112(DI), AX
+	TESTQ      AX, AX
+	JZ         onebiased
+	VMASKMOVPS (AX), Y15, Y13
+	VADDPS     Y13, Y0, Y0
+
+onebiased:
+	MOVQ       96(DI), AX
+	TESTQ      AX, AX
+	JZ         onewhole
+	MOVQ       104(DI), BX
+	VMASKMOVPS (AX), Y15, Y13
+	VADDPS     Y13, Y0, Y0
+
+onewhole:
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	VMASKMOVPS Y0, Y15, (AX)
+	VZEROUPPER
+	RET
+
+onefull:
+	MOVL         120(DI), AX
+	CMPL         AX, $0x3f800000
+	JE           onescaledfull
+	VBROADCASTSS 120(DI), Y14
+	VMULPS       Y14, Y0, Y0
+
+onescaledfull:
+	VBROADCASTSS 124(DI), Y14
+	MOVQ         80(DI), AX
+	TESTQ        AX, AX
+	JZ           oneaddedfull
+	MOVQ         88(DI), BX
+	VFMADD231PS  (AX), Y14, Y0
+
+oneaddedfull:
+	MOVQ    112(DI), AX
+	TESTQ   AX, AX
+	JZ      onebiasedfull
+	VMOVUPS (AX), Y13
+	VADDPS  Y13, Y0, Y0
+
+onebiasedfull:
+	MOVQ   96(DI), AX
+	TESTQ  AX, AX
+	JZ     onewholefull
+	MOVQ   104(DI), BX
+	VADDPS (AX), Y0, Y0
+
+onewholefull:
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
+	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
@@ -2263,7 +2563,7 @@ done:
 	RET
 
 // func copyAVX2(dst *float32, ldd int, src *float32, lds int, n int, k int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·copyAVX2(SB), NOSPLIT, $0-48
 	MOVQ    dst+0(FP), DI
 	MOVQ    ldd+8(FP), R8
@@ -2274,9 +2574,12 @@ TEXT ·copyAVX2(SB), NOSPLIT, $0-48
 	NEGQ    BX
 	LEAQ    lanes<>+0(SB), AX
 	VMOVUPS 32(AX)(BX*4), Y1
+	MOVQ    R9, R10
+	IMULQ   CX, R10
 
 row:
 	VMASKMOVPS (SI), Y1, Y0
+	PREFETCHT0 (SI)(R10*1)
 	VMOVUPS    Y0, (DI)
 	ADDQ       R9, SI
 	ADDQ       R8, DI
@@ -2325,49 +2628,54 @@ round:
 	RET
 
 // func tileAVX512(t *tile)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tileAVX512(SB), NOSPLIT, $0-8
-	MOVQ   t+0(FP), DI
-	MOVQ   32(DI), R9
-	MOVQ   40(DI), R10
-	MOVQ   (DI), SI
-	MOVQ   8(DI), DX
-	MOVQ   24(DI), CX
-	MOVQ   16(DI), R8
-	CMPQ   R10, $0x10
-	JG     wide
-	CMPQ   R9, $0x0e
-	JE     rows14x1
-	CMPQ   R9, $0x0d
-	JE     rows13x1
-	CMPQ   R9, $0x0c
-	JE     rows12x1
-	CMPQ   R9, $0x0b
-	JE     rows11x1
-	CMPQ   R9, $0x0a
-	JE     rows10x1
-	CMPQ   R9, $0x09
-	JE     rows9x1
-	CMPQ   R9, $0x08
-	JE     rows8x1
-	CMPQ   R9, $0x07
-	JE     rows7x1
-	CMPQ   R9, $0x06
-	JE     rows6x1
-	CMPQ   R9, $0x05
-	JE     rows5x1
-	CMPQ   R9, $0x04
-	JE     rows4x1
-	CMPQ   R9, $0x03
-	JE     rows3x1
-	CMPQ   R9, $0x02
-	JE     rows2x1
-	VPXORD Z0, Z0, Z0
-	TESTQ  CX, CX
-	JZ     sum1x1
+	MOVQ       t+0(FP), DI
+	MOVQ       48(DI), R9
+	MOVQ       56(DI), R10
+	MOVQ       (DI), SI
+	MOVQ       16(DI), DX
+	MOVQ       40(DI), CX
+	MOVQ       24(DI), R8
+	MOVQ       32(DI), R11
+	CMPQ       R10, $0x10
+	JG         wide
+	CMPQ       R9, $0x0e
+	JE         rows14x1
+	CMPQ       R9, $0x0d
+	JE         rows13x1
+	CMPQ       R9, $0x0c
+	JE         rows12x1
+	CMPQ       R9, $0x0b
+	JE         rows11x1
+	CMPQ       R9, $0x0a
+	JE         rows10x1
+	CMPQ       R9, $0x09
+	JE         rows9x1
+	CMPQ       R9, $0x08
+	JE         rows8x1
+	CMPQ       R9, $0x07
+	JE         rows7x1
+	CMPQ       R9, $0x06
+	JE         rows6x1
+	CMPQ       R9, $0x05
+	JE         rows5x1
+	CMPQ       R9, $0x04
+	JE         rows4x1
+	CMPQ       R9, $0x03
+	JE         rows3x1
+	CMPQ       R9, $0x02
+	JE         rows2x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	TESTQ      CX, CX
+	JZ         sum1x1
 
 step1x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	ADDQ         $0x40, SI
@@ -2379,51 +2687,57 @@ sum1x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 
 scaled1x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 
 added1x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased1x1
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 
 biased1x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole1x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 
 whole1x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	VZEROUPPER
 	RET
 
 rows2x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	TESTQ  CX, CX
-	JZ     sum2x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	TESTQ      CX, CX
+	JZ         sum2x1
 
 step2x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2437,19 +2751,19 @@ sum2x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 
 scaled2x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2457,7 +2771,7 @@ scaled2x1:
 	VFMADD231PS  Z28, Z29, Z1
 
 added2x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased2x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2465,10 +2779,10 @@ added2x1:
 	VADDPS    Z28, Z1, Z1
 
 biased2x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole2x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -2476,8 +2790,8 @@ biased2x1:
 	VADDPS    Z28, Z1, Z1
 
 whole2x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -2485,14 +2799,22 @@ whole2x1:
 	RET
 
 rows3x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	TESTQ  CX, CX
-	JZ     sum3x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	TESTQ      CX, CX
+	JZ         sum3x1
 
 step3x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2508,20 +2830,20 @@ sum3x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 
 scaled3x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2532,7 +2854,7 @@ scaled3x1:
 	VFMADD231PS  Z28, Z29, Z2
 
 added3x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased3x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2541,10 +2863,10 @@ added3x1:
 	VADDPS    Z28, Z2, Z2
 
 biased3x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole3x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -2555,8 +2877,8 @@ biased3x1:
 	VADDPS    Z28, Z2, Z2
 
 whole3x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -2566,15 +2888,25 @@ whole3x1:
 	RET
 
 rows4x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	TESTQ  CX, CX
-	JZ     sum4x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	TESTQ      CX, CX
+	JZ         sum4x1
 
 step4x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2592,21 +2924,21 @@ sum4x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 	VMULPS       Z29, Z3, Z3
 
 scaled4x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2620,7 +2952,7 @@ scaled4x1:
 	VFMADD231PS  Z28, Z29, Z3
 
 added4x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased4x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2630,10 +2962,10 @@ added4x1:
 	VADDPS    Z28, Z3, Z3
 
 biased4x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole4x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -2647,8 +2979,8 @@ biased4x1:
 	VADDPS    Z28, Z3, Z3
 
 whole4x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -2660,16 +2992,28 @@ whole4x1:
 	RET
 
 rows5x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	TESTQ  CX, CX
-	JZ     sum5x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	TESTQ      CX, CX
+	JZ         sum5x1
 
 step5x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2689,10 +3033,10 @@ sum5x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -2700,11 +3044,11 @@ sum5x1:
 	VMULPS       Z29, Z4, Z4
 
 scaled5x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2721,7 +3065,7 @@ scaled5x1:
 	VFMADD231PS  Z28, Z29, Z4
 
 added5x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased5x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2732,10 +3076,10 @@ added5x1:
 	VADDPS    Z28, Z4, Z4
 
 biased5x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole5x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -2752,8 +3096,8 @@ biased5x1:
 	VADDPS    Z28, Z4, Z4
 
 whole5x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -2767,17 +3111,31 @@ whole5x1:
 	RET
 
 rows6x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	TESTQ  CX, CX
-	JZ     sum6x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	TESTQ      CX, CX
+	JZ         sum6x1
 
 step6x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2799,10 +3157,10 @@ sum6x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -2811,11 +3169,11 @@ sum6x1:
 	VMULPS       Z29, Z5, Z5
 
 scaled6x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2835,7 +3193,7 @@ scaled6x1:
 	VFMADD231PS  Z28, Z29, Z5
 
 added6x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased6x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2847,10 +3205,10 @@ added6x1:
 	VADDPS    Z28, Z5, Z5
 
 biased6x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole6x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -2870,8 +3228,8 @@ biased6x1:
 	VADDPS    Z28, Z5, Z5
 
 whole6x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -2887,18 +3245,34 @@ whole6x1:
 	RET
 
 rows7x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	TESTQ  CX, CX
-	JZ     sum7x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	TESTQ      CX, CX
+	JZ         sum7x1
 
 step7x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -2922,10 +3296,10 @@ sum7x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled7x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -2935,11 +3309,11 @@ sum7x1:
 	VMULPS       Z29, Z6, Z6
 
 scaled7x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added7x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -2962,7 +3336,7 @@ scaled7x1:
 	VFMADD231PS  Z28, Z29, Z6
 
 added7x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased7x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -2975,10 +3349,10 @@ added7x1:
 	VADDPS    Z28, Z6, Z6
 
 biased7x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole7x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3001,8 +3375,8 @@ biased7x1:
 	VADDPS    Z28, Z6, Z6
 
 whole7x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3020,19 +3394,37 @@ whole7x1:
 	RET
 
 rows8x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	TESTQ  CX, CX
-	JZ     sum8x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	TESTQ      CX, CX
+	JZ         sum8x1
 
 step8x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3058,10 +3450,10 @@ sum8x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled8x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3072,11 +3464,11 @@ sum8x1:
 	VMULPS       Z29, Z7, Z7
 
 scaled8x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added8x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3102,7 +3494,7 @@ scaled8x1:
 	VFMADD231PS  Z28, Z29, Z7
 
 added8x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased8x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3116,10 +3508,10 @@ added8x1:
 	VADDPS    Z28, Z7, Z7
 
 biased8x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole8x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3145,8 +3537,8 @@ biased8x1:
 	VADDPS    Z28, Z7, Z7
 
 whole8x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3166,20 +3558,40 @@ whole8x1:
 	RET
 
 rows9x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	TESTQ  CX, CX
-	JZ     sum9x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	TESTQ      CX, CX
+	JZ         sum9x1
 
 step9x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3207,10 +3619,10 @@ sum9x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled9x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3222,11 +3634,11 @@ sum9x1:
 	VMULPS       Z29, Z8, Z8
 
 scaled9x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added9x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3255,7 +3667,7 @@ scaled9x1:
 	VFMADD231PS  Z28, Z29, Z8
 
 added9x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased9x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3270,10 +3682,10 @@ added9x1:
 	VADDPS    Z28, Z8, Z8
 
 biased9x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole9x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3302,8 +3714,8 @@ biased9x1:
 	VADDPS    Z28, Z8, Z8
 
 whole9x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3325,21 +3737,43 @@ whole9x1:
 	RET
 
 rows10x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	TESTQ  CX, CX
-	JZ     sum10x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	TESTQ      CX, CX
+	JZ         sum10x1
 
 step10x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3369,10 +3803,10 @@ sum10x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled10x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3385,11 +3819,11 @@ sum10x1:
 	VMULPS       Z29, Z9, Z9
 
 scaled10x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added10x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3421,7 +3855,7 @@ scaled10x1:
 	VFMADD231PS  Z28, Z29, Z9
 
 added10x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased10x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3437,10 +3871,10 @@ added10x1:
 	VADDPS    Z28, Z9, Z9
 
 biased10x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole10x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3472,8 +3906,8 @@ biased10x1:
 	VADDPS    Z28, Z9, Z9
 
 whole10x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3497,22 +3931,46 @@ whole10x1:
 	RET
 
 rows11x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	TESTQ  CX, CX
-	JZ     sum11x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	TESTQ      CX, CX
+	JZ         sum11x1
 
 step11x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3544,10 +4002,10 @@ sum11x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled11x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3561,11 +4019,11 @@ sum11x1:
 	VMULPS       Z29, Z10, Z10
 
 scaled11x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added11x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3600,7 +4058,7 @@ scaled11x1:
 	VFMADD231PS  Z28, Z29, Z10
 
 added11x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased11x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3617,10 +4075,10 @@ added11x1:
 	VADDPS    Z28, Z10, Z10
 
 biased11x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole11x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3655,8 +4113,8 @@ biased11x1:
 	VADDPS    Z28, Z10, Z10
 
 whole11x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3682,23 +4140,49 @@ whole11x1:
 	RET
 
 rows12x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	TESTQ  CX, CX
-	JZ     sum12x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	TESTQ      CX, CX
+	JZ         sum12x1
 
 step12x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3732,10 +4216,10 @@ sum12x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled12x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3750,11 +4234,11 @@ sum12x1:
 	VMULPS       Z29, Z11, Z11
 
 scaled12x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added12x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3792,7 +4276,7 @@ scaled12x1:
 	VFMADD231PS  Z28, Z29, Z11
 
 added12x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased12x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3810,10 +4294,10 @@ added12x1:
 	VADDPS    Z28, Z11, Z11
 
 biased12x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole12x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3851,8 +4335,8 @@ biased12x1:
 	VADDPS    Z28, Z11, Z11
 
 whole12x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -3880,24 +4364,52 @@ whole12x1:
 	RET
 
 rows13x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	TESTQ  CX, CX
-	JZ     sum13x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	TESTQ      CX, CX
+	JZ         sum13x1
 
 step13x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -3933,10 +4445,10 @@ sum13x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled13x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3952,11 +4464,11 @@ sum13x1:
 	VMULPS       Z29, Z12, Z12
 
 scaled13x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added13x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3997,7 +4509,7 @@ scaled13x1:
 	VFMADD231PS  Z28, Z29, Z12
 
 added13x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased13x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4016,10 +4528,10 @@ added13x1:
 	VADDPS    Z28, Z12, Z12
 
 biased13x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole13x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4060,8 +4572,8 @@ biased13x1:
 	VADDPS    Z28, Z12, Z12
 
 whole13x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -4091,25 +4603,55 @@ whole13x1:
 	RET
 
 rows14x1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	TESTQ  CX, CX
-	JZ     sum14x1
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	TESTQ      CX, CX
+	JZ         sum14x1
 
 step14x1:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS 4(SI), Z31
@@ -4147,10 +4689,10 @@ sum14x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled14x1
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4167,11 +4709,11 @@ sum14x1:
 	VMULPS       Z29, Z13, Z13
 
 scaled14x1:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added14x1
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4215,7 +4757,7 @@ scaled14x1:
 	VFMADD231PS  Z28, Z29, Z13
 
 added14x1:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased14x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4235,10 +4777,10 @@ added14x1:
 	VADDPS    Z28, Z13, Z13
 
 biased14x1:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole14x1
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4282,8 +4824,8 @@ biased14x1:
 	VADDPS    Z28, Z13, Z13
 
 whole14x1:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, K1, (AX)
 	ADDQ    BX, AX
 	VMOVUPS Z1, K1, (AX)
@@ -4315,41 +4857,47 @@ whole14x1:
 	RET
 
 wide:
-	SUBQ   $0x10, R10
-	CMPQ   R9, $0x0e
-	JE     rows14x2
-	CMPQ   R9, $0x0d
-	JE     rows13x2
-	CMPQ   R9, $0x0c
-	JE     rows12x2
-	CMPQ   R9, $0x0b
-	JE     rows11x2
-	CMPQ   R9, $0x0a
-	JE     rows10x2
-	CMPQ   R9, $0x09
-	JE     rows9x2
-	CMPQ   R9, $0x08
-	JE     rows8x2
-	CMPQ   R9, $0x07
-	JE     rows7x2
-	CMPQ   R9, $0x06
-	JE     rows6x2
-	CMPQ   R9, $0x05
-	JE     rows5x2
-	CMPQ   R9, $0x04
-	JE     rows4x2
-	CMPQ   R9, $0x03
-	JE     rows3x2
-	CMPQ   R9, $0x02
-	JE     rows2x2
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	TESTQ  CX, CX
-	JZ     sum1x2
+	SUBQ       $0x10, R10
+	CMPQ       R9, $0x0e
+	JE         rows14x2
+	CMPQ       R9, $0x0d
+	JE         rows13x2
+	CMPQ       R9, $0x0c
+	JE         rows12x2
+	CMPQ       R9, $0x0b
+	JE         rows11x2
+	CMPQ       R9, $0x0a
+	JE         rows10x2
+	CMPQ       R9, $0x09
+	JE         rows9x2
+	CMPQ       R9, $0x08
+	JE         rows8x2
+	CMPQ       R9, $0x07
+	JE         rows7x2
+	CMPQ       R9, $0x06
+	JE         rows6x2
+	CMPQ       R9, $0x05
+	JE         rows5x2
+	CMPQ       R9, $0x04
+	JE         rows4x2
+	CMPQ       R9, $0x03
+	JE         rows3x2
+	CMPQ       R9, $0x02
+	JE         rows2x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	TESTQ      CX, CX
+	JZ         sum1x2
 
 step1x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4362,25 +4910,25 @@ sum1x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 
 scaled1x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
 
 added1x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased1x2
 	VMOVUPS   (AX), Z28
@@ -4389,33 +4937,42 @@ added1x2:
 	VADDPS    Z28, Z1, Z1
 
 biased1x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole1x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
 
 whole1x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	VZEROUPPER
 	RET
 
 rows2x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	TESTQ  CX, CX
-	JZ     sum2x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	TESTQ      CX, CX
+	JZ         sum2x2
 
 step2x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4431,21 +4988,21 @@ sum2x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 	VMULPS       Z29, Z3, Z3
 
 scaled2x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -4455,7 +5012,7 @@ scaled2x2:
 	VFMADD231PS  Z28, Z29, Z3
 
 added2x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased2x2
 	VMOVUPS   (AX), Z28
@@ -4466,10 +5023,10 @@ added2x2:
 	VADDPS    Z28, Z3, Z3
 
 biased2x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole2x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -4479,8 +5036,8 @@ biased2x2:
 	VADDPS    Z28, Z3, Z3
 
 whole2x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -4490,18 +5047,30 @@ whole2x2:
 	RET
 
 rows3x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	TESTQ  CX, CX
-	JZ     sum3x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	TESTQ      CX, CX
+	JZ         sum3x2
 
 step3x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4520,10 +5089,10 @@ sum3x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4532,11 +5101,11 @@ sum3x2:
 	VMULPS       Z29, Z5, Z5
 
 scaled3x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -4550,7 +5119,7 @@ scaled3x2:
 	VFMADD231PS  Z28, Z29, Z5
 
 added3x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased3x2
 	VMOVUPS   (AX), Z28
@@ -4563,10 +5132,10 @@ added3x2:
 	VADDPS    Z28, Z5, Z5
 
 biased3x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole3x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -4580,8 +5149,8 @@ biased3x2:
 	VADDPS    Z28, Z5, Z5
 
 whole3x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -4594,20 +5163,35 @@ whole3x2:
 	RET
 
 rows4x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	TESTQ  CX, CX
-	JZ     sum4x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	TESTQ      CX, CX
+	JZ         sum4x2
 
 step4x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4629,10 +5213,10 @@ sum4x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4643,11 +5227,11 @@ sum4x2:
 	VMULPS       Z29, Z7, Z7
 
 scaled4x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -4665,7 +5249,7 @@ scaled4x2:
 	VFMADD231PS  Z28, Z29, Z7
 
 added4x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased4x2
 	VMOVUPS   (AX), Z28
@@ -4680,10 +5264,10 @@ added4x2:
 	VADDPS    Z28, Z7, Z7
 
 biased4x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole4x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -4701,8 +5285,8 @@ biased4x2:
 	VADDPS    Z28, Z7, Z7
 
 whole4x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -4718,22 +5302,40 @@ whole4x2:
 	RET
 
 rows5x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	TESTQ  CX, CX
-	JZ     sum5x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	TESTQ      CX, CX
+	JZ         sum5x2
 
 step5x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4758,10 +5360,10 @@ sum5x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4774,11 +5376,11 @@ sum5x2:
 	VMULPS       Z29, Z9, Z9
 
 scaled5x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -4800,7 +5402,7 @@ scaled5x2:
 	VFMADD231PS  Z28, Z29, Z9
 
 added5x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased5x2
 	VMOVUPS   (AX), Z28
@@ -4817,10 +5419,10 @@ added5x2:
 	VADDPS    Z28, Z9, Z9
 
 biased5x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole5x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -4842,8 +5444,8 @@ biased5x2:
 	VADDPS    Z28, Z9, Z9
 
 whole5x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -4862,24 +5464,45 @@ whole5x2:
 	RET
 
 rows6x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	TESTQ  CX, CX
-	JZ     sum6x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	TESTQ      CX, CX
+	JZ         sum6x2
 
 step6x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -4907,10 +5530,10 @@ sum6x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4925,11 +5548,11 @@ sum6x2:
 	VMULPS       Z29, Z11, Z11
 
 scaled6x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -4955,7 +5578,7 @@ scaled6x2:
 	VFMADD231PS  Z28, Z29, Z11
 
 added6x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased6x2
 	VMOVUPS   (AX), Z28
@@ -4974,10 +5597,10 @@ added6x2:
 	VADDPS    Z28, Z11, Z11
 
 biased6x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole6x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -5003,8 +5626,8 @@ biased6x2:
 	VADDPS    Z28, Z11, Z11
 
 whole6x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -5026,26 +5649,50 @@ whole6x2:
 	RET
 
 rows7x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	TESTQ  CX, CX
-	JZ     sum7x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	TESTQ      CX, CX
+	JZ         sum7x2
 
 step7x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -5076,10 +5723,10 @@ sum7x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled7x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5096,11 +5743,11 @@ sum7x2:
 	VMULPS       Z29, Z13, Z13
 
 scaled7x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added7x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -5130,7 +5777,7 @@ scaled7x2:
 	VFMADD231PS  Z28, Z29, Z13
 
 added7x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased7x2
 	VMOVUPS   (AX), Z28
@@ -5151,10 +5798,10 @@ added7x2:
 	VADDPS    Z28, Z13, Z13
 
 biased7x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole7x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -5184,8 +5831,8 @@ biased7x2:
 	VADDPS    Z28, Z13, Z13
 
 whole7x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -5210,28 +5857,55 @@ whole7x2:
 	RET
 
 rows8x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	TESTQ  CX, CX
-	JZ     sum8x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	TESTQ      CX, CX
+	JZ         sum8x2
 
 step8x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -5265,10 +5939,10 @@ sum8x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled8x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5287,11 +5961,11 @@ sum8x2:
 	VMULPS       Z29, Z15, Z15
 
 scaled8x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added8x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -5325,7 +5999,7 @@ scaled8x2:
 	VFMADD231PS  Z28, Z29, Z15
 
 added8x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased8x2
 	VMOVUPS   (AX), Z28
@@ -5348,10 +6022,10 @@ added8x2:
 	VADDPS    Z28, Z15, Z15
 
 biased8x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole8x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -5385,8 +6059,8 @@ biased8x2:
 	VADDPS    Z28, Z15, Z15
 
 whole8x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -5414,30 +6088,60 @@ whole8x2:
 	RET
 
 rows9x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	TESTQ  CX, CX
-	JZ     sum9x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	TESTQ      CX, CX
+	JZ         sum9x2
 
 step9x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -5474,10 +6178,10 @@ sum9x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled9x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5498,11 +6202,11 @@ sum9x2:
 	VMULPS       Z29, Z17, Z17
 
 scaled9x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added9x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -5540,7 +6244,7 @@ scaled9x2:
 	VFMADD231PS  Z28, Z29, Z17
 
 added9x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased9x2
 	VMOVUPS   (AX), Z28
@@ -5565,10 +6269,10 @@ added9x2:
 	VADDPS    Z28, Z17, Z17
 
 biased9x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole9x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -5606,8 +6310,8 @@ biased9x2:
 	VADDPS    Z28, Z17, Z17
 
 whole9x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -5638,32 +6342,65 @@ whole9x2:
 	RET
 
 rows10x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	TESTQ  CX, CX
-	JZ     sum10x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	TESTQ      CX, CX
+	JZ         sum10x2
 
 step10x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -5703,10 +6440,10 @@ sum10x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled10x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5729,11 +6466,11 @@ sum10x2:
 	VMULPS       Z29, Z19, Z19
 
 scaled10x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added10x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -5775,7 +6512,7 @@ scaled10x2:
 	VFMADD231PS  Z28, Z29, Z19
 
 added10x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased10x2
 	VMOVUPS   (AX), Z28
@@ -5802,10 +6539,10 @@ added10x2:
 	VADDPS    Z28, Z19, Z19
 
 biased10x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole10x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -5847,8 +6584,8 @@ biased10x2:
 	VADDPS    Z28, Z19, Z19
 
 whole10x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -5882,34 +6619,70 @@ whole10x2:
 	RET
 
 rows11x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	TESTQ  CX, CX
-	JZ     sum11x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	TESTQ      CX, CX
+	JZ         sum11x2
 
 step11x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -5952,10 +6725,10 @@ sum11x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled11x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5980,11 +6753,11 @@ sum11x2:
 	VMULPS       Z29, Z21, Z21
 
 scaled11x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added11x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6030,7 +6803,7 @@ scaled11x2:
 	VFMADD231PS  Z28, Z29, Z21
 
 added11x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased11x2
 	VMOVUPS   (AX), Z28
@@ -6059,10 +6832,10 @@ added11x2:
 	VADDPS    Z28, Z21, Z21
 
 biased11x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole11x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6108,8 +6881,8 @@ biased11x2:
 	VADDPS    Z28, Z21, Z21
 
 whole11x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -6146,36 +6919,75 @@ whole11x2:
 	RET
 
 rows12x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	TESTQ  CX, CX
-	JZ     sum12x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	TESTQ      CX, CX
+	JZ         sum12x2
 
 step12x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6221,10 +7033,10 @@ sum12x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled12x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6251,11 +7063,11 @@ sum12x2:
 	VMULPS       Z29, Z23, Z23
 
 scaled12x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added12x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6305,7 +7117,7 @@ scaled12x2:
 	VFMADD231PS  Z28, Z29, Z23
 
 added12x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased12x2
 	VMOVUPS   (AX), Z28
@@ -6336,10 +7148,10 @@ added12x2:
 	VADDPS    Z28, Z23, Z23
 
 biased12x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole12x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6389,8 +7201,8 @@ biased12x2:
 	VADDPS    Z28, Z23, Z23
 
 whole12x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -6430,38 +7242,80 @@ whole12x2:
 	RET
 
 rows13x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	TESTQ  CX, CX
-	JZ     sum13x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	TESTQ      CX, CX
+	JZ         sum13x2
 
 step13x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6510,10 +7364,10 @@ sum13x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled13x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6542,11 +7396,11 @@ sum13x2:
 	VMULPS       Z29, Z25, Z25
 
 scaled13x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added13x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6600,7 +7454,7 @@ scaled13x2:
 	VFMADD231PS  Z28, Z29, Z25
 
 added13x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased13x2
 	VMOVUPS   (AX), Z28
@@ -6633,10 +7487,10 @@ added13x2:
 	VADDPS    Z28, Z25, Z25
 
 biased13x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole13x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6690,8 +7544,8 @@ biased13x2:
 	VADDPS    Z28, Z25, Z25
 
 whole13x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -6734,40 +7588,85 @@ whole13x2:
 	RET
 
 rows14x2:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	VPXORD Z26, Z26, Z26
-	VPXORD Z27, Z27, Z27
-	TESTQ  CX, CX
-	JZ     sum14x2
+	MOVQ       64(DI), AX
+	MOVQ       72(DI), BX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       BX, AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	VPXORD     Z26, Z26, Z26
+	VPXORD     Z27, Z27, Z27
+	TESTQ      CX, CX
+	JZ         sum14x2
 
 step14x2:
 	VMOVUPS      (DX), Z28
+	PREFETCHT0   (DX)(R11*1)
 	VMOVUPS      64(DX), Z29
+	PREFETCHT0   64(DX)(R11*1)
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6819,10 +7718,10 @@ sum14x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         104(DI), AX
+	MOVL         120(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled14x2
-	VBROADCASTSS 104(DI), Z29
+	VBROADCASTSS 120(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6853,11 +7752,11 @@ sum14x2:
 	VMULPS       Z29, Z27, Z27
 
 scaled14x2:
-	VBROADCASTSS 108(DI), Z29
-	MOVQ         64(DI), AX
+	VBROADCASTSS 124(DI), Z29
+	MOVQ         80(DI), AX
 	TESTQ        AX, AX
 	JZ           added14x2
-	MOVQ         72(DI), BX
+	MOVQ         88(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6915,7 +7814,7 @@ scaled14x2:
 	VFMADD231PS  Z28, Z29, Z27
 
 added14x2:
-	MOVQ      96(DI), AX
+	MOVQ      112(DI), AX
 	TESTQ     AX, AX
 	JZ        biased14x2
 	VMOVUPS   (AX), Z28
@@ -6950,10 +7849,10 @@ added14x2:
 	VADDPS    Z28, Z27, Z27
 
 biased14x2:
-	MOVQ      80(DI), AX
+	MOVQ      96(DI), AX
 	TESTQ     AX, AX
 	JZ        whole14x2
-	MOVQ      88(DI), BX
+	MOVQ      104(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -7011,8 +7910,8 @@ biased14x2:
 	VADDPS    Z28, Z27, Z27
 
 whole14x2:
-	MOVQ    48(DI), AX
-	MOVQ    56(DI), BX
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, K1, 64(AX)
 	ADDQ    BX, AX
@@ -7054,6 +7953,408 @@ whole14x2:
 	ADDQ    BX, AX
 	VMOVUPS Z26, (AX)
 	VMOVUPS Z27, K1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func dotsAVX512(t *tile)
+// Requires: AVX, AVX512F, AVX512VL, BMI2, FMA3, MMX+
+TEXT ·dotsAVX512(SB), NOSPLIT, $0-8
+	MOVQ   t+0(FP), DI
+	MOVQ   48(DI), R9
+	MOVQ   56(DI), R10
+	MOVQ   (DI), SI
+	MOVQ   8(DI), R13
+	MOVQ   16(DI), DX
+	MOVQ   40(DI), CX
+	MOVQ   24(DI), R8
+	CMPQ   R9, $0x01
+	JE     one
+	LEAQ   (R8)(R8*2), R9
+	LEAQ   (R8)(R8*4), R11
+	LEAQ   (R9)(R8*4), R12
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   SI, BX
+	ADDQ   R13, BX
+	ADDQ   R13, BX
+	ADDQ   R13, BX
+	SUBQ   $0x10, CX
+	JL     sometail
+
+somestep:
+	VMOVUPS     (SI), Z24
+	PREFETCHT0  (BX)
+	VMOVUPS     (SI)(R13*1), Z25
+	PREFETCHT0  (BX)(R13*1)
+	VMOVUPS     (SI)(R13*2), Z26
+	PREFETCHT0  (BX)(R13*2)
+	VMOVUPS     (DX), Z27
+	VFMADD231PS Z27, Z24, Z0
+	VFMADD231PS Z27, Z25, Z8
+	VFMADD231PS Z27, Z26, Z16
+	VMOVUPS     (DX)(R8*1), Z27
+	VFMADD231PS Z27, Z24, Z1
+	VFMADD231PS Z27, Z25, Z9
+	VFMADD231PS Z27, Z26, Z17
+	VMOVUPS     (DX)(R8*2), Z27
+	VFMADD231PS Z27, Z24, Z2
+	VFMADD231PS Z27, Z25, Z10
+	VFMADD231PS Z27, Z26, Z18
+	VMOVUPS     (DX)(R9*1), Z27
+	VFMADD231PS Z27, Z24, Z3
+	VFMADD231PS Z27, Z25, Z11
+	VFMADD231PS Z27, Z26, Z19
+	VMOVUPS     (DX)(R8*4), Z27
+	VFMADD231PS Z27, Z24, Z4
+	VFMADD231PS Z27, Z25, Z12
+	VFMADD231PS Z27, Z26, Z20
+	VMOVUPS     (DX)(R11*1), Z27
+	VFMADD231PS Z27, Z24, Z5
+	VFMADD231PS Z27, Z25, Z13
+	VFMADD231PS Z27, Z26, Z21
+	VMOVUPS     (DX)(R9*2), Z27
+	VFMADD231PS Z27, Z24, Z6
+	VFMADD231PS Z27, Z25, Z14
+	VFMADD231PS Z27, Z26, Z22
+	VMOVUPS     (DX)(R12*1), Z27
+	VFMADD231PS Z27, Z24, Z7
+	VFMADD231PS Z27, Z25, Z15
+	VFMADD231PS Z27, Z26, Z23
+	ADDQ        $0x40, SI
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, DX
+	SUBQ        $0x10, CX
+	JGE         somestep
+
+sometail:
+	ADDQ        $0x10, CX
+	JZ          somesum
+	MOVL        $-1, AX
+	BZHIL       CX, AX, AX
+	KMOVW       AX, K1
+	VMOVUPS.Z   (SI), K1, Z24
+	VMOVUPS.Z   (SI)(R13*1), K1, Z25
+	VMOVUPS.Z   (SI)(R13*2), K1, Z26
+	VMOVUPS     (DX), Z27
+	VFMADD231PS Z27, Z24, Z0
+	VFMADD231PS Z27, Z25, Z8
+	VFMADD231PS Z27, Z26, Z16
+	VMOVUPS     (DX)(R8*1), Z27
+	VFMADD231PS Z27, Z24, Z1
+	VFMADD231PS Z27, Z25, Z9
+	VFMADD231PS Z27, Z26, Z17
+	VMOVUPS     (DX)(R8*2), Z27
+	VFMADD231PS Z27, Z24, Z2
+	VFMADD231PS Z27, Z25, Z10
+	VFMADD231PS Z27, Z26, Z18
+	VMOVUPS     (DX)(R9*1), Z27
+	VFMADD231PS Z27, Z24, Z3
+	VFMADD231PS Z27, Z25, Z11
+	VFMADD231PS Z27, Z26, Z19
+	VMOVUPS     (DX)(R8*4), Z27
+	VFMADD231PS Z27, Z24, Z4
+	VFMADD231PS Z27, Z25, Z12
+	VFMADD231PS Z27, Z26, Z20
+	VMOVUPS     (DX)(R11*1), Z27
+	VFMADD231PS Z27, Z24, Z5
+	VFMADD231PS Z27, Z25, Z13
+	VFMADD231PS Z27, Z26, Z21
+	VMOVUPS     (DX)(R9*2), Z27
+	VFMADD231PS Z27, Z24, Z6
+	VFMADD231PS Z27, Z25, Z14
+	VFMADD231PS Z27, Z26, Z22
+	VMOVUPS     (DX)(R12*1), Z27
+	VFMADD231PS Z27, Z24, Z7
+	VFMADD231PS Z27, Z25, Z15
+	VFMADD231PS Z27, Z26, Z23
+
+somesum:
+	VEXTRACTF64X4 $0x01, Z0, Y31
+	VADDPS        Y31, Y0, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y31
+	VADDPS        Y31, Y1, Y1
+	VEXTRACTF64X4 $0x01, Z2, Y31
+	VADDPS        Y31, Y2, Y2
+	VEXTRACTF64X4 $0x01, Z3, Y31
+	VADDPS        Y31, Y3, Y3
+	VEXTRACTF64X4 $0x01, Z4, Y31
+	VADDPS        Y31, Y4, Y4
+	VEXTRACTF64X4 $0x01, Z5, Y31
+	VADDPS        Y31, Y5, Y5
+	VEXTRACTF64X4 $0x01, Z6, Y31
+	VADDPS        Y31, Y6, Y6
+	VEXTRACTF64X4 $0x01, Z7, Y31
+	VADDPS        Y31, Y7, Y7
+	VHADDPS       Y1, Y0, Y0
+	VHADDPS       Y3, Y2, Y2
+	VHADDPS       Y5, Y4, Y4
+	VHADDPS       Y7, Y6, Y6
+	VHADDPS       Y2, Y0, Y0
+	VHADDPS       Y6, Y4, Y4
+	VPERM2F128    $0x20, Y4, Y0, Y1
+	VPERM2F128    $0x31, Y4, Y0, Y2
+	VADDPS        Y1, Y2, Y0
+	VEXTRACTF64X4 $0x01, Z8, Y31
+	VADDPS        Y31, Y8, Y8
+	VEXTRACTF64X4 $0x01, Z9, Y31
+	VADDPS        Y31, Y9, Y9
+	VEXTRACTF64X4 $0x01, Z10, Y31
+	VADDPS        Y31, Y10, Y10
+	VEXTRACTF64X4 $0x01, Z11, Y31
+	VADDPS        Y31, Y11, Y11
+	VEXTRACTF64X4 $0x01, Z12, Y31
+	VADDPS        Y31, Y12, Y12
+	VEXTRACTF64X4 $0x01, Z13, Y31
+	VADDPS        Y31, Y13, Y13
+	VEXTRACTF64X4 $0x01, Z14, Y31
+	VADDPS        Y31, Y14, Y14
+	VEXTRACTF64X4 $0x01, Z15, Y31
+	VADDPS        Y31, Y15, Y15
+	VHADDPS       Y9, Y8, Y8
+	VHADDPS       Y11, Y10, Y10
+	VHADDPS       Y13, Y12, Y12
+	VHADDPS       Y15, Y14, Y14
+	VHADDPS       Y10, Y8, Y8
+	VHADDPS       Y14, Y12, Y12
+	VPERM2F128    $0x20, Y12, Y8, Y9
+	VPERM2F128    $0x31, Y12, Y8, Y10
+	VADDPS        Y9, Y10, Y1
+	VEXTRACTF64X4 $0x01, Z16, Y31
+	VADDPS        Y31, Y16, Y8
+	VEXTRACTF64X4 $0x01, Z17, Y31
+	VADDPS        Y31, Y17, Y9
+	VEXTRACTF64X4 $0x01, Z18, Y31
+	VADDPS        Y31, Y18, Y10
+	VEXTRACTF64X4 $0x01, Z19, Y31
+	VADDPS        Y31, Y19, Y11
+	VEXTRACTF64X4 $0x01, Z20, Y31
+	VADDPS        Y31, Y20, Y12
+	VEXTRACTF64X4 $0x01, Z21, Y31
+	VADDPS        Y31, Y21, Y13
+	VEXTRACTF64X4 $0x01, Z22, Y31
+	VADDPS        Y31, Y22, Y14
+	VEXTRACTF64X4 $0x01, Z23, Y31
+	VADDPS        Y31, Y23, Y15
+	VHADDPS       Y9, Y8, Y8
+	VHADDPS       Y11, Y10, Y10
+	VHADDPS       Y13, Y12, Y12
+	VHADDPS       Y15, Y14, Y14
+	VHADDPS       Y10, Y8, Y8
+	VHADDPS       Y14, Y12, Y12
+	VPERM2F128    $0x20, Y12, Y8, Y9
+	VPERM2F128    $0x31, Y12, Y8, Y10
+	VADDPS        Y9, Y10, Y2
+	MOVL          $-1, AX
+	BZHIL         R10, AX, AX
+	KMOVW         AX, K1
+	MOVL          120(DI), AX
+	CMPL          AX, $0x3f800000
+	JE            somescaled
+	VBROADCASTSS  120(DI), Y30
+	VMULPS        Y30, Y0, Y0
+	VMULPS        Y30, Y1, Y1
+	VMULPS        Y30, Y2, Y2
+
+somescaled:
+	VBROADCASTSS 124(DI), Y30
+	MOVQ         80(DI), AX
+	TESTQ        AX, AX
+	JZ           someadded
+	MOVQ         88(DI), BX
+	VMOVUPS.Z    (AX), K1, Y29
+	VFMADD231PS  Y29, Y30, Y0
+	ADDQ         BX, AX
+	VMOVUPS.Z    (AX), K1, Y29
+	VFMADD231PS  Y29, Y30, Y1
+	ADDQ         BX, AX
+	VMOVUPS.Z    (AX), K1, Y29
+	VFMADD231PS  Y29, Y30, Y2
+
+someadded:
+	MOVQ      112(DI), AX
+	TESTQ     AX, AX
+	JZ        somebiased
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y0, Y0
+	VADDPS    Y29, Y1, Y1
+	VADDPS    Y29, Y2, Y2
+
+somebiased:
+	MOVQ      96(DI), AX
+	TESTQ     AX, AX
+	JZ        somewhole
+	MOVQ      104(DI), BX
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y0, Y0
+	ADDQ      BX, AX
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y1, Y1
+	ADDQ      BX, AX
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y2, Y2
+
+somewhole:
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
+	VMOVUPS Y0, K1, (AX)
+	ADDQ    BX, AX
+	VMOVUPS Y1, K1, (AX)
+	ADDQ    BX, AX
+	VMOVUPS Y2, K1, (AX)
+	VZEROUPPER
+	RET
+
+one:
+	LEAQ   (R8)(R8*2), R9
+	LEAQ   (R8)(R8*4), R11
+	LEAQ   (R9)(R8*4), R12
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   SI, BX
+	ADDQ   R13, BX
+	SUBQ   $0x10, CX
+	JL     onetail
+
+onestep:
+	VMOVUPS     (SI), Z24
+	PREFETCHT0  (BX)
+	VMOVUPS     (DX), Z25
+	VFMADD231PS Z25, Z24, Z0
+	VMOVUPS     (DX)(R8*1), Z25
+	VFMADD231PS Z25, Z24, Z1
+	VMOVUPS     (DX)(R8*2), Z25
+	VFMADD231PS Z25, Z24, Z2
+	VMOVUPS     (DX)(R9*1), Z25
+	VFMADD231PS Z25, Z24, Z3
+	VMOVUPS     (DX)(R8*4), Z25
+	VFMADD231PS Z25, Z24, Z4
+	VMOVUPS     (DX)(R11*1), Z25
+	VFMADD231PS Z25, Z24, Z5
+	VMOVUPS     (DX)(R9*2), Z25
+	VFMADD231PS Z25, Z24, Z6
+	VMOVUPS     (DX)(R12*1), Z25
+	VFMADD231PS Z25, Z24, Z7
+	ADDQ        $0x40, SI
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, DX
+	SUBQ        $0x10, CX
+	JGE         onestep
+
+onetail:
+	ADDQ        $0x10, CX
+	JZ          onesum
+	MOVL        $-1, AX
+	BZHIL       CX, AX, AX
+	KMOVW       AX, K1
+	VMOVUPS.Z   (SI), K1, Z24
+	VMOVUPS     (DX), Z25
+	VFMADD231PS Z25, Z24, Z0
+	VMOVUPS     (DX)(R8*1), Z25
+	VFMADD231PS Z25, Z24, Z1
+	VMOVUPS     (DX)(R8*2), Z25
+	VFMADD231PS Z25, Z24, Z2
+	VMOVUPS     (DX)(R9*1), Z25
+	VFMADD231PS Z25, Z24, Z3
+	VMOVUPS     (DX)(R8*4), Z25
+	VFMADD231PS Z25, Z24, Z4
+	VMOVUPS     (DX)(R11*1), Z25
+	VFMADD231PS Z25, Z24, Z5
+	VMOVUPS     (DX)(R9*2), Z25
+	VFMADD231PS Z25, Z24, Z6
+	VMOVUPS     (DX)(R12*1), Z25
+	VFMADD231PS Z25, Z24, Z7
+
+onesum:
+	VEXTRACTF64X4 $0x01, Z0, Y31
+	VADDPS        Y31, Y0, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y31
+	VADDPS        Y31, Y1, Y1
+	VEXTRACTF64X4 $0x01, Z2, Y31
+	VADDPS        Y31, Y2, Y2
+	VEXTRACTF64X4 $0x01, Z3, Y31
+	VADDPS        Y31, Y3, Y3
+	VEXTRACTF64X4 $0x01, Z4, Y31
+	VADDPS        Y31, Y4, Y4
+	VEXTRACTF64X4 $0x01, Z5, Y31
+	VADDPS        Y31, Y5, Y5
+	VEXTRACTF64X4 $0x01, Z6, Y31
+	VADDPS        Y31, Y6, Y6
+	VEXTRACTF64X4 $0x01, Z7, Y31
+	VADDPS        Y31, Y7, Y7
+	VHADDPS       Y1, Y0, Y0
+	VHADDPS       Y3, Y2, Y2
+	VHADDPS       Y5, Y4, Y4
+	VHADDPS       Y7, Y6, Y6
+	VHADDPS       Y2, Y0, Y0
+	VHADDPS       Y6, Y4, Y4
+	VPERM2F128    $0x20, Y4, Y0, Y1
+	VPERM2F128    $0x31, Y4, Y0, Y2
+	VADDPS        Y1, Y2, Y0
+	MOVL          $-1, AX
+	BZHIL         R10, AX, AX
+	KMOVW         AX, K1
+	MOVL          120(DI), AX
+	CMPL          AX, $0x3f800000
+	JE            onescaled
+	VBROADCASTSS  120(DI), Y30
+	VMULPS        Y30, Y0, Y0
+
+onescaled:
+	VBROADCASTSS 124(DI), Y30
+	MOVQ         80(DI), AX
+	TESTQ        AX, AX
+	JZ           oneadded
+	MOVQ         88(DI), BX
+	VMOVUPS.Z    (AX), K1, Y29
+	VFMADD231PS  Y29, Y30, Y0
+
+oneadded:
+	MOVQ      112(DI), AX
+	TESTQ     AX, AX
+	JZ        onebiased
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y0, Y0
+
+onebiased:
+	MOVQ      96(DI), AX
+	TESTQ     AX, AX
+	JZ        onewhole
+	MOVQ      104(DI), BX
+	VMOVUPS.Z (AX), K1, Y29
+	VADDPS    Y29, Y0, Y0
+
+onewhole:
+	MOVQ    64(DI), AX
+	MOVQ    72(DI), BX
+	VMOVUPS Y0, K1, (AX)
 	VZEROUPPER
 	RET
 
@@ -7442,7 +8743,7 @@ done:
 	RET
 
 // func copyAVX512(dst *float32, ldd int, src *float32, lds int, n int, k int)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·copyAVX512(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), DI
 	MOVQ  ldd+8(FP), R8
@@ -7453,14 +8754,17 @@ TEXT ·copyAVX512(SB), NOSPLIT, $0-48
 	MOVL  $-1, AX
 	BZHIL BX, AX, AX
 	KMOVW AX, K1
+	MOVQ  R9, R10
+	IMULQ CX, R10
 
 row:
-	VMOVUPS.Z (SI), K1, Z0
-	VMOVUPS   Z0, (DI)
-	ADDQ      R9, SI
-	ADDQ      R8, DI
-	DECQ      CX
-	JNZ       row
+	VMOVUPS.Z  (SI), K1, Z0
+	PREFETCHT0 (SI)(R10*1)
+	VMOVUPS    Z0, (DI)
+	ADDQ       R9, SI
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        row
 	VZEROUPPER
 	RET
 

@@ -14,10 +14,11 @@ const (
 // kernel describes a micro-kernel: it multiplies a strip of A, up to mr rows,
 // with a panel of B, up to nr columns, holding the mr × nr sums in registers.
 type kernel struct {
-	isa    isa
-	name   string
-	mr, nr int
-	lanes  int // float32s in a register; a packed strip is this wide, a packed panel nr wide
+	isa     isa
+	name    string
+	mr, nr  int
+	lanes   int // float32s in a register; a packed strip is this wide, a packed panel nr wide
+	dotRows int // rows that dots takes at once; it also takes one
 }
 
 // active is the best kernel of this machine. Tests replace it.
@@ -31,9 +32,11 @@ func Kernel() string { return active.name }
 // columns, dst = alpha·a·b + gamma·src + bias + residual in this order. Row
 // strides are in bytes.
 type tile struct {
-	a        unsafe.Pointer // strip: k × lanes, a[p*lanes+i]
-	b        unsafe.Pointer // panel: k rows of nr, ldb apart
+	a        unsafe.Pointer // strip: k × lanes, a[p*lanes+i]; rows lda apart for dots
+	lda      int
+	b        unsafe.Pointer // panel: k rows of nr, ldb apart; 8 rows of k for dots
 	ldb      int
+	ahead    int // bytes from b to what is fetched into the cache
 	k        int
 	mr, n    int
 	dst      unsafe.Pointer

@@ -9,10 +9,10 @@ func detect() []kernel {
 	k := []kernel{portableKernel}
 	x := &cpu.X86
 	if x.HasAVX2 && x.HasFMA {
-		k = append(k, kernel{avx2, "avx2 6x16", 6, 16, 8})
+		k = append(k, kernel{avx2, "avx2 6x16", 6, 16, 8, 1})
 	}
-	if x.HasAVX512F && x.HasBMI2 {
-		k = append(k, kernel{avx512, "avx512 14x32", 14, 32, 16})
+	if x.HasAVX512F && x.HasAVX512VL && x.HasBMI2 {
+		k = append(k, kernel{avx512, "avx512 14x32", 14, 32, 16, 3})
 	}
 	return k
 }
@@ -49,6 +49,20 @@ func (kn *kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int
 		default:
 			transposeAVX2(d, 4*width, s, 4*sl, m, k)
 		}
+	}
+}
+
+// dots computes a tile of up to 8 columns and 1 or dotRows rows from rows of
+// A as they lie in memory; b holds 8 columns of B, zero-padded to whole
+// registers, ldb apart.
+func (kn *kernel) dots(t *tile) {
+	switch kn.isa {
+	case avx512:
+		dotsAVX512(t)
+	case avx2:
+		dotsAVX2(t)
+	default:
+		dotsPortable(t)
 	}
 }
 

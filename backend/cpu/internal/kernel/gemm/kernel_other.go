@@ -6,6 +6,8 @@ var available = []kernel{portableKernel}
 
 func (*kernel) run(t *tile) { tilePortable(t) }
 
+func (*kernel) dots(t *tile) { dotsPortable(t) }
+
 func (*kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int) {
 	packPortable(dst, width, src, sl, sk, n, k)
 }

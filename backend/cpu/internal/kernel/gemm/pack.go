@@ -5,10 +5,10 @@ import "github.com/sptune/spt/backend/cpu/internal/workers"
 // kMax is the greatest depth of a block of K.
 const kMax = 768
 
-// kBlocks cuts K into blocks of equal depth; the last may be shorter. The cut
-// depends on k alone: it decides the order of summation.
-func kBlocks(k int) (depth, blocks int) {
-	blocks = max(1, (k+kMax-1)/kMax)
+// kBlocks cuts K into blocks of equal depth, at most most; the last may be
+// shorter. It decides the order of summation.
+func kBlocks(k, most int) (depth, blocks int) {
+	blocks = max(1, (k+most-1)/most)
 	return (k + blocks - 1) / blocks, blocks
 }
 
@@ -37,7 +37,7 @@ func Pack(dst []float32, b View, k, n int) *Packed {
 		return p
 	}
 	last(b, k, n)
-	depth, blocks := kBlocks(k)
+	depth, blocks := kBlocks(k, kMax)
 	// 16 panels make a part: some 100 KB, contiguous in memory on both sides.
 	const group = 16
 	groups := ((n+kn.nr-1)/kn.nr + group - 1) / group
@@ -51,7 +51,7 @@ func Pack(dst []float32, b View, k, n int) *Packed {
 
 // Index is where element (i,j) of the operand lies in Data.
 func (p *Packed) Index(i, j int) int {
-	depth, _ := kBlocks(p.k)
+	depth, _ := kBlocks(p.k, kMax)
 	k0 := i / depth * depth
 	rows := min(depth, p.k-k0)
 	padded := (p.n + p.nr - 1) / p.nr * p.nr
@@ -72,7 +72,7 @@ func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 	}
 	// Rows are contiguous: some rows at a time over all panels, so that memory
 	// is read along the rows and few pages are in use at once.
-	const rows = 32
+	const rows = 8
 	for p := 0; p < k; p += rows {
 		r := min(rows, k-p)
 		for j := 0; j < n; j += kn.nr {

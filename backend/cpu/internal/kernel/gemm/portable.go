@@ -1,10 +1,13 @@
 package gemm
 
-import "unsafe"
+import (
+	"runtime"
+	"unsafe"
+)
 
 // The portable micro-kernel holds 4 × 4 sums: what fits in the sixteen
 // registers of the smallest machines.
-var portableKernel = kernel{portable, "portable", 4, 4, 4}
+var portableKernel = kernel{portable, "portable", 4, 4, 4, 1}
 
 // tilePortable is the micro-kernel in plain Go and the oracle of the others.
 // It reads whole strips and panels, also where mr or n is below 4, and drops
@@ -24,19 +27,37 @@ func tilePortable(t *tile) {
 		a, b = unsafe.Add(a, 16), unsafe.Add(b, t.ldb)
 	}
 	for i := range t.mr {
-		for j := range t.n {
-			v := t.alpha * acc[i][j]
-			if t.src != nil {
-				v += t.gamma * *(*float32)(unsafe.Add(t.src, i*t.lds+4*j))
-			}
-			if t.bias != nil {
-				v += *(*float32)(unsafe.Add(t.bias, 4*j))
-			}
-			if t.residual != nil {
-				v += *(*float32)(unsafe.Add(t.residual, i*t.ldr+4*j))
-			}
-			*(*float32)(unsafe.Add(t.dst, i*t.ldd+4*j)) = v
+		t.writeBack(i, acc[i][:t.n])
+	}
+}
+
+// dotsPortable is the plain Go form of dots, for one row.
+func dotsPortable(t *tile) {
+	var acc [8]float32
+	a := unsafe.Slice((*float32)(t.a), t.k)
+	for j := range t.n {
+		b := unsafe.Slice((*float32)(unsafe.Add(t.b, j*t.ldb)), t.k)
+		for p, x := range a {
+			acc[j] += x * b[p]
 		}
+	}
+	t.writeBack(0, acc[:t.n])
+}
+
+// writeBack stores row i of a tile, given its sums.
+func (t *tile) writeBack(i int, sums []float32) {
+	for j, sum := range sums {
+		v := t.alpha * sum
+		if t.src != nil {
+			v += t.gamma * *(*float32)(unsafe.Add(t.src, i*t.lds+4*j))
+		}
+		if t.bias != nil {
+			v += *(*float32)(unsafe.Add(t.bias, 4*j))
+		}
+		if t.residual != nil {
+			v += *(*float32)(unsafe.Add(t.residual, i*t.ldr+4*j))
+		}
+		*(*float32)(unsafe.Add(t.dst, i*t.ldd+4*j)) = v
 	}
 }
 
@@ -65,9 +86,6 @@ func peakPortable(n int) int {
 		g += x * y
 		h += x * y
 	}
-	peakSink = a + b + c + d + e + f + g + h
+	runtime.KeepAlive(a + b + c + d + e + f + g + h) // the sums must be computed
 	return 16 * n
 }
-
-// peakSink keeps the compiler from dropping the sums.
-var peakSink float32

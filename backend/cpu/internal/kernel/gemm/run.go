@@ -9,9 +9,17 @@ func (c *Call) Run() {
 	}
 	c.check()
 	kn := active
+	if c.flipped(kn) {
+		workers.Run(1, func(_ int, s *workers.Scratch) {
+			t := c.transposed(s.Float32s(c.N * c.M))
+			t.Run()
+			c.unflip(t.C)
+		})
+		return
+	}
 	g := c.grid(kn, workers.Count())
 	workers.Run(g.rows*g.cols, func(part int, s *workers.Scratch) {
-		c.part(kn, s, g, part)
+		c.part(kn, s, c.rect(kn, g, part))
 	})
 }
 
@@ -22,7 +30,19 @@ func (c *Call) Serial(s *workers.Scratch) {
 		return
 	}
 	c.check()
-	c.block(active, s, 0, c.M, 0, c.N)
+	kn := active
+	if c.flipped(kn) {
+		mark := s.Mark()
+		defer s.Release(mark)
+		t := c.transposed(s.Float32s(c.N * c.M))
+		t.Serial(s)
+		c.unflip(t.C)
+		return
+	}
+	g := c.grid(kn, 1)
+	for part := range g.rows * g.cols {
+		c.part(kn, s, c.rect(kn, g, part))
+	}
 }
 
 // Batched computes independent products of one shape (M, N and K) with all
@@ -32,28 +52,27 @@ func Batched(batch int, call func(i int, c *Call)) {
 	if batch <= 0 {
 		return
 	}
-	kn := active
-	first := new(Call)
-	call(0, first)
-	if first.M <= 0 || first.N <= 0 {
-		return
-	}
-	// With some products for each worker, whole products balance the load.
 	n := workers.Count()
-	g := grid{1, 1}
 	if batch < 4*n {
-		g = first.grid(kn, n)
+		// Too few to balance the load, unless they are small.
+		c := new(Call)
+		call(0, c)
+		if g := c.grid(active, n); g.rows*g.cols > 1 {
+			for i := range batch {
+				*c = Call{}
+				call(i, c)
+				c.Run()
+			}
+			return
+		}
 	}
-	split := g.rows * g.cols
-	total := batch * split
-	parts := min(total, 16*n)
+	parts := min(batch, 16*n)
 	workers.Run(parts, func(part int, s *workers.Scratch) {
 		c := new(Call)
-		for q := part * total / parts; q < (part+1)*total/parts; q++ {
+		for i := part * batch / parts; i < (part+1)*batch/parts; i++ {
 			*c = Call{}
-			call(q/split, c)
-			c.check()
-			c.part(kn, s, g, q%split)
+			call(i, c)
+			c.Serial(s)
 		}
 	})
 }
@@ -61,27 +80,57 @@ func Batched(batch int, call func(i int, c *Call)) {
 // grid is a partition of C into rows × cols parts.
 type grid struct{ rows, cols int }
 
-// grid chooses the partition of C for n workers. It may depend on n since no
-// element of C is split.
+// grid chooses the partition of C for n workers. It may depend on n since
+// every element of C lies in one part and is summed there in the same order.
 func (c *Call) grid(kn *kernel, n int) grid {
-	if n == 1 {
-		return grid{1, 1}
-	}
-	// A part should be worth 10 µs: 2^18 multiply-adds.
-	want := min(4*n, 1+c.M*c.N*max(c.K, 16)>>18)
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr
-	rows := min(want, (strips+3)/4)
-	cols := min((want+rows-1)/rows, panels)
-	return grid{rows, cols}
+	// Parts of at most so many strips and panels keep what a part packs in
+	// the cache. Packed panels are there anyway.
+	g := grid{(strips + maxStrips - 1) / maxStrips, (panels + maxPanels - 1) / maxPanels}
+	if c.Packed != nil || c.thin() {
+		g.cols = 1
+	}
+	if n == 1 {
+		return g
+	}
+	// Four parts for each worker balance the load; but a part should be worth
+	// 10 µs, 2^18 multiply-adds.
+	want := min(4*n, 1+c.M*c.N*max(c.K, 16)>>18)
+	if c.thin() {
+		g.cols = max(g.cols, min(want, n, panels)) // long rows are read faster
+		return g
+	}
+	for g.rows*g.cols < want {
+		switch {
+		case g.rows < strips/4 && (c.Packed != nil || c.M/g.rows >= c.N/g.cols):
+			g.rows++
+		case g.cols < panels:
+			g.cols++
+		case g.rows < strips:
+			g.rows++
+		default:
+			return g
+		}
+	}
+	if g.rows > n {
+		g.rows = min((g.rows+n-1)/n*n, strips) // as many parts for each
+	}
+	return g
 }
 
-// part computes one part of the partition.
-func (c *Call) part(kn *kernel, s *workers.Scratch, g grid, part int) {
+const (
+	maxStrips = 16
+	maxPanels = 24
+)
+
+// rect is one part of the partition.
+func (c *Call) rect(kn *kernel, g grid, part int) rect {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr
 	r, q := part/g.cols, part%g.cols
-	c.block(kn, s,
-		r*strips/g.rows*c.M/strips, (r+1)*strips/g.rows*c.M/strips,
-		q*panels/g.cols*kn.nr, min((q+1)*panels/g.cols*kn.nr, c.N))
+	return rect{
+		r * strips / g.rows * c.M / strips, (r + 1) * strips / g.rows * c.M / strips,
+		q * panels / g.cols * kn.nr, min((q+1)*panels/g.cols*kn.nr, c.N),
+	}
 }

@@ -199,8 +199,8 @@ func DivFrom(dst []float32, s float32, a []float32) {
 	}
 }
 
-// MulAdd sets dst[i] = a[i]*b[i] + c[i], rounded once where the processor
-// multiplies and adds in one instruction and twice in the portable version.
+// MulAdd sets dst[i] = a[i]*b[i] + c[i], rounded once (in the portable version
+// once or twice).
 func MulAdd(dst, a, b, c []float32) {
 	a, b, c = a[:len(dst)], b[:len(dst)], c[:len(dst)]
 	switch level {

@@ -10,7 +10,7 @@ func Less(dst []bool, a, b []float32) {
 		lessAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		lessAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -28,7 +28,7 @@ func LessEqual(dst []bool, a, b []float32) {
 		lessEqualAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		lessEqualAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -46,7 +46,7 @@ func Greater(dst []bool, a, b []float32) {
 		greaterAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		greaterAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -64,7 +64,7 @@ func GreaterEqual(dst []bool, a, b []float32) {
 		greaterEqualAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		greaterEqualAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -81,7 +81,7 @@ func Equal(dst []bool, a, b []float32) {
 		equalAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		equalAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -99,7 +99,7 @@ func NotEqual(dst []bool, a, b []float32) {
 		notEqualAVX512(dst, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		notEqualAVX2(dst, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -116,7 +116,7 @@ func LessScalar(dst []bool, a []float32, s float32) {
 		lessScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		lessScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -133,7 +133,7 @@ func LessEqualScalar(dst []bool, a []float32, s float32) {
 		lessEqualScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		lessEqualScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -150,7 +150,7 @@ func GreaterScalar(dst []bool, a []float32, s float32) {
 		greaterScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		greaterScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -167,7 +167,7 @@ func GreaterEqualScalar(dst []bool, a []float32, s float32) {
 		greaterEqualScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		greaterEqualScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -184,7 +184,7 @@ func EqualScalar(dst []bool, a []float32, s float32) {
 		equalScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		equalScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -201,7 +201,7 @@ func NotEqualScalar(dst []bool, a []float32, s float32) {
 		notEqualScalarAVX512(dst, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		notEqualScalarAVX2(dst, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -218,7 +218,7 @@ func Where(dst []float32, mask []bool, a, b []float32) {
 		whereAVX512(dst, mask, a, b)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		whereAVX2(dst, mask, a, b)
 	}
 	for i := done; i < len(dst); i++ {
@@ -240,7 +240,7 @@ func WhereElseScalar(dst []float32, mask []bool, a []float32, s float32) {
 		whereElseScalarAVX512(dst, mask, a, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		whereElseScalarAVX2(dst, mask, a, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -262,7 +262,7 @@ func WhereThenScalar(dst []float32, mask []bool, s float32, b []float32) {
 		whereThenScalarAVX512(dst, mask, b, s)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		whereThenScalarAVX2(dst, mask, b, s)
 	}
 	for i := done; i < len(dst); i++ {
@@ -283,7 +283,7 @@ func WhereScalars(dst []float32, mask []bool, s, t float32) {
 		whereScalarsAVX512(dst, mask, s, t)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		whereScalarsAVX2(dst, mask, s, t)
 	}
 	for i := done; i < len(dst); i++ {

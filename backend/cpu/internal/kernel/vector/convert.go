@@ -14,7 +14,7 @@ func FromFloat16(dst []float32, src []uint16) {
 		fromFloat16AVX512(dst, src)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		fromFloat16AVX2(dst, src)
 	}
 	for i := done; i < len(dst); i++ {
@@ -33,7 +33,7 @@ func ToFloat16(dst []uint16, src []float32) {
 		toFloat16AVX512(dst, src)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		toFloat16AVX2(dst, src)
 	}
 	for i := done; i < len(dst); i++ {
@@ -50,7 +50,7 @@ func FromBFloat16(dst []float32, src []uint16) {
 		fromBFloat16AVX512(dst, src)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		fromBFloat16AVX2(dst, src)
 	}
 	for i := done; i < len(dst); i++ {
@@ -68,7 +68,7 @@ func ToBFloat16(dst []uint16, src []float32) {
 		toBFloat16AVX512(dst, src)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		toBFloat16AVX2(dst, src)
 	}
 	for i := done; i < len(dst); i++ {
@@ -85,7 +85,7 @@ func FromUint8(dst []float32, src []uint8) {
 		fromUint8AVX512(dst, src)
 		return
 	case avx2:
-		done = len(dst) &^ 7
+		done = len(dst) &^ 7 // whole vectors only
 		fromUint8AVX2(dst, src)
 	}
 	for i := done; i < len(dst); i++ {

@@ -95,7 +95,7 @@ func Sqrt(dst, x []float32) {
 }
 
 // Rsqrt sets dst[i] = 1/sqrt(x[i]) by a square root and a division. Error:
-// at most @Rsqrt@ ulp.
+// at most 1.5 ulp.
 func Rsqrt(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -110,9 +110,9 @@ func Rsqrt(dst, x []float32) {
 	}
 }
 
-// Exp sets dst[i] to e to the power x[i]. Error: at most @Exp@ ulp. Results
-// below the smallest normal number are rounded to subnormal ones, not
-// flushed; above ln(MaxFloat32) the result is +Inf.
+// Exp sets dst[i] = e^x[i]. Error: at most 1 ulp (portable: 1.25). Results
+// below the smallest normal number are rounded to subnormal ones, not flushed;
+// e^89 is +Inf, e^-104 is 0.
 func Exp(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -128,7 +128,8 @@ func Exp(dst, x []float32) {
 }
 
 // Log sets dst[i] to the natural logarithm of x[i], subnormal numbers
-// included. Error: at most @Log@ ulp. Log(±0) = -Inf; below zero NaN.
+// included. Error: at most 1 ulp. It is -Inf at zeros of both signs and NaN
+// below.
 func Log(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -143,8 +144,8 @@ func Log(dst, x []float32) {
 	}
 }
 
-// Tanh sets dst[i] to the hyperbolic tangent of x[i]. Error: at most @Tanh@
-// ulp; never beyond ±1.
+// Tanh sets dst[i] to the hyperbolic tangent of x[i]. Error: at most 2.75
+// ulp; the result is odd and never beyond ±1.
 func Tanh(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -159,8 +160,8 @@ func Tanh(dst, x []float32) {
 	}
 }
 
-// Erf sets dst[i] to the error function of x[i]. Error: at most @Erf@ ulp;
-// never beyond ±1.
+// Erf sets dst[i] to the error function of x[i]. Error: at most 2 ulp
+// (portable: 2.5); the result is odd and never beyond ±1.
 func Erf(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -175,8 +176,8 @@ func Erf(dst, x []float32) {
 	}
 }
 
-// Logistic sets dst[i] = 1/(1+e to the power -x[i]), the sigmoid. Error: at
-// most @Logistic@ ulp, subnormal results included.
+// Logistic sets dst[i] = 1/(1+e^-x[i]), the sigmoid. Error: at most 2.75
+// ulp, subnormal results included.
 func Logistic(dst, x []float32) {
 	x = x[:len(dst)]
 	switch level {
@@ -191,8 +192,8 @@ func Logistic(dst, x []float32) {
 	}
 }
 
-// ExpSubScalar sets dst[i] = exp(scale*x[i] - shift). The exponent is
-// rounded once (twice in the portable version), then as [Exp].
+// ExpSubScalar sets dst[i] = e^(scale*x[i] - shift). The exponent is rounded as
+// in [MulAdd]; then errors as in [Exp].
 func ExpSubScalar(dst, x []float32, scale, shift float32) {
 	x = x[:len(dst)]
 	switch level {

@@ -38,7 +38,7 @@ func exp(x float32) float32 {
 		return x
 	}
 	n, r := expReduce(min(max(x, coef.ExpMin), coef.ExpMax))
-	return scale(1+expMinus1(r), n)
+	return scale(expReduced(r), n)
 }
 
 // expReduce returns n and r with x = n·ln 2 + r.
@@ -47,7 +47,10 @@ func expReduce(x float32) (n, r float32) {
 	return n, x - n*coef.Ln2Hi - n*coef.Ln2Lo
 }
 
-// expMinus1 is e^r - 1 for |r| <= ln(2)/2.
+// expReduced is e^r for |r| <= ln(2)/2.
+func expReduced(r float32) float32 { return 1 + r*(1+r*horner(coef.Exp[:], r)) }
+
+// expMinus1 is e^r - 1 for |r| <= ln(2)/2, more exact about 0.
 func expMinus1(r float32) float32 { return r + r*r*horner(coef.Exp[:], r) }
 
 // scale is x·2^n, in two factors, for 2^n may lie outside the normal numbers.
@@ -131,7 +134,7 @@ func gaussian(x float32) (e, cdf float32) {
 	half := -0.5 * a
 	n := float32(math.RoundToEven(float64(half * a * coef.Log2E)))
 	r := float32(float64(half)*float64(a)-float64(n*coef.Ln2Hi)) - n*coef.Ln2Lo
-	e = scale(1+expMinus1(r), n)
+	e = scale(expReduced(r), n)
 	tail := e * (horner(coef.TailNum[:], a) / horner(coef.TailDen[:], a))
 	if x < 0 {
 		return e, tail

@@ -36,8 +36,7 @@ func Sum(a []float32) float32 {
 }
 
 // Dot is the sum of a[i]*b[i] over the elements of a, added as in [Sum]; b
-// must be as long. Products are not rounded before they are added, except in
-// the portable version.
+// must be as long. Each addition is rounded as in [MulAdd].
 func Dot(a, b []float32) float32 {
 	b = b[:len(a)]
 	switch level {

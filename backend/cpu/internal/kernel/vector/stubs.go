@@ -2,703 +2,423 @@
 
 package vector
 
-// addAVX512: see asm.
-//
 //go:noescape
 func addAVX512(dst []float32, a []float32, b []float32)
 
-// addAVX2: see asm.
-//
 //go:noescape
 func addAVX2(dst []float32, a []float32, b []float32)
 
-// addScalarAVX512: see asm.
-//
 //go:noescape
 func addScalarAVX512(dst []float32, a []float32, s float32)
 
-// addScalarAVX2: see asm.
-//
 //go:noescape
 func addScalarAVX2(dst []float32, a []float32, s float32)
 
-// divAVX512: see asm.
-//
 //go:noescape
 func divAVX512(dst []float32, a []float32, b []float32)
 
-// divAVX2: see asm.
-//
 //go:noescape
 func divAVX2(dst []float32, a []float32, b []float32)
 
-// divScalarAVX512: see asm.
-//
 //go:noescape
 func divScalarAVX512(dst []float32, a []float32, s float32)
 
-// divScalarAVX2: see asm.
-//
 //go:noescape
 func divScalarAVX2(dst []float32, a []float32, s float32)
 
-// maxAVX512: see asm.
-//
 //go:noescape
 func maxAVX512(dst []float32, a []float32, b []float32)
 
-// maxAVX2: see asm.
-//
 //go:noescape
 func maxAVX2(dst []float32, a []float32, b []float32)
 
-// maxScalarAVX512: see asm.
-//
 //go:noescape
 func maxScalarAVX512(dst []float32, a []float32, s float32)
 
-// maxScalarAVX2: see asm.
-//
 //go:noescape
 func maxScalarAVX2(dst []float32, a []float32, s float32)
 
-// minAVX512: see asm.
-//
 //go:noescape
 func minAVX512(dst []float32, a []float32, b []float32)
 
-// minAVX2: see asm.
-//
 //go:noescape
 func minAVX2(dst []float32, a []float32, b []float32)
 
-// minScalarAVX512: see asm.
-//
 //go:noescape
 func minScalarAVX512(dst []float32, a []float32, s float32)
 
-// minScalarAVX2: see asm.
-//
 //go:noescape
 func minScalarAVX2(dst []float32, a []float32, s float32)
 
-// mulAVX512: see asm.
-//
 //go:noescape
 func mulAVX512(dst []float32, a []float32, b []float32)
 
-// mulAVX2: see asm.
-//
 //go:noescape
 func mulAVX2(dst []float32, a []float32, b []float32)
 
-// mulScalarAVX512: see asm.
-//
 //go:noescape
 func mulScalarAVX512(dst []float32, a []float32, s float32)
 
-// mulScalarAVX2: see asm.
-//
 //go:noescape
 func mulScalarAVX2(dst []float32, a []float32, s float32)
 
-// subAVX512: see asm.
-//
 //go:noescape
 func subAVX512(dst []float32, a []float32, b []float32)
 
-// subAVX2: see asm.
-//
 //go:noescape
 func subAVX2(dst []float32, a []float32, b []float32)
 
-// subFromAVX512: see asm.
-//
 //go:noescape
 func subFromAVX512(dst []float32, a []float32, s float32)
 
-// subFromAVX2: see asm.
-//
 //go:noescape
 func subFromAVX2(dst []float32, a []float32, s float32)
 
-// divFromAVX512: see asm.
-//
 //go:noescape
 func divFromAVX512(dst []float32, a []float32, s float32)
 
-// divFromAVX2: see asm.
-//
 //go:noescape
 func divFromAVX2(dst []float32, a []float32, s float32)
 
-// mulAddAVX512: see asm.
-//
 //go:noescape
 func mulAddAVX512(dst []float32, a []float32, b []float32, c []float32)
 
-// mulAddAVX2: see asm.
-//
 //go:noescape
 func mulAddAVX2(dst []float32, a []float32, b []float32, c []float32)
 
-// axpyAVX512: see asm.
-//
 //go:noescape
 func axpyAVX512(dst []float32, a []float32, s float32)
 
-// axpyAVX2: see asm.
-//
 //go:noescape
 func axpyAVX2(dst []float32, a []float32, s float32)
 
-// fillAVX512: see asm.
-//
 //go:noescape
 func fillAVX512(dst []float32, s float32)
 
-// fillAVX2: see asm.
-//
 //go:noescape
 func fillAVX2(dst []float32, s float32)
 
-// absAVX512: see asm.
-//
 //go:noescape
 func absAVX512(dst []float32, x []float32)
 
-// absAVX2: see asm.
-//
 //go:noescape
 func absAVX2(dst []float32, x []float32)
 
-// erfAVX512: see asm.
-//
 //go:noescape
 func erfAVX512(dst []float32, x []float32)
 
-// erfAVX2: see asm.
-//
 //go:noescape
 func erfAVX2(dst []float32, x []float32)
 
-// expAVX512: see asm.
-//
 //go:noescape
 func expAVX512(dst []float32, x []float32)
 
-// expAVX2: see asm.
-//
 //go:noescape
 func expAVX2(dst []float32, x []float32)
 
-// geluAVX512: see asm.
-//
 //go:noescape
 func geluAVX512(dst []float32, x []float32)
 
-// geluAVX2: see asm.
-//
 //go:noescape
 func geluAVX2(dst []float32, x []float32)
 
-// geluTanhAVX512: see asm.
-//
 //go:noescape
 func geluTanhAVX512(dst []float32, x []float32)
 
-// geluTanhAVX2: see asm.
-//
 //go:noescape
 func geluTanhAVX2(dst []float32, x []float32)
 
-// logAVX512: see asm.
-//
 //go:noescape
 func logAVX512(dst []float32, x []float32)
 
-// logAVX2: see asm.
-//
 //go:noescape
 func logAVX2(dst []float32, x []float32)
 
-// logisticAVX512: see asm.
-//
 //go:noescape
 func logisticAVX512(dst []float32, x []float32)
 
-// logisticAVX2: see asm.
-//
 //go:noescape
 func logisticAVX2(dst []float32, x []float32)
 
-// negAVX512: see asm.
-//
 //go:noescape
 func negAVX512(dst []float32, x []float32)
 
-// negAVX2: see asm.
-//
 //go:noescape
 func negAVX2(dst []float32, x []float32)
 
-// reciprocalAVX512: see asm.
-//
 //go:noescape
 func reciprocalAVX512(dst []float32, x []float32)
 
-// reciprocalAVX2: see asm.
-//
 //go:noescape
 func reciprocalAVX2(dst []float32, x []float32)
 
-// rsqrtAVX512: see asm.
-//
 //go:noescape
 func rsqrtAVX512(dst []float32, x []float32)
 
-// rsqrtAVX2: see asm.
-//
 //go:noescape
 func rsqrtAVX2(dst []float32, x []float32)
 
-// signAVX512: see asm.
-//
 //go:noescape
 func signAVX512(dst []float32, x []float32)
 
-// signAVX2: see asm.
-//
 //go:noescape
 func signAVX2(dst []float32, x []float32)
 
-// sqrtAVX512: see asm.
-//
 //go:noescape
 func sqrtAVX512(dst []float32, x []float32)
 
-// sqrtAVX2: see asm.
-//
 //go:noescape
 func sqrtAVX2(dst []float32, x []float32)
 
-// squareAVX512: see asm.
-//
 //go:noescape
 func squareAVX512(dst []float32, x []float32)
 
-// squareAVX2: see asm.
-//
 //go:noescape
 func squareAVX2(dst []float32, x []float32)
 
-// tanhAVX512: see asm.
-//
 //go:noescape
 func tanhAVX512(dst []float32, x []float32)
 
-// tanhAVX2: see asm.
-//
 //go:noescape
 func tanhAVX2(dst []float32, x []float32)
 
-// expSubScalarAVX512: see asm.
-//
 //go:noescape
 func expSubScalarAVX512(dst []float32, x []float32, scale float32, shift float32)
 
-// expSubScalarAVX2: see asm.
-//
 //go:noescape
 func expSubScalarAVX2(dst []float32, x []float32, scale float32, shift float32)
 
-// geluGradAVX512: see asm.
-//
 //go:noescape
 func geluGradAVX512(dst []float32, x []float32, dy []float32)
 
-// geluGradAVX2: see asm.
-//
 //go:noescape
 func geluGradAVX2(dst []float32, x []float32, dy []float32)
 
-// geluTanhGradAVX512: see asm.
-//
 //go:noescape
 func geluTanhGradAVX512(dst []float32, x []float32, dy []float32)
 
-// geluTanhGradAVX2: see asm.
-//
 //go:noescape
 func geluTanhGradAVX2(dst []float32, x []float32, dy []float32)
 
-// equalAVX512: see asm.
-//
 //go:noescape
 func equalAVX512(dst []bool, a []float32, b []float32)
 
-// equalAVX2: see asm.
-//
 //go:noescape
 func equalAVX2(dst []bool, a []float32, b []float32)
 
-// equalScalarAVX512: see asm.
-//
 //go:noescape
 func equalScalarAVX512(dst []bool, a []float32, s float32)
 
-// equalScalarAVX2: see asm.
-//
 //go:noescape
 func equalScalarAVX2(dst []bool, a []float32, s float32)
 
-// greaterAVX512: see asm.
-//
 //go:noescape
 func greaterAVX512(dst []bool, a []float32, b []float32)
 
-// greaterAVX2: see asm.
-//
 //go:noescape
 func greaterAVX2(dst []bool, a []float32, b []float32)
 
-// greaterScalarAVX512: see asm.
-//
 //go:noescape
 func greaterScalarAVX512(dst []bool, a []float32, s float32)
 
-// greaterScalarAVX2: see asm.
-//
 //go:noescape
 func greaterScalarAVX2(dst []bool, a []float32, s float32)
 
-// greaterEqualAVX512: see asm.
-//
 //go:noescape
 func greaterEqualAVX512(dst []bool, a []float32, b []float32)
 
-// greaterEqualAVX2: see asm.
-//
 //go:noescape
 func greaterEqualAVX2(dst []bool, a []float32, b []float32)
 
-// greaterEqualScalarAVX512: see asm.
-//
 //go:noescape
 func greaterEqualScalarAVX512(dst []bool, a []float32, s float32)
 
-// greaterEqualScalarAVX2: see asm.
-//
 //go:noescape
 func greaterEqualScalarAVX2(dst []bool, a []float32, s float32)
 
-// lessAVX512: see asm.
-//
 //go:noescape
 func lessAVX512(dst []bool, a []float32, b []float32)
 
-// lessAVX2: see asm.
-//
 //go:noescape
 func lessAVX2(dst []bool, a []float32, b []float32)
 
-// lessScalarAVX512: see asm.
-//
 //go:noescape
 func lessScalarAVX512(dst []bool, a []float32, s float32)
 
-// lessScalarAVX2: see asm.
-//
 //go:noescape
 func lessScalarAVX2(dst []bool, a []float32, s float32)
 
-// lessEqualAVX512: see asm.
-//
 //go:noescape
 func lessEqualAVX512(dst []bool, a []float32, b []float32)
 
-// lessEqualAVX2: see asm.
-//
 //go:noescape
 func lessEqualAVX2(dst []bool, a []float32, b []float32)
 
-// lessEqualScalarAVX512: see asm.
-//
 //go:noescape
 func lessEqualScalarAVX512(dst []bool, a []float32, s float32)
 
-// lessEqualScalarAVX2: see asm.
-//
 //go:noescape
 func lessEqualScalarAVX2(dst []bool, a []float32, s float32)
 
-// notEqualAVX512: see asm.
-//
 //go:noescape
 func notEqualAVX512(dst []bool, a []float32, b []float32)
 
-// notEqualAVX2: see asm.
-//
 //go:noescape
 func notEqualAVX2(dst []bool, a []float32, b []float32)
 
-// notEqualScalarAVX512: see asm.
-//
 //go:noescape
 func notEqualScalarAVX512(dst []bool, a []float32, s float32)
 
-// notEqualScalarAVX2: see asm.
-//
 //go:noescape
 func notEqualScalarAVX2(dst []bool, a []float32, s float32)
 
-// whereAVX512: see asm.
-//
 //go:noescape
 func whereAVX512(dst []float32, mask []bool, a []float32, b []float32)
 
-// whereAVX2: see asm.
-//
 //go:noescape
 func whereAVX2(dst []float32, mask []bool, a []float32, b []float32)
 
-// whereElseScalarAVX512: see asm.
-//
 //go:noescape
 func whereElseScalarAVX512(dst []float32, mask []bool, a []float32, s float32)
 
-// whereElseScalarAVX2: see asm.
-//
 //go:noescape
 func whereElseScalarAVX2(dst []float32, mask []bool, a []float32, s float32)
 
-// whereThenScalarAVX512: see asm.
-//
 //go:noescape
 func whereThenScalarAVX512(dst []float32, mask []bool, b []float32, s float32)
 
-// whereThenScalarAVX2: see asm.
-//
 //go:noescape
 func whereThenScalarAVX2(dst []float32, mask []bool, b []float32, s float32)
 
-// whereScalarsAVX512: see asm.
-//
 //go:noescape
 func whereScalarsAVX512(dst []float32, mask []bool, s float32, t float32)
 
-// whereScalarsAVX2: see asm.
-//
 //go:noescape
 func whereScalarsAVX2(dst []float32, mask []bool, s float32, t float32)
 
-// fromFloat16AVX512: see asm.
-//
 //go:noescape
 func fromFloat16AVX512(dst []float32, src []uint16)
 
-// fromFloat16AVX2: see asm.
-//
 //go:noescape
 func fromFloat16AVX2(dst []float32, src []uint16)
 
-// toFloat16AVX512: see asm.
-//
 //go:noescape
 func toFloat16AVX512(dst []uint16, src []float32)
 
-// toFloat16AVX2: see asm.
-//
 //go:noescape
 func toFloat16AVX2(dst []uint16, src []float32)
 
-// fromBFloat16AVX512: see asm.
-//
 //go:noescape
 func fromBFloat16AVX512(dst []float32, src []uint16)
 
-// fromBFloat16AVX2: see asm.
-//
 //go:noescape
 func fromBFloat16AVX2(dst []float32, src []uint16)
 
-// toBFloat16AVX512: see asm.
-//
 //go:noescape
 func toBFloat16AVX512(dst []uint16, src []float32)
 
-// toBFloat16AVX2: see asm.
-//
 //go:noescape
 func toBFloat16AVX2(dst []uint16, src []float32)
 
-// fromUint8AVX512: see asm.
-//
 //go:noescape
 func fromUint8AVX512(dst []float32, src []uint8)
 
-// fromUint8AVX2: see asm.
-//
 //go:noescape
 func fromUint8AVX2(dst []float32, src []uint8)
 
-// fromInt32AVX512: see asm.
-//
 //go:noescape
 func fromInt32AVX512(dst []float32, src []int32)
 
-// fromInt32AVX2: see asm.
-//
 //go:noescape
 func fromInt32AVX2(dst []float32, src []int32)
 
-// fromUint32AVX512: see asm.
-//
 //go:noescape
 func fromUint32AVX512(dst []float32, src []uint32)
 
-// fromUint32AVX2: see asm.
-//
 //go:noescape
 func fromUint32AVX2(dst []float32, src []uint32)
 
-// unitFromBitsAVX512: see asm.
-//
 //go:noescape
 func unitFromBitsAVX512(dst []float32, bits []uint32)
 
-// unitFromBitsAVX2: see asm.
-//
 //go:noescape
 func unitFromBitsAVX2(dst []float32, bits []uint32)
 
-// sumAVX512: see asm.
-//
 //go:noescape
 func sumAVX512(a []float32) float32
 
-// sumAVX2: see asm.
-//
 //go:noescape
 func sumAVX2(a []float32) float32
 
-// dotAVX512: see asm.
-//
 //go:noescape
 func dotAVX512(a []float32, b []float32) float32
 
-// dotAVX2: see asm.
-//
 //go:noescape
 func dotAVX2(a []float32, b []float32) float32
 
-// sumCentered2AVX512: see asm.
-//
 //go:noescape
 func sumCentered2AVX512(x []float32, mean float32) float32
 
-// sumCentered2AVX2: see asm.
-//
 //go:noescape
 func sumCentered2AVX2(x []float32, mean float32) float32
 
-// centeredDotAVX512: see asm.
-//
 //go:noescape
 func centeredDotAVX512(dy []float32, x []float32, mean float32) float32
 
-// centeredDotAVX2: see asm.
-//
 //go:noescape
 func centeredDotAVX2(dy []float32, x []float32, mean float32) float32
 
-// centeredDotScaledAVX512: see asm.
-//
 //go:noescape
 func centeredDotScaledAVX512(dy []float32, x []float32, gamma []float32, mean float32) float32
 
-// centeredDotScaledAVX2: see asm.
-//
 //go:noescape
 func centeredDotScaledAVX2(dy []float32, x []float32, gamma []float32, mean float32) float32
 
-// maxOfAVX512: see asm.
-//
 //go:noescape
 func maxOfAVX512(a []float32) float32
 
-// maxOfAVX2: see asm.
-//
 //go:noescape
 func maxOfAVX2(a []float32) float32
 
-// minOfAVX512: see asm.
-//
 //go:noescape
 func minOfAVX512(a []float32) float32
 
-// minOfAVX2: see asm.
-//
 //go:noescape
 func minOfAVX2(a []float32) float32
 
-// addRows4AVX512: see asm.
-//
 //go:noescape
 func addRows4AVX512(dst []float32, a []float32, b []float32, c []float32, d []float32)
 
-// addRows4AVX2: see asm.
-//
 //go:noescape
 func addRows4AVX2(dst []float32, a []float32, b []float32, c []float32, d []float32)
 
-// normalizeAVX512: see asm.
-//
 //go:noescape
 func normalizeAVX512(dst []float32, x []float32, mean float32, rstd float32)
 
-// normalizeAVX2: see asm.
-//
 //go:noescape
 func normalizeAVX2(dst []float32, x []float32, mean float32, rstd float32)
 
-// normalizeAffineAVX512: see asm.
-//
 //go:noescape
 func normalizeAffineAVX512(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32)
 
-// normalizeAffineAVX2: see asm.
-//
 //go:noescape
 func normalizeAffineAVX2(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32)
 
-// normGradAVX512: see asm.
-//
 //go:noescape
 func normGradAVX512(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
 
-// normGradAVX2: see asm.
-//
 //go:noescape
 func normGradAVX2(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
 
-// normGradScaledAVX512: see asm.
-//
 //go:noescape
 func normGradScaledAVX512(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
 
-// normGradScaledAVX2: see asm.
-//
 //go:noescape
 func normGradScaledAVX2(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
 
-// philoxAVX512: see asm.
-//
 //go:noescape
 func philoxAVX512(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
 
-// philoxAVX2: see asm.
-//
 //go:noescape
 func philoxAVX2(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
 

@@ -8,11 +8,11 @@ func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 		return
 	}
 	dst, src = dst[:(cols-1)*ldd+rows], src[:(rows-1)*lds+cols]
-	// a tile's rows and columns stay in L1 while the other side walks over them
-	const tile = 32
-	for i0 := 0; i0 < rows; i0 += tile {
-		for j0 := 0; j0 < cols; j0 += tile {
-			transposeTile(dst[j0*ldd+i0:], ldd, src[i0*lds+j0:], lds, min(tile, rows-i0), min(tile, cols-j0))
+	// 16 rows fill a cache line of dst; the lines of 64 columns stay in L1
+	const tileRows, tileCols = 16, 64
+	for i := 0; i < rows; i += tileRows {
+		for j := 0; j < cols; j += tileCols {
+			transposeTile(dst[j*ldd+i:], ldd, src[i*lds+j:], lds, min(tileRows, rows-i), min(tileCols, cols-j))
 		}
 	}
 }

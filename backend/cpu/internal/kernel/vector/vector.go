@@ -15,8 +15,8 @@
 // Results never depend on alignment, and those of element-wise functions not
 // on how a long slice is cut in pieces either: an element gets the same bits
 // wherever it stands. The two assembly versions give the same bits as each
-// other. The portable version rounds products before it adds them where the
-// processor does not, and may differ in the last bits.
+// other. The portable version may differ from them in the last bits, for Go
+// leaves it to the compiler whether a product is rounded before it is added.
 //
 // Reductions add in an order that depends on the length only: element i goes
 // to lane i mod 64 and the lanes are added as a tree, see [Sum].

@@ -1575,10 +1575,9 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z0, Z2
 	VFMADD213PS.BCST  constants<>+640(SB), Z0, Z2
 	VFMADD213PS.BCST  constants<>+672(SB), Z0, Z2
-	VMULPS            Z0, Z0, Z3
-	VFMADD213PS       Z0, Z3, Z2
-	VADDPS.BCST       constants<>+512(SB), Z2, Z0
-	VSCALEFPS         Z1, Z0, Z0
+	VFMADD213PS.BCST  constants<>+512(SB), Z0, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z0, Z2
+	VSCALEFPS         Z1, Z2, Z0
 	VMOVUPS           Z0, (AX)(BX*4)
 	ADDQ              $0x10, BX
 	CMPQ              BX, SI
@@ -1605,10 +1604,9 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z0, Z2
 	VFMADD213PS.BCST  constants<>+640(SB), Z0, Z2
 	VFMADD213PS.BCST  constants<>+672(SB), Z0, Z2
-	VMULPS            Z0, Z0, Z3
-	VFMADD213PS       Z0, Z3, Z2
-	VADDPS.BCST       constants<>+512(SB), Z2, Z0
-	VSCALEFPS         Z1, Z0, Z0
+	VFMADD213PS.BCST  constants<>+512(SB), Z0, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z0, Z2
+	VSCALEFPS         Z1, Z2, Z0
 	VMOVUPS           Z0, K1, (AX)(BX*4)
 
 done:
@@ -1642,18 +1640,17 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y0, Y2
 	VFMADD213PS  constants<>+640(SB), Y0, Y2
 	VFMADD213PS  constants<>+672(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y3
-	VFMADD213PS  Y0, Y3, Y2
-	VADDPS       constants<>+512(SB), Y2, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y2
-	VPADDD       constants<>+704(SB), Y2, Y3
+	VFMADD213PS  constants<>+512(SB), Y0, Y2
+	VFMADD213PS  constants<>+512(SB), Y0, Y2
+	VCVTPS2DQ    Y1, Y0
+	VPSRAD       $0x01, Y0, Y1
+	VPADDD       constants<>+704(SB), Y1, Y3
 	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y3, Y0, Y0
-	VPSUBD       Y2, Y1, Y1
-	VPADDD       constants<>+704(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
+	VMULPS       Y3, Y2, Y2
+	VPSUBD       Y1, Y0, Y0
+	VPADDD       constants<>+704(SB), Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y2, Y0
 	VMOVUPS      Y0, (AX)(BX*4)
 	ADDQ         $0x08, BX
 	CMPQ         BX, SI
@@ -1680,18 +1677,17 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y1, Y3
 	VFMADD213PS  constants<>+640(SB), Y1, Y3
 	VFMADD213PS  constants<>+672(SB), Y1, Y3
-	VMULPS       Y1, Y1, Y4
-	VFMADD213PS  Y1, Y4, Y3
-	VADDPS       constants<>+512(SB), Y3, Y1
-	VCVTPS2DQ    Y2, Y2
-	VPSRAD       $0x01, Y2, Y3
-	VPADDD       constants<>+704(SB), Y3, Y4
+	VFMADD213PS  constants<>+512(SB), Y1, Y3
+	VFMADD213PS  constants<>+512(SB), Y1, Y3
+	VCVTPS2DQ    Y2, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPADDD       constants<>+704(SB), Y2, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y1, Y1
-	VPSUBD       Y3, Y2, Y2
-	VPADDD       constants<>+704(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y1, Y1
+	VMULPS       Y4, Y3, Y3
+	VPSUBD       Y2, Y1, Y1
+	VPADDD       constants<>+704(SB), Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y3, Y1
 	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
 
 done:
@@ -1738,9 +1734,8 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z2
 	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z2
 	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z2
-	VMULPS            Z7, Z7, Z5
-	VFMADD213PS       Z7, Z5, Z2
-	VADDPS.BCST       constants<>+512(SB), Z2, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
 	VSCALEFPS         Z6, Z2, Z2
 	VMULPS            Z1, Z2, Z1
 	VPMOVD2M          Z0, K1
@@ -1787,9 +1782,8 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z6, Z2
 	VFMADD213PS.BCST  constants<>+640(SB), Z6, Z2
 	VFMADD213PS.BCST  constants<>+672(SB), Z6, Z2
-	VMULPS            Z6, Z6, Z3
-	VFMADD213PS       Z6, Z3, Z2
-	VADDPS.BCST       constants<>+512(SB), Z2, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
 	VSCALEFPS         Z5, Z2, Z2
 	VMULPS            Z1, Z2, Z1
 	VPMOVD2M          Z0, K2
@@ -1843,9 +1837,8 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y5, Y2
 	VFMADD213PS  constants<>+640(SB), Y5, Y2
 	VFMADD213PS  constants<>+672(SB), Y5, Y2
-	VMULPS       Y5, Y5, Y3
-	VFMADD213PS  Y5, Y3, Y2
-	VADDPS       constants<>+512(SB), Y2, Y2
+	VFMADD213PS  constants<>+512(SB), Y5, Y2
+	VFMADD213PS  constants<>+512(SB), Y5, Y2
 	VCVTPS2DQ    Y4, Y3
 	VPSRAD       $0x01, Y3, Y4
 	VPADDD       constants<>+704(SB), Y4, Y5
@@ -1899,9 +1892,8 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y6, Y3
 	VFMADD213PS  constants<>+640(SB), Y6, Y3
 	VFMADD213PS  constants<>+672(SB), Y6, Y3
-	VMULPS       Y6, Y6, Y4
-	VFMADD213PS  Y6, Y4, Y3
-	VADDPS       constants<>+512(SB), Y3, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
 	VCVTPS2DQ    Y5, Y4
 	VPSRAD       $0x01, Y4, Y5
 	VPADDD       constants<>+704(SB), Y5, Y6
@@ -1952,10 +1944,9 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z5, Z6
 	VFMADD213PS.BCST  constants<>+640(SB), Z5, Z6
 	VFMADD213PS.BCST  constants<>+672(SB), Z5, Z6
-	VMULPS            Z5, Z5, Z7
-	VFMADD213PS       Z5, Z7, Z6
-	VADDPS.BCST       constants<>+512(SB), Z6, Z5
-	VSCALEFPS         Z2, Z5, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
+	VSCALEFPS         Z2, Z6, Z2
 	VBROADCASTSS      constants<>+512(SB), Z5
 	VADDPS.BCST       constants<>+512(SB), Z2, Z6
 	VDIVPS            Z6, Z5, Z5
@@ -1992,10 +1983,9 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z3, Z5
 	VFMADD213PS.BCST  constants<>+640(SB), Z3, Z5
 	VFMADD213PS.BCST  constants<>+672(SB), Z3, Z5
-	VMULPS            Z3, Z3, Z6
-	VFMADD213PS       Z3, Z6, Z5
-	VADDPS.BCST       constants<>+512(SB), Z5, Z3
-	VSCALEFPS         Z2, Z3, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
+	VSCALEFPS         Z2, Z5, Z2
 	VBROADCASTSS      constants<>+512(SB), Z3
 	VADDPS.BCST       constants<>+512(SB), Z2, Z5
 	VDIVPS            Z5, Z3, Z3
@@ -2039,18 +2029,17 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y3, Y4
 	VFMADD213PS  constants<>+640(SB), Y3, Y4
 	VFMADD213PS  constants<>+672(SB), Y3, Y4
-	VMULPS       Y3, Y3, Y5
-	VFMADD213PS  Y3, Y5, Y4
-	VADDPS       constants<>+512(SB), Y4, Y3
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
 	VCVTPS2DQ    Y2, Y2
-	VPSRAD       $0x01, Y2, Y4
-	VPADDD       constants<>+704(SB), Y4, Y5
+	VPSRAD       $0x01, Y2, Y3
+	VPADDD       constants<>+704(SB), Y3, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y3, Y3
-	VPSUBD       Y4, Y2, Y2
+	VMULPS       Y5, Y4, Y4
+	VPSUBD       Y3, Y2, Y2
 	VPADDD       constants<>+704(SB), Y2, Y2
 	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y3, Y2
+	VMULPS       Y2, Y4, Y2
 	VBROADCASTSS constants<>+512(SB), Y3
 	VADDPS       constants<>+512(SB), Y2, Y4
 	VDIVPS       Y4, Y3, Y3
@@ -2086,18 +2075,17 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y4, Y5
 	VFMADD213PS  constants<>+640(SB), Y4, Y5
 	VFMADD213PS  constants<>+672(SB), Y4, Y5
-	VMULPS       Y4, Y4, Y6
-	VFMADD213PS  Y4, Y6, Y5
-	VADDPS       constants<>+512(SB), Y5, Y4
+	VFMADD213PS  constants<>+512(SB), Y4, Y5
+	VFMADD213PS  constants<>+512(SB), Y4, Y5
 	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y5
-	VPADDD       constants<>+704(SB), Y5, Y6
+	VPSRAD       $0x01, Y3, Y4
+	VPADDD       constants<>+704(SB), Y4, Y6
 	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y4, Y4
-	VPSUBD       Y5, Y3, Y3
+	VMULPS       Y6, Y5, Y5
+	VPSUBD       Y4, Y3, Y3
 	VPADDD       constants<>+704(SB), Y3, Y3
 	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y3, Y4, Y3
+	VMULPS       Y3, Y5, Y3
 	VBROADCASTSS constants<>+512(SB), Y4
 	VADDPS       constants<>+512(SB), Y3, Y5
 	VDIVPS       Y5, Y4, Y4
@@ -2342,10 +2330,9 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z2, Z5
 	VFMADD213PS.BCST  constants<>+640(SB), Z2, Z5
 	VFMADD213PS.BCST  constants<>+672(SB), Z2, Z5
-	VMULPS            Z2, Z2, Z6
-	VFMADD213PS       Z2, Z6, Z5
-	VADDPS.BCST       constants<>+512(SB), Z5, Z2
-	VSCALEFPS         Z1, Z2, Z1
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z5
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z5
+	VSCALEFPS         Z1, Z5, Z1
 	VBROADCASTSS      constants<>+512(SB), Z2
 	VADDPS.BCST       constants<>+512(SB), Z1, Z5
 	VDIVPS            Z5, Z2, Z2
@@ -2377,10 +2364,9 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z2, Z3
 	VFMADD213PS.BCST  constants<>+640(SB), Z2, Z3
 	VFMADD213PS.BCST  constants<>+672(SB), Z2, Z3
-	VMULPS            Z2, Z2, Z5
-	VFMADD213PS       Z2, Z5, Z3
-	VADDPS.BCST       constants<>+512(SB), Z3, Z2
-	VSCALEFPS         Z1, Z2, Z1
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z3
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z3
+	VSCALEFPS         Z1, Z3, Z1
 	VBROADCASTSS      constants<>+512(SB), Z2
 	VADDPS.BCST       constants<>+512(SB), Z1, Z3
 	VDIVPS            Z3, Z2, Z2
@@ -2419,18 +2405,17 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y2, Y3
 	VFMADD213PS  constants<>+640(SB), Y2, Y3
 	VFMADD213PS  constants<>+672(SB), Y2, Y3
-	VMULPS       Y2, Y2, Y4
-	VFMADD213PS  Y2, Y4, Y3
-	VADDPS       constants<>+512(SB), Y3, Y2
+	VFMADD213PS  constants<>+512(SB), Y2, Y3
+	VFMADD213PS  constants<>+512(SB), Y2, Y3
 	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y3
-	VPADDD       constants<>+704(SB), Y3, Y4
+	VPSRAD       $0x01, Y1, Y2
+	VPADDD       constants<>+704(SB), Y2, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y2, Y2
-	VPSUBD       Y3, Y1, Y1
+	VMULPS       Y4, Y3, Y3
+	VPSUBD       Y2, Y1, Y1
 	VPADDD       constants<>+704(SB), Y1, Y1
 	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y2, Y1
+	VMULPS       Y1, Y3, Y1
 	VBROADCASTSS constants<>+512(SB), Y2
 	VADDPS       constants<>+512(SB), Y1, Y3
 	VDIVPS       Y3, Y2, Y2
@@ -2461,18 +2446,17 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y3, Y4
 	VFMADD213PS  constants<>+640(SB), Y3, Y4
 	VFMADD213PS  constants<>+672(SB), Y3, Y4
-	VMULPS       Y3, Y3, Y5
-	VFMADD213PS  Y3, Y5, Y4
-	VADDPS       constants<>+512(SB), Y4, Y3
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
 	VCVTPS2DQ    Y2, Y2
-	VPSRAD       $0x01, Y2, Y4
-	VPADDD       constants<>+704(SB), Y4, Y5
+	VPSRAD       $0x01, Y2, Y3
+	VPADDD       constants<>+704(SB), Y3, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y3, Y3
-	VPSUBD       Y4, Y2, Y2
+	VMULPS       Y5, Y4, Y4
+	VPSUBD       Y3, Y2, Y2
 	VPADDD       constants<>+704(SB), Y2, Y2
 	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y3, Y2
+	VMULPS       Y2, Y4, Y2
 	VBROADCASTSS constants<>+512(SB), Y3
 	VADDPS       constants<>+512(SB), Y2, Y4
 	VDIVPS       Y4, Y3, Y3
@@ -3096,10 +3080,9 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z2, Z4
 	VFMADD213PS.BCST  constants<>+640(SB), Z2, Z4
 	VFMADD213PS.BCST  constants<>+672(SB), Z2, Z4
-	VMULPS            Z2, Z2, Z5
-	VFMADD213PS       Z2, Z5, Z4
-	VADDPS.BCST       constants<>+512(SB), Z4, Z2
-	VSCALEFPS         Z3, Z2, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z4
+	VFMADD213PS.BCST  constants<>+512(SB), Z2, Z4
+	VSCALEFPS         Z3, Z4, Z2
 	VMOVUPS           Z2, (AX)(BX*4)
 	ADDQ              $0x10, BX
 	CMPQ              BX, SI
@@ -3127,10 +3110,9 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z1, Z2
 	VFMADD213PS.BCST  constants<>+640(SB), Z1, Z2
 	VFMADD213PS.BCST  constants<>+672(SB), Z1, Z2
-	VMULPS            Z1, Z1, Z3
-	VFMADD213PS       Z1, Z3, Z2
-	VADDPS.BCST       constants<>+512(SB), Z2, Z1
-	VSCALEFPS         Z0, Z1, Z0
+	VFMADD213PS.BCST  constants<>+512(SB), Z1, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z1, Z2
+	VSCALEFPS         Z0, Z2, Z0
 	VMOVUPS           Z0, K1, (AX)(BX*4)
 
 done:
@@ -3169,18 +3151,17 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y2, Y4
 	VFMADD213PS  constants<>+640(SB), Y2, Y4
 	VFMADD213PS  constants<>+672(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VADDPS       constants<>+512(SB), Y4, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPADDD       constants<>+704(SB), Y4, Y5
+	VFMADD213PS  constants<>+512(SB), Y2, Y4
+	VFMADD213PS  constants<>+512(SB), Y2, Y4
+	VCVTPS2DQ    Y3, Y2
+	VPSRAD       $0x01, Y2, Y3
+	VPADDD       constants<>+704(SB), Y3, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y2, Y2
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       constants<>+704(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y3, Y2, Y2
+	VMULPS       Y5, Y4, Y4
+	VPSUBD       Y3, Y2, Y2
+	VPADDD       constants<>+704(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y4, Y2
 	VMOVUPS      Y2, (AX)(BX*4)
 	ADDQ         $0x08, BX
 	CMPQ         BX, SI
@@ -3208,18 +3189,17 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y1, Y3
 	VFMADD213PS  constants<>+640(SB), Y1, Y3
 	VFMADD213PS  constants<>+672(SB), Y1, Y3
-	VMULPS       Y1, Y1, Y4
-	VFMADD213PS  Y1, Y4, Y3
-	VADDPS       constants<>+512(SB), Y3, Y1
+	VFMADD213PS  constants<>+512(SB), Y1, Y3
+	VFMADD213PS  constants<>+512(SB), Y1, Y3
 	VCVTPS2DQ    Y0, Y0
-	VPSRAD       $0x01, Y0, Y3
-	VPADDD       constants<>+704(SB), Y3, Y4
+	VPSRAD       $0x01, Y0, Y1
+	VPADDD       constants<>+704(SB), Y1, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y1, Y1
-	VPSUBD       Y3, Y0, Y0
+	VMULPS       Y4, Y3, Y3
+	VPSUBD       Y1, Y0, Y0
 	VPADDD       constants<>+704(SB), Y0, Y0
 	VPSLLD       $0x17, Y0, Y0
-	VMULPS       Y0, Y1, Y0
+	VMULPS       Y0, Y3, Y0
 	VMASKMOVPS   Y0, Y2, (AX)(BX*4)
 
 done:
@@ -3268,9 +3248,8 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z8, Z3
 	VFMADD213PS.BCST  constants<>+640(SB), Z8, Z3
 	VFMADD213PS.BCST  constants<>+672(SB), Z8, Z3
-	VMULPS            Z8, Z8, Z6
-	VFMADD213PS       Z8, Z6, Z3
-	VADDPS.BCST       constants<>+512(SB), Z3, Z3
+	VFMADD213PS.BCST  constants<>+512(SB), Z8, Z3
+	VFMADD213PS.BCST  constants<>+512(SB), Z8, Z3
 	VSCALEFPS         Z7, Z3, Z3
 	VMULPS            Z2, Z3, Z2
 	VPMOVD2M          Z0, K1
@@ -3320,9 +3299,8 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z3
 	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z3
 	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z3
-	VMULPS            Z7, Z7, Z4
-	VFMADD213PS       Z7, Z4, Z3
-	VADDPS.BCST       constants<>+512(SB), Z3, Z3
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z3
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z3
 	VSCALEFPS         Z6, Z3, Z3
 	VMULPS            Z2, Z3, Z2
 	VPMOVD2M          Z0, K2
@@ -3380,9 +3358,8 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y6, Y3
 	VFMADD213PS  constants<>+640(SB), Y6, Y3
 	VFMADD213PS  constants<>+672(SB), Y6, Y3
-	VMULPS       Y6, Y6, Y4
-	VFMADD213PS  Y6, Y4, Y3
-	VADDPS       constants<>+512(SB), Y3, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
 	VCVTPS2DQ    Y5, Y4
 	VPSRAD       $0x01, Y4, Y5
 	VPADDD       constants<>+704(SB), Y5, Y6
@@ -3439,9 +3416,8 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y7, Y4
 	VFMADD213PS  constants<>+640(SB), Y7, Y4
 	VFMADD213PS  constants<>+672(SB), Y7, Y4
-	VMULPS       Y7, Y7, Y5
-	VFMADD213PS  Y7, Y5, Y4
-	VADDPS       constants<>+512(SB), Y4, Y4
+	VFMADD213PS  constants<>+512(SB), Y7, Y4
+	VFMADD213PS  constants<>+512(SB), Y7, Y4
 	VCVTPS2DQ    Y6, Y5
 	VPSRAD       $0x01, Y5, Y6
 	VPADDD       constants<>+704(SB), Y6, Y7
@@ -3500,10 +3476,9 @@ loop:
 	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z8
 	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z8
 	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z8
-	VMULPS            Z7, Z7, Z9
-	VFMADD213PS       Z7, Z9, Z8
-	VADDPS.BCST       constants<>+512(SB), Z8, Z7
-	VSCALEFPS         Z6, Z7, Z6
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z8
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z8
+	VSCALEFPS         Z6, Z8, Z6
 	VBROADCASTSS      constants<>+512(SB), Z7
 	VADDPS.BCST       constants<>+512(SB), Z6, Z8
 	VDIVPS            Z8, Z7, Z7
@@ -3550,10 +3525,9 @@ tail:
 	VFMADD213PS.BCST  constants<>+608(SB), Z6, Z7
 	VFMADD213PS.BCST  constants<>+640(SB), Z6, Z7
 	VFMADD213PS.BCST  constants<>+672(SB), Z6, Z7
-	VMULPS            Z6, Z6, Z8
-	VFMADD213PS       Z6, Z8, Z7
-	VADDPS.BCST       constants<>+512(SB), Z7, Z6
-	VSCALEFPS         Z5, Z6, Z5
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z7
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z7
+	VSCALEFPS         Z5, Z7, Z5
 	VBROADCASTSS      constants<>+512(SB), Z6
 	VADDPS.BCST       constants<>+512(SB), Z5, Z7
 	VDIVPS            Z7, Z6, Z6
@@ -3608,18 +3582,17 @@ loop:
 	VFMADD213PS  constants<>+608(SB), Y5, Y6
 	VFMADD213PS  constants<>+640(SB), Y5, Y6
 	VFMADD213PS  constants<>+672(SB), Y5, Y6
-	VMULPS       Y5, Y5, Y7
-	VFMADD213PS  Y5, Y7, Y6
-	VADDPS       constants<>+512(SB), Y6, Y5
+	VFMADD213PS  constants<>+512(SB), Y5, Y6
+	VFMADD213PS  constants<>+512(SB), Y5, Y6
 	VCVTPS2DQ    Y4, Y4
-	VPSRAD       $0x01, Y4, Y6
-	VPADDD       constants<>+704(SB), Y6, Y7
+	VPSRAD       $0x01, Y4, Y5
+	VPADDD       constants<>+704(SB), Y5, Y7
 	VPSLLD       $0x17, Y7, Y7
-	VMULPS       Y7, Y5, Y5
-	VPSUBD       Y6, Y4, Y4
+	VMULPS       Y7, Y6, Y6
+	VPSUBD       Y5, Y4, Y4
 	VPADDD       constants<>+704(SB), Y4, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y5, Y4
+	VMULPS       Y4, Y6, Y4
 	VBROADCASTSS constants<>+512(SB), Y5
 	VADDPS       constants<>+512(SB), Y4, Y6
 	VDIVPS       Y6, Y5, Y5
@@ -3665,18 +3638,17 @@ tail:
 	VFMADD213PS  constants<>+608(SB), Y6, Y7
 	VFMADD213PS  constants<>+640(SB), Y6, Y7
 	VFMADD213PS  constants<>+672(SB), Y6, Y7
-	VMULPS       Y6, Y6, Y8
-	VFMADD213PS  Y6, Y8, Y7
-	VADDPS       constants<>+512(SB), Y7, Y6
+	VFMADD213PS  constants<>+512(SB), Y6, Y7
+	VFMADD213PS  constants<>+512(SB), Y6, Y7
 	VCVTPS2DQ    Y5, Y5
-	VPSRAD       $0x01, Y5, Y7
-	VPADDD       constants<>+704(SB), Y7, Y8
+	VPSRAD       $0x01, Y5, Y6
+	VPADDD       constants<>+704(SB), Y6, Y8
 	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y6, Y6
-	VPSUBD       Y7, Y5, Y5
+	VMULPS       Y8, Y7, Y7
+	VPSUBD       Y6, Y5, Y5
 	VPADDD       constants<>+704(SB), Y5, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y6, Y5
+	VMULPS       Y5, Y7, Y5
 	VBROADCASTSS constants<>+512(SB), Y6
 	VADDPS       constants<>+512(SB), Y5, Y7
 	VDIVPS       Y7, Y6, Y6
@@ -5816,32 +5788,32 @@ TEXT ·centeredDotAVX512(SB), NOSPLIT, $0-60
 	MOVQ         dy_len+8(FP), DX
 	MOVSS        mean+48(FP), X0
 	VBROADCASTSS X0, Z0
-	VXORPS       Z5, Z5, Z5
-	VXORPS       Z6, Z6, Z6
-	VXORPS       Z7, Z7, Z7
-	VXORPS       Z8, Z8, Z8
+	VXORPS       Z1, Z1, Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-64, SI
 	JZ           tail
 
 loop:
-	VMOVUPS     (AX)(BX*4), Z9
-	VMOVUPS     (CX)(BX*4), Z10
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z5
-	VMOVUPS     64(AX)(BX*4), Z9
-	VMOVUPS     64(CX)(BX*4), Z10
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z6
-	VMOVUPS     128(AX)(BX*4), Z9
-	VMOVUPS     128(CX)(BX*4), Z10
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z7
-	VMOVUPS     192(AX)(BX*4), Z9
-	VMOVUPS     192(CX)(BX*4), Z10
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z8
+	VMOVUPS     (AX)(BX*4), Z5
+	VMOVUPS     (CX)(BX*4), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
+	VMOVUPS     64(AX)(BX*4), Z5
+	VMOVUPS     64(CX)(BX*4), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z2
+	VMOVUPS     128(AX)(BX*4), Z5
+	VMOVUPS     128(CX)(BX*4), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z3
+	VMOVUPS     192(AX)(BX*4), Z5
+	VMOVUPS     192(CX)(BX*4), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z4
 	ADDQ        $0x40, BX
 	CMPQ        BX, SI
 	JLT         loop
@@ -5853,43 +5825,35 @@ tail:
 	BZHIQ       DX, SI, SI
 	KMOVW       SI, K1
 	SHRQ        $0x10, SI
-	VMOVUPS.Z   (AX)(BX*4), K1, Z9
-	VMOVUPS.Z   (CX)(BX*4), K1, Z10
-	VSUBPS      Z0, Z10, Z10
-	VXORPS      Z11, Z11, Z11
-	VBLENDMPS   Z10, Z11, K1, Z1
-	VFMADD231PS Z1, Z9, Z5
+	VMOVUPS.Z   (AX)(BX*4), K1, Z5
+	VMOVUPS.Z   (CX)(BX*4), K1, Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
 	KMOVW       SI, K1
 	SHRQ        $0x10, SI
-	VMOVUPS.Z   64(AX)(BX*4), K1, Z1
-	VMOVUPS.Z   64(CX)(BX*4), K1, Z9
-	VSUBPS      Z0, Z9, Z9
-	VXORPS      Z10, Z10, Z10
-	VBLENDMPS   Z9, Z10, K1, Z2
-	VFMADD231PS Z2, Z1, Z6
+	VMOVUPS.Z   64(AX)(BX*4), K1, Z5
+	VMOVUPS.Z   64(CX)(BX*4), K1, Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z2
 	KMOVW       SI, K1
 	SHRQ        $0x10, SI
-	VMOVUPS.Z   128(AX)(BX*4), K1, Z1
-	VMOVUPS.Z   128(CX)(BX*4), K1, Z2
-	VSUBPS      Z0, Z2, Z2
-	VXORPS      Z9, Z9, Z9
-	VBLENDMPS   Z2, Z9, K1, Z3
-	VFMADD231PS Z3, Z1, Z7
+	VMOVUPS.Z   128(AX)(BX*4), K1, Z5
+	VMOVUPS.Z   128(CX)(BX*4), K1, Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z3
 	KMOVW       SI, K1
 	SHRQ        $0x10, SI
-	VMOVUPS.Z   192(AX)(BX*4), K1, Z1
-	VMOVUPS.Z   192(CX)(BX*4), K1, Z2
-	VSUBPS      Z0, Z2, Z0
-	VXORPS      Z2, Z2, Z2
-	VBLENDMPS   Z0, Z2, K1, Z4
-	VFMADD231PS Z4, Z1, Z8
+	VMOVUPS.Z   192(AX)(BX*4), K1, Z5
+	VMOVUPS.Z   192(CX)(BX*4), K1, Z6
+	VSUBPS      Z0, Z6, Z0
+	VFMADD231PS Z0, Z5, Z4
 
 join:
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z8, Z7, Z7
-	VADDPS        Z7, Z5, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y0
-	VADDPS        Y0, Y5, Y0
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
 	VEXTRACTF128  $0x01, Y0, X1
 	VADDPS        X0, X1, X1
 	VMOVHLPS      X1, X1, X0
@@ -5965,59 +5929,43 @@ tail:
 	VPBROADCASTD X9, Y9
 	VPCMPGTD     lane<>+0(SB), Y9, Y10
 	VMASKMOVPS   (AX)(BX*4), Y10, Y11
-	VMASKMOVPS   (CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   (CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y1
 	VPCMPGTD     lane<>+32(SB), Y9, Y10
 	VMASKMOVPS   32(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   32(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   32(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y2
 	VPCMPGTD     lane<>+64(SB), Y9, Y10
 	VMASKMOVPS   64(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   64(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   64(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y3
 	VPCMPGTD     lane<>+96(SB), Y9, Y10
 	VMASKMOVPS   96(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   96(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   96(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y4
 	VPCMPGTD     lane<>+128(SB), Y9, Y10
 	VMASKMOVPS   128(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   128(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   128(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y5
 	VPCMPGTD     lane<>+160(SB), Y9, Y10
 	VMASKMOVPS   160(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   160(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   160(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y6
 	VPCMPGTD     lane<>+192(SB), Y9, Y10
 	VMASKMOVPS   192(AX)(BX*4), Y10, Y11
-	VMASKMOVPS   192(CX)(BX*4), Y10, Y12
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
+	VMASKMOVPS   192(CX)(BX*4), Y10, Y10
+	VSUBPS       Y0, Y10, Y10
 	VFMADD231PS  Y10, Y11, Y7
 	VPCMPGTD     lane<>+224(SB), Y9, Y9
 	VMASKMOVPS   224(AX)(BX*4), Y9, Y10
-	VMASKMOVPS   224(CX)(BX*4), Y9, Y11
-	VSUBPS       Y0, Y11, Y0
-	VXORPS       Y11, Y11, Y11
-	VBLENDVPS    Y9, Y0, Y11, Y0
+	VMASKMOVPS   224(CX)(BX*4), Y9, Y9
+	VSUBPS       Y0, Y9, Y0
 	VFMADD231PS  Y0, Y10, Y8
 
 join:
@@ -6047,40 +5995,40 @@ TEXT ·centeredDotScaledAVX512(SB), NOSPLIT, $0-84
 	MOVQ         dy_len+8(FP), BX
 	MOVSS        mean+72(FP), X0
 	VBROADCASTSS X0, Z0
-	VXORPS       Z5, Z5, Z5
-	VXORPS       Z6, Z6, Z6
-	VXORPS       Z7, Z7, Z7
-	VXORPS       Z8, Z8, Z8
+	VXORPS       Z1, Z1, Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
 	XORQ         SI, SI
 	MOVQ         BX, DI
 	ANDQ         $-64, DI
 	JZ           tail
 
 loop:
-	VMOVUPS     (AX)(SI*4), Z9
-	VMOVUPS     (CX)(SI*4), Z10
-	VMOVUPS     (DX)(SI*4), Z11
-	VMULPS      Z11, Z9, Z9
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z5
-	VMOVUPS     64(AX)(SI*4), Z9
-	VMOVUPS     64(CX)(SI*4), Z10
-	VMOVUPS     64(DX)(SI*4), Z11
-	VMULPS      Z11, Z9, Z9
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z6
-	VMOVUPS     128(AX)(SI*4), Z9
-	VMOVUPS     128(CX)(SI*4), Z10
-	VMOVUPS     128(DX)(SI*4), Z11
-	VMULPS      Z11, Z9, Z9
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z7
-	VMOVUPS     192(AX)(SI*4), Z9
-	VMOVUPS     192(CX)(SI*4), Z10
-	VMOVUPS     192(DX)(SI*4), Z11
-	VMULPS      Z11, Z9, Z9
-	VSUBPS      Z0, Z10, Z10
-	VFMADD231PS Z10, Z9, Z8
+	VMOVUPS     (AX)(SI*4), Z5
+	VMOVUPS     (CX)(SI*4), Z6
+	VMOVUPS     (DX)(SI*4), Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
+	VMOVUPS     64(AX)(SI*4), Z5
+	VMOVUPS     64(CX)(SI*4), Z6
+	VMOVUPS     64(DX)(SI*4), Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z2
+	VMOVUPS     128(AX)(SI*4), Z5
+	VMOVUPS     128(CX)(SI*4), Z6
+	VMOVUPS     128(DX)(SI*4), Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z3
+	VMOVUPS     192(AX)(SI*4), Z5
+	VMOVUPS     192(CX)(SI*4), Z6
+	VMOVUPS     192(DX)(SI*4), Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z4
 	ADDQ        $0x40, SI
 	CMPQ        SI, DI
 	JLT         loop
@@ -6092,51 +6040,43 @@ tail:
 	BZHIQ       BX, DI, DI
 	KMOVW       DI, K1
 	SHRQ        $0x10, DI
-	VMOVUPS.Z   (AX)(SI*4), K1, Z9
-	VMOVUPS.Z   (CX)(SI*4), K1, Z10
-	VMOVUPS.Z   (DX)(SI*4), K1, Z11
-	VMULPS      Z11, Z9, Z9
-	VSUBPS      Z0, Z10, Z10
-	VXORPS      Z11, Z11, Z11
-	VBLENDMPS   Z10, Z11, K1, Z1
-	VFMADD231PS Z1, Z9, Z5
+	VMOVUPS.Z   (AX)(SI*4), K1, Z5
+	VMOVUPS.Z   (CX)(SI*4), K1, Z6
+	VMOVUPS.Z   (DX)(SI*4), K1, Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
 	KMOVW       DI, K1
 	SHRQ        $0x10, DI
-	VMOVUPS.Z   64(AX)(SI*4), K1, Z1
-	VMOVUPS.Z   64(CX)(SI*4), K1, Z9
-	VMOVUPS.Z   64(DX)(SI*4), K1, Z10
-	VMULPS      Z10, Z1, Z1
-	VSUBPS      Z0, Z9, Z9
-	VXORPS      Z10, Z10, Z10
-	VBLENDMPS   Z9, Z10, K1, Z2
-	VFMADD231PS Z2, Z1, Z6
+	VMOVUPS.Z   64(AX)(SI*4), K1, Z5
+	VMOVUPS.Z   64(CX)(SI*4), K1, Z6
+	VMOVUPS.Z   64(DX)(SI*4), K1, Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z2
 	KMOVW       DI, K1
 	SHRQ        $0x10, DI
-	VMOVUPS.Z   128(AX)(SI*4), K1, Z1
-	VMOVUPS.Z   128(CX)(SI*4), K1, Z2
-	VMOVUPS.Z   128(DX)(SI*4), K1, Z9
-	VMULPS      Z9, Z1, Z1
-	VSUBPS      Z0, Z2, Z2
-	VXORPS      Z9, Z9, Z9
-	VBLENDMPS   Z2, Z9, K1, Z3
-	VFMADD231PS Z3, Z1, Z7
+	VMOVUPS.Z   128(AX)(SI*4), K1, Z5
+	VMOVUPS.Z   128(CX)(SI*4), K1, Z6
+	VMOVUPS.Z   128(DX)(SI*4), K1, Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z3
 	KMOVW       DI, K1
 	SHRQ        $0x10, DI
-	VMOVUPS.Z   192(AX)(SI*4), K1, Z1
-	VMOVUPS.Z   192(CX)(SI*4), K1, Z2
-	VMOVUPS.Z   192(DX)(SI*4), K1, Z3
-	VMULPS      Z3, Z1, Z1
-	VSUBPS      Z0, Z2, Z0
-	VXORPS      Z2, Z2, Z2
-	VBLENDMPS   Z0, Z2, K1, Z4
-	VFMADD231PS Z4, Z1, Z8
+	VMOVUPS.Z   192(AX)(SI*4), K1, Z5
+	VMOVUPS.Z   192(CX)(SI*4), K1, Z6
+	VMOVUPS.Z   192(DX)(SI*4), K1, Z7
+	VMULPS      Z7, Z5, Z5
+	VSUBPS      Z0, Z6, Z0
+	VFMADD231PS Z0, Z5, Z4
 
 join:
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z8, Z7, Z7
-	VADDPS        Z7, Z5, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y0
-	VADDPS        Y0, Y5, Y0
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
 	VEXTRACTF128  $0x01, Y0, X1
 	VADDPS        X0, X1, X1
 	VMOVHLPS      X1, X1, X0
@@ -6230,75 +6170,59 @@ tail:
 	VPCMPGTD     lane<>+0(SB), Y9, Y10
 	VMASKMOVPS   (AX)(SI*4), Y10, Y11
 	VMASKMOVPS   (CX)(SI*4), Y10, Y12
-	VMASKMOVPS   (DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y1
+	VMASKMOVPS   (DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y1
 	VPCMPGTD     lane<>+32(SB), Y9, Y10
 	VMASKMOVPS   32(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   32(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   32(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y2
+	VMASKMOVPS   32(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y2
 	VPCMPGTD     lane<>+64(SB), Y9, Y10
 	VMASKMOVPS   64(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   64(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   64(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y3
+	VMASKMOVPS   64(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y3
 	VPCMPGTD     lane<>+96(SB), Y9, Y10
 	VMASKMOVPS   96(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   96(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   96(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y4
+	VMASKMOVPS   96(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y4
 	VPCMPGTD     lane<>+128(SB), Y9, Y10
 	VMASKMOVPS   128(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   128(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   128(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y5
+	VMASKMOVPS   128(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y5
 	VPCMPGTD     lane<>+160(SB), Y9, Y10
 	VMASKMOVPS   160(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   160(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   160(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y6
+	VMASKMOVPS   160(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y6
 	VPCMPGTD     lane<>+192(SB), Y9, Y10
 	VMASKMOVPS   192(AX)(SI*4), Y10, Y11
 	VMASKMOVPS   192(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   192(DX)(SI*4), Y10, Y13
-	VMULPS       Y13, Y11, Y11
-	VSUBPS       Y0, Y12, Y12
-	VXORPS       Y13, Y13, Y13
-	VBLENDVPS    Y10, Y12, Y13, Y10
-	VFMADD231PS  Y10, Y11, Y7
+	VMASKMOVPS   192(DX)(SI*4), Y10, Y10
+	VMULPS       Y10, Y11, Y10
+	VSUBPS       Y0, Y12, Y11
+	VFMADD231PS  Y11, Y10, Y7
 	VPCMPGTD     lane<>+224(SB), Y9, Y9
 	VMASKMOVPS   224(AX)(SI*4), Y9, Y10
 	VMASKMOVPS   224(CX)(SI*4), Y9, Y11
-	VMASKMOVPS   224(DX)(SI*4), Y9, Y12
-	VMULPS       Y12, Y10, Y10
+	VMASKMOVPS   224(DX)(SI*4), Y9, Y9
+	VMULPS       Y9, Y10, Y9
 	VSUBPS       Y0, Y11, Y0
-	VXORPS       Y11, Y11, Y11
-	VBLENDVPS    Y9, Y0, Y11, Y0
-	VFMADD231PS  Y0, Y10, Y8
+	VFMADD231PS  Y0, Y9, Y8
 
 join:
 	VADDPS       Y3, Y1, Y1

@@ -38,6 +38,7 @@ func main() {
 	}
 	for _, tg := range targets {
 		tg.tile(lanes)
+		tg.dots(lanes)
 		tg.transpose(lanes)
 		tg.copy(lanes)
 		tg.peak()

@@ -22,8 +22,12 @@ func (tg target) copy(lanes Mem) {
 	Load(Param("k"), RCX)
 	v, mask := tg.vec[0], tg.vec[1]
 	tg.mask(lanes, RBX, mask)
+	// The caller goes through all columns of these rows before the next ones.
+	MOVQ(R9, R10)
+	IMULQ(RCX, R10)
 	Label("row")
 	tg.load(Mem{Base: RSI}, mask, v)
+	PREFETCHT0(Mem{Base: RSI, Index: R10, Scale: 1})
 	VMOVUPS(v, Mem{Base: RDI})
 	ADDQ(R9, RSI)
 	ADDQ(R8, RDI)

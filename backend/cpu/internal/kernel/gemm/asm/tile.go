@@ -8,6 +8,19 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
+// fields returns the address of each word of the tile that the argument t
+// points to.
+func fields() func(name string) Mem {
+	t := Dereference(Param("t"))
+	return func(name string) Mem {
+		b, err := t.Field(name).Resolve()
+		if err != nil {
+			panic(err)
+		}
+		return b.Addr
+	}
+}
+
 // tile generates the micro-kernel: a variant for every height up to mr and
 // both widths, behind one entry. Sums stay in registers over the whole depth;
 // each step loads a row of the panel and broadcasts one element after the
@@ -16,28 +29,14 @@ func (tg target) tile(lanes Mem) {
 	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
 	Doc("tile" + tg.suffix + " is the micro-kernel; see tile.")
-	t := Dereference(Param("t"))
-	word := func(name string, r Register) {
-		b, err := t.Field(name).Resolve()
-		if err != nil {
-			panic(err)
-		}
-		MOVQ(b.Addr, r)
-	}
-	addr := func(name string) Mem {
-		b, err := t.Field(name).Resolve()
-		if err != nil {
-			panic(err)
-		}
-		return b.Addr
-	}
-
-	word("mr", R9)
-	word("n", R10)
-	word("a", RSI)
-	word("b", RDX)
-	word("k", RCX)
-	word("ldb", R8)
+	addr := fields()
+	MOVQ(addr("mr"), R9)
+	MOVQ(addr("n"), R10)
+	MOVQ(addr("a"), RSI)
+	MOVQ(addr("b"), RDX)
+	MOVQ(addr("k"), RCX)
+	MOVQ(addr("ldb"), R8)
+	MOVQ(addr("ahead"), R11)
 	CMPQ(R10, Imm(uint64(tg.lanes)))
 	JG(LabelRef("wide"))
 	for nv := 1; nv <= 2; nv++ {
@@ -63,6 +62,16 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	b, a := free[:2], free[2:]
 
 	Label(name("rows"))
+	MOVQ(addr("dst"), RAX)
+	MOVQ(addr("ldd"), RBX)
+	for i := range m {
+		for v := range nv {
+			PREFETCHT0(Mem{Base: RAX, Disp: v * tg.bytes()})
+		}
+		if i < m-1 {
+			ADDQ(RBX, RAX)
+		}
+	}
 	for _, v := range tg.vec[:m*nv] {
 		tg.zero(v)
 	}
@@ -71,6 +80,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	Label(name("step"))
 	for v := range nv {
 		VMOVUPS(Mem{Base: RDX, Disp: v * tg.bytes()}, b[v])
+		PREFETCHT0(Mem{Base: RDX, Index: R11, Scale: 1, Disp: v * tg.bytes()})
 	}
 	for i := range m {
 		VBROADCASTSS(Mem{Base: RSI, Disp: 4 * i}, a[i&1])

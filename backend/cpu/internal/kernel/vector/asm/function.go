@@ -17,7 +17,7 @@ func (k *kernel) exp(x vec, clip bool) vec {
 		x = k.atMost(x, float(coef.ExpMax))
 	}
 	n, r := k.expReduce(k.atLeast(x, float(coef.ExpMin)))
-	return k.scale(k.add(k.expMinus1(r), float(1)), n)
+	return k.scale(k.expReduced(r), n)
 }
 
 // expReduce returns n and r with x = n·ln 2 + r.
@@ -29,7 +29,15 @@ func (k *kernel) expReduce(x vec) (n, r vec) {
 	return n, r
 }
 
-// expMinus1 is e^r - 1 for |r| <= ln(2)/2.
+// expReduced is e^r for |r| <= ln(2)/2.
+func (k *kernel) expReduced(r vec) vec {
+	p := k.horner(coef.Exp[:], r)
+	k.mulAdd(p, r, float(1))
+	k.mulAdd(p, r, float(1))
+	return p
+}
+
+// expMinus1 is e^r - 1 for |r| <= ln(2)/2, more exact about 0.
 func (k *kernel) expMinus1(r vec) vec {
 	p := k.horner(coef.Exp[:], r)
 	k.mulAdd(p, k.mul(r, r), r)
@@ -149,7 +157,7 @@ func (k *kernel) gaussian(x vec) (e, cdf vec) {
 	r := k.mul(n, float(coef.Ln2Hi))
 	VFMSUB231PS(a, half, r)
 	k.subMul(r, n, float(coef.Ln2Lo))
-	e = k.scale(k.add(k.expMinus1(r), float(1)), n)
+	e = k.scale(k.expReduced(r), n)
 	tail := k.mul(e, ratio)
 	return e, k.choose(k.negative(x), tail, k.sub(k.broadcast(float(1)), tail))
 }

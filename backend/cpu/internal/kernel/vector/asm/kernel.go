@@ -1,13 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"iter"
-	"maps"
-	"math"
-	"slices"
-	"strings"
-
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -28,35 +21,6 @@ type kernel struct {
 	nan   mask // lanes in which a reduction met a NaN
 }
 
-// sorted goes through m in the order of its keys, so that each run writes the
-// same files.
-func sorted[V any](m map[string]V) iter.Seq2[string, V] {
-	return func(yield func(string, V) bool) {
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			if !yield(key, m[key]) {
-				return
-			}
-		}
-	}
-}
-
-// params writes the parameters of a Go signature: slices are "name type" or
-// just "name" for float32, scalars are float32.
-func params(slice, scalar []string) string {
-	var list []string
-	for _, s := range slice {
-		name, typ, typed := strings.Cut(s, " ")
-		if !typed {
-			typ = "float32"
-		}
-		list = append(list, fmt.Sprintf("%s []%s", name, typ))
-	}
-	for _, s := range scalar {
-		list = append(list, s+" float32")
-	}
-	return strings.Join(list, ", ")
-}
-
 // begin starts the function name for both instruction sets in turn and lets
 // body write it.
 func begin(name, signature string, body func(k *kernel)) {
@@ -66,7 +30,6 @@ func begin(name, signature string, body func(k *kernel)) {
 			suffix = "AVX512"
 		}
 		TEXT(name+suffix, attr.NOSPLIT, "func"+signature)
-		Doc(fmt.Sprintf("%s%s: see asm.", name, suffix))
 		Pragma("noescape")
 		body(k)
 		VZEROUPPER()
@@ -101,43 +64,6 @@ func (k *kernel) scalar(name string) vec {
 	Load(Param(name), x)
 	VBROADCASTSS(x, r)
 	return r
-}
-
-// constant is 32 bits in memory, repeated to fill a vector of AVX2; AVX-512
-// repeats it while reading.
-type constant struct{ Mem }
-
-var constants []uint32
-
-func bits(v uint32) constant {
-	i := slices.Index(constants, v)
-	if i < 0 {
-		i = len(constants)
-		constants = append(constants, v)
-	}
-	return constant{NewDataAddr(NewStaticSymbol("constants"), 32*i)}
-}
-
-func float(v float32) constant { return bits(math.Float32bits(v)) }
-
-// emitConstants writes the table that [bits] refers to.
-func emitConstants() {
-	GLOBL("constants", attr.RODATA|attr.NOPTR)
-	for i, v := range constants {
-		for j := range 8 {
-			DATA(32*i+4*j, U32(v))
-		}
-	}
-}
-
-// lane is the table of lane numbers 0 to 63, for the masks of AVX2.
-var lane Mem
-
-func emitLanes() {
-	lane = GLOBL("lane", attr.RODATA|attr.NOPTR)
-	for i := range 64 {
-		DATA(4*i, U32(i))
-	}
 }
 
 // broadcast loads a constant into a register.
@@ -300,222 +226,4 @@ func (k *kernel) below(counts vec, j int) mask {
 	m := YMM()
 	VPCMPGTD(lane.Offset(32*j), counts, m)
 	return m
-}
-
-// bytes is the size of an element by its Go type.
-var bytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
-
-// slice is a parameter: its first element and the size of each.
-type slice struct {
-	base reg.Register
-	size int
-}
-
-// slices loads the bases of the parameters named as in [params].
-func (k *kernel) slices(names []string) map[string]slice {
-	all := map[string]slice{}
-	for _, s := range names {
-		name, typ, typed := strings.Cut(s, " ")
-		if !typed {
-			typ = "float32"
-		}
-		all[name] = slice{Load(Param(name).Base(), GP64()), bytes[typ]}
-	}
-	return all
-}
-
-// at is the memory of a vector that starts at element index + offset.
-func (s slice) at(index reg.Register, offset int) Mem {
-	return Mem{Base: s.base, Index: index, Scale: uint8(s.size), Disp: s.size * offset}
-}
-
-// load reads a vector of elements of any size; lanes beyond the tail are zero.
-// Narrow elements fill just the low part of the register.
-func (k *kernel) load(m Mem, size int) vec {
-	r := k.reg()
-	switch {
-	case size == 4 && k.tail == nil:
-		VMOVUPS(m, r)
-	case size == 4 && k.wide:
-		VMOVUPS_Z(m, k.tail, r)
-	case size == 4:
-		VMASKMOVPS(m, k.tail, r)
-	case size == 2 && k.tail == nil && k.wide:
-		VMOVDQU(m, r.AsY())
-	case size == 2 && k.wide:
-		VMOVDQU16_Z(m, k.tail, r.AsY())
-	case size == 2:
-		VMOVDQU(m, r.AsX())
-	case k.tail == nil && k.wide:
-		VMOVDQU(m, r.AsX())
-	case k.wide:
-		VMOVDQU8_Z(m, k.tail, r.AsX())
-	default:
-		VMOVQ(m, r.AsX())
-	}
-	return r
-}
-
-// store is the counterpart of load.
-func (k *kernel) store(r vec, m Mem, size int) {
-	switch {
-	case size == 4 && k.tail == nil:
-		VMOVUPS(r, m)
-	case size == 4 && k.wide:
-		VMOVUPS(r, k.tail, m)
-	case size == 4:
-		VMASKMOVPS(r, k.tail, m)
-	case size == 2 && k.tail == nil && k.wide:
-		VMOVDQU(r.AsY(), m)
-	case size == 2 && k.wide:
-		VMOVDQU16(r.AsY(), k.tail, m)
-	case size == 2:
-		VMOVDQU(r.AsX(), m)
-	case k.tail == nil && k.wide:
-		VMOVDQU(r.AsX(), m)
-	case k.wide:
-		VMOVDQU8(r.AsX(), k.tail, m)
-	default:
-		VMOVQ(r.AsX(), m)
-	}
-}
-
-// elementwise writes a function that computes dst from equally long slices
-// and float32 scalars, vector by vector, and a last vector of fewer elements
-// through a mask. At AVX2, which has no masks for narrow elements, functions
-// with any of those leave a last vector of fewer elements to the caller. dst
-// stands first in names; it may stand in inputs too.
-func elementwise(name string, names, inputs, scalars []string, body func(k *kernel, in, s []vec) vec) {
-	begin(name, "("+params(names, scalars)+")", func(k *kernel) {
-		pointers := k.slices(names)
-		n := Load(Param("dst").Len(), GP64()).(reg.GPVirtual)
-		narrow := false
-		for _, p := range pointers {
-			narrow = narrow || p.size < 4
-		}
-		var s []vec
-		for _, name := range scalars {
-			s = append(s, k.scalar(name))
-		}
-		dst := pointers["dst"]
-		index := GP64()
-		step := func() {
-			var in []vec
-			for _, name := range inputs {
-				in = append(in, k.load(pointers[name].at(index, 0), pointers[name].size))
-			}
-			k.store(body(k, in, s), dst.at(index, 0), dst.size)
-		}
-
-		XORQ(index, index)
-		whole := GP64()
-		MOVQ(n, whole)
-		ANDQ(I32(-k.lanes), whole)
-		JZ(LabelRef("tail"))
-		Label("loop")
-		step()
-		ADDQ(Imm(uint64(k.lanes)), index)
-		CMPQ(index, whole)
-		JLT(LabelRef("loop"))
-
-		Label("tail")
-		if k.wide || !narrow {
-			SUBQ(index, n)
-			JZ(LabelRef("done"))
-			k.tail = k.partial(n)
-			step()
-			Label("done")
-		}
-	})
-}
-
-// reduction writes a function that folds equally long slices into one number:
-// body folds the vectors in of the slices into acc. There are 64 lanes, in
-// registers of 16 or 8, and element i goes to lane i mod 64.
-func reduction(name string, names, scalars []string, start func(k *kernel) vec, body func(k *kernel, acc vec, in, s []vec), join func(a, b, dst Op), finish func(k *kernel, result vec)) {
-	begin(name, "("+params(names, scalars)+") float32", func(k *kernel) {
-		pointers := k.slices(names)
-		n := Load(Param(names[0]).Len(), GP64()).(reg.GPVirtual)
-		var s []vec
-		for _, name := range scalars {
-			s = append(s, k.scalar(name))
-		}
-		acc := make([]vec, 64/k.lanes)
-		for i := range acc {
-			acc[i] = start(k)
-		}
-		index := GP64()
-		fold := func(j int) {
-			var in []vec
-			for _, name := range names {
-				in = append(in, k.load(pointers[name].at(index, j*k.lanes), 4))
-			}
-			body(k, acc[j], in, s)
-		}
-
-		XORQ(index, index)
-		whole := GP64()
-		MOVQ(n, whole)
-		ANDQ(I32(-64), whole)
-		JZ(LabelRef("tail"))
-		Label("loop")
-		for j := range acc {
-			fold(j)
-		}
-		ADDQ(Imm(64), index)
-		CMPQ(index, whole)
-		JLT(LabelRef("loop"))
-
-		Label("tail")
-		SUBQ(index, n)
-		JZ(LabelRef("join"))
-		if k.wide {
-			all := GP64()
-			MOVQ(I32(-1), all)
-			BZHIQ(n, all, all)
-			for j := range acc {
-				m := K()
-				KMOVW(all.As32(), m)
-				SHRQ(Imm(16), all)
-				k.tail = m
-				fold(j)
-			}
-		} else {
-			counts := k.counts(n)
-			for j := range acc {
-				k.tail = k.below(counts, j)
-				fold(j)
-			}
-		}
-		k.tail = nil
-
-		// groups of 16 lanes as (0+1)+(2+3), then halves of what is left
-		Label("join")
-		group := len(acc) / 4
-		for i := range group {
-			join(acc[group+i], acc[i], acc[i])
-			join(acc[3*group+i], acc[2*group+i], acc[2*group+i])
-			join(acc[2*group+i], acc[i], acc[i])
-		}
-		low := acc[0]
-		y := YMM()
-		if k.wide {
-			VEXTRACTF64X4(Imm(1), low, y)
-			join(y, low.AsY(), y)
-		} else {
-			join(acc[1], low, y)
-		}
-		x := XMM()
-		VEXTRACTF128(Imm(1), y, x)
-		join(y.AsX(), x, x)
-		high := XMM()
-		VMOVHLPS(x, x, high)
-		join(high, x, x)
-		VMOVSHDUP(x, high)
-		join(high, x, x)
-		if finish != nil {
-			finish(k, x)
-		}
-		Store(x, ReturnIndex(0))
-	})
 }

@@ -1,0 +1,297 @@
+// Package bench measures how fast this machine tunes and how far from its
+// limit that is.
+//
+// [Run] times steps of one [Method] on a backbone and holds them against the
+// arithmetic that they cannot do without ([Work]) and the processors' measured
+// multiply-add peak. The backbone is a checkpoint's or a synthetic one
+// ([Config], [Model]); what is tuned is a plan's or a synthetic selection
+// ([Select]). So it needs no file, and every machine measures the same work.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/backend/cpu"
+	"github.com/sptune/spt/backend/cpu/measure"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
+)
+
+// Method is what a step does: tune by one of spt's methods, or one of the
+// other two.
+type Method string
+
+// The methods that tune nothing. The others are those of package spt.
+const (
+	Forward Method = "forward" // prediction
+	Score   Method = "score"   // stage 1: squared gradients of every scored weight
+)
+
+// Methods lists the methods.
+func Methods() []Method {
+	return []Method{Method(spt.SPTLoRA), Method(spt.SPTAdapter), Method(spt.LoRA), Method(spt.Adapter), Method(spt.Full), Method(spt.Linear), Forward, Score}
+}
+
+// Validate says what is wrong with m, if anything, as an *[spt.OptionError].
+func (m Method) Validate() error {
+	if slices.Contains(Methods(), m) {
+		return nil
+	}
+	var names []string
+	for _, k := range Methods() {
+		names = append(names, string(k))
+	}
+	return &spt.OptionError{Err: fmt.Errorf("method %q cannot be measured; known: %s", m, strings.Join(names, ", "))}
+}
+
+// Options say what [Run] measures.
+type Options struct {
+	Name   string // of the backbone, for the report
+	Method Method
+	// Selection is what is tuned, of [Select] or a plan; see [spt.Select].
+	Selection peft.Selection
+	Budget    string // the selection's, for the report
+	Batch     int    // images in a step, 1 to 4096
+	Steps     int    // timed after one that warms up, at least 1
+	GEMM      bool   // measure matrix products of the backbone's shapes too
+	// Progress is called after each step, with 0 after the one that warms up.
+	// Nil: not at all.
+	Progress func(done, total int)
+}
+
+// Report is what was measured. GFLOPS are 10⁹ floating-point operations a
+// second, two for a multiply-add; MB are 10⁶ bytes.
+type Report struct {
+	Machine     Machine `json:"machine"`
+	PeakGFLOPS  float64 `json:"peak_gflops"`    // multiply-adds in registers, all threads; of two measurements, before and after the steps, the larger
+	BandwidthGB float64 `json:"bandwidth_gb_s"` // reading and writing arrays far larger than the caches
+	GEMM        []GEMM  `json:"gemm"`           // empty if not asked for
+
+	Model          string  `json:"model"`
+	Method         Method  `json:"method"`
+	Batch          int     `json:"batch"`
+	Budget         string  `json:"budget"`       // empty: the method takes none
+	TunedParams    int     `json:"tuned_params"` // without the head
+	GFLOPPerImage  float64 `json:"gflop_per_image"`
+	LimitImgPerS   float64 `json:"limit_img_per_s"` // peak ÷ GFLOP per image
+	ImgPerS        float64 `json:"img_per_s"`
+	LimitFraction  float64 `json:"limit_fraction"`   // of the limit that was reached
+	SecondsPerStep float64 `json:"seconds_per_step"` // median
+	Steps          int     `json:"steps"`
+	WeightsMB      float64 `json:"weights_mb"`     // frozen and tuned tensors, and the positions of single entries
+	ActivationsMB  float64 `json:"activations_mb"` // intermediate results of a step
+	OptimizerMB    float64 `json:"optimizer_mb"`   // both moments of AdamW; for score the sums of squares
+	PackedMB       float64 `json:"packed_mb"`      // weights once more, in the matrix kernel's layout
+	PeakRSSMB      float64 `json:"peak_rss_mb"`    // of the process from loading the weights to the last step; 0: the system does not say
+}
+
+// Machine is where it was measured.
+type Machine struct {
+	CPU     string `json:"cpu"` // empty: the system does not say
+	Arch    string `json:"arch"`
+	Threads int    `json:"threads"`
+	Kernel  string `json:"kernel"` // of matrix products
+}
+
+// GEMM is a matrix product [m,k]·[k,n] of the backbone.
+type GEMM struct {
+	Name   string  `json:"name"`
+	M      int     `json:"m"`
+	K      int     `json:"k"`
+	N      int     `json:"n"`
+	GFLOPS float64 `json:"gflops"`
+}
+
+// mostImages bounds a batch, so that a slip of the finger is an error rather
+// than all of the memory.
+const mostImages = 4096
+
+// gemmTime is how long each matrix product, and the bandwidth, is measured.
+const gemmTime = 200 * time.Millisecond
+
+// Run measures o on m, which it places on the default backend. The images are
+// noise. Cancelling ctx ends it between two steps with the context's error.
+// Options out of range are an *[spt.OptionError]; so is a selection that m
+// does not fit.
+func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
+	if err := o.Method.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Batch < 1 || o.Batch > mostImages || o.Steps < 1 {
+		return nil, &spt.OptionError{Err: fmt.Errorf("measuring %d steps of %d images: expected one step or more of 1 to %d images", o.Steps, o.Batch, mostImages)}
+	}
+	tuning, err := peft.New(m.Config, o.Selection)
+	if err != nil {
+		return nil, &spt.OptionError{Err: fmt.Errorf("measuring %s: %w", o.Method, err)}
+	}
+	be, err := backend.New()
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{
+		Machine: thisMachine(), GEMM: []GEMM{},
+		Model: o.Name, Method: o.Method, Batch: o.Batch, Budget: o.Budget, TunedParams: tuning.Counts.Tuned(), Steps: o.Steps,
+		GFLOPPerImage: Work(m.Config, o.Selection, o.Method, 1) / 1e9,
+	}
+	r.PeakGFLOPS = peak(r.Machine.Threads)
+	// What came before, such as the scores behind a plan, is no part of a step.
+	debug.FreeOSMemory()
+	resetPeakRSS()
+	seconds, err := r.steps(ctx, be, m, tuning, o)
+	if err != nil {
+		return nil, err
+	}
+	r.PeakRSSMB = peakRSS() / 1e6
+	r.PeakGFLOPS = max(r.PeakGFLOPS, peak(r.Machine.Threads))
+	r.SecondsPerStep = median(seconds)
+	r.ImgPerS = float64(o.Batch) / r.SecondsPerStep
+	r.LimitImgPerS = r.PeakGFLOPS / r.GFLOPPerImage
+	r.LimitFraction = r.ImgPerS / r.LimitImgPerS
+	// After the peak of memory was read: its arrays are larger than a small step's.
+	r.BandwidthGB = measure.Bandwidth(gemmTime)
+	if o.GEMM {
+		for _, g := range products(m.Config, o.Batch) {
+			if err := ctx.Err(); err != nil {
+				return nil, fmt.Errorf("measuring matrix products: %w", err)
+			}
+			g.GFLOPS = measure.GEMM(g.M, g.K, g.N, gemmTime)
+			r.GEMM = append(r.GEMM, g)
+		}
+	}
+	return r, nil
+}
+
+// peak is the largest of several short measurements: what other programs take
+// away is no part of the limit.
+func peak(threads int) (gflops float64) {
+	for range 6 {
+		gflops = max(gflops, measure.PeakGFLOPS(threads, 50*time.Millisecond))
+	}
+	return gflops
+}
+
+// steps times o.Steps steps after one that compiles and warms up, in seconds
+// each, and notes what memory they took.
+func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, o Options) ([]float64, error) {
+	step, state, done, err := newStep(be, m, tuning, o.Method)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r.OptimizerMB = float64(state) / 1e6
+	if b, ok := be.(*cpu.Backend); ok {
+		r.WeightsMB = float64(b.Memory().Buffers)/1e6 - r.OptimizerMB
+	}
+	random := rand.New(rand.NewPCG(1, 0))
+	side := m.Config.ImageSize
+	pixels, labels := make([]uint8, o.Batch*side*side*3), make([]int32, o.Batch)
+	for i := range pixels {
+		pixels[i] = uint8(random.Uint32())
+	}
+	for i := range labels {
+		labels[i] = int32(i % m.Config.NumClasses)
+	}
+	x, err := backend.Uint8(be, pixels, o.Batch, side, side, 3)
+	if err != nil {
+		return nil, err
+	}
+	y, err := backend.Int32(be, labels, o.Batch)
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Free(x, y)
+	var seconds []float64
+	for i := range o.Steps + 1 {
+		start := time.Now()
+		if err := step(ctx, x, y); err != nil {
+			return nil, fmt.Errorf("measuring %s: %w", o.Method, err)
+		}
+		if i > 0 {
+			seconds = append(seconds, time.Since(start).Seconds())
+		}
+		if o.Progress != nil {
+			o.Progress(i, o.Steps)
+		}
+	}
+	if b, ok := be.(*cpu.Backend); ok {
+		used := b.Memory()
+		r.ActivationsMB, r.PackedMB = float64(used.Arena)/1e6, float64(used.Packed)/1e6
+	}
+	return seconds, nil
+}
+
+// newStep prepares one step of the method, for images and labels as
+// train.Stepper takes them. state is what it keeps from step to step beside
+// weights, in bytes.
+func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method Method) (step func(ctx context.Context, x, y *tensors.Tensor) error, state int, done func(), err error) {
+	tuned := tuning.Init(0, m.Weights)
+	switch method {
+	case Forward:
+		p, err := train.NewPredictor(be, m, tuning, tuned)
+		if err != nil {
+			return nil, 0, nil, err
+		}
+		return func(ctx context.Context, x, _ *tensors.Tensor) error {
+			_, err := p.Logits(ctx, x)
+			return err
+		}, 0, p.Close, nil
+	case Score:
+		s, err := sensitivity.NewScorer(be, m, tuned)
+		if err != nil {
+			return nil, 0, nil, err
+		}
+		for _, p := range m.Config.Params() {
+			if p.Role == backbone.Scored {
+				state += 4 * p.Size()
+			}
+		}
+		return func(ctx context.Context, x, y *tensors.Tensor) error {
+			_, err := s.Add(ctx, x, y)
+			return err
+		}, state, s.Close, nil
+	}
+	recipe := train.VTAB()
+	rates := peft.Rates{DropPath: recipe.DropPath, Dropout: recipe.Dropout, ModuleDropPath: recipe.ModuleDropPath}
+	s, err := train.NewStepper(be, m, tuning, tuned, rates, recipe.WeightDecay)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	for _, p := range tuning.Params {
+		state += 2 * 4 * p.Size()
+	}
+	return func(ctx context.Context, x, y *tensors.Tensor) error {
+		// The recipe's first rate: noise teaches nothing, and nothing diverges.
+		_, _, err := s.Step(ctx, x, y, recipe.WarmupLR, 0)
+		return err
+	}, state, s.Close, nil
+}
+
+// products are the forward products of the backbone on a batch. Those of the
+// backward pass for inputs have the same shapes, k and n exchanged.
+func products(c backbone.Config, batch int) []GEMM {
+	tokens, d, h := batch*c.Tokens(), c.EmbedDim, c.HiddenDim
+	return []GEMM{
+		{Name: "patch_embed.proj", M: batch * c.Grid() * c.Grid(), K: 3 * c.PatchSize * c.PatchSize, N: d},
+		{Name: "attn.q, k, v, proj", M: tokens, K: d, N: d},
+		{Name: "mlp.fc1", M: tokens, K: d, N: h},
+		{Name: "mlp.fc2", M: tokens, K: h, N: d},
+	}
+}
+
+// median sorts v; of an even number it is the mean of the middle two.
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}

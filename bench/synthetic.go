@@ -1,0 +1,151 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
+)
+
+// Sizes lists the names that [Config] knows.
+func Sizes() []string { return []string{"tiny", "small", "base"} }
+
+// mostClasses bounds a head, as mostImages does a batch.
+const mostClasses = 1 << 16
+
+// Config is a ViT of one of [Sizes], as timm's vit_NAME_patch16_224, with a head
+// for a number of classes. What it does not know is an *[spt.OptionError].
+func Config(name string, classes int) (backbone.Config, error) {
+	widths := map[string]int{"tiny": 192, "small": 384, "base": 768}
+	d, ok := widths[name]
+	if !ok {
+		return backbone.Config{}, &spt.OptionError{Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
+	}
+	if classes < 1 || classes > mostClasses {
+		return backbone.Config{}, &spt.OptionError{Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
+	}
+	return backbone.Config{Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: d, Depth: 12, NumHeads: d / 64, HiddenDim: 4 * d, NumClasses: classes, LayerNormEps: 1e-6}, nil
+}
+
+// Model is a backbone of that shape with made-up weights, always the same, at
+// which values keep their scale from block to block: uniform in ±1/√fan_in,
+// norms at one, biases at zero.
+func Model(c backbone.Config) *backbone.Model {
+	r := rand.New(rand.NewPCG(0, 0))
+	weights := checkpoint.StateDict{}
+	for _, p := range c.Params() {
+		if p.Role == backbone.Head {
+			continue // every method draws its own
+		}
+		t := checkpoint.NewTensor(p.Shape...)
+		switch {
+		case p.Norm && strings.HasSuffix(p.Name, ".weight"):
+			for i := range t.Data {
+				t.Data[i] = 1
+			}
+		case len(p.Shape) > 1:
+			bound := 1 / math.Sqrt(float64(p.Size()/p.Shape[0]))
+			for i := range t.Data {
+				t.Data[i] = float32((2*r.Float64() - 1) * bound)
+			}
+		}
+		weights[p.Name] = t
+	}
+	half := [3]float32{0.5, 0.5, 0.5}
+	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "made up"}, weights)
+}
+
+// DefaultBudget is that of spt's methods where none is given, as [plan.ParseBudget]
+// reads it: the paper's for a ViT-B, and less for a ViT as narrow as a tiny one,
+// where it would pay for a module on every matrix.
+func DefaultBudget(c backbone.Config) string {
+	if c.EmbedDim <= 192 {
+		return "0.2M"
+	}
+	return "0.4M"
+}
+
+// Select is what the method tunes on a backbone of this shape. Methods of SPT
+// plan under the budget from made-up scores, always the same; lora and adapter
+// get the rank that the budget allows, or without one rank 8; the others take
+// no budget. What cannot work is an *[spt.OptionError].
+func Select(ctx context.Context, c backbone.Config, m Method, budget string) (peft.Selection, error) {
+	if err := m.Validate(); err != nil {
+		return peft.Selection{}, err
+	}
+	method := spt.Method(m)
+	if method.Scores() {
+		p, err := spt.Plan(ctx, c, scores(c), budget, spt.PlanOptions{Module: method.Module()})
+		if err != nil {
+			return peft.Selection{}, err
+		}
+		return spt.Select(p), nil
+	}
+	if budget != "" && method != spt.LoRA && method != spt.Adapter {
+		return peft.Selection{}, &spt.OptionError{Err: fmt.Errorf("method %s takes no budget; leave it out", m)}
+	}
+	if m == Forward || m == Score {
+		return peft.Linear(), nil
+	}
+	s, err := spt.Baseline(c, method, 0, budget)
+	if err != nil {
+		return s, &spt.OptionError{Err: err}
+	}
+	return s, nil
+}
+
+// SelectPlan is what a plan tunes on a backbone of this shape. A plan that does
+// not fit is an *[spt.InputError].
+func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
+	module, err := peft.Lookup(p.Module)
+	if err == nil {
+		err = p.Validate(spt.Tensors(c), module.Count)
+	}
+	if err != nil {
+		return peft.Selection{}, &spt.InputError{Err: err}
+	}
+	return spt.Select(p), nil
+}
+
+// operationScale is how large the largest hundredth to thousandth of the scores
+// in a block's matrices is, beside v's: of a ViT-Ti/16 (augreg) scored on
+// sign_digits, rounded.
+var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v": 1, "attn.proj": 0.7, "mlp.fc1": 0.9, "mlp.fc2": 0.5}
+
+// scores are made up, the same for the same shape, and like real ones where it
+// matters to a plan: each tensor has a scale of its own, by its kind and its
+// block, and single values have a heavy tail (of index 4/3, so that the largest
+// thousandth is some hundred times the median).
+func scores(c backbone.Config) *sensitivity.Scores {
+	out := new(sensitivity.Scores)
+	r := rand.New(rand.NewPCG(2, 0))
+	for _, p := range c.Params() {
+		if p.Role != backbone.Scored {
+			continue
+		}
+		scale := 1.0
+		switch layer := strings.TrimSuffix(p.Name, ".weight"); {
+		case p.Matrix():
+			parts := strings.SplitN(layer, ".", 3)
+			scale = operationScale[parts[2]]
+		case !p.Norm: // a bias counts for a whole row, the more so the longer that is
+			scale = 10 * math.Pow(float64(c.EmbedDim)/192, 2)
+		}
+		scale *= math.Exp(r.NormFloat64() / 2)
+		t := sensitivity.Tensor{Name: p.Name, Shape: p.Shape, Norm: p.Norm, Scores: make([]float32, p.Size())}
+		for i := range t.Scores {
+			root := math.Sqrt(1 - r.Float64()) // in (0, 1]
+			t.Scores[i] = float32(scale / (root * math.Sqrt(root)))
+		}
+		out.Tensors = append(out.Tensors, t)
+	}
+	return out
+}

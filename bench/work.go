@@ -1,0 +1,105 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/peft"
+)
+
+// Work is the arithmetic that one step on a batch cannot do without, in
+// floating-point operations: two for each multiply-add of its matrix products.
+// The selection is what is tuned; score takes gradients of every scored weight
+// whatever it says, forward none.
+//
+// Counted are the forward products, attention's among them; the gradients of
+// inputs (as much again, for attention twice as much), only above what is
+// tuned; and the gradients of tuned weights, where a single entry takes one
+// multiply-add a token. Not counted is what is no product: norms, softmax, GELU,
+// drops, the optimiser; nor what an implementation computes twice.
+func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
+	w := work{selection: s, backward: m != Forward, tuned: map[string]bool{}}
+	switch m {
+	case Forward:
+	case Score:
+		w.selection = peft.Selection{}
+		for _, p := range c.Params() {
+			w.tuned[p.Name] = p.Role == backbone.Scored
+		}
+	default:
+		for _, name := range append([]string{"head.weight", "head.bias"}, s.Whole...) {
+			w.tuned[name] = true
+		}
+	}
+
+	patches, n, d := c.Grid()*c.Grid(), c.Tokens(), c.EmbedDim
+	grad := w.linear("patch_embed.proj", patches, 3*c.PatchSize*c.PatchSize, d, false)
+	grad = grad || w.reaches("cls_token") || w.reaches("pos_embed")
+	for i := range c.Depth {
+		b := fmt.Sprintf("blocks.%d.", i)
+		x := grad || w.reaches(b+"norm1.weight") || w.reaches(b+"norm1.bias")
+		q := w.linear(b+"attn.q", n, d, d, x)
+		k := w.linear(b+"attn.k", n, d, d, x)
+		v := w.linear(b+"attn.v", n, d, d, x)
+		scores := n * n * d
+		w.add(2 * scores) // q·kᵀ, and the probabilities times v
+		w.addIf(v, scores)
+		w.addIf(q || k, scores) // the probabilities' gradient
+		w.addIf(q, scores)
+		w.addIf(k, scores)
+		grad = w.linear(b+"attn.proj", n, d, d, q || k || v) || grad
+		x = grad || w.reaches(b+"norm2.weight") || w.reaches(b+"norm2.bias")
+		x = w.linear(b+"mlp.fc1", n, d, c.HiddenDim, x)
+		grad = w.linear(b+"mlp.fc2", n, c.HiddenDim, d, x) || grad
+	}
+	grad = grad || w.reaches("norm.weight") || w.reaches("norm.bias")
+	w.linear("head", 1, d, c.NumClasses, grad)
+	return 2 * w.multiplyAdds * float64(batch)
+}
+
+// work counts the multiply-adds of one image.
+type work struct {
+	selection    peft.Selection
+	tuned        map[string]bool // whole
+	backward     bool
+	multiplyAdds float64
+}
+
+func (w *work) add(n int) { w.multiplyAdds += float64(n) }
+
+func (w *work) addIf(needed bool, n int) {
+	if needed {
+		w.add(n)
+	}
+}
+
+// reaches reports whether a gradient has to come as far as a tensor.
+func (w *work) reaches(name string) bool {
+	return w.backward && (w.tuned[name] || len(w.selection.Entries[name]) > 0)
+}
+
+// linear counts a linear layer with its module on a number of tokens. grad says
+// whether its input needs a gradient; the result, whether its output does.
+func (w *work) linear(name string, tokens, in, out int, grad bool) bool {
+	weight := name + ".weight"
+	product := tokens * in * out
+	w.add(product)
+	w.addIf(grad, product)
+	w.addIf(w.tuned[weight], product)
+	w.addIf(w.backward, tokens*len(w.selection.Entries[weight]))
+	y := grad || w.reaches(weight) || w.reaches(name+".bias")
+	if !slices.Contains(w.selection.Structured, weight) {
+		return y
+	}
+	from, fromGrad := in, grad
+	if w.selection.Module == "adapter" && !strings.HasSuffix(name, ".attn.proj") { // acts on the layer's output
+		from, fromGrad = out, y
+	}
+	first, second := tokens*from*w.selection.Rank, tokens*w.selection.Rank*out
+	w.add(first + second)
+	w.addIf(w.backward, first+2*second) // both weights' gradients, and back through the second
+	w.addIf(fromGrad, first)
+	return w.backward || y
+}

@@ -1,0 +1,211 @@
+package bench
+
+import (
+	"fmt"
+	"regexp"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/sensitivity"
+)
+
+func size(t *testing.T, name string, classes int) backbone.Config {
+	t.Helper()
+	c, err := Config(name, classes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// The forward pass has the multiply-adds that are published for these models at
+// 224 px with 1000 classes: DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6
+// GMACs for tiny, small and base.
+func TestWorkForward(t *testing.T) {
+	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
+		got := Work(size(t, name, 1000), peft.Linear(), Forward, 1) / 2e9
+		if text := fmt.Sprintf("%.1f", got); text != want {
+			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
+		}
+	}
+	// ViT-B by hand: patches 196·768·768; a block 4·197·768² for q, k, v and
+	// proj, 2·197·768·3072 for the MLP, 2·197²·768 for attention; head 768·1000.
+	const want = 196*768*768 + 12*(4*197*768*768+2*197*768*3072+2*197*197*768) + 768*1000
+	if got := Work(size(t, "base", 1000), peft.Linear(), Forward, 3); got != 3*2*want {
+		t.Errorf("base, three images: %.0f, want %d", got, 3*2*want)
+	}
+}
+
+// Sums that follow from the shapes alone, in multiply-adds of one image.
+func TestWorkByHand(t *testing.T) {
+	c := size(t, "tiny", 10)
+	const (
+		n, d, h   = 197, 192, 768
+		patch     = 196 * 768 * d
+		layers    = 12 * (4*n*d*d + 2*n*d*h) // q, k, v, proj, fc1, fc2
+		attention = 12 * 2 * n * n * d
+		head      = d * 10
+		forward   = patch + layers + attention + head
+		matrices  = 12 * (4*2*d + 2*(d+h)) * n // LoRA's parameters at rank 1, times tokens
+	)
+	for _, test := range []struct {
+		name   string
+		s      peft.Selection
+		method Method
+		want   int
+	}{
+		{"linear", peft.Linear(), Method(spt.Linear), forward + head},
+		{"full", peft.Full(c), Method(spt.Full), forward + patch + 2*layers + 2*attention + 2*head},
+		{"score", peft.Linear(), Score, forward + 2*layers + 2*attention + head},
+		{"class token", peft.Selection{Whole: []string{"cls_token"}}, Method(spt.SPTLoRA), forward + layers + 2*attention + 2*head},
+		// Block 0 needs no gradient of its input: q, k and v lack one product
+		// each, and one through A.
+		{"lora", peft.Uniform(c, "lora", 8), Method(spt.LoRA), forward + layers + 2*attention + 2*head + 3*8*matrices - 3*n*d*d - 3*n*d*8},
+		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(spt.SPTLoRA), forward + n*d*h + 2*head},
+		{"entries", peft.Selection{Entries: map[string][]int32{"blocks.11.mlp.fc2.weight": {1, 5, 9}}}, Method(spt.SPTLoRA), forward + 3*n + 2*head},
+	} {
+		if got := Work(c, test.s, test.method, 1); got != 2*float64(test.want) {
+			t.Errorf("%s: %.0f, want %d", test.name, got, 2*test.want)
+		}
+	}
+}
+
+// Work is what the matrix products of the graph come to that autodiff builds,
+// after what nothing asks for is left out. Single entries apart: in the graph
+// their gradient is picked from that of the whole matrix.
+func TestWorkIsTheGraphs(t *testing.T) {
+	c := backbone.Config{Architecture: "vit", ImageSize: 24, PatchSize: 8, EmbedDim: 12, Depth: 3, NumHeads: 2, HiddenDim: 20, NumClasses: 5, LayerNormEps: 1e-6}
+	const batch = 2
+	adapters := peft.Uniform(c, "adapter", 3)
+	adapters.Whole = []string{"blocks.1.attn.k.bias", "blocks.1.norm2.bias"}
+	for name, test := range map[string]struct {
+		s peft.Selection
+		m Method
+	}{
+		"forward":           {peft.Linear(), Forward},
+		"forward, lora":     {peft.Uniform(c, "lora", 3), Forward},
+		"linear":            {peft.Linear(), Method(spt.Linear)},
+		"full":              {peft.Full(c), Method(spt.Full)},
+		"score":             {peft.Linear(), Score},
+		"lora":              {peft.Uniform(c, "lora", 3), Method(spt.LoRA)},
+		"adapter":           {peft.Uniform(c, "adapter", 3), Method(spt.Adapter)},
+		"adapter, vectors":  {adapters, Method(spt.SPTAdapter)},
+		"key only":          {peft.Selection{Whole: []string{"blocks.1.attn.k.weight"}}, Method(spt.SPTLoRA)},
+		"value only":        {peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.2.attn.v.weight"}}, Method(spt.SPTLoRA)},
+		"norm":              {peft.Selection{Whole: []string{"norm.bias"}}, Method(spt.SPTLoRA)},
+		"position":          {peft.Selection{Whole: []string{"pos_embed"}}, Method(spt.SPTLoRA)},
+		"plan":              {mixed(), Method(spt.SPTLoRA)},
+		"plan of adapters":  {withModule(mixed(), "adapter"), Method(spt.SPTAdapter)},
+		"plan, predictions": {mixed(), Forward},
+	} {
+		got := Work(c, test.s, test.m, batch)
+		if test.m != Forward {
+			for _, p := range c.Params() {
+				if entries, ok := test.s.Entries[p.Name]; ok && p.Matrix() {
+					got += 2 * batch * float64(c.Tokens()) * float64(p.Size()-len(entries))
+				}
+			}
+		}
+		if want := graphWork(t, c, test.s, test.m, batch); got != want {
+			t.Errorf("%s: %.0f, the graph has %.0f", name, got, want)
+		}
+	}
+}
+
+// mixed is a selection of every kind, as a plan makes it.
+func mixed() peft.Selection {
+	return peft.Selection{Module: "lora", Rank: 2,
+		Structured: []string{"blocks.0.attn.v.weight", "blocks.1.attn.proj.weight", "blocks.2.mlp.fc1.weight"},
+		Whole:      []string{"cls_token", "blocks.0.norm1.weight", "blocks.2.mlp.fc1.bias"},
+		Entries:    map[string][]int32{"blocks.0.attn.q.weight": {0, 3}, "blocks.1.mlp.fc2.weight": {7}, "blocks.2.attn.q.bias": {1}}}
+}
+
+func withModule(s peft.Selection, module string) peft.Selection {
+	s.Module = module
+	return s
+}
+
+var (
+	contracting = regexp.MustCompile(`lhsContractingAxes=\[([0-9 ]*)\]`)
+	axes        = regexp.MustCompile(`[0-9]+`)
+)
+
+// graphWork builds the step's graph, for a backend on which attention is plain
+// matrix products, and counts those that its outputs depend on.
+func graphWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batch int) (flop float64) {
+	t.Helper()
+	be, err := gobackend.New("ops_sequential")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer be.Finalize()
+	tuning, err := peft.New(c, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGraph(be, "work")
+	defer g.Finalize()
+	parameter := func(name string, shape ...int) *Node {
+		return Parameter(g, name, shapes.Make(dtypes.Float32, shape...))
+	}
+	in := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}}
+	var wanted []*Node
+	for _, p := range tuning.Params {
+		in.Tuned[p.Name] = parameter(p.Name, p.Shape...)
+		wanted = append(wanted, in.Tuned[p.Name])
+	}
+	if m == Score {
+		wanted = nil
+	}
+	for _, p := range c.Params() {
+		if in.Tuned[p.Name] == nil {
+			in.Frozen[p.Name] = parameter(p.Name, p.Shape...)
+			if m == Score && p.Role == backbone.Scored {
+				wanted = append(wanted, in.Frozen[p.Name])
+			}
+		}
+		if entries, ok := s.Entries[p.Name]; ok {
+			in.Indices[p.Name] = Const(g, entries)
+		}
+	}
+	logits := c.Logits(tuning.Layers(in), parameter("images", batch, c.ImageSize, c.ImageSize, 3))
+	outputs := []*Node{logits}
+	if m != Forward {
+		outputs = append(outputs, Gradient(sensitivity.CrossEntropy(logits, Const(g, make([]int32, batch))), wanted...)...)
+	}
+	seen := map[*Node]bool{}
+	var visit func(n *Node)
+	visit = func(n *Node) {
+		if seen[n] {
+			return
+		}
+		seen[n] = true
+		for _, i := range n.Inputs() {
+			visit(i)
+		}
+		if n.Type() != NodeTypeDotGeneral {
+			return
+		}
+		match := contracting.FindStringSubmatch(n.String())
+		if match == nil {
+			t.Fatalf("no contracting axes in %s", n)
+		}
+		k := 1
+		for _, axis := range axes.FindAllString(match[1], -1) {
+			k *= n.Inputs()[0].Shape().Dim(int(axis[0] - '0'))
+		}
+		flop += 2 * float64(k) * float64(n.Shape().Size())
+	}
+	for _, n := range outputs {
+		visit(n)
+	}
+	return flop
+}

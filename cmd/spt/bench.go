@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/bench"
+	"github.com/sptune/spt/plan"
+)
+
+func benchCommand(a *app) *cobra.Command {
+	var weights spt.ModelConfig
+	var planPath string
+	var names []string
+	for _, m := range bench.Methods() {
+		names = append(names, string(m))
+	}
+	o := bench.Options{Name: "tiny", Method: bench.Method(spt.SPTLoRA)}
+	classes := 100
+	cmd := &cobra.Command{
+		Use: "bench [flags]", Short: "Measure how fast this machine tunes, and how far from its limit",
+		Long: `Measures this machine's multiply-add peak, its memory's bandwidth and matrix
+products of a ViT's shapes, and times steps of a method on a backbone: images
+per second, their share of what the peak allows, and the memory taken. Images
+are noise; so are weights and scores where none are given, always the same.`,
+		Example: `  spt bench
+  spt bench --model base --method lora --batch 8 --json
+  spt bench --weights vit_tiny.safetensors --plan plan.json --gemm=false`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.Var((*benchModelFlag)(&o.Name), "model", "the backbone's `SIZE`, made-up weights at 224 px: "+strings.Join(bench.Sizes(), ", "))
+	fs.Var((*modelFlag)(&weights.Path), "weights", "instead of made-up weights: a timm-named ViT in a safetensors `FILE`")
+	fs.StringVar((*string)(&o.Method), "method", string(o.Method), "what a step does: "+strings.Join(names, ", ")+" (prediction; stage 1)")
+	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, such as 0.4M, 400k or 0.5% (default for SPT 0.4M, 0.2M for a tiny ViT; for lora and adapter rank 8)")
+	fs.StringVar(&planPath, "plan", "", "instead of a plan from made-up scores: a `FILE` of 'spt plan'")
+	fs.IntVar(&o.Batch, "batch", 8, "images in a step")
+	fs.IntVar(&o.Steps, "steps", 5, "steps to time, after one more; the median counts")
+	fs.IntVar(&classes, "classes", 100, "classes of the head")
+	fs.BoolVar(&o.GEMM, "gemm", true, "measure matrix products too")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if err := o.Method.Validate(); err != nil {
+			return err
+		}
+		m, err := benchModel(cmd, weights, classes, &o)
+		if err != nil {
+			return err
+		}
+		if err := benchSelection(ctx, cmd, m.Config, planPath, &o); err != nil {
+			return err
+		}
+		progress := a.progress()
+		defer progress.close()
+		o.Progress = func(done, total int) {
+			progress.event(spt.Event{Stage: "steps", Done: done, Total: total})
+		}
+		r, err := bench.Run(ctx, m, o)
+		progress.close()
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.writeJSON(r)
+		}
+		return a.writeBench(r, m.Config)
+	})
+	return cmd
+}
+
+// benchModelFlag is one of bench.Sizes. Like the other verbs' --model it names
+// the backbone, hence the type.
+type benchModelFlag string
+
+func (m *benchModelFlag) String() string { return string(*m) }
+func (m *benchModelFlag) Type() string   { return "path" }
+func (m *benchModelFlag) Set(s string) error {
+	if !slices.Contains(bench.Sizes(), s) {
+		return fmt.Errorf("expected %s; a checkpoint is given by --weights FILE", strings.Join(bench.Sizes(), ", "))
+	}
+	*m = benchModelFlag(s)
+	return nil
+}
+
+// benchModel makes or loads the backbone and names it in o.
+func benchModel(cmd *cobra.Command, weights spt.ModelConfig, classes int, o *bench.Options) (*backbone.Model, error) {
+	size, err := bench.Config(o.Name, classes)
+	if err != nil {
+		return nil, err
+	}
+	if weights.Path == "" {
+		return bench.Model(size), nil
+	}
+	m, _, err := openModel(weights, classes)
+	if err != nil {
+		return nil, err
+	}
+	c := m.Config
+	if cmd.Flags().Changed("model") && (c.EmbedDim != size.EmbedDim || c.Depth != size.Depth || c.HiddenDim != size.HiddenDim) {
+		return nil, &spt.OptionError{Err: fmt.Errorf("--model %s contradicts --weights %s, which is a %s; leave one out", o.Name, weights.Path, describeConfig(c))}
+	}
+	o.Name = modelName(m.Path)
+	return m, nil
+}
+
+// benchSelection sets what o tunes: by the plan, or what its method and budget
+// come to.
+func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, planPath string, o *bench.Options) (err error) {
+	if planPath == "" {
+		if o.Budget == "" && spt.Method(o.Method).Scores() {
+			o.Budget = bench.DefaultBudget(c)
+		}
+		o.Selection, err = bench.Select(ctx, c, o.Method, o.Budget)
+		return err
+	}
+	p, err := plan.LoadFile(planPath)
+	if err != nil {
+		return &spt.InputError{Err: err}
+	}
+	method := bench.Method("spt-" + p.Module)
+	if cmd.Flags().Changed("method") && o.Method != method && o.Method != bench.Forward || o.Budget != "" {
+		return &spt.OptionError{Err: fmt.Errorf("the plan %s says what is tuned (%s, %d parameters); leave out --budget, and --method but for %s", planPath, method, p.Cost.Total, bench.Forward)}
+	}
+	if o.Method != bench.Forward {
+		o.Method = method
+	}
+	o.Budget = fmt.Sprint(p.Budget)
+	o.Selection, err = bench.SelectPlan(c, p)
+	return err
+}
+
+// writeBench writes the report for people.
+func (a *app) writeBench(r *bench.Report, c backbone.Config) error {
+	cpu := r.Machine.CPU
+	if cpu == "" {
+		cpu = "unknown processor"
+	}
+	var f facts
+	f.add("machine", "%s, %s, %s, kernel %s", cpu, r.Machine.Arch, plural(r.Machine.Threads, "thread"), r.Machine.Kernel)
+	f.add("FMA peak", "%.0f GFLOPS", r.PeakGFLOPS)
+	f.add("memory", "%.1f GB/s", r.BandwidthGB)
+	text := f.String() + "\n"
+	if len(r.GEMM) > 0 {
+		text += table(func(w io.Writer) {
+			fmt.Fprintln(w, "matrix product\tm\tk\tn\tGFLOPS\tof the peak")
+			for _, g := range r.GEMM {
+				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%.0f\t%.0f%%\n", g.Name, g.M, g.K, g.N, g.GFLOPS, 100*g.GFLOPS/r.PeakGFLOPS)
+			}
+		}) + "\n"
+	}
+	f = nil
+	f.add("backbone", "%s: %s", r.Model, describeConfig(c))
+	method := string(r.Method)
+	if r.Budget != "" {
+		method += ", budget " + r.Budget
+	}
+	f.add("method", "%s, %d parameters tuned besides the head", method, r.TunedParams)
+	f.add("step", "%.4g s for %s, median of %d", r.SecondsPerStep, plural(r.Batch, "image"), r.Steps)
+	f.add("speed", "%.2f images/s, %.0f%% of the %.2f that %.2f GFLOP an image allow", r.ImgPerS, 100*r.LimitFraction, r.LimitImgPerS, r.GFLOPPerImage)
+	f.add("held", "%.1f MB of weights, %.1f MB of them packed once more, %.1f MB of activations, %.1f MB of optimizer state", r.WeightsMB, r.PackedMB, r.ActivationsMB, r.OptimizerMB)
+	if r.PeakRSSMB > 0 {
+		f.add("peak memory", "%.0f MB resident", r.PeakRSSMB)
+	}
+	return a.write(text + f.String())
+}
