@@ -135,6 +135,7 @@ func place(be Backend, t *tensors.Tensor) (*tensors.Tensor, error) {
 	if err := t.MaterializeOnDevice(be, true, 0); err != nil {
 		return nil, fmt.Errorf("placing a tensor of shape %s on %s: %w", t.Shape(), be.Name(), err)
 	}
+	t.FinalizeLocal() // one copy is enough
 	return t, nil
 }
 

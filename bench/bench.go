@@ -29,8 +29,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Method is what a step does: tune by one of spt's methods, or one of the
-// other two.
+// Method is what a step does: tune by one of package spt's methods, with the
+// recipe's drop rates, or one of the two below. Linear passes every image
+// through the backbone in every step, where a run computes features once.
 type Method string
 
 // The methods that tune nothing. The others are those of package spt.
@@ -75,7 +76,7 @@ type Options struct {
 // second, two for a multiply-add; MB are 10⁶ bytes.
 type Report struct {
 	Machine     Machine `json:"machine"`
-	PeakGFLOPS  float64 `json:"peak_gflops"`    // multiply-adds in registers, all threads; of two measurements, before and after the steps, the larger
+	PeakGFLOPS  float64 `json:"peak_gflops"`    // multiply-adds in registers, all threads; the largest of several measurements before and after the steps
 	BandwidthGB float64 `json:"bandwidth_gb_s"` // reading and writing arrays far larger than the caches
 	GEMM        []GEMM  `json:"gemm"`           // empty if not asked for
 
@@ -94,7 +95,7 @@ type Report struct {
 	ActivationsMB  float64 `json:"activations_mb"` // intermediate results of a step
 	OptimizerMB    float64 `json:"optimizer_mb"`   // both moments of AdamW; for score the sums of squares
 	PackedMB       float64 `json:"packed_mb"`      // weights once more, in the matrix kernel's layout
-	PeakRSSMB      float64 `json:"peak_rss_mb"`    // of the process from loading the weights to the last step; 0: the system does not say
+	PeakRSSMB      float64 `json:"peak_rss_mb"`    // of the process from placing the weights to the last step; 0: the system does not say
 }
 
 // Machine is where it was measured.

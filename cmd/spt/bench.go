@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/bench"
+	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 )
 
@@ -38,7 +39,7 @@ are noise; so are weights and scores where none are given, always the same.`,
 	fs := cmd.Flags()
 	fs.Var((*benchModelFlag)(&o.Name), "model", "the backbone's `SIZE`, made-up weights at 224 px: "+strings.Join(bench.Sizes(), ", "))
 	fs.Var((*modelFlag)(&weights.Path), "weights", "instead of made-up weights: a timm-named ViT in a safetensors `FILE`")
-	fs.StringVar((*string)(&o.Method), "method", string(o.Method), "what a step does: "+strings.Join(names, ", ")+" (prediction; stage 1)")
+	fs.StringVar((*string)(&o.Method), "method", string(o.Method), "what a step does: "+strings.Join(names, ", ")+"; the last two are prediction and stage 1")
 	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, such as 0.4M, 400k or 0.5% (default for SPT 0.4M, 0.2M for a tiny ViT; for lora and adapter rank 8)")
 	fs.StringVar(&planPath, "plan", "", "instead of a plan from made-up scores: a `FILE` of 'spt plan'")
 	fs.IntVar(&o.Batch, "batch", 8, "images in a step")
@@ -69,7 +70,7 @@ are noise; so are weights and scores where none are given, always the same.`,
 		if a.json {
 			return a.writeJSON(r)
 		}
-		return a.writeBench(r, m.Config)
+		return a.writeBench(r, m.Config, o.Selection)
 	})
 	return cmd
 }
@@ -136,7 +137,7 @@ func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, 
 }
 
 // writeBench writes the report for people.
-func (a *app) writeBench(r *bench.Report, c backbone.Config) error {
+func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) error {
 	cpu := r.Machine.CPU
 	if cpu == "" {
 		cpu = "unknown processor"
@@ -160,7 +161,12 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config) error {
 	if r.Budget != "" {
 		method += ", budget " + r.Budget
 	}
-	f.add("method", "%s, %d parameters tuned besides the head", method, r.TunedParams)
+	f.add("method", "%s", method)
+	entries := 0
+	for _, e := range s.Entries {
+		entries += len(e)
+	}
+	f.add("tuned", "%d parameters besides the head: %s, %s whole, %d entries", r.TunedParams, plural(len(s.Structured), "module"), plural(len(s.Whole), "tensor"), entries)
 	f.add("step", "%.4g s for %s, median of %d", r.SecondsPerStep, plural(r.Batch, "image"), r.Steps)
 	f.add("speed", "%.2f images/s, %.0f%% of the %.2f that %.2f GFLOP an image allow", r.ImgPerS, 100*r.LimitFraction, r.LimitImgPerS, r.GFLOPPerImage)
 	f.add("held", "%.1f MB of weights, %.1f MB of them packed once more, %.1f MB of activations, %.1f MB of optimizer state", r.WeightsMB, r.PackedMB, r.ActivationsMB, r.OptimizerMB)

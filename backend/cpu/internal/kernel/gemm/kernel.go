@@ -7,6 +7,7 @@ type isa int
 
 const (
 	portable isa = iota
+	neon
 	avx2
 	avx512
 )
@@ -25,7 +26,7 @@ type kernel struct {
 var active = &available[len(available)-1]
 
 // Kernel names the micro-kernel in use and its tile: "avx512 14x32",
-// "avx2 6x16" or "portable".
+// "avx2 6x16", "neon 8x12" or "portable".
 func Kernel() string { return active.name }
 
 // tile is the argument of a micro-kernel: it computes, for mr rows and n

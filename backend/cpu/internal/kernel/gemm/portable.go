@@ -14,9 +14,8 @@ var portableKernel = kernel{portable, "portable", 4, 4, 4, 1}
 // what is beyond.
 func tilePortable(t *tile) {
 	var acc [4][4]float32
-	a, b := t.a, t.b
-	for range t.k {
-		x, y := (*[4]float32)(a), (*[4]float32)(b)
+	for p := range t.k {
+		x, y := (*[4]float32)(unsafe.Add(t.a, p*16)), (*[4]float32)(unsafe.Add(t.b, p*t.ldb))
 		y0, y1, y2, y3 := y[0], y[1], y[2], y[3]
 		for i := range acc {
 			acc[i][0] += x[i] * y0
@@ -24,7 +23,6 @@ func tilePortable(t *tile) {
 			acc[i][2] += x[i] * y2
 			acc[i][3] += x[i] * y3
 		}
-		a, b = unsafe.Add(a, 16), unsafe.Add(b, t.ldb)
 	}
 	for i := range t.mr {
 		t.writeBack(i, acc[i][:t.n])

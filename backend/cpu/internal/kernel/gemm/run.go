@@ -91,12 +91,20 @@ func (c *Call) grid(kn *kernel, n int) grid {
 	if c.Packed != nil || c.thin() {
 		g.cols = 1
 	}
+	if c.narrow(kn) {
+		panels = 1 // its rows are not cut
+	}
 	if n == 1 {
 		return g
 	}
-	// Four parts for each worker balance the load; but a part should be worth
-	// 10 µs, 2^18 multiply-adds.
-	want := min(4*n, 1+c.M*c.N*max(c.K, 16)>>18)
+	// Four parts for each worker balance the load, two where parts pack the
+	// same of B once more; and a part should be worth 10 µs, 2^18
+	// multiply-adds.
+	want := 4 * n
+	if c.Packed == nil {
+		want = 2 * n
+	}
+	want = min(want, 1+c.M*c.N*max(c.K, 16)>>18)
 	if c.thin() {
 		g.cols = max(g.cols, min(want, n, panels)) // long rows are read faster
 		return g
@@ -120,7 +128,7 @@ func (c *Call) grid(kn *kernel, n int) grid {
 }
 
 const (
-	maxStrips = 16
+	maxStrips = 32
 	maxPanels = 24
 )
 
