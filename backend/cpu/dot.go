@@ -241,7 +241,9 @@ func (x *execution) packed(n *node) *gemm.Packed {
 	if d.patch != nil {
 		return x.patched(n, l)
 	}
-	if d.m < 2 || d.k*d.n < 1<<10 {
+	// Small products have kernels of their own, which sum in another order: a
+	// product must not change when its weight is packed.
+	if d.m <= 16 || d.n <= 16 {
 		return nil
 	}
 	b := x.shared(n.in[1].t)

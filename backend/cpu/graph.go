@@ -112,6 +112,7 @@ func compile(b *builder) (*executable, error) {
 	c.sparse()
 	c.epilogues()
 	c.prune()
+	c.rematerialise()
 	c.fuse()
 	return c.executable(b)
 }

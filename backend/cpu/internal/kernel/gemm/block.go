@@ -7,8 +7,8 @@ const (
 	// second level cache while strips of A pass by.
 	bBlock = 160 << 10
 
-	// fetchAhead is how far a packed panel is fetched ahead, in bytes: half a
-	// microsecond, for panels that come from beyond the second level cache.
+	// fetchAhead is how far ahead a packed panel is fetched into the cache, in
+	// bytes.
 	fetchAhead = 1 << 10
 
 	// thinRows is the height up to which a product is thin: it reads B where
@@ -70,7 +70,7 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32) {
 		case c.Packed != nil:
 			b = c.Packed.data[c.Packed.Index(k0, r.j0):]
 		case thin:
-			if edge := r.j1 % kn.nr; edge != 0 && r.j1 == c.N {
+			if edge := r.j1 % kn.nr; edge != 0 {
 				kn.packPanels(b, c.B.from(k0, r.j1-edge), depth, edge)
 			}
 		default:
@@ -102,7 +102,7 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32) {
 				o.place(&t, i, j)
 				kn.run(&t)
 			}
-			if o.rows {
+			if o.finish {
 				c.finish(i, i3, j2, j3)
 			}
 		}
@@ -131,7 +131,7 @@ type output struct {
 	gamma          float32
 	bias, residual []float32
 	ldr            int
-	rows           bool // the rest of the epilogue is done by finish
+	finish         bool // the rest of the epilogue is left to Call.finish
 }
 
 // output says how the block k0 to k1 is added: the first block adds Beta·C,
@@ -150,8 +150,8 @@ func (c *Call) output(k0, k1 int) output {
 	}
 	if k1 == c.K {
 		o.bias = c.Bias
-		o.rows = c.GELU || c.PreAct != nil
-		if !o.rows {
+		o.finish = c.GELU || c.PreAct != nil
+		if !o.finish {
 			o.residual, o.ldr = c.Residual, c.LDR
 		}
 	}

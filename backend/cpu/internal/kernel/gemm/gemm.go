@@ -17,11 +17,12 @@
 // 34 (3), 2008.
 //
 // Every element of C is summed over k in the same order whatever the number of
-// threads: K is cut into blocks by its size alone, a block is summed from its
-// first to its last product with fused multiply-adds, and the sums of the
-// blocks are added up from first to last. Results therefore have the same bits
-// for any GOMAXPROCS. They may differ in the last bits between processors
-// with and without fused multiply-add.
+// threads: K is cut into blocks by the shape of the product alone, a block is
+// summed from its first to its last product with fused multiply-adds, and the
+// sums of the blocks are added up from first to last. (A narrow product is
+// summed in as many lanes as a register has.) Results therefore have the same
+// bits for any GOMAXPROCS. They may differ in the last bits between kernels,
+// and between a packed and an unpacked operand.
 package gemm
 
 //go:generate go run ./asm -out gemm_amd64.s -stubs gemm_amd64.go

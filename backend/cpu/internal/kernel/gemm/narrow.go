@@ -34,13 +34,14 @@ func (c *Call) dots(kn *kernel, s *workers.Scratch, r rect) {
 			o.place(&t, i, j)
 			kn.dots(&t)
 		}
-		if o.rows {
+		if o.finish {
 			c.finish(i, i+t.mr, 0, c.N)
 		}
 	}
 }
 
-// flipped says whether the product is narrow once transposed: Cᵀ = Bᵀ·Aᵀ.
+// flipped says whether the product is narrow or thin once transposed:
+// Cᵀ = Bᵀ·Aᵀ.
 func (c *Call) flipped(kn *kernel) bool {
 	if c.Packed != nil || c.narrow(kn) {
 		return false

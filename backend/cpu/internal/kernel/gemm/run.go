@@ -54,10 +54,12 @@ func Batched(batch int, call func(i int, c *Call)) {
 	}
 	n := workers.Count()
 	if batch < 4*n {
-		// Too few to balance the load, unless they are small.
+		// Too few to balance the load: each is split if that is worth a round
+		// of the pool, some 2^24 multiply-adds, or workers would be idle.
 		c := new(Call)
 		call(0, c)
-		if g := c.grid(active, n); g.rows*g.cols > 1 {
+		g := c.grid(active, n)
+		if g.rows*g.cols > 1 && (batch < n || c.M*c.N*c.K >= 1<<24) {
 			for i := range batch {
 				*c = Call{}
 				call(i, c)
@@ -85,8 +87,6 @@ type grid struct{ rows, cols int }
 func (c *Call) grid(kn *kernel, n int) grid {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr
-	// Parts of at most so many strips and panels keep what a part packs in
-	// the cache. Packed panels are there anyway.
 	g := grid{(strips + maxStrips - 1) / maxStrips, (panels + maxPanels - 1) / maxPanels}
 	if c.Packed != nil || c.thin() {
 		g.cols = 1
@@ -127,6 +127,8 @@ func (c *Call) grid(kn *kernel, n int) grid {
 	return g
 }
 
+// Parts are at most so many strips and, where they pack B themselves, so many
+// panels: what a part packs stays in the last level cache, some 2 MiB of each.
 const (
 	maxStrips = 32
 	maxPanels = 24

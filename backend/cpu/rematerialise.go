@@ -1,0 +1,140 @@
+package cpu
+
+import "slices"
+
+// Rematerialisation: a result of element-wise work that is read soon after it
+// is made, and then again much later on the way back, is computed a second time
+// for the late readers if what it is made of is in memory then anyway. The
+// inputs of LoRA's A under dropout, and the outputs of layer norms, are of this
+// kind: keeping them would cost as much memory as the residual stream itself.
+
+const (
+	// rematerialiseGap is how many nodes must lie between early and late reads.
+	rematerialiseGap = 100
+	// rematerialiseSize is the least size of a tensor, in elements, that is
+	// worth the second computation.
+	rematerialiseSize = 1 << 14
+)
+
+// rematerialise splits the readers of such results.
+func (c *compiler) rematerialise() {
+	r := &rematerialisation{users: map[*tensor][]*node{}, at: map[*node]int{}}
+	for _, n := range c.nodes {
+		for _, e := range n.edges() {
+			if e.t != nil {
+				r.users[e.t] = append(r.users[e.t], n)
+			}
+		}
+	}
+	// A loop's node runs when the first of its readers does, see fuse.
+	for _, n := range slices.Backward(c.nodes) {
+		r.at[n] = n.id
+		if n.kind == kindFused || n.kind == kindReduce {
+			first := -1
+			for _, u := range r.users[n.out[0]] {
+				if first < 0 || r.at[u] < first {
+					first = r.at[u]
+				}
+			}
+			if first > n.id && n.out[0].output < 0 {
+				r.at[n] = first
+			}
+		}
+	}
+	for _, n := range slices.Clone(c.nodes) {
+		if n.kind == kindFused && !n.source && n.out[0].output < 0 && n.out[0].n >= rematerialiseSize {
+			r.split(c, n)
+		}
+	}
+	c.prune()
+}
+
+type rematerialisation struct {
+	users map[*tensor][]*node
+	at    map[*node]int // when a node runs, as the id of another node
+}
+
+// split gives the late readers of n's result a copy of n.
+func (r *rematerialisation) split(c *compiler, n *node) {
+	readers := slices.Clone(r.users[n.out[0]])
+	slices.SortStableFunc(readers, func(a, b *node) int { return r.at[a] - r.at[b] })
+	for i := 1; i < len(readers); i++ {
+		if r.at[readers[i]]-r.at[readers[i-1]] < rematerialiseGap {
+			continue
+		}
+		late := readers[i:]
+		// The copy comes before the first late reader in the nodes' order too.
+		before := slices.MinFunc(late, func(a, b *node) int { return a.id - b.id })
+		copies := map[*node]*node{}
+		if !r.makes(n, r.at[readers[i]], 0) {
+			return
+		}
+		m := r.copy(c, n, before, r.at[readers[i]], copies)
+		for _, u := range late {
+			for j := range u.in {
+				if u.in[j].t == n.out[0] {
+					u.in[j].t = m.out[0]
+				}
+			}
+			if d := u.dot; d != nil {
+				for _, e := range []*edge{&d.bias, &d.residual} {
+					if e.t == n.out[0] {
+						e.t = m.out[0]
+					}
+				}
+			}
+		}
+		r.users[n.out[0]] = readers[:i]
+		r.users[m.out[0]] = late
+		return
+	}
+}
+
+// makes reports whether n can be computed at the time when from what is in
+// memory then.
+func (r *rematerialisation) makes(n *node, when, depth int) bool {
+	for _, e := range n.in {
+		if e.t != nil && !r.alive(e, n, when) && (e.t.node.kind != kindFused || depth > 3 || !r.makes(e.t.node, when, depth+1)) {
+			return false
+		}
+	}
+	return true
+}
+
+// alive reports whether what n reads through e is in memory at the time when,
+// or costs little to keep.
+func (r *rematerialisation) alive(e edge, n *node, when int) bool {
+	m := e.t.node
+	if m.kind == kindInput || m.kind == kindConstant || m.kind == kindRandom && e.t.dtype.Size() == 4 || m.source || e.t.n*16 <= n.out[0].n {
+		return true
+	}
+	for _, u := range r.users[e.t] {
+		if r.at[u] >= when {
+			return true
+		}
+	}
+	return false
+}
+
+// copy adds a copy of n, and of what it needs, before a node.
+func (r *rematerialisation) copy(c *compiler, n, before *node, when int, copies map[*node]*node) *node {
+	if m, ok := copies[n]; ok {
+		return m
+	}
+	m := &node{id: before.id, kind: n.kind, op: n.op, dims: n.dims, in: slices.Clone(n.in), rec: n.rec, axes: n.axes}
+	t := n.out[0]
+	m.out = []*tensor{{node: m, dtype: t.dtype, n: t.n, shape: t.shape, output: -1}}
+	copies[n] = m
+	r.at[m] = when
+	for i, e := range m.in {
+		if e.t == nil {
+			continue
+		}
+		if !r.alive(e, n, when) {
+			m.in[i].t = r.copy(c, e.t.node, before, when, copies).out[0]
+		}
+		r.users[m.in[i].t] = append(r.users[m.in[i].t], m)
+	}
+	c.nodes = append(c.nodes, m)
+	return m
+}
