@@ -180,7 +180,7 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	}
 	out := make(map[string]*tensors.Tensor, len(m.Weights))
 	for name, w := range m.Weights {
-		t, err := backend.Tensor(be, w.Data, w.Shape...)
+		t, err := backend.Frozen(be, w.Data, w.Shape...)
 		if err != nil {
 			return nil, fmt.Errorf("placing %s: %w", name, err)
 		}

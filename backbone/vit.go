@@ -166,20 +166,30 @@ func (c Config) Logits(l Layers, images *Node) *Node {
 }
 
 // Features is the class token after the final norm, [B, D]: what the head sees.
+//
+// Nothing reads the other tokens of the last block, so there only the class
+// token is computed beyond the keys and values: a twelfth of a ViT's work but
+// for those two matrices, on the way forward and back.
 func (c Config) Features(l Layers, images *Node) *Node {
 	x := c.embed(l, images)
 	for n := range c.Depth {
 		b := fmt.Sprintf("blocks.%d.", n)
-		y := c.attention(l, b+"attn.", c.layerNorm(l, b+"norm1", x))
+		y := c.layerNorm(l, b+"norm1", x)
+		query := y
+		if n == c.Depth-1 {
+			x, query = classToken(x), classToken(y)
+		}
+		y = c.attention(l, b+"attn.", query, y)
 		x = Add(x, l.DropPath(n, y))
 		y = l.Linear(b+"mlp.fc1", c.layerNorm(l, b+"norm2", x))
 		y = l.Linear(b+"mlp.fc2", GELU(y))
 		x = Add(x, l.DropPath(n, y))
 	}
-	// LayerNorm acts on each token alone, so only the class token needs it.
-	class := Reshape(Slice(x, AxisRange(), AxisRange(0, 1), AxisRange()), x.Shape().Dim(0), c.EmbedDim)
-	return c.layerNorm(l, "norm", class)
+	return c.layerNorm(l, "norm", Reshape(x, x.Shape().Dim(0), c.EmbedDim))
 }
+
+// classToken is [B, 1, D] of x [B, N, D].
+func classToken(x *Node) *Node { return Slice(x, AxisRange(), AxisRange(0, 1), AxisRange()) }
 
 // embed cuts the images into patches, projects them to tokens, puts the class
 // token in front and adds the position embedding: [B, N, D].
@@ -195,16 +205,18 @@ func (c Config) embed(l Layers, images *Node) *Node {
 	return Add(Concatenate([]*Node{class, x}, 1), l.Param("pos_embed"))
 }
 
-// attention is multi-head self-attention of x [B, N, D].
-func (c Config) attention(l Layers, name string, x *Node) *Node {
-	batch, tokens, heads := x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads
-	split := func(n string) *Node { return Reshape(l.Linear(name+n, x), batch, tokens, heads, c.EmbedDim/heads) }
-	y := scaledDotProductAttention(split("q"), split("k"), split("v"))
-	return l.Linear(name+"proj", Reshape(y, batch, tokens, c.EmbedDim))
+// attention is multi-head self-attention: what the tokens of query [B, n, D]
+// gather from those of x [B, N, D].
+func (c Config) attention(l Layers, name string, query, x *Node) *Node {
+	split := func(n string, x *Node) *Node {
+		return Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, c.EmbedDim/c.NumHeads)
+	}
+	y := scaledDotProductAttention(split("q", query), split("k", x), split("v", x))
+	return l.Linear(name+"proj", Reshape(y, query.Shape().Dimensions...))
 }
 
-// scaledDotProductAttention is softmax(q·kᵀ/√width)·v for q, k and v [B, N,
-// heads, width]. A backend with a gradient of its own for it never holds all
+// scaledDotProductAttention is softmax(q·kᵀ/√width)·v for q [B, n, heads,
+// width], k and v [B, N, heads, width]. A backend with a gradient of its own for it never holds all
 // scores [B, heads, N, N] at once.
 func scaledDotProductAttention(q, k, v *Node) *Node {
 	if q.Graph().Backend().Capabilities().Operations[compute.OpTypeFusedScaledDotProductAttentionVJP] {

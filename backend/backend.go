@@ -111,6 +111,19 @@ func Tensor(be Backend, data []float32, shape ...int) (t *tensors.Tensor, err er
 	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
 }
 
+// Frozen places a float32 array that nobody will ever change again, such as a
+// pretrained weight. The CPU backend reads it where it lies; others copy it.
+func Frozen(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
+	if own, ok := be.(*cpu.Backend); ok {
+		buffer, err := own.Borrow(data, shape...)
+		if err != nil {
+			return nil, err
+		}
+		return tensors.FromBuffer(buffer)
+	}
+	return Tensor(be, data, shape...)
+}
+
 // Int32 places an int32 array of the given shape on be. The data is copied.
 func Int32(be Backend, data []int32, shape ...int) (*tensors.Tensor, error) {
 	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))

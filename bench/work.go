@@ -18,7 +18,8 @@ import (
 // inputs (as much again, for attention twice as much), only above what is
 // tuned; and the gradients of tuned weights, where a single entry takes one
 // multiply-add a token. Not counted is what is no product: norms, softmax, GELU,
-// drops, the optimiser; nor what an implementation computes twice.
+// drops, the optimiser; nor what an implementation computes twice; nor, of the
+// last block, what only tokens would read that nothing reads.
 func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 	w := work{selection: s, backward: m != Forward, tuned: map[string]bool{}}
 	switch m {
@@ -40,19 +41,23 @@ func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 	for i := range c.Depth {
 		b := fmt.Sprintf("blocks.%d.", i)
 		x := grad || w.reaches(b+"norm1.weight") || w.reaches(b+"norm1.bias")
-		q := w.linear(b+"attn.q", n, d, d, x)
+		m := n // tokens that are read after attention
+		if i == c.Depth-1 {
+			m = 1
+		}
+		q := w.linear(b+"attn.q", m, d, d, x)
 		k := w.linear(b+"attn.k", n, d, d, x)
 		v := w.linear(b+"attn.v", n, d, d, x)
-		scores := n * n * d
+		scores := m * n * d
 		w.add(2 * scores) // q·kᵀ, and the probabilities times v
 		w.addIf(v, scores)
 		w.addIf(q || k, scores) // the probabilities' gradient
 		w.addIf(q, scores)
 		w.addIf(k, scores)
-		grad = w.linear(b+"attn.proj", n, d, d, q || k || v) || grad
+		grad = w.linear(b+"attn.proj", m, d, d, q || k || v) || grad
 		x = grad || w.reaches(b+"norm2.weight") || w.reaches(b+"norm2.bias")
-		x = w.linear(b+"mlp.fc1", n, d, c.HiddenDim, x)
-		grad = w.linear(b+"mlp.fc2", n, c.HiddenDim, d, x) || grad
+		x = w.linear(b+"mlp.fc1", m, d, c.HiddenDim, x)
+		grad = w.linear(b+"mlp.fc2", m, c.HiddenDim, d, x) || grad
 	}
 	grad = grad || w.reaches("norm.weight") || w.reaches("norm.bias")
 	w.linear("head", 1, d, c.NumClasses, grad)

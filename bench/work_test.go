@@ -28,17 +28,22 @@ func size(t *testing.T, name string, classes int) backbone.Config {
 
 // The forward pass has the multiply-adds that are published for these models at
 // 224 px with 1000 classes: DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6
-// GMACs for tiny, small and base.
+// GMACs for tiny, small and base. Those count the tokens of the last block that
+// nothing reads, too.
 func TestWorkForward(t *testing.T) {
 	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
-		got := Work(size(t, name, 1000), peft.Linear(), Forward, 1) / 2e9
+		c := size(t, name, 1000)
+		unread := 196 * (2*c.EmbedDim*c.EmbedDim + 2*c.EmbedDim*c.HiddenDim + 2*197*c.EmbedDim)
+		got := Work(c, peft.Linear(), Forward, 1)/2e9 + float64(unread)/1e9
 		if text := fmt.Sprintf("%.1f", got); text != want {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
 		}
 	}
 	// ViT-B by hand: patches 196·768·768; a block 4·197·768² for q, k, v and
-	// proj, 2·197·768·3072 for the MLP, 2·197²·768 for attention; head 768·1000.
-	const want = 196*768*768 + 12*(4*197*768*768+2*197*768*3072+2*197*197*768) + 768*1000
+	// proj, 2·197·768·3072 for the MLP, 2·197²·768 for attention, in the last
+	// block one token but for k and v; head 768·1000.
+	const want = 196*768*768 + 11*(4*197*768*768+2*197*768*3072+2*197*197*768) +
+		(2*197+2)*768*768 + 2*768*3072 + 2*197*768 + 768*1000
 	if got := Work(size(t, "base", 1000), peft.Linear(), Forward, 3); got != 3*2*want {
 		t.Errorf("base, three images: %.0f, want %d", got, 3*2*want)
 	}
@@ -50,11 +55,11 @@ func TestWorkByHand(t *testing.T) {
 	const (
 		n, d, h   = 197, 192, 768
 		patch     = 196 * 768 * d
-		layers    = 12 * (4*n*d*d + 2*n*d*h) // q, k, v, proj, fc1, fc2
-		attention = 12 * 2 * n * n * d
+		layers    = 11*(4*n*d*d+2*n*d*h) + (2*n+2)*d*d + 2*d*h // q, k, v, proj, fc1, fc2; the last block's for one token
+		attention = 11*2*n*n*d + 2*n*d
 		head      = d * 10
 		forward   = patch + layers + attention + head
-		matrices  = 12 * (4*2*d + 2*(d+h)) * n // LoRA's parameters at rank 1, times tokens
+		matrices  = 11*(4*2*d+2*(d+h))*n + (2*n+2)*2*d + 2*(d+h) // LoRA's parameters at rank 1, times tokens
 	)
 	for _, test := range []struct {
 		name   string
@@ -69,8 +74,8 @@ func TestWorkByHand(t *testing.T) {
 		// Block 0 needs no gradient of its input: q, k and v lack one product
 		// each, and one through A.
 		{"lora", peft.Uniform(c, "lora", 8), Method(spt.LoRA), forward + layers + 2*attention + 2*head + 3*8*matrices - 3*n*d*d - 3*n*d*8},
-		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(spt.SPTLoRA), forward + n*d*h + 2*head},
-		{"entries", peft.Selection{Entries: map[string][]int32{"blocks.11.mlp.fc2.weight": {1, 5, 9}}}, Method(spt.SPTLoRA), forward + 3*n + 2*head},
+		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(spt.SPTLoRA), forward + d*h + 2*head},
+		{"entries", peft.Selection{Entries: map[string][]int32{"blocks.11.mlp.fc2.weight": {1, 5, 9}}}, Method(spt.SPTLoRA), forward + 3 + 2*head},
 	} {
 		if got := Work(c, test.s, test.method, 1); got != 2*float64(test.want) {
 			t.Errorf("%s: %.0f, want %d", test.name, got, 2*test.want)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime/debug"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -55,6 +56,9 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	if err := s.load(0, tuned, zero, zero); err != nil {
 		return nil, err
 	}
+	// What scoring and planning left behind must not stay resident beside the
+	// activations.
+	debug.FreeOSMemory()
 	s.program, err = backend.NewProgram(be, "training step", s.build)
 	return s, err
 }

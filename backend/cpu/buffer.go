@@ -21,9 +21,10 @@ type buffer struct {
 	shape   shapes.Shape
 	data    []byte // 64-byte aligned; nil once finalized or donated
 
-	mu    sync.Mutex
-	again bool                        // a program used it before, without taking it
-	packs map[packLayout]*gemm.Packed // right-hand operands of matrix products
+	mu       sync.Mutex
+	borrowed bool                        // data is not ours to write
+	again    bool                        // a program used it before, without taking it
+	packs    map[packLayout]*gemm.Packed // right-hand operands of matrix products
 }
 
 // packLayout is how a product reads a buffer as k×n matrix.
@@ -34,6 +35,18 @@ func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
 	n := shape.ByteSize()
 	b.buffers.Add(n)
 	return &buffer{backend: b, shape: shape.Clone(), data: alignedBytes(int(n))}
+}
+
+// Borrow makes a buffer of a float32 array without copying it. The array must
+// not be changed afterwards: the backend reads it whenever the buffer is used.
+func (b *Backend) Borrow(data []float32, dims ...int) (compute.Buffer, error) {
+	shape := shapes.Make(dtypes.Float32, dims...)
+	bytes, err := flatBytes(data, shape)
+	if err != nil {
+		return nil, err
+	}
+	b.buffers.Add(int64(len(bytes)))
+	return &buffer{backend: b, shape: shape, data: bytes, borrowed: true}, nil
 }
 
 // alignedBytes allocates n bytes on a 64-byte boundary.

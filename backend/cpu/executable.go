@@ -167,7 +167,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.D
 	}
 	for i, t := range x.outputs {
 		shape := x.results[i]
-		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && once(inputs, d.place.index) {
+		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && !inputs[d.place.index].(*buffer).borrowed && once(inputs, d.place.index) {
 			x.backend.buffers.Add(shape.ByteSize()) // the input's are taken off when it is finalized
 			run.out[i] = &buffer{backend: x.backend, shape: shape, data: run.memory[d.place.index]}
 			continue

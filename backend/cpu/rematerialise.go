@@ -1,6 +1,10 @@
 package cpu
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/gomlx/compute"
+)
 
 // Rematerialisation: a result of element-wise work that is read soon after it
 // is made, and then again much later on the way back, is computed a second time
@@ -42,8 +46,17 @@ func (c *compiler) rematerialise() {
 		}
 	}
 	for _, n := range slices.Clone(c.nodes) {
-		if n.kind == kindFused && !n.source && n.out[0].output < 0 && n.out[0].n >= rematerialiseSize {
-			r.split(c, n)
+		if n.out == nil || n.out[0].output >= 0 || n.out[0].n < rematerialiseSize {
+			continue
+		}
+		switch {
+		case n.kind == kindFused && !n.source:
+			r.split(c, n, n)
+		case n.kind == kindDot && n.dot.gelu && n.dot.pre != nil:
+			// The GELU of a product's epilogue, from the value before it.
+			gelu := &node{kind: kindFused, op: compute.OpTypeFusedGelu, dims: n.dims, out: n.out[:1],
+				in: []edge{full(n.dot.pre, n.dims)}, rec: &op{kind: compute.OpTypeFusedGelu, attrs: []any{true}}}
+			r.split(c, n, gelu)
 		}
 	}
 	c.prune()
@@ -54,8 +67,9 @@ type rematerialisation struct {
 	at    map[*node]int // when a node runs, as the id of another node
 }
 
-// split gives the late readers of n's result a copy of n.
-func (r *rematerialisation) split(c *compiler, n *node) {
+// split gives the late readers of n's result a copy of how, a node that
+// computes the same.
+func (r *rematerialisation) split(c *compiler, n, how *node) {
 	readers := slices.Clone(r.users[n.out[0]])
 	slices.SortStableFunc(readers, func(a, b *node) int { return r.at[a] - r.at[b] })
 	for i := 1; i < len(readers); i++ {
@@ -66,10 +80,10 @@ func (r *rematerialisation) split(c *compiler, n *node) {
 		// The copy comes before the first late reader in the nodes' order too.
 		before := slices.MinFunc(late, func(a, b *node) int { return a.id - b.id })
 		copies := map[*node]*node{}
-		if !r.makes(n, r.at[readers[i]], 0) {
+		if !r.makes(how, r.at[readers[i]], 0) {
 			return
 		}
-		m := r.copy(c, n, before, r.at[readers[i]], copies)
+		m := r.copy(c, how, before, r.at[readers[i]], copies)
 		for _, u := range late {
 			for j := range u.in {
 				if u.in[j].t == n.out[0] {
