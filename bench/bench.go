@@ -67,6 +67,7 @@ type Options struct {
 	Batch     int    // images in a step, 1 to 4096
 	Steps     int    // timed after one that warms up, at least 1
 	GEMM      bool   // measure matrix products of the backbone's shapes too
+	Breakdown bool   // say what the time of the steps goes to
 	// Progress is called after each step, with 0 after the one that warms up.
 	// Nil: not at all.
 	Progress func(done, total int)
@@ -95,6 +96,7 @@ type Report struct {
 	ActivationsMB  float64 `json:"activations_mb"` // intermediate results of a step
 	OptimizerMB    float64 `json:"optimizer_mb"`   // both moments of AdamW; for score the sums of squares
 	PackedMB       float64 `json:"packed_mb"`      // weights once more, in the matrix kernel's layout
+	Breakdown      []Part  `json:"breakdown,omitempty"` // what a step's time goes to, the longest first
 	PeakRSSMB      float64 `json:"peak_rss_mb"`    // of the process from placing the weights to the last step; 0: the system does not say
 }
 
@@ -113,6 +115,14 @@ type GEMM struct {
 	K      int     `json:"k"`
 	N      int     `json:"n"`
 	GFLOPS float64 `json:"gflops"`
+}
+
+// Part is what the operations of one kind and size take of a step.
+type Part struct {
+	Kind    string  `json:"kind"`
+	Detail  string  `json:"detail"`
+	Calls   float64 `json:"calls"`   // in a step
+	Seconds float64 `json:"seconds"` // of a step
 }
 
 // mostImages bounds a batch, so that a slip of the finger is an error rather
@@ -221,12 +231,19 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 		}
 		if i > 0 {
 			seconds = append(seconds, time.Since(start).Seconds())
+		} else if own, ok := be.(*cpu.Backend); ok && o.Breakdown {
+			own.StartTimings()
 		}
 		if o.Progress != nil {
 			o.Progress(i, o.Steps)
 		}
 	}
 	if b, ok := be.(*cpu.Backend); ok {
+		if o.Breakdown {
+			for _, t := range b.Timings() {
+				r.Breakdown = append(r.Breakdown, Part{t.Kind, t.Detail, float64(t.Calls) / float64(o.Steps), t.Seconds / float64(o.Steps)})
+			}
+		}
 		used := b.Memory()
 		r.ActivationsMB, r.PackedMB = float64(used.Arena)/1e6, float64(used.Packed)/1e6
 	}

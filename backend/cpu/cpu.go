@@ -48,6 +48,7 @@ type Backend struct {
 	delegating sync.Mutex
 	// Bytes of tensors, and of weights in the matrix kernel's layout.
 	buffers, packed atomic.Int64
+	timings         timings
 	mu              sync.Mutex
 	finalized       bool
 }

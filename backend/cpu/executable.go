@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/shapes"
@@ -189,9 +190,17 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.D
 	defer x.backend.arenas.give(run.arena)
 	run.frame = x.takeFrame()
 	defer x.giveFrame(run.frame)
+	timed := x.backend.timings.on()
 	for i := range x.steps {
+		start := time.Time{}
+		if timed {
+			start = time.Now()
+		}
 		if err := run.step(&x.steps[i]); err != nil {
 			return nil, fmt.Errorf("running %q: %w", x.name, err)
+		}
+		if timed {
+			x.backend.timings.add(&x.steps[i], time.Since(start))
 		}
 	}
 	for _, b := range run.out {

@@ -109,6 +109,8 @@ func compile(b *builder) (*executable, error) {
 	}
 	c.returns(b.main.outputs)
 	c.prune()
+	c.patterns()
+	c.prune()
 	c.sparse()
 	c.epilogues()
 	c.prune()

@@ -274,6 +274,9 @@ func (a *assembler) emitAt(n *node, lv level) {
 			ins.c = a.spread(in[2]).reg
 		}
 		anyFull = true
+	case n.op == opGELUGrad:
+		ins.form, ins.vv, ins.a, ins.b = formVV, vector.GELUGrad, a.spread(in[0]).reg, a.spread(in[1]).reg
+		anyFull = true
 	case n.op == compute.OpTypeConvertDType:
 		if !in[0].full { // scalars are numbers already
 			ins.form, ins.s = formS, func(x float32) float32 { return x }

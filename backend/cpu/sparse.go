@@ -6,6 +6,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 
 	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
+	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
 	"github.com/sptune/spt/backend/cpu/internal/workers"
 )
 
@@ -141,41 +142,33 @@ func (x *execution) runGather(n *node) {
 	}
 }
 
-// sparseTokens is how many tokens one partial sum of a dot product covers. It
-// fixes the order of the sums.
-const sparseTokens = 128
+// sparseTokens is how many tokens one partial sum of a dot product covers: a
+// block of both operands, transposed, stays in the second-level cache. It fixes
+// the order of the sums.
+const sparseTokens = 64
 
 // runSparseDot computes single entries (i,j) of A·B [m,n]: the dot product of
-// row i of A and column j of B.
+// row i of A and column j of B. Both lie token by token, so a block of tokens
+// is turned round first; then each entry is a product of two short vectors.
 func (x *execution) runSparseDot(n *node) {
 	d := n.dot
-	a := x.float32s(n.in[0].t)[d.a.offsets[0]:]
-	b := x.float32s(n.in[1].t)[d.b.offsets[0]:]
 	idx := view[int32](x.mem(n.in[2].t), n.in[2].offset, n.in[2].size())
 	out := x.float32s(n.out[0])
-	ai, bj := make([]int32, len(idx)), make([]int32, len(idx)) // offsets of the row and the column
+	rows, cols := make([]int32, len(idx)), make([]int32, len(idx))
 	for e, at := range idx {
 		at = min(max(at, 0), int32(d.m*d.n-1))
-		ai[e], bj[e] = at/int32(d.n)*int32(d.a.row), at%int32(d.n)*int32(d.b.col)
+		rows[e], cols[e] = at/int32(d.n), at%int32(d.n)
 	}
+	a := newTokens(x.float32s(n.in[0].t)[d.a.offsets[0]:], d.a.col, d.a.row, d.m, rows)
+	b := newTokens(x.float32s(n.in[1].t)[d.b.offsets[0]:], d.b.row, d.b.col, d.n, cols)
 	blocks := (d.k + sparseTokens - 1) / sparseTokens
 	partial := make([]float32, blocks*len(idx))
-	workers.Run(blocks, func(block int, _ *workers.Scratch) {
+	workers.Run(blocks, func(block int, s *workers.Scratch) {
+		from, count := block*sparseTokens, min(sparseTokens, d.k-block*sparseTokens)
+		at, bt := a.turned(from, count, s), b.turned(from, count, s)
 		sum := partial[block*len(idx):][:len(idx)]
-		t, end := block*sparseTokens, min((block+1)*sparseTokens, d.k)
-		for ; t+4 <= end; t += 4 {
-			a0, a1, a2, a3 := a[t*d.a.col:], a[(t+1)*d.a.col:], a[(t+2)*d.a.col:], a[(t+3)*d.a.col:]
-			b0, b1, b2, b3 := b[t*d.b.row:], b[(t+1)*d.b.row:], b[(t+2)*d.b.row:], b[(t+3)*d.b.row:]
-			for e, i := range ai {
-				j := bj[e]
-				sum[e] += a0[i]*b0[j] + a1[i]*b1[j] + a2[i]*b2[j] + a3[i]*b3[j]
-			}
-		}
-		for ; t < end; t++ {
-			a0, b0 := a[t*d.a.col:], b[t*d.b.row:]
-			for e, i := range ai {
-				sum[e] += a0[i] * b0[bj[e]]
-			}
+		for e := range sum {
+			sum[e] = vector.Dot(at[int(rows[e])*sparseTokens:][:count], bt[int(cols[e])*sparseTokens:][:count])
 		}
 	})
 	for e := range out {
@@ -185,4 +178,56 @@ func (x *execution) runSparseDot(n *node) {
 		}
 		out[e] = s
 	}
+}
+
+// tokens is an operand of single entries: feature f of token t is
+// data[t·token + f·feature]. The entries' features are renumbered to places.
+type tokens struct {
+	data           []float32
+	token, feature int
+	count          int     // features to turn round
+	only           []int32 // which ones; nil: all
+}
+
+// newTokens prepares an operand. If the entries touch few of its features, only
+// those are turned round, and wanted is rewritten to their places.
+func newTokens(data []float32, token, feature, features int, wanted []int32) *tokens {
+	x := &tokens{data: data, token: token, feature: feature, count: features}
+	place := make([]int32, features)
+	for _, f := range wanted {
+		if place[f] == 0 {
+			x.only = append(x.only, f)
+			place[f] = int32(len(x.only))
+		}
+	}
+	if len(x.only)*8 > features {
+		x.only = nil
+		return x
+	}
+	for i, f := range wanted {
+		wanted[i] = place[f] - 1
+	}
+	x.count = len(x.only)
+	return x
+}
+
+// turned is a block of tokens by feature: feature f of token from+t is at
+// [f·sparseTokens + t].
+func (x *tokens) turned(from, count int, s *workers.Scratch) []float32 {
+	out := s.Float32s(x.count * sparseTokens)
+	data := x.data[from*x.token:]
+	if x.only == nil && x.feature == 1 {
+		vector.Transpose(out, sparseTokens, data, x.token, count, x.count)
+		return out
+	}
+	for t := range count {
+		for i := range x.count {
+			f := i
+			if x.only != nil {
+				f = int(x.only[i])
+			}
+			out[i*sparseTokens+t] = data[t*x.token+f*x.feature]
+		}
+	}
+	return out
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -46,6 +47,7 @@ are noise; so are weights and scores where none are given, always the same.`,
 	fs.IntVar(&o.Steps, "steps", 5, "steps to time, after one more; the median counts")
 	fs.IntVar(&classes, "classes", 100, "classes of the head")
 	fs.BoolVar(&o.GEMM, "gemm", true, "measure matrix products too")
+	fs.BoolVar(&o.Breakdown, "breakdown", false, "say what the time of a step goes to")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if err := o.Method.Validate(); err != nil {
 			return err
@@ -173,5 +175,34 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	if r.PeakRSSMB > 0 {
 		f.add("peak memory", "%.0f MB resident", r.PeakRSSMB)
 	}
-	return a.write(text + f.String())
+	return a.write(text + f.String() + breakdown(r))
+}
+
+// breakdown is a table of a step's time by kind, and of its longest parts.
+func breakdown(r *bench.Report) string {
+	if len(r.Breakdown) == 0 {
+		return ""
+	}
+	kinds, order, rest := map[string]float64{}, []string(nil), r.SecondsPerStep
+	for _, p := range r.Breakdown {
+		if kinds[p.Kind] == 0 {
+			order = append(order, p.Kind)
+		}
+		kinds[p.Kind] += p.Seconds
+		rest -= p.Seconds
+	}
+	slices.SortStableFunc(order, func(x, y string) int { return cmp.Compare(kinds[y], kinds[x]) })
+	share := func(s float64) float64 { return 100 * s / r.SecondsPerStep }
+	return "\n" + table(func(w io.Writer) {
+		fmt.Fprintln(w, "of a step\tms\tshare")
+		for _, k := range order {
+			fmt.Fprintf(w, "%s\t%.1f\t%.1f%%\n", k, 1000*kinds[k], share(kinds[k]))
+		}
+		fmt.Fprintf(w, "between operations\t%.1f\t%.1f%%\n", 1000*rest, share(rest))
+	}) + "\n" + table(func(w io.Writer) {
+		fmt.Fprintln(w, "longest\tcalls\tms\tshare\twhat")
+		for _, p := range r.Breakdown[:min(len(r.Breakdown), 24)] {
+			fmt.Fprintf(w, "%s\t%.0f\t%.1f\t%.1f%%\t%s\n", p.Kind, p.Calls, 1000*p.Seconds, share(p.Seconds), p.Detail)
+		}
+	})
 }

@@ -122,6 +122,26 @@ func report(b *testing.B, work float64) {
 	b.ReportMetric(2*work*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GFLOPS")
 }
 
+// Every kernel of this machine on one thread.
+func BenchmarkKernel(b *testing.B) {
+	const m, k, n = 197, 768, 768
+	r := rand.New(rand.NewPCG(1, 2))
+	best := active
+	defer func() { active = best }()
+	for i := range available {
+		active = &available[i]
+		b.Run(active.name, func(b *testing.B) {
+			s := new(workers.Scratch)
+			c := Call{M: m, N: n, K: k, A: View{random(r, m*k), k, 1}, C: make([]float32, m*n), LDC: n, Alpha: 1}
+			c.Packed = Pack(workers.Aligned(PackedLen(k, n)), View{random(r, k*n), 1, k}, k, n)
+			for b.Loop() {
+				c.Serial(s)
+			}
+			report(b, m*k*n)
+		})
+	}
+}
+
 func BenchmarkPeak(b *testing.B) {
 	for _, threads := range []int{1, workers.Count()} {
 		b.Run(fmt.Sprint(threads), func(b *testing.B) {

@@ -1,0 +1,102 @@
+package cpu
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Timing is the time that the steps of one kind took.
+type Timing struct {
+	Kind    string // "matrix products", "attention", "element-wise", …
+	Detail  string // what the steps compute, with shapes
+	Calls   int
+	Seconds float64
+}
+
+// timings collects what steps take while it is on.
+type timings struct {
+	mu sync.Mutex
+	of map[[2]string]*Timing // nil: off
+}
+
+// StartTimings begins to measure every step of every program, which costs a
+// microsecond a step; Timings ends it.
+func (b *Backend) StartTimings() {
+	b.timings.mu.Lock()
+	defer b.timings.mu.Unlock()
+	b.timings.of = map[[2]string]*Timing{}
+}
+
+// Timings stops measuring and returns what was measured since StartTimings,
+// the longest first.
+func (b *Backend) Timings() (out []Timing) {
+	b.timings.mu.Lock()
+	defer b.timings.mu.Unlock()
+	for _, t := range b.timings.of {
+		out = append(out, *t)
+	}
+	b.timings.of = nil
+	slices.SortFunc(out, func(a, b Timing) int {
+		if a.Seconds != b.Seconds {
+			return -int(1e9 * (a.Seconds - b.Seconds))
+		}
+		return strings.Compare(a.Detail, b.Detail)
+	})
+	return out
+}
+
+func (t *timings) on() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.of != nil
+}
+
+func (t *timings) add(s *step, d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.of == nil {
+		return
+	}
+	kind, detail := s.node.describe()
+	key := [2]string{kind, detail}
+	if t.of[key] == nil {
+		t.of[key] = &Timing{Kind: kind, Detail: detail}
+	}
+	t.of[key].Calls++
+	t.of[key].Seconds += d.Seconds()
+}
+
+// describe names a node for people.
+func (n *node) describe() (kind, detail string) {
+	if l := n.loop; l != nil {
+		names := make([]string, len(l.nodes))
+		for i, m := range l.nodes {
+			names[i] = strings.TrimPrefix(m.op.String(), "Fused")
+			if m.op == opGELUGrad {
+				names[i] = "GeluGrad"
+			}
+		}
+		return "element-wise", fmt.Sprintf("%d×%d %s", l.total/l.loop.cols, l.loop.cols, strings.Join(names, " "))
+	}
+	switch n.kind {
+	case kindDot:
+		d := n.dot
+		detail = fmt.Sprintf("%d × [%d,%d]·[%d,%d]", d.batch, d.m, d.k, d.k, d.n)
+		if d.gelu {
+			detail += " GELU"
+		}
+		return "matrix products", detail
+	case kindSparseDot:
+		return "single entries", fmt.Sprintf("of [%d,%d]·[%d,%d]", n.dot.m, n.dot.k, n.dot.k, n.dot.n)
+	case kindAttention, kindAttentionVJP:
+		return "attention", fmt.Sprintf("%s %v", n.op, n.out[0].shape.Dimensions)
+	case kindDelegated:
+		return "on GoMLX's Go backend", fmt.Sprintf("%s %v", n.op, n.out[0].shape)
+	case kindCopy, kindPad, kindConcat:
+		return "copies", fmt.Sprint(n.out[0].shape)
+	}
+	return "other", fmt.Sprintf("%s %v", n.op, n.out[0].shape)
+}
