@@ -87,6 +87,7 @@ const (
 	formSoftmax
 	formLayerNorm
 	formRandom
+	formDropout
 	formSpread // scalar → full
 )
 
@@ -108,6 +109,7 @@ type instruction struct {
 	convert           func(dst []float32, src unsafe.Pointer)
 	eps               float32
 	state             *tensor // random bits: where the state lies
+	dropout           dropout
 }
 
 // operand is a register.
@@ -243,6 +245,13 @@ func (a *assembler) emitAt(n *node, lv level) {
 		}
 		o := operand{reg: a.newScalar()}
 		a.code = append(a.code, instruction{form: formReduce, dst: o.reg, a: x.reg, reduce: reductions[n.op]})
+		a.result(t, o)
+		return
+	}
+	if n.op == opDropout {
+		x := a.spread(a.read(n.in[0], lv))
+		o := operand{full: true, reg: a.newFull()}
+		a.code = append(a.code, instruction{form: formDropout, dst: o.reg, a: x.reg, state: n.in[1].t.node.in[0].t, dropout: n.rec.data.(dropout)})
 		a.result(t, o)
 		return
 	}
@@ -440,7 +449,7 @@ func (ins *instruction) reads() []int {
 	switch ins.form {
 	case formVV, formCompareVV:
 		return []int{ins.a, ins.b}
-	case formVS, formCompareVS, formV, formConvert, formReduce, formSoftmax:
+	case formVS, formCompareVS, formV, formConvert, formReduce, formSoftmax, formDropout:
 		return []int{ins.a}
 	case formSV:
 		return []int{ins.b}
@@ -586,7 +595,7 @@ func (a *assembler) share() {
 		switch ins.form {
 		case formVV, formCompareVV:
 			ins.a, ins.b = slot[ins.a], slot[ins.b]
-		case formVS, formCompareVS, formV, formConvert, formReduce, formSoftmax:
+		case formVS, formCompareVS, formV, formConvert, formReduce, formSoftmax, formDropout:
 			ins.a = slot[ins.a]
 		case formSV:
 			ins.b = slot[ins.b]
@@ -901,6 +910,8 @@ func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *worke
 		case formRandom:
 			state := view[uint64](mem(ins.state), 0, 3)
 			randomBits(unsafe.Slice((*uint32)(m.reg[ins.dst]), m.n), state, e0, scratch)
+		case formDropout:
+			drop(m.f(ins.dst), m.f(ins.a), ins.dropout, view[uint64](mem(ins.state), 0, 3), e0, scratch)
 		case formSpread:
 			if ins.cOK {
 				d := m.bools(ins.dst)

@@ -98,10 +98,8 @@ var conversions = map[dtypes.DType]func(dst []float32, src unsafe.Pointer){
 // names: Philox 4×32-10 with the first word as key and the other two, plus the
 // number of the block of four, as counter.
 func randomBits(dst []uint32, state []uint64, e0 int, scratch *workers.Scratch) {
-	key := [2]uint32{uint32(state[0]), uint32(state[0] >> 32)}
-	block, skip := uint64(e0/4), e0%4
-	lo := state[1] + block
-	counter := [4]uint32{uint32(lo), uint32(lo >> 32), uint32(state[2]), uint32(state[2] >> 32)}
+	key, counter := philox(state, e0)
+	skip := e0 % 4
 	if skip == 0 && len(dst)%4 == 0 {
 		vector.Philox(dst, key, counter)
 		return
@@ -111,6 +109,33 @@ func randomBits(dst []uint32, state []uint64, e0 int, scratch *workers.Scratch) 
 	bits := unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(f))), len(f))
 	vector.Philox(bits, key, counter)
 	copy(dst, bits[skip:])
+	scratch.Release(mark)
+}
+
+// philox is the key and the counter of the block with word e0 of a stream.
+func philox(state []uint64, e0 int) (key [2]uint32, counter [4]uint32) {
+	lo := state[1] + uint64(e0/4)
+	return [2]uint32{uint32(state[0]), uint32(state[0] >> 32)}, [4]uint32{uint32(lo), uint32(lo >> 32), uint32(state[2]), uint32(state[2] >> 32)}
+}
+
+// drop multiplies x with the mask of the words from e0 on.
+func drop(dst, x []float32, d dropout, state []uint64, e0 int, scratch *workers.Scratch) {
+	if e0%4 == 0 {
+		key, counter := philox(state, e0)
+		vector.Dropout(dst, x, d.scale, d.threshold, key, counter)
+		return
+	}
+	mark := scratch.Mark()
+	f := scratch.Float32s(len(dst))
+	bits := unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(f))), len(f))
+	randomBits(bits, state, e0, scratch)
+	for i, b := range bits {
+		m := float32(0)
+		if b >= d.threshold {
+			m = d.scale
+		}
+		dst[i] = x[i] * m
+	}
 	scratch.Release(mark)
 }
 

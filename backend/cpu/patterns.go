@@ -3,17 +3,32 @@ package cpu
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 )
 
+// GoMLX draws uniform numbers by converting random bits, and dropout compares
+// them, converts the result and multiplies: eight operations on every element.
+//
 // GoMLX differentiates GELU as the formula that it stands for, so its gradient
-// reaches a backend as a dozen operations with an erf and an exp. The compiler
-// recognises them and runs one kernel instead.
+// reaches a backend as a dozen operations with an erf and an exp.
+//
+// The compiler recognises both and runs one kernel instead.
 
-// opGELUGrad is dy·d/dx GELU(x), of x and dy: no operation of the compute API.
-const opGELUGrad = compute.OpTypeLast + 1
+// Operations that the compute API does not have.
+const (
+	opGELUGrad = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x), of x and dy
+	opDropout                                  // x times a mask of random bits, of x and the bits; op.data is a dropout
+)
+
+// dropout is what a mask of random bits multiplies with: scale where the bits
+// are at least threshold, zero elsewhere.
+type dropout struct {
+	scale     float32
+	threshold uint32
+}
 
 // patterns replaces recognised groups of nodes. What they leave behind is
 // dropped by prune.
@@ -22,6 +37,9 @@ func (c *compiler) patterns() {
 		if x, dy, ok := geluGradient(n); ok {
 			n.op, n.in = opGELUGrad, []edge{x, dy}
 			n.rec = &op{kind: opGELUGrad}
+		} else if x, bits, d, ok := dropped(n); ok {
+			n.op, n.in = opDropout, []edge{x, bits}
+			n.rec = &op{kind: opDropout, data: d}
 		}
 	}
 }
@@ -138,4 +156,55 @@ func expMinusHalfSquare(t, x *tensor, size int) bool {
 	}
 	f, ok := product(neg.node.in[0], size)
 	return ok && close(f.scale, 0.5) && slices.Equal(f.tensors, []*tensor{x, x})
+}
+
+// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of
+// GoMLX's RandomUniform: min(|bits/2³²|, the number before 1).
+func dropped(n *node) (x, bits edge, d dropout, ok bool) {
+	if n.kind != kindFused || n.op != compute.OpTypeMul {
+		return x, bits, d, false
+	}
+	size := n.out[0].n
+	for i := range 2 {
+		f, ok := product(n.in[i], size)
+		if !ok || len(f.tensors) != 1 || !fused(f.tensors[0], compute.OpTypeConvertDType) || !n.in[1-i].whole(size) {
+			continue
+		}
+		keep := f.tensors[0].node.in[0]
+		if !keep.whole(size) || !fused(keep.t, compute.OpTypeGreaterOrEqual) {
+			continue
+		}
+		rate, ok1 := scalar(keep.t.node.in[1])
+		b, uniform, ok2 := uniform(keep.t.node.in[0], size)
+		if !ok1 || !ok2 || uniform(1<<32-1) < float32(rate) {
+			continue
+		}
+		d.scale = float32(f.scale)
+		d.threshold = uint32(sort.Search(1<<32-1, func(bits int) bool { return uniform(uint32(bits)) >= float32(rate) }))
+		return n.in[1-i], b, d, true
+	}
+	return x, bits, d, false
+}
+
+// uniform recognises RandomUniform, and returns the function from bits that it
+// computes.
+func uniform(e edge, size int) (bits edge, f func(bits uint32) float32, ok bool) {
+	if !e.whole(size) || !fused(e.t, compute.OpTypeMin) {
+		return bits, nil, false
+	}
+	most, ok1 := scalar(e.t.node.in[1])
+	abs := e.t.node.in[0]
+	if !ok1 || !abs.whole(size) || !fused(abs.t, compute.OpTypeAbs) || !abs.t.node.in[0].whole(size) {
+		return bits, nil, false
+	}
+	scaled := abs.t.node.in[0]
+	p, ok2 := product(scaled, size)
+	if !ok2 || len(p.tensors) != 1 || !fused(p.tensors[0], compute.OpTypeConvertDType) {
+		return bits, nil, false
+	}
+	bits = p.tensors[0].node.in[0]
+	if bits.t.node.kind != kindRandom || bits.t.index != 1 || bits.t.dtype != dtypes.Uint32 || !bits.whole(size) {
+		return bits, nil, false
+	}
+	return bits, func(b uint32) float32 { return min(float32(b)*float32(p.scale), float32(most)) }, true
 }

@@ -75,8 +75,11 @@ func (n *node) describe() (kind, detail string) {
 		names := make([]string, len(l.nodes))
 		for i, m := range l.nodes {
 			names[i] = strings.TrimPrefix(m.op.String(), "Fused")
-			if m.op == opGELUGrad {
+			switch m.op {
+			case opGELUGrad:
 				names[i] = "GeluGrad"
+			case opDropout:
+				names[i] = "Dropout"
 			}
 		}
 		return "element-wise", fmt.Sprintf("%d×%d %s", l.total/l.loop.cols, l.loop.cols, strings.Join(names, " "))

@@ -59,6 +59,8 @@ func BenchmarkL1(b *testing.B) {
 		{"FromUint32", func() { FromUint32(dst, words) }},
 		{"UnitFromBits", func() { UnitFromBits(dst, words) }},
 		{"Philox", func() { Philox(words, key, counter) }},
+		{"Dropout", func() { Dropout(dst, x, 1.25, 1<<31, key, counter) }},
+		{"DropoutMask", func() { DropoutMask(dst, 1.25, 1<<31, key, counter) }},
 		{"Transpose", func() { Transpose(dst, 32, x, 32, 32, 32) }},
 	} {
 		eachLevel(func() {

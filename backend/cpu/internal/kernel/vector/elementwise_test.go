@@ -307,6 +307,8 @@ func TestAllocations(t *testing.T) {
 			LayerNormRow(a[:], a[:], b[:], b[:], 1e-6)
 			SoftmaxRow(a[:], a[:], 1)
 			Philox(bits[:], [2]uint32{}, [4]uint32{})
+			Dropout(a[:], a[:], 2, 1<<31, [2]uint32{}, [4]uint32{})
+			DropoutMask(a[:], 2, 1<<31, [2]uint32{}, [4]uint32{})
 			UnitFromBits(a[:], bits[:])
 			Transpose(a[:], 8, b[:], 8, 8, 8)
 		})

@@ -13,35 +13,51 @@ const (
 // Philox fills dst with the random bits of Philox4x32-10: words 4b to 4b+3 are
 // the block of counter+b, where b is added to the 64-bit number of
 // counter[0] (low) and counter[1] (high); counter[2] and counter[3] stay. The
-// last block is cut where dst ends. Rate: see BenchmarkL1/Philox; 9 GB/s (2.3
-// words a nanosecond) on one core of Zen 4 at 2.75 GHz with AVX-512.
+// last block is cut where dst ends. Rate: see BenchmarkL1/Philox; 11 to 12 GB/s
+// (2.8 to 3.1 words a nanosecond from 1024 words on) on one core of Zen 4 at
+// 2.75 GHz with AVX-512.
 func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
-	n := uint64(counter[1])<<32 | uint64(counter[0])
-	if level != portable {
-		keys := philoxKeys(key)
-		var done int // whole groups of blocks
-		if level == avx512 {
-			done = len(dst) &^ 31
-			philoxAVX512(dst, &keys, n, counter[2], counter[3])
-		} else {
-			done = len(dst) &^ 15
-			philoxAVX2(dst, &keys, n, counter[2], counter[3])
+	for len(dst) > 0 {
+		part := dst[:untilCarry(len(dst), counter)]
+		keys, product := philoxKeys(key, counter)
+		switch level {
+		case avx512:
+			philoxAVX512(part, &keys, product)
+		case avx2:
+			philoxAVX2(part, &keys, product)
+		default:
+			for b := range (len(part) + 3) / 4 {
+				block := philoxBlock(key, [4]uint32{counter[0] + uint32(b), counter[1], counter[2], counter[3]})
+				copy(part[4*b:], block[:])
+			}
 		}
-		dst = dst[done:]
-		n += uint64(done / 4)
-	}
-	for ; len(dst) > 0; n++ {
-		block := philoxBlock(key, [4]uint32{uint32(n), uint32(n >> 32), counter[2], counter[3]})
-		dst = dst[copy(dst, block[:]):]
+		dst = dst[len(part):]
+		counter[0], counter[1] = 0, counter[1]+1
 	}
 }
 
-// philoxKeys lists the two words of the key of each round.
-func philoxKeys(key [2]uint32) (keys [2 * philoxRounds]uint32) {
+// untilCarry is how many of the next n words belong to blocks that have
+// counter[1] in common with the first.
+func untilCarry(n int, counter [4]uint32) int {
+	return int(min(uint64(n), 4*(1<<32-uint64(counter[0]))))
+}
+
+// philoxKeys prepares the assembly for blocks that differ in counter[0] only.
+// keys holds the two words of the key of each round, combined by exclusive or
+// with those words of rounds 0 to 2 that are the same in all blocks; keys[0] is
+// not used. product is that of counter[0] in round 0.
+func philoxKeys(key [2]uint32, counter [4]uint32) (keys [2 * philoxRounds]uint32, product uint64) {
 	for i := range uint32(philoxRounds) {
 		keys[2*i], keys[2*i+1] = key[0]+i*philoxKey0, key[1]+i*philoxKey1
 	}
-	return keys
+	p1 := uint64(counter[2]) * philoxMul1
+	word0 := uint32(p1>>32) ^ counter[1] ^ keys[0] // after round 0
+	p0 := uint64(word0) * philoxMul0
+	keys[1] ^= counter[3]
+	keys[2] ^= uint32(p1)
+	keys[3] ^= uint32(p0 >> 32)
+	keys[5] ^= uint32(p0)
+	return keys, uint64(counter[0]) * philoxMul0
 }
 
 func philoxBlock(key [2]uint32, c [4]uint32) [4]uint32 {

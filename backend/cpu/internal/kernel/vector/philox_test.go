@@ -1,6 +1,7 @@
 package vector
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -20,7 +21,7 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 			[]uint32{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
 	} {
 		eachLevel(func() {
-			// long enough for the assembly, whose first block it is
+			// long enough for the loop of the assembly, whose first block it is
 			got := make([]uint32, 64)
 			Philox(got, test.key, test.counter)
 			if !slices.Equal(got[:4], test.want) {
@@ -33,8 +34,13 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 // TestPhiloxCounter holds that block b is that of counter+b, also where the
 // low word overflows, for every length.
 func TestPhiloxCounter(t *testing.T) {
-	key := [2]uint32{0x12345678, 0x9abcdef0}
-	for _, counter := range [][4]uint32{{0xfffffff5, 7, 8, 9}, {0xfffffffa, 0xffffffff, 1, 0}} {
+	r := rand.New(rand.NewPCG(1, 4))
+	counters := [][4]uint32{{0xfffffff5, 7, 8, 9}, {0xfffffffa, 0xffffffff, 1, 0}}
+	for range 10 {
+		counters = append(counters, [4]uint32{r.Uint32(), r.Uint32(), r.Uint32(), r.Uint32()})
+	}
+	for _, counter := range counters {
+		key := [2]uint32{r.Uint32(), r.Uint32()}
 		var want []uint32
 		for b := range uint64(40) {
 			n := uint64(counter[1])<<32 + uint64(counter[0]) + b

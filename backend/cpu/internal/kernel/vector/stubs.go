@@ -417,10 +417,22 @@ func normGradScaledAVX512(dst []float32, dy []float32, x []float32, gamma []floa
 func normGradScaledAVX2(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
 
 //go:noescape
-func philoxAVX512(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
+func philoxAVX512(dst []uint32, keys *[20]uint32, product uint64)
 
 //go:noescape
-func philoxAVX2(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
+func philoxAVX2(dst []uint32, keys *[20]uint32, product uint64)
+
+//go:noescape
+func dropoutAVX512(dst []float32, x []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+
+//go:noescape
+func dropoutAVX2(dst []float32, x []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+
+//go:noescape
+func dropoutMaskAVX512(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+
+//go:noescape
+func dropoutMaskAVX2(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
 
 // transpose8 sets dst[j*ldd+i] = src[i*lds+j] for i < 8 and j < 8*blocks. It needs AVX.
 //

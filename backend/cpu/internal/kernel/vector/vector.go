@@ -1,6 +1,6 @@
 // Package vector holds the float32 arithmetic of the CPU backend on slices:
 // element-wise operations, elementary functions, reductions, rows of softmax
-// and layer norm, conversions, random bits and transposition.
+// and layer norm, conversions, random bits, dropout and transposition.
 //
 // Each function has an AVX-512 version, an AVX2+FMA version and a portable one
 // in Go; the processor's features choose when the program starts ([Level]).
@@ -17,6 +17,7 @@
 // wherever it stands. The two assembly versions give the same bits as each
 // other. The portable version may differ from them in the last bits, for Go
 // leaves it to the compiler whether a product is rounded before it is added.
+// Random bits and dropout are the same everywhere.
 //
 // Reductions add in an order that depends on the length only: element i goes
 // to lane i mod 64 and the lanes are added as a tree, see [Sum].

@@ -141,13 +141,12 @@ done:
 	RET
 
 // func addScalarAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·addScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -176,13 +175,12 @@ done:
 	RET
 
 // func addScalarAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·addScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -283,13 +281,12 @@ done:
 	RET
 
 // func divScalarAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·divScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -318,13 +315,12 @@ done:
 	RET
 
 // func divScalarAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·divScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -445,27 +441,26 @@ done:
 	RET
 
 // func maxScalarAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·maxScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
 	JZ           tail
 
 loop:
-	VMOVUPS   (CX)(BX*4), Z3
-	VMAXPS    Z0, Z3, Z4
-	VMAXPS    Z3, Z0, Z5
-	VCMPPS    $0x03, Z0, Z3, K1
-	VADDPS    Z0, Z3, Z3
-	VANDPS    Z5, Z4, Z4
-	VBLENDMPS Z3, Z4, K1, Z1
-	VMOVUPS   Z1, (AX)(BX*4)
+	VMOVUPS   (CX)(BX*4), Z1
+	VMAXPS    Z0, Z1, Z2
+	VMAXPS    Z1, Z0, Z3
+	VCMPPS    $0x03, Z0, Z1, K1
+	VADDPS    Z0, Z1, Z1
+	VANDPS    Z3, Z2, Z2
+	VBLENDMPS Z1, Z2, K1, Z4
+	VMOVUPS   Z4, (AX)(BX*4)
 	ADDQ      $0x10, BX
 	CMPQ      BX, SI
 	JLT       loop
@@ -477,26 +472,25 @@ tail:
 	BZHIQ     DX, SI, SI
 	KMOVW     SI, K1
 	VMOVUPS.Z (CX)(BX*4), K1, Z1
-	VMAXPS    Z0, Z1, Z3
-	VMAXPS    Z1, Z0, Z4
+	VMAXPS    Z0, Z1, Z2
+	VMAXPS    Z1, Z0, Z3
 	VCMPPS    $0x03, Z0, Z1, K2
 	VADDPS    Z0, Z1, Z0
-	VANDPS    Z4, Z3, Z1
-	VBLENDMPS Z0, Z1, K2, Z2
-	VMOVUPS   Z2, K1, (AX)(BX*4)
+	VANDPS    Z3, Z2, Z1
+	VBLENDMPS Z0, Z1, K2, Z5
+	VMOVUPS   Z5, K1, (AX)(BX*4)
 
 done:
 	VZEROUPPER
 	RET
 
 // func maxScalarAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·maxScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -627,27 +621,26 @@ done:
 	RET
 
 // func minScalarAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·minScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
 	JZ           tail
 
 loop:
-	VMOVUPS   (CX)(BX*4), Z3
-	VMINPS    Z0, Z3, Z4
-	VMINPS    Z3, Z0, Z5
-	VCMPPS    $0x03, Z0, Z3, K1
-	VADDPS    Z0, Z3, Z3
-	VORPS     Z5, Z4, Z4
-	VBLENDMPS Z3, Z4, K1, Z1
-	VMOVUPS   Z1, (AX)(BX*4)
+	VMOVUPS   (CX)(BX*4), Z1
+	VMINPS    Z0, Z1, Z2
+	VMINPS    Z1, Z0, Z3
+	VCMPPS    $0x03, Z0, Z1, K1
+	VADDPS    Z0, Z1, Z1
+	VORPS     Z3, Z2, Z2
+	VBLENDMPS Z1, Z2, K1, Z4
+	VMOVUPS   Z4, (AX)(BX*4)
 	ADDQ      $0x10, BX
 	CMPQ      BX, SI
 	JLT       loop
@@ -659,26 +652,25 @@ tail:
 	BZHIQ     DX, SI, SI
 	KMOVW     SI, K1
 	VMOVUPS.Z (CX)(BX*4), K1, Z1
-	VMINPS    Z0, Z1, Z3
-	VMINPS    Z1, Z0, Z4
+	VMINPS    Z0, Z1, Z2
+	VMINPS    Z1, Z0, Z3
 	VCMPPS    $0x03, Z0, Z1, K2
 	VADDPS    Z0, Z1, Z0
-	VORPS     Z4, Z3, Z1
-	VBLENDMPS Z0, Z1, K2, Z2
-	VMOVUPS   Z2, K1, (AX)(BX*4)
+	VORPS     Z3, Z2, Z1
+	VBLENDMPS Z0, Z1, K2, Z5
+	VMOVUPS   Z5, K1, (AX)(BX*4)
 
 done:
 	VZEROUPPER
 	RET
 
 // func minScalarAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·minScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -789,13 +781,12 @@ done:
 	RET
 
 // func mulScalarAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·mulScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -824,13 +815,12 @@ done:
 	RET
 
 // func mulScalarAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·mulScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -931,13 +921,12 @@ done:
 	RET
 
 // func subFromAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·subFromAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -966,13 +955,12 @@ done:
 	RET
 
 // func subFromAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·subFromAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -1001,13 +989,12 @@ done:
 	RET
 
 // func divFromAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·divFromAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -1036,13 +1023,12 @@ done:
 	RET
 
 // func divFromAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·divFromAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -1149,13 +1135,12 @@ done:
 	RET
 
 // func axpyAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·axpyAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -1186,13 +1171,12 @@ done:
 	RET
 
 // func axpyAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·axpyAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -1223,12 +1207,11 @@ done:
 	RET
 
 // func fillAVX512(dst []float32, s float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·fillAVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dst_len+8(FP), CX
-	MOVSS        s+24(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+24(FP), Z0
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-16, BX
@@ -1253,12 +1236,11 @@ done:
 	RET
 
 // func fillAVX2(dst []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·fillAVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dst_len+8(FP), CX
-	MOVSS        s+24(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+24(FP), Y0
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-8, BX
@@ -3049,15 +3031,13 @@ done:
 	RET
 
 // func expSubScalarAVX512(dst []float32, x []float32, scale float32, shift float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·expSubScalarAVX512(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        scale+48(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        shift+52(FP), X1
-	VBROADCASTSS X1, Z1
+	VBROADCASTSS scale+48(FP), Z0
+	VBROADCASTSS shift+52(FP), Z1
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -3120,15 +3100,13 @@ done:
 	RET
 
 // func expSubScalarAVX2(dst []float32, x []float32, scale float32, shift float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·expSubScalarAVX2(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        scale+48(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        shift+52(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS scale+48(FP), Y0
+	VBROADCASTSS shift+52(FP), Y1
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -3733,13 +3711,12 @@ tail:
 	RET
 
 // func equalScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·equalScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -3770,13 +3747,12 @@ done:
 	RET
 
 // func equalScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·equalScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -3864,13 +3840,12 @@ tail:
 	RET
 
 // func greaterScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·greaterScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -3901,13 +3876,12 @@ done:
 	RET
 
 // func greaterScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·greaterScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -3995,13 +3969,12 @@ tail:
 	RET
 
 // func greaterEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·greaterEqualScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -4032,13 +4005,12 @@ done:
 	RET
 
 // func greaterEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·greaterEqualScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -4126,13 +4098,12 @@ tail:
 	RET
 
 // func lessScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·lessScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -4163,13 +4134,12 @@ done:
 	RET
 
 // func lessScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·lessScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -4257,13 +4227,12 @@ tail:
 	RET
 
 // func lessEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·lessEqualScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -4294,13 +4263,12 @@ done:
 	RET
 
 // func lessEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·lessEqualScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -4388,13 +4356,12 @@ tail:
 	RET
 
 // func notEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·notEqualScalarAVX512(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+48(FP), Z0
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -4425,13 +4392,12 @@ done:
 	RET
 
 // func notEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·notEqualScalarAVX2(SB), NOSPLIT, $0-52
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         a_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+48(FP), Y0
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -4522,25 +4488,24 @@ tail:
 	RET
 
 // func whereElseScalarAVX512(dst []float32, mask []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·whereElseScalarAVX512(SB), NOSPLIT, $0-76
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         a_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        s+72(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+72(FP), Z0
 	XORQ         SI, SI
 	MOVQ         BX, DI
 	ANDQ         $-16, DI
 	JZ           tail
 
 loop:
-	VMOVDQU   (CX)(SI*1), X3
-	VMOVUPS   (DX)(SI*4), Z4
-	VPTESTMB  X3, X3, K1
-	VBLENDMPS Z4, Z0, K1, Z1
-	VMOVUPS   Z1, (AX)(SI*4)
+	VMOVDQU   (CX)(SI*1), X1
+	VMOVUPS   (DX)(SI*4), Z2
+	VPTESTMB  X1, X1, K1
+	VBLENDMPS Z2, Z0, K1, Z3
+	VMOVUPS   Z3, (AX)(SI*4)
 	ADDQ      $0x10, SI
 	CMPQ      SI, DI
 	JLT       loop
@@ -4552,24 +4517,23 @@ tail:
 	BZHIQ      BX, DI, DI
 	KMOVW      DI, K1
 	VMOVDQU8.Z (CX)(SI*1), K1, X1
-	VMOVUPS.Z  (DX)(SI*4), K1, Z3
+	VMOVUPS.Z  (DX)(SI*4), K1, Z2
 	VPTESTMB   X1, X1, K2
-	VBLENDMPS  Z3, Z0, K2, Z2
-	VMOVUPS    Z2, K1, (AX)(SI*4)
+	VBLENDMPS  Z2, Z0, K2, Z4
+	VMOVUPS    Z4, K1, (AX)(SI*4)
 
 done:
 	VZEROUPPER
 	RET
 
 // func whereElseScalarAVX2(dst []float32, mask []bool, a []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·whereElseScalarAVX2(SB), NOSPLIT, $0-76
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         a_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        s+72(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+72(FP), Y0
 	XORQ         SI, SI
 	ANDQ         $-8, BX
 	JZ           tail
@@ -4590,25 +4554,24 @@ tail:
 	RET
 
 // func whereThenScalarAVX512(dst []float32, mask []bool, b []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·whereThenScalarAVX512(SB), NOSPLIT, $0-76
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         b_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        s+72(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS s+72(FP), Z0
 	XORQ         SI, SI
 	MOVQ         BX, DI
 	ANDQ         $-16, DI
 	JZ           tail
 
 loop:
-	VMOVDQU   (CX)(SI*1), X3
-	VMOVUPS   (DX)(SI*4), Z4
-	VPTESTMB  X3, X3, K1
-	VBLENDMPS Z0, Z4, K1, Z1
-	VMOVUPS   Z1, (AX)(SI*4)
+	VMOVDQU   (CX)(SI*1), X1
+	VMOVUPS   (DX)(SI*4), Z2
+	VPTESTMB  X1, X1, K1
+	VBLENDMPS Z0, Z2, K1, Z3
+	VMOVUPS   Z3, (AX)(SI*4)
 	ADDQ      $0x10, SI
 	CMPQ      SI, DI
 	JLT       loop
@@ -4620,24 +4583,23 @@ tail:
 	BZHIQ      BX, DI, DI
 	KMOVW      DI, K1
 	VMOVDQU8.Z (CX)(SI*1), K1, X1
-	VMOVUPS.Z  (DX)(SI*4), K1, Z3
+	VMOVUPS.Z  (DX)(SI*4), K1, Z2
 	VPTESTMB   X1, X1, K2
-	VBLENDMPS  Z0, Z3, K2, Z2
-	VMOVUPS    Z2, K1, (AX)(SI*4)
+	VBLENDMPS  Z0, Z2, K2, Z4
+	VMOVUPS    Z4, K1, (AX)(SI*4)
 
 done:
 	VZEROUPPER
 	RET
 
 // func whereThenScalarAVX2(dst []float32, mask []bool, b []float32, s float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·whereThenScalarAVX2(SB), NOSPLIT, $0-76
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         b_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        s+72(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS s+72(FP), Y0
 	XORQ         SI, SI
 	ANDQ         $-8, BX
 	JZ           tail
@@ -4658,25 +4620,23 @@ tail:
 	RET
 
 // func whereScalarsAVX512(dst []float32, mask []bool, s float32, t float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·whereScalarsAVX512(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        t+52(FP), X3
-	VBROADCASTSS X3, Z3
+	VBROADCASTSS s+48(FP), Z0
+	VBROADCASTSS t+52(FP), Z1
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
 	JZ           tail
 
 loop:
-	VMOVDQU   (CX)(BX*1), X4
-	VPTESTMB  X4, X4, K1
-	VBLENDMPS Z0, Z3, K1, Z1
-	VMOVUPS   Z1, (AX)(BX*4)
+	VMOVDQU   (CX)(BX*1), X2
+	VPTESTMB  X2, X2, K1
+	VBLENDMPS Z0, Z1, K1, Z3
+	VMOVUPS   Z3, (AX)(BX*4)
 	ADDQ      $0x10, BX
 	CMPQ      BX, SI
 	JLT       loop
@@ -4687,25 +4647,23 @@ tail:
 	MOVQ       $-1, SI
 	BZHIQ      DX, SI, SI
 	KMOVW      SI, K1
-	VMOVDQU8.Z (CX)(BX*1), K1, X1
-	VPTESTMB   X1, X1, K2
-	VBLENDMPS  Z0, Z3, K2, Z2
-	VMOVUPS    Z2, K1, (AX)(BX*4)
+	VMOVDQU8.Z (CX)(BX*1), K1, X2
+	VPTESTMB   X2, X2, K2
+	VBLENDMPS  Z0, Z1, K2, Z4
+	VMOVUPS    Z4, K1, (AX)(BX*4)
 
 done:
 	VZEROUPPER
 	RET
 
 // func whereScalarsAVX2(dst []float32, mask []bool, s float32, t float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·whereScalarsAVX2(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         mask_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        s+48(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        t+52(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS s+48(FP), Y0
+	VBROADCASTSS t+52(FP), Y1
 	XORQ         BX, BX
 	ANDQ         $-8, DX
 	JZ           tail
@@ -5581,30 +5539,29 @@ join:
 TEXT ·sumCentered2AVX512(SB), NOSPLIT, $0-36
 	MOVQ         x_base+0(FP), AX
 	MOVQ         x_len+8(FP), CX
-	MOVSS        mean+24(FP), X0
-	VBROADCASTSS X0, Z0
-	VXORPS       Z5, Z5, Z5
-	VXORPS       Z6, Z6, Z6
-	VXORPS       Z7, Z7, Z7
-	VXORPS       Z8, Z8, Z8
+	VBROADCASTSS mean+24(FP), Z0
+	VXORPS       Z1, Z1, Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-64, BX
 	JZ           tail
 
 loop:
-	VMOVUPS     (AX)(DX*4), Z9
-	VSUBPS      Z0, Z9, Z9
-	VFMADD231PS Z9, Z9, Z5
-	VMOVUPS     64(AX)(DX*4), Z9
-	VSUBPS      Z0, Z9, Z9
-	VFMADD231PS Z9, Z9, Z6
-	VMOVUPS     128(AX)(DX*4), Z9
-	VSUBPS      Z0, Z9, Z9
-	VFMADD231PS Z9, Z9, Z7
-	VMOVUPS     192(AX)(DX*4), Z9
-	VSUBPS      Z0, Z9, Z9
-	VFMADD231PS Z9, Z9, Z8
+	VMOVUPS     (AX)(DX*4), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z1
+	VMOVUPS     64(AX)(DX*4), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z2
+	VMOVUPS     128(AX)(DX*4), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z3
+	VMOVUPS     192(AX)(DX*4), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z4
 	ADDQ        $0x40, DX
 	CMPQ        DX, BX
 	JLT         loop
@@ -5616,39 +5573,39 @@ tail:
 	BZHIQ       CX, BX, BX
 	KMOVW       BX, K1
 	SHRQ        $0x10, BX
-	VMOVUPS.Z   (AX)(DX*4), K1, Z9
-	VSUBPS      Z0, Z9, Z9
+	VMOVUPS.Z   (AX)(DX*4), K1, Z5
+	VSUBPS      Z0, Z5, Z5
 	VXORPS      Z10, Z10, Z10
-	VBLENDMPS   Z9, Z10, K1, Z1
-	VFMADD231PS Z1, Z1, Z5
+	VBLENDMPS   Z5, Z10, K1, Z6
+	VFMADD231PS Z6, Z6, Z1
 	KMOVW       BX, K1
 	SHRQ        $0x10, BX
-	VMOVUPS.Z   64(AX)(DX*4), K1, Z1
-	VSUBPS      Z0, Z1, Z1
-	VXORPS      Z9, Z9, Z9
-	VBLENDMPS   Z1, Z9, K1, Z2
-	VFMADD231PS Z2, Z2, Z6
+	VMOVUPS.Z   64(AX)(DX*4), K1, Z5
+	VSUBPS      Z0, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VBLENDMPS   Z5, Z6, K1, Z7
+	VFMADD231PS Z7, Z7, Z2
 	KMOVW       BX, K1
 	SHRQ        $0x10, BX
-	VMOVUPS.Z   128(AX)(DX*4), K1, Z1
-	VSUBPS      Z0, Z1, Z1
-	VXORPS      Z2, Z2, Z2
-	VBLENDMPS   Z1, Z2, K1, Z3
-	VFMADD231PS Z3, Z3, Z7
+	VMOVUPS.Z   128(AX)(DX*4), K1, Z5
+	VSUBPS      Z0, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VBLENDMPS   Z5, Z6, K1, Z8
+	VFMADD231PS Z8, Z8, Z3
 	KMOVW       BX, K1
 	SHRQ        $0x10, BX
-	VMOVUPS.Z   192(AX)(DX*4), K1, Z1
-	VSUBPS      Z0, Z1, Z0
-	VXORPS      Z1, Z1, Z1
-	VBLENDMPS   Z0, Z1, K1, Z4
-	VFMADD231PS Z4, Z4, Z8
+	VMOVUPS.Z   192(AX)(DX*4), K1, Z5
+	VSUBPS      Z0, Z5, Z0
+	VXORPS      Z5, Z5, Z5
+	VBLENDMPS   Z0, Z5, K1, Z9
+	VFMADD231PS Z9, Z9, Z4
 
 join:
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z8, Z7, Z7
-	VADDPS        Z7, Z5, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y0
-	VADDPS        Y0, Y5, Y0
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
 	VEXTRACTF128  $0x01, Y0, X1
 	VADDPS        X0, X1, X1
 	VMOVHLPS      X1, X1, X0
@@ -5664,8 +5621,7 @@ join:
 TEXT ·sumCentered2AVX2(SB), NOSPLIT, $0-36
 	MOVQ         x_base+0(FP), AX
 	MOVQ         x_len+8(FP), CX
-	MOVSS        mean+24(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS mean+24(FP), Y0
 	VXORPS       Y1, Y1, Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
@@ -5786,8 +5742,7 @@ TEXT ·centeredDotAVX512(SB), NOSPLIT, $0-60
 	MOVQ         dy_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dy_len+8(FP), DX
-	MOVSS        mean+48(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS mean+48(FP), Z0
 	VXORPS       Z1, Z1, Z1
 	VXORPS       Z2, Z2, Z2
 	VXORPS       Z3, Z3, Z3
@@ -5870,8 +5825,7 @@ TEXT ·centeredDotAVX2(SB), NOSPLIT, $0-60
 	MOVQ         dy_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dy_len+8(FP), DX
-	MOVSS        mean+48(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS mean+48(FP), Y0
 	VXORPS       Y1, Y1, Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
@@ -5993,8 +5947,7 @@ TEXT ·centeredDotScaledAVX512(SB), NOSPLIT, $0-84
 	MOVQ         x_base+24(FP), CX
 	MOVQ         gamma_base+48(FP), DX
 	MOVQ         dy_len+8(FP), BX
-	MOVSS        mean+72(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS mean+72(FP), Z0
 	VXORPS       Z1, Z1, Z1
 	VXORPS       Z2, Z2, Z2
 	VXORPS       Z3, Z3, Z3
@@ -6094,8 +6047,7 @@ TEXT ·centeredDotScaledAVX2(SB), NOSPLIT, $0-84
 	MOVQ         x_base+24(FP), CX
 	MOVQ         gamma_base+48(FP), DX
 	MOVQ         dy_len+8(FP), BX
-	MOVSS        mean+72(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS mean+72(FP), Y0
 	VXORPS       Y1, Y1, Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
@@ -6817,15 +6769,13 @@ done:
 	RET
 
 // func normalizeAVX512(dst []float32, x []float32, mean float32, rstd float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normalizeAVX512(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        mean+48(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        rstd+52(FP), X1
-	VBROADCASTSS X1, Z1
+	VBROADCASTSS mean+48(FP), Z0
+	VBROADCASTSS rstd+52(FP), Z1
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-16, SI
@@ -6856,15 +6806,13 @@ done:
 	RET
 
 // func normalizeAVX2(dst []float32, x []float32, mean float32, rstd float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2
 TEXT ·normalizeAVX2(SB), NOSPLIT, $0-56
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         dst_len+8(FP), DX
-	MOVSS        mean+48(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        rstd+52(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS mean+48(FP), Y0
+	VBROADCASTSS rstd+52(FP), Y1
 	XORQ         BX, BX
 	MOVQ         DX, SI
 	ANDQ         $-8, SI
@@ -6895,17 +6843,15 @@ done:
 	RET
 
 // func normalizeAffineAVX512(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normalizeAffineAVX512(SB), NOSPLIT, $0-104
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         gamma_base+48(FP), DX
 	MOVQ         beta_base+72(FP), BX
 	MOVQ         dst_len+8(FP), SI
-	MOVSS        mean+96(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        rstd+100(FP), X1
-	VBROADCASTSS X1, Z1
+	VBROADCASTSS mean+96(FP), Z0
+	VBROADCASTSS rstd+100(FP), Z1
 	XORQ         DI, DI
 	MOVQ         SI, R8
 	ANDQ         $-16, R8
@@ -6942,17 +6888,15 @@ done:
 	RET
 
 // func normalizeAffineAVX2(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·normalizeAffineAVX2(SB), NOSPLIT, $0-104
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         x_base+24(FP), CX
 	MOVQ         gamma_base+48(FP), DX
 	MOVQ         beta_base+72(FP), BX
 	MOVQ         dst_len+8(FP), SI
-	MOVSS        mean+96(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        rstd+100(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS mean+96(FP), Y0
+	VBROADCASTSS rstd+100(FP), Y1
 	XORQ         DI, DI
 	MOVQ         SI, R8
 	ANDQ         $-8, R8
@@ -6989,20 +6933,16 @@ done:
 	RET
 
 // func normGradAVX512(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normGradAVX512(SB), NOSPLIT, $0-88
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dy_base+24(FP), CX
 	MOVQ         x_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        mean+72(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        rstd+76(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        a+80(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        b+84(FP), X3
-	VBROADCASTSS X3, Z3
+	VBROADCASTSS mean+72(FP), Z0
+	VBROADCASTSS rstd+76(FP), Z1
+	VBROADCASTSS a+80(FP), Z2
+	VBROADCASTSS b+84(FP), Z3
 	XORQ         SI, SI
 	MOVQ         BX, DI
 	ANDQ         $-16, DI
@@ -7041,20 +6981,16 @@ done:
 	RET
 
 // func normGradAVX2(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·normGradAVX2(SB), NOSPLIT, $0-88
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dy_base+24(FP), CX
 	MOVQ         x_base+48(FP), DX
 	MOVQ         dst_len+8(FP), BX
-	MOVSS        mean+72(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        rstd+76(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        a+80(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        b+84(FP), X3
-	VBROADCASTSS X3, Y3
+	VBROADCASTSS mean+72(FP), Y0
+	VBROADCASTSS rstd+76(FP), Y1
+	VBROADCASTSS a+80(FP), Y2
+	VBROADCASTSS b+84(FP), Y3
 	XORQ         SI, SI
 	MOVQ         BX, DI
 	ANDQ         $-8, DI
@@ -7093,21 +7029,17 @@ done:
 	RET
 
 // func normGradScaledAVX512(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normGradScaledAVX512(SB), NOSPLIT, $0-112
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dy_base+24(FP), CX
 	MOVQ         x_base+48(FP), DX
 	MOVQ         gamma_base+72(FP), BX
 	MOVQ         dst_len+8(FP), SI
-	MOVSS        mean+96(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        rstd+100(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        a+104(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        b+108(FP), X3
-	VBROADCASTSS X3, Z3
+	VBROADCASTSS mean+96(FP), Z0
+	VBROADCASTSS rstd+100(FP), Z1
+	VBROADCASTSS a+104(FP), Z2
+	VBROADCASTSS b+108(FP), Z3
 	XORQ         DI, DI
 	MOVQ         SI, R8
 	ANDQ         $-16, R8
@@ -7150,21 +7082,17 @@ done:
 	RET
 
 // func normGradScaledAVX2(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·normGradScaledAVX2(SB), NOSPLIT, $0-112
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dy_base+24(FP), CX
 	MOVQ         x_base+48(FP), DX
 	MOVQ         gamma_base+72(FP), BX
 	MOVQ         dst_len+8(FP), SI
-	MOVSS        mean+96(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        rstd+100(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        a+104(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        b+108(FP), X3
-	VBROADCASTSS X3, Y3
+	VBROADCASTSS mean+96(FP), Y0
+	VBROADCASTSS rstd+100(FP), Y1
+	VBROADCASTSS a+104(FP), Y2
+	VBROADCASTSS b+108(FP), Y3
 	XORQ         DI, DI
 	MOVQ         SI, R8
 	ANDQ         $-8, R8
@@ -7206,267 +7134,2251 @@ done:
 	VZEROUPPER
 	RET
 
-DATA blocks8<>+0(SB)/8, $0x0000000000000000
-DATA blocks8<>+8(SB)/8, $0x0000000000000004
-DATA blocks8<>+16(SB)/8, $0x0000000000000001
-DATA blocks8<>+24(SB)/8, $0x0000000000000005
-DATA blocks8<>+32(SB)/8, $0x0000000000000002
-DATA blocks8<>+40(SB)/8, $0x0000000000000006
-DATA blocks8<>+48(SB)/8, $0x0000000000000003
-DATA blocks8<>+56(SB)/8, $0x0000000000000007
-GLOBL blocks8<>(SB), RODATA|NOPTR, $64
+DATA products8<>+0(SB)/8, $0x0000000000000000
+DATA products8<>+8(SB)/8, $0x0000000349447d4c
+DATA products8<>+16(SB)/8, $0x00000000d2511f53
+DATA products8<>+24(SB)/8, $0x000000041b959c9f
+DATA products8<>+32(SB)/8, $0x00000001a4a23ea6
+DATA products8<>+40(SB)/8, $0x00000004ede6bbf2
+DATA products8<>+48(SB)/8, $0x0000000276f35df9
+DATA products8<>+56(SB)/8, $0x00000005c037db45
+DATA products8<>+64(SB)/8, $0x000000069288fa98
+DATA products8<>+72(SB)/8, $0x00000009dbcd77e4
+DATA products8<>+80(SB)/8, $0x0000000764da19eb
+DATA products8<>+88(SB)/8, $0x0000000aae1e9737
+DATA products8<>+96(SB)/8, $0x00000008372b393e
+DATA products8<>+104(SB)/8, $0x0000000b806fb68a
+DATA products8<>+112(SB)/8, $0x00000009097c5891
+DATA products8<>+120(SB)/8, $0x0000000c52c0d5dd
+GLOBL products8<>(SB), RODATA|NOPTR, $128
 
-DATA blocks4<>+0(SB)/8, $0x0000000000000000
-DATA blocks4<>+8(SB)/8, $0x0000000000000002
-DATA blocks4<>+16(SB)/8, $0x0000000000000001
-DATA blocks4<>+24(SB)/8, $0x0000000000000003
-GLOBL blocks4<>(SB), RODATA|NOPTR, $32
+DATA products4<>+0(SB)/8, $0x0000000000000000
+DATA products4<>+8(SB)/8, $0x00000001a4a23ea6
+DATA products4<>+16(SB)/8, $0x00000000d2511f53
+DATA products4<>+24(SB)/8, $0x0000000276f35df9
+DATA products4<>+32(SB)/8, $0x0000000349447d4c
+DATA products4<>+40(SB)/8, $0x00000004ede6bbf2
+DATA products4<>+48(SB)/8, $0x000000041b959c9f
+DATA products4<>+56(SB)/8, $0x00000005c037db45
+GLOBL products4<>(SB), RODATA|NOPTR, $64
 
-// func philoxAVX512(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
-// Requires: AVX, AVX512F, SSE2
-TEXT ·philoxAVX512(SB), NOSPLIT, $0-48
+// func philoxAVX512(dst []uint32, keys *[20]uint32, product uint64)
+// Requires: AVX, AVX512F, BMI2, SSE2
+TEXT ·philoxAVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dst_len+8(FP), CX
-	MOVQ         keys+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         BX, X0
+	MOVQ         product+32(FP), DX
+	MOVQ         DX, X0
 	VPBROADCASTQ X0, Z0
-	VPADDQ       blocks8<>+0(SB), Z0, Z0
-	MOVL         c2+40(FP), BX
-	MOVQ         BX, X1
-	VPBROADCASTQ X1, Z1
-	MOVL         c3+44(FP), BX
-	MOVQ         BX, X2
-	VPBROADCASTQ X2, Z2
-	VBROADCASTSS constants<>+2240(SB), Z3
-	VBROADCASTSS constants<>+2272(SB), Z4
-	MOVQ         $0x00000008, BX
-	MOVQ         BX, X5
-	VPBROADCASTQ X5, Z5
-	MOVQ         $0x0000aaaa, BX
+	VBROADCASTSS constants<>+2240(SB), Z1
+	VBROADCASTSS constants<>+2272(SB), Z2
+	MOVQ         keys+24(FP), DX
+	MOVL         $0x00005555, BX
 	KMOVW        BX, K1
-	SHRQ         $0x02, CX
-	SUBQ         $0x08, CX
-	JLT          done
+	MOVQ         $0x0000000d2511f530, BX
+	MOVQ         BX, X3
+	VPBROADCASTQ X3, Z3
+	XORQ         BX, BX
+	MOVQ         CX, SI
+	ANDQ         $-64, SI
+	JZ           tail
 
 loop:
-	VPSRLQ          $0x20, Z0, Z6
-	VPMULUDQ        Z3, Z0, Z7
-	VPMULUDQ        Z4, Z1, Z8
+	VPADDQ          products8<>+0(SB), Z0, Z4
+	VPSRLQ          $0x20, Z4, Z5
+	VPXORD.BCST     4(DX), Z5, Z5
+	VPMULUDQ        Z2, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z6
+	VPXORD.BCST     8(DX), Z6, Z6
+	VPXORD.BCST     12(DX), Z4, Z4
+	VPADDQ          products8<>+64(SB), Z0, Z7
+	VPSRLQ          $0x20, Z7, Z8
+	VPXORD.BCST     4(DX), Z8, Z8
+	VPMULUDQ        Z2, Z8, Z8
 	VPSRLQ          $0x20, Z8, Z9
-	VPTERNLOGD.BCST $0x96, (DX), Z6, Z9
-	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 4(DX), Z2, Z6
-	VPMULUDQ        Z3, Z9, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z10
-	VPTERNLOGD.BCST $0x96, 8(DX), Z8, Z10
+	VPXORD.BCST     8(DX), Z9, Z9
+	VPXORD.BCST     12(DX), Z7, Z7
+	VPMULUDQ        Z1, Z6, Z6
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z10
+	VPTERNLOGD.BCST $0x96, 16(DX), Z5, Z10
+	VPSRLQ          $0x20, Z6, Z5
+	VPXORD.BCST     20(DX), Z5, Z5
+	VPMULUDQ        Z1, Z9, Z9
+	VPMULUDQ        Z2, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z11
+	VPTERNLOGD.BCST $0x96, 16(DX), Z8, Z11
 	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 12(DX), Z7, Z8
-	VPMULUDQ        Z3, Z10, Z7
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z10
-	VPTERNLOGD.BCST $0x96, 16(DX), Z6, Z10
-	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 20(DX), Z9, Z6
-	VPMULUDQ        Z3, Z10, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z10
-	VPTERNLOGD.BCST $0x96, 24(DX), Z8, Z10
+	VPXORD.BCST     20(DX), Z8, Z8
+	VPMULUDQ        Z1, Z10, Z10
+	VPMULUDQ        Z2, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 24(DX), Z4, Z12
+	VPSRLQ          $0x20, Z10, Z4
+	VPTERNLOGD.BCST $0x96, 28(DX), Z6, Z4
+	VPMULUDQ        Z1, Z11, Z6
+	VPMULUDQ        Z2, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 24(DX), Z7, Z11
+	VPSRLQ          $0x20, Z6, Z7
+	VPTERNLOGD.BCST $0x96, 28(DX), Z9, Z7
+	VPMULUDQ        Z1, Z12, Z9
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z12
+	VPTERNLOGD.BCST $0x96, 32(DX), Z5, Z12
+	VPSRLQ          $0x20, Z9, Z5
+	VPTERNLOGD.BCST $0x96, 36(DX), Z10, Z5
+	VPMULUDQ        Z1, Z11, Z10
+	VPMULUDQ        Z2, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z11
+	VPTERNLOGD.BCST $0x96, 32(DX), Z8, Z11
+	VPSRLQ          $0x20, Z10, Z8
+	VPTERNLOGD.BCST $0x96, 36(DX), Z6, Z8
+	VPMULUDQ        Z1, Z12, Z6
+	VPMULUDQ        Z2, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 40(DX), Z4, Z12
+	VPSRLQ          $0x20, Z6, Z4
+	VPTERNLOGD.BCST $0x96, 44(DX), Z9, Z4
+	VPMULUDQ        Z1, Z11, Z9
+	VPMULUDQ        Z2, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 40(DX), Z7, Z11
+	VPSRLQ          $0x20, Z9, Z7
+	VPTERNLOGD.BCST $0x96, 44(DX), Z10, Z7
+	VPMULUDQ        Z1, Z12, Z10
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z12
+	VPTERNLOGD.BCST $0x96, 48(DX), Z5, Z12
+	VPSRLQ          $0x20, Z10, Z5
+	VPTERNLOGD.BCST $0x96, 52(DX), Z6, Z5
+	VPMULUDQ        Z1, Z11, Z6
+	VPMULUDQ        Z2, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z11
+	VPTERNLOGD.BCST $0x96, 48(DX), Z8, Z11
+	VPSRLQ          $0x20, Z6, Z8
+	VPTERNLOGD.BCST $0x96, 52(DX), Z9, Z8
+	VPMULUDQ        Z1, Z12, Z9
+	VPMULUDQ        Z2, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 56(DX), Z4, Z12
+	VPSRLQ          $0x20, Z9, Z4
+	VPTERNLOGD.BCST $0x96, 60(DX), Z10, Z4
+	VPMULUDQ        Z1, Z11, Z10
+	VPMULUDQ        Z2, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 56(DX), Z7, Z11
+	VPSRLQ          $0x20, Z10, Z7
+	VPTERNLOGD.BCST $0x96, 60(DX), Z6, Z7
+	VPMULUDQ        Z1, Z12, Z6
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z12
+	VPTERNLOGD.BCST $0x96, 64(DX), Z5, Z12
+	VPSRLQ          $0x20, Z6, Z5
+	VPTERNLOGD.BCST $0x96, 68(DX), Z9, Z5
+	VPMULUDQ        Z1, Z11, Z9
+	VPMULUDQ        Z2, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z11
+	VPTERNLOGD.BCST $0x96, 64(DX), Z8, Z11
 	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 28(DX), Z7, Z8
-	VPMULUDQ        Z3, Z10, Z7
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z10
-	VPTERNLOGD.BCST $0x96, 32(DX), Z6, Z10
+	VPTERNLOGD.BCST $0x96, 68(DX), Z10, Z8
+	VPMULUDQ        Z2, Z5, Z5
+	VPSHUFD         $0xb1, Z5, Z5
+	VPTERNLOGD.BCST $0x96, 72(DX), Z4, K1, Z5
+	VPMULUDQ        Z1, Z12, Z4
+	VPSHUFD         $0xb1, Z4, Z4
+	VPTERNLOGD.BCST $0x96, 76(DX), Z6, K1, Z4
+	VPUNPCKLQDQ     Z4, Z5, Z6
+	VPUNPCKHQDQ     Z4, Z5, Z4
+	VPMULUDQ        Z2, Z8, Z5
+	VPSHUFD         $0xb1, Z5, Z5
+	VPTERNLOGD.BCST $0x96, 72(DX), Z7, K1, Z5
+	VPMULUDQ        Z1, Z11, Z7
+	VPSHUFD         $0xb1, Z7, Z7
+	VPTERNLOGD.BCST $0x96, 76(DX), Z9, K1, Z7
+	VPUNPCKLQDQ     Z7, Z5, Z8
+	VPUNPCKHQDQ     Z7, Z5, Z5
+	VMOVUPS         Z6, (AX)(BX*4)
+	VMOVUPS         Z4, 64(AX)(BX*4)
+	VMOVUPS         Z8, 128(AX)(BX*4)
+	VMOVUPS         Z5, 192(AX)(BX*4)
+	VPADDQ          Z3, Z0, Z0
+	ADDQ            $0x40, BX
+	CMPQ            BX, SI
+	JLT             loop
+
+tail:
+	SUBQ            BX, CX
+	JZ              done
+	VPADDQ          products8<>+0(SB), Z0, Z3
+	VPSRLQ          $0x20, Z3, Z4
+	VPXORD.BCST     4(DX), Z4, Z4
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z5
+	VPXORD.BCST     8(DX), Z5, Z5
+	VPXORD.BCST     12(DX), Z3, Z3
+	VPADDQ          products8<>+64(SB), Z0, Z0
+	VPSRLQ          $0x20, Z0, Z6
+	VPXORD.BCST     4(DX), Z6, Z6
+	VPMULUDQ        Z2, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z7
+	VPXORD.BCST     8(DX), Z7, Z7
+	VPXORD.BCST     12(DX), Z0, Z0
+	VPMULUDQ        Z1, Z5, Z5
+	VPMULUDQ        Z2, Z3, Z3
+	VPSRLQ          $0x20, Z3, Z8
+	VPTERNLOGD.BCST $0x96, 16(DX), Z4, Z8
+	VPSRLQ          $0x20, Z5, Z4
+	VPXORD.BCST     20(DX), Z4, Z4
+	VPMULUDQ        Z1, Z7, Z7
+	VPMULUDQ        Z2, Z0, Z0
+	VPSRLQ          $0x20, Z0, Z9
+	VPTERNLOGD.BCST $0x96, 16(DX), Z6, Z9
 	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 36(DX), Z9, Z6
-	VPMULUDQ        Z3, Z10, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z10
-	VPTERNLOGD.BCST $0x96, 40(DX), Z8, Z10
-	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 44(DX), Z7, Z8
-	VPMULUDQ        Z3, Z10, Z7
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z10
-	VPTERNLOGD.BCST $0x96, 48(DX), Z6, Z10
+	VPXORD.BCST     20(DX), Z6, Z6
+	VPMULUDQ        Z1, Z8, Z8
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z10
+	VPTERNLOGD.BCST $0x96, 24(DX), Z3, Z10
+	VPSRLQ          $0x20, Z8, Z3
+	VPTERNLOGD.BCST $0x96, 28(DX), Z5, Z3
+	VPMULUDQ        Z1, Z9, Z5
+	VPMULUDQ        Z2, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z9
+	VPTERNLOGD.BCST $0x96, 24(DX), Z0, Z9
+	VPSRLQ          $0x20, Z5, Z0
+	VPTERNLOGD.BCST $0x96, 28(DX), Z7, Z0
+	VPMULUDQ        Z1, Z10, Z7
+	VPMULUDQ        Z2, Z3, Z3
+	VPSRLQ          $0x20, Z3, Z10
+	VPTERNLOGD.BCST $0x96, 32(DX), Z4, Z10
+	VPSRLQ          $0x20, Z7, Z4
+	VPTERNLOGD.BCST $0x96, 36(DX), Z8, Z4
+	VPMULUDQ        Z1, Z9, Z8
+	VPMULUDQ        Z2, Z0, Z0
+	VPSRLQ          $0x20, Z0, Z9
+	VPTERNLOGD.BCST $0x96, 32(DX), Z6, Z9
+	VPSRLQ          $0x20, Z8, Z6
+	VPTERNLOGD.BCST $0x96, 36(DX), Z5, Z6
+	VPMULUDQ        Z1, Z10, Z5
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z10
+	VPTERNLOGD.BCST $0x96, 40(DX), Z3, Z10
+	VPSRLQ          $0x20, Z5, Z3
+	VPTERNLOGD.BCST $0x96, 44(DX), Z7, Z3
+	VPMULUDQ        Z1, Z9, Z7
+	VPMULUDQ        Z2, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z9
+	VPTERNLOGD.BCST $0x96, 40(DX), Z0, Z9
+	VPSRLQ          $0x20, Z7, Z0
+	VPTERNLOGD.BCST $0x96, 44(DX), Z8, Z0
+	VPMULUDQ        Z1, Z10, Z8
+	VPMULUDQ        Z2, Z3, Z3
+	VPSRLQ          $0x20, Z3, Z10
+	VPTERNLOGD.BCST $0x96, 48(DX), Z4, Z10
+	VPSRLQ          $0x20, Z8, Z4
+	VPTERNLOGD.BCST $0x96, 52(DX), Z5, Z4
+	VPMULUDQ        Z1, Z9, Z5
+	VPMULUDQ        Z2, Z0, Z0
+	VPSRLQ          $0x20, Z0, Z9
+	VPTERNLOGD.BCST $0x96, 48(DX), Z6, Z9
+	VPSRLQ          $0x20, Z5, Z6
+	VPTERNLOGD.BCST $0x96, 52(DX), Z7, Z6
+	VPMULUDQ        Z1, Z10, Z7
+	VPMULUDQ        Z2, Z4, Z4
+	VPSRLQ          $0x20, Z4, Z10
+	VPTERNLOGD.BCST $0x96, 56(DX), Z3, Z10
+	VPSRLQ          $0x20, Z7, Z3
+	VPTERNLOGD.BCST $0x96, 60(DX), Z8, Z3
+	VPMULUDQ        Z1, Z9, Z8
+	VPMULUDQ        Z2, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z9
+	VPTERNLOGD.BCST $0x96, 56(DX), Z0, Z9
+	VPSRLQ          $0x20, Z8, Z0
+	VPTERNLOGD.BCST $0x96, 60(DX), Z5, Z0
+	VPMULUDQ        Z1, Z10, Z5
+	VPMULUDQ        Z2, Z3, Z3
+	VPSRLQ          $0x20, Z3, Z10
+	VPTERNLOGD.BCST $0x96, 64(DX), Z4, Z10
+	VPSRLQ          $0x20, Z5, Z4
+	VPTERNLOGD.BCST $0x96, 68(DX), Z7, Z4
+	VPMULUDQ        Z1, Z9, Z7
+	VPMULUDQ        Z2, Z0, Z0
+	VPSRLQ          $0x20, Z0, Z9
+	VPTERNLOGD.BCST $0x96, 64(DX), Z6, Z9
 	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 52(DX), Z9, Z6
-	VPMULUDQ        Z3, Z10, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z10
-	VPTERNLOGD.BCST $0x96, 56(DX), Z8, Z10
-	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 60(DX), Z7, Z8
-	VPMULUDQ        Z3, Z10, Z7
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z10
-	VPTERNLOGD.BCST $0x96, 64(DX), Z6, Z10
-	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 68(DX), Z9, Z6
-	VPMULUDQ        Z3, Z10, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z10
-	VPTERNLOGD.BCST $0x96, 72(DX), Z8, Z10
-	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 76(DX), Z7, Z8
-	VPSLLQ          $0x20, Z6, Z6
-	VPBLENDMD       Z6, Z10, K1, Z6
-	VPSLLQ          $0x20, Z9, Z7
-	VPBLENDMD       Z7, Z8, K1, Z7
-	VPUNPCKLQDQ     Z7, Z6, Z8
-	VPUNPCKHQDQ     Z7, Z6, Z6
-	VMOVUPS         Z8, (AX)
-	VMOVUPS         Z6, 64(AX)
-	ADDQ            $0x80, AX
-	VPADDQ          Z5, Z0, Z0
-	SUBQ            $0x08, CX
-	JGE             loop
+	VPTERNLOGD.BCST $0x96, 68(DX), Z8, Z6
+	VPMULUDQ        Z2, Z4, Z4
+	VPSHUFD         $0xb1, Z4, Z4
+	VPTERNLOGD.BCST $0x96, 72(DX), Z3, K1, Z4
+	VPMULUDQ        Z1, Z10, Z3
+	VPSHUFD         $0xb1, Z3, Z3
+	VPTERNLOGD.BCST $0x96, 76(DX), Z5, K1, Z3
+	VPUNPCKLQDQ     Z3, Z4, Z5
+	VPUNPCKHQDQ     Z3, Z4, Z3
+	VPMULUDQ        Z2, Z6, Z2
+	VPSHUFD         $0xb1, Z2, Z2
+	VPTERNLOGD.BCST $0x96, 72(DX), Z0, K1, Z2
+	VPMULUDQ        Z1, Z9, Z0
+	VPSHUFD         $0xb1, Z0, Z0
+	VPTERNLOGD.BCST $0x96, 76(DX), Z7, K1, Z0
+	VPUNPCKLQDQ     Z0, Z2, Z1
+	VPUNPCKHQDQ     Z0, Z2, Z0
+	MOVQ            $-1, DX
+	BZHIQ           CX, DX, DX
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VMOVUPS         Z5, K1, (AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VMOVUPS         Z3, K1, 64(AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VMOVUPS         Z1, K1, 128(AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VMOVUPS         Z0, K1, 192(AX)(BX*4)
 
 done:
 	VZEROUPPER
 	RET
 
-// func philoxAVX2(dst []uint32, keys *[20]uint32, n uint64, c2 uint32, c3 uint32)
+// func philoxAVX2(dst []uint32, keys *[20]uint32, product uint64)
 // Requires: AVX, AVX2, SSE2
-TEXT ·philoxAVX2(SB), NOSPLIT, $0-48
+TEXT ·philoxAVX2(SB), NOSPLIT, $0-40
 	MOVQ         dst_base+0(FP), AX
 	MOVQ         dst_len+8(FP), CX
-	MOVQ         keys+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         BX, X0
+	MOVQ         product+32(FP), DX
+	MOVQ         DX, X0
 	VPBROADCASTQ X0, Y0
-	VPADDQ       blocks4<>+0(SB), Y0, Y0
-	MOVL         c2+40(FP), BX
-	MOVQ         BX, X1
-	VPBROADCASTQ X1, Y1
-	MOVL         c3+44(FP), BX
+	VBROADCASTSS constants<>+2240(SB), Y1
+	VBROADCASTSS constants<>+2272(SB), Y2
+	MOVQ         keys+24(FP), DX
+	MOVQ         $0x000000069288fa98, BX
+	MOVQ         BX, X3
+	VPBROADCASTQ X3, Y3
+	XORQ         BX, BX
+	MOVQ         CX, SI
+	ANDQ         $-32, SI
+	JZ           tail
+
+loop:
+	VPADDQ       products4<>+0(SB), Y0, Y4
+	VPSRLQ       $0x20, Y4, Y5
+	VPBROADCASTD 4(DX), Y6
+	VPXOR        Y6, Y5, Y6
+	VPMULUDQ     Y2, Y6, Y5
+	VPSRLQ       $0x20, Y5, Y6
+	VPBROADCASTD 8(DX), Y7
+	VPXOR        Y7, Y6, Y7
+	VPBROADCASTD 12(DX), Y6
+	VPXOR        Y6, Y4, Y6
+	VPADDQ       products4<>+32(SB), Y0, Y4
+	VPSRLQ       $0x20, Y4, Y8
+	VPBROADCASTD 4(DX), Y9
+	VPXOR        Y9, Y8, Y9
+	VPMULUDQ     Y2, Y9, Y8
+	VPSRLQ       $0x20, Y8, Y9
+	VPBROADCASTD 8(DX), Y10
+	VPXOR        Y10, Y9, Y10
+	VPBROADCASTD 12(DX), Y9
+	VPXOR        Y9, Y4, Y9
+	VPMULUDQ     Y1, Y7, Y4
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 16(DX), Y11
+	VPXOR        Y11, Y5, Y11
+	VPXOR        Y11, Y7, Y7
+	VPSRLQ       $0x20, Y4, Y5
+	VPBROADCASTD 20(DX), Y11
+	VPXOR        Y11, Y5, Y11
+	VPMULUDQ     Y1, Y10, Y5
+	VPMULUDQ     Y2, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y10
+	VPBROADCASTD 16(DX), Y12
+	VPXOR        Y12, Y8, Y12
+	VPXOR        Y12, Y10, Y10
+	VPSRLQ       $0x20, Y5, Y8
+	VPBROADCASTD 20(DX), Y12
+	VPXOR        Y12, Y8, Y12
+	VPMULUDQ     Y1, Y7, Y7
+	VPMULUDQ     Y2, Y11, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 24(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y7, Y6
+	VPBROADCASTD 28(DX), Y13
+	VPXOR        Y13, Y4, Y13
+	VPXOR        Y13, Y6, Y6
+	VPMULUDQ     Y1, Y10, Y4
+	VPMULUDQ     Y2, Y12, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 24(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y4, Y9
+	VPBROADCASTD 28(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y1, Y11, Y5
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y11
+	VPBROADCASTD 32(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y8
+	VPBROADCASTD 36(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y1, Y12, Y7
+	VPMULUDQ     Y2, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 32(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 36(DX), Y13
+	VPXOR        Y13, Y4, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y1, Y11, Y4
+	VPMULUDQ     Y2, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 40(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y4, Y6
+	VPBROADCASTD 44(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y6, Y6
+	VPMULUDQ     Y1, Y12, Y5
+	VPMULUDQ     Y2, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 40(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 44(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y1, Y11, Y7
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y11
+	VPBROADCASTD 48(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 52(DX), Y13
+	VPXOR        Y13, Y4, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y1, Y12, Y4
+	VPMULUDQ     Y2, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 48(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y4, Y10
+	VPBROADCASTD 52(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y1, Y11, Y5
+	VPMULUDQ     Y2, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 56(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y6
+	VPBROADCASTD 60(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y6, Y6
+	VPMULUDQ     Y1, Y12, Y7
+	VPMULUDQ     Y2, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 56(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y7, Y9
+	VPBROADCASTD 60(DX), Y13
+	VPXOR        Y13, Y4, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y1, Y11, Y4
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y11
+	VPBROADCASTD 64(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y4, Y8
+	VPBROADCASTD 68(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y1, Y12, Y5
+	VPMULUDQ     Y2, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 64(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y10
+	VPBROADCASTD 68(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y2, Y8, Y7
+	VPSHUFD      $0xb1, Y7, Y7
+	VPBROADCASTD 72(DX), Y8
+	VPXOR        Y8, Y6, Y8
+	VPXOR        Y7, Y8, Y8
+	VPBLENDD     $0xaa, Y7, Y8, Y8
+	VPMULUDQ     Y1, Y11, Y6
+	VPSHUFD      $0xb1, Y6, Y6
+	VPBROADCASTD 76(DX), Y7
+	VPXOR        Y7, Y4, Y7
+	VPXOR        Y6, Y7, Y7
+	VPBLENDD     $0xaa, Y6, Y7, Y7
+	VPUNPCKLQDQ  Y7, Y8, Y4
+	VPUNPCKHQDQ  Y7, Y8, Y6
+	VPMULUDQ     Y2, Y10, Y7
+	VPSHUFD      $0xb1, Y7, Y7
+	VPBROADCASTD 72(DX), Y8
+	VPXOR        Y8, Y9, Y8
+	VPXOR        Y7, Y8, Y8
+	VPBLENDD     $0xaa, Y7, Y8, Y8
+	VPMULUDQ     Y1, Y12, Y7
+	VPSHUFD      $0xb1, Y7, Y7
+	VPBROADCASTD 76(DX), Y9
+	VPXOR        Y9, Y5, Y9
+	VPXOR        Y7, Y9, Y9
+	VPBLENDD     $0xaa, Y7, Y9, Y9
+	VPUNPCKLQDQ  Y9, Y8, Y5
+	VPUNPCKHQDQ  Y9, Y8, Y7
+	VMOVUPS      Y4, (AX)(BX*4)
+	VMOVUPS      Y6, 32(AX)(BX*4)
+	VMOVUPS      Y5, 64(AX)(BX*4)
+	VMOVUPS      Y7, 96(AX)(BX*4)
+	VPADDQ       Y3, Y0, Y0
+	ADDQ         $0x20, BX
+	CMPQ         BX, SI
+	JLT          loop
+
+tail:
+	SUBQ         BX, CX
+	JZ           done
+	VPADDQ       products4<>+0(SB), Y0, Y3
+	VPSRLQ       $0x20, Y3, Y4
+	VPBROADCASTD 4(DX), Y5
+	VPXOR        Y5, Y4, Y5
+	VPMULUDQ     Y2, Y5, Y4
+	VPSRLQ       $0x20, Y4, Y5
+	VPBROADCASTD 8(DX), Y6
+	VPXOR        Y6, Y5, Y6
+	VPBROADCASTD 12(DX), Y5
+	VPXOR        Y5, Y3, Y5
+	VPADDQ       products4<>+32(SB), Y0, Y0
+	VPSRLQ       $0x20, Y0, Y3
+	VPBROADCASTD 4(DX), Y7
+	VPXOR        Y7, Y3, Y7
+	VPMULUDQ     Y2, Y7, Y3
+	VPSRLQ       $0x20, Y3, Y7
+	VPBROADCASTD 8(DX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPBROADCASTD 12(DX), Y7
+	VPXOR        Y7, Y0, Y7
+	VPMULUDQ     Y1, Y6, Y0
+	VPMULUDQ     Y2, Y5, Y5
+	VPSRLQ       $0x20, Y5, Y6
+	VPBROADCASTD 16(DX), Y9
+	VPXOR        Y9, Y4, Y9
+	VPXOR        Y9, Y6, Y6
+	VPSRLQ       $0x20, Y0, Y4
+	VPBROADCASTD 20(DX), Y9
+	VPXOR        Y9, Y4, Y9
+	VPMULUDQ     Y1, Y8, Y4
+	VPMULUDQ     Y2, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 16(DX), Y10
+	VPXOR        Y10, Y3, Y10
+	VPXOR        Y10, Y8, Y8
+	VPSRLQ       $0x20, Y4, Y3
+	VPBROADCASTD 20(DX), Y10
+	VPXOR        Y10, Y3, Y10
+	VPMULUDQ     Y1, Y6, Y3
+	VPMULUDQ     Y2, Y9, Y6
+	VPSRLQ       $0x20, Y6, Y9
+	VPBROADCASTD 24(DX), Y11
+	VPXOR        Y11, Y5, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y3, Y5
+	VPBROADCASTD 28(DX), Y11
+	VPXOR        Y11, Y0, Y11
+	VPXOR        Y11, Y5, Y5
+	VPMULUDQ     Y1, Y8, Y0
+	VPMULUDQ     Y2, Y10, Y8
+	VPSRLQ       $0x20, Y8, Y10
+	VPBROADCASTD 24(DX), Y11
+	VPXOR        Y11, Y7, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y0, Y7
+	VPBROADCASTD 28(DX), Y11
+	VPXOR        Y11, Y4, Y11
+	VPXOR        Y11, Y7, Y7
+	VPMULUDQ     Y1, Y9, Y4
+	VPMULUDQ     Y2, Y5, Y5
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 32(DX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y4, Y6
+	VPBROADCASTD 36(DX), Y11
+	VPXOR        Y11, Y3, Y11
+	VPXOR        Y11, Y6, Y6
+	VPMULUDQ     Y1, Y10, Y3
+	VPMULUDQ     Y2, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 32(DX), Y11
+	VPXOR        Y11, Y8, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y3, Y8
+	VPBROADCASTD 36(DX), Y11
+	VPXOR        Y11, Y0, Y11
+	VPXOR        Y11, Y8, Y8
+	VPMULUDQ     Y1, Y9, Y0
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y9
+	VPBROADCASTD 40(DX), Y11
+	VPXOR        Y11, Y5, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y0, Y5
+	VPBROADCASTD 44(DX), Y11
+	VPXOR        Y11, Y4, Y11
+	VPXOR        Y11, Y5, Y5
+	VPMULUDQ     Y1, Y10, Y4
+	VPMULUDQ     Y2, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y10
+	VPBROADCASTD 40(DX), Y11
+	VPXOR        Y11, Y7, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y4, Y7
+	VPBROADCASTD 44(DX), Y11
+	VPXOR        Y11, Y3, Y11
+	VPXOR        Y11, Y7, Y7
+	VPMULUDQ     Y1, Y9, Y3
+	VPMULUDQ     Y2, Y5, Y5
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 48(DX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y3, Y6
+	VPBROADCASTD 52(DX), Y11
+	VPXOR        Y11, Y0, Y11
+	VPXOR        Y11, Y6, Y6
+	VPMULUDQ     Y1, Y10, Y0
+	VPMULUDQ     Y2, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 48(DX), Y11
+	VPXOR        Y11, Y8, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y0, Y8
+	VPBROADCASTD 52(DX), Y11
+	VPXOR        Y11, Y4, Y11
+	VPXOR        Y11, Y8, Y8
+	VPMULUDQ     Y1, Y9, Y4
+	VPMULUDQ     Y2, Y6, Y6
+	VPSRLQ       $0x20, Y6, Y9
+	VPBROADCASTD 56(DX), Y11
+	VPXOR        Y11, Y5, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y4, Y5
+	VPBROADCASTD 60(DX), Y11
+	VPXOR        Y11, Y3, Y11
+	VPXOR        Y11, Y5, Y5
+	VPMULUDQ     Y1, Y10, Y3
+	VPMULUDQ     Y2, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y10
+	VPBROADCASTD 56(DX), Y11
+	VPXOR        Y11, Y7, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y3, Y7
+	VPBROADCASTD 60(DX), Y11
+	VPXOR        Y11, Y0, Y11
+	VPXOR        Y11, Y7, Y7
+	VPMULUDQ     Y1, Y9, Y0
+	VPMULUDQ     Y2, Y5, Y5
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 64(DX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPXOR        Y11, Y9, Y9
+	VPSRLQ       $0x20, Y0, Y6
+	VPBROADCASTD 68(DX), Y11
+	VPXOR        Y11, Y4, Y11
+	VPXOR        Y11, Y6, Y6
+	VPMULUDQ     Y1, Y10, Y4
+	VPMULUDQ     Y2, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 64(DX), Y11
+	VPXOR        Y11, Y8, Y11
+	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y4, Y8
+	VPBROADCASTD 68(DX), Y11
+	VPXOR        Y11, Y3, Y11
+	VPXOR        Y11, Y8, Y8
+	VPMULUDQ     Y2, Y6, Y3
+	VPSHUFD      $0xb1, Y3, Y3
+	VPBROADCASTD 72(DX), Y6
+	VPXOR        Y6, Y5, Y6
+	VPXOR        Y3, Y6, Y6
+	VPBLENDD     $0xaa, Y3, Y6, Y6
+	VPMULUDQ     Y1, Y9, Y3
+	VPSHUFD      $0xb1, Y3, Y3
+	VPBROADCASTD 76(DX), Y5
+	VPXOR        Y5, Y0, Y5
+	VPXOR        Y3, Y5, Y5
+	VPBLENDD     $0xaa, Y3, Y5, Y5
+	VPUNPCKLQDQ  Y5, Y6, Y0
+	VPUNPCKHQDQ  Y5, Y6, Y3
+	VPMULUDQ     Y2, Y8, Y2
+	VPSHUFD      $0xb1, Y2, Y2
+	VPBROADCASTD 72(DX), Y5
+	VPXOR        Y5, Y7, Y5
+	VPXOR        Y2, Y5, Y5
+	VPBLENDD     $0xaa, Y2, Y5, Y5
+	VPMULUDQ     Y1, Y10, Y1
+	VPSHUFD      $0xb1, Y1, Y1
+	VPBROADCASTD 76(DX), Y2
+	VPXOR        Y2, Y4, Y2
+	VPXOR        Y1, Y2, Y2
+	VPBLENDD     $0xaa, Y1, Y2, Y2
+	VPUNPCKLQDQ  Y2, Y5, Y1
+	VPUNPCKHQDQ  Y2, Y5, Y2
+	VMOVD        CX, X4
+	VPBROADCASTD X4, Y4
+	VPCMPGTD     lane<>+0(SB), Y4, Y5
+	VMASKMOVPS   Y0, Y5, (AX)(BX*4)
+	VPCMPGTD     lane<>+32(SB), Y4, Y0
+	VMASKMOVPS   Y3, Y0, 32(AX)(BX*4)
+	VPCMPGTD     lane<>+64(SB), Y4, Y0
+	VMASKMOVPS   Y1, Y0, 64(AX)(BX*4)
+	VPCMPGTD     lane<>+96(SB), Y4, Y0
+	VMASKMOVPS   Y2, Y0, 96(AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func dropoutAVX512(dst []float32, x []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+// Requires: AVX, AVX512F, BMI2, SSE2
+TEXT ·dropoutAVX512(SB), NOSPLIT, $0-72
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS scale+48(FP), Z0
+	VBROADCASTSS threshold+52(FP), Z1
+	MOVQ         product+64(FP), BX
+	MOVQ         BX, X2
+	VPBROADCASTQ X2, Z2
+	VBROADCASTSS constants<>+2240(SB), Z3
+	VBROADCASTSS constants<>+2272(SB), Z4
+	MOVQ         keys+56(FP), BX
+	MOVL         $0x00005555, SI
+	KMOVW        SI, K1
+	MOVQ         $0x0000000d2511f530, SI
+	MOVQ         SI, X5
+	VPBROADCASTQ X5, Z5
+	XORQ         SI, SI
+	MOVQ         DX, DI
+	ANDQ         $-64, DI
+	JZ           tail
+
+loop:
+	VPADDQ          products8<>+0(SB), Z2, Z6
+	VPSRLQ          $0x20, Z6, Z7
+	VPXORD.BCST     4(BX), Z7, Z7
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z8
+	VPXORD.BCST     8(BX), Z8, Z8
+	VPXORD.BCST     12(BX), Z6, Z6
+	VPADDQ          products8<>+64(SB), Z2, Z9
+	VPSRLQ          $0x20, Z9, Z10
+	VPXORD.BCST     4(BX), Z10, Z10
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z11
+	VPXORD.BCST     8(BX), Z11, Z11
+	VPXORD.BCST     12(BX), Z9, Z9
+	VPMULUDQ        Z3, Z8, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 16(BX), Z7, Z12
+	VPSRLQ          $0x20, Z8, Z7
+	VPXORD.BCST     20(BX), Z7, Z7
+	VPMULUDQ        Z3, Z11, Z11
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 16(BX), Z10, Z13
+	VPSRLQ          $0x20, Z11, Z10
+	VPXORD.BCST     20(BX), Z10, Z10
+	VPMULUDQ        Z3, Z12, Z12
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 24(BX), Z6, Z14
+	VPSRLQ          $0x20, Z12, Z6
+	VPTERNLOGD.BCST $0x96, 28(BX), Z8, Z6
+	VPMULUDQ        Z3, Z13, Z8
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 24(BX), Z9, Z13
+	VPSRLQ          $0x20, Z8, Z9
+	VPTERNLOGD.BCST $0x96, 28(BX), Z11, Z9
+	VPMULUDQ        Z3, Z14, Z11
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 32(BX), Z7, Z14
+	VPSRLQ          $0x20, Z11, Z7
+	VPTERNLOGD.BCST $0x96, 36(BX), Z12, Z7
+	VPMULUDQ        Z3, Z13, Z12
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 32(BX), Z10, Z13
+	VPSRLQ          $0x20, Z12, Z10
+	VPTERNLOGD.BCST $0x96, 36(BX), Z8, Z10
+	VPMULUDQ        Z3, Z14, Z8
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 40(BX), Z6, Z14
+	VPSRLQ          $0x20, Z8, Z6
+	VPTERNLOGD.BCST $0x96, 44(BX), Z11, Z6
+	VPMULUDQ        Z3, Z13, Z11
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 40(BX), Z9, Z13
+	VPSRLQ          $0x20, Z11, Z9
+	VPTERNLOGD.BCST $0x96, 44(BX), Z12, Z9
+	VPMULUDQ        Z3, Z14, Z12
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 48(BX), Z7, Z14
+	VPSRLQ          $0x20, Z12, Z7
+	VPTERNLOGD.BCST $0x96, 52(BX), Z8, Z7
+	VPMULUDQ        Z3, Z13, Z8
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 48(BX), Z10, Z13
+	VPSRLQ          $0x20, Z8, Z10
+	VPTERNLOGD.BCST $0x96, 52(BX), Z11, Z10
+	VPMULUDQ        Z3, Z14, Z11
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 56(BX), Z6, Z14
+	VPSRLQ          $0x20, Z11, Z6
+	VPTERNLOGD.BCST $0x96, 60(BX), Z12, Z6
+	VPMULUDQ        Z3, Z13, Z12
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 56(BX), Z9, Z13
+	VPSRLQ          $0x20, Z12, Z9
+	VPTERNLOGD.BCST $0x96, 60(BX), Z8, Z9
+	VPMULUDQ        Z3, Z14, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 64(BX), Z7, Z14
+	VPSRLQ          $0x20, Z8, Z7
+	VPTERNLOGD.BCST $0x96, 68(BX), Z11, Z7
+	VPMULUDQ        Z3, Z13, Z11
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 64(BX), Z10, Z13
+	VPSRLQ          $0x20, Z11, Z10
+	VPTERNLOGD.BCST $0x96, 68(BX), Z12, Z10
+	VPMULUDQ        Z4, Z7, Z7
+	VPSHUFD         $0xb1, Z7, Z7
+	VPTERNLOGD.BCST $0x96, 72(BX), Z6, K1, Z7
+	VPMULUDQ        Z3, Z14, Z6
+	VPSHUFD         $0xb1, Z6, Z6
+	VPTERNLOGD.BCST $0x96, 76(BX), Z8, K1, Z6
+	VPUNPCKLQDQ     Z6, Z7, Z8
+	VPUNPCKHQDQ     Z6, Z7, Z6
+	VPMULUDQ        Z4, Z10, Z7
+	VPSHUFD         $0xb1, Z7, Z7
+	VPTERNLOGD.BCST $0x96, 72(BX), Z9, K1, Z7
+	VPMULUDQ        Z3, Z13, Z9
+	VPSHUFD         $0xb1, Z9, Z9
+	VPTERNLOGD.BCST $0x96, 76(BX), Z11, K1, Z9
+	VPUNPCKLQDQ     Z9, Z7, Z10
+	VPUNPCKHQDQ     Z9, Z7, Z7
+	VMOVUPS         (CX)(SI*4), Z9
+	VPCMPUD         $0x05, Z1, Z8, K2
+	VMOVAPS.Z       Z0, K2, Z8
+	VMULPS          Z8, Z9, Z8
+	VMOVUPS         Z8, (AX)(SI*4)
+	VMOVUPS         64(CX)(SI*4), Z8
+	VPCMPUD         $0x05, Z1, Z6, K2
+	VMOVAPS.Z       Z0, K2, Z6
+	VMULPS          Z6, Z8, Z6
+	VMOVUPS         Z6, 64(AX)(SI*4)
+	VMOVUPS         128(CX)(SI*4), Z6
+	VPCMPUD         $0x05, Z1, Z10, K2
+	VMOVAPS.Z       Z0, K2, Z8
+	VMULPS          Z8, Z6, Z6
+	VMOVUPS         Z6, 128(AX)(SI*4)
+	VMOVUPS         192(CX)(SI*4), Z6
+	VPCMPUD         $0x05, Z1, Z7, K2
+	VMOVAPS.Z       Z0, K2, Z7
+	VMULPS          Z7, Z6, Z6
+	VMOVUPS         Z6, 192(AX)(SI*4)
+	VPADDQ          Z5, Z2, Z2
+	ADDQ            $0x40, SI
+	CMPQ            SI, DI
+	JLT             loop
+
+tail:
+	SUBQ            SI, DX
+	JZ              done
+	VPADDQ          products8<>+0(SB), Z2, Z5
+	VPSRLQ          $0x20, Z5, Z6
+	VPXORD.BCST     4(BX), Z6, Z6
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z7
+	VPXORD.BCST     8(BX), Z7, Z7
+	VPXORD.BCST     12(BX), Z5, Z5
+	VPADDQ          products8<>+64(SB), Z2, Z2
+	VPSRLQ          $0x20, Z2, Z8
+	VPXORD.BCST     4(BX), Z8, Z8
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z9
+	VPXORD.BCST     8(BX), Z9, Z9
+	VPXORD.BCST     12(BX), Z2, Z2
+	VPMULUDQ        Z3, Z7, Z7
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z10
+	VPTERNLOGD.BCST $0x96, 16(BX), Z6, Z10
+	VPSRLQ          $0x20, Z7, Z6
+	VPXORD.BCST     20(BX), Z6, Z6
+	VPMULUDQ        Z3, Z9, Z9
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 16(BX), Z8, Z11
+	VPSRLQ          $0x20, Z9, Z8
+	VPXORD.BCST     20(BX), Z8, Z8
+	VPMULUDQ        Z3, Z10, Z10
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 24(BX), Z5, Z12
+	VPSRLQ          $0x20, Z10, Z5
+	VPTERNLOGD.BCST $0x96, 28(BX), Z7, Z5
+	VPMULUDQ        Z3, Z11, Z7
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 24(BX), Z2, Z11
+	VPSRLQ          $0x20, Z7, Z2
+	VPTERNLOGD.BCST $0x96, 28(BX), Z9, Z2
+	VPMULUDQ        Z3, Z12, Z9
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 32(BX), Z6, Z12
+	VPSRLQ          $0x20, Z9, Z6
+	VPTERNLOGD.BCST $0x96, 36(BX), Z10, Z6
+	VPMULUDQ        Z3, Z11, Z10
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 32(BX), Z8, Z11
+	VPSRLQ          $0x20, Z10, Z8
+	VPTERNLOGD.BCST $0x96, 36(BX), Z7, Z8
+	VPMULUDQ        Z3, Z12, Z7
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 40(BX), Z5, Z12
+	VPSRLQ          $0x20, Z7, Z5
+	VPTERNLOGD.BCST $0x96, 44(BX), Z9, Z5
+	VPMULUDQ        Z3, Z11, Z9
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 40(BX), Z2, Z11
+	VPSRLQ          $0x20, Z9, Z2
+	VPTERNLOGD.BCST $0x96, 44(BX), Z10, Z2
+	VPMULUDQ        Z3, Z12, Z10
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 48(BX), Z6, Z12
+	VPSRLQ          $0x20, Z10, Z6
+	VPTERNLOGD.BCST $0x96, 52(BX), Z7, Z6
+	VPMULUDQ        Z3, Z11, Z7
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 48(BX), Z8, Z11
+	VPSRLQ          $0x20, Z7, Z8
+	VPTERNLOGD.BCST $0x96, 52(BX), Z9, Z8
+	VPMULUDQ        Z3, Z12, Z9
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 56(BX), Z5, Z12
+	VPSRLQ          $0x20, Z9, Z5
+	VPTERNLOGD.BCST $0x96, 60(BX), Z10, Z5
+	VPMULUDQ        Z3, Z11, Z10
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 56(BX), Z2, Z11
+	VPSRLQ          $0x20, Z10, Z2
+	VPTERNLOGD.BCST $0x96, 60(BX), Z7, Z2
+	VPMULUDQ        Z3, Z12, Z7
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 64(BX), Z6, Z12
+	VPSRLQ          $0x20, Z7, Z6
+	VPTERNLOGD.BCST $0x96, 68(BX), Z9, Z6
+	VPMULUDQ        Z3, Z11, Z9
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 64(BX), Z8, Z11
+	VPSRLQ          $0x20, Z9, Z8
+	VPTERNLOGD.BCST $0x96, 68(BX), Z10, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSHUFD         $0xb1, Z6, Z6
+	VPTERNLOGD.BCST $0x96, 72(BX), Z5, K1, Z6
+	VPMULUDQ        Z3, Z12, Z5
+	VPSHUFD         $0xb1, Z5, Z5
+	VPTERNLOGD.BCST $0x96, 76(BX), Z7, K1, Z5
+	VPUNPCKLQDQ     Z5, Z6, Z7
+	VPUNPCKHQDQ     Z5, Z6, Z5
+	VPMULUDQ        Z4, Z8, Z4
+	VPSHUFD         $0xb1, Z4, Z4
+	VPTERNLOGD.BCST $0x96, 72(BX), Z2, K1, Z4
+	VPMULUDQ        Z3, Z11, Z2
+	VPSHUFD         $0xb1, Z2, Z2
+	VPTERNLOGD.BCST $0x96, 76(BX), Z9, K1, Z2
+	VPUNPCKLQDQ     Z2, Z4, Z3
+	VPUNPCKHQDQ     Z2, Z4, Z2
+	MOVQ            $-1, BX
+	BZHIQ           DX, BX, BX
+	KMOVW           BX, K1
+	SHRQ            $0x10, BX
+	VMOVUPS.Z       (CX)(SI*4), K1, Z4
+	VPCMPUD         $0x05, Z1, Z7, K2
+	VMOVAPS.Z       Z0, K2, Z6
+	VMULPS          Z6, Z4, Z4
+	VMOVUPS         Z4, K1, (AX)(SI*4)
+	KMOVW           BX, K1
+	SHRQ            $0x10, BX
+	VMOVUPS.Z       64(CX)(SI*4), K1, Z4
+	VPCMPUD         $0x05, Z1, Z5, K2
+	VMOVAPS.Z       Z0, K2, Z5
+	VMULPS          Z5, Z4, Z4
+	VMOVUPS         Z4, K1, 64(AX)(SI*4)
+	KMOVW           BX, K1
+	SHRQ            $0x10, BX
+	VMOVUPS.Z       128(CX)(SI*4), K1, Z4
+	VPCMPUD         $0x05, Z1, Z3, K2
+	VMOVAPS.Z       Z0, K2, Z3
+	VMULPS          Z3, Z4, Z3
+	VMOVUPS         Z3, K1, 128(AX)(SI*4)
+	KMOVW           BX, K1
+	SHRQ            $0x10, BX
+	VMOVUPS.Z       192(CX)(SI*4), K1, Z3
+	VPCMPUD         $0x05, Z1, Z2, K2
+	VMOVAPS.Z       Z0, K2, Z0
+	VMULPS          Z0, Z3, Z0
+	VMOVUPS         Z0, K1, 192(AX)(SI*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func dropoutAVX2(dst []float32, x []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+// Requires: AVX, AVX2, SSE2
+TEXT ·dropoutAVX2(SB), NOSPLIT, $0-72
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS scale+48(FP), Y0
+	VBROADCASTSS threshold+52(FP), Y1
+	MOVQ         product+64(FP), BX
 	MOVQ         BX, X2
 	VPBROADCASTQ X2, Y2
 	VBROADCASTSS constants<>+2240(SB), Y3
 	VBROADCASTSS constants<>+2272(SB), Y4
-	MOVQ         $0x00000004, BX
-	MOVQ         BX, X5
+	MOVQ         keys+56(FP), BX
+	MOVQ         $0x000000069288fa98, SI
+	MOVQ         SI, X5
 	VPBROADCASTQ X5, Y5
-	SHRQ         $0x02, CX
-	SUBQ         $0x04, CX
-	JLT          done
+	XORQ         SI, SI
+	MOVQ         DX, DI
+	ANDQ         $-32, DI
+	JZ           tail
 
 loop:
-	VPSRLQ       $0x20, Y0, Y6
-	VPMULUDQ     Y3, Y0, Y7
-	VPMULUDQ     Y4, Y1, Y8
+	VPADDQ       products4<>+0(SB), Y2, Y6
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 4(BX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPMULUDQ     Y4, Y8, Y7
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 8(BX), Y9
+	VPXOR        Y9, Y8, Y9
+	VPBROADCASTD 12(BX), Y8
+	VPXOR        Y8, Y6, Y8
+	VPADDQ       products4<>+32(SB), Y2, Y6
+	VPSRLQ       $0x20, Y6, Y10
+	VPBROADCASTD 4(BX), Y11
+	VPXOR        Y11, Y10, Y11
+	VPMULUDQ     Y4, Y11, Y10
+	VPSRLQ       $0x20, Y10, Y11
+	VPBROADCASTD 8(BX), Y12
+	VPXOR        Y12, Y11, Y12
+	VPBROADCASTD 12(BX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPMULUDQ     Y3, Y9, Y6
+	VPMULUDQ     Y4, Y8, Y8
 	VPSRLQ       $0x20, Y8, Y9
-	VPBROADCASTD (DX), Y10
-	VPXOR        Y10, Y6, Y10
-	VPXOR        Y10, Y9, Y9
-	VPSRLQ       $0x20, Y7, Y6
-	VPBROADCASTD 4(DX), Y10
-	VPXOR        Y10, Y2, Y10
-	VPXOR        Y10, Y6, Y6
+	VPBROADCASTD 16(BX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y9, Y9
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 20(BX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPMULUDQ     Y3, Y12, Y7
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y12
+	VPBROADCASTD 16(BX), Y14
+	VPXOR        Y14, Y10, Y14
+	VPXOR        Y14, Y12, Y12
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 20(BX), Y14
+	VPXOR        Y14, Y10, Y14
 	VPMULUDQ     Y3, Y9, Y9
-	VPMULUDQ     Y4, Y6, Y6
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 8(DX), Y11
-	VPXOR        Y11, Y8, Y11
-	VPXOR        Y11, Y10, Y10
+	VPMULUDQ     Y4, Y13, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 24(BX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
 	VPSRLQ       $0x20, Y9, Y8
+	VPBROADCASTD 28(BX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y14, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 24(BX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y6, Y11
+	VPBROADCASTD 28(BX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y7
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 32(BX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 36(BX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y9
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 32(BX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 36(BX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y3, Y13, Y6
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 40(BX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y6, Y8
+	VPBROADCASTD 44(BX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y14, Y7
+	VPMULUDQ     Y4, Y12, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 40(BX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 44(BX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y9
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 48(BX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y9, Y10
+	VPBROADCASTD 52(BX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y6
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 48(BX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y6, Y12
+	VPBROADCASTD 52(BX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y3, Y13, Y7
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 56(BX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 60(BX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y14, Y9
+	VPMULUDQ     Y4, Y12, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 56(BX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y9, Y11
+	VPBROADCASTD 60(BX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y6
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 64(BX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y6, Y10
+	VPBROADCASTD 68(BX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y7
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 64(BX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y7, Y12
+	VPBROADCASTD 68(BX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y4, Y10, Y9
+	VPSHUFD      $0xb1, Y9, Y9
+	VPBROADCASTD 72(BX), Y10
+	VPXOR        Y10, Y8, Y10
+	VPXOR        Y9, Y10, Y10
+	VPBLENDD     $0xaa, Y9, Y10, Y10
+	VPMULUDQ     Y3, Y13, Y8
+	VPSHUFD      $0xb1, Y8, Y8
+	VPBROADCASTD 76(BX), Y9
+	VPXOR        Y9, Y6, Y9
+	VPXOR        Y8, Y9, Y9
+	VPBLENDD     $0xaa, Y8, Y9, Y9
+	VPUNPCKLQDQ  Y9, Y10, Y6
+	VPUNPCKHQDQ  Y9, Y10, Y8
+	VPMULUDQ     Y4, Y12, Y9
+	VPSHUFD      $0xb1, Y9, Y9
+	VPBROADCASTD 72(BX), Y10
+	VPXOR        Y10, Y11, Y10
+	VPXOR        Y9, Y10, Y10
+	VPBLENDD     $0xaa, Y9, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y9
+	VPSHUFD      $0xb1, Y9, Y9
+	VPBROADCASTD 76(BX), Y11
+	VPXOR        Y11, Y7, Y11
+	VPXOR        Y9, Y11, Y11
+	VPBLENDD     $0xaa, Y9, Y11, Y11
+	VPUNPCKLQDQ  Y11, Y10, Y7
+	VPUNPCKHQDQ  Y11, Y10, Y9
+	VMOVUPS      (CX)(SI*4), Y10
+	VPMAXUD      Y6, Y1, Y11
+	VPCMPEQD     Y6, Y11, Y11
+	VANDPS       Y0, Y11, Y6
+	VMULPS       Y6, Y10, Y6
+	VMOVUPS      Y6, (AX)(SI*4)
+	VMOVUPS      32(CX)(SI*4), Y6
+	VPMAXUD      Y8, Y1, Y10
+	VPCMPEQD     Y8, Y10, Y10
+	VANDPS       Y0, Y10, Y8
+	VMULPS       Y8, Y6, Y6
+	VMOVUPS      Y6, 32(AX)(SI*4)
+	VMOVUPS      64(CX)(SI*4), Y6
+	VPMAXUD      Y7, Y1, Y8
+	VPCMPEQD     Y7, Y8, Y8
+	VANDPS       Y0, Y8, Y7
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, 64(AX)(SI*4)
+	VMOVUPS      96(CX)(SI*4), Y6
+	VPMAXUD      Y9, Y1, Y7
+	VPCMPEQD     Y9, Y7, Y7
+	VANDPS       Y0, Y7, Y7
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, 96(AX)(SI*4)
+	VPADDQ       Y5, Y2, Y2
+	ADDQ         $0x20, SI
+	CMPQ         SI, DI
+	JLT          loop
+
+tail:
+	SUBQ         SI, DX
+	JZ           done
+	VPADDQ       products4<>+0(SB), Y2, Y5
+	VPSRLQ       $0x20, Y5, Y6
+	VPBROADCASTD 4(BX), Y7
+	VPXOR        Y7, Y6, Y7
+	VPMULUDQ     Y4, Y7, Y6
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPBROADCASTD 12(BX), Y7
+	VPXOR        Y7, Y5, Y7
+	VPADDQ       products4<>+32(SB), Y2, Y2
+	VPSRLQ       $0x20, Y2, Y5
+	VPBROADCASTD 4(BX), Y9
+	VPXOR        Y9, Y5, Y9
+	VPMULUDQ     Y4, Y9, Y5
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 8(BX), Y10
+	VPXOR        Y10, Y9, Y10
+	VPBROADCASTD 12(BX), Y9
+	VPXOR        Y9, Y2, Y9
+	VPMULUDQ     Y3, Y8, Y2
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 16(BX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPXOR        Y11, Y8, Y8
+	VPSRLQ       $0x20, Y2, Y6
+	VPBROADCASTD 20(BX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPMULUDQ     Y3, Y10, Y6
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y10
+	VPBROADCASTD 16(BX), Y12
+	VPXOR        Y12, Y5, Y12
+	VPXOR        Y12, Y10, Y10
+	VPSRLQ       $0x20, Y6, Y5
+	VPBROADCASTD 20(BX), Y12
+	VPXOR        Y12, Y5, Y12
+	VPMULUDQ     Y3, Y8, Y5
+	VPMULUDQ     Y4, Y11, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 24(BX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y7
+	VPBROADCASTD 28(BX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y10, Y2
+	VPMULUDQ     Y4, Y12, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 24(BX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y2, Y9
+	VPBROADCASTD 28(BX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y6
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 32(BX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y6, Y8
+	VPBROADCASTD 36(BX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y5
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 32(BX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y10
+	VPBROADCASTD 36(BX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y3, Y11, Y2
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 40(BX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y2, Y7
+	VPBROADCASTD 44(BX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 40(BX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y6, Y9
+	VPBROADCASTD 44(BX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y5
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 48(BX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y8
+	VPBROADCASTD 52(BX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y2
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 48(BX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y2, Y10
+	VPBROADCASTD 52(BX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y3, Y11, Y6
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 56(BX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 60(BX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y5
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 56(BX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 60(BX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y2
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 64(BX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y2, Y8
+	VPBROADCASTD 68(BX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 64(BX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y6, Y10
+	VPBROADCASTD 68(BX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y4, Y8, Y5
+	VPSHUFD      $0xb1, Y5, Y5
+	VPBROADCASTD 72(BX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPXOR        Y5, Y8, Y8
+	VPBLENDD     $0xaa, Y5, Y8, Y8
+	VPMULUDQ     Y3, Y11, Y5
+	VPSHUFD      $0xb1, Y5, Y5
+	VPBROADCASTD 76(BX), Y7
+	VPXOR        Y7, Y2, Y7
+	VPXOR        Y5, Y7, Y7
+	VPBLENDD     $0xaa, Y5, Y7, Y7
+	VPUNPCKLQDQ  Y7, Y8, Y2
+	VPUNPCKHQDQ  Y7, Y8, Y5
+	VPMULUDQ     Y4, Y10, Y4
+	VPSHUFD      $0xb1, Y4, Y4
+	VPBROADCASTD 72(BX), Y7
+	VPXOR        Y7, Y9, Y7
+	VPXOR        Y4, Y7, Y7
+	VPBLENDD     $0xaa, Y4, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y3
+	VPSHUFD      $0xb1, Y3, Y3
+	VPBROADCASTD 76(BX), Y4
+	VPXOR        Y4, Y6, Y4
+	VPXOR        Y3, Y4, Y4
+	VPBLENDD     $0xaa, Y3, Y4, Y4
+	VPUNPCKLQDQ  Y4, Y7, Y3
+	VPUNPCKHQDQ  Y4, Y7, Y4
+	VMOVD        DX, X6
+	VPBROADCASTD X6, Y6
+	VPCMPGTD     lane<>+0(SB), Y6, Y7
+	VMASKMOVPS   (CX)(SI*4), Y7, Y8
+	VPMAXUD      Y2, Y1, Y9
+	VPCMPEQD     Y2, Y9, Y9
+	VANDPS       Y0, Y9, Y2
+	VMULPS       Y2, Y8, Y2
+	VMASKMOVPS   Y2, Y7, (AX)(SI*4)
+	VPCMPGTD     lane<>+32(SB), Y6, Y2
+	VMASKMOVPS   32(CX)(SI*4), Y2, Y7
+	VPMAXUD      Y5, Y1, Y8
+	VPCMPEQD     Y5, Y8, Y8
+	VANDPS       Y0, Y8, Y5
+	VMULPS       Y5, Y7, Y5
+	VMASKMOVPS   Y5, Y2, 32(AX)(SI*4)
+	VPCMPGTD     lane<>+64(SB), Y6, Y2
+	VMASKMOVPS   64(CX)(SI*4), Y2, Y5
+	VPMAXUD      Y3, Y1, Y7
+	VPCMPEQD     Y3, Y7, Y7
+	VANDPS       Y0, Y7, Y3
+	VMULPS       Y3, Y5, Y3
+	VMASKMOVPS   Y3, Y2, 64(AX)(SI*4)
+	VPCMPGTD     lane<>+96(SB), Y6, Y2
+	VMASKMOVPS   96(CX)(SI*4), Y2, Y3
+	VPMAXUD      Y4, Y1, Y1
+	VPCMPEQD     Y4, Y1, Y1
+	VANDPS       Y0, Y1, Y0
+	VMULPS       Y0, Y3, Y0
+	VMASKMOVPS   Y0, Y2, 96(AX)(SI*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func dropoutMaskAVX512(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+// Requires: AVX, AVX512F, BMI2, SSE2
+TEXT ·dropoutMaskAVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+24(FP), Z0
+	VBROADCASTSS threshold+28(FP), Z1
+	MOVQ         product+40(FP), DX
+	MOVQ         DX, X2
+	VPBROADCASTQ X2, Z2
+	VBROADCASTSS constants<>+2240(SB), Z3
+	VBROADCASTSS constants<>+2272(SB), Z4
+	MOVQ         keys+32(FP), DX
+	MOVL         $0x00005555, BX
+	KMOVW        BX, K1
+	MOVQ         $0x0000000d2511f530, BX
+	MOVQ         BX, X5
+	VPBROADCASTQ X5, Z5
+	XORQ         BX, BX
+	MOVQ         CX, SI
+	ANDQ         $-64, SI
+	JZ           tail
+
+loop:
+	VPADDQ          products8<>+0(SB), Z2, Z6
+	VPSRLQ          $0x20, Z6, Z7
+	VPXORD.BCST     4(DX), Z7, Z7
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z8
+	VPXORD.BCST     8(DX), Z8, Z8
+	VPXORD.BCST     12(DX), Z6, Z6
+	VPADDQ          products8<>+64(SB), Z2, Z9
+	VPSRLQ          $0x20, Z9, Z10
+	VPXORD.BCST     4(DX), Z10, Z10
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z11
+	VPXORD.BCST     8(DX), Z11, Z11
+	VPXORD.BCST     12(DX), Z9, Z9
+	VPMULUDQ        Z3, Z8, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 16(DX), Z7, Z12
+	VPSRLQ          $0x20, Z8, Z7
+	VPXORD.BCST     20(DX), Z7, Z7
+	VPMULUDQ        Z3, Z11, Z11
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 16(DX), Z10, Z13
+	VPSRLQ          $0x20, Z11, Z10
+	VPXORD.BCST     20(DX), Z10, Z10
+	VPMULUDQ        Z3, Z12, Z12
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 24(DX), Z6, Z14
+	VPSRLQ          $0x20, Z12, Z6
+	VPTERNLOGD.BCST $0x96, 28(DX), Z8, Z6
+	VPMULUDQ        Z3, Z13, Z8
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 24(DX), Z9, Z13
+	VPSRLQ          $0x20, Z8, Z9
+	VPTERNLOGD.BCST $0x96, 28(DX), Z11, Z9
+	VPMULUDQ        Z3, Z14, Z11
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 32(DX), Z7, Z14
+	VPSRLQ          $0x20, Z11, Z7
+	VPTERNLOGD.BCST $0x96, 36(DX), Z12, Z7
+	VPMULUDQ        Z3, Z13, Z12
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 32(DX), Z10, Z13
+	VPSRLQ          $0x20, Z12, Z10
+	VPTERNLOGD.BCST $0x96, 36(DX), Z8, Z10
+	VPMULUDQ        Z3, Z14, Z8
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 40(DX), Z6, Z14
+	VPSRLQ          $0x20, Z8, Z6
+	VPTERNLOGD.BCST $0x96, 44(DX), Z11, Z6
+	VPMULUDQ        Z3, Z13, Z11
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 40(DX), Z9, Z13
+	VPSRLQ          $0x20, Z11, Z9
+	VPTERNLOGD.BCST $0x96, 44(DX), Z12, Z9
+	VPMULUDQ        Z3, Z14, Z12
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 48(DX), Z7, Z14
+	VPSRLQ          $0x20, Z12, Z7
+	VPTERNLOGD.BCST $0x96, 52(DX), Z8, Z7
+	VPMULUDQ        Z3, Z13, Z8
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 48(DX), Z10, Z13
+	VPSRLQ          $0x20, Z8, Z10
+	VPTERNLOGD.BCST $0x96, 52(DX), Z11, Z10
+	VPMULUDQ        Z3, Z14, Z11
+	VPMULUDQ        Z4, Z7, Z7
+	VPSRLQ          $0x20, Z7, Z14
+	VPTERNLOGD.BCST $0x96, 56(DX), Z6, Z14
+	VPSRLQ          $0x20, Z11, Z6
+	VPTERNLOGD.BCST $0x96, 60(DX), Z12, Z6
+	VPMULUDQ        Z3, Z13, Z12
+	VPMULUDQ        Z4, Z10, Z10
+	VPSRLQ          $0x20, Z10, Z13
+	VPTERNLOGD.BCST $0x96, 56(DX), Z9, Z13
+	VPSRLQ          $0x20, Z12, Z9
+	VPTERNLOGD.BCST $0x96, 60(DX), Z8, Z9
+	VPMULUDQ        Z3, Z14, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z14
+	VPTERNLOGD.BCST $0x96, 64(DX), Z7, Z14
+	VPSRLQ          $0x20, Z8, Z7
+	VPTERNLOGD.BCST $0x96, 68(DX), Z11, Z7
+	VPMULUDQ        Z3, Z13, Z11
+	VPMULUDQ        Z4, Z9, Z9
+	VPSRLQ          $0x20, Z9, Z13
+	VPTERNLOGD.BCST $0x96, 64(DX), Z10, Z13
+	VPSRLQ          $0x20, Z11, Z10
+	VPTERNLOGD.BCST $0x96, 68(DX), Z12, Z10
+	VPMULUDQ        Z4, Z7, Z7
+	VPSHUFD         $0xb1, Z7, Z7
+	VPTERNLOGD.BCST $0x96, 72(DX), Z6, K1, Z7
+	VPMULUDQ        Z3, Z14, Z6
+	VPSHUFD         $0xb1, Z6, Z6
+	VPTERNLOGD.BCST $0x96, 76(DX), Z8, K1, Z6
+	VPUNPCKLQDQ     Z6, Z7, Z8
+	VPUNPCKHQDQ     Z6, Z7, Z6
+	VPMULUDQ        Z4, Z10, Z7
+	VPSHUFD         $0xb1, Z7, Z7
+	VPTERNLOGD.BCST $0x96, 72(DX), Z9, K1, Z7
+	VPMULUDQ        Z3, Z13, Z9
+	VPSHUFD         $0xb1, Z9, Z9
+	VPTERNLOGD.BCST $0x96, 76(DX), Z11, K1, Z9
+	VPUNPCKLQDQ     Z9, Z7, Z10
+	VPUNPCKHQDQ     Z9, Z7, Z7
+	VPCMPUD         $0x05, Z1, Z8, K2
+	VMOVAPS.Z       Z0, K2, Z8
+	VMOVUPS         Z8, (AX)(BX*4)
+	VPCMPUD         $0x05, Z1, Z6, K2
+	VMOVAPS.Z       Z0, K2, Z6
+	VMOVUPS         Z6, 64(AX)(BX*4)
+	VPCMPUD         $0x05, Z1, Z10, K2
+	VMOVAPS.Z       Z0, K2, Z6
+	VMOVUPS         Z6, 128(AX)(BX*4)
+	VPCMPUD         $0x05, Z1, Z7, K2
+	VMOVAPS.Z       Z0, K2, Z6
+	VMOVUPS         Z6, 192(AX)(BX*4)
+	VPADDQ          Z5, Z2, Z2
+	ADDQ            $0x40, BX
+	CMPQ            BX, SI
+	JLT             loop
+
+tail:
+	SUBQ            BX, CX
+	JZ              done
+	VPADDQ          products8<>+0(SB), Z2, Z5
+	VPSRLQ          $0x20, Z5, Z6
+	VPXORD.BCST     4(DX), Z6, Z6
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z7
+	VPXORD.BCST     8(DX), Z7, Z7
+	VPXORD.BCST     12(DX), Z5, Z5
+	VPADDQ          products8<>+64(SB), Z2, Z2
+	VPSRLQ          $0x20, Z2, Z8
+	VPXORD.BCST     4(DX), Z8, Z8
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z9
+	VPXORD.BCST     8(DX), Z9, Z9
+	VPXORD.BCST     12(DX), Z2, Z2
+	VPMULUDQ        Z3, Z7, Z7
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z10
+	VPTERNLOGD.BCST $0x96, 16(DX), Z6, Z10
+	VPSRLQ          $0x20, Z7, Z6
+	VPXORD.BCST     20(DX), Z6, Z6
+	VPMULUDQ        Z3, Z9, Z9
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 16(DX), Z8, Z11
+	VPSRLQ          $0x20, Z9, Z8
+	VPXORD.BCST     20(DX), Z8, Z8
+	VPMULUDQ        Z3, Z10, Z10
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 24(DX), Z5, Z12
+	VPSRLQ          $0x20, Z10, Z5
+	VPTERNLOGD.BCST $0x96, 28(DX), Z7, Z5
+	VPMULUDQ        Z3, Z11, Z7
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 24(DX), Z2, Z11
+	VPSRLQ          $0x20, Z7, Z2
+	VPTERNLOGD.BCST $0x96, 28(DX), Z9, Z2
+	VPMULUDQ        Z3, Z12, Z9
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 32(DX), Z6, Z12
+	VPSRLQ          $0x20, Z9, Z6
+	VPTERNLOGD.BCST $0x96, 36(DX), Z10, Z6
+	VPMULUDQ        Z3, Z11, Z10
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 32(DX), Z8, Z11
+	VPSRLQ          $0x20, Z10, Z8
+	VPTERNLOGD.BCST $0x96, 36(DX), Z7, Z8
+	VPMULUDQ        Z3, Z12, Z7
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 40(DX), Z5, Z12
+	VPSRLQ          $0x20, Z7, Z5
+	VPTERNLOGD.BCST $0x96, 44(DX), Z9, Z5
+	VPMULUDQ        Z3, Z11, Z9
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 40(DX), Z2, Z11
+	VPSRLQ          $0x20, Z9, Z2
+	VPTERNLOGD.BCST $0x96, 44(DX), Z10, Z2
+	VPMULUDQ        Z3, Z12, Z10
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 48(DX), Z6, Z12
+	VPSRLQ          $0x20, Z10, Z6
+	VPTERNLOGD.BCST $0x96, 52(DX), Z7, Z6
+	VPMULUDQ        Z3, Z11, Z7
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 48(DX), Z8, Z11
+	VPSRLQ          $0x20, Z7, Z8
+	VPTERNLOGD.BCST $0x96, 52(DX), Z9, Z8
+	VPMULUDQ        Z3, Z12, Z9
+	VPMULUDQ        Z4, Z6, Z6
+	VPSRLQ          $0x20, Z6, Z12
+	VPTERNLOGD.BCST $0x96, 56(DX), Z5, Z12
+	VPSRLQ          $0x20, Z9, Z5
+	VPTERNLOGD.BCST $0x96, 60(DX), Z10, Z5
+	VPMULUDQ        Z3, Z11, Z10
+	VPMULUDQ        Z4, Z8, Z8
+	VPSRLQ          $0x20, Z8, Z11
+	VPTERNLOGD.BCST $0x96, 56(DX), Z2, Z11
+	VPSRLQ          $0x20, Z10, Z2
+	VPTERNLOGD.BCST $0x96, 60(DX), Z7, Z2
+	VPMULUDQ        Z3, Z12, Z7
+	VPMULUDQ        Z4, Z5, Z5
+	VPSRLQ          $0x20, Z5, Z12
+	VPTERNLOGD.BCST $0x96, 64(DX), Z6, Z12
+	VPSRLQ          $0x20, Z7, Z6
+	VPTERNLOGD.BCST $0x96, 68(DX), Z9, Z6
+	VPMULUDQ        Z3, Z11, Z9
+	VPMULUDQ        Z4, Z2, Z2
+	VPSRLQ          $0x20, Z2, Z11
+	VPTERNLOGD.BCST $0x96, 64(DX), Z8, Z11
+	VPSRLQ          $0x20, Z9, Z8
+	VPTERNLOGD.BCST $0x96, 68(DX), Z10, Z8
+	VPMULUDQ        Z4, Z6, Z6
+	VPSHUFD         $0xb1, Z6, Z6
+	VPTERNLOGD.BCST $0x96, 72(DX), Z5, K1, Z6
+	VPMULUDQ        Z3, Z12, Z5
+	VPSHUFD         $0xb1, Z5, Z5
+	VPTERNLOGD.BCST $0x96, 76(DX), Z7, K1, Z5
+	VPUNPCKLQDQ     Z5, Z6, Z7
+	VPUNPCKHQDQ     Z5, Z6, Z5
+	VPMULUDQ        Z4, Z8, Z4
+	VPSHUFD         $0xb1, Z4, Z4
+	VPTERNLOGD.BCST $0x96, 72(DX), Z2, K1, Z4
+	VPMULUDQ        Z3, Z11, Z2
+	VPSHUFD         $0xb1, Z2, Z2
+	VPTERNLOGD.BCST $0x96, 76(DX), Z9, K1, Z2
+	VPUNPCKLQDQ     Z2, Z4, Z3
+	VPUNPCKHQDQ     Z2, Z4, Z2
+	MOVQ            $-1, DX
+	BZHIQ           CX, DX, DX
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VPCMPUD         $0x05, Z1, Z7, K2
+	VMOVAPS.Z       Z0, K2, Z4
+	VMOVUPS         Z4, K1, (AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VPCMPUD         $0x05, Z1, Z5, K2
+	VMOVAPS.Z       Z0, K2, Z4
+	VMOVUPS         Z4, K1, 64(AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VPCMPUD         $0x05, Z1, Z3, K2
+	VMOVAPS.Z       Z0, K2, Z3
+	VMOVUPS         Z3, K1, 128(AX)(BX*4)
+	KMOVW           DX, K1
+	SHRQ            $0x10, DX
+	VPCMPUD         $0x05, Z1, Z2, K2
+	VMOVAPS.Z       Z0, K2, Z0
+	VMOVUPS         Z0, K1, 192(AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func dropoutMaskAVX2(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
+// Requires: AVX, AVX2, SSE2
+TEXT ·dropoutMaskAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+24(FP), Y0
+	VBROADCASTSS threshold+28(FP), Y1
+	MOVQ         product+40(FP), DX
+	MOVQ         DX, X2
+	VPBROADCASTQ X2, Y2
+	VBROADCASTSS constants<>+2240(SB), Y3
+	VBROADCASTSS constants<>+2272(SB), Y4
+	MOVQ         keys+32(FP), DX
+	MOVQ         $0x000000069288fa98, BX
+	MOVQ         BX, X5
+	VPBROADCASTQ X5, Y5
+	XORQ         BX, BX
+	MOVQ         CX, SI
+	ANDQ         $-32, SI
+	JZ           tail
+
+loop:
+	VPADDQ       products4<>+0(SB), Y2, Y6
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 4(DX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPMULUDQ     Y4, Y8, Y7
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 8(DX), Y9
+	VPXOR        Y9, Y8, Y9
+	VPBROADCASTD 12(DX), Y8
+	VPXOR        Y8, Y6, Y8
+	VPADDQ       products4<>+32(SB), Y2, Y6
+	VPSRLQ       $0x20, Y6, Y10
+	VPBROADCASTD 4(DX), Y11
+	VPXOR        Y11, Y10, Y11
+	VPMULUDQ     Y4, Y11, Y10
+	VPSRLQ       $0x20, Y10, Y11
+	VPBROADCASTD 8(DX), Y12
+	VPXOR        Y12, Y11, Y12
 	VPBROADCASTD 12(DX), Y11
-	VPXOR        Y11, Y7, Y11
-	VPXOR        Y11, Y8, Y8
-	VPMULUDQ     Y3, Y10, Y7
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y10
-	VPBROADCASTD 16(DX), Y11
 	VPXOR        Y11, Y6, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y7, Y6
-	VPBROADCASTD 20(DX), Y11
-	VPXOR        Y11, Y9, Y11
-	VPXOR        Y11, Y6, Y6
-	VPMULUDQ     Y3, Y10, Y9
-	VPMULUDQ     Y4, Y6, Y6
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 24(DX), Y11
-	VPXOR        Y11, Y8, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y9, Y8
-	VPBROADCASTD 28(DX), Y11
-	VPXOR        Y11, Y7, Y11
-	VPXOR        Y11, Y8, Y8
-	VPMULUDQ     Y3, Y10, Y7
+	VPMULUDQ     Y3, Y9, Y6
 	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y10
-	VPBROADCASTD 32(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y7, Y6
-	VPBROADCASTD 36(DX), Y11
-	VPXOR        Y11, Y9, Y11
-	VPXOR        Y11, Y6, Y6
-	VPMULUDQ     Y3, Y10, Y9
-	VPMULUDQ     Y4, Y6, Y6
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 40(DX), Y11
-	VPXOR        Y11, Y8, Y11
-	VPXOR        Y11, Y10, Y10
+	VPSRLQ       $0x20, Y8, Y9
+	VPBROADCASTD 16(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y9, Y9
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 20(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPMULUDQ     Y3, Y12, Y7
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y12
+	VPBROADCASTD 16(DX), Y14
+	VPXOR        Y14, Y10, Y14
+	VPXOR        Y14, Y12, Y12
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 20(DX), Y14
+	VPXOR        Y14, Y10, Y14
+	VPMULUDQ     Y3, Y9, Y9
+	VPMULUDQ     Y4, Y13, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 24(DX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
 	VPSRLQ       $0x20, Y9, Y8
-	VPBROADCASTD 44(DX), Y11
-	VPXOR        Y11, Y7, Y11
-	VPXOR        Y11, Y8, Y8
-	VPMULUDQ     Y3, Y10, Y7
+	VPBROADCASTD 28(DX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y14, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 24(DX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y6, Y11
+	VPBROADCASTD 28(DX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y7
 	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y10
-	VPBROADCASTD 48(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y7, Y6
-	VPBROADCASTD 52(DX), Y11
-	VPXOR        Y11, Y9, Y11
-	VPXOR        Y11, Y6, Y6
-	VPMULUDQ     Y3, Y10, Y9
-	VPMULUDQ     Y4, Y6, Y6
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 56(DX), Y11
-	VPXOR        Y11, Y8, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y9, Y8
-	VPBROADCASTD 60(DX), Y11
-	VPXOR        Y11, Y7, Y11
-	VPXOR        Y11, Y8, Y8
-	VPMULUDQ     Y3, Y10, Y7
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 32(DX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y7, Y10
+	VPBROADCASTD 36(DX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y9
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 32(DX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 36(DX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y3, Y13, Y6
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 40(DX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y6, Y8
+	VPBROADCASTD 44(DX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y14, Y7
+	VPMULUDQ     Y4, Y12, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 40(DX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 44(DX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y9
 	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y10
-	VPBROADCASTD 64(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y7, Y6
-	VPBROADCASTD 68(DX), Y11
-	VPXOR        Y11, Y9, Y11
-	VPXOR        Y11, Y6, Y6
-	VPMULUDQ     Y3, Y10, Y9
-	VPMULUDQ     Y4, Y6, Y6
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 48(DX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y9, Y10
+	VPBROADCASTD 52(DX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y6
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 48(DX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y6, Y12
+	VPBROADCASTD 52(DX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y3, Y13, Y7
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y13
+	VPBROADCASTD 56(DX), Y15
+	VPXOR        Y15, Y8, Y15
+	VPXOR        Y15, Y13, Y13
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 60(DX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y8, Y8
+	VPMULUDQ     Y3, Y14, Y9
+	VPMULUDQ     Y4, Y12, Y12
+	VPSRLQ       $0x20, Y12, Y14
+	VPBROADCASTD 56(DX), Y15
+	VPXOR        Y15, Y11, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y9, Y11
+	VPBROADCASTD 60(DX), Y15
+	VPXOR        Y15, Y6, Y15
+	VPXOR        Y15, Y11, Y11
+	VPMULUDQ     Y3, Y13, Y6
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y13
+	VPBROADCASTD 64(DX), Y15
+	VPXOR        Y15, Y10, Y15
+	VPXOR        Y15, Y13, Y13
 	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 72(DX), Y11
-	VPXOR        Y11, Y8, Y11
-	VPXOR        Y11, Y10, Y10
-	VPSRLQ       $0x20, Y9, Y8
+	VPBROADCASTD 68(DX), Y15
+	VPXOR        Y15, Y7, Y15
+	VPXOR        Y15, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y7
+	VPMULUDQ     Y4, Y11, Y11
+	VPSRLQ       $0x20, Y11, Y14
+	VPBROADCASTD 64(DX), Y15
+	VPXOR        Y15, Y12, Y15
+	VPXOR        Y15, Y14, Y14
+	VPSRLQ       $0x20, Y7, Y12
+	VPBROADCASTD 68(DX), Y15
+	VPXOR        Y15, Y9, Y15
+	VPXOR        Y15, Y12, Y12
+	VPMULUDQ     Y4, Y10, Y9
+	VPSHUFD      $0xb1, Y9, Y9
+	VPBROADCASTD 72(DX), Y10
+	VPXOR        Y10, Y8, Y10
+	VPXOR        Y9, Y10, Y10
+	VPBLENDD     $0xaa, Y9, Y10, Y10
+	VPMULUDQ     Y3, Y13, Y8
+	VPSHUFD      $0xb1, Y8, Y8
+	VPBROADCASTD 76(DX), Y9
+	VPXOR        Y9, Y6, Y9
+	VPXOR        Y8, Y9, Y9
+	VPBLENDD     $0xaa, Y8, Y9, Y9
+	VPUNPCKLQDQ  Y9, Y10, Y6
+	VPUNPCKHQDQ  Y9, Y10, Y8
+	VPMULUDQ     Y4, Y12, Y9
+	VPSHUFD      $0xb1, Y9, Y9
+	VPBROADCASTD 72(DX), Y10
+	VPXOR        Y10, Y11, Y10
+	VPXOR        Y9, Y10, Y10
+	VPBLENDD     $0xaa, Y9, Y10, Y10
+	VPMULUDQ     Y3, Y14, Y9
+	VPSHUFD      $0xb1, Y9, Y9
 	VPBROADCASTD 76(DX), Y11
 	VPXOR        Y11, Y7, Y11
+	VPXOR        Y9, Y11, Y11
+	VPBLENDD     $0xaa, Y9, Y11, Y11
+	VPUNPCKLQDQ  Y11, Y10, Y7
+	VPUNPCKHQDQ  Y11, Y10, Y9
+	VPMAXUD      Y6, Y1, Y10
+	VPCMPEQD     Y6, Y10, Y10
+	VANDPS       Y0, Y10, Y6
+	VMOVUPS      Y6, (AX)(BX*4)
+	VPMAXUD      Y8, Y1, Y6
+	VPCMPEQD     Y8, Y6, Y6
+	VANDPS       Y0, Y6, Y6
+	VMOVUPS      Y6, 32(AX)(BX*4)
+	VPMAXUD      Y7, Y1, Y6
+	VPCMPEQD     Y7, Y6, Y6
+	VANDPS       Y0, Y6, Y6
+	VMOVUPS      Y6, 64(AX)(BX*4)
+	VPMAXUD      Y9, Y1, Y6
+	VPCMPEQD     Y9, Y6, Y6
+	VANDPS       Y0, Y6, Y6
+	VMOVUPS      Y6, 96(AX)(BX*4)
+	VPADDQ       Y5, Y2, Y2
+	ADDQ         $0x20, BX
+	CMPQ         BX, SI
+	JLT          loop
+
+tail:
+	SUBQ         BX, CX
+	JZ           done
+	VPADDQ       products4<>+0(SB), Y2, Y5
+	VPSRLQ       $0x20, Y5, Y6
+	VPBROADCASTD 4(DX), Y7
+	VPXOR        Y7, Y6, Y7
+	VPMULUDQ     Y4, Y7, Y6
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 8(DX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPBROADCASTD 12(DX), Y7
+	VPXOR        Y7, Y5, Y7
+	VPADDQ       products4<>+32(SB), Y2, Y2
+	VPSRLQ       $0x20, Y2, Y5
+	VPBROADCASTD 4(DX), Y9
+	VPXOR        Y9, Y5, Y9
+	VPMULUDQ     Y4, Y9, Y5
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 8(DX), Y10
+	VPXOR        Y10, Y9, Y10
+	VPBROADCASTD 12(DX), Y9
+	VPXOR        Y9, Y2, Y9
+	VPMULUDQ     Y3, Y8, Y2
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y8
+	VPBROADCASTD 16(DX), Y11
+	VPXOR        Y11, Y6, Y11
 	VPXOR        Y11, Y8, Y8
-	VPSLLQ       $0x20, Y6, Y6
-	VPBLENDD     $0xaa, Y6, Y10, Y6
-	VPSLLQ       $0x20, Y9, Y7
-	VPBLENDD     $0xaa, Y7, Y8, Y7
-	VPUNPCKLQDQ  Y7, Y6, Y8
-	VPUNPCKHQDQ  Y7, Y6, Y6
-	VMOVUPS      Y8, (AX)
-	VMOVUPS      Y6, 32(AX)
-	ADDQ         $0x40, AX
-	VPADDQ       Y5, Y0, Y0
-	SUBQ         $0x04, CX
-	JGE          loop
+	VPSRLQ       $0x20, Y2, Y6
+	VPBROADCASTD 20(DX), Y11
+	VPXOR        Y11, Y6, Y11
+	VPMULUDQ     Y3, Y10, Y6
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y10
+	VPBROADCASTD 16(DX), Y12
+	VPXOR        Y12, Y5, Y12
+	VPXOR        Y12, Y10, Y10
+	VPSRLQ       $0x20, Y6, Y5
+	VPBROADCASTD 20(DX), Y12
+	VPXOR        Y12, Y5, Y12
+	VPMULUDQ     Y3, Y8, Y5
+	VPMULUDQ     Y4, Y11, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 24(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y7
+	VPBROADCASTD 28(DX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y10, Y2
+	VPMULUDQ     Y4, Y12, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 24(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y2, Y9
+	VPBROADCASTD 28(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y6
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 32(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y6, Y8
+	VPBROADCASTD 36(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y5
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 32(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y10
+	VPBROADCASTD 36(DX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y3, Y11, Y2
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 40(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y2, Y7
+	VPBROADCASTD 44(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 40(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y6, Y9
+	VPBROADCASTD 44(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y5
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 48(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y5, Y8
+	VPBROADCASTD 52(DX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y2
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 48(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y2, Y10
+	VPBROADCASTD 52(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y3, Y11, Y6
+	VPMULUDQ     Y4, Y8, Y8
+	VPSRLQ       $0x20, Y8, Y11
+	VPBROADCASTD 56(DX), Y13
+	VPXOR        Y13, Y7, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y6, Y7
+	VPBROADCASTD 60(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y5
+	VPMULUDQ     Y4, Y10, Y10
+	VPSRLQ       $0x20, Y10, Y12
+	VPBROADCASTD 56(DX), Y13
+	VPXOR        Y13, Y9, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y5, Y9
+	VPBROADCASTD 60(DX), Y13
+	VPXOR        Y13, Y2, Y13
+	VPXOR        Y13, Y9, Y9
+	VPMULUDQ     Y3, Y11, Y2
+	VPMULUDQ     Y4, Y7, Y7
+	VPSRLQ       $0x20, Y7, Y11
+	VPBROADCASTD 64(DX), Y13
+	VPXOR        Y13, Y8, Y13
+	VPXOR        Y13, Y11, Y11
+	VPSRLQ       $0x20, Y2, Y8
+	VPBROADCASTD 68(DX), Y13
+	VPXOR        Y13, Y6, Y13
+	VPXOR        Y13, Y8, Y8
+	VPMULUDQ     Y3, Y12, Y6
+	VPMULUDQ     Y4, Y9, Y9
+	VPSRLQ       $0x20, Y9, Y12
+	VPBROADCASTD 64(DX), Y13
+	VPXOR        Y13, Y10, Y13
+	VPXOR        Y13, Y12, Y12
+	VPSRLQ       $0x20, Y6, Y10
+	VPBROADCASTD 68(DX), Y13
+	VPXOR        Y13, Y5, Y13
+	VPXOR        Y13, Y10, Y10
+	VPMULUDQ     Y4, Y8, Y5
+	VPSHUFD      $0xb1, Y5, Y5
+	VPBROADCASTD 72(DX), Y8
+	VPXOR        Y8, Y7, Y8
+	VPXOR        Y5, Y8, Y8
+	VPBLENDD     $0xaa, Y5, Y8, Y8
+	VPMULUDQ     Y3, Y11, Y5
+	VPSHUFD      $0xb1, Y5, Y5
+	VPBROADCASTD 76(DX), Y7
+	VPXOR        Y7, Y2, Y7
+	VPXOR        Y5, Y7, Y7
+	VPBLENDD     $0xaa, Y5, Y7, Y7
+	VPUNPCKLQDQ  Y7, Y8, Y2
+	VPUNPCKHQDQ  Y7, Y8, Y5
+	VPMULUDQ     Y4, Y10, Y4
+	VPSHUFD      $0xb1, Y4, Y4
+	VPBROADCASTD 72(DX), Y7
+	VPXOR        Y7, Y9, Y7
+	VPXOR        Y4, Y7, Y7
+	VPBLENDD     $0xaa, Y4, Y7, Y7
+	VPMULUDQ     Y3, Y12, Y3
+	VPSHUFD      $0xb1, Y3, Y3
+	VPBROADCASTD 76(DX), Y4
+	VPXOR        Y4, Y6, Y4
+	VPXOR        Y3, Y4, Y4
+	VPBLENDD     $0xaa, Y3, Y4, Y4
+	VPUNPCKLQDQ  Y4, Y7, Y3
+	VPUNPCKHQDQ  Y4, Y7, Y4
+	VMOVD        CX, X6
+	VPBROADCASTD X6, Y6
+	VPCMPGTD     lane<>+0(SB), Y6, Y7
+	VPMAXUD      Y2, Y1, Y8
+	VPCMPEQD     Y2, Y8, Y8
+	VANDPS       Y0, Y8, Y2
+	VMASKMOVPS   Y2, Y7, (AX)(BX*4)
+	VPCMPGTD     lane<>+32(SB), Y6, Y2
+	VPMAXUD      Y5, Y1, Y7
+	VPCMPEQD     Y5, Y7, Y7
+	VANDPS       Y0, Y7, Y5
+	VMASKMOVPS   Y5, Y2, 32(AX)(BX*4)
+	VPCMPGTD     lane<>+64(SB), Y6, Y2
+	VPMAXUD      Y3, Y1, Y5
+	VPCMPEQD     Y3, Y5, Y5
+	VANDPS       Y0, Y5, Y3
+	VMASKMOVPS   Y3, Y2, 64(AX)(BX*4)
+	VPCMPGTD     lane<>+96(SB), Y6, Y2
+	VPMAXUD      Y4, Y1, Y1
+	VPCMPEQD     Y4, Y1, Y1
+	VANDPS       Y0, Y1, Y0
+	VMASKMOVPS   Y0, Y2, 96(AX)(BX*4)
 
 done:
 	VZEROUPPER

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -58,11 +60,15 @@ func (k *kernel) half(x vec) reg.Register {
 	return x.AsX()
 }
 
-// scalar broadcasts a float32 parameter.
+// scalar broadcasts a parameter of 32 bits, named as in [params].
 func (k *kernel) scalar(name string) vec {
-	x, r := XMM(), k.reg()
-	Load(Param(name), x)
-	VBROADCASTSS(x, r)
+	name, _, _ = strings.Cut(name, " ")
+	parameter, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	r := k.reg()
+	VBROADCASTSS(parameter.Addr, r)
 	return r
 }
 
@@ -211,6 +217,30 @@ func (k *kernel) partial(count reg.GPVirtual) mask {
 		return m
 	}
 	return k.below(k.counts(count), 0)
+}
+
+// partials calls f for each of the vectors, at most 64 lanes, of which just the
+// lanes below count exist: for vector j, k.tail is their mask.
+func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
+	if k.wide {
+		all := GP64()
+		MOVQ(I32(-1), all)
+		BZHIQ(count, all, all)
+		for j := range vectors {
+			m := K()
+			KMOVW(all.As32(), m)
+			SHRQ(Imm(16), all)
+			k.tail = m
+			f(j)
+		}
+	} else {
+		counts := k.counts(count)
+		for j := range vectors {
+			k.tail = k.below(counts, j)
+			f(j)
+		}
+	}
+	k.tail = nil
 }
 
 // counts repeats the count in each lane of a vector of AVX2.

@@ -9,8 +9,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// params writes the parameters of a Go signature: slices are "name type" or
-// just "name" for float32, scalars are float32.
+// params writes the parameters of a Go signature: slices and scalars are
+// "name type" or just "name" for float32.
 func params(slice, scalar []string) string {
 	var list []string
 	for _, s := range slice {
@@ -21,7 +21,11 @@ func params(slice, scalar []string) string {
 		list = append(list, fmt.Sprintf("%s []%s", name, typ))
 	}
 	for _, s := range scalar {
-		list = append(list, s+" float32")
+		name, typ, typed := strings.Cut(s, " ")
+		if !typed {
+			typ = "float32"
+		}
+		list = append(list, name+" "+typ)
 	}
 	return strings.Join(list, ", ")
 }
@@ -115,25 +119,7 @@ func reduction(name string, names, scalars []string, start func(k *kernel) vec, 
 		Label("tail")
 		SUBQ(index, n)
 		JZ(LabelRef("join"))
-		if k.wide {
-			all := GP64()
-			MOVQ(I32(-1), all)
-			BZHIQ(n, all, all)
-			for j := range acc {
-				m := K()
-				KMOVW(all.As32(), m)
-				SHRQ(Imm(16), all)
-				k.tail = m
-				fold(j)
-			}
-		} else {
-			counts := k.counts(n)
-			for j := range acc {
-				k.tail = k.below(counts, j)
-				fold(j)
-			}
-		}
-		k.tail = nil
+		k.partials(n, len(acc), fold)
 
 		// groups of 16 lanes as (0+1)+(2+3), then halves of what is left
 		Label("join")
