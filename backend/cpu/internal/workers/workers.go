@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -59,11 +60,45 @@ var (
 	queue   = make(chan *job, 1<<10) // one entry for each helper a job asks for
 )
 
+// patience is how long a goroutine with nothing to do looks for work before it
+// sleeps. Operations follow one another within microseconds, while a sleeping
+// thread wakes after a hundred of them or more on a virtual machine.
+const patience = 200 * time.Microsecond
+
+// watch calls ready until it returns true, for patience at most.
+func watch(ready func() bool) bool {
+	start := time.Now()
+	for i := 1; ; i++ {
+		if ready() {
+			return true
+		}
+		if i%64 == 0 {
+			if time.Since(start) > patience {
+				return false
+			}
+			runtime.Gosched()
+		}
+	}
+}
+
 // help is the life of one pool goroutine.
 func help() {
 	s := new(Scratch)
-	for j := range queue {
+	var j *job
+	next := func() bool {
+		select {
+		case j = <-queue:
+			return true
+		default:
+			return false
+		}
+	}
+	for {
+		if !watch(next) {
+			j = <-queue
+		}
 		j.work(s)
+		j = nil
 	}
 }
 
@@ -98,7 +133,9 @@ func Run(parts int, f func(part int, s *Scratch)) {
 		}
 	}
 	j.work(s)
-	<-j.done
+	if !watch(func() bool { return j.left.Load() == 0 }) {
+		<-j.done
+	}
 	if p := j.caught.Load(); p != nil {
 		panic(*p)
 	}
