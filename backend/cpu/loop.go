@@ -13,13 +13,15 @@ import (
 )
 
 // loop is a cluster ready to run. It walks total elements in rows of cols; each
-// turn takes one row, or a chunk of a long one, through all instructions while
-// it is in the first-level cache.
+// turn takes a few short rows, or a chunk of a long one, through all
+// instructions while they are in the first-level cache.
 //
-// Registers are rows of elements (full) or single numbers (scalar): an input
-// that is constant along a row, or a row that was reduced.
+// Registers hold the elements of a turn (full) or one number for each of its
+// rows (scalar): an input that is constant along a row, or a row that was
+// reduced.
 type loop struct {
 	total, cols, chunk int
+	rows               int // of a turn, more than 1 only where chunk is cols
 	parts              int
 	in                 []loopInput
 	code               []instruction
@@ -39,7 +41,8 @@ type loopInput struct {
 	stride   int    // 0 or 1, along a run
 	reg      int
 	form     inputForm
-	elements int // bytes of an element
+	elements int  // bytes of an element
+	fixed    bool // assembled alike for every turn
 }
 
 type inputForm int
@@ -128,6 +131,11 @@ type assembler struct {
 	of     func(n *node) bool   // whether n belongs to the cluster
 }
 
+// turnElements is about how many elements a turn takes: a handful of registers
+// of that size share the first-level cache, and the cost of dispatching an
+// instruction is small against running it.
+const turnElements = 2048
+
 // assemble builds k's loop. outside reports the results that exist in memory.
 func assemble(k *cluster, outside func(t *tensor) bool) *loop {
 	member := map[*node]bool{}
@@ -152,7 +160,11 @@ func assemble(k *cluster, outside func(t *tensor) bool) *loop {
 	}
 	a.chunk = a.cols
 	if !whole {
-		a.chunk = min(a.cols, 2048)
+		a.chunk = min(a.cols, turnElements)
+	}
+	a.rows = 1
+	if a.chunk == a.cols {
+		a.rows = max(1, min(turnElements/a.cols, a.total/a.cols))
 	}
 	for _, n := range k.nodes {
 		a.emit(n)
@@ -218,10 +230,11 @@ func (a *assembler) read(e edge, lv level) operand {
 		if lv == levelRow {
 			in.run = -1
 		}
-	case in.stride == 1 && in.run%a.cols == 0:
+	case in.stride == 1 && in.run%a.cols == 0 && (a.rows == 1 || in.run == a.total):
 		in.form, in.reg = inputRow, a.newFull()
 	default:
 		in.form, in.reg = inputAssemble, a.newFull()
+		in.fixed = a.chunk == a.cols && in.run == a.cols && len(in.l.dims) == 2 && in.l.strides[0] == 0
 	}
 	a.in = append(a.in, in)
 	o := operand{full: in.form != inputScalar, reg: in.reg}
@@ -531,6 +544,11 @@ func (a *assembler) share() {
 	for _, s := range a.sums {
 		lastUse[s.reg] = len(a.code)
 	}
+	for _, in := range a.in {
+		if in.fixed { // kept from turn to turn
+			lastUse[in.reg] = len(a.code)
+		}
+	}
 	slot := map[int]int{}
 	var free []int
 	slots := 0
@@ -710,15 +728,31 @@ func (l *loop) replaces(result, input *tensor) bool {
 
 // turns is the state of one goroutine that runs parts of a loop.
 type turns struct {
-	reg []unsafe.Pointer
-	s   []float32
-	n   int // elements of this turn
+	reg  []unsafe.Pointer
+	s    []float32 // scalar register r of row i is s[r*stride+i]
+	n    int       // elements of this turn
+	rows int       // of this turn
+	cols int       // n / rows
+	// stride is the number of rows of a whole turn.
+	stride int
 }
 
 func (m *turns) f(r int) []float32 { return unsafe.Slice((*float32)(m.reg[r]), m.n) }
 func (m *turns) bools(r int) []bool {
 	return unsafe.Slice((*bool)(m.reg[r]), m.n)
 }
+
+// row is row i of a full register.
+func (m *turns) row(r, i int) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Add(m.reg[r], 4*i*m.cols)), m.cols)
+}
+
+func (m *turns) boolRow(r, i int) []bool {
+	return unsafe.Slice((*bool)(unsafe.Add(m.reg[r], i*m.cols)), m.cols)
+}
+
+// scalars is a scalar register: one number for each row.
+func (m *turns) scalars(r int) []float32 { return m.s[r*m.stride:][:m.rows] }
 
 // at is the offset of element e of a collapsed layout.
 func (l *layout) at(e int) int {
@@ -738,8 +772,9 @@ func (l *layout) at(e int) int {
 
 // run executes the loop on the memory of mem.
 func (l *loop) run(mem func(t *tensor) []byte) {
-	perRow := (l.cols + l.chunk - 1) / l.chunk
-	units := l.total / l.cols * perRow
+	chunks := (l.cols + l.chunk - 1) / l.chunk // of a row
+	rows := l.total / l.cols
+	units := (rows + l.rows - 1) / l.rows * chunks
 	parts := min(l.parts, units)
 	var partial []float32
 	width := 0 // of all sums
@@ -750,10 +785,12 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 		partial = make([]float32, parts*width)
 	}
 	workers.Run(parts, func(part int, scratch *workers.Scratch) {
-		m := &turns{reg: make([]unsafe.Pointer, l.full), s: make([]float32, l.scalar)}
-		copy(m.s, l.immediates)
+		m := &turns{reg: make([]unsafe.Pointer, l.full), s: make([]float32, l.scalar*l.rows), stride: l.rows}
+		for i, v := range l.immediates {
+			vector.Fill(m.s[i*l.rows:(i+1)*l.rows], v)
+		}
 		for i := range l.scratch {
-			m.reg[i] = unsafe.Pointer(unsafe.SliceData(scratch.Float32s(l.chunk)))
+			m.reg[i] = unsafe.Pointer(unsafe.SliceData(scratch.Float32s(l.chunk * l.rows)))
 		}
 		base := make([]unsafe.Pointer, len(l.in)+len(l.bound))
 		for i, in := range l.in {
@@ -762,39 +799,47 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 		for i, b := range l.bound {
 			base[len(l.in)+i] = unsafe.Pointer(unsafe.SliceData(mem(b.t)))
 		}
+		first := true
 		for u := part * units / parts; u < (part+1)*units/parts; u++ {
-			row, c0 := u, 0
-			if perRow > 1 {
-				row, c0 = u/perRow, u%perRow*l.chunk
+			row, c0 := u*l.rows, 0
+			if chunks > 1 {
+				row, c0 = u/chunks, u%chunks*l.chunk
 			}
 			e0 := row*l.cols + c0
-			m.n = min(l.chunk, l.cols-c0)
+			m.rows, m.cols = min(l.rows, rows-row), min(l.chunk, l.cols-c0)
+			m.n = m.rows * m.cols
 			for i := range l.in {
 				in := &l.in[i]
 				switch in.form {
 				case inputRow:
 					m.reg[in.reg] = unsafe.Add(base[i], in.l.at(e0)*in.elements)
 				case inputScalar:
-					at := e0
-					if in.run < 0 {
-						at = row
+					for r, s := 0, m.scalars(in.reg); r < m.rows; r++ {
+						at := e0 + r*l.cols
+						if in.run < 0 {
+							at = row + r
+						}
+						s[r] = number(in.t.dtype, unsafe.Add(base[i], in.l.at(at)*in.elements))
 					}
-					m.s[in.reg] = number(in.t.dtype, unsafe.Add(base[i], in.l.at(at)*in.elements))
 				default:
-					in.assemble(m, base[i], e0)
+					if !in.fixed || first {
+						in.assemble(m, base[i], e0)
+					}
 				}
 			}
+			first = false
 			for i, b := range l.bound {
 				m.reg[b.reg] = unsafe.Add(base[len(l.in)+i], e0*b.t.dtype.Size())
 			}
 			l.turn(m, e0, mem, scratch)
 			for _, s := range l.stores {
-				put(s.t.dtype, mem(s.t), row, m.s[s.reg])
+				for r, v := range m.scalars(s.reg) {
+					put(s.t.dtype, mem(s.t), row+r, v)
+				}
 			}
 			at := part * width
 			for _, s := range l.sums {
-				acc := partial[at+c0 : at+c0+m.n]
-				vector.Add(acc, acc, m.f(s.reg))
+				vector.AddRows(partial[at+c0:at+c0+m.cols], m.f(s.reg), m.rows, m.cols, m.cols)
 				at += s.t.n
 			}
 		}
@@ -858,7 +903,7 @@ func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
 	}
 }
 
-// turn runs all instructions on one row or chunk.
+// turn runs all instructions on the rows, or the chunk, of one turn.
 func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *workers.Scratch) {
 	for i := range l.code {
 		ins := &l.code[i]
@@ -866,88 +911,123 @@ func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *worke
 		case formVV:
 			ins.vv(m.f(ins.dst), m.f(ins.a), m.f(ins.b))
 		case formVS:
-			ins.vs(m.f(ins.dst), m.f(ins.a), m.s[ins.b])
+			if ins.b < len(l.immediates) {
+				ins.vs(m.f(ins.dst), m.f(ins.a), l.immediates[ins.b])
+				continue
+			}
+			for r, s := range m.scalars(ins.b) {
+				ins.vs(m.row(ins.dst, r), m.row(ins.a, r), s)
+			}
 		case formSV:
-			ins.sv(m.f(ins.dst), m.s[ins.a], m.f(ins.b))
+			if ins.a < len(l.immediates) {
+				ins.sv(m.f(ins.dst), l.immediates[ins.a], m.f(ins.b))
+				continue
+			}
+			for r, s := range m.scalars(ins.a) {
+				ins.sv(m.row(ins.dst, r), s, m.row(ins.b, r))
+			}
 		case formSS:
-			m.s[ins.dst] = ins.ss(m.s[ins.a], m.s[ins.b])
+			dst, b := m.scalars(ins.dst), m.scalars(ins.b)
+			for r, a := range m.scalars(ins.a) {
+				dst[r] = ins.ss(a, b[r])
+			}
 		case formV:
 			ins.v(m.f(ins.dst), m.f(ins.a))
 		case formS:
-			m.s[ins.dst] = ins.s(m.s[ins.a])
+			dst := m.scalars(ins.dst)
+			for r, a := range m.scalars(ins.a) {
+				dst[r] = ins.s(a)
+			}
 		case formCompareVV:
 			ins.cvv(m.bools(ins.dst), m.f(ins.a), m.f(ins.b))
 		case formCompareVS:
-			ins.cvs(m.bools(ins.dst), m.f(ins.a), m.s[ins.b])
+			for r, s := range m.scalars(ins.b) {
+				ins.cvs(m.boolRow(ins.dst, r), m.row(ins.a, r), s)
+			}
 		case formCompareSS:
-			m.s[ins.dst] = 0
-			if ins.css(m.s[ins.a], m.s[ins.b]) {
-				m.s[ins.dst] = 1
+			dst, b := m.scalars(ins.dst), m.scalars(ins.b)
+			for r, a := range m.scalars(ins.a) {
+				dst[r] = 0
+				if ins.css(a, b[r]) {
+					dst[r] = 1
+				}
 			}
 		case formWhere:
-			l.where(m, ins)
+			for r := range m.rows {
+				m.where(ins, r)
+			}
 		case formWhereSS:
-			if m.s[ins.a] != 0 {
-				m.s[ins.dst] = m.s[ins.b]
-			} else {
-				m.s[ins.dst] = m.s[ins.c]
+			dst, b, c := m.scalars(ins.dst), m.scalars(ins.b), m.scalars(ins.c)
+			for r, a := range m.scalars(ins.a) {
+				dst[r] = c[r]
+				if a != 0 {
+					dst[r] = b[r]
+				}
 			}
 		case formConvert:
 			ins.convert(m.f(ins.dst), m.reg[ins.a])
 		case formReduce:
-			m.s[ins.dst] = ins.reduce(m.f(ins.a))
+			for r, dst := 0, m.scalars(ins.dst); r < m.rows; r++ {
+				dst[r] = ins.reduce(m.row(ins.a, r))
+			}
 		case formSoftmax:
-			vector.SoftmaxRow(m.f(ins.dst), m.f(ins.a), 1)
+			for r := range m.rows {
+				vector.SoftmaxRow(m.row(ins.dst, r), m.row(ins.a, r), 1)
+			}
 		case formLayerNorm:
-			var gamma, beta []float32
-			if ins.b >= 0 {
-				gamma = m.f(ins.b)
+			for r := range m.rows {
+				var gamma, beta []float32
+				if ins.b >= 0 {
+					gamma = m.row(ins.b, r)
+				}
+				if ins.c >= 0 {
+					beta = m.row(ins.c, r)
+				}
+				vector.LayerNormRow(m.row(ins.dst, r), m.row(ins.a, r), gamma, beta, ins.eps)
 			}
-			if ins.c >= 0 {
-				beta = m.f(ins.c)
-			}
-			vector.LayerNormRow(m.f(ins.dst), m.f(ins.a), gamma, beta, ins.eps)
 		case formRandom:
 			state := view[uint64](mem(ins.state), 0, 3)
 			randomBits(unsafe.Slice((*uint32)(m.reg[ins.dst]), m.n), state, e0, scratch)
 		case formDropout:
 			drop(m.f(ins.dst), m.f(ins.a), ins.dropout, view[uint64](mem(ins.state), 0, 3), e0, scratch)
 		case formSpread:
-			if ins.cOK {
-				d := m.bools(ins.dst)
-				for j := range d {
-					d[j] = m.s[ins.a] != 0
+			for r, s := range m.scalars(ins.a) {
+				if !ins.cOK {
+					vector.Fill(m.row(ins.dst, r), s)
+					continue
 				}
-			} else {
-				vector.Fill(m.f(ins.dst), m.s[ins.a])
+				for j, d := 0, m.boolRow(ins.dst, r); j < len(d); j++ {
+					d[j] = s != 0
+				}
 			}
 		}
 	}
 }
 
-func (l *loop) where(m *turns, ins *instruction) {
-	dst := m.f(ins.dst)
+// where selects within row r.
+func (m *turns) where(ins *instruction, r int) {
+	dst := m.row(ins.dst, r)
 	if !ins.aFull {
 		from, full := ins.c, ins.cOK
-		if m.s[ins.a] != 0 {
+		if m.scalars(ins.a)[r] != 0 {
 			from, full = ins.b, ins.bFull
 		}
 		if full {
-			copy(dst, m.f(from))
+			copy(dst, m.row(from, r))
 		} else {
-			vector.Fill(dst, m.s[from])
+			vector.Fill(dst, m.scalars(from)[r])
 		}
 		return
 	}
-	mask := m.bools(ins.a)
+	mask := m.boolRow(ins.a, r)
 	switch {
 	case ins.bFull && ins.cOK:
-		vector.Where(dst, mask, m.f(ins.b), m.f(ins.c))
+		vector.Where(dst, mask, m.row(ins.b, r), m.row(ins.c, r))
 	case ins.bFull:
-		vector.WhereElseScalar(dst, mask, m.f(ins.b), m.s[ins.c])
+		vector.WhereElseScalar(dst, mask, m.row(ins.b, r), m.scalars(ins.c)[r])
 	case ins.cOK:
-		vector.WhereThenScalar(dst, mask, m.s[ins.b], m.f(ins.c))
+		vector.WhereThenScalar(dst, mask, m.scalars(ins.b)[r], m.row(ins.c, r))
 	default:
-		vector.WhereScalars(dst, mask, m.s[ins.b], m.s[ins.c])
+		vector.WhereScalars(dst, mask, m.scalars(ins.b)[r], m.scalars(ins.c)[r])
 	}
 }
