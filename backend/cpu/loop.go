@@ -864,6 +864,10 @@ func number(t dtypes.DType, p unsafe.Pointer) float32 {
 		return float32(*(*uint8)(p))
 	case dtypes.Int32:
 		return float32(*(*int32)(p))
+	case dtypes.Float16, dtypes.BFloat16:
+		var v [1]float32
+		conversions[t](v[:], p)
+		return v[0]
 	default: // Uint32, the last of conversions
 		return float32(*(*uint32)(p))
 	}
@@ -890,6 +894,11 @@ func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
 			copy(unsafe.Slice((*byte)(dst), n*in.elements), unsafe.Slice((*byte)(src), n*in.elements))
 		case in.elements == 4:
 			v, d := *(*uint32)(src), unsafe.Slice((*uint32)(dst), n)
+			for i := range d {
+				d[i] = v
+			}
+		case in.elements == 2:
+			v, d := *(*uint16)(src), unsafe.Slice((*uint16)(dst), n)
 			for i := range d {
 				d[i] = v
 			}

@@ -87,8 +87,14 @@ var reductions = map[compute.OpType]func(x []float32) float32{
 var conversions = map[dtypes.DType]func(dst []float32, src unsafe.Pointer){
 	dtypes.Float32: func(dst []float32, src unsafe.Pointer) { copy(dst, unsafe.Slice((*float32)(src), len(dst))) },
 	dtypes.Bool:    func(dst []float32, src unsafe.Pointer) { vector.FromBool(dst, unsafe.Slice((*bool)(src), len(dst))) },
-	dtypes.Uint8:   func(dst []float32, src unsafe.Pointer) { vector.FromUint8(dst, unsafe.Slice((*uint8)(src), len(dst))) },
-	dtypes.Int32:   func(dst []float32, src unsafe.Pointer) { vector.FromInt32(dst, unsafe.Slice((*int32)(src), len(dst))) },
+	dtypes.Float16: func(dst []float32, src unsafe.Pointer) {
+		vector.FromFloat16(dst, unsafe.Slice((*uint16)(src), len(dst)))
+	},
+	dtypes.BFloat16: func(dst []float32, src unsafe.Pointer) {
+		vector.FromBFloat16(dst, unsafe.Slice((*uint16)(src), len(dst)))
+	},
+	dtypes.Uint8: func(dst []float32, src unsafe.Pointer) { vector.FromUint8(dst, unsafe.Slice((*uint8)(src), len(dst))) },
+	dtypes.Int32: func(dst []float32, src unsafe.Pointer) { vector.FromInt32(dst, unsafe.Slice((*int32)(src), len(dst))) },
 	dtypes.Uint32: func(dst []float32, src unsafe.Pointer) {
 		vector.FromUint32(dst, unsafe.Slice((*uint32)(src), len(dst)))
 	},
