@@ -35,6 +35,16 @@ var start = sync.OnceValues(func() (Backend, error) {
 	return cpu.New("")
 })
 
+// TokensAtOnce is how many tokens, images times the length of their sequences,
+// a network should take at once on be. On a CPU more than this gain nothing,
+// and their activations leave the caches. 0: as many as there are.
+func TokensAtOnce(be Backend) int {
+	if _, ok := be.(*cpu.Backend); ok {
+		return 2048
+	}
+	return 0
+}
+
 // silence keeps GoMLX's klog lines off the user's terminal.
 func silence() {
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)

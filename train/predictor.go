@@ -8,6 +8,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
@@ -123,7 +126,7 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 	e.Classes = make([]PerClass, classes)
 	loss := 0.0
 	correct := 0
-	for b, err := range data.batches(ctx, p.be, nil, batchSize, false, 0, 0) {
+	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return e, err
 		}
@@ -154,6 +157,15 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 	return e, nil
 }
 
+// atOnce is how many images to predict at once, at most batchSize.
+func (p *Predictor) atOnce(data *Data, batchSize int) int {
+	shape := shapes.Make(dtypes.Uint8, batchSize, data.size, data.size, 3)
+	if data.loader == nil {
+		shape = shapes.Make(dtypes.Float32, batchSize, data.width)
+	}
+	return pieces(p.be, p.net.model.Config, shape)[0]
+}
+
 // logSumExp returns the position of the largest value and log Σ exp.
 func logSumExp(row []float32) (best int, lse float64) {
 	for i, v := range row {
@@ -172,7 +184,7 @@ func logSumExp(row []float32) (best int, lse float64) {
 // alone on a frozen backbone.
 func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, progress func(images int)) (*Data, error) {
 	out := &Data{width: p.net.model.Config.EmbedDim}
-	for b, err := range data.batches(ctx, p.be, nil, batchSize, false, 0, 0) {
+	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return nil, err
 		}

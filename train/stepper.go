@@ -34,7 +34,10 @@ type Stepper struct {
 	net     *network
 	rates   peft.Rates
 	decay   float64
-	program *backend.Program
+	program *backend.Program // a whole step
+	// A batch that is too large for the caches is taken in pieces: their
+	// gradients are added up, then the weights are updated.
+	cut, accumulate, update *backend.Program
 
 	steps int               // optimiser steps taken
 	state []*tensors.Tensor // tuned tensors, first moments, second moments: 3·len(Params)
@@ -59,13 +62,28 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	// What scoring and planning left behind must not stay resident beside the
 	// activations.
 	debug.FreeOSMemory()
-	s.program, err = backend.NewProgram(be, "training step", s.build)
-	return s, err
+	for _, p := range []struct {
+		to    **backend.Program
+		name  string
+		build backend.Build
+	}{
+		{&s.program, "training step", s.build},
+		{&s.cut, "cutting a batch", s.buildCut},
+		{&s.accumulate, "gradients of a part of a batch", s.buildAccumulate},
+		{&s.update, "optimiser step", s.buildUpdate},
+	} {
+		if *p.to, err = backend.NewProgram(be, p.name, p.build); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Close releases the compiled step and its state.
 func (s *Stepper) Close() {
-	s.program.Close()
+	for _, p := range []*backend.Program{s.program, s.cut, s.accumulate, s.update} {
+		p.Close()
+	}
 	backend.Free(s.state...)
 	s.net.close()
 }
@@ -116,30 +134,40 @@ func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
 // build: tuned, first moments, second moments, frozen, images, labels, random
 // state, and the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ → the first three anew, loss, number
 // of correct predictions.
-func (s *Stepper) build(g *Graph, in []*Node) []*Node {
+func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.tuning.Params)
-	tuned, first, second, rest := in[:n], in[n:2*n], in[2*n:3*n], in[3*n:]
+	state, rest := in[:3*n], in[3*n:]
 	frozen, rest := rest[:len(s.net.inputs)], rest[len(s.net.inputs):]
-	images, labels, rng, lr, correct1, correct2 := rest[0], rest[1], rest[2], rest[3], rest[4], rest[5]
+	loss, hits := s.loss(state[:n], frozen, rest[0], rest[1], rest[2])
+	grads := Gradient(loss, state[:n]...)
+	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), loss, hits)
+}
 
+// loss is the mean cross-entropy of images, and the number of right predictions.
+func (s *Stepper) loss(tuned, frozen []*Node, images, labels, rng *Node) (loss, hits *Node) {
 	logits := s.net.logits(tuned, frozen, images, rng, s.rates)
-	loss := sensitivity.CrossEntropy(logits, labels)
-	grads := Gradient(loss, tuned...)
+	hits = ReduceAllSum(ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32))
+	return sensitivity.CrossEntropy(logits, labels), hits
+}
 
+// adamW is the tuned tensors, first and second moments after one step of AdamW
+// (Loshchilov and Hutter 2019, arXiv 1711.05101; PyTorch's order of operations).
+// state is the same before, correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
+func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*Node {
+	n := len(s.tuning.Params)
 	out := make([]*Node, 3*n, 3*n+2)
 	for i, p := range s.tuning.Params {
-		w, grad := tuned[i], grads[i]
+		w, grad := state[i], grads[i]
 		if p.Decays() && s.decay > 0 {
 			w = Sub(w, Mul(w, MulScalar(lr, s.decay)))
 		}
-		m := Add(MulScalar(first[i], beta1), MulScalar(grad, 1-beta1))
-		v := Add(MulScalar(second[i], beta2), MulScalar(Mul(grad, grad), 1-beta2))
+		m := Add(MulScalar(state[n+i], beta1), MulScalar(grad, 1-beta1))
+		v := Add(MulScalar(state[2*n+i], beta2), MulScalar(Mul(grad, grad), 1-beta2))
 		denominator := AddScalar(Div(Sqrt(v), Sqrt(correct2)), epsilon)
 		out[i] = Sub(w, Div(Mul(m, Div(lr, correct1)), denominator))
 		out[n+i], out[2*n+i] = m, v
 	}
-	hits := ReduceAllSum(ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32))
-	return append(out, loss, hits)
+	return out
 }
 
 // Step trains on one batch: images as uint8 pixels or normalised float32
@@ -151,12 +179,8 @@ func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr f
 		return 0, 0, err
 	}
 	r := rand.New(rand.NewPCG(seed, uint64(s.steps)))
-	rng, err := backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
-	if err != nil {
-		return 0, 0, err
-	}
 	t := float64(s.steps + 1)
-	scalars := []*tensors.Tensor{rng}
+	var scalars []*tensors.Tensor
 	for _, v := range []float64{lr, 1 - math.Pow(beta1, t), 1 - math.Pow(beta2, t)} {
 		x, err := backend.Scalar(s.be, float32(v))
 		if err != nil {
@@ -165,37 +189,72 @@ func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr f
 		scalars = append(scalars, x)
 	}
 	defer backend.Free(scalars...)
-	var args []any
-	for _, x := range s.state {
-		args = append(args, backend.Donated{Tensor: x})
+	step := s.whole
+	if len(s.pieces(images.Shape())) > 1 {
+		step = s.inPieces
 	}
-	for _, x := range s.net.values {
-		args = append(args, x)
+	state, loss, hits, err := step(ctx, images, labels, r, scalars)
+	if err != nil {
+		return 0, 0, err
 	}
-	args = append(args, images, labels)
-	for _, x := range scalars {
-		args = append(args, x)
+	s.state = state
+	s.steps++
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return loss, 0, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", s.steps, loss)
 	}
+	return loss, int(hits), nil
+}
+
+// whole is a step on all images at once.
+func (s *Stepper) whole(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state []*tensors.Tensor, loss, hits float64, err error) {
+	rng, err := s.draw(r)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	defer backend.Free(rng)
+	args := append(donated(s.state), given(s.net.values, []*tensors.Tensor{images, labels, rng}, scalars)...)
 	out, err := s.program.Run(ctx, args...)
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, 0, err
 	}
 	n := len(s.state)
-	s.state = out[:n]
-	s.steps++
-	l, err := backend.Float32s(out[n])
+	loss, hits, err = numbers(out[n:])
+	return out[:n], loss, hits, err
+}
+
+// draw makes the random state of one run of the network.
+func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
+	return backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
+}
+
+func donated(ts []*tensors.Tensor) (args []any) {
+	for _, t := range ts {
+		args = append(args, backend.Donated{Tensor: t})
+	}
+	return args
+}
+
+func given(lists ...[]*tensors.Tensor) (args []any) {
+	for _, ts := range lists {
+		for _, t := range ts {
+			args = append(args, t)
+		}
+	}
+	return args
+}
+
+// numbers reads two scalars back and releases them.
+func numbers(ts []*tensors.Tensor) (a, b float64, err error) {
+	defer backend.Free(ts...)
+	x, err := backend.Float32s(ts[0])
 	if err != nil {
 		return 0, 0, err
 	}
-	hits, err := backend.Float32s(out[n+1])
+	y, err := backend.Float32s(ts[1])
 	if err != nil {
 		return 0, 0, err
 	}
-	backend.Free(out[n:]...)
-	if v := float64(l[0]); math.IsNaN(v) || math.IsInf(v, 0) {
-		return v, 0, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", s.steps, v)
-	}
-	return float64(l[0]), int(hits[0]), nil
+	return float64(x[0]), float64(y[0]), nil
 }
 
 // network is the forward pass with its frozen inputs placed on the backend.

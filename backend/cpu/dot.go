@@ -197,7 +197,7 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	default:
 		return false
 	}
-	n.id = u.id // after the operand that it took on
+	n.id = max(n.id, other.t.node.id) // after the operand that it took on
 	becomes(u)
 	return true
 }

@@ -1,0 +1,126 @@
+package train
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/peft"
+)
+
+// 65 tokens an image: 31 images at once on a CPU.
+var longConfig = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+
+// TestPieces: a batch cut in pieces gives the step of the whole batch, but for
+// rounding.
+func TestPieces(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := colours.Model(longConfig)
+	selection := peft.Uniform(longConfig, "lora", 2)
+	selection.Whole = []string{"cls_token", "norm.weight"}
+	tuning, err := peft.New(longConfig, selection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 47
+	r := rand.New(rand.NewPCG(1, 2))
+	pixels, classes := make([]uint8, n*8*8*3), make([]int32, n)
+	for i := range pixels {
+		pixels[i] = uint8(r.Uint32())
+	}
+	for i := range classes {
+		classes[i] = int32(r.IntN(3))
+	}
+	images, err := backend.Uint8(be, pixels, n, 8, 8, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels, err := backend.Int32(be, classes, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := pieces(be, longConfig, images.Shape()); !slices.Equal(got, []int{31, 16}) {
+		t.Fatalf("pieces %v", got)
+	}
+	var state [2][]float32
+	var losses [2]float64
+	for i := range state {
+		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for range 3 {
+			step := s.inPieces
+			if i == 1 {
+				step = s.whole
+			}
+			var scalars []*tensors.Tensor // lr and bias corrections
+			for _, v := range []float32{1e-2, 0.1, 0.001} {
+				x, err := backend.Scalar(be, v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				scalars = append(scalars, x)
+			}
+			next, loss, hits, err := step(t.Context(), images, labels, rand.New(rand.NewPCG(3, 4)), scalars)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.state = next
+			if losses[i] = loss; hits < 0 || hits > n {
+				t.Errorf("%g of %d right", hits, n)
+			}
+		}
+		for _, x := range s.state {
+			v, err := backend.Float32s(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state[i] = append(state[i], v...)
+		}
+	}
+	if d := math.Abs(losses[0] - losses[1]); d > 1e-5 {
+		t.Errorf("losses %g and %g", losses[0], losses[1])
+	}
+	moved := false
+	for i, v := range state[0] {
+		if d := math.Abs(float64(v - state[1][i])); d > 2e-4 {
+			t.Fatalf("value %d: %g and %g", i, v, state[1][i])
+		}
+		moved = moved || v != 0
+	}
+	if !moved {
+		t.Error("nothing was trained")
+	}
+}
+
+// TestPieceSizes: equal pieces where a divisor allows, never more than fits.
+func TestPieceSizes(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := longConfig
+	c.ImageSize, c.PatchSize = 224, 16 // 197 tokens: 10 images
+	for n, want := range map[int][]int{1: {1}, 10: {10}, 16: {8, 8}, 32: {8, 8, 8, 8}, 23: {10, 10, 3}} {
+		if got := pieces(be, c, shapes.Make(dtypes.Uint8, n, 224, 224, 3)); !slices.Equal(got, want) {
+			t.Errorf("%d images: pieces %v, expected %v", n, got, want)
+		}
+	}
+	if got := pieces(be, c, shapes.Make(dtypes.Float32, 2000, 192)); !slices.Equal(got, []int{2000}) {
+		t.Errorf("2000 feature vectors: pieces %v", got)
+	}
+}
