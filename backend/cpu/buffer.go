@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/gomlx/compute"
@@ -23,7 +24,7 @@ type buffer struct {
 
 	mu       sync.Mutex
 	borrowed bool                        // data is not ours to write
-	again    bool                        // a program used it before, without taking it
+	again    atomic.Bool                 // a program used it before, without taking it
 	packs    map[packLayout]*gemm.Packed // right-hand operands of matrix products
 }
 
@@ -115,7 +116,8 @@ func (b *buffer) Finalize() error {
 	for _, p := range b.packs {
 		b.backend.packed.Add(-4 * int64(len(p.Data())))
 	}
-	b.data, b.packs, b.again, b.shape = nil, nil, false, shapes.Invalid()
+	b.data, b.packs, b.shape = nil, nil, shapes.Invalid()
+	b.again.Store(false)
 	return nil
 }
 

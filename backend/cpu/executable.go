@@ -133,7 +133,7 @@ func (x *execution) shared(t *tensor) *buffer {
 	case inConstant:
 		return t.node.rec.data.(*buffer)
 	case inInput:
-		if b := x.buffers[t.place.index]; b != nil && b.again {
+		if b := x.buffers[t.place.index]; b != nil && b.again.Load() {
 			return b
 		}
 	}
@@ -180,9 +180,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.D
 			if b := run.buffers[i]; b == nil {
 				_ = in.Finalize() // never fails
 			} else {
-				b.mu.Lock()
-				b.again = true
-				b.mu.Unlock()
+				b.again.Store(true)
 			}
 		}
 	}()
