@@ -86,6 +86,11 @@ func (c *compiler) executable(b *builder) (*executable, error) {
 func (x *executable) Finalize() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	for _, f := range x.frames {
+		for _, p := range f.patches {
+			x.backend.packed.Add(-p.bytes())
+		}
+	}
 	x.frames = nil
 }
 

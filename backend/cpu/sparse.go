@@ -75,11 +75,20 @@ func (c *compiler) sparse() {
 	}
 }
 
-// pack state of a patched weight: the executable's own copy.
+// patched is a program's own copy of a packed weight, with values added to some
+// of its entries.
 type patched struct {
 	weight  *buffer // whose packed form was copied
 	p       *gemm.Packed
 	touched []int32 // entries patched last
+}
+
+// bytes is the size of the copy; 0 for none.
+func (p *patched) bytes() int64 {
+	if p == nil {
+		return 0
+	}
+	return 4 * int64(len(p.p.Data()))
 }
 
 // patched returns B packed with the values added to its entries.
@@ -91,7 +100,9 @@ func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
 	b := x.buffers[weight.node.rec.data.(*parameter).index]
 	own := x.frame.patches[n]
 	if own == nil || own.weight != b || b == nil {
+		x.backend.packed.Add(-own.bytes())
 		own = &patched{weight: b, p: packNew(w, l)}
+		x.backend.packed.Add(own.bytes())
 		x.frame.patches[n] = own
 	}
 	place := func(e int32) int {
