@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/gomlx/compute/dtypes"
@@ -191,12 +192,26 @@ func (l *loop) replaces(result, input *tensor) bool {
 // turns is the state of one goroutine that runs parts of a loop.
 type turns struct {
 	reg  []unsafe.Pointer
-	s    []float32 // scalar register r of row i is s[r*stride+i]
-	n    int       // elements of this turn
-	rows int       // of this turn
-	cols int       // n / rows
+	base []unsafe.Pointer // of the inputs, then of the results
+	s    []float32        // scalar register r of row i is s[r*stride+i]
+	n    int              // elements of this turn
+	rows int              // of this turn
+	cols int              // n / rows
 	// stride is the number of rows of a whole turn.
 	stride int
+}
+
+var (
+	spareTurns = sync.Pool{New: func() any { return new(turns) }}
+	spareSums  = sync.Pool{New: func() any { return new([]float32) }}
+)
+
+// sized is s with n elements of undefined content.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
 }
 
 func (m *turns) f(r int) []float32 { return unsafe.Slice((*float32)(m.reg[r]), m.n) }
@@ -244,17 +259,25 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 		width += s.t.n
 	}
 	if width > 0 {
-		partial = make([]float32, parts*width)
+		spare := spareSums.Get().(*[]float32)
+		defer spareSums.Put(spare)
+		*spare = sized(*spare, parts*width)
+		partial = *spare
+		clear(partial)
 	}
 	workers.Run(parts, func(part int, scratch *workers.Scratch) {
-		m := &turns{reg: make([]unsafe.Pointer, l.full), s: make([]float32, l.scalar*l.rows), stride: l.rows}
+		m := spareTurns.Get().(*turns)
+		defer spareTurns.Put(m)
+		m.reg, m.base, m.s, m.stride = sized(m.reg, l.full), sized(m.base, len(l.in)+len(l.bound)), sized(m.s, l.scalar*l.rows), l.rows
+		defer clear(m.reg) // keep nothing alive
+		defer clear(m.base)
+		base := m.base
 		for i, v := range l.immediates {
 			vector.Fill(m.s[i*l.rows:(i+1)*l.rows], v)
 		}
 		for i := range l.scratch {
 			m.reg[i] = unsafe.Pointer(unsafe.SliceData(scratch.Float32s(l.chunk * l.rows)))
 		}
-		base := make([]unsafe.Pointer, len(l.in)+len(l.bound))
 		for i, in := range l.in {
 			base[i] = unsafe.Pointer(unsafe.SliceData(mem(in.t)))
 		}

@@ -17,8 +17,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// near compares with an oracle, relative to the oracle's largest value.
-func near(t *testing.T, what string, got, want []float32, bound float64) {
+// agree compares with an oracle, relative to the oracle's largest value.
+func agree(t *testing.T, what string, got, want []float32, bound float64) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%s: %d values, expected %d", what, len(got), len(want))
@@ -110,7 +110,7 @@ func TestAttention(t *testing.T) {
 			return append([]*Node{y, Squeeze(Log(sum), -1)}, Gradient(ReduceAllSum(Mul(y, g)), q, k, v)...)
 		}, args()...)
 		for i, what := range []string{"output", "log-sum-exp", "query's gradient", "key's gradient", "value's gradient"} {
-			near(t, fmt.Sprintf("%+v: %s", c, what), got[i], want[i], 2e-5)
+			agree(t, fmt.Sprintf("%+v: %s", c, what), got[i], want[i], 2e-5)
 		}
 	}
 }
@@ -169,7 +169,7 @@ func TestEntries(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, fmt.Sprintf("step %d: %s", step, what), v, want[i], 1e-5)
+			agree(t, fmt.Sprintf("step %d: %s", step, what), v, want[i], 1e-5)
 		}
 	}
 }

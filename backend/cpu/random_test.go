@@ -343,3 +343,19 @@ func TestRandomPrograms(t *testing.T) {
 		}
 	}
 }
+
+// programValues draws the inputs of a seed's program as runProgram does.
+func programValues(seed uint64, inputs []shapes.Shape) (out [][]float32) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	for _, n := range []int{7, 9, 3, 5, 40, 300} { // the dimensions
+		r.IntN(n)
+	}
+	for _, s := range inputs {
+		v := make([]float32, s.Size())
+		for i := range v {
+			v[i] = float32(r.NormFloat64())
+		}
+		out = append(out, v)
+	}
+	return out
+}

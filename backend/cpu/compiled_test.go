@@ -1,0 +1,297 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/ml/nn"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// graphFunc builds the outputs of a program from its parameters.
+type graphFunc func(in []*Node) []*Node
+
+// compiled is fn compiled on be for float32 inputs of the given dimensions,
+// int32 where the first dimension is negative.
+func compiled(t testing.TB, be compute.Backend, fn graphFunc, dims ...[]int) compute.Executable {
+	t.Helper()
+	g := NewGraph(be, t.Name())
+	var in []*Node
+	for i, d := range dims {
+		in = append(in, Parameter(g, fmt.Sprint("p", i), shapeOf(d)))
+	}
+	if err := g.Compile(fn(in)...); err != nil {
+		t.Fatal(err)
+	}
+	return g.Executable()
+}
+
+func shapeOf(d []int) shapes.Shape {
+	if len(d) > 0 && d[0] < 0 {
+		d = slices.Clone(d)
+		d[0] = -d[0]
+		return shapes.Make(dtypes.Int32, d...)
+	}
+	return shapes.Make(dtypes.Float32, d...)
+}
+
+// upload copies values to a backend, as shapeOf reads d.
+func upload(t testing.TB, be compute.Backend, flat any, d ...int) compute.Buffer {
+	t.Helper()
+	b, err := be.BufferFromFlatData(0, flat, shapeOf(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// contents copies a float32 buffer's values.
+func contents(t testing.TB, b compute.Buffer) []float32 {
+	t.Helper()
+	s, err := b.Shape()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := make([]float32, s.Size())
+	if err := b.ToFlatData(v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// execute runs a program and copies its float32 outputs.
+func execute(t testing.TB, exec compute.Executable, in []compute.Buffer, donate []bool) (out [][]float32) {
+	t.Helper()
+	results, err := exec.Execute(in, donate, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		out = append(out, contents(t, r))
+	}
+	return out
+}
+
+// near compares with a tolerance relative to the largest expected magnitude.
+func near(t testing.TB, what string, got, want []float32, tolerance float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d values, expected %d", what, len(got), len(want))
+	}
+	scale := 0.0
+	for _, w := range want {
+		scale = max(scale, math.Abs(float64(w)))
+	}
+	for i, w := range want {
+		if d := math.Abs(float64(got[i]) - float64(w)); !(d <= tolerance*scale) {
+			t.Fatalf("%s, element %d: %g, expected %g; the largest is %g, the tolerance %g of it", what, i, got[i], w, scale, tolerance)
+		}
+	}
+}
+
+// sameBits compares floats as bits: a zero has a sign, a NaN is equal to itself.
+func sameBits(a, b []float32) bool {
+	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
+}
+
+// tuningStep is a training step in small: blocks as a vision transformer has
+// them over tokens [batch, tokens, width], of which a LoRA on the query, single
+// entries of fc1 and a head are trained by gradient descent with momentum.
+type tuningStep struct {
+	batch, tokens, width, heads, hidden, depth int
+	rank, entries                              int
+}
+
+// smallStep runs in milliseconds. Its products are large enough for the packed
+// kernels, its hidden rows for several chunks of work.
+var smallStep = tuningStep{batch: 4, tokens: 37, width: 64, heads: 4, hidden: 256, depth: 2, rank: 4, entries: 50}
+
+const classes = 5
+
+// inputs lists the dimensions: the tokens, the weights of each block, and then
+// what is trained with its momentum, which an optimiser donates.
+func (s tuningStep) inputs() (dims [][]int, donate []bool) {
+	d, h := s.width, s.hidden
+	dims = [][]int{{s.batch, s.tokens, d}}
+	for range s.depth {
+		dims = append(dims, []int{d}, []int{d}, []int{d, d}, []int{d, d}, []int{d, d}, []int{d, d}, []int{d},
+			[]int{d}, []int{d}, []int{h, d}, []int{h}, []int{d, h}, []int{d}, []int{-s.entries})
+	}
+	donate = make([]bool, len(dims))
+	for _, p := range s.trained() {
+		dims = append(dims, p, p)
+		donate = append(donate, true, true)
+	}
+	return dims, donate
+}
+
+func (s tuningStep) trained() (dims [][]int) {
+	for range s.depth {
+		dims = append(dims, []int{s.rank, s.width}, []int{s.width, s.rank}, []int{s.entries})
+	}
+	return append(dims, []int{classes, s.width})
+}
+
+// values draws inputs: weights of about the size of a trained model's.
+func (s tuningStep) values() (flat []any) {
+	dims, _ := s.inputs()
+	for i, d := range dims {
+		n := shapeOf(d).Size()
+		if d[0] < 0 {
+			at := make([]int32, n)
+			for j := range at {
+				at[j] = int32(j * (s.hidden*s.width - 1) / (n - 1)) // first and last entry included
+			}
+			flat = append(flat, at)
+			continue
+		}
+		v := normal(n, uint64(i))
+		for j := range v {
+			switch {
+			case i == 0:
+			case len(d) == 2:
+				v[j] /= float32(2 * math.Sqrt(float64(d[1])))
+			default:
+				v[j] = v[j]/20 + 1
+			}
+		}
+		flat = append(flat, v)
+	}
+	return flat
+}
+
+// upload puts the inputs on be.
+func (s tuningStep) upload(t testing.TB, be compute.Backend) (in []compute.Buffer) {
+	t.Helper()
+	dims, _ := s.inputs()
+	for i, v := range s.values() {
+		in = append(in, upload(t, be, v, dims[i]...))
+	}
+	return in
+}
+
+// graph returns the loss, and each trained tensor with its momentum.
+func (s tuningStep) graph(in []*Node) []*Node {
+	next := func() *Node {
+		n := in[0]
+		in = in[1:]
+		return n
+	}
+	x := next()
+	var frozen [][]*Node
+	for range s.depth {
+		var block []*Node
+		for range 14 {
+			block = append(block, next())
+		}
+		frozen = append(frozen, block)
+	}
+	var tuned, momentum []*Node
+	for range s.trained() {
+		tuned, momentum = append(tuned, next()), append(momentum, next())
+	}
+	linear := func(x, w, bias *Node) *Node {
+		y := DotGeneral(x, []int{x.Rank() - 1}, nil, w, []int{1}, nil)
+		if bias != nil {
+			y = Add(y, ExpandLeftToRank(bias, y.Rank()))
+		}
+		return y
+	}
+	for i, w := range frozen {
+		a, b, values := tuned[3*i], tuned[3*i+1], tuned[3*i+2]
+		y := nn.LayerNorm(x, []int{2}, 1e-6, w[0], w[1], nil)
+		query := Add(linear(y, w[2], nil), linear(linear(y, a, nil), b, nil))
+		x = Add(x, linear(s.attention(query, linear(y, w[3], nil), linear(y, w[4], nil)), w[5], w[6]))
+		y = nn.LayerNorm(x, []int{2}, 1e-6, w[7], w[8], nil)
+		fc1 := Reshape(ScatterSum(Reshape(w[9], -1), ExpandDims(w[13], -1), values, true, true), s.hidden, s.width)
+		x = Add(x, linear(gelu(linear(y, fc1, w[10])), w[11], w[12]))
+	}
+	logits := linear(ReduceMean(x, 1), tuned[len(tuned)-1], nil)
+	loss := Neg(ReduceAllMean(Slice(LogSoftmax(logits), AxisRange(), AxisRange(1, 2))))
+	out := []*Node{loss}
+	for i, g := range Gradient(loss, tuned...) {
+		m := Add(MulScalar(momentum[i], 0.9), MulScalar(g, 0.1))
+		out = append(out, Sub(tuned[i], MulScalar(m, 0.5)), m)
+	}
+	return out
+}
+
+func gelu(x *Node) *Node {
+	y, _ := InternalFusedOpCaller(
+		func() *Node { return BackendFusedGelu(x, true) },
+		func() *Node { return MulScalar(Mul(x, OnePlus(Erf(MulScalar(x, math.Sqrt(0.5))))), 0.5) }, true)
+	return y
+}
+
+// attention is one operation where the backend has its gradient, else what it
+// stands for.
+func (s tuningStep) attention(q, k, v *Node) *Node {
+	width := s.width / s.heads
+	for _, x := range []**Node{&q, &k, &v} {
+		*x = Reshape(*x, s.batch, s.tokens, s.heads, width)
+	}
+	var y *Node
+	if q.Graph().Backend().Capabilities().Operations[compute.OpTypeFusedScaledDotProductAttentionVJP] {
+		y, _ = BackendFusedScaledDotProductAttention(q, k, v, compute.AttentionAxesLayoutBSHD, nil)
+	} else {
+		y, _ = decomposedAttention(q, k, v, compute.AttentionAxesLayoutBSHD, 1/math.Sqrt(float64(width)))
+	}
+	return Reshape(y, s.batch, s.tokens, s.width)
+}
+
+// decomposedAttention is softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row
+// of scores [batch, heads, seq], by the operations of the formula. Each head of
+// key and value serves a group of neighbouring heads of the query.
+func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scale float64) (y, lse *Node) {
+	if layout == compute.AttentionAxesLayoutBSHD {
+		q, k, v = TransposeAllAxes(q, 0, 2, 1, 3), TransposeAllAxes(k, 0, 2, 1, 3), TransposeAllAxes(v, 0, 2, 1, 3)
+	}
+	d := k.Shape().Dimensions
+	heads := q.Shape().Dim(1)
+	for _, x := range []**Node{&k, &v} {
+		*x = Reshape(BroadcastToDims(Reshape(*x, d[0], d[1], 1, d[2], d[3]), d[0], d[1], heads/d[1], d[2], d[3]), d[0], heads, d[2], d[3])
+	}
+	scores := MulScalar(DotGeneral(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}), scale)
+	top := StopGradient(ReduceAndKeep(scores, ReduceMax, 3))
+	e := Exp(Sub(scores, top))
+	sum := ReduceAndKeep(e, ReduceSum, 3)
+	y = DotGeneral(Div(e, sum), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
+	if layout == compute.AttentionAxesLayoutBSHD {
+		y = TransposeAllAxes(y, 0, 2, 1, 3)
+	}
+	return y, Squeeze(Add(top, Log(sum)), 3)
+}
+
+// TestTuningStep compares the step, run three times with its own state, with
+// GoMLX's Go backend.
+func TestTuningStep(t *testing.T) {
+	be := newBackend(t)
+	dims, donate := smallStep.inputs()
+	first := slices.Index(donate, true)
+	step := func(be compute.Backend) (out [][]float32) {
+		exec := compiled(t, be, smallStep.graph, dims...)
+		in := smallStep.upload(t, be)
+		for range 3 {
+			results, err := exec.Execute(in, donate, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(in[first:], results[1:])
+			out = append(out, contents(t, results[0]))
+		}
+		for _, b := range in[first:] {
+			out = append(out, contents(t, b))
+		}
+		return out
+	}
+	want := step(be.plain)
+	for i, got := range step(be) {
+		near(t, fmt.Sprint("output ", i), got, want[i], 1e-5)
+	}
+}

@@ -1,0 +1,22 @@
+package cpu
+
+import (
+	"syscall"
+	"testing"
+)
+
+// TestSteadyFaults: a training step that has warmed up touches no memory for
+// the first time: the kernel has no page to give it.
+func TestSteadyFaults(t *testing.T) {
+	n := stateful.steady(t, 10, func() int64 {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			t.Fatal(err)
+		}
+		return u.Minflt
+	})
+	t.Logf("%d page faults for each run", n)
+	if n > 32 { // 128 KiB of some 10 MB
+		t.Errorf("each run takes %d page faults, expected next to none", n)
+	}
+}

@@ -1,0 +1,292 @@
+package cpu
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/gomlx/compute"
+)
+
+// recorder is a backend that keeps the last program it compiled.
+type recorder struct {
+	*Backend
+	built *builder
+	exec  *executable
+}
+
+func (r *recorder) Builder(name string) compute.Builder {
+	r.built = newBuilder(r.Backend, name)
+	return &recorded{r.built, r}
+}
+
+type recorded struct {
+	*builder
+	to *recorder
+}
+
+func (b *recorded) Compile() (compute.Executable, error) {
+	exec, err := b.builder.Compile()
+	if x, ok := exec.(*executable); ok {
+		b.to.exec = x
+	}
+	return exec, err
+}
+
+// shadow follows a program's memory step by step.
+type shadow struct {
+	owner map[int]*tensor // of each cache line of the arena
+}
+
+// lines are the cache lines of t in the arena.
+func lines(t *tensor) (from, to int) {
+	return t.place.offset / arenaAlign, (t.place.offset + t.bytes() + arenaAlign - 1) / arenaAlign
+}
+
+// check reports the first step at which x reads memory that another result was
+// written over, or writes over what it still has to read.
+func (s *shadow) check(x *executable) error {
+	s.owner = map[int]*tensor{}
+	last := lastReads(x)
+	for i, st := range x.steps {
+		for _, t := range st.reads {
+			if t.place.where != inArena {
+				continue
+			}
+			if !t.place.used {
+				return fmt.Errorf("step %d reads tensor %d, which has no place", i, t.id)
+			}
+			for l, to := lines(t); l < to; l++ {
+				if s.owner[l] != t {
+					return fmt.Errorf("step %d reads tensor %d at %d, but line %d belongs to another", i, t.id, t.place.offset, l)
+				}
+			}
+		}
+		written := map[int]bool{}
+		for _, t := range st.writes {
+			if d := t.place.donor; d != nil && (d.place.where != inInput || last[d] != i || d.bytes() != t.bytes()) {
+				return fmt.Errorf("step %d writes an output over input %d, which step %d reads", i, d.place.index, last[d])
+			}
+			if t.place.where != inArena {
+				continue
+			}
+			if t.place.offset%arenaAlign != 0 || t.place.offset < 0 || t.place.offset+t.bytes() > x.arenaBytes {
+				return fmt.Errorf("tensor %d lies at %d to %d of an arena of %d bytes", t.id, t.place.offset, t.place.offset+t.bytes(), x.arenaBytes)
+			}
+			for l, to := lines(t); l < to; l++ {
+				if written[l] {
+					return fmt.Errorf("step %d writes two results to line %d", i, l)
+				}
+				written[l] = true
+				// Over what this step reads only as its alias, and for the last time.
+				o := s.owner[l]
+				if o != nil && slices.Contains(st.reads, o) && (t.place.alias != o || last[o] != i || o.bytes() != t.bytes() || o.place.offset != t.place.offset) {
+					return fmt.Errorf("step %d writes tensor %d over tensor %d, which it reads", i, t.id, o.id)
+				}
+			}
+		}
+		for _, t := range st.writes {
+			if t.place.where == inArena {
+				for l, to := lines(t); l < to; l++ {
+					s.owner[l] = t
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func lastReads(x *executable) map[*tensor]int {
+	last := map[*tensor]int{}
+	for i, s := range x.steps {
+		for _, t := range s.reads {
+			last[t] = i
+		}
+	}
+	return last
+}
+
+// greatest is the most arena memory, in bytes, that is in use at one step: what
+// no placement can do without, given which results take over an input's place.
+func greatest(x *executable) (most int) {
+	last := lastReads(x)
+	alive := map[*tensor]bool{}
+	for i, s := range x.steps {
+		for _, t := range s.writes {
+			if t.place.where == inArena {
+				alive[t] = true
+				delete(alive, t.place.alias)
+			}
+		}
+		n := 0
+		for t := range alive {
+			from, to := lines(t)
+			n += (to - from) * arenaAlign
+		}
+		most = max(most, n)
+		maps.DeleteFunc(alive, func(t *tensor, _ bool) bool { return last[t] <= i })
+	}
+	return most
+}
+
+// apart gives every result memory of its own.
+func apart(x *executable) {
+	x.arenaBytes = 0
+	for _, s := range x.steps {
+		for _, t := range s.writes {
+			t.place.alias, t.place.donor = nil, nil
+			if t.place.where == inArena {
+				from, to := lines(t)
+				t.place.offset = x.arenaBytes
+				x.arenaBytes += (to - from) * arenaAlign
+			}
+		}
+	}
+}
+
+// TestPlan: in random programs no step reads memory that was written over, and
+// results have the same bits when nothing shares memory.
+func TestPlan(t *testing.T) {
+	be := newBackend(t)
+	n := uint64(400)
+	if testing.Short() {
+		n = 50
+	}
+	aliases := 0
+	for seed := range n {
+		r := &recorder{Backend: be}
+		log, want, err := runProgram(r, seed)
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, log)
+		}
+		if err := new(shadow).check(r.exec); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if least := greatest(r.exec); r.exec.arenaBytes < least {
+			t.Fatalf("seed %d: the arena has %d bytes, but %d are in use at once", seed, r.exec.arenaBytes, least)
+		}
+		for _, s := range r.exec.steps {
+			for _, w := range s.writes {
+				if w.place.alias != nil {
+					aliases++
+				}
+			}
+		}
+		in := programInputs(t, be, seed, r.exec)
+		apart(r.exec)
+		for i, got := range execute(t, r.exec, in, nil) {
+			if !sameBits(got, want[i]) {
+				t.Fatalf("seed %d, output %d: memory that is shared changes the result", seed, i)
+			}
+		}
+	}
+	t.Logf("%d results lie in the place of an input", aliases)
+	if aliases == 0 {
+		t.Error("no result took over the place of an input")
+	}
+}
+
+// TestPlanDonated: in random programs results have the same bits when every
+// input is donated.
+func TestPlanDonated(t *testing.T) {
+	be := newBackend(t)
+	n := uint64(400)
+	if testing.Short() {
+		n = 50
+	}
+	donors := 0
+	for seed := range n {
+		r := &recorder{Backend: be}
+		log, want, err := runProgram(r, seed)
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, log)
+		}
+		for _, o := range r.exec.outputs {
+			if o.place.donor != nil {
+				donors++
+			}
+		}
+		in := programInputs(t, be, seed, r.exec)
+		for i, got := range execute(t, r.exec, in, slices.Repeat([]bool{true}, len(in))) {
+			if !sameBits(got, want[i]) {
+				t.Fatalf("seed %d, output %d: donated inputs change the result", seed, i)
+			}
+		}
+	}
+	t.Logf("%d outputs lie in the place of a donated input", donors)
+	if donors == 0 {
+		t.Error("no output took over the place of a donated input")
+	}
+}
+
+// TestPlanTuningStep: the arena of a training step is at most 1.3 times the most
+// that is in use at once.
+func TestPlanTuningStep(t *testing.T) {
+	for _, s := range []tuningStep{smallStep, {batch: 3, tokens: 50, width: 96, heads: 3, hidden: 384, depth: 6, rank: 8, entries: 10}} {
+		dims, _ := s.inputs()
+		x := compiled(t, newBackend(t), s.graph, dims...).(*executable)
+		if err := new(shadow).check(x); err != nil {
+			t.Error(err)
+		}
+		least := greatest(x)
+		t.Logf("depth %d: the arena has %d bytes, %d are in use at once: ratio %.3f", s.depth, x.arenaBytes, least, float64(x.arenaBytes)/float64(least))
+		if x.arenaBytes < least || float64(x.arenaBytes) > 1.3*float64(least) {
+			t.Errorf("depth %d: the arena has %d bytes, %d are in use at once; expected up to 1.3 times that", s.depth, x.arenaBytes, least)
+		}
+	}
+}
+
+// steady runs the step with its own state, twice to warm up and then runs
+// times, and returns what measure counts for each run.
+func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
+	be := newBackend(t)
+	dims, donate := s.inputs()
+	first := slices.Index(donate, true)
+	exec := compiled(t, be, s.graph, dims...)
+	in := s.upload(t, be)
+	once := func() {
+		out, err := exec.Execute(in, donate, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = out[0].Finalize() // never fails
+		copy(in[first:], out[1:])
+	}
+	once()
+	once()
+	before := measure()
+	for range runs {
+		once()
+	}
+	return (measure() - before) / int64(runs)
+}
+
+// stateful is large enough for an arena of some 10 MB.
+var stateful = tuningStep{batch: 8, tokens: 50, width: 128, heads: 4, hidden: 512, depth: 3, rank: 4, entries: 100}
+
+// TestSteadyAllocation: a training step whose state is donated allocates next
+// to nothing once it has warmed up.
+func TestSteadyAllocation(t *testing.T) {
+	n := stateful.steady(t, 10, func() int64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.TotalAlloc)
+	})
+	t.Logf("%d bytes for each run", n)
+	// Some hundred bytes for each of its steps, against some 10 MB of tensors.
+	if n > 128<<10 {
+		t.Errorf("each run allocates %d bytes on the Go heap, expected at most %d", n, 128<<10)
+	}
+}
+
+// programInputs are the inputs that runProgram draws for a seed.
+func programInputs(t *testing.T, be *Backend, seed uint64, x *executable) (in []compute.Buffer) {
+	t.Helper()
+	_, shapes := x.Inputs()
+	for i, v := range programValues(seed, shapes) {
+		in = append(in, upload(t, be, v, shapes[i].Dimensions...))
+	}
+	return in
+}
