@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"testing"
 
@@ -265,21 +264,6 @@ func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
 
 // stateful is large enough for an arena of some 10 MB.
 var stateful = tuningStep{batch: 8, tokens: 50, width: 128, heads: 4, hidden: 512, depth: 3, rank: 4, entries: 100}
-
-// TestSteadyAllocation: a training step whose state is donated allocates next
-// to nothing once it has warmed up.
-func TestSteadyAllocation(t *testing.T) {
-	n := stateful.steady(t, 10, func() int64 {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.TotalAlloc)
-	})
-	t.Logf("%d bytes for each run", n)
-	// Some hundred bytes for each of its steps, against some 10 MB of tensors.
-	if n > 128<<10 {
-		t.Errorf("each run allocates %d bytes on the Go heap, expected at most %d", n, 128<<10)
-	}
-}
 
 // programInputs are the inputs that runProgram draws for a seed.
 func programInputs(t *testing.T, be *Backend, seed uint64, x *executable) (in []compute.Buffer) {
