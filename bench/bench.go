@@ -92,12 +92,12 @@ type Report struct {
 	LimitFraction  float64 `json:"limit_fraction"`   // of the limit that was reached
 	SecondsPerStep float64 `json:"seconds_per_step"` // median
 	Steps          int     `json:"steps"`
-	WeightsMB      float64 `json:"weights_mb"`     // frozen and tuned tensors, and the positions of single entries
-	ActivationsMB  float64 `json:"activations_mb"` // intermediate results of a step
-	OptimizerMB    float64 `json:"optimizer_mb"`   // both moments of AdamW; for score the sums of squares
-	PackedMB       float64 `json:"packed_mb"`      // weights once more, in the matrix kernel's layout
+	WeightsMB      float64 `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
+	ActivationsMB  float64 `json:"activations_mb"`      // intermediate results of a step
+	OptimizerMB    float64 `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
+	PackedMB       float64 `json:"packed_mb"`           // weights once more, in the matrix kernel's layout
 	Breakdown      []Part  `json:"breakdown,omitempty"` // what a step's time goes to, the longest first
-	PeakRSSMB      float64 `json:"peak_rss_mb"`    // of the process from placing the weights to the last step; 0: the system does not say
+	PeakRSSMB      float64 `json:"peak_rss_mb"`         // of the process from placing the weights to the last step; 0: the system does not say
 }
 
 // Machine is where it was measured.

@@ -77,8 +77,8 @@ func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, err
 // Options of the demo. Zero values are the defaults.
 type Options struct {
 	Task    string       // "location"
-	Methods []spt.Method // linear, lora, spt-lora, full
-	Epochs  int          // 4
+	Methods []spt.Method // linear, lora, spt-lora, spt-adapter, full
+	Epochs  int          // 10
 	Budget  string       // "5%" of the backbone, for SPT, LoRA and Adapter alike
 	Seed    uint64
 }
@@ -86,7 +86,7 @@ type Options struct {
 // Defaults of Options, and the size of a task: that of VTAB-1k.
 const (
 	DefaultTask   = "location"
-	DefaultEpochs = 4
+	DefaultEpochs = 10
 	DefaultBudget = "5%"
 	trainImages   = 800
 	valImages     = 200
@@ -95,9 +95,9 @@ const (
 )
 
 // DefaultMethods are compared unless others are asked for: those that fit into
-// two minutes on two cores with the portable backend.
+// two minutes on two cores.
 func DefaultMethods() []spt.Method {
-	return []spt.Method{spt.Linear, spt.LoRA, spt.SPTLoRA, spt.Full}
+	return []spt.Method{spt.Linear, spt.LoRA, spt.SPTLoRA, spt.SPTAdapter, spt.Full}
 }
 
 // Row is what one method reached.

