@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/tensors"
@@ -30,6 +31,8 @@ func TestPieces(t *testing.T) {
 	m := colours.Model(longConfig)
 	selection := peft.Uniform(longConfig, "lora", 2)
 	selection.Whole = []string{"cls_token", "norm.weight"}
+	selection.Structured = slices.DeleteFunc(selection.Structured, func(n string) bool { return strings.Contains(n, "attn.q") || strings.Contains(n, "fc2") })
+	selection.Entries = map[string][]int32{"blocks.0.attn.q.weight": {0, 9, 63}, "blocks.1.mlp.fc2.weight": {1, 2, 3, 77}, "blocks.0.norm1.bias": {2}}
 	tuning, err := peft.New(longConfig, selection)
 	if err != nil {
 		t.Fatal(err)

@@ -142,7 +142,7 @@ func (c *compiler) epilogues() {
 		}
 	}
 	for _, n := range c.nodes {
-		for n.dot != nil && n.dot.batch == 1 && c.absorb(n, users) {
+		for n.kind == kindDot && n.dot.batch == 1 && c.absorb(n, users) {
 		}
 	}
 }
@@ -192,7 +192,8 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	switch {
 	case column && d.bias.t == nil && !d.gelu && d.residual.t == nil:
 		d.bias = edge{other.t, layout{dims: []int{d.n}, strides: []int{1}, offset: other.offset}}
-	case other.whole(t.n) && d.residual.t == nil && !(other.t.node.source):
+	case other.whole(t.n) && d.residual.t == nil && d.pre == nil && !other.t.node.source:
+		// With the value before the GELU kept, what is added could be made of it.
 		d.residual = other
 	default:
 		return false

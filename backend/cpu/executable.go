@@ -19,6 +19,7 @@ type executable struct {
 	outputs    []*tensor
 	results    []shapes.Shape
 	steps      []step
+	constants  []*buffer
 	delegates  map[*node]*delegated
 	arenaBytes int
 
@@ -46,6 +47,7 @@ func (c *compiler) executable(b *builder) (*executable, error) {
 			for _, t := range n.out {
 				if n.kind == kindConstant {
 					t.place = place{where: inConstant}
+					x.constants = append(x.constants, n.rec.data.(*buffer))
 				}
 			}
 			continue
@@ -92,6 +94,9 @@ func (x *executable) Finalize() {
 		}
 	}
 	x.frames = nil
+	for _, b := range x.constants {
+		_ = b.Finalize() // never fails
+	}
 }
 
 // Inputs lists the parameters.
@@ -145,8 +150,8 @@ func (x *execution) shared(t *tensor) *buffer {
 	return nil
 }
 
-// Execute runs the program. Donated inputs are invalid afterwards, whether it
-// succeeds or not.
+// Execute runs the program. If the inputs fit, donated ones are invalid
+// afterwards, whether it succeeds or not.
 func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.DeviceNum) (out []compute.Buffer, err error) {
 	if len(inputs) != len(x.inputs) {
 		return nil, fmt.Errorf("running %q: got %d inputs, expected %d", x.name, len(inputs), len(x.inputs))
@@ -200,6 +205,9 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, _ compute.D
 			start = time.Now()
 		}
 		if err := run.step(&x.steps[i]); err != nil {
+			for _, b := range run.out {
+				_ = b.Finalize() // never fails
+			}
 			return nil, fmt.Errorf("running %q: %w", x.name, err)
 		}
 		if timed {
@@ -271,6 +279,9 @@ func (x *execution) step(s *step) error {
 	case kindSparseDot:
 		x.runSparseDot(n)
 	case kindDelegated:
+		if !slices.ContainsFunc(n.out, func(t *tensor) bool { return t.n > 0 }) {
+			return nil // nothing to compute
+		}
 		var in, out [][]byte
 		for _, e := range n.in {
 			size := e.t.dtype.SizeForDimensions(e.size())

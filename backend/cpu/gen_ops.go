@@ -3,6 +3,8 @@
 package cpu
 
 import (
+	"slices"
+
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -31,6 +33,7 @@ func (f *function) Add(a0 compute.Value, a1 compute.Value) (compute.Value, error
 }
 
 func (f *function) AllReduce(a0 []compute.Value, a1 compute.ReduceOpType, a2 [][]int) ([]compute.Value, error) {
+	a2 = slices.Clone(a2)
 	out, err := f.record(compute.OpTypeAllReduce, join(a0), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		return g.AllReduce(in[0:0+len(a0)], a1, a2)
 	})
@@ -159,6 +162,7 @@ func (f *function) BitwiseXor(a0 compute.Value, a1 compute.Value) (compute.Value
 }
 
 func (f *function) BroadcastInDim(a0 compute.Value, a1 shapes.Shape, a2 []int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
 	out, err := f.record(compute.OpTypeBroadcastInDim, join(one(a0)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BroadcastInDim(in[0], a1, a2)
 		return []compute.Value{r0}, err
@@ -236,6 +240,10 @@ func (f *function) Conj(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) ConvGeneral(a0 compute.Value, a1 compute.Value, a2 compute.ConvolveAxesConfig, a3 []int, a4 [][2]int, a5 []int, a6 []int, a7 int, a8 int) (compute.Value, error) {
+	a3 = slices.Clone(a3)
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeConvGeneral, join(one(a0), one(a1)), []any{a2, a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ConvGeneral(in[0], in[0+1], a2, a3, a4, a5, a6, a7, a8)
 		return []compute.Value{r0}, err
@@ -280,6 +288,10 @@ func (f *function) Div(a0 compute.Value, a1 compute.Value) (compute.Value, error
 }
 
 func (f *function) DotGeneral(a0 compute.Value, a1 []int, a2 []int, a3 compute.Value, a4 []int, a5 []int, a6 compute.DotGeneralConfig) (compute.Value, error) {
+	a1 = slices.Clone(a1)
+	a2 = slices.Clone(a2)
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
 	out, err := f.record(compute.OpTypeDotGeneral, join(one(a0), one(a3)), []any{a1, a2, a4, a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.DotGeneral(in[0], a1, a2, in[0+1], a4, a5, a6)
 		return []compute.Value{r0}, err
@@ -313,6 +325,7 @@ func (f *function) DynamicShape(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) DynamicSlice(a0 compute.Value, a1 []compute.Value, a2 []int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
 	out, err := f.record(compute.OpTypeDynamicSlice, join(one(a0), a1), []any{a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.DynamicSlice(in[0], in[0+1:0+1+len(a1)], a2)
 		return []compute.Value{r0}, err
@@ -390,6 +403,7 @@ func (f *function) Expm1(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) FFT(a0 compute.Value, a1 compute.FFTType, a2 []int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
 	out, err := f.record(compute.OpTypeFFT, join(one(a0)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.FFT(in[0], a1, a2)
 		return []compute.Value{r0}, err
@@ -445,6 +459,7 @@ func (f *function) FusedGelu(a0 compute.Value, a1 bool) (compute.Value, error) {
 }
 
 func (f *function) FusedLayerNorm(a0 compute.Value, a1 []int, a2 float64, a3 compute.Value, a4 compute.Value) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeFusedLayerNorm, join(one(a0), one(a3), one(a4)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.FusedLayerNorm(in[0], a1, a2, in[0+1], in[0+1+1])
 		return []compute.Value{r0}, err
@@ -467,6 +482,10 @@ func (f *function) FusedSoftmax(a0 compute.Value, a1 int) (compute.Value, error)
 }
 
 func (f *function) Gather(a0 compute.Value, a1 compute.Value, a2 int, a3 []int, a4 []int, a5 []int, a6 []int, a7 bool) (compute.Value, error) {
+	a3 = slices.Clone(a3)
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeGather, join(one(a0), one(a1)), []any{a2, a3, a4, a5, a6, a7}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Gather(in[0], in[0+1], a2, a3, a4, a5, a6, a7)
 		return []compute.Value{r0}, err
@@ -771,6 +790,7 @@ func (f *function) OptimizationBarrier(a0 ...compute.Value) ([]compute.Value, er
 }
 
 func (f *function) Pad(a0 compute.Value, a1 compute.Value, a2 ...compute.PadAxis) (compute.Value, error) {
+	a2 = slices.Clone(a2)
 	out, err := f.record(compute.OpTypePad, join(one(a0), one(a1)), []any{a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Pad(in[0], in[0+1], a2...)
 		return []compute.Value{r0}, err
@@ -815,6 +835,7 @@ func (f *function) Real(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) ReduceBitwiseAnd(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceBitwiseAnd, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceBitwiseAnd(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -826,6 +847,7 @@ func (f *function) ReduceBitwiseAnd(a0 compute.Value, a1 ...int) (compute.Value,
 }
 
 func (f *function) ReduceBitwiseOr(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceBitwiseOr, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceBitwiseOr(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -837,6 +859,7 @@ func (f *function) ReduceBitwiseOr(a0 compute.Value, a1 ...int) (compute.Value, 
 }
 
 func (f *function) ReduceBitwiseXor(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceBitwiseXor, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceBitwiseXor(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -848,6 +871,7 @@ func (f *function) ReduceBitwiseXor(a0 compute.Value, a1 ...int) (compute.Value,
 }
 
 func (f *function) ReduceLogicalAnd(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceLogicalAnd, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceLogicalAnd(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -859,6 +883,7 @@ func (f *function) ReduceLogicalAnd(a0 compute.Value, a1 ...int) (compute.Value,
 }
 
 func (f *function) ReduceLogicalOr(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceLogicalOr, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceLogicalOr(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -870,6 +895,7 @@ func (f *function) ReduceLogicalOr(a0 compute.Value, a1 ...int) (compute.Value, 
 }
 
 func (f *function) ReduceLogicalXor(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceLogicalXor, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceLogicalXor(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -881,6 +907,7 @@ func (f *function) ReduceLogicalXor(a0 compute.Value, a1 ...int) (compute.Value,
 }
 
 func (f *function) ReduceMax(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceMax, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceMax(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -892,6 +919,7 @@ func (f *function) ReduceMax(a0 compute.Value, a1 ...int) (compute.Value, error)
 }
 
 func (f *function) ReduceMin(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceMin, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceMin(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -903,6 +931,7 @@ func (f *function) ReduceMin(a0 compute.Value, a1 ...int) (compute.Value, error)
 }
 
 func (f *function) ReduceProduct(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceProduct, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceProduct(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -914,6 +943,7 @@ func (f *function) ReduceProduct(a0 compute.Value, a1 ...int) (compute.Value, er
 }
 
 func (f *function) ReduceSum(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReduceSum, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceSum(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -925,6 +955,11 @@ func (f *function) ReduceSum(a0 compute.Value, a1 ...int) (compute.Value, error)
 }
 
 func (f *function) ReduceWindow(a0 compute.Value, a1 compute.ReduceOpType, a2 []int, a3 []int, a4 []int, a5 []int, a6 [][2]int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
+	a3 = slices.Clone(a3)
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeReduceWindow, join(one(a0)), []any{a1, a2, a3, a4, a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ReduceWindow(in[0], a1, a2, a3, a4, a5, a6)
 		return []compute.Value{r0}, err
@@ -947,6 +982,7 @@ func (f *function) Rem(a0 compute.Value, a1 compute.Value) (compute.Value, error
 }
 
 func (f *function) Reshape(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReshape, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Reshape(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -958,6 +994,7 @@ func (f *function) Reshape(a0 compute.Value, a1 ...int) (compute.Value, error) {
 }
 
 func (f *function) Reverse(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeReverse, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Reverse(in[0], a1...)
 		return []compute.Value{r0}, err
@@ -991,6 +1028,9 @@ func (f *function) Rsqrt(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) ScatterMax(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeScatterMax, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ScatterMax(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
 		return []compute.Value{r0}, err
@@ -1002,6 +1042,9 @@ func (f *function) ScatterMax(a0 compute.Value, a1 compute.Value, a2 compute.Val
 }
 
 func (f *function) ScatterMin(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeScatterMin, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ScatterMin(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
 		return []compute.Value{r0}, err
@@ -1013,6 +1056,9 @@ func (f *function) ScatterMin(a0 compute.Value, a1 compute.Value, a2 compute.Val
 }
 
 func (f *function) ScatterSum(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
+	a4 = slices.Clone(a4)
+	a5 = slices.Clone(a5)
+	a6 = slices.Clone(a6)
 	out, err := f.record(compute.OpTypeScatterSum, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ScatterSum(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
 		return []compute.Value{r0}, err
@@ -1035,6 +1081,9 @@ func (f *function) SchedulingBarrier(a0 compute.Value, a1 ...compute.Value) (com
 }
 
 func (f *function) SelectAndScatterMax(a0 compute.Value, a1 compute.Value, a2 []int, a3 []int, a4 [][2]int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
+	a3 = slices.Clone(a3)
+	a4 = slices.Clone(a4)
 	out, err := f.record(compute.OpTypeSelectAndScatterMax, join(one(a0), one(a1)), []any{a2, a3, a4}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.SelectAndScatterMax(in[0], in[0+1], a2, a3, a4)
 		return []compute.Value{r0}, err
@@ -1046,6 +1095,9 @@ func (f *function) SelectAndScatterMax(a0 compute.Value, a1 compute.Value, a2 []
 }
 
 func (f *function) SelectAndScatterMin(a0 compute.Value, a1 compute.Value, a2 []int, a3 []int, a4 [][2]int) (compute.Value, error) {
+	a2 = slices.Clone(a2)
+	a3 = slices.Clone(a3)
+	a4 = slices.Clone(a4)
 	out, err := f.record(compute.OpTypeSelectAndScatterMin, join(one(a0), one(a1)), []any{a2, a3, a4}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.SelectAndScatterMin(in[0], in[0+1], a2, a3, a4)
 		return []compute.Value{r0}, err
@@ -1112,6 +1164,9 @@ func (f *function) Sin(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) Slice(a0 compute.Value, a1 []int, a2 []int, a3 []int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
+	a2 = slices.Clone(a2)
+	a3 = slices.Clone(a3)
 	out, err := f.record(compute.OpTypeSlice, join(one(a0)), []any{a1, a2, a3}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Slice(in[0], a1, a2, a3)
 		return []compute.Value{r0}, err
@@ -1156,6 +1211,7 @@ func (f *function) Tanh(a0 compute.Value) (compute.Value, error) {
 }
 
 func (f *function) Transpose(a0 compute.Value, a1 ...int) (compute.Value, error) {
+	a1 = slices.Clone(a1)
 	out, err := f.record(compute.OpTypeTranspose, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Transpose(in[0], a1...)
 		return []compute.Value{r0}, err

@@ -283,7 +283,10 @@ func (c *compiler) computes(o *op) bool {
 		if o.out[1].shape.DType.Size() == 0 || o.out[1].shape.DType.IsPacked() {
 			return false
 		}
-		e := c.contiguous(c.edge(o.in[0]))
+		e := c.edge(o.in[0])
+		if !e.whole(e.t.n) { // loops read the state from the beginning of a tensor
+			e = full(c.node(kindCopy, nil, []edge{e}, o.in[0].shape).out[0], e.dims)
+		}
 		n := c.node(kindRandom, o, []edge{e}, o.out[0].shape, o.out[1].shape)
 		for i, v := range o.out {
 			c.set(v, full(n.out[i], v.shape.Dimensions))
@@ -351,8 +354,7 @@ func (c *compiler) reduce(o *op) bool {
 	return true
 }
 
-// delegates hands o to GoMLX's Go backend. An operation on constants alone is
-// run at once.
+// delegates hands o to GoMLX's Go backend.
 func (c *compiler) delegates(o *op) error {
 	var in []edge
 	for _, v := range o.in {

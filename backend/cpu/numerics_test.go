@@ -174,6 +174,94 @@ func TestEntries(t *testing.T) {
 	}
 }
 
+// TestEntriesAdded: what follows the gradient of single entries is not lost, and
+// positions outside the weight touch nothing.
+func TestEntriesAdded(t *testing.T) {
+	own := newBackend(t)
+	sum := func(in []*Node) []*Node {
+		dw := DotGeneral(in[0], []int{0}, nil, in[1], []int{0}, nil)
+		return []*Node{Add(in[3], Gather(Reshape(dw, dw.Shape().Size()), ExpandDims(in[2], -1)))}
+	}
+	args := func() []any {
+		return []any{tensors.FromFlatDataAndDimensions(normal(70*20, 1), 70, 20), tensors.FromFlatDataAndDimensions(normal(70*40, 2), 70, 40),
+			tensors.FromFlatDataAndDimensions([]int32{5, 100, 790}, 3), tensors.FromFlatDataAndDimensions(normal(3, 3), 3)}
+	}
+	got, steps := run(t, own, sum, args()...)
+	want, _ := run(t, own.plain, sum, args()...)
+	agree(t, "sum", got[0], want[0], 1e-5)
+	if !strings.Contains(steps, "single entries") {
+		t.Errorf("steps\n%s", steps)
+	}
+	weight := normal(40*20, 4)
+	got, _ = run(t, own, func(in []*Node) []*Node {
+		flat := ScatterSum(in[1], ExpandDims(in[2], -1), in[3], false, false)
+		return []*Node{DotGeneral(in[0], []int{1}, nil, Reshape(flat, 40, 20), []int{1}, nil), DotGeneral(in[0], []int{1}, nil, Reshape(in[1], 40, 20), []int{1}, nil)}
+	}, tensors.FromFlatDataAndDimensions(normal(30*20, 5), 30, 20), tensors.FromFlatDataAndDimensions(weight, 800),
+		tensors.FromFlatDataAndDimensions([]int32{-1, 800, 1 << 30}, 3), tensors.FromFlatDataAndDimensions(normal(3, 6), 3))
+	agree(t, "positions outside", got[0], got[1], 0)
+}
+
+// TestNeighbours: products next to what could be taken for their epilogue, or for
+// a patched weight, and is not.
+func TestNeighbours(t *testing.T) {
+	own := newBackend(t)
+	gelu := func(x *Node) *Node { return BackendFusedGelu(x, true) }
+	dot := func(a, b *Node) *Node { return DotGeneral(a, []int{1}, nil, b, []int{1}, nil) }
+	scattered := func(in []*Node) *Node {
+		return Reshape(ScatterSum(Reshape(in[1], 800), ExpandDims(in[2], -1), in[3], false, false), 40, 20)
+	}
+	pick := func(x, at *Node) *Node { return Gather(Reshape(x, x.Shape().Size()), ExpandDims(at, -1)) }
+	for name, fn := range map[string]func(in []*Node) *Node{
+		"GELU and tanh of a product":    func(in []*Node) *Node { z := dot(in[0], in[1]); return Add(gelu(z), Tanh(z)) },
+		"GELU of a product and itself":  func(in []*Node) *Node { z := dot(in[0], in[1]); return Add(gelu(z), z) },
+		"GELU and product of a product": func(in []*Node) *Node { z := dot(in[0], in[1]); return Add(gelu(z), dot(z, in[4])) },
+		"entries of a dense layer": func(in []*Node) *Node {
+			return pick(BackendFusedDense(in[0], TransposeAllAxes(in[1], 1, 0), in[5], compute.DenseConfig{Activation: compute.ActivationGelu}), in[2])
+		},
+		"entries with a patched weight":  func(in []*Node) *Node { return pick(dot(in[0], scattered(in)), in[2]) },
+		"part of a patched weight":       func(in []*Node) *Node { return dot(in[0], Slice(scattered(in), AxisRange(0, 17))) },
+		"a patched weight and the whole": func(in []*Node) *Node { w := scattered(in); return Add(dot(in[0], w), ReduceAllSum(w)) },
+	} {
+		build := func(in []*Node) []*Node { return []*Node{fn(in)} }
+		args := func() []any {
+			return []any{tensors.FromFlatDataAndDimensions(normal(30*20, 1), 30, 20), tensors.FromFlatDataAndDimensions(normal(40*20, 2), 40, 20),
+				tensors.FromFlatDataAndDimensions([]int32{5, 100, 790}, 3), tensors.FromFlatDataAndDimensions(normal(3, 3), 3),
+				tensors.FromFlatDataAndDimensions(normal(40*40, 4), 40, 40), tensors.FromFlatDataAndDimensions(normal(40, 5), 40)}
+		}
+		got, _ := run(t, own, build, args()...)
+		want, _ := run(t, own.plain, build, args()...)
+		agree(t, name, got[0], want[0], 1e-5)
+	}
+}
+
+// TestRandomView: a random state within a larger tensor gives loops the bits
+// that the operation returns.
+func TestRandomView(t *testing.T) {
+	own := newBackend(t)
+	states := tensors.FromFlatDataAndDimensions([]uint64{1, 2, 3, 4, 5, 6}, 2, 3)
+	draw := func(keep bool) []float32 {
+		out, _ := run(t, own, func(in []*Node) []*Node {
+			_, u := RandomUniform(Reshape(Slice(in[0], AxisRange(1)), 3), shapes.Make(dtypes.Float32, 10, 10))
+			if keep {
+				return []*Node{u}
+			}
+			return []*Node{Mul(u, OnesLike(u))}
+		}, states)
+		return out[0]
+	}
+	if !slices.Equal(draw(true), draw(false)) {
+		t.Error("other bits")
+	}
+	second := tensors.FromFlatDataAndDimensions([]uint64{4, 5, 6}, 3)
+	want, _ := run(t, own, func(in []*Node) []*Node {
+		_, u := RandomUniform(in[0], shapes.Make(dtypes.Float32, 10, 10))
+		return []*Node{u}
+	}, second)
+	if !slices.Equal(draw(false), want[0]) {
+		t.Error("the bits are those of another state")
+	}
+}
+
 // TestDonation: a loop's result takes the memory of a donated input, and leaves
 // that of others alone.
 func TestDonation(t *testing.T) {

@@ -199,7 +199,7 @@ func uniform(e edge, size int) (bits edge, f func(bits uint32) float32, ok bool)
 	}
 	scaled := abs.t.node.in[0]
 	p, ok2 := product(scaled, size)
-	if !ok2 || len(p.tensors) != 1 || !fused(p.tensors[0], compute.OpTypeConvertDType) {
+	if !ok2 || p.scale <= 0 || len(p.tensors) != 1 || !fused(p.tensors[0], compute.OpTypeConvertDType) {
 		return bits, nil, false
 	}
 	bits = p.tensors[0].node.in[0]

@@ -58,13 +58,14 @@ func (c *compiler) sparse() {
 		case kindGather:
 			p := n.in[0].t.node
 			if p.kind == kindDot && n.in[0].t.users == 1 && n.in[0].whole(n.in[0].t.n) && p.dot.batch == 1 &&
+				p.dot.bias.t == nil && !p.dot.gelu && p.dot.patch == nil &&
 				float64(n.out[0].n) < denseFraction*float64(p.dot.m*p.dot.n) {
 				n.kind, n.dot = kindSparseDot, &dot{batch: 1, m: p.dot.m, n: p.dot.n, k: p.dot.k, a: p.dot.a, b: p.dot.b}
 				n.in = []edge{p.in[0], p.in[1], n.in[1]}
 			}
 		case kindDot:
 			s := n.in[1].t.node
-			if s.kind == kindScatter && s.in[0].t.node.kind == kindInput && n.dot.batch == 1 && n.dot.m > 1 && n.dot.b.offsets[0] == 0 &&
+			if s.kind == kindScatter && s.in[0].t.node.kind == kindInput && n.dot.batch == 1 && n.dot.m > 1 && n.dot.b.offsets[0] == 0 && n.dot.k*n.dot.n == s.out[0].n &&
 				(n.dot.b.row == 1 && n.dot.b.col == n.dot.k || n.dot.b.col == 1 && n.dot.b.row == n.dot.n) {
 				n.dot.patch = s
 				// The product reads the weight, the positions and the values.
@@ -116,9 +117,12 @@ func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
 	for _, e := range own.touched {
 		data[place(e)] = w[e]
 	}
-	own.touched = append(own.touched[:0], idx...)
+	own.touched = own.touched[:0]
 	for i, e := range idx {
-		data[place(e)] += val[i]
+		if e >= 0 && int(e) < len(w) { // XLA leaves others out, too
+			data[place(e)] += val[i]
+			own.touched = append(own.touched, e)
+		}
 	}
 	return own.p
 }
@@ -128,7 +132,8 @@ func packNew(data []float32, l packLayout) *gemm.Packed {
 	return gemm.Pack(workers.Aligned(gemm.PackedLen(l.k, l.n)), gemm.View{Data: data[l.offset:], Row: l.row, Col: l.col}, l.k, l.n)
 }
 
-// runScatter adds the values in order.
+// runScatter adds the values in order; positions outside are left out, as XLA
+// does.
 func (x *execution) runScatter(n *node) {
 	out := x.float32s(n.out[0])
 	if in := x.float32s(n.in[0].t); &in[0] != &out[0] {
