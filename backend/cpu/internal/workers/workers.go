@@ -102,7 +102,30 @@ func help() {
 	}
 }
 
-var scratches = sync.Pool{New: func() any { return new(Scratch) }}
+// spare holds the scratch memory of goroutines that called Run. A sync.Pool
+// would lose it, megabytes that steady work needs again, at a garbage collection.
+var spare struct {
+	sync.Mutex
+	free []*Scratch
+}
+
+func takeScratch() *Scratch {
+	spare.Lock()
+	defer spare.Unlock()
+	n := len(spare.free)
+	if n == 0 {
+		return new(Scratch)
+	}
+	s := spare.free[n-1]
+	spare.free = spare.free[:n-1]
+	return s
+}
+
+func giveScratch(s *Scratch) {
+	spare.Lock()
+	defer spare.Unlock()
+	spare.free = append(spare.free, s)
+}
 
 // Run calls f(part, s) for part = 0 … parts-1 on the pool's goroutines and the
 // caller's, in any order, and returns when all are done. s is scratch memory of
@@ -112,8 +135,8 @@ func Run(parts int, f func(part int, s *Scratch)) {
 	if parts <= 0 {
 		return
 	}
-	s := scratches.Get().(*Scratch)
-	defer scratches.Put(s)
+	s := takeScratch()
+	defer giveScratch(s)
 	want := min(Count(), parts) - 1
 	if want == 0 {
 		for part := range parts {
