@@ -122,6 +122,7 @@ func takeScratch() *Scratch {
 }
 
 func giveScratch(s *Scratch) {
+	s.Release(0) // a part that panicked may have kept some
 	spare.Lock()
 	defer spare.Unlock()
 	spare.free = append(spare.free, s)
