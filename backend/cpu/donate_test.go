@@ -1,0 +1,171 @@
+package cpu
+
+import (
+	"slices"
+	"testing"
+	"unsafe"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute"
+)
+
+// memoryOf is where a buffer's elements lie.
+func memoryOf(b compute.Buffer) *byte { return unsafe.SliceData(b.(*buffer).data) }
+
+// TestDonatedState: what a training step updates stays where it is, what it
+// only reads stays as it is.
+func TestDonatedState(t *testing.T) {
+	be := newBackend(t)
+	dims, donate := smallStep.inputs()
+	first := slices.Index(donate, true)
+	exec := compiled(t, be, smallStep.graph, dims...)
+	in := smallStep.upload(t, be)
+	held := be.Memory().Buffers
+	for run := range 3 {
+		var state []*byte
+		for _, b := range in[first:] {
+			state = append(state, memoryOf(b))
+		}
+		out, err := exec.Execute(in, donate, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, b := range in[first:] {
+			if b.(*buffer).valid() == nil {
+				t.Errorf("run %d: the donated input %d is still valid", run, first+i)
+			}
+		}
+		var updated []*byte
+		for _, b := range out[1:] {
+			updated = append(updated, memoryOf(b))
+		}
+		slices.SortFunc(state, comparePointers)
+		slices.SortFunc(updated, comparePointers)
+		if !slices.Equal(state, updated) {
+			t.Errorf("run %d: the new state does not lie where the old one did", run)
+		}
+		if err := out[0].Finalize(); err != nil {
+			t.Fatal(err)
+		}
+		copy(in[first:], out[1:])
+		if now := be.Memory().Buffers; now != held {
+			t.Errorf("run %d: the backend counts %d bytes of tensors, %d before", run, now, held)
+		}
+	}
+	for i, v := range smallStep.values()[:first] {
+		if w, ok := v.([]float32); ok && !sameBits(contents(t, in[i]), w) {
+			t.Errorf("input %d was not donated and changed", i)
+		}
+	}
+}
+
+func comparePointers(a, b *byte) int {
+	return int(uintptr(unsafe.Pointer(a))) - int(uintptr(unsafe.Pointer(b)))
+}
+
+// TestDonatedScatter: a scatter adds in a donated tensor's own memory, and in a
+// copy of any other's.
+func TestDonatedScatter(t *testing.T) {
+	be := newBackend(t)
+	const n = 1000
+	exec := compiled(t, be, func(in []*Node) []*Node {
+		return []*Node{ScatterSum(in[0], ExpandDims(in[1], -1), in[2], false, false)}
+	}, []int{n}, []int{-3}, []int{3})
+	data, at, values := normal(n, 1), []int32{5, n - 1, 5}, []float32{1, 2, 3}
+	want := slices.Clone(data)
+	for i, e := range at {
+		want[e] += values[i]
+	}
+	for _, donated := range []bool{true, false} {
+		for _, borrowed := range []bool{true, false} {
+			mine := slices.Clone(data)
+			x := upload(t, be, mine, n)
+			if borrowed {
+				var err error
+				if x, err = be.Borrow(mine, n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			old := memoryOf(x)
+			out, err := exec.Execute([]compute.Buffer{x, upload(t, be, at, -3), upload(t, be, values, 3)}, []bool{donated, false, false}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !sameBits(contents(t, out[0]), want) {
+				t.Errorf("donated %t, borrowed %t: wrong sums", donated, borrowed)
+			}
+			if !slices.Equal(mine, data) {
+				t.Errorf("donated %t, borrowed %t: the caller's array changed", donated, borrowed)
+			}
+			if !donated && !borrowed && !sameBits(contents(t, x), data) {
+				t.Error("an input that was not donated changed")
+			}
+			if taken := memoryOf(out[0]) == old; taken != (donated && !borrowed) {
+				t.Errorf("donated %t, borrowed %t: the output lies in the input's memory: %t", donated, borrowed, taken)
+			}
+		}
+	}
+}
+
+// TestDonatedTwice: a buffer that is given for two inputs and donated as one of
+// them, or as both, is read as both before anything is written over it.
+func TestDonatedTwice(t *testing.T) {
+	be := newBackend(t)
+	const n = 64
+	x := normal(n*n, 1)
+	for _, first := range []int{0, 1} {
+		exec := compiled(t, be, func(in []*Node) []*Node {
+			// The product reads the second input after the loop has run.
+			y := Neg(in[first])
+			return []*Node{y, DotGeneral(y, []int{1}, nil, in[1-first], []int{0}, nil)}
+		}, []int{n, n}, []int{n, n})
+		sum := execute(t, exec, []compute.Buffer{upload(t, be, x, n, n), upload(t, be, x, n, n)}, nil)
+		if sum[0][1] != -x[1] {
+			t.Fatal("wrong result without donations")
+		}
+		for _, donate := range [][]bool{{true, false}, {false, true}, {true, true}} {
+			b := upload(t, be, x, n, n)
+			out := execute(t, exec, []compute.Buffer{b, b}, donate)
+			for i := range out {
+				if !sameBits(out[i], sum[i]) {
+					t.Errorf("first %d, donated %v: output %d differs from that of two buffers", first, donate, i)
+				}
+			}
+			if b.(*buffer).valid() == nil {
+				t.Errorf("first %d, donated %v: the buffer is still valid", first, donate)
+			}
+		}
+	}
+}
+
+// TestDonatedToOthers: memory of a donated input that no output can take goes
+// back, and an input that later steps read is not written over.
+func TestDonatedToOthers(t *testing.T) {
+	be := newBackend(t)
+	const n = 50
+	exec := compiled(t, be, func(in []*Node) []*Node {
+		y := Tanh(in[0])
+		// The product reads the input after the loop has run.
+		return []*Node{y, DotGeneral(y, []int{1}, nil, in[0], []int{0}, nil), ReduceAllSum(in[1])}
+	}, []int{n, n}, []int{n})
+	x, v := normal(n*n, 1), normal(n, 2)
+	want := execute(t, exec, []compute.Buffer{upload(t, be, x, n, n), upload(t, be, v, n)}, nil)
+	before := be.Memory().Buffers
+	in := []compute.Buffer{upload(t, be, x, n, n), upload(t, be, v, n)}
+	out, err := exec.Execute(in, []bool{true, true}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range out {
+		if !sameBits(contents(t, b), want[i]) {
+			t.Errorf("output %d differs when inputs are donated", i)
+		}
+		if err := b.Finalize(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := be.Memory().Buffers; now != before {
+		t.Errorf("the backend counts %d bytes of tensors, %d before", now, before)
+	}
+}

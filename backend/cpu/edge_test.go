@@ -1,0 +1,601 @@
+package cpu
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// argument is an input of a program: a flat slice of the shape's type.
+type argument struct {
+	shape shapes.Shape
+	flat  any
+}
+
+func float32s(values []float32, dims ...int) argument {
+	return argument{shapes.Make(dtypes.Float32, dims...), values}
+}
+
+func int32s(values []int32, dims ...int) argument {
+	return argument{shapes.Make(dtypes.Int32, dims...), values}
+}
+
+// built is a function on which a test builds operations that must succeed.
+type built struct {
+	compute.Function
+	t testing.TB
+}
+
+// ok returns v unless an operation failed.
+func (f built) ok(v compute.Value, err error) compute.Value {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return v
+}
+
+// all returns vs unless an operation failed.
+func (f built) all(vs []compute.Value, err error) []compute.Value {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return vs
+}
+
+// closure builds a function inside f: parameters of the shapes, and what body
+// returns.
+func (f built) closure(params []shapes.Shape, body func(f built, in []compute.Value) []compute.Value) compute.Function {
+	f.t.Helper()
+	c, err := f.Closure()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	g := built{c, f.t}
+	var in []compute.Value
+	for i, s := range params {
+		in = append(in, g.ok(g.Parameter(fmt.Sprint("c", i), s, nil)))
+	}
+	if err := g.Return(body(g, in), nil); err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+type structure func(f built, in []compute.Value) []compute.Value
+
+// assembled compiles a structure for arguments of the given shapes.
+func assembled(t testing.TB, be compute.Backend, build structure, params ...shapes.Shape) compute.Executable {
+	t.Helper()
+	b := be.Builder(t.Name())
+	f := built{b.Main(), t}
+	var in []compute.Value
+	for i, s := range params {
+		in = append(in, f.ok(f.Parameter(fmt.Sprint("p", i), s, nil)))
+	}
+	if err := f.Return(build(f, in), nil); err != nil {
+		t.Fatal(err)
+	}
+	exec, err := b.Compile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec
+}
+
+// results runs a program on copies of its arguments.
+func results(t testing.TB, be compute.Backend, exec compute.Executable, args ...argument) (out []any) {
+	t.Helper()
+	var in []compute.Buffer
+	for _, a := range args {
+		b, err := be.BufferFromFlatData(0, a.flat, a.shape)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in = append(in, b)
+	}
+	buffers, err := exec.Execute(in, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range buffers {
+		s, err := b.Shape()
+		if err != nil {
+			t.Fatal(err)
+		}
+		flat := dtypes.MakeAnySlice(s.DType, s.Size())
+		if s.DType.IsPacked() {
+			flat = make([]byte, s.ByteSize())
+		}
+		if err := b.ToFlatData(flat); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, flat)
+	}
+	return out
+}
+
+func shapesOf(args []argument) (params []shapes.Shape) {
+	for _, a := range args {
+		params = append(params, a.shape)
+	}
+	return params
+}
+
+// onBoth runs a structure on be, twice, and on GoMLX's Go backend, and compares.
+func onBoth(t *testing.T, be *Backend, build structure, args ...argument) {
+	t.Helper()
+	gives(t, be, build, results(t, be.plain, assembled(t, be.plain, build, shapesOf(args)...), args...), args...)
+}
+
+// gives runs a structure on be, twice, and compares with flat slices.
+func gives(t *testing.T, be *Backend, build structure, want []any, args ...argument) {
+	t.Helper()
+	own := assembled(t, be, build, shapesOf(args)...)
+	for run := range 2 {
+		got := results(t, be, own, args...)
+		if len(got) != len(want) {
+			t.Fatalf("%d outputs, expected %d", len(got), len(want))
+		}
+		for i := range want {
+			what := fmt.Sprintf("run %d, output %d", run, i)
+			if w, ok := want[i].([]float32); ok {
+				alike(t, what, got[i].([]float32), w)
+			} else if !reflect.DeepEqual(got[i], want[i]) {
+				t.Errorf("%s: %v, expected %v", what, got[i], want[i])
+			}
+		}
+	}
+}
+
+func f32(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+
+// TestEmpty: tensors without elements through every kind of step.
+func TestEmpty(t *testing.T) {
+	be := newBackend(t)
+	empty := func(dims ...int) argument { return float32s([]float32{}, dims...) }
+	six := float32s(normal(6, 1), 2, 3)
+	for name, c := range map[string]struct {
+		build structure
+		args  []argument
+	}{
+		"element-wise": {func(f built, in []compute.Value) []compute.Value {
+			x := f.ok(f.Exp(f.ok(f.Add(in[0], in[0]))))
+			return []compute.Value{x, f.ok(f.FusedGelu(x, true)), f.ok(f.ConvertDType(f.ok(f.LessThan(x, in[0])), dtypes.Float32))}
+		}, []argument{empty(0, 3)}},
+		"rows": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.FusedSoftmax(in[0], 1)), f.ok(f.FusedLayerNorm(in[0], []int{1}, 1e-6, nil, nil))}
+		}, []argument{empty(0, 3)}},
+		"parameter returned": {func(f built, in []compute.Value) []compute.Value { return in }, []argument{empty(0), empty(3, 0, 2)}},
+		"moved": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.Transpose(in[0], 1, 0)), f.ok(f.Reshape(in[0], 5, 0, 2)), f.ok(f.BroadcastInDim(in[0], f32(4, 0, 3), []int{1, 2})), f.ok(f.Slice(in[1], []int{1, 0}, []int{1, 3}, []int{1, 1}))}
+		}, []argument{empty(0, 3), six}},
+		"concatenated": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.Concatenate(0, in[0], in[1])), f.ok(f.Concatenate(0, in[1], in[0], in[1])), f.ok(f.Concatenate(0, in[0], in[0]))}
+		}, []argument{empty(0, 3), six}},
+		"summed": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.ReduceSum(in[0], 1)), f.ok(f.ReduceSum(in[0])), f.ok(f.ReduceSum(in[0], 0))}
+		}, []argument{empty(3, 0)}},
+		"greatest": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.ReduceMax(in[0], 1)), f.ok(f.ReduceMin(in[0], 1))}
+		}, []argument{empty(3, 0)}},
+		"padded to something": {func(f built, in []compute.Value) []compute.Value {
+			fill := f.ok(f.Constant([]float32{2}))
+			return []compute.Value{f.ok(f.Pad(in[0], fill, compute.PadAxis{Start: 1, End: 1}, compute.PadAxis{}))}
+		}, []argument{empty(0, 3)}},
+		"nothing gathered": {func(f built, in []compute.Value) []compute.Value {
+			return []compute.Value{f.ok(f.Gather(in[0], in[1], 1, nil, []int{0}, []int{0}, []int{1}, false))}
+		}, []argument{float32s(normal(9, 1), 9), int32s([]int32{}, 0, 1)}},
+	} {
+		t.Run(name, func(t *testing.T) { onBoth(t, be, c.build, c.args...) })
+	}
+}
+
+// TestProductOverNothing: a product whose contracted axis is empty is zero, one
+// with an empty result is empty, and a scatter of no values is its operand.
+// GoMLX's Go backend panics at all three.
+func TestProductOverNothing(t *testing.T) {
+	be := newBackend(t)
+	gives(t, be, func(f built, in []compute.Value) []compute.Value {
+		return []compute.Value{f.ok(f.ScatterSum(in[0], in[1], in[2], 1, nil, []int{0}, []int{0}, false, false))}
+	}, []any{normal(9, 1)}, float32s(normal(9, 1), 9), int32s([]int32{}, 0, 1), float32s([]float32{}, 0))
+	gives(t, be, func(f built, in []compute.Value) []compute.Value {
+		y := f.ok(f.DotGeneral(in[0], []int{1}, nil, in[1], []int{0}, nil, compute.DotGeneralConfig{}))
+		return []compute.Value{y, f.ok(f.FusedDense(in[0], in[1], nil, compute.DenseConfig{})), f.ok(f.ReduceSum(y, 0)),
+			f.ok(f.DotGeneral(in[1], []int{0}, nil, in[0], []int{1}, nil, compute.DotGeneralConfig{}))}
+	}, []any{[]float32{}, []float32{}, make([]float32, 3), []float32{}}, float32s([]float32{}, 0, 2), float32s(normal(6, 1), 2, 3))
+	for _, batch := range []int{1, 3} {
+		n := batch * 6
+		gives(t, be, func(f built, in []compute.Value) []compute.Value {
+			zero := f.ok(f.DotGeneral(in[0], []int{2}, []int{0}, in[1], []int{1}, []int{0}, compute.DotGeneralConfig{}))
+			return []compute.Value{zero, f.ok(f.Add(f.ok(f.DotGeneral(in[0], []int{2}, []int{0}, in[1], []int{1}, []int{0}, compute.DotGeneralConfig{})), in[2]))}
+		}, []any{make([]float32, n), normal(n, 1)}, float32s([]float32{}, batch, 2, 0), float32s([]float32{}, batch, 0, 3), float32s(normal(n, 1), batch, 2, 3))
+	}
+}
+
+// TestScalars: tensors of no axes through loops, reductions, products and moves.
+func TestScalars(t *testing.T) {
+	be := newBackend(t)
+	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
+		x, y := in[0], in[1]
+		two := f.ok(f.Constant([]float32{2}))
+		less := f.ok(f.LessThan(x, two))
+		return []compute.Value{
+			f.ok(f.Add(x, two)), f.ok(f.Mul(y, x)), f.ok(f.Sub(two, y)), less, f.ok(f.Where(less, x, two)), f.ok(f.Where(less, y, x)),
+			f.ok(f.ConvertDType(less, dtypes.Float32)), f.ok(f.ReduceSum(y)), f.ok(f.Mul(f.ok(f.ReduceMax(y)), x)), f.ok(f.Exp(x)),
+			f.ok(f.BroadcastInDim(x, f32(2, 2), nil)), f.ok(f.Reshape(x, 1, 1)), f.ok(f.Add(f.ok(f.Reshape(x, 1)), f.ok(f.Constant([]float32{1}, 1)))),
+			f.ok(f.DotGeneral(y, []int{0}, nil, y, []int{0}, nil, compute.DotGeneralConfig{})),
+			f.ok(f.DotGeneral(x, nil, nil, y, nil, nil, compute.DotGeneralConfig{})),
+			f.ok(f.FusedGelu(x, true)), f.ok(f.Concatenate(0, f.ok(f.Reshape(x, 1)), y)),
+		}
+	}, float32s([]float32{1.5}), float32s([]float32{1, -2, 3}, 3))
+}
+
+// TestReturned: outputs that are parameters, constants, views of them, one value
+// several times, and parameters that nothing reads.
+func TestReturned(t *testing.T) {
+	be := newBackend(t)
+	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
+		x := in[0]
+		c := f.ok(f.Constant([]int32{7, 8, 9, 10}, 2, 2))
+		y := f.ok(f.Neg(x))
+		moved := f.ok(f.Transpose(x, 1, 0))
+		same := f.ok(f.Neg(x)) // recorded twice, computed once
+		return []compute.Value{x, x, c, c, y, y, same, moved, f.ok(f.Transpose(y, 1, 0)), f.ok(f.Reshape(y, 6)), f.ok(f.Slice(y, []int{0, 1}, []int{2, 3}, []int{1, 1})),
+			f.ok(f.Identity(x)), f.ok(f.BroadcastInDim(c, shapes.Make(dtypes.Int32, 3, 2, 2), []int{1, 2})), f.ok(f.Exp(y)), f.ok(f.ReduceSum(y, 1)), in[2]}
+	}, float32s(normal(6, 1), 2, 3), float32s(normal(4, 1), 4), argument{shapes.Make(dtypes.Bool, 3), []bool{true, false, true}})
+}
+
+// TestReturnedApart: outputs that are one value, or an input, are memory of
+// their own: one that is donated later leaves the others alone.
+func TestReturnedApart(t *testing.T) {
+	be := newBackend(t)
+	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value {
+		y := f.ok(f.Neg(in[0]))
+		return []compute.Value{y, y, in[0]}
+	}, f32(100))
+	negated := assembled(t, be, func(f built, in []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Exp(in[0]))} }, f32(100))
+	x := normal(100, 1)
+	in := upload(t, be, x, 100)
+	out, err := exec.Execute([]compute.Buffer{in}, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := contents(t, out[1])
+	for _, b := range []compute.Buffer{out[0], out[2]} {
+		if _, err := negated.Execute([]compute.Buffer{b}, []bool{true}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !sameBits(contents(t, out[1]), want) || !sameBits(contents(t, in), x) {
+		t.Error("donating one output changed another, or the input")
+	}
+}
+
+// TestOtherTypes: what is not float32 is moved here and computed on GoMLX's Go
+// backend, also in between operations of this one.
+func TestOtherTypes(t *testing.T) {
+	be := newBackend(t)
+	for _, a := range []argument{
+		{shapes.Make(dtypes.Float64, 2, 3), []float64{1, -2, 3, 4, 5, 6}},
+		{shapes.Make(dtypes.Int64, 2, 3), []int64{1, -2, 3, 4, 5, 6}},
+		{shapes.Make(dtypes.Int32, 2, 3), []int32{1, -2, 3, 4, 5, 6}},
+		{shapes.Make(dtypes.Uint8, 2, 3), []uint8{1, 250, 3, 4, 5, 6}},
+		{shapes.Make(dtypes.Int8, 2, 3), []int8{1, -2, 3, 4, 5, 6}},
+		{shapes.Make(dtypes.Uint32, 2, 3), []uint32{1, 1<<32 - 1, 3, 4, 5, 6}},
+	} {
+		t.Run(a.shape.DType.String(), func(t *testing.T) {
+			onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
+				x := f.ok(f.Add(in[0], in[0]))
+				moved := f.ok(f.Transpose(x, 1, 0))
+				real := f.ok(f.ConvertDType(moved, dtypes.Float32))
+				back := f.ok(f.ConvertDType(f.ok(f.Abs(real)), a.shape.DType))
+				return []compute.Value{x, moved, f.ok(f.Concatenate(0, moved, back)), f.ok(f.Mul(back, moved)), real, f.ok(f.ReduceMax(x, 1)), f.ok(f.Equal(x, in[0])),
+					f.ok(f.Slice(x, []int{0, 0}, []int{2, 3}, []int{1, 2})), f.ok(f.Mul(real, real)), in[0]}
+			}, a)
+		})
+	}
+}
+
+// TestControl: If, While, Sort and Call whose bodies use values of the functions
+// around them: parameters, constants, and results of this backend's own steps.
+func TestControl(t *testing.T) {
+	be := newBackend(t)
+	scalar, x := f32(), float32s(normal(12, 1), 3, 4)
+	for name, build := range map[string]structure{
+		"if": func(f built, in []compute.Value) []compute.Value {
+			// A product, a strided view and a constant are captured.
+			gram := f.ok(f.DotGeneral(in[0], []int{1}, nil, in[0], []int{1}, nil, compute.DotGeneralConfig{}))
+			turned := f.ok(f.Transpose(in[0], 1, 0))
+			c := f.ok(f.Constant([]float32{10}))
+			branch := func(scale bool) compute.Function {
+				return f.closure(nil, func(f built, _ []compute.Value) []compute.Value {
+					if scale {
+						return []compute.Value{f.ok(f.Mul(gram, c)), f.ok(f.Neg(turned))}
+					}
+					return []compute.Value{gram, turned}
+				})
+			}
+			var out []compute.Value
+			for _, limit := range []float32{-100, 100} {
+				out = append(out, f.all(f.If(f.ok(f.LessThan(f.ok(f.ReduceSum(in[0])), f.ok(f.Constant([]float32{limit})))), branch(true), branch(false)))...)
+			}
+			return append(out, f.ok(f.Exp(out[0])), gram)
+		},
+		"while": func(f built, in []compute.Value) []compute.Value {
+			step := f.ok(f.Tanh(in[0]))
+			limit := f.ok(f.Constant([]float32{5}))
+			state := []shapes.Shape{scalar, f32(3, 4)}
+			out := f.all(f.While(
+				f.closure(state, func(f built, s []compute.Value) []compute.Value {
+					return []compute.Value{f.ok(f.LessThan(s[0], limit))}
+				}),
+				f.closure(state, func(f built, s []compute.Value) []compute.Value {
+					one := f.ok(f.Constant([]float32{1}))
+					return []compute.Value{f.ok(f.Add(s[0], one)), f.ok(f.Add(s[1], f.ok(f.Mul(step, s[0]))))}
+				}), f.ok(f.Constant([]float32{0})), in[0]))
+			return append(out, f.ok(f.Mul(out[1], step)))
+		},
+		"while around if": func(f built, in []compute.Value) []compute.Value {
+			total := f.ok(f.ReduceSum(f.ok(f.Abs(in[0]))))
+			state := []shapes.Shape{scalar}
+			return f.all(f.While(
+				f.closure(state, func(f built, s []compute.Value) []compute.Value {
+					return []compute.Value{f.ok(f.LessThan(s[0], total))}
+				}),
+				f.closure(state, func(f built, s []compute.Value) []compute.Value {
+					half := f.ok(f.Mul(total, f.ok(f.Constant([]float32{0.5}))))
+					return f.all(f.If(f.ok(f.LessThan(s[0], half)),
+						f.closure(nil, func(f built, _ []compute.Value) []compute.Value {
+							return []compute.Value{f.ok(f.Add(s[0], f.ok(f.Constant([]float32{1}))))}
+						}),
+						f.closure(nil, func(f built, _ []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Add(s[0], half))} })))
+				}), f.ok(f.Constant([]float32{0}))))
+		},
+		"sort": func(f built, in []compute.Value) []compute.Value {
+			// By the distance from a value of main; the second tensor goes along.
+			middle := f.ok(f.Mul(f.ok(f.ReduceSum(in[0])), f.ok(f.Constant([]float32{0.1}))))
+			distance := func(f built, v compute.Value) compute.Value { return f.ok(f.Abs(f.ok(f.Sub(v, middle)))) }
+			turned := f.ok(f.Transpose(f.ok(f.Exp(in[0])), 1, 0))
+			along := f.ok(f.Iota(shapes.Make(dtypes.Int32, 4, 3), 0))
+			return f.all(f.Sort(f.closure([]shapes.Shape{scalar, scalar, shapes.Make(dtypes.Int32), shapes.Make(dtypes.Int32)}, func(f built, v []compute.Value) []compute.Value {
+				return []compute.Value{f.ok(f.LessThan(distance(f, v[0]), distance(f, v[1])))}
+			}), 0, true, turned, along))
+		},
+		"call": func(f built, in []compute.Value) []compute.Value {
+			c, err := f.Builder().NewFunction("twice")
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			g := built{c, f.t}
+			p := g.ok(g.Parameter("x", f32(3, 4), nil))
+			if err := g.Return([]compute.Value{g.ok(g.Add(p, p)), g.ok(g.ReduceSum(p, 0))}, nil); err != nil {
+				f.t.Fatal(err)
+			}
+			first := f.all(f.Call(c, f.ok(f.Exp(in[0]))))
+			return append(f.all(f.Call(c, first[0])), first[1], f.ok(f.Mul(first[0], in[0])))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { onBoth(t, be, build, x) })
+	}
+}
+
+// TestCapturedAttention: a branch uses attention's result, which the Go backend
+// cannot compute: it gets it as an operand.
+func TestCapturedAttention(t *testing.T) {
+	be := newBackend(t)
+	args := []argument{float32s(normal(24, 1), 1, 3, 2, 4), float32s([]float32{1})}
+	var want []any
+	for _, negated := range []bool{false, true} {
+		build := func(f built, in []compute.Value) []compute.Value {
+			y, _, err := f.FusedScaledDotProductAttention(in[0], in[0], in[0], compute.AttentionAxesLayoutBSHD, nil)
+			f.ok(y, err)
+			if !negated {
+				return []compute.Value{f.ok(f.Neg(y))}
+			}
+			return f.all(f.If(f.ok(f.GreaterThan(in[1], f.ok(f.Constant([]float32{0})))),
+				f.closure(nil, func(f built, _ []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Neg(y))} }),
+				f.closure(nil, func(f built, _ []compute.Value) []compute.Value { return []compute.Value{y} })))
+		}
+		if !negated {
+			want = results(t, be, assembled(t, be, build, shapesOf(args)...), args...)
+			continue
+		}
+		gives(t, be, build, want, args...)
+	}
+}
+
+// TestDynamicShapes: a program with an axis of unknown size runs for each size.
+func TestDynamicShapes(t *testing.T) {
+	be := newBackend(t)
+	dynamic := shapes.MakeDynamic(dtypes.Float32, []int{shapes.DynamicDim, 3}, []string{"batch", ""})
+	build := func(f built, in []compute.Value) []compute.Value {
+		y := f.ok(f.DotGeneral(in[0], []int{1}, nil, in[1], []int{0}, nil, compute.DotGeneralConfig{}))
+		return []compute.Value{f.ok(f.Tanh(y)), f.ok(f.ReduceSum(in[0]))}
+	}
+	own, plain := assembled(t, be, build, dynamic, f32(3, 2)), assembled(t, be.plain, build, dynamic, f32(3, 2))
+	w := normal(6, 9)
+	for _, n := range []int{1, 4, 33, 4} {
+		args := []argument{float32s(normal(3*n, uint64(n)), n, 3), float32s(w, 3, 2)}
+		want := results(t, be.plain, plain, args...)
+		for i, got := range results(t, be, own, args...) {
+			alike(t, fmt.Sprintf("%d rows, output %d", n, i), got.([]float32), want[i].([]float32))
+		}
+	}
+	x, wb := upload(t, be, normal(6, 1), 2, 3), upload(t, be, w, 3, 2)
+	if _, err := own.Execute([]compute.Buffer{x, wb}, []bool{true, false}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if x.(*buffer).valid() == nil || wb.(*buffer).valid() != nil {
+		t.Error("a donated input is still valid, or one that was not donated is not")
+	}
+	for what, in := range map[string][]compute.Buffer{
+		"a buffer that was donated": {x, wb},
+		"too few inputs":            {wb},
+		"a buffer of another kind":  {upload(t, be.plain, w, 2, 3), wb},
+		"an axis that does not fit": {wb, wb},
+		"no buffer":                 {nil, wb},
+	} {
+		if _, err := own.Execute(in, nil, 0); err == nil {
+			t.Errorf("%s is accepted", what)
+		}
+	}
+}
+
+// TestExecuteErrors: wrong inputs are errors that say which input is wrong and
+// what was expected, and leave the other inputs usable.
+func TestExecuteErrors(t *testing.T) {
+	be := newBackend(t)
+	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Add(in[0], in[1]))} }, f32(2, 3), f32(2, 3))
+	good := func() compute.Buffer { return upload(t, be, normal(6, 1), 2, 3) }
+	gone := good()
+	if err := gone.Finalize(); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Finalize(); err != nil {
+		t.Errorf("finalizing twice: %v", err)
+	}
+	kept := good()
+	var none *buffer
+	for what, c := range map[string]struct {
+		in     []compute.Buffer
+		donate []bool
+		says   []string
+	}{
+		"too few":               {[]compute.Buffer{kept}, nil, []string{"1", "2"}},
+		"too many":              {[]compute.Buffer{kept, kept, kept}, nil, []string{"3", "2"}},
+		"none":                  {nil, nil, []string{"0", "2"}},
+		"wrong donations":       {[]compute.Buffer{kept, kept}, []bool{true}, []string{"1", "2"}},
+		"wrong shape":           {[]compute.Buffer{kept, upload(t, be, normal(6, 1), 3, 2)}, nil, []string{"p1", "[3, 2]", "[2, 3]"}},
+		"wrong type":            {[]compute.Buffer{upload(t, be, make([]int32, 6), -2, 3), kept}, nil, []string{"p0", "Int32", "Float32"}},
+		"finalized":             {[]compute.Buffer{kept, gone}, nil, []string{"p1"}},
+		"of another backend":    {[]compute.Buffer{upload(t, be.plain, normal(6, 1), 2, 3), kept}, nil, []string{"p0"}},
+		"nil":                   {[]compute.Buffer{kept, nil}, nil, []string{"p1"}},
+		"nil of the right type": {[]compute.Buffer{none, kept}, nil, []string{"p0"}},
+	} {
+		_, err := exec.Execute(c.in, c.donate, 0)
+		if err == nil {
+			t.Errorf("%s: no error", what)
+			continue
+		}
+		for _, s := range append(c.says, "running") {
+			if !strings.Contains(err.Error(), s) {
+				t.Errorf("%s: %q does not say %q", what, err, s)
+			}
+		}
+	}
+	if _, err := exec.Execute([]compute.Buffer{kept, kept}, nil, 0); err != nil {
+		t.Errorf("after errors: %v", err)
+	}
+}
+
+// TestBufferErrors: buffers of wrong sizes and types, and buffers that are gone.
+func TestBufferErrors(t *testing.T) {
+	be := newBackend(t)
+	for what, flat := range map[string]any{"too short": make([]float32, 5), "too long": make([]float32, 7), "another type": make([]int32, 6), "no slice": 3, "nil": nil} {
+		if _, err := be.BufferFromFlatData(0, flat, f32(2, 3)); err == nil {
+			t.Errorf("%s: a buffer was made", what)
+		}
+		if err := upload(t, be, normal(6, 1), 2, 3).ToFlatData(flat); err == nil {
+			t.Errorf("%s: a buffer was read", what)
+		}
+	}
+	if _, err := be.BufferFromFlatData(1, make([]float32, 6), f32(2, 3)); err == nil {
+		t.Error("a buffer was made on device 1")
+	}
+	if _, err := be.Borrow(make([]float32, 5), 2, 3); err == nil {
+		t.Error("an array of 5 was borrowed as [2 3]")
+	}
+	b := upload(t, be, normal(6, 1), 2, 3)
+	c, err := b.CopyToDevice(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Finalize(); err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, c); !sameBits(got, normal(6, 1)) {
+		t.Error("a copy changed when its original was finalized")
+	}
+	if _, err := b.Shape(); err == nil {
+		t.Error("a finalized buffer has a shape")
+	}
+	if err := b.ToFlatData(make([]float32, 6)); err == nil {
+		t.Error("a finalized buffer was read")
+	}
+	if _, err := b.CopyToDevice(0); err == nil {
+		t.Error("a finalized buffer was copied")
+	}
+}
+
+// TestFinalized: a backend that was finalized runs nothing and says so.
+func TestFinalized(t *testing.T) {
+	be, err := New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Neg(in[0]))} }, f32(3))
+	b := upload(t, be, normal(3, 1), 3)
+	be.Finalize()
+	be.Finalize()
+	if !be.IsFinalized() {
+		t.Error("it is not finalized")
+	}
+	if _, err := exec.Execute([]compute.Buffer{b}, nil, 0); err == nil || !strings.Contains(err.Error(), "finalized") {
+		t.Errorf("running a program: %v", err)
+	}
+	if _, err := be.BufferFromFlatData(0, normal(3, 1), f32(3)); err == nil || !strings.Contains(err.Error(), "finalized") {
+		t.Errorf("making a buffer: %v", err)
+	}
+	if _, err := New("threads=4"); err == nil {
+		t.Error("a configuration is accepted")
+	}
+}
+
+// TestBuildErrors: programs that are built wrongly are errors, when they are
+// built or when they are compiled.
+func TestBuildErrors(t *testing.T) {
+	be := newBackend(t)
+	b := be.Builder("wrong")
+	f := built{b.Main(), t}
+	x, y := f.ok(f.Parameter("x", f32(2, 3), nil)), f.ok(f.Parameter("y", f32(4), nil))
+	if _, err := f.Add(x, y); err == nil {
+		t.Error("[2 3] and [4] were added")
+	}
+	if _, err := f.Add(x, nil); err == nil {
+		t.Error("a sum of one")
+	}
+	other := built{be.Builder("other").Main(), t}
+	if _, err := other.Neg(x); err == nil {
+		t.Error("a value of another program was used")
+	}
+	theirs := built{be.plain.Builder("plain").Main(), t}
+	z := theirs.ok(theirs.Parameter("z", f32(2, 3), nil))
+	if _, err := f.Neg(z); err == nil {
+		t.Error("a value of another backend was used")
+	}
+	if _, err := f.Shape(z); err == nil {
+		t.Error("a value of another backend has a shape here")
+	}
+	if _, err := f.If(f.ok(f.Constant([]bool{true})), theirs.Function, theirs.Function); err == nil {
+		t.Error("functions of another backend were used")
+	}
+	if _, err := b.Compile(); err == nil {
+		t.Error("a program that returns nothing was compiled")
+	}
+	if err := f.Return([]compute.Value{x}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Compile(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Compile(); err == nil {
+		t.Error("a program was compiled twice")
+	}
+}

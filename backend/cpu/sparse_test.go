@@ -1,0 +1,234 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute"
+)
+
+// tunedEntries is a product x·Wᵀ, x [tokens, in], of which entries of W
+// [out, in] have values added, as peft builds it: forward, and the gradients of
+// the values and of x for the gradient dy [tokens, out] of the product.
+type tunedEntries struct {
+	tokens, in, out int
+	transposed      bool // W is [in, out]: x·W
+}
+
+// inputs are x, W, positions, values, dy for n entries.
+func (p tunedEntries) inputs(n int) [][]int {
+	return [][]int{{p.tokens, p.in}, p.weight(), {-n}, {n}, {p.tokens, p.out}}
+}
+
+func (p tunedEntries) weight() []int {
+	if p.transposed {
+		return []int{p.in, p.out}
+	}
+	return []int{p.out, p.in}
+}
+
+func (p tunedEntries) graph(in []*Node) []*Node {
+	x, w, at, values, dy := in[0], in[1], in[2], in[3], in[4]
+	w = Reshape(ScatterSum(Reshape(w, -1), ExpandDims(at, -1), values, true, true), p.weight()...)
+	axis := 1
+	if p.transposed {
+		axis = 0
+	}
+	y := DotGeneral(x, []int{1}, nil, w, []int{axis}, nil)
+	return append([]*Node{y}, Gradient(ReduceAllSum(Mul(y, dy)), values, x)...)
+}
+
+// dense computes the same with a whole W + S in float64.
+func (p tunedEntries) dense(x, w []float32, at []int32, values, dy []float32) (out [][]float32) {
+	sum := make([]float64, len(w))
+	for i, v := range w {
+		sum[i] = float64(v)
+	}
+	for i, e := range at {
+		sum[e] += float64(values[i])
+	}
+	entry := func(o, i int) int {
+		if p.transposed {
+			return i*p.out + o
+		}
+		return o*p.in + i
+	}
+	y, dx, dw := make([]float64, p.tokens*p.out), make([]float64, p.tokens*p.in), make([]float64, len(w))
+	for t := range p.tokens {
+		for o := range p.out {
+			for i := range p.in {
+				y[t*p.out+o] += float64(x[t*p.in+i]) * sum[entry(o, i)]
+				dx[t*p.in+i] += float64(dy[t*p.out+o]) * sum[entry(o, i)]
+				dw[entry(o, i)] += float64(dy[t*p.out+o]) * float64(x[t*p.in+i])
+			}
+		}
+	}
+	dv := make([]float64, len(at))
+	for i, e := range at {
+		dv[i] = dw[e]
+	}
+	for _, v := range [][]float64{y, dv, dx} {
+		f := make([]float32, len(v))
+		for i := range v {
+			f[i] = float32(v[i])
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+var entriesOutputs = []string{"product", "gradient of the values", "gradient of x"}
+
+// TestEntriesAgainstDense: few entries, and as many as make the whole product
+// worth its while; entries at the matrix's corners, twice in one scatter, in any
+// order; both orders of the matrix; a single token.
+func TestEntriesAgainstDense(t *testing.T) {
+	be := newBackend(t)
+	spread := func(n, size int) []int32 { // n positions, the first and the last among them
+		at := make([]int32, n)
+		for i := range at {
+			at[i] = int32(i * (size - 1) / (n - 1))
+		}
+		return at
+	}
+	const in, out = 48, 64
+	corners := []int32{0, in - 1, in, in*out - in, in*out - 1}
+	limit := int(denseFraction * in * out)
+	for _, c := range []struct {
+		name   string
+		p      tunedEntries
+		at     []int32
+		single bool // the gradient is computed entry by entry
+	}{
+		{"corners", tunedEntries{70, in, out, false}, corners, true},
+		// The gradient of such a matrix is a transposed product.
+		{"corners, transposed", tunedEntries{70, in, out, true}, []int32{0, out - 1, out, in*out - out, in*out - 1}, false},
+		{"duplicates, not in order", tunedEntries{130, in, out, false}, []int32{7, 3000, 7, 0, 7, 50, 0}, true},
+		{"below the limit", tunedEntries{65, in, out, false}, spread(limit-1, in*out), true},
+		{"above the limit", tunedEntries{65, in, out, false}, spread(limit+2, in*out), false},
+		{"every entry", tunedEntries{65, in, out, true}, spread(in*out, in*out), false},
+		{"one row", tunedEntries{64, in, out, false}, spread(in, in), true},
+		{"few tokens", tunedEntries{2, in, out, false}, corners, true},
+		{"a single token", tunedEntries{1, in, out, false}, corners, true},
+		{"narrow", tunedEntries{90, 100, 9, false}, []int32{0, 99, 899, 100}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := len(c.at)
+			dims := c.p.inputs(n)
+			exec := compiled(t, be, c.p.graph, dims...)
+			x, w, dy := normal(c.p.tokens*c.p.in, 1), normal(c.p.in*c.p.out, 2), normal(c.p.tokens*c.p.out, 3)
+			fixed := []compute.Buffer{upload(t, be, x, dims[0]...), upload(t, be, w, dims[1]...), upload(t, be, c.at, dims[2]...), nil, upload(t, be, dy, dims[4]...)}
+			for step := range 3 {
+				values := normal(n, uint64(10+step))
+				fixed[3] = upload(t, be, values, n)
+				be.StartTimings()
+				got := execute(t, exec, fixed, nil)
+				steps := stepNames(be)
+				if single := strings.Contains(steps, "single entries of"); single != c.single {
+					t.Errorf("entry by entry: %t, expected %t:\n%s", single, c.single, steps)
+				}
+				if scattered := strings.Contains(steps, "ScatterSum"); scattered != (c.p.tokens == 1) {
+					t.Errorf("the weight was scattered: %t:\n%s", scattered, steps)
+				}
+				for i, want := range c.p.dense(x, w, c.at, values, dy) {
+					near(t, fmt.Sprintf("step %d, %s", step, entriesOutputs[i]), got[i], want, 3e-6)
+				}
+			}
+			if got := contents(t, fixed[1]); !sameBits(got, w) {
+				t.Error("the frozen weight changed")
+			}
+		})
+	}
+}
+
+// TestEntriesFollow: the packed weight with patches follows the weight, the
+// positions and the values from run to run: weights swapped, freed and donated,
+// two programs that run in turns over one weight.
+func TestEntriesFollow(t *testing.T) {
+	be := newBackend(t)
+	p := tunedEntries{tokens: 40, in: 32, out: 50}
+	const n = 6
+	dims := p.inputs(n)
+	execs := []compute.Executable{compiled(t, be, p.graph, dims...), compiled(t, be, p.graph, dims...)}
+	x, dy := normal(p.tokens*p.in, 1), normal(p.tokens*p.out, 3)
+	xb, dyb := upload(t, be, x, dims[0]...), upload(t, be, dy, dims[4]...)
+	weights := [][]float32{normal(p.in*p.out, 20), normal(p.in*p.out, 21)}
+	placed := []compute.Buffer{upload(t, be, weights[0], dims[1]...), upload(t, be, weights[1], dims[1]...)}
+	positions := [][]int32{{0, 31, 32, 800, 801, 1599}, {1, 2, 3, 4, 5, 6}, {32, 31, 0, 6, 5, 1599}}
+	held := be.Memory().Packed
+	for run, c := range []struct {
+		exec, weight, at int
+		donated, renewed bool
+	}{
+		{exec: 0, weight: 0, at: 0}, {exec: 0, weight: 0, at: 1}, {exec: 0, weight: 0, at: 1},
+		{exec: 0, weight: 1, at: 1}, {exec: 0, weight: 0, at: 2}, {exec: 1, weight: 0, at: 0}, {exec: 0, weight: 0, at: 0},
+		{exec: 1, weight: 1, at: 2, renewed: true}, {exec: 0, weight: 1, at: 2}, {exec: 0, weight: 0, at: 1, donated: true},
+		{exec: 0, weight: 0, at: 1, donated: true}, {exec: 0, weight: 0, at: 0}, {exec: 1, weight: 0, at: 0},
+	} {
+		if c.renewed { // another weight, perhaps where the old one lay
+			if err := placed[c.weight].Finalize(); err != nil {
+				t.Fatal(err)
+			}
+			weights[c.weight] = normal(p.in*p.out, uint64(30+run))
+			placed[c.weight] = upload(t, be, weights[c.weight], dims[1]...)
+		}
+		at, values := positions[c.at], normal(n, uint64(100+run))
+		got := execute(t, execs[c.exec], []compute.Buffer{xb, placed[c.weight], upload(t, be, at, -n), upload(t, be, values, n), dyb}, []bool{false, c.donated, true, true, false})
+		for i, want := range p.dense(x, weights[c.weight], at, values, dy) {
+			near(t, fmt.Sprintf("run %d, %s", run, entriesOutputs[i]), got[i], want, 3e-6)
+		}
+		if c.donated {
+			weights[c.weight] = normal(p.in*p.out, uint64(50+run))
+			placed[c.weight] = upload(t, be, weights[c.weight], dims[1]...)
+		}
+	}
+	for _, e := range execs {
+		e.Finalize()
+	}
+	for _, b := range placed {
+		_ = b.Finalize() // never fails
+	}
+	if now := be.Memory().Packed - held; now > 4*int64(p.tokens*max(p.in, p.out)*4) {
+		t.Errorf("%d bytes of packed weights are counted after all was freed", now)
+	}
+}
+
+// TestEntriesOnTheWay: what reads the gradient of single entries goes on from it
+// as from any product, whatever a product would take on itself.
+func TestEntriesOnTheWay(t *testing.T) {
+	be := newBackend(t)
+	p := tunedEntries{tokens: 70, in: 48, out: 64}
+	at := []int32{3, 0, 3071, 48}
+	dims := p.inputs(len(at))
+	x, w, values, dy := normal(p.tokens*p.in, 1), normal(p.in*p.out, 2), normal(4, 4), normal(p.tokens*p.out, 3)
+	for i := range dy {
+		dy[i] /= 50 // gradients near 1, where GELU bends
+	}
+	for name, c := range map[string]struct {
+		graph func(g, values *Node) *Node
+		want  func(g, value float64) float64
+	}{
+		"alone":               {func(g, _ *Node) *Node { return g }, func(g, _ float64) float64 { return g }},
+		"scaled":              {func(g, _ *Node) *Node { return MulScalar(g, 0.1) }, func(g, _ float64) float64 { return 0.1 * g }},
+		"momentum":            {func(g, v *Node) *Node { return Add(MulScalar(v, 0.9), g) }, func(g, v float64) float64 { return 0.9*v + g }},
+		"added to the values": {func(g, v *Node) *Node { return Add(g, v) }, func(g, v float64) float64 { return g + v }},
+		"GELU":                {func(g, _ *Node) *Node { return gelu(g) }, func(g, _ float64) float64 { return g / 2 * math.Erfc(-g/math.Sqrt2) }},
+		"twice":               {func(g, v *Node) *Node { return Sub(Mul(v, Sqrt(Abs(g))), g) }, func(g, v float64) float64 { return v*math.Sqrt(math.Abs(g)) - g }},
+	} {
+		exec := compiled(t, be, func(in []*Node) []*Node { return []*Node{c.graph(p.graph(in)[1], in[3])} }, dims...)
+		be.StartTimings()
+		got := execute(t, exec, []compute.Buffer{upload(t, be, x, dims[0]...), upload(t, be, w, dims[1]...), upload(t, be, at, -4), upload(t, be, values, 4), upload(t, be, dy, dims[4]...)}, nil)
+		if steps := stepNames(be); !strings.Contains(steps, "single entries of") {
+			t.Errorf("%s: not entry by entry:\n%s", name, steps)
+		}
+		want := make([]float32, 4)
+		for i, g := range p.dense(x, w, at, values, dy)[1] {
+			want[i] = float32(c.want(float64(g), float64(values[i])))
+		}
+		near(t, name, got[0], want, 3e-6)
+	}
+}
