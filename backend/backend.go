@@ -15,9 +15,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/distributed"
 	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -68,9 +70,13 @@ func silence() {
 
 // Program is a graph function, compiled once for each set of input shapes.
 type Program struct {
-	name string
-	be   Backend
-	exec *graph.Exec
+	name     string
+	be       Backend
+	exec     *graph.Exec
+	replicas int
+
+	mu    sync.Mutex
+	built []*graph.Graph // since the last run
 }
 
 // Build is a graph function: it maps the nodes of the inputs to the nodes of
@@ -80,11 +86,53 @@ type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
 // NewProgram prepares fn to run on be. name is used in errors.
 func NewProgram(be Backend, name string, fn Build) (*Program, error) {
-	exec, err := graph.NewExecCanonical(be, graph.CanonicalExecGraphFn(fn), 0, 0, false, true, true)
+	p := &Program{name: name, be: be, replicas: 1}
+	noted := func(g *graph.Graph, in []*graph.Node) []*graph.Node {
+		p.mu.Lock()
+		p.built = append(p.built, g)
+		p.mu.Unlock()
+		return fn(g, in)
+	}
+	exec, err := graph.NewExecCanonical(be, noted, 0, 0, false, true, true)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the graph %q: %w", name, err)
 	}
-	return &Program{name: name, be: be, exec: exec.WithName(name)}, nil
+	p.exec = exec.WithName(name)
+	return p, nil
+}
+
+// NewReplicated prepares fn to run on all devices of be at once, on each with inputs
+// of its own; in fn they meet in [AllMean] and [AllSum]. Inputs and outputs are those of
+// the first device, then those of the second, and so on. With one device it is
+// NewProgram.
+func NewReplicated(be Backend, name string, fn Build) (*Program, error) {
+	p, err := NewProgram(be, name, fn)
+	if n := Replicas(be); err == nil && n > 1 {
+		mesh, err := distributed.NewDeviceMesh([]int{n}, []string{"replica"})
+		if err != nil {
+			return nil, fmt.Errorf("preparing the graph %q for %d devices: %w", name, n, err)
+		}
+		p.replicas, p.exec = n, p.exec.SPMD(mesh)
+	}
+	return p, err
+}
+
+// AllSum is the sum of x over the replicas of a replicated program; x itself in
+// another.
+func AllSum(x *graph.Node) *graph.Node {
+	if g := x.Graph(); g.NumDevices() > 1 {
+		return g.Distributed().AllReduceOne(x, compute.ReduceOpSum)
+	}
+	return x
+}
+
+// AllMean is the mean of x over the replicas of a replicated program; x itself in
+// another.
+func AllMean(x *graph.Node) *graph.Node {
+	if n := x.Graph().NumDevices(); n > 1 {
+		return graph.MulScalar(AllSum(x), 1/float64(n))
+	}
+	return x
 }
 
 // Close releases the compiled graphs.
@@ -105,11 +153,21 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 	for i, a := range in {
 		args[i] = a
 		if d, ok := a.(Donated); ok {
-			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, 0); err != nil {
+			device := compute.DeviceNum(i * p.replicas / len(in))
+			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, device); err != nil {
 				return nil, fmt.Errorf("running %s: giving input %d to the backend: %w", p.name, i, err)
 			}
 		}
 	}
+	defer func() {
+		p.mu.Lock()
+		built := p.built
+		p.built = nil
+		p.mu.Unlock()
+		if err == nil {
+			noteMemory(p.be, built)
+		}
+	}()
 	caught := exceptions.TryCatch[error](func() { out, err = p.exec.Call(args...) })
 	if err == nil {
 		err = caught
@@ -168,6 +226,34 @@ func Uint8(be Backend, data []uint8, shape ...int) (*tensors.Tensor, error) {
 // Uint64 places a uint64 array of the given shape on be. The data is copied.
 func Uint64(be Backend, data []uint64, shape ...int) (*tensors.Tensor, error) {
 	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+}
+
+// Copy is t, which lies on be's first device, on another of its devices, from 1.
+func Copy(be Backend, t *tensors.Tensor, device int) (*tensors.Tensor, error) {
+	c, err := t.OnDeviceClone(be, compute.DeviceNum(device))
+	t.FinalizeLocal() // the way is through the host
+	if err != nil {
+		return nil, fmt.Errorf("copying a tensor of shape %s to device %d of %s: %w", t.Shape(), device, NameOf(be), err)
+	}
+	return c, nil
+}
+
+// Replicate copies tensors that lie on be's first device to its others: one list for
+// each of those.
+func Replicate(be Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err error) {
+	for d := 1; d < Replicas(be); d++ {
+		var copies []*tensors.Tensor
+		for _, t := range ts {
+			c, err := Copy(be, t, d)
+			if err != nil {
+				Free(append(copies, slices.Concat(out...)...)...)
+				return nil, err
+			}
+			copies = append(copies, c)
+		}
+		out = append(out, copies)
+	}
+	return out, nil
 }
 
 // Scalar places one float32 on be.

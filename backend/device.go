@@ -61,24 +61,38 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 //     its absolute path, in a build with XLA.
 //
 // What cannot be had is a [*DeviceError].
-func Open(device string) (be Backend, note string, err error) {
+func Open(device string) (be Backend, note string, err error) { return OpenSeveral(device, 1) }
+
+// OpenSeveral is Open of so many devices of one kind, beginning with the one named:
+// what is trained on them takes its share of each batch on each ([Replicas]).
+func OpenSeveral(device string, count int) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, err} }
+	if count < 1 {
+		return fail(fmt.Errorf("%d devices: expected at least 1", count))
+	}
+	host := func() (Backend, string, error) {
+		if count > 1 {
+			return fail(fmt.Errorf("the processor is one device, %d were asked for; name a GPU, or leave their number out", count))
+		}
+		be, err := New()
+		return be, note, err
+	}
 	kind, rest, given := strings.Cut(device, ":")
 	switch {
 	case device == "" || device == Auto:
 		if len(gpus()) == 0 {
-			be, err = New()
-			return be, "", err
+			return host()
 		}
-		if be, _, err = Open("cuda"); err == nil {
+		if be, _, err = OpenSeveral("cuda", count); err == nil {
 			return be, "", nil
 		}
+		if count > 1 {
+			return nil, "", err
+		}
 		note = "a GPU is there and not used: " + err.Error()
-		be, err = New()
-		return be, note, err
+		return host()
 	case device == "cpu":
-		be, err = New()
-		return be, "", err
+		return host()
 	case kind == "cuda":
 		n := 0
 		if given {
@@ -90,10 +104,10 @@ func Open(device string) (be Backend, note string, err error) {
 		if err != nil {
 			return fail(err)
 		}
-		if count := len(gpus()); n >= count {
-			return fail(fmt.Errorf("this machine has %d NVIDIA GPUs, cuda:0 to cuda:%d", count, count-1))
+		if there := len(gpus()); n+count > there {
+			return fail(fmt.Errorf("this machine has %d NVIDIA GPUs, cuda:0 to cuda:%d; %d from cuda:%d on were asked for", there, there-1, count, n))
 		}
-		if be, err = openOnce(fmt.Sprintf("cuda:%d", n), p.Path, n); err != nil {
+		if be, err = openOnce(fmt.Sprintf("cuda:%d", n), p.Path, n, count); err != nil {
 			return fail(err)
 		}
 		return be, "", nil
@@ -113,7 +127,7 @@ func Open(device string) (be Backend, note string, err error) {
 		if _, err := os.Stat(path); err != nil {
 			return fail(fmt.Errorf("opening the PJRT plug-in: %w", err))
 		}
-		if be, err = openOnce("xla:"+path, path, 0); err != nil {
+		if be, err = openOnce("xla:"+path, path, 0, count); err != nil {
 			return fail(err)
 		}
 		return be, "", nil
@@ -132,45 +146,70 @@ func names(plugins []Plugin) string {
 	return strings.Join(out, ", ")
 }
 
-var opened struct {
-	sync.Mutex
-	backends map[string]Backend // by NameOf
+// several are devices of one kind, beginning with one.
+type several struct {
+	name  string // of the first, as NameOf has it
+	count int
 }
 
-// openOnce starts device number n of a plug-in, or returns the one that runs
-// under that name.
-func openOnce(name, path string, n int) (Backend, error) {
+var opened = struct {
+	sync.Mutex
+	backends map[several]Backend
+}{backends: map[several]Backend{}}
+
+// openOnce starts count devices of a plug-in from number n on, or returns those that
+// run under that name.
+func openOnce(name, path string, n, count int) (Backend, error) {
 	opened.Lock()
 	defer opened.Unlock()
-	if be, ok := opened.backends[name]; ok {
+	if be, ok := opened.backends[several{name, count}]; ok {
 		return be, nil
 	}
 	silence()
-	be, err := openPlugin(path, n)
+	be, err := openPlugin(path, n, count)
 	if err != nil {
 		return nil, err
 	}
-	if opened.backends == nil {
-		opened.backends = map[string]Backend{}
+	if there := be.NumDevices(); there < count {
+		be.Finalize()
+		return nil, fmt.Errorf("the plug-in has %d devices, %d were asked for", there, count)
 	}
-	opened.backends[name] = be
+	opened.backends[several{name, count}] = be
 	return be, nil
 }
 
+// as is under what be was opened.
+func as(be Backend) (s several, ok bool) {
+	opened.Lock()
+	defer opened.Unlock()
+	for s, b := range opened.backends {
+		if b == be {
+			return s, true
+		}
+	}
+	return s, false
+}
+
 // NameOf is the name under which [Open] finds be again: "cpu", "cuda:0",
-// "xla:PATH". Of a backend that was not opened here it is the backend's own.
+// "xla:PATH"; of several devices it is the first one's. Of a backend that was not
+// opened here it is the backend's own.
 func NameOf(be Backend) string {
 	if _, host := be.(*cpu.Backend); host {
 		return "cpu"
 	}
-	opened.Lock()
-	defer opened.Unlock()
-	for name, b := range opened.backends {
-		if b == be {
-			return name
-		}
+	if s, ok := as(be); ok {
+		return s.name
 	}
 	return be.Name()
+}
+
+// Replicas is how many devices be was opened with, 1 for the processor: of as many
+// replicas is what a [NewReplicated] program runs.
+func Replicas(be Backend) int {
+	if s, ok := as(be); ok {
+		return s.count
+	}
+	return 1
 }
 
 // OnDevice reports whether be computes away from the host: its memory is its

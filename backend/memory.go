@@ -5,9 +5,38 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
+	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
+
+// ProgramMemory is the most that a program needs on a device while it runs, in bytes
+// by the compiler's own count: inputs, outputs and what is computed in between; of the
+// programs compiled since it was last asked for. 0 where there is no such count.
+func ProgramMemory(be Backend) int64 {
+	programMemory.Lock()
+	defer programMemory.Unlock()
+	n := programMemory.most[be]
+	delete(programMemory.most, be)
+	return n
+}
+
+var programMemory = struct {
+	sync.Mutex
+	most map[Backend]int64
+}{most: map[Backend]int64{}}
+
+// noteMemory remembers what compiled graphs need.
+func noteMemory(be Backend, graphs []*graph.Graph) {
+	programMemory.Lock()
+	defer programMemory.Unlock()
+	for _, g := range graphs {
+		if n := memoryOf(g.Executable()); n > programMemory.most[be] {
+			programMemory.most[be] = n
+		}
+	}
+}
 
 // MemoryError says that a device had too little memory for a program.
 type MemoryError struct {

@@ -4,6 +4,9 @@ package backend_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -63,5 +66,35 @@ func TestDevice(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// TestOpenAbort: what a plug-in says before it ends the process is shown.
+func TestOpenAbort(t *testing.T) {
+	if plugin := os.Getenv("SPT_TEST_ABORT"); plugin != "" {
+		_, _, err := backend.Open("xla:" + plugin)
+		t.Fatalf("opening a plug-in that aborts returned %v", err)
+	}
+	compiler, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip("needs the C compiler cc")
+	}
+	dir := t.TempDir()
+	source, plugin := filepath.Join(dir, "abort.c"), filepath.Join(dir, "pjrt_c_api_abort_plugin.so")
+	code := `#include <stdio.h>
+#include <stdlib.h>
+const void* GetPjrtApi(void) { fprintf(stderr, "Unknown flag in XLA_FLAGS: --no_such_flag\n"); abort(); }
+`
+	if err := os.WriteFile(source, []byte(code), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(compiler, "-shared", "-fPIC", "-o", plugin, source).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestOpenAbort$")
+	cmd.Env = append(os.Environ(), "SPT_TEST_ABORT="+plugin)
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "Unknown flag in XLA_FLAGS: --no_such_flag") || strings.Contains(string(out), "goroutine") {
+		t.Errorf("error %v, output %q", err, out)
 	}
 }
