@@ -12,6 +12,7 @@ import (
 // device there is and its default precision.
 type ComputeConfig struct {
 	Device    string            `json:"device,omitempty"`    // as backend.Open takes it
+	Devices   int               `json:"devices,omitempty"`   // so many from Device on train together; 0: 1
 	Precision backend.Precision `json:"precision,omitempty"` // empty: backend.DefaultPrecision of the device
 	// CheckpointActivations computes the activations of a block anew on the way
 	// back instead of keeping them: less memory for a third more work. On the
@@ -25,7 +26,10 @@ func (c *ComputeConfig) Open() (be backend.Backend, note string, err error) {
 	if err := c.Precision.Validate(); err != nil {
 		return nil, "", &OptionError{err}
 	}
-	if be, note, err = backend.Open(c.Device); err != nil {
+	if c.Devices < 0 {
+		return nil, "", &OptionError{fmt.Errorf("%d devices: expected at least 1", c.Devices)}
+	}
+	if be, note, err = backend.OpenSeveral(c.Device, max(c.Devices, 1)); err != nil {
 		return nil, "", &InputError{err}
 	}
 	c.Device = backend.NameOf(be)
@@ -40,7 +44,11 @@ func (c ComputeConfig) Model(m *backbone.Model) *backbone.Model {
 
 // String is c in a few words.
 func (c ComputeConfig) String() string {
-	text := fmt.Sprintf("%s, precision %s", c.Device, cmp.Or(c.Precision, backend.F32))
+	text := c.Device
+	if c.Devices > 1 {
+		text = fmt.Sprintf("%d devices from %s on", c.Devices, c.Device)
+	}
+	text += ", precision " + string(cmp.Or(c.Precision, backend.F32))
 	if c.CheckpointActivations {
 		text += ", activations checkpointed"
 	}

@@ -196,16 +196,16 @@ func (v convnext) features(c Config, l Layers, images *Node) *Node {
 
 // block is the branch of a block for x [B, H, W, C].
 func (convnext) block(c Config, l Layers, b string, x *Node) *Node {
-	channels := func(name string) *Node { return ExpandLeftToRank(l.Param(b+name), 4) }
-	y := Add(depthwise(x, l.Param(b+"conv_dw.weight")), channels("conv_dw.bias"))
+	y := depthwise(x, l.Param(b+"conv_dw.weight"))
+	y = Add(y, Everywhere(exact(l, b+"conv_dw.bias"), y))
 	y = c.layerNorm(l, b+"norm", l.Output(b+"conv_dw", y))
 	y = GELU(l.Linear(b+"mlp.fc1", y))
 	if c.ResponseNorm {
-		y = l.Output(b+"mlp.grn", responseNorm(y, channels("mlp.grn.weight"), channels("mlp.grn.bias")))
+		y = l.Output(b+"mlp.grn", responseNorm(y, exact(l, b+"mlp.grn.weight"), exact(l, b+"mlp.grn.bias")))
 	}
 	y = l.Linear(b+"mlp.fc2", y)
 	if !c.ResponseNorm {
-		y = Mul(y, channels("gamma"))
+		y = Mul(y, Everywhere(exact(l, b+"gamma"), y))
 	}
 	return y
 }
@@ -222,10 +222,10 @@ func whole(x *Node, p int) *Node {
 
 // responseNorm is ConvNeXt V2's global response normalisation of x [B, H, W, C]:
 // each channel's norm over the positions, divided by the mean of all channels'
-// norms and times weight [1, 1, 1, C], scales the channel beside 1. All that can
+// norms and times weight [C], scales the channel beside 1. All that can
 // be is done on [B, 1, 1, C].
 func responseNorm(x, weight, bias *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(ConvertDType(x, dtypes.Float32)), ReduceSum, 1, 2))
-	by := ConvertDType(Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6)), x.DType())
-	return Add(Mul(x, OnePlus(Mul(by, weight))), bias)
+	by := Mul(Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6)), ExpandLeftToRank(weight, 4))
+	return Add(Mul(x, ConvertDType(OnePlus(by), x.DType())), Everywhere(bias, x))
 }

@@ -69,8 +69,8 @@ func scaledDotProductAttention(q, k, v *Node) *Node {
 		*x = TransposeAllAxes(*x, 0, 2, 1, 3)
 	}
 	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
-	scores := DotGeneral(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
-	y := DotGeneral(softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
+	scores := Product(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
+	y := Product(softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
 	return TransposeAllAxes(y, 0, 2, 1, 3)
 }
 
@@ -105,14 +105,61 @@ func inFloat32(x *Node, f func(x *Node) *Node) *Node {
 
 // layerNorm is the named layer norm over the last axis of x, computed in float32.
 func (c Config) layerNorm(l Layers, name string, x *Node) *Node {
-	params := l
-	if typed, ok := l.(computing); ok {
-		params = typed.Layers // as exact as they are
+	weight, bias := exact(l, name+".weight"), exact(l, name+".bias")
+	y := x
+	if backend.OnDevice(x.Graph().Backend()) {
+		y = deviceLayerNorm(x, weight, bias, c.LayerNormEps)
+	} else {
+		y = inFloat32(x, func(x *Node) *Node {
+			return nn.LayerNorm(x, []int{x.Rank() - 1}, c.LayerNormEps, weight, bias, nil)
+		})
 	}
-	y := inFloat32(x, func(x *Node) *Node {
-		return nn.LayerNorm(x, []int{x.Rank() - 1}, c.LayerNormEps, params.Param(name+".weight"), params.Param(name+".bias"), nil)
-	})
 	return l.Output(name, y)
+}
+
+// deviceLayerNorm is layerNorm with a gradient of its own. Of the formula and its
+// gradient XLA makes kernels that compute the statistics again and again, at a third
+// of an H100's bandwidth; here what is summed over a row is summed once, and kept.
+func deviceLayerNorm(x, weight, bias *Node, eps float64) *Node {
+	float := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
+	sum := func(x *Node) *Node { return ReduceAndKeep(x, ReduceSum, -1) }
+	wide := func(v *Node) *Node { return ExpandLeftToRank(v, x.Rank()) }
+	width := float64(x.Shape().Dim(-1))
+	mean := func(sum *Node) *Node { return MulScalar(sum, 1/width) }
+	total := sum(float(x))
+	squares := sum(Square(Sub(float(x), mean(total))))
+	// Through a barrier the compiler takes them as they are.
+	kept := OptimizationBarriers(total, squares)
+	scale := func() *Node { return Rsqrt(AddScalar(mean(kept[1]), eps)) }
+	normal := func() *Node { return Mul(Sub(float(x), mean(kept[0])), scale()) }
+	var dy *Node // the gradient of the result, once it is known
+	gx := IdentityWithCustomGradient(x, func(_, _ *Node) *Node {
+		g := Mul(float(dy), wide(weight))
+		sums := OptimizationBarriers(sum(g), sum(Mul(g, normal())))
+		return ConvertDType(Mul(scale(), Sub(Sub(g, mean(sums[0])), Mul(normal(), mean(sums[1])))), x.DType())
+	})
+	others := make([]int, x.Rank()-1)
+	for i := range others {
+		others[i] = i
+	}
+	gw := IdentityWithCustomGradient(weight, func(_, _ *Node) *Node { return ReduceSum(Mul(float(dy), normal()), others...) })
+	gb := IdentityWithCustomGradient(bias, func(_, _ *Node) *Node { return ReduceSum(float(dy), others...) })
+	vectors := ConvertDType(ReduceAllSum(Add(gw, gb)), x.DType())
+	carrier := Add(gx, BroadcastToDims(vectors, x.Shape().Dimensions...))
+	return WithGradient(func() *Node { return ConvertDType(Add(Mul(normal(), wide(weight)), wide(bias)), x.DType()) },
+		IdentityWithCustomGradient(carrier, func(_, v *Node) *Node {
+			dy = v
+			return v
+		}))
+}
+
+// exact is l.Param in the type in which it is kept, float32 unless it is a frozen matrix
+// in half precision.
+func exact(l Layers, name string) *Node {
+	if typed, ok := l.(computing); ok {
+		l = typed.Layers
+	}
+	return l.Param(name)
 }
 
 // computing gives a backbone's graph its tensors in the type of its activations,
@@ -157,22 +204,43 @@ func patches(l Layers, name string, x *Node, p int) *Node {
 	d := kernel.Shape().Dim(0)
 	// [B, h, p, w, p, C] → [B, h, w, C, p, p]: the order of the kernel's axes.
 	x = Reshape(TransposeAllAxes(Reshape(x, batch, h, p, w, p, c), 0, 1, 3, 5, 2, 4), batch, h, w, c*p*p)
-	x = DotGeneral(x, []int{3}, nil, Reshape(kernel, d, c*p*p), []int{1}, nil)
-	bias := l.Param(name + ".bias")
+	x = Product(x, []int{3}, nil, Reshape(kernel, d, c*p*p), []int{1}, nil)
+	bias := exact(l, name+".bias")
 	if bias == nil {
 		return x
 	}
-	return Add(x, Reshape(bias, 1, 1, 1, d))
+	return Add(x, Everywhere(bias, x))
 }
 
 // Linear is x·Wᵀ + b for x [..., in], w [out, in] and b [out], in x's type; b may
 // be nil.
 func Linear(x, w, b *Node) *Node {
-	y := DotGeneral(x, []int{x.Rank() - 1}, nil, ConvertDType(w, x.DType()), []int{1}, nil)
+	y := Product(x, []int{x.Rank() - 1}, nil, ConvertDType(w, x.DType()), []int{1}, nil)
 	if b == nil {
 		return y
 	}
-	return Add(y, ExpandLeftToRank(ConvertDType(b, x.DType()), y.Rank()))
+	return Add(y, Everywhere(b, y))
+}
+
+// Product is DotGeneral, for operands of the same type. In half precision GoMLX
+// would have the products of the gradient computed in float32, some ten times as
+// slow on a GPU; there all products have operands of one type, and their sums are
+// float32 whatever it is.
+func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
+	dot := Dot(x, y)
+	if backend.OnDevice(x.Graph().Backend()) {
+		dot = dot.WithAccumulatorDType(x.DType())
+	}
+	return dot.General(xAxes, xBatch, yAxes, yBatch)
+}
+
+// Everywhere is v, of the last axes of y, in y's shape and type. Its gradient is
+// summed over the other axes in v's own type, float32.
+func Everywhere(v, y *Node) *Node {
+	if v.DType() == y.DType() {
+		return ExpandLeftToRank(v, y.Rank())
+	}
+	return ConvertDType(BroadcastToDims(ExpandLeftToRank(v, y.Rank()), y.Shape().Dimensions...), y.DType())
 }
 
 // GELU is the exact form, x·Φ(x), as PyTorch's default, computed in float32.

@@ -237,7 +237,7 @@ func (swin) attention(c Config, s swinStage, l Layers, g *Graph) func(name strin
 		split := func(operation string) *Node {
 			return Reshape(l.Linear(name+operation, x), x.Shape().Dim(0), tokens, s.heads, s.width/s.heads)
 		}
-		bias := Reshape(Gather(Reshape(l.Param(name+positionTable), -1), index), 1, s.heads, tokens, tokens)
+		bias := Reshape(Gather(Reshape(exact(l, name+positionTable), -1), index), 1, s.heads, tokens, tokens)
 		m := mask
 		if shift == 0 {
 			m = nil

@@ -225,19 +225,19 @@ func (vit) embed(c Config, l Layers, images *Node) *Node {
 	x := patches(l, "patch_embed.proj", images, c.PatchSize)
 	x = l.Output("patch_embed.proj", Reshape(x, batch, c.Grid()*c.Grid(), d))
 	if c.PatchPositions {
-		x = Add(x, l.Param("pos_embed"))
+		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
 	}
 	var all []*Node
 	for _, name := range []string{"cls_token", "dist_token", "reg_token"} {
-		if token := l.Param(name); token != nil {
-			all = append(all, BroadcastToDims(token, batch, token.Shape().Dim(1), d))
+		if token := exact(l, name); token != nil {
+			all = append(all, ConvertDType(BroadcastToDims(token, batch, token.Shape().Dim(1), d), x.DType()))
 		}
 	}
 	if len(all) > 0 {
 		x = Concatenate(append(all, x), 1)
 	}
 	if !c.PatchPositions {
-		x = Add(x, l.Param("pos_embed"))
+		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
 	}
 	return x
 }
@@ -277,7 +277,7 @@ func (vit) layerScale(c Config, l Layers, name string, y *Node) *Node {
 	if !c.LayerScale {
 		return y
 	}
-	return Mul(y, ExpandLeftToRank(l.Param(name+".gamma"), y.Rank()))
+	return Mul(y, Everywhere(exact(l, name+".gamma"), y))
 }
 
 // pool is what the head sees, [B, NumFeatures], of the tokens that it reads,

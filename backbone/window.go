@@ -103,14 +103,14 @@ func windowAttention(q, k, v, bias, mask *Node) *Node {
 // plainWindowAttention is windowAttention by its formula.
 func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
-	scores := ConvertDType(Einsum("bqhd,bkhd->bhqk", q, k), dtypes.Float32)
+	scores := ConvertDType(Product(q, []int{3}, []int{0, 2}, k, []int{3}, []int{0, 2}), dtypes.Float32)
 	scores = Add(scores, ConvertDType(bias, dtypes.Float32))
 	if mask != nil {
 		d, count := scores.Shape().Dimensions, mask.Shape().Dim(0)
 		scores = Reshape(scores, d[0]/count, count, d[1], d[2], d[3])
 		scores = Reshape(Add(scores, ExpandDims(mask, 0)), d...)
 	}
-	return Einsum("bhqk,bkhd->bqhd", ConvertDType(Softmax(scores), v.DType()), v)
+	return TransposeAllAxes(Product(ConvertDType(Softmax(scores), v.DType()), []int{3}, []int{0, 1}, v, []int{1}, []int{0, 2}), 0, 2, 1, 3)
 }
 
 // shiftMask is what is added to the scores of shifted windows, [windows, 1, size²,

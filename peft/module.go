@@ -220,7 +220,7 @@ func init() {
 }
 
 // times is x·Wᵀ for x [..., in] and w [out, in].
-func times(x, w *Node) *Node { return DotGeneral(x, []int{x.Rank() - 1}, nil, w, []int{1}, nil) }
+func times(x, w *Node) *Node { return backbone.Linear(x, w, nil) }
 
 // Init says how a tuned tensor starts.
 type Init int

@@ -58,6 +58,6 @@ func (l *layers) Tokens(block int, x *Node) *Node {
 		x = Slice(x, AxisRange(), AxisRange(0, x.Shape().Dim(1)-p.Tokens), AxisRange())
 		prompts = SliceAxis(l.tuned[deepPromptsName], 0, AxisRange(block-1, block))
 	}
-	prompts = BroadcastToDims(ConvertDType(prompts, x.DType()), x.Shape().Dim(0), p.Tokens, x.Shape().Dim(2))
+	prompts = ConvertDType(BroadcastToDims(prompts, x.Shape().Dim(0), p.Tokens, x.Shape().Dim(2)), x.DType())
 	return Concatenate([]*Node{x, l.drop(prompts, l.rates.Dropout, prompts.Shape().Dimensions)}, 1)
 }

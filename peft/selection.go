@@ -96,11 +96,8 @@ type Tuning struct {
 	Module    Module // zero if nothing is structured
 	Params    []Param
 	Counts    Counts
-	// GatherEntries takes the gradient of single entries of a linear layer as dot
-	// products over the tokens. By default it is picked from the whole gradient of the
-	// matrix, of which spt's own CPU backend makes dot products by itself; on a GPU
-	// either may be faster ("spt bench --suite" measures both).
-	GatherEntries bool
+	// EntryGradient is how the gradient of single entries of a matrix is taken.
+	EntryGradient EntryGradient
 
 	whole, structured map[string]bool
 	shapes            map[string][]int // of the backbone's tensors
@@ -321,6 +318,7 @@ type layers struct {
 	indices map[string]*Node // [nnz] int32, by tensor
 	rates   Rates
 	rng     *Node // nil: evaluation, nothing is dropped
+	draws   int   // from rng, so far
 	params  map[string]*Node
 }
 
@@ -347,23 +345,16 @@ func (l *layers) Param(name string) *Node {
 		n = l.frozen[name]
 		if indices, ok := l.indices[name]; ok {
 			// W + scatter: the gradient of the values is a gather of dW.
-			// In float32, lest what a value adds be lost to rounding before the sum is.
 			shape, values := n.Shape(), l.tuned[SparseValues(name)]
-			if l.gathers(name) {
+			if _, ok := l.strip(name, n.Graph().Backend()); ok {
 				values = StopGradient(values)
 			}
-			flat := ScatterSum(Reshape(ConvertDType(n, dtypes.Float32), shape.Size()), ExpandDims(indices, -1), values, true, true)
+			flat := ScatterSum(Reshape(n, shape.Size()), ExpandDims(indices, -1), ConvertDType(values, n.DType()), true, true)
 			n = Reshape(flat, shape.Dimensions...)
 		}
 	}
 	l.params[name] = n
 	return n
-}
-
-// gathers reports whether the entries of a tensor get their gradient from the layer
-// instead of the tensor.
-func (l *layers) gathers(tensor string) bool {
-	return l.GatherEntries && l.indices[tensor] != nil && len(l.shapes[tensor]) == 2
 }
 
 func (l *layers) Linear(name string, x *Node) *Node {
@@ -374,8 +365,8 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		b = l.Param(name + ".bias")
 	}
 	y := backbone.Linear(x, w, b)
-	if l.gathers(name + ".weight") {
-		y = gathered(x, y, l.tuned[SparseValues(name+".weight")], l.indices[name+".weight"])
+	if s, ok := l.strip(name+".weight", x.Graph().Backend()); ok {
+		y = s.withEntries(x, y, l.tuned[SparseValues(name+".weight")])
 	}
 	if l.structured[name+".weight"] {
 		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType()}
@@ -409,10 +400,42 @@ func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	if l.rng == nil || rate <= 0 {
 		return x
 	}
-	var u *Node
-	l.rng, u = RandomUniform(l.rng, float32Shape(mask))
-	keep := ConvertDType(GreaterOrEqual(u, Scalar(x.Graph(), dtypes.Float32, rate)), x.DType())
+	keep := ConvertDType(l.draw(mask, rate), x.DType())
 	return Mul(x, MulScalar(keep, 1/(1-rate)))
+}
+
+// draw is true with probability 1−rate, anew in each element of the shape and at
+// each call.
+func (l *layers) draw(shape []int, rate float64) *Node {
+	g := l.rng.Graph()
+	if !backend.OnDevice(g.Backend()) {
+		var u *Node
+		l.rng, u = RandomUniform(l.rng, float32Shape(shape))
+		return GreaterOrEqual(u, Scalar(g, dtypes.Float32, rate))
+	}
+	// On a device GoMLX's generator would write its numbers to memory, several times
+	// what the layer itself moves. A number made of the element's position is made
+	// where it is used: MurmurHash3's finaliser, twice, under a key of the step and
+	// the call.
+	l.draws++
+	key := func(i int) *Node { return Reshape(ConvertDType(Slice(l.rng, AxisElem(i)), dtypes.Uint32)) }
+	number := func(v uint32) *Node { return Scalar(g, dtypes.Uint32, v) }
+	mix := func(h *Node) *Node {
+		for _, round := range []struct{ shift, factor uint32 }{{16, 0x85ebca6b}, {13, 0xc2b2ae35}, {16, 0}} {
+			h = BitwiseXor(h, BitwiseShiftRightLogical(h, number(round.shift)))
+			if round.factor != 0 {
+				h = Mul(h, number(round.factor))
+			}
+		}
+		return h
+	}
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	h := mix(Add(Iota(g, shapes.Make(dtypes.Uint32, n), 0), Add(key(0), number(uint32(l.draws)*0x9e3779b9))))
+	h = mix(BitwiseXor(h, key(1)))
+	return Reshape(GreaterOrEqual(h, number(uint32(rate*(1<<32)))), shape...)
 }
 
 func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }

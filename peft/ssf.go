@@ -7,6 +7,7 @@ import (
 
 	. "github.com/gomlx/gomlx/core/graph"
 
+	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 )
 
@@ -36,8 +37,7 @@ func (l *layers) ssf(name string, y *Node) *Node {
 	if !ok {
 		return y
 	}
-	of := func(v *Node) *Node { return ExpandLeftToRank(ConvertDType(v, y.DType()), y.Rank()) }
-	return Add(Mul(y, of(scale)), of(l.tuned[name+ssfShift]))
+	return Add(Mul(y, backbone.Everywhere(scale, y)), backbone.Everywhere(l.tuned[name+ssfShift], y))
 }
 
 // ssfMergeable: the operations must end in a bias, which takes β up, and be

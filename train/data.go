@@ -58,20 +58,14 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 		return d.featureBatches(ctx, be, order, size, dropLast)
 	}
 	return func(yield func(batch, error) bool) {
-		if backend.OnDevice(be) {
-			r, ok := d.kept[be]
-			if !ok {
-				var err error
-				if r, err = d.reside(ctx, be); err != nil {
-					yield(batch{}, err)
-					return
-				}
-				d.kept[be] = r
-			}
-			if r != nil {
-				r.batches(ctx, d, order, size, dropLast, seed, epoch, yield)
-				return
-			}
+		r, err := d.resident(ctx, be)
+		if err != nil {
+			yield(batch{}, err)
+			return
+		}
+		if r != nil {
+			r.batches(ctx, d, order, size, dropLast, seed, epoch, yield)
+			return
 		}
 		for b, err := range d.loader.Batches(ctx, order, size, dropLast, seed, epoch) {
 			if err != nil {

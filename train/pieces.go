@@ -64,13 +64,13 @@ func (s *Stepper) buildCut(_ *Graph, in []*Node) (out []*Node) {
 // right predictions), tuned, frozen, a piece's images, labels, random state and
 // share of the batch → the sums anew.
 func (s *Stepper) buildAccumulate(_ *Graph, in []*Node) []*Node {
-	n := len(s.tuning.Params)
+	n := len(s.packs.packs)
 	sums, in := in[:n+2], in[n+2:]
-	tuned, in := in[:n], in[n:]
+	tuned, in := s.packs.unpack(in[:n]), in[n:]
 	frozen, in := in[:len(s.net.inputs)], in[len(s.net.inputs):]
 	loss, hits := s.loss(tuned, frozen, in[0], in[1], in[2])
 	loss = Mul(loss, in[3])
-	out := append(Gradient(loss, tuned...), loss, hits)
+	out := append(s.packs.join(Gradient(loss, tuned...)), loss, hits)
 	for i, sum := range sums {
 		out[i] = Add(sum, out[i])
 	}
@@ -80,13 +80,13 @@ func (s *Stepper) buildAccumulate(_ *Graph, in []*Node) []*Node {
 // buildUpdate: tuned, first and second moments, gradients, and the scalars lr,
 // 1−β₁ᵗ, 1−β₂ᵗ → the first three anew.
 func (s *Stepper) buildUpdate(_ *Graph, in []*Node) []*Node {
-	n := len(s.tuning.Params)
+	n := len(s.packs.packs)
 	return s.adamW(in[:3*n], in[3*n:4*n], in[4*n], in[4*n+1], in[4*n+2])
 }
 
 // inPieces is a step on one piece of the batch after the other.
 func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
-	n := len(s.tuning.Params)
+	n := len(s.packs.packs)
 	sizes := s.pieces(images.Shape())
 	cut, err := s.cut.Run(ctx, images, labels)
 	if err != nil {
@@ -99,7 +99,10 @@ func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, 
 		var shape []int
 		size := 1
 		if i < n {
-			shape, size = s.tuning.Params[i].Shape, s.tuning.Params[i].Size()
+			shape = s.packs.shape(i)
+			for _, d := range shape {
+				size *= d
+			}
 		}
 		t, err := backend.Tensor(s.be, make([]float32, size), shape...)
 		if err != nil {

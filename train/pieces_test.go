@@ -83,7 +83,7 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.state = next
-			loss, hits, err := numbers(metrics)
+			loss, hits, err := numbers(metrics[0], metrics[1])
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,8 +21,9 @@ import (
 type Predictor struct {
 	be       backend.Backend
 	net      *network
-	tuned    []*tensors.Tensor
-	borrowed bool // tuned and net are a Stepper's
+	packs    packing
+	tuned    []*tensors.Tensor // as packs says
+	borrowed bool              // tuned and net are a Stepper's
 	logits   *backend.Program
 	features *backend.Program
 }
@@ -33,22 +34,14 @@ func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned c
 	if err != nil {
 		return nil, err
 	}
-	p := &Predictor{be: be, net: net}
+	p := &Predictor{be: be, net: net, packs: pack(be, t.Params)}
 	defer func() {
 		if err != nil {
 			p.Close()
 		}
 	}()
-	for _, q := range t.Params {
-		v, ok := tuned[q.Name]
-		if !ok || v.Size() != q.Size() {
-			return nil, fmt.Errorf("preparing predictions: the tuned tensor %s has shape %v, expected %v", q.Name, v.Shape, q.Shape)
-		}
-		x, err := backend.Tensor(be, v.Data, q.Shape...)
-		if err != nil {
-			return nil, err
-		}
-		p.tuned = append(p.tuned, x)
+	if p.tuned, err = p.packs.place(be, tuned); err != nil {
+		return nil, fmt.Errorf("preparing predictions: %w", err)
 	}
 	return p, p.prepare()
 }
@@ -56,7 +49,7 @@ func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned c
 // predictor predicts with what the stepper has tuned so far. Its tuned tensors are
 // those of s.tuned at the time: each step makes new ones. It closes before s does.
 func (s *Stepper) predictor() (*Predictor, error) {
-	p := &Predictor{be: s.be, net: s.net, tuned: s.tuned(), borrowed: true}
+	p := &Predictor{be: s.be, net: s.net, packs: s.packs, tuned: s.tuned(), borrowed: true}
 	if err := p.prepare(); err != nil {
 		p.Close()
 		return nil, err
@@ -64,8 +57,8 @@ func (s *Stepper) predictor() (*Predictor, error) {
 	return p, nil
 }
 
-// tuned are the tuned tensors, in the order of the tuning's Params.
-func (s *Stepper) tuned() []*tensors.Tensor { return s.state[:len(s.tuning.Params)] }
+// tuned are the packs of tuned tensors.
+func (s *Stepper) tuned() []*tensors.Tensor { return s.state[:len(s.packs.packs)] }
 
 func (p *Predictor) prepare() (err error) {
 	net := p.net
@@ -84,7 +77,7 @@ func (p *Predictor) prepare() (err error) {
 
 func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 	n := len(p.tuned)
-	return in[:n], in[n : len(in)-1], in[len(in)-1]
+	return p.packs.unpack(in[:n]), in[n : len(in)-1], in[len(in)-1]
 }
 
 // Close releases the compiled graphs and the tuned tensors.
@@ -173,8 +166,13 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 	return e, nil
 }
 
-// atOnce is how many images to predict at once, at most batchSize.
+// atOnce is how many images to predict at once, for a batchSize of training: at most
+// that many, or on a device, which waits for the host between batches, four times as
+// many, whose activations are not kept.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
+	if backend.OnDevice(p.be) {
+		return max(1, min(4*batchSize, data.Len()))
+	}
 	shape := shapes.Make(dtypes.Uint8, batchSize, data.size, data.size, 3)
 	if data.loader == nil {
 		shape = shapes.Make(dtypes.Float32, batchSize, data.width)
@@ -199,7 +197,7 @@ func logSumExp(row []float32) (best int, lse float64) {
 // featuresOf computes the features of every sample once, for a head trained
 // alone on a frozen backbone.
 func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, progress func(images int)) (*Data, error) {
-	out := &Data{width: p.net.model.Config.NumFeatures()}
+	out := &Data{width: p.net.model.Config.NumFeatures(), kept: map[backend.Backend]*resident{}}
 	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return nil, err

@@ -23,45 +23,78 @@ const residentBytes = 4 << 30
 // that a step sends a few numbers for each image instead of its pixels.
 type resident struct {
 	be             backend.Backend
-	pixels, labels *tensors.Tensor // uint8 [N, side, side, 3], int32 [N]
-	host           []int32         // the labels
-	n, side        int
+	pixels, labels *tensors.Tensor     // uint8 [N, side, side, 3] or features float32 [N, D], int32 [N]
+	copies         [][]*tensors.Tensor // of both, on further devices
+	host           []int32             // the labels
+	size           int                 // of images, once cropped
 	batch          *backend.Program
 }
 
-// reside places the images of d on be; nil if they do not fit, or cannot be squares
-// before they are cropped.
-func (d *Data) reside(ctx context.Context, be backend.Backend) (*resident, error) {
-	fixed, ok := d.loader.Fixed()
-	side := fixed.Transform().Size
-	n := d.loader.Len()
-	if bytes := float64(n) * float64(side*side*3); !ok || bytes > residentBytes || float64(n)*float64(side*side) > math.MaxInt32 {
+// resident is what of d is kept on be, from the first call on; nil if nothing is:
+// on the processor, and where d does not fit.
+func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, err error) {
+	if !backend.OnDevice(be) {
 		return nil, nil
 	}
-	r := &resident{be: be, n: n, side: side}
-	pixels := make([]uint8, 0, n*side*side*3)
-	for b, err := range fixed.Batches(ctx, nil, 64, false, 0, 0) {
-		if err != nil {
-			return nil, err
+	r, ok := d.kept[be]
+	if !ok {
+		if r, err = d.reside(ctx, be); err == nil {
+			d.kept[be] = r
 		}
-		pixels, r.host = append(pixels, b.Pixels...), append(r.host, b.Labels...)
 	}
-	var err error
-	if r.pixels, err = backend.Uint8(be, pixels, n, side, side, 3); err != nil {
+	return r, err
+}
+
+// reside places the images of d, or its features, on be; nil if they do not fit, or
+// cannot be squares before they are cropped.
+func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err error) {
+	r = &resident{be: be, size: d.size, host: d.labels}
+	if d.loader == nil {
+		if float64(len(d.features))*4 > residentBytes {
+			return nil, nil
+		}
+		r.pixels, err = backend.Tensor(be, d.features, len(d.labels), d.width)
+	} else {
+		fixed, ok := d.loader.Fixed()
+		side := fixed.Transform().Size
+		n := d.loader.Len()
+		if bytes := float64(n) * float64(side*side*3); !ok || bytes > residentBytes || float64(n)*float64(side*side) > math.MaxInt32 {
+			return nil, nil
+		}
+		pixels := make([]uint8, 0, n*side*side*3)
+		for b, err := range fixed.Batches(ctx, nil, 64, false, 0, 0) {
+			if err != nil {
+				return nil, err
+			}
+			pixels, r.host = append(pixels, b.Pixels...), append(r.host, b.Labels...)
+		}
+		r.pixels, err = backend.Uint8(be, pixels, n, side, side, 3)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("keeping the images on the device: %w", err)
 	}
-	if r.labels, err = backend.Int32(be, r.host, n); err != nil {
+	if r.labels, err = backend.Int32(be, r.host, len(r.host)); err != nil {
 		return nil, fmt.Errorf("keeping the labels on the device: %w", err)
 	}
-	size := d.size
+	if r.copies, err = backend.Replicate(be, []*tensors.Tensor{r.pixels, r.labels}); err != nil {
+		return nil, fmt.Errorf("keeping the images on all devices: %w", err)
+	}
 	r.batch, err = backend.NewProgram(be, "batch", func(_ *Graph, in []*Node) []*Node {
-		pixels, labels, index := in[0], in[1], ExpandDims(in[2], -1)
-		if len(in) == 3 {
-			return []*Node{Gather(pixels, index), Gather(labels, index)}
-		}
-		return []*Node{cropped(pixels, in[2], in[3], in[4], in[5], size), Gather(labels, index)}
+		images, labels := cut(in[0], in[1], in[2:], r.size)
+		return []*Node{images, labels}
 	})
 	return r, err
+}
+
+// cut is a batch of what a resident keeps: the images or features at the positions
+// lists[0], int32 [B], and their labels. Three more lists say where images are
+// cropped, and which are mirrored.
+func cut(pixels, labels *Node, lists []*Node, size int) (images, chosen *Node) {
+	index := ExpandDims(lists[0], -1)
+	if len(lists) == 1 {
+		return Gather(pixels, index), Gather(labels, index)
+	}
+	return cropped(pixels, lists[0], lists[1], lists[2], lists[3], size), Gather(labels, index)
 }
 
 // cropped are squares of pixels [N, side, side, 3]: of image index, from column x0 and
@@ -81,7 +114,7 @@ func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 // batches is Data.batches of what is on the device.
 func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, dropLast bool, seed uint64, epoch int, yield func(batch, error) bool) {
 	if order == nil {
-		for i := range r.n {
+		for i := range r.host {
 			order = append(order, i)
 		}
 	}
@@ -100,33 +133,40 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// take makes the batch of these samples, in a pass of that seed and epoch, with
-// copies of the first sample up to size.
-func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
-	var lists [4][]int32 // index, x0, y0, flip
-	for i := range size {
-		index := samples[0]
-		if i < len(samples) {
-			index = samples[i]
-			out.host = append(out.host, r.host[index])
-		}
-		lists[0] = append(lists[0], int32(index))
+// lists are what cut takes for these samples, in a pass of that seed and epoch.
+func (d *Data) lists(samples []int, seed uint64, epoch int) [][]int32 {
+	out := make([][]int32, 1, 4)
+	if d.augments() {
+		out = out[:4]
+	}
+	for _, index := range samples {
+		out[0] = append(out[0], int32(index))
 		if d.augments() {
 			x0, y0, flip := d.loader.Transform().Place(seed, epoch, index)
 			mirrored := int32(0)
 			if flip {
 				mirrored = 1
 			}
-			lists[1], lists[2], lists[3] = append(lists[1], int32(x0)), append(lists[2], int32(y0)), append(lists[3], mirrored)
+			out[1], out[2], out[3] = append(out[1], int32(x0)), append(out[2], int32(y0)), append(out[3], mirrored)
 		}
+	}
+	return out
+}
+
+// take makes the batch of these samples, in a pass of that seed and epoch, with
+// copies of the first sample up to size.
+func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
+	for _, index := range samples {
+		out.host = append(out.host, r.host[index])
+	}
+	full := slices.Clone(samples)
+	for len(full) < size {
+		full = append(full, samples[0])
 	}
 	args := []any{r.pixels, r.labels}
 	var sent []*tensors.Tensor
 	defer func() { backend.Free(sent...) }()
-	for _, l := range lists {
-		if l == nil {
-			break
-		}
+	for _, l := range d.lists(full, seed, epoch) {
 		t, err := backend.Int32(r.be, l, size)
 		if err != nil {
 			return out, err

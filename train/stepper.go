@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -35,13 +36,38 @@ type Stepper struct {
 	rates   peft.Rates
 	decay   float64
 	program *backend.Program // a whole step
+	loop    *backend.Program // several, on a device
 	// A batch that is too large for the caches is taken in pieces: their
 	// gradients are added up, then the weights are updated.
 	cut, accumulate, update *backend.Program
 
 	steps  int                 // optimiser steps taken
-	state  []*tensors.Tensor   // tuned tensors, first moments, second moments: 3·len(Params)
-	unread [][]*tensors.Tensor // loss and right predictions of the last steps
+	packs  packing             // how state lies
+	state  []*tensors.Tensor   // tuned tensors, first moments, second moments: 3·len(packs.packs)
+	copies [][]*tensors.Tensor // of state, on further devices
+	unread []metrics           // of the last steps
+}
+
+// metrics are those of one step, or of several, on the backend.
+type metrics struct {
+	steps      int
+	loss, hits *tensors.Tensor // of a single step
+	table      *tensors.Tensor // both, of several: float32 [steps, 2]
+}
+
+func (m metrics) free() { backend.Free(m.loss, m.hits, m.table) }
+
+// read is loss and right predictions of each step.
+func (m metrics) read() (out [][2]float64, err error) {
+	if m.table == nil {
+		loss, hits, err := numbers(m.loss, m.hits)
+		return [][2]float64{{loss, hits}}, err
+	}
+	values, err := backend.Float32s(m.table)
+	for i := 0; i+1 < len(values); i += 2 {
+		out = append(out, [2]float64{float64(values[i]), float64(values[i+1])})
+	}
+	return out, err
 }
 
 // NewStepper starts training at the given tuned values, with the optimiser's
@@ -52,7 +78,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	if err != nil {
 		return nil, err
 	}
-	s := &Stepper{be: be, tuning: t, net: net, rates: rates, decay: weightDecay}
+	s := &Stepper{be: be, tuning: t, net: net, rates: rates, decay: weightDecay, packs: pack(be, t.Params)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -74,11 +100,16 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 		build backend.Build
 	}{
 		{&s.program, "training step", s.build},
+		{&s.loop, "training steps", s.buildLoop},
 		{&s.cut, "cutting a batch", s.buildCut},
 		{&s.accumulate, "gradients of a part of a batch", s.buildAccumulate},
 		{&s.update, "optimiser step", s.buildUpdate},
 	} {
-		if *p.to, err = backend.NewProgram(be, p.name, p.build); err != nil {
+		prepare := backend.NewProgram
+		if p.to == &s.loop {
+			prepare = backend.NewReplicated
+		}
+		if *p.to, err = prepare(be, p.name, p.build); err != nil {
 			return nil, err
 		}
 	}
@@ -87,14 +118,15 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 
 // Close releases the compiled step and its state.
 func (s *Stepper) Close() {
-	for _, p := range []*backend.Program{s.program, s.cut, s.accumulate, s.update} {
+	for _, p := range []*backend.Program{s.program, s.loop, s.cut, s.accumulate, s.update} {
 		if p != nil { // as it is where NewStepper fails
 			p.Close()
 		}
 	}
 	backend.Free(s.state...)
+	backend.Free(slices.Concat(s.copies...)...)
 	for _, m := range s.unread {
-		backend.Free(m...)
+		m.free()
 	}
 	s.net.close()
 }
@@ -108,35 +140,29 @@ func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (er
 		}
 	}()
 	for _, sd := range []checkpoint.StateDict{tuned, first, second} {
-		for _, p := range s.tuning.Params {
-			v, ok := sd[p.Name]
-			if !ok || v.Size() != p.Size() {
-				return fmt.Errorf("loading the training state: %s has shape %v, expected %v", p.Name, v.Shape, p.Shape)
-			}
-			t, err := backend.Tensor(s.be, v.Data, p.Shape...)
-			if err != nil {
-				return err
-			}
-			state = append(state, t)
+		packs, err := s.packs.place(s.be, sd)
+		if err != nil {
+			return err
 		}
+		state = append(state, packs...)
+	}
+	copies, err := backend.Replicate(s.be, state)
+	if err != nil {
+		return err
 	}
 	backend.Free(s.state...)
-	s.steps, s.state = steps, state
+	backend.Free(slices.Concat(s.copies...)...)
+	s.steps, s.state, s.copies = steps, state, copies
 	return nil
 }
 
 // save reads the training state back.
 func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) {
 	var out [3]checkpoint.StateDict
-	n := len(s.tuning.Params)
+	n := len(s.packs.packs)
 	for i := range out {
-		out[i] = checkpoint.StateDict{}
-		for j, p := range s.tuning.Params {
-			v, err := backend.Float32s(s.state[i*n+j])
-			if err != nil {
-				return nil, nil, nil, fmt.Errorf("reading %s: %w", p.Name, err)
-			}
-			out[i][p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: v}
+		if out[i], err = s.packs.read(s.state[i*n : (i+1)*n]); err != nil {
+			return nil, nil, nil, err
 		}
 	}
 	return out[0], out[1], out[2], nil
@@ -152,12 +178,16 @@ func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
 // state, and the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ → the first three anew, loss, number
 // of correct predictions.
 func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
-	n := len(s.tuning.Params)
+	n := len(s.packs.packs)
 	state, rest := in[:3*n], in[3*n:]
 	frozen, rest := rest[:len(s.net.inputs)], rest[len(s.net.inputs):]
-	loss, hits := s.loss(state[:n], frozen, rest[0], rest[1], rest[2])
-	grads := Gradient(loss, state[:n]...)
-	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), loss, hits)
+	tuned := s.packs.unpack(state[:n])
+	loss, hits := s.loss(tuned, frozen, rest[0], rest[1], rest[2])
+	grads := s.packs.join(Gradient(loss, tuned...))
+	for i, g := range grads {
+		grads[i] = backend.AllMean(g)
+	}
+	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), backend.AllMean(loss), backend.AllSum(hits))
 }
 
 // loss is the mean cross-entropy of images, and the number of right predictions.
@@ -167,15 +197,15 @@ func (s *Stepper) loss(tuned, frozen []*Node, images, labels, rng *Node) (loss, 
 	return sensitivity.CrossEntropy(logits, labels), hits
 }
 
-// adamW is the tuned tensors, first and second moments after one step of AdamW
+// adamW is the packs of tuned tensors, first and second moments after one step of AdamW
 // (Loshchilov and Hutter 2019, arXiv 1711.05101; PyTorch's order of operations).
 // state is the same before, correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
 func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*Node {
-	n := len(s.tuning.Params)
+	n := len(grads)
 	out := make([]*Node, 3*n, 3*n+2)
-	for i, p := range s.tuning.Params {
-		w, grad := state[i], grads[i]
-		if p.Decays() && s.decay > 0 {
+	for i, grad := range grads {
+		w := state[i]
+		if s.packs.decays(i) && s.decay > 0 {
 			w = Sub(w, Mul(w, MulScalar(lr, s.decay)))
 		}
 		m := Add(MulScalar(state[n+i], beta1), MulScalar(grad, 1-beta1))
@@ -212,6 +242,9 @@ func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr f
 // [B]. seed decides what is dropped. What the step measured stays on the backend
 // until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) error {
+	if n := backend.Replicas(s.be); n > 1 {
+		return fmt.Errorf("training on %d devices: the images must be kept on each of them, which takes squares of one size and at most %d GB; train on one device (--devices 1)", n, residentBytes>>30)
+	}
 	step := s.whole
 	if len(s.pieces(images.Shape())) > 1 {
 		step = s.inPieces
@@ -238,12 +271,12 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 		}
 		scalars = append(scalars, x)
 	}
-	state, metrics, err := step(ctx, images, labels, r, scalars)
+	state, measured, err := step(ctx, images, labels, r, scalars)
 	if err != nil {
 		return err
 	}
 	s.state = state
-	s.unread = append(s.unread, metrics)
+	s.unread = append(s.unread, metrics{steps: 1, loss: measured[0], hits: measured[1]})
 	s.steps++
 	return nil
 }
@@ -253,19 +286,25 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 func (s *Stepper) Read() (out []Metrics, err error) {
 	defer func() {
 		for _, m := range s.unread {
-			backend.Free(m...)
+			m.free()
 		}
 		s.unread = nil
 	}()
-	first := s.steps - len(s.unread) + 1
-	for i, m := range s.unread {
-		loss, hits, err := numbers(m)
+	step := s.steps
+	for _, m := range s.unread {
+		step -= m.steps
+	}
+	for _, m := range s.unread {
+		values, err := m.read()
 		if err != nil {
 			return out, err
 		}
-		out = append(out, Metrics{loss, int(hits)})
-		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", first+i, loss)
+		for _, v := range values {
+			step++
+			out = append(out, Metrics{v[0], int(v[1])})
+			if math.IsNaN(v[0]) || math.IsInf(v[0], 0) {
+				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", step, v[0])
+			}
 		}
 	}
 	return out, nil
@@ -309,12 +348,12 @@ func given(lists ...[]*tensors.Tensor) (args []any) {
 }
 
 // numbers reads two scalars back.
-func numbers(ts []*tensors.Tensor) (a, b float64, err error) {
-	x, err := backend.Float32s(ts[0])
+func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
+	x, err := backend.Float32s(s)
 	if err != nil {
 		return 0, 0, err
 	}
-	y, err := backend.Float32s(ts[1])
+	y, err := backend.Float32s(t)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -328,6 +367,7 @@ type network struct {
 	inputs []string // names of values: frozen tensors, then index tensors
 	values []*tensors.Tensor
 	frozen int
+	copies [][]*tensors.Tensor // of values, on further devices; made when they are needed
 }
 
 func newNetwork(be backend.Backend, m *backbone.Model, t *peft.Tuning) (*network, error) {
@@ -361,7 +401,10 @@ func newNetwork(be backend.Backend, m *backbone.Model, t *peft.Tuning) (*network
 	return n, nil
 }
 
-func (n *network) close() { backend.Free(n.values[n.frozen:]...) }
+func (n *network) close() {
+	backend.Free(n.values[n.frozen:]...)
+	backend.Free(slices.Concat(n.copies...)...)
+}
 
 // logits is [B, C]; rng nil means evaluation.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {

@@ -124,9 +124,9 @@ type Run struct {
 	Train   *Data
 	Val     *Data // nil: no validation
 	Test    *Data // nil unless every epoch is to be tested too, as the paper's protocol does
-	// Checkpoint is a file that keeps the training state at every epoch's end
-	// and when ctx is cancelled; empty: none. If it exists, the run goes on from
-	// there. It is removed by the caller, once the result is safe.
+	// Checkpoint is a file that keeps the training state at an epoch's end, though not
+	// twice in ten seconds, and when ctx is cancelled; empty: none. If it exists, the
+	// run goes on from there. It is removed by the caller, once the result is safe.
 	Checkpoint string
 	Hooks      Hooks
 }
@@ -186,6 +186,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	var predictor *Predictor
 	batch := min(o.BatchSize, train.Len())
 	steps := train.Len() / batch
+	saved := time.Now()
 	for progress.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
 			return nil, err
@@ -209,8 +210,11 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 		progress.History = append(progress.History, done)
 		progress.next()
-		if err := r.save(stepper, progress); err != nil {
-			return nil, err
+		if time.Since(saved) >= saveEvery {
+			if err := r.save(stepper, progress); err != nil {
+				return nil, err
+			}
+			saved = time.Now()
 		}
 		if r.Hooks.Epoch != nil {
 			if err := r.Hooks.Epoch(done); err != nil {
@@ -227,60 +231,69 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, batch, steps int) error {
 	order := dataset.Shuffle(train.Len(), r.Options.Seed, p.Epoch)[p.Step*batch : steps*batch]
 	start := time.Now()
-	// Reading a number back makes a device wait for the host.
-	together := 1
-	if backend.OnDevice(r.Backend) {
-		together = readTogether
-	}
-	unread := 0
-	read := func() error {
+	lr := func(step int) float64 { return r.Options.LearningRate(float64(p.Epoch) + float64(step)/float64(steps)) }
+	// advance counts n steps that were enqueued.
+	advance := func(n int) error {
+		p.Step += n
+		p.Steps += n
 		metrics, err := s.Read()
 		for _, m := range metrics {
 			p.LossSum += m.Loss * float64(batch)
 			p.Correct += m.Correct
 		}
-		unread = 0
 		if err == nil && len(metrics) > 0 && r.Hooks.Step != nil {
 			r.Hooks.Step(p.Epoch, p.Step, steps, metrics[len(metrics)-1].Loss)
 		}
 		return err
 	}
-	interrupted := func() error {
-		p.Seconds += time.Since(start).Seconds()
-		if err := read(); err != nil {
+	stop := func(err error) error {
+		if ctx.Err() == nil {
 			return err
 		}
+		p.Seconds += time.Since(start).Seconds()
 		return r.interrupt(s, *p, ctx.Err())
 	}
-	for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, p.Epoch) {
-		if err == nil {
-			lr := r.Options.LearningRate(float64(p.Epoch) + float64(p.Step)/float64(steps))
-			err = s.Enqueue(ctx, b.images, b.labels, lr, r.Options.Seed)
-			b.free()
+	looped := true
+	for p.Step < steps && looped {
+		var lrs []float64
+		for i := range min(loopSteps, steps-p.Step) {
+			lrs = append(lrs, lr(p.Step+i))
 		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return interrupted()
-			}
-			return err
+		var err error
+		if looped, err = s.EnqueueLoop(ctx, train, order[:len(lrs)*batch], lrs, r.Options.Seed, p.Epoch); err != nil {
+			return stop(err)
 		}
-		p.Step++
-		p.Steps++
-		if unread++; unread == together || p.Step == steps {
-			if err := read(); err != nil {
+		if looped {
+			order = order[len(lrs)*batch:]
+			if err := advance(len(lrs)); err != nil {
 				return err
 			}
 		}
 	}
-	if p.Step < steps && ctx.Err() != nil { // the loader ended early
-		return interrupted()
+	if !looped {
+		for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, p.Epoch) {
+			if err == nil {
+				err = s.Enqueue(ctx, b.images, b.labels, lr(p.Step), r.Options.Seed)
+				b.free()
+			}
+			if err != nil {
+				return stop(err)
+			}
+			if err := advance(1); err != nil {
+				return err
+			}
+		}
+		if p.Step < steps && ctx.Err() != nil { // the loader ended early
+			return stop(ctx.Err())
+		}
 	}
 	p.Seconds += time.Since(start).Seconds()
 	return nil
 }
 
-// readTogether is how many steps on a device go by before their losses are read.
-const readTogether = 50
+// saveEvery is what a run that is killed may lose: reading the state back and writing
+// it takes longer than a short epoch.
+const saveEvery = 10 * time.Second
 
 func (r *Run) interrupt(s *Stepper, p progress, cause error) error {
 	if err := r.save(s, p); err != nil {

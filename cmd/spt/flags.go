@@ -88,6 +88,11 @@ func computeFlags(fs *pflag.FlagSet, c *spt.ComputeConfig, train bool) {
 	}
 }
 
+// devicesFlag is for verbs that train.
+func devicesFlag(fs *pflag.FlagSet, c *spt.ComputeConfig) {
+	fs.IntVar(&c.Devices, "devices", 1, "so many GPUs of this machine, beginning with --device, each train on their share of a batch")
+}
+
 // openDevice starts the device and fills in what c leaves open.
 func (a *app) openDevice(c *spt.ComputeConfig) (backend.Backend, error) {
 	be, note, err := c.Open()

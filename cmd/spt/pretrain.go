@@ -68,7 +68,7 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 		if err := m.Save(out, checkpoint.F16, nil); err != nil {
 			return err
 		}
-		if err := os.Remove(state); err != nil {
+		if err := os.Remove(state); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		last := result.Epochs[len(result.Epochs)-1]

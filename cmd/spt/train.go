@@ -35,6 +35,7 @@ Those of SPT come with a plan.`,
 	dataFlags(fs, &c.Data)
 	augmentFlags(fs, &c.Data.Images)
 	computeFlags(fs, &c.Compute, true)
+	devicesFlag(fs, &c.Compute)
 	fs.StringVar(&planPath, "plan", "", "what is tuned: a plan, a `FILE` of 'spt plan' or a published selection")
 	fs.StringVar((*string)(&o.Method), "method", "", "instead of a plan: a method of the list above that needs none")
 	fs.Var((*budgetFlag)(&o.Budget), "budget", "for lora and adapter: parameters that decide on the rank, such as 0.4M or 0.5%")

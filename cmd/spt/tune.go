@@ -37,6 +37,7 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 	dataFlags(fs, &c.Data)
 	augmentFlags(fs, &c.Data.Images)
 	computeFlags(fs, &c.Compute, true)
+	devicesFlag(fs, &c.Compute)
 	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
 	fs.StringVar((*string)(&c.Tune.Method), "method", string(spt.SPTLoRA), "what is tuned; the list is above")
 	structuredFlag(fs, &structured)

@@ -1,0 +1,91 @@
+//go:build xla && linux
+
+package train
+
+import (
+	"math"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/peft"
+)
+
+// TestLoop: a training whose steps are one program on a device is that of the same
+// steps one by one, with all that is dropped, cropped and mirrored; and without
+// drops, whose numbers are a backend's own, that of the processor.
+func TestLoop(t *testing.T) {
+	name := os.Getenv("SPT_DEVICE")
+	if name == "" {
+		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
+	}
+	device, _, err := backend.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 4, EmbedDim: 32, Depth: 2, NumHeads: 2, HiddenDim: 64, NumClasses: 3, LayerNormEps: 1e-6}
+	tuning, err := peft.New(c, peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc2.weight"},
+		Whole: []string{"cls_token", "blocks.0.norm1.weight"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {3, 40, 77}, "blocks.0.mlp.fc1.weight": {9, 2000}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tuned := func(be backend.Backend, transform dataset.Transform, kept bool, drop float64) checkpoint.StateDict {
+		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), 16)
+		if !kept {
+			data.kept[device] = nil
+		}
+		run := Run{Backend: be, Model: colours.Model(c), Tuning: tuning, Train: data,
+			Options: Options{Epochs: 4, BatchSize: 4, LR: 1e-3, DropPath: drop, Dropout: drop, ModuleDropPath: drop, WeightDecay: 0.1, Seed: 3}}
+		result, err := run.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(result.Epochs); n != 4 || !(result.Epochs[3].TrainLoss > 0) {
+			t.Fatalf("epochs %+v", result.Epochs)
+		}
+		return result.Tuned
+	}
+	start := tuning.Init(3, colours.Model(c).Weights)
+	near := func(what string, got, want checkpoint.StateDict) {
+		var difference, moved float64
+		for name, w := range want {
+			for i, v := range w.Data {
+				difference += math.Pow(float64(got[name].Data[i]-v), 2)
+				moved += math.Pow(float64(v-start[name].Data[i]), 2)
+			}
+		}
+		if share := math.Sqrt(difference / moved); !(share < 2e-3) {
+			t.Errorf("%s: tuned values differ by %.2g of how far they moved", what, share)
+		}
+	}
+	augmented := dataset.Transform{Size: 16, Resize: "direct-crop", ResizeTo: 20, RandomCrop: true, HorizontalFlip: true}
+	near("augmented, with drops", tuned(device, augmented, true, 0.2), tuned(device, augmented, false, 0.2))
+	plain := dataset.Transform{Size: 16}
+	want := tuned(host, plain, true, 0)
+	near("against the processor", tuned(device, plain, true, 0), want)
+	two, _, err := backend.OpenSeveral(name, 2)
+	if err != nil {
+		t.Logf("not tried on two devices: %v", err)
+		return
+	}
+	near("two devices", tuned(two, plain, true, 0), want)
+	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
+	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), 16)
+	run := Run{Backend: two, Model: colours.Model(c), Tuning: tuning, Train: data, Options: Options{Epochs: 1, BatchSize: 5, LR: 1e-3}}
+	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "does not divide") {
+		t.Errorf("a batch of 5 on two devices: %v", err)
+	}
+	run.Options.BatchSize, data.kept[two] = 4, nil
+	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "must be kept on each") {
+		t.Errorf("images that are not kept, on two devices: %v", err)
+	}
+}

@@ -1,0 +1,141 @@
+package train
+
+import (
+	"fmt"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+)
+
+// packing says how tuned tensors lie on a backend. On the processor each lies by
+// itself. A device spends longer on starting hundreds of small operations, and on
+// being handed hundreds of small tensors, than on what they compute: there all that
+// decay lie in one vector, one after the other, and all others in a second.
+type packing struct {
+	params []peft.Param
+	packs  [][]int // positions in params; those of one pack decay alike
+	apart  bool    // each in its own shape
+}
+
+func pack(be backend.Backend, params []peft.Param) packing {
+	p := packing{params: params, apart: !backend.OnDevice(be)}
+	if p.apart {
+		for i := range params {
+			p.packs = append(p.packs, []int{i})
+		}
+		return p
+	}
+	for _, decays := range []bool{true, false} {
+		var members []int
+		for i, q := range params {
+			if q.Decays() == decays {
+				members = append(members, i)
+			}
+		}
+		if members != nil {
+			p.packs = append(p.packs, members)
+		}
+	}
+	return p
+}
+
+// decays reports whether weight decay applies to the pack.
+func (p packing) decays(pack int) bool { return p.params[p.packs[pack][0]].Decays() }
+
+// shape of a pack.
+func (p packing) shape(pack int) []int {
+	if p.apart {
+		return p.params[pack].Shape
+	}
+	n := 0
+	for _, i := range p.packs[pack] {
+		n += p.params[i].Size()
+	}
+	return []int{n}
+}
+
+// place puts the values of all params on be, a tensor for each pack.
+func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*tensors.Tensor, err error) {
+	defer func() {
+		if err != nil {
+			backend.Free(out...)
+			out = nil
+		}
+	}()
+	for i, members := range p.packs {
+		var data []float32
+		for _, j := range members {
+			q := p.params[j]
+			v, ok := values[q.Name]
+			if !ok || v.Size() != q.Size() {
+				return out, fmt.Errorf("placing the tuned tensors on the backend: %s has shape %v, expected %v", q.Name, v.Shape, q.Shape)
+			}
+			if p.apart {
+				data = v.Data
+			} else {
+				data = append(data, v.Data...)
+			}
+		}
+		t, err := backend.Tensor(be, data, p.shape(i)...)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// read is what place was given, from packs.
+func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
+	out := checkpoint.StateDict{}
+	for i, members := range p.packs {
+		data, err := backend.Float32s(packs[i])
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", p.params[members[0]].Name, err)
+		}
+		for _, j := range members {
+			q := p.params[j]
+			n := q.Size()
+			out[q.Name] = checkpoint.Tensor{Shape: q.Shape, Data: data[:n:n]}
+			data = data[n:]
+		}
+	}
+	return out, nil
+}
+
+// unpack is the params, in their shapes, of packs.
+func (p packing) unpack(packs []*Node) []*Node {
+	if p.apart {
+		return packs
+	}
+	out := make([]*Node, len(p.params))
+	for i, members := range p.packs {
+		at := 0
+		for _, j := range members {
+			q := p.params[j]
+			out[j] = Reshape(Slice(packs[i], AxisRange(at, at+q.Size())), q.Shape...)
+			at += q.Size()
+		}
+	}
+	return out
+}
+
+// join is packs of the params, or of gradients in their shapes.
+func (p packing) join(params []*Node) []*Node {
+	if p.apart {
+		return params
+	}
+	out := make([]*Node, len(p.packs))
+	for i, members := range p.packs {
+		var flat []*Node
+		for _, j := range members {
+			flat = append(flat, Reshape(params[j], p.params[j].Size()))
+		}
+		out[i] = Concatenate(flat, 0)
+	}
+	return out
+}

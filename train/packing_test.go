@@ -1,0 +1,86 @@
+package train
+
+import (
+	"slices"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/peft"
+
+	"github.com/sptune/spt/backbone"
+)
+
+// TestPacking: what is placed as a device has it, in two vectors, is what is read
+// back, what the graph takes apart and what it puts together again.
+func TestPacking(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	tuning, err := peft.New(c, peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight"}, Whole: []string{"cls_token", "blocks.0.norm1.bias"},
+		Entries: map[string][]int32{"blocks.1.mlp.fc1.weight": {3, 90}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := packing{params: tuning.Params}
+	for _, decays := range []bool{false, true} {
+		var members []int
+		for i, q := range tuning.Params {
+			if q.Decays() == decays {
+				members = append(members, i)
+			}
+		}
+		p.packs = append(p.packs, members)
+	}
+	values := tuning.Init(1, colours.Model(c).Weights)
+	for _, v := range values {
+		for i := range v.Data {
+			v.Data[i] += float32(i + 1) // nothing is zero
+		}
+	}
+	packs, err := p.place(be, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Free(packs...)
+	program, err := backend.NewProgram(be, "packs", func(_ *Graph, in []*Node) []*Node {
+		apart := p.unpack(in)
+		return append(p.join(apart), apart...)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	out, err := program.Run(t.Context(), given(packs)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Free(out...)
+	got, err := p.read(out[:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, q := range tuning.Params {
+		apart, err := backend.Float32s(out[2+i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := values[q.Name].Data; !slices.Equal(apart, want) || !slices.Equal(got[q.Name].Data, want) || !slices.Equal(got[q.Name].Shape, q.Shape) {
+			t.Errorf("%s: %v apart, %v read, expected %v", q.Name, apart, got[q.Name], want)
+		}
+	}
+	if p.decays(0) || !p.decays(1) {
+		t.Error("packs are not told apart by what decays")
+	}
+	delete(values, "cls_token")
+	if _, err := p.place(be, values); err == nil {
+		t.Error("a tensor that is missing was placed")
+	}
+	if alone := pack(be, tuning.Params); len(alone.packs) != len(tuning.Params) {
+		t.Errorf("%d packs on the processor, expected one for each of %d tensors", len(alone.packs), len(tuning.Params))
+	}
+}
