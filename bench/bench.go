@@ -24,6 +24,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/backend/cpu/measure"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -196,37 +197,24 @@ func peak(threads int) (gflops float64) {
 // steps times o.Steps steps after one that compiles and warms up, in seconds
 // each, and notes what memory they took.
 func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, o Options) ([]float64, error) {
-	step, state, done, err := newStep(be, m, tuning, o.Method)
+	step, err := newStep(be, m, tuning, o.Method)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	r.OptimizerMB = float64(state) / 1e6
+	defer step.close()
+	r.OptimizerMB = float64(step.state) / 1e6
 	if b, ok := be.(*cpu.Backend); ok {
 		r.WeightsMB = float64(b.Memory().Buffers)/1e6 - r.OptimizerMB
 	}
-	random := rand.New(rand.NewPCG(1, 0))
-	side := m.Config.ImageSize
-	pixels, labels := make([]uint8, o.Batch*side*side*3), make([]int32, o.Batch)
-	for i := range pixels {
-		pixels[i] = uint8(random.Uint32())
-	}
-	for i := range labels {
-		labels[i] = int32(i % m.Config.NumClasses)
-	}
-	x, err := backend.Uint8(be, pixels, o.Batch, side, side, 3)
+	x, err := noise(be, m.Config, o.Batch)
 	if err != nil {
 		return nil, err
 	}
-	y, err := backend.Int32(be, labels, o.Batch)
-	if err != nil {
-		return nil, err
-	}
-	defer backend.Free(x, y)
+	defer x.free()
 	var seconds []float64
 	for i := range o.Steps + 1 {
 		start := time.Now()
-		if err := step(ctx, x, y); err != nil {
+		if err := step.run(ctx, x, 1); err != nil {
 			return nil, fmt.Errorf("measuring %s: %w", o.Method, err)
 		}
 		if i > 0 {
@@ -250,50 +238,123 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 	return seconds, nil
 }
 
-// newStep prepares one step of the method, for images and labels as
-// train.Stepper takes them. state is what it keeps from step to step beside
-// weights, in bytes.
-func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method Method) (step func(ctx context.Context, x, y *tensors.Tensor) error, state int, done func(), err error) {
+// batch is images and labels as train.Stepper takes them, one by one and as data.
+type batch struct {
+	images, labels *tensors.Tensor
+	data           *train.Data
+}
+
+func (b batch) free() { backend.Free(b.images, b.labels) }
+
+// noise is a batch of random pixels, always the same, with labels in turn.
+func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
+	random := rand.New(rand.NewPCG(1, 0))
+	pixels, labels := make([]uint8, n*c.ImageSize*c.ImageSize*3), make([]int32, n)
+	for i := range pixels {
+		pixels[i] = uint8(random.Uint32())
+	}
+	for i := range labels {
+		labels[i] = int32(i % c.NumClasses)
+	}
+	size := c.ImageSize * c.ImageSize * 3
+	var samples []dataset.Sample
+	for i := range n {
+		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: c.ImageSize, Height: c.ImageSize, Pix: pixels[i*size : (i+1)*size]}, Label: int(labels[i])})
+	}
+	b.data = train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), c.ImageSize)
+	if b.images, err = backend.Uint8(be, pixels, n, c.ImageSize, c.ImageSize, 3); err == nil {
+		b.labels, err = backend.Int32(be, labels, n)
+	}
+	return b, err
+}
+
+// step is one step of a method, to be repeated.
+type step struct {
+	enqueue func(ctx context.Context, b batch) error // takes so many steps
+	steps   int
+	finish  func() error // waits for what was enqueued
+	close   func()
+	state   int                 // bytes that are kept from step to step beside weights
+	scorer  *sensitivity.Scorer // of Score
+}
+
+// loopSteps is how many training steps on a device are one program.
+const loopSteps = 10
+
+// run takes n times the step's steps on the same batch.
+func (s *step) run(ctx context.Context, b batch, n int) error {
+	for range n {
+		if err := s.enqueue(ctx, b); err != nil {
+			return err
+		}
+	}
+	return s.finish()
+}
+
+func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method Method) (*step, error) {
 	tuned := tuning.Init(0, m.Weights)
+	s := &step{steps: 1, finish: func() error { return nil }}
 	switch method {
 	case Forward:
 		p, err := train.NewPredictor(be, m, tuning, tuned)
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, err
 		}
-		return func(ctx context.Context, x, _ *tensors.Tensor) error {
-			_, err := p.Logits(ctx, x)
+		s.close = p.Close
+		s.enqueue = func(ctx context.Context, b batch) error {
+			_, err := p.Logits(ctx, b.images)
 			return err
-		}, 0, p.Close, nil
+		}
 	case Score:
-		s, err := sensitivity.NewScorer(be, m, tuned)
+		scorer, err := sensitivity.NewScorer(be, m, tuned)
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, err
 		}
 		for _, p := range m.Config.Params() {
 			if p.Role == backbone.Scored {
-				state += 4 * p.Size()
+				s.state += 4 * p.Size()
 			}
 		}
-		return func(ctx context.Context, x, y *tensors.Tensor) error {
-			_, err := s.Add(ctx, x, y)
+		s.scorer, s.close = scorer, scorer.Close
+		s.enqueue = func(ctx context.Context, b batch) error {
+			_, err := scorer.Add(ctx, b.images, b.labels)
 			return err
-		}, state, s.Close, nil
+		}
+	default:
+		recipe := train.VTAB()
+		rates := peft.Rates{DropPath: recipe.DropPath, Dropout: recipe.Dropout, ModuleDropPath: recipe.ModuleDropPath}
+		stepper, err := train.NewStepper(be, m, tuning, tuned, rates, recipe.WeightDecay)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range tuning.Params {
+			s.state += 2 * 4 * p.Size()
+		}
+		s.close = stepper.Close
+		s.enqueue = func(ctx context.Context, b batch) error {
+			// The recipe's first rate: noise teaches nothing, and nothing diverges.
+			return stepper.Enqueue(ctx, b.images, b.labels, recipe.WarmupLR, 0)
+		}
+		if backend.OnDevice(be) { // as train.Run does
+			s.steps = loopSteps
+			lrs := slices.Repeat([]float64{recipe.WarmupLR}, loopSteps)
+			s.enqueue = func(ctx context.Context, b batch) error {
+				order := make([]int, 0, loopSteps*b.data.Len())
+				for range loopSteps {
+					for i := range b.data.Len() {
+						order = append(order, i)
+					}
+				}
+				_, err := stepper.EnqueueLoop(ctx, b.data, order, lrs, 0, 0)
+				return err
+			}
+		}
+		s.finish = func() error {
+			_, err := stepper.Read()
+			return err
+		}
 	}
-	recipe := train.VTAB()
-	rates := peft.Rates{DropPath: recipe.DropPath, Dropout: recipe.Dropout, ModuleDropPath: recipe.ModuleDropPath}
-	s, err := train.NewStepper(be, m, tuning, tuned, rates, recipe.WeightDecay)
-	if err != nil {
-		return nil, 0, nil, err
-	}
-	for _, p := range tuning.Params {
-		state += 2 * 4 * p.Size()
-	}
-	return func(ctx context.Context, x, y *tensors.Tensor) error {
-		// The recipe's first rate: noise teaches nothing, and nothing diverges.
-		_, _, err := s.Step(ctx, x, y, recipe.WarmupLR, 0)
-		return err
-	}, state, s.Close, nil
+	return s, nil
 }
 
 // products are the forward products of the backbone on a batch. Those of the

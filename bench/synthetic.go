@@ -129,10 +129,15 @@ func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
 // sign_digits, rounded.
 var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v": 1, "attn.proj": 0.7, "mlp.fc1": 0.9, "mlp.fc2": 0.5}
 
+// lineSpread and valueSpread are the deviations of the logarithm of what a row or
+// column of a matrix, and a single value, have beside the others: such that plans
+// have their entries in as few rows or columns as those that the authors published.
+const lineSpread, valueSpread = 1.2, 0.5
+
 // scores are made up, the same for the same shape, and like real ones where it
 // matters to a plan: each tensor has a scale of its own, by its kind and its
-// block, and single values have a heavy tail (of index 4/3, so that the largest
-// thousandth is some hundred times the median).
+// block, and so have its rows and columns, because a weight's gradient is that of
+// its output times its input.
 func scores(c backbone.Config) *sensitivity.Scores {
 	out := new(sensitivity.Scores)
 	_, out.ClassToken = c.ClassTokens()
@@ -146,13 +151,21 @@ func scores(c backbone.Config) *sensitivity.Scores {
 		case p.Matrix():
 			scale = operationScale[strings.Join(parts[len(parts)-3:len(parts)-1], ".")]
 		case !p.Norm && len(p.Shape) == 1: // a bias counts for a whole row, the more so the longer that is
-			scale = 10 * math.Pow(float64(c.EmbedDim)/192, 2)
+			scale = 40 * math.Pow(float64(c.EmbedDim)/192, 2)
 		}
 		scale *= math.Exp(r.NormFloat64() / 2)
 		t := sensitivity.Tensor{Name: p.Name, Shape: p.Shape, Norm: p.Norm, EntriesOnly: p.EntriesOnly, Scores: make([]float32, p.Size())}
+		lines := func(n int) []float64 {
+			v := make([]float64, n)
+			for i := range v {
+				v[i] = math.Exp(lineSpread * r.NormFloat64())
+			}
+			return v
+		}
+		rows := lines(p.Shape[0])
+		columns := lines(p.Size() / p.Shape[0])
 		for i := range t.Scores {
-			root := math.Sqrt(1 - r.Float64()) // in (0, 1]
-			t.Scores[i] = float32(scale / (root * math.Sqrt(root)))
+			t.Scores[i] = float32(scale * rows[i/len(columns)] * columns[i%len(columns)] * math.Exp(valueSpread*r.NormFloat64()))
 		}
 		out.Tensors = append(out.Tensors, t)
 	}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,14 +27,24 @@ func benchCommand(a *app) *cobra.Command {
 	}
 	o := bench.Options{Name: "tiny", Method: bench.Method(spt.SPTLoRA)}
 	classes := 100
+	var so bench.SuiteOptions
+	var suite bool
+	var device, out, only string
 	cmd := &cobra.Command{
 		Use: "bench [flags]", Short: "Measure how fast this machine tunes, and how far from its limit",
 		Long: `Measures this machine's multiply-add peak, its memory's bandwidth and matrix
 products of the backbone's shapes, and times steps of a method on a backbone: images
 per second, their share of what the peak allows, and the memory taken. Images
-are noise; so are weights and scores where none are given, always the same.`,
+are noise; so are weights and scores where none are given, always the same.
+
+--suite does another thing, for GPUs: in eight minutes it holds what a device
+computes against the processor, measures its matrix products and memory, steps of
+several methods and precisions and a whole task, runs PyTorch beside them if it is
+there, and leaves the report in two files, JSON and Markdown. It needs nothing but
+this program; what fails or does not fit is said at the end.`,
 		Example: `  spt bench
   spt bench --model base --method lora --batch 8 --json
+  spt bench --device cuda --suite
   spt bench --weights vit_tiny.safetensors --plan plan.json --gemm=false`,
 		Args: cobra.NoArgs,
 	}
@@ -47,7 +59,42 @@ are noise; so are weights and scores where none are given, always the same.`,
 	fs.IntVar(&classes, "classes", 100, "classes of the head")
 	fs.BoolVar(&o.GEMM, "gemm", true, "measure matrix products too")
 	fs.BoolVar(&o.Breakdown, "breakdown", false, "say what the time of a step goes to")
+	fs.BoolVar(&suite, "suite", false, "check and measure a device as a whole; by default a base ViT in batches of 64")
+	fs.StringVar(&device, "device", "", "with --suite: auto, cpu, cuda, cuda:N or xla:PLUGIN (default auto, the best there is)")
+	fs.StringVar(&out, "out", "spt-suite", "with --suite: `NAME` of the report's files, NAME.json and NAME.md")
+	fs.StringVar(&so.Python, "python", "", "with --suite: a Python with PyTorch, 'none' for none (default python3 if it has it)")
+	fs.StringVar(&only, "only", "", "with --suite: only the items that match this `REGEXP`, such as 'timing lora'")
+	fs.IntVar(&so.Epochs, "epochs", 100, "with --suite: epochs of the whole task")
+	fs.DurationVar(&so.Within, "within", 8*time.Minute, "with --suite: time that it may take; what does not fit is skipped")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		for _, name := range []string{"device", "out", "only", "python", "epochs", "within"} {
+			if !suite && cmd.Flags().Changed(name) {
+				return &spt.OptionError{Err: fmt.Errorf("--%s belongs to --suite; without it bench measures the processor", name)}
+			}
+		}
+		if suite {
+			for _, name := range []string{"weights", "method", "budget", "plan", "steps", "classes", "gemm", "breakdown"} {
+				if cmd.Flags().Changed(name) {
+					return &spt.OptionError{Err: fmt.Errorf("--suite measures a fixed list on made-up weights; leave --%s out", name)}
+				}
+			}
+			so.Name, so.Batch = "base", 64
+			if cmd.Flags().Changed("model") {
+				so.Name = o.Name
+			}
+			if cmd.Flags().Changed("batch") {
+				so.Batch = o.Batch
+			}
+			so.Compute.Device = device
+			if only != "" {
+				re, err := regexp.Compile(only)
+				if err != nil {
+					return &spt.OptionError{Err: fmt.Errorf("--only: %w", err)}
+				}
+				so.Only = re
+			}
+			return a.benchSuite(ctx, so, out)
+		}
 		if err := o.Method.Validate(); err != nil {
 			return err
 		}

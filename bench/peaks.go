@@ -1,0 +1,168 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/sptune/spt/backend"
+)
+
+// Peak is what a device does at most, measured through the same graphs as
+// training: a matrix product, or a copy within its memory.
+type Peak struct {
+	What   string  `json:"what"` // "matrix product 8192³" or "memory"
+	DType  string  `json:"dtype"`
+	TFLOPS float64 `json:"tflops,omitempty"`   // two operations for each multiply-add
+	GB     float64 `json:"gb_per_s,omitempty"` // bytes read and written
+	Error  string  `json:"error,omitempty"`    // instead of a figure
+	Millis float64 `json:"milliseconds"`       // of one product or copy
+	Warm   float64 `json:"warm_up_seconds"`    // compilation and the first run
+}
+
+// peakTime is how long a peak is measured after its first run.
+const peakTime = time.Second
+
+// chain is how many products run one after the other in one program, so that
+// starting it weighs little.
+const chain = 8
+
+// greatestPeak measures products of ever larger matrices until one takes long
+// enough to measure, and returns the fastest.
+func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (best Peak, err error) {
+	const slow, fast = 50, 1 // ms a product: of a processor, of a GPU
+	for n := 1024; n <= 8192; n *= 2 {
+		p, err := matrixPeak(ctx, be, n, dtype)
+		if err != nil {
+			return best, err
+		}
+		if p.TFLOPS > best.TFLOPS {
+			best = p
+		}
+		if p.Millis > slow {
+			break
+		}
+		if p.Millis < fast {
+			n = max(n, 4096)
+		}
+	}
+	return best, nil
+}
+
+// matrixPeak measures products of two [n, n] matrices of random numbers.
+func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DType) (p Peak, err error) {
+	p = Peak{What: fmt.Sprintf("matrix product %d³", n), DType: dtype.String()}
+	// No two alike: on constants a processor draws less power and runs faster.
+	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
+		x, w := scattered(g, n, n, 12.9898, 78.233), scattered(g, n, n, 39.3468, 11.135)
+		w = MulScalar(w, math.Sqrt(2/float64(n))) // values keep their scale
+		return []*Node{ConvertDType(x, dtype), ConvertDType(w, dtype)}
+	}, func(g *Graph, in []*Node) []*Node {
+		x := in[0]
+		for range chain {
+			x = Dot(x, in[1]).Product()
+		}
+		return []*Node{ConvertDType(ReduceAllSum(x), dtypes.Float32)}
+	})
+	p.Millis, p.Warm = 1000*seconds/chain, warm
+	if err == nil {
+		p.TFLOPS = chain * 2 * math.Pow(float64(n), 3) / seconds / 1e12
+	}
+	return p, err
+}
+
+// scattered is a matrix of numbers in ±1 with no order that a processor could use: the
+// sine of large angles, which needs no generator.
+func scattered(g *Graph, rows, columns int, a, b float64) *Node {
+	shape := shapes.Make(dtypes.Float32, rows, columns)
+	return Sin(Add(MulScalar(Iota(g, shape, 0), a), MulScalar(Iota(g, shape, 1), b)))
+}
+
+// memoryPeak measures x+1 over an array of that many float32.
+func memoryPeak(ctx context.Context, be backend.Backend, n int) (p Peak, err error) {
+	p = Peak{What: "memory", DType: dtypes.Float32.String()}
+	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
+		return []*Node{scattered(g, n/1024, 1024, 12.9898, 78.233)}
+	}, func(g *Graph, in []*Node) []*Node {
+		// The result stays on the device; its first value is waited for.
+		y := AddScalar(in[0], 1)
+		return []*Node{Slice(y, AxisRange(0, 1), AxisRange(0, 1)), y}
+	})
+	p.Millis, p.Warm = 1000*seconds, warm
+	if err == nil {
+		p.GB = 8 * float64(n) / seconds / 1e9
+	}
+	return p, err
+}
+
+// timeProgram makes inputs by one graph on the device and times runs of another
+// on them, whose first output is read back: seconds of a run, and of the first one
+// with its compilation.
+func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run backend.Build) (seconds, warm float64, err error) {
+	prepare, err := backend.NewProgram(be, name+": inputs", inputs)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer prepare.Close()
+	program, err := backend.NewProgram(be, name, run)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer program.Close()
+	one, err := backend.Scalar(be, 1) // a program has an input
+	if err != nil {
+		return 0, 0, err
+	}
+	defer backend.Free(one)
+	x, err := prepare.Run(ctx, one)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer backend.Free(x...)
+	args := make([]any, len(x))
+	for i := range x {
+		args[i] = x[i]
+	}
+	// repeat runs it n times and waits for the last.
+	repeat := func(n int) (seconds float64, err error) {
+		start := time.Now()
+		for i := range n {
+			out, err := program.Run(ctx, args...)
+			if err != nil {
+				return 0, err
+			}
+			if i == n-1 {
+				_, err = backend.Float32s(out[0])
+			}
+			backend.Free(out...)
+			if err != nil {
+				return 0, err
+			}
+		}
+		return time.Since(start).Seconds() / float64(n), nil
+	}
+	if warm, err = repeat(1); err != nil {
+		return 0, 0, err
+	}
+	n := 1
+	if seconds, err = repeat(1); err != nil {
+		return 0, 0, err
+	}
+	if seconds < 0.05 { // waiting for it would weigh
+		n = 10
+	}
+	var all []float64
+	for began := time.Now(); len(all) < 3 || time.Since(began) < peakTime; {
+		if seconds, err = repeat(n); err != nil {
+			return 0, warm, err
+		}
+		all = append(all, seconds)
+	}
+	return median(all), warm, nil
+}
