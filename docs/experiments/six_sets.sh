@@ -1,31 +1,52 @@
 #!/usr/bin/env bash
 # Tunes one backbone for several data sets with several methods, each trained on
-# training and validation images and tested once, and prints one line for each
-# run: data set, method, seed, test accuracy in percent. Runs that are there
-# already are not repeated, so a stopped sweep goes on where it was.
+# training and validation images and tested once, and prints test accuracies in
+# percent: a line for each run, then a table of means over seeds, with their
+# standard deviations. Runs that are there already are not repeated, so a stopped
+# sweep goes on where it was.
 #
 # usage: six_sets.sh MODEL DATA OUT
 #   MODEL  the backbone, a safetensors file
 #   DATA   the folder with the data sets
 #   OUT    where the run folders go
-# environment: SPT (spt), SETS, METHODS, BUDGET (0.2M), EPOCHS (4), BATCH (16), SEEDS (0)
+# environment: SPT (spt), SETS, METHODS, BUDGETS (0.2M), EPOCHS (4), BATCH (16), SEEDS (0),
+#   DEVICE (auto), PRECISIONS (the device's own), VALIDATE (no: with several budgets,
+#   which are divided by commas, yes chooses one on validation images), JOBS (1: how
+#   many runs at once, for a GPU that one run does not fill)
 set -euo pipefail
-model=$1 data=$2 out=$3
+export model=$1 data=$2 out=$3
 mkdir -p "$out"
+
+run() { # SEED PRECISION METHOD SET
+	local dir=$out/$4-$3-${BUDGETS:-0.2M}-$2-$1 flags=(--budget "${BUDGETS:-0.2M}" --epochs "${EPOCHS:-4}")
+	if [ ! -e "$dir/result.json" ]; then
+		case $3 in
+		linear) flags=(--epochs 100) ;; # on features: seconds
+		full | bitfit | ssf | vpt-* | partial-* | mlp-* | adaptformer) flags=(--epochs "${EPOCHS:-4}") ;;
+		esac
+		if [ "${VALIDATE:-no}" != yes ]; then flags+=(--no-validation); fi
+		if [ "$2" != default ]; then flags+=(--precision "$2"); fi
+		if [ -e "$dir/config.json" ]; then flags=(--resume "$dir"); else
+			flags=(--model "$model" --data "$data/$4" --method "$3" --batch-size "${BATCH:-16}"
+				--device "${DEVICE:-auto}" --seed "$1" --out "$dir" "${flags[@]}")
+		fi
+		"${SPT:-spt}" tune -q "${flags[@]}" > "$dir.log" 2>&1 || { echo "failed: $dir.log" >&2; return 0; }
+	fi
+	echo "$4 $3 $2 $1 $(sed -n 's/^test accuracy *\([0-9.]*\)%.*/\1/p' "$dir.log")"
+}
+export -f run
+
 for seed in ${SEEDS:-0}; do
-	for method in ${METHODS:-linear spt-lora lora spt-adapter adapter}; do
-		for set in ${SETS:-sign_digits fashion_mnist clothing grocery caltech101 blood_cells}; do
-			run=$out/$set-$method-${BUDGET:-0.2M}-$seed
-			if [ ! -e "$run/result.json" ]; then
-				flags=(--budget "${BUDGET:-0.2M}" --epochs "${EPOCHS:-4}")
-				if [ "$method" = linear ]; then flags=(--epochs 100); fi # on features: seconds
-				if [ -e "$run" ]; then flags=(--resume "$run"); else
-					flags=(--model "$model" --data "$data/$set" --method "$method" --batch-size "${BATCH:-16}"
-						--seed "$seed" --no-validation --out "$run" "${flags[@]}")
-				fi
-				"${SPT:-spt}" tune -q "${flags[@]}" > "$run.log"
-			fi
-			echo "$set $method $seed $(sed -n 's/^test accuracy *\([0-9.]*\)%.*/\1/p' "$run.log")"
+	for precision in ${PRECISIONS:-default}; do
+		for method in ${METHODS:-linear spt-lora lora spt-adapter adapter}; do
+			for set in ${SETS:-sign_digits fashion_mnist clothing grocery caltech101 blood_cells}; do
+				echo "$seed $precision $method $set"
+			done
 		done
 	done
-done
+done | xargs --process-slot-var=SLOT -P "${JOBS:-1}" -L 1 bash -c 'run "$@"' run | tee "$out/accuracies.txt"
+
+echo
+awk '{ key = $1 " " $2 " " $3; n[key]++; sum[key] += $5; squares[key] += $5 * $5 }
+	END { for (k in n) { m = sum[k] / n[k]; v = n[k] > 1 ? (squares[k] - n[k] * m * m) / (n[k] - 1) : 0
+		printf "%s %.2f ± %.2f (%d)\n", k, m, sqrt(v > 0 ? v : 0), n[k] } }' "$out/accuracies.txt" | sort
