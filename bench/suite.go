@@ -45,6 +45,9 @@ type SuiteOptions struct {
 	// "timing lora"; nil: all.
 	Only     *regexp.Regexp
 	Progress func(what string) // may be nil
+	// Keep is given the report after each item, because a driver may end the process in
+	// the next; may be nil.
+	Keep func(*SuiteReport) error
 }
 
 // SuiteReport is what a device does, and whether it does it right.
@@ -115,13 +118,16 @@ type suite struct {
 // Suite checks a device against spt's own CPU backend and measures it: matrix
 // products and memory, steps of several methods and precisions, a whole task, and
 // PyTorch beside them. It goes on after what fails and stops short of the time
-// limit; the report says of both. Only a cancelled ctx is an error.
+// limit; the report says of both. Only a cancelled ctx is an error, and Keep's.
 func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	if o.Within == 0 {
 		o.Within = 8 * time.Minute
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
+	}
+	if o.Keep == nil {
+		o.Keep = func(*SuiteReport) error { return nil }
 	}
 	s := &suite{SuiteOptions: o, start: time.Now(), SuiteReport: &SuiteReport{
 		Version: spt.Version, Started: time.Now().UTC(), Device: backend.NameOf(o.Backend), Description: o.Backend.Description(),
@@ -184,6 +190,10 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 			s.Skipped = append(s.Skipped, i.what+": "+err.Error())
 		} else if err != nil {
 			s.Failed = append(s.Failed, fmt.Sprintf("%s: %v", i.what, err))
+		}
+		s.Seconds = time.Since(s.start).Seconds()
+		if err := o.Keep(s.SuiteReport); err != nil {
+			return s.SuiteReport, err
 		}
 	}
 	s.Seconds = time.Since(s.start).Seconds()

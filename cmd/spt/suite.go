@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// benchSuite runs the suite and leaves its report in NAME.json and NAME.md. What
-// failed, or is wrong, makes it fail, after the report is there.
+// benchSuite runs the suite and keeps its report, as far as it has come, in NAME.json
+// and NAME.md. What failed, or is wrong, makes it fail, after the report is there.
 func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string) (err error) {
 	if o.Backend, err = a.openDevice(&o.Compute); err != nil {
 		return err
@@ -32,24 +32,29 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 			fmt.Fprintln(a.stderr, what)
 		}
 	}
+	o.Keep = func(r *bench.SuiteReport) error {
+		data, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+		for path, content := range map[string][]byte{name + ".json": append(data, '\n'), name + ".md": []byte(suiteReport(r))} {
+			if err := atomicfile.WriteBytes(path, content); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	r, err := bench.Suite(ctx, o)
+	if err == nil {
+		err = o.Keep(r)
+	}
 	if err != nil {
 		return err
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	text := suiteReport(r)
-	for path, content := range map[string][]byte{name + ".json": append(data, '\n'), name + ".md": []byte(text)} {
-		if err := atomicfile.WriteBytes(path, content); err != nil {
-			return err
-		}
 	}
 	if a.json {
 		err = a.writeJSON(r)
 	} else {
-		err = a.write(text)
+		err = a.write(suiteReport(r))
 	}
 	if err == nil && !r.OK() {
 		err = fmt.Errorf("the device fails, or is off, in what the report %s.md lists", name)
