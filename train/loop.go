@@ -9,9 +9,6 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
-
 	"github.com/sptune/spt/backend"
 )
 
@@ -129,7 +126,7 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	// A constant that GoMLX knows again is the function's in which it was made: in none
 	// but the body may there be plain scalars.
 	scalar := func(v int32) *Node { return Reshape(Const(g, []int32{v})) }
-	measured := Zeros(g, shapes.Make(dtypes.Float32, n, 2))
+	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), n, 2)
 	state := append([]*Node{scalar(0), measured}, in...)
 	parameters := func(g *Graph) (ps []*Node) {
 		for _, x := range state {
