@@ -18,24 +18,16 @@ func depthwise(x, w *Node) *Node {
 		OutputBatch: 0, OutputSpatial: []int{1, 2}, OutputChannels: 3,
 	}
 	pad, back := [][2]int{{(kh - 1) / 2, kh / 2}, {(kw - 1) / 2, kw / 2}}, [][2]int{{kh / 2, (kh - 1) / 2}, {kw / 2, (kw - 1) / 2}}
-	var dy *Node // the gradient of the result, once it is known
-	gx := IdentityWithCustomGradient(x, func(_, _ *Node) *Node {
-		return ConvGeneral(dy, Reverse(w, 2, 3), axes, nil, back, nil, nil, c, 1)
-	})
-	gw := IdentityWithCustomGradient(w, func(_, _ *Node) *Node {
-		// Channels are the batch, each a group; images are what is summed. The
-		// batch of the result, of size 1, stands where the input's does.
-		dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
-			InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
-			KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,
-			OutputBatch: 3, OutputSpatial: []int{0, 1}, OutputChannels: 2,
-		}, nil, pad, nil, nil, 1, c)
-		return TransposeAllAxes(dw, 2, 3, 0, 1)
-	})
-	carrier := Add(gx, BroadcastToDims(ReduceAllSum(gw), x.Shape().Dimensions...))
-	return WithGradient(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) },
-		IdentityWithCustomGradient(carrier, func(_, v *Node) *Node {
-			dy = v
-			return v
-		}))
+	return WithGradients(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) }, x, []*Node{x, w},
+		func(dy *Node) *Node { return ConvGeneral(dy, Reverse(w, 2, 3), axes, nil, back, nil, nil, c, 1) },
+		func(dy *Node) *Node {
+			// Channels are the batch, each a group; images are what is summed. The
+			// batch of the result, of size 1, stands where the input's does.
+			dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
+				InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
+				KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,
+				OutputBatch: 3, OutputSpatial: []int{0, 1}, OutputChannels: 2,
+			}, nil, pad, nil, nil, 1, c)
+			return TransposeAllAxes(dw, 2, 3, 0, 1)
+		})
 }

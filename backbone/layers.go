@@ -132,25 +132,18 @@ func deviceLayerNorm(x, weight, bias *Node, eps float64) *Node {
 	kept := OptimizationBarriers(total, squares)
 	scale := func() *Node { return Rsqrt(AddScalar(mean(kept[1]), eps)) }
 	normal := func() *Node { return Mul(Sub(float(x), mean(kept[0])), scale()) }
-	var dy *Node // the gradient of the result, once it is known
-	gx := IdentityWithCustomGradient(x, func(_, _ *Node) *Node {
-		g := Mul(float(dy), wide(weight))
-		sums := OptimizationBarriers(sum(g), sum(Mul(g, normal())))
-		return ConvertDType(Mul(scale(), Sub(Sub(g, mean(sums[0])), Mul(normal(), mean(sums[1])))), x.DType())
-	})
 	others := make([]int, x.Rank()-1)
 	for i := range others {
 		others[i] = i
 	}
-	gw := IdentityWithCustomGradient(weight, func(_, _ *Node) *Node { return ReduceSum(Mul(float(dy), normal()), others...) })
-	gb := IdentityWithCustomGradient(bias, func(_, _ *Node) *Node { return ReduceSum(float(dy), others...) })
-	vectors := ConvertDType(ReduceAllSum(Add(gw, gb)), x.DType())
-	carrier := Add(gx, BroadcastToDims(vectors, x.Shape().Dimensions...))
-	return WithGradient(func() *Node { return ConvertDType(Add(Mul(normal(), wide(weight)), wide(bias)), x.DType()) },
-		IdentityWithCustomGradient(carrier, func(_, v *Node) *Node {
-			dy = v
-			return v
-		}))
+	return WithGradients(func() *Node { return ConvertDType(Add(Mul(normal(), wide(weight)), wide(bias)), x.DType()) }, x, []*Node{x, weight, bias},
+		func(dy *Node) *Node {
+			g := Mul(float(dy), wide(weight))
+			sums := OptimizationBarriers(sum(g), sum(Mul(g, normal())))
+			return ConvertDType(Mul(scale(), Sub(Sub(g, mean(sums[0])), Mul(normal(), mean(sums[1])))), x.DType())
+		},
+		func(dy *Node) *Node { return ReduceSum(Mul(float(dy), normal()), others...) },
+		func(dy *Node) *Node { return ReduceSum(float(dy), others...) })
 }
 
 // exact is l.Param in the type in which it is kept, float32 unless it is a frozen matrix

@@ -1,7 +1,6 @@
 package peft
 
 import (
-	"slices"
 	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -113,13 +112,7 @@ func (s strip) gradient(x, dy *Node) *Node {
 // withEntries is y, the output [..., out] of a linear layer for x [..., in], with
 // values' gradient by strip. The layer itself must not differentiate them.
 func (s strip) withEntries(x, y, values *Node) *Node {
-	var dy *Node // the gradient of y, once it is known
-	withGradient := IdentityWithCustomGradient(values, func(_, _ *Node) *Node { return s.gradient(x, dy) })
-	ones := slices.Repeat([]int{1}, y.Rank())
-	carrier := Add(y, BroadcastToDims(Reshape(ConvertDType(ReduceAllSum(withGradient), y.DType()), ones...), y.Shape().Dimensions...))
-	return backbone.WithGradient(func() *Node { return Identity(y) },
-		IdentityWithCustomGradient(carrier, func(_, v *Node) *Node {
-			dy = v
-			return v
-		}))
+	return backbone.WithGradients(func() *Node { return Identity(y) }, y, []*Node{y, values},
+		func(dy *Node) *Node { return dy },
+		func(dy *Node) *Node { return s.gradient(x, dy) })
 }
