@@ -21,8 +21,8 @@ run() { # SEED PRECISION METHOD SET
 	local dir=$out/$4-$3-${BUDGETS:-0.2M}-$2-$1 flags=(--budget "${BUDGETS:-0.2M}" --epochs "${EPOCHS:-4}")
 	if [ ! -e "$dir/result.json" ]; then
 		case $3 in
-		linear) flags=(--epochs 100) ;; # on features: seconds
-		full | bitfit | ssf | vpt-* | partial-* | mlp-* | adaptformer) flags=(--epochs "${EPOCHS:-4}") ;;
+		linear | mlp-*) flags=(--epochs 100) ;; # on features: seconds
+		full | bitfit | ssf | vpt-* | partial-* | adaptformer) flags=(--epochs "${EPOCHS:-4}") ;;
 		esac
 		if [ "${VALIDATE:-no}" != yes ]; then flags+=(--no-validation); fi
 		if [ "$2" != default ]; then flags+=(--precision "$2"); fi
