@@ -142,12 +142,9 @@ func prepareCUDA(plugin string) {
 			toolkit = filepath.Join(data, "cu13")
 		}
 		flags = append(flags, compilerFlag{"xla_gpu_cuda_data_dir", toolkit})
+		loadLibraries(data)
 	}
 	setFlags(plugin, flags)
-	if data == "" {
-		return
-	}
-	loadLibraries(data)
 }
 
 // loadLibraries loads those that XLA looks for when it needs them.

@@ -12,26 +12,12 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/devicetest"
 )
-
-// device is what SPT_DEVICE names, such as cuda or xla:/path/plugin.so; without it
-// there is nothing to test.
-func device(t *testing.T) backend.Backend {
-	t.Helper()
-	name := os.Getenv("SPT_DEVICE")
-	if name == "" {
-		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
-	}
-	be, _, err := backend.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return be
-}
 
 // TestDevice: a program runs on the device, with an input given away.
 func TestDevice(t *testing.T) {
-	be := device(t)
+	be, _ := devicetest.Open(t)
 	if !backend.OnDevice(be) {
 		t.Errorf("%s is not taken for a device", be.Description())
 	}

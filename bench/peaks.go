@@ -21,7 +21,6 @@ type Peak struct {
 	DType  string  `json:"dtype"`
 	TFLOPS float64 `json:"tflops,omitempty"`   // two operations for each multiply-add
 	GB     float64 `json:"gb_per_s,omitempty"` // bytes read and written
-	Error  string  `json:"error,omitempty"`    // instead of a figure
 	Millis float64 `json:"milliseconds"`       // of one product or copy
 	Warm   float64 `json:"warm_up_seconds"`    // compilation and the first run
 }

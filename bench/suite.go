@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -39,14 +40,15 @@ type SuiteOptions struct {
 	// Data is what the whole task is tuned on; nil: 1000 generated images, tested on
 	// 1000 more.
 	Data *dataset.Dataset
-	// Python runs PyTorch's side; empty: it is skipped.
+	// Python runs PyTorch's side; empty: python3, if there is one that has PyTorch;
+	// NoPython: it is skipped.
 	Python string
 	// Only limits the suite to the items whose description it matches, such as
 	// "timing lora"; nil: all.
 	Only     *regexp.Regexp
 	Progress func(what string) // may be nil
 	// Keep is given the report after each item, because a driver may end the process in
-	// the next; may be nil.
+	// the next, and at the end; may be nil.
 	Keep func(*SuiteReport) error
 }
 
@@ -197,7 +199,7 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 		}
 	}
 	s.Seconds = time.Since(s.start).Seconds()
-	return s.SuiteReport, ctx.Err()
+	return s.SuiteReport, cmp.Or(ctx.Err(), o.Keep(s.SuiteReport))
 }
 
 func (s *suite) peak(p Peak, err error) error {
@@ -490,12 +492,15 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 	return nil
 }
 
+// NoPython is the [SuiteOptions].Python that leaves PyTorch out.
+const NoPython = "none"
+
 var errNoPython = errors.New("no Python with PyTorch was given")
 
 // torch runs PyTorch's side on the same sizes; reference tunes the very selection
 // that spt-lora does.
 func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) error {
-	if s.Python == "" {
+	if s.Python == NoPython {
 		return errNoPython
 	}
 	if c.Architecture != "vit" {
@@ -526,16 +531,21 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Within-time.Since(s.start)) // it may hang where there is no compiler
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.Python, script, "--variant", variant, "--plan", planFile, "--model", s.Name, "--batch", strconv.Itoa(s.Batch), "--device", device)
+	python := cmp.Or(s.Python, "python3")
+	cmd := exec.CommandContext(ctx, python, script, "--variant", variant, "--plan", planFile, "--model", s.Name, "--batch", strconv.Itoa(s.Batch), "--device", device)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		return fmt.Errorf("%s: %w: %s", s.Python, err, lines[len(lines)-1])
+		last := lines[len(lines)-1]
+		if s.Python == "" && (errors.Is(err, exec.ErrNotFound) || strings.Contains(last, "No module named 'torch'")) {
+			return errNoPython
+		}
+		return fmt.Errorf("%s: %w: %s", python, err, last)
 	}
 	if !json.Valid(out) {
-		return fmt.Errorf("%s printed %q, expected a JSON object", s.Python, out)
+		return fmt.Errorf("%s printed %q, expected a JSON object", python, out)
 	}
 	s.PyTorch = append(s.PyTorch, json.RawMessage(bytes.TrimSpace(out)))
 	return nil

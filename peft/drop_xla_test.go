@@ -4,7 +4,6 @@ package peft
 
 import (
 	"math"
-	"os"
 	"slices"
 	"testing"
 
@@ -13,19 +12,13 @@ import (
 	"github.com/gomlx/compute/dtypes"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/devicetest"
 )
 
 // TestDraw: what a device drops has the rate that was asked for, in every row and
 // column, and is another with each call and each step.
 func TestDraw(t *testing.T) {
-	name := os.Getenv("SPT_DEVICE")
-	if name == "" {
-		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
-	}
-	be, _, err := backend.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	be, _ := devicetest.Open(t)
 	const rows, columns, rate = 400, 600, 0.1
 	p, err := backend.NewProgram(be, "draw", func(_ *Graph, in []*Node) []*Node {
 		l := &layers{rng: in[0]}

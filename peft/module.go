@@ -174,7 +174,7 @@ var lora = Module{
 		}
 		// Drop-path scales whole images, so it may act between A and B, where
 		// there are the fewest values.
-		return Add(y, times(s.DropPath(times(x, a)), b))
+		return Add(y, backbone.Linear(s.DropPath(backbone.Linear(x, a, nil)), b, nil))
 	},
 	Merge: func(weight checkpoint.Tensor, tensors map[string]checkpoint.Tensor) {
 		a, b := tensors["lora_A"], tensors["lora_B"]
@@ -218,9 +218,6 @@ func init() {
 		registry.modules[m.Name] = m
 	}
 }
-
-// times is x·Wᵀ for x [..., in] and w [out, in].
-func times(x, w *Node) *Node { return backbone.Linear(x, w, nil) }
 
 // Init says how a tuned tensor starts.
 type Init int

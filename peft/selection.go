@@ -320,6 +320,7 @@ type layers struct {
 	rng     *Node // nil: evaluation, nothing is dropped
 	draws   int   // from rng, so far
 	params  map[string]*Node
+	strips  map[string]strip // of the params whose entries get their gradient so
 }
 
 // Inputs are the nodes through which values reach a graph.
@@ -333,7 +334,7 @@ type Inputs struct {
 
 // Layers is the backbone with the tuned tensors in place, for one graph.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
-	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}}
+	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, strips: map[string]strip{}}
 }
 
 func (l *layers) Param(name string) *Node {
@@ -346,7 +347,8 @@ func (l *layers) Param(name string) *Node {
 		if indices, ok := l.indices[name]; ok {
 			// W + scatter: the gradient of the values is a gather of dW.
 			shape, values := n.Shape(), l.tuned[SparseValues(name)]
-			if _, ok := l.strip(name, n.Graph().Backend()); ok {
+			if s, ok := l.strip(name, n.Graph().Backend()); ok {
+				l.strips[name] = s
 				values = StopGradient(values)
 			}
 			flat := ScatterSum(Reshape(n, shape.Size()), ExpandDims(indices, -1), ConvertDType(values, n.DType()), true, true)
@@ -365,7 +367,7 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		b = l.Param(name + ".bias")
 	}
 	y := backbone.Linear(x, w, b)
-	if s, ok := l.strip(name+".weight", x.Graph().Backend()); ok {
+	if s, ok := l.strips[name+".weight"]; ok {
 		y = s.withEntries(x, y, l.tuned[SparseValues(name+".weight")])
 	}
 	if l.structured[name+".weight"] {

@@ -3,8 +3,6 @@ package train
 import (
 	"context"
 	"fmt"
-	"math"
-	"math/rand/v2"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -82,13 +80,12 @@ func (s *Stepper) lists(data *Data, d int, order []int, lrs []float64, seed uint
 	n := len(lrs)
 	batch, share := len(order)/n, len(order)/n/backend.Replicas(s.be)
 	for i, lr := range lrs {
-		random := rand.New(rand.NewPCG(seed, uint64(s.steps+i)))
+		r := random(seed, s.steps+i)
 		for range 3 * d { // what devices before draw
-			random.Uint64()
+			r.Uint64()
 		}
-		rng = append(rng, random.Uint64(), random.Uint64(), random.Uint64())
-		t := float64(s.steps + i + 1)
-		scalars = append(scalars, float32(lr), float32(1-math.Pow(beta1, t)), float32(1-math.Pow(beta2, t)))
+		rng = append(rng, r.Uint64(), r.Uint64(), r.Uint64())
+		scalars = append(scalars, stepScalars(lr, s.steps+i)...)
 		own = append(own, order[i*batch+d*share:i*batch+(d+1)*share]...)
 	}
 	send := func(t *tensors.Tensor, err error) error {

@@ -5,7 +5,6 @@ package train
 import (
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/devicetest"
 	"github.com/sptune/spt/peft"
 )
 
@@ -21,14 +21,7 @@ import (
 // steps one by one, with all that is dropped, cropped and mirrored; and without
 // drops, whose numbers are a backend's own, that of the processor.
 func TestLoop(t *testing.T) {
-	name := os.Getenv("SPT_DEVICE")
-	if name == "" {
-		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
-	}
-	device, _, err := backend.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	device, name := devicetest.Open(t)
 	host, err := backend.New()
 	if err != nil {
 		t.Fatal(err)

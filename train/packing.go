@@ -21,9 +21,14 @@ type packing struct {
 	apart  bool    // each in its own shape
 }
 
+// pack says how the params lie on be.
 func pack(be backend.Backend, params []peft.Param) packing {
-	p := packing{params: params, apart: !backend.OnDevice(be)}
-	if p.apart {
+	return newPacking(params, !backend.OnDevice(be))
+}
+
+func newPacking(params []peft.Param, apart bool) packing {
+	p := packing{params: params, apart: apart}
+	if apart {
 		for i := range params {
 			p.packs = append(p.packs, []int{i})
 		}

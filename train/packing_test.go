@@ -26,16 +26,7 @@ func TestPacking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := packing{params: tuning.Params}
-	for _, decays := range []bool{false, true} {
-		var members []int
-		for i, q := range tuning.Params {
-			if q.Decays() == decays {
-				members = append(members, i)
-			}
-		}
-		p.packs = append(p.packs, members)
-	}
+	p := newPacking(tuning.Params, false)
 	values := tuning.Init(1, colours.Model(c).Weights)
 	for _, v := range values {
 		for i := range v.Data {
@@ -73,7 +64,7 @@ func TestPacking(t *testing.T) {
 			t.Errorf("%s: %v apart, %v read, expected %v", q.Name, apart, got[q.Name], want)
 		}
 	}
-	if p.decays(0) || !p.decays(1) {
+	if !p.decays(0) || p.decays(1) {
 		t.Error("packs are not told apart by what decays")
 	}
 	delete(values, "cls_token")

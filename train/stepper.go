@@ -260,12 +260,11 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 	if err := ctx.Err(); err != nil { // before the state is given away
 		return err
 	}
-	r := rand.New(rand.NewPCG(seed, uint64(s.steps)))
-	t := float64(s.steps + 1)
+	r := random(seed, s.steps)
 	var scalars []*tensors.Tensor
 	defer func() { backend.Free(scalars...) }()
-	for _, v := range []float64{lr, 1 - math.Pow(beta1, t), 1 - math.Pow(beta2, t)} {
-		x, err := backend.Scalar(s.be, float32(v))
+	for _, v := range stepScalars(lr, s.steps) {
+		x, err := backend.Scalar(s.be, v)
 		if err != nil {
 			return err
 		}
@@ -279,6 +278,15 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 	s.unread = append(s.unread, metrics{steps: 1, loss: measured[0], hits: measured[1]})
 	s.steps++
 	return nil
+}
+
+// random decides what is dropped in the step after that many.
+func random(seed uint64, steps int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(steps))) }
+
+// stepScalars are what adamW takes in the step after that many: lr, 1−β₁ᵗ, 1−β₂ᵗ.
+func stepScalars(lr float64, steps int) []float32 {
+	t := float64(steps + 1)
+	return []float32{float32(lr), float32(1 - math.Pow(beta1, t)), float32(1 - math.Pow(beta2, t))}
 }
 
 // Read is what the steps since the last Read measured, in order. A loss that is no

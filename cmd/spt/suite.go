@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -18,14 +17,6 @@ import (
 func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string) (err error) {
 	if o.Backend, err = a.openDevice(&o.Compute); err != nil {
 		return err
-	}
-	switch o.Python {
-	case "none":
-		o.Python = ""
-	case "":
-		if exec.CommandContext(ctx, "python3", "-c", "import torch").Run() == nil {
-			o.Python = "python3"
-		}
 	}
 	o.Progress = func(what string) {
 		if !a.quiet {
@@ -45,9 +36,6 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 		return nil
 	}
 	r, err := bench.Suite(ctx, o)
-	if err == nil {
-		err = o.Keep(r)
-	}
 	if err != nil {
 		return err
 	}
