@@ -27,6 +27,28 @@ func BenchmarkWeight(b *testing.B) {
 	}
 }
 
+// Products of a ViT-Ti's blocks as a training step makes them: what they read and
+// write has left the caches.
+func BenchmarkFromMemory(b *testing.B) {
+	const m, tensors = 1576, 32 // of one to five megabytes
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, d := range [][2]int{{192, 192}, {192, 768}, {768, 192}} {
+		k, n := d[0], d[1]
+		b.Run(fmt.Sprintf("%dx%dx%d", m, k, n), func(b *testing.B) {
+			as, cs := random(r, tensors*m*k), random(r, tensors*m*n)
+			c := Call{M: m, N: n, K: k, LDC: n, Alpha: 1}
+			c.Packed = Pack(workers.Aligned(PackedLen(k, n)), View{random(r, k*n), 1, k}, k, n)
+			i := 0
+			for b.Loop() {
+				i = (i + 1) % tensors
+				c.A, c.C = View{as[i*m*k:], k, 1}, cs[i*m*n:]
+				c.Run()
+			}
+			report(b, float64(m*n*k))
+		})
+	}
+}
+
 // The other products of tuning: LoRA's matrices, the gradients of weights, and
 // matrix-vector products, M × K × N, all operands as they come.
 func BenchmarkTuning(b *testing.B) {

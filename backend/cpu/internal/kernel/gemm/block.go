@@ -278,6 +278,7 @@ func (o *output) place(t *tile, i, j int) {
 	t.gamma = o.gamma
 	t.ldd, t.lds, t.ldr = 4*o.ldd, 4*o.lds, 4*o.ldr
 	t.dst = at(o.dst, i*o.ldd+j)
+	t.last = uintptr(t.dst) + uintptr(t.ldd*(t.mr-1))
 	if o.src != nil {
 		t.src = at(o.src, i*o.lds+j)
 	}

@@ -48,10 +48,10 @@ TEXT ·tileAVX2(SB), NOSPLIT, $0-8
 	MOVQ       96(DI), AX
 	MOVQ       104(DI), BX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched1x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 
 fetched1x1:
@@ -98,33 +98,33 @@ summed1x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 
 scaled1x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 
 added1x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased1x1
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 
 biased1x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole1x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 
@@ -136,32 +136,32 @@ whole1x1:
 	RET
 
 full1x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull1x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 
 scaledfull1x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull1x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 
 addedfull1x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull1x1
 	VMOVUPS (AX), Y12
 	VADDPS  Y12, Y0, Y0
 
 biasedfull1x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull1x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 
 wholefull1x1:
@@ -177,10 +177,10 @@ rows2x1:
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched2x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -232,19 +232,19 @@ summed2x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaled2x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -252,7 +252,7 @@ scaled2x1:
 	VFMADD231PS  Y12, Y13, Y1
 
 added2x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased2x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -260,10 +260,10 @@ added2x1:
 	VADDPS     Y12, Y1, Y1
 
 biased2x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole2x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -280,25 +280,25 @@ whole2x1:
 	RET
 
 full2x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull2x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaledfull2x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull2x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
 
 addedfull2x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull2x1
 	VMOVUPS (AX), Y12
@@ -306,10 +306,10 @@ addedfull2x1:
 	VADDPS  Y12, Y1, Y1
 
 biasedfull2x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull2x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -331,10 +331,10 @@ rows3x1:
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched3x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -391,20 +391,20 @@ summed3x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 
 scaled3x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -415,7 +415,7 @@ scaled3x1:
 	VFMADD231PS  Y12, Y13, Y2
 
 added3x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased3x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -424,10 +424,10 @@ added3x1:
 	VADDPS     Y12, Y2, Y2
 
 biased3x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole3x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -449,20 +449,20 @@ whole3x1:
 	RET
 
 full3x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull3x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 
 scaledfull3x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull3x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -470,7 +470,7 @@ scaledfull3x1:
 	VFMADD231PS  (AX), Y13, Y2
 
 addedfull3x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull3x1
 	VMOVUPS (AX), Y12
@@ -479,10 +479,10 @@ addedfull3x1:
 	VADDPS  Y12, Y2, Y2
 
 biasedfull3x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull3x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -510,10 +510,10 @@ rows4x1:
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched4x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -575,21 +575,21 @@ summed4x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaled4x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -603,7 +603,7 @@ scaled4x1:
 	VFMADD231PS  Y12, Y13, Y3
 
 added4x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased4x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -613,10 +613,10 @@ added4x1:
 	VADDPS     Y12, Y3, Y3
 
 biased4x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole4x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -643,21 +643,21 @@ whole4x1:
 	RET
 
 full4x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull4x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaledfull4x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull4x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -667,7 +667,7 @@ scaledfull4x1:
 	VFMADD231PS  (AX), Y13, Y3
 
 addedfull4x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull4x1
 	VMOVUPS (AX), Y12
@@ -677,10 +677,10 @@ addedfull4x1:
 	VADDPS  Y12, Y3, Y3
 
 biasedfull4x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull4x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -714,10 +714,10 @@ rows5x1:
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched5x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -784,10 +784,10 @@ summed5x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -795,11 +795,11 @@ summed5x1:
 	VMULPS       Y13, Y4, Y4
 
 scaled5x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -816,7 +816,7 @@ scaled5x1:
 	VFMADD231PS  Y12, Y13, Y4
 
 added5x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased5x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -827,10 +827,10 @@ added5x1:
 	VADDPS     Y12, Y4, Y4
 
 biased5x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole5x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -862,10 +862,10 @@ whole5x1:
 	RET
 
 full5x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull5x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -873,11 +873,11 @@ full5x1:
 	VMULPS       Y13, Y4, Y4
 
 scaledfull5x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull5x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -889,7 +889,7 @@ scaledfull5x1:
 	VFMADD231PS  (AX), Y13, Y4
 
 addedfull5x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull5x1
 	VMOVUPS (AX), Y12
@@ -900,10 +900,10 @@ addedfull5x1:
 	VADDPS  Y12, Y4, Y4
 
 biasedfull5x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull5x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -943,10 +943,10 @@ rows6x1:
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched6x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -1021,10 +1021,10 @@ summed6x1:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1033,11 +1033,11 @@ summed6x1:
 	VMULPS       Y13, Y5, Y5
 
 scaled6x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y0
 	ADDQ         BX, AX
@@ -1057,7 +1057,7 @@ scaled6x1:
 	VFMADD231PS  Y12, Y13, Y5
 
 added6x1:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased6x1
 	VMASKMOVPS (AX), Y14, Y12
@@ -1069,10 +1069,10 @@ added6x1:
 	VADDPS     Y12, Y5, Y5
 
 biased6x1:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole6x1
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y14, Y12
 	VADDPS     Y12, Y0, Y0
 	ADDQ       BX, AX
@@ -1109,10 +1109,10 @@ whole6x1:
 	RET
 
 full6x1:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull6x1
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1121,11 +1121,11 @@ full6x1:
 	VMULPS       Y13, Y5, Y5
 
 scaledfull6x1:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull6x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	ADDQ         BX, AX
 	VFMADD231PS  (AX), Y13, Y1
@@ -1139,7 +1139,7 @@ scaledfull6x1:
 	VFMADD231PS  (AX), Y13, Y5
 
 addedfull6x1:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull6x1
 	VMOVUPS (AX), Y12
@@ -1151,10 +1151,10 @@ addedfull6x1:
 	VADDPS  Y12, Y5, Y5
 
 biasedfull6x1:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull6x1
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	ADDQ   BX, AX
 	VADDPS (AX), Y1, Y1
@@ -1199,10 +1199,10 @@ wide:
 	MOVQ       104(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched1x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 
@@ -1255,25 +1255,25 @@ summed1x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaled1x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
 
 added1x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased1x2
 	VMOVUPS    (AX), Y12
@@ -1282,10 +1282,10 @@ added1x2:
 	VADDPS     Y12, Y1, Y1
 
 biased1x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole1x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1299,24 +1299,24 @@ whole1x2:
 	RET
 
 full1x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull1x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 
 scaledfull1x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull1x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 
 addedfull1x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull1x2
 	VMOVUPS (AX), Y12
@@ -1325,10 +1325,10 @@ addedfull1x2:
 	VADDPS  Y12, Y1, Y1
 
 biasedfull1x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull1x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 
@@ -1348,10 +1348,10 @@ rows2x2:
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched2x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 	ADDQ       BX, AX
@@ -1412,21 +1412,21 @@ summed2x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaled2x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1436,7 +1436,7 @@ scaled2x2:
 	VFMADD231PS  Y12, Y13, Y3
 
 added2x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased2x2
 	VMOVUPS    (AX), Y12
@@ -1447,10 +1447,10 @@ added2x2:
 	VADDPS     Y12, Y3, Y3
 
 biased2x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole2x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1471,21 +1471,21 @@ whole2x2:
 	RET
 
 full2x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull2x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
 	VMULPS       Y13, Y3, Y3
 
 scaledfull2x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull2x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1493,7 +1493,7 @@ scaledfull2x2:
 	VFMADD231PS  32(AX), Y13, Y3
 
 addedfull2x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull2x2
 	VMOVUPS (AX), Y12
@@ -1504,10 +1504,10 @@ addedfull2x2:
 	VADDPS  Y12, Y3, Y3
 
 biasedfull2x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull2x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1536,10 +1536,10 @@ rows3x2:
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched3x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 	ADDQ       BX, AX
@@ -1608,10 +1608,10 @@ summed3x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1620,11 +1620,11 @@ summed3x2:
 	VMULPS       Y13, Y5, Y5
 
 scaled3x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1638,7 +1638,7 @@ scaled3x2:
 	VFMADD231PS  Y12, Y13, Y5
 
 added3x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased3x2
 	VMOVUPS    (AX), Y12
@@ -1651,10 +1651,10 @@ added3x2:
 	VADDPS     Y12, Y5, Y5
 
 biased3x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole3x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1682,10 +1682,10 @@ whole3x2:
 	RET
 
 full3x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull3x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1694,11 +1694,11 @@ full3x2:
 	VMULPS       Y13, Y5, Y5
 
 scaledfull3x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull3x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1709,7 +1709,7 @@ scaledfull3x2:
 	VFMADD231PS  32(AX), Y13, Y5
 
 addedfull3x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull3x2
 	VMOVUPS (AX), Y12
@@ -1722,10 +1722,10 @@ addedfull3x2:
 	VADDPS  Y12, Y5, Y5
 
 biasedfull3x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull3x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -1763,10 +1763,10 @@ rows4x2:
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched4x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 	ADDQ       BX, AX
@@ -1843,10 +1843,10 @@ summed4x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1857,11 +1857,11 @@ summed4x2:
 	VMULPS       Y13, Y7, Y7
 
 scaled4x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -1879,7 +1879,7 @@ scaled4x2:
 	VFMADD231PS  Y12, Y13, Y7
 
 added4x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased4x2
 	VMOVUPS    (AX), Y12
@@ -1894,10 +1894,10 @@ added4x2:
 	VADDPS     Y12, Y7, Y7
 
 biased4x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole4x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -1932,10 +1932,10 @@ whole4x2:
 	RET
 
 full4x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull4x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -1946,11 +1946,11 @@ full4x2:
 	VMULPS       Y13, Y7, Y7
 
 scaledfull4x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull4x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -1964,7 +1964,7 @@ scaledfull4x2:
 	VFMADD231PS  32(AX), Y13, Y7
 
 addedfull4x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull4x2
 	VMOVUPS (AX), Y12
@@ -1979,10 +1979,10 @@ addedfull4x2:
 	VADDPS  Y12, Y7, Y7
 
 biasedfull4x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull4x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -2029,10 +2029,10 @@ rows5x2:
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched5x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 	ADDQ       BX, AX
@@ -2117,10 +2117,10 @@ summed5x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -2133,11 +2133,11 @@ summed5x2:
 	VMULPS       Y13, Y9, Y9
 
 scaled5x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -2159,7 +2159,7 @@ scaled5x2:
 	VFMADD231PS  Y12, Y13, Y9
 
 added5x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased5x2
 	VMOVUPS    (AX), Y12
@@ -2176,10 +2176,10 @@ added5x2:
 	VADDPS     Y12, Y9, Y9
 
 biased5x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole5x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -2221,10 +2221,10 @@ whole5x2:
 	RET
 
 full5x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull5x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -2237,11 +2237,11 @@ full5x2:
 	VMULPS       Y13, Y9, Y9
 
 scaledfull5x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull5x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -2258,7 +2258,7 @@ scaledfull5x2:
 	VFMADD231PS  32(AX), Y13, Y9
 
 addedfull5x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull5x2
 	VMOVUPS (AX), Y12
@@ -2275,10 +2275,10 @@ addedfull5x2:
 	VADDPS  Y12, Y9, Y9
 
 biasedfull5x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull5x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -2334,10 +2334,10 @@ rows6x2:
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
-	CMPQ       128(DI), $0x00
+	CMPQ       136(DI), $0x00
 	JE         fetched6x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 32(AX)
 	ADDQ       BX, AX
@@ -2433,10 +2433,10 @@ summed6x2:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y14
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -2451,11 +2451,11 @@ summed6x2:
 	VMULPS       Y13, Y11, Y11
 
 scaled6x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VMASKMOVPS   32(AX), Y14, Y12
 	VFMADD231PS  Y12, Y13, Y1
@@ -2481,7 +2481,7 @@ scaled6x2:
 	VFMADD231PS  Y12, Y13, Y11
 
 added6x2:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         biased6x2
 	VMOVUPS    (AX), Y12
@@ -2500,10 +2500,10 @@ added6x2:
 	VADDPS     Y12, Y11, Y11
 
 biased6x2:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         whole6x2
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VADDPS     (AX), Y0, Y0
 	VMASKMOVPS 32(AX), Y14, Y12
 	VADDPS     Y12, Y1, Y1
@@ -2552,10 +2552,10 @@ whole6x2:
 	RET
 
 full6x2:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaledfull6x2
-	VBROADCASTSS 152(DI), Y13
+	VBROADCASTSS 160(DI), Y13
 	VMULPS       Y13, Y0, Y0
 	VMULPS       Y13, Y1, Y1
 	VMULPS       Y13, Y2, Y2
@@ -2570,11 +2570,11 @@ full6x2:
 	VMULPS       Y13, Y11, Y11
 
 scaledfull6x2:
-	VBROADCASTSS 156(DI), Y13
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y13
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           addedfull6x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y13, Y0
 	VFMADD231PS  32(AX), Y13, Y1
 	ADDQ         BX, AX
@@ -2594,7 +2594,7 @@ scaledfull6x2:
 	VFMADD231PS  32(AX), Y13, Y11
 
 addedfull6x2:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      biasedfull6x2
 	VMOVUPS (AX), Y12
@@ -2613,10 +2613,10 @@ addedfull6x2:
 	VADDPS  Y12, Y11, Y11
 
 biasedfull6x2:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     wholefull6x2
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 	VADDPS 32(AX), Y1, Y1
 	ADDQ   BX, AX
@@ -2749,33 +2749,33 @@ onesum:
 	NEGQ         R10
 	LEAQ         lanes<>+0(SB), AX
 	VMOVUPS      32(AX)(R10*4), Y15
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           onescaled
-	VBROADCASTSS 152(DI), Y14
+	VBROADCASTSS 160(DI), Y14
 	VMULPS       Y14, Y0, Y0
 
 onescaled:
-	VBROADCASTSS 156(DI), Y14
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y14
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           oneadded
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMASKMOVPS   (AX), Y15, Y13
 	VFMADD231PS  Y13, Y14, Y0
 
 oneadded:
-	MOVQ       144(DI), AX
+	MOVQ       152(DI), AX
 	TESTQ      AX, AX
 	JZ         onebiased
 	VMASKMOVPS (AX), Y15, Y13
 	VADDPS     Y13, Y0, Y0
 
 onebiased:
-	MOVQ       128(DI), AX
+	MOVQ       136(DI), AX
 	TESTQ      AX, AX
 	JZ         onewhole
-	MOVQ       136(DI), BX
+	MOVQ       144(DI), BX
 	VMASKMOVPS (AX), Y15, Y13
 	VADDPS     Y13, Y0, Y0
 
@@ -2787,32 +2787,32 @@ onewhole:
 	RET
 
 onefull:
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           onescaledfull
-	VBROADCASTSS 152(DI), Y14
+	VBROADCASTSS 160(DI), Y14
 	VMULPS       Y14, Y0, Y0
 
 onescaledfull:
-	VBROADCASTSS 156(DI), Y14
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y14
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           oneaddedfull
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Y14, Y0
 
 oneaddedfull:
-	MOVQ    144(DI), AX
+	MOVQ    152(DI), AX
 	TESTQ   AX, AX
 	JZ      onebiasedfull
 	VMOVUPS (AX), Y13
 	VADDPS  Y13, Y0, Y0
 
 onebiasedfull:
-	MOVQ   128(DI), AX
+	MOVQ   136(DI), AX
 	TESTQ  AX, AX
 	JZ     onewholefull
-	MOVQ   136(DI), BX
+	MOVQ   144(DI), BX
 	VADDPS (AX), Y0, Y0
 
 onewholefull:
@@ -3080,7 +3080,7 @@ round:
 	RET
 
 // func tileAVX512(t *tile)
-// Requires: AVX, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tileAVX512(SB), NOSPLIT, $0-8
 	MOVQ       t+0(FP), DI
 	MOVQ       72(DI), R9
@@ -3118,13 +3118,11 @@ TEXT ·tileAVX512(SB), NOSPLIT, $0-8
 	JE         rows3x1
 	CMPQ       R9, $0x02
 	JE         rows2x1
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched1x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 
 fetched1x1:
@@ -3144,6 +3142,10 @@ step1x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	ADDQ         R9, SI
@@ -3169,33 +3171,33 @@ summed1x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 
 scaled1x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 
 added1x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased1x1
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 
 biased1x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole1x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 
@@ -3207,15 +3209,11 @@ whole1x1:
 	RET
 
 rows2x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched2x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3238,6 +3236,10 @@ step2x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -3265,19 +3267,19 @@ summed2x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 
 scaled2x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3285,7 +3287,7 @@ scaled2x1:
 	VFMADD231PS  Z28, Z29, Z1
 
 added2x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased2x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3293,10 +3295,10 @@ added2x1:
 	VADDPS    Z28, Z1, Z1
 
 biased2x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole2x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3313,17 +3315,11 @@ whole2x1:
 	RET
 
 rows3x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched3x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3349,6 +3345,10 @@ step3x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -3378,20 +3378,20 @@ summed3x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 
 scaled3x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3402,7 +3402,7 @@ scaled3x1:
 	VFMADD231PS  Z28, Z29, Z2
 
 added3x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased3x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3411,10 +3411,10 @@ added3x1:
 	VADDPS    Z28, Z2, Z2
 
 biased3x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole3x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3436,19 +3436,11 @@ whole3x1:
 	RET
 
 rows4x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched4x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3477,6 +3469,10 @@ step4x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -3508,21 +3504,21 @@ summed4x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 	VMULPS       Z29, Z3, Z3
 
 scaled4x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3536,7 +3532,7 @@ scaled4x1:
 	VFMADD231PS  Z28, Z29, Z3
 
 added4x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased4x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3546,10 +3542,10 @@ added4x1:
 	VADDPS    Z28, Z3, Z3
 
 biased4x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole4x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3576,21 +3572,11 @@ whole4x1:
 	RET
 
 rows5x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched5x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3622,6 +3608,10 @@ step5x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -3655,10 +3645,10 @@ summed5x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3666,11 +3656,11 @@ summed5x1:
 	VMULPS       Z29, Z4, Z4
 
 scaled5x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3687,7 +3677,7 @@ scaled5x1:
 	VFMADD231PS  Z28, Z29, Z4
 
 added5x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased5x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3698,10 +3688,10 @@ added5x1:
 	VADDPS    Z28, Z4, Z4
 
 biased5x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole5x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3733,23 +3723,11 @@ whole5x1:
 	RET
 
 rows6x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched6x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3786,6 +3764,10 @@ step6x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -3822,10 +3804,10 @@ summed6x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -3834,11 +3816,11 @@ summed6x1:
 	VMULPS       Z29, Z5, Z5
 
 scaled6x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -3858,7 +3840,7 @@ scaled6x1:
 	VFMADD231PS  Z28, Z29, Z5
 
 added6x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased6x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -3870,10 +3852,10 @@ added6x1:
 	VADDPS    Z28, Z5, Z5
 
 biased6x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole6x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -3910,25 +3892,11 @@ whole6x1:
 	RET
 
 rows7x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched7x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -3968,6 +3936,10 @@ step7x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -4006,10 +3978,10 @@ summed7x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled7x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4019,11 +3991,11 @@ summed7x1:
 	VMULPS       Z29, Z6, Z6
 
 scaled7x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added7x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4046,7 +4018,7 @@ scaled7x1:
 	VFMADD231PS  Z28, Z29, Z6
 
 added7x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased7x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4059,10 +4031,10 @@ added7x1:
 	VADDPS    Z28, Z6, Z6
 
 biased7x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole7x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4104,27 +4076,11 @@ whole7x1:
 	RET
 
 rows8x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched8x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -4167,6 +4123,10 @@ step8x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -4207,10 +4167,10 @@ summed8x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled8x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4221,11 +4181,11 @@ summed8x1:
 	VMULPS       Z29, Z7, Z7
 
 scaled8x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added8x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4251,7 +4211,7 @@ scaled8x1:
 	VFMADD231PS  Z28, Z29, Z7
 
 added8x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased8x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4265,10 +4225,10 @@ added8x1:
 	VADDPS    Z28, Z7, Z7
 
 biased8x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole8x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4315,29 +4275,11 @@ whole8x1:
 	RET
 
 rows9x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched9x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -4383,6 +4325,10 @@ step9x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -4425,10 +4371,10 @@ summed9x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled9x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4440,11 +4386,11 @@ summed9x1:
 	VMULPS       Z29, Z8, Z8
 
 scaled9x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added9x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4473,7 +4419,7 @@ scaled9x1:
 	VFMADD231PS  Z28, Z29, Z8
 
 added9x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased9x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4488,10 +4434,10 @@ added9x1:
 	VADDPS    Z28, Z8, Z8
 
 biased9x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole9x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4543,31 +4489,11 @@ whole9x1:
 	RET
 
 rows10x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched10x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -4616,6 +4542,10 @@ step10x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -4660,10 +4590,10 @@ summed10x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled10x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4676,11 +4606,11 @@ summed10x1:
 	VMULPS       Z29, Z9, Z9
 
 scaled10x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added10x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4712,7 +4642,7 @@ scaled10x1:
 	VFMADD231PS  Z28, Z29, Z9
 
 added10x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased10x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4728,10 +4658,10 @@ added10x1:
 	VADDPS    Z28, Z9, Z9
 
 biased10x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole10x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -4788,33 +4718,11 @@ whole10x1:
 	RET
 
 rows11x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched11x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -4868,6 +4776,10 @@ step11x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -4915,10 +4827,10 @@ summed11x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled11x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -4932,11 +4844,11 @@ summed11x1:
 	VMULPS       Z29, Z10, Z10
 
 scaled11x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added11x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -4971,7 +4883,7 @@ scaled11x1:
 	VFMADD231PS  Z28, Z29, Z10
 
 added11x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased11x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -4988,10 +4900,10 @@ added11x1:
 	VADDPS    Z28, Z10, Z10
 
 biased11x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole11x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -5053,35 +4965,11 @@ whole11x1:
 	RET
 
 rows12x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched12x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -5138,6 +5026,10 @@ step12x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -5187,10 +5079,10 @@ summed12x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled12x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5205,11 +5097,11 @@ summed12x1:
 	VMULPS       Z29, Z11, Z11
 
 scaled12x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added12x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -5247,7 +5139,7 @@ scaled12x1:
 	VFMADD231PS  Z28, Z29, Z11
 
 added12x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased12x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -5265,10 +5157,10 @@ added12x1:
 	VADDPS    Z28, Z11, Z11
 
 biased12x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole12x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -5335,37 +5227,11 @@ whole12x1:
 	RET
 
 rows13x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched13x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -5425,6 +5291,10 @@ step13x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -5476,10 +5346,10 @@ summed13x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled13x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5495,11 +5365,11 @@ summed13x1:
 	VMULPS       Z29, Z12, Z12
 
 scaled13x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added13x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -5540,7 +5410,7 @@ scaled13x1:
 	VFMADD231PS  Z28, Z29, Z12
 
 added13x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased13x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -5559,10 +5429,10 @@ added13x1:
 	VADDPS    Z28, Z12, Z12
 
 biased13x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole13x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -5634,39 +5504,11 @@ whole13x1:
 	RET
 
 rows14x1:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched14x1
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	ADDQ       BX, AX
 	PREFETCHT0 (AX)
@@ -5729,6 +5571,10 @@ step14x1:
 	PREFETCHT0   (DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VBROADCASTSS (SI)(AX*1), Z31
@@ -5782,10 +5628,10 @@ summed14x1:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled14x1
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -5802,11 +5648,11 @@ summed14x1:
 	VMULPS       Z29, Z13, Z13
 
 scaled14x1:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added14x1
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z0
 	ADDQ         BX, AX
@@ -5850,7 +5696,7 @@ scaled14x1:
 	VFMADD231PS  Z28, Z29, Z13
 
 added14x1:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased14x1
 	VMOVUPS.Z (AX), K1, Z28
@@ -5870,10 +5716,10 @@ added14x1:
 	VADDPS    Z28, Z13, Z13
 
 biased14x1:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole14x1
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Z28
 	VADDPS    Z28, Z0, Z0
 	ADDQ      BX, AX
@@ -5976,14 +5822,11 @@ wide:
 	JE         rows3x2
 	CMPQ       R9, $0x02
 	JE         rows2x2
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched1x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 
@@ -6007,6 +5850,11 @@ step1x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6034,25 +5882,25 @@ summed1x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled1x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 
 scaled1x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added1x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
 
 added1x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased1x2
 	VMOVUPS   (AX), Z28
@@ -6061,10 +5909,10 @@ added1x2:
 	VADDPS    Z28, Z1, Z1
 
 biased1x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole1x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6078,17 +5926,11 @@ whole1x2:
 	RET
 
 rows2x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched2x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -6117,6 +5959,11 @@ step2x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6147,21 +5994,21 @@ summed2x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled2x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
 	VMULPS       Z29, Z3, Z3
 
 scaled2x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added2x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6171,7 +6018,7 @@ scaled2x2:
 	VFMADD231PS  Z28, Z29, Z3
 
 added2x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased2x2
 	VMOVUPS   (AX), Z28
@@ -6182,10 +6029,10 @@ added2x2:
 	VADDPS    Z28, Z3, Z3
 
 biased2x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole2x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6206,20 +6053,11 @@ whole2x2:
 	RET
 
 rows3x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched3x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -6253,6 +6091,11 @@ step3x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6286,10 +6129,10 @@ summed3x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled3x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6298,11 +6141,11 @@ summed3x2:
 	VMULPS       Z29, Z5, Z5
 
 scaled3x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added3x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6316,7 +6159,7 @@ scaled3x2:
 	VFMADD231PS  Z28, Z29, Z5
 
 added3x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased3x2
 	VMOVUPS   (AX), Z28
@@ -6329,10 +6172,10 @@ added3x2:
 	VADDPS    Z28, Z5, Z5
 
 biased3x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole3x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6360,23 +6203,11 @@ whole3x2:
 	RET
 
 rows4x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched4x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -6415,6 +6246,11 @@ step4x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6451,10 +6287,10 @@ summed4x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled4x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6465,11 +6301,11 @@ summed4x2:
 	VMULPS       Z29, Z7, Z7
 
 scaled4x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added4x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6487,7 +6323,7 @@ scaled4x2:
 	VFMADD231PS  Z28, Z29, Z7
 
 added4x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased4x2
 	VMOVUPS   (AX), Z28
@@ -6502,10 +6338,10 @@ added4x2:
 	VADDPS    Z28, Z7, Z7
 
 biased4x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole4x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6540,26 +6376,11 @@ whole4x2:
 	RET
 
 rows5x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched5x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -6603,6 +6424,11 @@ step5x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6642,10 +6468,10 @@ summed5x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled5x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6658,11 +6484,11 @@ summed5x2:
 	VMULPS       Z29, Z9, Z9
 
 scaled5x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added5x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6684,7 +6510,7 @@ scaled5x2:
 	VFMADD231PS  Z28, Z29, Z9
 
 added5x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased5x2
 	VMOVUPS   (AX), Z28
@@ -6701,10 +6527,10 @@ added5x2:
 	VADDPS    Z28, Z9, Z9
 
 biased5x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole5x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6746,29 +6572,11 @@ whole5x2:
 	RET
 
 rows6x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched6x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -6819,6 +6627,11 @@ step6x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -6862,10 +6675,10 @@ summed6x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled6x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -6880,11 +6693,11 @@ summed6x2:
 	VMULPS       Z29, Z11, Z11
 
 scaled6x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added6x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -6910,7 +6723,7 @@ scaled6x2:
 	VFMADD231PS  Z28, Z29, Z11
 
 added6x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased6x2
 	VMOVUPS   (AX), Z28
@@ -6929,10 +6742,10 @@ added6x2:
 	VADDPS    Z28, Z11, Z11
 
 biased6x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole6x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -6981,32 +6794,11 @@ whole6x2:
 	RET
 
 rows7x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched7x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -7062,6 +6854,11 @@ step7x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -7108,10 +6905,10 @@ summed7x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled7x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -7128,11 +6925,11 @@ summed7x2:
 	VMULPS       Z29, Z13, Z13
 
 scaled7x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added7x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -7162,7 +6959,7 @@ scaled7x2:
 	VFMADD231PS  Z28, Z29, Z13
 
 added7x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased7x2
 	VMOVUPS   (AX), Z28
@@ -7183,10 +6980,10 @@ added7x2:
 	VADDPS    Z28, Z13, Z13
 
 biased7x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole7x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -7242,35 +7039,11 @@ whole7x2:
 	RET
 
 rows8x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched8x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -7331,6 +7104,11 @@ step8x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -7380,10 +7158,10 @@ summed8x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled8x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -7402,11 +7180,11 @@ summed8x2:
 	VMULPS       Z29, Z15, Z15
 
 scaled8x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added8x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -7440,7 +7218,7 @@ scaled8x2:
 	VFMADD231PS  Z28, Z29, Z15
 
 added8x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased8x2
 	VMOVUPS   (AX), Z28
@@ -7463,10 +7241,10 @@ added8x2:
 	VADDPS    Z28, Z15, Z15
 
 biased8x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole8x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -7529,38 +7307,11 @@ whole8x2:
 	RET
 
 rows9x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched9x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -7626,6 +7377,11 @@ step9x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -7678,10 +7434,10 @@ summed9x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled9x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -7702,11 +7458,11 @@ summed9x2:
 	VMULPS       Z29, Z17, Z17
 
 scaled9x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added9x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -7744,7 +7500,7 @@ scaled9x2:
 	VFMADD231PS  Z28, Z29, Z17
 
 added9x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased9x2
 	VMOVUPS   (AX), Z28
@@ -7769,10 +7525,10 @@ added9x2:
 	VADDPS    Z28, Z17, Z17
 
 biased9x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole9x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -7842,41 +7598,11 @@ whole9x2:
 	RET
 
 rows10x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched10x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -7947,6 +7673,11 @@ step10x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -8002,10 +7733,10 @@ summed10x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled10x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -8028,11 +7759,11 @@ summed10x2:
 	VMULPS       Z29, Z19, Z19
 
 scaled10x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added10x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -8074,7 +7805,7 @@ scaled10x2:
 	VFMADD231PS  Z28, Z29, Z19
 
 added10x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased10x2
 	VMOVUPS   (AX), Z28
@@ -8101,10 +7832,10 @@ added10x2:
 	VADDPS    Z28, Z19, Z19
 
 biased10x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole10x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -8181,44 +7912,11 @@ whole10x2:
 	RET
 
 rows11x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched11x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -8296,6 +7994,11 @@ step11x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -8355,10 +8058,10 @@ summed11x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled11x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -8383,11 +8086,11 @@ summed11x2:
 	VMULPS       Z29, Z21, Z21
 
 scaled11x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added11x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -8433,7 +8136,7 @@ scaled11x2:
 	VFMADD231PS  Z28, Z29, Z21
 
 added11x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased11x2
 	VMOVUPS   (AX), Z28
@@ -8462,10 +8165,10 @@ added11x2:
 	VADDPS    Z28, Z21, Z21
 
 biased11x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole11x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -8549,47 +8252,11 @@ whole11x2:
 	RET
 
 rows12x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched12x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -8672,6 +8339,11 @@ step12x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -8734,10 +8406,10 @@ summed12x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled12x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -8764,11 +8436,11 @@ summed12x2:
 	VMULPS       Z29, Z23, Z23
 
 scaled12x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added12x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -8818,7 +8490,7 @@ scaled12x2:
 	VFMADD231PS  Z28, Z29, Z23
 
 added12x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased12x2
 	VMOVUPS   (AX), Z28
@@ -8849,10 +8521,10 @@ added12x2:
 	VADDPS    Z28, Z23, Z23
 
 biased12x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole12x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -8943,50 +8615,11 @@ whole12x2:
 	RET
 
 rows13x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched13x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -9074,6 +8707,11 @@ step13x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -9139,10 +8777,10 @@ summed13x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled13x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -9171,11 +8809,11 @@ summed13x2:
 	VMULPS       Z29, Z25, Z25
 
 scaled13x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added13x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -9229,7 +8867,7 @@ scaled13x2:
 	VFMADD231PS  Z28, Z29, Z25
 
 added13x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased13x2
 	VMOVUPS   (AX), Z28
@@ -9262,10 +8900,10 @@ added13x2:
 	VADDPS    Z28, Z25, Z25
 
 biased13x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole13x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -9363,53 +9001,11 @@ whole13x2:
 	RET
 
 rows14x2:
-	MOVQ       96(DI), AX
-	MOVQ       104(DI), BX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	ADDQ       BX, AX
-	PREFETCHT0 (AX)
-	PREFETCHT0 64(AX)
-	CMPQ       128(DI), $0x00
+	MOVQ       96(DI), R15
+	CMPQ       136(DI), $0x00
 	JE         fetched14x2
-	MOVQ       128(DI), AX
-	MOVQ       136(DI), BX
+	MOVQ       136(DI), AX
+	MOVQ       144(DI), BX
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
 	ADDQ       BX, AX
@@ -9502,6 +9098,11 @@ step14x2:
 	PREFETCHT0   64(DX)(R11*1)
 	PREFETCHT0   (R14)
 	ADDQ         R10, R14
+	PREFETCHT0   (R15)
+	PREFETCHT0   64(R15)
+	ADDQ         104(DI), R15
+	CMPQ         R15, 112(DI)
+	CMOVQHI      96(DI), R15
 	VBROADCASTSS (SI), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
@@ -9570,10 +9171,10 @@ summed14x2:
 	MOVL         $-1, AX
 	BZHIL        R10, AX, AX
 	KMOVW        AX, K1
-	MOVL         152(DI), AX
+	MOVL         160(DI), AX
 	CMPL         AX, $0x3f800000
 	JE           scaled14x2
-	VBROADCASTSS 152(DI), Z29
+	VBROADCASTSS 160(DI), Z29
 	VMULPS       Z29, Z0, Z0
 	VMULPS       Z29, Z1, Z1
 	VMULPS       Z29, Z2, Z2
@@ -9604,11 +9205,11 @@ summed14x2:
 	VMULPS       Z29, Z27, Z27
 
 scaled14x2:
-	VBROADCASTSS 156(DI), Z29
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Z29
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           added14x2
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VFMADD231PS  (AX), Z29, Z0
 	VMOVUPS.Z    64(AX), K1, Z28
 	VFMADD231PS  Z28, Z29, Z1
@@ -9666,7 +9267,7 @@ scaled14x2:
 	VFMADD231PS  Z28, Z29, Z27
 
 added14x2:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        biased14x2
 	VMOVUPS   (AX), Z28
@@ -9701,10 +9302,10 @@ added14x2:
 	VADDPS    Z28, Z27, Z27
 
 biased14x2:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        whole14x2
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VADDPS    (AX), Z0, Z0
 	VMOVUPS.Z 64(AX), K1, Z28
 	VADDPS    Z28, Z1, Z1
@@ -10021,20 +9622,20 @@ somesum:
 	MOVL          $-1, AX
 	BZHIL         R10, AX, AX
 	KMOVW         AX, K1
-	MOVL          152(DI), AX
+	MOVL          160(DI), AX
 	CMPL          AX, $0x3f800000
 	JE            somescaled
-	VBROADCASTSS  152(DI), Y30
+	VBROADCASTSS  160(DI), Y30
 	VMULPS        Y30, Y0, Y0
 	VMULPS        Y30, Y1, Y1
 	VMULPS        Y30, Y2, Y2
 
 somescaled:
-	VBROADCASTSS 156(DI), Y30
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y30
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           someadded
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Y29
 	VFMADD231PS  Y29, Y30, Y0
 	ADDQ         BX, AX
@@ -10045,7 +9646,7 @@ somescaled:
 	VFMADD231PS  Y29, Y30, Y2
 
 someadded:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        somebiased
 	VMOVUPS.Z (AX), K1, Y29
@@ -10054,10 +9655,10 @@ someadded:
 	VADDPS    Y29, Y2, Y2
 
 somebiased:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        somewhole
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Y29
 	VADDPS    Y29, Y0, Y0
 	ADDQ      BX, AX
@@ -10173,33 +9774,33 @@ onesum:
 	MOVL          $-1, AX
 	BZHIL         R10, AX, AX
 	KMOVW         AX, K1
-	MOVL          152(DI), AX
+	MOVL          160(DI), AX
 	CMPL          AX, $0x3f800000
 	JE            onescaled
-	VBROADCASTSS  152(DI), Y30
+	VBROADCASTSS  160(DI), Y30
 	VMULPS        Y30, Y0, Y0
 
 onescaled:
-	VBROADCASTSS 156(DI), Y30
-	MOVQ         112(DI), AX
+	VBROADCASTSS 164(DI), Y30
+	MOVQ         120(DI), AX
 	TESTQ        AX, AX
 	JZ           oneadded
-	MOVQ         120(DI), BX
+	MOVQ         128(DI), BX
 	VMOVUPS.Z    (AX), K1, Y29
 	VFMADD231PS  Y29, Y30, Y0
 
 oneadded:
-	MOVQ      144(DI), AX
+	MOVQ      152(DI), AX
 	TESTQ     AX, AX
 	JZ        onebiased
 	VMOVUPS.Z (AX), K1, Y29
 	VADDPS    Y29, Y0, Y0
 
 onebiased:
-	MOVQ      128(DI), AX
+	MOVQ      136(DI), AX
 	TESTQ     AX, AX
 	JZ        onewhole
-	MOVQ      136(DI), BX
+	MOVQ      144(DI), BX
 	VMOVUPS.Z (AX), K1, Y29
 	VADDPS    Y29, Y0, Y0
 

@@ -50,6 +50,7 @@ type tile struct {
 	next      *tile // one more product: its a, b and k, with their strides and fetch, count; nil: none
 	dst       unsafe.Pointer
 	ldd       int
+	last      uintptr        // dst's last row, for fetching
 	src       unsafe.Pointer // nil: nothing is added
 	lds       int
 	residual  unsafe.Pointer // nil: nothing is added

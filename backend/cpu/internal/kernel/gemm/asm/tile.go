@@ -66,7 +66,15 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	b, a := free[:2], free[2:]
 
 	Label(name("rows"))
-	tg.fetch(addr("dst"), addr("ldd"), m, nv)
+	// The tile's own rows are fetched meanwhile. All at once they would take up what the
+	// strip and the panel come through, so that a step fetches one of them where it has
+	// room for the instructions: 28 multiply-adds leave it, 12 do not.
+	dst, spread := R15, tg.lanes == 16
+	if spread {
+		MOVQ(addr("dst"), dst)
+	} else {
+		tg.fetch(addr("dst"), addr("ldd"), m, nv)
+	}
 	// What is added at the end comes from far away too.
 	CMPQ(addr("residual"), Imm(0))
 	JE(LabelRef(name("fetched")))
@@ -107,6 +115,14 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	}
 	PREFETCHT0(Mem{Base: R14})
 	ADDQ(R10, R14)
+	if spread {
+		for v := range nv {
+			PREFETCHT0(Mem{Base: dst, Disp: v * tg.bytes()})
+		}
+		ADDQ(addr("ldd"), dst)
+		CMPQ(dst, addr("last"))
+		CMOVQHI(addr("dst"), dst) // here already
+	}
 	for i := range m {
 		VBROADCASTSS(element(i), a[i&1])
 		for v := range nv {
