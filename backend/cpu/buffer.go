@@ -25,7 +25,7 @@ type buffer struct {
 	data    []byte // 64-byte aligned; nil once finalized or donated
 
 	mu       sync.Mutex
-	borrowed bool                        // data is not ours to write
+	borrowed bool                        // data is not ours to write, or not any more
 	again    atomic.Bool                 // a program used it before, without taking it
 	packs    map[packLayout]*gemm.Packed // right-hand operands of matrix products
 }
@@ -37,7 +37,7 @@ type packLayout struct{ offset, row, col, k, n int }
 func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
 	n := shape.ByteSize()
 	b.buffers.Add(n)
-	return &buffer{backend: b, shape: shape.Clone(), data: alignedBytes(int(n))}
+	return &buffer{backend: b, shape: shape.Clone(), data: b.released.take(int(n))}
 }
 
 // Borrow makes a buffer of a float32 array without copying it. The array must
@@ -143,6 +143,9 @@ func (b *buffer) Finalize() error {
 	b.backend.buffers.Add(-int64(len(b.data)))
 	for _, p := range b.packs {
 		b.backend.packed.Add(-4 * int64(len(p.Data())))
+	}
+	if !b.borrowed {
+		b.backend.released.give(b.data)
 	}
 	b.data, b.packs, b.shape = nil, nil, shapes.Invalid()
 	b.again.Store(false)

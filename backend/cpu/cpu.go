@@ -41,8 +41,9 @@ func init() {
 
 // Backend implements compute.Backend. It is safe for concurrent use.
 type Backend struct {
-	plain  compute.Backend // GoMLX's Go backend: shapes, checks, and what is delegated
-	arenas arenas
+	plain    compute.Backend // GoMLX's Go backend: shapes, checks, and what is delegated
+	arenas   arenas
+	released released
 	// One delegated operation at a time: in compute v0.1.3 two that run side by
 	// side can wait for each other's workers for ever.
 	delegating sync.Mutex
@@ -142,12 +143,12 @@ func (b *Backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buff
 
 // Memory says what the backend holds, in bytes.
 type Memory struct {
-	Arena   int64 // intermediate results: the largest arena that a program needed
+	Arena   int64 // intermediate results: the most that programs needed at once
 	Buffers int64 // tensors
 	Packed  int64 // weights in the matrix kernel's layout
 }
 
 // Memory reports what the backend holds now.
 func (b *Backend) Memory() Memory {
-	return Memory{Arena: b.arenas.largest.Load(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
+	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

@@ -237,6 +237,7 @@ func (x *execution) runDot(n *node) {
 		gemm.Batched(d.batch, fill)
 		return
 	}
+	defer x.release()
 	var g gemm.Call
 	fill(0, &g)
 	g.GELU = d.gelu

@@ -8,6 +8,8 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/shapes"
+
+	"github.com/sptune/spt/backend/cpu/internal/workers"
 )
 
 // executable is a compiled program.
@@ -27,18 +29,13 @@ type executable struct {
 	live      sync.RWMutex
 	finalized bool
 
-	mu     sync.Mutex
-	frames []*frame // kept from run to run
-}
-
-// frame is what one run of a program keeps for the next.
-type frame struct {
-	patches map[*node]*patched
+	mu      sync.Mutex
+	patches map[*node][]*patched // kept from run to run
 }
 
 // executable finishes the compilation: loops are assembled and memory planned.
 func (c *compiler) executable(b *builder) (*executable, error) {
-	x := &executable{backend: c.backend, name: b.name, outputs: c.outputs, results: c.results, delegates: map[*node]*delegated{}}
+	x := &executable{backend: c.backend, name: b.name, outputs: c.outputs, results: c.results, delegates: map[*node]*delegated{}, patches: map[*node][]*patched{}}
 	for _, v := range b.main.params {
 		t := c.values[v].t
 		x.names = append(x.names, v.op.data.(*parameter).name)
@@ -95,12 +92,12 @@ func (x *executable) Finalize() {
 	x.live.Lock()
 	defer x.live.Unlock()
 	x.finalized = true
-	for _, f := range x.frames {
-		for _, p := range f.patches {
+	for _, list := range x.patches {
+		for _, p := range list {
 			x.backend.packed.Add(-p.bytes())
 		}
 	}
-	x.frames = nil
+	x.patches = nil
 	for _, b := range x.constants {
 		_ = b.Finalize() // never fails
 	}
@@ -118,10 +115,11 @@ func (x *executable) Outputs() []shapes.Shape { return slices.Clone(x.results) }
 type execution struct {
 	*executable
 	arena   []byte
-	frame   *frame
 	buffers []*buffer // of the parameters; nil: donated
 	memory  [][]byte  // of the parameters
 	out     []*buffer
+
+	patching []*patched // in use by the step in progress
 }
 
 // mem is the memory of t.
@@ -212,10 +210,13 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 	}
 	for i, t := range x.outputs {
 		shape := x.results[i]
-		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && !inputs[d.place.index].(*buffer).borrowed && once(inputs, d.place.index) {
-			x.backend.buffers.Add(shape.ByteSize()) // the input's are taken off when it is finalized
-			run.out[i] = &buffer{backend: x.backend, shape: shape, data: run.memory[d.place.index]}
-			continue
+		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && once(inputs, d.place.index) {
+			if donor := inputs[d.place.index].(*buffer); !donor.borrowed {
+				x.backend.buffers.Add(shape.ByteSize()) // the donor's are taken off when it is finalized
+				run.out[i] = &buffer{backend: x.backend, shape: shape, data: donor.data}
+				donor.borrowed = true
+				continue
+			}
 		}
 		run.out[i] = x.backend.newBuffer(shape)
 	}
@@ -228,10 +229,10 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 			}
 		}
 	}()
+	workers.Begin()
+	defer workers.End()
 	run.arena = x.backend.arenas.take(x.arenaBytes)
 	defer x.backend.arenas.give(run.arena)
-	run.frame = x.takeFrame()
-	defer x.giveFrame(run.frame)
 	timed := x.backend.timings.on()
 	for i := range x.steps {
 		start := time.Time{}
@@ -262,23 +263,6 @@ func once(inputs []compute.Buffer, i int) bool {
 		}
 	}
 	return true
-}
-
-func (x *executable) takeFrame() *frame {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if n := len(x.frames); n > 0 {
-		f := x.frames[n-1]
-		x.frames = x.frames[:n-1]
-		return f
-	}
-	return &frame{patches: map[*node]*patched{}}
-}
-
-func (x *executable) giveFrame(f *frame) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.frames = append(x.frames, f)
 }
 
 // step runs one node.

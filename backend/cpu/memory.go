@@ -3,7 +3,7 @@ package cpu
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
+	"unsafe"
 )
 
 // where says which memory a tensor lies in.
@@ -143,51 +143,97 @@ func replaceable(n *node, result, input *tensor) bool {
 	return false
 }
 
-// arenas keeps the memory of intermediate results from run to run. All
-// programs of a backend share it: one that runs at a time needs one arena.
+// arenas keeps the memory of intermediate results from run to run. All programs of a
+// backend share them: there are as many as were needed at once.
 type arenas struct {
-	mu   sync.Mutex
-	free [][]byte
+	mu    sync.Mutex
+	free  [][]byte
+	inUse int
 
-	largest atomic.Int64 // bytes
+	most  int // in use at once
+	bytes int // of all that there are
+	peak  int // of bytes
 }
 
 // take returns an arena of at least n bytes.
 func (a *arenas) take(n int) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.inUse++
+	a.most = max(a.most, a.inUse)
 	best := -1
 	for i, m := range a.free {
 		if len(m) >= n && (best < 0 || len(m) < len(a.free[best])) {
 			best = i
 		}
 	}
-	if best < 0 {
-		// The largest free one is too small: replace it rather than keep both.
-		if len(a.free) > 0 {
-			a.free = slices.Delete(a.free, 0, 1)
-		}
-		a.largest.Store(max(a.largest.Load(), int64(n)))
-		return alignedBytes(n)
+	if best >= 0 {
+		m := a.free[best]
+		a.free = slices.Delete(a.free, best, best+1)
+		return m
 	}
-	m := a.free[best]
-	a.free = slices.Delete(a.free, best, best+1)
-	return m
+	// The largest free one is too small: replace it rather than keep both.
+	if len(a.free) > 0 {
+		a.bytes -= len(a.free[0])
+		a.free = slices.Delete(a.free, 0, 1)
+	}
+	a.bytes += n
+	a.peak = max(a.peak, a.bytes)
+	return alignedBytes(n)
 }
 
 // give returns an arena.
 func (a *arenas) give(m []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.inUse--
 	a.free = append(a.free, m)
 	slices.SortFunc(a.free, func(x, y []byte) int { return len(y) - len(x) })
-	if len(a.free) > 2 {
-		a.free = a.free[:2]
+	for len(a.free) > a.most-a.inUse {
+		last := len(a.free) - 1
+		a.bytes -= len(a.free[last])
+		a.free = slices.Delete(a.free, last, last+1)
 	}
 }
 
 func (a *arenas) drop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, m := range a.free {
+		a.bytes -= len(m)
+	}
 	a.free = nil
+}
+
+// peakBytes is the most that there was at once.
+func (a *arenas) peakBytes() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.peak)
+}
+
+// released is the memory of finalized buffers, by size: training makes tensors of
+// the same sizes in every step. The garbage collector takes what is left over.
+type released struct{ bySize sync.Map } // int → *sync.Pool of *byte
+
+// leastReleased is the size from which on memory is kept, in bytes.
+const leastReleased = 4 << 10
+
+// take returns n bytes of undefined content.
+func (r *released) take(n int) []byte {
+	if pool, ok := r.bySize.Load(n); ok {
+		if p, ok := pool.(*sync.Pool).Get().(*byte); ok {
+			return unsafe.Slice(p, n)
+		}
+	}
+	return alignedBytes(n)
+}
+
+// give keeps m, which nobody uses any more.
+func (r *released) give(m []byte) {
+	if len(m) < leastReleased {
+		return
+	}
+	pool, _ := r.bySize.LoadOrStore(len(m), new(sync.Pool))
+	pool.(*sync.Pool).Put(unsafe.SliceData(m))
 }

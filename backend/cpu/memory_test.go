@@ -273,3 +273,25 @@ func programInputs(t *testing.T, be *Backend, seed uint64) (in []compute.Buffer)
 	}
 	return in
 }
+
+// TestArenas: there are as many arenas as were needed at once, and the peak counts them.
+func TestArenas(t *testing.T) {
+	var a arenas
+	x, y := a.take(1000), a.take(3000)
+	a.give(x)
+	a.give(y)
+	if z := a.take(2000); &z[0] != &y[0] {
+		t.Error("a free arena that is large enough was not taken")
+	} else {
+		a.give(z)
+	}
+	x, y = a.take(5000), a.take(900) // the first replaces the larger one
+	if len(x) != 5000 || len(y) != 1000 {
+		t.Errorf("arenas of %d and %d bytes, expected 5000 and 1000", len(x), len(y))
+	}
+	a.give(x)
+	a.give(y)
+	if got := a.peakBytes(); got != 6000 || len(a.free) != 2 {
+		t.Errorf("peak of %d bytes, %d arenas; expected 6000, 2", got, len(a.free))
+	}
+}

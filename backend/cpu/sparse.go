@@ -98,54 +98,98 @@ func pickedFrom(e edge) (p *node, turned bool) {
 }
 
 // patched is a program's own copy of a packed weight, with values added to some
-// of its entries.
+// of its entries. Runs that add the same values share one.
 type patched struct {
 	weight  *buffer // whose packed form was copied
 	p       *gemm.Packed
-	touched []int32 // entries patched last
+	indices []int32
+	values  []float32 // added to the entries
+	users   int       // products in progress
 }
 
-// bytes is the size of the copy; 0 for none.
-func (p *patched) bytes() int64 {
-	if p == nil {
-		return 0
-	}
-	return 4 * int64(len(p.p.Data()))
-}
+// bytes is the size of the copy.
+func (p *patched) bytes() int64 { return 4 * int64(len(p.p.Data())) }
 
-// patched returns B packed with the values added to its entries.
+// patched returns B packed with the values added to its entries, until release.
 func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
 	weight, indices, values := n.in[2].t, n.in[3], n.in[4]
 	w := x.float32s(weight)
 	idx := view[int32](x.mem(indices.t), indices.offset, indices.size())
 	val := x.float32s(values.t)[values.offset:][:len(idx)]
 	b := x.buffers[weight.node.rec.data.(*parameter).index]
-	own := x.frame.patches[n]
-	if own == nil || own.weight != b || b == nil {
-		x.backend.packed.Add(-own.bytes())
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var own, free *patched
+	for _, p := range x.patches[n] {
+		if p.weight == b && b != nil && slices.Equal(p.indices, idx) && slices.Equal(p.values, val) {
+			own = p
+		}
+		if p.users == 0 {
+			free = p
+		}
+	}
+	switch {
+	case own != nil:
+	case free != nil && free.weight == b && b != nil:
+		own = free
+		own.undo(w, l)
+		own.add(idx, val, len(w), l)
+	default:
 		own = &patched{weight: b, p: packNew(w, l)}
+		own.add(idx, val, len(w), l)
 		x.backend.packed.Add(own.bytes())
-		x.frame.patches[n] = own
-	}
-	place := func(e int32) int {
-		i, j := int(e)/l.row, int(e)%l.row // B(i,j) = W[i·row + j]
-		if l.row == 1 {
-			i, j = int(e)%l.col, int(e)/l.col
+		if free != nil {
+			x.backend.packed.Add(-free.bytes())
+			x.patches[n] = slices.DeleteFunc(x.patches[n], func(p *patched) bool { return p == free })
 		}
-		return own.p.Index(i, j)
+		x.patches[n] = append(x.patches[n], own)
 	}
-	data := own.p.Data()
-	for _, e := range own.touched {
-		data[place(e)] = w[e]
-	}
-	own.touched = own.touched[:0]
-	for i, e := range idx {
-		if e >= 0 && int(e) < len(w) { // XLA leaves others out, too
-			data[place(e)] += val[i]
-			own.touched = append(own.touched, e)
-		}
-	}
+	own.users++
+	x.patching = append(x.patching, own)
 	return own.p
+}
+
+// release ends the use of patched weights.
+func (x *execution) release() {
+	if len(x.patching) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, p := range x.patching {
+		p.users--
+	}
+	x.patching = x.patching[:0]
+}
+
+// add adds values to the entries at indices of a weight with n of them. XLA leaves out
+// those beyond, too.
+func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
+	p.indices, p.values = append(p.indices[:0], indices...), append(p.values[:0], values...)
+	data := p.p.Data()
+	for i, e := range indices {
+		if e >= 0 && int(e) < n {
+			data[l.index(p.p, e)] += values[i]
+		}
+	}
+}
+
+// undo brings the entries back to the weight's own.
+func (p *patched) undo(w []float32, l packLayout) {
+	data := p.p.Data()
+	for _, e := range p.indices {
+		if e >= 0 && int(e) < len(w) {
+			data[l.index(p.p, e)] = w[e]
+		}
+	}
+}
+
+// index is where element e of the weight lies in its packed form: B(i,j) = W[i·row + j].
+func (l packLayout) index(p *gemm.Packed, e int32) int {
+	if l.row == 1 {
+		return p.Index(int(e)%l.col, int(e)/l.col)
+	}
+	return p.Index(int(e)/l.row, int(e)%l.row)
 }
 
 // runScatter adds the values in order; positions outside are left out, as XLA

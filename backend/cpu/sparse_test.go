@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -203,6 +204,50 @@ func TestEntriesFollow(t *testing.T) {
 	}
 	if now := be.Memory().Packed - held; now > 4*int64(p.tokens*max(p.in, p.out)*4) {
 		t.Errorf("%d bytes of packed weights are counted after all was freed", now)
+	}
+}
+
+// TestEntriesSideBySide: runs of a program at the same time, some of which add the
+// same values, each get their own results and keep no more copies than they need.
+func TestEntriesSideBySide(t *testing.T) {
+	be := newBackend(t)
+	p := tunedEntries{tokens: 40, in: 32, out: 50}
+	const n, lanes = 6, 4
+	dims := p.inputs(n)
+	exec := compiled(t, be, p.graph, dims...)
+	x, w, dy := normal(p.tokens*p.in, 1), normal(p.in*p.out, 2), normal(p.tokens*p.out, 3)
+	at := []int32{0, 31, 32, 800, 801, 1599}
+	xb, wb, dyb, atb := upload(t, be, x, dims[0]...), upload(t, be, w, dims[1]...), upload(t, be, dy, dims[4]...), upload(t, be, at, -n)
+	run := func(seed uint64) error {
+		values := normal(n, seed)
+		out, err := exec.Execute([]compute.Buffer{xb, wb, atb, upload(t, be, values, n), dyb}, nil, 0)
+		if err != nil {
+			return err
+		}
+		for i, want := range p.dense(x, w, at, values, dy) {
+			near(t, fmt.Sprintf("values %d, %s", seed, entriesOutputs[i]), contents(t, out[i]), want, 3e-6)
+		}
+		return nil
+	}
+	for range 3 { // to the packed form of the weight
+		if err := run(9); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alone := be.Memory().Packed
+	var wg sync.WaitGroup
+	for lane := range lanes {
+		wg.Go(func() {
+			for i := range 20 {
+				if err := run(uint64(i + lane/2)); err != nil { // pairs have the same
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if now := be.Memory().Packed; now > lanes*alone {
+		t.Errorf("%d bytes of packed weights after %d runs at once, %d after one", now, lanes, alone)
 	}
 }
 

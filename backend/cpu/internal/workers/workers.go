@@ -1,7 +1,8 @@
 // Package workers runs the parts of one operation on all processors at once.
 //
 // There is one pool in the process, so several programs that run side by side
-// share the processors instead of multiplying threads. An operation is cut
+// share the processors instead of multiplying threads: each keeps one to itself
+// ([Begin]), and its operations get help from those that are left. An operation is cut
 // into parts by its shapes alone, never by the number of processors, and no
 // part depends on which goroutine runs it: the same parts give the same bits
 // for any GOMAXPROCS.
@@ -15,8 +16,19 @@ import (
 	"unsafe"
 )
 
-// Count is the number of parts that can run at once: GOMAXPROCS.
-func Count() int { return runtime.GOMAXPROCS(0) }
+// programs are in progress.
+var programs atomic.Int64
+
+// Begin says that the caller starts to run a program, operation after operation;
+// End, that it is done.
+func Begin() { programs.Add(1) }
+
+// End says that a program that [Begin] announced is done.
+func End() { programs.Add(-1) }
+
+// Count is the number of parts of one operation that can run at once: GOMAXPROCS
+// less the processors of other programs in progress, but at least 1.
+func Count() int { return max(1, runtime.GOMAXPROCS(0)-int(max(0, programs.Load()-1))) }
 
 // job is one Run in progress.
 type job struct {
@@ -141,7 +153,7 @@ func Run(parts int, f func(part int, s *Scratch)) {
 	}
 	s := takeScratch()
 	defer giveScratch(s)
-	want := min(Count(), parts) - 1
+	want := min(Count(), parts) - 1 // helpers
 	if want == 0 {
 		var first any
 		for part := range parts {

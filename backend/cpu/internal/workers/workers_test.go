@@ -262,3 +262,24 @@ func TestAligned(t *testing.T) {
 		}
 	}
 }
+
+// TestPrograms: each program keeps a processor, and gets those that others leave.
+func TestPrograms(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	for i, want := range []int{4, 3, 2, 1, 1} {
+		Begin()
+		defer End()
+		if n := Count(); n != want {
+			t.Errorf("%d programs: %d parts at once, expected %d", i+1, n, want)
+		}
+	}
+	var running, most atomic.Int32
+	Run(8, func(int, *Scratch) {
+		most.Store(max(most.Load(), running.Add(1)))
+		runtime.Gosched()
+		running.Add(-1)
+	})
+	if most.Load() != 1 {
+		t.Errorf("%d parts ran at once beside as many programs as there are processors", most.Load())
+	}
+}
