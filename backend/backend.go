@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -41,14 +42,15 @@ var start = sync.OnceValues(func() (Backend, error) {
 	return cpu.New("")
 })
 
-// TokensAtOnce is how many tokens, images times the length of their sequences,
-// a network should take at once on be. On a CPU more than this gain nothing,
-// and their activations leave the caches. 0: as many as there are.
-func TokensAtOnce(be Backend) int {
+// AtOnce is how be is best given a network's images: so many tokens, images times the
+// length of their sequences, in a run of a program, and so many runs side by side. A
+// processor computes small runs in its caches, each on a core of its own; more than
+// four would hold too much memory. 0 tokens: as many as there are.
+func AtOnce(be Backend) (tokens, runs int) {
 	if _, ok := be.(*cpu.Backend); ok {
-		return 2048
+		return 1024, min(runtime.GOMAXPROCS(0), 4)
 	}
-	return 0
+	return 0, 1
 }
 
 // Rematerialises reports whether be decides by itself what is computed again on the

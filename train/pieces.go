@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"iter"
 	"math/rand/v2"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -13,20 +14,19 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// A large batch is trained on in pieces. The gradient of a mean is the mean of
-// gradients, so nothing changes but the order of sums and what is drawn for
-// drops; activations are held for one piece only, and stay in the caches.
+// On a processor a batch is taken in pieces, a few of them side by side. The gradient
+// of a mean is the mean of gradients, so nothing changes but the order of sums and what
+// is drawn for drops; activations are held only for the pieces that run, and stay in the
+// caches. Gradients are added up in the order of the pieces, so that the bits do not
+// depend on how many run at once.
 
-// pieces cuts n images, or feature vectors, of a network into equal numbers for
-// backend.TokensAtOnce, with one smaller piece at the end if need be.
+// pieces cuts the images of a batch into equal numbers for backend.AtOnce, with one
+// smaller piece at the end if need be. Feature vectors stay together.
 func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) (sizes []int) {
-	n, tokens := images.Dim(0), 1
-	if images.Rank() == 4 {
-		tokens = c.Tokens()
-	}
+	n := images.Dim(0)
 	most := n
-	if limit := backend.TokensAtOnce(be); limit > 0 {
-		most = max(1, limit/tokens)
+	if limit, _ := backend.AtOnce(be); limit > 0 && images.Rank() == 4 {
+		most = max(1, limit/c.Tokens())
 	}
 	if n <= most {
 		return []int{n}
@@ -45,34 +45,80 @@ func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) (sizes [
 	return sizes
 }
 
-func (s *Stepper) pieces(images shapes.Shape) []int { return pieces(s.be, s.net.model.Config, images) }
-
-// buildCut: images, labels → the images and the labels of each piece.
-func (s *Stepper) buildCut(_ *Graph, in []*Node) (out []*Node) {
-	sizes := s.pieces(in[0].Shape())
-	for _, x := range in {
-		at := 0
-		for _, size := range sizes {
-			out = append(out, SliceAxis(x, 0, AxisRange(at, at+size)))
-			at += size
+// newCut prepares the program that cuts tensors along their first axis into pieces:
+// those of the first tensor, then those of the second, and so on.
+func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
+	return backend.NewProgram(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
+		sizes := pieces(be, c, in[0].Shape())
+		for _, x := range in {
+			at := 0
+			for _, size := range sizes {
+				out = append(out, SliceAxis(x, 0, AxisRange(at, at+size)))
+				at += size
+			}
 		}
-	}
-	return out
+		return out
+	})
 }
 
-// buildAccumulate: sums so far (the gradient of each tuned tensor, the loss, the
-// right predictions), tuned, frozen, a piece's images, labels, random state and
-// share of the batch → the sums anew.
-func (s *Stepper) buildAccumulate(_ *Graph, in []*Node) []*Node {
+// sideBySide yields f(0) … f(n−1) in order, while as many as be likes run at once.
+// After an error nothing more is run. Results that are not asked for go to drop.
+func sideBySide[T any](be backend.Backend, n int, f func(i int) (T, error), drop func(T)) iter.Seq2[T, error] {
+	type result struct {
+		value T
+		err   error
+	}
+	return func(yield func(T, error) bool) {
+		_, runs := backend.AtOnce(be)
+		var running []chan result // the oldest first
+		start := func(i int) {
+			c := make(chan result, 1)
+			running = append(running, c)
+			go func() {
+				value, err := f(i)
+				c <- result{value, err}
+			}()
+		}
+		defer func() {
+			for _, c := range running {
+				if r := <-c; r.err == nil {
+					drop(r.value)
+				}
+			}
+		}()
+		for i := range min(runs, n) {
+			start(i)
+		}
+		for i := range n {
+			r := <-running[0]
+			running = running[1:]
+			if r.err == nil && i+runs < n {
+				start(i + runs)
+			}
+			if !yield(r.value, r.err) || r.err != nil {
+				return
+			}
+		}
+	}
+}
+
+// buildGradients: tuned, frozen, a piece's images, labels, random state and share of
+// the batch → its part of the gradient of each tuned tensor, of the loss and of the
+// right predictions.
+func (s *Stepper) buildGradients(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
-	sums, in := in[:n+2], in[n+2:]
 	tuned, in := s.packs.unpack(in[:n]), in[n:]
 	frozen, in := in[:len(s.net.inputs)], in[len(s.net.inputs):]
 	loss, hits := s.loss(tuned, frozen, in[0], in[1], in[2])
 	loss = Mul(loss, in[3])
-	out := append(s.packs.join(Gradient(loss, tuned...)), loss, hits)
-	for i, sum := range sums {
-		out[i] = Add(sum, out[i])
+	return append(s.packs.join(Gradient(loss, tuned...)), loss, hits)
+}
+
+// buildSum: the outputs of buildGradients for some pieces, then for another → their sums.
+func (s *Stepper) buildSum(_ *Graph, in []*Node) (out []*Node) {
+	n := len(in) / 2
+	for i, x := range in[:n] {
+		out = append(out, Add(x, in[n+i]))
 	}
 	return out
 }
@@ -84,50 +130,47 @@ func (s *Stepper) buildUpdate(_ *Graph, in []*Node) []*Node {
 	return s.adamW(in[:3*n], in[3*n:4*n], in[4*n], in[4*n+1], in[4*n+2])
 }
 
-// inPieces is a step on one piece of the batch after the other.
+// inPieces is a step on the pieces of the batch.
 func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
-	n := len(s.packs.packs)
-	sizes := s.pieces(images.Shape())
+	sizes := pieces(s.be, s.net.model.Config, images.Shape())
 	cut, err := s.cut.Run(ctx, images, labels)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer backend.Free(cut...)
+	rngs := make([]*tensors.Tensor, len(sizes))
+	defer func() { backend.Free(rngs...) }()
+	for i := range rngs {
+		if rngs[i], err = s.draw(r); err != nil {
+			return nil, nil, err
+		}
+	}
+	gradients := func(i int) ([]*tensors.Tensor, error) {
+		share, err := backend.Scalar(s.be, float32(sizes[i])/float32(images.Shape().Dim(0)))
+		if err != nil {
+			return nil, err
+		}
+		defer backend.Free(share)
+		return s.gradients.Run(ctx, given(s.tuned(), s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rngs[i], share})...)
+	}
 	var sums []*tensors.Tensor
 	defer func() { backend.Free(sums...) }()
-	for i := range n + 2 {
-		var shape []int
-		size := 1
-		if i < n {
-			shape = s.packs.shape(i)
-			for _, d := range shape {
-				size *= d
-			}
-		}
-		t, err := backend.Tensor(s.be, make([]float32, size), shape...)
+	for piece, err := range sideBySide(s.be, len(sizes), gradients, func(ts []*tensors.Tensor) { backend.Free(ts...) }) {
 		if err != nil {
 			return nil, nil, err
 		}
-		sums = append(sums, t)
-	}
-	for i, size := range sizes {
-		rng, err := s.draw(r)
-		if err != nil {
-			return nil, nil, err
+		if sums == nil {
+			sums = piece
+			continue
 		}
-		share, err := backend.Scalar(s.be, float32(size)/float32(images.Shape().Dim(0)))
+		out, err := s.sum.Run(ctx, append(donated(sums), donated(piece)...)...)
 		if err != nil {
-			backend.Free(rng)
-			return nil, nil, err
-		}
-		args := append(donated(sums), given(s.state[:n], s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rng, share})...)
-		out, err := s.accumulate.Run(ctx, args...)
-		backend.Free(rng, share)
-		if err != nil {
+			backend.Free(piece...)
 			return nil, nil, err
 		}
 		sums = out
 	}
+	n := len(s.packs.packs)
 	out, err := s.update.Run(ctx, append(donated(s.state), append(donated(sums[:n]), given(scalars)...)...)...)
 	if err != nil {
 		return nil, nil, err

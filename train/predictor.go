@@ -8,9 +8,6 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
-
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
@@ -26,6 +23,7 @@ type Predictor struct {
 	borrowed bool              // tuned and net are a Stepper's
 	logits   *backend.Program
 	features *backend.Program
+	cut      *backend.Program // a batch that is too large for the caches
 }
 
 // NewPredictor places the tuned tensors, by peft.Param.Name, on the backend.
@@ -68,10 +66,13 @@ func (p *Predictor) prepare() (err error) {
 	}); err != nil {
 		return err
 	}
-	p.features, err = backend.NewProgram(p.be, "features", func(_ *Graph, in []*Node) []*Node {
+	if p.features, err = backend.NewProgram(p.be, "features", func(_ *Graph, in []*Node) []*Node {
 		tuned, frozen, images := p.split(in)
 		return []*Node{net.model.Features(net.layers(tuned, frozen, nil, peft.Rates{}), images)}
-	})
+	}); err != nil {
+		return err
+	}
+	p.cut, err = newCut(p.be, net.model.Config)
 	return err
 }
 
@@ -82,7 +83,7 @@ func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 
 // Close releases the compiled graphs and the tuned tensors.
 func (p *Predictor) Close() {
-	for _, program := range []*backend.Program{p.logits, p.features} {
+	for _, program := range []*backend.Program{p.logits, p.features, p.cut} {
 		if program != nil {
 			program.Close()
 		}
@@ -104,13 +105,32 @@ func (p *Predictor) Features(ctx context.Context, images *tensors.Tensor) ([]flo
 	return p.run(ctx, p.features, images)
 }
 
-func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) ([]float32, error) {
-	out, err := program.Run(ctx, given(p.tuned, p.net.values, []*tensors.Tensor{images})...)
+// run is the output of a program for images, row-major.
+func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) (out []float32, err error) {
+	one := func(images *tensors.Tensor) ([]float32, error) {
+		out, err := program.Run(ctx, given(p.tuned, p.net.values, []*tensors.Tensor{images})...)
+		if err != nil {
+			return nil, err
+		}
+		defer backend.Free(out...)
+		return backend.Float32s(out[0])
+	}
+	n := len(pieces(p.be, p.net.model.Config, images.Shape()))
+	if n == 1 {
+		return one(images)
+	}
+	cut, err := p.cut.Run(ctx, images)
 	if err != nil {
 		return nil, err
 	}
-	defer backend.Free(out...)
-	return backend.Float32s(out[0])
+	defer backend.Free(cut...)
+	for rows, err := range sideBySide(p.be, n, func(i int) ([]float32, error) { return one(cut[i]) }, func([]float32) {}) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rows...)
+	}
+	return out, nil
 }
 
 // Evaluation is how well predictions match labels.
@@ -166,18 +186,14 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 	return e, nil
 }
 
-// atOnce is how many images to predict at once, for a batchSize of training: at most
-// that many, or on a device, which waits for the host between batches, four times as
-// many, whose activations are not kept.
+// atOnce is how many images to predict at once, for a batchSize of training: as many,
+// or on a device, which waits for the host between batches, four times as many, whose
+// activations are not kept.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {
-		return max(1, min(4*batchSize, data.Len()))
+		batchSize *= 4
 	}
-	shape := shapes.Make(dtypes.Uint8, batchSize, data.size, data.size, 3)
-	if data.loader == nil {
-		shape = shapes.Make(dtypes.Float32, batchSize, data.width)
-	}
-	return pieces(p.be, p.net.model.Config, shape)[0]
+	return max(1, min(batchSize, data.Len()))
 }
 
 // logSumExp returns the position of the largest value and log Σ exp.

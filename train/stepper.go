@@ -39,7 +39,7 @@ type Stepper struct {
 	loop    *backend.Program // several, on a device
 	// A batch that is too large for the caches is taken in pieces: their
 	// gradients are added up, then the weights are updated.
-	cut, accumulate, update *backend.Program
+	cut, gradients, sum, update *backend.Program
 
 	steps  int                 // optimiser steps taken
 	packs  packing             // how state lies
@@ -101,8 +101,8 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	}{
 		{&s.program, "training step", s.build},
 		{&s.loop, "training steps", s.buildLoop},
-		{&s.cut, "cutting a batch", s.buildCut},
-		{&s.accumulate, "gradients of a part of a batch", s.buildAccumulate},
+		{&s.gradients, "gradients of a part of a batch", s.buildGradients},
+		{&s.sum, "sum of gradients", s.buildSum},
 		{&s.update, "optimiser step", s.buildUpdate},
 	} {
 		prepare := backend.NewProgram
@@ -113,12 +113,13 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 			return nil, err
 		}
 	}
-	return s, nil
+	s.cut, err = newCut(be, m.Config)
+	return s, err
 }
 
 // Close releases the compiled step and its state.
 func (s *Stepper) Close() {
-	for _, p := range []*backend.Program{s.program, s.loop, s.cut, s.accumulate, s.update} {
+	for _, p := range []*backend.Program{s.program, s.loop, s.cut, s.gradients, s.sum, s.update} {
 		if p != nil { // as it is where NewStepper fails
 			p.Close()
 		}
@@ -246,7 +247,7 @@ func (s *Stepper) Enqueue(ctx context.Context, images, labels *tensors.Tensor, l
 		return fmt.Errorf("training on %d devices: the images must be kept on each of them, which takes squares of one size and at most %d GB; train on one device (--devices 1)", n, residentBytes>>30)
 	}
 	step := s.whole
-	if len(s.pieces(images.Shape())) > 1 {
+	if len(pieces(s.be, s.net.model.Config, images.Shape())) > 1 {
 		step = s.inPieces
 	}
 	return s.enqueue(ctx, step, images, labels, lr, seed)
