@@ -144,6 +144,22 @@ func (p *Program) Close() { p.exec.Finalize() }
 // not be used after the call.
 type Donated struct{ *tensors.Tensor }
 
+// Donate makes inputs of Run of tensors that are given to it.
+func Donate(ts []*tensors.Tensor) (in []any) {
+	for _, t := range ts {
+		in = append(in, Donated{Tensor: t})
+	}
+	return in
+}
+
+// Lend makes inputs of Run of tensors that the caller keeps.
+func Lend(lists ...[]*tensors.Tensor) (in []any) {
+	for _, t := range slices.Concat(lists...) {
+		in = append(in, t)
+	}
+	return in
+}
+
 // Run executes the program. Inputs are *tensors.Tensor or Donated; the caller
 // keeps the former and owns the outputs. A cancelled ctx is noticed before the
 // graph starts, not within it.

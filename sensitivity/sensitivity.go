@@ -78,6 +78,11 @@ type Scorer struct {
 	sums    []*tensors.Tensor // one for each of params
 	losses  []float64
 	images  int
+
+	// A batch that is too large for the caches is taken in pieces: their gradients are
+	// added up, then scored.
+	cut, gradients, finish *backend.Program
+	gradient               []*tensors.Tensor // one for each of params, zero between batches
 }
 
 // NewScorer prepares stage 1 by [SquaredGradient]. head holds "head.weight" [C, D] and "head.bias"
@@ -116,14 +121,38 @@ func newScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict,
 			s.sums = append(s.sums, t)
 		}
 	}
-	s.program, err = backend.NewProgram(be, "stage 1 (sensitivity)", s.build)
+	for _, p := range []struct {
+		to    **backend.Program
+		name  string
+		build backend.Build
+	}{
+		{&s.program, "stage 1 (sensitivity)", s.build},
+		{&s.gradients, "stage 1, gradients of a part of a batch", s.buildGradients},
+		{&s.finish, "stage 1, scores", s.buildFinish},
+	} {
+		if *p.to, err = backend.NewProgram(be, p.name, p.build); err != nil {
+			return nil, err
+		}
+	}
+	s.cut, err = m.Config.NewCut(be, s.atOnce())
 	return s, err
+}
+
+// atOnce is how many tokens are scored at once; 0: all. Pieces are not run side by side,
+// where each would hold a gradient of all weights, and each adds to that gradient: they
+// are twice as large as those of a training step.
+func (s *Scorer) atOnce() int {
+	tokens, _ := backend.AtOnce(s.be)
+	return 2 * tokens
 }
 
 // Close releases the accumulated scores.
 func (s *Scorer) Close() {
-	s.program.Close()
+	for _, p := range []*backend.Program{s.program, s.cut, s.gradients, s.finish} {
+		p.Close()
+	}
 	backend.Free(s.sums...)
+	backend.Free(s.gradient...)
 	backend.Free(s.head...)
 }
 
@@ -131,50 +160,142 @@ func (s *Scorer) Close() {
 func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.params)
 	sums, weights, images, labels := in[:n], in[n:len(in)-2], in[len(in)-2], in[len(in)-1]
+	loss, scored := s.loss(weights, images, labels)
+	return append(s.score(sums, scored, Gradient(loss, scored...)), loss)
+}
+
+// buildGradients: the gradient so far, weights with the head last, a piece's images,
+// labels and share of the batch → the gradient anew, the piece's part of the loss.
+func (s *Scorer) buildGradients(_ *Graph, in []*Node) (out []*Node) {
+	n := len(s.params)
+	so, weights, in := in[:n], in[n:len(in)-3], in[len(in)-3:]
+	loss, scored := s.loss(weights, in[0], in[1])
+	loss = Mul(loss, in[2])
+	for i, g := range Gradient(loss, scored...) {
+		out = append(out, Add(so[i], ConvertDType(g, dtypes.Float32)))
+	}
+	return append(out, loss)
+}
+
+// buildFinish: sums, a batch's gradient, weights with the head last → new sums, a
+// gradient of zeros.
+func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
+	n := len(s.params)
+	sums, gradient, weights := in[:n], in[n:2*n], in[2*n:]
+	out := s.score(sums, s.scored(weights), gradient)
+	for _, g := range gradient {
+		out = append(out, ZerosLike(g))
+	}
+	return out
+}
+
+// loss is the mean cross-entropy of images, and the weights that are scored.
+func (s *Scorer) loss(weights []*Node, images, labels *Node) (loss *Node, scored []*Node) {
 	byName := backbone.Weights{}
 	for i, name := range s.order {
 		byName[name] = weights[i]
 	}
-	loss := CrossEntropy(s.model.Logits(byName, images), labels)
-	scored := make([]*Node, n)
-	for i, p := range s.params {
-		scored[i] = byName[p.Name]
+	return CrossEntropy(s.model.Logits(byName, images), labels), s.scored(weights)
+}
+
+// scored are those of weights that get scores.
+func (s *Scorer) scored(weights []*Node) (scored []*Node) {
+	for _, p := range s.params {
+		scored = append(scored, weights[slices.Index(s.order, p.Name)])
 	}
-	out := make([]*Node, 0, n+1)
-	for i, g := range Gradient(loss, scored...) {
-		out = append(out, Add(sums[i], s.by.score(ConvertDType(scored[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))))
+	return scored
+}
+
+// score adds a batch's scores to the sums.
+func (s *Scorer) score(sums, weights, gradient []*Node) (out []*Node) {
+	for i, g := range gradient {
+		out = append(out, Add(sums[i], s.by.score(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))))
 	}
-	return append(out, loss)
+	return out
 }
 
 // Add scores one batch: images are pixels [B, S, S, 3] as uint8, or float32
 // already normalised; labels are int32 [B]. It returns the batch's loss.
 func (s *Scorer) Add(ctx context.Context, images, labels *tensors.Tensor) (float64, error) {
-	args := make([]any, 0, len(s.sums)+len(s.order)+2)
-	for _, t := range s.sums {
-		args = append(args, backend.Donated{Tensor: t})
-	}
-	for _, t := range slices.Concat(s.weights, s.head) {
-		args = append(args, t)
-	}
 	if err := ctx.Err(); err != nil { // before the sums are given away
 		return 0, err
 	}
-	out, err := s.program.Run(ctx, append(args, images, labels)...)
+	add := s.whole
+	if len(s.model.Config.Pieces(images.Shape(), s.atOnce())) > 1 {
+		add = s.inPieces
+	}
+	loss, err := add(ctx, images, labels)
+	if err != nil {
+		return 0, err
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the backbone's weights and the images' normalisation", len(s.losses), loss)
+	}
+	s.losses = append(s.losses, loss)
+	s.images += images.Shape().Dim(0)
+	return loss, nil
+}
+
+// whole scores a batch at once.
+func (s *Scorer) whole(ctx context.Context, images, labels *tensors.Tensor) (float64, error) {
+	out, err := s.program.Run(ctx, slices.Concat(backend.Donate(s.sums), backend.Lend(s.weights, s.head), []any{images, labels})...)
 	if err != nil {
 		return 0, err
 	}
 	s.sums = out[:len(s.params)]
-	loss, err := backend.Float32s(out[len(s.params)])
+	return number(out[len(s.params)])
+}
+
+// inPieces scores a batch piece by piece. The order of the sums does not depend on the
+// number of threads.
+func (s *Scorer) inPieces(ctx context.Context, images, labels *tensors.Tensor) (loss float64, err error) {
+	n := len(s.params)
+	for _, p := range s.params[len(s.gradient):] {
+		t, err := backend.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
+		if err != nil {
+			return 0, err
+		}
+		s.gradient = append(s.gradient, t)
+	}
+	sizes := s.model.Config.Pieces(images.Shape(), s.atOnce())
+	cut, err := s.cut.Run(ctx, images, labels)
 	if err != nil {
 		return 0, err
 	}
-	if v := float64(loss[0]); math.IsNaN(v) || math.IsInf(v, 0) {
-		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the backbone's weights and the images' normalisation", len(s.losses), v)
+	defer backend.Free(cut...)
+	for i, size := range sizes {
+		share, err := backend.Scalar(s.be, float32(size)/float32(images.Shape().Dim(0)))
+		if err != nil {
+			return 0, err
+		}
+		out, err := s.gradients.Run(ctx, slices.Concat(backend.Donate(s.gradient), backend.Lend(s.weights, s.head), []any{cut[i], cut[len(sizes)+i], share})...)
+		backend.Free(share)
+		if err != nil {
+			return 0, err
+		}
+		s.gradient = out[:n]
+		part, err := number(out[n])
+		if err != nil {
+			return 0, err
+		}
+		loss += part
 	}
-	s.losses = append(s.losses, float64(loss[0]))
-	s.images += images.Shape().Dim(0)
-	return float64(loss[0]), nil
+	out, err := s.finish.Run(ctx, slices.Concat(backend.Donate(s.sums), backend.Donate(s.gradient), backend.Lend(s.weights, s.head))...)
+	if err != nil {
+		return 0, err
+	}
+	s.sums, s.gradient = out[:n], out[n:]
+	return loss, nil
+}
+
+// number reads a scalar back and releases it.
+func number(t *tensors.Tensor) (float64, error) {
+	defer backend.Free(t)
+	v, err := backend.Float32s(t)
+	if err != nil {
+		return 0, err
+	}
+	return float64(v[0]), nil
 }
 
 // Scores reads the sums back.

@@ -53,7 +53,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 		if err != nil {
 			return true, err
 		}
-		args = append(args, append(donated(state), given(values, images, lists)...)...)
+		args = append(args, append(backend.Donate(state), backend.Lend(values, images, lists)...)...)
 	}
 	out, err := s.loop.Run(ctx, args...)
 	if err != nil {

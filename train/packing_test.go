@@ -46,7 +46,7 @@ func TestPacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	out, err := program.Run(t.Context(), given(packs)...)
+	out, err := program.Run(t.Context(), backend.Lend(packs)...)
 	if err != nil {
 		t.Fatal(err)
 	}

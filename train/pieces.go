@@ -20,45 +20,16 @@ import (
 // caches. Gradients are added up in the order of the pieces, so that the bits do not
 // depend on how many run at once.
 
-// pieces cuts the images of a batch into equal numbers for backend.AtOnce, with one
-// smaller piece at the end if need be. Feature vectors stay together.
-func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) (sizes []int) {
-	n := images.Dim(0)
-	most := n
-	if limit, _ := backend.AtOnce(be); limit > 0 && images.Rank() == 4 {
-		most = max(1, limit/c.Tokens())
-	}
-	if n <= most {
-		return []int{n}
-	}
-	// A divisor spares the smaller piece, which is compiled apart.
-	size := most
-	for d := most; d > most/2; d-- {
-		if n%d == 0 {
-			size = d
-			break
-		}
-	}
-	for ; n > 0; n -= size {
-		sizes = append(sizes, min(size, n))
-	}
-	return sizes
+// pieces are the sizes of the pieces of a batch of images.
+func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) []int {
+	tokens, _ := backend.AtOnce(be)
+	return c.Pieces(images, tokens)
 }
 
-// newCut prepares the program that cuts tensors along their first axis into pieces:
-// those of the first tensor, then those of the second, and so on.
+// newCut prepares the program that cuts images, and what belongs to them, into pieces.
 func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
-	return backend.NewProgram(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
-		sizes := pieces(be, c, in[0].Shape())
-		for _, x := range in {
-			at := 0
-			for _, size := range sizes {
-				out = append(out, SliceAxis(x, 0, AxisRange(at, at+size)))
-				at += size
-			}
-		}
-		return out
-	})
+	tokens, _ := backend.AtOnce(be)
+	return c.NewCut(be, tokens)
 }
 
 // sideBySide yields f(0) … f(n−1) in order, while as many as be likes run at once.
@@ -151,7 +122,7 @@ func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, 
 			return nil, err
 		}
 		defer backend.Free(share)
-		return s.gradients.Run(ctx, given(s.tuned(), s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rngs[i], share})...)
+		return s.gradients.Run(ctx, backend.Lend(s.tuned(), s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rngs[i], share})...)
 	}
 	var sums []*tensors.Tensor
 	defer func() { backend.Free(sums...) }()
@@ -163,7 +134,7 @@ func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, 
 			sums = piece
 			continue
 		}
-		out, err := s.sum.Run(ctx, append(donated(sums), donated(piece)...)...)
+		out, err := s.sum.Run(ctx, append(backend.Donate(sums), backend.Donate(piece)...)...)
 		if err != nil {
 			backend.Free(piece...)
 			return nil, nil, err
@@ -171,7 +142,7 @@ func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, 
 		sums = out
 	}
 	n := len(s.packs.packs)
-	out, err := s.update.Run(ctx, append(donated(s.state), append(donated(sums[:n]), given(scalars)...)...)...)
+	out, err := s.update.Run(ctx, append(backend.Donate(s.state), append(backend.Donate(sums[:n]), backend.Lend(scalars)...)...)...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -108,7 +108,7 @@ func (p *Predictor) Features(ctx context.Context, images *tensors.Tensor) ([]flo
 // run is the output of a program for images, row-major.
 func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) (out []float32, err error) {
 	one := func(images *tensors.Tensor) ([]float32, error) {
-		out, err := program.Run(ctx, given(p.tuned, p.net.values, []*tensors.Tensor{images})...)
+		out, err := program.Run(ctx, backend.Lend(p.tuned, p.net.values, []*tensors.Tensor{images})...)
 		if err != nil {
 			return nil, err
 		}

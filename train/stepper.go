@@ -326,7 +326,7 @@ func (s *Stepper) whole(ctx context.Context, images, labels *tensors.Tensor, r *
 		return nil, nil, err
 	}
 	defer backend.Free(rng)
-	args := append(donated(s.state), given(s.net.values, []*tensors.Tensor{images, labels, rng}, scalars)...)
+	args := append(backend.Donate(s.state), backend.Lend(s.net.values, []*tensors.Tensor{images, labels, rng}, scalars)...)
 	out, err := s.program.Run(ctx, args...)
 	if err != nil {
 		return nil, nil, err
@@ -338,22 +338,6 @@ func (s *Stepper) whole(ctx context.Context, images, labels *tensors.Tensor, r *
 // draw makes the random state of one run of the network.
 func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
 	return backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
-}
-
-func donated(ts []*tensors.Tensor) (args []any) {
-	for _, t := range ts {
-		args = append(args, backend.Donated{Tensor: t})
-	}
-	return args
-}
-
-func given(lists ...[]*tensors.Tensor) (args []any) {
-	for _, ts := range lists {
-		for _, t := range ts {
-			args = append(args, t)
-		}
-	}
-	return args
 }
 
 // numbers reads two scalars back.
