@@ -525,14 +525,14 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 			return err
 		}
 	}
-	device := "cpu"
+	device, dtype := "cpu", "f32" // as spt computes there
 	if strings.HasPrefix(s.Device, "cuda") {
-		device = "cuda"
+		device, dtype = "cuda", "bf16"
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Within-time.Since(s.start)) // it may hang where there is no compiler
 	defer cancel()
 	python := cmp.Or(s.Python, "python3")
-	cmd := exec.CommandContext(ctx, python, script, "--variant", variant, "--plan", planFile, "--model", s.Name, "--batch", strconv.Itoa(s.Batch), "--device", device)
+	cmd := exec.CommandContext(ctx, python, script, "--variant", variant, "--plan", planFile, "--model", s.Name, "--batch", strconv.Itoa(s.Batch), "--device", device, "--dtype", dtype)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
