@@ -96,7 +96,7 @@ const (
 )
 
 // DefaultMethods are compared unless others are asked for: those that fit into
-// two minutes on two cores.
+// a minute on two cores.
 func DefaultMethods() []spt.Method {
 	return []spt.Method{spt.Linear, spt.LoRA, spt.SPTLoRA, spt.SPTAdapter, spt.Full}
 }

@@ -3,6 +3,7 @@ package train
 import (
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +23,7 @@ import (
 var longConfig = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
 // TestPieces: a batch cut in pieces gives the step of the whole batch, but for
-// rounding.
+// rounding, and the same bits however many run side by side.
 func TestPieces(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -57,9 +58,11 @@ func TestPieces(t *testing.T) {
 	if got := pieces(be, longConfig, images.Shape()); !slices.Equal(got, []int{15, 15, 15, 2}) {
 		t.Fatalf("pieces %v", got)
 	}
-	var state [2][]float32
-	var losses [2]float64
+	var state [4][]float32
+	var losses [4]float64
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for i := range state {
+		runtime.GOMAXPROCS([]int{2, 2, 1, 4}[i])
 		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
 		if err != nil {
 			t.Fatal(err)
@@ -97,6 +100,11 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			state[i] = append(state[i], v...)
+		}
+	}
+	for i := 2; i < len(state); i++ {
+		if losses[i] != losses[0] || !slices.Equal(state[i], state[0]) {
+			t.Errorf("other bits with other threads (%d)", i)
 		}
 	}
 	if d := math.Abs(losses[0] - losses[1]); d > 1e-5 {
