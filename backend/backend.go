@@ -15,7 +15,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -42,15 +41,15 @@ var start = sync.OnceValues(func() (Backend, error) {
 	return cpu.New("")
 })
 
-// AtOnce is how be is best given a network's images: so many tokens, images times the
-// length of their sequences, in a run of a program, and so many runs side by side. A
-// processor computes small runs in its caches, each on a core of its own; more than
-// four would hold too much memory. 0 tokens: as many as there are.
-func AtOnce(be Backend) (tokens, runs int) {
+// AtOnce is how many tokens, images times the length of their sequences, be is best given
+// in one run of a program, and how many in all runs side by side. A processor computes
+// small runs in its caches, each on a core of its own, but holds the activations of all.
+// 0: as many as there are.
+func AtOnce(be Backend) (run, all int) {
 	if _, ok := be.(*cpu.Backend); ok {
-		return 1024, min(runtime.GOMAXPROCS(0), 4)
+		return 1024, 4096
 	}
-	return 0, 1
+	return 0, 0
 }
 
 // Rematerialises reports whether be decides by itself what is computed again on the

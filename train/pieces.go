@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"math/rand/v2"
+	"runtime"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -32,15 +33,20 @@ func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
 	return c.NewCut(be, tokens)
 }
 
-// sideBySide yields f(0) … f(n−1) in order, while as many as be likes run at once.
-// After an error nothing more is run. Results that are not asked for go to drop.
-func sideBySide[T any](be backend.Backend, n int, f func(i int) (T, error), drop func(T)) iter.Seq2[T, error] {
+// runs is how many pieces of so many images run side by side.
+func runs(be backend.Backend, c backbone.Config, images int) int {
+	_, all := backend.AtOnce(be)
+	return max(1, min(runtime.GOMAXPROCS(0), all/(images*c.Tokens())))
+}
+
+// sideBySide yields f(0) … f(n−1) in order, while so many runs go on at once. After an
+// error no more begin. Results that are not asked for go to drop.
+func sideBySide[T any](runs, n int, f func(i int) (T, error), drop func(T)) iter.Seq2[T, error] {
 	type result struct {
 		value T
 		err   error
 	}
 	return func(yield func(T, error) bool) {
-		_, runs := backend.AtOnce(be)
 		var running []chan result // the oldest first
 		start := func(i int) {
 			c := make(chan result, 1)
@@ -126,7 +132,7 @@ func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, 
 	}
 	var sums []*tensors.Tensor
 	defer func() { backend.Free(sums...) }()
-	for piece, err := range sideBySide(s.be, len(sizes), gradients, func(ts []*tensors.Tensor) { backend.Free(ts...) }) {
+	for piece, err := range sideBySide(runs(s.be, s.net.model.Config, sizes[0]), len(sizes), gradients, func(ts []*tensors.Tensor) { backend.Free(ts...) }) {
 		if err != nil {
 			return nil, nil, err
 		}

@@ -115,8 +115,8 @@ func (p *Predictor) run(ctx context.Context, program *backend.Program, images *t
 		defer backend.Free(out...)
 		return backend.Float32s(out[0])
 	}
-	n := len(pieces(p.be, p.net.model.Config, images.Shape()))
-	if n == 1 {
+	sizes := pieces(p.be, p.net.model.Config, images.Shape())
+	if len(sizes) == 1 {
 		return one(images)
 	}
 	cut, err := p.cut.Run(ctx, images)
@@ -124,7 +124,7 @@ func (p *Predictor) run(ctx context.Context, program *backend.Program, images *t
 		return nil, err
 	}
 	defer backend.Free(cut...)
-	for rows, err := range sideBySide(p.be, n, func(i int) ([]float32, error) { return one(cut[i]) }, func([]float32) {}) {
+	for rows, err := range sideBySide(runs(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) ([]float32, error) { return one(cut[i]) }, func([]float32) {}) {
 		if err != nil {
 			return nil, err
 		}

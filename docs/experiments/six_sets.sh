@@ -12,7 +12,8 @@
 # environment: SPT (spt), SETS, METHODS, BUDGETS (0.2M), EPOCHS (4), BATCH (16), SEEDS (0),
 #   DEVICE (auto), PRECISIONS (the device's own), VALIDATE (no: with several budgets,
 #   which are divided by commas, yes chooses one on validation images), JOBS (1: how
-#   many runs at once, for a GPU that one run does not fill)
+#   many runs at once, for a GPU that one run does not fill), FLAGS (more of spt tune's, such
+#   as --image-size 96; give each set of them an OUT of its own)
 set -euo pipefail
 export model=$1 data=$2 out=$3
 mkdir -p "$out"
@@ -28,7 +29,7 @@ run() { # SEED PRECISION METHOD SET
 		if [ "$2" != default ]; then flags+=(--precision "$2"); fi
 		if [ -e "$dir/config.json" ]; then flags=(--resume "$dir"); else
 			flags=(--model "$model" --data "$data/$4" --method "$3" --batch-size "${BATCH:-16}"
-				--device "${DEVICE:-auto}" --seed "$1" --out "$dir" "${flags[@]}")
+				--device "${DEVICE:-auto}" --seed "$1" --out "$dir" "${flags[@]}" ${FLAGS:-})
 		fi
 		"${SPT:-spt}" tune -q "${flags[@]}" > "$dir.log" 2>&1 || { echo "failed: $dir.log" >&2; return 0; }
 	fi
