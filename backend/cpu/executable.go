@@ -246,7 +246,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 			return nil, fmt.Errorf("running %q: %w", x.name, err)
 		}
 		if timed {
-			x.backend.timings.add(&x.steps[i], time.Since(start))
+			x.backend.timings.add(&x.steps[i], time.Since(start)/time.Duration(workers.Programs()))
 		}
 	}
 	for _, b := range run.out {

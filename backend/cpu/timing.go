@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Timing is the time that the steps of one kind took.
+// Timing is the time that the steps of one kind took. Of programs that run side by side
+// each has an equal share of the time, so that the sum is what passed.
 type Timing struct {
 	Kind    string // "matrix products", "attention", "element-wise", …
 	Detail  string // what the steps compute, with shapes

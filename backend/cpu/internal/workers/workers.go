@@ -26,9 +26,12 @@ func Begin() { programs.Add(1) }
 // End says that a program that [Begin] announced is done.
 func End() { programs.Add(-1) }
 
+// Programs is how many programs are in progress.
+func Programs() int { return int(programs.Load()) }
+
 // Count is the number of parts of one operation that can run at once: GOMAXPROCS
 // less the processors of other programs in progress, but at least 1.
-func Count() int { return max(1, runtime.GOMAXPROCS(0)-int(max(0, programs.Load()-1))) }
+func Count() int { return max(1, runtime.GOMAXPROCS(0)-max(0, Programs()-1)) }
 
 // job is one Run in progress.
 type job struct {
