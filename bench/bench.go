@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -159,6 +160,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	}
 	r.PeakGFLOPS = peak(r.Machine.Threads)
 	// What came before, such as the scores behind a plan, is no part of a step.
+	runtime.GC() // the backend's pools survive one collection
 	debug.FreeOSMemory()
 	resetPeakRSS()
 	seconds, err := r.steps(ctx, be, m, tuning, o)

@@ -2,6 +2,7 @@ package sensitivity
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -50,6 +51,13 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
+			if i == 1 { // a batch that ended midway leaves no trace
+				for checks := range 4 {
+					if _, err := s.Add(&cancelled{t.Context(), checks}, images, labels); !errors.Is(err, context.Canceled) {
+						t.Fatalf("cancelled at check %d: %v", checks, err)
+					}
+				}
+			}
 			for _, add := range [][]func(context.Context, *tensors.Tensor, *tensors.Tensor) (float64, error){{s.whole, s.whole}, {s.inPieces, s.Add}}[i] {
 				if losses[i], err = add(t.Context(), images, labels); err != nil {
 					t.Fatal(err)
@@ -82,4 +90,17 @@ func TestPieces(t *testing.T) {
 			t.Errorf("%s: the largest score is %g", by, largest)
 		}
 	}
+}
+
+// cancelled is cancelled after so many checks.
+type cancelled struct {
+	context.Context
+	checks int
+}
+
+func (c *cancelled) Err() error {
+	if c.checks--; c.checks < 0 {
+		return context.Canceled
+	}
+	return nil
 }

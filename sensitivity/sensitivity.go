@@ -263,6 +263,12 @@ func (s *Scorer) inPieces(ctx context.Context, images, labels *tensors.Tensor) (
 		return 0, err
 	}
 	defer backend.Free(cut...)
+	defer func() {
+		if err != nil { // what was added up so far must not be scored with the next batch
+			backend.Free(s.gradient...)
+			s.gradient = nil
+		}
+	}()
 	for i, size := range sizes {
 		share, err := backend.Scalar(s.be, float32(size)/float32(images.Shape().Dim(0)))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"slices"
 
@@ -93,6 +94,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	}
 	// What scoring and planning left behind must not stay resident beside the
 	// activations.
+	runtime.GC() // the backend's pools survive one collection
 	debug.FreeOSMemory()
 	for _, p := range []struct {
 		to    **backend.Program

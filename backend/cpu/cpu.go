@@ -9,7 +9,8 @@
 // moves data without computing, fuses element-wise chains and reductions into
 // loops over rows, and gives matrix products what follows them as epilogue.
 // The planner (memory.go) places every intermediate result in one arena by its
-// lifetime. The executable runs the steps in order, each on all processors.
+// lifetime. The executable runs the steps in order, each on all
+// processors that other programs in progress leave.
 //
 // What the compiler has no fast form for (rare types, sorting, control flow)
 // runs as a single operation on GoMLX's Go backend (delegate.go), so every
@@ -148,7 +149,8 @@ type Memory struct {
 	Packed  int64 // weights in the matrix kernel's layout
 }
 
-// Memory reports what the backend holds now.
+// Memory reports what the backend holds now. The memory of finalized tensors, which new
+// ones take over or the garbage collector takes back, is not counted.
 func (b *Backend) Memory() Memory {
 	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

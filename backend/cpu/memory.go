@@ -155,8 +155,11 @@ type arenas struct {
 	peak  int // of bytes
 }
 
-// take returns an arena of at least n bytes.
+// take returns an arena of at least n bytes; none for a program that needs none.
 func (a *arenas) take(n int) []byte {
+	if n == 0 {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.inUse++
@@ -184,6 +187,9 @@ func (a *arenas) take(n int) []byte {
 
 // give returns an arena.
 func (a *arenas) give(m []byte) {
+	if m == nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.inUse--

@@ -285,7 +285,9 @@ func TestArenas(t *testing.T) {
 	} else {
 		a.give(z)
 	}
+	none := a.take(0)
 	x, y = a.take(5000), a.take(900) // the first replaces the larger one
+	a.give(none)
 	if len(x) != 5000 || len(y) != 1000 {
 		t.Errorf("arenas of %d and %d bytes, expected 5000 and 1000", len(x), len(y))
 	}

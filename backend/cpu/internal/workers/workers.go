@@ -1,4 +1,4 @@
-// Package workers runs the parts of one operation on all processors at once.
+// Package workers runs the parts of one operation on many processors at once.
 //
 // There is one pool in the process, so several programs that run side by side
 // share the processors instead of multiplying threads: each keeps one to itself

@@ -162,10 +162,11 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []adde
 				default:
 					t.b, t.ldb = at(b, 0), 4*kn.nr
 				}
+				o.place(&t, i, j)
 				for q := range terms {
 					more[q].b = at(terms[q].panels, (j-r.j0)*more[q].k)
+					more[q].dst, more[q].ldd, more[q].last = t.dst, t.ldd, t.last
 				}
-				o.place(&t, i, j)
 				kn.run(&t)
 			}
 			if o.finish {

@@ -47,7 +47,7 @@ type tile struct {
 	fetchStep int
 	k         int
 	mr, n     int
-	next      *tile // one more product: its a, b and k, with their strides and fetch, count; nil: none
+	next      *tile // one more product: its a, b and k, with their strides and fetch, and what it fetches of dst, count; nil: none
 	dst       unsafe.Pointer
 	ldd       int
 	last      uintptr        // dst's last row, for fetching
