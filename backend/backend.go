@@ -15,6 +15,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -293,6 +295,22 @@ func Float32s(t *tensors.Tensor) ([]float32, error) {
 		return nil, fmt.Errorf("reading a tensor of shape %s back from the backend: %w", t.Shape(), err)
 	}
 	return v, nil
+}
+
+// Number copies a float32 scalar to the host.
+func Number(t *tensors.Tensor) (float64, error) {
+	v, err := Float32s(t)
+	if err != nil {
+		return 0, err
+	}
+	return float64(v[0]), nil
+}
+
+// ReturnMemory gives the system back what nothing uses any more, such as what a stage
+// left behind, before the next one fills the memory.
+func ReturnMemory() {
+	runtime.GC() // the CPU backend's pools survive one collection
+	debug.FreeOSMemory()
 }
 
 // Free releases tensors at once instead of at the next garbage collection.

@@ -12,8 +12,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -160,8 +158,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	}
 	r.PeakGFLOPS = peak(r.Machine.Threads)
 	// What came before, such as the scores behind a plan, is no part of a step.
-	runtime.GC() // the backend's pools survive one collection
-	debug.FreeOSMemory()
+	backend.ReturnMemory()
 	resetPeakRSS()
 	seconds, err := r.steps(ctx, be, m, tuning, o)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -26,14 +25,7 @@ func TestPieces(t *testing.T) {
 	}
 	m := colours.Model(c)
 	const n = 47
-	r := rand.New(rand.NewPCG(1, 2))
-	pixels, classes := make([]uint8, n*8*8*3), make([]int32, n)
-	for i := range pixels {
-		pixels[i] = uint8(r.Uint32())
-	}
-	for i := range classes {
-		classes[i] = int32(r.IntN(3))
-	}
+	pixels, classes := colours.Noise(n, 8)
 	images, err := backend.Uint8(be, pixels, n, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)

@@ -297,11 +297,7 @@ func (s *Scorer) inPieces(ctx context.Context, images, labels *tensors.Tensor) (
 // number reads a scalar back and releases it.
 func number(t *tensors.Tensor) (float64, error) {
 	defer backend.Free(t)
-	v, err := backend.Float32s(t)
-	if err != nil {
-		return 0, err
-	}
-	return float64(v[0]), nil
+	return backend.Number(t)
 }
 
 // Scores reads the sums back.

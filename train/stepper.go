@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"runtime"
-	"runtime/debug"
 	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -94,8 +92,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	}
 	// What scoring and planning left behind must not stay resident beside the
 	// activations.
-	runtime.GC() // the backend's pools survive one collection
-	debug.FreeOSMemory()
+	backend.ReturnMemory()
 	for _, p := range []struct {
 		to    **backend.Program
 		name  string
@@ -344,15 +341,11 @@ func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
 
 // numbers reads two scalars back.
 func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
-	x, err := backend.Float32s(s)
-	if err != nil {
+	if a, err = backend.Number(s); err != nil {
 		return 0, 0, err
 	}
-	y, err := backend.Float32s(t)
-	if err != nil {
-		return 0, 0, err
-	}
-	return float64(x[0]), float64(y[0]), nil
+	b, err = backend.Number(t)
+	return a, b, err
 }
 
 // network is the forward pass with its frozen inputs placed on the backend.

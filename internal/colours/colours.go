@@ -5,6 +5,7 @@ package colours
 
 import (
 	"math"
+	"math/rand/v2"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -31,6 +32,20 @@ func Samples(n, size, salt int) []dataset.Sample {
 		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: Pixels(i, size, salt)}, Label: i % 3})
 	}
 	return out
+}
+
+// Noise is n images of random pixels, [n, size, size, 3], and random classes of three,
+// the same every time.
+func Noise(n, size int) (pixels []uint8, classes []int32) {
+	r := rand.New(rand.NewPCG(1, 2))
+	pixels, classes = make([]uint8, n*size*size*3), make([]int32, n)
+	for i := range pixels {
+		pixels[i] = uint8(r.Uint32())
+	}
+	for i := range classes {
+		classes[i] = int32(r.IntN(3))
+	}
+	return pixels, classes
 }
 
 // Model is a backbone of configuration c, the same every time.
