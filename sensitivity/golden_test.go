@@ -9,6 +9,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
@@ -104,7 +105,8 @@ func TestSaveLoad(t *testing.T) {
 	}
 }
 
-// TestScorerRefusesForeignHead checks the error on a head of another size.
+// TestScorerRefusesForeignHead checks the error on a head of another size, and that
+// nothing of the scorer stays behind on the backend.
 func TestScorerRefusesForeignHead(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -116,7 +118,21 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 		sd[p.Name] = checkpoint.NewTensor(p.Shape...)
 	}
 	head := checkpoint.StateDict{"head.weight": checkpoint.NewTensor(2, 4), "head.bias": checkpoint.NewTensor(2)}
-	if _, err := sensitivity.NewScorer(be, backbone.NewModel(c, backbone.Preprocessing{}, sd), head); err == nil {
+	m := backbone.NewModel(c, backbone.Preprocessing{}, sd)
+	if _, err := m.On(be); err != nil { // the weights stay, for the next stage
+		t.Fatal(err)
+	}
+	held := func() int64 {
+		if own, ok := be.(*cpu.Backend); ok {
+			return own.Memory().Buffers
+		}
+		return 0 // other devices do not say
+	}
+	before := held()
+	if _, err := sensitivity.NewScorer(be, m, head); err == nil {
 		t.Error("a head of 2 classes was accepted for 3")
+	}
+	if after := held(); after != before {
+		t.Errorf("a scorer that was refused leaves %d bytes on the backend", after-before)
 	}
 }

@@ -91,8 +91,13 @@ func NewScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict)
 	return newScorer(be, m, head, SquaredGradient)
 }
 
-func newScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict, by Criterion) (s *Scorer, err error) {
-	s = &Scorer{be: be, model: m, by: by}
+func newScorer(be backend.Backend, m *backbone.Model, head checkpoint.StateDict, by Criterion) (_ *Scorer, err error) {
+	s := &Scorer{be: be, model: m, by: by}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
 	placed, err := m.On(be)
 	if err != nil {
 		return nil, err
@@ -149,7 +154,9 @@ func (s *Scorer) atOnce() int {
 // Close releases the accumulated scores.
 func (s *Scorer) Close() {
 	for _, p := range []*backend.Program{s.program, s.cut, s.gradients, s.finish} {
-		p.Close()
+		if p != nil { // as it is where newScorer fails
+			p.Close()
+		}
 	}
 	backend.Free(s.sums...)
 	backend.Free(s.gradient...)
