@@ -160,21 +160,21 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	items = append(items,
 		item{"checking scores", 15, func() error { return s.checkScores(ctx, vit) }},
 		item{"checking a training", 40, func() error { return s.checkTraining(ctx, vit) }},
-		item{"timing spt-lora", 25, func() error { return s.step(ctx, config, "spt-lora", Method(spt.SPTLoRA), bf16, false, false) }},
+		item{"timing spt-lora", 25, func() error { return s.step(ctx, config, Method(spt.SPTLoRA), bf16, way{what: "spt-lora"}) }},
 		item{"timing a whole task", 75, func() error { return s.task(ctx, config) }},
 		item{"timing PyTorch's LoRA", 75, func() error { return s.torch(ctx, config, "lora") }},
 		item{"timing the reference release's arithmetic in PyTorch", 40, func() error { return s.torch(ctx, config, "reference") }},
 		item{"timing spt-lora, entries picked", 25, func() error {
-			return s.step(ctx, config, "spt-lora, entries picked", Method(spt.SPTLoRA), bf16, true, false)
+			return s.step(ctx, config, Method(spt.SPTLoRA), bf16, way{what: "spt-lora, entries picked", whole: true})
 		}},
-		item{"timing lora", 25, func() error { return s.step(ctx, config, "lora", Method(spt.LoRA), bf16, false, false) }},
-		item{"timing predictions", 15, func() error { return s.step(ctx, config, "forward", Forward, bf16, false, false) }},
-		item{"timing scoring", 30, func() error { return s.step(ctx, config, "score", Score, bf16, false, false) }},
-		item{"timing full fine-tuning", 40, func() error { return s.step(ctx, config, "full", Method(spt.Full), bf16, false, false) }},
+		item{"timing lora", 25, func() error { return s.step(ctx, config, Method(spt.LoRA), bf16, way{what: "lora"}) }},
+		item{"timing predictions", 15, func() error { return s.step(ctx, config, Forward, bf16, way{what: "forward"}) }},
+		item{"timing scoring", 30, func() error { return s.step(ctx, config, Score, bf16, way{what: "score"}) }},
+		item{"timing full fine-tuning", 40, func() error { return s.step(ctx, config, Method(spt.Full), bf16, way{what: "full"}) }},
 		item{"timing spt-lora, activations checkpointed", 30, func() error {
-			return s.step(ctx, config, "spt-lora, checkpointed", Method(spt.SPTLoRA), bf16, false, true)
+			return s.step(ctx, config, Method(spt.SPTLoRA), bf16, way{what: "spt-lora, checkpointed", checkpoint: true})
 		}},
-		item{"timing spt-lora in f32", 45, func() error { return s.step(ctx, config, "spt-lora", Method(spt.SPTLoRA), backend.F32, false, false) }},
+		item{"timing spt-lora in f32", 45, func() error { return s.step(ctx, config, Method(spt.SPTLoRA), backend.F32, way{what: "spt-lora"}) }},
 	)
 	for _, i := range items {
 		if err := ctx.Err(); err != nil {
@@ -326,10 +326,6 @@ func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	if err != nil {
 		return err
 	}
-	type way struct {
-		what                    string
-		whole, checkpoint, loop bool
-	}
 	losses := func(be backend.Backend, m *backbone.Model, w way) (out []float32, err error) {
 		tuning, err := peft.New(c, selection)
 		if err != nil {
@@ -389,10 +385,18 @@ func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	return nil
 }
 
+// way is one way in which a step can be computed.
+type way struct {
+	what       string // its name in the report
+	whole      bool   // entries' gradients are picked from those of whole matrices
+	checkpoint bool   // activations are computed again in the backward pass
+	loop       bool   // many steps are one program
+}
+
 // stepTime is how long steps are timed after the first.
 const stepTime = 2 * time.Second
 
-func (s *suite) step(ctx context.Context, c backbone.Config, name string, method Method, p backend.Precision, whole, checkpoint bool) error {
+func (s *suite) step(ctx context.Context, c backbone.Config, method Method, p backend.Precision, w way) error {
 	budget := ""
 	if spt.Method(method).Scores() {
 		budget = DefaultBudget(c)
@@ -403,12 +407,12 @@ func (s *suite) step(ctx context.Context, c backbone.Config, name string, method
 	}
 	backend.ProgramMemory(s.Backend) // forget earlier programs
 	start := time.Now()
-	m := Model(c).In(p, checkpoint)
+	m := Model(c).In(p, w.checkpoint)
 	tuning, err := peft.New(c, selection)
 	if err != nil {
 		return err
 	}
-	if whole {
+	if w.whole {
 		tuning.EntryGradient = peft.WholeGradient
 	}
 	step, err := newStep(s.Backend, m, tuning, method)
@@ -438,7 +442,7 @@ func (s *suite) step(ctx context.Context, c backbone.Config, name string, method
 		n = max(2*n, min(16*n, int(float64(n)*stepTime.Seconds()/seconds)))
 	}
 	n *= step.steps
-	out := SuiteStep{Name: name, Method: method, Precision: string(p), Batch: s.Batch, Steps: n, SecondsPerStep: seconds / float64(n), WarmUpSeconds: warm, MemoryMB: float64(backend.ProgramMemory(s.Backend)) / 1e6}
+	out := SuiteStep{Name: w.what, Method: method, Precision: string(p), Batch: s.Batch, Steps: n, SecondsPerStep: seconds / float64(n), WarmUpSeconds: warm, MemoryMB: float64(backend.ProgramMemory(s.Backend)) / 1e6}
 	out.ImgPerS = float64(s.Batch) / out.SecondsPerStep
 	out.TFLOPS = Work(c, selection, method, s.Batch) / out.SecondsPerStep / 1e12
 	for _, peak := range s.Peaks {
