@@ -186,6 +186,29 @@ func TestInfoIsACopy(t *testing.T) {
 	}
 }
 
+// TestFind: in a folder the names that libraries give come first, then the only file that
+// may be a checkpoint; of two it takes none.
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	for _, step := range []struct{ add, want string }{
+		{"notes.txt", ""},
+		{"vit.npz", "vit.npz"},
+		{"vit.pth", ""},
+		{"pytorch_model.bin", "pytorch_model.bin"},
+		{"model.safetensors", "model.safetensors"},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, step.add), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		switch got, err := Find(dir); {
+		case step.want == "" && (err == nil || !strings.Contains(err.Error(), step.add)):
+			t.Errorf("with %s: found %q, error %v, expected one that lists the files", step.add, got, err)
+		case step.want != "" && (err != nil || got != filepath.Join(dir, step.want)):
+			t.Errorf("with %s: found %q, error %v, expected %s", step.add, got, err, step.want)
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "none.safetensors")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -90,8 +91,12 @@ func readContents(kind fileKind, r io.ReaderAt, size int64, name string) (conten
 // folderFiles are the names under which the libraries look for weights in a folder.
 var folderFiles = []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
 
+// fileExtensions are those by which checkpoints are told in a folder.
+var fileExtensions = []string{".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar"}
+
 // Find is path itself if it is no folder; else the first of model.safetensors, model.safetensors.index.json,
-// pytorch_model.bin and pytorch_model.bin.index.json that the folder has, or an error that lists what it has.
+// pytorch_model.bin and pytorch_model.bin.index.json that the folder has, or the only file in it with a checkpoint's
+// extension, or an error that lists what it has.
 func Find(path string) (_ string, err error) {
 	defer func() {
 		if err != nil {
@@ -107,24 +112,25 @@ func Find(path string) (_ string, err error) {
 			return file, nil
 		}
 	}
-	dir, err := os.Open(path)
+	entries, err := os.ReadDir(path)
 	if err != nil {
 		return "", err
 	}
-	defer dir.Close()
-	entries, err := dir.ReadDir(21)
-	if err != nil && err != io.EOF {
-		return "", err
-	}
-	var names []string
-	for i, e := range entries {
-		if i == 20 {
+	var names, found []string
+	for _, e := range entries {
+		if len(names) < 20 {
+			names = append(names, fmt.Sprintf("%q", e.Name()))
+		} else if len(names) == 20 {
 			names = append(names, "…")
-			break
 		}
-		names = append(names, fmt.Sprintf("%q", e.Name()))
+		if !e.IsDir() && slices.Contains(fileExtensions, filepath.Ext(e.Name())) {
+			found = append(found, filepath.Join(path, e.Name()))
+		}
 	}
-	return "", fmt.Errorf("the folder %s has no %s; give the file itself. It has: %s", path, strings.Join(folderFiles, ", "), strings.Join(names, ", "))
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	return "", fmt.Errorf("the folder %s has no %s, nor one file only that may be a checkpoint; give the file itself. It has: %s", path, strings.Join(folderFiles, ", "), strings.Join(names, ", "))
 }
 
 // openRegular opens a file that is neither a folder nor a device.
