@@ -183,6 +183,9 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 		e.Accuracy = float64(correct) / float64(e.Images)
 		e.Loss = loss / float64(e.Images)
 	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return e, fmt.Errorf("the loss on %d images is %v; if training led to it, lower the learning rate (--lr), else check the weights and the images' normalisation", e.Images, loss)
+	}
 	return e, nil
 }
 

@@ -65,7 +65,7 @@ func (o Options) Validate() error {
 	case o.BatchSize < 1:
 		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:
-		return fmt.Errorf("learning rate: %g, expected a positive number such as 0.001", o.LR)
+		return fmt.Errorf("learning rate: %g, expected above 0 and at most 10, such as 0.001", o.LR)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
 		return fmt.Errorf("warm-up epochs: %g, expected 0 to the %d epochs of the run (WithEpochs scales them along)", o.WarmupEpochs, o.Epochs)
 	}
@@ -306,14 +306,14 @@ func (r *Run) validate(ctx context.Context, p *Predictor, val, test *Data, e *Ep
 	if val != nil {
 		v, err := p.Evaluate(ctx, val, r.Options.BatchSize, nil)
 		if err != nil {
-			return err
+			return fmt.Errorf("validating after epoch %d: %w", e.Epoch, err)
 		}
 		e.ValLoss, e.ValAccuracy = v.Loss, v.Accuracy
 	}
 	if test != nil {
 		v, err := p.Evaluate(ctx, test, r.Options.BatchSize, nil)
 		if err != nil {
-			return err
+			return fmt.Errorf("testing after epoch %d: %w", e.Epoch, err)
 		}
 		e.TestAccuracy = v.Accuracy
 	}

@@ -179,6 +179,21 @@ func TestFeatureCache(t *testing.T) {
 	}
 }
 
+// TestDiverged: what has no finite loss is an error, not an accuracy.
+func TestDiverged(t *testing.T) {
+	r := newRun(t, peft.Linear())
+	tuned := r.Tuning.Init(0, r.Model.Weights)
+	tuned["head.bias"].Data[1] = float32(math.NaN())
+	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil); err == nil || !strings.Contains(err.Error(), "the loss on 9 images is NaN") {
+		t.Errorf("evaluating with a bias that is NaN: error %v", err)
+	}
+}
+
 // TestLearningRate follows timm's CosineLRScheduler(t_initial=100, lr_min=1e-5,
 // warmup_t=10, warmup_lr_init=1e-6) at whole epochs.
 func TestLearningRate(t *testing.T) {
