@@ -2,6 +2,7 @@ package spt
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/sptune/spt/backbone"
@@ -21,7 +22,8 @@ type ComputeConfig struct {
 }
 
 // Open starts the device and fills in what c leaves open. note is [backend.Open]'s.
-// A device that is not there is an *[InputError].
+// A device that is not there is an *[InputError], one that no machine has an
+// *[OptionError].
 func (c *ComputeConfig) Open() (be backend.Backend, note string, err error) {
 	if err := c.Precision.Validate(); err != nil {
 		return nil, "", &OptionError{err}
@@ -30,6 +32,9 @@ func (c *ComputeConfig) Open() (be backend.Backend, note string, err error) {
 		return nil, "", &OptionError{fmt.Errorf("%d devices: expected at least 1", c.Devices)}
 	}
 	if be, note, err = backend.OpenSeveral(c.Device, max(c.Devices, 1)); err != nil {
+		if e := (*backend.DeviceError)(nil); errors.As(err, &e) && e.Usage {
+			return nil, "", &OptionError{err}
+		}
 		return nil, "", &InputError{err}
 	}
 	c.Device = backend.NameOf(be)
@@ -49,7 +54,7 @@ func (c ComputeConfig) String() string {
 		text = fmt.Sprintf("%d devices from %s on", c.Devices, c.Device)
 	}
 	text += ", precision " + string(cmp.Or(c.Precision, backend.F32))
-	if c.CheckpointActivations {
+	if c.CheckpointActivations && c.Device != "cpu" {
 		text += ", activations checkpointed"
 	}
 	return text

@@ -188,7 +188,7 @@ type BaselineOptions struct {
 	// Rank is that of LoRA, Adapter and other registered modules; 0: the largest
 	// that Budget allows, or without a budget 8.
 	Rank   int
-	Budget string // see [plan.ParseBudget]
+	Budget string // see [plan.ParseBudget]; not beside a Rank
 	Sizes
 }
 
@@ -202,6 +202,9 @@ func Baseline(c backbone.Config, m Method, o BaselineOptions) (peft.Selection, e
 	}
 	if o.Budget != "" && !m.Budgeted() {
 		return peft.Selection{}, fmt.Errorf("method %s takes no budget; leave it out", m)
+	}
+	if o.Rank != 0 && o.Budget != "" && !m.Scores() {
+		return peft.Selection{}, fmt.Errorf("of method %s the rank, %d, and the budget, %s, say the same; leave one of them out", m, o.Rank, o.Budget)
 	}
 	s := o.Sizes.For(m)
 	switch m {
@@ -228,7 +231,7 @@ func Baseline(c backbone.Config, m Method, o BaselineOptions) (peft.Selection, e
 		return peft.Selection{}, fmt.Errorf("method %s selects through a plan", m)
 	}
 	rank := o.Rank
-	if rank == 0 && o.Budget != "" {
+	if o.Budget != "" {
 		parameters, err := plan.ParseBudget(o.Budget, c.Size())
 		if err != nil {
 			return peft.Selection{}, err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -118,7 +120,7 @@ func (c *ModelConfig) Record(m *backbone.Model) {
 
 // Open reads the data set. It must have as many classes as the task says, if
 // one is given; and if c holds numbers of images, as in a run's configuration,
-// still those. Errors are *[InputError], of an unknown task *[OptionError].
+// still those. Errors are *[InputError], of an unknown task or layout *[OptionError].
 func (c DataConfig) Open() (*dataset.Dataset, error) {
 	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages}
 	if c.Task != "" {
@@ -127,6 +129,9 @@ func (c DataConfig) Open() (*dataset.Dataset, error) {
 			return nil, &OptionError{err}
 		}
 		o.Classes = known.Classes
+	}
+	if c.Layout != "" && !slices.Contains(dataset.Layouts(), c.Layout) {
+		return nil, &OptionError{fmt.Errorf("layout %q is not one of %s", c.Layout, strings.Join(dataset.Layouts(), ", "))}
 	}
 	d, err := dataset.Open(c.Path, o)
 	if err != nil {

@@ -100,7 +100,7 @@ func (t *Task) single(o SingleOptions, p *plan.Plan) (s peft.Selection, err erro
 		err = p.Validate(Tensors(t.Model.Config), count)
 	}
 	if err != nil {
-		return s, &InputError{err}
+		return s, &InputError{fmt.Errorf("the plan does not fit the backbone, and was made for another: %w", err)}
 	}
 	return Select(t.Model.Config, p), nil
 }

@@ -505,13 +505,21 @@ type DataConfig struct {
 	Images        TaskOptions `json:"images"`
 }
 
-// CheckNewRun refuses a folder that holds a run already, or any file of one
+// RunFiles are the names of a run's files and folders.
+func RunFiles() []string {
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidates, trainState, delta.FileName, delta.TensorsName}
+}
+
+// CheckNewRun refuses what is no folder, a folder that holds a run already, or any file of one
 // that a new run would take for its own, with an *[OptionError].
 func CheckNewRun(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
 		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
 	}
-	for _, name := range []string{ScoresFile, PlanFile, MetricsFile, ResultFile, candidates, trainState, delta.FileName, delta.TensorsName} {
+	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
+		return &OptionError{fmt.Errorf("%s is a file, and a run needs a folder; choose another (--out)", dir)}
+	}
+	for _, name := range RunFiles() {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			return &OptionError{fmt.Errorf("%s holds %s, which a new run there would take for its own; choose another folder (--out)", dir, name)}
 		}

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,10 +45,13 @@ func Devices() []Device {
 // DeviceError says why there is no such device.
 type DeviceError struct {
 	Device string
+	Usage  bool // no machine has such a device: the name or the number is wrong
 	Err    error
 }
 
-func (e *DeviceError) Error() string { return fmt.Sprintf("device %s: %v", e.Device, e.Err) }
+func (e *DeviceError) Error() string {
+	return fmt.Sprintf("device %s: %v", cmp.Or(e.Device, Auto), e.Err)
+}
 func (e *DeviceError) Unwrap() error { return e.Err }
 
 // Open starts a device, once for the process: everyone who opens it shares it,
@@ -66,13 +70,14 @@ func Open(device string) (be Backend, note string, err error) { return OpenSever
 // OpenSeveral is Open of so many devices of one kind, beginning with the one named:
 // what is trained on them takes its share of each batch on each ([Replicas]).
 func OpenSeveral(device string, count int) (be Backend, note string, err error) {
-	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, err} }
+	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
+	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
 	if count < 1 {
-		return fail(fmt.Errorf("%d devices: expected at least 1", count))
+		return misused(fmt.Errorf("%d devices: expected at least 1", count))
 	}
 	host := func() (Backend, string, error) {
 		if count > 1 {
-			return fail(fmt.Errorf("the processor is one device, %d were asked for; name a GPU, or leave their number out", count))
+			return misused(fmt.Errorf("the processor is one device, %d were asked for; name a GPU, or leave their number out", count))
 		}
 		be, err := New()
 		return be, note, err
@@ -97,7 +102,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 		n := 0
 		if given {
 			if n, err = strconv.Atoi(rest); err != nil || n < 0 {
-				return fail(fmt.Errorf("expected cuda or cuda:N, N the number of a GPU from 0"))
+				return misused(fmt.Errorf("expected cuda or cuda:N, N the number of a GPU from 0"))
 			}
 		}
 		p, err := cudaPlugin()
@@ -132,7 +137,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 		}
 		return be, "", nil
 	}
-	return fail(fmt.Errorf("expected %s, cpu, cuda, cuda:N or xla:PLUGIN", Auto))
+	return misused(fmt.Errorf("expected %s, cpu, cuda, cuda:N or xla:PLUGIN", Auto))
 }
 
 func names(plugins []Plugin) string {

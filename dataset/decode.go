@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/image/bmp"
@@ -226,14 +227,12 @@ func decodeWebP(data []byte) (*RGB, error) {
 	return toRGB(m), nil
 }
 
-// imageExtensions are those that torchvision's ImageFolder takes for images, and GIF's, which it leaves out.
-var imageExtensions = map[string]bool{
-	".gif": true, ".jpg": true, ".jpeg": true, ".png": true, ".ppm": true, ".bmp": true, ".pgm": true, ".tif": true, ".tiff": true, ".webp": true,
-}
+// imageExtensions are those that torchvision's ImageFolder takes for images, and .gif and .pnm, which it leaves out.
+var imageExtensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"}
 
 // IsImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
 // beside "x.jpg" on foreign file systems.
 func IsImageName(path string) bool {
 	name := filepath.Base(path)
-	return !strings.HasPrefix(name, ".") && imageExtensions[strings.ToLower(filepath.Ext(name))]
+	return !strings.HasPrefix(name, ".") && slices.Contains(imageExtensions, strings.ToLower(filepath.Ext(name)))
 }

@@ -3,6 +3,7 @@ package dataset
 import (
 	"fmt"
 	"os"
+	"strings"
 )
 
 // ImageFiles lists the image files that paths name: a file stands for itself, whatever it is called; a folder for all
@@ -23,7 +24,7 @@ func ImageFiles(paths ...string) ([]string, error) {
 			return nil, fmt.Errorf("looking for images in %s: %w", p, err)
 		}
 		if len(images) == 0 {
-			return nil, fmt.Errorf("looking for images: there are none in %s (looked for .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp)", p)
+			return nil, fmt.Errorf("looking for images: there are none in %s (looked for %s)", p, strings.Join(imageExtensions, " "))
 		}
 		files = append(files, images...)
 	}

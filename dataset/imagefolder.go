@@ -59,6 +59,40 @@ func readSplitFolders(root string, folders []string) (g given, err error) {
 	return g, nil
 }
 
+// TakesForClass reports whether a folder, or one that is made in it, would be read as a
+// class, or as a part of one, when the data set is opened anew. The folder need not be
+// there yet. It is true in an ImageFolder only.
+func (d *Dataset) TakesForClass(folder string) bool {
+	if d.Layout != "imagefolder" || len(d.Train) == 0 {
+		return false
+	}
+	rel, err := filepath.Rel(realPath(d.Root), realPath(folder))
+	if err != nil || !filepath.IsLocal(rel) {
+		return false
+	}
+	top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
+	if strings.HasPrefix(d.Train[0].Where, "train/") {
+		return slices.Contains([]string{"train", "val", "valid", "validation", "test"}, top)
+	}
+	return top == "." || !strings.HasPrefix(top, ".")
+}
+
+// realPath is an absolute path without links, as far as it is there.
+func realPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real
+	}
+	parent := filepath.Dir(abs)
+	if parent == abs {
+		return abs
+	}
+	return filepath.Join(realPath(parent), filepath.Base(abs))
+}
+
 // readClassFolders reads the class folders in root/splitFolder. classes are those of the training split; nil makes them
 // from the folders.
 func readClassFolders(root, splitFolder string, classes []string) ([]Sample, []string, error) {
@@ -85,7 +119,7 @@ func readClassFolders(root, splitFolder string, classes []string) ([]Sample, []s
 			return nil, nil, err
 		}
 		if len(images) == 0 {
-			return nil, nil, fmt.Errorf("class folder %s has no images (looked for .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): delete it or fill it", where)
+			return nil, nil, fmt.Errorf("class folder %s has no images (looked for %s): delete it or fill it", where, strings.Join(imageExtensions, " "))
 		}
 		for _, p := range images {
 			samples = append(samples, Sample{Path: p, Label: label, Where: where})

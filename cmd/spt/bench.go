@@ -50,7 +50,7 @@ this program; what fails or does not fit is said at the end.`,
 	}
 	fs := cmd.Flags()
 	fs.Var((*benchModelFlag)(&o.Name), "model", "the backbone's `SIZE`, made-up weights at 224 px: "+strings.Join(bench.Sizes(), ", "))
-	fs.Var((*modelFlag)(&weights.Path), "weights", "instead of made-up weights: a timm-named ViT in a safetensors `FILE`, or hf:OWNER/NAME")
+	fs.Var((*modelFlag)(&weights.Path), "weights", "instead of made-up weights: a checkpoint `FILE` or its folder, hf:OWNER/NAME, or 'demo'")
 	fs.StringVar((*string)(&o.Method), "method", string(o.Method), "what a step does: "+strings.Join(names, ", ")+"; the last two are prediction and stage 1")
 	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, such as 0.4M, 400k or 0.5% (default for SPT 0.4M, 0.2M for a tiny ViT; for lora and adapter rank 8)")
 	fs.StringVar(&planPath, "plan", "", "instead of a plan from made-up scores: a `FILE` of 'spt plan' or a published selection")

@@ -26,6 +26,9 @@ func checkFlags(cmd *cobra.Command, args []string) error {
 	if err := checkNumbers(cmd.Flags()); err != nil {
 		return err
 	}
+	if fs := cmd.Flags(); fs.Changed("mean") != fs.Changed("std") {
+		return &spt.OptionError{Err: fmt.Errorf("--mean and --std go together; give both, or neither")}
+	}
 	inputs := slices.Clone(args)
 	for _, name := range []string{"model", "weights", "delta", "scores", "plan", "import"} {
 		f := cmd.Flags().Lookup(name)
@@ -55,6 +58,25 @@ func checkFlags(cmd *cobra.Command, args []string) error {
 		if err := keepData(cmd.Flags(), name, path); err != nil {
 			return err
 		}
+		if err := writable(f, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writable refuses an output file that is a folder, or has none to be in: what it takes
+// to find out when all work is done would be lost.
+func writable(f *pflag.Flag, path string) error {
+	kind, _ := pflag.UnquoteUsage(f)
+	if kind == "DIR" {
+		return nil // a run's, which is made
+	}
+	if stat, err := os.Stat(path); kind == "FILE" && err == nil && stat.IsDir() {
+		return &spt.OptionError{Err: fmt.Errorf("--%s %s is a folder; give the name of a file", f.Name, path)}
+	}
+	if stat, err := os.Stat(filepath.Dir(path)); err != nil || !stat.IsDir() {
+		return &spt.OptionError{Err: fmt.Errorf("--%s %s: there is no folder %s; make it, or give another name", f.Name, path, filepath.Dir(path))}
 	}
 	return nil
 }
@@ -75,7 +97,7 @@ func checkpointFiles(path string) []string {
 }
 
 // keepInputs refuses the output of a flag if it is one of the inputs, by
-// whatever name, or a file of a checkpoint or delta among them.
+// whatever name, or a file of a checkpoint, or of the run of a delta, among them.
 func keepInputs(flag, out string, inputs ...string) error {
 	written, err := os.Stat(out)
 	if err != nil {
@@ -88,7 +110,9 @@ func keepInputs(flag, out string, inputs ...string) error {
 		}
 		files := append(checkpointFiles(in), in)
 		if _, err := os.Stat(filepath.Join(folder, delta.FileName)); err == nil {
-			files = append(files, filepath.Join(folder, delta.FileName), filepath.Join(folder, delta.TensorsName))
+			for _, name := range spt.RunFiles() {
+				files = append(files, filepath.Join(folder, name))
+			}
 		}
 		for _, path := range files {
 			if stat, err := os.Stat(path); err == nil && os.SameFile(stat, written) {

@@ -45,7 +45,7 @@ func (a *app) openModel(ctx context.Context, c spt.ModelConfig, numClasses int) 
 		return nil, nil, &spt.OptionError{Err: fmt.Errorf("no backbone given: --model FILE, --model hf:OWNER/NAME, or --model %s for the embedded one", demo.Embedded)}
 	}
 	if c.Preprocessing == spt.GivenPreprocessing && !(c.Std[0] > 0 && c.Std[1] > 0 && c.Std[2] > 0) {
-		return nil, nil, &spt.OptionError{Err: fmt.Errorf("--mean and --std go together, and every --std is above 0; found --std %v", c.Std)}
+		return nil, nil, &spt.OptionError{Err: fmt.Errorf("--std %g,%g,%g: expected numbers above 0", c.Std[0], c.Std[1], c.Std[2])}
 	}
 	if c.Path != demo.Embedded {
 		if err := a.fetch(ctx, &c); err != nil {
@@ -98,6 +98,9 @@ func (a *app) openDevice(c *spt.ComputeConfig) (backend.Backend, error) {
 	be, note, err := c.Open()
 	if note != "" && !a.quiet {
 		fmt.Fprintf(a.stderr, "spt: note: %s\n", note)
+	}
+	if err == nil && c.CheckpointActivations && !backend.OnDevice(be) && !a.quiet {
+		fmt.Fprintln(a.stderr, "spt: note: --checkpoint-activations is for GPUs; on the processor it changes nothing")
 	}
 	if err == nil && c.Precision == backend.BF16 && !backend.OnDevice(be) && !a.quiet {
 		fmt.Fprintln(a.stderr, "spt: note: bf16 on the processor shows what it does to results; it is far slower than f32")
@@ -188,7 +191,7 @@ func scoreFlags(fs *pflag.FlagSet, o *spt.ScoreOptions) {
 		names = append(names, string(c))
 	}
 	o.Criterion = sensitivity.SquaredGradient
-	fs.StringVar((*string)(&o.Criterion), "criterion", string(o.Criterion), "by what weights are scored: "+strings.Join(names, ", ")+"; the last two need no images")
+	fs.StringVar((*string)(&o.Criterion), "criterion", string(o.Criterion), "by what weights are scored: "+strings.Join(names, ", ")+"; the last two look at no images")
 }
 
 // planFlags are stage 2's, but for method, budget and rank.
@@ -216,6 +219,25 @@ func takeStructured(cmd *cobra.Command, name string, method *spt.Method) error {
 	}
 	if !method.Scores() || method.Module() != name {
 		return &spt.OptionError{Err: fmt.Errorf("--structured %s contradicts --method %s; leave one of them out", name, *method)}
+	}
+	return nil
+}
+
+// idleFlags refuses flags that would change nothing of what the method does.
+func idleFlags(cmd *cobra.Command, m spt.Method) error {
+	for _, f := range []struct {
+		idle   bool
+		reason string
+		names  []string
+	}{
+		{m.Module() == "", "has no modules that a rank could be of", []string{"rank"}},
+		{!m.Scores(), "scores and plans nothing", []string{"criterion", "score-batches", "score-batch-size", "alpha", "beta", "explain"}},
+	} {
+		for _, name := range f.names {
+			if f.idle && cmd.Flags().Changed(name) {
+				return &spt.OptionError{Err: fmt.Errorf("method %s %s; leave --%s out", m, f.reason, name)}
+			}
+		}
 	}
 	return nil
 }
@@ -310,6 +332,9 @@ func refuseContradictions(cmd *cobra.Command, before map[string]string, dir stri
 	var err error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		value, ok := before[f.Name]
+		if f.Name == "device" && value == backend.Auto {
+			return // the run's is as good as any
+		}
 		if now := f.Value.String(); ok && err == nil && now != value {
 			err = &spt.OptionError{Err: fmt.Errorf("--%s %s contradicts the run in %s, which has %s; leave the flag out, or begin a new run", f.Name, value, dir, now)}
 		}

@@ -84,11 +84,17 @@ selection or the backbone is given.`,
 			if err := alone(cmd, "import", "scores", "budget", "alpha", "beta", "compat"); err != nil {
 				return err
 			}
+			if method.Only() != "" {
+				return &spt.OptionError{Err: fmt.Errorf("a published selection tunes both modules and entries, not as %s does; leave --method out, or name %s or %s", method, spt.SPTLoRA, spt.SPTAdapter)}
+			}
 			module := ""
 			if cmd.Flags().Changed("method") || structured != "" {
 				module = method.Module()
 			}
 			return a.importPlan(ctx, published, module, o.Rank, model, out, explain)
+		}
+		if err := idleFlags(cmd, method); err != nil {
+			return err
 		}
 		if scoresPath == "" || budget == "" {
 			return &spt.OptionError{Err: fmt.Errorf("give the scores (--scores FILE) and a budget (--budget 0.4M), or a published selection (--import FILE)")}
@@ -231,10 +237,10 @@ func (a *app) writePlan(p *plan.Plan, tensors []plan.Scored, m *backbone.Model, 
 		f.add("tau", "%d largest scores", p.Tau)
 	}
 	f.add("plan", "%s, %s", out, size(fileSize(out)))
-	next := []string{"spt", "train", "--plan", out}
+	model := "FILE"
 	if m != nil {
-		next = append(next, "--model", modelArgument(m))
+		model = modelArgument(m)
 	}
-	f.add("next", "%s", command(append(next, "--data", "DIR")...))
+	f.add("next", "%s", command("spt", "train", "--plan", out, "--model", model, "--data", "DIR"))
 	return a.write(f.String())
 }

@@ -47,6 +47,11 @@ Those of SPT come with a plan.`,
 	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if resume == "" {
+			if planPath == "" {
+				if err := idleFlags(cmd, o.Method); err != nil {
+					return err
+				}
+			}
 			takeMethodRecipe(cmd, o.Method, &o.Train)
 			o.Sizes = o.Sizes.For(o.Method)
 			if err := scaleWarmup(cmd, &o.Train); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -54,6 +55,9 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if resume == "" {
 			if err := takeStructured(cmd, structured, &c.Tune.Method); err != nil {
+				return err
+			}
+			if err := idleFlags(cmd, c.Tune.Method); err != nil {
 				return err
 			}
 			takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train)
@@ -178,6 +182,9 @@ func begin(ctx context.Context, c *spt.RunConfig, task *spt.Task, method, dir st
 		if err := spt.CheckNewRun(dir); err != nil {
 			return "", err
 		}
+	}
+	if where := cmp.Or(dir, "runs"); task.Data.TakesForClass(where) {
+		return "", &spt.OptionError{Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another (--out)", where, task.Data.Root)}
 	}
 	if err := checkImages(ctx, task, p); err != nil {
 		return "", err
