@@ -11,6 +11,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -23,6 +24,8 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
 	"github.com/gomlx/compute/dtypes/bfloat16"
+	"github.com/gomlx/compute/dtypes/gotype"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/support/exceptions"
@@ -94,13 +97,24 @@ func NewProgram(be Backend, name string, fn Build) (*Program, error) {
 		p.mu.Lock()
 		p.built = append(p.built, g)
 		p.mu.Unlock()
+		defer func() {
+			// GoMLX takes panics that are errors for errors. Another would also leave
+			// its list of graphs in the making, for which Close waits, as it is.
+			if r := recover(); r != nil {
+				if err, ok := r.(error); ok {
+					panic(err)
+				}
+				panic(fmt.Errorf("%v", r))
+			}
+		}()
 		return fn(g, in)
 	}
 	exec, err := graph.NewExecCanonical(be, noted, 0, 0, false, true, true)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the graph %q: %w", name, err)
 	}
-	p.exec = exec.WithName(name)
+	// As many shapes as come: GoMLX's own limit is an error at the 33rd.
+	p.exec = exec.WithName(name).SetMaxCache(-1)
 	return p, nil
 }
 
@@ -163,19 +177,22 @@ func Lend(lists ...[]*tensors.Tensor) (in []any) {
 
 // Run executes the program. Inputs are *tensors.Tensor or Donated; the caller
 // keeps the former and owns the outputs. A cancelled ctx is noticed before the
-// graph starts, not within it.
+// graph starts, not within it. What is donated is not touched if the graph cannot
+// be built for the inputs' shapes, or ctx is cancelled.
 func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	args := make([]any, len(in))
+	args, given := make([]any, len(in)), make([]shapes.Shape, len(in))
 	for i, a := range in {
 		args[i] = a
-		if d, ok := a.(Donated); ok {
-			device := compute.DeviceNum(i * p.replicas / len(in))
-			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, device); err != nil {
-				return nil, fmt.Errorf("running %s: giving input %d to the backend: %w", p.name, i, err)
-			}
+		switch t := a.(type) {
+		case *tensors.Tensor:
+			given[i] = t.Shape()
+		case Donated:
+			given[i] = t.Shape()
+		default:
+			return nil, fmt.Errorf("running %s: input %d is a %T, expected a tensor", p.name, i, a)
 		}
 	}
 	defer func() {
@@ -187,12 +204,24 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 			noteMemory(p.be, built)
 		}
 	}()
-	caught := exceptions.TryCatch[error](func() { out, err = p.exec.Call(args...) })
-	if err == nil {
-		err = caught
+	fail := func(err error) ([]*tensors.Tensor, error) {
+		return nil, memoryError(p.name, p.be, given, fmt.Errorf("running %s on %s: %w", p.name, NameOf(p.be), brief{err}))
 	}
-	if err != nil {
-		return nil, memoryError(p.name, p.be, in, fmt.Errorf("running %s on %s: %w", p.name, NameOf(p.be), brief{err}))
+	caught := exceptions.TryCatch[error](func() { _, err = p.exec.Compile(given...) })
+	if err = cmp.Or(err, caught); err != nil {
+		return fail(err)
+	}
+	for i, a := range in {
+		if d, ok := a.(Donated); ok {
+			device := compute.DeviceNum(i * p.replicas / len(in))
+			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, device); err != nil {
+				return nil, fmt.Errorf("running %s: giving input %d to the backend: %w", p.name, i, err)
+			}
+		}
+	}
+	caught = exceptions.TryCatch[error](func() { out, err = p.exec.Call(args...) })
+	if err = cmp.Or(err, caught); err != nil {
+		return fail(err)
 	}
 	return out, nil
 }
@@ -206,7 +235,7 @@ func (b brief) Unwrap() error { return b.error }
 
 // Tensor places a float32 array of the given shape on be. The data is copied.
 func Tensor(be Backend, data []float32, shape ...int) (t *tensors.Tensor, err error) {
-	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+	return placeFlat(be, data, shape)
 }
 
 // Frozen places a float32 array that nobody will ever change again, such as a
@@ -229,22 +258,22 @@ func BFloat16(be Backend, data []float32, shape ...int) (*tensors.Tensor, error)
 	for i, v := range data {
 		rounded[i] = bfloat16.FromFloat32(v)
 	}
-	return place(be, tensors.FromFlatDataAndDimensions(rounded, shape...))
+	return placeFlat(be, rounded, shape)
 }
 
 // Int32 places an int32 array of the given shape on be. The data is copied.
 func Int32(be Backend, data []int32, shape ...int) (*tensors.Tensor, error) {
-	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+	return placeFlat(be, data, shape)
 }
 
 // Uint8 places a uint8 array of the given shape on be. The data is copied.
 func Uint8(be Backend, data []uint8, shape ...int) (*tensors.Tensor, error) {
-	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+	return placeFlat(be, data, shape)
 }
 
 // Uint64 places a uint64 array of the given shape on be. The data is copied.
 func Uint64(be Backend, data []uint64, shape ...int) (*tensors.Tensor, error) {
-	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
+	return placeFlat(be, data, shape)
 }
 
 // Copy is t, which lies on be's first device, on another of its devices, from 1.
@@ -278,6 +307,18 @@ func Replicate(be Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err e
 // Scalar places one float32 on be.
 func Scalar(be Backend, v float32) (*tensors.Tensor, error) {
 	return place(be, tensors.FromScalar(v))
+}
+
+// placeFlat places row-major values.
+func placeFlat[T gotype.Supported](be Backend, data []T, shape []int) (*tensors.Tensor, error) {
+	size := 1
+	for _, n := range shape {
+		size *= n
+	}
+	if len(data) != size {
+		return nil, fmt.Errorf("placing a tensor of shape %v on %s: %d values, expected %d", shape, NameOf(be), len(data), size)
+	}
+	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
 }
 
 func place(be Backend, t *tensors.Tensor) (*tensors.Tensor, error) {

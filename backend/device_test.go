@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 )
 
 // tree makes empty files, or files with the text after a tab, below a new folder.
@@ -120,13 +123,9 @@ func TestMemoryError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := Tensor(be, make([]float32, 6), 2, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer Free(x)
+	given := []shapes.Shape{shapes.Make(dtypes.Float32, 2, 3), shapes.Make(dtypes.Float32, 2, 3)}
 	cause := fmt.Errorf("PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes.")
-	got := memoryError("training step", be, []any{x, Donated{x}}, fmt.Errorf("running: %w", cause))
+	got := memoryError("training step", be, given, fmt.Errorf("running: %w", cause))
 	var m *MemoryError
 	if !errors.As(got, &m) || m.Inputs != 48 || !errors.Is(got, cause) {
 		t.Fatalf("%v, %+v", got, m)

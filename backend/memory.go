@@ -7,8 +7,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors"
 )
 
 // ProgramMemory is the most that a program needs on a device while it runs, in bytes
@@ -63,9 +63,9 @@ var (
 	asked     = regexp.MustCompile(`(?i)allocat\w* (\d[\d.]* ?(?:bytes|[KMGT]i?B))`)
 )
 
-// memoryError is err, as a *MemoryError if it tells of one. in is what the
-// program was given.
-func memoryError(program string, be Backend, in []any, err error) error {
+// memoryError is err, as a *MemoryError if it tells of one. given are the shapes of
+// what the program was given.
+func memoryError(program string, be Backend, given []shapes.Shape, err error) error {
 	if !exhausted.MatchString(err.Error()) {
 		return err
 	}
@@ -74,20 +74,11 @@ func memoryError(program string, be Backend, in []any, err error) error {
 		e.Asked = strings.TrimSpace(m[1])
 	}
 	most := int64(-1)
-	for _, a := range in {
-		var t *tensors.Tensor
-		switch a := a.(type) {
-		case *tensors.Tensor:
-			t = a
-		case Donated:
-			t = a.Tensor
-		default:
-			continue
-		}
-		n := int64(t.Shape().ByteSize())
+	for _, s := range given {
+		n := int64(s.ByteSize())
 		e.Inputs += n
 		if n > most {
-			most, e.Largest = n, t.Shape().String()
+			most, e.Largest = n, s.String()
 		}
 	}
 	return e

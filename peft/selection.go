@@ -21,7 +21,6 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/support/exceptions"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
@@ -444,12 +443,22 @@ func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, 
 
 // buildScratch runs a graph-building function on a graph that is never
 // executed, and returns its panic as an error.
-func buildScratch(build func(g *Graph)) error {
+func buildScratch(build func(g *Graph)) (err error) {
 	be, err := backend.New()
 	if err != nil {
 		return err
 	}
 	g := NewGraph(be, "declare")
 	defer g.Finalize()
-	return exceptions.TryCatch[error](func() { build(g) })
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			err = r
+		default: // of a module that somebody registered
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	build(g)
+	return nil
 }

@@ -53,8 +53,14 @@ func (b *builder) DeviceAssignment(devices ...compute.DeviceNum) error {
 	return b.shadow.DeviceAssignment(devices...)
 }
 
-// Compile turns what main returns into an executable.
-func (b *builder) Compile() (compute.Executable, error) {
+// Compile turns what main returns into an executable. A panic of the compiler's own is an
+// error too: GoMLX would wait for ever for a graph whose compilation panicked.
+func (b *builder) Compile() (exec compute.Executable, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			exec, err = nil, fmt.Errorf("compiling %q: the compiler panicked: %v", b.name, r)
+		}
+	}()
 	if err := b.backend.usable(); err != nil {
 		return nil, fmt.Errorf("compiling %q: %w", b.name, err)
 	}
