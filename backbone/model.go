@@ -123,6 +123,16 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	return out, nil
 }
 
+// Release gives up the weights on be in the model's precision. Nothing may use them
+// any more; [Model.On] places them anew.
+func (m *Model) Release(be backend.Backend) {
+	m.placed.mu.Lock()
+	defer m.placed.mu.Unlock()
+	where := placement{be, m.Precision.DType()}
+	backend.Free(slices.Collect(maps.Values(m.placed.weights[where]))...)
+	delete(m.placed.weights, where)
+}
+
 // Fingerprint identifies the backbone by its values: SHA-256, in hex, over the
 // name, shape and float32 values of every tensor but the head, in the order of
 // Config.Params. It does not depend on the file's naming, dtype or order.

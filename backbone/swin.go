@@ -104,6 +104,10 @@ func joined(numbers []int) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", "-")
 }
 
+// maxPairs bounds what a stage's attention holds for pairs of tokens: a mask for each
+// window, a bias for each head. On images of 1536 px windows of 24 make 87 million.
+const maxPairs = 1 << 27
+
 func (swin) validate(c Config) error {
 	last := len(c.Depths) - 1
 	switch {
@@ -122,6 +126,11 @@ func (swin) validate(c Config) error {
 		}
 		if c.Depths[i] <= 0 || c.Depths[i] > maxDepth {
 			return fmt.Errorf("stage %d has %d blocks, expected 1 to %d", i, c.Depths[i], maxDepth)
+		}
+		s := c.stage(i)
+		windows := (s.side + s.window - 1) / s.window
+		if n := (windows*windows + heads) * s.window * s.window * s.window * s.window; n > maxPairs {
+			return fmt.Errorf("stage %d attends within windows of %d patches a side on a map of %d, with %d heads: masks and biases have %d numbers, expected at most %d", i, s.window, s.side, heads, n, maxPairs)
 		}
 	}
 	return nil

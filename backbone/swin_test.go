@@ -232,6 +232,7 @@ func TestSwinRefuses(t *testing.T) {
 		{"no table", func(sd checkpoint.StateDict) { delete(sd, table) }, "", backbone.LoadOptions{}, []string{table}},
 		{"heads", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(49, 3) }, "", backbone.LoadOptions{}, []string{"stage 1", "width 8", "3 attention heads"}},
 		{"window", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(129*129, 2) }, "", backbone.LoadOptions{}, []string{"windows of 65"}},
+		{"window on a huge map", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(127*127, 2) }, `{"image_size": 4096}`, backbone.LoadOptions{}, []string{"windows of 64", "map of 1024", "expected at most"}},
 		{"no merging", func(sd checkpoint.StateDict) { delete(sd, "layers.1.downsample.norm.weight") }, "", backbone.LoadOptions{}, []string{"layers.1.downsample.norm.weight"}},
 		{"heads given", nil, "", backbone.LoadOptions{NumHeads: 2}, []string{"2 attention heads", "leave them out"}},
 		{"image size", nil, "", backbone.LoadOptions{ImageSize: 62}, []string{"image size 62", "patch size 4"}},

@@ -176,6 +176,27 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
+// A tensor that is unpickled by itself has the bound of a checkpoint's too.
+func TestHostileStrides(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wide.pth")
+	if err := os.WriteFile(path, torchZip(one(tensor("0", 4, 0, dims(1<<38), dims(0), "")), 16), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	v, err := Unpickle(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, _ := v.(*Dict).Get("w")
+	for _, read := range []func(*StoredTensor) error{
+		func(x *StoredTensor) error { _, err := x.Float32(); return err },
+		func(x *StoredTensor) error { _, err := x.Int64(); return err },
+	} {
+		if err := read(w.(*StoredTensor)); err == nil || !strings.Contains(err.Error(), "more than four times its storage's 16") {
+			t.Errorf("a terabyte of 16 bytes: %v", err)
+		}
+	}
+}
+
 // What is damaged inside a member is found when it is read.
 func TestDamagedMembers(t *testing.T) {
 	header := "{'descr':'<f4','fortran_order':False,'shape':(64,)}"

@@ -61,6 +61,10 @@ func (t *StoredTensor) stored(name string) (stored, error) {
 	if err != nil {
 		return fail(b.begin, err)
 	}
+	// Strides of 0 and overlapping ones make a tensor of any size of a few bytes.
+	if want, err := byteSize(t.dtype, t.shape); err == nil && want > 1<<20+4*uint64(b.size) {
+		return fail(b.begin, fmt.Errorf("%s %v takes %d bytes, more than four times its storage's %d; save a clone of it", t.dtype, t.shape, want, b.size))
+	}
 	info := TensorInfo{Name: name, DType: t.dtype, Shape: slices.Clone(t.shape)}
 	return stored{info, t.file, b.begin, func() (io.ReadCloser, error) { return t.open(b, n) }}, nil
 }

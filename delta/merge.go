@@ -63,6 +63,7 @@ func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model
 		return nil, fmt.Errorf("merging: %w", err)
 	}
 	defer before.Close()
+	defer out.Model.Release(be)
 	defer after.Close()
 	out.Images, out.Bound = len(probes)/image, bound
 	for batch := range slices.Chunk(probes, mergeBatch*image) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/peft"
@@ -96,6 +97,26 @@ var unmergeable = map[string]string{
 
 // TestMerge: a merged checkpoint, read back with no option, gives the logits of
 // the delta on its backbone.
+// TestMergeReleases: nothing of a merge stays on the backend but the backbone.
+func TestMergeReleases(t *testing.T) {
+	m := tiny(tinyConfig, 1)
+	own, ok := be(t).(*cpu.Backend)
+	if !ok {
+		t.Skip("other devices do not say what lies on them")
+	}
+	d := result(t, m, "linear", selections()["linear"])
+	var held []int64
+	for range 2 {
+		if _, err := d.Merge(t.Context(), own, m, probes(3), 0); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, own.Memory().Buffers)
+	}
+	if held[1] != held[0] {
+		t.Errorf("a second merge leaves %d bytes more", held[1]-held[0])
+	}
+}
+
 func TestMerge(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	untouched := tiny(tinyConfig, 1).Fingerprint()
