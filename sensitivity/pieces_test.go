@@ -11,6 +11,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
 )
 
@@ -80,6 +81,23 @@ func TestPieces(t *testing.T) {
 		}
 		if largest < 1e-9 {
 			t.Errorf("%s: the largest score is %g", by, largest)
+		}
+	}
+}
+
+// TestScoreRefusesOtherSizes: pixels of another size than the backbone's are not cut up
+// as if they were its own.
+func TestScoreRefusesOtherSizes(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 1, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	m := colours.Model(c)
+	for _, size := range []int{4, 16} {
+		loader := dataset.NewLoader(colours.Samples(4, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{})
+		if _, err := Score(t.Context(), be, m, m.Weights, loader.Batches(t.Context(), nil, 2, false, 0, 0), Options{}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's size") {
+			t.Errorf("images of %d px for 8: %v", size, err)
 		}
 	}
 }

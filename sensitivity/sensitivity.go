@@ -349,6 +349,9 @@ func Score(ctx context.Context, be backend.Backend, m *backbone.Model, head chec
 		if err != nil {
 			return nil, err
 		}
+		if want := batch.N * size * size * 3; len(batch.Pixels) != want || len(batch.Labels) != batch.N {
+			return nil, fmt.Errorf("scoring: a batch of %d images has %d values and %d labels, expected %d values of %d×%d×3: read the images at the backbone's size", batch.N, len(batch.Pixels), len(batch.Labels), want, size, size)
+		}
 		step := batch.N
 		if by == PerSample {
 			step = 1

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -115,6 +116,9 @@ func (p *Predictor) run(ctx context.Context, program *backend.Program, images *t
 		defer backend.Free(out...)
 		return backend.Float32s(out[0])
 	}
+	if images.Shape().Dim(0) == 0 {
+		return nil, errors.New("predicting: there are no images")
+	}
 	sizes := pieces(p.be, p.net.model.Config, images.Shape())
 	if len(sizes) == 1 {
 		return one(images)
@@ -165,6 +169,9 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 			return e, err
 		}
 		for i, label := range b.host {
+			if label < 0 || int(label) >= classes {
+				return e, fmt.Errorf("image %d has label %d, expected 0 to %d, the classes of the head", e.Images+i+1, label, classes-1)
+			}
 			row := logits[i*classes : (i+1)*classes]
 			best, lse := logSumExp(row)
 			loss += lse - float64(row[label])

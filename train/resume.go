@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/peft"
 )
@@ -15,7 +16,7 @@ import (
 // optimiser's moments it is all that a run needs to go on to the same bits.
 type progress struct {
 	Version  int     `json:"version"`
-	Identity string  `json:"identity"` // of the run: options, selection, backbone, number of images
+	Identity string  `json:"identity"` // of the run, see identity
 	Epoch    int     `json:"epoch"`    // from 0
 	Step     int     `json:"step"`     // next step of the epoch, from 0
 	Steps    int     `json:"steps"`    // optimiser steps taken in all
@@ -55,8 +56,10 @@ func (r *Run) identity() string {
 		Options   Options
 		Selection peft.Selection
 		Backbone  string
-		Images    int
-	}{r.Options, r.Tuning.Selection, r.Model.Fingerprint(), r.Train.Len()})
+		Size      int // of the images, which not every fingerprint says
+		Precision backend.Precision
+		Images    string
+	}{r.Options, r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.identity()})
 	if err != nil {
 		// Every field is plain data; NaN options are refused by Validate.
 		return ""
@@ -79,7 +82,7 @@ func (r *Run) save(s *Stepper, p progress) error {
 			entries = append(entries, checkpoint.Entry{Name: prefix + name, DType: "F32", Shape: v.Shape, Data: v.Data})
 		}
 	}
-	p.Version, p.Identity = 1, r.identity()
+	p.Version, p.Identity = 1, r.id
 	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("writing the training state to %s: %w", r.Checkpoint, err)

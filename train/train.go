@@ -129,6 +129,8 @@ type Run struct {
 	// run goes on from there. It is removed by the caller, once the result is safe.
 	Checkpoint string
 	Hooks      Hooks
+
+	id string // identity, of the call of Do
 }
 
 // Result is a finished training.
@@ -161,15 +163,24 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if r.Train.Len() == 0 {
 		return nil, errors.New("training: there are no training images")
 	}
+	r.id = r.identity()
 	progress, tuned, err := r.start()
 	if err != nil {
 		return nil, err
+	}
+	batch := min(o.BatchSize, r.Train.Len())
+	steps := r.Train.Len() / batch
+	if p := progress; p.Epoch < 0 || p.Epoch > o.Epochs || p.Step < 0 || p.Step > steps || p.Steps != p.Epoch*steps+p.Step || len(p.History) != p.Epoch {
+		return nil, fmt.Errorf("resuming from %s: it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps; remove it to start anew", r.Checkpoint, p.Epoch, p.Step, p.Steps, len(p.History), o.Epochs, steps)
 	}
 	train, val, test, err := r.cacheFeatures(ctx, &progress, tuned)
 	if err != nil {
 		return nil, err
 	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
+	if r.Tuning.Counts.Tuned() == 0 {
+		rates.DropPath = 0 // a head is fitted to what the frozen backbone sees, however it comes
+	}
 	stepper, err := NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
 	if err != nil {
 		return nil, err
@@ -184,8 +195,6 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 	}
 	var predictor *Predictor
-	batch := min(o.BatchSize, train.Len())
-	steps := train.Len() / batch
 	saved := time.Now()
 	for progress.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
@@ -356,7 +365,7 @@ func (r *Run) start() (progress, checkpoint.StateDict, error) {
 	if r.Checkpoint != "" {
 		switch _, err := os.Stat(r.Checkpoint); {
 		case err == nil:
-			return loadProgress(r.Checkpoint, r.Tuning, r.identity())
+			return loadProgress(r.Checkpoint, r.Tuning, r.id)
 		case !errors.Is(err, fs.ErrNotExist):
 			return progress{}, nil, fmt.Errorf("resuming training: %w", err)
 		}

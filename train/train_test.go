@@ -95,6 +95,11 @@ func TestResume(t *testing.T) {
 		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "other options") {
 			t.Errorf("a checkpoint of other options was accepted: %v", err)
 		}
+		r.Options.LR /= 2
+		r.Train = images(24, false)
+		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "data") {
+			t.Errorf("a checkpoint of images that are read another way was accepted: %v", err)
+		}
 	}
 }
 
@@ -176,6 +181,68 @@ func TestFeatureCache(t *testing.T) {
 				t.Errorf("%s[%d] differs by %g", name, i, d)
 			}
 		}
+	}
+}
+
+// TestResumeOutOfPlace: a training state that was tampered with is an error.
+func TestResumeOutOfPlace(t *testing.T) {
+	r := newRun(t, selection)
+	r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
+	ctx, cancel := context.WithCancel(t.Context())
+	r.Hooks.Step = func(int, int, int, float64) { cancel() }
+	if _, err := r.Do(ctx); err == nil {
+		t.Fatal("the run was not stopped")
+	}
+	f, err := checkpoint.Open(r.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var entries []checkpoint.Entry
+	for _, x := range f.Tensors() {
+		v, err := f.Float32(x.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, checkpoint.Entry{Name: x.Name, DType: "F32", Shape: v.Shape, Data: v.Data})
+	}
+	meta := f.Metadata()[train.MetadataKey]
+	changed := strings.Replace(meta, `"step":1,`, `"step":63,`, 1)
+	if changed == meta {
+		t.Fatalf("no step 1 in %s", meta)
+	}
+	if err := checkpoint.Save(r.Checkpoint, entries, map[string]string{train.MetadataKey: changed}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "step 63") {
+		t.Errorf("step 63 of 3: %v", err)
+	}
+}
+
+// TestPredictorRefuses: no images, and labels that the head does not have.
+func TestPredictorRefuses(t *testing.T) {
+	r := newRun(t, peft.Linear())
+	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	none, err := backend.Uint8(r.Backend, nil, 0, 8, 8, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Free(none)
+	if logits, err := p.Logits(t.Context(), none); err == nil {
+		t.Errorf("no images have logits %v", logits)
+	}
+	samples := colours.Samples(4, 8, 0)
+	samples[2].Label = 3
+	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
+	if _, err := p.Evaluate(t.Context(), data, 2, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
+		t.Errorf("label 3 of 3 classes: %v", err)
+	}
+	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 8), 2, nil); err == nil {
+		t.Error("images of 16 px passed for 8")
 	}
 }
 
