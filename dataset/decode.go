@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"image"
@@ -62,7 +63,7 @@ var formats = []format{
 	{"gif", []string{"GIF87a", "GIF89a"}, gif.DecodeConfig, decodeGIF},
 	{"webp", []string{"RIFF????WEBPVP8"}, webp.DecodeConfig, decodeWebP},
 	{"bmp", []string{"BM????\x00\x00\x00\x00"}, bmp.DecodeConfig, standard(bmp.Decode)},
-	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a"}, tiff.DecodeConfig, standard(tiff.Decode)},
+	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a"}, tiff.DecodeConfig, decodeTIFF},
 	{"pnm", []string{"P5", "P6"}, pnmConfig, decodePNM},
 }
 
@@ -189,7 +190,7 @@ func decodeGIF(data []byte) (*RGB, error) {
 	if err != nil {
 		return nil, err
 	}
-	frame, err := gif.Decode(bytes.NewReader(data))
+	frame, err := gif.Decode(bytes.NewReader(opaqueGIF(data)))
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +210,58 @@ func decodeGIF(data []byte) (*RGB, error) {
 		copy(m.Pix[3*((at.Y+y)*m.Width+at.X):], part.Pix[3*y*part.Width:3*(y+1)*part.Width])
 	}
 	return m, nil
+}
+
+// opaqueGIF is the data with no transparent colour in the first frame, in whose place image/gif would put black: Pillow drops
+// transparency and keeps the colour.
+func opaqueGIF(data []byte) []byte {
+	at := 13 // header and screen
+	if len(data) > at && data[10]&0x80 != 0 {
+		at += 3 << (data[10]&7 + 1) // the colours of all frames
+	}
+	for at+3 < len(data) && data[at] == '!' { // extensions before the frame: kind, then blocks up to an empty one
+		if control := at + 3; data[at+1] == 0xf9 && data[control]&1 != 0 {
+			data = slices.Clone(data)
+			data[control] &^= 1
+		}
+		for at += 2; at < len(data) && data[at] != 0; at += 1 + int(data[at]) {
+		}
+		at++
+	}
+	return data
+}
+
+// decodeTIFF undoes one thing: x/image/tiff takes the bits of Group 3 and Group 4 faxes for white on black if the file says
+// that 0 is black, where libtiff's writers and readers do not let that change them.
+func decodeTIFF(data []byte) (*RGB, error) {
+	m, err := standard(tiff.Decode)(data)
+	if err != nil {
+		return nil, err
+	}
+	const compression, photometric = 259, 262
+	if c := tiffNumber(data, compression); (c == 3 || c == 4) && tiffNumber(data, photometric) == 1 {
+		for i := range m.Pix {
+			m.Pix[i] = 255 - m.Pix[i]
+		}
+	}
+	return m, nil
+}
+
+// tiffNumber is a short number in a TIFF's first directory; -1 if it is not there.
+func tiffNumber(data []byte, tag uint16) int {
+	var order binary.ByteOrder = binary.LittleEndian
+	if data[0] == 'M' {
+		order = binary.BigEndian
+	}
+	at := uint64(order.Uint32(data[4:])) // decoded, so it is there
+	for n := order.Uint16(data[at:]); n > 0; n-- {
+		entry := data[at+2:][:12] // tag, type, count, value
+		if order.Uint16(entry) == tag {
+			return int(order.Uint16(entry[8:]))
+		}
+		at += 12
+	}
+	return -1
 }
 
 // decodeWebP differs from standard in one thing: WebP's YCbCr is BT.601 with the studio range 16…235, where image.YCbCr

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -29,7 +28,7 @@ func readFewShot(src source) (g given, err error) {
 		samples  *[]Sample
 		optional bool
 	}{{src.file, &g.train, false}, {filepath.Join(src.root, "val_meta.list"), &g.val, true}, {filepath.Join(src.root, "test_meta.list"), &g.test, true}} {
-		text, err := os.ReadFile(list.path)
+		text, err := readText(list.path)
 		if list.optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

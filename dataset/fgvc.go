@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,7 +19,7 @@ func readFGVC(root string) (g given, err error) {
 		samples  *[]Sample
 		optional bool
 	}{{"train.json", &g.train, false}, {"val.json", &g.val, true}, {"test.json", &g.test, true}} {
-		text, err := os.ReadFile(filepath.Join(root, list.name))
+		text, err := readText(filepath.Join(root, list.name))
 		if list.optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -18,42 +18,59 @@ func readImageFolder(root string) (g given, err error) {
 		return given{}, err
 	}
 	// A class may be called "train" (CIFAR-100 has one). As a split, train holds folders; as a class, images.
-	if slices.Contains(folders, "train") {
-		inner, err := subfolders(filepath.Join(root, "train"))
+	train, err := splitFolder(folders, 0)
+	if err != nil {
+		return given{}, err
+	}
+	if train != "" {
+		inner, err := subfolders(filepath.Join(root, train))
 		if err != nil {
 			return given{}, err
 		}
 		if len(inner) > 0 {
-			return readSplitFolders(root, folders)
+			return readSplitFolders(root, folders, train)
 		}
 	}
-	g.train, g.classes, err = readClassFolders(root, ".", nil)
+	if g.train, g.classes, err = readClassFolders(root, ".", nil); err == nil && len(g.classes) == 1 {
+		err = fmt.Errorf("there is one class folder, %s, and nothing to tell its images from: if it holds the folders of the classes, give %s", g.classes[0], filepath.Join(root, g.classes[0]))
+	}
 	return g, err
 }
 
-func readSplitFolders(root string, folders []string) (g given, err error) {
-	g.train, g.classes, err = readClassFolders(root, "train", nil)
+// splitFolders are the names of the folders of the three splits, in any case.
+var splitFolders = [3][]string{{"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"}}
+
+// splitFolder is the folder of a split, empty if there is none.
+func splitFolder(folders []string, split int) (found string, err error) {
+	for _, f := range folders {
+		if !slices.Contains(splitFolders[split], strings.ToLower(f)) {
+			continue
+		}
+		if found != "" {
+			return "", fmt.Errorf("found both %s and %s: keep one folder of %s images", found, f, [3]string{"training", "validation", "test"}[split])
+		}
+		found = f
+	}
+	return found, nil
+}
+
+func readSplitFolders(root string, folders []string, train string) (g given, err error) {
+	g.train, g.classes, err = readClassFolders(root, train, nil)
 	if err != nil {
 		return given{}, err
 	}
-	val := ""
-	for _, name := range []string{"val", "valid", "validation"} {
-		if !slices.Contains(folders, name) {
+	for split, samples := range []*[]Sample{nil, &g.val, &g.test} {
+		if split == 0 {
 			continue
 		}
-		if val != "" {
-			return given{}, fmt.Errorf("found both %s and %s: keep one validation folder", val, name)
-		}
-		val = name
-	}
-	if val != "" {
-		if g.val, _, err = readClassFolders(root, val, g.classes); err != nil {
+		folder, err := splitFolder(folders, split)
+		if err != nil {
 			return given{}, err
 		}
-	}
-	if slices.Contains(folders, "test") {
-		if g.test, _, err = readClassFolders(root, "test", g.classes); err != nil {
-			return given{}, err
+		if folder != "" {
+			if *samples, _, err = readClassFolders(root, folder, g.classes); err != nil {
+				return given{}, err
+			}
 		}
 	}
 	return g, nil
@@ -71,8 +88,8 @@ func (d *Dataset) TakesForClass(folder string) bool {
 		return false
 	}
 	top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
-	if strings.HasPrefix(d.Train[0].Where, "train/") {
-		return slices.Contains([]string{"train", "val", "valid", "validation", "test"}, top)
+	if strings.Contains(d.Train[0].Where, "/") { // "train/dress"
+		return slices.Contains(slices.Concat(splitFolders[:]...), strings.ToLower(top))
 	}
 	return top == "." || !strings.HasPrefix(top, ".")
 }

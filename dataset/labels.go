@@ -55,7 +55,7 @@ func numbered(names []string, ids bool, splits [3][]labelled) (g given, err erro
 				ok = label >= 0 && label < len(g.classes)
 			}
 			switch {
-			case !ok && label == -1:
+			case !ok && s.label == "-1":
 				return given{}, fmt.Errorf("%s: label -1 says that the label is withheld: leave this split out, by moving its file away", s.Where)
 			case !ok && ids:
 				return given{}, fmt.Errorf("%s: label %d is out of range: there are names for %d classes, 0 to %d", s.Where, label, len(g.classes), len(g.classes)-1)

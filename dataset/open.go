@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -175,6 +176,12 @@ func open(root string, o OpenOptions) (*Dataset, error) {
 	d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed)
 	d.Split += g.note
 	return d, nil
+}
+
+// readText reads a list, without the byte-order mark that some programs put in front.
+func readText(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), err
 }
 
 // chooseLayout is the layout that was asked for, or that is recognised.

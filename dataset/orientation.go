@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"github.com/bep/imagemeta"
 )
@@ -16,7 +17,8 @@ func orientation(formatName string, data []byte) int {
 	case "png":
 		f = imagemeta.PNG
 	case "webp":
-		f = imagemeta.WebP
+		// imagemeta does not see that chunks of odd length are padded, and misses what comes after one.
+		f, data = imagemeta.TIFF, webpEXIF(data)
 	case "tiff":
 		f = imagemeta.TIFF
 	default:
@@ -31,16 +33,35 @@ func orientation(formatName string, data []byte) int {
 			return tag.Namespace == "IFD0" && tag.Tag == "Orientation"
 		},
 		HandleTag: func(tag imagemeta.TagInfo) error {
-			if v, ok := tag.Value.(uint16); ok && v >= 1 && v <= 8 {
+			switch v := tag.Value.(type) {
+			case uint16:
 				value = int(v)
+			case uint32: // not as the standard has it, but Pillow takes it
+				value = int(min(v, 9))
 			}
 			return imagemeta.ErrStopWalking
 		},
 	})
-	if err != nil {
+	if err != nil || value < 1 || value > 8 {
 		return 1
 	}
 	return value
+}
+
+// webpEXIF is the EXIF chunk of a WebP file, which is built as a TIFF; nil if there is none.
+func webpEXIF(data []byte) []byte {
+	for at := 12; at+8 <= len(data); { // after "RIFF", a length and "WEBP"
+		kind, size := string(data[at:at+4]), uint64(binary.LittleEndian.Uint32(data[at+4:]))
+		at += 8
+		if size > uint64(len(data)-at) {
+			return nil
+		}
+		if kind == "EXIF" {
+			return bytes.TrimPrefix(data[at:at+int(size)], []byte("Exif\x00\x00"))
+		}
+		at += int(size + size%2)
+	}
+	return nil
 }
 
 // orient turns the stored image into the upright one. The EXIF value says where the stored row 0 and column 0 belong:

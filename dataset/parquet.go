@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -52,13 +51,31 @@ func globEscape(s string) string {
 	return regexp.MustCompile(`[*?\[\\]`).ReplaceAllString(s, `\$0`)
 }
 
-// splitShards deals files to splits by the beginning of their names. Where none is named after a split, all are train.
+// words divides a name into runs of letters.
+var words = regexp.MustCompile(`\pL+`)
+
+// splitOf tells a file's split by its name: by what it begins with, as the datasets library names files, else by the only
+// word in it that is a split's name, in any case.
+func splitOf(name string) (split int, ok bool) {
+	found := map[int]bool{}
+	for i, word := range words.FindAllString(strings.ToLower(name), -1) {
+		if s, is := splitNames[word]; is {
+			split, found[s] = s, true
+			if i == 0 {
+				return s, true
+			}
+		}
+	}
+	return split, len(found) == 1
+}
+
+// splitShards deals files to splits by their names. Where none is named after a split, all are train.
 func splitShards(paths []string) (files [3][]string, unread []string) {
 	slices.Sort(paths)
 	for _, p := range paths {
 		name := strings.TrimSuffix(filepath.Base(p), ".parquet")
 		prefix := name[:len(name)-len(strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz"))]
-		if split, ok := splitNames[prefix]; ok {
+		if split, ok := splitOf(name); ok {
 			files[split] = append(files[split], p)
 		} else if !slices.Contains(unread, cmp.Or(prefix, name)) {
 			unread = append(unread, cmp.Or(prefix, name))
@@ -300,7 +317,7 @@ func distinctNames(names []string, where string) error {
 // nil if there are none there.
 func readmeClassNames(root, label string) ([]string, error) {
 	path := filepath.Join(root, "README.md")
-	text, err := os.ReadFile(path)
+	text, err := readText(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -172,6 +172,8 @@ func TestParquetFolders(t *testing.T) {
 		{"folders", "given", map[string]string{"train/0000.parquet": train, "valid/0000.parquet": val, "test/0000.parquet": test}, 5, 3, 6},
 		{"folders in data", "given", map[string]string{"data/train/0.parquet": train, "data/test/0.parquet": test, "data/val/0.parquet": val}, 5, 3, 6},
 		{"no split names", "val none, test none", map[string]string{"0000.parquet": train, "0001.parquet": test}, 11, 0, 0},
+		{"split last in the name", "given", map[string]string{"mnist-train.parquet": train, "mnist-val.parquet": val, "mnist-test.parquet": test}, 5, 3, 6},
+		{"split in capitals", "val none, test given", map[string]string{"Train.parquet": train, "Test.parquet": test}, 5, 0, 6},
 		{"another split", "val none, test none; not read: extra", map[string]string{"data/train-0.parquet": train, "data/extra-00000-of-00009.parquet": test, "notes.txt": "x"}, 5, 0, 0},
 		{"a folder with a bracket", "given", map[string]string{"[x]/train.parquet": train, "[x]/val.parquet": val, "[x]/test.parquet": test}, 5, 3, 6},
 	} {
@@ -208,6 +210,8 @@ func TestParquetErrors(t *testing.T) {
 		{"label -1", map[string]string{"train.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"label -1 is negative", "withheld"}},
 		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 says that the label is withheld"}},
 		{"label null", map[string]string{"train.parquet": "other/nolabel.parquet"}, OpenOptions{}, []string{"train.parquet row 2: there is no label in column label"}},
+		{"label of 2000 bytes", map[string]string{"train.parquet": "other/long.parquet"}, OpenOptions{}, []string{"row 0 has 2000 bytes, expected at most 1024 of a label"}},
+		{"test labels withheld, no names", map[string]string{"train.parquet": "other/required.parquet", "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "withheld"}},
 		{"encoding", map[string]string{"train.parquet": "other/delta.parquet"}, OpenOptions{}, []string{"column label", "DELTA_BINARY_PACKED is not read"}},
 		{"types differ", map[string]string{"train-0.parquet": train, "train-1.parquet": "pages/plain.parquet"}, OpenOptions{}, []string{"train-1.parquet: column label has another type"}},
 		{"text", map[string]string{"train.parquet": "words, words, words"}, OpenOptions{}, []string{"train.parquet", `begins with "word"`}},

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -201,6 +202,9 @@ func (p *parquetFile) index(c parquetColumn) (pages []*parquetPage, err error) {
 
 // indexChunk finds the data pages of a column in a row group, whose rows begin at first.
 func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
+	if rows == 0 { // pyarrow writes such a row group of an empty table, with no offset
+		return nil, nil
+	}
 	at := m.DataPageOffset
 	if m.DictionaryPageOffset > 0 && m.DictionaryPageOffset < at {
 		at = m.DictionaryPageOffset
@@ -274,13 +278,18 @@ func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, ro
 	return pages, nil
 }
 
-// values reads all values of a column, one for each row; nil where there is none.
+// maxLabelBytes bounds a label: the name of a class. The file's size does not bound what all take together, as a few
+// compressed bytes may be many long labels.
+const maxLabelBytes = 1024
+
+// values reads all labels of a column, one for each row; nil where there is none.
 func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
 	pages, err := p.index(c)
 	if err != nil {
 		return nil, err
 	}
-	var all [][]byte
+	all := make([][]byte, 0, p.rows)
+	known := map[string][]byte{} // labels are few: each is kept once, and no page with it
 	err = p.reading("column "+c.path, func(f *os.File) error {
 		dictionaries := map[*parquetPage][][]byte{}
 		for _, page := range pages {
@@ -296,7 +305,20 @@ func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
 			if err != nil {
 				return err
 			}
-			all = append(all, values...)
+			for i, v := range values {
+				if len(v) > maxLabelBytes {
+					return fmt.Errorf("row %d has %d bytes, expected at most %d of a label", page.first+i, len(v), maxLabelBytes)
+				}
+				label, ok := known[string(v)]
+				if v != nil && !ok {
+					label = bytes.Clone(v)
+					known[string(label)] = label
+				}
+				if v == nil {
+					label = nil
+				}
+				all = append(all, label)
+			}
 		}
 		return nil
 	})

@@ -13,8 +13,8 @@ const precisionBits = 32 - 8 - 2
 // columns; 8 bits in between (libImaging/Resample.c). Pillow 13 takes the columns first where an image becomes wider and
 // lower, which differs by up to ten levels at sharp edges; published results were made with the older order.
 //
-// A size that does not change returns m itself. It is an error if m or the new size has no area, or the new size more than
-// MaxPixels.
+// A size that does not change returns m itself. It is an error if m or the new size has no area, or the new size, or the
+// image between the two passes, more than MaxPixels.
 func ResizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
@@ -23,6 +23,9 @@ func ResizeBicubic(m *RGB, width, height int) (*RGB, error) {
 		return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, MaxPixels)
 	}
 	if width != m.Width {
+		if width > MaxPixels/m.Height {
+			return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: more than the limit of %d pixels, %d×%d, in between; the image is too narrow for its height", m.Width, m.Height, width, height, MaxPixels, width, m.Height)
+		}
 		m = resizeRows(m, bicubicTaps(m.Width, width))
 	}
 	if height != m.Height {

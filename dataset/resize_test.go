@@ -80,6 +80,7 @@ func TestResizeErrors(t *testing.T) {
 	}{
 		"no width":     {pattern(2, 2), 0, 2},
 		"negative":     {pattern(2, 2), 2, -1},
+		"too narrow":   {&RGB{Width: 1, Height: 8 << 20, Pix: make([]uint8, 24<<20)}, 224, 224},
 		"too large":    {pattern(2, 2), 1 << 20, 1 << 20},
 		"no area":      {&RGB{}, 2, 2},
 		"short pixels": {&RGB{Width: 2, Height: 2, Pix: make([]uint8, 11)}, 3, 3},

@@ -66,9 +66,10 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 	return "val " + one(noVal, valFraction) + ", test " + one(noTest, testFraction)
 }
 
-// stratify deals the samples of every class to three splits, each in the order of samples. Sizes are rounded on the running
-// total over classes, so that small classes do not all round the same way and the whole comes within one image of the
-// fractions, as long as every class can keep one training image.
+// stratify deals the samples of every class to three splits, each in the order of samples. A class gives what is due of the
+// running total over classes and was not given yet, so that small classes do not all round the same way and the whole comes
+// within an image of the fractions. Every class keeps one training image; what it cannot give the next ones do. The test
+// split's turns are others than the validation split's, so that not the same classes give to both.
 func stratify(samples []Sample, classes int, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
 	byClass := make([][]int, classes)
 	for i, s := range samples {
@@ -76,20 +77,22 @@ func stratify(samples []Sample, classes int, valFraction, testFraction float64, 
 	}
 	const toVal, toTest = 1, 2
 	dealt := make([]int, len(samples))
-	total := 0
+	total, nVals, nTests := 0, 0, 0
+	// Rounding down has the test split's turn half an image later. What makes the whole round as it should is added to it,
+	// and a little more, as a product may be just below a whole number.
+	due := testFraction * float64(len(samples))
+	later := math.Round(due) - due + 1e-6
 	for class, members := range byClass {
 		// By path, so that the order of a list does not matter; images in memory keep theirs.
 		slices.SortStableFunc(members, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
 		rng := rand.New(rand.NewPCG(seed, uint64(class)))
 		rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 
-		share := func(fraction float64) int {
-			return int(math.Round(fraction*float64(total+len(members))) - math.Round(fraction*float64(total)))
-		}
-		free := max(len(members)-1, 0)
-		nVal := min(share(valFraction), free)
-		nTest := min(share(testFraction), free-nVal)
 		total += len(members)
+		free := max(len(members)-1, 0)
+		nVal := min(int(math.Round(valFraction*float64(total)))-nVals, free)
+		nTest := min(max(int(testFraction*float64(total)+later)-nTests, 0), free-nVal)
+		nVals, nTests = nVals+nVal, nTests+nTest
 		for _, i := range members[:nVal] {
 			dealt[i] = toVal
 		}

@@ -42,9 +42,11 @@ func TestStratify(t *testing.T) {
 	}{
 		{[]int{10, 20, 100}, 0.1, 0.1, []int{8, 16, 80}, []int{1, 2, 10}, []int{1, 2, 10}},
 		{[]int{100}, 0.25, 0, []int{75}, []int{25}, []int{0}},
-		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},           // one image trains
-		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},                     // room for one only
-		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}}, // halves take turns
+		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},                                                                                     // one image trains
+		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},                                                                                               // room for one only
+		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},                                                                           // halves take turns
+		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}}, // not one class for both
+		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},                                                 // what small ones cannot give
 		{[]int{0, 10}, 0.1, 0.2, []int{0, 7}, []int{0, 1}, []int{0, 2}},
 	} {
 		samples := classSizes(c.sizes...)

@@ -140,7 +140,7 @@ func readTable(src source, t table) ([]tableRow, error) {
 	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file (mode %s)", name, info.Mode())
 	}
-	text, err := os.ReadFile(t.path)
+	text, err := readText(t.path)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func readTable(src source, t table) ([]tableRow, error) {
 
 // parseCSV reads a table with a heading, divided by commas or tabs.
 func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
-	r := csv.NewReader(bytes.NewReader(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")))) // what Excel puts in front
+	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
 		r.Comma, r.LazyQuotes = '\t', true
 	}

@@ -64,7 +64,7 @@ func TestOpenTables(t *testing.T) {
 		})
 	}
 	// A file of such a name that is no table is in the way of class folders only until these are asked for.
-	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image"}
+	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image", "dog/1.png": "image"}
 	if _, err := Open(files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
 		t.Error(err)
 	}

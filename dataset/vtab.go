@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ func readVTAB(root string) (g given, err error) {
 		samples  *[]Sample
 		optional bool
 	}{{trainList, &g.train, false}, {"val200.txt", &g.val, true}, {"test.txt", &g.test, true}} {
-		text, err := os.ReadFile(filepath.Join(root, list.name))
+		text, err := readText(filepath.Join(root, list.name))
 		if list.optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -121,7 +120,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 
 // readClassNames reads classes.txt; without one it returns nil.
 func readClassNames(root string) ([]string, error) {
-	text, err := os.ReadFile(filepath.Join(root, "classes.txt"))
+	text, err := readText(filepath.Join(root, "classes.txt"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

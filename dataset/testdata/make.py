@@ -61,6 +61,19 @@ put('lossyalpha.webp', encode(alpha, 'WEBP', quality=85))
 put('lossless.webp', encode(small, 'WEBP', lossless=True))
 put('palette.gif', encode(small.quantize(60), 'GIF'))
 put('animation.gif', encode(small.quantize(60), 'GIF', save_all=True, append_images=[picture(14, 9, 1).quantize(30)]))
+put('transparent.gif', encode(small.quantize(20), 'GIF', transparency=3))
+put('group3.tif', encode(odd.convert('1'), 'TIFF', compression='group3'))
+put('group4.tif', encode(odd.convert('1'), 'TIFF', compression='group4'))
+put('bilevel.tif', encode(odd.convert('1'), 'TIFF'))
+# A lossless chunk of odd length: RIFF pads it, and the EXIF chunk comes after.
+exif[0x112] = 6
+odds = [e for e in (encode(picture(14, 9, s), 'WEBP', lossless=True, exif=exif) for s in range(50)) if e[e.index(b'VP8L') + 4] % 2]
+put('orientation6odd.webp', odds[0])
+# An orientation that is stored as LONG.
+jpeg = encode(small, 'JPEG', quality=95, exif=exif)
+entry = jpeg.index(bytes.fromhex('0112000300000001') if b'MM\0*' in jpeg else bytes.fromhex('1201030001000000'))
+assert b'MM\0*' in jpeg
+put('orientation6long.jpg', jpeg[:entry] + bytes.fromhex('011200040000000100000006') + jpeg[entry + 12:])
 put('rgb.bmp', encode(small, 'BMP'))
 put('palette.bmp', encode(small.quantize(60), 'BMP'))
 put('lzw.tif', encode(small, 'TIFF', compression='tiff_lzw'))
