@@ -118,13 +118,14 @@ func inspect(path string) (*Inspection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inspecting %s: %w", path, err)
 	}
-	if len(start) > 0 && start[0] == '{' {
+	// A safetensors file begins with the length of its header, of which the first byte may be a brace too.
+	if text := bytes.TrimLeft(start, " \t\r\n"); len(text) > 0 && text[0] == '{' && !(len(start) > 8 && start[8] == '{' && start[7] == 0) {
 		return inspectJSON(path)
 	}
 	return inspectTensors(path)
 }
 
-// head is a file's first non-space bytes.
+// head is a file's first bytes.
 func head(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -136,7 +137,7 @@ func head(path string) ([]byte, error) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, err
 	}
-	return bytes.TrimLeft(start[:n], " \t\r\n"), nil
+	return start[:n], nil
 }
 
 func inspectFolder(path string) (*Inspection, error) {
@@ -289,7 +290,6 @@ func inspectTensors(path string) (*Inspection, error) {
 		c.Values += values
 		c.Bytes += t.Bytes()
 		c.Tensors = append(c.Tensors, InspectedTensor{t.Name, t.DType, t.Shape})
-		c.Head = c.Head || slices.Contains([]string{"head.weight", "head.fc.weight", "classifier.weight"}, t.Name)
 	}
 	if in.Kind == "training state" {
 		return in, nil
@@ -297,14 +297,17 @@ func inspectTensors(path string) (*Inspection, error) {
 	if c.Classes, err = delta.Classes(f); err != nil {
 		return nil, err
 	}
-	var o backbone.LoadOptions
+	m, report, err := backbone.Load(path, backbone.LoadOptions{})
+	c.Head = !errors.Is(err, backbone.ErrNoHead)
 	if !c.Head {
-		o.NumClasses = 1 // no head is read then
+		m, report, err = backbone.Load(path, backbone.LoadOptions{NumClasses: 1})
 	}
-	m, report, err := backbone.Load(path, o)
 	if err != nil {
-		c.Problem = err.Error()
+		c.Head, c.Problem = false, err.Error()
 		return in, nil
+	}
+	if !c.Head {
+		m.Config.NumClasses = 0
 	}
 	c.Backbone, c.Preprocessing, c.Report, c.Fingerprint = &m.Config, &m.Preprocessing, &report, m.Fingerprint()
 	return in, nil

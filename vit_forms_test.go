@@ -93,3 +93,32 @@ func TestTuneForms(t *testing.T) {
 		})
 	}
 }
+
+// TestInspectHeads: a head is told in whatever naming, as reading the checkpoint tells it, and none is invented.
+func TestInspectHeads(t *testing.T) {
+	heads := 0
+	for _, f := range fixtures.Backbones(t) {
+		in, err := spt.Inspect(f.Path())
+		if err != nil || in.Checkpoint == nil {
+			t.Fatalf("%s: %+v, %v", f.Name, in, err)
+		}
+		c := in.Checkpoint
+		if c.Problem != "" {
+			continue // such as heads of attention that the file does not say
+		}
+		want := 0
+		if m, _, err := backbone.Load(f.Path(), backbone.LoadOptions{}); err == nil {
+			want = m.Config.NumClasses
+			heads++
+		}
+		if c.Head != (want > 0) || c.Backbone.NumClasses != want {
+			t.Errorf("%s: head %t of %d classes, expected %d", f.Name, c.Head, c.Backbone.NumClasses, want)
+		}
+		if f.HasLogits && want != 5 {
+			t.Errorf("%s: %d classes, expected 5", f.Name, want)
+		}
+	}
+	if heads < 10 {
+		t.Errorf("%d of the fixtures have heads", heads)
+	}
+}

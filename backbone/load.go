@@ -100,6 +100,9 @@ func (s source) layerNormEps(otherwise float64) float64 {
 	return cmp.Or(s.options.LayerNormEps, s.side.eps, otherwise)
 }
 
+// ErrNoHead is that of a checkpoint without a head where [LoadOptions].NumClasses asks for none.
+var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes for a new one")
+
 // FromFile is Load for an open file, as for one that is embedded in a binary.
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
@@ -129,7 +132,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	case ok && len(head.Shape) == 2:
 		own.NumClasses = head.Shape[0]
 	default:
-		return nil, none, errors.New("the checkpoint has no head; give the number of classes for a new one")
+		return nil, none, ErrNoHead
 	}
 	c := own
 	c.ImageSize = cmp.Or(o.ImageSize, own.ImageSize)
