@@ -20,7 +20,9 @@ import (
 // tuned; and the gradients of tuned weights, where a single entry takes one
 // multiply-add a token. Not counted is what is no product: norms, softmax, GELU,
 // drops, the optimiser; nor what an implementation computes twice; nor, of the
-// last block, what only tokens would read that nothing reads.
+// last block, what only tokens would read that nothing reads. Of the first block all
+// tokens' input gradients are counted where the class token is tuned, though its own
+// would do: 1 % of an SPT-LoRA step of a ViT-B, 0.9 % of a ViT-Ti's.
 func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 	w := work{selection: s, backward: m != Forward, tuned: map[string]bool{}}
 	switch m {
