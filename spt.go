@@ -220,11 +220,11 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	return scores, nil
 }
 
-// PlanOptions are stage 2's. Zero values are the paper's.
+// PlanOptions are stage 2's. Zero values are the paper's, but for the rank.
 type PlanOptions struct {
 	Module string  `json:"module"`         // structured module
 	Only   string  `json:"only,omitempty"` // plan.Unstructured, plan.Structured or, for both, empty
-	Rank   int     `json:"rank"`           // 0: 8
+	Rank   int     `json:"rank"`           // 0: plan.DefaultRank for the backbone and budget; 8 in compat mode
 	Alpha  float64 `json:"alpha"`          // 0: 10
 	Beta   float64 `json:"beta"`           // 0: 5
 	Compat string  `json:"compat"`         // "" (exact budget) or "release"
@@ -233,8 +233,8 @@ type PlanOptions struct {
 func (o PlanOptions) withDefaults() PlanOptions {
 	if o.Only == plan.Unstructured {
 		o.Module, o.Rank = "", 0
-	} else if o.Rank == 0 {
-		o.Rank = 8
+	} else if o.Compat != "" {
+		o.Rank = cmp.Or(o.Rank, 8)
 	}
 	if o.Alpha == 0 {
 		o.Alpha = 10
@@ -259,7 +259,7 @@ func (o PlanOptions) count() (func(in, out, rank int) int, error) {
 func (o PlanOptions) validate(budget, classToken, maxRank int) error {
 	positive := func(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 	switch {
-	case o.Only != plan.Unstructured && (o.Rank < 1 || o.Rank > maxRank):
+	case o.Only != plan.Unstructured && (o.Rank < 0 || o.Rank > maxRank):
 		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, maxRank)
 	case !positive(o.Alpha) || !positive(o.Beta):
 		return fmt.Errorf("alpha %g and beta %g: expected positive numbers", o.Alpha, o.Beta)

@@ -33,7 +33,7 @@ const (
 type TuneOptions struct {
 	Method  Method   `json:"method"`
 	Budgets []string `json:"budgets"` // candidates; empty: DefaultBudget for SPT, none for others
-	Rank    int      `json:"rank"`    // 0: 8 for SPT; what the budget allows, or 8, for lora and adapter
+	Rank    int      `json:"rank"`    // 0: by the budget, of SPT as plan.DefaultRank says; 8 for lora and adapter without a budget
 	Sizes
 	Score ScoreOptions  `json:"score"`
 	Plan  PlanOptions   `json:"plan"` // Module, Only and Rank are set from Method and Rank

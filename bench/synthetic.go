@@ -83,7 +83,7 @@ func DefaultBudget(c backbone.Config) string {
 }
 
 // Select is what the method tunes on a backbone of this shape. Methods of SPT
-// plan under the budget from made-up scores, always the same; lora and adapter
+// plan under the budget from made-up scores, always the same, with modules of rank 8; lora and adapter
 // get the rank that the budget allows, or without one rank 8; the others take
 // no budget. What cannot work is an *[spt.OptionError].
 func Select(ctx context.Context, c backbone.Config, m Method, budget string) (peft.Selection, error) {
@@ -92,7 +92,7 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget string) (pe
 	}
 	method := spt.Method(m)
 	if method.Scores() {
-		p, err := spt.Plan(ctx, c, scores(c), budget, spt.PlanOptions{Module: method.Module()})
+		p, err := spt.Plan(ctx, c, scores(c), budget, spt.PlanOptions{Module: method.Module(), Rank: 8})
 		if err != nil {
 			return peft.Selection{}, err
 		}

@@ -19,7 +19,7 @@ type Options struct {
 	// ModuleParams returns P, the parameter count of one module of this rank on a
 	// matrix [out, in]: r(in+out) for LoRA, 2·r·out + r + out for Adapter.
 	ModuleParams func(in, out, rank int) int
-	// Rank is the structured module's rank. Default 8.
+	// Rank is the structured module's rank. Default [DefaultRank], for [Release] 8.
 	Rank int
 	// Alpha is the divisor of P from which a matrix gets its module. Default 10.
 	Alpha float64
@@ -44,6 +44,9 @@ type Options struct {
 // infinite or negative, or if shapes and scores do not match. Cancelling ctx
 // ends the search with the context's error.
 func Exact(ctx context.Context, scored []Scored, o Options) (*Plan, error) {
+	if o.Rank == 0 && o.Only != Unstructured && o.ModuleParams != nil {
+		o.Rank = DefaultRank(scored, o.ModuleParams, o.ClassToken, o.Budget)
+	}
 	tensors, o, err := prepare(ctx, scored, o)
 	if err != nil {
 		return nil, fmt.Errorf("planning: %w", err)

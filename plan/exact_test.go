@@ -339,7 +339,7 @@ func TestExactViTTiny(t *testing.T) {
 			taken[i]++
 		}
 		for i, budget := range budgets {
-			p, err := Exact(t.Context(), scored, Options{Budget: budget, Module: module, ModuleParams: params, ClassToken: dim})
+			p, err := Exact(t.Context(), scored, Options{Budget: budget, Module: module, ModuleParams: params, Rank: 8, ClassToken: dim})
 			if err != nil {
 				t.Fatal(err)
 			}

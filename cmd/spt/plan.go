@@ -59,7 +59,7 @@ selection or the backbone is given.`,
 	fs.StringVar((*string)(&method), "method", string(method), "spt-NAME, by its structured module; spt-NAME-structured: no single entries; spt-unstructured: no modules")
 	structuredFlag(fs, &structured)
 	fs.Var((*budgetFlag)(&budget), "budget", "parameters to tune, such as 0.4M, 400k, or with --model 0.5%")
-	fs.IntVar(&o.Rank, "rank", 8, "rank of the modules")
+	fs.IntVar(&o.Rank, "rank", 0, "rank of the modules (default 8, in small budgets for backbones narrower than 768 in proportion to the width)")
 	planFlags(fs, &o)
 	fs.BoolVar(&explain, "explain", false, "print for each block and operation where the budget goes")
 	fs.StringVar(&published, "import", "", "instead of scores: a published selection, a `FILE` of torch.save")

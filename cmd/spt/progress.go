@@ -9,6 +9,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
 )
 
 // progress shows events: as bars on a terminal, elsewhere as one plain line
@@ -69,9 +70,12 @@ const fetching = "fetching "
 func describe(e spt.Event) string {
 	switch {
 	case e.Plan != nil:
-		c := e.Plan.Cost
-		return fmt.Sprintf("plan%s: %d parameters of %d: %d in modules on %d matrices, %d in %d vectors, %d entries, class token %d", candidate(e), c.Total, e.Plan.Budget,
-			c.Structured, len(e.Plan.Matrices), c.Vectors, len(e.Plan.Vectors), c.Unstructured, c.ClassToken)
+		c, modules := e.Plan.Cost, ""
+		if e.Plan.Only != plan.Unstructured {
+			modules = fmt.Sprintf("%d in modules of rank %d on %d matrices, ", c.Structured, e.Plan.Rank, len(e.Plan.Matrices))
+		}
+		return fmt.Sprintf("plan%s: %d parameters of %d: %s%d in %d vectors, %d entries, class token %d", candidate(e), c.Total, e.Plan.Budget,
+			modules, c.Vectors, len(e.Plan.Vectors), c.Unstructured, c.ClassToken)
 	case e.Finished != nil:
 		return fmt.Sprintf("train%s: epoch %d/%d: %s", candidate(e), e.Finished.Epoch, e.Epochs, figures(e))
 	case e.Stage == "train" || e.Done != e.Total:

@@ -43,7 +43,7 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 	fs.StringVar((*string)(&c.Tune.Method), "method", string(spt.SPTLoRA), "what is tuned; the list is above")
 	structuredFlag(fs, &structured)
 	fs.Var((*budgetsFlag)(&c.Tune.Budgets), "budget", "parameters to tune, such as 0.4M, 400k or 0.5%; several, divided by commas, are tried and validated (default "+spt.DefaultBudget+" for SPT)")
-	fs.IntVar(&c.Tune.Rank, "rank", 0, "rank of the modules (default 8; for lora and adapter what the budget allows)")
+	fs.IntVar(&c.Tune.Rank, "rank", 0, "rank of the modules (default 8, in small budgets for backbones narrower than 768 in proportion to the width; for lora and adapter what the budget allows)")
 	sizeFlags(fs, &c.Tune.Sizes)
 	planFlags(fs, &c.Tune.Plan)
 	scoreFlags(fs, &c.Tune.Score)

@@ -1,0 +1,64 @@
+package plan
+
+import (
+	"fmt"
+	"testing"
+)
+
+// shapesOf are the tensors of a ViT's blocks, without scores.
+func shapesOf(depth, dim int) (out []Scored) {
+	add := func(name string, shape ...int) { out = append(out, Scored{Name: name, Shape: shape}) }
+	for i := range depth {
+		b := fmt.Sprintf("blocks.%d.", i)
+		for _, l := range []string{"attn.q", "attn.k", "attn.v", "attn.proj"} {
+			add(b+l+".weight", dim, dim)
+			add(b+l+".bias", dim)
+		}
+		add(b+"mlp.fc1.weight", 4*dim, dim)
+		add(b+"mlp.fc1.bias", 4*dim)
+		add(b+"mlp.fc2.weight", dim, 4*dim)
+		add(b+"mlp.fc2.bias", dim)
+		for _, l := range []string{"norm1", "norm2"} {
+			add(b+l+".weight", dim)
+			add(b+l+".bias", dim)
+		}
+	}
+	add("norm.weight", dim)
+	add("norm.bias", dim)
+	return out
+}
+
+// TestDefaultRank: the paper's rank at the paper's width and budgets, its share on
+// narrower backbones, and the paper's where the budget could not be spent.
+func TestDefaultRank(t *testing.T) {
+	lora := moduleParams["lora"]
+	for _, c := range []struct {
+		depth, dim, budget, want int
+	}{
+		{12, 768, 50_000, 8}, {12, 768, 400_000, 8}, {12, 768, 1_000_000, 8}, {24, 1024, 400_000, 8},
+		{12, 384, 108_000, 4}, {12, 192, 27_622, 2}, {12, 192, 50_000, 2}, {12, 192, 100_000, 2},
+		{12, 192, 113_472, 2}, {12, 192, 113_473, 8}, {12, 192, 200_000, 8}, {2, 8, 100, 1}, {2, 8, 1_000_000, 8}, {2, 4, 1_000_000, 4},
+	} {
+		scored := shapesOf(c.depth, c.dim)
+		rank := DefaultRank(scored, lora, c.dim, c.budget)
+		if rank != c.want {
+			t.Errorf("depth %d, width %d, budget %d: rank %d, want %d", c.depth, c.dim, c.budget, rank, c.want)
+		}
+	}
+	// What takes no module counts for nothing, and the shortest side bounds the rank.
+	scored := append(shapesOf(1, 64), Scored{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, Scored{Name: "narrow", Shape: []int{6, 1024}})
+	if rank := DefaultRank(scored, lora, 0, 1_000_000); rank != 6 {
+		t.Errorf("rank %d, want 6, the shortest side", rank)
+	}
+	// Exact takes it, and spends the budget; a rank that is given stays.
+	tiny := vit(12, 192)
+	for given, want := range map[int]int{0: 2, 3: 3} {
+		p, err := Exact(t.Context(), tiny, Options{Budget: 100_000, Module: "lora", ModuleParams: lora, ClassToken: 192, Rank: given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Rank != want || p.Cost.Total < 95_000 || p.Cost.Total > 100_000 {
+			t.Errorf("rank %d, %d of 100000 parameters, want rank %d", p.Rank, p.Cost.Total, want)
+		}
+	}
+}
