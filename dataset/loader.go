@@ -2,8 +2,9 @@ package dataset
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"io"
 	"iter"
 	"math/rand/v2"
 	"runtime"
@@ -48,24 +49,19 @@ func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Lo
 // Len returns the number of samples.
 func (l *Loader) Len() int { return len(l.samples) }
 
-// Describe writes what the loader reads and how: the transform, and of each sample its path, label, where it is listed, and
-// the pixels of an image in memory. Two loaders of the same description yield the same batches while the files stay as they
-// are. The error is w's.
-func (l *Loader) Describe(w io.Writer) error {
-	if _, err := fmt.Fprintf(w, "%+v\n", l.transform); err != nil {
-		return err
-	}
+// Fingerprint is a SHA-256, in hex, of what the loader reads and how: the transform, and of each sample its path, label, where
+// it is listed, and the pixels of an image in memory. Two loaders with the same yield the same batches while the files stay as
+// they are.
+func (l *Loader) Fingerprint() string {
+	h := sha256.New() // which never fails
+	fmt.Fprintf(h, "%+v\n", l.transform)
 	for _, s := range l.samples {
-		if _, err := fmt.Fprintf(w, "%q %d %q\n", s.Path, s.Label, s.Where); err != nil {
-			return err
-		}
+		fmt.Fprintf(h, "%q %d %q\n", s.Path, s.Label, s.Where)
 		if s.Image != nil {
-			if _, err := w.Write(s.Image.Pix); err != nil {
-				return err
-			}
+			h.Write(s.Image.Pix)
 		}
 	}
-	return nil
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Shuffle returns a permutation of 0 … n-1 that depends on seed and epoch only.

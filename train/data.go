@@ -2,9 +2,6 @@ package train
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"iter"
 
 	"github.com/gomlx/gomlx/core/tensors"
@@ -37,17 +34,6 @@ func (d *Data) Len() int {
 		return len(d.labels)
 	}
 	return d.loader.Len()
-}
-
-// identity is a hash of what the data reads and how, though not of the contents of
-// image files.
-func (d *Data) identity() string {
-	h := sha256.New()
-	if d.loader != nil {
-		d.loader.Describe(h)
-	}
-	fmt.Fprint(h, d.size, d.labels)
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // batch is one batch on the backend, and its labels on the host too. What there is

@@ -59,7 +59,7 @@ func (r *Run) identity() string {
 		Size      int // of the images, which not every fingerprint says
 		Precision backend.Precision
 		Images    string
-	}{r.Options, r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.identity()})
+	}{r.Options, r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint()})
 	if err != nil {
 		// Every field is plain data; NaN options are refused by Validate.
 		return ""

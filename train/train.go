@@ -130,7 +130,7 @@ type Run struct {
 	Checkpoint string
 	Hooks      Hooks
 
-	id string // identity, of the call of Do
+	id string // identity, of the call of Do; empty without a Checkpoint
 }
 
 // Result is a finished training.
@@ -163,7 +163,9 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if r.Train.Len() == 0 {
 		return nil, errors.New("training: there are no training images")
 	}
-	r.id = r.identity()
+	if r.Checkpoint != "" {
+		r.id = r.identity()
+	}
 	progress, tuned, err := r.start()
 	if err != nil {
 		return nil, err
