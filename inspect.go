@@ -298,15 +298,15 @@ func inspectTensors(path string) (*Inspection, error) {
 		return nil, err
 	}
 	m, report, err := backbone.Load(path, backbone.LoadOptions{})
-	c.Head = !errors.Is(err, backbone.ErrNoHead)
-	if !c.Head {
+	headless := errors.Is(err, backbone.ErrNoHead)
+	if headless {
 		m, report, err = backbone.Load(path, backbone.LoadOptions{NumClasses: 1})
 	}
 	if err != nil {
-		c.Head, c.Problem = false, err.Error()
+		c.Problem = err.Error()
 		return in, nil
 	}
-	if !c.Head {
+	if c.Head = !headless; headless {
 		m.Config.NumClasses = 0
 	}
 	c.Backbone, c.Preprocessing, c.Report, c.Fingerprint = &m.Config, &m.Preprocessing, &report, m.Fingerprint()

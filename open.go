@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -130,8 +128,8 @@ func (c DataConfig) Open() (*dataset.Dataset, error) {
 		}
 		o.Classes = known.Classes
 	}
-	if c.Layout != "" && !slices.Contains(dataset.Layouts(), c.Layout) {
-		return nil, &OptionError{fmt.Errorf("layout %q is not one of %s", c.Layout, strings.Join(dataset.Layouts(), ", "))}
+	if err := dataset.CheckLayout(c.Layout); err != nil {
+		return nil, &OptionError{err}
 	}
 	d, err := dataset.Open(c.Path, o)
 	if err != nil {
@@ -153,14 +151,17 @@ func (c *DataConfig) Record(d *dataset.Dataset) {
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)
 }
 
+// RunsDir is the folder of runs that were given no name, in the working folder.
+const RunsDir = "runs"
+
 // NewRunDir makes the folder for a run that was given no name: runs/NAME, or
 // with -2, -3 … where that is taken. NAME is usually DATA-METHOD.
 func NewRunDir(name string) (string, error) {
-	if err := os.MkdirAll("runs", 0o777); err != nil {
+	if err := os.MkdirAll(RunsDir, 0o777); err != nil {
 		return "", fmt.Errorf("making a run folder: %w", err)
 	}
 	for n := 1; ; n++ {
-		dir := filepath.Join("runs", name)
+		dir := filepath.Join(RunsDir, name)
 		if n > 1 {
 			dir = fmt.Sprintf("%s-%d", dir, n)
 		}

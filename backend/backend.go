@@ -90,24 +90,31 @@ type Program struct {
 // panic as an error.
 type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
+// Caught is the panic of f as an error, whatever it is of; nil if there is none.
+func Caught(f func()) error {
+	switch r := exceptions.Try(f).(type) {
+	case nil:
+		return nil
+	case error:
+		return r
+	default:
+		return fmt.Errorf("%v", r)
+	}
+}
+
 // NewProgram prepares fn to run on be. name is used in errors.
 func NewProgram(be Backend, name string, fn Build) (*Program, error) {
 	p := &Program{name: name, be: be, replicas: 1}
-	noted := func(g *graph.Graph, in []*graph.Node) []*graph.Node {
+	noted := func(g *graph.Graph, in []*graph.Node) (out []*graph.Node) {
 		p.mu.Lock()
 		p.built = append(p.built, g)
 		p.mu.Unlock()
-		defer func() {
-			// GoMLX takes panics that are errors for errors. Another would also leave
-			// its list of graphs in the making, for which Close waits, as it is.
-			if r := recover(); r != nil {
-				if err, ok := r.(error); ok {
-					panic(err)
-				}
-				panic(fmt.Errorf("%v", r))
-			}
-		}()
-		return fn(g, in)
+		// GoMLX takes panics that are errors for errors. Another would also leave its
+		// list of graphs in the making, for which Close waits, as it is.
+		if err := Caught(func() { out = fn(g, in) }); err != nil {
+			panic(err)
+		}
+		return out
 	}
 	exec, err := graph.NewExecCanonical(be, noted, 0, 0, false, true, true)
 	if err != nil {
@@ -207,7 +214,7 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 	fail := func(err error) ([]*tensors.Tensor, error) {
 		return nil, memoryError(p.name, p.be, given, fmt.Errorf("running %s on %s: %w", p.name, NameOf(p.be), brief{err}))
 	}
-	caught := exceptions.TryCatch[error](func() { _, err = p.exec.Compile(given...) })
+	caught := Caught(func() { _, err = p.exec.Compile(given...) })
 	if err = cmp.Or(err, caught); err != nil {
 		return fail(err)
 	}
@@ -219,7 +226,7 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 			}
 		}
 	}
-	caught = exceptions.TryCatch[error](func() { out, err = p.exec.Call(args...) })
+	caught = Caught(func() { out, err = p.exec.Call(args...) })
 	if err = cmp.Or(err, caught); err != nil {
 		return fail(err)
 	}

@@ -37,13 +37,20 @@ func readImageFolder(root string) (g given, err error) {
 	return g, err
 }
 
-// splitFolders are the names of the folders of the three splits, in any case.
-var splitFolders = [3][]string{{"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"}}
+// folderSplit tells the split whose folder has such a name, in any case: one of splitNames, training or testing.
+func folderSplit(folder string) (split int, ok bool) {
+	name := strings.ToLower(folder)
+	if name == "training" || name == "testing" {
+		name = strings.TrimSuffix(name, "ing")
+	}
+	split, ok = splitNames[name]
+	return split, ok
+}
 
 // splitFolder is the folder of a split, empty if there is none.
 func splitFolder(folders []string, split int) (found string, err error) {
 	for _, f := range folders {
-		if !slices.Contains(splitFolders[split], strings.ToLower(f)) {
+		if s, ok := folderSplit(f); !ok || s != split {
 			continue
 		}
 		if found != "" {
@@ -59,18 +66,13 @@ func readSplitFolders(root string, folders []string, train string) (g given, err
 	if err != nil {
 		return given{}, err
 	}
-	for split, samples := range []*[]Sample{nil, &g.val, &g.test} {
-		if split == 0 {
-			continue
+	for i, samples := range []*[]Sample{&g.val, &g.test} {
+		folder, err := splitFolder(folders, i+1)
+		if err == nil && folder != "" {
+			*samples, _, err = readClassFolders(root, folder, g.classes)
 		}
-		folder, err := splitFolder(folders, split)
 		if err != nil {
 			return given{}, err
-		}
-		if folder != "" {
-			if *samples, _, err = readClassFolders(root, folder, g.classes); err != nil {
-				return given{}, err
-			}
 		}
 	}
 	return g, nil
@@ -89,7 +91,8 @@ func (d *Dataset) TakesForClass(folder string) bool {
 	}
 	top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
 	if strings.Contains(d.Train[0].Where, "/") { // "train/dress"
-		return slices.Contains(slices.Concat(splitFolders[:]...), strings.ToLower(top))
+		_, ok := folderSplit(top)
+		return ok
 	}
 	return top == "." || !strings.HasPrefix(top, ".")
 }

@@ -184,6 +184,14 @@ func readText(path string) ([]byte, error) {
 	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), err
 }
 
+// CheckLayout says what is wrong with the name of a layout, if anything; "" is none.
+func CheckLayout(name string) error {
+	if name != "" && !slices.Contains(Layouts(), name) {
+		return fmt.Errorf("layout %q is not one of %s", name, strings.Join(Layouts(), ", "))
+	}
+	return nil
+}
+
 // chooseLayout is the layout that was asked for, or that is recognised.
 func chooseLayout(src source) (l layout, err error) {
 	name := src.Layout
@@ -204,10 +212,10 @@ func chooseLayout(src source) (l layout, err error) {
 			return l, nil
 		}
 	}
-	switch {
-	case name != "" && !slices.Contains(Layouts(), name):
-		return l, fmt.Errorf("layout %q is not one of %s", name, strings.Join(Layouts(), ", "))
-	case name != "":
+	if err := CheckLayout(name); err != nil {
+		return l, err
+	}
+	if name != "" {
 		return l, fmt.Errorf("not a folder, as the layout %s needs", name)
 	}
 	return l, fmt.Errorf("not a folder: give the folder that holds the images and their lists, a table (.csv, .tsv, .jsonl), a .parquet file, or a few-shot list (%s)", fewShotLists)

@@ -37,7 +37,7 @@ func orientation(formatName string, data []byte) int {
 			case uint16:
 				value = int(v)
 			case uint32: // not as the standard has it, but Pillow takes it
-				value = int(min(v, 9))
+				value = int(v)
 			}
 			return imagemeta.ErrStopWalking
 		},

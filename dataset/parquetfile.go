@@ -309,15 +309,15 @@ func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
 				if len(v) > maxLabelBytes {
 					return fmt.Errorf("row %d has %d bytes, expected at most %d of a label", page.first+i, len(v), maxLabelBytes)
 				}
-				label, ok := known[string(v)]
-				if v != nil && !ok {
-					label = bytes.Clone(v)
-					known[string(label)] = label
+				if v != nil {
+					label, ok := known[string(v)]
+					if !ok {
+						label = bytes.Clone(v)
+						known[string(v)] = label
+					}
+					v = label
 				}
-				if v == nil {
-					label = nil
-				}
-				all = append(all, label)
+				all = append(all, v)
 			}
 		}
 		return nil

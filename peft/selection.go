@@ -443,22 +443,12 @@ func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, 
 
 // buildScratch runs a graph-building function on a graph that is never
 // executed, and returns its panic as an error.
-func buildScratch(build func(g *Graph)) (err error) {
+func buildScratch(build func(g *Graph)) error {
 	be, err := backend.New()
 	if err != nil {
 		return err
 	}
 	g := NewGraph(be, "declare")
 	defer g.Finalize()
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case error:
-			err = r
-		default: // of a module that somebody registered
-			err = fmt.Errorf("%v", r)
-		}
-	}()
-	build(g)
-	return nil
+	return backend.Caught(func() { build(g) })
 }

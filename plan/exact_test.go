@@ -261,17 +261,25 @@ func TestReleaseTaus(t *testing.T) {
 // vit returns log-normal scores of the shapes of a ViT, every tensor on a scale
 // of its own.
 func vit(depth, dim int) []Scored {
-	var scored []Scored
+	scored := vitShapes(depth, dim)
 	r := rand.New(rand.NewPCG(uint64(depth), uint64(dim)))
-	add := func(name string, norm bool, shape ...int) {
-		s := Scored{Name: name, Shape: shape, Norm: norm}
+	for i := range scored {
+		s := &scored[i]
 		size, _ := s.size()
 		s.Scores = make([]float32, size)
 		scale := 2 * r.NormFloat64()
-		for i := range s.Scores {
-			s.Scores[i] = float32(1e-6 * math.Exp(scale+2*r.NormFloat64()))
+		for j := range s.Scores {
+			s.Scores[j] = float32(1e-6 * math.Exp(scale+2*r.NormFloat64()))
 		}
-		scored = append(scored, s)
+	}
+	return scored
+}
+
+// vitShapes are the tensors of a ViT's blocks and final norm, without scores.
+func vitShapes(depth, dim int) []Scored {
+	var scored []Scored
+	add := func(name string, norm bool, shape ...int) {
+		scored = append(scored, Scored{Name: name, Shape: shape, Norm: norm})
 	}
 	for b := range depth {
 		module := func(name string, in, out int) {

@@ -49,7 +49,7 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 	if o.Only == Unstructured {
 		o.Module, o.Rank = "", 0
 	} else {
-		o.Rank = cmp.Or(o.Rank, 8)
+		o.Rank = cmp.Or(o.Rank, paperRank)
 	}
 	o.Alpha = cmp.Or(o.Alpha, 10)
 	o.Beta = cmp.Or(o.Beta, 5)

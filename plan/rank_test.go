@@ -1,32 +1,6 @@
 package plan
 
-import (
-	"fmt"
-	"testing"
-)
-
-// shapesOf are the tensors of a ViT's blocks, without scores.
-func shapesOf(depth, dim int) (out []Scored) {
-	add := func(name string, shape ...int) { out = append(out, Scored{Name: name, Shape: shape}) }
-	for i := range depth {
-		b := fmt.Sprintf("blocks.%d.", i)
-		for _, l := range []string{"attn.q", "attn.k", "attn.v", "attn.proj"} {
-			add(b+l+".weight", dim, dim)
-			add(b+l+".bias", dim)
-		}
-		add(b+"mlp.fc1.weight", 4*dim, dim)
-		add(b+"mlp.fc1.bias", 4*dim)
-		add(b+"mlp.fc2.weight", dim, 4*dim)
-		add(b+"mlp.fc2.bias", dim)
-		for _, l := range []string{"norm1", "norm2"} {
-			add(b+l+".weight", dim)
-			add(b+l+".bias", dim)
-		}
-	}
-	add("norm.weight", dim)
-	add("norm.bias", dim)
-	return out
-}
+import "testing"
 
 // TestDefaultRank: the paper's rank at the paper's width and budgets, its share on
 // narrower backbones, and the paper's where the budget could not be spent.
@@ -39,14 +13,14 @@ func TestDefaultRank(t *testing.T) {
 		{12, 384, 108_000, 4}, {12, 192, 27_622, 2}, {12, 192, 50_000, 2}, {12, 192, 100_000, 2},
 		{12, 192, 113_472, 2}, {12, 192, 113_473, 8}, {12, 192, 200_000, 8}, {2, 8, 100, 1}, {2, 8, 1_000_000, 8}, {2, 4, 1_000_000, 4},
 	} {
-		scored := shapesOf(c.depth, c.dim)
+		scored := vitShapes(c.depth, c.dim)
 		rank := DefaultRank(scored, lora, c.dim, c.budget)
 		if rank != c.want {
 			t.Errorf("depth %d, width %d, budget %d: rank %d, want %d", c.depth, c.dim, c.budget, rank, c.want)
 		}
 	}
 	// What takes no module counts for nothing, and the shortest side bounds the rank.
-	scored := append(shapesOf(1, 64), Scored{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, Scored{Name: "narrow", Shape: []int{6, 1024}})
+	scored := append(vitShapes(1, 64), Scored{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, Scored{Name: "narrow", Shape: []int{6, 1024}})
 	if rank := DefaultRank(scored, lora, 0, 1_000_000); rank != 6 {
 		t.Errorf("rank %d, want 6, the shortest side", rank)
 	}

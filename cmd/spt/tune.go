@@ -183,7 +183,7 @@ func begin(ctx context.Context, c *spt.RunConfig, task *spt.Task, method, dir st
 			return "", err
 		}
 	}
-	if where := cmp.Or(dir, "runs"); task.Data.TakesForClass(where) {
+	if where := cmp.Or(dir, spt.RunsDir); task.Data.TakesForClass(where) {
 		return "", &spt.OptionError{Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another (--out)", where, task.Data.Root)}
 	}
 	if err := checkImages(ctx, task, p); err != nil {
