@@ -340,7 +340,7 @@ func TestLoadRefuses(t *testing.T) {
 		}, []string{delta.TensorsName, "not a regular file"}},
 		"JSON too large": {func(t *testing.T, dir string) {
 			if err := os.Truncate(filepath.Join(dir, delta.FileName), 1<<40); err != nil {
-				t.Skip("the file system has no sparse files")
+				t.Skip("needs a file system with sparse files")
 			}
 		}, []string{delta.FileName, "1099511627776 bytes", "is it a delta?"}},
 		"version":               {editJSON("version", 2), []string{delta.FileName, "version is 2", "version 1"}},

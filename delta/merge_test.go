@@ -102,7 +102,7 @@ func TestMergeReleases(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	own, ok := be(t).(*cpu.Backend)
 	if !ok {
-		t.Skip("other devices do not say what lies on them")
+		t.Skip("needs the processor: other devices do not say what lies on them")
 	}
 	d := result(t, m, "linear", selections()["linear"])
 	var held []int64
