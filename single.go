@@ -51,7 +51,11 @@ func (t *Task) TrainRun(ctx context.Context, o SingleOptions, p *plan.Plan, dir 
 	if err := r.CheckImages(ctx, func(done, total int) { progress(Event{Stage: "images", Done: done, Total: total}) }); err != nil {
 		return nil, err
 	}
-	trained, err := r.train(ctx, s, "", dir, TrainOptions{Options: o.Train, WithVal: o.WithVal})
+	run, err := t.training(s)
+	if err != nil {
+		return nil, err
+	}
+	trained, err := r.train(ctx, run, "", dir, TrainOptions{Options: o.Train, WithVal: o.WithVal})
 	if err != nil {
 		return nil, err
 	}

@@ -76,10 +76,10 @@ type Task struct {
 	read        map[reading]*train.Data
 }
 
-// reading is a list of samples read through a transform.
+// reading is samples, one or two lists of them, read through a transform.
 type reading struct {
-	first     *dataset.Sample
-	n         int
+	first     [2]*dataset.Sample
+	n         [2]int
 	transform dataset.Transform
 }
 
@@ -128,18 +128,20 @@ func (t *Task) loader(samples []dataset.Sample, transform dataset.Transform) *da
 	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers})
 }
 
-// images are samples through one of the task's transforms, the same Data each time,
-// so that what a device keeps of it is kept for all trainings.
-func (t *Task) images(samples []dataset.Sample, transform dataset.Transform) *train.Data {
-	if len(samples) == 0 {
-		return train.Images(t.loader(samples, transform), transform.Size)
+// images are samples and then more through one of the task's transforms, the same Data
+// each time, so that what a device keeps of it is kept for all trainings.
+func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sample) *train.Data {
+	key := reading{transform: transform}
+	for i, list := range [][]dataset.Sample{samples, more} {
+		if key.n[i] = len(list); len(list) > 0 {
+			key.first[i] = &list[0]
+		}
 	}
-	key := reading{&samples[0], len(samples), transform}
 	if t.read[key] == nil {
 		if t.read == nil {
 			t.read = map[reading]*train.Data{}
 		}
-		t.read[key] = train.Images(t.loader(samples, transform), transform.Size)
+		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), transform.Size)
 	}
 	return t.read[key]
 }
@@ -187,6 +189,7 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	if err := o.validate(); err != nil {
 		return nil, &OptionError{err}
 	}
+	go t.Model.Fingerprint() // which the scores carry: made while a device computes them
 	options := sensitivity.Options{Criterion: o.Criterion, Seed: o.Seed}
 	if !o.Criterion.Images() {
 		return sensitivity.Score(ctx, t.Backend, t.Model, nil, nil, options, nil)
@@ -393,27 +396,45 @@ type Trained struct {
 
 // Train is stage 3: it tunes a selection.
 func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Trained, error) {
+	run, err := t.training(s)
+	if err != nil {
+		return nil, err
+	}
+	return t.do(ctx, run, o)
+}
+
+// training is a run that tunes a selection, for do.
+func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	tuning, err := peft.New(t.Model.Config, s)
 	if err != nil {
 		return nil, err
 	}
-	run := train.Run{Backend: t.Backend, Model: t.Model, Tuning: tuning, Options: o.Options, Checkpoint: o.Checkpoint, Hooks: o.Hooks}
-	if o.WithVal {
-		run.Train = t.images(t.Data.TrainVal(), t.train)
-	} else {
-		run.Train = t.images(t.Data.Train, t.train)
-		if len(t.Data.Val) > 0 {
-			run.Val = t.images(t.Data.Val, t.eval)
+	return &train.Run{Backend: t.Backend, Model: t.Model, Tuning: tuning}, nil
+}
+
+// do does a training with options.
+func (t *Task) do(ctx context.Context, run *train.Run, o TrainOptions) (*Trained, error) {
+	run.Options, run.Checkpoint, run.Hooks, run.Val, run.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
+	// Training images and, to train on them in the end, validation images: a device keeps
+	// them together.
+	n, val := len(t.Data.Train), t.Data.Val
+	run.Train = t.images(t.train, t.Data.Train, val)
+	if !o.WithVal && len(val) > 0 {
+		if t.eval == t.train {
+			run.Val = run.Train.Part(n, len(val))
+		} else {
+			run.Val = t.images(t.eval, val, nil)
 		}
+		run.Train = run.Train.Part(0, n)
 	}
 	if o.TestEveryEpoch && len(t.Data.Test) > 0 {
-		run.Test = t.images(t.Data.Test, t.eval)
+		run.Test = t.images(t.eval, t.Data.Test, nil)
 	}
 	result, err := run.Do(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Trained{tuning, result.Tuned, result.Epochs}, nil
+	return &Trained{run.Tuning, result.Tuned, result.Epochs}, nil
 }
 
 // Evaluate measures tuned weights on samples, such as Data.Test. progress may
@@ -427,7 +448,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.S
 		return train.Evaluation{}, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(samples, t.eval), 64, progress)
+	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, progress)
 }
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.

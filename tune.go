@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/peft"
@@ -98,7 +100,8 @@ type Result struct {
 // task, options and dir; of one that is finished the result is read. progress
 // may be nil.
 func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress func(Event)) (*Result, error) {
-	r := &runner{Task: t, o: o, dir: dir, progress: progress}
+	r := &runner{Task: t, o: o, dir: dir, progress: progress, budgets: map[string]*selected{}}
+	defer r.close()
 	if progress == nil {
 		r.progress = func(Event) {}
 	}
@@ -116,7 +119,11 @@ func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress fun
 	if found, err := readJSON(r.path(ResultFile), result); found || err != nil {
 		return result, err
 	}
-	return r.run(ctx)
+	result, err = r.run(ctx)
+	if saved := r.scoresSaved(); saved != nil && !errors.Is(err, saved) {
+		err = errors.Join(err, saved)
+	}
+	return result, err
 }
 
 type runner struct {
@@ -124,6 +131,21 @@ type runner struct {
 	o        TuneOptions
 	dir      string
 	progress func(Event)
+	budgets  map[string]*selected // that were tried
+	saved    func() error         // waits until the scores are in their file; nil: they are, or there are none
+}
+
+// selected is what a budget selects.
+type selected struct {
+	plan *plan.Plan // nil for a method that makes none
+	run  *train.Run // which tunes it, and on a device keeps what was compiled for it
+}
+
+// close releases what trainings keep.
+func (r *runner) close() {
+	for _, s := range r.budgets {
+		s.run.Close()
+	}
 }
 
 // Effective is o with its defaults filled in, as Tune uses it and config.json
@@ -282,23 +304,46 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	if err != nil {
 		return nil, err
 	}
-	return scores, scores.Save(path)
+	// As large as the backbone, they are written while plans are made and the training is
+	// compiled; the first epoch waits for it.
+	saved := make(chan error, 1)
+	go func() { saved <- scores.Save(path) }()
+	r.saved = sync.OnceValue(func() error { return <-saved })
+	return scores, nil
 }
 
-// selection is what a candidate tunes; its plan, if it has one, is kept in dir.
-func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget, dir string) (peft.Selection, *plan.Plan, error) {
-	if scores == nil {
-		s, err := Baseline(r.Model.Config, r.o.Method, BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
-		return s, nil, err
+// scoresSaved waits until scores that are being written are in their file.
+func (r *runner) scoresSaved() error {
+	if r.saved == nil {
+		return nil
 	}
-	p, err := Plan(ctx, r.Model.Config, scores, budget, r.o.Plan)
-	if err != nil {
-		return peft.Selection{}, nil, err
+	return r.saved()
+}
+
+// selection is what a budget selects; its plan, if it has one, is kept in dir.
+func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget, dir string) (*selected, error) {
+	s := r.budgets[budget]
+	if s == nil {
+		s = new(selected)
+		var what peft.Selection
+		var err error
+		if scores == nil {
+			what, err = Baseline(r.Model.Config, r.o.Method, BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
+		} else if s.plan, err = Plan(ctx, r.Model.Config, scores, budget, r.o.Plan); err == nil {
+			what = Select(r.Model.Config, s.plan)
+		}
+		if err == nil {
+			s.run, err = r.training(what)
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.budgets[budget] = s
 	}
-	if err := p.Save(filepath.Join(dir, PlanFile)); err != nil {
-		return peft.Selection{}, nil, err
+	if s.plan == nil {
+		return s, nil
 	}
-	return Select(r.Model.Config, p), p, nil
+	return s, s.plan.Save(filepath.Join(dir, PlanFile))
 }
 
 // try trains one candidate on train and validates it on val.
@@ -315,14 +360,15 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 	if found, err := readJSON(filepath.Join(dir, ResultFile), c); found || err != nil {
 		return c, err
 	}
-	s, p, err := r.selection(ctx, scores, budget, dir)
+	s, err := r.selection(ctx, scores, budget, dir)
 	if err != nil {
 		return nil, err
 	}
-	if p != nil {
-		r.progress(Event{Stage: "plan", Candidate: name, Plan: p})
+	if s.plan != nil {
+		r.progress(Event{Stage: "plan", Candidate: name, Plan: s.plan})
 	}
-	trained, err := r.train(ctx, s, name, dir, TrainOptions{Options: r.o.Train})
+	s.run.Keep = backend.OnDevice(r.Backend) // the processor's programs are made at once, and hold its memory
+	trained, err := r.train(ctx, s.run, name, dir, TrainOptions{Options: r.o.Train})
 	if err != nil {
 		return nil, err
 	}
@@ -334,14 +380,15 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 // final trains the chosen candidate on all that may be trained on, keeps the
 // delta and tests it.
 func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *Result) error {
-	s, p, err := r.selection(ctx, scores, budget, r.dir)
+	s, err := r.selection(ctx, scores, budget, r.dir)
 	if err != nil {
 		return err
 	}
-	if p != nil {
-		r.progress(Event{Stage: "plan", Plan: p})
+	if s.plan != nil {
+		r.progress(Event{Stage: "plan", Plan: s.plan})
 	}
-	trained, err := r.train(ctx, s, "", r.dir, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	s.run.Keep = true
+	trained, err := r.train(ctx, s.run, "", r.dir, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
 	}
@@ -352,7 +399,7 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.Data.Test) > 0 {
-		e, err := r.Evaluate(ctx, trained, r.Data.Test, func(done int) {
+		e, err := s.run.Evaluate(ctx, r.images(r.eval, r.Data.Test, nil), func(done int) {
 			r.progress(Event{Stage: "test", Done: done, Total: len(r.Data.Test)})
 		})
 		if err != nil {
@@ -368,11 +415,11 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 			result.TestMax = &greatest
 		}
 	}
-	return r.Delta(r.o.Method, trained, p, metrics).Save(r.dir)
+	return r.Delta(r.o.Method, trained, s.plan, metrics).Save(r.dir)
 }
 
-// train runs one training, with its state and metrics in dir.
-func (r *runner) train(ctx context.Context, s peft.Selection, candidate, dir string, o TrainOptions) (*Trained, error) {
+// train does one training, with its state and metrics in dir.
+func (r *runner) train(ctx context.Context, run *train.Run, candidate, dir string, o TrainOptions) (*Trained, error) {
 	o.Checkpoint = filepath.Join(dir, trainState)
 	var done []train.Epoch
 	event := Event{Stage: "train", Candidate: candidate, Epochs: o.Epochs}
@@ -388,10 +435,10 @@ func (r *runner) train(ctx context.Context, s peft.Selection, candidate, dir str
 			e := event
 			e.Epoch, e.Finished = f.Epoch-1, &f
 			r.progress(e)
-			return writeLines(filepath.Join(dir, MetricsFile), done)
+			return errors.Join(writeLines(filepath.Join(dir, MetricsFile), done), r.scoresSaved())
 		},
 	}
-	trained, err := r.Train(ctx, s, o)
+	trained, err := r.do(ctx, run, o)
 	if err != nil {
 		return nil, err
 	}

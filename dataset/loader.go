@@ -49,6 +49,11 @@ func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Lo
 // Len returns the number of samples.
 func (l *Loader) Len() int { return len(l.samples) }
 
+// Part is a loader of n of the samples, from first on.
+func (l *Loader) Part(first, n int) *Loader {
+	return &Loader{l.samples[first : first+n], l.transform, l.cache, l.options}
+}
+
 // Fingerprint is a SHA-256, in hex, of what the loader reads and how: the transform, and of each sample its path, label, where
 // it is listed, and the pixels of an image in memory. Two loaders with the same yield the same batches while the files stay as
 // they are.

@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -17,6 +18,8 @@ type Data struct {
 	loader *dataset.Loader
 	size   int                           // side of the images, px
 	kept   map[backend.Backend]*resident // nil for a device on which they do not fit
+	whole  *Data                         // of which this is a part, from its sample first on; nil: of none
+	first  int
 
 	features []float32 // [N, width]
 	labels   []int32
@@ -26,6 +29,11 @@ type Data struct {
 // Images is data read through a loader whose transform yields size px.
 func Images(loader *dataset.Loader, size int) *Data {
 	return &Data{loader: loader, size: size, kept: map[backend.Backend]*resident{}}
+}
+
+// Part is n samples of d, from first on. A device keeps their images once, with those of d.
+func (d *Data) Part(first, n int) *Data {
+	return &Data{loader: d.loader.Part(first, n), size: d.size, kept: map[backend.Backend]*resident{}, whole: d, first: first}
 }
 
 // Len is the number of samples.
@@ -72,9 +80,13 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 				yield(batch{}, err)
 				return
 			}
-			out := batch{host: b.Labels}
-			if out.images, err = backend.Uint8(be, b.Pixels, b.N, d.size, d.size, 3); err == nil {
-				out.labels, err = backend.Int32(be, b.Labels, b.N)
+			out, n, pixels, labels := batch{host: b.Labels}, b.N, b.Pixels, b.Labels
+			if backend.OnDevice(be) && n < size {
+				pixels = append(pixels, make([]uint8, (size-n)*d.size*d.size*3)...)
+				labels, n = append(slices.Clone(labels), make([]int32, size-n)...), size
+			}
+			if out.images, err = backend.Uint8(be, pixels, n, d.size, d.size, 3); err == nil {
+				out.labels, err = backend.Int32(be, labels, n)
 			}
 			if !yield(out, err) || err != nil {
 				return

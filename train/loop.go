@@ -15,13 +15,14 @@ import (
 // XLA backend waits for each to end, and starting one with hundreds of tensors takes
 // its time.
 
-// loopSteps is how many steps at most one program takes.
+// loopSteps is how many steps at most one program takes: it is told how many, so that
+// epochs of any length need one program only.
 const loopSteps = 50
 
 // EnqueueLoop trains on one batch after the other of images that are kept on the
 // device, and does what Enqueue does for each. order are positions in the data, those
-// of a batch beside each other; lrs are the steps' learning rates. Data that is not kept
-// there is refused: ok is false.
+// of a batch beside each other; lrs are the steps' learning rates, at most loopSteps. Data
+// that is not kept there is refused: ok is false.
 func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs []float64, seed uint64, epoch int) (ok bool, err error) {
 	r, err := data.resident(ctx, s.be)
 	if err != nil || r == nil {
@@ -48,7 +49,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 		if d > 0 {
 			state, values, images = s.copies[d-1], s.net.copies[d-1], r.copies[d-1]
 		}
-		lists, err := s.lists(data, d, order, lrs, seed, epoch)
+		lists, err := s.lists(data, r, d, order, lrs, seed, epoch)
 		sent = append(sent, lists...)
 		if err != nil {
 			return true, err
@@ -71,20 +72,20 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 	return true, nil
 }
 
-// lists is what device d is sent for several steps: the random states, the scalars, and
-// of each batch its share, as cut takes it.
-func (s *Stepper) lists(data *Data, d int, order []int, lrs []float64, seed uint64, epoch int) (sent []*tensors.Tensor, err error) {
+// lists is what device d is sent for several steps: how many there are, the random states, the
+// scalars, and of each batch its share, as cut takes it. All but the first have loopSteps rows.
+func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float64, seed uint64, epoch int) (sent []*tensors.Tensor, err error) {
 	var rng []uint64
 	var scalars []float32
 	var own []int
 	n := len(lrs)
 	batch, share := len(order)/n, len(order)/n/backend.Replicas(s.be)
 	for i, lr := range lrs {
-		r := random(seed, s.steps+i)
+		random := random(seed, s.steps+i)
 		for range 3 * d { // what devices before draw
-			r.Uint64()
+			random.Uint64()
 		}
-		rng = append(rng, r.Uint64(), r.Uint64(), r.Uint64())
+		rng = append(rng, random.Uint64(), random.Uint64(), random.Uint64())
 		scalars = append(scalars, stepScalars(lr, s.steps+i)...)
 		own = append(own, order[i*batch+d*share:i*batch+(d+1)*share]...)
 	}
@@ -99,31 +100,39 @@ func (s *Stepper) lists(data *Data, d int, order []int, lrs []float64, seed uint
 		}
 		return err
 	}
-	if err := send(backend.Uint64(s.be, rng, n, 3)); err != nil {
+	if err := send(backend.Int32(s.be, []int32{int32(n)})); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Tensor(s.be, scalars, n, 3)); err != nil {
+	if err := send(backend.Uint64(s.be, rows(rng, 3), loopSteps, 3)); err != nil {
 		return sent, err
 	}
-	for _, l := range data.lists(own, seed, epoch) {
-		if err := send(backend.Int32(s.be, l, n, share)); err != nil {
+	if err := send(backend.Tensor(s.be, rows(scalars, 3), loopSteps, 3)); err != nil {
+		return sent, err
+	}
+	for _, l := range r.lists(data, own, seed, epoch) {
+		if err := send(backend.Int32(s.be, rows(l, share), loopSteps, share)); err != nil {
 			return sent, err
 		}
 	}
 	return sent, nil
 }
 
+// rows fills values up to loopSteps rows of that width.
+func rows[T any](values []T, width int) []T {
+	return append(values, make([]T, loopSteps*width-len(values))...)
+}
+
 // buildLoop: tuned, first and second moments, frozen, the images and labels that are
-// kept, and of each of n steps the random state uint64 [n, 3], the scalars lr, 1−β₁ᵗ,
-// 1−β₂ᵗ float32 [n, 3] and the lists that cut takes, int32 [n, B] → the first three
-// anew, and of each step the loss and the number of right predictions, float32 [n, 2].
+// kept, the number of steps int32, and of each step, in n = loopSteps rows, the random state
+// uint64 [n, 3], the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ float32 [n, 3] and the lists that cut takes,
+// int32 [n, B] → the first three anew, and of each step the loss and the number of right
+// predictions, float32 [n, 2].
 func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	packs, inputs := 3*len(s.packs.packs), len(s.net.inputs)
-	n := in[packs+inputs+2].Shape().Dim(0)
 	// A constant that GoMLX knows again is the function's in which it was made: in none
 	// but the body may there be plain scalars.
 	scalar := func(v int32) *Node { return Reshape(Const(g, []int32{v})) }
-	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), n, 2)
+	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), loopSteps, 2)
 	state := append([]*Node{scalar(0), measured}, in...)
 	parameters := func(g *Graph) (ps []*Node) {
 		for _, x := range state {
@@ -132,7 +141,8 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 		return ps
 	}
 	more := NewClosure(g, func(g *Graph) []*Node {
-		return []*Node{LessThan(parameters(g)[0], scalar(int32(n)))}
+		ps := parameters(g)
+		return []*Node{LessThan(ps[0], ps[2+packs+inputs+2])} // the steps done, those to do
 	})
 	body := NewClosure(g, func(g *Graph) []*Node {
 		ps := parameters(g)
@@ -142,13 +152,13 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 			return Reshape(DynamicSlice(x, []*Node{step, scalar(0)}, []int{1, width}), width)
 		}
 		all := in[packs+inputs:]
-		scalars := row(all[3])
+		scalars := row(all[4])
 		var lists []*Node
-		for _, l := range all[4:] {
+		for _, l := range all[5:] {
 			lists = append(lists, row(l))
 		}
 		images, labels := cut(all[0], all[1], lists, s.net.model.Config.ImageSize)
-		args := append(append([]*Node{}, in[:packs+inputs]...), images, labels, row(all[2]))
+		args := append(append([]*Node{}, in[:packs+inputs]...), images, labels, row(all[3]))
 		for i := range 3 {
 			args = append(args, Reshape(Slice(scalars, AxisElem(i))))
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/gomlx/core/graph"
+
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
@@ -75,6 +77,7 @@ func TestLoop(t *testing.T) {
 		start = tuning.Init(3, colours.Model(c).Weights)
 		near(fmt.Sprintf("%+v", s), tuned(device, plain, true, 0), tuned(host, plain, true, 0))
 	}
+	compiledOnce(t, device, c, selection)
 	two, _, err := backend.OpenSeveral(name, 2)
 	if err != nil {
 		t.Logf("not tried on two devices: %v", err)
@@ -94,5 +97,72 @@ func TestLoop(t *testing.T) {
 	run.Options.BatchSize, data.kept[two] = 4, nil
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "must be kept on each") {
 		t.Errorf("images that are not kept, on two devices: %v", err)
+	}
+}
+
+// compiledOnce: a part of the images and then all of them, in epochs of other lengths, are
+// trained on by one program, and predicted by one.
+func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selection peft.Selection) {
+	tuning, err := peft.New(c, selection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := colours.Model(c)
+	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 2), Keep: true, Options: Options{Epochs: 2, BatchSize: 4, LR: 1e-3, Seed: 3}}
+	defer run.Close()
+	if run.stepper, err = NewStepper(device, m, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.predict(); err != nil {
+		t.Fatal(err)
+	}
+	built := map[string]int{}
+	counted := func(name string, to **backend.Program, build backend.Build) {
+		(*to).Close()
+		if *to, err = backend.NewReplicated(device, name, func(g *graph.Graph, in []*graph.Node) []*graph.Node {
+			built[name]++
+			return build(g, in)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	net := run.stepper.net
+	counted("training", &run.stepper.loop, run.stepper.buildLoop)
+	counted("prediction", &run.predictor.logits, func(_ *graph.Graph, in []*graph.Node) []*graph.Node {
+		tuned, frozen, images := run.predictor.split(in)
+		return []*graph.Node{net.logits(tuned, frozen, images, nil, peft.Rates{})}
+	})
+	do := func() checkpoint.StateDict {
+		result, err := run.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.Tuned
+	}
+	part := do()
+	run.Train, run.Val = all, nil
+	whole := do()
+	evaluated, err := run.Evaluate(t.Context(), all, nil)
+	if err != nil || evaluated.Images != 14 {
+		t.Fatalf("evaluated %+v, %v", evaluated, err)
+	}
+	if len(built) != 2 || built["training"] != 1 || built["prediction"] != 1 {
+		t.Errorf("programs built: %v, expected one of each", built)
+	}
+	run.Close()
+	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	for i, want := range []checkpoint.StateDict{part, whole} {
+		if i == 1 {
+			run.Train = all
+		}
+		for name, got := range do() {
+			for k, v := range got.Data {
+				if w := want[name].Data[k]; !(math.Abs(float64(v-w)) <= 1e-5+1e-3*math.Abs(float64(w))) {
+					t.Fatalf("training %d: %s[%d] is %g, trained anew %g", i, name, k, w, v)
+				}
+			}
+		}
+		run.Close()
 	}
 }

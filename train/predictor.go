@@ -198,10 +198,11 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 
 // atOnce is how many images to predict at once, for a batchSize of training: as many,
 // or on a device, which waits for the host between batches, four times as many, whose
-// activations are not kept.
+// activations are not kept. There a short batch is filled up, so that one program does for
+// all data.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {
-		batchSize *= 4
+		return 4 * batchSize
 	}
 	return max(1, min(batchSize, data.Len()))
 }

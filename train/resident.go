@@ -25,7 +25,8 @@ type resident struct {
 	be             backend.Backend
 	pixels, labels *tensors.Tensor     // uint8 [N, side, side, 3] or features float32 [N, D], int32 [N]
 	copies         [][]*tensors.Tensor // of both, on further devices
-	host           []int32             // the labels
+	first          int                 // where the samples begin there, of a part
+	host           []int32             // the samples' labels
 	size           int                 // of images, once cropped
 	batch          *backend.Program
 }
@@ -37,10 +38,21 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 		return nil, nil
 	}
 	r, ok := d.kept[be]
-	if !ok {
-		if r, err = d.reside(ctx, be); err == nil {
-			d.kept[be] = r
+	if ok {
+		return r, nil
+	}
+	if d.whole != nil {
+		if r, err = d.whole.resident(ctx, be); r != nil {
+			part := *r
+			part.first, part.host = d.first, r.host[d.first:d.first+d.Len()]
+			r = &part
 		}
+	}
+	if r == nil && err == nil {
+		r, err = d.reside(ctx, be)
+	}
+	if err == nil {
+		d.kept[be] = r
 	}
 	return r, err
 }
@@ -133,14 +145,14 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// lists are what cut takes for these samples, in a pass of that seed and epoch.
-func (d *Data) lists(samples []int, seed uint64, epoch int) [][]int32 {
+// lists are what cut takes for these samples of d, in a pass of that seed and epoch.
+func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int32 {
 	out := make([][]int32, 1, 4)
 	if d.augments() {
 		out = out[:4]
 	}
 	for _, index := range samples {
-		out[0] = append(out[0], int32(index))
+		out[0] = append(out[0], int32(r.first+index))
 		if d.augments() {
 			x0, y0, flip := d.loader.Transform().Place(seed, epoch, index)
 			mirrored := int32(0)
@@ -166,7 +178,7 @@ func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, s
 	args := []any{r.pixels, r.labels}
 	var sent []*tensors.Tensor
 	defer func() { backend.Free(sent...) }()
-	for _, l := range d.lists(full, seed, epoch) {
+	for _, l := range r.lists(d, full, seed, epoch) {
 		t, err := backend.Int32(r.be, l, size)
 		if err != nil {
 			return out, err

@@ -51,7 +51,7 @@ type Stepper struct {
 type metrics struct {
 	steps      int
 	loss, hits *tensors.Tensor // of a single step
-	table      *tensors.Tensor // both, of several: float32 [steps, 2]
+	table      *tensors.Tensor // both, of several: float32 [loopSteps, 2]
 }
 
 func (m metrics) free() { backend.Free(m.loss, m.hits, m.table) }
@@ -63,10 +63,13 @@ func (m metrics) read() (out [][2]float64, err error) {
 		return [][2]float64{{loss, hits}}, err
 	}
 	values, err := backend.Float32s(m.table)
-	for i := 0; i+1 < len(values); i += 2 {
-		out = append(out, [2]float64{float64(values[i]), float64(values[i+1])})
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	for i := range m.steps {
+		out = append(out, [2]float64{float64(values[2*i]), float64(values[2*i+1])})
+	}
+	return out, nil
 }
 
 // NewStepper starts training at the given tuned values, with the optimiser's
@@ -83,11 +86,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 			s.Close()
 		}
 	}()
-	zero := checkpoint.StateDict{}
-	for _, p := range t.Params {
-		zero[p.Name] = checkpoint.NewTensor(p.Shape...)
-	}
-	if err := s.load(0, tuned, zero, zero); err != nil {
+	if err := s.restart(tuned); err != nil {
 		return nil, err
 	}
 	// What scoring and planning left behind must not stay resident beside the
@@ -129,6 +128,16 @@ func (s *Stepper) Close() {
 		m.free()
 	}
 	s.net.close()
+}
+
+// restart sets the training state to the beginning: the tuned values as given, the
+// optimiser's moments zero.
+func (s *Stepper) restart(tuned checkpoint.StateDict) error {
+	zero := checkpoint.StateDict{}
+	for _, p := range s.tuning.Params {
+		zero[p.Name] = checkpoint.NewTensor(p.Shape...)
+	}
+	return s.load(0, tuned, zero, zero)
 }
 
 // load sets the training state, or leaves it as it is if it fails.

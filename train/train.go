@@ -129,8 +129,48 @@ type Run struct {
 	// run goes on from there. It is removed by the caller, once the result is safe.
 	Checkpoint string
 	Hooks      Hooks
+	// Keep leaves in place what Do compiled, for Evaluate and for another Do, on other
+	// data if need be: a device's compiler takes its time. Close releases it.
+	Keep bool
 
-	id string // identity, of the call of Do; empty without a Checkpoint
+	id        string     // identity, of the call of Do; empty without a Checkpoint
+	stepper   *Stepper   // of the last Do that kept it
+	predictor *Predictor // with what stepper has tuned; made when it is needed
+}
+
+// Close releases what Do kept.
+func (r *Run) Close() {
+	if r.predictor != nil {
+		r.predictor.Close()
+	}
+	if r.stepper != nil {
+		r.stepper.Close()
+	}
+	r.stepper, r.predictor = nil, nil
+}
+
+// Evaluate measures on data what the last Do tuned, and kept. progress, if not nil, is
+// called with the images seen so far.
+func (r *Run) Evaluate(ctx context.Context, data *Data, progress func(images int)) (Evaluation, error) {
+	if r.stepper == nil {
+		return Evaluation{}, errors.New("evaluating a training: none was kept; set Run.Keep before Run.Do")
+	}
+	p, err := r.predict()
+	if err != nil {
+		return Evaluation{}, err
+	}
+	return p.Evaluate(ctx, data, r.Options.BatchSize, progress)
+}
+
+// predict is a Predictor with what is tuned so far.
+func (r *Run) predict() (p *Predictor, err error) {
+	if r.predictor == nil {
+		if r.predictor, err = r.stepper.predictor(); err != nil {
+			return nil, err
+		}
+	}
+	r.predictor.tuned = r.stepper.tuned()
+	return r.predictor, nil
 }
 
 // Result is a finished training.
@@ -153,9 +193,12 @@ func (e *Interrupted) Error() string {
 
 func (e *Interrupted) Unwrap() error { return e.Cause }
 
-// Do trains to the end. A partial last batch of an epoch is left out, as the
+// Do trains to the end, from the start or from the checkpoint. A partial last batch of an epoch is left out, as the
 // loaders of VTAB-1k do, unless it is the only one.
 func (r *Run) Do(ctx context.Context) (*Result, error) {
+	if !r.Keep {
+		defer r.Close()
+	}
 	o := r.Options
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("training options: %w", err)
@@ -175,19 +218,19 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if p := progress; p.Epoch < 0 || p.Epoch > o.Epochs || p.Step < 0 || p.Step > steps || p.Steps != p.Epoch*steps+p.Step || len(p.History) != p.Epoch {
 		return nil, fmt.Errorf("resuming from %s: it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps; remove it to start anew", r.Checkpoint, p.Epoch, p.Step, p.Steps, len(p.History), o.Epochs, steps)
 	}
-	train, val, test, err := r.cacheFeatures(ctx, &progress, tuned)
-	if err != nil {
-		return nil, err
-	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
 	if r.Tuning.Counts.Tuned() == 0 {
 		rates.DropPath = 0 // a head is fitted to what the frozen backbone sees, however it comes
 	}
-	stepper, err := NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
+	if r.stepper == nil {
+		r.stepper, err = NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
+	} else {
+		err = r.stepper.restart(tuned)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer stepper.Close()
+	stepper := r.stepper
 	if progress.resumed != nil {
 		if r.Hooks.Resumed != nil {
 			r.Hooks.Resumed(slices.Clone(progress.History))
@@ -196,7 +239,10 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	var predictor *Predictor
+	train, val, test, err := r.cacheFeatures(ctx, &progress)
+	if err != nil {
+		return nil, err
+	}
 	saved := time.Now()
 	for progress.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
@@ -204,14 +250,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 		done := progress.epochDone(o, batch, steps)
 		if val != nil || test != nil {
-			if predictor == nil {
-				if predictor, err = stepper.predictor(); err != nil {
-					return nil, err
-				}
-				defer predictor.Close()
-			}
-			predictor.tuned = stepper.tuned()
-			if err := r.validate(ctx, predictor, val, test, &done); err != nil {
+			if err := r.validate(ctx, val, test, &done); err != nil {
 				if ctx.Err() != nil {
 					// The epoch is trained but not validated: its end is done again.
 					err = r.interrupt(stepper, progress, ctx.Err())
@@ -313,7 +352,11 @@ func (r *Run) interrupt(s *Stepper, p progress, cause error) error {
 	return &Interrupted{Epoch: p.Epoch, Step: p.Step, Checkpoint: r.Checkpoint, Cause: cause}
 }
 
-func (r *Run) validate(ctx context.Context, p *Predictor, val, test *Data, e *Epoch) error {
+func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
+	p, err := r.predict()
+	if err != nil {
+		return err
+	}
 	if val != nil {
 		v, err := p.Evaluate(ctx, val, r.Options.BatchSize, nil)
 		if err != nil {
@@ -334,15 +377,14 @@ func (r *Run) validate(ctx context.Context, p *Predictor, val, test *Data, e *Ep
 // cacheFeatures replaces images by features where only the head is tuned: the
 // frozen backbone then sees each image once instead of once an epoch.
 // Its time counts for the epoch at hand.
-func (r *Run) cacheFeatures(ctx context.Context, p *progress, tuned checkpoint.StateDict) (train, val, test *Data, err error) {
+func (r *Run) cacheFeatures(ctx context.Context, p *progress) (train, val, test *Data, err error) {
 	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil
 	}
-	predictor, err := NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	predictor, err := r.predict()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer predictor.Close()
 	out := [3]*Data{}
 	for i, d := range []*Data{r.Train, r.Val, r.Test} {
 		if d == nil {

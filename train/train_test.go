@@ -103,6 +103,46 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestKeep: a run that keeps what it compiled trains on other data to the same bits as one
+// that begins anew, and evaluates what it tuned.
+func TestKeep(t *testing.T) {
+	r := newRun(t, selection)
+	r.Keep = true
+	all := images(24, true)
+	r.Train = all.Part(0, 15)
+	defer r.Close()
+	if _, err := r.Evaluate(t.Context(), r.Val, nil); err == nil || !strings.Contains(err.Error(), "Run.Keep") {
+		t.Errorf("evaluated before anything was trained: %v", err)
+	}
+	first, err := r.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := newRun(t, selection)
+	part.Train = train.Images(dataset.NewLoader(colours.Samples(24, 8, 0)[:15], dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), 8)
+	want, err := part.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "a part", first.Tuned, want.Tuned)
+	r.Train, r.Val = all, nil
+	second, err := r.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err = newRun(t, selection).Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "once more, on all", second.Tuned, want.Tuned)
+	got, err := r.Evaluate(t.Context(), images(9, false), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := want.Epochs[3]; got.Loss != last.ValLoss || got.Accuracy != last.ValAccuracy || got.Images != 9 {
+		t.Errorf("evaluated %+v, expected what %+v says of the validation images", got, last)
+	}
+}
+
 // TestThreads: the number of threads changes no bit.
 func TestThreads(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
