@@ -29,6 +29,28 @@ func tree(t *testing.T, files ...string) string {
 	return root
 }
 
+// TestUnusedPlugins: each plug-in that is passed over says why.
+func TestUnusedPlugins(t *testing.T) {
+	all := func() []Plugin {
+		return []Plugin{{Name: "tpu", Path: "/a"}, {Name: "cuda13", Path: "/b"}, {Name: "cuda12", Path: "/c"}}
+	}
+	for _, c := range []struct {
+		built error
+		gpus  int
+		want  [3]string // parts of the reasons; empty: none
+	}{
+		{nil, 1, [3]string{"--device xla:tpu", "", "/b is preferred"}},
+		{nil, 0, [3]string{"--device xla:tpu", "no NVIDIA GPU", "no NVIDIA GPU"}},
+		{errors.New("not built"), 1, [3]string{"not built", "not built", "not built"}},
+	} {
+		for i, p := range judged(all(), c.built, c.gpus) {
+			if (p.Unused == "") != (c.want[i] == "") || !strings.Contains(p.Unused, c.want[i]) {
+				t.Errorf("%d GPUs, built %v: %s is passed over because %q, expected %q", c.gpus, c.built, p.Name, p.Unused, c.want[i])
+			}
+		}
+	}
+}
+
 // TestPlugins: every place is searched, in order, and what is no plug-in is passed over.
 func TestPlugins(t *testing.T) {
 	root := tree(t,

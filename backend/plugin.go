@@ -20,6 +20,8 @@ type Plugin struct {
 	Name string `json:"name"` // "cuda13", "cpu"
 	Path string `json:"path"`
 	From string `json:"from"` // where it was found: a variable, a place of GoMLX's, a Python package
+	// Unused says why no device of Auto's or of "cuda" is driven through it; empty: one is.
+	Unused string `json:"unused,omitempty"`
 }
 
 // CUDA reports whether it drives NVIDIA GPUs.
@@ -29,7 +31,30 @@ func (p Plugin) CUDA() bool { return strings.Contains(p.Name, "cuda") }
 // preferred: those of PJRT_PLUGIN_LIBRARY_PATH, of GoMLX's places, of the Python
 // packages jax-cuda13-pjrt and jax-cuda12-pjrt. None is loaded, no Python is run
 // and nothing is downloaded.
-func Plugins() []Plugin { return findPlugins(os.Getenv, "/") }
+func Plugins() []Plugin {
+	return judged(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
+}
+
+// judged are plug-ins with the reasons against their use, on a machine with so many GPUs,
+// in a program that cannot drive any if built is not nil.
+func judged(all []Plugin, built error, gpus int) []Plugin {
+	preferred := ""
+	for i := range all {
+		switch p := &all[i]; {
+		case built != nil:
+			p.Unused = built.Error()
+		case !p.CUDA():
+			p.Unused = "it drives no NVIDIA GPU; --device xla:" + p.Name + " takes it"
+		case gpus == 0:
+			p.Unused = "this machine shows no NVIDIA GPU"
+		case preferred != "":
+			p.Unused = preferred + " is preferred"
+		default:
+			preferred = p.Path
+		}
+	}
+	return all
+}
 
 // pluginName is what a file of a plug-in is called, after go-xla.
 var pluginName = regexp.MustCompile(`^(?:pjrt_c_api_(.+)_plugin|pjrt[-_]plugin[-_](.+))\.(?:so|dylib)$`)
@@ -40,7 +65,7 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	add := func(name, path, from string) {
 		if stat, err := os.Stat(path); err == nil && stat.Mode().IsRegular() &&
 			!slices.ContainsFunc(out, func(p Plugin) bool { return p.Path == path }) {
-			out = append(out, Plugin{name, path, from})
+			out = append(out, Plugin{Name: name, Path: path, From: from})
 		}
 	}
 	folder := func(dir, from string) {

@@ -96,13 +96,21 @@ type SuiteStep struct {
 
 // SuiteTask is one run of spt tune from decoded images to the test.
 type SuiteTask struct {
-	Data         string             `json:"data"`
-	Images       int                `json:"images"` // trained on
-	Tested       int                `json:"tested"`
-	Epochs       int                `json:"epochs"`
-	Seconds      float64            `json:"seconds"`
-	Stages       map[string]float64 `json:"stages"` // seconds of each: images, score, plan, train, test
-	TestAccuracy float64            `json:"test_accuracy"`
+	Data         string       `json:"data"`
+	Images       int          `json:"images"` // trained on
+	Tested       int          `json:"tested"`
+	Epochs       int          `json:"epochs"`
+	Seconds      float64      `json:"seconds"`
+	Stages       []SuiteStage `json:"stages"`
+	TestAccuracy float64      `json:"test_accuracy"`
+}
+
+// SuiteStage is a stage of a whole task: images, score, plan, train, test, and end, when
+// what was tuned is kept.
+type SuiteStage struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+	First   float64 `json:"first"` // of Seconds, those up to its first sign of progress: compiling is in them
 }
 
 // torchStep is PyTorch's side of the steps.
@@ -478,16 +486,23 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 	if s.Epochs > 0 {
 		o.Train = o.Train.WithEpochs(s.Epochs)
 	}
-	out := &SuiteTask{Data: data.Name, Images: len(data.Train) + len(data.Val), Tested: len(data.Test), Epochs: o.Train.Epochs, Stages: map[string]float64{}}
+	out := &SuiteTask{Data: data.Name, Images: len(data.Train) + len(data.Val), Tested: len(data.Test), Epochs: o.Train.Epochs}
 	start, last := time.Now(), time.Now()
-	result, err := task.Tune(ctx, o, filepath.Join(dir, "run"), func(e spt.Event) {
-		out.Stages[e.Stage] += time.Since(last).Seconds() // what led to the event
+	after := func(stage string) { // what led to a sign of progress
+		seconds := time.Since(last).Seconds()
 		last = time.Now()
-	})
+		n := len(out.Stages)
+		if n == 0 || out.Stages[n-1].Name != stage {
+			out.Stages = append(out.Stages, SuiteStage{stage, seconds, seconds})
+		} else {
+			out.Stages[n-1].Seconds += seconds
+		}
+	}
+	result, err := task.Tune(ctx, o, filepath.Join(dir, "run"), func(e spt.Event) { after(e.Stage) })
 	if err != nil {
 		return err
 	}
-	out.Stages["end"] = time.Since(last).Seconds()
+	after("end")
 	out.Seconds = time.Since(start).Seconds()
 	if result.Test != nil {
 		out.TestAccuracy = result.Test.Accuracy

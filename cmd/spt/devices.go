@@ -27,21 +27,23 @@ jax-cuda12-pjrt. Nothing is started and nothing is downloaded.`,
 					Plugins []backend.Plugin `json:"plugins"`
 				}{devices, append([]backend.Plugin{}, plugins...)})
 			}
+			used := func(unused string) string {
+				if unused == "" {
+					return "yes"
+				}
+				return "no: " + unused
+			}
 			text := table(func(w io.Writer) {
 				fmt.Fprintln(w, "device\twhat it is\tused")
 				for _, d := range devices {
-					used := "yes"
-					if d.Unused != "" {
-						used = "no: " + d.Unused
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\n", d.Name, d.Description, used)
+					fmt.Fprintf(w, "%s\t%s\t%s\n", d.Name, d.Description, used(d.Unused))
 				}
 			})
 			if len(plugins) > 0 {
 				text += "\n" + table(func(w io.Writer) {
-					fmt.Fprintln(w, "plug-in\tpath\tfound in")
+					fmt.Fprintln(w, "plug-in\tpath\tfound in\tused")
 					for _, p := range plugins {
-						fmt.Fprintf(w, "%s\t%s\t%s\n", p.Name, p.Path, p.From)
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Path, p.From, used(p.Unused))
 					}
 				})
 			}

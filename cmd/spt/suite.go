@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/sptune/spt/bench"
@@ -83,9 +81,9 @@ func suiteReport(r *bench.SuiteReport) string {
 		}
 	}
 	if t := r.Task; t != nil {
-		line("\nA whole task, %s: %d images for %d epochs, tested on %d, %.1f s; test accuracy %.1f %% on made-up weights. Seconds of each stage:", t.Data, t.Images, t.Epochs, t.Tested, t.Seconds, 100*t.TestAccuracy)
-		for _, stage := range slices.Sorted(maps.Keys(t.Stages)) {
-			line("%s %.1f;", stage, t.Stages[stage])
+		line("\nA whole task, %s: %d images for %d epochs, tested on %d, %.1f s; test accuracy %.1f %% on made-up weights.\n\n| stage | s | up to its first sign of progress, s |\n|---|---|---|", t.Data, t.Images, t.Epochs, t.Tested, t.Seconds, 100*t.TestAccuracy)
+		for _, stage := range t.Stages {
+			line("| %s | %.1f | %.1f |", stage.Name, stage.Seconds, stage.First)
 		}
 	}
 	for _, f := range r.Failed {
