@@ -81,6 +81,8 @@ type Program struct {
 	exec     *graph.Exec
 	replicas int
 
+	preparing sync.WaitGroup
+
 	mu    sync.Mutex
 	built []*graph.Graph // since the last run
 }
@@ -159,8 +161,19 @@ func AllMean(x *graph.Node) *graph.Node {
 	return x
 }
 
-// Close releases the compiled graphs.
-func (p *Program) Close() { p.exec.Finalize() }
+// Close releases the compiled graphs, once one that is being compiled is there.
+func (p *Program) Close() {
+	p.preparing.Wait()
+	p.exec.Finalize()
+}
+
+// Prepare begins to compile the program for inputs of those shapes, beside what else
+// happens; a Run of such inputs waits for it. What goes wrong is that Run's error.
+func (p *Program) Prepare(in ...shapes.Shape) {
+	p.preparing.Go(func() {
+		_ = Caught(func() { _, _ = p.exec.Compile(in...) })
+	})
+}
 
 // Donated is an input whose memory the program may overwrite. The tensor must
 // not be used after the call.

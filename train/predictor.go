@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
@@ -80,6 +84,19 @@ func (p *Predictor) prepare() (err error) {
 func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 	n := len(p.tuned)
 	return p.packs.unpack(in[:n]), in[n : len(in)-1], in[len(in)-1]
+}
+
+// expect begins to compile, on a device, what Evaluate needs for images and a batchSize.
+func (p *Predictor) expect(batchSize int) {
+	if !backend.OnDevice(p.be) {
+		return
+	}
+	var in []shapes.Shape
+	for _, t := range slices.Concat(p.tuned, p.net.values) {
+		in = append(in, t.Shape())
+	}
+	size := p.net.model.Config.ImageSize
+	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.atOnce(nil, batchSize), size, size, 3))...)
 }
 
 // Close releases the compiled graphs and the tuned tensors.

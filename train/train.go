@@ -243,6 +243,14 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if train == r.Train && (val != nil || test != nil || r.Keep) {
+		// What comes after the first epoch is compiled beside its steps.
+		p, err := r.predict()
+		if err != nil {
+			return nil, err
+		}
+		p.expect(o.BatchSize)
+	}
 	saved := time.Now()
 	for progress.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
