@@ -54,6 +54,12 @@ type Dataset struct {
 	// Skipped are the images left out because they were missing or broken, with SkipBadImages only.
 	Skipped []SkippedImage
 
+	// Ignored counts, by extension in lower case ("" is none), the files in class folders that are not taken for images; Stray
+	// the images beside those folders, in none of them. Hidden files, Thumbs.db and desktop.ini are not counted. In an
+	// ImageFolder only.
+	Ignored map[string]int
+	Stray   int
+
 	skipBadImages bool
 	classesKnown  bool // OpenOptions.Classes was given
 }
@@ -83,8 +89,8 @@ func (d *Dataset) splits() []split {
 }
 
 // New returns a data set of the given samples, whose images are usually in memory. val and test may be empty. It is an
-// error if train is empty, a label is not an index of classes, an image in memory is malformed, the same image stands in
-// the lists twice, or a class of val or test has no training sample.
+// error if train has fewer than two classes, a label is not an index of classes, an image in memory is malformed, the same
+// image stands in the lists twice, or a class of val or test has no training sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
 	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
 	for _, s := range d.splits() {
@@ -113,7 +119,8 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 	return d, nil
 }
 
-// check finds what is wrong between samples: an empty training set, an image listed twice, a class that is not trained.
+// check finds what is wrong between samples: a training set of no class or one, an image listed twice, a class that is not
+// trained.
 func (d *Dataset) check() error {
 	if len(d.Train) == 0 {
 		return errors.New("there are no training images")
@@ -148,5 +155,13 @@ func (d *Dataset) check() error {
 			}
 		}
 	}
+	if first := d.Train[0].Label; !slices.ContainsFunc(d.Train, func(s Sample) bool { return s.Label != first }) {
+		return oneClass(d.Classes[first])
+	}
 	return nil
+}
+
+// oneClass is the error of a data set that has but one: its test accuracy would be 100 % whatever is trained.
+func oneClass(name string) error {
+	return fmt.Errorf("there is one class, %s, and nothing to tell its images from: training takes images of at least two classes", name)
 }

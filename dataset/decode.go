@@ -280,8 +280,9 @@ func decodeWebP(data []byte) (*RGB, error) {
 	return toRGB(m), nil
 }
 
-// imageExtensions are those that torchvision's ImageFolder takes for images, and .gif and .pnm, which it leaves out.
-var imageExtensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"}
+// imageExtensions are those that torchvision's ImageFolder takes for images, and .gif, .pnm and .jfif, another
+// name of JPEG files, which it leaves out.
+var imageExtensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jfif"}
 
 // IsImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
 // beside "x.jpg" on foreign file systems.

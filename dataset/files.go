@@ -19,7 +19,7 @@ func ImageFiles(paths ...string) ([]string, error) {
 			files = append(files, p)
 			continue
 		}
-		images, err := imagesBelow(p)
+		images, err := imagesBelow(p, nil)
 		if err != nil {
 			return nil, fmt.Errorf("looking for images in %s: %w", p, err)
 		}

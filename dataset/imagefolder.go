@@ -31,10 +31,21 @@ func readImageFolder(root string) (g given, err error) {
 			return readSplitFolders(root, folders, train)
 		}
 	}
-	if g.train, g.classes, err = readClassFolders(root, ".", nil); err == nil && len(g.classes) == 1 {
-		err = fmt.Errorf("there is one class folder, %s, and nothing to tell its images from: if it holds the folders of the classes, give %s", g.classes[0], filepath.Join(root, g.classes[0]))
+	if g.train, err = g.readClassFolders(root, "."); err == nil && len(g.classes) == 1 {
+		err = fmt.Errorf("%w; if this folder holds those of the classes, give %s%s", oneClass(g.classes[0]), filepath.Join(root, g.classes[0]), tableHint(root))
 	}
 	return g, err
+}
+
+// tableHint says how to open a table that lies in a folder under a name that findTables does not know; "" if there is none.
+func tableHint(root string) string {
+	entries, _ := os.ReadDir(root) // there was an error before this one
+	for _, e := range entries {
+		if ext := strings.ToLower(filepath.Ext(e.Name())); !e.IsDir() && slices.Contains(tableFormats, ext) {
+			return fmt.Sprintf("; if the table %s lists the images, give %s", e.Name(), filepath.Join(root, e.Name()))
+		}
+	}
+	return ""
 }
 
 // folderSplit tells the split whose folder has such a name, in any case: one of splitNames, training or testing.
@@ -62,14 +73,16 @@ func splitFolder(folders []string, split int) (found string, err error) {
 }
 
 func readSplitFolders(root string, folders []string, train string) (g given, err error) {
-	g.train, g.classes, err = readClassFolders(root, train, nil)
+	if g.train, err = g.readClassFolders(root, train); err == nil {
+		err = g.countStray(root, folders)
+	}
 	if err != nil {
 		return given{}, err
 	}
 	for i, samples := range []*[]Sample{&g.val, &g.test} {
 		folder, err := splitFolder(folders, i+1)
 		if err == nil && folder != "" {
-			*samples, _, err = readClassFolders(root, folder, g.classes)
+			*samples, err = g.readClassFolders(root, folder)
 		}
 		if err != nil {
 			return given{}, err
@@ -113,46 +126,66 @@ func realPath(path string) string {
 	return filepath.Join(realPath(parent), filepath.Base(abs))
 }
 
-// readClassFolders reads the class folders in root/splitFolder. classes are those of the training split; nil makes them
-// from the folders.
-func readClassFolders(root, splitFolder string, classes []string) ([]Sample, []string, error) {
-	folders, err := subfolders(filepath.Join(root, splitFolder))
+// readClassFolders reads the class folders in root/splitFolder. The first that are read, the training split's, make g.classes.
+func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
+	folder := filepath.Join(root, splitFolder)
+	folders, err := subfolders(folder)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(folders) == 0 {
-		return nil, nil, fmt.Errorf("folder %s has no class folders: images belong into %s",
-			filepath.Join(root, splitFolder), filepath.Join(root, splitFolder, "<class>"))
+		err := fmt.Errorf("folder %s has no class folders: images belong into %s", folder, filepath.Join(folder, "<class>"))
+		if g.train != nil { // Kaggle's test images have no labels
+			err = fmt.Errorf("%w; or give %s, from which the other splits are then taken", err, filepath.Join(root, filepath.Dir(g.train[0].Where)))
+		}
+		return nil, err
 	}
-	if classes == nil {
-		classes = folders
+	if err := g.countStray(folder, folders); err != nil {
+		return nil, err
+	}
+	if g.classes == nil {
+		g.classes, g.ignored = folders, make(map[string]int)
 	}
 	var samples []Sample
 	for _, class := range folders {
 		where := filepath.ToSlash(filepath.Join(splitFolder, class))
-		label, ok := slices.BinarySearch(classes, class)
-		if !ok {
-			return nil, nil, fmt.Errorf("folder %s: the training split has no class %q", where, class)
+		if err := checkClassName(fmt.Sprintf("folder %q", where), class, "rename the folder"); err != nil {
+			return nil, err
 		}
-		images, err := imagesBelow(filepath.Join(root, splitFolder, class))
+		label, ok := slices.BinarySearch(g.classes, class)
+		if !ok {
+			return nil, fmt.Errorf("folder %s: the training split has no class %q", where, class)
+		}
+		images, err := imagesBelow(filepath.Join(folder, class), g.ignored)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if len(images) == 0 {
-			return nil, nil, fmt.Errorf("class folder %s has no images (looked for %s): delete it or fill it", where, strings.Join(imageExtensions, " "))
+			return nil, fmt.Errorf("class folder %s has no images (looked for %s): delete it or fill it", where, strings.Join(imageExtensions, " "))
 		}
 		for _, p := range images {
 			samples = append(samples, Sample{Path: p, Label: label, Where: where})
 		}
 	}
-	return samples, classes, nil
+	return samples, nil
+}
+
+// countStray counts the images that lie in a folder beside its folders.
+func (g *given) countStray(folder string, folders []string) error {
+	entries, err := os.ReadDir(folder)
+	for _, e := range entries {
+		if IsImageName(e.Name()) && !slices.Contains(folders, e.Name()) {
+			g.stray++
+		}
+	}
+	return err
 }
 
 // imagesBelow returns the image files in a folder and its subfolders in torchvision's order: folders sorted by path, files
-// sorted by name. Links are followed.
-func imagesBelow(folder string) ([]string, error) {
+// sorted by name. Links are followed. ignored, if not nil, gets the number of other files by extension.
+func imagesBelow(folder string, ignored map[string]int) ([]string, error) {
 	files := make(map[string][]string)
-	if err := collectImages(folder, nil, files); err != nil {
+	if err := collectImages(folder, nil, files, ignored); err != nil {
 		return nil, err
 	}
 	var all []string
@@ -164,7 +197,7 @@ func imagesBelow(folder string) ([]string, error) {
 
 // collectImages adds the image files of every folder below, sorted by name. ancestors are the real paths of the folders
 // that lead here: meeting one of them again is a loop.
-func collectImages(folder string, ancestors []string, files map[string][]string) error {
+func collectImages(folder string, ancestors []string, files map[string][]string, ignored map[string]int) error {
 	real, err := filepath.EvalSymlinks(folder)
 	if err != nil {
 		return fmt.Errorf("following %s: %w", folder, err)
@@ -187,11 +220,13 @@ func collectImages(folder string, ancestors []string, files map[string][]string)
 			return err
 		}
 		if isFolder {
-			if err := collectImages(full, ancestors, files); err != nil {
+			if err := collectImages(full, ancestors, files, ignored); err != nil {
 				return err
 			}
 		} else if IsImageName(name) {
 			files[folder] = append(files[folder], full)
+		} else if lower := strings.ToLower(name); ignored != nil && lower != "thumbs.db" && lower != "desktop.ini" {
+			ignored[filepath.Ext(lower)]++
 		}
 	}
 	return nil

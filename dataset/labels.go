@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 )
 
 // labelled is a sample whose label is still the text of a list, or a number written out.
@@ -98,6 +99,15 @@ func canonicalLabel(s string) string {
 		return strconv.Itoa(n)
 	}
 	return s
+}
+
+// checkClassName refuses a name that is not UTF-8: JSON, in which results keep the names, would change it. remedy says what
+// to do.
+func checkClassName(where, name, remedy string) error {
+	if utf8.ValidString(name) {
+		return nil
+	}
+	return fmt.Errorf("%s: the class name %q is not UTF-8: %s", where, abbreviate(name), remedy)
 }
 
 // splitNames are the names of splits in files and folders; 0 is train, 1 val, 2 test.

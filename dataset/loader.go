@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -24,6 +25,9 @@ type Batch struct {
 type LoaderOptions struct {
 	Workers  int // images decoded at once; 0 means GOMAXPROCS
 	Prefetch int // batches finished or in work ahead of the consumer; 0 means 2
+	// Root is where the paths of samples begin for Fingerprint, which then does not change when the data set is moved; empty: they
+	// are taken as they are.
+	Root string
 }
 
 // Loader turns samples into batches of pixels.
@@ -61,7 +65,11 @@ func (l *Loader) Fingerprint() string {
 	h := sha256.New() // which never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
 	for _, s := range l.samples {
-		fmt.Fprintf(h, "%q %d %q\n", s.Path, s.Label, s.Where)
+		path := s.Path
+		if rel, err := filepath.Rel(l.options.Root, path); err == nil && l.options.Root != "" {
+			path = filepath.ToSlash(rel)
+		}
+		fmt.Fprintf(h, "%q %d %q\n", path, s.Label, s.Where)
 		if s.Image != nil {
 			h.Write(s.Image.Pix)
 		}

@@ -47,6 +47,9 @@ type given struct {
 	madeUp           bool   // the classes are 0 … the greatest label, so there may be more of them
 	name             string // "": that of the folder or the file
 	note             string // added to Dataset.Split
+
+	ignored map[string]int // this and stray are Dataset's
+	stray   int
 }
 
 // source is what a layout reads: a folder, or one file in it.
@@ -99,11 +102,11 @@ var layouts = []layout{
 //     names come from the metadata that the datasets library writes, or README.md; else the classes are the training labels,
 //     sorted. Images are read row by row when they are needed; compressions: snappy, zstd, gzip, brotli, lz4.
 //   - table: metadata.csv, metadata.tsv or metadata.jsonl in the folder or in train, validation and test; or train.csv,
-//     val.csv and test.csv, also as .tsv and .jsonl; or one such file. CSV and TSV have a heading. Its columns are one of
-//     image, img, path, file, file_name, filename, filepath, image_path; one of label, labels, fine_label, class, target; and
-//     if one file lists all, split. Without the last, paths that all begin with train, validation or test say the split.
-//     Paths are relative to the table. Labels are names or integers: names and indices of classes.txt where there is one,
-//     else the classes are the training labels, sorted.
+//     val.csv and test.csv, also as .tsv and .jsonl; or one such file. CSV and TSV have a heading; semicolons divide a CSV whose
+//     heading has no comma. Columns are one of image, img, path, file, file_name, filename, filepath, image_path; one of label,
+//     labels, fine_label, class, target; and if one file lists all, split. Without the last, paths that all begin with train,
+//     validation or test say the split. Paths are relative to the table. Labels are names or integers: names and indices of
+//     classes.txt where there is one, else the classes are the training labels, sorted.
 //   - fewshot: one of NOAH's draws, annotations/train_meta.list.num_shot_16.seed_0, with val_meta.list and test_meta.list, in
 //     lines as vtab's. Paths begin at images/, Images/ or the folder above annotations.
 //
@@ -112,8 +115,8 @@ var layouts = []layout{
 //
 // Errors name the file and the line, key, row or folder. They are: an unknown layout; a malformed line or json; a label that is
 // not an integer, negative, or beyond classes.txt; a path that leaves the folder; a missing image; an empty class folder;
-// a loop of links; an image that is listed twice or in two splits; a class of val or test that train does not have,
-// and another number of classes than was asked for.
+// a loop of links; a list in UTF-16; a class name that is not UTF-8; an image that is listed twice or in two splits; a class of
+// val or test that train does not have; training images of one class only; and another number of classes than was asked for.
 func Open(path string, o OpenOptions) (*Dataset, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {
@@ -165,12 +168,15 @@ func open(root string, o OpenOptions) (*Dataset, error) {
 	}
 	d := &Dataset{
 		Name: cmp.Or(g.name, name), Root: root, Layout: l.name, Classes: g.classes,
-		Train: g.train, Val: g.val, Test: g.test, skipBadImages: o.SkipBadImages, classesKnown: o.Classes > 0,
+		Train: g.train, Val: g.val, Test: g.test, Ignored: g.ignored, Stray: g.stray, skipBadImages: o.SkipBadImages, classesKnown: o.Classes > 0,
 	}
 	if err := d.findFiles(); err != nil {
 		return nil, err
 	}
 	if err := d.check(); err != nil {
+		if d.Skipped != nil {
+			err = fmt.Errorf("%w without the %s that cannot be used: %w", err, countImages(len(d.Skipped), "listed "), joinSkipped(d.Skipped))
+		}
 		return nil, err
 	}
 	d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed)
@@ -178,9 +184,12 @@ func open(root string, o OpenOptions) (*Dataset, error) {
 	return d, nil
 }
 
-// readText reads a list, without the byte-order mark that some programs put in front.
+// readText reads a list, without the byte-order mark that some programs put in front. With that of UTF-16 it is refused.
 func readText(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, fmt.Errorf("%s is in UTF-16: save it as UTF-8", path)
+	}
 	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), err
 }
 
@@ -270,7 +279,7 @@ func recognise(root string) (string, error) {
 		}
 	}
 	for _, f := range folders {
-		images, err := imagesBelow(filepath.Join(root, f))
+		images, err := imagesBelow(filepath.Join(root, f), nil)
 		if err != nil {
 			return "", err
 		}
@@ -280,7 +289,7 @@ func recognise(root string) (string, error) {
 	}
 	return "", errors.New("unknown layout: looked for train800.txt or train800val200.txt (VTAB-1k lists), train.json (FGVC), " +
 		"*.parquet in the folder or in data, tables such as metadata.jsonl or train.csv, and " +
-		"folders named after classes with images in them, at the top or below train (ImageFolder)")
+		"folders named after classes with images in them, at the top or below train (ImageFolder)" + tableHint(root))
 }
 
 func anyExists(folder string, names ...string) (bool, error) {

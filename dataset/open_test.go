@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // onePixel is a PNG file of one pixel; level makes its content differ from others.
@@ -44,6 +45,9 @@ func (files tree) write(t testing.TB) string {
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
+			if !utf8.ValidString(name) {
+				t.Skipf("a file system that takes any bytes for a name is needed here: %v", err)
+			}
 			t.Fatal(err)
 		}
 		if link, ok := strings.CutPrefix(content, "@"); ok {
@@ -131,8 +135,8 @@ func TestOpenLayouts(t *testing.T) {
 		{"fgvc", fgvcTree, "fgvc", "3 7 12",
 			`Images/a/1.png=1@train.json: "a/1.png"; Images/a/2.png=0@train.json: "a/2.png"; Images/a/3.png=2@train.json: "a/3.png"`,
 			`Images/b/1.png=2@val.json: "b/1.png"`, `Images/b/2.png=0@test.json: "b/2.png"`, "given"},
-		{"fgvc without validation and image folder", tree{"train.json": `{"1.png": 5}`, "test.json": `{"2.png": 5}`, "1.png": "image", "2.png": "image"}, "fgvc", "5",
-			`1.png=0@train.json: "1.png"`, "", `2.png=0@test.json: "2.png"`, "val stratified 0.9/0.1 of train seed 0, test given"},
+		{"fgvc without validation and image folder", tree{"train.json": `{"1.png": 5, "3.png": 6}`, "test.json": `{"2.png": 5}`, "1.png": "image", "2.png": "image", "3.png": "image"}, "fgvc", "5 6",
+			`1.png=0@train.json: "1.png"; 3.png=1@train.json: "3.png"`, "", `2.png=0@test.json: "2.png"`, "val stratified 0.9/0.1 of train seed 0, test given"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := c.files.write(t)
@@ -170,7 +174,15 @@ func TestOpenErrors(t *testing.T) {
 		{"empty folder", tree{}, OpenOptions{}, []string{"unknown layout", "train800.txt", "train.json", "ImageFolder"}},
 		{"images only", tree{"1.png": "image"}, OpenOptions{}, []string{"unknown layout"}},
 		{"images only, forced", tree{"1.png": "image"}, OpenOptions{Layout: "imagefolder"}, []string{"no class folders", "<class>"}},
-		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"one class folder, images", "if it holds the folders of the classes, give"}},
+		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"there is one class, images, ", "at least two classes", "if this folder holds those of the classes, give"}},
+		{"one class and a table", tree{"pics/1.png": "image", "labels.csv": "x"}, OpenOptions{}, []string{"there is one class, pics, ", "if the table labels.csv lists the images, give ", string(filepath.Separator) + "labels.csv"}},
+		{"one class below train", tree{"train/cat/1.png": "image"}, OpenOptions{}, []string{"there is one class, cat, ", "at least two classes"}},
+		{"one class of vtab", vtabTree.with(tree{"train800.txt": "images/a.png 1\n", "test.txt": "images/g.png 1"}), OpenOptions{Classes: 9}, []string{"there is one class, 1, ", "at least two classes"}},
+		{"one class of fgvc", tree{"train.json": `{"1.png": 5}`, "1.png": "image"}, OpenOptions{}, []string{"there is one class, 5, ", "at least two classes"}},
+		{"images and a table", tree{"1.png": "image", "Labels.TSV": "x"}, OpenOptions{}, []string{"unknown layout", "if the table Labels.TSV lists the images, give "}},
+		{"class folder in Latin-1", tree{"caf\xe9/1.png": "image", "the/1.png": "image"}, OpenOptions{}, []string{`folder "caf\xe9": the class name "caf\xe9" is not UTF-8: rename the folder`}},
+		{"classes.txt in Latin-1", vtabTree.with(tree{"classes.txt": "the\ncaf\xe9\n"}), OpenOptions{}, []string{`classes.txt:2: the class name "caf\xe9" is not UTF-8: save`}},
+		{"list in UTF-16", vtabTree.with(tree{"classes.txt": "\xfe\xff\x00a"}), OpenOptions{}, []string{"classes.txt is in UTF-16: save it as UTF-8"}},
 		{"two folders of a split", tree{"train/cat/1.png": "image", "Training/cat/1.png": "image"}, OpenOptions{}, []string{"found both Training and train", "training images"}},
 		{"no such layout", vtabTree, OpenOptions{Layout: "coco"}, []string{`"coco"`, "vtab, imagefolder, fgvc"}},
 		{"two layouts", vtabTree.with(tree{"train.json": "{}"}), OpenOptions{}, []string{"VTAB", "FGVC", "layout option"}},
@@ -201,7 +213,7 @@ func TestOpenErrors(t *testing.T) {
 		{"class of notes", folderTree.with(tree{"train/fox/a.txt": "x"}), OpenOptions{}, []string{"train/fox", "no images"}},
 		{"class not in train", folderTree.with(tree{"valid/fox/1.png": "image"}), OpenOptions{}, []string{"valid/fox", `no class "fox"`}},
 		{"two validation folders", folderTree.with(tree{"val/dog/9.png": "image"}), OpenOptions{}, []string{"both val and valid"}},
-		{"no class folders in test", folderTree.with(tree{"test/cat/3.png": "-", "test/dog/3.png": "-", "test/1.png": "image"}), OpenOptions{}, []string{"test", "no class folders"}},
+		{"no class folders in test", folderTree.with(tree{"test/cat/3.png": "-", "test/dog/3.png": "-", "test/1.png": "image"}), OpenOptions{}, []string{"test", "no class folders", "or give ", string(filepath.Separator) + "train, from which the other splits"}},
 		{"link loop", folderTree.with(tree{"train/cat/again": "@../cat"}), OpenOptions{}, []string{"again", "leads back to"}},
 		{"link to itself", folderTree.with(tree{"train/cat/me": "@me"}), OpenOptions{}, []string{"following the link", "me"}},
 		{"dead link", folderTree.with(tree{"train/cat/1.png": "@gone.png"}), OpenOptions{}, []string{"train/cat", "1.png", "does not exist"}},
@@ -318,6 +330,53 @@ func TestSkipBadImages(t *testing.T) {
 	}
 }
 
+// TestSkipAll: where too little is left, what was skipped is named.
+func TestSkipAll(t *testing.T) {
+	skip := OpenOptions{SkipBadImages: true}
+	for _, c := range []struct {
+		files tree
+		want  []string
+	}{
+		{vtabTree.with(tree{"images/a.png": "-", "images/b.png": "-", "images/c d.png": "-"}), []string{"there are no training images without the 3 listed images", "train800.txt:1: image ", "train800.txt:3: image "}},
+		{vtabTree.with(tree{"images/a.png": "-"}), []string{"class 0 (0) of the test split has no training image without the 1 listed image", "train800.txt:1: image "}},
+		{tree{"train800.txt": "a.png 0\nb.png 1\n", "a.png": "image"}, []string{"there is one class, 0, ", "without the 1 listed image", "train800.txt:2: image "}},
+	} {
+		_, err := Open(c.files.write(t), skip)
+		if err == nil {
+			t.Fatal("no error")
+		}
+		for _, w := range c.want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("the message lacks %q:\n%v", w, err)
+			}
+		}
+	}
+	d, err := Open(tree{"cat/1.png": "no image", "dog/1.png": "nor this"}.write(t), skip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CheckImages(t.Context(), CheckOptions{}); err == nil || !strings.Contains(err.Error(), "there are no training images without its 2 broken images: cat: decoding image ") {
+		t.Error(err)
+	}
+}
+
+// TestIgnored: what lies in an ImageFolder and is not read is counted.
+func TestIgnored(t *testing.T) {
+	d, err := Open(folderTree.with(tree{
+		"train/cat/a.HEIC": "x", "train/cat/deep/b.heic": "x", "test/dog/README": "x", "train/dog/jpeg.JFIF": "image", "train/dog/Thumbs.db": "x", "train/dog/desktop.ini": "x", "train/dog/.DS_Store": "x",
+		"0.png": "image", "readme.md": "x", "train/0.png": "image", "test/0.png": "image", "train/.0.png": "image",
+	}).write(t), OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(d.Ignored) != "map[:1 .heic:2 .txt:1]" || d.Stray != 3 || len(d.Train) != 4 {
+		t.Errorf("ignored %v, stray %d, %d training images", d.Ignored, d.Stray, len(d.Train))
+	}
+	if d, err = Open(tree{"cat/1.png": "image", "dog/1.png": "image", "2.png": "image"}.write(t), OpenOptions{}); err != nil || len(d.Ignored) != 0 || d.Stray != 1 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 func TestVerify(t *testing.T) {
 	same := onePixel(t, 77)
 	d, err := Open(vtabTree.with(tree{"images/a.png": same, "images/f.png": same, "images/b.png": onePixel(t, 200), "images/c d.png": onePixel(t, 200)}).write(t), OpenOptions{})
@@ -398,6 +457,7 @@ func TestNew(t *testing.T) {
 		{"no image", []Sample{m(), {}}, nil, nil, "train[1] has neither"},
 		{"malformed", []Sample{{Image: &RGB{Width: 2, Height: 2}}}, nil, nil, "needs 12 bytes"},
 		{"twice", []Sample{shared}, nil, []Sample{shared}, "one split only"},
+		{"one class", []Sample{m(), m()}, nil, []Sample{m()}, "there is one class, a, "},
 		{"untrained", []Sample{m()}, nil, []Sample{labelled}, "class 1 (b) of the test split has no training image"},
 	} {
 		d, err := New("demo", []string{"a", "b"}, c.train, c.val, c.test)

@@ -192,6 +192,9 @@ func (r *parquetReader) read(path string) ([]labelled, error) {
 		case integers:
 			text = strconv.FormatInt(int64(int32(binary.LittleEndian.Uint32(v))), 10)
 		}
+		if err := checkClassName(where, text, "write column "+label.path+" as UTF-8"); err != nil {
+			return nil, err
+		}
 		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: p, row: i}, text}
 	}
 	return rows, nil
@@ -351,7 +354,11 @@ func yamlClassNames(text []byte, label string) (names []string, err error) {
 			if n, err := strconv.Atoi(yamlText(key)); err != nil || n != len(names) {
 				return nil, fmt.Errorf("in the names of %s: found %q, expected class %d and its name", label, abbreviate(item), len(names))
 			}
-			names = append(names, yamlText(value))
+			name := yamlText(value)
+			if err := checkClassName(fmt.Sprintf("class %d", len(names)), name, "save the file as UTF-8"); err != nil {
+				return nil, err
+			}
+			names = append(names, name)
 			continue
 		}
 		switch {

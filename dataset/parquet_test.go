@@ -194,6 +194,10 @@ func TestParquetFolders(t *testing.T) {
 
 func TestParquetErrors(t *testing.T) {
 	train := "hub/data/train-00000-of-00002.parquet"
+	plain, err := os.ReadFile(filepath.Join(parquetData, "pages", "plain.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name  string
 		files map[string]string
@@ -222,6 +226,8 @@ func TestParquetErrors(t *testing.T) {
 		{"no training split", map[string]string{"test-0.parquet": train, "val-0.parquet": train}, OpenOptions{Layout: "parquet"}, []string{"no training split"}},
 		{"not asked for", map[string]string{"train.parquet": train}, OpenOptions{Layout: "vtab"}, []string{"train800val200.txt"}},
 		{"names in the README broken", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '1': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"README.md", `found "'1': a", expected class 0`}},
+		{"label in Latin-1", map[string]string{"train.parquet": strings.ReplaceAll(string(plain), "class 1", "class \xe9")}, OpenOptions{}, []string{`train.parquet row 1: the class name "class \xe9" is not UTF-8: write column label as UTF-8`}},
+		{"names in the README in Latin-1", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': caf\xe9\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{`README.md: class 0: the class name "caf\xe9" is not UTF-8`}},
 		{"too few names", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"train.parquet row 1", "label 1 is out of range: there are names for 1 classes"}},
 	} {
 		root := copied(t, c.files)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Tables of paths and labels: metadata.csv and metadata.jsonl of the datasets library's imagefolder, train.csv, val.csv and
@@ -150,11 +151,14 @@ func readTable(src source, t table) ([]tableRow, error) {
 	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions)
 }
 
-// parseCSV reads a table with a heading, divided by commas or tabs.
+// parseCSV reads a table with a heading, divided by tabs, or by commas; or by semicolons, as spreadsheets write where the
+// comma divides decimals, if the heading has them and no comma.
 func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
 		r.Comma, r.LazyQuotes = '\t', true
+	} else if first, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n")); !bytes.ContainsRune(first, ',') && bytes.ContainsRune(first, ';') {
+		r.Comma = ';'
 	}
 	r.ReuseRecord = true
 	heading, err := r.Read()
@@ -206,6 +210,10 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 			continue
 		}
 		where := fmt.Sprintf("%s:%d", name, line)
+		// The decoder would replace what is not UTF-8.
+		if !utf8.Valid(s) {
+			return nil, fmt.Errorf("%s: the line is not UTF-8: save the table as UTF-8", where)
+		}
 		keys, values, err := jsonObject(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
@@ -222,8 +230,8 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 		var texts [3]string
 		for i, key := range []string{image, label, split} {
 			raw, ok := values[key]
-			if !ok && i == 2 {
-				continue
+			if i == 2 && (!ok || key == "") {
+				continue // there is no column of splits; "" may be the key of another
 			}
 			if texts[i], err = jsonScalar(raw); err != nil {
 				return nil, fmt.Errorf("%s: %q: %w", where, abbreviate(key), err)
@@ -300,7 +308,7 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 		}
 		for _, k := range known {
 			for i, n := range names {
-				if n == want || want == "" && strings.ToLower(strings.TrimSpace(n)) == k {
+				if want != "" && n == want || want == "" && strings.ToLower(strings.TrimSpace(n)) == k {
 					return i, nil
 				}
 			}
@@ -335,6 +343,9 @@ func newTableRow(where, image, label, split string) (tableRow, error) {
 		return tableRow{}, fmt.Errorf("%s: image path %q is a folder", where, image)
 	case label == "":
 		return tableRow{}, fmt.Errorf("%s: the label is empty", where)
+	}
+	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
+		return tableRow{}, err
 	}
 	return tableRow{labelled{Sample{Path: path.Clean(p), Where: where}, label}, split}, nil
 }

@@ -32,21 +32,30 @@ func TestOpenTables(t *testing.T) {
 		{"metadata.csv above split folders", pictures(tree{"train/1.png": "image", "train/2.png": "image", "test/x/1.png": "image", "validation/1.png": "image",
 			"metadata.csv": "file_name,label\ntrain/1.png,a\ntest/x/1.png,b\ntrain/2.png,b\nvalidation/1.png,a\n"}), "", OpenOptions{}, "a b",
 			[3]string{"train/1.png=0@metadata.csv:2; train/2.png=1@metadata.csv:4", "validation/1.png=0@metadata.csv:5", "test/x/1.png=1@metadata.csv:3"}},
-		{"metadata in split folders", tree{"train/1.png": "image", "test/1.png": "image", "train/metadata.csv": "file_name,label\n1.png,7\n", "test/metadata.jsonl": `{"file_name": "1.png", "label": 7}`}, "", OpenOptions{}, "7",
-			[3]string{"train/1.png=0@train/metadata.csv:2", "", "test/1.png=0@test/metadata.jsonl:1"}},
+		{"metadata in split folders", tree{"train/1.png": "image", "test/1.png": "image", "train/2.png": "image", "train/metadata.csv": "file_name,label\n1.png,7\n2.png,8\n", "test/metadata.jsonl": `{"file_name": "1.png", "label": 7}`}, "", OpenOptions{}, "7 8",
+			[3]string{"train/1.png=0@train/metadata.csv:2; train/2.png=1@train/metadata.csv:3", "", "test/1.png=0@test/metadata.jsonl:1"}},
 		{"train, val and test", pictures(tree{"train.csv": "Label,Path\n10,sub/a.png\n9,sub/b.png\n007,sub/e.png\n", "valid.tsv": "filename\tclass\nsub/c.png\t9\n", "test.csv": "path,label\nsub/d.png,7\n"}), "", OpenOptions{}, "7 9 10",
 			[3]string{"sub/a.png=2@train.csv:2; sub/b.png=1@train.csv:3; sub/e.png=0@train.csv:4", "sub/c.png=1@valid.tsv:2", "sub/d.png=0@test.csv:2"}},
 		{"one file, quoted, with a mark", pictures(tree{"lists/my list.csv": "\xef\xbb\xbf\"image\",\"target\"\n\"x/1.png\",\"a, \"\"b\"\"\nc\"\n\"y\\2.png\",z\n", "lists/x/1.png": "image", "lists/y/2.png": "image"}), "lists/my list.csv", OpenOptions{}, "a, \"b\"\nc z",
 			[3]string{"lists/x/1.png=0@my list.csv:2; lists/y/2.png=1@my list.csv:4"}},
-		{"a column of splits", pictures(tree{"all.tsv": "path\tlabel\tsplit\nsub/a.png\tx\ttrain\nsub/b.png\tx\tVal\nsub/c.png\tx\ttest\n"}), "all.tsv", OpenOptions{}, "x",
-			[3]string{"sub/a.png=0@all.tsv:2", "sub/b.png=0@all.tsv:3", "sub/c.png=0@all.tsv:4"}},
-		{"columns by name", pictures(tree{"all.csv": "path,label,photo,kind\nno,no,sub/a.png,q\n"}), "all.csv", OpenOptions{ImageColumn: "photo", LabelColumn: "kind"}, "q",
-			[3]string{"sub/a.png=0@all.csv:2"}},
+		{"a column of splits", pictures(tree{"all.tsv": "path\tlabel\tsplit\nsub/a.png\tx\ttrain\nsub/b.png\tx\tVal\nsub/c.png\tx\ttest\nsub/d.png\ty\ttrain\n"}), "all.tsv", OpenOptions{}, "x y",
+			[3]string{"sub/a.png=0@all.tsv:2; sub/d.png=1@all.tsv:5", "sub/b.png=0@all.tsv:3", "sub/c.png=0@all.tsv:4"}},
+		{"columns by name", pictures(tree{"all.csv": "path,label,photo,kind\nno,no,sub/a.png,q\nno,no,sub/b.png,r\n"}), "all.csv", OpenOptions{ImageColumn: "photo", LabelColumn: "kind"}, "q r",
+			[3]string{"sub/a.png=0@all.csv:2; sub/b.png=1@all.csv:3"}},
+		{"a column without a name, as pandas writes", pictures(tree{"all.csv": ",filename,class\n0,sub/a.png,q\n1,sub/b.png,r\n"}), "all.csv", OpenOptions{}, "q r",
+			[3]string{"sub/a.png=0@all.csv:2; sub/b.png=1@all.csv:3"}},
+		{"a key without a name", pictures(tree{"all.jsonl": "{\"\": 0, \"path\": \"sub/a.png\", \"label\": \"q\"}\n{\"\": 1, \"path\": \"sub/b.png\", \"label\": \"r\"}"}), "all.jsonl", OpenOptions{}, "q r",
+			[3]string{"sub/a.png=0@all.jsonl:1; sub/b.png=1@all.jsonl:2"}},
+		{"semicolons", pictures(tree{"all.csv": "\xef\xbb\xbf\r\npath;label\r\nsub/a.png;q, really\r\nsub/b.png;\"r;\"\r\n"}), "all.csv", OpenOptions{}, "q, really r;",
+			[3]string{"sub/a.png=0@all.csv:3; sub/b.png=1@all.csv:4"}},
+		{"a semicolon beside commas", pictures(tree{"all.csv": "path,label,a;b\nsub/a.png,q;1,\nsub/b.png,r,\n"}), "all.csv", OpenOptions{}, "q;1 r",
+			[3]string{"sub/a.png=0@all.csv:2; sub/b.png=1@all.csv:3"}},
 		{"classes.txt and names", pictures(tree{"train.csv": "path,label\nsub/a.png,no\nsub/b.png,yes\n", "classes.txt": "yes\nno\nnever\n"}), "", OpenOptions{}, "yes no never",
 			[3]string{"sub/a.png=1@train.csv:2; sub/b.png=0@train.csv:3"}},
 		{"classes.txt and indices", pictures(tree{"train.csv": "path,label\nsub/a.png,2\nsub/b.png,0\n", "classes.txt": "yes\nno\nnever\n"}), "", OpenOptions{}, "yes no never",
 			[3]string{"sub/a.png=2@train.csv:2; sub/b.png=0@train.csv:3"}},
-		{"before class folders", tree{"metadata.jsonl": `{"file_name": "cat/1.png", "label": "x"}`, "cat/1.png": "image"}, "", OpenOptions{}, "x", [3]string{"cat/1.png=0@metadata.jsonl:1"}},
+		{"before class folders", tree{"metadata.jsonl": `{"file_name": "cat/1.png", "label": "x"}` + "\n" + `{"file_name": "cat/2.png", "label": "y"}`, "cat/1.png": "image", "cat/2.png": "image"}, "", OpenOptions{}, "x y",
+			[3]string{"cat/1.png=0@metadata.jsonl:1; cat/2.png=1@metadata.jsonl:2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := c.files.write(t)
@@ -103,6 +112,10 @@ func TestTableErrors(t *testing.T) {
 		{"label -1", pictures(tree{"train.csv": "path,label\nsub/a.png,-1\n"}), "", OpenOptions{}, []string{"label -1 is negative"}},
 		{"beyond classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,2\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", "label 2 is out of range", "2 classes"}},
 		{"not in classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,fox\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", `"fox" is neither the name of a class nor an integer`}},
+		{"label in Latin-1", pictures(tree{"train.csv": "path,label\nsub/a.png,the\nsub/b.png,caf\xe9\n"}), "", OpenOptions{}, []string{`train.csv:3: the class name "caf\xe9" is not UTF-8: save the table as UTF-8`}},
+		{"json in Latin-1", line("{\"file_name\": \"sub/a.png\", \"label\": \"caf\xe9\"}"), "", OpenOptions{}, []string{"metadata.jsonl:1: the line is not UTF-8"}},
+		{"UTF-16", pictures(tree{"x.csv": "\xff\xfep\x00"}), "x.csv", OpenOptions{}, []string{"x.csv is in UTF-16: save it as UTF-8"}},
+		{"one class", pictures(tree{"train.csv": "path,label\nsub/a.png,cat\nsub/b.png,cat\n", "classes.txt": "dog\ncat\n"}), "", OpenOptions{}, []string{"there is one class, cat, ", "at least two classes"}},
 		{"json cut", line(`{"file_name": "sub/a.png"`), "", OpenOptions{}, []string{"metadata.jsonl:1", "reading json"}},
 		{"json list", line(`["sub/a.png", 1]`), "", OpenOptions{}, []string{"metadata.jsonl:1", "want an object"}},
 		{"json key twice", line(`{"file_name": "sub/a.png", "label": 1, "label": 2}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "label stands twice"}},
@@ -200,7 +213,7 @@ func TestKnownSets(t *testing.T) {
 }
 
 func FuzzParseCSV(f *testing.F) {
-	for _, s := range []string{"path,label\na.png,1\n", "image,class,split\n\"a\n\"\"b\",x,train\n", "path,label\n..,1", "\xef\xbb\xbfpath\tlabel\na\tb\n", "path,label\na\\b.png,é", "label,label,path\n1,2,3"} {
+	for _, s := range []string{"path,label\na.png,1\n", "image,class,split\n\"a\n\"\"b\",x,train\n", "path,label\n..,1", "\xef\xbb\xbfpath\tlabel\na\tb\n", "path,label\na\\b.png,é", "label,label,path\n1,2,3", ",path;label\n0,a,1", "path;label\na.png;1\n"} {
 		f.Add([]byte(s), false)
 		f.Add([]byte(s), true)
 	}

@@ -138,6 +138,9 @@ func readClassNames(root string) ([]string, error) {
 		if first, ok := lines[s]; ok {
 			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d", line, s, first)
 		}
+		if err := checkClassName(fmt.Sprintf("classes.txt:%d", line), s, "save the list as UTF-8"); err != nil {
+			return nil, err
+		}
 		lines[s] = line
 		names = append(names, s)
 	}

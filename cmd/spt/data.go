@@ -40,9 +40,10 @@ func verifyCommand(a *app) *cobra.Command {
 		Use: "verify DIR [flags]", Short: "Read every image: counts, classes, duplicates, overlaps, what cannot be read",
 		Long: `Opens a data set as 'spt tune' does, reads and decodes every image, and prints:
 how many each split and class has, classes without training images, images that
-are missing or broken, and images that are the same under different names: byte
-for byte, or in every pixel. It fails with exit code 3 if an image cannot be
-read, or if one of the test split is in another split too. Nothing is changed.`,
+are missing or broken, files in class folders that are not taken for images, and
+images that are the same under different names: byte for byte, or in every
+pixel. It fails with exit code 3 if an image cannot be read, or if one of the
+test split is in another split too. Nothing is changed.`,
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
   spt data verify list.csv --label-column kind --json`,
@@ -131,11 +132,13 @@ type verification struct {
 	Untrained  []string       `json:"classes_without_training_images"`
 	Unreadable []skippedImage `json:"unreadable"`
 	Duplicates []duplicate    `json:"duplicates"`
+	Ignored    map[string]int `json:"ignored,omitempty"` // files in class folders that are not taken for images, by extension
+	Stray      int            `json:"stray,omitempty"`   // images beside the class folders
 }
 
 func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
 	doc := verification{Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
-		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}}
+		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray}
 	for _, s := range v.Splits {
 		count := splitCount{s.Name, s.Images, s.Bytes, map[string]int{}}
 		for i, n := range s.Classes {
@@ -213,6 +216,7 @@ func (v verification) String() string {
 		s := v.Unreadable[i]
 		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
 	})
+	f.addLeftOut(v.Ignored, v.Stray)
 	// What leaks comes first.
 	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
 		switch {

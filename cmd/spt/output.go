@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -111,8 +114,33 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 			}
 			f.add("left out", "%s (%s)", printable(s.Path), s.Where)
 		}
+		f.addLeftOut(d.Ignored, d.Stray)
 	}
 	return f
+}
+
+// addLeftOut says which files of a folder of class folders are no images of a class: by
+// extension those not taken for images, and images in no class folder.
+func (f *facts) addLeftOut(ignored map[string]int, stray int) {
+	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
+		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
+	})
+	total, text := 0, ""
+	for i, ext := range kinds {
+		total += ignored[ext]
+		if i < 10 {
+			text += fmt.Sprintf(", %s %d", printable(cmp.Or(ext, "no extension")), ignored[ext])
+		}
+	}
+	if more := len(kinds) - 10; more > 0 {
+		text += fmt.Sprintf(", and %d more kinds", more)
+	}
+	if total > 0 {
+		f.add("left out", "%s not taken for images: %s", plural(total, "file"), text[2:])
+	}
+	if stray > 0 {
+		f.add("left out", "%s in no class folder", plural(stray, "image"))
+	}
 }
 
 func modelName(m *backbone.Model) string {
