@@ -105,7 +105,8 @@ func TestGPUs(t *testing.T) {
 		}
 	}
 	for name, old := range map[string]bool{"NVIDIA H100 80GB HBM3": false, "NVIDIA A100-SXM4-40GB": false, "NVIDIA GeForce RTX 3090": false, "Tesla T4": true,
-		"Tesla V100-SXM2-16GB": true, "NVIDIA GeForce RTX 2080 Ti": true, "NVIDIA GeForce GTX 1660": true, "Tesla P100-PCIE-16GB": true, "NVIDIA L4": false, "NVIDIA RTX 4000": false} {
+		"Tesla V100-SXM2-16GB": true, "NVIDIA GeForce RTX 2080 Ti": true, "NVIDIA GeForce GTX 1660": true, "Tesla P100-PCIE-16GB": true, "NVIDIA L4": false, "NVIDIA RTX 4000": false,
+		"Quadro RTX 6000": true, "NVIDIA T1000": true, "Quadro GV100": true, "NVIDIA GeForce MX150": true, "NVIDIA RTX A6000": false, "NVIDIA RTX 6000 Ada Generation": false} {
 		if beforeAmpere.MatchString(name) != old {
 			t.Errorf("%s: before Ampere %t, want %t", name, !old, old)
 		}

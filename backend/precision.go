@@ -3,6 +3,8 @@ package backend
 import (
 	"fmt"
 	"regexp"
+	"strconv"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 )
@@ -37,12 +39,21 @@ func (p Precision) DType() dtypes.DType {
 
 // DefaultPrecision is bf16 on a GPU that multiplies in it, f32 elsewhere.
 func DefaultPrecision(be Backend) Precision {
-	if OnDevice(be) && len(gpus()) > 0 && !beforeAmpere.MatchString(gpus()[0]) {
-		return BF16
+	if !OnDevice(be) || len(gpus()) == 0 {
+		return F32
 	}
-	return F32
+	gpu := gpus()[0] // of a plug-in that was named by its path
+	if text, ok := strings.CutPrefix(NameOf(be), "cuda:"); ok {
+		if n, err := strconv.Atoi(text); err == nil && n < len(gpus()) {
+			gpu = gpus()[n]
+		}
+	}
+	if beforeAmpere.MatchString(gpu) {
+		return F32
+	}
+	return BF16
 }
 
 // beforeAmpere are names of NVIDIA's GPUs of compute capability below 8, which
 // have no bfloat16.
-var beforeAmpere = regexp.MustCompile(`\b([KMP][0-9]+|V100|T4|GTX|RTX 20[0-9]+|TITAN|Titan)\b`)
+var beforeAmpere = regexp.MustCompile(`\b([KMP][0-9]+|V100|GV100|T4|T[0-9]{3,4}|MX[0-9]+|GTX|Quadro RTX|RTX 20[0-9]+|TITAN|Titan)\b`)

@@ -20,6 +20,7 @@ type Data struct {
 	kept   map[backend.Backend]*resident // nil for a device on which they do not fit
 	whole  *Data                         // of which this is a part, from its sample first on; nil: of none
 	first  int
+	parts  map[[2]int]*Data // of this, by first sample and number
 
 	features []float32 // [N, width]
 	labels   []int32
@@ -31,9 +32,17 @@ func Images(loader *dataset.Loader, size int) *Data {
 	return &Data{loader: loader, size: size, kept: map[backend.Backend]*resident{}}
 }
 
-// Part is n samples of d, from first on. A device keeps their images once, with those of d.
+// Part is n samples of d, from first on, the same Data each time. A device keeps their images
+// once, with those of d. d reads images, not features.
 func (d *Data) Part(first, n int) *Data {
-	return &Data{loader: d.loader.Part(first, n), size: d.size, kept: map[backend.Backend]*resident{}, whole: d, first: first}
+	key := [2]int{first, n}
+	if d.parts[key] == nil {
+		if d.parts == nil {
+			d.parts = map[[2]int]*Data{}
+		}
+		d.parts[key] = &Data{loader: d.loader.Part(first, n), size: d.size, kept: map[backend.Backend]*resident{}, whole: d, first: first}
+	}
+	return d.parts[key]
 }
 
 // Len is the number of samples.

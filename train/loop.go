@@ -15,13 +15,13 @@ import (
 // XLA backend waits for each to end, and starting one with hundreds of tensors takes
 // its time.
 
-// loopSteps is how many steps at most one program takes: it is told how many, so that
+// LoopSteps is how many steps at most one program takes: it is told how many, so that
 // epochs of any length need one program only.
-const loopSteps = 50
+const LoopSteps = 50
 
 // EnqueueLoop trains on one batch after the other of images that are kept on the
 // device, and does what Enqueue does for each. order are positions in the data, those
-// of a batch beside each other; lrs are the steps' learning rates, at most loopSteps. Data
+// of a batch beside each other; lrs are the steps' learning rates, at most LoopSteps. Data
 // that is not kept there is refused: ok is false.
 func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs []float64, seed uint64, epoch int) (ok bool, err error) {
 	r, err := data.resident(ctx, s.be)
@@ -32,6 +32,9 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 		return true, err
 	}
 	n, replicas := len(lrs), backend.Replicas(s.be)
+	if n < 1 || n > LoopSteps || len(order)%n != 0 {
+		return true, fmt.Errorf("training %d steps on %d images as one program: expected 1 to %d steps and as many images in each", n, len(order), LoopSteps)
+	}
 	batch := len(order) / n
 	if batch%replicas != 0 {
 		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide among them; give another --batch-size", replicas, batch)
@@ -73,7 +76,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 }
 
 // lists is what device d is sent for several steps: how many there are, the random states, the
-// scalars, and of each batch its share, as cut takes it. All but the first have loopSteps rows.
+// scalars, and of each batch its share, as cut takes it. All but the first have LoopSteps rows.
 func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float64, seed uint64, epoch int) (sent []*tensors.Tensor, err error) {
 	var rng []uint64
 	var scalars []float32
@@ -103,27 +106,27 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	if err := send(backend.Int32(s.be, []int32{int32(n)})); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Uint64(s.be, rows(rng, 3), loopSteps, 3)); err != nil {
+	if err := send(backend.Uint64(s.be, rows(rng, 3), LoopSteps, 3)); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Tensor(s.be, rows(scalars, 3), loopSteps, 3)); err != nil {
+	if err := send(backend.Tensor(s.be, rows(scalars, 3), LoopSteps, 3)); err != nil {
 		return sent, err
 	}
 	for _, l := range r.lists(data, own, seed, epoch) {
-		if err := send(backend.Int32(s.be, rows(l, share), loopSteps, share)); err != nil {
+		if err := send(backend.Int32(s.be, rows(l, share), LoopSteps, share)); err != nil {
 			return sent, err
 		}
 	}
 	return sent, nil
 }
 
-// rows fills values up to loopSteps rows of that width.
+// rows fills values up to LoopSteps rows of that width.
 func rows[T any](values []T, width int) []T {
-	return append(values, make([]T, loopSteps*width-len(values))...)
+	return append(values, make([]T, LoopSteps*width-len(values))...)
 }
 
 // buildLoop: tuned, first and second moments, frozen, the images and labels that are
-// kept, the number of steps int32, and of each step, in n = loopSteps rows, the random state
+// kept, the number of steps int32, and of each step, in n = LoopSteps rows, the random state
 // uint64 [n, 3], the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ float32 [n, 3] and the lists that cut takes,
 // int32 [n, B] → the first three anew, and of each step the loss and the number of right
 // predictions, float32 [n, 2].
@@ -132,7 +135,7 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	// A constant that GoMLX knows again is the function's in which it was made: in none
 	// but the body may there be plain scalars.
 	scalar := func(v int32) *Node { return Reshape(Const(g, []int32{v})) }
-	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), loopSteps, 2)
+	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), LoopSteps, 2)
 	state := append([]*Node{scalar(0), measured}, in...)
 	parameters := func(g *Graph) (ps []*Node) {
 		for _, x := range state {

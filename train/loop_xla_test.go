@@ -110,7 +110,7 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	}
 	m := colours.Model(c)
 	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
-	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 2), Keep: true, Options: Options{Epochs: 2, BatchSize: 4, LR: 1e-3, Seed: 3}}
+	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 7), Keep: true, Options: Options{Epochs: 2, BatchSize: 2, LR: 1e-3, Seed: 3}}
 	defer run.Close()
 	if run.stepper, err = NewStepper(device, m, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
 		t.Fatal(err)
@@ -150,6 +150,15 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	}
 	if trainings.Load() != 1 || predictions.Load() != 1 {
 		t.Errorf("%d programs for training and %d for prediction were built, expected one of each", trainings.Load(), predictions.Load())
+	}
+	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(LoopSteps+1)), make([]float64, LoopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
+		t.Errorf("more steps than a program takes: %v", err)
+	}
+	for n, want := range map[int]int{1: 4, 4: 4, 5: 8, 14: 16, 16: 16, 100: 16} {
+		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+		if got := run.predictor.atOnce(data, 4); got != want {
+			t.Errorf("%d images are predicted %d at once, expected %d", n, got, want)
+		}
 	}
 	run.Close()
 	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)

@@ -86,9 +86,9 @@ func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 	return p.packs.unpack(in[:n]), in[n : len(in)-1], in[len(in)-1]
 }
 
-// expect begins to compile, on a device, what Evaluate needs for images and a batchSize.
-func (p *Predictor) expect(batchSize int) {
-	if !backend.OnDevice(p.be) {
+// expect begins to compile, on a device, what Evaluate needs.
+func (p *Predictor) expect(data *Data, batchSize int) {
+	if data == nil || !backend.OnDevice(p.be) {
 		return
 	}
 	var in []shapes.Shape
@@ -96,7 +96,7 @@ func (p *Predictor) expect(batchSize int) {
 		in = append(in, t.Shape())
 	}
 	size := p.net.model.Config.ImageSize
-	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.atOnce(nil, batchSize), size, size, 3))...)
+	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.atOnce(data, batchSize), size, size, 3))...)
 }
 
 // Close releases the compiled graphs and the tuned tensors.
@@ -214,12 +214,12 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, pro
 }
 
 // atOnce is how many images to predict at once, for a batchSize of training: as many,
-// or on a device, which waits for the host between batches, four times as many, whose
+// or on a device, which waits for the host between batches, up to four times as many, whose
 // activations are not kept. There a short batch is filled up, so that one program does for
-// all data.
+// data of many sizes.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {
-		return 4 * batchSize
+		return batchSize * max(1, min(4, (data.Len()+batchSize-1)/batchSize))
 	}
 	return max(1, min(batchSize, data.Len()))
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -90,7 +91,26 @@ func (r *Run) save(s *Stepper, p progress) error {
 	return checkpoint.Save(r.Checkpoint, entries, map[string]string{MetadataKey: string(text)})
 }
 
+// StateError says why a training cannot go on from its checkpoint.
+type StateError struct {
+	Path string
+	Err  error
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("resuming from %s: %v; remove it to begin this training anew", e.Path, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StateError) Unwrap() error { return e.Err }
+
+// loadProgress reads a checkpoint of a run of that identity; its errors are *StateErrors.
 func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tuned checkpoint.StateDict, err error) {
+	defer func() {
+		if err != nil {
+			err = &StateError{path, err}
+		}
+	}()
 	f, err := checkpoint.Open(path)
 	if err != nil {
 		return p, nil, err
@@ -98,23 +118,23 @@ func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tun
 	defer f.Close()
 	text, ok := f.Metadata()[MetadataKey]
 	if !ok {
-		return p, nil, fmt.Errorf("resuming from %s: its metadata has no %q; is it a training checkpoint?", path, MetadataKey)
+		return p, nil, fmt.Errorf("its metadata has no %q; is it a training checkpoint?", MetadataKey)
 	}
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		return p, nil, fmt.Errorf("resuming from %s: metadata %q: %w", path, MetadataKey, err)
+		return p, nil, fmt.Errorf("metadata %q: %w", MetadataKey, err)
 	}
 	if p.Version != 1 {
-		return p, nil, fmt.Errorf("resuming from %s: version %d, this program reads version 1", path, p.Version)
+		return p, nil, fmt.Errorf("version %d, this program reads version 1", p.Version)
 	}
 	if p.Identity != identity {
-		return p, nil, fmt.Errorf("resuming from %s: it belongs to a run with other options, data, plan or backbone; give the same ones, or remove it to start anew", path)
+		return p, nil, errors.New("it belongs to a run with other options, data, plan or backbone; give the same ones")
 	}
 	groups := map[string]checkpoint.StateDict{"tuned": {}, "exp_avg": {}, "exp_avg_sq": {}}
 	for _, info := range f.Tensors() {
 		group, name, _ := strings.Cut(info.Name, ".")
 		sd, ok := groups[group]
 		if !ok {
-			return p, nil, fmt.Errorf("resuming from %s: unknown tensor %q", path, info.Name)
+			return p, nil, fmt.Errorf("unknown tensor %q", info.Name)
 		}
 		if sd[name], err = f.Float32(info.Name); err != nil {
 			return p, nil, err
@@ -123,7 +143,7 @@ func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tun
 	for _, q := range t.Params {
 		for group, sd := range groups {
 			if v, ok := sd[q.Name]; !ok || v.Size() != q.Size() {
-				return p, nil, fmt.Errorf("resuming from %s: %s.%s has shape %v, expected %v", path, group, q.Name, v.Shape, q.Shape)
+				return p, nil, fmt.Errorf("%s.%s has shape %v, expected %v", group, q.Name, v.Shape, q.Shape)
 			}
 		}
 	}

@@ -51,7 +51,7 @@ type Stepper struct {
 type metrics struct {
 	steps      int
 	loss, hits *tensors.Tensor // of a single step
-	table      *tensors.Tensor // both, of several: float32 [loopSteps, 2]
+	table      *tensors.Tensor // both, of several: float32 [LoopSteps, 2]
 }
 
 func (m metrics) free() { backend.Free(m.loss, m.hits, m.table) }
@@ -111,8 +111,10 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 			return nil, err
 		}
 	}
-	s.cut, err = newCut(be, m.Config)
-	return s, err
+	if s.cut, err = newCut(be, m.Config); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Close releases the compiled step and its state.

@@ -124,18 +124,24 @@ type Run struct {
 	Train   *Data
 	Val     *Data // nil: no validation
 	Test    *Data // nil unless every epoch is to be tested too, as the paper's protocol does
-	// Checkpoint is a file that keeps the training state at an epoch's end, though not
-	// twice in ten seconds, and when ctx is cancelled; empty: none. If it exists, the
-	// run goes on from there. It is removed by the caller, once the result is safe.
+	// Checkpoint is a file that keeps the training state, every ten seconds, or where
+	// writing it takes long so seldom that a twentieth of the time goes to it, and when
+	// ctx is cancelled; empty: none. If it exists, the run goes on from there. It is
+	// removed by the caller, once the result is safe.
 	Checkpoint string
 	Hooks      Hooks
-	// Keep leaves in place what Do compiled, for Evaluate and for another Do, on other
-	// data if need be: a device's compiler takes its time. Close releases it.
+	// Keep leaves in place what Do compiled, for Evaluate and for another Do, which uses it
+	// again if Backend, Model, Tuning, drops and weight decay are the same: a device's
+	// compiler takes its time. Close releases it.
 	Keep bool
+	// Later is what Evaluate is going to measure, for which a device then compiles in time;
+	// may be nil.
+	Later *Data
 
 	id        string     // identity, of the call of Do; empty without a Checkpoint
 	stepper   *Stepper   // of the last Do that kept it
 	predictor *Predictor // with what stepper has tuned; made when it is needed
+	saveAt    time.Time  // when the state is saved next
 }
 
 // Close releases what Do kept.
@@ -149,6 +155,9 @@ func (r *Run) Close() {
 	r.stepper, r.predictor = nil, nil
 }
 
+// batch is how many images a step takes: all, if there are fewer than Options.BatchSize.
+func (r *Run) batch() int { return min(r.Options.BatchSize, r.Train.Len()) }
+
 // Evaluate measures on data what the last Do tuned, and kept. progress, if not nil, is
 // called with the images seen so far.
 func (r *Run) Evaluate(ctx context.Context, data *Data, progress func(images int)) (Evaluation, error) {
@@ -159,7 +168,11 @@ func (r *Run) Evaluate(ctx context.Context, data *Data, progress func(images int
 	if err != nil {
 		return Evaluation{}, err
 	}
-	return p.Evaluate(ctx, data, r.Options.BatchSize, progress)
+	batch := r.batch()
+	if !backend.OnDevice(r.Backend) {
+		batch = max(batch, 64) // of a few images only some cores would have a piece
+	}
+	return p.Evaluate(ctx, data, batch, progress)
 }
 
 // predict is a Predictor with what is tuned so far.
@@ -213,14 +226,17 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	batch := min(o.BatchSize, r.Train.Len())
+	batch := r.batch()
 	steps := r.Train.Len() / batch
 	if p := progress; p.Epoch < 0 || p.Epoch > o.Epochs || p.Step < 0 || p.Step > steps || p.Steps != p.Epoch*steps+p.Step || len(p.History) != p.Epoch {
-		return nil, fmt.Errorf("resuming from %s: it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps; remove it to start anew", r.Checkpoint, p.Epoch, p.Step, p.Steps, len(p.History), o.Epochs, steps)
+		return nil, &StateError{r.Checkpoint, fmt.Errorf("it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps", p.Epoch, p.Step, p.Steps, len(p.History), o.Epochs, steps)}
 	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
 	if r.Tuning.Counts.Tuned() == 0 {
 		rates.DropPath = 0 // a head is fitted to what the frozen backbone sees, however it comes
+	}
+	if s := r.stepper; s != nil && (s.be != r.Backend || s.net.model != r.Model || s.tuning != r.Tuning || s.rates != rates || s.decay != o.WeightDecay) {
+		r.Close() // these are compiled in
 	}
 	if r.stepper == nil {
 		r.stepper, err = NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
@@ -243,15 +259,16 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if train == r.Train && (val != nil || test != nil || r.Keep) {
-		// What comes after the first epoch is compiled beside its steps.
+	if train == r.Train { // not features
 		p, err := r.predict()
 		if err != nil {
 			return nil, err
 		}
-		p.expect(o.BatchSize)
+		for _, d := range []*Data{val, test, r.Later} { // it is compiled beside the first steps
+			p.expect(d, batch)
+		}
 	}
-	saved := time.Now()
+	r.saveAt = time.Now().Add(saveEvery)
 	for progress.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
 			return nil, err
@@ -268,11 +285,8 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 		progress.History = append(progress.History, done)
 		progress.next()
-		if time.Since(saved) >= saveEvery {
-			if err := r.save(stepper, progress); err != nil {
-				return nil, err
-			}
-			saved = time.Now()
+		if err := r.saveInTime(stepper, progress); err != nil {
+			return nil, err
 		}
 		if r.Hooks.Epoch != nil {
 			if err := r.Hooks.Epoch(done); err != nil {
@@ -302,6 +316,11 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 		if err == nil && len(metrics) > 0 && r.Hooks.Step != nil {
 			r.Hooks.Step(p.Epoch, p.Step, steps, metrics[len(metrics)-1].Loss)
 		}
+		if err == nil && p.Step < steps { // an epoch's end has been validated when it is saved
+			now := *p
+			now.Seconds += time.Since(start).Seconds()
+			err = r.saveInTime(s, now)
+		}
 		return err
 	}
 	stop := func(err error) error {
@@ -314,7 +333,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 	looped := true
 	for p.Step < steps && looped {
 		var lrs []float64
-		for i := range min(loopSteps, steps-p.Step) {
+		for i := range min(LoopSteps, steps-p.Step) {
 			lrs = append(lrs, lr(p.Step+i))
 		}
 		var err error
@@ -353,6 +372,18 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 // it takes longer than a short epoch.
 const saveEvery = 10 * time.Second
 
+// saveInTime saves the state if it is time to.
+func (r *Run) saveInTime(s *Stepper, p progress) error {
+	start := time.Now()
+	if start.Before(r.saveAt) {
+		return nil
+	}
+	err := r.save(s, p)
+	// Of a backbone that is tuned whole the state takes gigabytes.
+	r.saveAt = time.Now().Add(max(saveEvery, 20*time.Since(start)))
+	return err
+}
+
 func (r *Run) interrupt(s *Stepper, p progress, cause error) error {
 	if err := r.save(s, p); err != nil {
 		return errors.Join(cause, err)
@@ -366,14 +397,14 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 		return err
 	}
 	if val != nil {
-		v, err := p.Evaluate(ctx, val, r.Options.BatchSize, nil)
+		v, err := p.Evaluate(ctx, val, r.batch(), nil)
 		if err != nil {
 			return fmt.Errorf("validating after epoch %d: %w", e.Epoch, err)
 		}
 		e.ValLoss, e.ValAccuracy = v.Loss, v.Accuracy
 	}
 	if test != nil {
-		v, err := p.Evaluate(ctx, test, r.Options.BatchSize, nil)
+		v, err := p.Evaluate(ctx, test, r.batch(), nil)
 		if err != nil {
 			return fmt.Errorf("testing after epoch %d: %w", e.Epoch, err)
 		}
@@ -399,9 +430,9 @@ func (r *Run) cacheFeatures(ctx context.Context, p *progress) (train, val, test 
 			continue
 		}
 		start := time.Now()
-		if out[i], err = predictor.featuresOf(ctx, d, r.Options.BatchSize, nil); err != nil {
+		if out[i], err = predictor.featuresOf(ctx, d, r.batch(), nil); err != nil {
 			if ctx.Err() != nil {
-				err = &Interrupted{Cause: ctx.Err()}
+				err = &Interrupted{Epoch: p.Epoch, Step: p.Step, Checkpoint: r.Checkpoint, Cause: ctx.Err()}
 			}
 			return nil, nil, nil, err
 		}

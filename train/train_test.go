@@ -138,6 +138,27 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if all.Part(0, 15) != all.Part(0, 15) || all.Part(0, 15) == all.Part(0, 14) {
+		t.Error("a part is not the same each time, or that of others")
+	}
+	// What is compiled in is not used again for other options.
+	for _, change := range []func(o *train.Options){func(o *train.Options) { o.WeightDecay = 5 }, func(o *train.Options) { o.Dropout = 0.5 }} {
+		change(&r.Options)
+		again, err := r.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		anew := newRun(t, selection)
+		anew.Options = r.Options
+		if want, err := anew.Do(t.Context()); err != nil {
+			t.Fatal(err)
+		} else {
+			equal(t, "with other options", again.Tuned, want.Tuned)
+		}
+		if again.Tuned["head.weight"].Data[0] == second.Tuned["head.weight"].Data[0] {
+			t.Error("other options changed nothing")
+		}
+	}
 	if last := want.Epochs[3]; got.Loss != last.ValLoss || got.Accuracy != last.ValAccuracy || got.Images != 9 {
 		t.Errorf("evaluated %+v, expected what %+v says of the validation images", got, last)
 	}

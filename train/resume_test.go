@@ -1,0 +1,76 @@
+package train
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/peft"
+)
+
+// TestSaveInTime: a long epoch's state is saved before its end, and a run that was killed
+// after that goes on from there to the same bits.
+func TestSaveInTime(t *testing.T) {
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	tuning, err := peft.New(c, peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	newRun := func(name string) *Run {
+		return &Run{Backend: be, Model: colours.Model(c), Tuning: tuning, Checkpoint: filepath.Join(dir, name),
+			Train:   Images(dataset.NewLoader(colours.Samples(20, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), 8),
+			Options: Options{Epochs: 3, BatchSize: 4, LR: 1e-2, DropPath: 0.1, Seed: 1}}
+	}
+	first := newRun("first")
+	var killed []byte // the state as it is in the second epoch
+	first.Hooks.Step = func(epoch, step, steps int, _ float64) {
+		if epoch == 1 && step == 3 {
+			first.saveAt = time.Time{} // it is time after this step
+		}
+		if epoch == 1 && step == 4 {
+			if killed, err = os.ReadFile(first.Checkpoint); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want, err := first.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := newRun("second")
+	if err := os.WriteFile(second.Checkpoint, killed, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	steps := 0
+	second.Hooks.Step = func(int, int, int, float64) { steps++ }
+	got, err := second.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if steps != 2+5 {
+		t.Errorf("%d steps were left, expected 2 of the second epoch and 5 of the third", steps)
+	}
+	for name, w := range want.Tuned {
+		for i, v := range w.Data {
+			if math.Float32bits(got.Tuned[name].Data[i]) != math.Float32bits(v) {
+				t.Fatalf("%s[%d] is %g, expected %g", name, i, got.Tuned[name].Data[i], v)
+			}
+		}
+	}
+	for i, e := range want.Epochs {
+		if g := got.Epochs[i]; g.TrainLoss != e.TrainLoss || g.TrainAccuracy != e.TrainAccuracy || !(g.Seconds > 0) {
+			t.Errorf("epoch %+v, expected %+v", g, e)
+		}
+	}
+}
