@@ -171,7 +171,7 @@ func inspectRun(path string) (*Inspection, error) {
 		return nil, err
 	}
 	result := new(Result)
-	found, err := readJSON(filepath.Join(path, ResultFile), result)
+	found, err := readJSON(filepath.Join(path, ResultFile), result, redo)
 	if err != nil {
 		return nil, err
 	}
@@ -253,11 +253,11 @@ func inspectJSON(path string) (*Inspection, error) {
 		return &Inspection{Kind: "metrics", Metrics: epochs}, err
 	case slices.Contains(keys, "trained_on"):
 		r := new(Result)
-		_, err := readJSON(path, r)
+		_, err := readJSON(path, r, redo)
 		return &Inspection{Kind: "result", Result: r}, err
 	case slices.Contains(keys, "counts") && slices.Contains(keys, "val_loss"):
 		c := new(Candidate)
-		_, err := readJSON(path, c)
+		_, err := readJSON(path, c, redo)
 		return &Inspection{Kind: "candidate", Candidate: c}, err
 	}
 	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta, configuration, metrics or result of spt", path)

@@ -141,6 +141,11 @@ func (m Method) Validate() error {
 	if slices.Contains(Methods(), m) || m.count("partial-") > 0 || m.count("mlp-") > 1 {
 		return nil
 	}
+	for prefix, least := range map[string]string{"partial-": "1, the last block", "mlp-": "2 layers; a head of one is linear"} {
+		if k, ok := strings.CutPrefix(string(m), prefix); ok {
+			return fmt.Errorf("method %q: %q is no number from %s", m, k, least)
+		}
+	}
 	var names []string
 	for _, n := range Methods() {
 		names = append(names, string(n))
@@ -262,6 +267,7 @@ func Baseline(c backbone.Config, m Method, o BaselineOptions) (peft.Selection, e
 //     drop-path (Lian et al. 2022, train_scripts/vit/vtab/cifar_100).
 //   - adaptformer: dropout 0.1 in the bottleneck, no drop-path, no decay (Chen et
 //     al. 2022, main_image.py); SPT's learning rate.
+//   - linear, mlp-K: no drop-path; a head is fitted to the backbone as it is.
 func Recipe(m Method) train.Options {
 	o := train.VTAB()
 	switch {
@@ -273,6 +279,8 @@ func Recipe(m Method) train.Options {
 		o.LR, o.WeightDecay, o.WarmupLR, o.MinLR, o.DropPath = 5e-3, 5e-5, 1e-7, 1e-8, 0
 	case m == AdaptFormer:
 		o.DropPath, o.WeightDecay = 0, 0
+	case m == Linear || m.count("mlp-") > 0:
+		o.DropPath = 0
 	}
 	return o
 }

@@ -196,16 +196,21 @@ func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8
 
 // Probes are images on which a merge is proved: random pixels, drawn alike
 // every time, and samples, whose labels do not matter. The result is
-// [n, Size, Size, 3]. A sample that cannot be read is an *[InputError].
-func Probes(t dataset.Transform, random int, samples []dataset.Sample) ([]uint8, error) {
-	out := make([]uint8, random*t.Size*t.Size*3)
-	_, _ = rand.NewChaCha8([32]byte{}).Read(out) // never fails
-	pixels, errs := readImages(t, samples)
+// [n, Size, Size, 3]. Samples that cannot be read are left out, and said why of; if there are
+// no others, that is an *[InputError].
+func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels []uint8, unreadable []error, err error) {
+	pixels = make([]uint8, random*t.Size*t.Size*3)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(pixels) // never fails
+	read, errs := readImages(t, samples)
 	for i, err := range errs {
 		if err != nil {
-			return nil, &InputError{err}
+			unreadable = append(unreadable, err)
+			continue
 		}
-		out = append(out, pixels[i]...)
+		pixels = append(pixels, read[i]...)
 	}
-	return out, nil
+	if n := len(unreadable); n > 0 && n == len(samples) {
+		return nil, nil, &InputError{fmt.Errorf("none of %d images can be read, the first: %w", n, unreadable[0])}
+	}
+	return pixels, unreadable, nil
 }

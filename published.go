@@ -2,6 +2,8 @@ package spt
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/sptune/spt/peft"
@@ -50,6 +52,9 @@ func ImportPlan(path, module string, rank int) (*plan.Plan, []plan.Scored, error
 // selection: what it is, is told from what is in it. The tensors are nil for a
 // plan file, which does not hold their shapes. Errors are *[InputError].
 func LoadPlan(path string) (*plan.Plan, []plan.Scored, error) {
+	if stat, err := os.Stat(path); err == nil && stat.IsDir() {
+		return nil, nil, &InputError{fmt.Errorf("loading plan: %s is a folder; a run's plan is in %s", path, filepath.Join(path, PlanFile))}
+	}
 	start, err := head(path)
 	if err != nil {
 		return nil, nil, &InputError{fmt.Errorf("loading plan: %w", err)}

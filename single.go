@@ -39,7 +39,7 @@ func (t *Task) TrainRun(ctx context.Context, o SingleOptions, p *plan.Plan, dir 
 		return nil, err
 	}
 	result := new(Result)
-	if found, err := readJSON(r.path(ResultFile), result); found || err != nil {
+	if found, err := readJSON(r.path(ResultFile), result, redo); found || err != nil {
 		return result, err
 	}
 	if p != nil {
@@ -63,9 +63,10 @@ func (t *Task) TrainRun(ctx context.Context, o SingleOptions, p *plan.Plan, dir 
 		Seconds: seconds(trained.Epochs), Skipped: len(t.Data.Skipped)}
 	metrics := map[string]float64{}
 	switch {
+	case len(t.Data.Val) == 0:
 	case o.WithVal:
 		result.TrainedOn = "train+val"
-	case len(t.Data.Val) > 0:
+	default:
 		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
 		metrics["val_accuracy"] = *result.Val
 	}

@@ -125,7 +125,7 @@ func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) 
 
 // loader reads samples through one of the task's transforms, eval or train.
 func (t *Task) loader(samples []dataset.Sample, transform dataset.Transform) *dataset.Loader {
-	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers})
+	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers, Root: t.Data.Root})
 }
 
 // images are samples and then more through one of the task's transforms, the same Data
@@ -183,7 +183,8 @@ func (o ScoreOptions) validate() error {
 // Score is stage 1: the sensitivity of every weight, from training images,
 // unless the criterion looks at none. VTAB
 // lists are read in their order, as the paper does; other layouts list class
-// by class, so they are shuffled with the seed. progress may be nil.
+// by class, so they are shuffled with the seed. progress may be nil; its loss is the mean
+// over the batches so far.
 func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
 	o = o.withDefaults()
 	if err := o.validate(); err != nil {
@@ -214,7 +215,11 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	batches := t.loader(samples, t.eval).Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
 	var report func(int, float64)
 	if progress != nil {
-		report = func(done int, loss float64) { progress(done, n, loss) }
+		sum, batches := 0.0, 0.0
+		report = func(done int, loss float64) {
+			sum, batches = sum+loss, batches+1
+			progress(done, n, sum/batches)
+		}
 	}
 	scores, err := sensitivity.Score(ctx, t.Backend, t.Model, head.Init(o.Seed, t.Model.Weights), batches, options, report)
 	if err != nil {
@@ -431,6 +436,9 @@ func (t *Task) do(ctx context.Context, run *train.Run, o TrainOptions) (*Trained
 		run.Test = t.images(t.eval, t.Data.Test, nil)
 	}
 	result, err := run.Do(ctx)
+	if state := (*train.StateError)(nil); errors.As(err, &state) {
+		err = &InputError{err}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -116,7 +116,7 @@ func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress fun
 		return nil, err
 	}
 	result := new(Result)
-	if found, err := readJSON(r.path(ResultFile), result); found || err != nil {
+	if found, err := readJSON(r.path(ResultFile), result, redo); found || err != nil {
 		return result, err
 	}
 	result, err = r.run(ctx)
@@ -259,6 +259,11 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 			if best < 0 || better(*c, result.Candidates[best]) {
 				best = len(result.Candidates) - 1
 			}
+			for budget, s := range r.budgets {
+				if budget != result.Candidates[best].Budget {
+					s.run.Close()
+				}
+			}
 		}
 		chosen = result.Candidates[best].Budget
 		result.Val = &result.Candidates[best].ValAccuracy
@@ -290,11 +295,11 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	path := r.path(ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
-		if err != nil {
-			return nil, err
+		if err == nil && scores.Backbone != r.Model.Fingerprint() {
+			err = fmt.Errorf("%s was made with another backbone", path)
 		}
-		if scores.Backbone != r.Model.Fingerprint() {
-			return nil, fmt.Errorf("resuming the run in %s: %s was made with another backbone; remove it to score anew", r.dir, path)
+		if err != nil {
+			return nil, &InputError{fmt.Errorf("resuming the run in %s: %w; remove the scores to score anew", r.dir, err)}
 		}
 		return scores, nil
 	}
@@ -304,8 +309,7 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	if err != nil {
 		return nil, err
 	}
-	// As large as the backbone, they are written while plans are made and the training is
-	// compiled; the first epoch waits for it.
+	// As large as the backbone, they are written while a plan is made.
 	saved := make(chan error, 1)
 	go func() { saved <- scores.Save(path) }()
 	r.saved = sync.OnceValue(func() error { return <-saved })
@@ -357,7 +361,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 		return nil, err
 	}
 	c := new(Candidate)
-	if found, err := readJSON(filepath.Join(dir, ResultFile), c); found || err != nil {
+	if found, err := readJSON(filepath.Join(dir, ResultFile), c, redo); found || err != nil {
 		return c, err
 	}
 	s, err := r.selection(ctx, scores, budget, dir)
@@ -388,6 +392,9 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 		r.progress(Event{Stage: "plan", Plan: s.plan})
 	}
 	s.run.Keep = true
+	if len(r.Data.Test) > 0 {
+		s.run.Later = r.images(r.eval, r.Data.Test, nil)
+	}
 	trained, err := r.train(ctx, s.run, "", r.dir, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
@@ -399,7 +406,7 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.Data.Test) > 0 {
-		e, err := s.run.Evaluate(ctx, r.images(r.eval, r.Data.Test, nil), func(done int) {
+		e, err := s.run.Evaluate(ctx, s.run.Later, func(done int) {
 			r.progress(Event{Stage: "test", Done: done, Total: len(r.Data.Test)})
 		})
 		if err != nil {
@@ -435,8 +442,13 @@ func (r *runner) train(ctx context.Context, run *train.Run, candidate, dir strin
 			e := event
 			e.Epoch, e.Finished = f.Epoch-1, &f
 			r.progress(e)
-			return errors.Join(writeLines(filepath.Join(dir, MetricsFile), done), r.scoresSaved())
+			return writeLines(filepath.Join(dir, MetricsFile), done)
 		},
+	}
+	// A training's state without the scores that led to it could not be gone on with where
+	// scores do not repeat to the bit, and activations need the memory.
+	if err := r.scoresSaved(); err != nil {
+		return nil, err
 	}
 	trained, err := r.do(ctx, run, o)
 	if err != nil {
@@ -484,19 +496,24 @@ func writeLines(path string, epochs []train.Epoch) error {
 	return atomicfile.WriteBytes(path, out)
 }
 
-func readJSON(path string, v any) (found bool, err error) {
+// readJSON reads a file of a run folder, if it is there; advice says what helps if it is
+// broken.
+func readJSON(path string, v any, advice string) (found bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
 	if err != nil {
-		return false, fmt.Errorf("reading %s: %w; remove it to do this part of the run again", path, err)
+		return false, err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return false, &InputError{fmt.Errorf("reading %s: %w; %s", path, err, advice)}
 	}
 	return true, nil
 }
+
+// redo is what helps against a broken result.
+const redo = "remove it to do this part of the run again"
 
 func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -574,9 +591,10 @@ func CheckNewRun(dir string) error {
 	return nil
 }
 
-// SaveRunConfig writes config.json into a run folder, which it makes. A folder
+// SaveRunConfig writes config.json into a run folder, which it makes, and sets the
+// versions in c. A folder
 // that holds a run already is refused; see [CheckNewRun].
-func SaveRunConfig(dir string, c RunConfig) error {
+func SaveRunConfig(dir string, c *RunConfig) error {
 	if err := CheckNewRun(dir); err != nil {
 		return err
 	}
@@ -587,11 +605,21 @@ func SaveRunConfig(dir string, c RunConfig) error {
 	return writeJSON(filepath.Join(dir, ConfigFile), c)
 }
 
+// MoveRun notes in a run's config.json where its backbone and its data are now.
+func MoveRun(dir string, m ModelConfig, d DataConfig) error {
+	c, err := LoadRunConfig(dir)
+	if err != nil {
+		return err
+	}
+	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
+	return writeJSON(filepath.Join(dir, ConfigFile), c)
+}
+
 // LoadRunConfig reads config.json from a run folder.
 func LoadRunConfig(dir string) (RunConfig, error) {
 	var c RunConfig
 	path := filepath.Join(dir, ConfigFile)
-	found, err := readJSON(path, &c)
+	found, err := readJSON(path, &c, "without it the run cannot go on: put it back, or begin a new run")
 	switch {
 	case err != nil:
 		return c, err

@@ -19,11 +19,11 @@ func (d *Delta) Check(m *backbone.Model) error {
 		name = "in memory"
 	}
 	if differences := compare(m.Config, d.Config); len(differences) > 0 {
-		return fmt.Errorf("the delta does not fit the backbone %s: %s; it was tuned on %s: open that one through the delta (Delta.OpenBackbone), which sets image size, classes and heads, or tune this one anew",
+		return fmt.Errorf("the delta does not fit the backbone %s: %s; it was tuned on %s; give that one, opened as the delta says (Delta.OpenBackbone does), or tune this one anew",
 			name, strings.Join(differences, ", "), d.Backbone)
 	}
 	if m.Preprocessing.Mean != d.Preprocessing.Mean || m.Preprocessing.Std != d.Preprocessing.Std {
-		return fmt.Errorf("the delta does not fit the backbone %s: it was tuned on pixels normalised by mean %v and std %v, the backbone was opened with %v and %v; open it through the delta (Delta.OpenBackbone), or with these values",
+		return fmt.Errorf("the delta does not fit the backbone %s: it was tuned on pixels normalised by mean %v and std %v, the backbone was opened with %v and %v; open it as the delta says (Delta.OpenBackbone does), with these values",
 			name, d.Preprocessing.Mean, d.Preprocessing.Std, m.Preprocessing.Mean, m.Preprocessing.Std)
 	}
 	if got := m.Fingerprint(); got != d.Backbone.Fingerprint {

@@ -104,6 +104,7 @@ func DefaultMethods() []spt.Method {
 // Row is what one method reached.
 type Row struct {
 	Method       spt.Method  `json:"method"`
+	Epochs       int         `json:"epochs"` // as Recipe has them
 	Counts       peft.Counts `json:"counts"`
 	ValAccuracy  float64     `json:"val_accuracy"`
 	TestAccuracy float64     `json:"test_accuracy"`
@@ -203,5 +204,5 @@ func run(ctx context.Context, t *spt.Task, method spt.Method, o Options, progres
 		return Row{}, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
-	return Row{method, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds()}, nil
+	return Row{method, recipe.Epochs, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds()}, nil
 }

@@ -61,7 +61,7 @@ func ParseBudget(s string, backbone int) (int, error) {
 		return fail("%s is not a whole number of parameters", value.FloatString(6))
 	}
 	if value.Cmp(new(big.Rat).SetInt64(int64(backbone))) > 0 {
-		return fail("%s parameters are more than the %d of the backbone", value.FloatString(0), backbone)
+		return fail("%s parameters are more than the %d there are", value.FloatString(0), backbone)
 	}
 	params := new(big.Int).Quo(value.Num(), value.Denom()).Int64()
 	if params == 0 {

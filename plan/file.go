@@ -49,7 +49,7 @@ func Decode(data []byte) (*Plan, error) {
 		Version int `json:"version"`
 	}
 	if err := json.Unmarshal(data, &header); err != nil {
-		return nil, fmt.Errorf("decoding plan: %w", located(data, err))
+		return nil, fmt.Errorf("decoding plan: %w; expected the JSON of 'spt plan', or a published selection", located(data, err))
 	}
 	p := new(Plan)
 	if header.Version == Version {

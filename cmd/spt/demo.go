@@ -40,7 +40,7 @@ and time. It needs no files and writes none.`,
 	fs.StringVar(&o.Task, "task", o.Task, strings.Join(demo.Tasks(), ", "))
 	fs.StringSliceVar(&methods, "method", nil, "methods to compare, divided by commas, of "+methodNames(spt.Methods())+" (default "+methodNames(demo.DefaultMethods())+")")
 	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, for lora, adapter and SPT alike")
-	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images")
+	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images; ten times as many for linear, whose backbone sees them once")
 	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the task and of everything drawn at random")
 	computeFlags(fs, &o.Compute, false)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -31,13 +33,13 @@ where the delta was trained on the very images.`,
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	deltaFlag(fs, &dir)
-	modelFlags(fs, &model)
-	dataFlags(fs, &data)
-	computeFlags(fs, &compute, false)
-	fs.StringVar(&split, "split", split, "test, val or train")
-	fs.BoolVar(&perClass, "per-class", false, "print each class")
+	flags := cmd.Flags()
+	deltaFlag(flags, &dir)
+	modelFlags(flags, &model)
+	dataFlags(flags, &data)
+	computeFlags(flags, &compute, false)
+	flags.StringVar(&split, "split", split, "test, val or train")
+	flags.BoolVar(&perClass, "per-class", false, "print each class")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if !slices.Contains([]string{"test", "val", "train"}, split) {
 			return &spt.OptionError{Err: fmt.Errorf("split %q is unknown; known: test, val, train", split)}
@@ -56,8 +58,11 @@ where the delta was trained on the very images.`,
 		}
 		d, err := openData(data)
 		if err != nil {
-			if t.run != nil && !cmd.Flags().Changed("layout") && data.Path != t.run.Data.Path {
+			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
+			case moved && !cmd.Flags().Changed("layout"):
 				err = fmt.Errorf("%w (read in the layout %s, which is the run's; --layout gives another)", err, data.Layout)
+			case t.run != nil && !moved && errors.Is(err, fs.ErrNotExist):
+				err = fmt.Errorf("%w (where the run in %s had it; --data DIR says where it is now)", err, dir)
 			}
 			return err
 		}
@@ -109,12 +114,26 @@ func takeRunData(cmd *cobra.Command, data *spt.DataConfig, run spt.DataConfig, d
 	before, path := given(cmd), data.Path
 	*data = run
 	if path == "" || path == run.Path {
-		cache, ok := before["cache"]
-		delete(before, "cache")
-		if err := refuseContradictions(cmd, before, dir); err != nil || !ok {
+		free := []string{"cache", "skip-bad-images"} // an image may have broken since
+		kept := map[string]string{}
+		if _, ok := before["skip-bad-images"]; ok {
+			data.Classes = 0 // numbers of images may differ
+		}
+		for _, name := range free {
+			if text, ok := before[name]; ok {
+				kept[name] = text
+				delete(before, name)
+			}
+		}
+		if err := refuseContradictions(cmd, before, dir, "or give other images (--data)"); err != nil {
 			return err
 		}
-		return cmd.Flags().Set("cache", cache)
+		for name, text := range kept {
+			if err := cmd.Flags().Set(name, text); err != nil {
+				return &spt.OptionError{Err: err}
+			}
+		}
+		return nil
 	}
 	data.Classes = 0 // its numbers of images may differ
 	for _, name := range []string{"data", "task", "layout", "image-column", "label-column", "val-fraction", "test-fraction", "split-seed", "skip-bad-images", "cache"} {
@@ -139,10 +158,6 @@ func runSplits(c *spt.RunConfig) string {
 // where nobody knows, as for a delta without its run and for other splits than
 // the run's.
 func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
-	if t.delta != nil && t.run == nil && split == "train" {
-		yes := true // by whatever run
-		return &yes
-	}
 	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
 		return nil
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +48,9 @@ func (a *app) openModel(ctx context.Context, c spt.ModelConfig, numClasses int) 
 	}
 	if c.Preprocessing == spt.GivenPreprocessing && !(c.Std[0] > 0 && c.Std[1] > 0 && c.Std[2] > 0) {
 		return nil, nil, &spt.OptionError{Err: fmt.Errorf("--std %g,%g,%g: expected numbers above 0", c.Std[0], c.Std[1], c.Std[2])}
+	}
+	if c.Preprocessing == spt.GivenPreprocessing && (slices.Max(c.Mean[:]) > 1 || slices.Min(c.Mean[:]) < 0 || slices.Max(c.Std[:]) > 1) {
+		return nil, nil, &spt.OptionError{Err: fmt.Errorf("--mean %g,%g,%g --std %g,%g,%g: expected shares of the brightest pixel, in 0…1; of values up to 255 give a 255th", c.Mean[0], c.Mean[1], c.Mean[2], c.Std[0], c.Std[1], c.Std[2])}
 	}
 	if c.Path != demo.Embedded {
 		if err := a.fetch(ctx, &c); err != nil {
@@ -327,8 +332,9 @@ func given(cmd *cobra.Command) map[string]string {
 }
 
 // refuseContradictions compares flags, as given returned them, with what they
-// are after a run's configuration was read into the same variables.
-func refuseContradictions(cmd *cobra.Command, before map[string]string, dir string) error {
+// are after a run's configuration was read into the same variables. advice is what else
+// there is to do than to leave such a flag out.
+func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, advice string) error {
 	var err error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		value, ok := before[f.Name]
@@ -336,7 +342,7 @@ func refuseContradictions(cmd *cobra.Command, before map[string]string, dir stri
 			return // the run's is as good as any
 		}
 		if now := f.Value.String(); ok && err == nil && now != value {
-			err = &spt.OptionError{Err: fmt.Errorf("--%s %s contradicts the run in %s, which has %s; leave the flag out, or begin a new run", f.Name, value, dir, now)}
+			err = &spt.OptionError{Err: fmt.Errorf("--%s %s contradicts the run in %s, which has %s; leave the flag out, %s", f.Name, value, dir, cmp.Or(now, "none"), advice)}
 		}
 	})
 	return err

@@ -72,7 +72,11 @@ type app struct {
 
 func run(args []string) int {
 	a := &app{stdout: os.Stdout, stderr: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		ends = append(ends, syscall.SIGHUP) // the terminal was closed
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	// From the first signal on the next one kills, as it does by default.
 	context.AfterFunc(ctx, stop)
@@ -105,6 +109,9 @@ func run(args []string) int {
 		return exitUsage
 	case errors.As(err, &input), errors.As(err, &bad):
 		return exitInput
+	}
+	if a.resume != "" {
+		fmt.Fprintf(a.stderr, "spt: to go on, once that is mended: %s\n", a.resume)
 	}
 	return exitFailed
 }

@@ -58,7 +58,7 @@ do.`,
 		if t.run != nil && data.Path == t.run.Data.Path {
 			data = t.run.Data // with its layout and columns
 		}
-		probes, err := mergeProbes(t.transform, probe, data)
+		probes, unreadable, err := mergeProbes(t.transform, probe, data)
 		if err != nil {
 			return err
 		}
@@ -74,15 +74,23 @@ do.`,
 			return err
 		}
 		if a.json {
+			var left []string
+			for _, err := range unreadable {
+				left = append(left, err.Error())
+			}
 			return a.writeJSON(struct {
-				Out        string  `json:"out"`
-				Bytes      int64   `json:"bytes"`
-				Probes     int     `json:"probes"`
-				Difference float64 `json:"largest_logit_difference"`
-				Bound      float64 `json:"bound"`
-			}{out, fileSize(out), merged.Images, merged.LargestDifference, merged.Bound})
+				Out        string   `json:"out"`
+				Bytes      int64    `json:"bytes"`
+				Probes     int      `json:"probes"`
+				Unreadable []string `json:"unreadable,omitempty"` // left out of the probes
+				Difference float64  `json:"largest_logit_difference"`
+				Bound      float64  `json:"bound"`
+			}{out, fileSize(out), merged.Images, left, merged.LargestDifference, merged.Bound})
 		}
 		var f facts
+		for _, err := range unreadable {
+			f.add("left out", "%s", printable(err.Error()))
+		}
 		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
 		f.add("merged", "%s, %s", out, size(fileSize(out)))
 		f.add("next", "%s", command("spt", "predict", "--model", out)+" IMAGE…")
@@ -92,13 +100,13 @@ do.`,
 }
 
 // mergeProbes are random pixels and, where given, images of a folder and of a
-// data set, a few from all over it.
-func mergeProbes(t dataset.Transform, probe string, data spt.DataConfig) ([]uint8, error) {
+// data set, a few from all over it. What cannot be read proves nothing, and is left out.
+func mergeProbes(t dataset.Transform, probe string, data spt.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	if probe != "" {
 		files, err := dataset.ImageFiles(probe)
 		if err != nil {
-			return nil, &spt.InputError{Err: err}
+			return nil, nil, &spt.InputError{Err: err}
 		}
 		for _, path := range files {
 			samples = append(samples, dataset.Sample{Path: path})
@@ -107,7 +115,7 @@ func mergeProbes(t dataset.Transform, probe string, data spt.DataConfig) ([]uint
 	if data.Path != "" {
 		d, err := data.Open()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		all := append(d.TrainVal(), d.Test...)
 		n := min(dataProbes, len(all))

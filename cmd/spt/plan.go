@@ -99,6 +99,11 @@ selection or the backbone is given.`,
 		if scoresPath == "" || budget == "" {
 			return &spt.OptionError{Err: fmt.Errorf("give the scores (--scores FILE) and a budget (--budget 0.4M), or a published selection (--import FILE)")}
 		}
+		if model.Path == "" {
+			if err := aloneWithout(cmd, "model", "image-size", "num-heads", "layer-norm-eps", "mean", "std"); err != nil {
+				return err
+			}
+		}
 		scores, err := loadScores(scoresPath)
 		if err != nil {
 			return err
@@ -121,6 +126,16 @@ func alone(cmd *cobra.Command, name string, others ...string) error {
 	for _, other := range others {
 		if cmd.Flags().Changed(other) {
 			return &spt.OptionError{Err: fmt.Errorf("--%s says nothing beside --%s; leave one of them out", other, name)}
+		}
+	}
+	return nil
+}
+
+// aloneWithout refuses flags that say nothing without the one that is named.
+func aloneWithout(cmd *cobra.Command, name string, others ...string) error {
+	for _, other := range others {
+		if cmd.Flags().Changed(other) {
+			return &spt.OptionError{Err: fmt.Errorf("--%s says nothing without --%s; leave it out, or give the other too", other, name)}
 		}
 	}
 	return nil

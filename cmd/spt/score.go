@@ -33,6 +33,9 @@ another --criterion says. One short pass; the result serves any number of plans.
 		if err := takeRecipe(cmd, &c.Data); err != nil {
 			return err
 		}
+		if err := o.Criterion.Validate(); err != nil {
+			return &spt.OptionError{Err: err}
+		}
 		task, report, err := a.openTask(ctx, &c)
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ func trainCommand(a *app) *cobra.Command {
 	var c spt.RunConfig
 	var o spt.SingleOptions
 	var planPath, out, resume string
+	var moved bool
 	cmd := &cobra.Command{
 		Use: "train --model FILE --data DIR {--plan FILE | --method METHOD} [flags]", Short: "Stage 3: tune a plan, or a method that needs none",
 		Long: `Tunes once what a plan selects, or a method that needs no plan, on the training
@@ -44,8 +45,9 @@ Those of SPT come with a plan.`,
 	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
 	trainFlags(fs, &o.Train)
 	fs.BoolVar(&o.WithVal, "with-val", false, "train on the validation images too")
-	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
+	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed, but --model and --data if these have moved")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		var err error
 		if resume == "" {
 			if planPath == "" {
 				if err := idleFlags(cmd, o.Method); err != nil {
@@ -60,7 +62,7 @@ Those of SPT come with a plan.`,
 			if err := takeRecipe(cmd, &c.Data); err != nil {
 				return err
 			}
-		} else if err := resumeRun(cmd, &c, &o, resume, &out); err != nil {
+		} else if moved, err = resumeRun(cmd, &c, &o, resume, &out); err != nil {
 			return err
 		} else if planPath != "" {
 			return &spt.OptionError{Err: fmt.Errorf("the plan is in the run's folder; leave --plan out with --resume")}
@@ -74,6 +76,11 @@ Those of SPT come with a plan.`,
 		task, report, err := a.openTask(ctx, &c)
 		if err != nil {
 			return err
+		}
+		if moved {
+			if err := spt.MoveRun(out, c.Model, c.Data); err != nil {
+				return err
+			}
 		}
 		if err := task.Single(o, p); err != nil {
 			return err

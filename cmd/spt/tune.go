@@ -18,6 +18,7 @@ import (
 func tuneCommand(a *app) *cobra.Command {
 	var c spt.RunConfig
 	var out, resume, structured string
+	var moved bool
 	var explain bool
 	cmd := &cobra.Command{
 		Use: "tune --model FILE --data DIR [flags]", Short: "Score, plan, train, choose and test: everything",
@@ -51,7 +52,7 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 	fs.BoolVar(&c.Tune.NoValidation, "no-validation", false, "do not train and validate first; for a single budget")
 	fs.BoolVar(&c.Tune.PaperProtocol, "paper-protocol", false, "test after every epoch too and report the greatest, as the paper does; nothing is chosen by it")
 	fs.BoolVar(&explain, "explain", false, "print for each plan where the budget goes")
-	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed")
+	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed, but --model and --data if these have moved")
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if resume == "" {
 			if err := takeStructured(cmd, structured, &c.Tune.Method); err != nil {
@@ -70,12 +71,20 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 			c.Tune.Score.Seed = c.Tune.Train.Seed
 		} else if structured != "" {
 			return &spt.OptionError{Err: fmt.Errorf("the method is in the run's folder; leave --structured out with --resume")}
-		} else if err := resumeRun(cmd, &c, nil, resume, &out); err != nil {
-			return err
+		} else {
+			var err error
+			if moved, err = resumeRun(cmd, &c, nil, resume, &out); err != nil {
+				return err
+			}
 		}
 		task, report, err := a.openTask(ctx, &c)
 		if err != nil {
 			return err
+		}
+		if moved {
+			if err := spt.MoveRun(out, c.Model, c.Data); err != nil {
+				return err
+			}
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
@@ -126,25 +135,32 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 }
 
 // resumeRun reads a run's configuration in the place of flags and refuses flags
-// that contradict it. single is what flags of train write to, nil for tune.
-func resumeRun(cmd *cobra.Command, c *spt.RunConfig, single *spt.SingleOptions, dir string, out *string) error {
+// that contradict it, but for the place of backbone and data: moved says that one of them
+// is elsewhere now. single is what flags of train write to, nil for tune.
+func resumeRun(cmd *cobra.Command, c *spt.RunConfig, single *spt.SingleOptions, dir string, out *string) (moved bool, err error) {
 	before := given(cmd)
 	loaded, err := spt.LoadRunConfig(dir)
 	if err != nil {
-		return &spt.InputError{Err: err}
+		return false, &spt.InputError{Err: err}
+	}
+	if path, ok := before["model"]; ok && path != loaded.Model.Path {
+		loaded.Model.Path, loaded.Model.Commit, moved = path, "", true
+	}
+	if path, ok := before["data"]; ok && path != loaded.Data.Path {
+		loaded.Data.Path, moved = path, true
 	}
 	if tuned := loaded.Single == nil; tuned != (single == nil) {
 		verb := "train"
 		if tuned {
 			verb = "tune"
 		}
-		return &spt.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
+		return false, &spt.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
 	}
 	*c, *out = loaded, dir
 	if single != nil {
 		*single = *loaded.Single
 	}
-	return refuseContradictions(cmd, before, dir)
+	return moved, refuseContradictions(cmd, before, dir, "or begin a new run")
 }
 
 // openTask opens data, backbone and device of a run, and fills in the device in c.
@@ -195,7 +211,7 @@ func begin(ctx context.Context, c *spt.RunConfig, task *spt.Task, method, dir st
 			return "", err
 		}
 	}
-	return dir, spt.SaveRunConfig(dir, *c)
+	return dir, spt.SaveRunConfig(dir, c)
 }
 
 func checkImages(ctx context.Context, task *spt.Task, p *progress) error {

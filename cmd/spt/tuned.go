@@ -54,6 +54,9 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c s
 
 // openWhole loads a checkpoint with a head. Flags override what it says of images.
 func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c spt.ModelConfig, images spt.TaskOptions) (*tuned, error) {
+	if c.Path == "" {
+		return nil, &spt.OptionError{Err: errors.New("no classifier given: --delta DIR of a run, or --model FILE, a checkpoint with a head")}
+	}
 	m, report, err := a.openModel(ctx, c, 0)
 	if err != nil {
 		return nil, err
