@@ -30,6 +30,10 @@ func readImageFolder(root string) (g given, err error) {
 		if len(inner) > 0 {
 			return readSplitFolders(root, folders, train)
 		}
+		if other := func(f string) bool { _, split := folderSplit(f); return !split }; !slices.ContainsFunc(folders, other) {
+			return given{}, fmt.Errorf("folder %s holds images and no class folders, so nothing says what they show: images belong into %s%s",
+				filepath.Join(root, train), filepath.Join(root, train, "<class>"), tableHint(root))
+		}
 	}
 	if g.train, err = g.readClassFolders(root, "."); err == nil && len(g.classes) == 1 {
 		err = fmt.Errorf("%w; if this folder holds those of the classes, give %s%s", oneClass(g.classes[0]), filepath.Join(root, g.classes[0]), tableHint(root))
@@ -134,11 +138,7 @@ func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
 		return nil, err
 	}
 	if len(folders) == 0 {
-		err := fmt.Errorf("folder %s has no class folders: images belong into %s", folder, filepath.Join(folder, "<class>"))
-		if g.train != nil { // Kaggle's test images have no labels
-			err = fmt.Errorf("%w; or give %s, from which the other splits are then taken", err, filepath.Join(root, filepath.Dir(g.train[0].Where)))
-		}
-		return nil, err
+		return nil, fmt.Errorf("folder %s has no class folders: images belong into %s%s", folder, filepath.Join(folder, "<class>"), g.trainHint(root))
 	}
 	if err := g.countStray(folder, folders); err != nil {
 		return nil, err
@@ -154,20 +154,40 @@ func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
 		}
 		label, ok := slices.BinarySearch(g.classes, class)
 		if !ok {
-			return nil, fmt.Errorf("folder %s: the training split has no class %q", where, class)
+			return nil, fmt.Errorf("folder %s: the training split has no class %q%s", where, class, g.trainHint(root))
 		}
 		images, err := imagesBelow(filepath.Join(folder, class), g.ignored)
 		if err != nil {
 			return nil, err
 		}
 		if len(images) == 0 {
-			return nil, fmt.Errorf("class folder %s has no images (looked for %s): delete it or fill it", where, strings.Join(imageExtensions, " "))
+			other := map[string]int{}
+			if _, err := imagesBelow(filepath.Join(folder, class), other); err != nil {
+				return nil, err
+			}
+			return nil, fmt.Errorf("class folder %s has no images (looked for %s%s): delete it or fill it", where, strings.Join(imageExtensions, " "), foundExtensions(other))
 		}
 		for _, p := range images {
 			samples = append(samples, Sample{Path: p, Label: label, Where: where})
 		}
 	}
 	return samples, nil
+}
+
+// trainHint says how to do without test images that have no labels, as Kaggle's; "" before the training images are known.
+func (g *given) trainHint(root string) string {
+	if len(g.train) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; or give %s, from which the other splits are then taken", filepath.Join(root, filepath.Dir(g.train[0].Where)))
+}
+
+// foundExtensions says which files there are instead of images; "" if there are none.
+func foundExtensions(ignored map[string]int) string {
+	if len(ignored) == 0 {
+		return ""
+	}
+	return ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
 }
 
 // countStray counts the images that lie in a folder beside its folders.

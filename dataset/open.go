@@ -278,8 +278,9 @@ func recognise(root string) (string, error) {
 			return "", fmt.Errorf("this is a folder of data sets: open one of them, for instance %s", filepath.Join(root, f))
 		}
 	}
+	other := map[string]int{}
 	for _, f := range folders {
-		images, err := imagesBelow(filepath.Join(root, f), nil)
+		images, err := imagesBelow(filepath.Join(root, f), other)
 		if err != nil {
 			return "", err
 		}
@@ -289,7 +290,7 @@ func recognise(root string) (string, error) {
 	}
 	return "", errors.New("unknown layout: looked for train800.txt or train800val200.txt (VTAB-1k lists), train.json (FGVC), " +
 		"*.parquet in the folder or in data, tables such as metadata.jsonl or train.csv, and " +
-		"folders named after classes with images in them, at the top or below train (ImageFolder)" + tableHint(root))
+		"folders named after classes with images in them, at the top or below train (ImageFolder)" + foundExtensions(other) + tableHint(root))
 }
 
 func anyExists(folder string, names ...string) (bool, error) {

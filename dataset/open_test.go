@@ -172,6 +172,12 @@ func TestOpenErrors(t *testing.T) {
 		want  []string
 	}{
 		{"empty folder", tree{}, OpenOptions{}, []string{"unknown layout", "train800.txt", "train.json", "ImageFolder"}},
+		{"only files that are no images", tree{"a/1.heic": "x", "b/2.HEIC": "x", "b/notes.txt": ""}, OpenOptions{}, []string{"unknown layout", "found .heic .txt"}},
+		{"a class of files that are no images", tree{"a/1.png": "image", "b/2.heic": "x"}, OpenOptions{}, []string{"class folder b has no images", "found .heic"}},
+		{"images in split folders and no classes", tree{"train/1.png": "image", "test/2.png": "image", "train_labels.csv": "image,label\n"}, OpenOptions{},
+			[]string{"train holds images and no class folders", filepath.Join("train", "<class>"), "if the table train_labels.csv lists the images"}},
+		{"test images of no class", tree{"train/a/1.png": "image", "train/b/2.png": "image", "test/unknown/3.png": "image"}, OpenOptions{},
+			[]string{`test/unknown: the training split has no class "unknown"`, "or give ", "train, from which the other splits are then taken"}},
 		{"images only", tree{"1.png": "image"}, OpenOptions{}, []string{"unknown layout"}},
 		{"images only, forced", tree{"1.png": "image"}, OpenOptions{Layout: "imagefolder"}, []string{"no class folders", "<class>"}},
 		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"there is one class, images, ", "at least two classes", "if this folder holds those of the classes, give"}},
