@@ -10,7 +10,9 @@ func (e *OptionError) Error() string { return e.Err.Error() }
 func (e *OptionError) Unwrap() error { return e.Err }
 
 // InputError is something that was given and is broken, or does not match the
-// rest: a checkpoint, an image, a list, a plan, scores or a delta.
+// rest: a checkpoint, an image, a list, a plan, scores or a delta. What this package opens
+// and reads fails with one; the errors of dataset.Open and backbone.Load, called by
+// themselves, are not wrapped in it.
 type InputError struct{ Err error }
 
 func (e *InputError) Error() string { return e.Err.Error() }

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,7 +119,14 @@ func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress fun
 	}
 	result := new(Result)
 	if found, err := readJSON(r.path(ResultFile), result, redo); found || err != nil {
-		return result, err
+		if err == nil && (result.Method != r.o.Method || !slices.Contains(r.o.Budgets, result.Budget)) {
+			what := func(m Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
+			err = &OptionError{fmt.Errorf("%s holds a finished run of %s; choose another folder for one of %s", dir, what(result.Method, result.Budget), what(r.o.Method, strings.Join(r.o.Budgets, ", ")))}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return result, nil
 	}
 	result, err = r.run(ctx)
 	if saved := r.scoresSaved(); saved != nil && !errors.Is(err, saved) {

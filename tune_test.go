@@ -97,6 +97,30 @@ func TestTune(t *testing.T) {
 	}
 }
 
+// TestTuneFinished: the folder of a finished run gives its result to the same run alone.
+func TestTuneFinished(t *testing.T) {
+	dir := t.TempDir()
+	options := func(m spt.Method, budgets ...string) spt.TuneOptions {
+		o := options(m, budgets...)
+		o.Rank = 0 // the budget says it
+		return o
+	}
+	want, err := newTask(t, 9).Tune(t.Context(), options(spt.LoRA, "800"), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := newTask(t, 9).Tune(t.Context(), options(spt.LoRA, "800"), dir, nil)
+	if err != nil || again.Test.Loss != want.Test.Loss {
+		t.Errorf("the same run: %+v, %v", again, err)
+	}
+	for _, other := range []spt.TuneOptions{options(spt.BitFit), options(spt.LoRA, "1600"), options(spt.Adapter, "1600")} {
+		var option *spt.OptionError
+		if _, err := newTask(t, 9).Tune(t.Context(), other, dir, nil); !errors.As(err, &option) || !strings.Contains(err.Error(), "a finished run of lora 800; choose another folder") {
+			t.Errorf("%s %v in its folder: %v", other.Method, other.Budgets, err)
+		}
+	}
+}
+
 // TestTuneResume stops a run in each of its stages, resumes it, and compares
 // the delta's bytes with those of a run that was never stopped.
 func TestTuneResume(t *testing.T) {

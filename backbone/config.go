@@ -97,6 +97,24 @@ func supported() string { return strings.Join(slices.Sorted(maps.Keys(architectu
 
 var architectures = map[string]architecture{"vit": vit{}, "swin": swin{}, "convnext": convnext{}}
 
+// BeyondTimm says in what timm's model of the same names differs from c, so that its
+// checkpoint gives the same results in this library alone; empty: in nothing.
+func (c Config) BeyondTimm() string {
+	switch {
+	case c.Architecture == "vit" && c.Pooling == poolTokenAvg:
+		return "its head sees the class token and the mean of the patches, as Hugging Face's, one of which timm's sees"
+	case c.Architecture == "vit" && c.DistToken && c.Pooling == poolToken:
+		return "its head sees the class token alone, as Hugging Face's, where timm's distilled models have a second head"
+	case c.Architecture == "swin" && c.PadsBeforeShift:
+		for i := range c.Depths {
+			if s := c.stage(i); s.side%s.window != 0 {
+				return fmt.Sprintf("maps of %d patches are padded for windows of %d before they are shifted, as Hugging Face's, and by timm after; images of a size that windows divide have none of it", s.side, s.window)
+			}
+		}
+	}
+	return ""
+}
+
 // Validate says what is wrong with c, if anything. A configuration that does not
 // pass must not be asked for anything else.
 func (c Config) Validate() error {

@@ -54,6 +54,9 @@ func (convnext) configure(s source) (c Config, err error) {
 		}
 		c.Depths, c.Dims = append(c.Depths, depth), append(c.Dims, kernel[0])
 	}
+	if err := s.onlyGELU(); err != nil {
+		return c, err
+	}
 	c.PatchSize, c.EmbedDim = stem[2], stem[0]
 	c.ResponseNorm = s.has("stages.0.blocks.0.mlp.grn.weight")
 	own := s.side.config
@@ -75,7 +78,9 @@ func (convnext) configure(s source) (c Config, err error) {
 }
 
 // fit has nothing to change: convolutions fit any image size.
-func (convnext) fit(_, _ Config, _ checkpoint.StateDict) error { return nil }
+func (v convnext) fit(_, to Config, weights checkpoint.StateDict) error {
+	return allKnown(weights, v.params(to), "stages.", "stem.")
+}
 
 func (convnext) describe(c Config) string {
 	version := ""

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -56,6 +57,7 @@ type source struct {
 	naming  checkpoint.Naming
 	side    sideFiles
 	options LoadOptions
+	assumed *bool // set where the number of heads is a guess
 }
 
 // shape is the shape of a tensor that every backbone of the family has.
@@ -100,6 +102,42 @@ func (s source) layerNormEps(otherwise float64) float64 {
 	return cmp.Or(s.options.LayerNormEps, s.side.eps, otherwise)
 }
 
+// onlyGELU refuses a backbone whose MLPs have another activation, where the files
+// beside the checkpoint tell.
+func (s source) onlyGELU() error {
+	if a := s.side.activation; s.side.config == nil && a != "" && a != "gelu" {
+		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu", a)
+	}
+	return nil
+}
+
+// allKnown refuses a checkpoint that has more below some prefixes than the backbone's
+// parameters: it would not be computed.
+func allKnown(weights checkpoint.StateDict, params []Param, prefixes ...string) error {
+	known := map[string]bool{}
+	for _, p := range params {
+		known[p.Name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(weights)) {
+		if !known[name] && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			return fmt.Errorf("tensor %q: the blocks of this checkpoint are not all alike, or its form is not supported; expected in each what the first has", name)
+		}
+	}
+	return nil
+}
+
+// finite refuses weights that are no numbers, with which every result is none.
+func finite(weights checkpoint.StateDict) error {
+	for _, name := range slices.Sorted(maps.Keys(weights)) {
+		for i, v := range weights[name].Data {
+			if v-v != 0 { // NaN, or infinite
+				return fmt.Errorf("tensor %q: value %d is %v, expected finite numbers: the checkpoint is of a training that failed, or of a type beyond float32's range", name, i, v)
+			}
+		}
+	}
+	return nil
+}
+
 // ErrNoHead is that of a checkpoint without a head where [LoadOptions].NumClasses asks for none.
 var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes for a new one")
 
@@ -121,7 +159,8 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	if o.NumHeads < 0 || o.ImageSize < 0 || o.NumClasses < 0 || o.LayerNormEps != 0 && !(o.LayerNormEps > 0 && o.LayerNormEps < 1) {
 		return nil, none, fmt.Errorf("attention heads %d, image size %d, classes %d and layer norm eps %g: expected positive numbers, eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
 	}
-	own, err := a.configure(source{sd, naming, side, o})
+	assumed := false
+	own, err := a.configure(source{sd, naming, side, o, &assumed})
 	if err != nil {
 		return nil, none, err
 	}
@@ -159,6 +198,9 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	for _, w := range wanted {
 		weights[w.Name] = sd[w.Name]
 	}
+	if err := finite(weights); err != nil {
+		return nil, report, err
+	}
 	p := preprocessing(f, side, naming.Family)
 	if o.Mean != nil {
 		p.Mean, p.Source = *o.Mean, "given"
@@ -171,7 +213,9 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 			return nil, report, fmt.Errorf("the preprocessing (%s) has mean %v and std %v, expected numbers and a positive std; give them (--mean, --std)", p.Source, p.Mean, p.Std)
 		}
 	}
-	return NewModel(c, p, weights), report, nil
+	m := NewModel(c, p, weights)
+	m.ConvMLP, m.HeadsAssumed = naming.ConvMLP, assumed
+	return m, report, nil
 }
 
 // sideFiles is what the files beside a checkpoint, or its metadata, say of it.
@@ -181,6 +225,7 @@ type sideFiles struct {
 	heads         int
 	eps           float64
 	pool          string // timm's global_pool: "token", "avg", "map", …
+	architecture  string // timm's name of the model
 	activation    string // of the MLPs: "gelu", "quick_gelu", …
 	imageSize     int    // px
 }
@@ -237,9 +282,7 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 		if json.Unmarshal(config.ModelArgs.Heads, &heads) == nil {
 			s.heads = cmp.Or(s.heads, heads)
 		}
-		if strings.Contains(config.Architecture, "quickgelu") { // timm says it in the name alone
-			s.activation = "quick_gelu"
-		}
+		s.architecture = config.Architecture
 		if side, ok := config.ImageSize.(float64); ok {
 			s.imageSize = int(side)
 		}
@@ -248,6 +291,9 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 				s.imageSize = size[1]
 			}
 		}
+	}
+	if strings.Contains(cmp.Or(s.architecture, filepath.Base(f.Name())), "quickgelu") { // timm says it in the name alone
+		s.activation = "quick_gelu"
 	}
 	if s.preprocessing != nil {
 		return s, nil

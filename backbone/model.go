@@ -45,6 +45,13 @@ type Model struct {
 	// Origin is what Path is a copy of, such as hf:OWNER/NAME@COMMIT; else empty.
 	Origin string
 
+	// HeadsAssumed says that the number of attention heads is that of other models of the
+	// width: nothing in or beside the checkpoint says it.
+	HeadsAssumed bool
+	// ConvMLP says that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as those
+	// of timm's small models are; Save writes them so.
+	ConvMLP bool
+
 	// Precision is the type in which its graphs compute; see In.
 	Precision backend.Precision
 	// CheckpointActivations makes its graphs compute the activations of a block

@@ -2,6 +2,8 @@ package backbone
 
 import (
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/sptune/spt/checkpoint"
 )
@@ -17,7 +19,11 @@ func (m *Model) Save(path string, dtype checkpoint.DType, metadata map[string]st
 	maps.Copy(own, metadata)
 	var entries []checkpoint.Entry
 	for name, t := range splitHeads(m.Config, m.Weights).Fused() {
-		entries = append(entries, checkpoint.Entry{Name: name, DType: dtype, Shape: t.Shape, Data: t.Data})
+		shape := t.Shape
+		if m.ConvMLP && (strings.HasSuffix(name, ".mlp.fc1.weight") || strings.HasSuffix(name, ".mlp.fc2.weight")) {
+			shape = append(slices.Clone(shape), 1, 1)
+		}
+		entries = append(entries, checkpoint.Entry{Name: name, DType: dtype, Shape: shape, Data: t.Data})
 	}
 	return checkpoint.Save(path, entries, own)
 }

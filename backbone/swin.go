@@ -3,6 +3,7 @@ package backbone
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -63,6 +64,9 @@ func (swin) configure(s source) (c Config, err error) {
 		}
 		c.Depths, c.StageHeads, c.WindowSize = append(c.Depths, depth), append(c.StageHeads, table[1]), max(c.WindowSize, window)
 	}
+	if err := s.onlyGELU(); err != nil {
+		return c, err
+	}
 	c.PadsBeforeShift = strings.HasPrefix(s.naming.Source, "Hugging Face")
 	c.ImageSize = s.side.imageSize
 	if own := s.side.config; own != nil {
@@ -74,8 +78,40 @@ func (swin) configure(s source) (c Config, err error) {
 }
 
 // fit resizes the relative position tables of the stages whose windows have
-// another size than the tables were made for.
-func (swin) fit(_, to Config, weights checkpoint.StateDict) error {
+// another size than the tables were made for. It refuses tables that are neither from's
+// nor to's: those of a model whose stages have windows of their own would be resized
+// too, and those of an image size that nothing tells.
+func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
+	if err := allKnown(weights, v.params(to), "layers.", "patch_embed."); err != nil {
+		return err
+	}
+	tables := map[int]int{} // windows by stage
+	for stage := range to.Depths {
+		name := fmt.Sprintf("layers.%d.blocks.0.attn.%s", stage, positionTable)
+		table, ok := weights[name]
+		if !ok || len(table.Shape) != 2 {
+			continue // is reported when names and shapes are compared
+		}
+		var err error
+		if tables[stage], err = tableWindow(name, table.Shape); err != nil {
+			return err
+		}
+	}
+	made := func(c Config) bool {
+		for stage, window := range tables {
+			if c.stage(stage).window != window {
+				return false
+			}
+		}
+		return true
+	}
+	if !made(from) && !made(to) {
+		var windows []int
+		for _, stage := range slices.Sorted(maps.Keys(tables)) {
+			windows = append(windows, tables[stage])
+		}
+		return fmt.Errorf("the stages have windows of %s patches, which are not those of images of %d px and windows of %d: give the size of the images that it was made for (--image-size); models whose stages have windows of their own, as timm's swin_s3, are not supported", joined(windows), from.ImageSize, from.WindowSize)
+	}
 	for stage, depth := range to.Depths {
 		for n := range depth {
 			name := fmt.Sprintf("layers.%d.blocks.%d.attn.%s", stage, n, positionTable)

@@ -16,10 +16,18 @@ import (
 // vision_transformer.py, all of its models of these widths).
 var publishedHeads = map[int]int{1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
+// namedHeads are those of timm's models that have others than their width has else.
+var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2}
+
 // configure derives the configuration from the tensors and their shapes. What is
 // in no shape comes from the caller, the checkpoint's metadata, the files beside
 // it, or what published models of the kind have.
 func (v vit) configure(s source) (c Config, err error) {
+	for _, form := range []string{"rope", "rpn"} { // other graphs, with the very tensors of these
+		if slices.Contains(strings.Split(s.side.architecture, "_"), form) {
+			return c, fmt.Errorf("config.json says that it is timm's %s, whose form (%s) is not supported", s.side.architecture, form)
+		}
+	}
 	patch, err := s.shape("patch_embed.proj.weight", 4)
 	if err != nil {
 		return c, err
@@ -179,8 +187,15 @@ func (vit) heads(c Config, s source) (int, error) {
 	if s.naming.Source == "MoCo v3" && c.EmbedDim == 384 {
 		return 12, nil // its ViT-S (vits.py) has twice the usual heads
 	}
+	if n := namedHeads[s.side.architecture]; n != 0 {
+		return n, nil
+	}
+	*s.assumed = s.side.architecture == "" // timm's models have those of their widths
 	if n := publishedHeads[c.EmbedDim]; n != 0 {
 		return n, nil
+	}
+	if c.EmbedDim == 1536 && c.NoClassToken {
+		return 16, nil // SigLIP's g-opt; DINOv2's g, of this width too, has the usual ones
 	}
 	if c.EmbedDim%64 != 0 {
 		return 0, fmt.Errorf("the checkpoint does not say how many attention heads it has, and its width %d is no multiple of the usual 64; give the number (--num-heads)", c.EmbedDim)
@@ -245,14 +260,8 @@ func splitHeads(c Config, weights checkpoint.StateDict) checkpoint.StateDict {
 // fit resizes the position embedding. It refuses a checkpoint whose blocks are
 // not alike, since what only some have would not be computed.
 func (v vit) fit(from, to Config, weights checkpoint.StateDict) (err error) {
-	known := map[string]bool{}
-	for _, p := range v.params(to) {
-		known[p.Name] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(weights)) {
-		if strings.HasPrefix(name, "blocks.") && !known[name] {
-			return fmt.Errorf("tensor %q: the blocks of this checkpoint are not all alike, or its form is not supported; expected in each what blocks.0 has", name)
-		}
+	if err := allKnown(weights, v.params(to), "blocks."); err != nil {
+		return err
 	}
 	if from.Grid() == to.Grid() {
 		return nil

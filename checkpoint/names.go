@@ -43,6 +43,10 @@ func (f *File) Canonical() (StateDict, Naming, error) {
 	if err != nil {
 		return nil, Naming{}, err
 	}
+	if len(raw) == 0 && len(others) > 0 {
+		info := f.tensors[f.byName[others[0]]]
+		return nil, Naming{}, fmt.Errorf("checkpoint %s: none of its %d tensors is of a type that is read, F32, F16, BF16 or F64; the first, %q, is %s", f.name, len(others), info.Name, info.DType)
+	}
 	sd, naming, err := raw.Canonical()
 	if fault, ok := errors.AsType[*nameError](err); ok {
 		info := f.tensors[f.byName[fault.tensor]]

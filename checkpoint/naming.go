@@ -16,6 +16,8 @@ type Naming struct {
 	Source string `json:"source"`
 	// NumHeads is the number of attention heads where the shapes tell it, as Google's do; 0 where they do not.
 	NumHeads int `json:"num_heads,omitempty"`
+	// ConvMLP says that the linear layers of a ConvNeXt's MLPs were 1×1 convolutions.
+	ConvMLP bool `json:"conv_mlp,omitempty"`
 	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a backbone or its
 	// head: poolers, decoders, projection heads, momentum encoders, buffers that are recomputed.
 	Unused []string `json:"unused,omitempty"`
@@ -135,7 +137,7 @@ func (sd StateDict) Canonical() (StateDict, Naming, error) {
 		out[name] = x.Tensor
 	}
 	slices.Sort(t.unused)
-	return out, Naming{n.family, n.source, t.heads, t.unused}, nil
+	return out, Naming{Family: n.family, Source: n.source, NumHeads: t.heads, ConvMLP: t.convMLP, Unused: t.unused}, nil
 }
 
 // translation is the state of one [StateDict.Canonical].
@@ -144,6 +146,8 @@ type translation struct {
 	out    map[string]named // under canonical names
 	unused []string
 	heads  int
+
+	convMLP bool
 }
 
 // named is a tensor with the name that it has in the checkpoint.
@@ -318,6 +322,9 @@ func (t *translation) add(n naming, name string) error {
 	if r.to == "" {
 		t.unused = append(t.unused, x.source)
 		return nil
+	}
+	if n.family == "convnext" && strings.Contains(r.to, ".mlp.fc1.") && len(x.Shape) == 4 {
+		t.convMLP = true
 	}
 	if r.change != nil {
 		var err error

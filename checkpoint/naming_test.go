@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -466,5 +467,21 @@ func TestCanonicalFormatError(t *testing.T) {
 	fault, ok := errors.AsType[*checkpoint.FormatError](err)
 	if !ok || fault.File != path || fault.Tensor != "module.blocks.0.attn.qkv.weight" || fault.Offset <= 8 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNoFloats: a checkpoint of types that are not read is told by the type, not by its names.
+func TestNoFloats(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "quantized.safetensors")
+	if err := checkpoint.Save(path, []checkpoint.Entry{{Name: "blocks.0.attn.qkv.weight", DType: checkpoint.U8, Shape: []int{2}, Data: []uint8{1, 2}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, err := f.Canonical(); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
+		t.Errorf("%v", err)
 	}
 }

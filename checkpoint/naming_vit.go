@@ -21,7 +21,7 @@ var vitNamings = []naming{{
 		"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*",
 		"register_tokens", registers,
 	)),
-	strict: []string{"blocks.", "patch_embed."},
+	strict: []string{"blocks.", "patch_embed.", "rope."},
 	refine: func(n naming, seen map[string]string) naming {
 		for _, tell := range []struct{ pattern, source string }{
 			{"register_tokens", "the DINOv2 authors"},

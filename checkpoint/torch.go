@@ -213,8 +213,8 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 }
 
 // containers are the keys under which training programs keep a model's state dict, in the order in which timm looks
-// for them, then DINO's. Averaged weights come first, as they are those that are evaluated.
-var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student"}
+// for them, then other programs', then DINO's. Averaged weights come first, as they are those that are evaluated.
+var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "params", "teacher", "student"}
 
 // stateDict is the dict of tensors in d, and the keys that lead to it; nil if there is none.
 func stateDict(d *Dict, depth int) (_ *Dict, path string) {

@@ -100,6 +100,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 		return nil, nil, nil, err
 	}
 	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
+	out.Model.ConvMLP = m.ConvMLP
 	if before, err = train.NewPredictor(be, m, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}

@@ -73,6 +73,7 @@ do.`,
 		if err := merged.Save(out, t.classes); err != nil {
 			return err
 		}
+		beyond := merged.Model.Config.BeyondTimm()
 		if a.json {
 			var left []string
 			for _, err := range unreadable {
@@ -85,7 +86,8 @@ do.`,
 				Unreadable []string `json:"unreadable,omitempty"` // left out of the probes
 				Difference float64  `json:"largest_logit_difference"`
 				Bound      float64  `json:"bound"`
-			}{out, fileSize(out), merged.Images, left, merged.LargestDifference, merged.Bound})
+				BeyondTimm string   `json:"beyond_timm,omitempty"` // why timm computes something else with it
+			}{out, fileSize(out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
 		}
 		var f facts
 		for _, err := range unreadable {
@@ -93,6 +95,9 @@ do.`,
 		}
 		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
 		f.add("merged", "%s, %s", out, size(fileSize(out)))
+		if beyond != "" {
+			f.add("note", "not for timm: %s", beyond)
+		}
 		f.add("next", "%s", command("spt", "predict", "--model", out)+" IMAGE…")
 		return a.write(f.String())
 	})

@@ -101,6 +101,9 @@ func describeData(d *dataset.Dataset) string {
 func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {
 	var f facts
 	f.add("backbone", "%s: %s", modelName(m), describeConfig(m.Config))
+	if m.HeadsAssumed {
+		f.add("heads", "%d assumed: nothing in or beside the checkpoint says it (--num-heads)", m.Config.NumHeads)
+	}
 	if report != nil || m.Path == demo.Embedded { // a delta's backbone is told by its fingerprint
 		f.add("checkpoint", "%s", describeReport(report))
 	}
