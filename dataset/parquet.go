@@ -216,6 +216,9 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 		if c, ok := find(want); ok {
 			return c, nil
 		}
+		if slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.path == want && c.text }) {
+			return parquetColumn{}, fmt.Errorf("the column %q holds text and no images, which are files within the table, a struct with bytes; a table of paths is read from .csv, .tsv or .jsonl", want)
+		}
 		return parquetColumn{}, fmt.Errorf("there is no column of images %q, a struct with bytes; there are %s", want, columnNames(columns))
 	}
 	for _, c := range columns {

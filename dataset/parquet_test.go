@@ -207,7 +207,7 @@ func TestParquetErrors(t *testing.T) {
 		{"half a download", map[string]string{"data/train-00000-of-00002.parquet": train}, OpenOptions{}, []string{"train-00000-of-00002.parquet is one of 2 files, and 1 of them"}},
 		{"two columns", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{}, []string{"train.parquet", `"left", "left.path", "right"`, "image column"}},
 		{"no such column", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{ImageColumn: "label"}, []string{`no column of images "label"`}},
-		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`no column of images "image.path"`}},
+		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`the column "image.path" holds text and no images`}},
 		{"no such label", map[string]string{"train.parquet": train}, OpenOptions{LabelColumn: "kind"}, []string{"no column of labels (looked for kind)", `"image", "image.path", "label"`}},
 		{"label is the image", map[string]string{"train.parquet": "other/lists.parquet"}, OpenOptions{}, []string{"no column of labels"}},
 		{"label a float", map[string]string{"train.parquet": "other/floats.parquet"}, OpenOptions{}, []string{"column label has type", "integers or strings"}},

@@ -65,6 +65,9 @@ func (c *Client) get(ctx context.Context, method, address string, header http.He
 	w.timer = time.AfterFunc(stall, func() { cancel(fmt.Errorf("nothing came for %v", stall)) })
 	w.end = func() { w.timer.Stop(); cancel(nil) }
 	request, err := http.NewRequestWithContext(ctx, method, address, nil)
+	if err == nil && request.URL.Host == "" {
+		err = fmt.Errorf("%.60q is no http:// or https:// address", c.Endpoint)
+	}
 	if err != nil {
 		w.end()
 		return nil, fmt.Errorf("the address of the Hub (HF_ENDPOINT) is broken: %w", err)

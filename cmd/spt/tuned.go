@@ -77,6 +77,9 @@ func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c spt.ModelConf
 		}
 		if fs := cmd.Flags(); transform.Resize != "" && !fs.Changed("resize") && !fs.Changed("resize-to") {
 			images.Resize, images.ResizeTo = transform.Resize, transform.ResizeTo
+			if err := (dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}).Validate(); err != nil {
+				return nil, &spt.InputError{Err: fmt.Errorf("the metadata of %s: %w", m.Path, err)}
+			}
 		}
 	}
 	t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
