@@ -138,7 +138,7 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all.Part(0, 15) != all.Part(0, 15) || all.Part(0, 15) == all.Part(0, 14) {
+	if part := all.Part(0, 15); part != all.Part(0, 15) || part == all.Part(0, 14) {
 		t.Error("a part is not the same each time, or that of others")
 	}
 	// What is compiled in is not used again for other options.
