@@ -88,6 +88,11 @@ func (c ModelConfig) Open(numClasses int) (*backbone.Model, checkpoint.Report, e
 		}
 	}
 	m, report, err := backbone.Load(c.File(), o)
+	if broken := (*checkpoint.FormatError)(nil); c.fetched != "" && errors.As(err, &broken) {
+		if blob, linked := filepath.EvalSymlinks(broken.File); linked == nil {
+			err = fmt.Errorf("%w; if the cached copy is damaged, delete %s and it will be fetched again", err, blob)
+		}
+	}
 	if err == nil {
 		m.Origin = c.Origin()
 		err = c.Check(m)
