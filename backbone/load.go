@@ -225,7 +225,8 @@ type sideFiles struct {
 	heads         int
 	eps           float64
 	pool          string // timm's global_pool: "token", "avg", "map", …
-	architecture  string // timm's name of the model
+	architecture  string // timm's name of the model, of config.json
+	name          string // the same, or the file's name up to the first dot
 	activation    string // of the MLPs: "gelu", "quick_gelu", …
 	imageSize     int    // px
 }
@@ -292,7 +293,9 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 			}
 		}
 	}
-	if strings.Contains(cmp.Or(s.architecture, filepath.Base(f.Name())), "quickgelu") { // timm says it in the name alone
+	own, _, _ := strings.Cut(filepath.Base(f.Name()), ".")
+	s.name = cmp.Or(s.architecture, own)
+	if strings.Contains(s.name, "quickgelu") { // timm says it in the name alone
 		s.activation = "quick_gelu"
 	}
 	if s.preprocessing != nil {

@@ -110,8 +110,8 @@ func TestHeadsAssumed(t *testing.T) {
 	}
 }
 
-// TestQuickGELUName: timm says it in the model's name alone, be that in config.json or the file's.
-func TestQuickGELUName(t *testing.T) {
+// TestTimmName: timm says some forms in the name of the model alone, be that in config.json or the file's.
+func TestTimmName(t *testing.T) {
 	path := bare(t, "vit-quickgelu-timm", func(checkpoint.StateDict) {})
 	named := filepath.Join(t.TempDir(), "vit_base_patch32_clip_quickgelu_224.openai.safetensors")
 	if err := os.Rename(path, named); err != nil {
@@ -119,6 +119,13 @@ func TestQuickGELUName(t *testing.T) {
 	}
 	if m, _, err := backbone.Load(named, backbone.LoadOptions{NumHeads: 2}); err != nil || !m.Config.QuickGELU {
 		t.Errorf("%v", err)
+	}
+	rotary := filepath.Join(filepath.Dir(named), "vit_small_patch16_rope_ape_224.safetensors")
+	if err := os.Rename(named, rotary); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := backbone.Load(rotary, backbone.LoadOptions{NumHeads: 2}); err == nil || !strings.Contains(err.Error(), "rope") {
+		t.Errorf("rotary positions by the file's name: %v", err)
 	}
 }
 

@@ -24,8 +24,8 @@ var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "
 // it, or what published models of the kind have.
 func (v vit) configure(s source) (c Config, err error) {
 	for _, form := range []string{"rope", "rpn"} { // other graphs, with the very tensors of these
-		if slices.Contains(strings.Split(s.side.architecture, "_"), form) {
-			return c, fmt.Errorf("config.json says that it is timm's %s, whose form (%s) is not supported", s.side.architecture, form)
+		if slices.Contains(strings.Split(s.side.name, "_"), form) {
+			return c, fmt.Errorf("by config.json or the file's name it is timm's %s, whose form (%s) is not supported", s.side.name, form)
 		}
 	}
 	patch, err := s.shape("patch_embed.proj.weight", 4)
@@ -187,7 +187,7 @@ func (vit) heads(c Config, s source) (int, error) {
 	if s.naming.Source == "MoCo v3" && c.EmbedDim == 384 {
 		return 12, nil // its ViT-S (vits.py) has twice the usual heads
 	}
-	if n := namedHeads[s.side.architecture]; n != 0 {
+	if n := namedHeads[s.side.name]; n != 0 {
 		return n, nil
 	}
 	*s.assumed = s.side.architecture == "" // timm's models have those of their widths
