@@ -90,6 +90,9 @@ func (t *Task) single(o SingleOptions, p *plan.Plan) (s peft.Selection, err erro
 	if err := o.Train.Validate(); err != nil {
 		return s, &OptionError{fmt.Errorf("training options: %w", err)}
 	}
+	if err := t.trainable(); err != nil {
+		return s, err
+	}
 	if p == nil {
 		s, err = Baseline(t.Model.Config, o.Method, BaselineOptions{Rank: o.Rank, Budget: o.Budget, Sizes: o.Sizes})
 		if err == nil {

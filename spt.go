@@ -195,6 +195,9 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	if !o.Criterion.Images() {
 		return sensitivity.Score(ctx, t.Backend, t.Model, nil, nil, options, nil)
 	}
+	if err := t.trainable(); err != nil {
+		return nil, err
+	}
 	samples := t.Data.Train
 	o.BatchSize = min(o.BatchSize, len(samples))
 	n := len(samples)
@@ -408,6 +411,14 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 	return t.do(ctx, run, o)
 }
 
+// trainable refuses data that nothing can be learned from.
+func (t *Task) trainable() error {
+	if err := t.Data.Trainable(); err != nil {
+		return &InputError{err}
+	}
+	return nil
+}
+
 // training is a run that tunes a selection, for do.
 func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	tuning, err := peft.New(t.Model.Config, s)
@@ -419,6 +430,9 @@ func (t *Task) training(s peft.Selection) (*train.Run, error) {
 
 // do does a training with options.
 func (t *Task) do(ctx context.Context, run *train.Run, o TrainOptions) (*Trained, error) {
+	if err := t.trainable(); err != nil { // broken images may have been left out since
+		return nil, err
+	}
 	run.Options, run.Checkpoint, run.Hooks, run.Val, run.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
 	// Training images and, to train on them in the end, validation images: a device keeps
 	// them together.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/peft"
@@ -176,6 +177,9 @@ func (t *Task) Effective(o TuneOptions) (TuneOptions, error) {
 	if err := t.validate(o); err != nil {
 		return o, &OptionError{err}
 	}
+	if err := t.trainable(); err != nil {
+		return o, err
+	}
 	o.Sizes = o.Sizes.For(o.Method)
 	return o, nil
 }
@@ -304,6 +308,9 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	path := r.path(ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
+		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
+			return nil, fmt.Errorf("resuming the run in %s: %w", r.dir, err) // which may be whole
+		}
 		if err == nil && scores.Backbone != r.Model.Fingerprint() {
 			err = fmt.Errorf("%s was made with another backbone", path)
 		}
@@ -575,6 +582,7 @@ type DataConfig struct {
 	Train         int         `json:"train"` // numbers of images
 	Val           int         `json:"val"`
 	Test          int         `json:"test"`
+	Samples       string      `json:"samples,omitempty"` // SHA-256, in hex, of the names, labels and sizes of all images
 	Images        TaskOptions `json:"images"`
 }
 
@@ -614,11 +622,15 @@ func SaveRunConfig(dir string, c *RunConfig) error {
 	return writeJSON(filepath.Join(dir, ConfigFile), c)
 }
 
-// MoveRun notes in a run's config.json where its backbone and its data are now.
-func MoveRun(dir string, m ModelConfig, d DataConfig) error {
+// MoveRun notes in a run's config.json where its backbone and its data are now. data, opened
+// there, must list the samples that the run began with, or it is an *[InputError].
+func MoveRun(dir string, m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	c, err := LoadRunConfig(dir)
 	if err != nil {
 		return err
+	}
+	if listed := listing(data); c.Data.Path != d.Path && c.Data.Samples != listed {
+		return &InputError{fmt.Errorf("data set %s is not the one that the run in %s began with: names, labels or sizes of its images differ; give that one, or begin a new run", d.Path, dir)}
 	}
 	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
 	return writeJSON(filepath.Join(dir, ConfigFile), c)

@@ -55,7 +55,9 @@ func TestSwinWindows(t *testing.T) {
 		t.Fatal(err)
 	}
 	window := m.Config.WindowSize
-	table := func(window, heads int) checkpoint.Tensor { return checkpoint.NewTensor((2*window-1)*(2*window-1), heads) }
+	table := func(window, heads int) checkpoint.Tensor {
+		return checkpoint.NewTensor((2*window-1)*(2*window-1), heads)
+	}
 	path := bare(t, "swin-even-timm", func(sd checkpoint.StateDict) {
 		for name, x := range sd {
 			if strings.HasPrefix(name, "layers.0.") && strings.HasSuffix(name, "relative_position_bias_table") {
@@ -68,16 +70,21 @@ func TestSwinWindows(t *testing.T) {
 			t.Errorf("a stage with a window of its own, at %d px: %v", size, err)
 		}
 	}
-	// The same model made for smaller images has smaller windows in its last stage: their size must be known.
+	// The same model made for smaller images has smaller windows in its last stage, which tell the size.
 	small := m.Config
 	small.ImageSize /= 2
 	path = save(t, weights(small), nil)
-	if _, _, err := backbone.Load(path, backbone.LoadOptions{}); err == nil || !strings.Contains(err.Error(), "--image-size") {
-		t.Errorf("a model made for %d px, with nothing that says so: %v", small.ImageSize, err)
+	for _, size := range []int{2 * small.ImageSize, 3 * small.ImageSize} {
+		if _, _, err := backbone.Load(path, backbone.LoadOptions{ImageSize: size}); err != nil {
+			t.Errorf("a model made for %d px, at %d: %v", small.ImageSize, size, err)
+		}
 	}
-	got, _, err := backbone.Load(path, backbone.LoadOptions{ImageSize: small.ImageSize})
+	got, _, err := backbone.Load(path, backbone.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got.Config.ImageSize != small.ImageSize {
+		t.Fatalf("a model made for %d px is taken for one of %d", small.ImageSize, got.Config.ImageSize)
 	}
 	for name, w := range weights(small) {
 		if x := got.Weights[name]; !slices.Equal(x.Shape, w.Shape) || !slices.Equal(x.Data, w.Data) {

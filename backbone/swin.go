@@ -47,6 +47,7 @@ func (swin) configure(s source) (c Config, err error) {
 	if err != nil {
 		return c, err
 	}
+	windows, window := map[int]int{}, 0 // by stage, and the last
 	for stage := range stages {
 		layer := fmt.Sprintf("layers.%d.blocks", stage)
 		depth, err := s.count(layer)
@@ -58,10 +59,10 @@ func (swin) configure(s source) (c Config, err error) {
 		if err != nil {
 			return c, err
 		}
-		window, err := tableWindow(name, table)
-		if err != nil {
+		if window, err = tableWindow(name, table); err != nil {
 			return c, err
 		}
+		windows[stage] = window
 		c.Depths, c.StageHeads, c.WindowSize = append(c.Depths, depth), append(c.StageHeads, table[1]), max(c.WindowSize, window)
 	}
 	if err := s.onlyGELU(); err != nil {
@@ -71,6 +72,9 @@ func (swin) configure(s source) (c Config, err error) {
 	c.ImageSize = s.side.imageSize
 	if own := s.side.config; own != nil {
 		c.ImageSize, c.WindowSize, c.PadsBeforeShift = own.ImageSize, own.WindowSize, own.PadsBeforeShift
+	}
+	if c.ImageSize == 0 && window < c.WindowSize && len(c.Depths) < 17 { // the last map is smaller than a window: this tells the size
+		c.ImageSize = c.madeAt(windows)
 	}
 	// More stages are refused below, before anything is made of the size.
 	c.ImageSize = cmp.Or(c.ImageSize, c.WindowSize*c.PatchSize<<min(len(c.Depths)-1, 16))
@@ -97,20 +101,12 @@ func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 			return err
 		}
 	}
-	made := func(c Config) bool {
-		for stage, window := range tables {
-			if c.stage(stage).window != window {
-				return false
-			}
-		}
-		return true
-	}
-	if !made(from) && !made(to) {
+	if !slices.ContainsFunc([]Config{from, to}, func(c Config) bool { return c.madeFor(tables) }) && from.madeAt(tables) == 0 {
 		var windows []int
 		for _, stage := range slices.Sorted(maps.Keys(tables)) {
 			windows = append(windows, tables[stage])
 		}
-		return fmt.Errorf("the stages have windows of %s patches, which are not those of images of %d px and windows of %d: give the size of the images that it was made for (--image-size); models whose stages have windows of their own, as timm's swin_s3, are not supported", joined(windows), from.ImageSize, from.WindowSize)
+		return fmt.Errorf("the stages have windows of %s patches, which are not those of images of %d px and windows of %d: give the size of the images that it was made for (--image-size); models whose stages have windows of their own, as timm's swin_s3, or whose maps are halved without padding are not supported", joined(windows), from.ImageSize, from.WindowSize)
 	}
 	for stage, depth := range to.Depths {
 		for n := range depth {
@@ -129,6 +125,26 @@ func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 		}
 	}
 	return nil
+}
+
+// madeFor reports whether tables of these windows, by stage, are c's.
+func (c Config) madeFor(tables map[int]int) bool {
+	for stage, window := range tables {
+		if c.stage(stage).window != window {
+			return false
+		}
+	}
+	return true
+}
+
+// madeAt is the largest image size that has tables of these windows, 0 if none has.
+func (c Config) madeAt(tables map[int]int) int {
+	for grid := maxGrid; grid > 0; grid-- {
+		if c.ImageSize = grid * c.PatchSize; c.madeFor(tables) {
+			return c.ImageSize
+		}
+	}
+	return 0
 }
 
 func (swin) describe(c Config) string {

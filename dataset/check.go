@@ -22,8 +22,8 @@ type CheckOptions struct {
 // CheckImages decodes every image of the three splits once and finds those that are broken. In a data set opened with
 // SkipBadImages they are removed from their split and listed in d.Skipped; otherwise they are the error, which names them.
 // Doing this up front keeps the passes over the data the same from the first to the last. It must not run while loaders are
-// made from d. It is an error if fewer than two classes, or not all that val or test need, have a training image left, or if
-// ctx is done; the splits are then as they were.
+// made from d. It is an error if a class that val or test needs has no training image left, or if ctx is done; the splits
+// are then as they were.
 func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	if o.Cache != nil {
 		if err := o.Transform.Validate(); err != nil {

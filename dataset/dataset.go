@@ -89,7 +89,7 @@ func (d *Dataset) splits() []split {
 }
 
 // New returns a data set of the given samples, whose images are usually in memory. val and test may be empty. It is an
-// error if train has fewer than two classes, a label is not an index of classes, an image in memory is malformed, the same
+// error if train is empty, a label is not an index of classes, an image in memory is malformed, the same
 // image stands in the lists twice, or a class of val or test has no training sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
 	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
@@ -119,8 +119,7 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 	return d, nil
 }
 
-// check finds what is wrong between samples: a training set of no class or one, an image listed twice, a class that is not
-// trained.
+// check finds what is wrong between samples: an empty training set, an image listed twice, a class that is not trained.
 func (d *Dataset) check() error {
 	if len(d.Train) == 0 {
 		return errors.New("there are no training images")
@@ -155,8 +154,13 @@ func (d *Dataset) check() error {
 			}
 		}
 	}
-	if first := d.Train[0].Label; !slices.ContainsFunc(d.Train, func(s Sample) bool { return s.Label != first }) {
-		return oneClass(d.Classes[first])
+	return nil
+}
+
+// Trainable refuses training images of fewer than two classes. Others can be measured, and looked at, alone.
+func (d *Dataset) Trainable() error {
+	if other := func(s Sample) bool { return s.Label != d.Train[0].Label }; len(d.Train) > 0 && !slices.ContainsFunc(d.Train, other) {
+		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[d.Train[0].Label]))
 	}
 	return nil
 }

@@ -30,7 +30,8 @@ func readImageFolder(root string) (g given, err error) {
 		if len(inner) > 0 {
 			return readSplitFolders(root, folders, train)
 		}
-		if other := func(f string) bool { _, split := folderSplit(f); return !split }; !slices.ContainsFunc(folders, other) {
+		named := slices.DeleteFunc(slices.Clone(folders), func(f string) bool { _, split := folderSplit(f); return !split })
+		if len(named) > 1 || len(named) == len(folders) { // one among others may be a class
 			return given{}, fmt.Errorf("folder %s holds images and no class folders, so nothing says what they show: images belong into %s%s",
 				filepath.Join(root, train), filepath.Join(root, train, "<class>"), tableHint(root))
 		}

@@ -116,7 +116,7 @@ var layouts = []layout{
 // Errors name the file and the line, key, row or folder. They are: an unknown layout; a malformed line or json; a label that is
 // not an integer, negative, or beyond classes.txt; a path that leaves the folder; a missing image; an empty class folder;
 // a loop of links; a list in UTF-16; a class name that is not UTF-8; an image that is listed twice or in two splits; a class of
-// val or test that train does not have; training images of one class only; and another number of classes than was asked for.
+// val or test that train does not have; and another number of classes than was asked for.
 func Open(path string, o OpenOptions) (*Dataset, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {

@@ -182,9 +182,6 @@ func TestOpenErrors(t *testing.T) {
 		{"images only, forced", tree{"1.png": "image"}, OpenOptions{Layout: "imagefolder"}, []string{"no class folders", "<class>"}},
 		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"there is one class, images, ", "at least two classes", "if this folder holds those of the classes, give"}},
 		{"one class and a table", tree{"pics/1.png": "image", "labels.csv": "x"}, OpenOptions{}, []string{"there is one class, pics, ", "if the table labels.csv lists the images, give ", string(filepath.Separator) + "labels.csv"}},
-		{"one class below train", tree{"train/cat/1.png": "image"}, OpenOptions{}, []string{"there is one class, cat, ", "at least two classes"}},
-		{"one class of vtab", vtabTree.with(tree{"train800.txt": "images/a.png 1\n", "test.txt": "images/g.png 1"}), OpenOptions{Classes: 9}, []string{"there is one class, 1, ", "at least two classes"}},
-		{"one class of fgvc", tree{"train.json": `{"1.png": 5}`, "1.png": "image"}, OpenOptions{}, []string{"there is one class, 5, ", "at least two classes"}},
 		{"images and a table", tree{"1.png": "image", "Labels.TSV": "x"}, OpenOptions{}, []string{"unknown layout", "if the table Labels.TSV lists the images, give "}},
 		{"class folder in Latin-1", tree{"caf\xe9/1.png": "image", "the/1.png": "image"}, OpenOptions{}, []string{`folder "caf\xe9": the class name "caf\xe9" is not UTF-8: rename the folder`}},
 		{"classes.txt in Latin-1", vtabTree.with(tree{"classes.txt": "the\ncaf\xe9\n"}), OpenOptions{}, []string{`classes.txt:2: the class name "caf\xe9" is not UTF-8: save`}},
@@ -345,7 +342,6 @@ func TestSkipAll(t *testing.T) {
 	}{
 		{vtabTree.with(tree{"images/a.png": "-", "images/b.png": "-", "images/c d.png": "-"}), []string{"there are no training images without the 3 listed images", "train800.txt:1: image ", "train800.txt:3: image "}},
 		{vtabTree.with(tree{"images/a.png": "-"}), []string{"class 0 (0) of the test split has no training image without the 1 listed image", "train800.txt:1: image "}},
-		{tree{"train800.txt": "a.png 0\nb.png 1\n", "a.png": "image"}, []string{"there is one class, 0, ", "without the 1 listed image", "train800.txt:2: image "}},
 	} {
 		_, err := Open(c.files.write(t), skip)
 		if err == nil {
@@ -463,7 +459,6 @@ func TestNew(t *testing.T) {
 		{"no image", []Sample{m(), {}}, nil, nil, "train[1] has neither"},
 		{"malformed", []Sample{{Image: &RGB{Width: 2, Height: 2}}}, nil, nil, "needs 12 bytes"},
 		{"twice", []Sample{shared}, nil, []Sample{shared}, "one split only"},
-		{"one class", []Sample{m(), m()}, nil, []Sample{m()}, "there is one class, a, "},
 		{"untrained", []Sample{m()}, nil, []Sample{labelled}, "class 1 (b) of the test split has no training image"},
 	} {
 		d, err := New("demo", []string{"a", "b"}, c.train, c.val, c.test)
@@ -532,6 +527,28 @@ func checkParsed(t *testing.T, samples []Sample) {
 	for _, s := range samples {
 		if s.Label < 0 || s.Where == "" || !filepath.IsLocal(filepath.FromSlash(s.Path)) {
 			t.Errorf("accepted %+v", s)
+		}
+	}
+}
+
+// TestTrainable: one class can be opened, to be measured, and not trained on.
+func TestTrainable(t *testing.T) {
+	for name, c := range map[string]struct {
+		files tree
+		class string
+	}{
+		"below train": {tree{"train/cat/1.png": "image"}, "cat"},
+		"fgvc":        {tree{"train.json": `{"1.png": 5}`, "1.png": "image"}, "5"},
+		"table":       {tree{"train.csv": "path,label\na.png,cat\n", "a.png": "image", "classes.txt": "dog\ncat\n"}, "cat"},
+		"two":         {tree{"train/cat/1.png": "image", "train/dog/1.png": "image"}, ""},
+	} {
+		d, err := Open(c.files.write(t), OpenOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err := d.Trainable(); (err == nil) != (c.class == "") || err != nil && !strings.Contains(err.Error(), "there is one class, "+c.class+", ") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -210,10 +210,6 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 			continue
 		}
 		where := fmt.Sprintf("%s:%d", name, line)
-		// The decoder would replace what is not UTF-8.
-		if !utf8.Valid(s) {
-			return nil, fmt.Errorf("%s: the line is not UTF-8: save the table as UTF-8", where)
-		}
 		keys, values, err := jsonObject(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
@@ -232,6 +228,9 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 			raw, ok := values[key]
 			if i == 2 && (!ok || key == "") {
 				continue // there is no column of splits; "" may be the key of another
+			}
+			if !utf8.Valid(raw) { // the decoder would replace what is none
+				return nil, fmt.Errorf("%s: %q is not UTF-8: save the table as UTF-8", where, abbreviate(key))
 			}
 			if texts[i], err = jsonScalar(raw); err != nil {
 				return nil, fmt.Errorf("%s: %q: %w", where, abbreviate(key), err)

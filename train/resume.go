@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/sptune/spt/backend"
@@ -48,6 +49,9 @@ func (p *progress) next() {
 	p.Step, p.LossSum, p.Correct, p.Seconds = 0, 0, 0, 0
 }
 
+// stateVersion is that of checkpoints. In the first, a run's identity held the place of its data.
+const stateVersion = 2
+
 // MetadataKey is the metadata by which a training checkpoint is recognised.
 const MetadataKey = "spt_progress"
 
@@ -83,7 +87,7 @@ func (r *Run) save(s *Stepper, p progress) error {
 			entries = append(entries, checkpoint.Entry{Name: prefix + name, DType: "F32", Shape: v.Shape, Data: v.Data})
 		}
 	}
-	p.Version, p.Identity = 1, r.id
+	p.Version, p.Identity = stateVersion, r.id
 	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("writing the training state to %s: %w", r.Checkpoint, err)
@@ -98,7 +102,11 @@ type StateError struct {
 }
 
 func (e *StateError) Error() string {
-	return fmt.Sprintf("resuming from %s: %v; remove it to begin this training anew", e.Path, e.Err)
+	text := fmt.Sprintf("resuming from %s: %v", e.Path, e.Err)
+	if unread := (*fs.PathError)(nil); errors.As(e.Err, &unread) {
+		return text // it may be whole
+	}
+	return text + "; remove it to begin this training anew"
 }
 
 // Unwrap returns the cause.
@@ -123,8 +131,8 @@ func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tun
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
 		return p, nil, fmt.Errorf("metadata %q: %w", MetadataKey, err)
 	}
-	if p.Version != 1 {
-		return p, nil, fmt.Errorf("version %d, this program reads version 1", p.Version)
+	if p.Version != stateVersion {
+		return p, nil, fmt.Errorf("it is of version %d, and this program goes on from version %d", p.Version, stateVersion)
 	}
 	if p.Identity != identity {
 		return p, nil, errors.New("it belongs to a run with other options, data, plan or backbone; give the same ones")

@@ -78,7 +78,7 @@ Those of SPT come with a plan.`,
 			return err
 		}
 		if moved {
-			if err := spt.MoveRun(out, c.Model, c.Data); err != nil {
+			if err := spt.MoveRun(out, c.Model, c.Data, task.Data); err != nil {
 				return err
 			}
 		}

@@ -82,7 +82,7 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 			return err
 		}
 		if moved {
-			if err := spt.MoveRun(out, c.Model, c.Data); err != nil {
+			if err := spt.MoveRun(out, c.Model, c.Data, task.Data); err != nil {
 				return err
 			}
 		}
