@@ -2,8 +2,6 @@ package spt
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -154,28 +152,8 @@ func (c DataConfig) Open() (*dataset.Dataset, error) {
 
 // Record notes what the data set turned out to be.
 func (c *DataConfig) Record(d *dataset.Dataset) {
-	c.Layout, c.Split, c.Samples = d.Layout, d.Split, listing(d)
+	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)
-}
-
-// listing is a SHA-256, in hex, of what a data set lists: of each split the images' paths from its root on, labels, where
-// they are listed, and how large the files are.
-func listing(d *dataset.Dataset) string {
-	h := sha256.New() // which never fails
-	for _, split := range [][]dataset.Sample{d.Train, d.Val, d.Test} {
-		for _, s := range split {
-			path, size := s.Path, int64(0)
-			if rel, err := filepath.Rel(d.Root, path); err == nil && d.Root != "" {
-				path = filepath.ToSlash(rel)
-			}
-			if stat, err := os.Stat(s.Path); err == nil { // rows of a table have none
-				size = stat.Size()
-			}
-			fmt.Fprintf(h, "%q %d %q %d\n", path, s.Label, s.Where, size)
-		}
-		fmt.Fprintln(h)
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // RunsDir is the folder of runs that were given no name, in the working folder.

@@ -582,7 +582,7 @@ type DataConfig struct {
 	Train         int         `json:"train"` // numbers of images
 	Val           int         `json:"val"`
 	Test          int         `json:"test"`
-	Samples       string      `json:"samples,omitempty"` // SHA-256, in hex, of the names, labels and sizes of all images
+	Samples       string      `json:"samples,omitempty"` // dataset.Dataset.Fingerprint
 	Images        TaskOptions `json:"images"`
 }
 
@@ -609,8 +609,7 @@ func CheckNewRun(dir string) error {
 }
 
 // SaveRunConfig writes config.json into a run folder, which it makes, and sets the
-// versions in c. A folder
-// that holds a run already is refused; see [CheckNewRun].
+// versions in c. A folder that holds a run already is refused; see [CheckNewRun].
 func SaveRunConfig(dir string, c *RunConfig) error {
 	if err := CheckNewRun(dir); err != nil {
 		return err
@@ -629,7 +628,7 @@ func MoveRun(dir string, m ModelConfig, d DataConfig, data *dataset.Dataset) err
 	if err != nil {
 		return err
 	}
-	if listed := listing(data); c.Data.Path != d.Path && c.Data.Samples != listed {
+	if c.Data.Path != d.Path && c.Data.Samples != data.Fingerprint() {
 		return &InputError{fmt.Errorf("data set %s is not the one that the run in %s began with: names, labels or sizes of its images differ; give that one, or begin a new run", d.Path, dir)}
 	}
 	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path

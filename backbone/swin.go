@@ -3,7 +3,6 @@ package backbone
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -47,7 +46,7 @@ func (swin) configure(s source) (c Config, err error) {
 	if err != nil {
 		return c, err
 	}
-	windows, window := map[int]int{}, 0 // by stage, and the last
+	var windows []int // of the stages
 	for stage := range stages {
 		layer := fmt.Sprintf("layers.%d.blocks", stage)
 		depth, err := s.count(layer)
@@ -59,10 +58,11 @@ func (swin) configure(s source) (c Config, err error) {
 		if err != nil {
 			return c, err
 		}
-		if window, err = tableWindow(name, table); err != nil {
+		window, err := tableWindow(name, table)
+		if err != nil {
 			return c, err
 		}
-		windows[stage] = window
+		windows = append(windows, window)
 		c.Depths, c.StageHeads, c.WindowSize = append(c.Depths, depth), append(c.StageHeads, table[1]), max(c.WindowSize, window)
 	}
 	if err := s.onlyGELU(); err != nil {
@@ -73,7 +73,7 @@ func (swin) configure(s source) (c Config, err error) {
 	if own := s.side.config; own != nil {
 		c.ImageSize, c.WindowSize, c.PadsBeforeShift = own.ImageSize, own.WindowSize, own.PadsBeforeShift
 	}
-	if c.ImageSize == 0 && window < c.WindowSize && len(c.Depths) < 17 { // the last map is smaller than a window: this tells the size
+	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < c.WindowSize { // the last map is smaller than a window: this tells the size
 		c.ImageSize = c.madeAt(windows)
 	}
 	// More stages are refused below, before anything is made of the size.
@@ -82,30 +82,22 @@ func (swin) configure(s source) (c Config, err error) {
 }
 
 // fit resizes the relative position tables of the stages whose windows have
-// another size than the tables were made for. It refuses tables that are neither from's
-// nor to's: those of a model whose stages have windows of their own would be resized
-// too, and those of an image size that nothing tells.
+// another size than the tables were made for. It refuses tables that are those of no
+// image size: of a model whose stages have windows of their own they would be resized too.
 func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 	if err := allKnown(weights, v.params(to), "layers.", "patch_embed."); err != nil {
 		return err
 	}
-	tables := map[int]int{} // windows by stage
+	var windows []int
 	for stage := range to.Depths {
 		name := fmt.Sprintf("layers.%d.blocks.0.attn.%s", stage, positionTable)
-		table, ok := weights[name]
-		if !ok || len(table.Shape) != 2 {
-			continue // is reported when names and shapes are compared
-		}
-		var err error
-		if tables[stage], err = tableWindow(name, table.Shape); err != nil {
+		window, err := tableWindow(name, weights[name].Shape) // configure has found it there
+		if err != nil {
 			return err
 		}
+		windows = append(windows, window)
 	}
-	if !slices.ContainsFunc([]Config{from, to}, func(c Config) bool { return c.madeFor(tables) }) && from.madeAt(tables) == 0 {
-		var windows []int
-		for _, stage := range slices.Sorted(maps.Keys(tables)) {
-			windows = append(windows, tables[stage])
-		}
+	if from.madeAt(windows) == 0 {
 		return fmt.Errorf("the stages have windows of %s patches, which are not those of images of %d px and windows of %d: give the size of the images that it was made for (--image-size); models whose stages have windows of their own, as timm's swin_s3, or whose maps are halved without padding are not supported", joined(windows), from.ImageSize, from.WindowSize)
 	}
 	for stage, depth := range to.Depths {
@@ -127,20 +119,15 @@ func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 	return nil
 }
 
-// madeFor reports whether tables of these windows, by stage, are c's.
-func (c Config) madeFor(tables map[int]int) bool {
-	for stage, window := range tables {
-		if c.stage(stage).window != window {
-			return false
-		}
-	}
-	return true
-}
-
-// madeAt is the largest image size that has tables of these windows, 0 if none has.
-func (c Config) madeAt(tables map[int]int) int {
+// madeAt is the largest image size at which c's stages have these windows, 0 if none is.
+func (c Config) madeAt(windows []int) int {
 	for grid := maxGrid; grid > 0; grid-- {
-		if c.ImageSize = grid * c.PatchSize; c.madeFor(tables) {
+		c.ImageSize = grid * c.PatchSize
+		stage := 0
+		for stage < len(windows) && c.stage(stage).window == windows[stage] {
+			stage++
+		}
+		if stage == len(windows) {
 			return c.ImageSize
 		}
 	}

@@ -277,8 +277,8 @@ type step struct {
 	scorer  *sensitivity.Scorer // of Score
 }
 
-// LoopSteps is how many training steps on a device are one program.
-const LoopSteps = 10
+// loopSteps is how many training steps on a device are one program.
+const loopSteps = 10
 
 // run takes n times the step's steps on the same batch.
 func (s *step) run(ctx context.Context, b batch, n int) error {
@@ -335,11 +335,11 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 			return stepper.Enqueue(ctx, b.images, b.labels, recipe.WarmupLR, 0)
 		}
 		if backend.OnDevice(be) { // as train.Run does
-			s.steps = LoopSteps
-			lrs := slices.Repeat([]float64{recipe.WarmupLR}, LoopSteps)
+			s.steps = loopSteps
+			lrs := slices.Repeat([]float64{recipe.WarmupLR}, loopSteps)
 			s.enqueue = func(ctx context.Context, b batch) error {
-				order := make([]int, 0, LoopSteps*b.data.Len())
-				for range LoopSteps {
+				order := make([]int, 0, loopSteps*b.data.Len())
+				for range loopSteps {
 					for i := range b.data.Len() {
 						order = append(order, i)
 					}

@@ -14,8 +14,11 @@
 package dataset
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 )
 
@@ -155,6 +158,23 @@ func (d *Dataset) check() error {
 		}
 	}
 	return nil
+}
+
+// Fingerprint is a SHA-256, in hex, of what the data set lists: of each split the images' paths from the root on, labels,
+// where they are listed, and how large the files are. It does not change when the data set is moved.
+func (d *Dataset) Fingerprint() string {
+	h := sha256.New() // which never fails
+	for _, split := range d.splits() {
+		for _, s := range *split.samples {
+			size := int64(0)
+			if stat, err := os.Stat(s.Path); err == nil { // rows of a table have none
+				size = stat.Size()
+			}
+			fmt.Fprintf(h, "%q %d %q %d\n", relative(d.Root, s.Path), s.Label, s.Where, size)
+		}
+		fmt.Fprintln(h)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Trainable refuses training images of fewer than two classes. Others can be measured, and looked at, alone.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -65,11 +64,7 @@ func (l *Loader) Fingerprint() string {
 	h := sha256.New() // which never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
 	for _, s := range l.samples {
-		path := s.Path
-		if rel, err := filepath.Rel(l.options.Root, path); err == nil && l.options.Root != "" {
-			path = filepath.ToSlash(rel)
-		}
-		fmt.Fprintf(h, "%q %d %q\n", path, s.Label, s.Where)
+		fmt.Fprintf(h, "%q %d %q\n", relative(l.options.Root, s.Path), s.Label, s.Where)
 		if s.Image != nil {
 			h.Write(s.Image.Pix)
 		}

@@ -140,11 +140,7 @@ type parquetReader struct {
 
 // read returns a labelled sample for every row.
 func (r *parquetReader) read(path string) ([]labelled, error) {
-	name, err := filepath.Rel(r.src.root, path)
-	if err != nil {
-		name = path
-	}
-	p, err := openParquet(path, filepath.ToSlash(name))
+	p, err := openParquet(path, relative(r.src.root, path))
 	if err != nil {
 		return nil, err
 	}

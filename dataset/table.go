@@ -70,7 +70,7 @@ func findTables(root string) (tables []table, err error) {
 	return nil, nil
 }
 
-// relative is a path below root, for messages.
+// relative is a path below root, for messages and fingerprints; as it is where it is not below.
 func relative(root, path string) string {
 	if rel, err := filepath.Rel(root, path); err == nil {
 		path = rel

@@ -206,8 +206,8 @@ func (e *Interrupted) Error() string {
 
 func (e *Interrupted) Unwrap() error { return e.Cause }
 
-// Do trains to the end, from the start or from the checkpoint. A partial last batch of an epoch is left out, as the
-// loaders of VTAB-1k do, unless it is the only one.
+// Do trains to the end, from the start or from the checkpoint. A partial last batch of
+// an epoch is left out, as the loaders of VTAB-1k do, unless it is the only one.
 func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if !r.Keep {
 		defer r.Close()

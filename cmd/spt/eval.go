@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -113,30 +114,22 @@ where the delta was trained on the very images.`,
 func takeRunData(cmd *cobra.Command, data *spt.DataConfig, run spt.DataConfig, dir string) error {
 	before, path := given(cmd), data.Path
 	*data = run
+	free := []string{"cache", "skip-bad-images"} // an image may have broken since
+	_, skip := before["skip-bad-images"]
 	if path == "" || path == run.Path {
-		free := []string{"cache", "skip-bad-images"} // an image may have broken since
-		kept := map[string]string{}
-		if _, ok := before["skip-bad-images"]; ok {
-			data.Classes = 0 // numbers of images may differ
-		}
-		for _, name := range free {
-			if text, ok := before[name]; ok {
-				kept[name] = text
-				delete(before, name)
-			}
-		}
-		if err := refuseContradictions(cmd, before, dir, "or give other images (--data)"); err != nil {
+		others := maps.Clone(before)
+		maps.DeleteFunc(others, func(name, _ string) bool { return slices.Contains(free, name) })
+		if err := refuseContradictions(cmd, others, dir, "or give other images (--data)"); err != nil {
 			return err
 		}
-		for name, text := range kept {
-			if err := cmd.Flags().Set(name, text); err != nil {
-				return &spt.OptionError{Err: err}
-			}
-		}
-		return nil
+	} else {
+		free = append(free, "data", "task", "layout", "image-column", "label-column", "val-fraction", "test-fraction", "split-seed")
+		skip = true
 	}
-	data.Classes = 0 // its numbers of images may differ
-	for _, name := range []string{"data", "task", "layout", "image-column", "label-column", "val-fraction", "test-fraction", "split-seed", "skip-bad-images", "cache"} {
+	if skip {
+		data.Classes = 0 // numbers of images may differ
+	}
+	for _, name := range free {
 		if text, ok := before[name]; ok {
 			if err := cmd.Flags().Set(name, text); err != nil {
 				return &spt.OptionError{Err: err}

@@ -73,14 +73,9 @@ Those of SPT come with a plan.`,
 		if err != nil {
 			return err
 		}
-		task, report, err := a.openTask(ctx, &c)
+		task, report, err := a.openRun(ctx, &c, out, moved)
 		if err != nil {
 			return err
-		}
-		if moved {
-			if err := spt.MoveRun(out, c.Model, c.Data, task.Data); err != nil {
-				return err
-			}
 		}
 		if err := task.Single(o, p); err != nil {
 			return err

@@ -77,14 +77,9 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 				return err
 			}
 		}
-		task, report, err := a.openTask(ctx, &c)
+		task, report, err := a.openRun(ctx, &c, out, moved)
 		if err != nil {
 			return err
-		}
-		if moved {
-			if err := spt.MoveRun(out, c.Model, c.Data, task.Data); err != nil {
-				return err
-			}
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
@@ -161,6 +156,16 @@ func resumeRun(cmd *cobra.Command, c *spt.RunConfig, single *spt.SingleOptions, 
 		*single = *loaded.Single
 	}
 	return moved, refuseContradictions(cmd, before, dir, "or begin a new run")
+}
+
+// openRun is openTask, and notes in a run's folder where backbone and data are now, if they have
+// moved.
+func (a *app) openRun(ctx context.Context, c *spt.RunConfig, dir string, moved bool) (*spt.Task, *checkpoint.Report, error) {
+	task, report, err := a.openTask(ctx, c)
+	if err == nil && moved {
+		err = spt.MoveRun(dir, c.Model, c.Data, task.Data)
+	}
+	return task, report, err
 }
 
 // openTask opens data, backbone and device of a run, and fills in the device in c.

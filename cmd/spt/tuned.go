@@ -76,10 +76,11 @@ func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c spt.ModelConf
 			return nil, &spt.InputError{Err: err}
 		}
 		if fs := cmd.Flags(); transform.Resize != "" && !fs.Changed("resize") && !fs.Changed("resize-to") {
-			images.Resize, images.ResizeTo = transform.Resize, transform.ResizeTo
-			if err := (dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}).Validate(); err != nil {
+			t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: transform.Resize, ResizeTo: transform.ResizeTo}
+			if err := t.transform.Validate(); err != nil {
 				return nil, &spt.InputError{Err: fmt.Errorf("the metadata of %s: %w", m.Path, err)}
 			}
+			return t, nil
 		}
 	}
 	t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
