@@ -14,8 +14,10 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 )
 
 // TestTuneConvNeXt: every kind of method on ConvNeXts, from files to a delta that
@@ -35,52 +37,52 @@ func TestTuneConvNeXt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		task, err := spt.NewTask(m, data, spt.TaskOptions{})
+		task, err := spt.NewTask(m, data, run.ImageOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, method := range spt.Methods() {
-			if !fits(m.Config, method) {
+		for _, chosen := range method.Methods() {
+			if !fits(m.Config, chosen) {
 				continue
 			}
 			var budgets []string
-			if method.Scores() {
+			if chosen.Scores() {
 				budgets = []string{"1000"}
 			}
 			dir := t.TempDir()
-			if _, err := task.Tune(t.Context(), options(method, budgets...), dir, nil); err != nil {
-				t.Fatalf("%s, %s: %v", fixture, method, err)
+			if _, err := task.Tune(t.Context(), options(chosen, budgets...), dir, nil); err != nil {
+				t.Fatalf("%s, %s: %v", fixture, chosen, err)
 			}
 			d, err := delta.Load(dir)
 			if err != nil {
-				t.Fatalf("%s, %s: %v", fixture, method, err)
+				t.Fatalf("%s, %s: %v", fixture, chosen, err)
 			}
 			opened, err := d.OpenBackbone(path)
 			if err != nil {
-				t.Fatalf("%s, %s: %v", fixture, method, err)
+				t.Fatalf("%s, %s: %v", fixture, chosen, err)
 			}
 			if err := d.Check(opened); err != nil || !reflect.DeepEqual(opened.Config, m.Config) {
-				t.Errorf("%s, %s: %v; opened %+v, tuned on %+v", fixture, method, err, opened.Config, m.Config)
+				t.Errorf("%s, %s: %v; opened %+v, tuned on %+v", fixture, chosen, err, opened.Config, m.Config)
 			}
-			if method.Scores() {
-				checkConvNeXtPlan(t, m.Config, method, d.Selection)
+			if chosen.Scores() {
+				checkConvNeXtPlan(t, m.Config, chosen, d.Selection)
 			}
 			merged, err := d.Merge(t.Context(), be, opened, make([]uint8, 2*56*56*3), 1e-3)
 			if !mergeable(t, d) {
 				if err == nil {
-					t.Errorf("%s, %s: merged", fixture, method)
+					t.Errorf("%s, %s: merged", fixture, chosen)
 				}
 				continue
 			}
 			if err != nil {
-				t.Fatalf("%s, %s: %v", fixture, method, err)
+				t.Fatalf("%s, %s: %v", fixture, chosen, err)
 			}
 			file := filepath.Join(dir, "merged.safetensors")
 			if err := merged.Save(file, d.Classes); err != nil {
 				t.Fatal(err)
 			}
 			if again, _, err := backbone.Load(file, backbone.LoadOptions{}); err != nil || !reflect.DeepEqual(again.Config, m.Config) {
-				t.Errorf("%s, %s: the merged checkpoint: %v", fixture, method, err)
+				t.Errorf("%s, %s: the merged checkpoint: %v", fixture, chosen, err)
 			}
 		}
 	}
@@ -89,7 +91,7 @@ func TestTuneConvNeXt(t *testing.T) {
 // checkConvNeXtPlan: modules are on matrices of the blocks alone, nothing of the
 // stem is tuned, and kernels are tuned by single entries or not at all; a method
 // of one half has nothing of the other.
-func checkConvNeXtPlan(t *testing.T, c backbone.Config, m spt.Method, s peft.Selection) {
+func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.Selection) {
 	t.Helper()
 	kernels := 0
 	for _, p := range c.Params() {
@@ -109,11 +111,11 @@ func checkConvNeXtPlan(t *testing.T, c backbone.Config, m spt.Method, s peft.Sel
 
 // fits reports whether a method can tune such a backbone: prompts need tokens,
 // AdaptFormer a branch of the MLP's own.
-func fits(c backbone.Config, m spt.Method) bool {
+func fits(c backbone.Config, m method.Method) bool {
 	if m.Scores() {
 		return true
 	}
-	s, err := spt.Baseline(c, m, spt.BaselineOptions{})
+	s, err := method.Baseline(c, m, method.BaselineOptions{})
 	if err == nil {
 		_, err = peft.New(c, s)
 	}

@@ -7,7 +7,10 @@ import (
 	"os"
 
 	"github.com/sptune/spt"
-	"github.com/sptune/spt/demo"
+	"github.com/sptune/spt/internal/demo"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
@@ -18,11 +21,11 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	model, err := demo.Model(len(data.Classes))
+	model, err := embedded.Model(len(data.Classes))
 	if err != nil {
 		log.Fatal(err)
 	}
-	task, err := spt.NewTask(model, data, spt.TaskOptions{})
+	task, err := spt.NewTask(model, data, run.ImageOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -32,7 +35,7 @@ func Example() {
 	}
 	defer os.RemoveAll(dir)
 
-	options := spt.TuneOptions{Method: spt.SPTLoRA, Budgets: []string{"4%"}, Rank: 4, Train: train.VTAB().WithEpochs(1)}
+	options := run.TuneOptions{Method: method.SPTLoRA, Budgets: []string{"4%"}, Rank: 4, Train: train.VTAB().WithEpochs(1)}
 	result, err := task.Tune(context.Background(), options, dir, nil)
 	if err != nil {
 		log.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
@@ -31,8 +32,8 @@ type Inspection struct {
 	Delta      *InspectedDelta      `json:"delta,omitempty"`
 	Run        *InspectedRun        `json:"run,omitempty"`
 	Metrics    []train.Epoch        `json:"metrics,omitempty"`   // of a run's metrics.jsonl, at least one
-	Result     *Result              `json:"result,omitempty"`    // of a run's result.json
-	Candidate  *Candidate           `json:"candidate,omitempty"` // of the result.json of one budget
+	Result     *run.Result          `json:"result,omitempty"`    // of a run's result.json
+	Candidate  *run.Candidate       `json:"candidate,omitempty"` // of the result.json of one budget
 }
 
 // InspectedCheckpoint describes a checkpoint.
@@ -86,18 +87,18 @@ type InspectedDelta struct {
 
 // InspectedRun describes a run's folder.
 type InspectedRun struct {
-	Config RunConfig     `json:"config"`
+	Config run.Config    `json:"config"`
 	Epochs []train.Epoch `json:"epochs,omitempty"` // of the final training, as far as it is
-	Result *Result       `json:"result,omitempty"` // nil while the run is unfinished
+	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
 }
 
 // Inspect recognises a checkpoint, scores, a plan, a selection that the paper's
 // authors published, a delta, a run's folder, or a file of one, by what is in it, not by its name. What cannot be recognised, or is broken, is
-// an *[InputError].
+// an *[run.InputError].
 func Inspect(path string) (*Inspection, error) {
 	in, err := inspect(path)
 	if err != nil {
-		return nil, &InputError{err}
+		return nil, &run.InputError{Err: err}
 	}
 	in.Path = path
 	return in, nil
@@ -141,7 +142,7 @@ func head(path string) ([]byte, error) {
 }
 
 func inspectFolder(path string) (*Inspection, error) {
-	keys, err := jsonKeys(filepath.Join(path, ConfigFile))
+	keys, err := jsonKeys(filepath.Join(path, run.ConfigFile))
 	if err != nil {
 		return nil, err
 	}
@@ -158,20 +159,20 @@ func inspectFolder(path string) (*Inspection, error) {
 	if file, err := checkpoint.Find(path); err == nil {
 		return inspectTensors(file)
 	}
-	return nil, fmt.Errorf("inspecting %s: the folder holds neither a run (%s of spt), nor a delta (%s), nor a checkpoint (model.safetensors or pytorch_model.bin, or the index of either); give one of these, or a file", path, ConfigFile, delta.FileName)
+	return nil, fmt.Errorf("inspecting %s: the folder holds neither a run (%s of spt), nor a delta (%s), nor a checkpoint (model.safetensors or pytorch_model.bin, or the index of either); give one of these, or a file", path, run.ConfigFile, delta.FileName)
 }
 
 func inspectRun(path string) (*Inspection, error) {
-	c, err := LoadRunConfig(path)
+	c, err := run.LoadConfig(path)
 	if err != nil {
 		return nil, err
 	}
 	in := &Inspection{Kind: "run", Run: &InspectedRun{Config: c}}
-	if in.Run.Epochs, err = readLines(filepath.Join(path, MetricsFile)); err != nil {
+	if in.Run.Epochs, err = readLines(filepath.Join(path, run.MetricsFile)); err != nil {
 		return nil, err
 	}
-	result := new(Result)
-	found, err := readJSON(filepath.Join(path, ResultFile), result, redo)
+	result := new(run.Result)
+	found, err := run.ReadJSON(filepath.Join(path, run.ResultFile), result, run.Redo)
 	if err != nil {
 		return nil, err
 	}
@@ -252,12 +253,12 @@ func inspectJSON(path string) (*Inspection, error) {
 		epochs, err := readLines(path)
 		return &Inspection{Kind: "metrics", Metrics: epochs}, err
 	case slices.Contains(keys, "trained_on"):
-		r := new(Result)
-		_, err := readJSON(path, r, redo)
+		r := new(run.Result)
+		_, err := run.ReadJSON(path, r, run.Redo)
 		return &Inspection{Kind: "result", Result: r}, err
 	case slices.Contains(keys, "counts") && slices.Contains(keys, "val_loss"):
-		c := new(Candidate)
-		_, err := readJSON(path, c, redo)
+		c := new(run.Candidate)
+		_, err := run.ReadJSON(path, c, run.Redo)
 		return &Inspection{Kind: "candidate", Candidate: c}, err
 	}
 	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta, configuration, metrics or result of spt", path)

@@ -13,8 +13,10 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
@@ -41,10 +43,10 @@ func vitB(classes int) backbone.Config {
 }
 
 // counted is how many parameters a method tunes on ViT-B/16, and of its head.
-func counted(t *testing.T, m spt.Method, classes int, o spt.BaselineOptions) (tuned, head int) {
+func counted(t *testing.T, m method.Method, classes int, o method.BaselineOptions) (tuned, head int) {
 	t.Helper()
 	c := vitB(classes)
-	s, err := spt.Baseline(c, m, o)
+	s, err := method.Baseline(c, m, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,27 +63,27 @@ func TestPublishedCounts(t *testing.T) {
 	rounded := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	cut := func(v float64) string { return fmt.Sprintf("%.2f", math.Floor(v*100)/100) }
 	for _, c := range []struct {
-		method spt.Method
-		sizes  spt.Sizes
+		method method.Method
+		sizes  method.Sizes
 		want   string
 		print  func(float64) string
 	}{
 		// Lian et al. 2022 (arXiv 2210.08823), table 3, CIFAR-100.
-		{spt.Full, spt.Sizes{}, "85.88", rounded},
-		{spt.Linear, spt.Sizes{}, "0.08", rounded},
-		{spt.BitFit, spt.Sizes{}, "0.18", rounded},
-		{spt.VPTShallow, spt.Sizes{}, "0.15", rounded},
-		{spt.VPTDeep, spt.Sizes{}, "0.54", rounded},
-		{spt.SSF, spt.Sizes{}, "0.28", rounded},
+		{method.Full, method.Sizes{}, "85.88", rounded},
+		{method.Linear, method.Sizes{}, "0.08", rounded},
+		{method.BitFit, method.Sizes{}, "0.18", rounded},
+		{method.VPTShallow, method.Sizes{}, "0.15", rounded},
+		{method.VPTDeep, method.Sizes{}, "0.54", rounded},
+		{method.SSF, method.Sizes{}, "0.28", rounded},
 		// Chen et al. 2022 (arXiv 2205.13535), tables 1 and 2, CIFAR-100, where
 		// digits are cut off: a linear probe has 0.07.
-		{spt.Linear, spt.Sizes{}, "0.07", cut},
-		{spt.VPTDeep, spt.Sizes{Prompts: 1}, "0.08", cut},
-		{spt.AdaptFormer, spt.Sizes{Bottleneck: 1}, "0.10", cut},
-		{spt.AdaptFormer, spt.Sizes{Bottleneck: 4}, "0.15", cut},
-		{spt.AdaptFormer, spt.Sizes{}, "1.26", cut},
+		{method.Linear, method.Sizes{}, "0.07", cut},
+		{method.VPTDeep, method.Sizes{Prompts: 1}, "0.08", cut},
+		{method.AdaptFormer, method.Sizes{Bottleneck: 1}, "0.10", cut},
+		{method.AdaptFormer, method.Sizes{Bottleneck: 4}, "0.15", cut},
+		{method.AdaptFormer, method.Sizes{}, "1.26", cut},
 	} {
-		tuned, head := counted(t, c.method, 100, spt.BaselineOptions{Sizes: c.sizes})
+		tuned, head := counted(t, c.method, 100, method.BaselineOptions{Sizes: c.sizes})
 		if got := c.print(float64(tuned+head) / 1e6); got != c.want {
 			t.Errorf("%s %+v: %s million parameters, published %s", c.method, c.sizes, got, c.want)
 		}
@@ -108,7 +110,7 @@ func TestPublishedCounts(t *testing.T) {
 	if n := base.Depth * adapter.Count(768, 768, 8); n != 156_768 { // 0.16 M
 		t.Errorf("an Adapter in each block: %d", n)
 	}
-	if n, _ := counted(t, spt.BitFit, 100, spt.BaselineOptions{}); n != 102_912 { // 0.10 M
+	if n, _ := counted(t, method.BitFit, 100, method.BaselineOptions{}); n != 102_912 { // 0.10 M
 		t.Errorf("BitFit: %d", n)
 	}
 }
@@ -118,29 +120,29 @@ func TestPublishedCounts(t *testing.T) {
 func TestPublishedTotals(t *testing.T) {
 	classes := []int{200, 555, 102, 120, 196, 102, 100, 47, 102, 37, 2, 397, 10, 45, 10, 6, 4, 18, 9, 16, 16, 6, 8, 5}
 	base := vitB(1)
-	for method, want := range map[spt.Method]string{spt.Linear: "1.02", spt.Partial1: "3.00", spt.MLP3: "1.35", spt.BitFit: "1.05", spt.Full: "24.02"} {
+	for chosen, want := range map[method.Method]string{method.Linear: "1.02", method.Partial1: "3.00", method.MLP3: "1.35", method.BitFit: "1.05", method.Full: "24.02"} {
 		total := base.Size()
-		if method == spt.Full {
+		if chosen == method.Full {
 			total = 0 // each task has its own backbone
 		}
 		for _, n := range classes {
-			tuned, head := counted(t, method, n, spt.BaselineOptions{})
+			tuned, head := counted(t, chosen, n, method.BaselineOptions{})
 			total += tuned + head
 		}
 		if got := fmt.Sprintf("%.2f", float64(total)/float64(base.Size())); got != want {
-			t.Errorf("%s: %s backbones, published %s", method, got, want)
+			t.Errorf("%s: %s backbones, published %s", chosen, got, want)
 		}
 	}
 }
 
 // TestMethodNames: what each name says.
 func TestMethodNames(t *testing.T) {
-	for _, m := range spt.Methods() {
+	for _, m := range method.Methods() {
 		if err := m.Validate(); err != nil {
 			t.Error(err)
 		}
 	}
-	for m, want := range map[spt.Method][2]string{
+	for m, want := range map[method.Method][2]string{
 		"lora": {"lora", ""}, "spt-adapter": {"adapter", ""}, "spt-lora-structured": {"lora", plan.Structured}, "spt-unstructured": {"", plan.Unstructured},
 		"stretch": {"stretch", ""}, "spt-stretch": {"stretch", ""}, "spt-stretch-structured": {"stretch", plan.Structured},
 		"ssf": {"", ""}, "partial-12": {"", ""}, "mlp-2": {"", ""},
@@ -149,12 +151,12 @@ func TestMethodNames(t *testing.T) {
 			t.Errorf("%s: module %q, only %q, %v", m, m.Module(), m.Only(), err)
 		}
 		if m.Scores() {
-			if got := spt.PlanMethod(&plan.Plan{Module: m.Module(), Only: m.Only()}); got != m {
+			if got := method.PlanMethod(&plan.Plan{Module: m.Module(), Only: m.Only()}); got != m {
 				t.Errorf("the plan of %s is one of %s", m, got)
 			}
 		}
 	}
-	for _, m := range []spt.Method{"", "spt-", "spt", "partial-0", "partial-", "partial-+1", "partial-01", "mlp-1", "mlp-x", "spt-ssf", "lora-structured", "spt-unstructured-structured", "structured"} {
+	for _, m := range []method.Method{"", "spt-", "spt", "partial-0", "partial-", "partial-+1", "partial-01", "mlp-1", "mlp-x", "spt-ssf", "lora-structured", "spt-unstructured-structured", "structured"} {
 		if m.Validate() == nil {
 			t.Errorf("method %q passes", m)
 		}
@@ -163,8 +165,8 @@ func TestMethodNames(t *testing.T) {
 
 // TestRecipes: recipes are valid, and SPT's is the paper's.
 func TestRecipes(t *testing.T) {
-	for _, m := range spt.Methods() {
-		r := spt.Recipe(m)
+	for _, m := range method.Methods() {
+		r := method.Recipe(m)
 		if err := r.Validate(); err != nil {
 			t.Errorf("%s: %v", m, err)
 		}
@@ -172,7 +174,7 @@ func TestRecipes(t *testing.T) {
 			t.Errorf("%s: %+v", m, r)
 		}
 	}
-	if r := spt.Recipe("partial-4"); r.LR != spt.Recipe(spt.Full).LR || r.LR == train.VTAB().LR {
+	if r := method.Recipe("partial-4"); r.LR != method.Recipe(method.Full).LR || r.LR == train.VTAB().LR {
 		t.Errorf("partial-4: learning rate %g", r.LR)
 	}
 }
@@ -180,7 +182,7 @@ func TestRecipes(t *testing.T) {
 // TestSizes: sizes that are not a method's are refused; defaults are recorded.
 func TestSizes(t *testing.T) {
 	task := newTask(t, 9)
-	o := options(spt.VPTDeep)
+	o := options(method.VPTDeep)
 	effective, err := task.Effective(o)
 	if err != nil || effective.Prompts != 50 {
 		t.Errorf("%+v, %v", effective.Sizes, err)
@@ -189,12 +191,12 @@ func TestSizes(t *testing.T) {
 	if effective, err = task.Effective(o); err != nil || effective.Prompts != 2 {
 		t.Errorf("%+v, %v", effective.Sizes, err)
 	}
-	for want, change := range map[string]func(*spt.TuneOptions){
-		"has no prompts":    func(o *spt.TuneOptions) { o.Method = spt.LoRA },
-		"has no bottleneck": func(o *spt.TuneOptions) { o.Prompts, o.Bottleneck = 0, 3 },
-		"-1 tokens":         func(o *spt.TuneOptions) { o.Prompts = -1 },
-		"last 3 blocks":     func(o *spt.TuneOptions) { o.Prompts, o.Method = 0, "partial-3" },
-		"no bottleneck":     func(o *spt.TuneOptions) { o.Prompts, o.Scale = 0, 2 },
+	for want, change := range map[string]func(*run.TuneOptions){
+		"has no prompts":    func(o *run.TuneOptions) { o.Method = method.LoRA },
+		"has no bottleneck": func(o *run.TuneOptions) { o.Prompts, o.Bottleneck = 0, 3 },
+		"-1 tokens":         func(o *run.TuneOptions) { o.Prompts = -1 },
+		"last 3 blocks":     func(o *run.TuneOptions) { o.Prompts, o.Method = 0, "partial-3" },
+		"no bottleneck":     func(o *run.TuneOptions) { o.Prompts, o.Scale = 0, 2 },
 	} {
 		bad := o
 		change(&bad)
@@ -207,13 +209,13 @@ func TestSizes(t *testing.T) {
 // TestEverythingTunedMoves: after a training, each tuned tensor of each method
 // has moved, and the backbone's weights have not.
 func TestEverythingTunedMoves(t *testing.T) {
-	for _, m := range spt.Methods() {
+	for _, m := range method.Methods() {
 		if m.Scores() {
 			continue
 		}
 		task := newTask(t, 0)
 		before := task.Model.Fingerprint()
-		s, err := spt.Baseline(config, m, spt.BaselineOptions{Rank: 1})
+		s, err := method.Baseline(config, m, method.BaselineOptions{Rank: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,27 +244,27 @@ func TestCriteria(t *testing.T) {
 	task := newTask(t, 0)
 	for _, c := range sensitivity.Criteria() {
 		images := 0
-		scores, err := task.Score(t.Context(), spt.ScoreOptions{Batches: 2, BatchSize: 6, Criterion: c}, func(done, _ int, _ float64) { images = done })
+		scores, err := task.Score(t.Context(), run.ScoreOptions{Batches: 2, BatchSize: 6, Criterion: c}, func(done, _ int, _ float64) { images = done })
 		if err != nil {
 			t.Fatalf("%s: %v", c, err)
 		}
 		if scores.Criterion != c || (images == 12) != c.Images() || scores.Images != images || scores.ClassToken != 16 {
 			t.Errorf("%s: criterion %q, %d images, class token %d", c, scores.Criterion, images, scores.ClassToken)
 		}
-		for _, m := range []spt.Method{spt.SPTLoRA, spt.SPTUnstructured, spt.SPTLoRAStructured} {
-			p, err := spt.Plan(t.Context(), config, scores, "500", spt.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: 1})
+		for _, m := range []method.Method{method.SPTLoRA, method.SPTUnstructured, method.SPTLoRAStructured} {
+			p, err := spt.Plan(t.Context(), config, scores, "500", run.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: 1})
 			if err != nil {
 				t.Fatalf("%s, %s: %v", c, m, err)
 			}
-			if p.Cost.Total > 500 || p.Cost.Total < 16 || spt.PlanMethod(p) != m {
+			if p.Cost.Total > 500 || p.Cost.Total < 16 || method.PlanMethod(p) != m {
 				t.Errorf("%s, %s: cost %+v", c, m, p.Cost)
 			}
 		}
 	}
-	if _, err := task.Score(t.Context(), spt.ScoreOptions{Criterion: "luck"}, nil); err == nil || !strings.Contains(err.Error(), `criterion "luck" is unknown; known: gradient, per-sample`) {
+	if _, err := task.Score(t.Context(), run.ScoreOptions{Criterion: "luck"}, nil); err == nil || !strings.Contains(err.Error(), `criterion "luck" is unknown; known: gradient, per-sample`) {
 		t.Errorf("unknown criterion: %v", err)
 	}
-	old, err := task.Effective(spt.TuneOptions{Method: spt.SPTLoRA, Rank: 1, Budgets: []string{"500"}, Score: spt.ScoreOptions{PerSample: true}, Train: train.VTAB()})
+	old, err := task.Effective(run.TuneOptions{Method: method.SPTLoRA, Rank: 1, Budgets: []string{"500"}, Score: run.ScoreOptions{PerSample: true}, Train: train.VTAB()})
 	if err != nil || old.Score.Criterion != sensitivity.PerSample || old.Score.PerSample {
 		t.Errorf("an older run's options: %+v, %v", old.Score, err)
 	}

@@ -11,15 +11,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/demo"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/run"
 )
 
 // Open fetches from the Hub, and what Record keeps finds the same weights after
 // the branch has moved on.
 func TestOpenFromHub(t *testing.T) {
-	m, err := demo.Model(0)
+	m, err := embedded.Model(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestOpenFromHub(t *testing.T) {
 	t.Setenv("HF_HOME", t.TempDir())
 	t.Setenv("HF_ENDPOINT", server.URL)
 
-	c := spt.ModelConfig{Path: "hf:tests/demo"}
+	c := run.ModelConfig{Path: "hf:tests/demo"}
 	opened, _, err := c.Open(0)
 	if err != nil {
 		t.Fatal(err)
@@ -64,16 +64,16 @@ func TestOpenFromHub(t *testing.T) {
 	if again, _, err := c.Open(0); err != nil || again.Origin != opened.Origin {
 		t.Errorf("after the branch moved: %v", err)
 	}
-	var input *spt.InputError
-	if _, _, err := (spt.ModelConfig{Path: "hf:tests/demo"}).Open(0); !errors.As(err, &input) {
+	var input *run.InputError
+	if _, _, err := (run.ModelConfig{Path: "hf:tests/demo"}).Open(0); !errors.As(err, &input) {
 		t.Errorf("weights that are cut short: %v", err)
 	}
 	c.Commit = "../../x"
 	if _, _, err := c.Open(0); !errors.As(err, &input) || !strings.Contains(err.Error(), "expected 40 digits") {
 		t.Errorf("a hostile configuration: %v", err)
 	}
-	var option *spt.OptionError
-	if _, _, err := (spt.ModelConfig{Path: "hf:demo"}).Open(0); !errors.As(err, &option) {
+	var option *run.OptionError
+	if _, _, err := (run.ModelConfig{Path: "hf:demo"}).Open(0); !errors.As(err, &option) {
 		t.Errorf("no reference: %v", err)
 	}
 }

@@ -16,16 +16,17 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
 // Restore is the result of an earlier training: the delta d on its backbone m.
 // With d nil it is m with the head of its own checkpoint, as after a merge. A
-// delta of another backbone and a checkpoint without a head are *[InputError]s.
+// delta of another backbone and a checkpoint without a head are *[run.InputError]s.
 func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	if d != nil {
 		if err := d.Check(m); err != nil {
-			return nil, &InputError{err}
+			return nil, &run.InputError{Err: err}
 		}
 		tuning, err := d.Tuning()
 		return &Trained{Tuning: tuning, Tuned: d.Tuned}, err
@@ -38,7 +39,7 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	for _, p := range tuning.Params {
 		w, ok := m.Weights[p.Name]
 		if !ok {
-			return nil, &InputError{fmt.Errorf("backbone %s was loaded without its head %s, so it predicts nothing; give a delta, or a checkpoint with a head", m.Path, p.Name)}
+			return nil, &run.InputError{Err: fmt.Errorf("backbone %s was loaded without its head %s, so it predicts nothing; give a delta, or a checkpoint with a head", m.Path, p.Name)}
 		}
 		head[p.Name] = w
 	}
@@ -68,10 +69,10 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 		}
 	}
 	if len(classes) != m.Config.NumClasses {
-		return nil, &InputError{fmt.Errorf("there are %d class names for a head of %d rows", len(classes), m.Config.NumClasses)}
+		return nil, &run.InputError{Err: fmt.Errorf("there are %d class names for a head of %d rows", len(classes), m.Config.NumClasses)}
 	}
 	if err := t.Validate(); err != nil {
-		return nil, &OptionError{err}
+		return nil, &run.OptionError{Err: err}
 	}
 	p, err := train.NewPredictor(be, m, tuned.Tuning, tuned.Tuned)
 	if err != nil {
@@ -197,7 +198,7 @@ func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8
 // Probes are images on which a merge is proved: random pixels, drawn alike
 // every time, and samples, whose labels do not matter. The result is
 // [n, Size, Size, 3]. Samples that cannot be read are left out, and said why of; if there are
-// no others, that is an *[InputError].
+// no others, that is an *[run.InputError].
 func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels []uint8, unreadable []error, err error) {
 	pixels = make([]uint8, random*t.Size*t.Size*3)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(pixels) // never fails
@@ -210,7 +211,7 @@ func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels [
 		pixels = append(pixels, read[i]...)
 	}
 	if n := len(unreadable); n > 0 && n == len(samples) {
-		return nil, nil, &InputError{fmt.Errorf("none of %d images can be read, the first: %w", n, unreadable[0])}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("none of %d images can be read, the first: %w", n, unreadable[0])}
 	}
 	return pixels, unreadable, nil
 }

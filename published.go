@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 )
 
 // publishedRank is that of the modules in the selections that the paper's
@@ -19,10 +21,10 @@ const publishedRank = 8
 // the backbone that it is for. Its params, unstructured_params and
 // structured_params are counted anew and must be the file's. The file names
 // neither module nor rank: module "" tries LoRA, then Adapter, rank 0 is the
-// authors' 8. See [plan.Published]. Errors are *[InputError], or *[OptionError]
+// authors' 8. See [plan.Published]. Errors are *[run.InputError], or *[run.OptionError]
 // for a module that is not registered.
 func ImportPlan(path, module string, rank int) (*plan.Plan, []plan.Scored, error) {
-	names := []string{LoRA.Module(), Adapter.Module()}
+	names := []string{method.LoRA.Module(), method.Adapter.Module()}
 	if module != "" {
 		names = []string{module}
 	}
@@ -30,41 +32,41 @@ func ImportPlan(path, module string, rank int) (*plan.Plan, []plan.Scored, error
 	for _, name := range names {
 		m, err := peft.Lookup(name)
 		if err != nil {
-			return nil, nil, &OptionError{err}
+			return nil, nil, &run.OptionError{Err: err}
 		}
 		modules = append(modules, plan.Module{Name: m.Name, Params: m.Count})
 	}
 	s, err := plan.LoadPublished(path)
 	if err != nil {
-		return nil, nil, &InputError{err}
+		return nil, nil, &run.InputError{Err: err}
 	}
 	if rank == 0 {
 		rank = publishedRank
 	}
 	p, err := s.Plan(rank, modules...)
 	if err != nil {
-		return nil, nil, &InputError{err}
+		return nil, nil, &run.InputError{Err: err}
 	}
 	return p, s.Tensors, nil
 }
 
 // LoadPlan reads a plan file or, as [ImportPlan] with its defaults, a published
 // selection: what it is, is told from what is in it. The tensors are nil for a
-// plan file, which does not hold their shapes. Errors are *[InputError].
+// plan file, which does not hold their shapes. Errors are *[run.InputError].
 func LoadPlan(path string) (*plan.Plan, []plan.Scored, error) {
 	if stat, err := os.Stat(path); err == nil && stat.IsDir() {
-		return nil, nil, &InputError{fmt.Errorf("loading plan: %s is a folder; a run's plan is in %s", path, filepath.Join(path, PlanFile))}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("loading plan: %s is a folder; a run's plan is in %s", path, filepath.Join(path, run.PlanFile))}
 	}
 	start, err := head(path)
 	if err != nil {
-		return nil, nil, &InputError{fmt.Errorf("loading plan: %w", err)}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("loading plan: %w", err)}
 	}
 	if len(start) > 0 && (start[0] == 0x80 || string(start[:min(2, len(start))]) == "PK") { // a pickle, a zip
 		return ImportPlan(path, "", 0)
 	}
 	p, err := plan.LoadFile(path)
 	if err != nil {
-		return nil, nil, &InputError{err}
+		return nil, nil, &run.InputError{Err: err}
 	}
 	return p, nil, nil
 }
@@ -72,7 +74,7 @@ func LoadPlan(path string) (*plan.Plan, []plan.Scored, error) {
 // ComparePlans says how two plans differ, each a file for [LoadPlan]. tensors
 // are those of their backbone (see [Tensors]), or nil for what the files say: if
 // neither is a published selection, plans are compared by name. Plans of
-// different backbones are an *[InputError].
+// different backbones are an *[run.InputError].
 func ComparePlans(a, b string, tensors []plan.Scored) (*plan.Comparison, error) {
 	var plans [2]*plan.Plan
 	var counts [2]func(in, out, rank int) int
@@ -84,20 +86,20 @@ func ComparePlans(a, b string, tensors []plan.Scored) (*plan.Comparison, error) 
 		}
 		count, err := peft.CountOf(p.Module)
 		if err != nil {
-			return nil, &InputError{fmt.Errorf("comparing %s: %w", path, err)}
+			return nil, &run.InputError{Err: fmt.Errorf("comparing %s: %w", path, err)}
 		}
 		plans[i], counts[i] = p, count
 		if tensors == nil {
 			tensors, of = own, path
 		} else if own != nil {
 			if err := sameTensors(tensors, own); err != nil {
-				return nil, &InputError{fmt.Errorf("comparing plans of different backbones: %s and %s: %w", of, path, err)}
+				return nil, &run.InputError{Err: fmt.Errorf("comparing plans of different backbones: %s and %s: %w", of, path, err)}
 			}
 		}
 	}
 	c, err := plan.Compare(plans[0], plans[1], tensors, counts[0], counts[1])
 	if err != nil {
-		return nil, &InputError{fmt.Errorf("%s and %s: %w", a, b, err)}
+		return nil, &run.InputError{Err: fmt.Errorf("%s and %s: %w", a, b, err)}
 	}
 	return c, nil
 }

@@ -9,10 +9,11 @@ import (
 	"testing"
 
 	"github.com/sptune/spt"
-	"github.com/sptune/spt/bench"
+	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 )
 
 func publishedFixture(name string) string {
@@ -75,8 +76,8 @@ func TestLoadPlan(t *testing.T) {
 		t.Errorf("inspected: %+v, %v", in, err)
 	}
 
-	var input *spt.InputError
-	var option *spt.OptionError
+	var input *run.InputError
+	var option *run.OptionError
 	if _, _, err := spt.ImportPlan(publishedFixture("adapter.pth"), "", 0); !errors.As(err, &input) || !strings.Contains(err.Error(), "structured_params is") {
 		t.Errorf("of another rank: %v", err)
 	}
@@ -124,7 +125,7 @@ func TestComparePlans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var input *spt.InputError
+	var input *run.InputError
 	for _, pair := range [][2]string{{selection, file}, {file, selection}, {file, file}} {
 		if _, err := spt.ComparePlans(pair[0], pair[1], spt.Tensors(big)); !errors.As(err, &input) {
 			t.Errorf("%v of a ViT-Ti: %v", pair, err)
@@ -135,7 +136,7 @@ func TestComparePlans(t *testing.T) {
 func TestComparePlansOfOtherBackbones(t *testing.T) {
 	large := golden.Path(t, "published_plans", "lora-cifar-0.4.pth")
 	_, err := spt.ComparePlans(publishedFixture("lora.pth"), large, nil)
-	var input *spt.InputError
+	var input *run.InputError
 	if !errors.As(err, &input) || !strings.Contains(err.Error(), "different backbones") || !strings.Contains(err.Error(), "[16] in the one is \"blocks.0.norm1.weight\" [768] in the other") {
 		t.Errorf("%v", err)
 	}

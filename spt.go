@@ -18,7 +18,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -27,48 +26,24 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/version"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
 // Version of the library and the command.
-const Version = "0.1.0"
-
-// TaskOptions say how images are read. Zero values are the defaults.
-type TaskOptions struct {
-	Resize         string `json:"resize"`          // "direct" (default), "crop" or "direct-crop"; see dataset.Transform
-	ResizeTo       int    `json:"resize_to"`       // shorter side, or with "direct-crop" both, before the crop, px; 0: round(size·256/224)
-	RandomCrop     bool   `json:"random_crop"`     // while training, not with Resize "direct"
-	HorizontalFlip bool   `json:"horizontal_flip"` // while training
-	CacheBytes     int64  `json:"cache_bytes"`     // bound on decoded images kept in memory; 0: 1 GiB, negative: none
-	Workers        int    `json:"workers"`         // images decoded at once; 0: GOMAXPROCS
-}
-
-// TaskImages is the paper's recipe for the images of a known set: VTAB-1k's go
-// straight to the model's size without augmentation; FGVC's to 256/224 of it,
-// then a crop, while training a random one, and a flip. That is build_transform
-// in lib/datasets.py of the reference release. The rest of the recipe is
-// train.VTAB for both: of FGVC the release has the images' part only.
-//
-// Normalisation is none of the recipe's: it belongs to the backbone, which
-// expects what it was pretrained with. The reference release normalises with
-// ImageNet's mean and standard deviation whatever the backbone; to do as it does,
-// give [ModelConfig] these.
-func TaskImages(k dataset.Known) TaskOptions {
-	if k.FGVC() {
-		return TaskOptions{Resize: "direct-crop", RandomCrop: true, HorizontalFlip: true}
-	}
-	return TaskOptions{Resize: "direct"}
-}
+const Version = version.Version
 
 // Task is a backbone bound to a data set.
 type Task struct {
 	Backend backend.Backend
 	Model   *backbone.Model // computes in its own precision
 	Data    *dataset.Dataset
-	Options TaskOptions
+	Options run.ImageOptions
 
 	eval, train dataset.Transform
 	cache       *dataset.Cache
@@ -85,8 +60,8 @@ type reading struct {
 
 // NewTask binds a backbone, loaded with the data set's number of classes, to
 // the data set, on the processor. For another device, and another precision, set
-// Backend and Model to what [ComputeConfig] gives before anything else is called.
-func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, error) {
+// Backend and Model to what [run.ComputeConfig] gives before anything else is called.
+func NewTask(m *backbone.Model, data *dataset.Dataset, o run.ImageOptions) (*Task, error) {
 	be, err := backend.New()
 	if err != nil {
 		return nil, err
@@ -102,7 +77,7 @@ func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, er
 	t.train = t.eval
 	t.train.RandomCrop, t.train.HorizontalFlip = o.RandomCrop, o.HorizontalFlip
 	if err := t.train.Validate(); err != nil {
-		return nil, &OptionError{err}
+		return nil, &run.OptionError{Err: err}
 	}
 	return t, nil
 }
@@ -110,14 +85,14 @@ func NewTask(m *backbone.Model, data *dataset.Dataset, o TaskOptions) (*Task, er
 // CheckImages decodes every image once, into the cache, so that a broken one is
 // found before training. Where the data set was opened with SkipBadImages,
 // broken ones are left out and listed in Data.Skipped; else they are an
-// *[InputError]. Once it has succeeded it does nothing.
+// *[run.InputError]. Once it has succeeded it does nothing.
 func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) error {
 	if t.checked {
 		return nil
 	}
 	err := t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
 	if err != nil && ctx.Err() == nil {
-		return &InputError{err}
+		return &run.InputError{Err: err}
 	}
 	t.checked = err == nil
 	return err
@@ -146,49 +121,15 @@ func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sampl
 	return t.read[key]
 }
 
-// ScoreOptions are stage 1's. The zero value is the paper's.
-type ScoreOptions struct {
-	Batches   int    `json:"batches"`    // 0: 16
-	BatchSize int    `json:"batch_size"` // 0: 32
-	Seed      uint64 `json:"seed"`       // of the fresh head, and of random scores
-	// Criterion is by what weights are scored; empty: sensitivity.SquaredGradient.
-	Criterion sensitivity.Criterion `json:"criterion,omitempty"`
-	// PerSample stands for the criterion sensitivity.PerSample, in runs that were
-	// begun before there were others.
-	PerSample bool `json:"per_sample,omitempty"`
-}
-
-func (o ScoreOptions) withDefaults() ScoreOptions {
-	if o.Batches == 0 {
-		o.Batches = 16
-	}
-	if o.BatchSize == 0 {
-		o.BatchSize = 32
-	}
-	if o.PerSample && o.Criterion == "" {
-		o.Criterion = sensitivity.PerSample
-	}
-	o.PerSample = false
-	o.Criterion = cmp.Or(o.Criterion, sensitivity.SquaredGradient)
-	return o
-}
-
-func (o ScoreOptions) validate() error {
-	if o.Batches < 1 || o.BatchSize < 1 {
-		return fmt.Errorf("scoring %d batches of %d images: expected positive numbers", o.Batches, o.BatchSize)
-	}
-	return o.Criterion.Validate()
-}
-
 // Score is stage 1: the sensitivity of every weight, from training images,
 // unless the criterion looks at none. VTAB
 // lists are read in their order, as the paper does; other layouts list class
 // by class, so they are shuffled with the seed. progress may be nil; its loss is the mean
 // over the batches so far.
-func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
-	o = o.withDefaults()
-	if err := o.validate(); err != nil {
-		return nil, &OptionError{err}
+func (t *Task) Score(ctx context.Context, o run.ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
+	o = o.WithDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, &run.OptionError{Err: err}
 	}
 	go t.Model.Fingerprint() // which the scores carry: made while a device computes them
 	options := sensitivity.Options{Criterion: o.Criterion, Seed: o.Seed}
@@ -231,86 +172,24 @@ func (t *Task) Score(ctx context.Context, o ScoreOptions, progress func(done, to
 	return scores, nil
 }
 
-// PlanOptions are stage 2's. Zero values are the paper's, but for the rank.
-type PlanOptions struct {
-	Module string  `json:"module"`         // structured module
-	Only   string  `json:"only,omitempty"` // plan.Unstructured, plan.Structured or, for both, empty
-	Rank   int     `json:"rank"`           // 0: plan.DefaultRank for the backbone and budget; 8 in compat mode
-	Alpha  float64 `json:"alpha"`          // 0: 10
-	Beta   float64 `json:"beta"`           // 0: 5
-	Compat string  `json:"compat"`         // "" (exact budget) or "release"
-}
-
-func (o PlanOptions) withDefaults() PlanOptions {
-	if o.Only == plan.Unstructured {
-		o.Module, o.Rank = "", 0
-	} else if o.Compat != "" {
-		o.Rank = cmp.Or(o.Rank, 8)
-	}
-	if o.Alpha == 0 {
-		o.Alpha = 10
-	}
-	if o.Beta == 0 {
-		o.Beta = 5
-	}
-	return o
-}
-
-// count is the parameter count of the structured module.
-func (o PlanOptions) count() (func(in, out, rank int) int, error) {
-	if o.Module == "" && o.Only != plan.Unstructured {
-		_, err := peft.Lookup("")
-		return nil, err
-	}
-	return peft.CountOf(o.Module)
-}
-
-// validate refuses what no plan can meet. classToken is its parameter count,
-// maxRank the shortest side of the matrices.
-func (o PlanOptions) validate(budget, classToken, maxRank int) error {
-	positive := func(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
-	switch {
-	case o.Only != plan.Unstructured && (o.Rank < 0 || o.Rank > maxRank):
-		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, maxRank)
-	case !positive(o.Alpha) || !positive(o.Beta):
-		return fmt.Errorf("alpha %g and beta %g: expected positive numbers", o.Alpha, o.Beta)
-	}
-	if o.Only != "" && o.Compat != "" {
-		return fmt.Errorf("compat mode %q makes no plans of %s tuning only; leave one of them out", o.Compat, o.Only)
-	}
-	switch o.Compat {
-	case "":
-		if budget < classToken {
-			return fmt.Errorf("a budget of %d parameters is below the least possible, %d, which the class token takes; raise the budget", budget, classToken)
-		}
-	case plan.CompatRelease:
-		if targets := plan.ReleaseBudgets(); !slices.Contains(targets, budget) {
-			return fmt.Errorf("budget of %d parameters: the release's targets are %v; give one of them, or leave compat mode", budget, targets)
-		}
-	default:
-		return fmt.Errorf("compat mode %q is unknown; known: release", o.Compat)
-	}
-	return nil
-}
-
 // Plan is stage 2: what to tune under a budget, written "0.4M", "400000" or
 // "0.5%" of the backbone c. In compat mode "release" the budget must be one of
 // the reference release's seven targets.
-func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget string, o PlanOptions) (*plan.Plan, error) {
-	o = o.withDefaults()
+func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget string, o run.PlanOptions) (*plan.Plan, error) {
+	o = o.WithDefaults()
 	parameters, err := plan.ParseBudget(budget, c.Size())
 	if err != nil {
-		return nil, &OptionError{err}
+		return nil, &run.OptionError{Err: err}
 	}
 	return planWith(ctx, scores, parameters, o)
 }
 
 // PlanScores is Plan without the backbone, for budgets that are a number of
 // parameters.
-func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget string, o PlanOptions) (*plan.Plan, error) {
-	o = o.withDefaults()
+func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget string, o run.PlanOptions) (*plan.Plan, error) {
+	o = o.WithDefaults()
 	if strings.Contains(budget, "%") {
-		return nil, &OptionError{fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
+		return nil, &run.OptionError{Err: fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
 	}
 	size := 0
 	for _, t := range scores.Tensors {
@@ -318,15 +197,15 @@ func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget string, 
 	}
 	parameters, err := plan.ParseBudget(budget, size)
 	if err != nil {
-		return nil, &OptionError{err}
+		return nil, &run.OptionError{Err: err}
 	}
 	return planWith(ctx, scores, parameters, o)
 }
 
-func planWith(ctx context.Context, scores *sensitivity.Scores, budget int, o PlanOptions) (*plan.Plan, error) {
-	count, err := o.count()
+func planWith(ctx context.Context, scores *sensitivity.Scores, budget int, o run.PlanOptions) (*plan.Plan, error) {
+	count, err := o.Count()
 	if err != nil {
-		return nil, &OptionError{err}
+		return nil, &run.OptionError{Err: err}
 	}
 	maxRank := 0
 	for _, t := range scores.Tensors {
@@ -334,8 +213,8 @@ func planWith(ctx context.Context, scores *sensitivity.Scores, budget int, o Pla
 			maxRank = min(cmp.Or(maxRank, t.Shape[0]), t.Shape[0], t.Shape[1])
 		}
 	}
-	if err := o.validate(budget, scores.ClassToken, maxRank); err != nil {
-		return nil, &OptionError{err}
+	if err := o.Validate(budget, scores.ClassToken, maxRank); err != nil {
+		return nil, &run.OptionError{Err: err}
 	}
 	options := plan.Options{Budget: budget, Only: o.Only, Module: o.Module, ModuleParams: count, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta, ClassToken: scores.ClassToken}
 	scored := Scored(scores)
@@ -404,17 +283,17 @@ type Trained struct {
 
 // Train is stage 3: it tunes a selection.
 func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Trained, error) {
-	run, err := t.training(s)
+	training, err := t.training(s)
 	if err != nil {
 		return nil, err
 	}
-	return t.do(ctx, run, o)
+	return t.do(ctx, training, o)
 }
 
 // trainable refuses data that nothing can be learned from.
 func (t *Task) trainable() error {
 	if err := t.Data.Trainable(); err != nil {
-		return &InputError{err}
+		return &run.InputError{Err: err}
 	}
 	return nil
 }
@@ -429,34 +308,34 @@ func (t *Task) training(s peft.Selection) (*train.Run, error) {
 }
 
 // do does a training with options.
-func (t *Task) do(ctx context.Context, run *train.Run, o TrainOptions) (*Trained, error) {
+func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, error) {
 	if err := t.trainable(); err != nil { // broken images may have been left out since
 		return nil, err
 	}
-	run.Options, run.Checkpoint, run.Hooks, run.Val, run.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
+	r.Options, r.Checkpoint, r.Hooks, r.Val, r.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
 	// Training images and, to train on them in the end, validation images: a device keeps
 	// them together.
 	n, val := len(t.Data.Train), t.Data.Val
-	run.Train = t.images(t.train, t.Data.Train, val)
+	r.Train = t.images(t.train, t.Data.Train, val)
 	if !o.WithVal && len(val) > 0 {
 		if t.eval == t.train {
-			run.Val = run.Train.Part(n, len(val))
+			r.Val = r.Train.Part(n, len(val))
 		} else {
-			run.Val = t.images(t.eval, val, nil)
+			r.Val = t.images(t.eval, val, nil)
 		}
-		run.Train = run.Train.Part(0, n)
+		r.Train = r.Train.Part(0, n)
 	}
 	if o.TestEveryEpoch && len(t.Data.Test) > 0 {
-		run.Test = t.images(t.eval, t.Data.Test, nil)
+		r.Test = t.images(t.eval, t.Data.Test, nil)
 	}
-	result, err := run.Do(ctx)
+	result, err := r.Do(ctx)
 	if state := (*train.StateError)(nil); errors.As(err, &state) {
-		err = &InputError{err}
+		err = &run.InputError{Err: err}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Trained{run.Tuning, result.Tuned, result.Epochs}, nil
+	return &Trained{r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
 // Evaluate measures tuned weights on samples, such as Data.Test. progress may
@@ -474,7 +353,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.S
 }
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.
-func (t *Task) Delta(m Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
+func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := &delta.Delta{
 		Method: string(m), Classes: t.Data.Classes, Config: t.Model.Config, Preprocessing: t.Model.Preprocessing,
 		Transform: delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo},

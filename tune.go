@@ -2,7 +2,6 @@ package spt
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,45 +10,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/sptune/spt/backend"
-	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
-
-// The files of a run folder.
-const (
-	ConfigFile  = "config.json"          // the effective configuration
-	ScoresFile  = "scores.safetensors"   // stage 1's result
-	PlanFile    = "plan.json"            // the plan that was trained
-	MetricsFile = "metrics.jsonl"        // one line an epoch, of every training
-	ResultFile  = "result.json"          // the Result
-	candidates  = "candidates"           // a folder for each budget that was tried
-	trainState  = "training.safetensors" // from which an interrupted training goes on
-)
-
-// TuneOptions are a whole run's. They are what config.json keeps.
-type TuneOptions struct {
-	Method  Method   `json:"method"`
-	Budgets []string `json:"budgets"` // candidates; empty: DefaultBudget for SPT, none for others
-	Rank    int      `json:"rank"`    // 0: by the budget, of SPT as plan.DefaultRank says; 8 for lora and adapter without a budget
-	Sizes
-	Score ScoreOptions  `json:"score"`
-	Plan  PlanOptions   `json:"plan"` // Module, Only and Rank are set from Method and Rank
-	Train train.Options `json:"train"`
-	// NoValidation skips the trainings on train alone. It needs a single
-	// candidate; the result then has no validation accuracy.
-	NoValidation bool `json:"no_validation"`
-	// PaperProtocol also reports the greatest test accuracy over epochs, as the
-	// reference release does, under the name test_max. Nothing is chosen by it.
-	PaperProtocol bool `json:"paper_protocol"`
-}
 
 // DefaultBudget is SPT's where none is given: 0.5 % of the backbone.
 const DefaultBudget = "0.5%"
@@ -71,30 +40,6 @@ type Event struct {
 	Plan *plan.Plan
 }
 
-// Candidate is one budget that was tried.
-type Candidate struct {
-	Budget      string      `json:"budget,omitempty"`
-	Counts      peft.Counts `json:"counts"`
-	ValAccuracy float64     `json:"val_accuracy"` // of the last epoch
-	ValLoss     float64     `json:"val_loss"`
-	Seconds     float64     `json:"seconds"` // of training
-}
-
-// Result is what a run found.
-type Result struct {
-	Method     Method            `json:"method"`
-	Budget     string            `json:"budget,omitempty"` // of the chosen candidate
-	Counts     peft.Counts       `json:"counts"`           // tuned parameters
-	Candidates []Candidate       `json:"candidates,omitempty"`
-	Val        *float64          `json:"val_accuracy,omitempty"`   // of the chosen candidate, trained without val
-	Test       *train.Evaluation `json:"test,omitempty"`           // of the final training, tested once
-	TestMax    *float64          `json:"test_max,omitempty"`       // test-max (paper protocol): greatest over epochs
-	TrainedOn  string            `json:"trained_on"`               // "train+val" or "train"
-	Epochs     []train.Epoch     `json:"epochs"`                   // of the final training
-	Seconds    float64           `json:"seconds"`                  // of training, all trainings together
-	Skipped    int               `json:"skipped_images,omitempty"` // left out because they were broken
-}
-
 // Tune runs all stages: it scores, then for each budget plans, trains on train
 // and validates on val; the candidate with the greatest validation accuracy at
 // its last epoch (of equal ones the one that tunes less) is trained once more
@@ -102,7 +47,7 @@ type Result struct {
 // that was stopped goes on where it was when Tune is called again with the same
 // task, options and dir; of one that is finished the result is read. progress
 // may be nil.
-func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress func(Event)) (*Result, error) {
+func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, progress func(Event)) (*run.Result, error) {
 	r := &runner{Task: t, o: o, dir: dir, progress: progress, budgets: map[string]*selected{}}
 	defer r.close()
 	if progress == nil {
@@ -118,11 +63,11 @@ func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress fun
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	result := new(Result)
-	if found, err := readJSON(r.path(ResultFile), result, redo); found || err != nil {
+	result := new(run.Result)
+	if found, err := run.ReadJSON(r.path(run.ResultFile), result, run.Redo); found || err != nil {
 		if err == nil && (result.Method != r.o.Method || !slices.Contains(r.o.Budgets, result.Budget)) {
-			what := func(m Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
-			err = &OptionError{fmt.Errorf("%s holds a finished run of %s; choose another folder for one of %s", dir, what(result.Method, result.Budget), what(r.o.Method, strings.Join(r.o.Budgets, ", ")))}
+			what := func(m method.Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
+			err = &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for one of %s", dir, what(result.Method, result.Budget), what(r.o.Method, strings.Join(r.o.Budgets, ", ")))}
 		}
 		if err != nil {
 			return nil, err
@@ -138,7 +83,7 @@ func (t *Task) Tune(ctx context.Context, o TuneOptions, dir string, progress fun
 
 type runner struct {
 	*Task
-	o        TuneOptions
+	o        run.TuneOptions
 	dir      string
 	progress func(Event)
 	budgets  map[string]*selected // that were tried
@@ -160,22 +105,22 @@ func (r *runner) close() {
 
 // Effective is o with its defaults filled in, as Tune uses it and config.json
 // keeps it. It refuses, before anything costly, what cannot work on this task;
-// its errors are *[OptionError]s.
-func (t *Task) Effective(o TuneOptions) (TuneOptions, error) {
-	o.Score, o.Plan = o.Score.withDefaults(), o.Plan.withDefaults()
+// its errors are *[run.OptionError]s.
+func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
+	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
 	if o.Method.Scores() {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
 		}
 		o.Plan.Module, o.Plan.Only, o.Plan.Rank = o.Method.Module(), o.Method.Only(), o.Rank
-		o.Plan = o.Plan.withDefaults()
+		o.Plan = o.Plan.WithDefaults()
 		o.Rank = o.Plan.Rank
 		if len(o.Budgets) == 0 {
 			o.Budgets = []string{DefaultBudget}
 		}
 	}
 	if err := t.validate(o); err != nil {
-		return o, &OptionError{err}
+		return o, &run.OptionError{Err: err}
 	}
 	if err := t.trainable(); err != nil {
 		return o, err
@@ -184,14 +129,14 @@ func (t *Task) Effective(o TuneOptions) (TuneOptions, error) {
 	return o, nil
 }
 
-func (t *Task) validate(o TuneOptions) error {
+func (t *Task) validate(o run.TuneOptions) error {
 	if err := o.Method.Validate(); err != nil {
 		return err
 	}
 	if err := o.Train.Validate(); err != nil {
 		return fmt.Errorf("training options: %w", err)
 	}
-	if err := o.Score.validate(); err != nil {
+	if err := o.Score.Validate(); err != nil {
 		return err
 	}
 	if o.Rank < 0 || o.Rank > t.Model.Config.MaxRank() {
@@ -200,11 +145,11 @@ func (t *Task) validate(o TuneOptions) error {
 	if o.Plan.Compat != "" && !o.Method.Scores() {
 		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
 	}
-	if err := o.Sizes.validate(o.Method); err != nil {
+	if err := o.Sizes.Validate(o.Method); err != nil {
 		return err
 	}
 	if len(o.Budgets) == 0 { // what the method adds may not fit on this backbone
-		s, err := Baseline(t.Model.Config, o.Method, BaselineOptions{Rank: o.Rank, Sizes: o.Sizes})
+		s, err := method.Baseline(t.Model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Sizes: o.Sizes})
 		if err == nil {
 			_, err = peft.New(t.Model.Config, s)
 		}
@@ -228,10 +173,10 @@ func (t *Task) validate(o TuneOptions) error {
 	return nil
 }
 
-func (t *Task) validateBudget(budget string, o TuneOptions) error {
+func (t *Task) validateBudget(budget string, o run.TuneOptions) error {
 	c := t.Model.Config
 	if !o.Method.Scores() {
-		_, err := Baseline(c, o.Method, BaselineOptions{Rank: o.Rank, Budget: budget, Sizes: o.Sizes})
+		_, err := method.Baseline(c, o.Method, method.BaselineOptions{Rank: o.Rank, Budget: budget, Sizes: o.Sizes})
 		return err
 	}
 	parameters, err := plan.ParseBudget(budget, c.Size())
@@ -239,14 +184,14 @@ func (t *Task) validateBudget(budget string, o TuneOptions) error {
 		return err
 	}
 	_, classToken := c.ClassTokens()
-	return o.Plan.validate(parameters, classToken, c.MaxRank())
+	return o.Plan.Validate(parameters, classToken, c.MaxRank())
 }
 
 func (r *runner) path(elem ...string) string {
 	return filepath.Join(append([]string{r.dir}, elem...)...)
 }
 
-func (r *runner) run(ctx context.Context) (*Result, error) {
+func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.CheckImages(ctx, func(done, total int) { r.progress(Event{Stage: "images", Done: done, Total: total}) }); err != nil {
 		return nil, err
 	}
@@ -257,7 +202,7 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	result := &Result{Method: r.o.Method, TrainedOn: "train", Skipped: len(r.Data.Skipped)}
+	result := &run.Result{Method: r.o.Method, TrainedOn: "train", Skipped: len(r.Data.Skipped)}
 	chosen := r.o.Budgets[0]
 	validated := len(r.Data.Val) > 0 && !r.o.NoValidation
 	if validated {
@@ -289,14 +234,14 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	// Only now is the training's state of no use.
-	if err := writeJSON(r.path(ResultFile), result); err != nil {
+	if err := run.WriteJSON(r.path(run.ResultFile), result); err != nil {
 		return nil, err
 	}
-	return result, removeIfThere(r.path(trainState))
+	return result, run.Remove(r.path(run.TrainStateFile))
 }
 
 // better prefers accuracy, then fewer tuned parameters.
-func better(a, b Candidate) bool {
+func better(a, b run.Candidate) bool {
 	if a.ValAccuracy != b.ValAccuracy {
 		return a.ValAccuracy > b.ValAccuracy
 	}
@@ -305,7 +250,7 @@ func better(a, b Candidate) bool {
 
 // score runs stage 1, or reads what an earlier call of the same run found.
 func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
-	path := r.path(ScoresFile)
+	path := r.path(run.ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
@@ -315,7 +260,7 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 			err = fmt.Errorf("%s was made with another backbone", path)
 		}
 		if err != nil {
-			return nil, &InputError{fmt.Errorf("resuming the run in %s: %w; remove the scores to score anew", r.dir, err)}
+			return nil, &run.InputError{Err: fmt.Errorf("resuming the run in %s: %w; remove the scores to score anew", r.dir, err)}
 		}
 		return scores, nil
 	}
@@ -348,7 +293,7 @@ func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budg
 		var what peft.Selection
 		var err error
 		if scores == nil {
-			what, err = Baseline(r.Model.Config, r.o.Method, BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
+			what, err = method.Baseline(r.Model.Config, r.o.Method, method.BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
 		} else if s.plan, err = Plan(ctx, r.Model.Config, scores, budget, r.o.Plan); err == nil {
 			what = Select(r.Model.Config, s.plan)
 		}
@@ -363,21 +308,21 @@ func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budg
 	if s.plan == nil {
 		return s, nil
 	}
-	return s, s.plan.Save(filepath.Join(dir, PlanFile))
+	return s, s.plan.Save(filepath.Join(dir, run.PlanFile))
 }
 
 // try trains one candidate on train and validates it on val.
-func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget string) (*Candidate, error) {
+func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget string) (*run.Candidate, error) {
 	name := budget
 	if name == "" {
 		name = string(r.o.Method)
 	}
-	dir := r.path(candidates, name)
+	dir := r.path(run.CandidatesFolder, name)
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	c := new(Candidate)
-	if found, err := readJSON(filepath.Join(dir, ResultFile), c, redo); found || err != nil {
+	c := new(run.Candidate)
+	if found, err := run.ReadJSON(filepath.Join(dir, run.ResultFile), c, run.Redo); found || err != nil {
 		return c, err
 	}
 	s, err := r.selection(ctx, scores, budget, dir)
@@ -393,13 +338,13 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 		return nil, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
-	*c = Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	*c = run.Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
 	return c, r.finish(dir, c)
 }
 
 // final trains the chosen candidate on all that may be trained on, keeps the
 // delta and tests it.
-func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *Result) error {
+func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *run.Result) error {
 	s, err := r.selection(ctx, scores, budget, r.dir)
 	if err != nil {
 		return err
@@ -442,8 +387,8 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 }
 
 // train does one training, with its state and metrics in dir.
-func (r *runner) train(ctx context.Context, run *train.Run, candidate, dir string, o TrainOptions) (*Trained, error) {
-	o.Checkpoint = filepath.Join(dir, trainState)
+func (r *runner) train(ctx context.Context, training *train.Run, candidate, dir string, o TrainOptions) (*Trained, error) {
+	o.Checkpoint = filepath.Join(dir, run.TrainStateFile)
 	var done []train.Epoch
 	event := Event{Stage: "train", Candidate: candidate, Epochs: o.Epochs}
 	o.Hooks = train.Hooks{
@@ -458,7 +403,7 @@ func (r *runner) train(ctx context.Context, run *train.Run, candidate, dir strin
 			e := event
 			e.Epoch, e.Finished = f.Epoch-1, &f
 			r.progress(e)
-			return writeLines(filepath.Join(dir, MetricsFile), done)
+			return run.WriteMetrics(filepath.Join(dir, run.MetricsFile), done)
 		},
 	}
 	// A training's state without the scores that led to it could not be gone on with where
@@ -466,20 +411,20 @@ func (r *runner) train(ctx context.Context, run *train.Run, candidate, dir strin
 	if err := r.scoresSaved(); err != nil {
 		return nil, err
 	}
-	trained, err := r.do(ctx, run, o)
+	trained, err := r.do(ctx, training, o)
 	if err != nil {
 		return nil, err
 	}
 	// A run that was killed between an epoch and its line has the epoch only.
-	return trained, writeLines(filepath.Join(dir, MetricsFile), trained.Epochs)
+	return trained, run.WriteMetrics(filepath.Join(dir, run.MetricsFile), trained.Epochs)
 }
 
 // finish keeps a candidate's result, after which its training state is of no use.
-func (r *runner) finish(dir string, c *Candidate) error {
-	if err := writeJSON(filepath.Join(dir, ResultFile), c); err != nil {
+func (r *runner) finish(dir string, c *run.Candidate) error {
+	if err := run.WriteJSON(filepath.Join(dir, run.ResultFile), c); err != nil {
 		return err
 	}
-	return removeIfThere(filepath.Join(dir, trainState))
+	return run.Remove(filepath.Join(dir, run.TrainStateFile))
 }
 
 func seconds(epochs []train.Epoch) (s float64) {
@@ -487,166 +432,4 @@ func seconds(epochs []train.Epoch) (s float64) {
 		s += e.Seconds
 	}
 	return s
-}
-
-// writeJSON replaces a file as a whole, so that a stopped run leaves no half of one.
-func writeJSON(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return atomicfile.WriteBytes(path, append(data, '\n'))
-}
-
-// writeLines writes metrics as JSON lines: the whole file each time, so that a
-// resumed run repeats no epoch.
-func writeLines(path string, epochs []train.Epoch) error {
-	var out []byte
-	for _, e := range epochs {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return fmt.Errorf("writing %s: %w", path, err)
-		}
-		out = append(append(out, line...), '\n')
-	}
-	return atomicfile.WriteBytes(path, out)
-}
-
-// readJSON reads a file of a run folder, if it is there; advice says what helps if it is
-// broken.
-func readJSON(path string, v any, advice string) (found bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return false, &InputError{fmt.Errorf("reading %s: %w; %s", path, err, advice)}
-	}
-	return true, nil
-}
-
-// redo is what helps against a broken result.
-const redo = "remove it to do this part of the run again"
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// RunConfig is config.json: what a run was asked to do, enough to do it again.
-type RunConfig struct {
-	Version int           `json:"version"` // 1
-	Spt     string        `json:"spt"`     // the program's version
-	Started time.Time     `json:"started"`
-	Model   ModelConfig   `json:"model"`
-	Data    DataConfig    `json:"data"`
-	Compute ComputeConfig `json:"compute,omitzero"`
-	Tune    TuneOptions   `json:"tune,omitzero"`
-	// Single is set instead of Tune in the folder of [Task.TrainRun].
-	Single *SingleOptions `json:"train,omitempty"`
-}
-
-// ModelConfig names a backbone and how it was loaded.
-type ModelConfig struct {
-	Path          string     `json:"path"`             // a checkpoint, hf:OWNER/NAME[@REVISION][:FILE], or "demo" for the embedded one
-	Commit        string     `json:"commit,omitempty"` // that hf:… stood for; it is what is fetched again
-	Fingerprint   string     `json:"fingerprint"`
-	ImageSize     int        `json:"image_size"`
-	NumHeads      int        `json:"num_heads"`
-	LayerNormEps  float64    `json:"layer_norm_eps"`
-	Mean          [3]float32 `json:"mean"`
-	Std           [3]float32 `json:"std"`
-	Preprocessing string     `json:"preprocessing"` // where mean and std come from
-
-	fetched string // by Fetch: the path of the weights in the cache
-}
-
-// DataConfig names a data set and how it was read.
-type DataConfig struct {
-	Path          string      `json:"path"`
-	Task          string      `json:"task,omitempty"` // name of a benchmark's set, whose number of classes the data must have
-	Layout        string      `json:"layout"`
-	ImageColumn   string      `json:"image_column,omitempty"` // of parquet files and tables; empty: found
-	LabelColumn   string      `json:"label_column,omitempty"`
-	ValFraction   float64     `json:"val_fraction"`
-	TestFraction  float64     `json:"test_fraction"`
-	SplitSeed     uint64      `json:"split_seed"`
-	SkipBadImages bool        `json:"skip_bad_images"`
-	Split         string      `json:"split"` // how val and test came to be
-	Classes       int         `json:"classes"`
-	Train         int         `json:"train"` // numbers of images
-	Val           int         `json:"val"`
-	Test          int         `json:"test"`
-	Samples       string      `json:"samples,omitempty"` // dataset.Dataset.Fingerprint
-	Images        TaskOptions `json:"images"`
-}
-
-// RunFiles are the names of a run's files and folders.
-func RunFiles() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidates, trainState, delta.FileName, delta.TensorsName}
-}
-
-// CheckNewRun refuses what is no folder, a folder that holds a run already, or any file of one
-// that a new run would take for its own, with an *[OptionError].
-func CheckNewRun(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
-		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
-	}
-	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		return &OptionError{fmt.Errorf("%s is a file, and a run needs a folder; choose another (--out)", dir)}
-	}
-	for _, name := range RunFiles() {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return &OptionError{fmt.Errorf("%s holds %s, which a new run there would take for its own; choose another folder (--out)", dir, name)}
-		}
-	}
-	return nil
-}
-
-// SaveRunConfig writes config.json into a run folder, which it makes, and sets the
-// versions in c. A folder that holds a run already is refused; see [CheckNewRun].
-func SaveRunConfig(dir string, c *RunConfig) error {
-	if err := CheckNewRun(dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	c.Version, c.Spt = 1, Version
-	return writeJSON(filepath.Join(dir, ConfigFile), c)
-}
-
-// MoveRun notes in a run's config.json where its backbone and its data are now. data, opened
-// there, must list the samples that the run began with, or it is an *[InputError].
-func MoveRun(dir string, m ModelConfig, d DataConfig, data *dataset.Dataset) error {
-	c, err := LoadRunConfig(dir)
-	if err != nil {
-		return err
-	}
-	if c.Data.Path != d.Path && c.Data.Samples != data.Fingerprint() {
-		return &InputError{fmt.Errorf("data set %s is not the one that the run in %s began with: names, labels or sizes of its images differ; give that one, or begin a new run", d.Path, dir)}
-	}
-	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
-	return writeJSON(filepath.Join(dir, ConfigFile), c)
-}
-
-// LoadRunConfig reads config.json from a run folder.
-func LoadRunConfig(dir string) (RunConfig, error) {
-	var c RunConfig
-	path := filepath.Join(dir, ConfigFile)
-	found, err := readJSON(path, &c, "without it the run cannot go on: put it back, or begin a new run")
-	switch {
-	case err != nil:
-		return c, err
-	case !found:
-		return c, fmt.Errorf("%s holds no run: there is no %s in it", dir, ConfigFile)
-	case c.Version != 1:
-		return c, fmt.Errorf("reading %s: version %d, this program reads version 1", path, c.Version)
-	}
-	return c, nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
@@ -30,7 +32,7 @@ func TestTuneSwin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := spt.NewTask(model, data, spt.TaskOptions{})
+	task, err := spt.NewTask(model, data, run.ImageOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +40,7 @@ func TestTuneSwin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range spt.Methods() {
+	for _, m := range method.Methods() {
 		if !fits(model.Config, m) {
 			continue
 		}
@@ -48,7 +50,7 @@ func TestTuneSwin(t *testing.T) {
 		}
 		dir := t.TempDir()
 		o := options(m, budgets...)
-		if m == spt.Full {
+		if m == method.Full {
 			o.Train.LR = 1e-3
 		}
 		r, err := task.Tune(t.Context(), o, dir, nil)
@@ -56,7 +58,7 @@ func TestTuneSwin(t *testing.T) {
 			t.Fatalf("%s: %v", m, err)
 		}
 		t.Logf("%s: test %.0f%%, %+v", m, 100*r.Test.Accuracy, r.Counts)
-		if m != spt.Linear && r.Test.Accuracy < 0.5 {
+		if m != method.Linear && r.Test.Accuracy < 0.5 {
 			t.Errorf("%s: test accuracy %g, expected well above 1/3", m, r.Test.Accuracy)
 		}
 		d, err := delta.Load(dir)

@@ -17,7 +17,9 @@ import (
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
@@ -31,22 +33,22 @@ func newTask(t *testing.T, val int) *spt.Task {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := spt.NewTask(colours.Model(config), data, spt.TaskOptions{})
+	task, err := spt.NewTask(colours.Model(config), data, run.ImageOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return task
 }
 
-func options(m spt.Method, budgets ...string) spt.TuneOptions {
-	o := spt.TuneOptions{Method: m, Budgets: budgets, Rank: 1, Train: train.VTAB().WithEpochs(3)}
+func options(m method.Method, budgets ...string) run.TuneOptions {
+	o := run.TuneOptions{Method: m, Budgets: budgets, Rank: 1, Train: train.VTAB().WithEpochs(3)}
 	o.Train.BatchSize, o.Train.LR = 12, 1e-2
 	return o
 }
 
 // TestTune runs every kind of method and checks what the run folder holds.
 func TestTune(t *testing.T) {
-	for _, m := range spt.Methods() {
+	for _, m := range method.Methods() {
 		var budgets []string
 		if m.Scores() {
 			budgets = []string{"400", "12%"}
@@ -83,12 +85,12 @@ func TestTune(t *testing.T) {
 		if err := d.Check(task.Model); err != nil {
 			t.Errorf("%s: %v", m, err)
 		}
-		metrics, err := os.ReadFile(filepath.Join(dir, spt.MetricsFile))
+		metrics, err := os.ReadFile(filepath.Join(dir, run.MetricsFile))
 		if err != nil || bytes.Count(metrics, []byte("\n")) != 3 {
 			t.Errorf("%s: metrics %s, %v", m, metrics, err)
 		}
-		var kept spt.Result
-		if data, err := os.ReadFile(filepath.Join(dir, spt.ResultFile)); err != nil || json.Unmarshal(data, &kept) != nil || kept.Test.Accuracy != r.Test.Accuracy {
+		var kept run.Result
+		if data, err := os.ReadFile(filepath.Join(dir, run.ResultFile)); err != nil || json.Unmarshal(data, &kept) != nil || kept.Test.Accuracy != r.Test.Accuracy {
 			t.Errorf("%s: result.json: %v", m, err)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "*training*")); len(left) != 0 {
@@ -100,21 +102,21 @@ func TestTune(t *testing.T) {
 // TestTuneFinished: the folder of a finished run gives its result to the same run alone.
 func TestTuneFinished(t *testing.T) {
 	dir := t.TempDir()
-	options := func(m spt.Method, budgets ...string) spt.TuneOptions {
+	options := func(m method.Method, budgets ...string) run.TuneOptions {
 		o := options(m, budgets...)
 		o.Rank = 0 // the budget says it
 		return o
 	}
-	want, err := newTask(t, 9).Tune(t.Context(), options(spt.LoRA, "800"), dir, nil)
+	want, err := newTask(t, 9).Tune(t.Context(), options(method.LoRA, "800"), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := newTask(t, 9).Tune(t.Context(), options(spt.LoRA, "800"), dir, nil)
+	again, err := newTask(t, 9).Tune(t.Context(), options(method.LoRA, "800"), dir, nil)
 	if err != nil || again.Test.Loss != want.Test.Loss {
 		t.Errorf("the same run: %+v, %v", again, err)
 	}
-	for _, other := range []spt.TuneOptions{options(spt.BitFit), options(spt.LoRA, "1600"), options(spt.Adapter, "1600")} {
-		var option *spt.OptionError
+	for _, other := range []run.TuneOptions{options(method.BitFit), options(method.LoRA, "1600"), options(method.Adapter, "1600")} {
+		var option *run.OptionError
 		if _, err := newTask(t, 9).Tune(t.Context(), other, dir, nil); !errors.As(err, &option) || !strings.Contains(err.Error(), "a finished run of lora 800; choose another folder") {
 			t.Errorf("%s %v in its folder: %v", other.Method, other.Budgets, err)
 		}
@@ -124,7 +126,7 @@ func TestTuneFinished(t *testing.T) {
 // TestTuneResume stops a run in each of its stages, resumes it, and compares
 // the delta's bytes with those of a run that was never stopped.
 func TestTuneResume(t *testing.T) {
-	o := options(spt.SPTLoRA, "400", "12%")
+	o := options(method.SPTLoRA, "400", "12%")
 	whole := t.TempDir()
 	if _, err := newTask(t, 9).Tune(t.Context(), o, whole, nil); err != nil {
 		t.Fatal(err)
@@ -167,17 +169,17 @@ func TestTuneRefuses(t *testing.T) {
 	for _, c := range []struct {
 		want string
 		val  int
-		o    spt.TuneOptions
+		o    run.TuneOptions
 	}{
 		{"method \"nope\" is unknown; known: full, linear, partial-1, mlp-3, bitfit, ", 9, options("nope")},
-		{"takes no budget", 9, options(spt.Linear, "400")},
-		{"need validation images", 0, options(spt.SPTLoRA, "400", "500")},
-		{"budget \"1.2.3\"", 9, options(spt.SPTLoRA, "1.2.3")},
-		{"budget \"900%\"", 9, options(spt.SPTLoRA, "900%")},
-		{"least", 9, options(spt.SPTLoRA, "3")},
-		{"at rank 1", 9, options(spt.LoRA, "20")},
+		{"takes no budget", 9, options(method.Linear, "400")},
+		{"need validation images", 0, options(method.SPTLoRA, "400", "500")},
+		{"budget \"1.2.3\"", 9, options(method.SPTLoRA, "1.2.3")},
+		{"budget \"900%\"", 9, options(method.SPTLoRA, "900%")},
+		{"least", 9, options(method.SPTLoRA, "3")},
+		{"at rank 1", 9, options(method.LoRA, "20")},
 	} {
-		if c.o.Method == spt.LoRA {
+		if c.o.Method == method.LoRA {
 			c.o.Rank = 0
 		}
 		_, err := newTask(t, c.val).Tune(t.Context(), c.o, t.TempDir(), nil)
@@ -189,7 +191,7 @@ func TestTuneRefuses(t *testing.T) {
 
 // TestTuneWithoutVal trains on train alone.
 func TestTuneWithoutVal(t *testing.T) {
-	r, err := newTask(t, 0).Tune(t.Context(), options(spt.SPTAdapter, "500"), t.TempDir(), nil)
+	r, err := newTask(t, 0).Tune(t.Context(), options(method.SPTAdapter, "500"), t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +214,7 @@ func TestPlanFitsBackbone(t *testing.T) {
 	}
 	for _, module := range []string{"lora", "adapter"} {
 		for budget := range map[string]bool{"5%": true, "20%": true} {
-			p, err := spt.Plan(t.Context(), c, s, budget, spt.PlanOptions{Module: module, Rank: g.Rank})
+			p, err := spt.Plan(t.Context(), c, s, budget, run.PlanOptions{Module: module, Rank: g.Rank})
 			if err != nil {
 				t.Fatal(err)
 			}

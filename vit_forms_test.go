@@ -13,16 +13,18 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/run"
 )
 
 // TestTuneForms takes a checkpoint of each form of the ViT, and of each reader, through all that follows: scores, plan,
 // training, the delta back on its backbone, the merged checkpoint read as one with a head.
 func TestTuneForms(t *testing.T) {
 	const size = 32 // px, so that positions are resized too
-	for name, method := range map[string]spt.Method{
-		"vit-distilled-timm": spt.SPTLoRA, "vit-dinov2swiglu-hf5": spt.SPTLoRA, "vit-dinov2reg-facebook": spt.SPTLoRA, "vit-prenorm-timm": spt.LoRA,
-		"vit-qknorm-timm": spt.SPTLoRA, "vit-avg-mae": spt.Full, "vit-nocls-bigvision": spt.SPTLoRA, "vit-patchpos-timm": spt.SPTAdapter,
-		"vit-noqkvbias-hf4": spt.SPTLoRA,
+	for name, chosen := range map[string]method.Method{
+		"vit-distilled-timm": method.SPTLoRA, "vit-dinov2swiglu-hf5": method.SPTLoRA, "vit-dinov2reg-facebook": method.SPTLoRA, "vit-prenorm-timm": method.LoRA,
+		"vit-qknorm-timm": method.SPTLoRA, "vit-avg-mae": method.Full, "vit-nocls-bigvision": method.SPTLoRA, "vit-patchpos-timm": method.SPTAdapter,
+		"vit-noqkvbias-hf4": method.SPTLoRA,
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := fixtures.Backbone(t, name)
@@ -34,16 +36,16 @@ func TestTuneForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			task, err := spt.NewTask(m, data, spt.TaskOptions{})
+			task, err := spt.NewTask(m, data, run.ImageOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			var budgets []string
-			if method.Scores() {
+			if chosen.Scores() {
 				budgets = []string{"20%"}
 			}
 			dir := t.TempDir()
-			result, err := task.Tune(t.Context(), options(method, budgets...), dir, nil)
+			result, err := task.Tune(t.Context(), options(chosen, budgets...), dir, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +56,7 @@ func TestTuneForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if tokens, _ := m.Config.ClassTokens(); method.Scores() {
+			if tokens, _ := m.Config.ClassTokens(); chosen.Scores() {
 				for _, token := range tokens {
 					if !slices.Contains(d.Selection.Whole, token) {
 						t.Errorf("%s is not tuned", token)
@@ -65,7 +67,7 @@ func TestTuneForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if method == spt.SPTAdapter {
+			if chosen == method.SPTAdapter {
 				return // not linear: no merging
 			}
 			be, err := backend.New()

@@ -26,10 +26,10 @@ import (
 type Sample struct {
 	// Path is the image file: the data set's root joined with the path in the list. For a row it is the parquet file, "#" and
 	// the row, from 0; for an image in memory "".
-	Path  string
-	Image *RGB   // image in memory, used instead of Path; nobody may change it afterwards
-	Label int    // class id, 0 … number of classes - 1
-	Where string // where the data set says so, for messages: "train800.txt:17", "train/dress", `train.json: "a.jpg"`
+	Path   string
+	Image  *RGB   // image in memory, used instead of Path; nobody may change it afterwards
+	Target Target // the annotation; Class for an image with one label
+	Where  string // where the data set says so, for messages: "train800.txt:17", "train/dress", `train.json: "a.jpg"`
 
 	stored *parquetFile // the image is in its row; nil: it is not in a parquet file
 	row    int
@@ -103,8 +103,11 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 			if sample.Where == "" {
 				sample.Where = fmt.Sprintf("%s[%d]", s.name, i)
 			}
-			if sample.Label < 0 || sample.Label >= len(classes) {
-				return nil, fmt.Errorf("data set %s: %s: label %d is out of range: there are %d classes", name, sample.Where, sample.Label, len(classes))
+			if sample.Target == nil {
+				return nil, fmt.Errorf("data set %s: %s has no target; set Target, for one label dataset.Class(id)", name, sample.Where)
+			}
+			if err := sample.Target.Check(len(classes)); err != nil {
+				return nil, fmt.Errorf("data set %s: %s: %w", name, sample.Where, err)
 			}
 			switch {
 			case sample.Image == nil && sample.Path == "":
@@ -150,10 +153,10 @@ func (d *Dataset) check() error {
 			}
 			seen[key] = place{s.name, sample.Where}
 			if s.name == "train" {
-				trained[sample.Label] = true
-			} else if !trained[sample.Label] && !d.classesKnown {
+				trained[sample.class()] = true
+			} else if !trained[sample.class()] && !d.classesKnown {
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
-					sample.Where, sample.Label, d.Classes[sample.Label], s.name)
+					sample.Where, sample.class(), d.Classes[sample.class()], s.name)
 			}
 		}
 	}
@@ -170,7 +173,7 @@ func (d *Dataset) Fingerprint() string {
 			if stat, err := os.Stat(s.Path); err == nil { // rows of a table have none
 				size = stat.Size()
 			}
-			fmt.Fprintf(h, "%q %d %q %d\n", relative(d.Root, s.Path), s.Label, s.Where, size)
+			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, size)
 		}
 		fmt.Fprintln(h)
 	}
@@ -179,8 +182,8 @@ func (d *Dataset) Fingerprint() string {
 
 // Trainable refuses training images of fewer than two classes. Others can be measured, and looked at, alone.
 func (d *Dataset) Trainable() error {
-	if other := func(s Sample) bool { return s.Label != d.Train[0].Label }; len(d.Train) > 0 && !slices.ContainsFunc(d.Train, other) {
-		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[d.Train[0].Label]))
+	if other := func(s Sample) bool { return s.class() != d.Train[0].class() }; len(d.Train) > 0 && !slices.ContainsFunc(d.Train, other) {
+		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[d.Train[0].class()]))
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func readFGVC(root string) (g given, err error) {
 
 	var ids []int
 	for _, s := range g.train {
-		ids = append(ids, s.Label)
+		ids = append(ids, s.class())
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
@@ -48,11 +48,11 @@ func readFGVC(root string) (g given, err error) {
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for i := range samples {
 			s := &samples[i]
-			label, ok := slices.BinarySearch(ids, s.Label)
+			label, ok := slices.BinarySearch(ids, s.class())
 			if !ok {
-				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.Label)
+				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.class())
 			}
-			s.Label = label
+			s.Target = Class(label)
 			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
 		}
 	}
@@ -127,7 +127,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
-		samples = append(samples, Sample{Path: p, Label: id, Where: where})
+		samples = append(samples, Sample{Path: p, Target: Class(id), Where: where})
 	}
 	if _, err := d.Token(); err != nil { // the closing brace
 		return nil, fail(err)

@@ -169,7 +169,7 @@ func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
 			return nil, fmt.Errorf("class folder %s has no images (looked for %s%s): delete it or fill it", where, strings.Join(imageExtensions, " "), foundExtensions(other))
 		}
 		for _, p := range images {
-			samples = append(samples, Sample{Path: p, Label: label, Where: where})
+			samples = append(samples, Sample{Path: p, Target: Class(label), Where: where})
 		}
 	}
 	return samples, nil

@@ -63,7 +63,7 @@ func numbered(names []string, ids bool, splits [3][]labelled) (g given, err erro
 			case !ok:
 				return given{}, fmt.Errorf("%s: the training images have no class %q", s.Where, abbreviate(s.label))
 			}
-			s.Label = label
+			s.Target = Class(label)
 			*out = append(*out, s.Sample)
 		}
 	}

@@ -15,9 +15,9 @@ import (
 
 // Batch is N images of one size with their labels. It belongs to whoever received it.
 type Batch struct {
-	Pixels []uint8 // [N, Size, Size, 3], RGB, 0…255
-	Labels []int32 // [N], class ids
-	N      int
+	Pixels  []uint8  // [N, Size, Size, 3], RGB, 0…255
+	Targets []Target // [N]
+	N       int
 }
 
 // LoaderOptions say how far and how wide a Loader works ahead. Neither changes what it yields.
@@ -64,7 +64,7 @@ func (l *Loader) Fingerprint() string {
 	h := sha256.New() // which never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
 	for _, s := range l.samples {
-		fmt.Fprintf(h, "%q %d %q\n", relative(l.options.Root, s.Path), s.Label, s.Where)
+		fmt.Fprintf(h, "%q %s %q\n", relative(l.options.Root, s.Path), s.Target, s.Where)
 		if s.Image != nil {
 			h.Write(s.Image.Pix)
 		}
@@ -180,7 +180,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 	for indices := range slices.Chunk(order, batchSize) {
 		n := len(indices)
 		p := &pending{
-			batch: &Batch{Pixels: make([]uint8, n*size*size*3), Labels: make([]int32, n), N: n},
+			batch: &Batch{Pixels: make([]uint8, n*size*size*3), Targets: make([]Target, n), N: n},
 			errs:  make([]error, n),
 			done:  make(chan struct{}),
 		}
@@ -209,7 +209,7 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 	} else {
 		imageBytes := 3 * l.transform.Size * l.transform.Size
 		l.transform.finish(t.to.batch.Pixels[t.slot*imageBytes:][:imageBytes], m, seed, epoch, t.index)
-		t.to.batch.Labels[t.slot] = int32(s.Label)
+		t.to.batch.Targets[t.slot] = s.Target
 	}
 	if t.to.left.Add(-1) == 0 {
 		close(t.to.done)

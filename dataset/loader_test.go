@@ -23,7 +23,7 @@ func memorySamples(n int) []Sample {
 		for j := range m.Pix {
 			m.Pix[j] += uint8(37 * i)
 		}
-		samples[i] = Sample{Image: m, Label: i % 3, Where: fmt.Sprintf("memory:%d", i)}
+		samples[i] = Sample{Image: m, Target: Class(i % 3), Where: fmt.Sprintf("memory:%d", i)}
 	}
 	return samples
 }
@@ -35,11 +35,13 @@ func collect(t testing.TB, l *Loader, order []int, batchSize int, dropLast bool,
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b.N != len(b.Labels) || len(b.Pixels) != b.N*3*l.transform.Size*l.transform.Size {
-			t.Fatalf("batch of %d has %d labels and %d bytes", b.N, len(b.Labels), len(b.Pixels))
+		if b.N != len(b.Targets) || len(b.Pixels) != b.N*3*l.transform.Size*l.transform.Size {
+			t.Fatalf("batch of %d has %d labels and %d bytes", b.N, len(b.Targets), len(b.Pixels))
 		}
 		pixels = append(pixels, b.Pixels...)
-		labels = append(labels, b.Labels...)
+		for _, target := range b.Targets {
+			labels = append(labels, int32(target.Stratum()))
+		}
 		sizes = append(sizes, b.N)
 	}
 	return pixels, labels, sizes

@@ -102,7 +102,7 @@ func describe(root string, samples []Sample) string {
 		if err != nil {
 			p = s.Path
 		}
-		all = append(all, fmt.Sprintf("%s=%d@%s", filepath.ToSlash(p), s.Label, s.Where))
+		all = append(all, fmt.Sprintf("%s=%d@%s", filepath.ToSlash(p), s.class(), s.Where))
 	}
 	return strings.Join(all, "; ")
 }
@@ -402,7 +402,7 @@ func TestVerify(t *testing.T) {
 	}
 
 	flat := []uint8{1, 1, 1, 1, 1, 1}
-	memory, err := New("m", []string{"a", "b"}, []Sample{{Image: &RGB{2, 1, flat}}, {Image: &RGB{1, 2, flat}, Label: 1}, {Image: &RGB{2, 1, slices.Clone(flat)}, Label: 1}}, nil, nil)
+	memory, err := New("m", []string{"a", "b"}, []Sample{{Image: &RGB{2, 1, flat}, Target: Class(0)}, {Image: &RGB{1, 2, flat}, Target: Class(1)}, {Image: &RGB{2, 1, slices.Clone(flat)}, Target: Class(1)}}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,7 +446,7 @@ func TestNew(t *testing.T) {
 	m := func() Sample { return Sample{Image: newRGB(2, 2)} }
 	shared := m()
 	labelled := m()
-	labelled.Label = 1
+	labelled.Target = Class(1)
 	for _, c := range []struct {
 		name             string
 		train, val, test []Sample
@@ -454,8 +454,8 @@ func TestNew(t *testing.T) {
 	}{
 		{"good", []Sample{m(), labelled}, []Sample{m()}, []Sample{m()}, ""},
 		{"no training images", nil, nil, []Sample{m()}, "no training images"},
-		{"label", []Sample{m(), {Image: newRGB(1, 1), Label: 2}}, nil, nil, "train[1]: label 2 is out of range"},
-		{"negative label", []Sample{m()}, []Sample{{Image: newRGB(1, 1), Label: -1}}, nil, "val[0]: label -1"},
+		{"label", []Sample{m(), {Image: newRGB(1, 1), Target: Class(2)}}, nil, nil, "train[1]: label 2 is out of range"},
+		{"negative label", []Sample{m()}, []Sample{{Image: newRGB(1, 1), Target: Class(-1)}}, nil, "val[0]: label -1"},
 		{"no image", []Sample{m(), {}}, nil, nil, "train[1] has neither"},
 		{"malformed", []Sample{{Image: &RGB{Width: 2, Height: 2}}}, nil, nil, "needs 12 bytes"},
 		{"twice", []Sample{shared}, nil, []Sample{shared}, "one split only"},
@@ -488,14 +488,14 @@ func FuzzParseList(f *testing.F) {
 		// What was read, written out again, reads the same.
 		var again strings.Builder
 		for _, s := range samples {
-			fmt.Fprintf(&again, "%s %d\n", s.Path, s.Label)
+			fmt.Fprintf(&again, "%s %d\n", s.Path, s.class())
 		}
 		back, err := parseList("list.txt", again.String(), maxLabel+1)
 		if err != nil || len(back) != len(samples) {
 			t.Fatalf("%d samples became %d: %v", len(samples), len(back), err)
 		}
 		for i, s := range samples {
-			if back[i].Path != s.Path || back[i].Label != s.Label {
+			if back[i].Path != s.Path || back[i].class() != s.class() {
 				t.Errorf("sample %d was %+v, is %+v", i, s, back[i])
 			}
 		}
@@ -525,7 +525,7 @@ func checkParsed(t *testing.T, samples []Sample) {
 		t.Error("an empty list was accepted")
 	}
 	for _, s := range samples {
-		if s.Label < 0 || s.Where == "" || !filepath.IsLocal(filepath.FromSlash(s.Path)) {
+		if s.class() < 0 || s.Where == "" || !filepath.IsLocal(filepath.FromSlash(s.Path)) {
 			t.Errorf("accepted %+v", s)
 		}
 	}

@@ -86,9 +86,9 @@ func TestParquetAgainstPyarrow(t *testing.T) {
 			}
 			readers.Wait()
 			for i, s := range d.Train {
-				names := map[string]bool{d.Classes[s.Label]: true, fmt.Sprint(s.Label): true}
+				names := map[string]bool{d.Classes[s.class()]: true, fmt.Sprint(s.class()): true}
 				if want := rows[i][1]; !names[want] {
-					t.Errorf("%s has label %d (%s), pyarrow reads %s", s.Where, s.Label, d.Classes[s.Label], want)
+					t.Errorf("%s has label %d (%s), pyarrow reads %s", s.Where, s.class(), d.Classes[s.class()], want)
 				}
 			}
 		})
@@ -103,7 +103,7 @@ func TestParquetSets(t *testing.T) {
 	if fmt.Sprint(d.Classes) != "[cat dog fox]" || len(d.Train) != 12 || len(d.Val) != 3 || len(d.Test) != 6 || d.Split != "given" || d.Name != "hub" {
 		t.Errorf("%v, %d/%d/%d, %s", d.Classes, len(d.Train), len(d.Val), len(d.Test), d.Split)
 	}
-	if s := d.Train[8]; s.Where != "data/train-00001-of-00002.parquet row 1" || !strings.HasSuffix(s.Path, "train-00001-of-00002.parquet#1") || s.Label != 2 {
+	if s := d.Train[8]; s.Where != "data/train-00001-of-00002.parquet row 1" || !strings.HasSuffix(s.Path, "train-00001-of-00002.parquet#1") || s.class() != 2 {
 		t.Errorf("sample %+v", s)
 	}
 	if err := d.CheckImages(context.Background(), CheckOptions{}); err != nil {
@@ -124,11 +124,11 @@ func TestParquetSets(t *testing.T) {
 	}
 
 	d, err = Open(filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, LabelColumn: "coarse_label"})
-	if err != nil || fmt.Sprint(d.Classes) != "[0 1]" || d.Train[2].Label != 1 {
+	if err != nil || fmt.Sprint(d.Classes) != "[0 1]" || d.Train[2].class() != 1 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	d, err = Open(filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1})
-	if err != nil || fmt.Sprint(d.Classes) != "[1 3]" || d.Train[0].Label != 1 {
+	if err != nil || fmt.Sprint(d.Classes) != "[1 3]" || d.Train[0].class() != 1 {
 		t.Errorf("%+v, %v", d, err)
 	}
 

@@ -73,7 +73,7 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 func stratify(samples []Sample, classes int, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
 	byClass := make([][]int, classes)
 	for i, s := range samples {
-		byClass[s.Label] = append(byClass[s.Label], i)
+		byClass[s.class()] = append(byClass[s.class()], i)
 	}
 	const toVal, toTest = 1, 2
 	dealt := make([]int, len(samples))

@@ -12,7 +12,7 @@ func classSizes(n ...int) []Sample {
 	var samples []Sample
 	for class, count := range n {
 		for i := range count {
-			samples = append(samples, Sample{Path: fmt.Sprintf("%d/%03d.png", class, i), Label: class})
+			samples = append(samples, Sample{Path: fmt.Sprintf("%d/%03d.png", class, i), Target: Class(class)})
 		}
 	}
 	return samples
@@ -21,7 +21,7 @@ func classSizes(n ...int) []Sample {
 func count(samples []Sample, classes int) []int {
 	n := make([]int, classes)
 	for _, s := range samples {
-		n[s.Label]++
+		n[s.class()]++
 	}
 	return n
 }

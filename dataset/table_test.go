@@ -256,8 +256,8 @@ func checkRows(t *testing.T, name string, rows []tableRow, err error) {
 		return
 	}
 	for i, s := range g.train {
-		if s.Label < 0 || s.Label >= len(g.classes) || g.classes[s.Label] != rows[i].label && canonicalLabel(g.classes[s.Label]) != canonicalLabel(rows[i].label) {
-			t.Errorf("label %q became class %d of %q", rows[i].label, s.Label, g.classes)
+		if s.class() < 0 || s.class() >= len(g.classes) || g.classes[s.class()] != rows[i].label && canonicalLabel(g.classes[s.class()]) != canonicalLabel(rows[i].label) {
+			t.Errorf("label %q became class %d of %q", rows[i].label, s.class(), g.classes)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (d Duplicate) LeaksIntoTest() bool {
 
 // Conflicts reports whether the copies have different labels.
 func (d Duplicate) Conflicts() bool {
-	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Sample.Label != d.Copies[0].Sample.Label })
+	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Sample.class() != d.Copies[0].Sample.class() })
 }
 
 // Verify reads and decodes every image, counts, and finds those that cannot be read and those that are the same under
@@ -75,7 +75,7 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 		count := SplitCount{Name: s.name, Images: len(*s.samples), Classes: make([]int, len(d.Classes))}
 		for _, sample := range *s.samples {
 			all = append(all, Located{Split: s.name, Sample: sample})
-			count.Classes[sample.Label]++
+			count.Classes[sample.class()]++
 		}
 		v.Splits = append(v.Splits, count)
 	}
@@ -101,7 +101,7 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 	for i, f := range found {
 		l := &all[i]
 		l.SHA256 = hex.EncodeToString(f.content[:])
-		fmt.Fprintln(identity, l.Split, l.Sample.Label, l.SHA256)
+		fmt.Fprintln(identity, l.Split, l.Sample.class(), l.SHA256)
 		v.Bytes += f.bytes
 		v.Splits[slices.IndexFunc(v.Splits, func(c SplitCount) bool { return c.Name == l.Split })].Bytes += f.bytes
 		if f.err != nil {

@@ -66,7 +66,7 @@ func (g *given) finishLists(folder string) {
 		for i := range samples {
 			s := &samples[i]
 			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
-			greatest = max(greatest, s.Label)
+			greatest = max(greatest, s.class())
 		}
 	}
 	if g.classes == nil {
@@ -110,7 +110,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
-		samples = append(samples, Sample{Path: p, Label: label, Where: where})
+		samples = append(samples, Sample{Path: p, Target: Class(label), Where: where})
 	}
 	if len(samples) == 0 {
 		return nil, fmt.Errorf("%s lists no images", name)

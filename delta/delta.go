@@ -27,7 +27,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/hub"
+	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 )

@@ -24,7 +24,7 @@ func batches(n int) iter.Seq2[*dataset.Batch, error] {
 			batch := &dataset.Batch{N: 3}
 			for i := range 3 {
 				batch.Pixels = append(batch.Pixels, colours.Pixels(i, 8, b)...)
-				batch.Labels = append(batch.Labels, int32(i))
+				batch.Targets = append(batch.Targets, dataset.Class(i))
 			}
 			if !yield(batch, nil) {
 				return

@@ -349,8 +349,8 @@ func Score(ctx context.Context, be backend.Backend, m *backbone.Model, head chec
 		if err != nil {
 			return nil, err
 		}
-		if want := batch.N * size * size * 3; len(batch.Pixels) != want || len(batch.Labels) != batch.N {
-			return nil, fmt.Errorf("scoring: a batch of %d images has %d values and %d labels, expected %d values of %d×%d×3: read the images at the backbone's size", batch.N, len(batch.Pixels), len(batch.Labels), want, size, size)
+		if want := batch.N * size * size * 3; len(batch.Pixels) != want || len(batch.Targets) != batch.N {
+			return nil, fmt.Errorf("scoring: a batch of %d images has %d values and %d labels, expected %d values of %d×%d×3: read the images at the backbone's size", batch.N, len(batch.Pixels), len(batch.Targets), want, size, size)
 		}
 		step := batch.N
 		if by == PerSample {
@@ -361,7 +361,7 @@ func Score(ctx context.Context, be backend.Backend, m *backbone.Model, head chec
 			if err != nil {
 				return nil, err
 			}
-			labels, err := backend.Int32(be, batch.Labels[i:i+step], step)
+			labels, err := backend.Int32(be, classIDs(batch.Targets[i:i+step]), step)
 			if err != nil {
 				return nil, err
 			}
@@ -376,6 +376,15 @@ func Score(ctx context.Context, be backend.Backend, m *backbone.Model, head chec
 		}
 	}
 	return s.Scores()
+}
+
+// classIDs returns the class id of each target.
+func classIDs(targets []dataset.Target) []int32 {
+	ids := make([]int32, len(targets))
+	for i, t := range targets {
+		ids[i] = int32(t.Stratum())
+	}
+	return ids
 }
 
 // CrossEntropy is the mean over the batch of −log softmax(logits)[label], for

@@ -89,7 +89,8 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 				yield(batch{}, err)
 				return
 			}
-			out, n, pixels, labels := batch{host: b.Labels}, b.N, b.Pixels, b.Labels
+			labels := classIDs(b.Targets)
+			out, n, pixels := batch{host: labels}, b.N, b.Pixels
 			if backend.OnDevice(be) && n < size {
 				pixels = append(pixels, make([]uint8, (size-n)*d.size*d.size*3)...)
 				labels, n = append(slices.Clone(labels), make([]int32, size-n)...), size
@@ -102,6 +103,15 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 			}
 		}
 	}
+}
+
+// classIDs returns the class id of each target.
+func classIDs(targets []dataset.Target) []int32 {
+	ids := make([]int32, len(targets))
+	for i, t := range targets {
+		ids[i] = int32(t.Stratum())
+	}
+	return ids
 }
 
 func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool) iter.Seq2[batch, error] {

@@ -78,7 +78,7 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 			if err != nil {
 				return nil, err
 			}
-			pixels, r.host = append(pixels, b.Pixels...), append(r.host, b.Labels...)
+			pixels, r.host = append(pixels, b.Pixels...), append(r.host, classIDs(b.Targets)...)
 		}
 		r.pixels, err = backend.Uint8(be, pixels, n, side, side, 3)
 	}

@@ -25,7 +25,7 @@ func TestResident(t *testing.T) {
 		for j := range 3 * m.Width * m.Height {
 			m.Pix = append(m.Pix, uint8(37*i+11*j+j*j))
 		}
-		samples = append(samples, dataset.Sample{Image: m, Label: i % 3, Where: fmt.Sprint(i)})
+		samples = append(samples, dataset.Sample{Image: m, Target: dataset.Class(i % 3), Where: fmt.Sprint(i)})
 	}
 	for _, transform := range []dataset.Transform{
 		{Size: 8},

@@ -297,7 +297,7 @@ func TestPredictorRefuses(t *testing.T) {
 		t.Errorf("no images have logits %v", logits)
 	}
 	samples := colours.Samples(4, 8, 0)
-	samples[2].Label = 3
+	samples[2].Target = dataset.Class(3)
 	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
 	if _, err := p.Evaluate(t.Context(), data, 2, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
 		t.Errorf("label 3 of 3 classes: %v", err)

@@ -29,7 +29,7 @@ func Pixels(i, size, salt int) []uint8 {
 func Samples(n, size, salt int) []dataset.Sample {
 	var out []dataset.Sample
 	for i := range n {
-		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: Pixels(i, size, salt)}, Label: i % 3})
+		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: Pixels(i, size, salt)}, Target: dataset.Class(i % 3)})
 	}
 	return out
 }

@@ -11,18 +11,17 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/sbinet/npyio/npz"
+	"github.com/sptune/spt/internal/moduleroot"
 )
 
 // Folder is the golden folder, or the test is skipped.
 func Folder(t testing.TB) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	root := filepath.Join(filepath.Dir(here), "..", "..")
+	root := moduleroot.Dir(t)
 	dir := os.Getenv("SPT_GOLDEN")
 	if dir == "" {
 		dir = filepath.Join("..", "shared", "golden")

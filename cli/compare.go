@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
+)
+
+// comparePlans says how two plans differ, on the backbone if one is given.
+func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig) error {
+	var tensors []plan.Scored
+	if model.Path != "" {
+		m, _, err := a.openModel(ctx, model, 1) // the head does not matter
+		if err != nil {
+			return err
+		}
+		tensors = spt.Tensors(m.Config)
+	}
+	c, err := spt.ComparePlans(first, second, tensors)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(struct {
+			A string `json:"a"`
+			B string `json:"b"`
+			*plan.Comparison
+		}{first, second, c})
+	}
+	var f facts
+	f.add("A", "%s", printable(first))
+	f.add("B", "%s", printable(second))
+	kinds := []struct {
+		name    string
+		overlap plan.Overlap
+		a, b    int // parameters
+	}{
+		{"matrices with a module", c.Matrices, c.CostA.Structured, c.CostB.Structured},
+		{"vectors, whole", c.Vectors, c.CostA.Vectors, c.CostB.Vectors},
+		{"entries, one by one", c.Entries, c.CostA.Unstructured, c.CostB.Unstructured},
+		{"entries counted only", c.CountedOnly, c.CostA.CountedOnly, c.CostB.CountedOnly},
+	}
+	text := f.String() + "\n" + table(func(w io.Writer) {
+		fmt.Fprintln(w, "kind\tin both\tonly A\tonly B\tJaccard\tcost A\tcost B")
+		for _, k := range kinds {
+			o := k.overlap
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%.3f\t%d\t%d\n", k.name, o.Both, o.OnlyA, o.OnlyB, o.Jaccard(), k.a, k.b)
+		}
+		fmt.Fprintf(w, "class token\t\t\t\t\t%d\t%d\n", c.CostA.ClassToken, c.CostB.ClassToken)
+		fmt.Fprintf(w, "total\t\t\t\t\t%d\t%d\n", c.CostA.Total, c.CostB.Total)
+	})
+	return a.write(text + "\n" + differences(c.Rows))
+}
+
+// differences is a line for every operation on which two plans differ. Of each
+// kind it says how many are in both, only in A and only in B.
+func differences(rows []plan.ComparedRow) string {
+	differ := slices.DeleteFunc(slices.Clone(rows), func(r plan.ComparedRow) bool { return r.Equal() })
+	if len(differ) == 0 {
+		return "both tune the same\n"
+	}
+	three := func(o plan.Overlap) string {
+		if o == (plan.Overlap{}) {
+			return "-"
+		}
+		return fmt.Sprintf("%d/%d/%d", o.Both, o.OnlyA, o.OnlyB)
+	}
+	known := differ[0].CostA != nil // the tensors' shapes, so that there are costs
+	text := "in both/only A/only B:\n" + table(func(w io.Writer) {
+		fmt.Fprint(w, "block\toperation\tmatrices\tvectors\tentries\tJaccard\tcounted only")
+		if known {
+			fmt.Fprint(w, "\tcost A\tcost B")
+		}
+		fmt.Fprintln(w)
+		for _, r := range differ {
+			jaccard := "-"
+			if r.Entries != (plan.Overlap{}) {
+				jaccard = fmt.Sprintf("%.3f", r.Entries.Jaccard())
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", printable(r.Block), printable(r.Operation), three(r.Matrices), three(r.Vectors), three(r.Entries), jaccard, three(r.CountedOnly))
+			if known {
+				fmt.Fprintf(w, "\t%d\t%d", *r.CostA, *r.CostB)
+			}
+			fmt.Fprintln(w)
+		}
+	})
+	if same := len(rows) - len(differ); same > 0 {
+		text += fmt.Sprintf("and %s where both tune the same\n", plural(same, "operation"))
+	}
+	return text
+}

@@ -1,0 +1,311 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+func dataCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "data", Short: "Verify a data set; list the benchmarks' sets that are known by name",
+		Long: `'spt data verify' reads every image of a data set and says what is wrong with
+it; 'spt data tasks' lists the sets that --task knows.`,
+		Example: `  spt data verify clothing
+  spt data tasks`,
+		Args: cobra.NoArgs,
+		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
+	}
+	for _, verb := range []func(*app) *cobra.Command{verifyCommand, tasksCommand} {
+		c := verb(a)
+		c.Flags().SortFlags = false
+		c.DisableFlagsInUseLine = true
+		cmd.AddCommand(c)
+	}
+	return cmd
+}
+
+func verifyCommand(a *app) *cobra.Command {
+	var c run.DataConfig
+	var perClass bool
+	cmd := &cobra.Command{
+		Use: "verify DIR [flags]", Short: "Read every image: counts, classes, duplicates, overlaps, what cannot be read",
+		Long: `Opens a data set as 'spt tune' does, reads and decodes every image, and prints:
+how many each split and class has, classes without training images, images that
+are missing or broken, files in class folders that are not taken for images, and
+images that are the same under different names: byte for byte, or in every
+pixel. It fails with exit code 3 if an image cannot be read, or if one of the
+test split is in another split too. Nothing is changed.`,
+		Example: `  spt data verify clothing
+  spt data verify vtab-1k/cifar --task cifar --per-class
+  spt data verify list.csv --label-column kind --json`,
+		Args: cobra.ExactArgs(1),
+	}
+	fs := cmd.Flags()
+	layoutFlags(fs, &c)
+	fs.BoolVar(&perClass, "per-class", false, "print each class")
+	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
+		c.Path, c.SkipBadImages = args[0], true
+		d, err := openData(c)
+		if err != nil {
+			return err
+		}
+		fmt.Fprint(a.notes(), facts{{"data", describeData(d)}})
+		p := a.progress()
+		defer p.close()
+		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: func(done, total int) { p.event(spt.Event{Stage: "images", Done: done, Total: total}) }})
+		if err != nil {
+			return err
+		}
+		p.close()
+		if err := a.writeVerification(d, v, perClass); err != nil {
+			return err
+		}
+		return verdict(d, v)
+	})
+	return cmd
+}
+
+// verdict is an error if the data set must not be used as it is.
+func verdict(d *dataset.Dataset, v dataset.Verification) error {
+	var found []string
+	if n := len(v.Unreadable); n > 0 {
+		found = append(found, plural(n, "image")+" that cannot be read")
+	}
+	leaks := 0
+	for _, g := range v.Duplicates {
+		if g.LeaksIntoTest() {
+			leaks++
+		}
+	}
+	if leaks > 0 {
+		found = append(found, plural(leaks, "image")+" of the test split in another split too")
+	}
+	if found == nil {
+		return nil
+	}
+	return &run.InputError{Err: fmt.Errorf("data set %s has %s", d.Name, strings.Join(found, ", and "))}
+}
+
+// copyOf is one of several equal images, for programs.
+type copyOf struct {
+	Split  string `json:"split"`
+	Path   string `json:"path"`
+	Where  string `json:"where"`
+	Class  string `json:"class"`
+	SHA256 string `json:"sha256"`
+}
+
+type duplicate struct {
+	SameBytes bool     `json:"same_bytes"` // else the pixels alone
+	Leaks     bool     `json:"leaks"`      // into another split
+	Conflicts bool     `json:"conflicts"`  // in the label
+	Copies    []copyOf `json:"copies"`
+}
+
+type splitCount struct {
+	Split   string         `json:"split"`
+	Images  int            `json:"images"`
+	Bytes   int64          `json:"bytes"`
+	Classes map[string]int `json:"classes"`
+}
+
+// verification is what verify writes for programs.
+type verification struct {
+	Data       string         `json:"data"`
+	Layout     string         `json:"layout"`
+	Split      string         `json:"split"`
+	SHA256     string         `json:"sha256"` // over split, label and content of every image
+	Images     int            `json:"images"`
+	Bytes      int64          `json:"bytes"`
+	Smallest   [2]int         `json:"smallest"` // width and height
+	Largest    [2]int         `json:"largest"`
+	Splits     []splitCount   `json:"splits"`
+	Untrained  []string       `json:"classes_without_training_images"`
+	Unreadable []skippedImage `json:"unreadable"`
+	Duplicates []duplicate    `json:"duplicates"`
+	Ignored    map[string]int `json:"ignored,omitempty"` // files in class folders that are not taken for images, by extension
+	Stray      int            `json:"stray,omitempty"`   // images beside the class folders
+}
+
+func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
+	doc := verification{Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
+		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray}
+	for _, s := range v.Splits {
+		count := splitCount{s.Name, s.Images, s.Bytes, map[string]int{}}
+		for i, n := range s.Classes {
+			count.Classes[d.Classes[i]] = n
+		}
+		doc.Splits = append(doc.Splits, count)
+	}
+	for i, n := range v.Splits[0].Classes {
+		if n == 0 {
+			doc.Untrained = append(doc.Untrained, d.Classes[i])
+		}
+	}
+	for _, s := range v.Unreadable {
+		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
+	}
+	for _, g := range v.Duplicates {
+		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks(), Conflicts: g.Conflicts()}
+		for _, l := range g.Copies {
+			out.Copies = append(out.Copies, copyOf{l.Split, l.Sample.Path, l.Sample.Where, d.Classes[l.Sample.Target.Stratum()], l.SHA256})
+		}
+		doc.Duplicates = append(doc.Duplicates, out)
+	}
+	if a.json {
+		return a.writeJSON(doc)
+	}
+	return a.write("\n" + splitTable(d, v) + classTable(d, v, perClass) + doc.String())
+}
+
+// splitTable has a line for each split.
+func splitTable(d *dataset.Dataset, v dataset.Verification) string {
+	return table(func(w io.Writer) {
+		fmt.Fprintln(w, "split\timages\tsize\tclasses\timages in a class")
+		for _, s := range v.Splits {
+			present, least, most := 0, s.Images, 0
+			for _, n := range s.Classes {
+				if n > 0 {
+					present, least, most = present+1, min(least, n), max(most, n)
+				}
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%d of %d\t%d to %d\n", s.Name, s.Images, size(s.Bytes), present, len(d.Classes), least, most)
+		}
+	}) + "\n"
+}
+
+func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) string {
+	if !perClass {
+		return ""
+	}
+	return table(func(w io.Writer) {
+		fmt.Fprintln(w, "class\ttrain\tval\ttest")
+		for i, name := range d.Classes {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", printable(name), v.Splits[0].Classes[i], v.Splits[1].Classes[i], v.Splits[2].Classes[i])
+		}
+	}) + "\n"
+}
+
+// String lists what was found, ten of a kind.
+func (v verification) String() string {
+	var f facts
+	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, size(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
+	f.add("sha256", "%s", v.SHA256)
+	f.add("classes without training images", "%s", list(v.Untrained))
+	some := func(name string, n int, line func(i int) string) {
+		if n == 0 {
+			f.add(name, "none")
+		}
+		for i := range min(n, 10) {
+			f.add(name, "%s", line(i))
+		}
+		if n > 10 {
+			f.add("", "and %d more", n-10)
+		}
+	}
+	some("cannot be read", len(v.Unreadable), func(i int) string {
+		s := v.Unreadable[i]
+		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
+	})
+	f.addLeftOut(v.Ignored, v.Stray)
+	// What leaks comes first.
+	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
+		switch {
+		case a.Leaks == b.Leaks:
+			return 0
+		case a.Leaks:
+			return -1
+		}
+		return 1
+	})
+	some("equal images", len(groups), func(i int) string {
+		g := groups[i]
+		var copies []string
+		for _, c := range g.Copies[:min(4, len(g.Copies))] {
+			copies = append(copies, fmt.Sprintf("%s (%s, %s)", printable(c.Path), c.Split, printable(c.Class)))
+		}
+		if more := len(g.Copies) - len(copies); more > 0 {
+			copies = append(copies, fmt.Sprintf("%d more", more))
+		}
+		kind := "same pixels"
+		if g.SameBytes {
+			kind = "same bytes"
+		}
+		if g.Leaks {
+			kind += ", across splits"
+		}
+		if g.Conflicts {
+			kind += ", labels differ"
+		}
+		return kind + ": " + strings.Join(copies, " = ")
+	})
+	return f.String()
+}
+
+func tasksCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "tasks", Short: "List the benchmarks' sets that --task knows",
+		Long: `Lists VTAB-1k's nineteen sets and FGVC's five: name, group, number of classes and
+recipe. With --task NAME, 'spt tune', 'score', 'train', 'eval' and 'data verify'
+check the number of classes, and take the recipe for what no other flag says. The
+pixels' normalisation stays the backbone's; the paper's code always takes
+ImageNet's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
+		Example: "  spt data tasks",
+		Args:    cobra.NoArgs,
+		RunE:    a.verb(func(context.Context, []string) error { return a.writeTasks() }),
+	}
+}
+
+// recipe is a known set's, for programs.
+type recipe struct {
+	Resize         string        `json:"resize"`
+	RandomCrop     bool          `json:"random_crop"`
+	HorizontalFlip bool          `json:"horizontal_flip"`
+	Train          train.Options `json:"train"`
+}
+
+func (a *app) writeTasks() error {
+	if a.json {
+		type task struct {
+			Name    string `json:"name"`
+			Group   string `json:"group"`
+			Classes int    `json:"classes"`
+			Title   string `json:"title"`
+			Recipe  recipe `json:"recipe"`
+		}
+		var tasks []task
+		for _, k := range dataset.KnownSets() {
+			o := run.TaskImages(k)
+			tasks = append(tasks, task{k.Name, k.Group, k.Classes, k.Title, recipe{o.Resize, o.RandomCrop, o.HorizontalFlip, train.VTAB()}})
+		}
+		return a.writeJSON(tasks)
+	}
+	text := table(func(w io.Writer) {
+		fmt.Fprintln(w, "task\tgroup\tclasses\timages\twhat it is")
+		for _, k := range dataset.KnownSets() {
+			o := run.TaskImages(k)
+			images := "--resize " + o.Resize
+			if o.RandomCrop {
+				images += " --random-crop"
+			}
+			if o.HorizontalFlip {
+				images += " --flip"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", k.Name, k.Group, k.Classes, images, k.Title)
+		}
+	})
+	o := train.VTAB()
+	text += fmt.Sprintf("\ntraining of all: batches of %d, %d epochs, %g of them warm-up, AdamW at %g, weight decay %g, drop-path %g\npixels: normalised as the backbone expects; --mean and --std say otherwise\n",
+		o.BatchSize, o.Epochs, o.WarmupEpochs, o.LR, o.WeightDecay, o.DropPath)
+	return a.write(text)
+}

@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/demo"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
+)
+
+// demoNext says where to look after the demo.
+const demoNext = `
+Each method trained once on the 800 training images; the table shows its last
+epoch. More epochs and the other methods and tasks: spt demo --help
+Your own images, with a pretrained ViT from a safetensors file:
+  spt tune --model vit.safetensors --data DIR
+What SPT tuned, block by block: spt tune … --explain, or spt plan --explain
+`
+
+func demoCommand(a *app) *cobra.Command {
+	o := demo.Options{Task: demo.DefaultTask, Epochs: demo.DefaultEpochs, Budget: demo.DefaultBudget}
+	var methods []string
+	cmd := &cobra.Command{
+		Use: "demo [flags]", Short: "Compare the methods on a generated task, with nothing but this program",
+		Long: `Tunes the embedded backbone, a small ViT that this project pretrained, on a
+generated task with each method in turn, and compares accuracy, tuned parameters
+and time. It needs no files and writes none.`,
+		Example: "  spt demo --task location --method linear,spt-lora",
+		Args:    cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.Task, "task", o.Task, strings.Join(demo.Tasks(), ", "))
+	fs.StringSliceVar(&methods, "method", nil, "methods to compare, divided by commas, of "+methodNames(method.Methods())+" (default "+methodNames(demo.DefaultMethods())+")")
+	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, for lora, adapter and SPT alike")
+	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images; ten times as many for linear, whose backbone sees them once")
+	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the task and of everything drawn at random")
+	computeFlags(fs, &o.Compute, false)
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		for _, name := range methods {
+			m := method.Method(name)
+			if err := m.Validate(); err != nil {
+				return &run.OptionError{Err: err}
+			}
+			o.Methods = append(o.Methods, m)
+		}
+		if !slices.Contains(demo.Tasks(), o.Task) {
+			return &run.OptionError{Err: fmt.Errorf("task %q is unknown; known: %s", o.Task, strings.Join(demo.Tasks(), ", "))}
+		}
+		m, err := embedded.Model(0)
+		if err != nil {
+			return err
+		}
+		if err := checkDemoBudget(m, o); err != nil {
+			return err
+		}
+		if _, err := a.openDevice(&o.Compute); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.notes(), "%s, embedded in this program; task %q\n", describeConfig(m.Config), o.Task)
+		p := a.progress()
+		defer p.close()
+		rows, err := demo.Run(ctx, o, func(m method.Method, e spt.Event) {
+			p.label = string(m)
+			p.event(e)
+		})
+		p.close()
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.writeJSON(struct {
+				Task       string     `json:"task"`
+				Epochs     int        `json:"epochs"`
+				Budget     string     `json:"budget"`
+				Seed       uint64     `json:"seed"`
+				Parameters int        `json:"backbone_parameters"`
+				Rows       []demo.Row `json:"rows"`
+			}{o.Task, o.Epochs, o.Budget, o.Seed, m.Config.Size(), rows})
+		}
+		text := table(func(w io.Writer) {
+			fmt.Fprintln(w, "method\ttuned parameters\tof backbone\tval accuracy\ttest accuracy\tseconds")
+			for _, r := range rows {
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%.1f\n", r.Method, r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), percent(r.ValAccuracy), percent(r.TestAccuracy), r.Seconds)
+			}
+		})
+		return a.write(text + demoNext)
+	})
+	return cmd
+}
+
+// checkDemoBudget refuses a budget that one of the methods cannot meet, before
+// any of them has been trained.
+func checkDemoBudget(m *backbone.Model, o demo.Options) error {
+	if _, err := plan.ParseBudget(o.Budget, m.Config.Size()); err != nil {
+		return &run.OptionError{Err: err}
+	}
+	methods := o.Methods
+	if len(methods) == 0 {
+		methods = demo.DefaultMethods()
+	}
+	task := &spt.Task{Model: m, Data: &dataset.Dataset{}}
+	for _, chosen := range methods {
+		if !chosen.Budgeted() { // they take no budget
+			continue
+		}
+		options := run.TuneOptions{Method: chosen, Budgets: []string{o.Budget}, Train: demo.Recipe(chosen, o.Epochs, o.Seed)}
+		if _, err := task.Effective(options); err != nil {
+			return fmt.Errorf("%s: %w", chosen, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt/backend"
+)
+
+func devicesCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "devices", Short: "List what --device can name, and why something cannot be used",
+		Long: `Lists the processor, the NVIDIA GPUs that the driver shows, and the PJRT plug-ins
+through which a GPU is driven: those in the folders of PJRT_PLUGIN_LIBRARY_PATH and
+LD_LIBRARY_PATH, in GoMLX's places, and in the Python packages jax-cuda13-pjrt and
+jax-cuda12-pjrt. Nothing is started and nothing is downloaded.`,
+		Example: "  spt devices --json",
+		Args:    cobra.NoArgs,
+		RunE: a.verb(func(context.Context, []string) error {
+			devices, plugins := backend.Devices(), backend.Plugins()
+			if a.json {
+				return a.writeJSON(struct {
+					Devices []backend.Device `json:"devices"`
+					Plugins []backend.Plugin `json:"plugins"`
+				}{devices, append([]backend.Plugin{}, plugins...)})
+			}
+			used := func(unused string) string {
+				if unused == "" {
+					return "yes"
+				}
+				return "no: " + unused
+			}
+			text := table(func(w io.Writer) {
+				fmt.Fprintln(w, "device\twhat it is\tused")
+				for _, d := range devices {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", d.Name, d.Description, used(d.Unused))
+				}
+			})
+			if len(plugins) > 0 {
+				text += "\n" + table(func(w io.Writer) {
+					fmt.Fprintln(w, "plug-in\tpath\tfound in\tused")
+					for _, p := range plugins {
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Path, p.From, used(p.Unused))
+					}
+				})
+			}
+			return a.write(text)
+		}),
+	}
+}

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+func evalCommand(a *app) *cobra.Command {
+	var model run.ModelConfig
+	var data run.DataConfig
+	var compute run.ComputeConfig
+	var dir string
+	var perClass bool
+	split := "test"
+	cmd := &cobra.Command{
+		Use: "eval {--delta DIR | --model FILE} --data DIR [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
+		Long: `Measures accuracy and loss on one split of a data set: of a delta on its
+backbone, or, without --delta, of a checkpoint with its own head, such as one
+that 'spt merge' wrote. For a delta in its run's folder, the data set and how it
+is split are those of the run; --data says where it has moved to. It is said
+where the delta was trained on the very images.`,
+		Example: `  spt eval --delta runs/clothing-spt-lora
+  spt eval --model merged.safetensors --data clothing --per-class`,
+		Args: cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	deltaFlag(flags, &dir)
+	modelFlags(flags, &model)
+	dataFlags(flags, &data)
+	computeFlags(flags, &compute, false)
+	flags.StringVar(&split, "split", split, "test, val or train")
+	flags.BoolVar(&perClass, "per-class", false, "print each class")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if !slices.Contains([]string{"test", "val", "train"}, split) {
+			return &run.OptionError{Err: fmt.Errorf("split %q is unknown; known: test, val, train", split)}
+		}
+		if err := takeRecipe(cmd, &data); err != nil {
+			return err
+		}
+		t, err := a.openTuned(ctx, cmd, dir, model, data.Images)
+		if err != nil {
+			return err
+		}
+		if t.run != nil {
+			if err := takeRunData(cmd, &data, t.run.Data, dir); err != nil {
+				return err
+			}
+		}
+		d, err := openData(data)
+		if err != nil {
+			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
+			case moved && !cmd.Flags().Changed("layout"):
+				err = fmt.Errorf("%w (read in the layout %s, which is the run's; --layout gives another)", err, data.Layout)
+			case t.run != nil && !moved && errors.Is(err, fs.ErrNotExist):
+				err = fmt.Errorf("%w (where the run in %s had it; --data DIR says where it is now)", err, dir)
+			}
+			return err
+		}
+		if err := sameClasses(t, d); err != nil {
+			return err
+		}
+		trained := trainedOn(t, d, split)
+		if t.run != nil {
+			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
+				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: %s, there %s; the delta may have been trained on some of these images\n", dir, now, then)
+			}
+		}
+		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
+		if len(samples[split]) == 0 {
+			return &run.InputError{Err: fmt.Errorf("data set %s has no %s images; choose another --split", d.Name, split)}
+		}
+		task, err := spt.NewTask(t.model, d, run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes})
+		if err != nil {
+			return err
+		}
+		if err := a.place(task, &compute); err != nil {
+			return err
+		}
+		fmt.Fprint(a.notes(), append(taskFacts(t.model, t.report, d), [2]string{"device", compute.String()}))
+		p := a.progress()
+		defer p.close()
+		if data.SkipBadImages {
+			if err := checkImages(ctx, task, p); err != nil {
+				return err
+			}
+			samples = map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
+		}
+		n := len(samples[split])
+		e, err := task.Evaluate(ctx, t.trained, samples[split], func(done int) { p.event(spt.Event{Stage: evaluating + split, Done: done, Total: n}) })
+		if err != nil {
+			return err
+		}
+		p.close()
+		return a.writeEvaluation(split, e, d, trained, perClass)
+	})
+	return cmd
+}
+
+// takeRunData completes data, which flags were read into, by how the run of a
+// delta split its data. For the run's own data set other flags are refused:
+// other splits would test on images that it was trained on. One that is
+// elsewhere may be another one, so flags hold.
+func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConfig, dir string) error {
+	before, path := given(cmd), data.Path
+	*data = recorded
+	free := []string{"cache", "skip-bad-images"} // an image may have broken since
+	_, skip := before["skip-bad-images"]
+	if path == "" || path == recorded.Path {
+		others := maps.Clone(before)
+		maps.DeleteFunc(others, func(name, _ string) bool { return slices.Contains(free, name) })
+		if err := refuseContradictions(cmd, others, dir, "or give other images (--data)"); err != nil {
+			return err
+		}
+	} else {
+		free = append(free, "data", "task", "layout", "image-column", "label-column", "val-fraction", "test-fraction", "split-seed")
+		skip = true
+	}
+	if skip {
+		data.Classes = 0 // numbers of images may differ
+	}
+	for _, name := range free {
+		if text, ok := before[name]; ok {
+			if err := cmd.Flags().Set(name, text); err != nil {
+				return &run.OptionError{Err: err}
+			}
+		}
+	}
+	return nil
+}
+
+func describeSplits(how string, train, val, test int) string {
+	return fmt.Sprintf("%d train, %d val, %d test (%s)", train, val, test, how)
+}
+
+func runSplits(c *run.Config) string {
+	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
+}
+
+// trainedOn reports whether the delta was trained on the images of a split; nil
+// where nobody knows, as for a delta without its run and for other splits than
+// the run's.
+func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
+	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
+		return nil
+	}
+	withVal := t.run.Single == nil || t.run.Single.WithVal
+	yes := split == "train" || split == "val" && withVal
+	return &yes
+}
+
+// sameClasses refuses a data set whose labels mean something else than the head's rows.
+func sameClasses(t *tuned, d *dataset.Dataset) error {
+	if rows := t.model.Config.NumClasses; rows != len(d.Classes) {
+		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set that the head was trained for", d.Name, len(d.Classes), rows)}
+	}
+	for i, name := range t.classes {
+		if name != d.Classes[i] {
+			return &run.InputError{Err: fmt.Errorf("class %d is %q in the data set %s and %q in the head; give the data set that the head was trained for", i, d.Classes[i], d.Name, name)}
+		}
+	}
+	return nil
+}
+
+func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
+	type class struct {
+		Class    string  `json:"class"`
+		Images   int     `json:"images"`
+		Correct  int     `json:"correct"`
+		Accuracy float64 `json:"accuracy"` // 0 without images
+	}
+	var classes []class
+	for i, c := range e.Classes {
+		classes = append(classes, class{d.Classes[i], c.Images, c.Correct, float64(c.Correct) / float64(max(c.Images, 1))})
+	}
+	if a.json {
+		return a.writeJSON(struct {
+			Split    string         `json:"split"`
+			Images   int            `json:"images"`
+			Accuracy float64        `json:"accuracy"`
+			Loss     float64        `json:"loss"`
+			Trained  *bool          `json:"trained_on_these,omitempty"` // left out where it is not known
+			Classes  []class        `json:"classes"`
+			Skipped  []skippedImage `json:"skipped,omitempty"`
+		}{split, e.Images, e.Accuracy, e.Loss, trained, classes, skipped(d)})
+	}
+	text := ""
+	if perClass {
+		text = table(func(w io.Writer) {
+			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy")
+			for _, c := range classes {
+				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, percent(c.Accuracy))
+			}
+		}) + "\n"
+	}
+	var f facts
+	for _, s := range d.Skipped {
+		f.add("left out", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
+	}
+	f.add(split+" accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
+	f.add(split+" loss", "%.4f", e.Loss)
+	if trained != nil && *trained {
+		f.add("note", "the delta was trained on these images; this says nothing of new ones")
+	}
+	return a.write(text + f.String())
+}

@@ -1,0 +1,240 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
+)
+
+func inspectCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Say what a file or a run folder is",
+		Long: `Recognises a checkpoint, scores, a plan, a selection that the paper's authors
+published, a delta, a training state, a run folder or one of its files by what is
+in it, not by its name, and says what it holds. A checkpoint's tensors are summed up; --json lists them all. A model of the Hugging Face Hub is fetched.`,
+		Example: `  spt inspect vit_tiny.safetensors
+  spt inspect runs/clothing-spt-lora --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			model := run.ModelConfig{Path: args[0]}
+			if err := a.fetch(ctx, &model); err != nil {
+				return err
+			}
+			in, err := spt.Inspect(model.File())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.writeJSON(in)
+			}
+			var f facts
+			f.add("kind", "%s", in.Kind)
+			if in.Run != nil {
+				runFacts(&f, in.Run, args[0])
+			}
+			if in.Delta != nil {
+				deltaFacts(&f, in.Delta)
+			}
+			switch {
+			case in.Checkpoint != nil:
+				checkpointFacts(&f, in.Checkpoint)
+			case in.Scores != nil:
+				scoresFacts(&f, in.Scores)
+			case in.Plan != nil:
+				planFacts(&f, in.Plan)
+			case in.Metrics != nil:
+				last := in.Metrics[len(in.Metrics)-1]
+				f.add("epochs", "%d", len(in.Metrics))
+				f.add("last", "%s", figures(spt.Event{Finished: &last}))
+			case in.Result != nil:
+				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
+				f.add("tuned", "%d parameters and a head of %d", in.Result.Counts.Tuned(), in.Result.Counts.Head)
+				resultFacts(&f, in.Result)
+			case in.Candidate != nil:
+				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget)), in.Candidate.Counts.Tuned())
+				f.add("val accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
+			}
+			return a.write(f.String())
+		}),
+	}
+}
+
+func checkpointFacts(f *facts, c *spt.InspectedCheckpoint) {
+	byType := map[string]int{}
+	for _, t := range c.Tensors {
+		byType[string(t.DType)]++
+	}
+	var types []string
+	for _, name := range slices.Sorted(maps.Keys(byType)) {
+		types = append(types, fmt.Sprintf("%d %s", byType[name], name))
+	}
+	f.add("format", "%s", printable(c.Format))
+	f.add("tensors", "%d (%s), %d values, %s", len(c.Tensors), strings.Join(types, ", "), c.Values, size(c.Bytes))
+	f.add("shapes", "%s", strings.TrimRight(tensorShapes(c.Tensors), "\n"))
+	for _, key := range slices.Sorted(maps.Keys(c.Metadata)) {
+		f.add("metadata", "%s: %.100s", printable(key), printable(c.Metadata[key]))
+	}
+	if c.Problem != "" {
+		f.add("no backbone", "%s", printable(c.Problem))
+	}
+	if c.Backbone == nil {
+		return
+	}
+	f.add("backbone", "%s", describeConfig(*c.Backbone))
+	if c.Head {
+		f.add("head", "%d classes", c.Backbone.NumClasses)
+	} else {
+		f.add("head", "none")
+	}
+	if c.Classes != nil {
+		f.add("classes", "%s", list(c.Classes))
+	}
+	f.add("pixels", "%s", describePreprocessing(*c.Preprocessing))
+	f.add("loading", "%s", describeReport(c.Report))
+	f.add("fingerprint", "%s", c.Fingerprint)
+}
+
+// tensorShapes sums up: blocks that are alike are one line.
+func tensorShapes(tensors []spt.InspectedTensor) string {
+	var order []string
+	count := map[string]int{}
+	for _, t := range tensors {
+		parts := strings.Split(t.Name, ".")
+		for i, p := range parts {
+			if strings.Trim(p, "0123456789") == "" {
+				parts[i] = "*"
+			}
+		}
+		line := fmt.Sprintf("%s\t%s\t%v", printable(strings.Join(parts, ".")), t.DType, t.Shape)
+		if count[line]++; count[line] == 1 {
+			order = append(order, line)
+		}
+	}
+	const most = 40
+	return table(func(w io.Writer) {
+		for i, line := range order {
+			if i == most {
+				fmt.Fprintf(w, "and %d more\n", len(order)-most)
+				break
+			}
+			times := ""
+			if n := count[line]; n > 1 {
+				times = fmt.Sprintf("×%d", n)
+			}
+			fmt.Fprintf(w, "%s\t%s\n", line, times)
+		}
+	})
+}
+
+func scoresFacts(f *facts, s *spt.InspectedScores) {
+	if s.Criterion.Images() {
+		f.add("scores", "%d tensors from %d images, criterion %s, mean loss %.4f", len(s.Tensors), s.Images, s.Criterion, s.MeanLoss)
+	} else {
+		f.add("scores", "%d tensors, criterion %s", len(s.Tensors), s.Criterion)
+	}
+	f.add("backbone", "fingerprint %s", s.Backbone)
+	top := slices.Clone(s.Tensors)
+	slices.SortStableFunc(top, func(a, b spt.ScoredSummary) int {
+		switch {
+		case a.Sum > b.Sum:
+			return -1
+		case a.Sum < b.Sum:
+			return 1
+		}
+		return 0
+	})
+	for i, t := range top[:min(10, len(top))] {
+		name := ""
+		if i == 0 {
+			name = "most sensitive"
+		}
+		f.add(name, "%s %v: %s of the sum", printable(t.Name), t.Shape, percent(t.Share))
+	}
+}
+
+func planFacts(f *facts, p *plan.Plan) {
+	compat := "exact"
+	if p.Compat != "" {
+		compat = "compat " + p.Compat
+	}
+	if p.Only != "" {
+		compat += ", " + p.Only + " only"
+	}
+	if p.Tau > 0 { // an imported plan does not say it
+		compat += fmt.Sprintf(", tau %d", p.Tau)
+	}
+	f.add("plan", "%d parameters for a budget of %d, %s", p.Cost.Total, p.Budget, compat)
+	f.add("modules", "%s", planModules(p))
+	f.add("vectors", "%d, whole, %d of them", p.Cost.Vectors, len(p.Vectors))
+	f.add("entries", "%d, one by one, in %d tensors", p.Cost.Unstructured, len(p.Entries))
+	if p.Cost.CountedOnly > 0 {
+		f.add("counted only", "%d entries of norms, not tuned", p.Cost.CountedOnly)
+	}
+	f.add("class token", "%d", p.Cost.ClassToken)
+}
+
+// planModules says what a plan spends on structured modules.
+func planModules(p *plan.Plan) string {
+	if p.Only == plan.Unstructured {
+		return "none: unstructured only"
+	}
+	return fmt.Sprintf("%d, %s of rank %d on %d matrices", p.Cost.Structured, printable(p.Module), p.Rank, len(p.Matrices))
+}
+
+func deltaFacts(f *facts, d *spt.InspectedDelta) {
+	f.add("delta", "%s, tunes %d parameters, %s of the backbone, and a head of %d", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
+	f.add("tuned on", "%s: %s", d.Backbone, describeConfig(d.Config))
+	f.add("fingerprint", "%s", d.Backbone.Fingerprint)
+	f.add("pixels", "%s; resize %s", describePreprocessing(d.Preprocessing), d.Transform.Resize)
+	f.add("classes", "%s", list(d.Classes))
+	if d.Plan != nil {
+		f.add("budget", "%d, of which %d spent", d.Plan.Budget, d.Plan.Cost.Total)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
+		f.add("metric", "%s %.4f", printable(name), d.Metrics[name])
+	}
+}
+
+func runFacts(f *facts, r *spt.InspectedRun, dir string) {
+	c := r.Config
+	verb, chosen := "tune", describeMethod(c.Tune)
+	if s := c.Single; s != nil {
+		verb, chosen = "train", describeMethod(run.TuneOptions{Method: s.Method, Rank: s.Rank, Sizes: s.Sizes, Train: s.Train})
+	}
+	f.add("started", "%s, by spt %s %s", c.Started.Format("2006-01-02 15:04:05 MST"), printable(c.Spt), verb)
+	commit := ""
+	if c.Model.Commit != "" {
+		commit = ", commit " + printable(c.Model.Commit)
+	}
+	f.add("backbone", "%s%s", printable(c.Model.Path), commit)
+	if c.Data.Task != "" {
+		f.add("task", "%s", printable(c.Data.Task))
+	}
+	f.add("data", "%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
+	f.add("method", "%s", printable(chosen))
+	f.add("final training", "%d epochs done", len(r.Epochs))
+	if r.Result == nil {
+		f.add("state", "unfinished; to go on: %s", command("spt", verb, "--resume", dir))
+		return
+	}
+	f.add("state", "finished")
+	resultFacts(f, r.Result)
+}
+
+func resultFacts(f *facts, r *run.Result) {
+	if r.Val != nil {
+		f.add("val accuracy", "%s", percent(*r.Val))
+	}
+	if r.Test != nil {
+		f.add("test accuracy", "%s", percent(r.Test.Accuracy))
+	}
+}

@@ -1,0 +1,331 @@
+package cli
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/run"
+)
+
+// notes is where a verb says what it is about to do: with the result for
+// people, and away from it where standard output is for programs.
+func (a *app) notes() io.Writer {
+	switch {
+	case a.quiet:
+		return io.Discard
+	case a.json:
+		return a.stderr
+	}
+	return a.stdout
+}
+
+// writeJSON writes one document to standard output.
+func (a *app) writeJSON(v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing the result as JSON: %w", err)
+	}
+	return a.write(string(data) + "\n")
+}
+
+// write writes to standard output.
+func (a *app) write(text string) error {
+	if _, err := io.WriteString(a.stdout, text); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
+
+// facts are lines of a name and a value.
+type facts [][2]string
+
+func (f *facts) add(name, format string, args ...any) {
+	*f = append(*f, [2]string{name, fmt.Sprintf(format, args...)})
+}
+
+func (f facts) String() string {
+	return table(func(w io.Writer) {
+		for _, line := range f {
+			fmt.Fprintf(w, "%s\t%s\n", line[0], strings.ReplaceAll(line[1], "\n", "\n\t"))
+		}
+	})
+}
+
+// table aligns columns that tabs divide.
+func table(fill func(io.Writer)) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fill(w)
+	_ = w.Flush() // a strings.Builder does not fail
+	return b.String()
+}
+
+// describeConfig is a backbone in words: "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M parameters".
+func describeConfig(c backbone.Config) string {
+	return fmt.Sprintf("%v, %s parameters", c, short(c.Size()))
+}
+
+func describeReport(r *checkpoint.Report) string {
+	if r == nil {
+		return "embedded in this program"
+	}
+	return fmt.Sprintf("matched %d; unused %s", len(r.Matched), list(r.Unused))
+}
+
+func describePreprocessing(p backbone.Preprocessing) string {
+	return fmt.Sprintf("mean %s, std %s (%s)", channels(p.Mean), channels(p.Std), p.Source)
+}
+
+func channels(v [3]float32) string { return fmt.Sprintf("%g,%g,%g", v[0], v[1], v[2]) }
+
+func describeData(d *dataset.Dataset) string {
+	return fmt.Sprintf("%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(d.Name), d.Layout, len(d.Classes), len(d.Train), len(d.Val), len(d.Test), d.Split)
+}
+
+// taskFacts are what a verb says of backbone and data before it starts.
+func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {
+	var f facts
+	f.add("backbone", "%s: %s", modelName(m), describeConfig(m.Config))
+	if m.HeadsAssumed {
+		f.add("heads", "%d assumed: nothing in or beside the checkpoint says it (--num-heads)", m.Config.NumHeads)
+	}
+	if report != nil || m.Path == embedded.Name { // a delta's backbone is told by its fingerprint
+		f.add("checkpoint", "%s", describeReport(report))
+	}
+	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))
+	if d != nil {
+		f.add("data", "%s", describeData(d))
+		for i, s := range d.Skipped {
+			if i == 10 {
+				f.add("", "and %d more", len(d.Skipped)-i)
+				break
+			}
+			f.add("left out", "%s (%s)", printable(s.Path), s.Where)
+		}
+		f.addLeftOut(d.Ignored, d.Stray)
+	}
+	return f
+}
+
+// addLeftOut says which files of a folder of class folders are no images of a class: by
+// extension those not taken for images, and images in no class folder.
+func (f *facts) addLeftOut(ignored map[string]int, stray int) {
+	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
+		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
+	})
+	total, text := 0, ""
+	for i, ext := range kinds {
+		total += ignored[ext]
+		if i < 10 {
+			text += fmt.Sprintf(", %s %d", printable(cmp.Or(ext, "no extension")), ignored[ext])
+		}
+	}
+	if more := len(kinds) - 10; more > 0 {
+		text += fmt.Sprintf(", and %d more kinds", more)
+	}
+	if total > 0 {
+		f.add("left out", "%s not taken for images: %s", plural(total, "file"), text[2:])
+	}
+	if stray > 0 {
+		f.add("left out", "%s in no class folder", plural(stray, "image"))
+	}
+}
+
+func modelName(m *backbone.Model) string {
+	switch {
+	case m.Path == embedded.Name:
+		return "the demo's"
+	case m.Origin != "":
+		return m.Origin
+	}
+	return printable(filepath.Base(m.Path))
+}
+
+// modelArgument is what --model takes to open m again.
+func modelArgument(m *backbone.Model) string {
+	if m.Origin != "" {
+		return m.Origin
+	}
+	return m.Path
+}
+
+// list names up to five things.
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	quoted := make([]string, 0, 5)
+	for _, n := range names[:min(5, len(names))] {
+		quoted = append(quoted, printable(n))
+	}
+	text := fmt.Sprintf("%d: %s", len(names), strings.Join(quoted, ", "))
+	if more := len(names) - 5; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// plural is a number of things: "1 image", "2 images".
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// printable keeps names in files from writing control characters to a terminal.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// short is a number of parameters as budgets are written.
+func short(n int) string {
+	switch {
+	case n >= 1e6:
+		return fmt.Sprintf("%.1fM", float64(n)/1e6)
+	case n >= 1e4:
+		return fmt.Sprintf("%.1fk", float64(n)/1e3)
+	}
+	return fmt.Sprint(n)
+}
+
+// percent is a fraction for people.
+func percent(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
+
+// share is n parameters as a part of a backbone's.
+func share(n int, c backbone.Config) string { return percent(float64(n) / float64(c.Size())) }
+
+// size is an amount of bytes for people.
+func size(n int64) string {
+	switch {
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// fileSize is the sum over files; those that are not there count nothing.
+func fileSize(paths ...string) (n int64) {
+	for _, p := range paths {
+		if stat, err := os.Stat(p); err == nil {
+			n += stat.Size()
+		}
+	}
+	return n
+}
+
+func deltaSize(dir string) int64 {
+	return fileSize(filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName))
+}
+
+// command is a command line to copy.
+func command(words ...string) string {
+	for i, w := range words {
+		if strings.ContainsFunc(w, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-=,+:", r)
+		}) {
+			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// runDocument is what tune and train write for programs.
+type runDocument struct {
+	Run        string             `json:"run"` // the folder, which is the delta's too
+	Config     run.Config         `json:"config"`
+	Backbone   backbone.Config    `json:"backbone"`
+	Parameters int                `json:"backbone_parameters"` // without the head
+	Report     *checkpoint.Report `json:"checkpoint_report,omitempty"`
+	DeltaBytes int64              `json:"delta_bytes"`
+	Skipped    []skippedImage     `json:"skipped,omitempty"`
+	Result     *run.Result        `json:"result"`
+}
+
+type skippedImage struct {
+	Split string `json:"split"`
+	Path  string `json:"path"`
+	Where string `json:"where"`
+	Error string `json:"error"`
+}
+
+func skipped(d *dataset.Dataset) (out []skippedImage) {
+	for _, s := range d.Skipped {
+		out = append(out, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
+	}
+	return out
+}
+
+// writeRun writes the result of tune or train.
+func (a *app) writeRun(task *spt.Task, report *checkpoint.Report, c run.Config, dir string, r *run.Result) error {
+	if a.json {
+		return a.writeJSON(runDocument{dir, c, task.Model.Config, task.Model.Config.Size(), report, deltaSize(dir), skipped(task.Data), r})
+	}
+	m := task.Model
+	text := "\n"
+	for i, s := range task.Data.Skipped {
+		if i == 10 {
+			text += fmt.Sprintf("left out: and %d more\n", len(task.Data.Skipped)-i)
+			break
+		}
+		text += fmt.Sprintf("left out: %s (%s): %v\n", printable(s.Path), s.Where, s.Err)
+	}
+	if len(r.Candidates) > 0 {
+		text += table(func(w io.Writer) {
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\tval accuracy\tval loss\t")
+			for _, c := range r.Candidates {
+				mark := ""
+				if len(r.Candidates) > 1 && c.Budget == r.Budget {
+					mark = "chosen"
+				}
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%.4f\t%s\n", budgetName(c.Budget), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), percent(c.ValAccuracy), c.ValLoss, mark)
+			}
+		}) + "\n"
+	}
+	var f facts
+	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
+	f.add("trained on", "%s, %.0f s in all", r.TrainedOn, r.Seconds)
+	if r.Val != nil {
+		f.add("val accuracy", "%s", percent(*r.Val))
+	}
+	if r.Test != nil {
+		f.add("test accuracy", "%s of %s, tested once", percent(r.Test.Accuracy), plural(r.Test.Images, "image"))
+	}
+	if r.TestMax != nil {
+		f.add("test-max (paper protocol)", "%s: the greatest over epochs, for comparison only", percent(*r.TestMax))
+	}
+	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
+	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir, "--model", modelArgument(m))+" IMAGE…", command("spt", "eval", "--delta", dir, "--model", modelArgument(m), "--data", c.Data.Path))
+	if r.Method.Merges() {
+		f.add("", "%s", command("spt", "merge", "--delta", dir, "--model", modelArgument(m), "--out", "merged.safetensors"))
+	}
+	return a.write(text + f.String())
+}
+
+func budgetName(b string) string {
+	if b == "" {
+		return "-"
+	}
+	return b
+}

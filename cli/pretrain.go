@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/demo"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+func pretrainCommand(a *app) *cobra.Command {
+	o := demo.PretrainRecipe()
+	warmup := o.Train
+	var resume bool
+	out := "vit_demo.safetensors"
+	cmd := &cobra.Command{
+		Use: "pretrain [flags]", Short: "Make the embedded backbone again",
+		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on
+generated images and writes it as a float16 checkpoint. While it runs, and when
+it is stopped, its state is in OUT.training, from which --resume goes on.`,
+		Example: "  spt pretrain --out vit_demo.safetensors",
+		Args:    cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&out, "out", out, "`FILE` to write, safetensors")
+	fs.IntVar(&o.Train.Epochs, "epochs", o.Train.Epochs, "passes over the images; the warm-up keeps its share")
+	fs.IntVar(&o.ImagesPerClass, "images-per-class", o.ImagesPerClass, "generated training images of each class")
+	fs.Uint64Var(&o.Train.Seed, "seed", o.Train.Seed, "seed of everything drawn at random")
+	fs.BoolVar(&resume, "resume", false, "go on from OUT.training, with the same flags")
+	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		o.Train.WarmupEpochs = warmup.WithEpochs(o.Train.Epochs).WarmupEpochs
+		state := out + ".training"
+		if _, err := os.Stat(out); err == nil {
+			return &run.OptionError{Err: fmt.Errorf("%s is there already; remove it, or give another --out", out)}
+		}
+		if err := checkState(state, resume); err != nil {
+			return err
+		}
+		be, err := backend.New()
+		if err != nil {
+			return err
+		}
+		a.resume = command("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
+		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
+		p := a.progress()
+		defer p.close()
+		m, result, err := demo.Pretrain(ctx, be, o, state, train.Hooks{
+			Step: func(epoch, step, steps int, loss float64) {
+				p.event(spt.Event{Stage: "train", Epoch: epoch, Epochs: o.Train.Epochs, Done: step, Total: steps, Loss: loss})
+			},
+			Epoch: func(e train.Epoch) error {
+				p.event(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: o.Train.Epochs, Finished: &e})
+				return nil
+			},
+		})
+		p.close()
+		if err != nil {
+			return err
+		}
+		if err := m.Save(out, checkpoint.F16, nil); err != nil {
+			return err
+		}
+		if err := os.Remove(state); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		last := result.Epochs[len(result.Epochs)-1]
+		if a.json {
+			return a.writeJSON(struct {
+				Out    string        `json:"out"`
+				Bytes  int64         `json:"bytes"`
+				Epochs []train.Epoch `json:"epochs"`
+			}{out, fileSize(out), result.Epochs})
+		}
+		var f facts
+		f.add("val accuracy", "%s", percent(last.ValAccuracy))
+		f.add("backbone", "%s, %s, float16", out, size(fileSize(out)))
+		return a.write(f.String())
+	})
+	return cmd
+}
+
+// checkState makes sure that a state is there to resume, or that none is that a
+// new run would go on with unasked.
+func checkState(state string, resume bool) error {
+	_, err := os.Stat(state)
+	switch {
+	case err == nil && !resume:
+		return &run.OptionError{Err: fmt.Errorf("%s is there from a run that was stopped; go on with it (--resume), or remove it", state)}
+	case errors.Is(err, fs.ErrNotExist) && resume:
+		return &run.InputError{Err: fmt.Errorf("nothing to resume: there is no %s", state)}
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/train"
+)
+
+// events are those of a short run.
+func events() []spt.Event {
+	return []spt.Event{
+		{Stage: "images", Done: 1, Total: 2},
+		{Stage: "images", Done: 2, Total: 2},
+		{Stage: "plan", Candidate: "0.4M", Plan: &plan.Plan{Budget: 400_000, Cost: plan.Cost{Total: 399_000}}},
+		{Stage: "train", Candidate: "0.4M", Epochs: 2, Done: 1, Total: 1, Loss: 2},
+		{Stage: "train", Candidate: "0.4M", Epochs: 2, Finished: &train.Epoch{Epoch: 1, TrainLoss: 2, ValLoss: 1.5, ValAccuracy: 0.625}},
+		{Stage: "train", Candidate: "0.4M", Epochs: 2, Epoch: 1, Done: 1, Total: 1, Loss: 1},
+		{Stage: "train", Candidate: "0.4M", Epochs: 2, Epoch: 1, Finished: &train.Epoch{Epoch: 2, TrainLoss: 1, ValLoss: 1.25, ValAccuracy: 0.75}},
+		{Stage: "test", Done: 7, Total: 7},
+	}
+}
+
+func TestProgressLines(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{stderr: &out}
+	p := a.progress()
+	for _, e := range events() {
+		p.event(e)
+	}
+	p.close()
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	for i, want := range []string{"checked 2 images", "plan 0.4M: 399000 parameters of 400000", "train 0.4M: epoch 1/2: loss 2.0000", "train 0.4M: epoch 2/2: loss 1.0000", "tested on 7 images"} {
+		if len(lines) != 5 || !strings.HasPrefix(lines[i], want) {
+			t.Fatalf("line %d does not begin with %q in:\n%s", i+1, want, out.String())
+		}
+	}
+}
+
+// On a terminal each stage draws over one line, which fits it, and what follows
+// starts on a line of its own.
+func TestProgressBars(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{stderr: &out, terminal: true}
+	p := a.progress()
+	for _, e := range events() {
+		p.event(e)
+	}
+	p.close()
+	text := out.String()
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, want := range []string{"images", "plan 0.4M: 399000", "train 0.4M 2/2", "test"} {
+		if len(lines) != 4 || !strings.Contains(lines[i], want) {
+			t.Fatalf("line %d does not hold %q in:\n%q", i+1, want, text)
+		}
+	}
+	if !strings.Contains(lines[2], "loss 2.000 val 62.50%") {
+		t.Errorf("the bar does not show the last epoch: %q", lines[2])
+	}
+	for _, line := range append(lines[:1:1], lines[2:]...) {
+		for drawn := range strings.SplitSeq(line, "\r") {
+			if n := len([]rune(drawn)); n > 80 {
+				t.Errorf("%d columns are drawn: %q", n, drawn)
+			}
+		}
+	}
+}
+
+// A download is a line, or a bar in bytes however long the file's name is.
+func TestFetchProgress(t *testing.T) {
+	const file = "some/folder/model-00001-of-00002.safetensors"
+	for _, bars := range []bool{false, true} {
+		var out bytes.Buffer
+		p := &progress{w: &out, bars: bars}
+		for _, done := range []int{1_500_000_000, 4_999_000_000, 5_000_000_000} {
+			p.event(spt.Event{Stage: fetching + file, Done: done, Total: 5_000_000_000})
+		}
+		p.close()
+		if !bars {
+			if want := "fetched " + file + ", 5000.0 MB\n"; out.String() != want {
+				t.Errorf("got %q, want %q", out.String(), want)
+			}
+			continue
+		}
+		if !strings.Contains(out.String(), "fetching …01-of-00002.safetensors") || !strings.Contains(out.String(), "GB") {
+			t.Errorf("got %q", out.String())
+		}
+		for drawn := range strings.SplitSeq(out.String(), "\r") {
+			if n := len([]rune(strings.TrimRight(drawn, " \n"))); n > 80 {
+				t.Errorf("%d columns are drawn: %q", n, drawn)
+			}
+		}
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	var out bytes.Buffer
+	for _, terminal := range []bool{false, true} {
+		a := &app{stdout: &out, stderr: &out, terminal: terminal, quiet: true}
+		p := a.progress()
+		for _, e := range events() {
+			p.event(e)
+		}
+		p.close()
+	}
+	if out.Len() > 0 {
+		t.Errorf("something is shown: %q", out.String())
+	}
+}
+
+// A flag's text sets the flag to the same value: contradictions with a resumed
+// run are found by comparing texts.
+func TestFlagValuesRoundTrip(t *testing.T) {
+	var mean [3]float32
+	var source string
+	for _, c := range []struct {
+		value pflag.Value
+		texts []string // given, and what it reads as
+	}{
+		{new(fractionFlag), []string{"0.25", "0.25", "0", "0", "1e-1", "0.1"}},
+		{new(bytesFlag), []string{"0", "0", "1GiB", "1GiB", "1024MiB", "1GiB", "0.5GiB", "512MiB", "1000", "1kB", "1234", "1234B"}},
+		{&channelsFlag{&mean, &source}, []string{"0.5,0.25,1", "0.5,0.25,1", "0.485, 0.456, 0.406", "0.485,0.456,0.406"}},
+		{new(modelFlag), []string{"demo", "demo", "/a/../b", "/b", "hf:a/b@refs/pr/1:c/d.npz", "hf:a/b@refs/pr/1:c/d.npz"}},
+	} {
+		for i := 0; i < len(c.texts); i += 2 {
+			for _, text := range []string{c.texts[i], c.texts[i+1]} {
+				if err := c.value.Set(text); err != nil {
+					t.Fatalf("%s %q: %v", c.value.Type(), text, err)
+				}
+				if got := c.value.String(); got != c.texts[i+1] {
+					t.Errorf("%s %q reads %q, want %q", c.value.Type(), text, got, c.texts[i+1])
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,367 @@
+package cli
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"image"
+	"image/color"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/run"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"spt": func() { os.Exit(Main(os.Args[1:])) }})
+}
+
+func TestScript(t *testing.T) {
+	// Checkpoints of other libraries.
+	readers, err := filepath.Abs(filepath.Join("..", "checkpoint", "testdata", "readers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	published, err := filepath.Abs(filepath.Join("..", "internal", "fixtures", "testdata", "published"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("READERS", readers)
+			e.Setenv("PUBLISHED", published)
+			return nil
+		},
+		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"mkdata": mkdata, "mkparquet": mkparquet, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
+		},
+	})
+}
+
+// mkdata DIR [N] makes an ImageFolder of three classes with N (8) PNGs each, of
+// 16 px, in the colour that the class is called by.
+func mkdata(ts *testscript.TestScript, _ bool, args []string) {
+	n := 8
+	if len(args) > 1 {
+		var err error
+		n, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	colours := map[string]color.RGBA{"red": {220, 30, 30, 255}, "green": {30, 220, 30, 255}, "blue": {30, 30, 220, 255}}
+	for class, c := range colours {
+		dir := filepath.Join(ts.MkAbs(args[0]), class)
+		ts.Check(os.MkdirAll(dir, 0o777))
+		for i := range n {
+			r := rand.New(rand.NewPCG(uint64(c.R)<<16|uint64(c.G)<<8|uint64(c.B), uint64(i)))
+			m := image.NewRGBA(image.Rect(0, 0, 16, 16))
+			for p := range m.Pix {
+				m.Pix[p] = [4]uint8{c.R, c.G, c.B, 255}[p%4]
+				if p%4 != 3 {
+					m.Pix[p] += uint8(r.IntN(30))
+				}
+			}
+			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%02d.png", i)))
+			ts.Check(err)
+			ts.Check(png.Encode(f, m))
+			ts.Check(f.Close())
+		}
+	}
+}
+
+// mkparquet DIR copies dataset's fixture of a set from the Hugging Face hub: 12,
+// 3 and 6 images of 8 px of cats, dogs and foxes.
+func mkparquet(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(filepath.Join("..", "dataset", "testdata", "parquet", "hub"))))
+}
+
+// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT
+// of two blocks for images of 16 px. head=0 leaves its head out.
+func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
+	option := map[string]string{"seed": "1", "head": "5", "width": "16"}
+	for _, a := range args[1:] {
+		name, value, _ := strings.Cut(a, "=")
+		option[name] = value
+	}
+	number := func(name string) int {
+		n, err := strconv.Atoi(option[name])
+		ts.Check(err)
+		return n
+	}
+	c := backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, EmbedDim: number("width"), Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: max(number("head"), 1), LayerNormEps: 1e-6}
+	weights := checkpoint.StateDict{}
+	for _, p := range c.Params() {
+		if p.Name == option["without"] || p.Role == backbone.Head && number("head") == 0 {
+			continue
+		}
+		h := fnv.New64a()
+		h.Write([]byte(p.Name))
+		r := rand.New(rand.NewPCG(uint64(number("seed")), h.Sum64()))
+		w := checkpoint.NewTensor(p.Shape...)
+		for i := range w.Data {
+			w.Data[i] = float32(0.2 * r.NormFloat64())
+			if p.Norm && strings.HasSuffix(p.Name, "weight") {
+				w.Data[i]++
+			}
+		}
+		weights[p.Name] = w
+	}
+	half := [3]float32{0.5, 0.5, 0.5}
+	m := backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "made for a test"}, weights)
+	ts.Check(m.Save(ts.MkAbs(args[0]), checkpoint.F32, nil))
+}
+
+// mkhub REPO COMMIT DIR starts a hub that holds DIR as the branch main of REPO,
+// at a commit of 40 times the digit COMMIT, and sets HF_ENDPOINT to it. DIR is
+// read at each request.
+func mkhub(ts *testscript.TestScript, _ bool, args []string) {
+	repo, commit, dir := args[0], strings.Repeat(args[1], 40), ts.MkAbs(args[2])
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/models/"+repo+"/revision/main" {
+			type file struct {
+				Name string `json:"rfilename"`
+			}
+			var files []file
+			entries, _ := os.ReadDir(dir)
+			for _, e := range entries {
+				files = append(files, file{e.Name()})
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"sha": commit, "siblings": files})
+			return
+		}
+		name, ok := strings.CutPrefix(r.URL.Path, "/"+repo+"/resolve/"+commit+"/")
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if !ok || err != nil {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Header().Set("ETag", fmt.Sprintf("%q", fmt.Sprintf("%x", sha256.Sum256(data))))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv("HF_ENDPOINT", server.URL)
+}
+
+// exits CODE PROGRAM ARGS... runs a program that must exit with the code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var e *exec.ExitError
+		if !errors.As(err, &e) {
+			ts.Fatalf("%v", err)
+		}
+		got = e.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d\nstdout: %s\nstderr: %s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// interrupt FILE LINES STDERR PROGRAM ARGS... runs a program, sends it SIGINT
+// once FILE has that many lines, expects exit code 130 and keeps its standard
+// error in the file STDERR.
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	lines, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	stderr, err := os.Create(ts.MkAbs(args[2]))
+	ts.Check(err)
+	defer stderr.Close()
+	cmd := exec.Command(args[3], args[4:]...)
+	cmd.Dir, cmd.Stderr = ts.MkAbs("."), stderr
+	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	deadline := time.After(time.Minute)
+	for {
+		data, _ := os.ReadFile(ts.MkAbs(args[0])) // not there yet
+		if strings.Count(string(data), "\n") >= lines {
+			break
+		}
+		select {
+		case err := <-ended:
+			ts.Fatalf("the program ended before %s had %d lines: %v\n%s", args[0], lines, err, ts.ReadFile(args[2]))
+		case <-deadline:
+			_ = cmd.Process.Kill()
+			ts.Fatalf("%s does not reach %d lines", args[0], lines)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	var e *exec.ExitError
+	if err := <-ended; !errors.As(err, &e) || e.ExitCode() != exitInterrupted {
+		ts.Fatalf("ended with %v, want exit status %d\n%s", err, exitInterrupted, ts.ReadFile(args[2]))
+	}
+}
+
+// truncate FILE N cuts a file to its first N bytes.
+func truncate(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// samePredictions A B compares two outputs of predict --json: the same images
+// and classes in the same order, probabilities to 1e-4.
+func samePredictions(ts *testscript.TestScript, _ bool, args []string) {
+	type line struct {
+		Path string
+		Top  []struct {
+			Class       string
+			Probability float64
+		}
+	}
+	read := func(name string) (out []line) {
+		for text := range strings.Lines(ts.ReadFile(name)) {
+			var l line
+			ts.Check(json.Unmarshal([]byte(text), &l))
+			out = append(out, l)
+		}
+		return out
+	}
+	a, b := read(args[0]), read(args[1])
+	if len(a) == 0 || len(a) != len(b) {
+		ts.Fatalf("%d and %d predictions", len(a), len(b))
+	}
+	for i := range a {
+		if a[i].Path != b[i].Path || len(a[i].Top) == 0 || len(a[i].Top) != len(b[i].Top) {
+			ts.Fatalf("prediction %d: %v and %v", i, a[i], b[i])
+		}
+		for j, p := range a[i].Top {
+			q := b[i].Top[j]
+			if p.Class != q.Class || math.Abs(p.Probability-q.Probability) > 1e-4 {
+				ts.Fatalf("%s: class %d is %v and %v", a[i].Path, j, p, q)
+			}
+		}
+	}
+}
+
+// json FILE KEY... checks that FILE holds one JSON document with the keys
+// KEY, such as result.test.accuracy; KEY~PATTERN matches the value too.
+func checkJSON(ts *testscript.TestScript, _ bool, args []string) {
+	decoder := json.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
+	var doc any
+	ts.Check(decoder.Decode(&doc))
+	if decoder.More() {
+		ts.Fatalf("%s holds more than one JSON document", args[0])
+	}
+	for _, key := range args[1:] {
+		key, pattern, match := strings.Cut(key, "~")
+		v := doc
+		for part := range strings.SplitSeq(key, ".") {
+			switch x := v.(type) {
+			case map[string]any:
+				var ok bool
+				if v, ok = x[part]; !ok {
+					ts.Fatalf("%s has no %s (at %q)", args[0], key, part)
+				}
+			case []any:
+				i, err := strconv.Atoi(part)
+				ts.Check(err)
+				if i >= len(x) {
+					ts.Fatalf("%s has no %s: %d elements", args[0], key, len(x))
+				}
+				v = x[i]
+			default:
+				ts.Fatalf("%s has no %s (at %q)", args[0], key, part)
+			}
+		}
+		if text := fmt.Sprint(v); match && !regexp.MustCompile(pattern).MatchString(text) {
+			ts.Fatalf("%s: %s is %s, want %s", args[0], key, text, pattern)
+		}
+	}
+}
+
+// verbs are the program's, those of 'spt data' among them.
+func verbs() (all []*cobra.Command) {
+	for _, c := range (&app{}).root().Commands() {
+		all = append(append(all, c), c.Commands()...)
+	}
+	return all
+}
+
+// Every verb's help has a description and an example.
+func TestHelp(t *testing.T) {
+	for _, c := range verbs() {
+		if len(c.Long) < 60 || !strings.Contains(c.Example, c.CommandPath()) {
+			t.Errorf("%s --help lacks a description or an example", c.CommandPath())
+		}
+	}
+}
+
+// A task sets the flags that were not given.
+func TestTakeRecipe(t *testing.T) {
+	for _, c := range []struct {
+		verb, args, want string
+	}{
+		{"tune", "--task cub", "direct-crop 0 true true"},
+		{"tune", "--task cub --resize direct", "direct 0 false true"},
+		{"tune", "--task cub --random-crop=false --flip=false --resize-to 240", "direct-crop 240 false false"},
+		{"tune", "--task cub --resize crop --random-crop", "crop 0 true true"},
+		{"train", "--task oxford_flowers", "direct-crop 0 true true"},
+		{"train", "--task oxford_flowers102", "direct 0 false false"},
+		{"train", "--task cifar --resize crop --flip", "crop 0 false true"},
+		{"train", "--flip", "direct 0 false true"},
+		{"score", "--task nabirds", "direct-crop 0 false false"},
+		{"eval", "--task nabirds", "direct-crop 0 false false"},
+	} {
+		cmd := &cobra.Command{Use: c.verb}
+		var data run.DataConfig
+		dataFlags(cmd.Flags(), &data)
+		if c.verb == "tune" || c.verb == "train" {
+			augmentFlags(cmd.Flags(), &data.Images)
+		}
+		if err := cmd.ParseFlags(strings.Fields(c.args)); err != nil {
+			t.Fatal(err)
+		}
+		if err := takeRecipe(cmd, &data); err != nil {
+			t.Fatal(err)
+		}
+		o := data.Images
+		if got := fmt.Sprint(o.Resize, " ", o.ResizeTo, " ", o.RandomCrop, " ", o.HorizontalFlip); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.verb, c.args, got, c.want)
+		}
+	}
+}
+
+// A flag means the same and reads the same in every verb.
+func TestFlagsAreNamedAlike(t *testing.T) {
+	types := map[string][]string{}
+	for _, c := range verbs() {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if !slices.Contains(types[f.Name], f.Value.Type()) {
+				types[f.Name] = append(types[f.Name], f.Value.Type())
+			}
+		})
+	}
+	// --resume of pretrain takes no folder: its state lies beside its output.
+	// --method takes several where several make sense.
+	several := []string{"resume", "method"}
+	for name, kinds := range types {
+		if len(kinds) > 1 && !slices.Contains(several, name) {
+			t.Errorf("--%s has types %v", name, kinds)
+		}
+	}
+}

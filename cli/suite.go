@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/bench"
+)
+
+// benchSuite runs the suite and keeps its report, as far as it has come, in NAME.json
+// and NAME.md. What failed, or is wrong, makes it fail, after the report is there.
+func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string) (err error) {
+	if o.Backend, err = a.openDevice(&o.Compute); err != nil {
+		return err
+	}
+	o.Progress = func(what string) {
+		if !a.quiet {
+			fmt.Fprintln(a.stderr, what)
+		}
+	}
+	o.Keep = func(r *bench.SuiteReport) error {
+		data, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+		for path, content := range map[string][]byte{name + ".json": append(data, '\n'), name + ".md": []byte(suiteReport(r))} {
+			if err := atomicfile.WriteBytes(path, content); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	r, err := bench.Suite(ctx, o)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.writeJSON(r)
+	} else {
+		err = a.write(suiteReport(r))
+	}
+	if err == nil && !r.OK() {
+		err = fmt.Errorf("the device fails, or is off, in what the report %s.md lists", name)
+	}
+	return err
+}
+
+// suiteReport is the report in Markdown.
+func suiteReport(r *bench.SuiteReport) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("# spt %s on %s\n", r.Version, r.Device)
+	line("%s. Started %s, %.0f s. Default precision %s.\n", r.Description, r.Started.Format("2006-01-02 15:04 MST"), r.Seconds, r.Precision)
+	line("| peak | type | |\n|---|---|---|")
+	for _, p := range r.Peaks {
+		if p.TFLOPS > 0 {
+			line("| %s | %s | %.1f TFLOP/s |", p.What, p.DType, p.TFLOPS)
+		} else {
+			line("| %s | %s | %.0f GB/s |", p.What, p.DType, p.GB)
+		}
+	}
+	line("\n| held against the processor | precision | relative difference | bound | |\n|---|---|---|---|---|")
+	for _, c := range r.Checks {
+		verdict := "ok"
+		if !c.OK {
+			verdict = "WRONG"
+		}
+		line("| %s | %s | %.2g | %g | %s |", c.What, c.Precision, c.Difference, c.Bound, verdict)
+	}
+	line("\n| step | precision | batch | img/s | ms | TFLOP/s | of the peak | first step, s | memory, MB |\n|---|---|---|---|---|---|---|---|---|")
+	for _, s := range r.Steps {
+		line("| %s | %s | %d | %.1f | %.2f | %.2f | %.0f %% | %.1f | %.0f |", s.Name, s.Precision, s.Batch, s.ImgPerS, 1000*s.SecondsPerStep, s.TFLOPS, 100*s.PeakFraction, s.WarmUpSeconds, s.MemoryMB)
+	}
+	if len(r.PyTorch) > 0 {
+		line("\nPyTorch's side:\n")
+		for _, p := range r.PyTorch {
+			line("    %s", p)
+		}
+	}
+	if t := r.Task; t != nil {
+		line("\nA whole task, %s: %d images for %d epochs, tested on %d, %.1f s; test accuracy %.1f %% on made-up weights.\n\n| stage | s | up to its first sign of progress, s |\n|---|---|---|", t.Data, t.Images, t.Epochs, t.Tested, t.Seconds, 100*t.TestAccuracy)
+		for _, stage := range t.Stages {
+			line("| %s | %.1f | %.1f |", stage.Name, stage.Seconds, stage.First)
+		}
+	}
+	for _, f := range r.Failed {
+		line("\nFAILED: %s", f)
+	}
+	for _, s := range r.Skipped {
+		line("\nSkipped: %s", s)
+	}
+	return b.String()
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/run"
+)
+
+// tuned is a backbone that can classify: with a delta, or with the head of its
+// own checkpoint.
+type tuned struct {
+	model     *backbone.Model
+	delta     *delta.Delta // nil: the checkpoint's own head
+	run       *run.Config
+	report    *checkpoint.Report
+	trained   *spt.Trained
+	classes   []string // nil: the checkpoint does not name them
+	transform dataset.Transform
+}
+
+// deltaFlag is the delta of eval, predict and merge.
+func deltaFlag(fs *pflag.FlagSet, dir *string) {
+	fs.StringVar(dir, "delta", "", "what was tuned: a `DIR` of 'spt tune' or 'spt train'; --model may then be left out if it has not moved")
+}
+
+// openTuned loads a delta and its backbone, or a checkpoint with a head.
+func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
+	var t *tuned
+	var err error
+	if dir == "" {
+		t, err = a.openWhole(ctx, cmd, c, images)
+	} else {
+		t, err = a.openDelta(ctx, cmd, dir, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.trained, err = spt.Restore(t.model, t.delta)
+	return t, err
+}
+
+// openWhole loads a checkpoint with a head. Flags override what it says of images.
+func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
+	if c.Path == "" {
+		return nil, &run.OptionError{Err: errors.New("no classifier given: --delta DIR of a run, or --model FILE, a checkpoint with a head")}
+	}
+	m, report, err := a.openModel(ctx, c, 0)
+	if err != nil {
+		return nil, err
+	}
+	t := &tuned{model: m, report: report}
+	if c.Path != embedded.Name {
+		f, err := checkpoint.Open(m.Path)
+		if err != nil {
+			return nil, &run.InputError{Err: err}
+		}
+		defer f.Close()
+		if t.classes, err = delta.Classes(f); err != nil {
+			return nil, &run.InputError{Err: err}
+		}
+		transform, err := delta.TransformOf(f)
+		if err != nil {
+			return nil, &run.InputError{Err: err}
+		}
+		if fs := cmd.Flags(); transform.Resize != "" && !fs.Changed("resize") && !fs.Changed("resize-to") {
+			t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: transform.Resize, ResizeTo: transform.ResizeTo}
+			if err := t.transform.Validate(); err != nil {
+				return nil, &run.InputError{Err: fmt.Errorf("the metadata of %s: %w", m.Path, err)}
+			}
+			return t, nil
+		}
+	}
+	t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
+	return t, nil
+}
+
+func (a *app) openDelta(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig) (*tuned, error) {
+	for _, name := range []string{"image-size", "num-heads", "layer-norm-eps", "mean", "std", "resize", "resize-to"} {
+		if cmd.Flags().Changed(name) {
+			return nil, &run.OptionError{Err: fmt.Errorf("the delta says how its backbone is loaded and its images are resized; leave --%s out", name)}
+		}
+	}
+	d, err := delta.Load(dir)
+	if err != nil {
+		return nil, &run.InputError{Err: err}
+	}
+	t := &tuned{delta: d, classes: d.Classes, transform: d.ImageTransform()}
+	if t.run, err = runOf(dir); err != nil {
+		return nil, err
+	}
+	if c.Path == "" && t.run != nil {
+		c.Path, c.Commit = t.run.Model.Path, t.run.Model.Commit
+	}
+	switch c.Path {
+	case "":
+		return nil, &run.OptionError{Err: fmt.Errorf("no backbone given for the delta in %s, which was tuned on %s: --model FILE", dir, d.Backbone)}
+	case embedded.Name:
+		t.model, err = embedded.Model(d.Config.NumClasses)
+	default:
+		if err := a.fetch(ctx, &c); err != nil {
+			return nil, err
+		}
+		if t.model, err = d.OpenBackbone(c.File()); err != nil {
+			return nil, &run.InputError{Err: err}
+		}
+		t.model.Origin = c.Origin()
+	}
+	return t, err
+}
+
+// runOf is the configuration of the run whose delta this is; nil if the delta
+// was taken out of its run's folder.
+func runOf(dir string) (*run.Config, error) {
+	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
+		dir = filepath.Dir(dir)
+	}
+	if _, err := os.Stat(filepath.Join(dir, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	c, err := run.LoadConfig(dir)
+	if err != nil {
+		return nil, &run.InputError{Err: err}
+	}
+	return &c, nil
+}

@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backend"
+)
+
+func versionCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version",
+		Long:    "Prints the version of spt, of the Go release that built it, and the backend on which it computes.",
+		Example: "  spt version --json",
+		Args:    cobra.NoArgs,
+		RunE: a.verb(func(context.Context, []string) error {
+			be, err := backend.New()
+			if err != nil {
+				return err
+			}
+			v := struct {
+				Version  string `json:"version"`
+				Go       string `json:"go"`
+				Platform string `json:"platform"`
+				Backend  string `json:"backend"`
+			}{spt.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, be.Description()}
+			if a.json {
+				return a.writeJSON(v)
+			}
+			return a.write(fmt.Sprintf("spt %s, %s, %s, backend %s\n", v.Version, v.Go, v.Platform, v.Backend))
+		}),
+	}
+}

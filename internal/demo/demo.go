@@ -1,0 +1,184 @@
+// Package demo is a complete fine-tuning story without any file: a small ViT
+// that this project pretrained itself, embedded in the binary, and generated
+// tasks of the kind of VTAB's structured group.
+//
+// [Model] is the embedded backbone, [Data] a task, [Run] compares methods on a
+// task. [Pretrain] made the backbone.
+package demo
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/synth"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+// Tasks lists the generated tasks' names.
+func Tasks() []string {
+	var out []string
+	for _, t := range synth.Tasks() {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
+// Data draws a generated task of the given split sizes.
+func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, error) {
+	for _, t := range synth.Tasks() {
+		if t.Name != task {
+			continue
+		}
+		draw := func(split string, n int) []dataset.Sample {
+			var out []dataset.Sample
+			for i := range n {
+				pix, label := t.Image(seed, split, i, synth.DefaultSize)
+				out = append(out, dataset.Sample{Image: &dataset.RGB{Width: synth.DefaultSize, Height: synth.DefaultSize, Pix: pix}, Target: dataset.Class(label)})
+			}
+			return out
+		}
+		return dataset.New(task, t.Classes, draw("train", train), draw("val", val), draw("test", test))
+	}
+	return nil, fmt.Errorf("demo task %q is unknown; known: %s", task, strings.Join(Tasks(), ", "))
+}
+
+// Options of the demo. Zero values are the defaults.
+type Options struct {
+	Task    string          // "location"
+	Methods []method.Method // linear, lora, spt-lora, spt-adapter, full
+	Epochs  int             // 10
+	Budget  string          // "5%" of the backbone, for SPT, LoRA and Adapter alike
+	Seed    uint64
+	Compute run.ComputeConfig // the best device there is
+}
+
+// Defaults of Options, and the size of a task: that of VTAB-1k.
+const (
+	DefaultTask   = "location"
+	DefaultEpochs = 10
+	DefaultBudget = "5%"
+	trainImages   = 800
+	valImages     = 200
+	testImages    = 400
+	rank          = 4 // of SPT's modules: half the paper's, on matrices a twelfth as wide
+)
+
+// DefaultMethods are compared unless others are asked for: those that fit into
+// a minute on two cores.
+func DefaultMethods() []method.Method {
+	return []method.Method{method.Linear, method.LoRA, method.SPTLoRA, method.SPTAdapter, method.Full}
+}
+
+// Row is what one method reached.
+type Row struct {
+	Method       method.Method `json:"method"`
+	Epochs       int           `json:"epochs"` // as Recipe has them
+	Counts       peft.Counts   `json:"counts"`
+	ValAccuracy  float64       `json:"val_accuracy"`
+	TestAccuracy float64       `json:"test_accuracy"`
+	Seconds      float64       `json:"seconds"` // scoring, planning, training, validation and test
+}
+
+// Run tunes the embedded backbone on a task with each method, on the training
+// images alone, once, and tests the last epoch once. Nothing is selected.
+// progress may be nil.
+func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Event)) ([]Row, error) {
+	if o.Task == "" {
+		o.Task = DefaultTask
+	}
+	if o.Epochs == 0 {
+		o.Epochs = DefaultEpochs
+	}
+	if o.Budget == "" {
+		o.Budget = DefaultBudget
+	}
+	if len(o.Methods) == 0 {
+		o.Methods = DefaultMethods()
+	}
+	if progress == nil {
+		progress = func(method.Method, spt.Event) {}
+	}
+	data, err := Data(o.Task, trainImages, valImages, testImages, o.Seed)
+	if err != nil {
+		return nil, err
+	}
+	m, err := embedded.Model(len(data.Classes))
+	if err != nil {
+		return nil, err
+	}
+	// The images are in memory and have their size, so a cache would only copy them.
+	task, err := spt.NewTask(m, data, run.ImageOptions{CacheBytes: -1})
+	if err != nil {
+		return nil, err
+	}
+	if task.Backend, _, err = o.Compute.Open(); err != nil {
+		return nil, err
+	}
+	task.Model = o.Compute.Model(m)
+	var rows []Row
+	for _, m := range o.Methods {
+		row, err := compare(ctx, task, m, o, func(e spt.Event) { progress(m, e) })
+		if err != nil {
+			return rows, fmt.Errorf("%s: %w", m, err)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progress func(spt.Event)) (Row, error) {
+	start := time.Now()
+	budget := o.Budget
+	if !m.Budgeted() {
+		budget = ""
+	}
+	var s peft.Selection
+	if m.Scores() {
+		scores, err := t.Score(ctx, run.ScoreOptions{Seed: o.Seed}, func(done, total int, loss float64) {
+			progress(spt.Event{Stage: "score", Done: done, Total: total, Loss: loss})
+		})
+		if err != nil {
+			return Row{}, err
+		}
+		p, err := spt.Plan(ctx, t.Model.Config, scores, budget, run.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: rank})
+		if err != nil {
+			return Row{}, err
+		}
+		progress(spt.Event{Stage: "plan", Plan: p})
+		s = spt.Select(t.Model.Config, p)
+	} else {
+		var err error
+		if s, err = method.Baseline(t.Model.Config, m, method.BaselineOptions{Budget: budget}); err != nil {
+			return Row{}, err
+		}
+	}
+	recipe := Recipe(m, o.Epochs, o.Seed)
+	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Hooks: train.Hooks{
+		Step: func(epoch, step, steps int, loss float64) {
+			progress(spt.Event{Stage: "train", Epoch: epoch, Epochs: recipe.Epochs, Done: step, Total: steps, Loss: loss})
+		},
+		Epoch: func(e train.Epoch) error {
+			progress(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: recipe.Epochs, Finished: &e})
+			return nil
+		},
+	}})
+	if err != nil {
+		return Row{}, err
+	}
+	e, err := t.Evaluate(ctx, trained, t.Data.Test, func(done int) {
+		progress(spt.Event{Stage: "test", Done: done, Total: len(t.Data.Test)})
+	})
+	if err != nil {
+		return Row{}, err
+	}
+	last := trained.Epochs[len(trained.Epochs)-1]
+	return Row{m, recipe.Epochs, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds()}, nil
+}

@@ -1,0 +1,101 @@
+package demo
+
+import (
+	"math"
+	"reflect"
+	"testing"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/synth"
+	"github.com/sptune/spt/train"
+)
+
+// TestEmbeddedModel: the embedded backbone is the one that the recipe makes,
+// fits the promise of at most 4 MiB, and has learnt its pretraining classes: it
+// recognises fresh images far above chance (1/240).
+func TestEmbeddedModel(t *testing.T) {
+	m, err := embedded.Model(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(m.Config, Config()) {
+		t.Errorf("config %+v, expected %+v", m.Config, Config())
+	}
+	tuned, err := spt.Restore(m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := train.NewPredictor(mustBackend(t), m, tuned.Tuning, tuned.Tuned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	// Another seed than the recipe's: images that it never saw.
+	var samples []dataset.Sample
+	for class := range synth.Classes() {
+		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 32, Height: 32, Pix: synth.Pretraining(99, class, class, 32)}, Target: dataset.Class(class)})
+	}
+	loader := dataset.NewLoader(samples, dataset.Transform{Size: 32}, nil, dataset.LoaderOptions{})
+	e, err := p.Evaluate(t.Context(), train.Images(loader, 32), 60, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%.1f %% of %d fresh images, loss %.2f (chance %.2f)", 100*e.Accuracy, e.Images, e.Loss, math.Log(240))
+	if e.Accuracy < 0.4 || e.Loss > 2 {
+		t.Errorf("accuracy %.3f, loss %.2f: the embedded backbone has learnt too little", e.Accuracy, e.Loss)
+	}
+}
+
+// TestPretrainLearns runs the recipe on a hundredth of its work: the loss falls.
+func TestPretrainLearns(t *testing.T) {
+	o := PretrainRecipe()
+	o.ImagesPerClass, o.ValPerClass = 4, 1
+	o.Train = o.Train.WithEpochs(2)
+	m, r, err := Pretrain(t.Context(), mustBackend(t), o, "", train.Hooks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !(r.Epochs[1].TrainLoss < r.Epochs[0].TrainLoss) {
+		t.Errorf("losses %.4f, %.4f", r.Epochs[0].TrainLoss, r.Epochs[1].TrainLoss)
+	}
+	if m.Weights["head.weight"].Shape[0] != 240 {
+		t.Error("the head is not among the weights")
+	}
+}
+
+func mustBackend(t *testing.T) backend.Backend {
+	t.Helper()
+	be, err := backend.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return be
+}
+
+// TestData: splits have their sizes, labels are balanced, seeds differ.
+func TestData(t *testing.T) {
+	for _, name := range Tasks() {
+		d, err := Data(name, 48, 16, 16, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Train) != 48 || len(d.Val) != 16 || len(d.Test) != 16 {
+			t.Errorf("%s: %d/%d/%d images", name, len(d.Train), len(d.Val), len(d.Test))
+		}
+		counts := make([]int, len(d.Classes))
+		for _, s := range d.Train {
+			counts[s.Target.Stratum()]++
+		}
+		for class, n := range counts {
+			if n != 48/len(d.Classes) {
+				t.Errorf("%s: class %d has %d images", name, class, n)
+			}
+		}
+	}
+	if _, err := Data("nope", 1, 1, 1, 0); err == nil {
+		t.Error("an unknown task was accepted")
+	}
+}
