@@ -17,7 +17,6 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
-	"github.com/sptune/spt/run"
 )
 
 // TestTuneConvNeXt: every kind of method on ConvNeXts, from files to a delta that
@@ -37,7 +36,7 @@ func TestTuneConvNeXt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		task, err := spt.NewTask(m, data, run.ImageOptions{})
+		task, err := spt.New(m, data)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	task, err := spt.NewTask(model, data, run.ImageOptions{})
+	task, err := spt.New(model, data)
 	if err != nil {
 		log.Fatal(err)
 	}

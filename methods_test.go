@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -214,7 +215,7 @@ func TestEverythingTunedMoves(t *testing.T) {
 			continue
 		}
 		task := newTask(t, 0)
-		before := task.Model.Fingerprint()
+		before := task.Model().Fingerprint()
 		s, err := method.Baseline(config, m, method.BaselineOptions{Rank: 1})
 		if err != nil {
 			t.Fatal(err)
@@ -223,7 +224,7 @@ func TestEverythingTunedMoves(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", m, err)
 		}
-		start := trained.Tuning.Init(options(m).Train.Seed, task.Model.Weights)
+		start := trained.Tuning.Init(options(m).Train.Seed, task.Model().Weights)
 		for _, p := range trained.Tuning.Params {
 			if reflect.DeepEqual(trained.Tuned[p.Name].Data, start[p.Name].Data) {
 				t.Errorf("%s: %s has not moved", m, p.Name)
@@ -232,7 +233,7 @@ func TestEverythingTunedMoves(t *testing.T) {
 		if got := slices.Collect(maps.Keys(trained.Tuned)); len(got) != len(trained.Tuning.Params) {
 			t.Errorf("%s: %d tensors come back, %d are tuned", m, len(got), len(trained.Tuning.Params))
 		}
-		if task.Model.Fingerprint() != before {
+		if task.Model().Fingerprint() != before {
 			t.Errorf("%s: the backbone's weights changed", m)
 		}
 	}
@@ -244,7 +245,7 @@ func TestCriteria(t *testing.T) {
 	task := newTask(t, 0)
 	for _, c := range sensitivity.Criteria() {
 		images := 0
-		scores, err := task.Score(t.Context(), run.ScoreOptions{Batches: 2, BatchSize: 6, Criterion: c}, func(done, _ int, _ float64) { images = done })
+		scores, err := task.Score(t.Context(), run.ScoreOptions{Batches: 2, BatchSize: 6, Criterion: c}, func(e progress.Event) { images = int(e.Done) })
 		if err != nil {
 			t.Fatalf("%s: %v", c, err)
 		}

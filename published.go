@@ -1,7 +1,9 @@
 package spt
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,4 +117,19 @@ func sameTensors(a, b []plan.Scored) error {
 		return fmt.Errorf("the one has %d scored tensors, the other %d", len(a), len(b))
 	}
 	return nil
+}
+
+// head returns the first bytes of a file.
+func head(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	start := make([]byte, 64)
+	n, err := io.ReadFull(f, start)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	return start[:n], nil
 }

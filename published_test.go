@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/peft"
@@ -71,7 +72,7 @@ func TestLoadPlan(t *testing.T) {
 	if back, tensors, err := spt.LoadPlan(file); err != nil || tensors != nil || !reflect.DeepEqual(back, p) {
 		t.Errorf("after saving: %+v, %v", back, err)
 	}
-	in, err := spt.Inspect(path)
+	in, err := inspect.Open(path)
 	if err != nil || in.Kind != "published selection" || !reflect.DeepEqual(in.Plan, p) {
 		t.Errorf("inspected: %+v, %v", in, err)
 	}

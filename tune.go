@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -23,57 +25,41 @@ import (
 // DefaultBudget is SPT's where none is given: 0.5 % of the backbone.
 const DefaultBudget = "0.5%"
 
-// Event is a sign of progress.
-type Event struct {
-	Stage string // "images", "score", "plan", "train", "test"
-	// Candidate is the budget being tried; empty in the final training and
-	// outside training.
-	Candidate string
-	Done      int // images scored or read, or training steps of the epoch
-	Total     int
-	Epoch     int // from 0, in "train"
-	Epochs    int
-	Loss      float64
-	// Finished is set once an epoch's figures are there.
-	Finished *train.Epoch
-	// Plan is set once a plan is made.
-	Plan *plan.Plan
-}
-
-// Tune runs all stages: it scores, then for each budget plans, trains on train
-// and validates on val; the candidate with the greatest validation accuracy at
-// its last epoch (of equal ones the one that tunes less) is trained once more
-// on train and val together, and tested once. Everything is kept in dir; a run
-// that was stopped goes on where it was when Tune is called again with the same
-// task, options and dir; of one that is finished the result is read. progress
-// may be nil.
-func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, progress func(Event)) (*run.Result, error) {
-	r := &runner{Task: t, o: o, dir: dir, progress: progress, budgets: map[string]*selected{}}
-	defer r.close()
-	if progress == nil {
-		r.progress = func(Event) {}
-	}
-	var err error
-	if r.o, err = t.Effective(o); err != nil {
+// Tune runs all stages. It scores; for each budget it plans, trains on the train split and validates.
+// The candidate with the largest validation accuracy after its last epoch (of equal ones the one
+// that tunes fewer parameters) is trained once more, on train and val together, and tested once.
+//
+// Everything is kept in dir, a run folder. Without a run in dir, Tune makes one with [Task.Create].
+// A run that was interrupted continues where it was when Tune is called again with the same task,
+// options and dir. If the run in dir is finished, Tune returns its stored result.
+func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report progress.Func) (*run.Result, error) {
+	o, err := t.Effective(o)
+	if err != nil {
 		return nil, err
 	}
-	if len(r.o.Budgets) == 0 {
-		r.o.Budgets = []string{""} // one candidate, which needs none
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	folder, err := t.folder(ctx, dir, &run.Config{Tune: o}, report)
+	if err != nil {
 		return nil, err
 	}
-	result := new(run.Result)
-	if found, err := run.ReadJSON(r.path(run.ResultFile), result, run.Redo); found || err != nil {
-		if err == nil && (result.Method != r.o.Method || !slices.Contains(r.o.Budgets, result.Budget)) {
-			what := func(m method.Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
-			err = &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for one of %s", dir, what(result.Method, result.Budget), what(r.o.Method, strings.Join(r.o.Budgets, ", ")))}
-		}
-		if err != nil {
-			return nil, err
+	if len(o.Budgets) == 0 {
+		o.Budgets = []string{""} // one candidate, which needs none
+	}
+	result, err := folder.Result()
+	if err != nil {
+		return nil, err
+	}
+	if result != nil {
+		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) {
+			describe := func(m method.Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
+			return nil, &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, strings.Join(o.Budgets, ", ")))}
 		}
 		return result, nil
 	}
+	if err := t.sameOptions(folder, o); err != nil {
+		return nil, err
+	}
+	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[string]*selected{}}
+	defer r.close()
 	result, err = r.run(ctx)
 	if saved := r.scoresSaved(); saved != nil && !errors.Is(err, saved) {
 		err = errors.Join(err, saved)
@@ -81,13 +67,50 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, progress
 	return result, err
 }
 
+// folder returns the run folder at dir. It creates the run of c if there is none.
+func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, error) {
+	if dir == "" {
+		return "", &run.OptionError{Option: "out", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
+	}
+	folder := run.Folder(dir)
+	if _, err := os.Stat(folder.Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+		_, err := t.Create(ctx, dir, c, report)
+		return folder, err
+	}
+	_, recorded, err := run.Open(dir)
+	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
+		err = &run.OptionError{Option: "out", Err: fmt.Errorf("%s holds a run of another kind: a run of all stages, or one training; choose another folder", dir)}
+	}
+	return folder, err
+}
+
+// sameOptions reports options other than those of the interrupted run in a folder. Its parts would
+// not fit together.
+func (t *Task) sameOptions(folder run.Folder, o run.TuneOptions) error {
+	_, recorded, err := run.Open(string(folder))
+	if err != nil {
+		return err
+	}
+	begun, err := t.Effective(recorded.Tune)
+	if err != nil {
+		return err
+	}
+	if len(begun.Budgets) == 0 {
+		begun.Budgets = []string{""}
+	}
+	if !reflect.DeepEqual(begun, o) {
+		return &run.OptionError{Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
+	}
+	return nil
+}
+
 type runner struct {
 	*Task
-	o        run.TuneOptions
-	dir      string
-	progress func(Event)
-	budgets  map[string]*selected // that were tried
-	saved    func() error         // waits until the scores are in their file; nil: they are, or there are none
+	o       run.TuneOptions
+	folder  run.Folder
+	report  progress.Func
+	budgets map[string]*selected // that were tried
+	saved   func() error         // waits until the scores are in their file; nil: they are, or there are none
 }
 
 // selected is what a budget selects.
@@ -139,8 +162,8 @@ func (t *Task) validate(o run.TuneOptions) error {
 	if err := o.Score.Validate(); err != nil {
 		return err
 	}
-	if o.Rank < 0 || o.Rank > t.Model.Config.MaxRank() {
-		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.Model.Config.MaxRank())
+	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
+		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
 	}
 	if o.Plan.Compat != "" && !o.Method.Scores() {
 		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
@@ -149,9 +172,9 @@ func (t *Task) validate(o run.TuneOptions) error {
 		return err
 	}
 	if len(o.Budgets) == 0 { // what the method adds may not fit on this backbone
-		s, err := method.Baseline(t.Model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Sizes: o.Sizes})
+		s, err := method.Baseline(t.model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Sizes: o.Sizes})
 		if err == nil {
-			_, err = peft.New(t.Model.Config, s)
+			_, err = peft.New(t.model.Config, s)
 		}
 		if err != nil {
 			return err
@@ -166,15 +189,15 @@ func (t *Task) validate(o run.TuneOptions) error {
 		switch {
 		case o.NoValidation:
 			return errors.New("several budgets need validation to choose between them; give one budget, or leave validation on")
-		case len(t.Data.Val) == 0:
-			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.Data.Name)
+		case len(t.data.Val) == 0:
+			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
 		}
 	}
 	return nil
 }
 
 func (t *Task) validateBudget(budget string, o run.TuneOptions) error {
-	c := t.Model.Config
+	c := t.model.Config
 	if !o.Method.Scores() {
 		_, err := method.Baseline(c, o.Method, method.BaselineOptions{Rank: o.Rank, Budget: budget, Sizes: o.Sizes})
 		return err
@@ -187,12 +210,8 @@ func (t *Task) validateBudget(budget string, o run.TuneOptions) error {
 	return o.Plan.Validate(parameters, classToken, c.MaxRank())
 }
 
-func (r *runner) path(elem ...string) string {
-	return filepath.Join(append([]string{r.dir}, elem...)...)
-}
-
 func (r *runner) run(ctx context.Context) (*run.Result, error) {
-	if err := r.CheckImages(ctx, func(done, total int) { r.progress(Event{Stage: "images", Done: done, Total: total}) }); err != nil {
+	if err := r.CheckImages(ctx, r.report); err != nil {
 		return nil, err
 	}
 	var scores *sensitivity.Scores
@@ -202,9 +221,9 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			return nil, err
 		}
 	}
-	result := &run.Result{Method: r.o.Method, TrainedOn: "train", Skipped: len(r.Data.Skipped)}
+	result := r.result(r.o.Method, r.o.Train.Seed)
 	chosen := r.o.Budgets[0]
-	validated := len(r.Data.Val) > 0 && !r.o.NoValidation
+	validated := len(r.data.Val) > 0 && !r.o.NoValidation
 	if validated {
 		best := -1
 		for _, b := range r.o.Budgets {
@@ -226,18 +245,23 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		chosen = result.Candidates[best].Budget
 		result.Val = &result.Candidates[best].ValAccuracy
 	}
-	if len(r.Data.Val) > 0 {
+	if len(r.data.Val) > 0 {
 		result.TrainedOn = "train+val"
 	}
 	result.Budget = chosen
 	if err := r.final(ctx, scores, chosen, result); err != nil {
 		return nil, err
 	}
-	// Only now is the training's state of no use.
-	if err := run.WriteJSON(r.path(run.ResultFile), result); err != nil {
-		return nil, err
-	}
-	return result, run.Remove(r.path(run.TrainStateFile))
+	return result, r.folder.SaveResult(result)
+}
+
+// result returns what is known of the result of a run before it is trained.
+func (t *Task) result(m method.Method, seed uint64) *run.Result {
+	r := &run.Result{Model: t.config.Model, Data: t.config.Data, Compute: t.config.Compute, Objective: t.config.Objective,
+		Classes: t.data.Classes, Seed: seed, Method: m, TrainedOn: "train", Skipped: len(t.data.Skipped)}
+	r.Model.Record(t.model)
+	r.Data.Record(t.data)
+	return r
 }
 
 // better prefers accuracy, then fewer tuned parameters.
@@ -250,23 +274,21 @@ func better(a, b run.Candidate) bool {
 
 // score runs stage 1, or reads what an earlier call of the same run found.
 func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
-	path := r.path(run.ScoresFile)
+	path := r.folder.Path(run.ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			return nil, fmt.Errorf("resuming the run in %s: %w", r.dir, err) // which may be whole
+			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err) // which may be whole
 		}
-		if err == nil && scores.Backbone != r.Model.Fingerprint() {
+		if err == nil && scores.Backbone != r.model.Fingerprint() {
 			err = fmt.Errorf("%s was made with another backbone", path)
 		}
 		if err != nil {
-			return nil, &run.InputError{Err: fmt.Errorf("resuming the run in %s: %w; remove the scores to score anew", r.dir, err)}
+			return nil, &run.InputError{Err: fmt.Errorf("resuming the run in %s: %w; remove the file to score again", r.folder, err)}
 		}
 		return scores, nil
 	}
-	scores, err := r.Score(ctx, r.o.Score, func(done, total int, loss float64) {
-		r.progress(Event{Stage: "score", Done: done, Total: total, Loss: loss})
-	})
+	scores, err := r.Score(ctx, r.o.Score, r.report)
 	if err != nil {
 		return nil, err
 	}
@@ -286,16 +308,16 @@ func (r *runner) scoresSaved() error {
 }
 
 // selection is what a budget selects; its plan, if it has one, is kept in dir.
-func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget, dir string) (*selected, error) {
+func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget string, folder run.Folder) (*selected, error) {
 	s := r.budgets[budget]
 	if s == nil {
 		s = new(selected)
 		var what peft.Selection
 		var err error
 		if scores == nil {
-			what, err = method.Baseline(r.Model.Config, r.o.Method, method.BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
-		} else if s.plan, err = Plan(ctx, r.Model.Config, scores, budget, r.o.Plan); err == nil {
-			what = Select(r.Model.Config, s.plan)
+			what, err = method.Baseline(r.model.Config, r.o.Method, method.BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
+		} else if s.plan, err = Plan(ctx, r.model.Config, scores, budget, r.o.Plan); err == nil {
+			what = Select(r.model.Config, s.plan)
 		}
 		if err == nil {
 			s.run, err = r.training(what)
@@ -308,7 +330,7 @@ func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budg
 	if s.plan == nil {
 		return s, nil
 	}
-	return s, s.plan.Save(filepath.Join(dir, run.PlanFile))
+	return s, s.plan.Save(folder.Path(run.PlanFile))
 }
 
 // try trains one candidate on train and validates it on val.
@@ -317,46 +339,45 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 	if name == "" {
 		name = string(r.o.Method)
 	}
-	dir := r.path(run.CandidatesFolder, name)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, err
+	folder := r.folder.Candidate(name)
+	if err := os.MkdirAll(string(folder), 0o777); err != nil {
+		return nil, fmt.Errorf("making the folder of a candidate: %w", err)
 	}
-	c := new(run.Candidate)
-	if found, err := run.ReadJSON(filepath.Join(dir, run.ResultFile), c, run.Redo); found || err != nil {
+	if c, err := folder.CandidateResult(); c != nil || err != nil {
 		return c, err
 	}
-	s, err := r.selection(ctx, scores, budget, dir)
+	s, err := r.selection(ctx, scores, budget, folder)
 	if err != nil {
 		return nil, err
 	}
 	if s.plan != nil {
-		r.progress(Event{Stage: "plan", Candidate: name, Plan: s.plan})
+		r.report.Report(progress.Event{Stage: progress.Plan, Candidate: name, Detail: s.plan})
 	}
-	s.run.Keep = backend.OnDevice(r.Backend) // the processor's programs are made at once, and hold its memory
-	trained, err := r.train(ctx, s.run, name, dir, TrainOptions{Options: r.o.Train})
+	s.run.Keep = backend.OnDevice(r.be) // the processor's programs are made at once, and hold its memory
+	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: r.o.Train})
 	if err != nil {
 		return nil, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
-	*c = run.Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
-	return c, r.finish(dir, c)
+	c := &run.Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	return c, folder.SaveCandidate(c)
 }
 
 // final trains the chosen candidate on all that may be trained on, keeps the
 // delta and tests it.
 func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *run.Result) error {
-	s, err := r.selection(ctx, scores, budget, r.dir)
+	s, err := r.selection(ctx, scores, budget, r.folder)
 	if err != nil {
 		return err
 	}
 	if s.plan != nil {
-		r.progress(Event{Stage: "plan", Plan: s.plan})
+		r.report.Report(progress.Event{Stage: progress.Plan, Detail: s.plan})
 	}
 	s.run.Keep = true
-	if len(r.Data.Test) > 0 {
-		s.run.Later = r.images(r.eval, r.Data.Test, nil)
+	if len(r.data.Test) > 0 {
+		s.run.Later = r.images(r.eval, r.data.Test, nil)
 	}
-	trained, err := r.train(ctx, s.run, "", r.dir, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
 	}
@@ -366,9 +387,9 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 	if result.Val != nil {
 		metrics["val_accuracy"] = *result.Val
 	}
-	if len(r.Data.Test) > 0 {
+	if len(r.data.Test) > 0 {
 		e, err := s.run.Evaluate(ctx, s.run.Later, func(done int) {
-			r.progress(Event{Stage: "test", Done: done, Total: len(r.Data.Test)})
+			r.report.Report(progress.Event{Stage: progress.Test, Done: int64(done), Total: int64(len(r.data.Test))})
 		})
 		if err != nil {
 			return err
@@ -383,31 +404,27 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 			result.TestMax = &greatest
 		}
 	}
-	return r.Delta(r.o.Method, trained, s.plan, metrics).Save(r.dir)
+	result.Rank, result.Finished = trained.Tuning.Selection.Rank, time.Now().UTC()
+	return r.Delta(r.o.Method, trained, s.plan, metrics).Save(string(r.folder))
 }
 
-// train does one training, with its state and metrics in dir.
-func (r *runner) train(ctx context.Context, training *train.Run, candidate, dir string, o TrainOptions) (*Trained, error) {
-	o.Checkpoint = filepath.Join(dir, run.TrainStateFile)
+// train does one training, and keeps its state and metrics in folder.
+func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
+	o.Checkpoint = folder.Path(run.TrainStateFile)
 	var done []train.Epoch
-	event := Event{Stage: "train", Candidate: candidate, Epochs: o.Epochs}
 	o.Hooks = train.Hooks{
 		Resumed: func(epochs []train.Epoch) { done = epochs },
 		Step: func(epoch, step, steps int, loss float64) {
-			e := event
-			e.Epoch, e.Done, e.Total, e.Loss = epoch, step, steps, loss
-			r.progress(e)
+			r.report.Report(progress.Event{Stage: progress.Train, Candidate: candidate, Epoch: epoch, Epochs: o.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
 		},
 		Epoch: func(f train.Epoch) error {
 			done = append(done, f)
-			e := event
-			e.Epoch, e.Finished = f.Epoch-1, &f
-			r.progress(e)
-			return run.WriteMetrics(filepath.Join(dir, run.MetricsFile), done)
+			r.report.Report(progress.Event{Stage: progress.Epoch, Candidate: candidate, Epoch: f.Epoch - 1, Epochs: o.Epochs, Detail: f})
+			return folder.SaveMetrics(done)
 		},
 	}
-	// A training's state without the scores that led to it could not be gone on with where
-	// scores do not repeat to the bit, and activations need the memory.
+	// A training cannot be resumed without the scores that led to it where scores do not repeat to
+	// the bit, so the scores are written first. Activations need their memory too.
 	if err := r.scoresSaved(); err != nil {
 		return nil, err
 	}
@@ -415,16 +432,8 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate, dir 
 	if err != nil {
 		return nil, err
 	}
-	// A run that was killed between an epoch and its line has the epoch only.
-	return trained, run.WriteMetrics(filepath.Join(dir, run.MetricsFile), trained.Epochs)
-}
-
-// finish keeps a candidate's result, after which its training state is of no use.
-func (r *runner) finish(dir string, c *run.Candidate) error {
-	if err := run.WriteJSON(filepath.Join(dir, run.ResultFile), c); err != nil {
-		return err
-	}
-	return run.Remove(filepath.Join(dir, run.TrainStateFile))
+	// A run that was killed after an epoch may lack the line of that epoch.
+	return trained, folder.SaveMetrics(trained.Epochs)
 }
 
 func seconds(epochs []train.Epoch) (s float64) {

@@ -11,10 +11,10 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
 	"github.com/sptune/spt/method"
-	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
@@ -32,7 +32,7 @@ func TestTuneSwin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := spt.NewTask(model, data, run.ImageOptions{})
+	task, err := spt.New(model, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestTuneSwin(t *testing.T) {
 				t.Errorf("%s: merged, class %d has logit %g, expected %g", m, i, got, want[i])
 			}
 		}
-		in, err := spt.Inspect(file)
+		in, err := inspect.Open(file)
 		if err != nil {
 			t.Fatal(err)
 		}

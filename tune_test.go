@@ -19,6 +19,7 @@ import (
 	"github.com/sptune/spt/internal/golden/sptsmall"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -33,7 +34,7 @@ func newTask(t *testing.T, val int) *spt.Task {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := spt.NewTask(colours.Model(config), data, run.ImageOptions{})
+	task, err := spt.New(colours.Model(config), data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestTune(t *testing.T) {
 		if d.Method != string(m) || d.Metrics["test_accuracy"] != r.Test.Accuracy || strings.Join(d.Classes, " ") != "red green blue" {
 			t.Errorf("%s: delta %+v", m, d.Metrics)
 		}
-		if err := d.Check(task.Model); err != nil {
+		if err := d.Check(task.Model()); err != nil {
 			t.Errorf("%s: %v", m, err)
 		}
 		metrics, err := os.ReadFile(filepath.Join(dir, run.MetricsFile))
@@ -137,13 +138,13 @@ func TestTuneResume(t *testing.T) {
 	}
 	dir := t.TempDir()
 	stops := 0
-	for _, at := range []spt.Event{
-		{Stage: "score", Done: 32}, {Stage: "train", Candidate: "400", Epoch: 1, Done: 2}, {Stage: "train", Candidate: "12%", Epoch: 0, Done: 1},
-		{Stage: "train", Epoch: 0, Done: 3}, {Stage: "train", Epoch: 2, Done: 1}, {Stage: "test", Done: 12},
+	for _, at := range []progress.Event{
+		{Stage: progress.Score, Done: 32}, {Stage: progress.Train, Candidate: "400", Epoch: 1, Done: 2}, {Stage: progress.Train, Candidate: "12%", Epoch: 0, Done: 1},
+		{Stage: progress.Train, Epoch: 0, Done: 3}, {Stage: progress.Train, Epoch: 2, Done: 1}, {Stage: progress.Test, Done: 12},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := newTask(t, 9).Tune(ctx, o, dir, func(e spt.Event) {
-			if e.Finished == nil && e.Stage == at.Stage && e.Candidate == at.Candidate && e.Epoch == at.Epoch && e.Done == at.Done {
+		_, err := newTask(t, 9).Tune(ctx, o, dir, func(e progress.Event) {
+			if e.Stage == at.Stage && e.Candidate == at.Candidate && e.Epoch == at.Epoch && e.Done == at.Done {
 				cancel()
 			}
 		})

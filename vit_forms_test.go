@@ -11,10 +11,10 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
 	"github.com/sptune/spt/method"
-	"github.com/sptune/spt/run"
 )
 
 // TestTuneForms takes a checkpoint of each form of the ViT, and of each reader, through all that follows: scores, plan,
@@ -36,7 +36,7 @@ func TestTuneForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			task, err := spt.NewTask(m, data, run.ImageOptions{})
+			task, err := spt.New(m, data)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestTuneForms(t *testing.T) {
 func TestInspectHeads(t *testing.T) {
 	heads := 0
 	for _, f := range fixtures.Backbones(t) {
-		in, err := spt.Inspect(f.Path())
+		in, err := inspect.Open(f.Path())
 		if err != nil || in.Checkpoint == nil {
 			t.Fatalf("%s: %+v, %v", f.Name, in, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -107,13 +108,13 @@ this program; what fails or does not fit is said at the end.`,
 		if err := benchSelection(ctx, cmd, m.Config, planPath, &o); err != nil {
 			return err
 		}
-		progress := a.progress()
-		defer progress.close()
+		p := a.reporter()
+		defer p.close()
 		o.Progress = func(done, total int) {
-			progress.event(spt.Event{Stage: "steps", Done: done, Total: total})
+			p.event(progress.Event{Stage: "steps", Done: int64(done), Total: int64(total)})
 		}
 		r, err := bench.Run(ctx, m, o)
-		progress.close()
+		p.close()
 		if err != nil {
 			return err
 		}

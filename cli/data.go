@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -55,14 +55,16 @@ test split is in another split too. Nothing is changed.`,
 	fs.BoolVar(&perClass, "per-class", false, "print each class")
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		c.Path, c.SkipBadImages = args[0], true
-		d, err := openData(c)
+		d, err := c.Open(ctx)
 		if err != nil {
 			return err
 		}
 		fmt.Fprint(a.notes(), facts{{"data", describeData(d)}})
-		p := a.progress()
+		p := a.reporter()
 		defer p.close()
-		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: func(done, total int) { p.event(spt.Event{Stage: "images", Done: done, Total: total}) }})
+		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: func(done, total int) {
+			p.event(progress.Event{Stage: progress.Images, Done: int64(done), Total: int64(total)})
+		}})
 		if err != nil {
 			return err
 		}

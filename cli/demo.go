@@ -9,13 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
-	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
-	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -61,16 +58,10 @@ and time. It needs no files and writes none.`,
 		if err != nil {
 			return err
 		}
-		if err := checkDemoBudget(m, o); err != nil {
-			return err
-		}
-		if _, err := a.openDevice(&o.Compute); err != nil {
-			return err
-		}
 		fmt.Fprintf(a.notes(), "%s, embedded in this program; task %q\n", describeConfig(m.Config), o.Task)
-		p := a.progress()
+		p := a.reporter()
 		defer p.close()
-		rows, err := demo.Run(ctx, o, func(m method.Method, e spt.Event) {
+		rows, err := demo.Run(ctx, o, func(m method.Method, e progress.Event) {
 			p.label = string(m)
 			p.event(e)
 		})
@@ -97,27 +88,4 @@ and time. It needs no files and writes none.`,
 		return a.write(text + demoNext)
 	})
 	return cmd
-}
-
-// checkDemoBudget refuses a budget that one of the methods cannot meet, before
-// any of them has been trained.
-func checkDemoBudget(m *backbone.Model, o demo.Options) error {
-	if _, err := plan.ParseBudget(o.Budget, m.Config.Size()); err != nil {
-		return &run.OptionError{Err: err}
-	}
-	methods := o.Methods
-	if len(methods) == 0 {
-		methods = demo.DefaultMethods()
-	}
-	task := &spt.Task{Model: m, Data: &dataset.Dataset{}}
-	for _, chosen := range methods {
-		if !chosen.Budgeted() { // they take no budget
-			continue
-		}
-		options := run.TuneOptions{Method: chosen, Budgets: []string{o.Budget}, Train: demo.Recipe(chosen, o.Epochs, o.Seed)}
-		if _, err := task.Effective(options); err != nil {
-			return fmt.Errorf("%s: %w", chosen, err)
-		}
-	}
-	return nil
 }

@@ -58,7 +58,7 @@ where the delta was trained on the very images.`,
 				return err
 			}
 		}
-		d, err := openData(data)
+		d, err := data.Open(ctx)
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
 			case moved && !cmd.Flags().Changed("layout"):
@@ -81,24 +81,21 @@ where the delta was trained on the very images.`,
 		if len(samples[split]) == 0 {
 			return &run.InputError{Err: fmt.Errorf("data set %s has no %s images; choose another --split", d.Name, split)}
 		}
-		task, err := spt.NewTask(t.model, d, run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes})
+		p := a.reporter()
+		defer p.close()
+		task, err := spt.New(t.model, d, spt.WithCompute(compute), spt.WithProgress(p.event),
+			spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
 		if err != nil {
 			return err
 		}
-		if err := a.place(task, &compute); err != nil {
-			return err
-		}
-		fmt.Fprint(a.notes(), append(taskFacts(t.model, t.report, d), [2]string{"device", compute.String()}))
-		p := a.progress()
-		defer p.close()
+		fmt.Fprint(a.notes(), append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()}))
 		if data.SkipBadImages {
-			if err := checkImages(ctx, task, p); err != nil {
+			if err := task.CheckImages(ctx, p.event); err != nil {
 				return err
 			}
 			samples = map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
 		}
-		n := len(samples[split])
-		e, err := task.Evaluate(ctx, t.trained, samples[split], func(done int) { p.event(spt.Event{Stage: evaluating + split, Done: done, Total: n}) })
+		e, err := task.Evaluate(ctx, t.trained, split, samples[split], p.event)
 		if err != nil {
 			return err
 		}
@@ -155,7 +152,7 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
 		return nil
 	}
-	withVal := t.run.Single == nil || t.run.Single.WithVal
+	withVal := t.run.Train == nil || t.run.Train.WithVal
 	yes := split == "train" || split == "val" && withVal
 	return &yes
 }

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
@@ -42,47 +40,19 @@ func modelFlags(fs *pflag.FlagSet, c *run.ModelConfig) {
 	fs.Var(&channelsFlag{&c.Std, &c.Preprocessing}, "std", "standard deviation of the pixels per channel, with --mean")
 }
 
-// openModel loads the backbone that modelFlags describe; numClasses is of a new
-// head, 0 keeps the checkpoint's.
+// openModel loads the backbone that modelFlags describe. numClasses is the number of classes of a new
+// head; 0 keeps the head of the checkpoint.
 func (a *app) openModel(ctx context.Context, c run.ModelConfig, numClasses int) (*backbone.Model, *checkpoint.Report, error) {
-	if c.Path == "" {
-		return nil, nil, &run.OptionError{Err: fmt.Errorf("no backbone given: --model FILE, --model hf:OWNER/NAME, or --model %s for the embedded one", embedded.Name)}
-	}
-	if c.Preprocessing == run.GivenPreprocessing && !(c.Std[0] > 0 && c.Std[1] > 0 && c.Std[2] > 0) {
-		return nil, nil, &run.OptionError{Err: fmt.Errorf("--std %g,%g,%g: expected numbers above 0", c.Std[0], c.Std[1], c.Std[2])}
-	}
-	if c.Preprocessing == run.GivenPreprocessing && (slices.Max(c.Mean[:]) > 1 || slices.Min(c.Mean[:]) < 0 || slices.Max(c.Std[:]) > 1) {
-		return nil, nil, &run.OptionError{Err: fmt.Errorf("--mean %g,%g,%g --std %g,%g,%g: expected shares of the brightest pixel, in 0…1; of values up to 255 give a 255th", c.Mean[0], c.Mean[1], c.Mean[2], c.Std[0], c.Std[1], c.Std[2])}
-	}
-	if c.Path != embedded.Name {
-		if err := a.fetch(ctx, &c); err != nil {
-			return nil, nil, err
-		}
-		m, report, err := c.Open(numClasses)
-		return m, &report, err
-	}
-	if c.Fingerprint == "" && (c.ImageSize != 0 || c.NumHeads != 0 || c.LayerNormEps != 0 || c.Preprocessing != "") {
-		return nil, nil, &run.OptionError{Err: fmt.Errorf("the embedded backbone is what it is: leave out --image-size, --num-heads, --layer-norm-eps, --mean and --std")}
-	}
-	m, err := embedded.Model(numClasses)
-	if err != nil {
-		return nil, nil, err
-	}
-	return m, nil, c.Check(m)
+	p := a.reporter()
+	defer p.close()
+	return c.Open(ctx, numClasses, p.event)
 }
 
-// fetch brings a backbone of the Hub into the cache.
+// fetch downloads a backbone of the Hub into the cache.
 func (a *app) fetch(ctx context.Context, c *run.ModelConfig) error {
-	p := a.progress()
+	p := a.reporter()
 	defer p.close()
-	note, err := c.Fetch(ctx, func(h hub.Progress) {
-		p.event(spt.Event{Stage: fetching + h.File, Done: int(h.Done), Total: int(h.Total)})
-	})
-	if note != "" {
-		p.close()
-		fmt.Fprintf(a.stderr, "spt: note: %s: %s\n", c.Path, note)
-	}
-	return err
+	return c.Fetch(ctx, p.event)
 }
 
 // computeFlags say on what is computed, and in which precision; train adds what
@@ -102,17 +72,9 @@ func devicesFlag(fs *pflag.FlagSet, c *run.ComputeConfig) {
 
 // openDevice starts the device and fills in what c leaves open.
 func (a *app) openDevice(c *run.ComputeConfig) (backend.Backend, error) {
-	be, note, err := c.Open()
-	if note != "" && !a.quiet {
-		fmt.Fprintf(a.stderr, "spt: note: %s\n", note)
-	}
-	if err == nil && c.CheckpointActivations && !backend.OnDevice(be) && !a.quiet {
-		fmt.Fprintln(a.stderr, "spt: note: --checkpoint-activations is for GPUs; on the processor it changes nothing")
-	}
-	if err == nil && c.Precision == backend.BF16 && !backend.OnDevice(be) && !a.quiet {
-		fmt.Fprintln(a.stderr, "spt: note: bf16 on the processor shows what it does to results; it is far slower than f32")
-	}
-	return be, err
+	p := a.reporter()
+	defer p.close()
+	return c.Open(p.event)
 }
 
 // dataFlags are those of a data set.
@@ -158,16 +120,6 @@ func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
 		c.Images.HorizontalFlip = recipe.HorizontalFlip
 	}
 	return nil
-}
-
-func openData(c run.DataConfig) (*dataset.Dataset, error) {
-	if c.Path == "" {
-		return nil, &run.OptionError{Err: fmt.Errorf("no data set given: --data DIR")}
-	}
-	if c.ValFraction+c.TestFraction >= 1 {
-		return nil, &run.OptionError{Err: fmt.Errorf("--val-fraction %g and --test-fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
-	}
-	return c.Open()
 }
 
 // canSkip reports whether --skip-bad-images would have helped: a run that is

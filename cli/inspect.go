@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
+	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
@@ -29,7 +29,7 @@ in it, not by its name, and says what it holds. A checkpoint's tensors are summe
 			if err := a.fetch(ctx, &model); err != nil {
 				return err
 			}
-			in, err := spt.Inspect(model.File())
+			in, err := inspect.Open(model.File())
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,7 @@ in it, not by its name, and says what it holds. A checkpoint's tensors are summe
 			case in.Metrics != nil:
 				last := in.Metrics[len(in.Metrics)-1]
 				f.add("epochs", "%d", len(in.Metrics))
-				f.add("last", "%s", figures(spt.Event{Finished: &last}))
+				f.add("last", "%s", figures(last))
 			case in.Result != nil:
 				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
 				f.add("tuned", "%d parameters and a head of %d", in.Result.Counts.Tuned(), in.Result.Counts.Head)
@@ -68,7 +68,7 @@ in it, not by its name, and says what it holds. A checkpoint's tensors are summe
 	}
 }
 
-func checkpointFacts(f *facts, c *spt.InspectedCheckpoint) {
+func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 	byType := map[string]int{}
 	for _, t := range c.Tensors {
 		byType[string(t.DType)]++
@@ -104,7 +104,7 @@ func checkpointFacts(f *facts, c *spt.InspectedCheckpoint) {
 }
 
 // tensorShapes sums up: blocks that are alike are one line.
-func tensorShapes(tensors []spt.InspectedTensor) string {
+func tensorShapes(tensors []inspect.Tensor) string {
 	var order []string
 	count := map[string]int{}
 	for _, t := range tensors {
@@ -135,7 +135,7 @@ func tensorShapes(tensors []spt.InspectedTensor) string {
 	})
 }
 
-func scoresFacts(f *facts, s *spt.InspectedScores) {
+func scoresFacts(f *facts, s *inspect.Scores) {
 	if s.Criterion.Images() {
 		f.add("scores", "%d tensors from %d images, criterion %s, mean loss %.4f", len(s.Tensors), s.Images, s.Criterion, s.MeanLoss)
 	} else {
@@ -143,7 +143,7 @@ func scoresFacts(f *facts, s *spt.InspectedScores) {
 	}
 	f.add("backbone", "fingerprint %s", s.Backbone)
 	top := slices.Clone(s.Tensors)
-	slices.SortStableFunc(top, func(a, b spt.ScoredSummary) int {
+	slices.SortStableFunc(top, func(a, b inspect.ScoredTensor) int {
 		switch {
 		case a.Sum > b.Sum:
 			return -1
@@ -190,7 +190,7 @@ func planModules(p *plan.Plan) string {
 	return fmt.Sprintf("%d, %s of rank %d on %d matrices", p.Cost.Structured, printable(p.Module), p.Rank, len(p.Matrices))
 }
 
-func deltaFacts(f *facts, d *spt.InspectedDelta) {
+func deltaFacts(f *facts, d *inspect.Delta) {
 	f.add("delta", "%s, tunes %d parameters, %s of the backbone, and a head of %d", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
 	f.add("tuned on", "%s: %s", d.Backbone, describeConfig(d.Config))
 	f.add("fingerprint", "%s", d.Backbone.Fingerprint)
@@ -204,10 +204,10 @@ func deltaFacts(f *facts, d *spt.InspectedDelta) {
 	}
 }
 
-func runFacts(f *facts, r *spt.InspectedRun, dir string) {
+func runFacts(f *facts, r *inspect.Run, dir string) {
 	c := r.Config
 	verb, chosen := "tune", describeMethod(c.Tune)
-	if s := c.Single; s != nil {
+	if s := c.Train; s != nil {
 		verb, chosen = "train", describeMethod(run.TuneOptions{Method: s.Method, Rank: s.Rank, Sizes: s.Sizes, Train: s.Train})
 	}
 	f.add("started", "%s, by spt %s %s", c.Started.Format("2006-01-02 15:04:05 MST"), printable(c.Spt), verb)

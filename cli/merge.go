@@ -59,7 +59,7 @@ do.`,
 		if t.run != nil && data.Path == t.run.Data.Path {
 			data = t.run.Data // with its layout and columns
 		}
-		probes, unreadable, err := mergeProbes(t.transform, probe, data)
+		probes, unreadable, err := mergeProbes(ctx, t.transform, probe, data)
 		if err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ do.`,
 
 // mergeProbes are random pixels and, where given, images of a folder and of a
 // data set, a few from all over it. What cannot be read proves nothing, and is left out.
-func mergeProbes(t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
+func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	if probe != "" {
 		files, err := dataset.ImageFiles(probe)
@@ -119,7 +119,7 @@ func mergeProbes(t dataset.Transform, probe string, data run.DataConfig) (pixels
 		}
 	}
 	if data.Path != "" {
-		d, err := data.Open()
+		d, err := data.Open(ctx)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -278,15 +278,15 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 }
 
 // writeRun writes the result of tune or train.
-func (a *app) writeRun(task *spt.Task, report *checkpoint.Report, c run.Config, dir string, r *run.Result) error {
+func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model.Config, task.Model.Config.Size(), report, deltaSize(dir), skipped(task.Data), r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), r})
 	}
-	m := task.Model
+	m := task.Model()
 	text := "\n"
-	for i, s := range task.Data.Skipped {
+	for i, s := range task.Data().Skipped {
 		if i == 10 {
-			text += fmt.Sprintf("left out: and %d more\n", len(task.Data.Skipped)-i)
+			text += fmt.Sprintf("left out: and %d more\n", len(task.Data().Skipped)-i)
 			break
 		}
 		text += fmt.Sprintf("left out: %s (%s): %v\n", printable(s.Path), s.Where, s.Err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -179,7 +180,7 @@ func loadScores(path string) (*sensitivity.Scores, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &run.InputError{Err: err}
 	}
-	if in, e := spt.Inspect(path); e == nil && in.Kind != "scores" {
+	if in, e := inspect.Open(path); e == nil && in.Kind != "scores" {
 		err = fmt.Errorf("it is of the kind: %s; 'spt score' makes scores", in.Kind)
 	}
 	return nil, &run.InputError{Err: fmt.Errorf("%s is no scores file: %w", path, err)}

@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/demo"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -51,14 +51,14 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 		}
 		a.resume = command("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
-		p := a.progress()
+		p := a.reporter()
 		defer p.close()
 		m, result, err := demo.Pretrain(ctx, be, o, state, train.Hooks{
 			Step: func(epoch, step, steps int, loss float64) {
-				p.event(spt.Event{Stage: "train", Epoch: epoch, Epochs: o.Train.Epochs, Done: step, Total: steps, Loss: loss})
+				p.event(progress.Event{Stage: progress.Train, Epoch: epoch, Epochs: o.Train.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
 			},
 			Epoch: func(e train.Epoch) error {
-				p.event(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: o.Train.Epochs, Finished: &e})
+				p.event(progress.Event{Stage: progress.Epoch, Epoch: e.Epoch - 1, Epochs: o.Train.Epochs, Detail: e})
 				return nil
 			},
 		})

@@ -3,36 +3,36 @@ package cli
 import (
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/train"
 )
 
 // progress shows events: as bars on a terminal, elsewhere as one plain line
 // for each stage and epoch, so that logs stay readable.
-type progress struct {
+type reporter struct {
 	w     io.Writer // nil: nothing is shown
 	bars  bool
 	label string // what is being worked on where one call does several things
 
 	bar   *progressbar.ProgressBar
-	stage string // of the bar
+	stage string // the stage of the bar, as the bar shows it
 	note  string // the last epoch's figures, in short
 }
 
-func (a *app) progress() *progress {
+func (a *app) reporter() *reporter {
 	if a.quiet {
-		return &progress{}
+		return &reporter{}
 	}
-	return &progress{w: a.stderr, bars: a.terminal}
+	return &reporter{w: a.stderr, bars: a.terminal}
 }
 
 // event shows a sign of progress.
-func (p *progress) event(e spt.Event) {
+func (p *reporter) event(e progress.Event) {
 	switch {
 	case p.w == nil:
 	case p.bars:
@@ -45,7 +45,7 @@ func (p *progress) event(e spt.Event) {
 }
 
 // close ends the bar, so that what follows starts on its own line.
-func (p *progress) close() {
+func (p *reporter) close() {
 	if p.bar != nil {
 		_ = p.bar.Exit() // the terminal is gone if it fails
 		fmt.Fprintln(p.w)
@@ -53,59 +53,69 @@ func (p *progress) close() {
 	}
 }
 
-func (p *progress) prefix() string {
+func (p *reporter) prefix() string {
 	if p.label == "" {
 		return ""
 	}
 	return p.label + ": "
 }
 
-// evaluating and a split's name is the stage of spt eval.
-const evaluating = "evaluating "
-
-// fetching and a file's name is the stage of a download, counted in bytes.
-const fetching = "fetching "
-
 // describe is the line for an event; empty for those between the lines.
-func describe(e spt.Event) string {
+func describe(e progress.Event) string {
 	switch {
-	case e.Plan != nil:
-		c, modules := e.Plan.Cost, ""
-		if e.Plan.Only != plan.Unstructured {
-			modules = fmt.Sprintf("%d in modules of rank %d on %d matrices, ", c.Structured, e.Plan.Rank, len(e.Plan.Matrices))
+	case e.Stage == progress.Note:
+		return "spt: note: " + e.Item
+	case e.Stage == progress.Plan:
+		p := e.Detail.(*plan.Plan)
+		c, modules := p.Cost, ""
+		if p.Only != plan.Unstructured {
+			modules = fmt.Sprintf("%d in modules of rank %d on %d matrices, ", c.Structured, p.Rank, len(p.Matrices))
 		}
-		return fmt.Sprintf("plan%s: %d parameters of %d: %s%d in %d vectors, %d entries, class token %d", candidate(e), c.Total, e.Plan.Budget,
-			modules, c.Vectors, len(e.Plan.Vectors), c.Unstructured, c.ClassToken)
-	case e.Finished != nil:
-		return fmt.Sprintf("train%s: epoch %d/%d: %s", candidate(e), e.Finished.Epoch, e.Epochs, figures(e))
-	case e.Stage == "train" || e.Done != e.Total:
+		return fmt.Sprintf("plan%s: %d parameters of %d: %s%d in %d vectors, %d entries, class token %d", candidate(e), c.Total, p.Budget,
+			modules, c.Vectors, len(p.Vectors), c.Unstructured, c.ClassToken)
+	case e.Stage == progress.Epoch:
+		f := e.Detail.(train.Epoch)
+		return fmt.Sprintf("train%s: epoch %d/%d: %s", candidate(e), f.Epoch, e.Epochs, figures(f))
+	case e.Stage == progress.Train || e.Done != e.Total:
 		return ""
-	case e.Stage == "images":
-		return fmt.Sprintf("checked %s", plural(e.Total, "image"))
-	case e.Stage == "score":
-		return fmt.Sprintf("scored the backbone on %s, loss %.4f", plural(e.Total, "image"), e.Loss)
-	case e.Stage == "test":
-		return fmt.Sprintf("tested on %s", plural(e.Total, "image"))
-	}
-	if split, ok := strings.CutPrefix(e.Stage, evaluating); ok {
-		return fmt.Sprintf("evaluated %s", plural(e.Total, split+" image"))
-	}
-	if file, ok := strings.CutPrefix(e.Stage, fetching); ok {
-		return fmt.Sprintf("fetched %s, %s", printable(file), size(int64(e.Total)))
+	case e.Stage == progress.Images:
+		return fmt.Sprintf("checked %s", count(e.Total, "image"))
+	case e.Stage == progress.Score:
+		return fmt.Sprintf("scored the backbone on %s, loss %.4f", count(e.Total, "image"), e.Loss)
+	case e.Stage == progress.Test:
+		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
+	case e.Stage == progress.Evaluate:
+		return fmt.Sprintf("evaluated %s", count(e.Total, e.Item+" image"))
+	case e.Stage == progress.Download:
+		return fmt.Sprintf("fetched %s, %s", printable(e.Item), size(e.Total))
 	}
 	return fmt.Sprintf("%s: %d", e.Stage, e.Total)
 }
 
-func candidate(e spt.Event) string {
+func count(n int64, thing string) string { return plural(int(n), thing) }
+
+// stageName names the work of an event in a bar.
+func stageName(e progress.Event) string {
+	switch e.Stage {
+	case progress.Evaluate:
+		return "evaluating " + e.Item
+	case progress.Download:
+		return "fetching " + tail(e.Item, 24)
+	case progress.Epoch:
+		return string(progress.Train)
+	}
+	return string(e.Stage)
+}
+
+func candidate(e progress.Event) string {
 	if e.Candidate == "" {
 		return ""
 	}
 	return " " + e.Candidate
 }
 
-// figures are an epoch's.
-func figures(e spt.Event) string {
-	f := e.Finished
+// figures describes what an epoch reached.
+func figures(f train.Epoch) string {
 	text := fmt.Sprintf("loss %.4f, train accuracy %s", f.TrainLoss, percent(f.TrainAccuracy))
 	if f.ValLoss != 0 || f.ValAccuracy != 0 {
 		text += fmt.Sprintf(", val loss %.4f, val accuracy %s", f.ValLoss, percent(f.ValAccuracy))
@@ -117,27 +127,27 @@ func figures(e spt.Event) string {
 }
 
 // draw moves the bar of the event's stage.
-func (p *progress) draw(e spt.Event) {
-	if e.Plan != nil {
+func (p *reporter) draw(e progress.Event) {
+	if e.Stage == progress.Plan || e.Stage == progress.Note {
 		p.close()
 		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), describe(e))
 		return
 	}
-	if stage := p.prefix() + e.Stage + candidate(e); p.bar == nil || stage != p.stage {
+	if stage := p.prefix() + stageName(e) + candidate(e); p.bar == nil || stage != p.stage {
 		p.close()
 		p.stage, p.note = stage, ""
-		if file, ok := strings.CutPrefix(e.Stage, fetching); ok {
-			p.bar = newBar(p.w, fetching+tail(file, 24), progressbar.OptionShowBytes(true), progressbar.OptionShowCount())
+		if e.Stage == progress.Download {
+			p.bar = newBar(p.w, stage, progressbar.OptionShowBytes(true), progressbar.OptionShowCount())
 		} else {
 			p.bar = newBar(p.w, stage)
 		}
 	}
-	if e.Stage != "train" {
-		p.bar.ChangeMax(e.Total)
-		_ = p.bar.Set(e.Done) // a terminal that is gone is no reason to stop
+	if e.Stage != progress.Train && e.Stage != progress.Epoch {
+		p.bar.ChangeMax64(e.Total)
+		_ = p.bar.Set64(e.Done) // a terminal that is gone is no reason to stop
 		return
 	}
-	if f := e.Finished; f != nil {
+	if f, ok := e.Detail.(train.Epoch); ok {
 		p.note = fmt.Sprintf(" loss %.3f", f.TrainLoss)
 		if f.ValLoss != 0 || f.ValAccuracy != 0 {
 			p.note += " val " + percent(f.ValAccuracy)
@@ -145,9 +155,9 @@ func (p *progress) draw(e spt.Event) {
 		p.bar.Describe(fmt.Sprintf("%s %d/%d%s", p.stage, f.Epoch, e.Epochs, p.note))
 		return
 	}
-	p.bar.ChangeMax(e.Total * e.Epochs)
+	p.bar.ChangeMax64(e.Total * int64(e.Epochs))
 	p.bar.Describe(fmt.Sprintf("%s %d/%d%s", p.stage, e.Epoch+1, e.Epochs, p.note))
-	_ = p.bar.Set(e.Epoch*e.Total + e.Done)
+	_ = p.bar.Set64(int64(e.Epoch)*e.Total + e.Done)
 }
 
 // tail is the end of a text that is too long.

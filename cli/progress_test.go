@@ -7,29 +7,29 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
 )
 
 // events are those of a short run.
-func events() []spt.Event {
-	return []spt.Event{
-		{Stage: "images", Done: 1, Total: 2},
-		{Stage: "images", Done: 2, Total: 2},
-		{Stage: "plan", Candidate: "0.4M", Plan: &plan.Plan{Budget: 400_000, Cost: plan.Cost{Total: 399_000}}},
-		{Stage: "train", Candidate: "0.4M", Epochs: 2, Done: 1, Total: 1, Loss: 2},
-		{Stage: "train", Candidate: "0.4M", Epochs: 2, Finished: &train.Epoch{Epoch: 1, TrainLoss: 2, ValLoss: 1.5, ValAccuracy: 0.625}},
-		{Stage: "train", Candidate: "0.4M", Epochs: 2, Epoch: 1, Done: 1, Total: 1, Loss: 1},
-		{Stage: "train", Candidate: "0.4M", Epochs: 2, Epoch: 1, Finished: &train.Epoch{Epoch: 2, TrainLoss: 1, ValLoss: 1.25, ValAccuracy: 0.75}},
-		{Stage: "test", Done: 7, Total: 7},
+func events() []progress.Event {
+	return []progress.Event{
+		{Stage: progress.Images, Done: 1, Total: 2},
+		{Stage: progress.Images, Done: 2, Total: 2},
+		{Stage: progress.Plan, Candidate: "0.4M", Detail: &plan.Plan{Budget: 400_000, Cost: plan.Cost{Total: 399_000}}},
+		{Stage: progress.Train, Candidate: "0.4M", Epochs: 2, Done: 1, Total: 1, Loss: 2},
+		{Stage: progress.Epoch, Candidate: "0.4M", Epochs: 2, Detail: train.Epoch{Epoch: 1, TrainLoss: 2, ValLoss: 1.5, ValAccuracy: 0.625}},
+		{Stage: progress.Train, Candidate: "0.4M", Epochs: 2, Epoch: 1, Done: 1, Total: 1, Loss: 1},
+		{Stage: progress.Epoch, Candidate: "0.4M", Epochs: 2, Epoch: 1, Detail: train.Epoch{Epoch: 2, TrainLoss: 1, ValLoss: 1.25, ValAccuracy: 0.75}},
+		{Stage: progress.Test, Done: 7, Total: 7},
 	}
 }
 
 func TestProgressLines(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stderr: &out}
-	p := a.progress()
+	p := a.reporter()
 	for _, e := range events() {
 		p.event(e)
 	}
@@ -47,7 +47,7 @@ func TestProgressLines(t *testing.T) {
 func TestProgressBars(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stderr: &out, terminal: true}
-	p := a.progress()
+	p := a.reporter()
 	for _, e := range events() {
 		p.event(e)
 	}
@@ -76,9 +76,9 @@ func TestFetchProgress(t *testing.T) {
 	const file = "some/folder/model-00001-of-00002.safetensors"
 	for _, bars := range []bool{false, true} {
 		var out bytes.Buffer
-		p := &progress{w: &out, bars: bars}
+		p := &reporter{w: &out, bars: bars}
 		for _, done := range []int{1_500_000_000, 4_999_000_000, 5_000_000_000} {
-			p.event(spt.Event{Stage: fetching + file, Done: done, Total: 5_000_000_000})
+			p.event(progress.Event{Stage: progress.Download, Item: file, Done: int64(done), Total: 5_000_000_000})
 		}
 		p.close()
 		if !bars {
@@ -102,7 +102,7 @@ func TestQuiet(t *testing.T) {
 	var out bytes.Buffer
 	for _, terminal := range []bool{false, true} {
 		a := &app{stdout: &out, stderr: &out, terminal: terminal, quiet: true}
-		p := a.progress()
+		p := a.reporter()
 		for _, e := range events() {
 			p.event(e)
 		}

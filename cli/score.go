@@ -37,21 +37,19 @@ another --criterion says. One short pass; the result serves any number of plans.
 		if err := o.Criterion.Validate(); err != nil {
 			return &run.OptionError{Err: err}
 		}
-		task, report, err := a.openTask(ctx, &c)
+		task, err := a.openTask(ctx, &c)
 		if err != nil {
 			return err
 		}
-		fmt.Fprint(a.notes(), append(taskFacts(task.Model, report, task.Data), [2]string{"device", c.Compute.String()}))
-		p := a.progress()
+		fmt.Fprint(a.notes(), append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()}))
+		p := a.reporter()
 		defer p.close()
 		if o.Criterion.Images() {
-			if err := checkImages(ctx, task, p); err != nil {
+			if err := task.CheckImages(ctx, p.event); err != nil {
 				return err
 			}
 		}
-		scores, err := task.Score(ctx, o, func(done, total int, loss float64) {
-			p.event(spt.Event{Stage: "score", Done: done, Total: total, Loss: loss})
-		})
+		scores, err := task.Score(ctx, o, p.event)
 		if err != nil {
 			return err
 		}
@@ -69,7 +67,7 @@ another --criterion says. One short pass; the result serves any number of plans.
 				MeanLoss  float64               `json:"mean_loss"`
 				Backbone  string                `json:"backbone"` // fingerprint
 				Skipped   []skippedImage        `json:"skipped,omitempty"`
-			}{out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data)})
+			}{out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data())})
 		}
 		var f facts
 		if scores.Criterion.Images() {
@@ -78,7 +76,7 @@ another --criterion says. One short pass; the result serves any number of plans.
 			f.add("scored", "%d tensors by %s, on no images", len(scores.Tensors), scores.Criterion)
 		}
 		f.add("scores", "%s, %s", out, size(fileSize(out)))
-		f.add("next", "%s", command("spt", "plan", "--scores", out, "--model", modelArgument(task.Model), "--budget", spt.DefaultBudget))
+		f.add("next", "%s", command("spt", "plan", "--scores", out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget))
 		return a.write(f.String())
 	})
 	return cmd

@@ -17,7 +17,6 @@ func trainCommand(a *app) *cobra.Command {
 	var c run.Config
 	var o run.TrainOptions
 	var planPath, out, resume string
-	var moved bool
 	cmd := &cobra.Command{
 		Use: "train --model FILE --data DIR {--plan FILE | --method METHOD} [flags]", Short: "Stage 3: tune a plan, or a method that needs none",
 		Long: `Tunes once what a plan selects, or a method that needs no plan, on the training
@@ -64,7 +63,7 @@ Those of SPT come with a plan.`,
 			if err := takeRecipe(cmd, &c.Data); err != nil {
 				return err
 			}
-		} else if moved, err = resumeRun(cmd, &c, &o, resume, &out); err != nil {
+		} else if err = resumeRun(cmd, &c, &o, resume, &out); err != nil {
 			return err
 		} else if planPath != "" {
 			return &run.OptionError{Err: fmt.Errorf("the plan is in the run's folder; leave --plan out with --resume")}
@@ -75,24 +74,24 @@ Those of SPT come with a plan.`,
 		if err != nil {
 			return err
 		}
-		task, report, err := a.openRun(ctx, &c, out, moved)
+		task, err := a.openRun(ctx, &c, resume)
 		if err != nil {
 			return err
 		}
-		if err := task.Single(o, p); err != nil {
+		if err := task.CheckTrainRun(o, p); err != nil {
 			return err
 		}
-		c.Single = &o
-		f := append(taskFacts(task.Model, report, task.Data), [2]string{"device", c.Compute.String()})
-		if len(task.Data.Val) == 0 {
+		f := append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()})
+		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
 		f.add("method", "%s", describeMethod(run.TuneOptions{Method: o.Method, Rank: o.Rank, Sizes: o.Sizes, Train: o.Train}))
 		fmt.Fprint(a.notes(), f)
-		progress := a.progress()
-		defer progress.close()
+		shown := a.reporter()
+		defer shown.close()
 		if resume == "" {
-			if out, err = begin(ctx, &c, task, string(o.Method), out, progress); err != nil {
+			c.Train = &o
+			if out, err = task.Create(ctx, out, &c, shown.event); err != nil {
 				return err
 			}
 			if p != nil {
@@ -103,12 +102,12 @@ Those of SPT come with a plan.`,
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", out}})
 		a.resume = command("spt", "train", "--resume", out)
-		result, err := task.TrainRun(ctx, o, p, out, progress.event)
-		progress.close()
+		result, err := task.TrainRun(ctx, o, p, out, shown.event)
+		shown.close()
 		if err != nil {
 			return err
 		}
-		return a.writeRun(task, report, c, out, result)
+		return a.writeRun(task, c, out, result)
 	})
 	return cmd
 }

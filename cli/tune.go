@@ -1,18 +1,17 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
-	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -20,7 +19,6 @@ import (
 func tuneCommand(a *app) *cobra.Command {
 	var c run.Config
 	var out, resume, structured string
-	var moved bool
 	var explain bool
 	cmd := &cobra.Command{
 		Use: "tune --model FILE --data DIR [flags]", Short: "Score, plan, train, choose and test: everything",
@@ -74,37 +72,36 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 		} else if structured != "" {
 			return &run.OptionError{Err: fmt.Errorf("the method is in the run's folder; leave --structured out with --resume")}
 		} else {
-			var err error
-			if moved, err = resumeRun(cmd, &c, nil, resume, &out); err != nil {
+			if err := resumeRun(cmd, &c, nil, resume, &out); err != nil {
 				return err
 			}
 		}
-		task, report, err := a.openRun(ctx, &c, out, moved)
+		task, err := a.openRun(ctx, &c, resume)
 		if err != nil {
 			return err
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
-		if err := budgetsFlag(c.Tune.Budgets).distinct(task.Model.Config.Size()); err != nil {
+		if err := budgetsFlag(c.Tune.Budgets).distinct(task.Model().Config.Size()); err != nil {
 			return err
 		}
-		if c.Tune.PaperProtocol && len(task.Data.Test) == 0 {
-			return &run.OptionError{Err: fmt.Errorf("--paper-protocol tests after every epoch, and data set %s has no test images; leave it out, or give a test split", task.Data.Name)}
+		if c.Tune.PaperProtocol && len(task.Data().Test) == 0 {
+			return &run.OptionError{Err: fmt.Errorf("--paper-protocol tests after every epoch, and data set %s has no test images; leave it out, or give a test split", task.Data().Name)}
 		}
-		f := append(taskFacts(task.Model, report, task.Data), [2]string{"device", c.Compute.String()})
-		if len(task.Data.Val) == 0 {
+		f := append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()})
+		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
-		if len(task.Data.Test) == 0 {
+		if len(task.Data().Test) == 0 {
 			f.add("note", "no test images: nothing will be tested")
 		}
 		f.add("method", "%s", describeMethod(c.Tune))
 		fmt.Fprint(a.notes(), f)
-		p := a.progress()
+		p := a.reporter()
 		defer p.close()
 		if resume == "" {
-			if out, err = begin(ctx, &c, task, string(c.Tune.Method), out, p); err != nil {
+			if out, err = task.Create(ctx, out, &c, p.event); err != nil {
 				return err
 			}
 		}
@@ -112,11 +109,11 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 		a.resume = command("spt", "tune", "--resume", out)
 		var explained error
 		shown := map[int]bool{} // by budget: the chosen plan is made again
-		result, err := task.Tune(ctx, c.Tune, out, func(e spt.Event) {
+		result, err := task.Tune(ctx, c.Tune, out, func(e progress.Event) {
 			p.event(e)
-			if e.Plan != nil && explain && explained == nil && !shown[e.Plan.Budget] {
-				shown[e.Plan.Budget] = true
-				explained = a.explain(e, task)
+			if made, ok := e.Detail.(*plan.Plan); ok && explain && explained == nil && !shown[made.Budget] {
+				shown[made.Budget] = true
+				explained = a.explain(made, task)
 			}
 		})
 		p.close()
@@ -126,104 +123,55 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 		if explained != nil {
 			return explained
 		}
-		return a.writeRun(task, report, c, out, result)
+		return a.writeRun(task, c, out, result)
 	})
 	return cmd
 }
 
-// resumeRun reads a run's configuration in the place of flags and refuses flags
-// that contradict it, but for the place of backbone and data: moved says that one of them
-// is elsewhere now. single is what flags of train write to, nil for tune.
-func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) (moved bool, err error) {
+// resumeRun replaces c, which the flags were read into, by the configuration of the run in dir. It
+// refuses flags that contradict it, except --model and --data, which say where the backbone and the
+// data are now. single is the target of the flags of train, nil for tune.
+func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
 	before := given(cmd)
-	loaded, err := run.LoadConfig(dir)
+	_, loaded, err := run.Open(dir)
 	if err != nil {
-		return false, &run.InputError{Err: err}
+		return err
 	}
 	if path, ok := before["model"]; ok && path != loaded.Model.Path {
-		loaded.Model.Path, loaded.Model.Commit, moved = path, "", true
+		loaded.Model.Path, loaded.Model.Commit = path, ""
 	}
 	if path, ok := before["data"]; ok && path != loaded.Data.Path {
-		loaded.Data.Path, moved = path, true
+		loaded.Data.Path = path
 	}
-	if tuned := loaded.Single == nil; tuned != (single == nil) {
+	if tuned := loaded.Train == nil; tuned != (single == nil) {
 		verb := "train"
 		if tuned {
 			verb = "tune"
 		}
-		return false, &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
+		return &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
 	}
 	*c, *out = loaded, dir
 	if single != nil {
-		*single = *loaded.Single
+		*single = *loaded.Train
 	}
-	return moved, refuseContradictions(cmd, before, dir, "or begin a new run")
+	return refuseContradictions(cmd, before, dir, "or begin a new run")
 }
 
-// openRun is openTask, and notes in a run's folder where backbone and data are now, if they have
-// moved.
-func (a *app) openRun(ctx context.Context, c *run.Config, dir string, moved bool) (*spt.Task, *checkpoint.Report, error) {
-	task, report, err := a.openTask(ctx, c)
-	if err == nil && moved {
-		err = run.Move(dir, c.Model, c.Data, task.Data)
+// openRun opens the task of a run: a new one, or the one in the folder resume.
+func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.Task, error) {
+	if resume == "" {
+		return a.openTask(ctx, c)
 	}
-	return task, report, err
-}
-
-// openTask opens data, backbone and device of a run, and fills in the device in c.
-func (a *app) openTask(ctx context.Context, c *run.Config) (*spt.Task, *checkpoint.Report, error) {
-	data, err := openData(c.Data)
-	if err != nil {
-		return nil, nil, err
-	}
-	m, report, err := a.openModel(ctx, c.Model, len(data.Classes))
-	if err != nil {
-		return nil, nil, err
-	}
-	task, err := spt.NewTask(m, data, c.Data.Images)
-	if err != nil {
-		return nil, nil, err
-	}
-	return task, report, a.place(task, &c.Compute)
-}
-
-// place moves a task to a device and precision.
-func (a *app) place(task *spt.Task, c *run.ComputeConfig) (err error) {
-	if task.Backend, err = a.openDevice(c); err == nil {
-		task.Model = c.Model(task.Model)
-	}
-	return err
-}
-
-// begin makes the folder of a new run, dir or a free name, and keeps the run's
-// configuration there: once all its input has turned out to be good.
-func begin(ctx context.Context, c *run.Config, task *spt.Task, method, dir string, p *progress) (string, error) {
-	c.Model.Record(task.Model)
-	c.Data.Record(task.Data)
-	c.Started = time.Now().UTC()
-	if dir != "" {
-		if err := run.CheckNew(dir); err != nil {
-			return "", err
-		}
-	}
-	if where := cmp.Or(dir, run.RunsDir); task.Data.TakesForClass(where) {
-		return "", &run.OptionError{Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another (--out)", where, task.Data.Root)}
-	}
-	if err := checkImages(ctx, task, p); err != nil {
-		return "", err
-	}
-	if dir == "" {
-		var err error
-		if dir, err = run.NewDir(task.Data.Name + "-" + method); err != nil {
-			return "", err
-		}
-	}
-	return dir, run.Create(dir, c)
-}
-
-func checkImages(ctx context.Context, task *spt.Task, p *progress) error {
+	p := a.reporter()
 	defer p.close()
-	return task.CheckImages(ctx, func(done, total int) { p.event(spt.Event{Stage: "images", Done: done, Total: total}) })
+	return spt.Resume(ctx, resume, c, p.event)
+}
+
+// openTask opens the data set, the backbone and the device that c describes.
+func (a *app) openTask(ctx context.Context, c *run.Config) (*spt.Task, error) {
+	p := a.reporter()
+	defer p.close()
+	return spt.Open(ctx, c, p.event)
 }
 
 func describeMethod(o run.TuneOptions) string {
@@ -249,14 +197,14 @@ func describeMethod(o run.TuneOptions) string {
 	return text + fmt.Sprintf("; epochs %d, batches of %d, learning rate %g, seed %d", o.Train.Epochs, o.Train.BatchSize, o.Train.LR, o.Train.Seed)
 }
 
-func (a *app) explain(e spt.Event, task *spt.Task) error {
-	count, err := peft.CountOf(e.Plan.Module)
+func (a *app) explain(p *plan.Plan, task *spt.Task) error {
+	count, err := peft.CountOf(p.Module)
 	if err != nil {
 		return err
 	}
 	w := a.notes()
 	fmt.Fprintln(w)
-	err = e.Plan.Explain(w, spt.Tensors(task.Model.Config), count)
+	err = p.Explain(w, spt.Tensors(task.Model().Config), count)
 	fmt.Fprintln(w)
 	return err
 }

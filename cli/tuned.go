@@ -131,9 +131,9 @@ func runOf(dir string) (*run.Config, error) {
 	if _, err := os.Stat(filepath.Join(dir, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	c, err := run.LoadConfig(dir)
+	_, c, err := run.Open(dir)
 	if err != nil {
-		return nil, &run.InputError{Err: err}
+		return nil, err
 	}
 	return &c, nil
 }

@@ -61,8 +61,12 @@ func Register(o Objective) error {
 	return nil
 }
 
-// Get returns the objective of that name. The error lists the registered names.
+// Get returns the objective of that name; "" stands for [SingleLabel]. The error lists the
+// registered names.
 func Get(name string) (Objective, error) {
+	if name == "" {
+		return SingleLabel, nil
+	}
 	registry.RLock()
 	defer registry.RUnlock()
 	o, ok := registry.objectives[name]

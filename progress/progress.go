@@ -7,12 +7,14 @@ type Stage string
 
 // The stages, in the order in which a run meets them.
 const (
+	Note     Stage = "note"     // something to know that is no error; Event.Item is the text
 	Download Stage = "download" // files of the Hugging Face Hub; Event.Item is the file, the unit is bytes
 	Images   Stage = "images"   // images are checked; the unit is images
 	Score    Stage = "score"    // stage 1; the unit is images
 	Plan     Stage = "plan"     // stage 2; Event.Detail is the *plan.Plan
 	Train    Stage = "train"    // stage 3; the unit is steps of the epoch
 	Epoch    Stage = "epoch"    // an epoch has ended; Event.Detail is the train.Epoch
+	Test     Stage = "test"     // the final training is tested, once; the unit is images
 	Evaluate Stage = "evaluate" // a split is evaluated; Event.Item is the split, the unit is images
 )
 

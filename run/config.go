@@ -1,84 +1,68 @@
+// Package run holds a run as it lies on disk: what it was asked to do, the folder that keeps its
+// files, and its result.
+//
+// A [Config] describes a run completely: the backbone ([ModelConfig]), the images ([DataConfig]),
+// the device ([ComputeConfig]) and the options of tuning ([TuneOptions]) or of one training
+// ([TrainOptions]). [Create] makes a run [Folder] and writes the Config into it; [Open] reads it
+// back. Package spt does the work and writes its files through the Folder; a program that only looks
+// at results needs this package alone.
 package run
 
 import (
 	"time"
 
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/train"
 )
 
-// Config is config.json: what a run was asked to do, enough to do it again.
+// Config is the content of config.json: what a run was asked to do, complete enough to repeat it.
 type Config struct {
-	Version int           `json:"version"` // 1
-	Spt     string        `json:"spt"`     // the program's version
-	Started time.Time     `json:"started"`
-	Model   ModelConfig   `json:"model"`
-	Data    DataConfig    `json:"data"`
-	Compute ComputeConfig `json:"compute,omitzero"`
-	Tune    TuneOptions   `json:"tune,omitzero"`
-	// Single is set instead of Tune in the folder of [spt.Task.TrainRun].
-	Single *TrainOptions `json:"train,omitempty"`
+	jsonfile.Header           // kind "run"; set by Create
+	Spt             string    `json:"spt"`     // version of the program; set by Create
+	Started         time.Time `json:"started"` // when the run began, UTC
+
+	Model     ModelConfig   `json:"model"`
+	Data      DataConfig    `json:"data"`
+	Compute   ComputeConfig `json:"compute,omitzero"`
+	Objective string        `json:"objective"`       // name of the objective; empty: single-label
+	Tune      TuneOptions   `json:"tune,omitzero"`   // options of a run of all stages
+	Train     *TrainOptions `json:"train,omitempty"` // options of one training; set instead of Tune
 }
 
-// ModelConfig names a backbone and how it was loaded.
-type ModelConfig struct {
-	Path          string     `json:"path"`             // a checkpoint, hf:OWNER/NAME[@REVISION][:FILE], or "demo" for the embedded one
-	Commit        string     `json:"commit,omitempty"` // that hf:… stood for; it is what is fetched again
-	Fingerprint   string     `json:"fingerprint"`
-	ImageSize     int        `json:"image_size"`
-	NumHeads      int        `json:"num_heads"`
-	LayerNormEps  float64    `json:"layer_norm_eps"`
-	Mean          [3]float32 `json:"mean"`
-	Std           [3]float32 `json:"std"`
-	Preprocessing string     `json:"preprocessing"` // where mean and std come from
-
-	fetched string // by Fetch: the path of the weights in the cache
-}
-
-// DataConfig names a data set and how it was read.
-type DataConfig struct {
-	Path          string       `json:"path"`
-	Task          string       `json:"task,omitempty"` // name of a benchmark's set, whose number of classes the data must have
-	Layout        string       `json:"layout"`
-	ImageColumn   string       `json:"image_column,omitempty"` // of parquet files and tables; empty: found
-	LabelColumn   string       `json:"label_column,omitempty"`
-	ValFraction   float64      `json:"val_fraction"`
-	TestFraction  float64      `json:"test_fraction"`
-	SplitSeed     uint64       `json:"split_seed"`
-	SkipBadImages bool         `json:"skip_bad_images"`
-	Split         string       `json:"split"` // how val and test came to be
-	Classes       int          `json:"classes"`
-	Train         int          `json:"train"` // numbers of images
-	Val           int          `json:"val"`
-	Test          int          `json:"test"`
-	Samples       string       `json:"samples,omitempty"` // dataset.Dataset.Fingerprint
-	Images        ImageOptions `json:"images"`
-}
-
-// TuneOptions are a whole run's. They are what config.json keeps.
+// TuneOptions configures a run of all stages.
 type TuneOptions struct {
-	Method  method.Method `json:"method"`
-	Budgets []string      `json:"budgets"` // candidates; empty: DefaultBudget for SPT, none for others
-	Rank    int           `json:"rank"`    // 0: by the budget, of SPT as plan.DefaultRank says; 8 for lora and adapter without a budget
+	// Method says what is tuned.
+	Method method.Method `json:"method"`
+	// Budgets are the candidates: numbers of parameters to tune. Empty: 0.5 % of the backbone for a
+	// method that plans, none for other methods.
+	Budgets []string `json:"budgets"`
+	// Rank is the rank of structured modules. 0: plan.DefaultRank for a method that plans; for lora
+	// and adapter the largest rank within the budget, or 8 without a budget.
+	Rank int `json:"rank"`
 	method.Sizes
-	Score ScoreOptions  `json:"score"`
-	Plan  PlanOptions   `json:"plan"` // Module, Only and Rank are set from Method and Rank
+	Score ScoreOptions `json:"score"`
+	// Plan configures stage 2. Its Module, Only and Rank follow from Method and Rank.
+	Plan  PlanOptions   `json:"plan"`
 	Train train.Options `json:"train"`
-	// NoValidation skips the trainings on train alone. It needs a single
-	// candidate; the result then has no validation accuracy.
+	// NoValidation skips the trainings on the train split alone. It needs a single candidate; the
+	// result has no validation accuracy then.
 	NoValidation bool `json:"no_validation"`
-	// PaperProtocol also reports the greatest test accuracy over epochs, as the
-	// reference release does, under the name test_max. Nothing is chosen by it.
+	// PaperProtocol also reports the largest test accuracy over all epochs, as the reference release
+	// does, under the name test_max. Nothing is chosen by it.
 	PaperProtocol bool `json:"paper_protocol"`
 }
 
-// TrainOptions are those of one training: of a plan, or of a method that
-// needs none.
+// TrainOptions configures one training: of a plan, or of a method that needs none.
 type TrainOptions struct {
+	// Method says what is tuned. For a plan it is the method that made the plan.
 	Method method.Method `json:"method"`
-	Budget string        `json:"budget,omitempty"` // lora and adapter: the rank is what it allows
-	Rank   int           `json:"rank,omitempty"`   // lora and adapter; 0: what the budget allows, or 8
+	// Budget decides the rank of lora and adapter. Empty: Rank decides.
+	Budget string `json:"budget,omitempty"`
+	// Rank is the rank of lora and adapter. 0: the largest within Budget, or 8 without a budget.
+	Rank int `json:"rank,omitempty"`
 	method.Sizes
-	WithVal bool          `json:"with_val"` // train on val too; nothing is then validated
+	// WithVal trains on the validation images too. Nothing is validated then.
+	WithVal bool          `json:"with_val"`
 	Train   train.Options `json:"train"`
 }

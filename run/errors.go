@@ -1,18 +1,23 @@
 package run
 
-// OptionError is an option, or several together, that cannot work. Another
-// value helps; other files do not.
-type OptionError struct{ Err error }
+// OptionError reports an option, or several together, that cannot work. Another value helps; other
+// files do not.
+type OptionError struct {
+	// Option names the option in the words of config.json ("rank", "val_fraction"). It is empty
+	// where Err is about several options.
+	Option string
+	Err    error
+}
 
 func (e *OptionError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *OptionError) Unwrap() error { return e.Err }
 
-// InputError is something that was given and is broken, or does not match the
-// rest: a checkpoint, an image, a list, a plan, scores or a delta. What this package opens
-// and reads fails with one; the errors of dataset.Open and backbone.Load, called by
-// themselves, are not wrapped in it.
+// InputError reports an input that is missing, broken, or does not match the other inputs: a
+// checkpoint, an image, a list, a plan, scores or a delta. Functions of this package, of package
+// spt and of package inspect return it for the files that they read. dataset.Open and backbone.Load
+// do not: their callers wrap what they return.
 type InputError struct{ Err error }
 
 func (e *InputError) Error() string { return e.Err.Error() }

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,132 +9,215 @@ import (
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/train"
 )
 
-// The files of a run folder.
+// The names in a run folder. docs/format.md describes the files.
 const (
-	ConfigFile       = "config.json"          // the effective configuration
-	ScoresFile       = "scores.safetensors"   // stage 1's result
+	ConfigFile       = "config.json"          // the effective configuration, a [Config]
+	ScoresFile       = "scores.safetensors"   // the result of stage 1
 	PlanFile         = "plan.json"            // the plan that was trained
-	MetricsFile      = "metrics.jsonl"        // one line an epoch, of every training
-	ResultFile       = "result.json"          // the Result
-	CandidatesFolder = "candidates"           // a folder for each budget that was tried
-	TrainStateFile   = "training.safetensors" // from which an interrupted training goes on
+	MetricsFile      = "metrics.jsonl"        // one line for each epoch of a training
+	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
+	CandidatesFolder = "candidates"           // one folder for each budget that was tried
+	TrainStateFile   = "training.safetensors" // the state from which an interrupted training continues
 )
 
-// Files are the names of a run's files and folders.
+// Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
 	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, CandidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
 }
 
-// CheckNew refuses what is no folder, a folder that holds a run already, or any file of one
-// that a new run would take for its own, with an *[OptionError].
-func CheckNew(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
-		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
+// The formats of the JSON files in a run folder.
+var (
+	configHeader    = jsonfile.Header{Kind: jsonfile.Run, Version: 1}
+	resultHeader    = jsonfile.Header{Kind: jsonfile.Result, Version: 1}
+	candidateHeader = jsonfile.Header{Kind: jsonfile.Candidate, Version: 1}
+	epochHeader     = jsonfile.Header{Kind: jsonfile.Epoch, Version: 1}
+)
+
+// Folder is the path of a run folder, or of the folder of one candidate in it. Its methods name,
+// read and write the files.
+type Folder string
+
+// Path returns the path of a file or folder in f.
+func (f Folder) Path(elem ...string) string {
+	return filepath.Join(append([]string{string(f)}, elem...)...)
+}
+
+// Candidate returns the folder of the candidate with that name: its budget, or for a method without
+// a budget the method.
+func (f Folder) Candidate(name string) Folder { return Folder(f.Path(CandidatesFolder, name)) }
+
+// CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it holds
+// a run, or it holds a file that the run would take for its own.
+func (f Folder) CheckNew() error {
+	if _, err := os.Stat(f.Path(ConfigFile)); err == nil {
+		return &OptionError{Option: "out", Err: fmt.Errorf("%s holds a run already; resume that run or choose another folder", f)}
 	}
-	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		return &OptionError{fmt.Errorf("%s is a file, and a run needs a folder; choose another (--out)", dir)}
+	if stat, err := os.Stat(string(f)); err == nil && !stat.IsDir() {
+		return &OptionError{Option: "out", Err: fmt.Errorf("%s is a file, but a run needs a folder; choose another path", f)}
 	}
 	for _, name := range Files() {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return &OptionError{fmt.Errorf("%s holds %s, which a new run there would take for its own; choose another folder (--out)", dir, name)}
+		if _, err := os.Stat(f.Path(name)); err == nil {
+			return &OptionError{Option: "out", Err: fmt.Errorf("%s holds %s, which a new run would take for its own file; choose another folder", f, name)}
 		}
 	}
 	return nil
 }
 
-// Create writes config.json into a run folder, which it makes, and sets the
-// versions in c. A folder that holds a run already is refused; see [CheckNew].
-func Create(dir string, c *Config) error {
-	if err := CheckNew(dir); err != nil {
-		return err
+// Create makes the folder of a new run in dir and writes config.json. It sets the kind and the
+// versions in c. See [Folder.CheckNew] for the folders that it refuses.
+func Create(dir string, c *Config) (Folder, error) {
+	f := Folder(dir)
+	if err := f.CheckNew(); err != nil {
+		return f, err
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+		return f, fmt.Errorf("making the run folder: %w", err)
 	}
-	c.Version, c.Spt = 1, version.Version
-	return WriteJSON(filepath.Join(dir, ConfigFile), c)
+	c.Header, c.Spt = configHeader, version.Version
+	return f, jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// Move notes in a run's config.json where its backbone and its data are now. data, opened
-// there, must list the samples that the run began with, or it is an *[InputError].
-func Move(dir string, m ModelConfig, d DataConfig, data *dataset.Dataset) error {
-	c, err := LoadConfig(dir)
+// Open reads the configuration of the run in dir. A folder without a run, and a broken
+// configuration, are an [*InputError].
+func Open(dir string) (Folder, Config, error) {
+	f := Folder(dir)
+	var c Config
+	err := jsonfile.Read(f.Path(ConfigFile), configHeader, &c)
+	switch broken := (*jsonfile.ContentError)(nil); {
+	case errors.Is(err, fs.ErrNotExist):
+		err = &InputError{Err: fmt.Errorf("%s holds no run: it has no file %s; give the folder of a run", dir, ConfigFile)}
+	case errors.As(err, &broken):
+		err = &InputError{Err: fmt.Errorf("%w; the run cannot continue without it: put the original file back, or begin a new run", err)}
+	}
+	return f, c, err
+}
+
+// Move records in config.json where the backbone and the data of the run are now. data is the data
+// set, opened at the new place. A data set other than the one of the run is an [*InputError].
+func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
+	_, c, err := Open(string(f))
 	if err != nil {
 		return err
 	}
 	if c.Data.Path != d.Path && c.Data.Samples != data.Fingerprint() {
-		return &InputError{fmt.Errorf("data set %s is not the one that the run in %s began with: names, labels or sizes of its images differ; give that one, or begin a new run", d.Path, dir)}
+		return &InputError{Err: fmt.Errorf("data set %s is not the data set of the run in %s: names, labels or sizes of its images differ; give the original data set, or begin a new run", d.Path, f)}
 	}
 	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
-	return WriteJSON(filepath.Join(dir, ConfigFile), c)
+	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// LoadConfig reads config.json from a run folder.
-func LoadConfig(dir string) (Config, error) {
-	var c Config
-	path := filepath.Join(dir, ConfigFile)
-	found, err := ReadJSON(path, &c, "without it the run cannot go on: put it back, or begin a new run")
+// Result reads result.json of a run. It returns nil while the run is unfinished.
+func (f Folder) Result() (*Result, error) { return orNil(LoadResult(f.Path(ResultFile))) }
+
+// CandidateResult reads result.json of the candidate whose folder f is. It returns nil while the
+// candidate is unfinished.
+func (f Folder) CandidateResult() (*Candidate, error) {
+	return orNil(LoadCandidate(f.Path(ResultFile)))
+}
+
+// orNil returns nil without an error where the file is missing.
+func orNil[T any](v *T, err error) (*T, error) {
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
 	case err != nil:
-		return c, err
-	case !found:
-		return c, fmt.Errorf("%s holds no run: there is no %s in it", dir, ConfigFile)
-	case c.Version != 1:
-		return c, fmt.Errorf("reading %s: version %d, this program reads version 1", path, c.Version)
+		return nil, err
 	}
-	return c, nil
+	return v, nil
 }
 
-// WriteJSON replaces a file as a whole, so that a stopped run leaves no half of one.
-func WriteJSON(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+// LoadResult reads the result of a run. Broken content is an [*InputError].
+func LoadResult(path string) (*Result, error) { return load[Result](path, resultHeader) }
+
+// LoadCandidate reads the result of one budget. Broken content is an [*InputError].
+func LoadCandidate(path string) (*Candidate, error) { return load[Candidate](path, candidateHeader) }
+
+func load[T any](path string, header jsonfile.Header) (*T, error) {
+	v := new(T)
+	err := jsonfile.Read(path, header, v)
+	if broken := (*jsonfile.ContentError)(nil); errors.As(err, &broken) {
+		err = &InputError{Err: fmt.Errorf("%w; remove the file to repeat this part of the run", err)}
 	}
-	return atomicfile.WriteBytes(path, append(data, '\n'))
+	return v, err
 }
 
-// WriteMetrics writes metrics as JSON lines: the whole file each time, so that a
-// resumed run repeats no epoch.
-func WriteMetrics(path string, epochs []train.Epoch) error {
-	var out []byte
-	for _, e := range epochs {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return fmt.Errorf("writing %s: %w", path, err)
-		}
-		out = append(append(out, line...), '\n')
-	}
-	return atomicfile.WriteBytes(path, out)
+// SaveResult writes the result of a finished run and removes the state of its training.
+func (f Folder) SaveResult(r *Result) error {
+	r.Header, r.Spt = resultHeader, version.Version
+	return f.finish(r)
 }
 
-// ReadJSON reads a file of a run folder, if it is there; advice says what helps if it is
-// broken.
-func ReadJSON(path string, v any, advice string) (found bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return false, &InputError{fmt.Errorf("reading %s: %w; %s", path, err, advice)}
-	}
-	return true, nil
+// SaveCandidate writes the result of a finished candidate, whose folder f is, and removes the state
+// of its training.
+func (f Folder) SaveCandidate(c *Candidate) error {
+	c.Header = candidateHeader
+	return f.finish(c)
 }
 
-// Redo is what helps against a broken result.
-const Redo = "remove it to do this part of the run again"
-
-func Remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (f Folder) finish(result any) error {
+	if err := jsonfile.Write(f.Path(ResultFile), result); err != nil {
 		return err
 	}
+	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the state of a finished training: %w", err)
+	}
 	return nil
+}
+
+// epochLine is one line of metrics.jsonl.
+type epochLine struct {
+	jsonfile.Header
+	train.Epoch
+}
+
+// SaveMetrics writes metrics.jsonl as a whole, so that a resumed run repeats no epoch.
+func (f Folder) SaveMetrics(epochs []train.Epoch) error {
+	lines := make([]epochLine, len(epochs))
+	for i, e := range epochs {
+		lines[i] = epochLine{epochHeader, e}
+	}
+	return jsonfile.WriteLines(f.Path(MetricsFile), lines)
+}
+
+// Metrics reads the epochs in metrics.jsonl; none if the file is missing.
+func (f Folder) Metrics() ([]train.Epoch, error) { return LoadMetrics(f.Path(MetricsFile)) }
+
+// LoadMetrics reads the epochs of a training; none if the file is missing. Broken content is an
+// [*InputError].
+func LoadMetrics(path string) ([]train.Epoch, error) {
+	lines, err := jsonfile.ReadLines[epochLine](path, epochHeader)
+	if err != nil {
+		return nil, &InputError{Err: err}
+	}
+	epochs := make([]train.Epoch, len(lines))
+	for i, line := range lines {
+		epochs[i] = line.Epoch
+	}
+	return epochs, nil
+}
+
+// DefaultRoot is the folder, in the working folder, of runs whose folder was not named.
+const DefaultRoot = "runs"
+
+// NewDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
+// that exists. The usual name is DATA-METHOD.
+func NewDir(name string) (string, error) {
+	if err := os.MkdirAll(DefaultRoot, 0o777); err != nil {
+		return "", fmt.Errorf("making a run folder: %w", err)
+	}
+	for n := 1; ; n++ {
+		dir := filepath.Join(DefaultRoot, name)
+		if n > 1 {
+			dir = fmt.Sprintf("%s-%d", dir, n)
+		}
+		err := os.Mkdir(dir, 0o777)
+		if err == nil || !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
 }

@@ -1,31 +1,52 @@
 package run
 
 import (
+	"time"
+
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
 
-// Candidate is one budget that was tried.
+// Candidate is the content of result.json of one budget that a run tried.
 type Candidate struct {
-	Budget      string      `json:"budget,omitempty"`
-	Counts      peft.Counts `json:"counts"`
-	ValAccuracy float64     `json:"val_accuracy"` // of the last epoch
-	ValLoss     float64     `json:"val_loss"`
-	Seconds     float64     `json:"seconds"` // of training
+	jsonfile.Header             // kind "candidate"; set by SaveCandidate
+	Budget          string      `json:"budget,omitempty"`
+	Counts          peft.Counts `json:"counts"`       // tuned parameters
+	ValAccuracy     float64     `json:"val_accuracy"` // after the last epoch
+	ValLoss         float64     `json:"val_loss"`     // after the last epoch
+	Seconds         float64     `json:"seconds"`      // time spent in training
 }
 
-// Result is what a run found.
+// Result is the content of result.json: what a run found. It is complete without the other files of
+// the run.
 type Result struct {
-	Method     method.Method     `json:"method"`
-	Budget     string            `json:"budget,omitempty"` // of the chosen candidate
-	Counts     peft.Counts       `json:"counts"`           // tuned parameters
-	Candidates []Candidate       `json:"candidates,omitempty"`
-	Val        *float64          `json:"val_accuracy,omitempty"`   // of the chosen candidate, trained without val
-	Test       *train.Evaluation `json:"test,omitempty"`           // of the final training, tested once
-	TestMax    *float64          `json:"test_max,omitempty"`       // test-max (paper protocol): greatest over epochs
-	TrainedOn  string            `json:"trained_on"`               // "train+val" or "train"
-	Epochs     []train.Epoch     `json:"epochs"`                   // of the final training
-	Seconds    float64           `json:"seconds"`                  // of training, all trainings together
-	Skipped    int               `json:"skipped_images,omitempty"` // left out because they were broken
+	jsonfile.Header           // kind "result"; set by SaveResult
+	Spt             string    `json:"spt"`      // version of the program; set by SaveResult
+	Finished        time.Time `json:"finished"` // UTC
+
+	Model     ModelConfig   `json:"model"`
+	Data      DataConfig    `json:"data"`
+	Compute   ComputeConfig `json:"compute,omitzero"`
+	Objective string        `json:"objective"`
+	Classes   []string      `json:"classes"` // names of the classes, in the order of the head's rows
+	Seed      uint64        `json:"seed"`    // seed of the training
+
+	Method     method.Method `json:"method"`
+	Budget     string        `json:"budget,omitempty"` // budget of the chosen candidate
+	Rank       int           `json:"rank,omitempty"`   // rank of the structured modules; 0: there are none
+	Counts     peft.Counts   `json:"counts"`           // tuned parameters
+	Candidates []Candidate   `json:"candidates,omitempty"`
+	// Val is the validation accuracy of the chosen candidate, which was trained without the
+	// validation images.
+	Val *float64 `json:"val_accuracy,omitempty"`
+	// Test is the evaluation of the final training on the test split, done once.
+	Test *train.Evaluation `json:"test,omitempty"`
+	// TestMax is the test-max (paper protocol): the largest test accuracy over all epochs.
+	TestMax   *float64      `json:"test_max,omitempty"`
+	TrainedOn string        `json:"trained_on"`               // splits of the final training: "train" or "train+val"
+	Epochs    []train.Epoch `json:"epochs"`                   // of the final training
+	Seconds   float64       `json:"seconds"`                  // time spent in all trainings
+	Skipped   int           `json:"skipped_images,omitempty"` // images left out because they were missing or broken
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -474,11 +475,10 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 		}
 	}
 	c.NumClasses = len(data.Classes)
-	task, err := spt.NewTask(Model(c), data, run.ImageOptions{})
+	task, err := spt.New(Model(c), data, spt.WithBackend(s.Backend), spt.WithCompute(s.Compute))
 	if err != nil {
 		return err
 	}
-	task.Backend, task.Model = s.Backend, s.Compute.Model(task.Model)
 	dir, err := os.MkdirTemp("", "spt-suite-")
 	if err != nil {
 		return err
@@ -500,7 +500,7 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 			out.Stages[n-1].Seconds += seconds
 		}
 	}
-	result, err := task.Tune(ctx, o, filepath.Join(dir, "run"), func(e spt.Event) { after(e.Stage) })
+	result, err := task.Tune(ctx, o, filepath.Join(dir, "run"), func(e progress.Event) { after(string(e.Stage)) })
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/internal/synth"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -89,8 +90,8 @@ type Row struct {
 
 // Run tunes the embedded backbone on a task with each method, on the training
 // images alone, once, and tests the last epoch once. Nothing is selected.
-// progress may be nil.
-func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Event)) ([]Row, error) {
+// report may be nil.
+func Run(ctx context.Context, o Options, report func(m method.Method, e progress.Event)) ([]Row, error) {
 	if o.Task == "" {
 		o.Task = DefaultTask
 	}
@@ -103,8 +104,8 @@ func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Ev
 	if len(o.Methods) == 0 {
 		o.Methods = DefaultMethods()
 	}
-	if progress == nil {
-		progress = func(method.Method, spt.Event) {}
+	if report == nil {
+		report = func(method.Method, progress.Event) {}
 	}
 	data, err := Data(o.Task, trainImages, valImages, testImages, o.Seed)
 	if err != nil {
@@ -115,17 +116,22 @@ func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Ev
 		return nil, err
 	}
 	// The images are in memory and have their size, so a cache would only copy them.
-	task, err := spt.NewTask(m, data, run.ImageOptions{CacheBytes: -1})
+	task, err := spt.New(m, data, spt.WithImages(run.ImageOptions{CacheBytes: -1}), spt.WithCompute(o.Compute))
 	if err != nil {
 		return nil, err
 	}
-	if task.Backend, _, err = o.Compute.Open(); err != nil {
-		return nil, err
+	for _, m := range o.Methods { // before any is trained
+		if !m.Budgeted() {
+			continue
+		}
+		options := run.TuneOptions{Method: m, Budgets: []string{o.Budget}, Train: Recipe(m, o.Epochs, o.Seed)}
+		if _, err := task.Effective(options); err != nil {
+			return nil, fmt.Errorf("%s: %w", m, err)
+		}
 	}
-	task.Model = o.Compute.Model(m)
 	var rows []Row
 	for _, m := range o.Methods {
-		row, err := compare(ctx, task, m, o, func(e spt.Event) { progress(m, e) })
+		row, err := compare(ctx, task, m, o, func(e progress.Event) { report(m, e) })
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", m, err)
 		}
@@ -134,7 +140,7 @@ func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Ev
 	return rows, nil
 }
 
-func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progress func(spt.Event)) (Row, error) {
+func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report progress.Func) (Row, error) {
 	start := time.Now()
 	budget := o.Budget
 	if !m.Budgeted() {
@@ -142,40 +148,36 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progr
 	}
 	var s peft.Selection
 	if m.Scores() {
-		scores, err := t.Score(ctx, run.ScoreOptions{Seed: o.Seed}, func(done, total int, loss float64) {
-			progress(spt.Event{Stage: "score", Done: done, Total: total, Loss: loss})
-		})
+		scores, err := t.Score(ctx, run.ScoreOptions{Seed: o.Seed}, report)
 		if err != nil {
 			return Row{}, err
 		}
-		p, err := spt.Plan(ctx, t.Model.Config, scores, budget, run.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: rank})
+		p, err := spt.Plan(ctx, t.Model().Config, scores, budget, run.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: rank})
 		if err != nil {
 			return Row{}, err
 		}
-		progress(spt.Event{Stage: "plan", Plan: p})
-		s = spt.Select(t.Model.Config, p)
+		report(progress.Event{Stage: progress.Plan, Detail: p})
+		s = spt.Select(t.Model().Config, p)
 	} else {
 		var err error
-		if s, err = method.Baseline(t.Model.Config, m, method.BaselineOptions{Budget: budget}); err != nil {
+		if s, err = method.Baseline(t.Model().Config, m, method.BaselineOptions{Budget: budget}); err != nil {
 			return Row{}, err
 		}
 	}
 	recipe := Recipe(m, o.Epochs, o.Seed)
 	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Hooks: train.Hooks{
 		Step: func(epoch, step, steps int, loss float64) {
-			progress(spt.Event{Stage: "train", Epoch: epoch, Epochs: recipe.Epochs, Done: step, Total: steps, Loss: loss})
+			report(progress.Event{Stage: progress.Train, Epoch: epoch, Epochs: recipe.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
 		},
 		Epoch: func(e train.Epoch) error {
-			progress(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: recipe.Epochs, Finished: &e})
+			report(progress.Event{Stage: progress.Epoch, Epoch: e.Epoch - 1, Epochs: recipe.Epochs, Detail: e})
 			return nil
 		},
 	}})
 	if err != nil {
 		return Row{}, err
 	}
-	e, err := t.Evaluate(ctx, trained, t.Data.Test, func(done int) {
-		progress(spt.Event{Stage: "test", Done: done, Total: len(t.Data.Test)})
-	})
+	e, err := t.Evaluate(ctx, trained, "test", t.Data().Test, report)
 	if err != nil {
 		return Row{}, err
 	}

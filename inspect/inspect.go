@@ -1,4 +1,6 @@
-package spt
+// Package inspect says what a file or folder of this program is, and what is in it: a checkpoint, a
+// training state, scores, a plan, a published selection, a delta, a run or a file of one.
+package inspect
 
 import (
 	"bytes"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
@@ -21,25 +24,25 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Inspection is what a file or folder turned out to be. One of the fields is
-// set, by Kind; for a run the delta too, once there is one.
+// Inspection describes a file or folder. Kind says which of the other fields is set; a finished run
+// has its delta too.
 type Inspection struct {
-	Path       string               `json:"path"`
-	Kind       string               `json:"kind"` // "checkpoint", "training state", "scores", "plan", "published selection", "delta", "run", "metrics", "result" or "candidate"
-	Checkpoint *InspectedCheckpoint `json:"checkpoint,omitempty"`
-	Scores     *InspectedScores     `json:"scores,omitempty"`
-	Plan       *plan.Plan           `json:"plan,omitempty"` // of a published selection too
-	Delta      *InspectedDelta      `json:"delta,omitempty"`
-	Run        *InspectedRun        `json:"run,omitempty"`
-	Metrics    []train.Epoch        `json:"metrics,omitempty"`   // of a run's metrics.jsonl, at least one
-	Result     *run.Result          `json:"result,omitempty"`    // of a run's result.json
-	Candidate  *run.Candidate       `json:"candidate,omitempty"` // of the result.json of one budget
+	Path       string         `json:"path"`
+	Kind       string         `json:"kind"` // "checkpoint", "training state", "scores", "plan", "published selection", "delta", "run", "metrics", "result" or "candidate"
+	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
+	Scores     *Scores        `json:"scores,omitempty"`
+	Plan       *plan.Plan     `json:"plan,omitempty"` // of a published selection too
+	Delta      *Delta         `json:"delta,omitempty"`
+	Run        *Run           `json:"run,omitempty"`
+	Metrics    []train.Epoch  `json:"metrics,omitempty"`   // of a run's metrics.jsonl, at least one
+	Result     *run.Result    `json:"result,omitempty"`    // of a run's result.json
+	Candidate  *run.Candidate `json:"candidate,omitempty"` // of the result.json of one budget
 }
 
-// InspectedCheckpoint describes a checkpoint.
-type InspectedCheckpoint struct {
+// Checkpoint describes a checkpoint.
+type Checkpoint struct {
 	Format   string            `json:"format"`  // in words
-	Tensors  []InspectedTensor `json:"tensors"` // sorted by name
+	Tensors  []Tensor          `json:"tensors"` // sorted by name
 	Values   int               `json:"values"`  // of all tensors
 	Bytes    int64             `json:"bytes"`   // of all tensors
 	Metadata map[string]string `json:"metadata,omitempty"`
@@ -54,49 +57,48 @@ type InspectedCheckpoint struct {
 	Problem       string                  `json:"problem,omitempty"`
 }
 
-// InspectedTensor is one tensor of a file.
-type InspectedTensor struct {
+// Tensor is one tensor of a file.
+type Tensor struct {
 	Name  string           `json:"name"`
 	DType checkpoint.DType `json:"dtype"`
 	Shape []int            `json:"shape"`
 }
 
-// InspectedScores describes stage 1's result.
-type InspectedScores struct {
+// Scores describes stage 1's result.
+type Scores struct {
 	Images    int                   `json:"images"`
 	Criterion sensitivity.Criterion `json:"criterion"`
 	Backbone  string                `json:"backbone"` // fingerprint
 	MeanLoss  float64               `json:"mean_loss"`
-	Tensors   []ScoredSummary       `json:"tensors"` // in the backbone's order
+	Tensors   []ScoredTensor        `json:"tensors"` // in the backbone's order
 }
 
-// ScoredSummary sums up the scores of one tensor.
-type ScoredSummary struct {
+// ScoredTensor sums up the scores of one tensor.
+type ScoredTensor struct {
 	Name  string  `json:"name"`
 	Shape []int   `json:"shape"`
 	Sum   float64 `json:"sum"`
 	Share float64 `json:"share"` // of the sum over all tensors
 }
 
-// InspectedDelta describes a delta.
-type InspectedDelta struct {
+// Delta describes a delta.
+type Delta struct {
 	*delta.Delta
 	Parameters int `json:"parameters"` // tuned, the head not counted
 	Head       int `json:"head_parameters"`
 }
 
-// InspectedRun describes a run's folder.
-type InspectedRun struct {
+// Run describes a run's folder.
+type Run struct {
 	Config run.Config    `json:"config"`
 	Epochs []train.Epoch `json:"epochs,omitempty"` // of the final training, as far as it is
 	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
 }
 
-// Inspect recognises a checkpoint, scores, a plan, a selection that the paper's
-// authors published, a delta, a run's folder, or a file of one, by what is in it, not by its name. What cannot be recognised, or is broken, is
-// an *[run.InputError].
-func Inspect(path string) (*Inspection, error) {
-	in, err := inspect(path)
+// Open recognises what path holds by its content, not by its name, and reads it. A file that is not
+// recognised or is broken is a [*run.InputError].
+func Open(path string) (*Inspection, error) {
+	in, err := open(path)
 	if err != nil {
 		return nil, &run.InputError{Err: err}
 	}
@@ -104,13 +106,13 @@ func Inspect(path string) (*Inspection, error) {
 	return in, nil
 }
 
-func inspect(path string) (*Inspection, error) {
+func open(path string) (*Inspection, error) {
 	stat, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("inspecting: %w", err)
 	}
 	if stat.IsDir() {
-		return inspectFolder(path)
+		return openFolder(path)
 	}
 	if !stat.Mode().IsRegular() { // opening a pipe would wait for its writer
 		return nil, fmt.Errorf("inspecting %s: it is neither a regular file nor a folder (mode %v)", path, stat.Mode())
@@ -121,9 +123,9 @@ func inspect(path string) (*Inspection, error) {
 	}
 	// A safetensors file begins with the length of its header, of which the first byte may be a brace too.
 	if text := bytes.TrimLeft(start, " \t\r\n"); len(text) > 0 && text[0] == '{' && !(len(start) > 8 && start[8] == '{' && start[7] == 0) {
-		return inspectJSON(path)
+		return openJSON(path)
 	}
-	return inspectTensors(path)
+	return openTensors(path)
 }
 
 // head is a file's first bytes.
@@ -141,46 +143,45 @@ func head(path string) ([]byte, error) {
 	return start[:n], nil
 }
 
-func inspectFolder(path string) (*Inspection, error) {
+func openFolder(path string) (*Inspection, error) {
 	keys, err := jsonKeys(filepath.Join(path, run.ConfigFile))
 	if err != nil {
 		return nil, err
 	}
 	if slices.Contains(keys, "spt") {
-		return inspectRun(path)
+		return openRun(path)
 	}
 	exists := func(name string) bool {
 		_, err := os.Stat(filepath.Join(path, name))
 		return !errors.Is(err, fs.ErrNotExist)
 	}
 	if exists(delta.FileName) || exists(delta.TensorsName) {
-		return inspectDelta(path)
+		return openDelta(path)
 	}
 	if file, err := checkpoint.Find(path); err == nil {
-		return inspectTensors(file)
+		return openTensors(file)
 	}
 	return nil, fmt.Errorf("inspecting %s: the folder holds neither a run (%s of spt), nor a delta (%s), nor a checkpoint (model.safetensors or pytorch_model.bin, or the index of either); give one of these, or a file", path, run.ConfigFile, delta.FileName)
 }
 
-func inspectRun(path string) (*Inspection, error) {
-	c, err := run.LoadConfig(path)
+func openRun(path string) (*Inspection, error) {
+	folder, c, err := run.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	in := &Inspection{Kind: "run", Run: &InspectedRun{Config: c}}
-	if in.Run.Epochs, err = readLines(filepath.Join(path, run.MetricsFile)); err != nil {
+	in := &Inspection{Kind: "run", Run: &Run{Config: c}}
+	if in.Run.Epochs, err = folder.Metrics(); err != nil {
 		return nil, err
 	}
-	result := new(run.Result)
-	found, err := run.ReadJSON(filepath.Join(path, run.ResultFile), result, run.Redo)
+	result, err := folder.Result()
 	if err != nil {
 		return nil, err
 	}
-	if !found {
+	if result == nil {
 		return in, nil
 	}
 	in.Run.Result = result
-	d, err := inspectDelta(path)
+	d, err := openDelta(path)
 	if err != nil {
 		return nil, err
 	}
@@ -188,23 +189,7 @@ func inspectRun(path string) (*Inspection, error) {
 	return in, nil
 }
 
-// readLines reads metrics; a file that is not there has none.
-func readLines(path string) (epochs []train.Epoch, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	for line := range bytes.Lines(data) {
-		var e train.Epoch
-		if err := json.Unmarshal(line, &e); err != nil {
-			return nil, fmt.Errorf("reading %s: line %d: %w", path, len(epochs)+1, err)
-		}
-		epochs = append(epochs, e)
-	}
-	return epochs, err
-}
-
-func inspectDelta(path string) (*Inspection, error) {
+func openDelta(path string) (*Inspection, error) {
 	d, err := delta.Load(path)
 	if err != nil {
 		return nil, err
@@ -213,7 +198,7 @@ func inspectDelta(path string) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Inspection{Kind: "delta", Delta: &InspectedDelta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
+	return &Inspection{Kind: "delta", Delta: &Delta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
 }
 
 // jsonKeys are the keys of the first JSON object in a file; nil if there is no
@@ -234,7 +219,7 @@ func jsonKeys(path string) ([]string, error) {
 	return slices.Collect(maps.Keys(fields)), nil
 }
 
-func inspectJSON(path string) (*Inspection, error) {
+func openJSON(path string) (*Inspection, error) {
 	keys, err := jsonKeys(path)
 	if err != nil {
 		return nil, err
@@ -244,41 +229,39 @@ func inspectJSON(path string) (*Inspection, error) {
 		p, err := plan.LoadFile(path)
 		return &Inspection{Kind: "plan", Plan: p}, err
 	case slices.Contains(keys, "weight_map"):
-		return inspectTensors(path)
+		return openTensors(path)
 	case slices.Contains(keys, "tensors_sha256"):
-		return inspectDelta(path)
+		return openDelta(path)
 	case slices.Contains(keys, "spt"):
-		return inspectRun(filepath.Dir(path))
+		return openRun(filepath.Dir(path))
 	case slices.Contains(keys, "train_loss"):
-		epochs, err := readLines(path)
+		epochs, err := run.LoadMetrics(path)
 		return &Inspection{Kind: "metrics", Metrics: epochs}, err
 	case slices.Contains(keys, "trained_on"):
-		r := new(run.Result)
-		_, err := run.ReadJSON(path, r, run.Redo)
+		r, err := run.LoadResult(path)
 		return &Inspection{Kind: "result", Result: r}, err
 	case slices.Contains(keys, "counts") && slices.Contains(keys, "val_loss"):
-		c := new(run.Candidate)
-		_, err := run.ReadJSON(path, c, run.Redo)
+		c, err := run.LoadCandidate(path)
 		return &Inspection{Kind: "candidate", Candidate: c}, err
 	}
 	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta, configuration, metrics or result of spt", path)
 }
 
-func inspectTensors(path string) (*Inspection, error) {
+func openTensors(path string) (*Inspection, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	if slices.ContainsFunc(f.Tensors(), func(t checkpoint.TensorInfo) bool { return t.Name == "unstructured_indexes" }) {
-		p, _, err := ImportPlan(path, "", 0)
+		p, _, err := spt.ImportPlan(path, "", 0)
 		return &Inspection{Kind: "published selection", Plan: p}, err
 	}
 	meta := f.Metadata()
 	if _, ok := meta[sensitivity.MetadataKey]; ok {
-		return inspectScores(path)
+		return openScores(path)
 	}
-	in := &Inspection{Kind: "checkpoint", Checkpoint: &InspectedCheckpoint{Format: f.Format(), Metadata: meta}}
+	in := &Inspection{Kind: "checkpoint", Checkpoint: &Checkpoint{Format: f.Format(), Metadata: meta}}
 	if _, ok := meta[train.MetadataKey]; ok {
 		in.Kind = "training state"
 	}
@@ -290,7 +273,7 @@ func inspectTensors(path string) (*Inspection, error) {
 		}
 		c.Values += values
 		c.Bytes += t.Bytes()
-		c.Tensors = append(c.Tensors, InspectedTensor{t.Name, t.DType, t.Shape})
+		c.Tensors = append(c.Tensors, Tensor{t.Name, t.DType, t.Shape})
 	}
 	if in.Kind == "training state" {
 		return in, nil
@@ -314,12 +297,12 @@ func inspectTensors(path string) (*Inspection, error) {
 	return in, nil
 }
 
-func inspectScores(path string) (*Inspection, error) {
+func openScores(path string) (*Inspection, error) {
 	s, err := sensitivity.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	out := &InspectedScores{Images: s.Images, Criterion: s.Criterion, Backbone: s.Backbone, MeanLoss: s.MeanLoss()}
+	out := &Scores{Images: s.Images, Criterion: s.Criterion, Backbone: s.Backbone, MeanLoss: s.MeanLoss()}
 	total := 0.0
 	for _, t := range s.Tensors {
 		sum := 0.0
@@ -327,7 +310,7 @@ func inspectScores(path string) (*Inspection, error) {
 			sum += float64(v)
 		}
 		total += sum
-		out.Tensors = append(out.Tensors, ScoredSummary{Name: t.Name, Shape: t.Shape, Sum: sum})
+		out.Tensors = append(out.Tensors, ScoredTensor{Name: t.Name, Shape: t.Shape, Sum: sum})
 	}
 	for i := range out.Tensors {
 		if total > 0 {

@@ -1,16 +1,3 @@
-// Package spt tunes a pretrained vision transformer for an image task by
-// tuning under one percent of its weights, where the task needs it:
-// Sensitivity-aware visual Parameter-efficient Tuning (SPT, He et al., ICCV
-// 2023, arXiv 2303.08566).
-//
-// A [Task] binds a backbone to a data set. Its methods are the stages:
-// [Task.Score] gives every weight a sensitivity, [Plan] chooses under a budget
-// what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
-// [Task.Tune] runs them all, chooses between budgets on validation data, tests
-// once, and keeps everything in a run folder from which it can resume.
-//
-// The stages' own packages, in the order in which data flows, are checkpoint,
-// backbone, dataset, sensitivity, plan, peft, train and delta.
 package spt
 
 import (
@@ -18,128 +5,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
-
-// Version of the library and the command.
-const Version = version.Version
-
-// Task is a backbone bound to a data set.
-type Task struct {
-	Backend backend.Backend
-	Model   *backbone.Model // computes in its own precision
-	Data    *dataset.Dataset
-	Options run.ImageOptions
-
-	eval, train dataset.Transform
-	cache       *dataset.Cache
-	checked     bool // CheckImages has succeeded
-	read        map[reading]*train.Data
-}
-
-// reading is samples, one or two lists of them, read through a transform.
-type reading struct {
-	first     [2]*dataset.Sample
-	n         [2]int
-	transform dataset.Transform
-}
-
-// NewTask binds a backbone, loaded with the data set's number of classes, to
-// the data set, on the processor. For another device, and another precision, set
-// Backend and Model to what [run.ComputeConfig] gives before anything else is called.
-func NewTask(m *backbone.Model, data *dataset.Dataset, o run.ImageOptions) (*Task, error) {
-	be, err := backend.New()
-	if err != nil {
-		return nil, err
-	}
-	if m.Config.NumClasses != len(data.Classes) {
-		return nil, fmt.Errorf("the backbone is loaded for %d classes, the data set %s has %d; load it with LoadOptions.NumClasses %d", m.Config.NumClasses, data.Name, len(data.Classes), len(data.Classes))
-	}
-	if o.Resize == "" {
-		o.Resize = "direct"
-	}
-	t := &Task{Backend: be, Model: m, Data: data, Options: o, cache: dataset.NewCache(o.CacheBytes)}
-	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: o.Resize, ResizeTo: o.ResizeTo}
-	t.train = t.eval
-	t.train.RandomCrop, t.train.HorizontalFlip = o.RandomCrop, o.HorizontalFlip
-	if err := t.train.Validate(); err != nil {
-		return nil, &run.OptionError{Err: err}
-	}
-	return t, nil
-}
-
-// CheckImages decodes every image once, into the cache, so that a broken one is
-// found before training. Where the data set was opened with SkipBadImages,
-// broken ones are left out and listed in Data.Skipped; else they are an
-// *[run.InputError]. Once it has succeeded it does nothing.
-func (t *Task) CheckImages(ctx context.Context, progress func(done, total int)) error {
-	if t.checked {
-		return nil
-	}
-	err := t.Data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.Options.Workers, Progress: progress})
-	if err != nil && ctx.Err() == nil {
-		return &run.InputError{Err: err}
-	}
-	t.checked = err == nil
-	return err
-}
-
-// loader reads samples through one of the task's transforms, eval or train.
-func (t *Task) loader(samples []dataset.Sample, transform dataset.Transform) *dataset.Loader {
-	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.Options.Workers, Root: t.Data.Root})
-}
-
-// images are samples and then more through one of the task's transforms, the same Data
-// each time, so that what a device keeps of it is kept for all trainings.
-func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sample) *train.Data {
-	key := reading{transform: transform}
-	for i, list := range [][]dataset.Sample{samples, more} {
-		if key.n[i] = len(list); len(list) > 0 {
-			key.first[i] = &list[0]
-		}
-	}
-	if t.read[key] == nil {
-		if t.read == nil {
-			t.read = map[reading]*train.Data{}
-		}
-		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), transform.Size)
-	}
-	return t.read[key]
-}
 
 // Score is stage 1: the sensitivity of every weight, from training images,
 // unless the criterion looks at none. VTAB
 // lists are read in their order, as the paper does; other layouts list class
 // by class, so they are shuffled with the seed. progress may be nil; its loss is the mean
 // over the batches so far.
-func (t *Task) Score(ctx context.Context, o run.ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
+func (t *Task) Score(ctx context.Context, o run.ScoreOptions, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, &run.OptionError{Err: err}
 	}
-	go t.Model.Fingerprint() // which the scores carry: made while a device computes them
+	go t.model.Fingerprint() // which the scores carry: made while a device computes them
 	options := sensitivity.Options{Criterion: o.Criterion, Seed: o.Seed}
 	if !o.Criterion.Images() {
-		return sensitivity.Score(ctx, t.Backend, t.Model, nil, nil, options, nil)
+		return sensitivity.Score(ctx, t.be, t.model, nil, nil, options, nil)
 	}
 	if err := t.trainable(); err != nil {
 		return nil, err
 	}
-	samples := t.Data.Train
+	samples := t.data.Train
 	o.BatchSize = min(o.BatchSize, len(samples))
 	n := len(samples)
 	if o.Batches < n/o.BatchSize {
@@ -149,23 +48,20 @@ func (t *Task) Score(ctx context.Context, o run.ScoreOptions, progress func(done
 	for i := range order {
 		order[i] = i
 	}
-	if t.Data.Layout != "vtab" {
+	if t.data.Layout != "vtab" {
 		order = dataset.Shuffle(len(samples), o.Seed, 0)
 	}
-	head, err := peft.New(t.Model.Config, peft.Linear())
+	head, err := peft.New(t.model.Config, peft.Linear())
 	if err != nil {
 		return nil, err
 	}
 	batches := t.loader(samples, t.eval).Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
-	var report func(int, float64)
-	if progress != nil {
-		sum, batches := 0.0, 0.0
-		report = func(done int, loss float64) {
-			sum, batches = sum+loss, batches+1
-			progress(done, n, sum/batches)
-		}
+	sum, seen := 0.0, 0.0
+	each := func(done int, loss float64) {
+		sum, seen = sum+loss, seen+1
+		report.Report(progress.Event{Stage: progress.Score, Done: int64(done), Total: int64(n), Loss: sum / seen})
 	}
-	scores, err := sensitivity.Score(ctx, t.Backend, t.Model, head.Init(o.Seed, t.Model.Weights), batches, options, report)
+	scores, err := sensitivity.Score(ctx, t.be, t.model, head.Init(o.Seed, t.model.Weights), batches, options, each)
 	if err != nil {
 		return nil, fmt.Errorf("scoring the backbone's weights: %w", err)
 	}
@@ -290,21 +186,13 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 	return t.do(ctx, training, o)
 }
 
-// trainable refuses data that nothing can be learned from.
-func (t *Task) trainable() error {
-	if err := t.Data.Trainable(); err != nil {
-		return &run.InputError{Err: err}
-	}
-	return nil
-}
-
 // training is a run that tunes a selection, for do.
 func (t *Task) training(s peft.Selection) (*train.Run, error) {
-	tuning, err := peft.New(t.Model.Config, s)
+	tuning, err := peft.New(t.model.Config, s)
 	if err != nil {
 		return nil, err
 	}
-	return &train.Run{Backend: t.Backend, Model: t.Model, Tuning: tuning}, nil
+	return &train.Run{Backend: t.be, Model: t.model, Tuning: tuning}, nil
 }
 
 // do does a training with options.
@@ -315,8 +203,8 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	r.Options, r.Checkpoint, r.Hooks, r.Val, r.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
 	// Training images and, to train on them in the end, validation images: a device keeps
 	// them together.
-	n, val := len(t.Data.Train), t.Data.Val
-	r.Train = t.images(t.train, t.Data.Train, val)
+	n, val := len(t.data.Train), t.data.Val
+	r.Train = t.images(t.train, t.data.Train, val)
 	if !o.WithVal && len(val) > 0 {
 		if t.eval == t.train {
 			r.Val = r.Train.Part(n, len(val))
@@ -325,8 +213,8 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 		}
 		r.Train = r.Train.Part(0, n)
 	}
-	if o.TestEveryEpoch && len(t.Data.Test) > 0 {
-		r.Test = t.images(t.eval, t.Data.Test, nil)
+	if o.TestEveryEpoch && len(t.data.Test) > 0 {
+		r.Test = t.images(t.eval, t.data.Test, nil)
 	}
 	result, err := r.Do(ctx)
 	if state := (*train.StateError)(nil); errors.As(err, &state) {
@@ -338,26 +226,28 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	return &Trained{r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
-// Evaluate measures tuned weights on samples, such as Data.Test. progress may
-// be nil.
-func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.Sample, progress func(images int)) (train.Evaluation, error) {
+// Evaluate measures tuned weights on samples. split names the samples in events of progress, such as
+// "test".
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (train.Evaluation, error) {
 	if len(samples) == 0 {
-		return train.Evaluation{}, errors.New("evaluating: there are no images")
+		return train.Evaluation{}, fmt.Errorf("evaluating: %w", errNoImages)
 	}
-	p, err := train.NewPredictor(t.Backend, t.Model, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(t.be, t.model, tuned.Tuning, tuned.Tuned)
 	if err != nil {
 		return train.Evaluation{}, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, progress)
+	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, func(done int) {
+		report.Report(progress.Event{Stage: progress.Evaluate, Item: split, Done: int64(done), Total: int64(len(samples))})
+	})
 }
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := &delta.Delta{
-		Method: string(m), Classes: t.Data.Classes, Config: t.Model.Config, Preprocessing: t.Model.Preprocessing,
+		Method: string(m), Classes: t.data.Classes, Config: t.model.Config, Preprocessing: t.model.Preprocessing,
 		Transform: delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo},
-		Selection: tuned.Tuning.Selection, Backbone: delta.BackboneOf(t.Model), Tuned: tuned.Tuned, Metrics: metrics,
+		Selection: tuned.Tuning.Selection, Backbone: delta.BackboneOf(t.model), Tuned: tuned.Tuned, Metrics: metrics,
 	}
 	if p != nil {
 		d.Plan = delta.Summarize(p)

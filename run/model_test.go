@@ -1,4 +1,4 @@
-package spt_test
+package run_test
 
 import (
 	"crypto/sha256"
@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Open fetches from the Hub, and what Record keeps finds the same weights after
-// the branch has moved on.
+// TestOpenFromHub: Open fetches from the Hub, and a recorded configuration finds the same weights
+// after the branch has moved on.
 func TestOpenFromHub(t *testing.T) {
 	m, err := embedded.Model(0)
 	if err != nil {
@@ -49,7 +49,7 @@ func TestOpenFromHub(t *testing.T) {
 	t.Setenv("HF_ENDPOINT", server.URL)
 
 	c := run.ModelConfig{Path: "hf:tests/demo"}
-	opened, _, err := c.Open(0)
+	opened, _, err := c.Open(t.Context(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,19 +61,19 @@ func TestOpenFromHub(t *testing.T) {
 		t.Errorf("recorded %+v", c)
 	}
 	commit, weights = strings.Repeat("2", 40), weights[:1000]
-	if again, _, err := c.Open(0); err != nil || again.Origin != opened.Origin {
+	if again, _, err := c.Open(t.Context(), 0, nil); err != nil || again.Origin != opened.Origin {
 		t.Errorf("after the branch moved: %v", err)
 	}
 	var input *run.InputError
-	if _, _, err := (run.ModelConfig{Path: "hf:tests/demo"}).Open(0); !errors.As(err, &input) {
+	if _, _, err := (&run.ModelConfig{Path: "hf:tests/demo"}).Open(t.Context(), 0, nil); !errors.As(err, &input) {
 		t.Errorf("weights that are cut short: %v", err)
 	}
 	c.Commit = "../../x"
-	if _, _, err := c.Open(0); !errors.As(err, &input) || !strings.Contains(err.Error(), "expected 40 digits") {
+	if _, _, err := c.Open(t.Context(), 0, nil); !errors.As(err, &input) || !strings.Contains(err.Error(), "expected 40 hexadecimal digits") {
 		t.Errorf("a hostile configuration: %v", err)
 	}
 	var option *run.OptionError
-	if _, _, err := (run.ModelConfig{Path: "hf:demo"}).Open(0); !errors.As(err, &option) {
+	if _, _, err := (&run.ModelConfig{Path: "hf:demo"}).Open(t.Context(), 0, nil); !errors.As(err, &option) {
 		t.Errorf("no reference: %v", err)
 	}
 }

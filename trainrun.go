@@ -1,0 +1,98 @@
+package spt
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/run"
+)
+
+// TrainRun trains once, chooses nothing and tests nothing. It keeps delta, plan, metrics and result in
+// dir, a run folder. p is the plan, nil for a method without one. Folders, interrupted and finished
+// runs are treated as [Task.Tune] does.
+func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, dir string, report progress.Func) (*run.Result, error) {
+	s, err := t.single(o, p)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := t.folder(ctx, dir, &run.Config{Train: &o}, report)
+	if err != nil {
+		return nil, err
+	}
+	if result, err := folder.Result(); result != nil || err != nil {
+		return result, err
+	}
+	r := &runner{Task: t, o: run.TuneOptions{Method: o.Method, Train: o.Train}, folder: folder, report: report}
+	if p != nil {
+		if err := p.Save(folder.Path(run.PlanFile)); err != nil {
+			return nil, err
+		}
+		report.Report(progress.Event{Stage: progress.Plan, Detail: p})
+	}
+	if err := r.CheckImages(ctx, report); err != nil {
+		return nil, err
+	}
+	training, err := t.training(s)
+	if err != nil {
+		return nil, err
+	}
+	trained, err := r.train(ctx, training, "", folder, TrainOptions{Options: o.Train, WithVal: o.WithVal})
+	if err != nil {
+		return nil, err
+	}
+	result := t.result(o.Method, o.Train.Seed)
+	result.Budget, result.Rank, result.Counts, result.Epochs = o.Budget, s.Rank, trained.Tuning.Counts, trained.Epochs
+	result.Seconds, result.Finished = seconds(trained.Epochs), time.Now().UTC()
+	metrics := map[string]float64{}
+	switch {
+	case len(t.data.Val) == 0:
+	case o.WithVal:
+		result.TrainedOn = "train+val"
+	default:
+		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
+		metrics["val_accuracy"] = *result.Val
+	}
+	if err := t.Delta(o.Method, trained, p, metrics).Save(dir); err != nil {
+		return nil, err
+	}
+	return result, folder.SaveResult(result)
+}
+
+// CheckTrainRun reports what is wrong with the options and the plan of a [Task.TrainRun], before
+// anything costly.
+func (t *Task) CheckTrainRun(o run.TrainOptions, p *plan.Plan) error {
+	_, err := t.single(o, p)
+	return err
+}
+
+func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err error) {
+	if err := o.Train.Validate(); err != nil {
+		return s, &run.OptionError{Err: fmt.Errorf("training options: %w", err)}
+	}
+	if err := t.trainable(); err != nil {
+		return s, err
+	}
+	if p == nil {
+		s, err = method.Baseline(t.model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Budget: o.Budget, Sizes: o.Sizes})
+		if err == nil {
+			_, err = peft.New(t.model.Config, s)
+		}
+		if err != nil {
+			err = &run.OptionError{Err: err}
+		}
+		return s, err
+	}
+	count, err := peft.CountOf(p.Module)
+	if err == nil {
+		err = p.Validate(Tensors(t.model.Config), count)
+	}
+	if err != nil {
+		return s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan of this backbone", err)}
+	}
+	return Select(t.model.Config, p), nil
+}
