@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -35,9 +36,9 @@ func TestProgressLines(t *testing.T) {
 	}
 	p.close()
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	for i, want := range []string{"checked 2 images", "plan 0.4M: 399000 parameters of 400000", "train 0.4M: epoch 1/2: loss 2.0000", "train 0.4M: epoch 2/2: loss 1.0000", "tested on 7 images"} {
-		if len(lines) != 5 || !strings.HasPrefix(lines[i], want) {
-			t.Fatalf("line %d does not begin with %q in:\n%s", i+1, want, out.String())
+	for i, want := range []string{`2 images`, `^plan 0.4M: 399000 .*400000`, `^train 0.4M: epoch 1/2: .*2\.0000`, `^train 0.4M: epoch 2/2: .*1\.0000`, `7 images`} {
+		if len(lines) != 5 || !regexp.MustCompile(want).MatchString(lines[i]) {
+			t.Fatalf("line %d does not match %q in:\n%s", i+1, want, out.String())
 		}
 	}
 }
@@ -82,12 +83,12 @@ func TestFetchProgress(t *testing.T) {
 		}
 		p.close()
 		if !bars {
-			if want := "fetched " + file + ", 5000.0 MB\n"; out.String() != want {
-				t.Errorf("got %q, want %q", out.String(), want)
+			if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, file) || !strings.Contains(got, "5000.0 MB") {
+				t.Errorf("got %q, want one line with %s and 5000.0 MB", got, file)
 			}
 			continue
 		}
-		if !strings.Contains(out.String(), "fetching …01-of-00002.safetensors") || !strings.Contains(out.String(), "GB") {
+		if !strings.Contains(out.String(), "…01-of-00002.safetensors") || !strings.Contains(out.String(), "GB") {
 			t.Errorf("got %q", out.String())
 		}
 		for drawn := range strings.SplitSeq(out.String(), "\r") {
