@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -144,11 +145,11 @@ func head(path string) ([]byte, error) {
 }
 
 func openFolder(path string) (*Inspection, error) {
-	keys, err := jsonKeys(filepath.Join(path, run.ConfigFile))
-	if err != nil {
+	header, err := jsonfile.HeaderOf(filepath.Join(path, run.ConfigFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if slices.Contains(keys, "spt") {
+	if header.Kind == jsonfile.Run {
 		return openRun(path)
 	}
 	exists := func(name string) bool {
@@ -232,15 +233,21 @@ func openJSON(path string) (*Inspection, error) {
 		return openTensors(path)
 	case slices.Contains(keys, "tensors_sha256"):
 		return openDelta(path)
-	case slices.Contains(keys, "spt"):
+	}
+	header, err := jsonfile.HeaderOf(path)
+	if err != nil {
+		return nil, err
+	}
+	switch header.Kind {
+	case jsonfile.Run:
 		return openRun(filepath.Dir(path))
-	case slices.Contains(keys, "train_loss"):
+	case jsonfile.Epoch:
 		epochs, err := run.LoadMetrics(path)
 		return &Inspection{Kind: "metrics", Metrics: epochs}, err
-	case slices.Contains(keys, "trained_on"):
+	case jsonfile.Result:
 		r, err := run.LoadResult(path)
 		return &Inspection{Kind: "result", Result: r}, err
-	case slices.Contains(keys, "counts") && slices.Contains(keys, "val_loss"):
+	case jsonfile.Candidate:
 		c, err := run.LoadCandidate(path)
 		return &Inspection{Kind: "candidate", Candidate: c}, err
 	}

@@ -65,6 +65,29 @@ func WriteLines[T any](path string, values []T) error {
 	return atomicfile.WriteBytes(path, out.Bytes())
 }
 
+// HeaderOf reads the header of a JSON file, or of its first line. The header of a JSON object of
+// another program has no kind. A missing or special file gives [fs.ErrNotExist].
+func HeaderOf(path string) (Header, error) {
+	if stat, err := os.Stat(path); err == nil && !stat.Mode().IsRegular() {
+		return Header{}, fs.ErrNotExist // opening a pipe would wait for its writer
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Header{}, err
+	}
+	defer f.Close()
+	var found struct {
+		Kind    any `json:"kind"`
+		Version any `json:"version"`
+	}
+	if err := json.NewDecoder(f).Decode(&found); err != nil {
+		return Header{}, &ContentError{path, fmt.Errorf("broken JSON: %w", err)}
+	}
+	kind, _ := found.Kind.(string)
+	version, _ := found.Version.(float64)
+	return Header{Kind(kind), int(version)}, nil
+}
+
 // Read decodes the file into v and checks its header. A missing file gives [fs.ErrNotExist]; found
 // content that does not fit gives a [*ContentError].
 func Read(path string, want Header, v any) error {
