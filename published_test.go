@@ -72,7 +72,7 @@ func TestLoadPlan(t *testing.T) {
 	if back, tensors, err := spt.LoadPlan(file); err != nil || tensors != nil || !reflect.DeepEqual(back, p) {
 		t.Errorf("after saving: %+v, %v", back, err)
 	}
-	in, err := inspect.Open(path)
+	in, err := inspect.Open(t.Context(), path, nil)
 	if err != nil || in.Kind != "published selection" || !reflect.DeepEqual(in.Plan, p) {
 		t.Errorf("inspected: %+v, %v", in, err)
 	}

@@ -94,7 +94,7 @@ func TestTuneSwin(t *testing.T) {
 				t.Errorf("%s: merged, class %d has logit %g, expected %g", m, i, got, want[i])
 			}
 		}
-		in, err := inspect.Open(file)
+		in, err := inspect.Open(t.Context(), file, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,7 +100,7 @@ func TestTuneForms(t *testing.T) {
 func TestInspectHeads(t *testing.T) {
 	heads := 0
 	for _, f := range fixtures.Backbones(t) {
-		in, err := inspect.Open(f.Path())
+		in, err := inspect.Open(t.Context(), f.Path(), nil)
 		if err != nil || in.Checkpoint == nil {
 			t.Fatalf("%s: %+v, %v", f.Name, in, err)
 		}

@@ -48,13 +48,6 @@ func (a *app) openModel(ctx context.Context, c run.ModelConfig, numClasses int) 
 	return c.Open(ctx, numClasses, p.event)
 }
 
-// fetch downloads a backbone of the Hub into the cache.
-func (a *app) fetch(ctx context.Context, c *run.ModelConfig) error {
-	p := a.reporter()
-	defer p.close()
-	return c.Fetch(ctx, p.event)
-}
-
 // computeFlags say on what is computed, and in which precision; train adds what
 // matters on the way back only.
 func computeFlags(fs *pflag.FlagSet, c *run.ComputeConfig, train bool) {

@@ -25,11 +25,10 @@ in it, not by its name, and says what it holds. A checkpoint's tensors are summe
   spt inspect runs/clothing-spt-lora --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: a.verb(func(ctx context.Context, args []string) error {
-			model := run.ModelConfig{Path: args[0]}
-			if err := a.fetch(ctx, &model); err != nil {
-				return err
-			}
-			in, err := inspect.Open(model.File())
+			p := a.reporter()
+			defer p.close()
+			in, err := inspect.Open(ctx, args[0], p.event)
+			p.close()
 			if err != nil {
 				return err
 			}

@@ -107,7 +107,7 @@ selection or the backbone is given.`,
 				return err
 			}
 		}
-		scores, err := loadScores(scoresPath)
+		scores, err := loadScores(ctx, scoresPath)
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 }
 
 // loadScores reads scores and says of another file what it is.
-func loadScores(path string) (*sensitivity.Scores, error) {
+func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	scores, err := sensitivity.Load(path)
 	switch {
 	case err == nil:
@@ -180,7 +180,7 @@ func loadScores(path string) (*sensitivity.Scores, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &run.InputError{Err: err}
 	}
-	if in, e := inspect.Open(path); e == nil && in.Kind != "scores" {
+	if in, e := inspect.Open(ctx, path, nil); e == nil && in.Kind != "scores" {
 		err = fmt.Errorf("it is of the kind: %s; 'spt score' makes scores", in.Kind)
 	}
 	return nil, &run.InputError{Err: fmt.Errorf("%s is no scores file: %w", path, err)}

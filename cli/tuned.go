@@ -105,20 +105,12 @@ func (a *app) openDelta(ctx context.Context, cmd *cobra.Command, dir string, c r
 	if c.Path == "" && t.run != nil {
 		c.Path, c.Commit = t.run.Model.Path, t.run.Model.Commit
 	}
-	switch c.Path {
-	case "":
-		return nil, &run.OptionError{Err: fmt.Errorf("no backbone given for the delta in %s, which was tuned on %s: --model FILE", dir, d.Backbone)}
-	case embedded.Name:
-		t.model, err = embedded.Model(d.Config.NumClasses)
-	default:
-		if err := a.fetch(ctx, &c); err != nil {
-			return nil, err
-		}
-		if t.model, err = d.OpenBackbone(c.File()); err != nil {
-			return nil, &run.InputError{Err: err}
-		}
-		t.model.Origin = c.Origin()
+	if c.Path == "" {
+		return nil, &run.OptionError{Option: "model", Err: fmt.Errorf("no backbone given for the delta in %s, which was tuned on %s: give that backbone", dir, d.Backbone)}
 	}
+	p := a.reporter()
+	defer p.close()
+	t.model, err = c.OpenTuned(ctx, d, p.event)
 	return t, err
 }
 

@@ -4,12 +4,11 @@ package inspect
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -96,14 +96,20 @@ type Run struct {
 	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
 }
 
-// Open recognises what path holds by its content, not by its name, and reads it. A file that is not
-// recognised or is broken is a [*run.InputError].
-func Open(path string) (*Inspection, error) {
-	in, err := open(path)
+// Open recognises what path holds by its content, not by its name, and reads it. path may be
+// hf:OWNER/NAME for a checkpoint of the Hugging Face Hub, which is fetched. What is not recognised or
+// is broken is a [*run.InputError].
+func Open(ctx context.Context, path string, report progress.Func) (*Inspection, error) {
+	model := run.ModelConfig{Path: path}
+	file, _, err := model.File(ctx, report)
+	if err != nil {
+		return nil, err
+	}
+	in, err := open(file)
 	if err != nil {
 		return nil, &run.InputError{Err: err}
 	}
-	in.Path = path
+	in.Path = file
 	return in, nil
 }
 
@@ -145,12 +151,10 @@ func head(path string) ([]byte, error) {
 }
 
 func openFolder(path string) (*Inspection, error) {
-	header, err := jsonfile.HeaderOf(filepath.Join(path, run.ConfigFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if header.Kind == jsonfile.Run {
-		return openRun(path)
+	if config, err := os.ReadFile(filepath.Join(path, run.ConfigFile)); err == nil {
+		if header, err := jsonfile.HeaderOf(config); err == nil && header.Kind == jsonfile.Run {
+			return openRun(path)
+		}
 	}
 	exists := func(name string) bool {
 		_, err := os.Stat(filepath.Join(path, name))
@@ -202,56 +206,41 @@ func openDelta(path string) (*Inspection, error) {
 	return &Inspection{Kind: "delta", Delta: &Delta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
 }
 
-// jsonKeys are the keys of the first JSON object in a file; nil if there is no
-// regular file.
-func jsonKeys(path string) ([]string, error) {
-	if stat, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && !stat.Mode().IsRegular() {
-		return nil, nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var fields map[string]json.RawMessage
-	if err := json.NewDecoder(f).Decode(&fields); err != nil {
-		return nil, fmt.Errorf("inspecting %s: broken JSON: %w", path, err)
-	}
-	return slices.Collect(maps.Keys(fields)), nil
-}
-
 func openJSON(path string) (*Inspection, error) {
-	keys, err := jsonKeys(path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case slices.Contains(keys, "tau"):
-		p, err := plan.LoadFile(path)
-		return &Inspection{Kind: "plan", Plan: p}, err
-	case slices.Contains(keys, "weight_map"):
-		return openTensors(path)
-	case slices.Contains(keys, "tensors_sha256"):
-		return openDelta(path)
-	}
-	header, err := jsonfile.HeaderOf(path)
+	header, err := jsonfile.HeaderOf(data)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("inspecting %s: %w", path, err)
 	}
 	switch header.Kind {
-	case jsonfile.Run:
-		return openRun(filepath.Dir(path))
-	case jsonfile.Epoch:
-		epochs, err := run.LoadMetrics(path)
-		return &Inspection{Kind: "metrics", Metrics: epochs}, err
-	case jsonfile.Result:
-		r, err := run.LoadResult(path)
-		return &Inspection{Kind: "result", Result: r}, err
-	case jsonfile.Candidate:
-		c, err := run.LoadCandidate(path)
-		return &Inspection{Kind: "candidate", Candidate: c}, err
+	case "":
+		if file, err := checkpoint.Open(path); err == nil { // the index of a checkpoint in several files
+			file.Close()
+			return openTensors(path)
+		}
+	case jsonfile.Plan:
+		p, err := plan.LoadFile(path)
+		return &Inspection{Kind: "plan", Plan: p}, err
+	case jsonfile.Delta:
+		return openDelta(path)
+	default:
+		v, err := run.Read(path)
+		switch v := v.(type) {
+		case *run.Config:
+			return openRun(filepath.Dir(path))
+		case *run.Result:
+			return &Inspection{Kind: "result", Result: v}, nil
+		case *run.Candidate:
+			return &Inspection{Kind: "candidate", Candidate: v}, nil
+		case []train.Epoch:
+			return &Inspection{Kind: "metrics", Metrics: v}, nil
+		}
+		return nil, err
 	}
-	return nil, fmt.Errorf("inspecting %s: this JSON is no plan, delta, configuration, metrics or result of spt", path)
+	return nil, fmt.Errorf("inspecting %s: this JSON has no kind that spt knows; expected a plan, a delta, or a file of a run", path)
 }
 
 func openTensors(path string) (*Inspection, error) {

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,15 +87,14 @@ func Create(dir string, c *Config) (Folder, error) {
 // configuration, are an [*InputError].
 func Open(dir string) (Folder, Config, error) {
 	f := Folder(dir)
-	var c Config
-	err := jsonfile.Read(f.Path(ConfigFile), configHeader, &c)
-	switch broken := (*jsonfile.ContentError)(nil); {
-	case errors.Is(err, fs.ErrNotExist):
+	c, err := readAs[*Config](f.Path(ConfigFile))
+	if err == nil && c == nil {
 		err = &InputError{Err: fmt.Errorf("%s holds no run: it has no file %s; give the folder of a run", dir, ConfigFile)}
-	case errors.As(err, &broken):
-		err = &InputError{Err: fmt.Errorf("%w; the run cannot continue without it: put the original file back, or begin a new run", err)}
 	}
-	return f, c, err
+	if err != nil {
+		return f, Config{}, err
+	}
+	return f, *c, nil
 }
 
 // Move records in config.json where the backbone and the data of the run are now. data is the data
@@ -112,38 +112,78 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 }
 
 // Result reads result.json of a run. It returns nil while the run is unfinished.
-func (f Folder) Result() (*Result, error) { return orNil(LoadResult(f.Path(ResultFile))) }
+func (f Folder) Result() (*Result, error) { return readAs[*Result](f.Path(ResultFile)) }
 
 // CandidateResult reads result.json of the candidate whose folder f is. It returns nil while the
 // candidate is unfinished.
 func (f Folder) CandidateResult() (*Candidate, error) {
-	return orNil(LoadCandidate(f.Path(ResultFile)))
+	return readAs[*Candidate](f.Path(ResultFile))
 }
 
-// orNil returns nil without an error where the file is missing.
-func orNil[T any](v *T, err error) (*T, error) {
-	switch {
+// Metrics reads the epochs in metrics.jsonl; none if the file is missing.
+func (f Folder) Metrics() ([]train.Epoch, error) {
+	return readAs[[]train.Epoch](f.Path(MetricsFile))
+}
+
+// readAs reads a file of a run that must hold a T. A missing file gives the zero T.
+func readAs[T any](path string) (T, error) {
+	var zero T
+	v, err := Read(path)
+	switch found, ok := v.(T); {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
+		return zero, nil
 	case err != nil:
+		return zero, err
+	case !ok:
+		return zero, &InputError{Err: fmt.Errorf("reading %s: it holds a %T, expected a %T; remove the file to repeat this part of the run", path, v, zero)}
+	default:
+		return found, nil
+	}
+}
+
+// Read reads a JSON file of a run and tells by its kind what it is: a [*Config], a [*Result], a
+// [*Candidate], or the metrics of a training, a []train.Epoch. Broken content, and a file of another
+// kind, are an [*InputError].
+func Read(path string) (any, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
 		return nil, err
+	}
+	header, err := jsonfile.HeaderOf(data)
+	var v any
+	if err == nil {
+		switch header.Kind {
+		case configHeader.Kind:
+			v, err = decode(data, configHeader, new(Config))
+		case resultHeader.Kind:
+			v, err = decode(data, resultHeader, new(Result))
+		case candidateHeader.Kind:
+			v, err = decode(data, candidateHeader, new(Candidate))
+		case epochHeader.Kind:
+			v, err = decodeEpochs(data)
+		default:
+			err = fmt.Errorf("its kind is %q, expected a file of a run", header.Kind)
+		}
+	}
+	if err != nil {
+		return nil, &InputError{Err: fmt.Errorf("reading %s: %w; if the run made this file, remove it to repeat that part of the run", path, err)}
 	}
 	return v, nil
 }
 
-// LoadResult reads the result of a run. Broken content is an [*InputError].
-func LoadResult(path string) (*Result, error) { return load[Result](path, resultHeader) }
+func decode(data []byte, header jsonfile.Header, v any) (any, error) {
+	return v, jsonfile.Decode(data, header, v)
+}
 
-// LoadCandidate reads the result of one budget. Broken content is an [*InputError].
-func LoadCandidate(path string) (*Candidate, error) { return load[Candidate](path, candidateHeader) }
-
-func load[T any](path string, header jsonfile.Header) (*T, error) {
-	v := new(T)
-	err := jsonfile.Read(path, header, v)
-	if broken := (*jsonfile.ContentError)(nil); errors.As(err, &broken) {
-		err = &InputError{Err: fmt.Errorf("%w; remove the file to repeat this part of the run", err)}
+func decodeEpochs(data []byte) (epochs []train.Epoch, err error) {
+	for line := range bytes.Lines(data) {
+		var e epochLine
+		if err := jsonfile.Decode(line, epochHeader, &e); err != nil {
+			return nil, fmt.Errorf("line %d: %w", len(epochs)+1, err)
+		}
+		epochs = append(epochs, e.Epoch)
 	}
-	return v, err
+	return epochs, nil
 }
 
 // SaveResult writes the result of a finished run and removes the state of its training.
@@ -182,23 +222,6 @@ func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 		lines[i] = epochLine{epochHeader, e}
 	}
 	return jsonfile.WriteLines(f.Path(MetricsFile), lines)
-}
-
-// Metrics reads the epochs in metrics.jsonl; none if the file is missing.
-func (f Folder) Metrics() ([]train.Epoch, error) { return LoadMetrics(f.Path(MetricsFile)) }
-
-// LoadMetrics reads the epochs of a training; none if the file is missing. Broken content is an
-// [*InputError].
-func LoadMetrics(path string) ([]train.Epoch, error) {
-	lines, err := jsonfile.ReadLines[epochLine](path, epochHeader)
-	if err != nil {
-		return nil, &InputError{Err: err}
-	}
-	epochs := make([]train.Epoch, len(lines))
-	for i, line := range lines {
-		epochs[i] = line.Epoch
-	}
-	return epochs, nil
 }
 
 // DefaultRoot is the folder, in the working folder, of runs whose folder was not named.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/progress"
@@ -38,8 +39,6 @@ type ModelConfig struct {
 	// Preprocessing says where Mean and Std come from. Open uses them where it is
 	// GivenPreprocessing.
 	Preprocessing string `json:"preprocessing"`
-
-	fetched string // path of the weights in the cache of the Hub; set by Fetch
 }
 
 // validate reports options that no backbone can meet.
@@ -61,27 +60,28 @@ func (c ModelConfig) validate() error {
 	return nil
 }
 
-// Fetch downloads a backbone of the Hugging Face Hub into the cache of Hugging Face's libraries, and
-// sets Commit. For other backbones it does nothing. If Commit is set, it fetches that commit. A
-// progress.Note says why the cache was used without asking the Hub. Errors other than that of ctx
-// are an [*OptionError] or an [*InputError].
-func (c *ModelConfig) Fetch(ctx context.Context, report progress.Func) error {
+// File returns the path of the checkpoint. A backbone of the Hugging Face Hub is first downloaded into
+// the cache of Hugging Face's libraries; File sets Commit then, and origin is the reference with its
+// commit, hf:OWNER/NAME@COMMIT. For other backbones origin is empty. If Commit is set, that commit is
+// downloaded. A progress.Note says why the cache was used without asking the Hub. Errors other than
+// that of ctx are an [*OptionError] or an [*InputError].
+func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, origin string, err error) {
 	if !hub.IsReference(c.Path) {
-		return nil
+		return c.Path, "", nil
 	}
 	r, err := hub.Parse(c.Path)
 	if err != nil {
-		return &OptionError{Option: "model", Err: err}
+		return "", "", &OptionError{Option: "model", Err: err}
 	}
 	if c.Commit != "" {
 		if !hub.IsCommit(c.Commit) {
-			return &InputError{Err: fmt.Errorf("backbone %s: the configuration has commit %.60q, expected 40 hexadecimal digits", c.Path, c.Commit)}
+			return "", "", &InputError{Err: fmt.Errorf("backbone %s: the configuration has commit %.60q, expected 40 hexadecimal digits", c.Path, c.Commit)}
 		}
 		r.Revision = c.Commit
 	}
 	client, err := hub.New()
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	client.Progress = func(p hub.Progress) {
 		report.Report(progress.Event{Stage: progress.Download, Item: p.File, Done: p.Done, Total: p.Total})
@@ -91,31 +91,13 @@ func (c *ModelConfig) Fetch(ctx context.Context, report progress.Func) error {
 		if ctx.Err() == nil {
 			err = &InputError{Err: err}
 		}
-		return err
+		return "", "", err
 	}
-	c.Commit, c.fetched = s.Commit, s.Path
 	if s.Note != "" {
 		report.Report(progress.Event{Stage: progress.Note, Item: c.Path + ": " + s.Note})
 	}
-	return nil
-}
-
-// File returns the path of the checkpoint: where Fetch put it, or Path.
-func (c ModelConfig) File() string {
-	if c.fetched != "" {
-		return c.fetched
-	}
-	return c.Path
-}
-
-// Origin returns the reference, with its commit, of a backbone that was fetched; else "".
-func (c ModelConfig) Origin() string {
-	r, err := hub.Parse(c.Path)
-	if c.fetched == "" || err != nil {
-		return ""
-	}
-	r.Revision = c.Commit
-	return r.String()
+	c.Commit, r.Revision = s.Commit, s.Commit
+	return s.Path, r.String(), nil
 }
 
 // Open loads the backbone and fetches it first if it is one of the Hub. With numClasses above 0 the
@@ -133,19 +115,16 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 		}
 		return m, nil, c.check(m)
 	}
-	fetched := *c // a later Open of c asks the Hub again
-	if fetched.fetched == "" {
-		if err := fetched.Fetch(ctx, report); err != nil {
-			return nil, nil, err
-		}
-		c.Commit = fetched.Commit
+	path, origin, err := c.File(ctx, report)
+	if err != nil {
+		return nil, nil, err
 	}
 	o := backbone.LoadOptions{NumClasses: numClasses, ImageSize: c.ImageSize, NumHeads: c.NumHeads, LayerNormEps: c.LayerNormEps}
 	if c.Preprocessing == GivenPreprocessing {
 		o.Mean, o.Std = &c.Mean, &c.Std
 	}
-	m, tensors, err := backbone.Load(fetched.File(), o)
-	if broken := (*checkpoint.FormatError)(nil); fetched.fetched != "" && errors.As(err, &broken) {
+	m, tensors, err := backbone.Load(path, o)
+	if broken := (*checkpoint.FormatError)(nil); origin != "" && errors.As(err, &broken) {
 		if blob, linked := filepath.EvalSymlinks(broken.File); linked == nil {
 			err = fmt.Errorf("%w; if the cached copy is damaged, delete %s and it will be fetched again", err, blob)
 		}
@@ -153,8 +132,26 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 	if err != nil {
 		return nil, &tensors, &InputError{Err: err}
 	}
-	m.Origin = fetched.Origin()
+	m.Origin = origin
 	return m, &tensors, c.check(m)
+}
+
+// OpenTuned loads the backbone of a delta: the delta says how it is loaded. Errors are those of
+// [ModelConfig.Open].
+func (c *ModelConfig) OpenTuned(ctx context.Context, d *delta.Delta, report progress.Func) (*backbone.Model, error) {
+	if c.Path == embedded.Name {
+		return embedded.Model(d.Config.NumClasses)
+	}
+	path, origin, err := c.File(ctx, report)
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.OpenBackbone(path)
+	if err != nil {
+		return nil, &InputError{Err: err}
+	}
+	m.Origin = origin
+	return m, nil
 }
 
 // check reports a backbone other than the one with the fingerprint in c.
