@@ -21,10 +21,9 @@ import (
 )
 
 // Score is stage 1: the sensitivity of every weight, from training images,
-// unless the criterion looks at none. VTAB
-// lists are read in their order, as the paper does; other layouts list class
-// by class, so they are shuffled with the seed. progress may be nil; its loss is the mean
-// over the batches so far.
+// unless the criterion looks at none. If the order of the training images is mixed already
+// (dataset.Dataset.Mixed), they are read in that order, as the paper does; otherwise they are
+// shuffled with the seed. report may be nil; its loss is the mean over the batches so far.
 func (t *Task) Score(ctx context.Context, o run.ScoreOptions, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
@@ -48,7 +47,7 @@ func (t *Task) Score(ctx context.Context, o run.ScoreOptions, report progress.Fu
 	for i := range order {
 		order[i] = i
 	}
-	if t.data.Layout != "vtab" {
+	if !t.data.Mixed {
 		order = dataset.Shuffle(len(samples), o.Seed, 0)
 	}
 	head, err := peft.New(t.model.Config, peft.Linear())

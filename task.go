@@ -223,9 +223,7 @@ func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 	if t.checked {
 		return nil
 	}
-	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.config.Data.Images.Workers, Progress: func(done, total int) {
-		report.Report(progress.Event{Stage: progress.Images, Done: int64(done), Total: int64(total)})
-	}})
+	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.config.Data.Images.Workers, Progress: report})
 	if err != nil && ctx.Err() == nil {
 		return &run.InputError{Err: err}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -62,9 +61,7 @@ test split is in another split too. Nothing is changed.`,
 		fmt.Fprint(a.notes(), facts{{"data", describeData(d)}})
 		p := a.reporter()
 		defer p.close()
-		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: func(done, total int) {
-			p.event(progress.Event{Stage: progress.Images, Done: int64(done), Total: int64(total)})
-		}})
+		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: p.event})
 		if err != nil {
 			return err
 		}

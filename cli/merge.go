@@ -110,7 +110,7 @@ do.`,
 func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	if probe != "" {
-		files, err := dataset.ImageFiles(probe)
+		files, err := dataset.ImageFiles(ctx, probe)
 		if err != nil {
 			return nil, nil, &run.InputError{Err: err}
 		}

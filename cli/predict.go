@@ -43,7 +43,7 @@ predicted.`,
 		var files []string
 		var unusable []spt.Prediction // paths that lead to no image
 		for _, path := range args {
-			found, err := dataset.ImageFiles(path)
+			found, err := dataset.ImageFiles(ctx, path)
 			if err != nil {
 				unusable = append(unusable, spt.Prediction{Path: path, Err: err})
 			}

@@ -2,29 +2,32 @@ package dataset
 
 import "sync"
 
-// DefaultCacheBytes is the bound of a Cache made with NewCache(0): 1 GiB, 7000 images of 224 × 224.
-const DefaultCacheBytes = 1 << 30
+// defaultCacheBytes is the bound of a cache made with NewCache(0): 7000 images of 224 × 224 pixels.
+const defaultCacheBytes = 1 << 30
 
-// Cache keeps resized images in memory, up to a bound. What no longer fits is not kept, and decoded anew on every pass:
-// epochs visit all images equally often, so evicting one for another would gain nothing. Loaders over the same images may
-// share a Cache, also with different transforms; it is safe for concurrent use. Files are taken not to change while it
-// lives. A nil *Cache keeps nothing.
+// Cache keeps resized images in memory, up to a bound. An image that no longer fits is decoded again on
+// every pass. The cache never replaces an image: every epoch reads all images once, so a replacement
+// would gain nothing.
+//
+// Loaders of the same images may share a Cache, also with different transforms. It is safe for
+// concurrent use. Image files must not change while the cache is in use. A nil *Cache keeps nothing.
 type Cache struct {
-	limit int64
+	limit int64 // bytes
 
 	mu     sync.Mutex
-	used   int64
+	used   int64 // bytes
 	images map[cacheKey]*RGB
 }
 
-// cacheKey is an image and all that decides on its pixels after resizing.
+// cacheKey is an image and everything that decides on its pixels after resizing.
 type cacheKey struct {
 	path  string
 	image *RGB
 	crop  bool
-	size  int // Size, or with crop the shorter side
+	size  int // side of the resized image; with crop its shorter side
 }
 
+// cacheKey returns the key of a sample that is resized by t.
 func (t Transform) cacheKey(s Sample) cacheKey {
 	k := cacheKey{path: s.Path, image: s.Image, size: t.Size}
 	if t.crops() {
@@ -34,37 +37,19 @@ func (t Transform) cacheKey(s Sample) cacheKey {
 	return k
 }
 
-// entryBytes is the cost of an entry besides its pixels and its path: key, RGB and share of the map, roughly.
+// entryBytes is about the size of an entry without its pixels and its path, in bytes.
 const entryBytes = 200
 
-// NewCache returns a cache that holds at most limit bytes. 0 means DefaultCacheBytes, a negative number nothing at all.
+// NewCache returns a cache that holds at most limit bytes. 0 means 1 GiB. A negative limit means that
+// the cache keeps nothing.
 func NewCache(limit int64) *Cache {
 	if limit == 0 {
-		limit = DefaultCacheBytes
+		limit = defaultCacheBytes
 	}
 	return &Cache{limit: limit, images: make(map[cacheKey]*RGB)}
 }
 
-// Bytes returns the memory that the cache holds. It never exceeds the cache's limit.
-func (c *Cache) Bytes() int64 {
-	if c == nil {
-		return 0
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.used
-}
-
-// Len returns the number of images in the cache.
-func (c *Cache) Len() int {
-	if c == nil {
-		return 0
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.images)
-}
-
+// get returns an image, nil if the cache does not hold it.
 func (c *Cache) get(k cacheKey) *RGB {
 	if c == nil {
 		return nil
@@ -74,7 +59,7 @@ func (c *Cache) get(k cacheKey) *RGB {
 	return c.images[k]
 }
 
-// put keeps an image if it fits and is not there yet; two workers may have decoded the same one.
+// put keeps an image if it fits. Two workers may have decoded the same image; the first one is kept.
 func (c *Cache) put(k cacheKey, m *RGB) {
 	if c == nil {
 		return

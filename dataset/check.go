@@ -4,26 +4,32 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/sptune/spt/progress"
 )
 
-// CheckOptions say what Dataset.CheckImages does besides decoding. The zero value only decodes.
+// CheckOptions configures [Dataset.CheckImages]. The zero value only decodes.
 type CheckOptions struct {
-	// Cache keeps the images, resized by Transform, for loaders that share it. nil keeps none, and Transform is not used.
+	// Cache receives the images, resized by Transform, for loaders that share the cache. Default
+	// nil: the images are not kept and Transform has no effect.
 	Cache     *Cache
 	Transform Transform
 
-	// Workers is the number of images decoded at once; 0 means GOMAXPROCS.
+	// Workers is the number of images that are decoded at once. Default 0: GOMAXPROCS.
 	Workers int
 
-	// Progress, if not nil, is called after every image, one call at a time.
-	Progress func(done, total int)
+	// Progress receives an event of stage progress.Images after every image, one event at a time.
+	// Default nil: no events.
+	Progress progress.Func
 }
 
-// CheckImages decodes every image of the three splits once and finds those that are broken. In a data set opened with
-// SkipBadImages they are removed from their split and listed in d.Skipped; otherwise they are the error, which names them.
-// Doing this up front keeps the passes over the data the same from the first to the last. It must not run while loaders are
-// made from d. It is an error if a class that val or test needs has no training image left, or if ctx is done; the splits
-// are then as they were.
+// CheckImages decodes every image of the three splits once and finds the broken ones. In a data set
+// that was opened with SkipBadImages, CheckImages removes them from their splits and lists them in
+// d.Skipped; otherwise the error names them. Because broken images are found before training, every
+// pass over the data reads the same images.
+//
+// CheckImages must not run while loaders are made from d. It is an error if ctx is done, or if a
+// class of val or test has no training image left; the splits are then unchanged.
 func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	if o.Cache != nil {
 		if err := o.Transform.Validate(); err != nil {
@@ -31,9 +37,7 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		}
 	}
 	checked := *d
-	total := len(d.Train) + len(d.Val) + len(d.Test)
-	done := 0
-	var mu sync.Mutex
+	done := counter(len(d.Train)+len(d.Val)+len(d.Test), o.Progress)
 	var broken []SkippedImage
 	for _, s := range checked.splits() {
 		samples := *s.samples
@@ -42,14 +46,9 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 			if o.Cache != nil {
 				_, bad[i] = o.Transform.load(samples[i], o.Cache)
 			} else {
-				_, bad[i] = samples[i].decode()
+				_, _, bad[i] = samples[i].read()
 			}
-			if o.Progress != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				done++
-				o.Progress(done, total)
-			}
+			done()
 		})
 		if err != nil {
 			return fmt.Errorf("checking the images of data set %s: %w", d.Name, err)
@@ -60,7 +59,7 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		return nil
 	}
 	if !d.skipBadImages {
-		return fmt.Errorf("%s of data set %s cannot be decoded (opening with bad images skipped would leave them out): %w",
+		return fmt.Errorf("%s of data set %s cannot be decoded (the option to skip bad images leaves them out): %w",
 			countImages(len(broken), ""), d.Name, joinSkipped(broken))
 	}
 	if err := checked.check(); err != nil {
@@ -71,39 +70,18 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	return nil
 }
 
-// decode returns the sample's image.
-func (s Sample) decode() (*RGB, error) {
-	if s.Image != nil {
-		if err := s.Image.check(); err != nil {
-			return nil, &ImageError{Err: err}
-		}
-		return s.Image, nil
+// counter returns a function that counts one of total images and reports the count. Several
+// goroutines may call it at once.
+func counter(total int, report progress.Func) func() {
+	if report == nil {
+		return func() {}
 	}
-	data, err := s.encoded()
-	if err != nil {
-		return nil, err
+	var mu sync.Mutex
+	done := int64(0)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		report(progress.Event{Stage: progress.Images, Done: done, Total: int64(total)})
 	}
-	return s.decodeEncoded(data)
-}
-
-// encoded returns the image file of a sample that is not in memory. Its error is an *ImageError.
-func (s Sample) encoded() (data []byte, err error) {
-	if s.stored != nil {
-		data, err = s.stored.encoded(s.row)
-	} else {
-		data, err = readImageFile(s.Path)
-	}
-	if err != nil {
-		return nil, &ImageError{s.Path, err}
-	}
-	return data, nil
-}
-
-// decodeEncoded decodes what encoded returned. Its error is an *ImageError.
-func (s Sample) decodeEncoded(data []byte) (*RGB, error) {
-	m, err := decodeBytes(data)
-	if err != nil {
-		return nil, &ImageError{s.Path, fmt.Errorf("decoding image %s: %w", s.Path, err)}
-	}
-	return m, nil
 }

@@ -1,16 +1,18 @@
-// Package dataset goes from a folder of images to batches of pixels.
+// Package dataset reads image sets and turns them into batches of pixels.
 //
-// Open recognises the layouts in which image sets are kept (VTAB-1k lists, torchvision's ImageFolder, FGVC json, the Hugging
-// Face hub's parquet files, tables of paths and labels), checks them, and makes the splits that are missing. New takes images
-// that are already in memory. The result is a Dataset: class names and three lists of Samples. Known has the benchmarks' sets
-// by name.
+// [Open] opens an image set from disk. It recognises the layout (VTAB-1k lists, torchvision's
+// ImageFolder, FGVC lists, Hugging Face parquet files, tables of paths and labels, and more; see
+// [DescribeLayouts]), checks the lists, and makes the splits that are missing. [New] makes a data set
+// of images that are in memory. Both return a [Dataset]: class names and three lists of samples.
+// [KnownSets] lists the data sets of published benchmarks.
 //
-// A Loader reads Samples in the order it is told, decodes them (Decode), resizes them exactly as Pillow does
-// (ResizeBicubic, Transform) and yields Batches of uint8 pixels, working ahead of its consumer. Loaders may share a Cache.
-// Normalization is left to the consumer: it is cheaper inside the model's graph.
+// A [Loader] reads samples in a given order, decodes them, resizes them exactly as Pillow does
+// ([Transform]) and yields a [Batch] of uint8 pixels at a time, working ahead of its consumer.
+// Loaders may share a [Cache]. The pixels are not normalised: that is cheaper inside the model's
+// graph.
 //
-// Nothing here depends on the number of workers or on the order in which a file system lists its files: the same seed gives
-// the same splits, the same order and the same crops.
+// No result depends on the number of workers, or on the order in which a file system lists its
+// files. The same seed gives the same splits, the same order and the same crops.
 package dataset
 
 import (
@@ -22,66 +24,66 @@ import (
 	"slices"
 )
 
-// Sample is one labelled image, in a file of its own, in a row of a parquet file, or in memory.
-type Sample struct {
-	// Path is the image file: the data set's root joined with the path in the list. For a row it is the parquet file, "#" and
-	// the row, from 0; for an image in memory "".
-	Path   string
-	Image  *RGB   // image in memory, used instead of Path; nobody may change it afterwards
-	Target Target // the annotation; Class for an image with one label
-	Where  string // where the data set says so, for messages: "train800.txt:17", "train/dress", `train.json: "a.jpg"`
-
-	stored *parquetFile // the image is in its row; nil: it is not in a parquet file
-	row    int
-}
-
-// name is what a message calls the sample's image.
-func (s Sample) name() string {
-	if s.Image != nil {
-		return "image in memory"
-	}
-	return s.Path
-}
-
-// Dataset is a labelled image set in three splits. Open and New return it checked.
+// Dataset is an image set in three splits. [Open] and [New] return it checked.
 type Dataset struct {
-	Name    string   // the folder's name, or the name given to New
-	Root    string   // absolute path of the folder, or of the one file that was opened; "" for a data set in memory
-	Layout  string   // "vtab", "imagefolder", "fgvc", "parquet", "table", "fewshot" or "memory"
-	Classes []string // name of every class id; the decimal id where the layout has no names
-	Train   []Sample
-	Val     []Sample // may be empty
-	Test    []Sample // may be empty
-	Split   string   // how Val and Test came to be: "given", or for instance "stratified 0.8/0.1/0.1 seed 0"
+	// Name is the name of the folder or file, or the name given to New.
+	Name string
 
-	// Skipped are the images left out because they were missing or broken, with SkipBadImages only.
+	// Root is the absolute path of the folder, or of the one file that was opened. It is "" for a
+	// data set in memory.
+	Root string
+
+	// Layout is the name of the layout, one of [Layouts], or "memory".
+	Layout string
+
+	// Mixed is true if the order of Train is random already, as in VTAB-1k's lists, so that its
+	// first images are of many classes. Scoring then reads Train in its order; otherwise it draws
+	// images at random. Default false, also for a data set in memory.
+	Mixed bool
+
+	// Classes holds the name of every class id. The name is the id in decimal digits if the data set
+	// names no classes.
+	Classes []string
+
+	// Train, Val and Test are the samples of the splits. Val and Test may be empty.
+	Train, Val, Test []Sample
+
+	// Split says where Val and Test come from: "given", or for example
+	// "stratified 0.8/0.1/0.1 seed 0".
+	Split string
+
+	// Skipped lists the images that were left out because they were missing or broken. It is empty
+	// unless the data set was opened with SkipBadImages.
 	Skipped []SkippedImage
 
-	// Ignored counts, by extension in lower case ("" is none), the files in class folders that are not taken for images; Stray
-	// the images beside those folders, in none of them. Hidden files, Thumbs.db and desktop.ini are not counted. In an
-	// ImageFolder only.
+	// Ignored counts the files in class folders that are not images, by extension in lower case; ""
+	// is the key of files without an extension. Hidden files, Thumbs.db and desktop.ini are not
+	// counted. nil except in the layout imagefolder.
 	Ignored map[string]int
-	Stray   int
+
+	// Stray counts the images that lie beside the class folders. 0 except in the layout imagefolder.
+	Stray int
 
 	skipBadImages bool
 	classesKnown  bool // OpenOptions.Classes was given
+	classFolders  bool // every folder is a class
 }
 
-// SkippedImage is an image that was left out of a data set, and why.
+// SkippedImage is an image that was left out of a data set.
 type SkippedImage struct {
 	Split string // "train", "val" or "test"
-	Path  string
-	Where string // as in Sample
-	Err   error
+	Path  string // Sample.Path
+	Where string // Sample.Where
+	Err   error  // why the image cannot be used
 }
 
-// TrainVal returns Train followed by Val: what the final run of the VTAB-1k protocol trains on, after its settings were
-// chosen on Val. VTAB's own train800val200.txt is the same list.
+// TrainVal returns Train followed by Val. The final run of the VTAB-1k protocol trains on these
+// images, after the settings were chosen on Val. VTAB-1k's train800val200.txt is the same list.
 func (d *Dataset) TrainVal() []Sample {
 	return slices.Concat(d.Train, d.Val)
 }
 
-// split is one of a data set's three lists, with its name.
+// split is one of the three lists of a data set, with its name.
 type split struct {
 	name    string
 	samples *[]Sample
@@ -91,9 +93,9 @@ func (d *Dataset) splits() []split {
 	return []split{{"train", &d.Train}, {"val", &d.Val}, {"test", &d.Test}}
 }
 
-// New returns a data set of the given samples, whose images are usually in memory. val and test may be empty. It is an
-// error if train is empty, a label is not an index of classes, an image in memory is malformed, the same
-// image stands in the lists twice, or a class of val or test has no training sample.
+// New returns a data set of the given samples, whose images are usually in memory. val and test may
+// be empty. These are errors: no training sample, a target that does not fit the classes, a malformed
+// image, an image that is listed twice, and a class of val or test without a training sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
 	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
 	for _, s := range d.splits() {
@@ -103,16 +105,10 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 			if sample.Where == "" {
 				sample.Where = fmt.Sprintf("%s[%d]", s.name, i)
 			}
-			if sample.Target == nil {
-				return nil, fmt.Errorf("data set %s: %s has no target; set Target, for one label dataset.Class(id)", name, sample.Where)
-			}
-			if err := sample.Target.Check(len(classes)); err != nil {
-				return nil, fmt.Errorf("data set %s: %s: %w", name, sample.Where, err)
-			}
-			switch {
-			case sample.Image == nil && sample.Path == "":
+			if sample.Image == nil && sample.Path == "" {
 				return nil, fmt.Errorf("data set %s: %s has neither a path nor an image", name, sample.Where)
-			case sample.Image != nil:
+			}
+			if sample.Image != nil {
 				if err := sample.Image.check(); err != nil {
 					return nil, fmt.Errorf("data set %s: %s: %w", name, sample.Where, err)
 				}
@@ -125,7 +121,8 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 	return d, nil
 }
 
-// check finds what is wrong between samples: an empty training set, an image listed twice, a class that is not trained.
+// check returns an error if there are no training images, if a target does not fit the classes, if
+// an image is listed twice, or if a class of val or test has no training image.
 func (d *Dataset) check() error {
 	if len(d.Train) == 0 {
 		return errors.New("there are no training images")
@@ -139,39 +136,62 @@ func (d *Dataset) check() error {
 	trained := make([]bool, len(d.Classes))
 	for _, s := range d.splits() {
 		for _, sample := range *s.samples {
+			class, err := d.checkTarget(sample.Target)
+			if err != nil {
+				return fmt.Errorf("%s: %w", sample.Where, err)
+			}
 			key := image{sample.Path, sample.Image}
 			if sample.Image != nil {
 				key.path = ""
 			}
 			if first, ok := seen[key]; ok {
 				if first.split == s.name {
-					return fmt.Errorf("%s: %s stands twice in the %s split (first at %s): remove one entry",
+					return fmt.Errorf("%s: %s is listed twice in the %s split (first at %s): remove one entry",
 						sample.Where, sample.name(), s.name, first.where)
 				}
 				return fmt.Errorf("%s: %s is in the %s split and, at %s, in the %s split: an image may be in one split only",
 					sample.Where, sample.name(), s.name, first.where, first.split)
 			}
 			seen[key] = place{s.name, sample.Where}
-			if s.name == "train" {
-				trained[sample.class()] = true
-			} else if !trained[sample.class()] && !d.classesKnown {
+			switch {
+			case class < 0: // no single class
+			case s.name == "train":
+				trained[class] = true
+			case !trained[class] && !d.classesKnown:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
-					sample.Where, sample.class(), d.Classes[sample.class()], s.name)
+					sample.Where, class, d.Classes[class], s.name)
 			}
 		}
 	}
 	return nil
 }
 
-// Fingerprint is a SHA-256, in hex, of what the data set lists: of each split the images' paths from the root on, labels,
-// where they are listed, and how large the files are. It does not change when the data set is moved.
+// checkTarget returns the target's stratum, or an error if the target does not fit the classes.
+func (d *Dataset) checkTarget(t Target) (stratum int, err error) {
+	if t == nil {
+		return 0, errors.New("there is no target; set Sample.Target, for one label to dataset.Class(id)")
+	}
+	if err := t.Check(len(d.Classes)); err != nil {
+		return 0, err
+	}
+	if stratum = t.Stratum(); stratum >= len(d.Classes) {
+		return 0, fmt.Errorf("target %s is counted as class %d: there are %d classes", t, stratum, len(d.Classes))
+	}
+	return stratum, nil
+}
+
+// Fingerprint returns a SHA-256, in hex, of what the data set lists: for every image of every split
+// its path below the root, its target, where it is listed, and the size of its file. It does not
+// change when the data set is moved.
 func (d *Dataset) Fingerprint() string {
-	h := sha256.New() // which never fails
+	h := sha256.New() // its Write never fails
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
 			size := int64(0)
-			if stat, err := os.Stat(s.Path); err == nil { // rows of a table have none
-				size = stat.Size()
+			if s.stored == nil {
+				if stat, err := os.Stat(s.Path); err == nil {
+					size = stat.Size()
+				}
 			}
 			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, size)
 		}
@@ -180,15 +200,24 @@ func (d *Dataset) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Trainable refuses training images of fewer than two classes. Others can be measured, and looked at, alone.
+// Trainable returns an error if all training images have the same target: nothing can be learned
+// from them. Such images can still be measured and predicted.
 func (d *Dataset) Trainable() error {
-	if other := func(s Sample) bool { return s.class() != d.Train[0].class() }; len(d.Train) > 0 && !slices.ContainsFunc(d.Train, other) {
-		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[d.Train[0].class()]))
+	if len(d.Train) == 0 {
+		return nil
 	}
-	return nil
+	first := d.Train[0].Target
+	if slices.ContainsFunc(d.Train, func(s Sample) bool { return s.Target.String() != first.String() }) {
+		return nil
+	}
+	if class := first.Stratum(); class >= 0 {
+		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[class]))
+	}
+	return fmt.Errorf("data set %s: all training images have the same target, %s: training needs images of at least two targets", d.Name, first)
 }
 
-// oneClass is the error of a data set that has but one: its test accuracy would be 100 % whatever is trained.
+// oneClass returns the error of a data set with a single class. Any model would reach a test
+// accuracy of 100 % on it.
 func oneClass(name string) error {
-	return fmt.Errorf("there is one class, %s, and nothing to tell its images from: training takes images of at least two classes", name)
+	return fmt.Errorf("there is one class, %s: training needs images of at least two classes", name)
 }

@@ -10,21 +10,18 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
 
-// MaxPixels is the largest image (width × height) that Decode accepts. It is the number at which Pillow refuses an image
-// as a decompression bomb. The size is read from the header before any pixel memory is allocated.
-const MaxPixels = 178_956_970
+// maxPixels bounds the width × height of an image. Pillow refuses an image above this number as a
+// decompression bomb. The header gives the size, before any memory for pixels is allocated.
+const maxPixels = 178_956_970
 
-// maxEncodedBytes bounds what Decode reads from a stream; an uncompressed 32-bit image of MaxPixels fits.
+// maxEncodedBytes bounds the size of an image file. An uncompressed 32-bit image of maxPixels fits.
 const maxEncodedBytes = 1 << 30
 
 // RGB is an 8-bit image without alpha.
@@ -38,7 +35,7 @@ func newRGB(width, height int) *RGB {
 	return &RGB{Width: width, Height: height, Pix: make([]uint8, 3*width*height)}
 }
 
-// check tells whether the image has pixels, and as many as its size says.
+// check returns an error if the image has no pixels, or if their number does not fit its size.
 func (m *RGB) check() error {
 	if m.Width <= 0 || m.Height <= 0 {
 		return fmt.Errorf("image of %d×%d pixels has no area", m.Width, m.Height)
@@ -49,14 +46,15 @@ func (m *RGB) check() error {
 	return nil
 }
 
-// format is one image file format: how to know it and how to read it.
+// format describes one image file format.
 type format struct {
 	name   string
-	magic  []string // what the file may begin with; "?" stands for any byte
+	magic  []string // the bytes that a file may begin with; "?" stands for any byte
 	config func(io.Reader) (image.Config, error)
 	decode func([]byte) (*RGB, error)
 }
 
+// formats lists the supported formats.
 var formats = []format{
 	{"jpeg", []string{"\xff\xd8"}, jpeg.DecodeConfig, standard(jpeg.Decode)},
 	{"png", []string{"\x89PNG\r\n\x1a\n"}, png.DecodeConfig, standard(png.Decode)},
@@ -67,7 +65,7 @@ var formats = []format{
 	{"pnm", []string{"P5", "P6"}, pnmConfig, decodePNM},
 }
 
-// standard adapts a decoder that returns an image.Image with its origin at (0, 0).
+// standard adapts a decoder that returns an image.Image whose origin is at (0, 0).
 func standard(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, error) {
 	return func(data []byte) (*RGB, error) {
 		m, err := decode(bytes.NewReader(data))
@@ -78,6 +76,7 @@ func standard(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, e
 	}
 }
 
+// sniff returns the format of an image file by its first bytes.
 func sniff(data []byte) (format, error) {
 	for _, f := range formats {
 		for _, magic := range f.magic {
@@ -89,9 +88,10 @@ func sniff(data []byte) (format, error) {
 	if len(data) == 0 {
 		return format{}, errors.New("the file is empty")
 	}
-	return format{}, fmt.Errorf("the file begins with % x, which is none of JPEG, PNG, GIF, WebP, BMP, TIFF, binary PGM/PPM", data[:min(8, len(data))])
+	return format{}, fmt.Errorf("the file begins with % x, which is none of JPEG, PNG, GIF, WebP, BMP, TIFF, binary PGM and PPM", data[:min(8, len(data))])
 }
 
+// matches reports whether data begins with magic.
 func matches(data []byte, magic string) bool {
 	if len(data) < len(magic) {
 		return false
@@ -104,55 +104,21 @@ func matches(data []byte, magic string) bool {
 	return true
 }
 
-// Decode reads one image, whatever its format: JPEG (grey, YCbCr, RGB, CMYK, YCCK), PNG, GIF (its first frame), WebP
-// (still images), BMP, TIFF, and binary PGM and PPM. The format is told by the content, not by a name.
+// decodeImage decodes an image file of any supported format: JPEG (grey, YCbCr, RGB, CMYK, YCCK), PNG,
+// GIF (the first frame), WebP (still images), BMP, TIFF, and binary PGM and PPM. The content tells the
+// format; the name of the file does not count.
 //
-// The pixels are those of Pillow's convert("RGB"): palettes are looked up, grey is copied to three channels, alpha is
-// dropped without blending. Two things differ from a bare Pillow load on purpose. 16-bit channels keep their high byte, also
-// in grey images, which Pillow would clip at 255 to nearly white. And EXIF orientation, where the file has one, is applied.
+// The pixels are those of Pillow's convert("RGB"): palettes are looked up, grey is copied to three
+// channels, and alpha is dropped without blending. Two things differ from Pillow on purpose. 16-bit
+// channels keep their high byte, also in grey images, which Pillow would clip at 255 to nearly white.
+// And the EXIF orientation of the file is applied.
 //
-// Lossless formats and WebP give Pillow's pixels exactly. JPEG may be one or two levels off here and there, because
-// image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
+// Lossless formats and WebP give exactly Pillow's pixels. JPEG may differ by one or two levels in
+// places, because image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
 //
-// Images of more than MaxPixels are refused before they are allocated. A decoder that panics on a broken file is an error here.
-func Decode(r io.Reader) (*RGB, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxEncodedBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading image: %w", err)
-	}
-	if len(data) > maxEncodedBytes {
-		return nil, fmt.Errorf("image file is larger than %d bytes: refused", maxEncodedBytes)
-	}
-	return decodeBytes(data)
-}
-
-// DecodeFile is Decode on a regular file. Its errors name the file and are *ImageErrors.
-func DecodeFile(path string) (*RGB, error) { return Sample{Path: path}.decode() }
-
-// readImageFile reads a regular file of bounded size.
-func readImageFile(path string) ([]byte, error) {
-	info, err := findFile(path)
-	if err != nil {
-		return nil, err
-	}
-	size := info.Size()
-	if size > maxEncodedBytes {
-		return nil, fmt.Errorf("image %s has %d bytes: more than the limit of %d", path, size, maxEncodedBytes)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("opening image: %w", err)
-	}
-	defer f.Close()
-	// One allocation of the right size; io.ReadAll would grow its way there.
-	data := make([]byte, size)
-	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, fmt.Errorf("reading image %s: %w", path, err)
-	}
-	return data, nil
-}
-
-func decodeBytes(data []byte) (m *RGB, err error) {
+// An image of more than maxPixels is an error before its pixels are allocated. A decoder that panics on
+// a broken file is an error too.
+func decodeImage(data []byte) (m *RGB, err error) {
 	f, err := sniff(data)
 	if err != nil {
 		return nil, err
@@ -167,14 +133,14 @@ func decodeBytes(data []byte) (m *RGB, err error) {
 		return nil, fmt.Errorf("reading the %s header: %w", f.name, err)
 	}
 	if config.Width <= 0 || config.Height <= 0 {
-		return nil, fmt.Errorf("%s header says %d×%d pixels", f.name, config.Width, config.Height)
+		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: a width and height of 1 or more are needed", f.name, config.Width, config.Height)
 	}
-	if config.Width > MaxPixels/config.Height {
-		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, config.Width, config.Height, MaxPixels)
+	if config.Width > maxPixels/config.Height {
+		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, config.Width, config.Height, maxPixels)
 	}
 	m, err = f.decode(data)
 	if err != nil {
-		// A stream that ends early is io.EOF to some decoders, which would say nothing to a reader of the message.
+		// Some decoders return io.EOF for a file that ends early, which does not help a user.
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, fmt.Errorf("%s is truncated after %d bytes: %w", f.name, len(data), io.ErrUnexpectedEOF)
 		}
@@ -183,8 +149,8 @@ func decodeBytes(data []byte) (m *RGB, err error) {
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// decodeGIF draws the first frame on the logical screen. What the frame leaves uncovered has the palette's first colour, as
-// in Pillow.
+// decodeGIF draws the first frame on the logical screen. The part that the frame does not cover has the
+// first colour of the palette, as in Pillow.
 func decodeGIF(data []byte) (*RGB, error) {
 	config, err := gif.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
@@ -212,14 +178,14 @@ func decodeGIF(data []byte) (*RGB, error) {
 	return m, nil
 }
 
-// opaqueGIF is the data with no transparent colour in the first frame, in whose place image/gif would put black: Pillow drops
-// transparency and keeps the colour.
+// opaqueGIF returns data without a transparent colour in the first frame. image/gif would make that
+// colour black; Pillow drops the transparency and keeps the colour.
 func opaqueGIF(data []byte) []byte {
 	at := 13 // header and screen
 	if len(data) > at && data[10]&0x80 != 0 {
 		at += 3 << (data[10]&7 + 1) // the colours of all frames
 	}
-	for at+3 < len(data) && data[at] == '!' { // extensions before the frame: kind, then blocks up to an empty one
+	for at+3 < len(data) && data[at] == '!' { // extensions before the frame: a kind, then blocks that end with an empty one
 		if control := at + 3; data[at+1] == 0xf9 && data[control]&1 != 0 {
 			data = slices.Clone(data)
 			data[control] &^= 1
@@ -231,8 +197,8 @@ func opaqueGIF(data []byte) []byte {
 	return data
 }
 
-// decodeTIFF undoes one thing: x/image/tiff takes the bits of Group 3 and Group 4 faxes for white on black if the file says
-// that 0 is black, where libtiff's writers and readers do not let that change them.
+// decodeTIFF corrects one thing. x/image/tiff inverts Group 3 and Group 4 faxes if the file declares
+// that 0 is black; libtiff does not.
 func decodeTIFF(data []byte) (*RGB, error) {
 	m, err := standard(tiff.Decode)(data)
 	if err != nil {
@@ -247,13 +213,13 @@ func decodeTIFF(data []byte) (*RGB, error) {
 	return m, nil
 }
 
-// tiffNumber is a short number in a TIFF's first directory; -1 if it is not there.
+// tiffNumber returns a 16-bit number from the first directory of a TIFF file, -1 if the tag is missing.
 func tiffNumber(data []byte, tag uint16) int {
 	var order binary.ByteOrder = binary.LittleEndian
 	if data[0] == 'M' {
 		order = binary.BigEndian
 	}
-	at := uint64(order.Uint32(data[4:])) // decoded, so it is there
+	at := uint64(order.Uint32(data[4:])) // in range: the file has been decoded
 	for n := order.Uint16(data[at:]); n > 0; n-- {
 		entry := data[at+2:][:12] // tag, type, count, value
 		if order.Uint16(entry) == tag {
@@ -264,8 +230,8 @@ func tiffNumber(data []byte, tag uint16) int {
 	return -1
 }
 
-// decodeWebP differs from standard in one thing: WebP's YCbCr is BT.601 with the studio range 16…235, where image.YCbCr
-// means JPEG's full range.
+// decodeWebP decodes a WebP file. Its YCbCr is BT.601 with the studio range 16…235; image.YCbCr stands
+// for the full range of JPEG.
 func decodeWebP(data []byte) (*RGB, error) {
 	m, err := webp.Decode(bytes.NewReader(data))
 	if err != nil {
@@ -278,15 +244,4 @@ func decodeWebP(data []byte) (*RGB, error) {
 		return webpToRGB(&m.YCbCr), nil
 	}
 	return toRGB(m), nil
-}
-
-// imageExtensions are those that torchvision's ImageFolder takes for images, and .gif, .pnm and .jfif, another
-// name of JPEG files, which it leaves out.
-var imageExtensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jfif"}
-
-// IsImageName tells an image file by its extension, in either case. Hidden files are never images: macOS leaves "._x.jpg"
-// beside "x.jpg" on foreign file systems.
-func IsImageName(path string) bool {
-	name := filepath.Base(path)
-	return !strings.HasPrefix(name, ".") && slices.Contains(imageExtensions, strings.ToLower(filepath.Ext(name)))
 }

@@ -36,6 +36,12 @@ func compare(t *testing.T, got, want *RGB) (greatest int, mean float64) {
 	return greatest, float64(sum) / float64(len(got.Pix))
 }
 
+// decodeFile decodes an image file.
+func decodeFile(path string) (*RGB, error) {
+	m, _, err := Sample{Path: path}.read()
+	return m, err
+}
+
 // TestDecodeAsPillow holds Decode against the pixels that Pillow reads from the same files (testdata/make.py): every format,
 // every chroma subsampling, every orientation.
 func TestDecodeAsPillow(t *testing.T) {
@@ -46,11 +52,11 @@ func TestDecodeAsPillow(t *testing.T) {
 	for _, e := range expected {
 		name := strings.TrimSuffix(e, ".png")
 		t.Run(filepath.Base(name), func(t *testing.T) {
-			want, err := DecodeFile(e)
+			want, err := decodeFile(e)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := DecodeFile(name)
+			got, err := decodeFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +97,7 @@ func TestDecode16Bit(t *testing.T) {
 			t.Fatal(err)
 		}
 		for format, data := range map[string]*bytes.Buffer{"png": &asPNG, "tiff": &asTIFF} {
-			got, err := Decode(data)
+			got, err := decodeImage(data.Bytes())
 			if err != nil {
 				t.Fatalf("%s %s: %v", c.name, format, err)
 			}
@@ -112,7 +118,7 @@ func TestDecodeGIFFrame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Decode(&data)
+	got, err := decodeImage(data.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +148,7 @@ func TestDecodePNM(t *testing.T) {
 		{"huge", "P6 999999999 999999999 255\n", nil, "more than the limit of 178956970 pixels"},
 		{"maximum", "P5 1 1 70000\n\x00\x00", nil, "above 65535"},
 	} {
-		m, err := Decode(strings.NewReader(c.data))
+		m, err := decodeImage([]byte(c.data))
 		if c.fails != "" {
 			if err == nil || !strings.Contains(err.Error(), c.fails) {
 				t.Errorf("%s: error %v, want one with %q", c.name, err, c.fails)
@@ -179,24 +185,24 @@ func TestDecodeErrors(t *testing.T) {
 		{"bomb", "png of 20000×20000 pixels: more than the limit of 178956970 pixels", bomb},
 		{"damaged png", "broken png", append(bytes.Clone(read("rgba.png")[:60]), make([]byte, 2000)...)},
 	} {
-		_, err := Decode(bytes.NewReader(c.data))
+		_, err := decodeImage(c.data)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", c.name, err, c.want)
 		}
 	}
 	path := filepath.Join(t.TempDir(), "no.jpg")
-	if _, err := DecodeFile(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := decodeFile(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("missing file: error %v does not name it", err)
 	}
 	if err := os.WriteFile(path, read("420.jpg")[:300], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var bad *ImageError
-	if _, err := DecodeFile(path); !errors.As(err, &bad) || bad.Path != path || !strings.Contains(err.Error(), path) {
+	if _, err := decodeFile(path); !errors.As(err, &bad) || bad.Path != path || !strings.Contains(err.Error(), path) {
 		t.Errorf("broken file: error %v does not name it", err)
 	}
 	for _, special := range []string{os.DevNull, t.TempDir()} {
-		if _, err := DecodeFile(special); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+		if _, err := decodeFile(special); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 			t.Errorf("%s: error %v, want that it is not a regular file", special, err)
 		}
 	}
@@ -214,10 +220,10 @@ func TestDecodeEveryCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		for cut := 0; cut < len(data); cut += 1 + len(data)/25 {
-			_, _ = Decode(bytes.NewReader(data[:cut]))
+			_, _ = decodeImage(data[:cut])
 			damaged := bytes.Clone(data)
 			damaged[cut] ^= 0x55
-			if m, err := Decode(bytes.NewReader(damaged)); err == nil && m.check() != nil {
+			if m, err := decodeImage(damaged); err == nil && m.check() != nil {
 				t.Errorf("%s, byte %d damaged: %v", f, cut, m.check())
 			}
 		}
@@ -245,7 +251,7 @@ func TestDecodePanic(t *testing.T) {
 		config: func(io.Reader) (image.Config, error) { return image.Config{Width: 1, Height: 1}, nil },
 		decode: func(data []byte) (*RGB, error) { return nil, fmt.Errorf("%c", data[100]) },
 	}}
-	_, err := Decode(strings.NewReader("trap"))
+	_, err := decodeImage([]byte("trap"))
 	if err == nil || !strings.Contains(err.Error(), "broken trap") || !strings.Contains(err.Error(), "index out of range") {
 		t.Errorf("error %v", err)
 	}
@@ -294,7 +300,7 @@ func FuzzDecode(f *testing.F) {
 				return
 			}
 		}
-		if m, err := Decode(bytes.NewReader(data)); err == nil && m.check() != nil {
+		if m, err := decodeImage(data); err == nil && m.check() != nil {
 			t.Error(m.check())
 		}
 	})
@@ -311,7 +317,7 @@ func BenchmarkDecodeJPEG(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Decode(bytes.NewReader(data.Bytes())); err != nil {
+		if _, err := decodeImage(data.Bytes()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,21 +1,28 @@
 package dataset
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 )
 
-// fewShotLists are NOAH's: a draw of some images a class, and beside it val_meta.list and test_meta.list.
+// fewShotLists is the pattern of NOAH's training lists: each is a draw of a few images of every class.
+// val_meta.list and test_meta.list lie beside it.
 const fewShotLists = "train_meta.list.num_shot_*"
 
-// readFewShot reads one of NOAH's few-shot draws, which is named by its list: DIR/annotations/train_meta.list.num_shot_K.seed_S.
-// Paths begin at images/ or at the folder above annotations.
-func readFewShot(src source) (g given, err error) {
+// recogniseFewShot reports whether a folder holds few-shot draws.
+func recogniseFewShot(_ context.Context, root string) (bool, error) {
+	draws, err := filepath.Glob(filepath.Join(globEscape(root), "annotations", fewShotLists))
+	return draws != nil, err
+}
+
+// readFewShot reads one of NOAH's few-shot draws. The user names the draw by its training list,
+// DIR/annotations/train_meta.list.num_shot_K.seed_S. Its lines are those of VTAB-1k's lists. The paths
+// begin at images/, Images/ or the folder above annotations.
+func readFewShot(ctx context.Context, src source) (g given, err error) {
 	if src.file == "" {
-		return given{}, fmt.Errorf("there are several draws: give one, such as %s", filepath.Join(src.root, "annotations", "train_meta.list.num_shot_16.seed_0"))
+		return given{}, fmt.Errorf("there are several draws: give the list of one draw, such as %s", filepath.Join(src.root, "annotations", "train_meta.list.num_shot_16.seed_0"))
 	}
 	root := filepath.Dir(filepath.Clean(src.root))
 	if g.classes, err = readClassNames(root); err != nil {
@@ -23,23 +30,15 @@ func readFewShot(src source) (g given, err error) {
 	}
 	draw := strings.TrimPrefix(filepath.Base(src.file), "train_meta.list.")
 	g.name = filepath.Base(root) + "." + draw
-	for _, list := range []struct {
-		path     string
-		samples  *[]Sample
-		optional bool
-	}{{src.file, &g.train, false}, {filepath.Join(src.root, "val_meta.list"), &g.val, true}, {filepath.Join(src.root, "test_meta.list"), &g.test, true}} {
-		text, err := readText(list.path)
-		if list.optional && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return given{}, err
-		}
-		if *list.samples, err = parseList(filepath.Base(list.path), string(text), g.limit()); err != nil {
-			return given{}, err
-		}
+	limit := g.labelLimit()
+	names := [3]string{filepath.Base(src.file), "val_meta.list", "test_meta.list"}
+	err = g.readLists(src.root, names, func(name string, text []byte) ([]Sample, error) {
+		return parseList(name, string(text), limit)
+	})
+	if err != nil {
+		return given{}, err
 	}
-	folder, err := imageRoot(root, filepath.Base(src.file), g.train)
+	folder, err := imageRoot(ctx, root, filepath.Base(src.file), g.train)
 	if err != nil {
 		return given{}, err
 	}

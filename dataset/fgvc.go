@@ -2,38 +2,25 @@ package dataset
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
 )
 
-// readFGVC reads the json lists of the FGVC layout (VPT's).
-func readFGVC(root string) (g given, err error) {
-	for _, list := range []struct {
-		name     string
-		samples  *[]Sample
-		optional bool
-	}{{"train.json", &g.train, false}, {"val.json", &g.val, true}, {"test.json", &g.test, true}} {
-		text, err := readText(filepath.Join(root, list.name))
-		if list.optional && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return given{}, err
-		}
-		if *list.samples, err = parseJSONList(list.name, text); err != nil {
-			return given{}, err
-		}
+// readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. The
+// class ids of train.json, sorted, become 0, 1, 2, …
+func readFGVC(ctx context.Context, src source) (g given, err error) {
+	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, parseJSONList); err != nil {
+		return given{}, err
 	}
-
 	var ids []int
 	for _, s := range g.train {
-		ids = append(ids, s.class())
+		ids = append(ids, s.stratum())
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
@@ -41,16 +28,16 @@ func readFGVC(root string) (g given, err error) {
 		g.classes = append(g.classes, strconv.Itoa(id))
 	}
 
-	folder, err := imageRoot(root, "train.json", g.train)
+	folder, err := imageRoot(ctx, src.root, "train.json", g.train)
 	if err != nil {
 		return given{}, err
 	}
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for i := range samples {
 			s := &samples[i]
-			label, ok := slices.BinarySearch(ids, s.class())
+			label, ok := slices.BinarySearch(ids, s.stratum())
 			if !ok {
-				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.class())
+				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.stratum())
 			}
 			s.Target = Class(label)
 			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
@@ -59,10 +46,14 @@ func readFGVC(root string) (g given, err error) {
 	return g, nil
 }
 
-// imageRoot returns the folder that the paths of the lists begin at: the first that holds an image of the training list.
-func imageRoot(root, list string, samples []Sample) (string, error) {
+// imageRoot returns the folder in which the paths of the lists begin: images, Images or root itself,
+// whichever holds the first image of the training list that exists.
+func imageRoot(ctx context.Context, root, list string, samples []Sample) (string, error) {
 	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
 	for _, s := range samples {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
 		for _, f := range folders {
 			if _, err := findFile(filepath.Join(f, filepath.FromSlash(s.Path))); err == nil {
 				return f, nil
@@ -72,12 +63,13 @@ func imageRoot(root, list string, samples []Sample) (string, error) {
 	return "", fmt.Errorf("no image of %s exists (the first is %s): looked below images/, Images/ and %s itself", list, samples[0].Where, root)
 }
 
-// parseJSONList reads {"path": id, …} in file order. The paths it returns are clean, relative and local; labels are the ids
-// as written. Reading token by token finds keys that stand twice, of which json.Unmarshal would keep the last.
+// parseJSONList reads {"path": id, …} in the order of the file. The paths that it returns are clean,
+// relative and local; the labels are the ids of the file. It reads token by token to find keys that
+// are there twice: json.Unmarshal would keep the last one.
 func parseJSONList(name string, text []byte) ([]Sample, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	// line is where the decoder stands: the messages about syntax have no key to name.
+	// line returns the decoder's line, for messages about syntax, which have no key to name.
 	line := func() int { return 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n")) }
 	fail := func(err error) error {
 		if errors.Is(err, io.EOF) {
@@ -105,7 +97,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		}
 		where := fmt.Sprintf("%s: %q", name, key)
 		if seen[key] {
-			return nil, fmt.Errorf("%s: the key stands twice (again on line %d)", where, line())
+			return nil, fmt.Errorf("%s: the key is there twice (again on line %d)", where, line())
 		}
 		seen[key] = true
 		value, err := d.Token()

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,13 +12,46 @@ import (
 	"strings"
 )
 
-// readImageFolder reads class folders, at the top or below train, val and test.
-func readImageFolder(root string) (g given, err error) {
+// recogniseImageFolder reports whether a folder in root holds images.
+func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
+	folders, err := subfolders(root)
+	if err != nil {
+		return false, err
+	}
+	if err := refuseFolderOfSets(root, folders); err != nil {
+		return false, err
+	}
+	for _, f := range folders {
+		images, err := imagesBelow(ctx, filepath.Join(root, f), nil)
+		if err != nil || len(images) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// otherFiles counts, by extension, the files below the folders of root that are not images.
+func otherFiles(ctx context.Context, root string) (map[string]int, error) {
+	folders, err := subfolders(root)
+	other := map[string]int{}
+	for _, f := range folders {
+		if _, err := imagesBelow(ctx, filepath.Join(root, f), other); err != nil {
+			return nil, err
+		}
+	}
+	return other, err
+}
+
+// readImageFolder reads class folders, at the top or below train, val and test. The ids of the
+// classes are torchvision's: the index among the sorted names of the training folders.
+func readImageFolder(ctx context.Context, src source) (g given, err error) {
+	root := src.root
 	folders, err := subfolders(root)
 	if err != nil {
 		return given{}, err
 	}
-	// A class may be called "train" (CIFAR-100 has one). As a split, train holds folders; as a class, images.
+	// A class may be called "train", as in CIFAR-100. The split train holds folders; the class train
+	// holds images.
 	train, err := splitFolder(folders, 0)
 	if err != nil {
 		return given{}, err
@@ -28,23 +62,24 @@ func readImageFolder(root string) (g given, err error) {
 			return given{}, err
 		}
 		if len(inner) > 0 {
-			return readSplitFolders(root, folders, train)
+			return readSplitFolders(ctx, root, folders, train)
 		}
 		named := slices.DeleteFunc(slices.Clone(folders), func(f string) bool { _, split := folderSplit(f); return !split })
-		if len(named) > 1 || len(named) == len(folders) { // one among others may be a class
-			return given{}, fmt.Errorf("folder %s holds images and no class folders, so nothing says what they show: images belong into %s%s",
+		if len(named) > 1 || len(named) == len(folders) { // a single one among other folders may be a class
+			return given{}, fmt.Errorf("folder %s holds images and no class folders, so the labels are missing: put the images into %s%s",
 				filepath.Join(root, train), filepath.Join(root, train, "<class>"), tableHint(root))
 		}
 	}
-	if g.train, err = g.readClassFolders(root, "."); err == nil && len(g.classes) == 1 {
-		err = fmt.Errorf("%w; if this folder holds those of the classes, give %s%s", oneClass(g.classes[0]), filepath.Join(root, g.classes[0]), tableHint(root))
+	if g.train, err = g.readClassFolders(ctx, root, "."); err == nil && len(g.classes) == 1 {
+		err = fmt.Errorf("%w; if this folder holds the class folders, give %s%s", oneClass(g.classes[0]), filepath.Join(root, g.classes[0]), tableHint(root))
 	}
 	return g, err
 }
 
-// tableHint says how to open a table that lies in a folder under a name that findTables does not know; "" if there is none.
+// tableHint returns advice, for an error message, on how to open a table in the folder whose name
+// findTables does not know. It returns "" if there is no table.
 func tableHint(root string) string {
-	entries, _ := os.ReadDir(root) // there was an error before this one
+	entries, _ := os.ReadDir(root) // the message reports another error already
 	for _, e := range entries {
 		if ext := strings.ToLower(filepath.Ext(e.Name())); !e.IsDir() && slices.Contains(tableFormats, ext) {
 			return fmt.Sprintf("; if the table %s lists the images, give %s", e.Name(), filepath.Join(root, e.Name()))
@@ -53,7 +88,8 @@ func tableHint(root string) string {
 	return ""
 }
 
-// folderSplit tells the split whose folder has such a name, in any case: one of splitNames, training or testing.
+// folderSplit returns the split whose folder has that name, in upper or lower case: one of
+// splitNames, training or testing.
 func folderSplit(folder string) (split int, ok bool) {
 	name := strings.ToLower(folder)
 	if name == "training" || name == "testing" {
@@ -63,7 +99,7 @@ func folderSplit(folder string) (split int, ok bool) {
 	return split, ok
 }
 
-// splitFolder is the folder of a split, empty if there is none.
+// splitFolder returns the folder of a split, "" if there is none.
 func splitFolder(folders []string, split int) (found string, err error) {
 	for _, f := range folders {
 		if s, ok := folderSplit(f); !ok || s != split {
@@ -77,8 +113,9 @@ func splitFolder(folders []string, split int) (found string, err error) {
 	return found, nil
 }
 
-func readSplitFolders(root string, folders []string, train string) (g given, err error) {
-	if g.train, err = g.readClassFolders(root, train); err == nil {
+// readSplitFolders reads the class folders below the folders of the splits.
+func readSplitFolders(ctx context.Context, root string, folders []string, train string) (g given, err error) {
+	if g.train, err = g.readClassFolders(ctx, root, train); err == nil {
 		err = g.countStray(root, folders)
 	}
 	if err != nil {
@@ -87,7 +124,7 @@ func readSplitFolders(root string, folders []string, train string) (g given, err
 	for i, samples := range []*[]Sample{&g.val, &g.test} {
 		folder, err := splitFolder(folders, i+1)
 		if err == nil && folder != "" {
-			*samples, err = g.readClassFolders(root, folder)
+			*samples, err = g.readClassFolders(ctx, root, folder)
 		}
 		if err != nil {
 			return given{}, err
@@ -96,11 +133,11 @@ func readSplitFolders(root string, folders []string, train string) (g given, err
 	return g, nil
 }
 
-// TakesForClass reports whether a folder, or one that is made in it, would be read as a
-// class, or as a part of one, when the data set is opened anew. The folder need not be
-// there yet. It is true in an ImageFolder only.
+// TakesForClass reports whether folder, or a new folder in it, would be read as a class or as a part
+// of a class when the data set is opened again. The folder need not exist yet. The result is false
+// in every layout but imagefolder.
 func (d *Dataset) TakesForClass(folder string) bool {
-	if d.Layout != "imagefolder" || len(d.Train) == 0 {
+	if !d.classFolders || len(d.Train) == 0 {
 		return false
 	}
 	rel, err := filepath.Rel(realPath(d.Root), realPath(folder))
@@ -115,7 +152,7 @@ func (d *Dataset) TakesForClass(folder string) bool {
 	return top == "." || !strings.HasPrefix(top, ".")
 }
 
-// realPath is an absolute path without links, as far as it is there.
+// realPath returns an absolute path without links. The end of the path need not exist.
 func realPath(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -131,15 +168,16 @@ func realPath(path string) string {
 	return filepath.Join(realPath(parent), filepath.Base(abs))
 }
 
-// readClassFolders reads the class folders in root/splitFolder. The first that are read, the training split's, make g.classes.
-func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
+// readClassFolders reads the class folders in root/splitFolder. The first call, which is for the
+// training split, sets g.classes.
+func (g *given) readClassFolders(ctx context.Context, root, splitFolder string) ([]Sample, error) {
 	folder := filepath.Join(root, splitFolder)
 	folders, err := subfolders(folder)
 	if err != nil {
 		return nil, err
 	}
 	if len(folders) == 0 {
-		return nil, fmt.Errorf("folder %s has no class folders: images belong into %s%s", folder, filepath.Join(folder, "<class>"), g.trainHint(root))
+		return nil, fmt.Errorf("folder %s has no class folders: put the images into %s%s", folder, filepath.Join(folder, "<class>"), g.trainHint(root))
 	}
 	if err := g.countStray(folder, folders); err != nil {
 		return nil, err
@@ -157,13 +195,13 @@ func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
 		if !ok {
 			return nil, fmt.Errorf("folder %s: the training split has no class %q%s", where, class, g.trainHint(root))
 		}
-		images, err := imagesBelow(filepath.Join(folder, class), g.ignored)
+		images, err := imagesBelow(ctx, filepath.Join(folder, class), g.ignored)
 		if err != nil {
 			return nil, err
 		}
 		if len(images) == 0 {
 			other := map[string]int{}
-			if _, err := imagesBelow(filepath.Join(folder, class), other); err != nil {
+			if _, err := imagesBelow(ctx, filepath.Join(folder, class), other); err != nil {
 				return nil, err
 			}
 			return nil, fmt.Errorf("class folder %s has no images (looked for %s%s): delete it or fill it", where, strings.Join(imageExtensions, " "), foundExtensions(other))
@@ -175,15 +213,18 @@ func (g *given) readClassFolders(root, splitFolder string) ([]Sample, error) {
 	return samples, nil
 }
 
-// trainHint says how to do without test images that have no labels, as Kaggle's; "" before the training images are known.
+// trainHint returns advice, for an error message, on how to open the training images alone: test
+// images without labels, such as Kaggle's, cannot be read. It returns "" before the training images
+// are known.
 func (g *given) trainHint(root string) string {
 	if len(g.train) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; or give %s, from which the other splits are then taken", filepath.Join(root, filepath.Dir(g.train[0].Where)))
+	return fmt.Sprintf("; or give %s, and the other splits are taken from it", filepath.Join(root, filepath.Dir(g.train[0].Where)))
 }
 
-// foundExtensions says which files there are instead of images; "" if there are none.
+// foundExtensions names, for an error message, the kinds of files that were found instead of images.
+// It returns "" if there are none.
 func foundExtensions(ignored map[string]int) string {
 	if len(ignored) == 0 {
 		return ""
@@ -191,7 +232,7 @@ func foundExtensions(ignored map[string]int) string {
 	return ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
 }
 
-// countStray counts the images that lie in a folder beside its folders.
+// countStray counts the images in a folder that lie beside its folders.
 func (g *given) countStray(folder string, folders []string) error {
 	entries, err := os.ReadDir(folder)
 	for _, e := range entries {
@@ -202,11 +243,12 @@ func (g *given) countStray(folder string, folders []string) error {
 	return err
 }
 
-// imagesBelow returns the image files in a folder and its subfolders in torchvision's order: folders sorted by path, files
-// sorted by name. Links are followed. ignored, if not nil, gets the number of other files by extension.
-func imagesBelow(folder string, ignored map[string]int) ([]string, error) {
+// imagesBelow returns the image files in a folder and its subfolders in torchvision's order: folders
+// sorted by path, files sorted by name. It follows links and skips hidden names. ignored, if not nil,
+// receives the number of other files by extension.
+func imagesBelow(ctx context.Context, folder string, ignored map[string]int) ([]string, error) {
 	files := make(map[string][]string)
-	if err := collectImages(folder, nil, files, ignored); err != nil {
+	if err := collectImages(ctx, folder, nil, files, ignored); err != nil {
 		return nil, err
 	}
 	var all []string
@@ -216,9 +258,12 @@ func imagesBelow(folder string, ignored map[string]int) ([]string, error) {
 	return all, nil
 }
 
-// collectImages adds the image files of every folder below, sorted by name. ancestors are the real paths of the folders
-// that lead here: meeting one of them again is a loop.
-func collectImages(folder string, ancestors []string, files map[string][]string, ignored map[string]int) error {
+// collectImages adds the image files of folder and of every folder below it to files, sorted by name.
+// ancestors are the real paths of the folders that lead here: a folder that is among them is a loop.
+func collectImages(ctx context.Context, folder string, ancestors []string, files map[string][]string, ignored map[string]int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	real, err := filepath.EvalSymlinks(folder)
 	if err != nil {
 		return fmt.Errorf("following %s: %w", folder, err)
@@ -241,7 +286,7 @@ func collectImages(folder string, ancestors []string, files map[string][]string,
 			return err
 		}
 		if isFolder {
-			if err := collectImages(full, ancestors, files, ignored); err != nil {
+			if err := collectImages(ctx, full, ancestors, files, ignored); err != nil {
 				return err
 			}
 		} else if IsImageName(name) {
@@ -253,8 +298,8 @@ func collectImages(folder string, ancestors []string, files map[string][]string,
 	return nil
 }
 
-// subfolders returns the names of the folders, or links to folders, in a folder, without hidden ones. They are sorted by
-// bytes, as Python's sorted does.
+// subfolders returns the names of the folders, and of links to folders, in a folder. Hidden names are
+// left out. The names are sorted by their bytes, as Python's sorted does.
 func subfolders(folder string) ([]string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -276,7 +321,8 @@ func subfolders(folder string) ([]string, error) {
 	return names, nil
 }
 
-// leadsToFolder reports whether an entry is a folder or a link to one. A link to nothing is not.
+// leadsToFolder reports whether an entry is a folder or a link to a folder. It is false for a link to
+// nothing.
 func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
 	if e.Type()&fs.ModeSymlink == 0 {
 		return e.IsDir(), nil
@@ -290,4 +336,41 @@ func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
 		return false, fmt.Errorf("following the link %s: %w", full, err)
 	}
 	return info.IsDir(), nil
+}
+
+// imageExtensions are the extensions of image files. torchvision's ImageFolder has the same but for
+// .gif, .pnm and .jfif, another extension of JPEG files.
+var imageExtensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jfif"}
+
+// IsImageName reports whether a file is an image by its extension, in upper or lower case. Hidden
+// files are never images: macOS leaves "._x.jpg" beside "x.jpg" on foreign file systems.
+func IsImageName(path string) bool {
+	name := filepath.Base(path)
+	return !strings.HasPrefix(name, ".") && slices.Contains(imageExtensions, strings.ToLower(filepath.Ext(name)))
+}
+
+// ImageFiles returns the image files that paths name. A path of a file stands for that file, whatever
+// its name. A path of a folder stands for all images in it and below it, in the order of the layout
+// imagefolder. It is an error if a path does not exist, if a folder holds no image, or if ctx is done.
+func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
+	var files []string
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, fmt.Errorf("looking for images: %w", err)
+		}
+		if !info.IsDir() {
+			files = append(files, p)
+			continue
+		}
+		images, err := imagesBelow(ctx, p, nil)
+		if err != nil {
+			return nil, fmt.Errorf("looking for images in %s: %w", p, err)
+		}
+		if len(images) == 0 {
+			return nil, fmt.Errorf("looking for images: there are none in %s (looked for %s)", p, strings.Join(imageExtensions, " "))
+		}
+		files = append(files, images...)
+	}
+	return files, nil
 }

@@ -6,21 +6,23 @@ import (
 	"strings"
 )
 
-// Known is an image set of a published benchmark, known by name.
+// Known is an image set of a published benchmark that has a name.
 type Known struct {
-	Name    string // as the benchmark's code spells it: "cifar", "cub"
+	Name    string // name in the code of the benchmark: "cifar", "cub"
 	Group   string // "vtab-natural", "vtab-specialized", "vtab-structured" or "fgvc"
-	Classes int
-	Title   string // what the set is
+	Classes int    // number of classes
+	Title   string // what the images show
 }
 
-// FGVC reports whether the set is one of the five fine-grained ones; else it is one of VTAB-1k's nineteen.
+// FGVC reports whether the set is one of the five sets of FGVC. Otherwise it is one of the nineteen
+// sets of VTAB-1k.
 func (k Known) FGVC() bool { return k.Group == "fgvc" }
 
-// KnownSets lists the sets that are known by name: VTAB-1k's (Zhai et al., arXiv 1910.04867), under the names and with the
-// class counts of the lists that NOAH, FacT and SPT share, and the five of FGVC (Jia et al., Visual Prompt Tuning, arXiv
-// 2203.12119). Oxford Flowers is in both with 102 classes: oxford_flowers102 is VTAB-1k's draw of 1000 images, in lists, and
-// oxford_flowers the whole set, in FGVC json.
+// KnownSets returns the sets of VTAB-1k (Zhai et al., arXiv 1910.04867) and of FGVC (Jia et al.,
+// Visual Prompt Tuning, arXiv 2203.12119). The names and class counts of VTAB-1k are those of the
+// lists that NOAH, FacT and SPT share. Oxford Flowers, with 102 classes, is in both: oxford_flowers102
+// is VTAB-1k's draw of 1000 images, in the layout vtab, and oxford_flowers is the whole set, in the
+// layout fgvc.
 func KnownSets() []Known { return slices.Clone(knownSets) }
 
 var knownSets = []Known{
@@ -50,7 +52,7 @@ var knownSets = []Known{
 	{"oxford_flowers", "fgvc", 102, "Oxford Flowers 102, the whole set"},
 }
 
-// FindKnown returns the set of a name.
+// FindKnown returns the known set of that name. An unknown name is an error that lists the names.
 func FindKnown(name string) (Known, error) {
 	var names []string
 	for _, k := range knownSets {

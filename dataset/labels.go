@@ -8,16 +8,18 @@ import (
 	"unicode/utf8"
 )
 
-// labelled is a sample whose label is still the text of a list, or a number written out.
+// labelled is a sample whose label is still the text of a list.
 type labelled struct {
 	Sample
 	label string
 }
 
-// numbered turns the labels of three splits into class ids. names are the classes' where the data set names them. With names,
-// labels are indices if ids says so, else names, or indices if not all of them are names. Without, the classes are the labels
-// of the training split: sorted by value if all are integers, as strings if not.
-func numbered(names []string, ids bool, splits [3][]labelled) (g given, err error) {
+// assignClasses turns the labels of three splits into class ids.
+//
+// If names is not nil, it names the classes. The labels are then indices into names if ids is true or
+// if some label is not a name; otherwise they are names. If names is nil, the classes are the labels
+// of the training split, sorted by value if all of them are integers and as strings otherwise.
+func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err error) {
 	g.classes = names
 	byName := make(map[string]int)
 	if names == nil {
@@ -57,7 +59,7 @@ func numbered(names []string, ids bool, splits [3][]labelled) (g given, err erro
 			}
 			switch {
 			case !ok && s.label == "-1":
-				return given{}, fmt.Errorf("%s: label -1 says that the label is withheld: leave this split out, by moving its file away", s.Where)
+				return given{}, fmt.Errorf("%s: label -1 means that the label is withheld: leave this split out by moving its file away", s.Where)
 			case !ok && ids:
 				return given{}, fmt.Errorf("%s: label %d is out of range: there are names for %d classes, 0 to %d", s.Where, label, len(g.classes), len(g.classes)-1)
 			case !ok:
@@ -70,7 +72,7 @@ func numbered(names []string, ids bool, splits [3][]labelled) (g given, err erro
 	return g, nil
 }
 
-// sortedLabels are the classes that labels make.
+// sortedLabels returns the names of the classes that the labels make.
 func sortedLabels(labels map[string]bool) ([]string, error) {
 	if len(labels) > maxLabel+1 {
 		return nil, fmt.Errorf("there are %d different labels, more than the limit of %d", len(labels), maxLabel+1)
@@ -82,7 +84,7 @@ func sortedLabels(labels map[string]bool) ([]string, error) {
 			return slices.Sorted(maps.Keys(labels)), nil
 		}
 		if n < 0 {
-			return nil, fmt.Errorf("label %d is negative; labels that are withheld are written so: leave these images out", n)
+			return nil, fmt.Errorf("label %d is negative, which means that labels are withheld: leave these images out", n)
 		}
 		numbers[n] = true
 	}
@@ -93,7 +95,7 @@ func sortedLabels(labels map[string]bool) ([]string, error) {
 	return out, nil
 }
 
-// canonicalLabel writes an integer the one way that sortedLabels does: 07 and 7 are one class.
+// canonicalLabel writes an integer as sortedLabels does, so that 07 and 7 are one class.
 func canonicalLabel(s string) string {
 	if n, err := strconv.Atoi(s); err == nil {
 		return strconv.Itoa(n)
@@ -101,8 +103,8 @@ func canonicalLabel(s string) string {
 	return s
 }
 
-// checkClassName refuses a name that is not UTF-8: JSON, in which results keep the names, would change it. remedy says what
-// to do.
+// checkClassName returns an error if a class name is not UTF-8. Results keep the names in JSON, which
+// would change such a name. remedy says what the user can do.
 func checkClassName(where, name, remedy string) error {
 	if utf8.ValidString(name) {
 		return nil
@@ -110,5 +112,5 @@ func checkClassName(where, name, remedy string) error {
 	return fmt.Errorf("%s: the class name %q is not UTF-8: %s", where, abbreviate(name), remedy)
 }
 
-// splitNames are the names of splits in files and folders; 0 is train, 1 val, 2 test.
+// splitNames maps the names of splits in files and folders to 0 for train, 1 for val, 2 for test.
 var splitNames = map[string]int{"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}

@@ -13,23 +13,28 @@ import (
 	"sync/atomic"
 )
 
-// Batch is N images of one size with their labels. It belongs to whoever received it.
+// Batch holds N images of one size and their targets. The receiver may change it.
 type Batch struct {
-	Pixels  []uint8  // [N, Size, Size, 3], RGB, 0…255
+	Pixels  []uint8  // [N, Size, Size, 3], red green blue, 0…255
 	Targets []Target // [N]
-	N       int
+	N       int      // number of images
 }
 
-// LoaderOptions say how far and how wide a Loader works ahead. Neither changes what it yields.
+// LoaderOptions configures a [Loader]. No option changes the batches.
 type LoaderOptions struct {
-	Workers  int // images decoded at once; 0 means GOMAXPROCS
-	Prefetch int // batches finished or in work ahead of the consumer; 0 means 2
-	// Root is where the paths of samples begin for Fingerprint, which then does not change when the data set is moved; empty: they
-	// are taken as they are.
+	// Workers is the number of images that are decoded at once. Default 0: GOMAXPROCS.
+	Workers int
+
+	// Prefetch is the number of batches that are loaded ahead of the consumer. Default 0: 2 batches.
+	Prefetch int
+
+	// Root is the folder in which the paths of the samples begin, usually Dataset.Root.
+	// Loader.Fingerprint then does not change when the data set is moved. Default "": the whole
+	// paths count.
 	Root string
 }
 
-// Loader turns samples into batches of pixels.
+// Loader reads samples, decodes and transforms their images, and yields them in batches.
 type Loader struct {
 	samples   []Sample
 	transform Transform
@@ -37,8 +42,8 @@ type Loader struct {
 	options   LoaderOptions
 }
 
-// NewLoader returns a loader of samples, which nobody may change afterwards. cache may be nil, which means none, or shared
-// with other loaders. An invalid transform is the error of the first batch.
+// NewLoader returns a loader of samples, which must not change afterwards. cache may be shared with
+// other loaders; nil means no cache. If the transform is invalid, the first batch has the error.
 func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Loader {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
@@ -52,16 +57,16 @@ func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Lo
 // Len returns the number of samples.
 func (l *Loader) Len() int { return len(l.samples) }
 
-// Part is a loader of n of the samples, from first on.
+// Part returns a loader of n of the samples, beginning with sample first.
 func (l *Loader) Part(first, n int) *Loader {
 	return &Loader{l.samples[first : first+n], l.transform, l.cache, l.options}
 }
 
-// Fingerprint is a SHA-256, in hex, of what the loader reads and how: the transform, and of each sample its path, label, where
-// it is listed, and the pixels of an image in memory. Two loaders with the same yield the same batches while the files stay as
-// they are.
+// Fingerprint returns a SHA-256, in hex, of the transform and of every sample: its path, target, where
+// it is listed, and the pixels of an image in memory. Two loaders with the same fingerprint yield the
+// same batches as long as the image files do not change.
 func (l *Loader) Fingerprint() string {
-	h := sha256.New() // which never fails
+	h := sha256.New() // its Write never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
 	for _, s := range l.samples {
 		fmt.Fprintf(h, "%q %s %q\n", relative(l.options.Root, s.Path), s.Target, s.Where)
@@ -72,33 +77,35 @@ func (l *Loader) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Shuffle returns a permutation of 0 … n-1 that depends on seed and epoch only.
+// Shuffle returns a permutation of 0 … n-1 that depends on n, seed and epoch only.
 func Shuffle(n int, seed uint64, epoch int) []int {
 	return rand.New(rand.NewPCG(seed, uint64(epoch))).Perm(n)
 }
 
-// pending is a batch in work.
+// pending is a batch that is being loaded.
 type pending struct {
 	batch *Batch
-	errs  []error      // [N]
-	left  atomic.Int64 // images not yet done
-	done  chan struct{}
+	errs  []error       // [N]
+	left  atomic.Int64  // number of images that are not loaded yet
+	done  chan struct{} // closed when no image is left
 }
 
-// task is one image of a batch: sample index into slot.
+// task loads sample index into slot of a batch.
 type task struct {
 	to          *pending
 	slot, index int
 }
 
-// Batches yields the batches of one pass. order are indices of the samples; nil means all in list order. The last batch may
-// have fewer than batchSize images; dropLast leaves such a one out.
+// Batches yields the batches of one pass over the samples. order holds indices of samples; nil means
+// all samples in their order. The last batch may have fewer than batchSize images; dropLast leaves
+// such a batch out.
 //
-// Random crops and flips depend on seed, epoch and the sample's index, never on workers, order or batch size.
+// Random crops and flips depend on seed, epoch and the index of the sample, never on the number of
+// workers, the order or the batch size.
 //
-// An image that cannot be decoded ends the pass with an error that names the file and where it is listed; so does the end
-// of ctx. When the loop over the batches ends, early or not, all of the loader's goroutines have returned. Several passes
-// may run at once.
+// The pass ends with an error if an image cannot be decoded, or if ctx is done. The error names the
+// image and where it is listed. When the loop over the batches ends, early or not, all goroutines of
+// the pass have returned. Several passes may run at once.
 func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLast bool, seed uint64, epoch int) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		order := order
@@ -159,6 +166,7 @@ func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLa
 	}
 }
 
+// checkPass returns an error if a pass with these arguments is not possible.
 func (l *Loader) checkPass(order []int, batchSize int) error {
 	if err := l.transform.Validate(); err != nil {
 		return err
@@ -174,7 +182,8 @@ func (l *Loader) checkPass(order []int, batchSize int) error {
 	return nil
 }
 
-// produce hands every batch to the consumer before it hands its images to the workers: the consumer waits for done.
+// produce sends every batch to the consumer, which waits until it is loaded, and then the images of the
+// batch to the workers.
 func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead chan<- *pending, tasks chan<- task) {
 	size := l.transform.Size
 	for indices := range slices.Chunk(order, batchSize) {
@@ -200,7 +209,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 	}
 }
 
-// work loads one image into its place in the batch.
+// work loads one image into its slot of the batch.
 func (l *Loader) work(t task, seed uint64, epoch int) {
 	s := l.samples[t.index]
 	m, err := l.transform.load(s, l.cache)
@@ -216,14 +225,16 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 	}
 }
 
-// Transform is what the loader makes of images.
+// Transform returns the transform of the images.
 func (l *Loader) Transform() Transform { return l.transform }
 
-// Fixed is a loader of the same samples as [Transform.Fixed] has them; ok as there.
+// Fixed returns a loader of the same samples with the transform that [Transform.Fixed] returns. ok is
+// false if there is no such transform.
 func (l *Loader) Fixed() (fixed *Loader, ok bool) {
 	t, ok := l.transform.Fixed()
 	return &Loader{l.samples, t, l.cache, l.options}, ok
 }
 
-// Augments reports whether two passes over the same samples can differ: whether the transform crops or flips at random.
+// Augments reports whether the transform crops or flips at random, so that two passes over the same
+// samples differ.
 func (l *Loader) Augments() bool { return l.transform.RandomCrop || l.transform.HorizontalFlip }

@@ -7,8 +7,8 @@ import (
 	"github.com/bep/imagemeta"
 )
 
-// orientation returns the EXIF orientation 1…8 of an image file, 1 where it has none or where its metadata are broken:
-// a picture is worth more than its metadata.
+// orientation returns the EXIF orientation 1…8 of an image file. It is 1 if the file has none, or if
+// the metadata are broken: the image can still be used.
 func orientation(formatName string, data []byte) int {
 	var f imagemeta.ImageFormat
 	switch formatName {
@@ -17,7 +17,7 @@ func orientation(formatName string, data []byte) int {
 	case "png":
 		f = imagemeta.PNG
 	case "webp":
-		// imagemeta does not see that chunks of odd length are padded, and misses what comes after one.
+		// imagemeta ignores the padding of chunks of odd length and misses the chunks after them.
 		f, data = imagemeta.TIFF, webpEXIF(data)
 	case "tiff":
 		f = imagemeta.TIFF
@@ -36,7 +36,7 @@ func orientation(formatName string, data []byte) int {
 			switch v := tag.Value.(type) {
 			case uint16:
 				value = int(v)
-			case uint32: // not as the standard has it, but Pillow takes it
+			case uint32: // against the standard, but Pillow accepts it
 				value = int(v)
 			}
 			return imagemeta.ErrStopWalking
@@ -48,7 +48,8 @@ func orientation(formatName string, data []byte) int {
 	return value
 }
 
-// webpEXIF is the EXIF chunk of a WebP file, which is built as a TIFF; nil if there is none.
+// webpEXIF returns the EXIF chunk of a WebP file, which has the form of a TIFF file, nil if there is
+// none.
 func webpEXIF(data []byte) []byte {
 	for at := 12; at+8 <= len(data); { // after "RIFF", a length and "WEBP"
 		kind, size := string(data[at:at+4]), uint64(binary.LittleEndian.Uint32(data[at+4:]))
@@ -64,9 +65,9 @@ func webpEXIF(data []byte) []byte {
 	return nil
 }
 
-// orient turns the stored image into the upright one. The EXIF value says where the stored row 0 and column 0 belong:
-// 1 top-left, 2 top-right, 3 bottom-right, 4 bottom-left, and with rows and columns exchanged 5 left-top, 6 right-top,
-// 7 right-bottom, 8 left-bottom.
+// orient turns a stored image upright. The EXIF value says where the stored row 0 and column 0 belong:
+// 1 top left, 2 top right, 3 bottom right, 4 bottom left; with rows and columns exchanged 5 left top,
+// 6 right top, 7 right bottom, 8 left bottom.
 func orient(m *RGB, value int) *RGB {
 	if value <= 1 || value > 8 {
 		return m

@@ -1,13 +1,12 @@
 package dataset
 
 import (
-	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,8 +16,15 @@ import (
 	parquet "github.com/parquet-go/parquet-go/format"
 )
 
-// parquetFiles finds a folder's parquet files, by split: in data, in the folder itself, or in its folders train,
-// validation, test. unread are the splits of other names. All three lists are nil where there is no parquet file.
+// recogniseParquet reports whether a folder holds parquet files of a training split.
+func recogniseParquet(_ context.Context, root string) (bool, error) {
+	files, _, err := parquetFiles(root)
+	return files[0] != nil, err
+}
+
+// parquetFiles returns the parquet files of each split: those in the folder data, in the folder
+// itself, or in its folders train, validation and test. unread holds the names of other splits. All
+// three lists are nil if there is no parquet file.
 func parquetFiles(root string) (files [3][]string, unread []string, err error) {
 	for _, base := range []string{filepath.Join(root, "data"), root} {
 		flat, err := filepath.Glob(filepath.Join(globEscape(base), "*.parquet"))
@@ -46,16 +52,16 @@ func parquetFiles(root string) (files [3][]string, unread []string, err error) {
 	return files, nil, nil
 }
 
-// globEscape keeps a folder's name from being a pattern.
+// globEscape escapes the characters in the name of a folder that have a meaning in patterns.
 func globEscape(s string) string {
 	return regexp.MustCompile(`[*?\[\\]`).ReplaceAllString(s, `\$0`)
 }
 
-// words divides a name into runs of letters.
+// words matches runs of letters.
 var words = regexp.MustCompile(`\pL+`)
 
-// splitOf tells a file's split by its name: by what it begins with, as the datasets library names files, else by the only
-// word in it that is a split's name, in any case.
+// splitOf returns the split that a file belongs to by its name. The first word of the name counts, as
+// the datasets library names files; else the only word that is the name of a split.
 func splitOf(name string) (split int, ok bool) {
 	found := map[int]bool{}
 	for i, word := range words.FindAllString(strings.ToLower(name), -1) {
@@ -69,7 +75,8 @@ func splitOf(name string) (split int, ok bool) {
 	return split, len(found) == 1
 }
 
-// splitShards deals files to splits by their names. Where none is named after a split, all are train.
+// splitShards assigns files to splits by their names. If no name tells a split, all files are of the
+// training split.
 func splitShards(paths []string) (files [3][]string, unread []string) {
 	slices.Sort(paths)
 	for _, p := range paths {
@@ -87,11 +94,12 @@ func splitShards(paths []string) (files [3][]string, unread []string) {
 	return files, unread
 }
 
-// shard is how the datasets library numbers the files of a split.
+// shard matches the number that the datasets library gives each file of a split.
 var shard = regexp.MustCompile(`-\d+-of-(\d+)\.parquet$`)
 
-// readParquet reads the footers and labels of the Hugging Face hub's image sets.
-func readParquet(src source) (g given, err error) {
+// readParquet reads the footers and labels of image sets in parquet files, as the Hugging Face Hub has
+// them. It does not read the images.
+func readParquet(ctx context.Context, src source) (g given, err error) {
 	var files [3][]string
 	var unread []string
 	if src.file != "" {
@@ -107,11 +115,11 @@ func readParquet(src source) (g given, err error) {
 	for i, paths := range files {
 		if m := shard.FindStringSubmatch(strings.Join(paths[:min(1, len(paths))], "")); m != nil && src.file == "" {
 			if n, err := strconv.Atoi(m[1]); err == nil && n != len(paths) {
-				return given{}, fmt.Errorf("%s is one of %d files, and %d of them are here: complete the download", filepath.Base(paths[0]), n, len(paths))
+				return given{}, fmt.Errorf("%s is one of %d files, and %d of them are here: download the others", filepath.Base(paths[0]), n, len(paths))
 			}
 		}
 		for _, path := range paths {
-			rows, err := r.read(path)
+			rows, err := r.read(ctx, path)
 			if err != nil {
 				return given{}, err
 			}
@@ -123,23 +131,23 @@ func readParquet(src source) (g given, err error) {
 			return given{}, err
 		}
 	}
-	if g, err = numbered(r.names, r.integers, splits); err == nil && unread != nil {
+	if g, err = assignClasses(r.names, r.integers, splits); err == nil && unread != nil {
 		g.note = "; not read: " + strings.Join(unread, ", ")
 	}
 	return g, err
 }
 
-// parquetReader reads the files of one data set. Its columns are those of the first file.
+// parquetReader reads the files of one data set. The first file decides on the columns.
 type parquetReader struct {
 	src          source
 	cache        *pageCache
-	image, label string
-	integers     bool     // labels are
-	names        []string // of classes
+	image, label string   // columns
+	integers     bool     // the labels are integers
+	names        []string // class names; nil: none found yet
 }
 
-// read returns a labelled sample for every row.
-func (r *parquetReader) read(path string) ([]labelled, error) {
+// read returns a labelled sample for every row of a file.
+func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, error) {
 	p, err := openParquet(path, relative(r.src.root, path))
 	if err != nil {
 		return nil, err
@@ -161,7 +169,7 @@ func (r *parquetReader) read(path string) ([]labelled, error) {
 	}
 	integers := label.kind != parquet.ByteArray
 	if !first && integers != r.integers {
-		return nil, fmt.Errorf("%s: column %s has another type than in the files before it", p.name, label.path)
+		return nil, fmt.Errorf("%s: column %s has another type than in the previous files", p.name, label.path)
 	}
 	r.image, r.label, r.integers, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, r.cache
 	if r.names == nil && integers {
@@ -169,11 +177,11 @@ func (r *parquetReader) read(path string) ([]labelled, error) {
 			return nil, err
 		}
 	}
-	values, err := p.values(label)
+	values, err := p.values(ctx, label)
 	if err != nil {
 		return nil, err
 	}
-	if p.pages, err = p.index(p.image); err != nil {
+	if p.pages, err = p.index(ctx, p.image); err != nil {
 		return nil, err
 	}
 	rows := make([]labelled, len(values))
@@ -191,12 +199,13 @@ func (r *parquetReader) read(path string) ([]labelled, error) {
 		if err := checkClassName(where, text, "write column "+label.path+" as UTF-8"); err != nil {
 			return nil, err
 		}
-		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: p, row: i}, text}
+		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text}
 	}
 	return rows, nil
 }
 
-// imageColumn finds the column of image files: a struct with bytes, or bytes alone. want is its name; "" finds it.
+// imageColumn returns the column of image files: a struct with bytes, or bytes alone. want is its
+// name. If want is "", the column is the only such struct, else the first one with a usual name.
 func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	var structs []parquetColumn
 	find := func(name string) (c parquetColumn, ok bool) {
@@ -213,9 +222,9 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, nil
 		}
 		if slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.path == want && c.text }) {
-			return parquetColumn{}, fmt.Errorf("the column %q holds text and no images, which are files within the table, a struct with bytes; a table of paths is read from .csv, .tsv or .jsonl", want)
+			return parquetColumn{}, fmt.Errorf("the column %q holds text, not images: an image column holds encoded images, as a struct with bytes; paths of images are read from a .csv, .tsv or .jsonl table", want)
 		}
-		return parquetColumn{}, fmt.Errorf("there is no column of images %q, a struct with bytes; there are %s", want, columnNames(columns))
+		return parquetColumn{}, fmt.Errorf("there is no column of images %q, which is a struct with bytes; the columns are %s", want, columnNames(columns))
 	}
 	for _, c := range columns {
 		if c.kind == parquet.ByteArray && strings.HasSuffix(c.path, ".bytes") {
@@ -230,10 +239,11 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, nil
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("no column, or more than one, may hold the images; name it (the image column) among %s", columnNames(columns))
+	return parquetColumn{}, fmt.Errorf("the column of images is not known: no column or several columns may hold images; name the image column, one of %s", columnNames(columns))
 }
 
-// labelColumn finds the column of labels. want is its name; "" finds it.
+// labelColumn returns the column of labels. want is its name. If want is "", the column is the first
+// one with a usual name.
 func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	names := labelColumns
 	if want != "" {
@@ -251,9 +261,10 @@ func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, fmt.Errorf("column %s has type %v; labels are integers or strings", name, c.kind)
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s); name it (the label column) among %s", strings.Join(names, ", "), columnNames(columns))
+	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s); name the label column, one of %s", strings.Join(names, ", "), columnNames(columns))
 }
 
+// columnNames returns the names of columns, for messages.
 func columnNames(columns []parquetColumn) string {
 	var names []string
 	for _, c := range columns {
@@ -262,6 +273,7 @@ func columnNames(columns []parquetColumn) string {
 	return abbreviateList(names)
 }
 
+// abbreviateList joins names, at most twenty, for messages.
 func abbreviateList(names []string) string {
 	if len(names) > 20 {
 		names = append(names[:20:20], "…")
@@ -269,7 +281,8 @@ func abbreviateList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// classNames are those that the datasets library writes into a file's metadata; nil if there are none.
+// classNames returns the class names that the datasets library writes into the metadata of a file, nil
+// if there are none.
 func (p *parquetFile) classNames(label string) ([]string, error) {
 	for _, kv := range p.meta.KeyValueMetadata {
 		if kv.Key != "huggingface" {
@@ -281,20 +294,20 @@ func (p *parquetFile) classNames(label string) ([]string, error) {
 			} `json:"info"`
 		}
 		if err := json.Unmarshal([]byte(kv.Value), &doc); err != nil {
-			return nil, fmt.Errorf("reading %s: its metadata \"huggingface\": %w", p.name, err)
+			return nil, fmt.Errorf("reading %s: the metadata \"huggingface\": %w", p.name, err)
 		}
 		var feature struct {
 			Names []string `json:"names"`
 		}
 		if err := json.Unmarshal(doc.Info.Features[label], &feature); err != nil || len(feature.Names) == 0 {
-			return nil, nil // another kind of feature
+			return nil, nil // the feature is of another kind
 		}
 		return feature.Names, distinctNames(feature.Names, p.name)
 	}
 	return nil, nil
 }
 
-// distinctNames makes sure that no two classes have one name.
+// distinctNames returns an error if two classes have the same name.
 func distinctNames(names []string, where string) error {
 	seen := make(map[string]int)
 	for i, n := range names {
@@ -304,84 +317,4 @@ func distinctNames(names []string, where string) error {
 		seen[n] = i
 	}
 	return nil
-}
-
-// readmeClassNames are those in the README.md of a data set on the hub, in its YAML head as the datasets library writes it:
-//
-//	dataset_info:
-//	  features:
-//	  - name: label
-//	    dtype:
-//	      class_label:
-//	        names:
-//	          '0': cat
-//
-// nil if there are none there.
-func readmeClassNames(root, label string) ([]string, error) {
-	path := filepath.Join(root, "README.md")
-	text, err := readText(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	names, err := yamlClassNames(text, label)
-	if err != nil {
-		return nil, fmt.Errorf("README.md: %w", err)
-	}
-	return names, nil
-}
-
-func yamlClassNames(text []byte, label string) (names []string, err error) {
-	head, ok := bytes.CutPrefix(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("---\n"))
-	if !ok {
-		return nil, nil
-	}
-	head, _, _ = bytes.Cut(head, []byte("\n---"))
-	feature, classLabel := false, false
-	depth := -1 // of the lines "'0': cat"
-	for line := range strings.Lines(string(head)) {
-		line = strings.TrimRight(line, " \n")
-		item := strings.TrimLeft(line, " ")
-		indent := len(line) - len(item)
-		if depth >= 0 || names != nil {
-			if depth = max(depth, indent); indent < depth || item == "" {
-				break
-			}
-			key, value, _ := strings.Cut(item, ":")
-			if n, err := strconv.Atoi(yamlText(key)); err != nil || n != len(names) {
-				return nil, fmt.Errorf("in the names of %s: found %q, expected class %d and its name", label, abbreviate(item), len(names))
-			}
-			name := yamlText(value)
-			if err := checkClassName(fmt.Sprintf("class %d", len(names)), name, "save the file as UTF-8"); err != nil {
-				return nil, err
-			}
-			names = append(names, name)
-			continue
-		}
-		switch {
-		case strings.HasPrefix(item, "- name:"):
-			feature, classLabel = yamlText(item[len("- name:"):]) == label, false
-		case feature && item == "class_label:":
-			classLabel = true
-		case feature && classLabel && item == "names:":
-			depth = 0
-		}
-	}
-	return names, distinctNames(names, "the names of "+label)
-}
-
-// yamlText is a scalar, plain or quoted.
-func yamlText(s string) string {
-	s = strings.TrimSpace(s)
-	if len(s) >= 2 && s[0] == '\'' && s[len(s)-1] == '\'' {
-		return strings.ReplaceAll(s[1:len(s)-1], "''", "'")
-	}
-	if len(s) >= 2 && s[0] == '"' {
-		if text, err := strconv.Unquote(s); err == nil {
-			return text
-		}
-	}
-	return s
 }

@@ -46,7 +46,7 @@ func pyarrowRows(t testing.TB) map[string][][2]string {
 
 // hashOf is "" where the row has no bytes.
 func hashOf(s Sample) string {
-	data, err := s.stored.encoded(s.row)
+	data, err := s.stored.encoded()
 	if err != nil {
 		return ""
 	}
@@ -62,7 +62,7 @@ func TestParquetAgainstPyarrow(t *testing.T) {
 			if strings.HasSuffix(file, "binary.parquet") {
 				o.ImageColumn, o.LabelColumn = "picture", "kind"
 			}
-			d, err := Open(filepath.Join(parquetData, filepath.FromSlash(file)), o)
+			d, err := Open(t.Context(), filepath.Join(parquetData, filepath.FromSlash(file)), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,9 +86,9 @@ func TestParquetAgainstPyarrow(t *testing.T) {
 			}
 			readers.Wait()
 			for i, s := range d.Train {
-				names := map[string]bool{d.Classes[s.class()]: true, fmt.Sprint(s.class()): true}
+				names := map[string]bool{d.Classes[s.stratum()]: true, fmt.Sprint(s.stratum()): true}
 				if want := rows[i][1]; !names[want] {
-					t.Errorf("%s has label %d (%s), pyarrow reads %s", s.Where, s.class(), d.Classes[s.class()], want)
+					t.Errorf("%s has label %d (%s), pyarrow reads %s", s.Where, s.stratum(), d.Classes[s.stratum()], want)
 				}
 			}
 		})
@@ -96,20 +96,20 @@ func TestParquetAgainstPyarrow(t *testing.T) {
 }
 
 func TestParquetSets(t *testing.T) {
-	d, err := Open(filepath.Join(parquetData, "hub"), OpenOptions{})
+	d, err := Open(t.Context(), filepath.Join(parquetData, "hub"), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if fmt.Sprint(d.Classes) != "[cat dog fox]" || len(d.Train) != 12 || len(d.Val) != 3 || len(d.Test) != 6 || d.Split != "given" || d.Name != "hub" {
 		t.Errorf("%v, %d/%d/%d, %s", d.Classes, len(d.Train), len(d.Val), len(d.Test), d.Split)
 	}
-	if s := d.Train[8]; s.Where != "data/train-00001-of-00002.parquet row 1" || !strings.HasSuffix(s.Path, "train-00001-of-00002.parquet#1") || s.class() != 2 {
+	if s := d.Train[8]; s.Where != "data/train-00001-of-00002.parquet row 1" || !strings.HasSuffix(s.Path, "train-00001-of-00002.parquet#1") || s.stratum() != 2 {
 		t.Errorf("sample %+v", s)
 	}
 	if err := d.CheckImages(context.Background(), CheckOptions{}); err != nil {
 		t.Error(err)
 	}
-	m, err := d.Train[3].decode()
+	m, _, err := d.Train[3].read()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,26 +118,26 @@ func TestParquetSets(t *testing.T) {
 		t.Errorf("pixel %v, want %v", got, want)
 	}
 
-	d, err = Open(filepath.Join(parquetData, "readme"), OpenOptions{Seed: 1})
+	d, err = Open(t.Context(), filepath.Join(parquetData, "readme"), OpenOptions{Seed: 1})
 	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified 0.8/0.1/0.1 seed 1" || len(d.TrainVal())+len(d.Test) != 6 {
 		t.Errorf("%+v, %v", d, err)
 	}
 
-	d, err = Open(filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, LabelColumn: "coarse_label"})
-	if err != nil || fmt.Sprint(d.Classes) != "[0 1]" || d.Train[2].class() != 1 {
+	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, LabelColumn: "coarse_label"})
+	if err != nil || fmt.Sprint(d.Classes) != "[0 1]" || d.Train[2].stratum() != 1 {
 		t.Errorf("%+v, %v", d, err)
 	}
-	d, err = Open(filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1})
-	if err != nil || fmt.Sprint(d.Classes) != "[1 3]" || d.Train[0].class() != 1 {
+	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1})
+	if err != nil || fmt.Sprint(d.Classes) != "[1 3]" || d.Train[0].stratum() != 1 {
 		t.Errorf("%+v, %v", d, err)
 	}
 
-	d, err = Open(filepath.Join(parquetData, "other", "paths.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, SkipBadImages: true})
+	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "paths.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, SkipBadImages: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var bad *ImageError
-	if _, err := d.Train[1].decode(); !errors.As(err, &bad) || !strings.Contains(err.Error(), "paths.parquet, row 1: there are no bytes") || !strings.HasSuffix(bad.Path, "#1") {
+	if _, _, err := d.Train[1].read(); !errors.As(err, &bad) || !strings.Contains(err.Error(), "paths.parquet, row 1: the row names an image by its path") || !strings.HasSuffix(bad.Path, "#1") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -181,7 +181,7 @@ func TestParquetFolders(t *testing.T) {
 		if strings.Contains(c.name, "bracket") {
 			root = filepath.Join(root, "[x]")
 		}
-		d, err := Open(root, OpenOptions{ValFraction: -1, TestFraction: -1})
+		d, err := Open(t.Context(), root, OpenOptions{ValFraction: -1, TestFraction: -1})
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -207,31 +207,31 @@ func TestParquetErrors(t *testing.T) {
 		{"half a download", map[string]string{"data/train-00000-of-00002.parquet": train}, OpenOptions{}, []string{"train-00000-of-00002.parquet is one of 2 files, and 1 of them"}},
 		{"two columns", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{}, []string{"train.parquet", `"left", "left.path", "right"`, "image column"}},
 		{"no such column", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{ImageColumn: "label"}, []string{`no column of images "label"`}},
-		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`the column "image.path" holds text and no images`}},
+		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`the column "image.path" holds text, not images`}},
 		{"no such label", map[string]string{"train.parquet": train}, OpenOptions{LabelColumn: "kind"}, []string{"no column of labels (looked for kind)", `"image", "image.path", "label"`}},
 		{"label is the image", map[string]string{"train.parquet": "other/lists.parquet"}, OpenOptions{}, []string{"no column of labels"}},
 		{"label a float", map[string]string{"train.parquet": "other/floats.parquet"}, OpenOptions{}, []string{"column label has type", "integers or strings"}},
 		{"label -1", map[string]string{"train.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"label -1 is negative", "withheld"}},
-		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 says that the label is withheld"}},
+		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 means that the label is withheld"}},
 		{"label null", map[string]string{"train.parquet": "other/nolabel.parquet"}, OpenOptions{}, []string{"train.parquet row 2: there is no label in column label"}},
-		{"label of 2000 bytes", map[string]string{"train.parquet": "other/long.parquet"}, OpenOptions{}, []string{"row 0 has 2000 bytes, expected at most 1024 of a label"}},
+		{"label of 2000 bytes", map[string]string{"train.parquet": "other/long.parquet"}, OpenOptions{}, []string{"row 0 has a label of 2000 bytes: the limit is 1024"}},
 		{"test labels withheld, no names", map[string]string{"train.parquet": "other/required.parquet", "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "withheld"}},
-		{"encoding", map[string]string{"train.parquet": "other/delta.parquet"}, OpenOptions{}, []string{"column label", "DELTA_BINARY_PACKED is not read"}},
+		{"encoding", map[string]string{"train.parquet": "other/delta.parquet"}, OpenOptions{}, []string{"column label", "DELTA_BINARY_PACKED is not supported"}},
 		{"types differ", map[string]string{"train-0.parquet": train, "train-1.parquet": "pages/plain.parquet"}, OpenOptions{}, []string{"train-1.parquet: column label has another type"}},
 		{"text", map[string]string{"train.parquet": "words, words, words"}, OpenOptions{}, []string{"train.parquet", `begins with "word"`}},
-		{"empty", map[string]string{"train.parquet": ""}, OpenOptions{}, []string{"0 bytes are no parquet file"}},
+		{"empty", map[string]string{"train.parquet": ""}, OpenOptions{}, []string{"it has 0 bytes and is not a parquet file"}},
 		{"encrypted", map[string]string{"train.parquet": "PAR1xxxxxxxxPARE"}, OpenOptions{}, []string{"encrypted"}},
 		{"footer too long", map[string]string{"train.parquet": "PAR1xxxx\xff\xff\xff\x7fPAR1"}, OpenOptions{}, []string{"footer claims 2147483647 bytes of a file of 16"}},
 		{"footer of noise", map[string]string{"train.parquet": "PAR1xxxx\x04\x00\x00\x00PAR1"}, OpenOptions{}, []string{"footer is broken"}},
 		{"no training split", map[string]string{"test-0.parquet": train, "val-0.parquet": train}, OpenOptions{Layout: "parquet"}, []string{"no training split"}},
 		{"not asked for", map[string]string{"train.parquet": train}, OpenOptions{Layout: "vtab"}, []string{"train800val200.txt"}},
-		{"names in the README broken", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '1': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"README.md", `found "'1': a", expected class 0`}},
+		{"names in the README broken", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '1': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"README.md", `line 5: found "1: a", expected class 0`}},
 		{"label in Latin-1", map[string]string{"train.parquet": strings.ReplaceAll(string(plain), "class 1", "class \xe9")}, OpenOptions{}, []string{`train.parquet row 1: the class name "class \xe9" is not UTF-8: write column label as UTF-8`}},
-		{"names in the README in Latin-1", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': caf\xe9\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{`README.md: class 0: the class name "caf\xe9" is not UTF-8`}},
+		{"names in the README in Latin-1", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': caf\xe9\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{`README.md: the front matter is not UTF-8: save`}},
 		{"too few names", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"train.parquet row 1", "label 1 is out of range: there are names for 1 classes"}},
 	} {
 		root := copied(t, c.files)
-		_, err := Open(root, c.o)
+		_, err := Open(t.Context(), root, c.o)
 		if err == nil {
 			t.Errorf("%s: no error", c.name)
 			continue
@@ -251,12 +251,12 @@ func TestParquetIsLazy(t *testing.T) {
 	path := bigParquet(t, rows, size)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	d, err := Open(path, OpenOptions{ValFraction: -1, TestFraction: -1})
+	d, err := Open(t.Context(), path, OpenOptions{ValFraction: -1, TestFraction: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, row := range []int{17, 399, 17} {
-		data, err := d.Train[row].stored.encoded(row)
+		data, err := d.Train[row].stored.encoded()
 		if err != nil || len(data) != size || data[0] != byte(row) || data[size-1] != byte(row) {
 			t.Fatalf("row %d: %d bytes, %v", row, len(data), err)
 		}
@@ -421,10 +421,10 @@ func FuzzParquet(f *testing.F) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		d, err := Open(path, OpenOptions{ValFraction: -1, TestFraction: -1})
+		d, err := Open(t.Context(), path, OpenOptions{ValFraction: -1, TestFraction: -1})
 		if err == nil {
 			for _, s := range d.Train {
-				_, _ = s.stored.encoded(s.row)
+				_, _ = s.stored.encoded()
 			}
 		} else if !strings.Contains(err.Error(), "train.parquet") {
 			t.Errorf("the error does not name the file: %v", err)
@@ -436,7 +436,7 @@ func FuzzParquet(f *testing.F) {
 	})
 }
 
-func FuzzYAMLClassNames(f *testing.F) {
+func FuzzFrontMatter(f *testing.F) {
 	text, err := os.ReadFile(filepath.Join(parquetData, "readme", "README.md"))
 	if err != nil {
 		f.Fatal(err)
@@ -444,7 +444,7 @@ func FuzzYAMLClassNames(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte("---\n- name: label\n class_label:\n  names:\n   '0': \"a\\n\"\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		names, err := yamlClassNames(text, "label")
+		names, err := frontMatterClassNames(text, "label")
 		if err == nil && distinctNames(names, "") != nil {
 			t.Errorf("two classes have one name: %q", names)
 		}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,48 +15,57 @@ import (
 	parquet "github.com/parquet-go/parquet-go/format"
 )
 
-// Of a parquet file only the footer, the page headers of two columns and the labels are read when it is opened. Images are
-// read one at a time, where their page says where they lie, else a page at a time.
+// Opening a parquet file reads its footer, the page headers of two columns, and the labels. Images are
+// read later: one at a time from uncompressed pages, a page at a time from others.
 //
-// The format's structures and their decoder are parquet-go's. Its reader of pages is not used: it finds a row by decoding
-// every page before it, and allocates what a page claims to hold.
+// The structures of the format and their decoder are parquet-go's. Its reader of pages is not used,
+// because it decodes every page before a row to find the row, and because it allocates the size that
+// a page claims to have.
 
 const (
+	// maxFooterBytes bounds the footer of a file.
 	maxFooterBytes = 64 << 20
-	// maxPageHeader: statistics in it hold a least and a greatest value, which are images.
+	// maxPageHeader bounds the header of a page, in bytes. Its statistics hold the least and the
+	// greatest value of the page, which may be whole images.
 	maxPageHeader = 16 << 20
 )
 
-// parquetFile is an open-and-shut parquet file: it is opened for every read, as image files are.
+// parquetFile describes a parquet file. The file is opened and closed for every read, as image files
+// are.
 type parquetFile struct {
 	path string
-	name string // as messages call it: below the data set's root
-	size int64
+	name string // name in messages: the path below the root of the data set
+	size int64  // bytes
 	meta parquet.FileMetaData
 	rows int
 
-	// of the image column
 	image parquetColumn
-	pages []*parquetPage
+	pages []*parquetPage // pages of the image column
 	cache *pageCache
 }
 
-// parquetColumn is a column of single values: what is in no list.
+// parquetRow is the image in one row of a parquet file, from 0.
+type parquetRow struct {
+	file *parquetFile
+	row  int
+}
+
+// parquetColumn describes a column that has one value in each row. Columns of lists are left out.
 type parquetColumn struct {
-	path     string // "image.bytes"
-	index    int    // among the leaves
+	path     string // such as "image.bytes"
+	index    int    // index among the leaves of the schema
 	kind     parquet.Type
-	maxLevel int  // definition level of a value that is there; 0: there always is one
+	maxLevel int  // definition level of a value that is present; 0: every value is present
 	text     bool // annotated as UTF-8
 }
 
-// always is the column as its dictionary has it: without definition levels.
+// always returns the column as its dictionary stores it: without definition levels.
 func (c parquetColumn) always() parquetColumn {
 	c.maxLevel = 0
 	return c
 }
 
-// openParquet reads a file's footer.
+// openParquet reads the footer of a file.
 func openParquet(path, name string) (*parquetFile, error) {
 	p := &parquetFile{path: path, name: name}
 	return p, p.reading("", func(f *os.File) error {
@@ -65,7 +75,7 @@ func openParquet(path, name string) (*parquetFile, error) {
 		}
 		p.size = info.Size()
 		if p.size < 12 {
-			return fmt.Errorf("%d bytes are no parquet file", p.size)
+			return fmt.Errorf("it has %d bytes and is not a parquet file", p.size)
 		}
 		var head, tail [8]byte
 		if _, err := f.ReadAt(head[:4], 0); err != nil {
@@ -82,12 +92,12 @@ func openParquet(path, name string) (*parquetFile, error) {
 		}
 		length := int64(binary.LittleEndian.Uint32(tail[:4]))
 		if length > p.size-12 || length > maxFooterBytes {
-			return fmt.Errorf("its footer claims %d bytes of a file of %d; at most %d are read", length, p.size, maxFooterBytes)
+			return fmt.Errorf("the footer claims %d bytes of a file of %d bytes: the limit is %d bytes", length, p.size, maxFooterBytes)
 		}
 		if _, err := readThrift(f, p.size-8-length, length, &p.meta); err != nil {
-			return fmt.Errorf("its footer is broken: %w", err)
+			return fmt.Errorf("the footer is broken: %w", err)
 		}
-		// The least that an image takes; where many rows share one, in a dictionary, they take less.
+		// An image takes 16 bytes at least. Rows that share an image, in a dictionary, take less.
 		if limit := p.size/16 + 1000; p.meta.NumRows < 0 || p.meta.NumRows > limit {
 			return fmt.Errorf("it claims %d rows in %d bytes", p.meta.NumRows, p.size)
 		}
@@ -96,7 +106,7 @@ func openParquet(path, name string) (*parquetFile, error) {
 	})
 }
 
-// reading calls do with the open file. Errors name the file and what was read of it.
+// reading opens the file and calls do. Errors name the file and what do reads.
 func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
 	if info, err := os.Stat(p.path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file (mode %s)", p.name, info.Mode())
@@ -118,19 +128,20 @@ func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
 	return nil
 }
 
-// columns lists the columns of single values.
+// columns returns the columns that have one value in each row.
 func (p *parquetFile) columns() ([]parquetColumn, error) {
 	var columns []parquetColumn
 	at, leaf := 0, 0
-	// walk reads the element at, and those below it. level and single are of what holds it.
+	// walk reads the element at, and the elements below it. level is the definition level of the
+	// group that holds the element, and single is false if that group is in a list.
 	var walk func(path string, level int, single bool, depth int) error
 	walk = func(path string, level int, single bool, depth int) error {
 		if at >= len(p.meta.Schema) || depth > maxThriftDepth {
-			return errors.New("its schema is broken: a group has more columns than are described, or is nested too deep")
+			return errors.New("the schema is broken: a group has more columns than are described, or is nested too deeply")
 		}
 		e := p.meta.Schema[at]
 		at++
-		if depth > 0 { // the root's name says nothing
+		if depth > 0 { // the name of the root is not a part of the path
 			path = strings.TrimPrefix(path+"."+e.Name, ".")
 			switch e.RepetitionType.V {
 			case parquet.Optional:
@@ -164,14 +175,14 @@ func (p *parquetFile) columns() ([]parquetColumn, error) {
 	return columns, nil
 }
 
-// isText reports whether a column is annotated as UTF-8, in the new or the old way.
+// isText reports whether a column is annotated as UTF-8, in the new or in the old form.
 func isText(e parquet.SchemaElement) bool {
 	_, is := e.LogicalType.Value.(*parquet.StringType)
 	return is || e.ConvertedType.Valid && e.ConvertedType.V == deprecated.UTF8
 }
 
 // index finds the data pages of a column by their headers.
-func (p *parquetFile) index(c parquetColumn) (pages []*parquetPage, err error) {
+func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parquetPage, err error) {
 	err = p.reading("column "+c.path, func(f *os.File) error {
 		rows := 0
 		for i, g := range p.meta.RowGroups {
@@ -185,7 +196,7 @@ func (p *parquetFile) index(c parquetColumn) (pages []*parquetPage, err error) {
 			case g.NumRows < 0 || g.NumRows > int64(p.rows-rows):
 				return fmt.Errorf("row group %d claims %d rows, the file has %d", i, g.NumRows, p.rows)
 			}
-			more, err := p.indexChunk(f, m, rows, int(g.NumRows))
+			more, err := p.indexChunk(ctx, f, m, rows, int(g.NumRows))
 			if err != nil {
 				return fmt.Errorf("row group %d: %w", i, err)
 			}
@@ -193,16 +204,16 @@ func (p *parquetFile) index(c parquetColumn) (pages []*parquetPage, err error) {
 			rows += int(g.NumRows)
 		}
 		if rows != p.rows {
-			return fmt.Errorf("its row groups have %d rows, the file claims %d", rows, p.rows)
+			return fmt.Errorf("the row groups have %d rows, the file claims %d", rows, p.rows)
 		}
 		return nil
 	})
 	return pages, err
 }
 
-// indexChunk finds the data pages of a column in a row group, whose rows begin at first.
-func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
-	if rows == 0 { // pyarrow writes such a row group of an empty table, with no offset
+// indexChunk finds the data pages of a column in one row group, whose rows begin at first.
+func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
+	if rows == 0 { // pyarrow writes an empty table as such a row group, without an offset
 		return nil, nil
 	}
 	at := m.DataPageOffset
@@ -215,6 +226,9 @@ func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, ro
 	end := at + m.TotalCompressedSize
 	var dict *parquetPage
 	for found := 0; found < rows; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if at >= end {
 			return nil, fmt.Errorf("its pages have %d rows, expected %d", found, rows)
 		}
@@ -262,13 +276,13 @@ func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, ro
 		page.rows = int(values)
 		switch encoding {
 		case parquet.Plain:
-		//lint:ignore SA1019 files of format version 1 say so
+		//lint:ignore SA1019 files of format version 1 have this encoding
 		case parquet.RLEDictionary, parquet.PlainDictionary:
 			if page.dictionary = dict; dict == nil {
 				return nil, errors.New("a page refers to a dictionary, and there is none before it")
 			}
 		default:
-			return nil, fmt.Errorf("encoding %v is not read, PLAIN and RLE_DICTIONARY are: write the file anew with these, which are pyarrow's default", encoding)
+			return nil, fmt.Errorf("encoding %v is not supported: write the file again with the encodings PLAIN or RLE_DICTIONARY, which are pyarrow's default", encoding)
 		}
 		found += page.rows
 		if page.rows > 0 {
@@ -278,21 +292,24 @@ func (p *parquetFile) indexChunk(f *os.File, m parquet.ColumnMetaData, first, ro
 	return pages, nil
 }
 
-// maxLabelBytes bounds a label: the name of a class. The file's size does not bound what all take together, as a few
-// compressed bytes may be many long labels.
+// maxLabelBytes bounds a label, which is the name of a class. The size of the file does not bound all
+// labels together: a few compressed bytes may hold many long labels.
 const maxLabelBytes = 1024
 
-// values reads all labels of a column, one for each row; nil where there is none.
-func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
-	pages, err := p.index(c)
+// values reads the value of a column in every row, nil for a row without a value.
+func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, error) {
+	pages, err := p.index(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	all := make([][]byte, 0, p.rows)
-	known := map[string][]byte{} // labels are few: each is kept once, and no page with it
+	known := map[string][]byte{} // there are few labels: each is kept once, and no page is kept
 	err = p.reading("column "+c.path, func(f *os.File) error {
 		dictionaries := map[*parquetPage][][]byte{}
 		for _, page := range pages {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			dictionary, ok := dictionaries[page.dictionary]
 			if page.dictionary != nil && !ok {
 				var err error
@@ -307,7 +324,7 @@ func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
 			}
 			for i, v := range values {
 				if len(v) > maxLabelBytes {
-					return fmt.Errorf("row %d has %d bytes, expected at most %d of a label", page.first+i, len(v), maxLabelBytes)
+					return fmt.Errorf("row %d has a label of %d bytes: the limit is %d bytes", page.first+i, len(v), maxLabelBytes)
 				}
 				if v != nil {
 					label, ok := known[string(v)]
@@ -325,8 +342,9 @@ func (p *parquetFile) values(c parquetColumn) ([][]byte, error) {
 	return all, err
 }
 
-// encoded reads the image file that is stored in a row.
-func (p *parquetFile) encoded(row int) (data []byte, err error) {
+// encoded reads the image.
+func (r parquetRow) encoded() (data []byte, err error) {
+	p, row := r.file, r.row
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
 	page := p.pages[after-1]
 	err = p.reading(fmt.Sprintf("row %d", row), func(f *os.File) error {
@@ -351,7 +369,7 @@ func (p *parquetFile) encoded(row int) (data []byte, err error) {
 		return err
 	})
 	if err == nil && data == nil {
-		err = fmt.Errorf("%s, row %d: there are no bytes, and an image that a row names by its path alone is not read; store the images in the file (datasets' push_to_hub does so, its to_parquet only after embed_table_storage)", p.name, row)
+		err = fmt.Errorf("%s, row %d: the row names an image by its path and does not hold its bytes: store the images in the file (push_to_hub of the datasets library does so; to_parquet does so only after embed_table_storage)", p.name, row)
 	}
 	return data, err
 }

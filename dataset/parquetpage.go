@@ -19,28 +19,34 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// parquetPage is where a page lies and how it is stored. Its numbers have been checked against the file's size.
+// parquetPage describes where a page lies and how it is stored. Its numbers have been checked against
+// the size of the file.
 type parquetPage struct {
-	first, rows  int   // in the file; of a dictionary its values
-	at           int64 // of what follows the header
+	first, rows  int   // first row in the file and number of rows; of a dictionary, number of values
+	at           int64 // offset of the bytes after the header
 	compressed   int   // bytes there
-	uncompressed int
-	levels       int // bytes of definition levels, uncompressed, in front; -1: they begin with their length, in what is compressed
+	uncompressed int   // bytes after decompression
 	codec        parquet.CompressionCodec
-	dictionary   *parquetPage // to which the values are indices; nil: they are the values
+	dictionary   *parquetPage // the values are indices into this dictionary; nil: they are the values
+
+	// levels is the number of bytes of definition levels, which lie uncompressed in front of the
+	// values. -1: the definition levels are compressed together with the values and begin with
+	// their length.
+	levels int
 
 	locate  sync.Once
-	located []span // of the values of an uncompressed page; see value
+	located []span // places of the values of an uncompressed page; see value
 	err     error
 }
 
-// span is a value's place in the file; size -1: there is none.
+// span is the place of a value in the file. size is -1 for a row without a value.
 type span struct {
 	at   int64
 	size int
 }
 
-// values reads a page: a value for each row, nil where there is none. Byte arrays come without their length.
+// values reads a page and returns a value for each row, nil for a row without a value. The values of
+// byte arrays do not include their length.
 func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte) ([][]byte, error) {
 	raw := make([]byte, p.compressed)
 	if _, err := f.ReadAt(raw, p.at); err != nil {
@@ -64,7 +70,7 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	if err != nil {
 		return nil, err
 	}
-	var present []int // rows with a value
+	var present []int // rows that have a value
 	for i := range p.rows {
 		if there == nil || there[i] {
 			present = append(present, i)
@@ -73,7 +79,7 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	all := make([][]byte, p.rows)
 	if p.dictionary != nil && len(present) > 0 {
 		if len(data) == 0 {
-			return nil, fmt.Errorf("the page at %d: its indices are missing", p.at)
+			return nil, fmt.Errorf("the page at %d has no indices", p.at)
 		}
 		indices, err := runLengths(data[1:], uint(data[0]), len(present))
 		if err != nil {
@@ -95,7 +101,7 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	return all, nil
 }
 
-// present tells which rows have a value; nil means all.
+// present reports, for each row, whether it has a value. nil means that all rows have one.
 func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 	if c.maxLevel == 0 {
 		return nil, nil
@@ -111,7 +117,8 @@ func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 	return there, nil
 }
 
-// value reads one value of an uncompressed page of byte arrays, and nothing but it. Where the values lie is found out once.
+// value reads one value of an uncompressed page of byte arrays, and nothing else. The first call finds
+// the places of all values.
 func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error) {
 	p.locate.Do(func() { p.located, p.err = p.spans(f, c) })
 	if p.err != nil {
@@ -126,7 +133,7 @@ func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error
 	return data, err
 }
 
-// spans finds the values by their lengths.
+// spans finds the places of the values by their lengths.
 func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
 	at, end := p.at, p.at+int64(p.compressed)
 	number := func() (int64, error) {
@@ -176,7 +183,7 @@ func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
 	return spans, nil
 }
 
-// plain takes the first value off data in the encoding PLAIN.
+// plain splits the first value, in the encoding PLAIN, from data.
 func plain(data []byte, kind parquet.Type) (value, rest []byte, err error) {
 	width := 8
 	switch kind {
@@ -186,7 +193,7 @@ func plain(data []byte, kind parquet.Type) (value, rest []byte, err error) {
 		width = 4
 	case parquet.Int64:
 	default:
-		return nil, nil, fmt.Errorf("values of type %v are not read", kind)
+		return nil, nil, fmt.Errorf("values of type %v are not supported", kind)
 	}
 	if len(data) < width {
 		return nil, nil, io.ErrUnexpectedEOF
@@ -194,19 +201,20 @@ func plain(data []byte, kind parquet.Type) (value, rest []byte, err error) {
 	return data[:width:width], data[width:], nil
 }
 
-// lengthPrefixed takes a length and as many bytes off data.
+// lengthPrefixed splits a length, and the bytes that it counts, from data.
 func lengthPrefixed(data []byte) (value, rest []byte, err error) {
 	if len(data) < 4 {
 		return nil, nil, io.ErrUnexpectedEOF
 	}
 	n, data := uint64(binary.LittleEndian.Uint32(data)), data[4:]
 	if n > uint64(len(data)) {
-		return nil, nil, fmt.Errorf("a length of %d bytes, and %d follow", n, len(data))
+		return nil, nil, fmt.Errorf("a length of %d bytes is followed by %d bytes", n, len(data))
 	}
 	return data[:n:n], data[n:], nil
 }
 
-// runLengths decodes n numbers of some bits each in parquet's hybrid of runs and bit-packed groups of eight.
+// runLengths decodes n numbers of width bits in parquet's hybrid encoding: runs of equal numbers, and
+// bit-packed groups of eight numbers.
 func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	if width > 32 {
 		return nil, fmt.Errorf("numbers of %d bits, expected 32 at most", width)
@@ -219,7 +227,7 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 		}
 		data = data[used:]
 		left := uint64(n - len(out))
-		if head&1 == 0 { // the same number many times
+		if head&1 == 0 { // a run of equal numbers
 			length := int(width+7) / 8
 			if len(data) < length {
 				return nil, io.ErrUnexpectedEOF
@@ -237,7 +245,7 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 			}
 			continue
 		}
-		// The last group may hold more numbers than there are, but not fewer bytes than it says.
+		// The last group may hold more numbers than are left, but not fewer bytes than it claims.
 		groups := head >> 1
 		if groups == 0 {
 			return nil, errors.New("an empty run")
@@ -261,18 +269,19 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	return out, nil
 }
 
-// decompress unpacks a page of the given size. Memory stays in proportion to what the file holds: images hardly compress.
+// decompress decompresses a page to the given size. The size is bounded in proportion to the bytes in
+// the file, because images hardly compress.
 func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []byte, err error) {
 	if codec == parquet.Uncompressed {
 		return data, nil
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			out, err = nil, fmt.Errorf("its decoder failed with %q", fmt.Sprint(p))
+			out, err = nil, fmt.Errorf("the decoder failed with %q", fmt.Sprint(p))
 		}
 	}()
 	if limit := 64<<20 + 100*len(data); size < 0 || size > limit {
-		return nil, fmt.Errorf("%d bytes claim to be %d uncompressed; at most %d are read", len(data), size, limit)
+		return nil, fmt.Errorf("%d bytes claim to be %d bytes uncompressed: the limit is %d bytes", len(data), size, limit)
 	}
 	var r io.Reader
 	switch codec {
@@ -306,7 +315,7 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 		defer z.Close()
 		r = z
 	default:
-		return nil, fmt.Errorf("compression %v is not read; write the file anew with snappy or zstd", codec)
+		return nil, fmt.Errorf("compression %v is not supported: write the file again with snappy or zstd", codec)
 	}
 	if out, err = io.ReadAll(io.LimitReader(r, int64(size)+1)); err == nil && len(out) != size {
 		err = fmt.Errorf("it holds %d bytes or more, expected %d", len(out), size)
@@ -314,18 +323,19 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 	return out, err
 }
 
-// pageCache keeps the pages used last of a data set's files, for images that are packed together: a page then holds up to
-// some hundred of them, and is of use as a whole where they are read in order.
+// pageCache keeps the pages that were used last. A compressed page holds up to some hundred images,
+// and the next images that are read often lie in it too.
 type pageCache struct {
 	mu    sync.Mutex
-	bytes int
-	order list.List // of *cachedPage, the one used last in front
+	bytes int       // uncompressed size of the pages
+	order list.List // *cachedPage elements; the front one was used last
 	pages map[*parquetPage]*list.Element
 }
 
-// maxPageCache is in bytes. One page is kept whatever its size.
+// maxPageCache bounds the pages of a pageCache, in bytes. One page is kept whatever its size.
 const maxPageCache = 128 << 20
 
+// cachedPage is a page and its values.
 type cachedPage struct {
 	page   *parquetPage
 	once   sync.Once
@@ -333,7 +343,7 @@ type cachedPage struct {
 	err    error
 }
 
-// values returns a page's, read once by whoever comes first.
+// values returns the values of a page. The first caller reads them.
 func (c *pageCache) values(p *parquetPage, read func() ([][]byte, error)) ([][]byte, error) {
 	c.mu.Lock()
 	e := c.pages[p]

@@ -9,15 +9,19 @@ import (
 	"io"
 )
 
-// pnmHeader is the head of a binary PGM (P5, grey) or PPM (P6, RGB) file.
+// pnmHeader is the header of a binary PGM (P5, grey) or PPM (P6, RGB) file.
 type pnmHeader struct {
 	channels      int // 1 or 3
-	width, height int
-	maximum       int // the value that means full intensity, 1…65535; above 255 samples have two bytes, high byte first
-	size          int // bytes of the header
+	width, height int // in pixels
+	size          int // of the header, in bytes
+
+	// maximum is the value of full intensity, 1…65535. Above 255, a sample has two bytes, the high
+	// byte first.
+	maximum int
 }
 
-// readPNMHeader reads "P6 width height maximum" and the one white space after it; # starts a comment that ends with the line.
+// readPNMHeader reads "P6 width height maximum" and the one white space after it. A # starts a comment,
+// which ends with the line.
 func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	h.channels = 1
 	if data[1] == '6' {
@@ -40,7 +44,7 @@ func readPNMHeader(data []byte) (h pnmHeader, err error) {
 			i++
 		}
 		if i == start || *field == 0 {
-			return h, errors.New("header is not three positive numbers: width, height, maximum")
+			return h, errors.New("the header is not three positive numbers: width, height, maximum")
 		}
 	}
 	if i == len(data) {
@@ -53,6 +57,7 @@ func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	return h, nil
 }
 
+// pnmConfig returns the size of an image.
 func pnmConfig(r io.Reader) (image.Config, error) {
 	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
 	if err != nil {
@@ -65,6 +70,7 @@ func pnmConfig(r io.Reader) (image.Config, error) {
 	return image.Config{ColorModel: color.RGBAModel, Width: h.width, Height: h.height}, nil
 }
 
+// decodePNM decodes a PGM or PPM file.
 func decodePNM(data []byte) (*RGB, error) {
 	h, err := readPNMHeader(data)
 	if err != nil {

@@ -37,11 +37,11 @@ func TestGoldenResized(t *testing.T) {
 			t.Fatal("test.txt is shorter than the golden data")
 		}
 		name, _, _ := strings.Cut(lines.Text(), " ")
-		m, err := DecodeFile(filepath.Join(root, name))
+		m, err := decodeFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err = ResizeBicubic(m, 224, 224)
+		m, err = resizeBicubic(m, 224, 224)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestOpenRealSets(t *testing.T) {
 		{"grocery", "fgvc", 81, 972, 296, 800, "0", "80", 0, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d, err := Open(golden.Beside(t, "data", c.name), OpenOptions{})
+			d, err := Open(t.Context(), golden.Beside(t, "data", c.name), OpenOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +112,7 @@ func TestOpenRealSets(t *testing.T) {
 
 // BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to pixels of 224×224.
 func BenchmarkLoadCaltech(b *testing.B) {
-	d, err := Open(golden.Beside(b, "data", "caltech101"), OpenOptions{})
+	d, err := Open(b.Context(), golden.Beside(b, "data", "caltech101"), OpenOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -5,26 +5,29 @@ import (
 	"math"
 )
 
-// precisionBits is the fixed-point precision of Pillow's 8-bit resampling: 32 bits less 8 for the value and 2 for overshoot.
+// precisionBits is the fixed-point precision of Pillow's 8-bit resampling: 32 bits without 8 bits for
+// the value and 2 bits for overshoot.
 const precisionBits = 32 - 8 - 2
 
-// ResizeBicubic returns m at width × height, bit for bit as Image.resize((width, height), Image.BICUBIC) of Pillow up to
-// version 12 does it: the cubic filter with a = -0.5, widened by the scale factor when the image shrinks; rows first, then
-// columns; 8 bits in between (libImaging/Resample.c). Pillow 13 takes the columns first where an image becomes wider and
-// lower, which differs by up to ten levels at sharp edges; published results were made with the older order.
+// resizeBicubic returns m at width × height pixels, bit for bit as
+// Image.resize((width, height), Image.BICUBIC) of Pillow up to version 12: the cubic filter with
+// a = -0.5, widened by the scale factor if the image shrinks; rows first, then columns; 8 bits in
+// between (libImaging/Resample.c). Pillow 13 resizes the columns first if an image becomes wider and
+// lower, which differs by up to ten levels at sharp edges. Published results were made with the older
+// order.
 //
-// A size that does not change returns m itself. It is an error if m or the new size has no area, or the new size, or the
-// image between the two passes, more than MaxPixels.
-func ResizeBicubic(m *RGB, width, height int) (*RGB, error) {
+// If the size does not change, resizeBicubic returns m itself. It is an error if m or the new size has
+// no area, or if the new size or the image between the two passes has more than maxPixels.
+func resizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
 	}
-	if width < 1 || height < 1 || width > MaxPixels/height {
-		return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, MaxPixels)
+	if width < 1 || height < 1 || width > maxPixels/height {
+		return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, maxPixels)
 	}
 	if width != m.Width {
-		if width > MaxPixels/m.Height {
-			return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: more than the limit of %d pixels, %d×%d, in between; the image is too narrow for its height", m.Width, m.Height, width, height, MaxPixels, width, m.Height)
+		if width > maxPixels/m.Height {
+			return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: more than the limit of %d pixels, %d×%d, in between; the image is too narrow for its height", m.Width, m.Height, width, height, maxPixels, width, m.Height)
 		}
 		m = resizeRows(m, bicubicTaps(m.Width, width))
 	}
@@ -34,13 +37,14 @@ func ResizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	return m, nil
 }
 
-// taps are the input samples that one output sample is made of.
+// taps holds the input samples, and their weights, that make one output sample.
 type taps struct {
 	first   int     // index of the first input sample
 	weights []int32 // in units of 2^-precisionBits; they sum to about 1
 }
 
-// bicubicTaps returns the filter of every output sample of a row that goes from in to out samples.
+// bicubicTaps returns the filter of every output sample of a row that is resized from in to out
+// samples.
 func bicubicTaps(in, out int) []taps {
 	scale := float64(in) / float64(out)
 	filterScale := max(scale, 1)
@@ -49,7 +53,8 @@ func bicubicTaps(in, out int) []taps {
 	all := make([]taps, out)
 	raw := make([]float64, 2*int(math.Ceil(support))+1)
 	for i := range all {
-		// The float64 conversions keep compilers from fusing multiply and add, which would round differently from Pillow.
+		// The float64 conversions keep compilers from fusing a product with a sum, which would round
+		// differently from Pillow.
 		center := float64((float64(i) + 0.5) * scale)
 		first := max(int(center-support+0.5), 0)
 		end := min(int(center+support+0.5), in)
@@ -65,7 +70,7 @@ func bicubicTaps(in, out int) []taps {
 			if sum != 0 {
 				w /= sum
 			}
-			// int32 truncates towards zero, as in C: half a unit away from zero rounds to nearest.
+			// int32 truncates towards zero, as in C. Adding half a unit away from zero rounds to nearest.
 			weights[j] = int32(math.Copysign(0.5, w) + float64(w*(1<<precisionBits)))
 		}
 		all[i] = taps{first, weights}

@@ -33,7 +33,7 @@ func TestResizeAsPillow(t *testing.T) {
 		{1000, 3, 7, 300, 0x172faf3e},
 		{384, 256, 256, 384, 0x6f4236c4},
 	} {
-		got, err := ResizeBicubic(pattern(c.w, c.h), c.newW, c.newH)
+		got, err := resizeBicubic(pattern(c.w, c.h), c.newW, c.newH)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func TestResizeSymmetries(t *testing.T) {
 	m := pattern(23, 19)
 	resize := func(m *RGB, w, h int) *RGB {
 		t.Helper()
-		out, err := ResizeBicubic(m, w, h)
+		out, err := resizeBicubic(m, w, h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestResizeErrors(t *testing.T) {
 		"no area":      {&RGB{}, 2, 2},
 		"short pixels": {&RGB{Width: 2, Height: 2, Pix: make([]uint8, 11)}, 3, 3},
 	} {
-		if _, err := ResizeBicubic(c.m, c.w, c.h); err == nil {
+		if _, err := resizeBicubic(c.m, c.w, c.h); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -95,7 +95,7 @@ func BenchmarkResizeBicubic(b *testing.B) {
 	m := pattern(300, 200)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := ResizeBicubic(m, 224, 224); err != nil {
+		if _, err := resizeBicubic(m, 224, 224); err != nil {
 			b.Fatal(err)
 		}
 	}

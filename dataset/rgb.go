@@ -5,7 +5,7 @@ import (
 	"image/color"
 )
 
-// toRGB converts what a decoder returned, with the formulas of Pillow's convert("RGB").
+// toRGB converts the result of a decoder, with the formulas of Pillow's convert("RGB").
 func toRGB(m image.Image) *RGB {
 	if m, ok := m.(*image.YCbCr); ok {
 		return jpegToRGB(m)
@@ -24,7 +24,7 @@ func toRGB(m image.Image) *RGB {
 		for y := range h {
 			row := out.Pix[3*y*w : 3*(y+1)*w]
 			for x := range w {
-				v := m.Pix[y*m.Stride+2*x] // big-endian: the high byte
+				v := m.Pix[y*m.Stride+2*x] // the high byte: samples are big-endian
 				row[3*x], row[3*x+1], row[3*x+2] = v, v, v
 			}
 		}
@@ -47,7 +47,7 @@ func toRGB(m image.Image) *RGB {
 			}
 		}
 	case *image.Paletted:
-		palette := make([][3]uint8, 256) // an index beyond the palette is black, as in Pillow
+		palette := make([][3]uint8, 256) // as in Pillow, an index beyond the palette is black
 		for i, c := range m.Palette {
 			palette[i] = withoutAlpha(c)
 		}
@@ -71,14 +71,15 @@ func toRGB(m image.Image) *RGB {
 	return out
 }
 
-// copyChannels takes three channels of every pixel: pixels are pixel bytes apart, channels are channel bytes apart.
+// copyChannels copies three channels of every pixel. In src, pixels are pixel bytes apart and channels
+// are channel bytes apart.
 func copyChannels(dst, src []uint8, pixel, channel int) {
 	for i, j := 0, 0; i < len(dst); i, j = i+3, j+pixel {
 		dst[i], dst[i+1], dst[i+2] = src[j], src[j+channel], src[j+2*channel]
 	}
 }
 
-// anyToRGB is the slow way for the rare formats, such as premultiplied TIFF.
+// anyToRGB converts images of rare kinds, such as premultiplied TIFF, slowly.
 func anyToRGB(out *RGB, m image.Image) {
 	b := m.Bounds()
 	i := 0
@@ -91,6 +92,7 @@ func anyToRGB(out *RGB, m image.Image) {
 	}
 }
 
+// withoutAlpha returns red, green and blue without premultiplied alpha.
 func withoutAlpha(c color.Color) [3]uint8 {
 	if c, ok := c.(color.NRGBA64); ok { // NRGBAModel would round through premultiplied values
 		return [3]uint8{uint8(c.R >> 8), uint8(c.G >> 8), uint8(c.B >> 8)}
@@ -99,10 +101,10 @@ func withoutAlpha(c color.Color) [3]uint8 {
 	return [3]uint8{n.R, n.G, n.B}
 }
 
-// inkToLight is Pillow's conversion of one channel of CMYK: (1 - k) - c·(1 - k).
+// inkToLight converts one channel of CMYK as Pillow does: (1 - k) - c·(1 - k).
 func inkToLight(ink, black uint8) uint8 {
 	white := 255 - int(black)
 	product := int(ink)*white + 128
-	product = (product>>8 + product) >> 8 // division by 255, rounded
-	return uint8(white - product)         // never negative: product ≤ white
+	product = (product>>8 + product) >> 8 // divides by 255 and rounds
+	return uint8(white - product)         // is never negative: product ≤ white
 }

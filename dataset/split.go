@@ -3,12 +3,14 @@ package dataset
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
 )
 
-// fractions returns the shares of missing validation and test splits, 0 for none.
+// fractions returns the shares of the training images that become the validation and the test split,
+// 0 for none.
 func (o OpenOptions) fractions() (val, test float64, err error) {
 	share := func(f float64) float64 {
 		switch {
@@ -26,7 +28,7 @@ func (o OpenOptions) fractions() (val, test float64, err error) {
 	return val, test, nil
 }
 
-// splitMissing moves training images to the splits that the folder does not have, and says so in d.Split.
+// splitMissing moves training images to the splits that the data set does not have, and sets d.Split.
 func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction float64, seed uint64) {
 	if !noVal {
 		valFraction = 0
@@ -35,7 +37,7 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 		testFraction = 0
 	}
 	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed)
-	train, val, test := stratify(d.Train, len(d.Classes), valFraction, testFraction, seed)
+	train, val, test := stratify(d.Train, valFraction, testFraction, seed)
 	d.Train = train
 	if noVal {
 		d.Val = val
@@ -45,7 +47,7 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 	}
 }
 
-// describeSplit says how the splits come to be. A fraction is 0 where nothing is taken from the training images.
+// describeSplit returns Dataset.Split. A fraction is 0 if the split takes no training images.
 func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed uint64) string {
 	rest := math.Round((1-valFraction-testFraction)*1e6) / 1e6
 	if valFraction > 0 && testFraction > 0 {
@@ -66,30 +68,35 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 	return "val " + one(noVal, valFraction) + ", test " + one(noTest, testFraction)
 }
 
-// stratify deals the samples of every class to three splits, each in the order of samples. A class gives what is due of the
-// running total over classes and was not given yet, so that small classes do not all round the same way and the whole comes
-// within an image of the fractions. Every class keeps one training image; what it cannot give the next ones do. The test
-// split's turns are others than the validation split's, so that not the same classes give to both.
-func stratify(samples []Sample, classes int, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
-	byClass := make([][]int, classes)
+// stratify divides the samples into three splits, each in the order of samples, and every stratum in
+// proportion to the fractions.
+//
+// The strata take turns: each gives what is due of the running total and was not given before, so that
+// small strata do not all round the same way, and the splits come within one image of the fractions.
+// Every stratum keeps one training image; later strata give what it cannot. The turns of the test
+// split differ from those of the validation split, so that not the same strata give to both.
+func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
+	strata := make(map[int][]int) // indices of samples
 	for i, s := range samples {
-		byClass[s.class()] = append(byClass[s.class()], i)
+		strata[s.stratum()] = append(strata[s.stratum()], i)
 	}
 	const toVal, toTest = 1, 2
 	dealt := make([]int, len(samples))
 	total, nVals, nTests := 0, 0, 0
-	// Rounding down has the test split's turn half an image later. What makes the whole round as it should is added to it,
-	// and a little more, as a product may be just below a whole number.
+	// Rounding down makes the test split take its turns half an image later. later makes its total
+	// come out rounded to nearest. The small addition is for products just below a whole number.
 	due := testFraction * float64(len(samples))
 	later := math.Round(due) - due + 1e-6
-	for class, members := range byClass {
-		// By path, so that the order of a list does not matter; images in memory keep theirs.
+	for _, stratum := range slices.Sorted(maps.Keys(strata)) {
+		members := strata[stratum]
+		// The order of paths makes the order of a list irrelevant. Images in memory have no path and
+		// keep their order.
 		slices.SortStableFunc(members, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
-		rng := rand.New(rand.NewPCG(seed, uint64(class)))
+		rng := rand.New(rand.NewPCG(seed, uint64(stratum)))
 		rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 
 		total += len(members)
-		free := max(len(members)-1, 0)
+		free := len(members) - 1
 		nVal := min(int(math.Round(valFraction*float64(total)))-nVals, free)
 		nTest := min(max(int(testFraction*float64(total)+later)-nTests, 0), free-nVal)
 		nVals, nTests = nVals+nVal, nTests+nTest

@@ -21,7 +21,7 @@ func classSizes(n ...int) []Sample {
 func count(samples []Sample, classes int) []int {
 	n := make([]int, classes)
 	for _, s := range samples {
-		n[s.class()]++
+		n[s.stratum()]++
 	}
 	return n
 }
@@ -50,7 +50,7 @@ func TestStratify(t *testing.T) {
 		{[]int{0, 10}, 0.1, 0.2, []int{0, 7}, []int{0, 1}, []int{0, 2}},
 	} {
 		samples := classSizes(c.sizes...)
-		train, val, test := stratify(samples, len(c.sizes), c.val, c.test, 3)
+		train, val, test := stratify(samples, c.val, c.test, 3)
 		if a, b, d := count(train, len(c.sizes)), count(val, len(c.sizes)), count(test, len(c.sizes)); !slices.Equal(a, c.train) || !slices.Equal(b, c.vals) || !slices.Equal(d, c.tst) {
 			t.Errorf("%v at %g/%g: train %v, val %v, test %v; want %v, %v, %v", c.sizes, c.val, c.test, a, b, d, c.train, c.vals, c.tst)
 		}
@@ -65,7 +65,7 @@ func TestStratify(t *testing.T) {
 // TestStratifySmallClasses: 200 classes of 4 lose about a tenth altogether, not nothing or a quarter.
 func TestStratifySmallClasses(t *testing.T) {
 	sizes := slices.Repeat([]int{4}, 200)
-	_, val, _ := stratify(classSizes(sizes...), len(sizes), 0.1, 0.1, 0)
+	_, val, _ := stratify(classSizes(sizes...), 0.1, 0.1, 0)
 	if len(val) != 80 {
 		t.Errorf("%d of 800 images in the validation split, want 80", len(val))
 	}
@@ -74,16 +74,16 @@ func TestStratifySmallClasses(t *testing.T) {
 // TestStratifyOrder: the choice depends on the paths and the seed, not on the order of the list.
 func TestStratifyOrder(t *testing.T) {
 	samples := classSizes(30, 50, 7)
-	_, val, test := stratify(samples, 3, 0.2, 0.1, 5)
+	_, val, test := stratify(samples, 0.2, 0.1, 5)
 	reversed := slices.Clone(samples)
 	slices.Reverse(reversed)
-	_, val2, test2 := stratify(reversed, 3, 0.2, 0.1, 5)
+	_, val2, test2 := stratify(reversed, 0.2, 0.1, 5)
 	slices.Reverse(val2)
 	slices.Reverse(test2)
 	if !slices.Equal(paths(val), paths(val2)) || !slices.Equal(paths(test), paths(test2)) {
 		t.Error("the reversed list gives another split")
 	}
-	_, other, _ := stratify(samples, 3, 0.2, 0.1, 6)
+	_, other, _ := stratify(samples, 0.2, 0.1, 6)
 	if slices.Equal(paths(val), paths(other)) {
 		t.Error("another seed gives the same split")
 	}
@@ -129,14 +129,14 @@ func TestOpenSplits(t *testing.T) {
 		{withTest, OpenOptions{ValFraction: 0.2}, 32, 8, 1, "val stratified 0.8/0.2 of train seed 0, test given"},
 		{withTest, OpenOptions{ValFraction: -1}, 40, 0, 1, "val none, test given"},
 	} {
-		d, err := Open(c.files.write(t), c.o)
+		d, err := Open(t.Context(), c.files.write(t), c.o)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(d.Train) != c.train || len(d.Val) != c.val || len(d.Test) != c.test || d.Split != c.split {
 			t.Errorf("%+v: %d/%d/%d, %q; want %d/%d/%d, %q", c.o, len(d.Train), len(d.Val), len(d.Test), d.Split, c.train, c.val, c.test, c.split)
 		}
-		again, err := Open(d.Root, c.o)
+		again, err := Open(t.Context(), d.Root, c.o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -15,25 +16,32 @@ import (
 	"unicode/utf8"
 )
 
-// Tables of paths and labels: metadata.csv and metadata.jsonl of the datasets library's imagefolder, train.csv, val.csv and
-// test.csv, or one file.
+// A table lists the paths and labels of images. It is metadata.csv or metadata.jsonl, as the
+// imagefolder builder of Hugging Face's datasets library has it; or train.csv, val.csv and test.csv;
+// or one file of any name.
 
-// The names by which columns are known, in lower case.
+// The usual names of columns, in lower case.
 var (
 	pathColumns  = []string{"image", "img", "path", "file", "file_name", "filename", "filepath", "image_path"}
 	labelColumns = []string{"label", "labels", "fine_label", "class", "target"}
 )
 
-// tableFormats are a table's file formats.
+// tableFormats are the extensions of tables.
 var tableFormats = []string{".csv", ".tsv", ".jsonl"}
 
-// table is one table's file and the split that it describes; -1: its column split, or its paths, say.
+// table is the file of one table.
 type table struct {
 	path  string
-	split int
+	split int // the split that it lists; -1: a column or the paths name the split of each image
 }
 
-// findTables returns the tables of a folder; nil if there are none.
+// recogniseTables reports whether a folder holds tables.
+func recogniseTables(_ context.Context, root string) (bool, error) {
+	tables, err := findTables(root)
+	return tables != nil, err
+}
+
+// findTables returns the tables of a folder, nil if there are none.
 func findTables(root string) (tables []table, err error) {
 	find := func(folder, name string, split int) error {
 		for _, format := range tableFormats {
@@ -70,7 +78,7 @@ func findTables(root string) (tables []table, err error) {
 	return nil, nil
 }
 
-// relative is a path below root, for messages and fingerprints; as it is where it is not below.
+// relative returns a path as seen from root, with slashes, for messages and fingerprints.
 func relative(root, path string) string {
 	if rel, err := filepath.Rel(root, path); err == nil {
 		path = rel
@@ -79,7 +87,16 @@ func relative(root, path string) string {
 }
 
 // readTables reads a data set that is listed in tables.
-func readTables(src source) (g given, err error) {
+func readTables(ctx context.Context, src source) (given, error) {
+	g, err := readTableSplits(ctx, src)
+	if err != nil && ctx.Err() == nil && src.Layout == "" && src.file == "" {
+		// Other programs use the same file names for other things.
+		err = fmt.Errorf("%w (the file is taken for a table of images; to read folders of classes beside it, choose the layout imagefolder)", err)
+	}
+	return g, err
+}
+
+func readTableSplits(ctx context.Context, src source) (g given, err error) {
 	tables := []table{{src.file, -1}}
 	if src.file == "" {
 		if tables, err = findTables(src.root); err != nil {
@@ -95,6 +112,9 @@ func readTables(src source) (g given, err error) {
 	}
 	var splits [3][]labelled
 	for _, t := range tables {
+		if err := ctx.Err(); err != nil {
+			return given{}, err
+		}
 		rows, err := readTable(src, t)
 		if err != nil {
 			return given{}, err
@@ -118,10 +138,11 @@ func readTables(src source) (g given, err error) {
 	if splits[0] == nil {
 		return given{}, fmt.Errorf("%s lists no training images", relative(src.root, tables[0].path))
 	}
-	return numbered(names, false, splits)
+	return assignClasses(names, false, splits)
 }
 
-// namesSplits reports whether every path begins with the folder of a split, as in metadata.csv above train and test.
+// namesSplits reports whether every path begins with the folder of a split, as in a metadata.csv that
+// lies beside the folders train and test.
 func namesSplits(rows []tableRow) bool {
 	return !slices.ContainsFunc(rows, func(r tableRow) bool {
 		folder, _, deeper := strings.Cut(r.Path, "/")
@@ -133,9 +154,10 @@ func namesSplits(rows []tableRow) bool {
 // tableRow is one image of a table. Its path is clean, relative and local.
 type tableRow struct {
 	labelled
-	split string // the column's, "" if there is none
+	split string // text of the column split; "" if there is no such column
 }
 
+// readTable reads the rows of one table.
 func readTable(src source, t table) ([]tableRow, error) {
 	name := relative(src.root, t.path)
 	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
@@ -151,8 +173,8 @@ func readTable(src source, t table) ([]tableRow, error) {
 	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions)
 }
 
-// parseCSV reads a table with a heading, divided by tabs, or by commas; or by semicolons, as spreadsheets write where the
-// comma divides decimals, if the heading has them and no comma.
+// parseCSV reads a table with a heading. Tabs or commas divide its columns. Semicolons divide them if
+// the heading has semicolons and no comma: spreadsheets write so where decimals have a comma.
 func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
@@ -199,7 +221,7 @@ func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, e
 	return rows, nil
 }
 
-// parseJSONLines reads a JSON object on each line. Its columns are the keys of the first.
+// parseJSONLines reads a JSON object on each line. The keys of the first object are the columns.
 func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error) {
 	var rows []tableRow
 	line := 0
@@ -227,9 +249,9 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 		for i, key := range []string{image, label, split} {
 			raw, ok := values[key]
 			if i == 2 && (!ok || key == "") {
-				continue // there is no column of splits; "" may be the key of another
+				continue // there is no column of splits; "" may be the key of another column
 			}
-			if !utf8.Valid(raw) { // the decoder would replace what is none
+			if !utf8.Valid(raw) { // the decoder would replace the bytes
 				return nil, fmt.Errorf("%s: %q is not UTF-8: save the table as UTF-8", where, abbreviate(key))
 			}
 			if texts[i], err = jsonScalar(raw); err != nil {
@@ -248,7 +270,7 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 	return rows, nil
 }
 
-// jsonObject reads one object. Its keys come in order, and none twice.
+// jsonObject reads one object and returns its keys in order. A key that is there twice is an error.
 func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	token, err := d.Token()
@@ -266,7 +288,7 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 		}
 		key, ok := token.(string)
 		if _, again := values[key]; !ok || again {
-			return nil, nil, fmt.Errorf("reading json: the key %v stands twice", token)
+			return nil, nil, fmt.Errorf("reading json: the key %q is there twice", token)
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
@@ -278,12 +300,12 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 		return nil, nil, fmt.Errorf("reading json: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, nil, errors.New("more follows after the object: every line is one object")
+		return nil, nil, errors.New("more follows after the object: write one object on each line")
 	}
 	return keys, values, nil
 }
 
-// jsonScalar is a string, or a number as it is written.
+// jsonScalar returns a string, or a number as it is written.
 func jsonScalar(raw json.RawMessage) (string, error) {
 	var s string
 	if raw == nil {
@@ -299,7 +321,8 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 	return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
 }
 
-// tableColumns finds the columns of paths, labels and splits among a table's; split is -1 if there is none.
+// tableColumns finds the columns of paths, labels and splits among the columns of a table. split is -1
+// if there is no column of splits.
 func tableColumns(names []string, o OpenOptions) (image, label, split int, err error) {
 	find := func(what, want string, known []string) (int, error) {
 		if want != "" {
@@ -316,7 +339,7 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 		for _, n := range names {
 			quoted = append(quoted, fmt.Sprintf("%q", abbreviate(n)))
 		}
-		return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: give the heading such a name, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
+		return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: give the column such a heading, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
 	}
 	if image, err = find("images", o.ImageColumn, pathColumns); err != nil {
 		return 0, 0, 0, err
@@ -328,7 +351,7 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 	return image, label, split, nil
 }
 
-// newTableRow checks a row. A backslash in a path divides folders where nothing else does: lists are made on Windows too.
+// newTableRow checks a row. In a path without slashes, backslashes divide the folders, as on Windows.
 func newTableRow(where, image, label, split string) (tableRow, error) {
 	image, label, split = strings.TrimSpace(image), strings.TrimSpace(label), strings.TrimSpace(split)
 	if !strings.Contains(image, "/") {

@@ -60,7 +60,7 @@ func TestOpenTables(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			root := c.files.write(t)
 			c.o.ValFraction, c.o.TestFraction = -1, -1
-			d, err := Open(filepath.Join(root, c.open), c.o)
+			d, err := Open(t.Context(), filepath.Join(root, c.open), c.o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,10 +74,10 @@ func TestOpenTables(t *testing.T) {
 	}
 	// A file of such a name that is no table is in the way of class folders only until these are asked for.
 	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image", "dog/1.png": "image"}
-	if _, err := Open(files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
+	if _, err := Open(t.Context(), files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
 		t.Error(err)
 	}
-	d, err := Open(files.write(t), OpenOptions{Layout: "imagefolder"})
+	d, err := Open(t.Context(), files.write(t), OpenOptions{Layout: "imagefolder"})
 	if err != nil || d.Layout != "imagefolder" {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -117,7 +117,7 @@ func TestTableErrors(t *testing.T) {
 		{"UTF-16", pictures(tree{"x.csv": "\xff\xfep\x00"}), "x.csv", OpenOptions{}, []string{"x.csv is in UTF-16: save it as UTF-8"}},
 		{"json cut", line(`{"file_name": "sub/a.png"`), "", OpenOptions{}, []string{"metadata.jsonl:1", "reading json"}},
 		{"json list", line(`["sub/a.png", 1]`), "", OpenOptions{}, []string{"metadata.jsonl:1", "want an object"}},
-		{"json key twice", line(`{"file_name": "sub/a.png", "label": 1, "label": 2}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "label stands twice"}},
+		{"json key twice", line(`{"file_name": "sub/a.png", "label": 1, "label": 2}`), "", OpenOptions{}, []string{"metadata.jsonl:1", `the key "label" is there twice`}},
 		{"json two objects", line(`{"file_name": "sub/a.png", "label": 1} {}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "more follows"}},
 		{"json label missing", line("{\"file_name\": \"sub/a.png\", \"label\": 1}\n{\"file_name\": \"sub/b.png\"}"), "", OpenOptions{}, []string{"metadata.jsonl:2", `"label": the key is missing`}},
 		{"json label null", line(`{"file_name": "sub/a.png", "label": null}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "found null"}},
@@ -128,7 +128,7 @@ func TestTableErrors(t *testing.T) {
 		{"no table", tree{"cat/1.png": "image"}, "", OpenOptions{Layout: "table"}, []string{"there is no table"}},
 	} {
 		path := filepath.Join(c.files.write(t), c.open)
-		_, err := Open(path, c.o)
+		_, err := Open(t.Context(), path, c.o)
 		if err == nil {
 			t.Errorf("%s: no error", c.name)
 			continue
@@ -144,17 +144,17 @@ func TestTableErrors(t *testing.T) {
 // TestClassesKnown: sets of 1000 images have classes that they do not train, where their number is known.
 func TestClassesKnown(t *testing.T) {
 	root := vtabTree.with(tree{"test.txt": "images/f.png 5\n"}).write(t)
-	d, err := Open(root, OpenOptions{Classes: 7})
+	d, err := Open(t.Context(), root, OpenOptions{Classes: 7})
 	if err != nil || fmt.Sprint(d.Classes) != "[0 1 2 3 4 5 6]" {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	if err := d.CheckImages(t.Context(), CheckOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(root, OpenOptions{Classes: 5}); err == nil || !strings.Contains(err.Error(), "it has 6 classes, expected 5") {
+	if _, err := Open(t.Context(), root, OpenOptions{Classes: 5}); err == nil || !strings.Contains(err.Error(), "it has 6 classes, expected 5") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := Open(folderTree.write(t), OpenOptions{Classes: 3}); err == nil || !strings.Contains(err.Error(), "it has 2 classes, expected 3") {
+	if _, err := Open(t.Context(), folderTree.write(t), OpenOptions{Classes: 3}); err == nil || !strings.Contains(err.Error(), "it has 2 classes, expected 3") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -168,7 +168,7 @@ func TestFewShot(t *testing.T) {
 	}
 	root := files.write(t)
 	draw := filepath.Join(root, "food", "annotations", "train_meta.list.num_shot_1.seed_2")
-	d, err := Open(draw, OpenOptions{})
+	d, err := Open(t.Context(), draw, OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,16 +178,16 @@ func TestFewShot(t *testing.T) {
 	if d.Name != "food.num_shot_1.seed_2" || d.Layout != "fewshot" || d.Split != "given" || len(d.Test) != 2 || fmt.Sprint(d.Classes) != "[0 1]" || d.Root != draw {
 		t.Errorf("%+v", d)
 	}
-	if d, err := Open(draw, OpenOptions{Layout: "fewshot", Classes: 3}); err != nil || len(d.Classes) != 3 {
+	if d, err := Open(t.Context(), draw, OpenOptions{Layout: "fewshot", Classes: 3}); err != nil || len(d.Classes) != 3 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	for path, want := range map[string]string{
-		filepath.Join(root, "food"): "several draws: give one, such as",
+		filepath.Join(root, "food"): "several draws: give the list of one draw, such as",
 		filepath.Join(files.with(tree{"food/images/pie/1.png": "-", "food/images/bean soup/2.png": "-"}).write(t), "food", "annotations", "train_meta.list.num_shot_1.seed_2"): "no image of train_meta.list.num_shot_1.seed_2 exists",
 		filepath.Join(files.with(tree{"food/annotations/val_meta.list": "x\n"}).write(t), "food", "annotations", "train_meta.list.num_shot_1.seed_2"):                          "val_meta.list:1",
 		filepath.Join(root, "food", "annotations", "val_meta.list"): "not a folder: give the folder",
 	} {
-		if _, err := Open(path, OpenOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Open(t.Context(), path, OpenOptions{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", path, err, want)
 		}
 	}
@@ -251,19 +251,19 @@ func checkRows(t *testing.T, name string, rows []tableRow, err error) {
 		all[0] = append(all[0], r.labelled)
 	}
 	checkParsed(t, samples)
-	g, err := numbered(nil, false, all)
+	g, err := assignClasses(nil, false, all)
 	if err != nil {
 		return
 	}
 	for i, s := range g.train {
-		if s.class() < 0 || s.class() >= len(g.classes) || g.classes[s.class()] != rows[i].label && canonicalLabel(g.classes[s.class()]) != canonicalLabel(rows[i].label) {
-			t.Errorf("label %q became class %d of %q", rows[i].label, s.class(), g.classes)
+		if s.stratum() < 0 || s.stratum() >= len(g.classes) || g.classes[s.stratum()] != rows[i].label && canonicalLabel(g.classes[s.stratum()]) != canonicalLabel(rows[i].label) {
+			t.Errorf("label %q became class %d of %q", rows[i].label, s.stratum(), g.classes)
 		}
 	}
 }
 
 func TestDirectCrop(t *testing.T) {
-	m, err := DecodeFile(filepath.Join("testdata", "decode", "444.jpg"))
+	m, err := decodeFile(filepath.Join("testdata", "decode", "444.jpg"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestDirectCrop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole, err := ResizeBicubic(m, 16, 16) // 14 · 256/224
+	whole, err := resizeBicubic(m, 16, 16) // 14 · 256/224
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestTablePipe(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(folder, "train.csv"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(folder, OpenOptions{Layout: "table"}); err == nil || !strings.Contains(err.Error(), "train.csv is not a regular file") {
+	if _, err := Open(t.Context(), folder, OpenOptions{Layout: "table"}); err == nil || !strings.Contains(err.Error(), "train.csv is not a regular file") {
 		t.Errorf("error %v", err)
 	}
 }

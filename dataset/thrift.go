@@ -9,18 +9,20 @@ import (
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 )
 
-// A parquet file describes itself in Thrift's compact protocol. Its decoder allocates what a length says before it looks for
-// the bytes, so lengths are checked first: a value that passes thriftLength holds no more than its bytes can.
+// A parquet file describes itself in the compact protocol of Thrift. The decoder of Thrift allocates the
+// size that a length claims before it reads the bytes. thriftLength therefore checks all lengths first:
+// a structure that passes it holds no more items than its bytes can encode.
 
 const (
-	// maxThriftDepth is about twice what parquet's own structures nest.
+	// maxThriftDepth bounds the nesting. It is about twice the nesting of parquet's structures.
 	maxThriftDepth = 24
-	// maxThriftItems bounds the items of all lists together: the largest in memory is a column chunk of some 700 bytes, which
-	// takes one byte in a hostile file. A row group of an image set has about 20 items.
+	// maxThriftItems bounds the items of all lists together. The largest item in memory is a column
+	// chunk of some 700 bytes, which takes one byte in a hostile file. A row group of an image set
+	// has about 20 items.
 	maxThriftItems = 1 << 19
 )
 
-// errThriftShort says that a value goes on beyond the bytes at hand.
+// errThriftShort reports that a value needs more bytes than are given.
 var errThriftShort = errors.New("it is cut short")
 
 // decodeThrift reads the structure at the beginning of b into v and returns its length.
@@ -30,13 +32,13 @@ func decodeThrift(b []byte, v any) (n int, err error) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			n, err = 0, fmt.Errorf("its decoder failed with %q", fmt.Sprint(p))
+			n, err = 0, fmt.Errorf("the decoder failed with %q", fmt.Sprint(p))
 		}
 	}()
 	return n, thrift.Unmarshal(new(thrift.CompactProtocol), b[:n], v)
 }
 
-// thriftLength is the length of the structure at the beginning of b.
+// thriftLength returns the length of the structure at the beginning of b.
 func thriftLength(b []byte) (int, error) {
 	w := thriftWalk{b: b}
 	if err := w.structure(0); err != nil {
@@ -45,6 +47,7 @@ func thriftLength(b []byte) (int, error) {
 	return w.at, nil
 }
 
+// thriftWalk walks over a structure without decoding it.
 type thriftWalk struct {
 	b         []byte
 	at, items int
@@ -78,7 +81,7 @@ func (w *thriftWalk) skip(n uint64) error {
 	return nil
 }
 
-// structure passes over fields up to the stop byte.
+// structure skips the fields of a structure and its stop byte.
 func (w *thriftWalk) structure(depth int) error {
 	if depth > maxThriftDepth {
 		return fmt.Errorf("it is nested more than %d deep", maxThriftDepth)
@@ -91,7 +94,7 @@ func (w *thriftWalk) structure(depth int) error {
 		if head == 0 {
 			return nil
 		}
-		if head>>4 == 0 { // the field's number follows
+		if head>>4 == 0 { // the number of the field follows
 			if _, err := w.varint(); err != nil {
 				return err
 			}
@@ -104,7 +107,7 @@ func (w *thriftWalk) structure(depth int) error {
 	}
 }
 
-// value passes over a value that stands alone, in a list, or in a map. Every one takes a byte at least.
+// value skips a value of a field, a list or a map. Every value takes at least one byte.
 func (w *thriftWalk) value(kind byte, depth int) error {
 	switch kind {
 	case 1, 2, 3: // bool, byte
@@ -147,7 +150,7 @@ func (w *thriftWalk) value(kind byte, depth int) error {
 	case 13: // UUID
 		return w.skip(16)
 	}
-	return fmt.Errorf("type %d is none of the compact protocol's", kind)
+	return fmt.Errorf("type %d is not in the compact protocol", kind)
 }
 
 func (w *thriftWalk) values(n uint64, depth int, kinds ...byte) error {
@@ -170,7 +173,8 @@ func (w *thriftWalk) values(n uint64, depth int, kinds ...byte) error {
 	return nil
 }
 
-// readThrift reads the structure at an offset into v, and returns its length. It reads at most limit bytes.
+// readThrift reads the structure at an offset into v and returns its length. It reads at most limit
+// bytes.
 func readThrift(r io.ReaderAt, offset, limit int64, v any) (int, error) {
 	for size := int64(4 << 10); ; size *= 8 {
 		b := make([]byte, min(size, limit))

@@ -6,28 +6,34 @@ import (
 	"math/rand/v2"
 )
 
-// Transform says how an image becomes Size × Size pixels.
+// Transform defines how an image becomes Size × Size pixels.
 type Transform struct {
-	// Size is the width and height of the result, in pixels.
+	// Size is the width and height of the result, in pixels. It has no default: give 1 or more.
 	Size int
 
-	// Resize is "direct" (also ""): straight to Size × Size, whatever the shape; "crop": the shorter side to ResizeTo
-	// with the shape kept, then a Size × Size crop from the centre; or "direct-crop": straight to ResizeTo × ResizeTo, then
-	// the crop, as the reference release of SPT does for FGVC (build_transform in its lib/datasets.py).
+	// Resize is the kind of resize. Default "": "direct".
+	//
+	//   - "direct" resizes to Size × Size and does not keep the shape.
+	//   - "crop" resizes the shorter side to ResizeTo, keeps the shape, and crops Size × Size from
+	//     the centre.
+	//   - "direct-crop" resizes to ResizeTo × ResizeTo and crops Size × Size from the centre, as
+	//     the reference release of SPT does for FGVC (build_transform in its lib/datasets.py).
 	Resize string
 
-	// ResizeTo is the shorter side after resizing, not with "direct". 0 means round(Size·256/224).
+	// ResizeTo is the shorter side after the resize, in pixels. It must be 0 with "direct".
+	// Default 0: round(Size·256/224).
 	ResizeTo int
 
-	// RandomCrop takes the crop from a random place, not with "direct". HorizontalFlip mirrors every other image at random.
-	// Both are for training.
+	// RandomCrop takes the crop from a random place. It must be false with "direct". HorizontalFlip
+	// mirrors half of the images, chosen at random. Both are for training. Default false.
 	RandomCrop, HorizontalFlip bool
 }
 
-// maxSide bounds Size. A batch allocates Size² pixels for every image, so a mistyped size must not get that far.
+// maxSide bounds Size. A batch allocates Size² pixels for every image, so a mistyped size must not
+// reach the allocation.
 const maxSide = 4096
 
-// Validate returns an error if the fields contradict each other.
+// Validate returns an error if a field is out of range or if fields contradict each other.
 func (t Transform) Validate() error {
 	switch {
 	case t.Size < 1:
@@ -49,6 +55,7 @@ func (t Transform) Validate() error {
 // crops reports whether a crop follows the resize.
 func (t Transform) crops() bool { return t.Resize == "crop" || t.Resize == "direct-crop" }
 
+// resizeTo returns ResizeTo or its default.
 func (t Transform) resizeTo() int {
 	if t.ResizeTo != 0 {
 		return t.ResizeTo
@@ -56,8 +63,9 @@ func (t Transform) resizeTo() int {
 	return int(math.Round(float64(t.Size) * 256 / 224))
 }
 
-// Fixed is the part of t that is the same in every pass: squares of Fixed's Size from which Place says what is cropped and
-// whether it is mirrored. ok is false where no square holds all that t may crop: a random crop from images of any shape.
+// Fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size pixels,
+// from which [Transform.Place] says what to crop and whether to mirror the crop. ok is false if no
+// square holds everything that t may crop: a random crop from images that keep their shape.
 func (t Transform) Fixed() (fixed Transform, ok bool) {
 	fixed = t
 	fixed.RandomCrop, fixed.HorizontalFlip = false, false
@@ -67,20 +75,37 @@ func (t Transform) Fixed() (fixed Transform, ok bool) {
 	return Transform{Size: t.resizeTo()}, t.Resize == "direct-crop"
 }
 
-// Place is where in sample index's square of [Transform.Fixed] the upper left corner of the crop lies in this pass, in
-// pixels, and whether the crop is mirrored.
+// Place returns the upper left corner, in pixels, of the crop of sample index in its square of
+// [Transform.Fixed], and whether the crop is mirrored, in the pass of that seed and epoch.
 func (t Transform) Place(seed uint64, epoch, index int) (x0, y0 int, flip bool) {
 	fixed, _ := t.Fixed()
 	return t.place(fixed.Size, fixed.Size, seed, epoch, index)
 }
 
-// load returns a sample's image, resized but not yet cropped or flipped. The result is shared: nobody may change it.
+// SamplePixels reads the image of a sample as evaluation does, without a random crop or flip. The
+// result is [Size, Size, 3], red green blue.
+func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
+	t.RandomCrop, t.HorizontalFlip = false, false
+	if err := t.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := t.load(s, nil)
+	if err != nil {
+		return nil, err
+	}
+	pix := make([]uint8, 3*t.Size*t.Size)
+	t.finish(pix, m, 0, 0, 0)
+	return pix, nil
+}
+
+// load returns the image of a sample, resized but not yet cropped or flipped. The result is shared and
+// must not be changed.
 func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	key := t.cacheKey(s)
 	if m := cache.get(key); m != nil {
 		return m, nil
 	}
-	m, err := s.decode()
+	m, _, err := s.read()
 	if err != nil {
 		return nil, err
 	}
@@ -88,20 +113,21 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	if err != nil {
 		return nil, &ImageError{s.Path, fmt.Errorf("%s: %w", s.name(), err)}
 	}
-	if resized != s.Image { // which is in memory anyway
+	if resized != s.Image { // s.Image is in memory already
 		cache.put(key, resized)
 	}
 	return resized, nil
 }
 
+// resize resizes an image to the size from which the crop is taken.
 func (t Transform) resize(m *RGB) (*RGB, error) {
 	switch t.Resize {
 	case "", "direct":
-		return ResizeBicubic(m, t.Size, t.Size)
+		return resizeBicubic(m, t.Size, t.Size)
 	case "direct-crop":
-		return ResizeBicubic(m, t.resizeTo(), t.resizeTo())
+		return resizeBicubic(m, t.resizeTo(), t.resizeTo())
 	}
-	// As torchvision's Resize: the longer side is truncated, not rounded.
+	// torchvision's Resize truncates the longer side; it does not round it.
 	short := t.resizeTo()
 	w, h := short, short
 	if m.Width <= m.Height {
@@ -109,13 +135,13 @@ func (t Transform) resize(m *RGB) (*RGB, error) {
 	} else {
 		w = short * m.Width / m.Height
 	}
-	return ResizeBicubic(m, w, h)
+	return resizeBicubic(m, w, h)
 }
 
-// place is where in an image of that width and height the crop lies, and whether it is mirrored. seed, epoch and index
-// decide on the random parts.
+// place returns the upper left corner of the crop in an image of that width and height, and whether
+// the crop is mirrored. seed, epoch and index decide on the random parts.
 func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, y0 int, flip bool) {
-	// As torchvision's CenterCrop, which rounds halves to even.
+	// torchvision's CenterCrop rounds halves to even.
 	x0 = int(math.RoundToEven(float64(width-t.Size) / 2))
 	y0 = int(math.RoundToEven(float64(height-t.Size) / 2))
 	if t.RandomCrop || t.HorizontalFlip {
@@ -129,7 +155,8 @@ func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, 
 	return x0, y0, flip
 }
 
-// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on the random parts.
+// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on the
+// random parts.
 func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) {
 	x0, y0, flip := t.place(m.Width, m.Height, seed, epoch, index)
 	for y := range t.Size {

@@ -7,67 +7,87 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"sync"
+
+	"github.com/sptune/spt/progress"
 )
 
-// VerifyOptions say how Dataset.Verify works. They change nothing in what it finds.
+// VerifyOptions configures [Dataset.Verify]. No option changes the result.
 type VerifyOptions struct {
-	Workers  int                   // images read at once; 0 means GOMAXPROCS
-	Progress func(done, total int) // if not nil, called after every image, one call at a time
+	// Workers is the number of images that are read at once. Default 0: GOMAXPROCS.
+	Workers int
+
+	// Progress receives an event of stage progress.Images after every image, one event at a time.
+	// Default nil: no events.
+	Progress progress.Func
 }
 
-// Verification is what Dataset.Verify found.
+// Verification is the result of [Dataset.Verify].
 type Verification struct {
-	Images     int            // images read, the unreadable ones among them
-	Bytes      int64          // their size: of files as stored, in memory as pixels
-	Smallest   [2]int         // width and height of the image with the fewest pixels; 0, 0 if none can be read
-	Largest    [2]int         // of the one with the most
-	Splits     []SplitCount   // train, val and test
-	Unreadable []SkippedImage // missing images, where the set was opened with SkipBadImages, and broken ones
-	Duplicates []Duplicate    // in the order of their first image in train, val, test
-	SHA256     string         // hexadecimal, over split, label and content of every image in order: the set's identity
+	// Images is the number of images, including unreadable and skipped ones. Bytes is their size:
+	// for files the size of the file, for images in memory the size of the pixels.
+	Images int
+	Bytes  int64
+
+	// Smallest and Largest are the width and height, in pixels, of the images with the fewest and
+	// the most pixels. They are 0, 0 if no image can be read.
+	Smallest, Largest [2]int
+
+	// Splits counts the images of train, val and test.
+	Splits []SplitCount
+
+	// Unreadable lists the broken images, and the missing ones that Dataset.Skipped lists.
+	Unreadable []SkippedImage
+
+	// Duplicates lists the groups of equal images, in the order of their first images.
+	Duplicates []Duplicate
+
+	// SHA256 is the identity of the data set: a hash, in hex, of the split, target and content of
+	// every image, in order.
+	SHA256 string
 }
 
-// SplitCount is the size of a split.
+// SplitCount counts the images of a split.
 type SplitCount struct {
 	Name    string // "train", "val" or "test"
-	Images  int
-	Bytes   int64
-	Classes []int // images of every class
+	Images  int    // number of images
+	Bytes   int64  // size of the images, as in Verification
+	Classes []int  // number of images of every class; see Target.Stratum
 }
 
-// Duplicate is a group of images with the same pixels, at least two.
+// Duplicate is a group of two or more images with the same pixels.
 type Duplicate struct {
 	Copies    []Located // in the order train, val, test
-	SameBytes bool      // the files are the same, too
+	SameBytes bool      // the files are equal too, byte for byte
 }
 
-// Located is a sample and the split it is in.
+// Located is a sample and its split.
 type Located struct {
 	Split  string // "train", "val" or "test"
 	Sample Sample
-	SHA256 string // hexadecimal, of the file; of an image in memory over its width and pixels
+	SHA256 string // hash, in hex, of the file; for an image in memory, of its width and pixels
 }
 
-// Leaks reports whether the copies are in different splits: a model would be validated or tested on an image that it has
-// seen.
+// Leaks reports whether the copies are in different splits. A model would then be validated or tested
+// on an image that it was trained on.
 func (d Duplicate) Leaks() bool {
 	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Split != d.Copies[0].Split })
 }
 
-// LeaksIntoTest reports whether some of the copies, but not all, are in the test split.
+// LeaksIntoTest reports whether some copies, but not all, are in the test split.
 func (d Duplicate) LeaksIntoTest() bool {
 	return d.Leaks() && slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Split == "test" })
 }
 
-// Conflicts reports whether the copies have different labels.
+// Conflicts reports whether the copies have different targets.
 func (d Duplicate) Conflicts() bool {
-	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Sample.class() != d.Copies[0].Sample.class() })
+	first := d.Copies[0].Sample.Target.String()
+	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Sample.Target.String() != first })
 }
 
-// Verify reads and decodes every image, counts, and finds those that cannot be read and those that are the same under
-// different names: byte for byte, or in every pixel. None of that is an error here: many published sets have such images.
-// The caller decides. It is an error if ctx is done.
+// Verify reads and decodes every image. It counts the images, and finds the images that cannot be read
+// and the images that are equal under different names, byte for byte or pixel for pixel. Such images
+// are not an error, because many published data sets have them: the caller decides. It is an error if
+// ctx is done.
 func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 	var all []Located
 	v := Verification{Unreadable: slices.Clone(d.Skipped)}
@@ -75,21 +95,17 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 		count := SplitCount{Name: s.name, Images: len(*s.samples), Classes: make([]int, len(d.Classes))}
 		for _, sample := range *s.samples {
 			all = append(all, Located{Split: s.name, Sample: sample})
-			count.Classes[sample.class()]++
+			if class := sample.stratum(); class >= 0 {
+				count.Classes[class]++
+			}
 		}
 		v.Splits = append(v.Splits, count)
 	}
 	found := make([]inspection, len(all))
-	var mu sync.Mutex
-	done := 0
+	done := counter(len(all), o.Progress)
 	err := parallel(ctx, len(all), o.Workers, func(i int) {
 		found[i] = inspect(all[i].Sample)
-		if o.Progress != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			done++
-			o.Progress(done, len(all))
-		}
+		done()
 	})
 	if err != nil {
 		return Verification{}, fmt.Errorf("verifying data set %s: %w", d.Name, err)
@@ -101,7 +117,7 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 	for i, f := range found {
 		l := &all[i]
 		l.SHA256 = hex.EncodeToString(f.content[:])
-		fmt.Fprintln(identity, l.Split, l.Sample.class(), l.SHA256)
+		fmt.Fprintln(identity, l.Split, l.Sample.Target, l.SHA256)
 		v.Bytes += f.bytes
 		v.Splits[slices.IndexFunc(v.Splits, func(c SplitCount) bool { return c.Name == l.Split })].Bytes += f.bytes
 		if f.err != nil {
@@ -135,37 +151,32 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 	return v, nil
 }
 
-// inspection is what one image turned out to be.
+// inspection is what Verify finds out about one image.
 type inspection struct {
-	content, pixels [sha256.Size]byte
+	content, pixels [sha256.Size]byte // hashes
 	bytes           int64
-	size            [2]int
-	err             error
+	size            [2]int // width and height
+	err             error  // why the image cannot be read
 }
 
+// inspect reads one image.
 func inspect(s Sample) (f inspection) {
-	if s.Image != nil {
-		f.size, f.bytes = [2]int{s.Image.Width, s.Image.Height}, int64(len(s.Image.Pix))
-		f.pixels = pixelHash(s.Image)
-		f.content, f.err = f.pixels, s.Image.check()
-		return f
+	m, encoded, err := s.read()
+	f.err = err
+	if encoded != nil {
+		f.content, f.bytes = sha256.Sum256(encoded), int64(len(encoded))
 	}
-	data, err := s.encoded()
 	if err != nil {
-		f.err = err
-		return f
-	}
-	f.content, f.bytes = sha256.Sum256(data), int64(len(data))
-	m, err := s.decodeEncoded(data)
-	if err != nil {
-		f.err = err
 		return f
 	}
 	f.pixels, f.size = pixelHash(m), [2]int{m.Width, m.Height}
+	if s.Image != nil {
+		f.content, f.bytes = f.pixels, int64(len(m.Pix))
+	}
 	return f
 }
 
-// pixelHash is over the width, which tells 2×3 from 3×2, and the pixels.
+// pixelHash returns a hash of the pixels and of the width, which tells 2×3 from 3×2 pixels.
 func pixelHash(m *RGB) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(m.Width)))

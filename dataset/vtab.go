@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,12 +10,15 @@ import (
 	"strings"
 )
 
-// maxLabel bounds the labels of a list without classes.txt: the number of classes is made from the greatest of them, and a
-// damaged list must not ask for a head of billions of rows. ImageNet-21k has 21 841 classes.
+// maxLabel bounds the labels of a list without class names. The greatest label sets the number of
+// classes, and a damaged list must not ask for a head of billions of rows. ImageNet-21k has 21,841
+// classes.
 const maxLabel = 99_999
 
-// readVTAB reads the lists of the VTAB-1k layout.
-func readVTAB(root string) (g given, err error) {
+// readVTAB reads the lists of the VTAB-1k layout. It reads train800val200.txt only if train800.txt
+// does not exist.
+func readVTAB(_ context.Context, src source) (g given, err error) {
+	root := src.root
 	g.classes, err = readClassNames(root)
 	if err != nil {
 		return given{}, err
@@ -27,57 +31,67 @@ func readVTAB(root string) (g given, err error) {
 		if found, err := anyExists(root, "val200.txt"); err != nil {
 			return given{}, err
 		} else if found {
-			return given{}, errors.New("found val200.txt but not train800.txt: train800val200.txt would hold the validation images too")
+			return given{}, errors.New("found val200.txt but not train800.txt: train800val200.txt holds the validation images too; add train800.txt or remove val200.txt")
 		}
 	}
-	for _, list := range []struct {
-		name     string
-		samples  *[]Sample
-		optional bool
-	}{{trainList, &g.train, false}, {"val200.txt", &g.val, true}, {"test.txt", &g.test, true}} {
-		text, err := readText(filepath.Join(root, list.name))
-		if list.optional && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return given{}, err
-		}
-		*list.samples, err = parseList(list.name, string(text), g.limit())
-		if err != nil {
-			return given{}, err
-		}
+	limit := g.labelLimit()
+	err = g.readLists(root, [3]string{trainList, "val200.txt", "test.txt"}, func(name string, text []byte) ([]Sample, error) {
+		return parseList(name, string(text), limit)
+	})
+	if err != nil {
+		return given{}, err
 	}
 	g.finishLists(root)
 	return g, nil
 }
 
-// limit bounds the labels of lists.
-func (g *given) limit() int {
+// readLists reads the lists of the three splits in a folder with parse. The lists of the validation
+// and the test split need not exist.
+func (g *given) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
+	for split, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
+		text, err := readText(filepath.Join(folder, names[split]))
+		if split > 0 && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if *samples, err = parse(names[split], text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labelLimit returns the number that labels must stay below.
+func (g *given) labelLimit() int {
 	if g.classes != nil {
 		return len(g.classes)
 	}
 	return maxLabel + 1
 }
 
-// finishLists puts the folder in front of what parseList returned, and makes up the classes that no file names.
+// finishLists puts the folder in front of the paths that parseList returned. If no file names the
+// classes, they are 0 … the greatest label.
 func (g *given) finishLists(folder string) {
 	greatest := 0
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for i := range samples {
 			s := &samples[i]
 			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
-			greatest = max(greatest, s.class())
+			greatest = max(greatest, s.stratum())
 		}
 	}
 	if g.classes == nil {
-		g.madeUp = true
+		g.unnamed = true
 		for i := range greatest + 1 {
 			g.classes = append(g.classes, strconv.Itoa(i))
 		}
 	}
 }
 
-// parseList reads lines "path label". The paths it returns are clean, relative and local; labels are below limit.
+// parseList reads lines "path label". The paths that it returns are clean, relative and local, and the
+// labels are below limit.
 func parseList(name, text string, limit int) ([]Sample, error) {
 	var samples []Sample
 	line := 0
@@ -88,7 +102,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 			continue
 		}
 		where := fmt.Sprintf("%s:%d", name, line)
-		// The last space: paths may contain spaces, labels do not.
+		// The last space divides: paths may contain spaces, labels do not.
 		cut := strings.LastIndexByte(s, ' ')
 		if cut < 0 {
 			return nil, fmt.Errorf("%s: found %q, want an image path, a space and a label", where, abbreviate(s))
@@ -118,7 +132,8 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 	return samples, nil
 }
 
-// readClassNames reads classes.txt; without one it returns nil.
+// readClassNames reads classes.txt, which has the name of a class on each line. It returns nil if
+// there is no such file.
 func readClassNames(root string) ([]string, error) {
 	text, err := readText(filepath.Join(root, "classes.txt"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,7 +148,7 @@ func readClassNames(root string) ([]string, error) {
 		s = strings.TrimSpace(s)
 		line := len(names) + 1
 		if s == "" {
-			return nil, fmt.Errorf("classes.txt:%d: empty line: every line is the name of a class", line)
+			return nil, fmt.Errorf("classes.txt:%d: the line is empty: write the name of a class on every line", line)
 		}
 		if first, ok := lines[s]; ok {
 			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d", line, s, first)
@@ -145,12 +160,12 @@ func readClassNames(root string) ([]string, error) {
 		names = append(names, s)
 	}
 	if names == nil {
-		return nil, errors.New("classes.txt names no classes: delete it or write one name per line")
+		return nil, errors.New("classes.txt names no classes: write one name on each line, or delete the file")
 	}
 	return names, nil
 }
 
-// abbreviate keeps a message short that quotes a damaged file.
+// abbreviate shortens a quotation from a damaged file for a message.
 func abbreviate(s string) string {
 	if len(s) <= 80 {
 		return s

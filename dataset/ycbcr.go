@@ -2,8 +2,9 @@ package dataset
 
 import "image"
 
-// The conversions from subsampled YCbCr to RGB, with the arithmetic of libjpeg-turbo and of libwebp, whose pixels every
-// published backbone was trained on. Go's own conversion repeats chroma samples where these libraries interpolate.
+// This file converts subsampled YCbCr to RGB with the arithmetic of libjpeg-turbo and libwebp, whose
+// pixels every published backbone was trained on. Go's own conversion repeats chroma samples; these
+// libraries interpolate them.
 
 // jpegToRGB converts a decoded JPEG.
 func jpegToRGB(m *image.YCbCr) *RGB {
@@ -26,7 +27,8 @@ func jpegToRGB(m *image.YCbCr) *RGB {
 	return out
 }
 
-// jpegTables are the chroma terms of JFIF's YCbCr in 16-bit fixed point, rounded where libjpeg rounds (jdcolor.c).
+// jpegTables holds the chroma terms of JFIF's YCbCr in 16-bit fixed point, rounded as in libjpeg
+// (jdcolor.c).
 var jpegTables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 	const half = 1 << 15
 	for i := range int32(256) {
@@ -39,6 +41,7 @@ var jpegTables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 	return t
 }()
 
+// clip8 limits v to 0…255.
 func clip8(v int32) uint8 {
 	if uint32(v) < 256 {
 		return uint8(v)
@@ -49,17 +52,19 @@ func clip8(v int32) uint8 {
 	return 255
 }
 
-// upsampler brings chroma rows to the width of luma rows with libjpeg-turbo's "fancy upsampling" (jdsample.c): a triangle
-// filter for 4:2:2, 4:4:0 and 4:2:0; repetition for anything else and, along rows, for chroma of less than three columns.
+// upsampler brings chroma rows to the width of luma rows with the "fancy upsampling" of libjpeg-turbo
+// (jdsample.c): a triangle filter for 4:2:2, 4:4:0 and 4:2:0. Other ratios, and along rows chroma of
+// less than three columns, are repeated.
 type upsampler struct {
 	ratio         image.YCbCrSubsampleRatio
 	stride        int
 	width, height int     // of the chroma planes
-	sum           []int32 // [width] 4:2:0: 3/4 near row + 1/4 far row, times 4
-	hShift        int     // repetition: log2 of the horizontal factor
-	vShift        int
+	sum           []int32 // [width]; for 4:2:0, 3/4 of the near row + 1/4 of the far row, times 4
+	hShift        int     // log2 of the horizontal factor of the repetition
+	vShift        int     // log2 of the vertical factor
 }
 
+// newUpsampler returns an upsampler for the chroma planes of m.
 func newUpsampler(m *image.YCbCr) *upsampler {
 	u := &upsampler{ratio: m.SubsampleRatio, stride: m.CStride}
 	switch m.SubsampleRatio {
@@ -80,7 +85,7 @@ func newUpsampler(m *image.YCbCr) *upsampler {
 	return u
 }
 
-// row writes row y of the picture; dst may be one sample longer than the picture is wide.
+// row writes row y of the image. dst may be one sample longer than the image is wide.
 func (u *upsampler) row(dst, plane []uint8, y int) {
 	near := plane[(y>>u.vShift)*u.stride:][:u.width]
 	interpolate := u.width > 2
@@ -109,7 +114,8 @@ func (u *upsampler) row(dst, plane []uint8, y int) {
 	}
 }
 
-// farRow is the chroma row next nearest to picture row y; at the edges it is the nearest one.
+// farRow returns the second nearest chroma row to row y of the image. At the edges it returns the
+// nearest row.
 func (u *upsampler) farRow(y int) int {
 	if y&1 == 0 {
 		return max(y/2-1, 0)
@@ -117,8 +123,8 @@ func (u *upsampler) farRow(y int) int {
 	return min(y/2+1, u.height-1)
 }
 
-// doubleRow writes two samples for every sum: 3/4 of its own and 1/4 of the left or the right neighbour's, shifted down.
-// The two rounding biases differ so that they do not add up (jdsample.c).
+// doubleRow writes two samples for every sum: 3/4 of the sum and 1/4 of its left or right neighbour,
+// shifted down. The two rounding biases differ so that they do not add up (jdsample.c).
 func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) {
 	last := len(sum) - 1
 	for i, s := range sum {
@@ -130,13 +136,13 @@ func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) 
 	}
 }
 
-// webpToRGB converts a decoded lossy WebP: BT.601, studio range, 4:2:0 with the triangle filter and rounding of libwebp
-// (dsp/upsampling.c, dsp/yuv.h).
+// webpToRGB converts a decoded lossy WebP image: BT.601, studio range, 4:2:0 with the triangle filter
+// and the rounding of libwebp (dsp/upsampling.c, dsp/yuv.h).
 func webpToRGB(m *image.YCbCr) *RGB {
 	w, h := m.Rect.Dx(), m.Rect.Dy()
 	out := newRGB(w, h)
 	lastX, lastY := (w+1)/2-1, (h+1)/2-1
-	other := func(i, last int) int { // the chroma index next nearest to picture index i
+	other := func(i, last int) int { // the second nearest chroma index to index i of the image
 		if i&1 == 0 {
 			return max(i/2-1, 0)
 		}
@@ -158,7 +164,8 @@ func webpToRGB(m *image.YCbCr) *RGB {
 	return out
 }
 
-// webpSample weighs the nearest chroma sample 9/16, its two neighbours 3/16 and the diagonal one 1/16.
+// webpSample weighs the nearest chroma sample by 9/16, its two neighbours by 3/16 and the diagonal
+// neighbour by 1/16.
 func webpSample(near, beside, above, diagonal uint8) int32 {
 	n, b, a, d := int32(near), int32(beside), int32(above), int32(diagonal)
 	return ((n+b+a+d+8+2*(b+a))>>3 + n) >> 1

@@ -72,8 +72,8 @@ func TaskImages(k dataset.Known) ImageOptions {
 }
 
 // Open reads the data set. Where c holds numbers of images, as the configuration of a run does, the
-// data set must have the same. Errors are an [*OptionError] for an unknown task or layout, else an
-// [*InputError].
+// data set must have the same. Errors other than that of ctx are an [*OptionError] for an unknown task
+// or layout, else an [*InputError].
 func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.Path == "" {
 		return nil, &OptionError{Option: "data", Err: errors.New("no data set given: give its folder")}
@@ -92,8 +92,11 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if err := dataset.CheckLayout(c.Layout); err != nil {
 		return nil, &OptionError{Option: "layout", Err: err}
 	}
-	d, err := dataset.Open(c.Path, o)
+	d, err := dataset.Open(ctx, c.Path, o)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
 		if c.Task != "" {
 			err = fmt.Errorf("task %s, which has %d classes: %w", c.Task, o.Classes, err)
 		}

@@ -1,0 +1,133 @@
+package dataset
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFrontMatter bounds the YAML at the head of README.md, in bytes. The 21,841 class names of
+// ImageNet-21k take 1.3 MB there. The YAML decoder takes up to 200 times the memory of its input, for
+// hostile input.
+const maxFrontMatter = 2 << 20
+
+// readmeClassNames returns the class names in README.md, the card of a data set on the Hugging Face
+// Hub, for the column label. It returns nil if there is no file or the file names no classes.
+func readmeClassNames(root, label string) ([]string, error) {
+	f, err := os.Open(filepath.Join(root, "README.md"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFrontMatter))
+	if err != nil {
+		return nil, fmt.Errorf("reading README.md: %w", err)
+	}
+	if text, err = withoutMark(f.Name(), text); err != nil {
+		return nil, err
+	}
+	names, err := frontMatterClassNames(text, label)
+	if err != nil {
+		return nil, fmt.Errorf("reading README.md: %w", err)
+	}
+	return names, nil
+}
+
+// frontMatterClassNames returns the class names in the front matter of text, which is YAML between
+// two lines "---". The datasets library writes them so:
+//
+//	dataset_info:
+//	  features:
+//	  - name: label
+//	    dtype:
+//	      class_label:
+//	        names:
+//	          '0': cat
+//
+// Older versions of it write class_label directly below the feature. If several features have the
+// name of the column, as in a data set of several configurations, the first one counts.
+func frontMatterClassNames(text []byte, label string) ([]string, error) {
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	head, ok := bytes.CutPrefix(text, []byte("---\n"))
+	if !ok {
+		return nil, nil
+	}
+	head, _, ok = bytes.Cut(head, []byte("\n---"))
+	if !ok {
+		if len(text) >= maxFrontMatter {
+			return nil, fmt.Errorf("the front matter does not end within the limit of %d bytes", maxFrontMatter)
+		}
+		return nil, nil
+	}
+	if !utf8.Valid(head) {
+		return nil, errors.New("the front matter is not UTF-8: save the file as UTF-8")
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(head, &document); err != nil {
+		return nil, fmt.Errorf("the front matter is not YAML: %w", err)
+	}
+	names := findClassLabel(&document, label)
+	if names == nil {
+		return nil, nil
+	}
+	return classLabelNames(names, label)
+}
+
+// findClassLabel returns the node "names" of the first feature called label, nil if there is none. It
+// does not follow aliases, so it visits every node once.
+func findClassLabel(n *yaml.Node, label string) *yaml.Node {
+	if name := yamlField(n, "name"); name != nil && name.Value == label {
+		for _, feature := range []*yaml.Node{n, yamlField(n, "dtype")} {
+			if names := yamlField(yamlField(feature, "class_label"), "names"); names != nil {
+				return names
+			}
+		}
+	}
+	for _, child := range n.Content {
+		if names := findClassLabel(child, label); names != nil {
+			return names
+		}
+	}
+	return nil
+}
+
+// yamlField returns the value of a key of a mapping, nil if there is none.
+func yamlField(n *yaml.Node, key string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// classLabelNames reads a mapping from class ids, which must be 0, 1, 2, …, to names.
+func classLabelNames(n *yaml.Node, label string) ([]string, error) {
+	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
+		return nil, fmt.Errorf("the names of %s are not a mapping from class ids to names", label)
+	}
+	var names []string
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if id, err := strconv.Atoi(key.Value); err != nil || id != len(names) || value.Kind != yaml.ScalarNode {
+			return nil, fmt.Errorf("in the names of %s, line %d: found %q, expected class %d and its name",
+				label, key.Line+1, abbreviate(key.Value+": "+value.Value), len(names))
+		}
+		names = append(names, value.Value)
+	}
+	return names, distinctNames(names, "the names of "+label)
+}
