@@ -83,9 +83,7 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 	if err != nil {
 		return "", "", err
 	}
-	client.Progress = func(p hub.Progress) {
-		report.Report(progress.Event{Stage: progress.Download, Item: p.File, Done: p.Done, Total: p.Total})
-	}
+	client.Progress = report
 	s, err := client.Fetch(ctx, r)
 	if err != nil {
 		if ctx.Err() == nil {

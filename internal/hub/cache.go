@@ -11,39 +11,44 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// folder is a repository's in the cache, laid out as huggingface_hub does:
+// folder is the folder of a repository in the cache. It has the structure of huggingface_hub:
 //
-//	blobs/ETAG                 content, by the server's checksum of it
+//	blobs/ETAG                 content of a file, under the checksum that the server gives
 //	snapshots/COMMIT/FILE      a link to a blob
-//	refs/REVISION              the commit that a branch or tag last was
-//	.no_exist/COMMIT/FILE      empty: the repository has no such file
+//	refs/REVISION              the last known commit of a branch or tag
+//	.no_exist/COMMIT/FILE      an empty file: the repository has no such file
 //
-// A file's lock is in .locks, beside the repositories.
+// The locks of the files are in .locks, beside the repositories.
 type folder struct {
 	root  string // models--OWNER--NAME
 	locks string
 }
 
+// folder returns the folder of a repository.
 func (c *Client) folder(repo string) folder {
 	name := "models--" + strings.ReplaceAll(repo, "/", "--")
 	return folder{filepath.Join(c.Cache, name), filepath.Join(c.Cache, ".locks", name)}
 }
 
+// blob returns the path of the content with that ETag.
 func (f folder) blob(etag string) string { return filepath.Join(f.root, "blobs", etag) }
 
+// snapshot returns the path of a file of a commit.
 func (f folder) snapshot(commit, file string) string {
 	return filepath.Join(f.root, "snapshots", commit, filepath.FromSlash(file))
 }
 
+// ref returns the path of the file that holds the commit of a revision.
 func (f folder) ref(revision string) string {
 	return filepath.Join(f.root, "refs", filepath.FromSlash(revision))
 }
 
+// noExist returns the path of the mark that a commit has no such file.
 func (f folder) noExist(commit, file string) string {
 	return filepath.Join(f.root, ".no_exist", commit, filepath.FromSlash(file))
 }
 
-// look says what the cache knows of a file.
+// look returns what the cache knows about a file.
 func (f folder) look(commit, file string) presence {
 	if isFile(f.snapshot(commit, file)) {
 		return present
@@ -54,14 +59,15 @@ func (f folder) look(commit, file string) presence {
 	return unknown
 }
 
-// isFile follows links, so that one to a blob that is gone is none.
+// isFile reports whether path leads to a regular file. It follows links, so the result is false for a
+// link to a blob that was deleted.
 func isFile(path string) bool {
 	stat, err := os.Stat(path)
 	return err == nil && stat.Mode().IsRegular()
 }
 
-// find looks in the cache alone. The snapshot is nil if the revision is not
-// known there or the weights are not whole; certain is as choose says it.
+// find searches the cache and does not use the network. The snapshot is nil if the cache does not know
+// the revision or lacks a part of the weights. certain is as in choose.
 func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	commit := r.Revision
 	if !IsCommit(commit) {
@@ -70,10 +76,10 @@ func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 			return nil, false, nil
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("looking into the cache: %w", err)
+			return nil, false, fmt.Errorf("reading the cache: %w", err)
 		}
 		if commit = strings.TrimSpace(string(data)); !IsCommit(commit) {
-			return nil, false, fmt.Errorf("the cache's %s holds %.60q, expected the hash of a commit; remove the file", f.ref(r.Revision), commit)
+			return nil, false, fmt.Errorf("the file %s of the cache holds %.60q, expected the hash of a commit; remove the file", f.ref(r.Revision), commit)
 		}
 	}
 	weights, _, certain := choose(r, func(file string) presence { return f.look(commit, file) })
@@ -93,13 +99,13 @@ func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	return s, certain, nil
 }
 
-// remember notes what was learnt of a revision and of files that it lacks. In a
-// cache that cannot be written it fails only where something is new.
+// remember writes the commit of a revision, and the files that it lacks, to the cache. If the cache
+// cannot be written, it is an error only if something is new.
 func (f folder) remember(r Reference, commit string, look func(string) presence) error {
 	choose(r, func(file string) presence {
 		p := look(file)
 		if mark := f.noExist(commit, file); p == absent && !isFile(mark) {
-			// Without the mark the Hub is asked again.
+			// Errors do no harm: without the mark, the Hub is asked again.
 			if os.MkdirAll(filepath.Dir(mark), 0o777) == nil {
 				_ = os.WriteFile(mark, nil, 0o666)
 			}
@@ -118,13 +124,12 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 		err = atomicfile.WriteBytes(path, []byte(commit))
 	}
 	if err != nil {
-		return fmt.Errorf("noting the commit in the cache: %w", err)
+		return fmt.Errorf("writing the commit to the cache: %w", err)
 	}
 	return nil
 }
 
-// link puts a blob into a snapshot. The link is relative, so that the cache can
-// be moved.
+// link links a file of a snapshot to its blob. The link is relative, so that the cache can be moved.
 func (f folder) link(etag, commit, file string) error {
 	path := f.snapshot(commit, file)
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
@@ -136,13 +141,13 @@ func (f folder) link(etag, commit, file string) error {
 	}
 	err = os.Symlink(target, path)
 	if errors.Is(err, fs.ErrExist) && !isFile(path) {
-		// It leads to a blob that is gone.
+		// The link leads to a blob that was deleted.
 		if err = os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = os.Symlink(target, path)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) && isFile(path) {
-		return nil // another process was quicker
+		return nil // another process has made the link
 	}
 	return err
 }

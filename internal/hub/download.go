@@ -17,22 +17,30 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/sptune/spt/progress"
 )
 
-// remote is what the Hub says of a file before it is downloaded.
+// remote describes a file of the Hub before it is downloaded.
 type remote struct {
 	address string
-	etag    string // of content: SHA-256 for large files, git's SHA-1 of a blob for others
-	size    int64  // bytes; -1: not said
+	etag    string // checksum: SHA-256 for large files, git's SHA-1 of a blob for others
+	size    int64  // bytes; -1: unknown
 }
 
-// An ETag becomes a file's name.
+// safeETag matches ETags that can be the name of a file.
 var safeETag = regexp.MustCompile(`^[0-9A-Za-z_-][0-9A-Za-z_.-]{0,127}$`)
 
-// download brings one file of a commit into the cache, if it is not there.
+// lockRetry is the time between two attempts to take a lock.
+const lockRetry = 100 * time.Millisecond
+
+// download downloads one file of a commit if the cache lacks it.
 func (c *Client) download(ctx context.Context, f folder, repo, commit, file string) error {
 	if f.look(commit, file) == present {
-		return nil // a commit's files never change
+		return nil // the files of a commit never change
 	}
 	if err := c.downloadMissing(ctx, f, repo, commit, file); err != nil {
 		return c.explainDownload(file, err)
@@ -40,13 +48,16 @@ func (c *Client) download(ctx context.Context, f folder, repo, commit, file stri
 	return nil
 }
 
+// explainDownload adds the file, and for a full disk advice, to an error.
 func (c *Client) explainDownload(file string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
-		err = fmt.Errorf("no space is left in the cache %s: make room, or set HF_HOME or HF_HUB_CACHE to a folder that has some; what has come is kept and gone on with: %w", c.Cache, err)
+		err = fmt.Errorf("no space is left in the cache %s: make room, or set HF_HOME or HF_HUB_CACHE to a folder on another disk; the next download continues this one: %w", c.Cache, err)
 	}
 	return fmt.Errorf("downloading %s: %w", file, err)
 }
 
+// downloadMissing downloads a file that the cache lacks. It waits while another process, such as a
+// library of Hugging Face, downloads the same content.
 func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, file string) error {
 	var from remote
 	err := c.retry(ctx, func() (_ bool, err error) {
@@ -61,12 +72,13 @@ func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, fi
 			return err
 		}
 	}
-	unlock, err := lock(ctx, filepath.Join(f.locks, from.etag+".lock"))
-	if err != nil {
-		return err
+	// The file of the lock stays: if it were removed, two processes could hold locks of one name.
+	lock := flock.New(filepath.Join(f.locks, from.etag+".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o666))
+	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+		return fmt.Errorf("locking %s: %w", lock.Path(), err)
 	}
-	defer unlock()
-	if isFile(f.blob(from.etag)) { // another revision's, or another process has just got it
+	defer func() { _ = lock.Unlock() }() // the end of the process releases it too
+	if isFile(f.blob(from.etag)) { // another revision has the same content, or another process has downloaded it
 		return f.link(from.etag, commit, file)
 	}
 	p := &partial{client: c, file: file, from: from, path: f.blob(from.etag) + ".incomplete"}
@@ -87,10 +99,10 @@ func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, fi
 	return nil
 }
 
-// ask requests a file's headers. For a large file the Hub redirects to a store,
-// and its own answer, not the store's, has the checksum.
+// ask requests the headers of a file. For a large file the Hub redirects to a store. The checksum is in
+// the answer of the Hub, not in that of the store.
 func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, error) {
-	// Elements alone are escaped: slashes divide.
+	// The elements of the path are escaped, the slashes are not.
 	elements := strings.Split(file, "/")
 	for i, e := range elements {
 		elements[i] = url.PathEscape(e)
@@ -103,7 +115,7 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	response.Body.Close()
 	h := response.Header
 	if found := h.Get("X-Repo-Commit"); found != "" && found != commit {
-		return r, fmt.Errorf("%s answers with commit %q, asked for %s", response.Request.URL.Host, found, commit)
+		return r, fmt.Errorf("%s answers with commit %q, expected %s", response.Request.URL.Host, found, commit)
 	}
 	etag, size := h.Get("X-Linked-Etag"), h.Get("X-Linked-Size")
 	if etag == "" {
@@ -114,7 +126,7 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	}
 	r.etag = strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
 	if !safeETag.MatchString(r.etag) {
-		return r, fmt.Errorf("%s names the content by the ETag %.60q, expected letters and digits: is HF_ENDPOINT the address of a Hub, and is no proxy or portal in between?", response.Request.URL.Host, etag)
+		return r, fmt.Errorf("%s answers with the ETag %.60q, expected letters and digits: check that HF_ENDPOINT is the address of a Hub, and that no proxy or portal answers in its place", response.Request.URL.Host, etag)
 	}
 	if r.size, err = strconv.ParseInt(size, 10, 64); err != nil || r.size < 0 {
 		r.size = -1
@@ -122,22 +134,22 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	return r, nil
 }
 
-// partial is a file on its way: what has come lies in path, and is kept when the
-// work is stopped. Nobody else reads it before it is whole and has been renamed.
+// partial is a file that is being downloaded. The bytes that have arrived are in path, and stay there
+// if the download is interrupted. No other process reads the file before it is complete and renamed.
 type partial struct {
 	client *Client
-	file   string
+	file   string // path in the repository
 	from   remote
 	path   string
 
 	f       *os.File
-	done    int64     // bytes in f, and in sum
-	sum     hash.Hash // that the ETag is of; nil if it is none
-	joined  bool      // f has come in several pieces
-	rejoins int       // how often the pieces did not fit
+	done    int64     // bytes in f and in sum
+	sum     hash.Hash // checksum that the ETag holds; nil if it holds none
+	joined  bool      // f has been downloaded in several pieces
+	rejoins int       // number of times that the pieces had a wrong checksum
 }
 
-// open takes up what an earlier call has left.
+// open opens the file and reads the bytes that an earlier download has left.
 func (p *partial) open() (err error) {
 	if p.f, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
 		return err
@@ -157,6 +169,7 @@ func (p *partial) open() (err error) {
 	return nil
 }
 
+// newSum starts the checksum of the kind that the ETag holds.
 func (p *partial) newSum() {
 	_, err := hex.DecodeString(p.from.etag)
 	switch {
@@ -164,10 +177,11 @@ func (p *partial) newSum() {
 		p.sum = sha256.New()
 	case err == nil && len(p.from.etag) == 40 && p.from.size >= 0:
 		p.sum = sha1.New()
-		fmt.Fprintf(p.sum, "blob %d\x00", p.from.size) // as git hashes content
+		fmt.Fprintf(p.sum, "blob %d\x00", p.from.size) // git hashes this header before the content
 	}
 }
 
+// restart discards the bytes that have arrived.
 func (p *partial) restart() error {
 	p.done, p.joined = 0, false
 	p.newSum()
@@ -178,28 +192,29 @@ func (p *partial) restart() error {
 	return err
 }
 
-// advance asks for the rest and appends it; it ends without error once the file
-// is whole and verified.
-func (p *partial) advance(ctx context.Context) (progress bool, err error) {
+// advance downloads the missing bytes. The error is nil once the file is complete and verified. more
+// reports whether bytes have arrived.
+func (p *partial) advance(ctx context.Context) (more bool, err error) {
 	if p.done != p.from.size || p.done == 0 {
 		before := p.done
 		err := p.receive(ctx)
-		if progress = p.done > before; err != nil {
-			return progress, err
+		if more = p.done > before; err != nil {
+			return more, err
 		}
 	}
-	return progress, p.verify()
+	return more, p.verify()
 }
 
+// receive requests the missing bytes and appends them.
 func (p *partial) receive(ctx context.Context) error {
 	header := http.Header{}
 	if p.done > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", p.done))
 	}
 	response, err := p.client.get(ctx, http.MethodGet, p.from.address, header, true)
-	var refused *StatusError
-	if errors.As(err, &refused) && refused.Code == http.StatusRequestedRangeNotSatisfiable && p.done > 0 {
-		// What is there is no beginning of what the server has.
+	var refused *statusError
+	if errors.As(err, &refused) && refused.code == http.StatusRequestedRangeNotSatisfiable && p.done > 0 {
+		// The bytes on disk are not the beginning of the file on the server.
 		if e := p.restart(); e != nil {
 			return e
 		}
@@ -212,12 +227,12 @@ func (p *partial) receive(ctx context.Context) error {
 	if p.done > 0 {
 		var from int64
 		if _, err := fmt.Sscanf(response.Header.Get("Content-Range"), "bytes %d-", &from); err != nil || from != p.done || response.StatusCode != http.StatusPartialContent {
-			// The server sends all of it, from the start.
+			// The server sends the whole file, from the start.
 			if err := p.restart(); err != nil {
 				return err
 			}
 			if response.StatusCode == http.StatusPartialContent {
-				return &unreachable{fmt.Errorf("the server sends %q instead of what was asked for", response.Header.Get("Content-Range"))}
+				return &unreachable{fmt.Errorf("the server sends the range %q, which is not the requested one", response.Header.Get("Content-Range"))}
 			}
 		} else {
 			p.joined = true
@@ -227,28 +242,29 @@ func (p *partial) receive(ctx context.Context) error {
 		p.from.size = p.done + response.ContentLength
 	}
 	if p.from.size < 0 && p.sum == nil {
-		return errors.New("the server says neither the file's size nor its checksum, so that whole could not be told from cut short")
+		return errors.New("the server gives neither the size nor the checksum of the file, so an incomplete download could not be recognised")
 	}
 	return p.copy(response.Body)
 }
 
+// copy appends the bytes of a response.
 func (p *partial) copy(from io.Reader) error {
 	buf := make([]byte, 1<<18)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
 			if p.from.size >= 0 && p.done+int64(n) > p.from.size {
-				return errors.Join(fmt.Errorf("more comes than the %d bytes that were announced", p.from.size), p.restart())
+				return errors.Join(fmt.Errorf("the server sends more than the %d bytes that it announced", p.from.size), p.restart())
 			}
 			if _, err := p.f.Write(buf[:n]); err != nil {
-				// What was written of it is not in the sum.
+				// Bytes that were written are not in the checksum.
 				return errors.Join(err, p.f.Truncate(p.done))
 			}
 			if p.sum != nil {
 				p.sum.Write(buf[:n])
 			}
 			p.done += int64(n)
-			if p.done != p.from.size { // that will be reported when it is verified
+			if p.done != p.from.size { // the last event follows when the file is verified
 				p.report(p.done, max(p.from.size, 0))
 			}
 		}
@@ -265,8 +281,8 @@ func (p *partial) copy(from io.Reader) error {
 	return nil
 }
 
-// verify compares the content with its checksum. What differs is thrown away;
-// if it came in pieces, another attempt may be better, once.
+// verify compares the content with its checksum. Content with a wrong checksum is discarded. If it was
+// downloaded in pieces, one more attempt follows.
 func (p *partial) verify() error {
 	if p.sum == nil {
 		return nil
@@ -275,7 +291,7 @@ func (p *partial) verify() error {
 	if got == p.from.etag {
 		return nil
 	}
-	err := fmt.Errorf("the checksum of what came is %s, expected %s; it was thrown away. Try again; if it stays so, something between here and the server changes files", got, p.from.etag)
+	err := fmt.Errorf("the checksum of the downloaded file is %s, expected %s; the file was discarded. Try again; if the error stays, a proxy changes the file", got, p.from.etag)
 	if p.joined && p.rejoins == 0 {
 		p.rejoins++
 		err = &unreachable{err}
@@ -283,13 +299,12 @@ func (p *partial) verify() error {
 	return errors.Join(err, p.restart())
 }
 
+// report reports how many bytes of the file have arrived.
 func (p *partial) report(done, total int64) {
-	if p.client.Progress != nil {
-		p.client.Progress(Progress{p.file, done, total})
-	}
+	p.client.Progress.Report(progress.Event{Stage: progress.Download, Item: p.file, Done: done, Total: total})
 }
 
-// close brings the content to disk. Nothing is kept where there is none.
+// close writes the content to disk and closes the file. It removes the file if no byte has arrived.
 func (p *partial) close() error {
 	err := errors.Join(p.f.Sync(), p.f.Close())
 	if p.done == 0 && p.from.size != 0 {

@@ -1,13 +1,13 @@
-// Package hub fetches pretrained backbones from the Hugging Face Hub, or from
-// any server that speaks as it does, into the cache that all of Hugging Face's
-// libraries share: what one of them has fetched, the others find.
+// Package hub fetches pretrained backbones from the Hugging Face Hub, or from another server with the
+// same interface, into the cache that all libraries of Hugging Face share. A file that one of these
+// libraries has fetched is found by the others.
 //
-// [Parse] reads a reference such as hf:google/vit-base-patch16-224, and
-// [Client.Fetch] makes of it the path of a weights file with its configuration
-// beside it, on which package backbone runs. reference.go says what a name may
-// be, cache.go where files lie, request.go how the Hub is asked and what its
-// refusals mean, download.go how a file comes whole and unchanged, and this file
-// which files are wanted.
+// [Parse] reads a reference such as hf:google/vit-base-patch16-224. [Client.Fetch] fetches the files of
+// the reference and returns the path of the weights, which package backbone loads.
+//
+// The files of this package: reference.go defines what a reference may be; cache.go where files lie;
+// request.go how the Hub is asked and what its errors mean; download.go how a file is downloaded and
+// verified; hub.go which files are needed.
 package hub
 
 import (
@@ -23,47 +23,58 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sptune/spt/progress"
 )
 
-// Client fetches models. The zero value of each field but Endpoint and Cache is
-// usable; New fills them in. A Client may be used by several goroutines at once
-// if Progress may.
+// Client fetches models. [New] returns one. Several goroutines may use a Client at once if they may
+// call Progress at once.
 type Client struct {
-	Endpoint string // such as https://huggingface.co
-	Cache    string // the folder of models--OWNER--NAME
-	Token    string // sent to Endpoint's host alone; empty: none
-	Offline  bool   // never ask the network
-	// Progress is told of each file that has to be downloaded; may be nil.
-	Progress func(Progress)
+	// Endpoint is the address of the Hub, such as https://huggingface.co. It must be set.
+	Endpoint string
 
-	backoff time.Duration // before the first repetition; doubles
-	stall   time.Duration // without a byte before an attempt is given up
-}
+	// Cache is the folder that holds the folders models--OWNER--NAME. It must be set.
+	Cache string
 
-// Progress is how far one file has come. Done equals Total once, when the file
-// is whole, verified and in its place.
-type Progress struct {
-	File        string // its path in the repository
-	Done, Total int64  // bytes; Total is 0 while the server does not say it
+	// Token is sent to the host of Endpoint only. Default "": no token.
+	Token string
+
+	// Offline is true if the network must not be used. Default false.
+	Offline bool
+
+	// Progress receives events of stage progress.Download for every file that is downloaded. Item
+	// is the path of the file in the repository. Total is 0 while the size is unknown. Done equals
+	// Total once, when the file is complete, verified and in its place. Default nil: no events.
+	Progress progress.Func
+
+	backoff time.Duration // pause before the first repetition, which doubles; 0: half a second
+	stall   time.Duration // time without a byte after which an attempt ends; 0: a minute
 }
 
 // Snapshot is a model in the cache.
 type Snapshot struct {
-	// Path is the weights file, or the index of its shards, which lie beside it
-	// as config.json and preprocessor_config.json do, if the repository has them.
-	Path   string
-	Commit string // the commit that the files are of
-	// Note says why the cache was used without asking the Hub whether the
-	// revision has moved; empty if it was asked, or could not have moved.
+	// Path is the weights file or the index of its shards. The shards lie beside it, and so do
+	// config.json and preprocessor_config.json if the repository has them.
+	Path string
+
+	// Commit is the commit that the files belong to.
+	Commit string
+
+	// Note says why the cache was used without asking the Hub whether the revision has moved. It is
+	// "" if the Hub was asked, or if the revision cannot move.
 	Note string
 }
 
-// New makes a client from the environment, by the variables of Hugging Face's
-// own libraries: HF_ENDPOINT; HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME and
-// XDG_CACHE_HOME (default ~/.cache/huggingface/hub); HF_TOKEN,
-// HUGGING_FACE_HUB_TOKEN and the file HF_TOKEN_PATH (default HF_HOME/token)
-// unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set; HF_HUB_OFFLINE and
-// TRANSFORMERS_OFFLINE. Proxies are those of net/http.
+// New returns a client that is configured by the environment variables of Hugging Face's libraries:
+//
+//   - HF_ENDPOINT sets the address of the Hub.
+//   - HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME and XDG_CACHE_HOME set the cache, by default
+//     ~/.cache/huggingface/hub.
+//   - HF_TOKEN, HUGGING_FACE_HUB_TOKEN or the file HF_TOKEN_PATH (by default HF_HOME/token) set the
+//     token, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set.
+//   - HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE forbid the network.
+//
+// Proxies are those of net/http.
 func New() (*Client, error) {
 	home := expand(os.Getenv("HF_HOME"))
 	if home == "" {
@@ -93,8 +104,8 @@ func New() (*Client, error) {
 	if !isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
 		c.Token = first(os.Getenv("HF_TOKEN"), os.Getenv("HUGGING_FACE_HUB_TOKEN"))
 		if c.Token == "" {
-			// Most have none, and one that cannot be read is as good as none: the
-			// Hub will say so where it is needed.
+			// Most users have no such file. If it cannot be read, the Hub reports the
+			// missing token where one is needed.
 			file, _ := os.ReadFile(first(expand(os.Getenv("HF_TOKEN_PATH")), filepath.Join(home, "token")))
 			c.Token = strings.TrimSpace(string(file))
 		}
@@ -102,7 +113,7 @@ func New() (*Client, error) {
 	return c, nil
 }
 
-// expand resolves ~ and $VARIABLES, as huggingface_hub does.
+// expand replaces ~ and $VARIABLES, as huggingface_hub does.
 func expand(p string) string {
 	if p == "~" || strings.HasPrefix(p, "~/") {
 		if home, err := os.UserHomeDir(); err == nil {
@@ -112,21 +123,23 @@ func expand(p string) string {
 	return os.ExpandEnv(p)
 }
 
+// isSet reports whether an environment variable has a value that means true.
 func isSet(variable string) bool {
 	return slices.Contains([]string{"1", "ON", "YES", "TRUE"}, strings.ToUpper(os.Getenv(variable)))
 }
 
-// Files that are wanted besides the weights, from the folder of these, and the
-// usual names of weights: the first that a repository has.
 var (
-	sideFiles   = []string{"config.json", "preprocessor_config.json"}
+	// sideFiles are fetched besides the weights, from the folder of the weights.
+	sideFiles = []string{"config.json", "preprocessor_config.json"}
+	// weightFiles are the usual names of weights. The first one that a repository has is fetched.
 	weightFiles = []string{"model.safetensors", "model.safetensors" + indexSuffix, "pytorch_model.bin", "pytorch_model.bin" + indexSuffix}
 )
 
+// indexSuffix ends the name of an index of shards.
 const indexSuffix = ".index.json"
 
-// presence says whether a repository has a file, as far as it is known: a cache
-// need not hold all of a repository.
+// presence is what is known about a file of a repository. A cache need not hold every file of a
+// repository.
 type presence int
 
 const (
@@ -135,9 +148,8 @@ const (
 	present
 )
 
-// choose names the weights and the files beside them; weights is empty if none
-// are found. certain is false where the whole repository might give another
-// answer.
+// choose returns the names of the weights and of the files beside them. weights is "" if none are
+// found. certain is false if the complete repository might lead to another choice.
 func choose(r Reference, look func(file string) presence) (weights string, side []string, certain bool) {
 	certain = true
 	candidates := weightFiles
@@ -167,10 +179,10 @@ func choose(r Reference, look func(file string) presence) (weights string, side 
 	return weights, side, certain
 }
 
-// Fetch brings what r names into the cache, if it is not there, and says where
-// it lies. A revision other than a commit is looked up on the Hub each time; if
-// that cannot be reached and the cache holds what it last was, that is used, and
-// Note says so. Downloads that were stopped are gone on with.
+// Fetch downloads the files of r that the cache lacks, and returns where they lie. If the revision is
+// not a commit, Fetch asks the Hub for its commit every time. If the Hub cannot be reached and the
+// cache holds the last known commit of the revision, Fetch uses that one and says so in Note. A
+// download that was interrupted continues.
 func (c *Client) Fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	if _, err := Parse(r.String()); err != nil {
 		return nil, err
@@ -193,11 +205,11 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 			return nil, err
 		}
 		if local == nil {
-			return nil, fmt.Errorf("it is not, or not wholly, in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the network; fetch it once without, or set HF_HOME or HF_HUB_CACHE to the cache that has it", c.Cache)
+			return nil, fmt.Errorf("it is not completely in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network; fetch it once without these variables, or set HF_HOME or HF_HUB_CACHE to the cache that has it", c.Cache)
 		}
 		local.Note = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, so the cache was used: commit " + local.Commit
 		if !certain {
-			local.Note += "; whether the repository has files that the cache lacks is not known"
+			local.Note += "; the repository may have files that the cache lacks"
 		}
 		return local, nil
 	}
@@ -216,7 +228,7 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	return c.bring(ctx, f, r, info)
 }
 
-// bring downloads what the cache lacks of the files that info lists.
+// bring downloads the files of r that the cache lacks. info lists the files of the repository.
 func (c *Client) bring(ctx context.Context, f folder, r Reference, info *repoInfo) (*Snapshot, error) {
 	look := func(name string) presence {
 		if slices.Contains(info.files, name) {
@@ -228,7 +240,7 @@ func (c *Client) bring(ctx context.Context, f folder, r Reference, info *repoInf
 	if weights == "" {
 		return nil, missingWeights(r, info.files)
 	}
-	files := append(side, weights) // the small ones first
+	files := append(side, weights) // small files first
 	for _, name := range files {
 		if err := c.download(ctx, f, r.Repo, info.commit, name); err != nil {
 			return nil, err
@@ -247,10 +259,11 @@ func (c *Client) bring(ctx context.Context, f folder, r Reference, info *repoInf
 			return nil, err
 		}
 	}
-	// Only now, so that the revision never points to a model in parts.
+	// Last, so that the revision never points to an incomplete model.
 	return s, f.remember(r, info.commit, look)
 }
 
+// missingWeights returns the error for a repository without the weights that r names.
 func missingWeights(r Reference, files []string) error {
 	if r.File != "" {
 		return fmt.Errorf("the repository has no file %q at this revision", r.File)
@@ -262,15 +275,15 @@ func missingWeights(r Reference, files []string) error {
 		}
 	}
 	if len(found) == 0 {
-		return fmt.Errorf("the repository has no weights: neither %s nor another file that could be", strings.Join(weightFiles, ", "))
+		return fmt.Errorf("the repository has no weights: neither %s nor another file of weights", strings.Join(weightFiles, ", "))
 	}
 	if len(found) > 10 {
 		found = append(found[:10], "…")
 	}
-	return fmt.Errorf("the repository has none of %s; it has %s: name one, as %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
+	return fmt.Errorf("the repository has none of %s; it has %s: name one of them, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
 }
 
-// shardsOf lists the files that an index, if weights is one, is of.
+// shardsOf returns the shards that weights, if it is an index, lists.
 func shardsOf(local, weights string) ([]string, error) {
 	if !strings.HasSuffix(weights, indexSuffix) {
 		return nil, nil
@@ -293,13 +306,13 @@ func shardsOf(local, weights string) ([]string, error) {
 		names[path.Join(path.Dir(weights), shard)] = true
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%s has no weight_map, or an empty one: it is no index of shards", local)
+		return nil, fmt.Errorf("%s is not an index of shards: its weight_map is missing or empty", local)
 	}
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
-// client follows redirects as a model's files need it: not where the answer
-// itself has what is asked for, and without the token on other hosts.
+// client returns an HTTP client that follows redirects. It does not send the token to other hosts. If
+// follow is false, it does not follow a redirect that has the checksum of the file.
 func (c *Client) client(follow bool) *http.Client {
 	return &http.Client{CheckRedirect: func(next *http.Request, before []*http.Request) error {
 		if next.Response != nil && !follow && next.Response.Header.Get("X-Linked-Etag") != "" {
@@ -308,8 +321,8 @@ func (c *Client) client(follow bool) *http.Client {
 		if len(before) >= 10 {
 			return errors.New("more than 10 redirects")
 		}
-		// net/http keeps it for subdomains, such as those of the Hub's stores,
-		// whose addresses are signed and refuse a second proof.
+		// net/http keeps the token for subdomains, such as those of the Hub's stores. Their
+		// addresses are signed, and they refuse a token.
 		if next.URL.Host != before[0].URL.Host || next.URL.Scheme != before[0].URL.Scheme {
 			next.Header.Del("Authorization")
 		}

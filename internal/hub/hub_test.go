@@ -15,6 +15,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/sptune/spt/progress"
 )
 
 var weights = strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
@@ -80,12 +84,12 @@ func TestFetch(t *testing.T) {
 	}
 	var whole []string
 	last := map[string]int64{}
-	c.Progress = func(p Progress) {
-		if p.Done < last[p.File] || p.Done > p.Total {
-			t.Errorf("progress of %s: %d of %d after %d", p.File, p.Done, p.Total, last[p.File])
+	c.Progress = func(e progress.Event) {
+		if e.Stage != progress.Download || e.Done < last[e.Item] || e.Done > e.Total {
+			t.Errorf("stage %s of %s: %d of %d after %d", e.Stage, e.Item, e.Done, e.Total, last[e.Item])
 		}
-		if last[p.File] = p.Done; p.Done == p.Total {
-			whole = append(whole, p.File)
+		if last[e.Item] = e.Done; e.Done == e.Total {
+			whole = append(whole, e.Item)
 		}
 	}
 	s := fetch(t, c, "hf:"+testRepo)
@@ -163,11 +167,11 @@ func TestWhichFiles(t *testing.T) {
 		{name: "bin in shards", files: map[string]string{"pytorch_model.bin.index.json": `{"weight_map": {"a": "p-1.bin"}}`, "p-1.bin": "p"}, want: "pytorch_model.bin.index.json", also: []string{"p-1.bin"}},
 		{name: "named", reference: ":ViT-B_16 best@1.npz", files: map[string]string{"ViT-B_16 best@1.npz": "n", "model.safetensors": "w", "config.json": "{}"}, want: "ViT-B_16 best@1.npz", also: []string{"config.json"}, absent: []string{"model.safetensors"}},
 		{name: "a request of changes", reference: "@refs/pr/1", files: tinyFiles(), want: "model.safetensors"},
-		{name: "nothing usual", files: map[string]string{"vit.npz": "", "README.md": ""}, err: `it has "vit.npz": name one, as hf:tests/tiny-vit@main:FILE`},
+		{name: "nothing usual", files: map[string]string{"vit.npz": "", "README.md": ""}, err: `it has "vit.npz": name one of them, as in hf:tests/tiny-vit@main:FILE`},
 		{name: "no weights", files: map[string]string{"README.md": ""}, err: "the repository has no weights"},
 		{name: "no such file", reference: ":other.npz", files: tinyFiles(), err: `has no file "other.npz"`},
 		{name: "shard missing", files: map[string]string{"model.safetensors.index.json": index, "model-1.safetensors": "1"}, err: `lists the shard "model-2.safetensors", which the repository does not have`},
-		{name: "no index", files: map[string]string{"model.safetensors.index.json": "{}"}, err: "no index of shards"},
+		{name: "no index", files: map[string]string{"model.safetensors.index.json": "{}"}, err: "not an index of shards"},
 		{name: "broken index", files: map[string]string{"model.safetensors.index.json": "{"}, err: "unexpected end"},
 		{name: "climbing shard", files: hostileIndex("../../../../escaped"), err: "expected the name of a file beside it"},
 		{name: "absolute shard", files: hostileIndex("/etc/passwd"), err: "expected the name of a file beside it"},
@@ -206,7 +210,7 @@ func TestWhichFiles(t *testing.T) {
 			// The cache alone gives the same.
 			h.Close()
 			c.Offline = true
-			if off := fetch(t, c, text); off.Path != s.Path || off.Commit != s.Commit || !strings.Contains(off.Note, "HF_HUB_OFFLINE") || strings.Contains(off.Note, "not known") {
+			if off := fetch(t, c, text); off.Path != s.Path || off.Commit != s.Commit || !strings.Contains(off.Note, "HF_HUB_OFFLINE") || strings.Contains(off.Note, "may have files that the cache lacks") {
 				t.Errorf("offline: %+v", off)
 			}
 		})
@@ -289,7 +293,7 @@ func TestInterruptedDownloads(t *testing.T) {
 		{name: "wrong content", answer: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			_, _ = w.Write([]byte("x" + weights[1:]))
 			return true
-		}, want: []string{""}, err: "the checksum of what came is " + sha256Of("x"+weights[1:]) + ", expected " + sha256Of(weights)},
+		}, want: []string{""}, err: "the checksum of the downloaded file is " + sha256Of("x"+weights[1:]) + ", expected " + sha256Of(weights)},
 		{name: "wrong content in pieces", answer: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			if r.Header.Get("Range") == "" {
 				serveCut(w, 0, third)
@@ -305,7 +309,7 @@ func TestInterruptedDownloads(t *testing.T) {
 		{name: "too much", answer: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			_, _ = w.Write([]byte(weights + "x"))
 			return true
-		}, want: []string{""}, err: "more comes than the 1048576 bytes that were announced"},
+		}, want: []string{""}, err: "the server sends more than the 1048576 bytes that it announced"},
 		{name: "the link has expired", answer: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			w.WriteHeader(403)
 			return true
@@ -403,8 +407,8 @@ func TestCancel(t *testing.T) {
 		}
 		return false
 	}
-	c.Progress = func(p Progress) {
-		if p.File == "model.safetensors" && p.Done == 1000 {
+	c.Progress = func(e progress.Event) {
+		if e.Item == "model.safetensors" && e.Done == 1000 {
 			cancel()
 		}
 	}
@@ -459,8 +463,8 @@ func TestRefusals(t *testing.T) {
 			_, _ = w.Write([]byte(`{"sha": "../../x", "siblings": []}`))
 			return true
 		}, want: []string{"does not describe a repository"}},
-		{name: "hostile etag", intercept: onHead(answer(200, "ETag", `"../../../escaped"`)), want: []string{"names the content by the ETag", "escaped"}},
-		{name: "no etag", intercept: onHead(answer(200)), want: []string{"names the content by the ETag"}},
+		{name: "hostile etag", intercept: onHead(answer(200, "ETag", `"../../../escaped"`)), want: []string{"answers with the ETag", "escaped"}},
+		{name: "no etag", intercept: onHead(answer(200)), want: []string{"answers with the ETag"}},
 		{name: "another commit", intercept: onHead(answer(200, "X-Repo-Commit", strings.Repeat("c", 40))), want: []string{"answers with commit", testCommit}},
 		{name: "no size and no checksum", intercept: func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodHead {
@@ -473,7 +477,7 @@ func TestRefusals(t *testing.T) {
 				return false
 			}
 			return true
-		}, want: []string{"neither the file's size nor its checksum"}},
+		}, want: []string{"neither the size nor the checksum"}},
 		{name: "redirects without end", intercept: func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, r.URL.Path, http.StatusFound)
 			return true
@@ -497,8 +501,8 @@ func TestRefusals(t *testing.T) {
 					t.Errorf("got %q, want %q in it", err, want)
 				}
 			}
-			var status *StatusError
-			if errors.As(err, &status) != (tt.code != 0) || tt.code != 0 && status.Code != tt.code {
+			var status *statusError
+			if errors.As(err, &status) != (tt.code != 0) || tt.code != 0 && status.code != tt.code {
 				t.Errorf("status %+v, want %d", status, tt.code)
 			}
 			if _, err := os.Stat(filepath.Join(c.Cache, "models--tests--tiny-vit", "refs", "main")); err == nil {
@@ -581,7 +585,7 @@ func TestOffline(t *testing.T) {
 	write(filepath.Join(root, "refs", "main"), testCommit)
 	write(filepath.Join(snapshot, "pytorch_model.bin"), "p")
 	s := fetch(t, c, "hf:"+testRepo)
-	if s.Path != filepath.Join(snapshot, "pytorch_model.bin") || !strings.Contains(s.Note, "not known") {
+	if s.Path != filepath.Join(snapshot, "pytorch_model.bin") || !strings.Contains(s.Note, "may have files that the cache lacks") {
 		t.Errorf("got %+v", s)
 	}
 	// Only online can it be told that the repository has something better.
@@ -607,7 +611,7 @@ func TestOffline(t *testing.T) {
 	write(filepath.Join(root, "refs", "shards"), strings.Repeat("d", 40))
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "model.safetensors.index.json"), `{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}`)
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "1.safetensors"), "1")
-	if _, err := c.Fetch(t.Context(), reference(t, "hf:"+testRepo+"@shards")); err == nil || !strings.Contains(err.Error(), "not wholly") {
+	if _, err := c.Fetch(t.Context(), reference(t, "hf:"+testRepo+"@shards")); err == nil || !strings.Contains(err.Error(), "not completely") {
 		t.Errorf("a shard is missing: %v", err)
 	}
 	write(filepath.Join(root, "refs", "main"), "../../x")
@@ -616,6 +620,41 @@ func TestOffline(t *testing.T) {
 	}
 	if len(h.log()) == 0 {
 		t.Error("the fake hub was never asked, so this shows nothing")
+	}
+}
+
+// TestLock shows that a download waits for the lock of another process, and that ctx ends the wait.
+func TestLock(t *testing.T) {
+	h := newFakeHub(t, tinyFiles())
+	c := h.client(t)
+	locks := filepath.Join(c.Cache, ".locks", "models--tests--tiny-vit")
+	if err := os.MkdirAll(locks, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	other := flock.New(filepath.Join(locks, sha256Of(weights)+".lock"))
+	if ok, err := other.TryLock(); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if s, err := c.Fetch(ctx, Reference{Repo: testRepo}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "locking") {
+		t.Errorf("under the lock of another process: %+v, %v", s, err)
+	}
+	fetched := make(chan error)
+	go func() {
+		_, err := c.Fetch(t.Context(), Reference{Repo: testRepo})
+		fetched <- err
+	}()
+	select {
+	case err := <-fetched:
+		t.Errorf("the download did not wait: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := other.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-fetched; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -674,7 +713,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	c := &Client{Cache: t.TempDir(), Offline: true}
-	if _, err := c.Fetch(t.Context(), Reference{Repo: "a/b", File: "../x"}); err == nil || !strings.Contains(err.Error(), "no path of a file") {
+	if _, err := c.Fetch(t.Context(), Reference{Repo: "a/b", File: "../x"}); err == nil || !strings.Contains(err.Error(), "not the path of a file") {
 		t.Errorf("a reference that was not parsed: %v", err)
 	}
 }
