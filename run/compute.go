@@ -26,14 +26,14 @@ type ComputeConfig struct {
 // *[OptionError].
 func (c *ComputeConfig) Open() (be backend.Backend, note string, err error) {
 	if err := c.Precision.Validate(); err != nil {
-		return nil, "", &OptionError{err}
+		return nil, "", &OptionError{Option: "precision", Err: err}
 	}
 	if c.Devices < 0 {
-		return nil, "", &OptionError{fmt.Errorf("%d devices: expected at least 1", c.Devices)}
+		return nil, "", &OptionError{Option: "devices", Err: fmt.Errorf("devices %d: expected at least 1", c.Devices)}
 	}
 	if be, note, err = backend.OpenSeveral(c.Device, max(c.Devices, 1)); err != nil {
 		if e := (*backend.DeviceError)(nil); errors.As(err, &e) && e.Usage {
-			return nil, "", &OptionError{err}
+			return nil, "", &OptionError{Option: "device", Err: err}
 		}
 		return nil, "", &InputError{err}
 	}

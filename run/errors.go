@@ -1,8 +1,13 @@
 package run
 
-// OptionError is an option, or several together, that cannot work. Another
-// value helps; other files do not.
-type OptionError struct{ Err error }
+// OptionError reports an option, or several options together, that cannot work. Another value
+// helps; other files do not.
+type OptionError struct {
+	Err error // the cause
+	// Option is the name of the option in small letters with dashes, such as "rank" or "batch-size".
+	// It is empty if several options are the cause, or none by itself.
+	Option string
+}
 
 func (e *OptionError) Error() string { return e.Err.Error() }
 

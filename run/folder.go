@@ -35,14 +35,14 @@ func Files() []string {
 // that a new run would take for its own, with an *[OptionError].
 func CheckNew(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err == nil {
-		return &OptionError{fmt.Errorf("%s holds a run already; resume it (--resume %s) or choose another folder (--out)", dir, dir)}
+		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run already; resume that run, or choose another folder", dir)}
 	}
 	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		return &OptionError{fmt.Errorf("%s is a file, and a run needs a folder; choose another (--out)", dir)}
+		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s is a file, and a run needs a folder; choose another name", dir)}
 	}
 	for _, name := range Files() {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return &OptionError{fmt.Errorf("%s holds %s, which a new run there would take for its own; choose another folder (--out)", dir, name)}
+			return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds %s, which a new run would take for its own; choose another folder", dir, name)}
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ func (c *ModelConfig) Fetch(ctx context.Context, progress func(hub.Progress)) (n
 	}
 	r, err := hub.Parse(c.Path)
 	if err != nil {
-		return "", &OptionError{err}
+		return "", &OptionError{Option: "model", Err: err}
 	}
 	if c.Commit != "" {
 		if !hub.IsCommit(c.Commit) {
@@ -129,12 +129,12 @@ func (c DataConfig) Open() (*dataset.Dataset, error) {
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
-			return nil, &OptionError{err}
+			return nil, &OptionError{Option: "task", Err: err}
 		}
 		o.Classes = known.Classes
 	}
 	if err := dataset.CheckLayout(c.Layout); err != nil {
-		return nil, &OptionError{err}
+		return nil, &OptionError{Option: "layout", Err: err}
 	}
 	d, err := dataset.Open(c.Path, o)
 	if err != nil {
