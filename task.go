@@ -181,7 +181,7 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 		where = run.DefaultRoot
 	}
 	if t.data.TakesForClass(where) {
-		return "", &run.OptionError{Option: "out", Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another folder", where, t.data.Root)}
+		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another folder", where, t.data.Root)}
 	}
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err

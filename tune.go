@@ -70,7 +70,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 // folder returns the run folder at dir. It creates the run of c if there is none.
 func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, error) {
 	if dir == "" {
-		return "", &run.OptionError{Option: "out", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
+		return "", &run.OptionError{Option: "run-folder", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
 	}
 	folder := run.Folder(dir)
 	if _, err := os.Stat(folder.Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +79,7 @@ func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report pro
 	}
 	_, recorded, err := run.Open(dir)
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
-		err = &run.OptionError{Option: "out", Err: fmt.Errorf("%s holds a run of another kind: a run of all stages, or one training; choose another folder", dir)}
+		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run of another kind: a run of all stages, or one training; choose another folder", dir)}
 	}
 	return folder, err
 }

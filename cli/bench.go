@@ -7,8 +7,6 @@ import (
 	"io"
 	"regexp"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,65 +20,29 @@ import (
 )
 
 func benchCommand(a *app) *cobra.Command {
-	var weights run.ModelConfig
-	var planPath string
-	var names []string
-	for _, m := range bench.Methods() {
-		names = append(names, string(m))
-	}
-	o := bench.Options{Name: "tiny", Method: bench.Method(method.SPTLoRA)}
-	classes := 100
-	var so bench.SuiteOptions
-	var suite bool
-	var device, out, only string
+	flags := a.newOptions()
+	o, so := &flags.bench, &flags.suite
 	cmd := &cobra.Command{
-		Use: "bench [flags]", Short: "Measure how fast this machine tunes, and how far from its limit",
-		Long: `Measures this machine's multiply-add peak, its memory's bandwidth and matrix
-products of the backbone's shapes, and times steps of a method on a backbone: images
-per second, their share of what the peak allows, and the memory taken. Images
-are noise; so are weights and scores where none are given, always the same.
+		Use: "bench [flags]", Short: "Measure the speed of tuning on this machine",
+		Long: `Measures the multiply-add peak of this machine, the bandwidth of its memory and matrix
+products of the shapes of the backbone, and times steps of a method on a backbone: images per
+second, their share of what the peak allows, and the memory. Images are noise, the same in
+every call. So are weights and scores if none are given.
 
---suite does another thing, for GPUs: in eight minutes it holds what a device
-computes against the processor, measures its matrix products and memory, steps of
-several methods and precisions and a whole task, runs PyTorch beside them if it is
-there, and leaves the report in two files, JSON and Markdown. It needs nothing but
-this program; what fails or does not fit is said at the end.`,
+--suite checks and measures a GPU in eight minutes. It compares the results of a device with
+those of the processor, measures matrix products, memory, steps of several methods and
+precisions, and a whole task, and runs PyTorch for comparison if it is installed. The report
+is written to two files, JSON and Markdown. It ends with the items that failed or were
+skipped.`,
 		Example: `  spt bench
   spt bench --model base --method lora --batch 8 --json
   spt bench --device cuda --suite
   spt bench --weights vit_tiny.safetensors --plan plan.json --gemm=false`,
 		Args: cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	fs.Var((*benchModelFlag)(&o.Name), "model", "the backbone's `SIZE`, made-up weights at 224 px: "+strings.Join(bench.Sizes(), ", "))
-	fs.Var((*modelFlag)(&weights.Path), "weights", "instead of made-up weights: a checkpoint `FILE` or its folder, hf:OWNER/NAME, or 'demo'")
-	fs.StringVar((*string)(&o.Method), "method", string(o.Method), "what a step does: "+strings.Join(names, ", ")+"; the last two are prediction and stage 1")
-	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, such as 0.4M, 400k or 0.5% (default for SPT 0.4M, 0.2M for a tiny ViT; for lora and adapter rank 8)")
-	fs.StringVar(&planPath, "plan", "", "instead of a plan from made-up scores: a `FILE` of 'spt plan' or a published selection")
-	fs.IntVar(&o.Batch, "batch", 8, "images in a step")
-	fs.IntVar(&o.Steps, "steps", 5, "steps to time, after one more; the median counts")
-	fs.IntVar(&classes, "classes", 100, "classes of the head")
-	fs.BoolVar(&o.GEMM, "gemm", true, "measure matrix products too")
-	fs.BoolVar(&o.Breakdown, "breakdown", false, "say what the time of a step goes to")
-	fs.BoolVar(&suite, "suite", false, "check and measure a device as a whole; by default a base ViT in batches of 64")
-	fs.StringVar(&device, "device", "", "with --suite: auto, cpu, cuda, cuda:N or xla:PLUGIN (default auto, the best there is)")
-	fs.StringVar(&out, "out", "spt-suite", "with --suite: `NAME` of the report's files, NAME.json and NAME.md")
-	fs.StringVar(&so.Python, "python", "", "with --suite: a Python with PyTorch, 'none' for none (default python3 if it has it)")
-	fs.StringVar(&only, "only", "", "with --suite: only the items that match this `REGEXP`, such as 'timing lora'")
-	fs.IntVar(&so.Epochs, "epochs", 100, "with --suite: epochs of the whole task")
-	fs.DurationVar(&so.Within, "within", 8*time.Minute, "with --suite: time that it may take; what does not fit is skipped")
+	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		for _, name := range []string{"device", "out", "only", "python", "epochs", "within"} {
-			if !suite && cmd.Flags().Changed(name) {
-				return &run.OptionError{Err: fmt.Errorf("--%s belongs to --suite; without it bench measures the processor", name)}
-			}
-		}
-		if suite {
-			for _, name := range []string{"weights", "method", "budget", "plan", "steps", "classes", "gemm", "breakdown"} {
-				if cmd.Flags().Changed(name) {
-					return &run.OptionError{Err: fmt.Errorf("--suite measures a fixed list on made-up weights; leave --%s out", name)}
-				}
-			}
+		if flags.runSuite {
 			so.Name, so.Batch = "base", 64
 			if cmd.Flags().Changed("model") {
 				so.Name = o.Name
@@ -88,24 +50,23 @@ this program; what fails or does not fit is said at the end.`,
 			if cmd.Flags().Changed("batch") {
 				so.Batch = o.Batch
 			}
-			so.Compute.Device = device
-			if only != "" {
-				re, err := regexp.Compile(only)
+			if flags.only != "" {
+				re, err := regexp.Compile(flags.only)
 				if err != nil {
-					return &run.OptionError{Err: fmt.Errorf("--only: %w", err)}
+					return refuse("--only: %w", err)
 				}
 				so.Only = re
 			}
-			return a.benchSuite(ctx, so, out)
+			return a.benchSuite(ctx, *so, flags.out)
 		}
 		if err := o.Method.Validate(); err != nil {
 			return err
 		}
-		m, err := a.benchModel(ctx, cmd, weights, classes, &o)
+		m, err := a.benchModel(ctx, cmd, flags.config.Model, flags.classes, o)
 		if err != nil {
 			return err
 		}
-		if err := benchSelection(ctx, cmd, m.Config, planPath, &o); err != nil {
+		if err := benchSelection(ctx, cmd, m.Config, flags.plan, o); err != nil {
 			return err
 		}
 		p := a.reporter()
@@ -113,7 +74,7 @@ this program; what fails or does not fit is said at the end.`,
 		o.Progress = func(done, total int) {
 			p.event(progress.Event{Stage: "steps", Done: int64(done), Total: int64(total)})
 		}
-		r, err := bench.Run(ctx, m, o)
+		r, err := bench.Run(ctx, m, *o)
 		p.close()
 		if err != nil {
 			return err
@@ -126,21 +87,7 @@ this program; what fails or does not fit is said at the end.`,
 	return cmd
 }
 
-// benchModelFlag is one of bench.Sizes. Like the other verbs' --model it names
-// the backbone, hence the type.
-type benchModelFlag string
-
-func (m *benchModelFlag) String() string { return string(*m) }
-func (m *benchModelFlag) Type() string   { return "path" }
-func (m *benchModelFlag) Set(s string) error {
-	if !slices.Contains(bench.Sizes(), s) {
-		return fmt.Errorf("expected %s; a checkpoint is given by --weights FILE", strings.Join(bench.Sizes(), ", "))
-	}
-	*m = benchModelFlag(s)
-	return nil
-}
-
-// benchModel makes or loads the backbone and names it in o.
+// benchModel makes or loads the backbone and sets its name in o.
 func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.ModelConfig, classes int, o *bench.Options) (*backbone.Model, error) {
 	size, err := bench.Config(o.Name, classes)
 	if err != nil {
@@ -155,14 +102,13 @@ func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.Mo
 	}
 	c := m.Config
 	if cmd.Flags().Changed("model") && (c.EmbedDim != size.EmbedDim || c.Depth != size.Depth || c.HiddenDim != size.HiddenDim || !slices.Equal(c.Depths, size.Depths)) {
-		return nil, &run.OptionError{Err: fmt.Errorf("--model %s contradicts --weights %s, which is a %s; leave one out", o.Name, weights.Path, describeConfig(c))}
+		return nil, refuse("--model %s contradicts --weights %s, which is a %s; leave one out", o.Name, weights.Path, describeConfig(c))
 	}
 	o.Name = modelName(m)
 	return m, nil
 }
 
-// benchSelection sets what o tunes: by the plan, or what its method and budget
-// come to.
+// benchSelection sets the selection of o: that of the plan, or that of its method and budget.
 func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, planPath string, o *bench.Options) (err error) {
 	if planPath == "" {
 		if o.Budget == "" && method.Method(o.Method).Scores() {
@@ -177,7 +123,7 @@ func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, 
 	}
 	chosen := bench.Method(method.PlanMethod(p))
 	if cmd.Flags().Changed("method") && o.Method != chosen && o.Method != bench.Forward || o.Budget != "" {
-		return &run.OptionError{Err: fmt.Errorf("the plan %s says what is tuned (%s, %d parameters); leave out --budget, and --method but for %s", planPath, chosen, p.Cost.Total, bench.Forward)}
+		return refuse("the plan %s says what is tuned (%s, %d parameters); leave out --budget, and --method but for %s", planPath, chosen, p.Cost.Total, bench.Forward)
 	}
 	if o.Method != bench.Forward {
 		o.Method = chosen

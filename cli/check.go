@@ -1,12 +1,13 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,75 +15,108 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
 
-// What is the same in every verb is checked here, from the flags alone, before
-// a verb does anything.
+// This file checks flags by what the table says of them. The checks run before a command does
+// anything.
 
-// checkFlags refuses numbers that no verb can use, special files, which would be
-// waited for without end, and outputs that would replace an input.
+// refuse returns an error of wrong usage.
+func refuse(format string, args ...any) error {
+	return &run.OptionError{Err: fmt.Errorf(format, args...)}
+}
+
+// checkFlags refuses flags without an effect, inputs that are special files, on which reading would
+// wait without end, and outputs that would replace an input or cannot be written.
 func checkFlags(cmd *cobra.Command, args []string) error {
-	if err := checkNumbers(cmd.Flags()); err != nil {
-		return err
-	}
-	if fs := cmd.Flags(); fs.Changed("mean") != fs.Changed("std") {
-		return &run.OptionError{Err: fmt.Errorf("--mean and --std go together; give both, or neither")}
-	}
+	rows, fs := flagsOf(cmd.Name()), cmd.Flags()
 	inputs := slices.Clone(args)
-	for _, name := range []string{"model", "weights", "delta", "scores", "plan", "import"} {
-		f := cmd.Flags().Lookup(name)
-		if f == nil || !f.Changed {
+	for _, f := range rows {
+		if !fs.Changed(f.name) {
 			continue
 		}
-		path := f.Value.String()
-		inputs = append(inputs, path)
-		if stat, err := os.Stat(path); err == nil && !stat.IsDir() && !stat.Mode().IsRegular() {
-			return &run.InputError{Err: fmt.Errorf("--%s %s is no regular file (mode %v); copy it to one", name, path, stat.Mode())}
+		if err := f.checkEffect(fs); err != nil {
+			return err
+		}
+		if f.file == inputFile {
+			path := fs.Lookup(f.name).Value.String()
+			inputs = append(inputs, path)
+			if stat, err := os.Stat(path); err == nil && !stat.IsDir() && !stat.Mode().IsRegular() {
+				return &run.InputError{Err: fmt.Errorf("--%s %s is not a regular file (mode %v); copy it to a regular file", f.name, path, stat.Mode())}
+			}
 		}
 	}
-	outputs := map[string]string{} // the flag by the path
-	for _, name := range []string{"out", "cpuprofile", "trace"} {
-		f := cmd.Flags().Lookup(name)
-		if f == nil || f.Value.String() == "" {
+	outputs := map[string]string{} // from the path to the flag
+	for _, f := range rows {
+		text := ""
+		if given := fs.Lookup(f.name); given != nil {
+			text = given.Value.String()
+		}
+		if f.file < outputFile || text == "" || f.checkEffect(fs) != nil {
 			continue
 		}
-		path := filepath.Clean(f.Value.String())
+		path := filepath.Clean(text)
 		if other, ok := outputs[path]; ok {
-			return &run.OptionError{Err: fmt.Errorf("--%s %s and --%s %s are the same file; give another name", other, path, name, path)}
+			return refuse("--%s %s and --%s %s are the same file; give another name", other, path, f.name, path)
 		}
-		outputs[path] = name
-		if err := keepInputs(name, path, inputs...); err != nil {
+		outputs[path] = f.name
+		if err := keepInputs(f.name, path, inputs...); err != nil {
 			return err
 		}
-		if err := keepData(cmd.Flags(), name, path); err != nil {
+		if err := keepData(rows, fs, f.name, path); err != nil {
 			return err
 		}
-		if err := writable(f, path); err != nil {
+		if err := f.checkWritable(path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writable refuses an output file that is a folder, or has none to be in: what it takes
-// to find out when all work is done would be lost.
-func writable(f *pflag.Flag, path string) error {
-	kind, _ := pflag.UnquoteUsage(f)
-	if kind == "DIR" {
-		return nil // a run's, which is made
+// checkEffect refuses a flag that has no effect beside, or without, other flags.
+func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
+	for _, other := range f.excludes {
+		if fs.Changed(other) {
+			return refuse("--%s has no effect together with --%s; leave one of them out", f.name, other)
+		}
 	}
-	if stat, err := os.Stat(path); kind == "FILE" && err == nil && stat.IsDir() {
-		return &run.OptionError{Err: fmt.Errorf("--%s %s is a folder; give the name of a file", f.Name, path)}
+	for _, need := range f.needs {
+		others := strings.Split(need, "|")
+		if !slices.ContainsFunc(others, fs.Changed) {
+			return refuse("--%s has no effect without --%s; leave it out, or give --%s too", f.name, others[0], others[0])
+		}
+	}
+	return nil
+}
+
+// checkMethod refuses flags that the method does not use.
+func checkMethod(cmd *cobra.Command, m method.Method) error {
+	for _, f := range flagsOf(cmd.Name()) {
+		if f.methods != nil && !f.methods.uses(m) && cmd.Flags().Changed(f.name) {
+			return refuse("method %s %s; leave --%s out", m, f.methods.reason, f.name)
+		}
+	}
+	return nil
+}
+
+// checkWritable refuses an output file that is a folder, or whose folder does not exist: an error
+// after the work would lose its result.
+func (f flagRow) checkWritable(path string) error {
+	if f.file == outputFolder {
+		return nil
+	}
+	if stat, err := os.Stat(path); f.file == outputFile && err == nil && stat.IsDir() {
+		return refuse("--%s %s is a folder; give the name of a file", f.name, path)
 	}
 	if stat, err := os.Stat(filepath.Dir(path)); err != nil || !stat.IsDir() {
-		return &run.OptionError{Err: fmt.Errorf("--%s %s: there is no folder %s; make it, or give another name", f.Name, path, filepath.Dir(path))}
+		return refuse("--%s %s: there is no folder %s; make it, or give another name", f.name, path, filepath.Dir(path))
 	}
 	return nil
 }
 
-// checkpointFiles are the files of a checkpoint that is a folder or has several.
-// What cannot be opened has none: why not, loading it will say.
+// checkpointFiles returns the files of a checkpoint that is a folder or has several files. It
+// returns none if the checkpoint cannot be opened: loading it will tell why.
 func checkpointFiles(path string) []string {
 	stat, err := os.Stat(path)
 	if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
@@ -96,12 +130,12 @@ func checkpointFiles(path string) []string {
 	return f.Files()
 }
 
-// keepInputs refuses the output of a flag if it is one of the inputs, by
-// whatever name, or a file of a checkpoint, or of the run of a delta, among them.
+// keepInputs refuses the output of a flag if it is one of the inputs under any name, a file of a
+// checkpoint among them, or a file of the run of a delta among them.
 func keepInputs(flag, out string, inputs ...string) error {
 	written, err := os.Stat(out)
 	if err != nil {
-		return nil // a new file; what else is wrong with it, writing will say
+		return nil // a new file; writing reports any other problem
 	}
 	for _, in := range inputs {
 		folder := in
@@ -116,39 +150,38 @@ func keepInputs(flag, out string, inputs ...string) error {
 		}
 		for _, path := range files {
 			if stat, err := os.Stat(path); err == nil && os.SameFile(stat, written) {
-				return &run.OptionError{Err: fmt.Errorf("--%s %s would replace an input, %s; give another name", flag, out, path)}
+				return refuse("--%s %s would replace an input, %s; give another name", flag, out, path)
 			}
 		}
 	}
 	return nil
 }
 
-// keepData refuses the output of a flag if it is an image or a list in the
-// folders of --data and --probe. Other files there, of spt or of a profile, may
-// be replaced: the working folder may be that of the data.
-func keepData(fs *pflag.FlagSet, flag, out string) error {
+// keepData refuses the output of a flag if it is an image or a list in a folder of images that is
+// read. Other files there may be replaced: the working folder may be that of the data.
+func keepData(rows []flagRow, fs *pflag.FlagSet, name, out string) error {
 	image := dataset.IsImageName(out)
 	list := slices.Contains([]string{".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet"}, filepath.Ext(out))
 	if stat, err := os.Stat(out); err != nil || stat.IsDir() || !image && !list {
 		return nil
 	}
-	for _, name := range []string{"data", "probe"} {
-		f := fs.Lookup(name)
-		if f == nil || f.Value.String() == "" {
+	for _, f := range rows {
+		if f.file != imageFolder || fs.Lookup(f.name).Value.String() == "" {
 			continue
 		}
-		folder := f.Value.String()
+		given := fs.Lookup(f.name).Value.String()
+		folder := given
 		if stat, err := os.Stat(folder); err == nil && !stat.IsDir() {
-			folder = filepath.Dir(folder) // of a table, whose images are beside it
+			folder = filepath.Dir(folder) // of a table, whose images lie beside it
 		}
 		if inside(out, folder) {
-			return &run.OptionError{Err: fmt.Errorf("--%s %s would replace a file of --%s %s; give another name", flag, out, name, f.Value)}
+			return refuse("--%s %s would replace a file of --%s %s; give another name", name, out, f.name, given)
 		}
 	}
 	return nil
 }
 
-// inside reports whether an existing file is in a folder or below.
+// inside reports whether an existing file is in a folder or below it.
 func inside(file, folder string) bool {
 	var real [2]string
 	for i, p := range []string{file, folder} {
@@ -164,35 +197,59 @@ func inside(file, folder string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// mayBeZero are the numbers of which zero means something; of all others it
-// would mean the default, which is had by leaving the flag out.
-var mayBeZero = []string{"weight-decay", "warmup-epochs", "drop-path", "dropout", "module-drop-path"}
+// given returns the flags that the user has set, with their values.
+func given(cmd *cobra.Command) map[string]string {
+	values := map[string]string{}
+	cmd.Flags().Visit(func(f *pflag.Flag) { values[f.Name] = f.Value.String() })
+	return values
+}
 
-// checkNumbers refuses flags that were given a number out of range. What is
-// an int counts something; seeds are unsigned and free.
-func checkNumbers(fs *pflag.FlagSet) (err error) {
-	fs.Visit(func(f *pflag.Flag) {
-		var want string
-		switch text := f.Value.String(); f.Value.Type() {
-		case "int":
-			if n, e := strconv.Atoi(text); e != nil || n < 1 {
-				want = "at least 1"
-			}
-		case "float64":
-			v, e := strconv.ParseFloat(text, 64)
-			zero := slices.Contains(mayBeZero, f.Name)
-			switch {
-			case e != nil || math.IsNaN(v) || math.IsInf(v, 0):
-				want = "a finite number"
-			case zero && v < 0:
-				want = "a number not below 0"
-			case !zero && v <= 0:
-				want = "a number above 0"
-			}
+// refuseContradictions compares flags, as given returned them, with the same flags after the
+// configuration of a run was read into their fields. advice says what else the user can do than
+// leave such a flag out.
+func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, advice string) error {
+	for _, f := range flagsOf(cmd.Name()) {
+		value, ok := before[f.name]
+		if !ok || f.anyRun != "" && value == f.anyRun {
+			continue
 		}
-		if want != "" && err == nil {
-			err = &run.OptionError{Err: fmt.Errorf("--%s %s: expected %s", f.Name, f.Value, want)}
+		if now := cmd.Flags().Lookup(f.name).Value.String(); now != value {
+			return refuse("--%s %s contradicts the run in %s, which has %s; leave the flag out, %s", f.name, value, dir, cmp.Or(now, "none"), advice)
 		}
-	})
+	}
+	return nil
+}
+
+// flagError makes an error of parsing flags name the flag as the other errors do.
+func flagError(_ *cobra.Command, err error) error {
+	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
+		value := bad.GetValue()
+		if value == "" || strings.ContainsAny(value, " \t\n") {
+			value = fmt.Sprintf("%q", value)
+		}
+		return refuse("--%s %s: %w", bad.GetFlag().Name, value, bad.Unwrap())
+	}
 	return err
+}
+
+// describeError returns the text of an error. If the error carries the name of an option that a flag
+// of the command sets, the text names the flag: instead of the option if it begins with the option,
+// else at the end.
+func describeError(cmd *cobra.Command, err error) string {
+	text, name := err.Error(), ""
+	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {
+		name = cmp.Or(option.Option, name)
+	}
+	for _, f := range flagsOf(cmd.Name()) {
+		if name == "" || name != cmp.Or(f.option, f.name) {
+			continue
+		}
+		for _, option := range []string{name, strings.ReplaceAll(name, "-", " ")} {
+			if rest, ok := strings.CutPrefix(text, option); ok && strings.HasPrefix(rest, " ") {
+				return "--" + f.name + rest
+			}
+		}
+		return text + " (--" + f.name + ")"
+	}
+	return text
 }

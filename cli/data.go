@@ -16,9 +16,9 @@ import (
 
 func dataCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "data", Short: "Verify a data set; list the benchmarks' sets that are known by name",
-		Long: `'spt data verify' reads every image of a data set and says what is wrong with
-it; 'spt data tasks' lists the sets that --task knows.`,
+		Use: "data", Short: "Verify a data set; list the data sets of benchmarks",
+		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data tasks'
+lists the data sets that --task knows.`,
 		Example: `  spt data verify clothing
   spt data tasks`,
 		Args: cobra.NoArgs,
@@ -26,7 +26,6 @@ it; 'spt data tasks' lists the sets that --task knows.`,
 	}
 	for _, verb := range []func(*app) *cobra.Command{verifyCommand, tasksCommand} {
 		c := verb(a)
-		c.Flags().SortFlags = false
 		c.DisableFlagsInUseLine = true
 		cmd.AddCommand(c)
 	}
@@ -34,24 +33,22 @@ it; 'spt data tasks' lists the sets that --task knows.`,
 }
 
 func verifyCommand(a *app) *cobra.Command {
-	var c run.DataConfig
-	var perClass bool
+	o := a.newOptions()
+	c := &o.config.Data
 	cmd := &cobra.Command{
-		Use: "verify DIR [flags]", Short: "Read every image: counts, classes, duplicates, overlaps, what cannot be read",
-		Long: `Opens a data set as 'spt tune' does, reads and decodes every image, and prints:
-how many each split and class has, classes without training images, images that
-are missing or broken, files in class folders that are not taken for images, and
-images that are the same under different names: byte for byte, or in every
-pixel. It fails with exit code 3 if an image cannot be read, or if one of the
-test split is in another split too. Nothing is changed.`,
+		Use: "verify DIR [flags]", Short: "Read every image and print the problems of a data set",
+		Long: `Opens a data set as 'spt tune' does, reads and decodes every image, and prints the number
+of images of each split and class, classes without training images, images that are
+missing or broken, files in class folders that are not images, and images with different
+names that are equal in every byte or in every pixel. The command fails with exit code 3 if
+an image cannot be read, or if an image of the test split is in another split too. It
+changes nothing.`,
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
   spt data verify list.csv --label-column kind --json`,
 		Args: cobra.ExactArgs(1),
 	}
-	fs := cmd.Flags()
-	layoutFlags(fs, &c)
-	fs.BoolVar(&perClass, "per-class", false, "print each class")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		c.Path, c.SkipBadImages = args[0], true
 		d, err := c.Open(ctx)
@@ -66,7 +63,7 @@ test split is in another split too. Nothing is changed.`,
 			return err
 		}
 		p.close()
-		if err := a.writeVerification(d, v, perClass); err != nil {
+		if err := a.writeVerification(d, v, o.perClass); err != nil {
 			return err
 		}
 		return verdict(d, v)
@@ -253,12 +250,12 @@ func (v verification) String() string {
 
 func tasksCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "tasks", Short: "List the benchmarks' sets that --task knows",
-		Long: `Lists VTAB-1k's nineteen sets and FGVC's five: name, group, number of classes and
-recipe. With --task NAME, 'spt tune', 'score', 'train', 'eval' and 'data verify'
-check the number of classes, and take the recipe for what no other flag says. The
-pixels' normalisation stays the backbone's; the paper's code always takes
-ImageNet's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
+		Use: "tasks", Short: "List the data sets that --task knows",
+		Long: `Lists the nineteen data sets of VTAB-1k and the five of FGVC with group, number of classes
+and recipe. With --task NAME, 'spt tune', 'score', 'train', 'eval' and 'data verify' check
+the number of classes; the recipe sets the options that no flag sets. Pixels are normalised
+as the backbone expects. The paper's code always normalises as ImageNet does:
+--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
 		Example: "  spt data tasks",
 		Args:    cobra.NoArgs,
 		RunE:    a.verb(func(context.Context, []string) error { return a.writeTasks() }),

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,33 +24,25 @@ What SPT tuned, block by block: spt tune … --explain, or spt plan --explain
 `
 
 func demoCommand(a *app) *cobra.Command {
-	o := demo.Options{Task: demo.DefaultTask, Epochs: demo.DefaultEpochs, Budget: demo.DefaultBudget}
-	var methods []string
+	flags := a.newOptions()
 	cmd := &cobra.Command{
-		Use: "demo [flags]", Short: "Compare the methods on a generated task, with nothing but this program",
-		Long: `Tunes the embedded backbone, a small ViT that this project pretrained, on a
-generated task with each method in turn, and compares accuracy, tuned parameters
-and time. It needs no files and writes none.`,
+		Use: "demo [flags]", Short: "Compare the methods on a synthetic task; needs no files",
+		Long: `Tunes the embedded backbone, a small ViT that this project pretrained, on a synthetic task
+with one method after the other, and compares accuracy, tuned parameters and time. It needs
+no files and writes none.`,
 		Example: "  spt demo --task location --method linear,spt-lora",
 		Args:    cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	fs.StringVar(&o.Task, "task", o.Task, strings.Join(demo.Tasks(), ", "))
-	fs.StringSliceVar(&methods, "method", nil, "methods to compare, divided by commas, of "+methodNames(method.Methods())+" (default "+methodNames(demo.DefaultMethods())+")")
-	fs.Var((*budgetFlag)(&o.Budget), "budget", "parameters to tune, for lora, adapter and SPT alike")
-	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images; ten times as many for linear, whose backbone sees them once")
-	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the task and of everything drawn at random")
-	computeFlags(fs, &o.Compute, false)
+	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		for _, name := range methods {
+		o := flags.demo
+		o.Compute = flags.config.Compute
+		for _, name := range flags.methods {
 			m := method.Method(name)
 			if err := m.Validate(); err != nil {
-				return &run.OptionError{Err: err}
+				return &run.OptionError{Option: "method", Err: err}
 			}
 			o.Methods = append(o.Methods, m)
-		}
-		if !slices.Contains(demo.Tasks(), o.Task) {
-			return &run.OptionError{Err: fmt.Errorf("task %q is unknown; known: %s", o.Task, strings.Join(demo.Tasks(), ", "))}
 		}
 		m, err := embedded.Model(0)
 		if err != nil {

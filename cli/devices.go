@@ -12,11 +12,11 @@ import (
 
 func devicesCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "devices", Short: "List what --device can name, and why something cannot be used",
-		Long: `Lists the processor, the NVIDIA GPUs that the driver shows, and the PJRT plug-ins
-through which a GPU is driven: those in the folders of PJRT_PLUGIN_LIBRARY_PATH and
-LD_LIBRARY_PATH, in GoMLX's places, and in the Python packages jax-cuda13-pjrt and
-jax-cuda12-pjrt. Nothing is started and nothing is downloaded.`,
+		Use: "devices", Short: "List the devices, and why some cannot be used",
+		Long: `Lists the processor, the NVIDIA GPUs that the driver shows, and the PJRT plug-ins that drive
+a GPU: those in the folders of PJRT_PLUGIN_LIBRARY_PATH and LD_LIBRARY_PATH, in the folders
+of GoMLX, and in the Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. The command starts
+no device and downloads nothing.`,
 		Example: "  spt devices --json",
 		Args:    cobra.NoArgs,
 		RunE: a.verb(func(context.Context, []string) error {

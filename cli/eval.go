@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -18,43 +16,30 @@ import (
 )
 
 func evalCommand(a *app) *cobra.Command {
-	var model run.ModelConfig
-	var data run.DataConfig
-	var compute run.ComputeConfig
-	var dir string
-	var perClass bool
-	split := "test"
+	o := a.newOptions()
+	data, compute := &o.config.Data, &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "eval {--delta DIR | --model FILE} --data DIR [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
-		Long: `Measures accuracy and loss on one split of a data set: of a delta on its
-backbone, or, without --delta, of a checkpoint with its own head, such as one
-that 'spt merge' wrote. For a delta in its run's folder, the data set and how it
-is split are those of the run; --data says where it has moved to. It is said
-where the delta was trained on the very images.`,
+		Long: `Measures the accuracy and the loss of a delta on its backbone on one split of a data set.
+Without --delta it measures a checkpoint with a head of its own, such as a file of 'spt
+merge'. If the delta lies in the folder of its run, the data set and its splits are those of
+the run; give --data if the data set has moved. A note tells if the delta was trained on
+the measured images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: cobra.NoArgs,
 	}
-	flags := cmd.Flags()
-	deltaFlag(flags, &dir)
-	modelFlags(flags, &model)
-	dataFlags(flags, &data)
-	computeFlags(flags, &compute, false)
-	flags.StringVar(&split, "split", split, "test, val or train")
-	flags.BoolVar(&perClass, "per-class", false, "print each class")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if !slices.Contains([]string{"test", "val", "train"}, split) {
-			return &run.OptionError{Err: fmt.Errorf("split %q is unknown; known: test, val, train", split)}
-		}
-		if err := takeRecipe(cmd, &data); err != nil {
+		if err := takeRecipe(cmd, data); err != nil {
 			return err
 		}
-		t, err := a.openTuned(ctx, cmd, dir, model, data.Images)
+		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, data.Images)
 		if err != nil {
 			return err
 		}
 		if t.run != nil {
-			if err := takeRunData(cmd, &data, t.run.Data, dir); err != nil {
+			if err := takeRunData(cmd, data, t.run.Data, o.delta); err != nil {
 				return err
 			}
 		}
@@ -64,17 +49,18 @@ where the delta was trained on the very images.`,
 			case moved && !cmd.Flags().Changed("layout"):
 				err = fmt.Errorf("%w (read in the layout %s, which is the run's; --layout gives another)", err, data.Layout)
 			case t.run != nil && !moved && errors.Is(err, fs.ErrNotExist):
-				err = fmt.Errorf("%w (where the run in %s had it; --data DIR says where it is now)", err, dir)
+				err = fmt.Errorf("%w (where the run in %s had it; --data DIR says where it is now)", err, o.delta)
 			}
 			return err
 		}
 		if err := sameClasses(t, d); err != nil {
 			return err
 		}
+		split := o.split
 		trained := trainedOn(t, d, split)
 		if t.run != nil {
 			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
-				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: %s, there %s; the delta may have been trained on some of these images\n", dir, now, then)
+				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: %s, there %s; the delta may have been trained on some of these images\n", o.delta, now, then)
 			}
 		}
 		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
@@ -83,7 +69,7 @@ where the delta was trained on the very images.`,
 		}
 		p := a.reporter()
 		defer p.close()
-		task, err := spt.New(t.model, d, spt.WithCompute(compute), spt.WithProgress(p.event),
+		task, err := spt.New(t.model, d, spt.WithCompute(*compute), spt.WithProgress(p.event),
 			spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
 		if err != nil {
 			return err
@@ -100,41 +86,35 @@ where the delta was trained on the very images.`,
 			return err
 		}
 		p.close()
-		return a.writeEvaluation(split, e, d, trained, perClass)
+		return a.writeEvaluation(split, e, d, trained, o.perClass)
 	})
 	return cmd
 }
 
-// takeRunData completes data, which flags were read into, by how the run of a
-// delta split its data. For the run's own data set other flags are refused:
-// other splits would test on images that it was trained on. One that is
-// elsewhere may be another one, so flags hold.
+// takeRunData sets data, which the flags have set, to the data set of the run of a delta. For this
+// data set, flags with other values are refused: other splits would test on images on which the
+// delta was trained. A data set elsewhere may be another one, so the flags of data hold for it.
 func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConfig, dir string) error {
 	before, path := given(cmd), data.Path
 	*data = recorded
-	free := []string{"cache", "skip-bad-images"} // an image may have broken since
-	_, skip := before["skip-bad-images"]
-	if path == "" || path == recorded.Path {
-		others := maps.Clone(before)
-		maps.DeleteFunc(others, func(name, _ string) bool { return slices.Contains(free, name) })
-		if err := refuseContradictions(cmd, others, dir, "or give other images (--data)"); err != nil {
-			return err
+	elsewhere := path != "" && path != recorded.Path
+	_, skip := before["skip-bad-images"] // an image may have broken since
+	if skip || elsewhere {
+		data.Classes = 0 // the numbers of images may differ
+	}
+	for _, f := range flagsOf(cmd.Name()) {
+		text, ok := before[f.name]
+		if !ok || !f.local && !(elsewhere && f.group == dataGroup) {
+			continue
 		}
-	} else {
-		free = append(free, "data", "task", "layout", "image-column", "label-column", "val-fraction", "test-fraction", "split-seed")
-		skip = true
-	}
-	if skip {
-		data.Classes = 0 // numbers of images may differ
-	}
-	for _, name := range free {
-		if text, ok := before[name]; ok {
-			if err := cmd.Flags().Set(name, text); err != nil {
-				return &run.OptionError{Err: err}
-			}
+		if err := cmd.Flags().Set(f.name, text); err != nil {
+			return &run.OptionError{Err: err}
 		}
 	}
-	return nil
+	if elsewhere {
+		return nil
+	}
+	return refuseContradictions(cmd, before, dir, "or give other images (--data)")
 }
 
 func describeSplits(how string, train, val, test int) string {

@@ -1,23 +1,20 @@
 package cli
 
 import (
-	"cmp"
-	"context"
 	"fmt"
-	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
-	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
-	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/bench"
+	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
-	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -26,445 +23,430 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Flags write straight into the configurations of the library. A run that is
-// resumed overwrites them with those of its folder, and flags that then have
-// another value contradict it; see refuseContradictions.
-
-// modelFlags are those of a backbone.
-func modelFlags(fs *pflag.FlagSet, c *run.ModelConfig) {
-	fs.Var((*modelFlag)(&c.Path), "model", "the backbone: a checkpoint `FILE` or its folder, hf:OWNER/NAME[@REVISION][:FILE] of the Hugging Face Hub, or 'demo', the embedded one")
-	fs.IntVar(&c.ImageSize, "image-size", 0, "side of the images in px; the position embedding is resized (default the checkpoint's)")
-	fs.IntVar(&c.NumHeads, "num-heads", 0, "attention heads (default what the checkpoint says, else what published models of its width have)")
-	fs.Float64Var(&c.LayerNormEps, "layer-norm-eps", 0, "epsilon of the layer norms (default what the checkpoint says, else its library's)")
-	fs.Var(&channelsFlag{&c.Mean, &c.Preprocessing}, "mean", "mean of the pixels per channel, in 0…1, with --std (default what the checkpoint says)")
-	fs.Var(&channelsFlag{&c.Std, &c.Preprocessing}, "std", "standard deviation of the pixels per channel, with --mean")
-}
-
-// openModel loads the backbone that modelFlags describe. numClasses is the number of classes of a new
-// head; 0 keeps the head of the checkpoint.
-func (a *app) openModel(ctx context.Context, c run.ModelConfig, numClasses int) (*backbone.Model, *checkpoint.Report, error) {
-	p := a.reporter()
-	defer p.close()
-	return c.Open(ctx, numClasses, p.event)
-}
-
-// computeFlags say on what is computed, and in which precision; train adds what
-// matters on the way back only.
-func computeFlags(fs *pflag.FlagSet, c *run.ComputeConfig, train bool) {
-	fs.StringVar(&c.Device, "device", "", "auto, cpu, cuda, cuda:N or xla:PLUGIN, a PJRT plug-in; 'spt devices' lists them (default auto, the best there is)")
-	fs.StringVar((*string)(&c.Precision), "precision", "", "f32, or bf16: frozen matrices and activations are bfloat16 (default bf16 on GPUs that have it)")
-	if train {
-		fs.BoolVar(&c.CheckpointActivations, "checkpoint-activations", false, "on a GPU, compute activations twice instead of keeping them: less memory")
-	}
-}
-
-// devicesFlag is for verbs that train.
-func devicesFlag(fs *pflag.FlagSet, c *run.ComputeConfig) {
-	fs.IntVar(&c.Devices, "devices", 1, "so many GPUs of this machine, beginning with --device, each train on their share of a batch")
-}
-
-// openDevice starts the device and fills in what c leaves open.
-func (a *app) openDevice(c *run.ComputeConfig) (backend.Backend, error) {
-	p := a.reporter()
-	defer p.close()
-	return c.Open(p.event)
-}
-
-// dataFlags are those of a data set.
-func dataFlags(fs *pflag.FlagSet, c *run.DataConfig) {
-	fs.Var((*pathFlag)(&c.Path), "data", "the images: a `DIR` of class folders, VTAB-1k lists, FGVC json, parquet files or tables, or one parquet file, table or few-shot list")
-	layoutFlags(fs, c)
-	fs.BoolVar(&c.SkipBadImages, "skip-bad-images", false, "leave out images that are missing or broken, and list them, instead of failing")
-	imageFlags(fs, &c.Images)
-	fs.Var((*bytesFlag)(&c.Images.CacheBytes), "cache", "memory for decoded images, such as 512MiB; 0 for none")
-}
-
-// layoutFlags say how a data set is read and split.
-func layoutFlags(fs *pflag.FlagSet, c *run.DataConfig) {
-	c.ValFraction, c.TestFraction = 0.1, 0.1
-	fs.StringVar(&c.Task, "task", "", "the `NAME` of a benchmark's set: its number of classes is checked, its recipe the default; 'spt data tasks' lists them")
-	fs.StringVar(&c.Layout, "layout", "", strings.Join(dataset.Layouts(), ", ")+" (default recognised)")
-	fs.StringVar(&c.ImageColumn, "image-column", "", "the `COLUMN` of images in parquet files and tables (default found, such as image)")
-	fs.StringVar(&c.LabelColumn, "label-column", "", "their `COLUMN` of labels (default found, such as label)")
-	fs.Var((*fractionFlag)(&c.ValFraction), "val-fraction", "share of the training images for validation where the data has no such split; 0 for none")
-	fs.Var((*fractionFlag)(&c.TestFraction), "test-fraction", "share of the training images for the test where the data has no such split; 0 for none")
-	fs.Uint64Var(&c.SplitSeed, "split-seed", 0, "seed of these splits")
-}
-
-// takeRecipe sets the flags that were not given as the recipe of the task has
-// them. What it says of training is the flags' default anyway.
-func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
-	if c.Task == "" {
-		return nil
-	}
-	known, err := dataset.FindKnown(c.Task)
-	if err != nil {
-		return &run.OptionError{Err: err}
-	}
-	recipe, fs := run.TaskImages(known), cmd.Flags()
-	// Another way to resize has other crops.
-	if !fs.Changed("resize") {
-		c.Images.Resize = recipe.Resize
-		if fs.Lookup("random-crop") != nil && !fs.Changed("random-crop") {
-			c.Images.RandomCrop = recipe.RandomCrop
-		}
-	}
-	if fs.Lookup("flip") != nil && !fs.Changed("flip") {
-		c.Images.HorizontalFlip = recipe.HorizontalFlip
-	}
-	return nil
-}
-
-// canSkip reports whether --skip-bad-images would have helped: a run that is
-// resumed keeps its images.
-func canSkip(fs *pflag.FlagSet) bool {
-	skip := fs.Lookup("skip-bad-images")
-	return skip != nil && !skip.Changed && !fs.Changed("resume")
-}
-
-// imageFlags say how an image becomes a square.
-func imageFlags(fs *pflag.FlagSet, o *run.ImageOptions) {
-	fs.StringVar(&o.Resize, "resize", "direct", "direct: straight to the square; crop: the shorter side, then a centre crop; direct-crop: straight to a larger square, then a centre crop")
-	fs.IntVar(&o.ResizeTo, "resize-to", 0, "with --resize crop: the shorter side in px, with direct-crop both (default 256/224 of the image size)")
-}
-
-// augmentFlags are what training alone does to images.
-func augmentFlags(fs *pflag.FlagSet, o *run.ImageOptions) {
-	fs.BoolVar(&o.RandomCrop, "random-crop", false, "crop at random while training, with --resize crop or direct-crop")
-	fs.BoolVar(&o.HorizontalFlip, "flip", false, "mirror every other image while training")
-}
-
-// scoreFlags are stage 1's.
-func scoreFlags(fs *pflag.FlagSet, o *run.ScoreOptions) {
-	fs.IntVar(&o.Batches, "score-batches", 16, "batches of training images to score on")
-	fs.IntVar(&o.BatchSize, "score-batch-size", 32, "images in such a batch")
-	var names []string
-	for _, c := range sensitivity.Criteria() {
-		names = append(names, string(c))
-	}
-	o.Criterion = sensitivity.SquaredGradient
-	fs.StringVar((*string)(&o.Criterion), "criterion", string(o.Criterion), "by what weights are scored: "+strings.Join(names, ", ")+"; the last two look at no images")
-}
-
-// planFlags are stage 2's, but for method, budget and rank.
-func planFlags(fs *pflag.FlagSet, o *run.PlanOptions) {
-	fs.Float64Var(&o.Alpha, "alpha", 10, "a matrix gets a module from 1/alpha of the module's parameters on")
-	fs.Float64Var(&o.Beta, "beta", 5, "a vector is tuned whole from 1/beta of its length on")
-	fs.StringVar(&o.Compat, "compat", "", "release: plan as the paper's published code does, for its seven budgets")
-}
-
-// structuredFlag names SPT's module by itself.
-func structuredFlag(fs *pflag.FlagSet, name *string) {
-	fs.StringVar(name, "structured", "", "the `NAME` of SPT's structured module, for --method spt-NAME: "+strings.Join(peft.Names(), ", "))
-}
-
-// takeStructured sets the method that the structured module stands for.
-func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) error {
-	if name == "" {
-		return nil
-	}
-	if _, err := peft.Lookup(name); err != nil {
-		return &run.OptionError{Err: err}
-	}
-	if !cmd.Flags().Changed("method") {
-		*chosen = method.SPT(name)
-	}
-	if !chosen.Scores() || chosen.Module() != name {
-		return &run.OptionError{Err: fmt.Errorf("--structured %s contradicts --method %s; leave one of them out", name, *chosen)}
-	}
-	return nil
-}
-
-// idleFlags refuses flags that would change nothing of what the method does.
-func idleFlags(cmd *cobra.Command, m method.Method) error {
-	for _, f := range []struct {
-		idle   bool
-		reason string
-		names  []string
-	}{
-		{m.Module() == "", "has no modules that a rank could be of", []string{"rank"}},
-		{!m.Scores(), "scores and plans nothing", []string{"criterion", "score-batches", "score-batch-size", "alpha", "beta", "explain"}},
-	} {
-		for _, name := range f.names {
-			if f.idle && cmd.Flags().Changed(name) {
-				return &run.OptionError{Err: fmt.Errorf("method %s %s; leave --%s out", m, f.reason, name)}
-			}
-		}
-	}
-	return nil
-}
-
-// sizeFlags are those of single methods.
-func sizeFlags(fs *pflag.FlagSet, s *method.Sizes) {
+// flagTable returns the flags of all commands. A name has several rows where it means different
+// things on different commands. The table is made at each call because programs may register
+// modules of their own, whose names are values of flags.
+func flagTable() []flagRow {
+	recipe, scoring, planning := train.VTAB(), run.ScoreOptions{}.WithDefaults(), run.PlanOptions{}.WithDefaults()
 	shallow, deep, beside := method.Sizes{}.For(method.VPTShallow), method.Sizes{}.For(method.VPTDeep), method.Sizes{}.For(method.AdaptFormer)
-	fs.IntVar(&s.Prompts, "prompts", 0, fmt.Sprintf("prompts of vpt-shallow (default %d) and vpt-deep (%d)", shallow.Prompts, deep.Prompts))
-	fs.IntVar(&s.Bottleneck, "bottleneck", 0, fmt.Sprintf("width of adaptformer's bottlenecks (default %d)", beside.Bottleneck))
-	fs.Float64Var(&s.Scale, "scale", 0, fmt.Sprintf("on what adaptformer's bottlenecks add (default %g)", beside.Scale))
-}
+	return []flagRow{
 
-// takeMethodRecipe sets what was not given as the recipe of the method has it,
-// which is the flags' default for most.
-func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) {
-	recipe := method.Recipe(m)
-	o.WarmupLR, o.MinLR = recipe.WarmupLR, recipe.MinLR
-	for name, value := range map[string]struct{ to, from *float64 }{
-		"lr": {&o.LR, &recipe.LR}, "weight-decay": {&o.WeightDecay, &recipe.WeightDecay}, "drop-path": {&o.DropPath, &recipe.DropPath},
-	} {
-		if !cmd.Flags().Changed(name) {
-			*value.to = *value.from
-		}
+		// The backbone.
+		{name: "model", on: "tune score plan train eval predict", group: modelGroup, common: true, kind: "FILE", file: inputFile, values: embeddedName,
+			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) },
+			help:  "the backbone: a checkpoint file or its folder, hf:OWNER/NAME[@REVISION][:FILE] for a model of the Hugging Face Hub, or demo for the embedded backbone"},
+		{name: "model", on: "merge", group: modelGroup, common: true, kind: "FILE", file: inputFile, values: embeddedName, auto: "the path in the run's folder",
+			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) },
+			help:  "the backbone on which the delta was tuned: a checkpoint file or its folder, hf:OWNER/NAME, or demo"},
+		{name: "model", on: "bench", group: modelGroup, common: true, kind: "SIZE", values: bench.Sizes, closed: true, def: "tiny", auto: "tiny; base with --suite",
+			field: func(o *options) any { return &o.bench.Name },
+			help:  "the size of the backbone, which has random weights and takes images of 224 px: tiny, small, base, swin-tiny or convnext-tiny; --weights FILE measures a checkpoint"},
+		{name: "weights", on: "bench", group: modelGroup, common: true, kind: "FILE", file: inputFile, values: embeddedName, excludes: []string{"suite"}, auto: "random weights",
+			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) },
+			help:  "the backbone: a checkpoint file or its folder, hf:OWNER/NAME, or demo"},
+		{name: "image-size", on: "tune score plan train eval predict", group: modelGroup, kind: "PX", bounds: oneOrMore, auto: "the checkpoint's",
+			needs: []string{"model|resume"}, excludes: []string{"delta"},
+			field: func(o *options) any { return &o.config.Model.ImageSize },
+			help:  "the side of the images in pixels; the position embedding is resized to it"},
+		{name: "num-heads", on: "tune score plan train eval predict", group: modelGroup, kind: "N", bounds: oneOrMore, auto: "the checkpoint's, or that of published models of the same width",
+			needs: []string{"model|resume"}, excludes: []string{"delta"},
+			field: func(o *options) any { return &o.config.Model.NumHeads },
+			help:  "the number of attention heads"},
+		{name: "layer-norm-eps", on: "tune score plan train eval predict", group: modelGroup, kind: "NUMBER", bounds: aboveZero, auto: "the checkpoint's, or that of its library",
+			needs: []string{"model|resume"}, excludes: []string{"delta"},
+			field: func(o *options) any { return &o.config.Model.LayerNormEps },
+			help:  "the epsilon of the layer norms"},
+		{name: "mean", on: "tune score plan train eval predict", group: modelGroup, kind: "R,G,B", auto: "the checkpoint's",
+			needs: []string{"std", "model|resume"}, excludes: []string{"delta"},
+			field: func(o *options) any { return &channelsValue{&o.config.Model.Mean, &o.config.Model.Preprocessing} },
+			help:  "the mean of the pixels of each channel, from 0 to 1; give --std too"},
+		{name: "std", on: "tune score plan train eval predict", group: modelGroup, kind: "R,G,B", auto: "the checkpoint's",
+			needs: []string{"mean", "model|resume"}, excludes: []string{"delta"},
+			field: func(o *options) any { return &channelsValue{&o.config.Model.Std, &o.config.Model.Preprocessing} },
+			help:  "the standard deviation of the pixels of each channel, above 0 and at most 1; give --mean too"},
+		{name: "delta", on: "eval predict merge", group: modelGroup, common: true, kind: "DIR", file: inputFile, values: runFolders,
+			field: func(o *options) any { return &o.delta },
+			help:  "the folder of a run, whose delta is used; --model is needed only if the backbone has moved"},
+		{name: "classes", on: "bench", group: modelGroup, kind: "N", bounds: oneOrMore, def: 100, excludes: []string{"suite"},
+			field: func(o *options) any { return &o.classes },
+			help:  "the number of classes of the head"},
+
+		// The data set.
+		{name: "data", on: "tune score train eval", group: dataGroup, common: true, kind: "DIR", file: imageFolder,
+			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) },
+			help:  "the data set: a folder of class folders, VTAB-1k lists, FGVC JSON files, parquet files or tables; or one parquet file, table or few-shot list"},
+		{name: "data", on: "merge", group: dataGroup, common: true, kind: "DIR", file: imageFolder,
+			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) },
+			help:  fmt.Sprintf("a data set; logits are compared on %d of its images too", dataProbes)},
+		{name: "probe", on: "merge", group: dataGroup, common: true, kind: "DIR", file: imageFolder,
+			field: func(o *options) any { return &o.probe },
+			help:  "a folder of images; logits are compared on them too"},
+		{name: "task", on: "tune score train eval verify", group: dataGroup, common: true, kind: "NAME", values: taskNames,
+			field: func(o *options) any { return &o.config.Data.Task },
+			help:  "the data set's name in a benchmark, from 'spt data tasks': its number of classes is checked, and its recipe is the default"},
+		{name: "task", on: "demo", group: dataGroup, common: true, kind: "NAME", values: demo.Tasks, closed: true, def: demo.DefaultTask,
+			field: func(o *options) any { return &o.demo.Task },
+			help:  "the synthetic task: count, orientation or location"},
+		{name: "layout", on: "tune score train eval verify", group: dataGroup, common: true, kind: "NAME", values: dataset.Layouts, auto: "recognised from the files",
+			field: func(o *options) any { return &o.config.Data.Layout },
+			help:  "the layout of the data set: " + or(dataset.Layouts())},
+		{name: "image-column", on: "tune score train eval verify", group: dataGroup, kind: "COLUMN", auto: "found by its name, such as image",
+			field: func(o *options) any { return &o.config.Data.ImageColumn },
+			help:  "the column of images in parquet files and tables"},
+		{name: "label-column", on: "tune score train eval verify", group: dataGroup, kind: "COLUMN", auto: "found by its name, such as label",
+			field: func(o *options) any { return &o.config.Data.LabelColumn },
+			help:  "the column of labels in parquet files and tables"},
+		{name: "val-fraction", on: "tune score train eval verify", group: dataGroup, kind: "SHARE", bounds: shares, none: true, def: 0.1,
+			field: func(o *options) any { return &o.config.Data.ValFraction },
+			help:  "the share of the training images that become the validation split of a data set without one; 0 for none"},
+		{name: "test-fraction", on: "tune score train eval verify", group: dataGroup, kind: "SHARE", bounds: shares, none: true, def: 0.1,
+			field: func(o *options) any { return &o.config.Data.TestFraction },
+			help:  "the share of the training images that become the test split of a data set without one; 0 for none"},
+		{name: "split-seed", on: "tune score train eval verify", group: dataGroup, kind: "SEED", def: 0,
+			field: func(o *options) any { return &o.config.Data.SplitSeed },
+			help:  "the random seed of these splits"},
+		{name: "skip-bad-images", on: "tune score train eval", group: dataGroup, local: true,
+			field: func(o *options) any { return &o.config.Data.SkipBadImages },
+			help:  "skip images that are missing or broken, and list them, instead of failing"},
+		{name: "skip-bad-images", on: "predict", group: dataGroup,
+			field: func(o *options) any { return &o.config.Data.SkipBadImages },
+			help:  "list images that cannot be read, and do not fail because of them"},
+		{name: "split", on: "eval", group: dataGroup, common: true, kind: "NAME", values: words("test", "val", "train"), closed: true, def: "test",
+			field: func(o *options) any { return &o.split },
+			help:  "the split to measure: test, val or train"},
+		{name: "images-per-class", on: "pretrain", group: dataGroup, common: true, kind: "N", bounds: oneOrMore, def: demo.PretrainRecipe().ImagesPerClass,
+			field: func(o *options) any { return &o.pretrain.ImagesPerClass },
+			help:  "the number of synthetic training images of each class"},
+
+		// From an image to the network's input.
+		{name: "resize", on: "tune score train eval predict", group: imagesGroup, kind: "HOW", values: words("direct", "crop", "direct-crop"), def: "direct", excludes: []string{"delta"},
+			field: func(o *options) any { return &o.config.Data.Images.Resize },
+			help:  "how an image becomes a square: direct resizes it to the square; crop resizes its shorter side, direct-crop both sides, and then takes the centre"},
+		{name: "resize-to", on: "tune score train eval predict", group: imagesGroup, kind: "PX", bounds: oneOrMore, auto: "256/224 of the image size", excludes: []string{"delta"},
+			field: func(o *options) any { return &o.config.Data.Images.ResizeTo },
+			help:  "the size before the crop in pixels: of the shorter side with --resize crop, of both with direct-crop"},
+		{name: "random-crop", on: "tune train", group: imagesGroup,
+			field: func(o *options) any { return &o.config.Data.Images.RandomCrop },
+			help:  "crop training images at random instead of at the centre, with --resize crop or direct-crop"},
+		{name: "flip", on: "tune train", group: imagesGroup,
+			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip },
+			help:  "mirror half of the training images at random"},
+		{name: "cache", on: "tune score train eval", group: imagesGroup, kind: "SIZE", def: "1GiB", local: true,
+			field: func(o *options) any { return (*memoryValue)(&o.config.Data.Images.CacheBytes) },
+			help:  "the memory for decoded images, such as 512MiB; 0 for none"},
+
+		// What is tuned.
+		{name: "method", on: "tune", group: methodGroup, common: true, kind: "NAME", values: methodNames, def: method.SPTLoRA,
+			field: func(o *options) any { return (*string)(o.method) },
+			help:  "the method; the list is above"},
+		{name: "method", on: "train", group: methodGroup, common: true, kind: "NAME", values: methodsWithoutPlan, auto: "the plan's",
+			field: func(o *options) any { return (*string)(o.method) },
+			help:  "the method, if it needs no plan; the list is above"},
+		{name: "method", on: "plan", group: methodGroup, common: true, kind: "NAME", values: methodsWithPlan, def: method.SPTLoRA, excludes: []string{"compare"},
+			field: func(o *options) any { return (*string)(o.method) },
+			help:  "the method: spt-NAME with the structured module NAME, spt-NAME-structured without single entries, or spt-unstructured without modules"},
+		{name: "method", on: "demo", group: methodGroup, common: true, kind: "NAMES", values: methodNames, auto: comma(texts(demo.DefaultMethods())),
+			field: func(o *options) any { return &o.methods },
+			help:  "the methods to compare, divided by commas, of " + comma(methodNames())},
+		{name: "method", on: "bench", group: methodGroup, common: true, kind: "NAME", values: benchMethods, def: method.SPTLoRA, excludes: []string{"suite"},
+			field: func(o *options) any { return (*string)(&o.bench.Method) },
+			help:  "the method whose step is measured: " + comma(benchMethods()) + "; forward is prediction, score is stage 1"},
+		{name: "structured", on: "tune plan", group: methodGroup, kind: "NAME", values: peft.Names, excludes: []string{"resume", "compare"}, auto: "the method's",
+			field: func(o *options) any { return &o.structured },
+			help:  "the structured module of SPT, for --method spt-NAME: " + or(peft.Names())},
+		{name: "budget", on: "tune", group: methodGroup, common: true, kind: "PARAMS", auto: spt.DefaultBudget + " for SPT",
+			field: func(o *options) any { return (*budgetsValue)(&o.config.Tune.Budgets) },
+			help:  "the number of parameters to tune, such as 0.4M, 400k or 0.5%; of several, divided by commas, the best is chosen by validation"},
+		{name: "budget", on: "train", group: methodGroup, common: true, kind: "PARAMS", excludes: []string{"plan"},
+			field: func(o *options) any { return (*budgetValue)(&o.single.Budget) },
+			help:  "the number of parameters to tune, such as 0.4M or 0.5%, which sets the rank of lora and adapter"},
+		{name: "budget", on: "plan", group: methodGroup, common: true, kind: "PARAMS", excludes: []string{"compare", "import"},
+			field: func(o *options) any { return (*budgetValue)(&o.budget) },
+			help:  "the number of parameters to tune, such as 0.4M or 400k, or with --model 0.5%"},
+		{name: "budget", on: "demo", group: methodGroup, common: true, kind: "PARAMS", def: demo.DefaultBudget,
+			field: func(o *options) any { return (*budgetValue)(&o.demo.Budget) },
+			help:  "the number of parameters to tune, the same for lora, adapter and SPT"},
+		{name: "budget", on: "bench", group: methodGroup, common: true, kind: "PARAMS", excludes: []string{"suite"}, auto: "0.4M for SPT, 0.2M for a tiny ViT; rank 8 for lora and adapter",
+			field: func(o *options) any { return (*budgetValue)(&o.bench.Budget) },
+			help:  "the number of parameters to tune, such as 0.4M, 400k or 0.5%"},
+		{name: "rank", on: "tune", group: methodGroup, common: true, kind: "N", bounds: oneOrMore, methods: withModules, auto: "8, less for small budgets of backbones narrower than 768; for lora and adapter the largest that the budget allows",
+			field: func(o *options) any { return o.rank },
+			help:  "the rank of the modules"},
+		{name: "rank", on: "plan", group: methodGroup, kind: "N", bounds: oneOrMore, methods: withModules, excludes: []string{"compare"}, auto: "8, less for small budgets of backbones narrower than 768",
+			field: func(o *options) any { return o.rank },
+			help:  "the rank of the modules"},
+		{name: "rank", on: "train", group: methodGroup, common: true, kind: "N", bounds: oneOrMore, methods: withModules, excludes: []string{"plan"}, auto: "the largest that the budget allows, without a budget 8",
+			field: func(o *options) any { return o.rank },
+			help:  "the rank of the modules of lora and adapter"},
+		{name: "prompts", on: "tune train", group: methodGroup, kind: "N", bounds: oneOrMore, excludes: []string{"plan"}, auto: fmt.Sprintf("%d for vpt-shallow, %d for vpt-deep", shallow.Prompts, deep.Prompts),
+			field: func(o *options) any { return &o.sizes.Prompts },
+			help:  "the number of prompts of vpt-shallow and vpt-deep"},
+		{name: "bottleneck", on: "tune train", group: methodGroup, kind: "N", bounds: oneOrMore, excludes: []string{"plan"}, auto: fmt.Sprint(beside.Bottleneck),
+			field: func(o *options) any { return &o.sizes.Bottleneck },
+			help:  "the width of the bottlenecks of adaptformer"},
+		{name: "scale", on: "tune train", group: methodGroup, kind: "NUMBER", bounds: aboveZero, excludes: []string{"plan"}, auto: fmt.Sprint(beside.Scale),
+			field: func(o *options) any { return &o.sizes.Scale },
+			help:  "the factor on the output of the bottlenecks of adaptformer"},
+
+		// Stages 1 and 2.
+		{name: "scores", on: "plan", group: scoringGroup, common: true, kind: "FILE", file: inputFile, excludes: []string{"compare", "import"},
+			field: func(o *options) any { return &o.scores },
+			help:  "the scores: a file of 'spt score' or of a run"},
+		{name: "import", on: "plan", group: scoringGroup, common: true, kind: "FILE", file: inputFile, excludes: []string{"compare"},
+			field: func(o *options) any { return &o.published },
+			help:  "a published selection, a .pth file, from which the plan is made instead of scores"},
+		{name: "compare", on: "plan", group: scoringGroup, common: true,
+			field: func(o *options) any { return &o.compare },
+			help:  "compare two plans and write none"},
+		{name: "plan", on: "train", group: scoringGroup, common: true, kind: "FILE", file: inputFile, excludes: []string{"resume"},
+			field: func(o *options) any { return &o.plan },
+			help:  "the plan: a file of 'spt plan' or a published selection"},
+		{name: "plan", on: "bench", group: scoringGroup, kind: "FILE", file: inputFile, excludes: []string{"suite"}, auto: "a plan from random scores",
+			field: func(o *options) any { return &o.plan },
+			help:  "the plan: a file of 'spt plan' or a published selection"},
+		{name: "criterion", on: "tune score", group: scoringGroup, kind: "NAME", values: criteria, methods: withScores, def: sensitivity.SquaredGradient,
+			field: func(o *options) any { return (*string)(&o.config.Tune.Score.Criterion) },
+			help:  "the scoring criterion: " + or(criteria()) + "; magnitude and random read no images"},
+		{name: "score-batches", on: "tune score", group: scoringGroup, kind: "N", bounds: oneOrMore, methods: withScores, def: scoring.Batches,
+			field: func(o *options) any { return &o.config.Tune.Score.Batches },
+			help:  "the number of mini-batches of training images for scoring"},
+		{name: "score-batch-size", on: "tune score", group: scoringGroup, kind: "N", bounds: oneOrMore, methods: withScores, def: scoring.BatchSize,
+			field: func(o *options) any { return &o.config.Tune.Score.BatchSize },
+			help:  "the number of images in a mini-batch for scoring"},
+		{name: "alpha", on: "tune plan", group: scoringGroup, kind: "NUMBER", bounds: aboveZero, methods: withScores, excludes: []string{"compare", "import"}, def: planning.Alpha,
+			field: func(o *options) any { return &o.config.Tune.Plan.Alpha },
+			help:  "the module threshold: a matrix gets a module if it has at least 1/alpha of the module's parameters among the selected entries"},
+		{name: "beta", on: "tune plan", group: scoringGroup, kind: "NUMBER", bounds: aboveZero, methods: withScores, excludes: []string{"compare", "import"}, def: planning.Beta,
+			field: func(o *options) any { return &o.config.Tune.Plan.Beta },
+			help:  "the vector threshold: a vector is tuned whole if at least 1/beta of its entries are selected"},
+		{name: "compat", on: "tune plan", group: scoringGroup, kind: "MODE", values: words(plan.CompatRelease), excludes: []string{"compare", "import"}, auto: "an exact budget",
+			field: func(o *options) any { return &o.config.Tune.Plan.Compat },
+			help:  "the compatibility mode; release plans as the paper's published code does, for its seven budgets"},
+
+		// Stage 3.
+		{name: "epochs", on: "tune train", group: trainingGroup, common: true, kind: "N", bounds: oneOrMore, def: recipe.Epochs,
+			field: func(o *options) any { return &o.recipe.Epochs },
+			help:  "the number of passes over the training images; the warm-up keeps its share"},
+		{name: "epochs", on: "pretrain", group: trainingGroup, common: true, kind: "N", bounds: oneOrMore, def: demo.PretrainRecipe().Train.Epochs,
+			field: func(o *options) any { return &o.recipe.Epochs },
+			help:  "the number of passes over the training images; the warm-up keeps its share"},
+		{name: "epochs", on: "demo", group: trainingGroup, common: true, kind: "N", bounds: oneOrMore, def: demo.DefaultEpochs,
+			field: func(o *options) any { return &o.demo.Epochs },
+			help:  "the number of passes over the training images; linear makes ten times as many, for which the backbone runs once"},
+		{name: "epochs", on: "bench", group: measureGroup, kind: "N", bounds: oneOrMore, def: recipe.Epochs, needs: []string{"suite"},
+			field: func(o *options) any { return &o.suite.Epochs },
+			help:  "the number of epochs of the whole task of --suite"},
+		{name: "batch-size", on: "tune train", group: trainingGroup, common: true, kind: "N", bounds: oneOrMore, def: recipe.BatchSize,
+			field: func(o *options) any { return &o.recipe.BatchSize },
+			help:  "the number of images in a training step"},
+		{name: "lr", on: "tune train", group: trainingGroup, common: true, kind: "NUMBER", bounds: aboveZero, option: "learning-rate", def: recipe.LR, auto: fmt.Sprintf("%g; vpt-*, ssf, full and partial-K have rates of their own", recipe.LR),
+			field: func(o *options) any { return &o.recipe.LR },
+			help:  "the peak learning rate of AdamW"},
+		{name: "weight-decay", on: "tune train", group: trainingGroup, kind: "NUMBER", bounds: zeroOrMore, def: recipe.WeightDecay, auto: fmt.Sprintf("%g; ssf and adaptformer have values of their own", recipe.WeightDecay),
+			field: func(o *options) any { return &o.recipe.WeightDecay },
+			help:  "the decoupled weight decay of matrices"},
+		{name: "warmup-epochs", on: "tune train", group: trainingGroup, kind: "N", bounds: zeroOrMore, def: recipe.WarmupEpochs,
+			field: func(o *options) any { return &o.recipe.WarmupEpochs },
+			help:  "the length of the linear warm-up in epochs; fractions are allowed"},
+		{name: "drop-path", on: "tune train", group: trainingGroup, kind: "RATE", bounds: zeroOrMore, def: recipe.DropPath, auto: fmt.Sprintf("%g; 0 for ssf, adaptformer, linear and mlp-K", recipe.DropPath),
+			field: func(o *options) any { return &o.recipe.DropPath },
+			help:  "the drop-path rate of the last block; it grows linearly over the depth"},
+		{name: "dropout", on: "tune train", group: trainingGroup, kind: "RATE", bounds: zeroOrMore, def: recipe.Dropout,
+			field: func(o *options) any { return &o.recipe.Dropout },
+			help:  "the dropout rate of the inputs of modules, of prompts, and in bottlenecks and MLP heads"},
+		{name: "module-drop-path", on: "tune train", group: trainingGroup, kind: "RATE", bounds: zeroOrMore, def: recipe.ModuleDropPath,
+			field: func(o *options) any { return &o.recipe.ModuleDropPath },
+			help:  "the drop-path rate of the outputs of modules"},
+		{name: "seed", on: "tune train pretrain", group: trainingGroup, common: true, kind: "SEED", def: 0,
+			field: func(o *options) any { return &o.recipe.Seed },
+			help:  "the seed of all random numbers"},
+		{name: "seed", on: "score", group: scoringGroup, kind: "SEED", def: 0,
+			field: func(o *options) any { return &o.config.Tune.Score.Seed },
+			help:  "the seed of the new head, of the order of the images, and of random scores"},
+		{name: "seed", on: "demo", group: trainingGroup, common: true, kind: "SEED", def: 0,
+			field: func(o *options) any { return &o.demo.Seed },
+			help:  "the seed of the task and of all random numbers"},
+		{name: "with-val", on: "train", group: trainingGroup, common: true,
+			field: func(o *options) any { return &o.single.WithVal },
+			help:  "train on the validation images too"},
+		{name: "no-validation", on: "tune", group: trainingGroup,
+			field: func(o *options) any { return &o.config.Tune.NoValidation },
+			help:  "skip the training that is validated, and train on the training and validation images at once; for a single budget"},
+		{name: "paper-protocol", on: "tune", group: trainingGroup,
+			field: func(o *options) any { return &o.config.Tune.PaperProtocol },
+			help:  "test after every epoch and report the greatest accuracy too, as the paper does; nothing is chosen by it"},
+
+		// The device.
+		{name: "device", on: "tune score train eval predict demo", group: deviceGroup, common: true, kind: "NAME", values: deviceNames, anyRun: backend.Auto, auto: "auto, the best device",
+			field: func(o *options) any { return &o.config.Compute.Device },
+			help:  "the device: auto, cpu, cuda, cuda:N, or xla:PLUGIN for a PJRT plug-in; 'spt devices' lists them"},
+		{name: "device", on: "bench", group: deviceGroup, common: true, kind: "NAME", values: deviceNames, needs: []string{"suite"}, auto: "auto, the best device",
+			field: func(o *options) any { return &o.suite.Compute.Device },
+			help:  "the device of --suite: auto, cpu, cuda, cuda:N, or xla:PLUGIN for a PJRT plug-in"},
+		{name: "devices", on: "tune train", group: deviceGroup, kind: "N", bounds: oneOrMore, def: 1,
+			field: func(o *options) any { return &o.config.Compute.Devices },
+			help:  "the number of GPUs to use, starting at --device; each trains on its share of a mini-batch"},
+		{name: "precision", on: "tune score train eval predict demo", group: deviceGroup, kind: "TYPE", values: words(string(backend.F32), string(backend.BF16)), auto: "bf16 on GPUs that have it, else f32",
+			field: func(o *options) any { return (*string)(&o.config.Compute.Precision) },
+			help:  "the number format: f32, or bf16 for frozen matrices and activations in bfloat16"},
+		{name: "checkpoint-activations", on: "tune score train", group: deviceGroup,
+			field: func(o *options) any { return &o.config.Compute.CheckpointActivations },
+			help:  "compute activations twice on a GPU instead of keeping them, which takes less memory"},
+
+		// Measuring.
+		{name: "batch", on: "bench", group: measureGroup, common: true, kind: "N", bounds: oneOrMore, def: 8, auto: "8; 64 with --suite",
+			field: func(o *options) any { return &o.bench.Batch },
+			help:  "the number of images in a step"},
+		{name: "steps", on: "bench", group: measureGroup, kind: "N", bounds: oneOrMore, def: 5, excludes: []string{"suite"},
+			field: func(o *options) any { return &o.bench.Steps },
+			help:  "the number of steps to time after the first one; their median is reported"},
+		{name: "gemm", on: "bench", group: measureGroup, def: true, excludes: []string{"suite"},
+			field: func(o *options) any { return &o.bench.GEMM },
+			help:  "measure matrix products too"},
+		{name: "breakdown", on: "bench", group: measureGroup, common: true, excludes: []string{"suite"},
+			field: func(o *options) any { return &o.bench.Breakdown },
+			help:  "print how the time of a step divides among its operations"},
+		{name: "suite", on: "bench", group: measureGroup, common: true,
+			field: func(o *options) any { return &o.runSuite },
+			help:  "check and measure a whole device"},
+		{name: "python", on: "bench", group: measureGroup, kind: "FILE", needs: []string{"suite"}, auto: "python3, if it has PyTorch",
+			field: func(o *options) any { return &o.suite.Python },
+			help:  "the Python with PyTorch that --suite runs for comparison; none to run none"},
+		{name: "only", on: "bench", group: measureGroup, kind: "REGEXP", needs: []string{"suite"}, auto: "all",
+			field: func(o *options) any { return &o.only },
+			help:  "the items of --suite to run, such as 'timing lora'"},
+		{name: "within", on: "bench", group: measureGroup, kind: "TIME", needs: []string{"suite"}, def: 8 * time.Minute,
+			field: func(o *options) any { return &o.suite.Within },
+			help:  "the time that --suite may take; items that do not fit are skipped"},
+
+		// Results.
+		{name: "out", on: "tune train", group: outputGroup, common: true, kind: "DIR", file: outputFolder, option: "run-folder", auto: filepath.Join(run.DefaultRoot, "DATA-METHOD"),
+			field: func(o *options) any { return &o.out },
+			help:  "the new run folder"},
+		{name: "out", on: "score", group: outputGroup, common: true, kind: "FILE", file: outputFile, def: "scores.safetensors",
+			field: func(o *options) any { return &o.out },
+			help:  "the safetensors file to write"},
+		{name: "out", on: "plan", group: outputGroup, common: true, kind: "FILE", file: outputFile, excludes: []string{"compare"}, def: "plan.json",
+			field: func(o *options) any { return &o.out },
+			help:  "the JSON file to write"},
+		{name: "out", on: "merge", group: outputGroup, common: true, kind: "FILE", file: outputFile,
+			field: func(o *options) any { return &o.out },
+			help:  "the safetensors file to write"},
+		{name: "out", on: "pretrain", group: outputGroup, common: true, kind: "FILE", file: outputFile, def: "vit_demo.safetensors",
+			field: func(o *options) any { return &o.out },
+			help:  "the safetensors file to write"},
+		{name: "out", on: "bench", group: outputGroup, kind: "NAME", file: outputPrefix, needs: []string{"suite"}, def: "spt-suite",
+			field: func(o *options) any { return &o.out },
+			help:  "the name of the report of --suite, which is written to NAME.json and NAME.md"},
+		{name: "explain", on: "tune plan", group: outputGroup, common: true, methods: withScores, excludes: []string{"compare"},
+			field: func(o *options) any { return &o.explain },
+			help:  "print how each plan divides its budget among blocks and operations"},
+		{name: "per-class", on: "eval verify", group: outputGroup, common: true,
+			field: func(o *options) any { return &o.perClass },
+			help:  "print a line for each class"},
+		{name: "top-k", on: "predict", group: outputGroup, common: true, kind: "N", bounds: oneOrMore, def: 5,
+			field: func(o *options) any { return &o.topK },
+			help:  "the number of classes to print for each image"},
+		{name: "bound", on: "merge", group: outputGroup, common: true, kind: "NUMBER", bounds: aboveZero, def: delta.DefaultBound,
+			field: func(o *options) any { return &o.bound },
+			help:  "the largest allowed difference of a logit between the merged and the tuned backbone"},
+		{name: "resume", on: "tune train", group: outputGroup, common: true, kind: "DIR", values: runFolders,
+			field: func(o *options) any { return &o.resume },
+			help:  "the folder of a stopped run to go on with; it needs no other flags, except --model and --data if these have moved"},
+		{name: "resume", on: "pretrain", group: outputGroup, common: true,
+			field: func(o *options) any { return &o.resumeState },
+			help:  "go on from OUT.training, with the same flags"},
+
+		// All commands.
+		{name: "json", on: "*", group: generalGroup, common: true,
+			field: func(o *options) any { return &o.app.json },
+			help:  "write the result as JSON to standard output, and everything else to standard error"},
+		{name: "quiet", short: "q", on: "*", group: generalGroup, common: true,
+			field: func(o *options) any { return &o.app.quiet },
+			help:  "show no progress"},
+		{name: "cpuprofile", on: "*", group: generalGroup, kind: "FILE", file: outputFile,
+			field: func(o *options) any { return &o.app.cpuprofile },
+			help:  "the file to which a CPU profile is written, for 'go tool pprof'"},
+		{name: "trace", on: "*", group: generalGroup, kind: "FILE", file: outputFile,
+			field: func(o *options) any { return &o.app.trace },
+			help:  "the file to which an execution trace is written, for 'go tool trace'"},
+		{name: "help", short: "h", on: "*", group: generalGroup, common: true,
+			field: func(o *options) any { return &o.app.showHelp },
+			help:  "print this help"},
+		{name: "all", on: "*", group: generalGroup, common: true, needs: []string{"help"},
+			field: func(o *options) any { return &o.app.showAll },
+			help:  "with --help: print all flags"},
 	}
 }
 
-// methodsHelp describes the methods, a line each.
-const methodsHelp = `The methods:
-
-  spt-lora, spt-adapter   SPT with this structured module; spt-NAME for any that is registered
-  spt-lora-structured, …  SPT without single entries
-  spt-unstructured        SPT without modules: matrices entry by entry
-  lora, adapter           the module on every matrix of every block
-  adaptformer             a bottleneck beside the MLP of every block
-  vpt-shallow, vpt-deep   prompts before the first block, or before every block
-  ssf                     the output of every operation scaled and shifted
-  bitfit                  every bias
-  partial-1               the last block and what follows; partial-K: the last K
-  mlp-3                   a head of three layers; mlp-K: of K
-  linear                  a new head, nothing else
-  full                    every weight
-
-Each has its published recipe: unless given, --lr, --weight-decay and --drop-path
-are the method's.`
-
-// trainFlags are stage 3's. The defaults are the paper's recipe.
-func trainFlags(fs *pflag.FlagSet, o *train.Options) {
-	*o = train.VTAB()
-	fs.IntVar(&o.Epochs, "epochs", o.Epochs, "passes over the training images; the warm-up keeps its share")
-	fs.IntVar(&o.BatchSize, "batch-size", o.BatchSize, "images in a training step")
-	fs.Float64Var(&o.LR, "lr", o.LR, "greatest learning rate, of AdamW; vpt-*, ssf, full and partial-K have others")
-	fs.Float64Var(&o.WeightDecay, "weight-decay", o.WeightDecay, "decoupled weight decay, of matrices only; ssf and adaptformer have others")
-	fs.Float64Var(&o.WarmupEpochs, "warmup-epochs", o.WarmupEpochs, "epochs of linear warm-up")
-	fs.Float64Var(&o.DropPath, "drop-path", o.DropPath, "drop rate of the blocks' branches, linear over depth; 0 for ssf and adaptformer")
-	fs.Float64Var(&o.Dropout, "dropout", o.Dropout, "drop rate on a module's input, on prompts, in bottlenecks and MLP heads")
-	fs.Float64Var(&o.ModuleDropPath, "module-drop-path", o.ModuleDropPath, "drop rate on a module's output")
-	fs.Uint64Var(&o.Seed, "seed", o.Seed, "seed of everything drawn at random")
+// textOf returns a default as the text that sets a flag.
+func textOf(def any) string {
+	if v, ok := def.(float64); ok {
+		return strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	return fmt.Sprint(def)
 }
 
-// scaleWarmup keeps the warm-up's share of the epochs where only these were
-// given, and refuses one that does not end.
-func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
-	if cmd.Flags().Changed("epochs") && !cmd.Flags().Changed("warmup-epochs") {
-		recipe := train.VTAB().WithEpochs(o.Epochs)
-		o.WarmupEpochs = recipe.WarmupEpochs
+// texts converts a list of a named string type.
+func texts[T ~string](list []T) []string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = string(v)
 	}
-	if o.WarmupEpochs > float64(o.Epochs) {
-		return &run.OptionError{Err: fmt.Errorf("--warmup-epochs %g is more than --epochs %d: the learning rate would never reach --lr", o.WarmupEpochs, o.Epochs)}
-	}
-	return nil
+	return out
 }
 
-// methodNames lists methods for a flag's help.
-func methodNames(methods []method.Method) string {
-	var names []string
-	for _, m := range methods {
-		names = append(names, string(m))
+func comma(list []string) string { return strings.Join(list, ", ") }
+
+// or joins a list as a sentence does: "a, b or c".
+func or(list []string) string {
+	last := len(list) - 1
+	if last < 1 {
+		return comma(list)
 	}
-	return strings.Join(names, ", ")
+	return comma(list[:last]) + " or " + list[last]
 }
 
-// given are the flags that the user set, with their values.
-func given(cmd *cobra.Command) map[string]string {
-	values := map[string]string{}
-	cmd.Flags().Visit(func(f *pflag.Flag) { values[f.Name] = f.Value.String() })
-	return values
+// The known values of flags.
+
+func words(list ...string) func() []string { return func() []string { return list } }
+
+func embeddedName() []string { return []string{embedded.Name} }
+func methodNames() []string  { return texts(method.Methods()) }
+func benchMethods() []string { return texts(bench.Methods()) }
+func criteria() []string     { return texts(sensitivity.Criteria()) }
+
+func methodsWithPlan() []string {
+	return slices.DeleteFunc(methodNames(), func(name string) bool { return !method.Method(name).Scores() })
 }
 
-// refuseContradictions compares flags, as given returned them, with what they
-// are after a run's configuration was read into the same variables. advice is what else
-// there is to do than to leave such a flag out.
-func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, advice string) error {
-	var err error
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		value, ok := before[f.Name]
-		if f.Name == "device" && value == backend.Auto {
-			return // the run's is as good as any
-		}
-		if now := f.Value.String(); ok && err == nil && now != value {
-			err = &run.OptionError{Err: fmt.Errorf("--%s %s contradicts the run in %s, which has %s; leave the flag out, %s", f.Name, value, dir, cmp.Or(now, "none"), advice)}
-		}
-	})
-	return err
+func methodsWithoutPlan() []string {
+	return slices.DeleteFunc(methodNames(), func(name string) bool { return method.Method(name).Scores() })
 }
 
-// pathFlag is a path, kept absolute so that a run can be resumed from anywhere.
-type pathFlag string
-
-func (p *pathFlag) String() string { return string(*p) }
-func (p *pathFlag) Type() string   { return "path" }
-func (p *pathFlag) Set(s string) error {
-	if s == "" {
-		return fmt.Errorf("expected a path")
+func taskNames() (names []string) {
+	for _, known := range dataset.KnownSets() {
+		names = append(names, known.Name)
 	}
-	abs, err := filepath.Abs(s)
-	*p = pathFlag(abs)
-	return err
+	return names
 }
 
-// modelFlag is the path of a checkpoint, a reference to the Hub, or the name of
-// the embedded one.
-type modelFlag string
-
-func (m *modelFlag) String() string { return string(*m) }
-func (m *modelFlag) Type() string   { return "path" }
-func (m *modelFlag) Set(s string) error {
-	if s == embedded.Name {
-		*m = embedded.Name
-		return nil
+func deviceNames() []string {
+	names := []string{backend.Auto}
+	for _, d := range backend.Devices() {
+		names = append(names, d.Name)
 	}
-	if hub.IsReference(s) {
-		r, err := hub.Parse(s)
-		*m = modelFlag(r.String())
-		return err
+	for _, p := range backend.Plugins() {
+		names = append(names, "xla:"+p.Name)
 	}
-	return (*pathFlag)(m).Set(s)
+	return names
 }
 
-// fractionFlag is a share from 0 to below 1. The data set's options spell
-// "none" as a negative number.
-type fractionFlag float64
-
-func (f *fractionFlag) String() string { return strconv.FormatFloat(max(float64(*f), 0), 'g', -1, 64) }
-func (f *fractionFlag) Type() string   { return "fraction" }
-func (f *fractionFlag) Set(s string) error {
-	v, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(v >= 0 && v < 1) {
-		return fmt.Errorf("expected a number from 0 to below 1")
+// runFolders returns the run folders with names that the program has chosen.
+func runFolders() (dirs []string) {
+	configs, _ := filepath.Glob(filepath.Join(run.DefaultRoot, "*", run.ConfigFile)) // the pattern is valid
+	for _, path := range configs {
+		dirs = append(dirs, filepath.Dir(path))
 	}
-	if v == 0 {
-		v = -1
-	}
-	*f = fractionFlag(v)
-	return nil
-}
-
-// budgetFlag is a budget, which plan.ParseBudget reads once the backbone is
-// known.
-type budgetFlag string
-
-func (b *budgetFlag) String() string { return string(*b) }
-func (b *budgetFlag) Type() string   { return "parameters" }
-func (b *budgetFlag) Set(s string) error {
-	s = strings.TrimSpace(s)
-	if s == "" {
-		return fmt.Errorf("expected parameters to tune, such as 0.4M, 400k or 0.5%%")
-	}
-	*b = budgetFlag(s)
-	return nil
-}
-
-// budgetsFlag is several budgets, divided by commas or given by several flags.
-type budgetsFlag []string
-
-func (b *budgetsFlag) String() string { return strings.Join(*b, ",") }
-func (b *budgetsFlag) Type() string   { return "parameters" }
-func (b *budgetsFlag) Set(s string) error {
-	for part := range strings.SplitSeq(s, ",") {
-		var one budgetFlag
-		if err := one.Set(part); err != nil {
-			return err
-		}
-		*b = append(*b, string(one))
-	}
-	return nil
-}
-
-// distinct refuses budgets that allow the same number of parameters of a
-// backbone: they would be tried twice. What is no budget is refused elsewhere.
-func (b budgetsFlag) distinct(backbone int) error {
-	seen := map[int]string{}
-	for _, text := range b {
-		n, err := plan.ParseBudget(text, backbone)
-		if err != nil {
-			continue
-		}
-		if first, ok := seen[n]; ok {
-			return &run.OptionError{Err: fmt.Errorf("--budget %s and %s are the same %d parameters; leave one out", first, text, n)}
-		}
-		seen[n] = text
-	}
-	return nil
-}
-
-// bytesFlag is an amount of memory. The library spells "none" as a negative
-// number and 1 GiB as 0.
-type bytesFlag int64
-
-var byteUnits = []struct {
-	name string
-	size int64
-}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}, {"", 1}}
-
-func (b *bytesFlag) Type() string { return "size" }
-func (b *bytesFlag) String() string {
-	n := int64(*b)
-	switch {
-	case n < 0:
-		return "0"
-	case n == 0:
-		n = 1 << 30
-	}
-	for _, u := range byteUnits {
-		if n%u.size == 0 {
-			return fmt.Sprintf("%d%s", n/u.size, u.name)
-		}
-	}
-	return fmt.Sprint(n)
-}
-
-func (b *bytesFlag) Set(s string) error {
-	for _, u := range byteUnits {
-		number, ok := strings.CutSuffix(s, u.name)
-		if !ok {
-			continue
-		}
-		v, err := strconv.ParseFloat(number, 64)
-		n := v * float64(u.size)
-		if err != nil || !(n >= 0) || n > math.MaxInt64/2 {
-			break
-		}
-		if *b = bytesFlag(n); *b == 0 {
-			*b = -1
-		}
-		return nil
-	}
-	return fmt.Errorf("expected an amount of memory such as 1GiB, 512MiB or 0")
-}
-
-// channelsFlag is a number for each of red, green and blue.
-type channelsFlag struct {
-	value  *[3]float32
-	source *string
-}
-
-func (c *channelsFlag) Type() string { return "r,g,b" }
-func (c *channelsFlag) String() string {
-	if c.value == nil || *c.source != run.GivenPreprocessing {
-		return ""
-	}
-	return fmt.Sprintf("%g,%g,%g", c.value[0], c.value[1], c.value[2])
-}
-
-func (c *channelsFlag) Set(s string) error {
-	parts := strings.Split(s, ",")
-	if len(parts) != 3 {
-		return fmt.Errorf("expected three numbers such as 0.5,0.5,0.5")
-	}
-	for i, p := range parts {
-		v, err := strconv.ParseFloat(strings.TrimSpace(p), 32)
-		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("%q is not a number; expected three such as 0.5,0.5,0.5", p)
-		}
-		c.value[i] = float32(v)
-	}
-	*c.source = run.GivenPreprocessing
-	return nil
+	return dirs
 }

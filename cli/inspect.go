@@ -17,10 +17,12 @@ import (
 
 func inspectCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Say what a file or a run folder is",
-		Long: `Recognises a checkpoint, scores, a plan, a selection that the paper's authors
-published, a delta, a training state, a run folder or one of its files by what is
-in it, not by its name, and says what it holds. A checkpoint's tensors are summed up; --json lists them all. A model of the Hugging Face Hub is fetched.`,
+		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Describe a file or a run folder",
+		Long: `Prints the kind and the content of a checkpoint, scores, a plan, a selection that the authors
+of the paper published, a delta, a training state, a run folder or one of its files. The
+content decides on the kind, not the name. Tensors of equal shape in several blocks of a
+checkpoint are one line; --json lists every tensor. A model of the Hugging Face Hub is
+downloaded.`,
 		Example: `  spt inspect vit_tiny.safetensors
   spt inspect runs/clothing-spt-lora --json`,
 		Args: cobra.ExactArgs(1),

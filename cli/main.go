@@ -1,9 +1,9 @@
-// Package cli is the command line of spt: it tunes pretrained vision transformers for image tasks by tuning
-// under one percent of their weights.
+// Package cli is the command line of spt, which tunes pretrained vision transformers for image
+// tasks by tuning under one percent of their weights.
 //
-// Each verb is one file here and turns flags into calls of the library,
-// github.com/sptune/spt. Flags that several verbs share are in flags.go; what
-// people and programs read is written by output.go and progress.go.
+// Each command is one file here: it turns flags into calls of the library,
+// github.com/sptune/spt, and prints the result. All flags are rows of one table, in flags.go;
+// flag.go, values.go, check.go and help.go read it. The files output.go and progress.go print.
 package cli
 
 import (
@@ -33,32 +33,33 @@ const (
 	exitInterrupted = 130 // 128 + SIGINT, as shells count
 )
 
-const description = `spt tunes a pretrained vision transformer for an image task by tuning under one
-percent of its weights, where the task needs it (Sensitivity-aware visual
-Parameter-efficient Tuning, He et al., ICCV 2023).
+const description = `spt tunes a pretrained vision transformer for an image task. It tunes under one percent of
+the weights, where the task needs it (Sensitivity-aware visual Parameter-efficient Tuning,
+He et al., ICCV 2023).
 
-'spt tune' does it all; 'spt score', 'spt plan' and 'spt train' are its stages.
-The result is a delta of one to two megabytes, which 'spt eval', 'spt predict'
-and 'spt merge' use. 'spt demo' needs no files at all.
+'spt tune' runs all stages; 'spt score', 'spt plan' and 'spt train' run one each. The result
+is a delta of one to two megabytes, which 'spt eval', 'spt predict' and 'spt merge' use. 'spt
+demo' needs no files. 'spt completion SHELL' prints a script with which the shell completes
+commands, flags and their values.
 
 Exit codes:
   0    done
   1    failed
-  2    wrong usage: unknown verb, flag or value
-  3    bad input: a checkpoint, image, list, plan, scores or delta is missing,
-       broken, or does not match the rest
-  130  interrupted; if something was kept, how to go on is printed`
+  2    wrong usage: an unknown command, flag or value
+  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken,
+       or does not match the other inputs
+  130  interrupted; if files were kept, the command that goes on is printed`
 
 // app is one call of the program.
 type app struct {
 	stdout, stderr io.Writer
 	terminal       bool // stderr is one
 
-	json, quiet       bool
-	cpuprofile, trace string
+	json, quiet, showHelp, showAll bool
+	cpuprofile, trace              string
 
-	entered bool   // a verb has begun, so errors are no longer cobra's
-	resume  string // how to go on when interrupted
+	entered bool   // the command has begun, so that errors are not those of cobra
+	resume  string // the command line that goes on after an interrupt
 }
 
 // Main runs the command line with args, which lack the program's name, and returns the exit
@@ -95,16 +96,16 @@ func Main(args []string) int {
 		}
 		return exitInterrupted
 	}
-	fmt.Fprintf(a.stderr, "spt: %v\n", err)
+	fmt.Fprintf(a.stderr, "spt: %s\n", describeError(cmd, err))
 	var option *run.OptionError
 	var input *run.InputError
 	var bad *dataset.ImageError
 	if errors.As(err, &bad) && canSkip(cmd.Flags()) {
-		fmt.Fprintln(a.stderr, "spt: --skip-bad-images leaves out images that are missing or broken, and lists them")
+		fmt.Fprintln(a.stderr, "spt: --skip-bad-images skips images that are missing or broken, and lists them")
 	}
 	switch {
 	case !a.entered:
-		fmt.Fprintln(a.stderr, "spt: 'spt --help' lists the verbs, 'spt VERB --help' a verb's flags")
+		fmt.Fprintln(a.stderr, "spt: 'spt --help' lists the commands, 'spt COMMAND --help' the flags of a command")
 		return exitUsage
 	case errors.As(err, &option):
 		return exitUsage
@@ -127,23 +128,21 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	fs := root.PersistentFlags()
-	fs.BoolVar(&a.json, "json", false, "write the result for programs: JSON on standard output, all else on standard error")
-	fs.BoolVarP(&a.quiet, "quiet", "q", false, "show no progress")
-	fs.StringVar(&a.cpuprofile, "cpuprofile", "", "write a CPU profile to `FILE` (go tool pprof)")
-	fs.StringVar(&a.trace, "trace", "", "write an execution trace to `FILE` (go tool trace)")
+	root.SetHelpFunc(a.help)
+	root.SetFlagErrorFunc(flagError)
+	for _, f := range flagsOf(root.Name()) {
+		f.add(root, root.PersistentFlags(), &options{app: a})
+	}
 	for _, verb := range []func(*app) *cobra.Command{tuneCommand, scoreCommand, planCommand, trainCommand, evalCommand,
 		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, pretrainCommand, benchCommand, versionCommand} {
 		c := verb(a)
-		c.Flags().SortFlags = false
 		c.DisableFlagsInUseLine = true
 		root.AddCommand(c)
 	}
 	return root
 }
 
-// verb makes a cobra run function of f: what cobra refused before is wrong
-// usage; profiles cover f and nothing else.
+// verb makes f the function of a command. Errors before f are wrong usage. Profiles cover f alone.
 func (a *app) verb(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		a.entered = true
@@ -159,7 +158,7 @@ func (a *app) verb(f func(ctx context.Context, args []string) error) func(*cobra
 	}
 }
 
-// profile starts what --cpuprofile and --trace ask for.
+// profile starts the CPU profile and the execution trace, if their flags are given.
 func (a *app) profile() (stop func() error, err error) {
 	var stops []func() error
 	stop = func() (err error) {

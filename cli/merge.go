@@ -2,64 +2,53 @@ package cli
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/run"
 )
 
-// The probes of a merge besides those that the user names.
+// The numbers of images on which logits are compared, besides those of --probe.
 const (
 	randomProbes = 8
 	dataProbes   = 16
 )
 
 func mergeCommand(a *app) *cobra.Command {
-	var model run.ModelConfig
-	var data run.DataConfig
-	var dir, probe, out string
-	bound := delta.DefaultBound
+	o := a.newOptions()
+	data := &o.config.Data
 	cmd := &cobra.Command{
-		Use: "merge --delta DIR --out FILE [flags]", Short: "Fold a delta into a copy of its backbone",
-		Long: `Folds a delta into a copy of its backbone's weights, so that it costs nothing at
-prediction, and writes a checkpoint with timm's names. It compares the logits
-before and after on probe images, random ones and those of --probe or --data,
-and refuses if one differs by more than --bound. Adapters, AdaptFormer, visual
-prompts and MLP heads cannot be merged: no weight of the backbone can do as they
-do.`,
+		Use: "merge --delta DIR --out FILE [flags]", Short: "Merge a delta into a copy of its backbone",
+		Long: `Adds a delta to a copy of the weights of its backbone, so that predictions take no extra
+work, and writes a checkpoint with timm's names. The command compares the logits before and
+after on random images and on those of --probe and --data. It fails if a logit differs by
+more than --bound. Adapters, AdaptFormer, visual prompts and MLP heads cannot be merged: no
+weight of the backbone can do the same.`,
 		Example: "  spt merge --delta runs/clothing-spt-lora --probe holiday/ --out merged.safetensors",
 		Args:    cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	deltaFlag(fs, &dir)
-	fs.Var((*modelFlag)(&model.Path), "model", "the backbone that the delta was tuned on: a `FILE`, hf:OWNER/NAME, or 'demo'")
-	fs.StringVar(&out, "out", "", "`FILE` to write, safetensors")
-	fs.StringVar(&probe, "probe", "", "compare on the images in `DIR` too")
-	fs.Var((*pathFlag)(&data.Path), "data", fmt.Sprintf("compare on %d images of the data set in `DIR` too", dataProbes))
-	fs.Float64Var(&bound, "bound", bound, "greatest difference of a logit")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if dir == "" || out == "" {
-			return &run.OptionError{Err: fmt.Errorf("give the delta (--delta DIR) and the file to write (--out FILE)")}
+		if o.delta == "" || o.out == "" {
+			return refuse("no delta or no output given; give --delta DIR and --out FILE")
 		}
-		t, err := a.openTuned(ctx, cmd, dir, model, run.ImageOptions{})
+		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, run.ImageOptions{})
 		if err != nil {
 			return err
 		}
-		if err := keepInputs("out", out, t.model.Path); err != nil { // --model may have been left out
+		if err := keepInputs("out", o.out, t.model.Path); err != nil { // --model may have been left out
 			return err
 		}
 		if err := t.trained.Tuning.Mergeable(); err != nil {
 			return &run.InputError{Err: err}
 		}
 		if t.run != nil && data.Path == t.run.Data.Path {
-			data = t.run.Data // with its layout and columns
+			*data = t.run.Data // with its layout and columns
 		}
-		probes, unreadable, err := mergeProbes(ctx, t.transform, probe, data)
+		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, *data)
 		if err != nil {
 			return err
 		}
@@ -67,11 +56,11 @@ do.`,
 		if err != nil {
 			return err
 		}
-		merged, err := t.delta.Merge(ctx, be, t.model, probes, bound)
+		merged, err := t.delta.Merge(ctx, be, t.model, probes, o.bound)
 		if err != nil {
 			return err
 		}
-		if err := merged.Save(out, t.classes); err != nil {
+		if err := merged.Save(o.out, t.classes); err != nil {
 			return err
 		}
 		beyond := merged.Model.Config.BeyondTimm()
@@ -88,25 +77,25 @@ do.`,
 				Difference float64  `json:"largest_logit_difference"`
 				Bound      float64  `json:"bound"`
 				BeyondTimm string   `json:"beyond_timm,omitempty"` // why timm computes something else with it
-			}{out, fileSize(out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
+			}{o.out, fileSize(o.out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
 		}
 		var f facts
 		for _, err := range unreadable {
 			f.add("left out", "%s", printable(err.Error()))
 		}
 		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
-		f.add("merged", "%s, %s", out, size(fileSize(out)))
+		f.add("merged", "%s, %s", o.out, size(fileSize(o.out)))
 		if beyond != "" {
 			f.add("note", "not for timm: %s", beyond)
 		}
-		f.add("next", "%s", command("spt", "predict", "--model", out)+" IMAGE…")
+		f.add("next", "%s", command("spt", "predict", "--model", o.out)+" IMAGE…")
 		return a.write(f.String())
 	})
 	return cmd
 }
 
-// mergeProbes are random pixels and, where given, images of a folder and of a
-// data set, a few from all over it. What cannot be read proves nothing, and is left out.
+// mergeProbes returns random images and, if they are given, images of a folder and some images of a
+// data set, evenly spread over it. Images that cannot be read are skipped and returned as errors.
 func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	if probe != "" {

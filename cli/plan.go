@@ -20,132 +20,81 @@ import (
 )
 
 func planCommand(a *app) *cobra.Command {
-	var model run.ModelConfig
-	var o run.PlanOptions
-	var scoresPath, published, budget, structured string
-	var explain, compare bool
-	chosen := method.SPTLoRA
-	out := "plan.json"
+	o := a.newOptions()
+	model, chosen, planning := &o.config.Model, o.method, &o.config.Tune.Plan
 	cmd := &cobra.Command{
 		Use: "plan {--scores FILE --budget B | --import FILE | --compare A B} [flags]", Short: "Stage 2: choose under a budget what to tune",
-		Long: `Chooses from scores what to tune under a budget of parameters: which matrices
-get a structured module, which vectors are tuned whole, and which single entries.
-The plan spends the most that fits. With the backbone given, budgets may be a
-share of it.
+		Long: `Chooses from scores what to tune under a budget of parameters: which matrices get a
+structured module, which vectors are tuned whole, and which single entries are tuned. The
+plan spends as much of the budget as possible. With --model the budget may be a share of
+the backbone.
 
---import makes a plan of a selection that the paper's authors published, or that
-their code has saved (a .pth file). Its counts are checked, and with --model that
-it fits. LoRA or Adapter is told from the counts where a matrix gets a module;
-else it is LoRA unless --method says otherwise.
+--import makes a plan from a selection that the authors of the paper published, or that
+their code has saved, a .pth file. The counts of the selection are checked; with --model it
+must fit the backbone too. The counts tell LoRA from Adapter if a matrix gets a module.
+Otherwise the module is that of --method, by default LoRA.
 
---compare says how plan B differs from plan A, each a plan file or a published
-selection. It knows what is spent where if one of the two is a published
-selection or the backbone is given.`,
+--compare prints how plan B differs from plan A. Each is a plan file or a published
+selection. The costs are printed if one of them is a published selection, or with --model.`,
 		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
   spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter
   spt plan --import lora/cifar/param_req_0.4.pth --explain
   spt plan --compare plan.json lora/cifar/param_req_0.4.pth`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if !compare {
+			if !o.compare {
 				return cobra.NoArgs(cmd, args)
-			}
-			if !cmd.Flags().Changed("out") {
-				out = "" // nothing is written, so the plans may have this name
 			}
 			return cobra.ExactArgs(2)(cmd, args)
 		},
 	}
-	fs := cmd.Flags()
-	fs.StringVar(&scoresPath, "scores", "", "scores, a `FILE` of 'spt score' or of a run")
-	modelFlags(fs, &model)
-	fs.StringVar(&out, "out", out, "`FILE` to write, JSON")
-	fs.StringVar((*string)(&chosen), "method", string(chosen), "spt-NAME, by its structured module; spt-NAME-structured: no single entries; spt-unstructured: no modules")
-	structuredFlag(fs, &structured)
-	fs.Var((*budgetFlag)(&budget), "budget", "parameters to tune, such as 0.4M, 400k, or with --model 0.5%")
-	fs.IntVar(&o.Rank, "rank", 0, "rank of the modules (default 8, in small budgets for backbones narrower than 768 in proportion to the width)")
-	planFlags(fs, &o)
-	fs.BoolVar(&explain, "explain", false, "print for each block and operation where the budget goes")
-	fs.StringVar(&published, "import", "", "instead of scores: a published selection, a `FILE` of torch.save")
-	fs.BoolVar(&compare, "compare", false, "say how two plans differ; write none")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
-		if compare {
-			if err := alone(cmd, "compare", "scores", "import", "budget", "out", "method", "structured", "rank", "alpha", "beta", "compat", "explain"); err != nil {
-				return err
-			}
-			return a.comparePlans(ctx, args[0], args[1], model)
+		if o.compare {
+			return a.comparePlans(ctx, args[0], args[1], *model)
 		}
-		if err := takeStructured(cmd, structured, &chosen); err != nil {
+		if err := takeStructured(cmd, o.structured, chosen); err != nil {
 			return err
 		}
 		if err := chosen.Validate(); err != nil {
-			return &run.OptionError{Err: err}
+			return &run.OptionError{Option: "method", Err: err}
 		}
 		if !chosen.Scores() {
-			return &run.OptionError{Err: fmt.Errorf("method %s needs no plan; plans are for spt-…, such as %s", chosen, method.SPTLoRA)}
+			return refuse("method %s needs no plan; give a method of SPT, such as %s", *chosen, method.SPTLoRA)
 		}
-		if published != "" {
-			if err := alone(cmd, "import", "scores", "budget", "alpha", "beta", "compat"); err != nil {
-				return err
-			}
+		if o.published != "" {
 			if chosen.Only() != "" {
-				return &run.OptionError{Err: fmt.Errorf("a published selection tunes both modules and entries, not as %s does; leave --method out, or name %s or %s", chosen, method.SPTLoRA, method.SPTAdapter)}
+				return refuse("a published selection tunes modules and entries, which %s does not; leave --method out, or give %s or %s", *chosen, method.SPTLoRA, method.SPTAdapter)
 			}
 			module := ""
-			if cmd.Flags().Changed("method") || structured != "" {
+			if cmd.Flags().Changed("method") || o.structured != "" {
 				module = chosen.Module()
 			}
-			return a.importPlan(ctx, published, module, o.Rank, model, out, explain)
+			return a.importPlan(ctx, o.published, module, *o.rank, *model, o.out, o.explain)
 		}
-		if err := idleFlags(cmd, chosen); err != nil {
+		if err := checkMethod(cmd, *chosen); err != nil {
 			return err
 		}
-		if scoresPath == "" || budget == "" {
-			return &run.OptionError{Err: fmt.Errorf("give the scores (--scores FILE) and a budget (--budget 0.4M), or a published selection (--import FILE)")}
+		if o.scores == "" || o.budget == "" {
+			return refuse("no scores or no budget given; give --scores FILE and --budget PARAMS, such as 0.4M, or a published selection with --import FILE")
 		}
-		if model.Path == "" {
-			if err := aloneWithout(cmd, "model", "image-size", "num-heads", "layer-norm-eps", "mean", "std"); err != nil {
-				return err
-			}
-		}
-		scores, err := loadScores(ctx, scoresPath)
+		scores, err := loadScores(ctx, o.scores)
 		if err != nil {
 			return err
 		}
-		o.Module, o.Only = chosen.Module(), chosen.Only()
-		p, m, err := a.makePlan(ctx, scores, model, budget, o)
+		planning.Module, planning.Only, planning.Rank = chosen.Module(), chosen.Only(), *o.rank
+		p, m, err := a.makePlan(ctx, scores, *model, o.budget, *planning)
 		if err != nil {
 			return err
 		}
-		if err := p.Save(out); err != nil {
+		if err := p.Save(o.out); err != nil {
 			return err
 		}
-		return a.writePlan(p, spt.Scored(scores), m, out, explain)
+		return a.writePlan(p, spt.Scored(scores), m, o.out, o.explain)
 	})
 	return cmd
 }
 
-// alone refuses flags that say nothing beside the one that is named.
-func alone(cmd *cobra.Command, name string, others ...string) error {
-	for _, other := range others {
-		if cmd.Flags().Changed(other) {
-			return &run.OptionError{Err: fmt.Errorf("--%s says nothing beside --%s; leave one of them out", other, name)}
-		}
-	}
-	return nil
-}
-
-// aloneWithout refuses flags that say nothing without the one that is named.
-func aloneWithout(cmd *cobra.Command, name string, others ...string) error {
-	for _, other := range others {
-		if cmd.Flags().Changed(other) {
-			return &run.OptionError{Err: fmt.Errorf("--%s says nothing without --%s; leave it out, or give the other too", other, name)}
-		}
-	}
-	return nil
-}
-
-// importPlan makes a plan of a published selection, for the backbone if one is
-// given.
+// importPlan makes a plan from a published selection, for the backbone if one is given.
 func (a *app) importPlan(ctx context.Context, path, module string, rank int, model run.ModelConfig, out string, explain bool) error {
 	p, tensors, err := spt.ImportPlan(path, module, rank)
 	if err != nil {
@@ -171,7 +120,7 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 	return a.writePlan(p, tensors, m, out, explain)
 }
 
-// loadScores reads scores and says of another file what it is.
+// loadScores reads scores. The error for another file tells its kind.
 func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	scores, err := sensitivity.Load(path)
 	switch {
@@ -186,7 +135,7 @@ func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	return nil, &run.InputError{Err: fmt.Errorf("%s is no scores file: %w", path, err)}
 }
 
-// makePlan plans with the backbone, or without where none is given.
+// makePlan makes a plan from scores, for the backbone if one is given.
 func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig, budget string, o run.PlanOptions) (*plan.Plan, *backbone.Model, error) {
 	if model.Path == "" {
 		p, err := spt.PlanScores(ctx, scores, budget, o)

@@ -15,30 +15,19 @@ import (
 )
 
 func predictCommand(a *app) *cobra.Command {
-	var model run.ModelConfig
-	var images run.ImageOptions
-	var compute run.ComputeConfig
-	var dir string
-	var skip bool
-	topK := 5
+	o := a.newOptions()
+	compute := &o.config.Compute
 	cmd := &cobra.Command{
-		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Name what is on images",
-		Long: `Names the most probable classes of image files, and of all images in folders,
-by a delta on its backbone or, without --delta, by a checkpoint with its own
-head. One line for each image; with --json one object for each. Images that
-cannot be read are reported at the end and make it fail, after all others were
-predicted.`,
+		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Predict the classes of images",
+		Long: `Predicts the most probable classes of image files, and of all images in folders, with a
+delta on its backbone or, without --delta, with a checkpoint that has a head of its own. It
+prints one line for each image; with --json one object for each. Images that cannot be read
+are listed at the end, and the command fails after it has predicted all others.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
 		Args: cobra.MinimumNArgs(1),
 	}
-	fs := cmd.Flags()
-	deltaFlag(fs, &dir)
-	modelFlags(fs, &model)
-	imageFlags(fs, &images)
-	computeFlags(fs, &compute, false)
-	fs.IntVar(&topK, "top-k", topK, "classes for each image")
-	fs.BoolVar(&skip, "skip-bad-images", false, "list images that cannot be read, and do not fail for them")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		var files []string
 		var unusable []spt.Prediction // paths that lead to no image
@@ -49,11 +38,11 @@ predicted.`,
 			}
 			files = append(files, found...)
 		}
-		t, err := a.openTuned(ctx, cmd, dir, model, images)
+		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, o.config.Data.Images)
 		if err != nil {
 			return err
 		}
-		be, err := a.openDevice(&compute)
+		be, err := a.openDevice(compute)
 		if err != nil {
 			return err
 		}
@@ -63,7 +52,7 @@ predicted.`,
 		}
 		defer c.Close()
 		var bad []error
-		for p, err := range c.Predict(ctx, files, topK) {
+		for p, err := range c.Predict(ctx, files, o.topK) {
 			if err != nil {
 				return err
 			}
@@ -84,7 +73,7 @@ predicted.`,
 			return nil
 		}
 		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(files)+len(unusable), "image"), errors.Join(bad...))
-		if skip {
+		if o.config.Data.SkipBadImages {
 			fmt.Fprintf(a.stderr, "spt: %v\n", err)
 			return nil
 		}

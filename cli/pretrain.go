@@ -18,31 +18,26 @@ import (
 )
 
 func pretrainCommand(a *app) *cobra.Command {
-	o := demo.PretrainRecipe()
-	warmup := o.Train
-	var resume bool
-	out := "vit_demo.safetensors"
+	flags := a.newOptions()
+	flags.recipe = &flags.pretrain.Train
+	o, warmup := &flags.pretrain, flags.pretrain.Train
 	cmd := &cobra.Command{
-		Use: "pretrain [flags]", Short: "Make the embedded backbone again",
-		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on
-generated images and writes it as a float16 checkpoint. While it runs, and when
-it is stopped, its state is in OUT.training, from which --resume goes on.`,
+		Use: "pretrain [flags]", Short: "Pretrain the embedded backbone again",
+		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on synthetic images
+and writes it as a float16 checkpoint. During the training, and when it is stopped, its
+state is in OUT.training, from which --resume goes on.`,
 		Example: "  spt pretrain --out vit_demo.safetensors",
 		Args:    cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	fs.StringVar(&out, "out", out, "`FILE` to write, safetensors")
-	fs.IntVar(&o.Train.Epochs, "epochs", o.Train.Epochs, "passes over the images; the warm-up keeps its share")
-	fs.IntVar(&o.ImagesPerClass, "images-per-class", o.ImagesPerClass, "generated training images of each class")
-	fs.Uint64Var(&o.Train.Seed, "seed", o.Train.Seed, "seed of everything drawn at random")
-	fs.BoolVar(&resume, "resume", false, "go on from OUT.training, with the same flags")
+	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		o.Train.WarmupEpochs = warmup.WithEpochs(o.Train.Epochs).WarmupEpochs
+		out := flags.out
 		state := out + ".training"
 		if _, err := os.Stat(out); err == nil {
-			return &run.OptionError{Err: fmt.Errorf("%s is there already; remove it, or give another --out", out)}
+			return refuse("%s is there already; remove it, or give another --out", out)
 		}
-		if err := checkState(state, resume); err != nil {
+		if err := checkState(state, flags.resumeState); err != nil {
 			return err
 		}
 		be, err := backend.New()
@@ -53,7 +48,7 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.reporter()
 		defer p.close()
-		m, result, err := demo.Pretrain(ctx, be, o, state, train.Hooks{
+		m, result, err := demo.Pretrain(ctx, be, *o, state, train.Hooks{
 			Step: func(epoch, step, steps int, loss float64) {
 				p.event(progress.Event{Stage: progress.Train, Epoch: epoch, Epochs: o.Train.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
 			},
@@ -88,13 +83,13 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 	return cmd
 }
 
-// checkState makes sure that a state is there to resume, or that none is that a
-// new run would go on with unasked.
+// checkState refuses to resume without a state, and to begin a new training where a state exists,
+// which the new training would take for its own.
 func checkState(state string, resume bool) error {
 	_, err := os.Stat(state)
 	switch {
 	case err == nil && !resume:
-		return &run.OptionError{Err: fmt.Errorf("%s is there from a run that was stopped; go on with it (--resume), or remove it", state)}
+		return refuse("%s is there from a run that was stopped; go on with it (--resume), or remove it", state)
 	case errors.Is(err, fs.ErrNotExist) && resume:
 		return &run.InputError{Err: fmt.Errorf("nothing to resume: there is no %s", state)}
 	}

@@ -123,10 +123,10 @@ func TestFlagValuesRoundTrip(t *testing.T) {
 		value pflag.Value
 		texts []string // given, and what it reads as
 	}{
-		{new(fractionFlag), []string{"0.25", "0.25", "0", "0", "1e-1", "0.1"}},
-		{new(bytesFlag), []string{"0", "0", "1GiB", "1GiB", "1024MiB", "1GiB", "0.5GiB", "512MiB", "1000", "1kB", "1234", "1234B"}},
-		{&channelsFlag{&mean, &source}, []string{"0.5,0.25,1", "0.5,0.25,1", "0.485, 0.456, 0.406", "0.485,0.456,0.406"}},
-		{new(modelFlag), []string{"demo", "demo", "/a/../b", "/b", "hf:a/b@refs/pr/1:c/d.npz", "hf:a/b@refs/pr/1:c/d.npz"}},
+		{numberValue[float64]{new(float64), shares, true}, []string{"0.25", "0.25", "0", "0", "1e-1", "0.1"}},
+		{new(memoryValue), []string{"0", "0", "1GiB", "1GiB", "1024MiB", "1GiB", "0.5GiB", "512MiB", "1000", "1kB", "1234", "1234B"}},
+		{&channelsValue{&mean, &source}, []string{"0.5,0.25,1", "0.5,0.25,1", "0.485, 0.456, 0.406", "0.485,0.456,0.406"}},
+		{new(modelValue), []string{"demo", "demo", "/a/../b", "/b", "hf:a/b@refs/pr/1:c/d.npz", "hf:a/b@refs/pr/1:c/d.npz"}},
 	} {
 		for i := 0; i < len(c.texts); i += 2 {
 			for _, text := range []string{c.texts[i], c.texts[i+1]} {

@@ -12,49 +12,42 @@ import (
 )
 
 func scoreCommand(a *app) *cobra.Command {
-	var c run.Config
-	var o run.ScoreOptions
-	out := "scores.safetensors"
+	o := a.newOptions()
+	c, scoring := &o.config, &o.config.Tune.Score
 	cmd := &cobra.Command{
-		Use: "score --model FILE --data DIR [flags]", Short: "Stage 1: give every weight of a backbone its sensitivity",
-		Long: `Gives every weight of the backbone's blocks and final norm a sensitivity for a
-data set: its squared gradient, summed over batches of training images, or what
-another --criterion says. One short pass; the result serves any number of plans.`,
+		Use: "score --model FILE --data DIR [flags]", Short: "Stage 1: score the weights of a backbone",
+		Long: `Gives every weight of the blocks and of the final norm of a backbone a sensitivity for a
+data set: its squared gradient, summed over mini-batches of training images, or the value
+of another --criterion. It takes one short pass. Any number of plans can use the result.`,
 		Example: "  spt score --model vit_tiny.safetensors --data clothing --out clothing.scores.safetensors",
 		Args:    cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	modelFlags(fs, &c.Model)
-	dataFlags(fs, &c.Data)
-	computeFlags(fs, &c.Compute, true)
-	fs.StringVar(&out, "out", out, "`FILE` to write, safetensors")
-	scoreFlags(fs, &o)
-	fs.Uint64Var(&o.Seed, "seed", 0, "seed of the fresh head, of the images' order, and of random scores")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if err := takeRecipe(cmd, &c.Data); err != nil {
 			return err
 		}
-		if err := o.Criterion.Validate(); err != nil {
-			return &run.OptionError{Err: err}
+		if err := scoring.Criterion.Validate(); err != nil {
+			return &run.OptionError{Option: "criterion", Err: err}
 		}
-		task, err := a.openTask(ctx, &c)
+		task, err := a.openTask(ctx, c)
 		if err != nil {
 			return err
 		}
 		fmt.Fprint(a.notes(), append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()}))
 		p := a.reporter()
 		defer p.close()
-		if o.Criterion.Images() {
+		if scoring.Criterion.Images() {
 			if err := task.CheckImages(ctx, p.event); err != nil {
 				return err
 			}
 		}
-		scores, err := task.Score(ctx, o, p.event)
+		scores, err := task.Score(ctx, *scoring, p.event)
 		if err != nil {
 			return err
 		}
 		p.close()
-		if err := scores.Save(out); err != nil {
+		if err := scores.Save(o.out); err != nil {
 			return err
 		}
 		if a.json {
@@ -67,7 +60,7 @@ another --criterion says. One short pass; the result serves any number of plans.
 				MeanLoss  float64               `json:"mean_loss"`
 				Backbone  string                `json:"backbone"` // fingerprint
 				Skipped   []skippedImage        `json:"skipped,omitempty"`
-			}{out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data())})
+			}{o.out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data())})
 		}
 		var f facts
 		if scores.Criterion.Images() {
@@ -75,8 +68,8 @@ another --criterion says. One short pass; the result serves any number of plans.
 		} else {
 			f.add("scored", "%d tensors by %s, on no images", len(scores.Tensors), scores.Criterion)
 		}
-		f.add("scores", "%s, %s", out, size(fileSize(out)))
-		f.add("next", "%s", command("spt", "plan", "--scores", out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget))
+		f.add("scores", "%s, %s", o.out, size(fileSize(o.out)))
+		f.add("next", "%s", command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget))
 		return a.write(f.String())
 	})
 	return cmd

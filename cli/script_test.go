@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,11 +25,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/run"
 )
 
 func TestMain(m *testing.M) {
@@ -60,8 +57,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// mkdata DIR [N] makes an ImageFolder of three classes with N (8) PNGs each, of
-// 16 px, in the colour that the class is called by.
+// mkdata DIR [N] makes an image folder of three classes with N (8) PNG files each.
 func mkdata(ts *testscript.TestScript, _ bool, args []string) {
 	n := 8
 	if len(args) > 1 {
@@ -69,10 +65,17 @@ func mkdata(ts *testscript.TestScript, _ bool, args []string) {
 		n, err = strconv.Atoi(args[1])
 		ts.Check(err)
 	}
+	ts.Check(makeImages(ts.MkAbs(args[0]), n))
+}
+
+// makeImages writes n images of 16 px of each of three classes, in the colour of the class's name.
+func makeImages(root string, n int) error {
 	colours := map[string]color.RGBA{"red": {220, 30, 30, 255}, "green": {30, 220, 30, 255}, "blue": {30, 30, 220, 255}}
 	for class, c := range colours {
-		dir := filepath.Join(ts.MkAbs(args[0]), class)
-		ts.Check(os.MkdirAll(dir, 0o777))
+		dir := filepath.Join(root, class)
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			return err
+		}
 		for i := range n {
 			r := rand.New(rand.NewPCG(uint64(c.R)<<16|uint64(c.G)<<8|uint64(c.B), uint64(i)))
 			m := image.NewRGBA(image.Rect(0, 0, 16, 16))
@@ -82,12 +85,16 @@ func mkdata(ts *testscript.TestScript, _ bool, args []string) {
 					m.Pix[p] += uint8(r.IntN(30))
 				}
 			}
-			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%02d.png", i)))
-			ts.Check(err)
-			ts.Check(png.Encode(f, m))
-			ts.Check(f.Close())
+			var file bytes.Buffer
+			if err := png.Encode(&file, m); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d.png", i)), file.Bytes(), 0o666); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }
 
 // mkparquet DIR copies dataset's fixture of a set from the Hugging Face hub: 12,
@@ -294,18 +301,10 @@ func checkJSON(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// verbs are the program's, those of 'spt data' among them.
-func verbs() (all []*cobra.Command) {
-	for _, c := range (&app{}).root().Commands() {
-		all = append(append(all, c), c.Commands()...)
-	}
-	return all
-}
-
-// Every verb's help has a description and an example.
+// The help of every command has a description and an example.
 func TestHelp(t *testing.T) {
-	for _, c := range verbs() {
-		if len(c.Long) < 60 || !strings.Contains(c.Example, c.CommandPath()) {
+	for _, c := range commands() {
+		if c.HasParent() && (len(c.Long) < 60 || !strings.Contains(c.Example, c.CommandPath())) {
 			t.Errorf("%s --help lacks a description or an example", c.CommandPath())
 		}
 	}
@@ -328,15 +327,13 @@ func TestTakeRecipe(t *testing.T) {
 		{"eval", "--task nabirds", "direct-crop 0 false false"},
 	} {
 		cmd := &cobra.Command{Use: c.verb}
-		var data run.DataConfig
-		dataFlags(cmd.Flags(), &data)
-		if c.verb == "tune" || c.verb == "train" {
-			augmentFlags(cmd.Flags(), &data.Images)
-		}
+		options := (&app{}).newOptions()
+		addFlags(cmd, options)
+		data := &options.config.Data
 		if err := cmd.ParseFlags(strings.Fields(c.args)); err != nil {
 			t.Fatal(err)
 		}
-		if err := takeRecipe(cmd, &data); err != nil {
+		if err := takeRecipe(cmd, data); err != nil {
 			t.Fatal(err)
 		}
 		o := data.Images
@@ -346,22 +343,32 @@ func TestTakeRecipe(t *testing.T) {
 	}
 }
 
-// A flag means the same and reads the same in every verb.
-func TestFlagsAreNamedAlike(t *testing.T) {
-	types := map[string][]string{}
-	for _, c := range verbs() {
-		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if !slices.Contains(types[f.Name], f.Value.Type()) {
-				types[f.Name] = append(types[f.Name], f.Value.Type())
-			}
-		})
+// A program of its own with one more structured module has all commands. Its deltas need it.
+func TestCustomModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program")
 	}
-	// --resume of pretrain takes no folder: its state lies beside its output.
-	// --method takes several where several make sense.
-	several := []string{"resume", "method"}
-	for name, kinds := range types {
-		if len(kinds) > 1 && !slices.Contains(several, name) {
-			t.Errorf("--%s has types %v", name, kinds)
+	dir := t.TempDir()
+	program, data, run := filepath.Join(dir, "custommodule"), filepath.Join(dir, "data"), filepath.Join(dir, "run")
+	build := exec.Command("go", "build", "-o", program, "./examples/custommodule")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := makeImages(data, 8); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"tune", "--model", "demo", "--data", data, "--method", "spt-scale", "--rank", "1", "--epochs", "1", "--out", run, "--quiet"},
+		{"eval", "--delta", run, "--quiet"},
+		{"inspect", run},
+	} {
+		out, err := exec.Command(program, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
+	}
+	if code := Main([]string{"eval", "--delta", run, "--quiet"}); code != exitInput {
+		t.Errorf("without the module, eval exits with %d, want %d", code, exitInput)
 	}
 }

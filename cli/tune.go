@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
-	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -17,16 +16,15 @@ import (
 )
 
 func tuneCommand(a *app) *cobra.Command {
-	var c run.Config
-	var out, resume, structured string
-	var explain bool
+	o := a.newOptions()
+	c := &o.config
 	cmd := &cobra.Command{
-		Use: "tune --model FILE --data DIR [flags]", Short: "Score, plan, train, choose and test: everything",
-		Long: `Tunes a backbone for a data set. It scores the backbone's weights on training
-images, plans what to tune under each budget, trains each plan on the training
-images and validates it, trains the best one once more on training and
-validation images together, and tests that once. Everything is kept in a run
-folder; --resume goes on with a run that was stopped, to the same bits.
+		Use: "tune --model FILE --data DIR [flags]", Short: "Tune a backbone for a data set: all stages",
+		Long: `Tunes a backbone for a data set. The command scores the weights of the backbone on
+training images, plans what to tune under each budget, and trains and validates each
+plan. It trains the best plan once more, on the training and validation images
+together, and tests the result once. All files are in a run folder. A stopped run goes
+on with --resume; its result is the same to the last bit.
 
 ` + methodsHelp,
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
@@ -34,31 +32,13 @@ folder; --resume goes on with a run that was stopped, to the same bits.
   spt tune --resume runs/clothing-spt-lora`,
 		Args: cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	modelFlags(fs, &c.Model)
-	dataFlags(fs, &c.Data)
-	augmentFlags(fs, &c.Data.Images)
-	computeFlags(fs, &c.Compute, true)
-	devicesFlag(fs, &c.Compute)
-	fs.StringVar(&out, "out", "", "the run folder, a new `DIR` (default runs/DATA-METHOD)")
-	fs.StringVar((*string)(&c.Tune.Method), "method", string(method.SPTLoRA), "what is tuned; the list is above")
-	structuredFlag(fs, &structured)
-	fs.Var((*budgetsFlag)(&c.Tune.Budgets), "budget", "parameters to tune, such as 0.4M, 400k or 0.5%; several, divided by commas, are tried and validated (default "+spt.DefaultBudget+" for SPT)")
-	fs.IntVar(&c.Tune.Rank, "rank", 0, "rank of the modules (default 8, in small budgets for backbones narrower than 768 in proportion to the width; for lora and adapter what the budget allows)")
-	sizeFlags(fs, &c.Tune.Sizes)
-	planFlags(fs, &c.Tune.Plan)
-	scoreFlags(fs, &c.Tune.Score)
-	trainFlags(fs, &c.Tune.Train)
-	fs.BoolVar(&c.Tune.NoValidation, "no-validation", false, "do not train and validate first; for a single budget")
-	fs.BoolVar(&c.Tune.PaperProtocol, "paper-protocol", false, "test after every epoch too and report the greatest, as the paper does; nothing is chosen by it")
-	fs.BoolVar(&explain, "explain", false, "print for each plan where the budget goes")
-	fs.StringVar(&resume, "resume", "", "go on with the run in `DIR`; no other flags are needed, but --model and --data if these have moved")
+	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if resume == "" {
-			if err := takeStructured(cmd, structured, &c.Tune.Method); err != nil {
+		if o.resume == "" {
+			if err := takeStructured(cmd, o.structured, &c.Tune.Method); err != nil {
 				return err
 			}
-			if err := idleFlags(cmd, c.Tune.Method); err != nil {
+			if err := checkMethod(cmd, c.Tune.Method); err != nil {
 				return err
 			}
 			takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train)
@@ -69,25 +49,23 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 				return err
 			}
 			c.Tune.Score.Seed = c.Tune.Train.Seed
-		} else if structured != "" {
-			return &run.OptionError{Err: fmt.Errorf("the method is in the run's folder; leave --structured out with --resume")}
 		} else {
-			if err := resumeRun(cmd, &c, nil, resume, &out); err != nil {
+			if err := resumeRun(cmd, c, nil, o.resume, &o.out); err != nil {
 				return err
 			}
 		}
-		task, err := a.openRun(ctx, &c, resume)
+		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {
 			return err
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
-		if err := budgetsFlag(c.Tune.Budgets).distinct(task.Model().Config.Size()); err != nil {
+		if err := distinctBudgets(c.Tune.Budgets, task.Model().Config.Size()); err != nil {
 			return err
 		}
 		if c.Tune.PaperProtocol && len(task.Data().Test) == 0 {
-			return &run.OptionError{Err: fmt.Errorf("--paper-protocol tests after every epoch, and data set %s has no test images; leave it out, or give a test split", task.Data().Name)}
+			return refuse("--paper-protocol tests after every epoch, and data set %s has no test images; leave it out, or give a test split", task.Data().Name)
 		}
 		f := append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()})
 		if len(task.Data().Val) == 0 {
@@ -100,18 +78,18 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 		fmt.Fprint(a.notes(), f)
 		p := a.reporter()
 		defer p.close()
-		if resume == "" {
-			if out, err = task.Create(ctx, out, &c, p.event); err != nil {
+		if o.resume == "" {
+			if o.out, err = task.Create(ctx, o.out, c, p.event); err != nil {
 				return err
 			}
 		}
-		fmt.Fprint(a.notes(), facts{{"run folder", out}})
-		a.resume = command("spt", "tune", "--resume", out)
+		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
+		a.resume = command("spt", "tune", "--resume", o.out)
 		var explained error
 		shown := map[int]bool{} // by budget: the chosen plan is made again
-		result, err := task.Tune(ctx, c.Tune, out, func(e progress.Event) {
+		result, err := task.Tune(ctx, c.Tune, o.out, func(e progress.Event) {
 			p.event(e)
-			if made, ok := e.Detail.(*plan.Plan); ok && explain && explained == nil && !shown[made.Budget] {
+			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {
 				shown[made.Budget] = true
 				explained = a.explain(made, task)
 			}
@@ -123,55 +101,9 @@ folder; --resume goes on with a run that was stopped, to the same bits.
 		if explained != nil {
 			return explained
 		}
-		return a.writeRun(task, c, out, result)
+		return a.writeRun(task, *c, o.out, result)
 	})
 	return cmd
-}
-
-// resumeRun replaces c, which the flags were read into, by the configuration of the run in dir. It
-// refuses flags that contradict it, except --model and --data, which say where the backbone and the
-// data are now. single is the target of the flags of train, nil for tune.
-func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
-	before := given(cmd)
-	_, loaded, err := run.Open(dir)
-	if err != nil {
-		return err
-	}
-	if path, ok := before["model"]; ok && path != loaded.Model.Path {
-		loaded.Model.Path, loaded.Model.Commit = path, ""
-	}
-	if path, ok := before["data"]; ok && path != loaded.Data.Path {
-		loaded.Data.Path = path
-	}
-	if tuned := loaded.Train == nil; tuned != (single == nil) {
-		verb := "train"
-		if tuned {
-			verb = "tune"
-		}
-		return &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
-	}
-	*c, *out = loaded, dir
-	if single != nil {
-		*single = *loaded.Train
-	}
-	return refuseContradictions(cmd, before, dir, "or begin a new run")
-}
-
-// openRun opens the task of a run: a new one, or the one in the folder resume.
-func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.Task, error) {
-	if resume == "" {
-		return a.openTask(ctx, c)
-	}
-	p := a.reporter()
-	defer p.close()
-	return spt.Resume(ctx, resume, c, p.event)
-}
-
-// openTask opens the data set, the backbone and the device that c describes.
-func (a *app) openTask(ctx context.Context, c *run.Config) (*spt.Task, error) {
-	p := a.reporter()
-	defer p.close()
-	return spt.Open(ctx, c, p.event)
 }
 
 func describeMethod(o run.TuneOptions) string {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
@@ -20,8 +19,7 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// tuned is a backbone that can classify: with a delta, or with the head of its
-// own checkpoint.
+// tuned holds a backbone that can classify: with a delta, or with the head of its checkpoint.
 type tuned struct {
 	model     *backbone.Model
 	delta     *delta.Delta // nil: the checkpoint's own head
@@ -32,11 +30,6 @@ type tuned struct {
 	transform dataset.Transform
 }
 
-// deltaFlag is the delta of eval, predict and merge.
-func deltaFlag(fs *pflag.FlagSet, dir *string) {
-	fs.StringVar(dir, "delta", "", "what was tuned: a `DIR` of 'spt tune' or 'spt train'; --model may then be left out if it has not moved")
-}
-
 // openTuned loads a delta and its backbone, or a checkpoint with a head.
 func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	var t *tuned
@@ -44,7 +37,7 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 	if dir == "" {
 		t, err = a.openWhole(ctx, cmd, c, images)
 	} else {
-		t, err = a.openDelta(ctx, cmd, dir, c)
+		t, err = a.openDelta(ctx, dir, c)
 	}
 	if err != nil {
 		return nil, err
@@ -53,7 +46,7 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 	return t, err
 }
 
-// openWhole loads a checkpoint with a head. Flags override what it says of images.
+// openWhole loads a checkpoint with a head. Flags override its options of images.
 func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	if c.Path == "" {
 		return nil, &run.OptionError{Err: errors.New("no classifier given: --delta DIR of a run, or --model FILE, a checkpoint with a head")}
@@ -88,12 +81,7 @@ func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConf
 	return t, nil
 }
 
-func (a *app) openDelta(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig) (*tuned, error) {
-	for _, name := range []string{"image-size", "num-heads", "layer-norm-eps", "mean", "std", "resize", "resize-to"} {
-		if cmd.Flags().Changed(name) {
-			return nil, &run.OptionError{Err: fmt.Errorf("the delta says how its backbone is loaded and its images are resized; leave --%s out", name)}
-		}
-	}
+func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tuned, error) {
 	d, err := delta.Load(dir)
 	if err != nil {
 		return nil, &run.InputError{Err: err}
@@ -106,7 +94,7 @@ func (a *app) openDelta(ctx context.Context, cmd *cobra.Command, dir string, c r
 		c.Path, c.Commit = t.run.Model.Path, t.run.Model.Commit
 	}
 	if c.Path == "" {
-		return nil, &run.OptionError{Option: "model", Err: fmt.Errorf("no backbone given for the delta in %s, which was tuned on %s: give that backbone", dir, d.Backbone)}
+		return nil, refuse("no backbone given for the delta in %s, which was tuned on %s: --model FILE", dir, d.Backbone)
 	}
 	p := a.reporter()
 	defer p.close()
@@ -114,8 +102,8 @@ func (a *app) openDelta(ctx context.Context, cmd *cobra.Command, dir string, c r
 	return t, err
 }
 
-// runOf is the configuration of the run whose delta this is; nil if the delta
-// was taken out of its run's folder.
+// runOf returns the configuration of the run of a delta, or nil if the delta does not lie in the
+// folder of its run.
 func runOf(dir string) (*run.Config, error) {
 	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
 		dir = filepath.Dir(dir)

@@ -14,7 +14,7 @@ import (
 func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version",
-		Long:    "Prints the version of spt, of the Go release that built it, and the backend on which it computes.",
+		Long:    "Prints the version of spt, the version of Go that built it, and the backend.",
 		Example: "  spt version --json",
 		Args:    cobra.NoArgs,
 		RunE: a.verb(func(context.Context, []string) error {

@@ -79,7 +79,7 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 		return nil, &OptionError{Option: "data", Err: errors.New("no data set given: give its folder")}
 	}
 	if c.ValFraction+c.TestFraction >= 1 {
-		return nil, &OptionError{Option: "val_fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
+		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
 	}
 	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages}
 	if c.Task != "" {

@@ -3,10 +3,10 @@ package run
 // OptionError reports an option, or several together, that cannot work. Another value helps; other
 // files do not.
 type OptionError struct {
-	// Option names the option in the words of config.json ("rank", "val_fraction"). It is empty
-	// where Err is about several options.
+	// Option is the name of the option in lower case with dashes, such as "rank" or "batch-size". It is
+	// empty if several options are the cause, or none by itself.
 	Option string
-	Err    error
+	Err    error // the cause
 }
 
 func (e *OptionError) Error() string { return e.Err.Error() }

@@ -56,14 +56,14 @@ func (f Folder) Candidate(name string) Folder { return Folder(f.Path(CandidatesF
 // a run, or it holds a file that the run would take for its own.
 func (f Folder) CheckNew() error {
 	if _, err := os.Stat(f.Path(ConfigFile)); err == nil {
-		return &OptionError{Option: "out", Err: fmt.Errorf("%s holds a run already; resume that run or choose another folder", f)}
+		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run already; resume that run or choose another folder", f)}
 	}
 	if stat, err := os.Stat(string(f)); err == nil && !stat.IsDir() {
-		return &OptionError{Option: "out", Err: fmt.Errorf("%s is a file, but a run needs a folder; choose another path", f)}
+		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s is a file, but a run needs a folder; choose another path", f)}
 	}
 	for _, name := range Files() {
 		if _, err := os.Stat(f.Path(name)); err == nil {
-			return &OptionError{Option: "out", Err: fmt.Errorf("%s holds %s, which a new run would take for its own file; choose another folder", f, name)}
+			return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds %s, which a new run would take for its own file; choose another folder", f, name)}
 		}
 	}
 	return nil

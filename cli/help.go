@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// helpWidth returns the number of columns of the terminal to which w writes, at most 100; 80 if w
+// is no terminal.
+func helpWidth(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 40 {
+			return min(columns, 100)
+		}
+	}
+	return 80
+}
+
+// help prints the help of a command: its description, usage, examples and flags.
+func (a *app) help(cmd *cobra.Command, _ []string) {
+	w := cmd.OutOrStdout()
+	width := helpWidth(w)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\nUsage:\n  %s\n", reflow(cmd.Long, width), cmd.UseLine())
+	if cmd.HasAvailableSubCommands() {
+		b.WriteString("\nCommands:\n")
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() || c.Name() == "help" {
+				entry(&b, "  "+c.Name(), c.Short, 14, width)
+			}
+		}
+	}
+	if cmd.Example != "" {
+		fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
+	}
+	a.flagHelp(&b, cmd, width)
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintf(&b, "\n'%s COMMAND --help' describes a command.\n", cmd.CommandPath())
+	}
+	_, _ = io.WriteString(w, b.String()) // there is nobody to tell that the help cannot be written
+}
+
+// flagHelp writes the flags of a command by groups: the common ones, or with --all every flag.
+func (a *app) flagHelp(b *strings.Builder, cmd *cobra.Command, width int) {
+	rows, hidden := flagsOf(cmd.Name()), 0
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { // cobra's own, such as those of completion
+		if !slices.ContainsFunc(rows, func(row flagRow) bool { return row.name == f.Name }) {
+			rows = append(rows, flagRow{name: f.Name, common: true, group: generalGroup, help: f.Usage})
+		}
+	})
+	column := 0
+	for _, f := range rows {
+		if f.common || a.showAll {
+			column = max(column, min(utf8.RuneCountInString(f.head()), 30)+2)
+		} else {
+			hidden++
+		}
+	}
+	var last group
+	for _, f := range rows {
+		if !f.common && !a.showAll {
+			continue
+		}
+		if f.group != last {
+			fmt.Fprintf(b, "\n%s:\n", f.group)
+			last = f.group
+		}
+		entry(b, f.head(), f.description(), column, width)
+	}
+	if hidden > 0 {
+		fmt.Fprintf(b, "\n'%s --help --all' prints %s.\n", cmd.CommandPath(), plural(hidden, "more flag"))
+	}
+}
+
+// head returns the flag as it is typed.
+func (f flagRow) head() string {
+	text := "      --" + f.name
+	if f.short != "" {
+		text = "  -" + f.short + ", --" + f.name
+	}
+	if f.kind != "" {
+		text += " " + f.kind
+	}
+	return text
+}
+
+// description returns the flag's help and default.
+func (f flagRow) description() string {
+	switch {
+	case f.auto != "":
+		return f.help + " (default " + f.auto + ")"
+	case f.def != nil:
+		return f.help + " (default " + textOf(f.def) + ")"
+	}
+	return f.help
+}
+
+// entry writes a name and, from a column on, its description.
+func entry(b *strings.Builder, name, description string, column, width int) {
+	indent := "\n" + strings.Repeat(" ", column)
+	if utf8.RuneCountInString(name) > column-2 {
+		b.WriteString(name + indent)
+	} else {
+		fmt.Fprintf(b, "%-*s", column, name)
+	}
+	b.WriteString(strings.ReplaceAll(wrap(description, width-column), "\n", indent) + "\n")
+}
+
+// reflow wraps the paragraphs of a text. Paragraphs with indented lines stay as they are.
+func reflow(text string, width int) string {
+	paragraphs := strings.Split(strings.TrimSpace(text), "\n\n")
+	for i, p := range paragraphs {
+		if !strings.Contains("\n"+p, "\n ") && !strings.Contains("\n"+p, "\n\t") {
+			paragraphs[i] = wrap(p, width)
+		}
+	}
+	return strings.Join(paragraphs, "\n\n")
+}
+
+// wrap breaks a text at words so that its lines have at most width columns.
+func wrap(text string, width int) string {
+	var b strings.Builder
+	column := 0
+	for _, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case column == 0:
+		case column+1+n > width:
+			b.WriteByte('\n')
+			column = 0
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
+}

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/run"
+)
+
+// openModel loads the backbone that c describes. It gets a new head for numClasses classes; 0 keeps
+// the head of the checkpoint.
+func (a *app) openModel(ctx context.Context, c run.ModelConfig, numClasses int) (*backbone.Model, *checkpoint.Report, error) {
+	p := a.reporter()
+	defer p.close()
+	return c.Open(ctx, numClasses, p.event)
+}
+
+// openDevice starts the device, and sets the fields of c that are empty to what was started.
+func (a *app) openDevice(c *run.ComputeConfig) (backend.Backend, error) {
+	p := a.reporter()
+	defer p.close()
+	return c.Open(p.event)
+}
+
+// canSkip reports whether --skip-bad-images would have helped. It does not for a resumed run, which
+// keeps its images.
+func canSkip(fs *pflag.FlagSet) bool {
+	skip := fs.Lookup("skip-bad-images")
+	return skip != nil && !skip.Changed && !fs.Changed("resume")
+}
+
+// resumeRun replaces c, which the flags were read into, by the configuration of the run in dir. It
+// refuses flags that contradict it, except --model and --data, which say where the backbone and the
+// data are now. single is the target of the flags of train, nil for tune.
+func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
+	before := given(cmd)
+	_, loaded, err := run.Open(dir)
+	if err != nil {
+		return err
+	}
+	if path, ok := before["model"]; ok && path != loaded.Model.Path {
+		loaded.Model.Path, loaded.Model.Commit = path, ""
+	}
+	if path, ok := before["data"]; ok && path != loaded.Data.Path {
+		loaded.Data.Path = path
+	}
+	if tuned := loaded.Train == nil; tuned != (single == nil) {
+		verb := "train"
+		if tuned {
+			verb = "tune"
+		}
+		return &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
+	}
+	*c, *out = loaded, dir
+	if single != nil {
+		*single = *loaded.Train
+	}
+	return refuseContradictions(cmd, before, dir, "or begin a new run")
+}
+
+// openRun opens the task of a run: a new one, or the one in the folder resume.
+func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.Task, error) {
+	if resume == "" {
+		return a.openTask(ctx, c)
+	}
+	p := a.reporter()
+	defer p.close()
+	return spt.Resume(ctx, resume, c, p.event)
+}
+
+// openTask opens the data set, the backbone and the device that c describes.
+func (a *app) openTask(ctx context.Context, c *run.Config) (*spt.Task, error) {
+	p := a.reporter()
+	defer p.close()
+	return spt.Open(ctx, c, p.event)
+}

@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/run"
+)
+
+// This file holds the types of flag values that pflag does not have. The text of a value sets a
+// flag to the same value again: a resumed run compares texts to find flags that contradict it.
+
+// bounds are the numbers that a flag takes. The zero value allows every number of at least 0.
+type bounds struct {
+	min   float64
+	above bool    // min itself is refused
+	below float64 // the first number that is too large; 0: there is no upper bound
+}
+
+var (
+	zeroOrMore = bounds{}
+	oneOrMore  = bounds{min: 1}
+	aboveZero  = bounds{above: true}
+	shares     = bounds{below: 1}
+)
+
+func (b bounds) hold(v float64) bool {
+	return !math.IsNaN(v) && !math.IsInf(v, 0) && v >= b.min && !(b.above && v == b.min) && (b.below == 0 || v < b.below)
+}
+
+func (b bounds) String() string {
+	switch {
+	case b.below > 0:
+		return fmt.Sprintf("from %g to below %g", b.min, b.below)
+	case b.above:
+		return fmt.Sprintf("above %g", b.min)
+	}
+	return fmt.Sprintf("of at least %g", b.min)
+}
+
+// numberValue is the value of a flag that takes a number within bounds.
+type numberValue[T int | uint64 | float64] struct {
+	to *T
+	bounds
+	// zeroIsNone stores -1 for zero: the library then takes none instead of its default.
+	zeroIsNone bool
+}
+
+func (n numberValue[T]) Type() string { return "number" }
+
+func (n numberValue[T]) String() string {
+	if v, ok := any(*n.to).(float64); ok && n.zeroIsNone && v < 0 {
+		return "0"
+	} else if ok {
+		return strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	return fmt.Sprint(*n.to)
+}
+
+func (n numberValue[T]) Set(text string) error {
+	var v T
+	var err error
+	kind := "whole"
+	switch p := any(&v).(type) {
+	case *int:
+		var i int64
+		i, err = strconv.ParseInt(text, 0, strconv.IntSize)
+		*p = int(i)
+	case *uint64:
+		*p, err = strconv.ParseUint(text, 0, 64)
+	case *float64:
+		kind = "finite"
+		*p, err = strconv.ParseFloat(text, 64)
+	}
+	if err != nil || !n.hold(float64(v)) {
+		return fmt.Errorf("expected a %s number %v", kind, n.bounds)
+	}
+	if v == 0 && n.zeroIsNone {
+		v--
+	}
+	*n.to = v
+	return nil
+}
+
+// choiceValue is the value of a flag that takes one of a few words.
+type choiceValue struct {
+	to    *string
+	words []string
+}
+
+func (c choiceValue) Type() string   { return "string" }
+func (c choiceValue) String() string { return *c.to }
+func (c choiceValue) Set(text string) error {
+	for _, word := range c.words {
+		if text == word {
+			*c.to = text
+			return nil
+		}
+	}
+	return fmt.Errorf("expected one of %s", strings.Join(c.words, ", "))
+}
+
+// pathValue is a path. It is stored as an absolute path, so that a run can be resumed from anywhere.
+type pathValue string
+
+func (p *pathValue) Type() string   { return "path" }
+func (p *pathValue) String() string { return string(*p) }
+func (p *pathValue) Set(text string) error {
+	if text == "" {
+		return fmt.Errorf("expected a path")
+	}
+	abs, err := filepath.Abs(text)
+	*p = pathValue(abs)
+	return err
+}
+
+// modelValue is the path of a checkpoint, a reference to the Hugging Face Hub, or the name of the
+// embedded backbone.
+type modelValue string
+
+func (m *modelValue) Type() string   { return "path" }
+func (m *modelValue) String() string { return string(*m) }
+func (m *modelValue) Set(text string) error {
+	switch {
+	case text == embedded.Name:
+		*m = embedded.Name
+	case hub.IsReference(text):
+		r, err := hub.Parse(text)
+		*m = modelValue(r.String())
+		return err
+	default:
+		return (*pathValue)(m).Set(text)
+	}
+	return nil
+}
+
+// budgetValue is a number of parameters, or a share of the backbone's. plan.ParseBudget reads it once
+// the backbone is known.
+type budgetValue string
+
+func (b *budgetValue) Type() string   { return "parameters" }
+func (b *budgetValue) String() string { return string(*b) }
+func (b *budgetValue) Set(text string) error {
+	if text = strings.TrimSpace(text); text == "" {
+		return fmt.Errorf("expected a number of parameters to tune, such as 0.4M, 400k or 0.5%%")
+	}
+	*b = budgetValue(text)
+	return nil
+}
+
+// budgetsValue is a list of budgets: divided by commas, given by several flags, or both.
+type budgetsValue []string
+
+func (b *budgetsValue) Type() string   { return "parameters" }
+func (b *budgetsValue) String() string { return strings.Join(*b, ",") }
+func (b *budgetsValue) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		var one budgetValue
+		if err := one.Set(part); err != nil {
+			return err
+		}
+		*b = append(*b, string(one))
+	}
+	return nil
+}
+
+// memoryValue is an amount of memory. The library takes 0 as its default, 1 GiB, and a negative number
+// as none.
+type memoryValue int64
+
+var byteUnits = []struct {
+	name string
+	size int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}, {"", 1}}
+
+func (b *memoryValue) Type() string { return "size" }
+func (b *memoryValue) String() string {
+	n := int64(*b)
+	switch {
+	case n < 0:
+		return "0"
+	case n == 0:
+		n = 1 << 30
+	}
+	for _, u := range byteUnits {
+		if n%u.size == 0 {
+			return fmt.Sprintf("%d%s", n/u.size, u.name)
+		}
+	}
+	return fmt.Sprint(n)
+}
+
+func (b *memoryValue) Set(text string) error {
+	for _, u := range byteUnits {
+		digits, ok := strings.CutSuffix(text, u.name)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(digits, 64)
+		n := v * float64(u.size)
+		if err != nil || !(n >= 0) || n > math.MaxInt64/2 {
+			break
+		}
+		if *b = memoryValue(n); *b == 0 {
+			*b = -1
+		}
+		return nil
+	}
+	return fmt.Errorf("expected an amount of memory, such as 1GiB, 512MiB or 0")
+}
+
+// channelsValue holds one number each for red, green and blue. It marks the preprocessing of the
+// images as given by the user.
+type channelsValue struct {
+	to     *[3]float32
+	source *string
+}
+
+func (c *channelsValue) Type() string { return "r,g,b" }
+func (c *channelsValue) String() string {
+	if *c.source != run.GivenPreprocessing {
+		return ""
+	}
+	return channels(*c.to)
+}
+
+func (c *channelsValue) Set(text string) error {
+	parts := strings.Split(text, ",")
+	if len(parts) != len(c.to) {
+		return fmt.Errorf("expected three numbers, such as 0.5,0.5,0.5")
+	}
+	for i, p := range parts {
+		v, err := strconv.ParseFloat(strings.TrimSpace(p), 32)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%q is not a number; expected three numbers, such as 0.5,0.5,0.5", p)
+		}
+		c.to[i] = float32(v)
+	}
+	*c.source = run.GivenPreprocessing
+	return nil
+}
