@@ -45,7 +45,7 @@ func Bandwidth(d time.Duration) float64 {
 			lo, hi := part*n/parts, (part+1)*n/parts
 			for ; lo < hi; lo += 4096 {
 				copy(c[lo:lo+4096], a[lo:lo+4096])
-				vector.Axpy(c[lo:lo+4096], 3, b[lo:lo+4096])
+				vector.Axpy(c[lo:lo+4096], b[lo:lo+4096], 3)
 			}
 		})
 	})

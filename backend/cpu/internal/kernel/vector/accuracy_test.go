@@ -67,13 +67,6 @@ func below(limit float32, err func(x, got float32, want float64) float64) func(x
 // cdf is Φ(x), the tail included.
 func cdf(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
 
-// tanhGate is the factor (1+tanh(u))/2 of GELU's tanh form, written without
-// its cancellation, and the derivative of 2u.
-func tanhGate(x float64) (gate, slope float64) {
-	c := 2 * math.Sqrt(2/math.Pi)
-	return 1 / (1 + math.Exp(-c*(x+0.044715*x*x*x))), c * (1 + 3*0.044715*x*x)
-}
-
 // derivative is the gradient f for an incoming gradient of 1.
 func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 	return func(dst, x []float32) {
@@ -87,39 +80,31 @@ func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 // that the functions state.
 func TestAccuracy(t *testing.T) {
 	geluExact := func(x float64) float64 { return x * cdf(x) }
+	// The formula x/2·(1+tanh(u)) without its cancellation.
 	geluTanhExact := func(x float64) float64 {
-		gate, _ := tanhGate(x)
-		return x * gate
+		return x / (1 + math.Exp(-2*math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)))
 	}
-	for _, test := range []struct {
+	type accuracy struct {
 		name     string
 		f        func(dst, x []float32)
 		exact    func(x float64) float64
 		err      func(x, got float32, want float64) float64
 		bound    float64 // of the assembly
 		portable float64
-	}{
-		{"Sqrt", Sqrt, math.Sqrt, ulps, 0.5, 0.5},
-		{"Reciprocal", Reciprocal, func(x float64) float64 { return 1 / x }, ulps, 0.5, 0.5},
-		{"Rsqrt", Rsqrt, func(x float64) float64 { return 1 / math.Sqrt(x) }, ulps, 1.5, 1.5},
-		{"Exp", Exp, math.Exp, ulps, 1, 1.25},
-		{"Log", Log, math.Log, ulps, 1, 1},
-		{"Tanh", Tanh, math.Tanh, ulps, 2.75, 2.75},
-		{"Erf", Erf, math.Erf, ulps, 2, 2.5},
-		{"Logistic", Logistic, func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }, ulps, 2.75, 2.75},
+	}
+	tests := []accuracy{
 		{"GELU from 0", GELU, geluExact, from(0, ulps), 4, 4},
 		{"GELU below 0", GELU, geluExact, below(0, normal), 7, 9},
 		{"GELUGrad", derivative(GELUGrad), func(x float64) float64 { return cdf(x) + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi) }, absolute, 2e-7, 2e-7},
 		{"GELUTanh from -1", GELUTanh, geluTanhExact, from(-1, ulps), 4, 4},
 		{"GELUTanh below -1", GELUTanh, geluTanhExact, below(-1, absolute), 1e-7, 1e-7},
-		{"GELUTanhGrad", derivative(GELUTanhGrad), func(x float64) float64 {
-			if x = min(max(x, -100), 100); x == -100 {
-				return 0 // x·s' has the form 0·Inf there
-			}
-			s, slope := tanhGate(x)
-			return s + x*s*(1-s)*slope
-		}, absolute, 3e-7, 3e-7},
-	} {
+	}
+	for op, u := range Unaries {
+		if u.ULP > 0 { // else TestElementwise compares bits
+			tests = append(tests, accuracy{op.String(), u.Slice, u.Exact, ulps, u.ULP, u.PortableULP})
+		}
+	}
+	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			const chunk = 1 << 14
 			x, got, want := make([]float32, 0, chunk), make([]float32, chunk), make([]float64, chunk)

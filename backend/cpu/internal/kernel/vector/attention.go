@@ -1,6 +1,10 @@
 package vector
 
-import "math"
+import (
+	"math"
+
+	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+)
 
 // Addend is a matrix that is added to scores: row i starts at Data[i·Step]. With
 // no Data nothing is added.
@@ -65,7 +69,7 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 			top[i] = max(top[i], row[j])
 		}
 		for j, v := range row {
-			row[j] = exp(v - top[i])
+			row[j] = scalar.Exp(v - top[i])
 			sum[i] += row[j]
 		}
 		for j := range row {
@@ -96,7 +100,7 @@ func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Adde
 	for i := range lse {
 		for j := range cols {
 			at := i*cols + j
-			p[at] = exp(scale*p[at] + a.at(i, j) + b.at(i, j) - lse[i])
+			p[at] = scalar.Exp(scale*p[at] + a.at(i, j) + b.at(i, j) - lse[i])
 			dp[at] = p[at] * (dp[at] - d[i])
 		}
 	}

@@ -6,33 +6,17 @@ import (
 	"testing"
 )
 
-// operation is an element-wise function on up to three inputs, a mask and two
-// scalars; exact is what it does to one element.
+// operation is an element-wise function of up to two inputs, a mask and two scalars. exact
+// computes one element.
 type operation struct {
 	name  string
-	run   func(dst, x, y, z []float32, m []bool, s, u float32)
-	exact func(x, y, z float32, m bool, s, u float32) float32 // nil: see TestAccuracy
-}
-
-func unary(name string, f func(dst, x []float32), exact func(x float32) float32) operation {
-	op := operation{name: name, run: func(dst, x, _, _ []float32, _ []bool, _, _ float32) { f(dst, x) }}
-	if exact != nil {
-		op.exact = func(x, _, _ float32, _ bool, _, _ float32) float32 { return exact(x) }
-	}
-	return op
-}
-
-func binary(name string, f func(dst, x, y []float32), exact func(x, y float32) float32) operation {
-	op := operation{name: name, run: func(dst, x, y, _ []float32, _ []bool, _, _ float32) { f(dst, x, y) }}
-	if exact != nil {
-		op.exact = func(x, y, _ float32, _ bool, _, _ float32) float32 { return exact(x, y) }
-	}
-	return op
+	run   func(dst, x, y []float32, m []bool, s, u float32)
+	exact func(x, y float32, m bool, s, u float32) float32 // nil: see TestAccuracy
 }
 
 func withScalar(name string, f func(dst, x []float32, s float32), exact func(x, s float32) float32) operation {
-	return operation{name, func(dst, x, _, _ []float32, _ []bool, s, _ float32) { f(dst, x, s) },
-		func(x, _, _ float32, _ bool, s, _ float32) float32 { return exact(x, s) }}
+	return operation{name, func(dst, x, _ []float32, _ []bool, s, _ float32) { f(dst, x, s) },
+		func(x, _ float32, _ bool, s, _ float32) float32 { return exact(x, s) }}
 }
 
 func one(b bool) float32 {
@@ -48,83 +32,57 @@ func ones(dst []float32, mask []bool) {
 	}
 }
 
-func comparison(name string, f func(dst []bool, x, y []float32), g func(dst []bool, x []float32, s float32), exact func(x, y float32) bool) []operation {
-	return []operation{
-		{name, func(dst, x, y, _ []float32, _ []bool, _, _ float32) {
-			b := make([]bool, len(dst))
-			f(b, x, y)
-			ones(dst, b)
-		}, func(x, y, _ float32, _ bool, _, _ float32) float32 { return one(exact(x, y)) }},
-		{name + "Scalar", func(dst, x, _, _ []float32, _ []bool, s, _ float32) {
-			b := make([]bool, len(dst))
-			g(b, x, s)
-			ones(dst, b)
-		}, func(x, _, _ float32, _ bool, s, _ float32) float32 { return one(exact(x, s)) }},
+// operations lists the rows of the table in package scalar and the other element-wise kernels.
+func operations() (ops []operation) {
+	for op, u := range Unaries {
+		o := operation{name: op.String(), run: func(dst, x, _ []float32, _ []bool, _, _ float32) { u.Slice(dst, x) }}
+		if u.ULP == 0 {
+			o.exact = func(x, _ float32, _ bool, _, _ float32) float32 { return u.Number(x) }
+		}
+		ops = append(ops, o)
 	}
-}
-
-func operations() []operation {
-	ops := []operation{
-		binary("Add", Add, func(x, y float32) float32 { return x + y }),
-		binary("Sub", Sub, func(x, y float32) float32 { return x - y }),
-		binary("Mul", Mul, func(x, y float32) float32 { return x * y }),
-		binary("Div", Div, func(x, y float32) float32 { return x / y }),
-		binary("Max", Max, func(x, y float32) float32 { return max(x, y) }),
-		binary("Min", Min, func(x, y float32) float32 { return min(x, y) }),
-		withScalar("AddScalar", AddScalar, func(x, s float32) float32 { return x + s }),
-		withScalar("MulScalar", MulScalar, func(x, s float32) float32 { return x * s }),
-		withScalar("DivScalar", DivScalar, func(x, s float32) float32 { return x / s }),
-		withScalar("MaxScalar", MaxScalar, func(x, s float32) float32 { return max(x, s) }),
-		withScalar("MinScalar", MinScalar, func(x, s float32) float32 { return min(x, s) }),
-		withScalar("SubFrom", func(dst, x []float32, s float32) { SubFrom(dst, s, x) }, func(x, s float32) float32 { return s - x }),
-		withScalar("DivFrom", func(dst, x []float32, s float32) { DivFrom(dst, s, x) }, func(x, s float32) float32 { return s / x }),
-		withScalar("Fill", func(dst, _ []float32, s float32) { Fill(dst, s) }, func(_, s float32) float32 { return s }),
-		{name: "MulAdd", run: func(dst, x, y, z []float32, _ []bool, _, _ float32) { MulAdd(dst, x, y, z) }},
-		{name: "Axpy", run: func(dst, x, y, _ []float32, _ []bool, s, _ float32) {
-			copy(dst, x)
-			Axpy(dst, s, y)
-		}},
-		unary("Neg", Neg, func(x float32) float32 { return -x }),
-		unary("Abs", Abs, func(x float32) float32 { return float32(math.Abs(float64(x))) }),
-		unary("Sign", Sign, func(x float32) float32 {
-			switch {
-			case x > 0:
-				return 1
-			case x < 0:
-				return -1
+	for op, b := range Binaries {
+		ops = append(ops,
+			operation{op.String(), func(dst, x, y []float32, _ []bool, _, _ float32) { b.Slices(dst, x, y) },
+				func(x, y float32, _ bool, _, _ float32) float32 { return b.Numbers(x, y) }},
+			withScalar(op.String()+" scalar", b.Scalar, b.Numbers),
+			withScalar(op.String()+" from", b.From, func(x, s float32) float32 { return b.Numbers(s, x) }))
+	}
+	for op, c := range Comparisons {
+		numbers := func(f func(dst []bool, x []float32, s float32)) func(dst, x []float32, s float32) {
+			return func(dst, x []float32, s float32) {
+				b := make([]bool, len(dst))
+				f(b, x, s)
+				ones(dst, b)
 			}
-			return x
-		}),
-		unary("Square", Square, func(x float32) float32 { return x * x }),
-		unary("Reciprocal", Reciprocal, func(x float32) float32 { return 1 / x }),
-		unary("Sqrt", Sqrt, func(x float32) float32 { return float32(math.Sqrt(float64(x))) }),
-		unary("Rsqrt", Rsqrt, nil),
-		unary("Exp", Exp, nil),
-		unary("Log", Log, nil),
-		unary("Tanh", Tanh, nil),
-		unary("Erf", Erf, nil),
-		unary("Logistic", Logistic, nil),
-		unary("GELU", GELU, nil),
-		unary("GELUTanh", GELUTanh, nil),
-		binary("GELUGrad", GELUGrad, nil),
-		binary("GELUTanhGrad", GELUTanhGrad, nil),
-		{name: "ExpSubScalar", run: func(dst, x, _, _ []float32, _ []bool, s, u float32) { ExpSubScalar(dst, x, s, u) }},
-		{"Where", func(dst, x, y, _ []float32, m []bool, _, _ float32) { Where(dst, m, x, y) },
-			func(x, y, _ float32, m bool, _, _ float32) float32 { return choose(m, x, y) }},
-		{"WhereElseScalar", func(dst, x, _, _ []float32, m []bool, s, _ float32) { WhereElseScalar(dst, m, x, s) },
-			func(x, _, _ float32, m bool, s, _ float32) float32 { return choose(m, x, s) }},
-		{"WhereThenScalar", func(dst, x, _, _ []float32, m []bool, s, _ float32) { WhereThenScalar(dst, m, s, x) },
-			func(x, _, _ float32, m bool, s, _ float32) float32 { return choose(m, s, x) }},
-		{"WhereScalars", func(dst, _, _, _ []float32, m []bool, s, u float32) { WhereScalars(dst, m, s, u) },
-			func(_, _, _ float32, m bool, s, u float32) float32 { return choose(m, s, u) }},
+		}
+		ops = append(ops,
+			operation{op.String(), func(dst, x, y []float32, _ []bool, _, _ float32) {
+				b := make([]bool, len(dst))
+				c.Slices(b, x, y)
+				ones(dst, b)
+			}, func(x, y float32, _ bool, _, _ float32) float32 { return one(c.Numbers(x, y)) }},
+			withScalar(op.String()+" scalar", numbers(c.Scalar), func(x, s float32) float32 { return one(c.Numbers(x, s)) }),
+			withScalar(op.String()+" from", numbers(c.From), func(x, s float32) float32 { return one(c.Numbers(s, x)) }))
 	}
-	ops = append(ops, comparison("Less", Less, LessScalar, func(x, y float32) bool { return x < y })...)
-	ops = append(ops, comparison("LessEqual", LessEqual, LessEqualScalar, func(x, y float32) bool { return x <= y })...)
-	ops = append(ops, comparison("Greater", Greater, GreaterScalar, func(x, y float32) bool { return x > y })...)
-	ops = append(ops, comparison("GreaterEqual", GreaterEqual, GreaterEqualScalar, func(x, y float32) bool { return x >= y })...)
-	ops = append(ops, comparison("Equal", Equal, EqualScalar, func(x, y float32) bool { return x == y })...)
-	ops = append(ops, comparison("NotEqual", NotEqual, NotEqualScalar, func(x, y float32) bool { return x != y })...)
-	return ops
+	return append(ops,
+		withScalar("Fill", func(dst, _ []float32, s float32) { Fill(dst, s) }, func(_, s float32) float32 { return s }),
+		operation{name: "Axpy", run: func(dst, x, y []float32, _ []bool, s, _ float32) {
+			copy(dst, x)
+			Axpy(dst, y, s)
+		}},
+		operation{name: "GELU", run: func(dst, x, _ []float32, _ []bool, _, _ float32) { GELU(dst, x) }},
+		operation{name: "GELUTanh", run: func(dst, x, _ []float32, _ []bool, _, _ float32) { GELUTanh(dst, x) }},
+		operation{name: "GELUGrad", run: func(dst, x, y []float32, _ []bool, _, _ float32) { GELUGrad(dst, x, y) }},
+		operation{name: "ExpSubScalar", run: func(dst, x, _ []float32, _ []bool, s, u float32) { ExpSubScalar(dst, x, s, u) }},
+		operation{"Where", func(dst, x, y []float32, m []bool, _, _ float32) { Where(dst, m, x, y) },
+			func(x, y float32, m bool, _, _ float32) float32 { return choose(m, x, y) }},
+		operation{"WhereElseScalar", func(dst, x, _ []float32, m []bool, s, _ float32) { WhereElseScalar(dst, m, x, s) },
+			func(x, _ float32, m bool, s, _ float32) float32 { return choose(m, x, s) }},
+		operation{"WhereThenScalar", func(dst, x, _ []float32, m []bool, s, _ float32) { WhereThenScalar(dst, m, x, s) },
+			func(x, _ float32, m bool, s, _ float32) float32 { return choose(m, s, x) }},
+		operation{"WhereScalars", func(dst, _, _ []float32, m []bool, s, u float32) { WhereScalars(dst, m, s, u) },
+			func(_, _ float32, m bool, s, u float32) float32 { return choose(m, s, u) }})
 }
 
 func choose(m bool, x, y float32) float32 {
@@ -182,52 +140,46 @@ func TestElementwise(t *testing.T) {
 		if op.exact == nil {
 			continue
 		}
-		check := func(x, y, z []float32, m []bool, s, u float32) {
+		check := func(x, y []float32, m []bool, s, u float32) {
 			t.Helper()
 			eachLevel(func() {
 				dst := guarded(t, len(x))
-				op.run(dst, x, y, z, m, s, u)
+				op.run(dst, x, y, m, s, u)
 				for i, got := range dst {
-					if want := op.exact(x[i], y[i], z[i], m[i], s, u); !same(got, want) {
+					if want := op.exact(x[i], y[i], m[i], s, u); !same(got, want) {
 						t.Fatalf("%s %s: element %d of %d (x %g, y %g, s %g): got %g, want %g", op.name, Level(), i, len(x), x[i], y[i], s, got, want)
 					}
 				}
 			})
 		}
 		for n := range 70 {
-			check(mixed(t, n, r), mixed(t, n, r), mixed(t, n, r), mixedMask(n, r), special[n%len(special)], float32(r.NormFloat64()))
+			check(mixed(t, n, r), mixed(t, n, r), mixedMask(n, r), special[n%len(special)], float32(r.NormFloat64()))
 		}
-		check(x, y, y, mixedMask(pairs, r), 1, 2)
+		check(x, y, mixedMask(pairs, r), 1, 2)
 	}
 }
 
-// TestMulAdd holds the rounding of a·b + c: once, or twice in Go.
-func TestMulAdd(t *testing.T) {
+// TestAxpy checks the rounding of s·a + dst: once in the assembly, once or twice in Go.
+func TestAxpy(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	a, b, c := make([]float32, 1000), make([]float32, 1000), make([]float32, 1000)
+	a, c := make([]float32, 1000), make([]float32, 1000)
 	for i := range a {
-		a[i], b[i], c[i] = r.Float32()-0.5, r.Float32()-0.5, r.Float32()-0.5
-	}
-	check := func(name string, got, a, b, c float32) {
-		exact := float64(a)*float64(b) + float64(c)
-		bound := 0.50001 * ulp(exact)
-		if level == portable {
-			bound += 0.5 * ulp(float64(a)*float64(b))
-		}
-		if e := math.Abs(float64(got) - exact); e > bound {
-			t.Fatalf("%s %s: %g·%g+%g: got %g, want %g", name, Level(), a, b, c, got, exact)
-		}
+		a[i], c[i] = r.Float32()-0.5, r.Float32()-0.5
 	}
 	eachLevel(func() {
-		dst := make([]float32, len(a))
-		MulAdd(dst, a, b, c)
-		for i, got := range dst {
-			check("MulAdd", got, a[i], b[i], c[i])
-		}
-		copy(dst, c)
-		Axpy(dst, a[0], b)
-		for i, got := range dst {
-			check("Axpy", got, a[0], b[i], c[i])
+		for _, s := range a[:10] {
+			dst := append([]float32(nil), c...)
+			Axpy(dst, a, s)
+			for i, got := range dst {
+				exact := float64(s)*float64(a[i]) + float64(c[i])
+				bound := 0.50001 * ulp(exact)
+				if level == portable {
+					bound += 0.5 * ulp(float64(s)*float64(a[i]))
+				}
+				if e := math.Abs(float64(got) - exact); e > bound {
+					t.Fatalf("%s: %g·%g+%g: got %g, want %g", Level(), s, a[i], c[i], got, exact)
+				}
+			}
 		}
 	})
 }
@@ -238,24 +190,24 @@ func TestMulAdd(t *testing.T) {
 func TestCut(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	const n = 1237
-	x, y, z, m := mixed(t, n, r), mixed(t, n, r), mixed(t, n, r), mixedMask(n, r)
+	x, y, m := mixed(t, n, r), mixed(t, n, r), mixedMask(n, r)
 	for _, op := range operations() {
 		const s, u = 1.25, 2.5
 		var first []float32 // of AVX2
 		eachLevel(func() {
 			whole := make([]float32, n)
-			op.run(whole, x, y, z, m, s, u)
+			op.run(whole, x, y, m, s, u)
 			if level != portable && first == nil {
 				first = whole
 			}
 			cut := make([]float32, n)
 			for from := 0; from < n; {
 				to := min(n, from+r.IntN(40))
-				op.run(cut[from:to], x[from:to], y[from:to], z[from:to], m[from:to], s, u)
+				op.run(cut[from:to], x[from:to], y[from:to], m[from:to], s, u)
 				from = to
 			}
 			inPlace := append([]float32(nil), x...)
-			op.run(inPlace, inPlace, y, z, m, s, u)
+			op.run(inPlace, inPlace, y, m, s, u)
 			for i, want := range whole {
 				if !same(cut[i], want) {
 					t.Fatalf("%s %s: element %d (x %g, y %g): %g in pieces, %g whole", op.name, Level(), i, x[i], y[i], cut[i], want)
@@ -278,12 +230,12 @@ func TestNoWriteBeyond(t *testing.T) {
 	for _, op := range operations() {
 		eachLevel(func() {
 			for n := range 40 {
-				x, y, z, m := mixed(t, 48, r), mixed(t, 48, r), mixed(t, 48, r), mixedMask(48, r)
+				x, y, m := mixed(t, 48, r), mixed(t, 48, r), mixedMask(48, r)
 				dst := make([]float32, 48)
 				for i := range dst {
 					dst[i] = 42
 				}
-				op.run(dst[:n], x, y, z, m, 1, 2)
+				op.run(dst[:n], x, y, m, 1, 2)
 				for i, v := range dst[n:] {
 					if v != 42 {
 						t.Fatalf("%s %s: length %d wrote element %d", op.name, Level(), n, n+i)
@@ -308,8 +260,6 @@ func TestAllocations(t *testing.T) {
 			SoftmaxRow(a[:], a[:], 1)
 			Philox(bits[:], [2]uint32{}, [4]uint32{})
 			Dropout(a[:], a[:], 2, 1<<31, [2]uint32{}, [4]uint32{})
-			DropoutMask(a[:], 2, 1<<31, [2]uint32{}, [4]uint32{})
-			UnitFromBits(a[:], bits[:])
 			Transpose(a[:], 8, b[:], 8, 8, 8)
 		})
 		if allocations != 0 {

@@ -5,8 +5,8 @@ import "math"
 // lanes is the number of partial results of a reduction.
 const lanes = 64
 
-// addLanes adds the lanes as a tree: first the four groups of 16, as
-// (0+1)+(2+3), then halves until one number is left.
+// addLanes adds the lanes as a tree: first the four groups of 16 as (0+1)+(2+3), then halves
+// until one number is left.
 func addLanes(lane *[lanes]float32) float32 {
 	for i := range 16 {
 		lane[i] = (lane[i] + lane[i+16]) + (lane[i+32] + lane[i+48])
@@ -19,8 +19,8 @@ func addLanes(lane *[lanes]float32) float32 {
 	return lane[0]
 }
 
-// Sum is the sum of a. Element i is added to lane i mod 64 in the order of i;
-// then the lanes are added as a tree. All versions give the same bits.
+// Sum returns the sum of a. Element i is added to lane i mod 64 in the order of i. Then the
+// lanes are added as a tree. All versions give the same bits.
 func Sum(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -35,8 +35,8 @@ func Sum(a []float32) float32 {
 	return addLanes(&lane)
 }
 
-// Dot is the sum of a[i]*b[i] over the elements of a, added as in [Sum]; b
-// must be as long. Each addition is rounded as in [MulAdd].
+// Dot returns the sum of a[i]·b[i] over the elements of a, added as in [Sum]. b must be as
+// long. The assembly rounds a[i]·b[i] + sum once. The portable version rounds once or twice.
 func Dot(a, b []float32) float32 {
 	b = b[:len(a)]
 	switch level {
@@ -52,27 +52,8 @@ func Dot(a, b []float32) float32 {
 	return addLanes(&lane)
 }
 
-// SumSquares is the sum of a[i]*a[i], added as in [Dot].
-func SumSquares(a []float32) float32 { return Dot(a, a) }
-
-// SumCentered2 is the sum of (x[i]-mean)*(x[i]-mean), added as in [Dot].
-func SumCentered2(x []float32, mean float32) float32 {
-	switch level {
-	case avx512:
-		return sumCentered2AVX512(x, mean)
-	case avx2:
-		return sumCentered2AVX2(x, mean)
-	}
-	var lane [lanes]float32
-	for i, v := range x {
-		lane[i%lanes] += (v - mean) * (v - mean)
-	}
-	return addLanes(&lane)
-}
-
-// MaxOf is the greatest element of a, -Inf if there is none, and NaN if any
-// element is NaN. Where it is zero and a holds zeros of both signs, the sign of
-// the result is not specified.
+// MaxOf returns the greatest element of a, -Inf if there is none, and NaN if an element is NaN.
+// If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MaxOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -87,9 +68,8 @@ func MaxOf(a []float32) float32 {
 	return m
 }
 
-// MinOf is the least element of a, +Inf if there is none, and NaN if any
-// element is NaN. Where it is zero and a holds zeros of both signs, the sign of
-// the result is not specified.
+// MinOf returns the least element of a, +Inf if there is none, and NaN if an element is NaN.
+// If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MinOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -104,31 +84,16 @@ func MinOf(a []float32) float32 {
 	return m
 }
 
-// AddRows adds the rows of a matrix to dst: dst[j] += the sum over i of
-// x[i*stride+j] for j < cols, row after row in the order of i.
+// AddRows adds the rows of a matrix to dst: for j < cols it adds x[i*stride+j] to dst[j], row
+// after row in the order of i.
 func AddRows(dst, x []float32, rows, cols, stride int) {
 	dst = dst[:cols]
 	i := 0
 	for ; i+4 <= rows; i += 4 {
 		at := i * stride
-		addRows4(dst, x[at:], x[at+stride:], x[at+2*stride:], x[at+3*stride:])
+		AddRows4(dst, x[at:], x[at+stride:], x[at+2*stride:], x[at+3*stride:])
 	}
 	for ; i < rows; i++ {
 		Add(dst, dst, x[i*stride:])
-	}
-}
-
-// addRows4 adds four rows to dst, one after the other.
-func addRows4(dst, a, b, c, d []float32) {
-	a, b, c, d = a[:len(dst)], b[:len(dst)], c[:len(dst)], d[:len(dst)]
-	switch level {
-	case avx512:
-		addRows4AVX512(dst, a, b, c, d)
-	case avx2:
-		addRows4AVX2(dst, a, b, c, d)
-	default:
-		for i := range dst {
-			dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i]
-		}
 	}
 }

@@ -20,24 +20,22 @@ func TestReductions(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for n := range 300 {
 		n += n / 200 * 1000
-		x, y, z := random(t, n, r), random(t, n, r), random(t, n, r)
+		x, y := random(t, n, r), random(t, n, r)
 		const mean = 0.75
-		type sums struct{ sum, dot, squares, centered, centeredDot, scaled float64 }
+		type sums struct{ sum, dot, centered, centeredDot float64 }
 		var want, size sums
 		add := func(want, size *float64, v float64) { *want += v; *size += math.Abs(v) }
 		for i := range x {
-			x, y, z := float64(x[i]), float64(y[i]), float64(z[i])
+			x, y := float64(x[i]), float64(y[i])
 			add(&want.sum, &size.sum, x)
 			add(&want.dot, &size.dot, x*y)
-			add(&want.squares, &size.squares, x*x)
 			add(&want.centered, &size.centered, (x-mean)*(x-mean))
 			add(&want.centeredDot, &size.centeredDot, x*(y-mean))
-			add(&want.scaled, &size.scaled, x*z*(y-mean))
 		}
 		var first []float32 // of AVX2
 		var sum float32     // of the portable version
 		eachLevel(func() {
-			all := []float32{Sum(x), Dot(x, y), SumSquares(x), SumCentered2(x, mean), centeredDot(x, y, mean), centeredDotScaled(x, y, z, mean)}
+			all := []float32{Sum(x), Dot(x, y), sumCentered2(x, mean), centeredDot(x, y, mean)}
 			check := func(name string, got float32, want, size float64) {
 				if e := math.Abs(float64(got) - want); e > 0x1p-24*float64(n/lanes+9)*size {
 					t.Errorf("%s %s of %d: got %g, want %g", Level(), name, n, got, want)
@@ -45,10 +43,8 @@ func TestReductions(t *testing.T) {
 			}
 			check("Sum", all[0], want.sum, size.sum)
 			check("Dot", all[1], want.dot, size.dot)
-			check("SumSquares", all[2], want.squares, size.squares)
-			check("SumCentered2", all[3], want.centered, size.centered)
-			check("centeredDot", all[4], want.centeredDot, size.centeredDot)
-			check("centeredDotScaled", all[5], want.scaled, size.scaled)
+			check("sumCentered2", all[2], want.centered, size.centered)
+			check("centeredDot", all[3], want.centeredDot, size.centeredDot)
 			switch {
 			case level == portable:
 				sum = all[0]
@@ -76,8 +72,8 @@ func TestReductionsSpread(t *testing.T) {
 			for i := range n {
 				x := guarded(t, n)
 				x[i] = inf
-				if s, d := Sum(x), SumSquares(x); s != inf || d != inf {
-					t.Errorf("%s: Inf at %d of %d: Sum %g, SumSquares %g", Level(), i, n, s, d)
+				if s, d := Sum(x), Dot(x, x); s != inf || d != inf {
+					t.Errorf("%s: Inf at %d of %d: Sum %g, Dot %g", Level(), i, n, s, d)
 				}
 				x[i] = nan
 				if s, d := Sum(x), Dot(x, x); s == s || d == d {
@@ -85,11 +81,11 @@ func TestReductionsSpread(t *testing.T) {
 				}
 			}
 		}
-		if got := SumCentered2([]float32{1, 2, 3}, inf); got != inf {
-			t.Errorf("%s: SumCentered2 with mean Inf = %g", Level(), got)
+		if got := sumCentered2([]float32{1, 2, 3}, inf); got != inf {
+			t.Errorf("%s: sumCentered2 with mean Inf = %g", Level(), got)
 		}
-		if got := SumCentered2([]float32{1, 2, 3}, 0x1p100); got != inf {
-			t.Errorf("%s: SumCentered2 with mean 2^100 = %g", Level(), got)
+		if got := sumCentered2([]float32{1, 2, 3}, 0x1p100); got != inf {
+			t.Errorf("%s: sumCentered2 with mean 2^100 = %g", Level(), got)
 		}
 	})
 }

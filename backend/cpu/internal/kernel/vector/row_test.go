@@ -109,7 +109,10 @@ func TestLayerNormRow(t *testing.T) {
 						t.Fatalf("%s: row of %d: element %d is %g, want %g", Level(), n, i, got, want[i])
 					}
 				}
-				LayerNormGradRow(dx, dy, x, gamma, mean, rstd)
+				if gamma != nil {
+					continue // the gradient is that of a layer norm without gamma
+				}
+				LayerNormGradRow(dx, dy, x, mean, rstd)
 				for i, got := range dx {
 					const h = 1e-5
 					loss := func(d float64) (sum float64) {

@@ -2,6 +2,912 @@
 
 package vector
 
+import (
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes/bfloat16"
+
+	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+)
+
+// Unaries holds the functions of one number that have a kernel.
+var Unaries = map[compute.OpType]Unary{
+	compute.OpTypeAbs:      {Abs, &scalar.Unaries[0]},
+	compute.OpTypeErf:      {Erf, &scalar.Unaries[1]},
+	compute.OpTypeExp:      {Exp, &scalar.Unaries[2]},
+	compute.OpTypeLog:      {Log, &scalar.Unaries[3]},
+	compute.OpTypeLogistic: {Logistic, &scalar.Unaries[4]},
+	compute.OpTypeNeg:      {Neg, &scalar.Unaries[5]},
+	compute.OpTypeRsqrt:    {Rsqrt, &scalar.Unaries[6]},
+	compute.OpTypeSqrt:     {Sqrt, &scalar.Unaries[7]},
+	compute.OpTypeTanh:     {Tanh, &scalar.Unaries[8]},
+}
+
+// Binaries holds the functions of two numbers that have kernels.
+var Binaries = map[compute.OpType]Binary{
+	compute.OpTypeAdd: {Add, AddScalar, AddScalar, scalar.Add},
+	compute.OpTypeDiv: {Div, DivScalar, DivFrom, scalar.Div},
+	compute.OpTypeMax: {Max, MaxScalar, MaxScalar, scalar.Max},
+	compute.OpTypeMin: {Min, MinScalar, MinScalar, scalar.Min},
+	compute.OpTypeMul: {Mul, MulScalar, MulScalar, scalar.Mul},
+	compute.OpTypeSub: {Sub, func(dst, a []float32, s float32) { AddScalar(dst, a, -s) }, SubFrom, scalar.Sub},
+}
+
+// Comparisons holds the comparisons, all of which have kernels.
+var Comparisons = map[compute.OpType]Comparison{
+	compute.OpTypeEqual:          {Equal, EqualScalar, EqualScalar, scalar.Equal},
+	compute.OpTypeGreaterThan:    {Greater, GreaterScalar, LessScalar, scalar.Greater},
+	compute.OpTypeGreaterOrEqual: {GreaterEqual, GreaterEqualScalar, LessEqualScalar, scalar.GreaterEqual},
+	compute.OpTypeLessThan:       {Less, LessScalar, GreaterScalar, scalar.Less},
+	compute.OpTypeLessOrEqual:    {LessEqual, LessEqualScalar, GreaterEqualScalar, scalar.LessEqual},
+	compute.OpTypeNotEqual:       {NotEqual, NotEqualScalar, NotEqualScalar, scalar.NotEqual},
+}
+
+// Add sets dst[i] = scalar.Add(a[i], b[i]).
+func Add(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		addAVX512(dst, a, b)
+		return
+	case avx2:
+		addAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Add(a[i], b[i])
+	}
+}
+
+// AddScalar sets dst[i] = scalar.Add(a[i], s).
+func AddScalar(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		addScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		addScalarAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Add(a[i], s)
+	}
+}
+
+// Div sets dst[i] = scalar.Div(a[i], b[i]).
+func Div(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		divAVX512(dst, a, b)
+		return
+	case avx2:
+		divAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Div(a[i], b[i])
+	}
+}
+
+// DivScalar sets dst[i] = scalar.Div(a[i], s).
+func DivScalar(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		divScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		divScalarAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Div(a[i], s)
+	}
+}
+
+// DivFrom sets dst[i] = scalar.Div(s, a[i]).
+func DivFrom(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		divFromAVX512(dst, a, s)
+		return
+	case avx2:
+		divFromAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Div(s, a[i])
+	}
+}
+
+// Max sets dst[i] = scalar.Max(a[i], b[i]).
+func Max(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		maxAVX512(dst, a, b)
+		return
+	case avx2:
+		maxAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Max(a[i], b[i])
+	}
+}
+
+// MaxScalar sets dst[i] = scalar.Max(a[i], s).
+func MaxScalar(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		maxScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		maxScalarAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Max(a[i], s)
+	}
+}
+
+// Min sets dst[i] = scalar.Min(a[i], b[i]).
+func Min(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		minAVX512(dst, a, b)
+		return
+	case avx2:
+		minAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Min(a[i], b[i])
+	}
+}
+
+// MinScalar sets dst[i] = scalar.Min(a[i], s).
+func MinScalar(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		minScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		minScalarAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Min(a[i], s)
+	}
+}
+
+// Mul sets dst[i] = scalar.Mul(a[i], b[i]).
+func Mul(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		mulAVX512(dst, a, b)
+		return
+	case avx2:
+		mulAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Mul(a[i], b[i])
+	}
+}
+
+// MulScalar sets dst[i] = scalar.Mul(a[i], s).
+func MulScalar(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		mulScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		mulScalarAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Mul(a[i], s)
+	}
+}
+
+// Sub sets dst[i] = scalar.Sub(a[i], b[i]).
+func Sub(dst []float32, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	switch level {
+	case avx512:
+		subAVX512(dst, a, b)
+		return
+	case avx2:
+		subAVX2(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Sub(a[i], b[i])
+	}
+}
+
+// SubFrom sets dst[i] = scalar.Sub(s, a[i]).
+func SubFrom(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		subFromAVX512(dst, a, s)
+		return
+	case avx2:
+		subFromAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Sub(s, a[i])
+	}
+}
+
+// Abs sets dst[i] = scalar.Abs(x[i]).
+func Abs(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		absAVX512(dst, x)
+		return
+	case avx2:
+		absAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Abs(x[i])
+	}
+}
+
+// Erf sets dst[i] = scalar.Erf(x[i]).
+func Erf(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		erfAVX512(dst, x)
+		return
+	case avx2:
+		erfAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Erf(x[i])
+	}
+}
+
+// Exp sets dst[i] = scalar.Exp(x[i]).
+func Exp(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		expAVX512(dst, x)
+		return
+	case avx2:
+		expAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Exp(x[i])
+	}
+}
+
+// Log sets dst[i] = scalar.Log(x[i]).
+func Log(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		logAVX512(dst, x)
+		return
+	case avx2:
+		logAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Log(x[i])
+	}
+}
+
+// Logistic sets dst[i] = scalar.Logistic(x[i]).
+func Logistic(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		logisticAVX512(dst, x)
+		return
+	case avx2:
+		logisticAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Logistic(x[i])
+	}
+}
+
+// Neg sets dst[i] = scalar.Neg(x[i]).
+func Neg(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		negAVX512(dst, x)
+		return
+	case avx2:
+		negAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Neg(x[i])
+	}
+}
+
+// Rsqrt sets dst[i] = scalar.Rsqrt(x[i]).
+func Rsqrt(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		rsqrtAVX512(dst, x)
+		return
+	case avx2:
+		rsqrtAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Rsqrt(x[i])
+	}
+}
+
+// Sqrt sets dst[i] = scalar.Sqrt(x[i]).
+func Sqrt(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		sqrtAVX512(dst, x)
+		return
+	case avx2:
+		sqrtAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Sqrt(x[i])
+	}
+}
+
+// Tanh sets dst[i] = scalar.Tanh(x[i]).
+func Tanh(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		tanhAVX512(dst, x)
+		return
+	case avx2:
+		tanhAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Tanh(x[i])
+	}
+}
+
+// Equal sets dst[i] = scalar.Equal(a[i], b[i]).
+func Equal(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		equalAVX512(dst, a, b)
+		return
+	case avx2:
+		equalAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Equal(a[i], b[i])
+	}
+}
+
+// EqualScalar sets dst[i] = scalar.Equal(a[i], s).
+func EqualScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		equalScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		equalScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Equal(a[i], s)
+	}
+}
+
+// Greater sets dst[i] = scalar.Greater(a[i], b[i]).
+func Greater(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		greaterAVX512(dst, a, b)
+		return
+	case avx2:
+		greaterAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Greater(a[i], b[i])
+	}
+}
+
+// GreaterScalar sets dst[i] = scalar.Greater(a[i], s).
+func GreaterScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		greaterScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		greaterScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Greater(a[i], s)
+	}
+}
+
+// GreaterEqual sets dst[i] = scalar.GreaterEqual(a[i], b[i]).
+func GreaterEqual(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		greaterEqualAVX512(dst, a, b)
+		return
+	case avx2:
+		greaterEqualAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.GreaterEqual(a[i], b[i])
+	}
+}
+
+// GreaterEqualScalar sets dst[i] = scalar.GreaterEqual(a[i], s).
+func GreaterEqualScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		greaterEqualScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		greaterEqualScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.GreaterEqual(a[i], s)
+	}
+}
+
+// Less sets dst[i] = scalar.Less(a[i], b[i]).
+func Less(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		lessAVX512(dst, a, b)
+		return
+	case avx2:
+		lessAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Less(a[i], b[i])
+	}
+}
+
+// LessScalar sets dst[i] = scalar.Less(a[i], s).
+func LessScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		lessScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		lessScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Less(a[i], s)
+	}
+}
+
+// LessEqual sets dst[i] = scalar.LessEqual(a[i], b[i]).
+func LessEqual(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		lessEqualAVX512(dst, a, b)
+		return
+	case avx2:
+		lessEqualAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.LessEqual(a[i], b[i])
+	}
+}
+
+// LessEqualScalar sets dst[i] = scalar.LessEqual(a[i], s).
+func LessEqualScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		lessEqualScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		lessEqualScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.LessEqual(a[i], s)
+	}
+}
+
+// NotEqual sets dst[i] = scalar.NotEqual(a[i], b[i]).
+func NotEqual(dst []bool, a []float32, b []float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		notEqualAVX512(dst, a, b)
+		return
+	case avx2:
+		notEqualAVX2(dst, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.NotEqual(a[i], b[i])
+	}
+}
+
+// NotEqualScalar sets dst[i] = scalar.NotEqual(a[i], s).
+func NotEqualScalar(dst []bool, a []float32, s float32) {
+	a = a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		notEqualScalarAVX512(dst, a, s)
+		return
+	case avx2:
+		notEqualScalarAVX2(dst, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.NotEqual(a[i], s)
+	}
+}
+
+// Axpy sets dst[i] = dst[i] + s*a[i].
+func Axpy(dst []float32, a []float32, s float32) {
+	a = a[:len(dst)]
+	switch level {
+	case avx512:
+		axpyAVX512(dst, a, s)
+		return
+	case avx2:
+		axpyAVX2(dst, a, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = dst[i] + s*a[i]
+	}
+}
+
+// Fill sets dst[i] = s.
+func Fill(dst []float32, s float32) {
+	switch level {
+	case avx512:
+		fillAVX512(dst, s)
+		return
+	case avx2:
+		fillAVX2(dst, s)
+		return
+	}
+	for i := range dst {
+		dst[i] = s
+	}
+}
+
+// ExpSubScalar sets dst[i] = scalar.Exp(scale*x[i] - shift).
+func ExpSubScalar(dst []float32, x []float32, scale float32, shift float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		expSubScalarAVX512(dst, x, scale, shift)
+		return
+	case avx2:
+		expSubScalarAVX2(dst, x, scale, shift)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.Exp(scale*x[i] - shift)
+	}
+}
+
+// GELU sets dst[i] = scalar.GELU(x[i]).
+func GELU(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		geluAVX512(dst, x)
+		return
+	case avx2:
+		geluAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.GELU(x[i])
+	}
+}
+
+// GELUTanh sets dst[i] = scalar.GELUTanh(x[i]).
+func GELUTanh(dst []float32, x []float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		geluTanhAVX512(dst, x)
+		return
+	case avx2:
+		geluTanhAVX2(dst, x)
+		return
+	}
+	for i := range dst {
+		dst[i] = scalar.GELUTanh(x[i])
+	}
+}
+
+// GELUGrad sets dst[i] = dy[i] * scalar.GELUDerivative(x[i]).
+func GELUGrad(dst []float32, x []float32, dy []float32) {
+	x, dy = x[:len(dst)], dy[:len(dst)]
+	switch level {
+	case avx512:
+		geluGradAVX512(dst, x, dy)
+		return
+	case avx2:
+		geluGradAVX2(dst, x, dy)
+		return
+	}
+	for i := range dst {
+		dst[i] = dy[i] * scalar.GELUDerivative(x[i])
+	}
+}
+
+// Where sets dst[i] = scalar.Choose(mask[i], a[i], b[i]).
+func Where(dst []float32, mask []bool, a []float32, b []float32) {
+	mask, a, b = mask[:len(dst)], a[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		whereAVX512(dst, mask, a, b)
+		return
+	case avx2:
+		whereAVX2(dst, mask, a, b)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Choose(mask[i], a[i], b[i])
+	}
+}
+
+// WhereElseScalar sets dst[i] = scalar.Choose(mask[i], a[i], s).
+func WhereElseScalar(dst []float32, mask []bool, a []float32, s float32) {
+	mask, a = mask[:len(dst)], a[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		whereElseScalarAVX512(dst, mask, a, s)
+		return
+	case avx2:
+		whereElseScalarAVX2(dst, mask, a, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Choose(mask[i], a[i], s)
+	}
+}
+
+// WhereThenScalar sets dst[i] = scalar.Choose(mask[i], s, b[i]).
+func WhereThenScalar(dst []float32, mask []bool, b []float32, s float32) {
+	mask, b = mask[:len(dst)], b[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		whereThenScalarAVX512(dst, mask, b, s)
+		return
+	case avx2:
+		whereThenScalarAVX2(dst, mask, b, s)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Choose(mask[i], s, b[i])
+	}
+}
+
+// WhereScalars sets dst[i] = scalar.Choose(mask[i], s, t).
+func WhereScalars(dst []float32, mask []bool, s float32, t float32) {
+	mask = mask[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		whereScalarsAVX512(dst, mask, s, t)
+		return
+	case avx2:
+		whereScalarsAVX2(dst, mask, s, t)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.Choose(mask[i], s, t)
+	}
+}
+
+// FromFloat16 sets dst[i] = scalar.FromFloat16(src[i]).
+func FromFloat16(dst []float32, src []uint16) {
+	src = src[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		fromFloat16AVX512(dst, src)
+		return
+	case avx2:
+		fromFloat16AVX2(dst, src)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = scalar.FromFloat16(src[i])
+	}
+}
+
+// FromBFloat16 sets dst[i] = bfloat16.FromBits(src[i]).Float32().
+func FromBFloat16(dst []float32, src []uint16) {
+	src = src[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		fromBFloat16AVX512(dst, src)
+		return
+	case avx2:
+		fromBFloat16AVX2(dst, src)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = bfloat16.FromBits(src[i]).Float32()
+	}
+}
+
+// FromUint8 sets dst[i] = float32(src[i]).
+func FromUint8(dst []float32, src []uint8) {
+	src = src[:len(dst)]
+	done := 0
+	switch level {
+	case avx512:
+		fromUint8AVX512(dst, src)
+		return
+	case avx2:
+		fromUint8AVX2(dst, src)
+		done = len(dst) &^ 7 // whole vectors only
+	}
+	for i := done; i < len(dst); i++ {
+		dst[i] = float32(src[i])
+	}
+}
+
+// FromInt32 sets dst[i] = float32(src[i]).
+func FromInt32(dst []float32, src []int32) {
+	src = src[:len(dst)]
+	switch level {
+	case avx512:
+		fromInt32AVX512(dst, src)
+		return
+	case avx2:
+		fromInt32AVX2(dst, src)
+		return
+	}
+	for i := range dst {
+		dst[i] = float32(src[i])
+	}
+}
+
+// FromUint32 sets dst[i] = float32(src[i]).
+func FromUint32(dst []float32, src []uint32) {
+	src = src[:len(dst)]
+	switch level {
+	case avx512:
+		fromUint32AVX512(dst, src)
+		return
+	case avx2:
+		fromUint32AVX2(dst, src)
+		return
+	}
+	for i := range dst {
+		dst[i] = float32(src[i])
+	}
+}
+
+// AddRows4 sets dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i].
+func AddRows4(dst []float32, a []float32, b []float32, c []float32, d []float32) {
+	a, b, c, d = a[:len(dst)], b[:len(dst)], c[:len(dst)], d[:len(dst)]
+	switch level {
+	case avx512:
+		addRows4AVX512(dst, a, b, c, d)
+		return
+	case avx2:
+		addRows4AVX2(dst, a, b, c, d)
+		return
+	}
+	for i := range dst {
+		dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i]
+	}
+}
+
+// Normalize sets dst[i] = (x[i] - mean) * rstd.
+func Normalize(dst []float32, x []float32, mean float32, rstd float32) {
+	x = x[:len(dst)]
+	switch level {
+	case avx512:
+		normalizeAVX512(dst, x, mean, rstd)
+		return
+	case avx2:
+		normalizeAVX2(dst, x, mean, rstd)
+		return
+	}
+	for i := range dst {
+		dst[i] = (x[i] - mean) * rstd
+	}
+}
+
+// NormalizeAffine sets dst[i] = (x[i]-mean)*rstd*gamma[i] + beta[i].
+func NormalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32) {
+	x, gamma, beta = x[:len(dst)], gamma[:len(dst)], beta[:len(dst)]
+	switch level {
+	case avx512:
+		normalizeAffineAVX512(dst, x, gamma, beta, mean, rstd)
+		return
+	case avx2:
+		normalizeAffineAVX2(dst, x, gamma, beta, mean, rstd)
+		return
+	}
+	for i := range dst {
+		dst[i] = (x[i]-mean)*rstd*gamma[i] + beta[i]
+	}
+}
+
+// NormGrad sets dst[i] = rstd * (dy[i] - a - b*((x[i]-mean)*rstd)).
+func NormGrad(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32) {
+	dy, x = dy[:len(dst)], x[:len(dst)]
+	switch level {
+	case avx512:
+		normGradAVX512(dst, dy, x, mean, rstd, a, b)
+		return
+	case avx2:
+		normGradAVX2(dst, dy, x, mean, rstd, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = rstd * (dy[i] - a - b*((x[i]-mean)*rstd))
+	}
+}
+
 //go:noescape
 func addAVX512(dst []float32, a []float32, b []float32)
 
@@ -25,6 +931,12 @@ func divScalarAVX512(dst []float32, a []float32, s float32)
 
 //go:noescape
 func divScalarAVX2(dst []float32, a []float32, s float32)
+
+//go:noescape
+func divFromAVX512(dst []float32, a []float32, s float32)
+
+//go:noescape
+func divFromAVX2(dst []float32, a []float32, s float32)
 
 //go:noescape
 func maxAVX512(dst []float32, a []float32, b []float32)
@@ -75,30 +987,6 @@ func subFromAVX512(dst []float32, a []float32, s float32)
 func subFromAVX2(dst []float32, a []float32, s float32)
 
 //go:noescape
-func divFromAVX512(dst []float32, a []float32, s float32)
-
-//go:noescape
-func divFromAVX2(dst []float32, a []float32, s float32)
-
-//go:noescape
-func mulAddAVX512(dst []float32, a []float32, b []float32, c []float32)
-
-//go:noescape
-func mulAddAVX2(dst []float32, a []float32, b []float32, c []float32)
-
-//go:noescape
-func axpyAVX512(dst []float32, a []float32, s float32)
-
-//go:noescape
-func axpyAVX2(dst []float32, a []float32, s float32)
-
-//go:noescape
-func fillAVX512(dst []float32, s float32)
-
-//go:noescape
-func fillAVX2(dst []float32, s float32)
-
-//go:noescape
 func absAVX512(dst []float32, x []float32)
 
 //go:noescape
@@ -115,18 +1003,6 @@ func expAVX512(dst []float32, x []float32)
 
 //go:noescape
 func expAVX2(dst []float32, x []float32)
-
-//go:noescape
-func geluAVX512(dst []float32, x []float32)
-
-//go:noescape
-func geluAVX2(dst []float32, x []float32)
-
-//go:noescape
-func geluTanhAVX512(dst []float32, x []float32)
-
-//go:noescape
-func geluTanhAVX2(dst []float32, x []float32)
 
 //go:noescape
 func logAVX512(dst []float32, x []float32)
@@ -147,22 +1023,10 @@ func negAVX512(dst []float32, x []float32)
 func negAVX2(dst []float32, x []float32)
 
 //go:noescape
-func reciprocalAVX512(dst []float32, x []float32)
-
-//go:noescape
-func reciprocalAVX2(dst []float32, x []float32)
-
-//go:noescape
 func rsqrtAVX512(dst []float32, x []float32)
 
 //go:noescape
 func rsqrtAVX2(dst []float32, x []float32)
-
-//go:noescape
-func signAVX512(dst []float32, x []float32)
-
-//go:noescape
-func signAVX2(dst []float32, x []float32)
 
 //go:noescape
 func sqrtAVX512(dst []float32, x []float32)
@@ -171,34 +1035,10 @@ func sqrtAVX512(dst []float32, x []float32)
 func sqrtAVX2(dst []float32, x []float32)
 
 //go:noescape
-func squareAVX512(dst []float32, x []float32)
-
-//go:noescape
-func squareAVX2(dst []float32, x []float32)
-
-//go:noescape
 func tanhAVX512(dst []float32, x []float32)
 
 //go:noescape
 func tanhAVX2(dst []float32, x []float32)
-
-//go:noescape
-func expSubScalarAVX512(dst []float32, x []float32, scale float32, shift float32)
-
-//go:noescape
-func expSubScalarAVX2(dst []float32, x []float32, scale float32, shift float32)
-
-//go:noescape
-func geluGradAVX512(dst []float32, x []float32, dy []float32)
-
-//go:noescape
-func geluGradAVX2(dst []float32, x []float32, dy []float32)
-
-//go:noescape
-func geluTanhGradAVX512(dst []float32, x []float32, dy []float32)
-
-//go:noescape
-func geluTanhGradAVX2(dst []float32, x []float32, dy []float32)
 
 //go:noescape
 func equalAVX512(dst []bool, a []float32, b []float32)
@@ -273,6 +1113,42 @@ func notEqualScalarAVX512(dst []bool, a []float32, s float32)
 func notEqualScalarAVX2(dst []bool, a []float32, s float32)
 
 //go:noescape
+func axpyAVX512(dst []float32, a []float32, s float32)
+
+//go:noescape
+func axpyAVX2(dst []float32, a []float32, s float32)
+
+//go:noescape
+func fillAVX512(dst []float32, s float32)
+
+//go:noescape
+func fillAVX2(dst []float32, s float32)
+
+//go:noescape
+func expSubScalarAVX512(dst []float32, x []float32, scale float32, shift float32)
+
+//go:noescape
+func expSubScalarAVX2(dst []float32, x []float32, scale float32, shift float32)
+
+//go:noescape
+func geluAVX512(dst []float32, x []float32)
+
+//go:noescape
+func geluAVX2(dst []float32, x []float32)
+
+//go:noescape
+func geluTanhAVX512(dst []float32, x []float32)
+
+//go:noescape
+func geluTanhAVX2(dst []float32, x []float32)
+
+//go:noescape
+func geluGradAVX512(dst []float32, x []float32, dy []float32)
+
+//go:noescape
+func geluGradAVX2(dst []float32, x []float32, dy []float32)
+
+//go:noescape
 func whereAVX512(dst []float32, mask []bool, a []float32, b []float32)
 
 //go:noescape
@@ -303,22 +1179,10 @@ func fromFloat16AVX512(dst []float32, src []uint16)
 func fromFloat16AVX2(dst []float32, src []uint16)
 
 //go:noescape
-func toFloat16AVX512(dst []uint16, src []float32)
-
-//go:noescape
-func toFloat16AVX2(dst []uint16, src []float32)
-
-//go:noescape
 func fromBFloat16AVX512(dst []float32, src []uint16)
 
 //go:noescape
 func fromBFloat16AVX2(dst []float32, src []uint16)
-
-//go:noescape
-func toBFloat16AVX512(dst []uint16, src []float32)
-
-//go:noescape
-func toBFloat16AVX2(dst []uint16, src []float32)
 
 //go:noescape
 func fromUint8AVX512(dst []float32, src []uint8)
@@ -337,12 +1201,6 @@ func fromUint32AVX512(dst []float32, src []uint32)
 
 //go:noescape
 func fromUint32AVX2(dst []float32, src []uint32)
-
-//go:noescape
-func unitFromBitsAVX512(dst []float32, bits []uint32)
-
-//go:noescape
-func unitFromBitsAVX2(dst []float32, bits []uint32)
 
 //go:noescape
 func sumAVX512(a []float32) float32
@@ -367,12 +1225,6 @@ func centeredDotAVX512(dy []float32, x []float32, mean float32) float32
 
 //go:noescape
 func centeredDotAVX2(dy []float32, x []float32, mean float32) float32
-
-//go:noescape
-func centeredDotScaledAVX512(dy []float32, x []float32, gamma []float32, mean float32) float32
-
-//go:noescape
-func centeredDotScaledAVX2(dy []float32, x []float32, gamma []float32, mean float32) float32
 
 //go:noescape
 func maxOfAVX512(a []float32) float32
@@ -411,12 +1263,6 @@ func normGradAVX512(dst []float32, dy []float32, x []float32, mean float32, rstd
 func normGradAVX2(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
 
 //go:noescape
-func normGradScaledAVX512(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-
-//go:noescape
-func normGradScaledAVX2(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-
-//go:noescape
 func philoxAVX512(dst []uint32, keys *[20]uint32, product uint64)
 
 //go:noescape
@@ -427,12 +1273,6 @@ func dropoutAVX512(dst []float32, x []float32, scale float32, threshold uint32, 
 
 //go:noescape
 func dropoutAVX2(dst []float32, x []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
-
-//go:noescape
-func dropoutMaskAVX512(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
-
-//go:noescape
-func dropoutMaskAVX2(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
 
 // transpose8 sets dst[j*ldd+i] = src[i*lds+j] for i < 8 and j < 8*blocks. It needs AVX.
 //

@@ -348,6 +348,74 @@ done:
 	VZEROUPPER
 	RET
 
+// func divFromAVX512(dst []float32, a []float32, s float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·divFromAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS (CX)(BX*4), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, (AX)(BX*4)
+	ADDQ    $0x10, BX
+	CMPQ    BX, SI
+	JLT     loop
+
+tail:
+	SUBQ      BX, DX
+	JZ        done
+	MOVQ      $-1, SI
+	BZHIQ     DX, SI, SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (CX)(BX*4), K1, Z1
+	VDIVPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divFromAVX2(dst []float32, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·divFromAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-8, SI
+	JZ           tail
+
+loop:
+	VMOVUPS (CX)(BX*4), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, (AX)(BX*4)
+	ADDQ    $0x08, BX
+	CMPQ    BX, SI
+	JLT     loop
+
+tail:
+	SUBQ         BX, DX
+	JZ           done
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lane<>+0(SB), Y1, Y1
+	VMASKMOVPS   (CX)(BX*4), Y1, Y2
+	VDIVPS       Y2, Y0, Y0
+	VMASKMOVPS   Y0, Y1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
 // func maxAVX512(dst []float32, a []float32, b []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·maxAVX512(SB), NOSPLIT, $0-72
@@ -988,282 +1056,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func divFromAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·divFromAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS (CX)(BX*4), Z1
-	VDIVPS  Z1, Z0, Z1
-	VMOVUPS Z1, (AX)(BX*4)
-	ADDQ    $0x10, BX
-	CMPQ    BX, SI
-	JLT     loop
-
-tail:
-	SUBQ      BX, DX
-	JZ        done
-	MOVQ      $-1, SI
-	BZHIQ     DX, SI, SI
-	KMOVW     SI, K1
-	VMOVUPS.Z (CX)(BX*4), K1, Z1
-	VDIVPS    Z1, Z0, Z0
-	VMOVUPS   Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func divFromAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·divFromAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-8, SI
-	JZ           tail
-
-loop:
-	VMOVUPS (CX)(BX*4), Y1
-	VDIVPS  Y1, Y0, Y1
-	VMOVUPS Y1, (AX)(BX*4)
-	ADDQ    $0x08, BX
-	CMPQ    BX, SI
-	JLT     loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X1
-	VPBROADCASTD X1, Y1
-	VPCMPGTD     lane<>+0(SB), Y1, Y1
-	VMASKMOVPS   (CX)(BX*4), Y1, Y2
-	VDIVPS       Y2, Y0, Y0
-	VMASKMOVPS   Y0, Y1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func mulAddAVX512(dst []float32, a []float32, b []float32, c []float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·mulAddAVX512(SB), NOSPLIT, $0-96
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ c_base+72(FP), BX
-	MOVQ dst_len+8(FP), SI
-	XORQ DI, DI
-	MOVQ SI, R8
-	ANDQ $-16, R8
-	JZ   tail
-
-loop:
-	VMOVUPS     (CX)(DI*4), Z0
-	VMOVUPS     (DX)(DI*4), Z1
-	VMOVUPS     (BX)(DI*4), Z2
-	VFMADD213PS Z2, Z1, Z0
-	VMOVUPS     Z0, (AX)(DI*4)
-	ADDQ        $0x10, DI
-	CMPQ        DI, R8
-	JLT         loop
-
-tail:
-	SUBQ        DI, SI
-	JZ          done
-	MOVQ        $-1, R8
-	BZHIQ       SI, R8, R8
-	KMOVW       R8, K1
-	VMOVUPS.Z   (CX)(DI*4), K1, Z0
-	VMOVUPS.Z   (DX)(DI*4), K1, Z1
-	VMOVUPS.Z   (BX)(DI*4), K1, Z2
-	VFMADD213PS Z2, Z1, Z0
-	VMOVUPS     Z0, K1, (AX)(DI*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func mulAddAVX2(dst []float32, a []float32, b []float32, c []float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mulAddAVX2(SB), NOSPLIT, $0-96
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ c_base+72(FP), BX
-	MOVQ dst_len+8(FP), SI
-	XORQ DI, DI
-	MOVQ SI, R8
-	ANDQ $-8, R8
-	JZ   tail
-
-loop:
-	VMOVUPS     (CX)(DI*4), Y0
-	VMOVUPS     (DX)(DI*4), Y1
-	VMOVUPS     (BX)(DI*4), Y2
-	VFMADD213PS Y2, Y1, Y0
-	VMOVUPS     Y0, (AX)(DI*4)
-	ADDQ        $0x08, DI
-	CMPQ        DI, R8
-	JLT         loop
-
-tail:
-	SUBQ         DI, SI
-	JZ           done
-	VMOVD        SI, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(DI*4), Y0, Y1
-	VMASKMOVPS   (DX)(DI*4), Y0, Y2
-	VMASKMOVPS   (BX)(DI*4), Y0, Y3
-	VFMADD213PS  Y3, Y2, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(DI*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func axpyAVX512(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·axpyAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS     (AX)(BX*4), Z1
-	VMOVUPS     (CX)(BX*4), Z2
-	VFMADD231PS Z0, Z2, Z1
-	VMOVUPS     Z1, (AX)(BX*4)
-	ADDQ        $0x10, BX
-	CMPQ        BX, SI
-	JLT         loop
-
-tail:
-	SUBQ        BX, DX
-	JZ          done
-	MOVQ        $-1, SI
-	BZHIQ       DX, SI, SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (AX)(BX*4), K1, Z1
-	VMOVUPS.Z   (CX)(BX*4), K1, Z2
-	VFMADD231PS Z0, Z2, Z1
-	VMOVUPS     Z1, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func axpyAVX2(dst []float32, a []float32, s float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·axpyAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-8, SI
-	JZ           tail
-
-loop:
-	VMOVUPS     (AX)(BX*4), Y1
-	VMOVUPS     (CX)(BX*4), Y2
-	VFMADD231PS Y0, Y2, Y1
-	VMOVUPS     Y1, (AX)(BX*4)
-	ADDQ        $0x08, BX
-	CMPQ        BX, SI
-	JLT         loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X1
-	VPBROADCASTD X1, Y1
-	VPCMPGTD     lane<>+0(SB), Y1, Y1
-	VMASKMOVPS   (AX)(BX*4), Y1, Y2
-	VMASKMOVPS   (CX)(BX*4), Y1, Y3
-	VFMADD231PS  Y0, Y3, Y2
-	VMASKMOVPS   Y2, Y1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func fillAVX512(dst []float32, s float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·fillAVX512(SB), NOSPLIT, $0-28
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dst_len+8(FP), CX
-	VBROADCASTSS s+24(FP), Z0
-	XORQ         DX, DX
-	MOVQ         CX, BX
-	ANDQ         $-16, BX
-	JZ           tail
-
-loop:
-	VMOVUPS Z0, (AX)(DX*4)
-	ADDQ    $0x10, DX
-	CMPQ    DX, BX
-	JLT     loop
-
-tail:
-	SUBQ    DX, CX
-	JZ      done
-	MOVQ    $-1, BX
-	BZHIQ   CX, BX, BX
-	KMOVW   BX, K1
-	VMOVUPS Z0, K1, (AX)(DX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func fillAVX2(dst []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·fillAVX2(SB), NOSPLIT, $0-28
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dst_len+8(FP), CX
-	VBROADCASTSS s+24(FP), Y0
-	XORQ         DX, DX
-	MOVQ         CX, BX
-	ANDQ         $-8, BX
-	JZ           tail
-
-loop:
-	VMOVUPS Y0, (AX)(DX*4)
-	ADDQ    $0x08, DX
-	CMPQ    DX, BX
-	JLT     loop
-
-tail:
-	SUBQ         DX, CX
-	JZ           done
-	VMOVD        CX, X1
-	VPBROADCASTD X1, Y1
-	VPCMPGTD     lane<>+0(SB), Y1, Y1
-	VMASKMOVPS   Y0, Y1, (AX)(DX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func absAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·absAVX512(SB), NOSPLIT, $0-48
@@ -1676,410 +1468,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func geluAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·geluAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS           (CX)(BX*4), Z0
-	VANDPS.BCST       constants<>+0(SB), Z0, Z1
-	VBROADCASTSS      constants<>+800(SB), Z2
-	VMINPS            Z1, Z2, Z2
-	VBROADCASTSS      constants<>+832(SB), Z1
-	VFMADD213PS.BCST  constants<>+864(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+896(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+928(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+960(SB), Z2, Z1
-	VBROADCASTSS      constants<>+992(SB), Z5
-	VFMADD213PS.BCST  constants<>+1024(SB), Z2, Z5
-	VFMADD213PS.BCST  constants<>+1056(SB), Z2, Z5
-	VFMADD213PS.BCST  constants<>+1088(SB), Z2, Z5
-	VFMADD213PS.BCST  constants<>+1120(SB), Z2, Z5
-	VFMADD213PS.BCST  constants<>+1152(SB), Z2, Z5
-	VDIVPS            Z5, Z1, Z1
-	VMULPS.BCST       constants<>+1184(SB), Z2, Z5
-	VMULPS            Z2, Z5, Z6
-	VMULPS.BCST       constants<>+416(SB), Z6, Z6
-	VRNDSCALEPS       $0x08, Z6, Z6
-	VMULPS.BCST       constants<>+448(SB), Z6, Z7
-	VFMSUB231PS       Z2, Z5, Z7
-	VFNMADD231PS.BCST constants<>+480(SB), Z6, Z7
-	VBROADCASTSS      constants<>+544(SB), Z2
-	VFMADD213PS.BCST  constants<>+576(SB), Z7, Z2
-	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z2
-	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z2
-	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z2
-	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
-	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
-	VSCALEFPS         Z6, Z2, Z2
-	VMULPS            Z1, Z2, Z1
-	VPMOVD2M          Z0, K1
-	VBROADCASTSS      constants<>+512(SB), Z2
-	VSUBPS            Z1, Z2, Z2
-	VBLENDMPS         Z1, Z2, K1, Z3
-	VMULPS            Z3, Z0, Z0
-	VMOVUPS           Z0, (AX)(BX*4)
-	ADDQ              $0x10, BX
-	CMPQ              BX, SI
-	JLT               loop
-
-tail:
-	SUBQ              BX, DX
-	JZ                done
-	MOVQ              $-1, SI
-	BZHIQ             DX, SI, SI
-	KMOVW             SI, K1
-	VMOVUPS.Z         (CX)(BX*4), K1, Z0
-	VANDPS.BCST       constants<>+0(SB), Z0, Z1
-	VBROADCASTSS      constants<>+800(SB), Z2
-	VMINPS            Z1, Z2, Z2
-	VBROADCASTSS      constants<>+832(SB), Z1
-	VFMADD213PS.BCST  constants<>+864(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+896(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+928(SB), Z2, Z1
-	VFMADD213PS.BCST  constants<>+960(SB), Z2, Z1
-	VBROADCASTSS      constants<>+992(SB), Z3
-	VFMADD213PS.BCST  constants<>+1024(SB), Z2, Z3
-	VFMADD213PS.BCST  constants<>+1056(SB), Z2, Z3
-	VFMADD213PS.BCST  constants<>+1088(SB), Z2, Z3
-	VFMADD213PS.BCST  constants<>+1120(SB), Z2, Z3
-	VFMADD213PS.BCST  constants<>+1152(SB), Z2, Z3
-	VDIVPS            Z3, Z1, Z1
-	VMULPS.BCST       constants<>+1184(SB), Z2, Z3
-	VMULPS            Z2, Z3, Z5
-	VMULPS.BCST       constants<>+416(SB), Z5, Z5
-	VRNDSCALEPS       $0x08, Z5, Z5
-	VMULPS.BCST       constants<>+448(SB), Z5, Z6
-	VFMSUB231PS       Z2, Z3, Z6
-	VFNMADD231PS.BCST constants<>+480(SB), Z5, Z6
-	VBROADCASTSS      constants<>+544(SB), Z2
-	VFMADD213PS.BCST  constants<>+576(SB), Z6, Z2
-	VFMADD213PS.BCST  constants<>+608(SB), Z6, Z2
-	VFMADD213PS.BCST  constants<>+640(SB), Z6, Z2
-	VFMADD213PS.BCST  constants<>+672(SB), Z6, Z2
-	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
-	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
-	VSCALEFPS         Z5, Z2, Z2
-	VMULPS            Z1, Z2, Z1
-	VPMOVD2M          Z0, K2
-	VBROADCASTSS      constants<>+512(SB), Z2
-	VSUBPS            Z1, Z2, Z2
-	VBLENDMPS         Z1, Z2, K2, Z4
-	VMULPS            Z4, Z0, Z0
-	VMOVUPS           Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func geluAVX2(dst []float32, x []float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·geluAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y0
-	VANDPS       constants<>+0(SB), Y0, Y1
-	VBROADCASTSS constants<>+800(SB), Y2
-	VMINPS       Y1, Y2, Y2
-	VBROADCASTSS constants<>+832(SB), Y1
-	VFMADD213PS  constants<>+864(SB), Y2, Y1
-	VFMADD213PS  constants<>+896(SB), Y2, Y1
-	VFMADD213PS  constants<>+928(SB), Y2, Y1
-	VFMADD213PS  constants<>+960(SB), Y2, Y1
-	VBROADCASTSS constants<>+992(SB), Y3
-	VFMADD213PS  constants<>+1024(SB), Y2, Y3
-	VFMADD213PS  constants<>+1056(SB), Y2, Y3
-	VFMADD213PS  constants<>+1088(SB), Y2, Y3
-	VFMADD213PS  constants<>+1120(SB), Y2, Y3
-	VFMADD213PS  constants<>+1152(SB), Y2, Y3
-	VDIVPS       Y3, Y1, Y1
-	VMULPS       constants<>+1184(SB), Y2, Y3
-	VMULPS       Y2, Y3, Y4
-	VMULPS       constants<>+416(SB), Y4, Y4
-	VROUNDPS     $0x08, Y4, Y4
-	VMULPS       constants<>+448(SB), Y4, Y5
-	VFMSUB231PS  Y2, Y3, Y5
-	VFNMADD231PS constants<>+480(SB), Y4, Y5
-	VBROADCASTSS constants<>+544(SB), Y2
-	VFMADD213PS  constants<>+576(SB), Y5, Y2
-	VFMADD213PS  constants<>+608(SB), Y5, Y2
-	VFMADD213PS  constants<>+640(SB), Y5, Y2
-	VFMADD213PS  constants<>+672(SB), Y5, Y2
-	VFMADD213PS  constants<>+512(SB), Y5, Y2
-	VFMADD213PS  constants<>+512(SB), Y5, Y2
-	VCVTPS2DQ    Y4, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPADDD       constants<>+704(SB), Y4, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y2, Y2
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       constants<>+704(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y3, Y2, Y2
-	VMULPS       Y1, Y2, Y1
-	VBROADCASTSS constants<>+512(SB), Y2
-	VSUBPS       Y1, Y2, Y2
-	VBLENDVPS    Y0, Y1, Y2, Y1
-	VMULPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (AX)(BX*4)
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JLT          loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VANDPS       constants<>+0(SB), Y1, Y2
-	VBROADCASTSS constants<>+800(SB), Y3
-	VMINPS       Y2, Y3, Y3
-	VBROADCASTSS constants<>+832(SB), Y2
-	VFMADD213PS  constants<>+864(SB), Y3, Y2
-	VFMADD213PS  constants<>+896(SB), Y3, Y2
-	VFMADD213PS  constants<>+928(SB), Y3, Y2
-	VFMADD213PS  constants<>+960(SB), Y3, Y2
-	VBROADCASTSS constants<>+992(SB), Y4
-	VFMADD213PS  constants<>+1024(SB), Y3, Y4
-	VFMADD213PS  constants<>+1056(SB), Y3, Y4
-	VFMADD213PS  constants<>+1088(SB), Y3, Y4
-	VFMADD213PS  constants<>+1120(SB), Y3, Y4
-	VFMADD213PS  constants<>+1152(SB), Y3, Y4
-	VDIVPS       Y4, Y2, Y2
-	VMULPS       constants<>+1184(SB), Y3, Y4
-	VMULPS       Y3, Y4, Y5
-	VMULPS       constants<>+416(SB), Y5, Y5
-	VROUNDPS     $0x08, Y5, Y5
-	VMULPS       constants<>+448(SB), Y5, Y6
-	VFMSUB231PS  Y3, Y4, Y6
-	VFNMADD231PS constants<>+480(SB), Y5, Y6
-	VBROADCASTSS constants<>+544(SB), Y3
-	VFMADD213PS  constants<>+576(SB), Y6, Y3
-	VFMADD213PS  constants<>+608(SB), Y6, Y3
-	VFMADD213PS  constants<>+640(SB), Y6, Y3
-	VFMADD213PS  constants<>+672(SB), Y6, Y3
-	VFMADD213PS  constants<>+512(SB), Y6, Y3
-	VFMADD213PS  constants<>+512(SB), Y6, Y3
-	VCVTPS2DQ    Y5, Y4
-	VPSRAD       $0x01, Y4, Y5
-	VPADDD       constants<>+704(SB), Y5, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y3, Y3
-	VPSUBD       Y5, Y4, Y4
-	VPADDD       constants<>+704(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y3, Y3
-	VMULPS       Y2, Y3, Y2
-	VBROADCASTSS constants<>+512(SB), Y3
-	VSUBPS       Y2, Y3, Y3
-	VBLENDVPS    Y1, Y2, Y3, Y2
-	VMULPS       Y2, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func geluTanhAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS           (CX)(BX*4), Z0
-	VMULPS            Z0, Z0, Z1
-	VBROADCASTSS      constants<>+1216(SB), Z2
-	VFMADD213PS.BCST  constants<>+1248(SB), Z1, Z2
-	VMULPS            Z2, Z0, Z1
-	VORPS.BCST        constants<>+384(SB), Z1, Z2
-	VBROADCASTSS      constants<>+768(SB), Z5
-	VMAXPS            Z2, Z5, Z5
-	VMULPS.BCST       constants<>+416(SB), Z5, Z2
-	VRNDSCALEPS       $0x08, Z2, Z2
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST constants<>+448(SB), Z2, Z5
-	VFNMADD231PS.BCST constants<>+480(SB), Z2, Z5
-	VBROADCASTSS      constants<>+544(SB), Z6
-	VFMADD213PS.BCST  constants<>+576(SB), Z5, Z6
-	VFMADD213PS.BCST  constants<>+608(SB), Z5, Z6
-	VFMADD213PS.BCST  constants<>+640(SB), Z5, Z6
-	VFMADD213PS.BCST  constants<>+672(SB), Z5, Z6
-	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
-	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
-	VSCALEFPS         Z2, Z6, Z2
-	VBROADCASTSS      constants<>+512(SB), Z5
-	VADDPS.BCST       constants<>+512(SB), Z2, Z6
-	VDIVPS            Z6, Z5, Z5
-	VMULPS            Z5, Z2, Z2
-	VPMOVD2M          Z1, K1
-	VBLENDMPS         Z2, Z5, K1, Z3
-	VMULPS            Z3, Z0, Z0
-	VMOVUPS           Z0, (AX)(BX*4)
-	ADDQ              $0x10, BX
-	CMPQ              BX, SI
-	JLT               loop
-
-tail:
-	SUBQ              BX, DX
-	JZ                done
-	MOVQ              $-1, SI
-	BZHIQ             DX, SI, SI
-	KMOVW             SI, K1
-	VMOVUPS.Z         (CX)(BX*4), K1, Z0
-	VMULPS            Z0, Z0, Z1
-	VBROADCASTSS      constants<>+1216(SB), Z2
-	VFMADD213PS.BCST  constants<>+1248(SB), Z1, Z2
-	VMULPS            Z2, Z0, Z1
-	VORPS.BCST        constants<>+384(SB), Z1, Z2
-	VBROADCASTSS      constants<>+768(SB), Z3
-	VMAXPS            Z2, Z3, Z3
-	VMULPS.BCST       constants<>+416(SB), Z3, Z2
-	VRNDSCALEPS       $0x08, Z2, Z2
-	VMOVAPS           Z3, Z3
-	VFNMADD231PS.BCST constants<>+448(SB), Z2, Z3
-	VFNMADD231PS.BCST constants<>+480(SB), Z2, Z3
-	VBROADCASTSS      constants<>+544(SB), Z5
-	VFMADD213PS.BCST  constants<>+576(SB), Z3, Z5
-	VFMADD213PS.BCST  constants<>+608(SB), Z3, Z5
-	VFMADD213PS.BCST  constants<>+640(SB), Z3, Z5
-	VFMADD213PS.BCST  constants<>+672(SB), Z3, Z5
-	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
-	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
-	VSCALEFPS         Z2, Z5, Z2
-	VBROADCASTSS      constants<>+512(SB), Z3
-	VADDPS.BCST       constants<>+512(SB), Z2, Z5
-	VDIVPS            Z5, Z3, Z3
-	VMULPS            Z3, Z2, Z2
-	VPMOVD2M          Z1, K2
-	VBLENDMPS         Z2, Z3, K2, Z4
-	VMULPS            Z4, Z0, Z0
-	VMOVUPS           Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func geluTanhAVX2(dst []float32, x []float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y0
-	VMULPS       Y0, Y0, Y1
-	VBROADCASTSS constants<>+1216(SB), Y2
-	VFMADD213PS  constants<>+1248(SB), Y1, Y2
-	VMULPS       Y2, Y0, Y1
-	VORPS        constants<>+384(SB), Y1, Y2
-	VBROADCASTSS constants<>+768(SB), Y3
-	VMAXPS       Y2, Y3, Y3
-	VMULPS       constants<>+416(SB), Y3, Y2
-	VROUNDPS     $0x08, Y2, Y2
-	VMOVAPS      Y3, Y3
-	VFNMADD231PS constants<>+448(SB), Y2, Y3
-	VFNMADD231PS constants<>+480(SB), Y2, Y3
-	VBROADCASTSS constants<>+544(SB), Y4
-	VFMADD213PS  constants<>+576(SB), Y3, Y4
-	VFMADD213PS  constants<>+608(SB), Y3, Y4
-	VFMADD213PS  constants<>+640(SB), Y3, Y4
-	VFMADD213PS  constants<>+672(SB), Y3, Y4
-	VFMADD213PS  constants<>+512(SB), Y3, Y4
-	VFMADD213PS  constants<>+512(SB), Y3, Y4
-	VCVTPS2DQ    Y2, Y2
-	VPSRAD       $0x01, Y2, Y3
-	VPADDD       constants<>+704(SB), Y3, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y4, Y4
-	VPSUBD       Y3, Y2, Y2
-	VPADDD       constants<>+704(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y4, Y2
-	VBROADCASTSS constants<>+512(SB), Y3
-	VADDPS       constants<>+512(SB), Y2, Y4
-	VDIVPS       Y4, Y3, Y3
-	VMULPS       Y3, Y2, Y2
-	VBLENDVPS    Y1, Y2, Y3, Y1
-	VMULPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (AX)(BX*4)
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JLT          loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VMULPS       Y1, Y1, Y2
-	VBROADCASTSS constants<>+1216(SB), Y3
-	VFMADD213PS  constants<>+1248(SB), Y2, Y3
-	VMULPS       Y3, Y1, Y2
-	VORPS        constants<>+384(SB), Y2, Y3
-	VBROADCASTSS constants<>+768(SB), Y4
-	VMAXPS       Y3, Y4, Y4
-	VMULPS       constants<>+416(SB), Y4, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y4, Y4
-	VFNMADD231PS constants<>+448(SB), Y3, Y4
-	VFNMADD231PS constants<>+480(SB), Y3, Y4
-	VBROADCASTSS constants<>+544(SB), Y5
-	VFMADD213PS  constants<>+576(SB), Y4, Y5
-	VFMADD213PS  constants<>+608(SB), Y4, Y5
-	VFMADD213PS  constants<>+640(SB), Y4, Y5
-	VFMADD213PS  constants<>+672(SB), Y4, Y5
-	VFMADD213PS  constants<>+512(SB), Y4, Y5
-	VFMADD213PS  constants<>+512(SB), Y4, Y5
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPADDD       constants<>+704(SB), Y4, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y5, Y5
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       constants<>+704(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y3, Y5, Y3
-	VBROADCASTSS constants<>+512(SB), Y4
-	VADDPS       constants<>+512(SB), Y3, Y5
-	VDIVPS       Y5, Y4, Y4
-	VMULPS       Y4, Y3, Y3
-	VBLENDVPS    Y2, Y3, Y4, Y2
-	VMULPS       Y2, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func logAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·logAVX512(SB), NOSPLIT, $0-48
@@ -2093,41 +1481,41 @@ TEXT ·logAVX512(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS          (CX)(BX*4), Z0
-	VCMPPS.BCST      $0x11, constants<>+1280(SB), Z0, K1
-	VMULPS.BCST      constants<>+1312(SB), Z0, Z1
+	VCMPPS.BCST      $0x11, constants<>+800(SB), Z0, K1
+	VMULPS.BCST      constants<>+832(SB), Z0, Z1
 	VBLENDMPS        Z1, Z0, K1, Z2
-	VBROADCASTSS     constants<>+1344(SB), Z1
+	VBROADCASTSS     constants<>+864(SB), Z1
 	VXORPS           Z12, Z12, Z12
 	VBLENDMPS        Z1, Z12, K1, Z3
-	VPSUBD.BCST      constants<>+1376(SB), Z2, Z1
+	VPSUBD.BCST      constants<>+896(SB), Z2, Z1
 	VPSRAD           $0x17, Z1, Z12
 	VCVTDQ2PS        Z12, Z12
 	VADDPS           Z3, Z12, Z12
-	VANDPS.BCST      constants<>+1408(SB), Z1, Z1
-	VPADDD.BCST      constants<>+1376(SB), Z1, Z1
+	VANDPS.BCST      constants<>+928(SB), Z1, Z1
+	VPADDD.BCST      constants<>+896(SB), Z1, Z1
 	VSUBPS.BCST      constants<>+512(SB), Z1, Z1
-	VBROADCASTSS     constants<>+1440(SB), Z13
-	VFMADD213PS.BCST constants<>+1472(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1504(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1536(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1568(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1600(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1632(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1664(SB), Z1, Z13
-	VFMADD213PS.BCST constants<>+1696(SB), Z1, Z13
+	VBROADCASTSS     constants<>+960(SB), Z13
+	VFMADD213PS.BCST constants<>+992(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1024(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1056(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1088(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1120(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1152(SB), Z1, Z13
 	VFMADD213PS.BCST constants<>+1184(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1216(SB), Z1, Z13
+	VFMADD213PS.BCST constants<>+1248(SB), Z1, Z13
 	VMULPS           Z1, Z1, Z14
 	VMULPS           Z14, Z13, Z13
 	VFMADD231PS.BCST constants<>+480(SB), Z12, Z13
 	VADDPS           Z1, Z13, Z1
 	VFMADD231PS.BCST constants<>+448(SB), Z12, Z1
-	VCMPPS.BCST      $0x15, constants<>+1728(SB), Z0, K1
+	VCMPPS.BCST      $0x15, constants<>+1280(SB), Z0, K1
 	VBLENDMPS        Z0, Z1, K1, Z4
-	VCMPPS.BCST      $0x11, constants<>+1760(SB), Z0, K1
-	VBROADCASTSS     constants<>+1792(SB), Z1
+	VCMPPS.BCST      $0x11, constants<>+1312(SB), Z0, K1
+	VBROADCASTSS     constants<>+1344(SB), Z1
 	VBLENDMPS        Z1, Z4, K1, Z5
-	VCMPPS.BCST      $0x00, constants<>+1760(SB), Z0, K1
-	VBROADCASTSS     constants<>+1824(SB), Z0
+	VCMPPS.BCST      $0x00, constants<>+1312(SB), Z0, K1
+	VBROADCASTSS     constants<>+1376(SB), Z0
 	VBLENDMPS        Z0, Z5, K1, Z6
 	VMOVUPS          Z6, (AX)(BX*4)
 	ADDQ             $0x10, BX
@@ -2141,41 +1529,41 @@ tail:
 	BZHIQ            DX, SI, SI
 	KMOVW            SI, K1
 	VMOVUPS.Z        (CX)(BX*4), K1, Z0
-	VCMPPS.BCST      $0x11, constants<>+1280(SB), Z0, K2
-	VMULPS.BCST      constants<>+1312(SB), Z0, Z1
+	VCMPPS.BCST      $0x11, constants<>+800(SB), Z0, K2
+	VMULPS.BCST      constants<>+832(SB), Z0, Z1
 	VBLENDMPS        Z1, Z0, K2, Z7
-	VBROADCASTSS     constants<>+1344(SB), Z1
+	VBROADCASTSS     constants<>+864(SB), Z1
 	VXORPS           Z2, Z2, Z2
 	VBLENDMPS        Z1, Z2, K2, Z8
-	VPSUBD.BCST      constants<>+1376(SB), Z7, Z1
+	VPSUBD.BCST      constants<>+896(SB), Z7, Z1
 	VPSRAD           $0x17, Z1, Z2
 	VCVTDQ2PS        Z2, Z2
 	VADDPS           Z8, Z2, Z2
-	VANDPS.BCST      constants<>+1408(SB), Z1, Z1
-	VPADDD.BCST      constants<>+1376(SB), Z1, Z1
+	VANDPS.BCST      constants<>+928(SB), Z1, Z1
+	VPADDD.BCST      constants<>+896(SB), Z1, Z1
 	VSUBPS.BCST      constants<>+512(SB), Z1, Z1
-	VBROADCASTSS     constants<>+1440(SB), Z3
-	VFMADD213PS.BCST constants<>+1472(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1504(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1536(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1568(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1600(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1632(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1664(SB), Z1, Z3
-	VFMADD213PS.BCST constants<>+1696(SB), Z1, Z3
+	VBROADCASTSS     constants<>+960(SB), Z3
+	VFMADD213PS.BCST constants<>+992(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1024(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1056(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1088(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1120(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1152(SB), Z1, Z3
 	VFMADD213PS.BCST constants<>+1184(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1216(SB), Z1, Z3
+	VFMADD213PS.BCST constants<>+1248(SB), Z1, Z3
 	VMULPS           Z1, Z1, Z4
 	VMULPS           Z4, Z3, Z3
 	VFMADD231PS.BCST constants<>+480(SB), Z2, Z3
 	VADDPS           Z1, Z3, Z1
 	VFMADD231PS.BCST constants<>+448(SB), Z2, Z1
-	VCMPPS.BCST      $0x15, constants<>+1728(SB), Z0, K2
+	VCMPPS.BCST      $0x15, constants<>+1280(SB), Z0, K2
 	VBLENDMPS        Z0, Z1, K2, Z9
-	VCMPPS.BCST      $0x11, constants<>+1760(SB), Z0, K2
-	VBROADCASTSS     constants<>+1792(SB), Z1
+	VCMPPS.BCST      $0x11, constants<>+1312(SB), Z0, K2
+	VBROADCASTSS     constants<>+1344(SB), Z1
 	VBLENDMPS        Z1, Z9, K2, Z10
-	VCMPPS.BCST      $0x00, constants<>+1760(SB), Z0, K2
-	VBROADCASTSS     constants<>+1824(SB), Z0
+	VCMPPS.BCST      $0x00, constants<>+1312(SB), Z0, K2
+	VBROADCASTSS     constants<>+1376(SB), Z0
 	VBLENDMPS        Z0, Z10, K2, Z11
 	VMOVUPS          Z11, K1, (AX)(BX*4)
 
@@ -2196,41 +1584,41 @@ TEXT ·logAVX2(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS      (CX)(BX*4), Y0
-	VCMPPS       $0x11, constants<>+1280(SB), Y0, Y1
-	VMULPS       constants<>+1312(SB), Y0, Y2
+	VCMPPS       $0x11, constants<>+800(SB), Y0, Y1
+	VMULPS       constants<>+832(SB), Y0, Y2
 	VBLENDVPS    Y1, Y2, Y0, Y2
-	VBROADCASTSS constants<>+1344(SB), Y3
+	VBROADCASTSS constants<>+864(SB), Y3
 	VXORPS       Y4, Y4, Y4
 	VBLENDVPS    Y1, Y3, Y4, Y1
-	VPSUBD       constants<>+1376(SB), Y2, Y2
+	VPSUBD       constants<>+896(SB), Y2, Y2
 	VPSRAD       $0x17, Y2, Y3
 	VCVTDQ2PS    Y3, Y3
 	VADDPS       Y1, Y3, Y1
-	VANDPS       constants<>+1408(SB), Y2, Y2
-	VPADDD       constants<>+1376(SB), Y2, Y2
+	VANDPS       constants<>+928(SB), Y2, Y2
+	VPADDD       constants<>+896(SB), Y2, Y2
 	VSUBPS       constants<>+512(SB), Y2, Y2
-	VBROADCASTSS constants<>+1440(SB), Y3
-	VFMADD213PS  constants<>+1472(SB), Y2, Y3
-	VFMADD213PS  constants<>+1504(SB), Y2, Y3
-	VFMADD213PS  constants<>+1536(SB), Y2, Y3
-	VFMADD213PS  constants<>+1568(SB), Y2, Y3
-	VFMADD213PS  constants<>+1600(SB), Y2, Y3
-	VFMADD213PS  constants<>+1632(SB), Y2, Y3
-	VFMADD213PS  constants<>+1664(SB), Y2, Y3
-	VFMADD213PS  constants<>+1696(SB), Y2, Y3
+	VBROADCASTSS constants<>+960(SB), Y3
+	VFMADD213PS  constants<>+992(SB), Y2, Y3
+	VFMADD213PS  constants<>+1024(SB), Y2, Y3
+	VFMADD213PS  constants<>+1056(SB), Y2, Y3
+	VFMADD213PS  constants<>+1088(SB), Y2, Y3
+	VFMADD213PS  constants<>+1120(SB), Y2, Y3
+	VFMADD213PS  constants<>+1152(SB), Y2, Y3
 	VFMADD213PS  constants<>+1184(SB), Y2, Y3
+	VFMADD213PS  constants<>+1216(SB), Y2, Y3
+	VFMADD213PS  constants<>+1248(SB), Y2, Y3
 	VMULPS       Y2, Y2, Y4
 	VMULPS       Y4, Y3, Y3
 	VFMADD231PS  constants<>+480(SB), Y1, Y3
 	VADDPS       Y2, Y3, Y2
 	VFMADD231PS  constants<>+448(SB), Y1, Y2
-	VCMPPS       $0x15, constants<>+1728(SB), Y0, Y1
+	VCMPPS       $0x15, constants<>+1280(SB), Y0, Y1
 	VBLENDVPS    Y1, Y0, Y2, Y1
-	VCMPPS       $0x11, constants<>+1760(SB), Y0, Y2
-	VBROADCASTSS constants<>+1792(SB), Y3
+	VCMPPS       $0x11, constants<>+1312(SB), Y0, Y2
+	VBROADCASTSS constants<>+1344(SB), Y3
 	VBLENDVPS    Y2, Y3, Y1, Y1
-	VCMPPS       $0x00, constants<>+1760(SB), Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y2
+	VCMPPS       $0x00, constants<>+1312(SB), Y0, Y0
+	VBROADCASTSS constants<>+1376(SB), Y2
 	VBLENDVPS    Y0, Y2, Y1, Y0
 	VMOVUPS      Y0, (AX)(BX*4)
 	ADDQ         $0x08, BX
@@ -2244,41 +1632,41 @@ tail:
 	VPBROADCASTD X0, Y0
 	VPCMPGTD     lane<>+0(SB), Y0, Y0
 	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VCMPPS       $0x11, constants<>+1280(SB), Y1, Y2
-	VMULPS       constants<>+1312(SB), Y1, Y3
+	VCMPPS       $0x11, constants<>+800(SB), Y1, Y2
+	VMULPS       constants<>+832(SB), Y1, Y3
 	VBLENDVPS    Y2, Y3, Y1, Y3
-	VBROADCASTSS constants<>+1344(SB), Y4
+	VBROADCASTSS constants<>+864(SB), Y4
 	VXORPS       Y5, Y5, Y5
 	VBLENDVPS    Y2, Y4, Y5, Y2
-	VPSUBD       constants<>+1376(SB), Y3, Y3
+	VPSUBD       constants<>+896(SB), Y3, Y3
 	VPSRAD       $0x17, Y3, Y4
 	VCVTDQ2PS    Y4, Y4
 	VADDPS       Y2, Y4, Y2
-	VANDPS       constants<>+1408(SB), Y3, Y3
-	VPADDD       constants<>+1376(SB), Y3, Y3
+	VANDPS       constants<>+928(SB), Y3, Y3
+	VPADDD       constants<>+896(SB), Y3, Y3
 	VSUBPS       constants<>+512(SB), Y3, Y3
-	VBROADCASTSS constants<>+1440(SB), Y4
-	VFMADD213PS  constants<>+1472(SB), Y3, Y4
-	VFMADD213PS  constants<>+1504(SB), Y3, Y4
-	VFMADD213PS  constants<>+1536(SB), Y3, Y4
-	VFMADD213PS  constants<>+1568(SB), Y3, Y4
-	VFMADD213PS  constants<>+1600(SB), Y3, Y4
-	VFMADD213PS  constants<>+1632(SB), Y3, Y4
-	VFMADD213PS  constants<>+1664(SB), Y3, Y4
-	VFMADD213PS  constants<>+1696(SB), Y3, Y4
+	VBROADCASTSS constants<>+960(SB), Y4
+	VFMADD213PS  constants<>+992(SB), Y3, Y4
+	VFMADD213PS  constants<>+1024(SB), Y3, Y4
+	VFMADD213PS  constants<>+1056(SB), Y3, Y4
+	VFMADD213PS  constants<>+1088(SB), Y3, Y4
+	VFMADD213PS  constants<>+1120(SB), Y3, Y4
+	VFMADD213PS  constants<>+1152(SB), Y3, Y4
 	VFMADD213PS  constants<>+1184(SB), Y3, Y4
+	VFMADD213PS  constants<>+1216(SB), Y3, Y4
+	VFMADD213PS  constants<>+1248(SB), Y3, Y4
 	VMULPS       Y3, Y3, Y5
 	VMULPS       Y5, Y4, Y4
 	VFMADD231PS  constants<>+480(SB), Y2, Y4
 	VADDPS       Y3, Y4, Y3
 	VFMADD231PS  constants<>+448(SB), Y2, Y3
-	VCMPPS       $0x15, constants<>+1728(SB), Y1, Y2
+	VCMPPS       $0x15, constants<>+1280(SB), Y1, Y2
 	VBLENDVPS    Y2, Y1, Y3, Y2
-	VCMPPS       $0x11, constants<>+1760(SB), Y1, Y3
-	VBROADCASTSS constants<>+1792(SB), Y4
+	VCMPPS       $0x11, constants<>+1312(SB), Y1, Y3
+	VBROADCASTSS constants<>+1344(SB), Y4
 	VBLENDVPS    Y3, Y4, Y2, Y2
-	VCMPPS       $0x00, constants<>+1760(SB), Y1, Y1
-	VBROADCASTSS constants<>+1824(SB), Y3
+	VCMPPS       $0x00, constants<>+1312(SB), Y1, Y1
+	VBROADCASTSS constants<>+1376(SB), Y3
 	VBLENDVPS    Y1, Y3, Y2, Y1
 	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
 
@@ -2516,76 +1904,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func reciprocalAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·reciprocalAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Z0
-	VBROADCASTSS constants<>+512(SB), Z1
-	VDIVPS       Z0, Z1, Z0
-	VMOVUPS      Z0, (AX)(BX*4)
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JLT          loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	MOVQ         $-1, SI
-	BZHIQ        DX, SI, SI
-	KMOVW        SI, K1
-	VMOVUPS.Z    (CX)(BX*4), K1, Z0
-	VBROADCASTSS constants<>+512(SB), Z1
-	VDIVPS       Z0, Z1, Z0
-	VMOVUPS      Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func reciprocalAVX2(dst []float32, x []float32)
-// Requires: AVX, AVX2
-TEXT ·reciprocalAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y0
-	VBROADCASTSS constants<>+512(SB), Y1
-	VDIVPS       Y0, Y1, Y0
-	VMOVUPS      Y0, (AX)(BX*4)
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JLT          loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VBROADCASTSS constants<>+512(SB), Y2
-	VDIVPS       Y1, Y2, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func rsqrtAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·rsqrtAVX512(SB), NOSPLIT, $0-48
@@ -2660,84 +1978,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func signAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·signAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS     (CX)(BX*4), Z0
-	VANDPS.BCST constants<>+384(SB), Z0, Z1
-	VORPS.BCST  constants<>+512(SB), Z1, Z1
-	VCMPPS.BCST $0x0c, constants<>+1760(SB), Z0, K1
-	VBLENDMPS   Z1, Z0, K1, Z2
-	VMOVUPS     Z2, (AX)(BX*4)
-	ADDQ        $0x10, BX
-	CMPQ        BX, SI
-	JLT         loop
-
-tail:
-	SUBQ        BX, DX
-	JZ          done
-	MOVQ        $-1, SI
-	BZHIQ       DX, SI, SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (CX)(BX*4), K1, Z0
-	VANDPS.BCST constants<>+384(SB), Z0, Z1
-	VORPS.BCST  constants<>+512(SB), Z1, Z1
-	VCMPPS.BCST $0x0c, constants<>+1760(SB), Z0, K2
-	VBLENDMPS   Z1, Z0, K2, Z3
-	VMOVUPS     Z3, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func signAVX2(dst []float32, x []float32)
-// Requires: AVX, AVX2
-TEXT ·signAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS   (CX)(BX*4), Y0
-	VANDPS    constants<>+384(SB), Y0, Y1
-	VORPS     constants<>+512(SB), Y1, Y1
-	VCMPPS    $0x0c, constants<>+1760(SB), Y0, Y2
-	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVUPS   Y0, (AX)(BX*4)
-	ADDQ      $0x08, BX
-	CMPQ      BX, SI
-	JLT       loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VANDPS       constants<>+384(SB), Y1, Y2
-	VORPS        constants<>+512(SB), Y2, Y2
-	VCMPPS       $0x0c, constants<>+1760(SB), Y1, Y3
-	VBLENDVPS    Y3, Y2, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func sqrtAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·sqrtAVX512(SB), NOSPLIT, $0-48
@@ -2804,72 +2044,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func squareAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·squareAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS (CX)(BX*4), Z0
-	VMULPS  Z0, Z0, Z0
-	VMOVUPS Z0, (AX)(BX*4)
-	ADDQ    $0x10, BX
-	CMPQ    BX, SI
-	JLT     loop
-
-tail:
-	SUBQ      BX, DX
-	JZ        done
-	MOVQ      $-1, SI
-	BZHIQ     DX, SI, SI
-	KMOVW     SI, K1
-	VMOVUPS.Z (CX)(BX*4), K1, Z0
-	VMULPS    Z0, Z0, Z0
-	VMOVUPS   Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func squareAVX2(dst []float32, x []float32)
-// Requires: AVX, AVX2
-TEXT ·squareAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS (CX)(BX*4), Y0
-	VMULPS  Y0, Y0, Y0
-	VMOVUPS Y0, (AX)(BX*4)
-	ADDQ    $0x08, BX
-	CMPQ    BX, SI
-	JLT     loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VMULPS       Y1, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func tanhAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·tanhAVX512(SB), NOSPLIT, $0-48
@@ -2884,7 +2058,7 @@ TEXT ·tanhAVX512(SB), NOSPLIT, $0-48
 loop:
 	VMOVUPS           (CX)(BX*4), Z0
 	VANDPS.BCST       constants<>+0(SB), Z0, Z1
-	VBROADCASTSS      constants<>+1856(SB), Z2
+	VBROADCASTSS      constants<>+1408(SB), Z2
 	VMINPS            Z1, Z2, Z2
 	VADDPS            Z2, Z2, Z1
 	VMULPS.BCST       constants<>+416(SB), Z1, Z2
@@ -2903,7 +2077,7 @@ loop:
 	VSCALEFPS         Z2, Z1, Z1
 	VSUBPS.BCST       constants<>+512(SB), Z1, Z2
 	VFMADD213PS       Z2, Z1, Z3
-	VADDPS.BCST       constants<>+1888(SB), Z3, Z1
+	VADDPS.BCST       constants<>+1440(SB), Z3, Z1
 	VDIVPS            Z1, Z3, Z1
 	VANDPS.BCST       constants<>+384(SB), Z0, Z0
 	VORPS             Z0, Z1, Z0
@@ -2920,7 +2094,7 @@ tail:
 	KMOVW             SI, K1
 	VMOVUPS.Z         (CX)(BX*4), K1, Z0
 	VANDPS.BCST       constants<>+0(SB), Z0, Z1
-	VBROADCASTSS      constants<>+1856(SB), Z2
+	VBROADCASTSS      constants<>+1408(SB), Z2
 	VMINPS            Z1, Z2, Z2
 	VADDPS            Z2, Z2, Z1
 	VMULPS.BCST       constants<>+416(SB), Z1, Z2
@@ -2939,7 +2113,7 @@ tail:
 	VSCALEFPS         Z2, Z1, Z1
 	VSUBPS.BCST       constants<>+512(SB), Z1, Z2
 	VFMADD213PS       Z2, Z1, Z3
-	VADDPS.BCST       constants<>+1888(SB), Z3, Z1
+	VADDPS.BCST       constants<>+1440(SB), Z3, Z1
 	VDIVPS            Z1, Z3, Z1
 	VANDPS.BCST       constants<>+384(SB), Z0, Z0
 	VORPS             Z0, Z1, Z0
@@ -2963,7 +2137,7 @@ TEXT ·tanhAVX2(SB), NOSPLIT, $0-48
 loop:
 	VMOVUPS      (CX)(BX*4), Y0
 	VANDPS       constants<>+0(SB), Y0, Y1
-	VBROADCASTSS constants<>+1856(SB), Y2
+	VBROADCASTSS constants<>+1408(SB), Y2
 	VMINPS       Y1, Y2, Y2
 	VADDPS       Y2, Y2, Y1
 	VMULPS       constants<>+416(SB), Y1, Y2
@@ -2983,7 +2157,7 @@ loop:
 	VPSLLD       $0x17, Y1, Y1
 	VSUBPS       constants<>+512(SB), Y1, Y2
 	VFMADD213PS  Y2, Y1, Y3
-	VADDPS       constants<>+1888(SB), Y3, Y1
+	VADDPS       constants<>+1440(SB), Y3, Y1
 	VDIVPS       Y1, Y3, Y1
 	VANDPS       constants<>+384(SB), Y0, Y0
 	VORPS        Y0, Y1, Y0
@@ -3000,7 +2174,7 @@ tail:
 	VPCMPGTD     lane<>+0(SB), Y0, Y0
 	VMASKMOVPS   (CX)(BX*4), Y0, Y1
 	VANDPS       constants<>+0(SB), Y1, Y2
-	VBROADCASTSS constants<>+1856(SB), Y3
+	VBROADCASTSS constants<>+1408(SB), Y3
 	VMINPS       Y2, Y3, Y3
 	VADDPS       Y3, Y3, Y2
 	VMULPS       constants<>+416(SB), Y2, Y3
@@ -3020,11 +2194,915 @@ tail:
 	VPSLLD       $0x17, Y2, Y2
 	VSUBPS       constants<>+512(SB), Y2, Y3
 	VFMADD213PS  Y3, Y2, Y4
-	VADDPS       constants<>+1888(SB), Y4, Y2
+	VADDPS       constants<>+1440(SB), Y4, Y2
 	VDIVPS       Y2, Y4, Y2
 	VANDPS       constants<>+384(SB), Y1, Y1
 	VORPS        Y1, Y2, Y1
 	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func equalAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·equalAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x00, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x00, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func equalAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·equalAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x00, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func equalScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·equalScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x00, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x00, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func equalScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·equalScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x00, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func greaterAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·greaterAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x1e, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x1e, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func greaterAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·greaterAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x1e, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func greaterScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·greaterScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x1e, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x1e, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func greaterScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·greaterScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x1e, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func greaterEqualAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·greaterEqualAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x1d, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x1d, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func greaterEqualAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·greaterEqualAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x1d, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func greaterEqualScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·greaterEqualScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x1d, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x1d, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func greaterEqualScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·greaterEqualScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x1d, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func lessAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·lessAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x11, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x11, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lessAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·lessAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x11, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func lessScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·lessScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x11, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x11, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lessScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·lessScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x11, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func lessEqualAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·lessEqualAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x12, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x12, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lessEqualAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·lessEqualAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x12, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func lessEqualScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·lessEqualScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x12, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x12, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lessEqualScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·lessEqualScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x12, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func notEqualAVX512(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·notEqualAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	MOVQ BX, DI
+	ANDQ $-16, DI
+	JZ   tail
+
+loop:
+	VMOVUPS    (CX)(SI*4), Z0
+	VMOVUPS    (DX)(SI*4), Z1
+	VCMPPS     $0x04, Z1, Z0, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X0
+	VMOVDQU    X0, (AX)(SI*1)
+	ADDQ       $0x10, SI
+	CMPQ       SI, DI
+	JLT        loop
+
+tail:
+	SUBQ       SI, BX
+	JZ         done
+	MOVQ       $-1, DI
+	BZHIQ      BX, DI, DI
+	KMOVW      DI, K1
+	VMOVUPS.Z  (CX)(SI*4), K1, Z0
+	VMOVUPS.Z  (DX)(SI*4), K1, Z1
+	VCMPPS     $0x04, Z1, Z0, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func notEqualAVX2(dst []bool, a []float32, b []float32)
+// Requires: AVX, AVX2
+TEXT ·notEqualAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_base+0(FP), AX
+	MOVQ a_base+24(FP), CX
+	MOVQ b_base+48(FP), DX
+	MOVQ dst_len+8(FP), BX
+	XORQ SI, SI
+	ANDQ $-8, BX
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(SI*4), Y0
+	VMOVUPS      (DX)(SI*4), Y1
+	VCMPPS       $0x04, Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKSSDW    X1, X0, X1
+	VPACKSSWB    X1, X1, X1
+	VPAND        constants<>+1472(SB), X1, X0
+	VMOVQ        X0, (AX)(SI*1)
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func notEqualScalarAVX512(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·notEqualScalarAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS    (CX)(BX*4), Z1
+	VCMPPS     $0x04, Z0, Z1, K1
+	VMOVDQU8.Z constants<>+1472(SB), K1, X1
+	VMOVDQU    X1, (AX)(BX*1)
+	ADDQ       $0x10, BX
+	CMPQ       BX, SI
+	JLT        loop
+
+tail:
+	SUBQ       BX, DX
+	JZ         done
+	MOVQ       $-1, SI
+	BZHIQ      DX, SI, SI
+	KMOVW      SI, K1
+	VMOVUPS.Z  (CX)(BX*4), K1, Z1
+	VCMPPS     $0x04, Z0, Z1, K2
+	VMOVDQU8.Z constants<>+1472(SB), K2, X0
+	VMOVDQU8   X0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func notEqualScalarAVX2(dst []bool, a []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·notEqualScalarAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	ANDQ         $-8, DX
+	JZ           tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y1
+	VCMPPS       $0x04, Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKSSDW    X2, X1, X2
+	VPACKSSWB    X2, X2, X2
+	VPAND        constants<>+1472(SB), X2, X1
+	VMOVQ        X1, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JLT          loop
+
+tail:
+	VZEROUPPER
+	RET
+
+// func axpyAVX512(dst []float32, a []float32, s float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·axpyAVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Z0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-16, SI
+	JZ           tail
+
+loop:
+	VMOVUPS     (AX)(BX*4), Z1
+	VMOVUPS     (CX)(BX*4), Z2
+	VFMADD231PS Z0, Z2, Z1
+	VMOVUPS     Z1, (AX)(BX*4)
+	ADDQ        $0x10, BX
+	CMPQ        BX, SI
+	JLT         loop
+
+tail:
+	SUBQ        BX, DX
+	JZ          done
+	MOVQ        $-1, SI
+	BZHIQ       DX, SI, SI
+	KMOVW       SI, K1
+	VMOVUPS.Z   (AX)(BX*4), K1, Z1
+	VMOVUPS.Z   (CX)(BX*4), K1, Z2
+	VFMADD231PS Z0, Z2, Z1
+	VMOVUPS     Z1, K1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func axpyAVX2(dst []float32, a []float32, s float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·axpyAVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         a_base+24(FP), CX
+	MOVQ         dst_len+8(FP), DX
+	VBROADCASTSS s+48(FP), Y0
+	XORQ         BX, BX
+	MOVQ         DX, SI
+	ANDQ         $-8, SI
+	JZ           tail
+
+loop:
+	VMOVUPS     (AX)(BX*4), Y1
+	VMOVUPS     (CX)(BX*4), Y2
+	VFMADD231PS Y0, Y2, Y1
+	VMOVUPS     Y1, (AX)(BX*4)
+	ADDQ        $0x08, BX
+	CMPQ        BX, SI
+	JLT         loop
+
+tail:
+	SUBQ         BX, DX
+	JZ           done
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lane<>+0(SB), Y1, Y1
+	VMASKMOVPS   (AX)(BX*4), Y1, Y2
+	VMASKMOVPS   (CX)(BX*4), Y1, Y3
+	VFMADD231PS  Y0, Y3, Y2
+	VMASKMOVPS   Y2, Y1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func fillAVX512(dst []float32, s float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·fillAVX512(SB), NOSPLIT, $0-28
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS s+24(FP), Z0
+	XORQ         DX, DX
+	MOVQ         CX, BX
+	ANDQ         $-16, BX
+	JZ           tail
+
+loop:
+	VMOVUPS Z0, (AX)(DX*4)
+	ADDQ    $0x10, DX
+	CMPQ    DX, BX
+	JLT     loop
+
+tail:
+	SUBQ    DX, CX
+	JZ      done
+	MOVQ    $-1, BX
+	BZHIQ   CX, BX, BX
+	KMOVW   BX, K1
+	VMOVUPS Z0, K1, (AX)(DX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func fillAVX2(dst []float32, s float32)
+// Requires: AVX, AVX2
+TEXT ·fillAVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS s+24(FP), Y0
+	XORQ         DX, DX
+	MOVQ         CX, BX
+	ANDQ         $-8, BX
+	JZ           tail
+
+loop:
+	VMOVUPS Y0, (AX)(DX*4)
+	ADDQ    $0x08, DX
+	CMPQ    DX, BX
+	JLT     loop
+
+tail:
+	SUBQ         DX, CX
+	JZ           done
+	VMOVD        CX, X1
+	VPBROADCASTD X1, Y1
+	VPCMPGTD     lane<>+0(SB), Y1, Y1
+	VMASKMOVPS   Y0, Y1, (AX)(DX*4)
 
 done:
 	VZEROUPPER
@@ -3184,6 +3262,410 @@ done:
 	VZEROUPPER
 	RET
 
+// func geluAVX512(dst []float32, x []float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·geluAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), AX
+	MOVQ x_base+24(FP), CX
+	MOVQ dst_len+8(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	ANDQ $-16, SI
+	JZ   tail
+
+loop:
+	VMOVUPS           (CX)(BX*4), Z0
+	VANDPS.BCST       constants<>+0(SB), Z0, Z1
+	VBROADCASTSS      constants<>+1504(SB), Z2
+	VMINPS            Z1, Z2, Z2
+	VBROADCASTSS      constants<>+1536(SB), Z1
+	VFMADD213PS.BCST  constants<>+1568(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1600(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1632(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1664(SB), Z2, Z1
+	VBROADCASTSS      constants<>+1696(SB), Z5
+	VFMADD213PS.BCST  constants<>+1728(SB), Z2, Z5
+	VFMADD213PS.BCST  constants<>+1760(SB), Z2, Z5
+	VFMADD213PS.BCST  constants<>+1792(SB), Z2, Z5
+	VFMADD213PS.BCST  constants<>+1824(SB), Z2, Z5
+	VFMADD213PS.BCST  constants<>+1856(SB), Z2, Z5
+	VDIVPS            Z5, Z1, Z1
+	VMULPS.BCST       constants<>+1248(SB), Z2, Z5
+	VMULPS            Z2, Z5, Z6
+	VMULPS.BCST       constants<>+416(SB), Z6, Z6
+	VRNDSCALEPS       $0x08, Z6, Z6
+	VMULPS.BCST       constants<>+448(SB), Z6, Z7
+	VFMSUB231PS       Z2, Z5, Z7
+	VFNMADD231PS.BCST constants<>+480(SB), Z6, Z7
+	VBROADCASTSS      constants<>+544(SB), Z2
+	VFMADD213PS.BCST  constants<>+576(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z2
+	VSCALEFPS         Z6, Z2, Z2
+	VMULPS            Z1, Z2, Z1
+	VPMOVD2M          Z0, K1
+	VBROADCASTSS      constants<>+512(SB), Z2
+	VSUBPS            Z1, Z2, Z2
+	VBLENDMPS         Z1, Z2, K1, Z3
+	VMULPS            Z3, Z0, Z0
+	VMOVUPS           Z0, (AX)(BX*4)
+	ADDQ              $0x10, BX
+	CMPQ              BX, SI
+	JLT               loop
+
+tail:
+	SUBQ              BX, DX
+	JZ                done
+	MOVQ              $-1, SI
+	BZHIQ             DX, SI, SI
+	KMOVW             SI, K1
+	VMOVUPS.Z         (CX)(BX*4), K1, Z0
+	VANDPS.BCST       constants<>+0(SB), Z0, Z1
+	VBROADCASTSS      constants<>+1504(SB), Z2
+	VMINPS            Z1, Z2, Z2
+	VBROADCASTSS      constants<>+1536(SB), Z1
+	VFMADD213PS.BCST  constants<>+1568(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1600(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1632(SB), Z2, Z1
+	VFMADD213PS.BCST  constants<>+1664(SB), Z2, Z1
+	VBROADCASTSS      constants<>+1696(SB), Z3
+	VFMADD213PS.BCST  constants<>+1728(SB), Z2, Z3
+	VFMADD213PS.BCST  constants<>+1760(SB), Z2, Z3
+	VFMADD213PS.BCST  constants<>+1792(SB), Z2, Z3
+	VFMADD213PS.BCST  constants<>+1824(SB), Z2, Z3
+	VFMADD213PS.BCST  constants<>+1856(SB), Z2, Z3
+	VDIVPS            Z3, Z1, Z1
+	VMULPS.BCST       constants<>+1248(SB), Z2, Z3
+	VMULPS            Z2, Z3, Z5
+	VMULPS.BCST       constants<>+416(SB), Z5, Z5
+	VRNDSCALEPS       $0x08, Z5, Z5
+	VMULPS.BCST       constants<>+448(SB), Z5, Z6
+	VFMSUB231PS       Z2, Z3, Z6
+	VFNMADD231PS.BCST constants<>+480(SB), Z5, Z6
+	VBROADCASTSS      constants<>+544(SB), Z2
+	VFMADD213PS.BCST  constants<>+576(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+608(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+640(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+672(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
+	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z2
+	VSCALEFPS         Z5, Z2, Z2
+	VMULPS            Z1, Z2, Z1
+	VPMOVD2M          Z0, K2
+	VBROADCASTSS      constants<>+512(SB), Z2
+	VSUBPS            Z1, Z2, Z2
+	VBLENDMPS         Z1, Z2, K2, Z4
+	VMULPS            Z4, Z0, Z0
+	VMOVUPS           Z0, K1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func geluAVX2(dst []float32, x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·geluAVX2(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), AX
+	MOVQ x_base+24(FP), CX
+	MOVQ dst_len+8(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	ANDQ $-8, SI
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y0
+	VANDPS       constants<>+0(SB), Y0, Y1
+	VBROADCASTSS constants<>+1504(SB), Y2
+	VMINPS       Y1, Y2, Y2
+	VBROADCASTSS constants<>+1536(SB), Y1
+	VFMADD213PS  constants<>+1568(SB), Y2, Y1
+	VFMADD213PS  constants<>+1600(SB), Y2, Y1
+	VFMADD213PS  constants<>+1632(SB), Y2, Y1
+	VFMADD213PS  constants<>+1664(SB), Y2, Y1
+	VBROADCASTSS constants<>+1696(SB), Y3
+	VFMADD213PS  constants<>+1728(SB), Y2, Y3
+	VFMADD213PS  constants<>+1760(SB), Y2, Y3
+	VFMADD213PS  constants<>+1792(SB), Y2, Y3
+	VFMADD213PS  constants<>+1824(SB), Y2, Y3
+	VFMADD213PS  constants<>+1856(SB), Y2, Y3
+	VDIVPS       Y3, Y1, Y1
+	VMULPS       constants<>+1248(SB), Y2, Y3
+	VMULPS       Y2, Y3, Y4
+	VMULPS       constants<>+416(SB), Y4, Y4
+	VROUNDPS     $0x08, Y4, Y4
+	VMULPS       constants<>+448(SB), Y4, Y5
+	VFMSUB231PS  Y2, Y3, Y5
+	VFNMADD231PS constants<>+480(SB), Y4, Y5
+	VBROADCASTSS constants<>+544(SB), Y2
+	VFMADD213PS  constants<>+576(SB), Y5, Y2
+	VFMADD213PS  constants<>+608(SB), Y5, Y2
+	VFMADD213PS  constants<>+640(SB), Y5, Y2
+	VFMADD213PS  constants<>+672(SB), Y5, Y2
+	VFMADD213PS  constants<>+512(SB), Y5, Y2
+	VFMADD213PS  constants<>+512(SB), Y5, Y2
+	VCVTPS2DQ    Y4, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPADDD       constants<>+704(SB), Y4, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y2, Y2
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       constants<>+704(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VMULPS       Y1, Y2, Y1
+	VBROADCASTSS constants<>+512(SB), Y2
+	VSUBPS       Y1, Y2, Y2
+	VBLENDVPS    Y0, Y1, Y2, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)(BX*4)
+	ADDQ         $0x08, BX
+	CMPQ         BX, SI
+	JLT          loop
+
+tail:
+	SUBQ         BX, DX
+	JZ           done
+	VMOVD        DX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lane<>+0(SB), Y0, Y0
+	VMASKMOVPS   (CX)(BX*4), Y0, Y1
+	VANDPS       constants<>+0(SB), Y1, Y2
+	VBROADCASTSS constants<>+1504(SB), Y3
+	VMINPS       Y2, Y3, Y3
+	VBROADCASTSS constants<>+1536(SB), Y2
+	VFMADD213PS  constants<>+1568(SB), Y3, Y2
+	VFMADD213PS  constants<>+1600(SB), Y3, Y2
+	VFMADD213PS  constants<>+1632(SB), Y3, Y2
+	VFMADD213PS  constants<>+1664(SB), Y3, Y2
+	VBROADCASTSS constants<>+1696(SB), Y4
+	VFMADD213PS  constants<>+1728(SB), Y3, Y4
+	VFMADD213PS  constants<>+1760(SB), Y3, Y4
+	VFMADD213PS  constants<>+1792(SB), Y3, Y4
+	VFMADD213PS  constants<>+1824(SB), Y3, Y4
+	VFMADD213PS  constants<>+1856(SB), Y3, Y4
+	VDIVPS       Y4, Y2, Y2
+	VMULPS       constants<>+1248(SB), Y3, Y4
+	VMULPS       Y3, Y4, Y5
+	VMULPS       constants<>+416(SB), Y5, Y5
+	VROUNDPS     $0x08, Y5, Y5
+	VMULPS       constants<>+448(SB), Y5, Y6
+	VFMSUB231PS  Y3, Y4, Y6
+	VFNMADD231PS constants<>+480(SB), Y5, Y6
+	VBROADCASTSS constants<>+544(SB), Y3
+	VFMADD213PS  constants<>+576(SB), Y6, Y3
+	VFMADD213PS  constants<>+608(SB), Y6, Y3
+	VFMADD213PS  constants<>+640(SB), Y6, Y3
+	VFMADD213PS  constants<>+672(SB), Y6, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
+	VFMADD213PS  constants<>+512(SB), Y6, Y3
+	VCVTPS2DQ    Y5, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPADDD       constants<>+704(SB), Y5, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y3, Y3
+	VPSUBD       Y5, Y4, Y4
+	VPADDD       constants<>+704(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMULPS       Y2, Y3, Y2
+	VBROADCASTSS constants<>+512(SB), Y3
+	VSUBPS       Y2, Y3, Y3
+	VBLENDVPS    Y1, Y2, Y3, Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func geluTanhAVX512(dst []float32, x []float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), AX
+	MOVQ x_base+24(FP), CX
+	MOVQ dst_len+8(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	ANDQ $-16, SI
+	JZ   tail
+
+loop:
+	VMOVUPS           (CX)(BX*4), Z0
+	VMULPS            Z0, Z0, Z1
+	VBROADCASTSS      constants<>+1888(SB), Z2
+	VFMADD213PS.BCST  constants<>+1920(SB), Z1, Z2
+	VMULPS            Z2, Z0, Z1
+	VORPS.BCST        constants<>+384(SB), Z1, Z2
+	VBROADCASTSS      constants<>+768(SB), Z5
+	VMAXPS            Z2, Z5, Z5
+	VMULPS.BCST       constants<>+416(SB), Z5, Z2
+	VRNDSCALEPS       $0x08, Z2, Z2
+	VMOVAPS           Z5, Z5
+	VFNMADD231PS.BCST constants<>+448(SB), Z2, Z5
+	VFNMADD231PS.BCST constants<>+480(SB), Z2, Z5
+	VBROADCASTSS      constants<>+544(SB), Z6
+	VFMADD213PS.BCST  constants<>+576(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+608(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+640(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+672(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
+	VFMADD213PS.BCST  constants<>+512(SB), Z5, Z6
+	VSCALEFPS         Z2, Z6, Z2
+	VBROADCASTSS      constants<>+512(SB), Z5
+	VADDPS.BCST       constants<>+512(SB), Z2, Z6
+	VDIVPS            Z6, Z5, Z5
+	VMULPS            Z5, Z2, Z2
+	VPMOVD2M          Z1, K1
+	VBLENDMPS         Z2, Z5, K1, Z3
+	VMULPS            Z3, Z0, Z0
+	VMOVUPS           Z0, (AX)(BX*4)
+	ADDQ              $0x10, BX
+	CMPQ              BX, SI
+	JLT               loop
+
+tail:
+	SUBQ              BX, DX
+	JZ                done
+	MOVQ              $-1, SI
+	BZHIQ             DX, SI, SI
+	KMOVW             SI, K1
+	VMOVUPS.Z         (CX)(BX*4), K1, Z0
+	VMULPS            Z0, Z0, Z1
+	VBROADCASTSS      constants<>+1888(SB), Z2
+	VFMADD213PS.BCST  constants<>+1920(SB), Z1, Z2
+	VMULPS            Z2, Z0, Z1
+	VORPS.BCST        constants<>+384(SB), Z1, Z2
+	VBROADCASTSS      constants<>+768(SB), Z3
+	VMAXPS            Z2, Z3, Z3
+	VMULPS.BCST       constants<>+416(SB), Z3, Z2
+	VRNDSCALEPS       $0x08, Z2, Z2
+	VMOVAPS           Z3, Z3
+	VFNMADD231PS.BCST constants<>+448(SB), Z2, Z3
+	VFNMADD231PS.BCST constants<>+480(SB), Z2, Z3
+	VBROADCASTSS      constants<>+544(SB), Z5
+	VFMADD213PS.BCST  constants<>+576(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+608(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+640(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+672(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
+	VFMADD213PS.BCST  constants<>+512(SB), Z3, Z5
+	VSCALEFPS         Z2, Z5, Z2
+	VBROADCASTSS      constants<>+512(SB), Z3
+	VADDPS.BCST       constants<>+512(SB), Z2, Z5
+	VDIVPS            Z5, Z3, Z3
+	VMULPS            Z3, Z2, Z2
+	VPMOVD2M          Z1, K2
+	VBLENDMPS         Z2, Z3, K2, Z4
+	VMULPS            Z4, Z0, Z0
+	VMOVUPS           Z0, K1, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func geluTanhAVX2(dst []float32, x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), AX
+	MOVQ x_base+24(FP), CX
+	MOVQ dst_len+8(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	ANDQ $-8, SI
+	JZ   tail
+
+loop:
+	VMOVUPS      (CX)(BX*4), Y0
+	VMULPS       Y0, Y0, Y1
+	VBROADCASTSS constants<>+1888(SB), Y2
+	VFMADD213PS  constants<>+1920(SB), Y1, Y2
+	VMULPS       Y2, Y0, Y1
+	VORPS        constants<>+384(SB), Y1, Y2
+	VBROADCASTSS constants<>+768(SB), Y3
+	VMAXPS       Y2, Y3, Y3
+	VMULPS       constants<>+416(SB), Y3, Y2
+	VROUNDPS     $0x08, Y2, Y2
+	VMOVAPS      Y3, Y3
+	VFNMADD231PS constants<>+448(SB), Y2, Y3
+	VFNMADD231PS constants<>+480(SB), Y2, Y3
+	VBROADCASTSS constants<>+544(SB), Y4
+	VFMADD213PS  constants<>+576(SB), Y3, Y4
+	VFMADD213PS  constants<>+608(SB), Y3, Y4
+	VFMADD213PS  constants<>+640(SB), Y3, Y4
+	VFMADD213PS  constants<>+672(SB), Y3, Y4
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
+	VFMADD213PS  constants<>+512(SB), Y3, Y4
+	VCVTPS2DQ    Y2, Y2
+	VPSRAD       $0x01, Y2, Y3
+	VPADDD       constants<>+704(SB), Y3, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y4, Y4
+	VPSUBD       Y3, Y2, Y2
+	VPADDD       constants<>+704(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y4, Y2
+	VBROADCASTSS constants<>+512(SB), Y3
+	VADDPS       constants<>+512(SB), Y2, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VBLENDVPS    Y1, Y2, Y3, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)(BX*4)
+	ADDQ         $0x08, BX
+	CMPQ         BX, SI
+	JLT          loop
+
+tail:
+	SUBQ         BX, DX
+	JZ           done
+	VMOVD        DX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPGTD     lane<>+0(SB), Y0, Y0
+	VMASKMOVPS   (CX)(BX*4), Y0, Y1
+	VMULPS       Y1, Y1, Y2
+	VBROADCASTSS constants<>+1888(SB), Y3
+	VFMADD213PS  constants<>+1920(SB), Y2, Y3
+	VMULPS       Y3, Y1, Y2
+	VORPS        constants<>+384(SB), Y2, Y3
+	VBROADCASTSS constants<>+768(SB), Y4
+	VMAXPS       Y3, Y4, Y4
+	VMULPS       constants<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMOVAPS      Y4, Y4
+	VFNMADD231PS constants<>+448(SB), Y3, Y4
+	VFNMADD231PS constants<>+480(SB), Y3, Y4
+	VBROADCASTSS constants<>+544(SB), Y5
+	VFMADD213PS  constants<>+576(SB), Y4, Y5
+	VFMADD213PS  constants<>+608(SB), Y4, Y5
+	VFMADD213PS  constants<>+640(SB), Y4, Y5
+	VFMADD213PS  constants<>+672(SB), Y4, Y5
+	VFMADD213PS  constants<>+512(SB), Y4, Y5
+	VFMADD213PS  constants<>+512(SB), Y4, Y5
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPADDD       constants<>+704(SB), Y4, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y5, Y5
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       constants<>+704(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y5, Y3
+	VBROADCASTSS constants<>+512(SB), Y4
+	VADDPS       constants<>+512(SB), Y3, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VBLENDVPS    Y2, Y3, Y4, Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
+
+done:
+	VZEROUPPER
+	RET
+
 // func geluGradAVX512(dst []float32, x []float32, dy []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·geluGradAVX512(SB), NOSPLIT, $0-72
@@ -3200,21 +3682,21 @@ loop:
 	VMOVUPS           (CX)(SI*4), Z0
 	VMOVUPS           (DX)(SI*4), Z1
 	VANDPS.BCST       constants<>+0(SB), Z0, Z2
-	VBROADCASTSS      constants<>+800(SB), Z3
+	VBROADCASTSS      constants<>+1504(SB), Z3
 	VMINPS            Z2, Z3, Z3
-	VBROADCASTSS      constants<>+832(SB), Z2
-	VFMADD213PS.BCST  constants<>+864(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+896(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+928(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+960(SB), Z3, Z2
-	VBROADCASTSS      constants<>+992(SB), Z6
-	VFMADD213PS.BCST  constants<>+1024(SB), Z3, Z6
-	VFMADD213PS.BCST  constants<>+1056(SB), Z3, Z6
-	VFMADD213PS.BCST  constants<>+1088(SB), Z3, Z6
-	VFMADD213PS.BCST  constants<>+1120(SB), Z3, Z6
-	VFMADD213PS.BCST  constants<>+1152(SB), Z3, Z6
+	VBROADCASTSS      constants<>+1536(SB), Z2
+	VFMADD213PS.BCST  constants<>+1568(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1600(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1632(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1664(SB), Z3, Z2
+	VBROADCASTSS      constants<>+1696(SB), Z6
+	VFMADD213PS.BCST  constants<>+1728(SB), Z3, Z6
+	VFMADD213PS.BCST  constants<>+1760(SB), Z3, Z6
+	VFMADD213PS.BCST  constants<>+1792(SB), Z3, Z6
+	VFMADD213PS.BCST  constants<>+1824(SB), Z3, Z6
+	VFMADD213PS.BCST  constants<>+1856(SB), Z3, Z6
 	VDIVPS            Z6, Z2, Z2
-	VMULPS.BCST       constants<>+1184(SB), Z3, Z6
+	VMULPS.BCST       constants<>+1248(SB), Z3, Z6
 	VMULPS            Z3, Z6, Z7
 	VMULPS.BCST       constants<>+416(SB), Z7, Z7
 	VRNDSCALEPS       $0x08, Z7, Z7
@@ -3235,7 +3717,7 @@ loop:
 	VSUBPS            Z2, Z6, Z6
 	VBLENDMPS         Z2, Z6, K1, Z4
 	VMULPS            Z3, Z0, Z0
-	VFMADD231PS.BCST  constants<>+1920(SB), Z0, Z4
+	VFMADD231PS.BCST  constants<>+1952(SB), Z0, Z4
 	VMULPS            Z4, Z1, Z0
 	VMOVUPS           Z0, (AX)(SI*4)
 	ADDQ              $0x10, SI
@@ -3251,21 +3733,21 @@ tail:
 	VMOVUPS.Z         (CX)(SI*4), K1, Z0
 	VMOVUPS.Z         (DX)(SI*4), K1, Z1
 	VANDPS.BCST       constants<>+0(SB), Z0, Z2
-	VBROADCASTSS      constants<>+800(SB), Z3
+	VBROADCASTSS      constants<>+1504(SB), Z3
 	VMINPS            Z2, Z3, Z3
-	VBROADCASTSS      constants<>+832(SB), Z2
-	VFMADD213PS.BCST  constants<>+864(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+896(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+928(SB), Z3, Z2
-	VFMADD213PS.BCST  constants<>+960(SB), Z3, Z2
-	VBROADCASTSS      constants<>+992(SB), Z4
-	VFMADD213PS.BCST  constants<>+1024(SB), Z3, Z4
-	VFMADD213PS.BCST  constants<>+1056(SB), Z3, Z4
-	VFMADD213PS.BCST  constants<>+1088(SB), Z3, Z4
-	VFMADD213PS.BCST  constants<>+1120(SB), Z3, Z4
-	VFMADD213PS.BCST  constants<>+1152(SB), Z3, Z4
+	VBROADCASTSS      constants<>+1536(SB), Z2
+	VFMADD213PS.BCST  constants<>+1568(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1600(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1632(SB), Z3, Z2
+	VFMADD213PS.BCST  constants<>+1664(SB), Z3, Z2
+	VBROADCASTSS      constants<>+1696(SB), Z4
+	VFMADD213PS.BCST  constants<>+1728(SB), Z3, Z4
+	VFMADD213PS.BCST  constants<>+1760(SB), Z3, Z4
+	VFMADD213PS.BCST  constants<>+1792(SB), Z3, Z4
+	VFMADD213PS.BCST  constants<>+1824(SB), Z3, Z4
+	VFMADD213PS.BCST  constants<>+1856(SB), Z3, Z4
 	VDIVPS            Z4, Z2, Z2
-	VMULPS.BCST       constants<>+1184(SB), Z3, Z4
+	VMULPS.BCST       constants<>+1248(SB), Z3, Z4
 	VMULPS            Z3, Z4, Z6
 	VMULPS.BCST       constants<>+416(SB), Z6, Z6
 	VRNDSCALEPS       $0x08, Z6, Z6
@@ -3286,7 +3768,7 @@ tail:
 	VSUBPS            Z2, Z4, Z4
 	VBLENDMPS         Z2, Z4, K2, Z5
 	VMULPS            Z3, Z0, Z0
-	VFMADD231PS.BCST  constants<>+1920(SB), Z0, Z5
+	VFMADD231PS.BCST  constants<>+1952(SB), Z0, Z5
 	VMULPS            Z5, Z1, Z0
 	VMOVUPS           Z0, K1, (AX)(SI*4)
 
@@ -3310,21 +3792,21 @@ loop:
 	VMOVUPS      (CX)(SI*4), Y0
 	VMOVUPS      (DX)(SI*4), Y1
 	VANDPS       constants<>+0(SB), Y0, Y2
-	VBROADCASTSS constants<>+800(SB), Y3
+	VBROADCASTSS constants<>+1504(SB), Y3
 	VMINPS       Y2, Y3, Y3
-	VBROADCASTSS constants<>+832(SB), Y2
-	VFMADD213PS  constants<>+864(SB), Y3, Y2
-	VFMADD213PS  constants<>+896(SB), Y3, Y2
-	VFMADD213PS  constants<>+928(SB), Y3, Y2
-	VFMADD213PS  constants<>+960(SB), Y3, Y2
-	VBROADCASTSS constants<>+992(SB), Y4
-	VFMADD213PS  constants<>+1024(SB), Y3, Y4
-	VFMADD213PS  constants<>+1056(SB), Y3, Y4
-	VFMADD213PS  constants<>+1088(SB), Y3, Y4
-	VFMADD213PS  constants<>+1120(SB), Y3, Y4
-	VFMADD213PS  constants<>+1152(SB), Y3, Y4
+	VBROADCASTSS constants<>+1536(SB), Y2
+	VFMADD213PS  constants<>+1568(SB), Y3, Y2
+	VFMADD213PS  constants<>+1600(SB), Y3, Y2
+	VFMADD213PS  constants<>+1632(SB), Y3, Y2
+	VFMADD213PS  constants<>+1664(SB), Y3, Y2
+	VBROADCASTSS constants<>+1696(SB), Y4
+	VFMADD213PS  constants<>+1728(SB), Y3, Y4
+	VFMADD213PS  constants<>+1760(SB), Y3, Y4
+	VFMADD213PS  constants<>+1792(SB), Y3, Y4
+	VFMADD213PS  constants<>+1824(SB), Y3, Y4
+	VFMADD213PS  constants<>+1856(SB), Y3, Y4
 	VDIVPS       Y4, Y2, Y2
-	VMULPS       constants<>+1184(SB), Y3, Y4
+	VMULPS       constants<>+1248(SB), Y3, Y4
 	VMULPS       Y3, Y4, Y5
 	VMULPS       constants<>+416(SB), Y5, Y5
 	VROUNDPS     $0x08, Y5, Y5
@@ -3352,7 +3834,7 @@ loop:
 	VSUBPS       Y2, Y4, Y4
 	VBLENDVPS    Y0, Y2, Y4, Y2
 	VMULPS       Y3, Y0, Y0
-	VFMADD231PS  constants<>+1920(SB), Y0, Y2
+	VFMADD231PS  constants<>+1952(SB), Y0, Y2
 	VMULPS       Y2, Y1, Y0
 	VMOVUPS      Y0, (AX)(SI*4)
 	ADDQ         $0x08, SI
@@ -3368,21 +3850,21 @@ tail:
 	VMASKMOVPS   (CX)(SI*4), Y0, Y1
 	VMASKMOVPS   (DX)(SI*4), Y0, Y2
 	VANDPS       constants<>+0(SB), Y1, Y3
-	VBROADCASTSS constants<>+800(SB), Y4
+	VBROADCASTSS constants<>+1504(SB), Y4
 	VMINPS       Y3, Y4, Y4
-	VBROADCASTSS constants<>+832(SB), Y3
-	VFMADD213PS  constants<>+864(SB), Y4, Y3
-	VFMADD213PS  constants<>+896(SB), Y4, Y3
-	VFMADD213PS  constants<>+928(SB), Y4, Y3
-	VFMADD213PS  constants<>+960(SB), Y4, Y3
-	VBROADCASTSS constants<>+992(SB), Y5
-	VFMADD213PS  constants<>+1024(SB), Y4, Y5
-	VFMADD213PS  constants<>+1056(SB), Y4, Y5
-	VFMADD213PS  constants<>+1088(SB), Y4, Y5
-	VFMADD213PS  constants<>+1120(SB), Y4, Y5
-	VFMADD213PS  constants<>+1152(SB), Y4, Y5
+	VBROADCASTSS constants<>+1536(SB), Y3
+	VFMADD213PS  constants<>+1568(SB), Y4, Y3
+	VFMADD213PS  constants<>+1600(SB), Y4, Y3
+	VFMADD213PS  constants<>+1632(SB), Y4, Y3
+	VFMADD213PS  constants<>+1664(SB), Y4, Y3
+	VBROADCASTSS constants<>+1696(SB), Y5
+	VFMADD213PS  constants<>+1728(SB), Y4, Y5
+	VFMADD213PS  constants<>+1760(SB), Y4, Y5
+	VFMADD213PS  constants<>+1792(SB), Y4, Y5
+	VFMADD213PS  constants<>+1824(SB), Y4, Y5
+	VFMADD213PS  constants<>+1856(SB), Y4, Y5
 	VDIVPS       Y5, Y3, Y3
-	VMULPS       constants<>+1184(SB), Y4, Y5
+	VMULPS       constants<>+1248(SB), Y4, Y5
 	VMULPS       Y4, Y5, Y6
 	VMULPS       constants<>+416(SB), Y6, Y6
 	VROUNDPS     $0x08, Y6, Y6
@@ -3410,1011 +3892,11 @@ tail:
 	VSUBPS       Y3, Y5, Y5
 	VBLENDVPS    Y1, Y3, Y5, Y3
 	VMULPS       Y4, Y1, Y1
-	VFMADD231PS  constants<>+1920(SB), Y1, Y3
+	VFMADD231PS  constants<>+1952(SB), Y1, Y3
 	VMULPS       Y3, Y2, Y1
 	VMASKMOVPS   Y1, Y0, (AX)(SI*4)
 
 done:
-	VZEROUPPER
-	RET
-
-// func geluTanhGradAVX512(dst []float32, x []float32, dy []float32)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·geluTanhGradAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dy_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS           (CX)(SI*4), Z0
-	VMOVUPS           (DX)(SI*4), Z1
-	VBROADCASTSS      constants<>+1952(SB), Z2
-	VMINPS            Z0, Z2, Z2
-	VBROADCASTSS      constants<>+1984(SB), Z0
-	VMAXPS            Z2, Z0, Z0
-	VMULPS            Z0, Z0, Z2
-	VBROADCASTSS      constants<>+1216(SB), Z5
-	VFMADD213PS.BCST  constants<>+1248(SB), Z2, Z5
-	VMULPS            Z5, Z0, Z5
-	VORPS.BCST        constants<>+384(SB), Z5, Z6
-	VBROADCASTSS      constants<>+768(SB), Z7
-	VMAXPS            Z6, Z7, Z7
-	VMULPS.BCST       constants<>+416(SB), Z7, Z6
-	VRNDSCALEPS       $0x08, Z6, Z6
-	VMOVAPS           Z7, Z7
-	VFNMADD231PS.BCST constants<>+448(SB), Z6, Z7
-	VFNMADD231PS.BCST constants<>+480(SB), Z6, Z7
-	VBROADCASTSS      constants<>+544(SB), Z8
-	VFMADD213PS.BCST  constants<>+576(SB), Z7, Z8
-	VFMADD213PS.BCST  constants<>+608(SB), Z7, Z8
-	VFMADD213PS.BCST  constants<>+640(SB), Z7, Z8
-	VFMADD213PS.BCST  constants<>+672(SB), Z7, Z8
-	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z8
-	VFMADD213PS.BCST  constants<>+512(SB), Z7, Z8
-	VSCALEFPS         Z6, Z8, Z6
-	VBROADCASTSS      constants<>+512(SB), Z7
-	VADDPS.BCST       constants<>+512(SB), Z6, Z8
-	VDIVPS            Z8, Z7, Z7
-	VMULPS            Z7, Z6, Z6
-	VPMOVD2M          Z5, K1
-	VBLENDMPS         Z6, Z7, K1, Z3
-	VMULPS            Z6, Z7, Z5
-	VMULPS            Z5, Z0, Z0
-	VBROADCASTSS      constants<>+2016(SB), Z5
-	VFMADD213PS.BCST  constants<>+1248(SB), Z2, Z5
-	VFMADD231PS       Z5, Z0, Z3
-	VMULPS            Z3, Z1, Z0
-	VMOVUPS           Z0, (AX)(SI*4)
-	ADDQ              $0x10, SI
-	CMPQ              SI, DI
-	JLT               loop
-
-tail:
-	SUBQ              SI, BX
-	JZ                done
-	MOVQ              $-1, DI
-	BZHIQ             BX, DI, DI
-	KMOVW             DI, K1
-	VMOVUPS.Z         (CX)(SI*4), K1, Z0
-	VMOVUPS.Z         (DX)(SI*4), K1, Z1
-	VBROADCASTSS      constants<>+1952(SB), Z2
-	VMINPS            Z0, Z2, Z2
-	VBROADCASTSS      constants<>+1984(SB), Z0
-	VMAXPS            Z2, Z0, Z0
-	VMULPS            Z0, Z0, Z2
-	VBROADCASTSS      constants<>+1216(SB), Z3
-	VFMADD213PS.BCST  constants<>+1248(SB), Z2, Z3
-	VMULPS            Z3, Z0, Z3
-	VORPS.BCST        constants<>+384(SB), Z3, Z5
-	VBROADCASTSS      constants<>+768(SB), Z6
-	VMAXPS            Z5, Z6, Z6
-	VMULPS.BCST       constants<>+416(SB), Z6, Z5
-	VRNDSCALEPS       $0x08, Z5, Z5
-	VMOVAPS           Z6, Z6
-	VFNMADD231PS.BCST constants<>+448(SB), Z5, Z6
-	VFNMADD231PS.BCST constants<>+480(SB), Z5, Z6
-	VBROADCASTSS      constants<>+544(SB), Z7
-	VFMADD213PS.BCST  constants<>+576(SB), Z6, Z7
-	VFMADD213PS.BCST  constants<>+608(SB), Z6, Z7
-	VFMADD213PS.BCST  constants<>+640(SB), Z6, Z7
-	VFMADD213PS.BCST  constants<>+672(SB), Z6, Z7
-	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z7
-	VFMADD213PS.BCST  constants<>+512(SB), Z6, Z7
-	VSCALEFPS         Z5, Z7, Z5
-	VBROADCASTSS      constants<>+512(SB), Z6
-	VADDPS.BCST       constants<>+512(SB), Z5, Z7
-	VDIVPS            Z7, Z6, Z6
-	VMULPS            Z6, Z5, Z5
-	VPMOVD2M          Z3, K2
-	VBLENDMPS         Z5, Z6, K2, Z4
-	VMULPS            Z5, Z6, Z3
-	VMULPS            Z3, Z0, Z0
-	VBROADCASTSS      constants<>+2016(SB), Z3
-	VFMADD213PS.BCST  constants<>+1248(SB), Z2, Z3
-	VFMADD231PS       Z3, Z0, Z4
-	VMULPS            Z4, Z1, Z0
-	VMOVUPS           Z0, K1, (AX)(SI*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func geluTanhGradAVX2(dst []float32, x []float32, dy []float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·geluTanhGradAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ x_base+24(FP), CX
-	MOVQ dy_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-8, DI
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VBROADCASTSS constants<>+1952(SB), Y2
-	VMINPS       Y0, Y2, Y2
-	VBROADCASTSS constants<>+1984(SB), Y0
-	VMAXPS       Y2, Y0, Y0
-	VMULPS       Y0, Y0, Y2
-	VBROADCASTSS constants<>+1216(SB), Y3
-	VFMADD213PS  constants<>+1248(SB), Y2, Y3
-	VMULPS       Y3, Y0, Y3
-	VORPS        constants<>+384(SB), Y3, Y4
-	VBROADCASTSS constants<>+768(SB), Y5
-	VMAXPS       Y4, Y5, Y5
-	VMULPS       constants<>+416(SB), Y5, Y4
-	VROUNDPS     $0x08, Y4, Y4
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS constants<>+448(SB), Y4, Y5
-	VFNMADD231PS constants<>+480(SB), Y4, Y5
-	VBROADCASTSS constants<>+544(SB), Y6
-	VFMADD213PS  constants<>+576(SB), Y5, Y6
-	VFMADD213PS  constants<>+608(SB), Y5, Y6
-	VFMADD213PS  constants<>+640(SB), Y5, Y6
-	VFMADD213PS  constants<>+672(SB), Y5, Y6
-	VFMADD213PS  constants<>+512(SB), Y5, Y6
-	VFMADD213PS  constants<>+512(SB), Y5, Y6
-	VCVTPS2DQ    Y4, Y4
-	VPSRAD       $0x01, Y4, Y5
-	VPADDD       constants<>+704(SB), Y5, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VMULPS       Y7, Y6, Y6
-	VPSUBD       Y5, Y4, Y4
-	VPADDD       constants<>+704(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y6, Y4
-	VBROADCASTSS constants<>+512(SB), Y5
-	VADDPS       constants<>+512(SB), Y4, Y6
-	VDIVPS       Y6, Y5, Y5
-	VMULPS       Y5, Y4, Y4
-	VBLENDVPS    Y3, Y4, Y5, Y3
-	VMULPS       Y4, Y5, Y4
-	VMULPS       Y4, Y0, Y0
-	VBROADCASTSS constants<>+2016(SB), Y4
-	VFMADD213PS  constants<>+1248(SB), Y2, Y4
-	VFMADD231PS  Y4, Y0, Y3
-	VMULPS       Y3, Y1, Y0
-	VMOVUPS      Y0, (AX)(SI*4)
-	ADDQ         $0x08, SI
-	CMPQ         SI, DI
-	JLT          loop
-
-tail:
-	SUBQ         SI, BX
-	JZ           done
-	VMOVD        BX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(SI*4), Y0, Y1
-	VMASKMOVPS   (DX)(SI*4), Y0, Y2
-	VBROADCASTSS constants<>+1952(SB), Y3
-	VMINPS       Y1, Y3, Y3
-	VBROADCASTSS constants<>+1984(SB), Y1
-	VMAXPS       Y3, Y1, Y1
-	VMULPS       Y1, Y1, Y3
-	VBROADCASTSS constants<>+1216(SB), Y4
-	VFMADD213PS  constants<>+1248(SB), Y3, Y4
-	VMULPS       Y4, Y1, Y4
-	VORPS        constants<>+384(SB), Y4, Y5
-	VBROADCASTSS constants<>+768(SB), Y6
-	VMAXPS       Y5, Y6, Y6
-	VMULPS       constants<>+416(SB), Y6, Y5
-	VROUNDPS     $0x08, Y5, Y5
-	VMOVAPS      Y6, Y6
-	VFNMADD231PS constants<>+448(SB), Y5, Y6
-	VFNMADD231PS constants<>+480(SB), Y5, Y6
-	VBROADCASTSS constants<>+544(SB), Y7
-	VFMADD213PS  constants<>+576(SB), Y6, Y7
-	VFMADD213PS  constants<>+608(SB), Y6, Y7
-	VFMADD213PS  constants<>+640(SB), Y6, Y7
-	VFMADD213PS  constants<>+672(SB), Y6, Y7
-	VFMADD213PS  constants<>+512(SB), Y6, Y7
-	VFMADD213PS  constants<>+512(SB), Y6, Y7
-	VCVTPS2DQ    Y5, Y5
-	VPSRAD       $0x01, Y5, Y6
-	VPADDD       constants<>+704(SB), Y6, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y7, Y7
-	VPSUBD       Y6, Y5, Y5
-	VPADDD       constants<>+704(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y7, Y5
-	VBROADCASTSS constants<>+512(SB), Y6
-	VADDPS       constants<>+512(SB), Y5, Y7
-	VDIVPS       Y7, Y6, Y6
-	VMULPS       Y6, Y5, Y5
-	VBLENDVPS    Y4, Y5, Y6, Y4
-	VMULPS       Y5, Y6, Y5
-	VMULPS       Y5, Y1, Y1
-	VBROADCASTSS constants<>+2016(SB), Y5
-	VFMADD213PS  constants<>+1248(SB), Y3, Y5
-	VFMADD231PS  Y5, Y1, Y4
-	VMULPS       Y4, Y2, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(SI*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func equalAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·equalAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x00, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x00, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func equalAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·equalAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x00, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func equalScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·equalScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x00, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x00, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func equalScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·equalScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x00, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func greaterAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·greaterAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x1e, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x1e, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func greaterAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·greaterAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x1e, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func greaterScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·greaterScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x1e, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x1e, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func greaterScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·greaterScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x1e, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func greaterEqualAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·greaterEqualAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x1d, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x1d, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func greaterEqualAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·greaterEqualAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x1d, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func greaterEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·greaterEqualScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x1d, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x1d, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func greaterEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·greaterEqualScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x1d, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func lessAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·lessAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x11, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x11, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func lessAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·lessAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x11, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func lessScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·lessScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x11, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x11, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func lessScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·lessScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x11, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func lessEqualAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·lessEqualAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x12, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x12, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func lessEqualAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·lessEqualAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x12, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func lessEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·lessEqualScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x12, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x12, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func lessEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·lessEqualScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x12, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func notEqualAVX512(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·notEqualAVX512(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	MOVQ BX, DI
-	ANDQ $-16, DI
-	JZ   tail
-
-loop:
-	VMOVUPS    (CX)(SI*4), Z0
-	VMOVUPS    (DX)(SI*4), Z1
-	VCMPPS     $0x04, Z1, Z0, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X0
-	VMOVDQU    X0, (AX)(SI*1)
-	ADDQ       $0x10, SI
-	CMPQ       SI, DI
-	JLT        loop
-
-tail:
-	SUBQ       SI, BX
-	JZ         done
-	MOVQ       $-1, DI
-	BZHIQ      BX, DI, DI
-	KMOVW      DI, K1
-	VMOVUPS.Z  (CX)(SI*4), K1, Z0
-	VMOVUPS.Z  (DX)(SI*4), K1, Z1
-	VCMPPS     $0x04, Z1, Z0, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func notEqualAVX2(dst []bool, a []float32, b []float32)
-// Requires: AVX, AVX2
-TEXT ·notEqualAVX2(SB), NOSPLIT, $0-72
-	MOVQ dst_base+0(FP), AX
-	MOVQ a_base+24(FP), CX
-	MOVQ b_base+48(FP), DX
-	MOVQ dst_len+8(FP), BX
-	XORQ SI, SI
-	ANDQ $-8, BX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(SI*4), Y0
-	VMOVUPS      (DX)(SI*4), Y1
-	VCMPPS       $0x04, Y1, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKSSDW    X1, X0, X1
-	VPACKSSWB    X1, X1, X1
-	VPAND        constants<>+2048(SB), X1, X0
-	VMOVQ        X0, (AX)(SI*1)
-	ADDQ         $0x08, SI
-	CMPQ         SI, BX
-	JLT          loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func notEqualScalarAVX512(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·notEqualScalarAVX512(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Z0
-	XORQ         BX, BX
-	MOVQ         DX, SI
-	ANDQ         $-16, SI
-	JZ           tail
-
-loop:
-	VMOVUPS    (CX)(BX*4), Z1
-	VCMPPS     $0x04, Z0, Z1, K1
-	VMOVDQU8.Z constants<>+2048(SB), K1, X1
-	VMOVDQU    X1, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	CMPQ       BX, SI
-	JLT        loop
-
-tail:
-	SUBQ       BX, DX
-	JZ         done
-	MOVQ       $-1, SI
-	BZHIQ      DX, SI, SI
-	KMOVW      SI, K1
-	VMOVUPS.Z  (CX)(BX*4), K1, Z1
-	VCMPPS     $0x04, Z0, Z1, K2
-	VMOVDQU8.Z constants<>+2048(SB), K2, X0
-	VMOVDQU8   X0, K1, (AX)(BX*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func notEqualScalarAVX2(dst []bool, a []float32, s float32)
-// Requires: AVX, AVX2
-TEXT ·notEqualScalarAVX2(SB), NOSPLIT, $0-52
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         a_base+24(FP), CX
-	MOVQ         dst_len+8(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	ANDQ         $-8, DX
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y1
-	VCMPPS       $0x04, Y0, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VPACKSSDW    X2, X1, X2
-	VPACKSSWB    X2, X2, X2
-	VPAND        constants<>+2048(SB), X2, X1
-	VMOVQ        X1, (AX)(BX*1)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
-
-tail:
 	VZEROUPPER
 	RET
 
@@ -4737,61 +4219,6 @@ tail:
 	VZEROUPPER
 	RET
 
-// func toFloat16AVX512(dst []uint16, src []float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
-TEXT ·toFloat16AVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ src_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS   (CX)(BX*4), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, (AX)(BX*2)
-	ADDQ      $0x10, BX
-	CMPQ      BX, SI
-	JLT       loop
-
-tail:
-	SUBQ      BX, DX
-	JZ        done
-	MOVQ      $-1, SI
-	BZHIQ     DX, SI, SI
-	KMOVW     SI, K1
-	VMOVUPS.Z (CX)(BX*4), K1, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, K1, (AX)(BX*2)
-
-done:
-	VZEROUPPER
-	RET
-
-// func toFloat16AVX2(dst []uint16, src []float32)
-// Requires: AVX, F16C
-TEXT ·toFloat16AVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ src_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	ANDQ $-8, DX
-	JZ   tail
-
-loop:
-	VMOVUPS   (CX)(BX*4), Y0
-	VCVTPS2PH $0x00, Y0, X0
-	VMOVDQU   X0, (AX)(BX*2)
-	ADDQ      $0x08, BX
-	CMPQ      BX, DX
-	JLT       loop
-
-tail:
-	VZEROUPPER
-	RET
-
 // func fromBFloat16AVX512(dst []float32, src []uint16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·fromBFloat16AVX512(SB), NOSPLIT, $0-48
@@ -4845,86 +4272,6 @@ loop:
 	ADDQ      $0x08, BX
 	CMPQ      BX, DX
 	JLT       loop
-
-tail:
-	VZEROUPPER
-	RET
-
-// func toBFloat16AVX512(dst []uint16, src []float32)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, BMI2
-TEXT ·toBFloat16AVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ src_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS     (CX)(BX*4), Z0
-	VPSLLD      $0x0f, Z0, Z1
-	VPSRLD      $0x1f, Z1, Z1
-	VPADDD.BCST constants<>+2080(SB), Z0, Z4
-	VPADDD      Z1, Z4, Z1
-	VORPS.BCST  constants<>+2112(SB), Z0, Z4
-	VCMPPS      $0x03, Z0, Z0, K1
-	VBLENDMPS   Z4, Z1, K1, Z2
-	VPSRLD      $0x10, Z2, Z0
-	VPMOVDW     Z0, Y0
-	VMOVDQU     Y0, (AX)(BX*2)
-	ADDQ        $0x10, BX
-	CMPQ        BX, SI
-	JLT         loop
-
-tail:
-	SUBQ        BX, DX
-	JZ          done
-	MOVQ        $-1, SI
-	BZHIQ       DX, SI, SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (CX)(BX*4), K1, Z0
-	VPSLLD      $0x0f, Z0, Z1
-	VPSRLD      $0x1f, Z1, Z1
-	VPADDD.BCST constants<>+2080(SB), Z0, Z2
-	VPADDD      Z1, Z2, Z1
-	VORPS.BCST  constants<>+2112(SB), Z0, Z2
-	VCMPPS      $0x03, Z0, Z0, K2
-	VBLENDMPS   Z2, Z1, K2, Z3
-	VPSRLD      $0x10, Z3, Z0
-	VPMOVDW     Z0, Y0
-	VMOVDQU16   Y0, K1, (AX)(BX*2)
-
-done:
-	VZEROUPPER
-	RET
-
-// func toBFloat16AVX2(dst []uint16, src []float32)
-// Requires: AVX, AVX2
-TEXT ·toBFloat16AVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ src_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	ANDQ $-8, DX
-	JZ   tail
-
-loop:
-	VMOVUPS      (CX)(BX*4), Y0
-	VPSLLD       $0x0f, Y0, Y1
-	VPSRLD       $0x1f, Y1, Y1
-	VPADDD       constants<>+2080(SB), Y0, Y2
-	VPADDD       Y1, Y2, Y1
-	VORPS        constants<>+2112(SB), Y0, Y2
-	VCMPPS       $0x03, Y0, Y0, Y0
-	VBLENDVPS    Y0, Y2, Y1, Y0
-	VPSRLD       $0x10, Y0, Y0
-	VEXTRACTI128 $0x01, Y0, X1
-	VPACKUSDW    X1, X0, X0
-	VMOVDQU      X0, (AX)(BX*2)
-	ADDQ         $0x08, BX
-	CMPQ         BX, DX
-	JLT          loop
 
 tail:
 	VZEROUPPER
@@ -5102,8 +4449,8 @@ loop:
 	VMOVUPS      (CX)(BX*4), Y0
 	VPSRLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS constants<>+2144(SB), Y2
-	VANDPS       constants<>+2176(SB), Y0, Y0
+	VBROADCASTSS constants<>+1984(SB), Y2
+	VANDPS       constants<>+2016(SB), Y0, Y0
 	VCVTDQ2PS    Y0, Y0
 	VFMADD213PS  Y0, Y2, Y1
 	VMOVUPS      Y1, (AX)(BX*4)
@@ -5120,85 +4467,11 @@ tail:
 	VMASKMOVPS   (CX)(BX*4), Y0, Y1
 	VPSRLD       $0x10, Y1, Y2
 	VCVTDQ2PS    Y2, Y2
-	VBROADCASTSS constants<>+2144(SB), Y3
-	VANDPS       constants<>+2176(SB), Y1, Y1
+	VBROADCASTSS constants<>+1984(SB), Y3
+	VANDPS       constants<>+2016(SB), Y1, Y1
 	VCVTDQ2PS    Y1, Y1
 	VFMADD213PS  Y1, Y3, Y2
 	VMASKMOVPS   Y2, Y0, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func unitFromBitsAVX512(dst []float32, bits []uint32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·unitFromBitsAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ bits_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-16, SI
-	JZ   tail
-
-loop:
-	VMOVUPS     (CX)(BX*4), Z0
-	VPSRLD      $0x08, Z0, Z0
-	VCVTDQ2PS   Z0, Z0
-	VMULPS.BCST constants<>+2208(SB), Z0, Z0
-	VMOVUPS     Z0, (AX)(BX*4)
-	ADDQ        $0x10, BX
-	CMPQ        BX, SI
-	JLT         loop
-
-tail:
-	SUBQ        BX, DX
-	JZ          done
-	MOVQ        $-1, SI
-	BZHIQ       DX, SI, SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (CX)(BX*4), K1, Z0
-	VPSRLD      $0x08, Z0, Z0
-	VCVTDQ2PS   Z0, Z0
-	VMULPS.BCST constants<>+2208(SB), Z0, Z0
-	VMOVUPS     Z0, K1, (AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func unitFromBitsAVX2(dst []float32, bits []uint32)
-// Requires: AVX, AVX2
-TEXT ·unitFromBitsAVX2(SB), NOSPLIT, $0-48
-	MOVQ dst_base+0(FP), AX
-	MOVQ bits_base+24(FP), CX
-	MOVQ dst_len+8(FP), DX
-	XORQ BX, BX
-	MOVQ DX, SI
-	ANDQ $-8, SI
-	JZ   tail
-
-loop:
-	VMOVUPS   (CX)(BX*4), Y0
-	VPSRLD    $0x08, Y0, Y0
-	VCVTDQ2PS Y0, Y0
-	VMULPS    constants<>+2208(SB), Y0, Y0
-	VMOVUPS   Y0, (AX)(BX*4)
-	ADDQ      $0x08, BX
-	CMPQ      BX, SI
-	JLT       loop
-
-tail:
-	SUBQ         BX, DX
-	JZ           done
-	VMOVD        DX, X0
-	VPBROADCASTD X0, Y0
-	VPCMPGTD     lane<>+0(SB), Y0, Y0
-	VMASKMOVPS   (CX)(BX*4), Y0, Y1
-	VPSRLD       $0x08, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       constants<>+2208(SB), Y1, Y1
-	VMASKMOVPS   Y1, Y0, (AX)(BX*4)
 
 done:
 	VZEROUPPER
@@ -5940,270 +5213,16 @@ join:
 	VZEROUPPER
 	RET
 
-// func centeredDotScaledAVX512(dy []float32, x []float32, gamma []float32, mean float32) float32
-// Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
-TEXT ·centeredDotScaledAVX512(SB), NOSPLIT, $0-84
-	MOVQ         dy_base+0(FP), AX
-	MOVQ         x_base+24(FP), CX
-	MOVQ         gamma_base+48(FP), DX
-	MOVQ         dy_len+8(FP), BX
-	VBROADCASTSS mean+72(FP), Z0
-	VXORPS       Z1, Z1, Z1
-	VXORPS       Z2, Z2, Z2
-	VXORPS       Z3, Z3, Z3
-	VXORPS       Z4, Z4, Z4
-	XORQ         SI, SI
-	MOVQ         BX, DI
-	ANDQ         $-64, DI
-	JZ           tail
-
-loop:
-	VMOVUPS     (AX)(SI*4), Z5
-	VMOVUPS     (CX)(SI*4), Z6
-	VMOVUPS     (DX)(SI*4), Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z1
-	VMOVUPS     64(AX)(SI*4), Z5
-	VMOVUPS     64(CX)(SI*4), Z6
-	VMOVUPS     64(DX)(SI*4), Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z2
-	VMOVUPS     128(AX)(SI*4), Z5
-	VMOVUPS     128(CX)(SI*4), Z6
-	VMOVUPS     128(DX)(SI*4), Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z3
-	VMOVUPS     192(AX)(SI*4), Z5
-	VMOVUPS     192(CX)(SI*4), Z6
-	VMOVUPS     192(DX)(SI*4), Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z4
-	ADDQ        $0x40, SI
-	CMPQ        SI, DI
-	JLT         loop
-
-tail:
-	SUBQ        SI, BX
-	JZ          join
-	MOVQ        $-1, DI
-	BZHIQ       BX, DI, DI
-	KMOVW       DI, K1
-	SHRQ        $0x10, DI
-	VMOVUPS.Z   (AX)(SI*4), K1, Z5
-	VMOVUPS.Z   (CX)(SI*4), K1, Z6
-	VMOVUPS.Z   (DX)(SI*4), K1, Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z1
-	KMOVW       DI, K1
-	SHRQ        $0x10, DI
-	VMOVUPS.Z   64(AX)(SI*4), K1, Z5
-	VMOVUPS.Z   64(CX)(SI*4), K1, Z6
-	VMOVUPS.Z   64(DX)(SI*4), K1, Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z2
-	KMOVW       DI, K1
-	SHRQ        $0x10, DI
-	VMOVUPS.Z   128(AX)(SI*4), K1, Z5
-	VMOVUPS.Z   128(CX)(SI*4), K1, Z6
-	VMOVUPS.Z   128(DX)(SI*4), K1, Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z6
-	VFMADD231PS Z6, Z5, Z3
-	KMOVW       DI, K1
-	SHRQ        $0x10, DI
-	VMOVUPS.Z   192(AX)(SI*4), K1, Z5
-	VMOVUPS.Z   192(CX)(SI*4), K1, Z6
-	VMOVUPS.Z   192(DX)(SI*4), K1, Z7
-	VMULPS      Z7, Z5, Z5
-	VSUBPS      Z0, Z6, Z0
-	VFMADD231PS Z0, Z5, Z4
-
-join:
-	VADDPS        Z2, Z1, Z1
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z3, Z1, Z1
-	VEXTRACTF64X4 $0x01, Z1, Y0
-	VADDPS        Y0, Y1, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X0, X1, X1
-	VMOVHLPS      X1, X1, X0
-	VADDPS        X0, X1, X1
-	VMOVSHDUP     X1, X0
-	VADDPS        X0, X1, X1
-	MOVSS         X1, ret+80(FP)
-	VZEROUPPER
-	RET
-
-// func centeredDotScaledAVX2(dy []float32, x []float32, gamma []float32, mean float32) float32
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·centeredDotScaledAVX2(SB), NOSPLIT, $0-84
-	MOVQ         dy_base+0(FP), AX
-	MOVQ         x_base+24(FP), CX
-	MOVQ         gamma_base+48(FP), DX
-	MOVQ         dy_len+8(FP), BX
-	VBROADCASTSS mean+72(FP), Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y8, Y8, Y8
-	XORQ         SI, SI
-	MOVQ         BX, DI
-	ANDQ         $-64, DI
-	JZ           tail
-
-loop:
-	VMOVUPS     (AX)(SI*4), Y9
-	VMOVUPS     (CX)(SI*4), Y10
-	VMOVUPS     (DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y1
-	VMOVUPS     32(AX)(SI*4), Y9
-	VMOVUPS     32(CX)(SI*4), Y10
-	VMOVUPS     32(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y2
-	VMOVUPS     64(AX)(SI*4), Y9
-	VMOVUPS     64(CX)(SI*4), Y10
-	VMOVUPS     64(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y3
-	VMOVUPS     96(AX)(SI*4), Y9
-	VMOVUPS     96(CX)(SI*4), Y10
-	VMOVUPS     96(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y4
-	VMOVUPS     128(AX)(SI*4), Y9
-	VMOVUPS     128(CX)(SI*4), Y10
-	VMOVUPS     128(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y5
-	VMOVUPS     160(AX)(SI*4), Y9
-	VMOVUPS     160(CX)(SI*4), Y10
-	VMOVUPS     160(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y6
-	VMOVUPS     192(AX)(SI*4), Y9
-	VMOVUPS     192(CX)(SI*4), Y10
-	VMOVUPS     192(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y7
-	VMOVUPS     224(AX)(SI*4), Y9
-	VMOVUPS     224(CX)(SI*4), Y10
-	VMOVUPS     224(DX)(SI*4), Y11
-	VMULPS      Y11, Y9, Y9
-	VSUBPS      Y0, Y10, Y10
-	VFMADD231PS Y10, Y9, Y8
-	ADDQ        $0x40, SI
-	CMPQ        SI, DI
-	JLT         loop
-
-tail:
-	SUBQ         SI, BX
-	JZ           join
-	VMOVD        BX, X9
-	VPBROADCASTD X9, Y9
-	VPCMPGTD     lane<>+0(SB), Y9, Y10
-	VMASKMOVPS   (AX)(SI*4), Y10, Y11
-	VMASKMOVPS   (CX)(SI*4), Y10, Y12
-	VMASKMOVPS   (DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y1
-	VPCMPGTD     lane<>+32(SB), Y9, Y10
-	VMASKMOVPS   32(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   32(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   32(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y2
-	VPCMPGTD     lane<>+64(SB), Y9, Y10
-	VMASKMOVPS   64(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   64(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   64(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y3
-	VPCMPGTD     lane<>+96(SB), Y9, Y10
-	VMASKMOVPS   96(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   96(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   96(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y4
-	VPCMPGTD     lane<>+128(SB), Y9, Y10
-	VMASKMOVPS   128(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   128(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   128(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y5
-	VPCMPGTD     lane<>+160(SB), Y9, Y10
-	VMASKMOVPS   160(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   160(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   160(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y6
-	VPCMPGTD     lane<>+192(SB), Y9, Y10
-	VMASKMOVPS   192(AX)(SI*4), Y10, Y11
-	VMASKMOVPS   192(CX)(SI*4), Y10, Y12
-	VMASKMOVPS   192(DX)(SI*4), Y10, Y10
-	VMULPS       Y10, Y11, Y10
-	VSUBPS       Y0, Y12, Y11
-	VFMADD231PS  Y11, Y10, Y7
-	VPCMPGTD     lane<>+224(SB), Y9, Y9
-	VMASKMOVPS   224(AX)(SI*4), Y9, Y10
-	VMASKMOVPS   224(CX)(SI*4), Y9, Y11
-	VMASKMOVPS   224(DX)(SI*4), Y9, Y9
-	VMULPS       Y9, Y10, Y9
-	VSUBPS       Y0, Y11, Y0
-	VFMADD231PS  Y0, Y9, Y8
-
-join:
-	VADDPS       Y3, Y1, Y1
-	VADDPS       Y7, Y5, Y5
-	VADDPS       Y5, Y1, Y1
-	VADDPS       Y4, Y2, Y2
-	VADDPS       Y8, Y6, Y6
-	VADDPS       Y6, Y2, Y2
-	VADDPS       Y2, Y1, Y0
-	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X0, X1, X1
-	VMOVHLPS     X1, X1, X0
-	VADDPS       X0, X1, X1
-	VMOVSHDUP    X1, X0
-	VADDPS       X0, X1, X1
-	MOVSS        X1, ret+80(FP)
-	VZEROUPPER
-	RET
-
 // func maxOfAVX512(a []float32) float32
 // Requires: AVX, AVX512F, BMI2, SSE
 TEXT ·maxOfAVX512(SB), NOSPLIT, $0-28
 	MOVQ         a_base+0(FP), AX
 	MOVQ         a_len+8(FP), CX
 	KXORW        K1, K1, K1
-	VBROADCASTSS constants<>+1824(SB), Z0
-	VBROADCASTSS constants<>+1824(SB), Z1
-	VBROADCASTSS constants<>+1824(SB), Z2
-	VBROADCASTSS constants<>+1824(SB), Z3
+	VBROADCASTSS constants<>+1376(SB), Z0
+	VBROADCASTSS constants<>+1376(SB), Z1
+	VBROADCASTSS constants<>+1376(SB), Z2
+	VBROADCASTSS constants<>+1376(SB), Z3
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-64, BX
@@ -6240,7 +5259,7 @@ tail:
 	VMOVUPS.Z    (AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1824(SB), Z9
+	VBROADCASTSS constants<>+1376(SB), Z9
 	VBLENDMPS    Z4, Z9, K2, Z5
 	VMAXPS       Z5, Z0, Z0
 	KMOVW        BX, K2
@@ -6248,7 +5267,7 @@ tail:
 	VMOVUPS.Z    64(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1824(SB), Z5
+	VBROADCASTSS constants<>+1376(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z6
 	VMAXPS       Z6, Z1, Z1
 	KMOVW        BX, K2
@@ -6256,7 +5275,7 @@ tail:
 	VMOVUPS.Z    128(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1824(SB), Z5
+	VBROADCASTSS constants<>+1376(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z7
 	VMAXPS       Z7, Z2, Z2
 	KMOVW        BX, K2
@@ -6264,7 +5283,7 @@ tail:
 	VMOVUPS.Z    192(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1824(SB), Z5
+	VBROADCASTSS constants<>+1376(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z8
 	VMAXPS       Z8, Z3, Z3
 
@@ -6282,7 +5301,7 @@ join:
 	VMAXPS        X1, X0, X0
 	KORTESTW      K1, K1
 	JZ            numbers
-	VMOVSS        constants<>+1792(SB), X0
+	VMOVSS        constants<>+1344(SB), X0
 
 numbers:
 	MOVSS X0, ret+24(FP)
@@ -6295,14 +5314,14 @@ TEXT ·maxOfAVX2(SB), NOSPLIT, $0-28
 	MOVQ         a_base+0(FP), AX
 	MOVQ         a_len+8(FP), CX
 	VXORPS       Y0, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y1
-	VBROADCASTSS constants<>+1824(SB), Y2
-	VBROADCASTSS constants<>+1824(SB), Y3
-	VBROADCASTSS constants<>+1824(SB), Y4
-	VBROADCASTSS constants<>+1824(SB), Y5
-	VBROADCASTSS constants<>+1824(SB), Y6
-	VBROADCASTSS constants<>+1824(SB), Y7
-	VBROADCASTSS constants<>+1824(SB), Y8
+	VBROADCASTSS constants<>+1376(SB), Y1
+	VBROADCASTSS constants<>+1376(SB), Y2
+	VBROADCASTSS constants<>+1376(SB), Y3
+	VBROADCASTSS constants<>+1376(SB), Y4
+	VBROADCASTSS constants<>+1376(SB), Y5
+	VBROADCASTSS constants<>+1376(SB), Y6
+	VBROADCASTSS constants<>+1376(SB), Y7
+	VBROADCASTSS constants<>+1376(SB), Y8
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-64, BX
@@ -6354,56 +5373,56 @@ tail:
 	VMASKMOVPS   (AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y1, Y1
 	VPCMPGTD     lane<>+32(SB), Y9, Y10
 	VMASKMOVPS   32(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y2, Y2
 	VPCMPGTD     lane<>+64(SB), Y9, Y10
 	VMASKMOVPS   64(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y3, Y3
 	VPCMPGTD     lane<>+96(SB), Y9, Y10
 	VMASKMOVPS   96(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y4, Y4
 	VPCMPGTD     lane<>+128(SB), Y9, Y10
 	VMASKMOVPS   128(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y5, Y5
 	VPCMPGTD     lane<>+160(SB), Y9, Y10
 	VMASKMOVPS   160(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y6, Y6
 	VPCMPGTD     lane<>+192(SB), Y9, Y10
 	VMASKMOVPS   192(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y12
+	VBROADCASTSS constants<>+1376(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMAXPS       Y10, Y7, Y7
 	VPCMPGTD     lane<>+224(SB), Y9, Y9
 	VMASKMOVPS   224(AX)(DX*4), Y9, Y10
 	VCMPPS       $0x03, Y10, Y10, Y11
 	VORPS        Y11, Y0, Y0
-	VBROADCASTSS constants<>+1824(SB), Y11
+	VBROADCASTSS constants<>+1376(SB), Y11
 	VBLENDVPS    Y9, Y10, Y11, Y9
 	VMAXPS       Y9, Y8, Y8
 
@@ -6424,7 +5443,7 @@ join:
 	VMOVMSKPS    Y0, AX
 	TESTL        AX, AX
 	JZ           numbers
-	VMOVSS       constants<>+1792(SB), X2
+	VMOVSS       constants<>+1344(SB), X2
 
 numbers:
 	MOVSS X2, ret+24(FP)
@@ -6437,10 +5456,10 @@ TEXT ·minOfAVX512(SB), NOSPLIT, $0-28
 	MOVQ         a_base+0(FP), AX
 	MOVQ         a_len+8(FP), CX
 	KXORW        K1, K1, K1
-	VBROADCASTSS constants<>+1728(SB), Z0
-	VBROADCASTSS constants<>+1728(SB), Z1
-	VBROADCASTSS constants<>+1728(SB), Z2
-	VBROADCASTSS constants<>+1728(SB), Z3
+	VBROADCASTSS constants<>+1280(SB), Z0
+	VBROADCASTSS constants<>+1280(SB), Z1
+	VBROADCASTSS constants<>+1280(SB), Z2
+	VBROADCASTSS constants<>+1280(SB), Z3
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-64, BX
@@ -6477,7 +5496,7 @@ tail:
 	VMOVUPS.Z    (AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1728(SB), Z9
+	VBROADCASTSS constants<>+1280(SB), Z9
 	VBLENDMPS    Z4, Z9, K2, Z5
 	VMINPS       Z5, Z0, Z0
 	KMOVW        BX, K2
@@ -6485,7 +5504,7 @@ tail:
 	VMOVUPS.Z    64(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1728(SB), Z5
+	VBROADCASTSS constants<>+1280(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z6
 	VMINPS       Z6, Z1, Z1
 	KMOVW        BX, K2
@@ -6493,7 +5512,7 @@ tail:
 	VMOVUPS.Z    128(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1728(SB), Z5
+	VBROADCASTSS constants<>+1280(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z7
 	VMINPS       Z7, Z2, Z2
 	KMOVW        BX, K2
@@ -6501,7 +5520,7 @@ tail:
 	VMOVUPS.Z    192(AX)(DX*4), K2, Z4
 	VCMPPS       $0x03, Z4, Z4, K3
 	KORW         K3, K1, K1
-	VBROADCASTSS constants<>+1728(SB), Z5
+	VBROADCASTSS constants<>+1280(SB), Z5
 	VBLENDMPS    Z4, Z5, K2, Z8
 	VMINPS       Z8, Z3, Z3
 
@@ -6519,7 +5538,7 @@ join:
 	VMINPS        X1, X0, X0
 	KORTESTW      K1, K1
 	JZ            numbers
-	VMOVSS        constants<>+1792(SB), X0
+	VMOVSS        constants<>+1344(SB), X0
 
 numbers:
 	MOVSS X0, ret+24(FP)
@@ -6532,14 +5551,14 @@ TEXT ·minOfAVX2(SB), NOSPLIT, $0-28
 	MOVQ         a_base+0(FP), AX
 	MOVQ         a_len+8(FP), CX
 	VXORPS       Y0, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y1
-	VBROADCASTSS constants<>+1728(SB), Y2
-	VBROADCASTSS constants<>+1728(SB), Y3
-	VBROADCASTSS constants<>+1728(SB), Y4
-	VBROADCASTSS constants<>+1728(SB), Y5
-	VBROADCASTSS constants<>+1728(SB), Y6
-	VBROADCASTSS constants<>+1728(SB), Y7
-	VBROADCASTSS constants<>+1728(SB), Y8
+	VBROADCASTSS constants<>+1280(SB), Y1
+	VBROADCASTSS constants<>+1280(SB), Y2
+	VBROADCASTSS constants<>+1280(SB), Y3
+	VBROADCASTSS constants<>+1280(SB), Y4
+	VBROADCASTSS constants<>+1280(SB), Y5
+	VBROADCASTSS constants<>+1280(SB), Y6
+	VBROADCASTSS constants<>+1280(SB), Y7
+	VBROADCASTSS constants<>+1280(SB), Y8
 	XORQ         DX, DX
 	MOVQ         CX, BX
 	ANDQ         $-64, BX
@@ -6591,56 +5610,56 @@ tail:
 	VMASKMOVPS   (AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y1, Y1
 	VPCMPGTD     lane<>+32(SB), Y9, Y10
 	VMASKMOVPS   32(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y2, Y2
 	VPCMPGTD     lane<>+64(SB), Y9, Y10
 	VMASKMOVPS   64(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y3, Y3
 	VPCMPGTD     lane<>+96(SB), Y9, Y10
 	VMASKMOVPS   96(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y4, Y4
 	VPCMPGTD     lane<>+128(SB), Y9, Y10
 	VMASKMOVPS   128(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y5, Y5
 	VPCMPGTD     lane<>+160(SB), Y9, Y10
 	VMASKMOVPS   160(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y6, Y6
 	VPCMPGTD     lane<>+192(SB), Y9, Y10
 	VMASKMOVPS   192(AX)(DX*4), Y10, Y11
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VORPS        Y12, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y12
+	VBROADCASTSS constants<>+1280(SB), Y12
 	VBLENDVPS    Y10, Y11, Y12, Y10
 	VMINPS       Y10, Y7, Y7
 	VPCMPGTD     lane<>+224(SB), Y9, Y9
 	VMASKMOVPS   224(AX)(DX*4), Y9, Y10
 	VCMPPS       $0x03, Y10, Y10, Y11
 	VORPS        Y11, Y0, Y0
-	VBROADCASTSS constants<>+1728(SB), Y11
+	VBROADCASTSS constants<>+1280(SB), Y11
 	VBLENDVPS    Y9, Y10, Y11, Y9
 	VMINPS       Y9, Y8, Y8
 
@@ -6661,7 +5680,7 @@ join:
 	VMOVMSKPS    Y0, AX
 	TESTL        AX, AX
 	JZ           numbers
-	VMOVSS       constants<>+1792(SB), X2
+	VMOVSS       constants<>+1344(SB), X2
 
 numbers:
 	MOVSS X2, ret+24(FP)
@@ -7028,112 +6047,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func normGradScaledAVX512(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·normGradScaledAVX512(SB), NOSPLIT, $0-112
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dy_base+24(FP), CX
-	MOVQ         x_base+48(FP), DX
-	MOVQ         gamma_base+72(FP), BX
-	MOVQ         dst_len+8(FP), SI
-	VBROADCASTSS mean+96(FP), Z0
-	VBROADCASTSS rstd+100(FP), Z1
-	VBROADCASTSS a+104(FP), Z2
-	VBROADCASTSS b+108(FP), Z3
-	XORQ         DI, DI
-	MOVQ         SI, R8
-	ANDQ         $-16, R8
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(DI*4), Z4
-	VMOVUPS      (DX)(DI*4), Z5
-	VMOVUPS      (BX)(DI*4), Z6
-	VMULPS       Z6, Z4, Z4
-	VSUBPS       Z2, Z4, Z4
-	VSUBPS       Z0, Z5, Z5
-	VMULPS       Z1, Z5, Z5
-	VFNMADD231PS Z3, Z5, Z4
-	VMULPS       Z1, Z4, Z4
-	VMOVUPS      Z4, (AX)(DI*4)
-	ADDQ         $0x10, DI
-	CMPQ         DI, R8
-	JLT          loop
-
-tail:
-	SUBQ         DI, SI
-	JZ           done
-	MOVQ         $-1, R8
-	BZHIQ        SI, R8, R8
-	KMOVW        R8, K1
-	VMOVUPS.Z    (CX)(DI*4), K1, Z4
-	VMOVUPS.Z    (DX)(DI*4), K1, Z5
-	VMOVUPS.Z    (BX)(DI*4), K1, Z6
-	VMULPS       Z6, Z4, Z4
-	VSUBPS       Z2, Z4, Z2
-	VSUBPS       Z0, Z5, Z0
-	VMULPS       Z1, Z0, Z0
-	VFNMADD231PS Z3, Z0, Z2
-	VMULPS       Z1, Z2, Z0
-	VMOVUPS      Z0, K1, (AX)(DI*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func normGradScaledAVX2(dst []float32, dy []float32, x []float32, gamma []float32, mean float32, rstd float32, a float32, b float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·normGradScaledAVX2(SB), NOSPLIT, $0-112
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dy_base+24(FP), CX
-	MOVQ         x_base+48(FP), DX
-	MOVQ         gamma_base+72(FP), BX
-	MOVQ         dst_len+8(FP), SI
-	VBROADCASTSS mean+96(FP), Y0
-	VBROADCASTSS rstd+100(FP), Y1
-	VBROADCASTSS a+104(FP), Y2
-	VBROADCASTSS b+108(FP), Y3
-	XORQ         DI, DI
-	MOVQ         SI, R8
-	ANDQ         $-8, R8
-	JZ           tail
-
-loop:
-	VMOVUPS      (CX)(DI*4), Y4
-	VMOVUPS      (DX)(DI*4), Y5
-	VMOVUPS      (BX)(DI*4), Y6
-	VMULPS       Y6, Y4, Y4
-	VSUBPS       Y2, Y4, Y4
-	VSUBPS       Y0, Y5, Y5
-	VMULPS       Y1, Y5, Y5
-	VFNMADD231PS Y3, Y5, Y4
-	VMULPS       Y1, Y4, Y4
-	VMOVUPS      Y4, (AX)(DI*4)
-	ADDQ         $0x08, DI
-	CMPQ         DI, R8
-	JLT          loop
-
-tail:
-	SUBQ         DI, SI
-	JZ           done
-	VMOVD        SI, X4
-	VPBROADCASTD X4, Y4
-	VPCMPGTD     lane<>+0(SB), Y4, Y4
-	VMASKMOVPS   (CX)(DI*4), Y4, Y5
-	VMASKMOVPS   (DX)(DI*4), Y4, Y6
-	VMASKMOVPS   (BX)(DI*4), Y4, Y7
-	VMULPS       Y7, Y5, Y5
-	VSUBPS       Y2, Y5, Y2
-	VSUBPS       Y0, Y6, Y0
-	VMULPS       Y1, Y0, Y0
-	VFNMADD231PS Y3, Y0, Y2
-	VMULPS       Y1, Y2, Y0
-	VMASKMOVPS   Y0, Y4, (AX)(DI*4)
-
-done:
-	VZEROUPPER
-	RET
-
 DATA products8<>+0(SB)/8, $0x0000000000000000
 DATA products8<>+8(SB)/8, $0x0000000349447d4c
 DATA products8<>+16(SB)/8, $0x00000000d2511f53
@@ -7170,8 +6083,8 @@ TEXT ·philoxAVX512(SB), NOSPLIT, $0-40
 	MOVQ         product+32(FP), DX
 	MOVQ         DX, X0
 	VPBROADCASTQ X0, Z0
-	VBROADCASTSS constants<>+2240(SB), Z1
-	VBROADCASTSS constants<>+2272(SB), Z2
+	VBROADCASTSS constants<>+2048(SB), Z1
+	VBROADCASTSS constants<>+2080(SB), Z2
 	MOVQ         keys+24(FP), DX
 	MOVL         $0x00005555, BX
 	KMOVW        BX, K1
@@ -7451,8 +6364,8 @@ TEXT ·philoxAVX2(SB), NOSPLIT, $0-40
 	MOVQ         product+32(FP), DX
 	MOVQ         DX, X0
 	VPBROADCASTQ X0, Y0
-	VBROADCASTSS constants<>+2240(SB), Y1
-	VBROADCASTSS constants<>+2272(SB), Y2
+	VBROADCASTSS constants<>+2048(SB), Y1
+	VBROADCASTSS constants<>+2080(SB), Y2
 	MOVQ         keys+24(FP), DX
 	MOVQ         $0x000000069288fa98, BX
 	MOVQ         BX, X3
@@ -7873,8 +6786,8 @@ TEXT ·dropoutAVX512(SB), NOSPLIT, $0-72
 	MOVQ         product+64(FP), BX
 	MOVQ         BX, X2
 	VPBROADCASTQ X2, Z2
-	VBROADCASTSS constants<>+2240(SB), Z3
-	VBROADCASTSS constants<>+2272(SB), Z4
+	VBROADCASTSS constants<>+2048(SB), Z3
+	VBROADCASTSS constants<>+2080(SB), Z4
 	MOVQ         keys+56(FP), BX
 	MOVL         $0x00005555, SI
 	KMOVW        SI, K1
@@ -8189,8 +7102,8 @@ TEXT ·dropoutAVX2(SB), NOSPLIT, $0-72
 	MOVQ         product+64(FP), BX
 	MOVQ         BX, X2
 	VPBROADCASTQ X2, Y2
-	VBROADCASTSS constants<>+2240(SB), Y3
-	VBROADCASTSS constants<>+2272(SB), Y4
+	VBROADCASTSS constants<>+2048(SB), Y3
+	VBROADCASTSS constants<>+2080(SB), Y4
 	MOVQ         keys+56(FP), BX
 	MOVQ         $0x000000069288fa98, SI
 	MOVQ         SI, X5
@@ -8640,750 +7553,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func dropoutMaskAVX512(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
-// Requires: AVX, AVX512F, BMI2, SSE2
-TEXT ·dropoutMaskAVX512(SB), NOSPLIT, $0-48
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dst_len+8(FP), CX
-	VBROADCASTSS scale+24(FP), Z0
-	VBROADCASTSS threshold+28(FP), Z1
-	MOVQ         product+40(FP), DX
-	MOVQ         DX, X2
-	VPBROADCASTQ X2, Z2
-	VBROADCASTSS constants<>+2240(SB), Z3
-	VBROADCASTSS constants<>+2272(SB), Z4
-	MOVQ         keys+32(FP), DX
-	MOVL         $0x00005555, BX
-	KMOVW        BX, K1
-	MOVQ         $0x0000000d2511f530, BX
-	MOVQ         BX, X5
-	VPBROADCASTQ X5, Z5
-	XORQ         BX, BX
-	MOVQ         CX, SI
-	ANDQ         $-64, SI
-	JZ           tail
-
-loop:
-	VPADDQ          products8<>+0(SB), Z2, Z6
-	VPSRLQ          $0x20, Z6, Z7
-	VPXORD.BCST     4(DX), Z7, Z7
-	VPMULUDQ        Z4, Z7, Z7
-	VPSRLQ          $0x20, Z7, Z8
-	VPXORD.BCST     8(DX), Z8, Z8
-	VPXORD.BCST     12(DX), Z6, Z6
-	VPADDQ          products8<>+64(SB), Z2, Z9
-	VPSRLQ          $0x20, Z9, Z10
-	VPXORD.BCST     4(DX), Z10, Z10
-	VPMULUDQ        Z4, Z10, Z10
-	VPSRLQ          $0x20, Z10, Z11
-	VPXORD.BCST     8(DX), Z11, Z11
-	VPXORD.BCST     12(DX), Z9, Z9
-	VPMULUDQ        Z3, Z8, Z8
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z12
-	VPTERNLOGD.BCST $0x96, 16(DX), Z7, Z12
-	VPSRLQ          $0x20, Z8, Z7
-	VPXORD.BCST     20(DX), Z7, Z7
-	VPMULUDQ        Z3, Z11, Z11
-	VPMULUDQ        Z4, Z9, Z9
-	VPSRLQ          $0x20, Z9, Z13
-	VPTERNLOGD.BCST $0x96, 16(DX), Z10, Z13
-	VPSRLQ          $0x20, Z11, Z10
-	VPXORD.BCST     20(DX), Z10, Z10
-	VPMULUDQ        Z3, Z12, Z12
-	VPMULUDQ        Z4, Z7, Z7
-	VPSRLQ          $0x20, Z7, Z14
-	VPTERNLOGD.BCST $0x96, 24(DX), Z6, Z14
-	VPSRLQ          $0x20, Z12, Z6
-	VPTERNLOGD.BCST $0x96, 28(DX), Z8, Z6
-	VPMULUDQ        Z3, Z13, Z8
-	VPMULUDQ        Z4, Z10, Z10
-	VPSRLQ          $0x20, Z10, Z13
-	VPTERNLOGD.BCST $0x96, 24(DX), Z9, Z13
-	VPSRLQ          $0x20, Z8, Z9
-	VPTERNLOGD.BCST $0x96, 28(DX), Z11, Z9
-	VPMULUDQ        Z3, Z14, Z11
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z14
-	VPTERNLOGD.BCST $0x96, 32(DX), Z7, Z14
-	VPSRLQ          $0x20, Z11, Z7
-	VPTERNLOGD.BCST $0x96, 36(DX), Z12, Z7
-	VPMULUDQ        Z3, Z13, Z12
-	VPMULUDQ        Z4, Z9, Z9
-	VPSRLQ          $0x20, Z9, Z13
-	VPTERNLOGD.BCST $0x96, 32(DX), Z10, Z13
-	VPSRLQ          $0x20, Z12, Z10
-	VPTERNLOGD.BCST $0x96, 36(DX), Z8, Z10
-	VPMULUDQ        Z3, Z14, Z8
-	VPMULUDQ        Z4, Z7, Z7
-	VPSRLQ          $0x20, Z7, Z14
-	VPTERNLOGD.BCST $0x96, 40(DX), Z6, Z14
-	VPSRLQ          $0x20, Z8, Z6
-	VPTERNLOGD.BCST $0x96, 44(DX), Z11, Z6
-	VPMULUDQ        Z3, Z13, Z11
-	VPMULUDQ        Z4, Z10, Z10
-	VPSRLQ          $0x20, Z10, Z13
-	VPTERNLOGD.BCST $0x96, 40(DX), Z9, Z13
-	VPSRLQ          $0x20, Z11, Z9
-	VPTERNLOGD.BCST $0x96, 44(DX), Z12, Z9
-	VPMULUDQ        Z3, Z14, Z12
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z14
-	VPTERNLOGD.BCST $0x96, 48(DX), Z7, Z14
-	VPSRLQ          $0x20, Z12, Z7
-	VPTERNLOGD.BCST $0x96, 52(DX), Z8, Z7
-	VPMULUDQ        Z3, Z13, Z8
-	VPMULUDQ        Z4, Z9, Z9
-	VPSRLQ          $0x20, Z9, Z13
-	VPTERNLOGD.BCST $0x96, 48(DX), Z10, Z13
-	VPSRLQ          $0x20, Z8, Z10
-	VPTERNLOGD.BCST $0x96, 52(DX), Z11, Z10
-	VPMULUDQ        Z3, Z14, Z11
-	VPMULUDQ        Z4, Z7, Z7
-	VPSRLQ          $0x20, Z7, Z14
-	VPTERNLOGD.BCST $0x96, 56(DX), Z6, Z14
-	VPSRLQ          $0x20, Z11, Z6
-	VPTERNLOGD.BCST $0x96, 60(DX), Z12, Z6
-	VPMULUDQ        Z3, Z13, Z12
-	VPMULUDQ        Z4, Z10, Z10
-	VPSRLQ          $0x20, Z10, Z13
-	VPTERNLOGD.BCST $0x96, 56(DX), Z9, Z13
-	VPSRLQ          $0x20, Z12, Z9
-	VPTERNLOGD.BCST $0x96, 60(DX), Z8, Z9
-	VPMULUDQ        Z3, Z14, Z8
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z14
-	VPTERNLOGD.BCST $0x96, 64(DX), Z7, Z14
-	VPSRLQ          $0x20, Z8, Z7
-	VPTERNLOGD.BCST $0x96, 68(DX), Z11, Z7
-	VPMULUDQ        Z3, Z13, Z11
-	VPMULUDQ        Z4, Z9, Z9
-	VPSRLQ          $0x20, Z9, Z13
-	VPTERNLOGD.BCST $0x96, 64(DX), Z10, Z13
-	VPSRLQ          $0x20, Z11, Z10
-	VPTERNLOGD.BCST $0x96, 68(DX), Z12, Z10
-	VPMULUDQ        Z4, Z7, Z7
-	VPSHUFD         $0xb1, Z7, Z7
-	VPTERNLOGD.BCST $0x96, 72(DX), Z6, K1, Z7
-	VPMULUDQ        Z3, Z14, Z6
-	VPSHUFD         $0xb1, Z6, Z6
-	VPTERNLOGD.BCST $0x96, 76(DX), Z8, K1, Z6
-	VPUNPCKLQDQ     Z6, Z7, Z8
-	VPUNPCKHQDQ     Z6, Z7, Z6
-	VPMULUDQ        Z4, Z10, Z7
-	VPSHUFD         $0xb1, Z7, Z7
-	VPTERNLOGD.BCST $0x96, 72(DX), Z9, K1, Z7
-	VPMULUDQ        Z3, Z13, Z9
-	VPSHUFD         $0xb1, Z9, Z9
-	VPTERNLOGD.BCST $0x96, 76(DX), Z11, K1, Z9
-	VPUNPCKLQDQ     Z9, Z7, Z10
-	VPUNPCKHQDQ     Z9, Z7, Z7
-	VPCMPUD         $0x05, Z1, Z8, K2
-	VMOVAPS.Z       Z0, K2, Z8
-	VMOVUPS         Z8, (AX)(BX*4)
-	VPCMPUD         $0x05, Z1, Z6, K2
-	VMOVAPS.Z       Z0, K2, Z6
-	VMOVUPS         Z6, 64(AX)(BX*4)
-	VPCMPUD         $0x05, Z1, Z10, K2
-	VMOVAPS.Z       Z0, K2, Z6
-	VMOVUPS         Z6, 128(AX)(BX*4)
-	VPCMPUD         $0x05, Z1, Z7, K2
-	VMOVAPS.Z       Z0, K2, Z6
-	VMOVUPS         Z6, 192(AX)(BX*4)
-	VPADDQ          Z5, Z2, Z2
-	ADDQ            $0x40, BX
-	CMPQ            BX, SI
-	JLT             loop
-
-tail:
-	SUBQ            BX, CX
-	JZ              done
-	VPADDQ          products8<>+0(SB), Z2, Z5
-	VPSRLQ          $0x20, Z5, Z6
-	VPXORD.BCST     4(DX), Z6, Z6
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z7
-	VPXORD.BCST     8(DX), Z7, Z7
-	VPXORD.BCST     12(DX), Z5, Z5
-	VPADDQ          products8<>+64(SB), Z2, Z2
-	VPSRLQ          $0x20, Z2, Z8
-	VPXORD.BCST     4(DX), Z8, Z8
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z9
-	VPXORD.BCST     8(DX), Z9, Z9
-	VPXORD.BCST     12(DX), Z2, Z2
-	VPMULUDQ        Z3, Z7, Z7
-	VPMULUDQ        Z4, Z5, Z5
-	VPSRLQ          $0x20, Z5, Z10
-	VPTERNLOGD.BCST $0x96, 16(DX), Z6, Z10
-	VPSRLQ          $0x20, Z7, Z6
-	VPXORD.BCST     20(DX), Z6, Z6
-	VPMULUDQ        Z3, Z9, Z9
-	VPMULUDQ        Z4, Z2, Z2
-	VPSRLQ          $0x20, Z2, Z11
-	VPTERNLOGD.BCST $0x96, 16(DX), Z8, Z11
-	VPSRLQ          $0x20, Z9, Z8
-	VPXORD.BCST     20(DX), Z8, Z8
-	VPMULUDQ        Z3, Z10, Z10
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z12
-	VPTERNLOGD.BCST $0x96, 24(DX), Z5, Z12
-	VPSRLQ          $0x20, Z10, Z5
-	VPTERNLOGD.BCST $0x96, 28(DX), Z7, Z5
-	VPMULUDQ        Z3, Z11, Z7
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z11
-	VPTERNLOGD.BCST $0x96, 24(DX), Z2, Z11
-	VPSRLQ          $0x20, Z7, Z2
-	VPTERNLOGD.BCST $0x96, 28(DX), Z9, Z2
-	VPMULUDQ        Z3, Z12, Z9
-	VPMULUDQ        Z4, Z5, Z5
-	VPSRLQ          $0x20, Z5, Z12
-	VPTERNLOGD.BCST $0x96, 32(DX), Z6, Z12
-	VPSRLQ          $0x20, Z9, Z6
-	VPTERNLOGD.BCST $0x96, 36(DX), Z10, Z6
-	VPMULUDQ        Z3, Z11, Z10
-	VPMULUDQ        Z4, Z2, Z2
-	VPSRLQ          $0x20, Z2, Z11
-	VPTERNLOGD.BCST $0x96, 32(DX), Z8, Z11
-	VPSRLQ          $0x20, Z10, Z8
-	VPTERNLOGD.BCST $0x96, 36(DX), Z7, Z8
-	VPMULUDQ        Z3, Z12, Z7
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z12
-	VPTERNLOGD.BCST $0x96, 40(DX), Z5, Z12
-	VPSRLQ          $0x20, Z7, Z5
-	VPTERNLOGD.BCST $0x96, 44(DX), Z9, Z5
-	VPMULUDQ        Z3, Z11, Z9
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z11
-	VPTERNLOGD.BCST $0x96, 40(DX), Z2, Z11
-	VPSRLQ          $0x20, Z9, Z2
-	VPTERNLOGD.BCST $0x96, 44(DX), Z10, Z2
-	VPMULUDQ        Z3, Z12, Z10
-	VPMULUDQ        Z4, Z5, Z5
-	VPSRLQ          $0x20, Z5, Z12
-	VPTERNLOGD.BCST $0x96, 48(DX), Z6, Z12
-	VPSRLQ          $0x20, Z10, Z6
-	VPTERNLOGD.BCST $0x96, 52(DX), Z7, Z6
-	VPMULUDQ        Z3, Z11, Z7
-	VPMULUDQ        Z4, Z2, Z2
-	VPSRLQ          $0x20, Z2, Z11
-	VPTERNLOGD.BCST $0x96, 48(DX), Z8, Z11
-	VPSRLQ          $0x20, Z7, Z8
-	VPTERNLOGD.BCST $0x96, 52(DX), Z9, Z8
-	VPMULUDQ        Z3, Z12, Z9
-	VPMULUDQ        Z4, Z6, Z6
-	VPSRLQ          $0x20, Z6, Z12
-	VPTERNLOGD.BCST $0x96, 56(DX), Z5, Z12
-	VPSRLQ          $0x20, Z9, Z5
-	VPTERNLOGD.BCST $0x96, 60(DX), Z10, Z5
-	VPMULUDQ        Z3, Z11, Z10
-	VPMULUDQ        Z4, Z8, Z8
-	VPSRLQ          $0x20, Z8, Z11
-	VPTERNLOGD.BCST $0x96, 56(DX), Z2, Z11
-	VPSRLQ          $0x20, Z10, Z2
-	VPTERNLOGD.BCST $0x96, 60(DX), Z7, Z2
-	VPMULUDQ        Z3, Z12, Z7
-	VPMULUDQ        Z4, Z5, Z5
-	VPSRLQ          $0x20, Z5, Z12
-	VPTERNLOGD.BCST $0x96, 64(DX), Z6, Z12
-	VPSRLQ          $0x20, Z7, Z6
-	VPTERNLOGD.BCST $0x96, 68(DX), Z9, Z6
-	VPMULUDQ        Z3, Z11, Z9
-	VPMULUDQ        Z4, Z2, Z2
-	VPSRLQ          $0x20, Z2, Z11
-	VPTERNLOGD.BCST $0x96, 64(DX), Z8, Z11
-	VPSRLQ          $0x20, Z9, Z8
-	VPTERNLOGD.BCST $0x96, 68(DX), Z10, Z8
-	VPMULUDQ        Z4, Z6, Z6
-	VPSHUFD         $0xb1, Z6, Z6
-	VPTERNLOGD.BCST $0x96, 72(DX), Z5, K1, Z6
-	VPMULUDQ        Z3, Z12, Z5
-	VPSHUFD         $0xb1, Z5, Z5
-	VPTERNLOGD.BCST $0x96, 76(DX), Z7, K1, Z5
-	VPUNPCKLQDQ     Z5, Z6, Z7
-	VPUNPCKHQDQ     Z5, Z6, Z5
-	VPMULUDQ        Z4, Z8, Z4
-	VPSHUFD         $0xb1, Z4, Z4
-	VPTERNLOGD.BCST $0x96, 72(DX), Z2, K1, Z4
-	VPMULUDQ        Z3, Z11, Z2
-	VPSHUFD         $0xb1, Z2, Z2
-	VPTERNLOGD.BCST $0x96, 76(DX), Z9, K1, Z2
-	VPUNPCKLQDQ     Z2, Z4, Z3
-	VPUNPCKHQDQ     Z2, Z4, Z2
-	MOVQ            $-1, DX
-	BZHIQ           CX, DX, DX
-	KMOVW           DX, K1
-	SHRQ            $0x10, DX
-	VPCMPUD         $0x05, Z1, Z7, K2
-	VMOVAPS.Z       Z0, K2, Z4
-	VMOVUPS         Z4, K1, (AX)(BX*4)
-	KMOVW           DX, K1
-	SHRQ            $0x10, DX
-	VPCMPUD         $0x05, Z1, Z5, K2
-	VMOVAPS.Z       Z0, K2, Z4
-	VMOVUPS         Z4, K1, 64(AX)(BX*4)
-	KMOVW           DX, K1
-	SHRQ            $0x10, DX
-	VPCMPUD         $0x05, Z1, Z3, K2
-	VMOVAPS.Z       Z0, K2, Z3
-	VMOVUPS         Z3, K1, 128(AX)(BX*4)
-	KMOVW           DX, K1
-	SHRQ            $0x10, DX
-	VPCMPUD         $0x05, Z1, Z2, K2
-	VMOVAPS.Z       Z0, K2, Z0
-	VMOVUPS         Z0, K1, 192(AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
-// func dropoutMaskAVX2(dst []float32, scale float32, threshold uint32, keys *[20]uint32, product uint64)
-// Requires: AVX, AVX2, SSE2
-TEXT ·dropoutMaskAVX2(SB), NOSPLIT, $0-48
-	MOVQ         dst_base+0(FP), AX
-	MOVQ         dst_len+8(FP), CX
-	VBROADCASTSS scale+24(FP), Y0
-	VBROADCASTSS threshold+28(FP), Y1
-	MOVQ         product+40(FP), DX
-	MOVQ         DX, X2
-	VPBROADCASTQ X2, Y2
-	VBROADCASTSS constants<>+2240(SB), Y3
-	VBROADCASTSS constants<>+2272(SB), Y4
-	MOVQ         keys+32(FP), DX
-	MOVQ         $0x000000069288fa98, BX
-	MOVQ         BX, X5
-	VPBROADCASTQ X5, Y5
-	XORQ         BX, BX
-	MOVQ         CX, SI
-	ANDQ         $-32, SI
-	JZ           tail
-
-loop:
-	VPADDQ       products4<>+0(SB), Y2, Y6
-	VPSRLQ       $0x20, Y6, Y7
-	VPBROADCASTD 4(DX), Y8
-	VPXOR        Y8, Y7, Y8
-	VPMULUDQ     Y4, Y8, Y7
-	VPSRLQ       $0x20, Y7, Y8
-	VPBROADCASTD 8(DX), Y9
-	VPXOR        Y9, Y8, Y9
-	VPBROADCASTD 12(DX), Y8
-	VPXOR        Y8, Y6, Y8
-	VPADDQ       products4<>+32(SB), Y2, Y6
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 4(DX), Y11
-	VPXOR        Y11, Y10, Y11
-	VPMULUDQ     Y4, Y11, Y10
-	VPSRLQ       $0x20, Y10, Y11
-	VPBROADCASTD 8(DX), Y12
-	VPXOR        Y12, Y11, Y12
-	VPBROADCASTD 12(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPMULUDQ     Y3, Y9, Y6
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y9
-	VPBROADCASTD 16(DX), Y13
-	VPXOR        Y13, Y7, Y13
-	VPXOR        Y13, Y9, Y9
-	VPSRLQ       $0x20, Y6, Y7
-	VPBROADCASTD 20(DX), Y13
-	VPXOR        Y13, Y7, Y13
-	VPMULUDQ     Y3, Y12, Y7
-	VPMULUDQ     Y4, Y11, Y11
-	VPSRLQ       $0x20, Y11, Y12
-	VPBROADCASTD 16(DX), Y14
-	VPXOR        Y14, Y10, Y14
-	VPXOR        Y14, Y12, Y12
-	VPSRLQ       $0x20, Y7, Y10
-	VPBROADCASTD 20(DX), Y14
-	VPXOR        Y14, Y10, Y14
-	VPMULUDQ     Y3, Y9, Y9
-	VPMULUDQ     Y4, Y13, Y10
-	VPSRLQ       $0x20, Y10, Y13
-	VPBROADCASTD 24(DX), Y15
-	VPXOR        Y15, Y8, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y9, Y8
-	VPBROADCASTD 28(DX), Y15
-	VPXOR        Y15, Y6, Y15
-	VPXOR        Y15, Y8, Y8
-	VPMULUDQ     Y3, Y12, Y6
-	VPMULUDQ     Y4, Y14, Y12
-	VPSRLQ       $0x20, Y12, Y14
-	VPBROADCASTD 24(DX), Y15
-	VPXOR        Y15, Y11, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y6, Y11
-	VPBROADCASTD 28(DX), Y15
-	VPXOR        Y15, Y7, Y15
-	VPXOR        Y15, Y11, Y11
-	VPMULUDQ     Y3, Y13, Y7
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y13
-	VPBROADCASTD 32(DX), Y15
-	VPXOR        Y15, Y10, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y7, Y10
-	VPBROADCASTD 36(DX), Y15
-	VPXOR        Y15, Y9, Y15
-	VPXOR        Y15, Y10, Y10
-	VPMULUDQ     Y3, Y14, Y9
-	VPMULUDQ     Y4, Y11, Y11
-	VPSRLQ       $0x20, Y11, Y14
-	VPBROADCASTD 32(DX), Y15
-	VPXOR        Y15, Y12, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y9, Y12
-	VPBROADCASTD 36(DX), Y15
-	VPXOR        Y15, Y6, Y15
-	VPXOR        Y15, Y12, Y12
-	VPMULUDQ     Y3, Y13, Y6
-	VPMULUDQ     Y4, Y10, Y10
-	VPSRLQ       $0x20, Y10, Y13
-	VPBROADCASTD 40(DX), Y15
-	VPXOR        Y15, Y8, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y6, Y8
-	VPBROADCASTD 44(DX), Y15
-	VPXOR        Y15, Y7, Y15
-	VPXOR        Y15, Y8, Y8
-	VPMULUDQ     Y3, Y14, Y7
-	VPMULUDQ     Y4, Y12, Y12
-	VPSRLQ       $0x20, Y12, Y14
-	VPBROADCASTD 40(DX), Y15
-	VPXOR        Y15, Y11, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y7, Y11
-	VPBROADCASTD 44(DX), Y15
-	VPXOR        Y15, Y9, Y15
-	VPXOR        Y15, Y11, Y11
-	VPMULUDQ     Y3, Y13, Y9
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y13
-	VPBROADCASTD 48(DX), Y15
-	VPXOR        Y15, Y10, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y9, Y10
-	VPBROADCASTD 52(DX), Y15
-	VPXOR        Y15, Y6, Y15
-	VPXOR        Y15, Y10, Y10
-	VPMULUDQ     Y3, Y14, Y6
-	VPMULUDQ     Y4, Y11, Y11
-	VPSRLQ       $0x20, Y11, Y14
-	VPBROADCASTD 48(DX), Y15
-	VPXOR        Y15, Y12, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y6, Y12
-	VPBROADCASTD 52(DX), Y15
-	VPXOR        Y15, Y7, Y15
-	VPXOR        Y15, Y12, Y12
-	VPMULUDQ     Y3, Y13, Y7
-	VPMULUDQ     Y4, Y10, Y10
-	VPSRLQ       $0x20, Y10, Y13
-	VPBROADCASTD 56(DX), Y15
-	VPXOR        Y15, Y8, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y7, Y8
-	VPBROADCASTD 60(DX), Y15
-	VPXOR        Y15, Y9, Y15
-	VPXOR        Y15, Y8, Y8
-	VPMULUDQ     Y3, Y14, Y9
-	VPMULUDQ     Y4, Y12, Y12
-	VPSRLQ       $0x20, Y12, Y14
-	VPBROADCASTD 56(DX), Y15
-	VPXOR        Y15, Y11, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y9, Y11
-	VPBROADCASTD 60(DX), Y15
-	VPXOR        Y15, Y6, Y15
-	VPXOR        Y15, Y11, Y11
-	VPMULUDQ     Y3, Y13, Y6
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y13
-	VPBROADCASTD 64(DX), Y15
-	VPXOR        Y15, Y10, Y15
-	VPXOR        Y15, Y13, Y13
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 68(DX), Y15
-	VPXOR        Y15, Y7, Y15
-	VPXOR        Y15, Y10, Y10
-	VPMULUDQ     Y3, Y14, Y7
-	VPMULUDQ     Y4, Y11, Y11
-	VPSRLQ       $0x20, Y11, Y14
-	VPBROADCASTD 64(DX), Y15
-	VPXOR        Y15, Y12, Y15
-	VPXOR        Y15, Y14, Y14
-	VPSRLQ       $0x20, Y7, Y12
-	VPBROADCASTD 68(DX), Y15
-	VPXOR        Y15, Y9, Y15
-	VPXOR        Y15, Y12, Y12
-	VPMULUDQ     Y4, Y10, Y9
-	VPSHUFD      $0xb1, Y9, Y9
-	VPBROADCASTD 72(DX), Y10
-	VPXOR        Y10, Y8, Y10
-	VPXOR        Y9, Y10, Y10
-	VPBLENDD     $0xaa, Y9, Y10, Y10
-	VPMULUDQ     Y3, Y13, Y8
-	VPSHUFD      $0xb1, Y8, Y8
-	VPBROADCASTD 76(DX), Y9
-	VPXOR        Y9, Y6, Y9
-	VPXOR        Y8, Y9, Y9
-	VPBLENDD     $0xaa, Y8, Y9, Y9
-	VPUNPCKLQDQ  Y9, Y10, Y6
-	VPUNPCKHQDQ  Y9, Y10, Y8
-	VPMULUDQ     Y4, Y12, Y9
-	VPSHUFD      $0xb1, Y9, Y9
-	VPBROADCASTD 72(DX), Y10
-	VPXOR        Y10, Y11, Y10
-	VPXOR        Y9, Y10, Y10
-	VPBLENDD     $0xaa, Y9, Y10, Y10
-	VPMULUDQ     Y3, Y14, Y9
-	VPSHUFD      $0xb1, Y9, Y9
-	VPBROADCASTD 76(DX), Y11
-	VPXOR        Y11, Y7, Y11
-	VPXOR        Y9, Y11, Y11
-	VPBLENDD     $0xaa, Y9, Y11, Y11
-	VPUNPCKLQDQ  Y11, Y10, Y7
-	VPUNPCKHQDQ  Y11, Y10, Y9
-	VPMAXUD      Y6, Y1, Y10
-	VPCMPEQD     Y6, Y10, Y10
-	VANDPS       Y0, Y10, Y6
-	VMOVUPS      Y6, (AX)(BX*4)
-	VPMAXUD      Y8, Y1, Y6
-	VPCMPEQD     Y8, Y6, Y6
-	VANDPS       Y0, Y6, Y6
-	VMOVUPS      Y6, 32(AX)(BX*4)
-	VPMAXUD      Y7, Y1, Y6
-	VPCMPEQD     Y7, Y6, Y6
-	VANDPS       Y0, Y6, Y6
-	VMOVUPS      Y6, 64(AX)(BX*4)
-	VPMAXUD      Y9, Y1, Y6
-	VPCMPEQD     Y9, Y6, Y6
-	VANDPS       Y0, Y6, Y6
-	VMOVUPS      Y6, 96(AX)(BX*4)
-	VPADDQ       Y5, Y2, Y2
-	ADDQ         $0x20, BX
-	CMPQ         BX, SI
-	JLT          loop
-
-tail:
-	SUBQ         BX, CX
-	JZ           done
-	VPADDQ       products4<>+0(SB), Y2, Y5
-	VPSRLQ       $0x20, Y5, Y6
-	VPBROADCASTD 4(DX), Y7
-	VPXOR        Y7, Y6, Y7
-	VPMULUDQ     Y4, Y7, Y6
-	VPSRLQ       $0x20, Y6, Y7
-	VPBROADCASTD 8(DX), Y8
-	VPXOR        Y8, Y7, Y8
-	VPBROADCASTD 12(DX), Y7
-	VPXOR        Y7, Y5, Y7
-	VPADDQ       products4<>+32(SB), Y2, Y2
-	VPSRLQ       $0x20, Y2, Y5
-	VPBROADCASTD 4(DX), Y9
-	VPXOR        Y9, Y5, Y9
-	VPMULUDQ     Y4, Y9, Y5
-	VPSRLQ       $0x20, Y5, Y9
-	VPBROADCASTD 8(DX), Y10
-	VPXOR        Y10, Y9, Y10
-	VPBROADCASTD 12(DX), Y9
-	VPXOR        Y9, Y2, Y9
-	VPMULUDQ     Y3, Y8, Y2
-	VPMULUDQ     Y4, Y7, Y7
-	VPSRLQ       $0x20, Y7, Y8
-	VPBROADCASTD 16(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPXOR        Y11, Y8, Y8
-	VPSRLQ       $0x20, Y2, Y6
-	VPBROADCASTD 20(DX), Y11
-	VPXOR        Y11, Y6, Y11
-	VPMULUDQ     Y3, Y10, Y6
-	VPMULUDQ     Y4, Y9, Y9
-	VPSRLQ       $0x20, Y9, Y10
-	VPBROADCASTD 16(DX), Y12
-	VPXOR        Y12, Y5, Y12
-	VPXOR        Y12, Y10, Y10
-	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTD 20(DX), Y12
-	VPXOR        Y12, Y5, Y12
-	VPMULUDQ     Y3, Y8, Y5
-	VPMULUDQ     Y4, Y11, Y8
-	VPSRLQ       $0x20, Y8, Y11
-	VPBROADCASTD 24(DX), Y13
-	VPXOR        Y13, Y7, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y5, Y7
-	VPBROADCASTD 28(DX), Y13
-	VPXOR        Y13, Y2, Y13
-	VPXOR        Y13, Y7, Y7
-	VPMULUDQ     Y3, Y10, Y2
-	VPMULUDQ     Y4, Y12, Y10
-	VPSRLQ       $0x20, Y10, Y12
-	VPBROADCASTD 24(DX), Y13
-	VPXOR        Y13, Y9, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y2, Y9
-	VPBROADCASTD 28(DX), Y13
-	VPXOR        Y13, Y6, Y13
-	VPXOR        Y13, Y9, Y9
-	VPMULUDQ     Y3, Y11, Y6
-	VPMULUDQ     Y4, Y7, Y7
-	VPSRLQ       $0x20, Y7, Y11
-	VPBROADCASTD 32(DX), Y13
-	VPXOR        Y13, Y8, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y6, Y8
-	VPBROADCASTD 36(DX), Y13
-	VPXOR        Y13, Y5, Y13
-	VPXOR        Y13, Y8, Y8
-	VPMULUDQ     Y3, Y12, Y5
-	VPMULUDQ     Y4, Y9, Y9
-	VPSRLQ       $0x20, Y9, Y12
-	VPBROADCASTD 32(DX), Y13
-	VPXOR        Y13, Y10, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y5, Y10
-	VPBROADCASTD 36(DX), Y13
-	VPXOR        Y13, Y2, Y13
-	VPXOR        Y13, Y10, Y10
-	VPMULUDQ     Y3, Y11, Y2
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y11
-	VPBROADCASTD 40(DX), Y13
-	VPXOR        Y13, Y7, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y2, Y7
-	VPBROADCASTD 44(DX), Y13
-	VPXOR        Y13, Y6, Y13
-	VPXOR        Y13, Y7, Y7
-	VPMULUDQ     Y3, Y12, Y6
-	VPMULUDQ     Y4, Y10, Y10
-	VPSRLQ       $0x20, Y10, Y12
-	VPBROADCASTD 40(DX), Y13
-	VPXOR        Y13, Y9, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y6, Y9
-	VPBROADCASTD 44(DX), Y13
-	VPXOR        Y13, Y5, Y13
-	VPXOR        Y13, Y9, Y9
-	VPMULUDQ     Y3, Y11, Y5
-	VPMULUDQ     Y4, Y7, Y7
-	VPSRLQ       $0x20, Y7, Y11
-	VPBROADCASTD 48(DX), Y13
-	VPXOR        Y13, Y8, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTD 52(DX), Y13
-	VPXOR        Y13, Y2, Y13
-	VPXOR        Y13, Y8, Y8
-	VPMULUDQ     Y3, Y12, Y2
-	VPMULUDQ     Y4, Y9, Y9
-	VPSRLQ       $0x20, Y9, Y12
-	VPBROADCASTD 48(DX), Y13
-	VPXOR        Y13, Y10, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y2, Y10
-	VPBROADCASTD 52(DX), Y13
-	VPXOR        Y13, Y6, Y13
-	VPXOR        Y13, Y10, Y10
-	VPMULUDQ     Y3, Y11, Y6
-	VPMULUDQ     Y4, Y8, Y8
-	VPSRLQ       $0x20, Y8, Y11
-	VPBROADCASTD 56(DX), Y13
-	VPXOR        Y13, Y7, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y6, Y7
-	VPBROADCASTD 60(DX), Y13
-	VPXOR        Y13, Y5, Y13
-	VPXOR        Y13, Y7, Y7
-	VPMULUDQ     Y3, Y12, Y5
-	VPMULUDQ     Y4, Y10, Y10
-	VPSRLQ       $0x20, Y10, Y12
-	VPBROADCASTD 56(DX), Y13
-	VPXOR        Y13, Y9, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y5, Y9
-	VPBROADCASTD 60(DX), Y13
-	VPXOR        Y13, Y2, Y13
-	VPXOR        Y13, Y9, Y9
-	VPMULUDQ     Y3, Y11, Y2
-	VPMULUDQ     Y4, Y7, Y7
-	VPSRLQ       $0x20, Y7, Y11
-	VPBROADCASTD 64(DX), Y13
-	VPXOR        Y13, Y8, Y13
-	VPXOR        Y13, Y11, Y11
-	VPSRLQ       $0x20, Y2, Y8
-	VPBROADCASTD 68(DX), Y13
-	VPXOR        Y13, Y6, Y13
-	VPXOR        Y13, Y8, Y8
-	VPMULUDQ     Y3, Y12, Y6
-	VPMULUDQ     Y4, Y9, Y9
-	VPSRLQ       $0x20, Y9, Y12
-	VPBROADCASTD 64(DX), Y13
-	VPXOR        Y13, Y10, Y13
-	VPXOR        Y13, Y12, Y12
-	VPSRLQ       $0x20, Y6, Y10
-	VPBROADCASTD 68(DX), Y13
-	VPXOR        Y13, Y5, Y13
-	VPXOR        Y13, Y10, Y10
-	VPMULUDQ     Y4, Y8, Y5
-	VPSHUFD      $0xb1, Y5, Y5
-	VPBROADCASTD 72(DX), Y8
-	VPXOR        Y8, Y7, Y8
-	VPXOR        Y5, Y8, Y8
-	VPBLENDD     $0xaa, Y5, Y8, Y8
-	VPMULUDQ     Y3, Y11, Y5
-	VPSHUFD      $0xb1, Y5, Y5
-	VPBROADCASTD 76(DX), Y7
-	VPXOR        Y7, Y2, Y7
-	VPXOR        Y5, Y7, Y7
-	VPBLENDD     $0xaa, Y5, Y7, Y7
-	VPUNPCKLQDQ  Y7, Y8, Y2
-	VPUNPCKHQDQ  Y7, Y8, Y5
-	VPMULUDQ     Y4, Y10, Y4
-	VPSHUFD      $0xb1, Y4, Y4
-	VPBROADCASTD 72(DX), Y7
-	VPXOR        Y7, Y9, Y7
-	VPXOR        Y4, Y7, Y7
-	VPBLENDD     $0xaa, Y4, Y7, Y7
-	VPMULUDQ     Y3, Y12, Y3
-	VPSHUFD      $0xb1, Y3, Y3
-	VPBROADCASTD 76(DX), Y4
-	VPXOR        Y4, Y6, Y4
-	VPXOR        Y3, Y4, Y4
-	VPBLENDD     $0xaa, Y3, Y4, Y4
-	VPUNPCKLQDQ  Y4, Y7, Y3
-	VPUNPCKHQDQ  Y4, Y7, Y4
-	VMOVD        CX, X6
-	VPBROADCASTD X6, Y6
-	VPCMPGTD     lane<>+0(SB), Y6, Y7
-	VPMAXUD      Y2, Y1, Y8
-	VPCMPEQD     Y2, Y8, Y8
-	VANDPS       Y0, Y8, Y2
-	VMASKMOVPS   Y2, Y7, (AX)(BX*4)
-	VPCMPGTD     lane<>+32(SB), Y6, Y2
-	VPMAXUD      Y5, Y1, Y7
-	VPCMPEQD     Y5, Y7, Y7
-	VANDPS       Y0, Y7, Y5
-	VMASKMOVPS   Y5, Y2, 32(AX)(BX*4)
-	VPCMPGTD     lane<>+64(SB), Y6, Y2
-	VPMAXUD      Y3, Y1, Y5
-	VPCMPEQD     Y3, Y5, Y5
-	VANDPS       Y0, Y5, Y3
-	VMASKMOVPS   Y3, Y2, 64(AX)(BX*4)
-	VPCMPGTD     lane<>+96(SB), Y6, Y2
-	VPMAXUD      Y4, Y1, Y1
-	VPCMPEQD     Y4, Y1, Y1
-	VANDPS       Y0, Y1, Y0
-	VMASKMOVPS   Y0, Y2, 96(AX)(BX*4)
-
-done:
-	VZEROUPPER
-	RET
-
 // func transpose8(dst []float32, ldd int, src []float32, lds int, blocks int)
 // Requires: AVX
 TEXT ·transpose8(SB), NOSPLIT, $0-72
@@ -9472,7 +7641,7 @@ TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-148
 	VBROADCASTSS scale+144(FP), Z0
 
 row:
-	VBROADCASTSS constants<>+1824(SB), Z1
+	VBROADCASTSS constants<>+1376(SB), Z1
 	XORQ         DX, DX
 	CMPQ         DX, AX
 	JE           l2
@@ -9516,7 +7685,7 @@ l6:
 
 l7:
 	VMOVUPS      Z2, K1, (BX)(DX*4)
-	VBROADCASTSS constants<>+1824(SB), Z5
+	VBROADCASTSS constants<>+1376(SB), Z5
 	VBLENDMPS    Z2, Z5, K1, Z3
 	VMAXPS       Z3, Z1, Z1
 
@@ -9653,8 +7822,8 @@ TEXT ·softmaxRowsAVX2(SB), NOSPLIT, $0-148
 	VBROADCASTSS scale+144(FP), Y2
 
 row:
-	VBROADCASTSS constants<>+1824(SB), Y3
-	VBROADCASTSS constants<>+1824(SB), Y4
+	VBROADCASTSS constants<>+1376(SB), Y3
+	VBROADCASTSS constants<>+1376(SB), Y4
 	XORQ         DX, DX
 	CMPQ         DX, AX
 	JE           l2
@@ -9714,7 +7883,7 @@ l8:
 
 l9:
 	VMASKMOVPS   Y5, Y1, (BX)(DX*4)
-	VBROADCASTSS constants<>+1824(SB), Y6
+	VBROADCASTSS constants<>+1376(SB), Y6
 	VBLENDVPS    Y1, Y5, Y6, Y5
 	VMAXPS       Y5, Y3, Y3
 	VMASKMOVPS   32(BX)(DX*4), Y0, Y5
@@ -9732,7 +7901,7 @@ l10:
 
 l11:
 	VMASKMOVPS   Y5, Y0, 32(BX)(DX*4)
-	VBROADCASTSS constants<>+1824(SB), Y6
+	VBROADCASTSS constants<>+1376(SB), Y6
 	VBLENDVPS    Y0, Y5, Y6, Y5
 	VMAXPS       Y5, Y4, Y4
 
@@ -10470,380 +8639,332 @@ DATA constants<>+784(SB)/4, $0xc2d00000
 DATA constants<>+788(SB)/4, $0xc2d00000
 DATA constants<>+792(SB)/4, $0xc2d00000
 DATA constants<>+796(SB)/4, $0xc2d00000
-DATA constants<>+800(SB)/4, $0x41680000
-DATA constants<>+804(SB)/4, $0x41680000
-DATA constants<>+808(SB)/4, $0x41680000
-DATA constants<>+812(SB)/4, $0x41680000
-DATA constants<>+816(SB)/4, $0x41680000
-DATA constants<>+820(SB)/4, $0x41680000
-DATA constants<>+824(SB)/4, $0x41680000
-DATA constants<>+828(SB)/4, $0x41680000
-DATA constants<>+832(SB)/4, $0x3bee3443
-DATA constants<>+836(SB)/4, $0x3bee3443
-DATA constants<>+840(SB)/4, $0x3bee3443
-DATA constants<>+844(SB)/4, $0x3bee3443
-DATA constants<>+848(SB)/4, $0x3bee3443
-DATA constants<>+852(SB)/4, $0x3bee3443
-DATA constants<>+856(SB)/4, $0x3bee3443
-DATA constants<>+860(SB)/4, $0x3bee3443
-DATA constants<>+864(SB)/4, $0x3d92e02e
-DATA constants<>+868(SB)/4, $0x3d92e02e
-DATA constants<>+872(SB)/4, $0x3d92e02e
-DATA constants<>+876(SB)/4, $0x3d92e02e
-DATA constants<>+880(SB)/4, $0x3d92e02e
-DATA constants<>+884(SB)/4, $0x3d92e02e
-DATA constants<>+888(SB)/4, $0x3d92e02e
-DATA constants<>+892(SB)/4, $0x3d92e02e
-DATA constants<>+896(SB)/4, $0x3ea58358
-DATA constants<>+900(SB)/4, $0x3ea58358
-DATA constants<>+904(SB)/4, $0x3ea58358
-DATA constants<>+908(SB)/4, $0x3ea58358
-DATA constants<>+912(SB)/4, $0x3ea58358
-DATA constants<>+916(SB)/4, $0x3ea58358
-DATA constants<>+920(SB)/4, $0x3ea58358
-DATA constants<>+924(SB)/4, $0x3ea58358
-DATA constants<>+928(SB)/4, $0x3f45e1a8
-DATA constants<>+932(SB)/4, $0x3f45e1a8
-DATA constants<>+936(SB)/4, $0x3f45e1a8
-DATA constants<>+940(SB)/4, $0x3f45e1a8
-DATA constants<>+944(SB)/4, $0x3f45e1a8
-DATA constants<>+948(SB)/4, $0x3f45e1a8
-DATA constants<>+952(SB)/4, $0x3f45e1a8
-DATA constants<>+956(SB)/4, $0x3f45e1a8
-DATA constants<>+960(SB)/4, $0x3f61a2da
-DATA constants<>+964(SB)/4, $0x3f61a2da
-DATA constants<>+968(SB)/4, $0x3f61a2da
-DATA constants<>+972(SB)/4, $0x3f61a2da
-DATA constants<>+976(SB)/4, $0x3f61a2da
-DATA constants<>+980(SB)/4, $0x3f61a2da
-DATA constants<>+984(SB)/4, $0x3f61a2da
-DATA constants<>+988(SB)/4, $0x3f61a2da
-DATA constants<>+992(SB)/4, $0x3c954547
-DATA constants<>+996(SB)/4, $0x3c954547
-DATA constants<>+1000(SB)/4, $0x3c954547
-DATA constants<>+1004(SB)/4, $0x3c954547
-DATA constants<>+1008(SB)/4, $0x3c954547
-DATA constants<>+1012(SB)/4, $0x3c954547
-DATA constants<>+1016(SB)/4, $0x3c954547
-DATA constants<>+1020(SB)/4, $0x3c954547
-DATA constants<>+1024(SB)/4, $0x3e3817c8
-DATA constants<>+1028(SB)/4, $0x3e3817c8
-DATA constants<>+1032(SB)/4, $0x3e3817c8
-DATA constants<>+1036(SB)/4, $0x3e3817c8
-DATA constants<>+1040(SB)/4, $0x3e3817c8
-DATA constants<>+1044(SB)/4, $0x3e3817c8
-DATA constants<>+1048(SB)/4, $0x3e3817c8
-DATA constants<>+1052(SB)/4, $0x3e3817c8
-DATA constants<>+1056(SB)/4, $0x3f54099d
-DATA constants<>+1060(SB)/4, $0x3f54099d
-DATA constants<>+1064(SB)/4, $0x3f54099d
-DATA constants<>+1068(SB)/4, $0x3f54099d
-DATA constants<>+1072(SB)/4, $0x3f54099d
-DATA constants<>+1076(SB)/4, $0x3f54099d
-DATA constants<>+1080(SB)/4, $0x3f54099d
-DATA constants<>+1084(SB)/4, $0x3f54099d
-DATA constants<>+1088(SB)/4, $0x4007bbf6
-DATA constants<>+1092(SB)/4, $0x4007bbf6
-DATA constants<>+1096(SB)/4, $0x4007bbf6
-DATA constants<>+1100(SB)/4, $0x4007bbf6
-DATA constants<>+1104(SB)/4, $0x4007bbf6
-DATA constants<>+1108(SB)/4, $0x4007bbf6
-DATA constants<>+1112(SB)/4, $0x4007bbf6
-DATA constants<>+1116(SB)/4, $0x4007bbf6
-DATA constants<>+1120(SB)/4, $0x403cf4e2
-DATA constants<>+1124(SB)/4, $0x403cf4e2
-DATA constants<>+1128(SB)/4, $0x403cf4e2
-DATA constants<>+1132(SB)/4, $0x403cf4e2
-DATA constants<>+1136(SB)/4, $0x403cf4e2
-DATA constants<>+1140(SB)/4, $0x403cf4e2
-DATA constants<>+1144(SB)/4, $0x403cf4e2
-DATA constants<>+1148(SB)/4, $0x403cf4e2
-DATA constants<>+1152(SB)/4, $0x3fe1a2da
-DATA constants<>+1156(SB)/4, $0x3fe1a2da
-DATA constants<>+1160(SB)/4, $0x3fe1a2da
-DATA constants<>+1164(SB)/4, $0x3fe1a2da
-DATA constants<>+1168(SB)/4, $0x3fe1a2da
-DATA constants<>+1172(SB)/4, $0x3fe1a2da
-DATA constants<>+1176(SB)/4, $0x3fe1a2da
-DATA constants<>+1180(SB)/4, $0x3fe1a2da
-DATA constants<>+1184(SB)/4, $0xbf000000
-DATA constants<>+1188(SB)/4, $0xbf000000
-DATA constants<>+1192(SB)/4, $0xbf000000
-DATA constants<>+1196(SB)/4, $0xbf000000
-DATA constants<>+1200(SB)/4, $0xbf000000
-DATA constants<>+1204(SB)/4, $0xbf000000
-DATA constants<>+1208(SB)/4, $0xbf000000
-DATA constants<>+1212(SB)/4, $0xbf000000
-DATA constants<>+1216(SB)/4, $0x3d922279
-DATA constants<>+1220(SB)/4, $0x3d922279
-DATA constants<>+1224(SB)/4, $0x3d922279
-DATA constants<>+1228(SB)/4, $0x3d922279
-DATA constants<>+1232(SB)/4, $0x3d922279
-DATA constants<>+1236(SB)/4, $0x3d922279
-DATA constants<>+1240(SB)/4, $0x3d922279
-DATA constants<>+1244(SB)/4, $0x3d922279
-DATA constants<>+1248(SB)/4, $0x3fcc422a
-DATA constants<>+1252(SB)/4, $0x3fcc422a
-DATA constants<>+1256(SB)/4, $0x3fcc422a
-DATA constants<>+1260(SB)/4, $0x3fcc422a
-DATA constants<>+1264(SB)/4, $0x3fcc422a
-DATA constants<>+1268(SB)/4, $0x3fcc422a
-DATA constants<>+1272(SB)/4, $0x3fcc422a
-DATA constants<>+1276(SB)/4, $0x3fcc422a
-DATA constants<>+1280(SB)/4, $0x00800000
-DATA constants<>+1284(SB)/4, $0x00800000
-DATA constants<>+1288(SB)/4, $0x00800000
-DATA constants<>+1292(SB)/4, $0x00800000
-DATA constants<>+1296(SB)/4, $0x00800000
-DATA constants<>+1300(SB)/4, $0x00800000
-DATA constants<>+1304(SB)/4, $0x00800000
-DATA constants<>+1308(SB)/4, $0x00800000
-DATA constants<>+1312(SB)/4, $0x4b000000
-DATA constants<>+1316(SB)/4, $0x4b000000
-DATA constants<>+1320(SB)/4, $0x4b000000
-DATA constants<>+1324(SB)/4, $0x4b000000
-DATA constants<>+1328(SB)/4, $0x4b000000
-DATA constants<>+1332(SB)/4, $0x4b000000
-DATA constants<>+1336(SB)/4, $0x4b000000
-DATA constants<>+1340(SB)/4, $0x4b000000
-DATA constants<>+1344(SB)/4, $0xc1b80000
-DATA constants<>+1348(SB)/4, $0xc1b80000
-DATA constants<>+1352(SB)/4, $0xc1b80000
-DATA constants<>+1356(SB)/4, $0xc1b80000
-DATA constants<>+1360(SB)/4, $0xc1b80000
-DATA constants<>+1364(SB)/4, $0xc1b80000
-DATA constants<>+1368(SB)/4, $0xc1b80000
-DATA constants<>+1372(SB)/4, $0xc1b80000
-DATA constants<>+1376(SB)/4, $0x3f3504f3
-DATA constants<>+1380(SB)/4, $0x3f3504f3
-DATA constants<>+1384(SB)/4, $0x3f3504f3
-DATA constants<>+1388(SB)/4, $0x3f3504f3
-DATA constants<>+1392(SB)/4, $0x3f3504f3
-DATA constants<>+1396(SB)/4, $0x3f3504f3
-DATA constants<>+1400(SB)/4, $0x3f3504f3
-DATA constants<>+1404(SB)/4, $0x3f3504f3
-DATA constants<>+1408(SB)/4, $0x007fffff
-DATA constants<>+1412(SB)/4, $0x007fffff
-DATA constants<>+1416(SB)/4, $0x007fffff
-DATA constants<>+1420(SB)/4, $0x007fffff
-DATA constants<>+1424(SB)/4, $0x007fffff
-DATA constants<>+1428(SB)/4, $0x007fffff
-DATA constants<>+1432(SB)/4, $0x007fffff
-DATA constants<>+1436(SB)/4, $0x007fffff
-DATA constants<>+1440(SB)/4, $0x3d8a2bd1
-DATA constants<>+1444(SB)/4, $0x3d8a2bd1
-DATA constants<>+1448(SB)/4, $0x3d8a2bd1
-DATA constants<>+1452(SB)/4, $0x3d8a2bd1
-DATA constants<>+1456(SB)/4, $0x3d8a2bd1
-DATA constants<>+1460(SB)/4, $0x3d8a2bd1
-DATA constants<>+1464(SB)/4, $0x3d8a2bd1
-DATA constants<>+1468(SB)/4, $0x3d8a2bd1
-DATA constants<>+1472(SB)/4, $0xbdef1e0a
-DATA constants<>+1476(SB)/4, $0xbdef1e0a
-DATA constants<>+1480(SB)/4, $0xbdef1e0a
-DATA constants<>+1484(SB)/4, $0xbdef1e0a
-DATA constants<>+1488(SB)/4, $0xbdef1e0a
-DATA constants<>+1492(SB)/4, $0xbdef1e0a
-DATA constants<>+1496(SB)/4, $0xbdef1e0a
-DATA constants<>+1500(SB)/4, $0xbdef1e0a
-DATA constants<>+1504(SB)/4, $0x3df37836
-DATA constants<>+1508(SB)/4, $0x3df37836
-DATA constants<>+1512(SB)/4, $0x3df37836
-DATA constants<>+1516(SB)/4, $0x3df37836
-DATA constants<>+1520(SB)/4, $0x3df37836
-DATA constants<>+1524(SB)/4, $0x3df37836
-DATA constants<>+1528(SB)/4, $0x3df37836
-DATA constants<>+1532(SB)/4, $0x3df37836
-DATA constants<>+1536(SB)/4, $0xbdfe1104
-DATA constants<>+1540(SB)/4, $0xbdfe1104
-DATA constants<>+1544(SB)/4, $0xbdfe1104
-DATA constants<>+1548(SB)/4, $0xbdfe1104
-DATA constants<>+1552(SB)/4, $0xbdfe1104
-DATA constants<>+1556(SB)/4, $0xbdfe1104
-DATA constants<>+1560(SB)/4, $0xbdfe1104
-DATA constants<>+1564(SB)/4, $0xbdfe1104
-DATA constants<>+1568(SB)/4, $0x3e119bb4
-DATA constants<>+1572(SB)/4, $0x3e119bb4
-DATA constants<>+1576(SB)/4, $0x3e119bb4
-DATA constants<>+1580(SB)/4, $0x3e119bb4
-DATA constants<>+1584(SB)/4, $0x3e119bb4
-DATA constants<>+1588(SB)/4, $0x3e119bb4
-DATA constants<>+1592(SB)/4, $0x3e119bb4
-DATA constants<>+1596(SB)/4, $0x3e119bb4
-DATA constants<>+1600(SB)/4, $0xbe2aae27
-DATA constants<>+1604(SB)/4, $0xbe2aae27
-DATA constants<>+1608(SB)/4, $0xbe2aae27
-DATA constants<>+1612(SB)/4, $0xbe2aae27
-DATA constants<>+1616(SB)/4, $0xbe2aae27
-DATA constants<>+1620(SB)/4, $0xbe2aae27
-DATA constants<>+1624(SB)/4, $0xbe2aae27
-DATA constants<>+1628(SB)/4, $0xbe2aae27
-DATA constants<>+1632(SB)/4, $0x3e4cd25b
-DATA constants<>+1636(SB)/4, $0x3e4cd25b
-DATA constants<>+1640(SB)/4, $0x3e4cd25b
-DATA constants<>+1644(SB)/4, $0x3e4cd25b
-DATA constants<>+1648(SB)/4, $0x3e4cd25b
-DATA constants<>+1652(SB)/4, $0x3e4cd25b
-DATA constants<>+1656(SB)/4, $0x3e4cd25b
-DATA constants<>+1660(SB)/4, $0x3e4cd25b
-DATA constants<>+1664(SB)/4, $0xbe800003
-DATA constants<>+1668(SB)/4, $0xbe800003
-DATA constants<>+1672(SB)/4, $0xbe800003
-DATA constants<>+1676(SB)/4, $0xbe800003
-DATA constants<>+1680(SB)/4, $0xbe800003
-DATA constants<>+1684(SB)/4, $0xbe800003
-DATA constants<>+1688(SB)/4, $0xbe800003
-DATA constants<>+1692(SB)/4, $0xbe800003
-DATA constants<>+1696(SB)/4, $0x3eaaaaa4
-DATA constants<>+1700(SB)/4, $0x3eaaaaa4
-DATA constants<>+1704(SB)/4, $0x3eaaaaa4
-DATA constants<>+1708(SB)/4, $0x3eaaaaa4
-DATA constants<>+1712(SB)/4, $0x3eaaaaa4
-DATA constants<>+1716(SB)/4, $0x3eaaaaa4
-DATA constants<>+1720(SB)/4, $0x3eaaaaa4
-DATA constants<>+1724(SB)/4, $0x3eaaaaa4
-DATA constants<>+1728(SB)/4, $0x7f800000
-DATA constants<>+1732(SB)/4, $0x7f800000
-DATA constants<>+1736(SB)/4, $0x7f800000
-DATA constants<>+1740(SB)/4, $0x7f800000
-DATA constants<>+1744(SB)/4, $0x7f800000
-DATA constants<>+1748(SB)/4, $0x7f800000
-DATA constants<>+1752(SB)/4, $0x7f800000
-DATA constants<>+1756(SB)/4, $0x7f800000
-DATA constants<>+1760(SB)/4, $0x00000000
-DATA constants<>+1764(SB)/4, $0x00000000
-DATA constants<>+1768(SB)/4, $0x00000000
-DATA constants<>+1772(SB)/4, $0x00000000
-DATA constants<>+1776(SB)/4, $0x00000000
-DATA constants<>+1780(SB)/4, $0x00000000
-DATA constants<>+1784(SB)/4, $0x00000000
-DATA constants<>+1788(SB)/4, $0x00000000
-DATA constants<>+1792(SB)/4, $0x7fc00000
-DATA constants<>+1796(SB)/4, $0x7fc00000
-DATA constants<>+1800(SB)/4, $0x7fc00000
-DATA constants<>+1804(SB)/4, $0x7fc00000
-DATA constants<>+1808(SB)/4, $0x7fc00000
-DATA constants<>+1812(SB)/4, $0x7fc00000
-DATA constants<>+1816(SB)/4, $0x7fc00000
-DATA constants<>+1820(SB)/4, $0x7fc00000
-DATA constants<>+1824(SB)/4, $0xff800000
-DATA constants<>+1828(SB)/4, $0xff800000
-DATA constants<>+1832(SB)/4, $0xff800000
-DATA constants<>+1836(SB)/4, $0xff800000
-DATA constants<>+1840(SB)/4, $0xff800000
-DATA constants<>+1844(SB)/4, $0xff800000
-DATA constants<>+1848(SB)/4, $0xff800000
-DATA constants<>+1852(SB)/4, $0xff800000
-DATA constants<>+1856(SB)/4, $0x41102d0e
-DATA constants<>+1860(SB)/4, $0x41102d0e
-DATA constants<>+1864(SB)/4, $0x41102d0e
-DATA constants<>+1868(SB)/4, $0x41102d0e
-DATA constants<>+1872(SB)/4, $0x41102d0e
-DATA constants<>+1876(SB)/4, $0x41102d0e
-DATA constants<>+1880(SB)/4, $0x41102d0e
-DATA constants<>+1884(SB)/4, $0x41102d0e
-DATA constants<>+1888(SB)/4, $0x40000000
-DATA constants<>+1892(SB)/4, $0x40000000
-DATA constants<>+1896(SB)/4, $0x40000000
-DATA constants<>+1900(SB)/4, $0x40000000
-DATA constants<>+1904(SB)/4, $0x40000000
-DATA constants<>+1908(SB)/4, $0x40000000
-DATA constants<>+1912(SB)/4, $0x40000000
-DATA constants<>+1916(SB)/4, $0x40000000
-DATA constants<>+1920(SB)/4, $0x3ecc422a
-DATA constants<>+1924(SB)/4, $0x3ecc422a
-DATA constants<>+1928(SB)/4, $0x3ecc422a
-DATA constants<>+1932(SB)/4, $0x3ecc422a
-DATA constants<>+1936(SB)/4, $0x3ecc422a
-DATA constants<>+1940(SB)/4, $0x3ecc422a
-DATA constants<>+1944(SB)/4, $0x3ecc422a
-DATA constants<>+1948(SB)/4, $0x3ecc422a
-DATA constants<>+1952(SB)/4, $0x41400000
-DATA constants<>+1956(SB)/4, $0x41400000
-DATA constants<>+1960(SB)/4, $0x41400000
-DATA constants<>+1964(SB)/4, $0x41400000
-DATA constants<>+1968(SB)/4, $0x41400000
-DATA constants<>+1972(SB)/4, $0x41400000
-DATA constants<>+1976(SB)/4, $0x41400000
-DATA constants<>+1980(SB)/4, $0x41400000
-DATA constants<>+1984(SB)/4, $0xc1400000
-DATA constants<>+1988(SB)/4, $0xc1400000
-DATA constants<>+1992(SB)/4, $0xc1400000
-DATA constants<>+1996(SB)/4, $0xc1400000
-DATA constants<>+2000(SB)/4, $0xc1400000
-DATA constants<>+2004(SB)/4, $0xc1400000
-DATA constants<>+2008(SB)/4, $0xc1400000
-DATA constants<>+2012(SB)/4, $0xc1400000
-DATA constants<>+2016(SB)/4, $0x3e5b33b7
-DATA constants<>+2020(SB)/4, $0x3e5b33b7
-DATA constants<>+2024(SB)/4, $0x3e5b33b7
-DATA constants<>+2028(SB)/4, $0x3e5b33b7
-DATA constants<>+2032(SB)/4, $0x3e5b33b7
-DATA constants<>+2036(SB)/4, $0x3e5b33b7
-DATA constants<>+2040(SB)/4, $0x3e5b33b7
-DATA constants<>+2044(SB)/4, $0x3e5b33b7
-DATA constants<>+2048(SB)/4, $0x01010101
-DATA constants<>+2052(SB)/4, $0x01010101
-DATA constants<>+2056(SB)/4, $0x01010101
-DATA constants<>+2060(SB)/4, $0x01010101
-DATA constants<>+2064(SB)/4, $0x01010101
-DATA constants<>+2068(SB)/4, $0x01010101
-DATA constants<>+2072(SB)/4, $0x01010101
-DATA constants<>+2076(SB)/4, $0x01010101
-DATA constants<>+2080(SB)/4, $0x00007fff
-DATA constants<>+2084(SB)/4, $0x00007fff
-DATA constants<>+2088(SB)/4, $0x00007fff
-DATA constants<>+2092(SB)/4, $0x00007fff
-DATA constants<>+2096(SB)/4, $0x00007fff
-DATA constants<>+2100(SB)/4, $0x00007fff
-DATA constants<>+2104(SB)/4, $0x00007fff
-DATA constants<>+2108(SB)/4, $0x00007fff
-DATA constants<>+2112(SB)/4, $0x00400000
-DATA constants<>+2116(SB)/4, $0x00400000
-DATA constants<>+2120(SB)/4, $0x00400000
-DATA constants<>+2124(SB)/4, $0x00400000
-DATA constants<>+2128(SB)/4, $0x00400000
-DATA constants<>+2132(SB)/4, $0x00400000
-DATA constants<>+2136(SB)/4, $0x00400000
-DATA constants<>+2140(SB)/4, $0x00400000
-DATA constants<>+2144(SB)/4, $0x47800000
-DATA constants<>+2148(SB)/4, $0x47800000
-DATA constants<>+2152(SB)/4, $0x47800000
-DATA constants<>+2156(SB)/4, $0x47800000
-DATA constants<>+2160(SB)/4, $0x47800000
-DATA constants<>+2164(SB)/4, $0x47800000
-DATA constants<>+2168(SB)/4, $0x47800000
-DATA constants<>+2172(SB)/4, $0x47800000
-DATA constants<>+2176(SB)/4, $0x0000ffff
-DATA constants<>+2180(SB)/4, $0x0000ffff
-DATA constants<>+2184(SB)/4, $0x0000ffff
-DATA constants<>+2188(SB)/4, $0x0000ffff
-DATA constants<>+2192(SB)/4, $0x0000ffff
-DATA constants<>+2196(SB)/4, $0x0000ffff
-DATA constants<>+2200(SB)/4, $0x0000ffff
-DATA constants<>+2204(SB)/4, $0x0000ffff
-DATA constants<>+2208(SB)/4, $0x33800000
-DATA constants<>+2212(SB)/4, $0x33800000
-DATA constants<>+2216(SB)/4, $0x33800000
-DATA constants<>+2220(SB)/4, $0x33800000
-DATA constants<>+2224(SB)/4, $0x33800000
-DATA constants<>+2228(SB)/4, $0x33800000
-DATA constants<>+2232(SB)/4, $0x33800000
-DATA constants<>+2236(SB)/4, $0x33800000
-DATA constants<>+2240(SB)/4, $0xd2511f53
-DATA constants<>+2244(SB)/4, $0xd2511f53
-DATA constants<>+2248(SB)/4, $0xd2511f53
-DATA constants<>+2252(SB)/4, $0xd2511f53
-DATA constants<>+2256(SB)/4, $0xd2511f53
-DATA constants<>+2260(SB)/4, $0xd2511f53
-DATA constants<>+2264(SB)/4, $0xd2511f53
-DATA constants<>+2268(SB)/4, $0xd2511f53
-DATA constants<>+2272(SB)/4, $0xcd9e8d57
-DATA constants<>+2276(SB)/4, $0xcd9e8d57
-DATA constants<>+2280(SB)/4, $0xcd9e8d57
-DATA constants<>+2284(SB)/4, $0xcd9e8d57
-DATA constants<>+2288(SB)/4, $0xcd9e8d57
-DATA constants<>+2292(SB)/4, $0xcd9e8d57
-DATA constants<>+2296(SB)/4, $0xcd9e8d57
-DATA constants<>+2300(SB)/4, $0xcd9e8d57
-GLOBL constants<>(SB), RODATA|NOPTR, $2304
+DATA constants<>+800(SB)/4, $0x00800000
+DATA constants<>+804(SB)/4, $0x00800000
+DATA constants<>+808(SB)/4, $0x00800000
+DATA constants<>+812(SB)/4, $0x00800000
+DATA constants<>+816(SB)/4, $0x00800000
+DATA constants<>+820(SB)/4, $0x00800000
+DATA constants<>+824(SB)/4, $0x00800000
+DATA constants<>+828(SB)/4, $0x00800000
+DATA constants<>+832(SB)/4, $0x4b000000
+DATA constants<>+836(SB)/4, $0x4b000000
+DATA constants<>+840(SB)/4, $0x4b000000
+DATA constants<>+844(SB)/4, $0x4b000000
+DATA constants<>+848(SB)/4, $0x4b000000
+DATA constants<>+852(SB)/4, $0x4b000000
+DATA constants<>+856(SB)/4, $0x4b000000
+DATA constants<>+860(SB)/4, $0x4b000000
+DATA constants<>+864(SB)/4, $0xc1b80000
+DATA constants<>+868(SB)/4, $0xc1b80000
+DATA constants<>+872(SB)/4, $0xc1b80000
+DATA constants<>+876(SB)/4, $0xc1b80000
+DATA constants<>+880(SB)/4, $0xc1b80000
+DATA constants<>+884(SB)/4, $0xc1b80000
+DATA constants<>+888(SB)/4, $0xc1b80000
+DATA constants<>+892(SB)/4, $0xc1b80000
+DATA constants<>+896(SB)/4, $0x3f3504f3
+DATA constants<>+900(SB)/4, $0x3f3504f3
+DATA constants<>+904(SB)/4, $0x3f3504f3
+DATA constants<>+908(SB)/4, $0x3f3504f3
+DATA constants<>+912(SB)/4, $0x3f3504f3
+DATA constants<>+916(SB)/4, $0x3f3504f3
+DATA constants<>+920(SB)/4, $0x3f3504f3
+DATA constants<>+924(SB)/4, $0x3f3504f3
+DATA constants<>+928(SB)/4, $0x007fffff
+DATA constants<>+932(SB)/4, $0x007fffff
+DATA constants<>+936(SB)/4, $0x007fffff
+DATA constants<>+940(SB)/4, $0x007fffff
+DATA constants<>+944(SB)/4, $0x007fffff
+DATA constants<>+948(SB)/4, $0x007fffff
+DATA constants<>+952(SB)/4, $0x007fffff
+DATA constants<>+956(SB)/4, $0x007fffff
+DATA constants<>+960(SB)/4, $0x3d8a2bd1
+DATA constants<>+964(SB)/4, $0x3d8a2bd1
+DATA constants<>+968(SB)/4, $0x3d8a2bd1
+DATA constants<>+972(SB)/4, $0x3d8a2bd1
+DATA constants<>+976(SB)/4, $0x3d8a2bd1
+DATA constants<>+980(SB)/4, $0x3d8a2bd1
+DATA constants<>+984(SB)/4, $0x3d8a2bd1
+DATA constants<>+988(SB)/4, $0x3d8a2bd1
+DATA constants<>+992(SB)/4, $0xbdef1e0a
+DATA constants<>+996(SB)/4, $0xbdef1e0a
+DATA constants<>+1000(SB)/4, $0xbdef1e0a
+DATA constants<>+1004(SB)/4, $0xbdef1e0a
+DATA constants<>+1008(SB)/4, $0xbdef1e0a
+DATA constants<>+1012(SB)/4, $0xbdef1e0a
+DATA constants<>+1016(SB)/4, $0xbdef1e0a
+DATA constants<>+1020(SB)/4, $0xbdef1e0a
+DATA constants<>+1024(SB)/4, $0x3df37836
+DATA constants<>+1028(SB)/4, $0x3df37836
+DATA constants<>+1032(SB)/4, $0x3df37836
+DATA constants<>+1036(SB)/4, $0x3df37836
+DATA constants<>+1040(SB)/4, $0x3df37836
+DATA constants<>+1044(SB)/4, $0x3df37836
+DATA constants<>+1048(SB)/4, $0x3df37836
+DATA constants<>+1052(SB)/4, $0x3df37836
+DATA constants<>+1056(SB)/4, $0xbdfe1104
+DATA constants<>+1060(SB)/4, $0xbdfe1104
+DATA constants<>+1064(SB)/4, $0xbdfe1104
+DATA constants<>+1068(SB)/4, $0xbdfe1104
+DATA constants<>+1072(SB)/4, $0xbdfe1104
+DATA constants<>+1076(SB)/4, $0xbdfe1104
+DATA constants<>+1080(SB)/4, $0xbdfe1104
+DATA constants<>+1084(SB)/4, $0xbdfe1104
+DATA constants<>+1088(SB)/4, $0x3e119bb4
+DATA constants<>+1092(SB)/4, $0x3e119bb4
+DATA constants<>+1096(SB)/4, $0x3e119bb4
+DATA constants<>+1100(SB)/4, $0x3e119bb4
+DATA constants<>+1104(SB)/4, $0x3e119bb4
+DATA constants<>+1108(SB)/4, $0x3e119bb4
+DATA constants<>+1112(SB)/4, $0x3e119bb4
+DATA constants<>+1116(SB)/4, $0x3e119bb4
+DATA constants<>+1120(SB)/4, $0xbe2aae27
+DATA constants<>+1124(SB)/4, $0xbe2aae27
+DATA constants<>+1128(SB)/4, $0xbe2aae27
+DATA constants<>+1132(SB)/4, $0xbe2aae27
+DATA constants<>+1136(SB)/4, $0xbe2aae27
+DATA constants<>+1140(SB)/4, $0xbe2aae27
+DATA constants<>+1144(SB)/4, $0xbe2aae27
+DATA constants<>+1148(SB)/4, $0xbe2aae27
+DATA constants<>+1152(SB)/4, $0x3e4cd25b
+DATA constants<>+1156(SB)/4, $0x3e4cd25b
+DATA constants<>+1160(SB)/4, $0x3e4cd25b
+DATA constants<>+1164(SB)/4, $0x3e4cd25b
+DATA constants<>+1168(SB)/4, $0x3e4cd25b
+DATA constants<>+1172(SB)/4, $0x3e4cd25b
+DATA constants<>+1176(SB)/4, $0x3e4cd25b
+DATA constants<>+1180(SB)/4, $0x3e4cd25b
+DATA constants<>+1184(SB)/4, $0xbe800003
+DATA constants<>+1188(SB)/4, $0xbe800003
+DATA constants<>+1192(SB)/4, $0xbe800003
+DATA constants<>+1196(SB)/4, $0xbe800003
+DATA constants<>+1200(SB)/4, $0xbe800003
+DATA constants<>+1204(SB)/4, $0xbe800003
+DATA constants<>+1208(SB)/4, $0xbe800003
+DATA constants<>+1212(SB)/4, $0xbe800003
+DATA constants<>+1216(SB)/4, $0x3eaaaaa4
+DATA constants<>+1220(SB)/4, $0x3eaaaaa4
+DATA constants<>+1224(SB)/4, $0x3eaaaaa4
+DATA constants<>+1228(SB)/4, $0x3eaaaaa4
+DATA constants<>+1232(SB)/4, $0x3eaaaaa4
+DATA constants<>+1236(SB)/4, $0x3eaaaaa4
+DATA constants<>+1240(SB)/4, $0x3eaaaaa4
+DATA constants<>+1244(SB)/4, $0x3eaaaaa4
+DATA constants<>+1248(SB)/4, $0xbf000000
+DATA constants<>+1252(SB)/4, $0xbf000000
+DATA constants<>+1256(SB)/4, $0xbf000000
+DATA constants<>+1260(SB)/4, $0xbf000000
+DATA constants<>+1264(SB)/4, $0xbf000000
+DATA constants<>+1268(SB)/4, $0xbf000000
+DATA constants<>+1272(SB)/4, $0xbf000000
+DATA constants<>+1276(SB)/4, $0xbf000000
+DATA constants<>+1280(SB)/4, $0x7f800000
+DATA constants<>+1284(SB)/4, $0x7f800000
+DATA constants<>+1288(SB)/4, $0x7f800000
+DATA constants<>+1292(SB)/4, $0x7f800000
+DATA constants<>+1296(SB)/4, $0x7f800000
+DATA constants<>+1300(SB)/4, $0x7f800000
+DATA constants<>+1304(SB)/4, $0x7f800000
+DATA constants<>+1308(SB)/4, $0x7f800000
+DATA constants<>+1312(SB)/4, $0x00000000
+DATA constants<>+1316(SB)/4, $0x00000000
+DATA constants<>+1320(SB)/4, $0x00000000
+DATA constants<>+1324(SB)/4, $0x00000000
+DATA constants<>+1328(SB)/4, $0x00000000
+DATA constants<>+1332(SB)/4, $0x00000000
+DATA constants<>+1336(SB)/4, $0x00000000
+DATA constants<>+1340(SB)/4, $0x00000000
+DATA constants<>+1344(SB)/4, $0x7fc00000
+DATA constants<>+1348(SB)/4, $0x7fc00000
+DATA constants<>+1352(SB)/4, $0x7fc00000
+DATA constants<>+1356(SB)/4, $0x7fc00000
+DATA constants<>+1360(SB)/4, $0x7fc00000
+DATA constants<>+1364(SB)/4, $0x7fc00000
+DATA constants<>+1368(SB)/4, $0x7fc00000
+DATA constants<>+1372(SB)/4, $0x7fc00000
+DATA constants<>+1376(SB)/4, $0xff800000
+DATA constants<>+1380(SB)/4, $0xff800000
+DATA constants<>+1384(SB)/4, $0xff800000
+DATA constants<>+1388(SB)/4, $0xff800000
+DATA constants<>+1392(SB)/4, $0xff800000
+DATA constants<>+1396(SB)/4, $0xff800000
+DATA constants<>+1400(SB)/4, $0xff800000
+DATA constants<>+1404(SB)/4, $0xff800000
+DATA constants<>+1408(SB)/4, $0x41102d0e
+DATA constants<>+1412(SB)/4, $0x41102d0e
+DATA constants<>+1416(SB)/4, $0x41102d0e
+DATA constants<>+1420(SB)/4, $0x41102d0e
+DATA constants<>+1424(SB)/4, $0x41102d0e
+DATA constants<>+1428(SB)/4, $0x41102d0e
+DATA constants<>+1432(SB)/4, $0x41102d0e
+DATA constants<>+1436(SB)/4, $0x41102d0e
+DATA constants<>+1440(SB)/4, $0x40000000
+DATA constants<>+1444(SB)/4, $0x40000000
+DATA constants<>+1448(SB)/4, $0x40000000
+DATA constants<>+1452(SB)/4, $0x40000000
+DATA constants<>+1456(SB)/4, $0x40000000
+DATA constants<>+1460(SB)/4, $0x40000000
+DATA constants<>+1464(SB)/4, $0x40000000
+DATA constants<>+1468(SB)/4, $0x40000000
+DATA constants<>+1472(SB)/4, $0x01010101
+DATA constants<>+1476(SB)/4, $0x01010101
+DATA constants<>+1480(SB)/4, $0x01010101
+DATA constants<>+1484(SB)/4, $0x01010101
+DATA constants<>+1488(SB)/4, $0x01010101
+DATA constants<>+1492(SB)/4, $0x01010101
+DATA constants<>+1496(SB)/4, $0x01010101
+DATA constants<>+1500(SB)/4, $0x01010101
+DATA constants<>+1504(SB)/4, $0x41680000
+DATA constants<>+1508(SB)/4, $0x41680000
+DATA constants<>+1512(SB)/4, $0x41680000
+DATA constants<>+1516(SB)/4, $0x41680000
+DATA constants<>+1520(SB)/4, $0x41680000
+DATA constants<>+1524(SB)/4, $0x41680000
+DATA constants<>+1528(SB)/4, $0x41680000
+DATA constants<>+1532(SB)/4, $0x41680000
+DATA constants<>+1536(SB)/4, $0x3bee3443
+DATA constants<>+1540(SB)/4, $0x3bee3443
+DATA constants<>+1544(SB)/4, $0x3bee3443
+DATA constants<>+1548(SB)/4, $0x3bee3443
+DATA constants<>+1552(SB)/4, $0x3bee3443
+DATA constants<>+1556(SB)/4, $0x3bee3443
+DATA constants<>+1560(SB)/4, $0x3bee3443
+DATA constants<>+1564(SB)/4, $0x3bee3443
+DATA constants<>+1568(SB)/4, $0x3d92e02e
+DATA constants<>+1572(SB)/4, $0x3d92e02e
+DATA constants<>+1576(SB)/4, $0x3d92e02e
+DATA constants<>+1580(SB)/4, $0x3d92e02e
+DATA constants<>+1584(SB)/4, $0x3d92e02e
+DATA constants<>+1588(SB)/4, $0x3d92e02e
+DATA constants<>+1592(SB)/4, $0x3d92e02e
+DATA constants<>+1596(SB)/4, $0x3d92e02e
+DATA constants<>+1600(SB)/4, $0x3ea58358
+DATA constants<>+1604(SB)/4, $0x3ea58358
+DATA constants<>+1608(SB)/4, $0x3ea58358
+DATA constants<>+1612(SB)/4, $0x3ea58358
+DATA constants<>+1616(SB)/4, $0x3ea58358
+DATA constants<>+1620(SB)/4, $0x3ea58358
+DATA constants<>+1624(SB)/4, $0x3ea58358
+DATA constants<>+1628(SB)/4, $0x3ea58358
+DATA constants<>+1632(SB)/4, $0x3f45e1a8
+DATA constants<>+1636(SB)/4, $0x3f45e1a8
+DATA constants<>+1640(SB)/4, $0x3f45e1a8
+DATA constants<>+1644(SB)/4, $0x3f45e1a8
+DATA constants<>+1648(SB)/4, $0x3f45e1a8
+DATA constants<>+1652(SB)/4, $0x3f45e1a8
+DATA constants<>+1656(SB)/4, $0x3f45e1a8
+DATA constants<>+1660(SB)/4, $0x3f45e1a8
+DATA constants<>+1664(SB)/4, $0x3f61a2da
+DATA constants<>+1668(SB)/4, $0x3f61a2da
+DATA constants<>+1672(SB)/4, $0x3f61a2da
+DATA constants<>+1676(SB)/4, $0x3f61a2da
+DATA constants<>+1680(SB)/4, $0x3f61a2da
+DATA constants<>+1684(SB)/4, $0x3f61a2da
+DATA constants<>+1688(SB)/4, $0x3f61a2da
+DATA constants<>+1692(SB)/4, $0x3f61a2da
+DATA constants<>+1696(SB)/4, $0x3c954547
+DATA constants<>+1700(SB)/4, $0x3c954547
+DATA constants<>+1704(SB)/4, $0x3c954547
+DATA constants<>+1708(SB)/4, $0x3c954547
+DATA constants<>+1712(SB)/4, $0x3c954547
+DATA constants<>+1716(SB)/4, $0x3c954547
+DATA constants<>+1720(SB)/4, $0x3c954547
+DATA constants<>+1724(SB)/4, $0x3c954547
+DATA constants<>+1728(SB)/4, $0x3e3817c8
+DATA constants<>+1732(SB)/4, $0x3e3817c8
+DATA constants<>+1736(SB)/4, $0x3e3817c8
+DATA constants<>+1740(SB)/4, $0x3e3817c8
+DATA constants<>+1744(SB)/4, $0x3e3817c8
+DATA constants<>+1748(SB)/4, $0x3e3817c8
+DATA constants<>+1752(SB)/4, $0x3e3817c8
+DATA constants<>+1756(SB)/4, $0x3e3817c8
+DATA constants<>+1760(SB)/4, $0x3f54099d
+DATA constants<>+1764(SB)/4, $0x3f54099d
+DATA constants<>+1768(SB)/4, $0x3f54099d
+DATA constants<>+1772(SB)/4, $0x3f54099d
+DATA constants<>+1776(SB)/4, $0x3f54099d
+DATA constants<>+1780(SB)/4, $0x3f54099d
+DATA constants<>+1784(SB)/4, $0x3f54099d
+DATA constants<>+1788(SB)/4, $0x3f54099d
+DATA constants<>+1792(SB)/4, $0x4007bbf6
+DATA constants<>+1796(SB)/4, $0x4007bbf6
+DATA constants<>+1800(SB)/4, $0x4007bbf6
+DATA constants<>+1804(SB)/4, $0x4007bbf6
+DATA constants<>+1808(SB)/4, $0x4007bbf6
+DATA constants<>+1812(SB)/4, $0x4007bbf6
+DATA constants<>+1816(SB)/4, $0x4007bbf6
+DATA constants<>+1820(SB)/4, $0x4007bbf6
+DATA constants<>+1824(SB)/4, $0x403cf4e2
+DATA constants<>+1828(SB)/4, $0x403cf4e2
+DATA constants<>+1832(SB)/4, $0x403cf4e2
+DATA constants<>+1836(SB)/4, $0x403cf4e2
+DATA constants<>+1840(SB)/4, $0x403cf4e2
+DATA constants<>+1844(SB)/4, $0x403cf4e2
+DATA constants<>+1848(SB)/4, $0x403cf4e2
+DATA constants<>+1852(SB)/4, $0x403cf4e2
+DATA constants<>+1856(SB)/4, $0x3fe1a2da
+DATA constants<>+1860(SB)/4, $0x3fe1a2da
+DATA constants<>+1864(SB)/4, $0x3fe1a2da
+DATA constants<>+1868(SB)/4, $0x3fe1a2da
+DATA constants<>+1872(SB)/4, $0x3fe1a2da
+DATA constants<>+1876(SB)/4, $0x3fe1a2da
+DATA constants<>+1880(SB)/4, $0x3fe1a2da
+DATA constants<>+1884(SB)/4, $0x3fe1a2da
+DATA constants<>+1888(SB)/4, $0x3d922279
+DATA constants<>+1892(SB)/4, $0x3d922279
+DATA constants<>+1896(SB)/4, $0x3d922279
+DATA constants<>+1900(SB)/4, $0x3d922279
+DATA constants<>+1904(SB)/4, $0x3d922279
+DATA constants<>+1908(SB)/4, $0x3d922279
+DATA constants<>+1912(SB)/4, $0x3d922279
+DATA constants<>+1916(SB)/4, $0x3d922279
+DATA constants<>+1920(SB)/4, $0x3fcc422a
+DATA constants<>+1924(SB)/4, $0x3fcc422a
+DATA constants<>+1928(SB)/4, $0x3fcc422a
+DATA constants<>+1932(SB)/4, $0x3fcc422a
+DATA constants<>+1936(SB)/4, $0x3fcc422a
+DATA constants<>+1940(SB)/4, $0x3fcc422a
+DATA constants<>+1944(SB)/4, $0x3fcc422a
+DATA constants<>+1948(SB)/4, $0x3fcc422a
+DATA constants<>+1952(SB)/4, $0x3ecc422a
+DATA constants<>+1956(SB)/4, $0x3ecc422a
+DATA constants<>+1960(SB)/4, $0x3ecc422a
+DATA constants<>+1964(SB)/4, $0x3ecc422a
+DATA constants<>+1968(SB)/4, $0x3ecc422a
+DATA constants<>+1972(SB)/4, $0x3ecc422a
+DATA constants<>+1976(SB)/4, $0x3ecc422a
+DATA constants<>+1980(SB)/4, $0x3ecc422a
+DATA constants<>+1984(SB)/4, $0x47800000
+DATA constants<>+1988(SB)/4, $0x47800000
+DATA constants<>+1992(SB)/4, $0x47800000
+DATA constants<>+1996(SB)/4, $0x47800000
+DATA constants<>+2000(SB)/4, $0x47800000
+DATA constants<>+2004(SB)/4, $0x47800000
+DATA constants<>+2008(SB)/4, $0x47800000
+DATA constants<>+2012(SB)/4, $0x47800000
+DATA constants<>+2016(SB)/4, $0x0000ffff
+DATA constants<>+2020(SB)/4, $0x0000ffff
+DATA constants<>+2024(SB)/4, $0x0000ffff
+DATA constants<>+2028(SB)/4, $0x0000ffff
+DATA constants<>+2032(SB)/4, $0x0000ffff
+DATA constants<>+2036(SB)/4, $0x0000ffff
+DATA constants<>+2040(SB)/4, $0x0000ffff
+DATA constants<>+2044(SB)/4, $0x0000ffff
+DATA constants<>+2048(SB)/4, $0xd2511f53
+DATA constants<>+2052(SB)/4, $0xd2511f53
+DATA constants<>+2056(SB)/4, $0xd2511f53
+DATA constants<>+2060(SB)/4, $0xd2511f53
+DATA constants<>+2064(SB)/4, $0xd2511f53
+DATA constants<>+2068(SB)/4, $0xd2511f53
+DATA constants<>+2072(SB)/4, $0xd2511f53
+DATA constants<>+2076(SB)/4, $0xd2511f53
+DATA constants<>+2080(SB)/4, $0xcd9e8d57
+DATA constants<>+2084(SB)/4, $0xcd9e8d57
+DATA constants<>+2088(SB)/4, $0xcd9e8d57
+DATA constants<>+2092(SB)/4, $0xcd9e8d57
+DATA constants<>+2096(SB)/4, $0xcd9e8d57
+DATA constants<>+2100(SB)/4, $0xcd9e8d57
+DATA constants<>+2104(SB)/4, $0xcd9e8d57
+DATA constants<>+2108(SB)/4, $0xcd9e8d57
+GLOBL constants<>(SB), RODATA|NOPTR, $2112

@@ -163,7 +163,6 @@ const (
 	unordered    = 0x03
 	notEqual     = 0x04 // true for NaN
 	notLess      = 0x15 // true for NaN
-	unequal      = 0x0c // ordered
 	greaterEqual = 0x1d
 	greater      = 0x1e
 )

@@ -48,8 +48,8 @@ func emitLanes() {
 	}
 }
 
-// bytes is the size of an element by its Go type.
-var bytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
+// elementBytes holds the size of an element by its Go type.
+var elementBytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
 
 // slice is a parameter: its first element and the size of each.
 type slice struct {
@@ -65,7 +65,7 @@ func (k *kernel) slices(names []string) map[string]slice {
 		if !typed {
 			typ = "float32"
 		}
-		all[name] = slice{Load(Param(name).Base(), GP64()), bytes[typ]}
+		all[name] = slice{Load(Param(name).Base(), GP64()), elementBytes[typ]}
 	}
 	return all
 }

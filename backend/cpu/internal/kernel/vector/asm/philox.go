@@ -22,7 +22,6 @@ func philox() {
 	random("philox", first, []string{"dst uint32"}, nil, func(_ *kernel, words vec, _, _ []vec) vec { return words })
 	dropout := []string{"scale", "threshold uint32"}
 	random("dropout", first, []string{"dst", "x"}, dropout, func(k *kernel, words vec, in, s []vec) vec { return k.mul(in[0], k.kept(words, s)) })
-	random("dropoutMask", first, []string{"dst"}, dropout, func(k *kernel, words vec, _, s []vec) vec { return k.kept(words, s) })
 }
 
 // emitProducts writes the table of philoxMul0·b for the blocks b that the

@@ -52,7 +52,4 @@ const (
 	// GELU's tanh form: 2·√(2/π)·x·(1 + GELUCubic·x²)
 	GELUCubic      = 0.044715
 	TwoSqrtTwoByPi = 1.59576912160573071175978423973752747
-
-	// GELUTanhMax is where the derivative of the tanh form is 0 or 1.
-	GELUTanhMax = 12
 )

@@ -11,6 +11,34 @@ import (
 
 const signBit = 1 << 31
 
+// unaries holds the kernel of every row of [scalar.Unaries], by its name.
+var unaries = map[string]func(k *kernel, x vec) vec{
+	"abs":      func(k *kernel, x vec) vec { return k.and(x, bits(signBit-1)) },
+	"erf":      (*kernel).erf,
+	"exp":      func(k *kernel, x vec) vec { return k.exp(x, true) },
+	"log":      (*kernel).log,
+	"logistic": (*kernel).logistic,
+	"neg":      func(k *kernel, x vec) vec { return k.xor(x, bits(signBit)) },
+	"rsqrt":    func(k *kernel, x vec) vec { return k.div(k.broadcast(float(1)), k.unary(VSQRTPS, x)) },
+	"sqrt":     func(k *kernel, x vec) vec { return k.unary(VSQRTPS, x) },
+	"tanh":     (*kernel).tanh,
+}
+
+// binaries holds the kernel of every row of [scalar.Binaries], by its name.
+var binaries = map[string]func(k *kernel, a, b vec) vec{
+	"add": func(k *kernel, a, b vec) vec { return k.add(a, b) },
+	"div": func(k *kernel, a, b vec) vec { return k.div(a, b) },
+	"max": (*kernel).max,
+	"min": (*kernel).min,
+	"mul": func(k *kernel, a, b vec) vec { return k.mul(a, b) },
+	"sub": func(k *kernel, a, b vec) vec { return k.sub(a, b) },
+}
+
+// comparisons holds the predicate of every row of [scalar.Comparisons], by its name.
+var comparisons = map[string]uint64{
+	"equal": equal, "greater": greater, "greaterEqual": greaterEqual, "less": less, "lessEqual": lessEqual, "notEqual": notEqual,
+}
+
 // exp is e^x. Without the clip, x must not be above coef.ExpMax.
 func (k *kernel) exp(x vec, clip bool) vec {
 	if clip {
@@ -132,18 +160,12 @@ func (k *kernel) erf(x vec) vec {
 	return k.copysign(e, x)
 }
 
+// logistic is the sigmoid 1/(1+e^-x). It uses e^-|x|, which cannot overflow.
 func (k *kernel) logistic(x vec) vec {
-	s, _, _ := k.logisticParts(x)
-	return s
-}
-
-// logisticParts returns the sigmoid s of x and, with e = e^-|x| which cannot
-// overflow, p = 1/(1+e) and q = e/(1+e): s is the one and 1-s the other.
-func (k *kernel) logisticParts(x vec) (s, p, q vec) {
 	e := k.exp(k.or(x, bits(signBit)), false)
-	p = k.div(k.broadcast(float(1)), k.add(e, float(1)))
-	q = k.mul(e, p)
-	return k.choose(k.negative(x), q, p), p, q
+	p := k.div(k.broadcast(float(1)), k.add(e, float(1)))
+	q := k.mul(e, p)
+	return k.choose(k.negative(x), q, p)
 }
 
 // gaussian returns e^(-x²/2) and Φ(x).
@@ -177,14 +199,6 @@ func (k *kernel) geluTanh(x vec) vec {
 	return k.mul(x, k.logistic(k.mul(x, k.geluTanhSlope(k.mul(x, x), coef.GELUCubic))))
 }
 
-func (k *kernel) geluTanhDerivative(x vec) vec {
-	x = k.atLeast(k.atMost(x, float(coef.GELUTanhMax)), float(-coef.GELUTanhMax))
-	square := k.mul(x, x)
-	s, p, q := k.logisticParts(k.mul(x, k.geluTanhSlope(square, coef.GELUCubic)))
-	k.addMul(s, k.mul(x, k.mul(p, q)), k.geluTanhSlope(square, 3*coef.GELUCubic))
-	return s
-}
-
 // geluTanhSlope is 2·√(2/π)·(1 + cubic·x²).
 func (k *kernel) geluTanhSlope(square vec, cubic float32) vec {
 	p := k.broadcast(float(coef.TwoSqrtTwoByPi * cubic))
@@ -205,11 +219,6 @@ func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec
 
 func (k *kernel) max(a, b vec) vec { return k.extreme(a, b, VMAXPS, k.and) }
 func (k *kernel) min(a, b vec) vec { return k.extreme(a, b, VMINPS, k.or) }
-
-func (k *kernel) sign(x vec) vec {
-	one := k.or(k.and(x, bits(signBit)), float(1))
-	return k.choose(k.compare(unequal, x, float(0)), one, x)
-}
 
 // bools turns the lanes of m into bytes of 0 or 1.
 func (k *kernel) bools(m mask) vec {
