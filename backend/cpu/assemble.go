@@ -7,7 +7,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
 // register is a register of a loop. In this file, negative numbers of scalar registers are immediates until

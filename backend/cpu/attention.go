@@ -5,9 +5,9 @@ import (
 
 	"github.com/gomlx/compute"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // attention lowers scaled dot-product attention or its gradient. Scores exist for one head of one image

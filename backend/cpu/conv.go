@@ -8,9 +8,9 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/depthwise"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/depthwise"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // Convolutions come in three forms. Convolutions with one filter per channel have their own kernels. The

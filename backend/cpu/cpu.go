@@ -35,7 +35,7 @@ import (
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/gemm"
 )
 
 // BackendName is the name of this backend in compute.NewWithConfig and in the variable GOMLX_BACKEND.

@@ -4,8 +4,8 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // dot is what the compiler knows of a batch of matrix products C = A·B [m,n] and the operations that

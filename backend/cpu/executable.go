@@ -9,7 +9,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // This file holds what exists when a program runs: steps with their kernels, and slots, the memory

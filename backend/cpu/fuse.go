@@ -7,7 +7,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
 // elementwise lowers an operation that a loop can run. It reports whether o is one.

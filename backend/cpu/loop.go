@@ -6,8 +6,8 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // loop is the kernel of a cluster. It walks total elements in rows of cols elements. Each turn takes a few

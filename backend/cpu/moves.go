@@ -4,8 +4,8 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // bounds returns the range of a slice along an axis of n elements with 0 ≤ from, to ≤ n, as GoMLX's

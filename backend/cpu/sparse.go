@@ -6,9 +6,9 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // Tuning single entries of a matrix means W + scatter(values) in the forward pass, and gathering these

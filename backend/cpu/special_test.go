@@ -14,7 +14,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
 // special are the numbers at which formulas differ.

@@ -3,7 +3,7 @@ package gemm
 import (
 	"unsafe"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
 
 const (

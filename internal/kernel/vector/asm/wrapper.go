@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
 // wrapper is a Go function that calls an element-wise kernel in the version for the
@@ -109,7 +109,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes/bfloat16"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 `)
 	writeMaps(&b)

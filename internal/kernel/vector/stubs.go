@@ -6,7 +6,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes/bfloat16"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
 // Unaries holds the functions of one number that have a kernel.

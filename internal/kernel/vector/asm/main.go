@@ -9,7 +9,7 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
 func main() {

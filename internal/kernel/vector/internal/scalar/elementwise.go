@@ -15,7 +15,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes/float16"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/coef"
+	"github.com/sptune/spt/internal/kernel/vector/internal/coef"
 )
 
 // Unary is one row of the table: a function of one number.

@@ -30,7 +30,7 @@ package vector
 import (
 	"unsafe"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
 // The instruction sets, in ascending order.

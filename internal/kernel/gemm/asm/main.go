@@ -25,7 +25,7 @@ var targets = []target{
 }
 
 func main() {
-	Package("github.com/sptune/spt/backend/cpu/internal/kernel/gemm")
+	Package("github.com/sptune/spt/internal/kernel/gemm")
 	ConstraintExpr("amd64")
 	// A mask for r of 8 lanes starts 8-r entries into this table.
 	lanes := GLOBL("lanes", RODATA|NOPTR)

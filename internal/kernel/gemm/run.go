@@ -1,6 +1,6 @@
 package gemm
 
-import "github.com/sptune/spt/backend/cpu/internal/workers"
+import "github.com/sptune/spt/internal/workers"
 
 // Run computes the product with all workers.
 func (c *Call) Run() {

@@ -3,7 +3,7 @@ package vector
 import (
 	"math"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/scalar"
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
 // Addend is a matrix that is added to scores: row i starts at Data[i·Step]. With

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // guarded copies x to the end of a page that nothing readable follows: a

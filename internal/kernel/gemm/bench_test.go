@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // The products of the blocks of ViT-B and ViT-Ti with 8 and 32 images of 197

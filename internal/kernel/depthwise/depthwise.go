@@ -26,8 +26,8 @@ package depthwise
 import (
 	"unsafe"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // Axis describes one spatial axis. Output o is the sum over taps k of the

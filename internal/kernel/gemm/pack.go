@@ -1,6 +1,6 @@
 package gemm
 
-import "github.com/sptune/spt/backend/cpu/internal/workers"
+import "github.com/sptune/spt/internal/workers"
 
 // kMax is the greatest depth of a block of K.
 const kMax = 768

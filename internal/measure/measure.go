@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // Kernel names the matrix kernel in use, as "avx512 14x32".

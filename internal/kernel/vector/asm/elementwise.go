@@ -6,7 +6,7 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector/internal/coef"
+	"github.com/sptune/spt/internal/kernel/vector/internal/coef"
 )
 
 const signBit = 1 << 31

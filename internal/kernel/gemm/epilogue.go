@@ -1,6 +1,6 @@
 package gemm
 
-import "github.com/sptune/spt/backend/cpu/internal/kernel/vector"
+import "github.com/sptune/spt/internal/kernel/vector"
 
 // finish applies what a micro-kernel leaves to C[i0:i1, j0:j1]: activation and
 // residual. The sums with bias lie in PreAct, or in C without one.

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
 
 // eachKernel runs f with every kernel of this machine as the active one.

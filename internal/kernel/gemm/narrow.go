@@ -1,6 +1,6 @@
 package gemm
 
-import "github.com/sptune/spt/backend/cpu/internal/workers"
+import "github.com/sptune/spt/internal/workers"
 
 // narrowCols is the width up to which a product is narrow, LoRA's A or a head
 // with few classes: A is read once from memory, and packing it would cost more
