@@ -175,7 +175,7 @@ func (b *buffer) ToFlatData(flat any) error {
 
 // Data returns an error, because the backend shares no memory.
 func (b *buffer) Data() (any, error) {
-	return nil, fmt.Errorf("the backend %q shares no buffers: %w", BackendName, compute.ErrNotImplemented)
+	return nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
 }
 
 // CopyToDevice returns a copy of the tensor on device 0, the only device.

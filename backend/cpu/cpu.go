@@ -1,6 +1,6 @@
 // Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated assembly. GoMLX
 // programs, such as the models and training steps of spt, run on it near the speed limit of the processor. It
-// needs neither cgo nor an installed library.
+// needs neither cgo nor an installed library. Importing it registers the backend with the name "cpu".
 //
 // A program passes through four stages:
 //
@@ -38,11 +38,11 @@ import (
 	"github.com/sptune/spt/internal/kernel/gemm"
 )
 
-// BackendName is the name of this backend in compute.NewWithConfig and in the variable GOMLX_BACKEND.
-const BackendName = "cpu"
+// backendName is the name of this backend in compute.NewWithConfig and in the variable GOMLX_BACKEND.
+const backendName = "cpu"
 
 func init() {
-	compute.Register(BackendName, func(config string) (compute.Backend, error) { return New(config) })
+	compute.Register(backendName, func(config string) (compute.Backend, error) { return New(config) })
 }
 
 // Backend implements compute.Backend. It is safe for concurrent use.
@@ -63,20 +63,20 @@ type Backend struct {
 // New starts the backend. It has no options: config must be empty.
 func New(config string) (*Backend, error) {
 	if config != "" {
-		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", BackendName, config)
+		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", backendName, config)
 	}
 	plain, err := gobackend.New("ops_sequential")
 	if err != nil {
-		return nil, fmt.Errorf("starting the backend %q: %w", BackendName, err)
+		return nil, fmt.Errorf("starting the backend %q: %w", backendName, err)
 	}
 	return &Backend{options: defaultOptions(), plain: plain}, nil
 }
 
 // Name returns "cpu".
-func (b *Backend) Name() string { return BackendName }
+func (b *Backend) Name() string { return backendName }
 
 // String returns "cpu".
-func (b *Backend) String() string { return BackendName }
+func (b *Backend) String() string { return backendName }
 
 // Description returns the name of the matrix kernel in use and the number of threads.
 func (b *Backend) Description() string {
@@ -117,7 +117,7 @@ func (b *Backend) IsFinalized() bool { return b.finalized.Load() }
 // usable returns an error after Finalize.
 func (b *Backend) usable() error {
 	if b.IsFinalized() {
-		return fmt.Errorf("the backend %q was finalized", BackendName)
+		return fmt.Errorf("the backend %q was finalized", backendName)
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 		return nil, fmt.Errorf("making a buffer of shape %s: %w", shape, err)
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has device 0 only", shape, device, BackendName)
+		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has device 0 only", shape, device, backendName)
 	}
 	data, err := flatBytes(flat, shape)
 	if err != nil {
@@ -145,7 +145,7 @@ func (b *Backend) HasSharedBuffers() bool { return false }
 
 // NewSharedBuffer returns an error, see HasSharedBuffers.
 func (b *Backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
-	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", BackendName, compute.ErrNotImplemented)
+	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
 }
 
 // Memory is the memory that a backend uses, in bytes.

@@ -139,7 +139,7 @@ func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 		return nil, err
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("there is no device %d: the backend %q has device 0 only", device, BackendName)
+		return nil, fmt.Errorf("there is no device %d: the backend %q has device 0 only", device, backendName)
 	}
 	if len(inputs) != len(params) {
 		return nil, fmt.Errorf("the number of inputs is wrong: got %d, expected %d", len(inputs), len(params))
@@ -151,10 +151,10 @@ func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 	for i, in := range inputs {
 		own, ok := in.(*buffer)
 		if !ok || own.valid() != nil {
-			return nil, fmt.Errorf("input %d (%s) is not a valid buffer of the backend %q", i, names[i], BackendName)
+			return nil, fmt.Errorf("input %d (%s) is not a valid buffer of the backend %q", i, names[i], backendName)
 		}
 		if own.backend != b {
-			return nil, fmt.Errorf("input %d (%s) is a buffer of another backend %q than that of the program", i, names[i], BackendName)
+			return nil, fmt.Errorf("input %d (%s) is a buffer of another backend %q than that of the program", i, names[i], backendName)
 		}
 		if !matches(own.shape, params[i]) {
 			return nil, fmt.Errorf("input %d (%s) has shape %s, expected %s", i, names[i], own.shape, params[i])

@@ -140,7 +140,7 @@ func (f *function) Closure() (compute.Function, error) {
 func (f *function) Shape(v compute.Value) (shapes.Shape, error) {
 	x, ok := v.(*value)
 	if !ok || x == nil {
-		return shapes.Invalid(), fmt.Errorf("reading a shape in %q: a value has type %T, which does not belong to the backend %q", f.builder.name, v, BackendName)
+		return shapes.Invalid(), fmt.Errorf("reading a shape in %q: a value has type %T, which does not belong to the backend %q", f.builder.name, v, backendName)
 	}
 	return x.shape, nil
 }
