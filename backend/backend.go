@@ -1,13 +1,10 @@
-// Package backend is the one place where spt chooses what its graphs run on,
-// and the one door through which they run.
+// Package backend opens devices and runs GoMLX graphs on them.
 //
-// [Open] starts a [Device]: the processor, by package cpu, or in a build with XLA
-// (build tag xla, cgo) a GPU through a PJRT plug-in, which [Plugins] finds.
+// [Open] opens a [Device]: the processor, through package cpu, or a GPU, through a PJRT plug-in. GPUs need a build
+// with XLA (build tag xla, cgo). [Plugins] lists the installed plug-ins.
 //
-// Everything above it builds GoMLX graphs and calls them as a [Program]. A
-// Program turns every panic of graph building or execution into an error and
-// keeps the dependency's log lines away from users, so nothing above has to
-// know which compute.Backend is underneath.
+// The other packages of spt build GoMLX graphs and run them as a [Program]. A Program returns panics of graph
+// functions and of GoMLX as errors, and hides the log lines of GoMLX. Its users need not know the device.
 package backend
 
 import (
@@ -34,11 +31,10 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// Backend is what graphs are compiled for and run on.
+// Backend is an open device. Graphs are compiled for it and run on it.
 type Backend = compute.Backend
 
-// New returns the default backend: package cpu. It is shared by the whole
-// process, so weights placed on it are placed once.
+// New opens the processor. All callers in the process share one backend, so weights are placed on it once.
 func New() (Backend, error) { return start() }
 
 var start = sync.OnceValues(func() (Backend, error) {
@@ -46,10 +42,9 @@ var start = sync.OnceValues(func() (Backend, error) {
 	return cpu.New("")
 })
 
-// AtOnce is how many tokens, images times the length of their sequences, be is best given
-// in one run of a program, and how many in all runs side by side. A processor computes
-// small runs in its caches, each on a core of its own, but holds the activations of all.
-// 0: as many as there are.
+// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at the same time. An
+// image has one token per position of its sequence. A processor computes each small run on one core, in its caches,
+// but needs memory for the activations of all runs. 0 means no limit.
 func AtOnce(be Backend) (run, all int) {
 	if _, ok := be.(*cpu.Backend); ok {
 		return 1024, 4096
@@ -57,24 +52,24 @@ func AtOnce(be Backend) (run, all int) {
 	return 0, 0
 }
 
-// Rematerialises reports whether be decides by itself what is computed again on the
-// way back instead of being kept.
+// Rematerialises reports whether be itself decides which activations it computes again in the backward pass instead
+// of keeping them.
 func Rematerialises(be Backend) bool {
 	_, own := be.(*cpu.Backend)
 	return own
 }
 
-// silence keeps GoMLX's klog lines off the user's terminal.
+// silence discards the log lines that GoMLX writes with klog.
 func silence() {
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	// Set fails only for unknown names; these are klog's own.
+	// Set fails for unknown names only. klog defines these names.
 	_ = flags.Set("logtostderr", "false")
 	_ = flags.Set("stderrthreshold", "FATAL")
 	klog.SetOutput(io.Discard)
 }
 
-// Program is a graph function, compiled once for each set of input shapes.
+// Program is a graph function that is compiled once for each set of input shapes.
 type Program struct {
 	name     string
 	be       Backend
@@ -82,17 +77,13 @@ type Program struct {
 	replicas int
 
 	preparing sync.WaitGroup
-
-	mu    sync.Mutex
-	built []*graph.Graph // since the last run
 }
 
-// Build is a graph function: it maps the nodes of the inputs to the nodes of
-// the outputs. It may panic, as GoMLX's own functions do; Program returns the
-// panic as an error.
+// Build is a graph function. It maps the nodes of the inputs to the nodes of the outputs. It may panic, as GoMLX's
+// functions do: Program returns the panic as an error.
 type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
-// Caught is the panic of f as an error, whatever it is of; nil if there is none.
+// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil if f does not panic.
 func Caught(f func()) error {
 	switch r := exceptions.Try(f).(type) {
 	case nil:
@@ -104,32 +95,29 @@ func Caught(f func()) error {
 	}
 }
 
-// NewProgram prepares fn to run on be. name is used in errors.
+// NewProgram returns a program that runs fn on be. Errors contain name.
 func NewProgram(be Backend, name string, fn Build) (*Program, error) {
 	p := &Program{name: name, be: be, replicas: 1}
-	noted := func(g *graph.Graph, in []*graph.Node) (out []*graph.Node) {
-		p.mu.Lock()
-		p.built = append(p.built, g)
-		p.mu.Unlock()
-		// GoMLX takes panics that are errors for errors. Another would also leave its
-		// list of graphs in the making, for which Close waits, as it is.
+	caught := func(g *graph.Graph, in []*graph.Node) (out []*graph.Node) {
+		// GoMLX returns a panic with an error as that error. After any other panic, Close would wait
+		// for the graph forever.
 		if err := Caught(func() { out = fn(g, in) }); err != nil {
 			panic(err)
 		}
 		return out
 	}
-	exec, err := graph.NewExecCanonical(be, noted, 0, 0, false, true, true)
+	exec, err := graph.NewExecCanonical(be, caught, 0, 0, false, true, true)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the graph %q: %w", name, err)
 	}
-	// As many shapes as come: GoMLX's own limit is an error at the 33rd.
+	// Allow any number of input shapes. By default, GoMLX returns an error at the 33rd.
 	p.exec = exec.WithName(name).SetMaxCache(-1)
 	return p, nil
 }
 
-// NewReplicated prepares fn to run on all devices of be at once, on each with inputs
-// of its own; in fn they meet in [AllMean] and [AllSum]. Inputs and outputs are those of
-// the first device, then those of the second, and so on. With one device it is
+// NewReplicated returns a program that runs fn on all devices of be at the same time. Each device is a replica with
+// separate inputs; [AllMean] and [AllSum] combine values of all replicas. The inputs and outputs of a run are those of
+// the first device, then those of the second device, and so on. With one device, NewReplicated does the same as
 // NewProgram.
 func NewReplicated(be Backend, name string, fn Build) (*Program, error) {
 	p, err := NewProgram(be, name, fn)
@@ -143,8 +131,7 @@ func NewReplicated(be Backend, name string, fn Build) (*Program, error) {
 	return p, err
 }
 
-// AllSum is the sum of x over the replicas of a replicated program; x itself in
-// another.
+// AllSum returns the sum of x over all replicas. In a program that is not replicated it returns x.
 func AllSum(x *graph.Node) *graph.Node {
 	if g := x.Graph(); g.NumDevices() > 1 {
 		return g.Distributed().AllReduceOne(x, compute.ReduceOpSum)
@@ -152,8 +139,7 @@ func AllSum(x *graph.Node) *graph.Node {
 	return x
 }
 
-// AllMean is the mean of x over the replicas of a replicated program; x itself in
-// another.
+// AllMean returns the mean of x over all replicas. In a program that is not replicated it returns x.
 func AllMean(x *graph.Node) *graph.Node {
 	if n := x.Graph().NumDevices(); n > 1 {
 		return graph.MulScalar(AllSum(x), 1/float64(n))
@@ -161,33 +147,33 @@ func AllMean(x *graph.Node) *graph.Node {
 	return x
 }
 
-// Close releases the compiled graphs, once one that is being compiled is there.
+// Close waits for a compilation in progress and releases the compiled graphs.
 func (p *Program) Close() {
 	p.preparing.Wait()
 	p.exec.Finalize()
 }
 
-// Prepare begins to compile the program for inputs of those shapes, beside what else
-// happens; a Run of such inputs waits for it. What goes wrong is that Run's error.
+// Prepare starts to compile the program for the given input shapes and returns. A Run with such inputs waits for the
+// compilation and returns its error.
 func (p *Program) Prepare(in ...shapes.Shape) {
 	p.preparing.Go(func() {
 		_ = Caught(func() { _, _ = p.exec.Compile(in...) })
 	})
 }
 
-// Donated is an input whose memory the program may overwrite. The tensor must
-// not be used after the call.
-type Donated struct{ *tensors.Tensor }
+// donated is an input whose memory the program may overwrite.
+type donated struct{ *tensors.Tensor }
 
-// Donate makes inputs of Run of tensors that are given to it.
+// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use the tensors after the
+// run.
 func Donate(ts []*tensors.Tensor) (in []any) {
 	for _, t := range ts {
-		in = append(in, Donated{Tensor: t})
+		in = append(in, donated{t})
 	}
 	return in
 }
 
-// Lend makes inputs of Run of tensors that the caller keeps.
+// Lend returns inputs for Run that the caller keeps.
 func Lend(lists ...[]*tensors.Tensor) (in []any) {
 	for _, t := range slices.Concat(lists...) {
 		in = append(in, t)
@@ -195,10 +181,9 @@ func Lend(lists ...[]*tensors.Tensor) (in []any) {
 	return in
 }
 
-// Run executes the program. Inputs are *tensors.Tensor or Donated; the caller
-// keeps the former and owns the outputs. A cancelled ctx is noticed before the
-// graph starts, not within it. What is donated is not touched if the graph cannot
-// be built for the inputs' shapes, or ctx is cancelled.
+// Run runs the program. An input is a *tensors.Tensor, which the caller keeps, or an input that [Donate] returned. The
+// caller owns the outputs. Run checks ctx before the graph starts, not while it runs. If ctx is cancelled, or the graph
+// cannot be built for the shapes of the inputs, donated inputs stay valid.
 func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -209,21 +194,12 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 		switch t := a.(type) {
 		case *tensors.Tensor:
 			given[i] = t.Shape()
-		case Donated:
+		case donated:
 			given[i] = t.Shape()
 		default:
-			return nil, fmt.Errorf("running %s: input %d is a %T, expected a tensor", p.name, i, a)
+			return nil, fmt.Errorf("running %s: input %d has type %T, expected a tensor", p.name, i, a)
 		}
 	}
-	defer func() {
-		p.mu.Lock()
-		built := p.built
-		p.built = nil
-		p.mu.Unlock()
-		if err == nil {
-			noteMemory(p.be, built)
-		}
-	}()
 	fail := func(err error) ([]*tensors.Tensor, error) {
 		return nil, memoryError(p.name, p.be, given, fmt.Errorf("running %s on %s: %w", p.name, NameOf(p.be), brief{err}))
 	}
@@ -232,7 +208,7 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 		return fail(err)
 	}
 	for i, a := range in {
-		if d, ok := a.(Donated); ok {
+		if d, ok := a.(donated); ok {
 			device := compute.DeviceNum(i * p.replicas / len(in))
 			if args[i], err = graph.DonateTensorBuffer(d.Tensor, p.be, device); err != nil {
 				return nil, fmt.Errorf("running %s: giving input %d to the backend: %w", p.name, i, err)
@@ -246,20 +222,19 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 	return out, nil
 }
 
-// brief prints an error without the stack trace that pkg/errors adds to %+v
-// and keeps the chain for errors.Is.
+// brief is an error without the stack trace that pkg/errors adds to %+v. It keeps the chain for errors.Is.
 type brief struct{ error }
 
 func (b brief) Error() string { return b.error.Error() }
 func (b brief) Unwrap() error { return b.error }
 
-// Tensor places a float32 array of the given shape on be. The data is copied.
+// Tensor copies a float32 array of the given shape to be.
 func Tensor(be Backend, data []float32, shape ...int) (t *tensors.Tensor, err error) {
 	return placeFlat(be, data, shape)
 }
 
-// Frozen places a float32 array that nobody will ever change again, such as a
-// pretrained weight. The CPU backend reads it where it lies; others copy it.
+// Frozen places a float32 array on be that must not change any more, such as a pretrained weight. The processor uses
+// the array itself; other devices copy it.
 func Frozen(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	if own, ok := be.(*cpu.Backend); ok {
 		buffer, err := own.Borrow(data, shape...)
@@ -271,8 +246,7 @@ func Frozen(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	return Tensor(be, data, shape...)
 }
 
-// BFloat16 places a float32 array of the given shape on be, each value rounded to the
-// nearest bfloat16.
+// BFloat16 copies a float32 array of the given shape to be and rounds each value to the nearest bfloat16.
 func BFloat16(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	rounded := make([]bfloat16.BFloat16, len(data))
 	for i, v := range data {
@@ -281,33 +255,33 @@ func BFloat16(be Backend, data []float32, shape ...int) (*tensors.Tensor, error)
 	return placeFlat(be, rounded, shape)
 }
 
-// Int32 places an int32 array of the given shape on be. The data is copied.
+// Int32 copies an int32 array of the given shape to be.
 func Int32(be Backend, data []int32, shape ...int) (*tensors.Tensor, error) {
 	return placeFlat(be, data, shape)
 }
 
-// Uint8 places a uint8 array of the given shape on be. The data is copied.
+// Uint8 copies a uint8 array of the given shape to be.
 func Uint8(be Backend, data []uint8, shape ...int) (*tensors.Tensor, error) {
 	return placeFlat(be, data, shape)
 }
 
-// Uint64 places a uint64 array of the given shape on be. The data is copied.
+// Uint64 copies a uint64 array of the given shape to be.
 func Uint64(be Backend, data []uint64, shape ...int) (*tensors.Tensor, error) {
 	return placeFlat(be, data, shape)
 }
 
-// Copy is t, which lies on be's first device, on another of its devices, from 1.
+// Copy copies t from the first device of be to another of its devices.
 func Copy(be Backend, t *tensors.Tensor, device int) (*tensors.Tensor, error) {
 	c, err := t.OnDeviceClone(be, compute.DeviceNum(device))
-	t.FinalizeLocal() // the way is through the host
+	t.FinalizeLocal() // the copy went through the host
 	if err != nil {
 		return nil, fmt.Errorf("copying a tensor of shape %s to device %d of %s: %w", t.Shape(), device, NameOf(be), err)
 	}
 	return c, nil
 }
 
-// Replicate copies tensors that lie on be's first device to its others: one list for
-// each of those.
+// Replicate copies tensors from the first device of be to each of its other devices. It returns one list per other
+// device.
 func Replicate(be Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err error) {
 	for d := 1; d < Replicas(be); d++ {
 		var copies []*tensors.Tensor
@@ -324,23 +298,24 @@ func Replicate(be Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err e
 	return out, nil
 }
 
-// Scalar places one float32 on be.
+// Scalar places one float32 number on be.
 func Scalar(be Backend, v float32) (*tensors.Tensor, error) {
 	return place(be, tensors.FromScalar(v))
 }
 
-// placeFlat places row-major values.
+// placeFlat places row-major values on be.
 func placeFlat[T gotype.Supported](be Backend, data []T, shape []int) (*tensors.Tensor, error) {
 	size := 1
 	for _, n := range shape {
 		size *= n
 	}
 	if len(data) != size {
-		return nil, fmt.Errorf("placing a tensor of shape %v on %s: %d values, expected %d", shape, NameOf(be), len(data), size)
+		return nil, fmt.Errorf("placing a tensor of shape %v on %s: got %d values, expected %d", shape, NameOf(be), len(data), size)
 	}
 	return place(be, tensors.FromFlatDataAndDimensions(data, shape...))
 }
 
+// place moves t to be.
 func place(be Backend, t *tensors.Tensor) (*tensors.Tensor, error) {
 	if err := t.MaterializeOnDevice(be, true, 0); err != nil {
 		return nil, fmt.Errorf("placing a tensor of shape %s on %s: %w", t.Shape(), be.Name(), err)
@@ -349,16 +324,16 @@ func place(be Backend, t *tensors.Tensor) (*tensors.Tensor, error) {
 	return t, nil
 }
 
-// Float32s copies a float32 tensor's values to the host, row-major.
+// Float32s copies the values of a float32 tensor to the host, row-major.
 func Float32s(t *tensors.Tensor) ([]float32, error) {
 	v, err := tensors.CopyFlatData[float32](t)
 	if err != nil {
-		return nil, fmt.Errorf("reading a tensor of shape %s back from the backend: %w", t.Shape(), err)
+		return nil, fmt.Errorf("reading a tensor of shape %s from its device: %w", t.Shape(), err)
 	}
 	return v, nil
 }
 
-// Number copies a float32 scalar to the host.
+// Number copies one float32 number to the host.
 func Number(t *tensors.Tensor) (float64, error) {
 	v, err := Float32s(t)
 	if err != nil {
@@ -367,18 +342,17 @@ func Number(t *tensors.Tensor) (float64, error) {
 	return float64(v[0]), nil
 }
 
-// ReturnMemory gives the system back what nothing uses any more, such as what a stage
-// left behind, before the next one fills the memory.
+// ReturnMemory returns unused memory to the operating system. Call it between two stages that need much memory.
 func ReturnMemory() {
-	runtime.GC() // the CPU backend's pools survive one collection
+	runtime.GC() // the pools of package cpu survive one collection
 	debug.FreeOSMemory()
 }
 
-// Free releases tensors at once instead of at the next garbage collection.
+// Free releases tensors now instead of at the next garbage collection. It ignores nil.
 func Free(ts ...*tensors.Tensor) {
 	for _, t := range ts {
 		if t != nil {
-			_ = t.FinalizeAll() // the only failure is "already released"
+			_ = t.FinalizeAll() // fails only if t was released before
 		}
 	}
 }

@@ -13,19 +13,19 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// Auto is the device of [Open] that takes the best there is.
+// Auto is the name of the best available device, for [Open].
 const Auto = "auto"
 
-// Device is something that graphs can run on.
+// Device is a device of this machine.
 type Device struct {
-	Name        string `json:"name"` // as Open takes it: "cpu", "cuda:0"
-	Description string `json:"description"`
-	// Unused says why Open would fail or Auto passes it over; empty: it would not.
+	Name        string `json:"name"`        // name for Open: "cpu", "cuda:0"
+	Description string `json:"description"` // model of the device
+	// Unused is the reason why Open cannot open the device. Empty: it can.
 	Unused string `json:"unused,omitempty"`
 }
 
-// Devices lists the processor and every NVIDIA GPU of this machine, usable or
-// not, without starting any.
+// Devices lists the processor and all NVIDIA GPUs of this machine, also those that Open cannot open. It opens none of
+// the GPUs.
 func Devices() []Device {
 	out := []Device{{Name: "cpu", Description: "this machine's processor, by spt's own backend"}}
 	if be, err := New(); err == nil {
@@ -42,11 +42,11 @@ func Devices() []Device {
 	return out
 }
 
-// DeviceError says why there is no such device.
+// DeviceError is the error of [Open] for a device that it cannot open.
 type DeviceError struct {
-	Device string
-	Usage  bool // no machine has such a device: the name or the number is wrong
-	Err    error
+	Device string // name given to Open
+	Usage  bool   // the name or the number of devices is invalid on every machine
+	Err    error  // the reason
 }
 
 func (e *DeviceError) Error() string {
@@ -54,26 +54,25 @@ func (e *DeviceError) Error() string {
 }
 func (e *DeviceError) Unwrap() error { return e.Err }
 
-// Open starts a device, once for the process: everyone who opens it shares it,
-// so that weights placed on it are placed once. Known are
+// Open opens a device. All callers in the process share it, so weights are placed on it once. The known names are:
 //
-//   - "" and "auto": the first GPU if it can be used, else the processor. note
-//     then says why a GPU that is there is not used.
-//   - "cpu": package cpu, as [New].
-//   - "cuda" and "cuda:N": an NVIDIA GPU, in a build with XLA.
-//   - "xla:PLUGIN": the first device of a PJRT plug-in, by its name ([Plugins]) or
-//     its absolute path, in a build with XLA.
+//   - "" and "auto": the first GPU if Open can open it, otherwise the processor. If there is a GPU that Open cannot
+//     open, note is the reason.
+//   - "cpu": the processor, as [New].
+//   - "cuda" and "cuda:N": an NVIDIA GPU. N counts from 0. It needs a build with XLA.
+//   - "xla:PLUGIN": the first device of a PJRT plug-in, given by its name (see [Plugins]) or its absolute path. It
+//     needs a build with XLA.
 //
-// What cannot be had is a [*DeviceError].
+// The error is a [*DeviceError].
 func Open(device string) (be Backend, note string, err error) { return OpenSeveral(device, 1) }
 
-// OpenSeveral is Open of so many devices of one kind, beginning with the one named:
-// what is trained on them takes its share of each batch on each ([Replicas]).
+// OpenSeveral opens several devices of one kind, from the named device on, as one backend. Each device computes a part
+// of each batch, see [NewReplicated]. Otherwise it does the same as [Open].
 func OpenSeveral(device string, count int) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
 	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
 	if count < 1 {
-		return misused(fmt.Errorf("%d devices: expected at least 1", count))
+		return misused(fmt.Errorf("the number of devices is %d: expected at least 1", count))
 	}
 	host := func() (Backend, string, error) {
 		if count > 1 {
@@ -94,7 +93,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 		if count > 1 {
 			return nil, "", err
 		}
-		note = "a GPU is there and not used: " + err.Error()
+		note = "a GPU of this machine is not used: " + err.Error()
 		return host()
 	case device == "cpu":
 		return host()
@@ -140,6 +139,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 	return misused(fmt.Errorf("expected %s, cpu, cuda, cuda:N or xla:PLUGIN", Auto))
 }
 
+// names lists the names of plug-ins for an error.
 func names(plugins []Plugin) string {
 	if len(plugins) == 0 {
 		return "none"
@@ -151,19 +151,20 @@ func names(plugins []Plugin) string {
 	return strings.Join(out, ", ")
 }
 
-// several are devices of one kind, beginning with one.
+// several identifies devices of one kind that are opened as one backend.
 type several struct {
-	name  string // of the first, as NameOf has it
+	name  string // name of the first device, see NameOf
 	count int
 }
+
+// opened holds the backends that are open.
 
 var opened = struct {
 	sync.Mutex
 	backends map[several]Backend
 }{backends: map[several]Backend{}}
 
-// openOnce starts count devices of a plug-in from number n on, or returns those that
-// run under that name.
+// openOnce opens count devices of a plug-in from device n on. If they are open under the name, it returns them.
 func openOnce(name, path string, n, count int) (Backend, error) {
 	opened.Lock()
 	defer opened.Unlock()
@@ -177,13 +178,13 @@ func openOnce(name, path string, n, count int) (Backend, error) {
 	}
 	if there := be.NumDevices(); there < count {
 		be.Finalize()
-		return nil, fmt.Errorf("the plug-in has %d devices, %d were asked for", there, count)
+		return nil, fmt.Errorf("the plug-in has %d devices: %d were asked for", there, count)
 	}
 	opened.backends[several{name, count}] = be
 	return be, nil
 }
 
-// as is under what be was opened.
+// as returns the name and the number of devices with which be was opened.
 func as(be Backend) (s several, ok bool) {
 	opened.Lock()
 	defer opened.Unlock()
@@ -195,9 +196,8 @@ func as(be Backend) (s several, ok bool) {
 	return s, false
 }
 
-// NameOf is the name under which [Open] finds be again: "cpu", "cuda:0",
-// "xla:PATH"; of several devices it is the first one's. Of a backend that was not
-// opened here it is the backend's own.
+// NameOf returns the name with which [Open] returns be: "cpu", "cuda:0" or "xla:PATH". For several devices it is the
+// name of the first. For a backend that this package did not open it is be.Name().
 func NameOf(be Backend) string {
 	if _, host := be.(*cpu.Backend); host {
 		return "cpu"
@@ -208,8 +208,8 @@ func NameOf(be Backend) string {
 	return be.Name()
 }
 
-// Replicas is how many devices be was opened with, 1 for the processor: of as many
-// replicas is what a [NewReplicated] program runs.
+// Replicas returns the number of devices of be, which is the number of replicas of a [NewReplicated] program. It is 1
+// for the processor.
 func Replicas(be Backend) int {
 	if s, ok := as(be); ok {
 		return s.count
@@ -217,22 +217,20 @@ func Replicas(be Backend) int {
 	return 1
 }
 
-// OnDevice reports whether be computes away from the host: its memory is its
-// own, copies to and from it take time, and what it is asked for runs while the
-// host goes on.
+// OnDevice reports whether be computes outside of the host: it has separate memory, copies to and from it take time,
+// and programs run while the host continues.
 func OnDevice(be Backend) bool { return isDevice(be) }
 
-// gpus describes the NVIDIA GPUs that the driver shows, in its order.
+// gpus returns the models of the NVIDIA GPUs in the order of the driver.
 var gpus = sync.OnceValue(func() []string { return findGPUs("/") })
 
-// findGPUs looks below root: the driver's own list, or where a container hides
-// that, the device files.
+// findGPUs reads the list of the driver below root. In a container that hides the list, it counts the device files.
 func findGPUs(root string) (out []string) {
 	const unknown = "NVIDIA GPU"
-	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information")) // errs for malformed patterns only
+	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information")) // returns errors for malformed patterns only
 	for _, f := range files {
 		name := unknown
-		text, _ := os.ReadFile(f) // an empty one does not say
+		text, _ := os.ReadFile(f) // without the file, the model is unknown
 		for line := range strings.Lines(string(text)) {
 			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "Model" {
 				name = strings.TrimSpace(value)

@@ -39,8 +39,8 @@ func TestUnusedPlugins(t *testing.T) {
 		gpus  int
 		want  [3]string // parts of the reasons; empty: none
 	}{
-		{nil, 1, [3]string{"--device xla:tpu", "", "/b is preferred"}},
-		{nil, 0, [3]string{"--device xla:tpu", "no NVIDIA GPU", "no NVIDIA GPU"}},
+		{nil, 1, [3]string{"device xla:tpu", "", "/b is preferred"}},
+		{nil, 0, [3]string{"device xla:tpu", "no NVIDIA GPU", "no NVIDIA GPU"}},
 		{errors.New("not built"), 1, [3]string{"not built", "not built", "not built"}},
 	} {
 		for i, p := range judged(all(), c.built, c.gpus) {
@@ -74,7 +74,7 @@ func TestPlugins(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, fmt.Sprintf("%s %s (%s) %t", p.Name, rel, p.From, p.CUDA()))
+		got = append(got, fmt.Sprintf("%s %s (%s) %t", p.Name, rel, p.From, p.cuda()))
 	}
 	want := []string{
 		"tpu given/pjrt_c_api_tpu_plugin.so (PJRT_PLUGIN_LIBRARY_PATH) false",
@@ -153,7 +153,7 @@ func TestMemoryError(t *testing.T) {
 	if !errors.As(got, &m) || m.Inputs != 48 || !errors.Is(got, cause) {
 		t.Fatalf("%v, %+v", got, m)
 	}
-	for _, want := range []string{"training step", "34359738368 bytes", "--batch-size", "--checkpoint-activations", "--precision bf16", "[2, 3]"} {
+	for _, want := range []string{"training step", "34359738368 bytes", "batch size", "activation checkpointing", "precision bf16", "[2, 3]"} {
 		if !strings.Contains(got.Error(), want) {
 			t.Errorf("%q lacks %q", got, want)
 		}

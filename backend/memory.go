@@ -5,47 +5,18 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/graph"
 )
 
-// ProgramMemory is the most that a program needs on a device while it runs, in bytes
-// by the compiler's own count: inputs, outputs and what is computed in between; of the
-// programs compiled since it was last asked for. 0 where there is no such count.
-func ProgramMemory(be Backend) int64 {
-	programMemory.Lock()
-	defer programMemory.Unlock()
-	n := programMemory.most[be]
-	delete(programMemory.most, be)
-	return n
-}
-
-var programMemory = struct {
-	sync.Mutex
-	most map[Backend]int64
-}{most: map[Backend]int64{}}
-
-// noteMemory remembers what compiled graphs need.
-func noteMemory(be Backend, graphs []*graph.Graph) {
-	programMemory.Lock()
-	defer programMemory.Unlock()
-	for _, g := range graphs {
-		if n := memoryOf(g.Executable()); n > programMemory.most[be] {
-			programMemory.most[be] = n
-		}
-	}
-}
-
-// MemoryError says that a device had too little memory for a program.
+// MemoryError is the error of a program that needs more memory than the device has.
 type MemoryError struct {
-	Program string // what was being run
-	Device  string // NameOf
-	Asked   string // bytes of the allocation that failed, as the device says it; empty if it does not
-	Inputs  int64  // bytes of what the program was given: weights, tuned tensors, the batch
-	Largest string // shape of the largest of them
-	Err     error
+	Program string // name of the program
+	Device  string // name of the device, see NameOf
+	Asked   string // size of the allocation that failed, as the device reports it; empty: the device does not report it
+	Inputs  int64  // size of the inputs of the program (weights, tuned tensors, the batch), in bytes
+	Largest string // shape of the largest input
+	Err     error  // error of the device
 }
 
 func (e *MemoryError) Error() string {
@@ -53,7 +24,7 @@ func (e *MemoryError) Error() string {
 	if e.Asked != "" {
 		text += " while allocating " + e.Asked
 	}
-	return text + fmt.Sprintf("; its inputs take %.1f MB, the largest is %s. Smaller batches (--batch-size) help, --checkpoint-activations, which computes activations twice instead of keeping them, --precision bf16, and other programs leaving the device", float64(e.Inputs)/1e6, e.Largest)
+	return text + fmt.Sprintf("; the inputs take %.1f MB, the largest is %s; use a smaller batch size, activation checkpointing, which computes activations twice instead of keeping them, or precision bf16, or stop other programs on the device", float64(e.Inputs)/1e6, e.Largest)
 }
 
 func (e *MemoryError) Unwrap() error { return e.Err }
@@ -63,8 +34,8 @@ var (
 	asked     = regexp.MustCompile(`(?i)allocat\w* (\d[\d.]* ?(?:bytes|[KMGT]i?B))`)
 )
 
-// memoryError is err, as a *MemoryError if it tells of one. given are the shapes of
-// what the program was given.
+// memoryError returns err, or a *MemoryError if err says that memory is exhausted. given lists the shapes of the
+// inputs.
 func memoryError(program string, be Backend, given []shapes.Shape, err error) error {
 	if !exhausted.MatchString(err.Error()) {
 		return err

@@ -10,41 +10,38 @@ import (
 	"strings"
 )
 
-// pluginPathEnv names folders with PJRT plug-ins, or plug-ins, divided as PATH is;
-// go-xla's own variable.
+// pluginPathEnv is the variable of go-xla with PJRT plug-ins and folders of PJRT plug-ins, separated as in PATH.
 const pluginPathEnv = "PJRT_PLUGIN_LIBRARY_PATH"
 
-// Plugin is a PJRT plug-in: a shared library that brings a compiler of XLA and the
-// devices that it compiles for.
+// Plugin is an installed PJRT plug-in: a shared library with a compiler of XLA for some kind of device.
 type Plugin struct {
-	Name string `json:"name"` // "cuda13", "cpu"
-	Path string `json:"path"`
-	From string `json:"from"` // where it was found: a variable, a place of GoMLX's, a Python package
-	// Unused says why no device of Auto's or of "cuda" is driven through it; empty: one is.
+	Name string `json:"name"` // kind of device, "cuda13" or "cpu" for example
+	Path string `json:"path"` // path of the library
+	From string `json:"from"` // where it was found: a variable, a folder of GoMLX, a Python package
+	// Unused is the reason why the devices "auto" and "cuda" do not use the plug-in. Empty: they use it.
 	Unused string `json:"unused,omitempty"`
 }
 
-// CUDA reports whether it drives NVIDIA GPUs.
-func (p Plugin) CUDA() bool { return strings.Contains(p.Name, "cuda") }
+// cuda reports whether the plug-in is for NVIDIA GPUs.
+func (p Plugin) cuda() bool { return strings.Contains(p.Name, "cuda") }
 
-// Plugins lists the PJRT plug-ins of this machine in the order in which they are
-// preferred: those of PJRT_PLUGIN_LIBRARY_PATH, of GoMLX's places, of the Python
-// packages jax-cuda13-pjrt and jax-cuda12-pjrt. None is loaded, no Python is run
-// and nothing is downloaded.
+// Plugins lists the PJRT plug-ins of this machine. A plug-in that is preferred comes first: plug-ins in the variable
+// PJRT_PLUGIN_LIBRARY_PATH, then in the folders of GoMLX, then in the Python packages jax-cuda13-pjrt and
+// jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python and downloads nothing.
 func Plugins() []Plugin {
 	return judged(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
 }
 
-// judged are plug-ins with the reasons against their use, on a machine with so many GPUs,
-// in a program that cannot drive any if built is not nil.
+// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If built is not nil, it is
+// the reason why this program cannot use GPUs.
 func judged(all []Plugin, built error, gpus int) []Plugin {
 	preferred := ""
 	for i := range all {
 		switch p := &all[i]; {
 		case built != nil:
 			p.Unused = built.Error()
-		case !p.CUDA():
-			p.Unused = "it drives no NVIDIA GPU; --device xla:" + p.Name + " takes it"
+		case !p.cuda():
+			p.Unused = "it is not for NVIDIA GPUs; the device xla:" + p.Name + " uses it"
 		case gpus == 0:
 			p.Unused = "this machine shows no NVIDIA GPU"
 		case preferred != "":
@@ -56,11 +53,10 @@ func judged(all []Plugin, built error, gpus int) []Plugin {
 	return all
 }
 
-// pluginName is what a file of a plug-in is called, after go-xla.
+// pluginName matches the file names of plug-ins, as go-xla does.
 var pluginName = regexp.MustCompile(`^(?:pjrt_c_api_(.+)_plugin|pjrt[-_]plugin[-_](.+))\.(?:so|dylib)$`)
 
-// findPlugins takes the environment and the root of the file system from its
-// caller.
+// findPlugins lists the plug-ins for an environment and a root folder of the file system.
 func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	add := func(name, path, from string) {
 		if stat, err := os.Stat(path); err == nil && stat.Mode().IsRegular() &&
@@ -69,7 +65,7 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 		}
 	}
 	folder := func(dir, from string) {
-		entries, _ := os.ReadDir(dir) // a folder that is not there has none
+		entries, _ := os.ReadDir(dir) // a missing folder has no entries
 		for _, e := range entries {
 			if m := pluginName.FindStringSubmatch(e.Name()); m != nil {
 				add(m[1]+m[2], filepath.Join(dir, e.Name()), from)
@@ -103,8 +99,8 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	return out
 }
 
-// sitePackages are the folders of installed Python packages: of the active virtual
-// or conda environment, of every Python on PATH, the user's, Debian's.
+// sitePackages lists the folders of installed Python packages: of the active virtual or conda environment, of every
+// Python on PATH, of the user, and of Debian.
 func sitePackages(getenv func(string) string, root string) (out []string) {
 	prefixes := []string{getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX")}
 	for _, dir := range filepath.SplitList(getenv("PATH")) {
@@ -113,7 +109,7 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			if _, err := os.Stat(path); err != nil {
 				continue
 			}
-			prefixes = append(prefixes, filepath.Dir(dir)) // a virtual environment's python is a link out of it
+			prefixes = append(prefixes, filepath.Dir(dir)) // the python of a virtual environment is a link to another folder
 			if real, err := filepath.EvalSymlinks(path); err == nil {
 				prefixes = append(prefixes, filepath.Dir(filepath.Dir(real)))
 			}
@@ -128,7 +124,7 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			continue
 		}
 		for _, pattern := range []string{"lib/python3*/site-packages", "lib/python3*/dist-packages"} {
-			found, _ := filepath.Glob(filepath.Join(prefix, pattern)) // errs for malformed patterns only
+			found, _ := filepath.Glob(filepath.Join(prefix, pattern)) // returns errors for malformed patterns only
 			for _, dir := range found {
 				if !slices.Contains(out, dir) {
 					out = append(out, dir)
@@ -139,17 +135,17 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 	return out
 }
 
-// cudaPlugin is the plug-in for NVIDIA GPUs, or why there is none that can be used.
+// cudaPlugin returns the plug-in for NVIDIA GPUs, or an error that says why no plug-in can be used.
 func cudaPlugin() (Plugin, error) {
 	if err := xlaBuilt(); err != nil {
 		return Plugin{}, err
 	}
 	if len(gpus()) == 0 {
-		return Plugin{}, errors.New("no NVIDIA GPU found: neither /proc/driver/nvidia/gpus nor /dev/nvidia0 is there")
+		return Plugin{}, errors.New("no NVIDIA GPU found: neither /proc/driver/nvidia/gpus nor /dev/nvidia0 exists")
 	}
 	all := Plugins()
-	if i := slices.IndexFunc(all, Plugin.CUDA); i >= 0 {
+	if i := slices.IndexFunc(all, Plugin.cuda); i >= 0 {
 		return all[i], nil
 	}
-	return Plugin{}, fmt.Errorf("no PJRT plug-in for CUDA found (%s, GoMLX's places, Python packages). Get one by pip install \"jax[cuda13]\", in an environment whose python3 is on PATH, or by go run github.com/gomlx/go-xla/cmd/pjrt_installer@latest; spt downloads nothing by itself", pluginPathEnv)
+	return Plugin{}, fmt.Errorf("no PJRT plug-in for CUDA found in %s, the folders of GoMLX and Python packages; install one with pip install \"jax[cuda13]\", in an environment whose python3 is on PATH, or with go run github.com/gomlx/go-xla/cmd/pjrt_installer@latest", pluginPathEnv)
 }

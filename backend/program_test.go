@@ -42,13 +42,13 @@ func TestDonatedSurvivesRefusal(t *testing.T) {
 	defer p.Close()
 	state, wrong, right := place32(t, be, []float32{1, 2, 3}, 3), place32(t, be, []float32{1, 2}, 2), place32(t, be, []float32{4, 5, 6}, 3)
 	defer Free(wrong, right)
-	if _, err := p.Run(t.Context(), Donated{state}, wrong); err == nil {
+	if _, err := p.Run(t.Context(), donated{state}, wrong); err == nil {
 		t.Fatal("3 values and 2 were added")
 	}
-	if _, err := p.Run(t.Context(), Donated{state}, 7); err == nil || !strings.Contains(err.Error(), "input 1 is a int") {
+	if _, err := p.Run(t.Context(), donated{state}, 7); err == nil || !strings.Contains(err.Error(), "input 1 has type int") {
 		t.Fatalf("a number for a tensor: %v", err)
 	}
-	out, err := p.Run(t.Context(), Donated{state}, right)
+	out, err := p.Run(t.Context(), donated{state}, right)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,9 +70,9 @@ func suiteReport(r *bench.SuiteReport) string {
 		}
 		line("| %s | %s | %.2g | %g | %s |", c.What, c.Precision, c.Difference, c.Bound, verdict)
 	}
-	line("\n| step | precision | batch | img/s | ms | TFLOP/s | of the peak | first step, s | memory, MB |\n|---|---|---|---|---|---|---|---|---|")
+	line("\n| step | precision | batch | img/s | ms | TFLOP/s | of the peak | first step, s |\n|---|---|---|---|---|---|---|---|")
 	for _, s := range r.Steps {
-		line("| %s | %s | %d | %.1f | %.2f | %.2f | %.0f %% | %.1f | %.0f |", s.Name, s.Precision, s.Batch, s.ImgPerS, 1000*s.SecondsPerStep, s.TFLOPS, 100*s.PeakFraction, s.WarmUpSeconds, s.MemoryMB)
+		line("| %s | %s | %d | %.1f | %.2f | %.2f | %.0f %% | %.1f |", s.Name, s.Precision, s.Batch, s.ImgPerS, 1000*s.SecondsPerStep, s.TFLOPS, 100*s.PeakFraction, s.WarmUpSeconds)
 	}
 	if len(r.PyTorch) > 0 {
 		line("\nPyTorch's side:\n")

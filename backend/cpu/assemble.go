@@ -2,15 +2,17 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// operand is a register.
-type operand struct {
+// register is a register of a loop. In this file, negative numbers of scalar registers are immediates until
+// finish numbers them.
+type register struct {
 	full bool
 	reg  int
 }
@@ -18,36 +20,32 @@ type operand struct {
 // assembler builds the loop of a cluster.
 type assembler struct {
 	*loop
-	k      *cluster
-	known  map[*tensor]operand
-	inputs map[string]operand
-	extern func(t *tensor) bool // whether something outside the cluster reads t
-	of     func(n *node) bool   // whether n belongs to the cluster
+	*options
+	k       *cluster
+	known   map[*tensor]register
+	inputs  map[string]register
+	outside func(t *tensor) bool // reports whether a tensor of the cluster must exist in memory
+	member  map[*node]bool       // nodes of the cluster
+
+	// The tensors behind loop.in, loop.bound, loop.stores, loop.sums and the states of the code.
+	read                   []*tensor
+	bounds, stored, summed []*tensor
+	states                 []*tensor
 }
 
-// turnElements is about how many elements a turn takes: a handful of registers
-// of that size share the first-level cache, and the cost of dispatching an
-// instruction is small against running it. Tests make this and the other
-// measures of the compiler small.
-var turnElements = 2048
-
-// partElements is about how many elements of a loop one part takes.
-var partElements = 1 << 14
-
-// assemble builds k's loop. outside reports the results that exist in memory.
-func assemble(k *cluster, outside func(t *tensor) bool) *loop {
-	member := map[*node]bool{}
+// assemble builds the loop of k.
+func (f *fusion) assemble(k *cluster) {
+	a := &assembler{loop: &loop{total: k.total, cols: k.cols, blocks: 1}, options: f.options, k: k, known: map[*tensor]register{}, inputs: map[string]register{},
+		outside: f.outside, member: map[*node]bool{}}
 	for _, n := range k.nodes {
-		member[n] = true
+		a.member[n] = true
 	}
-	a := &assembler{loop: &loop{total: k.total, cols: k.cols, blocks: 1}, k: k, known: map[*tensor]operand{}, inputs: map[string]operand{},
-		extern: outside, of: func(n *node) bool { return member[n] }}
 	whole := k.cols != 0
 	if a.cols == 0 {
 		a.cols = k.total
 		for _, n := range k.nodes {
 			for _, e := range n.in {
-				if e.t == nil || member[e.t.node] {
+				if e.t == nil || a.member[e.t.node] {
 					continue
 				}
 				if r, _, _ := e.run(); r > 0 && e.size() == k.total && !e.constant() {
@@ -58,39 +56,39 @@ func assemble(k *cluster, outside func(t *tensor) bool) *loop {
 	}
 	a.chunk = a.cols
 	if !whole {
-		a.chunk = min(a.cols, turnElements)
+		a.chunk = min(a.cols, a.turnElements)
 	}
 	a.rows = 1
 	if a.chunk == a.cols {
-		a.rows = max(1, min(turnElements/a.cols, a.total/a.cols))
+		a.rows = max(1, min(a.turnElements/a.cols, a.total/a.cols))
 	}
 	for _, n := range k.nodes {
 		a.emit(n)
 	}
 	a.finish()
-	return a.loop
+	k.loop, k.reads, k.writes = a.loop, slices.Concat(a.read, a.states), slices.Concat(a.bounds, a.stored, a.summed)
 }
 
 func (a *assembler) newFull() int   { a.full++; return a.full - 1 }
 func (a *assembler) newScalar() int { a.scalar++; return a.scalar - 1 }
 
-// immediate is a scalar register with a constant.
-func (a *assembler) immediate(v float32) operand {
+// immediate returns a scalar register that holds a constant.
+func (a *assembler) immediate(v float32) register {
 	key := fmt.Sprint("imm", v)
 	if o, ok := a.inputs[key]; ok {
 		return o
 	}
-	// Registers of immediates are numbered after all is emitted; see finish.
-	o := operand{reg: -1 - len(a.immediates)}
+	o := register{reg: -1 - len(a.immediates)}
 	a.immediates = append(a.immediates, v)
 	a.inputs[key] = o
 	return o
 }
 
-// read brings what an edge of a node on the given level reads to a register.
-func (a *assembler) read(e edge, lv level) operand {
+// fetch returns the register with the tensor that a node on the given level reads through e. It adds the
+// input or the instructions that fill the register.
+func (a *assembler) fetch(e edge, lv level) register {
 	n := e.t.node
-	if a.of(n) {
+	if a.member[n] {
 		if o, ok := a.known[e.t]; ok {
 			return o
 		}
@@ -98,7 +96,7 @@ func (a *assembler) read(e edge, lv level) operand {
 	if v, ok := scalar(e); ok {
 		return a.immediate(float32(v))
 	}
-	if n.source && !a.extern(e.t) && e.whole(e.t.n) && lv == levelFull {
+	if n.source && !a.outside(e.t) && e.whole(e.t.n) && lv == levelFull {
 		if o, ok := a.known[e.t]; ok {
 			return o
 		}
@@ -109,8 +107,8 @@ func (a *assembler) read(e edge, lv level) operand {
 		if o, ok := a.known[e.t]; ok {
 			return o
 		}
-		o := operand{full: true, reg: a.newFull()}
-		a.code = append(a.code, instruction{form: formRandom, dst: o.reg, state: n.in[0].t})
+		o := register{full: true, reg: a.newFull()}
+		a.code = append(a.code, instruction{form: formRandom, dst: o.reg, state: a.state(n.in[0].t)})
 		a.known[e.t] = o
 		return o
 	}
@@ -118,11 +116,11 @@ func (a *assembler) read(e edge, lv level) operand {
 	if o, ok := a.inputs[key]; ok {
 		return o
 	}
-	in := loopInput{t: e.t, l: e.collapsed(), elements: e.t.dtype.Size()}
+	in := loopInput{slot: e.t.slot, dtype: e.t.dtype, l: e.collapsed(), elements: e.t.dtype.Size()}
 	in.run, in.stride, _ = e.run()
 	switch {
 	case lv == levelRow, e.constant(), in.stride == 0 && in.run%a.cols == 0:
-		// On a row's own level the index space is that of the rows.
+		// On the level of rows, the index space is that of the rows.
 		in.form = inputScalar
 		in.reg = a.newScalar()
 		if lv == levelRow {
@@ -134,49 +132,56 @@ func (a *assembler) read(e edge, lv level) operand {
 		in.form, in.reg = inputAssemble, a.newFull()
 		in.fixed = a.chunk == a.cols && in.run == a.cols && len(in.l.dims) == 2 && in.l.strides[0] == 0
 	}
-	a.in = append(a.in, in)
-	o := operand{full: in.form != inputScalar, reg: in.reg}
+	a.in, a.read = append(a.in, in), append(a.read, e.t)
+	o := register{full: in.form != inputScalar, reg: in.reg}
 	a.inputs[key] = o
 	return o
 }
 
-func (a *assembler) emit(n *node) { a.emitAt(n, levelIn(n, a.k.total, a.k.cols)) }
+// state returns the slot of the state of a random generator.
+func (a *assembler) state(t *tensor) *slot {
+	a.states = append(a.states, t)
+	return t.slot
+}
 
-// emitAt adds the instructions of n.
+// emit adds the instructions that compute n.
+func (a *assembler) emit(n *node) { a.emitAt(n, a.levelIn(n, a.k.total, a.k.cols)) }
+
+// emitAt adds the instructions that compute n on a level.
 func (a *assembler) emitAt(n *node, lv level) {
 	t := n.out[0]
 	if n.kind == kindReduce {
-		x := a.read(n.in[0], levelFull)
+		x := a.fetch(n.in[0], levelFull)
 		if !x.full {
 			x = a.spread(x)
 		}
 		if lv == levelSums {
-			a.sums = append(a.sums, loopResult{t, x.reg})
+			a.sums, a.summed = append(a.sums, loopResult{t.slot, t.dtype, x.reg}), append(a.summed, t)
 			a.blocks = max(a.blocks, n.blocks())
 			return
 		}
-		o := operand{reg: a.newScalar()}
-		a.code = append(a.code, instruction{form: formReduce, dst: o.reg, a: x.reg, reduce: reductions[n.op]})
+		o := register{reg: a.newScalar()}
+		a.code = append(a.code, instruction{form: formReduce, dst: o.reg, a: x.reg, reduce: reductions[n.op].fold})
 		a.result(t, o)
 		return
 	}
 	if n.op == opDropout {
-		x := a.spread(a.read(n.in[0], lv))
-		o := operand{full: true, reg: a.newFull()}
-		a.code = append(a.code, instruction{form: formDropout, dst: o.reg, a: x.reg, state: n.in[1].t.node.in[0].t, dropout: n.rec.data.(dropout)})
+		x := a.spread(a.fetch(n.in[0], lv))
+		o := register{full: true, reg: a.newFull()}
+		a.code = append(a.code, instruction{form: formDropout, dst: o.reg, a: x.reg, state: a.state(n.in[1].t.node.in[0].t), dropout: n.rec.attrs.(dropout)})
 		a.result(t, o)
 		return
 	}
-	var in [3]operand
+	var in [3]register
 	anyFull := false
 	for i, e := range n.in {
 		if e.t == nil {
 			continue
 		}
 		if n.op == compute.OpTypeFusedLayerNorm && i > 0 {
-			in[i] = a.read(e, levelFull)
+			in[i] = a.fetch(e, levelFull)
 		} else {
-			in[i] = a.read(e, lv)
+			in[i] = a.fetch(e, lv)
 		}
 		anyFull = anyFull || in[i].full
 	}
@@ -186,7 +191,7 @@ func (a *assembler) emitAt(n *node, lv level) {
 		ins.form, ins.a = formSoftmax, a.spread(in[0]).reg
 		anyFull = true
 	case n.op == compute.OpTypeFusedLayerNorm:
-		ins.form, ins.a, ins.eps = formLayerNorm, a.spread(in[0]).reg, float32(n.rec.attrs[1].(float64))
+		ins.form, ins.a, ins.eps = formLayerNorm, a.spread(in[0]).reg, float32(n.rec.attrs.(fusedLayerNormAttrs).epsilon)
 		ins.b, ins.c = -1, -1
 		if len(n.in) > 1 && n.in[1].t != nil {
 			ins.b = a.spread(in[1]).reg
@@ -196,7 +201,7 @@ func (a *assembler) emitAt(n *node, lv level) {
 		}
 		anyFull = true
 	case n.op == opLayerNormGrad:
-		ins.form, ins.a, ins.b, ins.eps = formLayerNormGrad, a.spread(in[0]).reg, a.spread(in[1]).reg, n.rec.data.(float32)
+		ins.form, ins.a, ins.b, ins.eps = formLayerNormGrad, a.spread(in[0]).reg, a.spread(in[1]).reg, n.rec.attrs.(layerNormGradAttrs).epsilon
 		anyFull = true
 	case n.op == opGELUGrad:
 		ins.form, ins.vv, ins.a, ins.b = formVV, vector.GELUGrad, a.spread(in[0]).reg, a.spread(in[1]).reg
@@ -213,50 +218,17 @@ func (a *assembler) emitAt(n *node, lv level) {
 			ins.form = formWhereSS
 		}
 	case n.op == compute.OpTypeFusedGelu:
-		f := unary{vector.GELU, gelu32}
-		if !n.rec.attrs[0].(bool) {
-			f = unary{vector.GELUTanh, geluTanh32}
+		ins.form, ins.v, ins.s = formV, vector.GELU, gelu32
+		if !n.rec.attrs.(fusedGeluAttrs).exact {
+			ins.v, ins.s = vector.GELUTanh, geluTanh32
 		}
-		ins.form, ins.v, ins.s = formV, f.v, f.s
 		if !anyFull {
 			ins.form = formS
 		}
 	default:
-		if f, ok := unaries[n.op]; ok {
-			ins.form, ins.v, ins.s = formV, f.v, f.s
-			if !anyFull {
-				ins.form = formS
-			}
-			break
-		}
-		if f, ok := binaries[n.op]; ok {
-			ins.vv, ins.vs, ins.sv, ins.ss = f.vv, f.vs, f.sv, f.ss
-			switch {
-			case in[0].full && in[1].full:
-				ins.form = formVV
-			case in[0].full:
-				ins.form = formVS
-			case in[1].full:
-				ins.form = formSV
-			default:
-				ins.form = formSS
-			}
-			break
-		}
-		f := comparisons[n.op]
-		switch {
-		case in[0].full && in[1].full:
-			ins.form, ins.cvv = formCompareVV, f.vv
-		case in[0].full:
-			ins.form, ins.cvs = formCompareVS, f.vs
-		case in[1].full: // s < v is v > s
-			ins.form, ins.cvs = formCompareVS, f.swapped
-			ins.a, ins.b = ins.b, ins.a
-		default:
-			ins.form, ins.css = formCompareSS, f.ss
-		}
+		a.tabled(&ins, n.op, in, anyFull)
 	}
-	o := operand{full: anyFull}
+	o := register{full: anyFull}
 	if anyFull {
 		o.reg = a.newFull()
 	} else {
@@ -264,40 +236,76 @@ func (a *assembler) emitAt(n *node, lv level) {
 	}
 	ins.dst = o.reg
 	a.code = append(a.code, ins)
-	// A full node of scalars alone still has one value for each element.
-	if !anyFull && lv == levelFull && a.extern(t) {
+	// A full node computed from scalars only still has one value for each element.
+	if !anyFull && lv == levelFull && a.outside(t) {
 		o = a.spreadAs(o, t.dtype)
 	}
 	a.result(t, o)
 }
 
-// spread makes a full register of any.
-func (a *assembler) spread(o operand) operand { return a.spreadAs(o, dtypes.Float32) }
+// tabled completes an instruction of an operation in the tables of package vector.
+func (a *assembler) tabled(ins *instruction, op compute.OpType, in [3]register, anyFull bool) {
+	if f, ok := vector.Unaries[op]; ok {
+		ins.form, ins.v, ins.s = formV, f.Slice, f.Number
+		if !anyFull {
+			ins.form = formS
+		}
+		return
+	}
+	if f, ok := vector.Binaries[op]; ok {
+		switch {
+		case in[0].full && in[1].full:
+			ins.form, ins.vv = formVV, f.Slices
+		case in[0].full:
+			ins.form, ins.vs = formVS, f.Scalar
+		case in[1].full:
+			ins.form, ins.vs = formSV, f.From
+		default:
+			ins.form, ins.ss = formSS, f.Numbers
+		}
+		return
+	}
+	f := vector.Comparisons[op]
+	switch {
+	case in[0].full && in[1].full:
+		ins.form, ins.cvv = formCompareVV, f.Slices
+	case in[0].full:
+		ins.form, ins.cvs = formCompareVS, f.Scalar
+	case in[1].full:
+		ins.form, ins.cvs = formCompareVS, f.From
+		ins.a, ins.b = ins.b, ins.a
+	default:
+		ins.form, ins.css = formCompareSS, f.Numbers
+	}
+}
 
-func (a *assembler) spreadAs(o operand, t dtypes.DType) operand {
+// spread returns a full register with the numbers of a register.
+func (a *assembler) spread(o register) register { return a.spreadAs(o, dtypes.Float32) }
+
+// spreadAs is spread for numbers or booleans.
+func (a *assembler) spreadAs(o register, t dtypes.DType) register {
 	if o.full {
 		return o
 	}
-	r := operand{full: true, reg: a.newFull()}
+	r := register{full: true, reg: a.newFull()}
 	a.code = append(a.code, instruction{form: formSpread, dst: r.reg, a: o.reg, cFull: t == dtypes.Bool})
 	return r
 }
 
-// result records where t is, and that it goes to memory if it is read outside.
-func (a *assembler) result(t *tensor, o operand) {
+// result records the register of t. If t must exist in memory, the register goes there.
+func (a *assembler) result(t *tensor, o register) {
 	a.known[t] = o
-	if !a.of(t.node) || !a.extern(t) {
+	if !a.member[t.node] || !a.outside(t) {
 		return
 	}
 	if o.full {
-		a.bound = append(a.bound, loopResult{t, o.reg})
+		a.bound, a.bounds = append(a.bound, loopResult{t.slot, t.dtype, o.reg}), append(a.bounds, t)
 	} else {
-		a.stores = append(a.stores, loopResult{t, o.reg})
+		a.stores, a.stored = append(a.stores, loopResult{t.slot, t.dtype, o.reg}), append(a.stored, t)
 	}
 }
 
-// finish numbers the immediates, lets registers share memory by lifetime, and
-// cuts the loop into parts.
+// finish numbers the immediates, assigns memory to the registers, and cuts the loop into parts.
 func (a *assembler) finish() {
 	n := len(a.immediates)
 	fix := func(r *int) {
@@ -327,42 +335,42 @@ func (a *assembler) finish() {
 	}
 	a.scalar += n
 	a.share()
-	a.parts = min(max(1, a.total/partElements), 64)
+	a.parts = min(max(1, a.total/a.partElements), 64)
 	if len(a.sums) > 0 {
 		a.parts = min(a.parts, 16)
 	}
 }
 
-// read is a register that an instruction reads.
-type read struct {
+// source is a register that an instruction reads.
+type source struct {
 	reg  *int
 	full bool
 }
 
 // operands lists the registers that an instruction reads.
-func (ins *instruction) operands() []read {
+func (ins *instruction) operands() []source {
 	switch ins.form {
 	case formVV, formCompareVV, formLayerNormGrad:
-		return []read{{&ins.a, true}, {&ins.b, true}}
+		return []source{{&ins.a, true}, {&ins.b, true}}
 	case formVS, formCompareVS:
-		return []read{{&ins.a, true}, {&ins.b, false}}
+		return []source{{&ins.a, true}, {&ins.b, false}}
 	case formSV:
-		return []read{{&ins.a, false}, {&ins.b, true}}
+		return []source{{&ins.a, false}, {&ins.b, true}}
 	case formSS, formCompareSS:
-		return []read{{&ins.a, false}, {&ins.b, false}}
+		return []source{{&ins.a, false}, {&ins.b, false}}
 	case formV, formConvert, formReduce, formSoftmax, formDropout:
-		return []read{{&ins.a, true}}
+		return []source{{&ins.a, true}}
 	case formS, formSpread:
-		return []read{{&ins.a, false}}
+		return []source{{&ins.a, false}}
 	case formWhere:
-		return []read{{&ins.a, ins.aFull}, {&ins.b, ins.bFull}, {&ins.c, ins.cFull}}
+		return []source{{&ins.a, ins.aFull}, {&ins.b, ins.bFull}, {&ins.c, ins.cFull}}
 	case formWhereSS:
-		return []read{{&ins.a, false}, {&ins.b, false}, {&ins.c, false}}
+		return []source{{&ins.a, false}, {&ins.b, false}, {&ins.c, false}}
 	case formLayerNorm:
-		all := []read{{&ins.a, true}}
+		all := []source{{&ins.a, true}}
 		for _, r := range []*int{&ins.b, &ins.c} {
 			if *r >= 0 { // -1: no weight, no bias
-				all = append(all, read{r, true})
+				all = append(all, source{r, true})
 			}
 		}
 		return all
@@ -389,8 +397,8 @@ func (ins *instruction) writesFull() bool {
 	return true
 }
 
-// inPlace reports whether dst may lie in the memory of register r: the elements
-// have one size, and each is read before it is written.
+// inPlace reports whether dst may lie in the memory of register r: the elements have the same size, and each
+// element is read before it is written.
 func (ins *instruction) inPlace(r int) bool {
 	switch ins.form {
 	case formConvert, formCompareVV, formCompareVS, formWhere:
@@ -401,9 +409,8 @@ func (ins *instruction) inPlace(r int) bool {
 	return true
 }
 
-// share gives full registers slots of scratch memory; a slot is used again
-// after its last reader. Registers that are inputs or results in memory keep
-// numbers of their own, after the slots.
+// share assigns scratch memory to full registers. Memory is used again after its last reader. Registers that
+// lie in the memory of an input or a result get numbers after those of the scratch memory.
 func (a *assembler) share() {
 	fixed := map[int]bool{}
 	var order []int
@@ -508,4 +515,56 @@ func (a *assembler) share() {
 			ins.dst = slot[ins.dst]
 		}
 	}
+}
+
+// replaces reports whether result may lie in the memory of input: the loop reads input element by element, in
+// step with result, and not after result is written.
+func (k *cluster) replaces(result, input *tensor) bool {
+	l := k.loop
+	if result.bytes() != input.bytes() || result.n != l.total {
+		return false
+	}
+	reg := -1
+	for _, b := range l.bound {
+		if b.slot == result.slot {
+			reg = b.reg
+		}
+	}
+	if reg < 0 {
+		return false
+	}
+	var regs []int
+	for _, in := range l.in {
+		if in.slot == input.slot {
+			if in.form != inputRow || !in.l.whole(l.total) {
+				return false
+			}
+			regs = append(regs, in.reg)
+		}
+	}
+	written := -1
+	for i, ins := range l.code {
+		if ins.state == input.slot {
+			return false
+		}
+		for _, r := range ins.reads() {
+			if written >= 0 && slices.Contains(regs, r) {
+				return false
+			}
+		}
+		if ins.writesFull() && ins.dst == reg && written < 0 {
+			written = i
+			for _, r := range ins.reads() {
+				if slices.Contains(regs, r) && !ins.inPlace(r) {
+					return false
+				}
+			}
+		}
+	}
+	for _, s := range l.sums {
+		if slices.Contains(regs, s.reg) {
+			return false
+		}
+	}
+	return written >= 0
 }

@@ -5,47 +5,41 @@ import (
 
 	"github.com/gomlx/compute"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// attention lowers scaled dot-product attention or its gradient. Scores exist
-// for one head of one image at a time, in scratch memory.
+// attention lowers scaled dot-product attention or its gradient. Scores exist for one head of one image
+// at a time, in scratch memory.
 func (c *compiler) attention(o *op) bool {
-	a, ok := o.data.(attention)
+	a, ok := o.attrs.(attention)
 	if !ok {
 		return false
-	}
-	operands := 3 // before what is added to the scores
-	if o.kind == compute.OpTypeFusedScaledDotProductAttentionVJP {
-		operands = 6
-	}
-	var in []edge
-	for i, v := range o.in {
-		if i >= operands {
-			e := c.addend(v, &a)
-			a.addends = append(a.addends, e.layout)
-			in = append(in, e)
-			continue
-		}
-		e := c.edge(v)
-		if i == 4 && o.kind == compute.OpTypeFusedScaledDotProductAttentionVJP || !readable(e) {
-			e = c.contiguous(e)
-		}
-		in = append(in, e)
 	}
 	k := kindAttention
 	if o.kind == compute.OpTypeFusedScaledDotProductAttentionVJP {
 		k = kindAttentionVJP
 	}
-	c.result(k, o, in...).att = &a
+	var in []edge
+	for i, v := range o.in {
+		if i >= len(o.in)-len(a.added) {
+			in = append(in, c.addend(v, &a))
+			continue
+		}
+		e := c.edge(v)
+		if i == 4 && k == kindAttentionVJP || !readable(e) {
+			e = c.contiguous(e)
+		}
+		in = append(in, e)
+	}
+	c.result(k, o, in...)
 	return true
 }
 
-// addend reads what is added to the scores as [outer, inner, heads, seq, kv],
-// where image i is (i/inner, i%inner). A mask for each window, repeated for each
-// image by a broadcast and a reshape, is read where it lies.
+// addend reads a tensor that is added to the scores as [outer, inner, heads, seq, kv], where image i is
+// (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image, it reads the
+// mask itself.
 func (c *compiler) addend(v *value, a *attention) edge {
 	e := c.edge(v)
 	if v.op.kind == compute.OpTypeReshape {
@@ -66,66 +60,88 @@ func (c *compiler) addend(v *value, a *attention) edge {
 	return edge{e.t, l}
 }
 
-// added are the matrices [seq, kv] that one head of one image adds to its scores.
-func (x *execution) added(n *node, image, head int) (add [2]vector.Addend) {
-	first := len(n.in) - len(n.att.addends)
-	for i, l := range n.att.addends {
-		inner := l.dims[1]
-		at := l.offset + image/inner%l.dims[0]*l.strides[0] + image%inner*l.strides[1] + head*l.strides[2]
-		add[i] = vector.Addend{Data: x.float32s(n.in[first+i].t)[at:], Step: l.strides[3]}
-	}
-	return add
-}
-
-// readable reports whether the kernel can read an operand [.., .., .., width]
-// in place: any strides but along the last axis.
+// readable reports whether a kernel can read an operand [.., .., .., width] in place: neighbours along the
+// last axis must be neighbours in memory.
 func readable(e edge) bool { return e.dims[len(e.dims)-1] == 1 || e.strides[len(e.dims)-1] == 1 }
 
-// head is the matrix [seq, width] of one head of one image in an operand.
-func (a *attention) head(data []float32, l layout, image, head int) gemm.View {
-	return gemm.View{Data: data[l.offset+image*l.strides[0]+head*l.strides[a.layout.HeadsAxis()]:], Row: l.strides[a.layout.SeqAxis()], Col: 1}
+// heads is an operand [.., .., .., width] of an attention, whose heads are matrices [seq, width].
+type heads struct {
+	slot                       *slot
+	offset, image, head, token int // where it starts, and strides, in elements
 }
 
-// runAttention computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row
-// of scores, one head at a time.
-func (x *execution) runAttention(n *node) {
-	a := n.att
-	q, k, v := x.float32s(n.in[0].t), x.float32s(n.in[1].t), x.float32s(n.in[2].t)
-	out, lse := x.float32s(n.out[0]), x.float32s(n.out[1])
-	ol := rowMajor(n.dims)
+// newHeads reads memory with one axis per image and one of size width.
+func (a *attention) newHeads(s *slot, l layout) heads {
+	return heads{s, l.offset, l.strides[0], l.strides[a.layout.HeadsAxis()], l.strides[a.layout.SeqAxis()]}
+}
+
+// view returns the matrix of one head of one image.
+func (h *heads) view(data []float32, image, head int) gemm.View {
+	return gemm.View{Data: data[h.offset+image*h.image+head*h.head:], Row: h.token, Col: 1}
+}
+
+// attentionKernel computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores, one head at
+// a time.
+type attentionKernel struct {
+	attention
+	q, k, v, out heads
+	lse          *slot
+	addends      addends
+}
+
+func newAttentionKernel(n *node) *attentionKernel {
+	a := n.rec.attrs.(attention)
+	return &attentionKernel{attention: a, q: a.newHeads(n.in[0].t.slot, n.in[0].layout), k: a.newHeads(n.in[1].t.slot, n.in[1].layout), v: a.newHeads(n.in[2].t.slot, n.in[2].layout),
+		out: a.newHeads(n.out[0].slot, rowMajor(n.dims)), lse: n.out[1].slot, addends: newAddends(n.in[3:])}
+}
+
+func (a *attentionKernel) run(x *execution) error {
+	q, k, v := x.float32s(a.q.slot), x.float32s(a.k.slot), x.float32s(a.v.slot)
+	out, lse := x.float32s(a.out.slot), x.float32s(a.lse)
 	workers.Run(a.batch*a.heads, func(part int, s *workers.Scratch) {
 		image, h := part/a.heads, part%a.heads
 		g := h / (a.heads / a.groups)
 		p := s.Float32s(a.seq * a.kv)
-		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.head(q, n.in[0].layout, image, h), B: a.head(k, n.in[1].layout, image, g).T(), C: p, LDC: a.kv, Alpha: 1}
+		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.q.view(q, image, h), B: a.k.view(k, image, g).T(), C: p, LDC: a.kv, Alpha: 1}
 		dot.Serial(s)
-		add := x.added(n, image, h)
+		add := a.addends.of(x, image, h)
 		vector.SoftmaxRows(p, lse[part*a.seq:(part+1)*a.seq], a.kv, a.scale, add[0], add[1])
-		o := a.head(out, ol, image, h)
-		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: a.kv, Col: 1}, B: a.head(v, n.in[2].layout, image, g), C: o.Data, LDC: o.Row, Alpha: 1}
+		o := a.out.view(out, image, h)
+		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: a.kv, Col: 1}, B: a.v.view(v, image, g), C: o.Data, LDC: o.Row, Alpha: 1}
 		dot.Serial(s)
 	})
+	return nil
 }
 
-// runAttentionVJP computes the gradients of query, key and value from that of
-// the output (Dao et al. 2022, arXiv 2205.14135, appendix B): the scores are
-// made again from the log-sum-exp, and
+// attentionVJPKernel computes the gradients of query, key and value from the gradient of the output (Dao
+// et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the log-sum-exp:
 //
 //	dV = Pᵀ·dO, dP = dO·Vᵀ, D = rowsum(dO∘O), dS = P∘(dP − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 //
-// One part is one group of heads that share key and value.
-func (x *execution) runAttentionVJP(n *node) {
-	a := n.att
-	q, k, v := x.float32s(n.in[0].t), x.float32s(n.in[1].t), x.float32s(n.in[2].t)
-	o, lse, do := x.float32s(n.in[3].t), x.float32s(n.in[4].t), x.float32s(n.in[5].t)
-	dq, dk, dv := x.float32s(n.out[0]), x.float32s(n.out[1]), x.float32s(n.out[2])
-	ql, kl := rowMajor(n.out[0].shape.Dimensions), rowMajor(n.out[1].shape.Dimensions)
-	lseAt := n.in[4].offset
+// A part is a group of heads that share key and value.
+type attentionVJPKernel struct {
+	attention
+	q, k, v, o, do, dq, dk, dv heads
+	lse                        operand
+	addends                    addends
+}
+
+func newAttentionVJPKernel(n *node) *attentionVJPKernel {
+	a := n.rec.attrs.(attention)
+	in := func(i int) heads { return a.newHeads(n.in[i].t.slot, n.in[i].layout) }
+	out := func(i int) heads { return a.newHeads(n.out[i].slot, rowMajor(n.out[i].shape.Dimensions)) }
+	return &attentionVJPKernel{attention: a, q: in(0), k: in(1), v: in(2), o: in(3), do: in(5), dq: out(0), dk: out(1), dv: out(2), lse: n.in[4].operand(), addends: newAddends(n.in[6:])}
+}
+
+func (a *attentionVJPKernel) run(x *execution) error {
+	q, k, v := x.float32s(a.q.slot), x.float32s(a.k.slot), x.float32s(a.v.slot)
+	o, lse, do := x.float32s(a.o.slot), x.float32s(a.lse.slot)[a.lse.offset:], x.float32s(a.do.slot)
+	dq, dk, dv := x.float32s(a.dq.slot), x.float32s(a.dk.slot), x.float32s(a.dv.slot)
 	shared := a.heads / a.groups
 	workers.Run(a.batch*a.groups, func(part int, s *workers.Scratch) {
 		image, g := part/a.groups, part%a.groups
-		kh, vh := a.head(k, n.in[1].layout, image, g), a.head(v, n.in[2].layout, image, g)
-		dkh, dvh := a.head(dk, kl, image, g), a.head(dv, kl, image, g)
+		kh, vh := a.k.view(k, image, g), a.v.view(v, image, g)
+		dkh, dvh := a.dk.view(dk, image, g), a.dv.view(dv, image, g)
 		p, dp, d := s.Float32s(a.seq*a.kv), s.Float32s(a.seq*a.kv), s.Float32s(a.seq)
 		pv, dpv := gemm.View{Data: p, Row: a.kv, Col: 1}, gemm.View{Data: dp, Row: a.kv, Col: 1}
 		for i := range shared {
@@ -134,8 +150,8 @@ func (x *execution) runAttentionVJP(n *node) {
 			if i > 0 {
 				beta = 1
 			}
-			qh, oh, doh := a.head(q, n.in[0].layout, image, h), a.head(o, n.in[3].layout, image, h), a.head(do, n.in[5].layout, image, h)
-			dqh := a.head(dq, ql, image, h)
+			qh, oh, doh := a.q.view(q, image, h), a.o.view(o, image, h), a.do.view(do, image, h)
+			dqh := a.dq.view(dq, image, h)
 			product := func(m, nn, kk int, l, r gemm.View, c []float32, ldc int, alpha, beta float32) {
 				call := gemm.Call{M: m, N: nn, K: kk, A: l, B: r, C: c, LDC: ldc, Alpha: alpha, Beta: beta}
 				call.Serial(s)
@@ -145,11 +161,33 @@ func (x *execution) runAttentionVJP(n *node) {
 			for r := range a.seq {
 				d[r] = vector.Dot(doh.Data[r*doh.Row:][:a.width], oh.Data[r*oh.Row:][:a.width])
 			}
-			add := x.added(n, image, h)
-			vector.SoftmaxGradRows(p, dp, lse[lseAt+(image*a.heads+h)*a.seq:][:a.seq], d, a.kv, a.scale, add[0], add[1])
+			add := a.addends.of(x, image, h)
+			vector.SoftmaxGradRows(p, dp, lse[(image*a.heads+h)*a.seq:][:a.seq], d, a.kv, a.scale, add[0], add[1])
 			product(a.kv, a.width, a.seq, pv.T(), doh, dvh.Data, dvh.Row, 1, beta)
 			product(a.seq, a.width, a.kv, dpv, kh, dqh.Data, dqh.Row, a.scale, 0)
 			product(a.kv, a.width, a.seq, dpv.T(), qh, dkh.Data, dkh.Row, a.scale, beta)
 		}
 	})
+	return nil
+}
+
+// addends are the tensors that are added to the scores, at most two, as [compiler.addend] reads them.
+type addends []operand
+
+func newAddends(in []edge) (a addends) {
+	for _, e := range in {
+		a = append(a, e.operand())
+	}
+	return a
+}
+
+// of returns the matrices [seq, kv] that one head of one image adds to its scores.
+func (a addends) of(x *execution, image, head int) (add [2]vector.Addend) {
+	for i := range a {
+		l := &a[i]
+		inner := l.dims[1]
+		at := l.offset + image/inner%l.dims[0]*l.strides[0] + image%inner*l.strides[1] + head*l.strides[2]
+		add[i] = vector.Addend{Data: x.float32s(l.slot)[at:], Step: l.strides[3]}
+	}
+	return add
 }

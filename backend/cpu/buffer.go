@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -13,35 +14,35 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// buffer is a tensor on the backend. Its content never changes while it is
-// valid, so it may be kept in other forms too: packed for the matrix kernel.
+// buffer is a tensor on the backend. Its content does not change while it is valid, so it may also be kept
+// packed for the matrix kernel.
 type buffer struct {
 	backend *Backend
 	shape   shapes.Shape
-	data    []byte // 64-byte aligned; nil once finalized or donated
+	data    []byte // 64-byte aligned; nil after Finalize or donation
 
 	mu       sync.Mutex
-	borrowed bool                        // data is not ours to write, or not any more
-	again    atomic.Bool                 // a program used it before, without taking it
+	borrowed bool                        // the backend must not write to data or keep it
+	again    atomic.Bool                 // a program used it before and left it valid
 	packs    map[packLayout]*gemm.Packed // right-hand operands of matrix products
 }
 
-// packLayout is how a product reads a buffer as k×n matrix.
+// packLayout says how a product reads a buffer as a matrix [k,n].
 type packLayout struct{ offset, row, col, k, n int }
 
-// newBuffer allocates an undefined buffer.
+// newBuffer allocates a buffer with undefined content.
 func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
 	n := shape.ByteSize()
 	b.buffers.Add(n)
 	return &buffer{backend: b, shape: shape.Clone(), data: b.released.take(int(n))}
 }
 
-// Borrow makes a buffer of a float32 array without copying it. The array must
-// not be changed afterwards: the backend reads it whenever the buffer is used.
+// Borrow returns a buffer that holds a float32 array without copying it. The array must not change afterwards,
+// because the backend reads it whenever the buffer is used.
 func (b *Backend) Borrow(data []float32, dims ...int) (compute.Buffer, error) {
 	shape := shapes.Shape{DType: dtypes.Float32, Dimensions: slices.Clone(dims)}
 	if err := b.usable(); err != nil {
@@ -61,7 +62,7 @@ func alignedBytes(n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), n)
 }
 
-// view reads the bytes of data, from an element offset on, as n elements.
+// view returns n elements of data from the element at offset on.
 func view[T any](data []byte, offset, n int) []T {
 	if n == 0 {
 		return nil
@@ -72,34 +73,34 @@ func view[T any](data []byte, offset, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(data)), offset*size)), n)
 }
 
-// possible checks that a tensor can have the shape: its type has values in Go,
-// no axis is negative or of unknown size, and its bytes can be counted.
+// possible checks that a tensor can have the shape: Go has a type for its elements, no axis has a negative or
+// unknown size, and its size in bytes fits an int.
 func possible(shape shapes.Shape) error {
 	if t := int(shape.DType); t < 0 || t >= len(dtypes.SupportedDTypes) || !dtypes.SupportedDTypes[t] {
-		return fmt.Errorf("no tensor has the shape %s: the type %s has no values in Go", shape, shape.DType)
+		return fmt.Errorf("no tensor can have the shape %s: Go has no type for %s", shape, shape.DType)
 	}
 	const most = math.MaxInt / 16 // elements, of up to 16 bytes
 	n := 1
 	for _, d := range shape.Dimensions {
 		if d < 0 {
-			return fmt.Errorf("no tensor has the shape %s: a dimension is negative or not known", shape)
+			return fmt.Errorf("no tensor can have the shape %s: a dimension is negative or unknown", shape)
 		}
 		if d > 0 && n > most/d {
-			return fmt.Errorf("no tensor has the shape %s: it is larger than any memory", shape)
+			return fmt.Errorf("no tensor can have the shape %s: it is larger than any memory", shape)
 		}
-		n *= max(d, 1) // axes beside an empty one are bounded too
+		n *= max(d, 1) // other axes are bounded also if one is empty
 	}
 	return nil
 }
 
-// flatBytes is the memory of a flat slice, checked against shape.
+// flatBytes checks a flat slice against a shape and returns its memory.
 func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 	if err := possible(shape); err != nil {
 		return nil, err
 	}
 	v := reflect.ValueOf(flat)
 	if v.Kind() != reflect.Slice {
-		return nil, fmt.Errorf("a tensor of shape %s takes a slice, got %T", shape, flat)
+		return nil, fmt.Errorf("a tensor of shape %s needs a slice: got %T", shape, flat)
 	}
 	element := shape.DType.GoType()
 	if shape.DType.IsPacked() {
@@ -107,7 +108,7 @@ func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 	}
 	n := int(shape.ByteSize())
 	if v.Type().Elem() != element || v.Len()*int(element.Size()) != n {
-		return nil, fmt.Errorf("a tensor of shape %s takes %d bytes of %s, got %d elements of %s", shape, n, element, v.Len(), v.Type().Elem())
+		return nil, fmt.Errorf("a tensor of shape %s needs %d bytes of %s: got %d elements of %s", shape, n, element, v.Len(), v.Type().Elem())
 	}
 	if n == 0 {
 		return nil, nil
@@ -115,7 +116,7 @@ func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 	return unsafe.Slice((*byte)(v.UnsafePointer()), n), nil
 }
 
-// flat is the buffer's memory as a slice of its element type.
+// flat returns the memory of the buffer as a slice of its element type.
 func (b *buffer) flat() any {
 	if b.shape.DType.IsPacked() {
 		return b.data
@@ -126,17 +127,18 @@ func (b *buffer) flat() any {
 	return dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(b.data)), b.shape.DType, b.shape.Size())
 }
 
+// valid returns an error after Finalize or donation.
 func (b *buffer) valid() error {
 	if b == nil || !b.shape.Ok() {
-		return fmt.Errorf("the buffer was finalized or donated; it cannot be used any more")
+		return errors.New("the buffer cannot be used any more: it was finalized or donated")
 	}
 	return nil
 }
 
-// Backend is the backend that made the buffer.
+// Backend returns the backend that the buffer belongs to.
 func (b *buffer) Backend() compute.Backend { return b.backend }
 
-// Finalize releases the memory; a second call does nothing.
+// Finalize releases the memory. A second call does nothing.
 func (b *buffer) Finalize() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,13 +154,13 @@ func (b *buffer) Finalize() error {
 	return nil
 }
 
-// Shape is the tensor's shape.
+// Shape returns the shape of the tensor.
 func (b *buffer) Shape() (shapes.Shape, error) { return b.shape, b.valid() }
 
-// DeviceNum is 0.
+// DeviceNum returns 0, the only device.
 func (b *buffer) DeviceNum() (compute.DeviceNum, error) { return 0, b.valid() }
 
-// ToFlatData copies the tensor into flat, a slice of its type and size.
+// ToFlatData copies the tensor into flat, a slice with the same element type and size.
 func (b *buffer) ToFlatData(flat any) error {
 	if err := b.valid(); err != nil {
 		return err
@@ -171,12 +173,12 @@ func (b *buffer) ToFlatData(flat any) error {
 	return nil
 }
 
-// Data is not offered: the backend shares no memory.
+// Data returns an error, because the backend shares no memory.
 func (b *buffer) Data() (any, error) {
-	return nil, fmt.Errorf("the backend %q shares no buffers: %w", BackendName, compute.ErrNotImplemented)
+	return nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
 }
 
-// CopyToDevice copies the tensor to device 0, the only one.
+// CopyToDevice returns a copy of the tensor on device 0, the only device.
 func (b *buffer) CopyToDevice(device compute.DeviceNum) (compute.Buffer, error) {
 	if err := b.valid(); err != nil {
 		return nil, err

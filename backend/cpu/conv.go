@@ -8,37 +8,35 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/depthwise"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/depthwise"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// Convolutions come in three forms. With a filter for each channel they have
-// kernels of their own, and so has the gradient of such filters, which arrives as
-// a convolution whose batch is the channels, each a group. All others become
-// matrix products: a tile of outputs is the product of the input elements that
-// each of them reads, copied side by side, and the kernel.
+// Convolutions come in three forms. Convolutions with one filter per channel have their own kernels. The
+// gradient of such filters has its own kernel too; it arrives as a convolution whose batch is the
+// channels, where each channel is a group. All other convolutions become matrix products: a tile of the
+// output is the product of the input elements that it reads, copied side by side, and the filters.
 
-// convolution is a convolution as its step runs it.
+// convolution is what the compiler knows of a convolution.
 type convolution struct {
-	depthwise.Conv // the first two forms, without the data of X
+	depthwise.Conv // of the first two forms, without the data of X
 	flip           bool
-	dy             layout // of the kernel's gradient: [batch, height, width, channels]
 
-	product *convProduct // the third form
+	product *convProduct // of the third form
 }
 
-// convSpec is a recorded convolution.
+// convSpec holds the sizes of a recorded convolution.
 type convSpec struct {
 	axes            compute.ConvolveAxesConfig
 	spatial         []depthwise.Axis
-	channels, batch int // groups
+	channels, batch int // numbers of groups
 }
 
-// spec reads o's attributes.
+// convSpec reads the attributes of o.
 func (c *compiler) convSpec(o *op) convSpec {
-	s := convSpec{axes: o.attrs[0].(compute.ConvolveAxesConfig), channels: max(1, o.attrs[5].(int)), batch: max(1, o.attrs[6].(int))}
-	strides, paddings, inDilations, dilations := o.attrs[1].([]int), o.attrs[2].([][2]int), o.attrs[3].([]int), o.attrs[4].([]int)
+	attrs := o.attrs.(convGeneralAttrs)
+	s := convSpec{axes: attrs.axes, channels: max(1, attrs.channelGroupCount), batch: max(1, attrs.batchGroupCount)}
 	or1 := func(list []int, i int) int {
 		if i < len(list) {
 			return max(1, list[i])
@@ -48,10 +46,10 @@ func (c *compiler) convSpec(o *op) convSpec {
 	for i := range s.axes.InputSpatial {
 		a := depthwise.Axis{
 			In: o.in[0].shape.Dim(s.axes.InputSpatial[i]), Kernel: o.in[1].shape.Dim(s.axes.KernelSpatial[i]), Out: o.out[0].shape.Dim(s.axes.OutputSpatial[i]),
-			Stride: or1(strides, i), Dilation: or1(dilations, i), InDilation: or1(inDilations, i),
+			Stride: or1(attrs.strides, i), Dilation: or1(attrs.kernelDilations, i), InDilation: or1(attrs.inputDilations, i),
 		}
-		if i < len(paddings) {
-			a.Pad = paddings[i][0]
+		if i < len(attrs.paddings) {
+			a.Pad = attrs.paddings[i][0]
 		}
 		s.spatial = append(s.spatial, a)
 	}
@@ -84,13 +82,13 @@ func (c *compiler) conv(o *op) bool {
 	return true
 }
 
-// ordered reads e with its axes in another order.
+// ordered returns e with its axes in another order.
 func ordered(e edge, first int, spatial []int, last ...int) edge {
 	return edge{e.t, e.transposed(slices.Concat([]int{first}, spatial, last))}
 }
 
-// lastContiguous is e if neighbours along its last axis are neighbours in
-// memory, else a copy.
+// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise an edge
+// to a copy.
 func (c *compiler) lastContiguous(e edge) edge {
 	if readable(e) {
 		return e
@@ -98,13 +96,13 @@ func (c *compiler) lastContiguous(e edge) edge {
 	return c.contiguous(e)
 }
 
-// reversed looks through the reversal of all spatial axes of a kernel, with
-// which the gradient of a convolution's input begins.
+// reversed returns the filters before a reversal of all their spatial axes, with flip set, or the value
+// itself. The gradient of the input of a convolution begins with such a reversal.
 func (c *compiler) reversed(v *value, spatial []int) (e edge, flip bool) {
 	if v.op.kind != compute.OpTypeReverse {
 		return c.edge(v), false
 	}
-	axes := v.op.attrs[0].([]int)
+	axes := v.op.attrs.(reverseAttrs).axes
 	for a, d := range v.shape.Dimensions {
 		if d > 1 && slices.Contains(axes, a) != slices.Contains(spatial, a) {
 			return c.edge(v), false
@@ -113,7 +111,7 @@ func (c *compiler) reversed(v *value, spatial []int) (e edge, flip bool) {
 	return c.edge(v.op.in[0]), true
 }
 
-// plane makes two axes of one.
+// plane returns two axes. If there is only one, the other has size 1.
 func plane(spatial []depthwise.Axis) (v, h depthwise.Axis) {
 	if len(spatial) == 1 {
 		return depthwise.Axis{In: 1, Kernel: 1, Out: 1, Stride: 1, Dilation: 1, InDilation: 1}, spatial[0]
@@ -121,8 +119,7 @@ func plane(spatial []depthwise.Axis) (v, h depthwise.Axis) {
 	return spatial[0], spatial[1]
 }
 
-// convResult appends the node of o whose result lies in memory as [first,
-// spatial…, last], axes of o's output.
+// convResult appends the node that computes o. Its result has the axes of o in the order perm.
 func (c *compiler) convResult(k kind, o *op, conv *convolution, in []edge, perm []int) {
 	shape := o.out[0].shape
 	dims, back := make([]int, len(perm)), make([]int, len(perm))
@@ -136,7 +133,7 @@ func (c *compiler) convResult(k kind, o *op, conv *convolution, in []edge, perm 
 	c.set(o.out[0], e)
 }
 
-// depthwise lowers a convolution with one filter for each channel.
+// depthwise lowers a convolution with one filter per channel.
 func (c *compiler) depthwise(o *op, s convSpec) {
 	a := s.axes
 	x := c.lastContiguous(ordered(c.edge(o.in[0]), a.InputBatch, a.InputSpatial, a.InputChannels))
@@ -148,14 +145,13 @@ func (c *compiler) depthwise(o *op, s convSpec) {
 	c.convResult(kindDepthwise, o, conv, []edge{x, k}, slices.Concat([]int{a.OutputBatch}, a.OutputSpatial, []int{a.OutputChannels}))
 }
 
-// depthwiseGradient lowers the gradient of one filter for each channel: what
-// o calls batch are the channels of x, what it calls channels the images, and
-// its kernel is the gradient of the output.
+// depthwiseGradient lowers the gradient of one filter per channel. The batch of o is the channels of x,
+// the channels of o are the images, and the filters of o are the gradient of the output.
 func (c *compiler) depthwiseGradient(o *op, s convSpec) {
 	a := s.axes
 	x := c.lastContiguous(ordered(c.edge(o.in[0]), a.InputChannels, a.InputSpatial, a.InputBatch))
 	dy := c.lastContiguous(ordered(c.edge(o.in[1]), a.KernelInputChannels, a.KernelSpatial, a.KernelOutputChannels))
-	conv := &convolution{dy: dy.layout}
+	conv := &convolution{}
 	conv.Batch, conv.Channels = x.dims[0], x.dims[len(x.dims)-1]
 	conv.V, conv.H = plane(s.spatial)
 	for _, axis := range []*depthwise.Axis{&conv.V, &conv.H} {
@@ -165,7 +161,7 @@ func (c *compiler) depthwiseGradient(o *op, s convSpec) {
 	c.convResult(kindDepthwiseGradient, o, conv, []edge{x, dy}, slices.Concat([]int{a.OutputBatch}, a.OutputSpatial, []int{a.OutputChannels}))
 }
 
-// describe names the convolution of n for people.
+// describe returns the convolution of n as text.
 func (c *convolution) describe(n *node) string {
 	switch n.kind {
 	case kindDepthwise:
@@ -177,51 +173,75 @@ func (c *convolution) describe(n *node) string {
 	return fmt.Sprintf("%d × [%d,%d]·[%d,%d]", p.groups, p.batch*p.positions, p.taps*p.channels, p.taps*p.channels, p.n)
 }
 
-// images reads a tensor [batch, height or none, width, channels].
-func images(data []float32, l layout) depthwise.Images {
-	n := len(l.dims)
-	i := depthwise.Images{Data: data[l.offset:], Image: l.strides[0], Col: l.strides[n-2]}
+// images returns the images in o, [batch, height, width, channels] or [batch, width, channels].
+func (x *execution) images(o *operand) depthwise.Images {
+	n := len(o.dims)
+	i := depthwise.Images{Data: x.float32s(o.slot)[o.offset:], Image: o.strides[0], Col: o.strides[n-2]}
 	if n == 4 {
-		i.Row = l.strides[1]
+		i.Row = o.strides[1]
 	}
 	return i
 }
 
-func (x *execution) runDepthwise(n *node) {
-	c := n.conv.Conv
-	c.X = images(x.float32s(n.in[0].t), n.in[0].layout)
-	k := n.in[1]
-	c.Run(x.float32s(n.out[0]), x.float32s(k.t)[k.offset:], n.conv.flip)
+// depthwiseKernel computes a convolution with one filter per channel.
+type depthwiseKernel struct {
+	conv        depthwise.Conv
+	in, filters operand
+	out         *slot
+	flip        bool // the filters are reversed
 }
 
-func (x *execution) runDepthwiseGradient(n *node) {
-	c := n.conv.Conv
-	c.X = images(x.float32s(n.in[0].t), n.in[0].layout)
-	c.KernelGradient(x.float32s(n.out[0]), images(x.float32s(n.in[1].t), n.conv.dy))
+func newDepthwiseKernel(n *node) *depthwiseKernel {
+	return &depthwiseKernel{n.conv.Conv, n.in[0].operand(), n.in[1].operand(), n.out[0].slot, n.conv.flip}
 }
 
-// convProduct is a convolution as matrix products. For each group and each tile
-// of rows, C[rows, n] = A[rows, k]·B[k, n]: rows are images and positions of the
-// output, k taps and channels, n channels of the output.
+func (k *depthwiseKernel) run(x *execution) error {
+	c := k.conv
+	c.X = x.images(&k.in)
+	c.Run(x.float32s(k.out), x.float32s(k.filters.slot)[k.filters.offset:], k.flip)
+	return nil
+}
+
+// depthwiseGradientKernel computes the gradient of one filter per channel.
+type depthwiseGradientKernel struct {
+	conv   depthwise.Conv
+	in, dy operand // dy: the gradient of the output
+	out    *slot
+}
+
+func newDepthwiseGradientKernel(n *node) *depthwiseGradientKernel {
+	return &depthwiseGradientKernel{n.conv.Conv, n.in[0].operand(), n.in[1].operand(), n.out[0].slot}
+}
+
+func (k *depthwiseGradientKernel) run(x *execution) error {
+	c := k.conv
+	c.X = x.images(&k.in)
+	c.KernelGradient(x.float32s(k.out), x.images(&k.dy))
+	return nil
+}
+
+// convProduct is a convolution as matrix products. For each group and each tile of rows it is
+// C[rows, n] = A[rows, k]·B[k, n]. A row is an image and a position of the output, k counts taps and
+// channels, n is the number of channels of the output.
 type convProduct struct {
 	spatial   []depthwise.Axis
 	groups    int
-	inGroup   int // elements from group to group of the input
+	inGroup   int // elements of the input from group to group
 	batch     int // images of a group
 	positions int // of an image
 	taps      int
-	channels  int // of the input, of a group
+	channels  int // of a group of the input
 	n         int
 	in        layout // [batch, spatial…, channels]
-	b         matrix // its offset that of the first group, the others follow n columns apart
-	flip      bool   // the kernel is turned around
-	// images: neighbours in memory belong to neighbouring images, as in the
-	// gradient of a kernel, where these are channels. Then the rows of the
-	// result are [position, image], else [image, position].
+	b         matrix // its offset is that of the first group; groups are n columns apart
+	flip      bool   // the filters are reversed
+	// images says that neighbours in memory belong to neighbouring images, as in the gradient of
+	// filters, where the images are channels. Then the rows of the result are [position, image],
+	// otherwise [image, position].
 	images bool
 }
 
-// convProduct lowers any convolution.
+// convProduct lowers a convolution of any form.
 func (c *compiler) convProduct(o *op, s convSpec) {
 	a := s.axes
 	in := ordered(c.edge(o.in[0]), a.InputBatch, a.InputSpatial, a.InputChannels)
@@ -256,20 +276,34 @@ func (c *compiler) convProduct(o *op, s convSpec) {
 	c.convResult(kindConv, o, &convolution{product: p}, []edge{in, k}, perm)
 }
 
-// Tiles of A are about convTile elements, with at most convDepth of k: a quarter
-// of a second-level cache of a megabyte.
+// Tiles of A have about convTile elements and at most convDepth columns: a quarter of a second-level cache
+// of one megabyte.
 const (
 	convTile  = 1 << 16
 	convDepth = 1 << 10
 )
 
-func (x *execution) runConv(n *node) {
-	p := n.conv.product
-	if p.taps == 0 {
-		clear(x.float32s(n.out[0]))
-		return
+// convKernel computes a convolution as matrix products.
+type convKernel struct {
+	*convProduct
+	input, filters *slot // unused if the convolution adds nothing
+	out            *slot
+}
+
+func newConvKernel(n *node) *convKernel {
+	k := &convKernel{convProduct: n.conv.product, out: n.out[0].slot}
+	if len(n.in) > 0 {
+		k.input, k.filters = n.in[0].t.slot, n.in[1].t.slot
 	}
-	in, kernel, out := x.float32s(n.in[0].t)[p.in.offset:], x.float32s(n.in[1].t)[p.b.offsets[0]:], x.float32s(n.out[0])
+	return k
+}
+
+func (p *convKernel) run(x *execution) error {
+	if p.taps == 0 {
+		clear(x.float32s(p.out))
+		return nil
+	}
+	in, kernel, out := x.float32s(p.input)[p.in.offset:], x.float32s(p.filters)[p.b.offsets[0]:], x.float32s(p.out)
 	rows, k := p.batch*p.positions, p.taps*p.channels
 	chunks := (k + convDepth - 1) / convDepth
 	depth := (k + chunks - 1) / chunks
@@ -297,9 +331,11 @@ func (x *execution) runConv(n *node) {
 			call.Serial(s)
 		}
 	})
+	return nil
 }
 
-// at is where the pixel lies that an output position and a tap meet.
+// at returns the offset of the pixel that an output position reads with a tap. inside reports whether the
+// pixel exists.
 func (p *convProduct) at(position, tap int) (offset int, inside bool) {
 	for i := len(p.spatial) - 1; i >= 0; i-- {
 		a := &p.spatial[i]
@@ -317,7 +353,7 @@ func (p *convProduct) at(position, tap int) (offset int, inside bool) {
 	return offset, true
 }
 
-// rows fills A[r0:r1, k0:k1], row-major: channels are neighbours.
+// rows fills A[r0:r1, k0:k1] row-major, where channels are neighbours in memory.
 func (p *convProduct) rows(a, in []float32, r0, r1, k0, k1 int) {
 	for r := r0; r < r1; r++ {
 		image, position := r/p.positions, r%p.positions
@@ -334,7 +370,7 @@ func (p *convProduct) rows(a, in []float32, r0, r1, k0, k1 int) {
 	}
 }
 
-// columns fills A[r0:r1, k0:k1], column-major: images are neighbours.
+// columns fills A[r0:r1, k0:k1] column-major, where images are neighbours in memory.
 func (p *convProduct) columns(a, in []float32, r0, r1, k0, k1 int) {
 	for k := k0; k < k1; k++ {
 		tap, c := k/p.channels, k%p.channels

@@ -1,23 +1,28 @@
-// Package cpu is a compute.Backend for CPUs in pure Go with generated assembly:
-// GoMLX programs, spt's models and training steps among them, run on it near
-// the processor's limit, with no cgo and no library installed.
+// Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated assembly. GoMLX
+// programs, such as the models and training steps of spt, run on it near the speed limit of the processor. It
+// needs neither cgo nor an installed library. Importing it registers the backend with the name "cpu".
 //
-// A program passes through it in four stages. [function] records the graph as
-// GoMLX builds it, and lets GoMLX's own Go backend check every operation and
-// infer its shape, so that what is wrong there is wrong here with the same
-// words. The compiler (graph.go, layout.go, fuse.go, dot.go) removes what
-// moves data without computing, fuses element-wise chains and reductions into
-// loops over rows, and gives matrix products what follows them as epilogue.
-// The planner (memory.go) places every intermediate result in one arena by its
-// lifetime. The executable runs the steps in order, each on all
-// processors that other programs in progress leave.
+// A program passes through four stages:
 //
-// What the compiler has no fast form for (rare types, sorting, control flow)
-// runs as a single operation on GoMLX's Go backend (delegate.go), so every
-// program that runs there runs here.
+//  1. Recording. A function records the operations as GoMLX builds them. GoMLX's Go backend checks every operation
+//     and infers its shape, so both backends reject the same programs with the same errors (function.go, fused.go,
+//     gen_ops.go).
+//  2. Compiling. The compiler turns operations into nodes. It removes operations that only move data, fuses
+//     element-wise operations and reductions into loops over rows, and moves the operations that follow a matrix
+//     product into its epilogue (graph.go, layout.go, patterns.go, rematerialise.go, fuse.go, assemble.go).
+//  3. Scheduling. The memory plan places every intermediate result in one arena by its lifetime. Every node becomes a
+//     step: a kernel with the places of its operands (schedule.go, memory.go).
+//  4. Running. The steps run in order. Each step uses the processors that other programs leave free (executable.go,
+//     loop.go).
 //
-// Results do not depend on the number of processors: work is partitioned by
-// shapes alone, and every sum has one order.
+// A file about one kind of operation (dot.go, attention.go, conv.go, sparse.go, moves.go, delegate.go) has the
+// compiler's part first, then the kernel.
+//
+// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's Go backend
+// (delegate.go). So every program that runs there also runs here.
+//
+// Results do not depend on the number of processors: shapes alone decide how work is divided, and every sum has a
+// fixed order.
 package cpu
 
 import (
@@ -30,60 +35,61 @@ import (
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/gemm"
 )
 
-// BackendName selects this backend in compute.NewWithConfig and GOMLX_BACKEND.
-const BackendName = "cpu"
+// backendName is the name of this backend in compute.NewWithConfig and in the variable GOMLX_BACKEND.
+const backendName = "cpu"
 
 func init() {
-	compute.Register(BackendName, func(config string) (compute.Backend, error) { return New(config) })
+	compute.Register(backendName, func(config string) (compute.Backend, error) { return New(config) })
 }
 
 // Backend implements compute.Backend. It is safe for concurrent use.
 type Backend struct {
-	plain    compute.Backend // GoMLX's Go backend: shapes, checks, and what is delegated
+	options  options         // of the compiler
+	plain    compute.Backend // GoMLX's Go backend: it checks operations and runs delegated operations
 	arenas   arenas
 	released released
-	// One delegated operation at a time: in compute v0.1.3 two that run side by
-	// side can wait for each other's workers for ever.
+	// delegating is held by the delegated operation that runs. In compute v0.1.3, two that run at the
+	// same time can wait for each other's workers forever.
 	delegating sync.Mutex
-	// Bytes of tensors, and of weights in the matrix kernel's layout.
-	buffers, packed atomic.Int64
-	timings         timings
-	finalized       atomic.Bool
+	buffers    atomic.Int64 // size of the tensors, in bytes
+	packed     atomic.Int64 // size of the weights in the layout of the matrix kernel, in bytes
+	timings    timings
+	finalized  atomic.Bool
 }
 
-// New starts the backend. There is nothing to configure: config must be empty.
+// New starts the backend. It has no options: config must be empty.
 func New(config string) (*Backend, error) {
 	if config != "" {
-		return nil, fmt.Errorf("starting the backend %q: configuration %q is not known; it takes none", BackendName, config)
+		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", backendName, config)
 	}
 	plain, err := gobackend.New("ops_sequential")
 	if err != nil {
-		return nil, fmt.Errorf("starting the backend %q: %w", BackendName, err)
+		return nil, fmt.Errorf("starting the backend %q: %w", backendName, err)
 	}
-	return &Backend{plain: plain}, nil
+	return &Backend{options: defaultOptions(), plain: plain}, nil
 }
 
-// Name is "cpu".
-func (b *Backend) Name() string { return BackendName }
+// Name returns "cpu".
+func (b *Backend) Name() string { return backendName }
 
-// String is "cpu".
-func (b *Backend) String() string { return BackendName }
+// String returns "cpu".
+func (b *Backend) String() string { return backendName }
 
-// Description names the matrix kernel in use and the number of threads.
+// Description returns the name of the matrix kernel in use and the number of threads.
 func (b *Backend) Description() string {
 	return fmt.Sprintf("spt's CPU backend (%s, kernel %s, %d threads)", runtime.GOARCH, gemm.Kernel(), runtime.GOMAXPROCS(0))
 }
 
-// NumDevices is 1: all processors together.
+// NumDevices returns 1. All processors together are one device.
 func (b *Backend) NumDevices() int { return 1 }
 
-// DeviceDescription describes the one device.
+// DeviceDescription returns the description of the only device.
 func (b *Backend) DeviceDescription(compute.DeviceNum) string { return b.Description() }
 
-// Capabilities are those of GoMLX's Go backend, and attention's gradient.
+// Capabilities returns the capabilities of GoMLX's Go backend, with fused attention and its gradient.
 func (b *Backend) Capabilities() compute.Capabilities {
 	c := b.plain.Capabilities().Clone()
 	c.Operations[compute.OpTypeFusedScaledDotProductAttention] = true
@@ -91,15 +97,15 @@ func (b *Backend) Capabilities() compute.Capabilities {
 	return c
 }
 
-// Builder starts a program.
+// Builder returns a builder for a new program.
 func (b *Backend) Builder(name string) compute.Builder { return newBuilder(b, name) }
 
-// Finalize releases the backend's memory. Buffers can still be read; everything
-// else is an error from then on.
+// Finalize releases the memory of the backend. Existing buffers can still be read. All other calls return an
+// error afterwards.
 func (b *Backend) Finalize() {
 	if !b.finalized.Swap(true) {
 		b.arenas.drop()
-		b.delegating.Lock() // what runs there now comes to its end
+		b.delegating.Lock() // wait for the delegated operation that runs
 		defer b.delegating.Unlock()
 		b.plain.Finalize()
 	}
@@ -108,21 +114,21 @@ func (b *Backend) Finalize() {
 // IsFinalized reports whether Finalize was called.
 func (b *Backend) IsFinalized() bool { return b.finalized.Load() }
 
-// usable is an error once the backend was finalized.
+// usable returns an error after Finalize.
 func (b *Backend) usable() error {
 	if b.IsFinalized() {
-		return fmt.Errorf("the backend %q was finalized", BackendName)
+		return fmt.Errorf("the backend %q was finalized", backendName)
 	}
 	return nil
 }
 
-// BufferFromFlatData copies a flat slice of the shape's type to a new buffer.
+// BufferFromFlatData copies a flat slice to a new buffer. The elements of the slice have the type of the shape.
 func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, fmt.Errorf("making a buffer of shape %s: %w", shape, err)
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has device 0 only", shape, device, BackendName)
+		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has device 0 only", shape, device, backendName)
 	}
 	data, err := flatBytes(flat, shape)
 	if err != nil {
@@ -133,24 +139,24 @@ func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 	return buf, nil
 }
 
-// HasSharedBuffers is false: a buffer that nobody else can write may be packed
-// for the matrix kernel once, however often it is used.
+// HasSharedBuffers returns false. Nobody else can write to a buffer, so the backend can pack a buffer for the
+// matrix kernel once and use the packed form many times.
 func (b *Backend) HasSharedBuffers() bool { return false }
 
-// NewSharedBuffer is not offered, see HasSharedBuffers.
+// NewSharedBuffer returns an error, see HasSharedBuffers.
 func (b *Backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
-	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", BackendName, compute.ErrNotImplemented)
+	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
 }
 
-// Memory says what the backend holds, in bytes.
+// Memory is the memory that a backend uses, in bytes.
 type Memory struct {
-	Arena   int64 // intermediate results: the most that programs needed at once
+	Arena   int64 // intermediate results, the largest size so far
 	Buffers int64 // tensors
-	Packed  int64 // weights in the matrix kernel's layout
+	Packed  int64 // weights in the layout of the matrix kernel
 }
 
-// Memory reports what the backend holds now. The memory of finalized tensors, which new
-// ones take over or the garbage collector takes back, is not counted.
+// Memory returns the memory that the backend uses now. It does not count the memory of finalized tensors, which
+// new tensors take over or the garbage collector frees.
 func (b *Backend) Memory() Memory {
 	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

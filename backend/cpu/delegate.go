@@ -11,8 +11,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// delegated is one operation, compiled as a program of its own on GoMLX's Go
-// backend.
+// delegated is one operation, compiled as a program on GoMLX's Go backend.
 type delegated struct {
 	backend *Backend
 	kind    compute.OpType
@@ -21,8 +20,8 @@ type delegated struct {
 	results []shapes.Shape
 }
 
-// delegate compiles o alone: each operand becomes a parameter. Operands left
-// out stay so.
+// delegate compiles o as a program. Each operand becomes a parameter, except operands that were left
+// out.
 func (b *Backend) delegate(o *op) (*delegated, error) {
 	d := &delegated{backend: b, kind: o.kind}
 	bld := b.plain.Builder(o.kind.String())
@@ -56,8 +55,8 @@ func (b *Backend) delegate(o *op) (*delegated, error) {
 	return d, nil
 }
 
-// recovered calls into GoMLX's Go backend, which panics at some programs and
-// inputs, and returns a panic as error.
+// recovered calls into GoMLX's Go backend and returns a panic as an error. The backend panics at some
+// programs and inputs.
 func recovered(call func() error) (err error, panicked bool) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -67,9 +66,53 @@ func recovered(call func() error) (err error, panicked bool) {
 	return call(), false
 }
 
-// run computes out from in, both raw memory in the order of the operation's
-// operands and results.
-func (d *delegated) run(in, out [][]byte) error {
+// newDelegatedKernel compiles the operation of n for GoMLX's Go backend.
+func (b *Backend) newDelegatedKernel(n *node) (*delegatedKernel, error) {
+	d, err := b.delegate(n.rec)
+	if err != nil {
+		return nil, err
+	}
+	k := &delegatedKernel{delegated: d}
+	for _, e := range n.in {
+		k.from = append(k.from, memoryRange{e.t.slot, e.t.dtype.SizeForDimensions(e.offset), e.t.dtype.SizeForDimensions(e.size())})
+	}
+	for _, t := range n.out {
+		k.to = append(k.to, t.slot)
+	}
+	k.empty = !slices.ContainsFunc(n.out, func(t *tensor) bool { return t.n > 0 })
+	return k, nil
+}
+
+// delegatedKernel runs one operation on GoMLX's Go backend.
+type delegatedKernel struct {
+	*delegated
+	from  []memoryRange
+	to    []*slot
+	empty bool // there is nothing to compute
+}
+
+// memoryRange is a part of a slot, in bytes.
+type memoryRange struct {
+	slot         *slot
+	offset, size int
+}
+
+func (k *delegatedKernel) run(x *execution) error {
+	if k.empty {
+		return nil
+	}
+	var in, out [][]byte
+	for _, r := range k.from {
+		in = append(in, x.mem(r.slot)[r.offset:][:r.size])
+	}
+	for _, s := range k.to {
+		out = append(out, x.mem(s))
+	}
+	return k.compute(in, out)
+}
+
+// compute computes out from in, the memory of the results and the operands.
+func (d *delegated) compute(in, out [][]byte) error {
 	d.backend.delegating.Lock()
 	defer d.backend.delegating.Unlock()
 	err := d.backend.usable()
@@ -82,7 +125,7 @@ func (d *delegated) run(in, out [][]byte) error {
 	return nil
 }
 
-// list names shapes for people.
+// list writes shapes for an error.
 func list(all []shapes.Shape) string {
 	names := make([]string, len(all))
 	for i, s := range all {
@@ -91,6 +134,7 @@ func list(all []shapes.Shape) string {
 	return strings.Join(names, ", ")
 }
 
+// copyAndRun copies the operands to GoMLX's Go backend, runs the operation and copies the results back.
 func (d *delegated) copyAndRun(in, out [][]byte) error {
 	buffers := make([]compute.Buffer, len(in))
 	donate := make([]bool, len(in))
@@ -127,19 +171,18 @@ func (d *delegated) copyAndRun(in, out [][]byte) error {
 	return nil
 }
 
-// whole is a program with axes of unknown size: it runs on GoMLX's Go backend
-// from beginning to end.
+// whole is a program with axes of unknown size. It runs on GoMLX's Go backend as a whole.
 type whole struct {
 	backend *Backend
 	name    string
 	names   []string
 	params  []shapes.Shape
 	outputs []shapes.Shape
-	// Held by runs for reading and by Finalize for writing.
-	live sync.RWMutex
-	exec compute.Executable // nil once finalized
+	live    sync.RWMutex       // runs hold it for reading, Finalize for writing
+	exec    compute.Executable // nil after Finalize
 }
 
+// delegateWhole compiles the whole program for GoMLX's Go backend.
 func (b *builder) delegateWhole() (*whole, error) {
 	w := &whole{backend: b.backend, name: b.name}
 	err, _ := recovered(func() error {
@@ -161,7 +204,7 @@ func (b *builder) delegateWhole() (*whole, error) {
 	return w, nil
 }
 
-// Finalize releases the program once no run needs it any more.
+// Finalize waits for the runs in progress and releases the program.
 func (w *whole) Finalize() {
 	w.live.Lock()
 	defer w.live.Unlock()
@@ -171,16 +214,16 @@ func (w *whole) Finalize() {
 	}
 }
 
-// Inputs lists the parameters.
+// Inputs returns the names and shapes of the parameters.
 func (w *whole) Inputs() (names []string, inputShapes []shapes.Shape) {
 	return slices.Clone(w.names), slices.Clone(w.params)
 }
 
-// Outputs lists the shapes of the results.
+// Outputs returns the shapes of the results.
 func (w *whole) Outputs() []shapes.Shape { return slices.Clone(w.outputs) }
 
-// Execute copies the inputs to the Go backend and the outputs back. Donated
-// inputs are invalid afterwards if it succeeds.
+// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back. If it
+// succeeds, donated inputs are invalid afterwards.
 func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	w.live.RLock()
 	defer w.live.RUnlock()
@@ -209,6 +252,7 @@ func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.D
 	return out, nil
 }
 
+// copyAndRun runs the program on copies of the inputs.
 func (w *whole) copyAndRun(inputs []*buffer) ([]compute.Buffer, error) {
 	theirs := make([]compute.Buffer, len(inputs))
 	for i, b := range inputs {

@@ -4,23 +4,23 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// dot is a batch of matrix products C = A·B [m,n] with what follows them.
-// Operands are read through strides, so transposition is free.
+// dot is what the compiler knows of a batch of matrix products C = A·B [m,n] and the operations that
+// follow them, their epilogue. Operands are read through strides, so transposition is free.
 type dot struct {
 	batch, m, n, k int
 	a, b           matrix
-	terms          []*node // more products, added to this one in the same registers
+	terms          []*node // more products, which are added to this one in the same registers
 	bias, residual edge    // edge.t nil: none
 	gelu           bool    // exact GELU, after the bias
-	pre            *tensor // where the value before the GELU is kept; nil: nowhere
-	patch          *node   // B is this scatter onto a weight: its entries are patched into the packed weight
+	pre            *tensor // where the value before the GELU is kept; nil: it is not kept
+	patch          *node   // B is the result of this scatter onto a weight; its entries are patched into the packed weight
 }
 
-// epilogue lists what a product reads beside its operands.
+// epilogue lists the edges by which a product reads, except those of its operands.
 func (d *dot) epilogue() []*edge {
 	all := []*edge{&d.bias, &d.residual}
 	for _, t := range d.terms {
@@ -31,17 +31,17 @@ func (d *dot) epilogue() []*edge {
 	return all
 }
 
-// matrix is how a product reads an operand: strides in elements, and the
-// offset of each member of the batch.
+// matrix says how a product reads an operand: the strides in elements, and the offset of each matrix
+// of the batch.
 type matrix struct {
 	row, col int
 	offsets  []int
 }
 
-// turned is the matrix transposed.
+// turned returns the transposed matrix.
 func (m matrix) turned() matrix { return matrix{m.col, m.row, m.offsets} }
 
-// view is member i of the batch.
+// view returns matrix i of the batch.
 func (m *matrix) view(data []float32, i int) gemm.View {
 	return gemm.View{Data: data[m.offsets[i]:], Row: m.row, Col: m.col}
 }
@@ -49,19 +49,23 @@ func (m *matrix) view(data []float32, i int) gemm.View {
 // dotGeneral lowers a float32 product.
 func (c *compiler) dotGeneral(o *op) bool {
 	lhs, rhs := o.in[0], o.in[1]
-	config := o.attrs[4].(compute.DotGeneralConfig)
+	attrs := o.attrs.(dotGeneralAttrs)
+	accumulator := attrs.config.AccumulatorDType
 	for _, t := range []dtypes.DType{lhs.shape.DType, rhs.shape.DType, o.out[0].shape.DType} {
 		if t != dtypes.Float32 {
 			return false
 		}
 	}
-	if config.AccumulatorDType != dtypes.InvalidDType && config.AccumulatorDType != dtypes.Float32 {
+	if accumulator != dtypes.InvalidDType && accumulator != dtypes.Float32 {
 		return false
 	}
 	d := &dot{}
 	var in [2]edge
 	for i, v := range []*value{lhs, rhs} {
-		contracted, batched := o.attrs[2*i].([]int), o.attrs[2*i+1].([]int)
+		contracted, batched := attrs.lhsContractingAxes, attrs.lhsBatchAxes
+		if i == 1 {
+			contracted, batched = attrs.rhsContractingAxes, attrs.rhsBatchAxes
+		}
 		e := c.edge(v)
 		var free []int
 		taken := map[int]bool{}
@@ -79,7 +83,7 @@ func (c *compiler) dotGeneral(o *op) bool {
 		nFree, sFree, ok := e.group(free)
 		nContract, sContract, ok2 := e.group(contracted)
 		if !ok || !ok2 {
-			// No single strides: bring the axes together.
+			// One stride is not enough for the axes: copy them side by side.
 			perm := append(append(append([]int(nil), batched...), free...), contracted...)
 			e = c.contiguous(edge{e.t, e.transposed(perm)})
 			at := len(batched)
@@ -104,6 +108,7 @@ func (c *compiler) dotGeneral(o *op) bool {
 	return true
 }
 
+// span returns the n numbers from a number on.
 func span(from, n int) []int {
 	out := make([]int, n)
 	for i := range out {
@@ -112,9 +117,9 @@ func span(from, n int) []int {
 	return out
 }
 
-// dense lowers x·W + bias with no activation or GELU.
+// dense lowers x·W + bias without activation or with GELU.
 func (c *compiler) dense(o *op) bool {
-	config := o.attrs[0].(compute.DenseConfig)
+	config := o.attrs.(fusedDenseAttrs).options
 	x, w := c.edge(o.in[0]), c.edge(o.in[1])
 	if x.t.dtype != dtypes.Float32 || w.t.dtype != dtypes.Float32 || config.Activation != compute.ActivationNone && config.Activation != compute.ActivationGelu {
 		return false
@@ -138,7 +143,7 @@ func (c *compiler) dense(o *op) bool {
 	return true
 }
 
-// epilogues gives products the additions and the GELU that follow them.
+// epilogues moves the additions and the GELU that follow a product into its epilogue.
 func (c *compiler) epilogues() {
 	users := c.users()
 	for _, n := range c.nodes {
@@ -147,13 +152,13 @@ func (c *compiler) epilogues() {
 	}
 }
 
-// absorb takes one node after the product n into its epilogue.
+// absorb moves one node that follows the product n into its epilogue. It reports whether there was one.
 func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	d, t := n.dot, n.out[0]
 	if t.output >= 0 {
 		return false
 	}
-	// becomes makes the result of u the product's own.
+	// becomes makes the result of u the result of the product.
 	becomes := func(u *node) {
 		r := u.out[0]
 		r.node, r.index = n, 0
@@ -162,7 +167,7 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 		u.kind, u.out, u.in = kindCopy, nil, nil // unreachable from now on
 	}
 	for _, u := range users[t] {
-		if u.kind == kindFused && u.op == compute.OpTypeFusedGelu && u.rec.attrs[0].(bool) && u.in[0].whole(t.n) && !d.gelu && d.residual.t == nil {
+		if u.kind == kindFused && u.op == compute.OpTypeFusedGelu && u.rec.attrs.(fusedGeluAttrs).exact && u.in[0].whole(t.n) && !d.gelu && d.residual.t == nil {
 			d.gelu = true
 			if len(users[t]) > 1 {
 				d.pre = t
@@ -199,19 +204,19 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	case column && d.bias.t == nil && !d.gelu && d.residual.t == nil:
 		d.bias = edge{other.t, layout{dims: []int{d.n}, strides: []int{1}, offset: other.offset}}
 	case other.whole(t.n) && d.residual.t == nil && d.pre == nil && !other.t.node.source:
-		// With the value before the GELU kept, what is added could be made of it.
+		// If the value before the GELU is kept, other could be computed from it.
 		d.residual = other
 	default:
 		return false
 	}
-	n.id = max(n.id, other.t.node.id) // after the operand that it took on
+	n.id = max(n.id, other.t.node.id) // the product runs after its new operand
 	becomes(u)
 	return true
 }
 
-// addsTo reports whether n's product can take the one that makes other, which it
-// is added to, into its own sums: LoRA's beside the weight's, or those of q, k and
-// v for the gradient of what they were made of.
+// addsTo reports whether the product n can compute other, the product that it is added to, in its own
+// sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v in the
+// gradient of their common input.
 func (n *node) addsTo(other edge) bool {
 	o, d := other.t.node, n.dot
 	if o.kind != kindDot || other.t.users != 1 || other.t.output >= 0 || !other.whole(d.m*d.n) {
@@ -223,64 +228,114 @@ func (n *node) addsTo(other edge) bool {
 		!d.gelu && d.residual.t == nil && !p.gelu && p.residual.t == nil && (d.bias.t == nil || p.bias.t == nil)
 }
 
-// runDot computes the products.
-func (x *execution) runDot(n *node) {
+// product computes a batch of matrix products with their epilogue.
+type product struct {
+	batch, m, n int
+	terms       []productTerm // added up; several only where batch is 1
+	bias        operand       // slot nil: none
+	residual    *slot         // nil: none
+	gelu        bool          // exact GELU, after the bias
+	pre         *slot         // where the value before the GELU goes; nil: it is not kept
+	out         *slot
+}
+
+// productTerm is one matrix product A·B with k columns of A.
+type productTerm struct {
+	k       int
+	a, b    *slot
+	aAt     matrix
+	bAt     matrix
+	packing packLayout // how B is packed
+	packs   bool       // B is packed if it is a weight that other steps read too
+	patch   *patch     // B is a weight with values added to single entries; nil: it is not
+}
+
+// newProduct returns the kernel of a product.
+func (c *compiler) newProduct(n *node) *product {
 	d := n.dot
-	a, b := x.float32s(n.in[0].t), x.float32s(n.in[1].t)
-	out := x.float32s(n.out[0])
-	fill := func(i int, g *gemm.Call) {
-		g.M, g.N, g.K = d.m, d.n, d.k
-		g.A, g.B = d.a.view(a, i), d.b.view(b, i)
-		g.C, g.LDC, g.Alpha = out[i*d.m*d.n:(i+1)*d.m*d.n], d.n, 1
+	p := &product{batch: d.batch, m: d.m, n: d.n, gelu: d.gelu, out: n.out[0].slot, terms: []productTerm{c.productTerm(n)}}
+	for _, t := range d.terms {
+		p.terms = append(p.terms, c.productTerm(t))
 	}
-	if d.batch > 1 {
-		gemm.Batched(d.batch, fill)
-		return
+	if d.bias.t != nil {
+		p.bias = d.bias.operand()
+	}
+	if d.residual.t != nil {
+		p.residual = d.residual.t.slot
+	}
+	if d.pre != nil {
+		p.pre = d.pre.slot
+	}
+	return p
+}
+
+// productTerm returns the product of n without its epilogue.
+func (c *compiler) productTerm(n *node) productTerm {
+	d := n.dot
+	// Small products have other kernels, which add in another order. A product must not change
+	// when its weight is packed.
+	t := productTerm{k: d.k, a: n.in[0].t.slot, b: n.in[1].t.slot, aAt: d.a, bAt: d.b, packs: d.m > 16 && d.n > 16,
+		packing: packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}}
+	if d.patch != nil {
+		t.patch = &patch{weight: n.in[1].t.slot, indices: n.in[3].operand(), values: n.in[4].operand()}
+		c.patches = append(c.patches, t.patch)
+	}
+	return t
+}
+
+func (p *product) run(x *execution) error {
+	first := &p.terms[0]
+	a, b, out := x.float32s(first.a), x.float32s(first.b), x.float32s(p.out)
+	fill := func(i int, g *gemm.Call) {
+		g.M, g.N, g.K = p.m, p.n, first.k
+		g.A, g.B = first.aAt.view(a, i), first.bAt.view(b, i)
+		g.C, g.LDC, g.Alpha = out[i*p.m*p.n:(i+1)*p.m*p.n], p.n, 1
+	}
+	if p.batch > 1 {
+		gemm.Batched(p.batch, fill)
+		return nil
 	}
 	defer x.release()
 	var g gemm.Call
 	fill(0, &g)
-	g.GELU = d.gelu
-	if d.bias.t != nil {
-		g.Bias = x.float32s(d.bias.t)[d.bias.offset:][:d.n]
+	g.GELU = p.gelu
+	if p.bias.slot != nil {
+		g.Bias = x.float32s(p.bias.slot)[p.bias.offset:][:p.n]
 	}
-	if d.residual.t != nil {
-		g.Residual, g.LDR = x.float32s(d.residual.t), d.n
+	if p.residual != nil {
+		g.Residual, g.LDR = x.float32s(p.residual), p.n
 	}
-	if d.pre != nil {
-		g.PreAct, g.LDP = x.float32s(d.pre), d.n
+	if p.pre != nil {
+		g.PreAct, g.LDP = x.float32s(p.pre), p.n
 	}
-	g.Packed = x.packed(n)
+	g.Packed = x.packed(first)
 	var terms [gemm.MaxTerms]gemm.Term
-	for i, t := range d.terms {
-		p := t.dot
-		terms[i] = gemm.Term{K: p.k, A: p.a.view(x.float32s(t.in[0].t), 0), B: p.b.view(x.float32s(t.in[1].t), 0), Packed: x.packed(t)}
+	for i := range p.terms[1:] {
+		t := &p.terms[1+i]
+		terms[i] = gemm.Term{K: t.k, A: t.aAt.view(x.float32s(t.a), 0), B: t.bAt.view(x.float32s(t.b), 0), Packed: x.packed(t)}
 	}
-	g.Terms = terms[:len(d.terms)]
+	g.Terms = terms[:len(p.terms)-1]
 	g.Run()
+	return nil
 }
 
-// packed is B in the kernel's layout if B is a weight that other steps read
-// too: it is packed once for all of them.
-func (x *execution) packed(n *node) *gemm.Packed {
-	d := n.dot
-	l := packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}
-	if d.patch != nil {
-		return x.patched(n, l)
+// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too. B is
+// packed once for all of them. Otherwise it returns nil.
+func (x *execution) packed(t *productTerm) *gemm.Packed {
+	if t.patch != nil {
+		return x.patched(t.patch, t.packing)
 	}
-	// Small products have kernels of their own, which sum in another order: a
-	// product must not change when its weight is packed.
-	if d.m <= 16 || d.n <= 16 {
+	if !t.packs {
 		return nil
 	}
-	b := x.shared(n.in[1].t)
+	b := x.shared(t.b)
 	if b == nil {
 		return nil
 	}
-	return b.pack(l)
+	return b.pack(t.packing)
 }
 
-// pack brings the buffer to the kernel's layout, once.
+// pack returns the buffer in the layout of the matrix kernel. It packs the buffer once.
 func (b *buffer) pack(l packLayout) *gemm.Packed {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -296,7 +351,7 @@ func (b *buffer) pack(l packLayout) *gemm.Packed {
 	return p
 }
 
-// packNew packs a k×n operand into new memory.
+// packNew packs an operand [k,n] into new memory.
 func packNew(data []float32, l packLayout) *gemm.Packed {
 	return gemm.Pack(workers.Aligned(gemm.PackedLen(l.k, l.n)), gemm.View{Data: data[l.offset:], Row: l.row, Col: l.col}, l.k, l.n)
 }

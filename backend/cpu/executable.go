@@ -9,8 +9,46 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/workers"
 )
+
+// This file holds what exists when a program runs: steps with their kernels, and slots, the memory
+// of tensors. Nothing here knows the graph.
+
+// where says in which memory a slot lies.
+type where int
+
+const (
+	inArena    where = iota
+	inInput          // in the buffer of a parameter
+	inConstant       // in the buffer of a constant
+	inOutput         // in a new buffer that the caller gets
+)
+
+// slot is the memory of one tensor.
+type slot struct {
+	where    where
+	bytes    int
+	offset   int     // in the arena, in bytes
+	index    int     // of the parameter or the program output
+	constant *buffer // of inConstant
+	donor    *slot   // of inOutput: the parameter whose memory it takes over if that input is donated; nil: none
+}
+
+// operand is memory as a kernel reads it.
+type operand struct {
+	slot *slot
+	layout
+}
+
+// kernel computes one step. It holds slots, sizes and layouts.
+type kernel interface{ run(x *execution) error }
+
+// step is one step of a program. kind and detail describe it for [Backend.Timings].
+type step struct {
+	kernel
+	kind, detail string
+}
 
 // executable is a compiled program.
 type executable struct {
@@ -18,100 +56,39 @@ type executable struct {
 	name       string
 	names      []string // of the parameters
 	params     []shapes.Shape
-	outputs    []*tensor
-	results    []shapes.Shape
+	outputs    []*slot
+	results    []shapes.Shape // of the outputs
 	steps      []step
 	constants  []*buffer
-	delegates  map[*node]*delegated
+	patches    []*patch
 	arenaBytes int
 
-	// Held by runs for reading and by Finalize for writing.
-	live      sync.RWMutex
+	live      sync.RWMutex // runs hold it for reading, Finalize for writing
 	finalized bool
-
-	mu      sync.Mutex
-	patches map[*node][]*patched // kept from run to run
 }
 
-// executable finishes the compilation: loops are assembled and memory planned.
-func (c *compiler) executable(b *builder) (*executable, error) {
-	x := &executable{backend: c.backend, name: b.name, outputs: c.outputs, results: c.results, delegates: map[*node]*delegated{}, patches: map[*node][]*patched{}}
-	for _, v := range b.main.params {
-		t := c.values[v].t
-		x.names = append(x.names, v.op.data.(*parameter).name)
-		x.params = append(x.params, v.shape)
-		t.place = place{where: inInput, index: v.op.data.(*parameter).index}
-	}
-	id := 0
-	for _, n := range c.nodes {
-		if n.kind == kindInput || n.kind == kindConstant {
-			for _, t := range n.out {
-				if n.kind == kindConstant {
-					t.place = place{where: inConstant}
-					b := n.rec.data.(*buffer)
-					c.backend.buffers.Add(int64(len(b.data)))
-					x.constants = append(x.constants, b)
-				}
-			}
-			continue
-		}
-		s := step{node: n}
-		switch {
-		case n.loop != nil:
-			s.reads, s.writes = n.loop.loop.reads(), n.loop.loop.writes()
-		default:
-			for _, e := range n.edges() {
-				if !slices.Contains(s.reads, e.t) {
-					s.reads = append(s.reads, e.t)
-				}
-			}
-			s.writes = slices.Clone(n.out)
-			if n.kind == kindRandom && !c.inMemory[n.out[1]] {
-				s.writes = s.writes[:1]
-			}
-		}
-		if n.kind == kindDelegated {
-			d, err := c.backend.delegate(n.rec)
-			if err != nil {
-				return nil, err
-			}
-			x.delegates[n] = d
-		}
-		for _, t := range s.writes {
-			t.id = id
-			id++
-		}
-		x.steps = append(x.steps, s)
-	}
-	x.arenaBytes = plan(x.steps, c.outputs)
-	return x, nil
-}
-
-// Finalize releases what the program keeps, once no run needs it any more.
+// Finalize waits for the runs in progress and releases the memory of the program.
 func (x *executable) Finalize() {
 	x.live.Lock()
 	defer x.live.Unlock()
 	x.finalized = true
-	for _, list := range x.patches {
-		for _, p := range list {
-			x.backend.packed.Add(-p.bytes())
-		}
+	for _, p := range x.patches {
+		p.drop(x.backend)
 	}
-	x.patches = nil
 	for _, b := range x.constants {
 		_ = b.Finalize() // never fails
 	}
 }
 
-// Inputs lists the parameters.
+// Inputs returns the names and shapes of the parameters.
 func (x *executable) Inputs() (names []string, inputShapes []shapes.Shape) {
 	return slices.Clone(x.names), slices.Clone(x.params)
 }
 
-// Outputs lists the shapes of the results.
+// Outputs returns the shapes of the results.
 func (x *executable) Outputs() []shapes.Shape { return slices.Clone(x.results) }
 
-// execution is one run.
+// execution is one run of a program.
 type execution struct {
 	*executable
 	arena   []byte
@@ -119,61 +96,65 @@ type execution struct {
 	memory  [][]byte  // of the parameters
 	out     []*buffer
 
-	patching []*patched // in use by the step in progress
+	patching []*patched // patched weights that the current step uses
 }
 
-// mem is the memory of t.
-func (x *execution) mem(t *tensor) []byte {
-	switch p := &t.place; p.where {
+// mem returns the memory of s.
+func (x *execution) mem(s *slot) []byte {
+	switch s.where {
 	case inInput:
-		return x.memory[p.index]
+		return x.memory[s.index]
 	case inConstant:
-		return t.node.rec.data.(*buffer).data
+		return s.constant.data
 	case inOutput:
-		return x.out[p.index].data
+		return x.out[s.index].data
 	default:
-		return x.arena[p.offset : p.offset+t.bytes()]
+		return x.arena[s.offset : s.offset+s.bytes]
 	}
 }
 
-func (x *execution) float32s(t *tensor) []float32 { return view[float32](x.mem(t), 0, t.n) }
+// float32s returns the memory of s as float32 numbers.
+func (x *execution) float32s(s *slot) []float32 { return view[float32](x.mem(s), 0, s.bytes/4) }
 
-// shared is the buffer behind t if its content outlives the run and was used
-// before, so that other forms of it are worth keeping.
-func (x *execution) shared(t *tensor) *buffer {
-	switch t.place.where {
+// int32s returns the elements of o as int32 numbers. o is contiguous.
+func (x *execution) int32s(o *operand) []int32 { return view[int32](x.mem(o.slot), o.offset, o.size()) }
+
+// shared returns the buffer behind s if its content outlives the run and a program used it before,
+// so that it is worth keeping the content in other forms. Otherwise it returns nil.
+func (x *execution) shared(s *slot) *buffer {
+	switch s.where {
 	case inConstant:
-		return t.node.rec.data.(*buffer)
+		return s.constant
 	case inInput:
-		if b := x.buffers[t.place.index]; b != nil && b.again.Load() {
+		if b := x.buffers[s.index]; b != nil && b.again.Load() {
 			return b
 		}
 	}
 	return nil
 }
 
-// accept checks the inputs of a program against its parameters.
+// accept checks the inputs of a program against its parameters and returns them as buffers of b.
 func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.DeviceNum, names []string, params []shapes.Shape) ([]*buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, err
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("it cannot run on device %d: the backend %q has device 0 only", device, BackendName)
+		return nil, fmt.Errorf("there is no device %d: the backend %q has device 0 only", device, backendName)
 	}
 	if len(inputs) != len(params) {
-		return nil, fmt.Errorf("got %d inputs, expected %d", len(inputs), len(params))
+		return nil, fmt.Errorf("the number of inputs is wrong: got %d, expected %d", len(inputs), len(params))
 	}
 	if len(donate) != 0 && len(donate) != len(inputs) {
-		return nil, fmt.Errorf("%d donations are given for %d inputs", len(donate), len(inputs))
+		return nil, fmt.Errorf("the length of the list of donated inputs is wrong: got %d, expected %d, one per input", len(donate), len(inputs))
 	}
 	buffers := make([]*buffer, len(inputs))
 	for i, in := range inputs {
 		own, ok := in.(*buffer)
 		if !ok || own.valid() != nil {
-			return nil, fmt.Errorf("input %d (%s) is no valid buffer of the backend %q", i, names[i], BackendName)
+			return nil, fmt.Errorf("input %d (%s) is not a valid buffer of the backend %q", i, names[i], backendName)
 		}
 		if own.backend != b {
-			return nil, fmt.Errorf("input %d (%s) is a buffer of another backend %q than the program's", i, names[i], BackendName)
+			return nil, fmt.Errorf("input %d (%s) is a buffer of another backend %q than that of the program", i, names[i], backendName)
 		}
 		if !matches(own.shape, params[i]) {
 			return nil, fmt.Errorf("input %d (%s) has shape %s, expected %s", i, names[i], own.shape, params[i])
@@ -183,14 +164,14 @@ func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 	return buffers, nil
 }
 
-// matches reports whether a tensor of a shape can be given for a parameter, of
-// which some axes may have any size.
+// matches reports whether a tensor with the given shape is allowed for a parameter. Some axes of the
+// parameter may allow any size.
 func matches(shape, param shapes.Shape) bool {
 	return shape.DType == param.DType && slices.EqualFunc(shape.Dimensions, param.Dimensions, func(d, p int) bool { return d == p || p == shapes.DynamicDim })
 }
 
-// Execute runs the program. If the inputs fit, donated ones are invalid
-// afterwards, whether it succeeds or not.
+// Execute runs the program. If the inputs match the parameters, donated inputs are invalid
+// afterwards, also if the run fails.
 func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	x.live.RLock()
 	defer x.live.RUnlock()
@@ -208,11 +189,11 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 			buffers[i] = nil
 		}
 	}
-	for i, t := range x.outputs {
+	for i, s := range x.outputs {
 		shape := x.results[i]
-		if d := t.place.donor; d != nil && run.buffers[d.place.index] == nil && once(inputs, d.place.index) {
-			if donor := inputs[d.place.index].(*buffer); !donor.borrowed {
-				x.backend.buffers.Add(shape.ByteSize()) // the donor's are taken off when it is finalized
+		if d := s.donor; d != nil && run.buffers[d.index] == nil && once(inputs, d.index) {
+			if donor := inputs[d.index].(*buffer); !donor.borrowed {
+				x.backend.buffers.Add(shape.ByteSize()) // finalizing the donor subtracts its bytes
 				run.out[i] = &buffer{backend: x.backend, shape: shape, data: donor.data}
 				donor.borrowed = true
 				continue
@@ -239,7 +220,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 		if timed {
 			start = time.Now()
 		}
-		if err := run.step(&x.steps[i]); err != nil {
+		if err := x.steps[i].run(run); err != nil {
 			for _, b := range run.out {
 				_ = b.Finalize() // never fails
 			}
@@ -255,7 +236,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 	return out, nil
 }
 
-// once reports whether input i was given once only.
+// once reports whether input i appears only once among the inputs.
 func once(inputs []compute.Buffer, i int) bool {
 	for j, in := range inputs {
 		if j != i && in == inputs[i] {
@@ -263,60 +244,4 @@ func once(inputs []compute.Buffer, i int) bool {
 		}
 	}
 	return true
-}
-
-// step runs one node.
-func (x *execution) step(s *step) error {
-	n := s.node
-	if n.loop != nil {
-		n.loop.loop.run(x.mem)
-		return nil
-	}
-	switch n.kind {
-	case kindCopy:
-		x.runCopy(n)
-	case kindPad:
-		x.runPad(n)
-	case kindConcat:
-		x.runConcat(n)
-	case kindReduce:
-		x.runReduce(n)
-	case kindDot:
-		x.runDot(n)
-	case kindAttention:
-		x.runAttention(n)
-	case kindAttentionVJP:
-		x.runAttentionVJP(n)
-	case kindDepthwise:
-		x.runDepthwise(n)
-	case kindDepthwiseGradient:
-		x.runDepthwiseGradient(n)
-	case kindConv:
-		x.runConv(n)
-	case kindRandom:
-		x.runRandom(n)
-	case kindScatter:
-		x.runScatter(n)
-	case kindGather:
-		x.runGather(n)
-	case kindSparseDot:
-		x.runSparseDot(n)
-	case kindDelegated:
-		if !slices.ContainsFunc(n.out, func(t *tensor) bool { return t.n > 0 }) {
-			return nil // nothing to compute
-		}
-		var in, out [][]byte
-		for _, e := range n.in {
-			size := e.t.dtype.SizeForDimensions(e.size())
-			at := e.t.dtype.SizeForDimensions(e.offset)
-			in = append(in, x.mem(e.t)[at:at+size])
-		}
-		for _, t := range n.out {
-			out = append(out, x.mem(t))
-		}
-		return x.delegates[n].run(in, out)
-	default:
-		return fmt.Errorf("a step of kind %d (%s) has no code", n.kind, n.op)
-	}
-	return nil
 }

@@ -12,15 +12,15 @@ import (
 
 //go:generate go run ./internal/genops
 
-// builder records a program. The shadow is the same program on GoMLX's Go
-// backend: never compiled, it checks every operation and infers its shape.
+// builder records a program. The shadow is the same program on GoMLX's Go backend. It is never
+// compiled: it checks every operation and infers its shape.
 type builder struct {
 	backend *Backend
 	name    string
 	shadow  compute.Builder
 	main    *function
-	dynamic bool // a parameter has axes of unknown size: the program is delegated whole
-	done    bool
+	dynamic bool // a parameter has axes of unknown size, so the whole program is delegated
+	done    bool // Compile was called
 }
 
 func newBuilder(b *Backend, name string) *builder {
@@ -53,8 +53,8 @@ func (b *builder) DeviceAssignment(devices ...compute.DeviceNum) error {
 	return b.shadow.DeviceAssignment(devices...)
 }
 
-// Compile turns what main returns into an executable. A panic of the compiler's own is an
-// error too: GoMLX would wait for ever for a graph whose compilation panicked.
+// Compile compiles the program. A panic of the compiler becomes an error, because GoMLX would
+// wait forever for a graph whose compilation panicked.
 func (b *builder) Compile() (exec compute.Executable, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -65,10 +65,10 @@ func (b *builder) Compile() (exec compute.Executable, err error) {
 		return nil, fmt.Errorf("compiling %q: %w", b.name, err)
 	}
 	if b.done {
-		return nil, fmt.Errorf("compiling %q: it was compiled already", b.name)
+		return nil, fmt.Errorf("compiling %q: the program was compiled before", b.name)
 	}
 	if b.main.outputs == nil {
-		return nil, fmt.Errorf("compiling %q: main returns nothing; call Return first", b.name)
+		return nil, fmt.Errorf("compiling %q: the main function returns nothing; call Return first", b.name)
 	}
 	b.done = true
 	if b.dynamic {
@@ -77,36 +77,35 @@ func (b *builder) Compile() (exec compute.Executable, err error) {
 	return compile(b)
 }
 
-// emit calls an operation on another backend's function with other values.
+// emit calls an operation on a function of another backend, with values of that backend.
 type emit func(g compute.Function, in []compute.Value) ([]compute.Value, error)
 
 // op is one recorded operation.
 type op struct {
 	kind   compute.OpType
-	in     []*value // nil: an optional operand left out
-	attrs  []any    // the arguments that are no values, in order
+	in     []*value // operands; nil: an optional operand that was left out
+	attrs  any      // the arguments that are not operands: a struct of gen_ops.go, for example; nil: none
 	emit   emit     // nil for parameters
 	out    []*value
-	bodies []*function // of If, While, Sort and Call
-	data   any         // *parameter, *buffer of a constant, or an operation's own
+	bodies []*function // the functions of If, While, Sort and Call
 }
 
-// parameter is an input of a function.
+// parameter holds the attributes of an input of a function.
 type parameter struct {
 	name  string
 	index int
 }
 
-// value is one output of an operation: what GoMLX holds as compute.Value.
+// value is one result of an operation. GoMLX holds it as compute.Value.
 type value struct {
 	op     *op
-	index  int // among op.out
+	index  int // in op.out
 	fn     *function
 	shape  shapes.Shape
 	shadow compute.Value
 }
 
-// function records main, a closure, or a named function.
+// function records the main function, a closure or a named function.
 type function struct {
 	builder *builder
 	parent  *function
@@ -141,17 +140,19 @@ func (f *function) Closure() (compute.Function, error) {
 func (f *function) Shape(v compute.Value) (shapes.Shape, error) {
 	x, ok := v.(*value)
 	if !ok || x == nil {
-		return shapes.Invalid(), fmt.Errorf("reading a shape in %q: %T is no value of the backend %q", f.builder.name, v, BackendName)
+		return shapes.Invalid(), fmt.Errorf("reading a shape in %q: a value has type %T, which does not belong to the backend %q", f.builder.name, v, backendName)
 	}
 	return x.shape, nil
 }
 
+// one returns a list of one value.
 func one(v compute.Value) []compute.Value { return []compute.Value{v} }
 
+// join concatenates lists of values.
 func join(parts ...[]compute.Value) []compute.Value { return slices.Concat(parts...) }
 
-// own checks that the backend is usable, and that values are of this program and
-// of f or a function around it.
+// own checks that the backend is usable and that the values belong to this program. It returns
+// them as values of this backend and as values of the shadow.
 func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, shadows []compute.Value, err error) {
 	if err := f.builder.backend.usable(); err != nil {
 		return nil, nil, fmt.Errorf("building %s in %q: %w", kind, f.builder.name, err)
@@ -163,15 +164,14 @@ func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, 
 		}
 		x, ok := v.(*value)
 		if !ok || x.fn.builder != f.builder {
-			return nil, nil, fmt.Errorf("building %s in %q: operand %d is no value of this program", kind, f.builder.name, i)
+			return nil, nil, fmt.Errorf("building %s in %q: operand %d does not belong to this program", kind, f.builder.name, i)
 		}
 		ours[i], shadows[i] = x, x.shadow
 	}
 	return ours, shadows, nil
 }
 
-// checked calls an operation on the shadow. An operation that GoMLX's Go backend
-// answers with a panic is an error.
+// checked calls an operation on the shadow. A panic of GoMLX's Go backend becomes an error.
 func (f *function) checked(kind compute.OpType, call func() error) error {
 	if err := f.builder.backend.usable(); err != nil {
 		return fmt.Errorf("building %s in %q: %w", kind, f.builder.name, err)
@@ -184,7 +184,7 @@ func (f *function) checked(kind compute.OpType, call func() error) error {
 }
 
 // record checks an operation on the shadow and adds it to f.
-func (f *function) record(kind compute.OpType, in []compute.Value, attrs []any, e emit) ([]compute.Value, error) {
+func (f *function) record(kind compute.OpType, in []compute.Value, attrs any, e emit) ([]compute.Value, error) {
 	ours, shadows, err := f.own(kind, in)
 	if err != nil {
 		return nil, err
@@ -196,7 +196,7 @@ func (f *function) record(kind compute.OpType, in []compute.Value, attrs []any, 
 	return f.add(&op{kind: kind, in: ours, attrs: attrs, emit: e}, results)
 }
 
-// add appends o with one output for each of the shadow's.
+// add appends o to f. o gets one result for each result of the shadow.
 func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) {
 	out := make([]compute.Value, len(shadows))
 	for i, s := range shadows {
@@ -212,8 +212,8 @@ func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) 
 	return out, nil
 }
 
-// placeholder adds an operation that the shadow does not have; the shadow gets
-// a parameter in the place of each output, which is enough to go on inferring.
+// placeholder adds an operation that the shadow does not have. The shadow gets a parameter in
+// place of each result, from which it can infer the shapes of later operations.
 func (f *function) placeholder(o *op, outputs ...shapes.Shape) ([]compute.Value, error) {
 	var shadows []compute.Value
 	for i, s := range outputs {
@@ -232,7 +232,7 @@ func (f *function) Parameter(name string, shape shapes.Shape, sharding *compute.
 		return nil, err
 	}
 	f.builder.dynamic = f.builder.dynamic || shape.IsDynamic()
-	out, err := f.add(&op{kind: compute.OpTypeParameter, data: &parameter{name, len(f.params)}}, one(s))
+	out, err := f.add(&op{kind: compute.OpTypeParameter, attrs: parameter{name, len(f.params)}}, one(s))
 	if err != nil {
 		return nil, err
 	}
@@ -254,15 +254,12 @@ func (f *function) Constant(flat any, dims ...int) (compute.Value, error) {
 		return nil, err
 	}
 	b := buf.(*buffer)
-	f.builder.backend.buffers.Add(-int64(len(b.data))) // counted for a compiled program that keeps it
-	out, err := f.add(&op{kind: compute.OpTypeConstant, data: b, emit: func(g compute.Function, _ []compute.Value) ([]compute.Value, error) {
+	f.builder.backend.buffers.Add(-int64(len(b.data))) // the compiled program counts it
+	out, err := f.add(&op{kind: compute.OpTypeConstant, attrs: b, emit: func(g compute.Function, _ []compute.Value) ([]compute.Value, error) {
 		v, err := g.Constant(b.flat(), shape.Dimensions...)
-		return []compute.Value{v}, err
+		return one(v), err
 	}}, one(s))
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	return single(out, err)
 }
 
 func (f *function) Return(outputs []compute.Value, shardings []*compute.ShardingSpec) error {
@@ -277,11 +274,12 @@ func (f *function) Return(outputs []compute.Value, shardings []*compute.Sharding
 	return nil
 }
 
-// body is a function handed to a control-flow operation as one of ours.
+// body returns a function that is an argument of a control-flow operation as a function of this
+// backend.
 func (f *function) body(kind compute.OpType, g compute.Function) (*function, error) {
 	b, ok := g.(*function)
 	if !ok || b.builder != f.builder {
-		return nil, fmt.Errorf("building %s in %q: %T is no function of this program", kind, f.builder.name, g)
+		return nil, fmt.Errorf("building %s in %q: a function of type %T does not belong to this program", kind, f.builder.name, g)
 	}
 	if b.outputs == nil {
 		return nil, fmt.Errorf("building %s in %q: the function %q returns nothing; call Return first", kind, f.builder.name, b.name)
@@ -289,8 +287,8 @@ func (f *function) body(kind compute.OpType, g compute.Function) (*function, err
 	return b, nil
 }
 
-// control records an operation with function bodies. What the bodies use of
-// the functions around them becomes operands, after the operation's own.
+// control records an operation with function bodies. Values that the bodies use from the
+// functions around them become additional operands, after the operands in.
 func (f *function) control(kind compute.OpType, in []compute.Value, bodies []compute.Function, e func(g compute.Function, in []compute.Value, bodies []compute.Function) ([]compute.Value, error)) ([]compute.Value, error) {
 	ours, shadows, err := f.own(kind, in)
 	if err != nil {
@@ -331,7 +329,7 @@ func (f *function) control(kind compute.OpType, in []compute.Value, bodies []com
 	return f.add(o, results)
 }
 
-// captures lists the values that functions use and do not make, in order.
+// captures lists the values that the functions use but do not compute, in order.
 func captures(fns []*function) (out []*value) {
 	inside := map[*function]bool{}
 	for _, f := range fns {
@@ -355,15 +353,16 @@ func captures(fns []*function) (out []*value) {
 	return out
 }
 
+// copies counts the named functions that were copied.
 var copies atomic.Int64
 
-// copyTo rebuilds f as a function of another backend: a closure of g, or a
-// named function. known maps captured values to the other side's.
+// copyTo rebuilds f as a function of another backend: a closure of g, or a named function. known
+// maps captured values to values of that backend.
 func (f *function) copyTo(g compute.Function, known map[*value]compute.Value) (c compute.Function, err error) {
 	if f.parent != nil {
 		c, err = g.Closure()
 	} else {
-		// Each use is a copy of its own, and names must differ.
+		// Each use is a separate copy, and names must differ.
 		c, err = g.Builder().NewFunction(fmt.Sprintf("%s %d", f.name, copies.Add(1)))
 	}
 	if err != nil {
@@ -376,7 +375,7 @@ func (f *function) copyTo(g compute.Function, known map[*value]compute.Value) (c
 	return c, f.replay(c, local)
 }
 
-// replay builds f's operations and its Return on g, another backend's function.
+// replay builds the operations and the results of f on g, a function of another backend.
 func (f *function) replay(g compute.Function, known map[*value]compute.Value) error {
 	lookup := func(vs []*value) []compute.Value {
 		out := make([]compute.Value, len(vs))
@@ -393,7 +392,7 @@ func (f *function) replay(g compute.Function, known map[*value]compute.Value) er
 		switch {
 		case o.kind == compute.OpTypeParameter:
 			var p compute.Value
-			p, err = g.Parameter(o.data.(*parameter).name, o.out[0].shape, nil)
+			p, err = g.Parameter(o.attrs.(parameter).name, o.out[0].shape, nil)
 			out = one(p)
 		default:
 			out, err = o.emit(g, lookup(o.in))

@@ -6,13 +6,11 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// maxRow bounds the rows that a loop reduces or normalises: with a handful of
-// them the working set stays in the second-level cache.
-var maxRow = 1 << 14
-
-// elementwise lowers an operation that a loop can run.
+// elementwise lowers an operation that a loop can run. It reports whether o is one.
 func (c *compiler) elementwise(o *op) bool {
 	out := o.out[0].shape
 	if len(o.in) == 0 || !fusible(o) {
@@ -20,13 +18,13 @@ func (c *compiler) elementwise(o *op) bool {
 	}
 	switch o.kind {
 	case compute.OpTypeFusedSoftmax:
-		axis := o.attrs[0].(int)
-		if axis != out.Rank()-1 || out.Dim(axis) > maxRow {
+		axis := o.attrs.(fusedSoftmaxAttrs).axis
+		if axis != out.Rank()-1 || out.Dim(axis) > c.maxRow {
 			return false
 		}
 	case compute.OpTypeFusedLayerNorm:
-		axes := o.attrs[0].([]int)
-		if len(axes) != 1 || axes[0] != out.Rank()-1 && axes[0] != -1 || out.Dim(-1) > maxRow {
+		axes := o.attrs.(fusedLayerNormAttrs).axes
+		if len(axes) != 1 || axes[0] != out.Rank()-1 && axes[0] != -1 || out.Dim(-1) > c.maxRow {
 			return false
 		}
 	}
@@ -41,7 +39,7 @@ func (c *compiler) elementwise(o *op) bool {
 			if o.kind != compute.OpTypeFusedLayerNorm {
 				return false
 			}
-			// gamma and beta have the normalised axis only.
+			// Weight and bias have the normalised axis only.
 			e.layout = e.broadcast(out.Dimensions, []int{out.Rank() - 1})
 		} else {
 			e.layout = e.broadcastTo(out.Dimensions)
@@ -53,16 +51,15 @@ func (c *compiler) elementwise(o *op) bool {
 	return true
 }
 
-// walkable makes an edge that a loop can read: along rows of some length with
-// stride 0 or 1. Short patterns that repeat (a value for each of three
-// channels) are written out to longer rows.
+// walkable returns an edge that a loop can read: along rows of some length, with stride 0 or 1. Short
+// patterns that repeat (a value for each of three channels, for example) are copied to longer rows.
 func (c *compiler) walkable(e edge) edge {
 	length, _, ok := e.run()
 	if ok && (length >= 64 || e.size() <= length) {
 		return e
 	}
 	if !ok {
-		// Broadcast axes need no copying; what lies within them does.
+		// Copy without the broadcast axes.
 		inner := e.layout
 		inner.dims = slices.Clone(e.dims)
 		for i, s := range e.strides {
@@ -76,7 +73,7 @@ func (c *compiler) walkable(e edge) edge {
 	if e.size() < 256 {
 		return e
 	}
-	// Write out the innermost axes.
+	// Copy the innermost axes.
 	suffix, from := 1, len(e.dims)
 	for from > 0 && suffix < 256 {
 		from--
@@ -99,7 +96,7 @@ func (c *compiler) walkable(e edge) edge {
 	return edge{m.t, m.broadcast(e.dims, axes)}
 }
 
-// fusible reports whether a loop has an instruction for o and its types.
+// fusible reports whether a loop has an instruction for o and the types of its operands.
 func fusible(o *op) bool {
 	is := func(t dtypes.DType, vs ...*value) bool {
 		for _, v := range vs {
@@ -118,14 +115,14 @@ func fusible(o *op) bool {
 	case o.kind == compute.OpTypeFusedGelu, o.kind == compute.OpTypeFusedSoftmax, o.kind == compute.OpTypeFusedLayerNorm:
 		return is(dtypes.Float32, o.in...)
 	}
-	_, unary := unaries[o.kind]
-	_, binary := binaries[o.kind]
-	_, compares := comparisons[o.kind]
+	_, unary := vector.Unaries[o.kind]
+	_, binary := vector.Binaries[o.kind]
+	_, compares := vector.Comparisons[o.kind]
 	return (unary || binary || compares) && is(dtypes.Float32, o.in...)
 }
 
-// sourced reports whether n is made of random bits and scalars alone. Such
-// values are cheaper to compute again than to keep.
+// sourced reports whether n is computed from random bits and scalars only. It is cheaper to compute such
+// values again than to keep them.
 func sourced(n *node) bool {
 	random := false
 	for _, e := range n.in {
@@ -144,32 +141,34 @@ func sourced(n *node) bool {
 	return random
 }
 
-// cluster is a set of nodes that run as one loop over rows × cols elements.
+// cluster is what the compiler knows of a loop: nodes that run together over rows × cols elements.
 type cluster struct {
 	nodes []*node
-	total int // elements of the loop
-	cols  int // elements of a row, when rows matter; else 0
+	total int // number of elements of the loop
+	cols  int // number of elements of a row; 0: rows do not matter
 	last  int // greatest id of its nodes
-	loop  *loop
+
+	loop          *loop     // the kernel, set by assemble
+	reads, writes []*tensor // what the kernel reads and writes in memory, set by assemble
 }
 
-// level says what a member of a cluster computes at each turn of the loop.
+// level says what a node of a cluster computes in each turn of the loop.
 type level int
 
 const (
 	levelNone level = iota
 	levelFull       // a row of elements
-	levelRow        // one element: a row reduced
-	levelSums       // nothing: it adds rows up, all of them or those of each block
+	levelRow        // one element: a reduced row
+	levelSums       // nothing; it adds up rows, all of them or those of each block
 )
 
-// rowwise reports whether an operation needs whole rows.
+// rowwise reports whether an operation needs complete rows.
 func rowwise(op compute.OpType) bool {
 	return op == compute.OpTypeFusedSoftmax || op == compute.OpTypeFusedLayerNorm || op == opLayerNormGrad
 }
 
-// want is the loop that n asks for as a cluster's first node.
-func want(n *node) (total, cols int, ok bool) {
+// want returns the size of the loop that n needs as the first node of a cluster.
+func (o *options) want(n *node) (total, cols int, ok bool) {
 	size := n.out[0].n
 	switch n.kind {
 	case kindFused:
@@ -183,11 +182,11 @@ func want(n *node) (total, cols int, ok bool) {
 			return 0, 0, false
 		}
 		switch {
-		case n.axes[len(n.axes)-1] == len(e.dims)-1 && e.t.n/size <= maxRow && e.t.n/size > 1:
+		case n.axes[len(n.axes)-1] == len(e.dims)-1 && e.t.n/size <= o.maxRow && e.t.n/size > 1:
 			return e.t.n, e.t.n / size, true
 		case n.op == compute.OpTypeReduceSum && n.axes[len(n.axes)-1] < len(e.dims)-1 && e.t.n > size:
 			blocks := n.blocks()
-			if cols := size / blocks; cols <= maxRow && cols > 1 && (blocks == 1 || e.t.n/blocks >= turnElements) {
+			if cols := size / blocks; cols <= o.maxRow && cols > 1 && (blocks == 1 || e.t.n/blocks >= o.turnElements) {
 				return e.t.n, cols, true
 			}
 		}
@@ -195,8 +194,8 @@ func want(n *node) (total, cols int, ok bool) {
 	return 0, 0, false
 }
 
-// blocks is the number of rows of the result of a sum over leading or middle
-// axes: the size of the axes before them.
+// blocks returns the number of rows of the result of a sum over leading or middle axes: the size of the
+// axes before them.
 func (n *node) blocks() int {
 	blocks := 1
 	for _, d := range n.in[0].dims[:n.axes[0]] {
@@ -205,8 +204,8 @@ func (n *node) blocks() int {
 	return blocks
 }
 
-// levelIn is what n would compute in k, given k's rows or those that n needs.
-func levelIn(n *node, total, cols int) level {
+// levelIn returns what n would compute in a loop of total elements with rows of cols elements.
+func (o *options) levelIn(n *node, total, cols int) level {
 	size := n.out[0].n
 	switch n.kind {
 	case kindFused:
@@ -221,7 +220,7 @@ func levelIn(n *node, total, cols int) level {
 			return levelRow
 		}
 	case kindReduce:
-		t, w, ok := want(n)
+		t, w, ok := o.want(n)
 		switch {
 		case !ok || t != total || w != cols:
 		case n.axes[len(n.axes)-1] != len(n.in[0].dims)-1:
@@ -233,8 +232,7 @@ func levelIn(n *node, total, cols int) level {
 	return levelNone
 }
 
-// fits reports whether a member of level "to" can read a member of level
-// "from" through e.
+// fits reports whether a node of level "to" can read a node of level "from" of the same loop through e.
 func fits(e edge, from, to level, total, cols int) bool {
 	switch {
 	case from == levelFull && (to == levelFull || to == levelRow || to == levelSums):
@@ -254,11 +252,10 @@ func fits(e edge, from, to level, total, cols int) bool {
 	return false
 }
 
-// fuse gathers nodes into clusters, from the last node to the first: a node
-// joins the loop of a node that uses it, unless some other use would have to
-// run in between.
+// fuse collects nodes into clusters, from the last node to the first. A node joins the loop of a node that
+// reads it, unless another reader would have to run in between.
 func (c *compiler) fuse() error {
-	f := &fusion{users: c.users(), of: map[*node]*cluster{}}
+	f := &fusion{options: &c.options, users: c.users(), of: map[*node]*cluster{}}
 	var clusters []*cluster
 	for _, n := range slices.Backward(c.nodes) {
 		if n.kind != kindFused && n.kind != kindReduce || n.source && f.onlyLoops(n) {
@@ -269,7 +266,7 @@ func (c *compiler) fuse() error {
 			f.of[n] = k
 			continue
 		}
-		if total, cols, ok := want(n); ok {
+		if total, cols, ok := c.want(n); ok {
 			k := &cluster{nodes: []*node{n}, total: total, cols: cols, last: n.id}
 			f.of[n] = k
 			clusters = append(clusters, k)
@@ -285,9 +282,9 @@ func (c *compiler) fuse() error {
 	c.inMemory = map[*tensor]bool{}
 	for _, n := range c.nodes {
 		if n.loop != nil {
-			n.loop.loop = assemble(n.loop, f.outside)
-			for _, in := range n.loop.loop.in {
-				c.inMemory[in.t] = true
+			f.assemble(n.loop)
+			for _, t := range n.loop.reads[:len(n.loop.loop.in)] {
+				c.inMemory[t] = true
 			}
 			continue
 		}
@@ -298,7 +295,14 @@ func (c *compiler) fuse() error {
 	return nil
 }
 
-// outside reports whether t is needed in memory: by something but its own loop.
+// fusion is the state of fuse.
+type fusion struct {
+	*options
+	users map[*tensor][]*node
+	of    map[*node]*cluster
+}
+
+// outside reports whether t is needed in memory: whether anything else than its own loop reads it.
 func (f *fusion) outside(t *tensor) bool {
 	k := f.of[t.node]
 	if t.node.source && k == nil {
@@ -315,13 +319,7 @@ func (f *fusion) outside(t *tensor) bool {
 	return false
 }
 
-type fusion struct {
-	users map[*tensor][]*node
-	of    map[*node]*cluster
-}
-
-// onlyLoops reports whether nothing but loops of n's size use n, so that it
-// need not exist in memory.
+// onlyLoops reports whether only loops of the size of n read n, so that it need not exist in memory.
 func (f *fusion) onlyLoops(n *node) bool {
 	if n.out[0].output >= 0 {
 		return false
@@ -339,7 +337,7 @@ func (f *fusion) onlyLoops(n *node) bool {
 	return true
 }
 
-// choose finds the loop that n joins: the first to run of those that use it.
+// choose returns the loop that n joins: of the loops that read n, the first that runs. nil: there is none.
 func (f *fusion) choose(n *node) *cluster {
 	var candidates []*cluster
 	for _, u := range f.users[n.out[0]] {
@@ -351,12 +349,12 @@ func (f *fusion) choose(n *node) *cluster {
 	for _, k := range candidates {
 		cols := k.cols
 		if cols == 0 {
-			if _, w, ok := want(n); ok && w > 0 {
+			if _, w, ok := f.want(n); ok && w > 0 {
 				cols = w
 			} else if size := n.out[0].n; size < k.total && size > 0 && k.total%size == 0 {
 				cols = k.total / size
 			}
-			if cols > maxRow {
+			if cols > f.maxRow {
 				continue
 			}
 		}
@@ -368,14 +366,13 @@ func (f *fusion) choose(n *node) *cluster {
 	return nil
 }
 
-// joins reports whether n has a level in k at which all its users there can
-// read it.
+// joins reports whether n has a level in k at which all its readers in k can read it.
 func (f *fusion) joins(n *node, k *cluster, cols int) bool {
-	from := levelIn(n, k.total, cols)
+	from := f.levelIn(n, k.total, cols)
 	if from == levelNone || from == levelSums {
 		return false
 	}
-	for _, e := range n.in { // random bits are made for whole rows only
+	for _, e := range n.in { // random bits are drawn for complete rows only
 		if from == levelRow && e.t != nil && (e.t.node.source || e.t.node.kind == kindRandom) {
 			return false
 		}
@@ -384,7 +381,7 @@ func (f *fusion) joins(n *node, k *cluster, cols int) bool {
 		if f.of[u] != k {
 			continue
 		}
-		to := levelIn(u, k.total, cols)
+		to := f.levelIn(u, k.total, cols)
 		for i, e := range u.in {
 			if e.t != n.out[0] {
 				continue
@@ -397,7 +394,7 @@ func (f *fusion) joins(n *node, k *cluster, cols int) bool {
 	return true
 }
 
-// between reports whether something that uses the nodes has to run before k.
+// between reports whether a node that depends on the given nodes has to run before k.
 func (f *fusion) between(nodes []*node, k *cluster) bool {
 	seenNodes, seenLoops := map[*node]bool{}, map[*cluster]bool{}
 	var reaches func(n *node) bool
@@ -446,8 +443,8 @@ func (f *fusion) between(nodes []*node, k *cluster) bool {
 	return false
 }
 
-// together merges loops that sum over rows with loops that read or make the
-// same tensors, so that gradients of biases and norms cost no pass of their own.
+// together merges loops that sum over rows with loops that read or compute the same tensors, so that the
+// gradients of biases and norms need no separate pass over memory.
 func (f *fusion) together(clusters []*cluster) []*cluster {
 	reads := func(k *cluster) map[*tensor]bool {
 		m := map[*tensor]bool{}
@@ -462,7 +459,7 @@ func (f *fusion) together(clusters []*cluster) []*cluster {
 	}
 	var out []*cluster
 	for i, k := range clusters {
-		sums := slices.ContainsFunc(k.nodes, func(n *node) bool { return levelIn(n, k.total, k.cols) == levelSums })
+		sums := slices.ContainsFunc(k.nodes, func(n *node) bool { return f.levelIn(n, k.total, k.cols) == levelSums })
 		merged := false
 		if sums {
 			mine := reads(k)
@@ -484,7 +481,7 @@ func (f *fusion) together(clusters []*cluster) []*cluster {
 				if f.between(k.nodes, j) || f.between(j.nodes, k) {
 					continue
 				}
-				if f.leads(k, j) { // k's results are inputs of j: they are not whole before k's end
+				if f.leads(k, j) { // j reads results of k, which are complete only after k
 					continue
 				}
 				j.nodes, j.cols, j.last = append(j.nodes, k.nodes...), k.cols, max(j.last, k.last)
@@ -515,12 +512,12 @@ func (f *fusion) leads(k, j *cluster) bool {
 	return false
 }
 
-// compatible reports whether k can read all that it reads of j within one loop,
-// and their sums are over all rows or over the same blocks.
+// compatible reports whether k can read the results of j within one loop, and whether the sums of both are
+// over all rows or over the same blocks.
 func (f *fusion) compatible(j, k *cluster) bool {
 	blocks := 1
 	for _, n := range slices.Concat(j.nodes, k.nodes) {
-		if levelIn(n, k.total, k.cols) != levelSums || n.blocks() == 1 {
+		if f.levelIn(n, k.total, k.cols) != levelSums || n.blocks() == 1 {
 			continue
 		}
 		if blocks != 1 && blocks != n.blocks() {
@@ -529,27 +526,27 @@ func (f *fusion) compatible(j, k *cluster) bool {
 		blocks = n.blocks()
 	}
 	for _, n := range k.nodes {
-		to := levelIn(n, k.total, k.cols)
+		to := f.levelIn(n, k.total, k.cols)
 		for i, e := range n.in {
 			if e.t == nil || f.of[e.t.node] != j {
 				continue
 			}
-			from := levelIn(e.t.node, k.total, k.cols)
+			from := f.levelIn(e.t.node, k.total, k.cols)
 			if from == levelSums || n.op == compute.OpTypeFusedLayerNorm && i > 0 || !fits(e, from, to, k.total, k.cols) {
 				return false
 			}
 		}
 	}
 	for _, n := range j.nodes {
-		if levelIn(n, j.total, k.cols) == levelNone {
+		if f.levelIn(n, j.total, k.cols) == levelNone {
 			return false
 		}
 	}
 	return true
 }
 
-// order replaces the nodes of each cluster by one node and sorts all nodes so
-// that each runs as late as its users allow and after what it reads.
+// order replaces the nodes of each cluster by one node and sorts all nodes: each runs after the nodes that
+// it reads, and as late as its readers allow.
 func (c *compiler) order(f *fusion) error {
 	type unit struct {
 		node  *node
@@ -581,7 +578,7 @@ func (c *compiler) order(f *fusion) error {
 		for _, e := range n.edges() {
 			m := e.t.node
 			if m.source && f.of[m] == nil {
-				dependsOn(m, u) // computed again within u
+				dependsOn(m, u) // u computes it again
 				continue
 			}
 			if d := unitOf(m); d != u {

@@ -10,15 +10,38 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// The operations below carry values inside structures, so they are recorded by
-// hand: such values become operands, and emit puts them back in their places.
+// The operations in this file hold values inside structures, so gen_ops.go does not have them.
+// Their values become operands. emit puts them back into the structures.
+
+// opaque is implemented by attributes that text does not tell apart. Operations with such
+// attributes are never taken for the same operation.
+type opaque interface{ opaque() }
+
+// dimensions holds the attributes of DynamicReshape.
+type dimensions []compute.DynamicDimensionSpec
+
+// quantized holds the attributes of the operations with quantized weights.
+type quantized struct {
+	*compute.Quantization
+	activation compute.ActivationType // of FusedQuantizedDense
+}
+
+// generalAttention holds the attributes of an attention that GoMLX's Go backend runs.
+type generalAttention struct {
+	layout compute.AttentionAxesLayout
+	*compute.ScaledDotProductAttentionConfig
+}
+
+func (dimensions) opaque()       {}
+func (quantized) opaque()        {}
+func (generalAttention) opaque() {}
 
 func (f *function) DynamicReshape(x compute.Value, dims ...compute.DynamicDimensionSpec) (compute.Value, error) {
 	in := one(x)
 	for _, d := range dims {
 		in = append(in, d.Value)
 	}
-	return single(f.record(compute.OpTypeDynamicReshape, in, []any{dims}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+	return single(f.record(compute.OpTypeDynamicReshape, in, dimensions(dims), func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		own := slices.Clone(dims)
 		for i := range own {
 			own[i].Value = in[1+i]
@@ -28,6 +51,7 @@ func (f *function) DynamicReshape(x compute.Value, dims ...compute.DynamicDimens
 	}))
 }
 
+// single returns the value of an operation with one result.
 func single(out []compute.Value, err error) (compute.Value, error) {
 	if err != nil {
 		return nil, err
@@ -39,7 +63,7 @@ func (f *function) QuantizedEmbeddingLookup(data, indices compute.Value, q *comp
 	if q == nil {
 		q = &compute.Quantization{}
 	}
-	return single(f.record(compute.OpTypeQuantizedEmbeddingLookup, []compute.Value{data, indices, q.Scale, q.ZeroPoint}, []any{q}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+	return single(f.record(compute.OpTypeQuantizedEmbeddingLookup, []compute.Value{data, indices, q.Scale, q.ZeroPoint}, quantized{Quantization: q}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		own := *q
 		own.Scale, own.ZeroPoint = in[2], in[3]
 		v, err := g.QuantizedEmbeddingLookup(in[0], in[1], &own)
@@ -51,7 +75,7 @@ func (f *function) FusedQuantizedDense(x, weights, bias compute.Value, q *comput
 	if q == nil {
 		q = &compute.Quantization{}
 	}
-	return single(f.record(compute.OpTypeFusedQuantizedDense, []compute.Value{x, weights, bias, q.Scale, q.ZeroPoint}, []any{q, activation}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+	return single(f.record(compute.OpTypeFusedQuantizedDense, []compute.Value{x, weights, bias, q.Scale, q.ZeroPoint}, quantized{q, activation}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		own := *q
 		own.Scale, own.ZeroPoint = in[3], in[4]
 		v, err := g.FusedQuantizedDense(in[0], in[1], in[2], &own, activation)
@@ -59,19 +83,18 @@ func (f *function) FusedQuantizedDense(x, weights, bias compute.Value, q *comput
 	}))
 }
 
-// attention is scaled dot-product attention that this backend runs itself.
+// attention holds the attributes of a scaled dot-product attention that this backend runs.
 type attention struct {
 	layout               compute.AttentionAxesLayout
-	batch, heads, groups int // groups: key/value heads, a divisor of heads
-	seq, kv, width       int
+	batch, heads, groups int // groups: the number of heads of key and value, a divisor of heads
+	seq, kv, width       int // number of queries, number of keys, size of a head
 	scale                float32
-	added                [][]int  // dimensions of what is added to the scores
-	addends              []layout // the same, as it is read; set when it is lowered
+	added                [][]int // dimensions of the tensors that are added to the scores
 }
 
-// ownAttention reports whether attention has the form that this backend runs:
-// float32, nothing but float32 numbers added to the scores, no lengths, not
-// causal. addends are the mask and the bias, without those left out.
+// ownAttention returns the attributes of an attention. ok reports whether this backend can run
+// it: all tensors are float32, the mask is numbers that are added to the scores, there are no
+// sequence lengths, and it is not causal. addends holds the mask and the bias, if given.
 func ownAttention(q, k, v *value, addends []*value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig) (a attention, ok bool) {
 	for _, x := range []*value{q, k, v} {
 		if x == nil || x.shape.DType != dtypes.Float32 || x.shape.Rank() != 4 || x.shape.IsDynamic() || x.shape.Size() == 0 {
@@ -99,8 +122,8 @@ func ownAttention(q, k, v *value, addends []*value, layout compute.AttentionAxes
 	return a, kd[0] == a.batch && kd[3] == a.width && a.heads%a.groups == 0
 }
 
-// adds reports whether a tensor of shape s can be added to the scores: float32,
-// a value for each key, the other axes whole, 1 or left out.
+// adds reports whether a tensor of shape s can be added to the scores: it is float32 and has a
+// value for each key; every other axis has its full size, has size 1 or is left out.
 func (a *attention) adds(s shapes.Shape) bool {
 	scores := []int{a.batch, a.heads, a.seq, a.kv}
 	if s.DType != dtypes.Float32 || s.IsDynamic() || s.Rank() < 2 || s.Rank() > 4 || s.Dim(-1) != a.kv {
@@ -114,7 +137,7 @@ func (a *attention) adds(s shapes.Shape) bool {
 	return true
 }
 
-// addends lists the mask and the bias of o that are there.
+// addends lists the mask and the bias of o, if given.
 func (f *function) addends(kind compute.OpType, o *compute.ScaledDotProductAttentionConfig) ([]*value, error) {
 	if o == nil {
 		return nil, nil
@@ -139,8 +162,8 @@ func (f *function) FusedScaledDotProductAttention(query, key, val compute.Value,
 		return nil, nil, err
 	}
 	if a, ok := ownAttention(ours[0], ours[1], ours[2], addends, layout, o); ok && f == f.builder.main {
-		// The state for the gradient is the log-sum-exp of each row of scores.
-		out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttention, in: slices.Concat(ours, addends), attrs: []any{a}, data: a, emit: a.decompose},
+		// The gradient needs the log-sum-exp of each row of scores.
+		out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttention, in: slices.Concat(ours, addends), attrs: a, emit: a.decompose},
 			ours[0].shape, shapes.Make(dtypes.Float32, a.batch, a.heads, a.seq))
 		if err != nil {
 			return nil, nil, err
@@ -151,7 +174,7 @@ func (f *function) FusedScaledDotProductAttention(query, key, val compute.Value,
 		o = &compute.ScaledDotProductAttentionConfig{}
 	}
 	in := []compute.Value{query, key, val, o.Mask, o.Bias, o.QuerySeqLen, o.KeyValueSeqLen}
-	out, err := single(f.record(compute.OpTypeFusedScaledDotProductAttention, in, []any{layout, o}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+	out, err := single(f.record(compute.OpTypeFusedScaledDotProductAttention, in, generalAttention{layout, o}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		own := *o
 		own.Mask, own.Bias, own.QuerySeqLen, own.KeyValueSeqLen = in[3], in[4], in[5], in[6]
 		v, _, err := g.FusedScaledDotProductAttention(in[0], in[1], in[2], layout, &own)
@@ -171,9 +194,9 @@ func (f *function) FusedScaledDotProductAttentionVJP(query, key, val compute.Val
 	}
 	a, ok := ownAttention(ours[0], ours[1], ours[2], addends, layout, o)
 	if !ok || f != f.builder.main || len(states) != 1 || len(ours) != 6 || !ours[5].shape.Equal(ours[0].shape) {
-		return nil, nil, nil, fmt.Errorf("the gradient of attention of this form: %w", compute.ErrNotImplemented)
+		return nil, nil, nil, fmt.Errorf("building the gradient of an attention of this form in %q: %w", f.builder.name, compute.ErrNotImplemented)
 	}
-	out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttentionVJP, in: slices.Concat(ours, addends), attrs: []any{a}, data: a, emit: a.decomposeVJP}, ours[0].shape, ours[1].shape, ours[2].shape)
+	out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttentionVJP, in: slices.Concat(ours, addends), attrs: a, emit: a.decomposeVJP}, ours[0].shape, ours[1].shape, ours[2].shape)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -10,72 +10,79 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-func (f *function) Abs(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeAbs, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Abs(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeAbs, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Abs(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Add(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeAdd, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Add(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeAdd, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Add(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) AllReduce(a0 []compute.Value, a1 compute.ReduceOpType, a2 [][]int) ([]compute.Value, error) {
-	a2 = slices.Clone(a2)
-	out, err := f.record(compute.OpTypeAllReduce, join(a0), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		return g.AllReduce(in[0:0+len(a0)], a1, a2)
-	})
-	return out, err
+// allReduceAttrs holds the attributes of AllReduce.
+type allReduceAttrs struct {
+	reductionType compute.ReduceOpType
+	replicaGroups [][]int
 }
 
-func (f *function) ArgMinMax(a0 compute.Value, a1 int, a2 dtypes.DType, a3 bool) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeArgMinMax, join(one(a0)), []any{a1, a2, a3}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ArgMinMax(in[0], a1, a2, a3)
+func (f *function) AllReduce(operands []compute.Value, reductionType compute.ReduceOpType, replicaGroups [][]int) ([]compute.Value, error) {
+	a := allReduceAttrs{reductionType: reductionType, replicaGroups: slices.Clone(replicaGroups)}
+	return f.record(compute.OpTypeAllReduce, join(operands), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		return g.AllReduce(in[0:0+len(operands)], a.reductionType, a.replicaGroups)
+	})
+}
+
+// argMinMaxAttrs holds the attributes of ArgMinMax.
+type argMinMaxAttrs struct {
+	axis        int
+	outputDType dtypes.DType
+	isMin       bool
+}
+
+func (f *function) ArgMinMax(x compute.Value, axis int, outputDType dtypes.DType, isMin bool) (compute.Value, error) {
+	a := argMinMaxAttrs{axis: axis, outputDType: outputDType, isMin: isMin}
+	return single(f.record(compute.OpTypeArgMinMax, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ArgMinMax(in[0], a.axis, a.outputDType, a.isMin)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Atan2(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeAtan2, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Atan2(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeAtan2, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Atan2(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BatchNormForInference(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 compute.Value, a4 compute.Value, a5 float32, a6 int) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBatchNormForInference, join(one(a0), one(a1), one(a2), one(a3), one(a4)), []any{a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.BatchNormForInference(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a5, a6)
+// batchNormForInferenceAttrs holds the attributes of BatchNormForInference.
+type batchNormForInferenceAttrs struct {
+	epsilon     float32
+	featureAxis int
+}
+
+func (f *function) BatchNormForInference(operand compute.Value, scale compute.Value, offset compute.Value, mean compute.Value, variance compute.Value, epsilon float32, featureAxis int) (compute.Value, error) {
+	a := batchNormForInferenceAttrs{epsilon: epsilon, featureAxis: featureAxis}
+	return single(f.record(compute.OpTypeBatchNormForInference, join(one(operand), one(scale), one(offset), one(mean), one(variance)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.BatchNormForInference(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a.epsilon, a.featureAxis)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BatchNormForTraining(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 float32, a4 int) (compute.Value, compute.Value, compute.Value, error) {
-	out, err := f.record(compute.OpTypeBatchNormForTraining, join(one(a0), one(a1), one(a2)), []any{a3, a4}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, r1, r2, err := g.BatchNormForTraining(in[0], in[0+1], in[0+1+1], a3, a4)
+// batchNormForTrainingAttrs holds the attributes of BatchNormForTraining.
+type batchNormForTrainingAttrs struct {
+	epsilon     float32
+	featureAxis int
+}
+
+func (f *function) BatchNormForTraining(operand compute.Value, scale compute.Value, offset compute.Value, epsilon float32, featureAxis int) (compute.Value, compute.Value, compute.Value, error) {
+	a := batchNormForTrainingAttrs{epsilon: epsilon, featureAxis: featureAxis}
+	out, err := f.record(compute.OpTypeBatchNormForTraining, join(one(operand), one(scale), one(offset)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, r1, r2, err := g.BatchNormForTraining(in[0], in[0+1], in[0+1+1], a.epsilon, a.featureAxis)
 		return []compute.Value{r0, r1, r2}, err
 	})
 	if err != nil {
@@ -84,9 +91,16 @@ func (f *function) BatchNormForTraining(a0 compute.Value, a1 compute.Value, a2 c
 	return out[0], out[1], out[2], nil
 }
 
-func (f *function) BatchNormGradient(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 compute.Value, a4 compute.Value, a5 float32, a6 int) (compute.Value, compute.Value, compute.Value, error) {
-	out, err := f.record(compute.OpTypeBatchNormGradient, join(one(a0), one(a1), one(a2), one(a3), one(a4)), []any{a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, r1, r2, err := g.BatchNormGradient(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a5, a6)
+// batchNormGradientAttrs holds the attributes of BatchNormGradient.
+type batchNormGradientAttrs struct {
+	epsilon     float32
+	featureAxis int
+}
+
+func (f *function) BatchNormGradient(operand compute.Value, scale compute.Value, mean compute.Value, variance compute.Value, gradOutput compute.Value, epsilon float32, featureAxis int) (compute.Value, compute.Value, compute.Value, error) {
+	a := batchNormGradientAttrs{epsilon: epsilon, featureAxis: featureAxis}
+	out, err := f.record(compute.OpTypeBatchNormGradient, join(one(operand), one(scale), one(mean), one(variance), one(gradOutput)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, r1, r2, err := g.BatchNormGradient(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a.epsilon, a.featureAxis)
 		return []compute.Value{r0, r1, r2}, err
 	})
 	if err != nil {
@@ -95,339 +109,285 @@ func (f *function) BatchNormGradient(a0 compute.Value, a1 compute.Value, a2 comp
 	return out[0], out[1], out[2], nil
 }
 
-func (f *function) BitCount(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitCount, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) BitCount(operand compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeBitCount, join(one(operand)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BitCount(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Bitcast(a0 compute.Value, a1 dtypes.DType) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitcast, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Bitcast(in[0], a1)
+// bitcastAttrs holds the attributes of Bitcast.
+type bitcastAttrs struct {
+	targetDType dtypes.DType
+}
+
+func (f *function) Bitcast(operand compute.Value, targetDType dtypes.DType) (compute.Value, error) {
+	a := bitcastAttrs{targetDType: targetDType}
+	return single(f.record(compute.OpTypeBitcast, join(one(operand)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Bitcast(in[0], a.targetDType)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BitwiseAnd(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitwiseAnd, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) BitwiseAnd(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeBitwiseAnd, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BitwiseAnd(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BitwiseNot(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitwiseNot, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) BitwiseNot(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeBitwiseNot, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BitwiseNot(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BitwiseOr(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitwiseOr, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) BitwiseOr(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeBitwiseOr, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BitwiseOr(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BitwiseXor(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeBitwiseXor, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) BitwiseXor(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeBitwiseXor, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.BitwiseXor(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) BroadcastInDim(a0 compute.Value, a1 shapes.Shape, a2 []int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	out, err := f.record(compute.OpTypeBroadcastInDim, join(one(a0)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.BroadcastInDim(in[0], a1, a2)
+// broadcastInDimAttrs holds the attributes of BroadcastInDim.
+type broadcastInDimAttrs struct {
+	outputShape   shapes.Shape
+	broadcastAxes []int
+}
+
+func (f *function) BroadcastInDim(x compute.Value, outputShape shapes.Shape, broadcastAxes []int) (compute.Value, error) {
+	a := broadcastInDimAttrs{outputShape: outputShape, broadcastAxes: slices.Clone(broadcastAxes)}
+	return single(f.record(compute.OpTypeBroadcastInDim, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.BroadcastInDim(in[0], a.outputShape, a.broadcastAxes)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Ceil(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeCeil, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Ceil(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeCeil, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Ceil(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Clamp(a0 compute.Value, a1 compute.Value, a2 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeClamp, join(one(a0), one(a1), one(a2)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Clamp(min compute.Value, x compute.Value, max compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeClamp, join(one(min), one(x), one(max)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Clamp(in[0], in[0+1], in[0+1+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Clz(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeClz, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Clz(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeClz, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Clz(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Complex(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeComplex, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Complex(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeComplex, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Complex(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Concatenate(a0 int, a1 ...compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeConcatenate, join(a1), []any{a0}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Concatenate(a0, in[0:0+len(a1)]...)
+// concatenateAttrs holds the attributes of Concatenate.
+type concatenateAttrs struct {
+	axis int
+}
+
+func (f *function) Concatenate(axis int, operands ...compute.Value) (compute.Value, error) {
+	a := concatenateAttrs{axis: axis}
+	return single(f.record(compute.OpTypeConcatenate, join(operands), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Concatenate(a.axis, in[0:0+len(operands)]...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Conj(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeConj, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Conj(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeConj, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Conj(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ConvGeneral(a0 compute.Value, a1 compute.Value, a2 compute.ConvolveAxesConfig, a3 []int, a4 [][2]int, a5 []int, a6 []int, a7 int, a8 int) (compute.Value, error) {
-	a3 = slices.Clone(a3)
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeConvGeneral, join(one(a0), one(a1)), []any{a2, a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ConvGeneral(in[0], in[0+1], a2, a3, a4, a5, a6, a7, a8)
+// convGeneralAttrs holds the attributes of ConvGeneral.
+type convGeneralAttrs struct {
+	axes              compute.ConvolveAxesConfig
+	strides           []int
+	paddings          [][2]int
+	inputDilations    []int
+	kernelDilations   []int
+	channelGroupCount int
+	batchGroupCount   int
+}
+
+func (f *function) ConvGeneral(input compute.Value, kernel compute.Value, axes compute.ConvolveAxesConfig, strides []int, paddings [][2]int, inputDilations []int, kernelDilations []int, channelGroupCount int, batchGroupCount int) (compute.Value, error) {
+	a := convGeneralAttrs{axes: axes, strides: slices.Clone(strides), paddings: slices.Clone(paddings), inputDilations: slices.Clone(inputDilations), kernelDilations: slices.Clone(kernelDilations), channelGroupCount: channelGroupCount, batchGroupCount: batchGroupCount}
+	return single(f.record(compute.OpTypeConvGeneral, join(one(input), one(kernel)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ConvGeneral(in[0], in[0+1], a.axes, a.strides, a.paddings, a.inputDilations, a.kernelDilations, a.channelGroupCount, a.batchGroupCount)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ConvertDType(a0 compute.Value, a1 dtypes.DType) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeConvertDType, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ConvertDType(in[0], a1)
+// convertDTypeAttrs holds the attributes of ConvertDType.
+type convertDTypeAttrs struct {
+	dtype dtypes.DType
+}
+
+func (f *function) ConvertDType(x compute.Value, dtype dtypes.DType) (compute.Value, error) {
+	a := convertDTypeAttrs{dtype: dtype}
+	return single(f.record(compute.OpTypeConvertDType, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ConvertDType(in[0], a.dtype)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Cos(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeCos, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Cos(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeCos, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Cos(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Div(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeDiv, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Div(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeDiv, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Div(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) DotGeneral(a0 compute.Value, a1 []int, a2 []int, a3 compute.Value, a4 []int, a5 []int, a6 compute.DotGeneralConfig) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	a2 = slices.Clone(a2)
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	out, err := f.record(compute.OpTypeDotGeneral, join(one(a0), one(a3)), []any{a1, a2, a4, a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.DotGeneral(in[0], a1, a2, in[0+1], a4, a5, a6)
+// dotGeneralAttrs holds the attributes of DotGeneral.
+type dotGeneralAttrs struct {
+	lhsContractingAxes []int
+	lhsBatchAxes       []int
+	rhsContractingAxes []int
+	rhsBatchAxes       []int
+	config             compute.DotGeneralConfig
+}
+
+func (f *function) DotGeneral(lhs compute.Value, lhsContractingAxes []int, lhsBatchAxes []int, rhs compute.Value, rhsContractingAxes []int, rhsBatchAxes []int, config compute.DotGeneralConfig) (compute.Value, error) {
+	a := dotGeneralAttrs{lhsContractingAxes: slices.Clone(lhsContractingAxes), lhsBatchAxes: slices.Clone(lhsBatchAxes), rhsContractingAxes: slices.Clone(rhsContractingAxes), rhsBatchAxes: slices.Clone(rhsBatchAxes), config: config}
+	return single(f.record(compute.OpTypeDotGeneral, join(one(lhs), one(rhs)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.DotGeneral(in[0], a.lhsContractingAxes, a.lhsBatchAxes, in[0+1], a.rhsContractingAxes, a.rhsBatchAxes, a.config)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) DynamicDimensionSize(a0 compute.Value, a1 int) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeDynamicDimensionSize, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.DynamicDimensionSize(in[0], a1)
+// dynamicDimensionSizeAttrs holds the attributes of DynamicDimensionSize.
+type dynamicDimensionSizeAttrs struct {
+	axis int
+}
+
+func (f *function) DynamicDimensionSize(operand compute.Value, axis int) (compute.Value, error) {
+	a := dynamicDimensionSizeAttrs{axis: axis}
+	return single(f.record(compute.OpTypeDynamicDimensionSize, join(one(operand)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.DynamicDimensionSize(in[0], a.axis)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) DynamicShape(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeDynamicShape, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) DynamicShape(operand compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeDynamicShape, join(one(operand)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.DynamicShape(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) DynamicSlice(a0 compute.Value, a1 []compute.Value, a2 []int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	out, err := f.record(compute.OpTypeDynamicSlice, join(one(a0), a1), []any{a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.DynamicSlice(in[0], in[0+1:0+1+len(a1)], a2)
+// dynamicSliceAttrs holds the attributes of DynamicSlice.
+type dynamicSliceAttrs struct {
+	sliceDims []int
+}
+
+func (f *function) DynamicSlice(operand compute.Value, startIndices []compute.Value, sliceDims []int) (compute.Value, error) {
+	a := dynamicSliceAttrs{sliceDims: slices.Clone(sliceDims)}
+	return single(f.record(compute.OpTypeDynamicSlice, join(one(operand), startIndices), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.DynamicSlice(in[0], in[0+1:0+1+len(startIndices)], a.sliceDims)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) DynamicUpdateSlice(a0 compute.Value, a1 compute.Value, a2 []compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeDynamicUpdateSlice, join(one(a0), one(a1), a2), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.DynamicUpdateSlice(in[0], in[0+1], in[0+1+1:0+1+1+len(a2)])
+func (f *function) DynamicUpdateSlice(operand compute.Value, update compute.Value, startIndices []compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeDynamicUpdateSlice, join(one(operand), one(update), startIndices), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.DynamicUpdateSlice(in[0], in[0+1], in[0+1+1:0+1+1+len(startIndices)])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Equal(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeEqual, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Equal(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeEqual, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Equal(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) EqualTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeEqualTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) EqualTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeEqualTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.EqualTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Erf(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeErf, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Erf(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeErf, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Erf(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Exp(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeExp, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Exp(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeExp, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Exp(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Expm1(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeExpm1, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Expm1(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeExpm1, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Expm1(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) FFT(a0 compute.Value, a1 compute.FFTType, a2 []int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	out, err := f.record(compute.OpTypeFFT, join(one(a0)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.FFT(in[0], a1, a2)
+// fftAttrs holds the attributes of FFT.
+type fftAttrs struct {
+	fftType   compute.FFTType
+	fftLength []int
+}
+
+func (f *function) FFT(operand compute.Value, fftType compute.FFTType, fftLength []int) (compute.Value, error) {
+	a := fftAttrs{fftType: fftType, fftLength: slices.Clone(fftLength)}
+	return single(f.record(compute.OpTypeFFT, join(one(operand)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.FFT(in[0], a.fftType, a.fftLength)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Floor(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeFloor, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Floor(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeFloor, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Floor(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) FusedAttentionQKVProjection(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 compute.Value, a4 compute.Value, a5 int, a6 int) (compute.Value, compute.Value, compute.Value, error) {
-	out, err := f.record(compute.OpTypeFusedAttentionQKVProjection, join(one(a0), one(a1), one(a2), one(a3), one(a4)), []any{a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, r1, r2, err := g.FusedAttentionQKVProjection(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a5, a6)
+// fusedAttentionQKVProjectionAttrs holds the attributes of FusedAttentionQKVProjection.
+type fusedAttentionQKVProjectionAttrs struct {
+	queryDim    int
+	keyValueDim int
+}
+
+func (f *function) FusedAttentionQKVProjection(x compute.Value, wQKV compute.Value, biasQ compute.Value, biasK compute.Value, biasV compute.Value, queryDim int, keyValueDim int) (compute.Value, compute.Value, compute.Value, error) {
+	a := fusedAttentionQKVProjectionAttrs{queryDim: queryDim, keyValueDim: keyValueDim}
+	out, err := f.record(compute.OpTypeFusedAttentionQKVProjection, join(one(x), one(wQKV), one(biasQ), one(biasK), one(biasV)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, r1, r2, err := g.FusedAttentionQKVProjection(in[0], in[0+1], in[0+1+1], in[0+1+1+1], in[0+1+1+1+1], a.queryDim, a.keyValueDim)
 		return []compute.Value{r0, r1, r2}, err
 	})
 	if err != nil {
@@ -436,385 +396,301 @@ func (f *function) FusedAttentionQKVProjection(a0 compute.Value, a1 compute.Valu
 	return out[0], out[1], out[2], nil
 }
 
-func (f *function) FusedDense(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 compute.DenseConfig) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeFusedDense, join(one(a0), one(a1), one(a2)), []any{a3}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.FusedDense(in[0], in[0+1], in[0+1+1], a3)
-		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+// fusedDenseAttrs holds the attributes of FusedDense.
+type fusedDenseAttrs struct {
+	options compute.DenseConfig
 }
 
-func (f *function) FusedGelu(a0 compute.Value, a1 bool) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeFusedGelu, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.FusedGelu(in[0], a1)
+func (f *function) FusedDense(x compute.Value, weight compute.Value, bias compute.Value, options compute.DenseConfig) (compute.Value, error) {
+	a := fusedDenseAttrs{options: options}
+	return single(f.record(compute.OpTypeFusedDense, join(one(x), one(weight), one(bias)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.FusedDense(in[0], in[0+1], in[0+1+1], a.options)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) FusedLayerNorm(a0 compute.Value, a1 []int, a2 float64, a3 compute.Value, a4 compute.Value) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeFusedLayerNorm, join(one(a0), one(a3), one(a4)), []any{a1, a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.FusedLayerNorm(in[0], a1, a2, in[0+1], in[0+1+1])
-		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+// fusedGeluAttrs holds the attributes of FusedGelu.
+type fusedGeluAttrs struct {
+	exact bool
 }
 
-func (f *function) FusedSoftmax(a0 compute.Value, a1 int) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeFusedSoftmax, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.FusedSoftmax(in[0], a1)
+func (f *function) FusedGelu(x compute.Value, exact bool) (compute.Value, error) {
+	a := fusedGeluAttrs{exact: exact}
+	return single(f.record(compute.OpTypeFusedGelu, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.FusedGelu(in[0], a.exact)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Gather(a0 compute.Value, a1 compute.Value, a2 int, a3 []int, a4 []int, a5 []int, a6 []int, a7 bool) (compute.Value, error) {
-	a3 = slices.Clone(a3)
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeGather, join(one(a0), one(a1)), []any{a2, a3, a4, a5, a6, a7}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Gather(in[0], in[0+1], a2, a3, a4, a5, a6, a7)
-		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+// fusedLayerNormAttrs holds the attributes of FusedLayerNorm.
+type fusedLayerNormAttrs struct {
+	axes    []int
+	epsilon float64
 }
 
-func (f *function) GreaterOrEqual(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeGreaterOrEqual, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) FusedLayerNorm(x compute.Value, axes []int, epsilon float64, gamma compute.Value, beta compute.Value) (compute.Value, error) {
+	a := fusedLayerNormAttrs{axes: slices.Clone(axes), epsilon: epsilon}
+	return single(f.record(compute.OpTypeFusedLayerNorm, join(one(x), one(gamma), one(beta)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.FusedLayerNorm(in[0], a.axes, a.epsilon, in[0+1], in[0+1+1])
+		return []compute.Value{r0}, err
+	}))
+}
+
+// fusedSoftmaxAttrs holds the attributes of FusedSoftmax.
+type fusedSoftmaxAttrs struct {
+	axis int
+}
+
+func (f *function) FusedSoftmax(x compute.Value, axis int) (compute.Value, error) {
+	a := fusedSoftmaxAttrs{axis: axis}
+	return single(f.record(compute.OpTypeFusedSoftmax, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.FusedSoftmax(in[0], a.axis)
+		return []compute.Value{r0}, err
+	}))
+}
+
+// gatherAttrs holds the attributes of Gather.
+type gatherAttrs struct {
+	indexVectorAxis    int
+	offsetOutputAxes   []int
+	collapsedSliceAxes []int
+	startIndexMap      []int
+	sliceSizes         []int
+	indicesAreSorted   bool
+}
+
+func (f *function) Gather(operand compute.Value, startIndices compute.Value, indexVectorAxis int, offsetOutputAxes []int, collapsedSliceAxes []int, startIndexMap []int, sliceSizes []int, indicesAreSorted bool) (compute.Value, error) {
+	a := gatherAttrs{indexVectorAxis: indexVectorAxis, offsetOutputAxes: slices.Clone(offsetOutputAxes), collapsedSliceAxes: slices.Clone(collapsedSliceAxes), startIndexMap: slices.Clone(startIndexMap), sliceSizes: slices.Clone(sliceSizes), indicesAreSorted: indicesAreSorted}
+	return single(f.record(compute.OpTypeGather, join(one(operand), one(startIndices)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Gather(in[0], in[0+1], a.indexVectorAxis, a.offsetOutputAxes, a.collapsedSliceAxes, a.startIndexMap, a.sliceSizes, a.indicesAreSorted)
+		return []compute.Value{r0}, err
+	}))
+}
+
+func (f *function) GreaterOrEqual(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeGreaterOrEqual, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.GreaterOrEqual(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) GreaterOrEqualTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeGreaterOrEqualTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) GreaterOrEqualTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeGreaterOrEqualTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.GreaterOrEqualTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) GreaterThan(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeGreaterThan, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) GreaterThan(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeGreaterThan, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.GreaterThan(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) GreaterThanTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeGreaterThanTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) GreaterThanTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeGreaterThanTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.GreaterThanTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Identity(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeIdentity, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Identity(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeIdentity, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Identity(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Imag(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeImag, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Imag(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeImag, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Imag(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Iota(a0 shapes.Shape, a1 int) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeIota, join(), []any{a0, a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Iota(a0, a1)
+// iotaAttrs holds the attributes of Iota.
+type iotaAttrs struct {
+	shape    shapes.Shape
+	iotaAxis int
+}
+
+func (f *function) Iota(shape shapes.Shape, iotaAxis int) (compute.Value, error) {
+	a := iotaAttrs{shape: shape, iotaAxis: iotaAxis}
+	return single(f.record(compute.OpTypeIota, join(), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Iota(a.shape, a.iotaAxis)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) IsFinite(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeIsFinite, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) IsFinite(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeIsFinite, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.IsFinite(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) IsNaN(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeIsNaN, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) IsNaN(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeIsNaN, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.IsNaN(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LessOrEqual(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLessOrEqual, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LessOrEqual(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLessOrEqual, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LessOrEqual(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LessOrEqualTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLessOrEqualTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LessOrEqualTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLessOrEqualTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LessOrEqualTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LessThan(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLessThan, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LessThan(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLessThan, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LessThan(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LessThanTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLessThanTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LessThanTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLessThanTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LessThanTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Log(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLog, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Log(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLog, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Log(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Log1p(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLog1p, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Log1p(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLog1p, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Log1p(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LogicalAnd(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLogicalAnd, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LogicalAnd(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLogicalAnd, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LogicalAnd(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LogicalNot(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLogicalNot, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LogicalNot(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLogicalNot, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LogicalNot(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LogicalOr(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLogicalOr, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LogicalOr(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLogicalOr, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LogicalOr(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) LogicalXor(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLogicalXor, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) LogicalXor(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLogicalXor, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.LogicalXor(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Logistic(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeLogistic, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Logistic(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeLogistic, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Logistic(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Max(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeMax, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Max(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeMax, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Max(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Min(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeMin, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Min(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeMin, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Min(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Mul(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeMul, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Mul(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeMul, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Mul(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Neg(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeNeg, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Neg(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeNeg, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Neg(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) NotEqual(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeNotEqual, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) NotEqual(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeNotEqual, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.NotEqual(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) NotEqualTotalOrder(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeNotEqualTotalOrder, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) NotEqualTotalOrder(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeNotEqualTotalOrder, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.NotEqualTotalOrder(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) OptimizationBarrier(a0 ...compute.Value) ([]compute.Value, error) {
-	out, err := f.record(compute.OpTypeOptimizationBarrier, join(a0), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		return g.OptimizationBarrier(in[0 : 0+len(a0)]...)
+func (f *function) OptimizationBarrier(operands ...compute.Value) ([]compute.Value, error) {
+	return f.record(compute.OpTypeOptimizationBarrier, join(operands), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		return g.OptimizationBarrier(in[0 : 0+len(operands)]...)
 	})
-	return out, err
 }
 
-func (f *function) Pad(a0 compute.Value, a1 compute.Value, a2 ...compute.PadAxis) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	out, err := f.record(compute.OpTypePad, join(one(a0), one(a1)), []any{a2}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Pad(in[0], in[0+1], a2...)
+// padAttrs holds the attributes of Pad.
+type padAttrs struct {
+	axesConfig []compute.PadAxis
+}
+
+func (f *function) Pad(x compute.Value, fillValue compute.Value, axesConfig ...compute.PadAxis) (compute.Value, error) {
+	a := padAttrs{axesConfig: slices.Clone(axesConfig)}
+	return single(f.record(compute.OpTypePad, join(one(x), one(fillValue)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Pad(in[0], in[0+1], a.axesConfig...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Pow(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypePow, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Pow(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypePow, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Pow(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) RNGBitGenerator(a0 compute.Value, a1 shapes.Shape) (compute.Value, compute.Value, error) {
-	out, err := f.record(compute.OpTypeRNGBitGenerator, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, r1, err := g.RNGBitGenerator(in[0], a1)
+// rngBitGeneratorAttrs holds the attributes of RNGBitGenerator.
+type rngBitGeneratorAttrs struct {
+	shape shapes.Shape
+}
+
+func (f *function) RNGBitGenerator(state compute.Value, shape shapes.Shape) (compute.Value, compute.Value, error) {
+	a := rngBitGeneratorAttrs{shape: shape}
+	out, err := f.record(compute.OpTypeRNGBitGenerator, join(one(state)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, r1, err := g.RNGBitGenerator(in[0], a.shape)
 		return []compute.Value{r0, r1}, err
 	})
 	if err != nil {
@@ -823,412 +699,386 @@ func (f *function) RNGBitGenerator(a0 compute.Value, a1 shapes.Shape) (compute.V
 	return out[0], out[1], nil
 }
 
-func (f *function) Real(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeReal, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Real(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeReal, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Real(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceBitwiseAnd(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceBitwiseAnd, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceBitwiseAnd(in[0], a1...)
+// reduceBitwiseAndAttrs holds the attributes of ReduceBitwiseAnd.
+type reduceBitwiseAndAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceBitwiseAnd(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceBitwiseAndAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceBitwiseAnd, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceBitwiseAnd(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceBitwiseOr(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceBitwiseOr, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceBitwiseOr(in[0], a1...)
+// reduceBitwiseOrAttrs holds the attributes of ReduceBitwiseOr.
+type reduceBitwiseOrAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceBitwiseOr(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceBitwiseOrAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceBitwiseOr, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceBitwiseOr(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceBitwiseXor(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceBitwiseXor, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceBitwiseXor(in[0], a1...)
+// reduceBitwiseXorAttrs holds the attributes of ReduceBitwiseXor.
+type reduceBitwiseXorAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceBitwiseXor(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceBitwiseXorAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceBitwiseXor, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceBitwiseXor(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceLogicalAnd(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceLogicalAnd, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceLogicalAnd(in[0], a1...)
+// reduceLogicalAndAttrs holds the attributes of ReduceLogicalAnd.
+type reduceLogicalAndAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceLogicalAnd(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceLogicalAndAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceLogicalAnd, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceLogicalAnd(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceLogicalOr(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceLogicalOr, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceLogicalOr(in[0], a1...)
+// reduceLogicalOrAttrs holds the attributes of ReduceLogicalOr.
+type reduceLogicalOrAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceLogicalOr(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceLogicalOrAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceLogicalOr, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceLogicalOr(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceLogicalXor(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceLogicalXor, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceLogicalXor(in[0], a1...)
+// reduceLogicalXorAttrs holds the attributes of ReduceLogicalXor.
+type reduceLogicalXorAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceLogicalXor(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceLogicalXorAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceLogicalXor, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceLogicalXor(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceMax(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceMax, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceMax(in[0], a1...)
+// reduceMaxAttrs holds the attributes of ReduceMax.
+type reduceMaxAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceMax(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceMaxAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceMax, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceMax(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceMin(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceMin, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceMin(in[0], a1...)
+// reduceMinAttrs holds the attributes of ReduceMin.
+type reduceMinAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceMin(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceMinAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceMin, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceMin(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceProduct(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceProduct, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceProduct(in[0], a1...)
+// reduceProductAttrs holds the attributes of ReduceProduct.
+type reduceProductAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceProduct(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceProductAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceProduct, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceProduct(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceSum(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReduceSum, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceSum(in[0], a1...)
+// reduceSumAttrs holds the attributes of ReduceSum.
+type reduceSumAttrs struct {
+	axes []int
+}
+
+func (f *function) ReduceSum(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reduceSumAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReduceSum, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceSum(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ReduceWindow(a0 compute.Value, a1 compute.ReduceOpType, a2 []int, a3 []int, a4 []int, a5 []int, a6 [][2]int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	a3 = slices.Clone(a3)
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeReduceWindow, join(one(a0)), []any{a1, a2, a3, a4, a5, a6}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ReduceWindow(in[0], a1, a2, a3, a4, a5, a6)
+// reduceWindowAttrs holds the attributes of ReduceWindow.
+type reduceWindowAttrs struct {
+	reductionType    compute.ReduceOpType
+	windowDimensions []int
+	strides          []int
+	inputDilations   []int
+	windowDilations  []int
+	paddings         [][2]int
+}
+
+func (f *function) ReduceWindow(input compute.Value, reductionType compute.ReduceOpType, windowDimensions []int, strides []int, inputDilations []int, windowDilations []int, paddings [][2]int) (compute.Value, error) {
+	a := reduceWindowAttrs{reductionType: reductionType, windowDimensions: slices.Clone(windowDimensions), strides: slices.Clone(strides), inputDilations: slices.Clone(inputDilations), windowDilations: slices.Clone(windowDilations), paddings: slices.Clone(paddings)}
+	return single(f.record(compute.OpTypeReduceWindow, join(one(input)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ReduceWindow(in[0], a.reductionType, a.windowDimensions, a.strides, a.inputDilations, a.windowDilations, a.paddings)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Rem(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeRem, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Rem(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeRem, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Rem(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Reshape(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReshape, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Reshape(in[0], a1...)
+// reshapeAttrs holds the attributes of Reshape.
+type reshapeAttrs struct {
+	dimensions []int
+}
+
+func (f *function) Reshape(x compute.Value, dimensions ...int) (compute.Value, error) {
+	a := reshapeAttrs{dimensions: slices.Clone(dimensions)}
+	return single(f.record(compute.OpTypeReshape, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Reshape(in[0], a.dimensions...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Reverse(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeReverse, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Reverse(in[0], a1...)
+// reverseAttrs holds the attributes of Reverse.
+type reverseAttrs struct {
+	axes []int
+}
+
+func (f *function) Reverse(x compute.Value, axes ...int) (compute.Value, error) {
+	a := reverseAttrs{axes: slices.Clone(axes)}
+	return single(f.record(compute.OpTypeReverse, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Reverse(in[0], a.axes...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Round(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeRound, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Round(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeRound, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Round(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Rsqrt(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeRsqrt, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Rsqrt(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeRsqrt, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Rsqrt(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ScatterMax(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeScatterMax, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ScatterMax(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
+// scatterMaxAttrs holds the attributes of ScatterMax.
+type scatterMaxAttrs struct {
+	indexVectorAxis          int
+	updateWindowAxes         []int
+	insertedWindowAxes       []int
+	scatterAxesToOperandAxes []int
+	indicesAreSorted         bool
+	uniqueIndices            bool
+}
+
+func (f *function) ScatterMax(operand compute.Value, scatterIndices compute.Value, updates compute.Value, indexVectorAxis int, updateWindowAxes []int, insertedWindowAxes []int, scatterAxesToOperandAxes []int, indicesAreSorted bool, uniqueIndices bool) (compute.Value, error) {
+	a := scatterMaxAttrs{indexVectorAxis: indexVectorAxis, updateWindowAxes: slices.Clone(updateWindowAxes), insertedWindowAxes: slices.Clone(insertedWindowAxes), scatterAxesToOperandAxes: slices.Clone(scatterAxesToOperandAxes), indicesAreSorted: indicesAreSorted, uniqueIndices: uniqueIndices}
+	return single(f.record(compute.OpTypeScatterMax, join(one(operand), one(scatterIndices), one(updates)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ScatterMax(in[0], in[0+1], in[0+1+1], a.indexVectorAxis, a.updateWindowAxes, a.insertedWindowAxes, a.scatterAxesToOperandAxes, a.indicesAreSorted, a.uniqueIndices)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ScatterMin(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeScatterMin, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ScatterMin(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
+// scatterMinAttrs holds the attributes of ScatterMin.
+type scatterMinAttrs struct {
+	indexVectorAxis          int
+	updateWindowAxes         []int
+	insertedWindowAxes       []int
+	scatterAxesToOperandAxes []int
+	indicesAreSorted         bool
+	uniqueIndices            bool
+}
+
+func (f *function) ScatterMin(operand compute.Value, scatterIndices compute.Value, updates compute.Value, indexVectorAxis int, updateWindowAxes []int, insertedWindowAxes []int, scatterAxesToOperandAxes []int, indicesAreSorted bool, uniqueIndices bool) (compute.Value, error) {
+	a := scatterMinAttrs{indexVectorAxis: indexVectorAxis, updateWindowAxes: slices.Clone(updateWindowAxes), insertedWindowAxes: slices.Clone(insertedWindowAxes), scatterAxesToOperandAxes: slices.Clone(scatterAxesToOperandAxes), indicesAreSorted: indicesAreSorted, uniqueIndices: uniqueIndices}
+	return single(f.record(compute.OpTypeScatterMin, join(one(operand), one(scatterIndices), one(updates)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ScatterMin(in[0], in[0+1], in[0+1+1], a.indexVectorAxis, a.updateWindowAxes, a.insertedWindowAxes, a.scatterAxesToOperandAxes, a.indicesAreSorted, a.uniqueIndices)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ScatterSum(a0 compute.Value, a1 compute.Value, a2 compute.Value, a3 int, a4 []int, a5 []int, a6 []int, a7 bool, a8 bool) (compute.Value, error) {
-	a4 = slices.Clone(a4)
-	a5 = slices.Clone(a5)
-	a6 = slices.Clone(a6)
-	out, err := f.record(compute.OpTypeScatterSum, join(one(a0), one(a1), one(a2)), []any{a3, a4, a5, a6, a7, a8}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.ScatterSum(in[0], in[0+1], in[0+1+1], a3, a4, a5, a6, a7, a8)
+// scatterSumAttrs holds the attributes of ScatterSum.
+type scatterSumAttrs struct {
+	indexVectorAxis          int
+	updateWindowAxes         []int
+	insertedWindowAxes       []int
+	scatterAxesToOperandAxes []int
+	indicesAreSorted         bool
+	uniqueIndices            bool
+}
+
+func (f *function) ScatterSum(operand compute.Value, scatterIndices compute.Value, updates compute.Value, indexVectorAxis int, updateWindowAxes []int, insertedWindowAxes []int, scatterAxesToOperandAxes []int, indicesAreSorted bool, uniqueIndices bool) (compute.Value, error) {
+	a := scatterSumAttrs{indexVectorAxis: indexVectorAxis, updateWindowAxes: slices.Clone(updateWindowAxes), insertedWindowAxes: slices.Clone(insertedWindowAxes), scatterAxesToOperandAxes: slices.Clone(scatterAxesToOperandAxes), indicesAreSorted: indicesAreSorted, uniqueIndices: uniqueIndices}
+	return single(f.record(compute.OpTypeScatterSum, join(one(operand), one(scatterIndices), one(updates)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.ScatterSum(in[0], in[0+1], in[0+1+1], a.indexVectorAxis, a.updateWindowAxes, a.insertedWindowAxes, a.scatterAxesToOperandAxes, a.indicesAreSorted, a.uniqueIndices)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) SchedulingBarrier(a0 compute.Value, a1 ...compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeSchedulingBarrier, join(one(a0), a1), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.SchedulingBarrier(in[0], in[0+1:0+1+len(a1)]...)
+func (f *function) SchedulingBarrier(operand compute.Value, dependencies ...compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeSchedulingBarrier, join(one(operand), dependencies), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.SchedulingBarrier(in[0], in[0+1:0+1+len(dependencies)]...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) SelectAndScatterMax(a0 compute.Value, a1 compute.Value, a2 []int, a3 []int, a4 [][2]int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	a3 = slices.Clone(a3)
-	a4 = slices.Clone(a4)
-	out, err := f.record(compute.OpTypeSelectAndScatterMax, join(one(a0), one(a1)), []any{a2, a3, a4}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.SelectAndScatterMax(in[0], in[0+1], a2, a3, a4)
+// selectAndScatterMaxAttrs holds the attributes of SelectAndScatterMax.
+type selectAndScatterMaxAttrs struct {
+	windowDimensions []int
+	windowStrides    []int
+	paddings         [][2]int
+}
+
+func (f *function) SelectAndScatterMax(operand compute.Value, source compute.Value, windowDimensions []int, windowStrides []int, paddings [][2]int) (compute.Value, error) {
+	a := selectAndScatterMaxAttrs{windowDimensions: slices.Clone(windowDimensions), windowStrides: slices.Clone(windowStrides), paddings: slices.Clone(paddings)}
+	return single(f.record(compute.OpTypeSelectAndScatterMax, join(one(operand), one(source)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.SelectAndScatterMax(in[0], in[0+1], a.windowDimensions, a.windowStrides, a.paddings)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) SelectAndScatterMin(a0 compute.Value, a1 compute.Value, a2 []int, a3 []int, a4 [][2]int) (compute.Value, error) {
-	a2 = slices.Clone(a2)
-	a3 = slices.Clone(a3)
-	a4 = slices.Clone(a4)
-	out, err := f.record(compute.OpTypeSelectAndScatterMin, join(one(a0), one(a1)), []any{a2, a3, a4}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.SelectAndScatterMin(in[0], in[0+1], a2, a3, a4)
+// selectAndScatterMinAttrs holds the attributes of SelectAndScatterMin.
+type selectAndScatterMinAttrs struct {
+	windowDimensions []int
+	windowStrides    []int
+	paddings         [][2]int
+}
+
+func (f *function) SelectAndScatterMin(operand compute.Value, source compute.Value, windowDimensions []int, windowStrides []int, paddings [][2]int) (compute.Value, error) {
+	a := selectAndScatterMinAttrs{windowDimensions: slices.Clone(windowDimensions), windowStrides: slices.Clone(windowStrides), paddings: slices.Clone(paddings)}
+	return single(f.record(compute.OpTypeSelectAndScatterMin, join(one(operand), one(source)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.SelectAndScatterMin(in[0], in[0+1], a.windowDimensions, a.windowStrides, a.paddings)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ShiftLeft(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeShiftLeft, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) ShiftLeft(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeShiftLeft, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ShiftLeft(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ShiftRightArithmetic(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeShiftRightArithmetic, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) ShiftRightArithmetic(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeShiftRightArithmetic, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ShiftRightArithmetic(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) ShiftRightLogical(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeShiftRightLogical, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) ShiftRightLogical(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeShiftRightLogical, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.ShiftRightLogical(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Sign(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeSign, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Sign(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeSign, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Sign(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Sin(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeSin, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Sin(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeSin, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Sin(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Slice(a0 compute.Value, a1 []int, a2 []int, a3 []int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	a2 = slices.Clone(a2)
-	a3 = slices.Clone(a3)
-	out, err := f.record(compute.OpTypeSlice, join(one(a0)), []any{a1, a2, a3}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Slice(in[0], a1, a2, a3)
+// sliceAttrs holds the attributes of Slice.
+type sliceAttrs struct {
+	starts  []int
+	limits  []int
+	strides []int
+}
+
+func (f *function) Slice(x compute.Value, starts []int, limits []int, strides []int) (compute.Value, error) {
+	a := sliceAttrs{starts: slices.Clone(starts), limits: slices.Clone(limits), strides: slices.Clone(strides)}
+	return single(f.record(compute.OpTypeSlice, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Slice(in[0], a.starts, a.limits, a.strides)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Sqrt(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeSqrt, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Sqrt(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeSqrt, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Sqrt(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Sub(a0 compute.Value, a1 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeSub, join(one(a0), one(a1)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Sub(lhs compute.Value, rhs compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeSub, join(one(lhs), one(rhs)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Sub(in[0], in[0+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Tanh(a0 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeTanh, join(one(a0)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Tanh(x compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeTanh, join(one(x)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Tanh(in[0])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Transpose(a0 compute.Value, a1 ...int) (compute.Value, error) {
-	a1 = slices.Clone(a1)
-	out, err := f.record(compute.OpTypeTranspose, join(one(a0)), []any{a1}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
-		r0, err := g.Transpose(in[0], a1...)
+// transposeAttrs holds the attributes of Transpose.
+type transposeAttrs struct {
+	permutation []int
+}
+
+func (f *function) Transpose(x compute.Value, permutation ...int) (compute.Value, error) {
+	a := transposeAttrs{permutation: slices.Clone(permutation)}
+	return single(f.record(compute.OpTypeTranspose, join(one(x)), a, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+		r0, err := g.Transpose(in[0], a.permutation...)
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }
 
-func (f *function) Where(a0 compute.Value, a1 compute.Value, a2 compute.Value) (compute.Value, error) {
-	out, err := f.record(compute.OpTypeWhere, join(one(a0), one(a1), one(a2)), []any{}, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
+func (f *function) Where(condition compute.Value, onTrue compute.Value, onFalse compute.Value) (compute.Value, error) {
+	return single(f.record(compute.OpTypeWhere, join(one(condition), one(onTrue), one(onFalse)), nil, func(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 		r0, err := g.Where(in[0], in[0+1], in[0+1+1])
 		return []compute.Value{r0}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	}))
 }

@@ -10,21 +10,25 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// kind says how a node computes.
+// This file holds what the compiler knows of a program: nodes, the tensors that they compute, and
+// the edges by which they read tensors. Nothing of it exists when a program runs; then there are
+// kernels and slots only (executable.go).
+
+// kind says how a node is computed.
 type kind int
 
 const (
 	kindInput             kind = iota // a parameter of the program
-	kindConstant                      //
-	kindFused                         // element-wise operations and reductions of rows: part of a loop (fuse.go)
-	kindCopy                          // a strided tensor made contiguous
-	kindPad                           // a tensor set into a larger, filled one
+	kindConstant                      // a constant of the program
+	kindFused                         // an element-wise operation or a reduction of rows, as part of a loop (fuse.go)
+	kindCopy                          // a strided tensor that is made contiguous
+	kindPad                           // a tensor within a larger, filled tensor
 	kindConcat                        // tensors side by side
-	kindReduce                        // a reduction that is no part of a loop
-	kindDot                           // matrix products with what follows them (dot.go)
+	kindReduce                        // a reduction, as part of a loop or alone
+	kindDot                           // matrix products with the operations that follow them (dot.go)
 	kindAttention                     // scaled dot-product attention (attention.go)
-	kindAttentionVJP                  //
-	kindDepthwise                     // convolution with a filter for each channel (conv.go)
+	kindAttentionVJP                  // its gradient
+	kindDepthwise                     // a convolution with one filter per channel (conv.go)
 	kindDepthwiseGradient             // the gradient of such filters
 	kindConv                          // any other convolution
 	kindRandom                        // random bits
@@ -34,65 +38,108 @@ const (
 	kindDelegated                     // one operation on GoMLX's Go backend
 )
 
-// node is one computation of the compiled program. Its results lie row-major
-// and contiguous in memory; how they are read is the reader's edge.
+// node is one computation of the program in compilation. Its results lie row-major and contiguous
+// in memory. The edge of a reader says how the reader walks them.
 type node struct {
 	id   int
 	kind kind
 	op   compute.OpType
-	dims []int // of the first result, the index space of the edges of fused nodes
+	dims []int // of the first result; the index space of the edges of fused nodes
 	in   []edge
 	out  []*tensor
 	rec  *op // the recorded operation, for its attributes
 
-	axes   []int // reductions: over which axes of the edge
-	dot    *dot
-	att    *attention
-	conv   *convolution
-	loop   *cluster
-	source bool // fused: made of random bits and scalars only, so computed again wherever it is used
+	axes   []int        // of kindReduce: the axes of the edge that are reduced; of kindConcat: the axis
+	dot    *dot         // of kindDot and kindSparseDot
+	conv   *convolution // of the convolutions
+	loop   *cluster     // of the node that stands for a cluster of fused nodes
+	source bool         // of kindFused: computed from random bits and scalars only, so every reader computes it again
 }
 
-// tensor is a result in memory.
+// tensor is a result of a node.
 type tensor struct {
 	node  *node
-	index int
+	index int // in node.out
 	dtype dtypes.DType
-	n     int // elements
+	n     int // number of elements
 	shape shapes.Shape
 
 	id     int
-	users  int // edges that read it, program outputs among them
-	output int // which program output it is; -1: none
-	place  place
+	users  int   // number of edges that read it, counting program outputs
+	output int   // index of the program output; -1: it is no output
+	slot   *slot // its memory when the program runs; the memory plan (memory.go) sets the place
+
+	used  bool    // the memory plan found a reader or a writer in memory
+	alias *tensor // the tensor whose memory it takes over; nil: none
 }
 
 // edge is a tensor as a node reads it.
 type edge struct {
-	t *tensor
+	t *tensor // nil: an optional operand that was left out
 	layout
 }
 
-// bytes is the size of t in memory.
+// operand returns the memory behind e, for a kernel.
+func (e edge) operand() operand { return operand{e.t.slot, e.layout} }
+
+// bytes returns the size of t in memory.
 func (t *tensor) bytes() int { return t.dtype.SizeForDimensions(t.n) }
+
+// options holds the sizes by which the compiler decides. Tests set small sizes, so that tensors of
+// a few elements are compiled as large tensors are.
+type options struct {
+	// turnElements is about how many elements of a loop one turn takes. A handful of registers
+	// of this size share the first-level cache, and the cost of dispatching an instruction is
+	// small compared with running it.
+	turnElements int
+	// partElements is about how many elements of a loop one part takes.
+	partElements int
+	// maxRow is the longest row that a loop reduces or normalises, in elements. The working set
+	// of a handful of such rows stays in the second-level cache.
+	maxRow int
+	// rematerialiseGap is how many nodes must lie between early and late readers of a result
+	// that is computed a second time.
+	rematerialiseGap int
+	// rematerialiseSize is the smallest result that is computed a second time, in elements.
+	rematerialiseSize int
+	// denseFraction is the share of the entries of a matrix from which on the whole product is
+	// faster than one dot product per entry. BenchmarkEntries sees them cross at about 6 %.
+	denseFraction float64
+}
+
+// defaultOptions returns the options of a new backend.
+func defaultOptions() options {
+	return options{turnElements: 2048, partElements: 1 << 14, maxRow: 1 << 14, rematerialiseGap: 60, rematerialiseSize: 1 << 14, denseFraction: 1.0 / 20}
+}
 
 // compiler turns recorded operations into nodes.
 type compiler struct {
+	options
 	backend *Backend
 	nodes   []*node
 	values  map[*value]edge
 	same    map[string]*op // operations by what they compute
 	canon   map[*value]*value
 	outputs []*tensor
-	results []shapes.Shape // of the outputs
-	// inMemory holds what is read from memory, unlike random bits that every
-	// loop makes itself.
+	results []shapes.Shape // shapes of the outputs
+	patches []*patch       // the patched weights of the kernels
+	// inMemory holds the tensors that are read from memory. Random bits that every loop computes
+	// for itself are not.
 	inMemory map[*tensor]bool
 }
 
-// compile lowers what main's outputs need.
+// compile compiles the operations that the outputs of the main function need.
 func compile(b *builder) (*executable, error) {
-	c := &compiler{backend: b.backend, values: map[*value]edge{}, same: map[string]*op{}, canon: map[*value]*value{}}
+	c, err := lower(b)
+	if err != nil {
+		return nil, fmt.Errorf("compiling %q: %w", b.name, err)
+	}
+	return c.executable(b, c.schedule(b))
+}
+
+// lower turns the recorded operations into nodes, in the order in which they run.
+func lower(b *builder) (*compiler, error) {
+	c := &compiler{options: b.backend.options, backend: b.backend, values: map[*value]edge{}, same: map[string]*op{}, canon: map[*value]*value{}}
 	needed := map[*op]bool{}
 	stack := slices.Clone(b.main.outputs)
 	for len(stack) > 0 {
@@ -117,14 +164,11 @@ func compile(b *builder) (*executable, error) {
 	c.epilogues()
 	c.prune()
 	c.rematerialise()
-	if err := c.fuse(); err != nil {
-		return nil, fmt.Errorf("compiling %q: %w", b.name, err)
-	}
-	return c.executable(b)
+	return c, c.fuse()
 }
 
-// deduplicated is the first recorded operation that computes what o does. The
-// values of o become the first's.
+// deduplicated returns the first recorded operation that computes the same as o. The values of o
+// become values of that operation.
 func (c *compiler) deduplicated(o *op) *op {
 	in := make([]*value, len(o.in))
 	for i, v := range o.in {
@@ -142,17 +186,15 @@ func (c *compiler) deduplicated(o *op) *op {
 	for _, v := range in {
 		fmt.Fprintf(&key, " %p", v)
 	}
-	if b, ok := o.data.(*buffer); ok {
-		if len(b.data) > 1<<12 {
+	switch a := o.attrs.(type) {
+	case opaque:
+		return o
+	case *buffer:
+		if len(a.data) > 1<<12 {
 			return o
 		}
-		fmt.Fprintf(&key, " %s %x", b.shape, b.data)
-	}
-	for _, a := range o.attrs {
-		switch a.(type) {
-		case *compute.ScaledDotProductAttentionConfig, *compute.Quantization, []compute.DynamicDimensionSpec:
-			return o
-		}
+		fmt.Fprintf(&key, " %s %x", a.shape, a.data)
+	default:
 		fmt.Fprintf(&key, " %v", a)
 	}
 	first, ok := c.same[key.String()]
@@ -174,14 +216,21 @@ func (c *compiler) node(k kind, o *op, in []edge, results ...shapes.Shape) *node
 		n.op = o.kind
 	}
 	for i, s := range results {
-		n.out = append(n.out, &tensor{node: n, index: i, dtype: s.DType, n: s.Size(), shape: s, output: -1})
+		n.out = append(n.out, newTensor(n, i, s))
 	}
 	n.dims = results[0].Dimensions
 	c.nodes = append(c.nodes, n)
 	return n
 }
 
-// result appends a node that computes o, whose values are the node's results.
+// newTensor returns result number index of a node.
+func newTensor(n *node, index int, s shapes.Shape) *tensor {
+	t := &tensor{node: n, index: index, dtype: s.DType, n: s.Size(), shape: s, output: -1}
+	t.slot = &slot{bytes: t.bytes()}
+	return t
+}
+
+// result appends a node that computes o. The values of o are the results of the node.
 func (c *compiler) result(k kind, o *op, in ...edge) *node {
 	results := make([]shapes.Shape, len(o.out))
 	for i, v := range o.out {
@@ -194,16 +243,16 @@ func (c *compiler) result(k kind, o *op, in ...edge) *node {
 	return n
 }
 
-// edge is how the value's users read it.
+// edge returns how the readers of a value read it.
 func (c *compiler) edge(v *value) edge { return c.values[v] }
 
+// set stores how the readers of a value read it.
 func (c *compiler) set(v *value, e edge) { c.values[v] = e }
 
-// full reads a whole result in the given dimensions.
+// full returns the edge that reads a whole result in the given dimensions.
 func full(t *tensor, dims []int) edge { return edge{t, rowMajor(dims)} }
 
-// contiguous returns e itself if its elements are neighbours in memory, else a
-// copy.
+// contiguous returns e if its elements are neighbours in memory, otherwise an edge to a copy.
 func (c *compiler) contiguous(e edge) edge {
 	if e.contiguous() {
 		return e
@@ -212,8 +261,7 @@ func (c *compiler) contiguous(e edge) edge {
 	return full(n.out[0], e.dims)
 }
 
-// lower adds the nodes that compute o, if it is not lowered yet, and says how
-// its values are read.
+// lower adds the nodes that compute o, unless o is lowered already.
 func (c *compiler) lower(o *op) {
 	if _, done := c.values[o.out[0]]; done || c.moves(o) || c.computes(o) {
 		return
@@ -221,7 +269,7 @@ func (c *compiler) lower(o *op) {
 	c.delegates(o)
 }
 
-// moves handles operations that only change how memory is read.
+// moves lowers operations that only change how memory is read. It reports whether o is one.
 func (c *compiler) moves(o *op) bool {
 	var e edge
 	if len(o.in) > 0 && o.in[0] != nil {
@@ -246,11 +294,12 @@ func (c *compiler) moves(o *op) bool {
 		}
 		e.layout = l
 	case compute.OpTypeTranspose:
-		e.layout = e.transposed(o.attrs[0].([]int))
+		e.layout = e.transposed(o.attrs.(transposeAttrs).permutation)
 	case compute.OpTypeBroadcastInDim:
-		e.layout = e.broadcast(dims, o.attrs[1].([]int))
+		e.layout = e.broadcast(dims, o.attrs.(broadcastInDimAttrs).broadcastAxes)
 	case compute.OpTypeSlice:
-		starts, limits, steps := slices.Clone(o.attrs[0].([]int)), slices.Clone(o.attrs[1].([]int)), slices.Clone(o.attrs[2].([]int))
+		a := o.attrs.(sliceAttrs)
+		starts, limits, steps := slices.Clone(a.starts), slices.Clone(a.limits), slices.Clone(a.strides)
 		for i, d := range e.dims {
 			starts[i], limits[i] = bounds(d, starts[i], limits[i])
 			if len(steps) > 0 {
@@ -265,7 +314,7 @@ func (c *compiler) moves(o *op) bool {
 	return true
 }
 
-// computes handles operations that this backend runs itself.
+// computes lowers operations that this backend runs itself. It reports whether o is one.
 func (c *compiler) computes(o *op) bool {
 	switch o.kind {
 	case compute.OpTypeParameter:
@@ -304,7 +353,7 @@ func (c *compiler) computes(o *op) bool {
 			return false
 		}
 		e := c.edge(o.in[0])
-		if !e.whole(e.t.n) { // loops read the state from the beginning of a tensor
+		if !e.whole(e.t.n) { // loops read the state from the start of a tensor
 			e = full(c.node(kindCopy, nil, []edge{e}, o.in[0].shape).out[0], e.dims)
 		}
 		c.result(kindRandom, o, e)
@@ -313,6 +362,7 @@ func (c *compiler) computes(o *op) bool {
 	return c.elementwise(o)
 }
 
+// concatenate lowers tensors side by side.
 func (c *compiler) concatenate(o *op) bool {
 	if o.out[0].shape.DType.IsPacked() {
 		return false
@@ -321,17 +371,18 @@ func (c *compiler) concatenate(o *op) bool {
 	for _, v := range o.in {
 		in = append(in, c.edge(v))
 	}
-	c.result(kindConcat, o, in...).axes = []int{o.attrs[0].(int)}
+	c.result(kindConcat, o, in...).axes = []int{o.attrs.(concatenateAttrs).axis}
 	return true
 }
 
+// pad lowers a tensor within a larger, filled tensor.
 func (c *compiler) pad(o *op) bool {
 	if o.out[0].shape.DType.IsPacked() || o.in[0].shape.Size() == 0 {
 		return false
 	}
 	e := c.edge(o.in[0])
 	starts, limits := make([]int, len(e.dims)), slices.Clone(e.dims)
-	for i, a := range o.attrs[0].([]compute.PadAxis) {
+	for i, a := range o.attrs.(padAttrs).axesConfig {
 		if a.Interior < 0 || a.Interior > 0 && (a.Start < 0 || a.End < 0) {
 			return false
 		}
@@ -346,13 +397,21 @@ func (c *compiler) pad(o *op) bool {
 	return true
 }
 
-// reduce handles float32 reductions over neighbouring axes.
+// reduce lowers float32 reductions over neighbouring axes.
 func (c *compiler) reduce(o *op) bool {
 	x := o.in[0].shape
 	if x.DType != dtypes.Float32 || x.Size() == 0 {
 		return false
 	}
-	axes := slices.Clone(o.attrs[0].([]int))
+	var axes []int
+	switch a := o.attrs.(type) {
+	case reduceSumAttrs:
+		axes = slices.Clone(a.axes)
+	case reduceMaxAttrs:
+		axes = slices.Clone(a.axes)
+	case reduceMinAttrs:
+		axes = slices.Clone(a.axes)
+	}
 	if len(axes) == 0 {
 		for i := range x.Rank() {
 			axes = append(axes, i)
@@ -366,7 +425,7 @@ func (c *compiler) reduce(o *op) bool {
 	return true
 }
 
-// delegates hands o to GoMLX's Go backend.
+// delegates lowers an operation that runs on GoMLX's Go backend.
 func (c *compiler) delegates(o *op) {
 	var in []edge
 	for _, v := range o.in {
@@ -377,8 +436,8 @@ func (c *compiler) delegates(o *op) {
 	c.result(kindDelegated, o, in...)
 }
 
-// returns marks the program's outputs. An output that is a view, an input, a
-// constant or another output too gets a copy of its own.
+// returns marks the outputs of the program. An output that is a view, an input, a constant or
+// also another output is copied.
 func (c *compiler) returns(values []*value) {
 	for i, v := range values {
 		e := c.edge(v)
@@ -392,8 +451,8 @@ func (c *compiler) returns(values []*value) {
 	}
 }
 
-// prune drops nodes that no output needs, counts the users of each tensor, and
-// numbers nodes and tensors anew in an order in which they can run.
+// prune removes nodes that no output needs and counts the users of each tensor. It numbers nodes
+// and tensors again, in an order in which the nodes can run.
 func (c *compiler) prune() {
 	needed := map[*node]bool{}
 	var visit func(n *node)
@@ -436,8 +495,8 @@ func (c *compiler) prune() {
 	}
 }
 
-// edges lists all that n reads, a product's epilogue included, without operands
-// that were left out.
+// edges lists the edges by which n reads, with those of the epilogue of a product and without
+// operands that were left out.
 func (n *node) edges() []edge {
 	all := slices.Clone(n.in)
 	if d := n.dot; d != nil {
@@ -448,7 +507,7 @@ func (n *node) edges() []edge {
 	return slices.DeleteFunc(all, func(e edge) bool { return e.t == nil })
 }
 
-// users lists the nodes that read each tensor, in order, once for each edge.
+// users lists the nodes that read each tensor, in order, once per edge.
 func (c *compiler) users() map[*tensor][]*node {
 	users := map[*tensor][]*node{}
 	for _, n := range c.nodes {

@@ -6,29 +6,28 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// GoMLX differentiates layer norm as the formula that it stands for, so its
-// gradient reaches a backend as some twenty operations on rows. With n columns,
-// xc = x − mean(x) and σ = √(mean(xc²) + eps), the gradient of x from that of
-// h = xc/σ, called g, is
+// GoMLX differentiates the formula of layer norm, so a backend gets the gradient as some twenty operations on
+// rows. With n columns, xc = x − mean(x), σ = √(mean(xc²) + eps) and g, the gradient of h = xc/σ, the gradient
+// of x is
 //
-//	q  = Σ −g·(xc/σ²) · ½/σ · 1/n    one number for each row
+//	q  = Σ −g·(xc/σ²) · ½/σ · 1/n    (one number for each row)
 //	d  = g/σ + q·xc + q·xc
 //	dx = d − Σd/n
 //
-// where GoMLX adds d to the gradient that x gets elsewhere before it adds the
-// last term. Both dx and h are recognised and become one kernel each.
+// GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises dx and h; each
+// becomes one kernel.
 
-// layerNorm replaces n by the gradient of a layer norm, or by a layer norm
-// without weight and bias, if that is what it computes.
+// layerNorm recognises the gradient of a layer norm, and a layer norm without weight and bias. It changes n to
+// the operation that it recognises.
 func (c *compiler) layerNorm(n *node) {
-	if n.kind != kindFused || len(n.dims) == 0 || n.dims[len(n.dims)-1] > maxRow {
+	if n.kind != kindFused || len(n.dims) == 0 || n.dims[len(n.dims)-1] > c.maxRow {
 		return
 	}
 	switch n.op {
 	case compute.OpTypeDiv:
 		if l, ok := normalised(n); ok {
 			n.op, n.in = compute.OpTypeFusedLayerNorm, []edge{full(l.x, n.dims)}
-			n.rec = &op{kind: n.op, attrs: []any{[]int{len(n.dims) - 1}, l.eps}}
+			n.rec = &op{kind: n.op, attrs: fusedLayerNormAttrs{axes: []int{len(n.dims) - 1}, epsilon: l.eps}}
 		}
 	case compute.OpTypeAdd:
 		for i := range 2 {
@@ -55,14 +54,13 @@ func (c *compiler) layerNorm(n *node) {
 				n.in = []edge{at.in[1-j], full(at.out[0], n.dims)}
 			}
 			at.op, at.in = opLayerNormGrad, []edge{full(g, n.dims), full(l.x, n.dims)}
-			at.rec = &op{kind: opLayerNormGrad, data: float32(l.eps)}
+			at.rec = &op{kind: opLayerNormGrad, attrs: layerNormGradAttrs{float32(l.eps)}}
 			return
 		}
 	}
 }
 
-// norm is a layer norm's inside: what it normalises, and the numbers of its
-// rows.
+// norm holds the parts of a layer norm: its input, the centred input, and σ of every row.
 type norm struct {
 	x, centred, sigma *tensor
 	eps               float64
@@ -87,7 +85,7 @@ func normalised(n *node) (l norm, ok bool) {
 		eps, ok := scalar(e)
 		square, ok2 := rowMean(w.t.node.in[1-i], size, cols)
 		if ok && ok2 {
-			f, ok := product(full(square, n.dims), size)
+			f, ok := factorised(full(square, n.dims), size)
 			return norm{x, xc.t, sigma.t, eps}, ok && nearly(f.scale, 1) && slices.Equal(f.tensors, []*tensor{xc.t, xc.t})
 		}
 	}
@@ -112,7 +110,7 @@ func centred(t *tensor, cols int) (x *tensor, ok bool) {
 
 // rowMean recognises the sum of each row of a tensor, divided by its length.
 func rowMean(e edge, size, cols int) (of *tensor, ok bool) {
-	f, ok := product(e, size/cols)
+	f, ok := factorised(e, size/cols)
 	if !ok || len(f.tensors) != 1 || !nearly(f.scale, 1/float64(cols)) {
 		return nil, false
 	}
@@ -136,7 +134,7 @@ func negativeMean(e edge, n *node) (d *tensor, ok bool) {
 	if e.t.n == size || !perRow(e, size, cols) {
 		return nil, false
 	}
-	f, ok := product(full(e.t, e.t.shape.Dimensions), size/cols)
+	f, ok := factorised(full(e.t, e.t.shape.Dimensions), size/cols)
 	if !ok || len(f.tensors) != 1 || !nearly(f.scale, 1/float64(cols)) || !fused(f.tensors[0], compute.OpTypeNeg) {
 		return nil, false
 	}
@@ -180,7 +178,7 @@ func normGradient(d *tensor) (g *tensor, l norm, ok bool) {
 		if !perRow(q, d.n, cols) || !through.node.in[1-i].whole(d.n) {
 			continue
 		}
-		// The reader of h = xc/σ need not exist any more; its operands do.
+		// The node that computes h = xc/σ may not exist any more, but its operands do.
 		h := &node{out: []*tensor{d}, dims: direct.dims, in: []edge{through.node.in[1-i], direct.in[1]}}
 		if l, ok := normalised(h); ok && varianceGradient(q.t, g, l, d.n, cols) {
 			return g, l, true
@@ -191,7 +189,7 @@ func normGradient(d *tensor) (g *tensor, l norm, ok bool) {
 
 // varianceGradient recognises q = Σ −g·(xc/σ²) · ½/σ · 1/n.
 func varianceGradient(q, g *tensor, l norm, size, cols int) bool {
-	f, ok := product(full(q, q.shape.Dimensions), size/cols)
+	f, ok := factorised(full(q, q.shape.Dimensions), size/cols)
 	if !ok || len(f.tensors) != 2 || !nearly(f.scale, 0.5/float64(cols)) {
 		return false
 	}
@@ -210,7 +208,7 @@ func varianceGradient(q, g *tensor, l norm, size, cols int) bool {
 		if !p.whole(size) || !fused(p.t, compute.OpTypeMul) {
 			continue
 		}
-		// g may be a product itself, so it is not taken apart.
+		// g may be a product itself, so it is not split into factors.
 		j := slices.IndexFunc(p.t.node.in, func(e edge) bool { return e.t == g && e.whole(size) })
 		if j < 0 || !p.t.node.in[1-j].whole(size) || !fused(p.t.node.in[1-j].t, compute.OpTypeDiv) {
 			continue

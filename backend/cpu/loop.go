@@ -1,73 +1,74 @@
 package cpu
 
 import (
-	"slices"
 	"sync"
 	"unsafe"
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// loop is a cluster ready to run. It walks total elements in rows of cols; each
-// turn takes a few short rows, or a chunk of a long one, through all
-// instructions while they are in the first-level cache.
+// loop is the kernel of a cluster. It walks total elements in rows of cols elements. Each turn takes a few
+// short rows, or a chunk of a long row, through all instructions while they are in the first-level cache.
 //
-// Registers hold the elements of a turn (full) or one number for each of its
-// rows (scalar): an input that is constant along a row, or a row that was
-// reduced.
+// A full register holds the elements of a turn. A scalar register holds one number for each row of a turn:
+// an input that is constant along a row, or a reduced row.
 type loop struct {
 	total, cols, chunk int
-	rows               int // of a turn, more than 1 only where chunk is cols
+	rows               int // rows of a turn; more than 1 only if chunk is cols
 	parts              int
-	blocks             int // of rows, which sums add up apart; a part lies within one
+	blocks             int // number of blocks of rows that sums add up separately; a part lies within one block
 	in                 []loopInput
 	code               []instruction
-	bound              []loopResult // full registers that are the memory of a result
-	stores             []loopResult // scalar registers, one element for each row
-	sums               []loopResult // full registers whose rows are added up to one row of cols elements, or one for each block
-	immediates         []float32    // the first scalar registers
+	bound              []loopResult // full registers that lie in the memory of a result
+	stores             []loopResult // scalar registers that are stored, one element per row
+	sums               []loopResult // full registers whose rows are added up to one row of cols elements, or to one per block
+	immediates         []float32    // contents of the first scalar registers
 	full, scalar       int          // numbers of registers
-	scratch            int          // full registers that need memory of their own
+	scratch            int          // number of full registers that need scratch memory
 }
 
 // loopInput fills a register from memory.
 type loopInput struct {
-	t        *tensor
+	slot     *slot
+	dtype    dtypes.DType
 	l        layout // collapsed
-	run      int    // elements over which the innermost stride holds
+	run      int    // number of elements over which the innermost stride holds
 	stride   int    // 0 or 1, along a run
 	reg      int
 	form     inputForm
-	elements int  // bytes of an element
-	fixed    bool // assembled alike for every turn
+	elements int  // size of an element, in bytes
+	fixed    bool // the content is the same in every turn
 }
 
+// inputForm says how a register is filled.
 type inputForm int
 
 const (
-	inputRow      inputForm = iota // contiguous along the turn: the register is the memory
-	inputAssemble                  // pieced together
+	inputRow      inputForm = iota // the register is the memory, which is contiguous along the turn
+	inputAssemble                  // the register is copied from several pieces of memory
 	inputScalar                    // one number for each row
 )
 
 // loopResult is a register that goes to memory.
 type loopResult struct {
-	t   *tensor
-	reg int
+	slot  *slot
+	dtype dtypes.DType
+	reg   int
 }
 
+// form says what an instruction does and which of its registers are full.
 type form int
 
 const (
 	formVV form = iota // full, full → full
-	formVS
-	formSV
-	formSS // scalar, scalar → scalar
-	formV
-	formS
+	formVS             // full, scalar → full
+	formSV             // scalar, full → full
+	formSS             // scalar, scalar → scalar
+	formV              // full → full
+	formS              // scalar → scalar
 	formCompareVV
 	formCompareVS
 	formCompareSS
@@ -83,17 +84,16 @@ const (
 	formSpread // scalar → full
 )
 
-// instruction reads registers a, b, c and writes dst. Its form says which of them
-// are full, and which function it calls.
+// instruction reads the registers a, b, c and writes dst. Its form says which registers are full and which
+// function it calls.
 type instruction struct {
 	form         form
 	dst, a, b, c int
-	// Of formWhere: whether the mask and the branches are full. Of formSpread
-	// cFull says that dst holds booleans.
+	// Of formWhere: whether the mask and the branches are full. Of formSpread, cFull says that dst
+	// holds booleans.
 	aFull, bFull, cFull bool
 	vv                  func(dst, a, b []float32)
-	vs                  func(dst, a []float32, s float32)
-	sv                  func(dst []float32, s float32, a []float32)
+	vs                  func(dst, a []float32, s float32) // of formVS and, with the operands swapped, of formSV
 	ss                  func(a, b float32) float32
 	v                   func(dst, a []float32)
 	s                   func(a float32) float32
@@ -103,104 +103,19 @@ type instruction struct {
 	reduce              func(a []float32) float32
 	convert             func(dst []float32, src unsafe.Pointer)
 	eps                 float32
-	state               *tensor // random bits: where the state lies
+	state               *slot // of random bits: the state of the generator
 	dropout             dropout
-}
-
-// reads lists the tensors that the loop reads from memory.
-func (l *loop) reads() (out []*tensor) {
-	add := func(t *tensor) {
-		if !slices.Contains(out, t) {
-			out = append(out, t)
-		}
-	}
-	for _, in := range l.in {
-		add(in.t)
-	}
-	for _, ins := range l.code {
-		if ins.state != nil {
-			add(ins.state)
-		}
-	}
-	return out
-}
-
-// writes lists the tensors that the loop writes.
-func (l *loop) writes() (out []*tensor) {
-	for _, b := range l.bound {
-		out = append(out, b.t)
-	}
-	for _, s := range l.stores {
-		out = append(out, s.t)
-	}
-	for _, s := range l.sums {
-		out = append(out, s.t)
-	}
-	return out
-}
-
-// replaces reports whether result may lie in the memory of input: the loop
-// reads input element by element, in step with result, and not after result is
-// written.
-func (l *loop) replaces(result, input *tensor) bool {
-	if result.bytes() != input.bytes() || result.n != l.total {
-		return false
-	}
-	reg := -1
-	for _, b := range l.bound {
-		if b.t == result {
-			reg = b.reg
-		}
-	}
-	if reg < 0 {
-		return false
-	}
-	var regs []int
-	for _, in := range l.in {
-		if in.t == input {
-			if in.form != inputRow || !in.l.whole(l.total) {
-				return false
-			}
-			regs = append(regs, in.reg)
-		}
-	}
-	written := -1
-	for i, ins := range l.code {
-		if ins.state == input {
-			return false
-		}
-		for _, r := range ins.reads() {
-			if written >= 0 && slices.Contains(regs, r) {
-				return false
-			}
-		}
-		if ins.writesFull() && ins.dst == reg && written < 0 {
-			written = i
-			for _, r := range ins.reads() {
-				if slices.Contains(regs, r) && !ins.inPlace(r) {
-					return false
-				}
-			}
-		}
-	}
-	for _, s := range l.sums {
-		if slices.Contains(regs, s.reg) {
-			return false
-		}
-	}
-	return written >= 0
 }
 
 // turns is the state of one goroutine that runs parts of a loop.
 type turns struct {
-	reg  []unsafe.Pointer
-	base []unsafe.Pointer // of the inputs, then of the results
-	s    []float32        // scalar register r of row i is s[r*stride+i]
-	n    int              // elements of this turn
-	rows int              // of this turn
-	cols int              // n / rows
-	// stride is the number of rows of a whole turn.
-	stride int
+	reg    []unsafe.Pointer
+	base   []unsafe.Pointer // memory of the inputs, then of the results
+	s      []float32        // scalar register r of row i is s[r*stride+i]
+	n      int              // number of elements of this turn
+	rows   int              // number of rows of this turn
+	cols   int              // n / rows
+	stride int              // number of rows of a complete turn
 }
 
 var (
@@ -208,7 +123,7 @@ var (
 	spareSums  = sync.Pool{New: func() any { return new([]float32) }}
 )
 
-// sized is s with n elements of undefined content.
+// sized returns s with n elements of undefined content.
 func sized[T any](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n)
@@ -216,29 +131,32 @@ func sized[T any](s []T, n int) []T {
 	return s[:n]
 }
 
+// f returns a full register.
 func (m *turns) f(r int) []float32 { return unsafe.Slice((*float32)(m.reg[r]), m.n) }
+
+// bools returns a full register of booleans.
 func (m *turns) bools(r int) []bool {
 	return unsafe.Slice((*bool)(m.reg[r]), m.n)
 }
 
-// row is row i of a full register.
+// row returns row i of a full register.
 func (m *turns) row(r, i int) []float32 {
 	return unsafe.Slice((*float32)(unsafe.Add(m.reg[r], 4*i*m.cols)), m.cols)
 }
 
+// boolRow returns row i of a full register of booleans.
 func (m *turns) boolRow(r, i int) []bool {
 	return unsafe.Slice((*bool)(unsafe.Add(m.reg[r], i*m.cols)), m.cols)
 }
 
-// scalars is a scalar register: one number for each row.
+// scalars returns a scalar register: one number for each row.
 func (m *turns) scalars(r int) []float32 { return m.s[r*m.stride:][:m.rows] }
 
-// run executes the loop on the memory of mem.
-func (l *loop) run(mem func(t *tensor) []byte) {
-	chunks := (l.cols + l.chunk - 1) / l.chunk // of a row
-	rows := l.total / l.cols / l.blocks        // of a block
+func (l *loop) run(x *execution) error {
+	chunks := (l.cols + l.chunk - 1) / l.chunk // chunks of a row
+	rows := l.total / l.cols / l.blocks        // rows of a block
 	units := (rows + l.rows - 1) / l.rows * chunks
-	split := min(max(1, l.parts/l.blocks), units) // parts of a block
+	split := min(max(1, l.parts/l.blocks), units) // number of parts of a block
 	parts := l.blocks * split
 	var partial []float32
 	width := len(l.sums) * l.cols
@@ -263,10 +181,10 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 			m.reg[i] = unsafe.Pointer(unsafe.SliceData(scratch.Float32s(l.chunk * l.rows)))
 		}
 		for i, in := range l.in {
-			base[i] = unsafe.Pointer(unsafe.SliceData(mem(in.t)))
+			base[i] = unsafe.Pointer(unsafe.SliceData(x.mem(in.slot)))
 		}
 		for i, b := range l.bound {
-			base[len(l.in)+i] = unsafe.Pointer(unsafe.SliceData(mem(b.t)))
+			base[len(l.in)+i] = unsafe.Pointer(unsafe.SliceData(x.mem(b.slot)))
 		}
 		first := true
 		block, share := part/split, part%split
@@ -290,7 +208,7 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 						if in.run < 0 {
 							at = row + r
 						}
-						s[r] = number(in.t.dtype, unsafe.Add(base[i], in.l.at(at)*in.elements))
+						s[r] = number(in.dtype, unsafe.Add(base[i], in.l.at(at)*in.elements))
 					}
 				default:
 					if !in.fixed || first {
@@ -300,12 +218,12 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 			}
 			first = false
 			for i, b := range l.bound {
-				m.reg[b.reg] = unsafe.Add(base[len(l.in)+i], e0*b.t.dtype.Size())
+				m.reg[b.reg] = unsafe.Add(base[len(l.in)+i], e0*b.dtype.Size())
 			}
-			l.turn(m, e0, mem, scratch)
+			l.turn(m, e0, x, scratch)
 			for _, s := range l.stores {
 				for r, v := range m.scalars(s.reg) {
-					put(s.t.dtype, mem(s.t), row+r, v)
+					put(s.dtype, x.mem(s.slot), row+r, v)
 				}
 			}
 			at := part * width
@@ -316,8 +234,8 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 		}
 	})
 	for i, s := range l.sums {
-		out := view[float32](mem(s.t), 0, s.t.n)
-		each := parts * l.cols / s.t.n // parts of a row of the result
+		out := x.float32s(s.slot)
+		each := parts * l.cols / len(out) // number of parts of a row of the result
 		for p := range parts {
 			row, add := out[p/each*l.cols:][:l.cols], partial[p*width+i*l.cols:]
 			if p%each == 0 {
@@ -327,6 +245,7 @@ func (l *loop) run(mem func(t *tensor) []byte) {
 			}
 		}
 	}
+	return nil
 }
 
 // number reads one element as float32.
@@ -342,12 +261,12 @@ func number(t dtypes.DType, p unsafe.Pointer) float32 {
 		var v [1]float32
 		conversions[t](v[:], p)
 		return v[0]
-	default: // Uint32, the last of conversions
+	default: // Uint32: loops have no other type in conversions
 		return float32(*(*uint32)(p))
 	}
 }
 
-// put writes one element: float32, or bool from 0 and 1.
+// put writes one element: a float32 number, or a bool from 0 or 1.
 func put(t dtypes.DType, data []byte, at int, v float32) {
 	if t == dtypes.Bool {
 		data[at] = byte(v)
@@ -356,7 +275,7 @@ func put(t dtypes.DType, data []byte, at int, v float32) {
 	view[float32](data, at, 1)[0] = v
 }
 
-// assemble pieces a register together from runs shorter than the turn.
+// assemble fills a register from runs that are shorter than the turn.
 func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
 	for done := 0; done < m.n; {
 		e := e0 + done
@@ -386,8 +305,8 @@ func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
 	}
 }
 
-// turn runs all instructions on the rows, or the chunk, of one turn.
-func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *workers.Scratch) {
+// turn runs all instructions for one turn, which begins at element e0.
+func (l *loop) turn(m *turns, e0 int, x *execution, scratch *workers.Scratch) {
 	for i := range l.code {
 		ins := &l.code[i]
 		switch ins.form {
@@ -403,11 +322,11 @@ func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *worke
 			}
 		case formSV:
 			if ins.a < len(l.immediates) {
-				ins.sv(m.f(ins.dst), l.immediates[ins.a], m.f(ins.b))
+				ins.vs(m.f(ins.dst), m.f(ins.b), l.immediates[ins.a])
 				continue
 			}
 			for r, s := range m.scalars(ins.a) {
-				ins.sv(m.row(ins.dst, r), s, m.row(ins.b, r))
+				ins.vs(m.row(ins.dst, r), m.row(ins.b, r), s)
 			}
 		case formSS:
 			dst, b := m.scalars(ins.dst), m.scalars(ins.b)
@@ -470,15 +389,15 @@ func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *worke
 			}
 		case formLayerNormGrad:
 			for r := range m.rows {
-				x := m.row(ins.b, r)
-				mean, rstd := vector.Moments(x, ins.eps)
-				vector.LayerNormGradRow(m.row(ins.dst, r), m.row(ins.a, r), x, nil, mean, rstd)
+				in := m.row(ins.b, r)
+				mean, rstd := vector.Moments(in, ins.eps)
+				vector.LayerNormGradRow(m.row(ins.dst, r), m.row(ins.a, r), in, mean, rstd)
 			}
 		case formRandom:
-			state := view[uint64](mem(ins.state), 0, 3)
+			state := view[uint64](x.mem(ins.state), 0, 3)
 			randomBits(unsafe.Slice((*uint32)(m.reg[ins.dst]), m.n), state, e0, scratch)
 		case formDropout:
-			drop(m.f(ins.dst), m.f(ins.a), ins.dropout, view[uint64](mem(ins.state), 0, 3), e0, scratch)
+			drop(m.f(ins.dst), m.f(ins.a), ins.dropout, view[uint64](x.mem(ins.state), 0, 3), e0, scratch)
 		case formSpread:
 			for r, s := range m.scalars(ins.a) {
 				if !ins.cFull {
@@ -493,7 +412,7 @@ func (l *loop) turn(m *turns, e0 int, mem func(t *tensor) []byte, scratch *worke
 	}
 }
 
-// where selects within row r.
+// where runs a selection in row r.
 func (m *turns) where(ins *instruction, r int) {
 	dst := m.row(ins.dst, r)
 	if !ins.aFull {
@@ -515,7 +434,7 @@ func (m *turns) where(ins *instruction, r int) {
 	case ins.bFull:
 		vector.WhereElseScalar(dst, mask, m.row(ins.b, r), m.scalars(ins.c)[r])
 	case ins.cFull:
-		vector.WhereThenScalar(dst, mask, m.scalars(ins.b)[r], m.row(ins.c, r))
+		vector.WhereThenScalar(dst, mask, m.row(ins.c, r), m.scalars(ins.b)[r])
 	default:
 		vector.WhereScalars(dst, mask, m.scalars(ins.b)[r], m.scalars(ins.c)[r])
 	}

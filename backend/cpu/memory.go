@@ -6,79 +6,53 @@ import (
 	"unsafe"
 )
 
-// where says which memory a tensor lies in.
-type where int
-
-const (
-	inArena where = iota
-	inInput       // the buffer of a parameter
-	inConstant
-	inOutput // a buffer of its own that the caller gets
-)
-
-// place is where a tensor lies.
-type place struct {
-	where  where
-	used   bool    // false: nothing reads it from memory, it has none
-	offset int     // in the arena, bytes
-	index  int     // of the parameter or the output
-	donor  *tensor // output: the input whose memory it takes if that was donated
-	alias  *tensor // the tensor whose memory it takes over; nil: none
-}
-
-// arenaAlign keeps every tensor on cache lines of its own.
+// arenaAlign is the alignment of a tensor in the arena, in bytes: every tensor has its own cache
+// lines.
 const arenaAlign = 64
 
-// step is one node in its final order, with what it reads and writes in memory.
-type step struct {
-	node   *node
-	reads  []*tensor
-	writes []*tensor
-}
-
-// plan gives every tensor its place: in the arena by lifetime, so that two
-// tensors share memory only if none is needed while the other is.
-func plan(steps []step, outputs []*tensor) (arenaBytes int) {
+// plan gives every tensor its place and returns the size of the arena in bytes. Tensors lie in the
+// arena by lifetime: two tensors share memory only if neither is needed while the other is.
+func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 	first, last := map[*tensor]int{}, map[*tensor]int{}
-	for i, s := range steps {
+	for i, s := range tasks {
 		for _, t := range s.writes {
 			first[t] = i
 			last[t] = max(last[t], i)
-			t.place.used = true
+			t.used = true
 		}
 		for _, t := range s.reads {
 			last[t] = max(last[t], i)
-			t.place.used = true
+			t.used = true
 		}
 	}
 	for _, t := range outputs {
-		t.place = place{where: inOutput, used: true, index: t.output}
+		t.slot.where, t.slot.index, t.used = inOutput, t.output, true
 	}
-	// A loop's result takes the place of an input that is not read again.
+	// The result of a loop takes the place of an input that is not read again.
 	taken := map[*tensor]bool{}
 	root := func(t *tensor) *tensor {
-		for t.place.alias != nil {
-			t = t.place.alias
+		for t.alias != nil {
+			t = t.alias
 		}
 		return t
 	}
-	end := map[*tensor]int{} // last use of the memory of a root
+	end := map[*tensor]int{} // the last task that uses the memory of a root
 	for t, l := range last {
 		end[t] = l
 	}
-	for i, s := range steps {
+	for i, s := range tasks {
 		for _, t := range s.writes {
 			for _, in := range s.reads {
-				if !replaceable(s.node, t, in) || last[in] != i || taken[in] || t.place.alias != nil || t.place.donor != nil {
+				if !replaceable(s.node, t, in) || last[in] != i || taken[in] || t.alias != nil || t.slot.donor != nil {
 					continue
 				}
 				r := root(in)
 				switch {
-				case t.place.where == inOutput && r.place.where == inInput && r == in:
-					t.place.donor = in
+				case t.slot.where == inOutput && r.slot.where == inInput && r == in:
+					t.slot.donor = in.slot
 					taken[in] = true
-				case t.place.where == inArena && r.place.where == inArena:
-					t.place.alias = in
+				case t.slot.where == inArena && r.slot.where == inArena:
+					t.alias = in
 					taken[in] = true
 					end[r] = max(end[r], last[t])
 				}
@@ -92,12 +66,13 @@ func plan(steps []step, outputs []*tensor) (arenaBytes int) {
 	}
 	var list []interval
 	for t, from := range first {
-		if t.place.where == inArena && t.place.used && t.place.alias == nil {
+		if t.slot.where == inArena && t.used && t.alias == nil {
 			size := (t.bytes() + arenaAlign - 1) &^ (arenaAlign - 1)
 			list = append(list, interval{t: t, from: from, to: end[t], size: size})
 		}
 	}
-	// Largest first, each at the lowest place that is free all its life.
+	// The largest tensor comes first. Each tensor gets the lowest place that is free during its
+	// whole lifetime.
 	slices.SortFunc(list, func(a, b interval) int {
 		if a.size != b.size {
 			return b.size - a.size
@@ -117,45 +92,45 @@ func plan(steps []step, outputs []*tensor) (arenaBytes int) {
 			at = max(at, p.base+p.size)
 		}
 		v.base = at
-		v.t.place.offset = at
+		v.t.slot.offset = at
 		arenaBytes = max(arenaBytes, at+v.size)
 		i, _ := slices.BinarySearchFunc(placed, v, func(a, b interval) int { return a.base - b.base })
 		placed = slices.Insert(placed, i, v)
 	}
-	for _, s := range steps {
+	for _, s := range tasks {
 		for _, t := range s.writes {
-			if t.place.alias != nil {
-				t.place.offset = root(t).place.offset
+			if t.alias != nil {
+				t.slot.offset = root(t).slot.offset
 			}
 		}
 	}
 	return arenaBytes
 }
 
-// replaceable reports whether a step may write result over input.
+// replaceable reports whether a node may write result over input.
 func replaceable(n *node, result, input *tensor) bool {
 	switch {
 	case n.loop != nil:
-		return n.loop.loop.replaces(result, input)
+		return n.loop.replaces(result, input)
 	case n.kind == kindScatter:
 		return input == n.in[0].t && input != n.in[1].t && input != n.in[2].t && result.n == input.n
 	}
 	return false
 }
 
-// arenas keeps the memory of intermediate results from run to run. All programs of a
-// backend share them: there are as many as were needed at once.
+// arenas keeps the memory of intermediate results from run to run. All programs of a backend share
+// the arenas. There are as many arenas as were in use at the same time.
 type arenas struct {
 	mu    sync.Mutex
 	free  [][]byte
 	inUse int
 
-	most  int // in use at once
-	bytes int // of all that there are
-	peak  int // of bytes
+	most  int // largest number of arenas in use at the same time
+	bytes int // total size of the arenas
+	peak  int // largest total size so far, in bytes
 }
 
-// take returns an arena of at least n bytes; none for a program that needs none.
+// take returns an arena of at least n bytes, or nil if n is 0.
 func (a *arenas) take(n int) []byte {
 	if n == 0 {
 		return nil
@@ -185,7 +160,7 @@ func (a *arenas) take(n int) []byte {
 	return alignedBytes(n)
 }
 
-// give returns an arena.
+// give takes an arena back.
 func (a *arenas) give(m []byte) {
 	if m == nil {
 		return
@@ -202,6 +177,7 @@ func (a *arenas) give(m []byte) {
 	}
 }
 
+// drop releases the arenas that are not in use.
 func (a *arenas) drop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,18 +187,18 @@ func (a *arenas) drop() {
 	a.free = nil
 }
 
-// peakBytes is the most that there was at once.
+// peakBytes returns the largest total size of the arenas so far.
 func (a *arenas) peakBytes() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return int64(a.peak)
 }
 
-// released is the memory of finalized buffers, by size: training makes tensors of
-// the same sizes in every step. The garbage collector takes what is left over.
+// released keeps the memory of finalized buffers by size, because training makes tensors of the same
+// sizes in every step. The garbage collector frees memory that is not taken again.
 type released struct{ bySize sync.Map } // int → *sync.Pool of *byte
 
-// leastReleased is the size from which on memory is kept, in bytes.
+// leastReleased is the smallest memory that is kept, in bytes.
 const leastReleased = 4 << 10
 
 // take returns n bytes of undefined content.
@@ -235,7 +211,7 @@ func (r *released) take(n int) []byte {
 	return alignedBytes(n)
 }
 
-// give keeps m, which nobody uses any more.
+// give keeps the memory m. The caller must not use m any more.
 func (r *released) give(m []byte) {
 	if len(m) < leastReleased {
 		return

@@ -9,16 +9,15 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// recorder is a backend that keeps the last program it compiled.
+// recorder is a backend that keeps the last program it compiled, with its tasks.
 type recorder struct {
 	*Backend
-	built *builder
 	exec  *executable
+	tasks []task
 }
 
 func (r *recorder) Builder(name string) compute.Builder {
-	r.built = newBuilder(r.Backend, name)
-	return &recorded{r.built, r}
+	return &recorded{newBuilder(r.Backend, name), r}
 }
 
 type recorded struct {
@@ -26,12 +25,15 @@ type recorded struct {
 	to *recorder
 }
 
+// Compile does what compile does.
 func (b *recorded) Compile() (compute.Executable, error) {
-	exec, err := b.builder.Compile()
-	if x, ok := exec.(*executable); ok {
-		b.to.exec = x
+	c, err := lower(b.builder)
+	if err != nil {
+		return nil, err
 	}
-	return exec, err
+	b.to.tasks = c.schedule(b.builder)
+	b.to.exec, err = c.executable(b.builder, b.to.tasks)
+	return b.to.exec, err
 }
 
 // shadow follows a program's memory step by step.
@@ -41,38 +43,38 @@ type shadow struct {
 
 // lines are the cache lines of t in the arena.
 func lines(t *tensor) (from, to int) {
-	return t.place.offset / arenaAlign, (t.place.offset + t.bytes() + arenaAlign - 1) / arenaAlign
+	return t.slot.offset / arenaAlign, (t.slot.offset + t.bytes() + arenaAlign - 1) / arenaAlign
 }
 
 // check reports the first step at which x reads memory that another result was
 // written over, or writes over what it still has to read.
-func (s *shadow) check(x *executable) error {
+func (s *shadow) check(x *executable, tasks []task) error {
 	s.owner = map[int]*tensor{}
-	last := lastReads(x)
-	for i, st := range x.steps {
+	last := lastReads(tasks)
+	for i, st := range tasks {
 		for _, t := range st.reads {
-			if t.place.where != inArena {
+			if t.slot.where != inArena {
 				continue
 			}
-			if !t.place.used {
+			if !t.used {
 				return fmt.Errorf("step %d reads tensor %d, which has no place", i, t.id)
 			}
 			for l, to := lines(t); l < to; l++ {
 				if s.owner[l] != t {
-					return fmt.Errorf("step %d reads tensor %d at %d, but line %d belongs to another", i, t.id, t.place.offset, l)
+					return fmt.Errorf("step %d reads tensor %d at %d, but line %d belongs to another", i, t.id, t.slot.offset, l)
 				}
 			}
 		}
 		written := map[int]bool{}
 		for _, t := range st.writes {
-			if d := t.place.donor; d != nil && (d.place.where != inInput || last[d] != i || d.bytes() != t.bytes()) {
-				return fmt.Errorf("step %d writes an output over input %d, which step %d reads", i, d.place.index, last[d])
+			if d := t.slot.donor; d != nil && (d.where != inInput || last[d] != i || d.bytes != t.bytes()) {
+				return fmt.Errorf("step %d writes an output over input %d, which step %d reads", i, d.index, last[d])
 			}
-			if t.place.where != inArena {
+			if t.slot.where != inArena {
 				continue
 			}
-			if t.place.offset%arenaAlign != 0 || t.place.offset < 0 || t.place.offset+t.bytes() > x.arenaBytes {
-				return fmt.Errorf("tensor %d lies at %d to %d of an arena of %d bytes", t.id, t.place.offset, t.place.offset+t.bytes(), x.arenaBytes)
+			if t.slot.offset%arenaAlign != 0 || t.slot.offset < 0 || t.slot.offset+t.bytes() > x.arenaBytes {
+				return fmt.Errorf("tensor %d lies at %d to %d of an arena of %d bytes", t.id, t.slot.offset, t.slot.offset+t.bytes(), x.arenaBytes)
 			}
 			for l, to := lines(t); l < to; l++ {
 				if written[l] {
@@ -81,13 +83,13 @@ func (s *shadow) check(x *executable) error {
 				written[l] = true
 				// Over what this step reads only as its alias, and for the last time.
 				o := s.owner[l]
-				if o != nil && slices.Contains(st.reads, o) && (t.place.alias != o || last[o] != i || o.bytes() != t.bytes() || o.place.offset != t.place.offset) {
+				if o != nil && slices.Contains(st.reads, o) && (t.alias != o || last[o.slot] != i || o.bytes() != t.bytes() || o.slot.offset != t.slot.offset) {
 					return fmt.Errorf("step %d writes tensor %d over tensor %d, which it reads", i, t.id, o.id)
 				}
 			}
 		}
 		for _, t := range st.writes {
-			if t.place.where == inArena {
+			if t.slot.where == inArena {
 				for l, to := lines(t); l < to; l++ {
 					s.owner[l] = t
 				}
@@ -97,11 +99,11 @@ func (s *shadow) check(x *executable) error {
 	return nil
 }
 
-func lastReads(x *executable) map[*tensor]int {
-	last := map[*tensor]int{}
-	for i, s := range x.steps {
+func lastReads(tasks []task) map[*slot]int {
+	last := map[*slot]int{}
+	for i, s := range tasks {
 		for _, t := range s.reads {
-			last[t] = i
+			last[t.slot] = i
 		}
 	}
 	return last
@@ -109,14 +111,14 @@ func lastReads(x *executable) map[*tensor]int {
 
 // greatest is the most arena memory, in bytes, that is in use at one step: what
 // no placement can do without, given which results take over an input's place.
-func greatest(x *executable) (most int) {
-	last := lastReads(x)
+func greatest(tasks []task) (most int) {
+	last := lastReads(tasks)
 	alive := map[*tensor]bool{}
-	for i, s := range x.steps {
+	for i, s := range tasks {
 		for _, t := range s.writes {
-			if t.place.where == inArena {
+			if t.slot.where == inArena {
 				alive[t] = true
-				delete(alive, t.place.alias)
+				delete(alive, t.alias)
 			}
 		}
 		n := 0
@@ -125,20 +127,20 @@ func greatest(x *executable) (most int) {
 			n += (to - from) * arenaAlign
 		}
 		most = max(most, n)
-		maps.DeleteFunc(alive, func(t *tensor, _ bool) bool { return last[t] <= i })
+		maps.DeleteFunc(alive, func(t *tensor, _ bool) bool { return last[t.slot] <= i })
 	}
 	return most
 }
 
 // apart gives every result memory of its own.
-func apart(x *executable) {
+func apart(x *executable, tasks []task) {
 	x.arenaBytes = 0
-	for _, s := range x.steps {
+	for _, s := range tasks {
 		for _, t := range s.writes {
-			t.place.alias, t.place.donor = nil, nil
-			if t.place.where == inArena {
+			t.alias, t.slot.donor = nil, nil
+			if t.slot.where == inArena {
 				from, to := lines(t)
-				t.place.offset = x.arenaBytes
+				t.slot.offset = x.arenaBytes
 				x.arenaBytes += (to - from) * arenaAlign
 			}
 		}
@@ -160,21 +162,21 @@ func TestPlan(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, log)
 		}
-		if err := new(shadow).check(r.exec); err != nil {
+		if err := new(shadow).check(r.exec, r.tasks); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if least := greatest(r.exec); r.exec.arenaBytes < least {
+		if least := greatest(r.tasks); r.exec.arenaBytes < least {
 			t.Fatalf("seed %d: the arena has %d bytes, but %d are in use at once", seed, r.exec.arenaBytes, least)
 		}
-		for _, s := range r.exec.steps {
+		for _, s := range r.tasks {
 			for _, w := range s.writes {
-				if w.place.alias != nil {
+				if w.alias != nil {
 					aliases++
 				}
 			}
 		}
 		in := programInputs(t, be, seed)
-		apart(r.exec)
+		apart(r.exec, r.tasks)
 		for i, got := range execute(t, r.exec, in, nil) {
 			if !sameBits(got, want[i]) {
 				t.Fatalf("seed %d, output %d: memory that is shared changes the result", seed, i)
@@ -203,7 +205,7 @@ func TestPlanDonated(t *testing.T) {
 			t.Fatalf("seed %d: %v\n%s", seed, err, log)
 		}
 		for _, o := range r.exec.outputs {
-			if o.place.donor != nil {
+			if o.donor != nil {
 				donors++
 			}
 		}
@@ -225,11 +227,12 @@ func TestPlanDonated(t *testing.T) {
 func TestPlanTuningStep(t *testing.T) {
 	for _, s := range []tuningStep{smallStep, {batch: 3, tokens: 50, width: 96, heads: 3, hidden: 384, depth: 6, rank: 8, entries: 10}} {
 		dims, _ := s.inputs()
-		x := compiled(t, newBackend(t), s.graph, dims...).(*executable)
-		if err := new(shadow).check(x); err != nil {
+		r := &recorder{Backend: newBackend(t)}
+		x := compiled(t, r, s.graph, dims...).(*executable)
+		if err := new(shadow).check(x, r.tasks); err != nil {
 			t.Error(err)
 		}
-		least := greatest(x)
+		least := greatest(r.tasks)
 		t.Logf("depth %d: the arena has %d bytes, %d are in use at once: ratio %.3f", s.depth, x.arenaBytes, least, float64(x.arenaBytes)/float64(least))
 		if x.arenaBytes < least || float64(x.arenaBytes) > 1.3*float64(least) {
 			t.Errorf("depth %d: the arena has %d bytes, %d are in use at once; expected up to 1.3 times that", s.depth, x.arenaBytes, least)

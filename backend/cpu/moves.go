@@ -4,15 +4,12 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/gomlx/compute"
-
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// bounds brings the range of a slice along an axis of n elements to 0 ≤ start ≤
-// limit ≤ n, as GoMLX's Go backend does: negative numbers count from the end, and
-// what lies outside is cut off.
+// bounds returns the range of a slice along an axis of n elements with 0 ≤ from, to ≤ n, as GoMLX's
+// Go backend does: negative numbers count from the end, and the part outside of the axis is cut off.
 func bounds(n, start, limit int) (from, to int) {
 	if start < 0 {
 		start += n
@@ -36,13 +33,13 @@ func copyParallel(dst, src []byte) {
 	})
 }
 
-// copyStrided copies the elements of one layout to another of the same
-// dimensions. size is that of an element in bytes.
+// copyStrided copies the elements of one layout to another layout of the same dimensions. size is
+// the size of an element in bytes.
 func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 	if to.size() == 0 {
 		return
 	}
-	// Walk the axes that both layouts collapse to.
+	// Merge the axes that both layouts can merge.
 	dims, ts, fs := []int(nil), []int(nil), []int(nil)
 	for i, d := range to.dims {
 		if d == 1 {
@@ -63,15 +60,15 @@ func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 		copyParallel(dst[to.offset*size:(to.offset+dims[0])*size], src[from.offset*size:(from.offset+dims[0])*size])
 		return
 	}
-	// Elements may be copied in any order: a plane whose other axis is that of
-	// neighbours in the source is a transposition.
+	// Elements may be copied in any order. If neighbours in the source lie along another axis than
+	// neighbours in the destination, a plane of these two axes is a transposition.
 	if i := slices.Index(fs, 1); i >= 0 && i < n-2 && ts[n-1] == 1 {
 		for _, list := range []*[]int{&dims, &ts, &fs} {
 			v := (*list)[i]
 			*list = slices.Insert(slices.Delete(*list, i, i+1), n-2, v)
 		}
 	}
-	// One part is some of the outermost indices; the last two axes are a plane.
+	// A part takes some of the outermost indices. The last two axes are a plane.
 	inner := 2
 	if n < 2 || ts[n-1] == 1 && fs[n-1] == 1 {
 		inner = 1
@@ -112,7 +109,7 @@ func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 	})
 }
 
-// line copies n elements from stride to stride.
+// line copies n elements with the stride fs to the stride ts.
 func line(dst []byte, at, ts int, src []byte, of, fs, n, size int) {
 	if ts == 1 && fs == 1 {
 		copy(dst[at*size:(at+n)*size], src[of*size:(of+n)*size])
@@ -134,6 +131,7 @@ func line(dst []byte, at, ts int, src []byte, of, fs, n, size int) {
 	}
 }
 
+// lineOf is line for elements of the type T.
 func lineOf[T any](dst []byte, at, ts int, src []byte, of, fs, n int) {
 	var zero T
 	size := int(unsafe.Sizeof(zero))
@@ -156,107 +154,175 @@ func lineOf[T any](dst []byte, at, ts int, src []byte, of, fs, n int) {
 	}
 }
 
-func (x *execution) runCopy(n *node) {
-	e, t := n.in[0], n.out[0]
-	if t.dtype.IsPacked() { // read whole only, see moves
-		copyParallel(x.mem(t), x.mem(e.t))
-		return
-	}
-	copyStrided(x.mem(t), rowMajor(e.dims), x.mem(e.t), e.layout, t.dtype.Size())
+// copyKernel makes a strided tensor contiguous.
+type copyKernel struct {
+	from   operand
+	to     *slot
+	size   int  // of an element, in bytes
+	packed bool // elements are smaller than a byte; such tensors are read whole only
 }
 
-func (x *execution) runConcat(n *node) {
+func newCopyKernel(n *node) *copyKernel {
+	t := n.out[0]
+	k := &copyKernel{from: n.in[0].operand(), to: t.slot, packed: t.dtype.IsPacked()}
+	if !k.packed {
+		k.size = t.dtype.Size()
+	}
+	return k
+}
+
+func (k *copyKernel) run(x *execution) error {
+	if k.packed {
+		copyParallel(x.mem(k.to), x.mem(k.from.slot))
+		return nil
+	}
+	copyStrided(x.mem(k.to), rowMajor(k.from.dims), x.mem(k.from.slot), k.from.layout, k.size)
+	return nil
+}
+
+// concatKernel copies tensors side by side.
+type concatKernel struct {
+	from []operand
+	at   []layout // where each goes in the result
+	to   *slot
+	size int // of an element, in bytes
+}
+
+func newConcatKernel(n *node) *concatKernel {
 	t, axis := n.out[0], n.axes[0]
-	to := rowMajor(n.dims)
+	k := &concatKernel{to: t.slot, size: t.dtype.Size()}
+	whole := rowMajor(n.dims)
 	for _, e := range n.in {
-		part := layout{dims: e.dims, strides: to.strides, offset: to.offset}
-		copyStrided(x.mem(t), part, x.mem(e.t), e.layout, t.dtype.Size())
-		to.offset += e.dims[axis] * to.strides[axis]
+		k.from = append(k.from, e.operand())
+		k.at = append(k.at, layout{dims: e.dims, strides: whole.strides, offset: whole.offset})
+		whole.offset += e.dims[axis] * whole.strides[axis]
 	}
+	return k
 }
 
-func (x *execution) runPad(n *node) {
-	e, fill, t := n.in[0], n.in[1], n.out[0]
-	size := t.dtype.Size()
-	copyStrided(x.mem(t), rowMajor(n.dims), x.mem(fill.t), fill.broadcastTo(n.dims), size)
-	to := rowMajor(n.dims)
-	to.dims = e.dims
-	to.strides = slices.Clone(to.strides)
-	for i, a := range n.rec.attrs[0].([]compute.PadAxis) {
-		to.offset += max(0, a.Start) * to.strides[i]
-		to.strides[i] *= a.Interior + 1
+func (k *concatKernel) run(x *execution) error {
+	for i, from := range k.from {
+		copyStrided(x.mem(k.to), k.at[i], x.mem(from.slot), from.layout, k.size)
 	}
-	copyStrided(x.mem(t), to, x.mem(e.t), e.layout, size)
+	return nil
 }
 
-// reduceBlock is how many rows or elements one partial result covers. It fixes
-// the order of sums.
+// padKernel copies a tensor into a larger, filled tensor.
+type padKernel struct {
+	from, fill operand
+	whole, at  layout // all of the result; where the tensor goes in it
+	to         *slot
+	size       int // of an element, in bytes
+}
+
+func newPadKernel(n *node) *padKernel {
+	t := n.out[0]
+	k := &padKernel{from: n.in[0].operand(), fill: n.in[1].operand(), whole: rowMajor(n.dims), at: rowMajor(n.dims), to: t.slot, size: t.dtype.Size()}
+	k.fill.layout = k.fill.broadcastTo(n.dims)
+	k.at.dims = k.from.dims
+	for i, a := range n.rec.attrs.(padAttrs).axesConfig {
+		k.at.offset += max(0, a.Start) * k.at.strides[i]
+		k.at.strides[i] *= a.Interior + 1
+	}
+	return k
+}
+
+func (k *padKernel) run(x *execution) error {
+	copyStrided(x.mem(k.to), k.whole, x.mem(k.fill.slot), k.fill.layout, k.size)
+	copyStrided(x.mem(k.to), k.at, x.mem(k.from.slot), k.from.layout, k.size)
+	return nil
+}
+
+// reduceBlock is how many rows or elements one partial result covers. It fixes the order of sums.
 const reduceBlock = 4096
 
-// runReduce reduces neighbouring axes: the tensor is outer × red × inner.
-func (x *execution) runReduce(n *node) {
-	e := n.in[0]
-	outer, red, inner := 1, 1, 1
-	for i, d := range e.dims {
+// reduceKernel reduces neighbouring axes. The tensor is outer × reduced × inner.
+type reduceKernel struct {
+	from                  operand
+	to                    *slot
+	outer, reduced, inner int
+	reduction
+}
+
+func newReduceKernel(n *node) *reduceKernel {
+	k := &reduceKernel{from: n.in[0].operand(), to: n.out[0].slot, outer: 1, reduced: 1, inner: 1, reduction: reductions[n.op]}
+	for i, d := range k.from.dims {
 		switch {
 		case i < n.axes[0]:
-			outer *= d
+			k.outer *= d
 		case i > n.axes[len(n.axes)-1]:
-			inner *= d
+			k.inner *= d
 		default:
-			red *= d
+			k.reduced *= d
 		}
 	}
-	in := x.float32s(e.t)[e.offset:][:outer*red*inner]
-	out := x.float32s(n.out[0])
-	f, merge := reductions[n.op], binaries[map[compute.OpType]compute.OpType{
-		compute.OpTypeReduceSum: compute.OpTypeAdd, compute.OpTypeReduceMax: compute.OpTypeMax, compute.OpTypeReduceMin: compute.OpTypeMin}[n.op]]
+	return k
+}
+
+func (k *reduceKernel) run(x *execution) error {
+	outer, reduced, inner := k.outer, k.reduced, k.inner
+	in := x.float32s(k.from.slot)[k.from.offset:][:outer*reduced*inner]
+	out := x.float32s(k.to)
 	if inner == 1 {
-		blocks := (red + reduceBlock - 1) / reduceBlock
+		blocks := (reduced + reduceBlock - 1) / reduceBlock
 		partial := make([]float32, outer*blocks)
 		parts := min(outer*blocks, 64)
 		workers.Run(parts, func(part int, _ *workers.Scratch) {
 			for i := part * len(partial) / parts; i < (part+1)*len(partial)/parts; i++ {
 				from := i % blocks * reduceBlock
-				partial[i] = f(in[i/blocks*red:][from:min(from+reduceBlock, red)])
+				partial[i] = k.fold(in[i/blocks*reduced:][from:min(from+reduceBlock, reduced)])
 			}
 		})
 		for i := range out {
 			out[i] = partial[i*blocks]
 			for _, p := range partial[i*blocks+1 : (i+1)*blocks] {
-				out[i] = merge.ss(out[i], p)
+				out[i] = k.merge.Numbers(out[i], p)
 			}
 		}
-		return
+		return nil
 	}
-	// Rows of inner elements, merged in order; columns are cut for balance.
+	// Rows of inner elements are merged in order. Columns are cut into parts for balance.
 	cuts := min(max(1, inner/256), 16)
 	workers.Run(outer*cuts, func(part int, _ *workers.Scratch) {
 		o, cut := part/cuts, part%cuts
 		lo, hi := cut*inner/cuts, (cut+1)*inner/cuts
 		dst := out[o*inner+lo : o*inner+hi]
-		copy(dst, in[o*red*inner+lo:])
-		for r := 1; r < red; r++ {
-			merge.vv(dst, dst, in[(o*red+r)*inner+lo:][:hi-lo])
+		copy(dst, in[o*reduced*inner+lo:])
+		for r := 1; r < reduced; r++ {
+			k.merge.Slices(dst, dst, in[(o*reduced+r)*inner+lo:][:hi-lo])
 		}
 	})
+	return nil
 }
 
-func (x *execution) runRandom(n *node) {
-	state := view[uint64](x.mem(n.in[0].t), n.in[0].offset, 3)
-	bits := n.out[1]
-	words := (bits.bytes() + 3) / 4
-	// The state may be overwritten in place.
-	from := [3]uint64(state)
-	nextState(view[uint64](x.mem(n.out[0]), 0, 3), from[:], words)
-	if !bits.place.used {
-		return // every reader makes the bits itself
+// randomKernel draws random bits and moves the state of the generator on.
+type randomKernel struct {
+	state operand
+	next  *slot
+	bits  *slot // nil: every reader computes the bits itself
+	words int   // number of 32-bit words that are drawn
+}
+
+func newRandomKernel(n *node) *randomKernel {
+	k := &randomKernel{state: n.in[0].operand(), next: n.out[0].slot, words: (n.out[1].bytes() + 3) / 4}
+	if n.out[1].used {
+		k.bits = n.out[1].slot
 	}
-	data := x.mem(bits)
+	return k
+}
+
+func (k *randomKernel) run(x *execution) error {
+	// The new state may lie in the place of the old one.
+	from := [3]uint64(view[uint64](x.mem(k.state.slot), k.state.offset, 3))
+	nextState(view[uint64](x.mem(k.next), 0, 3), from[:], k.words)
+	if k.bits == nil {
+		return nil
+	}
+	data := x.mem(k.bits)
 	const block = 1 << 14 // words, a multiple of 4
-	parts := (words + block - 1) / block
+	parts := (k.words + block - 1) / block
 	workers.Run(parts, func(part int, s *workers.Scratch) {
-		lo, hi := part*block, min((part+1)*block, words)
+		lo, hi := part*block, min((part+1)*block, k.words)
 		if hi*4 <= len(data) {
 			randomBits(view[uint32](data, lo, hi-lo), from[:], lo, s)
 			return
@@ -265,4 +331,5 @@ func (x *execution) runRandom(n *node) {
 		randomBits(last, from[:], lo, s)
 		copy(data[lo*4:], view[byte](unsafe.Slice((*byte)(unsafe.Pointer(&last[0])), 4*len(last)), 0, len(data)-lo*4))
 	})
+	return nil
 }

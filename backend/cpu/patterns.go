@@ -9,31 +9,33 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// GoMLX draws uniform numbers by converting random bits, and dropout compares
-// them, converts the result and multiplies: eight operations on every element.
+// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the result and
+// multiplies. Together these are eight operations on every element.
 //
-// GoMLX differentiates GELU as the formula that it stands for, so its gradient
-// reaches a backend as a dozen operations with an erf and an exp.
+// GoMLX differentiates the formula of GELU, so a backend gets the gradient as a dozen operations with an erf and
+// an exp.
 //
-// The compiler recognises both and runs one kernel instead; layernorm.go says
-// how it does so for layer norms.
+// The compiler recognises both groups of operations and runs one kernel instead. layernorm.go does the same for
+// layer norms.
 
 // Operations that the compute API does not have.
 const (
-	opGELUGrad      = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x), of x and dy
-	opDropout                                       // x times a mask of random bits, of x and the bits; op.data is a dropout
-	opLayerNormGrad                                 // the gradient of a layer norm's input, of that of its result before weight and bias and of x; op.data is eps
+	opGELUGrad      = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x); its operands are x and dy
+	opDropout                                       // x times a mask of random bits; its operands are x and the bits, its attributes a dropout
+	opLayerNormGrad                                 // the gradient of x in h = (x-mean)/σ; its operands are the gradient of h and x
 )
 
-// dropout is what a mask of random bits multiplies with: scale where the bits
-// are at least threshold, zero elsewhere.
+// layerNormGradAttrs holds the attributes of opLayerNormGrad.
+type layerNormGradAttrs struct{ epsilon float32 }
+
+// dropout holds the attributes of opDropout: the mask is scale where the bits are at least threshold, otherwise
+// zero.
 type dropout struct {
 	scale     float32
 	threshold uint32
 }
 
-// patterns replaces recognised groups of nodes. What they leave behind is
-// dropped by prune.
+// patterns replaces recognised groups of nodes by one node each. prune removes the other nodes.
 func (c *compiler) patterns() {
 	for _, n := range c.nodes {
 		if x, dy, ok := geluGradient(n); ok {
@@ -41,20 +43,20 @@ func (c *compiler) patterns() {
 			n.rec = &op{kind: opGELUGrad}
 		} else if x, bits, d, ok := dropped(n); ok {
 			n.op, n.in = opDropout, []edge{x, bits}
-			n.rec = &op{kind: opDropout, data: d}
+			n.rec = &op{kind: opDropout, attrs: d}
 		} else {
 			c.layerNorm(n)
 		}
 	}
 }
 
-// factors is a product taken apart: a number times tensors of full size.
+// factors holds the factors of a product: a number and tensors of full size.
 type factors struct {
 	scale   float64
 	tensors []*tensor
 }
 
-// remove takes one factor out.
+// remove removes one factor. It reports whether t is a factor.
 func (f *factors) remove(t *tensor) bool {
 	i := slices.Index(f.tensors, t)
 	if i >= 0 {
@@ -63,15 +65,15 @@ func (f *factors) remove(t *tensor) bool {
 	return i >= 0
 }
 
-// scalar is the value of a constant of one element.
+// scalar returns the value of a constant of one element.
 func scalar(e edge) (float64, bool) {
 	if n := e.t.node; n.kind == kindConstant && e.t.n == 1 && e.t.dtype == dtypes.Float32 {
-		return float64(view[float32](n.rec.data.(*buffer).data, 0, 1)[0]), true
+		return float64(view[float32](n.rec.attrs.(*buffer).data, 0, 1)[0]), true
 	}
 	return 0, false
 }
 
-// factorise multiplies e's factors into f. size is that of the tensors.
+// factorise adds the factors of e to f. size is the number of elements of the tensors.
 func (f *factors) factorise(e edge, size int) bool {
 	if v, ok := scalar(e); ok {
 		f.scale *= v
@@ -87,30 +89,32 @@ func (f *factors) factorise(e edge, size int) bool {
 	return true
 }
 
-func product(e edge, size int) (f factors, ok bool) {
+// factorised returns the factors of e.
+func factorised(e edge, size int) (f factors, ok bool) {
 	f.scale = 1
 	ok = f.factorise(e, size)
 	return f, ok
 }
 
+// nearly reports whether a is b up to rounding.
 func nearly(a, b float64) bool { return math.Abs(a-b) <= 1e-5*math.Abs(b) }
 
-// fused reports whether t is made by an element-wise operation.
+// fused reports whether t is the result of the element-wise operation op.
 func fused(t *tensor, op compute.OpType) bool { return t.node.kind == kindFused && t.node.op == op }
 
 // geluGradient recognises
 //
 //	½·dy·(1 + erf(x/√2)) + dy·x·exp(−x²/2)/√(2π)
 //
-// in any order of its factors.
+// with the factors in any order.
 func geluGradient(n *node) (x, dy edge, ok bool) {
 	if n.kind != kindFused || n.op != compute.OpTypeAdd {
 		return x, dy, false
 	}
 	size := n.out[0].n
 	for i := range 2 {
-		p, ok1 := product(n.in[i], size)
-		q, ok2 := product(n.in[1-i], size)
+		p, ok1 := factorised(n.in[i], size)
+		q, ok2 := factorised(n.in[1-i], size)
 		if !ok1 || !ok2 || !nearly(p.scale, 0.5) || !nearly(q.scale, 1/math.Sqrt(2*math.Pi)) || len(p.tensors) != 2 || len(q.tensors) != 3 {
 			continue
 		}
@@ -140,7 +144,7 @@ func onePlusErf(t *tensor, size int) (x *tensor, ok bool) {
 	for i, e := range t.node.in {
 		if v, ok := scalar(e); ok && v == 1 {
 			if erf := t.node.in[1-i]; erf.whole(size) && fused(erf.t, compute.OpTypeErf) {
-				if f, ok := product(erf.t.node.in[0], size); ok && len(f.tensors) == 1 && nearly(f.scale, math.Sqrt(0.5)) {
+				if f, ok := factorised(erf.t.node.in[0], size); ok && len(f.tensors) == 1 && nearly(f.scale, math.Sqrt(0.5)) {
 					return f.tensors[0], true
 				}
 			}
@@ -158,19 +162,19 @@ func expMinusHalfSquare(t, x *tensor, size int) bool {
 	if !fused(neg, compute.OpTypeNeg) {
 		return false
 	}
-	f, ok := product(neg.node.in[0], size)
+	f, ok := factorised(neg.node.in[0], size)
 	return ok && nearly(f.scale, 0.5) && slices.Equal(f.tensors, []*tensor{x, x})
 }
 
-// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of
-// GoMLX's RandomUniform: min(|bits/2³²|, the number before 1).
+// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of GoMLX's RandomUniform: min(|bits/2³²|,
+// the largest number below 1).
 func dropped(n *node) (x, bits edge, d dropout, ok bool) {
 	if n.kind != kindFused || n.op != compute.OpTypeMul {
 		return x, bits, d, false
 	}
 	size := n.out[0].n
 	for i := range 2 {
-		f, ok := product(n.in[i], size)
+		f, ok := factorised(n.in[i], size)
 		if !ok || len(f.tensors) != 1 || !fused(f.tensors[0], compute.OpTypeConvertDType) || !n.in[1-i].whole(size) {
 			continue
 		}
@@ -190,8 +194,7 @@ func dropped(n *node) (x, bits edge, d dropout, ok bool) {
 	return x, bits, d, false
 }
 
-// uniform recognises RandomUniform, and returns the function from bits that it
-// computes.
+// uniform recognises RandomUniform and returns the function of the bits that it computes.
 func uniform(e edge, size int) (bits edge, f func(bits uint32) float32, ok bool) {
 	if !e.whole(size) || !fused(e.t, compute.OpTypeMin) {
 		return bits, nil, false
@@ -202,7 +205,7 @@ func uniform(e edge, size int) (bits edge, f func(bits uint32) float32, ok bool)
 		return bits, nil, false
 	}
 	scaled := abs.t.node.in[0]
-	p, ok2 := product(scaled, size)
+	p, ok2 := factorised(scaled, size)
 	if !ok2 || p.scale <= 0 || len(p.tensors) != 1 || !fused(p.tensors[0], compute.OpTypeConvertDType) {
 		return bits, nil, false
 	}

@@ -718,36 +718,31 @@ func compareProgram(be *Backend, seed uint64, n int) (log []string, unsure bool,
 	return log, false, nil
 }
 
-// smallMeasures makes the compiler treat tensors of some elements as it treats
-// large ones, differently for each seed, until the test ends.
-func smallMeasures(t *testing.T) func(seed uint64) {
-	turn, part, gap, size, fraction, row := turnElements, partElements, rematerialiseGap, rematerialiseSize, denseFraction, maxRow
-	t.Cleanup(func() {
-		turnElements, partElements, rematerialiseGap, rematerialiseSize, denseFraction, maxRow = turn, part, gap, size, fraction, row
-	})
-	return func(seed uint64) {
-		r := rand.New(rand.NewPCG(seed, 3))
-		turnElements = []int{turn, 64, 16, 7}[r.IntN(4)]
-		partElements = []int{part, 100, 16}[r.IntN(3)]
-		rematerialiseGap = []int{gap, 10, 3}[r.IntN(3)]
-		rematerialiseSize = []int{size, 20, 1}[r.IntN(3)]
-		denseFraction = []float64{fraction, 2}[r.IntN(2)]
-		maxRow = []int{row, 32}[r.IntN(2)]
-	}
+// smallOptions returns options with which the compiler treats tensors of a few elements as it treats large
+// tensors, different for each seed.
+func smallOptions(seed uint64) options {
+	r := rand.New(rand.NewPCG(seed, 3))
+	o := defaultOptions()
+	o.turnElements = []int{o.turnElements, 64, 16, 7}[r.IntN(4)]
+	o.partElements = []int{o.partElements, 100, 16}[r.IntN(3)]
+	o.rematerialiseGap = []int{o.rematerialiseGap, 10, 3}[r.IntN(3)]
+	o.rematerialiseSize = []int{o.rematerialiseSize, 20, 1}[r.IntN(3)]
+	o.denseFraction = []float64{o.denseFraction, 2}[r.IntN(2)]
+	o.maxRow = []int{o.maxRow, 32}[r.IntN(2)]
+	return o
 }
 
 // TestRandomPrograms compares random graphs with GoMLX's Go backend. With
 // -programs 50000 it takes minutes.
 func TestRandomPrograms(t *testing.T) {
 	be := newBackend(t)
-	measures := smallMeasures(t)
 	n := uint64(*programs)
 	if testing.Short() {
 		n = min(n, 50)
 	}
 	all := 0
 	for seed := *firstSeed; seed < *firstSeed+n; seed++ {
-		measures(seed)
+		be.options = smallOptions(seed)
 		steps := 10 + int(seed*7%60)
 		log, unsure, err := compareProgram(be, seed, steps)
 		if unsure {

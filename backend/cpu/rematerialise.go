@@ -6,24 +6,15 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Rematerialisation: a result of element-wise work that is read soon after it
-// is made, and then again much later on the way back, is computed a second time
-// for the late readers if what it is made of is in memory then anyway. The
-// inputs of LoRA's A under dropout, and the outputs of layer norms, are of this
-// kind: keeping them would cost as much memory as the residual stream itself.
+// Some results of element-wise operations are read soon after they are computed, and again much later in the
+// backward pass. If their operands are in memory then anyway, they are computed a second time for the late
+// readers. Examples are the inputs of LoRA's A under dropout and the outputs of layer norms: keeping them would
+// need as much memory as the residual stream itself.
 
-var (
-	// rematerialiseGap is how many nodes must lie between early and late reads.
-	rematerialiseGap = 60
-	// rematerialiseSize is the least size of a tensor, in elements, that is
-	// worth the second computation.
-	rematerialiseSize = 1 << 14
-)
-
-// rematerialise splits the readers of such results.
+// rematerialise gives the late readers of such results a second computation.
 func (c *compiler) rematerialise() {
 	r := &rematerialisation{users: c.users(), at: map[*node]int{}}
-	// A loop's node runs when the first of its readers does, see fuse.
+	// A node of a loop runs when the first of its readers runs, see fuse.
 	for _, n := range slices.Backward(c.nodes) {
 		r.at[n] = n.id
 		if n.kind == kindFused || n.kind == kindReduce {
@@ -39,38 +30,38 @@ func (c *compiler) rematerialise() {
 		}
 	}
 	for _, n := range slices.Clone(c.nodes) {
-		if n.out == nil || n.out[0].output >= 0 || n.out[0].n < rematerialiseSize {
+		if n.out == nil || n.out[0].output >= 0 || n.out[0].n < c.rematerialiseSize {
 			continue
 		}
 		switch {
 		case n.kind == kindFused && !n.source:
 			r.split(c, n, n)
 		case n.kind == kindDot && n.dot.gelu && n.dot.pre != nil:
-			// The GELU of a product's epilogue, from the value before it.
+			// The GELU in the epilogue of a product is computed from the value before it.
 			gelu := &node{kind: kindFused, op: compute.OpTypeFusedGelu, dims: n.dims, out: n.out[:1],
-				in: []edge{full(n.dot.pre, n.dims)}, rec: &op{kind: compute.OpTypeFusedGelu, attrs: []any{true}}}
+				in: []edge{full(n.dot.pre, n.dims)}, rec: &op{kind: compute.OpTypeFusedGelu, attrs: fusedGeluAttrs{exact: true}}}
 			r.split(c, n, gelu)
 		}
 	}
 	c.prune()
 }
 
+// rematerialisation is the state of rematerialise.
 type rematerialisation struct {
 	users map[*tensor][]*node
-	at    map[*node]int // when a node runs, as the id of another node
+	at    map[*node]int // when a node runs, as the id of a node
 }
 
-// split gives the late readers of n's result a copy of how, a node that
-// computes the same.
+// split gives the late readers of the result of n a copy of how, a node that computes the same.
 func (r *rematerialisation) split(c *compiler, n, how *node) {
 	readers := slices.Clone(r.users[n.out[0]])
 	slices.SortStableFunc(readers, func(a, b *node) int { return r.at[a] - r.at[b] })
 	for i := 1; i < len(readers); i++ {
-		if r.at[readers[i]]-r.at[readers[i-1]] < rematerialiseGap {
+		if r.at[readers[i]]-r.at[readers[i-1]] < c.rematerialiseGap {
 			continue
 		}
 		late := readers[i:]
-		// The copy comes before the first late reader in the nodes' order too.
+		// The copy comes before the first late reader in the order of the nodes too.
 		before := slices.MinFunc(late, func(a, b *node) int { return a.id - b.id })
 		copies := map[*node]*node{}
 		if !r.makes(how, r.at[readers[i]], 0) {
@@ -97,8 +88,7 @@ func (r *rematerialisation) split(c *compiler, n, how *node) {
 	}
 }
 
-// makes reports whether n can be computed at the time when from what is in
-// memory then.
+// makes reports whether n can be computed at a time from tensors that are in memory then.
 func (r *rematerialisation) makes(n *node, when, depth int) bool {
 	for _, e := range n.in {
 		if e.t != nil && !r.alive(e, n, when) && (e.t.node.kind != kindFused || depth > 3 || !r.makes(e.t.node, when, depth+1)) {
@@ -108,8 +98,7 @@ func (r *rematerialisation) makes(n *node, when, depth int) bool {
 	return true
 }
 
-// alive reports whether what n reads through e is in memory at the time when,
-// or costs little to keep.
+// alive reports whether the tensor that n reads through e is in memory at a time, or costs little to keep.
 func (r *rematerialisation) alive(e edge, n *node, when int) bool {
 	m := e.t.node
 	if m.kind == kindInput || m.kind == kindConstant || m.kind == kindRandom && e.t.dtype.Size() == 4 || m.source || e.t.n*16 <= n.out[0].n {
@@ -123,14 +112,14 @@ func (r *rematerialisation) alive(e edge, n *node, when int) bool {
 	return false
 }
 
-// copy adds a copy of n, and of what it needs, before a node.
+// copy adds a copy of n, and of the nodes that it needs, before a node.
 func (r *rematerialisation) copy(c *compiler, n, before *node, when int, copies map[*node]*node) *node {
 	if m, ok := copies[n]; ok {
 		return m
 	}
 	m := &node{id: before.id, kind: n.kind, op: n.op, dims: n.dims, in: slices.Clone(n.in), rec: n.rec, axes: n.axes}
 	t := n.out[0]
-	m.out = []*tensor{{node: m, dtype: t.dtype, n: t.n, shape: t.shape, output: -1}}
+	m.out = []*tensor{newTensor(m, 0, t.shape)}
 	copies[n] = m
 	r.at[m] = when
 	for i, e := range m.in {

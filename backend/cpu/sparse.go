@@ -2,25 +2,26 @@ package cpu
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend/cpu/internal/kernel/gemm"
-	"github.com/sptune/spt/backend/cpu/internal/kernel/vector"
-	"github.com/sptune/spt/backend/cpu/internal/workers"
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
 )
 
-// Single entries of a matrix are tuned by W + scatter(values) on the way
-// forward, and on the way back by gathering those entries of dW. Neither needs
-// a matrix of its own: the entries are patched into the packed weight, and each
-// entry of dW is one dot product over the tokens.
+// Tuning single entries of a matrix means W + scatter(values) in the forward pass, and gathering these
+// entries of dW in the backward pass. Neither needs another matrix: the values are added to the packed
+// weight, and each entry of dW is one dot product over the tokens.
 
-// scatter lowers adding float32 values to single elements of a flat tensor.
+// scatter lowers the addition of float32 values to single elements of a flat tensor.
 func (c *compiler) scatter(o *op) bool {
 	operand, indices, updates := o.in[0], o.in[1], o.in[2]
+	attrs := o.attrs.(scatterSumAttrs)
 	if operand.shape.DType != dtypes.Float32 || indices.shape.DType != dtypes.Int32 || operand.shape.Rank() != 1 ||
 		!slices.Equal(indices.shape.Dimensions, []int{updates.shape.Size(), 1}) || updates.shape.Rank() != 1 ||
-		o.attrs[0].(int) != 1 || len(o.attrs[1].([]int)) != 0 {
+		attrs.indexVectorAxis != 1 || len(attrs.updateWindowAxes) != 0 {
 		return false
 	}
 	in := []edge{c.contiguous(c.edge(operand)), c.contiguous(c.edge(indices)), c.contiguous(c.edge(updates))}
@@ -31,31 +32,26 @@ func (c *compiler) scatter(o *op) bool {
 	return true
 }
 
-// gather lowers reading single float32 elements of a flat tensor.
+// gather lowers the reading of single float32 elements of a flat tensor.
 func (c *compiler) gather(o *op) bool {
 	operand, indices := o.in[0], o.in[1]
 	if operand.shape.DType != dtypes.Float32 || indices.shape.DType != dtypes.Int32 || operand.shape.Rank() != 1 ||
-		indices.shape.Rank() != 2 || indices.shape.Dim(1) != 1 || o.attrs[0].(int) != 1 || o.out[0].shape.Size() != indices.shape.Size() {
+		indices.shape.Rank() != 2 || indices.shape.Dim(1) != 1 || o.attrs.(gatherAttrs).indexVectorAxis != 1 || o.out[0].shape.Size() != indices.shape.Size() {
 		return false
 	}
 	c.result(kindGather, o, c.contiguous(c.edge(operand)), c.contiguous(c.edge(indices)))
 	return true
 }
 
-// denseFraction is the share of a matrix's entries from which on the whole
-// product is faster than one dot product for each entry: BenchmarkEntries sees
-// them cross at about 6 %.
-var denseFraction = 1.0 / 20
-
-// sparse turns gathers from a product that nothing else reads into dot
-// products, and lets products read a scattered weight as patched pack.
+// sparse turns gathers from a product that nothing else reads into dot products, and lets products read a
+// scattered weight as a patched packed weight.
 func (c *compiler) sparse() {
 	for _, n := range c.nodes {
 		switch n.kind {
 		case kindGather:
 			p, turned := pickedFrom(n.in[0])
 			if p == nil || p.dot.batch != 1 || p.dot.bias.t != nil || p.dot.gelu || p.dot.patch != nil ||
-				float64(n.out[0].n) >= denseFraction*float64(p.dot.m*p.dot.n) {
+				float64(n.out[0].n) >= c.denseFraction*float64(p.dot.m*p.dot.n) {
 				continue
 			}
 			d := &dot{batch: 1, m: p.dot.m, n: p.dot.n, k: p.dot.k, a: p.dot.a, b: p.dot.b}
@@ -78,8 +74,8 @@ func (c *compiler) sparse() {
 	}
 }
 
-// pickedFrom is the product whose result e is, if nothing else reads that: as it
-// is, or turned round by a copy, as the gradient of a weight [in, out] is.
+// pickedFrom returns the product whose result e is, if nothing else reads the result. turned reports that
+// a copy transposes the result, as in the gradient of a weight [in, out].
 func pickedFrom(e edge) (p *node, turned bool) {
 	n := e.t.node
 	if e.t.users != 1 || !e.whole(e.t.n) {
@@ -97,30 +93,46 @@ func pickedFrom(e edge) (p *node, turned bool) {
 	return nil, false
 }
 
-// patched is a program's own copy of a packed weight, with values added to some
-// of its entries. Runs that add the same values share one.
+// patch is a weight with values added to single entries, as a product reads it.
+type patch struct {
+	weight          *slot
+	indices, values operand
+
+	mu     sync.Mutex
+	copies []*patched // kept from run to run
+}
+
+// drop releases the copies. No run may be in progress.
+func (p *patch) drop(b *Backend) {
+	for _, c := range p.copies {
+		b.packed.Add(-c.bytes())
+	}
+	p.copies = nil
+}
+
+// patched is a copy of a packed weight, with values added to some of its entries. Runs that add the same
+// values share a copy.
 type patched struct {
+	of      *patch
 	weight  *buffer // whose packed form was copied
 	p       *gemm.Packed
 	indices []int32
 	values  []float32 // added to the entries
-	users   int       // products in progress
+	users   int       // number of products that use it now
 }
 
-// bytes is the size of the copy.
+// bytes returns the size of the copy.
 func (p *patched) bytes() int64 { return 4 * int64(len(p.p.Data())) }
 
-// patched returns B packed with the values added to its entries, until release.
-func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
-	weight, indices, values := n.in[2].t, n.in[3], n.in[4]
-	w := x.float32s(weight)
-	idx := view[int32](x.mem(indices.t), indices.offset, indices.size())
-	val := x.float32s(values.t)[values.offset:][:len(idx)]
-	b := x.buffers[weight.node.rec.data.(*parameter).index]
-	x.mu.Lock()
-	defer x.mu.Unlock()
+// patched returns the packed weight with the values added to its entries. The run holds it until release.
+func (x *execution) patched(of *patch, l packLayout) *gemm.Packed {
+	w, idx := x.float32s(of.weight), x.int32s(&of.indices)
+	val := x.float32s(of.values.slot)[of.values.offset:][:len(idx)]
+	b := x.buffers[of.weight.index]
+	of.mu.Lock()
+	defer of.mu.Unlock()
 	var own, free *patched
-	for _, p := range x.patches[n] {
+	for _, p := range of.copies {
 		if p.weight == b && b != nil && slices.Equal(p.indices, idx) && slices.Equal(p.values, val) {
 			own = p
 		}
@@ -135,35 +147,32 @@ func (x *execution) patched(n *node, l packLayout) *gemm.Packed {
 		own.undo(w, l)
 		own.add(idx, val, len(w), l)
 	default:
-		own = &patched{weight: b, p: packNew(w, l)}
+		own = &patched{of: of, weight: b, p: packNew(w, l)}
 		own.add(idx, val, len(w), l)
 		x.backend.packed.Add(own.bytes())
 		if free != nil {
 			x.backend.packed.Add(-free.bytes())
-			x.patches[n] = slices.DeleteFunc(x.patches[n], func(p *patched) bool { return p == free })
+			of.copies = slices.DeleteFunc(of.copies, func(p *patched) bool { return p == free })
 		}
-		x.patches[n] = append(x.patches[n], own)
+		of.copies = append(of.copies, own)
 	}
 	own.users++
 	x.patching = append(x.patching, own)
 	return own.p
 }
 
-// release ends the use of patched weights.
+// release ends the use of the patched weights of the current step.
 func (x *execution) release() {
-	if len(x.patching) == 0 {
-		return
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	for _, p := range x.patching {
+		p.of.mu.Lock()
 		p.users--
+		p.of.mu.Unlock()
 	}
 	x.patching = x.patching[:0]
 }
 
-// add adds values to the entries at indices of a weight with n of them. XLA leaves out
-// those beyond, too.
+// add adds values to the entries at indices of a weight with n entries. It ignores positions outside, as
+// XLA does.
 func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 	p.indices, p.values = append(p.indices[:0], indices...), append(p.values[:0], values...)
 	data := p.p.Data()
@@ -174,7 +183,7 @@ func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 	}
 }
 
-// undo brings the entries back to the weight's own.
+// undo sets the entries to those of the weight.
 func (p *patched) undo(w []float32, l packLayout) {
 	data := p.p.Data()
 	for _, e := range p.indices {
@@ -184,7 +193,7 @@ func (p *patched) undo(w []float32, l packLayout) {
 	}
 }
 
-// index is where element e of the weight lies in its packed form: B(i,j) = W[i·row + j].
+// index returns where element e of the weight lies in its packed form: B(i,j) = W[i·row + j].
 func (l packLayout) index(p *gemm.Packed, e int32) int {
 	if l.row == 1 {
 		return p.Index(int(e)%l.col, int(e)/l.col)
@@ -192,51 +201,80 @@ func (l packLayout) index(p *gemm.Packed, e int32) int {
 	return p.Index(int(e)/l.row, int(e)%l.row)
 }
 
-// runScatter adds the values in order; positions outside are left out, as XLA
-// does.
-func (x *execution) runScatter(n *node) {
-	out := x.float32s(n.out[0])
-	if in := x.float32s(n.in[0].t); &in[0] != &out[0] {
-		copyParallel(x.mem(n.out[0]), x.mem(n.in[0].t))
+// scatterKernel adds values to single elements, in order. It ignores positions outside of the tensor, as
+// XLA does.
+type scatterKernel struct {
+	from            *slot
+	indices, values operand
+	to              *slot
+}
+
+func newScatterKernel(n *node) *scatterKernel {
+	return &scatterKernel{n.in[0].t.slot, n.in[1].operand(), n.in[2].operand(), n.out[0].slot}
+}
+
+func (k *scatterKernel) run(x *execution) error {
+	out := x.float32s(k.to)
+	if in := x.float32s(k.from); &in[0] != &out[0] {
+		copyParallel(x.mem(k.to), x.mem(k.from))
 	}
-	idx := view[int32](x.mem(n.in[1].t), n.in[1].offset, n.in[1].size())
-	val := x.float32s(n.in[2].t)[n.in[2].offset:]
-	for i, e := range idx {
+	val := x.float32s(k.values.slot)[k.values.offset:]
+	for i, e := range x.int32s(&k.indices) {
 		if e >= 0 && int(e) < len(out) {
 			out[e] += val[i]
 		}
 	}
+	return nil
 }
 
-// runGather reads elements; positions outside are clamped, as XLA does.
-func (x *execution) runGather(n *node) {
-	out := x.float32s(n.out[0])
-	in := x.float32s(n.in[0].t)[n.in[0].offset:][:n.in[0].size()]
-	idx := view[int32](x.mem(n.in[1].t), n.in[1].offset, n.in[1].size())
-	for i, e := range idx {
+// gatherKernel reads single elements. It clamps positions outside of the tensor, as XLA does.
+type gatherKernel struct {
+	from, indices operand
+	to            *slot
+}
+
+func newGatherKernel(n *node) *gatherKernel {
+	return &gatherKernel{n.in[0].operand(), n.in[1].operand(), n.out[0].slot}
+}
+
+func (k *gatherKernel) run(x *execution) error {
+	out := x.float32s(k.to)
+	in := x.float32s(k.from.slot)[k.from.offset:][:k.from.size()]
+	for i, e := range x.int32s(&k.indices) {
 		out[i] = in[min(max(int(e), 0), len(in)-1)]
 	}
+	return nil
 }
 
-// sparseTokens is how many tokens one partial sum of a dot product covers: a
-// block of both operands, transposed, stays in the second-level cache. It fixes
-// the order of the sums.
+// sparseTokens is how many tokens one partial sum of a dot product covers: a transposed block of both
+// operands stays in the second-level cache. It fixes the order of the sums.
 const sparseTokens = 64
 
-// runSparseDot computes single entries (i,j) of A·B [m,n]: the dot product of
-// row i of A and column j of B. Both lie token by token, so a block of tokens
-// is turned round first; then each entry is a product of two short vectors.
-func (x *execution) runSparseDot(n *node) {
+// sparseDotKernel computes single entries (i,j) of A·B [m,n]: the dot product of row i of A and column j of
+// B. Both lie token by token, so a block of tokens is transposed first. Then each entry is a product of two
+// short vectors.
+type sparseDotKernel struct {
+	m, n, k  int
+	a, b     *slot
+	aAt, bAt matrix
+	indices  operand
+	to       *slot
+}
+
+func newSparseDotKernel(n *node) *sparseDotKernel {
 	d := n.dot
-	idx := view[int32](x.mem(n.in[2].t), n.in[2].offset, n.in[2].size())
-	out := x.float32s(n.out[0])
+	return &sparseDotKernel{d.m, d.n, d.k, n.in[0].t.slot, n.in[1].t.slot, d.a, d.b, n.in[2].operand(), n.out[0].slot}
+}
+
+func (d *sparseDotKernel) run(x *execution) error {
+	idx, out := x.int32s(&d.indices), x.float32s(d.to)
 	rows, cols := make([]int32, len(idx)), make([]int32, len(idx))
 	for e, at := range idx {
 		at = min(max(at, 0), int32(d.m*d.n-1))
 		rows[e], cols[e] = at/int32(d.n), at%int32(d.n)
 	}
-	a := newTokens(x.float32s(n.in[0].t)[d.a.offsets[0]:], d.a.col, d.a.row, d.m, rows)
-	b := newTokens(x.float32s(n.in[1].t)[d.b.offsets[0]:], d.b.row, d.b.col, d.n, cols)
+	a := newTokens(x.float32s(d.a)[d.aAt.offsets[0]:], d.aAt.col, d.aAt.row, d.m, rows)
+	b := newTokens(x.float32s(d.b)[d.bAt.offsets[0]:], d.bAt.row, d.bAt.col, d.n, cols)
 	blocks := (d.k + sparseTokens - 1) / sparseTokens
 	partial := make([]float32, blocks*len(idx))
 	workers.Run(blocks, func(block int, s *workers.Scratch) {
@@ -254,19 +292,20 @@ func (x *execution) runSparseDot(n *node) {
 		}
 		out[e] = s
 	}
+	return nil
 }
 
-// tokens is an operand of single entries: feature f of token t is
-// data[t·token + f·feature]. The entries' features are renumbered to places.
+// tokens is an operand of a product of which single entries are computed. Feature f of token t is
+// data[t·token + f·feature].
 type tokens struct {
 	data           []float32
 	token, feature int
-	count          int     // features to turn round
-	only           []int32 // which ones; nil: all
+	count          int     // number of features to transpose
+	only           []int32 // the features to transpose; nil: all
 }
 
-// newTokens prepares an operand. If the entries touch few of its features, only
-// those are turned round, and wanted is rewritten to their places.
+// newTokens prepares an operand. If the entries need few of its features, only these are transposed, and
+// wanted is changed to their positions among these.
 func newTokens(data []float32, token, feature, features int, wanted []int32) *tokens {
 	x := &tokens{data: data, token: token, feature: feature, count: features}
 	place := make([]int32, features)
@@ -287,8 +326,7 @@ func newTokens(data []float32, token, feature, features int, wanted []int32) *to
 	return x
 }
 
-// turned is a block of tokens by feature: feature f of token from+t is at
-// [f·sparseTokens + t].
+// turned returns a transposed block of tokens: feature f of token from+t is at [f·sparseTokens + t].
 func (x *tokens) turned(from, count int, s *workers.Scratch) []float32 {
 	out := s.Float32s(x.count * sparseTokens)
 	data := x.data[from*x.token:]

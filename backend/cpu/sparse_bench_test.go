@@ -11,7 +11,7 @@ import (
 
 // BenchmarkEntries compares the gradient of single entries of a [768, 768]
 // matrix over 1576 tokens, as dot products and picked from the whole product:
-// where they cross is denseFraction.
+// where they cross is options.denseFraction.
 func BenchmarkEntries(b *testing.B) {
 	be, err := New("")
 	if err != nil {
@@ -19,12 +19,10 @@ func BenchmarkEntries(b *testing.B) {
 	}
 	defer be.Finalize()
 	const tokens, width = 1576, 768
-	old := denseFraction
-	defer func() { denseFraction = old }()
 	for _, share := range []float64{0.002, 0.01, 0.025, 0.05, 0.1} {
 		n := int(share * width * width)
 		for name, fraction := range map[string]float64{"entries": 1, "product": 0} {
-			denseFraction = fraction
+			be.options.denseFraction = fraction
 			bld := be.Builder("entries")
 			f := bld.Main()
 			x, _ := f.Parameter("x", shapes.Make(dtypes.Float32, tokens, width), nil)

@@ -103,7 +103,7 @@ func TestEntriesAgainstDense(t *testing.T) {
 	}
 	const in, out = 48, 64
 	corners := []int32{0, in - 1, in, in*out - in, in*out - 1}
-	limit := int(denseFraction * in * out)
+	limit := int(be.options.denseFraction * in * out)
 	for _, c := range []struct {
 		name   string
 		p      tunedEntries

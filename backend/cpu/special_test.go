@@ -2,13 +2,19 @@ package cpu
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"reflect"
+	"slices"
 	"testing"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/sptune/spt/internal/kernel/vector"
 )
 
 // special are the numbers at which formulas differ.
@@ -129,6 +135,54 @@ func TestSpecialNumbers(t *testing.T) {
 		want := run(be.plain)
 		for i, got := range run(be) {
 			alike(t, fmt.Sprintf("%s, output %d", name, i), got, want[i])
+		}
+	}
+}
+
+// TestTables runs every operation of the tables of package vector on special numbers and compares the results
+// with GoMLX's Go backend: of tensors, of one number per row, and of a tensor with one number per row.
+func TestTables(t *testing.T) {
+	be := newBackend(t)
+	v := special()
+	n := len(v)
+	a, b := make([]float32, n*n), make([]float32, n*n)
+	for i := range a {
+		a[i], b[i] = v[i/n], v[i%n]
+	}
+	var ops []compute.OpType
+	ops = slices.AppendSeq(ops, maps.Keys(vector.Unaries))
+	ops = slices.AppendSeq(ops, maps.Keys(vector.Binaries))
+	ops = slices.AppendSeq(ops, maps.Keys(vector.Comparisons))
+	for _, op := range ops {
+		build := func(f built, in []compute.Value) (out []compute.Value) {
+			// apply calls the operation on its operands and converts truth values to numbers.
+			apply := func(operands ...compute.Value) compute.Value {
+				method := reflect.ValueOf(f.Function).MethodByName(op.String())
+				var args []reflect.Value
+				for _, o := range operands[:method.Type().NumIn()] {
+					args = append(args, reflect.ValueOf(o))
+				}
+				results := method.Call(args)
+				if err, _ := results[1].Interface().(error); err != nil {
+					t.Fatalf("%s: %v", op, err)
+				}
+				return f.ok(f.ConvertDType(results[0].Interface().(compute.Value), dtypes.Float32))
+			}
+			spread := func(row compute.Value) compute.Value {
+				return f.ok(f.BroadcastInDim(row, shapes.Make(dtypes.Float32, n, n), []int{0}))
+			}
+			x, y := in[0], in[1]
+			top, bottom := f.ok(f.ReduceMax(x, 1)), f.ok(f.ReduceMin(y, 1))
+			rows := apply(top, bottom)
+			return []compute.Value{apply(x, y), rows, f.ok(f.Add(y, spread(rows))), apply(x, spread(bottom)), apply(spread(top), y)}
+		}
+		shape := shapes.Make(dtypes.Float32, n, n)
+		run := func(be compute.Backend) []any {
+			return results(t, be, assembled(t, be, build, shape, shape), float32s(a, n, n), float32s(b, n, n))
+		}
+		want := run(be.plain)
+		for i, got := range run(be) {
+			alike(t, fmt.Sprintf("%s, output %d", op, i), got.([]float32), want[i].([]float32))
 		}
 	}
 }

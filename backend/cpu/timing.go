@@ -8,31 +8,30 @@ import (
 	"time"
 )
 
-// Timing is the time that the steps of one kind took. Of programs that run side by side
-// each has an equal share of the time, so that the sum is what passed.
+// Timing is the time that all runs of steps with the same description took. Programs that run at the same time
+// share the time equally, so the sum of all timings is the time that passed.
 type Timing struct {
-	Kind    string // "matrix products", "attention", "element-wise", …
-	Detail  string // what the steps compute, with shapes
-	Calls   int
-	Seconds float64
+	Kind    string  // kind of the steps: "matrix products", "attention", "element-wise", …
+	Detail  string  // what the steps compute, with shapes
+	Calls   int     // number of runs
+	Seconds float64 // total time of the runs
 }
 
-// timings collects what steps take while it is on.
+// timings collects the times of steps while it is on.
 type timings struct {
 	mu sync.Mutex
 	of map[[2]string]*Timing // nil: off
 }
 
-// StartTimings begins to measure every step of every program, which costs a
-// microsecond a step; Timings ends it.
+// StartTimings starts to measure every step of every program. Measuring takes about a microsecond per step.
+// Timings stops it.
 func (b *Backend) StartTimings() {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
 	b.timings.of = map[[2]string]*Timing{}
 }
 
-// Timings stops measuring and returns what was measured since StartTimings,
-// the longest first.
+// Timings stops measuring and returns the timings since StartTimings, the longest first.
 func (b *Backend) Timings() (out []Timing) {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
@@ -49,28 +48,29 @@ func (b *Backend) Timings() (out []Timing) {
 	return out
 }
 
+// on reports whether steps are measured.
 func (t *timings) on() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.of != nil
 }
 
+// add adds the time of one run of a step.
 func (t *timings) add(s *step, d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.of == nil {
 		return
 	}
-	kind, detail := s.node.describe()
-	key := [2]string{kind, detail}
+	key := [2]string{s.kind, s.detail}
 	if t.of[key] == nil {
-		t.of[key] = &Timing{Kind: kind, Detail: detail}
+		t.of[key] = &Timing{Kind: s.kind, Detail: s.detail}
 	}
 	t.of[key].Calls++
 	t.of[key].Seconds += d.Seconds()
 }
 
-// describe names a node for people.
+// describe returns the kind of a node, and what it computes, as text.
 func (n *node) describe() (kind, detail string) {
 	if l := n.loop; l != nil {
 		names := make([]string, len(l.nodes))

@@ -11,7 +11,7 @@ import (
 
 	"github.com/gomlx/compute"
 
-	"github.com/sptune/spt/backend/cpu/measure"
+	"github.com/sptune/spt/internal/measure"
 )
 
 // stepTimes runs a program again and again and reports, for each step whose name

@@ -1,5 +1,5 @@
 // The rate of OpenBLAS on the products of ViT-B and ViT-Ti, to compare with
-// BenchmarkWeight of backend/cpu/internal/kernel/gemm.
+// BenchmarkWeight of internal/kernel/gemm.
 //
 //   apt-get install libopenblas-dev
 //   cc -O2 openblas_gemm.c -o openblas_gemm -lopenblas

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sptune/spt/backend/cpu/measure"
+	"github.com/sptune/spt/internal/measure"
 )
 
 func thisMachine() Machine {

@@ -94,7 +94,6 @@ type SuiteStep struct {
 	TFLOPS         float64 `json:"tflops"`          // of the arithmetic that the step cannot do without
 	PeakFraction   float64 `json:"peak_fraction"`   // of the measured product of the same type
 	WarmUpSeconds  float64 `json:"warm_up_seconds"` // placing the weights, compiling, the first step
-	MemoryMB       float64 `json:"memory_mb"`       // that the step needs by the compiler's count, backend.ProgramMemory, 10⁶ bytes; 0: it has none
 }
 
 // SuiteTask is one run of spt tune from decoded images to the test.
@@ -416,7 +415,6 @@ func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend
 	if err != nil {
 		return err
 	}
-	backend.ProgramMemory(s.Backend) // forget earlier programs
 	start := time.Now()
 	model := Model(c).In(p, w.checkpoint)
 	tuning, err := peft.New(c, selection)
@@ -453,7 +451,7 @@ func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend
 		n = max(2*n, min(16*n, int(float64(n)*stepTime.Seconds()/seconds)))
 	}
 	n *= step.steps
-	out := SuiteStep{Name: w.what, Method: m, Precision: string(p), Batch: s.Batch, Steps: n, SecondsPerStep: seconds / float64(n), WarmUpSeconds: warm, MemoryMB: float64(backend.ProgramMemory(s.Backend)) / 1e6}
+	out := SuiteStep{Name: w.what, Method: m, Precision: string(p), Batch: s.Batch, Steps: n, SecondsPerStep: seconds / float64(n), WarmUpSeconds: warm}
 	out.ImgPerS = float64(s.Batch) / out.SecondsPerStep
 	out.TFLOPS = Work(c, selection, m, s.Batch) / out.SecondsPerStep / 1e12
 	for _, peak := range s.Peaks {

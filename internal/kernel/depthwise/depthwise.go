@@ -1,0 +1,235 @@
+// Package depthwise convolves images with one filter for each channel, on all
+// processors: forward ([Conv.Run], which serves the gradient of the input too,
+// with the filters turned around) and the gradient of the filters
+// ([Conv.KernelGradient]).
+//
+// Channels stand side by side in memory and are taken a register at a time, a
+// block. A part of the work copies a band of rows of some blocks into scratch
+// memory that stays in the second-level cache (pack.go): each block by itself,
+// with zeros where the padding is, so that the micro-kernel (kernel.go, the
+// assembly that asm/ generates) meets neighbouring pixels at neighbouring
+// addresses and no border. It holds the sums of up to two rows of 14 pixels in
+// registers and adds tap after tap. The gradient of the filters is the same sum
+// with the roles exchanged: the pixels are the taps, and the output gradient
+// their weights.
+//
+// Padding is made of zeros that are multiplied: an infinite weight makes NaN
+// where it meets padding.
+//
+// An output is summed tap by tap in row-major order. A gradient is summed over
+// pixels in row-major order, image after image within chunks of images that
+// depend on the batch alone, and over the chunks in order. So the bits are the
+// same for any GOMAXPROCS. They may differ in the last bits between assembly and
+// the portable version, which need not fuse multiplication and addition.
+package depthwise
+
+import (
+	"unsafe"
+
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
+)
+
+// Axis describes one spatial axis. Output o is the sum over taps k of the
+// weight of k and the input at position o·Stride + k·Dilation − Pad of an input
+// whose elements stand InDilation apart; beside them are zeros.
+type Axis struct {
+	In, Kernel, Out              int // sizes
+	Pad                          int // before the first element; less than 0 cuts off
+	Stride, Dilation, InDilation int // at least 1
+}
+
+// span is the number of positions that the outputs from the first to the n-th
+// read.
+func (a *Axis) span(n int) int { return (n-1)*a.Stride + (a.Kernel-1)*a.Dilation + 1 }
+
+// Images is a batch of images: channel c of pixel (y,x) of image n is
+// Data[n·Image + y·Row + x·Col + c].
+type Images struct {
+	Data            []float32
+	Image, Row, Col int
+}
+
+// Conv is a convolution of each of Channels channels with a filter of its own.
+// No size is 0. X must not overlap a result.
+type Conv struct {
+	Batch, Channels int
+	V, H            Axis // vertical, horizontal
+	X               Images
+}
+
+func (c *Conv) taps() int { return c.V.Kernel * c.H.Kernel }
+
+// check touches the last element that is read of images of the given size.
+func (c *Conv) check(i Images, height, width int) {
+	_ = i.Data[(c.Batch-1)*i.Image+(height-1)*i.Row+(width-1)*i.Col+c.Channels-1]
+}
+
+// Run convolves X with kernel, [V.Kernel, H.Kernel, Channels], turned around
+// along both axes if flip is set, to out, [Batch, V.Out, H.Out, Channels].
+func (c *Conv) Run(out, kernel []float32, flip bool) {
+	c.check(c.X, c.V.In, c.H.In)
+	kn, taps := active, c.taps()
+	kernel = kernel[:taps*c.Channels]
+	out = out[:c.Batch*c.V.Out*c.H.Out*c.Channels]
+	workers.Run(1, func(_ int, s *workers.Scratch) {
+		if flip {
+			turned := s.Float32s(len(kernel))
+			for tap := range taps {
+				copy(turned[tap*c.Channels:(tap+1)*c.Channels], kernel[(taps-1-tap)*c.Channels:])
+			}
+			kernel = turned
+		}
+		p := c.packing(kn, c.H.Stride, 0)
+		sum := p.sum(c.V.Kernel, c.H.Kernel, c.V.Dilation, c.H.Dilation)
+		weights := s.Float32s(p.blocks * taps * kn.lanes)
+		for b := range p.blocks {
+			at := b * kn.lanes
+			for i := range c.V.Kernel {
+				sum.gather(weights[b*taps*kn.lanes:], c.V.Kernel, i, kernel[i*c.H.Kernel*c.Channels+at:], c.Channels, min(kn.lanes, c.Channels-at))
+			}
+		}
+		// The bands of an image go to one part, which finds their common rows in
+		// its cache, unless there are too few images and groups of channels.
+		units := c.Batch * p.groups
+		split := min(p.bands, max(1, 4*workers.Count()/units))
+		workers.Run(units*split, func(part int, s *workers.Scratch) {
+			unit, share := part/split, part%split
+			image, g := unit/p.groups, unit%p.groups
+			for band := share * p.bands / split; band < (share+1)*p.bands/split; band++ {
+				mark := s.Mark()
+				c.band(p, s, image, g, band, out, weights, sum)
+				s.Release(mark)
+			}
+		})
+	})
+}
+
+// band computes the outputs of one band of rows of one image and one group of
+// blocks.
+func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out, weights []float32, sum *sum) {
+	kn, taps := p.kn, c.taps()
+	r0, r1 := p.rows(band)
+	b0, b1 := p.group(group)
+	height := c.V.span(r1 - r0)
+	size := height * p.row * kn.lanes
+	x := s.Float32s((b1 - b0) * size)
+	p.fill(x, size, image, r0*c.V.Stride, height, b0, b1)
+	spare := s.Float32s(2 * kn.cols[0] * kn.lanes) // results of blocks with less than lanes channels
+	pixel := 4 * c.Channels
+	t := tile{pitch: 4 * kn.lanes * c.V.Stride * p.row, dstCol: pixel, dstRow: pixel * c.H.Out}
+	tiles := (c.H.Out + sum.most[0] - 1) / sum.most[0]
+	for b := b0; b < b1; b++ {
+		n := min(kn.lanes, c.Channels-b*kn.lanes)
+		if n < kn.lanes {
+			t.dstCol, t.dstRow = 4*kn.lanes, 4*kn.lanes*kn.cols[0]
+		}
+		for i := range tiles {
+			j0, j1 := i*c.H.Out/tiles, (i+1)*c.H.Out/tiles
+			t.cols = j1 - j0
+			for r := r0; r < r1; r += t.rows {
+				t.rows = sum.tileRows(r1-r, t.cols)
+				t.src = unsafe.Pointer(&x[(b-b0)*size+((r-r0)*c.V.Stride*p.row+j0)*kn.lanes])
+				dst := ((image*c.V.Out+r)*c.H.Out+j0)*c.Channels + b*kn.lanes
+				t.dst = unsafe.Pointer(&spare[0])
+				if n == kn.lanes {
+					t.dst = unsafe.Pointer(&out[dst])
+				}
+				sum.add(&t, weights[b*taps*kn.lanes:], c.V.Kernel, 0, c.V.Kernel)
+				if n == kn.lanes {
+					continue
+				}
+				for q := range t.rows {
+					for j := range t.cols {
+						copy(out[dst+(q*c.H.Out+j)*c.Channels:][:n], spare[(q*kn.cols[0]+j)*kn.lanes:])
+					}
+				}
+			}
+		}
+	}
+}
+
+// gradientChunks is into how many chunks a batch is cut at most, each with a sum
+// of its own.
+const gradientChunks = 8
+
+// gradientPixels is about how many pixels a tile of the gradient sums at once:
+// enough that keeping the sums in registers pays.
+const gradientPixels = 128
+
+// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel,
+// Channels], from that of the output dy, [Batch, V.Out, H.Out]: for each tap the
+// sum over pixels of what it met times dy.
+func (c *Conv) KernelGradient(out []float32, dy Images) {
+	c.check(c.X, c.V.In, c.H.In)
+	c.check(dy, c.V.Out, c.H.Out)
+	kn, taps := active, c.taps()
+	out = out[:taps*c.Channels]
+	workers.Run(1, func(_ int, s *workers.Scratch) {
+		p := c.packing(kn, c.H.Dilation, c.H.Out)
+		rows := min(p.height, max(1, gradientPixels/c.H.Out)) // of pixels in a tile
+		sum := p.sum(rows, c.H.Out, c.V.Stride, c.H.Stride)
+		chunks := min(c.Batch, gradientChunks)
+		size := taps * kn.lanes // of a block
+		partial := s.Float32s(chunks * p.blocks * size)
+		workers.Run(chunks*p.groups, func(part int, s *workers.Scratch) {
+			chunk, g := part/p.groups, part%p.groups
+			b0, b1 := p.group(g)
+			acc := partial[(chunk*p.blocks+b0)*size : (chunk*p.blocks+b1)*size]
+			clear(acc)
+			for image := chunk * c.Batch / chunks; image < (chunk+1)*c.Batch/chunks; image++ {
+				for band := range p.bands {
+					mark := s.Mark()
+					c.gradient(p, s, image, g, band, dy, acc, sum, rows)
+					s.Release(mark)
+				}
+			}
+		})
+		workers.Run(p.blocks, func(b int, _ *workers.Scratch) {
+			all := partial[b*size : (b+1)*size]
+			for chunk := 1; chunk < chunks; chunk++ {
+				vector.Add(all, all, partial[(chunk*p.blocks+b)*size:])
+			}
+			at := b * kn.lanes
+			for tap := range taps {
+				copy(out[tap*c.Channels+at:(tap+1)*c.Channels], all[tap*kn.lanes:(tap+1)*kn.lanes])
+			}
+		})
+	})
+}
+
+// gradient adds one band of rows of one image and one group of blocks to acc,
+// [blocks of the group, taps, lanes].
+func (c *Conv) gradient(p *packing, s *workers.Scratch, image, group, band int, dy Images, acc []float32, sum *sum, rows int) {
+	kn, taps := p.kn, c.taps()
+	r0, r1 := p.rows(band)
+	b0, b1 := p.group(group)
+	height := c.V.span(r1 - r0)
+	size := height * p.row * kn.lanes
+	x := s.Float32s((b1 - b0) * size)
+	p.fill(x, size, image, r0*c.V.Stride, height, b0, b1)
+	pixels := (r1 - r0) * c.H.Out * kn.lanes
+	weights := s.Float32s((b1 - b0) * pixels)
+	for r := r0; r < r1; r++ {
+		for b := b0; b < b1; b++ {
+			sum.gather(weights[(b-b0)*pixels:], r1-r0, r-r0, dy.Data[image*dy.Image+r*dy.Row+b*kn.lanes:], dy.Col, min(kn.lanes, c.Channels-b*kn.lanes))
+		}
+	}
+	t := tile{add: 1, pitch: 4 * kn.lanes * c.V.Dilation * p.row, dstCol: 4 * kn.lanes, dstRow: 4 * kn.lanes * c.H.Kernel}
+	tiles := (c.H.Kernel + sum.most[0] - 1) / sum.most[0]
+	for b := range b1 - b0 {
+		for r := 0; r < r1-r0; r += rows {
+			n := min(rows, r1-r0-r)
+			for tile := range tiles {
+				j0, j1 := tile*c.H.Kernel/tiles, (tile+1)*c.H.Kernel/tiles
+				t.cols = j1 - j0
+				for i := 0; i < c.V.Kernel; i += t.rows {
+					t.rows = sum.tileRows(c.V.Kernel-i, t.cols)
+					t.src = unsafe.Pointer(&x[b*size+((r*c.V.Stride+i*c.V.Dilation)*p.row+j0)*kn.lanes])
+					t.dst = unsafe.Pointer(&acc[(b*taps+i*c.H.Kernel+j0)*kn.lanes])
+					sum.add(&t, weights[b*pixels:], r1-r0, r, n)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,23 @@
+package gemm
+
+import "github.com/sptune/spt/internal/kernel/vector"
+
+// finish applies what a micro-kernel leaves to C[i0:i1, j0:j1]: activation and
+// residual. The sums with bias lie in PreAct, or in C without one.
+func (c *Call) finish(i0, i1, j0, j1 int) {
+	for i := i0; i < i1; i++ {
+		y := c.C[i*c.LDC+j0 : i*c.LDC+j1]
+		x := y
+		if c.PreAct != nil {
+			x = c.PreAct[i*c.LDP+j0 : i*c.LDP+j1]
+		}
+		if c.GELU {
+			vector.GELU(y, x)
+		} else {
+			copy(y, x)
+		}
+		if c.Residual != nil {
+			vector.Add(y, y, c.Residual[i*c.LDR+j0:i*c.LDR+j1])
+		}
+	}
+}

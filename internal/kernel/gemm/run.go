@@ -1,0 +1,146 @@
+package gemm
+
+import "github.com/sptune/spt/internal/workers"
+
+// Run computes the product with all workers.
+func (c *Call) Run() {
+	if c.M <= 0 || c.N <= 0 {
+		return
+	}
+	c.check()
+	kn := active
+	if c.flipped(kn) {
+		workers.Run(1, func(_ int, s *workers.Scratch) {
+			t := c.transposed(s.Float32s(c.N * c.M))
+			t.Run()
+			c.unflip(t.C)
+		})
+		return
+	}
+	g := c.grid(kn, workers.Count())
+	workers.Run(g.rows*g.cols, func(part int, s *workers.Scratch) {
+		c.part(kn, s, c.rect(kn, g, part))
+	})
+}
+
+// Serial computes the product on the calling goroutine, with memory of s. The
+// result has the bits of Run's.
+func (c *Call) Serial(s *workers.Scratch) {
+	if c.M <= 0 || c.N <= 0 {
+		return
+	}
+	c.check()
+	kn := active
+	if c.flipped(kn) {
+		mark := s.Mark()
+		defer s.Release(mark)
+		t := c.transposed(s.Float32s(c.N * c.M))
+		t.Serial(s)
+		c.unflip(t.C)
+		return
+	}
+	g := c.grid(kn, 1)
+	for part := range g.rows * g.cols {
+		c.part(kn, s, c.rect(kn, g, part))
+	}
+}
+
+// Batched computes independent products of one shape (M, N and K) with all
+// workers. call fills in product i; c is zero when it is called, and call may
+// be called several times for one i, from several goroutines.
+func Batched(batch int, call func(i int, c *Call)) {
+	if batch <= 0 {
+		return
+	}
+	n := workers.Count()
+	if batch < 4*n {
+		// Too few to balance the load: each is split if that is worth a round
+		// of the pool, some 2^24 multiply-adds, or workers would be idle.
+		c := new(Call)
+		call(0, c)
+		g := c.grid(active, n)
+		if g.rows*g.cols > 1 && (batch < n || c.M*c.N*c.K >= 1<<24) {
+			for i := range batch {
+				*c = Call{}
+				call(i, c)
+				c.Run()
+			}
+			return
+		}
+	}
+	parts := min(batch, 16*n)
+	workers.Run(parts, func(part int, s *workers.Scratch) {
+		c := new(Call)
+		for i := part * batch / parts; i < (part+1)*batch/parts; i++ {
+			*c = Call{}
+			call(i, c)
+			c.Serial(s)
+		}
+	})
+}
+
+// grid is a partition of C into rows × cols parts.
+type grid struct{ rows, cols int }
+
+// grid chooses the partition of C for n workers. It may depend on n since
+// every element of C lies in one part and is summed there in the same order.
+func (c *Call) grid(kn *kernel, n int) grid {
+	strips := (c.M + kn.mr - 1) / kn.mr
+	panels := (c.N + kn.nr - 1) / kn.nr
+	g := grid{(strips + maxStrips - 1) / maxStrips, (panels + maxPanels - 1) / maxPanels}
+	if c.Packed != nil || c.thin() {
+		g.cols = 1
+	}
+	if c.narrow(kn) {
+		panels = 1 // its rows are not cut
+	}
+	if n == 1 {
+		return g
+	}
+	// Four parts for each worker balance the load, two where parts pack the
+	// same of B once more; and a part should be worth 10 µs, 2^18
+	// multiply-adds.
+	want := 4 * n
+	if c.Packed == nil {
+		want = 2 * n
+	}
+	want = min(want, 1+c.M*c.N*max(c.K, 16)>>18)
+	if c.thin() {
+		g.cols = max(g.cols, min(want, n, panels)) // long rows are read faster
+		return g
+	}
+	for g.rows*g.cols < want {
+		switch {
+		case g.rows < strips/4 && (c.Packed != nil || c.M/g.rows >= c.N/g.cols):
+			g.rows++
+		case g.cols < panels:
+			g.cols++
+		case g.rows < strips:
+			g.rows++
+		default:
+			return g
+		}
+	}
+	if g.rows > n {
+		g.rows = min((g.rows+n-1)/n*n, strips) // as many parts for each
+	}
+	return g
+}
+
+// Parts are at most so many strips and, where they pack B themselves, so many
+// panels: what a part packs stays in the last level cache, some 2 MiB of each.
+const (
+	maxStrips = 32
+	maxPanels = 24
+)
+
+// rect is one part of the partition.
+func (c *Call) rect(kn *kernel, g grid, part int) rect {
+	strips := (c.M + kn.mr - 1) / kn.mr
+	panels := (c.N + kn.nr - 1) / kn.nr
+	r, q := part/g.cols, part%g.cols
+	return rect{
+		r * strips / g.rows * c.M / strips, (r + 1) * strips / g.rows * c.M / strips,
+		q * panels / g.cols * kn.nr, min((q+1)*panels/g.cols*kn.nr, c.N),
+	}
+}

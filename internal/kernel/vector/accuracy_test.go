@@ -1,0 +1,195 @@
+package vector
+
+import (
+	"flag"
+	"math"
+	"testing"
+)
+
+var stride = flag.Uint64("stride", 4099, "TestAccuracy takes every stride-th float32; 1: all of them")
+
+// ulp is the distance between the float32 numbers around want.
+func ulp(want float64) float64 {
+	_, e := math.Frexp(want) // |want| < 2^e
+	return math.Ldexp(1, max(e, -125)-24)
+}
+
+// ulps is the error of got in ulp; infinite where one is NaN or infinite and
+// the other is not.
+func ulps(_, got float32, want float64) float64 {
+	switch {
+	case got != got && want != want || float64(got) == want:
+		return 0
+	case math.IsInf(float64(got), 0) && math.Abs(want) > math.MaxFloat32:
+		return 0
+	}
+	if e := math.Abs(float64(got)-want) / ulp(want); e == e {
+		return e
+	}
+	return math.Inf(1)
+}
+
+// normal is the error in ulp, but in those of 2^-120 for smaller results.
+func normal(x, got float32, want float64) float64 {
+	if math.Abs(want) < 0x1p-120 {
+		return math.Abs(float64(got)-want) / ulp(0x1p-120)
+	}
+	return ulps(x, got, want)
+}
+
+// absolute is the difference of results that are numbers.
+func absolute(x, got float32, want float64) float64 {
+	if got == got && want == want {
+		return math.Abs(float64(got) - want)
+	}
+	return ulps(x, got, want)
+}
+
+// from counts only the numbers from limit on (and NaN), below only the others.
+func from(limit float32, err func(x, got float32, want float64) float64) func(x, got float32, want float64) float64 {
+	return func(x, got float32, want float64) float64 {
+		if x < limit {
+			return 0
+		}
+		return err(x, got, want)
+	}
+}
+
+func below(limit float32, err func(x, got float32, want float64) float64) func(x, got float32, want float64) float64 {
+	return func(x, got float32, want float64) float64 {
+		if x < limit {
+			return err(x, got, want)
+		}
+		return 0
+	}
+}
+
+// cdf is Φ(x), the tail included.
+func cdf(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
+
+// derivative is the gradient f for an incoming gradient of 1.
+func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
+	return func(dst, x []float32) {
+		Fill(dst, 1)
+		f(dst, x, dst)
+	}
+}
+
+// TestAccuracy measures the largest errors over numbers of all exponents, the
+// infinite and NaN included, against float64 arithmetic. The bounds are those
+// that the functions state.
+func TestAccuracy(t *testing.T) {
+	geluExact := func(x float64) float64 { return x * cdf(x) }
+	// The formula x/2·(1+tanh(u)) without its cancellation.
+	geluTanhExact := func(x float64) float64 {
+		return x / (1 + math.Exp(-2*math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)))
+	}
+	type accuracy struct {
+		name     string
+		f        func(dst, x []float32)
+		exact    func(x float64) float64
+		err      func(x, got float32, want float64) float64
+		bound    float64 // of the assembly
+		portable float64
+	}
+	tests := []accuracy{
+		{"GELU from 0", GELU, geluExact, from(0, ulps), 4, 4},
+		{"GELU below 0", GELU, geluExact, below(0, normal), 7, 9},
+		{"GELUGrad", derivative(GELUGrad), func(x float64) float64 { return cdf(x) + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi) }, absolute, 2e-7, 2e-7},
+		{"GELUTanh from -1", GELUTanh, geluTanhExact, from(-1, ulps), 4, 4},
+		{"GELUTanh below -1", GELUTanh, geluTanhExact, below(-1, absolute), 1e-7, 1e-7},
+	}
+	for op, u := range Unaries {
+		if u.ULP > 0 { // else TestElementwise compares bits
+			tests = append(tests, accuracy{op.String(), u.Slice, u.Exact, ulps, u.ULP, u.PortableULP})
+		}
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			const chunk = 1 << 14
+			x, got, want := make([]float32, 0, chunk), make([]float32, chunk), make([]float64, chunk)
+			var largest [3]float64
+			var at [3]float32
+			for bits := uint64(0); bits < 1<<32; {
+				for x = x[:0]; len(x) < chunk && bits < 1<<32; bits += *stride {
+					x = append(x, math.Float32frombits(uint32(bits)))
+				}
+				for i, v := range x {
+					want[i] = test.exact(float64(v))
+				}
+				eachLevel(func() {
+					test.f(got[:len(x)], x)
+					for i, v := range x {
+						if e := test.err(v, got[i], want[i]); e > largest[level] {
+							largest[level], at[level] = e, v
+						}
+					}
+				})
+			}
+			t.Logf("portable, AVX2, AVX-512: %.3g at %v", largest, at)
+			for l, e := range largest {
+				bound := test.bound
+				if l == portable {
+					bound = test.portable
+				}
+				if e > bound {
+					t.Errorf("level %d: error %g at %g, want at most %g", l, e, at[l], bound)
+				}
+			}
+		})
+	}
+}
+
+// TestSpecial holds the results that no rounding explains.
+func TestSpecial(t *testing.T) {
+	zero, minus := float32(0), float32(math.Copysign(0, -1))
+	for _, test := range []struct {
+		name string
+		f    func(dst, x []float32)
+		x, y []float32
+	}{
+		{"Exp", Exp, []float32{89, -104, inf, -inf, nan, zero, minus}, []float32{inf, 0, inf, 0, nan, 1, 1}},
+		{"Log", Log, []float32{zero, minus, -1, inf, -inf, nan, 1}, []float32{-inf, -inf, nan, inf, nan, nan, 0}},
+		{"Tanh", Tanh, []float32{zero, minus, inf, -inf, 20, nan}, []float32{0, minus, 1, -1, 1, nan}},
+		{"Erf", Erf, []float32{zero, minus, inf, -inf, 5, nan}, []float32{0, minus, 1, -1, 1, nan}},
+		{"Logistic", Logistic, []float32{zero, inf, -inf, nan}, []float32{0.5, 1, 0, nan}},
+		{"GELU", GELU, []float32{zero, minus, inf, -inf, -20, nan, 20}, []float32{0, minus, inf, nan, minus, nan, 20}},
+		{"GELUTanh", GELUTanh, []float32{zero, minus, inf, -inf, -20, nan, 20}, []float32{0, minus, inf, nan, minus, nan, 20}},
+		{"Rsqrt", Rsqrt, []float32{zero, minus, inf, -1, nan}, []float32{inf, -inf, 0, nan, nan}},
+	} {
+		eachLevel(func() {
+			dst := make([]float32, len(test.x))
+			test.f(dst, test.x)
+			for i, got := range dst {
+				if !same(got, test.y[i]) {
+					t.Errorf("%s %s(%g) = %g, want %g", Level(), test.name, test.x[i], got, test.y[i])
+				}
+			}
+		})
+	}
+}
+
+// TestBounded holds that tanh and erf never leave [-1, 1] and are odd, and the
+// sigmoid stays in [0, 1].
+func TestBounded(t *testing.T) {
+	var x []float32
+	for bits := uint32(0); bits < 0x7f800000; bits += 997 {
+		x = append(x, math.Float32frombits(bits))
+	}
+	minus, a, b := make([]float32, len(x)), make([]float32, len(x)), make([]float32, len(x))
+	Neg(minus, x)
+	eachLevel(func() {
+		for i, f := range []func(dst, x []float32){Tanh, Erf, Logistic} {
+			f(a, x)
+			f(b, minus)
+			if top, bottom := MaxOf(a), MinOf(b); top != 1 || i < 2 && bottom != -1 || i == 2 && bottom < 0 {
+				t.Errorf("%s: function %d has values in [%v, %v]", Level(), i, bottom, top)
+			}
+			for j := range a {
+				if i < 2 && a[j] != -b[j] {
+					t.Fatalf("%s: function %d is not odd at %g: %g and %g", Level(), i, x[j], a[j], b[j])
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+
+	"github.com/sptune/spt/internal/kernel/vector/internal/coef"
+)
+
+const signBit = 1 << 31
+
+// unaries holds the kernel of every row of [scalar.Unaries], by its name.
+var unaries = map[string]func(k *kernel, x vec) vec{
+	"abs":      func(k *kernel, x vec) vec { return k.and(x, bits(signBit-1)) },
+	"erf":      (*kernel).erf,
+	"exp":      func(k *kernel, x vec) vec { return k.exp(x, true) },
+	"log":      (*kernel).log,
+	"logistic": (*kernel).logistic,
+	"neg":      func(k *kernel, x vec) vec { return k.xor(x, bits(signBit)) },
+	"rsqrt":    func(k *kernel, x vec) vec { return k.div(k.broadcast(float(1)), k.unary(VSQRTPS, x)) },
+	"sqrt":     func(k *kernel, x vec) vec { return k.unary(VSQRTPS, x) },
+	"tanh":     (*kernel).tanh,
+}
+
+// binaries holds the kernel of every row of [scalar.Binaries], by its name.
+var binaries = map[string]func(k *kernel, a, b vec) vec{
+	"add": func(k *kernel, a, b vec) vec { return k.add(a, b) },
+	"div": func(k *kernel, a, b vec) vec { return k.div(a, b) },
+	"max": (*kernel).max,
+	"min": (*kernel).min,
+	"mul": func(k *kernel, a, b vec) vec { return k.mul(a, b) },
+	"sub": func(k *kernel, a, b vec) vec { return k.sub(a, b) },
+}
+
+// comparisons holds the predicate of every row of [scalar.Comparisons], by its name.
+var comparisons = map[string]uint64{
+	"equal": equal, "greater": greater, "greaterEqual": greaterEqual, "less": less, "lessEqual": lessEqual, "notEqual": notEqual,
+}
+
+// exp is e^x. Without the clip, x must not be above coef.ExpMax.
+func (k *kernel) exp(x vec, clip bool) vec {
+	if clip {
+		x = k.atMost(x, float(coef.ExpMax))
+	}
+	n, r := k.expReduce(k.atLeast(x, float(coef.ExpMin)))
+	return k.scale(k.expReduced(r), n)
+}
+
+// expReduce returns n and r with x = n·ln 2 + r.
+func (k *kernel) expReduce(x vec) (n, r vec) {
+	n = k.round(k.mul(x, float(coef.Log2E)))
+	r = k.unary(VMOVAPS, x)
+	k.subMul(r, n, float(coef.Ln2Hi))
+	k.subMul(r, n, float(coef.Ln2Lo))
+	return n, r
+}
+
+// expReduced is e^r for |r| <= ln(2)/2.
+func (k *kernel) expReduced(r vec) vec {
+	p := k.horner(coef.Exp[:], r)
+	k.mulAdd(p, r, float(1))
+	k.mulAdd(p, r, float(1))
+	return p
+}
+
+// expMinus1 is e^r - 1 for |r| <= ln(2)/2, more exact about 0.
+func (k *kernel) expMinus1(r vec) vec {
+	p := k.horner(coef.Exp[:], r)
+	k.mulAdd(p, k.mul(r, r), r)
+	return p
+}
+
+// scale is x·2^n. At AVX2 it takes two factors, for 2^n may lie outside the
+// normal numbers.
+func (k *kernel) scale(x, n vec) vec {
+	if k.wide {
+		r := k.reg()
+		VSCALEFPS(n, x, r)
+		return r
+	}
+	all := k.unary(VCVTPS2DQ, n)
+	half := k.shift(VPSRAD, 1, all)
+	return k.mul(k.mul(x, k.bitsOfPower2(half)), k.bitsOfPower2(k.subInt(all, half)))
+}
+
+// round rounds to integers, ties to even, raising no flag.
+func (k *kernel) round(x vec) vec {
+	if k.wide {
+		return k.shift(VRNDSCALEPS, 8, x)
+	}
+	r := YMM()
+	VROUNDPS(Imm(8), x, r)
+	return r
+}
+
+// bitsOfPower2 is 2^n for integers -126 <= n <= 127.
+func (k *kernel) bitsOfPower2(n vec) vec {
+	return k.shift(VPSLLD, 23, k.addInt(n, bits(127)))
+}
+
+// power2 is 2^n for whole floats -126 <= n <= 127.
+func (k *kernel) power2(n vec) vec {
+	if k.wide {
+		return k.scale(k.broadcast(float(1)), n)
+	}
+	return k.bitsOfPower2(k.unary(VCVTPS2DQ, n))
+}
+
+func (k *kernel) log(x vec) vec {
+	const sqrtHalf = math.Sqrt2 / 2
+	subnormal := k.compare(less, x, float(0x1p-126))
+	scaled := k.choose(subnormal, k.mul(x, float(0x1p23)), x)
+	shift := k.choose(subnormal, k.broadcast(float(-23)), k.zero())
+	// subtracting the bits of sqrt(1/2) leaves the exponent for which
+	// sqrt(1/2) <= m < sqrt(2) above the mantissa
+	above := k.subInt(scaled, float(sqrtHalf))
+	n := k.add(k.unary(VCVTDQ2PS, k.shift(VPSRAD, 23, above)), shift)
+	f := k.addInt(k.and(above, bits(0x7fffff)), float(sqrtHalf))
+	f = k.sub(f, float(1))
+
+	p := k.horner(coef.Log[:], f)
+	k.mulAdd(p, f, float(-0.5))
+	p = k.mul(p, k.mul(f, f))
+	k.addMul(p, n, float(coef.Ln2Lo))
+	p = k.add(p, f)
+	k.addMul(p, n, float(coef.Ln2Hi))
+
+	p = k.choose(k.compare(notLess, x, float(float32(math.Inf(1)))), x, p)
+	p = k.choose(k.compare(less, x, float(0)), k.broadcast(float(float32(math.NaN()))), p)
+	return k.choose(k.compare(equal, x, float(0)), k.broadcast(float(float32(math.Inf(-1)))), p)
+}
+
+// abs is |x|, at most limit.
+func (k *kernel) abs(x vec, limit float32) vec {
+	return k.atMost(k.and(x, bits(signBit-1)), float(limit))
+}
+
+// copysign is x >= 0 with the sign of s.
+func (k *kernel) copysign(x, s vec) vec { return k.or(x, k.and(s, bits(signBit))) }
+
+// tanh is m/(m+2) with m = e^2|x| - 1.
+func (k *kernel) tanh(x vec) vec {
+	a := k.abs(x, coef.TanhMax)
+	n, r := k.expReduce(k.add(a, a))
+	m, p := k.expMinus1(r), k.power2(n)
+	k.mulAdd(m, p, k.sub(p, float(1)))
+	return k.copysign(k.div(m, k.add(m, float(2))), x)
+}
+
+func (k *kernel) erf(x vec) vec {
+	a := k.abs(x, coef.ErfMax)
+	z := k.mul(a, k.horner(coef.Erf[:], a))
+	k.addMul(z, a, float(coef.ErfSlope))
+	n, r := k.expReduce(k.xor(z, bits(signBit)))
+	p := k.power2(n)
+	e := k.sub(k.broadcast(float(1)), p)
+	k.subMul(e, k.expMinus1(r), p)
+	return k.copysign(e, x)
+}
+
+// logistic is the sigmoid 1/(1+e^-x). It uses e^-|x|, which cannot overflow.
+func (k *kernel) logistic(x vec) vec {
+	e := k.exp(k.or(x, bits(signBit)), false)
+	p := k.div(k.broadcast(float(1)), k.add(e, float(1)))
+	q := k.mul(e, p)
+	return k.choose(k.negative(x), q, p)
+}
+
+// gaussian returns e^(-x²/2) and Φ(x).
+func (k *kernel) gaussian(x vec) (e, cdf vec) {
+	a := k.abs(x, coef.TailMax)
+	ratio := k.div(k.horner(coef.TailNum[:], a), k.horner(coef.TailDen[:], a))
+	// in the tail the rounding error of a² would count, so r is made from a;
+	// n·Ln2Hi is exact
+	half := k.mul(a, float(-0.5))
+	n := k.round(k.mul(k.mul(half, a), float(coef.Log2E)))
+	r := k.mul(n, float(coef.Ln2Hi))
+	VFMSUB231PS(a, half, r)
+	k.subMul(r, n, float(coef.Ln2Lo))
+	e = k.scale(k.expReduced(r), n)
+	tail := k.mul(e, ratio)
+	return e, k.choose(k.negative(x), tail, k.sub(k.broadcast(float(1)), tail))
+}
+
+func (k *kernel) gelu(x vec) vec {
+	_, cdf := k.gaussian(x)
+	return k.mul(x, cdf)
+}
+
+func (k *kernel) geluDerivative(x vec) vec {
+	e, cdf := k.gaussian(x)
+	k.addMul(cdf, k.mul(x, e), float(coef.InvSqrt2Pi))
+	return cdf
+}
+
+func (k *kernel) geluTanh(x vec) vec {
+	return k.mul(x, k.logistic(k.mul(x, k.geluTanhSlope(k.mul(x, x), coef.GELUCubic))))
+}
+
+// geluTanhSlope is 2·√(2/π)·(1 + cubic·x²).
+func (k *kernel) geluTanhSlope(square vec, cubic float32) vec {
+	p := k.broadcast(float(coef.TwoSqrtTwoByPi * cubic))
+	k.mulAdd(p, square, float(coef.TwoSqrtTwoByPi))
+	return p
+}
+
+// extreme is the maximum or minimum with the zeros and NaNs of Go's builtins:
+// the instruction returns its second source for equal numbers and for NaN, so
+// both orders are combined: zeros of both signs through their sign bits, and
+// NaN by addition.
+func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec) vec {
+	forth, back := k.reg(), k.reg()
+	op(b, a, forth)
+	op(a, b, back)
+	return k.choose(k.compare(unordered, a, b), k.add(a, b), combine(forth, back))
+}
+
+func (k *kernel) max(a, b vec) vec { return k.extreme(a, b, VMAXPS, k.and) }
+func (k *kernel) min(a, b vec) vec { return k.extreme(a, b, VMINPS, k.or) }
+
+// bools turns the lanes of m into bytes of 0 or 1.
+func (k *kernel) bools(m mask) vec {
+	r := k.reg()
+	one := bits(0x01010101)
+	if k.wide {
+		VMOVDQU8_Z(one.Mem, m, r.AsX())
+		return r
+	}
+	high := XMM()
+	low := m.(vec).AsX()
+	VEXTRACTI128(Imm(1), m, high)
+	VPACKSSDW(high, low, high)
+	VPACKSSWB(high, high, high)
+	VPAND(one.Mem, high, r.AsX())
+	return r
+}
+
+// lanesOf is the mask of the bytes of b that are 1.
+func (k *kernel) lanesOf(b vec) mask {
+	if k.wide {
+		m := K()
+		VPTESTMB(b.AsX(), b.AsX(), m)
+		return m
+	}
+	y := YMM()
+	VPMOVZXBD(b.AsX(), y)
+	return k.shift(VPSLLD, 31, y) // VBLENDVPS looks at sign bits
+}

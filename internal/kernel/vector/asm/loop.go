@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// params writes the parameters of a Go signature: slices and scalars are
+// "name type" or just "name" for float32.
+func params(slice, scalar []string) string {
+	var list []string
+	for _, s := range slice {
+		name, typ, typed := strings.Cut(s, " ")
+		if !typed {
+			typ = "float32"
+		}
+		list = append(list, fmt.Sprintf("%s []%s", name, typ))
+	}
+	for _, s := range scalar {
+		name, typ, typed := strings.Cut(s, " ")
+		if !typed {
+			typ = "float32"
+		}
+		list = append(list, name+" "+typ)
+	}
+	return strings.Join(list, ", ")
+}
+
+// elementwise writes a function that computes dst from slices of equal length and float32
+// scalars. It takes one vector at a time, and a last vector of fewer elements through a mask.
+// AVX2 has no masks for narrow elements: there, a function with narrow elements leaves a last
+// vector of fewer elements to its Go function. The first of names is dst. dst may be one of
+// the inputs too. portable is the Go expression for element i of dst.
+func elementwise(name string, names, inputs, scalars []string, portable string, body func(k *kernel, in, s []vec) vec) {
+	wrappers = append(wrappers, wrapper{name, names, scalars, portable})
+	begin(name, "("+params(names, scalars)+")", func(k *kernel) {
+		pointers := k.slices(names)
+		n := Load(Param("dst").Len(), GP64()).(reg.GPVirtual)
+		narrow := false
+		for _, p := range pointers {
+			narrow = narrow || p.size < 4
+		}
+		var s []vec
+		for _, name := range scalars {
+			s = append(s, k.scalar(name))
+		}
+		dst := pointers["dst"]
+		index := GP64()
+		step := func() {
+			var in []vec
+			for _, name := range inputs {
+				in = append(in, k.load(pointers[name].at(index, 0), pointers[name].size))
+			}
+			k.store(body(k, in, s), dst.at(index, 0), dst.size)
+		}
+
+		XORQ(index, index)
+		whole := GP64()
+		MOVQ(n, whole)
+		ANDQ(I32(-k.lanes), whole)
+		JZ(LabelRef("tail"))
+		Label("loop")
+		step()
+		ADDQ(Imm(uint64(k.lanes)), index)
+		CMPQ(index, whole)
+		JLT(LabelRef("loop"))
+
+		Label("tail")
+		if k.wide || !narrow {
+			SUBQ(index, n)
+			JZ(LabelRef("done"))
+			k.tail = k.partial(n)
+			step()
+			Label("done")
+		}
+	})
+}
+
+// reduction writes a function that folds equally long slices into one number:
+// body folds the vectors in of the slices into acc. There are 64 lanes, in
+// registers of 16 or 8, and element i goes to lane i mod 64.
+func reduction(name string, names, scalars []string, start func(k *kernel) vec, body func(k *kernel, acc vec, in, s []vec), join func(a, b, dst Op), finish func(k *kernel, result vec)) {
+	begin(name, "("+params(names, scalars)+") float32", func(k *kernel) {
+		pointers := k.slices(names)
+		n := Load(Param(names[0]).Len(), GP64()).(reg.GPVirtual)
+		var s []vec
+		for _, name := range scalars {
+			s = append(s, k.scalar(name))
+		}
+		acc := make([]vec, 64/k.lanes)
+		for i := range acc {
+			acc[i] = start(k)
+		}
+		index := GP64()
+		fold := func(j int) {
+			var in []vec
+			for _, name := range names {
+				in = append(in, k.load(pointers[name].at(index, j*k.lanes), 4))
+			}
+			body(k, acc[j], in, s)
+		}
+
+		XORQ(index, index)
+		whole := GP64()
+		MOVQ(n, whole)
+		ANDQ(I32(-64), whole)
+		JZ(LabelRef("tail"))
+		Label("loop")
+		for j := range acc {
+			fold(j)
+		}
+		ADDQ(Imm(64), index)
+		CMPQ(index, whole)
+		JLT(LabelRef("loop"))
+
+		Label("tail")
+		SUBQ(index, n)
+		JZ(LabelRef("join"))
+		k.partials(n, len(acc), fold)
+
+		// groups of 16 lanes as (0+1)+(2+3), then halves of what is left
+		Label("join")
+		group := len(acc) / 4
+		for i := range group {
+			join(acc[group+i], acc[i], acc[i])
+			join(acc[3*group+i], acc[2*group+i], acc[2*group+i])
+			join(acc[2*group+i], acc[i], acc[i])
+		}
+		low := acc[0]
+		y := YMM()
+		if k.wide {
+			VEXTRACTF64X4(Imm(1), low, y)
+			join(y, low.AsY(), y)
+		} else {
+			join(acc[1], low, y)
+		}
+		x := XMM()
+		VEXTRACTF128(Imm(1), y, x)
+		join(y.AsX(), x, x)
+		high := XMM()
+		VMOVHLPS(x, x, high)
+		join(high, x, x)
+		VMOVSHDUP(x, high)
+		join(high, x, x)
+		if finish != nil {
+			finish(k, x)
+		}
+		Store(x, ReturnIndex(0))
+	})
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"go/format"
+	"log"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
+)
+
+// wrapper is a Go function that calls an element-wise kernel in the version for the
+// processor.
+type wrapper struct {
+	kernel         string
+	slices, scalar []string // parameters, as in [params]
+	portable       string   // Go expression for element i of dst
+}
+
+// wrappers lists the wrappers of the element-wise kernels written so far.
+var wrappers []wrapper
+
+// title returns the name of the Go function for a kernel.
+func title(kernel string) string {
+	if rest, ok := strings.CutPrefix(kernel, "gelu"); ok {
+		return "GELU" + rest
+	}
+	return strings.ToUpper(kernel[:1]) + kernel[1:]
+}
+
+// narrow reports whether a parameter has elements of less than 32 bits.
+func narrow(parameter string) bool {
+	_, typ, typed := strings.Cut(parameter, " ")
+	return typed && elementBytes[typ] < 4
+}
+
+func (w wrapper) write(b *bytes.Buffer) {
+	var names, args []string
+	for _, p := range slices.Concat(w.slices, w.scalar) {
+		name, _, _ := strings.Cut(p, " ")
+		args = append(args, name)
+	}
+	names = args[1:len(w.slices)]
+	call := "(" + strings.Join(args, ", ") + ")"
+	fmt.Fprintf(b, "\n// %s sets dst[i] = %s.\nfunc %s(%s) {\n", title(w.kernel), w.portable, title(w.kernel), params(w.slices, w.scalar))
+	if len(names) > 0 {
+		var cut []string
+		for _, n := range names {
+			cut = append(cut, n+"[:len(dst)]")
+		}
+		fmt.Fprintf(b, "%s = %s\n", strings.Join(names, ", "), strings.Join(cut, ", "))
+	}
+	from := "i := range dst"
+	if slices.ContainsFunc(w.slices, narrow) {
+		from = "i := done; i < len(dst); i++"
+		fmt.Fprintf(b, "done := 0\nswitch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\ndone = len(dst) &^ 7 // whole vectors only\n}\n", w.kernel, call, w.kernel, call)
+	} else {
+		fmt.Fprintf(b, "switch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\nreturn\n}\n", w.kernel, call, w.kernel, call)
+	}
+	fmt.Fprintf(b, "for %s {\ndst[i] = %s\n}\n}\n", from, w.portable)
+}
+
+// writeMaps writes the maps from operations to the kernels of the rows of the table.
+func writeMaps(b *bytes.Buffer) {
+	b.WriteString("\n// Unaries holds the functions of one number that have a kernel.\nvar Unaries = map[compute.OpType]Unary{\n")
+	for i, row := range scalar.Unaries {
+		fmt.Fprintf(b, "compute.OpType%s: {%s, &scalar.Unaries[%d]},\n", row.Op, title(row.Name), i)
+	}
+	b.WriteString("}\n\n// Binaries holds the functions of two numbers that have kernels.\nvar Binaries = map[compute.OpType]Binary{\n")
+	for _, row := range scalar.Binaries {
+		withScalar, from := title(row.Name+"Scalar"), title(row.Name+"From")
+		if row.Commutative {
+			from = withScalar
+		}
+		if row.Negated != "" {
+			withScalar = fmt.Sprintf("func(dst, a []float32, s float32) { %s(dst, a, -s) }", title(row.Negated+"Scalar"))
+		}
+		fmt.Fprintf(b, "compute.OpType%s: {%s, %s, %s, scalar.%s},\n", row.Op, title(row.Name), withScalar, from, title(row.Name))
+	}
+	b.WriteString("}\n\n// Comparisons holds the comparisons, all of which have kernels.\nvar Comparisons = map[compute.OpType]Comparison{\n")
+	for _, row := range scalar.Comparisons {
+		fmt.Fprintf(b, "compute.OpType%s: {%s, %s, %s, scalar.%s},\n", row.Op, title(row.Name), title(row.Name+"Scalar"), title(row.Swapped+"Scalar"), title(row.Name))
+	}
+	b.WriteString("}\n")
+}
+
+// writeWrappers adds the maps and the wrappers to the file of the stubs, so that all
+// generated Go code is one file.
+func writeWrappers() {
+	file := flag.Lookup("stubs").Value.String()
+	stubs, err := os.ReadFile(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	head, declarations, ok := bytes.Cut(stubs, []byte("\npackage vector\n"))
+	if !ok {
+		log.Fatalf("%s has no line \"package vector\"", file)
+	}
+	var b bytes.Buffer
+	b.Write(head)
+	b.WriteString(`
+package vector
+
+import (
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes/bfloat16"
+
+	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
+)
+`)
+	writeMaps(&b)
+	for _, w := range wrappers {
+		w.write(&b)
+	}
+	b.Write(declarations)
+	src, err := format.Source(b.Bytes())
+	if err != nil {
+		log.Fatalf("formatting %s: %v", file, err)
+	}
+	if err := os.WriteFile(file, src, 0o666); err != nil {
+		log.Fatal(err)
+	}
+}

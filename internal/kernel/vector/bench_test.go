@@ -1,0 +1,84 @@
+package vector
+
+import (
+	"fmt"
+	"testing"
+)
+
+// BenchmarkL1 measures each function on 1024 elements, which stay in L1, and
+// reports elements per nanosecond.
+func BenchmarkL1(b *testing.B) {
+	const n = 1024
+	x, y, z, dst := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
+	mask, words, halves, small := make([]bool, n), make([]uint32, n), make([]uint16, n), make([]uint8, n)
+	ints := make([]int32, n)
+	for i := range n {
+		x[i], y[i], z[i] = float32(i%97)/16-3, float32(i%89)/16-2, float32(i%83)/16+0.5
+		mask[i] = i%3 == 0
+	}
+	var key [2]uint32
+	var counter [4]uint32
+	for _, test := range []struct {
+		name string
+		f    func()
+	}{
+		{"Add", func() { Add(dst, x, y) }},
+		{"Div", func() { Div(dst, x, z) }},
+		{"Max", func() { Max(dst, x, y) }},
+		{"MulScalar", func() { MulScalar(dst, x, 3) }},
+		{"Axpy", func() { Axpy(dst, x, 0) }},
+		{"Fill", func() { Fill(dst, 1) }},
+		{"Sqrt", func() { Sqrt(dst, z) }},
+		{"Rsqrt", func() { Rsqrt(dst, z) }},
+		{"Exp", func() { Exp(dst, x) }},
+		{"Log", func() { Log(dst, z) }},
+		{"Tanh", func() { Tanh(dst, x) }},
+		{"Erf", func() { Erf(dst, x) }},
+		{"Logistic", func() { Logistic(dst, x) }},
+		{"GELU", func() { GELU(dst, x) }},
+		{"GELUGrad", func() { GELUGrad(dst, x, y) }},
+		{"GELUTanh", func() { GELUTanh(dst, x) }},
+		{"Less", func() { Less(mask, x, y) }},
+		{"Where", func() { Where(dst, mask, x, y) }},
+		{"Sum", func() { Sum(x) }},
+		{"Dot", func() { Dot(x, y) }},
+		{"sumCentered2", func() { sumCentered2(x, 1) }},
+		{"MaxOf", func() { MaxOf(x) }},
+		{"SoftmaxRow", func() { SoftmaxRow(dst, x, 0.125) }},
+		{"LayerNormRow", func() { LayerNormRow(dst, x, y, z, 1e-6) }},
+		{"LayerNormGradRow", func() { LayerNormGradRow(dst, x, y, 1, 2) }},
+		{"AddRows", func() { AddRows(dst[:32], x, 32, 32, 32) }},
+		{"FromFloat16", func() { FromFloat16(dst, halves) }},
+		{"FromBFloat16", func() { FromBFloat16(dst, halves) }},
+		{"FromUint8", func() { FromUint8(dst, small) }},
+		{"FromInt32", func() { FromInt32(dst, ints) }},
+		{"FromUint32", func() { FromUint32(dst, words) }},
+		{"Philox", func() { Philox(words, key, counter) }},
+		{"Dropout", func() { Dropout(dst, x, 1.25, 1<<31, key, counter) }},
+		{"Transpose", func() { Transpose(dst, 32, x, 32, 32, 32) }},
+	} {
+		eachLevel(func() {
+			b.Run(test.name+"/"+Level(), func(b *testing.B) {
+				for b.Loop() {
+					test.f()
+				}
+				b.ReportMetric(n/float64(b.Elapsed().Nanoseconds())*float64(b.N), "elements/ns")
+			})
+		})
+	}
+}
+
+// BenchmarkTranspose measures matrices as they occur: weights, and the heads
+// of attention.
+func BenchmarkTranspose(b *testing.B) {
+	for _, size := range [][2]int{{768, 3072}, {197, 64}, {1576, 768}, {1024, 1024}} {
+		rows, cols := size[0], size[1]
+		src, dst := make([]float32, rows*cols), make([]float32, rows*cols)
+		b.Run(fmt.Sprintf("%dx%d", rows, cols), func(b *testing.B) {
+			b.SetBytes(int64(8 * rows * cols))
+			for b.Loop() {
+				Transpose(dst, rows, src, cols, rows, cols)
+			}
+		})
+	}
+}

@@ -1,0 +1,71 @@
+package vector
+
+import "math"
+
+// LayerNormRow sets dst = (x-mean)·rstd·gamma + beta for one row. mean and rstd are those of
+// [Moments]. A nil gamma stands for ones, a nil beta for zeros.
+func LayerNormRow(dst, x, gamma, beta []float32, eps float32) (mean, rstd float32) {
+	x = x[:len(dst)]
+	mean, rstd = Moments(x, eps)
+	if gamma != nil && beta != nil {
+		NormalizeAffine(dst, x, gamma, beta, mean, rstd)
+		return mean, rstd
+	}
+	Normalize(dst, x, mean, rstd)
+	if gamma != nil {
+		Mul(dst, dst, gamma)
+	}
+	if beta != nil {
+		Add(dst, dst, beta)
+	}
+	return mean, rstd
+}
+
+// Moments returns the mean of x and rstd = 1/sqrt(var+eps). var is the mean of (x-mean)². Both
+// are NaN if x is empty.
+func Moments(x []float32, eps float32) (mean, rstd float32) {
+	n := float32(len(x))
+	mean = Sum(x) / n
+	variance := sumCentered2(x, mean) / n
+	return mean, float32(1 / math.Sqrt(float64(variance)+float64(eps)))
+}
+
+// LayerNormGradRow sets dx to the gradient of [LayerNormRow] without gamma and beta with respect
+// to its input x. dy is the gradient of its output; mean and rstd are those of [Moments]. With
+// h = (x-mean)·rstd it is dx = rstd·(dy - mean(dy) - h·mean(dy·h)).
+func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
+	dy, x = dy[:len(dx)], x[:len(dx)]
+	n := float32(len(dx))
+	sum, dot := Sum(dy), centeredDot(dy, x, mean)*rstd
+	NormGrad(dx, dy, x, mean, rstd, sum/n, dot/n)
+}
+
+// centeredDot returns the sum of dy·(x-mean), added as in [Dot].
+func centeredDot(dy, x []float32, mean float32) float32 {
+	switch level {
+	case avx512:
+		return centeredDotAVX512(dy, x, mean)
+	case avx2:
+		return centeredDotAVX2(dy, x, mean)
+	}
+	var lane [lanes]float32
+	for i, v := range x {
+		lane[i%lanes] += dy[i] * (v - mean)
+	}
+	return addLanes(&lane)
+}
+
+// sumCentered2 returns the sum of (x[i]-mean)², added as in [Dot].
+func sumCentered2(x []float32, mean float32) float32 {
+	switch level {
+	case avx512:
+		return sumCentered2AVX512(x, mean)
+	case avx2:
+		return sumCentered2AVX2(x, mean)
+	}
+	var lane [lanes]float32
+	for i, v := range x {
+		lane[i%lanes] += (v - mean) * (v - mean)
+	}
+	return addLanes(&lane)
+}

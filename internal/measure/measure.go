@@ -1,0 +1,71 @@
+// Package measure tells how fast this machine's processors and memory are:
+// what a benchmark compares its figures with.
+package measure
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sptune/spt/internal/kernel/gemm"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/workers"
+)
+
+// Kernel names the matrix kernel in use, as "avx512 14x32".
+func Kernel() string { return gemm.Kernel() }
+
+// PeakGFLOPS measures independent multiply-adds in registers on the given
+// number of threads for about d: the limit of any float32 computation, in
+// 10⁹ floating-point operations per second.
+func PeakGFLOPS(threads int, d time.Duration) float64 { return gemm.PeakGFLOPS(threads, d) }
+
+// GEMM measures the product [m,k]·[k,n] with the right-hand side packed once,
+// on all threads, repeated for about d: the median, in GFLOPS.
+func GEMM(m, k, n int, d time.Duration) float64 {
+	a, b, c := workers.Aligned(m*k), workers.Aligned(k*n), workers.Aligned(m*n)
+	vector.Fill(a, 0.5)
+	vector.Fill(b, 0.25)
+	p := gemm.Pack(workers.Aligned(gemm.PackedLen(k, n)), gemm.View{Data: b, Row: n, Col: 1}, k, n)
+	seconds := repeat(d, func() {
+		call := gemm.Call{M: m, N: n, K: k, A: gemm.View{Data: a, Row: k, Col: 1}, Packed: p, C: c, LDC: n, Alpha: 1}
+		call.Run()
+	})
+	return 2 * float64(m) * float64(k) * float64(n) / seconds / 1e9
+}
+
+// Bandwidth measures c = a + s·b on arrays of 64 MiB with all threads, for
+// about d: bytes read and written per second, in GB/s.
+func Bandwidth(d time.Duration) float64 {
+	const n, parts = 1 << 24, 64
+	a, b, c := workers.Aligned(n), workers.Aligned(n), workers.Aligned(n)
+	vector.Fill(a, 1)
+	vector.Fill(b, 2)
+	seconds := repeat(d, func() {
+		workers.Run(parts, func(part int, _ *workers.Scratch) {
+			lo, hi := part*n/parts, (part+1)*n/parts
+			for ; lo < hi; lo += 4096 {
+				copy(c[lo:lo+4096], a[lo:lo+4096])
+				vector.Axpy(c[lo:lo+4096], b[lo:lo+4096], 3)
+			}
+		})
+	})
+	return 3 * 4 * n / seconds / 1e9
+}
+
+// repeat calls f for about d, once at least after a first call that warms up,
+// and returns the median in seconds.
+func repeat(d time.Duration, f func()) float64 {
+	f()
+	var all []float64
+	for start := time.Now(); len(all) == 0 || time.Since(start) < d; {
+		t := time.Now()
+		f()
+		all = append(all, time.Since(t).Seconds())
+	}
+	return median(all)
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
