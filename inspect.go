@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/tensorfile"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -275,11 +276,12 @@ func inspectTensors(path string) (*Inspection, error) {
 		return &Inspection{Kind: "published selection", Plan: p}, err
 	}
 	meta := f.Metadata()
-	if _, ok := meta[sensitivity.MetadataKey]; ok {
+	kind := tensorfile.KindOf(meta)
+	if kind == tensorfile.Scores {
 		return inspectScores(path)
 	}
 	in := &Inspection{Kind: "checkpoint", Checkpoint: &InspectedCheckpoint{Format: f.Format(), Metadata: meta}}
-	if _, ok := meta[train.MetadataKey]; ok {
+	if kind == tensorfile.TrainingState {
 		in.Kind = "training state"
 	}
 	c := in.Checkpoint

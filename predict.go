@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -74,7 +75,7 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 	if err := t.Validate(); err != nil {
 		return nil, &run.OptionError{Err: err}
 	}
-	p, err := train.NewPredictor(be, m, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(be, m, objective.SingleLabel, tuned.Tuning, tuned.Tuned)
 	if err != nil {
 		return nil, err
 	}

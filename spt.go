@@ -28,8 +28,10 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -116,7 +118,7 @@ func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sampl
 		if t.read == nil {
 			t.read = map[reading]*train.Data{}
 		}
-		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), transform.Size)
+		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), objective.SingleLabel, t.Model.Config)
 	}
 	return t.read[key]
 }
@@ -124,48 +126,35 @@ func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sampl
 // Score is stage 1: the sensitivity of every weight, from training images,
 // unless the criterion looks at none. VTAB
 // lists are read in their order, as the paper does; other layouts list class
-// by class, so they are shuffled with the seed. progress may be nil; its loss is the mean
+// by class, so they are shuffled with the seed. report may be nil; its loss is the mean
 // over the batches so far.
-func (t *Task) Score(ctx context.Context, o run.ScoreOptions, progress func(done, total int, loss float64)) (*sensitivity.Scores, error) {
+func (t *Task) Score(ctx context.Context, o sensitivity.Options, report func(done, total int, loss float64)) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, &run.OptionError{Err: err}
 	}
 	go t.Model.Fingerprint() // which the scores carry: made while a device computes them
-	options := sensitivity.Options{Criterion: o.Criterion, Seed: o.Seed}
+	in := sensitivity.Input{Backend: t.Backend, Model: t.Model, Objective: objective.SingleLabel}
 	if !o.Criterion.Images() {
-		return sensitivity.Score(ctx, t.Backend, t.Model, nil, nil, options, nil)
+		return sensitivity.Score(ctx, in, o, nil)
 	}
 	if err := t.trainable(); err != nil {
 		return nil, err
 	}
-	samples := t.Data.Train
-	o.BatchSize = min(o.BatchSize, len(samples))
-	n := len(samples)
-	if o.Batches < n/o.BatchSize {
-		n = o.Batches * o.BatchSize
-	}
-	order := make([]int, len(samples))
-	for i := range order {
-		order[i] = i
-	}
+	in.Images = t.loader(t.Data.Train, t.eval)
 	if t.Data.Layout != "vtab" {
-		order = dataset.Shuffle(len(samples), o.Seed, 0)
+		in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 	}
 	head, err := peft.New(t.Model.Config, peft.Linear())
 	if err != nil {
 		return nil, err
 	}
-	batches := t.loader(samples, t.eval).Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
-	var report func(int, float64)
-	if progress != nil {
-		sum, batches := 0.0, 0.0
-		report = func(done int, loss float64) {
-			sum, batches = sum+loss, batches+1
-			progress(done, n, sum/batches)
+	in.Head = head.Init(o.Seed, t.Model.Weights)
+	scores, err := sensitivity.Score(ctx, in, o, func(e progress.Event) {
+		if report != nil {
+			report(int(e.Done), int(e.Total), e.Loss)
 		}
-	}
-	scores, err := sensitivity.Score(ctx, t.Backend, t.Model, head.Init(o.Seed, t.Model.Weights), batches, options, report)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("scoring the backbone's weights: %w", err)
 	}
@@ -245,13 +234,7 @@ func Scored(s *sensitivity.Scores) []plan.Scored {
 // Tensors is the view of a backbone's scored tensors, without scores, that
 // plan.Plan's Validate and Explain take.
 func Tensors(c backbone.Config) []plan.Scored {
-	var out []plan.Scored
-	for _, p := range c.Params() {
-		if p.Role == backbone.Scored {
-			out = append(out, plan.Scored{Name: p.Name, Shape: p.Shape, Norm: p.Norm, EntriesOnly: p.EntriesOnly})
-		}
-	}
-	return out
+	return Scored(&sensitivity.Scores{Tensors: sensitivity.Tensors(c)})
 }
 
 // Select turns a plan for the backbone c into what is tuned: its matrices,
@@ -271,7 +254,9 @@ type TrainOptions struct {
 	// TestEveryEpoch evaluates the test set too after every epoch, as the paper's
 	// protocol does. It changes nothing in the training.
 	TestEveryEpoch bool
-	Hooks          train.Hooks
+	// Progress and EpochDone are those of train.Run; nil: none.
+	Progress  progress.Func
+	EpochDone func(epochs []train.Epoch) error
 }
 
 // Trained is the result of stage 3.
@@ -312,7 +297,7 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	if err := t.trainable(); err != nil { // broken images may have been left out since
 		return nil, err
 	}
-	r.Options, r.Checkpoint, r.Hooks, r.Val, r.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
+	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
 	// Training images and, to train on them in the end, validation images: a device keeps
 	// them together.
 	n, val := len(t.Data.Train), t.Data.Val
@@ -338,18 +323,22 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	return &Trained{r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
-// Evaluate measures tuned weights on samples, such as Data.Test. progress may
+// Evaluate measures tuned weights on samples, such as Data.Test. report may
 // be nil.
-func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.Sample, progress func(images int)) (train.Evaluation, error) {
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, samples []dataset.Sample, report func(images int)) (objective.Evaluation, error) {
 	if len(samples) == 0 {
-		return train.Evaluation{}, errors.New("evaluating: there are no images")
+		return objective.Evaluation{}, errors.New("evaluating: there are no images")
 	}
-	p, err := train.NewPredictor(t.Backend, t.Model, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(t.Backend, t.Model, objective.SingleLabel, tuned.Tuning, tuned.Tuned)
 	if err != nil {
-		return train.Evaluation{}, err
+		return objective.Evaluation{}, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, progress)
+	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, func(e progress.Event) {
+		if report != nil {
+			report(int(e.Done))
+		}
+	})
 }
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -367,8 +368,8 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.Data.Test) > 0 {
-		e, err := s.run.Evaluate(ctx, s.run.Later, func(done int) {
-			r.progress(Event{Stage: "test", Done: done, Total: len(r.Data.Test)})
+		e, err := s.run.Evaluate(ctx, s.run.Later, func(e progress.Event) {
+			r.progress(Event{Stage: "test", Done: int(e.Done), Total: int(e.Total)})
 		})
 		if err != nil {
 			return err
@@ -389,22 +390,15 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 // train does one training, with its state and metrics in dir.
 func (r *runner) train(ctx context.Context, training *train.Run, candidate, dir string, o TrainOptions) (*Trained, error) {
 	o.Checkpoint = filepath.Join(dir, run.TrainStateFile)
-	var done []train.Epoch
-	event := Event{Stage: "train", Candidate: candidate, Epochs: o.Epochs}
-	o.Hooks = train.Hooks{
-		Resumed: func(epochs []train.Epoch) { done = epochs },
-		Step: func(epoch, step, steps int, loss float64) {
-			e := event
-			e.Epoch, e.Done, e.Total, e.Loss = epoch, step, steps, loss
-			r.progress(e)
-		},
-		Epoch: func(f train.Epoch) error {
-			done = append(done, f)
-			e := event
-			e.Epoch, e.Finished = f.Epoch-1, &f
-			r.progress(e)
-			return run.WriteMetrics(filepath.Join(dir, run.MetricsFile), done)
-		},
+	o.Progress = func(e progress.Event) {
+		out := Event{Stage: "train", Candidate: candidate, Epoch: e.Epoch, Epochs: e.Epochs, Done: int(e.Done), Total: int(e.Total), Loss: e.Loss}
+		if f, ok := e.Detail.(train.Epoch); ok {
+			out.Finished = &f
+		}
+		r.progress(out)
+	}
+	o.EpochDone = func(epochs []train.Epoch) error {
+		return run.WriteMetrics(filepath.Join(dir, run.MetricsFile), epochs)
 	}
 	// A training's state without the scores that led to it could not be gone on with where
 	// scores do not repeat to the bit, and activations need the memory.

@@ -190,14 +190,15 @@ func augmentFlags(fs *pflag.FlagSet, o *run.ImageOptions) {
 }
 
 // scoreFlags are stage 1's.
-func scoreFlags(fs *pflag.FlagSet, o *run.ScoreOptions) {
-	fs.IntVar(&o.Batches, "score-batches", 16, "batches of training images to score on")
-	fs.IntVar(&o.BatchSize, "score-batch-size", 32, "images in such a batch")
+func scoreFlags(fs *pflag.FlagSet, o *sensitivity.Options) {
+	defaults := sensitivity.Options{}.WithDefaults()
+	fs.IntVar(&o.Batches, "score-batches", defaults.Batches, "batches of training images to score on")
+	fs.IntVar(&o.BatchSize, "score-batch-size", defaults.BatchSize, "images in such a batch")
 	var names []string
 	for _, c := range sensitivity.Criteria() {
 		names = append(names, string(c))
 	}
-	o.Criterion = sensitivity.SquaredGradient
+	o.Criterion = defaults.Criterion
 	fs.StringVar((*string)(&o.Criterion), "criterion", string(o.Criterion), "by what weights are scored: "+strings.Join(names, ", ")+"; the last two look at no images")
 }
 

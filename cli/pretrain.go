@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/demo"
+	stages "github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -53,14 +54,12 @@ it is stopped, its state is in OUT.training, from which --resume goes on.`,
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.progress()
 		defer p.close()
-		m, result, err := demo.Pretrain(ctx, be, o, state, train.Hooks{
-			Step: func(epoch, step, steps int, loss float64) {
-				p.event(spt.Event{Stage: "train", Epoch: epoch, Epochs: o.Train.Epochs, Done: step, Total: steps, Loss: loss})
-			},
-			Epoch: func(e train.Epoch) error {
-				p.event(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: o.Train.Epochs, Finished: &e})
-				return nil
-			},
+		m, result, err := demo.Pretrain(ctx, be, o, state, func(e stages.Event) {
+			out := spt.Event{Stage: "train", Epoch: e.Epoch, Epochs: e.Epochs, Done: int(e.Done), Total: int(e.Total), Loss: e.Loss}
+			if f, ok := e.Detail.(train.Epoch); ok {
+				out.Finished = &f
+			}
+			p.event(out)
 		})
 		p.close()
 		if err != nil {

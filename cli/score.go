@@ -13,7 +13,7 @@ import (
 
 func scoreCommand(a *app) *cobra.Command {
 	var c run.Config
-	var o run.ScoreOptions
+	var o sensitivity.Options
 	out := "scores.safetensors"
 	cmd := &cobra.Command{
 		Use: "score --model FILE --data DIR [flags]", Short: "Stage 1: give every weight of a backbone its sensitivity",

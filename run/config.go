@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -61,9 +62,9 @@ type TuneOptions struct {
 	Budgets []string      `json:"budgets"` // candidates; empty: DefaultBudget for SPT, none for others
 	Rank    int           `json:"rank"`    // 0: by the budget, of SPT as plan.DefaultRank says; 8 for lora and adapter without a budget
 	method.Sizes
-	Score ScoreOptions  `json:"score"`
-	Plan  PlanOptions   `json:"plan"` // Module, Only and Rank are set from Method and Rank
-	Train train.Options `json:"train"`
+	Score sensitivity.Options `json:"score"`
+	Plan  PlanOptions         `json:"plan"` // Module, Only and Rank are set from Method and Rank
+	Train train.Options       `json:"train"`
 	// NoValidation skips the trainings on train alone. It needs a single
 	// candidate; the result then has no validation accuracy.
 	NoValidation bool `json:"no_validation"`

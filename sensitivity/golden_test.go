@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -24,7 +25,7 @@ func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 		t.Fatal(err)
 	}
 	m := s.Model(t)
-	scorer, err := sensitivity.NewScorer(be, m, m.Weights)
+	scorer, err := sensitivity.NewScorer(be, m, objective.SingleLabel, m.Weights)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestGoldenSensitivity(t *testing.T) {
 func TestSaveLoad(t *testing.T) {
 	want := &sensitivity.Scores{
 		Tensors: []sensitivity.Tensor{{Name: "norm.weight", Shape: []int{2}, Norm: true, Scores: []float32{0, 1e-30}}, {Name: "a.weight", Shape: []int{1, 3}, Scores: []float32{3, 2, 1}}},
-		Losses:  []float64{2.5, 1.25}, Images: 64, Backbone: "abc",
+		Losses:  []float64{2.5, 1.25}, Images: 64, Criterion: sensitivity.Taylor, Backbone: "abc",
 	}
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	if err := want.Save(path); err != nil {
@@ -129,7 +130,7 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 		return 0 // other devices do not say
 	}
 	before := held()
-	if _, err := sensitivity.NewScorer(be, m, head); err == nil {
+	if _, err := sensitivity.NewScorer(be, m, objective.SingleLabel, head); err == nil {
 		t.Error("a head of 2 classes was accepted for 3")
 	}
 	if after := held(); after != before {

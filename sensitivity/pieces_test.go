@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 )
 
 // TestPieces: a batch scored in pieces gets the scores of the whole batch, but for
@@ -39,7 +40,7 @@ func TestPieces(t *testing.T) {
 		var scores [2]*Scores
 		var losses [2]float64
 		for i := range scores {
-			s, err := newScorer(be, m, m.Weights, by)
+			s, err := newScorer(be, m, objective.SingleLabel, m.Weights, by)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +97,8 @@ func TestScoreRefusesOtherSizes(t *testing.T) {
 	m := colours.Model(c)
 	for _, size := range []int{4, 16} {
 		loader := dataset.NewLoader(colours.Samples(4, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{})
-		if _, err := Score(t.Context(), be, m, m.Weights, loader.Batches(t.Context(), nil, 2, false, 0, 0), Options{}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's size") {
+		in := Input{Backend: be, Model: m, Objective: objective.SingleLabel, Head: m.Weights, Images: loader}
+		if _, err := Score(t.Context(), in, Options{BatchSize: 2}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's image size") {
 			t.Errorf("images of %d px for 8: %v", size, err)
 		}
 	}

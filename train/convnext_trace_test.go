@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -98,7 +99,7 @@ func TestConvNeXtTraining(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stepper, err := train.NewStepper(be, m, tuning, tuned, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, peft.Rates{}, trace.WeightDecay)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -33,7 +34,7 @@ func TestGoldenTraining(t *testing.T) {
 			if len(tuning.Params) != release.Trainable {
 				t.Errorf("%d tensors are tuned, the release tunes %d", len(tuning.Params), release.Trainable)
 			}
-			stepper, err := train.NewStepper(be, model, tuning, release.Initial, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, release.Initial, peft.Rates{}, trace.WeightDecay)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +64,7 @@ func TestGoldenTraining(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := train.NewPredictor(be, model, tuning, final)
+			p, err := train.NewPredictor(be, model, objective.SingleLabel, tuning, final)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -109,7 +110,7 @@ func TestGoldenTraining(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				q, err := train.NewPredictor(be, m, linear, sd)
+				q, err := train.NewPredictor(be, m, objective.SingleLabel, linear, sd)
 				if err != nil {
 					t.Fatal(err)
 				}

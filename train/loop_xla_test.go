@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/devicetest"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -37,7 +38,7 @@ func TestLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	tuned := func(be backend.Backend, transform dataset.Transform, kept bool, drop float64) checkpoint.StateDict {
-		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), 16)
+		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 		if !kept {
 			data.kept[device] = nil
 		}
@@ -90,7 +91,7 @@ func TestLoop(t *testing.T) {
 	start = tuning.Init(3, colours.Model(c).Weights)
 	near("two devices", tuned(two, plain, true, 0), want)
 	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
-	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), 16)
+	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: two, Model: colours.Model(c), Tuning: tuning, Train: data, Options: Options{Epochs: 1, BatchSize: 5, LR: 1e-3}}
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "does not divide") {
 		t.Errorf("a batch of 5 on two devices: %v", err)
@@ -109,10 +110,10 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 		t.Fatal(err)
 	}
 	m := colours.Model(c)
-	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 7), Keep: true, Options: Options{Epochs: 2, BatchSize: 2, LR: 1e-3, Seed: 3}}
 	defer run.Close()
-	if run.stepper, err = NewStepper(device, m, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
+	if run.stepper, err = NewStepper(device, m, objective.SingleLabel, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := run.predict(); err != nil {
@@ -151,17 +152,17 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	if trainings.Load() != 1 || predictions.Load() != 1 {
 		t.Errorf("%d programs for training and %d for prediction were built, expected one of each", trainings.Load(), predictions.Load())
 	}
-	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(LoopSteps+1)), make([]float64, LoopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
+	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(loopSteps+1)), make([]float64, loopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
 		t.Errorf("more steps than a program takes: %v", err)
 	}
 	for n, want := range map[int]int{1: 4, 4: 4, 5: 8, 14: 16, 16: 16, 100: 16} {
-		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 		if got := run.predictor.atOnce(data, 4); got != want {
 			t.Errorf("%d images are predicted %d at once, expected %d", n, got, want)
 		}
 	}
 	run.Close()
-	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	for i, want := range []checkpoint.StateDict{part, whole} {
 		if i == 1 {
 			run.Train = all

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -56,7 +57,7 @@ func TestPieces(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for i := range state {
 		runtime.GOMAXPROCS([]int{2, 2, 1, 4}[i])
-		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -144,7 +145,7 @@ func TestReleases(t *testing.T) {
 	attempt := func(pieces bool, uses, checks int) (err error) {
 		be.left = uses
 		defer func() { be.left = -1 }()
-		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
 		if err != nil {
 			return err
 		}
@@ -162,7 +163,7 @@ func TestReleases(t *testing.T) {
 		}
 		step := s.Step
 		if pieces {
-			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, int, error) {
+			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, float64, error) {
 				if err := s.enqueue(ctx, s.inPieces, images, labels, lr, seed); err != nil {
 					return 0, 0, err
 				}

@@ -7,8 +7,10 @@ import (
 
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 )
 
 // TestResident: batches that are cut on the device from images kept there are the
@@ -19,6 +21,7 @@ func TestResident(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3}
 	var samples []dataset.Sample
 	for i := range 7 {
 		m := &dataset.RGB{Width: 9 + i, Height: 12 - i}
@@ -35,7 +38,7 @@ func TestResident(t *testing.T) {
 		{Size: 8, Resize: "direct-crop", ResizeTo: 11, RandomCrop: true},
 		{Size: 8, Resize: "direct-crop", ResizeTo: 11, RandomCrop: true, HorizontalFlip: true},
 	} {
-		d := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), 8)
+		d := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 		r, err := d.reside(t.Context(), be)
 		if err != nil || r == nil {
 			t.Fatalf("%+v: kept %v, %v", transform, r, err)
@@ -57,9 +60,9 @@ func TestResident(t *testing.T) {
 					}
 					w := want[n]
 					if n++; !slices.Equal(got.host, w.host) {
-						t.Errorf("%+v: labels %v, want %v", transform, got.host, w.host)
+						t.Errorf("%+v: targets %v, want %v", transform, got.host, w.host)
 					}
-					if got.images.Shape().Dim(0) != 3 || got.labels.Shape().Dim(0) != 3 {
+					if got.images.Shape().Dim(0) != 3 || got.targets.Shape().Dim(0) != 3 {
 						t.Errorf("a batch of shape %s is not full", got.images.Shape())
 					}
 					pixels, expected := bytesOf(t, got.images), bytesOf(t, w.images)
@@ -75,7 +78,7 @@ func TestResident(t *testing.T) {
 		}
 	}
 	any := dataset.Transform{Size: 8, Resize: "crop", ResizeTo: 10, RandomCrop: true}
-	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), 8).reside(t.Context(), be); r != nil || err != nil {
+	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), objective.SingleLabel, c).reside(t.Context(), be); r != nil || err != nil {
 		t.Errorf("images of different shapes are kept: %v, %v", r, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -64,7 +65,7 @@ func TestSwinTraces(t *testing.T) {
 			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // the model's own
 				initial[p] = model.Weights[p]
 			}
-			stepper, err := train.NewStepper(be, model, tuning, initial, peft.Rates{}, 1e-4)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, initial, peft.Rates{}, 1e-4)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package train_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"path/filepath"
 	"runtime"
@@ -14,14 +15,16 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
 )
 
 var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 3, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
 func images(n int, flip bool) *train.Data {
-	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), 8)
+	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 }
 
 // selection tunes something of each kind.
@@ -69,22 +72,34 @@ func TestResume(t *testing.T) {
 		r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 		ctx, cancel := context.WithCancel(t.Context())
 		steps := 0
-		r.Hooks.Step = func(epoch, step, all int, loss float64) {
+		r.Progress = func(e progress.Event) {
+			if e.Stage != progress.Train {
+				return
+			}
 			if steps++; steps == stop {
 				cancel()
 			}
 		}
 		_, err := r.Do(ctx)
-		var interrupted *train.Interrupted
-		if !errors.As(err, &interrupted) || !errors.Is(err, context.Canceled) {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d at step %d", 1+stop/3, stop%3)) && stop%3 > 0 {
 			t.Fatalf("stopped at step %d: error %v", stop, err)
 		}
-		r.Hooks = train.Hooks{}
+		r.Progress = nil
+		var finished [][]train.Epoch
+		r.EpochDone = func(epochs []train.Epoch) error {
+			finished = append(finished, epochs)
+			return nil
+		}
 		got, err := r.Do(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		equal(t, "resumed", got.Tuned, want.Tuned)
+		for i, epochs := range finished {
+			if n := 4 - len(finished) + i + 1; len(epochs) != n || epochs[0].TrainLoss != want.Epochs[0].TrainLoss {
+				t.Errorf("stopped at step %d: %d epochs at the end of epoch %d", stop, len(epochs), n)
+			}
+		}
 		for i := range want.Epochs {
 			g, w := got.Epochs[i], want.Epochs[i]
 			if g.TrainLoss != w.TrainLoss || g.ValLoss != w.ValLoss || g.ValAccuracy != w.ValAccuracy || g.LR != w.LR {
@@ -119,7 +134,7 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	part := newRun(t, selection)
-	part.Train = train.Images(dataset.NewLoader(colours.Samples(24, 8, 0)[:15], dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), 8)
+	part.Train = train.Images(dataset.NewLoader(colours.Samples(24, 8, 0)[:15], dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 	want, err := part.Do(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +219,7 @@ func TestFeatureCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stepper, err := train.NewStepper(cached.Backend, cached.Model, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
+	stepper, err := train.NewStepper(cached.Backend, cached.Model, objective.SingleLabel, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +265,7 @@ func TestResumeOutOfPlace(t *testing.T) {
 	r := newRun(t, selection)
 	r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 	ctx, cancel := context.WithCancel(t.Context())
-	r.Hooks.Step = func(int, int, int, float64) { cancel() }
+	r.Progress = func(progress.Event) { cancel() }
 	if _, err := r.Do(ctx); err == nil {
 		t.Fatal("the run was not stopped")
 	}
@@ -267,12 +282,13 @@ func TestResumeOutOfPlace(t *testing.T) {
 		}
 		entries = append(entries, checkpoint.Entry{Name: x.Name, DType: "F32", Shape: v.Shape, Data: v.Data})
 	}
-	meta := f.Metadata()[train.MetadataKey]
-	changed := strings.Replace(meta, `"step":1,`, `"step":63,`, 1)
-	if changed == meta {
+	meta := f.Metadata()
+	changed := strings.Replace(meta["content"], `"step":1,`, `"step":63,`, 1)
+	if changed == meta["content"] {
 		t.Fatalf("no step 1 in %s", meta)
 	}
-	if err := checkpoint.Save(r.Checkpoint, entries, map[string]string{train.MetadataKey: changed}); err != nil {
+	meta["content"] = changed
+	if err := checkpoint.Save(r.Checkpoint, entries, meta); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "step 63") {
@@ -283,7 +299,7 @@ func TestResumeOutOfPlace(t *testing.T) {
 // TestPredictorRefuses: no images, and labels that the head does not have.
 func TestPredictorRefuses(t *testing.T) {
 	r := newRun(t, peft.Linear())
-	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
+	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,11 +314,11 @@ func TestPredictorRefuses(t *testing.T) {
 	}
 	samples := colours.Samples(4, 8, 0)
 	samples[2].Target = dataset.Class(3)
-	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
+	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 	if _, err := p.Evaluate(t.Context(), data, 2, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
 		t.Errorf("label 3 of 3 classes: %v", err)
 	}
-	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 8), 2, nil); err == nil {
+	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), 2, nil); err == nil {
 		t.Error("images of 16 px passed for 8")
 	}
 }
@@ -312,7 +328,7 @@ func TestDiverged(t *testing.T) {
 	r := newRun(t, peft.Linear())
 	tuned := r.Tuning.Init(0, r.Model.Weights)
 	tuned["head.bias"].Data[1] = float32(math.NaN())
-	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +360,7 @@ func TestWeightDecay(t *testing.T) {
 	tuned := r.Tuning.Init(1, r.Model.Weights)
 	// With B zero, A's gradient is zero at the first step.
 	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
-	stepper, err := train.NewStepper(r.Backend, r.Model, r.Tuning, tuned, peft.Rates{}, 0.5)
+	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, peft.Rates{}, 0.5)
 	if err != nil {
 		t.Fatal(err)
 	}

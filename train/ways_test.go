@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -51,7 +52,7 @@ func TestWays(t *testing.T) {
 		model := colours.Model(c)
 		tuned := func(be backend.Backend, m *backbone.Model, tuning *peft.Tuning) checkpoint.StateDict {
 			run := Run{Backend: be, Model: m, Tuning: tuning,
-				Train:   Images(dataset.NewLoader(colours.Samples(12, c.ImageSize, 0), dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), c.ImageSize),
+				Train:   Images(dataset.NewLoader(colours.Samples(12, c.ImageSize, 0), dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c),
 				Options: Options{Epochs: 3, BatchSize: 6, LR: 1e-3, DropPath: 0.3, Dropout: 0.2, ModuleDropPath: 0.2, Seed: 5}}
 			result, err := run.Do(t.Context())
 			if err != nil {

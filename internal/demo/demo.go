@@ -18,7 +18,9 @@ import (
 	"github.com/sptune/spt/internal/synth"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -134,7 +136,7 @@ func Run(ctx context.Context, o Options, progress func(m method.Method, e spt.Ev
 	return rows, nil
 }
 
-func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progress func(spt.Event)) (Row, error) {
+func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report func(spt.Event)) (Row, error) {
 	start := time.Now()
 	budget := o.Budget
 	if !m.Budgeted() {
@@ -142,8 +144,8 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progr
 	}
 	var s peft.Selection
 	if m.Scores() {
-		scores, err := t.Score(ctx, run.ScoreOptions{Seed: o.Seed}, func(done, total int, loss float64) {
-			progress(spt.Event{Stage: "score", Done: done, Total: total, Loss: loss})
+		scores, err := t.Score(ctx, sensitivity.Options{Seed: o.Seed}, func(done, total int, loss float64) {
+			report(spt.Event{Stage: "score", Done: done, Total: total, Loss: loss})
 		})
 		if err != nil {
 			return Row{}, err
@@ -152,7 +154,7 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progr
 		if err != nil {
 			return Row{}, err
 		}
-		progress(spt.Event{Stage: "plan", Plan: p})
+		report(spt.Event{Stage: "plan", Plan: p})
 		s = spt.Select(t.Model.Config, p)
 	} else {
 		var err error
@@ -161,20 +163,18 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, progr
 		}
 	}
 	recipe := Recipe(m, o.Epochs, o.Seed)
-	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Hooks: train.Hooks{
-		Step: func(epoch, step, steps int, loss float64) {
-			progress(spt.Event{Stage: "train", Epoch: epoch, Epochs: recipe.Epochs, Done: step, Total: steps, Loss: loss})
-		},
-		Epoch: func(e train.Epoch) error {
-			progress(spt.Event{Stage: "train", Epoch: e.Epoch - 1, Epochs: recipe.Epochs, Finished: &e})
-			return nil
-		},
+	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Progress: func(e progress.Event) {
+		out := spt.Event{Stage: "train", Epoch: e.Epoch, Epochs: e.Epochs, Done: int(e.Done), Total: int(e.Total), Loss: e.Loss}
+		if f, ok := e.Detail.(train.Epoch); ok {
+			out.Finished = &f
+		}
+		report(out)
 	}})
 	if err != nil {
 		return Row{}, err
 	}
 	e, err := t.Evaluate(ctx, trained, t.Data.Test, func(done int) {
-		progress(spt.Event{Stage: "test", Done: done, Total: len(t.Data.Test)})
+		report(spt.Event{Stage: "test", Done: done, Total: len(t.Data.Test)})
 	})
 	if err != nil {
 		return Row{}, err
