@@ -16,10 +16,10 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// TestPieces: a batch scored in pieces gets the scores of the whole batch, but for
-// rounding, by the squared gradient and by what also takes the weights.
+// TestPieces checks that a batch scored in pieces gets the scores of the whole batch, but for
+// rounding: by the squared gradient, and by a criterion that reads the weights too.
 func TestPieces(t *testing.T) {
-	// 65 tokens an image: 31 images at once on a CPU.
+	// 65 tokens an image: the processor scores 31 images at once.
 	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 	be, err := backend.New()
 	if err != nil {
@@ -45,7 +45,7 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if i == 1 { // a batch that ended midway leaves no trace
+			if i == 1 { // a batch that was cancelled midway changes nothing
 				for checks := range 4 {
 					if _, err := s.Add(&cancelled{t.Context(), checks}, images, labels); !errors.Is(err, context.Canceled) {
 						t.Fatalf("cancelled at check %d: %v", checks, err)
@@ -86,8 +86,8 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// TestScoreRefusesOtherSizes: pixels of another size than the backbone's are not cut up
-// as if they were its own.
+// TestScoreRefusesOtherSizes checks that pixels of another image size than the backbone's are an
+// error.
 func TestScoreRefusesOtherSizes(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -104,7 +104,7 @@ func TestScoreRefusesOtherSizes(t *testing.T) {
 	}
 }
 
-// cancelled is cancelled after so many checks.
+// cancelled is a context that is cancelled after some calls of Err.
 type cancelled struct {
 	context.Context
 	checks int

@@ -2,6 +2,7 @@ package sensitivity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -46,6 +47,9 @@ func NewScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 }
 
 func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict, by Criterion) (_ *Scorer, err error) {
+	if o == nil {
+		return nil, errors.New("scoring: the objective is not set; give one, such as objective.SingleLabel")
+	}
 	s := &Scorer{be: be, model: m, objective: o, by: by}
 	defer func() {
 		if err != nil {

@@ -28,13 +28,14 @@ type Input struct {
 	Model *backbone.Model
 	// Objective gives the loss. A criterion that reads no images does not need it.
 	Objective objective.Objective
-	// Head holds "head.weight" [C, D] and "head.bias" [C], or the names of the architecture's head.
-	// The paper draws new ones. A criterion that reads no images does not need it.
+	// Head holds the tensors of the backbone's head, such as "head.weight" [C, D] and "head.bias"
+	// [C]; the paper draws new ones. A criterion that reads no images does not need it.
 	Head checkpoint.StateDict
 	// Images reads training images at the backbone's image size. A criterion that reads no images
 	// does not need it.
 	Images *dataset.Loader
-	// Order lists positions in Images; the first of them are read. Nil: the images as they are listed.
+	// Order lists positions in Images, in the order in which they are read. Nil: the images as they
+	// are listed. Options says how many are read.
 	Order []int
 }
 
@@ -47,6 +48,9 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 	o = o.WithDefaults()
 	if !o.Criterion.Images() {
 		return scoreWeights(in.Model, o.Criterion, o.Seed), nil
+	}
+	if in.Images == nil {
+		return nil, fmt.Errorf("scoring by the criterion %s: Input.Images is not set; give a loader of training images", o.Criterion)
 	}
 	order := in.Order
 	if order == nil {

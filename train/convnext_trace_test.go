@@ -17,10 +17,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestConvNeXtTraining follows twelve steps of PyTorch on timm's ConvNeXts, V1
-// and V2, written by internal/fixtures/convnext_trace.py: LoRA on matrices,
-// single entries of depth-wise and down-sampling kernels and of a matrix, vectors
-// and head.
+// TestConvNeXtTraining follows twelve steps of PyTorch on timm's ConvNeXts, V1 and V2, that
+// internal/fixtures/convnext_trace.py wrote: LoRA on matrices, single entries of depth-wise and
+// down-sampling kernels and of a matrix, vectors and head.
 func TestConvNeXtTraining(t *testing.T) {
 	for _, variant := range []string{"convnext-v1", "convnext-v2"} {
 		t.Run(variant, func(t *testing.T) {

@@ -21,9 +21,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestLoop: a training whose steps are one program on a device is that of the same
-// steps one by one, with all that is dropped, cropped and mirrored; and without
-// drops, whose numbers are a backend's own, that of the processor.
+// TestLoop compares a training whose steps are one program on a device with the same steps taken
+// one by one, with drops, crops and flips. Without drops, whose random numbers differ between
+// backends, it compares the training with one on the processor.
 func TestLoop(t *testing.T) {
 	device, name := devicetest.Open(t)
 	host, err := backend.New()
@@ -71,7 +71,7 @@ func TestLoop(t *testing.T) {
 	plain := dataset.Transform{Size: 16}
 	want := tuned(host, plain, true, 0)
 	near("against the processor", tuned(device, plain, true, 0), want)
-	// What is a plain number in the body must not be one of the program around it.
+	// A plain number in the body of the loop must not be a constant of the program around it.
 	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
@@ -102,8 +102,8 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// compiledOnce: a part of the images and then all of them, in epochs of other lengths, are
-// trained on by one program, and predicted by one.
+// compiledOnce checks that one program trains on a part of the images and then on all of them, in
+// epochs of different lengths, and that one program predicts them.
 func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selection peft.Selection) {
 	tuning, err := peft.New(c, selection)
 	if err != nil {

@@ -78,9 +78,9 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// LearningRate returns the learning rate at a fractional epoch, from 0: timm's cosine schedule with
+// learningRate returns the learning rate at a fractional epoch, from 0: timm's cosine schedule with
 // linear warm-up (CosineLRScheduler without warmup_prefix), evaluated at every step.
-func (o Options) LearningRate(epoch float64) float64 {
+func (o Options) learningRate(epoch float64) float64 {
 	if epoch < o.WarmupEpochs {
 		return o.WarmupLR + (o.LR-o.WarmupLR)*epoch/o.WarmupEpochs
 	}

@@ -20,8 +20,8 @@ import (
 
 var errBroken = errors.New("the backend broke")
 
-// breaking is a backend that does some things, places, runs and reads, and then
-// fails. Its buffers say that they are its own: a tensor asks.
+// breaking is a backend that fails after some calls that place, run or read. Its buffers name it as
+// their backend, because a tensor asks for it.
 type breaking struct {
 	*cpu.Backend
 	left int // negative: it never fails
@@ -96,7 +96,7 @@ func (x *breakingExecutable) Execute(in []compute.Buffer, donate []bool, device 
 	return out, err
 }
 
-// countdown is a context that is cancelled once it was asked some times.
+// countdown is a context that is cancelled after some calls of Err.
 type countdown struct {
 	context.Context
 	left int
@@ -110,8 +110,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// TestReleases: wherever a step, whole or in pieces, or its preparation fails,
-// nothing stays on the backend once the stepper is closed.
+// TestReleases checks that nothing stays on the backend after a stepper is closed, wherever its
+// preparation or a step fails, whole or in pieces.
 func TestReleases(t *testing.T) {
 	own, err := cpu.New("")
 	if err != nil {
@@ -140,8 +140,8 @@ func TestReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := own.Memory().Buffers
-	// attempt prepares a stepper and takes one step with an optimiser state that
-	// is loaded before, and reports where it failed.
+	// attempt prepares a stepper, loads an optimiser state, takes one step, and returns the error
+	// of the call that failed.
 	attempt := func(pieces bool, uses, checks int) (err error) {
 		be.left = uses
 		defer func() { be.left = -1 }()

@@ -37,7 +37,7 @@ func (p *position) epochDone(o Options, batch, steps int) Epoch {
 	images := float64(batch * steps)
 	return Epoch{
 		Epoch:           p.Epoch + 1,
-		LR:              o.LearningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
+		LR:              o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
 		TrainLoss:       p.LossSum / images,
 		TrainAccuracy:   p.Correct / images,
 		Seconds:         p.Seconds,

@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// TestSaveInTime: a long epoch's state is saved before its end, and a run that was killed
-// after that goes on from there to the same bits.
+// TestSaveInTime checks that the state of a long epoch is saved before its end, and that a training
+// that was killed later continues from there to the same bits.
 func TestSaveInTime(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {

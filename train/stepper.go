@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -367,6 +368,9 @@ type network struct {
 }
 
 func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning) (*network, error) {
+	if o == nil {
+		return nil, errors.New("preparing the forward pass: the objective is not set; give one, such as objective.SingleLabel")
+	}
 	placed, err := m.On(be)
 	if err != nil {
 		return nil, err

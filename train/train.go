@@ -244,7 +244,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[at.Step*batch : steps*batch]
 	start := time.Now()
 	lr := func(step int) float64 {
-		return r.Options.LearningRate(float64(at.Epoch) + float64(step)/float64(steps))
+		return r.Options.learningRate(float64(at.Epoch) + float64(step)/float64(steps))
 	}
 	// advance counts n steps that were enqueued.
 	advance := func(n int) error {

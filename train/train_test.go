@@ -27,7 +27,7 @@ func images(n int, flip bool) *train.Data {
 	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 }
 
-// selection tunes something of each kind.
+// selection tunes some tensors of each kind.
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight", "blocks.2.attn.proj.weight"},
 	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}, "blocks.2.norm2.weight": {1}}}
 
@@ -60,8 +60,8 @@ func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
 	}
 }
 
-// TestResume stops a run at every step and continues it: the result has the
-// same bits and the same figures as an uninterrupted run.
+// TestResume stops a training at every step and continues it. The result has the bits and the
+// figures of an uninterrupted training.
 func TestResume(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -118,8 +118,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestKeep: a run that keeps what it compiled trains on other data to the same bits as one
-// that begins anew, and evaluates what it tuned.
+// TestKeep checks that a run that keeps its programs trains on other data to the bits of a new run,
+// and evaluates what it tuned.
 func TestKeep(t *testing.T) {
 	r := newRun(t, selection)
 	r.Keep = true
@@ -156,7 +156,7 @@ func TestKeep(t *testing.T) {
 	if part := all.Part(0, 15); part != all.Part(0, 15) || part == all.Part(0, 14) {
 		t.Error("a part is not the same each time, or that of others")
 	}
-	// What is compiled in is not used again for other options.
+	// Programs are compiled again for other options.
 	for _, change := range []func(o *train.Options){func(o *train.Options) { o.WeightDecay = 5 }, func(o *train.Options) { o.Dropout = 0.5 }} {
 		change(&r.Options)
 		again, err := r.Do(t.Context())
@@ -179,7 +179,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestThreads: the number of threads changes no bit.
+// TestThreads checks that the number of threads changes no bit.
 func TestThreads(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -193,7 +193,7 @@ func TestThreads(t *testing.T) {
 	equal(t, "one thread", got.Tuned, want.Tuned)
 }
 
-// TestSeed: another seed gives another result, the same seed the same.
+// TestSeed checks that another seed gives another result.
 func TestSeed(t *testing.T) {
 	a, b := newRun(t, selection), newRun(t, selection)
 	b.Options.Seed++
@@ -210,8 +210,8 @@ func TestSeed(t *testing.T) {
 	}
 }
 
-// TestFeatureCache: a head trained on cached features is the head trained on
-// images. Summation orders differ, so the bits may.
+// TestFeatureCache compares a head trained on cached features with a head trained on images. The
+// order of sums differs, so the bits may.
 func TestFeatureCache(t *testing.T) {
 	cached := newRun(t, peft.Linear())
 	cached.Train = images(24, false)
@@ -260,7 +260,7 @@ func TestFeatureCache(t *testing.T) {
 	}
 }
 
-// TestResumeOutOfPlace: a training state that was tampered with is an error.
+// TestResumeOutOfPlace checks that a training state with an impossible position is an error.
 func TestResumeOutOfPlace(t *testing.T) {
 	r := newRun(t, selection)
 	r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
@@ -296,7 +296,7 @@ func TestResumeOutOfPlace(t *testing.T) {
 	}
 }
 
-// TestPredictorRefuses: no images, and labels that the head does not have.
+// TestPredictorRefuses checks the errors for no images, and for labels that the head does not have.
 func TestPredictorRefuses(t *testing.T) {
 	r := newRun(t, peft.Linear())
 	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
@@ -323,7 +323,7 @@ func TestPredictorRefuses(t *testing.T) {
 	}
 }
 
-// TestDiverged: what has no finite loss is an error, not an accuracy.
+// TestDiverged checks that a loss that is not finite is an error.
 func TestDiverged(t *testing.T) {
 	r := newRun(t, peft.Linear())
 	tuned := r.Tuning.Init(0, r.Model.Weights)
@@ -352,13 +352,12 @@ func TestLearningRate(t *testing.T) {
 	}
 }
 
-// TestWeightDecay: AdamW's decay is decoupled and acts on tensors of two or
-// more dimensions only. The gradient of what reaches no output is zero, so only
-// the decay moves it.
+// TestWeightDecay checks that AdamW's decay is decoupled and applies to tensors of two or more
+// dimensions only. A tensor that reaches no output has gradient zero, so only the decay moves it.
 func TestWeightDecay(t *testing.T) {
 	r := newRun(t, selection)
 	tuned := r.Tuning.Init(1, r.Model.Weights)
-	// With B zero, A's gradient is zero at the first step.
+	// B is zero at the first step, and so is the gradient of A.
 	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
 	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, peft.Rates{}, 0.5)
 	if err != nil {
@@ -387,7 +386,7 @@ func TestWeightDecay(t *testing.T) {
 	}
 }
 
-// TestInvalidOptions checks the refusals.
+// TestInvalidOptions checks that options out of range are errors.
 func TestInvalidOptions(t *testing.T) {
 	for want, change := range map[string]func(*train.Options){
 		"epochs":        func(o *train.Options) { o.Epochs = 0 },

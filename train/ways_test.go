@@ -15,16 +15,16 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestWays: however a step is computed, it trains the same: with the gradient of
-// single entries as dot products, with activations computed twice; and in bfloat16
-// nearly the same. What is dropped is dropped again when it is computed again. (Our
-// backend and GoMLX's draw different numbers.)
+// TestWays checks that every way to compute a step trains the same: with the gradient of single
+// entries as dot products, and with activations computed twice; in bfloat16 nearly the same. Drops
+// are the same when activations are computed again. Our backend and GoMLX's draw different random
+// numbers.
 func TestWays(t *testing.T) {
 	own, err := backend.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := gobackend.New("ops_sequential") // side by side they may wait for each other for ever
+	plain, err := gobackend.New("ops_sequential") // operations that run side by side may deadlock
 	if err != nil {
 		t.Fatal(err)
 	}

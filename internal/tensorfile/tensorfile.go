@@ -45,7 +45,11 @@ func (h Header) Metadata(content any) (map[string]string, error) {
 // Read decodes the JSON text of the metadata into content. It reports a file of another kind or
 // another version.
 func (h Header) Read(metadata map[string]string, content any) error {
-	if found := KindOf(metadata); found != h.Kind {
+	switch found := KindOf(metadata); found {
+	case h.Kind:
+	case "":
+		return fmt.Errorf("its metadata has no %q, expected %q", kindKey, h.Kind)
+	default:
 		return fmt.Errorf("its metadata has kind %q, expected %q", found, h.Kind)
 	}
 	if found := metadata[versionKey]; found != strconv.Itoa(h.Version) {
