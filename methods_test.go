@@ -245,7 +245,7 @@ func TestCriteria(t *testing.T) {
 	task := newTask(t, 0)
 	for _, c := range sensitivity.Criteria() {
 		images := 0
-		scores, err := task.Score(t.Context(), run.ScoreOptions{Batches: 2, BatchSize: 6, Criterion: c}, func(e progress.Event) { images = int(e.Done) })
+		scores, err := task.Score(t.Context(), sensitivity.Options{Batches: 2, BatchSize: 6, Criterion: c}, func(e progress.Event) { images = int(e.Done) })
 		if err != nil {
 			t.Fatalf("%s: %v", c, err)
 		}
@@ -262,11 +262,7 @@ func TestCriteria(t *testing.T) {
 			}
 		}
 	}
-	if _, err := task.Score(t.Context(), run.ScoreOptions{Criterion: "luck"}, nil); err == nil || !strings.Contains(err.Error(), `criterion "luck" is unknown; known: gradient, per-sample`) {
+	if _, err := task.Score(t.Context(), sensitivity.Options{Criterion: "luck"}, nil); err == nil || !strings.Contains(err.Error(), `criterion "luck" is unknown; known: gradient, per-sample`) {
 		t.Errorf("unknown criterion: %v", err)
-	}
-	old, err := task.Effective(run.TuneOptions{Method: method.SPTLoRA, Rank: 1, Budgets: []string{"500"}, Score: run.ScoreOptions{PerSample: true}, Train: train.VTAB()})
-	if err != nil || old.Score.Criterion != sensitivity.PerSample || old.Score.PerSample {
-		t.Errorf("an older run's options: %+v, %v", old.Score, err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -29,7 +30,7 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 			return nil, &run.InputError{Err: err}
 		}
 		tuning, err := d.Tuning()
-		return &Trained{Tuning: tuning, Tuned: d.Tuned}, err
+		return &Trained{Objective: objective.SingleLabel, Tuning: tuning, Tuned: d.Tuned}, err
 	}
 	tuning, err := peft.New(m.Config, peft.Linear())
 	if err != nil {
@@ -43,7 +44,7 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 		}
 		head[p.Name] = w
 	}
-	return &Trained{Tuning: tuning, Tuned: head}, nil
+	return &Trained{Objective: objective.SingleLabel, Tuning: tuning, Tuned: head}, nil
 }
 
 // Classifier names what is on images.
@@ -74,7 +75,7 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 	if err := t.Validate(); err != nil {
 		return nil, &run.OptionError{Err: err}
 	}
-	p, err := train.NewPredictor(be, m, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(be, m, tuned.Objective, tuned.Tuning, tuned.Tuned)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -20,49 +21,34 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Score is stage 1: the sensitivity of every weight, from training images,
-// unless the criterion looks at none. If the order of the training images is mixed already
-// (dataset.Dataset.Mixed), they are read in that order, as the paper does; otherwise they are
-// shuffled with the seed. report may be nil; its loss is the mean over the batches so far.
-func (t *Task) Score(ctx context.Context, o run.ScoreOptions, report progress.Func) (*sensitivity.Scores, error) {
+// Score is stage 1: it gives every weight a sensitivity, from training images unless the criterion
+// reads none. Training images whose order is mixed already (dataset.Dataset.Mixed) are read in that
+// order, as the paper does; others are shuffled with the seed. Options that cannot work are a
+// [*run.OptionError], training images of one class a [*run.InputError].
+func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
-		return nil, &run.OptionError{Err: err}
+		return nil, &run.OptionError{Option: "criterion", Err: err}
 	}
-	go t.model.Fingerprint() // which the scores carry: made while a device computes them
-	options := sensitivity.Options{Criterion: o.Criterion, Seed: o.Seed}
-	if !o.Criterion.Images() {
-		return sensitivity.Score(ctx, t.be, t.model, nil, nil, options, nil)
+	go t.model.Fingerprint() // the scores carry it; it is made while a device computes them
+	in := sensitivity.Input{Backend: t.be, Model: t.model, Objective: t.objective}
+	if o.Criterion.Images() {
+		if err := t.trainable(); err != nil {
+			return nil, err
+		}
+		in.Images = t.loader(t.data.Train, t.eval)
+		if !t.data.Mixed {
+			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
+		}
+		head, err := peft.New(t.model.Config, peft.Linear())
+		if err != nil {
+			return nil, err
+		}
+		in.Head = head.Init(o.Seed, t.model.Weights)
 	}
-	if err := t.trainable(); err != nil {
-		return nil, err
-	}
-	samples := t.data.Train
-	o.BatchSize = min(o.BatchSize, len(samples))
-	n := len(samples)
-	if o.Batches < n/o.BatchSize {
-		n = o.Batches * o.BatchSize
-	}
-	order := make([]int, len(samples))
-	for i := range order {
-		order[i] = i
-	}
-	if !t.data.Mixed {
-		order = dataset.Shuffle(len(samples), o.Seed, 0)
-	}
-	head, err := peft.New(t.model.Config, peft.Linear())
+	scores, err := sensitivity.Score(ctx, in, o, report)
 	if err != nil {
-		return nil, err
-	}
-	batches := t.loader(samples, t.eval).Batches(ctx, order[:n], o.BatchSize, false, 0, 0)
-	sum, seen := 0.0, 0.0
-	each := func(done int, loss float64) {
-		sum, seen = sum+loss, seen+1
-		report.Report(progress.Event{Stage: progress.Score, Done: int64(done), Total: int64(n), Loss: sum / seen})
-	}
-	scores, err := sensitivity.Score(ctx, t.be, t.model, head.Init(o.Seed, t.model.Weights), batches, options, each)
-	if err != nil {
-		return nil, fmt.Errorf("scoring the backbone's weights: %w", err)
+		return nil, fmt.Errorf("scoring the weights of the backbone: %w", err)
 	}
 	return scores, nil
 }
@@ -140,13 +126,7 @@ func Scored(s *sensitivity.Scores) []plan.Scored {
 // Tensors is the view of a backbone's scored tensors, without scores, that
 // plan.Plan's Validate and Explain take.
 func Tensors(c backbone.Config) []plan.Scored {
-	var out []plan.Scored
-	for _, p := range c.Params() {
-		if p.Role == backbone.Scored {
-			out = append(out, plan.Scored{Name: p.Name, Shape: p.Shape, Norm: p.Norm, EntriesOnly: p.EntriesOnly})
-		}
-	}
-	return out
+	return Scored(&sensitivity.Scores{Tensors: sensitivity.Tensors(c)})
 }
 
 // Select turns a plan for the backbone c into what is tuned: its matrices,
@@ -156,24 +136,29 @@ func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
 }
 
-// TrainOptions are stage 3's.
+// TrainOptions configures stage 3.
 type TrainOptions struct {
-	train.Options
-	// WithVal trains on train and val together; there is then no validation.
+	train.Options // the recipe
+	// WithVal trains on train and val together. Nothing is validated then.
 	WithVal bool
-	// Checkpoint is a file from which an interrupted training goes on; empty: none.
+	// Checkpoint is the file from which an interrupted training continues. Empty: none.
 	Checkpoint string
-	// TestEveryEpoch evaluates the test set too after every epoch, as the paper's
-	// protocol does. It changes nothing in the training.
+	// TestEveryEpoch evaluates the test split after every epoch too, as the protocol of the paper
+	// does. It changes nothing in the training.
 	TestEveryEpoch bool
-	Hooks          train.Hooks
+	// Progress receives the events of train.Run. Nil: none.
+	Progress progress.Func
+	// EpochDone is called after each epoch with all epochs that are finished. Its error ends the
+	// training. Nil: none.
+	EpochDone func(epochs []train.Epoch) error
 }
 
 // Trained is the result of stage 3.
 type Trained struct {
-	Tuning *peft.Tuning
-	Tuned  checkpoint.StateDict
-	Epochs []train.Epoch
+	Objective objective.Objective  // what was optimised
+	Tuning    *peft.Tuning         // what was tuned
+	Tuned     checkpoint.StateDict // the tuned values
+	Epochs    []train.Epoch        // empty if the training was restored from a delta
 }
 
 // Train is stage 3: it tunes a selection.
@@ -199,7 +184,7 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	if err := t.trainable(); err != nil { // broken images may have been left out since
 		return nil, err
 	}
-	r.Options, r.Checkpoint, r.Hooks, r.Val, r.Test = o.Options, o.Checkpoint, o.Hooks, nil, nil
+	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
 	// Training images and, to train on them in the end, validation images: a device keeps
 	// them together.
 	n, val := len(t.data.Train), t.data.Val
@@ -222,22 +207,23 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	if err != nil {
 		return nil, err
 	}
-	return &Trained{r.Tuning, result.Tuned, result.Epochs}, nil
+	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
 // Evaluate measures tuned weights on samples. split names the samples in events of progress, such as
 // "test".
-func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (train.Evaluation, error) {
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, error) {
 	if len(samples) == 0 {
-		return train.Evaluation{}, fmt.Errorf("evaluating: %w", errNoImages)
+		return objective.Evaluation{}, fmt.Errorf("evaluating the split %s: it has no images", split)
 	}
-	p, err := train.NewPredictor(t.be, t.model, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(t.be, t.model, t.objective, tuned.Tuning, tuned.Tuned)
 	if err != nil {
-		return train.Evaluation{}, err
+		return objective.Evaluation{}, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, func(done int) {
-		report.Report(progress.Event{Stage: progress.Evaluate, Item: split, Done: int64(done), Total: int64(len(samples))})
+	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, func(e progress.Event) {
+		e.Item = split
+		report.Report(e)
 	})
 }
 

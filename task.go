@@ -14,7 +14,6 @@ package spt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -257,10 +256,7 @@ func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sampl
 		if t.read == nil {
 			t.read = map[reading]*train.Data{}
 		}
-		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), transform.Size)
+		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), t.objective, t.model.Config)
 	}
 	return t.read[key]
 }
-
-// errNoImages reports a split without images.
-var errNoImages = errors.New("there are no images")

@@ -388,8 +388,9 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.data.Test) > 0 {
-		e, err := s.run.Evaluate(ctx, s.run.Later, func(done int) {
-			r.report.Report(progress.Event{Stage: progress.Test, Done: int64(done), Total: int64(len(r.data.Test))})
+		e, err := s.run.Evaluate(ctx, s.run.Later, func(e progress.Event) {
+			e.Stage = progress.Test
+			r.report.Report(e)
 		})
 		if err != nil {
 			return err
@@ -411,18 +412,11 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget s
 // train does one training, and keeps its state and metrics in folder.
 func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
 	o.Checkpoint = folder.Path(run.TrainStateFile)
-	var done []train.Epoch
-	o.Hooks = train.Hooks{
-		Resumed: func(epochs []train.Epoch) { done = epochs },
-		Step: func(epoch, step, steps int, loss float64) {
-			r.report.Report(progress.Event{Stage: progress.Train, Candidate: candidate, Epoch: epoch, Epochs: o.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
-		},
-		Epoch: func(f train.Epoch) error {
-			done = append(done, f)
-			r.report.Report(progress.Event{Stage: progress.Epoch, Candidate: candidate, Epoch: f.Epoch - 1, Epochs: o.Epochs, Detail: f})
-			return folder.SaveMetrics(done)
-		},
+	o.Progress = func(e progress.Event) {
+		e.Candidate = candidate
+		r.report.Report(e)
 	}
+	o.EpochDone = folder.SaveMetrics
 	// A training cannot be resumed without the scores that led to it where scores do not repeat to
 	// the bit, so the scores are written first. Activations need their memory too.
 	if err := r.scoresSaved(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/train"
 )
 
@@ -111,7 +112,7 @@ func logitsOf(t *testing.T, be backend.Backend, m *backbone.Model, d *delta.Delt
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := train.NewPredictor(be, m, trained.Tuning, trained.Tuned)
+	p, err := train.NewPredictor(be, m, objective.SingleLabel, trained.Tuning, trained.Tuned)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,8 +21,8 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -154,7 +154,7 @@ func TestConvNeXtGradients(t *testing.T) {
 				for _, p := range params {
 					of = append(of, weights[p.Name])
 				}
-				return Gradient(sensitivity.CrossEntropy(m.Config.Logits(weights, images), y), of...)
+				return Gradient(objective.SingleLabel.Loss(m.Config.Logits(weights, images), y), of...)
 			})
 			for i, p := range params {
 				want, err := trace.Float32("gradient." + p.Name)
@@ -216,7 +216,7 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stepper, err := train.NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{DropPath: 0.1}, 1e-4)
+		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{DropPath: 0.1}, 1e-4)
 		if err != nil {
 			t.Fatal(err)
 		}

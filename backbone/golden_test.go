@@ -10,7 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden"
-	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/objective"
 )
 
 // TestViTTinyReal compares logits, loss and gradients of a real ViT-Ti on real
@@ -35,7 +35,7 @@ func TestViTTinyReal(t *testing.T) {
 			byName[p.Name] = in[i]
 		}
 		logits := m.Config.Logits(byName, m.Images(in[len(params)]))
-		loss := sensitivity.CrossEntropy(logits, in[len(params)+1])
+		loss := objective.SingleLabel.Loss(logits, in[len(params)+1])
 		return append([]*Node{logits, loss}, Gradient(loss, in[:len(params)]...)...)
 	})
 	if err != nil {

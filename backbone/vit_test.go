@@ -18,7 +18,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
-	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/objective"
 )
 
 // options are what a user has to give: the number of heads of so narrow a model, where no config.json says it, and the
@@ -200,7 +200,7 @@ func TestViTGradients(t *testing.T) {
 					}
 				}
 				label := Const(images.Graph(), []int32{1, 3})
-				return Gradient(sensitivity.CrossEntropy(y, label), all...)
+				return Gradient(objective.SingleLabel.Loss(y, label), all...)
 			})
 		}
 		for i, p := range m.Config.Params() {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
-	"github.com/sptune/spt/train"
 )
 
 func evalCommand(a *app) *cobra.Command {
@@ -150,7 +150,7 @@ func sameClasses(t *tuned, d *dataset.Dataset) error {
 	return nil
 }
 
-func (a *app) writeEvaluation(split string, e train.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
+func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
 		Class    string  `json:"class"`
 		Images   int     `json:"images"`

@@ -27,7 +27,7 @@ import (
 // things on different commands. The table is made at each call because programs may register
 // modules of their own, whose names are values of flags.
 func flagTable() []flagRow {
-	recipe, scoring, planning := train.VTAB(), run.ScoreOptions{}.WithDefaults(), run.PlanOptions{}.WithDefaults()
+	recipe, scoring, planning := train.VTAB(), sensitivity.Options{}.WithDefaults(), run.PlanOptions{}.WithDefaults()
 	shallow, deep, beside := method.Sizes{}.For(method.VPTShallow), method.Sizes{}.For(method.VPTDeep), method.Sizes{}.For(method.AdaptFormer)
 	return []flagRow{
 

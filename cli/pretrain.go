@@ -12,7 +12,6 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/demo"
-	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -48,15 +47,7 @@ state is in OUT.training, from which --resume goes on.`,
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.reporter()
 		defer p.close()
-		m, result, err := demo.Pretrain(ctx, be, *o, state, train.Hooks{
-			Step: func(epoch, step, steps int, loss float64) {
-				p.event(progress.Event{Stage: progress.Train, Epoch: epoch, Epochs: o.Train.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
-			},
-			Epoch: func(e train.Epoch) error {
-				p.event(progress.Event{Stage: progress.Epoch, Epoch: e.Epoch - 1, Epochs: o.Train.Epochs, Detail: e})
-				return nil
-			},
-		})
+		m, result, err := demo.Pretrain(ctx, be, *o, state, p.event)
 		p.close()
 		if err != nil {
 			return err

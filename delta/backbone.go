@@ -7,6 +7,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/train"
 )
 
@@ -72,5 +73,5 @@ func (d *Delta) Predictor(be backend.Backend, m *backbone.Model) (*train.Predict
 	if err != nil {
 		return nil, err
 	}
-	return train.NewPredictor(be, m, t, d.Tuned)
+	return train.NewPredictor(be, m, objective.SingleLabel, t, d.Tuned)
 }

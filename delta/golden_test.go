@@ -8,6 +8,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -68,7 +69,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			q, err := train.NewPredictor(be(t), merged.Model, head, merged.Model.Weights)
+			q, err := train.NewPredictor(be(t), merged.Model, objective.SingleLabel, head, merged.Model.Weights)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -101,10 +102,10 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	}
 	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
 	out.Model.ConvMLP = m.ConvMLP
-	if before, err = train.NewPredictor(be, m, tuning, d.Tuned); err != nil {
+	if before, err = train.NewPredictor(be, m, objective.SingleLabel, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}
-	if after, err = train.NewPredictor(be, out.Model, headOnly, weights); err != nil {
+	if after, err = train.NewPredictor(be, out.Model, objective.SingleLabel, headOnly, weights); err != nil {
 		before.Close()
 		return nil, nil, nil, err
 	}

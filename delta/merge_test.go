@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -63,7 +64,7 @@ func alone(t *testing.T, m *backbone.Model, pixels []uint8) []float32 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := train.NewPredictor(be(t), m, tuning, m.Weights)
+	p, err := train.NewPredictor(be(t), m, objective.SingleLabel, tuning, m.Weights)
 	return logits(t, p, err, pixels)
 }
 

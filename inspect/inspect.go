@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/tensorfile"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -254,11 +255,12 @@ func openTensors(path string) (*Inspection, error) {
 		return &Inspection{Kind: "published selection", Plan: p}, err
 	}
 	meta := f.Metadata()
-	if _, ok := meta[sensitivity.MetadataKey]; ok {
+	kind := tensorfile.KindOf(meta)
+	if kind == tensorfile.Scores {
 		return openScores(path)
 	}
 	in := &Inspection{Kind: "checkpoint", Checkpoint: &Checkpoint{Format: f.Format(), Metadata: meta}}
-	if _, ok := meta[train.MetadataKey]; ok {
+	if kind == tensorfile.TrainingState {
 		in.Kind = "training state"
 	}
 	c := in.Checkpoint

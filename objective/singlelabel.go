@@ -2,6 +2,7 @@ package objective
 
 import (
 	"fmt"
+	"math"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -15,41 +16,82 @@ import (
 // accuracy is the share of images whose largest logit is that of the label.
 var SingleLabel Objective = singleLabel{}
 
-type singleLabel struct{}
+type singleLabel struct{ Pooled }
 
-// Name returns "single-label".
 func (singleLabel) Name() string { return "single-label" }
 
-// TargetShape returns an empty shape: the class id is one number.
-func (singleLabel) TargetShape(classes, imageSize int) []int { return nil }
+// TargetShape returns an empty shape: the target is the class id.
+func (singleLabel) TargetShape(backbone.Config) []int { return nil }
 
-// Encode writes the class id.
 func (singleLabel) Encode(target dataset.Target, dst []int32) error {
 	class, ok := target.(dataset.Class)
 	if !ok {
-		return fmt.Errorf("encoding target %v of type %T: the objective single-label takes one class; choose the objective that fits the data set", target, target)
+		return fmt.Errorf("objective %s reads one label per image: found %v of type %T; choose an objective that fits the data set", SingleLabel.Name(), target, target)
 	}
 	dst[0] = int32(class)
 	return nil
 }
 
-// Features returns the pooled features, [B, width].
-func (singleLabel) Features(m *backbone.Model, l backbone.Layers, images *Node) *Node {
-	return m.Features(l, images)
+// Loss returns the mean of −log softmax(logits)[label], for logits [B, C] and labels [B].
+func (singleLabel) Loss(logits, labels *Node) *Node {
+	oneHot := OneHot(labels, logits.Shape().Dim(1), dtypes.Float32)
+	return Neg(ReduceAllMean(ReduceSum(Mul(oneHot, LogSoftmax(logits)), 1)))
 }
 
-// Logits returns one logit for each class, [B, C].
-func (singleLabel) Logits(c backbone.Config, l backbone.Layers, features *Node) *Node {
-	return c.Classify(l, features)
+// Correct returns 1 for each image whose largest logit is that of its label, else 0.
+func (singleLabel) Correct(logits, labels *Node) *Node {
+	return ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32)
 }
 
-// Losses returns −log softmax(logits)[label], [B].
-func (singleLabel) Losses(logits, targets *Node) *Node {
-	oneHot := OneHot(targets, logits.Shape().Dim(1), dtypes.Float32)
-	return Neg(ReduceSum(Mul(oneHot, LogSoftmax(logits)), 1))
+func (singleLabel) NewMetrics(c backbone.Config) Metrics {
+	return &singleLabelMetrics{classes: make([]ClassCount, c.NumClasses)}
 }
 
-// Correct returns 1 for each image whose largest logit is that of its label, else 0, [B].
-func (singleLabel) Correct(logits, targets *Node) *Node {
-	return ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), targets), dtypes.Float32)
+// singleLabelMetrics counts images and adds up their losses.
+type singleLabelMetrics struct {
+	classes         []ClassCount
+	images, correct int
+	loss            float64
+}
+
+func (m *singleLabelMetrics) Add(logits []float32, labels []int32) error {
+	classes := len(m.classes)
+	for i, label := range labels {
+		if label < 0 || int(label) >= classes {
+			return fmt.Errorf("image %d has label %d, expected 0 to %d, the classes of the head", m.images+1, label, classes-1)
+		}
+		row := logits[i*classes : (i+1)*classes]
+		best, lse := logSumExp(row)
+		m.loss += lse - float64(row[label])
+		m.images++
+		m.classes[label].Images++
+		if best == int(label) {
+			m.classes[label].Correct++
+			m.correct++
+		}
+	}
+	return nil
+}
+
+func (m *singleLabelMetrics) Evaluation() Evaluation {
+	e := Evaluation{Images: m.images, Classes: m.classes}
+	if m.images > 0 {
+		e.Accuracy = float64(m.correct) / float64(m.images)
+		e.Loss = m.loss / float64(m.images)
+	}
+	return e
+}
+
+// logSumExp returns the position of the largest value and log Σ exp.
+func logSumExp(row []float32) (best int, lse float64) {
+	for i, v := range row {
+		if v > row[best] {
+			best = i
+		}
+	}
+	sum := 0.0
+	for _, v := range row {
+		sum += math.Exp(float64(v - row[best]))
+	}
+	return best, float64(row[best]) + math.Log(sum)
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/sensitivity"
 )
 
 // backends are the fast one and GoMLX's own.
@@ -75,7 +75,7 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 			}
 		}
 		logits := m.Config.Logits(tuning.Layers(given), m.Images(in[len(in)-2]))
-		return append([]*Node{logits}, Gradient(sensitivity.CrossEntropy(logits, in[len(in)-1]), in[:n]...)...)
+		return append([]*Node{logits}, Gradient(objective.SingleLabel.Loss(logits, in[len(in)-1]), in[:n]...)...)
 	})
 	if err != nil {
 		t.Fatal(err)

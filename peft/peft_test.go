@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -51,7 +52,7 @@ func TestThirdModule(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := train.Run{Backend: be, Model: colours.Model(config), Tuning: tuning,
-		Train: train.Images(dataset.NewLoader(colours.Samples(24, 8, 0), dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8), Options: train.Options{Epochs: 30, BatchSize: 8, LR: 2e-2}}
+		Train: train.Images(dataset.NewLoader(colours.Samples(24, 8, 0), dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), Options: train.Options{Epochs: 30, BatchSize: 8, LR: 2e-2}}
 	result, err := run.Do(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -41,7 +42,7 @@ type TuneOptions struct {
 	// and adapter the largest rank within the budget, or 8 without a budget.
 	Rank int `json:"rank"`
 	method.Sizes
-	Score ScoreOptions `json:"score"`
+	Score sensitivity.Options `json:"score"`
 	// Plan configures stage 2. Its Module, Only and Rank follow from Method and Rank.
 	Plan  PlanOptions   `json:"plan"`
 	Train train.Options `json:"train"`

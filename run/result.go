@@ -5,6 +5,7 @@ import (
 
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -42,7 +43,7 @@ type Result struct {
 	// validation images.
 	Val *float64 `json:"val_accuracy,omitempty"`
 	// Test is the evaluation of the final training on the test split, done once.
-	Test *train.Evaluation `json:"test,omitempty"`
+	Test *objective.Evaluation `json:"test,omitempty"`
 	// TestMax is the test-max (paper protocol): the largest test accuracy over all epochs.
 	TestMax   *float64      `json:"test_max,omitempty"`
 	TrainedOn string        `json:"trained_on"`               // splits of the final training: "train" or "train+val"

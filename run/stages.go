@@ -8,42 +8,7 @@ import (
 
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
-	"github.com/sptune/spt/sensitivity"
 )
-
-// ScoreOptions are stage 1's. The zero value is the paper's.
-type ScoreOptions struct {
-	Batches   int    `json:"batches"`    // 0: 16
-	BatchSize int    `json:"batch_size"` // 0: 32
-	Seed      uint64 `json:"seed"`       // of the fresh head, and of random scores
-	// Criterion is by what weights are scored; empty: sensitivity.SquaredGradient.
-	Criterion sensitivity.Criterion `json:"criterion,omitempty"`
-	// PerSample stands for the criterion sensitivity.PerSample, in runs that were
-	// begun before there were others.
-	PerSample bool `json:"per_sample,omitempty"`
-}
-
-func (o ScoreOptions) WithDefaults() ScoreOptions {
-	if o.Batches == 0 {
-		o.Batches = 16
-	}
-	if o.BatchSize == 0 {
-		o.BatchSize = 32
-	}
-	if o.PerSample && o.Criterion == "" {
-		o.Criterion = sensitivity.PerSample
-	}
-	o.PerSample = false
-	o.Criterion = cmp.Or(o.Criterion, sensitivity.SquaredGradient)
-	return o
-}
-
-func (o ScoreOptions) Validate() error {
-	if o.Batches < 1 || o.BatchSize < 1 {
-		return fmt.Errorf("scoring %d batches of %d images: expected positive numbers", o.Batches, o.BatchSize)
-	}
-	return o.Criterion.Validate()
-}
 
 // PlanOptions are stage 2's. Zero values are the paper's, but for the rank.
 type PlanOptions struct {

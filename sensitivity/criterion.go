@@ -12,37 +12,37 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Criterion says by what a weight w is scored. g is the gradient of the mean
-// cross-entropy of a batch.
+// Criterion says how a weight w is scored. In the formulas below g is the gradient of the loss of a
+// batch with respect to w, and sums run over the batches.
 type Criterion string
 
-// The criteria. Sums are over batches.
+// The criteria.
 const (
 	// SquaredGradient is Σ g², the criterion of SPT (He et al. 2023, arXiv 2303.08566).
 	SquaredGradient Criterion = "gradient"
-	// PerSample is Σ g² with every image a batch of its own, the diagonal of the
-	// empirical Fisher information. It takes one backward pass an image.
+	// PerSample is Σ g² with every image as a batch of its own: the diagonal of the empirical Fisher
+	// information. It takes one backward pass for each image.
 	PerSample Criterion = "per-sample"
-	// Taylor is Σ |w·g|, the first-order change of the loss when w becomes zero:
-	// the saliency of SNIP (Lee et al. 2019, arXiv 1810.02340), there of one batch.
+	// Taylor is Σ |w·g|, the first-order change of the loss when w becomes zero: the saliency of SNIP
+	// (Lee et al. 2019, arXiv 1810.02340), which uses one batch.
 	Taylor Criterion = "taylor"
-	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv
-	// 1506.02626). It looks at no image.
+	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv 1506.02626). It reads no
+	// images.
 	Magnitude Criterion = "magnitude"
-	// Random is uniform in [0, 1), by seed and tensor: what the others are to
-	// beat. It looks at no image.
+	// Random is uniform in [0, 1), drawn from the seed and the tensor's name. It is the baseline for
+	// the other criteria. It reads no images.
 	Random Criterion = "random"
 )
 
-// Criteria lists the criteria.
+// Criteria returns all criteria.
 func Criteria() []Criterion {
 	return []Criterion{SquaredGradient, PerSample, Taylor, Magnitude, Random}
 }
 
-// Images reports whether c looks at images.
+// Images reports whether c reads images.
 func (c Criterion) Images() bool { return c != Magnitude && c != Random }
 
-// Validate says what is wrong with c, if anything.
+// Validate reports an unknown criterion.
 func (c Criterion) Validate() error {
 	var names []string
 	for _, known := range Criteria() {
@@ -54,7 +54,7 @@ func (c Criterion) Validate() error {
 	return fmt.Errorf("criterion %q is unknown; known: %s", c, strings.Join(names, ", "))
 }
 
-// score is what one batch adds to the scores of the weights w with gradients g.
+// score returns what one batch adds to the scores of the weights w with gradients g.
 func (c Criterion) score(w, g *Node) *Node {
 	if c == Taylor {
 		return Abs(Mul(w, g))
@@ -62,27 +62,24 @@ func (c Criterion) score(w, g *Node) *Node {
 	return Mul(g, g)
 }
 
-// scoreWeights scores by a criterion without images.
+// scoreWeights scores by a criterion that reads no images.
 func scoreWeights(m *backbone.Model, by Criterion, seed uint64) *Scores {
 	s := newScores(m, by)
-	for _, p := range m.Config.Params() {
-		if p.Role != backbone.Scored {
-			continue
-		}
-		values := make([]float32, p.Size())
+	for i, t := range s.Tensors {
+		values := make([]float32, t.size())
 		if by == Magnitude {
-			for i, w := range m.Weights[p.Name].Data {
+			for i, w := range m.Weights[t.Name].Data {
 				values[i] = float32(math.Abs(float64(w)))
 			}
 		} else {
 			h := fnv.New64a()
-			h.Write([]byte(p.Name))
+			h.Write([]byte(t.Name))
 			r := rand.New(rand.NewPCG(seed, h.Sum64()))
 			for i := range values {
 				values[i] = r.Float32()
 			}
 		}
-		s.Tensors = append(s.Tensors, Tensor{p.Name, p.Shape, p.Norm, p.EntriesOnly, values})
+		s.Tensors[i].Scores = values
 	}
 	return s
 }

@@ -1,7 +1,6 @@
 package sensitivity_test
 
 import (
-	"iter"
 	"math"
 	"path/filepath"
 	"strings"
@@ -12,27 +11,22 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/sensitivity"
 )
 
 var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
-// batches are n batches of three images.
-func batches(n int) iter.Seq2[*dataset.Batch, error] {
-	return func(yield func(*dataset.Batch, error) bool) {
-		for b := range n {
-			batch := &dataset.Batch{N: 3}
-			for i := range 3 {
-				batch.Pixels = append(batch.Pixels, colours.Pixels(i, 8, b)...)
-				batch.Targets = append(batch.Targets, dataset.Class(i))
-			}
-			if !yield(batch, nil) {
-				return
-			}
-		}
+// images reads n batches of three images.
+func images(n int) *dataset.Loader {
+	var samples []dataset.Sample
+	for b := range n {
+		samples = append(samples, colours.Samples(3, 8, b)...)
 	}
+	return dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{})
 }
 
+// scored returns the scores of n batches of three images.
 func scored(t *testing.T, n int, o sensitivity.Options) *sensitivity.Scores {
 	t.Helper()
 	be, err := backend.New()
@@ -40,7 +34,9 @@ func scored(t *testing.T, n int, o sensitivity.Options) *sensitivity.Scores {
 		t.Fatal(err)
 	}
 	m := colours.Model(config)
-	s, err := sensitivity.Score(t.Context(), be, m, m.Weights, batches(n), o, nil)
+	in := sensitivity.Input{Backend: be, Model: m, Objective: objective.SingleLabel, Head: m.Weights, Images: images(n)}
+	o.BatchSize = 3
+	s, err := sensitivity.Score(t.Context(), in, o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +89,8 @@ func TestCriteria(t *testing.T) {
 	}
 }
 
-// TestCriterionInFile: the file says by what it was scored, older ones in their own way.
+// TestCriterionInFile checks that a scores file records its criterion, and that an unknown criterion
+// or version is refused.
 func TestCriterionInFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	for _, c := range sensitivity.Criteria() {
@@ -105,22 +102,39 @@ func TestCriterionInFile(t *testing.T) {
 			t.Errorf("%s: read back %q, %v", c, got.Criterion, err)
 		}
 	}
-	file := func(metadata string) (*sensitivity.Scores, error) {
-		if err := checkpoint.Save(path, []checkpoint.Entry{{Name: "a.weight", DType: "F32", Shape: []int{1, 2}, Data: []float32{1, 2}}},
-			map[string]string{sensitivity.MetadataKey: metadata}); err != nil {
+	// file saves a scores file whose criterion is another text, and loads it.
+	file := func(criterion string) error {
+		f, err := checkpoint.Open(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return sensitivity.Load(path)
+		defer f.Close()
+		metadata := f.Metadata()
+		metadata["content"] = strings.Replace(metadata["content"], `"criterion":"random"`, criterion, 1)
+		if err := checkpoint.Save(path+".changed", nil, metadata); err != nil {
+			t.Fatal(err)
+		}
+		_, err = sensitivity.Load(path + ".changed")
+		return err
 	}
-	for metadata, want := range map[string]sensitivity.Criterion{
-		`{"version":2,"per_sample":true,"order":["a.weight"]}`:  sensitivity.PerSample,
-		`{"version":2,"per_sample":false,"order":["a.weight"]}`: sensitivity.SquaredGradient,
-	} {
-		if s, err := file(metadata); err != nil || s.Criterion != want {
-			t.Errorf("%s: %+v, %v", metadata, s, err)
+	for _, criterion := range []string{`"criterion":"luck"`, `"criterion":""`} {
+		name := strings.TrimPrefix(criterion, `"criterion":`)
+		if err := file(criterion); err == nil || !strings.Contains(err.Error(), "criterion "+name+" is unknown") || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", criterion, err)
 		}
 	}
-	if _, err := file(`{"version":2,"criterion":"luck","order":["a.weight"]}`); err == nil || !strings.Contains(err.Error(), `"luck"`) || !strings.Contains(err.Error(), path) {
-		t.Errorf("unknown criterion: %v", err)
+	// A file of another version is refused.
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	metadata := f.Metadata()
+	metadata["version"] = "7"
+	if err := checkpoint.Save(path+".changed", nil, metadata); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sensitivity.Load(path + ".changed"); err == nil || !strings.Contains(err.Error(), `version "7"`) {
+		t.Errorf("version 7: %v", err)
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/sensitivity"
 )
 
-// score runs stage 1 on the reference's batches.
+// score runs stage 1 on the batches of the reference.
 func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	t.Helper()
 	be, err := backend.New()
@@ -24,7 +25,7 @@ func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 		t.Fatal(err)
 	}
 	m := s.Model(t)
-	scorer, err := sensitivity.NewScorer(be, m, m.Weights)
+	scorer, err := sensitivity.NewScorer(be, m, objective.SingleLabel, m.Weights)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	return scores
 }
 
-// TestGoldenSensitivity compares every score with the reference release's.
+// TestGoldenSensitivity compares every score with that of the reference release.
 func TestGoldenSensitivity(t *testing.T) {
 	s := sptsmall.Open(t)
 	want := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
@@ -63,8 +64,8 @@ func TestGoldenSensitivity(t *testing.T) {
 	worst := 0.0
 	for _, tensor := range got.Tensors {
 		if strings.HasSuffix(tensor.Name, ".attn.k.bias") {
-			// Softmax does not change when all of a query's scores shift alike, so
-			// this gradient is zero; both sides hold rounding noise.
+			// Softmax does not change if all scores of a query shift alike. This gradient is zero,
+			// and both sides hold rounding noise.
 			reference := want.Float32(strings.Replace(tensor.Name, "k.bias", "q.bias", 1))
 			if noise := slices.Max(tensor.Scores); noise > 1e-8*slices.Max(reference) {
 				t.Errorf("%s: score %g where the exact one is 0", tensor.Name, noise)
@@ -85,11 +86,11 @@ func TestGoldenSensitivity(t *testing.T) {
 	t.Logf("%d tensors: largest relative difference %.2g", len(got.Tensors), worst)
 }
 
-// TestSaveLoad keeps scores through a file, bit for bit.
+// TestSaveLoad checks that a file keeps scores bit for bit.
 func TestSaveLoad(t *testing.T) {
 	want := &sensitivity.Scores{
 		Tensors: []sensitivity.Tensor{{Name: "norm.weight", Shape: []int{2}, Norm: true, Scores: []float32{0, 1e-30}}, {Name: "a.weight", Shape: []int{1, 3}, Scores: []float32{3, 2, 1}}},
-		Losses:  []float64{2.5, 1.25}, Images: 64, Backbone: "abc",
+		Losses:  []float64{2.5, 1.25}, Images: 64, Criterion: sensitivity.Taylor, Backbone: "abc",
 	}
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	if err := want.Save(path); err != nil {
@@ -105,8 +106,8 @@ func TestSaveLoad(t *testing.T) {
 	}
 }
 
-// TestScorerRefusesForeignHead checks the error on a head of another size, and that
-// nothing of the scorer stays behind on the backend.
+// TestScorerRefusesForeignHead checks the error for a head of another size, and that nothing of the
+// scorer stays on the backend.
 func TestScorerRefusesForeignHead(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -126,10 +127,10 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 		if own, ok := be.(*cpu.Backend); ok {
 			return own.Memory().Buffers
 		}
-		return 0 // other devices do not say
+		return 0 // other devices do not report it
 	}
 	before := held()
-	if _, err := sensitivity.NewScorer(be, m, head); err == nil {
+	if _, err := sensitivity.NewScorer(be, m, objective.SingleLabel, head); err == nil {
 		t.Error("a head of 2 classes was accepted for 3")
 	}
 	if after := held(); after != before {

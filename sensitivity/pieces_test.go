@@ -13,12 +13,13 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 )
 
-// TestPieces: a batch scored in pieces gets the scores of the whole batch, but for
-// rounding, by the squared gradient and by what also takes the weights.
+// TestPieces checks that a batch scored in pieces gets the scores of the whole batch, but for
+// rounding: by the squared gradient, and by a criterion that reads the weights too.
 func TestPieces(t *testing.T) {
-	// 65 tokens an image: 31 images at once on a CPU.
+	// 65 tokens an image: the processor scores 31 images at once.
 	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 	be, err := backend.New()
 	if err != nil {
@@ -39,12 +40,12 @@ func TestPieces(t *testing.T) {
 		var scores [2]*Scores
 		var losses [2]float64
 		for i := range scores {
-			s, err := newScorer(be, m, m.Weights, by)
+			s, err := newScorer(be, m, objective.SingleLabel, m.Weights, by)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if i == 1 { // a batch that ended midway leaves no trace
+			if i == 1 { // a batch that was cancelled midway changes nothing
 				for checks := range 4 {
 					if _, err := s.Add(&cancelled{t.Context(), checks}, images, labels); !errors.Is(err, context.Canceled) {
 						t.Fatalf("cancelled at check %d: %v", checks, err)
@@ -85,8 +86,8 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// TestScoreRefusesOtherSizes: pixels of another size than the backbone's are not cut up
-// as if they were its own.
+// TestScoreRefusesOtherSizes checks that pixels of another image size than the backbone's are an
+// error.
 func TestScoreRefusesOtherSizes(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -96,13 +97,14 @@ func TestScoreRefusesOtherSizes(t *testing.T) {
 	m := colours.Model(c)
 	for _, size := range []int{4, 16} {
 		loader := dataset.NewLoader(colours.Samples(4, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{})
-		if _, err := Score(t.Context(), be, m, m.Weights, loader.Batches(t.Context(), nil, 2, false, 0, 0), Options{}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's size") {
+		in := Input{Backend: be, Model: m, Objective: objective.SingleLabel, Head: m.Weights, Images: loader}
+		if _, err := Score(t.Context(), in, Options{BatchSize: 2}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's image size") {
 			t.Errorf("images of %d px for 8: %v", size, err)
 		}
 	}
 }
 
-// cancelled is cancelled after so many checks.
+// cancelled is a context that is cancelled after some calls of Err.
 type cancelled struct {
 	context.Context
 	checks int

@@ -6,6 +6,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
@@ -48,7 +49,7 @@ func BenchmarkStep(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(name+"/step", func(b *testing.B) {
-			s, err := train.NewStepper(be, m, tuning, tuned, peft.Rates{DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}, 1e-4)
+			s, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, peft.Rates{DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}, 1e-4)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -61,7 +62,7 @@ func BenchmarkStep(b *testing.B) {
 			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "img/s")
 		})
 		b.Run(name+"/forward", func(b *testing.B) {
-			p, err := train.NewPredictor(be, m, tuning, tuned)
+			p, err := train.NewPredictor(be, m, objective.SingleLabel, tuning, tuned)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -12,14 +12,14 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
 
-// TestConvNeXtTraining follows twelve steps of PyTorch on timm's ConvNeXts, V1
-// and V2, written by internal/fixtures/convnext_trace.py: LoRA on matrices,
-// single entries of depth-wise and down-sampling kernels and of a matrix, vectors
-// and head.
+// TestConvNeXtTraining follows twelve steps of PyTorch on timm's ConvNeXts, V1 and V2, that
+// internal/fixtures/convnext_trace.py wrote: LoRA on matrices, single entries of depth-wise and
+// down-sampling kernels and of a matrix, vectors and head.
 func TestConvNeXtTraining(t *testing.T) {
 	for _, variant := range []string{"convnext-v1", "convnext-v2"} {
 		t.Run(variant, func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestConvNeXtTraining(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stepper, err := train.NewStepper(be, m, tuning, tuned, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, peft.Rates{}, trace.WeightDecay)
 			if err != nil {
 				t.Fatal(err)
 			}

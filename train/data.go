@@ -2,73 +2,86 @@ package train
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 )
 
-// Data is what training and evaluation read: images from a loader, or the
-// features of images. On a device that is not the processor its images are kept
-// there from the first pass on, if they fit. One goroutine may use it at a time.
+// Data is what training and evaluation read: images from a loader, or the features of images, with
+// targets encoded by an objective. On a device other than the processor the images stay there from
+// the first pass on, if they fit. One goroutine may use a Data at a time.
 type Data struct {
-	loader *dataset.Loader
-	size   int                           // side of the images, px
-	kept   map[backend.Backend]*resident // nil for a device on which they do not fit
-	whole  *Data                         // of which this is a part, from its sample first on; nil: of none
-	first  int
-	parts  map[[2]int]*Data // of this, by first sample and number
+	loader     *dataset.Loader // nil: the data is features
+	objective  objective.Objective
+	config     backbone.Config
+	targetSize int                           // values in the encoded target of one image
+	kept       map[backend.Backend]*resident // nil for a device on which the images do not fit
+	whole      *Data                         // the data that this is a part of; nil: none
+	first      int                           // first sample of the part in whole
+	parts      map[[2]int]*Data              // parts of this data, by first sample and number of samples
 
 	features []float32 // [N, width]
-	labels   []int32
-	width    int
+	targets  []int32   // encoded targets of the features, [N, targetSize]
+	width    int       // values in the features of one image
 }
 
-// Images is data read through a loader whose transform yields size px.
-func Images(loader *dataset.Loader, size int) *Data {
-	return &Data{loader: loader, size: size, kept: map[backend.Backend]*resident{}}
+// Images returns data that is read through a loader, whose transform yields images of the backbone's
+// image size. The objective encodes the targets.
+func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
+	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }
 
-// Part is n samples of d, from first on, the same Data each time. A device keeps their images
-// once, with those of d. d reads images, not features.
+// Part returns n samples of d, starting with first; the same Data for the same arguments. A device
+// keeps their images once, together with those of d. d must read images, not features.
 func (d *Data) Part(first, n int) *Data {
 	key := [2]int{first, n}
 	if d.parts[key] == nil {
 		if d.parts == nil {
 			d.parts = map[[2]int]*Data{}
 		}
-		d.parts[key] = &Data{loader: d.loader.Part(first, n), size: d.size, kept: map[backend.Backend]*resident{}, whole: d, first: first}
+		part := Images(d.loader.Part(first, n), d.objective, d.config)
+		part.whole, part.first = d, first
+		d.parts[key] = part
 	}
 	return d.parts[key]
 }
 
-// Len is the number of samples.
+// Len returns the number of samples.
 func (d *Data) Len() int {
 	if d.loader == nil {
-		return len(d.labels)
+		return len(d.targets) / d.targetSize
 	}
 	return d.loader.Len()
 }
 
-// batch is one batch on the backend, and its labels on the host too. What there is
-// more on the backend than labels on the host fills up a last batch, so that it needs
-// no program of its own.
+// batch is one batch on the backend, with its encoded targets on the host too. The tensors may hold
+// more images than n: a device fills up the last batch, so that it needs no program of its own.
 type batch struct {
-	images, labels *tensors.Tensor
-	host           []int32
+	images, targets *tensors.Tensor
+	n               int     // images of the data
+	host            []int32 // targets of these n images, row-major
 }
 
-func (b batch) free() { backend.Free(b.images, b.labels) }
+func (b batch) free() { backend.Free(b.images, b.targets) }
 
-// augments reports whether two passes over the images differ.
+// augments reports whether two passes over the images can differ.
 func (d *Data) augments() bool {
 	return d.loader != nil && d.loader.Augments()
 }
 
-// batches yields the samples in the given order (nil: as they are). seed and
+// place puts the encoded targets of n images on a backend.
+func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tensor, error) {
+	return backend.Int32(be, targets, append([]int{n}, d.objective.TargetShape(d.config)...)...)
+}
+
+// batches yields the samples in the given order, or as they are listed if order is nil. seed and
 // epoch decide random crops and flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
@@ -85,18 +98,9 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 			return
 		}
 		for b, err := range d.loader.Batches(ctx, order, size, dropLast, seed, epoch) {
-			if err != nil {
-				yield(batch{}, err)
-				return
-			}
-			labels := classIDs(b.Targets)
-			out, n, pixels := batch{host: labels}, b.N, b.Pixels
-			if backend.OnDevice(be) && n < size {
-				pixels = append(pixels, make([]uint8, (size-n)*d.size*d.size*3)...)
-				labels, n = append(slices.Clone(labels), make([]int32, size-n)...), size
-			}
-			if out.images, err = backend.Uint8(be, pixels, n, d.size, d.size, 3); err == nil {
-				out.labels, err = backend.Int32(be, labels, n)
+			var out batch
+			if err == nil {
+				out, err = d.load(be, b, size)
 			}
 			if !yield(out, err) || err != nil {
 				return
@@ -105,18 +109,29 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 	}
 }
 
-// classIDs returns the class id of each target.
-func classIDs(targets []dataset.Target) []int32 {
-	ids := make([]int32, len(targets))
-	for i, t := range targets {
-		ids[i] = int32(t.Stratum())
+// load puts a batch of the loader on a backend. On a device it is filled up to size images.
+func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, err error) {
+	targets, err := objective.Encode(d.objective, d.config, b.Targets)
+	if err != nil {
+		return out, err
 	}
-	return ids
+	out.host, out.n = targets, b.N
+	n, side, pixels := b.N, d.config.ImageSize, b.Pixels
+	if backend.OnDevice(be) && n < size {
+		pixels = append(pixels, make([]uint8, (size-n)*side*side*3)...)
+		targets, n = append(slices.Clone(targets), make([]int32, (size-n)*d.targetSize)...), size
+	}
+	if out.images, err = backend.Uint8(be, pixels, n, side, side, 3); err != nil {
+		return out, fmt.Errorf("placing a batch of images of %d px: %w", side, err)
+	}
+	out.targets, err = d.place(be, targets, n)
+	return out, err
 }
 
+// featureBatches is batches for features.
 func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool) iter.Seq2[batch, error] {
 	return func(yield func(batch, error) bool) {
-		n := len(d.labels)
+		n := d.Len()
 		if order != nil {
 			n = len(order)
 		}
@@ -132,14 +147,15 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 					k = order[j]
 				}
 				rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
-				out.host = append(out.host, d.labels[k])
+				out.host = append(out.host, d.targets[k*d.targetSize:(k+1)*d.targetSize]...)
+				out.n++
 			}
 			err := ctx.Err()
 			if err == nil {
-				out.images, err = backend.Tensor(be, rows, len(out.host), d.width)
+				out.images, err = backend.Tensor(be, rows, out.n, d.width)
 			}
 			if err == nil {
-				out.labels, err = backend.Int32(be, out.host, len(out.host))
+				out.targets, err = d.place(be, out.host, out.n)
 			}
 			if !yield(out, err) || err != nil {
 				return

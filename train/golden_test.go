@@ -9,12 +9,13 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
 
-// TestGoldenTraining follows the release's four trainings: twelve losses each,
-// then the final logits and every tuned tensor.
+// TestGoldenTraining follows the four trainings of the reference release: twelve losses each, then
+// the final logits and every tuned tensor.
 func TestGoldenTraining(t *testing.T) {
 	s := sptsmall.Open(t)
 	be, err := backend.New()
@@ -33,7 +34,7 @@ func TestGoldenTraining(t *testing.T) {
 			if len(tuning.Params) != release.Trainable {
 				t.Errorf("%d tensors are tuned, the release tunes %d", len(tuning.Params), release.Trainable)
 			}
-			stepper, err := train.NewStepper(be, model, tuning, release.Initial, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, release.Initial, peft.Rates{}, trace.WeightDecay)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +64,7 @@ func TestGoldenTraining(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := train.NewPredictor(be, model, tuning, final)
+			p, err := train.NewPredictor(be, model, objective.SingleLabel, tuning, final)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,8 +84,8 @@ func TestGoldenTraining(t *testing.T) {
 			if largest > 1e-3 {
 				t.Errorf("final logits differ by up to %g, expected at most 1e-3", largest)
 			}
-			// A shift of all keys changes nothing (see softmax), so what shifts them
-			// has no gradient but rounding noise, which Adam scales up to full steps.
+			// Softmax does not change if all keys shift alike. The gradient of what shifts them is
+			// rounding noise, which Adam scales up to full steps.
 			tensors := 0.0
 			for _, p := range tuning.Params {
 				if strings.Contains(p.Name, ".attn.k.") && strings.HasSuffix(p.Name, "bias") {
@@ -97,7 +98,7 @@ func TestGoldenTraining(t *testing.T) {
 			if tensors > 1e-3 {
 				t.Errorf("tuned tensors differ by up to %g, expected at most 1e-3", tensors)
 			}
-			// Merged, the weights alone give the same logits.
+			// The merged weights alone give the same logits.
 			merged := "not mergeable"
 			if len(tuning.Selection.Structured) == 0 || tuning.Module.Merge != nil {
 				sd, err := tuning.Merge(model.Weights, final)
@@ -109,7 +110,7 @@ func TestGoldenTraining(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				q, err := train.NewPredictor(be, m, linear, sd)
+				q, err := train.NewPredictor(be, m, objective.SingleLabel, linear, sd)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -10,34 +10,33 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// On a device many steps are one program: a loop that takes its batches from images
-// that are there. Between programs a device waits for the host, for milliseconds: GoMLX's
-// XLA backend waits for each to end, and starting one with hundreds of tensors takes
-// its time.
+// On a device one program runs many steps: a loop that takes its batches from images on the device.
+// Between two programs a device waits for the host for milliseconds, because GoMLX's XLA backend
+// waits for each program to end, and starting one with hundreds of tensors takes time.
 
-// LoopSteps is how many steps at most one program takes: it is told how many, so that
-// epochs of any length need one program only.
-const LoopSteps = 50
+// loopSteps is the largest number of steps in one program. The number of steps is an input of the
+// program, so epochs of any length need one program only.
+const loopSteps = 50
 
-// EnqueueLoop trains on one batch after the other of images that are kept on the
-// device, and does what Enqueue does for each. order are positions in the data, those
-// of a batch beside each other; lrs are the steps' learning rates, at most LoopSteps. Data
-// that is not kept there is refused: ok is false.
+// EnqueueLoop trains on one batch after the other of data that is stored on the device. It does for
+// each batch what Enqueue does. order lists positions in the data, batch by batch; lrs holds the
+// learning rates of the steps, at most 50. ok is false, and nothing is trained, if the data is not
+// stored on the device.
 func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs []float64, seed uint64, epoch int) (ok bool, err error) {
 	r, err := data.resident(ctx, s.be)
 	if err != nil || r == nil {
 		return false, err
 	}
-	if err := ctx.Err(); err != nil { // before the state is given away
+	if err := ctx.Err(); err != nil { // checked before the state is donated
 		return true, err
 	}
 	n, replicas := len(lrs), backend.Replicas(s.be)
-	if n < 1 || n > LoopSteps || len(order)%n != 0 {
-		return true, fmt.Errorf("training %d steps on %d images as one program: expected 1 to %d steps and as many images in each", n, len(order), LoopSteps)
+	if n < 1 || n > loopSteps || len(order)%n != 0 {
+		return true, fmt.Errorf("training %d steps on %d images as one program: expected 1 to %d steps and as many images in each", n, len(order), loopSteps)
 	}
 	batch := len(order) / n
 	if batch%replicas != 0 {
-		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide among them; give another --batch-size", replicas, batch)
+		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide among them; give another batch size", replicas, batch)
 	}
 	if replicas > 1 && s.net.copies == nil {
 		if s.net.copies, err = backend.Replicate(s.be, s.net.values); err != nil {
@@ -48,7 +47,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 	var sent []*tensors.Tensor
 	defer func() { backend.Free(sent...) }()
 	for d := range replicas {
-		state, values, images := s.state, s.net.values, []*tensors.Tensor{r.pixels, r.labels}
+		state, values, images := s.state, s.net.values, []*tensors.Tensor{r.pixels, r.targets}
 		if d > 0 {
 			state, values, images = s.copies[d-1], s.net.copies[d-1], r.copies[d-1]
 		}
@@ -69,14 +68,14 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 	for d := 1; d < replicas; d++ {
 		own := out[d*(last+1) : (d+1)*(last+1)]
 		s.copies[d-1] = own[:last:last]
-		backend.Free(own[last]) // the same everywhere
+		backend.Free(own[last]) // the metrics are the same on all devices
 	}
 	s.steps += n
 	return true, nil
 }
 
-// lists is what device d is sent for several steps: how many there are, the random states, the
-// scalars, and of each batch its share, as cut takes it. All but the first have LoopSteps rows.
+// lists returns what device d gets for several steps: the number of steps, the random states, the
+// scalars, and its share of each batch as cut takes it. All but the first have loopSteps rows.
 func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float64, seed uint64, epoch int) (sent []*tensors.Tensor, err error) {
 	var rng []uint64
 	var scalars []float32
@@ -85,7 +84,7 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	batch, share := len(order)/n, len(order)/n/backend.Replicas(s.be)
 	for i, lr := range lrs {
 		random := random(seed, s.steps+i)
-		for range 3 * d { // what devices before draw
+		for range 3 * d { // the numbers of the devices before this one
 			random.Uint64()
 		}
 		rng = append(rng, random.Uint64(), random.Uint64(), random.Uint64())
@@ -106,36 +105,36 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	if err := send(backend.Int32(s.be, []int32{int32(n)})); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Uint64(s.be, rows(rng, 3), LoopSteps, 3)); err != nil {
+	if err := send(backend.Uint64(s.be, rows(rng, 3), loopSteps, 3)); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Tensor(s.be, rows(scalars, 3), LoopSteps, 3)); err != nil {
+	if err := send(backend.Tensor(s.be, rows(scalars, 3), loopSteps, 3)); err != nil {
 		return sent, err
 	}
 	for _, l := range r.lists(data, own, seed, epoch) {
-		if err := send(backend.Int32(s.be, rows(l, share), LoopSteps, share)); err != nil {
+		if err := send(backend.Int32(s.be, rows(l, share), loopSteps, share)); err != nil {
 			return sent, err
 		}
 	}
 	return sent, nil
 }
 
-// rows fills values up to LoopSteps rows of that width.
+// rows fills values up with zeros to loopSteps rows of that width.
 func rows[T any](values []T, width int) []T {
-	return append(values, make([]T, LoopSteps*width-len(values))...)
+	return append(values, make([]T, loopSteps*width-len(values))...)
 }
 
-// buildLoop: tuned, first and second moments, frozen, the images and labels that are
-// kept, the number of steps int32, and of each step, in n = LoopSteps rows, the random state
-// uint64 [n, 3], the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ float32 [n, 3] and the lists that cut takes,
-// int32 [n, B] → the first three anew, and of each step the loss and the number of right
+// buildLoop maps tuned tensors, first and second moments, frozen tensors, the images and targets on
+// the device, the number of steps int32, and for each step, in n = loopSteps rows, the random state
+// uint64 [n, 3], the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ float32 [n, 3] and the lists that cut takes, int32
+// [n, B], to new tuned tensors and moments, and for each step the loss and the number of right
 // predictions, float32 [n, 2].
 func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	packs, inputs := 3*len(s.packs.packs), len(s.net.inputs)
-	// A constant that GoMLX knows again is the function's in which it was made: in none
-	// but the body may there be plain scalars.
+	// GoMLX uses a constant again that it has met before, and a constant belongs to the function in
+	// which it was made. So only the body may have plain scalars.
 	scalar := func(v int32) *Node { return Reshape(Const(g, []int32{v})) }
-	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), LoopSteps, 2)
+	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), loopSteps, 2)
 	state := append([]*Node{scalar(0), measured}, in...)
 	parameters := func(g *Graph) (ps []*Node) {
 		for _, x := range state {
@@ -145,7 +144,7 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	}
 	more := NewClosure(g, func(g *Graph) []*Node {
 		ps := parameters(g)
-		return []*Node{LessThan(ps[0], ps[2+packs+inputs+2])} // the steps done, those to do
+		return []*Node{LessThan(ps[0], ps[2+packs+inputs+2])} // steps done < number of steps
 	})
 	body := NewClosure(g, func(g *Graph) []*Node {
 		ps := parameters(g)
@@ -160,8 +159,8 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 		for _, l := range all[5:] {
 			lists = append(lists, row(l))
 		}
-		images, labels := cut(all[0], all[1], lists, s.net.model.Config.ImageSize)
-		args := append(append([]*Node{}, in[:packs+inputs]...), images, labels, row(all[3]))
+		images, targets := cut(all[0], all[1], lists, s.net.model.Config.ImageSize)
+		args := append(append([]*Node{}, in[:packs+inputs]...), images, targets, row(all[3]))
 		for i := range 3 {
 			args = append(args, Reshape(Slice(scalars, AxisElem(i))))
 		}

@@ -17,12 +17,13 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/devicetest"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
-// TestLoop: a training whose steps are one program on a device is that of the same
-// steps one by one, with all that is dropped, cropped and mirrored; and without
-// drops, whose numbers are a backend's own, that of the processor.
+// TestLoop compares a training whose steps are one program on a device with the same steps taken
+// one by one, with drops, crops and flips. Without drops, whose random numbers differ between
+// backends, it compares the training with one on the processor.
 func TestLoop(t *testing.T) {
 	device, name := devicetest.Open(t)
 	host, err := backend.New()
@@ -37,7 +38,7 @@ func TestLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	tuned := func(be backend.Backend, transform dataset.Transform, kept bool, drop float64) checkpoint.StateDict {
-		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), 16)
+		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 		if !kept {
 			data.kept[device] = nil
 		}
@@ -70,7 +71,7 @@ func TestLoop(t *testing.T) {
 	plain := dataset.Transform{Size: 16}
 	want := tuned(host, plain, true, 0)
 	near("against the processor", tuned(device, plain, true, 0), want)
-	// What is a plain number in the body must not be one of the program around it.
+	// A plain number in the body of the loop must not be a constant of the program around it.
 	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
@@ -90,7 +91,7 @@ func TestLoop(t *testing.T) {
 	start = tuning.Init(3, colours.Model(c).Weights)
 	near("two devices", tuned(two, plain, true, 0), want)
 	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
-	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), 16)
+	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: two, Model: colours.Model(c), Tuning: tuning, Train: data, Options: Options{Epochs: 1, BatchSize: 5, LR: 1e-3}}
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "does not divide") {
 		t.Errorf("a batch of 5 on two devices: %v", err)
@@ -101,18 +102,18 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// compiledOnce: a part of the images and then all of them, in epochs of other lengths, are
-// trained on by one program, and predicted by one.
+// compiledOnce checks that one program trains on a part of the images and then on all of them, in
+// epochs of different lengths, and that one program predicts them.
 func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selection peft.Selection) {
 	tuning, err := peft.New(c, selection)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := colours.Model(c)
-	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 7), Keep: true, Options: Options{Epochs: 2, BatchSize: 2, LR: 1e-3, Seed: 3}}
 	defer run.Close()
-	if run.stepper, err = NewStepper(device, m, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
+	if run.stepper, err = NewStepper(device, m, objective.SingleLabel, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := run.predict(); err != nil {
@@ -151,17 +152,17 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	if trainings.Load() != 1 || predictions.Load() != 1 {
 		t.Errorf("%d programs for training and %d for prediction were built, expected one of each", trainings.Load(), predictions.Load())
 	}
-	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(LoopSteps+1)), make([]float64, LoopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
+	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(loopSteps+1)), make([]float64, loopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
 		t.Errorf("more steps than a program takes: %v", err)
 	}
 	for n, want := range map[int]int{1: 4, 4: 4, 5: 8, 14: 16, 16: 16, 100: 16} {
-		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 		if got := run.predictor.atOnce(data, 4); got != want {
 			t.Errorf("%d images are predicted %d at once, expected %d", n, got, want)
 		}
 	}
 	run.Close()
-	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 16)
+	run.Train = Images(dataset.NewLoader(colours.Samples(14, 16, 0)[2:11], dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	for i, want := range []checkpoint.StateDict{part, whole} {
 		if i == 1 {
 			run.Train = all

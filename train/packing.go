@@ -11,17 +11,17 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// packing says how tuned tensors lie on a backend. On the processor each lies by
-// itself. A device spends longer on starting hundreds of small operations, and on
-// being handed hundreds of small tensors, than on what they compute: there all that
-// decay lie in one vector, one after the other, and all others in a second.
+// packing says how the tuned tensors are stored on a backend. On the processor each is a tensor of
+// its own. On a device, starting hundreds of small operations and passing hundreds of small tensors
+// takes longer than the computation. There one vector holds all tensors with weight decay, and a
+// second one all others.
 type packing struct {
 	params []peft.Param
-	packs  [][]int // positions in params; those of one pack decay alike
-	apart  bool    // each in its own shape
+	packs  [][]int // positions in params; the params of a pack all have weight decay or all have none
+	apart  bool    // each param is a pack, in its own shape
 }
 
-// pack says how the params lie on be.
+// pack returns the packing of params on be.
 func pack(be backend.Backend, params []peft.Param) packing {
 	return newPacking(params, !backend.OnDevice(be))
 }
@@ -48,10 +48,10 @@ func newPacking(params []peft.Param, apart bool) packing {
 	return p
 }
 
-// decays reports whether weight decay applies to the pack.
+// decays reports whether weight decay applies to a pack.
 func (p packing) decays(pack int) bool { return p.params[p.packs[pack][0]].Decays() }
 
-// shape of a pack.
+// shape returns the shape of a pack.
 func (p packing) shape(pack int) []int {
 	if p.apart {
 		return p.params[pack].Shape
@@ -63,7 +63,7 @@ func (p packing) shape(pack int) []int {
 	return []int{n}
 }
 
-// place puts the values of all params on be, a tensor for each pack.
+// place puts the values of all params on be, one tensor for each pack.
 func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*tensors.Tensor, err error) {
 	defer func() {
 		if err != nil {
@@ -94,7 +94,7 @@ func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*
 	return out, nil
 }
 
-// read is what place was given, from packs.
+// read returns the values of all params from packs on a backend.
 func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
 	out := checkpoint.StateDict{}
 	for i, members := range p.packs {
@@ -112,7 +112,7 @@ func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
 	return out, nil
 }
 
-// unpack is the params, in their shapes, of packs.
+// unpack returns the params, in their shapes, from packs.
 func (p packing) unpack(packs []*Node) []*Node {
 	if p.apart {
 		return packs
@@ -129,7 +129,7 @@ func (p packing) unpack(packs []*Node) []*Node {
 	return out
 }
 
-// join is packs of the params, or of gradients in their shapes.
+// join returns the packs of params, or of gradients of their shapes.
 func (p packing) join(params []*Node) []*Node {
 	if p.apart {
 		return params

@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// TestPacking: what is placed as a device has it, in two vectors, is what is read
-// back, what the graph takes apart and what it puts together again.
+// TestPacking checks that values placed in two vectors, as on a device, are the values that are
+// read back, that the graph unpacks and that it joins again.
 func TestPacking(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {

@@ -15,39 +15,39 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// On a processor a batch is taken in pieces, a few of them side by side. The gradient
-// of a mean is the mean of gradients, so nothing changes but the order of sums and what
-// is drawn for drops; activations are held only for the pieces that run, and stay in the
-// caches. Gradients are added up in the order of the pieces, so that the bits do not
-// depend on how many run at once.
+// On the processor a batch is computed in pieces, a few of them side by side. The gradient of a mean
+// is the mean of the gradients. So only the order of sums and the random numbers of drops differ
+// from a batch that is computed at once. Activations are held for the running pieces only, and stay
+// in the caches. Gradients are added in the order of the pieces, so the bits do not depend on how
+// many pieces run at once.
 
-// pieces are the sizes of the pieces of a batch of images.
+// pieces returns the numbers of images in the pieces of a batch.
 func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) []int {
 	tokens, _ := backend.AtOnce(be)
 	return c.Pieces(images, tokens)
 }
 
-// newCut prepares the program that cuts images, and what belongs to them, into pieces.
+// newCut prepares the program that cuts images, and their targets, into pieces.
 func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
 	tokens, _ := backend.AtOnce(be)
 	return c.NewCut(be, tokens)
 }
 
-// runs is how many pieces of so many images run side by side.
+// runs returns how many pieces run side by side, for pieces of that many images.
 func runs(be backend.Backend, c backbone.Config, images int) int {
 	_, all := backend.AtOnce(be)
 	return max(1, min(runtime.GOMAXPROCS(0), all/(images*c.Tokens())))
 }
 
-// sideBySide yields f(0) … f(n−1) in order, while so many runs go on at once. After an
-// error no more begin. Results that are not asked for go to drop.
+// sideBySide yields f(0) … f(n−1) in order and calls f that many times at once. After an error it
+// starts no further call. It passes results that are not yielded to drop.
 func sideBySide[T any](runs, n int, f func(i int) (T, error), drop func(T)) iter.Seq2[T, error] {
 	type result struct {
 		value T
 		err   error
 	}
 	return func(yield func(T, error) bool) {
-		var running []chan result // the oldest first
+		var running []chan result // the oldest call first
 		start := func(i int) {
 			c := make(chan result, 1)
 			running = append(running, c)
@@ -79,9 +79,9 @@ func sideBySide[T any](runs, n int, f func(i int) (T, error), drop func(T)) iter
 	}
 }
 
-// buildGradients: tuned, frozen, a piece's images, labels, random state and share of
-// the batch → its part of the gradient of each tuned tensor, of the loss and of the
-// right predictions.
+// buildGradients maps tuned tensors, frozen tensors, and the images, targets, random state and share
+// of a piece in its batch to the piece's part of the gradient of each tuned tensor, of the loss and
+// of the right predictions.
 func (s *Stepper) buildGradients(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	tuned, in := s.packs.unpack(in[:n]), in[n:]
@@ -91,7 +91,8 @@ func (s *Stepper) buildGradients(_ *Graph, in []*Node) []*Node {
 	return append(s.packs.join(Gradient(loss, tuned...)), loss, hits)
 }
 
-// buildSum: the outputs of buildGradients for some pieces, then for another → their sums.
+// buildSum maps the sums of the outputs of buildGradients for some pieces, and its outputs for
+// another piece, to new sums.
 func (s *Stepper) buildSum(_ *Graph, in []*Node) (out []*Node) {
 	n := len(in) / 2
 	for i, x := range in[:n] {
@@ -100,17 +101,17 @@ func (s *Stepper) buildSum(_ *Graph, in []*Node) (out []*Node) {
 	return out
 }
 
-// buildUpdate: tuned, first and second moments, gradients, and the scalars lr,
-// 1−β₁ᵗ, 1−β₂ᵗ → the first three anew.
+// buildUpdate maps tuned tensors, first and second moments, gradients, and the scalars lr, 1−β₁ᵗ and
+// 1−β₂ᵗ to new tuned tensors and moments.
 func (s *Stepper) buildUpdate(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	return s.adamW(in[:3*n], in[3*n:4*n], in[4*n], in[4*n+1], in[4*n+2])
 }
 
 // inPieces is a step on the pieces of the batch.
-func (s *Stepper) inPieces(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
+func (s *Stepper) inPieces(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
 	sizes := pieces(s.be, s.net.model.Config, images.Shape())
-	cut, err := s.cut.Run(ctx, images, labels)
+	cut, err := s.cut.Run(ctx, images, targets)
 	if err != nil {
 		return nil, nil, err
 	}

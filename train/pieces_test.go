@@ -16,14 +16,15 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
-// 65 tokens an image: 15 images at once on a CPU.
+// longConfig has 65 tokens an image: the processor computes 15 images at once.
 var longConfig = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
-// TestPieces: a batch cut in pieces gives the step of the whole batch, but for
-// rounding, and the same bits however many run side by side.
+// TestPieces checks that a batch computed in pieces gives the step of the whole batch, but for
+// rounding, and the same bits for any number of pieces side by side.
 func TestPieces(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -56,7 +57,7 @@ func TestPieces(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for i := range state {
 		runtime.GOMAXPROCS([]int{2, 2, 1, 4}[i])
-		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +116,8 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// TestPieceSizes: equal pieces where a divisor allows, never more than fits.
+// TestPieceSizes checks that pieces are equal where a divisor allows, and never larger than what
+// fits.
 func TestPieceSizes(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {

@@ -16,24 +16,27 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 )
 
-// Predictor computes logits with tuned tensors in place; nothing is dropped.
+// Predictor computes logits with the tuned tensors in place. Nothing is dropped.
 type Predictor struct {
 	be       backend.Backend
 	net      *network
 	packs    packing
-	tuned    []*tensors.Tensor // as packs says
-	borrowed bool              // tuned and net are a Stepper's
+	tuned    []*tensors.Tensor // stored as packs says
+	borrowed bool              // tuned and net belong to a Stepper
 	logits   *backend.Program
 	features *backend.Program
-	cut      *backend.Program // a batch that is too large for the caches
+	cut      *backend.Program // cuts a batch that is too large for the caches
 }
 
-// NewPredictor places the tuned tensors, by peft.Param.Name, on the backend.
-func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict) (_ *Predictor, err error) {
-	net, err := newNetwork(be, m, t)
+// NewPredictor places the tuned tensors, by peft.Param.Name, on the backend. The objective o gives
+// the logits. Close releases the Predictor.
+func NewPredictor(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict) (_ *Predictor, err error) {
+	net, err := newNetwork(be, m, o, t)
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +52,8 @@ func NewPredictor(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned c
 	return p, p.prepare()
 }
 
-// predictor predicts with what the stepper has tuned so far. Its tuned tensors are
-// those of s.tuned at the time: each step makes new ones. It closes before s does.
+// predictor returns a Predictor with what the stepper has tuned so far. Each step makes new tuned
+// tensors, so a caller sets Predictor.tuned again before it predicts. Close it before s.
 func (s *Stepper) predictor() (*Predictor, error) {
 	p := &Predictor{be: s.be, net: s.net, packs: s.packs, tuned: s.tuned(), borrowed: true}
 	if err := p.prepare(); err != nil {
@@ -60,9 +63,10 @@ func (s *Stepper) predictor() (*Predictor, error) {
 	return p, nil
 }
 
-// tuned are the packs of tuned tensors.
+// tuned returns the packs of tuned tensors.
 func (s *Stepper) tuned() []*tensors.Tensor { return s.state[:len(s.packs.packs)] }
 
+// prepare makes the programs.
 func (p *Predictor) prepare() (err error) {
 	net := p.net
 	if p.logits, err = backend.NewProgram(p.be, "forward pass", func(_ *Graph, in []*Node) []*Node {
@@ -73,7 +77,7 @@ func (p *Predictor) prepare() (err error) {
 	}
 	if p.features, err = backend.NewProgram(p.be, "features", func(_ *Graph, in []*Node) []*Node {
 		tuned, frozen, images := p.split(in)
-		return []*Node{net.model.Features(net.layers(tuned, frozen, nil, peft.Rates{}), images)}
+		return []*Node{net.objective.Features(net.model, net.layers(tuned, frozen, nil, peft.Rates{}), images)}
 	}); err != nil {
 		return err
 	}
@@ -81,6 +85,7 @@ func (p *Predictor) prepare() (err error) {
 	return err
 }
 
+// split returns the inputs of a program: tuned tensors, frozen tensors and images.
 func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
 	n := len(p.tuned)
 	return p.packs.unpack(in[:n]), in[n : len(in)-1], in[len(in)-1]
@@ -99,7 +104,7 @@ func (p *Predictor) expect(data *Data, batchSize int) {
 	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.atOnce(data, batchSize), size, size, 3))...)
 }
 
-// Close releases the compiled graphs and the tuned tensors.
+// Close releases the compiled programs and the tuned tensors.
 func (p *Predictor) Close() {
 	for _, program := range []*backend.Program{p.logits, p.features, p.cut} {
 		if program != nil {
@@ -113,28 +118,37 @@ func (p *Predictor) Close() {
 	p.net.close()
 }
 
-// Logits is [B, C], row-major, for images as Stepper.Step takes them.
+// Logits returns the objective's logits, [B, …] row-major, for images as Stepper.Enqueue takes them.
 func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
-	return p.run(ctx, p.logits, images)
+	out, err := p.run(ctx, p.logits, images)
+	return out.values, err
 }
 
-// Features is what the head sees, [B, D], row-major.
+// Features returns what the head reads, [B, …] row-major, for images as Stepper.Enqueue takes them.
 func (p *Predictor) Features(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
-	return p.run(ctx, p.features, images)
+	out, err := p.run(ctx, p.features, images)
+	return out.values, err
 }
 
-// run is the output of a program for images, row-major.
-func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) (out []float32, err error) {
-	one := func(images *tensors.Tensor) ([]float32, error) {
+// output is the output of a program for a batch.
+type output struct {
+	values []float32 // row-major
+	axes   int       // number of axes, with the batch axis
+}
+
+// run returns the output of a program for images.
+func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) (all output, err error) {
+	one := func(images *tensors.Tensor) (output, error) {
 		out, err := program.Run(ctx, backend.Lend(p.tuned, p.net.values, []*tensors.Tensor{images})...)
 		if err != nil {
-			return nil, err
+			return output{}, err
 		}
 		defer backend.Free(out...)
-		return backend.Float32s(out[0])
+		values, err := backend.Float32s(out[0])
+		return output{values, out[0].Shape().Rank()}, err
 	}
 	if images.Shape().Dim(0) == 0 {
-		return nil, errors.New("predicting: there are no images")
+		return all, errors.New("predicting: there are no images")
 	}
 	sizes := pieces(p.be, p.net.model.Config, images.Shape())
 	if len(sizes) == 1 {
@@ -142,81 +156,53 @@ func (p *Predictor) run(ctx context.Context, program *backend.Program, images *t
 	}
 	cut, err := p.cut.Run(ctx, images)
 	if err != nil {
-		return nil, err
+		return all, err
 	}
 	defer backend.Free(cut...)
-	for rows, err := range sideBySide(runs(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) ([]float32, error) { return one(cut[i]) }, func([]float32) {}) {
+	for piece, err := range sideBySide(runs(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) (output, error) { return one(cut[i]) }, func(output) {}) {
 		if err != nil {
-			return nil, err
+			return output{}, err
 		}
-		out = append(out, rows...)
+		all.values, all.axes = append(all.values, piece.values...), piece.axes
 	}
-	return out, nil
+	return all, nil
 }
 
-// Evaluation is how well predictions match labels.
-type Evaluation struct {
-	Images   int        `json:"images"`
-	Accuracy float64    `json:"accuracy"` // fraction of right top-1 predictions
-	Loss     float64    `json:"loss"`     // mean cross-entropy
-	Classes  []PerClass `json:"classes,omitempty"`
-}
-
-// PerClass counts the images of one class and how many were recognised.
-type PerClass struct {
-	Images  int `json:"images"`
-	Correct int `json:"correct"`
-}
-
-// Evaluate predicts every image of the loader. progress, if not nil, is called
-// with the images seen so far.
-func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, progress func(images int)) (Evaluation, error) {
-	var e Evaluation
-	classes := p.net.model.Config.NumClasses
-	e.Classes = make([]PerClass, classes)
-	loss := 0.0
-	correct := 0
+// Evaluate predicts every image of data and measures the predictions with the objective's metrics.
+// It reports progress.Evaluate after each batch.
+func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, report progress.Func) (objective.Evaluation, error) {
+	o := p.net.objective
+	if data.objective.Name() != o.Name() {
+		return objective.Evaluation{}, fmt.Errorf("evaluating with the objective %s: the data has the objective %s; give data of the same objective", o.Name(), data.objective.Name())
+	}
+	metrics := o.NewMetrics(p.net.model.Config)
+	done := 0
 	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
 		if err != nil {
-			return e, err
+			return metrics.Evaluation(), err
 		}
+		rows := b.images.Shape().Dim(0)
 		logits, err := p.Logits(ctx, b.images)
 		b.free()
+		if err == nil {
+			err = metrics.Add(logits[:len(logits)/rows*b.n], b.host)
+		}
 		if err != nil {
-			return e, err
+			return metrics.Evaluation(), err
 		}
-		for i, label := range b.host {
-			if label < 0 || int(label) >= classes {
-				return e, fmt.Errorf("image %d has label %d, expected 0 to %d, the classes of the head", e.Images+i+1, label, classes-1)
-			}
-			row := logits[i*classes : (i+1)*classes]
-			best, lse := logSumExp(row)
-			loss += lse - float64(row[label])
-			e.Classes[label].Images++
-			if best == int(label) {
-				e.Classes[label].Correct++
-				correct++
-			}
-		}
-		e.Images += len(b.host)
-		if progress != nil {
-			progress(e.Images)
-		}
+		done += b.n
+		report.Report(progress.Event{Stage: progress.Evaluate, Done: int64(done), Total: int64(data.Len())})
 	}
-	if e.Images > 0 {
-		e.Accuracy = float64(correct) / float64(e.Images)
-		e.Loss = loss / float64(e.Images)
-	}
-	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return e, fmt.Errorf("the loss on %d images is %v; if training led to it, lower the learning rate (--lr), else check the weights and the images' normalisation", e.Images, loss)
+	e := metrics.Evaluation()
+	if math.IsNaN(e.Loss) || math.IsInf(e.Loss, 0) {
+		return e, fmt.Errorf("the loss on %d images is %v; if a training led to it, lower the learning rate, else check the weights and the images' normalisation", e.Images, e.Loss)
 	}
 	return e, nil
 }
 
-// atOnce is how many images to predict at once, for a batchSize of training: as many,
-// or on a device, which waits for the host between batches, up to four times as many, whose
-// activations are not kept. There a short batch is filled up, so that one program does for
-// data of many sizes.
+// atOnce returns how many images to predict at once for a training with that batch size: as many, or
+// up to four times as many on a device, which waits for the host between batches and keeps no
+// activations here. A device fills up a short batch, so that one program serves data of many sizes.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {
 		return batchSize * max(1, min(4, (data.Len()+batchSize-1)/batchSize))
@@ -224,38 +210,26 @@ func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	return max(1, min(batchSize, data.Len()))
 }
 
-// logSumExp returns the position of the largest value and log Σ exp.
-func logSumExp(row []float32) (best int, lse float64) {
-	for i, v := range row {
-		if v > row[best] {
-			best = i
-		}
-	}
-	sum := 0.0
-	for _, v := range row {
-		sum += math.Exp(float64(v - row[best]))
-	}
-	return best, float64(row[best]) + math.Log(sum)
-}
-
-// featuresOf computes the features of every sample once, for a head trained
-// alone on a frozen backbone.
-func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, progress func(images int)) (*Data, error) {
-	out := &Data{width: p.net.model.Config.NumFeatures(), kept: map[backend.Backend]*resident{}}
+// featuresOf returns the features of every sample, for a head that is trained alone on a frozen
+// backbone. It returns nil if the objective does not read one feature vector per image.
+func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (*Data, error) {
+	out := &Data{objective: data.objective, config: data.config, targetSize: data.targetSize, kept: map[backend.Backend]*resident{}}
 	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return nil, err
 		}
-		f, err := p.Features(ctx, b.images)
+		rows := b.images.Shape().Dim(0)
+		f, err := p.run(ctx, p.features, b.images)
 		b.free()
 		if err != nil {
 			return nil, err
 		}
-		out.features = append(out.features, f[:len(b.host)*out.width]...)
-		out.labels = append(out.labels, b.host...)
-		if progress != nil {
-			progress(len(out.labels))
+		if f.axes != 2 {
+			return nil, nil
 		}
+		out.width = len(f.values) / rows
+		out.features = append(out.features, f.values[:b.n*out.width]...)
+		out.targets = append(out.targets, b.host...)
 	}
 	return out, nil
 }

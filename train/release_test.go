@@ -14,13 +14,14 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
 var errBroken = errors.New("the backend broke")
 
-// breaking is a backend that does some things, places, runs and reads, and then
-// fails. Its buffers say that they are its own: a tensor asks.
+// breaking is a backend that fails after some calls that place, run or read. Its buffers name it as
+// their backend, because a tensor asks for it.
 type breaking struct {
 	*cpu.Backend
 	left int // negative: it never fails
@@ -95,7 +96,7 @@ func (x *breakingExecutable) Execute(in []compute.Buffer, donate []bool, device 
 	return out, err
 }
 
-// countdown is a context that is cancelled once it was asked some times.
+// countdown is a context that is cancelled after some calls of Err.
 type countdown struct {
 	context.Context
 	left int
@@ -109,8 +110,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// TestReleases: wherever a step, whole or in pieces, or its preparation fails,
-// nothing stays on the backend once the stepper is closed.
+// TestReleases checks that nothing stays on the backend after a stepper is closed, wherever its
+// preparation or a step fails, whole or in pieces.
 func TestReleases(t *testing.T) {
 	own, err := cpu.New("")
 	if err != nil {
@@ -139,12 +140,12 @@ func TestReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := own.Memory().Buffers
-	// attempt prepares a stepper and takes one step with an optimiser state that
-	// is loaded before, and reports where it failed.
+	// attempt prepares a stepper, loads an optimiser state, takes one step, and returns the error
+	// of the call that failed.
 	attempt := func(pieces bool, uses, checks int) (err error) {
 		be.left = uses
 		defer func() { be.left = -1 }()
-		s, err := NewStepper(be, m, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
 		if err != nil {
 			return err
 		}
@@ -162,7 +163,7 @@ func TestReleases(t *testing.T) {
 		}
 		step := s.Step
 		if pieces {
-			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, int, error) {
+			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, float64, error) {
 				if err := s.enqueue(ctx, s.inPieces, images, labels, lr, seed); err != nil {
 					return 0, 0, err
 				}

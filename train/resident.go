@@ -13,26 +13,27 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/objective"
 )
 
-// residentBytes bounds the images of a data set that are kept on a device: those of
-// VTAB-1k take 0.15 GB.
+// residentBytes bounds the images and targets of a data set that stay on a device. The images of a
+// VTAB-1k data set take 0.15 GB.
 const residentBytes = 4 << 30
 
-// resident is a data set on a device: decoded once, cropped and mirrored there, so
-// that a step sends a few numbers for each image instead of its pixels.
+// resident is a data set on a device. Its images are decoded once, and cropped and flipped on the
+// device. A step then sends a few numbers for each image instead of its pixels.
 type resident struct {
-	be             backend.Backend
-	pixels, labels *tensors.Tensor     // uint8 [N, side, side, 3] or features float32 [N, D], int32 [N]
-	copies         [][]*tensors.Tensor // of both, on further devices
-	first          int                 // where the samples begin there, of a part
-	host           []int32             // the samples' labels
-	size           int                 // of images, once cropped
-	batch          *backend.Program
+	be              backend.Backend
+	pixels, targets *tensors.Tensor     // uint8 [N, side, side, 3] or features float32 [N, width]; int32 [N, TargetShape…]
+	copies          [][]*tensors.Tensor // copies of both on further devices
+	first           int                 // position of the first sample of a part
+	host            []int32             // encoded targets of the samples, row-major
+	size            int                 // side of the images after the crop, px
+	batch           *backend.Program
 }
 
-// resident is what of d is kept on be, from the first call on; nil if nothing is:
-// on the processor, and where d does not fit.
+// resident returns d as it is stored on be, and stores it there at the first call. It returns nil on
+// the processor, and if d does not fit on the device.
 func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	if !backend.OnDevice(be) {
 		return nil, nil
@@ -44,7 +45,7 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	if d.whole != nil {
 		if r, err = d.whole.resident(ctx, be); r != nil {
 			part := *r
-			part.first, part.host = d.first, r.host[d.first:d.first+d.Len()]
+			part.first, part.host = d.first, r.host[d.first*d.targetSize:(d.first+d.Len())*d.targetSize]
 			r = &part
 		}
 	}
@@ -57,20 +58,21 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	return r, err
 }
 
-// reside places the images of d, or its features, on be; nil if they do not fit, or
-// cannot be squares before they are cropped.
+// reside stores the images of d, or its features, on be. It returns nil if they do not fit, or if
+// the images have different shapes before they are cropped.
 func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err error) {
-	r = &resident{be: be, size: d.size, host: d.labels}
+	r = &resident{be: be, size: d.config.ImageSize, host: d.targets}
+	targetBytes := 4 * float64(d.Len()*d.targetSize)
 	if d.loader == nil {
-		if float64(len(d.features))*4 > residentBytes {
+		if float64(len(d.features))*4+targetBytes > residentBytes {
 			return nil, nil
 		}
-		r.pixels, err = backend.Tensor(be, d.features, len(d.labels), d.width)
+		r.pixels, err = backend.Tensor(be, d.features, d.Len(), d.width)
 	} else {
 		fixed, ok := d.loader.Fixed()
 		side := fixed.Transform().Size
 		n := d.loader.Len()
-		if bytes := float64(n) * float64(side*side*3); !ok || bytes > residentBytes || float64(n)*float64(side*side) > math.MaxInt32 {
+		if bytes := float64(n)*float64(side*side*3) + targetBytes; !ok || bytes > residentBytes || float64(n)*float64(side*side) > math.MaxInt32 {
 			return nil, nil
 		}
 		pixels := make([]uint8, 0, n*side*side*3)
@@ -78,39 +80,43 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 			if err != nil {
 				return nil, err
 			}
-			pixels, r.host = append(pixels, b.Pixels...), append(r.host, classIDs(b.Targets)...)
+			targets, err := objective.Encode(d.objective, d.config, b.Targets)
+			if err != nil {
+				return nil, err
+			}
+			pixels, r.host = append(pixels, b.Pixels...), append(r.host, targets...)
 		}
 		r.pixels, err = backend.Uint8(be, pixels, n, side, side, 3)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("keeping the images on the device: %w", err)
+		return nil, fmt.Errorf("storing the images on the device: %w", err)
 	}
-	if r.labels, err = backend.Int32(be, r.host, len(r.host)); err != nil {
-		return nil, fmt.Errorf("keeping the labels on the device: %w", err)
+	if r.targets, err = d.place(be, r.host, d.Len()); err != nil {
+		return nil, fmt.Errorf("storing the targets on the device: %w", err)
 	}
-	if r.copies, err = backend.Replicate(be, []*tensors.Tensor{r.pixels, r.labels}); err != nil {
-		return nil, fmt.Errorf("keeping the images on all devices: %w", err)
+	if r.copies, err = backend.Replicate(be, []*tensors.Tensor{r.pixels, r.targets}); err != nil {
+		return nil, fmt.Errorf("storing the images on all devices: %w", err)
 	}
 	r.batch, err = backend.NewProgram(be, "batch", func(_ *Graph, in []*Node) []*Node {
-		images, labels := cut(in[0], in[1], in[2:], r.size)
-		return []*Node{images, labels}
+		images, targets := cut(in[0], in[1], in[2:], r.size)
+		return []*Node{images, targets}
 	})
 	return r, err
 }
 
-// cut is a batch of what a resident keeps: the images or features at the positions
-// lists[0], int32 [B], and their labels. Three more lists say where images are
-// cropped, and which are mirrored.
-func cut(pixels, labels *Node, lists []*Node, size int) (images, chosen *Node) {
+// cut returns a batch of a resident: the images or features at the positions lists[0], int32 [B],
+// and their targets. Three more lists hold the column and the row where each image is cropped, and 1
+// for each image that is flipped.
+func cut(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) {
 	index := ExpandDims(lists[0], -1)
 	if len(lists) == 1 {
-		return Gather(pixels, index), Gather(labels, index)
+		return Gather(pixels, index), Gather(targets, index)
 	}
-	return cropped(pixels, lists[0], lists[1], lists[2], lists[3], size), Gather(labels, index)
+	return cropped(pixels, lists[0], lists[1], lists[2], lists[3], size), Gather(targets, index)
 }
 
-// cropped are squares of pixels [N, side, side, 3]: of image index, from column x0 and
-// row y0 on, from right to left where flip is 1; all int32 [B].
+// cropped returns squares of pixels [N, side, side, 3]: of image index, starting at column x0 and row
+// y0, and from right to left where flip is 1; all int32 [B].
 func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 	g, n, side := pixels.Graph(), pixels.Shape().Dim(0), pixels.Shape().Dim(1)
 	b := index.Shape().Dim(0)
@@ -123,10 +129,10 @@ func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 	return Gather(Reshape(pixels, n*side*side, 3), ExpandDims(at, -1))
 }
 
-// batches is Data.batches of what is on the device.
+// batches is Data.batches for data on the device.
 func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, dropLast bool, seed uint64, epoch int, yield func(batch, error) bool) {
 	if order == nil {
-		for i := range r.host {
+		for i := range d.Len() {
 			order = append(order, i)
 		}
 	}
@@ -145,7 +151,7 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// lists are what cut takes for these samples of d, in a pass of that seed and epoch.
+// lists returns the lists that cut takes for samples of d, in the pass of a seed and an epoch.
 func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int32 {
 	out := make([][]int32, 1, 4)
 	if d.augments() {
@@ -155,27 +161,28 @@ func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int
 		out[0] = append(out[0], int32(r.first+index))
 		if d.augments() {
 			x0, y0, flip := d.loader.Transform().Place(seed, epoch, index)
-			mirrored := int32(0)
+			flipped := int32(0)
 			if flip {
-				mirrored = 1
+				flipped = 1
 			}
-			out[1], out[2], out[3] = append(out[1], int32(x0)), append(out[2], int32(y0)), append(out[3], mirrored)
+			out[1], out[2], out[3] = append(out[1], int32(x0)), append(out[2], int32(y0)), append(out[3], flipped)
 		}
 	}
 	return out
 }
 
-// take makes the batch of these samples, in a pass of that seed and epoch, with
-// copies of the first sample up to size.
+// take returns the batch of these samples, in the pass of a seed and an epoch. It fills the batch up
+// to size with copies of the first sample.
 func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
+	out.n = len(samples)
 	for _, index := range samples {
-		out.host = append(out.host, r.host[index])
+		out.host = append(out.host, r.host[index*d.targetSize:(index+1)*d.targetSize]...)
 	}
 	full := slices.Clone(samples)
 	for len(full) < size {
 		full = append(full, samples[0])
 	}
-	args := []any{r.pixels, r.labels}
+	args := []any{r.pixels, r.targets}
 	var sent []*tensors.Tensor
 	defer func() { backend.Free(sent...) }()
 	for _, l := range r.lists(d, full, seed, epoch) {
@@ -189,6 +196,6 @@ func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, s
 	if err != nil {
 		return out, err
 	}
-	out.images, out.labels = made[0], made[1]
+	out.images, out.targets = made[0], made[1]
 	return out, nil
 }

@@ -7,18 +7,20 @@ import (
 
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 )
 
-// TestResident: batches that are cut on the device from images kept there are the
-// loader's, bit for bit, in every pass and with every way to crop; only the last
-// one is filled up.
+// TestResident checks that batches cut on the device from stored images are those of the loader,
+// bit for bit, in every pass and with every way to crop. Only the last batch is filled up.
 func TestResident(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3}
 	var samples []dataset.Sample
 	for i := range 7 {
 		m := &dataset.RGB{Width: 9 + i, Height: 12 - i}
@@ -35,49 +37,68 @@ func TestResident(t *testing.T) {
 		{Size: 8, Resize: "direct-crop", ResizeTo: 11, RandomCrop: true},
 		{Size: 8, Resize: "direct-crop", ResizeTo: 11, RandomCrop: true, HorizontalFlip: true},
 	} {
-		d := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), 8)
-		r, err := d.reside(t.Context(), be)
-		if err != nil || r == nil {
-			t.Fatalf("%+v: kept %v, %v", transform, r, err)
-		}
-		for epoch := range 3 {
-			order := dataset.Shuffle(len(samples), 5, epoch)
-			for _, drop := range []bool{false, true} {
-				var want []batch
-				for b, err := range d.batches(t.Context(), be, order, 3, drop, 5, epoch) {
-					if err != nil {
-						t.Fatal(err)
+		for _, o := range []objective.Objective{objective.SingleLabel, grid{objective.SingleLabel}} {
+			d := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), o, c)
+			r, err := d.reside(t.Context(), be)
+			if err != nil || r == nil {
+				t.Fatalf("%+v: kept %v, %v", transform, r, err)
+			}
+			for epoch := range 3 {
+				order := dataset.Shuffle(len(samples), 5, epoch)
+				for _, drop := range []bool{false, true} {
+					var want []batch
+					for b, err := range d.batches(t.Context(), be, order, 3, drop, 5, epoch) {
+						if err != nil {
+							t.Fatal(err)
+						}
+						want = append(want, b)
 					}
-					want = append(want, b)
-				}
-				n := 0
-				r.batches(t.Context(), d, order, 3, drop, 5, epoch, func(got batch, err error) bool {
-					if err != nil {
-						t.Fatal(err)
+					n := 0
+					r.batches(t.Context(), d, order, 3, drop, 5, epoch, func(got batch, err error) bool {
+						if err != nil {
+							t.Fatal(err)
+						}
+						w := want[n]
+						if n++; !slices.Equal(got.host, w.host) {
+							t.Errorf("%+v: targets %v, want %v", transform, got.host, w.host)
+						}
+						on, err := tensors.CopyFlatData[int32](got.targets)
+						if err != nil || !slices.Equal(on[:len(w.host)], w.host) || got.targets.Rank() != w.targets.Rank() {
+							t.Errorf("%+v: targets %v of shape %s on the device, %v; want %v", transform, on, got.targets.Shape(), err, w.host)
+						}
+						if got.images.Shape().Dim(0) != 3 || got.targets.Shape().Dim(0) != 3 {
+							t.Errorf("a batch of shape %s is not full", got.images.Shape())
+						}
+						pixels, expected := bytesOf(t, got.images), bytesOf(t, w.images)
+						if !slices.Equal(pixels[:len(expected)], expected) {
+							t.Fatalf("%+v, epoch %d: pixels differ", transform, epoch)
+						}
+						return true
+					})
+					if n != len(want) {
+						t.Errorf("%d batches, want %d", n, len(want))
 					}
-					w := want[n]
-					if n++; !slices.Equal(got.host, w.host) {
-						t.Errorf("%+v: labels %v, want %v", transform, got.host, w.host)
-					}
-					if got.images.Shape().Dim(0) != 3 || got.labels.Shape().Dim(0) != 3 {
-						t.Errorf("a batch of shape %s is not full", got.images.Shape())
-					}
-					pixels, expected := bytesOf(t, got.images), bytesOf(t, w.images)
-					if !slices.Equal(pixels[:len(expected)], expected) {
-						t.Fatalf("%+v, epoch %d: pixels differ", transform, epoch)
-					}
-					return true
-				})
-				if n != len(want) {
-					t.Errorf("%d batches, want %d", n, len(want))
 				}
 			}
 		}
 	}
 	any := dataset.Transform{Size: 8, Resize: "crop", ResizeTo: 10, RandomCrop: true}
-	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), 8).reside(t.Context(), be); r != nil || err != nil {
+	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), objective.SingleLabel, c).reside(t.Context(), be); r != nil || err != nil {
 		t.Errorf("images of different shapes are kept: %v, %v", r, err)
 	}
+}
+
+// grid has targets of shape [2, 3].
+type grid struct{ objective.Objective }
+
+func (grid) Name() string                      { return "grid" }
+func (grid) TargetShape(backbone.Config) []int { return []int{2, 3} }
+
+func (grid) Encode(target dataset.Target, dst []int32) error {
+	for i := range dst {
+		dst[i] = int32(10*target.Stratum() + i)
+	}
+	return nil
 }
 
 func bytesOf(t *testing.T, x *tensors.Tensor) []uint8 {

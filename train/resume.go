@@ -11,69 +11,76 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/tensorfile"
 	"github.com/sptune/spt/peft"
 )
 
-// progress is where a run stands. Together with the tuned tensors and the
-// optimiser's moments it is all that a run needs to go on to the same bits.
-type progress struct {
-	Version  int     `json:"version"`
-	Identity string  `json:"identity"` // of the run, see identity
-	Epoch    int     `json:"epoch"`    // from 0
+// position is where a training stands. Together with the tuned tensors and the optimiser's moments
+// it is all that a training needs to continue to the same bits.
+type position struct {
+	Identity string  `json:"identity"` // of the training; see identity
+	Epoch    int     `json:"epoch"`    // epoch to continue with, from 0
 	Step     int     `json:"step"`     // next step of the epoch, from 0
-	Steps    int     `json:"steps"`    // optimiser steps taken in all
-	LossSum  float64 `json:"loss_sum"` // of the epoch so far, over images
-	Correct  int     `json:"correct"`  // of the epoch so far
-	Seconds  float64 `json:"seconds"`  // of the epoch so far
-	History  []Epoch `json:"history"`
+	Steps    int     `json:"steps"`    // optimiser steps taken so far, over all epochs
+	LossSum  float64 `json:"loss_sum"` // sum of the losses of the epoch's images so far
+	Correct  float64 `json:"correct"`  // right predictions of the epoch so far
+	Seconds  float64 `json:"seconds"`  // time spent in the epoch so far
+	History  []Epoch `json:"history"`  // finished epochs
 
-	resumed *moments
+	resumed *moments // nil at the start of a training
 }
 
 type moments struct{ first, second checkpoint.StateDict }
 
-func (p *progress) epochDone(o Options, batch, steps int) Epoch {
+// epochDone returns the figures of the epoch that has ended.
+func (p *position) epochDone(o Options, batch, steps int) Epoch {
 	images := float64(batch * steps)
 	return Epoch{
 		Epoch:           p.Epoch + 1,
-		LR:              o.LearningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
+		LR:              o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
 		TrainLoss:       p.LossSum / images,
-		TrainAccuracy:   float64(p.Correct) / images,
+		TrainAccuracy:   p.Correct / images,
 		Seconds:         p.Seconds,
 		ImagesPerSecond: images / p.Seconds,
 	}
 }
 
-func (p *progress) next() {
+// next moves to the start of the next epoch.
+func (p *position) next() {
 	p.Epoch++
 	p.Step, p.LossSum, p.Correct, p.Seconds = 0, 0, 0, 0
 }
 
-// stateVersion is that of checkpoints. In the first, a run's identity held the place of its data.
-const stateVersion = 2
+// interrupted returns the error of a training that ended here.
+func (p *position) interrupted(cause error) error {
+	return fmt.Errorf("training stopped in epoch %d at step %d: %w", p.Epoch+1, p.Step, cause)
+}
 
-// MetadataKey is the metadata by which a training checkpoint is recognised.
-const MetadataKey = "spt_progress"
+// stateHeader is the kind and version of a training state file.
+var stateHeader = tensorfile.Header{Kind: tensorfile.TrainingState, Version: 1}
 
-// identity changes when a checkpoint must not be continued.
+// identity returns a hash that differs between trainings that must not continue from each other's
+// state.
 func (r *Run) identity() string {
 	text, err := json.Marshal(struct {
 		Options   Options
+		Objective string
 		Selection peft.Selection
 		Backbone  string
-		Size      int // of the images, which not every fingerprint says
+		Size      int // image size, which the fingerprint of some backbones leaves out
 		Precision backend.Precision
 		Images    string
-	}{r.Options, r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint()})
+	}{r.Options, r.Train.objective.Name(), r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint()})
 	if err != nil {
-		// Every field is plain data; NaN options are refused by Validate.
+		// Every field is plain data; Validate refuses options that are NaN.
 		return ""
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
 }
 
-func (r *Run) save(s *Stepper, p progress) error {
+// save writes the training state, if the run keeps one.
+func (r *Run) save(s *Stepper, p position) error {
 	if r.Checkpoint == "" {
 		return nil
 	}
@@ -87,24 +94,24 @@ func (r *Run) save(s *Stepper, p progress) error {
 			entries = append(entries, checkpoint.Entry{Name: prefix + name, DType: "F32", Shape: v.Shape, Data: v.Data})
 		}
 	}
-	p.Version, p.Identity = stateVersion, r.id
-	text, err := json.Marshal(p)
+	p.Identity = r.id
+	metadata, err := stateHeader.Metadata(p)
 	if err != nil {
 		return fmt.Errorf("writing the training state to %s: %w", r.Checkpoint, err)
 	}
-	return checkpoint.Save(r.Checkpoint, entries, map[string]string{MetadataKey: string(text)})
+	return checkpoint.Save(r.Checkpoint, entries, metadata)
 }
 
-// StateError says why a training cannot go on from its checkpoint.
+// StateError reports a training state file from which a training cannot continue.
 type StateError struct {
-	Path string
-	Err  error
+	Path string // path of the file
+	Err  error  // cause
 }
 
 func (e *StateError) Error() string {
 	text := fmt.Sprintf("resuming from %s: %v", e.Path, e.Err)
 	if unread := (*fs.PathError)(nil); errors.As(e.Err, &unread) {
-		return text // it may be whole
+		return text // the content of the file may be good
 	}
 	return text + "; remove it to begin this training anew"
 }
@@ -112,8 +119,9 @@ func (e *StateError) Error() string {
 // Unwrap returns the cause.
 func (e *StateError) Unwrap() error { return e.Err }
 
-// loadProgress reads a checkpoint of a run of that identity; its errors are *StateErrors.
-func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tuned checkpoint.StateDict, err error) {
+// loadState reads the training state of the training with that identity. Its errors are of type
+// *StateError.
+func loadState(path string, t *peft.Tuning, identity string) (p position, tuned checkpoint.StateDict, err error) {
 	defer func() {
 		if err != nil {
 			err = &StateError{path, err}
@@ -124,18 +132,11 @@ func loadProgress(path string, t *peft.Tuning, identity string) (p progress, tun
 		return p, nil, err
 	}
 	defer f.Close()
-	text, ok := f.Metadata()[MetadataKey]
-	if !ok {
-		return p, nil, fmt.Errorf("its metadata has no %q; is it a training checkpoint?", MetadataKey)
-	}
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		return p, nil, fmt.Errorf("metadata %q: %w", MetadataKey, err)
-	}
-	if p.Version != stateVersion {
-		return p, nil, fmt.Errorf("it is of version %d, and this program goes on from version %d", p.Version, stateVersion)
+	if err := stateHeader.Read(f.Metadata(), &p); err != nil {
+		return p, nil, err
 	}
 	if p.Identity != identity {
-		return p, nil, errors.New("it belongs to a run with other options, data, plan or backbone; give the same ones")
+		return p, nil, errors.New("it belongs to a training with other options, data, plan or backbone; give the same ones")
 	}
 	groups := map[string]checkpoint.StateDict{"tuned": {}, "exp_avg": {}, "exp_avg_sq": {}}
 	for _, info := range f.Tensors() {

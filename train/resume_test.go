@@ -11,11 +11,13 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 )
 
-// TestSaveInTime: a long epoch's state is saved before its end, and a run that was killed
-// after that goes on from there to the same bits.
+// TestSaveInTime checks that the state of a long epoch is saved before its end, and that a training
+// that was killed later continues from there to the same bits.
 func TestSaveInTime(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -29,16 +31,19 @@ func TestSaveInTime(t *testing.T) {
 	dir := t.TempDir()
 	newRun := func(name string) *Run {
 		return &Run{Backend: be, Model: colours.Model(c), Tuning: tuning, Checkpoint: filepath.Join(dir, name),
-			Train:   Images(dataset.NewLoader(colours.Samples(20, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), 8),
+			Train:   Images(dataset.NewLoader(colours.Samples(20, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c),
 			Options: Options{Epochs: 3, BatchSize: 4, LR: 1e-2, DropPath: 0.1, Seed: 1}}
 	}
 	first := newRun("first")
 	var killed []byte // the state as it is in the second epoch
-	first.Hooks.Step = func(epoch, step, steps int, _ float64) {
-		if epoch == 1 && step == 3 {
-			first.saveAt = time.Time{} // it is time after this step
+	first.Progress = func(e progress.Event) {
+		if e.Stage != progress.Train {
+			return
 		}
-		if epoch == 1 && step == 4 {
+		if e.Epoch == 1 && e.Done == 3 {
+			first.saveAt = time.Time{} // the state is saved after this step
+		}
+		if e.Epoch == 1 && e.Done == 4 {
 			if killed, err = os.ReadFile(first.Checkpoint); err != nil {
 				t.Fatal(err)
 			}
@@ -53,7 +58,11 @@ func TestSaveInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	steps := 0
-	second.Hooks.Step = func(int, int, int, float64) { steps++ }
+	second.Progress = func(e progress.Event) {
+		if e.Stage == progress.Train {
+			steps++
+		}
+	}
 	got, err := second.Do(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -10,24 +11,22 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/gomlx/compute/dtypes"
-
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/sensitivity"
 )
 
-// AdamW's constants besides learning rate and weight decay (PyTorch's defaults).
+// The constants of AdamW besides learning rate and weight decay: PyTorch's defaults.
 const (
 	beta1   = 0.9
 	beta2   = 0.999
 	epsilon = 1e-8
 )
 
-// Stepper is one training step, compiled: forward, backward, AdamW. The tuned
-// tensors and the optimiser's moments stay on the backend between steps.
+// Stepper is one compiled training step: forward pass, backward pass, AdamW. The tuned tensors and
+// the optimiser's moments stay on the backend between steps.
 type Stepper struct {
 	be      backend.Backend
 	tuning  *peft.Tuning
@@ -35,28 +34,28 @@ type Stepper struct {
 	rates   peft.Rates
 	decay   float64
 	program *backend.Program // a whole step
-	loop    *backend.Program // several, on a device
-	// A batch that is too large for the caches is taken in pieces: their
-	// gradients are added up, then the weights are updated.
+	loop    *backend.Program // several steps, on a device
+	// A batch that is too large for the caches is computed in pieces. Their gradients are added up;
+	// then the weights are updated.
 	cut, gradients, sum, update *backend.Program
 
 	steps  int                 // optimiser steps taken
-	packs  packing             // how state lies
+	packs  packing             // how state is stored
 	state  []*tensors.Tensor   // tuned tensors, first moments, second moments: 3·len(packs.packs)
-	copies [][]*tensors.Tensor // of state, on further devices
-	unread []metrics           // of the last steps
+	copies [][]*tensors.Tensor // copies of state on further devices
+	unread []metrics           // metrics of the last steps
 }
 
-// metrics are those of one step, or of several, on the backend.
+// metrics holds the metrics of one step, or of several, on the backend.
 type metrics struct {
 	steps      int
 	loss, hits *tensors.Tensor // of a single step
-	table      *tensors.Tensor // both, of several: float32 [LoopSteps, 2]
+	table      *tensors.Tensor // both, of several steps: float32 [loopSteps, 2]
 }
 
 func (m metrics) free() { backend.Free(m.loss, m.hits, m.table) }
 
-// read is loss and right predictions of each step.
+// read returns the loss and the number of right predictions of each step.
 func (m metrics) read() (out [][2]float64, err error) {
 	if m.table == nil {
 		loss, hits, err := numbers(m.loss, m.hits)
@@ -72,11 +71,11 @@ func (m metrics) read() (out [][2]float64, err error) {
 	return out, nil
 }
 
-// NewStepper starts training at the given tuned values, with the optimiser's
-// moments at zero. weightDecay is decoupled, on tensors of two or more
-// dimensions.
-func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned checkpoint.StateDict, rates peft.Rates, weightDecay float64) (_ *Stepper, err error) {
-	net, err := newNetwork(be, m, t)
+// NewStepper starts a training with the objective o at the tuned values, by peft.Param.Name, with
+// the optimiser's moments at zero. weightDecay is decoupled and applies to tensors of two or more
+// dimensions. Close releases the Stepper.
+func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict, rates peft.Rates, weightDecay float64) (_ *Stepper, err error) {
+	net, err := newNetwork(be, m, o, t)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +88,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 	if err := s.restart(tuned); err != nil {
 		return nil, err
 	}
-	// What scoring and planning left behind must not stay resident beside the
-	// activations.
+	// Memory that scoring and planning used must not stay allocated beside the activations.
 	backend.ReturnMemory()
 	for _, p := range []struct {
 		to    **backend.Program
@@ -120,7 +118,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, t *peft.Tuning, tuned che
 // Close releases the compiled step and its state.
 func (s *Stepper) Close() {
 	for _, p := range []*backend.Program{s.program, s.loop, s.cut, s.gradients, s.sum, s.update} {
-		if p != nil { // as it is where NewStepper fails
+		if p != nil { // a program is nil if NewStepper failed before
 			p.Close()
 		}
 	}
@@ -132,8 +130,8 @@ func (s *Stepper) Close() {
 	s.net.close()
 }
 
-// restart sets the training state to the beginning: the tuned values as given, the
-// optimiser's moments zero.
+// restart sets the training state to the start of a training: the given tuned values, and moments of
+// zero.
 func (s *Stepper) restart(tuned checkpoint.StateDict) error {
 	zero := checkpoint.StateDict{}
 	for _, p := range s.tuning.Params {
@@ -142,7 +140,7 @@ func (s *Stepper) restart(tuned checkpoint.StateDict) error {
 	return s.load(0, tuned, zero, zero)
 }
 
-// load sets the training state, or leaves it as it is if it fails.
+// load sets the training state. It leaves the state as it is if it fails.
 func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (err error) {
 	var state []*tensors.Tensor
 	defer func() {
@@ -167,7 +165,7 @@ func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (er
 	return nil
 }
 
-// save reads the training state back.
+// save reads the training state from the backend.
 func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) {
 	var out [3]checkpoint.StateDict
 	n := len(s.packs.packs)
@@ -179,15 +177,15 @@ func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) 
 	return out[0], out[1], out[2], nil
 }
 
-// Tuned reads the tuned tensors back.
+// Tuned reads the tuned tensors from the backend, by peft.Param.Name.
 func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
 	tuned, _, _, err := s.save()
 	return tuned, err
 }
 
-// build: tuned, first moments, second moments, frozen, images, labels, random
-// state, and the scalars lr, 1−β₁ᵗ, 1−β₂ᵗ → the first three anew, loss, number
-// of correct predictions.
+// build maps tuned tensors, first moments, second moments, frozen tensors, images, targets, random
+// state, and the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ to new tuned tensors and moments, the loss and the
+// number of right predictions.
 func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	state, rest := in[:3*n], in[3*n:]
@@ -201,16 +199,16 @@ func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), backend.AllMean(loss), backend.AllSum(hits))
 }
 
-// loss is the mean cross-entropy of images, and the number of right predictions.
-func (s *Stepper) loss(tuned, frozen []*Node, images, labels, rng *Node) (loss, hits *Node) {
+// loss returns the mean loss of images, and the number of right predictions.
+func (s *Stepper) loss(tuned, frozen []*Node, images, targets, rng *Node) (loss, hits *Node) {
 	logits := s.net.logits(tuned, frozen, images, rng, s.rates)
-	hits = ReduceAllSum(ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32))
-	return sensitivity.CrossEntropy(logits, labels), hits
+	hits = ReduceAllSum(s.net.objective.Correct(logits, targets))
+	return s.net.objective.Loss(logits, targets), hits
 }
 
-// adamW is the packs of tuned tensors, first and second moments after one step of AdamW
-// (Loshchilov and Hutter 2019, arXiv 1711.05101; PyTorch's order of operations).
-// state is the same before, correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
+// adamW returns the packs of tuned tensors, first and second moments after one step of AdamW
+// (Loshchilov and Hutter 2019, arXiv 1711.05101), in PyTorch's order of operations. state holds the
+// packs before the step; correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
 func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*Node {
 	n := len(grads)
 	out := make([]*Node, 3*n, 3*n+2)
@@ -228,16 +226,16 @@ func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*N
 	return out
 }
 
-// Metrics are a batch's before its update.
-type Metrics struct {
-	Loss    float64 // mean
-	Correct int     // right predictions
+// StepMetrics holds the metrics of one batch before its update.
+type StepMetrics struct {
+	Loss    float64 // mean loss of the images
+	Correct float64 // sum of what objective.Objective.Correct returns for each image
 }
 
-// Step is Enqueue and Read: it trains on one batch and returns its mean loss and
-// how many predictions were right, both before the update.
-func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (loss float64, correct int, err error) {
-	if err := s.Enqueue(ctx, images, labels, lr, seed); err != nil {
+// Step calls Enqueue and Read: it trains on one batch and returns its mean loss and its number of
+// right predictions, both before the update.
+func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) (loss, correct float64, err error) {
+	if err := s.Enqueue(ctx, images, targets, lr, seed); err != nil {
 		return 0, 0, err
 	}
 	m, err := s.Read()
@@ -248,27 +246,26 @@ func (s *Stepper) Step(ctx context.Context, images, labels *tensors.Tensor, lr f
 	return last.Loss, last.Correct, err
 }
 
-// Enqueue trains on one batch: images as uint8 pixels or normalised float32
-// [B, S, S, 3], or features [B, D] where only the head is tuned; labels int32
-// [B]. seed decides what is dropped. What the step measured stays on the backend
-// until Read.
-func (s *Stepper) Enqueue(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) error {
+// Enqueue trains on one batch. images are uint8 pixels or normalised float32 [B, S, S, 3], or pooled
+// features [B, D] if only the head is tuned; targets are encoded by the objective, int32 [B,
+// TargetShape…]. seed decides what is dropped. The metrics stay on the backend until Read.
+func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
-		return fmt.Errorf("training on %d devices: the images must be kept on each of them, which takes squares of one size and at most %d GB; train on one device (--devices 1)", n, residentBytes>>30)
+		return fmt.Errorf("training on %d devices: the images must be stored on each of them, as squares of one size that take at most %d GB; train on one device", n, residentBytes>>30)
 	}
 	step := s.whole
 	if len(pieces(s.be, s.net.model.Config, images.Shape())) > 1 {
 		step = s.inPieces
 	}
-	return s.enqueue(ctx, step, images, labels, lr, seed)
+	return s.enqueue(ctx, step, images, targets, lr, seed)
 }
 
-// way is a step's through a batch: the new state, and the loss and the number of
-// right predictions.
-type way func(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error)
+// stepFunc runs one training step on a batch and returns the new state, and the loss and the number
+// of right predictions.
+type stepFunc func(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error)
 
-func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors.Tensor, lr float64, seed uint64) error {
-	if err := ctx.Err(); err != nil { // before the state is given away
+func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *tensors.Tensor, lr float64, seed uint64) error {
+	if err := ctx.Err(); err != nil { // checked before the state is donated
 		return err
 	}
 	r := random(seed, s.steps)
@@ -281,7 +278,7 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 		}
 		scalars = append(scalars, x)
 	}
-	state, measured, err := step(ctx, images, labels, r, scalars)
+	state, measured, err := step(ctx, images, targets, r, scalars)
 	if err != nil {
 		return err
 	}
@@ -291,18 +288,18 @@ func (s *Stepper) enqueue(ctx context.Context, step way, images, labels *tensors
 	return nil
 }
 
-// random decides what is dropped in the step after that many.
+// random returns the random numbers of the step after that many, which decide what is dropped.
 func random(seed uint64, steps int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(steps))) }
 
-// stepScalars are what adamW takes in the step after that many: lr, 1−β₁ᵗ, 1−β₂ᵗ.
+// stepScalars returns what adamW takes in the step after that many: lr, 1−β₁ᵗ and 1−β₂ᵗ.
 func stepScalars(lr float64, steps int) []float32 {
 	t := float64(steps + 1)
 	return []float32{float32(lr), float32(1 - math.Pow(beta1, t)), float32(1 - math.Pow(beta2, t))}
 }
 
-// Read is what the steps since the last Read measured, in order. A loss that is no
-// number is an error, after the metrics up to it.
-func (s *Stepper) Read() (out []Metrics, err error) {
+// Read returns the metrics of the steps since the last Read, in order. A loss that is not finite is
+// an error; the metrics up to that step are returned too.
+func (s *Stepper) Read() (out []StepMetrics, err error) {
 	defer func() {
 		for _, m := range s.unread {
 			m.free()
@@ -320,9 +317,9 @@ func (s *Stepper) Read() (out []Metrics, err error) {
 		}
 		for _, v := range values {
 			step++
-			out = append(out, Metrics{v[0], int(v[1])})
+			out = append(out, StepMetrics{v[0], v[1]})
 			if math.IsNaN(v[0]) || math.IsInf(v[0], 0) {
-				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate (--lr), or check the backbone's weights and the images' normalisation", step, v[0])
+				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate, or check the backbone's weights and the images' normalisation", step, v[0])
 			}
 		}
 	}
@@ -330,13 +327,13 @@ func (s *Stepper) Read() (out []Metrics, err error) {
 }
 
 // whole is a step on all images at once.
-func (s *Stepper) whole(ctx context.Context, images, labels *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
+func (s *Stepper) whole(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
 	rng, err := s.draw(r)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer backend.Free(rng)
-	args := append(backend.Donate(s.state), backend.Lend(s.net.values, []*tensors.Tensor{images, labels, rng}, scalars)...)
+	args := append(backend.Donate(s.state), backend.Lend(s.net.values, []*tensors.Tensor{images, targets, rng}, scalars)...)
 	out, err := s.program.Run(ctx, args...)
 	if err != nil {
 		return nil, nil, err
@@ -345,12 +342,12 @@ func (s *Stepper) whole(ctx context.Context, images, labels *tensors.Tensor, r *
 	return out[:n], out[n:], nil
 }
 
-// draw makes the random state of one run of the network.
+// draw places the random state of one forward pass on the backend.
 func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
 	return backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
-// numbers reads two scalars back.
+// numbers reads two scalars from the backend.
 func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
 	if a, err = backend.Number(s); err != nil {
 		return 0, 0, err
@@ -361,15 +358,19 @@ func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
 
 // network is the forward pass with its frozen inputs placed on the backend.
 type network struct {
-	model  *backbone.Model
-	tuning *peft.Tuning
-	inputs []string // names of values: frozen tensors, then index tensors
-	values []*tensors.Tensor
-	frozen int
-	copies [][]*tensors.Tensor // of values, on further devices; made when they are needed
+	model     *backbone.Model
+	objective objective.Objective
+	tuning    *peft.Tuning
+	inputs    []string // names of values: frozen tensors, then index tensors
+	values    []*tensors.Tensor
+	frozen    int                 // number of frozen tensors in values
+	copies    [][]*tensors.Tensor // copies of values on further devices; made when they are needed
 }
 
-func newNetwork(be backend.Backend, m *backbone.Model, t *peft.Tuning) (*network, error) {
+func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning) (*network, error) {
+	if o == nil {
+		return nil, errors.New("preparing the forward pass: the objective is not set; give one, such as objective.SingleLabel")
+	}
 	placed, err := m.On(be)
 	if err != nil {
 		return nil, err
@@ -378,7 +379,7 @@ func newNetwork(be backend.Backend, m *backbone.Model, t *peft.Tuning) (*network
 	for _, p := range t.Params {
 		tuned[p.Name] = true
 	}
-	n := &network{model: m, tuning: t}
+	n := &network{model: m, objective: o, tuning: t}
 	for _, p := range m.Config.Params() {
 		if !tuned[p.Name] {
 			n.inputs = append(n.inputs, p.Name)
@@ -405,13 +406,15 @@ func (n *network) close() {
 	backend.Free(slices.Concat(n.copies...)...)
 }
 
-// logits is [B, C]; rng nil means evaluation.
+// logits returns the objective's logits for images, or for pooled features [B, width]. rng nil means
+// evaluation, without drops.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
 	layers := n.layers(tuned, frozen, rng, rates)
-	if images.Rank() == 2 {
-		return n.model.Config.Classify(layers, images)
+	features := images
+	if images.Rank() != 2 {
+		features = n.objective.Features(n.model, layers, images)
 	}
-	return n.model.Logits(layers, images)
+	return n.objective.Logits(n.model.Config, layers, features)
 }
 
 func (n *network) layers(tuned, frozen []*Node, rng *Node, rates peft.Rates) backbone.Layers {

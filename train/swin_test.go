@@ -9,13 +9,14 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
 )
 
-// TestSwinTraces follows timm's trainings of internal/fixtures/swin_trace.py: LoRA
-// on every matrix with single entries and whole vectors, and everything, relative
-// position tables with padded windows included.
+// TestSwinTraces follows the trainings of timm that internal/fixtures/swin_trace.py wrote: one of
+// LoRA on every matrix with single entries and whole vectors, and one of everything, with relative
+// position tables and padded windows.
 func TestSwinTraces(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {
@@ -61,10 +62,10 @@ func TestSwinTraces(t *testing.T) {
 					initial[p.Name] = read("init." + p.Name)
 				}
 			}
-			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // the model's own
+			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // those of the model
 				initial[p] = model.Weights[p]
 			}
-			stepper, err := train.NewStepper(be, model, tuning, initial, peft.Rates{}, 1e-4)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, initial, peft.Rates{}, 1e-4)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,10 +1,9 @@
 // Package train is stage 3: it tunes what a plan selected.
 //
-// [Run] is the loop: it draws the initial values, shuffles, steps, validates
-// and keeps a checkpoint, so that a stopped run goes on to exactly the same
-// bits. Below it a [Stepper] is one optimiser step and a [Predictor] the
-// forward pass; [Data] is what both read. All randomness comes from the seed
-// and the position in the run, none from a state that would have to be saved.
+// [Run] is the training loop: it draws the initial values, shuffles, steps and validates. It keeps
+// its state in a file, so that an interrupted training continues to exactly the same bits. A
+// [Stepper] is one optimiser step, a [Predictor] is the forward pass, and [Data] is what both read.
+// All randomness comes from the seed and the position in the training; no random state is saved.
 package train
 
 import (
@@ -12,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"time"
@@ -21,126 +19,64 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 )
 
-// Options are the recipe. [VTAB] is the paper's.
-type Options struct {
-	Epochs       int     `json:"epochs"`
-	BatchSize    int     `json:"batch_size"`
-	LR           float64 `json:"lr"`
-	WeightDecay  float64 `json:"weight_decay"` // decoupled; tensors of two or more dimensions only
-	WarmupEpochs float64 `json:"warmup_epochs"`
-	WarmupLR     float64 `json:"warmup_lr"`
-	MinLR        float64 `json:"min_lr"`
-
-	DropPath       float64 `json:"drop_path"`        // of the blocks, linear over depth
-	Dropout        float64 `json:"dropout"`          // on a module's input
-	ModuleDropPath float64 `json:"module_drop_path"` // on a module's output
-
-	Seed uint64 `json:"seed"`
-}
-
-// VTAB is the paper's recipe for VTAB-1k: AdamW at 1e-3, batches of 64, 100
-// epochs, cosine from 10 warm-up epochs.
-func VTAB() Options {
-	return Options{Epochs: 100, BatchSize: 64, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
-		DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}
-}
-
-// WithEpochs sets the number of epochs and keeps the warm-up's share of them.
-func (o Options) WithEpochs(n int) Options {
-	if o.Epochs > 0 {
-		o.WarmupEpochs *= float64(n) / float64(o.Epochs)
-	}
-	o.Epochs = n
-	return o
-}
-
-// Validate says what is wrong with o, if anything.
-func (o Options) Validate() error {
-	switch {
-	case o.Epochs < 1:
-		return fmt.Errorf("epochs: %d, expected at least 1", o.Epochs)
-	case o.BatchSize < 1:
-		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
-	case !(o.LR > 0) || o.LR > 10:
-		return fmt.Errorf("learning rate: %g, expected above 0 and at most 10, such as 0.001", o.LR)
-	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
-		return fmt.Errorf("warm-up epochs: %g, expected 0 to the %d epochs of the run (WithEpochs scales them along)", o.WarmupEpochs, o.Epochs)
-	}
-	for name, v := range map[string]float64{"weight decay": o.WeightDecay, "warm-up learning rate": o.WarmupLR, "minimum learning rate": o.MinLR} {
-		if !(v >= 0) || math.IsInf(v, 1) {
-			return fmt.Errorf("%s: %g, expected a finite number that is not negative", name, v)
-		}
-	}
-	for name, v := range map[string]float64{"drop-path": o.DropPath, "dropout": o.Dropout, "module drop-path": o.ModuleDropPath} {
-		if !(v >= 0 && v < 1) {
-			return fmt.Errorf("%s rate: %g, expected at least 0 and below 1", name, v)
-		}
-	}
-	return nil
-}
-
-// LearningRate is timm's cosine schedule with linear warm-up (CosineLRScheduler
-// without warmup_prefix), evaluated at every step: epoch is fractional.
-func (o Options) LearningRate(epoch float64) float64 {
-	if epoch < o.WarmupEpochs {
-		return o.WarmupLR + (o.LR-o.WarmupLR)*epoch/o.WarmupEpochs
-	}
-	return o.MinLR + (o.LR-o.MinLR)*(1+math.Cos(math.Pi*epoch/float64(o.Epochs)))/2
-}
-
-// Epoch is what one pass over the training data gave.
+// Epoch holds the figures of one pass over the training data.
 type Epoch struct {
-	Epoch           int     `json:"epoch"` // from 1
-	LR              float64 `json:"lr"`    // of the epoch's last step
-	TrainLoss       float64 `json:"train_loss"`
-	TrainAccuracy   float64 `json:"train_accuracy"` // with drop rates on, before each update
-	ValLoss         float64 `json:"val_loss,omitempty"`
-	ValAccuracy     float64 `json:"val_accuracy,omitempty"`
-	TestAccuracy    float64 `json:"test_accuracy,omitempty"` // only where every epoch is tested (paper protocol)
-	Seconds         float64 `json:"seconds"`                 // of training, validation apart
-	ImagesPerSecond float64 `json:"images_per_second"`
+	Epoch           int     `json:"epoch"`                   // number of the epoch, from 1
+	LR              float64 `json:"lr"`                      // learning rate of the epoch's last step
+	TrainLoss       float64 `json:"train_loss"`              // mean loss, measured before each update with drops on
+	TrainAccuracy   float64 `json:"train_accuracy"`          // measured like TrainLoss; see objective.Objective.Correct
+	ValLoss         float64 `json:"val_loss,omitempty"`      // 0 without validation
+	ValAccuracy     float64 `json:"val_accuracy,omitempty"`  // 0 without validation; see objective.Evaluation.Accuracy
+	TestAccuracy    float64 `json:"test_accuracy,omitempty"` // 0 unless every epoch is tested
+	Seconds         float64 `json:"seconds"`                 // time spent in training, without validation
+	ImagesPerSecond float64 `json:"images_per_second"`       // speed of the training, without validation
 }
 
-// Hooks are called as a run proceeds, on its own goroutine. Nil ones are skipped.
-type Hooks struct {
-	// Resumed is called once, with the epochs that an earlier call finished, if
-	// the run goes on from a checkpoint.
-	Resumed func([]Epoch)
-	// Step is called after each step; epoch counts from 0, step from 1.
-	Step func(epoch, step, steps int, loss float64)
-	// Epoch is called after each epoch. Its error ends the run.
-	Epoch func(Epoch) error
-}
-
-// Run is one training.
+// Run is one training. Its fields are set before [Run.Do] and stay as they are while it runs.
 type Run struct {
+	// Backend is the device that computes.
 	Backend backend.Backend
-	Model   *backbone.Model
-	Tuning  *peft.Tuning
+	// Model is the backbone.
+	Model *backbone.Model
+	// Tuning says what is tuned.
+	Tuning *peft.Tuning
+	// Options is the recipe.
 	Options Options
-	Train   *Data
-	Val     *Data // nil: no validation
-	Test    *Data // nil unless every epoch is to be tested too, as the paper's protocol does
-	// Checkpoint is a file that keeps the training state, every ten seconds, or where
-	// writing it takes long so seldom that a twentieth of the time goes to it, and when
-	// ctx is cancelled; empty: none. If it exists, the run goes on from there. It is
-	// removed by the caller, once the result is safe.
+	// Train is the training data. Its objective is minimised.
+	Train *Data
+	// Val is evaluated after each epoch. Nil: nothing is validated.
+	Val *Data
+	// Test is evaluated after each epoch too, as the paper's protocol does; it changes nothing in the
+	// training. Nil: nothing is tested.
+	Test *Data
+	// Checkpoint is the path of a file that keeps the training state. If the file exists, the
+	// training continues from it. It is written every ten seconds, less often if writing would take
+	// more than a twentieth of the time, and when the context is cancelled. The caller removes it
+	// once the result is safe. Empty: no state is kept.
 	Checkpoint string
-	Hooks      Hooks
-	// Keep leaves in place what Do compiled, for Evaluate and for another Do, which uses it
-	// again if Backend, Model, Tuning, drops and weight decay are the same: a device's
-	// compiler takes its time. Close releases it.
+	// Progress receives an event of the stage progress.Train after each step, or on a device after
+	// some dozen steps, and one of progress.Epoch after each epoch, whose detail is the [Epoch]. Nil:
+	// nothing is reported.
+	Progress progress.Func
+	// EpochDone is called after each epoch with all epochs that are finished, those before an
+	// interruption included. Its error ends the training. Nil: nothing is called.
+	EpochDone func(epochs []Epoch) error
+	// Keep makes Do leave its compiled programs and the tuned tensors in place, for Evaluate and for
+	// another Do with the same Backend, Model, Tuning, objective, drop rates and weight decay: a
+	// device takes long to compile. Close releases them. Default: Do releases them.
 	Keep bool
-	// Later is what Evaluate is going to measure, for which a device then compiles in time;
-	// may be nil.
+	// Later is data that Evaluate will measure. A device then compiles for it while it trains. Nil:
+	// none.
 	Later *Data
 
-	id        string     // identity, of the call of Do; empty without a Checkpoint
+	id        string     // identity of the training that Do runs; empty without a Checkpoint
 	stepper   *Stepper   // of the last Do that kept it
-	predictor *Predictor // with what stepper has tuned; made when it is needed
+	predictor *Predictor // predicts with what stepper has tuned; made when it is needed
 	saveAt    time.Time  // when the state is saved next
 }
 
@@ -155,27 +91,27 @@ func (r *Run) Close() {
 	r.stepper, r.predictor = nil, nil
 }
 
-// batch is how many images a step takes: all, if there are fewer than Options.BatchSize.
+// batch returns the number of images in a step: Options.BatchSize, or all if there are fewer.
 func (r *Run) batch() int { return min(r.Options.BatchSize, r.Train.Len()) }
 
-// Evaluate measures on data what the last Do tuned, and kept. progress, if not nil, is
-// called with the images seen so far.
-func (r *Run) Evaluate(ctx context.Context, data *Data, progress func(images int)) (Evaluation, error) {
+// Evaluate measures on data what the last Do tuned and kept. It reports progress.Evaluate after each
+// batch.
+func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (objective.Evaluation, error) {
 	if r.stepper == nil {
-		return Evaluation{}, errors.New("evaluating a training: none was kept; set Run.Keep before Run.Do")
+		return objective.Evaluation{}, errors.New("evaluating a training: nothing was kept; set Run.Keep before Run.Do")
 	}
 	p, err := r.predict()
 	if err != nil {
-		return Evaluation{}, err
+		return objective.Evaluation{}, err
 	}
 	batch := r.batch()
 	if !backend.OnDevice(r.Backend) {
-		batch = max(batch, 64) // of a few images only some cores would have a piece
+		batch = max(batch, 64) // a batch of a few images has no piece for some of the cores
 	}
-	return p.Evaluate(ctx, data, batch, progress)
+	return p.Evaluate(ctx, data, batch, report)
 }
 
-// predict is a Predictor with what is tuned so far.
+// predict returns a Predictor with what is tuned so far.
 func (r *Run) predict() (p *Predictor, err error) {
 	if r.predictor == nil {
 		if r.predictor, err = r.stepper.predictor(); err != nil {
@@ -188,26 +124,15 @@ func (r *Run) predict() (p *Predictor, err error) {
 
 // Result is a finished training.
 type Result struct {
-	Tuned  checkpoint.StateDict
+	// Tuned holds the tuned tensors by peft.Param.Name.
+	Tuned checkpoint.StateDict
+	// Epochs holds the figures of all epochs.
 	Epochs []Epoch
 }
 
-// Interrupted is returned when ctx ended a run. The training state is in the
-// checkpoint, if the run has one.
-type Interrupted struct {
-	Epoch, Step int    // the next to do, from 0
-	Checkpoint  string // empty if the run keeps none
-	Cause       error
-}
-
-func (e *Interrupted) Error() string {
-	return fmt.Sprintf("training stopped in epoch %d at step %d: %v", e.Epoch+1, e.Step, e.Cause)
-}
-
-func (e *Interrupted) Unwrap() error { return e.Cause }
-
-// Do trains to the end, from the start or from the checkpoint. A partial last batch of
-// an epoch is left out, as the loaders of VTAB-1k do, unless it is the only one.
+// Do trains to the end, from the start or from the training state in Checkpoint. It leaves out the
+// partial last batch of an epoch, as the loaders of VTAB-1k do, unless it is the only one. If ctx
+// ends the training, the error wraps the cause, and the state is in Checkpoint.
 func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if !r.Keep {
 		defer r.Close()
@@ -216,30 +141,30 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("training options: %w", err)
 	}
-	if r.Train.Len() == 0 {
-		return nil, errors.New("training: there are no training images")
+	if err := r.checkData(); err != nil {
+		return nil, err
 	}
 	if r.Checkpoint != "" {
 		r.id = r.identity()
 	}
-	progress, tuned, err := r.start()
+	at, tuned, err := r.start()
 	if err != nil {
 		return nil, err
 	}
 	batch := r.batch()
 	steps := r.Train.Len() / batch
-	if p := progress; p.Epoch < 0 || p.Epoch > o.Epochs || p.Step < 0 || p.Step > steps || p.Steps != p.Epoch*steps+p.Step || len(p.History) != p.Epoch {
-		return nil, &StateError{r.Checkpoint, fmt.Errorf("it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps", p.Epoch, p.Step, p.Steps, len(p.History), o.Epochs, steps)}
+	if at.Epoch < 0 || at.Epoch > o.Epochs || at.Step < 0 || at.Step > steps || at.Steps != at.Epoch*steps+at.Step || len(at.History) != at.Epoch {
+		return nil, &StateError{r.Checkpoint, fmt.Errorf("it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps", at.Epoch, at.Step, at.Steps, len(at.History), o.Epochs, steps)}
 	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
 	if r.Tuning.Counts.Tuned() == 0 {
-		rates.DropPath = 0 // a head is fitted to what the frozen backbone sees, however it comes
+		rates.DropPath = 0 // a head alone is fitted to the features of the frozen backbone, without drops
 	}
-	if s := r.stepper; s != nil && (s.be != r.Backend || s.net.model != r.Model || s.tuning != r.Tuning || s.rates != rates || s.decay != o.WeightDecay) {
+	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.rates == rates && s.decay == o.WeightDecay) {
 		r.Close() // these are compiled in
 	}
 	if r.stepper == nil {
-		r.stepper, err = NewStepper(r.Backend, r.Model, r.Tuning, tuned, rates, o.WeightDecay)
+		r.stepper, err = NewStepper(r.Backend, r.Model, r.Train.objective, r.Tuning, tuned, rates, o.WeightDecay)
 	} else {
 		err = r.stepper.restart(tuned)
 	}
@@ -247,77 +172,94 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	stepper := r.stepper
-	if progress.resumed != nil {
-		if r.Hooks.Resumed != nil {
-			r.Hooks.Resumed(slices.Clone(progress.History))
-		}
-		if err := stepper.load(progress.Steps, tuned, progress.resumed.first, progress.resumed.second); err != nil {
+	if at.resumed != nil {
+		if err := stepper.load(at.Steps, tuned, at.resumed.first, at.resumed.second); err != nil {
 			return nil, err
 		}
 	}
-	train, val, test, err := r.cacheFeatures(ctx, &progress)
+	train, val, test, err := r.cacheFeatures(ctx, &at)
 	if err != nil {
 		return nil, err
 	}
-	if train == r.Train { // not features
+	if train == r.Train { // images, not cached features
 		p, err := r.predict()
 		if err != nil {
 			return nil, err
 		}
-		for _, d := range []*Data{val, test, r.Later} { // it is compiled beside the first steps
+		for _, d := range []*Data{val, test, r.Later} { // compiled while the first steps run
 			p.expect(d, batch)
 		}
 	}
 	r.saveAt = time.Now().Add(saveEvery)
-	for progress.Epoch < o.Epochs {
-		if err := r.epoch(ctx, stepper, train, &progress, batch, steps); err != nil {
+	for at.Epoch < o.Epochs {
+		if err := r.epoch(ctx, stepper, train, &at, batch, steps); err != nil {
 			return nil, err
 		}
-		done := progress.epochDone(o, batch, steps)
+		done := at.epochDone(o, batch, steps)
 		if val != nil || test != nil {
 			if err := r.validate(ctx, val, test, &done); err != nil {
 				if ctx.Err() != nil {
-					// The epoch is trained but not validated: its end is done again.
-					err = r.interrupt(stepper, progress, ctx.Err())
+					// The epoch is trained but not validated. The resumed training validates it.
+					err = r.interrupt(stepper, at, ctx.Err())
 				}
 				return nil, err
 			}
 		}
-		progress.History = append(progress.History, done)
-		progress.next()
-		if err := r.saveInTime(stepper, progress); err != nil {
+		at.History = append(at.History, done)
+		at.next()
+		if err := r.saveInTime(stepper, at); err != nil {
 			return nil, err
 		}
-		if r.Hooks.Epoch != nil {
-			if err := r.Hooks.Epoch(done); err != nil {
+		r.Progress.Report(progress.Event{Stage: progress.Epoch, Epoch: done.Epoch - 1, Epochs: o.Epochs, Detail: done})
+		if r.EpochDone != nil {
+			if err := r.EpochDone(slices.Clone(at.History)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	result := &Result{Epochs: progress.History}
+	result := &Result{Epochs: at.History}
 	result.Tuned, err = stepper.Tuned()
 	return result, err
 }
 
-// epoch trains on the epoch's remaining batches.
-func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, batch, steps int) error {
-	order := dataset.Shuffle(train.Len(), r.Options.Seed, p.Epoch)[p.Step*batch : steps*batch]
+// checkData reports data that this training cannot read.
+func (r *Run) checkData() error {
+	if r.Train.Len() == 0 {
+		return errors.New("training: there are no training images")
+	}
+	o := r.Train.objective
+	for what, d := range map[string]*Data{"validation": r.Val, "test": r.Test, "later": r.Later} {
+		if d != nil && d.objective.Name() != o.Name() {
+			return fmt.Errorf("training with the objective %s: the %s data has the objective %s; give data of one objective", o.Name(), what, d.objective.Name())
+		}
+	}
+	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
+		return fmt.Errorf("training with the objective %s: its targets are maps of shape %v, which random crops and flips of the images do not move; read the images without augmentation", o.Name(), shape)
+	}
+	return nil
+}
+
+// epoch trains on the remaining batches of the epoch.
+func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps int) error {
+	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[at.Step*batch : steps*batch]
 	start := time.Now()
-	lr := func(step int) float64 { return r.Options.LearningRate(float64(p.Epoch) + float64(step)/float64(steps)) }
+	lr := func(step int) float64 {
+		return r.Options.learningRate(float64(at.Epoch) + float64(step)/float64(steps))
+	}
 	// advance counts n steps that were enqueued.
 	advance := func(n int) error {
-		p.Step += n
-		p.Steps += n
+		at.Step += n
+		at.Steps += n
 		metrics, err := s.Read()
 		for _, m := range metrics {
-			p.LossSum += m.Loss * float64(batch)
-			p.Correct += m.Correct
+			at.LossSum += m.Loss * float64(batch)
+			at.Correct += m.Correct
 		}
-		if err == nil && len(metrics) > 0 && r.Hooks.Step != nil {
-			r.Hooks.Step(p.Epoch, p.Step, steps, metrics[len(metrics)-1].Loss)
+		if err == nil && len(metrics) > 0 {
+			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
 		}
-		if err == nil && p.Step < steps { // an epoch's end has been validated when it is saved
-			now := *p
+		if err == nil && at.Step < steps { // the state at the end of an epoch is saved after the validation
+			now := *at
 			now.Seconds += time.Since(start).Seconds()
 			err = r.saveInTime(s, now)
 		}
@@ -327,17 +269,17 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 		if ctx.Err() == nil {
 			return err
 		}
-		p.Seconds += time.Since(start).Seconds()
-		return r.interrupt(s, *p, ctx.Err())
+		at.Seconds += time.Since(start).Seconds()
+		return r.interrupt(s, *at, ctx.Err())
 	}
 	looped := true
-	for p.Step < steps && looped {
+	for at.Step < steps && looped {
 		var lrs []float64
-		for i := range min(LoopSteps, steps-p.Step) {
-			lrs = append(lrs, lr(p.Step+i))
+		for i := range min(loopSteps, steps-at.Step) {
+			lrs = append(lrs, lr(at.Step+i))
 		}
 		var err error
-		if looped, err = s.EnqueueLoop(ctx, train, order[:len(lrs)*batch], lrs, r.Options.Seed, p.Epoch); err != nil {
+		if looped, err = s.EnqueueLoop(ctx, train, order[:len(lrs)*batch], lrs, r.Options.Seed, at.Epoch); err != nil {
 			return stop(err)
 		}
 		if looped {
@@ -348,9 +290,9 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 		}
 	}
 	if !looped {
-		for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, p.Epoch) {
+		for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, at.Epoch) {
 			if err == nil {
-				err = s.Enqueue(ctx, b.images, b.labels, lr(p.Step), r.Options.Seed)
+				err = s.Enqueue(ctx, b.images, b.targets, lr(at.Step), r.Options.Seed)
 				b.free()
 			}
 			if err != nil {
@@ -360,37 +302,39 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, p *progress, b
 				return err
 			}
 		}
-		if p.Step < steps && ctx.Err() != nil { // the loader ended early
+		if at.Step < steps && ctx.Err() != nil { // the loader ended early
 			return stop(ctx.Err())
 		}
 	}
-	p.Seconds += time.Since(start).Seconds()
+	at.Seconds += time.Since(start).Seconds()
 	return nil
 }
 
-// saveEvery is what a run that is killed may lose: reading the state back and writing
-// it takes longer than a short epoch.
+// saveEvery is the shortest time between two saved states, and so the work that a killed training
+// loses. Reading the state from the backend and writing it takes longer than a short epoch.
 const saveEvery = 10 * time.Second
 
-// saveInTime saves the state if it is time to.
-func (r *Run) saveInTime(s *Stepper, p progress) error {
+// saveInTime saves the state if the last one is old enough.
+func (r *Run) saveInTime(s *Stepper, at position) error {
 	start := time.Now()
 	if start.Before(r.saveAt) {
 		return nil
 	}
-	err := r.save(s, p)
-	// Of a backbone that is tuned whole the state takes gigabytes.
+	err := r.save(s, at)
+	// The state of a backbone that is tuned whole takes gigabytes.
 	r.saveAt = time.Now().Add(max(saveEvery, 20*time.Since(start)))
 	return err
 }
 
-func (r *Run) interrupt(s *Stepper, p progress, cause error) error {
-	if err := r.save(s, p); err != nil {
+// interrupt saves the state and returns the error of an interrupted training.
+func (r *Run) interrupt(s *Stepper, at position, cause error) error {
+	if err := r.save(s, at); err != nil {
 		return errors.Join(cause, err)
 	}
-	return &Interrupted{Epoch: p.Epoch, Step: p.Step, Checkpoint: r.Checkpoint, Cause: cause}
+	return at.interrupted(cause)
 }
 
+// validate evaluates the validation and test data after an epoch.
 func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 	p, err := r.predict()
 	if err != nil {
@@ -413,10 +357,10 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 	return nil
 }
 
-// cacheFeatures replaces images by features where only the head is tuned: the
-// frozen backbone then sees each image once instead of once an epoch.
-// Its time counts for the epoch at hand.
-func (r *Run) cacheFeatures(ctx context.Context, p *progress) (train, val, test *Data, err error) {
+// cacheFeatures replaces images by their features where only the head is tuned: the frozen backbone
+// then reads each image once instead of once in each epoch. The time counts for the current epoch.
+// Unpooled features would take too much memory; their images stay.
+func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test *Data, err error) {
 	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil
 	}
@@ -430,28 +374,31 @@ func (r *Run) cacheFeatures(ctx context.Context, p *progress) (train, val, test 
 			continue
 		}
 		start := time.Now()
-		if out[i], err = predictor.featuresOf(ctx, d, r.batch(), nil); err != nil {
+		if out[i], err = predictor.featuresOf(ctx, d, r.batch()); err != nil {
 			if ctx.Err() != nil {
-				err = &Interrupted{Epoch: p.Epoch, Step: p.Step, Checkpoint: r.Checkpoint, Cause: ctx.Err()}
+				err = at.interrupted(ctx.Err())
 			}
 			return nil, nil, nil, err
 		}
 		if i == 0 {
-			p.Seconds += time.Since(start).Seconds()
+			at.Seconds += time.Since(start).Seconds()
+		}
+		if out[i] == nil {
+			return r.Train, r.Val, r.Test, nil
 		}
 	}
 	return out[0], out[1], out[2], nil
 }
 
-// start loads the checkpoint, or draws the initial values.
-func (r *Run) start() (progress, checkpoint.StateDict, error) {
+// start loads the training state from Checkpoint, or draws the initial values.
+func (r *Run) start() (position, checkpoint.StateDict, error) {
 	if r.Checkpoint != "" {
 		switch _, err := os.Stat(r.Checkpoint); {
 		case err == nil:
-			return loadProgress(r.Checkpoint, r.Tuning, r.id)
+			return loadState(r.Checkpoint, r.Tuning, r.id)
 		case !errors.Is(err, fs.ErrNotExist):
-			return progress{}, nil, fmt.Errorf("resuming training: %w", err)
+			return position{}, nil, fmt.Errorf("resuming training: %w", err)
 		}
 	}
-	return progress{}, r.Tuning.Init(r.Options.Seed, r.Model.Weights), nil
+	return position{}, r.Tuning.Init(r.Options.Seed, r.Model.Weights), nil
 }

@@ -3,6 +3,7 @@ package train_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"path/filepath"
 	"runtime"
@@ -14,17 +15,19 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
 )
 
 var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 3, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
 
 func images(n int, flip bool) *train.Data {
-	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), 8)
+	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 }
 
-// selection tunes something of each kind.
+// selection tunes some tensors of each kind.
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight", "blocks.2.attn.proj.weight"},
 	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}, "blocks.2.norm2.weight": {1}}}
 
@@ -57,8 +60,8 @@ func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
 	}
 }
 
-// TestResume stops a run at every step and continues it: the result has the
-// same bits and the same figures as an uninterrupted run.
+// TestResume stops a training at every step and continues it. The result has the bits and the
+// figures of an uninterrupted training.
 func TestResume(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -69,22 +72,34 @@ func TestResume(t *testing.T) {
 		r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 		ctx, cancel := context.WithCancel(t.Context())
 		steps := 0
-		r.Hooks.Step = func(epoch, step, all int, loss float64) {
+		r.Progress = func(e progress.Event) {
+			if e.Stage != progress.Train {
+				return
+			}
 			if steps++; steps == stop {
 				cancel()
 			}
 		}
 		_, err := r.Do(ctx)
-		var interrupted *train.Interrupted
-		if !errors.As(err, &interrupted) || !errors.Is(err, context.Canceled) {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d at step %d", 1+stop/3, stop%3)) && stop%3 > 0 {
 			t.Fatalf("stopped at step %d: error %v", stop, err)
 		}
-		r.Hooks = train.Hooks{}
+		r.Progress = nil
+		var finished [][]train.Epoch
+		r.EpochDone = func(epochs []train.Epoch) error {
+			finished = append(finished, epochs)
+			return nil
+		}
 		got, err := r.Do(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		equal(t, "resumed", got.Tuned, want.Tuned)
+		for i, epochs := range finished {
+			if n := 4 - len(finished) + i + 1; len(epochs) != n || epochs[0].TrainLoss != want.Epochs[0].TrainLoss {
+				t.Errorf("stopped at step %d: %d epochs at the end of epoch %d", stop, len(epochs), n)
+			}
+		}
 		for i := range want.Epochs {
 			g, w := got.Epochs[i], want.Epochs[i]
 			if g.TrainLoss != w.TrainLoss || g.ValLoss != w.ValLoss || g.ValAccuracy != w.ValAccuracy || g.LR != w.LR {
@@ -103,8 +118,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestKeep: a run that keeps what it compiled trains on other data to the same bits as one
-// that begins anew, and evaluates what it tuned.
+// TestKeep checks that a run that keeps its programs trains on other data to the bits of a new run,
+// and evaluates what it tuned.
 func TestKeep(t *testing.T) {
 	r := newRun(t, selection)
 	r.Keep = true
@@ -119,7 +134,7 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	part := newRun(t, selection)
-	part.Train = train.Images(dataset.NewLoader(colours.Samples(24, 8, 0)[:15], dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), 8)
+	part.Train = train.Images(dataset.NewLoader(colours.Samples(24, 8, 0)[:15], dataset.Transform{Size: 8, HorizontalFlip: true}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 	want, err := part.Do(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +156,7 @@ func TestKeep(t *testing.T) {
 	if part := all.Part(0, 15); part != all.Part(0, 15) || part == all.Part(0, 14) {
 		t.Error("a part is not the same each time, or that of others")
 	}
-	// What is compiled in is not used again for other options.
+	// Programs are compiled again for other options.
 	for _, change := range []func(o *train.Options){func(o *train.Options) { o.WeightDecay = 5 }, func(o *train.Options) { o.Dropout = 0.5 }} {
 		change(&r.Options)
 		again, err := r.Do(t.Context())
@@ -164,7 +179,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestThreads: the number of threads changes no bit.
+// TestThreads checks that the number of threads changes no bit.
 func TestThreads(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -178,7 +193,7 @@ func TestThreads(t *testing.T) {
 	equal(t, "one thread", got.Tuned, want.Tuned)
 }
 
-// TestSeed: another seed gives another result, the same seed the same.
+// TestSeed checks that another seed gives another result.
 func TestSeed(t *testing.T) {
 	a, b := newRun(t, selection), newRun(t, selection)
 	b.Options.Seed++
@@ -195,8 +210,8 @@ func TestSeed(t *testing.T) {
 	}
 }
 
-// TestFeatureCache: a head trained on cached features is the head trained on
-// images. Summation orders differ, so the bits may.
+// TestFeatureCache compares a head trained on cached features with a head trained on images. The
+// order of sums differs, so the bits may.
 func TestFeatureCache(t *testing.T) {
 	cached := newRun(t, peft.Linear())
 	cached.Train = images(24, false)
@@ -204,7 +219,7 @@ func TestFeatureCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stepper, err := train.NewStepper(cached.Backend, cached.Model, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
+	stepper, err := train.NewStepper(cached.Backend, cached.Model, objective.SingleLabel, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,12 +260,12 @@ func TestFeatureCache(t *testing.T) {
 	}
 }
 
-// TestResumeOutOfPlace: a training state that was tampered with is an error.
+// TestResumeOutOfPlace checks that a training state with an impossible position is an error.
 func TestResumeOutOfPlace(t *testing.T) {
 	r := newRun(t, selection)
 	r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 	ctx, cancel := context.WithCancel(t.Context())
-	r.Hooks.Step = func(int, int, int, float64) { cancel() }
+	r.Progress = func(progress.Event) { cancel() }
 	if _, err := r.Do(ctx); err == nil {
 		t.Fatal("the run was not stopped")
 	}
@@ -267,12 +282,13 @@ func TestResumeOutOfPlace(t *testing.T) {
 		}
 		entries = append(entries, checkpoint.Entry{Name: x.Name, DType: "F32", Shape: v.Shape, Data: v.Data})
 	}
-	meta := f.Metadata()[train.MetadataKey]
-	changed := strings.Replace(meta, `"step":1,`, `"step":63,`, 1)
-	if changed == meta {
+	meta := f.Metadata()
+	changed := strings.Replace(meta["content"], `"step":1,`, `"step":63,`, 1)
+	if changed == meta["content"] {
 		t.Fatalf("no step 1 in %s", meta)
 	}
-	if err := checkpoint.Save(r.Checkpoint, entries, map[string]string{train.MetadataKey: changed}); err != nil {
+	meta["content"] = changed
+	if err := checkpoint.Save(r.Checkpoint, entries, meta); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "step 63") {
@@ -280,10 +296,10 @@ func TestResumeOutOfPlace(t *testing.T) {
 	}
 }
 
-// TestPredictorRefuses: no images, and labels that the head does not have.
+// TestPredictorRefuses checks the errors for no images, and for labels that the head does not have.
 func TestPredictorRefuses(t *testing.T) {
 	r := newRun(t, peft.Linear())
-	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
+	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,21 +314,21 @@ func TestPredictorRefuses(t *testing.T) {
 	}
 	samples := colours.Samples(4, 8, 0)
 	samples[2].Target = dataset.Class(3)
-	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), 8)
+	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 	if _, err := p.Evaluate(t.Context(), data, 2, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
 		t.Errorf("label 3 of 3 classes: %v", err)
 	}
-	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), 8), 2, nil); err == nil {
+	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), 2, nil); err == nil {
 		t.Error("images of 16 px passed for 8")
 	}
 }
 
-// TestDiverged: what has no finite loss is an error, not an accuracy.
+// TestDiverged checks that a loss that is not finite is an error.
 func TestDiverged(t *testing.T) {
 	r := newRun(t, peft.Linear())
 	tuned := r.Tuning.Init(0, r.Model.Weights)
 	tuned["head.bias"].Data[1] = float32(math.NaN())
-	p, err := train.NewPredictor(r.Backend, r.Model, r.Tuning, tuned)
+	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,15 +352,14 @@ func TestLearningRate(t *testing.T) {
 	}
 }
 
-// TestWeightDecay: AdamW's decay is decoupled and acts on tensors of two or
-// more dimensions only. The gradient of what reaches no output is zero, so only
-// the decay moves it.
+// TestWeightDecay checks that AdamW's decay is decoupled and applies to tensors of two or more
+// dimensions only. A tensor that reaches no output has gradient zero, so only the decay moves it.
 func TestWeightDecay(t *testing.T) {
 	r := newRun(t, selection)
 	tuned := r.Tuning.Init(1, r.Model.Weights)
-	// With B zero, A's gradient is zero at the first step.
+	// B is zero at the first step, and so is the gradient of A.
 	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
-	stepper, err := train.NewStepper(r.Backend, r.Model, r.Tuning, tuned, peft.Rates{}, 0.5)
+	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, peft.Rates{}, 0.5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +386,7 @@ func TestWeightDecay(t *testing.T) {
 	}
 }
 
-// TestInvalidOptions checks the refusals.
+// TestInvalidOptions checks that options out of range are errors.
 func TestInvalidOptions(t *testing.T) {
 	for want, change := range map[string]func(*train.Options){
 		"epochs":        func(o *train.Options) { o.Epochs = 0 },

@@ -11,19 +11,20 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
-// TestWays: however a step is computed, it trains the same: with the gradient of
-// single entries as dot products, with activations computed twice; and in bfloat16
-// nearly the same. What is dropped is dropped again when it is computed again. (Our
-// backend and GoMLX's draw different numbers.)
+// TestWays checks that every way to compute a step trains the same: with the gradient of single
+// entries as dot products, and with activations computed twice; in bfloat16 nearly the same. Drops
+// are the same when activations are computed again. Our backend and GoMLX's draw different random
+// numbers.
 func TestWays(t *testing.T) {
 	own, err := backend.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := gobackend.New("ops_sequential") // side by side they may wait for each other for ever
+	plain, err := gobackend.New("ops_sequential") // operations that run side by side may deadlock
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +52,7 @@ func TestWays(t *testing.T) {
 		model := colours.Model(c)
 		tuned := func(be backend.Backend, m *backbone.Model, tuning *peft.Tuning) checkpoint.StateDict {
 			run := Run{Backend: be, Model: m, Tuning: tuning,
-				Train:   Images(dataset.NewLoader(colours.Samples(12, c.ImageSize, 0), dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), c.ImageSize),
+				Train:   Images(dataset.NewLoader(colours.Samples(12, c.ImageSize, 0), dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c),
 				Options: Options{Epochs: 3, BatchSize: 6, LR: 1e-3, DropPath: 0.3, Dropout: 0.2, ModuleDropPath: 0.2, Seed: 5}}
 			result, err := run.Do(t.Context())
 			if err != nil {

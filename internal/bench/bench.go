@@ -24,6 +24,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/measure"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -261,7 +262,7 @@ func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
 	for i := range n {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: c.ImageSize, Height: c.ImageSize, Pix: pixels[i*size : (i+1)*size]}, Target: dataset.Class(labels[i])})
 	}
-	b.data = train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), c.ImageSize)
+	b.data = train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	if b.images, err = backend.Uint8(be, pixels, n, c.ImageSize, c.ImageSize, 3); err == nil {
 		b.labels, err = backend.Int32(be, labels, n)
 	}
@@ -296,7 +297,7 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 	s := &step{steps: 1, finish: func() error { return nil }}
 	switch method {
 	case Forward:
-		p, err := train.NewPredictor(be, m, tuning, tuned)
+		p, err := train.NewPredictor(be, m, objective.SingleLabel, tuning, tuned)
 		if err != nil {
 			return nil, err
 		}
@@ -306,7 +307,7 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 			return err
 		}
 	case Score:
-		scorer, err := sensitivity.NewScorer(be, m, tuned)
+		scorer, err := sensitivity.NewScorer(be, m, objective.SingleLabel, tuned)
 		if err != nil {
 			return nil, err
 		}
@@ -323,7 +324,7 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 	default:
 		recipe := train.VTAB()
 		rates := peft.Rates{DropPath: recipe.DropPath, Dropout: recipe.Dropout, ModuleDropPath: recipe.ModuleDropPath}
-		stepper, err := train.NewStepper(be, m, tuning, tuned, rates, recipe.WeightDecay)
+		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, rates, recipe.WeightDecay)
 		if err != nil {
 			return nil, err
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -278,7 +279,7 @@ func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 		if err != nil {
 			return nil, err
 		}
-		p, err := train.NewPredictor(be, m, tuning, tuning.Init(0, m.Weights))
+		p, err := train.NewPredictor(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights))
 		if err != nil {
 			return nil, err
 		}
@@ -344,7 +345,7 @@ func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 		if w.whole {
 			tuning.EntryGradient = peft.WholeGradient
 		}
-		stepper, err := train.NewStepper(be, m.In(m.Precision, w.checkpoint), tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-4)
+		stepper, err := train.NewStepper(be, m.In(m.Precision, w.checkpoint), objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-4)
 		if err != nil {
 			return nil, err
 		}

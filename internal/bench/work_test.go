@@ -13,8 +13,8 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/sensitivity"
 )
 
 func size(t *testing.T, name string, classes int) backbone.Config {
@@ -217,7 +217,7 @@ func graphWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batc
 	logits := c.Logits(tuning.Layers(in), parameter("images", batch, c.ImageSize, c.ImageSize, 3))
 	outputs := []*Node{logits}
 	if m != Forward {
-		outputs = append(outputs, Gradient(sensitivity.CrossEntropy(logits, Const(g, make([]int32, batch))), wanted...)...)
+		outputs = append(outputs, Gradient(objective.SingleLabel.Loss(logits, Const(g, make([]int32, batch))), wanted...)...)
 	}
 	seen := map[*Node]bool{}
 	var visit func(n *Node)

@@ -20,7 +20,7 @@ import (
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
-	"github.com/sptune/spt/train"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // Tasks lists the generated tasks' names.
@@ -148,7 +148,7 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, repor
 	}
 	var s peft.Selection
 	if m.Scores() {
-		scores, err := t.Score(ctx, run.ScoreOptions{Seed: o.Seed}, report)
+		scores, err := t.Score(ctx, sensitivity.Options{Seed: o.Seed}, report)
 		if err != nil {
 			return Row{}, err
 		}
@@ -165,15 +165,7 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, repor
 		}
 	}
 	recipe := Recipe(m, o.Epochs, o.Seed)
-	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Hooks: train.Hooks{
-		Step: func(epoch, step, steps int, loss float64) {
-			report(progress.Event{Stage: progress.Train, Epoch: epoch, Epochs: recipe.Epochs, Done: int64(step), Total: int64(steps), Loss: loss})
-		},
-		Epoch: func(e train.Epoch) error {
-			report(progress.Event{Stage: progress.Epoch, Epoch: e.Epoch - 1, Epochs: recipe.Epochs, Detail: e})
-			return nil
-		},
-	}})
+	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Progress: report})
 	if err != nil {
 		return Row{}, err
 	}

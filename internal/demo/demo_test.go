@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/synth"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/train"
 )
 
@@ -28,7 +29,7 @@ func TestEmbeddedModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := train.NewPredictor(mustBackend(t), m, tuned.Tuning, tuned.Tuned)
+	p, err := train.NewPredictor(mustBackend(t), m, objective.SingleLabel, tuned.Tuning, tuned.Tuned)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +40,7 @@ func TestEmbeddedModel(t *testing.T) {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 32, Height: 32, Pix: synth.Pretraining(99, class, class, 32)}, Target: dataset.Class(class)})
 	}
 	loader := dataset.NewLoader(samples, dataset.Transform{Size: 32}, nil, dataset.LoaderOptions{})
-	e, err := p.Evaluate(t.Context(), train.Images(loader, 32), 60, nil)
+	e, err := p.Evaluate(t.Context(), train.Images(loader, objective.SingleLabel, m.Config), 60, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestPretrainLearns(t *testing.T) {
 	o := PretrainRecipe()
 	o.ImagesPerClass, o.ValPerClass = 4, 1
 	o.Train = o.Train.WithEpochs(2)
-	m, r, err := Pretrain(t.Context(), mustBackend(t), o, "", train.Hooks{})
+	m, r, err := Pretrain(t.Context(), mustBackend(t), o, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/synth"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
 )
 
@@ -42,7 +44,7 @@ func PretrainRecipe() PretrainOptions {
 
 // Pretrain trains the demo's backbone from random weights on generated images.
 // The run can be stopped and continued through checkpointPath.
-func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkpointPath string, hooks train.Hooks) (*backbone.Model, *train.Result, error) {
+func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkpointPath string, report progress.Func) (*backbone.Model, *train.Result, error) {
 	c := Config()
 	pre := backbone.Preprocessing{Mean: [3]float32{0.5, 0.5, 0.5}, Std: [3]float32{0.5, 0.5, 0.5}, Interpolation: "bicubic", Source: "spt pretrain"}
 	m := backbone.NewModel(c, pre, initialWeights(c, o.Train.Seed))
@@ -50,7 +52,7 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 	if err != nil {
 		return nil, nil, err
 	}
-	run := train.Run{Backend: be, Model: m, Tuning: tuning, Options: o.Train, Checkpoint: checkpointPath, Hooks: hooks,
+	run := train.Run{Backend: be, Model: m, Tuning: tuning, Options: o.Train, Checkpoint: checkpointPath, Progress: report,
 		Train: pretrainingData(o.Train.Seed, 0, o.ImagesPerClass, c, true),
 		Val:   pretrainingData(o.Train.Seed, o.ImagesPerClass, o.ValPerClass, c, false)}
 	result, err := run.Do(ctx)
@@ -73,7 +75,7 @@ func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip b
 		}
 	}
 	// The images have their final size already, so a cache would only copy them.
-	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), c.ImageSize)
+	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 }
 
 // initialWeights are normal with σ 0.1 for matrices and embeddings, ones and

@@ -1,0 +1,88 @@
+package train
+
+import (
+	"fmt"
+	"math"
+)
+
+// Options is the recipe of a training. [VTAB] returns the paper's. No field has a default of its
+// own.
+type Options struct {
+	// Epochs is the number of passes over the training images, at least 1.
+	Epochs int `json:"epochs"`
+	// BatchSize is the number of images in a mini-batch, at least 1. A smaller data set is one batch.
+	BatchSize int `json:"batch_size"`
+	// LR is the learning rate after the warm-up, above 0 and at most 10.
+	LR float64 `json:"lr"`
+	// WeightDecay is AdamW's decoupled weight decay, 0 or more. It applies to tensors of two or more
+	// dimensions.
+	WeightDecay float64 `json:"weight_decay"`
+	// WarmupEpochs is the length of the linear warm-up, in epochs, from 0 to Epochs.
+	WarmupEpochs float64 `json:"warmup_epochs"`
+	// WarmupLR is the learning rate of the first step of the warm-up.
+	WarmupLR float64 `json:"warmup_lr"`
+	// MinLR is the learning rate at the end of the cosine schedule.
+	MinLR float64 `json:"min_lr"`
+
+	// DropPath is the drop-path rate of the last block; the rate grows linearly over depth. At least
+	// 0 and below 1, as the two rates below.
+	DropPath float64 `json:"drop_path"`
+	// Dropout is the dropout rate of the input of a structured module.
+	Dropout float64 `json:"dropout"`
+	// ModuleDropPath is the drop-path rate of the output of a structured module.
+	ModuleDropPath float64 `json:"module_drop_path"`
+
+	// Seed decides everything that is drawn at random: initial values, the order of the images,
+	// crops and flips, and drops.
+	Seed uint64 `json:"seed"`
+}
+
+// VTAB returns the paper's recipe for VTAB-1k: AdamW with learning rate 1e-3, batches of 64, 100
+// epochs, and a cosine schedule after 10 warm-up epochs.
+func VTAB() Options {
+	return Options{Epochs: 100, BatchSize: 64, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
+		DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}
+}
+
+// WithEpochs returns o with n epochs and a warm-up that keeps its share of them.
+func (o Options) WithEpochs(n int) Options {
+	if o.Epochs > 0 {
+		o.WarmupEpochs *= float64(n) / float64(o.Epochs)
+	}
+	o.Epochs = n
+	return o
+}
+
+// Validate reports an option that is out of range.
+func (o Options) Validate() error {
+	switch {
+	case o.Epochs < 1:
+		return fmt.Errorf("epochs: %d, expected at least 1", o.Epochs)
+	case o.BatchSize < 1:
+		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
+	case !(o.LR > 0) || o.LR > 10:
+		return fmt.Errorf("learning rate: %g, expected above 0 and at most 10, such as 0.001", o.LR)
+	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
+		return fmt.Errorf("warm-up epochs: %g, expected 0 to the %d epochs of the run; WithEpochs scales the warm-up with the epochs", o.WarmupEpochs, o.Epochs)
+	}
+	for name, v := range map[string]float64{"weight decay": o.WeightDecay, "warm-up learning rate": o.WarmupLR, "minimum learning rate": o.MinLR} {
+		if !(v >= 0) || math.IsInf(v, 1) {
+			return fmt.Errorf("%s: %g, expected a finite number that is not negative", name, v)
+		}
+	}
+	for name, v := range map[string]float64{"drop-path": o.DropPath, "dropout": o.Dropout, "module drop-path": o.ModuleDropPath} {
+		if !(v >= 0 && v < 1) {
+			return fmt.Errorf("%s rate: %g, expected at least 0 and below 1", name, v)
+		}
+	}
+	return nil
+}
+
+// learningRate returns the learning rate at a fractional epoch, from 0: timm's cosine schedule with
+// linear warm-up (CosineLRScheduler without warmup_prefix), evaluated at every step.
+func (o Options) learningRate(epoch float64) float64 {
+	if epoch < o.WarmupEpochs {
+		return o.WarmupLR + (o.LR-o.WarmupLR)*epoch/o.WarmupEpochs
+	}
+	return o.MinLR + (o.LR-o.MinLR)*(1+math.Cos(math.Pi*epoch/float64(o.Epochs)))/2
+}
