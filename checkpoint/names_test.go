@@ -7,6 +7,25 @@ import (
 	"testing"
 )
 
+// testNamings hold timm's names of a ViT, as far as these tests need them.
+var testNamings = []Naming{{
+	Architecture: "vit", Source: "timm",
+	Marks: []string{"blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
+	Rules: Keeps("cls_token", "pos_embed", "patch_embed.proj.*", "norm.*", "head.*", "blocks.#.norm1.*", "blocks.#.norm2.*",
+		"blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.proj.*",
+		"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*"),
+}}
+
+// canonical reads the tensors of a file under canonical names.
+func canonical(t testing.TB, f *File) StateDict {
+	t.Helper()
+	sd, _, err := f.Canonical(testNamings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sd
+}
+
 // saved writes float32 tensors and opens the file.
 func saved(t *testing.T, sd StateDict, more ...Entry) *File {
 	t.Helper()
@@ -43,10 +62,7 @@ func TestStateDictReal(t *testing.T) {
 			[3]float32{0.0302734375, 0.01096343994140625, 0.042633056640625}},
 	} {
 		f := mustOpen(t, realModel(t, c.model))
-		sd, err := f.StateDict()
-		if err != nil {
-			t.Fatal(err)
-		}
+		sd := canonical(t, f)
 		if want := 152 + 12*2*2; len(sd) != want {
 			t.Errorf("%d tensors, want %d", len(sd), want)
 		}
@@ -81,10 +97,7 @@ func TestStateDictReal(t *testing.T) {
 
 // The three parts of a fused tensor lie in one array; growing one must not write into the next.
 func TestStateDictParts(t *testing.T) {
-	parts, err := saved(t, StateDict{"blocks.0.attn.qkv.bias": counted(6)}).StateDict()
-	if err != nil {
-		t.Fatal(err)
-	}
+	parts := canonical(t, saved(t, StateDict{"blocks.0.attn.qkv.bias": counted(6)}))
 	_ = append(parts["blocks.0.attn.q.bias"].Data, 99)
 	if got := parts["blocks.0.attn.k.bias"].Data; !slices.Equal(got, []float32{2, 3}) {
 		t.Errorf("k is %v after an append to q", got)
