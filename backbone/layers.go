@@ -261,8 +261,8 @@ func Normalize(pixels *Node, mean, std [3]float32) *Node {
 	return Add(Mul(x, channels(scale)), channels(shift))
 }
 
-// Images maps what reaches a graph as images to what Config.Logits takes: uint8
-// pixels are normalised, float32 is taken as normalised already.
+// Images prepares the images that a program is given for [Config.Features]: it normalises uint8 pixels and returns
+// float32 images, which are normalised already, as they are.
 func (m *Model) Images(x *Node) *Node {
 	if x.DType() == dtypes.Uint8 {
 		return Normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
@@ -270,19 +270,29 @@ func (m *Model) Images(x *Node) *Node {
 	return x
 }
 
-// Features is what the head sees, float32 [B, NumFeatures], for images [B, S, S,
-// 3], uint8 or float32 as Images takes them. Between them the model's precision
-// holds.
+// Features computes what the head sees, float32 [B, NumFeatures], in the model's precision. images [B, S, S, 3] are
+// uint8 or float32, as for [Model.Images].
 func (m *Model) Features(l Layers, images *Node) *Node {
+	return m.inPrecision(m.Config.Features, l, images)
+}
+
+// FeatureMap computes the last map of features, float32 [B, H, W, D]; see [Config.FeatureMap]. images are those of
+// [Model.Features].
+func (m *Model) FeatureMap(l Layers, images *Node) *Node {
+	return m.inPrecision(m.Config.FeatureMap, l, images)
+}
+
+// inPrecision runs build in the model's precision. It takes images as Features does and returns float32.
+func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
 	images = m.Images(images)
 	checkpoint := m.CheckpointActivations && !backend.Rematerialises(images.Graph().Backend())
 	if dtype := m.Precision.DType(); dtype != dtypes.Float32 || checkpoint {
 		l, images = computing{l, dtype, checkpoint}, ConvertDType(images, dtype)
 	}
-	return ConvertDType(m.Config.Features(l, images), dtypes.Float32)
+	return ConvertDType(build(l, images), dtypes.Float32)
 }
 
-// Logits is float32 [B, NumClasses] for images as Features takes them.
+// Logits computes the logits, float32 [B, NumClasses], from images as [Model.Features] takes them.
 func (m *Model) Logits(l Layers, images *Node) *Node {
 	return m.Config.Classify(l, m.Features(l, images))
 }
