@@ -36,10 +36,16 @@ type LoadOptions struct {
 
 // Metadata keys of checkpoints that spt writes.
 const (
-	metadataKind          = "kind"    // metadataKindModel
-	metadataVersion       = "version" // metadataVersion1
-	metadataConfig        = "spt_config"
-	metadataPreprocessing = "spt_preprocessing"
+	metadataKind          = "kind"              // always "checkpoint"
+	metadataVersion       = "version"           // of the keys below, always "1"
+	metadataConfig        = "spt_config"        // a Config in JSON
+	metadataPreprocessing = "spt_preprocessing" // a Preprocessing in JSON
+)
+
+// Values of metadataKind and metadataVersion.
+const (
+	checkpointKind    = "checkpoint"
+	checkpointVersion = "1"
 )
 
 // Load reads a backbone from a checkpoint: a file or a folder, in any format and naming that is known. The report
@@ -194,6 +200,9 @@ type sideFiles struct {
 func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	meta := f.Metadata()
 	if text, ok := meta[metadataConfig]; ok {
+		if v := meta[metadataVersion]; v != "" && v != checkpointVersion {
+			return s, fmt.Errorf("reading the metadata of %s: they have version %q, expected %q; use the version of spt that wrote the file, or a newer one", f.Name(), v, checkpointVersion)
+		}
 		s.config = new(Config)
 		if err := json.Unmarshal([]byte(text), s.config); err != nil {
 			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataConfig, f.Name(), err)

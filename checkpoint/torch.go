@@ -41,11 +41,11 @@ func unpickle(data []byte, name string) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind == pickleFile {
+	if kind == Pickle {
 		v, _, err := readPickles(r, size, name)
 		return v, err
 	}
-	if kind == zipFile {
+	if kind == Zip {
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return nil, err
