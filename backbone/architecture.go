@@ -88,8 +88,7 @@ func init() {
 }
 
 // Register makes an architecture known: [Load] recognises its checkpoints, and its configurations can be read from
-// files. It is an error if a field that must be set is not, or if the name, the type of the Form or a mark of a
-// naming is taken.
+// files. It is an error if a field that must be set is not, or if the name or the type of the Form is taken.
 func Register(a Architecture) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("registering the architecture %q: %w", a.Name, fmt.Errorf(format, args...))
@@ -122,15 +121,6 @@ func Register(a Architecture) error {
 			return fail("the name is taken")
 		case reflect.TypeOf(other.Form) == t:
 			return fail("the form %s belongs to the architecture %q", t, name)
-		}
-		for _, theirs := range other.Namings {
-			for _, ours := range a.Namings {
-				for _, mark := range ours.Marks {
-					if slices.Contains(theirs.Marks, mark) {
-						return fail("the mark %q of its naming %q is one of the naming %q of the architecture %q; give marks that no other naming has", mark, ours.Source, theirs.Source, name)
-					}
-				}
-			}
 		}
 	}
 	registry.byName[a.Name] = a

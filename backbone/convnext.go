@@ -229,19 +229,19 @@ func (v ConvNeXt) FeatureMap(c Config, l Layers, images *Node) *Node {
 // finalNorm computes the last norm over the channels of x [..., D].
 func (v ConvNeXt) finalNorm(c Config, l Layers, x *Node) *Node {
 	c.LayerNormEps = cmp.Or(v.FinalNormEps, c.LayerNormEps)
-	return c.layerNorm(l, "head.norm", x)
+	return c.LayerNorm(l, "head.norm", x)
 }
 
 // encode returns the map [B, H, W, D] that leaves the last block.
 func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
 	// convolved computes the named convolution of stride p.
-	convolved := func(name string, x *Node, p int) *Node { return l.Output(name, patches(l, name, whole(x, p), p)) }
-	x := c.layerNorm(l, "stem.1", convolved("stem.0", images, v.PatchSize))
+	convolved := func(name string, x *Node, p int) *Node { return l.Output(name, PatchEmbed(l, name, whole(x, p), p)) }
+	x := c.LayerNorm(l, "stem.1", convolved("stem.0", images, v.PatchSize))
 	block := 0
 	for i, depth := range v.Depths {
 		s := fmt.Sprintf("stages.%d.", i)
 		if i > 0 {
-			x = convolved(s+"downsample.1", c.layerNorm(l, s+"downsample.0", x), downsampleSide)
+			x = convolved(s+"downsample.1", c.LayerNorm(l, s+"downsample.0", x), downsampleSide)
 		}
 		for j := range depth {
 			name := fmt.Sprintf("%sblocks.%d", s, j)
@@ -257,7 +257,7 @@ func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
 func (v ConvNeXt) block(c Config, l Layers, b string, x *Node) *Node {
 	y := depthwise(x, l.Param(b+"conv_dw.weight"))
 	y = Add(y, Everywhere(exact(l, b+"conv_dw.bias"), y))
-	y = c.layerNorm(l, b+"norm", l.Output(b+"conv_dw", y))
+	y = c.LayerNorm(l, b+"norm", l.Output(b+"conv_dw", y))
 	y = GELU(l.Linear(b+"mlp.fc1", y))
 	if v.ResponseNorm {
 		y = l.Output(b+"mlp.grn", responseNorm(y, exact(l, b+"mlp.grn.weight"), exact(l, b+"mlp.grn.bias")))

@@ -103,8 +103,8 @@ func inFloat32(x *Node, f func(x *Node) *Node) *Node {
 	return ConvertDType(f(ConvertDType(x, dtypes.Float32)), x.DType())
 }
 
-// layerNorm is the named layer norm over the last axis of x, computed in float32.
-func (c Config) layerNorm(l Layers, name string, x *Node) *Node {
+// LayerNorm computes the named layer norm over the last axis of x, in float32, and shows its result to l.
+func (c Config) LayerNorm(l Layers, name string, x *Node) *Node {
 	weight, bias := exact(l, name+".weight"), exact(l, name+".bias")
 	y := x
 	if backend.OnDevice(x.Graph().Backend()) {
@@ -188,9 +188,9 @@ func leaving(l Layers, x *Node) *Node {
 	return x
 }
 
-// patches is the named convolution whose kernel is as wide as its stride, p px,
-// written as a matrix product: [B, H/p, W/p, D] for x [B, H, W, C].
-func patches(l Layers, name string, x *Node, p int) *Node {
+// PatchEmbed computes the named convolution of x [B, H, W, C] with a kernel NAME.weight [D, C, p, p], whose stride is p,
+// as a matrix product: [B, H/p, W/p, D]. A bias NAME.bias [D] is added if the backbone has one.
+func PatchEmbed(l Layers, name string, x *Node, p int) *Node {
 	s := x.Shape()
 	batch, h, w, c := s.Dim(0), s.Dim(1)/p, s.Dim(2)/p, s.Dim(3)
 	kernel := l.Param(name + ".weight") // [D, C, p, p]
@@ -247,9 +247,9 @@ func GELU(x *Node) *Node {
 	})
 }
 
-// Normalize maps pixels [B, H, W, 3] from uint8 to float32 (v/255 − mean)/std
+// normalize maps pixels [B, H, W, 3] from uint8 to float32 (v/255 − mean)/std
 // per channel.
-func Normalize(pixels *Node, mean, std [3]float32) *Node {
+func normalize(pixels *Node, mean, std [3]float32) *Node {
 	x := ConvertDType(pixels, dtypes.Float32)
 	var scale, shift [3]float32
 	for i := range 3 {
@@ -265,7 +265,7 @@ func Normalize(pixels *Node, mean, std [3]float32) *Node {
 // float32 images, which are normalised already, as they are.
 func (m *Model) Images(x *Node) *Node {
 	if x.DType() == dtypes.Uint8 {
-		return Normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
+		return normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
 	}
 	return x
 }

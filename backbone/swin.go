@@ -269,28 +269,28 @@ func (w Swin) Features(c Config, l Layers, images *Node) *Node {
 
 // FeatureMap implements [Form].
 func (w Swin) FeatureMap(c Config, l Layers, images *Node) *Node {
-	x := l.Output("patch_embed.proj", patches(l, "patch_embed.proj", images, w.PatchSize))
-	x = c.layerNorm(l, "patch_embed.norm", x)
+	x := l.Output("patch_embed.proj", PatchEmbed(l, "patch_embed.proj", images, w.PatchSize))
+	x = c.LayerNorm(l, "patch_embed.norm", x)
 	block := 0
 	for i, depth := range w.Depths {
 		s, layer := w.stage(c, i), fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
-			x = c.layerNorm(l, layer+"downsample.norm", neighbours(padded(x, 2)))
+			x = c.LayerNorm(l, layer+"downsample.norm", neighbours(padded(x, 2)))
 			x = l.Linear(layer+"downsample.reduction", x)
 		}
 		attention := w.attention(s, l, x.Graph())
 		for n := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, n)
 			x = entering(l, x)
-			y := attention(b+"attn.", c.layerNorm(l, b+"norm1", x), n%2 == 1)
+			y := attention(b+"attn.", c.LayerNorm(l, b+"norm1", x), n%2 == 1)
 			x = Add(x, l.Branch(b+"attn", block, x, y))
-			y = l.Linear(b+"mlp.fc1", c.layerNorm(l, b+"norm2", x))
+			y = l.Linear(b+"mlp.fc1", c.LayerNorm(l, b+"norm2", x))
 			y = l.Linear(b+"mlp.fc2", GELU(y))
 			x = Add(x, l.Branch(b+"mlp", block, x, y))
 			block++
 		}
 	}
-	return c.layerNorm(l, "norm", leaving(l, x))
+	return c.LayerNorm(l, "norm", leaving(l, x))
 }
 
 // attention returns multi-head self-attention within windows for the blocks of one stage: the tokens of x

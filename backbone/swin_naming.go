@@ -98,7 +98,7 @@ func checkMerging(r *checkpoint.Renaming) error {
 	}
 	for _, name := range r.Names() {
 		if stage, _, ok := strings.Cut(name, ".downsample."); ok && !stages[stage] {
-			return r.Errorf(name, "it merges patches for a stage that has no blocks: either every stage but the last ends with it, or every stage but the first begins with it")
+			return r.ErrorAt(r.Origin(name).Name, "it merges patches for a stage that has no blocks: either every stage but the last ends with it, or every stage but the first begins with it")
 		}
 	}
 	return nil

@@ -236,7 +236,7 @@ func (v ViT) Features(c Config, l Layers, images *Node) *Node {
 // FeatureMap implements [Form]: the tokens of the patches after the final norm.
 func (v ViT) FeatureMap(c Config, l Layers, images *Node) *Node {
 	x := v.encode(c, l, images, v.prefixTokens(), v.Tokens(c))
-	x = c.layerNorm(l, v.finalNorm(), x)
+	x = c.LayerNorm(l, v.finalNorm(), x)
 	return Reshape(x, x.Shape().Dim(0), v.grid(c), v.grid(c), v.EmbedDim)
 }
 
@@ -248,19 +248,19 @@ func (v ViT) FeatureMap(c Config, l Layers, images *Node) *Node {
 func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 	x := v.embed(c, l, images)
 	if v.PreNorm {
-		x = c.layerNorm(l, "norm_pre", x)
+		x = c.LayerNorm(l, "norm_pre", x)
 	}
 	for n := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", n)
 		x = l.Tokens(n, entering(l, x))
-		y := c.layerNorm(l, b+"norm1", x)
+		y := c.LayerNorm(l, b+"norm1", x)
 		query := y
 		if n == v.Depth-1 {
 			x, query = tokens(x, from, to), tokens(y, from, to)
 		}
 		y = v.attention(c, l, b+"attn.", query, y)
 		x = Add(x, l.Branch(b+"attn", n, x, v.layerScale(l, b+"ls1", y)))
-		y = v.mlp(l, b+"mlp.", c.layerNorm(l, b+"norm2", x))
+		y = v.mlp(l, b+"mlp.", c.LayerNorm(l, b+"norm2", x))
 		x = Add(x, l.Branch(b+"mlp", n, x, v.layerScale(l, b+"ls2", y)))
 	}
 	return leaving(l, x)
@@ -278,7 +278,7 @@ func tokens(x *Node, from, to int) *Node {
 // embedding: [B, N, D].
 func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	batch, d := images.Shape().Dim(0), v.EmbedDim
-	x := patches(l, "patch_embed.proj", images, v.PatchSize)
+	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
 	x = l.Output("patch_embed.proj", Reshape(x, batch, v.grid(c)*v.grid(c), d))
 	if v.PatchPositions {
 		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
@@ -303,7 +303,7 @@ func (v ViT) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	split := func(n string, x *Node) *Node {
 		x = Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, v.EmbedDim/c.NumHeads)
 		if v.QKNorm && n != "v" {
-			x = c.layerNorm(l, name+n+"_norm", x)
+			x = c.LayerNorm(l, name+n+"_norm", x)
 		}
 		return x
 	}
@@ -341,17 +341,17 @@ func (v ViT) pool(c Config, l Layers, x *Node) *Node {
 	switch v.Pooling {
 	case poolAvg:
 		if v.FCNorm {
-			return c.layerNorm(l, "fc_norm", ReduceMean(x, 1))
+			return c.LayerNorm(l, "fc_norm", ReduceMean(x, 1))
 		}
-		return ReduceMean(c.layerNorm(l, "norm", x), 1)
+		return ReduceMean(c.LayerNorm(l, "norm", x), 1)
 	case poolTokenAvg:
-		x = c.layerNorm(l, "norm", x)
+		x = c.LayerNorm(l, "norm", x)
 		class, patches := tokens(x, 0, 1), tokens(x, v.prefixTokens(), v.Tokens(c))
 		return Concatenate([]*Node{Reshape(class, batch, d), ReduceMean(patches, 1)}, 1)
 	case poolTokenDist:
-		return Reshape(c.layerNorm(l, "norm", x), batch, 2*d)
+		return Reshape(c.LayerNorm(l, "norm", x), batch, 2*d)
 	}
-	return c.layerNorm(l, v.finalNorm(), Reshape(x, batch, d))
+	return c.LayerNorm(l, v.finalNorm(), Reshape(x, batch, d))
 }
 
 // vitBeyondTimm implements Architecture.BeyondTimm.

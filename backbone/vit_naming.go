@@ -129,7 +129,7 @@ func packGates(r *checkpoint.Renaming) error {
 		a, _ := r.Tensor(gate)
 		b, _ := r.Tensor(up)
 		if len(a.Shape) == 0 || !slices.Equal(a.Shape, b.Shape) {
-			return r.Errorf(name, "a gated MLP has a gate_proj and an up_proj of equal shapes, found %v and %v", a.Shape, b.Shape)
+			return r.ErrorAt(r.Origin(name).Name, "a gated MLP has a gate_proj and an up_proj of equal shapes, found %v and %v", a.Shape, b.Shape)
 		}
 		origin := r.Origin(gate)
 		r.Remove(gate)
@@ -162,7 +162,7 @@ func foldClassPosition(r *checkpoint.Renaming) error {
 	}
 	c, p := cls.Shape, pos.Shape
 	if len(c) != 3 || len(p) != 3 || c[0] != 1 || c[1] != 1 || p[0] != 1 || p[1] < 2 || p[2] != c[2] {
-		return r.Errorf("pos_embed", "shape %v beside a class token of %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
+		return r.ErrorAt(r.Origin("pos_embed").Name, "shape %v beside a class token of %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
 	}
 	sum := checkpoint.NewTensor(c...)
 	for i := range sum.Data {

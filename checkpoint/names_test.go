@@ -4,6 +4,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -130,5 +131,25 @@ func TestFusedLeavesWhatDoesNotFit(t *testing.T) {
 	got := sd.Fused()
 	if w := got["attn.qkv.weight"]; len(got) != 1 || len(sd) != 3 || !slices.Equal(w.Shape, []int{3, 2}) || !slices.Equal(w.Data, []float32{0, 1, 0, 1, 0, 1}) {
 		t.Errorf("got %v from %v", got, sd)
+	}
+}
+
+// A checkpoint may have the marks of two namings. Then the one is used whose rules cover the other's marks.
+func TestNamingCovers(t *testing.T) {
+	wide := Naming{Architecture: "wide", Source: "a", Marks: []string{"blocks.#.norm.*"}, Rules: Keeps("blocks.#.norm.*"), Strict: []string{"blocks."}}
+	narrow := Naming{Architecture: "narrow", Source: "b", Marks: []string{"blocks.#.mix.*"}, Rules: Keeps("blocks.#.norm.*", "blocks.#.mix.*")}
+	both := StateDict{"blocks.0.norm.bias": counted(1), "blocks.0.mix.bias": counted(1)}
+	for _, namings := range [][]Naming{{wide, narrow}, {narrow, wide}} {
+		if sd, n, err := both.Canonical(namings); err != nil || n.Architecture != "narrow" || len(sd) != 2 {
+			t.Errorf("%+v, %v", n, err)
+		}
+	}
+	if _, n, err := (StateDict{"blocks.0.norm.bias": counted(1)}).Canonical([]Naming{wide, narrow}); err != nil || n.Architecture != "wide" {
+		t.Errorf("%+v, %v", n, err)
+	}
+	same := narrow
+	same.Architecture = "same"
+	if _, _, err := both.Canonical([]Naming{wide, narrow, same}); err == nil || !strings.Contains(err.Error(), "mixes two namings") {
+		t.Errorf("two namings that cover each other: %v", err)
 	}
 }

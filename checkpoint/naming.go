@@ -20,8 +20,8 @@ type Naming struct {
 	Architecture string
 	// Source says whose names these are, for people, such as "timm".
 	Source string
-	// Marks are the patterns by which the naming is recognised. A checkpoint has a name of at least one of them,
-	// and no other naming has names of these patterns.
+	// Marks are the patterns by which the naming is recognised: a checkpoint has a name of at least one of them.
+	// Where a checkpoint has the marks of two namings, the naming is used whose Rules cover the other's marks too.
 	Marks []string
 	// Rules give the canonical names. A tensor without a rule is unused.
 	Rules Rules
@@ -159,11 +159,6 @@ func (r *Renaming) Remove(name string) { delete(r.tensors, name) }
 // Skip lists a tensor of the checkpoint, by its name there, as unused.
 func (r *Renaming) Skip(source string) { r.unused = append(r.unused, source) }
 
-// Errorf returns an error about the tensor called name. It names the tensor as the checkpoint does.
-func (r *Renaming) Errorf(name, format string, args ...any) error {
-	return nameErrorf(r.tensors[name].origin.Name, format, args...)
-}
-
 // ErrorAt returns an error about a tensor of the checkpoint, by its name there.
 func (r *Renaming) ErrorAt(source, format string, args ...any) error {
 	return nameErrorf(source, format, args...)
@@ -254,18 +249,39 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 			found, shown = append(found, n), append(shown, seen[n.Marks[i]])
 		}
 	}
-	switch len(found) {
-	case 1:
-		if n := found[0]; n.Refine != nil {
-			return n.Refine(n, func(pattern string) bool { return seen[pattern] != "" }), nil
-		}
-		return found[0], nil
-	case 0:
+	if len(found) == 0 {
 		return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the checkpoint to one of these",
 			len(sd), firstFive(quoted(slices.Sorted(maps.Keys(sd)))), describeNamings(namings))
 	}
+	var fitting []Naming
+	for i, n := range found {
+		others := slices.Concat(found[:i], found[i+1:])
+		if !slices.ContainsFunc(others, func(other Naming) bool { return !n.covers(other, r) }) {
+			fitting = append(fitting, n)
+		}
+	}
+	if len(fitting) == 1 {
+		n := fitting[0]
+		if n.Refine != nil {
+			n = n.Refine(n, func(pattern string) bool { return seen[pattern] != "" })
+		}
+		return n, nil
+	}
 	return Naming{}, nameErrorf(shown[1], "its name is of a %s of %s, but tensor %.200q is of a %s of %s: the checkpoint mixes two namings; give one model in one naming",
 		found[1].Architecture, found[1].Source, shown[0], found[0].Architecture, found[0].Source)
+}
+
+// covers reports whether n has rules for all names in r that show the naming other. Then n is the naming of a
+// checkpoint that has the marks of both.
+func (n Naming) covers(other Naming, r *Renaming) bool {
+	for name := range r.tensors {
+		for pattern := range patterns(name) {
+			if slices.Contains(other.Marks, pattern) && !n.Rules.Has(name) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // describeNamings lists the namings of each architecture, for errors.
@@ -403,7 +419,7 @@ func (r *Renaming) splitAttention() error {
 		for _, part := range qkv {
 			for _, k := range []string{"weight", "bias"} {
 				if other, ok := r.tensors[prefix+part+"."+k]; ok {
-					return r.Errorf(name, "the checkpoint also has %.200q: the q, k and v of a block are either fused or apart; remove one form", other.origin.Name)
+					return nameErrorf(r.Origin(name).Name, "the checkpoint also has %.200q: the q, k and v of a block are either fused or apart; remove one form", other.origin.Name)
 				}
 			}
 		}
@@ -411,7 +427,7 @@ func (r *Renaming) splitAttention() error {
 	for _, f := range all {
 		x := r.tensors[f.name]
 		if want := map[string]int{"weight": 2, "bias": 1}[f.kind]; len(x.Shape) != want || x.Shape[0]%3 != 0 {
-			return r.Errorf(f.name, "shape %v cannot be split into q, k and v, expected [3D, D] for a weight, [3D] for a bias", x.Shape)
+			return nameErrorf(x.origin.Name, "shape %v cannot be split into q, k and v, expected [3D, D] for a weight, [3D] for a bias", x.Shape)
 		}
 		r.Remove(f.name)
 		n := len(x.Data) / 3
