@@ -110,7 +110,7 @@ func TestLoadErrors(t *testing.T) {
 		{"odd grid", save(t, odd, nil), backbone.LoadOptions{NumHeads: 2}, []string{"pos_embed", "square grid"}},
 		{"image size", save(t, sd, nil), backbone.LoadOptions{NumHeads: 2, ImageSize: 17}, []string{"image size 17", "patch size 4"}},
 		{"metadata of another version", save(t, sd, map[string]string{"spt_config": "{}", "version": "7"}), backbone.LoadOptions{}, []string{"version \"7\"", "expected \"1\""}},
-		{"unknown architecture", save(t, sd, map[string]string{"spt_config": `{"architecture":"mixer"}`}), backbone.LoadOptions{}, []string{"mixer", "convnext, swin, vit"}},
+		{"unknown architecture", save(t, sd, map[string]string{"spt_config": `{"architecture":"eva"}`}), backbone.LoadOptions{}, []string{"eva", "convnext, mixer, swin, vit"}},
 		{"unknown key", save(t, sd, map[string]string{"spt_config": `{"architecture":"vit","depths":[1]}`}), backbone.LoadOptions{}, []string{"depths", "vit"}},
 		{"other architecture", save(t, sd, map[string]string{"spt_config": `{"architecture":"swin"}`}), backbone.LoadOptions{}, []string{"describe a swin", "those of a vit"}},
 		{"broken metadata", save(t, sd, map[string]string{"spt_config": "{"}), backbone.LoadOptions{}, []string{"spt_config"}},
