@@ -40,7 +40,8 @@ func init() {
 
 // vitB is ViT-B/16 with a head for that many classes.
 func vitB(classes int) backbone.Config {
-	return backbone.Config{Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: 768, Depth: 12, NumHeads: 12, HiddenDim: 3072, NumClasses: classes, LayerNormEps: 1e-6}
+	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: 12, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 16, EmbedDim: 768, Depth: 12, HiddenDim: 3072}}
 }
 
 // counted is how many parameters a method tunes on ViT-B/16, and of its head.
@@ -94,7 +95,7 @@ func TestPublishedCounts(t *testing.T) {
 	// q and v, an Adapter of width 8 in each block, BitFit.
 	base := vitB(100)
 	lora := peft.Selection{Module: "lora", Rank: 8}
-	for i := range base.Depth {
+	for i := range base.Blocks() {
 		lora.Structured = append(lora.Structured, fmt.Sprintf("blocks.%d.attn.q.weight", i), fmt.Sprintf("blocks.%d.attn.v.weight", i))
 	}
 	tuning, err := peft.New(base, lora)
@@ -108,7 +109,7 @@ func TestPublishedCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := base.Depth * adapter.Count(768, 768, 8); n != 156_768 { // 0.16 M
+	if n := base.Blocks() * adapter.Count(768, 768, 8); n != 156_768 { // 0.16 M
 		t.Errorf("an Adapter in each block: %d", n)
 	}
 	if n, _ := counted(t, method.BitFit, 100, method.BaselineOptions{}); n != 102_912 { // 0.10 M

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -59,11 +60,11 @@ func LoadPlan(path string) (*plan.Plan, []plan.Scored, error) {
 	if stat, err := os.Stat(path); err == nil && stat.IsDir() {
 		return nil, nil, &run.InputError{Err: fmt.Errorf("loading plan: %s is a folder; a run's plan is in %s", path, filepath.Join(path, run.PlanFile))}
 	}
-	start, err := head(path)
+	kind, err := checkpoint.Sniff(path)
 	if err != nil {
 		return nil, nil, &run.InputError{Err: fmt.Errorf("loading plan: %w", err)}
 	}
-	if len(start) > 0 && (start[0] == 0x80 || string(start[:min(2, len(start))]) == "PK") { // a pickle, a zip
+	if kind == checkpoint.Pickle || kind == checkpoint.Zip {
 		return ImportPlan(path, "", 0)
 	}
 	p, err := plan.LoadFile(path)

@@ -87,7 +87,7 @@ func TestTuneSwin(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", m, err)
 		}
-		if !reflect.DeepEqual(read.Config, d.Config) || !read.Config.PadsBeforeShift || len(report.Unused) > 0 {
+		if !reflect.DeepEqual(read.Config, d.Config) || !read.Config.Form.(backbone.Swin).PadsBeforeShift || len(report.Unused) > 0 {
 			t.Errorf("%s: merged, it is read as %+v, unused %v; expected %+v", m, read.Config, report.Unused, d.Config)
 		}
 		for i, got := range logitsOf(t, be, read, nil, probe) {

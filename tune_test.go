@@ -25,7 +25,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-var config = backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, EmbedDim: 16, Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: 3, LayerNormEps: 1e-6}
+var config = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
 
 // newTask is a tiny backbone on images whose colour is their class.
 func newTask(t *testing.T, val int) *spt.Task {

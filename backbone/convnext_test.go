@@ -39,7 +39,7 @@ func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 		t.Fatal(err)
 	}
 	if len(report.Missing)+len(report.WrongShape)+len(report.Unused) != 0 {
-		t.Errorf("report: %s", report)
+		t.Errorf("report: %+v", report)
 	}
 	return m
 }
@@ -259,15 +259,15 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 // TestConvNeXtConfig: what is derived, and what is refused.
 func TestConvNeXtConfig(t *testing.T) {
 	hf := loadConvNeXt(t, fixtures.Backbone(t, "convnext-v1-hf")).Config
-	if hf.LayerNormEps != 1e-6 || hf.FinalNormEps != 1e-12 {
-		t.Errorf("Hugging Face: eps %g and %g", hf.LayerNormEps, hf.FinalNormEps)
+	if hf.LayerNormEps != 1e-6 || hf.Form.(backbone.ConvNeXt).FinalNormEps != 1e-12 {
+		t.Errorf("Hugging Face: eps %g and %g", hf.LayerNormEps, hf.Form.(backbone.ConvNeXt).FinalNormEps)
 	}
 	m := loadConvNeXt(t, fixtures.Backbone(t, "convnext-v2-timm"))
 	c := m.Config
 	if got, want := c.String(), "ConvNeXt V2 1-1-2-1×4-6-8-10, patch 4, 56 px"; got != want {
 		t.Errorf("%s, expected %s", got, want)
 	}
-	if c.LayerNormEps != 1e-6 || c.FinalNormEps != 0 || c.Blocks() != 5 || c.NumFeatures() != 10 || c.Head() != "head.fc" {
+	if c.LayerNormEps != 1e-6 || c.Form.(backbone.ConvNeXt).FinalNormEps != 0 || c.Blocks() != 5 || c.NumFeatures() != 10 || c.Head() != "head.fc" {
 		t.Errorf("%+v", c)
 	}
 	path := filepath.Join(t.TempDir(), "saved.safetensors")
@@ -280,18 +280,19 @@ func TestConvNeXtConfig(t *testing.T) {
 	if saved, _, err := backbone.Load(fixtures.Backbone(t, "convnext-v1-facebook").Path(), backbone.LoadOptions{}); err != nil || saved.Config.ImageSize != 224 {
 		t.Errorf("where nothing says the image size: %v", err)
 	}
-	for want, change := range map[string]func(c *backbone.Config){
-		"expected as many":      func(c *backbone.Config) { c.Dims = c.Dims[1:] },
-		"expected positive":     func(c *backbone.Config) { c.Depths = []int{1, 0, 1, 1} },
-		"at most 1024 blocks":   func(c *backbone.Config) { c.Depths = []int{1000, 1, 1, 1000} },
-		"numbers up to 65536":   func(c *backbone.Config) { c.Dims = []int{4, 1 << 40, 8, 8} },
-		"expected the same":     func(c *backbone.Config) { c.Dims = []int{5, 6, 7, 8} },
-		"expected 32 to 8192":   func(c *backbone.Config) { c.ImageSize = 31 },
-		"image size 1073741824": func(c *backbone.Config) { c.ImageSize = 1 << 30 },
-		"of the last norm":      func(c *backbone.Config) { c.FinalNormEps = -1 },
+	for want, change := range map[string]func(c *backbone.Config, v *backbone.ConvNeXt){
+		"expected as many":      func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = v.Dims[1:] },
+		"expected positive":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1, 0, 1, 1} },
+		"at most 1024 blocks":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1000, 1, 1, 1000} },
+		"numbers up to 65536":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{4, 1 << 40, 8, 8} },
+		"expected the same":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{5, 6, 7, 8} },
+		"expected 32 to 8192":   func(c *backbone.Config, v *backbone.ConvNeXt) { c.ImageSize = 31 },
+		"image size 1073741824": func(c *backbone.Config, v *backbone.ConvNeXt) { c.ImageSize = 1 << 30 },
+		"of the last norm":      func(c *backbone.Config, v *backbone.ConvNeXt) { v.FinalNormEps = -1 },
 	} {
-		changed := c
-		change(&changed)
+		changed, form := c, c.Form.(backbone.ConvNeXt)
+		change(&changed, &form)
+		changed.Form = form
 		if err := changed.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("expected an error with %q, got %v", want, err)
 		}
@@ -335,7 +336,7 @@ func TestConvNeXtSideFiles(t *testing.T) {
 			}
 		case err != nil:
 			t.Errorf("%s: %v", c.json, err)
-		case m.Config.ImageSize != c.size || m.Config.FinalNormEps != c.final || m.Config.LayerNormEps != 1e-6 || !strings.Contains(m.Preprocessing.Source, "ImageNet"):
+		case m.Config.ImageSize != c.size || m.Config.Form.(backbone.ConvNeXt).FinalNormEps != c.final || m.Config.LayerNormEps != 1e-6 || !strings.Contains(m.Preprocessing.Source, "ImageNet"):
 			t.Errorf("%s: %+v %+v", c.json, m.Config, m.Preprocessing)
 		}
 	}

@@ -22,7 +22,7 @@ func TestViTTinyReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(report.Unused)+len(report.Missing)+len(report.WrongShape) != 0 {
-		t.Fatalf("report: %s", report)
+		t.Fatalf("report: %+v", report)
 	}
 	be, err := backend.New()
 	if err != nil {

@@ -103,8 +103,8 @@ func inFloat32(x *Node, f func(x *Node) *Node) *Node {
 	return ConvertDType(f(ConvertDType(x, dtypes.Float32)), x.DType())
 }
 
-// layerNorm is the named layer norm over the last axis of x, computed in float32.
-func (c Config) layerNorm(l Layers, name string, x *Node) *Node {
+// LayerNorm computes the named layer norm over the last axis of x, in float32, and shows its result to l.
+func (c Config) LayerNorm(l Layers, name string, x *Node) *Node {
 	weight, bias := exact(l, name+".weight"), exact(l, name+".bias")
 	y := x
 	if backend.OnDevice(x.Graph().Backend()) {
@@ -188,9 +188,9 @@ func leaving(l Layers, x *Node) *Node {
 	return x
 }
 
-// patches is the named convolution whose kernel is as wide as its stride, p px,
-// written as a matrix product: [B, H/p, W/p, D] for x [B, H, W, C].
-func patches(l Layers, name string, x *Node, p int) *Node {
+// PatchEmbed computes the named convolution of x [B, H, W, C] with a kernel NAME.weight [D, C, p, p], whose stride is p,
+// as a matrix product: [B, H/p, W/p, D]. A bias NAME.bias [D] is added if the backbone has one.
+func PatchEmbed(l Layers, name string, x *Node, p int) *Node {
 	s := x.Shape()
 	batch, h, w, c := s.Dim(0), s.Dim(1)/p, s.Dim(2)/p, s.Dim(3)
 	kernel := l.Param(name + ".weight") // [D, C, p, p]
@@ -247,9 +247,9 @@ func GELU(x *Node) *Node {
 	})
 }
 
-// Normalize maps pixels [B, H, W, 3] from uint8 to float32 (v/255 − mean)/std
+// normalize maps pixels [B, H, W, 3] from uint8 to float32 (v/255 − mean)/std
 // per channel.
-func Normalize(pixels *Node, mean, std [3]float32) *Node {
+func normalize(pixels *Node, mean, std [3]float32) *Node {
 	x := ConvertDType(pixels, dtypes.Float32)
 	var scale, shift [3]float32
 	for i := range 3 {
@@ -261,28 +261,38 @@ func Normalize(pixels *Node, mean, std [3]float32) *Node {
 	return Add(Mul(x, channels(scale)), channels(shift))
 }
 
-// Images maps what reaches a graph as images to what Config.Logits takes: uint8
-// pixels are normalised, float32 is taken as normalised already.
+// Images prepares the images that a program is given for [Config.Features]: it normalises uint8 pixels and returns
+// float32 images, which are normalised already, as they are.
 func (m *Model) Images(x *Node) *Node {
 	if x.DType() == dtypes.Uint8 {
-		return Normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
+		return normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
 	}
 	return x
 }
 
-// Features is what the head sees, float32 [B, NumFeatures], for images [B, S, S,
-// 3], uint8 or float32 as Images takes them. Between them the model's precision
-// holds.
+// Features computes what the head sees, float32 [B, NumFeatures], in the model's precision. images [B, S, S, 3] are
+// uint8 or float32, as for [Model.Images].
 func (m *Model) Features(l Layers, images *Node) *Node {
+	return m.inPrecision(m.Config.Features, l, images)
+}
+
+// FeatureMap computes the last map of features, float32 [B, H, W, D]; see [Config.FeatureMap]. images are those of
+// [Model.Features].
+func (m *Model) FeatureMap(l Layers, images *Node) *Node {
+	return m.inPrecision(m.Config.FeatureMap, l, images)
+}
+
+// inPrecision runs build in the model's precision. It takes images as Features does and returns float32.
+func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
 	images = m.Images(images)
 	checkpoint := m.CheckpointActivations && !backend.Rematerialises(images.Graph().Backend())
 	if dtype := m.Precision.DType(); dtype != dtypes.Float32 || checkpoint {
 		l, images = computing{l, dtype, checkpoint}, ConvertDType(images, dtype)
 	}
-	return ConvertDType(m.Config.Features(l, images), dtypes.Float32)
+	return ConvertDType(build(l, images), dtypes.Float32)
 }
 
-// Logits is float32 [B, NumClasses] for images as Features takes them.
+// Logits computes the logits, float32 [B, NumClasses], from images as [Model.Features] takes them.
 func (m *Model) Logits(l Layers, images *Node) *Node {
 	return m.Config.Classify(l, m.Features(l, images))
 }

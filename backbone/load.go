@@ -11,32 +11,46 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
 )
 
-// LoadOptions say what to make of a checkpoint. Zero values take what the
-// checkpoint says.
+// LoadOptions configures [Load]. Zero fields take what the checkpoint says.
 type LoadOptions struct {
-	NumClasses   int     // classes of a new head; 0 keeps the checkpoint's head
-	ImageSize    int     // px; 0: what the checkpoint or the files beside it say, else the rule of the family; position embeddings and tables are resized to it
-	NumHeads     int     // attention heads; 0: what the checkpoint says, else as published models of its width
-	LayerNormEps float64 // 0: what the checkpoint says, else the default of the library that wrote it
-	Mean, Std    *[3]float32
+	// NumClasses is the number of classes of a new head. 0 keeps the checkpoint's head.
+	NumClasses int
+	// ImageSize is the side of the input images, px. Position embeddings and relative-position tables are resized
+	// to it. 0 takes the size that the checkpoint or a file beside it names, else that of the published models.
+	ImageSize int
+	// NumHeads is the number of attention heads of every block. 0 takes the number that the checkpoint or a file
+	// beside it names, else that of published models of the same width.
+	NumHeads int
+	// LayerNormEps is added to the variance by layer norms. 0 takes the value that the checkpoint or a file beside
+	// it names, else the default of the library that wrote the checkpoint.
+	LayerNormEps float64
+	// Mean and Std normalise pixels that are scaled to [0, 1], for each channel. nil takes the values that the
+	// checkpoint or a file beside it names, else those of published models.
+	Mean, Std *[3]float32
 }
 
 // Metadata keys of checkpoints that spt writes.
 const (
-	metadataConfig        = "spt_config"
-	metadataPreprocessing = "spt_preprocessing"
+	metadataKind          = "kind"              // always "checkpoint"
+	metadataVersion       = "version"           // of the keys below, always "1"
+	metadataConfig        = "spt_config"        // a Config in JSON
+	metadataPreprocessing = "spt_preprocessing" // a Preprocessing in JSON
 )
 
-// Load reads a backbone from a checkpoint, in any format, folder and naming that
-// package checkpoint reads. The report lists every tensor as matched, unused, missing or of the wrong shape; a missing or
-// misshapen tensor of the backbone is an error, and the report is valid then
-// too.
+// Values of metadataKind and metadataVersion.
+const (
+	checkpointKind    = "checkpoint"
+	checkpointVersion = "1"
+)
+
+// Load reads a backbone from a checkpoint: a file or a folder, in any format and naming that is known. The report
+// lists every tensor as matched, unused, missing or of the wrong shape. A missing or misshapen tensor of the
+// backbone is an error, and the report is valid then too.
 func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -51,69 +65,9 @@ func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	return m, report, nil
 }
 
-// source is all that a checkpoint and its user say of a backbone.
-type source struct {
-	weights checkpoint.StateDict // canonical
-	naming  checkpoint.Naming
-	side    sideFiles
-	options LoadOptions
-	assumed *bool // set where the number of heads is a guess
-}
-
-// shape is the shape of a tensor that every backbone of the family has.
-func (s source) shape(name string, rank int) ([]int, error) {
-	t, ok := s.weights[name]
-	if !ok {
-		return nil, fmt.Errorf("the checkpoint (naming: %s) has no tensor %q, which every %s has", s.naming.Source, name, s.naming.Family)
-	}
-	if len(t.Shape) != rank {
-		return nil, fmt.Errorf("tensor %q has shape %v, expected %d dimensions", name, t.Shape, rank)
-	}
-	return t.Shape, nil
-}
-
-// has reports whether the checkpoint has a tensor.
-func (s source) has(name string) bool { _, ok := s.weights[name]; return ok }
-
-// count is the number of blocks, or other numbered parts: one more than the
-// greatest N among the names "PREFIX.N.…".
-func (s source) count(prefix string) (n int, err error) {
-	for name := range s.weights {
-		rest, ok := strings.CutPrefix(name, prefix+".")
-		if !ok {
-			continue
-		}
-		number, _, _ := strings.Cut(rest, ".")
-		i, err := strconv.Atoi(number)
-		if err != nil || i < 0 || i >= maxDepth {
-			return 0, fmt.Errorf("tensor %q: number out of range, expected below %d", name, maxDepth)
-		}
-		n = max(n, i+1)
-	}
-	return n, nil
-}
-
-// layerNormEps is what the user, the checkpoint or the files beside it say, or
-// else the given value.
-func (s source) layerNormEps(otherwise float64) float64 {
-	if c := s.side.config; s.options.LayerNormEps == 0 && c != nil {
-		return c.LayerNormEps
-	}
-	return cmp.Or(s.options.LayerNormEps, s.side.eps, otherwise)
-}
-
-// onlyGELU refuses a backbone whose MLPs have another activation, where the files
-// beside the checkpoint tell.
-func (s source) onlyGELU() error {
-	if a := s.side.activation; s.side.config == nil && a != "" && a != "gelu" {
-		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu", a)
-	}
-	return nil
-}
-
-// allKnown refuses a checkpoint that has more below some prefixes than the backbone's
-// parameters: it would not be computed.
-func allKnown(weights checkpoint.StateDict, params []Param, prefixes ...string) error {
+// refuseUnknown returns an error if the checkpoint has a tensor below one of the prefixes that the backbone does not
+// have: the graph would leave it out.
+func refuseUnknown(weights checkpoint.StateDict, params []Param, prefixes ...string) error {
 	known := map[string]bool{}
 	for _, p := range params {
 		known[p.Name] = true
@@ -126,25 +80,25 @@ func allKnown(weights checkpoint.StateDict, params []Param, prefixes ...string) 
 	return nil
 }
 
-// finite refuses weights that are no numbers, with which every result is none.
-func finite(weights checkpoint.StateDict) error {
+// refuseNaN returns an error for weights that are not finite numbers.
+func refuseNaN(weights checkpoint.StateDict) error {
 	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		for i, v := range weights[name].Data {
 			if v-v != 0 { // NaN, or infinite
-				return fmt.Errorf("tensor %q: value %d is %v, expected finite numbers: the checkpoint is of a training that failed, or of a type beyond float32's range", name, i, v)
+				return fmt.Errorf("tensor %q: value %d is %v, expected finite numbers: the training of this checkpoint has diverged, or its type has a wider range than float32; take another checkpoint", name, i, v)
 			}
 		}
 	}
 	return nil
 }
 
-// ErrNoHead is that of a checkpoint without a head where [LoadOptions].NumClasses asks for none.
+// ErrNoHead is returned for a checkpoint without a head if [LoadOptions].NumClasses asks for none.
 var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes for a new one")
 
-// FromFile is Load for an open file, as for one that is embedded in a binary.
+// FromFile reads a backbone from an open file, such as one that is embedded in a binary. See [Load].
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
-	sd, naming, err := f.Canonical()
+	sd, naming, err := f.Canonical(Namings())
 	if err != nil {
 		return nil, none, err
 	}
@@ -152,20 +106,28 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	if err != nil {
 		return nil, none, err
 	}
-	a, ok := architectures[naming.Family]
-	if !ok {
-		return nil, none, fmt.Errorf("it is a backbone of the family %q, which is not supported; supported: %s", naming.Family, supported())
+	a, err := architecture(naming.Architecture)
+	if err != nil {
+		return nil, none, err
+	}
+	if side.config != nil && side.config.Architecture() != a.Name {
+		return nil, none, fmt.Errorf("its metadata %q describe a %s, but its tensors are those of a %s", metadataConfig, side.config.Architecture(), a.Name)
 	}
 	if o.NumHeads < 0 || o.ImageSize < 0 || o.NumClasses < 0 || o.LayerNormEps != 0 && !(o.LayerNormEps > 0 && o.LayerNormEps < 1) {
 		return nil, none, fmt.Errorf("attention heads %d, image size %d, classes %d and layer norm eps %g: expected positive numbers, eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
 	}
-	assumed := false
-	own, err := a.configure(source{sd, naming, side, o, &assumed})
+	s := &Source{Weights: sd, Options: o, naming: naming, side: side}
+	own, err := a.Configure(s)
 	if err != nil {
 		return nil, none, err
 	}
-	own.Architecture = naming.Family
-	switch head, ok := sd[a.head(own)+".weight"]; {
+	if got := own.Architecture(); got != a.Name {
+		return nil, none, fmt.Errorf("the architecture %q has made a configuration of the architecture %q", a.Name, got)
+	}
+	if o.NumHeads > 0 && own.NumHeads == 0 {
+		return nil, none, fmt.Errorf("a number of attention heads, %d, is given, but the checkpoint of a %s tells all about its heads; leave it out", o.NumHeads, a.Name)
+	}
+	switch head, ok := sd[own.Head()+".weight"]; {
 	case o.NumClasses > 0:
 		own.NumClasses = o.NumClasses
 	case ok && len(head.Shape) == 2:
@@ -178,8 +140,10 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	if err := c.Validate(); err != nil {
 		return nil, none, err
 	}
-	if err := a.fit(own, c, sd); err != nil {
-		return nil, none, err
+	if a.Fit != nil {
+		if err := a.Fit(own, c, sd); err != nil {
+			return nil, none, err
+		}
 	}
 	var wanted []checkpoint.Wanted
 	for _, p := range c.Params() {
@@ -198,10 +162,10 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	for _, w := range wanted {
 		weights[w.Name] = sd[w.Name]
 	}
-	if err := finite(weights); err != nil {
+	if err := refuseNaN(weights); err != nil {
 		return nil, report, err
 	}
-	p := preprocessing(f, side, naming.Family)
+	p := a.preprocessing(f, side)
 	if o.Mean != nil {
 		p.Mean, p.Source = *o.Mean, "given"
 	}
@@ -210,11 +174,11 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	}
 	for i := range 3 {
 		if !(p.Std[i] > 0) || math.IsNaN(float64(p.Mean[i])) {
-			return nil, report, fmt.Errorf("the preprocessing (%s) has mean %v and std %v, expected numbers and a positive std; give them (--mean, --std)", p.Source, p.Mean, p.Std)
+			return nil, report, fmt.Errorf("the preprocessing (%s) has mean %v and std %v, expected numbers and a positive std; give both", p.Source, p.Mean, p.Std)
 		}
 	}
 	m := NewModel(c, p, weights)
-	m.ConvMLP, m.HeadsAssumed = naming.ConvMLP, assumed
+	m.ConvMLP, m.HeadsAssumed = s.convMLP, s.headsAssumed
 	return m, report, nil
 }
 
@@ -236,6 +200,9 @@ type sideFiles struct {
 func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	meta := f.Metadata()
 	if text, ok := meta[metadataConfig]; ok {
+		if v := meta[metadataVersion]; v != "" && v != checkpointVersion {
+			return s, fmt.Errorf("reading the metadata of %s: they have version %q, expected %q; use the version of spt that wrote the file, or a newer one", f.Name(), v, checkpointVersion)
+		}
 		s.config = new(Config)
 		if err := json.Unmarshal([]byte(text), s.config); err != nil {
 			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataConfig, f.Name(), err)
@@ -337,26 +304,16 @@ func readJSON(path string, v any) (found bool, err error) {
 	return true, nil
 }
 
-// preprocessing finds what the backbone was pretrained with: metadata or files
-// beside it, then timm's tags in the file's name, then what its family has.
-func preprocessing(f *checkpoint.File, side sideFiles, family string) Preprocessing {
+// preprocessing returns what was done to pixels in pretraining, as the metadata, a file beside the checkpoint or
+// the architecture says.
+func (a Architecture) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
 	if side.preprocessing != nil {
 		return *side.preprocessing
 	}
-	if family != "vit" {
-		p := imageNet
-		p.Source = "assumed: ImageNet mean and std, as all published backbones of the family " + family
-		return p
+	if a.Preprocessing != nil {
+		return a.Preprocessing(filepath.Base(f.Name()))
 	}
-	name := strings.ToLower(filepath.Base(f.Name()))
-	for _, tag := range []string{"deit", "mae", "dino", "moco"} {
-		if strings.Contains(name, tag) {
-			p := imageNet
-			p.Source = fmt.Sprintf("%q in the file's name: ImageNet mean and std", tag)
-			return p
-		}
-	}
-	p := inception
-	p.Source = "assumed: nothing in or beside the checkpoint says it"
+	p := imageNet
+	p.Source = "assumed: ImageNet mean and std, as all published backbones of the family " + a.Name
 	return p
 }

@@ -54,7 +54,7 @@ func TestSwinWindows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	window := m.Config.WindowSize
+	window := m.Config.Form.(backbone.Swin).WindowSize
 	table := func(window, heads int) checkpoint.Tensor {
 		return checkpoint.NewTensor((2*window-1)*(2*window-1), heads)
 	}
@@ -66,7 +66,7 @@ func TestSwinWindows(t *testing.T) {
 		}
 	})
 	for _, size := range []int{0, m.Config.ImageSize, 2 * m.Config.ImageSize} {
-		if _, _, err := backbone.Load(path, backbone.LoadOptions{ImageSize: size}); err == nil || !strings.Contains(err.Error(), "--image-size") {
+		if _, _, err := backbone.Load(path, backbone.LoadOptions{ImageSize: size}); err == nil || !strings.Contains(err.Error(), "give the image size") {
 			t.Errorf("a stage with a window of its own, at %d px: %v", size, err)
 		}
 	}
@@ -95,7 +95,8 @@ func TestSwinWindows(t *testing.T) {
 
 // TestHeadsAssumed: a number of heads that nothing says is marked as a guess.
 func TestHeadsAssumed(t *testing.T) {
-	c := backbone.Config{Architecture: "vit", ImageSize: 2, PatchSize: 1, EmbedDim: 128, Depth: 1, NumHeads: 2, HiddenDim: 1, NumClasses: 1, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 2, NumClasses: 1, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 1, EmbedDim: 128, Depth: 1, HiddenDim: 1}}
 	for config, want := range map[string]struct {
 		heads   int
 		assumed bool
@@ -111,7 +112,7 @@ func TestHeadsAssumed(t *testing.T) {
 			t.Errorf("%q: %d heads, assumed %t, expected %+v", config, m.Config.NumHeads, m.HeadsAssumed, want)
 		}
 	}
-	c.EmbedDim, c.NumHeads, c.NoClassToken, c.Pooling = 1536, 16, true, "avg"
+	c.NumHeads, c.Form = 16, backbone.ViT{PatchSize: 1, EmbedDim: 1536, Depth: 1, HiddenDim: 1, NoClassToken: true, Pooling: "avg"}
 	if m, _, err := backbone.Load(save(t, weights(c), nil), backbone.LoadOptions{}); err != nil || m.Config.NumHeads != 16 {
 		t.Errorf("1536 wide without a class token: %v", err)
 	}
@@ -124,7 +125,7 @@ func TestTimmName(t *testing.T) {
 	if err := os.Rename(path, named); err != nil {
 		t.Fatal(err)
 	}
-	if m, _, err := backbone.Load(named, backbone.LoadOptions{NumHeads: 2}); err != nil || !m.Config.QuickGELU {
+	if m, _, err := backbone.Load(named, backbone.LoadOptions{NumHeads: 2}); err != nil || !viT(m).QuickGELU {
 		t.Errorf("%v", err)
 	}
 	rotary := filepath.Join(filepath.Dir(named), "vit_small_patch16_rope_ape_224.safetensors")
@@ -188,8 +189,9 @@ func TestBeyondTimm(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "vit-distilled-hf5" { // with the head of the class token alone
-			c := m.Config
-			if c.Pooling = ""; !strings.Contains(c.BeyondTimm(), "second head") {
+			c, v := m.Config, viT(m)
+			v.Pooling = ""
+			if c.Form = v; !strings.Contains(c.BeyondTimm(), "second head") {
 				t.Errorf("%s with one head: %q", name, c.BeyondTimm())
 			}
 		}

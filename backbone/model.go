@@ -100,7 +100,10 @@ func (m *Model) Metadata() (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing the backbone's preprocessing: %w", err)
 	}
-	return map[string]string{"format": "pt", metadataConfig: string(config), metadataPreprocessing: string(pre)}, nil
+	return map[string]string{
+		"format": "pt", metadataKind: checkpointKind, metadataVersion: checkpointVersion,
+		metadataConfig: string(config), metadataPreprocessing: string(pre),
+	}, nil
 }
 
 // On places the weights on a backend, once for the process and precision. The

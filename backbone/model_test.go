@@ -13,7 +13,8 @@ import (
 	"github.com/sptune/spt/internal/golden"
 )
 
-var small = backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-5}
+var small = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-5,
+	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
 func weights(c backbone.Config) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
@@ -60,7 +61,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("read back %+v %+v", got.Config, got.Preprocessing)
 	}
 	if len(report.Matched) != len(small.Params()) || len(report.Unused) != 0 {
-		t.Errorf("report %s", report)
+		t.Errorf("report %+v", report)
 	}
 }
 
@@ -100,7 +101,7 @@ func TestLoadErrors(t *testing.T) {
 		o    backbone.LoadOptions
 		want []string
 	}{
-		{"heads unknown", save(t, sd, nil), backbone.LoadOptions{}, []string{"attention heads", "--num-heads"}},
+		{"heads unknown", save(t, sd, nil), backbone.LoadOptions{}, []string{"number of attention heads is unknown", "give the number of heads"}},
 		{"heads do not divide", save(t, sd, nil), backbone.LoadOptions{NumHeads: 3}, []string{"does not divide into 3"}},
 		{"tensor missing", save(t, sd, nil, "blocks.1.norm2.bias"), backbone.LoadOptions{NumHeads: 2}, []string{"blocks.1.norm2.bias"}},
 		{"wrong shape", save(t, wrong, nil), backbone.LoadOptions{NumHeads: 2}, []string{"blocks.1.mlp.fc2.weight", "[8 15]", "[8 16]"}},
@@ -108,6 +109,10 @@ func TestLoadErrors(t *testing.T) {
 		{"no head", save(t, sd, nil, "head.weight", "head.bias"), backbone.LoadOptions{NumHeads: 2}, []string{"no head", "number of classes"}},
 		{"odd grid", save(t, odd, nil), backbone.LoadOptions{NumHeads: 2}, []string{"pos_embed", "square grid"}},
 		{"image size", save(t, sd, nil), backbone.LoadOptions{NumHeads: 2, ImageSize: 17}, []string{"image size 17", "patch size 4"}},
+		{"metadata of another version", save(t, sd, map[string]string{"spt_config": "{}", "version": "7"}), backbone.LoadOptions{}, []string{"version \"7\"", "expected \"1\""}},
+		{"unknown architecture", save(t, sd, map[string]string{"spt_config": `{"architecture":"eva"}`}), backbone.LoadOptions{}, []string{"eva", "convnext, mixer, swin, vit"}},
+		{"unknown key", save(t, sd, map[string]string{"spt_config": `{"architecture":"vit","depths":[1]}`}), backbone.LoadOptions{}, []string{"depths", "vit"}},
+		{"other architecture", save(t, sd, map[string]string{"spt_config": `{"architecture":"swin"}`}), backbone.LoadOptions{}, []string{"describe a swin", "those of a vit"}},
 		{"broken metadata", save(t, sd, map[string]string{"spt_config": "{"}), backbone.LoadOptions{}, []string{"spt_config"}},
 	} {
 		_, _, err := backbone.Load(c.path, c.o)
@@ -157,7 +162,7 @@ func TestRealCheckpoints(t *testing.T) {
 		if m.Preprocessing.Mean[0] != mean || !strings.Contains(m.Preprocessing.Source, "metadata") {
 			t.Errorf("%s: %+v", file, m.Preprocessing)
 		}
-		if c := m.Config; c.EmbedDim != 192 || c.Depth != 12 || c.NumHeads != 3 || c.PatchSize != 16 || c.ImageSize != 224 || len(report.Missing) != 0 {
+		if c, v := m.Config, viT(m); v.EmbedDim != 192 || v.Depth != 12 || c.NumHeads != 3 || v.PatchSize != 16 || c.ImageSize != 224 || len(report.Missing) != 0 {
 			t.Errorf("%s: %+v", file, c)
 		}
 		if n := m.Config.Size(); n != 5_524_416 { // timm's 5,717,416 without the head's 193,000

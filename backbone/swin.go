@@ -11,50 +11,62 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// swin is the Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical
-// Vision Transformer using Shifted Windows", arXiv 2103.14030; timm's
-// SwinTransformer, and where they differ Hugging Face's). Its map of tokens
-// [B, side, side, width] is halved and widened from stage to stage; every other
-// block's windows are shifted by half a window. Heads see the mean of all tokens.
-type swin struct{}
+// Swin is the [Form] of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using
+// Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes it, and where they differ Hugging Face's. Its
+// map of tokens [B, side, side, width] is halved and widened from stage to stage. The windows of every second block
+// are shifted by half a window. The head sees the mean of all tokens.
+type Swin struct {
+	PatchSize  int   `json:"patch_size"`  // side of a patch, px
+	EmbedDim   int   `json:"embed_dim"`   // width of the first stage; it doubles from stage to stage
+	HiddenDim  int   `json:"hidden_dim"`  // width of the MLP in the first stage; it doubles from stage to stage
+	Depths     []int `json:"depths"`      // number of blocks of each stage
+	StageHeads []int `json:"stage_heads"` // number of attention heads of each stage
+	WindowSize int   `json:"window_size"` // side of a window, patches; a smaller map is one window
+	// PadsBeforeShift tells what happens to a map that windows do not divide: true pads it before it is shifted, as
+	// Hugging Face does; false shifts it first, as timm does.
+	PadsBeforeShift bool `json:"pads_before_shift,omitempty"`
+}
 
-// Bounds of a configuration: each window of t tokens has a bias of t² values for
-// each head.
+// swin is the architecture of the Swin Transformers. Its tensors have timm's names, with q, k and v apart:
+// patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
+// layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}}, norm, head.fc.
+var swin = Architecture{
+	Name: "swin", Form: Swin{}, Namings: swinNamings,
+	Configure: configureSwin, Fit: fitSwin, BeyondTimm: swinBeyondTimm,
+}
+
+// Bounds of a configuration: each window of t tokens has a bias of t² values for each head.
 const (
 	maxWindow = 64
 	maxGrid   = 4096
 )
 
-// configure derives the configuration from the tensors' shapes, those of the
-// relative position tables for heads and windows. The image size is in no shape:
-// it comes from the checkpoint's metadata, the files beside it, or the rule of all
+// configureSwin implements Architecture.Configure. The shapes of the relative-position tables tell heads and windows.
+// No shape tells the image size: it comes from the checkpoint's metadata, the files beside it, or the rule of all
 // published models that the last stage is one window.
-func (swin) configure(s source) (c Config, err error) {
-	if s.options.NumHeads != 0 {
-		return c, fmt.Errorf("%d attention heads are given, but a swin's checkpoint says how many each stage has; leave them out", s.options.NumHeads)
-	}
-	patch, err := s.shape("patch_embed.proj.weight", 4)
+func configureSwin(s *Source) (c Config, err error) {
+	patch, err := s.Shape("patch_embed.proj.weight", 4)
 	if err != nil {
 		return c, err
 	}
-	fc1, err := s.shape("layers.0.blocks.0.mlp.fc1.weight", 2)
+	fc1, err := s.Shape("layers.0.blocks.0.mlp.fc1.weight", 2)
 	if err != nil {
 		return c, err
 	}
-	c = Config{PatchSize: patch[2], EmbedDim: patch[0], HiddenDim: fc1[0], LayerNormEps: s.layerNormEps(1e-5)}
-	stages, err := s.count("layers")
+	w := Swin{PatchSize: patch[2], EmbedDim: patch[0], HiddenDim: fc1[0]}
+	stages, err := s.Count("layers")
 	if err != nil {
 		return c, err
 	}
 	var windows []int // of the stages
 	for stage := range stages {
 		layer := fmt.Sprintf("layers.%d.blocks", stage)
-		depth, err := s.count(layer)
+		depth, err := s.Count(layer)
 		if err != nil {
 			return c, err
 		}
 		name := layer + ".0.attn." + positionTable
-		table, err := s.shape(name, 2)
+		table, err := s.Shape(name, 2)
 		if err != nil {
 			return c, err
 		}
@@ -63,44 +75,45 @@ func (swin) configure(s source) (c Config, err error) {
 			return c, err
 		}
 		windows = append(windows, window)
-		c.Depths, c.StageHeads, c.WindowSize = append(c.Depths, depth), append(c.StageHeads, table[1]), max(c.WindowSize, window)
+		w.Depths, w.StageHeads, w.WindowSize = append(w.Depths, depth), append(w.StageHeads, table[1]), max(w.WindowSize, window)
 	}
 	if err := s.onlyGELU(); err != nil {
 		return c, err
 	}
-	c.PadsBeforeShift = strings.HasPrefix(s.naming.Source, "Hugging Face")
-	c.ImageSize = s.side.imageSize
-	if own := s.side.config; own != nil {
-		c.ImageSize, c.WindowSize, c.PadsBeforeShift = own.ImageSize, own.WindowSize, own.PadsBeforeShift
+	w.PadsBeforeShift = strings.HasPrefix(s.naming.Source, "Hugging Face")
+	if own := s.Config(); own != nil {
+		w.WindowSize, w.PadsBeforeShift = own.Form.(Swin).WindowSize, own.Form.(Swin).PadsBeforeShift
 	}
-	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < c.WindowSize { // the last map is smaller than a window: this tells the size
-		c.ImageSize = c.madeAt(windows)
+	c = Config{ImageSize: s.ImageSize(0), LayerNormEps: s.LayerNormEps(1e-5), Form: w}
+	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < w.WindowSize { // the last map is smaller than a window: this tells the size
+		c.ImageSize = w.madeAt(windows)
 	}
-	// More stages are refused below, before anything is made of the size.
-	c.ImageSize = cmp.Or(c.ImageSize, c.WindowSize*c.PatchSize<<min(len(c.Depths)-1, 16))
+	// Validate refuses more stages before the size is used.
+	c.ImageSize = cmp.Or(c.ImageSize, w.WindowSize*w.PatchSize<<min(len(w.Depths)-1, 16))
 	return c, nil
 }
 
-// fit resizes the relative position tables of the stages whose windows have
-// another size than the tables were made for. It refuses tables that are those of no
-// image size: of a model whose stages have windows of their own they would be resized too.
-func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
-	if err := allKnown(weights, v.params(to), "layers.", "patch_embed."); err != nil {
+// fitSwin implements Architecture.Fit: it resizes the relative-position tables of the stages whose windows have another
+// size than the tables. It refuses tables that belong to no image size: those of a model whose stages have windows of
+// their own, which would be resized too.
+func fitSwin(from, to Config, weights checkpoint.StateDict) error {
+	if err := refuseUnknown(weights, to.Form.Params(to), "layers.", "patch_embed."); err != nil {
 		return err
 	}
+	w := to.Form.(Swin)
 	var windows []int
-	for stage := range to.Depths {
+	for stage := range w.Depths {
 		name := fmt.Sprintf("layers.%d.blocks.0.attn.%s", stage, positionTable)
-		window, err := tableWindow(name, weights[name].Shape) // configure has found it there
+		window, err := tableWindow(name, weights[name].Shape) // configureSwin has found it there
 		if err != nil {
 			return err
 		}
 		windows = append(windows, window)
 	}
-	if from.madeAt(windows) == 0 {
-		return fmt.Errorf("the stages have windows of %s patches, which are not those of images of %d px and windows of %d: give the size of the images that it was made for (--image-size); models whose stages have windows of their own, as timm's swin_s3, or whose maps are halved without padding are not supported", joined(windows), from.ImageSize, from.WindowSize)
+	if w.madeAt(windows) == 0 {
+		return fmt.Errorf("the stages have windows of %s patches, which do not fit images of %d px and windows of %d: give the image size that the checkpoint was made for; models whose stages have windows of their own, such as timm's swin_s3, or whose maps are halved without padding are not supported", joined(windows), from.ImageSize, w.WindowSize)
 	}
-	for stage, depth := range to.Depths {
+	for stage, depth := range w.Depths {
 		for n := range depth {
 			name := fmt.Sprintf("layers.%d.blocks.%d.attn.%s", stage, n, positionTable)
 			table, ok := weights[name]
@@ -111,7 +124,7 @@ func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 			if err != nil {
 				return err
 			}
-			if to := to.stage(stage).window; window != to {
+			if to := w.stage(to, stage).window; window != to {
 				weights[name] = resizeTable(table, window, to)
 			}
 		}
@@ -119,12 +132,12 @@ func (v swin) fit(from, to Config, weights checkpoint.StateDict) error {
 	return nil
 }
 
-// madeAt is the largest image size at which c's stages have these windows, 0 if none is.
-func (c Config) madeAt(windows []int) int {
+// madeAt returns the largest image size at which the stages have these windows, 0 if there is none.
+func (w Swin) madeAt(windows []int) int {
 	for grid := maxGrid; grid > 0; grid-- {
-		c.ImageSize = grid * c.PatchSize
+		c := Config{ImageSize: grid * w.PatchSize}
 		stage := 0
-		for stage < len(windows) && c.stage(stage).window == windows[stage] {
+		for stage < len(windows) && w.stage(c, stage).window == windows[stage] {
 			stage++
 		}
 		if stage == len(windows) {
@@ -134,39 +147,46 @@ func (c Config) madeAt(windows []int) int {
 	return 0
 }
 
-func (swin) describe(c Config) string {
-	return fmt.Sprintf("Swin %s×%d, window %d, patch %d", joined(c.Depths), c.EmbedDim, c.WindowSize, c.PatchSize)
+// Describe implements [Form].
+func (w Swin) Describe(c Config) string {
+	return fmt.Sprintf("Swin %s×%d, window %d, patch %d", joined(w.Depths), w.EmbedDim, w.WindowSize, w.PatchSize)
 }
 
-// joined is the numbers as model cards write them: "2-2-6-2".
+// joined writes numbers as model cards do: "2-2-6-2".
 func joined(numbers []int) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", "-")
 }
 
-// maxPairs bounds what a stage's attention holds for pairs of tokens: a mask for each
-// window, a bias for each head. On images of 1536 px windows of 24 make 87 million.
+// maxPairs bounds the numbers that a stage's attention holds for pairs of tokens: a mask for each window, a bias for
+// each head. Images of 1536 px with windows of 24 make 87 million.
 const maxPairs = 1 << 27
 
-func (swin) validate(c Config) error {
-	last := len(c.Depths) - 1
-	switch {
-	case last < 0 || len(c.StageHeads) != len(c.Depths):
-		return fmt.Errorf("%d stages of blocks and %d of attention heads: expected as many, at least one", len(c.Depths), len(c.StageHeads))
-	case last > 15 || c.EmbedDim<<last > maxWidth || c.HiddenDim <= 0 || c.HiddenDim > maxWidth || c.HiddenDim<<last > 4*maxWidth:
-		return fmt.Errorf("width %d and MLP width %d, doubled %d times: expected positive numbers that end at most at %d and %d", c.EmbedDim, c.HiddenDim, last, maxWidth, 4*maxWidth)
-	case c.WindowSize < 1 || c.WindowSize > maxWindow:
-		return fmt.Errorf("windows of %d patches a side: expected 1 to %d", c.WindowSize, maxWindow)
-	case c.ImageSize%c.PatchSize != 0 || c.Grid() > maxGrid:
-		return fmt.Errorf("image size %d is not a multiple of patch size %d of up to %d patches", c.ImageSize, c.PatchSize, maxGrid)
+// Validate implements [Form].
+func (w Swin) Validate(c Config) error {
+	if err := c.validatePatches(w.PatchSize, w.EmbedDim); err != nil {
+		return err
 	}
-	for i, heads := range c.StageHeads {
-		if heads <= 0 || c.EmbedDim<<i%heads != 0 {
-			return fmt.Errorf("stage %d: width %d does not divide into %d attention heads", i, c.EmbedDim<<i, heads)
+	last := len(w.Depths) - 1
+	switch {
+	case c.NumHeads != 0:
+		return fmt.Errorf("%d attention heads in all blocks, but the stages of a Swin have their own; leave the number out", c.NumHeads)
+	case last < 0 || len(w.StageHeads) != len(w.Depths):
+		return fmt.Errorf("%d stages of blocks and %d of attention heads: expected as many, at least one", len(w.Depths), len(w.StageHeads))
+	case last > 15 || w.EmbedDim<<last > maxWidth || w.HiddenDim <= 0 || w.HiddenDim > maxWidth || w.HiddenDim<<last > 4*maxWidth:
+		return fmt.Errorf("width %d and MLP width %d, doubled %d times: expected positive numbers that end at most at %d and %d", w.EmbedDim, w.HiddenDim, last, maxWidth, 4*maxWidth)
+	case w.WindowSize < 1 || w.WindowSize > maxWindow:
+		return fmt.Errorf("windows of %d patches a side: expected 1 to %d", w.WindowSize, maxWindow)
+	case c.ImageSize%w.PatchSize != 0 || w.grid(c) > maxGrid:
+		return fmt.Errorf("image size %d is not a multiple of patch size %d of up to %d patches", c.ImageSize, w.PatchSize, maxGrid)
+	}
+	for i, heads := range w.StageHeads {
+		if heads <= 0 || w.EmbedDim<<i%heads != 0 {
+			return fmt.Errorf("stage %d: width %d does not divide into %d attention heads", i, w.EmbedDim<<i, heads)
 		}
-		if c.Depths[i] <= 0 || c.Depths[i] > maxDepth {
-			return fmt.Errorf("stage %d has %d blocks, expected 1 to %d", i, c.Depths[i], maxDepth)
+		if w.Depths[i] <= 0 || w.Depths[i] > maxDepth {
+			return fmt.Errorf("stage %d has %d blocks, expected 1 to %d", i, w.Depths[i], maxDepth)
 		}
-		s := c.stage(i)
+		s := w.stage(c, i)
 		windows := (s.side + s.window - 1) / s.window
 		if n := (windows*windows + heads) * s.window * s.window * s.window * s.window; n > maxPairs {
 			return fmt.Errorf("stage %d attends within windows of %d patches a side on a map of %d, with %d heads: masks and biases have %d numbers, expected at most %d", i, s.window, s.side, heads, n, maxPairs)
@@ -175,94 +195,107 @@ func (swin) validate(c Config) error {
 	return nil
 }
 
-// swinStage are the sizes of a stage of a Swin Transformer.
+// swinStage holds the sizes of a stage.
 type swinStage struct {
 	width, heads, hidden int
 	side                 int // of the map, tokens
 	window               int // side of a window, tokens
 }
 
-func (c Config) stage(i int) swinStage {
-	side := (c.Grid() + 1<<i - 1) >> i // an odd side is padded before it is halved
-	return swinStage{width: c.EmbedDim << i, heads: c.StageHeads[i], hidden: c.HiddenDim << i, side: side, window: min(c.WindowSize, side)}
+// grid returns the number of patches along one side.
+func (w Swin) grid(c Config) int { return c.ImageSize / w.PatchSize }
+
+// stage returns the sizes of stage i.
+func (w Swin) stage(c Config, i int) swinStage {
+	side := (w.grid(c) + 1<<i - 1) >> i // an odd side is padded before it is halved
+	return swinStage{width: w.EmbedDim << i, heads: w.StageHeads[i], hidden: w.HiddenDim << i, side: side, window: min(w.WindowSize, side)}
 }
 
-// tokens is the number of tokens of the stage that does the most work: as a map
-// gets smaller its channels get wider, so the deepest stage's.
-func (swin) tokens(c Config) int {
-	side := c.stage(slices.Index(c.Depths, slices.Max(c.Depths))).side
+// Tokens implements [Form]: the tokens of the stage that does the most work. As a map gets smaller its channels get
+// wider, so this is the deepest stage.
+func (w Swin) Tokens(c Config) int {
+	side := w.stage(c, slices.Index(w.Depths, slices.Max(w.Depths))).side
 	return side * side
 }
 
-func (swin) blocks(c Config) (n int) {
-	for _, depth := range c.Depths {
+// Blocks implements [Form].
+func (w Swin) Blocks() (n int) {
+	for _, depth := range w.Depths {
 		n += depth
 	}
 	return n
 }
 
-func (swin) numFeatures(c Config) int { return c.EmbedDim << (len(c.Depths) - 1) }
-func (swin) head(Config) string       { return "head.fc" }
+// NumFeatures implements [Form]: the width of the last stage.
+func (w Swin) NumFeatures() int { return w.EmbedDim << (len(w.Depths) - 1) }
 
-func (swin) params(c Config) []Param {
-	d, p := c.EmbedDim, c.PatchSize
+// Head implements [Form].
+func (w Swin) Head() string { return "head.fc" }
+
+// Params implements [Form].
+func (w Swin) Params(c Config) []Param {
+	d, p := w.EmbedDim, w.PatchSize
 	out := []Param{
 		{Name: "patch_embed.proj.weight", Shape: []int{d, 3, p, p}, Role: Frozen},
 		{Name: "patch_embed.proj.bias", Shape: []int{d}, Role: Frozen},
 		{Name: "patch_embed.norm.weight", Shape: []int{d}, Role: Frozen, Norm: true},
 		{Name: "patch_embed.norm.bias", Shape: []int{d}, Role: Frozen, Norm: true},
 	}
-	for i, depth := range c.Depths {
-		s, layer := c.stage(i), fmt.Sprintf("layers.%d.", i)
+	for i, depth := range w.Depths {
+		s, layer := w.stage(c, i), fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
-			out = append(out, norm(layer+"downsample.norm", 2*s.width)...)
+			out = append(out, NormParams(layer+"downsample.norm", 2*s.width)...)
 			out = append(out, Param{Name: layer + "downsample.reduction.weight", Shape: []int{s.width, 2 * s.width}, Role: Scored, EntriesOnly: true})
 		}
 		for n := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, n)
-			out = append(out, norm(b+"norm1", s.width)...)
+			out = append(out, NormParams(b+"norm1", s.width)...)
 			out = append(out, Param{Name: b + "attn." + positionTable, Shape: []int{(2*s.window - 1) * (2*s.window - 1), s.heads}, Role: Frozen})
 			for _, operation := range []string{"q", "k", "v", "proj"} {
-				out = append(out, linear(b+"attn."+operation, s.width, s.width, Scored)...)
+				out = append(out, LinearParams(b+"attn."+operation, s.width, s.width, Scored)...)
 			}
-			out = append(out, norm(b+"norm2", s.width)...)
-			out = append(out, linear(b+"mlp.fc1", s.hidden, s.width, Scored)...)
-			out = append(out, linear(b+"mlp.fc2", s.width, s.hidden, Scored)...)
+			out = append(out, NormParams(b+"norm2", s.width)...)
+			out = append(out, LinearParams(b+"mlp.fc1", s.hidden, s.width, Scored)...)
+			out = append(out, LinearParams(b+"mlp.fc2", s.width, s.hidden, Scored)...)
 		}
 	}
-	return append(out, norm("norm", c.NumFeatures())...)
+	return append(out, NormParams("norm", w.NumFeatures())...)
 }
 
-// features is the mean of all tokens after the final norm.
-func (w swin) features(c Config, l Layers, images *Node) *Node {
-	x := l.Output("patch_embed.proj", patches(l, "patch_embed.proj", images, c.PatchSize))
-	x = c.layerNorm(l, "patch_embed.norm", x)
+// Features implements [Form]: the mean of all tokens.
+func (w Swin) Features(c Config, l Layers, images *Node) *Node {
+	return ReduceMean(w.FeatureMap(c, l, images), 1, 2)
+}
+
+// FeatureMap implements [Form].
+func (w Swin) FeatureMap(c Config, l Layers, images *Node) *Node {
+	x := l.Output("patch_embed.proj", PatchEmbed(l, "patch_embed.proj", images, w.PatchSize))
+	x = c.LayerNorm(l, "patch_embed.norm", x)
 	block := 0
-	for i, depth := range c.Depths {
-		s, layer := c.stage(i), fmt.Sprintf("layers.%d.", i)
+	for i, depth := range w.Depths {
+		s, layer := w.stage(c, i), fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
-			x = c.layerNorm(l, layer+"downsample.norm", neighbours(padded(x, 2)))
+			x = c.LayerNorm(l, layer+"downsample.norm", neighbours(padded(x, 2)))
 			x = l.Linear(layer+"downsample.reduction", x)
 		}
-		attention := w.attention(c, s, l, x.Graph())
+		attention := w.attention(s, l, x.Graph())
 		for n := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, n)
 			x = entering(l, x)
-			y := attention(b+"attn.", c.layerNorm(l, b+"norm1", x), n%2 == 1)
+			y := attention(b+"attn.", c.LayerNorm(l, b+"norm1", x), n%2 == 1)
 			x = Add(x, l.Branch(b+"attn", block, x, y))
-			y = l.Linear(b+"mlp.fc1", c.layerNorm(l, b+"norm2", x))
+			y = l.Linear(b+"mlp.fc1", c.LayerNorm(l, b+"norm2", x))
 			y = l.Linear(b+"mlp.fc2", GELU(y))
 			x = Add(x, l.Branch(b+"mlp", block, x, y))
 			block++
 		}
 	}
-	return ReduceMean(c.layerNorm(l, "norm", leaving(l, x)), 1, 2)
+	return c.LayerNorm(l, "norm", leaving(l, x))
 }
 
-// attention is multi-head self-attention within windows, for the blocks of one
-// stage: what the tokens of x [B, side, side, width] gather from those of their
-// window. A map that is one window is not shifted.
-func (swin) attention(c Config, s swinStage, l Layers, g *Graph) func(name string, x *Node, shifted bool) *Node {
+// attention returns multi-head self-attention within windows for the blocks of one stage: the tokens of x
+// [B, side, side, width] attend to those of their window. A map that is one window is not shifted.
+func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *Node, shifted bool) *Node {
 	whole := (s.side + s.window - 1) / s.window * s.window // side of the padded map
 	tokens := s.window * s.window
 	index := Const(g, positionIndex(s.window, s.heads))
@@ -274,9 +307,8 @@ func (swin) attention(c Config, s swinStage, l Layers, g *Graph) func(name strin
 				mask = Const(g, shiftMask(whole, s.window, shift))
 			}
 		}
-		// Padding lies beside the map's last row and column. Windows see it: its keys
-		// and values are the biases.
-		if c.PadsBeforeShift {
+		// Padding lies after the map's last row and column. Attention sees it: its keys and values are the biases.
+		if w.PadsBeforeShift {
 			x = rolled(padded(x, s.window), -shift)
 		} else {
 			x = padded(rolled(x, -shift), s.window)
@@ -293,9 +325,20 @@ func (swin) attention(c Config, s swinStage, l Layers, g *Graph) func(name strin
 		y := windowAttention(split("q"), split("k"), split("v"), bias, m)
 		y = l.Linear(name+"proj", Reshape(y, x.Shape().Dimensions...))
 		y = merged(y, whole, s.window)
-		if c.PadsBeforeShift {
+		if w.PadsBeforeShift {
 			return cropped(rolled(y, shift), s.side)
 		}
 		return rolled(cropped(y, s.side), shift)
 	}
+}
+
+// swinBeyondTimm implements Architecture.BeyondTimm.
+func swinBeyondTimm(c Config) string {
+	w := c.Form.(Swin)
+	for i := range w.Depths {
+		if s := w.stage(c, i); w.PadsBeforeShift && s.side%s.window != 0 {
+			return fmt.Sprintf("maps of %d patches are padded for windows of %d before they are shifted, as Hugging Face's, and by timm after; images of a size that windows divide have none of it", s.side, s.window)
+		}
+	}
+	return ""
 }

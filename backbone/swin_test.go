@@ -103,9 +103,10 @@ func TestSwinFixtures(t *testing.T) {
 			continue
 		}
 		c := m.Config
-		if c.Architecture != "swin" || c.ImageSize != f.ImageSize || c.WindowSize != f.WindowSize || !slices.Equal(c.StageHeads, f.NumHeads) ||
-			c.LayerNormEps != f.LayerNormEps || c.PadsBeforeShift != f.PadsBeforeShift || len(report.Missing)+len(report.WrongShape) > 0 {
-			t.Errorf("%s: %+v, report %s", f.Name, c, report)
+		w, ok := c.Form.(backbone.Swin)
+		if !ok || c.Architecture() != "swin" || c.ImageSize != f.ImageSize || w.WindowSize != f.WindowSize || !slices.Equal(w.StageHeads, f.NumHeads) ||
+			c.LayerNormEps != f.LayerNormEps || w.PadsBeforeShift != f.PadsBeforeShift || len(report.Missing)+len(report.WrongShape) > 0 {
+			t.Errorf("%s: %+v, report %+v", f.Name, c, report)
 		}
 		for name, be := range swinBackends(t) {
 			features, logits := outputs(t, be, m, f.Pixels(t))
@@ -131,8 +132,8 @@ func TestSwinSizes(t *testing.T) {
 			t.Fatal(err)
 		}
 		table := m.Weights["layers.2.blocks.0.attn.relative_position_bias_table"]
-		if rows := (2*last - 1) * (2*last - 1); m.Config.WindowSize != 4 || table.Shape[0] != rows {
-			t.Errorf("%d px: window %d, last table %v, expected %d rows", size, m.Config.WindowSize, table.Shape, rows)
+		if rows := (2*last - 1) * (2*last - 1); m.Config.Form.(backbone.Swin).WindowSize != 4 || table.Shape[0] != rows {
+			t.Errorf("%d px: window %d, last table %v, expected %d rows", size, m.Config.Form.(backbone.Swin).WindowSize, table.Shape, rows)
 		}
 		pixels, _, err := want.Uint8(fmt.Sprint("pixels.", size))
 		if err != nil {
@@ -234,7 +235,7 @@ func TestSwinRefuses(t *testing.T) {
 		{"window", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(129*129, 2) }, "", backbone.LoadOptions{}, []string{"windows of 65"}},
 		{"window on a huge map", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(127*127, 2) }, `{"image_size": 4096}`, backbone.LoadOptions{}, []string{"windows of 64", "map of 1024", "expected at most"}},
 		{"no merging", func(sd checkpoint.StateDict) { delete(sd, "layers.1.downsample.norm.weight") }, "", backbone.LoadOptions{}, []string{"layers.1.downsample.norm.weight"}},
-		{"heads given", nil, "", backbone.LoadOptions{NumHeads: 2}, []string{"2 attention heads", "leave them out"}},
+		{"heads given", nil, "", backbone.LoadOptions{NumHeads: 2}, []string{"attention heads, 2, is given", "leave it out"}},
 		{"image size", nil, "", backbone.LoadOptions{ImageSize: 62}, []string{"image size 62", "patch size 4"}},
 		{"huge image", nil, `{"image_size": 1000000000}`, backbone.LoadOptions{}, []string{"image size 1000000000"}},
 	} {

@@ -6,16 +6,46 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// vit is the Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth
-// 16x16 Words", arXiv 2010.11929) as timm's VisionTransformer computes it, in
-// the forms that Config lists: those of DeiT (Touvron et al. 2021, arXiv
-// 2012.12877), MAE (He et al. 2022, arXiv 2111.06377), CLIP's image tower
-// (Radford et al. 2021, arXiv 2103.00020), DINOv2 (Oquab et al. 2023, arXiv
-// 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588), and
-// ViT-22B's norms of queries and keys (Dehghani et al. 2023, arXiv 2302.05442).
-type vit struct{}
+// ViT is the [Form] of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv
+// 2010.11929) as timm's VisionTransformer computes it. Its fields also describe the forms of DeiT (Touvron et al.
+// 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv 2111.06377), CLIP's image tower (Radford et al. 2021, arXiv
+// 2103.00020), DINOv2 (Oquab et al. 2023, arXiv 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588),
+// and ViT-22B's norms of queries and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the
+// plain ViT, whose head sees the class token. The number of attention heads is [Config].NumHeads.
+type ViT struct {
+	PatchSize int `json:"patch_size"` // side of a patch, px
+	EmbedDim  int `json:"embed_dim"`  // D, width of the tokens
+	Depth     int `json:"depth"`      // number of blocks
+	HiddenDim int `json:"hidden_dim"` // width of the MLP, usually 4·D
 
-// What the head sees: Config.Pooling.
+	// Pooling is what the head sees: "" the class token, "avg" the mean of the patches, "token+avg" both, one after
+	// the other (DINOv2), "token+dist" class token and distillation token, one after the other (DeiT).
+	Pooling        string `json:"pooling,omitempty"`
+	Registers      int    `json:"registers,omitempty"`       // number of register tokens
+	DistToken      bool   `json:"dist_token,omitempty"`      // has DeiT's distillation token
+	NoClassToken   bool   `json:"no_class_token,omitempty"`  // has tokens of patches alone
+	PatchPositions bool   `json:"patch_positions,omitempty"` // the position embedding is that of the patches alone
+	PreNorm        bool   `json:"pre_norm,omitempty"`        // has a norm before the blocks (CLIP)
+	FCNorm         bool   `json:"fc_norm,omitempty"`         // the final norm acts on the pooled features (MAE)
+	NoPatchBias    bool   `json:"no_patch_bias,omitempty"`   // the patch embedding has no bias
+	NoQKVBias      bool   `json:"no_qkv_bias,omitempty"`     // queries, keys and values have no bias
+	QKNorm         bool   `json:"qk_norm,omitempty"`         // has norms of each head's queries and keys
+	LayerScale     bool   `json:"layer_scale,omitempty"`     // has a factor for each channel of a branch
+	SwiGLU         bool   `json:"swiglu,omitempty"`          // has a gated MLP: fc1 has 2·HiddenDim rows, the gate's first
+	QuickGELU      bool   `json:"quick_gelu,omitempty"`      // has x·σ(1.702·x) in place of GELU (OpenAI's CLIP)
+}
+
+// vit is the architecture of the Vision Transformers. Its tensors have timm's names, with q, k and v apart:
+// cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj [D,3,p,p], norm_pre,
+// blocks.i.{norm1, attn.{q,k,v} [D,D], attn.{q_norm,k_norm}, attn.proj, ls1.gamma, norm2, mlp.fc1 [H,D],
+// mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist. A SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the
+// gate's rows first. DINOv2's models with registers have the class token's position added to cls_token.
+var vit = Architecture{
+	Name: "vit", Form: ViT{}, Namings: vitNamings,
+	Configure: configureViT, Fit: fitViT, Export: splitHeads, BeyondTimm: vitBeyondTimm, Preprocessing: vitPreprocessing,
+}
+
+// The values of ViT.Pooling.
 const (
 	poolToken     = ""
 	poolAvg       = "avg"
@@ -26,15 +56,16 @@ const (
 // maxRegisters is far above any published ViT's four.
 const maxRegisters = 1024
 
-func (vit) describe(c Config) string {
-	text := fmt.Sprintf("ViT %d×%d, %d heads, patch %d", c.Depth, c.EmbedDim, c.NumHeads, c.PatchSize)
-	if c.Registers > 0 {
-		text += fmt.Sprintf(", registers %d", c.Registers)
+// Describe implements [Form].
+func (v ViT) Describe(c Config) string {
+	text := fmt.Sprintf("ViT %d×%d, %d heads, patch %d", v.Depth, v.EmbedDim, c.NumHeads, v.PatchSize)
+	if v.Registers > 0 {
+		text += fmt.Sprintf(", registers %d", v.Registers)
 	}
-	if c.SwiGLU {
+	if v.SwiGLU {
 		text += ", SwiGLU"
 	}
-	switch c.Pooling {
+	switch v.Pooling {
 	case poolAvg:
 		text += ", mean of patches"
 	case poolTokenAvg:
@@ -45,172 +76,197 @@ func (vit) describe(c Config) string {
 	return text
 }
 
-func (vit) validate(c Config) error {
-	switch {
-	case c.ImageSize%c.PatchSize != 0:
-		return fmt.Errorf("image size %d is not a multiple of patch size %d", c.ImageSize, c.PatchSize)
-	case c.NumHeads <= 0 || c.EmbedDim%c.NumHeads != 0:
-		return fmt.Errorf("embedding width %d does not divide into %d attention heads; give the right number of heads", c.EmbedDim, c.NumHeads)
-	case c.Depth <= 0 || c.Depth > maxDepth || c.HiddenDim <= 0 || c.HiddenDim > maxWidth:
-		return fmt.Errorf("depth %d and MLP width %d: expected positive numbers up to %d and %d", c.Depth, c.HiddenDim, maxDepth, maxWidth)
-	case c.Registers < 0 || c.Registers > maxRegisters:
-		return fmt.Errorf("%d register tokens, expected 0 to %d", c.Registers, maxRegisters)
+// Validate implements [Form].
+func (v ViT) Validate(c Config) error {
+	if err := c.validatePatches(v.PatchSize, v.EmbedDim); err != nil {
+		return err
 	}
-	switch c.Pooling {
+	switch {
+	case c.ImageSize%v.PatchSize != 0:
+		return fmt.Errorf("image size %d is not a multiple of patch size %d", c.ImageSize, v.PatchSize)
+	case c.NumHeads <= 0 || v.EmbedDim%c.NumHeads != 0:
+		return fmt.Errorf("embedding width %d does not divide into %d attention heads; give the right number of heads", v.EmbedDim, c.NumHeads)
+	case v.Depth <= 0 || v.Depth > maxDepth || v.HiddenDim <= 0 || v.HiddenDim > maxWidth:
+		return fmt.Errorf("depth %d and MLP width %d: expected positive numbers up to %d and %d", v.Depth, v.HiddenDim, maxDepth, maxWidth)
+	case v.Registers < 0 || v.Registers > maxRegisters:
+		return fmt.Errorf("%d register tokens, expected 0 to %d", v.Registers, maxRegisters)
+	}
+	switch v.Pooling {
 	case poolToken, poolTokenAvg, poolTokenDist:
-		if c.NoClassToken || c.Pooling == poolTokenDist && !c.DistToken {
-			return fmt.Errorf("the head is to see a token (pooling %q) that the backbone does not have", c.Pooling)
+		if v.NoClassToken || v.Pooling == poolTokenDist && !v.DistToken {
+			return fmt.Errorf("the pooling %q needs a token that the backbone does not have", v.Pooling)
 		}
 	case poolAvg:
 	default:
-		return fmt.Errorf("pooling %q, expected %q (class token), %q, %q or %q", c.Pooling, poolToken, poolAvg, poolTokenAvg, poolTokenDist)
+		return fmt.Errorf("pooling %q, expected %q (class token), %q, %q or %q", v.Pooling, poolToken, poolAvg, poolTokenAvg, poolTokenDist)
 	}
-	if c.FCNorm && c.Pooling != poolToken && c.Pooling != poolAvg {
-		return fmt.Errorf("pooling %q with a norm after it, expected one before", c.Pooling)
+	if v.FCNorm && v.Pooling != poolToken && v.Pooling != poolAvg {
+		return fmt.Errorf("pooling %q with a norm after it, expected one before", v.Pooling)
 	}
 	return nil
 }
 
-func (vit) tokens(c Config) int { return prefixTokens(c) + c.Grid()*c.Grid() }
-func (vit) blocks(c Config) int { return c.Depth }
-func (vit) head(Config) string  { return "head" }
+// grid returns the number of patches along one side.
+func (v ViT) grid(c Config) int { return c.ImageSize / v.PatchSize }
 
-func (vit) numFeatures(c Config) int {
-	if c.Pooling == poolTokenAvg || c.Pooling == poolTokenDist {
-		return 2 * c.EmbedDim
+// Tokens implements [Form]: the patches and the tokens before them.
+func (v ViT) Tokens(c Config) int { return v.prefixTokens() + v.grid(c)*v.grid(c) }
+
+// Blocks implements [Form].
+func (v ViT) Blocks() int { return v.Depth }
+
+// Head implements [Form].
+func (v ViT) Head() string { return "head" }
+
+// NumFeatures implements [Form]: the widths of all that the head sees.
+func (v ViT) NumFeatures() int {
+	if v.Pooling == poolTokenAvg || v.Pooling == poolTokenDist {
+		return 2 * v.EmbedDim
 	}
-	return c.EmbedDim
+	return v.EmbedDim
 }
 
-// prefixTokens is the number of tokens before the patches.
-func prefixTokens(c Config) int {
-	n := c.Registers
-	if !c.NoClassToken {
+// prefixTokens returns the number of tokens before the patches.
+func (v ViT) prefixTokens() int {
+	n := v.Registers
+	if !v.NoClassToken {
 		n++
 	}
-	if c.DistToken {
+	if v.DistToken {
 		n++
 	}
 	return n
 }
 
-// TokensRead is the range [from, to) of a ViT's tokens that the head sees;
-// nothing reads the others once the last block has their keys and values.
-func (c Config) TokensRead() (from, to int) {
-	switch c.Pooling {
+// TokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other tokens once the
+// last block has their keys and values.
+func (v ViT) TokensRead(c Config) (from, to int) {
+	switch v.Pooling {
 	case poolAvg:
-		return prefixTokens(c), c.Tokens()
+		return v.prefixTokens(), v.Tokens(c)
 	case poolTokenAvg:
-		return 0, c.Tokens()
+		return 0, v.Tokens(c)
 	case poolTokenDist:
 		return 0, 2
 	}
 	return 0, 1
 }
 
-// finalNorm is the name of the last norm.
-func finalNorm(c Config) string {
-	if c.FCNorm {
+// finalNorm returns the name of the last norm.
+func (v ViT) finalNorm() string {
+	if v.FCNorm {
 		return "fc_norm"
 	}
 	return "norm"
 }
 
-func (v vit) params(c Config) (out []Param) {
-	d, h, p := c.EmbedDim, c.HiddenDim, c.PatchSize
+// Params implements [Form].
+func (v ViT) Params(c Config) (out []Param) {
+	d, h, p := v.EmbedDim, v.HiddenDim, v.PatchSize
 	add := func(ps ...Param) { out = append(out, ps...) }
 	vector := func(name string, role Role, n int) { add(Param{Name: name, Shape: []int{n}, Role: role}) }
 	token := func(name string, role Role, n int) { add(Param{Name: name, Shape: []int{1, n, d}, Role: role}) }
 
-	if !c.NoClassToken {
+	if !v.NoClassToken {
 		token("cls_token", ClassToken, 1)
 	}
-	if c.Registers > 0 {
-		token("reg_token", Frozen, c.Registers)
+	if v.Registers > 0 {
+		token("reg_token", Frozen, v.Registers)
 	}
-	positions := c.Grid() * c.Grid()
-	if !c.PatchPositions {
-		positions += prefixTokens(c)
+	positions := v.grid(c) * v.grid(c)
+	if !v.PatchPositions {
+		positions += v.prefixTokens()
 	}
 	token("pos_embed", Frozen, positions)
-	if c.DistToken {
+	if v.DistToken {
 		token("dist_token", ClassToken, 1)
 	}
 	add(Param{Name: "patch_embed.proj.weight", Shape: []int{d, 3, p, p}, Role: Frozen})
-	if !c.NoPatchBias {
+	if !v.NoPatchBias {
 		vector("patch_embed.proj.bias", Frozen, d)
 	}
-	if c.PreNorm {
-		for _, p := range norm("norm_pre", d) {
+	if v.PreNorm {
+		for _, p := range NormParams("norm_pre", d) {
 			p.Role = Frozen // of what lies before the blocks
 			add(p)
 		}
 	}
-	for n := range c.Depth {
+	for n := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", n)
-		add(norm(b+"norm1", d)...)
+		add(NormParams(b+"norm1", d)...)
 		for _, operation := range []string{"q", "k", "v"} {
 			add(Param{Name: b + "attn." + operation + ".weight", Shape: []int{d, d}, Role: Scored})
-			if !c.NoQKVBias {
+			if !v.NoQKVBias {
 				vector(b+"attn."+operation+".bias", Scored, d)
 			}
 		}
-		if c.QKNorm {
-			add(norm(b+"attn.q_norm", d/c.NumHeads)...)
-			add(norm(b+"attn.k_norm", d/c.NumHeads)...)
+		if v.QKNorm {
+			add(NormParams(b+"attn.q_norm", d/c.NumHeads)...)
+			add(NormParams(b+"attn.k_norm", d/c.NumHeads)...)
 		}
-		add(linear(b+"attn.proj", d, d, Scored)...)
-		if c.LayerScale {
+		add(LinearParams(b+"attn.proj", d, d, Scored)...)
+		if v.LayerScale {
 			vector(b+"ls1.gamma", Scored, d)
 		}
-		add(norm(b+"norm2", d)...)
-		add(linear(b+"mlp.fc1", fc1Rows(c), d, Scored)...)
-		add(linear(b+"mlp.fc2", d, h, Scored)...)
-		if c.LayerScale {
+		add(NormParams(b+"norm2", d)...)
+		add(LinearParams(b+"mlp.fc1", v.fc1Rows(), d, Scored)...)
+		add(LinearParams(b+"mlp.fc2", d, h, Scored)...)
+		if v.LayerScale {
 			vector(b+"ls2.gamma", Scored, d)
 		}
 	}
-	add(norm(finalNorm(c), d)...)
+	add(NormParams(v.finalNorm(), d)...)
 	return out
 }
 
-// fc1Rows is the width of what the MLP's first layer returns.
-func fc1Rows(c Config) int {
-	if c.SwiGLU {
-		return 2 * c.HiddenDim
+// fc1Rows returns the width of the result of the MLP's first layer.
+func (v ViT) fc1Rows() int {
+	if v.SwiGLU {
+		return 2 * v.HiddenDim
 	}
-	return c.HiddenDim
+	return v.HiddenDim
 }
 
-// features is what pool makes of the tokens.
+// Features implements [Form]: it pools the tokens that the head sees.
+func (v ViT) Features(c Config, l Layers, images *Node) *Node {
+	from, to := v.TokensRead(c)
+	return v.pool(c, l, v.encode(c, l, images, from, to))
+}
+
+// FeatureMap implements [Form]: the tokens of the patches after the final norm.
+func (v ViT) FeatureMap(c Config, l Layers, images *Node) *Node {
+	x := v.encode(c, l, images, v.prefixTokens(), v.Tokens(c))
+	x = c.LayerNorm(l, v.finalNorm(), x)
+	return Reshape(x, x.Shape().Dim(0), v.grid(c), v.grid(c), v.EmbedDim)
+}
+
+// encode returns the tokens [from, to) that leave the last block, [B, to−from, D].
 //
-// Nothing reads the other tokens of the last block, so there only those that
-// pool reads are computed beyond the keys and values. Where that is the class
-// token it saves a twelfth of a ViT's work but for those two matrices, on the
-// way forward and back.
-func (v vit) features(c Config, l Layers, images *Node) *Node {
+// Nothing reads the other tokens of the last block, so it computes only their keys and values. Where only the class
+// token is read, this saves a twelfth of the work of a ViT, but for those two matrices, in the forward pass and in
+// the backward pass.
+func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 	x := v.embed(c, l, images)
-	if c.PreNorm {
-		x = c.layerNorm(l, "norm_pre", x)
+	if v.PreNorm {
+		x = c.LayerNorm(l, "norm_pre", x)
 	}
-	for n := range c.Depth {
+	for n := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", n)
 		x = l.Tokens(n, entering(l, x))
-		y := c.layerNorm(l, b+"norm1", x)
+		y := c.LayerNorm(l, b+"norm1", x)
 		query := y
-		if n == c.Depth-1 {
-			from, to := c.TokensRead()
+		if n == v.Depth-1 {
 			x, query = tokens(x, from, to), tokens(y, from, to)
 		}
 		y = v.attention(c, l, b+"attn.", query, y)
-		x = Add(x, l.Branch(b+"attn", n, x, v.layerScale(c, l, b+"ls1", y)))
-		y = v.mlp(c, l, b+"mlp.", c.layerNorm(l, b+"norm2", x))
-		x = Add(x, l.Branch(b+"mlp", n, x, v.layerScale(c, l, b+"ls2", y)))
+		x = Add(x, l.Branch(b+"attn", n, x, v.layerScale(l, b+"ls1", y)))
+		y = v.mlp(l, b+"mlp.", c.LayerNorm(l, b+"norm2", x))
+		x = Add(x, l.Branch(b+"mlp", n, x, v.layerScale(l, b+"ls2", y)))
 	}
-	return v.pool(c, l, leaving(l, x))
+	return leaving(l, x)
 }
 
-// tokens is x [B, to−from, D] of x [B, N, D].
+// tokens returns the tokens [from, to) of x [B, N, D].
 func tokens(x *Node, from, to int) *Node {
 	if from == 0 && to == x.Shape().Dim(1) {
 		return x
@@ -218,13 +274,13 @@ func tokens(x *Node, from, to int) *Node {
 	return Slice(x, AxisRange(), AxisRange(from, to), AxisRange())
 }
 
-// embed cuts the images into patches, projects them to tokens, puts the tokens
-// that stand for no patch in front and adds the position embedding: [B, N, D].
-func (vit) embed(c Config, l Layers, images *Node) *Node {
-	batch, d := images.Shape().Dim(0), c.EmbedDim
-	x := patches(l, "patch_embed.proj", images, c.PatchSize)
-	x = l.Output("patch_embed.proj", Reshape(x, batch, c.Grid()*c.Grid(), d))
-	if c.PatchPositions {
+// embed cuts the images into patches, projects them to tokens, puts the other tokens in front and adds the position
+// embedding: [B, N, D].
+func (v ViT) embed(c Config, l Layers, images *Node) *Node {
+	batch, d := images.Shape().Dim(0), v.EmbedDim
+	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
+	x = l.Output("patch_embed.proj", Reshape(x, batch, v.grid(c)*v.grid(c), d))
+	if v.PatchPositions {
 		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
 	}
 	var all []*Node
@@ -236,19 +292,18 @@ func (vit) embed(c Config, l Layers, images *Node) *Node {
 	if len(all) > 0 {
 		x = Concatenate(append(all, x), 1)
 	}
-	if !c.PatchPositions {
+	if !v.PatchPositions {
 		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
 	}
 	return x
 }
 
-// attention is multi-head self-attention: what the tokens of query [B, n, D]
-// gather from those of x [B, N, D].
-func (vit) attention(c Config, l Layers, name string, query, x *Node) *Node {
+// attention computes multi-head self-attention: the tokens of query [B, n, D] attend to those of x [B, N, D].
+func (v ViT) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	split := func(n string, x *Node) *Node {
-		x = Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, c.EmbedDim/c.NumHeads)
-		if c.QKNorm && n != "v" {
-			x = c.layerNorm(l, name+n+"_norm", x)
+		x = Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, v.EmbedDim/c.NumHeads)
+		if v.QKNorm && n != "v" {
+			x = c.LayerNorm(l, name+n+"_norm", x)
 		}
 		return x
 	}
@@ -256,15 +311,15 @@ func (vit) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	return l.Linear(name+"proj", Reshape(y, query.Shape().Dimensions...))
 }
 
-// mlp is the block's MLP.
-func (vit) mlp(c Config, l Layers, name string, x *Node) *Node {
+// mlp computes a block's MLP.
+func (v ViT) mlp(l Layers, name string, x *Node) *Node {
 	y := l.Linear(name+"fc1", x)
 	switch {
-	case c.SwiGLU: // SiLU(gate)·up (Shazeer 2020, arXiv 2002.05202)
-		gate := SliceAxis(y, -1, AxisRange(0, c.HiddenDim))
-		up := SliceAxis(y, -1, AxisRange(c.HiddenDim))
+	case v.SwiGLU: // SiLU(gate)·up (Shazeer 2020, arXiv 2002.05202)
+		gate := SliceAxis(y, -1, AxisRange(0, v.HiddenDim))
+		up := SliceAxis(y, -1, AxisRange(v.HiddenDim))
 		y = Mul(Mul(gate, Sigmoid(gate)), up)
-	case c.QuickGELU:
+	case v.QuickGELU:
 		y = Mul(y, Sigmoid(MulScalar(y, 1.702)))
 	default:
 		y = GELU(y)
@@ -272,30 +327,40 @@ func (vit) mlp(c Config, l Layers, name string, x *Node) *Node {
 	return l.Linear(name+"fc2", y)
 }
 
-// layerScale is y times the factors of its channels, if the form has them.
-func (vit) layerScale(c Config, l Layers, name string, y *Node) *Node {
-	if !c.LayerScale {
+// layerScale multiplies y by the factors of its channels, if the form has them.
+func (v ViT) layerScale(l Layers, name string, y *Node) *Node {
+	if !v.LayerScale {
 		return y
 	}
 	return Mul(y, Everywhere(exact(l, name+".gamma"), y))
 }
 
-// pool is what the head sees, [B, NumFeatures], of the tokens that it reads,
-// [B, n, D].
-func (vit) pool(c Config, l Layers, x *Node) *Node {
-	batch, d := x.Shape().Dim(0), c.EmbedDim
-	switch c.Pooling {
+// pool computes what the head sees, [B, NumFeatures], from the tokens that it reads, [B, n, D].
+func (v ViT) pool(c Config, l Layers, x *Node) *Node {
+	batch, d := x.Shape().Dim(0), v.EmbedDim
+	switch v.Pooling {
 	case poolAvg:
-		if c.FCNorm {
-			return c.layerNorm(l, "fc_norm", ReduceMean(x, 1))
+		if v.FCNorm {
+			return c.LayerNorm(l, "fc_norm", ReduceMean(x, 1))
 		}
-		return ReduceMean(c.layerNorm(l, "norm", x), 1)
+		return ReduceMean(c.LayerNorm(l, "norm", x), 1)
 	case poolTokenAvg:
-		x = c.layerNorm(l, "norm", x)
-		class, patches := tokens(x, 0, 1), tokens(x, prefixTokens(c), c.Tokens())
+		x = c.LayerNorm(l, "norm", x)
+		class, patches := tokens(x, 0, 1), tokens(x, v.prefixTokens(), v.Tokens(c))
 		return Concatenate([]*Node{Reshape(class, batch, d), ReduceMean(patches, 1)}, 1)
 	case poolTokenDist:
-		return Reshape(c.layerNorm(l, "norm", x), batch, 2*d)
+		return Reshape(c.LayerNorm(l, "norm", x), batch, 2*d)
 	}
-	return c.layerNorm(l, finalNorm(c), Reshape(x, batch, d))
+	return c.LayerNorm(l, v.finalNorm(), Reshape(x, batch, d))
+}
+
+// vitBeyondTimm implements Architecture.BeyondTimm.
+func vitBeyondTimm(c Config) string {
+	switch v := c.Form.(ViT); {
+	case v.Pooling == poolTokenAvg:
+		return "its head sees the class token and the mean of the patches, as Hugging Face's, one of which timm's sees"
+	case v.DistToken && v.Pooling == poolToken:
+		return "its head sees the class token alone, as Hugging Face's, where timm's distilled models have a second head"
+	}
+	return ""
 }

@@ -1,7 +1,6 @@
 package backbone
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -11,144 +10,142 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// publishedHeads are the attention heads of those widths at which published
-// ViTs do not have heads of 64 values: So400m, H, g and G (timm's
-// vision_transformer.py, all of its models of these widths).
+// publishedHeads gives the number of attention heads of published ViTs by their width, where a head does not have 64
+// values: So400m, H, g and G (timm's vision_transformer.py, all of its models of these widths).
 var publishedHeads = map[int]int{1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
-// namedHeads are those of timm's models that have others than their width has else.
+// namedHeads gives the number of attention heads of timm's models that have another number than their width suggests.
 var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2}
 
-// configure derives the configuration from the tensors and their shapes. What is
-// in no shape comes from the caller, the checkpoint's metadata, the files beside
-// it, or what published models of the kind have.
-func (v vit) configure(s source) (c Config, err error) {
-	for _, form := range []string{"rope", "rpn"} { // other graphs, with the very tensors of these
+// configureViT implements Architecture.Configure. What no shape tells comes from the user, the checkpoint's metadata,
+// the files beside it, or the published models.
+func configureViT(s *Source) (c Config, err error) {
+	for _, form := range []string{"rope", "rpn"} { // these have the same tensors and another graph
 		if slices.Contains(strings.Split(s.side.name, "_"), form) {
-			return c, fmt.Errorf("by config.json or the file's name it is timm's %s, whose form (%s) is not supported", s.side.name, form)
+			return c, fmt.Errorf("config.json or the file's name says that it is timm's %s, whose form (%s) is not supported", s.side.name, form)
 		}
 	}
-	patch, err := s.shape("patch_embed.proj.weight", 4)
+	patch, err := s.Shape("patch_embed.proj.weight", 4)
 	if err != nil {
 		return c, err
 	}
-	pos, err := s.shape("pos_embed", 3)
+	pos, err := s.Shape("pos_embed", 3)
 	if err != nil {
 		return c, err
 	}
-	fc1, err := s.shape("blocks.0.mlp.fc1.weight", 2)
+	fc1, err := s.Shape("blocks.0.mlp.fc1.weight", 2)
 	if err != nil {
 		return c, err
 	}
-	fc2, err := s.shape("blocks.0.mlp.fc2.weight", 2)
+	fc2, err := s.Shape("blocks.0.mlp.fc2.weight", 2)
 	if err != nil {
 		return c, err
 	}
-	c = Config{
+	v := ViT{
 		PatchSize: patch[2], EmbedDim: patch[0], HiddenDim: fc1[0],
-		DistToken:    s.has("dist_token"),
-		NoClassToken: !s.has("cls_token"),
-		PreNorm:      s.has("norm_pre.weight"),
-		FCNorm:       s.has("fc_norm.weight") && !s.has("norm.weight"),
-		NoPatchBias:  !s.has("patch_embed.proj.bias"),
-		NoQKVBias:    !s.has("blocks.0.attn.q.bias") && !s.has("blocks.0.attn.k.bias") && !s.has("blocks.0.attn.v.bias"),
-		QKNorm:       s.has("blocks.0.attn.q_norm.weight"),
-		LayerScale:   s.has("blocks.0.ls1.gamma"),
+		DistToken:    s.Has("dist_token"),
+		NoClassToken: !s.Has("cls_token"),
+		PreNorm:      s.Has("norm_pre.weight"),
+		FCNorm:       s.Has("fc_norm.weight") && !s.Has("norm.weight"),
+		NoPatchBias:  !s.Has("patch_embed.proj.bias"),
+		NoQKVBias:    !s.Has("blocks.0.attn.q.bias") && !s.Has("blocks.0.attn.k.bias") && !s.Has("blocks.0.attn.v.bias"),
+		QKNorm:       s.Has("blocks.0.attn.q_norm.weight"),
+		LayerScale:   s.Has("blocks.0.ls1.gamma"),
 	}
 	if fc1[0] == 2*fc2[1] {
-		c.SwiGLU, c.HiddenDim = true, fc2[1]
+		v.SwiGLU, v.HiddenDim = true, fc2[1]
 	}
-	if s.has("reg_token") {
-		registers, err := s.shape("reg_token", 3)
+	if s.Has("reg_token") {
+		registers, err := s.Shape("reg_token", 3)
 		if err != nil {
 			return c, err
 		}
-		if c.Registers = registers[1]; c.Registers > maxRegisters {
-			return c, fmt.Errorf("tensor \"reg_token\" has %d register tokens, expected at most %d", c.Registers, maxRegisters)
+		if v.Registers = registers[1]; v.Registers > maxRegisters {
+			return c, fmt.Errorf("tensor \"reg_token\" has %d register tokens, expected at most %d", v.Registers, maxRegisters)
 		}
 	}
-	if c.Depth, err = s.count("blocks"); err != nil {
+	if v.Depth, err = s.Count("blocks"); err != nil {
 		return c, err
 	}
-	if err := v.positions(&c, pos[1]); err != nil {
+	grid, err := v.positions(pos[1])
+	if err != nil {
 		return c, err
 	}
-	if err := v.activation(&c, s); err != nil {
+	if err := v.activation(s); err != nil {
 		return c, err
 	}
-	if c.Pooling, err = v.pooling(c, s); err != nil {
+	if v.Pooling, err = v.pooling(s); err != nil {
 		return c, err
 	}
-	if c.NumHeads, err = v.heads(c, s); err != nil {
+	if c.NumHeads, err = v.heads(s); err != nil {
 		return c, err
 	}
 	eps := 1e-6
 	switch {
-	case c.PreNorm: // timm's image towers of CLIP
+	case v.PreNorm: // timm's image towers of CLIP
 		eps = 1e-5
-	case strings.HasPrefix(s.naming.Source, "Hugging Face") && !c.LayerScale: // ViT and DeiT, not DINOv2
+	case strings.HasPrefix(s.naming.Source, "Hugging Face") && !v.LayerScale: // ViT and DeiT, not DINOv2
 		eps = 1e-12
 	}
-	c.LayerNormEps = s.layerNormEps(eps)
-	return c, joinHeads(c, s)
+	c.ImageSize, c.LayerNormEps, c.Form = grid*v.PatchSize, s.LayerNormEps(eps), v
+	return c, v.joinHeads(s)
 }
 
-// positions takes the grid from the number of positions: with one for each token,
-// or of the patches alone (DeiT III, DINOv2 with registers, big_vision). Where both
-// would give a square, as tiny grids can, the usual one is taken: alone beside registers.
-func (vit) positions(c *Config, n int) error {
-	forms := []bool{false, true} // patches alone
-	if c.Registers > 0 {
+// positions derives the side of the grid from the number of positions, and sets PatchPositions: the positions are of
+// all tokens, or of the patches alone (DeiT III, DINOv2 with registers, big_vision). Where both would give a square,
+// as tiny grids can, the usual one is taken: that of the patches alone if there are registers.
+func (v *ViT) positions(n int) (grid int, err error) {
+	forms := []bool{false, true} // of the patches alone
+	if v.Registers > 0 {
 		forms = []bool{true, false}
 	}
-	for _, c.PatchPositions = range forms {
+	for _, v.PatchPositions = range forms {
 		patches := n
-		if !c.PatchPositions {
-			patches -= prefixTokens(*c)
+		if !v.PatchPositions {
+			patches -= v.prefixTokens()
 		}
 		grid := int(math.Round(math.Sqrt(float64(max(patches, 0)))))
 		if grid > 0 && grid*grid == patches {
-			c.PatchPositions = c.PatchPositions && prefixTokens(*c) > 0
-			c.ImageSize = grid * c.PatchSize
-			return nil
+			v.PatchPositions = v.PatchPositions && v.prefixTokens() > 0
+			return grid, nil
 		}
 	}
-	return fmt.Errorf("tensor \"pos_embed\" has %d positions, expected those of a square grid of patches, with or without %d before them (class token, distillation token, registers)", n, prefixTokens(*c))
+	return 0, fmt.Errorf("tensor \"pos_embed\" has %d positions, expected those of a square grid of patches, with or without %d before them (class token, distillation token, registers)", n, v.prefixTokens())
 }
 
-// activation refuses what the graph does not have, where the files beside the
-// checkpoint tell.
-func (vit) activation(c *Config, s source) error {
-	if own := s.side.config; own != nil {
-		c.QuickGELU = own.QuickGELU
+// activation sets QuickGELU, and returns an error if a file beside the checkpoint names an activation that the graph
+// does not have.
+func (v *ViT) activation(s *Source) error {
+	if own := s.Config(); own != nil {
+		v.QuickGELU = own.Form.(ViT).QuickGELU
 		return nil
 	}
 	switch s.side.activation {
 	case "", "gelu":
 	case "silu", "swish":
-		if !c.SwiGLU {
+		if !v.SwiGLU {
 			return fmt.Errorf("config.json says that the MLP's activation is %q, which is supported in a gated MLP only; supported: gelu, quick_gelu", s.side.activation)
 		}
 	case "quick_gelu":
-		c.QuickGELU = true
+		v.QuickGELU = true
 	default:
 		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu, quick_gelu", s.side.activation)
 	}
 	return nil
 }
 
-// pooling is what the checkpoint's own head sees, or would see: a new head sees
-// the same, so that a model does not depend on whether its head was kept. A
-// distilled DeiT has two heads, each on its token; a new one sees both tokens.
-func (vit) pooling(c Config, s source) (string, error) {
-	if own := s.side.config; own != nil {
-		return own.Pooling, nil
+// pooling returns what the checkpoint's own head sees, or would see. A new head sees the same, so that a model does
+// not depend on whether its head was kept. A distilled DeiT has two heads, one for each token; a new head sees both
+// tokens.
+func (v ViT) pooling(s *Source) (string, error) {
+	if own := s.Config(); own != nil {
+		return own.Form.(ViT).Pooling, nil
 	}
-	head := s.weights["head.weight"]
-	wide := len(head.Shape) == 2 && head.Shape[1] == 2*c.EmbedDim
+	head := s.Weights["head.weight"]
+	wide := len(head.Shape) == 2 && head.Shape[1] == 2*v.EmbedDim
 	switch {
-	case c.DistToken && !c.NoClassToken:
-		if s.has("head.weight") && !s.has("head_dist.weight") && !wide {
+	case v.DistToken && !v.NoClassToken:
+		if s.Has("head.weight") && !s.Has("head_dist.weight") && !wide {
 			return poolToken, nil // Hugging Face's DeiTForImageClassification
 		}
 		return poolTokenDist, nil
@@ -162,63 +159,68 @@ func (vit) pooling(c Config, s source) (string, error) {
 		}
 	}
 	switch {
-	case form == "token" && !c.NoClassToken, form == "" && !c.NoClassToken && !c.FCNorm:
+	case form == "token" && !v.NoClassToken, form == "" && !v.NoClassToken && !v.FCNorm:
 		return poolToken, nil
-	case form == "" || form == "avg" || s.options.NumClasses > 0 || !s.has("head.weight"):
+	case form == "" || form == "avg" || s.Options.NumClasses > 0 || !s.Has("head.weight"):
 		return poolAvg, nil
 	}
 	return "", fmt.Errorf("the checkpoint's head sees its tokens through the pooling %q; supported are token and avg: give the number of classes for a new head, which sees the mean of the patches", form)
 }
 
-// heads is the number of attention heads.
-func (vit) heads(c Config, s source) (int, error) {
-	if s.options.NumHeads > 0 {
-		return s.options.NumHeads, nil
+// heads returns the number of attention heads.
+func (v ViT) heads(s *Source) (int, error) {
+	if s.Options.NumHeads > 0 {
+		return s.Options.NumHeads, nil
 	}
-	if own := s.side.config; own != nil && own.NumHeads > 0 {
+	if own := s.Config(); own != nil && own.NumHeads > 0 {
 		return own.NumHeads, nil
 	}
-	if n := cmp.Or(s.naming.NumHeads, s.side.heads); n != 0 {
-		return n, nil
+	if s.naming.Source == googleSource || s.naming.Source == bigVisionSource {
+		if n := npzHeads(s.naming.Origin("blocks.0.attn.q.weight")); n != 0 {
+			return n, nil
+		}
 	}
-	if w := s.weights["blocks.0.attn.q_norm.weight"]; len(w.Shape) == 1 && w.Shape[0] > 0 {
-		return c.EmbedDim / w.Shape[0], nil
+	if s.side.heads != 0 {
+		return s.side.heads, nil
 	}
-	if s.naming.Source == "MoCo v3" && c.EmbedDim == 384 {
+	if w := s.Weights["blocks.0.attn.q_norm.weight"]; len(w.Shape) == 1 && w.Shape[0] > 0 {
+		return v.EmbedDim / w.Shape[0], nil
+	}
+	if s.naming.Source == "MoCo v3" && v.EmbedDim == 384 {
 		return 12, nil // its ViT-S (vits.py) has twice the usual heads
 	}
 	if n := namedHeads[s.side.name]; n != 0 {
 		return n, nil
 	}
-	*s.assumed = s.side.architecture == "" // timm's models have those of their widths
-	if n := publishedHeads[c.EmbedDim]; n != 0 {
+	s.headsAssumed = s.side.architecture == "" // timm's models have those of published models of their widths
+	if n := publishedHeads[v.EmbedDim]; n != 0 {
 		return n, nil
 	}
-	if c.EmbedDim == 1536 && c.NoClassToken {
-		return 16, nil // SigLIP's g-opt; DINOv2's g, of this width too, has the usual ones
+	if v.EmbedDim == 1536 && v.NoClassToken {
+		return 16, nil // SigLIP's g-opt; DINOv2's g, of the same width, has heads of 64
 	}
-	if c.EmbedDim%64 != 0 {
-		return 0, fmt.Errorf("the checkpoint does not say how many attention heads it has, and its width %d is no multiple of the usual 64; give the number (--num-heads)", c.EmbedDim)
+	if v.EmbedDim%64 != 0 {
+		return 0, fmt.Errorf("the number of attention heads is unknown: the checkpoint does not say it, and its width %d is no multiple of the usual 64; give the number of heads", v.EmbedDim)
 	}
-	return c.EmbedDim / 64, nil
+	return v.EmbedDim / 64, nil
 }
 
-// joinHeads makes one head [C, 2D], on class and distillation token one after the
-// other, of the two [C, D] of a distilled DeiT: the mean of their logits is linear
-// in both tokens. With a new head they stay as they are, to be reported.
-func joinHeads(c Config, s source) error {
-	w := s.weights
-	if c.Pooling != poolTokenDist || s.options.NumClasses > 0 || !s.has("head_dist.weight") {
+// joinHeads replaces the two heads [C, D] of a distilled DeiT by one head [C, 2D] on class token and distillation
+// token, one after the other: the mean of the two heads' logits is linear in both tokens. With a new head they stay as
+// they are, to be reported as unused.
+func (v ViT) joinHeads(s *Source) error {
+	w := s.Weights
+	if v.Pooling != poolTokenDist || s.Options.NumClasses > 0 || !s.Has("head_dist.weight") {
 		return nil
 	}
-	first, err := s.shape("head.weight", 2)
+	first, err := s.Shape("head.weight", 2)
 	if err != nil {
 		return err
 	}
-	n, d := first[0], c.EmbedDim
+	n, d := first[0], v.EmbedDim
 	for name, shape := range map[string][]int{"head.weight": {n, d}, "head_dist.weight": {n, d}, "head.bias": {n}, "head_dist.bias": {n}} {
 		if !slices.Equal(w[name].Shape, shape) {
-			return fmt.Errorf("tensor %q has shape %v, expected %v: of the two heads of a distilled ViT, one is like the other", name, w[name].Shape, shape)
+			return fmt.Errorf("tensor %q has shape %v, expected %v: the two heads of a distilled ViT have the same shapes", name, w[name].Shape, shape)
 		}
 	}
 	weight, bias := checkpoint.NewTensor(n, 2*d), checkpoint.NewTensor(n)
@@ -236,15 +238,14 @@ func joinHeads(c Config, s source) error {
 	return nil
 }
 
-// splitHeads undoes joinHeads for a checkpoint that other programs read. Both
-// heads have the same bias.
-func splitHeads(c Config, weights checkpoint.StateDict) checkpoint.StateDict {
-	w, b := weights["head.weight"], weights["head.bias"]
-	if c.Architecture != "vit" || c.Pooling != poolTokenDist || len(w.Data) == 0 {
-		return weights
+// splitHeads implements Architecture.Export: it undoes joinHeads. Both heads have the same bias.
+func splitHeads(m *Model) checkpoint.StateDict {
+	v, w, b := m.Config.Form.(ViT), m.Weights["head.weight"], m.Weights["head.bias"]
+	if v.Pooling != poolTokenDist || len(w.Data) == 0 {
+		return m.Weights
 	}
-	n, d := c.NumClasses, c.EmbedDim
-	out := maps.Clone(weights)
+	n, d := m.Config.NumClasses, v.EmbedDim
+	out := maps.Clone(m.Weights)
 	for k, head := range []string{"head", "head_dist"} {
 		own := checkpoint.NewTensor(n, d)
 		for i := range n {
@@ -257,19 +258,36 @@ func splitHeads(c Config, weights checkpoint.StateDict) checkpoint.StateDict {
 	return out
 }
 
-// fit resizes the position embedding. It refuses a checkpoint whose blocks are
-// not alike, since what only some have would not be computed.
-func (v vit) fit(from, to Config, weights checkpoint.StateDict) (err error) {
-	if err := allKnown(weights, v.params(to), "blocks."); err != nil {
+// fitViT implements Architecture.Fit: it resizes the position embedding.
+func fitViT(from, to Config, weights checkpoint.StateDict) (err error) {
+	if err := refuseUnknown(weights, to.Form.Params(to), "blocks."); err != nil {
 		return err
 	}
-	if from.Grid() == to.Grid() {
+	v := from.Form.(ViT)
+	old, grid := v.grid(from), v.grid(to)
+	if old == grid {
 		return nil
 	}
-	apart := prefixTokens(from)
-	if from.PatchPositions {
+	apart := v.prefixTokens()
+	if v.PatchPositions {
 		apart = 0
 	}
-	weights["pos_embed"], err = checkpoint.ResizePosEmbed(weights["pos_embed"], apart, [2]int{from.Grid(), from.Grid()}, [2]int{to.Grid(), to.Grid()})
+	weights["pos_embed"], err = resizePosEmbed(weights["pos_embed"], apart, [2]int{old, old}, [2]int{grid, grid})
 	return err
+}
+
+// vitPreprocessing implements Architecture.Preprocessing: the names of some of timm's checkpoints tell what was done
+// to pixels.
+func vitPreprocessing(fileName string) Preprocessing {
+	name := strings.ToLower(fileName)
+	for _, tag := range []string{"deit", "mae", "dino", "moco"} {
+		if strings.Contains(name, tag) {
+			p := imageNet
+			p.Source = fmt.Sprintf("%q in the file's name: ImageNet mean and std", tag)
+			return p
+		}
+	}
+	p := inception
+	p.Source = "assumed: nothing in or beside the checkpoint says it"
+	return p
 }

@@ -40,7 +40,7 @@ func load(t *testing.T, f fixtures.Fixture) *backbone.Model {
 		t.Fatal(err)
 	}
 	if len(report.Missing)+len(report.WrongShape) > 0 {
-		t.Fatalf("report %s", report)
+		t.Fatalf("report %+v", report)
 	}
 	return m
 }
@@ -125,6 +125,9 @@ func backends(t *testing.T) (fast, plain backend.Backend) {
 	return fast, plain
 }
 
+// viT is the form of a model that is a ViT.
+func viT(m *backbone.Model) backbone.ViT { return m.Config.Form.(backbone.ViT) }
+
 func vits(t *testing.T) (list []fixtures.Fixture) {
 	t.Helper()
 	for _, f := range fixtures.Backbones(t) {
@@ -154,8 +157,8 @@ func TestViTFixtures(t *testing.T) {
 					}
 					return out
 				})
-				if m.Config.DistToken { // the fixture has the mean of what the two heads see
-					out[0] = halvesMean(out[0], m.Config.EmbedDim)
+				if viT(m).DistToken { // the fixture has the mean of what the two heads see
+					out[0] = halvesMean(out[0], viT(m).EmbedDim)
 				}
 				d := difference(out[0], f.Features(t).Data)
 				if f.HasLogits {
@@ -212,7 +215,7 @@ func TestViTGradients(t *testing.T) {
 				largest = max(largest, math.Abs(float64(v)))
 			}
 			// What adds the same to every key moves no probability: the gradient is what rounding leaves.
-			if strings.HasSuffix(p.Name, "attn.k_norm.bias") || strings.HasSuffix(p.Name, "attn.k.bias") && !m.Config.QKNorm {
+			if strings.HasSuffix(p.Name, "attn.k_norm.bias") || strings.HasSuffix(p.Name, "attn.k.bias") && !viT(m).QKNorm {
 				continue
 			}
 			if d := difference(grads[0][i], grads[1][i]); largest == 0 || !(d <= 1e-4) {
@@ -225,31 +228,38 @@ func TestViTGradients(t *testing.T) {
 // TestViTForms holds what is recognised in each variant, and that the tensors are listed in the order of timm's
 // named_parameters.
 func TestViTForms(t *testing.T) {
-	plain := backbone.Config{Architecture: "vit", ImageSize: 24, PatchSize: 4, EmbedDim: 12, Depth: 2, NumHeads: 2, HiddenDim: 24, NumClasses: 5, LayerNormEps: 1e-6}
-	with := func(change func(c *backbone.Config)) backbone.Config { c := plain; change(&c); return c }
+	plain := backbone.Config{ImageSize: 24, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 12, Depth: 2, HiddenDim: 24}}
+	with := func(change func(v *backbone.ViT)) backbone.Config {
+		c, v := plain, plain.Form.(backbone.ViT)
+		change(&v)
+		c.Form = v
+		return c
+	}
+	clip := func(c backbone.Config) backbone.Config { c.LayerNormEps = 1e-5; return c }
 	hf := func(c backbone.Config) backbone.Config { c.LayerNormEps = 1e-12; return c }
 	dinov2 := func(pooling string, registers int, swiglu bool) backbone.Config {
-		return with(func(c *backbone.Config) {
-			c.LayerScale, c.Pooling, c.Registers, c.SwiGLU, c.PatchPositions = true, pooling, registers, swiglu, registers > 0
+		return with(func(v *backbone.ViT) {
+			v.LayerScale, v.Pooling, v.Registers, v.SwiGLU, v.PatchPositions = true, pooling, registers, swiglu, registers > 0
 		})
 	}
-	distilled := with(func(c *backbone.Config) { c.DistToken, c.Pooling = true, "token+dist" })
-	noBias := with(func(c *backbone.Config) { c.NoQKVBias = true })
-	preNorm := with(func(c *backbone.Config) { c.PreNorm, c.NoPatchBias, c.LayerNormEps = true, true, 1e-5 })
+	distilled := with(func(v *backbone.ViT) { v.DistToken, v.Pooling = true, "token+dist" })
+	noBias := with(func(v *backbone.ViT) { v.NoQKVBias = true })
+	preNorm := clip(with(func(v *backbone.ViT) { v.PreNorm, v.NoPatchBias = true, true }))
 	for name, want := range map[string]backbone.Config{
 		"vit-cls-timm":               plain,
 		"vit-cls-hf5":                hf(plain),
-		"vit-avg-timm":               with(func(c *backbone.Config) { c.Pooling, c.FCNorm = "avg", true }),
-		"vit-avg-mae":                with(func(c *backbone.Config) { c.Pooling, c.FCNorm = "avg", true }),
-		"vit-nocls-bigvision":        with(func(c *backbone.Config) { c.Pooling, c.NoClassToken = "avg", true }),
+		"vit-avg-timm":               with(func(v *backbone.ViT) { v.Pooling, v.FCNorm = "avg", true }),
+		"vit-avg-mae":                with(func(v *backbone.ViT) { v.Pooling, v.FCNorm = "avg", true }),
+		"vit-nocls-bigvision":        with(func(v *backbone.ViT) { v.Pooling, v.NoClassToken = "avg", true }),
 		"vit-noqkvbias-timm":         noBias,
 		"vit-noqkvbias-hf4":          hf(noBias),
 		"vit-prenorm-timm":           preNorm,
-		"vit-quickgelu-timm":         with(func(c *backbone.Config) { *c = preNorm; c.QuickGELU = true }),
+		"vit-quickgelu-timm":         clip(with(func(v *backbone.ViT) { v.PreNorm, v.NoPatchBias, v.QuickGELU = true, true, true })),
 		"vit-distilled-timm":         distilled,
 		"vit-distilled-hf5":          hf(distilled),
-		"vit-qknorm-timm":            with(func(c *backbone.Config) { c.QKNorm, c.Registers = true, 2 }),
-		"vit-patchpos-timm":          with(func(c *backbone.Config) { c.LayerScale, c.PatchPositions, c.Pooling = true, true, "avg" }),
+		"vit-qknorm-timm":            with(func(v *backbone.ViT) { v.QKNorm, v.Registers = true, 2 }),
+		"vit-patchpos-timm":          with(func(v *backbone.ViT) { v.LayerScale, v.PatchPositions, v.Pooling = true, true, "avg" }),
 		"vit-dinov2-facebook":        dinov2("", 0, false),
 		"vit-dinov2-hf5":             dinov2("token+avg", 0, false),
 		"vit-dinov2reg-timm":         dinov2("", 4, false),
@@ -258,10 +268,10 @@ func TestViTForms(t *testing.T) {
 		"vit-dinov2swiglu-hf5":       dinov2("token+avg", 0, true),
 		"vit-cls-google":             plain,
 		"vit-cls-mocov3":             plain,
-		"vit-nocls-timm":             with(func(c *backbone.Config) { c.Pooling, c.NoClassToken = "avg", true }),
+		"vit-nocls-timm":             with(func(v *backbone.ViT) { v.Pooling, v.NoClassToken = "avg", true }),
 		"vit-dinov2swiglu-hf4":       dinov2("token+avg", 0, true),
 		"vit-dinov2reg-facebook":     dinov2("", 4, false),
-		"vit-nocls-bigvisionstacked": with(func(c *backbone.Config) { c.Pooling, c.NoClassToken = "avg", true }),
+		"vit-nocls-bigvisionstacked": with(func(v *backbone.ViT) { v.Pooling, v.NoClassToken = "avg", true }),
 	} {
 		if got := load(t, fixtures.Backbone(t, name)).Config; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\n%+v, want\n%+v", name, got, want)
@@ -337,7 +347,7 @@ func TestViTSave(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		if m.Config.DistToken { // timm's shapes
+		if viT(m).DistToken { // timm's shapes
 			if w, err := file.Float32("head_dist.weight"); err != nil || !slices.Equal(w.Shape, []int{5, 12}) {
 				t.Errorf("%s: head_dist %v, %v", f.Name, w.Shape, err)
 			}
@@ -364,7 +374,7 @@ func TestViTNewHead(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", f.Name, m.Config, want)
 		}
 		heads := []string{"head.bias", "head.weight"}
-		if m.Config.DistToken {
+		if viT(m).DistToken {
 			heads = []string{"head.bias", "head.weight", "head_dist.bias", "head_dist.weight"}
 		}
 		for _, h := range heads {
@@ -388,7 +398,7 @@ func TestViTImageSize(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, pos := m.Weights["pos_embed"], own.Weights["pos_embed"]
-		want, err := checkpoint.ResizePosEmbed(pos, before, [2]int{6, 6}, [2]int{10, 10})
+		want, err := backbone.ResizePosEmbed(pos, before, [2]int{6, 6}, [2]int{10, 10})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -413,7 +423,7 @@ func TestViTImageSize(t *testing.T) {
 // bare writes a fixture's tensors, changed, with nothing beside them that says more.
 func bare(t *testing.T, name string, change func(sd checkpoint.StateDict)) string {
 	t.Helper()
-	sd, _, err := fixtures.Backbone(t, name).Open(t).Canonical()
+	sd, _, err := fixtures.Backbone(t, name).Open(t).Canonical(backbone.Namings())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -436,33 +446,40 @@ func TestViTGuesses(t *testing.T) {
 	for name, c := range map[string]struct {
 		path string
 		o    backbone.LoadOptions
-		ok   func(c backbone.Config) bool
+		ok   func(c backbone.Config, v backbone.ViT) bool
 	}{
 		"heads of norms of queries": {bare(t, "vit-qknorm-timm", nothing), backbone.LoadOptions{},
-			func(c backbone.Config) bool { return c.NumHeads == 2 }},
+			func(c backbone.Config, v backbone.ViT) bool { return c.NumHeads == 2 }},
 		"eps of CLIP": {bare(t, "vit-prenorm-timm", nothing), backbone.LoadOptions{NumHeads: 2},
-			func(c backbone.Config) bool { return c.LayerNormEps == 1e-5 && !c.QuickGELU }},
+			func(c backbone.Config, v backbone.ViT) bool { return c.LayerNormEps == 1e-5 && !v.QuickGELU }},
 		"one head of a distilled ViT": {bare(t, "vit-distilled-timm", func(sd checkpoint.StateDict) { delete(sd, "head_dist.weight"); delete(sd, "head_dist.bias") }),
-			backbone.LoadOptions{NumHeads: 2}, func(c backbone.Config) bool { return c.Pooling == "" && c.DistToken && c.Tokens() == 38 }},
+			backbone.LoadOptions{NumHeads: 2}, func(c backbone.Config, v backbone.ViT) bool {
+				return v.Pooling == "" && v.DistToken && c.Tokens() == 38
+			}},
 		"mean with the usual norm": {beside(t, bare(t, "vit-cls-timm", nothing), `{"architecture":"x","global_pool":"avg","model_args":{"num_heads":3}}`),
-			backbone.LoadOptions{}, func(c backbone.Config) bool { return c.Pooling == "avg" && !c.FCNorm && c.NumHeads == 3 }},
+			backbone.LoadOptions{}, func(c backbone.Config, v backbone.ViT) bool {
+				return v.Pooling == "avg" && !v.FCNorm && c.NumHeads == 3
+			}},
 		"new head for another pooling": {beside(t, bare(t, "vit-nocls-timm", nothing), `{"global_pool":"map"}`),
-			backbone.LoadOptions{NumHeads: 2, NumClasses: 2}, func(c backbone.Config) bool { return c.Pooling == "avg" }},
+			backbone.LoadOptions{NumHeads: 2, NumClasses: 2}, func(c backbone.Config, v backbone.ViT) bool { return v.Pooling == "avg" }},
 		"eps of Hugging Face": {huggingFace(t, "vit-cls-hf5"), backbone.LoadOptions{NumHeads: 2},
-			func(c backbone.Config) bool { return c.LayerNormEps == 1e-12 }},
+			func(c backbone.Config, v backbone.ViT) bool { return c.LayerNormEps == 1e-12 }},
 		"eps of Hugging Face's DINOv2": {huggingFace(t, "vit-dinov2-hf4"), backbone.LoadOptions{NumHeads: 2},
-			func(c backbone.Config) bool { return c.LayerNormEps == 1e-6 && c.Pooling == "token+avg" }},
+			func(c backbone.Config, v backbone.ViT) bool {
+				return c.LayerNormEps == 1e-6 && v.Pooling == "token+avg"
+			}},
 	} {
 		m, _, err := backbone.Load(c.path, c.o)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if !c.ok(m.Config) {
+		} else if !c.ok(m.Config, viT(m)) {
 			t.Errorf("%s: %+v", name, m.Config)
 		}
 	}
 	// Widths at which timm's models do not have heads of 64 values.
 	for width, heads := range map[int]int{192: 3, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16} {
-		c := backbone.Config{Architecture: "vit", ImageSize: 2, PatchSize: 1, EmbedDim: width, Depth: 1, NumHeads: heads, HiddenDim: 1, NumClasses: 1, LayerNormEps: 1e-6}
+		c := backbone.Config{ImageSize: 2, NumClasses: 1, NumHeads: heads, LayerNormEps: 1e-6,
+			Form: backbone.ViT{PatchSize: 1, EmbedDim: width, Depth: 1, HiddenDim: 1}}
 		m, _, err := backbone.Load(save(t, weights(c), nil), backbone.LoadOptions{})
 		if err != nil {
 			t.Errorf("width %d: %v", width, err)
@@ -529,15 +546,16 @@ func TestViTRefuses(t *testing.T) {
 		}
 	}
 	plain := load(t, fixtures.Backbone(t, "vit-cls-timm")).Config
-	for want, change := range map[string]func(c *backbone.Config){
-		"does not have":   func(c *backbone.Config) { c.Pooling = "token+dist" },
-		"pooling \"\"":    func(c *backbone.Config) { c.NoClassToken = true },
-		"pooling \"max\"": func(c *backbone.Config) { c.Pooling = "max" },
-		"register":        func(c *backbone.Config) { c.Registers = -1 },
-		"norm after":      func(c *backbone.Config) { c.Pooling, c.FCNorm = "token+avg", true },
+	for want, change := range map[string]func(v *backbone.ViT){
+		"does not have":   func(v *backbone.ViT) { v.Pooling = "token+dist" },
+		"pooling \"\"":    func(v *backbone.ViT) { v.NoClassToken = true },
+		"pooling \"max\"": func(v *backbone.ViT) { v.Pooling = "max" },
+		"register":        func(v *backbone.ViT) { v.Registers = -1 },
+		"norm after":      func(v *backbone.ViT) { v.Pooling, v.FCNorm = "token+avg", true },
 	} {
-		c := plain
-		change(&c)
+		c, v := plain, plain.Form.(backbone.ViT)
+		change(&v)
+		c.Form = v
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
 		}

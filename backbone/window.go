@@ -71,7 +71,7 @@ func rolled(x *Node, n int) *Node {
 		}
 		return x
 	}
-	return WithGradient(func() *Node { return roll(x, n) },
+	return withGradient(func() *Node { return roll(x, n) },
 		IdentityWithCustomGradient(x, func(_, v *Node) *Node { return roll(v, -n) }))
 }
 
@@ -97,7 +97,7 @@ func windowAttention(q, k, v, bias, mask *Node) *Node {
 	}
 	// The fused operation gives none to the bias.
 	forBias := plainWindowAttention(StopGradient(q), StopGradient(k), StopGradient(v), bias, mask)
-	return WithGradient(func() *Node { return Identity(y) }, Add(y, forBias))
+	return withGradient(func() *Node { return Identity(y) }, Add(y, forBias))
 }
 
 // plainWindowAttention is windowAttention by its formula.

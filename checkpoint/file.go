@@ -13,6 +13,9 @@ import (
 	"maps"
 	"math"
 	"slices"
+
+	"github.com/gomlx/compute/dtypes/bfloat16"
+	"github.com/gomlx/compute/dtypes/float16"
 )
 
 // File is an open checkpoint. Its list of tensors is in memory and checked; values are read when asked for, straight
@@ -240,13 +243,13 @@ func (t stored) float32() (Tensor, error) {
 	case F16:
 		data, err = read(t, 2, func(to []float32, from []byte) {
 			for i := range to {
-				to[i] = fromFloat16(binary.LittleEndian.Uint16(from[2*i:]))
+				to[i] = float16.FromBits(binary.LittleEndian.Uint16(from[2*i:])).Float32()
 			}
 		})
 	case BF16:
 		data, err = read(t, 2, func(to []float32, from []byte) {
 			for i := range to {
-				to[i] = fromBFloat16(binary.LittleEndian.Uint16(from[2*i:]))
+				to[i] = bfloat16.FromBits(binary.LittleEndian.Uint16(from[2*i:])).Float32()
 			}
 		})
 	case F64:

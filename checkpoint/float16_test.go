@@ -3,6 +3,9 @@ package checkpoint
 import (
 	"math"
 	"testing"
+
+	"github.com/gomlx/compute/dtypes/bfloat16"
+	"github.com/gomlx/compute/dtypes/float16"
 )
 
 // value is the number that a sign, exponent and fraction stand for by the definition of IEEE 754, for a format with
@@ -32,8 +35,8 @@ func TestHalfPrecisionExhaustive(t *testing.T) {
 		widen              func(uint16) float32
 		narrow             func(float32) uint16
 	}{
-		{"F16", 5, 10, fromFloat16, toFloat16},
-		{"BF16", 8, 7, fromBFloat16, toBFloat16},
+		{"F16", 5, 10, func(h uint16) float32 { return float16.FromBits(h).Float32() }, toFloat16},
+		{"BF16", 8, 7, func(h uint16) float32 { return bfloat16.FromBits(h).Float32() }, toBFloat16},
 	} {
 		infinity := uint16(1<<format.exponent-1) << format.fraction
 		for i := range 1 << 16 {

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// StateDict is a set of tensors by name. Inside spt names are canonical: timm's newest, but with the query, key and
-// value of an attention apart, as `attn.q.weight`, `attn.k.weight`, `attn.v.weight` [D, D] and `.bias` [D];
-// [StateDict.Canonical] has them all.
+// StateDict is a set of tensors by name. Inside spt names are canonical: timm's newest, but with the query, key
+// and value of an attention apart, as `attn.q.weight`, `attn.k.weight`, `attn.v.weight` [D, D] and `.bias` [D].
 type StateDict map[string]Tensor
 
 // qkv are the canonical parts of timm's fused `attn.qkv`, in the order of its rows.
@@ -28,39 +27,32 @@ func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	return "", "", false
 }
 
-// StateDict reads all floating tensors of the file (F32, F16, BF16, F64) and gives them their canonical names, as
-// [StateDict.Canonical] does, whatever naming the file has. What has no canonical name is left out; [File.Canonical]
-// lists it.
-func (f *File) StateDict() (StateDict, error) {
-	sd, _, err := f.Canonical()
-	return sd, err
-}
-
-// Canonical is [File.StateDict] with what the names and shapes tell of the model. Its Unused lists every tensor of the
-// file that is not in the StateDict, those of other dtypes included. An error in one tensor is a [*FormatError].
-func (f *File) Canonical() (StateDict, Naming, error) {
+// Canonical reads all floating-point tensors of the file (F32, F16, BF16, F64) and gives them canonical names, as
+// [StateDict.Canonical] does. Unused in the Translation lists every tensor of the file that is not in the
+// StateDict, also those of other types. An error in one tensor is a [*FormatError].
+func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
 	raw, others, err := f.floats()
 	if err != nil {
-		return nil, Naming{}, err
+		return nil, Translation{}, err
 	}
 	if len(raw) == 0 && len(others) > 0 {
 		info := f.tensors[f.byName[others[0]]]
-		return nil, Naming{}, fmt.Errorf("checkpoint %s: none of its %d tensors is of a type that is read, F32, F16, BF16 or F64; the first, %q, is %s", f.name, len(others), info.Name, info.DType)
+		return nil, Translation{}, fmt.Errorf("checkpoint %s: none of its %d tensors is of a type that is read, F32, F16, BF16 or F64; the first, %q, is %s", f.name, len(others), info.Name, info.DType)
 	}
-	sd, naming, err := raw.Canonical()
+	sd, t, err := raw.Canonical(namings)
 	if fault, ok := errors.AsType[*nameError](err); ok {
 		info := f.tensors[f.byName[fault.tensor]]
-		return nil, Naming{}, &FormatError{File: info.file, Offset: info.at, Tensor: info.Name, Err: fault.err}
+		return nil, Translation{}, &FormatError{File: info.file, Offset: info.at, Tensor: info.Name, Err: fault.err}
 	}
 	if err != nil {
-		return nil, Naming{}, fmt.Errorf("checkpoint %s: %w", f.name, err)
+		return nil, Translation{}, fmt.Errorf("checkpoint %s: %w", f.name, err)
 	}
-	naming.Unused = append(naming.Unused, others...)
-	slices.Sort(naming.Unused)
-	return sd, naming, nil
+	t.Unused = append(t.Unused, others...)
+	slices.Sort(t.Unused)
+	return sd, t, nil
 }
 
-// floats reads all floating tensors under the file's own names, and lists the others.
+// floats reads all floating-point tensors under the file's own names, and lists the others.
 func (f *File) floats() (sd StateDict, others []string, err error) {
 	sd = StateDict{}
 	for _, info := range f.tensors {
@@ -75,9 +67,9 @@ func (f *File) floats() (sd StateDict, others []string, err error) {
 	return sd, others, nil
 }
 
-// Fused is sd under timm's own names, for a checkpoint that other programs read: q, k and v of each attention become
-// the rows of one `attn.qkv`. An attention whose q, k and v are not all there with equal shapes stays apart as a
-// whole. Fused tensors are new arrays; all others share their data with sd.
+// Fused returns sd under timm's own names, for a checkpoint that other programs read: q, k and v of each attention
+// become the rows of one `attn.qkv`. An attention stays as it is unless it has q, k and v with equal shapes. Fused
+// tensors are new arrays; all others share their values with sd.
 func (sd StateDict) Fused() StateDict {
 	out := maps.Clone(sd)
 	for name := range sd {

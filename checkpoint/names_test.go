@@ -4,8 +4,28 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
+
+// testNamings hold timm's names of a ViT, as far as these tests need them.
+var testNamings = []Naming{{
+	Architecture: "vit", Source: "timm",
+	Marks: []string{"blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
+	Rules: Keeps("cls_token", "pos_embed", "patch_embed.proj.*", "norm.*", "head.*", "blocks.#.norm1.*", "blocks.#.norm2.*",
+		"blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.proj.*",
+		"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*"),
+}}
+
+// canonical reads the tensors of a file under canonical names.
+func canonical(t testing.TB, f *File) StateDict {
+	t.Helper()
+	sd, _, err := f.Canonical(testNamings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sd
+}
 
 // saved writes float32 tensors and opens the file.
 func saved(t *testing.T, sd StateDict, more ...Entry) *File {
@@ -43,10 +63,7 @@ func TestStateDictReal(t *testing.T) {
 			[3]float32{0.0302734375, 0.01096343994140625, 0.042633056640625}},
 	} {
 		f := mustOpen(t, realModel(t, c.model))
-		sd, err := f.StateDict()
-		if err != nil {
-			t.Fatal(err)
-		}
+		sd := canonical(t, f)
 		if want := 152 + 12*2*2; len(sd) != want {
 			t.Errorf("%d tensors, want %d", len(sd), want)
 		}
@@ -81,10 +98,7 @@ func TestStateDictReal(t *testing.T) {
 
 // The three parts of a fused tensor lie in one array; growing one must not write into the next.
 func TestStateDictParts(t *testing.T) {
-	parts, err := saved(t, StateDict{"blocks.0.attn.qkv.bias": counted(6)}).StateDict()
-	if err != nil {
-		t.Fatal(err)
-	}
+	parts := canonical(t, saved(t, StateDict{"blocks.0.attn.qkv.bias": counted(6)}))
 	_ = append(parts["blocks.0.attn.q.bias"].Data, 99)
 	if got := parts["blocks.0.attn.k.bias"].Data; !slices.Equal(got, []float32{2, 3}) {
 		t.Errorf("k is %v after an append to q", got)
@@ -117,5 +131,25 @@ func TestFusedLeavesWhatDoesNotFit(t *testing.T) {
 	got := sd.Fused()
 	if w := got["attn.qkv.weight"]; len(got) != 1 || len(sd) != 3 || !slices.Equal(w.Shape, []int{3, 2}) || !slices.Equal(w.Data, []float32{0, 1, 0, 1, 0, 1}) {
 		t.Errorf("got %v from %v", got, sd)
+	}
+}
+
+// A checkpoint may have the marks of two namings. Then the one is used whose rules cover the other's marks.
+func TestNamingCovers(t *testing.T) {
+	wide := Naming{Architecture: "wide", Source: "a", Marks: []string{"blocks.#.norm.*"}, Rules: Keeps("blocks.#.norm.*"), Strict: []string{"blocks."}}
+	narrow := Naming{Architecture: "narrow", Source: "b", Marks: []string{"blocks.#.mix.*"}, Rules: Keeps("blocks.#.norm.*", "blocks.#.mix.*")}
+	both := StateDict{"blocks.0.norm.bias": counted(1), "blocks.0.mix.bias": counted(1)}
+	for _, namings := range [][]Naming{{wide, narrow}, {narrow, wide}} {
+		if sd, n, err := both.Canonical(namings); err != nil || n.Architecture != "narrow" || len(sd) != 2 {
+			t.Errorf("%+v, %v", n, err)
+		}
+	}
+	if _, n, err := (StateDict{"blocks.0.norm.bias": counted(1)}).Canonical([]Naming{wide, narrow}); err != nil || n.Architecture != "wide" {
+		t.Errorf("%+v, %v", n, err)
+	}
+	same := narrow
+	same.Architecture = "same"
+	if _, _, err := both.Canonical([]Naming{wide, narrow, same}); err == nil || !strings.Contains(err.Error(), "mixes two namings") {
+		t.Errorf("two namings that cover each other: %v", err)
 	}
 }

@@ -9,75 +9,160 @@ import (
 	"strings"
 )
 
-// Naming says how the tensors of a checkpoint were named before [StateDict.Canonical] translated them.
+// Naming describes one way in which checkpoints name the tensors of an architecture. [StateDict.Canonical]
+// recognises the naming of a checkpoint by its names alone and translates them.
+//
+// A pattern stands for many names. The parts of a name stand between dots. In a pattern the first one or two
+// parts that are numbers may be written "#", and a last part "weight" or "bias" may be written "*":
+// "blocks.#.norm1.*" stands for "blocks.3.norm1.weight" among others.
 type Naming struct {
-	Family string `json:"family"` // "vit", "swin" or "convnext"
-	// Source is whose names they were, for people. Originals that use timm's very names, as DeiT's do, are "timm".
-	Source string `json:"source"`
-	// NumHeads is the number of attention heads where the shapes tell it, as Google's do; 0 where they do not.
-	NumHeads int `json:"num_heads,omitempty"`
-	// ConvMLP says that the linear layers of a ConvNeXt's MLPs were 1×1 convolutions.
-	ConvMLP bool `json:"conv_mlp,omitempty"`
-	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a backbone or its
-	// head: poolers, decoders, projection heads, momentum encoders, buffers that are recomputed.
-	Unused []string `json:"unused,omitempty"`
+	// Architecture is the name of the architecture, such as "vit".
+	Architecture string
+	// Source says whose names these are, for people, such as "timm".
+	Source string
+	// Marks are the patterns by which the naming is recognised: a checkpoint has a name of at least one of them.
+	// Where a checkpoint has the marks of two namings, the naming is used whose Rules cover the other's marks too.
+	Marks []string
+	// Rules give the canonical names. A tensor without a rule is unused.
+	Rules Rules
+	// Strict are prefixes below which every name must have a rule. A name there without a rule is an error: it
+	// belongs to another architecture, whose results would be wrong without the tensor.
+	Strict []string
+	// Prefixes are put before all names by larger models, such as "vit.". They are removed, like those of
+	// training programs, before patterns are compared.
+	Prefixes []string
+	// Refine returns the naming to use for a checkpoint that has the marks, if other patterns tell more. has
+	// reports whether the checkpoint has a name of a pattern. Nil: n is used as it is.
+	Refine func(n Naming, has func(pattern string) bool) Naming
+	// Split recognises a checkpoint whose names do not consist of parts between dots, and puts its tensors into r
+	// under names that do. found is false if the checkpoint has another naming. Nil: Marks recognise the naming.
+	Split func(n Naming, sd StateDict, r *Renaming) (found bool, err error)
+	// Finish joins and checks tensors after the rules have given them canonical names. Nil: nothing to do.
+	Finish func(r *Renaming) error
 }
 
-// naming is one way to name the tensors of a family. It knows a name by its pattern: the first numbers among the parts
-// between dots are written "#", a last part "weight" or "bias" is written "*".
-type naming struct {
-	family, source string
-	// marks are patterns of which a checkpoint has at least one, and which no other naming has.
-	marks []string
-	rules map[string]rule
-	// strict are prefixes under which every name must have a rule. A tensor there that has none makes another
-	// architecture, which would run and give nonsense if it were left out.
-	strict []string
-	// refine tells apart what shares its marks; seen holds all patterns of the checkpoint. Nil: nothing shares them.
-	refine func(n naming, seen map[string]string) naming
+// Rules maps patterns to the rules of the names that they stand for.
+type Rules map[string]Rule
+
+// Rule translates the names of one pattern.
+type Rule struct {
+	// To is the canonical name. "#" and "*" stand for what they stand for in the pattern, "#+" for the number
+	// plus one. An empty name leaves the tensor unused.
+	To string
+	// Change returns the tensor in its canonical shape. It must not change the values that it is given. Nil: the
+	// tensor has its canonical shape.
+	Change func(Tensor) (Tensor, error)
 }
 
-// rule gives the canonical name for a pattern: its "#" and "*" stand for those of the pattern, "#+" for the number
-// plus one. An empty name drops the tensor.
-type rule struct {
-	to     string
-	change func(Tensor) (Tensor, error) // nil leaves the tensor as it is
-}
-
-// renames are rules that change names alone, from pairs of a pattern and its canonical name.
-func renames(pairs ...string) map[string]rule {
-	rules := map[string]rule{}
+// Renames returns rules that change names alone. pairs are patterns, each followed by its canonical name.
+func Renames(pairs ...string) Rules {
+	rules := Rules{}
 	for i := 0; i < len(pairs); i += 2 {
-		rules[pairs[i]] = rule{to: pairs[i+1]}
+		rules[pairs[i]] = Rule{To: pairs[i+1]}
 	}
 	return rules
 }
 
-// unchanged are rules for names that are canonical already.
-func unchanged(names ...string) map[string]rule {
-	rules := map[string]rule{}
-	for _, name := range names {
-		rules[name] = rule{to: name}
+// Keeps returns rules for patterns whose names are canonical.
+func Keeps(patterns ...string) Rules {
+	rules := Rules{}
+	for _, p := range patterns {
+		rules[p] = Rule{To: p}
 	}
 	return rules
 }
 
-// union joins sets of rules.
-func union(sets ...map[string]rule) map[string]rule {
-	all := map[string]rule{}
-	for _, set := range sets {
-		maps.Copy(all, set)
+// Union returns the rules of all sets. Where several have a pattern, the last one counts.
+func Union(sets ...Rules) Rules {
+	all := Rules{}
+	for _, s := range sets {
+		maps.Copy(all, s)
 	}
 	return all
 }
 
-// wrappers are prefixes that training code and larger models put before a backbone's own names.
-var wrappers = []string{
-	"module.", "_orig_mod.", "model.", "backbone.", "base_encoder.",
-	"vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.",
+// find returns the rule for name and what its pattern leaves open.
+func (r Rules) find(name string) (rule Rule, open opened, ok bool) {
+	for pattern, open := range patterns(name) {
+		if rule, ok := r[pattern]; ok {
+			return rule, open, true
+		}
+	}
+	return Rule{}, opened{}, false
 }
 
-var namings = slices.Concat(vitNamings, swinNamings, convnextNamings)
+// Has reports whether there is a rule for name.
+func (r Rules) Has(name string) bool {
+	_, _, ok := r.find(name)
+	return ok
+}
+
+// trainingPrefixes are put before all names by training programs.
+var trainingPrefixes = []string{"module.", "_orig_mod.", "model.", "backbone."}
+
+// Translation reports how the names of a checkpoint were translated.
+type Translation struct {
+	Architecture string // of the recognised naming
+	Source       string // of the recognised naming
+	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a backbone or
+	// its head: poolers, decoders, projection heads, momentum encoders, buffers that are computed again.
+	Unused []string
+
+	origins map[string]Origin
+}
+
+// Origin is the name and the shape that a tensor has in the checkpoint.
+type Origin struct {
+	Name  string
+	Shape []int
+}
+
+// Origin returns where the tensor with a canonical name comes from. The Origin is empty if there is none.
+func (t Translation) Origin(name string) Origin { return t.origins[name] }
+
+// Renaming holds the tensors of a checkpoint while a [Naming] gives them other names. Every tensor remembers its
+// [Origin], so that errors can name it as the checkpoint does.
+type Renaming struct {
+	tensors map[string]renamed
+	unused  []string
+}
+
+type renamed struct {
+	Tensor
+	origin Origin
+}
+
+// Names lists the names, sorted.
+func (r *Renaming) Names() []string { return slices.Sorted(maps.Keys(r.tensors)) }
+
+// Tensor returns the tensor called name.
+func (r *Renaming) Tensor(name string) (Tensor, bool) {
+	x, ok := r.tensors[name]
+	return x.Tensor, ok
+}
+
+// Origin returns where the tensor called name comes from.
+func (r *Renaming) Origin(name string) Origin { return r.tensors[name].origin }
+
+// Put adds a tensor. It is an error if there is one of that name.
+func (r *Renaming) Put(name string, x Tensor, origin Origin) error {
+	if other, ok := r.tensors[name]; ok {
+		return nameErrorf(origin.Name, "this tensor and tensor %.200q are both %.200s: the names are mixed, or the checkpoint holds two models; keep one", other.origin.Name, name)
+	}
+	r.tensors[name] = renamed{x, origin}
+	return nil
+}
+
+// Remove removes the tensor called name.
+func (r *Renaming) Remove(name string) { delete(r.tensors, name) }
+
+// Skip lists a tensor of the checkpoint, by its name there, as unused.
+func (r *Renaming) Skip(source string) { r.unused = append(r.unused, source) }
+
+// ErrorAt returns an error about a tensor of the checkpoint, by its name there.
+func (r *Renaming) ErrorAt(source, format string, args ...any) error {
+	return nameErrorf(source, format, args...)
+}
 
 // nameError is a fault of one tensor of a StateDict, under the checkpoint's own name for it.
 type nameError struct {
@@ -92,132 +177,132 @@ func nameErrorf(tensor, format string, args ...any) error {
 	return &nameError{tensor, fmt.Errorf(format, args...)}
 }
 
-// Canonical translates the names and shapes of a checkpoint, as they were read, to the canonical ones: timm's newest,
-// with q, k and v apart. Which naming it is shows in the names alone. The result holds canonical names only;
-// everything else is listed in the Naming. Its tensors share their data with sd wherever the order of the values is
-// the same. A canonical StateDict is returned as it is.
+// Canonical translates the names and shapes of a checkpoint to the canonical ones, by the one of namings that
+// its names show. The result holds canonical names only; the Translation lists all other tensors. The tensors
+// share their values with sd wherever the order of the values stays the same. The query, key and value of a
+// fused attention (`attn.qkv`) become three tensors.
 //
-// It is an error if the names are of no known naming, or of several; if two tensors have the same canonical name; if an
-// attention has both a fused qkv and separate parts; and if a block has a tensor that no model of the family has.
-//
-//	ViT       cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj [D,3,p,p],
-//	          norm_pre, blocks.i.{norm1, attn.{q,k,v} [D,D], attn.{q_norm,k_norm}, attn.proj, ls1.gamma, norm2,
-//	          mlp.fc1 [H,D], mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist.
-//	          A SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the gate's rows first, mlp.fc2 [D,H].
-//	          DINOv2's models with registers have the class token's position added to cls_token, as in timm.
-//	Swin      patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
-//	          layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}},
-//	          norm, head.fc
-//	ConvNeXt  stem.{0,1}, stages.i.downsample.{0,1}, stages.i.blocks.j.{conv_dw [C,1,7,7], norm, mlp.fc1 [H,C],
-//	          mlp.fc2 [C,H], mlp.grn.{weight,bias} [H], gamma}, head.norm, head.fc
-func (sd StateDict) Canonical() (StateDict, Naming, error) {
+// It is an error if the names show none of the namings, or several; if two tensors have the same canonical name;
+// if an attention has both a fused qkv and separate parts; and if a tensor below a strict prefix has no rule.
+func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) {
 	for name, x := range sd {
 		if x.Size() != len(x.Data) {
-			return nil, Naming{}, nameErrorf(name, "%d values in shape %v, expected %d", len(x.Data), x.Shape, x.Size())
+			return nil, Translation{}, nameErrorf(name, "%d values in shape %v, expected %d", len(x.Data), x.Shape, x.Size())
 		}
 	}
-	t := translation{in: map[string]named{}, out: map[string]named{}, unused: []string{}}
-	n, ok, err := t.google(sd)
-	if err == nil && !ok {
-		n, err = t.dotted(sd)
-	}
+	in := &Renaming{tensors: map[string]renamed{}}
+	n, err := recogniseNaming(sd, namings, in)
 	if err != nil {
-		return nil, Naming{}, err
+		return nil, Translation{}, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(t.in)) {
-		if err := t.add(n, name); err != nil {
-			return nil, Naming{}, err
+	out := &Renaming{tensors: map[string]renamed{}, unused: in.unused}
+	for _, name := range in.Names() {
+		if err := out.translate(n, name, in.tensors[name]); err != nil {
+			return nil, Translation{}, err
 		}
 	}
-	if err := t.regroup(n.family); err != nil {
-		return nil, Naming{}, err
+	if n.Finish != nil {
+		if err := n.Finish(out); err != nil {
+			return nil, Translation{}, err
+		}
 	}
-	out := make(StateDict, len(t.out))
-	for name, x := range t.out {
-		out[name] = x.Tensor
+	if err := out.splitAttention(); err != nil {
+		return nil, Translation{}, err
 	}
-	slices.Sort(t.unused)
-	return out, Naming{Family: n.family, Source: n.source, NumHeads: t.heads, ConvMLP: t.convMLP, Unused: t.unused}, nil
-}
-
-// translation is the state of one [StateDict.Canonical].
-type translation struct {
-	in     map[string]named // under the names that the rules see
-	out    map[string]named // under canonical names
-	unused []string
-	heads  int
-
-	convMLP bool
-}
-
-// named is a tensor with the name that it has in the checkpoint.
-type named struct {
-	Tensor
-	source string
-}
-
-// put adds a tensor to set, one of those of a translation.
-func put(set map[string]named, name string, x named) error {
-	if other, ok := set[name]; ok {
-		return nameErrorf(x.source, "it and tensor %.200q are both %.200s: the names are mixed, or the checkpoint holds two models; keep one", other.source, name)
+	result := make(StateDict, len(out.tensors))
+	t := Translation{Architecture: n.Architecture, Source: n.Source, Unused: append([]string{}, out.unused...), origins: map[string]Origin{}}
+	for name, x := range out.tensors {
+		result[name], t.origins[name] = x.Tensor, x.origin
 	}
-	set[name] = x
-	return nil
+	slices.Sort(t.Unused)
+	return result, t, nil
 }
 
-// dotted takes the wrappers off all names, which are parts between dots, and recognises their naming.
-func (t *translation) dotted(sd StateDict) (naming, error) {
+// recogniseNaming finds the naming of sd, and puts its tensors into r under the names that the rules see.
+func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error) {
+	for _, n := range namings {
+		if n.Split == nil {
+			continue
+		}
+		if found, err := n.Split(n, sd, r); found || err != nil {
+			return n, err
+		}
+	}
+	prefixes := slices.Clone(trainingPrefixes)
+	for _, n := range namings {
+		prefixes = append(prefixes, n.Prefixes...)
+	}
 	seen := map[string]string{} // pattern → one name
 	for _, name := range slices.Sorted(maps.Keys(sd)) {
-		short := unwrap(name)
-		if err := put(t.in, short, named{sd[name], name}); err != nil {
-			return naming{}, err
+		short := withoutPrefixes(name, prefixes)
+		if err := r.Put(short, sd[name], Origin{name, sd[name].Shape}); err != nil {
+			return Naming{}, err
 		}
 		for pattern := range patterns(short) {
 			seen[pattern] = name
 		}
 	}
-	var found []naming
+	var found []Naming
 	var shown []string
 	for _, n := range namings {
-		if i := slices.IndexFunc(n.marks, func(m string) bool { return seen[m] != "" }); i >= 0 {
-			found, shown = append(found, n), append(shown, seen[n.marks[i]])
+		if i := slices.IndexFunc(n.Marks, func(m string) bool { return seen[m] != "" }); i >= 0 {
+			found, shown = append(found, n), append(shown, seen[n.Marks[i]])
 		}
 	}
-	switch len(found) {
-	case 1:
-		if n := found[0]; n.refine != nil {
-			return n.refine(n, seen), nil
-		}
-		return found[0], nil
-	case 0:
-		return naming{}, fmt.Errorf("the names of its %d tensors are of no naming that spt knows: %s; it knows %s; convert it to one of these",
-			len(sd), firstFive(quoted(slices.Sorted(maps.Keys(sd)))), knownNamings())
+	if len(found) == 0 {
+		return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the checkpoint to one of these",
+			len(sd), firstFive(quoted(slices.Sorted(maps.Keys(sd)))), describeNamings(namings))
 	}
-	return naming{}, nameErrorf(shown[1], "its name is of a %s of %s, but tensor %.200q is of a %s of %s: the checkpoint mixes two namings; give one model in one naming",
-		found[1].family, found[1].source, shown[0], found[0].family, found[0].source)
+	var fitting []Naming
+	for i, n := range found {
+		others := slices.Concat(found[:i], found[i+1:])
+		if !slices.ContainsFunc(others, func(other Naming) bool { return !n.covers(other, r) }) {
+			fitting = append(fitting, n)
+		}
+	}
+	if len(fitting) == 1 {
+		n := fitting[0]
+		if n.Refine != nil {
+			n = n.Refine(n, func(pattern string) bool { return seen[pattern] != "" })
+		}
+		return n, nil
+	}
+	return Naming{}, nameErrorf(shown[1], "its name is of a %s of %s, but tensor %.200q is of a %s of %s: the checkpoint mixes two namings; give one model in one naming",
+		found[1].Architecture, found[1].Source, shown[0], found[0].Architecture, found[0].Source)
 }
 
-// knownNamings lists the namings of each family, for errors.
-func knownNamings() string {
+// covers reports whether n has rules for all names in r that show the naming other. Then n is the naming of a
+// checkpoint that has the marks of both.
+func (n Naming) covers(other Naming, r *Renaming) bool {
+	for name := range r.tensors {
+		for pattern := range patterns(name) {
+			if slices.Contains(other.Marks, pattern) && !n.Rules.Has(name) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// describeNamings lists the namings of each architecture, for errors.
+func describeNamings(namings []Naming) string {
 	sources := map[string][]string{}
 	for _, n := range namings {
-		sources[n.family] = append(sources[n.family], n.source)
+		sources[n.Architecture] = append(sources[n.Architecture], n.Source)
 	}
-	sources["vit"] = append(sources["vit"], googleSource, bigVisionSource)
 	var list []string
-	for _, family := range slices.Sorted(maps.Keys(sources)) {
-		list = append(list, fmt.Sprintf("%s (%s)", family, strings.Join(sources[family], ", ")))
+	for _, architecture := range slices.Sorted(maps.Keys(sources)) {
+		list = append(list, fmt.Sprintf("%s (%s)", architecture, strings.Join(sources[architecture], ", ")))
 	}
 	return strings.Join(list, "; ")
 }
 
-// unwrap takes off the prefixes of wrappers.
-func unwrap(name string) string {
+// withoutPrefixes removes prefixes from name, in any order and number, but never all of the name.
+func withoutPrefixes(name string, prefixes []string) string {
 	for again := true; again; {
 		again = false
-		for _, w := range wrappers {
-			if short, ok := strings.CutPrefix(name, w); ok && short != "" {
+		for _, p := range prefixes {
+			if short, ok := strings.CutPrefix(name, p); ok && short != "" {
 				name, again = short, true
 			}
 		}
@@ -228,8 +313,8 @@ func unwrap(name string) string {
 // maxNumbers is how many numbers a pattern leaves open: a stage and a block.
 const maxNumbers = 2
 
-// patterns yields the forms under which a rule may have name, the most specific first, each with the numbers and the
-// last part that it leaves open.
+// patterns yields the patterns under which a rule may have name, the most specific first, each with what it
+// leaves open.
 func patterns(name string) iter.Seq2[string, opened] {
 	return func(yield func(string, opened) bool) {
 		parts := strings.Split(name, ".")
@@ -268,7 +353,7 @@ type opened struct {
 	leaf    string // "weight", "bias" or ""
 }
 
-// isNumber accepts the numbers of blocks and stages: one spelling each, none of them beyond what any model has.
+// isNumber accepts the numbers of blocks and stages: one spelling for each, none beyond what any model has.
 func isNumber(part string) bool {
 	if part == "" || len(part) > 4 || part[0] == '0' && len(part) > 1 {
 		return false
@@ -298,66 +383,34 @@ func (o opened) fill(to string) string {
 	return out.String()
 }
 
-// rule finds the rule for name.
-func (n naming) rule(name string) (r rule, open opened, ok bool) {
-	for pattern, open := range patterns(name) {
-		if r, ok := n.rules[pattern]; ok {
-			return r, open, true
-		}
-	}
-	return rule{}, opened{}, false
-}
-
-// add translates the tensor that the rules of n see under name.
-func (t *translation) add(n naming, name string) error {
-	x := t.in[name]
-	r, open, ok := n.rule(name)
+// translate adds x, which the rules of n see under name, under its canonical name.
+func (r *Renaming) translate(n Naming, name string, x renamed) error {
+	rule, open, ok := n.Rules.find(name)
 	if !ok {
-		for _, prefix := range n.strict {
+		for _, prefix := range n.Strict {
 			if strings.HasPrefix(name, prefix) {
-				return nameErrorf(x.source, "a %s of %s has no such tensor: the checkpoint is of another architecture, which spt does not know", n.family, n.source)
+				return nameErrorf(x.origin.Name, "a %s of %s has no such tensor: the checkpoint is of another architecture, which spt does not know", n.Architecture, n.Source)
 			}
 		}
 	}
-	if r.to == "" {
-		t.unused = append(t.unused, x.source)
+	if rule.To == "" {
+		r.Skip(x.origin.Name)
 		return nil
 	}
-	if n.family == "convnext" && strings.Contains(r.to, ".mlp.fc1.") && len(x.Shape) == 4 {
-		t.convMLP = true
-	}
-	if r.change != nil {
+	if rule.Change != nil {
 		var err error
-		if x.Tensor, err = r.change(x.Tensor); err != nil {
-			return &nameError{x.source, err}
+		if x.Tensor, err = rule.Change(x.Tensor); err != nil {
+			return &nameError{x.origin.Name, err}
 		}
 	}
-	return put(t.out, open.fill(r.to), x)
+	return r.Put(open.fill(rule.To), x.Tensor, x.origin)
 }
 
-// regroup joins and splits what the namings of a family divide differently.
-func (t *translation) regroup(family string) error {
-	switch family {
-	case "vit":
-		if err := t.packGates(); err != nil {
-			return err
-		}
-		if err := t.foldClassPosition(); err != nil {
-			return err
-		}
-	case "swin":
-		if err := t.checkMerging(); err != nil {
-			return err
-		}
-	}
-	return t.splitAttention()
-}
-
-// splitAttention puts q, k and v, which are parts of its array, in place of each fused attn.qkv.
-func (t *translation) splitAttention() error {
+// splitAttention replaces each fused attn.qkv by its parts q, k and v, which share its values.
+func (r *Renaming) splitAttention() error {
 	type fused struct{ name, prefix, kind string }
 	var all []fused
-	for _, name := range slices.Sorted(maps.Keys(t.out)) {
+	for _, name := range r.Names() {
 		prefix, kind, ok := cutAttention(name, "qkv")
 		if !ok {
 			continue
@@ -365,23 +418,23 @@ func (t *translation) splitAttention() error {
 		all = append(all, fused{name, prefix, kind})
 		for _, part := range qkv {
 			for _, k := range []string{"weight", "bias"} {
-				if other, ok := t.out[prefix+part+"."+k]; ok {
-					return nameErrorf(t.out[name].source, "the checkpoint also has %.200q: a block is either fused or has q, k and v apart; remove one form", other.source)
+				if other, ok := r.tensors[prefix+part+"."+k]; ok {
+					return nameErrorf(r.Origin(name).Name, "the checkpoint also has %.200q: the q, k and v of a block are either fused or apart; remove one form", other.origin.Name)
 				}
 			}
 		}
 	}
 	for _, f := range all {
-		x := t.out[f.name]
-		delete(t.out, f.name)
+		x := r.tensors[f.name]
 		if want := map[string]int{"weight": 2, "bias": 1}[f.kind]; len(x.Shape) != want || x.Shape[0]%3 != 0 {
-			return nameErrorf(x.source, "shape %v cannot be split into q, k and v, expected [3D, D] for a weight, [3D] for a bias", x.Shape)
+			return nameErrorf(x.origin.Name, "shape %v cannot be split into q, k and v, expected [3D, D] for a weight, [3D] for a bias", x.Shape)
 		}
+		r.Remove(f.name)
 		n := len(x.Data) / 3
 		for i, part := range qkv {
 			shape := slices.Clone(x.Shape)
 			shape[0] /= 3
-			t.out[f.prefix+part+"."+f.kind] = named{Tensor{Shape: shape, Data: x.Data[i*n : (i+1)*n : (i+1)*n]}, x.source}
+			r.tensors[f.prefix+part+"."+f.kind] = renamed{Tensor{Shape: shape, Data: x.Data[i*n : (i+1)*n : (i+1)*n]}, x.origin}
 		}
 	}
 	return nil

@@ -1,8 +1,6 @@
 package checkpoint
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +45,7 @@ func open(r io.ReaderAt, size int64, path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind == indexFile {
+	if kind == JSON {
 		return openShards(r, size, path)
 	}
 	c, err := readContents(kind, r, size, path)
@@ -58,9 +56,9 @@ func open(r io.ReaderAt, size int64, path string) (*File, error) {
 }
 
 // readContents reads any file but an index.
-func readContents(kind fileKind, r io.ReaderAt, size int64, name string) (contents, error) {
+func readContents(kind Kind, r io.ReaderAt, size int64, name string) (contents, error) {
 	switch kind {
-	case zipFile:
+	case Zip:
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return contents{}, err
@@ -78,7 +76,7 @@ func readContents(kind fileKind, r io.ReaderAt, size int64, name string) (conten
 			}
 		}
 		return contents{}, &FormatError{File: name, Err: fmt.Errorf("the zip has neither a data.pkl, as of PyTorch, nor .npy members, as of NumPy, among its %d; unpack it if a checkpoint is in it", len(a.names))}
-	case pickleFile:
+	case Pickle:
 		v, format, err := readPickles(r, size, name)
 		if err != nil {
 			return contents{}, err
@@ -147,51 +145,4 @@ func openRegular(path string) (*os.File, int64, error) {
 		return nil, 0, fmt.Errorf("opening checkpoint: %w", err)
 	}
 	return r, stat.Size(), nil
-}
-
-// fileKind is how a file begins.
-type fileKind int
-
-const (
-	safetensorsFile fileKind = iota
-	indexFile                // JSON
-	zipFile
-	pickleFile
-)
-
-// recognise tells the kind of a file by its first bytes.
-func recognise(r io.ReaderAt, size int64, name string) (fileKind, error) {
-	start := make([]byte, min(size, 512))
-	if err := readAt(r, start, 0); err != nil {
-		return 0, fmt.Errorf("checkpoint %s: reading its first bytes: %w", name, err)
-	}
-	begins := func(prefix string) bool { return bytes.HasPrefix(start, []byte(prefix)) }
-	known := ""
-	switch {
-	// First, as the length of a header may be any bytes.
-	case len(start) > 8 && start[8] == '{' && binary.LittleEndian.Uint64(start) <= uint64(size-8):
-		return safetensorsFile, nil
-	case begins("PK\x03\x04") || begins("PK\x05\x06"):
-		return zipFile, nil
-	case len(start) > 2 && start[0] == 0x80 && start[1] >= 2 && start[1] <= 5:
-		return pickleFile, nil
-	case bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{")):
-		return indexFile, nil
-	case begins("version https://git-lfs"):
-		known = "a Git LFS pointer, which stands for the file that 'git lfs pull' fetches"
-	case begins("<"):
-		known = "a web page; was the address that of the file itself?"
-	case begins("\x1f\x8b"):
-		known = "compressed with gzip; unpack it first"
-	case begins("\x89HDF"):
-		known = "HDF5, as of Keras, which is not read; convert it to safetensors"
-	case begins(npyMagic):
-		known = "a single NumPy array, expected an .npz with one for each tensor"
-	case len(start) == 512 && string(start[257:262]) == "ustar":
-		known = "a tar, of a folder or of PyTorch before 0.1.10; unpack it, or load and save it with a newer PyTorch"
-	}
-	if known != "" {
-		return 0, &FormatError{File: name, Err: errors.New("it is " + known)}
-	}
-	return safetensorsFile, nil // whose reader says what is wrong
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (what int64 cannot hold), float64, string (which need
-// not be valid UTF-8), []byte, *[List], *[Dict], *[StoredTensor] or *[Opaque]. Lists and dicts hold no cycle and nest at most 200 deep, but one value
+// not be valid UTF-8), []byte, *[List], *[Dict], *[StoredTensor] or *[opaque]. Lists and dicts hold no cycle and nest at most 200 deep, but one value
 // may stand in many places: to walk a Value from a stranger to its leaves can take forever, so look for what is expected.
 type Value any
 
@@ -54,9 +54,9 @@ func (d *Dict) All() iter.Seq2[Value, Value] {
 	}
 }
 
-// Opaque stands for what only Python code could build: a class, a function, or what one of these gave. Nothing is known
+// opaque stands for what only Python code could build: a class, a function, or what one of these gave. Nothing is known
 // of it but the name.
-type Opaque struct {
+type opaque struct {
 	Global string // module and name, such as "argparse.Namespace", "torch.float32"
 
 	called  bool     // what a call of Global gave, not Global itself
@@ -137,7 +137,7 @@ func checkNesting(v Value) error {
 }
 
 // unpickler reads pickles and executes nothing: a global is no more than its name. Names of a short list (see construct)
-// make plain values; calling any other gives an Opaque.
+// make plain values; calling any other gives an opaque.
 type unpickler struct {
 	r     *bufio.Reader
 	pos   int64 // bytes read
@@ -322,10 +322,10 @@ func (p *unpickler) list(items []Value) error {
 	return p.push(l)
 }
 
-// extend appends to a list; what becomes of an Opaque is not known.
+// extend appends to a list; what becomes of an opaque is not known.
 func (p *unpickler) extend(to Value, items []Value) error {
 	switch l := to.(type) {
-	case *Opaque:
+	case *opaque:
 		return nil
 	case *List:
 		l.Items = append(l.Items, items...)
@@ -340,7 +340,7 @@ func (p *unpickler) set(to Value, pairs []Value) error {
 		return fmt.Errorf("a key without a value")
 	}
 	d, ok := to.(*Dict)
-	if _, opaque := to.(*Opaque); opaque {
+	if _, opaque := to.(*opaque); opaque {
 		return nil
 	} else if !ok {
 		return fmt.Errorf("values are set in %s, expected a dict", describe(to))
@@ -367,7 +367,7 @@ func (p *unpickler) set(to Value, pairs []Value) error {
 
 // apply is a call of a global with arguments.
 func (p *unpickler) apply(callable Value, args []Value) error {
-	g, ok := callable.(*Opaque)
+	g, ok := callable.(*opaque)
 	if !ok {
 		return fmt.Errorf("%s is called", describe(callable))
 	}
@@ -379,7 +379,7 @@ func (p *unpickler) apply(callable Value, args []Value) error {
 		return fmt.Errorf("%s: %w", printable(g.Global), err)
 	}
 	if g.called || !ok {
-		v = &Opaque{Global: g.Global, called: true}
+		v = &opaque{Global: g.Global, called: true}
 	}
 	if err := p.charge(96); err != nil {
 		return err
@@ -392,7 +392,7 @@ func (p *unpickler) global(module, name string) error {
 	if err := p.charge(96 + len(module) + len(name)); err != nil {
 		return err
 	}
-	return p.push(&Opaque{Global: module + "." + name})
+	return p.push(&opaque{Global: module + "." + name})
 }
 
 func (p *unpickler) put(i uint64) error {
@@ -548,7 +548,7 @@ func (p *unpickler) step(op byte) error {
 		if err := p.global("builtins", "set"); err != nil {
 			return err
 		}
-		p.stack[len(p.stack)-1].(*Opaque).called = true
+		p.stack[len(p.stack)-1].(*opaque).called = true
 		return nil
 	case 0x91: // FROZENSET
 		if _, err := p.popMark(); err != nil {
@@ -557,7 +557,7 @@ func (p *unpickler) step(op byte) error {
 		if err := p.charge(96); err != nil {
 			return err
 		}
-		return p.push(&Opaque{Global: "builtins.frozenset", called: true})
+		return p.push(&opaque{Global: "builtins.frozenset", called: true})
 
 	case '}', 'd': // EMPTY_DICT, DICT
 		var pairs []Value
@@ -693,7 +693,7 @@ func (p *unpickler) step(op byte) error {
 		if _, err := p.popMark(); err != nil {
 			return err
 		}
-		return p.instance(&Opaque{Global: module + "." + name})
+		return p.instance(&opaque{Global: module + "." + name})
 	case 'o': // OBJ
 		items, err := p.popMark()
 		if err != nil {
@@ -736,14 +736,14 @@ func (p *unpickler) step(op byte) error {
 
 // instance pushes an object of a class that is not looked at.
 func (p *unpickler) instance(class Value) error {
-	g, ok := class.(*Opaque)
+	g, ok := class.(*opaque)
 	if !ok {
 		return fmt.Errorf("an object of %s, expected a class", describe(class))
 	}
 	if err := p.charge(96); err != nil {
 		return err
 	}
-	return p.push(&Opaque{Global: g.Global, called: true})
+	return p.push(&opaque{Global: g.Global, called: true})
 }
 
 // number pushes an int64 or a float64.
@@ -823,7 +823,7 @@ func describe(v Value) string {
 			return "a tensor that cannot be read"
 		}
 		return fmt.Sprintf("a tensor %.100s", fmt.Sprint(v.shape))
-	case *Opaque:
+	case *opaque:
 		if v.called {
 			return "an object of " + printable(v.Global)
 		}

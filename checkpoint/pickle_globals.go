@@ -108,7 +108,7 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 	if len(id) < 5 || len(id) > 6 || id[0] != "storage" {
 		return nil, errors.New("the persistent id is not that of a storage")
 	}
-	class, isClass := id[1].(*Opaque)
+	class, isClass := id[1].(*opaque)
 	key, isKey := id[2].(string)
 	n, isNumber := id[4].(int64)
 	if !isClass || !isKey || !isNumber || n < 0 {
@@ -138,7 +138,7 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 			return b, err
 		}
 	}
-	return &Opaque{Global: class.Global, called: true, storage: s}, nil
+	return &opaque{Global: class.Global, called: true, storage: s}, nil
 }
 
 // construct makes the plain value that a call of a known global gives; ok is false for any other global, and for
@@ -167,7 +167,7 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 		if len(args) != 4 {
 			return nil, false, fmt.Errorf("%d arguments, expected 4", len(args))
 		}
-		function, _ := args[0].(*Opaque)
+		function, _ := args[0].(*opaque)
 		inner, _ := args[2].(*List)
 		if function == nil || function.called || inner == nil || !strings.HasPrefix(function.Global, "torch._utils._rebuild_") {
 			return nil, false, nil
@@ -193,7 +193,7 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 			return nil, false, nil
 		}
 		code, _ := args[0].(string)
-		return &Opaque{Global: global, called: true, descr: code}, len(code) <= 16, nil
+		return &opaque{Global: global, called: true, descr: code}, len(code) <= 16, nil
 	case "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar":
 		return p.scalar(args)
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
@@ -281,7 +281,7 @@ func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 	if len(args) < 4 {
 		return nil, false, fmt.Errorf("%d arguments, expected at least 4", len(args))
 	}
-	in, _ := args[0].(*Opaque)
+	in, _ := args[0].(*opaque)
 	if in == nil || in.storage == nil {
 		return nil, false, nil
 	}
@@ -301,7 +301,7 @@ func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 	t := &StoredTensor{strided: strided{storageTypes[s.kind].dtype, narrow(shape), stride, offset}, file: p.file, locate: s.locate}
 	if strings.HasSuffix(global, "_v3") && len(args) > 6 {
 		t.dtype = ""
-		if g, ok := args[6].(*Opaque); ok && !g.called {
+		if g, ok := args[6].(*opaque); ok && !g.called {
 			t.dtype = torchDTypes[g.Global]
 		}
 	}
@@ -330,7 +330,7 @@ func (p *unpickler) scalar(args []Value) (Value, bool, error) {
 	if len(args) != 2 {
 		return nil, false, nil
 	}
-	g, _ := args[0].(*Opaque)
+	g, _ := args[0].(*opaque)
 	raw, isBytes := args[1].([]byte)
 	if s, ok := args[1].(string); ok { // of Python 2
 		raw, isBytes = []byte(s), len(s) <= 8
@@ -373,7 +373,7 @@ func inMemory(raw []byte) func() (blob, error) {
 func build(v, state Value) error {
 	s, _ := state.(*List)
 	switch v := v.(type) {
-	case *Opaque:
+	case *opaque:
 		// (version, byte order, …) of a dtype
 		if v.descr == "" || s == nil || len(s.Items) < 2 {
 			return nil
@@ -402,7 +402,7 @@ func (t *StoredTensor) array(shape, dtype Value, fortran bool, data Value) error
 		return err
 	}
 	t.shape = narrow(dims)
-	g, _ := dtype.(*Opaque)
+	g, _ := dtype.(*opaque)
 	raw, isBytes := data.([]byte)
 	if g == nil || !isBytes {
 		t.fault = fmt.Errorf("a NumPy array of %s with %s cannot be read", describe(dtype), describe(data))

@@ -176,7 +176,7 @@ func spell(v Value) string {
 			return err.Error()
 		}
 		return fmt.Sprint(v.DType(), " ", v.Shape(), " ", x.Data)
-	case *Opaque:
+	case *opaque:
 		return describe(v)
 	}
 	return fmt.Sprint(v)

@@ -106,7 +106,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if kind == indexFile {
+		if kind == JSON {
 			return fail("", "the index names %.100q as a shard, which is another index", name)
 		}
 		c, err := readContents(kind, r, size, shard)

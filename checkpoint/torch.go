@@ -16,7 +16,7 @@ import (
 const maxUnpickle = 256 << 20
 
 // Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch 1.6, or of a plain
-// pickle. It executes nothing: see [Opaque] for what becomes of classes and functions. The file is read into memory, so
+// pickle. It executes nothing: see [opaque] for what becomes of classes and functions. The file is read into memory, so
 // that tensors can be read for as long as the value is there; one of more than 256 MiB is refused. A broken file is a
 // [*FormatError]. Use [Open] for the weights of a model.
 func Unpickle(path string) (Value, error) {
@@ -41,11 +41,11 @@ func unpickle(data []byte, name string) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind == pickleFile {
+	if kind == Pickle {
 		v, _, err := readPickles(r, size, name)
 		return v, err
 	}
-	if kind == zipFile {
+	if kind == Zip {
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return nil, err

@@ -101,7 +101,7 @@ func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.Mo
 		return nil, err
 	}
 	c := m.Config
-	if cmd.Flags().Changed("model") && (c.EmbedDim != size.EmbedDim || c.Depth != size.Depth || c.HiddenDim != size.HiddenDim || !slices.Equal(c.Depths, size.Depths)) {
+	if cmd.Flags().Changed("model") && !bench.SameSize(c, size) {
 		return nil, refuse("--model %s contradicts --weights %s, which is a %s; leave one out", o.Name, weights.Path, describeConfig(c))
 	}
 	o.Name = modelName(m)

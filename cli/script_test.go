@@ -116,7 +116,8 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		return n
 	}
-	c := backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, EmbedDim: number("width"), Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: max(number("head"), 1), LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 16, NumClasses: max(number("head"), 1), NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: number("width"), Depth: 2, HiddenDim: 32}}
 	weights := checkpoint.StateDict{}
 	for _, p := range c.Params() {
 		if p.Name == option["without"] || p.Role == backbone.Head && number("head") == 0 {

@@ -1,8 +1,11 @@
 package delta
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/sptune/spt/backbone"
@@ -34,15 +37,31 @@ func (d *Delta) Check(m *backbone.Model) error {
 	return nil
 }
 
-// compare lists the fields in which a backbone's configuration is not the
-// delta's, as the JSON spells them.
+// compare lists the fields in which two configurations differ, as JSON spells them.
 func compare(got, want backbone.Config) (differences []string) {
-	g, w := reflect.ValueOf(got), reflect.ValueOf(want)
-	for i := range g.NumField() {
-		if x, y := g.Field(i).Interface(), w.Field(i).Interface(); !reflect.DeepEqual(x, y) {
-			name, _, _ := strings.Cut(g.Type().Field(i).Tag.Get("json"), ",")
-			differences = append(differences, fmt.Sprintf("%s is %v, expected %v", name, x, y))
+	var g, w map[string]any
+	for c, fields := range map[*backbone.Config]*map[string]any{&got: &g, &want: &w} {
+		data, err := json.Marshal(c)
+		if err == nil {
+			err = json.Unmarshal(data, fields)
 		}
+		if err != nil {
+			return []string{err.Error()}
+		}
+	}
+	all := maps.Clone(g)
+	maps.Copy(all, w)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		x, y := g[name], w[name]
+		if reflect.DeepEqual(x, y) {
+			continue
+		}
+		for _, v := range []*any{&x, &y} {
+			if *v == nil {
+				*v = "absent"
+			}
+		}
+		differences = append(differences, fmt.Sprintf("%s is %v, expected %v", name, x, y))
 	}
 	return differences
 }

@@ -55,7 +55,7 @@ func TestOpenBackbone(t *testing.T) {
 	}
 
 	deeper := tinyConfig
-	deeper.Depth = 3
+	deeper.Form = backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 3, HiddenDim: 32}
 	for name, c := range map[string]struct {
 		path string
 		want []string
@@ -63,7 +63,7 @@ func TestOpenBackbone(t *testing.T) {
 		"other weights":  {checkpointOf(t, tiny(tinyConfig, 2), "other.safetensors"), []string{"other.safetensors", "weights are other ones", d.Backbone.Fingerprint, `"tiny.safetensors"`}},
 		"other depth":    {checkpointOf(t, tiny(deeper, 1), "deep.safetensors"), []string{"deep.safetensors", "depth is 3, expected 2", `"tiny.safetensors"`}},
 		"no file":        {"nowhere.safetensors", []string{"nowhere.safetensors", `"tiny.safetensors"`}},
-		"not a backbone": {filepath.Join(dir, delta.TensorsName), []string{delta.TensorsName, "of no naming that spt knows"}},
+		"not a backbone": {filepath.Join(dir, delta.TensorsName), []string{delta.TensorsName, "unknown tensor names"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := d.OpenBackbone(c.path)
@@ -102,7 +102,9 @@ func TestCheck(t *testing.T) {
 	}{
 		"weights":    {tiny(tinyConfig, 2), []string{"weights are other ones", d.Backbone.Fingerprint}},
 		"image size": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.ImageSize = 32 }), []string{"image_size is 32, expected 16", "OpenBackbone"}},
-		"several": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.EmbedDim, c.HiddenDim = 24, 96 }),
+		"several": {with(func(c *backbone.Config, _ *backbone.Preprocessing) {
+			c.Form = backbone.ViT{PatchSize: 8, EmbedDim: 24, Depth: 2, HiddenDim: 96}
+		}),
 			[]string{"embed_dim is 24, expected 16, hidden_dim is 96, expected 32"}},
 		"classes": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.NumClasses = 1000 }), []string{"num_classes is 1000, expected 3"}},
 		"heads":   {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.NumHeads = 4 }), []string{"num_heads is 4, expected 2"}},

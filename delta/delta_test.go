@@ -25,7 +25,8 @@ import (
 )
 
 // tinyConfig is a ViT of two blocks: 16 px images in four patches.
-var tinyConfig = backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 8, EmbedDim: 16, Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: 3, LayerNormEps: 1e-6}
+var tinyConfig = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
 
 // tiny is a backbone with random weights and no head. Equal seeds give equal
 // weights on every machine.

@@ -3,11 +3,9 @@
 package inspect
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -125,30 +123,14 @@ func open(path string) (*Inspection, error) {
 	if !stat.Mode().IsRegular() { // opening a pipe would wait for its writer
 		return nil, fmt.Errorf("inspecting %s: it is neither a regular file nor a folder (mode %v)", path, stat.Mode())
 	}
-	start, err := head(path)
+	kind, err := checkpoint.Sniff(path)
 	if err != nil {
 		return nil, fmt.Errorf("inspecting %s: %w", path, err)
 	}
-	// A safetensors file begins with the length of its header, of which the first byte may be a brace too.
-	if text := bytes.TrimLeft(start, " \t\r\n"); len(text) > 0 && text[0] == '{' && !(len(start) > 8 && start[8] == '{' && start[7] == 0) {
+	if kind == checkpoint.JSON {
 		return openJSON(path)
 	}
 	return openTensors(path)
-}
-
-// head is a file's first bytes.
-func head(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	start := make([]byte, 64)
-	n, err := io.ReadFull(f, start)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, err
-	}
-	return start[:n], nil
 }
 
 func openFolder(path string) (*Inspection, error) {

@@ -22,7 +22,8 @@ import (
 )
 
 // config has 65 tokens an image, so that the processor trains on 24 images in two pieces.
-var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
 // selection tunes something of each kind.
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight"},

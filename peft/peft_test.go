@@ -29,7 +29,8 @@ var scale = peft.Module{
 	},
 }
 
-var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
 // TestThirdModule registers a module and trains with it beside sparse entries.
 func TestThirdModule(t *testing.T) {
@@ -110,7 +111,8 @@ func TestSelectionErrors(t *testing.T) {
 // TestRankFor finds the largest rank within a budget; the count is LoRA's
 // published one, r(in+out) a matrix.
 func TestRankFor(t *testing.T) {
-	tiny := backbone.Config{Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: 192, Depth: 12, NumHeads: 3, HiddenDim: 768, NumClasses: 10, LayerNormEps: 1e-6}
+	tiny := backbone.Config{ImageSize: 224, NumClasses: 10, NumHeads: 3, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 16, EmbedDim: 192, Depth: 12, HiddenDim: 768}}
 	rank, cost, err := peft.RankFor(tiny, "lora", 200_000)
 	if err != nil || rank != 4 || cost != 4*12*(4*384+2*960) {
 		t.Errorf("rank %d, cost %d, %v", rank, cost, err)
@@ -119,7 +121,7 @@ func TestRankFor(t *testing.T) {
 		t.Error("a budget below rank 1 was accepted")
 	}
 	base := tiny
-	base.EmbedDim, base.HiddenDim = 768, 3072
+	base.Form = backbone.ViT{PatchSize: 16, EmbedDim: 768, Depth: 12, HiddenDim: 3072}
 	tuning, err := peft.New(base, peft.Uniform(base, "adapter", 8))
 	if err != nil {
 		t.Fatal(err)

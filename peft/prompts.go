@@ -38,13 +38,28 @@ func (t *Tuning) declarePrompts(c backbone.Config, o *operations) error {
 	if o.tokens == 0 {
 		return fmt.Errorf("visual prompts need a backbone of tokens without a grid, such as a ViT; %s is none: choose another method", c)
 	}
+	width, patch, err := patchEmbedding(c)
+	if err != nil {
+		return err
+	}
 	// Xavier's uniform for a layer from a patch's pixels to the tokens.
-	bound := math.Sqrt(6 / float64(3*c.PatchSize*c.PatchSize+c.EmbedDim))
-	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, c.EmbedDim}, Init: Uniformly, bound: bound})
+	bound := math.Sqrt(6 / float64(patch+width))
+	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: Uniformly, bound: bound})
 	if p.Deep && o.tokens > 1 {
-		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, c.EmbedDim}, Init: Uniformly, bound: bound})
+		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, width}, Init: Uniformly, bound: bound})
 	}
 	return nil
+}
+
+// patchEmbedding returns the width of the tokens and the number of values of a patch, which the kernel [D, 3, p, p] of
+// the patch embedding has.
+func patchEmbedding(c backbone.Config) (width, patch int, err error) {
+	for _, p := range c.Params() {
+		if p.Role == backbone.Frozen && len(p.Shape) == 4 {
+			return p.Shape[0], p.Size() / p.Shape[0], nil
+		}
+	}
+	return 0, 0, fmt.Errorf("visual prompts need a patch embedding with a kernel [D, 3, p, p]; %s has none: choose another method", c)
 }
 
 func (l *layers) Tokens(block int, x *Node) *Node {

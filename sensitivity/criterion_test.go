@@ -15,7 +15,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
 // images reads n batches of three images.
 func images(n int) *dataset.Loader {

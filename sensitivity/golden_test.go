@@ -113,7 +113,8 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 4, Depth: 1, NumHeads: 1, HiddenDim: 8, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 1, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 4, Depth: 1, HiddenDim: 8}}
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {
 		sd[p.Name] = checkpoint.NewTensor(p.Shape...)

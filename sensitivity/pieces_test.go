@@ -20,7 +20,8 @@ import (
 // rounding: by the squared gradient, and by a criterion that reads the weights too.
 func TestPieces(t *testing.T) {
 	// 65 tokens an image: the processor scores 31 images at once.
-	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 	be, err := backend.New()
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +94,8 @@ func TestScoreRefusesOtherSizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 1, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 1, HiddenDim: 16}}
 	m := colours.Model(c)
 	for _, size := range []int{4, 16} {
 		loader := dataset.NewLoader(colours.Samples(4, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{})

@@ -15,8 +15,10 @@ import (
 // forward pass.
 func BenchmarkStep(b *testing.B) {
 	for name, c := range map[string]backbone.Config{
-		"demo": {Architecture: "vit", ImageSize: 32, PatchSize: 8, EmbedDim: 128, Depth: 6, NumHeads: 4, HiddenDim: 512, NumClasses: 10, LayerNormEps: 1e-6},
-		"tiny": {Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: 192, Depth: 12, NumHeads: 3, HiddenDim: 768, NumClasses: 100, LayerNormEps: 1e-6},
+		"demo": {ImageSize: 32, NumClasses: 10, NumHeads: 4, LayerNormEps: 1e-6,
+			Form: backbone.ViT{PatchSize: 8, EmbedDim: 128, Depth: 6, HiddenDim: 512}},
+		"tiny": {ImageSize: 224, NumClasses: 100, NumHeads: 3, LayerNormEps: 1e-6,
+			Form: backbone.ViT{PatchSize: 16, EmbedDim: 192, Depth: 12, HiddenDim: 768}},
 	} {
 		batch := 64
 		if name == "tiny" {

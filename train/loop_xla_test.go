@@ -30,7 +30,8 @@ func TestLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 4, EmbedDim: 32, Depth: 2, NumHeads: 2, HiddenDim: 64, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 32, Depth: 2, HiddenDim: 64}}
 	selection := peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc2.weight"},
 		Whole: []string{"cls_token", "blocks.0.norm1.weight"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {3, 40, 77}, "blocks.0.mlp.fc1.weight": {9, 2000}}}
 	tuning, err := peft.New(c, selection)

@@ -20,7 +20,8 @@ func TestPacking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 	tuning, err := peft.New(c, peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight"}, Whole: []string{"cls_token", "blocks.0.norm1.bias"},
 		Entries: map[string][]int32{"blocks.1.mlp.fc1.weight": {3, 90}}})
 	if err != nil {

@@ -21,7 +21,8 @@ import (
 )
 
 // longConfig has 65 tokens an image: the processor computes 15 images at once.
-var longConfig = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 1, EmbedDim: 8, Depth: 2, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+var longConfig = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
 // TestPieces checks that a batch computed in pieces gives the step of the whole batch, but for
 // rounding, and the same bits for any number of pieces side by side.
@@ -124,7 +125,7 @@ func TestPieceSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := longConfig
-	c.ImageSize, c.PatchSize = 224, 16 // 197 tokens: 5 images
+	c.ImageSize, c.Form = 224, backbone.ViT{PatchSize: 16, EmbedDim: 8, Depth: 2, HiddenDim: 16} // 197 tokens: 5 images
 	for n, want := range map[int][]int{1: {1}, 5: {5}, 8: {4, 4}, 15: {5, 5, 5}, 23: {5, 5, 5, 5, 3}} {
 		if got := pieces(be, c, shapes.Make(dtypes.Uint8, n, 224, 224, 3)); !slices.Equal(got, want) {
 			t.Errorf("%d images: pieces %v, expected %v", n, got, want)

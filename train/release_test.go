@@ -119,7 +119,8 @@ func TestReleases(t *testing.T) {
 	}
 	defer own.Finalize()
 	be := &breaking{own, -1}
-	c := backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 1, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 1, HiddenDim: 16}}
 	m := colours.Model(c)
 	if _, err := m.On(be); err != nil {
 		t.Fatal(err)

@@ -21,7 +21,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-var config = backbone.Config{Architecture: "vit", ImageSize: 8, PatchSize: 4, EmbedDim: 8, Depth: 3, NumHeads: 2, HiddenDim: 16, NumClasses: 3, LayerNormEps: 1e-6}
+var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 3, HiddenDim: 16}}
 
 func images(n int, flip bool) *train.Data {
 	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)

@@ -28,9 +28,12 @@ func TestWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vit := backbone.Config{Architecture: "vit", ImageSize: 16, PatchSize: 4, EmbedDim: 16, Depth: 2, NumHeads: 2, HiddenDim: 32, NumClasses: 3, LayerNormEps: 1e-6}
-	swin := backbone.Config{Architecture: "swin", ImageSize: 16, PatchSize: 2, EmbedDim: 8, HiddenDim: 16, Depths: []int{2, 1}, StageHeads: []int{2, 2}, WindowSize: 4, NumClasses: 3, LayerNormEps: 1e-5}
-	convnext := backbone.Config{Architecture: "convnext", ImageSize: 16, PatchSize: 2, EmbedDim: 8, Depths: []int{1, 1}, Dims: []int{8, 16}, NumClasses: 3, LayerNormEps: 1e-6}
+	vit := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	swin := backbone.Config{ImageSize: 16, NumClasses: 3, LayerNormEps: 1e-5,
+		Form: backbone.Swin{PatchSize: 2, EmbedDim: 8, HiddenDim: 16, Depths: []int{2, 1}, StageHeads: []int{2, 2}, WindowSize: 4}}
+	convnext := backbone.Config{ImageSize: 16, NumClasses: 3, LayerNormEps: 1e-6,
+		Form: backbone.ConvNeXt{PatchSize: 2, EmbedDim: 8, Depths: []int{1, 1}, Dims: []int{8, 16}}}
 	for _, c := range []backbone.Config{vit, swin, convnext} {
 		s := peft.Selection{Module: "lora", Rank: 2, Entries: map[string][]int32{}}
 		for i, p := range c.Params() {

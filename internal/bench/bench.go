@@ -361,19 +361,24 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 // products are the forward products of the backbone on a batch. Those of the
 // backward pass for inputs have the same shapes, k and n exchanged.
 func products(c backbone.Config, batch int) []GEMM {
-	switch c.Architecture {
-	case "convnext":
-		return convnextProducts(c, batch)
-	case "swin":
-		return swinProducts(c, batch)
+	var v backbone.ViT
+	switch form := c.Form.(type) {
+	case backbone.ConvNeXt:
+		return convnextProducts(c, form, batch)
+	case backbone.Swin:
+		return swinProducts(c, form, batch)
+	case backbone.ViT:
+		v = form
+	default:
+		return nil
 	}
-	tokens, d, h := batch*c.Tokens(), c.EmbedDim, c.HiddenDim
+	tokens, d, h := batch*c.Tokens(), v.EmbedDim, v.HiddenDim
 	up := h // what fc1 returns
-	if c.SwiGLU {
+	if v.SwiGLU {
 		up *= 2
 	}
 	return []GEMM{
-		{Name: "patch_embed.proj", M: batch * c.Grid() * c.Grid(), K: 3 * c.PatchSize * c.PatchSize, N: d},
+		{Name: "patch_embed.proj", M: batch * (c.ImageSize / v.PatchSize) * (c.ImageSize / v.PatchSize), K: 3 * v.PatchSize * v.PatchSize, N: d},
 		{Name: "attn.q, k, v, proj", M: tokens, K: d, N: d},
 		{Name: "mlp.fc1", M: tokens, K: d, N: up},
 		{Name: "mlp.fc2", M: tokens, K: h, N: d},

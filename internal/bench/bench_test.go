@@ -85,7 +85,8 @@ func TestMedian(t *testing.T) {
 
 // Every figure of a report agrees with the others.
 func TestRun(t *testing.T) {
-	c := backbone.Config{Architecture: "vit", ImageSize: 32, PatchSize: 8, EmbedDim: 64, Depth: 2, NumHeads: 2, HiddenDim: 128, NumClasses: 5, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 32, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 64, Depth: 2, HiddenDim: 128}}
 	weights := 0 // of the backbone, without the head
 	for _, p := range c.Params() {
 		if p.Role != backbone.Head {

@@ -225,8 +225,9 @@ func checkConfigs() []backbone.Config {
 	vit, _ := Config("tiny", 10)
 	swin, _ := Config("swin-tiny", 10)
 	convnext, _ := Config("convnext-tiny", 10)
-	vit.Depth = 4
-	swin.Depths, convnext.Depths = []int{2, 2, 2, 2}, []int{1, 1, 2, 1}
+	v, w, n := vit.Form.(backbone.ViT), swin.Form.(backbone.Swin), convnext.Form.(backbone.ConvNeXt)
+	v.Depth, w.Depths, n.Depths = 4, []int{2, 2, 2, 2}, []int{1, 1, 2, 1}
+	vit.Form, swin.Form, convnext.Form = v, w, n
 	return []backbone.Config{vit, swin, convnext}
 }
 
@@ -523,7 +524,7 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 	if s.Python == NoPython {
 		return errNoPython
 	}
-	if c.Architecture != "vit" {
+	if _, ok := c.Form.(backbone.ViT); !ok {
 		return fmt.Errorf("PyTorch's side knows ViTs only, not %s", s.Name)
 	}
 	dir, err := os.MkdirTemp("", "spt-suite-")

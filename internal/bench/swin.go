@@ -8,24 +8,24 @@ import (
 
 // swinTiny is Swin-T, as timm's swin_tiny_patch4_window7_224.
 func swinTiny(classes int) backbone.Config {
-	return backbone.Config{Architecture: "swin", ImageSize: 224, PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, NumClasses: classes, LayerNormEps: 1e-5,
-		Depths: []int{2, 2, 6, 2}, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}
+	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-5,
+		Form: backbone.Swin{PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, Depths: []int{2, 2, 6, 2}, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}}
 }
 
 // swin counts a Swin Transformer. Padding takes part in attention only: what
 // other tokens gather from it.
-func (w *work) swin(c backbone.Config) {
-	d, side := c.EmbedDim, c.Grid()
-	grad := w.linear("patch_embed.proj", side*side, 3*c.PatchSize*c.PatchSize, d, false)
+func (w *work) swin(c backbone.Config, f backbone.Swin) {
+	d, side := f.EmbedDim, c.ImageSize/f.PatchSize
+	grad := w.linear("patch_embed.proj", side*side, 3*f.PatchSize*f.PatchSize, d, false)
 	grad = grad || w.reaches("patch_embed.norm.weight") || w.reaches("patch_embed.norm.bias")
-	for i, depth := range c.Depths {
+	for i, depth := range f.Depths {
 		layer := fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
 			side, d = (side+1)/2, 2*d
 			grad = grad || w.reaches(layer+"downsample.norm.weight") || w.reaches(layer+"downsample.norm.bias")
 			grad = w.linear(layer+"downsample.reduction", side*side, 2*d, d, grad)
 		}
-		n, window, hidden := side*side, min(c.WindowSize, side), c.HiddenDim<<i
+		n, window, hidden := side*side, min(f.WindowSize, side), f.HiddenDim<<i
 		for j := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, j)
 			x := grad || w.reaches(b+"norm1.weight") || w.reaches(b+"norm1.bias")
@@ -45,10 +45,10 @@ func (w *work) swin(c backbone.Config) {
 }
 
 // swinProducts are those of each stage.
-func swinProducts(c backbone.Config, batch int) []GEMM {
-	side, d, h := c.Grid(), c.EmbedDim, c.HiddenDim
-	out := []GEMM{{Name: "patch_embed.proj", M: batch * side * side, K: 3 * c.PatchSize * c.PatchSize, N: d}}
-	for i := range c.Depths {
+func swinProducts(c backbone.Config, f backbone.Swin, batch int) []GEMM {
+	side, d, h := c.ImageSize/f.PatchSize, f.EmbedDim, f.HiddenDim
+	out := []GEMM{{Name: "patch_embed.proj", M: batch * side * side, K: 3 * f.PatchSize * f.PatchSize, N: d}}
+	for i := range f.Depths {
 		layer := fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
 			side, d, h = (side+1)/2, 2*d, 2*h

@@ -40,8 +40,8 @@ func TestSelectSwin(t *testing.T) {
 // TestSwinWorkIsTheGraphs compares with the graph, as TestWorkIsTheGraphs does.
 func TestSwinWorkIsTheGraphs(t *testing.T) {
 	// Maps of 20, 10 and 5: the last is one window.
-	c := backbone.Config{Architecture: "swin", ImageSize: 80, PatchSize: 4, EmbedDim: 4, HiddenDim: 12, NumClasses: 5, LayerNormEps: 1e-5,
-		Depths: []int{2, 1, 1}, StageHeads: []int{1, 2, 4}, WindowSize: 5}
+	c := backbone.Config{ImageSize: 80, NumClasses: 5, LayerNormEps: 1e-5,
+		Form: backbone.Swin{PatchSize: 4, EmbedDim: 4, HiddenDim: 12, Depths: []int{2, 1, 1}, StageHeads: []int{1, 2, 4}, WindowSize: 5}}
 	const batch = 2
 	for name, test := range map[string]struct {
 		s peft.Selection
@@ -64,7 +64,9 @@ func TestSwinWorkIsTheGraphs(t *testing.T) {
 	}
 	// Padding makes the graph larger than what is needed.
 	padded := c
-	padded.WindowSize = 3
+	form := c.Form.(backbone.Swin)
+	form.WindowSize = 3
+	padded.Form = form
 	if got, graph := Work(padded, peft.Linear(), Forward, 1), graphWork(t, padded, peft.Linear(), Forward, 1); got >= graph {
 		t.Errorf("with padding: %.0f, the graph has %.0f", got, graph)
 	}

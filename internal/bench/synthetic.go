@@ -41,9 +41,11 @@ func Config(name string, classes int) (backbone.Config, error) {
 	case "swin-tiny":
 		return swinTiny(classes), nil
 	case "convnext-tiny":
-		return backbone.Config{Architecture: "convnext", ImageSize: 224, PatchSize: 4, EmbedDim: 96, Depths: []int{3, 3, 9, 3}, Dims: []int{96, 192, 384, 768}, NumClasses: classes, LayerNormEps: 1e-6}, nil
+		return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
+			Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Depths: []int{3, 3, 9, 3}, Dims: []int{96, 192, 384, 768}}}, nil
 	}
-	return backbone.Config{Architecture: "vit", ImageSize: 224, PatchSize: 16, EmbedDim: d, Depth: 12, NumHeads: d / 64, HiddenDim: 4 * d, NumClasses: classes, LayerNormEps: 1e-6}, nil
+	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: d / 64, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 16, EmbedDim: d, Depth: 12, HiddenDim: 4 * d}}, nil
 }
 
 // Model is a backbone of that shape with made-up weights, always the same, at
@@ -136,6 +138,32 @@ var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v":
 // have their entries in as few rows or columns as those that the authors published.
 const lineSpread, valueSpread = 1.2, 0.5
 
+// SameSize reports whether two backbones have blocks of the same numbers and widths.
+func SameSize(a, b backbone.Config) bool {
+	switch x := a.Form.(type) {
+	case backbone.ViT:
+		y, ok := b.Form.(backbone.ViT)
+		return ok && x.EmbedDim == y.EmbedDim && x.Depth == y.Depth && x.HiddenDim == y.HiddenDim
+	case backbone.Swin:
+		y, ok := b.Form.(backbone.Swin)
+		return ok && x.EmbedDim == y.EmbedDim && x.HiddenDim == y.HiddenDim && slices.Equal(x.Depths, y.Depths)
+	case backbone.ConvNeXt:
+		y, ok := b.Form.(backbone.ConvNeXt)
+		return ok && x.EmbedDim == y.EmbedDim && slices.Equal(x.Depths, y.Depths)
+	}
+	return false
+}
+
+// embedDim is the width of the patch embedding or stem, whose kernel is the first of four dimensions.
+func embedDim(c backbone.Config) int {
+	for _, p := range c.Params() {
+		if len(p.Shape) == 4 {
+			return p.Shape[0]
+		}
+	}
+	return 0
+}
+
 // scores are made up, the same for the same shape, and like real ones where it
 // matters to a plan: each tensor has a scale of its own, by its kind and its
 // block, and so have its rows and columns, because a weight's gradient is that of
@@ -153,7 +181,7 @@ func scores(c backbone.Config) *sensitivity.Scores {
 		case p.Matrix():
 			scale = operationScale[strings.Join(parts[len(parts)-3:len(parts)-1], ".")]
 		case !p.Norm && len(p.Shape) == 1: // a bias counts for a whole row, the more so the longer that is
-			scale = 40 * math.Pow(float64(c.EmbedDim)/192, 2)
+			scale = 40 * math.Pow(float64(embedDim(c))/192, 2)
 		}
 		scale *= math.Exp(r.NormFloat64() / 2)
 		t := sensitivity.Tensor{Name: p.Name, Shape: p.Shape, Norm: p.Norm, EntriesOnly: p.EntriesOnly, Scores: make([]float32, p.Size())}

@@ -38,44 +38,44 @@ func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 		}
 	}
 
-	switch c.Architecture {
-	case "swin":
-		w.swin(c)
-	case "convnext":
-		w.convnext(c)
-	default:
-		w.vit(c)
+	switch form := c.Form.(type) {
+	case backbone.Swin:
+		w.swin(c, form)
+	case backbone.ConvNeXt:
+		w.convnext(c, form)
+	case backbone.ViT:
+		w.vit(c, form)
 	}
 	return 2 * w.multiplyAdds * float64(batch)
 }
 
 // vit counts a ViT.
-func (w *work) vit(c backbone.Config) {
-	patches, n, d := c.Grid()*c.Grid(), c.Tokens(), c.EmbedDim
-	grad := w.linear("patch_embed.proj", patches, 3*c.PatchSize*c.PatchSize, d, false)
+func (w *work) vit(c backbone.Config, v backbone.ViT) {
+	patches, n, d := (c.ImageSize/v.PatchSize)*(c.ImageSize/v.PatchSize), c.Tokens(), v.EmbedDim
+	grad := w.linear("patch_embed.proj", patches, 3*v.PatchSize*v.PatchSize, d, false)
 	grad = grad || w.reaches("cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre.weight", "norm_pre.bias")
-	up := c.HiddenDim // what fc1 returns
-	if c.SwiGLU {
+	up := v.HiddenDim // what fc1 returns
+	if v.SwiGLU {
 		up *= 2
 	}
-	for i := range c.Depth {
+	for i := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", i)
 		x := grad || w.reaches(b+"norm1.weight", b+"norm1.bias")
 		m := n // tokens that are read after attention
-		if i == c.Depth-1 {
-			from, to := c.TokensRead()
+		if i == v.Depth-1 {
+			from, to := v.TokensRead(c)
 			m = to - from
 		}
 		q := w.linear(b+"attn.q", m, d, d, x)
 		k := w.linear(b+"attn.k", n, d, d, x)
-		v := w.linear(b+"attn.v", n, d, d, x)
+		vv := w.linear(b+"attn.v", n, d, d, x)
 		q = q || w.reaches(b+"attn.q_norm.weight", b+"attn.q_norm.bias")
 		k = k || w.reaches(b+"attn.k_norm.weight", b+"attn.k_norm.bias")
-		w.attention(m*n*d, q, k, v, false)
-		grad = w.linear(b+"attn.proj", m, d, d, q || k || v) || grad || w.reaches(b+"ls1.gamma")
+		w.attention(m*n*d, q, k, vv, false)
+		grad = w.linear(b+"attn.proj", m, d, d, q || k || vv) || grad || w.reaches(b+"ls1.gamma")
 		x = grad || w.reaches(b+"norm2.weight", b+"norm2.bias")
 		x = w.linear(b+"mlp.fc1", m, d, up, x)
-		grad = w.linear(b+"mlp.fc2", m, c.HiddenDim, d, x) || grad || w.reaches(b+"ls2.gamma")
+		grad = w.linear(b+"mlp.fc2", m, v.HiddenDim, d, x) || grad || w.reaches(b+"ls2.gamma")
 	}
 	grad = grad || w.reaches("norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias")
 	w.linear("head", 1, c.NumFeatures(), c.NumClasses, grad)

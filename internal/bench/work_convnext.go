@@ -11,16 +11,16 @@ const kernelSide = 7
 
 // convnext counts a ConvNeXt. Where a kernel reaches over the edge of its map it
 // meets zeros, which take no arithmetic.
-func (w *work) convnext(c backbone.Config) {
-	side := c.ImageSize / c.PatchSize
-	grad := w.linear("stem.0", side*side, 3*c.PatchSize*c.PatchSize, c.EmbedDim, false)
+func (w *work) convnext(c backbone.Config, v backbone.ConvNeXt) {
+	side := c.ImageSize / v.PatchSize
+	grad := w.linear("stem.0", side*side, 3*v.PatchSize*v.PatchSize, v.EmbedDim, false)
 	grad = w.reachesAny("stem.1") || grad
-	for i, depth := range c.Depths {
-		d, stage := c.Dims[i], fmt.Sprintf("stages.%d.", i)
+	for i, depth := range v.Depths {
+		d, stage := v.Dims[i], fmt.Sprintf("stages.%d.", i)
 		if i > 0 {
 			side /= 2
 			grad = w.reachesAny(stage+"downsample.0") || grad
-			grad = w.linear(stage+"downsample.1", side*side, 4*c.Dims[i-1], d, grad)
+			grad = w.linear(stage+"downsample.1", side*side, 4*v.Dims[i-1], d, grad)
 		}
 		for j := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", stage, j)
@@ -64,12 +64,12 @@ func (w *work) depthwise(name string, side, channels int, grad bool) bool {
 }
 
 // convnextProducts is [products] of a ConvNeXt.
-func convnextProducts(c backbone.Config, batch int) (list []GEMM) {
-	side := c.ImageSize / c.PatchSize
-	for i, d := range c.Dims {
+func convnextProducts(c backbone.Config, v backbone.ConvNeXt, batch int) (list []GEMM) {
+	side := c.ImageSize / v.PatchSize
+	for i, d := range v.Dims {
 		tokens, name := batch*(side>>i)*(side>>i), fmt.Sprintf("stages.%d ", i)
 		if i > 0 {
-			list = append(list, GEMM{Name: name + "downsample.1", M: tokens, K: 4 * c.Dims[i-1], N: d})
+			list = append(list, GEMM{Name: name + "downsample.1", M: tokens, K: 4 * v.Dims[i-1], N: d})
 		}
 		list = append(list, GEMM{Name: name + "mlp.fc1", M: tokens, K: d, N: 4 * d}, GEMM{Name: name + "mlp.fc2", M: tokens, K: 4 * d, N: d})
 	}

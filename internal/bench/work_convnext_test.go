@@ -34,9 +34,9 @@ func depthwiseWork(dims []int) float64 {
 func TestWorkConvNeXtForward(t *testing.T) {
 	c := size(t, "convnext-tiny", 1000)
 	got := Work(c, peft.Linear(), Forward, 1) / 2e9
-	zeros := 0.0
+	form, zeros := c.Form.(backbone.ConvNeXt), 0.0
 	for i, side := range []int{56, 28, 14, 7} {
-		zeros += float64(c.Depths[i]*c.Dims[i]*(49*side*side-inside(side)*inside(side))) / 1e9
+		zeros += float64(form.Depths[i]*form.Dims[i]*(49*side*side-inside(side)*inside(side))) / 1e9
 	}
 	if text := fmt.Sprintf("%.1f", got+zeros); text != "4.5" || zeros < 0.01 {
 		t.Errorf("%s GMACs and %.3f of zeros among them, published are 4.5", text, zeros)
@@ -49,9 +49,12 @@ func TestWorkConvNeXtForward(t *testing.T) {
 // Work is what the products and convolutions of the graph come to that autodiff
 // builds, after what nothing asks for is left out.
 func TestWorkConvNeXtIsTheGraphs(t *testing.T) {
-	c := backbone.Config{Architecture: "convnext", ImageSize: 44, PatchSize: 4, EmbedDim: 4, Depths: []int{1, 2, 1}, Dims: []int{4, 6, 10}, NumClasses: 5, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: 44, NumClasses: 5, LayerNormEps: 1e-6,
+		Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 4, Depths: []int{1, 2, 1}, Dims: []int{4, 6, 10}}}
 	v2 := c
-	v2.ResponseNorm = true
+	form := c.Form.(backbone.ConvNeXt)
+	form.ResponseNorm = true
+	v2.Form = form
 	plan := peft.Selection{Module: "lora", Rank: 2, Structured: []string{"stages.1.blocks.0.mlp.fc2.weight"}, Whole: []string{"stages.1.blocks.0.norm.bias"}}
 	whole := func(names ...string) peft.Selection { return peft.Selection{Whole: names} }
 	for name, test := range map[string]struct {

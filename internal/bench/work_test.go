@@ -33,7 +33,8 @@ func size(t *testing.T, name string, classes int) backbone.Config {
 func TestWorkForward(t *testing.T) {
 	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
 		c := size(t, name, 1000)
-		unread := 196 * (2*c.EmbedDim*c.EmbedDim + 2*c.EmbedDim*c.HiddenDim + 2*197*c.EmbedDim)
+		v := c.Form.(backbone.ViT)
+		unread := 196 * (2*v.EmbedDim*v.EmbedDim + 2*v.EmbedDim*v.HiddenDim + 2*197*v.EmbedDim)
 		got := Work(c, peft.Linear(), Forward, 1)/2e9 + float64(unread)/1e9
 		if text := fmt.Sprintf("%.1f", got); text != want {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
@@ -87,22 +88,25 @@ func TestWorkByHand(t *testing.T) {
 // after what nothing asks for is left out. Single entries apart: in the graph
 // their gradient is picked from that of the whole matrix.
 func TestWorkIsTheGraphs(t *testing.T) {
-	plain := backbone.Config{Architecture: "vit", ImageSize: 24, PatchSize: 8, EmbedDim: 12, Depth: 3, NumHeads: 2, HiddenDim: 20, NumClasses: 5, LayerNormEps: 1e-6}
-	forms := map[string]func(c *backbone.Config){
-		"plain":          func(c *backbone.Config) {},
-		"mean":           func(c *backbone.Config) { c.Pooling, c.FCNorm = "avg", true },
-		"no class token": func(c *backbone.Config) { c.Pooling, c.NoClassToken = "avg", true },
-		"distilled":      func(c *backbone.Config) { c.Pooling, c.DistToken = "token+dist", true },
-		"DINOv2": func(c *backbone.Config) {
-			c.Pooling, c.Registers, c.PatchPositions, c.LayerScale, c.SwiGLU = "token+avg", 4, true, true, true
+	plain := backbone.Config{ImageSize: 24, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 12, Depth: 3, HiddenDim: 20}}
+	forms := map[string]func(v *backbone.ViT){
+		"plain":          func(v *backbone.ViT) {},
+		"mean":           func(v *backbone.ViT) { v.Pooling, v.FCNorm = "avg", true },
+		"no class token": func(v *backbone.ViT) { v.Pooling, v.NoClassToken = "avg", true },
+		"distilled":      func(v *backbone.ViT) { v.Pooling, v.DistToken = "token+dist", true },
+		"DINOv2": func(v *backbone.ViT) {
+			v.Pooling, v.Registers, v.PatchPositions, v.LayerScale, v.SwiGLU = "token+avg", 4, true, true, true
 		},
-		"CLIP":    func(c *backbone.Config) { c.PreNorm, c.NoPatchBias, c.QuickGELU = true, true, true },
-		"qk norm": func(c *backbone.Config) { c.QKNorm, c.NoQKVBias, c.Registers = true, true, 2 },
+		"CLIP":    func(v *backbone.ViT) { v.PreNorm, v.NoPatchBias, v.QuickGELU = true, true, true },
+		"qk norm": func(v *backbone.ViT) { v.QKNorm, v.NoQKVBias, v.Registers = true, true, 2 },
 	}
 	const batch = 2
 	for form, change := range forms {
 		c := plain
-		change(&c)
+		v := c.Form.(backbone.ViT)
+		change(&v)
+		c.Form = v
 		if err := c.Validate(); err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,8 @@ import (
 // Config is the embedded backbone: a ViT of 0.3 million parameters for 32 px
 // images in patches of 4 px.
 func Config() backbone.Config {
-	return backbone.Config{Architecture: "vit", ImageSize: synth.DefaultSize, PatchSize: 4, EmbedDim: 64, Depth: 6, NumHeads: 2,
-		HiddenDim: 256, NumClasses: len(synth.Classes()), LayerNormEps: 1e-6}
+	return backbone.Config{ImageSize: synth.DefaultSize, NumClasses: len(synth.Classes()), NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 64, Depth: 6, HiddenDim: 256}}
 }
 
 // PretrainOptions is the recipe of the embedded backbone; [PretrainRecipe] is

@@ -64,8 +64,8 @@ func Open(t testing.TB) *Reference {
 func (s *Reference) Model(t testing.TB) *backbone.Model {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", "weights.npz"))
-	c := backbone.Config{Architecture: "vit", ImageSize: s.ImageSize, PatchSize: s.PatchSize, EmbedDim: s.EmbedDim, Depth: s.Depth,
-		NumHeads: s.NumHeads, HiddenDim: a.Shape("blocks.0.mlp.fc1.weight")[0], NumClasses: s.NumClasses, LayerNormEps: 1e-6}
+	c := backbone.Config{ImageSize: s.ImageSize, NumClasses: s.NumClasses, NumHeads: s.NumHeads, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: s.PatchSize, EmbedDim: s.EmbedDim, Depth: s.Depth, HiddenDim: a.Shape("blocks.0.mlp.fc1.weight")[0]}}
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {
 		sd[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: a.Float32(p.Name)}

@@ -1,37 +1,39 @@
-package checkpoint
+package backbone
 
 import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/sptune/spt/checkpoint"
 )
 
-// ResizePosEmbed resamples a learned position embedding from a grid of patches to another, as timm's
+// resizePosEmbed returns a learned position embedding for another grid of patches, resampled as timm's
 // resample_abs_pos_embed does for state dicts: bicubic, antialiased, align_corners false.
 //
 // pos is [1, prefix+oldGrid[0]*oldGrid[1], D], grids are (rows, columns), and the result is
 // [1, prefix+newGrid[0]*newGrid[1], D]. The first prefix tokens (class token, registers) are copied as they are. With
 // equal grids the result is a copy of pos. Shapes that do not fit each other are an error.
-func ResizePosEmbed(pos Tensor, prefix int, oldGrid, newGrid [2]int) (Tensor, error) {
+func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) (checkpoint.Tensor, error) {
 	const largest = 4096 // a side of 65536 pixels in patches of 16; keeps every product below far from overflow
 	sides := []int{oldGrid[0], oldGrid[1], newGrid[0], newGrid[1]}
 	if slices.Min(sides) < 1 || slices.Max(sides) > largest || prefix < 0 {
-		return Tensor{}, fmt.Errorf("resizing position embedding from grid %v to %v with %d prefix tokens: expected sides from 1 to %d, prefix at least 0", oldGrid, newGrid, prefix, largest)
+		return checkpoint.Tensor{}, fmt.Errorf("resizing position embedding from grid %v to %v with %d prefix tokens: expected sides from 1 to %d, prefix at least 0", oldGrid, newGrid, prefix, largest)
 	}
 	if len(pos.Shape) != 3 || pos.Shape[0] != 1 || pos.Shape[2] < 1 || pos.Shape[1] != prefix+oldGrid[0]*oldGrid[1] || len(pos.Data) != pos.Size() {
-		return Tensor{}, fmt.Errorf("resizing position embedding: shape %v with %d values, expected [1, %d, D] for %d prefix tokens and grid %v; give the grid that the checkpoint was made with",
+		return checkpoint.Tensor{}, fmt.Errorf("resizing position embedding: shape %v with %d values, expected [1, %d, D] for %d prefix tokens and grid %v; give the grid that the checkpoint was made with",
 			pos.Shape, len(pos.Data), prefix+oldGrid[0]*oldGrid[1], prefix, oldGrid)
 	}
 	dim := pos.Shape[2]
 	if oldGrid == newGrid {
-		return Tensor{Shape: slices.Clone(pos.Shape), Data: slices.Clone(pos.Data)}, nil
+		return checkpoint.Tensor{Shape: slices.Clone(pos.Shape), Data: slices.Clone(pos.Data)}, nil
 	}
 	rows, cols := resampleWeights(oldGrid[0], newGrid[0]), resampleWeights(oldGrid[1], newGrid[1])
 
 	// Columns first, then rows, as torch does. The sum between them is float64, so only the end result is rounded.
 	grid := pos.Data[prefix*dim:]                        // [oldGrid[0], oldGrid[1], D]
 	narrow := make([]float64, oldGrid[0]*newGrid[1]*dim) // [oldGrid[0], newGrid[1], D]
-	out := NewTensor(1, prefix+newGrid[0]*newGrid[1], dim)
+	out := checkpoint.NewTensor(1, prefix+newGrid[0]*newGrid[1], dim)
 	copy(out.Data, pos.Data[:prefix*dim])
 	for y := range oldGrid[0] {
 		for x, taps := range cols {

@@ -1,4 +1,4 @@
-package checkpoint_test
+package backbone_test
 
 import (
 	"errors"
@@ -12,13 +12,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-func canonical(t *testing.T, f fixtures.Fixture) (checkpoint.StateDict, checkpoint.Naming) {
+func canonical(t *testing.T, f fixtures.Fixture) (checkpoint.StateDict, checkpoint.Translation) {
 	t.Helper()
-	sd, naming, err := f.Open(t).Canonical()
+	sd, naming, err := f.Open(t).Canonical(backbone.Namings())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,11 +62,13 @@ func TestCanonicalFixtures(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		t.Run(f.Name, func(t *testing.T) {
 			got, naming := canonical(t, f)
-			if naming.Family != f.Family || naming.Source != f.Source {
-				t.Errorf("recognised as a %s of %s, want a %s of %s", naming.Family, naming.Source, f.Family, f.Source)
+			if naming.Architecture != f.Family || naming.Source != f.Source {
+				t.Errorf("recognised as a %s of %s, want a %s of %s", naming.Architecture, naming.Source, f.Family, f.Source)
 			}
-			if want := strings.HasSuffix(f.Weights, ".npz"); want && naming.NumHeads != 2 || !want && naming.NumHeads != 0 {
-				t.Errorf("%d heads", naming.NumHeads)
+			if strings.HasSuffix(f.Weights, ".npz") {
+				if shape := naming.Origin("blocks.0.attn.q.weight").Shape; len(shape) < 3 || shape[len(shape)-2] != 2 {
+					t.Errorf("the kernel of the queries had the shape %v, expected 2 heads", shape)
+				}
 			}
 			for name := range got {
 				if !canonicalNames[f.Family].MatchString(name) {
@@ -121,12 +124,12 @@ func TestCanonicalTimmValues(t *testing.T) {
 func TestCanonicalTwice(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		once, first := canonical(t, f)
-		twice, naming, err := once.Canonical()
+		twice, naming, err := once.Canonical(backbone.Namings())
 		if err != nil {
 			t.Errorf("%s: %v", f.Name, err)
 			continue
 		}
-		if d := differences(twice, once); len(d) > 0 || naming.Family != first.Family || naming.Source != "timm" || len(naming.Unused) > 0 {
+		if d := differences(twice, once); len(d) > 0 || naming.Architecture != first.Architecture || naming.Source != "timm" || len(naming.Unused) > 0 {
 			t.Errorf("%s: a canonical %+v differs: %q", f.Name, naming, d)
 		}
 	}
@@ -147,7 +150,7 @@ func TestCanonicalPrefixes(t *testing.T) {
 				}
 				raw[prefix+info.Name] = x
 			}
-			got, naming, err := raw.Canonical()
+			got, naming, err := raw.Canonical(backbone.Namings())
 			if err != nil {
 				t.Errorf("%s after %s: %v", name, prefix, err)
 				continue
@@ -177,7 +180,7 @@ func TestCanonicalPrefixes(t *testing.T) {
 				raw[name] = x
 			}
 		}
-		got, naming, err := raw.Canonical()
+		got, naming, err := raw.Canonical(backbone.Namings())
 		if d := differences(got, want); err != nil || len(d) > 0 || naming.Source != f.Source {
 			t.Errorf("%s without a prefix: %s; %q, %v", f.Name, naming.Source, d, err)
 		}
@@ -213,21 +216,22 @@ func TestCanonicalUnused(t *testing.T) {
 	if momentum < 30 {
 		t.Errorf("%d tensors of the momentum encoder are unused", momentum)
 	}
-	_, report, err := fixtures.Backbone(t, "vit-cls-hf4bare").Open(t).Load([]checkpoint.Wanted{{Name: "norm.weight", Shape: []int{12}}})
-	if err != nil || len(report.Matched) != 1 || !slices.Contains(report.Unused, "pooler.dense.bias") || !slices.Contains(report.Unused, "norm.bias") {
-		t.Errorf("report %+v, %v", report, err)
+	sd, naming := canonical(t, fixtures.Backbone(t, "vit-cls-hf4bare"))
+	report := checkpoint.Match(sd, []checkpoint.Wanted{{Name: "norm.weight", Shape: []int{12}}})
+	if len(report.Matched) != 1 || !slices.Contains(naming.Unused, "pooler.dense.bias") || !slices.Contains(report.Unused, "norm.bias") {
+		t.Errorf("report %+v, unused %q", report, naming.Unused)
 	}
 }
 
-func small(shape ...int) checkpoint.Tensor { return checkpoint.NewTensor(shape...) }
+func zeros(shape ...int) checkpoint.Tensor { return checkpoint.NewTensor(shape...) }
 
 func TestCanonicalErrors(t *testing.T) {
-	m, b := small(2, 2), small(2)
+	m, b := zeros(2, 2), zeros(2)
 	for name, c := range map[string]struct {
 		sd   checkpoint.StateDict
 		want []string // in the error
 	}{
-		"nothing":            {checkpoint.StateDict{}, []string{"of its 0 tensors"}},
+		"nothing":            {checkpoint.StateDict{}, []string{"the 0 tensors"}},
 		"unknown names":      {checkpoint.StateDict{"layer1.0.conv1.weight": m, "fc.weight": m}, []string{`"fc.weight", "layer1.0.conv1.weight"`, "swin (timm", "big_vision"}},
 		"control characters": {checkpoint.StateDict{"\x1b[31m": m}, []string{`"\x1b[31m"`}},
 		"two namings": {checkpoint.StateDict{"blocks.0.norm1.weight": b, "encoder.layer.0.attention.attention.query.weight": m},
@@ -238,14 +242,14 @@ func TestCanonicalErrors(t *testing.T) {
 		"two wrappers":           {checkpoint.StateDict{"module.blocks.0.norm1.weight": b, "blocks.0.norm1.weight": b}, []string{"two models"}},
 		"two heads":              {checkpoint.StateDict{"vit.layers.0.attention.q_proj.weight": m, "classifier.bias": b, "cls_classifier.bias": b}, []string{"classifier.bias", "head.bias"}},
 		"two Swin heads":         {checkpoint.StateDict{"layers.0.blocks.0.attn.relative_position_bias_table": m, "head.bias": b, "head.fc.bias": b}, []string{"head.fc.bias"}},
-		"both forms":             {checkpoint.StateDict{"blocks.0.attn.qkv.weight": small(6, 2), "blocks.0.attn.k.weight": m}, []string{`also has "blocks.0.attn.k.weight"`}},
-		"both forms, other kind": {checkpoint.StateDict{"blocks.0.attn.qkv.weight": small(6, 2), "blocks.0.attn.q.bias": b}, []string{`also has "blocks.0.attn.q.bias"`}},
-		"not three parts":        {checkpoint.StateDict{"blocks.0.attn.qkv.weight": small(7, 2)}, []string{"[7 2] cannot be split"}},
-		"weight of rank 1":       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": small(6)}, []string{"cannot be split"}},
-		"bias of rank 0":         {checkpoint.StateDict{"blocks.0.attn.qkv.bias": small()}, []string{"cannot be split"}},
+		"both forms":             {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.k.weight": m}, []string{`also has "blocks.0.attn.k.weight"`}},
+		"both forms, other kind": {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.q.bias": b}, []string{`also has "blocks.0.attn.q.bias"`}},
+		"not three parts":        {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(7, 2)}, []string{"[7 2] cannot be split"}},
+		"weight of rank 1":       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6)}, []string{"cannot be split"}},
+		"bias of rank 0":         {checkpoint.StateDict{"blocks.0.attn.qkv.bias": zeros()}, []string{"cannot be split"}},
 		"values missing":         {checkpoint.StateDict{"blocks.0.norm1.weight": {Shape: []int{2}, Data: make([]float32, 1)}}, []string{"1 values in shape [2]"}},
 		// Other architectures, whose other tensors would all fit.
-		"BEiT":                       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": small(6, 2), "blocks.0.attn.q_bias": b}, []string{"blocks.0.attn.q_bias", "another architecture"}},
+		"BEiT":                       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.q_bias": b}, []string{"blocks.0.attn.q_bias", "another architecture"}},
 		"hybrid":                     {checkpoint.StateDict{"blocks.0.norm1.weight": b, "patch_embed.backbone.stem.conv.weight": m}, []string{"another architecture"}},
 		"Swin V2":                    {checkpoint.StateDict{"swin.encoder.layers.0.blocks.0.attention.self.query.weight": m, "swin.encoder.layers.0.blocks.0.attention.self.logit_scale": m}, []string{"logit_scale", "another architecture"}},
 		"Swin with positions":        {checkpoint.StateDict{"layers.0.blocks.0.attn.relative_position_bias_table": m, "absolute_pos_embed": m}, []string{"another architecture"}},
@@ -257,24 +261,24 @@ func TestCanonicalErrors(t *testing.T) {
 		"up alone":   {checkpoint.StateDict{"dinov2.encoder.layer.0.attention.q_proj.weight": m, "dinov2.encoder.layer.0.mlp.up_proj.weight": m}, []string{"up_proj"}},
 		"gate and fc1": {checkpoint.StateDict{"dinov2.encoder.layer.0.attention.q_proj.weight": m, "dinov2.encoder.layer.0.mlp.up_proj.weight": m,
 			"dinov2.encoder.layer.0.mlp.gate_proj.weight": m, "dinov2.encoder.layer.0.mlp.fc1.weight": m}, []string{"gate_proj", "mlp.fc1"}},
-		"position of another width": {checkpoint.StateDict{"blocks.0.norm1.weight": b, "register_tokens": small(1, 4, 2), "cls_token": small(1, 1, 2), "pos_embed": small(1, 5, 3)}, []string{"[1 5 3]"}},
-		"only the class's position": {checkpoint.StateDict{"blocks.0.norm1.weight": b, "register_tokens": small(1, 4, 2), "cls_token": small(1, 1, 2), "pos_embed": small(1, 1, 2)}, []string{"[1 1 2]"}},
+		"position of another width": {checkpoint.StateDict{"blocks.0.norm1.weight": b, "register_tokens": zeros(1, 4, 2), "cls_token": zeros(1, 1, 2), "pos_embed": zeros(1, 5, 3)}, []string{"[1 5 3]"}},
+		"only the class's position": {checkpoint.StateDict{"blocks.0.norm1.weight": b, "register_tokens": zeros(1, 4, 2), "cls_token": zeros(1, 1, 2), "pos_embed": zeros(1, 1, 2)}, []string{"[1 1 2]"}},
 		"npz under two prefixes":    {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "params/Transformer/encoderblock_0/LayerNorm_0/scale": b}, []string{"two models"}},
 		"npz, stacked and not":      {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "Transformer/encoderblock/LayerNorm_0/scale": m}, []string{"two models"}},
 		"npz, unknown module":       {checkpoint.StateDict{"Transformer/encoderblock_0/Other_0/scale": b}, []string{"another architecture"}},
 		"npz, unknown stack":        {checkpoint.StateDict{"Transformer/encoderblock/Other_0/scale": m}, []string{"a stack of shape [2 2]"}},
 		"npz, flat stack":           {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": b}, []string{"a stack of shape [2]"}},
-		"npz, too many layers":      {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": small(1025, 1)}, []string{"1 to 1024"}},
-		"npz, no layers":            {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": small(0, 1)}, []string{"1 to 1024"}},
+		"npz, too many layers":      {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": zeros(1025, 1)}, []string{"1 to 1024"}},
+		"npz, no layers":            {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": zeros(0, 1)}, []string{"1 to 1024"}},
 		"npz, both norms":           {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_1/scale": b, "Transformer/encoderblock_0/LayerNorm_2/scale": b}, []string{"norm2"}},
-		"npz, other heads": {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel": small(4, 2, 2),
-			"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": small(4, 1, 4)}, []string{"1 heads"}},
+		"npz, other heads": {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel": zeros(4, 2, 2),
+			"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": zeros(4, 1, 4)}, []string{"1 heads"}},
 		"npz, kernel of rank 2":  {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel": m}, []string{"expected 3 axes"}},
 		"npz, bias of rank 1":    {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/bias": b}, []string{"[heads, D/heads]"}},
 		"npz, patches of rank 2": {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "embedding/kernel": m}, []string{"[h, w, in, out]"}},
 		"npz, dense of rank 1":   {checkpoint.StateDict{"Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": b}, []string{"expected 2 axes"}},
 	} {
-		_, _, err := c.sd.Canonical()
+		_, _, err := c.sd.Canonical(backbone.Namings())
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want an error with %q", name, err, want)
@@ -313,7 +317,7 @@ func TestCanonicalForms(t *testing.T) {
 		"empty npz kernel": {checkpoint.StateDict{"Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": {Shape: []int{1 << 40, 0}}, "embedding/kernel": {Shape: []int{0, 1 << 20, 1 << 20, 1}}},
 			map[string]float32{"blocks.0.mlp.fc1.weight": 0, "patch_embed.proj.weight": 0}, "google-research/vision_transformer (npz)"},
 	} {
-		got, naming, err := c.sd.Canonical()
+		got, naming, err := c.sd.Canonical(backbone.Namings())
 		if err != nil || naming.Source != c.from || len(got) != len(c.want) {
 			t.Errorf("%s: %v, %+v, %v", name, got, naming, err)
 			continue
@@ -330,7 +334,7 @@ func TestCanonicalForms(t *testing.T) {
 // and nothing to translate in the result. It reports whether sd was accepted.
 func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	t.Helper()
-	got, naming, err := sd.Canonical()
+	got, naming, err := sd.Canonical(backbone.Namings())
 	if err != nil {
 		return false
 	}
@@ -346,21 +350,21 @@ func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	}
 	for name, x := range got {
 		kept += len(x.Data)
-		if !canonicalNames[naming.Family].MatchString(name) || x.Size() != len(x.Data) {
-			t.Fatalf("%q %v is not canonical in a %s", name, x.Shape, naming.Family)
+		if !canonicalNames[naming.Architecture].MatchString(name) || x.Size() != len(x.Data) {
+			t.Fatalf("%q %v is not canonical in a %s", name, x.Shape, naming.Architecture)
 		}
 	}
 	if kept != values {
-		t.Fatalf("%d values of a %s of %s became %d", values, naming.Family, naming.Source, kept)
+		t.Fatalf("%d values of a %s of %s became %d", values, naming.Architecture, naming.Source, kept)
 	}
-	again, second, err := got.Canonical()
+	again, second, err := got.Canonical(backbone.Namings())
 	if err != nil {
-		if !strings.Contains(err.Error(), "no naming") { // too little may be left to show whose names they were
+		if !strings.Contains(err.Error(), "unknown tensor names") { // too little may be left to show whose names they were
 			t.Fatal(err)
 		}
 		return true
 	}
-	if d := differences(again, got); len(d) > 0 || second.Family != naming.Family {
+	if d := differences(again, got); len(d) > 0 || second.Architecture != naming.Architecture {
 		t.Fatalf("canonical twice: %q", d)
 	}
 	return true
@@ -463,7 +467,7 @@ func TestCanonicalFormatError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	_, err = f.StateDict()
+	_, _, err = f.Canonical(backbone.Namings())
 	fault, ok := errors.AsType[*checkpoint.FormatError](err)
 	if !ok || fault.File != path || fault.Tensor != "module.blocks.0.attn.qkv.weight" || fault.Offset <= 8 {
 		t.Errorf("got %v", err)
@@ -481,7 +485,7 @@ func TestNoFloats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, _, err := f.Canonical(); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
+	if _, _, err := f.Canonical(backbone.Namings()); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
 		t.Errorf("%v", err)
 	}
 }

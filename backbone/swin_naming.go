@@ -1,33 +1,38 @@
-package checkpoint
+package backbone
 
 import (
-	"maps"
-	"slices"
 	"strings"
+
+	"github.com/sptune/spt/checkpoint"
 )
 
 // swinTimm are timm's names of everything but the merging of patches.
-var swinTimm = union(unchanged(
+var swinTimm = checkpoint.Union(checkpoint.Keeps(
 	"patch_embed.proj.*", "patch_embed.norm.*", "norm.*", "head.fc.*",
 	"layers.#.blocks.#.norm1.*", "layers.#.blocks.#.attn.qkv.*", "layers.#.blocks.#.attn.q.*", "layers.#.blocks.#.attn.k.*",
 	"layers.#.blocks.#.attn.v.*", "layers.#.blocks.#.attn.proj.*", "layers.#.blocks.#.attn.relative_position_bias_table",
 	"layers.#.blocks.#.norm2.*", "layers.#.blocks.#.mlp.fc1.*", "layers.#.blocks.#.mlp.fc2.*",
-), renames(
+), checkpoint.Renames(
 	"head.*", "head.fc.*",
 	"layers.#.blocks.#.attn_mask", "",
 	"layers.#.blocks.#.attn.relative_position_index", "",
 ))
 
-var swinNamings = []naming{{
-	family: "swin", source: "timm",
-	marks:  []string{"layers.#.blocks.#.attn.relative_position_bias_table"},
-	rules:  union(swinTimm, unchanged("layers.#.downsample.norm.*", "layers.#.downsample.reduction.weight")),
-	strict: swinStrict,
-	refine: func(n naming, seen map[string]string) naming {
+// swinPrefixes are put before the names of a Swin by larger models of Hugging Face.
+var swinPrefixes = []string{"swin."}
+
+// swinNamings are the namings of a Swin.
+var swinNamings = []checkpoint.Naming{{
+	Source:   "timm",
+	Marks:    []string{"layers.#.blocks.#.attn.relative_position_bias_table"},
+	Rules:    checkpoint.Union(swinTimm, checkpoint.Keeps("layers.#.downsample.norm.*", "layers.#.downsample.reduction.weight")),
+	Strict:   swinStrict,
+	Prefixes: swinPrefixes, Finish: checkMerging,
+	Refine: func(n checkpoint.Naming, has func(pattern string) bool) checkpoint.Naming {
 		// Only where merging ends a stage does the first one have it; a model of one stage shows by its head.
-		ends := seen["layers.0.downsample.reduction.weight"] != "" || seen["layers.0.downsample.norm.*"] != ""
-		if ends || seen["layers.#.downsample.reduction.weight"] == "" && seen["head.*"] != "" {
-			n.source, n.rules = "the Swin authors, or timm before 0.9", union(swinTimm, renames(
+		ends := has("layers.0.downsample.reduction.weight") || has("layers.0.downsample.norm.*")
+		if ends || !has("layers.#.downsample.reduction.weight") && has("head.*") {
+			n.Source, n.Rules = "the Swin authors, or timm before 0.9", checkpoint.Union(swinTimm, checkpoint.Renames(
 				"layers.#.downsample.norm.*", "layers.#+.downsample.norm.*",
 				"layers.#.downsample.reduction.weight", "layers.#+.downsample.reduction.weight",
 			))
@@ -35,9 +40,9 @@ var swinNamings = []naming{{
 		return n
 	},
 }, {
-	family: "swin", source: "Hugging Face transformers before 5",
-	marks: []string{"encoder.layers.#.blocks.#.attention.self.query.*"},
-	rules: union(swinHuggingFace, renames(
+	Source: "Hugging Face transformers before 5",
+	Marks:  []string{"encoder.layers.#.blocks.#.attention.self.query.*"},
+	Rules: checkpoint.Union(swinHuggingFace, checkpoint.Renames(
 		"encoder.layers.#.blocks.#.attention.self.query.*", "layers.#.blocks.#.attn.q.*",
 		"encoder.layers.#.blocks.#.attention.self.key.*", "layers.#.blocks.#.attn.k.*",
 		"encoder.layers.#.blocks.#.attention.self.value.*", "layers.#.blocks.#.attn.v.*",
@@ -47,11 +52,12 @@ var swinNamings = []naming{{
 		"encoder.layers.#.blocks.#.intermediate.dense.*", "layers.#.blocks.#.mlp.fc1.*",
 		"encoder.layers.#.blocks.#.output.dense.*", "layers.#.blocks.#.mlp.fc2.*",
 	)),
-	strict: swinStrict,
+	Strict:   swinStrict,
+	Prefixes: swinPrefixes, Finish: checkMerging,
 }, {
-	family: "swin", source: "Hugging Face transformers from 5",
-	marks: []string{"encoder.layers.#.blocks.#.attention.q_proj.*"},
-	rules: union(swinHuggingFace, renames(
+	Source: "Hugging Face transformers from 5",
+	Marks:  []string{"encoder.layers.#.blocks.#.attention.q_proj.*"},
+	Rules: checkpoint.Union(swinHuggingFace, checkpoint.Renames(
 		"encoder.layers.#.blocks.#.attention.q_proj.*", "layers.#.blocks.#.attn.q.*",
 		"encoder.layers.#.blocks.#.attention.k_proj.*", "layers.#.blocks.#.attn.k.*",
 		"encoder.layers.#.blocks.#.attention.v_proj.*", "layers.#.blocks.#.attn.v.*",
@@ -61,14 +67,15 @@ var swinNamings = []naming{{
 		"encoder.layers.#.blocks.#.mlp.fc1.*", "layers.#.blocks.#.mlp.fc1.*",
 		"encoder.layers.#.blocks.#.mlp.fc2.*", "layers.#.blocks.#.mlp.fc2.*",
 	)),
-	strict: swinStrict,
+	Strict:   swinStrict,
+	Prefixes: swinPrefixes, Finish: checkMerging,
 }}
 
 // swinStrict has the absolute position embeddings too, an option of the authors' code that no published model uses.
 var swinStrict = []string{"layers.", "encoder.layers.", "patch_embed.", "embeddings.", "absolute_pos_embed"}
 
 // swinHuggingFace are the names that version 5 of transformers has left alone.
-var swinHuggingFace = renames(
+var swinHuggingFace = checkpoint.Renames(
 	"embeddings.patch_embeddings.projection.*", "patch_embed.proj.*",
 	"embeddings.norm.*", "patch_embed.norm.*",
 	"embeddings.mask_token", "",
@@ -80,18 +87,18 @@ var swinHuggingFace = renames(
 	"classifier.*", "head.fc.*",
 )
 
-// checkMerging refuses merging at the start of a stage that is not there: the checkpoint had it at the start of some
-// stages and at the end of others.
-func (t *translation) checkMerging() error {
+// checkMerging refuses a checkpoint that merges patches at the start of some stages and at the end of others: it
+// then merges patches for a stage that has no blocks.
+func checkMerging(r *checkpoint.Renaming) error {
 	stages := map[string]bool{}
-	for name := range t.out {
+	for _, name := range r.Names() {
 		if stage, _, ok := strings.Cut(name, ".blocks."); ok {
 			stages[stage] = true
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(t.out)) {
+	for _, name := range r.Names() {
 		if stage, _, ok := strings.Cut(name, ".downsample."); ok && !stages[stage] {
-			return nameErrorf(t.out[name].source, "it merges patches for a stage that has no blocks: either every stage but the last ends with it, or every stage but the first begins with it")
+			return r.ErrorAt(r.Origin(name).Name, "it merges patches for a stage that has no blocks: either every stage but the last ends with it, or every stage but the first begins with it")
 		}
 	}
 	return nil

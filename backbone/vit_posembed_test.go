@@ -1,16 +1,22 @@
-package checkpoint
+package backbone
 
 import (
 	"fmt"
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/sptune/spt/checkpoint"
 )
 
 // TestResizePosEmbedTimm compares with timm's resample_abs_pos_embed; testdata/README.md has the program. A tensor's
 // name is "prefix oldGrid newGrid dim", the input a formula.
 func TestResizePosEmbedTimm(t *testing.T) {
-	f := mustOpen(t, "testdata/posembed.safetensors")
+	f, err := checkpoint.Open("testdata/posembed.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	worst := 0.0
 	for _, info := range f.Tensors() {
 		var prefix, dim int
@@ -18,7 +24,7 @@ func TestResizePosEmbedTimm(t *testing.T) {
 		if _, err := fmt.Sscanf(info.Name, "%d %dx%d %dx%d %d", &prefix, &from[0], &from[1], &to[0], &to[1], &dim); err != nil {
 			t.Fatal(err)
 		}
-		pos := NewTensor(1, prefix+from[0]*from[1], dim)
+		pos := checkpoint.NewTensor(1, prefix+from[0]*from[1], dim)
 		for i := range pos.Data {
 			pos.Data[i] = float32(i*7919%1024)/512 - 1
 		}
@@ -26,7 +32,7 @@ func TestResizePosEmbedTimm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := ResizePosEmbed(pos, prefix, from, to)
+		got, err := resizePosEmbed(pos, prefix, from, to)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,11 +50,20 @@ func TestResizePosEmbedTimm(t *testing.T) {
 	t.Logf("largest difference %.2g", worst)
 }
 
+// counted is a tensor of 0, 1, 2, ...
+func counted(shape ...int) checkpoint.Tensor {
+	x := checkpoint.NewTensor(shape...)
+	for i := range x.Data {
+		x.Data[i] = float32(i)
+	}
+	return x
+}
+
 func TestResizePosEmbedEqualGrids(t *testing.T) {
 	pos := counted(1, 7, 3)
 	pos.Data[10] = float32(math.NaN()) // resampling would spread it
-	got, err := ResizePosEmbed(pos, 1, [2]int{2, 3}, [2]int{2, 3})
-	if err != nil || !sameBits(got.Data, pos.Data) || !slices.Equal(got.Shape, pos.Shape) {
+	got, err := resizePosEmbed(pos, 1, [2]int{2, 3}, [2]int{2, 3})
+	if err != nil || !slices.EqualFunc(got.Data, pos.Data, func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) || !slices.Equal(got.Shape, pos.Shape) {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	got.Data[0] = -1
@@ -60,7 +75,7 @@ func TestResizePosEmbedEqualGrids(t *testing.T) {
 func TestResizePosEmbedErrors(t *testing.T) {
 	square, other := [2]int{2, 2}, [2]int{3, 3}
 	for name, c := range map[string]struct {
-		pos      Tensor
+		pos      checkpoint.Tensor
 		prefix   int
 		from, to [2]int
 	}{
@@ -73,10 +88,10 @@ func TestResizePosEmbedErrors(t *testing.T) {
 		"grid overflows":    {counted(1, 1, 3), 1, [2]int{1 << 32, 1 << 32}, other},
 		"huge new grid":     {counted(1, 5, 3), 1, square, [2]int{1 << 40, 1}},
 		"no width":          {counted(1, 5, 0), 1, square, other},
-		"data does not fit": {Tensor{[]int{1, 5, 3}, []float32{1}}, 1, square, other},
-		"negative width":    {Tensor{[]int{1, 5, -1}, nil}, 1, square, square},
+		"data does not fit": {checkpoint.Tensor{Shape: []int{1, 5, 3}, Data: []float32{1}}, 1, square, other},
+		"negative width":    {checkpoint.Tensor{Shape: []int{1, 5, -1}}, 1, square, square},
 	} {
-		if _, err := ResizePosEmbed(c.pos, c.prefix, c.from, c.to); err == nil {
+		if _, err := resizePosEmbed(c.pos, c.prefix, c.from, c.to); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

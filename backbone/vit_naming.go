@@ -1,19 +1,24 @@
-package checkpoint
+package backbone
 
 import (
-	"maps"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/checkpoint"
 )
 
-var vitNamings = []naming{{
-	family: "vit", source: "timm",
-	marks: []string{"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
-	rules: union(unchanged(
+// vitPrefixes are put before the names of a ViT by the libraries' larger models and by MoCo v3.
+var vitPrefixes = []string{"vit.", "deit.", "dinov2.", "dinov2_with_registers.", "base_encoder."}
+
+// vitNamings are the namings of a ViT.
+var vitNamings = append([]checkpoint.Naming{{
+	Source: "timm",
+	Marks:  []string{"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
+	Rules: checkpoint.Union(checkpoint.Keeps(
 		"cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj.*", "norm_pre.*", "norm.*", "fc_norm.*", "head.*", "head_dist.*",
 		"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.q_norm.*",
 		"blocks.#.attn.k_norm.*", "blocks.#.attn.proj.*", "blocks.#.ls1.gamma", "blocks.#.norm2.*", "blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*", "blocks.#.ls2.gamma",
-	), renames(
+	), checkpoint.Renames(
 		// DeiT III and DINOv2 as their authors wrote them, else in timm's names; so are DeiT, MAE, MoCo v3 and DINO.
 		"blocks.#.gamma_1", "blocks.#.ls1.gamma",
 		"blocks.#.gamma_2", "blocks.#.ls2.gamma",
@@ -21,8 +26,9 @@ var vitNamings = []naming{{
 		"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*",
 		"register_tokens", registers,
 	)),
-	strict: []string{"blocks.", "patch_embed.", "rope."},
-	refine: func(n naming, seen map[string]string) naming {
+	Strict:   []string{"blocks.", "patch_embed.", "rope."},
+	Prefixes: vitPrefixes, Finish: finishViT,
+	Refine: func(n checkpoint.Naming, has func(pattern string) bool) checkpoint.Naming {
 		for _, tell := range []struct{ pattern, source string }{
 			{"register_tokens", "the DINOv2 authors"},
 			{"blocks.#.mlp.w12.*", "the DINOv2 authors"},
@@ -32,17 +38,17 @@ var vitNamings = []naming{{
 			{"blocks.#.gamma_1", "the DeiT III authors"},
 			{"mask_token", "the DINOv2 authors"}, // MAE has one too, but with its decoder
 		} {
-			if seen[tell.pattern] != "" {
-				n.source = tell.source
+			if has(tell.pattern) {
+				n.Source = tell.source
 				return n
 			}
 		}
 		return n
 	},
 }, {
-	family: "vit", source: "Hugging Face transformers before 5",
-	marks: []string{"encoder.layer.#.attention.attention.query.*"},
-	rules: union(huggingFaceVIT("encoder.layer.#."), renames(
+	Source: "Hugging Face transformers before 5",
+	Marks:  []string{"encoder.layer.#.attention.attention.query.*"},
+	Rules: checkpoint.Union(huggingFaceVIT("encoder.layer.#."), checkpoint.Renames(
 		"encoder.layer.#.attention.attention.query.*", "blocks.#.attn.q.*",
 		"encoder.layer.#.attention.attention.key.*", "blocks.#.attn.k.*",
 		"encoder.layer.#.attention.attention.value.*", "blocks.#.attn.v.*",
@@ -52,19 +58,21 @@ var vitNamings = []naming{{
 		"encoder.layer.#.mlp.weights_in.*", "blocks.#.mlp.fc1.*",
 		"encoder.layer.#.mlp.weights_out.*", "blocks.#.mlp.fc2.*",
 	)),
-	strict: []string{"encoder.layer.", "embeddings."},
+	Strict:   []string{"encoder.layer.", "embeddings."},
+	Prefixes: vitPrefixes, Finish: finishViT,
 }, {
-	family: "vit", source: "Hugging Face transformers from 5",
-	marks: []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
+	Source: "Hugging Face transformers from 5",
+	Marks:  []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
 	// ViT and DeiT have lost "encoder.layer", DINOv2 has kept it.
-	rules:  union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
-	strict: []string{"layers.", "encoder.layer.", "embeddings."},
-}}
+	Rules:    checkpoint.Union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
+	Strict:   []string{"layers.", "encoder.layer.", "embeddings."},
+	Prefixes: vitPrefixes, Finish: finishViT,
+}}, npzNamings...)
 
 // huggingFaceVIT are the names of ViT, DeiT and DINOv2 that version 5 has left alone; block is the pattern before a
 // block's own names.
-func huggingFaceVIT(block string) map[string]rule {
-	return renames(
+func huggingFaceVIT(block string) checkpoint.Rules {
+	return checkpoint.Renames(
 		"embeddings.cls_token", "cls_token",
 		"embeddings.distillation_token", "dist_token",
 		"embeddings.register_tokens", registers,
@@ -86,8 +94,8 @@ func huggingFaceVIT(block string) map[string]rule {
 	)
 }
 
-func huggingFaceVIT5(block string) map[string]rule {
-	return renames(
+func huggingFaceVIT5(block string) checkpoint.Rules {
+	return checkpoint.Renames(
 		block+"attention.q_proj.*", "blocks.#.attn.q.*",
 		block+"attention.k_proj.*", "blocks.#.attn.k.*",
 		block+"attention.v_proj.*", "blocks.#.attn.v.*",
@@ -101,55 +109,73 @@ func huggingFaceVIT5(block string) map[string]rule {
 // registers is the name of DINOv2's register tokens until foldClassPosition has moved the class token's position.
 const registers = "register_tokens"
 
-// packGates makes timm's packed fc1 [2H, D] of a SwiGLU's gate [H, D] and up [H, D].
-func (t *translation) packGates() error {
-	for _, name := range slices.Sorted(maps.Keys(t.out)) {
+// finishViT brings what the namings of a ViT divide differently into timm's form.
+func finishViT(r *checkpoint.Renaming) error {
+	if err := packGates(r); err != nil {
+		return err
+	}
+	return foldClassPosition(r)
+}
+
+// packGates replaces the gate [H, D] and the up projection [H, D] of a SwiGLU by timm's packed fc1 [2H, D].
+func packGates(r *checkpoint.Renaming) error {
+	for _, name := range r.Names() {
 		block, rest, _ := strings.Cut(name, ".mlp.")
 		part, kind, _ := strings.Cut(rest, ".")
-		if _, ok := t.out[name]; !ok || part != "gate" && part != "up" {
-			continue // ok is false for an up that was packed with its gate
+		if _, ok := r.Tensor(name); !ok || part != "gate" && part != "up" {
+			continue // ok is false for an up projection that was packed with its gate
 		}
 		gate, up := block+".mlp.gate."+kind, block+".mlp.up."+kind
-		a, b := t.out[gate], t.out[up]
+		a, _ := r.Tensor(gate)
+		b, _ := r.Tensor(up)
 		if len(a.Shape) == 0 || !slices.Equal(a.Shape, b.Shape) {
-			return nameErrorf(t.out[name].source, "a gated MLP has a gate_proj and an up_proj of equal shapes, found %v and %v", a.Shape, b.Shape)
+			return r.ErrorAt(r.Origin(name).Name, "a gated MLP has a gate_proj and an up_proj of equal shapes, found %v and %v", a.Shape, b.Shape)
 		}
-		delete(t.out, gate)
-		delete(t.out, up)
+		origin := r.Origin(gate)
+		r.Remove(gate)
+		r.Remove(up)
 		shape := slices.Clone(a.Shape)
 		shape[0] *= 2
-		if err := put(t.out, block+".mlp.fc1."+kind, named{Tensor{Shape: shape, Data: slices.Concat(a.Data, b.Data)}, a.source}); err != nil {
+		if err := r.Put(block+".mlp.fc1."+kind, checkpoint.Tensor{Shape: shape, Data: slices.Concat(a.Data, b.Data)}, origin); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// foldClassPosition does for DINOv2's models with registers what timm does: the class token takes its position
-// [1, 1, D] in, so that pos_embed [1, N, D] is of the patches alone.
-func (t *translation) foldClassPosition() error {
-	tokens, ok := t.out[registers]
+// foldClassPosition does what timm does for DINOv2's models with registers: it adds the class token's position
+// [1, 1, D] to the class token, so that pos_embed [1, N, D] holds the positions of the patches alone.
+func foldClassPosition(r *checkpoint.Renaming) error {
+	tokens, ok := r.Tensor(registers)
 	if !ok {
 		return nil
 	}
-	delete(t.out, registers)
-	if err := put(t.out, "reg_token", tokens); err != nil {
+	origin := r.Origin(registers)
+	r.Remove(registers)
+	if err := r.Put("reg_token", tokens, origin); err != nil {
 		return err
 	}
-	cls, hasClass := t.out["cls_token"]
-	pos, hasPos := t.out["pos_embed"]
+	cls, hasClass := r.Tensor("cls_token")
+	pos, hasPos := r.Tensor("pos_embed")
 	if !hasClass || !hasPos {
-		return nil // whoever builds the model reports it
+		return nil // Load reports the missing tensor
 	}
 	c, p := cls.Shape, pos.Shape
 	if len(c) != 3 || len(p) != 3 || c[0] != 1 || c[1] != 1 || p[0] != 1 || p[1] < 2 || p[2] != c[2] {
-		return nameErrorf(pos.source, "shape %v beside a class token of %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
+		return r.ErrorAt(r.Origin("pos_embed").Name, "shape %v beside a class token of %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
 	}
-	sum := NewTensor(c...)
+	sum := checkpoint.NewTensor(c...)
 	for i := range sum.Data {
 		sum.Data[i] = cls.Data[i] + pos.Data[i]
 	}
-	t.out["cls_token"] = named{sum, cls.source}
-	t.out["pos_embed"] = named{Tensor{Shape: []int{1, p[1] - 1, p[2]}, Data: pos.Data[p[2]:]}, pos.source}
+	replace(r, "cls_token", sum)
+	replace(r, "pos_embed", checkpoint.Tensor{Shape: []int{1, p[1] - 1, p[2]}, Data: pos.Data[p[2]:]})
 	return nil
+}
+
+// replace puts x in the place of the tensor called name.
+func replace(r *checkpoint.Renaming, name string, x checkpoint.Tensor) {
+	origin := r.Origin(name)
+	r.Remove(name)
+	_ = r.Put(name, x, origin) // the name is free
 }

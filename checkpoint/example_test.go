@@ -1,0 +1,24 @@
+package checkpoint_test
+
+import (
+	"fmt"
+
+	"github.com/sptune/spt/checkpoint"
+)
+
+// Open reads any of the known formats. The values of a tensor are read when they are asked for.
+func ExampleOpen() {
+	f, err := checkpoint.Open("testdata/readers/vit.pth")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer f.Close()
+	fmt.Println(f.Format())
+	for _, t := range f.Tensors()[:3] {
+		fmt.Println(t.Name, t.DType, t.Shape)
+	}
+	x, err := f.Float32(f.Tensors()[0].Name)
+	fmt.Println(len(x.Data), err)
+	// Output:
+}
