@@ -135,7 +135,7 @@ func TestMultiLabelScores(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	want, loss := make([]float64, config.EmbedDim), 0.0
+	want, loss := make([]float64, config.NumFeatures()), 0.0
 	for i, s := range all {
 		images, err := backend.Uint8(be, s.Image.Pix, 1, 8, 8, 3)
 		if err != nil {
