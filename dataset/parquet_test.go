@@ -435,18 +435,3 @@ func FuzzParquet(f *testing.F) {
 		}
 	})
 }
-
-func FuzzFrontMatter(f *testing.F) {
-	text, err := os.ReadFile(filepath.Join(parquetData, "readme", "README.md"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(text)
-	f.Add([]byte("---\n- name: label\n class_label:\n  names:\n   '0': \"a\\n\"\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		names, err := frontMatterClassNames(text, "label")
-		if err == nil && distinctNames(names, "") != nil {
-			t.Errorf("two classes have one name: %q", names)
-		}
-	})
-}
