@@ -153,7 +153,7 @@ func TestMultiLabelScores(t *testing.T) {
 			}
 			loss += (math.Log(1+math.Exp(x)) - x*present) / n
 			for k := range want {
-				want[k] += (1/(1+math.Exp(-x)) - present) * float64(m.Weights["head.weight"].Data[class*config.EmbedDim+k]) / n
+				want[k] += (1/(1+math.Exp(-x)) - present) * float64(m.Weights["head.weight"].Data[class*config.NumFeatures()+k]) / n
 			}
 		}
 	}
