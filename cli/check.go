@@ -227,7 +227,14 @@ func flagError(_ *cobra.Command, err error) error {
 		if value == "" || strings.ContainsAny(value, " \t\n") {
 			value = fmt.Sprintf("%q", value)
 		}
-		return refuse("--%s %s: %w", bad.GetFlag().Name, value, bad.Unwrap())
+		cause := bad.Unwrap()
+		switch bad.GetFlag().Value.Type() { // the types of pflag
+		case "bool":
+			cause = errors.New("expected true or false")
+		case "duration":
+			cause = errors.New("expected a time, such as 90s or 8m")
+		}
+		return refuse("--%s %s: %w", bad.GetFlag().Name, value, cause)
 	}
 	return err
 }

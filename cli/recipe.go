@@ -60,7 +60,7 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 		return nil
 	}
 	if _, err := peft.Lookup(name); err != nil {
-		return &run.OptionError{Option: "structured", Err: err}
+		return &run.OptionError{Err: err}
 	}
 	if !cmd.Flags().Changed("method") {
 		*chosen = method.SPT(name)
@@ -93,7 +93,7 @@ func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 		o.WarmupEpochs = recipe.WarmupEpochs
 	}
 	if o.WarmupEpochs > float64(o.Epochs) {
-		return refuse("--warmup-epochs %g is more than --epochs %d: the learning rate would never reach --lr", o.WarmupEpochs, o.Epochs)
+		return refuse("--warmup-epochs %g is more than --epochs %d: the learning rate would not reach --lr; give a shorter warm-up", o.WarmupEpochs, o.Epochs)
 	}
 	return nil
 }
@@ -108,7 +108,7 @@ func distinctBudgets(budgets []string, size int) error {
 			continue
 		}
 		if first, ok := seen[n]; ok {
-			return refuse("--budget %s and %s are the same %d parameters; leave one out", first, text, n)
+			return refuse("--budget %s and %s are the same %d parameters; leave one of them out", first, text, n)
 		}
 		seen[n] = text
 	}
