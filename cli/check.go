@@ -204,6 +204,19 @@ func given(cmd *cobra.Command) map[string]string {
 	return values
 }
 
+// setAgain sets flags to the values in before, as given returned them, after their fields were
+// overwritten. It sets the flags of the command for which which returns true.
+func setAgain(cmd *cobra.Command, before map[string]string, which func(flagRow) bool) error {
+	for _, f := range flagsOf(cmd.Name()) {
+		if text, ok := before[f.name]; ok && which(f) {
+			if err := cmd.Flags().Set(f.name, text); err != nil {
+				return &run.OptionError{Err: err}
+			}
+		}
+	}
+	return nil
+}
+
 // refuseContradictions compares flags, as given returned them, with the same flags after the
 // configuration of a run was read into their fields. advice says what else the user can do than
 // leave such a flag out.

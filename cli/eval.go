@@ -102,17 +102,9 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 	if skip || elsewhere {
 		data.Classes = 0 // the numbers of images may differ
 	}
-	for _, f := range flagsOf(cmd.Name()) {
-		text, ok := before[f.name]
-		if !ok || !f.local && !(elsewhere && f.group == dataGroup) {
-			continue
-		}
-		if err := cmd.Flags().Set(f.name, text); err != nil {
-			return &run.OptionError{Err: err}
-		}
-	}
-	if elsewhere {
-		return nil
+	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
+	if err != nil || elsewhere {
+		return err
 	}
 	return refuseContradictions(cmd, before, dir, "or give other images (--data)")
 }

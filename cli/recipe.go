@@ -73,16 +73,10 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 
 // takeMethodRecipe sets the options of training that no flag has set to those of the recipe of
 // the method.
-func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) {
-	recipe := method.Recipe(m)
-	o.WarmupLR, o.MinLR = recipe.WarmupLR, recipe.MinLR
-	for name, value := range map[string]struct{ to, from *float64 }{
-		"lr": {&o.LR, &recipe.LR}, "weight-decay": {&o.WeightDecay, &recipe.WeightDecay}, "drop-path": {&o.DropPath, &recipe.DropPath},
-	} {
-		if !cmd.Flags().Changed(name) {
-			*value.to = *value.from
-		}
-	}
+func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) error {
+	before := given(cmd)
+	*o = method.Recipe(m)
+	return setAgain(cmd, before, func(f flagRow) bool { return f.group == trainingGroup })
 }
 
 // scaleWarmup keeps the share of the warm-up in the epochs if the user gives the epochs alone. It

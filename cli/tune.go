@@ -41,7 +41,9 @@ on with --resume; its result is the same to the last bit.
 			if err := checkMethod(cmd, c.Tune.Method); err != nil {
 				return err
 			}
-			takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train)
+			if err := takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train); err != nil {
+				return err
+			}
 			if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
 				return err
 			}
