@@ -102,7 +102,7 @@ func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.Mo
 	}
 	c := m.Config
 	if cmd.Flags().Changed("model") && !bench.SameSize(c, size) {
-		return nil, refuse("--model %s contradicts --weights %s, which is a %s; leave one out", o.Name, weights.Path, describeConfig(c))
+		return nil, refuse("--model %s contradicts --weights %s, which is a %s; leave one of them out", o.Name, weights.Path, describeConfig(c))
 	}
 	o.Name = modelName(m)
 	return m, nil
@@ -123,7 +123,7 @@ func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, 
 	}
 	chosen := bench.Method(method.PlanMethod(p))
 	if cmd.Flags().Changed("method") && o.Method != chosen && o.Method != bench.Forward || o.Budget != "" {
-		return refuse("the plan %s says what is tuned (%s, %d parameters); leave out --budget, and --method but for %s", planPath, chosen, p.Cost.Total, bench.Forward)
+		return refuse("the plan %s sets the method and the budget (%s, %d parameters); leave out --budget, and --method unless it is %s", planPath, chosen, p.Cost.Total, bench.Forward)
 	}
 	if o.Method != bench.Forward {
 		o.Method = chosen
@@ -133,7 +133,7 @@ func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, 
 	return err
 }
 
-// writeBench writes the report for people.
+// writeBench prints the report.
 func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) error {
 	cpu := r.Machine.CPU
 	if cpu == "" {
@@ -173,7 +173,8 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	return a.write(text + f.String() + breakdown(r))
 }
 
-// breakdown is a table of a step's time by kind, and of its longest parts.
+// breakdown returns tables of the time of a step: by kinds of operations, and of the longest
+// operations.
 func breakdown(r *bench.Report) string {
 	if len(r.Breakdown) == 0 {
 		return ""

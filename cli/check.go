@@ -204,6 +204,19 @@ func given(cmd *cobra.Command) map[string]string {
 	return values
 }
 
+// setAgain sets flags to the values in before, as given returned them, after their fields were
+// overwritten. It sets the flags of the command for which which returns true.
+func setAgain(cmd *cobra.Command, before map[string]string, which func(flagRow) bool) error {
+	for _, f := range flagsOf(cmd.Name()) {
+		if text, ok := before[f.name]; ok && which(f) {
+			if err := cmd.Flags().Set(f.name, text); err != nil {
+				return &run.OptionError{Err: err}
+			}
+		}
+	}
+	return nil
+}
+
 // refuseContradictions compares flags, as given returned them, with the same flags after the
 // configuration of a run was read into their fields. advice says what else the user can do than
 // leave such a flag out.
@@ -227,7 +240,14 @@ func flagError(_ *cobra.Command, err error) error {
 		if value == "" || strings.ContainsAny(value, " \t\n") {
 			value = fmt.Sprintf("%q", value)
 		}
-		return refuse("--%s %s: %w", bad.GetFlag().Name, value, bad.Unwrap())
+		cause := bad.Unwrap()
+		switch bad.GetFlag().Value.Type() { // the types of pflag
+		case "bool":
+			cause = errors.New("expected true or false")
+		case "duration":
+			cause = errors.New("expected a time, such as 90s or 8m")
+		}
+		return refuse("--%s %s: %w", bad.GetFlag().Name, value, cause)
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// comparePlans says how two plans differ, on the backbone if one is given.
+// comparePlans prints how two plans differ, with their costs if the backbone is given.
 func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig) error {
 	var tensors []plan.Scored
 	if model.Path != "" {
@@ -57,8 +57,8 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 	return a.write(text + "\n" + differences(c.Rows))
 }
 
-// differences is a line for every operation on which two plans differ. Of each
-// kind it says how many are in both, only in A and only in B.
+// differences returns a line for every operation on which two plans differ. A line holds, of each
+// kind, the numbers in both plans, in A only and in B only.
 func differences(rows []plan.ComparedRow) string {
 	differ := slices.DeleteFunc(slices.Clone(rows), func(r plan.ComparedRow) bool { return r.Equal() })
 	if len(differ) == 0 {
@@ -70,7 +70,7 @@ func differences(rows []plan.ComparedRow) string {
 		}
 		return fmt.Sprintf("%d/%d/%d", o.Both, o.OnlyA, o.OnlyB)
 	}
-	known := differ[0].CostA != nil // the tensors' shapes, so that there are costs
+	known := differ[0].CostA != nil // the shapes of the tensors are known, so there are costs
 	text := "in both/only A/only B:\n" + table(func(w io.Writer) {
 		fmt.Fprint(w, "block\toperation\tmatrices\tvectors\tentries\tJaccard\tcounted only")
 		if known {

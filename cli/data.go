@@ -71,7 +71,7 @@ changes nothing.`,
 	return cmd
 }
 
-// verdict is an error if the data set must not be used as it is.
+// verdict returns an error if an image cannot be read or leaks into the test split.
 func verdict(d *dataset.Dataset, v dataset.Verification) error {
 	var found []string
 	if n := len(v.Unreadable); n > 0 {
@@ -92,7 +92,7 @@ func verdict(d *dataset.Dataset, v dataset.Verification) error {
 	return &run.InputError{Err: fmt.Errorf("data set %s has %s", d.Name, strings.Join(found, ", and "))}
 }
 
-// copyOf is one of several equal images, for programs.
+// copyOf is one of several equal images in the JSON document.
 type copyOf struct {
 	Split  string `json:"split"`
 	Path   string `json:"path"`
@@ -102,9 +102,9 @@ type copyOf struct {
 }
 
 type duplicate struct {
-	SameBytes bool     `json:"same_bytes"` // else the pixels alone
-	Leaks     bool     `json:"leaks"`      // into another split
-	Conflicts bool     `json:"conflicts"`  // in the label
+	SameBytes bool     `json:"same_bytes"` // false: the pixels alone are equal
+	Leaks     bool     `json:"leaks"`      // copies are in several splits
+	Conflicts bool     `json:"conflicts"`  // copies have different labels
 	Copies    []copyOf `json:"copies"`
 }
 
@@ -115,22 +115,22 @@ type splitCount struct {
 	Classes map[string]int `json:"classes"`
 }
 
-// verification is what verify writes for programs.
+// verification is the JSON document of verify.
 type verification struct {
 	Data       string         `json:"data"`
 	Layout     string         `json:"layout"`
 	Split      string         `json:"split"`
-	SHA256     string         `json:"sha256"` // over split, label and content of every image
+	SHA256     string         `json:"sha256"` // of the split, label and content of every image
 	Images     int            `json:"images"`
 	Bytes      int64          `json:"bytes"`
-	Smallest   [2]int         `json:"smallest"` // width and height
+	Smallest   [2]int         `json:"smallest"` // width and height in pixels
 	Largest    [2]int         `json:"largest"`
 	Splits     []splitCount   `json:"splits"`
 	Untrained  []string       `json:"classes_without_training_images"`
 	Unreadable []skippedImage `json:"unreadable"`
 	Duplicates []duplicate    `json:"duplicates"`
-	Ignored    map[string]int `json:"ignored,omitempty"` // files in class folders that are not taken for images, by extension
-	Stray      int            `json:"stray,omitempty"`   // images beside the class folders
+	Ignored    map[string]int `json:"ignored,omitempty"` // files in class folders that are not images, by extension
+	Stray      int            `json:"stray,omitempty"`   // images outside the class folders
 }
 
 func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
@@ -164,7 +164,7 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 	return a.write("\n" + splitTable(d, v) + classTable(d, v, perClass) + doc.String())
 }
 
-// splitTable has a line for each split.
+// splitTable returns a table with a line for each split.
 func splitTable(d *dataset.Dataset, v dataset.Verification) string {
 	return table(func(w io.Writer) {
 		fmt.Fprintln(w, "split\timages\tsize\tclasses\timages in a class")
@@ -180,6 +180,7 @@ func splitTable(d *dataset.Dataset, v dataset.Verification) string {
 	}) + "\n"
 }
 
+// classTable returns a table with a line for each class; empty without --per-class.
 func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) string {
 	if !perClass {
 		return ""
@@ -192,7 +193,7 @@ func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) strin
 	}) + "\n"
 }
 
-// String lists what was found, ten of a kind.
+// String returns the findings, at most ten of a kind.
 func (v verification) String() string {
 	var f facts
 	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, size(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
@@ -214,7 +215,7 @@ func (v verification) String() string {
 		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
 	})
 	f.addLeftOut(v.Ignored, v.Stray)
-	// What leaks comes first.
+	// Copies in several splits come first.
 	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
 		switch {
 		case a.Leaks == b.Leaks:
@@ -262,7 +263,7 @@ as the backbone expects. The paper's code always normalises as ImageNet does:
 	}
 }
 
-// recipe is a known set's, for programs.
+// recipe is the recipe of a task in the JSON document.
 type recipe struct {
 	Resize         string        `json:"resize"`
 	RandomCrop     bool          `json:"random_crop"`

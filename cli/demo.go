@@ -14,7 +14,7 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// demoNext says where to look after the demo.
+// demoNext is the text after the table.
 const demoNext = `
 Each method trained once on the 800 training images; the table shows its last
 epoch. More epochs and the other methods and tasks: spt demo --help

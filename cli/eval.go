@@ -47,9 +47,9 @@ the measured images.`,
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
 			case moved && !cmd.Flags().Changed("layout"):
-				err = fmt.Errorf("%w (read in the layout %s, which is the run's; --layout gives another)", err, data.Layout)
+				err = fmt.Errorf("%w (it was read in the layout %s of the run; give another with --layout)", err, data.Layout)
 			case t.run != nil && !moved && errors.Is(err, fs.ErrNotExist):
-				err = fmt.Errorf("%w (where the run in %s had it; --data DIR says where it is now)", err, o.delta)
+				err = fmt.Errorf("%w (this is the path in the run %s; if the data set has moved, give its path with --data DIR)", err, o.delta)
 			}
 			return err
 		}
@@ -60,7 +60,7 @@ the measured images.`,
 		trained := trainedOn(t, d, split)
 		if t.run != nil {
 			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
-				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: %s, there %s; the delta may have been trained on some of these images\n", o.delta, now, then)
+				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: here %s, there %s; the delta may have been trained on some of these images\n", o.delta, now, then)
 			}
 		}
 		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
@@ -102,32 +102,25 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 	if skip || elsewhere {
 		data.Classes = 0 // the numbers of images may differ
 	}
-	for _, f := range flagsOf(cmd.Name()) {
-		text, ok := before[f.name]
-		if !ok || !f.local && !(elsewhere && f.group == dataGroup) {
-			continue
-		}
-		if err := cmd.Flags().Set(f.name, text); err != nil {
-			return &run.OptionError{Err: err}
-		}
-	}
-	if elsewhere {
-		return nil
+	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
+	if err != nil || elsewhere {
+		return err
 	}
 	return refuseContradictions(cmd, before, dir, "or give other images (--data)")
 }
 
+// describeSplits returns the sizes of splits and how they were made.
 func describeSplits(how string, train, val, test int) string {
 	return fmt.Sprintf("%d train, %d val, %d test (%s)", train, val, test, how)
 }
 
+// runSplits returns the splits of a run as describeSplits does.
 func runSplits(c *run.Config) string {
 	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
 }
 
-// trainedOn reports whether the delta was trained on the images of a split; nil
-// where nobody knows, as for a delta without its run and for other splits than
-// the run's.
+// trainedOn reports whether the delta was trained on the images of a split. It returns nil if that is
+// unknown: for a delta without its run, and for splits that are not those of the run.
 func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
 		return nil
@@ -137,14 +130,14 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-// sameClasses refuses a data set whose labels mean something else than the head's rows.
+// sameClasses refuses a data set whose classes are not those of the head.
 func sameClasses(t *tuned, d *dataset.Dataset) error {
 	if rows := t.model.Config.NumClasses; rows != len(d.Classes) {
-		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set that the head was trained for", d.Name, len(d.Classes), rows)}
+		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set on which the head was trained", d.Name, len(d.Classes), rows)}
 	}
 	for i, name := range t.classes {
 		if name != d.Classes[i] {
-			return &run.InputError{Err: fmt.Errorf("class %d is %q in the data set %s and %q in the head; give the data set that the head was trained for", i, d.Classes[i], d.Name, name)}
+			return &run.InputError{Err: fmt.Errorf("class %d is %q in the data set %s and %q in the head; give the data set on which the head was trained", i, d.Classes[i], d.Name, name)}
 		}
 	}
 	return nil
@@ -167,7 +160,7 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Images   int            `json:"images"`
 			Accuracy float64        `json:"accuracy"`
 			Loss     float64        `json:"loss"`
-			Trained  *bool          `json:"trained_on_these,omitempty"` // left out where it is not known
+			Trained  *bool          `json:"trained_on_these,omitempty"` // absent if unknown
 			Classes  []class        `json:"classes"`
 			Skipped  []skippedImage `json:"skipped,omitempty"`
 		}{split, e.Images, e.Accuracy, e.Loss, trained, classes, skipped(d)})

@@ -16,7 +16,7 @@ import (
 )
 
 // flagRow is one row of the table of flags, which flagTable returns. Parsing, help, completion and
-// all checks of flags read the table; nothing else knows a flag by its name.
+// the checks of flags read the table.
 type flagRow struct {
 	name  string // without the dashes
 	short string // one letter; empty: none

@@ -131,7 +131,7 @@ func flagTable() []flagRow {
 		{name: "flip", on: "tune train", group: imagesGroup,
 			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip },
 			help:  "mirror half of the training images at random"},
-		{name: "cache", on: "tune score train eval", group: imagesGroup, kind: "SIZE", def: "1GiB", local: true,
+		{name: "cache", on: "tune score train eval", group: imagesGroup, kind: "SIZE", auto: "1GiB", local: true,
 			field: func(o *options) any { return (*memoryValue)(&o.config.Data.Images.CacheBytes) },
 			help:  "the memory for decoded images, such as 512MiB; 0 for none"},
 

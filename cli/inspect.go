@@ -104,7 +104,7 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 	f.add("fingerprint", "%s", c.Fingerprint)
 }
 
-// tensorShapes sums up: blocks that are alike are one line.
+// tensorShapes returns a line for each name and shape; the numbers of blocks are stars.
 func tensorShapes(tensors []inspect.Tensor) string {
 	var order []string
 	count := map[string]int{}
@@ -170,7 +170,7 @@ func planFacts(f *facts, p *plan.Plan) {
 	if p.Only != "" {
 		compat += ", " + p.Only + " only"
 	}
-	if p.Tau > 0 { // an imported plan does not say it
+	if p.Tau > 0 { // an imported plan has none
 		compat += fmt.Sprintf(", tau %d", p.Tau)
 	}
 	f.add("plan", "%d parameters for a budget of %d, %s", p.Cost.Total, p.Budget, compat)
@@ -183,7 +183,7 @@ func planFacts(f *facts, p *plan.Plan) {
 	f.add("class token", "%d", p.Cost.ClassToken)
 }
 
-// planModules says what a plan spends on structured modules.
+// planModules describes the structured modules of a plan.
 func planModules(p *plan.Plan) string {
 	if p.Only == plan.Unstructured {
 		return "none: unstructured only"

@@ -25,12 +25,12 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Exit codes, as `spt --help` documents them.
+// The exit codes. The help of the root command documents them.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitInput       = 3
-	exitInterrupted = 130 // 128 + SIGINT, as shells count
+	exitInterrupted = 130 // 128 + SIGINT, as in shells
 )
 
 const description = `spt tunes a pretrained vision transformer for an image task. It tunes under one percent of
@@ -50,10 +50,10 @@ Exit codes:
        or does not match the other inputs
   130  interrupted; if files were kept, the command that goes on is printed`
 
-// app is one call of the program.
+// app holds the state of one call of the program.
 type app struct {
 	stdout, stderr io.Writer
-	terminal       bool // stderr is one
+	terminal       bool // stderr is a terminal
 
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
@@ -73,14 +73,14 @@ func Main(args []string) int {
 	}
 	a := &app{stdout: os.Stdout, stderr: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
-		ends = append(ends, syscall.SIGHUP) // the terminal was closed
-		// A shell and the kernel send one each: the second must not kill what is being saved.
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes programs ignore it
+		ends = append(ends, syscall.SIGHUP) // a closed terminal
+		// A shell and the kernel send one each. The second must not end the program while it saves.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
-	// From the first signal on the next one kills, as it does by default.
+	// After the first signal, the next one ends the program.
 	context.AfterFunc(ctx, stop)
 
 	root := a.root()
@@ -104,22 +104,23 @@ func Main(args []string) int {
 		fmt.Fprintln(a.stderr, "spt: --skip-bad-images skips images that are missing or broken, and lists them")
 	}
 	switch {
+	case errors.As(err, &option):
+		return exitUsage
 	case !a.entered:
 		fmt.Fprintln(a.stderr, "spt: 'spt --help' lists the commands, 'spt COMMAND --help' the flags of a command")
-		return exitUsage
-	case errors.As(err, &option):
 		return exitUsage
 	case errors.As(err, &input), errors.As(err, &bad):
 		return exitInput
 	}
 	if a.resume != "" {
-		fmt.Fprintf(a.stderr, "spt: to go on, once that is mended: %s\n", a.resume)
+		fmt.Fprintf(a.stderr, "spt: to go on after the problem is solved: %s\n", a.resume)
 	}
 	return exitFailed
 }
 
+// root returns the root command with all commands below it.
 func (a *app) root() *cobra.Command {
-	cobra.EnableCommandSorting = false // the order of the work
+	cobra.EnableCommandSorting = false // commands are listed in the order of the work
 	root := &cobra.Command{
 		Use: "spt", Short: "Tune vision transformers where the task needs it", Long: description,
 		SilenceUsage: true, SilenceErrors: true,

@@ -39,7 +39,7 @@ weight of the backbone can do the same.`,
 		if err != nil {
 			return err
 		}
-		if err := keepInputs("out", o.out, t.model.Path); err != nil { // --model may have been left out
+		if err := keepInputs("out", o.out, t.model.Path); err != nil { // the path may come from the run
 			return err
 		}
 		if err := t.trained.Tuning.Mergeable(); err != nil {
@@ -73,10 +73,10 @@ weight of the backbone can do the same.`,
 				Out        string   `json:"out"`
 				Bytes      int64    `json:"bytes"`
 				Probes     int      `json:"probes"`
-				Unreadable []string `json:"unreadable,omitempty"` // left out of the probes
+				Unreadable []string `json:"unreadable,omitempty"` // images that could not be read
 				Difference float64  `json:"largest_logit_difference"`
 				Bound      float64  `json:"bound"`
-				BeyondTimm string   `json:"beyond_timm,omitempty"` // why timm computes something else with it
+				BeyondTimm string   `json:"beyond_timm,omitempty"` // why timm does not compute the same with it
 			}{o.out, fileSize(o.out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
 		}
 		var f facts

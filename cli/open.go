@@ -36,9 +36,9 @@ func canSkip(fs *pflag.FlagSet) bool {
 	return skip != nil && !skip.Changed && !fs.Changed("resume")
 }
 
-// resumeRun replaces c, which the flags were read into, by the configuration of the run in dir. It
-// refuses flags that contradict it, except --model and --data, which say where the backbone and the
-// data are now. single is the target of the flags of train, nil for tune.
+// resumeRun reads the configuration of the run in dir into the fields that the flags have set, and
+// refuses flags that contradict it. The paths of backbone and data may differ: they may have moved.
+// single holds the options of train; it is nil for tune.
 func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
 	before := given(cmd)
 	_, loaded, err := run.Open(dir)
@@ -56,7 +56,7 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 		if tuned {
 			verb = "tune"
 		}
-		return &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; go on with it by 'spt %s --resume %s'", dir, verb, verb, dir)}
+		return &run.InputError{Err: fmt.Errorf("%s is a run of 'spt %s'; resume it with 'spt %s --resume %s'", dir, verb, verb, dir)}
 	}
 	*c, *out = loaded, dir
 	if single != nil {

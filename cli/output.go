@@ -23,8 +23,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// notes is where a verb says what it is about to do: with the result for
-// people, and away from it where standard output is for programs.
+// notes returns the stream for what a command is about to do: standard output, or standard error if
+// standard output is for programs.
 func (a *app) notes() io.Writer {
 	switch {
 	case a.quiet:
@@ -44,7 +44,7 @@ func (a *app) writeJSON(v any) error {
 	return a.write(string(data) + "\n")
 }
 
-// write writes to standard output.
+// write writes a text to standard output.
 func (a *app) write(text string) error {
 	if _, err := io.WriteString(a.stdout, text); err != nil {
 		return fmt.Errorf("writing the result: %w", err)
@@ -52,7 +52,7 @@ func (a *app) write(text string) error {
 	return nil
 }
 
-// facts are lines of a name and a value.
+// facts holds lines of a name and a value. String aligns the values.
 type facts [][2]string
 
 func (f *facts) add(name, format string, args ...any) {
@@ -67,7 +67,7 @@ func (f facts) String() string {
 	})
 }
 
-// table aligns columns that tabs divide.
+// table returns the text that fill writes, with its tab-separated columns aligned.
 func table(fill func(io.Writer)) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -76,7 +76,8 @@ func table(fill func(io.Writer)) string {
 	return b.String()
 }
 
-// describeConfig is a backbone in words: "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M parameters".
+// describeConfig returns a backbone in words, such as
+// "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M parameters".
 func describeConfig(c backbone.Config) string {
 	return fmt.Sprintf("%v, %s parameters", c, short(c.Size()))
 }
@@ -98,14 +99,14 @@ func describeData(d *dataset.Dataset) string {
 	return fmt.Sprintf("%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(d.Name), d.Layout, len(d.Classes), len(d.Train), len(d.Val), len(d.Test), d.Split)
 }
 
-// taskFacts are what a verb says of backbone and data before it starts.
+// taskFacts returns the lines on backbone and data that a command prints before it starts.
 func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {
 	var f facts
 	f.add("backbone", "%s: %s", modelName(m), describeConfig(m.Config))
 	if m.HeadsAssumed {
 		f.add("heads", "%d assumed: nothing in or beside the checkpoint says it (--num-heads)", m.Config.NumHeads)
 	}
-	if report != nil || m.Path == embedded.Name { // a delta's backbone is told by its fingerprint
+	if report != nil || m.Path == embedded.Name { // the backbone of a delta has no report: the fingerprint identifies it
 		f.add("checkpoint", "%s", describeReport(report))
 	}
 	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))
@@ -123,8 +124,8 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	return f
 }
 
-// addLeftOut says which files of a folder of class folders are no images of a class: by
-// extension those not taken for images, and images in no class folder.
+// addLeftOut adds the numbers of files in a folder of class folders that are not images of a class:
+// files that are not images, by extension, and images outside the class folders.
 func (f *facts) addLeftOut(ignored map[string]int, stray int) {
 	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
 		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
@@ -157,7 +158,7 @@ func modelName(m *backbone.Model) string {
 	return printable(filepath.Base(m.Path))
 }
 
-// modelArgument is what --model takes to open m again.
+// modelArgument returns the value of --model that opens m again.
 func modelArgument(m *backbone.Model) string {
 	if m.Origin != "" {
 		return m.Origin
@@ -165,7 +166,7 @@ func modelArgument(m *backbone.Model) string {
 	return m.Path
 }
 
-// list names up to five things.
+// list returns the number of names and the first five.
 func list(names []string) string {
 	if len(names) == 0 {
 		return "none"
@@ -181,7 +182,7 @@ func list(names []string) string {
 	return text
 }
 
-// plural is a number of things: "1 image", "2 images".
+// plural returns a number with its noun: "1 image", "2 images".
 func plural(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
@@ -189,7 +190,7 @@ func plural(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// printable keeps names in files from writing control characters to a terminal.
+// printable quotes a text that would write control characters to a terminal.
 func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
@@ -197,7 +198,7 @@ func printable(s string) string {
 	return s
 }
 
-// short is a number of parameters as budgets are written.
+// short returns a number of parameters as budgets are written.
 func short(n int) string {
 	switch {
 	case n >= 1e6:
@@ -208,13 +209,13 @@ func short(n int) string {
 	return fmt.Sprint(n)
 }
 
-// percent is a fraction for people.
+// percent returns a fraction as a percentage.
 func percent(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
 
-// share is n parameters as a part of a backbone's.
+// share returns n parameters as a percentage of the backbone's.
 func share(n int, c backbone.Config) string { return percent(float64(n) / float64(c.Size())) }
 
-// size is an amount of bytes for people.
+// size returns a number of bytes with a unit.
 func size(n int64) string {
 	switch {
 	case n >= 1e6:
@@ -225,7 +226,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// fileSize is the sum over files; those that are not there count nothing.
+// fileSize returns the size of the files that exist, in bytes.
 func fileSize(paths ...string) (n int64) {
 	for _, p := range paths {
 		if stat, err := os.Stat(p); err == nil {
@@ -235,11 +236,12 @@ func fileSize(paths ...string) (n int64) {
 	return n
 }
 
+// deltaSize returns the size of the delta in a run folder, in bytes.
 func deltaSize(dir string) int64 {
 	return fileSize(filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName))
 }
 
-// command is a command line to copy.
+// command returns a command line that a shell takes.
 func command(words ...string) string {
 	for i, w := range words {
 		if strings.ContainsFunc(w, func(r rune) bool {
@@ -251,9 +253,9 @@ func command(words ...string) string {
 	return strings.Join(words, " ")
 }
 
-// runDocument is what tune and train write for programs.
+// runDocument is the JSON document of tune and train.
 type runDocument struct {
-	Run        string             `json:"run"` // the folder, which is the delta's too
+	Run        string             `json:"run"` // the folder of the run and of its delta
 	Config     run.Config         `json:"config"`
 	Backbone   backbone.Config    `json:"backbone"`
 	Parameters int                `json:"backbone_parameters"` // without the head
@@ -277,7 +279,7 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 	return out
 }
 
-// writeRun writes the result of tune or train.
+// writeRun prints the result of tune or train.
 func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) error {
 	if a.json {
 		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), r})

@@ -130,9 +130,9 @@ func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 		return nil, &run.InputError{Err: err}
 	}
 	if in, e := inspect.Open(ctx, path, nil); e == nil && in.Kind != "scores" {
-		err = fmt.Errorf("it is of the kind: %s; 'spt score' makes scores", in.Kind)
+		err = fmt.Errorf("its kind is %s; 'spt score' writes scores", in.Kind)
 	}
-	return nil, &run.InputError{Err: fmt.Errorf("%s is no scores file: %w", path, err)}
+	return nil, &run.InputError{Err: fmt.Errorf("%s is not a scores file: %w", path, err)}
 }
 
 // makePlan makes a plan from scores, for the backbone if one is given.
@@ -146,7 +146,7 @@ func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model ru
 		return nil, nil, err
 	}
 	if scores.Backbone != m.Fingerprint() {
-		return nil, nil, &run.InputError{Err: fmt.Errorf("the scores are of another backbone (fingerprint %s) than %s (%s); give the one that was scored, at the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("the scores are of another backbone (fingerprint %s) than %s (%s); give the backbone that was scored, with the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
 	}
 	p, err := spt.Plan(ctx, m.Config, scores, budget, o)
 	return p, m, err
@@ -200,7 +200,7 @@ func (a *app) writePlan(p *plan.Plan, tensors []plan.Scored, m *backbone.Model, 
 		f.add("counted only", "%d entries of norms, not tuned", p.Cost.CountedOnly)
 	}
 	f.add("class token", "%d", p.Cost.ClassToken)
-	if p.Tau > 0 { // an imported plan does not say it
+	if p.Tau > 0 { // an imported plan has none
 		f.add("tau", "%d largest scores", p.Tau)
 	}
 	f.add("plan", "%s, %s", out, size(fileSize(out)))

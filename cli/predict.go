@@ -30,7 +30,7 @@ are listed at the end, and the command fails after it has predicted all others.`
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		var files []string
-		var unusable []spt.Prediction // paths that lead to no image
+		var unusable []spt.Prediction // the paths without an image
 		for _, path := range args {
 			found, err := dataset.ImageFiles(ctx, path)
 			if err != nil {

@@ -34,7 +34,7 @@ state is in OUT.training, from which --resume goes on.`,
 		out := flags.out
 		state := out + ".training"
 		if _, err := os.Stat(out); err == nil {
-			return refuse("%s is there already; remove it, or give another --out", out)
+			return refuse("%s exists; remove it, or give another --out", out)
 		}
 		if err := checkState(state, flags.resumeState); err != nil {
 			return err
@@ -80,9 +80,9 @@ func checkState(state string, resume bool) error {
 	_, err := os.Stat(state)
 	switch {
 	case err == nil && !resume:
-		return refuse("%s is there from a run that was stopped; go on with it (--resume), or remove it", state)
+		return refuse("%s is the state of a stopped training; go on with --resume, or remove it", state)
 	case errors.Is(err, fs.ErrNotExist) && resume:
-		return &run.InputError{Err: fmt.Errorf("nothing to resume: there is no %s", state)}
+		return &run.InputError{Err: fmt.Errorf("there is no state to resume: %s does not exist", state)}
 	}
 	return nil
 }

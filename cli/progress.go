@@ -12,16 +12,16 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// progress shows events: as bars on a terminal, elsewhere as one plain line
-// for each stage and epoch, so that logs stay readable.
+// reporter shows events: as bars on a terminal, elsewhere as one line for each stage and epoch, so
+// that logs are readable.
 type reporter struct {
 	w     io.Writer // nil: nothing is shown
 	bars  bool
-	label string // what is being worked on where one call does several things
+	label string // the current method of a command that trains several
 
 	bar   *progressbar.ProgressBar
 	stage string // the stage of the bar, as the bar shows it
-	note  string // the last epoch's figures, in short
+	note  string // the results of the last epoch, in short
 }
 
 func (a *app) reporter() *reporter {
@@ -31,7 +31,7 @@ func (a *app) reporter() *reporter {
 	return &reporter{w: a.stderr, bars: a.terminal}
 }
 
-// event shows a sign of progress.
+// event shows one event.
 func (p *reporter) event(e progress.Event) {
 	switch {
 	case p.w == nil:
@@ -44,10 +44,10 @@ func (p *reporter) event(e progress.Event) {
 	}
 }
 
-// close ends the bar, so that what follows starts on its own line.
+// close ends the bar. The next output starts on a line of its own.
 func (p *reporter) close() {
 	if p.bar != nil {
-		_ = p.bar.Exit() // the terminal is gone if it fails
+		_ = p.bar.Exit() // an error means that the terminal is gone
 		fmt.Fprintln(p.w)
 		p.bar = nil
 	}
@@ -60,7 +60,7 @@ func (p *reporter) prefix() string {
 	return p.label + ": "
 }
 
-// describe is the line for an event; empty for those between the lines.
+// describe returns the line for an event; it is empty for an event without a line.
 func describe(e progress.Event) string {
 	switch {
 	case e.Stage == progress.Note:
@@ -92,9 +92,10 @@ func describe(e progress.Event) string {
 	return fmt.Sprintf("%s: %d", e.Stage, e.Total)
 }
 
+// count returns a number with its noun, as plural does.
 func count(n int64, thing string) string { return plural(int(n), thing) }
 
-// stageName names the work of an event in a bar.
+// stageName returns the name of the work of an event for a bar.
 func stageName(e progress.Event) string {
 	switch e.Stage {
 	case progress.Evaluate:
@@ -107,6 +108,7 @@ func stageName(e progress.Event) string {
 	return string(e.Stage)
 }
 
+// candidate returns a space and the name of the candidate, if the event has one.
 func candidate(e progress.Event) string {
 	if e.Candidate == "" {
 		return ""
@@ -114,7 +116,7 @@ func candidate(e progress.Event) string {
 	return " " + e.Candidate
 }
 
-// figures describes what an epoch reached.
+// figures returns the results of an epoch.
 func figures(f train.Epoch) string {
 	text := fmt.Sprintf("loss %.4f, train accuracy %s", f.TrainLoss, percent(f.TrainAccuracy))
 	if f.ValLoss != 0 || f.ValAccuracy != 0 {
@@ -144,7 +146,7 @@ func (p *reporter) draw(e progress.Event) {
 	}
 	if e.Stage != progress.Train && e.Stage != progress.Epoch {
 		p.bar.ChangeMax64(e.Total)
-		_ = p.bar.Set64(e.Done) // a terminal that is gone is no reason to stop
+		_ = p.bar.Set64(e.Done) // a missing terminal does not stop the work
 		return
 	}
 	if f, ok := e.Detail.(train.Epoch); ok {
@@ -160,7 +162,7 @@ func (p *reporter) draw(e progress.Event) {
 	_ = p.bar.Set64(int64(e.Epoch)*e.Total + e.Done)
 }
 
-// tail is the end of a text that is too long.
+// tail shortens a text to its end.
 func tail(s string, most int) string {
 	if r := []rune(s); len(r) > most {
 		return "…" + string(r[len(r)-most+1:])
@@ -168,8 +170,8 @@ func tail(s string, most int) string {
 	return s
 }
 
-// newBar makes a bar that fits 80 columns with a description of 45: where it
-// wraps, a terminal cannot draw over it.
+// newBar returns a bar that fits into 80 columns with a description of 45: a terminal cannot draw
+// over a line that wraps.
 func newBar(w io.Writer, description string, more ...progressbar.Option) *progressbar.ProgressBar {
 	return progressbar.NewOptions(1, append(more, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(description), progressbar.OptionSetWidth(10),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetPredictTime(true))...)

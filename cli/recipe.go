@@ -60,7 +60,7 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 		return nil
 	}
 	if _, err := peft.Lookup(name); err != nil {
-		return &run.OptionError{Option: "structured", Err: err}
+		return &run.OptionError{Err: err}
 	}
 	if !cmd.Flags().Changed("method") {
 		*chosen = method.SPT(name)
@@ -73,16 +73,10 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 
 // takeMethodRecipe sets the options of training that no flag has set to those of the recipe of
 // the method.
-func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) {
-	recipe := method.Recipe(m)
-	o.WarmupLR, o.MinLR = recipe.WarmupLR, recipe.MinLR
-	for name, value := range map[string]struct{ to, from *float64 }{
-		"lr": {&o.LR, &recipe.LR}, "weight-decay": {&o.WeightDecay, &recipe.WeightDecay}, "drop-path": {&o.DropPath, &recipe.DropPath},
-	} {
-		if !cmd.Flags().Changed(name) {
-			*value.to = *value.from
-		}
-	}
+func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) error {
+	before := given(cmd)
+	*o = method.Recipe(m)
+	return setAgain(cmd, before, func(f flagRow) bool { return f.group == trainingGroup })
 }
 
 // scaleWarmup keeps the share of the warm-up in the epochs if the user gives the epochs alone. It
@@ -93,7 +87,7 @@ func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 		o.WarmupEpochs = recipe.WarmupEpochs
 	}
 	if o.WarmupEpochs > float64(o.Epochs) {
-		return refuse("--warmup-epochs %g is more than --epochs %d: the learning rate would never reach --lr", o.WarmupEpochs, o.Epochs)
+		return refuse("--warmup-epochs %g is more than --epochs %d: the learning rate would not reach --lr; give a shorter warm-up", o.WarmupEpochs, o.Epochs)
 	}
 	return nil
 }
@@ -108,7 +102,7 @@ func distinctBudgets(budgets []string, size int) error {
 			continue
 		}
 		if first, ok := seen[n]; ok {
-			return refuse("--budget %s and %s are the same %d parameters; leave one out", first, text, n)
+			return refuse("--budget %s and %s are the same %d parameters; leave one of them out", first, text, n)
 		}
 		seen[n] = text
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/bench"
 )
 
-// benchSuite runs the suite and keeps its report, as far as it has come, in NAME.json
-// and NAME.md. What failed, or is wrong, makes it fail, after the report is there.
+// benchSuite runs the suite. It writes the report to NAME.json and NAME.md after every item. It
+// returns an error if an item failed or a result is wrong.
 func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string) (err error) {
 	if o.Backend, err = a.openDevice(&o.Compute); err != nil {
 		return err
@@ -43,12 +43,12 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 		err = a.write(suiteReport(r))
 	}
 	if err == nil && !r.OK() {
-		err = fmt.Errorf("the device fails, or is off, in what the report %s.md lists", name)
+		err = fmt.Errorf("the device failed checks or items, which the report %s.md lists", name)
 	}
 	return err
 }
 
-// suiteReport is the report in Markdown.
+// suiteReport returns the report in Markdown.
 func suiteReport(r *bench.SuiteReport) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

@@ -39,7 +39,9 @@ The methods of SPT need a plan.`,
 					return err
 				}
 			}
-			takeMethodRecipe(cmd, single.Method, &single.Train)
+			if err := takeMethodRecipe(cmd, single.Method, &single.Train); err != nil {
+				return err
+			}
 			single.Sizes = single.Sizes.For(single.Method)
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err

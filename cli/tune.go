@@ -41,7 +41,9 @@ on with --resume; its result is the same to the last bit.
 			if err := checkMethod(cmd, c.Tune.Method); err != nil {
 				return err
 			}
-			takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train)
+			if err := takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train); err != nil {
+				return err
+			}
 			if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
 				return err
 			}
@@ -86,7 +88,7 @@ on with --resume; its result is the same to the last bit.
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resume = command("spt", "tune", "--resume", o.out)
 		var explained error
-		shown := map[int]bool{} // by budget: the chosen plan is made again
+		shown := map[int]bool{} // the plans by their budget: the chosen one is made twice
 		result, err := task.Tune(ctx, c.Tune, o.out, func(e progress.Event) {
 			p.event(e)
 			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {

@@ -22,11 +22,11 @@ import (
 // tuned holds a backbone that can classify: with a delta, or with the head of its checkpoint.
 type tuned struct {
 	model     *backbone.Model
-	delta     *delta.Delta // nil: the checkpoint's own head
+	delta     *delta.Delta // nil: the head is that of the checkpoint
 	run       *run.Config
 	report    *checkpoint.Report
 	trained   *spt.Trained
-	classes   []string // nil: the checkpoint does not name them
+	classes   []string // nil: the checkpoint has no names of classes
 	transform dataset.Transform
 }
 
@@ -49,7 +49,7 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 // openWhole loads a checkpoint with a head. Flags override its options of images.
 func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	if c.Path == "" {
-		return nil, &run.OptionError{Err: errors.New("no classifier given: --delta DIR of a run, or --model FILE, a checkpoint with a head")}
+		return nil, &run.OptionError{Err: errors.New("no classifier given; give --delta DIR with the folder of a run, or --model FILE with a checkpoint that has a head")}
 	}
 	m, report, err := a.openModel(ctx, c, 0)
 	if err != nil {
@@ -81,6 +81,7 @@ func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConf
 	return t, nil
 }
 
+// openDelta loads a delta and its backbone.
 func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tuned, error) {
 	d, err := delta.Load(dir)
 	if err != nil {
@@ -94,7 +95,7 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 		c.Path, c.Commit = t.run.Model.Path, t.run.Model.Commit
 	}
 	if c.Path == "" {
-		return nil, refuse("no backbone given for the delta in %s, which was tuned on %s: --model FILE", dir, d.Backbone)
+		return nil, refuse("no backbone given for the delta in %s, which was tuned on %s; give --model FILE", dir, d.Backbone)
 	}
 	p := a.reporter()
 	defer p.close()
