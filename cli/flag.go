@@ -212,7 +212,7 @@ func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.C
 	done := ""
 	if f.values != nil {
 		if i := strings.LastIndexByte(typed, ','); i >= 0 {
-			if _, list := f.field(&options{}).(*[]string); list {
+			if _, list := f.field((&app{}).newOptions()).(*[]string); list {
 				done, typed = typed[:i+1], typed[i+1:]
 			}
 		}
