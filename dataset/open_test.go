@@ -190,7 +190,7 @@ func TestOpenErrors(t *testing.T) {
 		{"classes.txt in Latin-1", vtabTree.with(tree{"classes.txt": "the\ncaf\xe9\n"}), OpenOptions{}, []string{`classes.txt:2: the class name "caf\xe9" is not UTF-8: save`}},
 		{"list in UTF-16", vtabTree.with(tree{"classes.txt": "\xfe\xff\x00a"}), OpenOptions{}, []string{"classes.txt is in UTF-16: save it as UTF-8"}},
 		{"two folders of a split", tree{"train/cat/1.png": "image", "Training/cat/1.png": "image"}, OpenOptions{}, []string{"found both Training and train", "training images"}},
-		{"no such layout", vtabTree, OpenOptions{Layout: "coco"}, []string{`"coco"`, "vtab, fgvc, fewshot, parquet, table, imagefolder"}},
+		{"no such layout", vtabTree, OpenOptions{Layout: "coco"}, []string{`"coco"`, strings.Join(Layouts(), ", ")}},
 		{"two layouts", vtabTree.with(tree{"train.json": "{}"}), OpenOptions{}, []string{"train800.txt", "(layout vtab)", "train.json (layout fgvc)", "option layout"}},
 		{"folder of sets", tree{"pets/train800.txt": "x.png 0", "birds/train.json": "{}"}, OpenOptions{}, []string{"folder of data sets", "birds"}},
 		{"fractions", vtabTree, OpenOptions{ValFraction: 0.5, TestFraction: 0.5}, []string{"0.5", "below 1"}},
