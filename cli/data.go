@@ -42,7 +42,10 @@ of images of each split and class, classes without training images, images that 
 missing or broken, files in class folders that are not images, and images with different
 names that are equal in every byte or in every pixel. The command fails with exit code 3 if
 an image cannot be read, or if an image of the test split is in another split too. It
-changes nothing.`,
+changes nothing.
+
+Data layouts:
+` + dataset.DescribeLayouts(),
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
   spt data verify list.csv --label-column kind --json`,

@@ -42,8 +42,8 @@ func decodeFile(path string) (*RGB, error) {
 	return m, err
 }
 
-// TestDecodeAsPillow holds Decode against the pixels that Pillow reads from the same files (testdata/make.py): every format,
-// every chroma subsampling, every orientation.
+// TestDecodeAsPillow compares the pixels with those that Pillow reads from the same files
+// (testdata/make.py): every format, every chroma subsampling, every orientation.
 func TestDecodeAsPillow(t *testing.T) {
 	expected, err := filepath.Glob("testdata/decode/*.*.png")
 	if err != nil || len(expected) < 35 {
@@ -63,7 +63,8 @@ func TestDecodeAsPillow(t *testing.T) {
 			greatest, mean := compare(t, got, want)
 			allowed, allowedMean := 0, 0.0
 			if strings.HasSuffix(name, ".jpg") {
-				// The inverse DCT may round differently by one level; the colour matrix multiplies chroma by up to 1.77.
+				// The inverse DCT may round differently by one level, and the colour matrix multiplies
+				// chroma by up to 1.77.
 				allowed, allowedMean = 3, 0.15
 			}
 			if greatest > allowed || mean > allowedMean {
@@ -73,7 +74,7 @@ func TestDecodeAsPillow(t *testing.T) {
 	}
 }
 
-// TestDecode16Bit: the high byte of every channel, with alpha neither blended nor premultiplied in.
+// TestDecode16Bit checks that 16-bit channels keep their high byte, and that alpha is dropped.
 func TestDecode16Bit(t *testing.T) {
 	grey := image.NewGray16(image.Rect(0, 0, 2, 1))
 	grey.SetGray16(0, 0, color.Gray16{0x12ff})
@@ -108,7 +109,8 @@ func TestDecode16Bit(t *testing.T) {
 	}
 }
 
-// TestDecodeGIFFrame: a first frame smaller than the screen stands at its place, on the palette's first colour.
+// TestDecodeGIFFrame checks that a first frame that is smaller than the screen is drawn at its place, on
+// the first colour of the palette.
 func TestDecodeGIFFrame(t *testing.T) {
 	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 0, 0, 255}}
 	frame := image.NewPaletted(image.Rect(2, 1, 3, 3), palette)
@@ -159,7 +161,8 @@ func TestDecodePNM(t *testing.T) {
 	}
 }
 
-// TestDecodeErrors: broken files are errors that say what is wrong, and neither panics nor huge allocations.
+// TestDecodeErrors checks that a broken file is an error that says what is wrong, without a panic and
+// without a huge allocation.
 func TestDecodeErrors(t *testing.T) {
 	read := func(name string) []byte {
 		data, err := os.ReadFile(filepath.Join("testdata/decode", name))
@@ -208,7 +211,7 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
-// TestDecodeEveryCut cuts every fixture short and damages it here and there: errors are fine, panics are not.
+// TestDecodeEveryCut cuts every fixture short and damages single bytes. Errors are fine, panics are not.
 func TestDecodeEveryCut(t *testing.T) {
 	files, err := filepath.Glob("testdata/decode/*")
 	if err != nil {
@@ -230,7 +233,8 @@ func TestDecodeEveryCut(t *testing.T) {
 	}
 }
 
-// TestDecodePremultiplied: alpha is divided out again; what is fully transparent has no colour left.
+// TestDecodePremultiplied checks that premultiplied alpha is divided out again. A fully transparent pixel
+// has no colour left.
 func TestDecodePremultiplied(t *testing.T) {
 	m := image.NewRGBA(image.Rect(0, 0, 2, 1))
 	copy(m.Pix, []uint8{100, 50, 0, 128, 0, 0, 0, 0})
@@ -242,7 +246,7 @@ func TestDecodePremultiplied(t *testing.T) {
 	}
 }
 
-// TestDecodePanic: a decoder that panics is a broken file to the caller.
+// TestDecodePanic checks that the panic of a decoder is the error of a broken file.
 func TestDecodePanic(t *testing.T) {
 	saved := formats
 	defer func() { formats = saved }()
@@ -257,7 +261,8 @@ func TestDecodePanic(t *testing.T) {
 	}
 }
 
-// TestUpsampleFlat: a picture of one colour keeps it at every size and subsampling, up to the last row and column.
+// TestUpsampleFlat checks that an image of one colour keeps it at every size and subsampling, up to the
+// last row and column.
 func TestUpsampleFlat(t *testing.T) {
 	for _, ratio := range []image.YCbCrSubsampleRatio{
 		image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio420,
@@ -272,7 +277,8 @@ func TestUpsampleFlat(t *testing.T) {
 				for i := range m.Cb {
 					m.Cb[i], m.Cr[i] = 100, 90
 				}
-				// JFIF: R = Y + 1.402(Cr-128), G = Y - 0.34414(Cb-128) - 0.71414(Cr-128), B = Y + 1.772(Cb-128).
+				// JFIF: R = Y + 1.402(Cr-128), B = Y + 1.772(Cb-128),
+				// G = Y - 0.34414(Cb-128) - 0.71414(Cr-128).
 				want := []uint8{97, 187, 100}
 				for i, v := range jpegToRGB(m).Pix {
 					if v != want[i%3] {
@@ -294,7 +300,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// Headers may ask for 178 million pixels by right; the fuzzer's memory is better spent.
+		// Headers may ask for up to 178 million pixels, which would fill the memory of the fuzzer.
 		if format, err := sniff(data); err == nil {
 			if c, err := format.config(bytes.NewReader(data)); err == nil && c.Width > 0 && c.Height > 1<<20/c.Width {
 				return

@@ -23,7 +23,7 @@ type layout struct {
 	// this layout; a folder with markers of two layouts is an error.
 	markers []string
 
-	// signs names, in words, what recognise looks for. It is empty if the markers are enough.
+	// signs names, in words, what recognise looks for. It is "" without recognise.
 	signs string
 
 	// recognise reports whether a folder without markers has this layout. nil means never. The
@@ -138,7 +138,8 @@ func CheckLayout(name string) error {
 	return nil
 }
 
-// lookedFor names what the layout is recognised by.
+// lookedFor names what the layout is recognised by. It returns "" for a layout that opens single files
+// only.
 func (l layout) lookedFor() string {
 	if l.signs != "" {
 		return l.signs
@@ -205,7 +206,9 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 				return l, err
 			}
 		}
-		looked = append(looked, fmt.Sprintf("%s (%s)", l.lookedFor(), l.name))
+		if signs := l.lookedFor(); signs != "" {
+			looked = append(looked, fmt.Sprintf("%s (%s)", signs, l.name))
+		}
 	}
 	other, err := otherFiles(ctx, root)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// memorySamples are n images of different sizes and contents.
+// memorySamples returns n images of different sizes and contents.
 func memorySamples(n int) []Sample {
 	samples := make([]Sample, n)
 	for i := range samples {
@@ -78,7 +78,8 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// TestBatchesSame: workers, prefetching, batch size, order and cache do not change what is made of a sample.
+// TestBatchesSame checks that workers, prefetching, batch size, order and cache do not change the pixels
+// of a sample.
 func TestBatchesSame(t *testing.T) {
 	samples := memorySamples(40)
 	transform := Transform{Size: 10, Resize: "crop", RandomCrop: true, HorizontalFlip: true}
@@ -107,9 +108,10 @@ func TestBatchesSame(t *testing.T) {
 	}
 }
 
-// TestAugmentation: crops come from every place and flips from half of the images, evenly and independently of each other.
+// TestAugmentation checks that crops come from every place and that half of the images are flipped, evenly
+// and independently of each other.
 func TestAugmentation(t *testing.T) {
-	m := newRGB(9, 8) // every pixel says where it is
+	m := newRGB(9, 8) // every pixel holds its position
 	for y := range 8 {
 		for x := range 9 {
 			copy(m.Pix[3*(9*y+x):], []uint8{uint8(x), uint8(y), 0})
@@ -141,7 +143,8 @@ func TestAugmentation(t *testing.T) {
 		}
 		seen[[3]int{x0, y0, flipped}]++
 	}
-	// 6 columns × 5 rows × 2 outcomes of probability 1/60; chi-square with 59 degrees of freedom is below 98.3 with p = 0.999.
+	// 6 columns × 5 rows × 2 outcomes have a probability of 1/60 each. Chi-square with 59 degrees of
+	// freedom is below 98.3 with p = 0.999.
 	if len(seen) != 60 {
 		t.Fatalf("%d different crops, want 60", len(seen))
 	}
@@ -154,7 +157,7 @@ func TestAugmentation(t *testing.T) {
 	}
 }
 
-// TestTransformSizes: the sizes and the centre crop of torchvision's Resize and CenterCrop, computed there.
+// TestTransformSizes compares sizes and the centre crop with those of torchvision's Resize and CenterCrop.
 func TestTransformSizes(t *testing.T) {
 	for _, c := range []struct {
 		w, h               int
@@ -200,7 +203,7 @@ func TestTransformErrors(t *testing.T) {
 			t.Errorf("a loader with %+v works", tr)
 		}
 	}
-	// A sliver of an image would grow beyond all bounds with its shorter side at 256.
+	// A very narrow image would become huge if its shorter side were resized to 256.
 	thin := []Sample{{Image: newRGB(1, 1_000_000), Where: "thin.txt:1"}}
 	err := firstError(NewLoader(thin, Transform{Size: 224, Resize: "crop"}, nil, LoaderOptions{}), nil, 1)
 	if err == nil || !strings.Contains(err.Error(), "thin.txt:1") || !strings.Contains(err.Error(), "256×256000000") {
@@ -239,7 +242,7 @@ func TestBatchesErrors(t *testing.T) {
 		}
 		batches += b.N / 5
 	}
-	// Of two bad images in a batch the first is reported, whichever was found first.
+	// Of two bad images in a batch, the error names the first one, whichever was found first.
 	if batches != 2 || failed == nil || !strings.Contains(failed.Error(), "test.txt:14") || !strings.Contains(failed.Error(), broken) {
 		t.Errorf("%d batches, then %v", batches, failed)
 	}
@@ -302,7 +305,8 @@ func TestBatchesStop(t *testing.T) {
 	goroutinesBack(t, before)
 }
 
-// TestCache: the bound holds, what is kept is not decoded again, and transforms do not mix.
+// TestCache checks that the bound holds, that an image in the cache is not decoded again, and that images
+// of different transforms are kept apart.
 func TestCache(t *testing.T) {
 	root := vtabTree.write(t)
 	d, err := Open(t.Context(), root, OpenOptions{})
@@ -327,7 +331,8 @@ func TestCache(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(root, "images")); err != nil {
 		t.Fatal(err)
 	}
-	// The files are gone: only the cache can answer, also to another loader with another crop of the same resize.
+	// The files are gone, so the images come from the cache, also for another loader that crops the
+	// same resized images differently.
 	again, _, _ := collect(t, NewLoader(samples, Transform{Size: 8, HorizontalFlip: true}, all, LoaderOptions{}), nil, 6, false, 0, 0)
 	if !bytes.Equal(first, again) { // one-pixel images are flat: a flip changes nothing
 		t.Error("the cache gives other pixels")
@@ -364,7 +369,7 @@ func TestShuffle(t *testing.T) {
 			t.Fatalf("not a permutation: %d at %d", v, i)
 		}
 	}
-	// Whoever changes this changes every run.
+	// If this changes, every run changes.
 	if got := Shuffle(8, 42, 0); !slices.Equal(got, []int{3, 4, 2, 1, 5, 0, 6, 7}) {
 		t.Errorf("Shuffle(8, 42, 0) is %v", got)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// onePixel is a PNG file of one pixel; level makes its content differ from others.
+// onePixel returns a PNG file of one pixel with that level of grey.
 func onePixel(t testing.TB, level uint8) string {
 	t.Helper()
 	m := image.NewGray(image.Rect(0, 0, 1, 1))
@@ -31,10 +31,11 @@ func onePixel(t testing.TB, level uint8) string {
 	return data.String()
 }
 
-// tree is a folder: path to content. Content "@path" is a link to path; "" in a name that ends in / is an empty folder.
+// tree is a folder: it maps paths to contents. The content "@path" is a link to path. A path that ends in
+// / is an empty folder.
 type tree map[string]string
 
-// write makes the folder and returns its path. Every image gets other content.
+// write creates the folder and returns its path. All images get different contents.
 func (files tree) write(t testing.TB) string {
 	t.Helper()
 	root := t.TempDir()
@@ -96,7 +97,7 @@ var (
 	}
 )
 
-// describe is a split as "path=label@where" with paths relative to the root.
+// describe returns a split as "path=label@where" with paths relative to the root.
 func describe(root string, samples []Sample) string {
 	var all []string
 	for _, s := range samples {
@@ -165,7 +166,7 @@ func TestOpenLayouts(t *testing.T) {
 	}
 }
 
-// TestOpenErrors: every message names the file and the line, key or folder.
+// TestOpenErrors checks that every message names the file and the line, key or folder.
 func TestOpenErrors(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -189,7 +190,7 @@ func TestOpenErrors(t *testing.T) {
 		{"classes.txt in Latin-1", vtabTree.with(tree{"classes.txt": "the\ncaf\xe9\n"}), OpenOptions{}, []string{`classes.txt:2: the class name "caf\xe9" is not UTF-8: save`}},
 		{"list in UTF-16", vtabTree.with(tree{"classes.txt": "\xfe\xff\x00a"}), OpenOptions{}, []string{"classes.txt is in UTF-16: save it as UTF-8"}},
 		{"two folders of a split", tree{"train/cat/1.png": "image", "Training/cat/1.png": "image"}, OpenOptions{}, []string{"found both Training and train", "training images"}},
-		{"no such layout", vtabTree, OpenOptions{Layout: "coco"}, []string{`"coco"`, "vtab, fgvc, fewshot, parquet, table, imagefolder"}},
+		{"no such layout", vtabTree, OpenOptions{Layout: "coco"}, []string{`"coco"`, strings.Join(Layouts(), ", ")}},
 		{"two layouts", vtabTree.with(tree{"train.json": "{}"}), OpenOptions{}, []string{"train800.txt", "(layout vtab)", "train.json (layout fgvc)", "option layout"}},
 		{"folder of sets", tree{"pets/train800.txt": "x.png 0", "birds/train.json": "{}"}, OpenOptions{}, []string{"folder of data sets", "birds"}},
 		{"fractions", vtabTree, OpenOptions{ValFraction: 0.5, TestFraction: 0.5}, []string{"0.5", "below 1"}},
@@ -252,7 +253,7 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	}
-	// Of many missing images ten are spelled out.
+	// Of many missing images, the error names ten.
 	many := tree{"train800.txt": "", "val200.txt": "v.png 0", "test.txt": "t.png 0"}
 	for i := range 14 {
 		many["train800.txt"] += fmt.Sprintf("images/%d.png 0\n", i)
@@ -304,7 +305,7 @@ func TestSkipBadImages(t *testing.T) {
 		t.Errorf("skipped %+v", d.Skipped)
 	}
 
-	// Without the option the same image is an error, and the splits stay.
+	// Without the option the same image is an error, and the splits do not change.
 	strict, err := Open(t.Context(), vtabTree.with(tree{"images/g.png": "not an image"}).write(t), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +336,7 @@ func TestSkipBadImages(t *testing.T) {
 	}
 }
 
-// TestSkipAll: where too little is left, what was skipped is named.
+// TestSkipAll checks that the error names the skipped images if too few images are left.
 func TestSkipAll(t *testing.T) {
 	skip := OpenOptions{SkipBadImages: true}
 	for _, c := range []struct {
@@ -364,7 +365,7 @@ func TestSkipAll(t *testing.T) {
 	}
 }
 
-// TestIgnored: what lies in an ImageFolder and is not read is counted.
+// TestIgnored checks that files in an ImageFolder that are not read are counted.
 func TestIgnored(t *testing.T) {
 	d, err := Open(t.Context(), folderTree.with(tree{
 		"train/cat/a.HEIC": "x", "train/cat/deep/b.heic": "x", "test/dog/README": "x", "train/dog/jpeg.JFIF": "image", "train/dog/Thumbs.db": "x", "train/dog/desktop.ini": "x", "train/dog/.DS_Store": "x",
@@ -419,7 +420,7 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(d.Val[0].Path, []byte("\x89PNG\r\n\x1a\nno more"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Another encoder's file of the same pixel: a GIF of one grey pixel.
+	// The same pixel in another format: a GIF of one grey pixel.
 	if err := os.WriteFile(d.Test[1].Path, []byte("GIF87a\x01\x00\x01\x00\x80\x00\x00\xc8\xc8\xc8\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -488,7 +489,7 @@ func FuzzParseList(f *testing.F) {
 			return
 		}
 		checkParsed(t, samples)
-		// What was read, written out again, reads the same.
+		// The samples, written out as a list, read the same.
 		var again strings.Builder
 		for _, s := range samples {
 			fmt.Fprintf(&again, "%s %d\n", s.Path, s.stratum())
@@ -521,7 +522,7 @@ func FuzzParseJSONList(f *testing.F) {
 	})
 }
 
-// checkParsed holds for whatever a list reader accepts.
+// checkParsed checks the samples of any list that a reader accepts.
 func checkParsed(t *testing.T, samples []Sample) {
 	t.Helper()
 	if len(samples) == 0 {
@@ -534,7 +535,7 @@ func checkParsed(t *testing.T, samples []Sample) {
 	}
 }
 
-// TestTrainable: one class can be opened, to be measured, and not trained on.
+// TestTrainable checks that a data set of one class can be opened, to be measured, but is not trainable.
 func TestTrainable(t *testing.T) {
 	for name, c := range map[string]struct {
 		files tree

@@ -23,7 +23,8 @@ import (
 
 const parquetData = "testdata/parquet"
 
-// pyarrowRows are what pyarrow reads from the fixtures: of each row the hash of the image's bytes, "" for none, and the label.
+// pyarrowRows returns what pyarrow reads from the fixtures: for each row the hash of the bytes of the
+// image, "" for no image, and the label.
 func pyarrowRows(t testing.TB) map[string][][2]string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(parquetData, "expected.json"))
@@ -44,7 +45,7 @@ func pyarrowRows(t testing.TB) map[string][][2]string {
 	return out
 }
 
-// hashOf is "" where the row has no bytes.
+// hashOf returns the hash of the bytes of an image, "" for a row without bytes.
 func hashOf(s Sample) string {
 	data, err := s.stored.encoded()
 	if err != nil {
@@ -54,7 +55,8 @@ func hashOf(s Sample) string {
 	return hex.EncodeToString(sum[:])[:12]
 }
 
-// TestParquetAgainstPyarrow: every way of storing pages, row by row in order, at random, and from several goroutines.
+// TestParquetAgainstPyarrow reads every kind of pages, row by row in order, in random order, and from
+// several goroutines.
 func TestParquetAgainstPyarrow(t *testing.T) {
 	for file, rows := range pyarrowRows(t) {
 		t.Run(file, func(t *testing.T) {
@@ -113,7 +115,7 @@ func TestParquetSets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The fixtures' formula at row 3, x 2, y 1: a PNG.
+	// The formula of the fixtures, at row 3, x 2, y 1. The image is a PNG.
 	if got, want := [3]uint8(m.Pix[3*(8*1+2):]), [3]uint8{(2*20 + 3*40) % 256, 25 + 3*17, 2 + 27}; got != want {
 		t.Errorf("pixel %v, want %v", got, want)
 	}
@@ -142,7 +144,7 @@ func TestParquetSets(t *testing.T) {
 	}
 }
 
-// copied is a set of files of the fixtures in a new folder: name there to name here.
+// copied copies fixtures to a new folder. files maps the new names to the names of the fixtures.
 func copied(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -244,9 +246,10 @@ func TestParquetErrors(t *testing.T) {
 	}
 }
 
-// TestParquetIsLazy: opening a file and reading one image of it touches little more than footer, labels and that image.
+// TestParquetIsLazy checks that opening a file and reading images from it allocates little more than the
+// footer, the labels and these images.
 func TestParquetIsLazy(t *testing.T) {
-	// A file of 400 images of 64 kB, by hand: no writer is at hand that makes one so plainly.
+	// The file has 400 images of 64 kB in uncompressed pages.
 	const rows, size = 400, 64 << 10
 	path := bigParquet(t, rows, size)
 	var before, after runtime.MemStats
@@ -348,7 +351,8 @@ func TestPageCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestRunLengths: by hand from the format's description, where 0…7 in three bits are the bytes 88 c6 fa.
+// TestRunLengths checks cases made by hand from the description of the format, in which 0…7 in three bits
+// are the bytes 88 c6 fa.
 func TestRunLengths(t *testing.T) {
 	for _, c := range []struct {
 		data  string
@@ -383,7 +387,7 @@ func TestRunLengths(t *testing.T) {
 	}
 }
 
-// TestHostileFooters: lengths, counts and nesting that the bytes do not bear out.
+// TestHostileFooters checks lengths, counts and nesting that do not fit the bytes.
 func TestHostileFooters(t *testing.T) {
 	nested := strings.Repeat("\x1c", 100)
 	for _, c := range []struct{ name, data, want string }{
@@ -404,8 +408,8 @@ func TestHostileFooters(t *testing.T) {
 	}
 }
 
-// FuzzParquet: whatever is done to a file, opening it and reading all of it ends in an error or not, without a panic and
-// without memory in no proportion to the file.
+// FuzzParquet checks that opening a damaged file and reading all of it ends without a panic and without
+// memory out of proportion to the file.
 func FuzzParquet(f *testing.F) {
 	for file := range pyarrowRows(f) {
 		data, err := os.ReadFile(filepath.Join(parquetData, filepath.FromSlash(file)))

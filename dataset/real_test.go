@@ -13,7 +13,7 @@ import (
 	"github.com/sptune/spt/internal/golden"
 )
 
-// TestGoldenResized: from file to 224×224 against Pillow 9.4's own decoding and resizing of six Caltech-101 JPEGs.
+// TestGoldenResized compares six JPEGs of Caltech-101 at 224×224 with the result of Pillow 9.4.
 func TestGoldenResized(t *testing.T) {
 	f, err := npz.Open(golden.Path(t, "vit_tiny_real", "golden.npz"))
 	if err != nil {
@@ -47,7 +47,8 @@ func TestGoldenResized(t *testing.T) {
 		}
 		greatest, mean := compare(t, m, &RGB{224, 224, want[i*imageBytes : (i+1)*imageBytes]})
 		t.Logf("%s: greatest difference %d levels, mean %.4f", name, greatest, mean)
-		// All of it comes from the rounding of the inverse DCT: from Pillow's own pixels the resize is exact.
+		// The differences come from the rounding of the inverse DCT. The resize of Pillow's own pixels is
+		// exact.
 		if greatest > 4 || mean > 0.06 {
 			t.Errorf("%s: off by up to %d levels, %.4f on average; want at most 4 and 0.06", name, greatest, mean)
 		}
@@ -110,7 +111,7 @@ func TestOpenRealSets(t *testing.T) {
 	}
 }
 
-// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to pixels of 224×224.
+// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to 224×224 pixels.
 func BenchmarkLoadCaltech(b *testing.B) {
 	d, err := Open(b.Context(), golden.Beside(b, "data", "caltech101"), OpenOptions{})
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// pattern is the picture of testdata/make.py: no two rows are equal and every level occurs.
+// pattern returns the image of testdata/make.py: no two rows are equal and every level occurs.
 func pattern(w, h int) *RGB {
 	m := newRGB(w, h)
 	for i := range m.Pix {
@@ -15,7 +15,8 @@ func pattern(w, h int) *RGB {
 	return m
 }
 
-// TestResizeAsPillow: bit for bit the output of Pillow 13.0.0, rows first (testdata/make.py).
+// TestResizeAsPillow compares the pixels, bit for bit, with those of Pillow 13.0.0 that resizes the rows
+// first (testdata/make.py).
 func TestResizeAsPillow(t *testing.T) {
 	for _, c := range []struct {
 		w, h, newW, newH int
@@ -43,7 +44,8 @@ func TestResizeAsPillow(t *testing.T) {
 	}
 }
 
-// TestResizeSymmetries: a picture of one colour keeps it, and mirroring before or after is the same but for rounding.
+// TestResizeSymmetries checks that an image of one colour keeps it, and that mirroring before or after the
+// resize gives the same image, but for rounding.
 func TestResizeSymmetries(t *testing.T) {
 	m := pattern(23, 19)
 	resize := func(m *RGB, w, h int) *RGB {

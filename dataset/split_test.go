@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// classSizes makes samples with paths, n[c] of class c.
+// classSizes returns samples with paths, n[c] of class c.
 func classSizes(n ...int) []Sample {
 	var samples []Sample
 	for class, count := range n {
@@ -42,11 +42,11 @@ func TestStratify(t *testing.T) {
 	}{
 		{[]int{10, 20, 100}, 0.1, 0.1, []int{8, 16, 80}, []int{1, 2, 10}, []int{1, 2, 10}},
 		{[]int{100}, 0.25, 0, []int{75}, []int{25}, []int{0}},
-		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},                                                                                     // one image trains
-		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},                                                                                               // room for one only
-		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},                                                                           // halves take turns
-		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}}, // not one class for both
-		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},                                                 // what small ones cannot give
+		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},                                                                                     // every class keeps one training image
+		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},                                                                                               // each class can give one image only
+		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},                                                                           // halves of an image take turns
+		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}}, // no class gives to both
+		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},                                                 // a large class gives for small ones
 		{[]int{0, 10}, 0.1, 0.2, []int{0, 7}, []int{0, 1}, []int{0, 2}},
 	} {
 		samples := classSizes(c.sizes...)
@@ -62,7 +62,8 @@ func TestStratify(t *testing.T) {
 	}
 }
 
-// TestStratifySmallClasses: 200 classes of 4 lose about a tenth altogether, not nothing or a quarter.
+// TestStratifySmallClasses checks that 200 classes of 4 images give about a tenth of all images, not
+// nothing and not a quarter.
 func TestStratifySmallClasses(t *testing.T) {
 	sizes := slices.Repeat([]int{4}, 200)
 	_, val, _ := stratify(classSizes(sizes...), 0.1, 0.1, 0)
@@ -71,7 +72,7 @@ func TestStratifySmallClasses(t *testing.T) {
 	}
 }
 
-// TestStratifyOrder: the choice depends on the paths and the seed, not on the order of the list.
+// TestStratifyOrder checks that the choice depends on the paths and the seed, not on the order of the list.
 func TestStratifyOrder(t *testing.T) {
 	samples := classSizes(30, 50, 7)
 	_, val, test := stratify(samples, 0.2, 0.1, 5)
@@ -87,7 +88,7 @@ func TestStratifyOrder(t *testing.T) {
 	if slices.Equal(paths(val), paths(other)) {
 		t.Error("another seed gives the same split")
 	}
-	// Whoever changes how the choice is made changes everybody's splits.
+	// If this changes, the splits of every data set change.
 	want := []string{"2/001.png"}
 	if got := paths(val)[len(val)-1:]; !slices.Equal(got, want) {
 		t.Errorf("the last validation image is %v, want %v", got, want)
@@ -108,7 +109,7 @@ func TestFractions(t *testing.T) {
 	}
 }
 
-// TestOpenSplits: which splits Open makes, and what it says about them.
+// TestOpenSplits checks which splits Open makes, and how Dataset.Split describes them.
 func TestOpenSplits(t *testing.T) {
 	files := tree{}
 	for i := range 20 {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// pictures is a folder with images a.png … h.png below sub, and other files.
+// pictures returns a folder with images a.png … h.png in sub, and other files.
 func pictures(files tree) tree {
 	out := tree{}
 	for c := 'a'; c <= 'h'; c++ {
@@ -72,7 +72,8 @@ func TestOpenTables(t *testing.T) {
 			}
 		})
 	}
-	// A file of such a name that is no table is in the way of class folders only until these are asked for.
+	// A file with the name of a table that is not a table hides class folders, unless the option layout
+	// names them.
 	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image", "dog/1.png": "image"}
 	if _, err := Open(t.Context(), files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
 		t.Error(err)
@@ -141,7 +142,7 @@ func TestTableErrors(t *testing.T) {
 	}
 }
 
-// TestClassesKnown: sets of 1000 images have classes that they do not train, where their number is known.
+// TestClassesKnown checks that classes need no training image if their number is known.
 func TestClassesKnown(t *testing.T) {
 	root := vtabTree.with(tree{"test.txt": "images/f.png 5\n"}).write(t)
 	d, err := Open(t.Context(), root, OpenOptions{Classes: 7})
@@ -159,7 +160,7 @@ func TestClassesKnown(t *testing.T) {
 	}
 }
 
-// TestFewShot: NOAH's lists, "path label" with spaces in paths.
+// TestFewShot reads NOAH's lists, with spaces in paths.
 func TestFewShot(t *testing.T) {
 	files := tree{
 		"food/annotations/train_meta.list.num_shot_1.seed_2": "pie/1.png 0\nbean soup/2.png 1\n", "food/annotations/train_meta.list.num_shot_2.seed_0": "pie/1.png 0\n",
@@ -232,7 +233,7 @@ func FuzzParseJSONLines(f *testing.F) {
 	})
 }
 
-// checkRows holds for whatever a table reader returns.
+// checkRows checks the rows of any table that a reader accepts.
 func checkRows(t *testing.T, name string, rows []tableRow, err error) {
 	t.Helper()
 	if err != nil {

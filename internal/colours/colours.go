@@ -1,6 +1,5 @@
-// Package colours is the smallest task that tuning can be tested on: images
-// whose class is their colour, and a backbone with fixed, unremarkable weights.
-// Only tests import it.
+// Package colours holds the smallest task that tuning can be tested on: images whose class is their
+// colour, and a backbone with fixed weights. Only tests import it.
 package colours
 
 import (
@@ -12,8 +11,8 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// Pixels is image i, [size, size, 3]: channel i%3, which is its class, is
-// brighter than the others. Another salt gives other images.
+// Pixels returns the pixels of image i, [size, size, 3]. Channel i%3 is brighter than the others and is
+// the class of the image. Another salt gives other images.
 func Pixels(i, size, salt int) []uint8 {
 	pix := make([]uint8, size*size*3)
 	for k := range pix {
@@ -25,7 +24,7 @@ func Pixels(i, size, salt int) []uint8 {
 	return pix
 }
 
-// Samples are images 0 … n-1 with their classes.
+// Samples returns the images 0 … n-1 with their classes.
 func Samples(n, size, salt int) []dataset.Sample {
 	var out []dataset.Sample
 	for i := range n {
@@ -34,8 +33,8 @@ func Samples(n, size, salt int) []dataset.Sample {
 	return out
 }
 
-// Noise is n images of random pixels, [n, size, size, 3], and random classes of three,
-// the same every time.
+// Noise returns n images of random pixels, [n, size, size, 3], and a random class of three for each.
+// Every call returns the same images.
 func Noise(n, size int) (pixels []uint8, classes []int32) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pixels, classes = make([]uint8, n*size*size*3), make([]int32, n)
@@ -48,7 +47,7 @@ func Noise(n, size int) (pixels []uint8, classes []int32) {
 	return pixels, classes
 }
 
-// Model is a backbone of configuration c, the same every time.
+// Model returns a backbone of configuration c. Every call returns the same weights.
 func Model(c backbone.Config) *backbone.Model {
 	sd := checkpoint.StateDict{}
 	for k, p := range c.Params() {

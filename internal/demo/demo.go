@@ -1,9 +1,8 @@
-// Package demo is a complete fine-tuning story without any file: a small ViT
-// that this project pretrained itself, embedded in the binary, and generated
-// tasks of the kind of VTAB's structured group.
+// Package demo fine-tunes a backbone without any file: a small ViT that is embedded in the binary, on
+// synthetic tasks like those of VTAB's structured group.
 //
-// [Model] is the embedded backbone, [Data] a task, [Run] compares methods on a
-// task. [Pretrain] made the backbone.
+// [Data] returns a task, and [Run] compares methods on a task. [Pretrain] pretrains the embedded
+// backbone.
 package demo
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Tasks lists the generated tasks' names.
+// Tasks returns the names of the synthetic tasks.
 func Tasks() []string {
 	var out []string
 	for _, t := range synth.Tasks() {
@@ -32,7 +31,7 @@ func Tasks() []string {
 	return out
 }
 
-// Data draws a generated task of the given split sizes.
+// Data draws the images of a synthetic task, that many for each split.
 func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, error) {
 	for _, t := range synth.Tasks() {
 		if t.Name != task {
@@ -51,17 +50,30 @@ func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, err
 	return nil, fmt.Errorf("demo task %q is unknown; known: %s", task, strings.Join(Tasks(), ", "))
 }
 
-// Options of the demo. Zero values are the defaults.
+// Options configures [Run].
 type Options struct {
-	Task    string          // "location"
-	Methods []method.Method // linear, lora, spt-lora, spt-adapter, full
-	Epochs  int             // 10
-	Budget  string          // "5%" of the backbone, for SPT, LoRA and Adapter alike
-	Seed    uint64
-	Compute run.ComputeConfig // the best device there is
+	// Task is the name of the task, one of [Tasks]. Default "": DefaultTask.
+	Task string
+
+	// Methods are the methods to compare. Default nil: DefaultMethods.
+	Methods []method.Method
+
+	// Epochs is the number of passes over the training images; Recipe changes it for some methods.
+	// Default 0: DefaultEpochs.
+	Epochs int
+
+	// Budget is the number of tuned parameters, or their share of the backbone, for SPT, LoRA and
+	// Adapter. Default "": DefaultBudget.
+	Budget string
+
+	// Seed is the seed of the images and of everything that is drawn at random.
+	Seed uint64
+
+	// Compute is the device and the precision. Default zero: the best device of the machine.
+	Compute run.ComputeConfig
 }
 
-// Defaults of Options, and the size of a task: that of VTAB-1k.
+// The defaults of Options, and the sizes of a task. The sizes of train and val are those of VTAB-1k.
 const (
 	DefaultTask   = "location"
 	DefaultEpochs = 10
@@ -69,28 +81,28 @@ const (
 	trainImages   = 800
 	valImages     = 200
 	testImages    = 400
-	rank          = 4 // of SPT's modules: half the paper's, on matrices a twelfth as wide
+	rank          = 4 // rank of SPT's modules: half of the paper's, on matrices a twelfth as wide
 )
 
-// DefaultMethods are compared unless others are asked for: those that fit into
-// a minute on two cores.
+// DefaultMethods returns the methods that are compared by default. Together they take about a minute
+// on two cores.
 func DefaultMethods() []method.Method {
 	return []method.Method{method.Linear, method.LoRA, method.SPTLoRA, method.SPTAdapter, method.Full}
 }
 
-// Row is what one method reached.
+// Row is the result of one method.
 type Row struct {
 	Method       method.Method `json:"method"`
-	Epochs       int           `json:"epochs"` // as Recipe has them
-	Counts       peft.Counts   `json:"counts"`
+	Epochs       int           `json:"epochs"` // epochs of Recipe
+	Counts       peft.Counts   `json:"counts"` // tuned parameters
 	ValAccuracy  float64       `json:"val_accuracy"`
 	TestAccuracy float64       `json:"test_accuracy"`
-	Seconds      float64       `json:"seconds"` // scoring, planning, training, validation and test
+	Seconds      float64       `json:"seconds"` // time of scoring, planning, training, validation and test
 }
 
-// Run tunes the embedded backbone on a task with each method, on the training
-// images alone, once, and tests the last epoch once. Nothing is selected.
-// report may be nil.
+// Run tunes the embedded backbone on a task with each method. Each method trains once, on the training
+// images, and is tested once, after the last epoch; nothing is selected on test images. report
+// receives the events of each method; it may be nil.
 func Run(ctx context.Context, o Options, report func(m method.Method, e progress.Event)) ([]Row, error) {
 	if o.Task == "" {
 		o.Task = DefaultTask
@@ -115,12 +127,12 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	if err != nil {
 		return nil, err
 	}
-	// The images are in memory and have their size, so a cache would only copy them.
+	// The images are in memory and have their final size already, so a cache would only copy them.
 	task, err := spt.New(m, data, spt.WithImages(run.ImageOptions{CacheBytes: -1}), spt.WithCompute(o.Compute))
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range o.Methods { // before any is trained
+	for _, m := range o.Methods { // checks all methods before the first one trains
 		if !m.Budgeted() {
 			continue
 		}
@@ -140,6 +152,7 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	return rows, nil
 }
 
+// compare returns the row of one method.
 func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report progress.Func) (Row, error) {
 	start := time.Now()
 	budget := o.Budget

@@ -14,9 +14,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestEmbeddedModel: the embedded backbone is the one that the recipe makes,
-// fits the promise of at most 4 MiB, and has learnt its pretraining classes: it
-// recognises fresh images far above chance (1/240).
+// TestEmbeddedModel checks that the embedded backbone has the configuration of the recipe, and that it
+// recognises new images of its pretraining classes far above chance (1/240).
 func TestEmbeddedModel(t *testing.T) {
 	m, err := embedded.Model(0)
 	if err != nil {
@@ -34,7 +33,7 @@ func TestEmbeddedModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	// Another seed than the recipe's: images that it never saw.
+	// The seed is not that of the recipe: the backbone has not seen these images.
 	var samples []dataset.Sample
 	for class := range synth.Classes() {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 32, Height: 32, Pix: synth.Pretraining(99, class, class, 32)}, Target: dataset.Class(class)})
@@ -50,7 +49,7 @@ func TestEmbeddedModel(t *testing.T) {
 	}
 }
 
-// TestPretrainLearns runs the recipe on a hundredth of its work: the loss falls.
+// TestPretrainLearns checks, on a hundredth of the recipe's work, that the loss falls.
 func TestPretrainLearns(t *testing.T) {
 	o := PretrainRecipe()
 	o.ImagesPerClass, o.ValPerClass = 4, 1
@@ -76,7 +75,7 @@ func mustBackend(t *testing.T) backend.Backend {
 	return be
 }
 
-// TestData: splits have their sizes, labels are balanced, seeds differ.
+// TestData checks the sizes of the splits and that labels are balanced.
 func TestData(t *testing.T) {
 	for _, name := range Tasks() {
 		d, err := Data(name, 48, 16, 16, 1)

@@ -17,24 +17,23 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Config is the embedded backbone: a ViT of 0.3 million parameters for 32 px
-// images in patches of 4 px.
+// Config returns the configuration of the embedded backbone: a ViT of 0.3 million parameters for images
+// of 32 px in patches of 4 px.
 func Config() backbone.Config {
 	return backbone.Config{ImageSize: synth.DefaultSize, NumClasses: len(synth.Classes()), NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 64, Depth: 6, HiddenDim: 256}}
 }
 
-// PretrainOptions is the recipe of the embedded backbone; [PretrainRecipe] is
-// the one that made it.
+// PretrainOptions configures [Pretrain]. [PretrainRecipe] returns the options of the embedded backbone.
 type PretrainOptions struct {
-	ImagesPerClass int
-	ValPerClass    int
-	Train          train.Options
+	ImagesPerClass int           // number of training images of every class
+	ValPerClass    int           // number of validation images of every class
+	Train          train.Options // hyper-parameters and seed
 }
 
-// PretrainRecipe made the embedded backbone: supervised classification of synth's 240
-// pretraining classes, to 49.8 % on fresh images (chance 0.4 %) in 15
-// minutes on two cores that other programs used too.
+// PretrainRecipe returns the options that the embedded backbone was pretrained with: supervised
+// classification of the 240 pretraining classes of package synth. The backbone reaches 49.8 % on new
+// images (chance is 0.4 %), in 15 minutes on two shared cores.
 func PretrainRecipe() PretrainOptions {
 	return PretrainOptions{
 		ImagesPerClass: 400, ValPerClass: 5,
@@ -42,8 +41,8 @@ func PretrainRecipe() PretrainOptions {
 	}
 }
 
-// Pretrain trains the demo's backbone from random weights on generated images.
-// The run can be stopped and continued through checkpointPath.
+// Pretrain trains the embedded backbone from random weights on synthetic images. The state of an
+// interrupted run is in the file checkpointPath, from which the next call continues.
 func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkpointPath string, report progress.Func) (*backbone.Model, *train.Result, error) {
 	c := Config()
 	pre := backbone.Preprocessing{Mean: [3]float32{0.5, 0.5, 0.5}, Std: [3]float32{0.5, 0.5, 0.5}, Interpolation: "bicubic", Source: "spt pretrain"}
@@ -62,9 +61,8 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 	return backbone.NewModel(c, pre, result.Tuned), result, nil
 }
 
-// pretrainingData draws images first … first+perClass−1 of every class. flip
-// mirrors half of them left to right, others in each epoch; no class of synth
-// changes by that.
+// pretrainingData draws the images first … first+perClass−1 of every class. flip mirrors half of the
+// images left to right, other ones in each epoch. No class changes when it is mirrored.
 func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip bool) *train.Data {
 	var samples []dataset.Sample
 	for i := range perClass {
@@ -74,14 +72,13 @@ func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip b
 			samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: c.ImageSize, Height: c.ImageSize, Pix: pix}, Target: dataset.Class(class)})
 		}
 	}
-	// The images have their final size already, so a cache would only copy them.
+	// The images are in memory and have their final size already, so a cache would only copy them.
 	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 }
 
-// initialWeights are normal with σ 0.1 for matrices and embeddings, ones and
-// zeros for norms and biases. timm's σ of 0.02 is made for widths of 768: at
-// width 64 every layer then shrinks what it passes on, and the loss stays twice
-// as many steps at that of a guess.
+// initialWeights returns random weights: normal with σ 0.1 for matrices and embeddings, ones for the
+// weights of norms, zeros for biases. timm's σ of 0.02 suits a width of 768. At a width of 64, every
+// layer would shrink its input, and the loss would stay at that of a guess for twice as many steps.
 func initialWeights(c backbone.Config, seed uint64) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {

@@ -5,10 +5,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Recipe is how the demo tunes: the paper's recipe cut to few epochs, which
-// smaller batches and a greater learning rate make up for in part. The linear
-// probe sees each image once and trains its head on the features, so it can
-// afford many epochs.
+// Recipe returns the training options of a method in the demo: the paper's recipe with few epochs.
+// Smaller mini-batches and a higher learning rate make up for a part of the missing epochs. Linear
+// probing computes the features of each image once, so it can afford ten times as many epochs.
 func Recipe(m method.Method, epochs int, seed uint64) train.Options {
 	o := train.VTAB()
 	o.BatchSize, o.LR, o.DropPath, o.Dropout, o.ModuleDropPath, o.Seed = 16, 4e-3, 0, 0, 0, seed

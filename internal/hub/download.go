@@ -78,7 +78,8 @@ func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, fi
 		return fmt.Errorf("locking %s: %w", lock.Path(), err)
 	}
 	defer func() { _ = lock.Unlock() }() // the end of the process releases it too
-	if isFile(f.blob(from.etag)) {       // another revision has the same content, or another process has downloaded it
+	// Another revision may have the same content, or another process may have downloaded it.
+	if isFile(f.blob(from.etag)) {
 		return f.link(from.etag, commit, file)
 	}
 	p := &partial{client: c, file: file, from: from, path: f.blob(from.etag) + ".incomplete"}

@@ -21,21 +21,21 @@ const (
 	testToken  = "hf_secret"
 )
 
-// fakeHub answers as the Hub does, by the headers that its documentation and
-// its Python library name: small files directly, large ones by a redirect to a
-// store on another host, with the checksum in the first answer.
+// fakeHub answers as the Hub does, with the headers that its documentation and its Python library name.
+// It sends small files directly. For large files it redirects to a store on another host; the checksum
+// is in the first answer.
 type fakeHub struct {
 	*httptest.Server
 	store *httptest.Server
 
 	mu       sync.Mutex
 	files    map[string]string
-	large    map[string]bool // stored in LFS
-	commit   string          // of main
-	requests []string        // METHOD PATH, with ranges, of both hosts
-	leaked   bool            // the token came to the store
+	large    map[string]bool // files in the store
+	commit   string          // commit of main
+	requests []string        // METHOD PATH RANGE of both hosts
+	leaked   bool            // the store has received the token
 
-	// intercept, if set, may answer a request itself.
+	// intercept may answer a request in place of the fake hub.
 	intercept func(w http.ResponseWriter, r *http.Request) bool
 }
 
@@ -51,12 +51,12 @@ func newFakeHub(t *testing.T, files map[string]string) *fakeHub {
 	return h
 }
 
-// client has a cache of its own and no patience.
+// client returns a client with a new cache and short waits.
 func (h *fakeHub) client(t *testing.T) *Client {
 	return &Client{Endpoint: h.URL, Cache: t.TempDir(), backoff: time.Millisecond, stall: 2 * time.Second}
 }
 
-// note logs a request; it reports whether it was intercepted.
+// note logs a request and reports whether intercept has answered it.
 func (h *fakeHub) note(w http.ResponseWriter, r *http.Request) bool {
 	h.mu.Lock()
 	entry := r.Method + " " + r.URL.Path
@@ -69,7 +69,7 @@ func (h *fakeHub) note(w http.ResponseWriter, r *http.Request) bool {
 	return intercept != nil && intercept(w, r)
 }
 
-// log gives the requests since it was last called.
+// log returns the requests since the last call.
 func (h *fakeHub) log() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -145,7 +145,7 @@ func (h *fakeHub) serveStore(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	content := h.files[strings.TrimPrefix(r.URL.Path, "/lfs/")]
-	w.Header().Set("ETag", `"of-the-store-1"`) // not the content's checksum
+	w.Header().Set("ETag", `"of-the-store-1"`) // not the checksum of the content
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
 }
 

@@ -57,7 +57,7 @@ func content(t *testing.T, path string) string {
 	return string(data)
 }
 
-// partials are the files in a cache that are not whole.
+// partials returns the incomplete files in a cache.
 func partials(t *testing.T, c *Client) (out []string) {
 	t.Helper()
 	err := filepath.WalkDir(c.Cache, func(path string, d fs.DirEntry, err error) error {
@@ -72,7 +72,7 @@ func partials(t *testing.T, c *Client) (out []string) {
 	return out
 }
 
-// The layout is huggingface_hub's, as its documentation of the cache shows it.
+// TestFetch checks that the cache has the structure that the documentation of huggingface_hub shows.
 func TestFetch(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -119,7 +119,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("left over: %v", p)
 	}
 
-	// Again: only the branch is looked up. By the commit: nothing at all.
+	// The second time, only the branch is looked up. A commit needs no request.
 	h.log()
 	if again := fetch(t, c, "hf:"+testRepo); *again != *s {
 		t.Errorf("the second time: %+v", again)
@@ -131,7 +131,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("by the commit: %+v", by)
 	}
 
-	// The branch moves: what is unchanged is linked, not downloaded.
+	// The branch moves. Unchanged files are linked, not downloaded.
 	c.Progress = nil
 	h.commit = strings.Repeat("b", 40)
 	h.files["config.json"] = "{}"
@@ -207,7 +207,7 @@ func TestWhichFiles(t *testing.T) {
 					t.Errorf("%s was downloaded", name)
 				}
 			}
-			// The cache alone gives the same.
+			// The cache without the network gives the same result.
 			h.Close()
 			c.Offline = true
 			if off := fetch(t, c, text); off.Path != s.Path || off.Commit != s.Commit || !strings.Contains(off.Note, "HF_HUB_OFFLINE") || strings.Contains(off.Note, "may have files that the cache lacks") {
@@ -221,7 +221,7 @@ func hostileIndex(shard string) map[string]string {
 	return map[string]string{"model.safetensors.index.json": fmt.Sprintf(`{"weight_map": {"a": %q}}`, shard), shard: "x"}
 }
 
-// serveCut answers with the first n bytes of what is left, then breaks off.
+// serveCut sends n of the missing bytes and closes the connection.
 func serveCut(w http.ResponseWriter, from, n int) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(weights)-from))
 	if from > 0 {
@@ -233,15 +233,16 @@ func serveCut(w http.ResponseWriter, from, n int) {
 	panic(http.ErrAbortHandler)
 }
 
-// What breaks off is gone on with, where it broke off if the server can.
+// TestInterruptedDownloads checks that an interrupted download continues where it ended, if the server
+// supports that.
 func TestInterruptedDownloads(t *testing.T) {
 	const third = 1 << 18
 	lfs := func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/lfs/") }
 	for _, tt := range []struct {
 		name    string
-		partial string // left from an earlier call
+		partial string // bytes left by an earlier download
 		answer  func(n int, w http.ResponseWriter, r *http.Request) bool
-		want    []string // ranges asked of the store
+		want    []string // requested ranges of the store
 		err     string
 	}{
 		{name: "cut twice", answer: func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -375,7 +376,7 @@ func TestInterruptedDownloads(t *testing.T) {
 	}
 }
 
-// A small file has git's checksum; that is compared too.
+// A small file has git's checksum, which is verified too.
 func TestSmallFileChecksum(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	h.intercept = func(w http.ResponseWriter, r *http.Request) bool {
@@ -512,7 +513,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// A server that ails for a moment is asked again.
+// TestRetry checks that a request is repeated if the server has a temporary problem.
 func TestRetry(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	seen := map[string]bool{}
@@ -530,7 +531,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Without the network the cache is used, and it is said.
+// TestUnreachable checks that the cache is used without the network, and that the note says so.
 func TestUnreachable(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -549,7 +550,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// Refusals are not passed over in favour of the cache: what was public may have
+// TestWithdrawn checks that an error status is an error even if the cache has the files: a model may have
 // been withdrawn for a reason.
 func TestWithdrawn(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
@@ -569,7 +570,7 @@ func TestOffline(t *testing.T) {
 	if _, err := c.Fetch(t.Context(), r); err == nil || !strings.Contains(err.Error(), "HF_HUB_OFFLINE") || !strings.Contains(err.Error(), c.Cache) {
 		t.Errorf("an empty cache: %v", err)
 	}
-	// A cache that another library filled, with no more than it wanted.
+	// Another library has filled the cache with the files that it needed.
 	root := filepath.Join(c.Cache, "models--tests--tiny-vit")
 	snapshot := filepath.Join(root, "snapshots", testCommit)
 	write := func(path, text string) {
@@ -588,13 +589,13 @@ func TestOffline(t *testing.T) {
 	if s.Path != filepath.Join(snapshot, "pytorch_model.bin") || !strings.Contains(s.Note, "may have files that the cache lacks") {
 		t.Errorf("got %+v", s)
 	}
-	// Only online can it be told that the repository has something better.
+	// Only the network tells that the repository has better weights.
 	c.Offline = false
 	if s := fetch(t, c, "hf:"+testRepo+"@"+testCommit); filepath.Base(s.Path) != "model.safetensors" {
 		t.Errorf("online: %+v", s)
 	}
 	c.Offline = true
-	// A link to a blob that is gone is no file, and is mended.
+	// A link to a deleted blob is not a file, and is repaired.
 	blob := filepath.Join(root, "blobs", sha256Of(weights))
 	if err := os.Remove(blob); err != nil {
 		t.Fatal(err)
@@ -607,7 +608,7 @@ func TestOffline(t *testing.T) {
 		t.Error("the blob is another")
 	}
 	c.Offline = true
-	// Shards that are not all there are no model.
+	// A model without some of its shards is not used.
 	write(filepath.Join(root, "refs", "shards"), strings.Repeat("d", 40))
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "model.safetensors.index.json"), `{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}`)
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "1.safetensors"), "1")
@@ -658,7 +659,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// Many at once download once.
+// TestConcurrent checks that concurrent fetches download a file once.
 func TestConcurrent(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)

@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// The images are the same on every architecture only if no product can be fused
-// with an addition, and nothing of math is used that is not exactly rounded. Both
-// can be read off the source.
+// The images are the same on every architecture only if no product can be fused with an addition, and if
+// only exactly rounded functions of package math are used. The source shows both.
 func TestSourceIsPortable(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -30,8 +29,8 @@ func TestSourceIsPortable(t *testing.T) {
 			files = append(files, file)
 		}
 	}
-	// Imports stay unresolved, which is an error that is ignored: an expression
-	// of unknown type is held to the rule for floating point.
+	// Imports are not resolved, and the error is ignored. An expression of unknown type must follow
+	// the rule for floating-point products.
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
 	config := types.Config{Error: func(error) {}}
 	config.Check("synth", fileSet, files, info)

@@ -2,27 +2,29 @@ package synth
 
 import "math/rand/v2"
 
-// Class is one class of the pretraining: every object of the image has the shape
-// and the texture, and the objects stand in the arrangement.
+// Class is one class of the pretraining. Every object of an image has the shape and the texture, and the
+// objects lie in the arrangement.
 type Class struct {
 	Shape       string // disc, square, triangle, star, ring, cross, bar, crescent
 	Texture     string // solid, horizontal, vertical (stripes), checker, dots, gradient
 	Arrangement string // single, pair (side by side), stack (one above the other), grid (two by two), ring (five)
 }
 
-// arrangement places objects relative to a centre, in units of the group's
-// extent.
+// arrangement places a group of objects. Lengths are in units of the extent of the group.
 type arrangement struct {
 	name    string
-	offsets []vector
-	radius  float64 // of each object
-	// half-width and half-height of the group, by which its centre keeps off
-	// the image's border
+	offsets []vector // centres of the objects, seen from the centre of the group
+	radius  float64  // of each object
+
+	// half is the half-width and half-height of the group. The centre of the group keeps this
+	// distance from the border of the image.
 	half vector
-	// extent of the group in fractions of the image's side
+
+	// low and high bound the extent of the group, in fractions of the side of the image.
 	low, high float64
 }
 
+// arrangements lists the arrangements of the pretraining.
 var arrangements = []arrangement{
 	{"single", []vector{{0, 0}}, 1, vector{1, 1}, 0.2, 0.38},
 	{"pair", []vector{{-0.5, 0}, {0.5, 0}}, 0.46, vector{1, 0.6}, 0.38, 0.49},
@@ -31,9 +33,9 @@ var arrangements = []arrangement{
 	{"ring", pentagon[:], 0.5, vector{1.5, 1.5}, 0.3, 0.33},
 }
 
-// Classes lists the 240 classes, 8 shapes by 6 textures by 5 arrangements. The
-// order is fixed: class (shape·6 + texture)·5 + arrangement, each counted in the
-// order in which the fields of [Class] list their values.
+// Classes returns the 240 classes: 8 shapes by 6 textures by 5 arrangements. The order is fixed. The id
+// of a class is (shape·6 + texture)·5 + arrangement, each counted in the order in which the comments
+// on the fields of [Class] list the values.
 func Classes() []Class {
 	var classes []Class
 	for _, s := range shapes {
@@ -46,11 +48,10 @@ func Classes() []Class {
 	return classes
 }
 
-// Pretraining draws image index of a class: [size, size, 3] RGB bytes. It is a
-// pure function of its arguments (see the package's note on reproducibility).
-// Images of one seed that differ in index or class are drawn independently; seed
-// separates whole data sets. A class outside [0, len(Classes())), or a size below
-// 1, has no image: the result is nil.
+// Pretraining draws image index of a class and returns its pixels, [size, size, 3] RGB. It is a pure
+// function of its arguments; see the package documentation. Images that differ in index or class are
+// drawn independently, and another seed gives another data set. The result is nil if there is no such
+// class or if size is below 1.
 func Pretraining(seed uint64, index int, class int, size int) []uint8 {
 	if class < 0 || class >= len(shapes)*len(textures)*len(arrangements) {
 		return nil
@@ -60,6 +61,7 @@ func Pretraining(seed uint64, index int, class int, size int) []uint8 {
 	return s.render(r, size)
 }
 
+// pretrainingScene draws a scene of a class.
 func pretrainingScene(r *rand.Rand, class int) scene {
 	a := arrangements[class%len(arrangements)]
 	class /= len(arrangements)
@@ -77,5 +79,5 @@ func pretrainingScene(r *rand.Rand, class int) scene {
 	return s
 }
 
-// within draws a coordinate that keeps margin from both borders of the image.
+// within draws a coordinate that is at least margin away from both borders of the image.
 func within(r *rand.Rand, margin float64) float64 { return uniform(r, margin, 1-margin) }

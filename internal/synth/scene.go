@@ -5,12 +5,13 @@ import (
 	"math/rand/v2"
 )
 
-// colour is red, green, blue from 0 to 1.
+// colour holds red, green and blue from 0 to 1.
 type colour [3]float64
 
+// anyColour draws a colour.
 func anyColour(r *rand.Rand) colour { return colour{r.Float64(), r.Float64(), r.Float64()} }
 
-// farFrom is whether two colours are at least distance apart in the RGB cube.
+// farFrom reports whether two colours are at least distance apart in the RGB cube.
 func (c colour) farFrom(other colour, distance float64) bool {
 	sum := 0.0
 	for i := range c {
@@ -20,7 +21,7 @@ func (c colour) farFrom(other colour, distance float64) bool {
 	return sum >= float64(distance*distance)
 }
 
-// mix goes from c (t = 0) to other (t = 1).
+// mix returns the colour between c (t = 0) and other (t = 1).
 func (c colour) mix(other colour, t float64) colour {
 	for i := range c {
 		c[i] += float64((other[i] - c[i]) * t)
@@ -28,17 +29,17 @@ func (c colour) mix(other colour, t float64) colour {
 	return c
 }
 
-// lattice points of the background's clouds, in each direction.
+// lattice is the number of lattice points of the clouds along each side.
 const lattice = 5
 
-// ground is the background: a colour that shades linearly along a direction, with
-// smooth clouds over it.
+// ground is the background: a colour with a linear gradient and smooth clouds.
 type ground struct {
 	base  colour
-	shade vector // change of every channel per side of the image
-	cloud [lattice][lattice]float64
+	shade vector                    // gradient: change of every channel over the side of the image
+	cloud [lattice][lattice]float64 // brightness at the lattice points
 }
 
+// anyGround draws a background.
 func anyGround(r *rand.Rand) ground {
 	g := ground{base: anyColour(r)}
 	direction, strength := anyDirection(r), uniform(r, 0, 0.35)
@@ -52,31 +53,31 @@ func anyGround(r *rand.Rand) ground {
 	return g
 }
 
-// object is one filled shape. Lengths are fractions of the image's side.
+// object is one filled shape. Lengths are fractions of the side of the image.
 type object struct {
 	shape         shape
 	centre        vector
 	radius        float64
-	heading       vector // unit vector to which the shape's +x axis is turned
+	heading       vector // direction of the +x axis of the shape, a unit vector
 	texture       texture
 	first, second colour
 	period        float64 // of the texture
 	phase         vector  // of the texture, in periods
 }
 
-// anyObject draws the looks of an object: a heading, and colours that stand out
-// from the background and from each other. Whatever the colours drawn before, at
-// least 40 % of the cube (first) and 15 % (second) will do, so its loops end soon.
+// anyObject draws the heading and the colours of an object. The colours differ clearly from the
+// background and from each other. At least 40 % of all colours are possible for the first one and 15 %
+// for the second one, so the loops end soon.
 func anyObject(r *rand.Rand, s shape, t texture, centre vector, radius float64, on ground) object {
 	o := object{shape: s, texture: t, centre: centre, radius: radius, heading: anyDirection(r)}
-	// Less than 0.13 is a stripe of under two pixels in an image of 32.
+	// With a period below 0.13, a stripe would be narrower than two pixels in an image of 32.
 	o.period = float64(max(0.13, float64(0.6*radius)) * uniform(r, 1, 1.25))
 	o.phase = vector{r.Float64(), r.Float64()}
 	for o.first = anyColour(r); !o.first.farFrom(on.base, 0.5); {
 		o.first = anyColour(r)
 	}
-	// The colours in between stand out too, or a gradient would fade into the
-	// background half-way and cut its object in two.
+	// The mixed colours differ from the background, too. Otherwise a gradient would fade into the
+	// background in the middle and cut the object in two.
 	for o.second = anyColour(r); !o.second.farFrom(o.first, 0.5) || !o.second.farFrom(on.base, 0.4) ||
 		!o.first.mix(o.second, 0.5).farFrom(on.base, 0.35); {
 		o.second = anyColour(r)
@@ -84,16 +85,16 @@ func anyObject(r *rand.Rand, s shape, t texture, centre vector, radius float64, 
 	return o
 }
 
-// scene is all that an image shows, at any size.
+// scene describes an image, at any size.
 type scene struct {
 	ground  ground
-	clutter []object // part of the background
-	objects []object // what the label is about
-	gain    float64  // contrast about mid-grey
-	noise   float64  // half-width of each pixel's uniform noise
+	clutter []object // objects of the background
+	objects []object // objects that the label describes
+	gain    float64  // contrast around mid-grey
+	noise   float64  // half-width of the uniform noise of each pixel
 }
 
-// anyScene draws all but the objects.
+// anyScene draws a scene without objects.
 func anyScene(r *rand.Rand) scene {
 	s := scene{ground: anyGround(r), gain: uniform(r, 0.65, 1), noise: uniform(r, 0, 0.06)}
 	for range r.IntN(4) {
@@ -104,8 +105,7 @@ func anyScene(r *rand.Rand) scene {
 	return s
 }
 
-// render returns [size, size, 3] pixels, or nil if size is below 1. Only the
-// noise is drawn from r.
+// render returns the pixels, [size, size, 3], nil if size is below 1. It draws only the noise from r.
 func (s *scene) render(r *rand.Rand, size int) []uint8 {
 	if size < 1 {
 		return nil
@@ -131,6 +131,7 @@ func (s *scene) render(r *rand.Rand, size int) []uint8 {
 	return pixels
 }
 
+// paint paints the background.
 func (g *ground) paint(canvas []colour, size int) {
 	for row := range size {
 		y := (float64(row) + 0.5) / float64(size)
@@ -149,8 +150,8 @@ func (g *ground) paint(canvas []colour, size int) {
 	}
 }
 
-// cell finds the lattice point at or before t in [0, 1), and how far t lies on
-// the way to the next one, eased so that the clouds have no creases.
+// cell returns the lattice point at or before t, which is in [0, 1), and how far t is on the way to the
+// next point. The way is eased, so that the clouds have no visible edges.
 func cell(t float64) (point int, way float64) {
 	scaled := float64(t * (lattice - 1))
 	point = int(scaled)
@@ -158,9 +159,10 @@ func cell(t float64) (point int, way float64) {
 	return point, float64(float64(way*way) * (3 - float64(2*way)))
 }
 
+// paint paints the object.
 func (o *object) paint(canvas []colour, size int) {
 	side := float64(size)
-	// The shape lies within its unit circle; its edge reaches a pixel farther.
+	// The shape lies in its unit circle. Its edge reaches one pixel farther.
 	limits := func(centre float64) (first, end int) {
 		reach := o.radius + 1/side
 		return int(float64(clamp(centre-reach) * side)), int(math.Ceil(float64(clamp(centre+reach) * side)))

@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// plain strips a scene of all that varies but its objects: what differs from the
-// flat background is an object.
+// plain removes everything that varies from a scene except its objects. Every pixel that differs from the
+// flat background then belongs to an object.
 func plain(s scene) scene {
 	return scene{ground: ground{base: s.ground.base}, objects: s.objects, gain: 1}
 }
 
-// mask is where a plain scene shows an object: [size][size], rows first.
+// mask returns where a plain scene shows an object: [size][size], rows first.
 func mask(s scene, size int) [][]bool {
 	s = plain(s)
 	pixels := s.render(source("", ""), size)
@@ -30,7 +30,7 @@ func mask(s scene, size int) [][]bool {
 	return objects
 }
 
-// centroid is in pixels from the centre of the first pixel.
+// centroid returns the centroid of a mask, in pixels from the centre of the first pixel.
 func centroid(objects [][]bool) (c vector, area float64) {
 	for row := range objects {
 		for column, in := range objects[row] {
@@ -42,7 +42,7 @@ func centroid(objects [][]bool) (c vector, area float64) {
 	return vector{c.x / area, c.y / area}, area
 }
 
-// regions counts the connected parts of a mask, clearing it.
+// regions returns the number of connected parts of a mask. It clears the mask.
 func regions(objects [][]bool) int {
 	var clear func(row, column int)
 	clear = func(row, column int) {
@@ -79,8 +79,8 @@ func TestCountIsTheNumberOfRegions(t *testing.T) {
 	}
 }
 
-// All pointers are longest, seen from their centroid, on the side they point to: a
-// high moment of the mask, which the far points dominate, tells the direction.
+// Seen from its centroid, every pointer is longest in the direction in which it points. A high moment of
+// the mask, which distant points dominate, gives that direction.
 func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 	for label, name := range Tasks()[1].Classes {
 		for index := range 25 {
@@ -96,7 +96,7 @@ func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 					}
 				}
 			}
-			// Rows grow downwards; degrees go anticlockwise from the right.
+			// Rows grow downwards. Degrees grow anticlockwise, from the right.
 			degrees := math.Atan2(-far.y, far.x) * 180 / math.Pi
 			if off := math.Remainder(degrees-45*float64(label), 360); math.Abs(off) > 18 {
 				t.Errorf("image %d of label %q points to %.0f°, %.0f° off, want at most 16° and the mask's error", index, name, degrees, off)
@@ -109,7 +109,7 @@ func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
 	for label, name := range Tasks()[2].Classes {
 		for index := range 25 {
 			s := locationScene(source("test", "", uint64(label), uint64(index)), label)
-			// A disc in its place: the crescent's centroid is not its centre.
+			// A disc replaces the crescent, whose centroid is not its centre.
 			s.objects[0].shape = shapes[0]
 			const size = 64
 			centre, area := centroid(mask(s, size))
@@ -125,8 +125,8 @@ func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
 	}
 }
 
-// Drawn from the same random numbers, two classes differ by what tells them apart
-// and by nothing else; no image is blank.
+// Two classes that are drawn from the same random numbers differ in their shape, texture or arrangement
+// and in nothing else. No image is blank.
 func TestEveryClassIsDrawnAndIsDifferent(t *testing.T) {
 	const size = 32
 	var images [][]uint8
@@ -168,12 +168,11 @@ func TestArrangementsHoldTheirNumberOfObjects(t *testing.T) {
 	}
 }
 
-// An image must look like a larger one of the same scene scaled down: that is
-// what the antialiasing stands for.
+// An image looks like a larger image of the same scene that is scaled down, which antialiasing achieves.
 func TestSizesShowTheSameScene(t *testing.T) {
 	const size, factor = 32, 8
 	var sum, worst, images float64
-	// A stride of 3 meets every shape, texture and arrangement.
+	// A stride of 3 reaches every shape, texture and arrangement.
 	for class := 0; class < len(Classes()); class += 3 {
 		s := pretrainingScene(source("test", "", uint64(class)), class)
 		s.noise = 0

@@ -5,12 +5,12 @@ import "math"
 // shape is an outline inside the unit circle.
 type shape struct {
 	name string
-	// distance from a point to the outline, negative inside; exact near the
-	// outline, which is all that its one-pixel edge needs.
+	// distance returns the distance from a point to the outline, negative inside. It is exact near
+	// the outline only, which is enough for an edge of one pixel.
 	distance func(p vector) float64
 }
 
-// shapes of the pretraining. No two are equal after a rotation.
+// shapes lists the shapes of the pretraining. No shape is a rotation of another one.
 var shapes = []shape{
 	{"disc", circle(vector{}, 0.88)},
 	{"square", polygon(vector{-0.72, -0.72}, vector{0.72, -0.72}, vector{0.72, 0.72}, vector{-0.72, 0.72})},
@@ -24,18 +24,19 @@ var shapes = []shape{
 	{"crescent", except(circle(vector{}, 0.95), circle(vector{0.55, 0}, 0.7))},
 }
 
+// bar is the shape of clutter, too.
 var bar = shape{"bar", polygon(vector{-0.95, -0.3}, vector{0.95, -0.3}, vector{0.95, 0.3}, vector{-0.95, 0.3})}
 
-// pointers have one direction, along +x, that no rotation or reflection maps to
-// another: seen from the centroid, they reach farthest towards it.
+// pointers lists the shapes that point in one direction, which is +x. Seen from its centroid, a pointer
+// reaches farthest in that direction.
 var pointers = []shape{
 	{"dart", polygon(vector{1, 0}, vector{-0.8, 0.6}, vector{-0.45, 0}, vector{-0.8, -0.6})},
-	// The triangle's base ends where the tangents from its tip touch the circle.
+	// The base of the triangle ends where the tangents from its tip touch the circle.
 	{"drop", union(circle(vector{-0.45, 0}, 0.55), polygon(vector{1, 0}, vector{-0.2414, 0.5089}, vector{-0.2414, -0.5089}))},
 	{"pin", union(circle(vector{-0.55, 0}, 0.45), polygon(vector{1, 0.17}, vector{-0.5, 0.17}, vector{-0.5, -0.17}, vector{1, -0.17}))},
 }
 
-// pentagon holds five directions 72° apart, the first upwards.
+// pentagon holds five directions that are 72° apart. The first one points upwards.
 var pentagon = [5]vector{
 	{0, -1},
 	{0.9510565162951535, -0.30901699437494745},
@@ -44,17 +45,18 @@ var pentagon = [5]vector{
 	{-0.9510565162951535, -0.30901699437494745},
 }
 
+// star returns the distance to a star with five points.
 func star() func(vector) float64 {
 	var vertices []vector
 	for i, outer := range pentagon {
-		// The inner vertex after an outer one lies opposite to the outer one
-		// three places on.
+		// The inner vertex after an outer vertex lies opposite to the third outer vertex after it.
 		opposite := pentagon[(i+3)%5]
 		vertices = append(vertices, outer, vector{float64(-0.45 * opposite.x), float64(-0.45 * opposite.y)})
 	}
 	return polygon(vertices...)
 }
 
+// circle returns the distance to a circle.
 func circle(centre vector, radius float64) func(vector) float64 {
 	return func(p vector) float64 {
 		offset := vector{p.x - centre.x, p.y - centre.y}
@@ -62,15 +64,17 @@ func circle(centre vector, radius float64) func(vector) float64 {
 	}
 }
 
+// union returns the distance to the points that are inside a or b.
 func union(a, b func(vector) float64) func(vector) float64 {
 	return func(p vector) float64 { return min(a(p), b(p)) }
 }
 
+// except returns the distance to the points that are inside a and outside b.
 func except(a, b func(vector) float64) func(vector) float64 {
 	return func(p vector) float64 { return max(a(p), -b(p)) }
 }
 
-// polygon is closed from its last vertex to its first; it need not be convex.
+// polygon returns the distance to a closed polygon, which need not be convex.
 func polygon(vertices ...vector) func(vector) float64 {
 	type edge struct {
 		from, along   vector
@@ -90,8 +94,8 @@ func polygon(vertices ...vector) func(vector) float64 {
 			t := clamp(dot(offset, e.along) / e.square)
 			foot := vector{offset.x - float64(t*e.along.x), offset.y - float64(t*e.along.y)}
 			nearest = min(nearest, dot(foot, foot))
-			// Even-odd rule: count the edges that a ray towards +x crosses. A
-			// level edge, whose slope is not finite, is never crossed.
+			// Even-odd rule: a point is inside if a ray towards +x crosses an odd number of edges.
+			// The slope of a horizontal edge is not finite, and the ray never crosses it.
 			if (offset.y < 0) != (offset.y < e.along.y) && offset.x < float64(offset.y*e.slope) {
 				inside = !inside
 			}

@@ -5,15 +5,15 @@ import (
 	"testing"
 )
 
-// Areas from the textbook: the distance's sign must be right everywhere.
+// The areas are those of textbooks: the sign of the distance must be right everywhere.
 func TestShapesHaveTheirArea(t *testing.T) {
-	// Area that two discs share whose centres are d apart.
+	// lens returns the area that two discs share if their centres are d apart.
 	lens := func(r, s, d float64) float64 {
 		a := math.Acos((d*d + r*r - s*s) / (2 * d * r))
 		b := math.Acos((d*d + s*s - r*r) / (2 * d * s))
 		return r*r*(a-math.Sin(2*a)/2) + s*s*(b-math.Sin(2*b)/2)
 	}
-	// The drop is a disc and a kite less the sector that they share.
+	// The drop is a disc and a kite without the sector that they share.
 	tangent := math.Sqrt(1.45*1.45 - 0.55*0.55)
 	sector := math.Acos(0.55 / 1.45)
 	want := map[string]float64{
@@ -27,7 +27,7 @@ func TestShapesHaveTheirArea(t *testing.T) {
 		"crescent": math.Pi*0.95*0.95 - lens(0.95, 0.7, 0.55),
 		"dart":     0.6 * 1.45,
 		"drop":     math.Pi*0.55*0.55 + 0.55*tangent - 0.55*0.55*sector,
-		// The bar beyond the disc, where the circle cuts it.
+		// The part of the bar outside the disc, which the circle cuts.
 		"pin": math.Pi*0.45*0.45 + 0.34*(1+0.55) - (0.17*math.Sqrt(0.45*0.45-0.17*0.17) + 0.45*0.45*math.Asin(0.17/0.45)),
 	}
 	for _, s := range append(shapes[:len(shapes):len(shapes)], pointers...) {
@@ -51,9 +51,8 @@ func TestShapesHaveTheirArea(t *testing.T) {
 	}
 }
 
-// A distance never changes by more than the step taken. Near the outline it
-// changes by just that across it, or edges would not be one pixel wide; corners,
-// where two edges are equally near, are the exception.
+// A distance never changes by more than the step. Across the outline it changes by exactly the step, so
+// that edges are one pixel wide. Corners, where two edges are equally near, are the exception.
 func TestDistancesAreDistances(t *testing.T) {
 	const step = 1e-4
 	r := source("test", "")

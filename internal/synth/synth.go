@@ -1,35 +1,33 @@
-// Package synth draws labelled images, so that a vision transformer can be
-// pretrained, tuned and demonstrated where no data set is at hand.
+// Package synth draws synthetic images with labels. A vision transformer can be pretrained, tuned and
+// demonstrated on them without a data set.
 //
-// It has two halves:
+// The package has two parts:
 //
-//   - [Pretraining] draws the classes of [Classes]: a shape, filled with a
-//     texture, in an arrangement. Telling them apart needs the features that a
-//     general backbone has: outlines, textures, relative position, number.
-//   - [Tasks] are small downstream tasks like those of VTAB's structured group:
-//     count (clevr_count), orientation (dsprites_ori), location (dsprites_loc).
-//     Their labels are nuisances in the pretraining (where, which way up) or
-//     only partly needed there (how many), so they do call for tuning.
+//   - [Pretraining] draws images of the classes of [Classes]: a shape, filled with a texture, in an
+//     arrangement. To tell the classes apart, a model needs the features of a general backbone:
+//     outlines, textures, relative positions, numbers.
+//   - [Tasks] returns small downstream tasks like those of VTAB's structured group: count
+//     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining ignores
+//     location and orientation, and needs the count only in part. The tasks therefore need tuning.
 //
-// Within a class everything else varies: colours, position, scale, rotation,
-// shading and clutter of the background, contrast, noise.
+// Within a class everything else varies: colours, position, scale, rotation, shading and clutter of the
+// background, contrast, noise.
 //
-// An image is drawn in two steps. A scene is drawn at random: a background and
-// a list of objects, each a shape (shape.go) with a texture (texture.go), all in
-// fractions of the image's side. Then it is rendered (scene.go) by signed
-// distance with edges one pixel wide. The same scene is thus rendered at any
-// size; 32 to 224 pixels are what the drawings were made for.
+// An image is drawn in two steps. First a scene is drawn at random: a background and a list of objects.
+// An object is a shape (shape.go) with a texture (texture.go). All lengths are fractions of the side of
+// the image. Then the scene is rendered (scene.go) by signed distance, with edges that are one pixel
+// wide. A scene can be rendered at any size; the drawings are made for 32 to 224 pixels.
 //
 // # Reproducibility
 //
-// Every function here is pure: equal arguments give equal bytes, in any order
-// of calls and from any number of goroutines, on every architecture. Three rules
-// in the source make it so. Randomness comes from a PCG seeded with a SHA-256 of
-// the arguments. Of package math only exactly rounded functions are used (Sqrt,
-// Floor, Ceil, Abs): directions are drawn as vectors, never through Sin and Cos, whose
-// last bit depends on the machine. And every floating-point product is written
-// float64(a*b), because Go may otherwise fuse it with a following addition, as
-// it does on arm64 and not on amd64.
+// Every function is pure: equal arguments give equal bytes, in any order of calls, from any number of
+// goroutines, on every architecture. The source follows three rules for this:
+//
+//   - Random numbers come from a PCG that is seeded with a SHA-256 of the arguments.
+//   - Of package math, only exactly rounded functions are used: Sqrt, Floor, Ceil, Abs. Directions are
+//     drawn as vectors, because the last bit of Sin and Cos depends on the machine.
+//   - Every floating-point product is written float64(a*b). Otherwise Go may fuse it with a following
+//     addition, as on arm64 and not on amd64.
 package synth
 
 import (
@@ -39,14 +37,13 @@ import (
 	"math/rand/v2"
 )
 
-// DefaultSize is the side, in pixels, of the images that the embedded backbone
-// is pretrained on.
+// DefaultSize is the side, in pixels, of the images that the embedded backbone is pretrained on.
 const DefaultSize = 32
 
-// source returns the random numbers of one image (or of one block of labels):
-// kind and split name the stream, numbers select within it.
+// source returns the random numbers of one image, or of one block of labels. kind and split name the
+// stream, and numbers select a part of it.
 func source(kind, split string, numbers ...uint64) *rand.Rand {
-	// The zero bytes keep ("ab", "c") apart from ("a", "bc").
+	// The zero bytes tell ("ab", "c") from ("a", "bc").
 	key := append([]byte(kind), 0)
 	key = append(key, split...)
 	key = append(key, 0)
@@ -57,24 +54,23 @@ func source(kind, split string, numbers ...uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])))
 }
 
-// uniform draws from [low, high).
+// uniform draws a number from [low, high).
 func uniform(r *rand.Rand, low, high float64) float64 {
 	return low + float64((high-low)*r.Float64())
 }
 
-// vector is a point or a direction; x grows to the right and y downwards, as
-// pixels are counted.
+// vector is a point or a direction. x grows to the right and y downwards, as in images.
 type vector struct{ x, y float64 }
 
 func dot(a, b vector) float64 { return float64(a.x*b.x) + float64(a.y*b.y) }
 
-// rotate turns v by the angle that turns (1, 0) into the unit vector by.
+// rotate rotates v by the angle that turns (1, 0) into the unit vector by.
 func rotate(v, by vector) vector {
 	return vector{float64(v.x*by.x) - float64(v.y*by.y), float64(v.x*by.y) + float64(v.y*by.x)}
 }
 
-// anyDirection draws a unit vector, uniform over the circle: a point of the disc
-// (the centre left out, where division would lose digits), normalised.
+// anyDirection draws a unit vector, uniform over the circle. It normalises a random point of the disc
+// and avoids the centre, where the division would lose digits.
 func anyDirection(r *rand.Rand) vector {
 	for {
 		v := vector{uniform(r, -1, 1), uniform(r, -1, 1)}
@@ -85,7 +81,7 @@ func anyDirection(r *rand.Rand) vector {
 	}
 }
 
-// tilt draws a unit vector near (1, 0), whose slope is at most limit.
+// tilt draws a unit vector near (1, 0) whose slope is at most limit.
 func tilt(r *rand.Rand, limit float64) vector {
 	slope := uniform(r, -limit, limit)
 	length := math.Sqrt(1 + float64(slope*slope))

@@ -36,8 +36,8 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// The pins hold on every architecture: a change here changes the data that the
-// embedded backbone was trained on.
+// The hashes hold on every architecture. If they change, the data that the embedded backbone was trained
+// on has changed.
 func TestPinnedImages(t *testing.T) {
 	pretraining := func(seed uint64, size int) uint32 {
 		sum := crc32.NewIEEE()
@@ -70,7 +70,7 @@ func TestPinnedImages(t *testing.T) {
 	}
 }
 
-// Every image is drawn twice: in order, and at the same time as all the others.
+// Every image is drawn twice: in order, and concurrently with all the other images.
 func TestImagesDependOnTheirArgumentsOnly(t *testing.T) {
 	var draw []func() []uint8
 	for _, seed := range []uint64{0, 1, 1 << 40} {

@@ -6,24 +6,23 @@ import (
 	"strconv"
 )
 
-// Task is a small classification task to tune a pretrained backbone on. Get one
-// from [Tasks] and leave its fields as they are: they select the images.
+// Task is a small classification task to tune a pretrained backbone on. [Tasks] returns tasks. Their
+// fields must not be changed: they select the images.
 type Task struct {
-	Name    string   // count, orientation or location
-	Classes []string // name of each label
+	Name    string   // "count", "orientation" or "location"
+	Classes []string // name of each class
 
 	scene func(r *rand.Rand, label int) scene
 }
 
-// Tasks lists the tasks, in this order:
+// Tasks returns the tasks, in this order:
 //
-//   - count: how many objects, 1 to 8; discs, squares and triangles of any
-//     colour, which do not touch. Chance is 1/8.
-//   - orientation: which of 8 compass directions a dart, drop or pin points to,
-//     give or take 16°. Chance is 1/8.
-//   - location: which of 4×4 equal cells of the image, in reading order, holds the
-//     centre of the one object; any shape and texture of the pretraining. Chance
-//     is 1/16.
+//   - count: the number of objects, 1 to 8. The objects are discs, squares and triangles of any
+//     colour and do not touch. Chance is 1/8.
+//   - orientation: the compass direction, one of 8, to which a dart, drop or pin points, within 16°.
+//     Chance is 1/8.
+//   - location: the cell, one of 4×4 in reading order, that holds the centre of the only object. The
+//     object has any shape and texture of the pretraining. Chance is 1/16.
 func Tasks() []Task {
 	count := Task{Name: "count", scene: countScene}
 	for n := range mostObjects {
@@ -42,13 +41,13 @@ func Tasks() []Task {
 	return []Task{count, orientation, location}
 }
 
-// Image draws image index of a split: [size, size, 3] RGB bytes and the label, an
-// index into t.Classes. It is a pure function of its arguments (see the package's
-// note on reproducibility); splits are told apart by name only, and any name
-// will do. Labels are balanced: of each run of C = len(t.Classes) images that
-// starts at a multiple of C, every image has another label, in an order shuffled
-// for each run. The pixels are nil if size is below 1; they are nil and the label
-// is -1 if index is negative or t is not one of [Tasks].
+// Image draws image index of a split. It returns the pixels, [size, size, 3] RGB, and the label, an
+// index into t.Classes. Image is a pure function of its arguments; see the package documentation. A
+// split may have any name, and other names give other images.
+//
+// Labels are balanced: each block of len(t.Classes) images has every label once, in an order that is
+// shuffled for each block. The pixels are nil if size is below 1. They are nil and the label is -1 if
+// index is negative or if t is not one of [Tasks].
 func (t Task) Image(seed uint64, split string, index int, size int) (pix []uint8, label int) {
 	if t.scene == nil || len(t.Classes) == 0 || index < 0 {
 		return nil, -1
@@ -60,17 +59,19 @@ func (t Task) Image(seed uint64, split string, index int, size int) (pix []uint8
 	return s.render(r, size), label
 }
 
+// mostObjects is the greatest number of objects of the task count.
 const mostObjects = 8
 
+// countScene draws a scene of label + 1 objects.
 func countScene(r *rand.Rand, label int) scene {
 	s := anyScene(r)
-	// Neither the size of one object nor the area of all may tell the number.
+	// Neither the size of one object nor the area of all objects may tell the number.
 	typical := uniform(r, 0.08, 0.115)
 	for range label + 1 {
 		radius := float64(typical * uniform(r, 0.9, 1.15))
 		centre := vector{within(r, radius), within(r, radius)}
 		for s.crowded(centre, radius) {
-			// Shrinking a little at every try makes sure that a place is found.
+			// The radius shrinks a little at every attempt, so a place is found in the end.
 			radius = float64(radius * 0.998)
 			centre = vector{within(r, radius), within(r, radius)}
 		}
@@ -83,8 +84,8 @@ func countScene(r *rand.Rand, label int) scene {
 	return s
 }
 
-// crowded is whether a new object would come closer to another than the pixel or
-// so that separates them in an image of 32.
+// crowded reports whether a new object would come too close to another one. In an image of 32 pixels,
+// objects are at least about one pixel apart.
 func (s *scene) crowded(centre vector, radius float64) bool {
 	for _, o := range s.objects {
 		apart := vector{o.centre.x - centre.x, o.centre.y - centre.y}
@@ -95,9 +96,10 @@ func (s *scene) crowded(centre vector, radius float64) bool {
 	return false
 }
 
+// half is the cosine of 45°.
 const half = math.Sqrt2 / 2
 
-// compass goes anticlockwise from the right.
+// compass lists the directions anticlockwise, beginning on the right.
 var compass = []struct {
 	name      string
 	direction vector
@@ -112,6 +114,7 @@ var compass = []struct {
 	{"south-east", vector{half, half}},
 }
 
+// orientationScene draws a scene of one object that points to the direction of the label.
 func orientationScene(r *rand.Rand, label int) scene {
 	s := anyScene(r)
 	radius := uniform(r, 0.2, 0.36)
@@ -121,20 +124,21 @@ func orientationScene(r *rand.Rand, label int) scene {
 		t = textures[len(textures)-1]
 	}
 	o := anyObject(r, pointers[r.IntN(len(pointers))], t, centre, radius, s.ground)
-	// A slope of 0.2867 is 16°, which leaves 13° between neighbouring classes.
+	// A slope of 0.2867 is 16°. That leaves 13° between neighbouring classes.
 	o.heading = rotate(compass[label].direction, tilt(r, 0.2867))
 	s.objects = []object{o}
 	return s
 }
 
-// cells in each direction of the location task.
+// cells is the number of cells of the task location along each side.
 const cells = 4
 
+// locationScene draws a scene of one object in the cell of the label.
 func locationScene(r *rand.Rand, label int) scene {
 	s := anyScene(r)
 	radius := uniform(r, 0.1, 0.15)
-	// The object is whole, and its centre is more than a pixel of an image of
-	// 32 away from the neighbouring cells.
+	// The object lies completely inside the image. In an image of 32 pixels, its centre is more
+	// than one pixel away from the neighbouring cells.
 	coordinate := func(cell int) float64 {
 		low := max(radius, (float64(cell)+0.15)/cells)
 		high := min(1-radius, (float64(cell)+0.85)/cells)

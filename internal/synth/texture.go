@@ -2,16 +2,17 @@ package synth
 
 import "math"
 
-// texture fills an object: how much, from 0 to 1, of its second colour shows.
+// texture is the pattern that fills an object.
 type texture struct {
 	name string
-	// mix takes a point both in the object's frame (inside the unit circle) and
-	// on the texture's grid (the image's frame, in periods, so that stripes keep
-	// their direction when the object rotates); sharp is pixels per period.
+	// mix returns the share of the second colour, from 0 to 1, at a point. object is the point in the
+	// frame of the object, inside the unit circle. grid is the point in the frame of the image, in
+	// periods of the texture, so that stripes keep their direction when the object rotates. sharp is
+	// the number of pixels in a period.
 	mix func(object, grid vector, sharp float64) float64
 }
 
-// textures of the pretraining; the first is solid.
+// textures lists the textures of the pretraining. The first one is solid.
 var textures = []texture{
 	{"solid", func(_, _ vector, _ float64) float64 { return 0 }},
 	{"horizontal", func(_, grid vector, sharp float64) float64 { return stripe(grid.y, sharp) }},
@@ -32,9 +33,10 @@ func stripe(t, sharp float64) float64 {
 	return coverage(math.Abs(fraction(t)-0.5)-0.25, sharp)
 }
 
+// fraction returns the fractional part of t.
 func fraction(t float64) float64 { return t - math.Floor(t) }
 
-// coverage is the share of a pixel that lies inside an outline at the given
-// distance (negative inside) from the pixel's centre, taking the outline for a
-// straight line; scale is pixels per unit of distance.
+// coverage returns the share of a pixel that lies inside an outline. distance is the distance from the
+// centre of the pixel to the outline, negative inside; the outline is taken for a straight line. scale
+// is the number of pixels in a unit of distance.
 func coverage(distance, scale float64) float64 { return clamp(0.5 - float64(distance*scale)) }
