@@ -272,6 +272,7 @@ func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scal
 // TestTuningStep compares the step, run three times with its own state, with
 // GoMLX's Go backend.
 func TestTuningStep(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	dims, donate := smallStep.inputs()
 	first := slices.Index(donate, true)

@@ -8,9 +8,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// A program that is delegated whole takes its attention along, which GoMLX's Go
-// backend has no gradient for: there it is made of the operations of the
-// formula.
+// A program that GoMLX's Go backend runs as a whole may contain attention. That backend has no gradient of attention, so this
+// file builds attention and its gradient from the operations of the formula.
 
 // composed builds operations on a function and keeps the first error.
 type composed struct {
@@ -18,7 +17,7 @@ type composed struct {
 	err error
 }
 
-// ok notes an operation's error.
+// ok records the error of an operation and returns its value.
 func (c *composed) ok(v compute.Value, err error) compute.Value {
 	if c.err == nil {
 		c.err = err
@@ -26,14 +25,14 @@ func (c *composed) ok(v compute.Value, err error) compute.Value {
 	return v
 }
 
-// dot is a product of each head of each image, the first two axes.
+// dot returns the product for each head of each image, the first two axes.
 func (c *composed) dot(x compute.Value, xAxes []int, y compute.Value, yAxes []int) compute.Value {
 	heads := []int{0, 1}
 	return c.ok(c.DotGeneral(x, xAxes, heads, y, yAxes, heads, compute.DotGeneralConfig{}))
 }
 
-// query brings a tensor of the query's dimensions to [batch, groups, shared,
-// seq, width], shared being the heads that share key and value.
+// query reshapes a tensor with the dimensions of the query to [batch, groups, shared, seq, width]. shared is the number of
+// heads that share key and value.
 func (a *attention) query(c *composed, x compute.Value) compute.Value {
 	shared := a.heads / a.groups
 	if a.layout == compute.AttentionAxesLayoutBSHD {
@@ -50,8 +49,7 @@ func (a *attention) unquery(c *composed, x compute.Value) compute.Value {
 	return c.ok(c.Reshape(x, a.batch, a.heads, a.seq, a.width))
 }
 
-// key brings a tensor of the key's dimensions to [batch, groups, kv, width], or
-// back.
+// key transposes a tensor with the dimensions of the key to [batch, groups, kv, width], or back.
 func (a *attention) key(c *composed, x compute.Value) compute.Value {
 	if a.layout == compute.AttentionAxesLayoutBSHD {
 		return c.ok(c.Transpose(x, 0, 2, 1, 3))
@@ -59,9 +57,8 @@ func (a *attention) key(c *composed, x compute.Value) compute.Value {
 	return x
 }
 
-// scores are [batch, groups, shared, seq, kv] of operands that query and key
-// have arranged, with masks and biases added; rows takes one number for each row
-// of them to their dimensions.
+// scores returns the scores [batch, groups, shared, seq, kv] of operands from query and key, with masks and biases added. rows
+// broadcasts one number for each row of scores to the dimensions of the scores.
 func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Value) (scores compute.Value, rows func(v compute.Value) compute.Value) {
 	scale := c.ok(c.Constant([]float32{a.scale}))
 	scores = c.ok(c.Mul(c.dot(q, []int{4}, k, []int{3}), scale))
@@ -81,11 +78,10 @@ func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Va
 	}
 }
 
-// decompose builds what runAttention computes, of query, key, value, masks and
-// biases.
+// decompose builds attention from query, key, value, masks and biases, with the results of attentionKernel.
 func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 3+len(a.added) {
-		return nil, fmt.Errorf("attention of %d operands has no decomposed form: %w", len(in), compute.ErrNotImplemented)
+		return nil, fmt.Errorf("attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)
 	}
 	c := &composed{Function: g}
 	q, k, v := a.query(c, in[0]), a.key(c, in[1]), a.key(c, in[2])
@@ -98,11 +94,11 @@ func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.
 	return []compute.Value{a.unquery(c, y), lse}, c.err
 }
 
-// decomposeVJP builds what runAttentionVJP computes, of query, key, value,
-// output, log-sum-exp, the output's gradient, masks and biases.
+// decomposeVJP builds the gradient of attention from query, key, value, output, log-sum-exp, the gradient of the output, masks
+// and biases, with the results of attentionVJPKernel.
 func (a attention) decomposeVJP(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 6+len(a.added) {
-		return nil, fmt.Errorf("the gradient of attention of %d operands has no decomposed form: %w", len(in), compute.ErrNotImplemented)
+		return nil, fmt.Errorf("the gradient of attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)
 	}
 	c := &composed{Function: g}
 	q, k, v := a.query(c, in[0]), a.key(c, in[1]), a.key(c, in[2])

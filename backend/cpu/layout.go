@@ -2,15 +2,14 @@ package cpu
 
 import "slices"
 
-// layout maps an index space to the elements of a tensor in memory: index
-// (i0, i1, …) is element offset + Σ i·strides. Reshape, transpose, slice and
-// broadcast change a layout and move nothing.
+// layout maps an index space to the elements of a tensor in memory. The index (i0, i1, …) is the element offset + Σ
+// i·strides. Reshape, transpose, slice and broadcast change a layout only; they move no data.
 type layout struct {
 	dims, strides []int
 	offset        int
 }
 
-// rowMajor is the layout of a tensor as it lies in memory.
+// rowMajor returns the layout of a whole tensor in memory.
 func rowMajor(dims []int) layout {
 	l := layout{dims: slices.Clone(dims), strides: make([]int, len(dims))}
 	step := 1
@@ -21,6 +20,7 @@ func rowMajor(dims []int) layout {
 	return l
 }
 
+// size returns the number of indices.
 func (l layout) size() int {
 	n := 1
 	for _, d := range l.dims {
@@ -29,8 +29,7 @@ func (l layout) size() int {
 	return n
 }
 
-// collapsed merges neighbouring axes that one stride walks, and drops axes of
-// size 1. A scalar has no axes left.
+// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A scalar then has no axes.
 func (l layout) collapsed() layout {
 	c := layout{offset: l.offset}
 	for i, d := range l.dims {
@@ -48,17 +47,16 @@ func (l layout) collapsed() layout {
 	return c
 }
 
-// contiguous reports whether the indices in row-major order are neighbours in
-// memory.
+// contiguous reports whether neighbouring indices in row-major order are neighbours in memory.
 func (l layout) contiguous() bool {
 	c := l.collapsed()
 	return len(c.dims) == 0 || len(c.dims) == 1 && c.strides[0] == 1
 }
 
-// whole reports whether l is all n elements of a tensor in order.
+// whole reports whether l is all n elements of a tensor, in order.
 func (l layout) whole(n int) bool { return l.offset == 0 && l.contiguous() && l.size() == n }
 
-// constant reports whether every index is the same element.
+// constant reports whether all indices are the same element.
 func (l layout) constant() bool {
 	for i, d := range l.dims {
 		if d != 1 && l.strides[i] != 0 {
@@ -68,15 +66,14 @@ func (l layout) constant() bool {
 	return true
 }
 
-// reshaped is l with other dimensions of the same size; ok is false if no
-// strides express it.
+// reshaped returns l with other dimensions of the same size. ok is false if no strides express the result.
 func (l layout) reshaped(dims []int) (r layout, ok bool) {
 	r = layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	if l.size() == 0 {
 		return rowMajor(dims), true
 	}
 	c := l.collapsed()
-	axis, left := len(c.dims)-1, 1 // left: size of axis not yet given to new axes
+	axis, left := len(c.dims)-1, 1 // left is the part of the axis that no new axis has taken
 	step := 0
 	if axis >= 0 {
 		left, step = c.dims[axis], c.strides[axis]
@@ -100,7 +97,7 @@ func (l layout) reshaped(dims []int) (r layout, ok bool) {
 	return r, true
 }
 
-// transposed permutes the axes: new axis i is old axis perm[i].
+// transposed returns l with permuted axes: new axis i is old axis perm[i].
 func (l layout) transposed(perm []int) layout {
 	r := layout{offset: l.offset}
 	for _, p := range perm {
@@ -110,7 +107,7 @@ func (l layout) transposed(perm []int) layout {
 	return r
 }
 
-// sliced takes starts:limits:steps of each axis. No steps: 1.
+// sliced returns the part starts:limits:steps of each axis. Without steps, every step is 1.
 func (l layout) sliced(starts, limits, steps []int) layout {
 	r := layout{dims: slices.Clone(l.dims), strides: slices.Clone(l.strides), offset: l.offset}
 	for i := range r.dims {
@@ -125,8 +122,8 @@ func (l layout) sliced(starts, limits, steps []int) layout {
 	return r
 }
 
-// broadcast places axis i of l at axes[i] of dims; other axes, and axes of
-// size 1 that grow, repeat.
+// broadcast returns l with the dimensions dims. Axis i of l becomes axis axes[i]. The other axes, and axes of size 1 that
+// grow, repeat.
 func (l layout) broadcast(dims, axes []int) layout {
 	r := layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	for i, a := range axes {
@@ -137,8 +134,8 @@ func (l layout) broadcast(dims, axes []int) layout {
 	return r
 }
 
-// broadcastTo stretches axes of size 1 to dims of the same rank, or a scalar to
-// any dims, as element-wise operations do.
+// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar repeated to any dims, as for the
+// operands of element-wise operations.
 func (l layout) broadcastTo(dims []int) layout {
 	if len(l.dims) == 0 {
 		return l.broadcast(dims, nil)
@@ -150,7 +147,7 @@ func (l layout) broadcastTo(dims []int) layout {
 	return l.broadcast(dims, axes)
 }
 
-// group merges some axes, in the given order, to one size and one stride.
+// group merges some axes, in the given order, to one size and one stride. ok is false if one stride does not walk them.
 func (l layout) group(axes []int) (size, stride int, ok bool) {
 	g := layout{}
 	for _, a := range axes {
@@ -167,7 +164,7 @@ func (l layout) group(axes []int) (size, stride int, ok bool) {
 	return 0, 0, false
 }
 
-// offsets lists the offset of every index of some axes, in row-major order.
+// offsets lists the offsets of all indices of some axes, in row-major order.
 func (l layout) offsets(axes []int) []int {
 	out := []int{0}
 	for _, a := range axes {
@@ -182,8 +179,8 @@ func (l layout) offsets(axes []int) []int {
 	return out
 }
 
-// run is the length over which the row-major walk has one stride, 0 or 1: the
-// innermost collapsed axis. ok is false if its stride is another one.
+// run returns the length over which the row-major walk has one stride: the innermost collapsed axis. ok reports whether the
+// stride is 0 or 1.
 func (l layout) run() (length, stride int, ok bool) {
 	c := l.collapsed()
 	n := len(c.dims)
@@ -193,7 +190,7 @@ func (l layout) run() (length, stride int, ok bool) {
 	return c.dims[n-1], c.strides[n-1], c.strides[n-1] == 0 || c.strides[n-1] == 1
 }
 
-// at is the offset of element e of a collapsed layout.
+// at returns the offset of element e of a collapsed layout.
 func (l *layout) at(e int) int {
 	off := l.offset
 	for i := len(l.dims) - 1; i >= 0; i-- {

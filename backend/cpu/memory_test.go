@@ -150,6 +150,7 @@ func apart(x *executable, tasks []task) {
 // TestPlan: in random programs no step reads memory that was written over, and
 // results have the same bits when nothing shares memory.
 func TestPlan(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	n := uint64(120)
 	if testing.Short() {
@@ -192,6 +193,7 @@ func TestPlan(t *testing.T) {
 // TestPlanDonated: in random programs results have the same bits when every
 // input is donated.
 func TestPlanDonated(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	n := uint64(120)
 	if testing.Short() {

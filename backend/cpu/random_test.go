@@ -735,6 +735,7 @@ func smallOptions(seed uint64) options {
 // TestRandomPrograms compares random graphs with GoMLX's Go backend. With
 // -programs 50000 it takes minutes.
 func TestRandomPrograms(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	n := uint64(*programs)
 	if testing.Short() {

@@ -46,6 +46,7 @@ func alike(t *testing.T, what string, got, want []float32) {
 // largest numbers through every operation that loops run, each alone, between
 // tensors, and between a tensor and one number a row or one for all.
 func TestSpecialNumbers(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	v := special()
 	n := len(v)
@@ -142,6 +143,7 @@ func TestSpecialNumbers(t *testing.T) {
 // TestTables runs every operation of the tables of package vector on special numbers and compares the results
 // with GoMLX's Go backend: of tensors, of one number per row, and of a tensor with one number per row.
 func TestTables(t *testing.T) {
+	t.Parallel()
 	be := newBackend(t)
 	v := special()
 	n := len(v)

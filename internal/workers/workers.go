@@ -1,11 +1,9 @@
-// Package workers runs the parts of one operation on many processors at once.
+// Package workers runs the parts of one operation on many processors at the same time.
 //
-// There is one pool in the process, so several programs that run side by side
-// share the processors instead of multiplying threads: each keeps one to itself
-// ([Begin]), and its operations get help from those that are left. An operation is cut
-// into parts by its shapes alone, never by the number of processors, and no
-// part depends on which goroutine runs it: the same parts give the same bits
-// for any GOMAXPROCS.
+// The process has one pool, so several programs share the processors instead of multiplying threads. Each program
+// keeps one processor ([Begin]). Its operations also use the processors that no program keeps. The shapes of an
+// operation alone decide its parts, never the number of processors, and no part depends on the goroutine that runs it.
+// So results have the same bits for any GOMAXPROCS.
 package workers
 
 import (
@@ -16,35 +14,34 @@ import (
 	"unsafe"
 )
 
-// programs are in progress.
+// programs is the number of programs in progress.
 var programs atomic.Int64
 
-// Begin says that the caller starts to run a program, operation after operation;
-// End, that it is done.
+// Begin tells the pool that the caller starts to run a program.
 func Begin() { programs.Add(1) }
 
-// End says that a program that [Begin] announced is done.
+// End tells the pool that a program that called [Begin] has ended.
 func End() { programs.Add(-1) }
 
-// Programs is how many programs are in progress.
+// Programs returns the number of programs in progress.
 func Programs() int { return int(programs.Load()) }
 
-// Count is the number of parts of one operation that can run at once: GOMAXPROCS
-// less the processors of other programs in progress, but at least 1.
+// Count returns how many parts of one operation can run at the same time: GOMAXPROCS without the processors of other
+// programs in progress, but at least 1.
 func Count() int { return max(1, runtime.GOMAXPROCS(0)-max(0, Programs()-1)) }
 
-// job is one Run in progress.
+// job is one call of Run.
 type job struct {
 	f     func(part int, s *Scratch)
 	parts int64
 	next  atomic.Int64 // the next part to take
-	left  atomic.Int64 // parts not yet done
+	left  atomic.Int64 // number of parts that are not done
 	done  chan struct{}
 
 	caught atomic.Pointer[any] // the first panic of a part
 }
 
-// work takes parts until none is left.
+// work runs parts until all are taken.
 func (j *job) work(s *Scratch) {
 	for {
 		part := j.next.Add(1) - 1
@@ -52,7 +49,7 @@ func (j *job) work(s *Scratch) {
 			return
 		}
 		if r := one(j.f, int(part), s); r != nil {
-			kept := r // on the heap only if there was a panic
+			kept := r // allocated only after a panic
 			j.caught.CompareAndSwap(nil, &kept)
 		}
 		if j.left.Add(-1) == 0 {
@@ -61,7 +58,7 @@ func (j *job) work(s *Scratch) {
 	}
 }
 
-// one runs a part and returns what it panics with.
+// one runs a part and returns the value of its panic, or nil.
 func one(f func(part int, s *Scratch), part int, s *Scratch) (caught any) {
 	mark := s.Mark()
 	defer func() {
@@ -74,16 +71,15 @@ func one(f func(part int, s *Scratch), part int, s *Scratch) (caught any) {
 
 var (
 	grow    sync.Mutex
-	helpers int                      // goroutines started so far
-	queue   = make(chan *job, 1<<10) // one entry for each helper a job asks for
+	helpers int                      // number of goroutines of the pool
+	queue   = make(chan *job, 1<<10) // one entry for each helper that a job asks for
 )
 
-// patience is how long a goroutine with nothing to do looks for work before it
-// sleeps. Operations follow one another within microseconds, while a sleeping
-// thread wakes after a hundred of them or more on a virtual machine.
+// patience is how long an idle goroutine looks for work before it sleeps. Operations follow one another within
+// microseconds, but a sleeping thread needs a hundred microseconds or more to wake on a virtual machine.
 const patience = 200 * time.Microsecond
 
-// watch calls ready until it returns true, for patience at most.
+// watch calls ready until it returns true, but no longer than patience. It reports whether ready returned true.
 func watch(ready func() bool) bool {
 	start := time.Now()
 	for i := 1; ; i++ {
@@ -99,7 +95,7 @@ func watch(ready func() bool) bool {
 	}
 }
 
-// help is the life of one pool goroutine.
+// help is a goroutine of the pool.
 func help() {
 	s := new(Scratch)
 	var j *job
@@ -120,13 +116,14 @@ func help() {
 	}
 }
 
-// spare holds the scratch memory of goroutines that called Run. A sync.Pool
-// would lose it, megabytes that steady work needs again, at a garbage collection.
+// spare holds the scratch memory of goroutines that called Run. A sync.Pool would lose it at a garbage collection, but
+// the next operations need these megabytes again.
 var spare struct {
 	sync.Mutex
 	free []*Scratch
 }
 
+// takeScratch returns scratch memory from spare.
 func takeScratch() *Scratch {
 	spare.Lock()
 	defer spare.Unlock()
@@ -139,24 +136,24 @@ func takeScratch() *Scratch {
 	return s
 }
 
+// giveScratch puts scratch memory into spare.
 func giveScratch(s *Scratch) {
-	s.Release(0) // a part that panicked may have kept some
+	s.Release(0) // a part that panicked may not have released its memory
 	spare.Lock()
 	defer spare.Unlock()
 	spare.free = append(spare.free, s)
 }
 
-// Run calls f(part, s) for part = 0 … parts-1 on the pool's goroutines and the
-// caller's, in any order, and returns when all are done. s is scratch memory of
-// the goroutine that runs the part. A panic in a part is raised again in the
-// caller once the other parts are done. f may call Run itself.
+// Run calls f(part, s) for part = 0 … parts-1, in any order, on the goroutines of the pool and of the caller. It
+// returns when all parts are done. s is scratch memory of the goroutine that runs the part. If a part panics, Run
+// panics with the same value when the other parts are done. f may call Run.
 func Run(parts int, f func(part int, s *Scratch)) {
 	if parts <= 0 {
 		return
 	}
 	s := takeScratch()
 	defer giveScratch(s)
-	want := min(Count(), parts) - 1 // helpers
+	want := min(Count(), parts) - 1 // number of helpers
 	if want == 0 {
 		var first any
 		for part := range parts {
@@ -175,7 +172,7 @@ func Run(parts int, f func(part int, s *Scratch)) {
 	for range want {
 		select {
 		case queue <- j:
-		default: // the pool is swamped: the caller does the work
+		default: // the queue is full: the caller does the work
 		}
 	}
 	j.work(s)
@@ -196,20 +193,19 @@ func ensure(n int) {
 	}
 }
 
-// Scratch is memory of one goroutine, kept from part to part so that steady
-// work allocates nothing. It is not safe for concurrent use.
+// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work allocates nothing. It is not
+// safe for concurrent use.
 type Scratch struct {
 	block []float32   // the current block
-	used  int         // float32s of it in use
-	full  [][]float32 // blocks outgrown within this part, kept until Release(0)
+	used  int         // number of float32s of the block in use
+	full  [][]float32 // blocks that became too small within this part, kept until Release(0)
 }
 
-// align is the alignment of all scratch slices in float32s: one cache line,
-// one AVX-512 register.
+// align is the alignment of all scratch slices in float32s: one cache line, which is one AVX-512 register.
 const align = 16
 
-// Float32s returns n float32s, 64-byte aligned, with undefined content, that
-// stay valid until the part returns or Release gives them back.
+// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until the part returns or
+// calls Release.
 func (s *Scratch) Float32s(n int) []float32 {
 	padded := (n + align - 1) &^ (align - 1)
 	if s.used+padded > len(s.block) {
@@ -224,11 +220,11 @@ func (s *Scratch) Float32s(n int) []float32 {
 	return p
 }
 
-// Mark returns the state that Release goes back to.
+// Mark returns the current state for Release.
 func (s *Scratch) Mark() int { return len(s.full)<<40 | s.used }
 
-// Release gives back what was taken since mark. When a block was outgrown in
-// between, its memory is reused only once everything is released.
+// Release releases the memory taken since mark. If a block became too small in between, its memory is used again only
+// after Release(0).
 func (s *Scratch) Release(mark int) {
 	if mark>>40 == len(s.full) {
 		s.used = mark & (1<<40 - 1)
@@ -238,8 +234,7 @@ func (s *Scratch) Release(mark int) {
 	}
 }
 
-// Aligned allocates n float32s on a 64-byte boundary, in huge pages where it is
-// large enough for some.
+// Aligned allocates n float32s, aligned to 64 bytes. Large memory is in huge pages.
 func Aligned(n int) []float32 {
 	b := make([]float32, n+align)
 	huge(b)

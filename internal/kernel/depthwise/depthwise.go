@@ -1,26 +1,20 @@
-// Package depthwise convolves images with one filter for each channel, on all
-// processors: forward ([Conv.Run], which serves the gradient of the input too,
-// with the filters turned around) and the gradient of the filters
-// ([Conv.KernelGradient]).
+// Package depthwise computes convolutions with one filter per channel on all processors. [Conv.Run] computes the output;
+// with reversed filters it also computes the gradient of the input. [Conv.KernelGradient] computes the gradient of the
+// filters.
 //
-// Channels stand side by side in memory and are taken a register at a time, a
-// block. A part of the work copies a band of rows of some blocks into scratch
-// memory that stays in the second-level cache (pack.go): each block by itself,
-// with zeros where the padding is, so that the micro-kernel (kernel.go, the
-// assembly that asm/ generates) meets neighbouring pixels at neighbouring
-// addresses and no border. It holds the sums of up to two rows of 14 pixels in
-// registers and adds tap after tap. The gradient of the filters is the same sum
-// with the roles exchanged: the pixels are the taps, and the output gradient
-// their weights.
+// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part of the work copies a band
+// of rows of some blocks into scratch memory that stays in the second-level cache (pack.go). It copies each block
+// separately, with zeros for the padding. So the micro-kernel (kernel.go and the assembly that asm/ generates) reads
+// neighbouring pixels at neighbouring addresses and needs no checks at borders. It holds the sums of up to two rows of 14
+// pixels in registers and adds tap after tap. The gradient of the filters is the same sum with exchanged roles: the pixels
+// are the taps, and the gradient of the output is their weights.
 //
-// Padding is made of zeros that are multiplied: an infinite weight makes NaN
-// where it meets padding.
+// Padding is zeros that are multiplied, so an infinite weight gives NaN at the padding.
 //
-// An output is summed tap by tap in row-major order. A gradient is summed over
-// pixels in row-major order, image after image within chunks of images that
-// depend on the batch alone, and over the chunks in order. So the bits are the
-// same for any GOMAXPROCS. They may differ in the last bits between assembly and
-// the portable version, which need not fuse multiplication and addition.
+// An output is summed tap by tap in row-major order. A gradient is summed over pixels in row-major order, image after image
+// within a chunk of images, and then over the chunks in order. The chunks depend on the batch size only. So results have the
+// same bits for any GOMAXPROCS. They may differ in the last bits between the assembly and the portable version, because
+// the portable version need not fuse multiplication and addition.
 package depthwise
 
 import (
@@ -30,28 +24,24 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Axis describes one spatial axis. Output o is the sum over taps k of the
-// weight of k and the input at position o·Stride + k·Dilation − Pad of an input
-// whose elements stand InDilation apart; beside them are zeros.
+// Axis describes one spatial axis. Output o is the sum over taps k of the weight of k times the input at position
+// o·Stride + k·Dilation − Pad. The elements of the input are InDilation positions apart; other positions are zeros.
 type Axis struct {
 	In, Kernel, Out              int // sizes
-	Pad                          int // before the first element; less than 0 cuts off
+	Pad                          int // padding before the first element; a negative number cuts elements off
 	Stride, Dilation, InDilation int // at least 1
 }
 
-// span is the number of positions that the outputs from the first to the n-th
-// read.
+// span returns the number of positions that the first n outputs read.
 func (a *Axis) span(n int) int { return (n-1)*a.Stride + (a.Kernel-1)*a.Dilation + 1 }
 
-// Images is a batch of images: channel c of pixel (y,x) of image n is
-// Data[n·Image + y·Row + x·Col + c].
+// Images is a batch of images. Channel c of pixel (y,x) of image n is Data[n·Image + y·Row + x·Col + c].
 type Images struct {
 	Data            []float32
 	Image, Row, Col int
 }
 
-// Conv is a convolution of each of Channels channels with a filter of its own.
-// No size is 0. X must not overlap a result.
+// Conv is a convolution with one filter for each of Channels channels. No size is 0. X must not overlap a result.
 type Conv struct {
 	Batch, Channels int
 	V, H            Axis // vertical, horizontal
@@ -60,13 +50,13 @@ type Conv struct {
 
 func (c *Conv) taps() int { return c.V.Kernel * c.H.Kernel }
 
-// check touches the last element that is read of images of the given size.
+// check reads the last element of images of the given size that a convolution reads.
 func (c *Conv) check(i Images, height, width int) {
 	_ = i.Data[(c.Batch-1)*i.Image+(height-1)*i.Row+(width-1)*i.Col+c.Channels-1]
 }
 
-// Run convolves X with kernel, [V.Kernel, H.Kernel, Channels], turned around
-// along both axes if flip is set, to out, [Batch, V.Out, H.Out, Channels].
+// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out, [Batch, V.Out, H.Out, Channels].
+// If flip is set, it reverses the filters along both axes.
 func (c *Conv) Run(out, kernel []float32, flip bool) {
 	c.check(c.X, c.V.In, c.H.In)
 	kn, taps := active, c.taps()
@@ -89,8 +79,8 @@ func (c *Conv) Run(out, kernel []float32, flip bool) {
 				sum.gather(weights[b*taps*kn.lanes:], c.V.Kernel, i, kernel[i*c.H.Kernel*c.Channels+at:], c.Channels, min(kn.lanes, c.Channels-at))
 			}
 		}
-		// The bands of an image go to one part, which finds their common rows in
-		// its cache, unless there are too few images and groups of channels.
+		// One part computes all bands of an image, because neighbouring bands read common rows. If there are too few
+		// images and groups of channels, the bands are separate parts.
 		units := c.Batch * p.groups
 		split := min(p.bands, max(1, 4*workers.Count()/units))
 		workers.Run(units*split, func(part int, s *workers.Scratch) {
@@ -105,8 +95,7 @@ func (c *Conv) Run(out, kernel []float32, flip bool) {
 	})
 }
 
-// band computes the outputs of one band of rows of one image and one group of
-// blocks.
+// band computes one band of rows of one image for one group of blocks.
 func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out, weights []float32, sum *sum) {
 	kn, taps := p.kn, c.taps()
 	r0, r1 := p.rows(band)
@@ -115,7 +104,7 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 	size := height * p.row * kn.lanes
 	x := s.Float32s((b1 - b0) * size)
 	p.fill(x, size, image, r0*c.V.Stride, height, b0, b1)
-	spare := s.Float32s(2 * kn.cols[0] * kn.lanes) // results of blocks with less than lanes channels
+	spare := s.Float32s(2 * kn.cols[0] * kn.lanes) // results of blocks with fewer channels than lanes
 	pixel := 4 * c.Channels
 	t := tile{pitch: 4 * kn.lanes * c.V.Stride * p.row, dstCol: pixel, dstRow: pixel * c.H.Out}
 	tiles := (c.H.Out + sum.most[0] - 1) / sum.most[0]
@@ -149,17 +138,15 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 	}
 }
 
-// gradientChunks is into how many chunks a batch is cut at most, each with a sum
-// of its own.
+// gradientChunks is the largest number of chunks of a batch. Each chunk has a separate sum.
 const gradientChunks = 8
 
-// gradientPixels is about how many pixels a tile of the gradient sums at once:
-// enough that keeping the sums in registers pays.
+// gradientPixels is about how many pixels a tile of the gradient sums at once. With fewer, keeping the sums in registers is
+// not worthwhile.
 const gradientPixels = 128
 
-// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel,
-// Channels], from that of the output dy, [Batch, V.Out, H.Out]: for each tap the
-// sum over pixels of what it met times dy.
+// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel, Channels], from the gradient of the output dy,
+// [Batch, V.Out, H.Out]. For each tap it is the sum over pixels of the input that the tap reads times dy.
 func (c *Conv) KernelGradient(out []float32, dy Images) {
 	c.check(c.X, c.V.In, c.H.In)
 	c.check(dy, c.V.Out, c.H.Out)
@@ -198,8 +185,7 @@ func (c *Conv) KernelGradient(out []float32, dy Images) {
 	})
 }
 
-// gradient adds one band of rows of one image and one group of blocks to acc,
-// [blocks of the group, taps, lanes].
+// gradient adds one band of rows of one image for one group of blocks to acc, [blocks of the group, taps, lanes].
 func (c *Conv) gradient(p *packing, s *workers.Scratch, image, group, band int, dy Images, acc []float32, sum *sum, rows int) {
 	kn, taps := p.kn, c.taps()
 	r0, r1 := p.rows(band)

@@ -15,29 +15,27 @@ type kernel struct {
 	isa     isa
 	name    string
 	lanes   int    // channels of a block
-	cols    [2]int // the most columns of a tile of one row, of two rows
-	runCols [2]int // the same of a tile whose taps come in runs; 0: there is none
+	cols    [2]int // largest number of columns of a tile of one row, and of two rows
+	runCols [2]int // the same for a tile with runs of taps; 0: there is no such tile
 }
 
 // run is the number of taps in a run.
 const run = 7
 
-// active is the best kernel of this machine. Tests replace it.
+// active is the best kernel of this machine. Tests change it.
 var active = &available[len(available)-1]
 
-// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one
-// block of channels tile computes
+// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of channels, the micro-kernel tile
+// computes
 //
 //	dst[i,j] = Σ over taps t of src[offsets[t] + i·pitch + j] · kernel[t]
 //
-// and runs, where each offset stands for a run of neighbouring taps, which read
-// neighbouring pixels,
+// and the micro-kernel runs, in which an offset stands for a run of neighbouring taps that read neighbouring pixels, computes
 //
 //	dst[i,j] = Σ over runs t, taps k < run of src[offsets[t] + i·pitch + j + k] · kernel[t·run + k]
 //
-// added to what dst holds if add is not 0. Offsets, pitch and the steps of dst
-// are in bytes; neighbouring pixels of src and taps of kernel are one block
-// apart.
+// If add is not 0, the sums are added to dst. Offsets, pitch and the steps of dst are in bytes. Neighbouring pixels of src
+// and neighbouring taps of kernel are one block apart.
 type tile struct {
 	src, kernel, dst unsafe.Pointer
 	offsets          unsafe.Pointer // of taps ints
@@ -76,8 +74,8 @@ func tilePortable(t *tile, run int) {
 	}
 }
 
-// gatherPortable copies n pixels of 1 to portableLanes channels to whole
-// blocks, zero beyond the channels. Steps are in bytes.
+// gatherPortable copies n pixels of 1 to portableLanes channels to complete blocks, with zeros after the channels. Steps are
+// in bytes.
 func gatherPortable(dst *float32, dstStep int, src *float32, srcStep, channels, n int) {
 	for i := range n {
 		d := (*[portableLanes]float32)(unsafe.Add(unsafe.Pointer(dst), i*dstStep))

@@ -4,7 +4,7 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run ./asm -out depthwise_amd64.s -stubs depthwise_amd64.go
 
-// available lists the kernels this machine can run, the best last.
+// available lists the kernels that this machine can run. The best is the last.
 var available = detect()
 
 func detect() []kernel {

@@ -1,29 +1,26 @@
 package depthwise
 
-// packing says how bands of an input lie in scratch memory: blocks of channels,
-// each with rows of row pixels of lanes channels. Neighbours that a tile reads
-// side by side stand side by side: with a step of n between them, columns are
-// sorted by their remainder mod n.
+// packing says how bands of an input lie in scratch memory: blocks of channels, each with rows of row pixels of lanes
+// channels. Pixels that a tile reads as neighbours are neighbours in memory: if they are n columns apart in the input, the
+// columns are sorted by their remainder mod n.
 type packing struct {
 	*Conv
 	kn             *kernel
-	steps          int // pixels between neighbours of a tile
-	row            int // pixels of a packed row
-	blocks, groups int // of channels; a part takes a group of blocks
-	height, bands  int // output rows of the highest band; bands of an image
+	steps          int // distance of neighbours of a tile in the input, in pixels
+	row            int // number of pixels of a packed row
+	blocks, groups int // numbers of blocks of channels and of groups of blocks; a part takes a group
+	height, bands  int // number of output rows of the highest band, number of bands of an image
 }
 
-// bandBytes is about how much scratch memory a part fills: half of a
-// second-level cache of a megabyte, less on small ones does little harm.
+// bandBytes is about how much scratch memory a part fills: half of a second-level cache of one megabyte. On smaller caches
+// it does little harm.
 const bandBytes = 512 << 10
 
-// packing cuts the work. extra is how many more pixels a part keeps for each
-// output row.
+// packing cuts the work into parts. extra is the number of additional pixels that a part keeps for each output row.
 func (c *Conv) packing(kn *kernel, steps, extra int) *packing {
 	p := &packing{Conv: c, kn: kn, steps: steps, blocks: (c.Channels + kn.lanes - 1) / kn.lanes}
 	p.row = (c.H.span(c.H.Out) + steps - 1) / steps * steps
-	// As many blocks at once as leave bands high against the rows that they
-	// have in common with their neighbours.
+	// Take as many blocks at once as leave the bands high compared with the rows that they share with their neighbours.
 	for blocks := p.blocks; ; blocks-- {
 		p.groups = (p.blocks + blocks - 1) / blocks
 		blocks = (p.blocks + p.groups - 1) / p.groups
@@ -39,21 +36,20 @@ func (c *Conv) packing(kn *kernel, steps, extra int) *packing {
 	return p
 }
 
-// rows are the output rows of a band.
+// rows returns the output rows of a band.
 func (p *packing) rows(band int) (from, to int) {
 	return band * p.V.Out / p.bands, (band + 1) * p.V.Out / p.bands
 }
 
-// group are the blocks of a group.
+// group returns the blocks of a group.
 func (p *packing) group(g int) (from, to int) {
 	return g * p.blocks / p.groups, (g + 1) * p.blocks / p.groups
 }
 
-// column is where position v of a row of the padded input lies.
+// column returns the place of position v of a row of the padded input.
 func (p *packing) column(v int) int { return v%p.steps*(p.row/p.steps) + v/p.steps }
 
-// fill packs rows v0 to v0+rows of the padded input, for blocks b0 to b1, which
-// lie size apart in dst.
+// fill packs the rows v0 to v0+rows of the padded input for the blocks b0 to b1, which are size elements apart in dst.
 func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	lanes := p.kn.lanes
 	width := p.row * lanes
@@ -70,7 +66,7 @@ func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	}
 }
 
-// input is the element at position v of the padded input, if there is one.
+// input returns the element of the input at position v of the padded input. ok reports whether there is one.
 func (a *Axis) input(v int) (i int, inside bool) {
 	v -= a.Pad
 	return v / a.InDilation, v >= 0 && v%a.InDilation == 0 && v/a.InDilation < a.In
@@ -90,7 +86,7 @@ func (p *packing) line(dst, src []float32, channels int) {
 	}
 	phase := p.row / p.steps
 	for first := range p.steps {
-		// Positions first + q·steps, of which q0 to q1 lie within the input.
+		// Of the positions first + q·steps, those with q from q0 to q1 lie in the input.
 		q0 := min(max(0, ceil(h.Pad-first, p.steps)), phase)
 		q1 := min(max(q0, ceil(h.Pad+h.In-first, p.steps)), phase)
 		d := dst[first*phase*lanes:][:phase*lanes]
@@ -102,7 +98,7 @@ func (p *packing) line(dst, src []float32, channels int) {
 	}
 }
 
-// ceil is a/b rounded up, b > 0.
+// ceil returns a/b rounded up, b > 0.
 func ceil(a, b int) int {
 	if a > 0 {
 		return (a + b - 1) / b

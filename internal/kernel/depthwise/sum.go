@@ -2,18 +2,16 @@ package depthwise
 
 import "unsafe"
 
-// sum is what a tile adds up for each of its pixels: rows of width taps, or of
-// pixels in a gradient. The first cut of each row come in runs. Weights lie as
-// [rows, cut, lanes], then [rows, width − cut, lanes].
+// sum describes the terms that a tile adds up for each of its pixels: rows of width taps, or of width pixels in a gradient.
+// The first cut taps of each row form runs. The weights are [rows, cut, lanes], then [rows, width − cut, lanes].
 type sum struct {
 	kn            *kernel
 	width, cut    int
-	runs, singles []int  // where they read, in bytes
-	most          [2]int // columns of a tile of one row, of two rows
+	runs, singles []int  // offsets at which runs and single taps read, in bytes
+	most          [2]int // largest number of columns of a tile of one row, and of two rows
 }
 
-// sum describes rows × width taps that stand rowStep and step positions of the
-// padded input apart.
+// sum returns the sum of rows × width taps that are rowStep and step positions of the padded input apart.
 func (p *packing) sum(rows, width, rowStep, step int) *sum {
 	s := &sum{kn: p.kn, width: width, most: p.kn.cols}
 	if step == p.steps && width >= run {
@@ -33,8 +31,7 @@ func (p *packing) sum(rows, width, rowStep, step int) *sum {
 	return s
 }
 
-// gather brings one row of weights, step floats apart, to where w has row i of
-// rows.
+// gather copies one row of weights, which are step floats apart, to row i of rows in w.
 func (s *sum) gather(w []float32, rows, i int, src []float32, step, channels int) {
 	lanes := s.kn.lanes
 	if s.cut > 0 {
@@ -45,7 +42,7 @@ func (s *sum) gather(w []float32, rows, i int, src []float32, step, channels int
 	}
 }
 
-// tileRows is how many of the rows left a tile of so many columns takes.
+// tileRows returns how many of the remaining rows a tile with the given number of columns takes.
 func (s *sum) tileRows(left, cols int) int {
 	if left > 1 && cols <= s.most[1] {
 		return 2
@@ -53,7 +50,7 @@ func (s *sum) tileRows(left, cols int) int {
 	return 1
 }
 
-// add computes a tile with n rows of weights from the i-th on, of rows.
+// add computes a tile with n of the rows of weights, from row i on.
 func (s *sum) add(t *tile, w []float32, rows, i, n int) {
 	lanes, rest := s.kn.lanes, s.width-s.cut
 	if s.cut > 0 {

@@ -7,50 +7,46 @@ import (
 )
 
 const (
-	// bBlock is the size in float32s of the block of B that stays in the
-	// second level cache while strips of A pass by.
+	// bBlock is the size of the block of B that stays in the second-level cache while it is multiplied by strips of A,
+	// in float32s.
 	bBlock = 160 << 10
 
-	// fetchAhead is how far ahead a packed panel is fetched into the cache, in
-	// bytes.
+	// fetchAhead is how far ahead a packed panel is prefetched, in bytes.
 	fetchAhead = 1 << 10
 
 	cacheLine = 64 // bytes
 
-	// thinRows is the height up to which a product is thin: it reads B where
-	// it lies, since every element is needed for one strip only.
+	// thinRows is the largest number of rows of a thin product. It reads B in place, because it needs every element for
+	// one strip only.
 	thinRows = 8
-	// thinDepth is the depth of a block of K of a thin product: that many rows
-	// of B are read side by side, each along its length.
+	// thinDepth is the depth of a block of K of a thin product. It is the number of rows of B that are read at the same
+	// time.
 	thinDepth = 32
 )
 
-// thin says whether B is better read where it lies than packed.
+// thin reports whether reading B in place is faster than packing it.
 func (c *Call) thin() bool {
 	return c.M <= thinRows && c.Packed == nil && c.B.Col == 1 && c.N > narrowCols
 }
 
-// aliasing is the distance in bytes, or a multiple of it, from which on the rows
-// of a strip meet in so few sets of the first-level cache that they drive each
-// other out: with its 4 KiB ways, two.
+// aliasing is a distance of rows in bytes. Rows of a strip with this distance, or a multiple of it, use so few sets of the
+// first-level cache that they evict each other: with ways of 4 KiB, two sets.
 const aliasing = 2 << 10
 
-// inPlace says whether the kernel reads a left-hand side where it lies instead
-// of from packed strips. Packing costs about as much as multiplying it by a dozen
-// columns.
+// inPlace reports whether the kernel reads the left-hand operand in place instead of from packed strips. Packing it costs
+// about as much as multiplying it by a dozen columns.
 func (kn *kernel) inPlace(a View) bool {
 	return kn.strided && (a.Row == 1 || a.Col == 1 && 4*a.Row%aliasing != 0)
 }
 
-// rect is a part of C: rows i0 to i1, columns j0 to j1; j0 is a multiple of nr.
+// rect is a part of C with the rows i0 to i1 and the columns j0 to j1. j0 is a multiple of nr.
 type rect struct{ i0, i1, j0, j1 int }
 
-// strips is how many strips of rows r has. They have equal height, or one row
-// more: a last strip of a row or two would run at the latency of the
-// multiply-add.
+// strips returns the number of strips of r. Their heights differ by one row at most, because a last strip of one or two
+// rows would run at the latency of the multiply-add.
 func (r rect) strips(kn *kernel) int { return (r.i1 - r.i0 + kn.mr - 1) / kn.mr }
 
-// row is the first row of a strip.
+// row returns the first row of a strip.
 func (r rect) row(strip, strips int) int { return r.i0 + strip*(r.i1-r.i0)/strips }
 
 // part computes one part of C with its epilogue, on one goroutine.
@@ -89,9 +85,9 @@ func (c *Call) part(kn *kernel, s *workers.Scratch, r rect) {
 	}
 }
 
-// slab adds to a part of C the products of one block of K, rows k0 to k1 of B.
-// It packs A's strips into a, unless A is read in place, and B's panels into b,
-// unless B is packed or thin. The tiles go on with the terms' products.
+// slab adds the products of one block of K, the rows k0 to k1 of B, to a part of C. It packs strips of A into a, unless A is
+// read in place, and panels of B into b, unless B is packed or the product is thin. The tiles also add the products of the
+// terms.
 func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []addend) {
 	depth := k1 - k0
 	strips := r.strips(kn)
@@ -150,7 +146,7 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []adde
 			}
 			for j := j2; j < j3; j += kn.nr {
 				t.n = min(kn.nr, j3-j)
-				t.fetch, t.fetchStep = uintptr(t.a), 0 // nothing new
+				t.fetch, t.fetchStep = uintptr(t.a), 0 // nothing to prefetch
 				if strip+1 < strips {
 					t.fetchStrip(stripAt(strip+1), (j-j2)/kn.nr, along)
 				}
@@ -176,11 +172,9 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []adde
 	}
 }
 
-// fetchStrip has the tile of a strip's given panel fetch what it can of the next
-// strip, a cache line a step: left to the processor, the first panel would wait
-// for every line. Strips whose rows lie along memory take several panels, and are
-// not fetched where less than a quarter of what lies there is theirs; others have
-// a line for each step.
+// fetchStrip sets which part of the next strip the tile of a panel prefetches, one cache line per step. Without it, the
+// first panel would wait for every line. A strip with contiguous rows needs several panels, and is not prefetched if less
+// than a quarter of the memory belongs to it. Other strips need one line per step.
 func (t *tile) fetchStrip(next unsafe.Pointer, panel int, along bool) {
 	switch {
 	case along && t.lda <= 4*4*t.k && panel*t.k*cacheLine < t.mr*t.lda:
@@ -190,16 +184,16 @@ func (t *tile) fetchStrip(next unsafe.Pointer, panel int, along bool) {
 	}
 }
 
-// addend is a term, ready for one part of C.
+// addend is a term in the form that one part of C needs.
 type addend struct {
 	k         int
 	a         View      // read in place
-	strips    []float32 // packed instead; nil: not
-	lda, step int       // of either, in bytes
-	panels    []float32 // of B, from the part's first column on
+	strips    []float32 // packed strips of a; nil: a is read in place
+	lda, step int       // of a or the strips, in bytes
+	panels    []float32 // packed panels of B, from the first column of the part on
 }
 
-// addend packs what the kernel cannot read where it lies.
+// addend packs the operands of a term that the kernel cannot read in place.
 func (c *Call) addend(kn *kernel, s *workers.Scratch, t *Term, r rect) addend {
 	d := addend{k: t.K, a: t.A, lda: 4 * t.A.Row, step: 4 * t.A.Col}
 	if !kn.inPlace(t.A) {
@@ -216,7 +210,7 @@ func (c *Call) addend(kn *kernel, s *workers.Scratch, t *Term, r rect) addend {
 	return d
 }
 
-// strip is where a strip of A, with the given first row, begins.
+// strip returns where the strip of A with the given first row begins.
 func (d *addend) strip(strip, row int) unsafe.Pointer {
 	if d.strips != nil {
 		return at(d.strips, strip*d.k*d.step/4)
@@ -224,11 +218,11 @@ func (d *addend) strip(strip, row int) unsafe.Pointer {
 	return at(d.a.Data, row*d.a.Row)
 }
 
-// packStrips packs the part's rows of a's first depth columns into strips.
+// packStrips packs the rows of the part and the first depth columns of a into strips.
 func (kn *kernel) packStrips(dst []float32, a View, depth int, r rect) {
 	chunk := depth
 	if a.Col != 1 {
-		chunk = 8 // memory is read along a's columns, as in packPanels
+		chunk = 8 // memory is read along the columns of a, as in packPanels
 	}
 	strips := r.strips(kn)
 	for p := 0; p < depth; p += chunk {
@@ -240,18 +234,18 @@ func (kn *kernel) packStrips(dst []float32, a View, depth int, r rect) {
 	}
 }
 
-// output is where the sums of one block of K go.
+// output says where the sums of one block of K go.
 type output struct {
-	dst, src       []float32 // src, times gamma, is added; nil: nothing is
+	dst, src       []float32 // src times gamma is added; nil: nothing is added
 	ldd, lds       int
 	gamma          float32
 	bias, residual []float32
 	ldr            int
-	finish         bool // the rest of the epilogue is left to Call.finish
+	finish         bool // Call.finish applies the rest of the epilogue
 }
 
-// output says how the block k0 to k1 is added: the first block adds Beta·C,
-// later ones what is there, and the last one starts the epilogue.
+// output returns how the block k0 to k1 is added. The first block adds Beta·C, later blocks add the sum so far, and the last
+// block starts the epilogue.
 func (c *Call) output(k0, k1 int) output {
 	o := output{dst: c.C, ldd: c.LDC, gamma: 1}
 	if c.PreAct != nil {

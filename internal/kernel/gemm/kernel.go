@@ -12,45 +12,43 @@ const (
 	avx512
 )
 
-// kernel describes a micro-kernel: it multiplies a strip of A, up to mr rows,
-// with a panel of B, up to nr columns, holding the mr × nr sums in registers.
+// kernel describes a micro-kernel. It multiplies a strip of A with up to mr rows by a panel of B with up to nr columns
+// and holds the mr × nr sums in registers.
 type kernel struct {
 	isa     isa
 	name    string
 	mr, nr  int
-	lanes   int  // float32s in a register; a packed strip is this wide, a packed panel nr wide
-	dotRows int  // rows that dots takes at once; it also takes one
-	strided bool // run takes any lda and step, so A need not be packed
+	lanes   int  // number of float32s in a register, which is the width of a packed strip; a packed panel has the width nr
+	dotRows int  // number of rows that dots computes at once; it can also compute one
+	strided bool // run accepts any lda and step, so A need not be packed
 }
 
-// active is the best kernel of this machine. Tests replace it.
+// active is the best kernel of this machine. Tests change it.
 var active = &available[len(available)-1]
 
-// Kernel names the micro-kernel in use and its tile: "avx512 14x32",
-// "avx2 6x16", "neon 8x12" or "portable".
+// Kernel returns the name of the micro-kernel in use with the size of its tile: "avx512 14x32", "avx2 6x16",
+// "neon 8x12" or "portable".
 func Kernel() string { return active.name }
 
-// tile is the argument of a micro-kernel: it computes, for mr rows and n
-// columns, dst = alpha·a·b + gamma·src + bias + residual in this order, where a·b
-// stands for the sum of the products of the tile and those that next leads to.
-// Row strides are in bytes.
+// tile is the argument of a micro-kernel. For mr rows and n columns the kernel computes dst = alpha·a·b + gamma·src + bias
+// + residual, in this order. a·b is the sum of the products of this tile and of the tiles after it in the list next. Row
+// strides are in bytes.
 type tile struct {
-	a     unsafe.Pointer // element (i,p) is lda·i + step·p bytes on; packed strips have lda 4, dots has step 4
+	a     unsafe.Pointer // element (i,p) is at lda·i + step·p bytes; packed strips have lda 4, dots has step 4
 	lda   int
 	step  int
-	b     unsafe.Pointer // panel: k rows of nr, ldb apart; 8 rows of k for dots
+	b     unsafe.Pointer // panel: k rows of nr elements, ldb bytes apart; for dots, 8 rows of k elements
 	ldb   int
-	ahead int // bytes from b to what is fetched into the cache
-	// fetch is what else is fetched, in A or beyond its end: a cache line a
-	// step, fetchStep bytes apart.
+	ahead int // bytes from b to the memory that is prefetched
+	// fetch is other memory that is prefetched, in A or after its end: one cache line per step, fetchStep bytes apart.
 	fetch     uintptr
 	fetchStep int
 	k         int
 	mr, n     int
-	next      *tile // one more product: its a, b and k, with their strides and fetch, and what it fetches of dst, count; nil: none
+	next      *tile // one more product, of which a, b, k, their strides and the prefetched memory are used; nil: none
 	dst       unsafe.Pointer
 	ldd       int
-	last      uintptr        // dst's last row, for fetching
+	last      uintptr        // last row of dst, for prefetching
 	src       unsafe.Pointer // nil: nothing is added
 	lds       int
 	residual  unsafe.Pointer // nil: nothing is added
@@ -60,7 +58,7 @@ type tile struct {
 	gamma     float32
 }
 
-// at is the address of element i of s.
+// at returns the address of element i of s.
 func at(s []float32, i int) unsafe.Pointer {
 	return unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), i*4)
 }

@@ -2,19 +2,17 @@ package gemm
 
 import "github.com/sptune/spt/internal/workers"
 
-// narrowCols is the width up to which a product is narrow, LoRA's A or a head
-// with few classes: A is read once from memory, and packing it would cost more
-// than the multiplications.
+// narrowCols is the largest number of columns of a narrow product, such as a product with LoRA's A or a head with few
+// classes. A is read from memory once, and packing it would cost more than the multiplications.
 const narrowCols = 16
 
-// narrow says whether the product is computed as inner products of the rows of
-// A, as they lie in memory, with the columns of B.
+// narrow reports whether the product is computed as inner products of rows of A, read in place, and columns of B.
 func (c *Call) narrow(kn *kernel) bool {
 	return c.N <= narrowCols && c.Packed == nil && c.A.Col == 1 && c.K >= 2*kn.lanes
 }
 
-// dots computes a part of a narrow product. An inner product is summed in as
-// many lanes as a register has, which are added at the end.
+// dots computes a part of a narrow product. An inner product is summed in as many lanes as a register has. The lanes are
+// added at the end.
 func (c *Call) dots(kn *kernel, s *workers.Scratch, r rect) {
 	const group = 8 // columns
 	ldb := (c.K + kn.lanes - 1) / kn.lanes * kn.lanes
@@ -40,8 +38,7 @@ func (c *Call) dots(kn *kernel, s *workers.Scratch, r rect) {
 	}
 }
 
-// flipped says whether the product is narrow or thin once transposed:
-// Cᵀ = Bᵀ·Aᵀ.
+// flipped reports whether the transposed product Cᵀ = Bᵀ·Aᵀ is narrow or thin.
 func (c *Call) flipped(kn *kernel) bool {
 	if c.Packed != nil || c.narrow(kn) {
 		return false
@@ -50,12 +47,12 @@ func (c *Call) flipped(kn *kernel) bool {
 	return t.narrow(kn) || t.thin()
 }
 
-// transposed is the product Alpha·Bᵀ·Aᵀ into dst, N × M, without the epilogue.
+// transposed returns the call that computes Alpha·Bᵀ·Aᵀ in dst, [N,M], without the epilogue.
 func (c *Call) transposed(dst []float32) Call {
 	return Call{M: c.N, N: c.M, K: c.K, A: c.B.T(), B: c.A.T(), C: dst, LDC: c.M, Alpha: c.Alpha}
 }
 
-// unflip brings the transposed product, N × M, into C and runs the epilogue.
+// unflip transposes the product, [N,M], into C and runs the epilogue.
 func (c *Call) unflip(product []float32) {
 	dst, ldd := c.C, c.LDC
 	if c.PreAct != nil {

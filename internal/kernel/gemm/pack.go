@@ -2,34 +2,33 @@ package gemm
 
 import "github.com/sptune/spt/internal/workers"
 
-// kMax is the greatest depth of a block of K.
+// kMax is the largest depth of a block of K.
 const kMax = 768
 
-// kBlocks cuts K into blocks of equal depth, at most most; the last may be
-// shorter. It decides the order of summation.
+// kBlocks cuts K into blocks of equal depth, which is not above most. The last block may be shorter. The blocks decide the
+// order of summation.
 func kBlocks(k, most int) (depth, blocks int) {
 	blocks = max(1, (k+most-1)/most)
 	return (k + blocks - 1) / blocks, blocks
 }
 
-// Packed is a right-hand operand, k × n, in the layout of the kernel in use:
-// blocks of rows as kBlocks cuts them; in a block, panels of nr columns; in a
-// panel, row after row. It is immutable after Pack, apart from single entries
-// that its owner patches through Index and Data while no product runs.
+// Packed is a right-hand operand [k,n] in the layout of the kernel in use: blocks of rows as kBlocks cuts them, panels of
+// nr columns in a block, row after row in a panel. It does not change after Pack, except single entries that its owner
+// changes through Index and Data while no product runs.
 type Packed struct {
 	data []float32
 	k, n int
 	nr   int
 }
 
-// PackedLen is the number of float32s that a packed k × n operand takes.
+// PackedLen returns the number of float32s of a packed operand [k,n].
 func PackedLen(k, n int) int {
 	nr := active.nr
 	return k * ((n + nr - 1) / nr * nr)
 }
 
-// Pack copies b, k × n, into dst, at least PackedLen(k, n) long and best
-// 64-byte aligned, with all workers. The result keeps dst.
+// Pack copies b, [k,n], into dst with all workers. dst has at least PackedLen(k, n) elements and should be aligned to 64
+// bytes. The result uses dst.
 func Pack(dst []float32, b View, k, n int) *Packed {
 	kn := active
 	p := &Packed{dst[:PackedLen(k, n)], k, n, kn.nr}
@@ -49,7 +48,7 @@ func Pack(dst []float32, b View, k, n int) *Packed {
 	return p
 }
 
-// Index is where element (i,j) of the operand lies in Data.
+// Index returns the position of element (i,j) of the operand in Data.
 func (p *Packed) Index(i, j int) int {
 	depth, _ := kBlocks(p.k, kMax)
 	k0 := i / depth * depth
@@ -58,11 +57,10 @@ func (p *Packed) Index(i, j int) int {
 	return k0*padded + j/p.nr*p.nr*rows + (i-k0)*p.nr + j%p.nr
 }
 
-// Data is the memory given to Pack.
+// Data returns the memory given to Pack.
 func (p *Packed) Data() []float32 { return p.data }
 
-// packPanels copies b, k × n, into panels of nr columns. Columns of padding
-// are left as they are.
+// packPanels copies b, [k,n], into panels of nr columns. It does not write columns of padding.
 func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 	if b.Row == 1 {
 		for j := 0; j < n; j += kn.nr {
@@ -70,8 +68,8 @@ func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 		}
 		return
 	}
-	// Rows are contiguous: some rows at a time over all panels, so that memory
-	// is read along the rows and few pages are in use at once.
+	// Rows are contiguous. Copy some rows at a time to all panels, so that memory is read along the rows and few pages
+	// are in use at the same time.
 	const rows = 8
 	for p := 0; p < k; p += rows {
 		r := min(rows, k-p)

@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// PeakGFLOPS measures what the multiply-add units of threads processors reach
-// together, in 10^9 floating-point operations a second, over about d: the
-// ceiling for every product. The multiply-adds stay in registers.
+// PeakGFLOPS measures the multiply-add units of the given number of processors together for about d. It returns 10^9
+// floating-point operations per second, the limit for every product. The multiply-adds use registers only.
 func PeakGFLOPS(threads int, d time.Duration) float64 {
 	kn := active
 	var (

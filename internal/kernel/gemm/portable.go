@@ -5,13 +5,11 @@ import (
 	"unsafe"
 )
 
-// The portable micro-kernel holds 4 × 4 sums: what fits in the sixteen
-// registers of the smallest machines.
+// portableKernel holds 4 × 4 sums, which fit the sixteen registers of the smallest machines.
 var portableKernel = kernel{portable, "portable", 4, 4, 4, 1, false}
 
-// tilePortable is the micro-kernel in plain Go and the oracle of the others.
-// It reads whole strips and panels, also where mr or n is below 4, and drops
-// what is beyond.
+// tilePortable is the micro-kernel in Go, and the oracle of the other micro-kernels. It reads complete strips and panels,
+// also if mr or n is below 4, and ignores the additional results.
 func tilePortable(t *tile) {
 	var acc [4][4]float32
 	for u := t; u != nil; u = u.next {
@@ -31,7 +29,7 @@ func tilePortable(t *tile) {
 	}
 }
 
-// dotsPortable is the plain Go form of dots, for one row.
+// dotsPortable is dots in Go, for one row.
 func dotsPortable(t *tile) {
 	var acc [8]float32
 	a := unsafe.Slice((*float32)(t.a), t.k)
@@ -44,7 +42,7 @@ func dotsPortable(t *tile) {
 	t.writeBack(0, acc[:t.n])
 }
 
-// writeBack stores row i of a tile, given its sums.
+// writeBack stores row i of a tile from its sums.
 func (t *tile) writeBack(i int, sums []float32) {
 	for j, sum := range sums {
 		v := t.alpha * sum

@@ -23,8 +23,7 @@ func (c *Call) Run() {
 	})
 }
 
-// Serial computes the product on the calling goroutine, with memory of s. The
-// result has the bits of Run's.
+// Serial computes the product on the calling goroutine, with memory of s. The result has the same bits as that of Run.
 func (c *Call) Serial(s *workers.Scratch) {
 	if c.M <= 0 || c.N <= 0 {
 		return
@@ -45,17 +44,16 @@ func (c *Call) Serial(s *workers.Scratch) {
 	}
 }
 
-// Batched computes independent products of one shape (M, N and K) with all
-// workers. call fills in product i; c is zero when it is called, and call may
-// be called several times for one i, from several goroutines.
+// Batched computes independent products of one shape (M, N and K) with all workers. call fills in product i. c is zero at
+// the call. Several goroutines may call it, also several times for the same i.
 func Batched(batch int, call func(i int, c *Call)) {
 	if batch <= 0 {
 		return
 	}
 	n := workers.Count()
 	if batch < 4*n {
-		// Too few to balance the load: each is split if that is worth a round
-		// of the pool, some 2^24 multiply-adds, or workers would be idle.
+		// There are too few products to balance the load. Split each product if it has at least 2^24 multiply-adds,
+		// which is worth a round of the pool, or if workers would be idle.
 		c := new(Call)
 		call(0, c)
 		g := c.grid(active, n)
@@ -82,8 +80,8 @@ func Batched(batch int, call func(i int, c *Call)) {
 // grid is a partition of C into rows × cols parts.
 type grid struct{ rows, cols int }
 
-// grid chooses the partition of C for n workers. It may depend on n since
-// every element of C lies in one part and is summed there in the same order.
+// grid chooses the partition of C for n workers. It may depend on n, because every element of C lies in one part and is
+// summed there in the same order.
 func (c *Call) grid(kn *kernel, n int) grid {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr
@@ -92,21 +90,20 @@ func (c *Call) grid(kn *kernel, n int) grid {
 		g.cols = 1
 	}
 	if c.narrow(kn) {
-		panels = 1 // its rows are not cut
+		panels = 1 // the rows of a narrow product are not cut
 	}
 	if n == 1 {
 		return g
 	}
-	// Four parts for each worker balance the load, two where parts pack the
-	// same of B once more; and a part should be worth 10 µs, 2^18
-	// multiply-adds.
+	// Four parts per worker balance the load, or two if the parts pack the same panels of B again. A part should take at
+	// least 10 µs, which is 2^18 multiply-adds.
 	want := 4 * n
 	if c.Packed == nil {
 		want = 2 * n
 	}
 	want = min(want, 1+c.M*c.N*max(c.K, 16)>>18)
 	if c.thin() {
-		g.cols = max(g.cols, min(want, n, panels)) // long rows are read faster
+		g.cols = max(g.cols, min(want, n, panels)) // reading long rows is faster
 		return g
 	}
 	for g.rows*g.cols < want {
@@ -122,19 +119,19 @@ func (c *Call) grid(kn *kernel, n int) grid {
 		}
 	}
 	if g.rows > n {
-		g.rows = min((g.rows+n-1)/n*n, strips) // as many parts for each
+		g.rows = min((g.rows+n-1)/n*n, strips) // the same number of parts for each worker
 	}
 	return g
 }
 
-// Parts are at most so many strips and, where they pack B themselves, so many
-// panels: what a part packs stays in the last level cache, some 2 MiB of each.
+// Largest numbers of strips of a part, and of panels of a part that packs B. The packed data of a part stays in the last
+// level cache; it is some 2 MiB of each operand.
 const (
 	maxStrips = 32
 	maxPanels = 24
 )
 
-// rect is one part of the partition.
+// rect returns one part of the partition.
 func (c *Call) rect(kn *kernel, g grid, part int) rect {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr

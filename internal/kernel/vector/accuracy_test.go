@@ -162,7 +162,7 @@ func TestSpecial(t *testing.T) {
 			test.f(dst, test.x)
 			for i, got := range dst {
 				if !same(got, test.y[i]) {
-					t.Errorf("%s %s(%g) = %g, want %g", Level(), test.name, test.x[i], got, test.y[i])
+					t.Errorf("%s %s(%g) = %g, want %g", levelName(), test.name, test.x[i], got, test.y[i])
 				}
 			}
 		})
@@ -183,11 +183,11 @@ func TestBounded(t *testing.T) {
 			f(a, x)
 			f(b, minus)
 			if top, bottom := MaxOf(a), MinOf(b); top != 1 || i < 2 && bottom != -1 || i == 2 && bottom < 0 {
-				t.Errorf("%s: function %d has values in [%v, %v]", Level(), i, bottom, top)
+				t.Errorf("%s: function %d has values in [%v, %v]", levelName(), i, bottom, top)
 			}
 			for j := range a {
 				if i < 2 && a[j] != -b[j] {
-					t.Fatalf("%s: function %d is not odd at %g: %g and %g", Level(), i, x[j], a[j], b[j])
+					t.Fatalf("%s: function %d is not odd at %g: %g and %g", levelName(), i, x[j], a[j], b[j])
 				}
 			}
 		}

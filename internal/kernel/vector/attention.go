@@ -6,11 +6,10 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// Addend is a matrix that is added to scores: row i starts at Data[i·Step]. With
-// no Data nothing is added.
+// Addend is a matrix that is added to scores.
 type Addend struct {
-	Data []float32
-	Step int
+	Data []float32 // row i starts at Data[i·Step]; nil: nothing is added
+	Step int       // number of elements from row to row
 }
 
 // check touches the last element of rows × cols.
@@ -20,7 +19,7 @@ func (a *Addend) check(rows, cols int) {
 	}
 }
 
-// at is what is added to element (i,j).
+// at returns the number that is added to element (i,j).
 func (a *Addend) at(i, j int) float32 {
 	if a.Data == nil {
 		return 0
@@ -28,9 +27,8 @@ func (a *Addend) at(i, j int) float32 {
 	return a.Data[i*a.Step+j]
 }
 
-// SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b)
-// and lse to the logarithms of the sums of exponentials. What [SoftmaxRow] says
-// of overflow, NaN and errors holds here. Column j is summed in lane j mod 16.
+// SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b) and lse to the logarithms of the sums of
+// exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column j is summed in lane j mod 16.
 func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	const block = 64
 	for i := 0; i < len(lse); i += block {
@@ -42,7 +40,7 @@ func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	}
 }
 
-// from is a without its first rows.
+// from returns a without the first row rows.
 func (a Addend) from(row int) Addend {
 	if a.Data == nil {
 		return a
@@ -50,6 +48,7 @@ func (a Addend) from(row int) Addend {
 	return Addend{a.Data[row*a.Step:], a.Step}
 }
 
+// softmaxRows is SoftmaxRows for some rows. It sets top to the maxima and sum to the sums of exponentials.
 func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	a.check(len(top), cols)
 	b.check(len(top), cols)
@@ -78,10 +77,9 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	}
 }
 
-// SoftmaxGradRows takes the rows of scores p, [len(lse), cols], to what
-// [SoftmaxRows] made of them, and the gradient dp of that to the gradient of the
-// scores with what is added to them, p∘(dp − d), where d is the sum of p∘dp over
-// the row.
+// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p, [len(lse), cols], holds the scores; the function replaces
+// them by softmax(scale·p + a + b). dp holds the gradient of the softmax; the function replaces it by the gradient of
+// scale·p + a + b, which is p∘(dp − d). d is the sum of p∘dp over each row.
 func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Addend) {
 	p, dp, d = p[:len(lse)*cols], dp[:len(lse)*cols], d[:len(lse)]
 	if len(p) == 0 {

@@ -62,7 +62,7 @@ func TestSoftmaxRows(t *testing.T) {
 				}
 				var bits [][]float32 // of the assembly versions
 				eachLevel(func() {
-					what := fmt.Sprintf("%s %d×%d, addends %d", Level(), rows, cols, addends)
+					what := fmt.Sprintf("%s %d×%d, addends %d", levelName(), rows, cols, addends)
 					check := func(name string, got []float32, want []float64) {
 						t.Helper()
 						for i, w := range want {
@@ -101,7 +101,7 @@ func TestSoftmaxRowsSpecial(t *testing.T) {
 		SoftmaxRows(x, lse, 3, 1, Addend{}, Addend{})
 		for i, w := range slices.Concat(want...) {
 			if !(x[i] == w || x[i] != x[i] && w != w) {
-				t.Errorf("%s: row %v: %v, expected %v", Level(), rows[i/3], x[i/3*3:][:3], want[i/3])
+				t.Errorf("%s: row %v: %v, expected %v", levelName(), rows[i/3], x[i/3*3:][:3], want[i/3])
 			}
 		}
 		SoftmaxRows(nil, nil, 3, 1, Addend{}, Addend{})

@@ -58,7 +58,7 @@ func BenchmarkL1(b *testing.B) {
 		{"Transpose", func() { Transpose(dst, 32, x, 32, 32, 32) }},
 	} {
 		eachLevel(func() {
-			b.Run(test.name+"/"+Level(), func(b *testing.B) {
+			b.Run(test.name+"/"+levelName(), func(b *testing.B) {
 				for b.Loop() {
 					test.f()
 				}

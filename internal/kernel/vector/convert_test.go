@@ -50,10 +50,10 @@ func TestNarrowFloats(t *testing.T) {
 			for i, h := range all {
 				want := small(h, format.exponent, format.mantissa)
 				if !same(wide[i], float32(want)) {
-					t.Fatalf("%s from %s %#04x: got %g, want %g", Level(), format.name, h, wide[i], want)
+					t.Fatalf("%s from %s %#04x: got %g, want %g", levelName(), format.name, h, wide[i], want)
 				}
 				if got, want := math.Float32bits(wide[i]), math.Float32bits(first[i]); got != want {
-					t.Fatalf("%s from %s %#04x: bits %#08x, in Go %#08x", Level(), format.name, h, got, want)
+					t.Fatalf("%s from %s %#04x: bits %#08x, in Go %#08x", levelName(), format.name, h, got, want)
 				}
 			}
 		})
@@ -82,7 +82,7 @@ func TestIntegers(t *testing.T) {
 				t.Helper()
 				for i, got := range dst {
 					if !same(got, want(i)) {
-						t.Fatalf("%s %s: element %d of %d is %g, want %g", Level(), name, i, n, got, want(i))
+						t.Fatalf("%s %s: element %d of %d is %g, want %g", levelName(), name, i, n, got, want(i))
 					}
 				}
 			}

@@ -37,7 +37,7 @@ func TestDropout(t *testing.T) {
 							want = scale
 						}
 						if !same(y[i], x[i]*want) || !same(inPlace[i], x[i]*want) {
-							t.Fatalf("%s: %d elements, threshold %08x: element %d is %g, in place %g, want %g*%g", Level(), n, threshold, i, y[i], inPlace[i], x[i], want)
+							t.Fatalf("%s: %d elements, threshold %08x: element %d is %g, in place %g, want %g*%g", levelName(), n, threshold, i, y[i], inPlace[i], x[i], want)
 						}
 					}
 				}

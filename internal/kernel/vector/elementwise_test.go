@@ -74,7 +74,7 @@ func operations() (ops []operation) {
 		operation{name: "GELU", run: func(dst, x, _ []float32, _ []bool, _, _ float32) { GELU(dst, x) }},
 		operation{name: "GELUTanh", run: func(dst, x, _ []float32, _ []bool, _, _ float32) { GELUTanh(dst, x) }},
 		operation{name: "GELUGrad", run: func(dst, x, y []float32, _ []bool, _, _ float32) { GELUGrad(dst, x, y) }},
-		operation{name: "ExpSubScalar", run: func(dst, x, _ []float32, _ []bool, s, u float32) { ExpSubScalar(dst, x, s, u) }},
+		operation{name: "ExpSubScalar", run: func(dst, x, _ []float32, _ []bool, s, u float32) { expSubScalar(dst, x, s, u) }},
 		operation{"Where", func(dst, x, y []float32, m []bool, _, _ float32) { Where(dst, m, x, y) },
 			func(x, y float32, m bool, _, _ float32) float32 { return choose(m, x, y) }},
 		operation{"WhereElseScalar", func(dst, x, _ []float32, m []bool, s, _ float32) { WhereElseScalar(dst, m, x, s) },
@@ -147,7 +147,7 @@ func TestElementwise(t *testing.T) {
 				op.run(dst, x, y, m, s, u)
 				for i, got := range dst {
 					if want := op.exact(x[i], y[i], m[i], s, u); !same(got, want) {
-						t.Fatalf("%s %s: element %d of %d (x %g, y %g, s %g): got %g, want %g", op.name, Level(), i, len(x), x[i], y[i], s, got, want)
+						t.Fatalf("%s %s: element %d of %d (x %g, y %g, s %g): got %g, want %g", op.name, levelName(), i, len(x), x[i], y[i], s, got, want)
 					}
 				}
 			})
@@ -177,7 +177,7 @@ func TestAxpy(t *testing.T) {
 					bound += 0.5 * ulp(float64(s)*float64(a[i]))
 				}
 				if e := math.Abs(float64(got) - exact); e > bound {
-					t.Fatalf("%s: %g·%g+%g: got %g, want %g", Level(), s, a[i], c[i], got, exact)
+					t.Fatalf("%s: %g·%g+%g: got %g, want %g", levelName(), s, a[i], c[i], got, exact)
 				}
 			}
 		}
@@ -210,10 +210,10 @@ func TestCut(t *testing.T) {
 			op.run(inPlace, inPlace, y, m, s, u)
 			for i, want := range whole {
 				if !same(cut[i], want) {
-					t.Fatalf("%s %s: element %d (x %g, y %g): %g in pieces, %g whole", op.name, Level(), i, x[i], y[i], cut[i], want)
+					t.Fatalf("%s %s: element %d (x %g, y %g): %g in pieces, %g whole", op.name, levelName(), i, x[i], y[i], cut[i], want)
 				}
 				if !same(inPlace[i], want) {
-					t.Fatalf("%s %s: element %d (x %g, y %g): %g in place, %g apart", op.name, Level(), i, x[i], y[i], inPlace[i], want)
+					t.Fatalf("%s %s: element %d (x %g, y %g): %g in place, %g apart", op.name, levelName(), i, x[i], y[i], inPlace[i], want)
 				}
 				if first != nil && !same(first[i], want) {
 					t.Fatalf("%s: element %d (x %g, y %g): %g by AVX2, %g by AVX-512", op.name, i, x[i], y[i], first[i], want)
@@ -238,7 +238,7 @@ func TestNoWriteBeyond(t *testing.T) {
 				op.run(dst[:n], x, y, m, 1, 2)
 				for i, v := range dst[n:] {
 					if v != 42 {
-						t.Fatalf("%s %s: length %d wrote element %d", op.name, Level(), n, n+i)
+						t.Fatalf("%s %s: length %d wrote element %d", op.name, levelName(), n, n+i)
 					}
 				}
 			}
@@ -263,7 +263,7 @@ func TestAllocations(t *testing.T) {
 			Transpose(a[:], 8, b[:], 8, 8, 8)
 		})
 		if allocations != 0 {
-			t.Errorf("%s: %v allocations", Level(), allocations)
+			t.Errorf("%s: %v allocations", levelName(), allocations)
 		}
 	})
 }

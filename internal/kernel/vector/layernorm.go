@@ -8,10 +8,10 @@ func LayerNormRow(dst, x, gamma, beta []float32, eps float32) (mean, rstd float3
 	x = x[:len(dst)]
 	mean, rstd = Moments(x, eps)
 	if gamma != nil && beta != nil {
-		NormalizeAffine(dst, x, gamma, beta, mean, rstd)
+		normalizeAffine(dst, x, gamma, beta, mean, rstd)
 		return mean, rstd
 	}
-	Normalize(dst, x, mean, rstd)
+	normalize(dst, x, mean, rstd)
 	if gamma != nil {
 		Mul(dst, dst, gamma)
 	}
@@ -37,7 +37,7 @@ func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
 	dy, x = dy[:len(dx)], x[:len(dx)]
 	n := float32(len(dx))
 	sum, dot := Sum(dy), centeredDot(dy, x, mean)*rstd
-	NormGrad(dx, dy, x, mean, rstd, sum/n, dot/n)
+	normGrad(dx, dy, x, mean, rstd, sum/n, dot/n)
 }
 
 // centeredDot returns the sum of dy·(x-mean), added as in [Dot].

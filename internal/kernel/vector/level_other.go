@@ -2,5 +2,5 @@
 
 package vector
 
-// level is constant here, so the calls of assembly are never compiled.
+// level is constant here, so the calls of assembly are not compiled.
 const level = portable

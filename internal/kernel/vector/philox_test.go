@@ -25,7 +25,7 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 			got := make([]uint32, 64)
 			Philox(got, test.key, test.counter)
 			if !slices.Equal(got[:4], test.want) {
-				t.Errorf("%s: counter %08x, key %08x: got %08x, want %08x", Level(), test.counter, test.key, got[:4], test.want)
+				t.Errorf("%s: counter %08x, key %08x: got %08x, want %08x", levelName(), test.counter, test.key, got[:4], test.want)
 			}
 		})
 	}
@@ -53,7 +53,7 @@ func TestPhiloxCounter(t *testing.T) {
 				got[n] = 42
 				Philox(got[:n], key, counter)
 				if !slices.Equal(got[:n], want[:n]) || got[n] != 42 {
-					t.Fatalf("%s: %d words: got %08x, want %08x", Level(), n, got, want[:n])
+					t.Fatalf("%s: %d words: got %08x, want %08x", levelName(), n, got, want[:n])
 				}
 			}
 		})

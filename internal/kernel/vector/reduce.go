@@ -91,7 +91,7 @@ func AddRows(dst, x []float32, rows, cols, stride int) {
 	i := 0
 	for ; i+4 <= rows; i += 4 {
 		at := i * stride
-		AddRows4(dst, x[at:], x[at+stride:], x[at+2*stride:], x[at+3*stride:])
+		addRows4(dst, x[at:], x[at+stride:], x[at+2*stride:], x[at+3*stride:])
 	}
 	for ; i < rows; i++ {
 		Add(dst, dst, x[i*stride:])

@@ -38,7 +38,7 @@ func TestReductions(t *testing.T) {
 			all := []float32{Sum(x), Dot(x, y), sumCentered2(x, mean), centeredDot(x, y, mean)}
 			check := func(name string, got float32, want, size float64) {
 				if e := math.Abs(float64(got) - want); e > 0x1p-24*float64(n/lanes+9)*size {
-					t.Errorf("%s %s of %d: got %g, want %g", Level(), name, n, got, want)
+					t.Errorf("%s %s of %d: got %g, want %g", levelName(), name, n, got, want)
 				}
 			}
 			check("Sum", all[0], want.sum, size.sum)
@@ -52,11 +52,11 @@ func TestReductions(t *testing.T) {
 				first = all
 			}
 			if all[0] != sum {
-				t.Errorf("%s: sum of %d is %g, in Go %g", Level(), n, all[0], sum)
+				t.Errorf("%s: sum of %d is %g, in Go %g", levelName(), n, all[0], sum)
 			}
 			for i := range first {
 				if all[i] != first[i] {
-					t.Errorf("%s: reduction %d of %d is %g, by AVX2 %g", Level(), i, n, all[i], first[i])
+					t.Errorf("%s: reduction %d of %d is %g, by AVX2 %g", levelName(), i, n, all[i], first[i])
 				}
 			}
 		})
@@ -73,19 +73,19 @@ func TestReductionsSpread(t *testing.T) {
 				x := guarded(t, n)
 				x[i] = inf
 				if s, d := Sum(x), Dot(x, x); s != inf || d != inf {
-					t.Errorf("%s: Inf at %d of %d: Sum %g, Dot %g", Level(), i, n, s, d)
+					t.Errorf("%s: Inf at %d of %d: Sum %g, Dot %g", levelName(), i, n, s, d)
 				}
 				x[i] = nan
 				if s, d := Sum(x), Dot(x, x); s == s || d == d {
-					t.Errorf("%s: NaN at %d of %d: Sum %g, Dot %g", Level(), i, n, s, d)
+					t.Errorf("%s: NaN at %d of %d: Sum %g, Dot %g", levelName(), i, n, s, d)
 				}
 			}
 		}
 		if got := sumCentered2([]float32{1, 2, 3}, inf); got != inf {
-			t.Errorf("%s: sumCentered2 with mean Inf = %g", Level(), got)
+			t.Errorf("%s: sumCentered2 with mean Inf = %g", levelName(), got)
 		}
 		if got := sumCentered2([]float32{1, 2, 3}, 0x1p100); got != inf {
-			t.Errorf("%s: sumCentered2 with mean 2^100 = %g", Level(), got)
+			t.Errorf("%s: sumCentered2 with mean 2^100 = %g", levelName(), got)
 		}
 	})
 }
@@ -94,7 +94,7 @@ func TestMaxOf(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	eachLevel(func() {
 		if a, b := MaxOf(nil), MinOf(nil); a != -inf || b != inf {
-			t.Errorf("%s: of nothing: MaxOf %g, MinOf %g", Level(), a, b)
+			t.Errorf("%s: of nothing: MaxOf %g, MinOf %g", levelName(), a, b)
 		}
 		for n := 1; n < 200; n++ {
 			x := random(t, n, r)
@@ -112,11 +112,11 @@ func TestMaxOf(t *testing.T) {
 				top, bottom = max(top, v), min(bottom, v)
 			}
 			if a, b := MaxOf(x), MinOf(x); a != top || b != bottom {
-				t.Errorf("%s: of %d: MaxOf %g, want %g, MinOf %g, want %g", Level(), n, a, top, b, bottom)
+				t.Errorf("%s: of %d: MaxOf %g, want %g, MinOf %g, want %g", levelName(), n, a, top, b, bottom)
 			}
 			x[r.IntN(n)] = nan
 			if a, b := MaxOf(x), MinOf(x); a == a || b == b {
-				t.Errorf("%s: of %d with NaN: MaxOf %g, MinOf %g", Level(), n, a, b)
+				t.Errorf("%s: of %d with NaN: MaxOf %g, MinOf %g", levelName(), n, a, b)
 			}
 		}
 	})
@@ -140,7 +140,7 @@ func TestAddRows(t *testing.T) {
 			AddRows(dst, x, rows, cols, stride)
 			for j := range want {
 				if dst[j] != want[j] {
-					t.Fatalf("%s: %d rows of %d: column %d is %g, want %g", Level(), rows, cols, j, dst[j], want[j])
+					t.Fatalf("%s: %d rows of %d: column %d is %g, want %g", levelName(), rows, cols, j, dst[j], want[j])
 				}
 			}
 		}

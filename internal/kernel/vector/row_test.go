@@ -26,14 +26,14 @@ func TestSoftmaxRow(t *testing.T) {
 				y := guarded(t, n)
 				lse := SoftmaxRow(y, x, scale)
 				if want := top + math.Log(sum); math.Abs(float64(lse)-want) > 3e-7*(1+math.Abs(want)) {
-					t.Fatalf("%s: row of %d, scale %g: lse %g, want %g", Level(), n, scale, lse, want)
+					t.Fatalf("%s: row of %d, scale %g: lse %g, want %g", levelName(), n, scale, lse, want)
 				}
 				for i, got := range y {
 					z := float64(scale) * float64(x[i])
 					want := math.Exp(z-top) / sum
 					// the exponent's parts are rounded at their own sizes
 					if e := math.Abs(float64(got) - want); !(e <= want*(6e-7+1.2e-7*(math.Abs(top)+math.Abs(z))) || want == 0 && got == 0 || e < 1e-44) {
-						t.Fatalf("%s: row of %d, scale %g: element %d is %g, want %g", Level(), n, scale, i, got, want)
+						t.Fatalf("%s: row of %d, scale %g: element %d is %g, want %g", levelName(), n, scale, i, got, want)
 					}
 				}
 			}
@@ -42,16 +42,16 @@ func TestSoftmaxRow(t *testing.T) {
 			y := make([]float32, len(x))
 			SoftmaxRow(y, x, 1)
 			if !same(y[0], nan) && x[1] != inf || !same(y[1], nan) {
-				t.Errorf("%s: softmax(%v) = %v, want NaN", Level(), x, y)
+				t.Errorf("%s: softmax(%v) = %v, want NaN", levelName(), x, y)
 			}
 		}
 		if lse := SoftmaxRow(nil, nil, 1); lse != -inf {
-			t.Errorf("%s: lse of an empty row is %g, want -Inf", Level(), lse)
+			t.Errorf("%s: lse of an empty row is %g, want -Inf", levelName(), lse)
 		}
 		// far apart: neither overflows nor spoils the rest
 		y := make([]float32, 3)
 		if lse := SoftmaxRow(y, []float32{1e30, -1e30, 1e30}, 1); y[0] != 0.5 || y[1] != 0 || y[2] != 0.5 || lse != 1e30 {
-			t.Errorf("%s: softmax of ±1e30 = %v, lse %g", Level(), y, lse)
+			t.Errorf("%s: softmax of ±1e30 = %v, lse %g", levelName(), y, lse)
 		}
 	})
 }
@@ -102,11 +102,11 @@ func TestLayerNormRow(t *testing.T) {
 				mean, rstd := LayerNormRow(y, x, gamma, beta, eps)
 				want, wantMean, wantRstd := layerNorm64(x64, gamma64, beta64, eps)
 				if math.Abs(float64(mean)-wantMean) > 1e-6 || math.Abs(float64(rstd)/wantRstd-1) > 1e-5 {
-					t.Errorf("%s: row of %d: mean %g, want %g, rstd %g, want %g", Level(), n, mean, wantMean, rstd, wantRstd)
+					t.Errorf("%s: row of %d: mean %g, want %g, rstd %g, want %g", levelName(), n, mean, wantMean, rstd, wantRstd)
 				}
 				for i, got := range y {
 					if math.Abs(float64(got)-want[i]) > 5e-6*(1+wantRstd) {
-						t.Fatalf("%s: row of %d: element %d is %g, want %g", Level(), n, i, got, want[i])
+						t.Fatalf("%s: row of %d: element %d is %g, want %g", levelName(), n, i, got, want[i])
 					}
 				}
 				if gamma != nil {
@@ -125,7 +125,7 @@ func TestLayerNormRow(t *testing.T) {
 						return sum
 					}
 					if want := (loss(h) - loss(-h)) / (2 * h); math.Abs(float64(got)-want) > 2e-5*(1+wantRstd*wantRstd) {
-						t.Fatalf("%s: gradient of %d: element %d is %g, want %g", Level(), n, i, got, want)
+						t.Fatalf("%s: gradient of %d: element %d is %g, want %g", levelName(), n, i, got, want)
 					}
 				}
 			}

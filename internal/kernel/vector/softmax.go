@@ -14,7 +14,7 @@ func SoftmaxRow(dst, x []float32, scale float32) (lse float32) {
 		top = MinOf(x)
 	}
 	top *= scale
-	ExpSubScalar(dst, x, scale, top)
+	expSubScalar(dst, x, scale, top)
 	sum := Sum(dst)
 	MulScalar(dst, dst, 1/sum)
 	return top + float32(math.Log(float64(sum)))

@@ -629,8 +629,8 @@ func Fill(dst []float32, s float32) {
 	}
 }
 
-// ExpSubScalar sets dst[i] = scalar.Exp(scale*x[i] - shift).
-func ExpSubScalar(dst []float32, x []float32, scale float32, shift float32) {
+// expSubScalar sets dst[i] = scalar.Exp(scale*x[i] - shift).
+func expSubScalar(dst []float32, x []float32, scale float32, shift float32) {
 	x = x[:len(dst)]
 	switch level {
 	case avx512:
@@ -844,8 +844,8 @@ func FromUint32(dst []float32, src []uint32) {
 	}
 }
 
-// AddRows4 sets dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i].
-func AddRows4(dst []float32, a []float32, b []float32, c []float32, d []float32) {
+// addRows4 sets dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i].
+func addRows4(dst []float32, a []float32, b []float32, c []float32, d []float32) {
 	a, b, c, d = a[:len(dst)], b[:len(dst)], c[:len(dst)], d[:len(dst)]
 	switch level {
 	case avx512:
@@ -860,8 +860,8 @@ func AddRows4(dst []float32, a []float32, b []float32, c []float32, d []float32)
 	}
 }
 
-// Normalize sets dst[i] = (x[i] - mean) * rstd.
-func Normalize(dst []float32, x []float32, mean float32, rstd float32) {
+// normalize sets dst[i] = (x[i] - mean) * rstd.
+func normalize(dst []float32, x []float32, mean float32, rstd float32) {
 	x = x[:len(dst)]
 	switch level {
 	case avx512:
@@ -876,8 +876,8 @@ func Normalize(dst []float32, x []float32, mean float32, rstd float32) {
 	}
 }
 
-// NormalizeAffine sets dst[i] = (x[i]-mean)*rstd*gamma[i] + beta[i].
-func NormalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32) {
+// normalizeAffine sets dst[i] = (x[i]-mean)*rstd*gamma[i] + beta[i].
+func normalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32) {
 	x, gamma, beta = x[:len(dst)], gamma[:len(dst)], beta[:len(dst)]
 	switch level {
 	case avx512:
@@ -892,8 +892,8 @@ func NormalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32
 	}
 }
 
-// NormGrad sets dst[i] = rstd * (dy[i] - a - b*((x[i]-mean)*rstd)).
-func NormGrad(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32) {
+// normGrad sets dst[i] = rstd * (dy[i] - a - b*((x[i]-mean)*rstd)).
+func normGrad(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32) {
 	dy, x = dy[:len(dst)], x[:len(dst)]
 	switch level {
 	case avx512:

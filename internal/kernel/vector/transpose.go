@@ -1,8 +1,7 @@
 package vector
 
-// Transpose sets dst[j*ldd+i] = src[i*lds+j] for i < rows and j < cols: src is
-// a rows x cols matrix with rows lds apart, dst a cols x rows matrix with rows
-// ldd apart. dst and src must not overlap.
+// Transpose sets dst[j*ldd+i] = src[i*lds+j] for i < rows and j < cols. src is a matrix [rows, cols] with lds elements
+// from row to row, dst a matrix [cols, rows] with ldd elements from row to row. dst and src must not overlap.
 func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	if rows <= 0 || cols <= 0 {
 		return
@@ -17,8 +16,9 @@ func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	}
 }
 
+// transposeTile is Transpose for a tile that stays in the first-level cache.
 func transposeTile(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
-	i, whole := 0, 0 // rows done; columns done in them
+	i, whole := 0, 0 // number of rows that are done, and number of columns that are done in them
 	if level != portable && cols >= 8 {
 		whole = cols &^ 7
 		for ; i+8 <= rows; i += 8 {

@@ -27,7 +27,7 @@ func TestTranspose(t *testing.T) {
 					want = src[i*lds+j]
 				}
 				if got != want {
-					t.Fatalf("%s: %dx%d, strides %d and %d: element %d is %g, want %g", Level(), rows, cols, lds, ldd, at, got, want)
+					t.Fatalf("%s: %dx%d, strides %d and %d: element %d is %g, want %g", levelName(), rows, cols, lds, ldd, at, got, want)
 				}
 			}
 		}

@@ -3,7 +3,7 @@
 // and transposition.
 //
 // Each function has a version for AVX-512, a version for AVX2 with FMA, and a portable version
-// in Go. The features of the processor choose the version when the program starts ([Level]).
+// in Go. The features of the processor choose the version when the program starts.
 //
 // The element-wise functions come from one table, [scalar.Unaries] and its neighbours. The
 // generator in folder asm writes their assembly (vector_amd64.s), the Go functions that choose
@@ -40,8 +40,8 @@ const (
 	avx512
 )
 
-// Level returns the name of the version in use: "avx512", "avx2" or "portable".
-func Level() string { return [...]string{"portable", "avx2", "avx512"}[level] }
+// levelName returns the name of the version in use: "avx512", "avx2" or "portable".
+func levelName() string { return [...]string{"portable", "avx2", "avx512"}[level] }
 
 // Unary holds the kernel of a function of one number, and its row of the table.
 type Unary struct {

@@ -1,5 +1,4 @@
-// Command asm generates the amd64 kernels of package depthwise for AVX2 with
-// FMA and for AVX-512.
+// Command asm generates the amd64 kernels of package depthwise for AVX2 with FMA and for AVX-512.
 package main
 
 import (
@@ -13,13 +12,13 @@ import (
 // target is an instruction set.
 type target struct {
 	suffix string
-	lanes  int    // float32s in a register
-	cols   [2]int // the most columns of a tile of one row, of two rows
-	run    [2]int // the same with runs of taps
+	lanes  int    // number of float32s in a register
+	cols   [2]int // largest number of columns of a tile of one row, and of two rows
+	run    [2]int // the same for tiles with runs of taps
 	vec    []VecPhysical
 }
 
-// run is the number of neighbouring taps that a tile takes at once.
+// run is the number of neighbouring taps that a tile processes at once.
 const run = 7
 
 var targets = []target{
@@ -33,7 +32,7 @@ var targets = []target{
 func main() {
 	Package("github.com/sptune/spt/internal/kernel/depthwise")
 	ConstraintExpr("amd64")
-	// A mask for r of 8 lanes starts 8-r entries into this table.
+	// The mask for r of 8 lanes starts at entry 8-r of this table.
 	lanes := GLOBL("lanes", RODATA|NOPTR)
 	for i := range 16 {
 		var m uint32
@@ -60,10 +59,9 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// tile generates a micro-kernel: a variant for one and for two rows and every
-// number of columns, behind one entry. Sums stay in registers. Each step takes
-// the weights of n neighbouring taps into registers; with more than one, every
-// pixel of the source is loaded once for all of them.
+// tile generates a micro-kernel with one entry. It has variants for one and two rows and for every number of columns. Sums
+// stay in registers. Each step loads the weights of n neighbouring taps into registers. If n is above 1, every pixel of the
+// source is loaded once for all of them.
 func (tg target) tile(name string, n int, most [2]int) {
 	TEXT(name+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
@@ -111,7 +109,7 @@ func (tg target) variant(n, rows, cols int) {
 	name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, rows, cols) }
 	acc, free := tg.vec[:rows*cols], tg.vec[rows*cols:]
 	k := free[:n]
-	// each walks the destination.
+	// each visits every register of the destination.
 	each := func(f func(acc VecPhysical, mem Mem)) {
 		MOVQ(RAX, R14)
 		for i := range rows {
@@ -166,8 +164,7 @@ func (tg target) variant(n, rows, cols int) {
 	RET()
 }
 
-// gather generates the copy of n pixels of 1 to lanes channels to whole
-// registers, zero beyond the channels.
+// gather generates the copy of n pixels of 1 to lanes channels to complete registers, with zeros after the channels.
 func (tg target) gather(lanes Mem) {
 	TEXT("gather"+tg.suffix, NOSPLIT, "func(dst *float32, dstStep int, src *float32, srcStep, channels, n int)")
 	Pragma("noescape")

@@ -8,9 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dots generates the kernel for up to 8 columns: inner products of rows of A,
-// three at a time where the registers allow it, with 8 contiguous columns of
-// B.
+// dots generates the kernel for up to 8 columns: inner products of rows of A with 8 contiguous columns of B. It takes three
+// rows at a time if there are enough registers.
 func (tg target) dots(lanes Mem) {
 	TEXT("dots"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
@@ -33,7 +32,7 @@ func (tg target) dots(lanes Mem) {
 	tg.dotVariant(lanes, addr, 1, "one")
 }
 
-// dotRows is how many rows have room for their 8 sums in registers.
+// dotRows returns the number of rows whose 8 sums fit the registers.
 func (tg target) dotRows() int {
 	if tg.lanes == 16 {
 		return 3
@@ -65,7 +64,7 @@ func (tg target) dotVariant(lanes Mem, addr func(string) Mem, m int, kind string
 			}
 		}
 	}
-	// The next rows come from memory while these are multiplied.
+	// The next rows are loaded while these rows are multiplied.
 	next := []Mem{{Base: RBX}, {Base: RBX, Index: R13, Scale: 1}, {Base: RBX, Index: R13, Scale: 2}}
 	MOVQ(RSI, RBX)
 	for range m {
@@ -94,7 +93,7 @@ func (tg target) dotVariant(lanes Mem, addr func(string) Mem, m int, kind string
 	products()
 	Label(name("sum"))
 
-	// Each row's 8 registers become one register of 8 sums, in y[row].
+	// The 8 registers of each row become one register with 8 sums, y[row].
 	y := func(i int) VecPhysical { return tg.vec[i].AsY().(VecPhysical) }
 	half := y(len(tg.vec) - 1)
 	for i := range m {

@@ -1,5 +1,4 @@
-// Command asm generates the amd64 micro-kernels and packing loops of package
-// gemm for AVX2 with FMA and for AVX-512.
+// Command asm generates the amd64 micro-kernels and packing loops of package gemm for AVX2 with FMA and for AVX-512.
 package main
 
 import (
@@ -11,7 +10,7 @@ import (
 // target is an instruction set. A tile is mr rows by two registers.
 type target struct {
 	suffix string
-	lanes  int // float32s in a register
+	lanes  int // number of float32s in a register
 	mr     int
 	vec    []VecPhysical
 }
@@ -27,7 +26,7 @@ var targets = []target{
 func main() {
 	Package("github.com/sptune/spt/internal/kernel/gemm")
 	ConstraintExpr("amd64")
-	// A mask for r of 8 lanes starts 8-r entries into this table.
+	// The mask for r of 8 lanes starts at entry 8-r of this table.
 	lanes := GLOBL("lanes", RODATA|NOPTR)
 	for i := range 16 {
 		var m uint32
@@ -57,8 +56,7 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// mask makes the mask for the first r lanes, 1 ≤ r ≤ lanes: in K1, or in the
-// register m. It overwrites r.
+// mask loads the mask for the first r lanes, 1 ≤ r ≤ lanes, into K1 or into the register m. It overwrites r.
 func (tg target) mask(lanes Mem, r GPPhysical, m VecPhysical) {
 	if tg.lanes == 16 {
 		all := RAX.As32()

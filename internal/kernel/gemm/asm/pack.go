@@ -22,7 +22,7 @@ func (tg target) copy(lanes Mem) {
 	Load(Param("k"), RCX)
 	v, mask := tg.vec[0], tg.vec[1]
 	tg.mask(lanes, RBX, mask)
-	// The caller goes through all columns of these rows before the next ones.
+	// The caller packs all columns of these rows before the next rows.
 	MOVQ(R9, R10)
 	IMULQ(RCX, R10)
 	Label("row")
@@ -37,8 +37,7 @@ func (tg target) copy(lanes Mem) {
 	RET()
 }
 
-// transpose generates the packing of a matrix whose steps are contiguous, in
-// square blocks that are transposed in registers.
+// transpose generates the packing of a matrix whose steps are contiguous. It transposes square blocks in registers.
 func (tg target) transpose(lanes Mem) {
 	TEXT("transpose"+tg.suffix, NOSPLIT, "func(dst *float32, ldd int, src *float32, lds int, n, k int)")
 	Pragma("noescape")
@@ -98,8 +97,7 @@ func (tg target) transpose(lanes Mem) {
 		for i := range w {
 			tg.zero(tg.vec[i])
 		}
-		// Without AVX-512 the mask must survive the loads, which end before
-		// the transposition takes registers 8 to 15.
+		// Without AVX-512, the mask must stay until the loads end. Then the transposition uses the registers 8 to 15.
 		for i := range w {
 			if i > 0 {
 				CMPQ(RBX, Imm(uint64(i)))
@@ -133,13 +131,13 @@ func (tg target) transpose(lanes Mem) {
 	RET()
 }
 
-// square generates the transposition of a square in the first registers and
-// returns the registers of the result's rows.
+// square generates the transposition of a square in the first registers. It returns the registers with the rows of the
+// result.
 func (tg target) square() []VecPhysical {
 	w := tg.lanes
 	x, y := tg.vec[:w], tg.vec[w:2*w]
-	// Pairs of rows, then groups of four: afterwards register 4g+c holds, in
-	// its 128-bit part L, column 4L+c of rows 4g to 4g+3.
+	// Transpose pairs of rows, then groups of four. Afterwards, the 128-bit part L of register 4g+c holds column 4L+c of
+	// the rows 4g to 4g+3.
 	for i := 0; i < w; i += 2 {
 		VUNPCKLPS(x[i+1], x[i], y[i])
 		VUNPCKHPS(x[i+1], x[i], y[i+1])
@@ -157,7 +155,7 @@ func (tg target) square() []VecPhysical {
 		}
 		return y
 	}
-	// The 128-bit parts of the four groups, even ones and odd ones.
+	// Combine the 128-bit parts of the four groups, first the even groups, then the odd groups.
 	for c := range 4 {
 		even01, odd01, even23, odd23 := y[c], y[4+c], y[8+c], y[12+c]
 		VSHUFF32X4(Imm(0x88), x[4+c], x[c], even01)

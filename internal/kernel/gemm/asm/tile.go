@@ -21,10 +21,9 @@ func fields() func(name string) Mem {
 	}
 }
 
-// tile generates the micro-kernel: a variant for every height up to mr and
-// both widths, behind one entry. Sums stay in registers over the whole depth;
-// each step loads a row of the panel and broadcasts one element after the
-// other of the strip, a column of A that lies packed or in A itself.
+// tile generates the micro-kernel with one entry. It has variants for every height up to mr and for both widths. Sums stay in
+// registers over the whole depth. Each step loads a row of the panel and broadcasts the elements of a column of the strip one
+// after the other. The strip is packed, or is a part of A.
 func (tg target) tile(lanes Mem) {
 	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
@@ -49,7 +48,7 @@ func (tg target) tile(lanes Mem) {
 	}
 }
 
-// operands loads where a tile's strip and panel lie.
+// operands loads the addresses of the strip and the panel of a tile.
 func (tg target) operands(addr func(string) Mem) {
 	MOVQ(addr("a"), RSI)
 	MOVQ(addr("b"), RDX)
@@ -66,16 +65,16 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	b, a := free[:2], free[2:]
 
 	Label(name("rows"))
-	// The tile's own rows are fetched meanwhile. All at once they would take up what the
-	// strip and the panel come through, so that a step fetches one of them where it has
-	// room for the instructions: 28 multiply-adds leave it, 12 do not.
+	// Prefetch the rows of the result meanwhile. Prefetching all of them at once would delay the loads of the strip and
+	// the panel. So each step prefetches one row, if it has time for the instructions: a step with 28 multiply-adds has
+	// it, a step with 12 has not.
 	dst, spread := R15, tg.lanes == 16
 	if spread {
 		MOVQ(addr("dst"), dst)
 	} else {
 		tg.fetch(addr("dst"), addr("ldd"), m, nv)
 	}
-	// What is added at the end comes from far away too.
+	// The operands of the epilogue are not in the cache either.
 	CMPQ(addr("residual"), Imm(0))
 	JE(LabelRef(name("fetched")))
 	tg.fetch(addr("residual"), addr("ldr"), m, nv)
@@ -86,7 +85,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	Label(name("term"))
 	TESTQ(RCX, RCX)
 	JZ(LabelRef(name("sum")))
-	// Five rows of A are within reach of one pointer.
+	// One pointer with its index registers addresses five rows of A.
 	row, row3, next := RAX, RBX, R9
 	rows := []GPPhysical{RSI, R12, R13}[:(m+4)/5]
 	MOVQ(addr("lda"), row)
@@ -136,7 +135,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	DECQ(RCX)
 	JNZ(LabelRef(name("step")))
 	Label(name("sum"))
-	// The next product goes on with the same sums.
+	// The next product adds to the same sums.
 	this := addr("next").Base
 	MOVQ(addr("next"), RAX)
 	TESTQ(RAX, RAX)
@@ -147,8 +146,8 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	Label(name("summed"))
 	MOVQ(NewParamAddr("t", 0), this)
 
-	// From here on the panel and strip registers are free: temporaries tmp
-	// and scale, and the mask of the last register of a row.
+	// From here on, the registers of the panel and the strip are free for the temporaries tmp and scale and for the mask
+	// of the last register of a row.
 	tmp, scale, mask := free[0], free[1], free[2]
 	MOVQ(addr("n"), R10)
 	if nv == 2 {
@@ -167,7 +166,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	}
 }
 
-// fetch generates the fetching of a tile's rows, ld bytes apart, into the cache.
+// fetch generates the prefetching of the rows of a tile, which are ld bytes apart.
 func (tg target) fetch(ptr, ld Mem, m, nv int) {
 	MOVQ(ptr, RAX)
 	MOVQ(ld, RBX)
@@ -181,14 +180,14 @@ func (tg target) fetch(ptr, ld Mem, m, nv int) {
 	}
 }
 
-// writeBack generates dst = alpha·sum + gamma·src + bias + residual. The last
-// register of a row is masked unless mask is nil.
+// writeBack generates dst = alpha·sum + gamma·src + bias + residual. The last register of a row is masked, unless mask is
+// nil.
 func (tg target) writeBack(addr func(string) Mem, label func(string) string, kind string, m, nv int, tmp, scale, mask VecPhysical) {
 	name := func(s string) string { return label(s + kind) }
 	acc := func(i, v int) VecPhysical { return tg.vec[i*nv+v] }
 	masked := func(v int) bool { return mask != nil && v == nv-1 }
-	// each runs f over the rows of the matrix whose address and stride are
-	// the named words of the tile, unless the address is nil.
+	// each calls f for the rows of a matrix, unless its address is nil. The names are those of the words of the tile with
+	// the address and the stride.
 	each := func(ptr, ld, skip string, f func(i, v int, mem Mem)) {
 		MOVQ(addr(ptr), RAX)
 		if skip != "" {
@@ -266,8 +265,7 @@ func (tg target) writeBack(addr func(string) Mem, label func(string) string, kin
 	RET()
 }
 
-// peak generates n rounds of as many independent multiply-adds as the tile
-// holds sums.
+// peak generates n rounds of independent multiply-adds. A round has as many as the tile has sums.
 func (tg target) peak() {
 	TEXT("peak"+tg.suffix, NOSPLIT, "func(n int)")
 	Doc(fmt.Sprintf("peak%s runs n rounds of %d multiply-adds of %d lanes.", tg.suffix, 2*tg.mr, tg.lanes))

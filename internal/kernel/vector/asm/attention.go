@@ -9,15 +9,15 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// matrix walks the rows of matrices with cols columns, 16 columns at a time.
+// matrix walks the rows of matrices with cols columns, in units of 16 columns.
 type matrix struct {
 	*kernel
-	whole, rest, index reg.GPVirtual // columns in whole units; beyond them; the walk
+	whole, rest, index reg.GPVirtual // number of columns in complete units, number of other columns, the current column
 	masks              []mask        // of the registers of the last unit
 	labels             int
 }
 
-// label is a name of its own.
+// label returns a new name.
 func (m *matrix) label() string {
 	m.labels++
 	return fmt.Sprintf("l%d", m.labels)
@@ -34,8 +34,7 @@ func (k *kernel) matrix() *matrix {
 	return m
 }
 
-// row calls f for every register of a row: j is its place among those of a unit
-// of 16 columns.
+// row calls f for every register of a row. j is the position of the register in its unit.
 func (m *matrix) row(f func(j int)) {
 	loop, tail, done := m.label(), m.label(), m.label()
 	XORQ(m.index, m.index)
@@ -59,12 +58,12 @@ func (m *matrix) row(f func(j int)) {
 	Label(done)
 }
 
-// at is register j of the unit at the walk.
+// at returns the memory of register j of the current unit.
 func (m *matrix) at(base reg.Register, j int) Mem {
 	return Mem{Base: base, Index: m.index, Scale: 4, Disp: 4 * m.lanes * j}
 }
 
-// addend is a matrix that is added, its rows step floats apart, or none.
+// addend is a matrix that is added to the scores. step is the distance of its rows in bytes.
 type addend struct{ base, step reg.GPVirtual }
 
 func (m *matrix) addend(name, step string) addend {
@@ -74,11 +73,10 @@ func (m *matrix) addend(name, step string) addend {
 	return a
 }
 
-// next goes to the next row.
+// next moves to the next row.
 func (a addend) next() { ADDQ(a.step, a.base) }
 
-// scores is scale·x and what is added to it. An addend that is not there stands
-// at address 0 and has step 0.
+// scores computes scale·x and adds the addends. An addend that was not given has address 0 and step 0.
 func (m *matrix) scores(x reg.Register, j int, scale vec, added ...addend) vec {
 	z := m.mul(m.load(m.at(x, j), 4), scale)
 	for _, a := range added {
@@ -91,7 +89,7 @@ func (m *matrix) scores(x reg.Register, j int, scale vec, added ...addend) vec {
 	return z
 }
 
-// fold joins the lanes of the registers of a unit to one number and repeats it.
+// fold reduces the lanes of the registers of a unit to one number and broadcasts it.
 func (m *matrix) fold(acc []vec, join func(...Op)) {
 	y := YMM()
 	if m.wide {

@@ -39,7 +39,7 @@ var comparisons = map[string]uint64{
 	"equal": equal, "greater": greater, "greaterEqual": greaterEqual, "less": less, "lessEqual": lessEqual, "notEqual": notEqual,
 }
 
-// exp is e^x. Without the clip, x must not be above coef.ExpMax.
+// exp computes e^x. Without the clip, x must not be above coef.ExpMax.
 func (k *kernel) exp(x vec, clip bool) vec {
 	if clip {
 		x = k.atMost(x, float(coef.ExpMax))
@@ -57,7 +57,7 @@ func (k *kernel) expReduce(x vec) (n, r vec) {
 	return n, r
 }
 
-// expReduced is e^r for |r| <= ln(2)/2.
+// expReduced computes e^r for |r| <= ln(2)/2.
 func (k *kernel) expReduced(r vec) vec {
 	p := k.horner(coef.Exp[:], r)
 	k.mulAdd(p, r, float(1))
@@ -65,15 +65,14 @@ func (k *kernel) expReduced(r vec) vec {
 	return p
 }
 
-// expMinus1 is e^r - 1 for |r| <= ln(2)/2, more exact about 0.
+// expMinus1 computes e^r - 1 for |r| <= ln(2)/2. It is more exact near 0.
 func (k *kernel) expMinus1(r vec) vec {
 	p := k.horner(coef.Exp[:], r)
 	k.mulAdd(p, k.mul(r, r), r)
 	return p
 }
 
-// scale is x·2^n. At AVX2 it takes two factors, for 2^n may lie outside the
-// normal numbers.
+// scale computes x·2^n. With AVX2 it multiplies by two factors, because 2^n may lie outside the normal numbers.
 func (k *kernel) scale(x, n vec) vec {
 	if k.wide {
 		r := k.reg()
@@ -85,7 +84,7 @@ func (k *kernel) scale(x, n vec) vec {
 	return k.mul(k.mul(x, k.bitsOfPower2(half)), k.bitsOfPower2(k.subInt(all, half)))
 }
 
-// round rounds to integers, ties to even, raising no flag.
+// round rounds to integers, ties to even. It raises no floating-point exception.
 func (k *kernel) round(x vec) vec {
 	if k.wide {
 		return k.shift(VRNDSCALEPS, 8, x)
@@ -95,12 +94,12 @@ func (k *kernel) round(x vec) vec {
 	return r
 }
 
-// bitsOfPower2 is 2^n for integers -126 <= n <= 127.
+// bitsOfPower2 computes 2^n for integers -126 <= n <= 127.
 func (k *kernel) bitsOfPower2(n vec) vec {
 	return k.shift(VPSLLD, 23, k.addInt(n, bits(127)))
 }
 
-// power2 is 2^n for whole floats -126 <= n <= 127.
+// power2 computes 2^n for whole floats -126 <= n <= 127.
 func (k *kernel) power2(n vec) vec {
 	if k.wide {
 		return k.scale(k.broadcast(float(1)), n)
@@ -113,8 +112,7 @@ func (k *kernel) log(x vec) vec {
 	subnormal := k.compare(less, x, float(0x1p-126))
 	scaled := k.choose(subnormal, k.mul(x, float(0x1p23)), x)
 	shift := k.choose(subnormal, k.broadcast(float(-23)), k.zero())
-	// subtracting the bits of sqrt(1/2) leaves the exponent for which
-	// sqrt(1/2) <= m < sqrt(2) above the mantissa
+	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2) above the mantissa.
 	above := k.subInt(scaled, float(sqrtHalf))
 	n := k.add(k.unary(VCVTDQ2PS, k.shift(VPSRAD, 23, above)), shift)
 	f := k.addInt(k.and(above, bits(0x7fffff)), float(sqrtHalf))
@@ -132,15 +130,15 @@ func (k *kernel) log(x vec) vec {
 	return k.choose(k.compare(equal, x, float(0)), k.broadcast(float(float32(math.Inf(-1)))), p)
 }
 
-// abs is |x|, at most limit.
+// abs computes |x|, at most limit.
 func (k *kernel) abs(x vec, limit float32) vec {
 	return k.atMost(k.and(x, bits(signBit-1)), float(limit))
 }
 
-// copysign is x >= 0 with the sign of s.
+// copysign computes x with the sign of s. x is not negative.
 func (k *kernel) copysign(x, s vec) vec { return k.or(x, k.and(s, bits(signBit))) }
 
-// tanh is m/(m+2) with m = e^2|x| - 1.
+// tanh computes m/(m+2) with m = e^2|x| - 1.
 func (k *kernel) tanh(x vec) vec {
 	a := k.abs(x, coef.TanhMax)
 	n, r := k.expReduce(k.add(a, a))
@@ -160,7 +158,7 @@ func (k *kernel) erf(x vec) vec {
 	return k.copysign(e, x)
 }
 
-// logistic is the sigmoid 1/(1+e^-x). It uses e^-|x|, which cannot overflow.
+// logistic computes the sigmoid 1/(1+e^-x). It uses e^-|x|, which cannot overflow.
 func (k *kernel) logistic(x vec) vec {
 	e := k.exp(k.or(x, bits(signBit)), false)
 	p := k.div(k.broadcast(float(1)), k.add(e, float(1)))
@@ -172,8 +170,7 @@ func (k *kernel) logistic(x vec) vec {
 func (k *kernel) gaussian(x vec) (e, cdf vec) {
 	a := k.abs(x, coef.TailMax)
 	ratio := k.div(k.horner(coef.TailNum[:], a), k.horner(coef.TailDen[:], a))
-	// in the tail the rounding error of a² would count, so r is made from a;
-	// n·Ln2Hi is exact
+	// In the tail the rounding error of a² would count, so r is computed from a. n·Ln2Hi is exact.
 	half := k.mul(a, float(-0.5))
 	n := k.round(k.mul(k.mul(half, a), float(coef.Log2E)))
 	r := k.mul(n, float(coef.Ln2Hi))
@@ -199,17 +196,16 @@ func (k *kernel) geluTanh(x vec) vec {
 	return k.mul(x, k.logistic(k.mul(x, k.geluTanhSlope(k.mul(x, x), coef.GELUCubic))))
 }
 
-// geluTanhSlope is 2·√(2/π)·(1 + cubic·x²).
+// geluTanhSlope computes 2·√(2/π)·(1 + cubic·x²).
 func (k *kernel) geluTanhSlope(square vec, cubic float32) vec {
 	p := k.broadcast(float(coef.TwoSqrtTwoByPi * cubic))
 	k.mulAdd(p, square, float(coef.TwoSqrtTwoByPi))
 	return p
 }
 
-// extreme is the maximum or minimum with the zeros and NaNs of Go's builtins:
-// the instruction returns its second source for equal numbers and for NaN, so
-// both orders are combined: zeros of both signs through their sign bits, and
-// NaN by addition.
+// extreme computes the maximum or minimum, with zeros and NaN as in Go's builtin functions. The instruction returns its
+// second source for equal numbers and for NaN, so the results of both orders are combined: zeros of both signs by their sign
+// bits, and NaN by addition.
 func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec) vec {
 	forth, back := k.reg(), k.reg()
 	op(b, a, forth)
@@ -220,7 +216,7 @@ func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec
 func (k *kernel) max(a, b vec) vec { return k.extreme(a, b, VMAXPS, k.and) }
 func (k *kernel) min(a, b vec) vec { return k.extreme(a, b, VMINPS, k.or) }
 
-// bools turns the lanes of m into bytes of 0 or 1.
+// bools converts the lanes of m to bytes 0 or 1.
 func (k *kernel) bools(m mask) vec {
 	r := k.reg()
 	one := bits(0x01010101)
@@ -237,7 +233,7 @@ func (k *kernel) bools(m mask) vec {
 	return r
 }
 
-// lanesOf is the mask of the bytes of b that are 1.
+// lanesOf computes the mask of the bytes of b that are 1.
 func (k *kernel) lanesOf(b vec) mask {
 	if k.wide {
 		m := K()
@@ -246,5 +242,5 @@ func (k *kernel) lanesOf(b vec) mask {
 	}
 	y := YMM()
 	VPMOVZXBD(b.AsX(), y)
-	return k.shift(VPSLLD, 31, y) // VBLENDVPS looks at sign bits
+	return k.shift(VPSLLD, 31, y) // VBLENDVPS reads the sign bits
 }

@@ -11,20 +11,19 @@ import (
 
 type (
 	vec  = reg.VecVirtual
-	mask = reg.Register // an opmask register, or at AVX2 a vector of full lanes
+	mask = reg.Register // an opmask register; with AVX2 a vector of full lanes
 )
 
-// kernel is one function in the making, for one instruction set. Its methods
-// emit the same arithmetic for both sets, so both give the same bits.
+// kernel is a function that is being generated for one instruction set. Its methods emit the same arithmetic for both
+// instruction sets, so both give the same bits.
 type kernel struct {
 	wide  bool // AVX-512
-	lanes int  // float32s in a register
-	tail  mask // lanes of a partial vector; nil while vectors are whole
-	nan   mask // lanes in which a reduction met a NaN
+	lanes int  // number of float32s in a register
+	tail  mask // lanes of a partial vector; nil: the vector is complete
+	nan   mask // lanes in which a reduction found a NaN
 }
 
-// begin starts the function name for both instruction sets in turn and lets
-// body write it.
+// begin starts the function name for one instruction set after the other and calls body to write it.
 func begin(name, signature string, body func(k *kernel)) {
 	for _, k := range []*kernel{{wide: true, lanes: 16}, {lanes: 8}} {
 		suffix := "AVX2"
@@ -52,7 +51,7 @@ func (k *kernel) zero() vec {
 	return r
 }
 
-// half is the register of half the width in which x has 16-bit elements.
+// half returns the register of half the width that holds 16-bit elements of x.
 func (k *kernel) half(x vec) reg.Register {
 	if k.wide {
 		return x.AsY()
@@ -79,8 +78,8 @@ func (k *kernel) broadcast(c constant) vec {
 	return r
 }
 
-// emit writes op with the last source in the first place of the assembler's
-// order; repeated is op's form that repeats 32 bits of memory.
+// emit writes op with the last source first, as the assembler expects it. repeated is the form of op that broadcasts 32 bits
+// of memory.
 func (k *kernel) emit(op, repeated func(...Op), last Op, rest ...Op) {
 	if c, ok := last.(constant); ok {
 		last = c.Mem
@@ -108,22 +107,22 @@ func (k *kernel) xor(a vec, b Op) vec { return k.binary(VXORPS, VXORPS_BCST, a, 
 func (k *kernel) addInt(a vec, b Op) vec { return k.binary(VPADDD, VPADDD_BCST, a, b) }
 func (k *kernel) subInt(a vec, b Op) vec { return k.binary(VPSUBD, VPSUBD_BCST, a, b) }
 
-// atMost is a clipped to the constant c from above. The instruction returns
-// its second source where either is NaN, so NaN stays NaN.
+// atMost computes the minimum of a and the constant c. The instruction returns its second source if one of them is NaN, so
+// NaN stays NaN.
 func (k *kernel) atMost(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMINPS(a, r, r)
 	return r
 }
 
-// atLeast is a clipped to the constant c from below.
+// atLeast computes the maximum of a and the constant c. NaN stays NaN.
 func (k *kernel) atLeast(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMAXPS(a, r, r)
 	return r
 }
 
-// mulAdd turns p into p·x + c.
+// mulAdd sets p to p·x + c.
 func (k *kernel) mulAdd(p, x vec, c Op) { k.emit(VFMADD213PS, VFMADD213PS_BCST, c, x, p) }
 
 // addMul adds a·b to sum.
@@ -155,7 +154,7 @@ func (k *kernel) shift(op func(...Op), n int, x vec) vec {
 	return r
 }
 
-// The predicates of VCMPPS; the ordered ones are false for NaN.
+// The predicates of VCMPPS. They are false for NaN unless noted.
 const (
 	equal        = 0x00
 	less         = 0x11
@@ -177,7 +176,7 @@ func (k *kernel) compare(predicate uint64, a vec, b Op) mask {
 	return m
 }
 
-// negative is the mask of the lanes of x whose sign bit is set.
+// negative computes the mask of the lanes of x with the sign bit set.
 func (k *kernel) negative(x vec) mask {
 	if !k.wide {
 		return x
@@ -187,7 +186,7 @@ func (k *kernel) negative(x vec) mask {
 	return m
 }
 
-// choose is yes where m is set and no elsewhere.
+// choose computes yes in the lanes of m and no in the others.
 func (k *kernel) choose(m mask, yes, no vec) vec {
 	r := k.reg()
 	if k.wide {
@@ -198,7 +197,7 @@ func (k *kernel) choose(m mask, yes, no vec) vec {
 	return r
 }
 
-// present is x where the vector has elements and fill beyond its end.
+// present computes x in the lanes of the tail and fill in the others.
 func (k *kernel) present(x vec, fill func() vec) vec {
 	if k.tail == nil {
 		return x
@@ -206,7 +205,7 @@ func (k *kernel) present(x vec, fill func() vec) vec {
 	return k.choose(k.tail, x, fill())
 }
 
-// partial is the mask of the lanes below count, a register of 64 bits.
+// partial computes the mask of the lanes below count. count is a register of 64 bits.
 func (k *kernel) partial(count reg.GPVirtual) mask {
 	if k.wide {
 		all, m := GP64(), K()
@@ -218,8 +217,8 @@ func (k *kernel) partial(count reg.GPVirtual) mask {
 	return k.below(k.counts(count), 0)
 }
 
-// partials calls f for each of the vectors, at most 64 lanes, of which just the
-// lanes below count exist: for vector j, k.tail is their mask.
+// partials calls f for each of the vectors, which have at most 64 lanes together. Only the lanes below count exist. For
+// vector j, k.tail is their mask.
 func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
 	if k.wide {
 		all := GP64()
@@ -242,7 +241,7 @@ func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
 	k.tail = nil
 }
 
-// counts repeats the count in each lane of a vector of AVX2.
+// counts broadcasts the count to each lane of a vector of AVX2.
 func (k *kernel) counts(count reg.GPVirtual) vec {
 	x, y := XMM(), YMM()
 	VMOVD(count.As32(), x)
@@ -250,7 +249,7 @@ func (k *kernel) counts(count reg.GPVirtual) vec {
 	return y
 }
 
-// below is the AVX2 mask of the lanes of block j that are below the count.
+// below computes the AVX2 mask of the lanes of block j that are below the count.
 func (k *kernel) below(counts vec, j int) mask {
 	m := YMM()
 	VPCMPGTD(lane.Offset(32*j), counts, m)

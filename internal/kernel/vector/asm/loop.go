@@ -9,8 +9,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// params writes the parameters of a Go signature: slices and scalars are
-// "name type" or just "name" for float32.
+// params returns the parameters of a Go signature. Slices and scalars are "name type", or "name" for float32.
 func params(slice, scalar []string) string {
 	var list []string
 	for _, s := range slice {
@@ -80,9 +79,8 @@ func elementwise(name string, names, inputs, scalars []string, portable string, 
 	})
 }
 
-// reduction writes a function that folds equally long slices into one number:
-// body folds the vectors in of the slices into acc. There are 64 lanes, in
-// registers of 16 or 8, and element i goes to lane i mod 64.
+// reduction writes a function that reduces slices of equal length to one number. body adds the vectors in of the slices to
+// acc. There are 64 lanes in registers of 16 or 8, and element i goes to lane i mod 64.
 func reduction(name string, names, scalars []string, start func(k *kernel) vec, body func(k *kernel, acc vec, in, s []vec), join func(a, b, dst Op), finish func(k *kernel, result vec)) {
 	begin(name, "("+params(names, scalars)+") float32", func(k *kernel) {
 		pointers := k.slices(names)
@@ -122,7 +120,7 @@ func reduction(name string, names, scalars []string, start func(k *kernel) vec, 
 		JZ(LabelRef("join"))
 		k.partials(n, len(acc), fold)
 
-		// groups of 16 lanes as (0+1)+(2+3), then halves of what is left
+		// Add groups of 16 lanes as (0+1)+(2+3), then halves until one number is left.
 		Label("join")
 		group := len(acc) / 4
 		for i := range group {

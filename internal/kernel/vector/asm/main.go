@@ -133,6 +133,7 @@ func conversions() {
 	})
 }
 
+// reductions writes the kernels that reduce slices to numbers.
 func reductions() {
 	zero := (*kernel).zero
 	add := func(a, b, dst Op) { VADDPS(a, b, dst) }
@@ -153,8 +154,7 @@ func reductions() {
 	})
 }
 
-// extreme writes the reduction by op from its neutral element. op ignores NaN
-// on one side, so NaNs are noted apart.
+// extreme writes the reduction by op from its neutral element. op ignores NaN in one operand, so NaN is recorded separately.
 func extreme(name string, neutral float64, op func(...Op)) {
 	fill := func(k *kernel) vec { return k.broadcast(float(float32(neutral))) }
 	reduction(name, []string{"a"}, nil, func(k *kernel) vec {
@@ -188,6 +188,7 @@ func extreme(name string, neutral float64, op func(...Op)) {
 	})
 }
 
+// norms writes the kernels of layer norm and its gradient.
 func norms() {
 	center := func(k *kernel, x vec, s []vec) vec { return k.mul(k.sub(x, s[0]), s[1]) }
 	elementwise("normalize", []string{"dst", "x"}, []string{"x"}, []string{"mean", "rstd"}, "(x[i] - mean) * rstd", func(k *kernel, in, s []vec) vec {

@@ -11,8 +11,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// constant is 32 bits in memory, repeated to fill a vector of AVX2; AVX-512
-// repeats it while reading.
+// constant is a constant of 32 bits in memory. It is repeated to fill a vector of AVX2. AVX-512 broadcasts the first 32 bits.
 type constant struct{ Mem }
 
 var constants []uint32
@@ -51,7 +50,7 @@ func emitLanes() {
 // elementBytes holds the size of an element by its Go type.
 var elementBytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
 
-// slice is a parameter: its first element and the size of each.
+// slice is a parameter that is a slice: the address of its first element and the size of an element in bytes.
 type slice struct {
 	base reg.Register
 	size int
@@ -70,13 +69,13 @@ func (k *kernel) slices(names []string) map[string]slice {
 	return all
 }
 
-// at is the memory of a vector that starts at element index + offset.
+// at returns the memory of a vector that starts at element index + offset.
 func (s slice) at(index reg.Register, offset int) Mem {
 	return Mem{Base: s.base, Index: index, Scale: uint8(s.size), Disp: s.size * offset}
 }
 
-// load reads a vector of elements of any size; lanes beyond the tail are zero.
-// Narrow elements fill just the low part of the register.
+// load reads a vector of elements of the given size. Lanes outside of the tail are zero. Narrow elements fill the low part
+// of the register only.
 func (k *kernel) load(m Mem, size int) vec {
 	r := k.reg()
 	switch {
@@ -102,7 +101,7 @@ func (k *kernel) load(m Mem, size int) vec {
 	return r
 }
 
-// store is the counterpart of load.
+// store writes a vector of elements of the given size.
 func (k *kernel) store(r vec, m Mem, size int) {
 	switch {
 	case size == 4 && k.tail == nil:

@@ -12,8 +12,8 @@ const (
 	philoxMul0   = 0xd2511f53
 	philoxMul1   = 0xcd9e8d57
 
-	// philoxGroups is how many groups of blocks are computed side by side: one
-	// waits for each product, as a round needs those of the round before.
+	// philoxGroups is the number of groups of blocks that are computed at the same time. One group alone would wait for
+	// each product, because a round needs the products of the round before.
 	philoxGroups = 2
 )
 
@@ -24,10 +24,9 @@ func philox() {
 	random("dropout", first, []string{"dst", "x"}, dropout, func(k *kernel, words vec, in, s []vec) vec { return k.mul(in[0], k.kept(words, s)) })
 }
 
-// emitProducts writes the table of philoxMul0·b for the blocks b that the
-// 64-bit lanes of the groups begin with. In a group, even lanes hold the first
-// half of the blocks and odd lanes the second, so that interleaving the words
-// of each pair of lanes leaves the blocks in their order.
+// emitProducts writes the table of philoxMul0·b for the first blocks b of the 64-bit lanes of the groups. In a group, even
+// lanes hold the first half of the blocks and odd lanes the second half. So interleaving the words of each pair of lanes
+// gives the blocks in their order.
 func emitProducts(name string, blocks int) Mem {
 	table := GLOBL(name, attr.RODATA|attr.NOPTR)
 	for i := range philoxGroups * blocks {
@@ -47,10 +46,9 @@ type generator struct {
 	even    mask   // at AVX-512, the even 32-bit lanes
 }
 
-// random writes a function that computes dst from the words of Philox4x32-10,
-// equally long slices and scalars. dst stands first in names, the others are
-// inputs. product is philoxMul0 times the low word of the first block's
-// counter, which must not overflow on the way to the last block.
+// random writes a function that computes dst from the words of Philox4x32-10, slices of equal length and scalars. The first
+// of names is dst, the others are inputs. product is philoxMul0 times the low word of the counter of the first block. The
+// low word must not overflow up to the last block.
 func random(name string, first map[bool]Mem, names, scalars []string, body func(k *kernel, words vec, in, s []vec) vec) {
 	begin(name, "("+params(names, scalars)+", keys *[20]uint32, product uint64)", func(k *kernel) {
 		pointers := k.slices(names)
@@ -108,14 +106,11 @@ func random(name string, first map[bool]Mem, names, scalars []string, body func(
 	})
 }
 
-// words returns the next vectors of words. During the rounds a 64-bit lane
-// holds one 32-bit word of its block in its low half. The upper half is never
-// looked at, which saves all masking: VPMULUDQ reads low halves and leaves the
-// two words of a product.
+// words returns the next vectors of words. During the rounds, the low half of a 64-bit lane holds one 32-bit word of its
+// block. Nothing reads the upper half, so no masking is needed: VPMULUDQ reads low halves and writes both words of a product.
 //
-// Only one product of each of the first two rounds differs between blocks, and
-// that of round 0 grows by a constant, so adding replaces the multiplication.
-// What comes of the other two stands in keys.
+// Only one product of each of the first two rounds differs between blocks. The product of round 0 grows by a constant, so an
+// addition replaces the multiplication. keys contains the results of the other two products.
 func (g *generator) words() []vec {
 	var state [philoxGroups][4]vec
 	for i := range state {
@@ -146,15 +141,15 @@ func (g *generator) key(i int) Mem { return g.keys.Offset(4 * i) }
 
 func (g *generator) high(x vec) vec { return g.shift(VPSRLQ, 32, x) }
 
-// multiply is the 64-bit products of the low halves of x and a multiplier.
+// multiply computes the 64-bit products of the low halves of x and a multiplier.
 func (g *generator) multiply(multiplier int, x vec) vec {
 	r := g.reg()
 	VPMULUDQ(g.mul[multiplier], x, r)
 	return r
 }
 
-// pair is the last round for the two words that come of a product p: the
-// first is the upper half of p, changed by b and key, the second the lower.
+// pair computes the last round for the two words of a product p. The first word is the upper half of p, combined with b and
+// key. The second word is the lower half.
 func (g *generator) pair(p, b vec, key Mem) vec {
 	r := g.shift(VPSHUFD, 0xb1, p) // swaps the halves
 	if g.wide {
@@ -167,7 +162,7 @@ func (g *generator) pair(p, b vec, key Mem) vec {
 	return first
 }
 
-// xorKey is the exclusive or of a and 32 bits of memory.
+// xorKey computes the exclusive or of a and 32 bits of memory.
 func (g *generator) xorKey(a vec, key Mem) vec {
 	r := g.reg()
 	if g.wide {
@@ -179,8 +174,7 @@ func (g *generator) xorKey(a vec, key Mem) vec {
 	return r
 }
 
-// xor3 is the exclusive or of a, b, which may be nil for 0, and 32 bits of
-// memory. It may use a up.
+// xor3 computes the exclusive or of a, b and 32 bits of memory. A nil b stands for 0. It may overwrite a.
 func (g *generator) xor3(a, b vec, key Mem) vec {
 	switch {
 	case b == nil:
@@ -193,8 +187,7 @@ func (g *generator) xor3(a, b vec, key Mem) vec {
 	return a
 }
 
-// kept is s[0] in the lanes whose words are at least s[1], unsigned, and 0 in
-// the others.
+// kept computes s[0] in the lanes whose unsigned words are at least s[1], and 0 in the others.
 func (k *kernel) kept(words vec, s []vec) vec {
 	r := k.reg()
 	if k.wide {

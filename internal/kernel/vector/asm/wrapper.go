@@ -24,8 +24,14 @@ type wrapper struct {
 // wrappers lists the wrappers of the element-wise kernels written so far.
 var wrappers []wrapper
 
+// unexported lists the kernels that only package vector calls.
+var unexported = []string{"addRows4", "expSubScalar", "normGrad", "normalize", "normalizeAffine"}
+
 // title returns the name of the Go function for a kernel.
 func title(kernel string) string {
+	if slices.Contains(unexported, kernel) {
+		return kernel
+	}
 	if rest, ok := strings.CutPrefix(kernel, "gelu"); ok {
 		return "GELU" + rest
 	}

@@ -1,10 +1,9 @@
-// Package coef holds the constants of the elementary functions, one source for
-// the portable Go code and for the generator of the assembly.
+// Package coef holds the constants of the elementary functions for the portable Go code and for the generator of the
+// assembly.
 //
-// The polynomials and rationals are least-maximum fits (Lawson's reweighted
-// least squares against 30-digit values) whose coefficients were rounded to
-// float32 after scaling numerator and denominator by the common factor that
-// left the smallest error. Coefficients stand in ascending order of powers.
+// The polynomials and rational functions are minimax fits (Lawson's reweighted least squares against 30-digit values). The
+// coefficients are rounded to float32. Before rounding, numerator and denominator are scaled by the common factor that
+// gives the smallest error. Coefficients are in ascending order of powers.
 package coef
 
 // Exp: e^x = 2^n·e^r with n = round(x/ln 2), r = x - n·Ln2Hi - n·Ln2Lo,
@@ -12,8 +11,8 @@ package coef
 var Exp = [...]float32{0.49999993, 0.1666652, 0.041668391, 0.0083687451, 0.001381454}
 
 const (
-	ExpMin = -104 // e^x rounds to 0 below
-	ExpMax = 89   // e^x is infinite above
+	ExpMin = -104 // below, e^x rounds to 0
+	ExpMax = 89   // above, e^x is infinite
 
 	Log2E = 1.44269504088896340735992468100189214
 	Ln2Hi = 0.693359375 // 10 bits: n·Ln2Hi is exact for |n| < 2^14
@@ -37,9 +36,8 @@ const (
 // TanhMax is where tanh(x) rounds to 1.
 const TanhMax = 9.011
 
-// Tail: the Gaussian tail Φ(-a) = e^(-a²/2)·TailNum(a)/TailDen(a) for
-// 0 <= a <= TailMax, beyond which it is below the smallest float32.
-// Relative error 2^-26.7.
+// Tail: the Gaussian tail Φ(-a) = e^(-a²/2)·TailNum(a)/TailDen(a) for 0 <= a <= TailMax. Above TailMax it is below the
+// smallest float32. Relative error 2^-26.7.
 var (
 	TailNum = [...]float32{0.881391167640686, 0.7729744911193848, 0.32326769828796387, 0.07171665132045746, 0.00726941367611289}
 	TailDen = [...]float32{1.762782335281372, 2.952446460723877, 2.120847225189209, 0.8282716870307922, 0.17977821826934814, 0.01822151057422161}
@@ -49,7 +47,7 @@ const (
 	TailMax    = 14.5
 	InvSqrt2Pi = 0.398942280401432677939946059934381868 // φ(0)
 
-	// GELU's tanh form: 2·√(2/π)·x·(1 + GELUCubic·x²)
+	// The tanh form of GELU uses 2·√(2/π)·x·(1 + GELUCubic·x²).
 	GELUCubic      = 0.044715
 	TwoSqrtTwoByPi = 1.59576912160573071175978423973752747
 )
