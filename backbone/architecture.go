@@ -16,35 +16,40 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Form is the part of a [Config] that belongs to its architecture: the fields of a [ViT], a [Swin] or a
-// [ConvNeXt], or those of a type that [Register] has made known. A Form is a struct, whose fields become keys of
-// the configuration in files.
+// Form is the part of a [Config] that belongs to its architecture: the fields of a [ViT], a [Swin]
+// or a [ConvNeXt], or those of a type that [Register] has made known. A Form is a struct, whose
+// fields become keys of the configuration in files.
 //
-// c is the configuration that the form is part of. Every method but Validate and Describe may assume that it is
-// valid.
+// c is the configuration that the form is part of. Every method but Validate and Describe may
+// assume that it is valid.
 type Form interface {
-	// Validate returns an error about the first of the form's own fields that is out of range, or that does not
-	// fit c. The other fields of c are valid. It bounds all numbers, since they may come from a hostile file.
+	// Validate returns an error about the first of the form's own fields that is out of range, or
+	// that does not fit c. The other fields of c are valid. It bounds all numbers, since they may
+	// come from a hostile file.
 	Validate(c Config) error
-	// Describe returns a short description for people, without the image size and the number of classes:
-	// "ViT 12×192, 3 heads, patch 16".
+	// Describe returns a short description for people, without the image size and the number of
+	// classes: "ViT 12×192, 3 heads, patch 16".
 	Describe(c Config) string
-	// Params lists the tensors of the backbone without its head, in the order of PyTorch's named_parameters.
+	// Params lists the tensors of the backbone without its head, in the order of PyTorch's
+	// named_parameters.
 	Params(c Config) []Param
-	// Features computes what the head sees, [B, NumFeatures], from images [B, ImageSize, ImageSize, 3], float32
-	// and normalised. It asks l for every tensor and shows it every result.
+	// Features computes what the head sees, [B, NumFeatures], from images
+	// [B, ImageSize, ImageSize, 3], float32 and normalised. It asks l for every tensor and shows it
+	// every result.
 	Features(c Config, l Layers, images *Node) *Node
-	// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before pooling, from
-	// images as Features takes them. It has no place for class tokens and register tokens.
+	// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
+	// pooling, from images as Features takes them. It has no place for class tokens and register
+	// tokens.
 	FeatureMap(c Config, l Layers, images *Node) *Node
 	// NumFeatures returns the width of the result of Features.
 	NumFeatures() int
-	// Head returns the canonical name of the classification layer, which is a linear layer with the weight
-	// [NumClasses, NumFeatures] and the bias [NumClasses].
+	// Head returns the canonical name of the classification layer, which is a linear layer with the
+	// weight [NumClasses, NumFeatures] and the bias [NumClasses].
 	Head() string
 	// Blocks returns the number of residual blocks. Features passes their indices, from 0, to l.
 	Blocks() int
-	// Tokens returns the number of tokens, or positions of the map, of an image where most of the work is done.
+	// Tokens returns the number of tokens, or positions of the map, of an image where most of the
+	// work is done.
 	Tokens(c Config) int
 }
 
@@ -52,24 +57,26 @@ type Form interface {
 type Architecture struct {
 	// Name is the value of "architecture" in files, such as "vit".
 	Name string
-	// Form is a value of the architecture's Form, such as ViT{}. Its type tells the architecture of a [Config].
+	// Form is a value of the architecture's Form, such as ViT{}. Its type tells the architecture of
+	// a [Config].
 	Form Form
-	// Namings are the ways in which checkpoints name the tensors. They translate to the names that Params of the
-	// Form lists. The field Architecture is set by Register.
+	// Namings are the ways in which checkpoints name the tensors. They translate to the names that
+	// Params of the Form lists. The field Architecture is set by Register.
 	Namings []checkpoint.Naming
 	// Configure derives a configuration from what a checkpoint says. It leaves NumClasses 0.
 	Configure func(s *Source) (Config, error)
-	// Fit changes the weights of a checkpoint with the configuration from to those of to, which has another image
-	// size, or the same one. It returns an error for tensors that the graph would leave out. Nil: all weights fit
-	// every image size.
+	// Fit changes the weights of a checkpoint with the configuration from to those of to, which has
+	// another image size, or the same one. It returns an error for tensors that the graph would
+	// leave out. Nil: all weights fit every image size.
 	Fit func(from, to Config, weights checkpoint.StateDict) error
-	// Export returns the weights of m in the shapes that timm has in its checkpoints. It leaves m as it is. Nil:
-	// timm's shapes are those of Params.
+	// Export returns the weights of m in the shapes that timm has in its checkpoints. It leaves m
+	// as it is. Nil: timm's shapes are those of Params.
 	Export func(m *Model) checkpoint.StateDict
-	// BeyondTimm describes how timm's model of the same names differs; see [Config.BeyondTimm]. Nil: it does not.
+	// BeyondTimm describes how timm's model of the same names differs; see [Config.BeyondTimm].
+	// Nil: it does not.
 	BeyondTimm func(c Config) string
-	// Preprocessing returns what was done to pixels where neither a checkpoint of that file name nor a file
-	// beside it says so. Nil: ImageNet's mean and std.
+	// Preprocessing returns what was done to pixels where neither a checkpoint of that file name
+	// nor a file beside it says so. Nil: ImageNet's mean and std.
 	Preprocessing func(fileName string) Preprocessing
 }
 
@@ -87,8 +94,9 @@ func init() {
 	}
 }
 
-// Register makes an architecture known: [Load] recognises its checkpoints, and its configurations can be read from
-// files. It is an error if a field that must be set is not, or if the name or the type of the Form is taken.
+// Register makes an architecture known: [Load] recognises its checkpoints, and its configurations
+// can be read from files. It is an error if a field that must be set is not, or if the name or the
+// type of the Form is taken.
 func Register(a Architecture) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("registering the architecture %q: %w", a.Name, fmt.Errorf(format, args...))
@@ -165,7 +173,8 @@ func Namings() (all []checkpoint.Naming) {
 	return all
 }
 
-// common are the fields of a Config in files that every architecture has. The fields of the form stand beside them.
+// common are the fields of a Config in files that every architecture has. The fields of the form
+// stand beside them.
 type common struct {
 	Architecture string  `json:"architecture"`
 	ImageSize    int     `json:"image_size"`
@@ -195,8 +204,8 @@ func formKeys(f Form) ([]string, error) {
 	return slices.Sorted(maps.Keys(fields)), nil
 }
 
-// MarshalJSON writes c as one flat object: the name of the architecture, the fields that all have, and the
-// fields of the form.
+// MarshalJSON writes c as one flat object: the name of the architecture, the fields that all have,
+// and the fields of the form.
 func (c Config) MarshalJSON() ([]byte, error) {
 	a, err := architectureOf(c.Form)
 	if err != nil {
@@ -213,8 +222,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return slices.Concat(shared[:len(shared)-1], []byte(","), own[1:]), nil
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. An unknown architecture is an error, and so is a key that the
-// architecture does not have, unless its value is zero, which is the same as no key.
+// UnmarshalJSON reads what MarshalJSON writes. An unknown architecture is an error, and so is a key
+// that the architecture does not have, unless its value is zero, which is the same as no key.
 func (c *Config) UnmarshalJSON(data []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {

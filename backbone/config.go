@@ -13,8 +13,8 @@ type Config struct {
 	ImageSize int
 	// NumClasses is the number of rows of the head.
 	NumClasses int
-	// NumHeads is the number of attention heads of every block. It is 0 if the blocks have no attention or if the
-	// form says how many heads each stage has.
+	// NumHeads is the number of attention heads of every block. It is 0 if the blocks have no
+	// attention or if the form says how many heads each stage has.
 	NumHeads int
 	// LayerNormEps is added to the variance by layer norms; 1e-6 in most of timm's models.
 	LayerNormEps float64
@@ -22,22 +22,23 @@ type Config struct {
 	Form Form
 }
 
-// Bounds of a configuration, far above any published backbone: what is derived from the numbers in a hostile file
-// must neither overflow nor exhaust memory.
+// Bounds of a configuration, far above any published backbone: what is derived from the numbers in
+// a hostile file must neither overflow nor exhaust memory.
 const (
 	maxDepth = 1024    // blocks
 	maxWidth = 1 << 16 // of tokens and of the MLP
 )
 
-// Architecture returns the name under which the architecture of c is registered, such as "vit"; "" if c has no
-// form or one that is not registered.
+// Architecture returns the name under which the architecture of c is registered, such as "vit"; ""
+// if c has no form or one that is not registered.
 func (c Config) Architecture() string {
 	a, _ := architectureOf(c.Form)
 	return a.Name
 }
 
-// BeyondTimm describes how the results of c differ from those of timm's model of the same names, so that its
-// checkpoint gives the same results in this library alone. It is empty if they do not differ.
+// BeyondTimm describes how the results of c differ from those of timm's model of the same names, so
+// that its checkpoint gives the same results in this library alone. It is empty if they do not
+// differ.
 func (c Config) BeyondTimm() string {
 	a, err := architectureOf(c.Form)
 	if err != nil || a.BeyondTimm == nil {
@@ -46,8 +47,8 @@ func (c Config) BeyondTimm() string {
 	return a.BeyondTimm(c)
 }
 
-// Validate returns an error about the first field that is out of range. An invalid configuration must not be asked
-// for anything else.
+// Validate returns an error about the first field that is out of range. An invalid configuration
+// must not be asked for anything else.
 func (c Config) Validate() error {
 	_, err := architectureOf(c.Form)
 	switch {
@@ -74,8 +75,8 @@ func (c Config) validatePatches(patchSize, embedDim int) error {
 	return nil
 }
 
-// String describes c for people: "ViT 12×192, 3 heads, patch 16, 224 px", or
-// "ConvNeXt 3-3-9-3×96-192-384-768, patch 4, 224 px".
+// String describes c for people: "ViT 12×192, 3 heads, patch 16, 224 px", or "ConvNeXt
+// 3-3-9-3×96-192-384-768, patch 4, 224 px".
 func (c Config) String() string {
 	if c.Form == nil {
 		return fmt.Sprintf("no architecture, %d px", c.ImageSize)
@@ -83,7 +84,8 @@ func (c Config) String() string {
 	return fmt.Sprintf("%s, %d px", c.Form.Describe(c), c.ImageSize)
 }
 
-// form returns the form of c. It panics where a program has made a Config without one; files cannot.
+// form returns the form of c. It panics where a program has made a Config without one; files
+// cannot.
 func (c Config) form() Form {
 	if c.Form == nil {
 		panic(errNoForm)
@@ -91,7 +93,8 @@ func (c Config) form() Form {
 	return c.Form
 }
 
-// Tokens returns the number of tokens, or positions of the map, of an image where most of the work is done.
+// Tokens returns the number of tokens, or positions of the map, of an image where most of the work
+// is done.
 func (c Config) Tokens() int { return c.form().Tokens(c) }
 
 // Blocks returns the number of residual blocks.
@@ -100,21 +103,24 @@ func (c Config) Blocks() int { return c.form().Blocks() }
 // NumFeatures returns the width of the result of [Config.Features].
 func (c Config) NumFeatures() int { return c.form().NumFeatures() }
 
-// Head returns the canonical name of the classification layer: "head" for a ViT, "head.fc" for a Swin or a ConvNeXt.
+// Head returns the canonical name of the classification layer: "head" for a ViT, "head.fc" for a
+// Swin or a ConvNeXt.
 func (c Config) Head() string { return c.form().Head() }
 
-// Features computes what the head sees, [B, NumFeatures], from images [B, ImageSize, ImageSize, 3], float32 and
-// normalised.
+// Features computes what the head sees, [B, NumFeatures], from images [B, ImageSize, ImageSize, 3],
+// float32 and normalised.
 func (c Config) Features(l Layers, images *Node) *Node { return c.form().Features(c, l, images) }
 
-// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before pooling, from images
-// [B, ImageSize, ImageSize, 3], float32 and normalised. Class tokens and register tokens are left out.
+// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
+// pooling, from images [B, ImageSize, ImageSize, 3], float32 and normalised. Class tokens and
+// register tokens are left out.
 func (c Config) FeatureMap(l Layers, images *Node) *Node { return c.form().FeatureMap(c, l, images) }
 
 // Classify computes the logits [B, NumClasses] from features [B, NumFeatures].
 func (c Config) Classify(l Layers, features *Node) *Node { return l.Linear(c.Head(), features) }
 
-// Logits computes the logits [B, NumClasses] from images [B, ImageSize, ImageSize, 3], float32 and normalised.
+// Logits computes the logits [B, NumClasses] from images [B, ImageSize, ImageSize, 3], float32 and
+// normalised.
 func (c Config) Logits(l Layers, images *Node) *Node { return c.Classify(l, c.Features(l, images)) }
 
 // Role tells what tuning may do with a tensor.
@@ -134,8 +140,8 @@ type Param struct {
 	Shape []int  // in PyTorch's order: a matrix is [out, in]
 	Role  Role
 	Norm  bool // whether it is the weight or bias of a LayerNorm
-	// EntriesOnly marks a scored tensor of two or more dimensions that takes no structured module: a convolution,
-	// or a projection between blocks.
+	// EntriesOnly marks a scored tensor of two or more dimensions that takes no structured module:
+	// a convolution, or a projection between blocks.
 	EntriesOnly bool
 }
 
@@ -148,10 +154,12 @@ func (p Param) Size() int {
 	return n
 }
 
-// Matrix reports whether p is the weight of one of the blocks' linear layers, which can take a structured module.
+// Matrix reports whether p is the weight of one of the blocks' linear layers, which can take a
+// structured module.
 func (p Param) Matrix() bool { return p.Role == Scored && len(p.Shape) == 2 && !p.EntriesOnly }
 
-// Params lists all tensors in the order of PyTorch's named_parameters. Scores, plans and reports keep this order.
+// Params lists all tensors in the order of PyTorch's named_parameters. Scores, plans and reports
+// keep this order.
 func (c Config) Params() []Param {
 	return append(c.form().Params(c), LinearParams(c.Head(), c.NumClasses, c.NumFeatures(), Head)...)
 }
@@ -169,7 +177,8 @@ func NormParams(name string, width int) []Param {
 	}
 }
 
-// Size returns the number of the backbone's parameters without the head, to which budgets in percent refer.
+// Size returns the number of the backbone's parameters without the head, to which budgets in
+// percent refer.
 func (c Config) Size() int {
 	n := 0
 	for _, p := range c.Params() {
@@ -180,7 +189,8 @@ func (c Config) Size() int {
 	return n
 }
 
-// MaxRank returns the greatest rank of a structured module that fits on every matrix: the shortest of their sides.
+// MaxRank returns the greatest rank of a structured module that fits on every matrix: the shortest
+// of their sides.
 func (c Config) MaxRank() int {
 	rank := 0
 	for _, p := range c.Params() {
@@ -191,8 +201,8 @@ func (c Config) MaxRank() int {
 	return rank
 }
 
-// ClassTokens returns the names of the tokens that SPT always tunes, and the number of their values. A backbone
-// without a class token has none.
+// ClassTokens returns the names of the tokens that SPT always tunes, and the number of their
+// values. A backbone without a class token has none.
 func (c Config) ClassTokens() (names []string, size int) {
 	for _, p := range c.Params() {
 		if p.Role == ClassToken {

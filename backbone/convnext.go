@@ -14,8 +14,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// ConvNeXt is the [Form] of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv 2201.03545) or a ConvNeXt V2
-// (Woo et al. 2023, arXiv 2301.00808), as timm's ConvNeXt with a patch stem. Channels are last throughout.
+// ConvNeXt is the [Form] of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv
+// 2201.03545) or a ConvNeXt V2 (Woo et al. 2023, arXiv 2301.00808), as timm's ConvNeXt with a patch
+// stem. Channels are last throughout.
 type ConvNeXt struct {
 	PatchSize    int     `json:"patch_size"`               // side and stride of the stem's kernel, px
 	EmbedDim     int     `json:"embed_dim"`                // width of the stem, the first of Dims
@@ -25,9 +26,9 @@ type ConvNeXt struct {
 	FinalNormEps float64 `json:"final_norm_eps,omitempty"` // eps of the last norm; 0: Config.LayerNormEps
 }
 
-// convnext is the architecture of ConvNeXt and ConvNeXt V2. Its tensors have timm's names: stem.{0,1},
-// stages.i.downsample.{0,1}, stages.i.blocks.j.{conv_dw [C,1,7,7], norm, mlp.fc1 [H,C], mlp.fc2 [C,H],
-// mlp.grn.{weight,bias} [H], gamma}, head.norm, head.fc.
+// convnext is the architecture of ConvNeXt and ConvNeXt V2. Its tensors have timm's names:
+// stem.{0,1}, stages.i.downsample.{0,1}, stages.i.blocks.j.{conv_dw [C,1,7,7], norm, mlp.fc1 [H,C],
+// mlp.fc2 [C,H], mlp.grn.{weight,bias} [H], gamma}, head.norm, head.fc.
 var convnext = Architecture{
 	Name: "convnext", Form: ConvNeXt{}, Namings: convnextNamings,
 	Configure: configureConvNeXt, Fit: fitConvNeXt, Export: exportConvNeXt,
@@ -45,9 +46,9 @@ const convnextImageSize = 224
 // maxImageSize bounds the image size, px, that a file beside the weights names.
 const maxImageSize = 1 << 13
 
-// configureConvNeXt implements Architecture.Configure. Names and shapes tell depths and widths. The image size, which no
-// shape tells, and eps come from the user, the checkpoint's metadata or the files beside it, or are those of the
-// published models.
+// configureConvNeXt implements Architecture.Configure. Names and shapes tell depths and widths. The
+// image size, which no shape tells, and eps come from the user, the checkpoint's metadata or the
+// files beside it, or are those of the published models.
 func configureConvNeXt(s *Source) (c Config, err error) {
 	var v ConvNeXt
 	stem, err := s.Shape("stem.0.weight", 4)
@@ -95,7 +96,8 @@ func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
 	return refuseUnknown(weights, to.Form.Params(to), "stages.", "stem.")
 }
 
-// exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1 convolutions.
+// exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1
+// convolutions.
 func exportConvNeXt(m *Model) checkpoint.StateDict {
 	if !m.ConvMLP {
 		return m.Weights
@@ -149,8 +151,8 @@ func (v ConvNeXt) Validate(c Config) error {
 	return nil
 }
 
-// side returns the side of the map of a stage. Where patches do not cover a map, its last rows and columns are left
-// out.
+// side returns the side of the map of a stage. Where patches do not cover a map, its last rows and
+// columns are left out.
 func (v ConvNeXt) side(c Config, stage int) int { return c.ImageSize / v.PatchSize >> stage }
 
 // Tokens implements [Form]: the positions of the stage that does the most work.
@@ -221,7 +223,8 @@ func (v ConvNeXt) Features(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
 }
 
-// FeatureMap implements [Form]. Every position is normalised by itself, so that Features is not quite its mean.
+// FeatureMap implements [Form]. Every position is normalised by itself, so that Features is not
+// quite its mean.
 func (v ConvNeXt) FeatureMap(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, v.encode(c, l, images))
 }
@@ -278,9 +281,10 @@ func whole(x *Node, p int) *Node {
 	return Slice(x, AxisRange(), AxisRange(0, h/p*p), AxisRange(0, w/p*p))
 }
 
-// responseNorm computes ConvNeXt V2's global response normalisation of x [B, H, W, C]. The norm of each channel over
-// the positions is divided by the mean of all channels' norms and multiplied by weight [C]; one plus this scales the
-// channel. All but the last two operations work on [B, 1, 1, C].
+// responseNorm computes ConvNeXt V2's global response normalisation of x [B, H, W, C]. The norm of
+// each channel over the positions is divided by the mean of all channels' norms and multiplied by
+// weight [C]; one plus this scales the channel. All but the last two operations work on
+// [B, 1, 1, C].
 func responseNorm(x, weight, bias *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(ConvertDType(x, dtypes.Float32)), ReduceSum, 1, 2))
 	by := Mul(Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6)), ExpandLeftToRank(weight, 4))

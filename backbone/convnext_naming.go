@@ -17,7 +17,7 @@ var convnextNamings = []checkpoint.Naming{{
 		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.fc.*",
 		"stages.#.blocks.#.conv_dw.*", "stages.#.blocks.#.norm.*", "stages.#.blocks.#.gamma",
 	), pointwise("stages.#.blocks.#.mlp.fc1.*", "stages.#.blocks.#.mlp.fc2.*"), grn("stages.#.blocks.#.mlp.grn.weight", "stages.#.blocks.#.mlp.grn.bias")),
-	// norm_pre: a variant that normalises before it pools.
+	// norm_pre belongs to a variant that normalises before it pools.
 	Strict:   []string{"stem.", "stages.", "norm_pre."},
 	Prefixes: convnextPrefixes,
 }, {
@@ -55,8 +55,8 @@ var convnextNamings = []checkpoint.Naming{{
 	Prefixes: convnextPrefixes,
 }}
 
-// pointwise are the rules for the two linear layers of a block, which may be written as 1×1 convolutions
-// [out, in, 1, 1].
+// pointwise returns the rules for the two linear layers of a block, which may be written as 1×1
+// convolutions [out, in, 1, 1].
 func pointwise(fc1, fc2 string) checkpoint.Rules {
 	squeeze := func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if s := x.Shape; len(s) == 4 && s[2] == 1 && s[3] == 1 {
@@ -67,7 +67,8 @@ func pointwise(fc1, fc2 string) checkpoint.Rules {
 	return checkpoint.Rules{fc1: {To: "stages.#.blocks.#.mlp.fc1.*", Change: squeeze}, fc2: {To: "stages.#.blocks.#.mlp.fc2.*", Change: squeeze}}
 }
 
-// grn are the rules for V2's global response normalisation, which some keep as [1, 1, 1, C].
+// grn returns the rules for V2's global response normalisation, which some checkpoints keep as
+// [1, 1, 1, C].
 func grn(weight, bias string) checkpoint.Rules {
 	squeeze := func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if s := x.Shape; len(s) == 4 && s[0] == 1 && s[1] == 1 && s[2] == 1 {

@@ -26,8 +26,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// loadConvNeXt loads a fixture as a user would: the image size is given only
-// where no file says it.
+// loadConvNeXt loads a fixture as a user would: the image size is given only where no file says it.
 func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 	t.Helper()
 	var o backbone.LoadOptions
@@ -44,8 +43,8 @@ func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 	return m
 }
 
-// runConvNeXt runs build on the weights and the fixture's images, put into the
-// top left corner of images of the model's size.
+// runConvNeXt runs build on the weights and the fixture's images, put into the top left corner of
+// images of the model's size.
 func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures.Fixture, build func(weights backbone.Weights, images *Node) []*Node) []*tensors.Tensor {
 	t.Helper()
 	params := m.Config.Params()
@@ -100,8 +99,8 @@ func newBackends(t *testing.T) map[string]backend.Backend {
 	return map[string]backend.Backend{"cpu": fast, "go": plain}
 }
 
-// TestConvNeXtFixtures compares features and logits of every ConvNeXt in every
-// naming with those of the library that owns it.
+// TestConvNeXtFixtures compares features and logits of every ConvNeXt in every naming with those of
+// the library that owns it.
 func TestConvNeXtFixtures(t *testing.T) {
 	backends := newBackends(t)
 	n := 0
@@ -130,8 +129,8 @@ func TestConvNeXtFixtures(t *testing.T) {
 	}
 }
 
-// TestConvNeXtGradients compares the gradient of the loss with respect to every
-// parameter with PyTorch's; see internal/fixtures/convnext_trace.py.
+// TestConvNeXtGradients compares the gradient of the loss with respect to every parameter with
+// PyTorch's; see internal/fixtures/convnext_trace.py.
 func TestConvNeXtGradients(t *testing.T) {
 	backends := newBackends(t)
 	for _, variant := range []string{"convnext-v1", "convnext-v2"} {
@@ -170,8 +169,8 @@ func TestConvNeXtGradients(t *testing.T) {
 	}
 }
 
-// TestConvNeXtImageSizes: rows and columns that fill no patch are left out, as by
-// PyTorch's convolutions; a larger image gives maps of its own size.
+// TestConvNeXtImageSizes: rows and columns that fill no patch are left out, as by PyTorch's
+// convolutions; a larger image gives maps of its own size.
 func TestConvNeXtImageSizes(t *testing.T) {
 	f := fixtures.Backbone(t, "convnext-v1-timm")
 	be, err := backend.New()
@@ -195,8 +194,8 @@ func TestConvNeXtImageSizes(t *testing.T) {
 	}
 }
 
-// TestConvNeXtKernelGradients: of the depth-wise kernels only those that are
-// tuned cost a gradient, and no part of a step is delegated.
+// TestConvNeXtKernelGradients: of the depth-wise kernels only those that are tuned cost a gradient,
+// and no part of a step is delegated.
 func TestConvNeXtKernelGradients(t *testing.T) {
 	be, err := cpu.New("")
 	if err != nil {
@@ -244,8 +243,8 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 				t.Errorf("%s: a step %s %s", name, s.Kind, s.Detail)
 			}
 		}
-		// Five blocks forward, and back through all but the first, in full
-		// fine-tuning through the first too.
+		// Five blocks forward, and back through all but the first, in full fine-tuning through the
+		// first too.
 		want := 9
 		if name == "full" {
 			want = 10

@@ -6,10 +6,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// depthwise is the depth-wise convolution of x [B, H, W, C] with w [C, 1, h, w],
-// padded so that it keeps its size. GoMLX's gradient would cut the channels apart
-// and convolve each by itself; this one is two convolutions, of which each is
-// computed only where it is needed.
+// depthwise computes the depth-wise convolution of x [B, H, W, C] with w [C, 1, h, w], padded so
+// that x keeps its size. GoMLX's gradient would cut the channels apart and convolve each by itself.
+// This one consists of two convolutions, each of which is computed only where it is needed.
 func depthwise(x, w *Node) *Node {
 	c, kh, kw := w.Shape().Dim(0), w.Shape().Dim(2), w.Shape().Dim(3)
 	axes := compute.ConvolveAxesConfig{
@@ -21,8 +20,8 @@ func depthwise(x, w *Node) *Node {
 	return WithGradients(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) }, x, []*Node{x, w},
 		func(dy *Node) *Node { return ConvGeneral(dy, Reverse(w, 2, 3), axes, nil, back, nil, nil, c, 1) },
 		func(dy *Node) *Node {
-			// Channels are the batch, each a group; images are what is summed. The
-			// batch of the result, of size 1, stands where the input's does.
+			// Channels are the batch, each a group; images are what is summed. The batch of the
+			// result, of size 1, stands where the input's does.
 			dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
 				InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
 				KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,

@@ -6,8 +6,8 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Load reads a backbone with a new head of ten classes. The report lists the tensors of the checkpoint that the
-// backbone does not use, here those of the old head.
+// Load reads a backbone with a new head of ten classes. The report lists the tensors of the
+// checkpoint that the backbone does not use, here those of the old head.
 func ExampleLoad() {
 	m, report, err := backbone.Load("../internal/embedded/vit_demo.safetensors", backbone.LoadOptions{NumClasses: 10})
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// TestFeatureMap compares the map of every model with its pooled features: their mean, where the head sees the mean of
-// all positions. The maps of these ConvNeXt have one position.
+// TestFeatureMap compares the map of every model with its pooled features: their mean, where the
+// head sees the mean of all positions. The maps of these ConvNeXt have one position.
 func TestFeatureMap(t *testing.T) {
 	fast, _ := backends(t)
 	compared := map[string]int{}
@@ -81,8 +81,8 @@ func (l *lastBlock) Branch(_ string, _ int, x, y *Node) *Node {
 	return y
 }
 
-// TestFeatureMapConvNeXt: every position of what leaves the last block is normalised, where the pooled features are
-// their normalised mean.
+// TestFeatureMapConvNeXt: every position of what leaves the last block is normalised, where the
+// pooled features are their normalised mean.
 func TestFeatureMapConvNeXt(t *testing.T) {
 	fast, _ := backends(t)
 	f := fixtures.Backbone(t, "convnext-v1-hf") // whose last norm has an eps of its own

@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TestViTTinyReal compares logits, loss and gradients of a real ViT-Ti on real
-// pixels with PyTorch's.
+// TestViTTinyReal compares logits, loss and gradients of a real ViT-Ti on real pixels with
+// PyTorch's.
 func TestViTTinyReal(t *testing.T) {
 	archive := golden.Open(t, golden.Path(t, "vit_tiny_real", "golden.npz"))
 	m, report, err := backbone.Load(golden.Beside(t, "models", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"), backbone.LoadOptions{})

@@ -2,19 +2,18 @@ package backbone
 
 import . "github.com/gomlx/gomlx/core/graph"
 
-// withGradient is forward() with the gradient of carrier, of the same shape. It
-// takes the form in which GoMLX has fused operations: the way forward computes
-// the first, the way back differentiates the second, and no backend computes what
-// only the second needs. Where fusion is switched off, the second has the right
-// value too.
+// withGradient returns forward() with the gradient of carrier, which has the same shape. It has the
+// form of GoMLX's fused operations: the forward pass computes the first, the backward pass
+// differentiates the second, and no backend computes what only the second needs. Where fusion is
+// switched off, the second has the right value too.
 func withGradient(forward func() *Node, carrier *Node) *Node {
 	y, _ := InternalFusedOpCaller(forward, func() *Node { return Add(StopGradient(forward()), Sub(carrier, StopGradient(carrier))) }, true)
 	return y
 }
 
-// WithGradients is forward(), of like's shape and type, with gradients of its own: that
-// of each input is what its function makes of the gradient dy of the result. Each is
-// computed only where it is wanted.
+// WithGradients returns forward(), of like's shape and type, with gradients of its own: the
+// gradient of each input is the result of its function for the gradient dy of the output. Each is
+// computed only where it is needed.
 func WithGradients(forward func() *Node, like *Node, inputs []*Node, gradients ...func(dy *Node) *Node) *Node {
 	var dy *Node // once it is known
 	var carrier *Node

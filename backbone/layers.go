@@ -13,58 +13,59 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Layers gives the graph its tensors and sees what passes through it. It is the
-// hook through which tuning enters: the backbone asks for every tensor by its
-// canonical name, shows what it computes, and does not know what is tuned.
+// Layers gives a graph its tensors and sees its results. Tuning enters a backbone here: the
+// backbone asks for every tensor by its canonical name, shows what it computes, and does not know
+// what is tuned.
 type Layers interface {
-	// Param is the tensor as the forward pass uses it; nil if the backbone has
-	// none of that name.
+	// Param returns the tensor as the forward pass uses it; nil if the backbone has none of that
+	// name.
 	Param(name string) *Node
-	// Linear is y = x·Wᵀ + b with NAME.weight [out,in] and NAME.bias [out] (none
-	// if the backbone has no such tensor), for x [..., in], and whatever module is
-	// attached to the matrix.
+	// Linear computes y = x·Wᵀ + b for x [..., in], with NAME.weight [out, in] and NAME.bias [out]
+	// (none if the backbone has no such tensor), and applies the module that is attached to the
+	// matrix.
 	Linear(name string, x *Node) *Node
-	// Output is what follows for the output [..., C] of the named operation that
-	// is no linear layer: a norm, a convolution, the patch embedding.
+	// Output returns what follows the output y [..., C] of the named operation that is no linear
+	// layer: a norm, a convolution, the patch embedding.
 	Output(name string, y *Node) *Node
-	// Tokens is what enters the given block, 0 the first, for the tokens
-	// [B, N, D] that leave what lies before it. Tokens that it adds come after
-	// those. Only backbones of tokens without a grid (ViT) ask.
+	// Tokens returns the tokens that enter the given block, 0 the first, for the tokens x [B, N, D]
+	// that leave what lies before it. Tokens that it adds come after those of x. Only backbones of
+	// tokens without a grid, such as a ViT, call it.
 	Tokens(block int, x *Node) *Node
-	// Branch is what is added to the residual stream x [B, ..., D] for the output y of
-	// the given block's branch NAME ("blocks.3.mlp"), which has x's shape.
+	// Branch returns what is added to the residual stream x [B, ..., D] for the output y of the
+	// given block's branch NAME ("blocks.3.mlp"). y has the shape of x.
 	Branch(name string, block int, x, y *Node) *Node
 }
 
-// Weights is the backbone as it is: Layers with nothing tuned and nothing dropped.
+// Weights is the Layers of a backbone in which nothing is tuned and nothing is dropped: its tensors
+// by name.
 type Weights map[string]*Node
 
-// Param is the tensor of that name.
+// Param returns the tensor of that name.
 func (w Weights) Param(name string) *Node { return w[name] }
 
-// Linear is x·Wᵀ + b.
+// Linear computes x·Wᵀ + b.
 func (w Weights) Linear(name string, x *Node) *Node {
 	return Linear(x, w[name+".weight"], w[name+".bias"])
 }
 
-// Output is y itself.
+// Output returns y.
 func (w Weights) Output(_ string, y *Node) *Node { return y }
 
-// Tokens is x itself.
+// Tokens returns x.
 func (w Weights) Tokens(_ int, x *Node) *Node { return x }
 
-// Branch is y itself.
+// Branch returns y.
 func (w Weights) Branch(_ string, _ int, _, y *Node) *Node { return y }
 
-// scaledDotProductAttention is softmax(q·kᵀ/√width)·v for q [B, n, heads,
-// width], k and v [B, N, heads, width]. A backend with a gradient of its own for it never holds all
-// scores [B, heads, N, N] at once.
+// scaledDotProductAttention computes softmax(q·kᵀ/√width)·v for q [B, n, heads, width], k and v
+// [B, N, heads, width]. A backend with an attention gradient of its own never holds all scores
+// [B, heads, N, N] at once.
 func scaledDotProductAttention(q, k, v *Node) *Node {
 	if y := fusedAttention(q, k, v, nil); y != nil {
 		return y
 	}
-	// [B, N, heads, width] → [B, heads, N, width], once: forward and backward
-	// products then find their operands in the order in which they run through them.
+	// [B, N, heads, width] → [B, heads, N, width], once: forward and backward products then find
+	// their operands in the order in which they run through them.
 	for _, x := range []**Node{&q, &k, &v} {
 		*x = TransposeAllAxes(*x, 0, 2, 1, 3)
 	}
@@ -74,9 +75,9 @@ func scaledDotProductAttention(q, k, v *Node) *Node {
 	return TransposeAllAxes(y, 0, 2, 1, 3)
 }
 
-// fusedAttention is attention in one operation with a gradient of its own, for
-// tensors as scaledDotProductAttention takes them; nil where the backend has none
-// for these: cuDNN's is for half precision, no mask, and as many queries as keys.
+// fusedAttention computes attention in one operation with a gradient of its own, for the tensors of
+// scaledDotProductAttention. It returns nil where the backend has no such operation for them: that
+// of cuDNN needs half precision, no mask, and as many queries as keys.
 func fusedAttention(q, k, v *Node, config *compute.ScaledDotProductAttentionConfig) (y *Node) {
 	be := q.Graph().Backend()
 	if !be.Capabilities().Operations[compute.OpTypeFusedScaledDotProductAttentionVJP] {
@@ -95,15 +96,16 @@ func fusedAttention(q, k, v *Node, config *compute.ScaledDotProductAttentionConf
 	return y
 }
 
-// softmax is over the last axis, computed in float32.
+// softmax computes the softmax over the last axis, in float32.
 func softmax(x *Node) *Node { return inFloat32(x, func(x *Node) *Node { return Softmax(x) }) }
 
-// inFloat32 is f(x) computed in float32, in x's type.
+// inFloat32 computes f(x) in float32 and returns it in the type of x.
 func inFloat32(x *Node, f func(x *Node) *Node) *Node {
 	return ConvertDType(f(ConvertDType(x, dtypes.Float32)), x.DType())
 }
 
-// LayerNorm computes the named layer norm over the last axis of x, in float32, and shows its result to l.
+// LayerNorm computes the named layer norm over the last axis of x, in float32, and shows its result
+// to l.
 func (c Config) LayerNorm(l Layers, name string, x *Node) *Node {
 	weight, bias := exact(l, name+".weight"), exact(l, name+".bias")
 	y := x
@@ -117,9 +119,9 @@ func (c Config) LayerNorm(l Layers, name string, x *Node) *Node {
 	return l.Output(name, y)
 }
 
-// deviceLayerNorm is layerNorm with a gradient of its own. Of the formula and its
-// gradient XLA makes kernels that compute the statistics again and again, at a third
-// of an H100's bandwidth; here what is summed over a row is summed once, and kept.
+// deviceLayerNorm is LayerNorm with a gradient of its own. From the formula and its gradient XLA
+// makes kernels that compute the statistics repeatedly, at a third of an H100's bandwidth. Here the
+// sums over a row are computed once and kept.
 func deviceLayerNorm(x, weight, bias *Node, eps float64) *Node {
 	float := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
 	sum := func(x *Node) *Node { return ReduceAndKeep(x, ReduceSum, -1) }
@@ -146,8 +148,8 @@ func deviceLayerNorm(x, weight, bias *Node, eps float64) *Node {
 		func(dy *Node) *Node { return ReduceSum(float(dy), others...) })
 }
 
-// exact is l.Param in the type in which it is kept, float32 unless it is a frozen matrix
-// in half precision.
+// exact returns l.Param in the type in which it is kept: float32, unless it is a frozen matrix in
+// half precision.
 func exact(l Layers, name string) *Node {
 	if typed, ok := l.(computing); ok {
 		l = typed.Layers
@@ -155,8 +157,8 @@ func exact(l Layers, name string) *Node {
 	return l.Param(name)
 }
 
-// computing gives a backbone's graph its tensors in the type of its activations,
-// and says whether these are kept for the way back.
+// computing gives a graph its tensors in the type of its activations, and tells whether activations
+// are kept for the backward pass.
 type computing struct {
 	Layers
 	dtype      dtypes.DType
@@ -171,8 +173,8 @@ func (c computing) Param(name string) *Node {
 	return ConvertDType(n, c.dtype)
 }
 
-// entering is what enters a block. Where activations are not kept, what follows
-// is computed anew on the way back, from here.
+// entering marks the tokens or the map that enter a block. Where activations are not kept, the
+// backward pass computes them again from here.
 func entering(l Layers, x *Node) *Node {
 	if c, ok := l.(computing); ok && c.checkpoint {
 		return x.Checkpoint()
@@ -180,7 +182,7 @@ func entering(l Layers, x *Node) *Node {
 	return x
 }
 
-// leaving is what leaves the last block.
+// leaving marks what leaves the last block.
 func leaving(l Layers, x *Node) *Node {
 	if c, ok := l.(computing); ok && c.checkpoint {
 		return x.StopCheckpoint()
@@ -188,8 +190,9 @@ func leaving(l Layers, x *Node) *Node {
 	return x
 }
 
-// PatchEmbed computes the named convolution of x [B, H, W, C] with a kernel NAME.weight [D, C, p, p], whose stride is p,
-// as a matrix product: [B, H/p, W/p, D]. A bias NAME.bias [D] is added if the backbone has one.
+// PatchEmbed computes the named convolution of x [B, H, W, C] with a kernel NAME.weight
+// [D, C, p, p], whose stride is p, as a matrix product: [B, H/p, W/p, D]. A bias NAME.bias [D] is
+// added if the backbone has one.
 func PatchEmbed(l Layers, name string, x *Node, p int) *Node {
 	s := x.Shape()
 	batch, h, w, c := s.Dim(0), s.Dim(1)/p, s.Dim(2)/p, s.Dim(3)
@@ -205,8 +208,8 @@ func PatchEmbed(l Layers, name string, x *Node, p int) *Node {
 	return Add(x, Everywhere(bias, x))
 }
 
-// Linear is x·Wᵀ + b for x [..., in], w [out, in] and b [out], in x's type; b may
-// be nil.
+// Linear computes x·Wᵀ + b for x [..., in], w [out, in] and b [out], in the type of x; b may be
+// nil.
 func Linear(x, w, b *Node) *Node {
 	y := Product(x, []int{x.Rank() - 1}, nil, ConvertDType(w, x.DType()), []int{1}, nil)
 	if b == nil {
@@ -215,10 +218,9 @@ func Linear(x, w, b *Node) *Node {
 	return Add(y, Everywhere(b, y))
 }
 
-// Product is DotGeneral, for operands of the same type. In half precision GoMLX
-// would have the products of the gradient computed in float32, some ten times as
-// slow on a GPU; there all products have operands of one type, and their sums are
-// float32 whatever it is.
+// Product computes DotGeneral for operands of one type. In half precision GoMLX would compute the
+// products of the gradient in float32, about ten times slower on a GPU; on a device all products
+// have operands of one type, and their sums are float32 in any case.
 func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
 	dot := Dot(x, y)
 	if backend.OnDevice(x.Graph().Backend()) {
@@ -227,7 +229,7 @@ func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
 	return dot.General(xAxes, xBatch, yAxes, yBatch)
 }
 
-// Everywhere is v, of the last axes of y, in y's shape and type. Its gradient is
+// Everywhere returns v, which has the last axes of y, in the shape and type of y. Its gradient is
 // summed over the other axes in v's own type, float32.
 func Everywhere(v, y *Node) *Node {
 	if v.DType() == y.DType() {
@@ -236,7 +238,7 @@ func Everywhere(v, y *Node) *Node {
 	return ConvertDType(BroadcastToDims(ExpandLeftToRank(v, y.Rank()), y.Shape().Dimensions...), y.DType())
 }
 
-// GELU is the exact form, x·Φ(x), as PyTorch's default, computed in float32.
+// GELU computes the exact GELU, x·Φ(x), in float32. It is PyTorch's default.
 func GELU(x *Node) *Node {
 	return inFloat32(x, func(x *Node) *Node {
 		y, _ := InternalFusedOpCaller(
@@ -247,8 +249,8 @@ func GELU(x *Node) *Node {
 	})
 }
 
-// normalize maps pixels [B, H, W, 3] from uint8 to float32 (v/255 − mean)/std
-// per channel.
+// normalize converts pixels [B, H, W, 3] from uint8 to float32: (v/255 − mean)/std for each
+// channel.
 func normalize(pixels *Node, mean, std [3]float32) *Node {
 	x := ConvertDType(pixels, dtypes.Float32)
 	var scale, shift [3]float32
@@ -261,8 +263,8 @@ func normalize(pixels *Node, mean, std [3]float32) *Node {
 	return Add(Mul(x, channels(scale)), channels(shift))
 }
 
-// Images prepares the images that a program is given for [Config.Features]: it normalises uint8 pixels and returns
-// float32 images, which are normalised already, as they are.
+// Images prepares the images that a program is given for [Config.Features]: it normalises uint8
+// pixels and returns float32 images, which are normalised already, as they are.
 func (m *Model) Images(x *Node) *Node {
 	if x.DType() == dtypes.Uint8 {
 		return normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
@@ -270,19 +272,20 @@ func (m *Model) Images(x *Node) *Node {
 	return x
 }
 
-// Features computes what the head sees, float32 [B, NumFeatures], in the model's precision. images [B, S, S, 3] are
-// uint8 or float32, as for [Model.Images].
+// Features computes what the head sees, float32 [B, NumFeatures], in the model's precision. images
+// [B, S, S, 3] are uint8 or float32, as for [Model.Images].
 func (m *Model) Features(l Layers, images *Node) *Node {
 	return m.inPrecision(m.Config.Features, l, images)
 }
 
-// FeatureMap computes the last map of features, float32 [B, H, W, D]; see [Config.FeatureMap]. images are those of
-// [Model.Features].
+// FeatureMap computes the last map of features, float32 [B, H, W, D]; see [Config.FeatureMap].
+// images are those of [Model.Features].
 func (m *Model) FeatureMap(l Layers, images *Node) *Node {
 	return m.inPrecision(m.Config.FeatureMap, l, images)
 }
 
-// inPrecision runs build in the model's precision. It takes images as Features does and returns float32.
+// inPrecision runs build in the model's precision. It takes images as Features does and returns
+// float32.
 func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
 	images = m.Images(images)
 	checkpoint := m.CheckpointActivations && !backend.Rematerialises(images.Graph().Backend())

@@ -20,17 +20,18 @@ import (
 type LoadOptions struct {
 	// NumClasses is the number of classes of a new head. 0 keeps the checkpoint's head.
 	NumClasses int
-	// ImageSize is the side of the input images, px. Position embeddings and relative-position tables are resized
-	// to it. 0 takes the size that the checkpoint or a file beside it names, else that of the published models.
+	// ImageSize is the side of the input images, px. Position embeddings and relative-position
+	// tables are resized to it. 0 takes the size that the checkpoint or a file beside it names,
+	// else that of the published models.
 	ImageSize int
-	// NumHeads is the number of attention heads of every block. 0 takes the number that the checkpoint or a file
-	// beside it names, else that of published models of the same width.
+	// NumHeads is the number of attention heads of every block. 0 takes the number that the
+	// checkpoint or a file beside it names, else that of published models of the same width.
 	NumHeads int
-	// LayerNormEps is added to the variance by layer norms. 0 takes the value that the checkpoint or a file beside
-	// it names, else the default of the library that wrote the checkpoint.
+	// LayerNormEps is added to the variance by layer norms. 0 takes the value that the checkpoint
+	// or a file beside it names, else the default of the library that wrote the checkpoint.
 	LayerNormEps float64
-	// Mean and Std normalise pixels that are scaled to [0, 1], for each channel. nil takes the values that the
-	// checkpoint or a file beside it names, else those of published models.
+	// Mean and Std normalise pixels that are scaled to [0, 1], for each channel. nil takes the
+	// values that the checkpoint or a file beside it names, else those of published models.
 	Mean, Std *[3]float32
 }
 
@@ -48,9 +49,9 @@ const (
 	checkpointVersion = "1"
 )
 
-// Load reads a backbone from a checkpoint: a file or a folder, in any format and naming that is known. The report
-// lists every tensor as matched, unused, missing or of the wrong shape. A missing or misshapen tensor of the
-// backbone is an error, and the report is valid then too.
+// Load reads a backbone from a checkpoint: a file or a folder, in any format and naming that is
+// known. The report lists every tensor as matched, unused, missing or of the wrong shape. A missing
+// or misshapen tensor of the backbone is an error, and the report is valid then too.
 func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -65,8 +66,8 @@ func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	return m, report, nil
 }
 
-// refuseUnknown returns an error if the checkpoint has a tensor below one of the prefixes that the backbone does not
-// have: the graph would leave it out.
+// refuseUnknown returns an error if the checkpoint has a tensor below one of the prefixes that the
+// backbone does not have: the graph would leave it out.
 func refuseUnknown(weights checkpoint.StateDict, params []Param, prefixes ...string) error {
 	known := map[string]bool{}
 	for _, p := range params {
@@ -95,7 +96,8 @@ func refuseNaN(weights checkpoint.StateDict) error {
 // ErrNoHead is returned for a checkpoint without a head if [LoadOptions].NumClasses asks for none.
 var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes for a new one")
 
-// FromFile reads a backbone from an open file, such as one that is embedded in a binary. See [Load].
+// FromFile reads a backbone from an open file, such as one that is embedded in a binary. See
+// [Load].
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
 	sd, naming, err := f.Canonical(Namings())
@@ -195,8 +197,8 @@ type sideFiles struct {
 	imageSize     int    // px
 }
 
-// readSideFiles reads spt's own metadata, timm's config.json and HF's
-// config.json and preprocessor_config.json. What is absent stays zero.
+// readSideFiles reads spt's own metadata, timm's config.json and HF's config.json and
+// preprocessor_config.json. What is absent stays zero.
 func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	meta := f.Metadata()
 	if text, ok := meta[metadataConfig]; ok {
@@ -304,8 +306,8 @@ func readJSON(path string, v any) (found bool, err error) {
 	return true, nil
 }
 
-// preprocessing returns what was done to pixels in pretraining, as the metadata, a file beside the checkpoint or
-// the architecture says.
+// preprocessing returns what was done to pixels in pretraining, as the metadata, a file beside the
+// checkpoint or the architecture says.
 func (a Architecture) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
 	if side.preprocessing != nil {
 		return *side.preprocessing

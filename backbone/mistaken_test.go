@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// TestMistakable: what has the tensors of a supported backbone and computes something else is refused, by
-// what the files beside it or its shapes tell.
+// TestMistakable: what has the tensors of a supported backbone and computes something else is
+// refused, by what the files beside it or its shapes tell.
 func TestMistakable(t *testing.T) {
 	nothing := func(checkpoint.StateDict) {}
 	add := func(name string, shape ...int) func(checkpoint.StateDict) {
@@ -47,7 +47,8 @@ func TestMistakable(t *testing.T) {
 	}
 }
 
-// TestSwinWindows: tables that are those of no one window at the image size are refused, not resized.
+// TestSwinWindows: tables that are those of no one window at the image size are refused, not
+// resized.
 func TestSwinWindows(t *testing.T) {
 	own := fixtures.Backbone(t, "swin-even-timm")
 	m, _, err := backbone.Load(own.Path(), backbone.LoadOptions{})
@@ -70,7 +71,8 @@ func TestSwinWindows(t *testing.T) {
 			t.Errorf("a stage with a window of its own, at %d px: %v", size, err)
 		}
 	}
-	// The same model made for smaller images has smaller windows in its last stage, which tell the size.
+	// The same model made for smaller images has smaller windows in its last stage, which tell the
+	// size.
 	small := m.Config
 	small.ImageSize /= 2
 	path = save(t, weights(small), nil)
@@ -118,7 +120,8 @@ func TestHeadsAssumed(t *testing.T) {
 	}
 }
 
-// TestTimmName: timm says some forms in the name of the model alone, be that in config.json or the file's.
+// TestTimmName: timm says some forms in the name of the model alone, be that in config.json or the
+// file's.
 func TestTimmName(t *testing.T) {
 	path := bare(t, "vit-quickgelu-timm", func(checkpoint.StateDict) {})
 	named := filepath.Join(t.TempDir(), "vit_base_patch32_clip_quickgelu_224.openai.safetensors")

@@ -18,7 +18,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Preprocessing is what was done to pixels when the backbone was pretrained.
+// Preprocessing describes how pixels were normalised when the backbone was pretrained.
 type Preprocessing struct {
 	Mean          [3]float32 `json:"mean"` // of pixels scaled to [0, 1], per channel
 	Std           [3]float32 `json:"std"`
@@ -26,43 +26,44 @@ type Preprocessing struct {
 	Source        string     `json:"source"`        // where these were read, for people
 }
 
-// The two normalisations in use among pretrained ViTs.
+// The two normalisations of pretrained vision transformers.
 var (
 	imageNet  = Preprocessing{Mean: [3]float32{0.485, 0.456, 0.406}, Std: [3]float32{0.229, 0.224, 0.225}, Interpolation: "bicubic"}
 	inception = Preprocessing{Mean: [3]float32{0.5, 0.5, 0.5}, Std: [3]float32{0.5, 0.5, 0.5}, Interpolation: "bicubic"}
 )
 
-// Model is a backbone with its weights. It is immutable after loading and
-// shared by every run in the process.
+// Model is a backbone with its weights. It does not change after loading, and all runs of the
+// process share it.
 type Model struct {
 	Config        Config
 	Preprocessing Preprocessing
-	// Weights holds the tensors of Config.Params. The head is among them only
-	// if the checkpoint's own head was kept.
+	// Weights holds the tensors of Config.Params. The head is among them only if the checkpoint's
+	// own head was kept.
 	Weights checkpoint.StateDict
-	// Path is the file that was read; empty for a model made in memory.
+	// Path is the file from which the model was read; empty for a model that was made in memory.
 	Path string
-	// Origin is what Path is a copy of, such as hf:OWNER/NAME@COMMIT; else empty.
+	// Origin names the source of the file at Path, such as hf:OWNER/NAME@COMMIT; empty if Path is
+	// the source.
 	Origin string
 
-	// HeadsAssumed says that the number of attention heads is that of other models of the
-	// width: nothing in or beside the checkpoint says it.
+	// HeadsAssumed tells that the number of attention heads is that of published models of the same
+	// width, because neither the checkpoint nor a file beside it names it.
 	HeadsAssumed bool
-	// ConvMLP says that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as those
-	// of timm's small models are; Save writes them so.
+	// ConvMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in
+	// timm's small models. Save writes them in the same way.
 	ConvMLP bool
 
-	// Precision is the type in which its graphs compute; see In.
+	// Precision is the type in which graphs compute; empty: f32.
 	Precision backend.Precision
-	// CheckpointActivations makes its graphs compute the activations of a block
-	// anew on the way back; see In.
+	// CheckpointActivations makes the backward pass compute the activations of a block again,
+	// instead of keeping them.
 	CheckpointActivations bool
 
 	fingerprint func() string
 	placed      *placed // shared by all that In returns
 }
 
-// placed are weights on backends.
+// placed holds weights on backends.
 type placed struct {
 	mu      sync.Mutex
 	weights map[placement]map[string]*tensors.Tensor
@@ -73,24 +74,24 @@ type placement struct {
 	dtype dtypes.DType // of matrices
 }
 
-// NewModel wraps weights that are already in memory. It does not check them.
+// NewModel returns a model of weights that are in memory. It does not check them.
 func NewModel(c Config, p Preprocessing, weights checkpoint.StateDict) *Model {
 	m := &Model{Config: c, Preprocessing: p, Weights: weights, placed: &placed{weights: map[placement]map[string]*tensors.Tensor{}}}
 	m.fingerprint = sync.OnceValue(m.hash)
 	return m
 }
 
-// In is the same model, with the same weights, computing in that precision
-// (empty: f32) and, if checkpoint is set, the activations of a block anew on the
-// way back instead of keeping them.
+// In returns the same model, with the same weights, that computes in precision p (empty: f32). If
+// checkpoint is true, the backward pass computes the activations of a block again instead of
+// keeping them.
 func (m *Model) In(p backend.Precision, checkpoint bool) *Model {
 	other := *m
 	other.Precision, other.CheckpointActivations = p, checkpoint
 	return &other
 }
 
-// Metadata describes the model for a checkpoint that spt writes, so that
-// reading it back needs no guess.
+// Metadata describes the model for a checkpoint that spt writes, so that reading it back needs no
+// guess.
 func (m *Model) Metadata() (map[string]string, error) {
 	config, err := json.Marshal(m.Config)
 	if err != nil {
@@ -106,9 +107,9 @@ func (m *Model) Metadata() (map[string]string, error) {
 	}, nil
 }
 
-// On places the weights on a backend, once for the process and precision. The
-// tensors are shared: nobody may change or release them. In precision bf16 those of
-// two or more dimensions are bfloat16; vectors stay float32.
+// On places the weights on a backend, once for each process and precision. The tensors are shared:
+// nobody may change or release them. In precision bf16 those of two or more dimensions are
+// bfloat16; vectors stay float32.
 func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
@@ -133,8 +134,8 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	return out, nil
 }
 
-// Release gives up the weights on be in the model's precision. Nothing may use them
-// any more; [Model.On] places them anew.
+// Release frees the weights on be in the model's precision. Nothing may use them after that;
+// [Model.On] places them again.
 func (m *Model) Release(be backend.Backend) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
@@ -143,9 +144,9 @@ func (m *Model) Release(be backend.Backend) {
 	delete(m.placed.weights, where)
 }
 
-// Fingerprint identifies the backbone by its values: SHA-256, in hex, over the
-// name, shape and float32 values of every tensor but the head, in the order of
-// Config.Params. It does not depend on the file's naming, dtype or order.
+// Fingerprint identifies the backbone by its values: it is the SHA-256, in hex, of the name, shape
+// and float32 values of every tensor but the head, in the order of Config.Params. It does not
+// depend on the naming, dtype or order of the file.
 func (m *Model) Fingerprint() string { return m.fingerprint() }
 
 func (m *Model) hash() string {

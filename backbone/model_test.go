@@ -65,8 +65,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNewHeadAndSize: a new head leaves the checkpoint's unused; another image
-// size resizes the position embedding; neither changes what it should not.
+// TestNewHeadAndSize: a new head leaves the checkpoint's unused; another image size resizes the
+// position embedding; neither changes what it should not.
 func TestNewHeadAndSize(t *testing.T) {
 	sd := weights(small)
 	path := save(t, sd, nil)

@@ -57,7 +57,8 @@ var canonicalNames = map[string]*regexp.Regexp{
 		`stages\.\d+\.blocks\.\d+\.(gamma|(conv_dw|norm|mlp\.fc[12]|mlp\.grn)\.(weight|bias)))$`),
 }
 
-// TestCanonicalFixtures holds every naming against timm's file with the same weights: names, shapes and every value.
+// TestCanonicalFixtures holds every naming against timm's file with the same weights: names, shapes
+// and every value.
 func TestCanonicalFixtures(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		t.Run(f.Name, func(t *testing.T) {
@@ -94,8 +95,9 @@ func TestCanonicalFixtures(t *testing.T) {
 	}
 }
 
-// In timm's own files only the fused attention is to be translated, so that fused again they are what they were. This
-// ties the canonical tensors, which the other tests compare with one another, to the values in a file.
+// In timm's own files only the fused attention is to be translated, so that fused again they are
+// what they were. This ties the canonical tensors, which the other tests compare with one another,
+// to the values in a file.
 func TestCanonicalTimmValues(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		if f.Naming != "timm" {
@@ -135,7 +137,8 @@ func TestCanonicalTwice(t *testing.T) {
 	}
 }
 
-// TestCanonicalPrefixes: any stack of wrappers gives the same tensors, whatever the order in which a map is read.
+// TestCanonicalPrefixes: any stack of wrappers gives the same tensors, whatever the order in which
+// a map is read.
 func TestCanonicalPrefixes(t *testing.T) {
 	for _, name := range []string{"vit-cls-timm", "vit-distilled-hf4", "vit-dinov2swiglu-hf5", "swin-even-original", "swin-even-hf5", "convnext-v2-facebook", "convnext-v1-hf"} {
 		f := fixtures.Backbone(t, name)
@@ -203,7 +206,8 @@ func TestCanonicalUnused(t *testing.T) {
 			t.Errorf("%s: unused %q, want %q", name, naming.Unused, want)
 		}
 	}
-	// The other half of MoCo v3 is nearly all of the file, and none of it may be taken for the encoder.
+	// The other half of MoCo v3 is nearly all of the file, and none of it may be taken for the
+	// encoder.
 	_, naming := canonical(t, fixtures.Backbone(t, "vit-cls-mocov3"))
 	momentum := 0
 	for _, name := range naming.Unused {
@@ -330,8 +334,8 @@ func TestCanonicalForms(t *testing.T) {
 	}
 }
 
-// canonicalises holds Canonical to its promises on any tensors: names that are canonical, no value lost or there twice,
-// and nothing to translate in the result. It reports whether sd was accepted.
+// canonicalises holds Canonical to its promises on any tensors: names that are canonical, no value
+// lost or there twice, and nothing to translate in the result. It reports whether sd was accepted.
 func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	t.Helper()
 	got, naming, err := sd.Canonical(backbone.Namings())

@@ -8,9 +8,9 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Pieces cuts a batch of images [B, S, S, 3] into equal numbers of at most tokens tokens
-// each, but at least one image, with one smaller piece at the end if need be. tokens 0
-// leaves it whole; so do features [B, D].
+// Pieces returns the sizes of the pieces into which a batch of images [B, S, S, 3] is cut: equal
+// numbers of images with at most tokens tokens in all, but at least one image, and if need be one
+// smaller piece at the end. With tokens 0 the batch stays whole; so do features [B, D].
 func (c Config) Pieces(images shapes.Shape, tokens int) (sizes []int) {
 	n := images.Dim(0)
 	most := n
@@ -34,9 +34,9 @@ func (c Config) Pieces(images shapes.Shape, tokens int) (sizes []int) {
 	return sizes
 }
 
-// NewCut prepares the program that cuts tensors, the first of which are images, along
-// their first axis into [Config.Pieces]: those of the first tensor, then those of the
-// second, and so on.
+// NewCut prepares a program that cuts tensors, the first of which are images, along their first
+// axis into [Config.Pieces]. It returns the pieces of the first tensor, then those of the second,
+// and so on.
 func (c Config) NewCut(be backend.Backend, tokens int) (*backend.Program, error) {
 	return backend.NewProgram(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
 		sizes := c.Pieces(in[0].Shape(), tokens)

@@ -16,8 +16,7 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// featuresIn are the features of images in a precision, and the types of the
-// placed weights.
+// featuresIn are the features of images in a precision, and the types of the placed weights.
 func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8, n int) []float32 {
 	t.Helper()
 	placed, err := m.On(be)
@@ -72,8 +71,8 @@ func values(t *testing.T, x *tensors.Tensor) []float32 {
 	return v
 }
 
-// TestBFloat16: every architecture computes in bfloat16 what it computes in
-// float32, up to what eight bits of mantissa lose, and its matrices take half.
+// TestBFloat16: every architecture computes in bfloat16 what it computes in float32, up to what
+// eight bits of mantissa lose, and its matrices take half.
 func TestBFloat16(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// mixer is the form of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program outside this module would
-// write it.
+// mixer is the form of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program
+// outside this module would write it.
 type mixer struct {
 	PatchSize   int `json:"patch_size"`
 	EmbedDim    int `json:"embed_dim"`
@@ -102,7 +102,8 @@ func init() {
 
 var mixerConfig = backbone.Config{ImageSize: 16, NumClasses: 3, LayerNormEps: 1e-5, Form: mixer{PatchSize: 4, EmbedDim: 8, Depth: 2, TokenHidden: 6}}
 
-// TestRegister: a registered architecture is saved, recognised and computed as those of this package are.
+// TestRegister: a registered architecture is saved, recognised and computed as those of this
+// package are.
 func TestRegister(t *testing.T) {
 	m := backbone.NewModel(mixerConfig, backbone.Preprocessing{Std: [3]float32{1, 1, 1}, Interpolation: "bicubic", Source: "test"}, weights(mixerConfig))
 	path := filepath.Join(t.TempDir(), "mixer.safetensors")
@@ -175,7 +176,8 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 }
 
-// TestUnknownArchitecture: a configuration without a known architecture is an error, never another architecture.
+// TestUnknownArchitecture: a configuration without a known architecture is an error, never another
+// architecture.
 func TestUnknownArchitecture(t *testing.T) {
 	type unregistered struct{ mixer }
 	for name, c := range map[string]struct {
@@ -213,8 +215,8 @@ func TestUnknownArchitecture(t *testing.T) {
 	}
 }
 
-// TestConfigJSON: configurations are flat objects, and what is written is read back. A key with the value zero means
-// the same as no key, of whatever architecture it is.
+// TestConfigJSON: configurations are flat objects, and what is written is read back. A key with the
+// value zero means the same as no key, of whatever architecture it is.
 func TestConfigJSON(t *testing.T) {
 	for text, want := range map[string]backbone.Config{
 		`{"architecture":"vit","image_size":16,"num_classes":3,"num_heads":2,"layer_norm_eps":0.00001,"patch_size":4,"embed_dim":8,"depth":2,"hidden_dim":16}`: small,

@@ -8,13 +8,12 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// positionTable holds what is added to the scores of two tokens of a window of
-// size × size, by how far they are apart: [(2·size−1)², heads], distances in rows
-// first.
+// positionTable names the table that holds what is added to the scores of two tokens of a window of
+// size × size, by their distance: [(2·size−1)², heads], distances in rows first.
 const positionTable = "relative_position_bias_table"
 
-// positionIndex lists the positions in the flat table of the values for each
-// head, query and key, [heads·size⁴, 1].
+// positionIndex lists the positions in the flat table for each head, query and key,
+// [heads·size⁴, 1].
 func positionIndex(size, heads int) [][]int32 {
 	tokens := size * size
 	index := make([][]int32, 0, heads*tokens*tokens)
@@ -29,7 +28,7 @@ func positionIndex(size, heads int) [][]int32 {
 	return index
 }
 
-// tableWindow is the size of the windows that a table is for.
+// tableWindow returns the size of the windows that a table is for.
 func tableWindow(name string, shape []int) (int, error) {
 	side := int(math.Round(math.Sqrt(float64(shape[0]))))
 	if side*side != shape[0] || side%2 == 0 {
@@ -38,10 +37,10 @@ func tableWindow(name string, shape []int) (int, error) {
 	return (side + 1) / 2, nil
 }
 
-// resizeTable makes a table for windows of another size, as timm does when it
-// loads one (resize_rel_pos_bias_table): linear between distances, which for the
-// old table are taken to grow geometrically, so that short ones keep their
-// values; beyond the longest its value holds.
+// resizeTable makes a table for windows of another size, as timm does when it loads one
+// (resize_rel_pos_bias_table). It interpolates linearly between distances. The distances of the old
+// table are taken to grow geometrically, so that short ones keep their values; beyond the longest
+// distance its value holds.
 func resizeTable(table checkpoint.Tensor, from, to int) checkpoint.Tensor {
 	heads, old, side := table.Shape[1], 2*from-1, 2*to-1
 	at := tableDistances(from, to)
@@ -74,9 +73,9 @@ func resizeTable(table checkpoint.Tensor, from, to int) checkpoint.Tensor {
 	return out
 }
 
-// tableDistances are those of the rows of a table for windows of size from, in
-// tokens of windows of size to: 0, ±1, ±(1+q), ±(1+q+q²), …, where q, between
-// 1.01 and 1.5, is such that the longest are the same.
+// tableDistances returns the distances of the rows of a table for windows of size from, in tokens
+// of windows of size to: 0, ±1, ±(1+q), ±(1+q+q²), …, where q, between 1.01 and 1.5, makes the
+// longest distances equal.
 func tableDistances(from, to int) []float64 {
 	left, right, q := 1.01, 1.5, 0.0
 	for right-left > 1e-6 {

@@ -9,8 +9,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Source is what a checkpoint, the files beside it and the user say of a backbone. Its methods serve the function
-// Configure of an [Architecture].
+// Source is what a checkpoint, the files beside it and the user say of a backbone. Its methods
+// serve the function Configure of an [Architecture].
 type Source struct {
 	// Weights holds the tensors of the checkpoint under canonical names. Configure may change it.
 	Weights checkpoint.StateDict
@@ -23,11 +23,12 @@ type Source struct {
 	headsAssumed bool // see Model.HeadsAssumed
 }
 
-// Config returns the configuration in the metadata of a checkpoint that spt has written; nil if there is none. It
-// has the same architecture.
+// Config returns the configuration in the metadata of a checkpoint that spt has written; nil if
+// there is none. It has the same architecture.
 func (s *Source) Config() *Config { return s.side.config }
 
-// Shape returns the shape of a tensor that every backbone of the architecture has, with rank dimensions.
+// Shape returns the shape of a tensor that every backbone of the architecture has, with rank
+// dimensions.
 func (s *Source) Shape(name string, rank int) ([]int, error) {
 	t, ok := s.Weights[name]
 	if !ok {
@@ -42,8 +43,8 @@ func (s *Source) Shape(name string, rank int) ([]int, error) {
 // Has reports whether the checkpoint has a tensor.
 func (s *Source) Has(name string) bool { _, ok := s.Weights[name]; return ok }
 
-// Count returns the number of blocks, or of other numbered parts: one more than the greatest N among the names
-// "PREFIX.N.…".
+// Count returns the number of blocks, or of other numbered parts: one more than the greatest N
+// among the names "PREFIX.N.…".
 func (s *Source) Count(prefix string) (n int, err error) {
 	for name := range s.Weights {
 		rest, ok := strings.CutPrefix(name, prefix+".")
@@ -60,7 +61,8 @@ func (s *Source) Count(prefix string) (n int, err error) {
 	return n, nil
 }
 
-// LayerNormEps returns the eps that the user, the checkpoint or a file beside it names, else the given value.
+// LayerNormEps returns the eps that the user, the checkpoint or a file beside it names, else the
+// given value.
 func (s *Source) LayerNormEps(otherwise float64) float64 {
 	if c := s.side.config; s.Options.LayerNormEps == 0 && c != nil {
 		return c.LayerNormEps
@@ -68,8 +70,9 @@ func (s *Source) LayerNormEps(otherwise float64) float64 {
 	return cmp.Or(s.Options.LayerNormEps, s.side.eps, otherwise)
 }
 
-// ImageSize returns the side of the images, px, that the checkpoint or a file beside it names, else the given value.
-// An image size of the user's own is another one, to which the weights are resized.
+// ImageSize returns the side of the images, px, that the checkpoint or a file beside it names, else
+// the given value. An image size of the user's own is another one, to which the weights are
+// resized.
 func (s *Source) ImageSize(otherwise int) int {
 	if c := s.side.config; c != nil {
 		return cmp.Or(c.ImageSize, otherwise)

@@ -11,10 +11,11 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Swin is the [Form] of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using
-// Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes it, and where they differ Hugging Face's. Its
-// map of tokens [B, side, side, width] is halved and widened from stage to stage. The windows of every second block
-// are shifted by half a window. The head sees the mean of all tokens.
+// Swin is the [Form] of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical Vision
+// Transformer using Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes it, and
+// where they differ Hugging Face's. Its map of tokens [B, side, side, width] is halved and widened
+// from stage to stage. The windows of every second block are shifted by half a window. The head
+// sees the mean of all tokens.
 type Swin struct {
 	PatchSize  int   `json:"patch_size"`  // side of a patch, px
 	EmbedDim   int   `json:"embed_dim"`   // width of the first stage; it doubles from stage to stage
@@ -22,14 +23,15 @@ type Swin struct {
 	Depths     []int `json:"depths"`      // number of blocks of each stage
 	StageHeads []int `json:"stage_heads"` // number of attention heads of each stage
 	WindowSize int   `json:"window_size"` // side of a window, patches; a smaller map is one window
-	// PadsBeforeShift tells what happens to a map that windows do not divide: true pads it before it is shifted, as
-	// Hugging Face does; false shifts it first, as timm does.
+	// PadsBeforeShift tells what happens to a map that windows do not divide: true pads it before
+	// it is shifted, as Hugging Face does; false shifts it first, as timm does.
 	PadsBeforeShift bool `json:"pads_before_shift,omitempty"`
 }
 
-// swin is the architecture of the Swin Transformers. Its tensors have timm's names, with q, k and v apart:
-// patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
-// layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}}, norm, head.fc.
+// swin is the architecture of the Swin Transformers. Its tensors have timm's names, with q, k and v
+// apart: patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
+// layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}},
+// norm, head.fc.
 var swin = Architecture{
 	Name: "swin", Form: Swin{}, Namings: swinNamings,
 	Configure: configureSwin, Fit: fitSwin, BeyondTimm: swinBeyondTimm,
@@ -41,9 +43,9 @@ const (
 	maxGrid   = 4096
 )
 
-// configureSwin implements Architecture.Configure. The shapes of the relative-position tables tell heads and windows.
-// No shape tells the image size: it comes from the checkpoint's metadata, the files beside it, or the rule of all
-// published models that the last stage is one window.
+// configureSwin implements Architecture.Configure. The shapes of the relative-position tables tell
+// heads and windows. No shape tells the image size: it comes from the checkpoint's metadata, the
+// files beside it, or the rule of all published models that the last stage is one window.
 func configureSwin(s *Source) (c Config, err error) {
 	patch, err := s.Shape("patch_embed.proj.weight", 4)
 	if err != nil {
@@ -93,9 +95,9 @@ func configureSwin(s *Source) (c Config, err error) {
 	return c, nil
 }
 
-// fitSwin implements Architecture.Fit: it resizes the relative-position tables of the stages whose windows have another
-// size than the tables. It refuses tables that belong to no image size: those of a model whose stages have windows of
-// their own, which would be resized too.
+// fitSwin implements Architecture.Fit: it resizes the relative-position tables of the stages whose
+// windows have another size than the tables. It refuses tables that belong to no image size: those
+// of a model whose stages have windows of their own, which would be resized too.
 func fitSwin(from, to Config, weights checkpoint.StateDict) error {
 	if err := refuseUnknown(weights, to.Form.Params(to), "layers.", "patch_embed."); err != nil {
 		return err
@@ -157,8 +159,8 @@ func joined(numbers []int) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", "-")
 }
 
-// maxPairs bounds the numbers that a stage's attention holds for pairs of tokens: a mask for each window, a bias for
-// each head. Images of 1536 px with windows of 24 make 87 million.
+// maxPairs bounds the numbers that a stage's attention holds for pairs of tokens: a mask for each
+// window, a bias for each head. Images of 1536 px with windows of 24 make 87 million.
 const maxPairs = 1 << 27
 
 // Validate implements [Form].
@@ -211,8 +213,8 @@ func (w Swin) stage(c Config, i int) swinStage {
 	return swinStage{width: w.EmbedDim << i, heads: w.StageHeads[i], hidden: w.HiddenDim << i, side: side, window: min(w.WindowSize, side)}
 }
 
-// Tokens implements [Form]: the tokens of the stage that does the most work. As a map gets smaller its channels get
-// wider, so this is the deepest stage.
+// Tokens implements [Form]: the tokens of the stage that does the most work. As a map gets smaller
+// its channels get wider, so this is the deepest stage.
 func (w Swin) Tokens(c Config) int {
 	side := w.stage(c, slices.Index(w.Depths, slices.Max(w.Depths))).side
 	return side * side
@@ -293,8 +295,9 @@ func (w Swin) FeatureMap(c Config, l Layers, images *Node) *Node {
 	return c.LayerNorm(l, "norm", leaving(l, x))
 }
 
-// attention returns multi-head self-attention within windows for the blocks of one stage: the tokens of x
-// [B, side, side, width] attend to those of their window. A map that is one window is not shifted.
+// attention returns multi-head self-attention within windows for the blocks of one stage: the
+// tokens of x [B, side, side, width] attend to those of their window. A map that is one window is
+// not shifted.
 func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *Node, shifted bool) *Node {
 	whole := (s.side + s.window - 1) / s.window * s.window // side of the padded map
 	tokens := s.window * s.window
@@ -307,7 +310,8 @@ func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *No
 				mask = Const(g, shiftMask(whole, s.window, shift))
 			}
 		}
-		// Padding lies after the map's last row and column. Attention sees it: its keys and values are the biases.
+		// Padding lies after the map's last row and column. Attention sees it: its keys and values
+		// are the biases.
 		if w.PadsBeforeShift {
 			x = rolled(padded(x, s.window), -shift)
 		} else {

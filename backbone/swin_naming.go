@@ -6,7 +6,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// swinTimm are timm's names of everything but the merging of patches.
+// swinTimm are timm's names of all tensors but those that merge patches.
 var swinTimm = checkpoint.Union(checkpoint.Keeps(
 	"patch_embed.proj.*", "patch_embed.norm.*", "norm.*", "head.fc.*",
 	"layers.#.blocks.#.norm1.*", "layers.#.blocks.#.attn.qkv.*", "layers.#.blocks.#.attn.q.*", "layers.#.blocks.#.attn.k.*",
@@ -29,7 +29,8 @@ var swinNamings = []checkpoint.Naming{{
 	Strict:   swinStrict,
 	Prefixes: swinPrefixes, Finish: checkMerging,
 	Refine: func(n checkpoint.Naming, has func(pattern string) bool) checkpoint.Naming {
-		// Only where merging ends a stage does the first one have it; a model of one stage shows by its head.
+		// Only where merging ends a stage does the first stage have it. A model of one stage shows
+		// by the name of its head.
 		ends := has("layers.0.downsample.reduction.weight") || has("layers.0.downsample.norm.*")
 		if ends || !has("layers.#.downsample.reduction.weight") && has("head.*") {
 			n.Source, n.Rules = "the Swin authors, or timm before 0.9", checkpoint.Union(swinTimm, checkpoint.Renames(
@@ -71,10 +72,11 @@ var swinNamings = []checkpoint.Naming{{
 	Prefixes: swinPrefixes, Finish: checkMerging,
 }}
 
-// swinStrict has the absolute position embeddings too, an option of the authors' code that no published model uses.
+// swinStrict includes the absolute position embeddings, an option of the authors' code that no
+// published model uses.
 var swinStrict = []string{"layers.", "encoder.layers.", "patch_embed.", "embeddings.", "absolute_pos_embed"}
 
-// swinHuggingFace are the names that version 5 of transformers has left alone.
+// swinHuggingFace are the names that are the same in transformers before and from version 5.
 var swinHuggingFace = checkpoint.Renames(
 	"embeddings.patch_embeddings.projection.*", "patch_embed.proj.*",
 	"embeddings.norm.*", "patch_embed.norm.*",
@@ -87,8 +89,8 @@ var swinHuggingFace = checkpoint.Renames(
 	"classifier.*", "head.fc.*",
 )
 
-// checkMerging refuses a checkpoint that merges patches at the start of some stages and at the end of others: it
-// then merges patches for a stage that has no blocks.
+// checkMerging refuses a checkpoint that merges patches at the start of some stages and at the end
+// of others: it then merges patches for a stage that has no blocks.
 func checkMerging(r *checkpoint.Renaming) error {
 	stages := map[string]bool{}
 	for _, name := range r.Names() {

@@ -73,8 +73,8 @@ func away(got, want []float32) float64 {
 	return d / largest
 }
 
-// swinBackends are the default backend, on which attention is one operation, and
-// GoMLX's own, on which it is a formula.
+// swinBackends are the default backend, on which attention is one operation, and GoMLX's own, on
+// which it is a formula.
 func swinBackends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
 	own, err := backend.New()
@@ -88,8 +88,8 @@ func swinBackends(t *testing.T) map[string]backend.Backend {
 	return map[string]backend.Backend{"cpu": own, "go": plain}
 }
 
-// TestSwinFixtures: every naming of every Swin loads without an option and gives
-// the features and logits of the library that the naming is from.
+// TestSwinFixtures: every naming of every Swin loads without an option and gives the features and
+// logits of the library that the naming is from.
 func TestSwinFixtures(t *testing.T) {
 	tested := 0
 	for _, f := range fixtures.Backbones(t) {
@@ -122,8 +122,8 @@ func TestSwinFixtures(t *testing.T) {
 	}
 }
 
-// TestSwinSizes: at another image size maps have odd sides, a window is padded or
-// as small as the map, and its table resized, as in timm.
+// TestSwinSizes: at another image size maps have odd sides, a window is padded or as small as the
+// map, and its table resized, as in timm.
 func TestSwinSizes(t *testing.T) {
 	f, want := fixtures.Backbone(t, "swin-even-timm"), fixtures.File(t, "swin/sizes.safetensors")
 	for size, last := range map[int]int{40: 3, 84: 4} {
@@ -166,8 +166,8 @@ func TestSwinSizes(t *testing.T) {
 	}
 }
 
-// TestSwinParams: order and shapes are those of timm's named_parameters, which
-// the fixture's file keeps under fused names.
+// TestSwinParams: order and shapes are those of timm's named_parameters, which the fixture's file
+// keeps under fused names.
 func TestSwinParams(t *testing.T) {
 	m, _, err := backbone.Load(fixtures.Backbone(t, "swin-even-timm").Path(), backbone.LoadOptions{})
 	if err != nil {

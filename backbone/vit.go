@@ -6,20 +6,22 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// ViT is the [Form] of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv
-// 2010.11929) as timm's VisionTransformer computes it. Its fields also describe the forms of DeiT (Touvron et al.
-// 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv 2111.06377), CLIP's image tower (Radford et al. 2021, arXiv
-// 2103.00020), DINOv2 (Oquab et al. 2023, arXiv 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588),
-// and ViT-22B's norms of queries and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the
-// plain ViT, whose head sees the class token. The number of attention heads is [Config].NumHeads.
+// ViT is the [Form] of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16
+// Words", arXiv 2010.11929) as timm's VisionTransformer computes it. Its fields also describe the
+// forms of DeiT (Touvron et al. 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv 2111.06377),
+// CLIP's image tower (Radford et al. 2021, arXiv 2103.00020), DINOv2 (Oquab et al. 2023, arXiv
+// 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588), and ViT-22B's norms of queries
+// and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the plain ViT, whose
+// head sees the class token. The number of attention heads is [Config].NumHeads.
 type ViT struct {
 	PatchSize int `json:"patch_size"` // side of a patch, px
 	EmbedDim  int `json:"embed_dim"`  // D, width of the tokens
 	Depth     int `json:"depth"`      // number of blocks
 	HiddenDim int `json:"hidden_dim"` // width of the MLP, usually 4·D
 
-	// Pooling is what the head sees: "" the class token, "avg" the mean of the patches, "token+avg" both, one after
-	// the other (DINOv2), "token+dist" class token and distillation token, one after the other (DeiT).
+	// Pooling is what the head sees: "" the class token, "avg" the mean of the patches, "token+avg"
+	// both, one after the other (DINOv2), "token+dist" class token and distillation token, one
+	// after the other (DeiT).
 	Pooling        string `json:"pooling,omitempty"`
 	Registers      int    `json:"registers,omitempty"`       // number of register tokens
 	DistToken      bool   `json:"dist_token,omitempty"`      // has DeiT's distillation token
@@ -35,11 +37,12 @@ type ViT struct {
 	QuickGELU      bool   `json:"quick_gelu,omitempty"`      // has x·σ(1.702·x) in place of GELU (OpenAI's CLIP)
 }
 
-// vit is the architecture of the Vision Transformers. Its tensors have timm's names, with q, k and v apart:
-// cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj [D,3,p,p], norm_pre,
-// blocks.i.{norm1, attn.{q,k,v} [D,D], attn.{q_norm,k_norm}, attn.proj, ls1.gamma, norm2, mlp.fc1 [H,D],
-// mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist. A SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the
-// gate's rows first. DINOv2's models with registers have the class token's position added to cls_token.
+// vit is the architecture of the Vision Transformers. Its tensors have timm's names, with q, k and
+// v apart: cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj
+// [D,3,p,p], norm_pre, blocks.i.{norm1, attn.{q,k,v} [D,D], attn.{q_norm,k_norm}, attn.proj,
+// ls1.gamma, norm2, mlp.fc1 [H,D], mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist. A
+// SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the gate's rows first. DINOv2's models with
+// registers have the class token's position added to cls_token.
 var vit = Architecture{
 	Name: "vit", Form: ViT{}, Namings: vitNamings,
 	Configure: configureViT, Fit: fitViT, Export: splitHeads, BeyondTimm: vitBeyondTimm, Preprocessing: vitPreprocessing,
@@ -138,8 +141,8 @@ func (v ViT) prefixTokens() int {
 	return n
 }
 
-// TokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other tokens once the
-// last block has their keys and values.
+// TokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other
+// tokens once the last block has their keys and values.
 func (v ViT) TokensRead(c Config) (from, to int) {
 	switch v.Pooling {
 	case poolAvg:
@@ -242,9 +245,9 @@ func (v ViT) FeatureMap(c Config, l Layers, images *Node) *Node {
 
 // encode returns the tokens [from, to) that leave the last block, [B, to−from, D].
 //
-// Nothing reads the other tokens of the last block, so it computes only their keys and values. Where only the class
-// token is read, this saves a twelfth of the work of a ViT, but for those two matrices, in the forward pass and in
-// the backward pass.
+// Nothing reads the other tokens of the last block, so it computes only their keys and values.
+// Where only the class token is read, this saves a twelfth of the work of a ViT, but for those two
+// matrices, in the forward pass and in the backward pass.
 func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 	x := v.embed(c, l, images)
 	if v.PreNorm {
@@ -274,8 +277,8 @@ func tokens(x *Node, from, to int) *Node {
 	return Slice(x, AxisRange(), AxisRange(from, to), AxisRange())
 }
 
-// embed cuts the images into patches, projects them to tokens, puts the other tokens in front and adds the position
-// embedding: [B, N, D].
+// embed cuts the images into patches, projects them to tokens, puts the other tokens in front and
+// adds the position embedding: [B, N, D].
 func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	batch, d := images.Shape().Dim(0), v.EmbedDim
 	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
@@ -298,7 +301,8 @@ func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	return x
 }
 
-// attention computes multi-head self-attention: the tokens of query [B, n, D] attend to those of x [B, N, D].
+// attention computes multi-head self-attention: the tokens of query [B, n, D] attend to those of x
+// [B, N, D].
 func (v ViT) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	split := func(n string, x *Node) *Node {
 		x = Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, v.EmbedDim/c.NumHeads)

@@ -10,15 +10,17 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// publishedHeads gives the number of attention heads of published ViTs by their width, where a head does not have 64
-// values: So400m, H, g and G (timm's vision_transformer.py, all of its models of these widths).
+// publishedHeads gives the number of attention heads of published ViTs by their width, where a head
+// does not have 64 values: So400m, H, g and G (timm's vision_transformer.py, all of its models of
+// these widths).
 var publishedHeads = map[int]int{1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
-// namedHeads gives the number of attention heads of timm's models that have another number than their width suggests.
+// namedHeads gives the number of attention heads of timm's models that have another number than
+// their width suggests.
 var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2}
 
-// configureViT implements Architecture.Configure. What no shape tells comes from the user, the checkpoint's metadata,
-// the files beside it, or the published models.
+// configureViT implements Architecture.Configure. What no shape tells comes from the user, the
+// checkpoint's metadata, the files beside it, or the published models.
 func configureViT(s *Source) (c Config, err error) {
 	for _, form := range []string{"rope", "rpn"} { // these have the same tensors and another graph
 		if slices.Contains(strings.Split(s.side.name, "_"), form) {
@@ -91,9 +93,10 @@ func configureViT(s *Source) (c Config, err error) {
 	return c, v.joinHeads(s)
 }
 
-// positions derives the side of the grid from the number of positions, and sets PatchPositions: the positions are of
-// all tokens, or of the patches alone (DeiT III, DINOv2 with registers, big_vision). Where both would give a square,
-// as tiny grids can, the usual one is taken: that of the patches alone if there are registers.
+// positions derives the side of the grid from the number of positions, and sets PatchPositions: the
+// positions are of all tokens, or of the patches alone (DeiT III, DINOv2 with registers,
+// big_vision). Where both would give a square, as tiny grids can, the usual one is taken: that of
+// the patches alone if there are registers.
 func (v *ViT) positions(n int) (grid int, err error) {
 	forms := []bool{false, true} // of the patches alone
 	if v.Registers > 0 {
@@ -113,8 +116,8 @@ func (v *ViT) positions(n int) (grid int, err error) {
 	return 0, fmt.Errorf("tensor \"pos_embed\" has %d positions, expected those of a square grid of patches, with or without %d before them (class token, distillation token, registers)", n, v.prefixTokens())
 }
 
-// activation sets QuickGELU, and returns an error if a file beside the checkpoint names an activation that the graph
-// does not have.
+// activation sets QuickGELU, and returns an error if a file beside the checkpoint names an
+// activation that the graph does not have.
 func (v *ViT) activation(s *Source) error {
 	if own := s.Config(); own != nil {
 		v.QuickGELU = own.Form.(ViT).QuickGELU
@@ -134,9 +137,9 @@ func (v *ViT) activation(s *Source) error {
 	return nil
 }
 
-// pooling returns what the checkpoint's own head sees, or would see. A new head sees the same, so that a model does
-// not depend on whether its head was kept. A distilled DeiT has two heads, one for each token; a new head sees both
-// tokens.
+// pooling returns what the checkpoint's own head sees, or would see. A new head sees the same, so
+// that a model does not depend on whether its head was kept. A distilled DeiT has two heads, one
+// for each token; a new head sees both tokens.
 func (v ViT) pooling(s *Source) (string, error) {
 	if own := s.Config(); own != nil {
 		return own.Form.(ViT).Pooling, nil
@@ -205,9 +208,9 @@ func (v ViT) heads(s *Source) (int, error) {
 	return v.EmbedDim / 64, nil
 }
 
-// joinHeads replaces the two heads [C, D] of a distilled DeiT by one head [C, 2D] on class token and distillation
-// token, one after the other: the mean of the two heads' logits is linear in both tokens. With a new head they stay as
-// they are, to be reported as unused.
+// joinHeads replaces the two heads [C, D] of a distilled DeiT by one head [C, 2D] on class token
+// and distillation token, one after the other: the mean of the two heads' logits is linear in both
+// tokens. With a new head they stay as they are, to be reported as unused.
 func (v ViT) joinHeads(s *Source) error {
 	w := s.Weights
 	if v.Pooling != poolTokenDist || s.Options.NumClasses > 0 || !s.Has("head_dist.weight") {
@@ -276,8 +279,8 @@ func fitViT(from, to Config, weights checkpoint.StateDict) (err error) {
 	return err
 }
 
-// vitPreprocessing implements Architecture.Preprocessing: the names of some of timm's checkpoints tell what was done
-// to pixels.
+// vitPreprocessing implements Architecture.Preprocessing: the names of some of timm's checkpoints
+// tell what was done to pixels.
 func vitPreprocessing(fileName string) Preprocessing {
 	name := strings.ToLower(fileName)
 	for _, tag := range []string{"deit", "mae", "dino", "moco"} {

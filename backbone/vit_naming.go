@@ -19,7 +19,8 @@ var vitNamings = append([]checkpoint.Naming{{
 		"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.q_norm.*",
 		"blocks.#.attn.k_norm.*", "blocks.#.attn.proj.*", "blocks.#.ls1.gamma", "blocks.#.norm2.*", "blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*", "blocks.#.ls2.gamma",
 	), checkpoint.Renames(
-		// DeiT III and DINOv2 as their authors wrote them, else in timm's names; so are DeiT, MAE, MoCo v3 and DINO.
+		// The names that the authors of DeiT III and DINOv2 have added to timm's. DeiT, MAE, MoCo
+		// v3 and DINO use timm's names alone.
 		"blocks.#.gamma_1", "blocks.#.ls1.gamma",
 		"blocks.#.gamma_2", "blocks.#.ls2.gamma",
 		"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*",
@@ -63,14 +64,14 @@ var vitNamings = append([]checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers from 5",
 	Marks:  []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
-	// ViT and DeiT have lost "encoder.layer", DINOv2 has kept it.
+	// ViT and DeiT have no "encoder.layer" in version 5, DINOv2 has kept it.
 	Rules:    checkpoint.Union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
 	Strict:   []string{"layers.", "encoder.layer.", "embeddings."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 }}, npzNamings...)
 
-// huggingFaceVIT are the names of ViT, DeiT and DINOv2 that version 5 has left alone; block is the pattern before a
-// block's own names.
+// huggingFaceVIT returns the rules for the names of ViT, DeiT and DINOv2 that are the same in
+// transformers before and from version 5. block is the pattern before a block's own names.
 func huggingFaceVIT(block string) checkpoint.Rules {
 	return checkpoint.Renames(
 		"embeddings.cls_token", "cls_token",
@@ -106,7 +107,8 @@ func huggingFaceVIT5(block string) checkpoint.Rules {
 	)
 }
 
-// registers is the name of DINOv2's register tokens until foldClassPosition has moved the class token's position.
+// registers is the name of DINOv2's register tokens until foldClassPosition has moved the class
+// token's position.
 const registers = "register_tokens"
 
 // finishViT brings what the namings of a ViT divide differently into timm's form.
@@ -117,7 +119,8 @@ func finishViT(r *checkpoint.Renaming) error {
 	return foldClassPosition(r)
 }
 
-// packGates replaces the gate [H, D] and the up projection [H, D] of a SwiGLU by timm's packed fc1 [2H, D].
+// packGates replaces the gate [H, D] and the up projection [H, D] of a SwiGLU by timm's packed fc1
+// [2H, D].
 func packGates(r *checkpoint.Renaming) error {
 	for _, name := range r.Names() {
 		block, rest, _ := strings.Cut(name, ".mlp.")
@@ -143,8 +146,9 @@ func packGates(r *checkpoint.Renaming) error {
 	return nil
 }
 
-// foldClassPosition does what timm does for DINOv2's models with registers: it adds the class token's position
-// [1, 1, D] to the class token, so that pos_embed [1, N, D] holds the positions of the patches alone.
+// foldClassPosition does what timm does for DINOv2's models with registers: it adds the class
+// token's position [1, 1, D] to the class token, so that pos_embed [1, N, D] holds the positions of
+// the patches alone.
 func foldClassPosition(r *checkpoint.Renaming) error {
 	tokens, ok := r.Tensor(registers)
 	if !ok {

@@ -15,12 +15,12 @@ const (
 	bigVisionSource = "big_vision (npz)"
 )
 
-// maxStackedBlocks bounds the blocks that are stacked in one array, so that a hostile array of many tiny blocks
-// does not grow.
+// maxStackedBlocks bounds the blocks that are stacked in one array, so that a hostile array of many
+// tiny blocks does not grow.
 const maxStackedBlocks = 1024
 
-// npzNamings are the namings of Google's ViT and of big_vision. The numbers of the modules of a block tell them
-// apart.
+// npzNamings are the namings of Google's ViT and of big_vision. The numbers of the modules of a
+// block tell them apart.
 var npzNamings = []checkpoint.Naming{{
 	Source: googleSource, Rules: npzRules, Strict: []string{"Transformer.", "embedding."},
 	Split: splitNPZ, Finish: checkNPZHeads,
@@ -30,8 +30,9 @@ var npzNamings = []checkpoint.Naming{{
 }}
 
 // splitNPZ gives the arrays of a ViT in JAX names of parts between dots:
-// `opt/target/Transformer/encoderblock_3/LayerNorm_0/scale` becomes "Transformer.encoderblock.3.LayerNorm_0.scale".
-// An array that holds all blocks along its first axis is split into one for each block.
+// `opt/target/Transformer/encoderblock_3/LayerNorm_0/scale` becomes
+// "Transformer.encoderblock.3.LayerNorm_0.scale". An array that holds all blocks along its first
+// axis is split into one for each block.
 func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renaming) (found bool, err error) {
 	names := slices.Sorted(maps.Keys(sd))
 	prefix := ""
@@ -82,7 +83,8 @@ func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renami
 	return true, nil
 }
 
-// npzHeads is the number of attention heads in the shape of a query kernel [..., D, heads, D/heads] in JAX.
+// npzHeads returns the number of attention heads in the shape of a query kernel
+// [..., D, heads, D/heads] of JAX.
 func npzHeads(o checkpoint.Origin) int {
 	if len(o.Shape) < 2 {
 		return 0
@@ -106,8 +108,8 @@ func checkNPZHeads(r *checkpoint.Renaming) error {
 	return nil
 }
 
-// npzRules serve both namings: the numbers of the modules in a block are 0, 1, 3, 2 in Google's and 0, 0, 0, 1 in
-// big_vision, whose pos_embedding lies at the top.
+// npzRules serve both namings: the numbers of the modules in a block are 0, 1, 3, 2 in Google's and
+// 0, 0, 0, 1 in big_vision, whose pos_embedding lies at the top.
 var npzRules = func() checkpoint.Rules {
 	rules := checkpoint.Renames(
 		"embedding.bias", "patch_embed.proj.bias",
@@ -142,7 +144,8 @@ var npzRules = func() checkpoint.Rules {
 	return rules
 }()
 
-// kernel returns a change that makes [out, in] of a kernel of rank axes, of which the first split are the inputs and the others the outputs.
+// kernel returns a change that makes [out, in] of a kernel of rank axes, of which the first split
+// are the inputs and the others the outputs.
 func kernel(rank, split int) func(checkpoint.Tensor) (checkpoint.Tensor, error) {
 	return func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if len(x.Shape) != rank {

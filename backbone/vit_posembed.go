@@ -8,12 +8,13 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// resizePosEmbed returns a learned position embedding for another grid of patches, resampled as timm's
-// resample_abs_pos_embed does for state dicts: bicubic, antialiased, align_corners false.
+// resizePosEmbed returns a learned position embedding for another grid of patches, resampled as
+// timm's resample_abs_pos_embed does for state dicts: bicubic, antialiased, align_corners false.
 //
-// pos is [1, prefix+oldGrid[0]*oldGrid[1], D], grids are (rows, columns), and the result is
-// [1, prefix+newGrid[0]*newGrid[1], D]. The first prefix tokens (class token, registers) are copied as they are. With
-// equal grids the result is a copy of pos. Shapes that do not fit each other are an error.
+// pos is [1, prefix+oldGrid[0]*oldGrid[1], D], grids are (rows, columns), and the result is [1,
+// prefix+newGrid[0]*newGrid[1], D]. The first prefix tokens (class token, registers) are copied as
+// they are. With equal grids the result is a copy of pos. Shapes that do not fit each other are an
+// error.
 func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) (checkpoint.Tensor, error) {
 	const largest = 4096 // a side of 65536 pixels in patches of 16; keeps every product below far from overflow
 	sides := []int{oldGrid[0], oldGrid[1], newGrid[0], newGrid[1]}
@@ -30,7 +31,8 @@ func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) 
 	}
 	rows, cols := resampleWeights(oldGrid[0], newGrid[0]), resampleWeights(oldGrid[1], newGrid[1])
 
-	// Columns first, then rows, as torch does. The sum between them is float64, so only the end result is rounded.
+	// Columns first, then rows, as torch does. The sum between them is float64, so only the end
+	// result is rounded.
 	grid := pos.Data[prefix*dim:]                        // [oldGrid[0], oldGrid[1], D]
 	narrow := make([]float64, oldGrid[0]*newGrid[1]*dim) // [oldGrid[0], newGrid[1], D]
 	out := checkpoint.NewTensor(1, prefix+newGrid[0]*newGrid[1], dim)
@@ -60,14 +62,15 @@ func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) 
 	return out, nil
 }
 
-// taps are the weights of one output position, which sum to 1, on the inputs from first onwards.
+// taps are the weights of one output position on the inputs from first onwards. They sum to 1.
 type taps struct {
 	first   int
 	weights []float64
 }
 
-// resampleWeights are the taps of each of out positions over in positions, by the rule of torch's antialiased
-// F.interpolate, which is Pillow's: a bicubic kernel centred on (i+0.5)·in/out, stretched by in/out when it shrinks.
+// resampleWeights returns the taps of each of out positions over in positions, by the rule of
+// torch's antialiased F.interpolate, which is Pillow's: a bicubic kernel centred on (i+0.5)·in/out,
+// stretched by in/out when it shrinks.
 func resampleWeights(in, out int) []taps {
 	scale := float64(in) / float64(out)
 	stretch := max(scale, 1)
@@ -90,7 +93,8 @@ func resampleWeights(in, out int) []taps {
 	return list
 }
 
-// bicubic is Keys' cubic convolution kernel with a = -0.5, torch's choice for antialiasing (without it torch has -0.75).
+// bicubic computes Keys' cubic convolution kernel with a = -0.5, torch's choice for antialiasing;
+// without antialiasing torch has -0.75.
 func bicubic(x float64) float64 {
 	const a = -0.5
 	switch x = math.Abs(x); {

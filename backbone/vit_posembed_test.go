@@ -9,8 +9,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// TestResizePosEmbedTimm compares with timm's resample_abs_pos_embed; testdata/README.md has the program. A tensor's
-// name is "prefix oldGrid newGrid dim", the input a formula.
+// TestResizePosEmbedTimm compares with timm's resample_abs_pos_embed; testdata/README.md has the
+// program. A tensor's name is "prefix oldGrid newGrid dim", the input a formula.
 func TestResizePosEmbedTimm(t *testing.T) {
 	f, err := checkpoint.Open("testdata/posembed.safetensors")
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// options are what a user has to give: the number of heads of so narrow a model, where no config.json says it, and the
-// number of classes where there is no head.
+// options are what a user has to give: the number of heads of so narrow a model, where no
+// config.json says it, and the number of classes where there is no head.
 func options(f fixtures.Fixture) (o backbone.LoadOptions) {
 	if _, err := os.Stat(filepath.Join(f.Dir, "config.json")); err != nil && !strings.HasSuffix(f.Weights, ".npz") {
 		o.NumHeads = f.NumHeads[0]
@@ -138,8 +138,8 @@ func vits(t *testing.T) (list []fixtures.Fixture) {
 	return list
 }
 
-// TestViTFixtures compares every form in every naming with what the library that owns the naming computes: features
-// and logits.
+// TestViTFixtures compares every form in every naming with what the library that owns the naming
+// computes: features and logits.
 func TestViTFixtures(t *testing.T) {
 	fast, plain := backends(t)
 	worst := 0.0
@@ -184,7 +184,8 @@ func halvesMean(x []float32, d int) (out []float32) {
 	return out
 }
 
-// TestViTGradients compares the gradients of every tensor between the fast backend, which fuses, and the plain one.
+// TestViTGradients compares the gradients of every tensor between the fast backend, which fuses,
+// and the plain one.
 func TestViTGradients(t *testing.T) {
 	fast, plain := backends(t)
 	for _, f := range vits(t) {
@@ -214,7 +215,8 @@ func TestViTGradients(t *testing.T) {
 			for _, v := range grads[1][i] {
 				largest = max(largest, math.Abs(float64(v)))
 			}
-			// What adds the same to every key moves no probability: the gradient is what rounding leaves.
+			// What adds the same to every key moves no probability: the gradient is what rounding
+			// leaves.
 			if strings.HasSuffix(p.Name, "attn.k_norm.bias") || strings.HasSuffix(p.Name, "attn.k.bias") && !viT(m).QKNorm {
 				continue
 			}
@@ -225,8 +227,8 @@ func TestViTGradients(t *testing.T) {
 	}
 }
 
-// TestViTForms holds what is recognised in each variant, and that the tensors are listed in the order of timm's
-// named_parameters.
+// TestViTForms holds what is recognised in each variant, and that the tensors are listed in the
+// order of timm's named_parameters.
 func TestViTForms(t *testing.T) {
 	plain := backbone.Config{ImageSize: 24, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 12, Depth: 2, HiddenDim: 24}}
@@ -318,8 +320,8 @@ func TestViTRoles(t *testing.T) {
 	}
 }
 
-// TestViTSave: what Save writes, Load reads back as the same model; and without spt's metadata too where timm's names
-// and shapes tell all.
+// TestViTSave: what Save writes, Load reads back as the same model; and without spt's metadata too
+// where timm's names and shapes tell all.
 func TestViTSave(t *testing.T) {
 	for _, f := range vits(t) {
 		if !f.HasLogits {
@@ -355,8 +357,8 @@ func TestViTSave(t *testing.T) {
 	}
 }
 
-// TestViTNewHead: whether the head is kept or a new one is to come, the backbone is the same, with the same features;
-// and the heads that are left are reported.
+// TestViTNewHead: whether the head is kept or a new one is to come, the backbone is the same, with
+// the same features; and the heads that are left are reported.
 func TestViTNewHead(t *testing.T) {
 	for _, f := range vits(t) {
 		if !f.HasLogits {
@@ -385,8 +387,9 @@ func TestViTNewHead(t *testing.T) {
 	}
 }
 
-// TestViTImageSize: another image size resizes the positions of the patches and leaves those of the other tokens; back
-// at the old size nothing is lost but what bicubic sums lose, on an embedding that is linear in the position.
+// TestViTImageSize: another image size resizes the positions of the patches and leaves those of the
+// other tokens; back at the old size nothing is lost but what bicubic sums lose, on an embedding
+// that is linear in the position.
 func TestViTImageSize(t *testing.T) {
 	for name, before := range map[string]int{"vit-cls-timm": 1, "vit-distilled-timm": 2, "vit-qknorm-timm": 3, "vit-nocls-timm": 0, "vit-dinov2reg-timm": 0, "vit-patchpos-timm": 0} {
 		f := fixtures.Backbone(t, name)

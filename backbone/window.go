@@ -11,15 +11,15 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// windows cuts x [B, height, width, C], of whole windows, into windows of
-// size × size: [B·windows, size², C]. Images come first.
+// windows cuts x [B, height, width, C], which consists of whole windows, into windows of size ×
+// size: [B·windows, size², C]. Images come first.
 func windows(x *Node, size int) *Node {
 	d := x.Shape().Dimensions
 	x = Reshape(x, d[0], d[1]/size, size, d[2]/size, size, d[3])
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 2, 4, 5), d[0]*d[1]*d[2]/(size*size), size*size, d[3])
 }
 
-// merged puts windows together again: [B, side, side, C].
+// merged joins windows to maps again: [B, side, side, C].
 func merged(x *Node, side, size int) *Node {
 	c := x.Shape().Dim(2)
 	images := x.Shape().Size() / (side * side * c)
@@ -27,16 +27,16 @@ func merged(x *Node, side, size int) *Node {
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 2, 4, 5), images, side, side, c)
 }
 
-// neighbours sets 2×2 tokens of x [B, height, width, C] side by side, those of a
-// column first: [B, height/2, width/2, 4·C].
+// neighbours joins 2×2 tokens of x [B, height, width, C] to one, those of a column first:
+// [B, height/2, width/2, 4·C].
 func neighbours(x *Node) *Node {
 	d := x.Shape().Dimensions
 	x = Reshape(x, d[0], d[1]/2, 2, d[2]/2, 2, d[3])
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 4, 2, 5), d[0], d[1]/2, d[2]/2, 4*d[3])
 }
 
-// padded appends rows and columns of zeros to x [B, height, width, C] up to the
-// next multiples of size. (Pad has no gradient.)
+// padded appends rows and columns of zeros to x [B, height, width, C] up to the next multiples of
+// size. (Pad has no gradient.)
 func padded(x *Node, size int) *Node {
 	for axis := 1; axis <= 2; axis++ {
 		if rest := x.Shape().Dim(axis) % size; rest > 0 {
@@ -48,7 +48,7 @@ func padded(x *Node, size int) *Node {
 	return x
 }
 
-// cropped is the first side rows and columns of x [B, height, width, C].
+// cropped returns the first side rows and columns of x [B, height, width, C].
 func cropped(x *Node, side int) *Node {
 	if x.Shape().Dim(1) == side {
 		return x
@@ -56,9 +56,9 @@ func cropped(x *Node, side int) *Node {
 	return Slice(x, AxisRange(), AxisRange(0, side), AxisRange(0, side))
 }
 
-// rolled moves the map x [B, height, width, C] by n rows and n columns, around
-// its ends, as torch.roll. GoMLX's gradient of the slices would be two padded
-// tensors and their sum; this one is a roll back.
+// rolled moves the map x [B, height, width, C] by n rows and n columns, around its ends, as
+// torch.roll does. GoMLX's gradient of the slices would be two padded tensors and their sum; this
+// one is a roll back.
 func rolled(x *Node, n int) *Node {
 	if n == 0 {
 		return x
@@ -75,11 +75,11 @@ func rolled(x *Node, n int) *Node {
 		IdentityWithCustomGradient(x, func(_, v *Node) *Node { return roll(v, -n) }))
 }
 
-// windowAttention is softmax(q·kᵀ/√width + bias + mask)·v for q, k and v
+// windowAttention computes softmax(q·kᵀ/√width + bias + mask)·v for q, k and v
 // [B·windows, tokens, heads, width], bias [1, heads, tokens, tokens] and mask
-// [windows, 1, tokens, tokens], which has no gradient and may be nil. A backend
-// with a gradient of its own for attention holds the scores of all windows at
-// once only where the bias's gradient is wanted.
+// [windows, 1, tokens, tokens], which has no gradient and may be nil. A backend with an attention
+// gradient of its own holds the scores of all windows at once only where the gradient of the bias
+// is needed.
 func windowAttention(q, k, v, bias, mask *Node) *Node {
 	if backend.OnDevice(q.Graph().Backend()) { // cuDNN's takes no mask, and windows are small
 		return plainWindowAttention(q, k, v, bias, mask)
@@ -100,7 +100,7 @@ func windowAttention(q, k, v, bias, mask *Node) *Node {
 	return withGradient(func() *Node { return Identity(y) }, Add(y, forBias))
 }
 
-// plainWindowAttention is windowAttention by its formula.
+// plainWindowAttention computes windowAttention by its formula.
 func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
 	scores := ConvertDType(Product(q, []int{3}, []int{0, 2}, k, []int{3}, []int{0, 2}), dtypes.Float32)
@@ -113,9 +113,8 @@ func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	return TransposeAllAxes(Product(ConvertDType(Softmax(scores), v.DType()), []int{3}, []int{0, 1}, v, []int{1}, []int{0, 2}), 0, 2, 1, 3)
 }
 
-// shiftMask is what is added to the scores of shifted windows, [windows, 1, size²,
-// size²]: −100 between tokens that are neighbours only since the map of side ×
-// side was rolled by shift.
+// shiftMask returns what is added to the scores of shifted windows, [windows, 1, size², size²]:
+// −100 between tokens that are neighbours only because the map of side × side was rolled by shift.
 func shiftMask(side, size, shift int) [][][][]float32 {
 	region := func(i int) int {
 		switch {

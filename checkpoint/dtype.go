@@ -8,8 +8,8 @@ import (
 // DType is an element type in the spelling of safetensors, such as "F32", "BF16" or "I64".
 type DType string
 
-// The element types that this package reads as float32 or writes. A file may hold any other type of the format too:
-// such tensors are checked and listed, not read.
+// The element types that this package reads as float32 or writes. A file may hold any other type of
+// the format too: such tensors are checked and listed, but not read.
 const (
 	F64  DType = "F64"
 	F32  DType = "F32"
@@ -19,8 +19,9 @@ const (
 	U8   DType = "U8"
 )
 
-// dtypes lists every type of the format with its width in bits. The order is that of the enumeration in the official
-// Rust library, whose writer lays tensors out from the last of these to the first, which keeps each one aligned.
+// dtypes lists every type of the format with its width in bits. The order is that of the
+// enumeration in the official Rust library, whose writer lays out tensors from the last type to the
+// first, which keeps each tensor aligned.
 var dtypes = []struct {
 	name DType
 	bits uint64
@@ -31,7 +32,7 @@ var dtypes = []struct {
 	{"C64", 64}, {F64, 64}, {"I64", 64}, {"U64", 64},
 }
 
-// rank is d's index in dtypes, -1 for a type that the format does not have.
+// rank returns the index of d in dtypes, -1 for a type that the format does not have.
 func (d DType) rank() int {
 	for i, t := range dtypes {
 		if t.name == d {
@@ -46,8 +47,8 @@ func (d DType) readsAsFloat32() bool {
 	return d == F32 || d == F16 || d == BF16 || d == F64
 }
 
-// byteSize is the number of bytes that a tensor takes. Like the official reader it multiplies from left to right, so
-// that a zero dimension hides an overflow only in the dimensions after it.
+// byteSize returns the number of bytes that a tensor takes. Like the official reader it multiplies
+// from left to right, so that a zero dimension hides an overflow only in the dimensions after it.
 func byteSize(d DType, shape []int) (uint64, error) {
 	rank := d.rank()
 	if rank < 0 {

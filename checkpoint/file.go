@@ -18,9 +18,10 @@ import (
 	"github.com/gomlx/compute/dtypes/float16"
 )
 
-// File is an open checkpoint. Its list of tensors is in memory and checked; values are read when asked for, straight
-// from the file through a small buffer. Nothing is ever mapped into memory, so that a tensor cannot change after it was
-// read; mapping was measured to be no faster. All methods but Close may be called from several goroutines at once.
+// File is an open checkpoint. Its list of tensors is in memory and checked. Values are read from
+// the file, through a small buffer, when they are asked for. Nothing is mapped into memory, so a
+// tensor cannot change after it was read; mapping was measured to be no faster. All methods but
+// Close may be called from several goroutines at once.
 type File struct {
 	name string
 	contents
@@ -44,7 +45,7 @@ type contents struct {
 	metadata map[string]string
 }
 
-// stored is a tensor and the way to its values. It is all that a File knows of a format.
+// stored is a tensor and the way to its values. A File knows no more of a format.
 type stored struct {
 	TensorInfo
 	file string // the one that it lies in, for errors
@@ -53,8 +54,9 @@ type stored struct {
 	open func() (io.ReadCloser, error)
 }
 
-// NewFile reads and checks the header of the safetensors file of size bytes in r. name stands for the file in errors.
-// r must stay open while the File is used, and Close leaves it open. Other formats are for [Open].
+// NewFile reads and checks the header of the safetensors file of size bytes in r. name stands for
+// the file in errors. r must stay open while the File is used; Close leaves it open. Use [Open] for
+// other formats.
 func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
 	c, err := readSafetensors(r, size, name)
 	if err != nil {
@@ -63,7 +65,7 @@ func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
 	return newFile(c, []part{{name, r, size}}, name)
 }
 
-// newFile brings what a file holds into order; no two tensors may have one name.
+// newFile sorts the tensors of a file; no two may have one name.
 func newFile(c contents, parts []part, name string) (*File, error) {
 	slices.SortFunc(c.tensors, func(a, b stored) int { return cmp.Compare(a.Name, b.Name) })
 	f := &File{name: name, contents: c, parts: parts, byName: make(map[string]int, len(c.tensors))}
@@ -118,7 +120,7 @@ func readAt(r io.ReaderAt, buf []byte, at int64) error {
 	return err
 }
 
-// Close closes what [Open] opened; it does nothing for a file of [NewFile].
+// Close closes what [Open] has opened. It does nothing for a file of [NewFile].
 func (f *File) Close() error {
 	var errs []error
 	for _, c := range f.closers {
@@ -127,10 +129,11 @@ func (f *File) Close() error {
 	return errors.Join(errs...)
 }
 
-// Name is the path of the file that [Open] found, of the index if there are several, or the name given to [NewFile].
+// Name returns the path of the file that [Open] has found, or of the index if there are several
+// files, or the name given to [NewFile].
 func (f *File) Name() string { return f.name }
 
-// Files are the files that the checkpoint consists of: one, or an index and its shards.
+// Files lists the files of the checkpoint: one, or an index and its shards.
 func (f *File) Files() []string {
 	var names []string
 	for _, p := range f.parts {
@@ -139,11 +142,11 @@ func (f *File) Files() []string {
 	return names
 }
 
-// Format says in words for people what the file turned out to be, such as "safetensors" or "PyTorch zip, model_ema",
-// where model_ema is the part of a training checkpoint that the tensors are from.
+// Format describes the format for people, such as "safetensors" or "PyTorch zip, model_ema", where
+// model_ema is the part of a training checkpoint from which the tensors are taken.
 func (f *File) Format() string { return f.format }
 
-// Tensors lists what the file holds, sorted by name.
+// Tensors lists the tensors of the file, sorted by name.
 func (f *File) Tensors() []TensorInfo {
 	list := make([]TensorInfo, len(f.tensors))
 	for i, t := range f.tensors {
@@ -164,12 +167,13 @@ func (f *File) Info(name string) (TensorInfo, bool) {
 	return info, true
 }
 
-// Metadata is a copy of the free-text pairs of a safetensors file or of a sharded checkpoint's index; nil where there
-// are none, and for the other formats.
+// Metadata returns a copy of the text pairs of a safetensors file or of the index of a sharded
+// checkpoint; nil if there are none, and for the other formats.
 func (f *File) Metadata() map[string]string { return maps.Clone(f.metadata) }
 
-// Float32 reads the tensor called name: F32 as it is, F16 and BF16 widened exactly, F64 rounded to nearest even
-// (beyond float32's range to Inf). Any other dtype is an error, as is a name that the file does not have.
+// Float32 reads the tensor called name: F32 as it is, F16 and BF16 widened exactly, F64 rounded to
+// the nearest float32, ties to even, or to Inf beyond float32's range. Any other dtype and an
+// unknown name are errors.
 func (f *File) Float32(name string) (Tensor, error) {
 	t, err := f.find(name)
 	if err != nil {
@@ -178,7 +182,7 @@ func (f *File) Float32(name string) (Tensor, error) {
 	return t.float32()
 }
 
-// Int32 reads the I32 tensor called name: its values in row-major order, and its shape.
+// Int32 reads the I32 tensor called name. It returns the values in row-major order, and the shape.
 func (f *File) Int32(name string) ([]int32, []int, error) {
 	t, err := f.find(name)
 	if err == nil && t.DType != I32 {
@@ -195,7 +199,7 @@ func (f *File) Int32(name string) ([]int32, []int, error) {
 	return data, slices.Clone(t.Shape), err
 }
 
-// Uint8 reads the U8 tensor called name: its values in row-major order, and its shape.
+// Uint8 reads the U8 tensor called name. It returns the values in row-major order, and the shape.
 func (f *File) Uint8(name string) ([]uint8, []int, error) {
 	t, err := f.find(name)
 	if err == nil && t.DType != U8 {
@@ -294,8 +298,8 @@ func (t stored) int64() ([]int64, error) {
 	return data, err
 }
 
-// read decodes the elements of a tensor, width bytes each, through a buffer of at most 64 KiB so that a large tensor
-// is never in memory twice.
+// read decodes the elements of a tensor, width bytes each, through a buffer of at most 64 KiB so
+// that a large tensor is never in memory twice.
 func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, error) {
 	fail := func(err error) ([]T, error) {
 		if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt || errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -328,8 +332,8 @@ func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, er
 	return data, nil
 }
 
-// SHA256 is the hexadecimal digest of the whole file, read as a stream. Of a sharded checkpoint it is that of the index
-// with all shards behind it, in the order of their names.
+// SHA256 returns the hexadecimal digest of the whole file, which is read as a stream. For a sharded
+// checkpoint it is the digest of the index followed by all shards, in the order of their names.
 func (f *File) SHA256() (string, error) {
 	hash := sha256.New()
 	for _, p := range f.parts {

@@ -43,8 +43,9 @@ const (
 	deitTiny = "deit_tiny_patch16_224.f16.safetensors"
 )
 
-// TestRealModels compares every value of two real checkpoints with what the official Python reader gives: `values` is
-// the SHA-256 over t.float().numpy().tobytes() of all tensors in the order of their names.
+// TestRealModels compares every value of two real checkpoints with what the official Python reader
+// gives: `values` is the SHA-256 over t.float().numpy().tobytes() of all tensors in the order of
+// their names.
 func TestRealModels(t *testing.T) {
 	for _, c := range []struct{ model, dtype, file, values string }{
 		{vitTiny, "F32", "d7007c65fcc9949e95aecdefe14cc60fdf9b1091ca9bbf4222de8cf1ce17e365",
@@ -87,7 +88,8 @@ func TestRealModels(t *testing.T) {
 	}
 }
 
-// TestOfficialFile reads a file of the official Python writer with every kind of tensor; see testdata/README.md.
+// TestOfficialFile reads a file of the official Python writer with every kind of tensor; see
+// testdata/README.md.
 func TestOfficialFile(t *testing.T) {
 	f := mustOpen(t, "testdata/official.safetensors")
 	if m := f.Metadata(); len(m) != 1 || m["format"] != "pt" {
@@ -186,8 +188,8 @@ func TestInfoIsACopy(t *testing.T) {
 	}
 }
 
-// TestFind: in a folder the names that libraries give come first, then the only file that
-// may be a checkpoint; of two it takes none.
+// TestFind: in a folder the names that libraries give come first, then the only file that may be a
+// checkpoint; of two it takes none.
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	for _, step := range []struct{ add, want string }{
@@ -330,7 +332,8 @@ func TestHostileFiles(t *testing.T) {
 	}
 }
 
-// The cause of a syntax error can be reached, and what a hostile file repeats a million times is not.
+// The cause of a syntax error can be reached, and what a hostile file repeats a million times is
+// not.
 func TestFormatError(t *testing.T) {
 	b := raw(`{"a" "b"}`, 0)
 	_, err := NewFile(bytes.NewReader(b), int64(len(b)), "x")
@@ -369,8 +372,9 @@ func TestLegalFiles(t *testing.T) {
 	}
 }
 
-// FuzzFile holds any file that opens against the promises of the package: ranges that tile the data section, tensors
-// that can be read, and a StateDict; any that does not open must give a FormatError.
+// FuzzFile holds any file that opens against the promises of the package: ranges that tile the data
+// section, tensors that can be read, and a StateDict; any that does not open must give a
+// FormatError.
 func FuzzFile(f *testing.F) {
 	for _, c := range hostile {
 		if len(c.file) < 1000 {

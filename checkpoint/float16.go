@@ -2,11 +2,12 @@ package checkpoint
 
 import "math"
 
-// GoMLX's dtypes widen half-precision numbers as this package needs it. Their conversions from float32 do not round
-// to the nearest float16 and make infinities of some NaNs, so these two stand here.
+// GoMLX's dtypes widen half-precision numbers as this package needs it. Their conversions from
+// float32 do not round to the nearest float16 and make infinities of some NaNs, so these two stand
+// here.
 
-// toFloat16 rounds f to the nearest IEEE 754 binary16, ties to even. Numbers from 65520 upwards become Inf, as in
-// PyTorch. NaN stays NaN.
+// toFloat16 rounds f to the nearest IEEE 754 binary16, ties to even. Numbers from 65520 upwards
+// become Inf, as in PyTorch. NaN stays NaN.
 func toFloat16(f float32) uint16 {
 	b := math.Float32bits(f)
 	sign := uint16(b>>16) & 0x8000

@@ -8,8 +8,8 @@ import (
 	"github.com/gomlx/compute/dtypes/float16"
 )
 
-// value is the number that a sign, exponent and fraction stand for by the definition of IEEE 754, for a format with
-// the given widths. NaN has no sign here.
+// value is the number that a sign, exponent and fraction stand for by the definition of IEEE 754,
+// for a format with the given widths. NaN has no sign here.
 func value(bits uint16, exponentBits, fractionBits int) float64 {
 	sign := 1 - 2*float64(bits>>15)
 	exponent := int(bits>>fractionBits) & (1<<exponentBits - 1)
@@ -26,8 +26,8 @@ func value(bits uint16, exponentBits, fractionBits int) float64 {
 	return sign * math.Ldexp(1+fraction, exponent-bias)
 }
 
-// TestHalfPrecisionExhaustive checks all 65536 values of both formats: what they widen to, that they narrow back to
-// themselves, and where between each and the next the rounding turns.
+// TestHalfPrecisionExhaustive checks all 65536 values of both formats: what they widen to, that
+// they narrow back to themselves, and where between each and the next the rounding turns.
 func TestHalfPrecisionExhaustive(t *testing.T) {
 	for _, format := range []struct {
 		name               string
@@ -57,7 +57,8 @@ func TestHalfPrecisionExhaustive(t *testing.T) {
 			if h&0x7fff >= infinity {
 				continue
 			}
-			// The next value away from zero. Above the largest stands the power of two that would follow it.
+			// The next value away from zero. Above the largest stands the power of two that would
+			// follow it.
 			next := value(h+1, format.exponent, format.fraction)
 			if h&0x7fff == infinity-1 {
 				next = math.Copysign(math.Ldexp(1, 1<<(format.exponent-1)), want)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// holdToPromises reads everything in a file that opened, and holds the error of one that did not, against what the
-// package promises, memory included. size is that of all its files.
+// holdToPromises reads everything in a file that opened, and holds the error of one that did not,
+// against what the package promises, memory included. size is that of all its files.
 func holdToPromises(t *testing.T, size int, open func() (*File, error)) {
 	t.Helper()
 	var f *File

@@ -26,7 +26,7 @@ type TensorInfo struct {
 	Shape []int
 }
 
-// Bytes is the number of bytes that the tensor's values take in their dtype.
+// Bytes returns the number of bytes that the tensor's values take.
 func (t TensorInfo) Bytes() int64 {
 	n, _ := byteSize(t.DType, t.Shape) // of a File it has been checked
 	return int64(n)
@@ -38,7 +38,8 @@ type placed struct {
 	begin, end int64 // bytes from the start of the data section: [begin, end)
 }
 
-// FormatError is a rule of the file format that a file breaks, or a tensor that cannot be what its name says.
+// FormatError reports that a file breaks a rule of its format, or that a tensor cannot be what its
+// name says.
 type FormatError struct {
 	File   string
 	Offset int64  // bytes from the start of the file, where the fault was noticed; in a compressed member, its start
@@ -46,8 +47,8 @@ type FormatError struct {
 	Err    error
 }
 
-// Error names the file, the offset, the tensor if there is one, and the cause. It cuts what a hostile header can make
-// as long as it likes: names, shapes.
+// Error names the file, the offset, the tensor if there is one, and the cause. It shortens names
+// and shapes, which a hostile header can make of any length.
 func (e *FormatError) Error() string {
 	cause := e.Err.Error()
 	if len(cause) > 500 {
@@ -62,8 +63,8 @@ func (e *FormatError) Error() string {
 // Unwrap returns the cause.
 func (e *FormatError) Unwrap() error { return e.Err }
 
-// jsonParser reads JSON token by token: json.Unmarshal would keep the last of two equal keys and say nothing, so that
-// two readers could see two different files.
+// jsonParser reads JSON token by token. json.Unmarshal would keep the last of two equal keys, so
+// that two readers could see two different files.
 type jsonParser struct {
 	dec  *json.Decoder
 	file string
@@ -71,7 +72,8 @@ type jsonParser struct {
 	what string // "header" or "index", for errors
 }
 
-// newJSONParser checks that raw is one JSON object without anything that encoding/json would mend in silence.
+// newJSONParser checks that raw is one JSON object that encoding/json reads without a silent
+// correction.
 func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParser, error) {
 	fail := func(at int, format string, args ...any) error {
 		return &FormatError{File: file, Offset: base + int64(at), Err: fmt.Errorf("the "+what+" "+format, args...)}
@@ -94,8 +96,9 @@ func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParse
 	return p, nil
 }
 
-// parseHeader checks the JSON text raw of a file's header against all rules of the format. dataSize is the number of
-// bytes in the file after the header. The tensors come back in the order of their data.
+// parseHeader checks the JSON text raw of a file's header against all rules of the format. dataSize
+// is the number of bytes in the file after the header. The tensors are returned in the order of
+// their data.
 func parseHeader(raw []byte, dataSize int64, file string) ([]placed, map[string]string, error) {
 	fail := func(at int, format string, args ...any) error {
 		return &FormatError{File: file, Offset: 8 + int64(at), Err: fmt.Errorf(format, args...)}
@@ -142,7 +145,8 @@ func parseHeader(raw []byte, dataSize int64, file string) ([]placed, map[string]
 	return tensors, metadata, nil
 }
 
-// invalidUTF8 is the index of the first byte of raw that is not part of valid UTF-8, -1 if there is none.
+// invalidUTF8 returns the index of the first byte of raw that is not part of valid UTF-8, -1 if
+// there is none.
 func invalidUTF8(raw []byte) int {
 	if utf8.Valid(raw) {
 		return -1
@@ -157,8 +161,9 @@ func invalidUTF8(raw []byte) int {
 	}
 }
 
-// loneSurrogate is the index of the first \u escape in valid JSON that is half of a surrogate pair, -1 if there is
-// none. encoding/json would turn it into U+FFFD, and different names into the same one.
+// loneSurrogate returns the index of the first \u escape in valid JSON that is half of a surrogate
+// pair, -1 if there is none. encoding/json would replace it by U+FFFD, and so make different names
+// equal.
 func loneSurrogate(raw []byte) int {
 	unit := func(at int) rune { // the value of the \uXXXX at raw[at:], -1 if there is none
 		if at+6 > len(raw) || raw[at] != '\\' || raw[at+1] != 'u' {
@@ -182,7 +187,7 @@ func loneSurrogate(raw []byte) int {
 	return -1
 }
 
-// fail is an error at the token read last.
+// fail returns an error at the token that was read last.
 func (p *jsonParser) fail(tensor, format string, args ...any) error {
 	return &FormatError{File: p.file, Offset: p.base + p.dec.InputOffset(), Tensor: tensor, Err: fmt.Errorf(format, args...)}
 }
@@ -196,7 +201,7 @@ func (p *jsonParser) token(tensor string) (json.Token, error) {
 	return t, nil
 }
 
-// open reads the delimiter that starts an object or an array; what names the value for the error.
+// open reads the delimiter that starts an object or an array. what names the value in errors.
 func (p *jsonParser) open(tensor, what string, delim json.Delim) error {
 	t, err := p.token(tensor)
 	if err == nil && t != delim {
@@ -205,7 +210,8 @@ func (p *jsonParser) open(tensor, what string, delim json.Delim) error {
 	return err
 }
 
-// object reads a whole object, calling value after each key to read what belongs to it. Equal keys are an error.
+// object reads a whole object and calls value after each key to read its value. Equal keys are an
+// error.
 func (p *jsonParser) object(tensor string, value func(key string) error) error {
 	if err := p.open(tensor, "the value", '{'); err != nil {
 		return err

@@ -50,7 +50,8 @@ func patch(b []byte, n, at int, bytes ...byte) []byte {
 // num pushes an int.
 func num(n uint64) string { return "\x8a\x08" + string(binary.LittleEndian.AppendUint64(nil, n)) }
 
-// tensor pushes a tensor in the storage key of numel floats; more comes after its location in the persistent id.
+// tensor pushes a tensor in the storage key of numel floats; more comes after its location in the
+// persistent id.
 func tensor(key string, numel, offset uint64, shape, stride string, more string) string {
 	return global("torch._utils", "_rebuild_tensor_v2") + "((" + text("storage") + global("torch", "FloatStorage") + text(key) + text("cpu") + num(numel) + more + "tQ" +
 		num(offset) + shape + stride + "\x89" + global("collections", "OrderedDict") + ")Rt" + "R"
@@ -218,7 +219,8 @@ func TestDamagedMembers(t *testing.T) {
 	}
 }
 
-// legacyFile is a file of torch.save before PyTorch 1.6 with one tensor of two floats, and what comes after the pickle.
+// legacyFile is a file of torch.save before PyTorch 1.6 with one tensor of two floats, and what
+// comes after the pickle.
 func legacyFile(version string, machine string, object, keys string, after ...uint64) []byte {
 	b := p2("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
 	for _, v := range []string{version, machine, object, keys} {

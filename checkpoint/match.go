@@ -20,8 +20,8 @@ type ShapeMismatch struct {
 	Want []int  `json:"want"`
 }
 
-// Report lists what became of every tensor that a model needs and of every tensor that a checkpoint has. All lists
-// but Unused, which is sorted, are in the order of the model.
+// Report lists what became of every tensor that a model needs and of every tensor that a checkpoint
+// has. All lists but Unused, which is sorted, are in the order of the model.
 type Report struct {
 	Matched    []string        `json:"matched"`     // needed, and in the checkpoint
 	Missing    []string        `json:"missing"`     // needed, and not in the checkpoint
@@ -29,7 +29,8 @@ type Report struct {
 	Unused     []string        `json:"unused"`      // in the checkpoint, and not needed
 }
 
-// Match compares the tensors of sd with those that a model needs. Names and shapes must agree exactly.
+// Match compares the tensors of sd with those that a model needs. Names and shapes must agree
+// exactly.
 func Match(sd StateDict, wanted []Wanted) Report {
 	r := Report{Matched: []string{}, Missing: []string{}, WrongShape: []ShapeMismatch{}}
 	unused := maps.Clone(sd)
@@ -50,8 +51,8 @@ func Match(sd StateDict, wanted []Wanted) Report {
 	return r
 }
 
-// Err returns an error if a tensor that the model needs is missing or has another shape. file names the checkpoint
-// in the error.
+// Err returns an error if a tensor that the model needs is missing or has another shape. file names
+// the checkpoint in the error.
 func (r Report) Err(file string) error {
 	if len(r.Missing)+len(r.WrongShape) == 0 {
 		return nil

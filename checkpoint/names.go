@@ -8,15 +8,16 @@ import (
 	"strings"
 )
 
-// StateDict is a set of tensors by name. Inside spt names are canonical: timm's newest, but with the query, key
-// and value of an attention apart, as `attn.q.weight`, `attn.k.weight`, `attn.v.weight` [D, D] and `.bias` [D].
+// StateDict is a set of tensors by name. Inside spt names are canonical: timm's newest, but with
+// the query, key and value of an attention apart, as `attn.q.weight`, `attn.k.weight`,
+// `attn.v.weight` [D, D] and `.bias` [D].
 type StateDict map[string]Tensor
 
-// qkv are the canonical parts of timm's fused `attn.qkv`, in the order of its rows.
+// qkv lists the canonical parts of timm's fused `attn.qkv`, in the order of its rows.
 var qkv = [3]string{"q", "k", "v"}
 
-// cutAttention takes a name such as `blocks.3.attn.qkv.weight` apart into `blocks.3.attn.` and `weight`, given the part
-// `qkv`; ok is false for a name of another form.
+// cutAttention splits a name such as `blocks.3.attn.qkv.weight` into `blocks.3.attn.` and `weight`,
+// for the part `qkv`. ok is false for a name of another form.
 func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	for _, kind := range []string{"weight", "bias"} {
 		prefix, ok := strings.CutSuffix(name, part+"."+kind)
@@ -27,9 +28,10 @@ func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	return "", "", false
 }
 
-// Canonical reads all floating-point tensors of the file (F32, F16, BF16, F64) and gives them canonical names, as
-// [StateDict.Canonical] does. Unused in the Translation lists every tensor of the file that is not in the
-// StateDict, also those of other types. An error in one tensor is a [*FormatError].
+// Canonical reads all floating-point tensors of the file (F32, F16, BF16, F64) and gives them
+// canonical names, as [StateDict.Canonical] does. Unused in the Translation lists every tensor of
+// the file that is not in the StateDict, also those of other types. An error in one tensor is a
+// [*FormatError].
 func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
 	raw, others, err := f.floats()
 	if err != nil {
@@ -67,9 +69,9 @@ func (f *File) floats() (sd StateDict, others []string, err error) {
 	return sd, others, nil
 }
 
-// Fused returns sd under timm's own names, for a checkpoint that other programs read: q, k and v of each attention
-// become the rows of one `attn.qkv`. An attention stays as it is unless it has q, k and v with equal shapes. Fused
-// tensors are new arrays; all others share their values with sd.
+// Fused returns sd under timm's own names, for a checkpoint that other programs read: q, k and v of
+// each attention become the rows of one `attn.qkv`. An attention stays as it is unless it has q, k
+// and v with equal shapes. Fused tensors are new arrays; all others share their values with sd.
 func (sd StateDict) Fused() StateDict {
 	out := maps.Clone(sd)
 	for name := range sd {
@@ -94,8 +96,8 @@ func (sd StateDict) Fused() StateDict {
 	return out
 }
 
-// canFuse reports whether q, k and v of the attention under prefix have their weights, their biases, or both, in equal
-// shapes, and no fused form stands there already.
+// canFuse reports whether q, k and v of the attention under prefix have their weights, their
+// biases, or both, in equal shapes, and there is no fused form.
 func (sd StateDict) canFuse(prefix string) bool {
 	for kind, rank := range map[string]int{"weight": 2, "bias": 1} {
 		if _, ok := sd[prefix+"qkv."+kind]; ok {

@@ -49,8 +49,9 @@ func counted(shape ...int) Tensor {
 	return x
 }
 
-// TestStateDictReal checks the rows of a real fused matrix against Python: sum of `w[192*i:192*(i+1)].double()` and the
-// element [3, 7] of each part of blocks.5.attn.qkv.weight, then that Fused gives back exactly what the file holds.
+// TestStateDictReal checks the rows of a real fused matrix against Python: sum of
+// `w[192*i:192*(i+1)].double()` and the element [3, 7] of each part of blocks.5.attn.qkv.weight,
+// then that Fused gives back exactly what the file holds.
 func TestStateDictReal(t *testing.T) {
 	for _, c := range []struct {
 		model    string
@@ -134,7 +135,8 @@ func TestFusedLeavesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// A checkpoint may have the marks of two namings. Then the one is used whose rules cover the other's marks.
+// A checkpoint may have the marks of two namings. Then the one is used whose rules cover the
+// other's marks.
 func TestNamingCovers(t *testing.T) {
 	wide := Naming{Architecture: "wide", Source: "a", Marks: []string{"blocks.#.norm.*"}, Rules: Keeps("blocks.#.norm.*"), Strict: []string{"blocks."}}
 	narrow := Naming{Architecture: "narrow", Source: "b", Marks: []string{"blocks.#.mix.*"}, Rules: Keeps("blocks.#.norm.*", "blocks.#.mix.*")}

@@ -9,35 +9,40 @@ import (
 	"strings"
 )
 
-// Naming describes one way in which checkpoints name the tensors of an architecture. [StateDict.Canonical]
-// recognises the naming of a checkpoint by its names alone and translates them.
+// Naming describes one way in which checkpoints name the tensors of an architecture.
+// [StateDict.Canonical] recognises the naming of a checkpoint by its names alone and translates
+// them.
 //
-// A pattern stands for many names. The parts of a name stand between dots. In a pattern the first one or two
-// parts that are numbers may be written "#", and a last part "weight" or "bias" may be written "*":
-// "blocks.#.norm1.*" stands for "blocks.3.norm1.weight" among others.
+// A pattern stands for many names. The parts of a name stand between dots. In a pattern the first
+// one or two parts that are numbers may be written "#", and a last part "weight" or "bias" may be
+// written "*": "blocks.#.norm1.*" stands for "blocks.3.norm1.weight" among others.
 type Naming struct {
 	// Architecture is the name of the architecture, such as "vit".
 	Architecture string
 	// Source says whose names these are, for people, such as "timm".
 	Source string
-	// Marks are the patterns by which the naming is recognised: a checkpoint has a name of at least one of them.
-	// Where a checkpoint has the marks of two namings, the naming is used whose Rules cover the other's marks too.
+	// Marks are the patterns by which the naming is recognised: a checkpoint has a name of at least
+	// one of them. Where a checkpoint has the marks of two namings, the naming is used whose Rules
+	// cover the other's marks too.
 	Marks []string
 	// Rules give the canonical names. A tensor without a rule is unused.
 	Rules Rules
-	// Strict are prefixes below which every name must have a rule. A name there without a rule is an error: it
-	// belongs to another architecture, whose results would be wrong without the tensor.
+	// Strict are prefixes below which every name must have a rule. A name there without a rule is
+	// an error: it belongs to another architecture, whose results would be wrong without the
+	// tensor.
 	Strict []string
-	// Prefixes are put before all names by larger models, such as "vit.". They are removed, like those of
-	// training programs, before patterns are compared.
+	// Prefixes are put before all names by larger models, such as "vit.". They are removed, like
+	// those of training programs, before patterns are compared.
 	Prefixes []string
-	// Refine returns the naming to use for a checkpoint that has the marks, if other patterns tell more. has
-	// reports whether the checkpoint has a name of a pattern. Nil: n is used as it is.
+	// Refine returns the naming to use for a checkpoint that has the marks, if other patterns tell
+	// more. has reports whether the checkpoint has a name of a pattern. Nil: n is used as it is.
 	Refine func(n Naming, has func(pattern string) bool) Naming
-	// Split recognises a checkpoint whose names do not consist of parts between dots, and puts its tensors into r
-	// under names that do. found is false if the checkpoint has another naming. Nil: Marks recognise the naming.
+	// Split recognises a checkpoint whose names do not consist of parts between dots, and puts its
+	// tensors into r under names that do. found is false if the checkpoint has another naming. Nil:
+	// Marks recognise the naming.
 	Split func(n Naming, sd StateDict, r *Renaming) (found bool, err error)
-	// Finish joins and checks tensors after the rules have given them canonical names. Nil: nothing to do.
+	// Finish joins and checks tensors after the rules have given them canonical names. Nil: nothing
+	// to do.
 	Finish func(r *Renaming) error
 }
 
@@ -46,15 +51,16 @@ type Rules map[string]Rule
 
 // Rule translates the names of one pattern.
 type Rule struct {
-	// To is the canonical name. "#" and "*" stand for what they stand for in the pattern, "#+" for the number
-	// plus one. An empty name leaves the tensor unused.
+	// To is the canonical name. "#" and "*" stand for what they stand for in the pattern, "#+" for
+	// the number plus one. An empty name leaves the tensor unused.
 	To string
-	// Change returns the tensor in its canonical shape. It must not change the values that it is given. Nil: the
-	// tensor has its canonical shape.
+	// Change returns the tensor in its canonical shape. It must not change the values that it is
+	// given. Nil: the tensor has its canonical shape.
 	Change func(Tensor) (Tensor, error)
 }
 
-// Renames returns rules that change names alone. pairs are patterns, each followed by its canonical name.
+// Renames returns rules that change names alone. pairs are patterns, each followed by its canonical
+// name.
 func Renames(pairs ...string) Rules {
 	rules := Rules{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -104,8 +110,9 @@ var trainingPrefixes = []string{"module.", "_orig_mod.", "model.", "backbone."}
 type Translation struct {
 	Architecture string // of the recognised naming
 	Source       string // of the recognised naming
-	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a backbone or
-	// its head: poolers, decoders, projection heads, momentum encoders, buffers that are computed again.
+	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a
+	// backbone or its head: poolers, decoders, projection heads, momentum encoders, buffers that
+	// are computed again.
 	Unused []string
 
 	origins map[string]Origin
@@ -117,11 +124,12 @@ type Origin struct {
 	Shape []int
 }
 
-// Origin returns where the tensor with a canonical name comes from. The Origin is empty if there is none.
+// Origin returns where the tensor with a canonical name comes from. The Origin is empty if there is
+// none.
 func (t Translation) Origin(name string) Origin { return t.origins[name] }
 
-// Renaming holds the tensors of a checkpoint while a [Naming] gives them other names. Every tensor remembers its
-// [Origin], so that errors can name it as the checkpoint does.
+// Renaming holds the tensors of a checkpoint while a [Naming] gives them other names. Every tensor
+// remembers its [Origin], so that errors can name it as the checkpoint does.
 type Renaming struct {
 	tensors map[string]renamed
 	unused  []string
@@ -177,13 +185,14 @@ func nameErrorf(tensor, format string, args ...any) error {
 	return &nameError{tensor, fmt.Errorf(format, args...)}
 }
 
-// Canonical translates the names and shapes of a checkpoint to the canonical ones, by the one of namings that
-// its names show. The result holds canonical names only; the Translation lists all other tensors. The tensors
-// share their values with sd wherever the order of the values stays the same. The query, key and value of a
-// fused attention (`attn.qkv`) become three tensors.
+// Canonical translates the names and shapes of a checkpoint to the canonical ones, by the one of
+// namings that its names show. The result holds canonical names only; the Translation lists all
+// other tensors. The tensors share their values with sd wherever the order of the values stays the
+// same. The query, key and value of a fused attention (`attn.qkv`) become three tensors.
 //
-// It is an error if the names show none of the namings, or several; if two tensors have the same canonical name;
-// if an attention has both a fused qkv and separate parts; and if a tensor below a strict prefix has no rule.
+// It is an error if the names show none of the namings, or several; if two tensors have the same
+// canonical name; if an attention has both a fused qkv and separate parts; and if a tensor below a
+// strict prefix has no rule.
 func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) {
 	for name, x := range sd {
 		if x.Size() != len(x.Data) {
@@ -218,7 +227,8 @@ func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) 
 	return result, t, nil
 }
 
-// recogniseNaming finds the naming of sd, and puts its tensors into r under the names that the rules see.
+// recogniseNaming finds the naming of sd, and puts its tensors into r under the names that the
+// rules see.
 func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error) {
 	for _, n := range namings {
 		if n.Split == nil {
@@ -271,8 +281,8 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 		found[1].Architecture, found[1].Source, shown[0], found[0].Architecture, found[0].Source)
 }
 
-// covers reports whether n has rules for all names in r that show the naming other. Then n is the naming of a
-// checkpoint that has the marks of both.
+// covers reports whether n has rules for all names in r that show the naming other. Then n is the
+// naming of a checkpoint that has the marks of both.
 func (n Naming) covers(other Naming, r *Renaming) bool {
 	for name := range r.tensors {
 		for pattern := range patterns(name) {
@@ -313,8 +323,8 @@ func withoutPrefixes(name string, prefixes []string) string {
 // maxNumbers is how many numbers a pattern leaves open: a stage and a block.
 const maxNumbers = 2
 
-// patterns yields the patterns under which a rule may have name, the most specific first, each with what it
-// leaves open.
+// patterns yields the patterns under which a rule may have name, the most specific first, each with
+// what it leaves open.
 func patterns(name string) iter.Seq2[string, opened] {
 	return func(yield func(string, opened) bool) {
 		parts := strings.Split(name, ".")
@@ -353,7 +363,8 @@ type opened struct {
 	leaf    string // "weight", "bias" or ""
 }
 
-// isNumber accepts the numbers of blocks and stages: one spelling for each, none beyond what any model has.
+// isNumber accepts the numbers of blocks and stages: one spelling for each, none beyond what any
+// model has.
 func isNumber(part string) bool {
 	if part == "" || len(part) > 4 || part[0] == '0' && len(part) > 1 {
 		return false

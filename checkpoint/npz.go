@@ -13,18 +13,19 @@ import (
 // npyMagic begins every .npy file.
 const npyMagic = "\x93NUMPY"
 
-// maxNpyHeader is the longest header of a .npy file in bytes, the limit of NumPy's own reader. Those of plain types have
-// some hundred bytes.
+// maxNpyHeader is the longest header of a .npy file in bytes, the limit of NumPy's own reader.
+// Headers of plain types have about a hundred bytes.
 const maxNpyHeader = 10_000
 
-// npyArray is what the header of a .npy file says.
+// npyArray holds what the header of a .npy file says.
 type npyArray struct {
 	descr   string // the dtype; empty for a structure
 	fortran bool
 	shape   []int
 }
 
-// readNPYHeader reads the header of a .npy file, versions 1 to 3, up to the first byte of data, and returns its length.
+// readNPYHeader reads the header of a .npy file, versions 1 to 3, up to the first byte of data, and
+// returns its length.
 func readNPYHeader(r io.Reader) (npyArray, int64, error) {
 	var a npyArray
 	start := make([]byte, 12)
@@ -57,10 +58,11 @@ func readNPYHeader(r io.Reader) (npyArray, int64, error) {
 	return a, int64(8 + width + len(text)), err
 }
 
-// npyParser reads the header's Python literal: {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }.
+// npyParser reads the header's Python literal: {'descr': '<f4', 'fortran_order': False, 'shape':
+// (3, 4), }.
 type npyParser struct{ rest string }
 
-// take removes token, and spaces before it, from the front.
+// take removes token, and the spaces before it, from the front.
 func (p *npyParser) take(token string) bool {
 	rest, ok := strings.CutPrefix(strings.TrimLeft(p.rest, " \t\n"), token)
 	if ok {
@@ -69,7 +71,7 @@ func (p *npyParser) take(token string) bool {
 	return ok
 }
 
-// text reads a string in quotes; those of headers have no escapes.
+// text reads a string in quotes. Strings of headers have no escapes.
 func (p *npyParser) text() (string, error) {
 	for _, quote := range []string{"'", `"`} {
 		if p.take(quote) {
@@ -131,8 +133,8 @@ func (p *npyParser) header() (npyArray, error) {
 	return a, nil
 }
 
-// skipList goes past the bracket that closes a list. Field names may have brackets in them, but such an array is not
-// read anyway.
+// skipList skips to behind the bracket that closes a list. Field names may have brackets in them,
+// but arrays with fields are not read.
 func (p *npyParser) skipList() error {
 	for depth := 1; depth > 0; {
 		i := strings.IndexAny(p.rest, "[]")
@@ -176,7 +178,8 @@ func (p *npyParser) tuple() ([]int, error) {
 	return shape, nil
 }
 
-// npz lists the arrays of a zip of .npy files, each under the name of its member without the ending.
+// npz lists the arrays of a zip of .npy files, each under the name of its member without the
+// ending.
 func (a *archive) npz() (contents, error) {
 	c := contents{format: "NumPy npz", others: map[string]string{}}
 	for _, member := range a.names {

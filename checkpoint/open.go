@@ -10,18 +10,19 @@ import (
 	"strings"
 )
 
-// Open opens a checkpoint and checks all that can be checked without reading values. What it is, is told by its first
-// bytes, never by its name:
+// Open opens a checkpoint and checks all that can be checked without reading values. It tells the
+// format by the first bytes of a file, never by its name:
 //
 //   - safetensors; several of them, or of PyTorch's files, with an index (*.index.json)
-//   - what PyTorch's torch.save writes (.pth, .pth.tar, .pt, .bin), in the zip format or the one before PyTorch 1.6, or
-//     a plain pickle of NumPy arrays. The tensors are those of the dict at the root or, in a training checkpoint, of
-//     the first of state_dict_ema, model_ema, state_dict, model, teacher and student that is there; the prefixes
-//     "module." and "_orig_mod." are removed where all names have them. Nothing that the pickle asks for is executed.
+//   - the files of PyTorch's torch.save (.pth, .pth.tar, .pt, .bin), in the zip format or the one
+//     before PyTorch 1.6, or a plain pickle of NumPy arrays. The tensors are those of the dict at the
+//     root or, in a training checkpoint, of the first of state_dict_ema, model_ema, state_dict, model,
+//     teacher and student that the file has. The prefixes "module." and "_orig_mod." are removed
+//     where all names have them. Nothing that the pickle asks for is executed.
 //   - NumPy's .npz, in which Google publishes its vision transformers
 //
-// Of a folder it opens what [Find] finds there. A file that breaks a rule of its format gives a [*FormatError]. The caller closes the
-// File.
+// For a folder it opens the file that [Find] returns. A file that breaks a rule of its format gives
+// a [*FormatError]. The caller closes the File.
 func Open(path string) (*File, error) {
 	path, err := Find(path)
 	if err != nil {
@@ -89,12 +90,13 @@ func readContents(kind Kind, r io.ReaderAt, size int64, name string) (contents, 
 // folderFiles are the names under which the libraries look for weights in a folder.
 var folderFiles = []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
 
-// fileExtensions are those by which checkpoints are told in a folder.
+// fileExtensions are the extensions of checkpoints in a folder.
 var fileExtensions = []string{".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar"}
 
-// Find is path itself if it is no folder; else the first of model.safetensors, model.safetensors.index.json,
-// pytorch_model.bin and pytorch_model.bin.index.json that the folder has, or the only file in it with a checkpoint's
-// extension, or an error that lists what it has.
+// Find returns path itself if it is not a folder. Of a folder it returns the first of
+// model.safetensors, model.safetensors.index.json, pytorch_model.bin and
+// pytorch_model.bin.index.json, or else the only file with a checkpoint's extension. If there is no
+// such file, the error lists the files of the folder.
 func Find(path string) (_ string, err error) {
 	defer func() {
 		if err != nil {

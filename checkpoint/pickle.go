@@ -13,9 +13,11 @@ import (
 	"strings"
 )
 
-// Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (what int64 cannot hold), float64, string (which need
-// not be valid UTF-8), []byte, *[List], *[Dict], *[StoredTensor] or *[Opaque]. Lists and dicts hold no cycle and nest at most 200 deep, but one value
-// may stand in many places: to walk a Value from a stranger to its leaves can take forever, so look for what is expected.
+// Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (a number beyond int64),
+// float64, string (which may be invalid UTF-8), []byte, *[List], *[Dict], *[StoredTensor], or a
+// value of an unexported type that stands for what only Python code could build. Lists and dicts
+// hold no cycle and nest at most 200 deep, but one value may stand in many places. To walk an
+// untrusted Value to its leaves can take forever, so look only for the values that are expected.
 type Value any
 
 // List is a Python list or tuple, or a torch.Size.
@@ -31,7 +33,7 @@ type Dict struct {
 	nesting
 }
 
-// Get is the value under a key; false if there is none.
+// Get returns the value under a key; false if there is none.
 func (d *Dict) Get(key string) (Value, bool) {
 	i, ok := d.index[key]
 	if !ok {
@@ -40,10 +42,10 @@ func (d *Dict) Get(key string) (Value, bool) {
 	return d.values[i], true
 }
 
-// Len is the number of pairs.
+// Len returns the number of pairs.
 func (d *Dict) Len() int { return len(d.keys) }
 
-// All goes over the pairs.
+// All iterates over the pairs, in order.
 func (d *Dict) All() iter.Seq2[Value, Value] {
 	return func(yield func(Value, Value) bool) {
 		for i, key := range d.keys {
@@ -54,9 +56,9 @@ func (d *Dict) All() iter.Seq2[Value, Value] {
 	}
 }
 
-// Opaque stands for what only Python code could build: a class, a function, or what one of these gave. Nothing is known
-// of it but the name.
-type Opaque struct {
+// opaque stands for a value that only Python code could build: a class, a function, or the result
+// of a call of one. Only its name is known.
+type opaque struct {
 	Global string // module and name, such as "argparse.Namespace", "torch.float32"
 
 	called  bool     // what a call of Global gave, not Global itself
@@ -64,13 +66,13 @@ type Opaque struct {
 	descr   string   // of a numpy.dtype, as npyType understands it
 }
 
-// nesting is what checkNesting notes in a list or dict.
+// nesting is what checkNesting knows of a list or dict.
 type nesting struct {
 	state  byte // 0: not met, 1: being walked through, 2: done
 	height int  // of the tallest value in it, plus one
 }
 
-// maxHeight is how deep values nest. What PyTorch training saves nests about ten deep.
+// maxHeight bounds how deep values nest. Checkpoints of PyTorch nest about ten deep.
 const maxHeight = 200
 
 // checkNesting walks through all lists and dicts below v, each once and without recursion.
@@ -136,15 +138,16 @@ func checkNesting(v Value) error {
 	return err
 }
 
-// unpickler reads pickles and executes nothing: a global is no more than its name. Names of a short list (see construct)
-// make plain values; calling any other gives an Opaque.
+// unpickler reads pickles and executes nothing: a global is no more than its name. The names of a
+// short list (see construct) make plain values; a call of any other name gives an opaque value.
 type unpickler struct {
 	r     *bufio.Reader
 	pos   int64 // bytes read
 	size  int64 // bytes that r has
 	file  string
 	start int64 // of r in the file, for errors
-	// persistent is what a persistent id stands for, which is how PyTorch writes a storage; nil if there can be none.
+	// persistent is what a persistent id stands for, which is how PyTorch writes a storage; nil if
+	// there can be none.
 	persistent func(id []Value) (Value, error)
 
 	stack []Value
@@ -191,8 +194,8 @@ func (p *unpickler) fail(at int64, op byte, err error) error {
 	return &FormatError{File: p.file, Offset: p.start + at, Err: fmt.Errorf("broken pickle at opcode 0x%02x: %w", op, err)}
 }
 
-// charge counts memory, about n bytes. A pickle of a model takes some ten bytes for each byte of its own, a list of
-// bools thirty; one that takes more is made to fill memory.
+// charge counts about n bytes of memory. A pickle of a model takes some ten bytes of memory for
+// each of its own bytes, a list of bools thirty. A pickle that takes more is made to fill memory.
 func (p *unpickler) charge(n int) error {
 	if p.spent += int64(n); p.spent > 1<<20+32*p.pos {
 		return fmt.Errorf("its values would take more than thirty-two times the bytes that describe them")
@@ -206,7 +209,7 @@ func (p *unpickler) read(buf []byte) error {
 	return p.ended(err)
 }
 
-// ended tells the end of the file, which is the file's fault, from other faults.
+// ended tells the end of the file, which is a fault of the file, from other errors.
 func (p *unpickler) ended(err error) error {
 	switch err {
 	case nil:
@@ -233,7 +236,7 @@ func (p *unpickler) uint(width int) (uint64, error) {
 	return binary.LittleEndian.Uint64(b[:]), err
 }
 
-// bytes reads n bytes after a look whether there are as many.
+// bytes reads n bytes, after a check that there are as many.
 func (p *unpickler) bytes(n uint64) ([]byte, error) {
 	if n > uint64(p.size-p.pos) {
 		return nil, fmt.Errorf("%d bytes are announced, %d are left: the file is cut short or damaged", n, p.size-p.pos)
@@ -245,7 +248,7 @@ func (p *unpickler) bytes(n uint64) ([]byte, error) {
 	return b, p.charge(24 + len(b))
 }
 
-// counted reads a number of width bytes, then as many bytes as it says.
+// counted reads a number of width bytes, then as many bytes as the number says.
 func (p *unpickler) counted(width int) ([]byte, error) {
 	n, err := p.uint(width)
 	if err != nil {
@@ -254,7 +257,8 @@ func (p *unpickler) counted(width int) ([]byte, error) {
 	return p.bytes(n)
 }
 
-// line reads up to the next newline. The names and numbers that stand on lines fit the reader's 4096 bytes.
+// line reads up to the next newline. The names and numbers on lines fit into the reader's 4096
+// bytes.
 func (p *unpickler) line() (string, error) {
 	b, err := p.r.ReadSlice('\n')
 	if err == bufio.ErrBufferFull {
@@ -276,7 +280,7 @@ func (p *unpickler) push(v Value) error {
 	return nil
 }
 
-// floor is the length of the stack at the last mark.
+// floor returns the length of the stack at the last mark.
 func (p *unpickler) floor() int {
 	if len(p.marks) == 0 {
 		return 0
@@ -322,10 +326,10 @@ func (p *unpickler) list(items []Value) error {
 	return p.push(l)
 }
 
-// extend appends to a list; what becomes of an Opaque is not known.
+// extend appends to a list. Appending to an opaque value does nothing.
 func (p *unpickler) extend(to Value, items []Value) error {
 	switch l := to.(type) {
-	case *Opaque:
+	case *opaque:
 		return nil
 	case *List:
 		l.Items = append(l.Items, items...)
@@ -340,7 +344,7 @@ func (p *unpickler) set(to Value, pairs []Value) error {
 		return fmt.Errorf("a key without a value")
 	}
 	d, ok := to.(*Dict)
-	if _, opaque := to.(*Opaque); opaque {
+	if _, opaque := to.(*opaque); opaque {
 		return nil
 	} else if !ok {
 		return fmt.Errorf("values are set in %s, expected a dict", describe(to))
@@ -365,9 +369,9 @@ func (p *unpickler) set(to Value, pairs []Value) error {
 	return nil
 }
 
-// apply is a call of a global with arguments.
+// apply calls a global with arguments.
 func (p *unpickler) apply(callable Value, args []Value) error {
-	g, ok := callable.(*Opaque)
+	g, ok := callable.(*opaque)
 	if !ok {
 		return fmt.Errorf("%s is called", describe(callable))
 	}
@@ -379,7 +383,7 @@ func (p *unpickler) apply(callable Value, args []Value) error {
 		return fmt.Errorf("%s: %w", printable(g.Global), err)
 	}
 	if g.called || !ok {
-		v = &Opaque{Global: g.Global, called: true}
+		v = &opaque{Global: g.Global, called: true}
 	}
 	if err := p.charge(96); err != nil {
 		return err
@@ -392,7 +396,7 @@ func (p *unpickler) global(module, name string) error {
 	if err := p.charge(96 + len(module) + len(name)); err != nil {
 		return err
 	}
-	return p.push(&Opaque{Global: module + "." + name})
+	return p.push(&opaque{Global: module + "." + name})
 }
 
 func (p *unpickler) put(i uint64) error {
@@ -415,7 +419,8 @@ func (p *unpickler) get(i uint64) error {
 	return p.push(v)
 }
 
-// operand is how many bytes the number after an opcode has, or the length of what follows.
+// operand is the number of bytes of the number after an opcode, or of the length of what follows
+// it.
 var operand = [256]int{
 	'K': 1, 'M': 2, 'J': 4, 0x8a: 1, 0x8b: 4, // numbers
 	'X': 4, 0x8c: 1, 0x8d: 8, 'U': 1, 'T': 4, 'B': 4, 'C': 1, 0x8e: 8, 0x96: 8, // strings and bytes
@@ -423,7 +428,8 @@ var operand = [256]int{
 	0x82: 1, 0x83: 2, 0x84: 4, // extensions
 }
 
-// step does one opcode. Those that only protocol 0 uses for text are left out: no format of a checkpoint has them.
+// step executes one opcode. Opcodes that only protocol 0 uses for text are left out, because no
+// checkpoint has them.
 func (p *unpickler) step(op byte) error {
 	switch op {
 	case 0x80: // PROTO
@@ -548,7 +554,7 @@ func (p *unpickler) step(op byte) error {
 		if err := p.global("builtins", "set"); err != nil {
 			return err
 		}
-		p.stack[len(p.stack)-1].(*Opaque).called = true
+		p.stack[len(p.stack)-1].(*opaque).called = true
 		return nil
 	case 0x91: // FROZENSET
 		if _, err := p.popMark(); err != nil {
@@ -557,7 +563,7 @@ func (p *unpickler) step(op byte) error {
 		if err := p.charge(96); err != nil {
 			return err
 		}
-		return p.push(&Opaque{Global: "builtins.frozenset", called: true})
+		return p.push(&opaque{Global: "builtins.frozenset", called: true})
 
 	case '}', 'd': // EMPTY_DICT, DICT
 		var pairs []Value
@@ -693,7 +699,7 @@ func (p *unpickler) step(op byte) error {
 		if _, err := p.popMark(); err != nil {
 			return err
 		}
-		return p.instance(&Opaque{Global: module + "." + name})
+		return p.instance(&opaque{Global: module + "." + name})
 	case 'o': // OBJ
 		items, err := p.popMark()
 		if err != nil {
@@ -734,16 +740,16 @@ func (p *unpickler) step(op byte) error {
 	return fmt.Errorf("no opcode that a checkpoint has")
 }
 
-// instance pushes an object of a class that is not looked at.
+// instance pushes an object of a class that is not read.
 func (p *unpickler) instance(class Value) error {
-	g, ok := class.(*Opaque)
+	g, ok := class.(*opaque)
 	if !ok {
 		return fmt.Errorf("an object of %s, expected a class", describe(class))
 	}
 	if err := p.charge(96); err != nil {
 		return err
 	}
-	return p.push(&Opaque{Global: g.Global, called: true})
+	return p.push(&opaque{Global: g.Global, called: true})
 }
 
 // number pushes an int64 or a float64.
@@ -799,7 +805,7 @@ func (p *unpickler) whole(v *big.Int) error {
 	return p.push(v)
 }
 
-// describe names what v is, for an error, without going into it.
+// describe names the kind of v for an error, without walking into it.
 func describe(v Value) string {
 	switch v := v.(type) {
 	case nil:
@@ -823,7 +829,7 @@ func describe(v Value) string {
 			return "a tensor that cannot be read"
 		}
 		return fmt.Sprintf("a tensor %.100s", fmt.Sprint(v.shape))
-	case *Opaque:
+	case *opaque:
 		if v.called {
 			return "an object of " + printable(v.Global)
 		}
@@ -832,5 +838,5 @@ func describe(v Value) string {
 	return "nothing known"
 }
 
-// printable keeps what a file says from writing control characters to a terminal.
+// printable keeps text of a file from writing control characters to a terminal.
 func printable(s string) string { return strings.Trim(fmt.Sprintf("%.100q", s), `"`) }

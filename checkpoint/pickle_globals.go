@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// StoredTensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and checked when asked for.
+// StoredTensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and
+// checked when they are asked for.
 type StoredTensor struct {
 	strided
 	file   string
@@ -20,10 +21,10 @@ type StoredTensor struct {
 	fault  error // why there is nothing to read, nil if there is
 }
 
-// DType is the element type; empty for one that this package does not know.
+// DType returns the element type; empty for a type that this package does not know.
 func (t *StoredTensor) DType() DType { return t.dtype }
 
-// Shape is the tensor's shape; empty for a scalar.
+// Shape returns the tensor's shape; empty for a scalar.
 func (t *StoredTensor) Shape() []int { return slices.Clone(t.shape) }
 
 // Float32 reads the values as [File.Float32] does.
@@ -35,8 +36,8 @@ func (t *StoredTensor) Float32() (Tensor, error) {
 	return s.float32()
 }
 
-// Int64 reads the values of whole numbers, signed or unsigned, or of bools (0 and 1), row-major. A number of U64 that
-// int64 cannot hold is an error, as is any other dtype.
+// Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major
+// order. A U64 beyond int64 is an error, as is any other dtype.
 func (t *StoredTensor) Int64() ([]int64, error) {
 	s, err := t.stored("")
 	if err != nil {
@@ -69,15 +70,15 @@ func (t *StoredTensor) stored(name string) (stored, error) {
 	return stored{info, t.file, b.begin, func() (io.ReadCloser, error) { return t.open(b, n) }}, nil
 }
 
-// storage is where tensors of PyTorch lie.
+// storage is a run of values in which tensors of PyTorch lie.
 type storage struct {
 	kind   string // such as "FloatStorage"
 	size   int64  // bytes
 	locate func() (blob, error)
 }
 
-// storageTypes are PyTorch's types of storage with the dtype, and the bytes of one element; no dtype where tensors of
-// the type cannot be read.
+// storageTypes gives the dtype and the bytes of one element of PyTorch's storage types. The dtype
+// is empty where tensors of the type cannot be read.
 var storageTypes = map[string]struct {
 	dtype DType
 	width int64
@@ -89,7 +90,8 @@ var storageTypes = map[string]struct {
 	"QInt8Storage": {"", 1}, "QUInt8Storage": {"", 1}, "QInt32Storage": {"", 4}, "QUInt4x2Storage": {"", 1}, "QUInt2x4Storage": {"", 1},
 }
 
-// torchDTypes are the dtypes that _rebuild_tensor_v3 names, for those that have no storage type of their own.
+// torchDTypes gives the dtypes that _rebuild_tensor_v3 names, which have no storage type of their
+// own.
 var torchDTypes = map[string]DType{
 	"torch.float32": F32, "torch.float16": F16, "torch.bfloat16": BF16, "torch.float64": F64,
 	"torch.int64": "I64", "torch.int32": I32, "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": U8, "torch.bool": "BOOL",
@@ -98,9 +100,9 @@ var torchDTypes = map[string]DType{
 	"torch.float8_e5m2fnuz": "F8_E5M2FNUZ", "torch.float8_e8m0fnu": "F8_E8M0",
 }
 
-// storageOf is what PyTorch's persistent id (kind, type, key, location, elements[, view]) stands for. view is of files
-// before PyTorch 0.4: (key, offset, elements) of a part that is a storage to others. find gives the storage of a key
-// and of so many bytes.
+// storageOf returns the storage of PyTorch's persistent id (kind, type, key, location,
+// elements[, view]). Files from before PyTorch 0.4 have a view: (key, offset, elements) of a part
+// that is a storage to others. find returns the storage of a key and a size in bytes.
 func storageOf(id []Value, find func(key string, width, size int64) func() (blob, error)) (Value, error) {
 	if len(id) >= 2 && id[0] == "module" { // the class of a pickled module, with its source
 		return id[1], nil
@@ -108,7 +110,7 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 	if len(id) < 5 || len(id) > 6 || id[0] != "storage" {
 		return nil, errors.New("the persistent id is not that of a storage")
 	}
-	class, isClass := id[1].(*Opaque)
+	class, isClass := id[1].(*opaque)
 	key, isKey := id[2].(string)
 	n, isNumber := id[4].(int64)
 	if !isClass || !isKey || !isNumber || n < 0 {
@@ -138,11 +140,11 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 			return b, err
 		}
 	}
-	return &Opaque{Global: class.Global, called: true, storage: s}, nil
+	return &opaque{Global: class.Global, called: true, storage: s}, nil
 }
 
-// construct makes the plain value that a call of a known global gives; ok is false for any other global, and for
-// arguments that are not known either.
+// construct makes the plain value that a call of a known global gives. ok is false for any other
+// global, and for unknown arguments.
 func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, err error) {
 	switch global {
 	case "collections.OrderedDict":
@@ -167,7 +169,7 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 		if len(args) != 4 {
 			return nil, false, fmt.Errorf("%d arguments, expected 4", len(args))
 		}
-		function, _ := args[0].(*Opaque)
+		function, _ := args[0].(*opaque)
 		inner, _ := args[2].(*List)
 		if function == nil || function.called || inner == nil || !strings.HasPrefix(function.Global, "torch._utils._rebuild_") {
 			return nil, false, nil
@@ -193,7 +195,7 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 			return nil, false, nil
 		}
 		code, _ := args[0].(string)
-		return &Opaque{Global: global, called: true, descr: code}, len(code) <= 16, nil
+		return &opaque{Global: global, called: true, descr: code}, len(code) <= 16, nil
 	case "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar":
 		return p.scalar(args)
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
@@ -232,7 +234,7 @@ func (p *unpickler) orderedDict(args []Value) (Value, bool, error) {
 	return d, true, nil
 }
 
-// device is "cpu" or "cuda:0".
+// device reads a device, such as "cpu" or "cuda:0".
 func (p *unpickler) device(args []Value) (Value, bool, error) {
 	if len(args) == 0 || len(args) > 2 {
 		return nil, false, nil
@@ -245,11 +247,11 @@ func (p *unpickler) device(args []Value) (Value, bool, error) {
 	return name, ok, nil
 }
 
-// maxRank bounds what one shape, of which the memo can give any number of tensors the same, costs each of them.
-// PyTorch and NumPy stop at 64 themselves.
+// maxRank bounds what one shape costs, because the memo can give the same shape to any number of
+// tensors. PyTorch and NumPy stop at 64.
 const maxRank = 64
 
-// ints are the numbers of a tuple, none negative.
+// ints returns the numbers of a tuple; none is negative.
 func ints(v Value) ([]int64, error) {
 	l, ok := v.(*List)
 	if !ok || len(l.Items) > maxRank {
@@ -266,7 +268,7 @@ func ints(v Value) ([]int64, error) {
 	return out, nil
 }
 
-// narrow is a shape as Go has it; ints has made sure that it fits.
+// narrow converts a shape to Go's int; ints has made sure that it fits.
 func narrow(shape []int64) []int {
 	out := make([]int, len(shape))
 	for i, d := range shape {
@@ -275,13 +277,13 @@ func narrow(shape []int64) []int {
 	return out
 }
 
-// tensor is _rebuild_tensor(storage, offset, size, stride), the same with (requires_grad, hooks, …) as version 2, and
-// with the dtype seventh as version 3.
+// tensor reads the arguments of _rebuild_tensor(storage, offset, size, stride), of version 2 with
+// (requires_grad, hooks, …) after them, and of version 3 with the dtype seventh.
 func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 	if len(args) < 4 {
 		return nil, false, fmt.Errorf("%d arguments, expected at least 4", len(args))
 	}
-	in, _ := args[0].(*Opaque)
+	in, _ := args[0].(*opaque)
 	if in == nil || in.storage == nil {
 		return nil, false, nil
 	}
@@ -301,7 +303,7 @@ func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 	t := &StoredTensor{strided: strided{storageTypes[s.kind].dtype, narrow(shape), stride, offset}, file: p.file, locate: s.locate}
 	if strings.HasSuffix(global, "_v3") && len(args) > 6 {
 		t.dtype = ""
-		if g, ok := args[6].(*Opaque); ok && !g.called {
+		if g, ok := args[6].(*opaque); ok && !g.called {
 			t.dtype = torchDTypes[g.Global]
 		}
 	}
@@ -311,8 +313,8 @@ func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 	return t, true, p.charge(192 + 16*len(shape))
 }
 
-// npyType is the element type that NumPy calls descr, such as "<f4". NumPy has no bfloat16 and writes one as two bytes
-// without meaning, V2 (so do Google's big_vision checkpoints).
+// npyType returns the element type that NumPy calls descr, such as "<f4". NumPy has no bfloat16 and
+// writes it as V2, two bytes without meaning; so do Google's big_vision checkpoints.
 func npyType(descr string) (DType, error) {
 	kinds := map[string]DType{
 		"f8": F64, "f4": F32, "f2": F16, "V2": BF16, "b1": "BOOL", "c8": "C64",
@@ -325,12 +327,12 @@ func npyType(descr string) (DType, error) {
 	return "", fmt.Errorf("NumPy's dtype %.50q cannot be read, expected little-endian floats of 2, 4 or 8 bytes, whole numbers or bools", descr)
 }
 
-// scalar is a NumPy scalar: (dtype, bytes).
+// scalar reads a NumPy scalar: (dtype, bytes).
 func (p *unpickler) scalar(args []Value) (Value, bool, error) {
 	if len(args) != 2 {
 		return nil, false, nil
 	}
-	g, _ := args[0].(*Opaque)
+	g, _ := args[0].(*opaque)
 	raw, isBytes := args[1].([]byte)
 	if s, ok := args[1].(string); ok { // of Python 2
 		raw, isBytes = []byte(s), len(s) <= 8
@@ -369,11 +371,11 @@ func inMemory(raw []byte) func() (blob, error) {
 	return func() (blob, error) { return blob{r: bytes.NewReader(raw), size: int64(len(raw))}, nil }
 }
 
-// build gives an object its state. Only NumPy's objects have one that matters.
+// build gives an object its state. Only that of NumPy's objects matters.
 func build(v, state Value) error {
 	s, _ := state.(*List)
 	switch v := v.(type) {
-	case *Opaque:
+	case *opaque:
 		// (version, byte order, …) of a dtype
 		if v.descr == "" || s == nil || len(s.Items) < 2 {
 			return nil
@@ -402,7 +404,7 @@ func (t *StoredTensor) array(shape, dtype Value, fortran bool, data Value) error
 		return err
 	}
 	t.shape = narrow(dims)
-	g, _ := dtype.(*Opaque)
+	g, _ := dtype.(*opaque)
 	raw, isBytes := data.([]byte)
 	if g == nil || !isBytes {
 		t.fault = fmt.Errorf("a NumPy array of %s with %s cannot be read", describe(dtype), describe(data))

@@ -59,7 +59,8 @@ func content(t testing.TB, f *File, name string) []byte {
 	return out
 }
 
-// TestReaders compares every tensor of every format with what the libraries themselves hold, bit for bit.
+// TestReaders compares every tensor of every format with what the libraries themselves hold, bit
+// for bit.
 func TestReaders(t *testing.T) {
 	for _, c := range fixtures {
 		t.Run(c.path, func(t *testing.T) {
@@ -176,14 +177,14 @@ func spell(v Value) string {
 			return err.Error()
 		}
 		return fmt.Sprint(v.DType(), " ", v.Shape(), " ", x.Data)
-	case *Opaque:
+	case *opaque:
 		return describe(v)
 	}
 	return fmt.Sprint(v)
 }
 
-// TestPublishedSelections reads all the values of the forty files and holds each against itself: a selection says the
-// same thing twice in several places.
+// TestPublishedSelections reads all the values of the forty files and holds each against itself: a
+// selection says the same thing twice in several places.
 func TestPublishedSelections(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(files) != 40 {
@@ -296,8 +297,8 @@ func copyFile(t testing.TB, from, to string) {
 	}
 }
 
-// allocated is the memory that f takes in all, freed or not, give or take what the allocator holds ready. Unlike
-// runtime.ReadMemStats it does not stop the world, which would make fuzzing slow.
+// allocated is the memory that f takes in all, freed or not, give or take what the allocator holds
+// ready. Unlike runtime.ReadMemStats it does not stop the world, which would make fuzzing slow.
 func allocated(f func()) uint64 {
 	now := func() uint64 {
 		sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
@@ -398,7 +399,8 @@ func TestHostilePickles(t *testing.T) {
 			refused(t, err, len(c.value), c.want)
 		})
 	}
-	// A list that is shared many times over is no fault, and costs nothing until it is walked through.
+	// A list that is shared many times over is no fault, and costs nothing until it is walked
+	// through.
 	if _, err := unpickle(p2("]q\x00"+strings.Repeat("\x85q\x00h\x00h\x00\x86", 60)+"q\x01"), "x"); err != nil {
 		t.Error(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// Entry is one tensor to write.
+// Entry is one tensor for [Save].
 type Entry struct {
 	Name  string
 	DType DType // F32, F16, BF16, I32 or U8
@@ -24,9 +24,10 @@ type Entry struct {
 	Data  any   // row-major: []float32 for F32, F16 and BF16 (rounded to nearest even), []int32 for I32, []uint8 for U8
 }
 
-// Save writes entries and metadata (may be nil) as a safetensors file at path, in the layout of the official writer,
-// whatever their order. The file appears whole or not at all: it is written beside path, synced, and renamed, and a
-// file that was at path is replaced. A bad entry is an error before anything is written.
+// Save writes entries and metadata (which may be nil) as a safetensors file at path, in the layout
+// of the official writer, whatever their order. It writes the file beside path, syncs it and
+// renames it, so that the file appears whole or not at all; a file at path is replaced. A bad entry
+// is an error before anything is written.
 func Save(path string, entries []Entry, metadata map[string]string) (err error) {
 	defer func() {
 		if err != nil {
@@ -126,7 +127,8 @@ func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// size checks that DType, Shape and Data agree and returns the number of bytes that the entry takes in the file.
+// size checks that DType, Shape and Data agree and returns the number of bytes that the entry takes
+// in the file.
 func (e Entry) size() (uint64, error) {
 	size, err := byteSize(e.DType, e.Shape)
 	if err != nil {
@@ -170,7 +172,8 @@ func write(w io.Writer, e Entry) error {
 	return err
 }
 
-// encode writes data through a buffer of some thousand values, so that a large tensor is never in memory twice.
+// encode writes data through a buffer of some thousand values, so that a large tensor is never in
+// memory twice.
 func encode[T any](w io.Writer, data []T, put func([]byte, T) []byte) error {
 	var buf []byte
 	for part := range slices.Chunk(data, 1<<13) {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSaveMatchesOfficialWriter compares byte for byte with a file of the official Python writer, whatever the order
-// in which the entries come.
+// TestSaveMatchesOfficialWriter compares byte for byte with a file of the official Python writer,
+// whatever the order in which the entries come.
 func TestSaveMatchesOfficialWriter(t *testing.T) {
 	want, err := os.ReadFile("testdata/written.safetensors")
 	if err != nil {
@@ -46,7 +46,8 @@ func TestSaveMatchesOfficialWriter(t *testing.T) {
 	}
 }
 
-// TestSaveRoundTrip writes tensors longer than the write buffer, NaN payloads, and names that need escaping.
+// TestSaveRoundTrip writes tensors longer than the write buffer, NaN payloads, and names that need
+// escaping.
 func TestSaveRoundTrip(t *testing.T) {
 	const n = 40_001
 	floats, exact, ints, octets := make([]float32, n), make([]float32, n), make([]int32, n), make([]uint8, n)

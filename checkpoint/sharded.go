@@ -11,10 +11,12 @@ import (
 	"strings"
 )
 
-// maxShards bounds how many files are open at once. The largest published models have some two hundred shards.
+// maxShards bounds the number of files that are open at once. The largest published models have
+// some two hundred shards.
 const maxShards = 1000
 
-// index is what a *.index.json says: {"metadata": {"total_size": N}, "weight_map": {TENSOR: FILE}}.
+// index is the content of a *.index.json: {"metadata": {"total_size": N}, "weight_map": {TENSOR:
+// FILE}}.
 type index struct {
 	metadata map[string]string // texts as they are, other values as JSON
 	file     map[string]string // of each tensor
@@ -71,8 +73,8 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 	return ix, err
 }
 
-// openShards opens the checkpoint that the index at path describes. Like the libraries it takes all tensors of all
-// shards; the index has to be right about those that it has.
+// openShards opens the checkpoint that the index at path describes. Like the libraries it takes all
+// tensors of all shards. The index must be right about the tensors that it names.
 func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 	ix, err := readIndex(r, size, path)
 	if err != nil {

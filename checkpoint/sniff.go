@@ -19,8 +19,8 @@ const (
 	Pickle      Kind = "pickle" // of PyTorch before 1.6, or of Python
 )
 
-// Sniff tells what the regular file at path is, by its first bytes alone. A file of another kind is a [*FormatError],
-// unless it may be a damaged safetensors file.
+// Sniff tells what the regular file at path is, by its first bytes alone. A file of another kind is
+// a [*FormatError], unless it may be a damaged safetensors file.
 func Sniff(path string) (Kind, error) {
 	r, size, err := openRegular(path)
 	if err != nil {

@@ -18,7 +18,7 @@ type blob struct {
 	member *zip.File // nil to read r as it is; else read through the archive, which checks the member's CRC-32
 }
 
-// stored reports whether the bytes are in r as they are.
+// stored reports whether the bytes lie in r uncompressed.
 func (b blob) stored() bool { return b.member == nil || b.member.Method == zip.Store }
 
 // stream reads the n bytes from offset from on.
@@ -43,8 +43,8 @@ func (b blob) stream(from, n int64) (io.ReadCloser, error) {
 	}{io.LimitReader(rc, n), rc}, nil
 }
 
-// random gives access to any part of the blob. What is compressed is inflated into memory, which openArchive has
-// bounded.
+// random gives access to any part of the blob. Compressed bytes are inflated into memory;
+// openArchive has bounded them.
 func (b blob) random() (io.ReaderAt, error) {
 	if b.stored() {
 		return io.NewSectionReader(b.r, b.begin+b.skip, b.size), nil
@@ -61,8 +61,8 @@ func (b blob) random() (io.ReaderAt, error) {
 	return bytes.NewReader(data), nil
 }
 
-// strided is a tensor's place in a blob: element (i, j, …) is the element of index offset + i·stride[0] + j·stride[1] +
-// … of the blob. Strides are not negative.
+// strided is a tensor's place in a blob: element (i, j, …) is the element of index offset +
+// i·stride[0] + j·stride[1] + … of the blob. Strides are not negative.
 type strided struct {
 	dtype  DType // of a whole number of bytes
 	shape  []int
@@ -70,7 +70,8 @@ type strided struct {
 	offset int64 // elements
 }
 
-// rowMajor are the strides of a tensor without gaps, columnMajor those of Fortran's order.
+// rowMajor returns the strides of a tensor without gaps; columnMajor returns those of Fortran's
+// order.
 func rowMajor(shape []int) []int64 {
 	stride := make([]int64, len(shape))
 	n := int64(1)
@@ -93,7 +94,7 @@ func columnMajor(shape []int) []int64 {
 
 func (s strided) width() int64 { return int64(dtypes[s.dtype.rank()].bits / 8) }
 
-// bytes checks the tensor against a blob of size bytes and returns how many its values take.
+// bytes checks the tensor against a blob of size bytes and returns how many bytes its values take.
 func (s strided) bytes(size int64) (int64, error) {
 	n, err := byteSize(s.dtype, s.shape)
 	switch {
@@ -138,7 +139,7 @@ func (s strided) contiguous() bool {
 	return true
 }
 
-// open reads the n bytes of the tensor's values in row-major order; bytes must have found n to be sound.
+// open reads the n bytes of the tensor's values in row-major order; bytes has returned n.
 func (s strided) open(b blob, n int64) (io.ReadCloser, error) {
 	if n == 0 {
 		return io.NopCloser(bytes.NewReader(nil)), nil
@@ -156,8 +157,9 @@ func (s strided) open(b blob, n int64) (io.ReadCloser, error) {
 		span += int64(d-1) * s.stride[i] * w
 	}
 	g := &gather{strided: s, r: io.NewSectionReader(r, s.offset*w, span), left: n, index: make([]int, len(s.shape))}
-	// A transposed matrix takes as many bytes as it spans. Jumping through the file for each of its elements would cost
-	// a system call for each, so it is held in memory; a column of a large matrix is not worth its whole matrix.
+	// A transposed matrix takes as many bytes as it spans. Jumping through the file for each of its
+	// elements would cost a system call for each, so it is held in memory; a column of a large
+	// matrix is not worth its whole matrix.
 	if span <= 4*n {
 		g.data = make([]byte, span)
 		if err := readAt(g.r, g.data, 0); err != nil {
@@ -167,7 +169,7 @@ func (s strided) open(b blob, n int64) (io.ReadCloser, error) {
 	return g, nil
 }
 
-// gather reads the elements of a tensor that is not contiguous, and so has a dimension at least.
+// gather reads the elements of a tensor that is not contiguous and so has at least one dimension.
 type gather struct {
 	strided
 	r     io.ReaderAt // begins at the tensor's first element
@@ -177,10 +179,11 @@ type gather struct {
 	left  int64       // bytes still to give
 }
 
-// Close does nothing: what is gathered from is the file, or memory.
+// Close does nothing: the reader does not own the file.
 func (g *gather) Close() error { return nil }
 
-// Read fills p with whole elements; p has room for one at least, as all callers ask for whole ones.
+// Read fills p with whole elements. p has room for at least one, because all callers ask for whole
+// elements.
 func (g *gather) Read(p []byte) (int, error) {
 	if g.left == 0 {
 		return 0, io.EOF

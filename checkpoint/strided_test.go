@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestStrided compares tensors of random shapes and strides, read in pieces of random sizes, with the definition: one
-// element after the other by its index.
+// TestStrided compares tensors of random shapes and strides, read in pieces of random sizes, with
+// the definition: one element after the other by its index.
 func TestStrided(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 4096)

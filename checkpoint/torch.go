@@ -11,13 +11,14 @@ import (
 	"unicode/utf8"
 )
 
-// maxUnpickle is the largest file that Unpickle takes into memory, 256 MiB. A published selection of a million entries
-// has 8 MB.
+// maxUnpickle is the size in bytes, 256 MiB, of the largest file that Unpickle reads into memory. A
+// published selection of a million entries has 8 MB.
 const maxUnpickle = 256 << 20
 
-// Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch 1.6, or of a plain
-// pickle. It executes nothing: see [Opaque] for what becomes of classes and functions. The file is read into memory, so
-// that tensors can be read for as long as the value is there; one of more than 256 MiB is refused. A broken file is a
+// Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch
+// 1.6, or of a plain pickle. It executes nothing: classes, functions and their results become
+// values of which only the name is known. The file is read into memory, so that tensors can be read
+// for as long as the value exists; a file of more than 256 MiB is an error. A broken file is a
 // [*FormatError]. Use [Open] for the weights of a model.
 func Unpickle(path string) (Value, error) {
 	r, size, err := openRegular(path)
@@ -57,7 +58,7 @@ func unpickle(data []byte, name string) (Value, error) {
 	return nil, &FormatError{File: name, Err: errors.New("it is no file of torch.save and no pickle")}
 }
 
-// torchRoot is the folder in the zip that PyTorch has put everything into, with its slash.
+// torchRoot returns the folder in the zip into which PyTorch has put everything, with its slash.
 func (a *archive) torchRoot() (root string, ok bool) {
 	for _, name := range a.names {
 		root, ok = strings.CutSuffix(name, "data.pkl")
@@ -68,8 +69,8 @@ func (a *archive) torchRoot() (root string, ok bool) {
 	return "", false
 }
 
-// unpickle reads ROOT/data.pkl. Storages are ROOT/data/KEY. Checksums of members are not compared: PyTorch does not, and
-// can write files without.
+// unpickle reads ROOT/data.pkl. Storages are ROOT/data/KEY. Checksums of members are not compared:
+// PyTorch does not, and can write files without.
 func (a *archive) unpickle(root string) (Value, error) {
 	if order, ok := a.members[root+"byteorder"]; ok {
 		rc, err := order.stream(0, order.size)
@@ -116,12 +117,13 @@ func (a *archive) fail(b blob, err error) error {
 	return &FormatError{File: a.file, Offset: b.begin, Err: fmt.Errorf("the zip's member %.100q: %w", b.member.Name, err)}
 }
 
-// magic is what the first of a legacy file's pickles holds.
+// magic is the number in the first pickle of a legacy file.
 var magic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
 
-// readPickles reads a file that begins with a pickle: PyTorch's format before 1.6, which has one each with the magic
-// number, the version 1001, facts about the machine, the object and the list of storages, and then the storages, each
-// after the number of its elements; or one plain pickle.
+// readPickles reads a file that begins with a pickle. PyTorch's format before 1.6 has one pickle
+// each with the magic number, the version 1001, facts about the machine, the object and the list of
+// storages; then follow the storages, each after the number of its elements. Any other file is one
+// plain pickle.
 func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string, err error) {
 	u := newUnpickler(r, 0, size, name)
 	fail := func(at int64, format string, args ...any) error {
@@ -212,11 +214,12 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 	return v, "PyTorch, before 1.6", nil
 }
 
-// containers are the keys under which training programs keep a model's state dict, in the order in which timm looks
-// for them, then other programs', then DINO's. Averaged weights come first, as they are those that are evaluated.
+// containers are the keys under which training programs keep a model's state dict: first those that
+// timm looks for, in timm's order, then other programs', then DINO's. Averaged weights come first,
+// because they are the ones that are evaluated.
 var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "params", "teacher", "student"}
 
-// stateDict is the dict of tensors in d, and the keys that lead to it; nil if there is none.
+// stateDict returns the dict of tensors in d, and the keys that lead to it; nil if there is none.
 func stateDict(d *Dict, depth int) (_ *Dict, path string) {
 	for _, key := range containers {
 		v, _ := d.Get(key)
@@ -285,7 +288,8 @@ func torchContents(v Value, format string, size int64, name string) (contents, e
 		if err != nil {
 			return contents{}, err
 		}
-		// Tied weights share a storage, twice or so. One storage for a thousand tensors is made to fill memory.
+		// Tied weights share a storage, twice or so. One storage for a thousand tensors is made to
+		// fill memory.
 		if left -= s.Bytes(); left < 0 {
 			return fail("its tensors take more than four times the file's %d bytes, as they share storages; save clones of them", size)
 		}
@@ -294,7 +298,7 @@ func torchContents(v Value, format string, size int64, name string) (contents, e
 	return c, nil
 }
 
-// keysOf lists the first of a dict's keys with what stands under them.
+// keysOf lists the first keys of a dict with the kinds of their values.
 func keysOf(d *Dict) string {
 	var list []string
 	for key, v := range d.All() {

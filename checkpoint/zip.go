@@ -11,17 +11,18 @@ import (
 	"strings"
 )
 
-// archive is a zip file as PyTorch and NumPy write it. The names of its members are only names: nothing is written.
+// archive is a zip file as PyTorch and NumPy write it. The names of its members are only names:
+// nothing is written.
 type archive struct {
 	file    string
 	names   []string // in the order of the zip's directory
 	members map[string]blob
 }
 
-// openArchive checks the zip of size bytes: no two members with one name, none that overlaps another or reaches beyond
-// the file, and none that inflates to more than the file's size justifies. PyTorch and NumPy's savez store members as
-// they are. NumPy's savez_compressed deflates them, which makes weights hardly shorter, but deflate could make a
-// thousand bytes of one.
+// openArchive checks the zip of size bytes: no two members have one name, none overlaps another or
+// reaches beyond the file, and none inflates to more than the file's size justifies. PyTorch and
+// NumPy's savez store members uncompressed. NumPy's savez_compressed deflates them, which makes
+// weights hardly shorter, but one byte of deflate can stand for a thousand.
 func openArchive(r io.ReaderAt, size int64, file string) (*archive, error) {
 	fail := func(at int64, format string, args ...any) error {
 		return &FormatError{File: file, Offset: at, Err: fmt.Errorf(format, args...)}

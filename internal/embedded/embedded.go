@@ -1,6 +1,6 @@
-// Package embedded holds the small ViT that this project pretrained itself and
-// that every spt binary contains. It needs no file, so examples, tests and the
-// demo work everywhere. Command 'spt pretrain' made the weights.
+// Package embedded holds the small ViT that this project pretrained itself and that every spt
+// binary contains. It needs no file, so examples, tests and the demo work everywhere. Command 'spt
+// pretrain' made the weights.
 package embedded
 
 import (
@@ -20,8 +20,8 @@ const Name = "demo"
 //go:embed vit_demo.safetensors
 var weights []byte
 
-// Model returns the embedded backbone with a new head for numClasses classes.
-// With numClasses 0 it keeps the head of the 240 pretraining classes.
+// Model returns the embedded backbone with a new head for numClasses classes. With numClasses 0 it
+// keeps the head of the 240 pretraining classes.
 func Model(numClasses int) (*backbone.Model, error) {
 	f, err := checkpoint.NewFile(bytes.NewReader(weights), int64(len(weights)), Name)
 	if err != nil {
