@@ -138,7 +138,7 @@ func (v ConvNeXt) Validate(c Config) error {
 	case c.NumHeads != 0:
 		return fmt.Errorf("%d attention heads, but a ConvNeXt has no attention; leave the number out", c.NumHeads)
 	case n == 0 || n != len(v.Dims) || blocks > maxDepth:
-		return fmt.Errorf("depths %v and widths %v of the stages: expected as many of the one as of the other, and at most %d blocks in all", v.Depths, v.Dims, maxDepth)
+		return fmt.Errorf("depths %v and widths %v of the stages: expected equally many, and at most %d blocks in all", v.Depths, v.Dims, maxDepth)
 	case v.EmbedDim != v.Dims[0]:
 		return fmt.Errorf("the stem has width %d, the first stage %d; expected the same", v.EmbedDim, v.Dims[0])
 	case slices.ContainsFunc(v.Dims, func(d int) bool { return d <= 0 || d > maxWidth }):

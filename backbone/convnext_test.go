@@ -280,7 +280,7 @@ func TestConvNeXtConfig(t *testing.T) {
 		t.Errorf("where nothing says the image size: %v", err)
 	}
 	for want, change := range map[string]func(c *backbone.Config, v *backbone.ConvNeXt){
-		"expected as many":      func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = v.Dims[1:] },
+		"expected equally many": func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = v.Dims[1:] },
 		"expected positive":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1, 0, 1, 1} },
 		"at most 1024 blocks":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1000, 1, 1, 1000} },
 		"numbers up to 65536":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{4, 1 << 40, 8, 8} },

@@ -75,7 +75,7 @@ func refuseUnknown(weights checkpoint.StateDict, params []Param, prefixes ...str
 	}
 	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		if !known[name] && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			return fmt.Errorf("tensor %q: the blocks of this checkpoint are not all alike, or its form is not supported; expected in each what the first has", name)
+			return fmt.Errorf("tensor %q: the blocks of this checkpoint are not all alike, or its form is not supported; expected the same tensors in every block", name)
 		}
 	}
 	return nil
@@ -127,7 +127,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		return nil, none, fmt.Errorf("the architecture %q has made a configuration of the architecture %q", a.Name, got)
 	}
 	if o.NumHeads > 0 && own.NumHeads == 0 {
-		return nil, none, fmt.Errorf("a number of attention heads, %d, is given, but the checkpoint of a %s tells all about its heads; leave it out", o.NumHeads, a.Name)
+		return nil, none, fmt.Errorf("a number of attention heads, %d, is given, but a %s takes none; leave it out", o.NumHeads, a.Name)
 	}
 	switch head, ok := sd[own.Head()+".weight"]; {
 	case o.NumClasses > 0:

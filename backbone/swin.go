@@ -173,7 +173,7 @@ func (w Swin) Validate(c Config) error {
 	case c.NumHeads != 0:
 		return fmt.Errorf("%d attention heads in all blocks, but the stages of a Swin have their own; leave the number out", c.NumHeads)
 	case last < 0 || len(w.StageHeads) != len(w.Depths):
-		return fmt.Errorf("%d stages of blocks and %d of attention heads: expected as many, at least one", len(w.Depths), len(w.StageHeads))
+		return fmt.Errorf("%d stages of blocks and %d of attention heads: expected equally many, at least one", len(w.Depths), len(w.StageHeads))
 	case last > 15 || w.EmbedDim<<last > maxWidth || w.HiddenDim <= 0 || w.HiddenDim > maxWidth || w.HiddenDim<<last > 4*maxWidth:
 		return fmt.Errorf("width %d and MLP width %d, doubled %d times: expected positive numbers that end at most at %d and %d", w.EmbedDim, w.HiddenDim, last, maxWidth, 4*maxWidth)
 	case w.WindowSize < 1 || w.WindowSize > maxWindow:

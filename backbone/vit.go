@@ -104,7 +104,7 @@ func (v ViT) Validate(c Config) error {
 		return fmt.Errorf("pooling %q, expected %q (class token), %q, %q or %q", v.Pooling, poolToken, poolAvg, poolTokenAvg, poolTokenDist)
 	}
 	if v.FCNorm && v.Pooling != poolToken && v.Pooling != poolAvg {
-		return fmt.Errorf("pooling %q with a norm after it, expected one before", v.Pooling)
+		return fmt.Errorf("pooling %q with the norm after it: expected the norm before it", v.Pooling)
 	}
 	return nil
 }

@@ -21,4 +21,9 @@ func ExampleOpen() {
 	x, err := f.Float32(f.Tensors()[0].Name)
 	fmt.Println(len(x.Data), err)
 	// Output:
+	// PyTorch zip, model
+	// blocks.0.attn.proj.bias F32 [8]
+	// blocks.0.attn.proj.weight F32 [8 8]
+	// blocks.0.attn.qkv.bias F32 [24]
+	// 8 <nil>
 }
