@@ -14,9 +14,9 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Peak is what a device does at most, measured through the same graphs as
-// training: a matrix product, or a copy within its memory.
-type Peak struct {
+// peak holds the greatest speed of a device, measured through the same graphs as
+// training: of a matrix product or of a copy within its memory.
+type peak struct {
 	What   string  `json:"what"` // "matrix product 8192³" or "memory"
 	DType  string  `json:"dtype"`
 	TFLOPS float64 `json:"tflops,omitempty"`   // two operations for each multiply-add
@@ -25,17 +25,17 @@ type Peak struct {
 	Warm   float64 `json:"warm_up_seconds"`    // compilation and the first run
 }
 
-// peakTime is how long a peak is measured after its first run.
+// peakTime is how long a peak is measured after the first run.
 const peakTime = time.Second
 
-// chain is how many products run one after the other in one program, so that
-// starting it weighs little.
+// chain is the number of products that one program runs one after the other, so that the
+// time to start it matters little.
 const chain = 8
 
-// greatestPeak measures products of ever larger matrices until one takes long
-// enough to measure, and returns the fastest.
-func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (best Peak, err error) {
-	const slow, fast = 50, 1 // ms a product: of a processor, of a GPU
+// greatestPeak measures products of larger and larger matrices until a product takes long
+// enough, and returns the fastest.
+func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (best peak, err error) {
+	const slow, fast = 50, 1 // ms for a product: typical of a processor, of a GPU
 	for n := 1024; n <= 8192; n *= 2 {
 		p, err := matrixPeak(ctx, be, n, dtype)
 		if err != nil {
@@ -55,9 +55,9 @@ func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (
 }
 
 // matrixPeak measures products of two [n, n] matrices of random numbers.
-func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DType) (p Peak, err error) {
-	p = Peak{What: fmt.Sprintf("matrix product %d³", n), DType: dtype.String()}
-	// No two alike: on constants a processor draws less power and runs faster.
+func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DType) (p peak, err error) {
+	p = peak{What: fmt.Sprintf("matrix product %d³", n), DType: dtype.String()}
+	// All numbers differ: with constants a processor draws less power and runs faster.
 	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
 		x, w := scattered(g, n, n, 12.9898, 78.233), scattered(g, n, n, 39.3468, 11.135)
 		w = MulScalar(w, math.Sqrt(2/float64(n))) // values keep their scale
@@ -76,16 +76,16 @@ func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DTy
 	return p, err
 }
 
-// scattered is a matrix of numbers in ±1 with no order that a processor could use: the
-// sine of large angles, which needs no generator.
+// scattered returns a matrix of irregular numbers in ±1: sines of large angles, which need
+// no random generator.
 func scattered(g *Graph, rows, columns int, a, b float64) *Node {
 	shape := shapes.Make(dtypes.Float32, rows, columns)
 	return Sin(Add(MulScalar(Iota(g, shape, 0), a), MulScalar(Iota(g, shape, 1), b)))
 }
 
-// memoryPeak measures x+1 over an array of that many float32.
-func memoryPeak(ctx context.Context, be backend.Backend, n int) (p Peak, err error) {
-	p = Peak{What: "memory", DType: dtypes.Float32.String()}
+// memoryPeak measures x+1 over an array of n float32.
+func memoryPeak(ctx context.Context, be backend.Backend, n int) (p peak, err error) {
+	p = peak{What: "memory", DType: dtypes.Float32.String()}
 	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
 		return []*Node{scattered(g, n/1024, 1024, 12.9898, 78.233)}
 	}, func(g *Graph, in []*Node) []*Node {
@@ -100,9 +100,9 @@ func memoryPeak(ctx context.Context, be backend.Backend, n int) (p Peak, err err
 	return p, err
 }
 
-// timeProgram makes inputs by one graph on the device and times runs of another
-// on them, whose first output is read back: seconds of a run, and of the first one
-// with its compilation.
+// timeProgram makes inputs on the device with one graph and times runs of another graph on
+// them. The first output is read back. timeProgram returns the seconds of a run, and of
+// the first run with its compilation.
 func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run backend.Build) (seconds, warm float64, err error) {
 	prepare, err := backend.NewProgram(be, name+": inputs", inputs)
 	if err != nil {
@@ -114,7 +114,7 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 		return 0, 0, err
 	}
 	defer program.Close()
-	one, err := backend.Scalar(be, 1) // a program has an input
+	one, err := backend.Scalar(be, 1) // a program needs an input
 	if err != nil {
 		return 0, 0, err
 	}
@@ -128,7 +128,7 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 	for i := range x {
 		args[i] = x[i]
 	}
-	// repeat runs it n times and waits for the last.
+	// repeat runs the program n times, waits for the last run and returns the seconds of one.
 	repeat := func(n int) (seconds float64, err error) {
 		start := time.Now()
 		for i := range n {
@@ -153,7 +153,7 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 	if seconds, err = repeat(1); err != nil {
 		return 0, 0, err
 	}
-	if seconds < 0.05 { // waiting for it would weigh
+	if seconds < 0.05 { // waiting for each run would matter
 		n = 10
 	}
 	var all []float64

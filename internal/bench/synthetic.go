@@ -1,62 +1,109 @@
 package bench
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/method"
-	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Sizes lists the names that [Config] knows.
-func Sizes() []string { return []string{"tiny", "small", "base", "swin-tiny", "convnext-tiny"} }
+// sizes are the backbones that [Config] knows, with their names and those of timm.
+var sizes = []struct {
+	name   string
+	config func(classes int) backbone.Config
+}{
+	{"tiny", func(classes int) backbone.Config { return vit(192, 12, classes) }},  // vit_tiny_patch16_224
+	{"small", func(classes int) backbone.Config { return vit(384, 12, classes) }}, // vit_small_patch16_224
+	{"base", func(classes int) backbone.Config { return vit(768, 12, classes) }},  // vit_base_patch16_224
+	// swin_tiny_patch4_window7_224
+	{"swin-tiny", func(classes int) backbone.Config { return swin([]int{2, 2, 6, 2}, classes) }},
+	// convnext_tiny
+	{"convnext-tiny", func(classes int) backbone.Config { return convnext([]int{3, 3, 9, 3}, classes) }},
+}
 
-// mostClasses bounds a head, as mostImages does a batch.
+// vit returns a plain ViT with 64 channels for each attention head.
+func vit(width, depth, classes int) backbone.Config {
+	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: width / 64, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: depth, HiddenDim: 4 * width}}
+}
+
+// swin returns a Swin Transformer with the widths of Swin-T and these blocks in its
+// stages.
+func swin(depths []int, classes int) backbone.Config {
+	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-5,
+		Form: backbone.Swin{PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, Depths: depths, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}}
+}
+
+// convnext returns a ConvNeXt with the widths of ConvNeXt-T and these blocks in its
+// stages.
+func convnext(depths []int, classes int) backbone.Config {
+	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
+		Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Dims: []int{96, 192, 384, 768}, Depths: depths}}
+}
+
+// Sizes lists the names that [Config] knows.
+func Sizes() (names []string) {
+	for _, s := range sizes {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// SameSize reports whether two backbones have the same blocks: as many matrices, of the same shapes.
+func SameSize(a, b backbone.Config) bool {
+	matrices := func(c backbone.Config) (shapes [][]int) {
+		for _, p := range c.Params() {
+			if p.Matrix() {
+				shapes = append(shapes, p.Shape)
+			}
+		}
+		return shapes
+	}
+	return slices.EqualFunc(matrices(a), matrices(b), slices.Equal[[]int])
+}
+
+// mostClasses is the largest number of classes of a head.
 const mostClasses = 1 << 16
 
-// Config is a backbone of one of [Sizes] at 224 px, with a head for a number of
-// classes: a ViT as timm's vit_NAME_patch16_224, swin-tiny as
-// swin_tiny_patch4_window7_224, or convnext_tiny. What it does not know is an
-// *[run.OptionError].
+// Config returns the backbone of one of [Sizes], for images of 224 px, with a head for a
+// number of classes. An unknown name and a number out of range are a [run.OptionError].
 func Config(name string, classes int) (backbone.Config, error) {
-	widths := map[string]int{"tiny": 192, "small": 384, "base": 768}
-	d := widths[name]
-	if !slices.Contains(Sizes(), name) {
-		return backbone.Config{}, &run.OptionError{Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
-	}
 	if classes < 1 || classes > mostClasses {
 		return backbone.Config{}, &run.OptionError{Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
 	}
-	switch name {
-	case "swin-tiny":
-		return swinTiny(classes), nil
-	case "convnext-tiny":
-		return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
-			Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Depths: []int{3, 3, 9, 3}, Dims: []int{96, 192, 384, 768}}}, nil
+	for _, s := range sizes {
+		if s.name == name {
+			return s.config(classes), nil
+		}
 	}
-	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: d / 64, LayerNormEps: 1e-6,
-		Form: backbone.ViT{PatchSize: 16, EmbedDim: d, Depth: 12, HiddenDim: 4 * d}}, nil
+	return backbone.Config{}, &run.OptionError{Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
 }
 
-// Model is a backbone of that shape with made-up weights, always the same, at
-// which values keep their scale from block to block: uniform in ±1/√fan_in,
-// norms and layer scale at one, biases at zero.
+// generator returns the random numbers of one of the synthetic inputs.
+func generator(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(stream, 0)) }
+
+// The synthetic inputs. Each has random numbers of its own, always the same.
+const (
+	weightStream uint64 = iota
+	imageStream
+	scoreStream
+)
+
+// Model returns a backbone of this shape with synthetic weights, always the same. Values
+// keep their scale from block to block: weights are uniform in ±1/√fan_in, norms and
+// layer scales are one, biases are zero.
 func Model(c backbone.Config) *backbone.Model {
-	r := rand.New(rand.NewPCG(0, 0))
+	r := generator(weightStream)
 	weights := checkpoint.StateDict{}
 	for _, p := range c.Params() {
 		if p.Role == backbone.Head {
-			continue // every method draws its own
+			continue // every method draws its own head
 		}
 		t := checkpoint.NewTensor(p.Shape...)
 		switch {
@@ -73,115 +120,43 @@ func Model(c backbone.Config) *backbone.Model {
 		weights[p.Name] = t
 	}
 	half := [3]float32{0.5, 0.5, 0.5}
-	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "made up"}, weights)
+	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "synthetic"}, weights)
 }
 
-// DefaultBudget is that of spt's methods where none is given, as [plan.ParseBudget]
-// reads it: the paper's for a ViT-B, and less for a backbone as narrow as a tiny
-// ViT, where it would pay for a module on every matrix.
-func DefaultBudget(c backbone.Config) string {
-	if c.NumFeatures() <= 192 {
-		return "0.2M"
-	}
-	return "0.4M"
-}
-
-// Select is what the method tunes on a backbone of this shape. Methods of SPT
-// plan under the budget from made-up scores, always the same, with modules of rank 8; lora and adapter
-// get the rank that the budget allows, or without one rank 8; the others take
-// no budget. What cannot work is an *[run.OptionError].
-func Select(ctx context.Context, c backbone.Config, m Method, budget string) (peft.Selection, error) {
-	if err := m.Validate(); err != nil {
-		return peft.Selection{}, err
-	}
-	tuned := method.Method(m)
-	if tuned.Scores() {
-		p, err := spt.Plan(ctx, c, scores(c), budget, run.PlanOptions{Module: tuned.Module(), Rank: 8})
-		if err != nil {
-			return peft.Selection{}, err
-		}
-		return spt.Select(c, p), nil
-	}
-	if budget != "" && tuned != method.LoRA && tuned != method.Adapter {
-		return peft.Selection{}, &run.OptionError{Err: fmt.Errorf("method %s takes no budget; leave it out", m)}
-	}
-	if m == Forward || m == Score {
-		return peft.Linear(), nil
-	}
-	s, err := method.Baseline(c, tuned, method.BaselineOptions{Budget: budget})
-	if err != nil {
-		return s, &run.OptionError{Err: err}
-	}
-	return s, nil
-}
-
-// SelectPlan is what a plan tunes on a backbone of this shape. A plan that does
-// not fit is an *[run.InputError].
-func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
-	count, err := peft.CountOf(p.Module)
-	if err == nil {
-		err = p.Validate(spt.Tensors(c), count)
-	}
-	if err != nil {
-		return peft.Selection{}, &run.InputError{Err: err}
-	}
-	return spt.Select(c, p), nil
-}
-
-// operationScale is how large the largest hundredth to thousandth of the scores
-// in a block's matrices is, beside v's: of a ViT-Ti/16 (augreg) scored on
-// sign_digits, rounded.
+// operationScale says how large the largest hundredth to thousandth of the scores in a
+// block's matrices is, relative to those of attn.v. The values are those of a ViT-Ti/16
+// (augreg) scored on sign_digits, rounded. Matrices of other names have scale 1.
 var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v": 1, "attn.proj": 0.7, "mlp.fc1": 0.9, "mlp.fc2": 0.5}
 
-// lineSpread and valueSpread are the deviations of the logarithm of what a row or
-// column of a matrix, and a single value, have beside the others: such that plans
-// have their entries in as few rows or columns as those that the authors published.
+// lineSpread and valueSpread are standard deviations of the logarithm: of the scale of a
+// row or column of a matrix, and of a single value. With these, plans have their entries
+// in as few rows or columns as the plans that the authors published.
 const lineSpread, valueSpread = 1.2, 0.5
 
-// SameSize reports whether two backbones have blocks of the same numbers and widths.
-func SameSize(a, b backbone.Config) bool {
-	switch x := a.Form.(type) {
-	case backbone.ViT:
-		y, ok := b.Form.(backbone.ViT)
-		return ok && x.EmbedDim == y.EmbedDim && x.Depth == y.Depth && x.HiddenDim == y.HiddenDim
-	case backbone.Swin:
-		y, ok := b.Form.(backbone.Swin)
-		return ok && x.EmbedDim == y.EmbedDim && x.HiddenDim == y.HiddenDim && slices.Equal(x.Depths, y.Depths)
-	case backbone.ConvNeXt:
-		y, ok := b.Form.(backbone.ConvNeXt)
-		return ok && x.EmbedDim == y.EmbedDim && slices.Equal(x.Depths, y.Depths)
-	}
-	return false
-}
-
-// embedDim is the width of the patch embedding or stem, whose kernel is the first of four dimensions.
-func embedDim(c backbone.Config) int {
-	for _, p := range c.Params() {
-		if len(p.Shape) == 4 {
-			return p.Shape[0]
-		}
-	}
-	return 0
-}
-
-// scores are made up, the same for the same shape, and like real ones where it
-// matters to a plan: each tensor has a scale of its own, by its kind and its
-// block, and so have its rows and columns, because a weight's gradient is that of
-// its output times its input.
-func scores(c backbone.Config) *sensitivity.Scores {
+// syntheticScores returns scores that are always the same for the same shape. They
+// resemble real scores where it matters to a plan. Each tensor has a scale of its own, by
+// its operation. So have its rows and columns, because the gradient of a weight is the
+// gradient of its output times its input.
+func syntheticScores(c backbone.Config) *sensitivity.Scores {
 	out := new(sensitivity.Scores)
 	_, out.ClassToken = c.ClassTokens()
-	r := rand.New(rand.NewPCG(2, 0))
+	r := generator(scoreStream)
+	width := 0 // of the first block's tokens: the first norm's
 	for _, p := range c.Params() {
 		if p.Role != backbone.Scored {
 			continue
 		}
+		if width == 0 {
+			width = p.Shape[0]
+		}
 		scale := 1.0
 		switch parts := strings.Split(p.Name, "."); {
 		case p.Matrix():
-			scale = operationScale[strings.Join(parts[len(parts)-3:len(parts)-1], ".")]
-		case !p.Norm && len(p.Shape) == 1: // a bias counts for a whole row, the more so the longer that is
-			scale = 40 * math.Pow(float64(embedDim(c))/192, 2)
+			if s, ok := operationScale[strings.Join(parts[len(parts)-3:len(parts)-1], ".")]; ok {
+				scale = s
+			}
+		case !p.Norm && len(p.Shape) == 1: // a bias acts on a whole row; longer rows give it more weight
+			scale = 40 * math.Pow(float64(width)/192, 2)
 		}
 		scale *= math.Exp(r.NormFloat64() / 2)
 		t := sensitivity.Tensor{Name: p.Name, Shape: p.Shape, Norm: p.Norm, EntriesOnly: p.EntriesOnly, Scores: make([]float32, p.Size())}

@@ -2,139 +2,272 @@ package bench
 
 import (
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/peft"
 )
 
-// Work is the arithmetic that one step on a batch cannot do without, in
-// floating-point operations: two for each multiply-add of its matrix products and
-// convolutions.
-// The selection is what is tuned; score takes gradients of every scored weight
-// whatever it says, forward none.
+// work returns the arithmetic that one step on a mini-batch cannot do without, in
+// floating-point operations: two for each multiply-add of a matrix product or a
+// convolution. The selection is what a method tunes; [score] takes the gradients of all
+// scored weights and ignores it, [Forward] takes none.
 //
-// Counted are the forward products, attention's among them; the gradients of
-// inputs (as much again, for attention twice as much), only above what is
-// tuned; and the gradients of tuned weights, where a single entry takes one
-// multiply-add a token. Not counted is what is no product: norms, softmax, GELU,
-// drops, the optimiser; nor what an implementation computes twice; nor, of the
-// last block, what only tokens would read that nothing reads. Of the first block all
-// tokens' input gradients are counted where the class token is tuned, though its own
-// would do: 1 % of an SPT-LoRA step of a ViT-B, 0.9 % of a ViT-Ti's.
-func Work(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
-	w := work{selection: s, backward: m != Forward, tuned: map[string]bool{}}
-	switch m {
-	case Forward:
-	case Score:
-		w.selection = peft.Selection{}
+// work builds the graph of the step, with GoMLX's gradient, and adds up the products on
+// which the logits and the gradients of the tuned tensors depend. So it counts any
+// backbone, module and method. It adds these rules:
+//
+//   - Where single entries of a weight are tuned, the graph computes the gradient of the
+//     whole weight. Only the multiply-adds of the entries' own values count: one for each
+//     token in a linear layer.
+//   - A tap of a convolution's kernel that meets padding takes no multiply-add.
+//   - Other operations (norms, softmax, activations, drops, the optimizer) do not count,
+//     nor does what an implementation computes twice.
+//
+// In two cases the graph computes more than is needed, and work counts it. In the first
+// block of a ViT, the gradient of the input is computed for all tokens even if only the
+// class token needs it: 1 % of an SPT-LoRA step of a ViT-B. The tokens with which a Swin
+// pads its maps are computed like the others.
+func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float64, err error) {
+	if m == score {
+		s = peft.Linear()
+	}
+	err = withGraph(c, s, batch, func(t *tally, in peft.Inputs, logits *Node) {
+		counted := count{tally: t, seen: map[compute.Value]bool{}}
+		counted.whole(logits)
+		var picked []func() // last, because what is needed as a whole counts as a whole
+		if tensors := wantedBy(c, s, m, in); len(tensors) > 0 {
+			nodes := make([]*Node, len(tensors))
+			for i, w := range tensors {
+				nodes[i] = w.node
+			}
+			// Any scalar of the logits has the same products behind its gradient as a loss.
+			for i, gradient := range Gradient(ReduceAllSum(logits), nodes...) {
+				if entries := tensors[i].entries; entries == nil {
+					counted.whole(gradient)
+				} else {
+					picked = append(picked, func() { counted.entries(gradient, entries) })
+				}
+			}
+		}
+		for _, f := range picked {
+			f()
+		}
+		flop = 2 * counted.multiplyAdds
+	})
+	return flop, err
+}
+
+// withGraph builds the forward pass of a mini-batch on a tally and calls use with it.
+// Tensors of which single entries are tuned enter the graph as they are.
+func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally, in peft.Inputs, logits *Node)) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("counting the work of a step: %w", err)
+		}
+	}()
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	tuning, err := peft.New(c, s)
+	if err != nil {
+		return err
+	}
+	t, err := newTally()
+	if err != nil {
+		return err
+	}
+	defer t.Finalize()
+	g := NewGraph(t, "work")
+	defer g.Finalize()
+	return backend.Caught(func() {
+		parameter := func(name string, shape ...int) *Node {
+			return Parameter(g, name, shapes.Make(dtypes.Float32, shape...))
+		}
+		in := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}}
+		sparse := map[string]bool{}
+		for name := range s.Entries {
+			sparse[peft.SparseValues(name)] = true
+		}
+		for _, p := range tuning.Params {
+			if !sparse[p.Name] {
+				in.Tuned[p.Name] = parameter(p.Name, p.Shape...)
+			}
+		}
 		for _, p := range c.Params() {
-			w.tuned[p.Name] = p.Role == backbone.Scored
+			if in.Tuned[p.Name] == nil {
+				in.Frozen[p.Name] = parameter(p.Name, p.Shape...)
+			}
 		}
-	default:
-		for _, name := range append([]string{c.Head() + ".weight", c.Head() + ".bias"}, s.Whole...) {
-			w.tuned[name] = true
-		}
-	}
-
-	switch form := c.Form.(type) {
-	case backbone.Swin:
-		w.swin(c, form)
-	case backbone.ConvNeXt:
-		w.convnext(c, form)
-	case backbone.ViT:
-		w.vit(c, form)
-	}
-	return 2 * w.multiplyAdds * float64(batch)
-}
-
-// vit counts a ViT.
-func (w *work) vit(c backbone.Config, v backbone.ViT) {
-	patches, n, d := (c.ImageSize/v.PatchSize)*(c.ImageSize/v.PatchSize), c.Tokens(), v.EmbedDim
-	grad := w.linear("patch_embed.proj", patches, 3*v.PatchSize*v.PatchSize, d, false)
-	grad = grad || w.reaches("cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre.weight", "norm_pre.bias")
-	up := v.HiddenDim // what fc1 returns
-	if v.SwiGLU {
-		up *= 2
-	}
-	for i := range v.Depth {
-		b := fmt.Sprintf("blocks.%d.", i)
-		x := grad || w.reaches(b+"norm1.weight", b+"norm1.bias")
-		m := n // tokens that are read after attention
-		if i == v.Depth-1 {
-			from, to := v.TokensRead(c)
-			m = to - from
-		}
-		q := w.linear(b+"attn.q", m, d, d, x)
-		k := w.linear(b+"attn.k", n, d, d, x)
-		vv := w.linear(b+"attn.v", n, d, d, x)
-		q = q || w.reaches(b+"attn.q_norm.weight", b+"attn.q_norm.bias")
-		k = k || w.reaches(b+"attn.k_norm.weight", b+"attn.k_norm.bias")
-		w.attention(m*n*d, q, k, vv, false)
-		grad = w.linear(b+"attn.proj", m, d, d, q || k || vv) || grad || w.reaches(b+"ls1.gamma")
-		x = grad || w.reaches(b+"norm2.weight", b+"norm2.bias")
-		x = w.linear(b+"mlp.fc1", m, d, up, x)
-		grad = w.linear(b+"mlp.fc2", m, v.HiddenDim, d, x) || grad || w.reaches(b+"ls2.gamma")
-	}
-	grad = grad || w.reaches("norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias")
-	w.linear("head", 1, c.NumFeatures(), c.NumClasses, grad)
-}
-
-// work counts the multiply-adds of one image.
-type work struct {
-	selection    peft.Selection
-	tuned        map[string]bool // whole
-	backward     bool
-	multiplyAdds float64
-}
-
-func (w *work) add(n int) { w.multiplyAdds += float64(n) }
-
-func (w *work) addIf(needed bool, n int) {
-	if needed {
-		w.add(n)
-	}
-}
-
-// reaches reports whether a gradient has to come as far as one of the tensors.
-func (w *work) reaches(names ...string) bool {
-	return w.backward && slices.ContainsFunc(names, func(name string) bool {
-		return w.tuned[name] || len(w.selection.Entries[name]) > 0
+		images := parameter("images", batch, c.ImageSize, c.ImageSize, 3)
+		use(t, in, c.Logits(tuning.Layers(in), images))
 	})
 }
 
-// attention counts the products between q, k and v, whose scores take a number of
-// multiply-adds. The flags say which of them, or whether a bias of the scores,
-// needs a gradient.
-func (w *work) attention(scores int, q, k, v, bias bool) {
-	w.add(2 * scores) // q·kᵀ, and the probabilities times v
-	w.addIf(v, scores)
-	w.addIf(q || k || bias, scores) // the probabilities' gradient
-	w.addIf(q, scores)
-	w.addIf(k, scores)
+// wanted is a tensor whose gradient a step takes.
+type wanted struct {
+	node    *Node
+	entries []int32 // positions of the only values of a weight that are tuned; nil: all are
 }
 
-// linear counts a linear layer with its module on a number of tokens. grad says
-// whether its input needs a gradient; the result, whether its output does.
-func (w *work) linear(name string, tokens, in, out int, grad bool) bool {
-	weight := name + ".weight"
-	product := tokens * in * out
-	w.add(product)
-	w.addIf(grad, product)
-	w.addIf(w.tuned[weight], product)
-	w.addIf(w.backward, tokens*len(w.selection.Entries[weight]))
-	y := grad || w.reaches(weight) || w.reaches(name+".bias")
-	if !slices.Contains(w.selection.Structured, weight) {
-		return y
+// wantedBy lists the tensors whose gradients a step takes.
+func wantedBy(c backbone.Config, s peft.Selection, m Method, in peft.Inputs) (out []wanted) {
+	if m == Forward {
+		return nil
 	}
-	from, fromGrad := in, grad
-	if w.selection.Module == "adapter" && !strings.HasSuffix(name, ".attn.proj") { // acts on the layer's output
-		from, fromGrad = out, y
+	if m == score {
+		for _, p := range c.Params() {
+			if p.Role == backbone.Scored {
+				out = append(out, wanted{node: in.Frozen[p.Name]})
+			}
+		}
+		return out
 	}
-	first, second := tokens*from*w.selection.Rank, tokens*w.selection.Rank*out
-	w.add(first + second)
-	w.addIf(w.backward, first+2*second) // both weights' gradients, and back through the second
-	w.addIf(fromGrad, first)
-	return w.backward || y
+	for _, name := range slices.Sorted(maps.Keys(in.Tuned)) {
+		out = append(out, wanted{node: in.Tuned[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Entries)) {
+		w := wanted{node: in.Frozen[name]}
+		if w.node.Rank() > 1 { // the gradient of a vector is no product
+			w.entries = s.Entries[name]
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// count adds up the products on which nodes depend, each once.
+type count struct {
+	tally        *tally
+	seen         map[compute.Value]bool
+	multiplyAdds float64
+}
+
+// value returns the backend's value of n. Nodes of the same operation on the same inputs
+// have the same value.
+func value(n *Node) compute.Value { return InternalBackendOutputs(n)[0] }
+
+// whole counts what n needs.
+func (c *count) whole(n *Node) {
+	v := value(n)
+	if c.seen[v] {
+		return
+	}
+	c.seen[v] = true
+	for _, i := range n.Inputs() {
+		c.whole(i)
+	}
+	if p, ok := c.tally.products[v]; ok {
+		c.multiplyAdds += p.total()
+	}
+}
+
+// entries counts what the values at row-major positions of n need. It follows them
+// through reshapes and transposes to the product that computes them; what any other
+// operation computes is counted as a whole.
+func (c *count) entries(n *Node, positions []int32) {
+	at := make([]int, len(positions))
+	for i, p := range positions {
+		at[i] = int(p)
+	}
+	for !c.seen[value(n)] {
+		p, isProduct := c.tally.products[value(n)]
+		switch {
+		case isProduct:
+			c.seen[value(n)] = true
+			for _, i := range n.Inputs() {
+				c.whole(i)
+			}
+			for _, position := range at {
+				c.multiplyAdds += p.at(position)
+			}
+		case n.Type() == NodeTypeReshape:
+			n = n.Inputs()[0]
+		case n.Type() == NodeTypeTranspose:
+			input, permutation := n.Inputs()[0], c.tally.permutations[value(n)]
+			for i := range at {
+				at[i] = transposed(at[i], n.Shape().Dimensions, input.Shape().Dimensions, permutation)
+			}
+			n = input
+		default:
+			c.whole(n)
+		}
+	}
+}
+
+// block is the part of a layer's canonical name that says in which block it is.
+var block = regexp.MustCompile(`\bblocks\.[0-9]+\.`)
+
+// products returns the shapes of the products of the backbone's forward pass with its
+// weights on a mini-batch, without the head's. A layer that all blocks of a stage have is
+// listed once, for the block in which it takes the most rows; layers of the same shape
+// are listed together. The products of the backward pass for inputs have the same shapes
+// with k and n exchanged.
+func products(c backbone.Config, batch int) (list []gemm, err error) {
+	err = withGraph(c, peft.Linear(), batch, func(t *tally, _ peft.Inputs, logits *Node) {
+		seen := map[*Node]bool{}
+		var layers []gemm
+		var visit func(n *Node)
+		visit = func(n *Node) {
+			if seen[n] {
+				return
+			}
+			seen[n] = true
+			for _, i := range n.Inputs() {
+				visit(i)
+			}
+			p, ok := t.products[value(n)]
+			if !ok || n.Type() != NodeTypeDotGeneral {
+				return
+			}
+			weight := n.Inputs()[1]
+			for weight.Type() == NodeTypeReshape || weight.Type() == NodeTypeTranspose {
+				weight = weight.Inputs()[0]
+			}
+			if weight.Type() != NodeTypeParameter {
+				return // attention's
+			}
+			layer := strings.TrimSuffix(weight.GetParameterName(), ".weight")
+			if layer == c.Head() {
+				return
+			}
+			layer = block.ReplaceAllString(layer, "")
+			k := int(p.each)
+			width := weight.Shape().Size() / k
+			rows := n.Shape().Size() / width
+			if i := slices.IndexFunc(layers, func(l gemm) bool { return l.Name == layer && l.K == k && l.N == width }); i >= 0 {
+				layers[i].M = max(layers[i].M, rows)
+				return
+			}
+			layers = append(layers, gemm{Name: layer, M: rows, K: k, N: width})
+		}
+		visit(logits)
+		list = together(layers)
+	})
+	return list, err
+}
+
+// together merges layers of the same shape into one that names them all: "attn.q, k, v".
+func together(layers []gemm) (out []gemm) {
+	for _, l := range layers {
+		i := slices.IndexFunc(out, func(o gemm) bool { return o.M == l.M && o.K == l.K && o.N == l.N })
+		if i < 0 {
+			out = append(out, l)
+			continue
+		}
+		// The first name says what the names have in common.
+		first, _, _ := strings.Cut(out[i].Name, ", ")
+		out[i].Name += ", " + strings.TrimPrefix(l.Name, first[:strings.LastIndex(first, ".")+1])
+	}
+	return out
 }

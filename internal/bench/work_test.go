@@ -2,18 +2,14 @@ package bench
 
 import (
 	"fmt"
-	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/gobackend"
-	"github.com/gomlx/compute/shapes"
-
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/method"
-	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -26,16 +22,24 @@ func size(t *testing.T, name string, classes int) backbone.Config {
 	return c
 }
 
-// The forward pass has the multiply-adds that are published for these models at
-// 224 px with 1000 classes: DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6
-// GMACs for tiny, small and base. Those count the tokens of the last block that
-// nothing reads, too.
+func mustWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batch int) float64 {
+	t.Helper()
+	flop, err := work(c, s, m, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return flop
+}
+
+// TestWorkForward compares the forward pass with published numbers for 224 px and 1000
+// classes: DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6 GMACs for tiny, small and
+// base. They include the tokens of the last block that nothing reads.
 func TestWorkForward(t *testing.T) {
 	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
 		c := size(t, name, 1000)
-		v := c.Form.(backbone.ViT)
-		unread := 196 * (2*v.EmbedDim*v.EmbedDim + 2*v.EmbedDim*v.HiddenDim + 2*197*v.EmbedDim)
-		got := Work(c, peft.Linear(), Forward, 1)/2e9 + float64(unread)/1e9
+		vit := c.Form.(backbone.ViT)
+		unread := 196 * (2*vit.EmbedDim*vit.EmbedDim + 2*vit.EmbedDim*vit.HiddenDim + 2*197*vit.EmbedDim)
+		got := mustWork(t, c, peft.Linear(), Forward, 1)/2e9 + float64(unread)/1e9
 		if text := fmt.Sprintf("%.1f", got); text != want {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
 		}
@@ -45,22 +49,24 @@ func TestWorkForward(t *testing.T) {
 	// block one token but for k and v; head 768·1000.
 	const want = 196*768*768 + 11*(4*197*768*768+2*197*768*3072+2*197*197*768) +
 		(2*197+2)*768*768 + 2*768*3072 + 2*197*768 + 768*1000
-	if got := Work(size(t, "base", 1000), peft.Linear(), Forward, 3); got != 3*2*want {
+	if got := mustWork(t, size(t, "base", 1000), peft.Linear(), Forward, 3); got != 3*2*want {
 		t.Errorf("base, three images: %.0f, want %d", got, 3*2*want)
 	}
 }
 
-// Sums that follow from the shapes alone, in multiply-adds of one image.
+// TestWorkByHand compares with sums over the shapes of a ViT-Ti, in multiply-adds of one
+// image.
 func TestWorkByHand(t *testing.T) {
 	c := size(t, "tiny", 10)
 	const (
 		n, d, h   = 197, 192, 768
 		patch     = 196 * 768 * d
-		layers    = 11*(4*n*d*d+2*n*d*h) + (2*n+2)*d*d + 2*d*h // q, k, v, proj, fc1, fc2; the last block's for one token
+		layers    = 11*(4*n*d*d+2*n*d*h) + (2*n+2)*d*d + 2*d*h // q, k, v, proj, fc1, fc2; in the last block for one token
 		attention = 11*2*n*n*d + 2*n*d
 		head      = d * 10
 		forward   = patch + layers + attention + head
-		matrices  = 11*(4*2*d+2*(d+h))*n + (2*n+2)*2*d + 2*(d+h) // LoRA's parameters at rank 1, times tokens
+		lora      = 11*(4*2*d+2*(d+h))*n + (2*n+2)*2*d + 2*(d+h) // parameters of LoRA at rank 1, times tokens
+		adapter   = 11*(5*2*d+2*h)*n + (2*n+2)*2*d + 2*d + 2*h   // matrices of Adapter at rank 1, times tokens
 	)
 	for _, test := range []struct {
 		name   string
@@ -70,189 +76,185 @@ func TestWorkByHand(t *testing.T) {
 	}{
 		{"linear", peft.Linear(), Method(method.Linear), forward + head},
 		{"full", peft.Full(c), Method(method.Full), forward + patch + 2*layers + 2*attention + 2*head},
-		{"score", peft.Linear(), Score, forward + 2*layers + 2*attention + head},
+		{"score", peft.Linear(), score, forward + 2*layers + 2*attention + head},
 		{"class token", peft.Selection{Whole: []string{"cls_token"}}, Method(method.SPTLoRA), forward + layers + 2*attention + 2*head},
-		// Block 0 needs no gradient of its input: q, k and v lack one product
-		// each, and one through A.
-		{"lora", peft.Uniform(c, "lora", 8), Method(method.LoRA), forward + layers + 2*attention + 2*head + 3*8*matrices - 3*n*d*d - 3*n*d*8},
+		// Block 0 needs no gradient of its input: q, k and v lack one product each, and
+		// their modules one.
+		{"lora", peft.Uniform(c, "lora", 8), Method(method.LoRA), forward + layers + 2*attention + 2*head + 3*8*lora - 3*n*d*d - 3*n*d*8},
+		{"adapter", peft.Uniform(c, "adapter", 8), Method(method.Adapter), forward + layers + 2*attention + 2*head + 3*8*adapter - 3*n*d*d - 3*n*d*8},
 		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(method.SPTLoRA), forward + d*h + 2*head},
 		{"entries", peft.Selection{Entries: map[string][]int32{"blocks.11.mlp.fc2.weight": {1, 5, 9}}}, Method(method.SPTLoRA), forward + 3 + 2*head},
 	} {
-		if got := Work(c, test.s, test.method, 1); got != 2*float64(test.want) {
+		if got := mustWork(t, c, test.s, test.method, 1); got != 2*float64(test.want) {
 			t.Errorf("%s: %.0f, want %d", test.name, got, 2*test.want)
 		}
 	}
 }
 
-// Work is what the matrix products of the graph come to that autodiff builds,
-// after what nothing asks for is left out. Single entries apart: in the graph
-// their gradient is picked from that of the whole matrix.
-func TestWorkIsTheGraphs(t *testing.T) {
-	plain := backbone.Config{ImageSize: 24, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
-		Form: backbone.ViT{PatchSize: 8, EmbedDim: 12, Depth: 3, HiddenDim: 20}}
-	forms := map[string]func(v *backbone.ViT){
-		"plain":          func(v *backbone.ViT) {},
-		"mean":           func(v *backbone.ViT) { v.Pooling, v.FCNorm = "avg", true },
-		"no class token": func(v *backbone.ViT) { v.Pooling, v.NoClassToken = "avg", true },
-		"distilled":      func(v *backbone.ViT) { v.Pooling, v.DistToken = "token+dist", true },
-		"DINOv2": func(v *backbone.ViT) {
-			v.Pooling, v.Registers, v.PatchPositions, v.LayerScale, v.SwiGLU = "token+avg", 4, true, true, true
-		},
-		"CLIP":    func(v *backbone.ViT) { v.PreNorm, v.NoPatchBias, v.QuickGELU = true, true, true },
-		"qk norm": func(v *backbone.ViT) { v.QKNorm, v.NoQKVBias, v.Registers = true, true, 2 },
+// TestWorkForwardSwin compares with Swin (Liu et al. 2021): 4.5 G multiply-adds for
+// Swin-T at 224 px with 1000 classes.
+func TestWorkForwardSwin(t *testing.T) {
+	if got := fmt.Sprintf("%.1f", mustWork(t, size(t, "swin-tiny", 1000), peft.Linear(), Forward, 1)/2e9); got != "4.5" {
+		t.Errorf("%s GMACs, published are 4.5", got)
 	}
-	const batch = 2
-	for form, change := range forms {
-		c := plain
-		v := c.Form.(backbone.ViT)
-		change(&v)
-		c.Form = v
-		if err := c.Validate(); err != nil {
+	if got := size(t, "swin-tiny", 1000); got.Size() != 28_288_354-769_000 { // the number of timm's model, less the head
+		t.Errorf("%d parameters", got.Size())
+	}
+}
+
+// inside returns the number of pairs of a position and a tap of a 7-wide kernel along one
+// axis of a map for which the tap lies on the map.
+func inside(side int) (n int) {
+	for position := range side {
+		for tap := -3; tap <= 3; tap++ {
+			if position+tap >= 0 && position+tap < side {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// TestWorkForwardConvNeXt compares with the paper's 4.5 G multiply-adds for ConvNeXt-T at
+// 224 px with 1000 classes, which include the zeros beyond the edges of maps.
+func TestWorkForwardConvNeXt(t *testing.T) {
+	c := size(t, "convnext-tiny", 1000)
+	got := mustWork(t, c, peft.Linear(), Forward, 1) / 2e9
+	form, zeros := c.Form.(backbone.ConvNeXt), 0.0
+	for i, side := range []int{56, 28, 14, 7} {
+		zeros += float64(form.Depths[i]*form.Dims[i]*(49*side*side-inside(side)*inside(side))) / 1e9
+	}
+	if text := fmt.Sprintf("%.1f", got+zeros); text != "4.5" || zeros < 0.01 {
+		t.Errorf("%s GMACs and %.3f of zeros among them, published are 4.5", text, zeros)
+	}
+	if n := c.Size() + c.NumFeatures()*1000 + 1000; n != 28_589_128 { // timm's convnext_tiny
+		t.Errorf("%d parameters", n)
+	}
+}
+
+// TestWorkEntriesConvNeXt: a tuned entry of a kernel takes a multiply-add for each
+// position at which its tap lies on the map.
+func TestWorkEntriesConvNeXt(t *testing.T) {
+	c := size(t, "convnext-tiny", 10)
+	work := func(name string, entries ...int32) float64 {
+		slices.Sort(entries)
+		return mustWork(t, c, peft.Selection{Entries: map[string][]int32{name: entries}}, Method(method.SPTLoRA), 1)
+	}
+	const kernel = "stages.3.blocks.2.conv_dw.weight" // of a map of 7×7
+	for entry, want := range map[int32]float64{24: 49, 0: 16, 49 + 6: 16, 3: 28, 21: 28, 48: 16} {
+		if got := (work(kernel, 22, entry) - work(kernel, 22)) / 2; got != want {
+			t.Errorf("entry %d of a depth-wise kernel: %g, expected %g", entry, got, want)
+		}
+	}
+	const down = "stages.3.downsample.1.weight"
+	if got := (work(down, 1, 2, 3) - work(down, 3)) / 2; got != 2*49 {
+		t.Errorf("two entries of a down-sampling kernel: %g, expected 98", got)
+	}
+}
+
+// gated is a structured module with three matrices and a product of two of them that does
+// not depend on the images.
+var gated = peft.Module{
+	Name:  "bench-gated",
+	Count: func(in, out, rank int) int { return rank * (2*in + out) },
+	Graph: func(s *peft.Site, x, y *Node) *Node {
+		a := s.Param("a", peft.KaimingUniform, s.Rank, s.In)
+		b := s.Param("b", peft.KaimingUniform, s.Rank, s.In)
+		c := s.Param("c", peft.Zero, s.Out, s.Rank)
+		h := Mul(backbone.Linear(x, a, nil), backbone.GELU(backbone.Linear(x, b, nil)))
+		h = Add(backbone.Linear(h, c, nil), backbone.Linear(x, Dot(c, b).Product(), nil))
+		return Add(y, h)
+	},
+}
+
+// TestWorkModule counts a structured module that is registered by a program.
+func TestWorkModule(t *testing.T) {
+	if err := peft.Register(gated); err != nil {
+		t.Fatal(err)
+	}
+	c := size(t, "tiny", 10)
+	const n, d, h, rank, batch = 197, 192, 768, 4, 3
+	s := peft.Selection{Module: gated.Name, Rank: rank, Structured: []string{"blocks.10.mlp.fc1.weight"}}
+	less := peft.Selection{Whole: []string{"blocks.10.mlp.fc1.bias"}} // the same gradients without the module
+	// a, b and c, whose inputs need a gradient but for x; the product of c and b, with both
+	// gradients; the product of x with it, with the gradient of the matrix.
+	want := batch*(2*2*n*d*rank+3*n*rank*h) + 3*h*rank*d + batch*2*n*d*h
+	got := mustWork(t, c, s, Method(method.SPT(gated.Name)), batch) - mustWork(t, c, less, Method(method.SPTLoRA), batch)
+	if got != 2*float64(want) {
+		t.Errorf("the module takes %.0f, want %d", got, 2*want)
+	}
+}
+
+// TestWorkMethods counts every method that package method lists.
+func TestWorkMethods(t *testing.T) {
+	c := size(t, "tiny", 10)
+	vit := c.Form.(backbone.ViT)
+	vit.Depth = 2
+	c.Form = vit
+	forward := mustWork(t, c, peft.Linear(), Forward, 1)
+	for _, m := range Methods() {
+		budget := ""
+		if method.Method(m).Scores() {
+			budget = "20k"
+		}
+		s, err := Select(t.Context(), c, m, budget)
+		if err != nil {
+			t.Errorf("%s: %v", m, err)
+			continue
+		}
+		if got := mustWork(t, c, s, m, 1); m == Forward && got != forward || m != Forward && got <= forward {
+			t.Errorf("%s: %.0f, the forward pass takes %.0f", m, got, forward)
+		}
+	}
+}
+
+// TestWorkRefused: what cannot be counted is an error.
+func TestWorkRefused(t *testing.T) {
+	c := size(t, "tiny", 10)
+	c.Form = nil
+	if _, err := work(c, peft.Linear(), Forward, 1); err == nil || !strings.Contains(err.Error(), "no form") {
+		t.Errorf("a configuration without a form: %v", err)
+	}
+	if _, err := products(c, 1); err == nil || !strings.Contains(err.Error(), "no form") {
+		t.Errorf("products of a configuration without a form: %v", err)
+	}
+	c = size(t, "tiny", 10)
+	if _, err := work(c, peft.Selection{Whole: []string{"blocks.99.x"}}, Method(method.SPTLoRA), 1); err == nil {
+		t.Error("a tensor that the backbone does not have is counted")
+	}
+}
+
+func TestProducts(t *testing.T) {
+	for _, test := range []struct {
+		size, want string
+	}{
+		{"tiny", "patch_embed.proj 392 768 192; attn.q, k, v, proj 394 192 192; mlp.fc1 394 192 768; mlp.fc2 394 768 192"},
+		{"swin-tiny", "patch_embed.proj 6272 48 96; layers.0.attn.q, k, v, proj 6272 96 96; layers.0.mlp.fc1 6272 96 384; layers.0.mlp.fc2 6272 384 96; layers.1.downsample.reduction 1568 384 192"},
+		{"convnext-tiny", "stem.0 6272 48 96; stages.0.mlp.fc1 6272 96 384; stages.0.mlp.fc2 6272 384 96; stages.1.downsample.1 1568 384 192; stages.1.mlp.fc1 1568 192 768"},
+	} {
+		list, err := products(size(t, test.size, 10), 2)
+		if err != nil {
 			t.Fatal(err)
 		}
-		for name, test := range selections(c) {
-			got := Work(c, test.s, test.m, batch)
-			if test.m != Forward {
-				for _, p := range c.Params() {
-					if entries, ok := test.s.Entries[p.Name]; ok && p.Matrix() {
-						got += 2 * batch * float64(c.Tokens()) * float64(p.Size()-len(entries))
-					}
-				}
-			}
-			if want := graphWork(t, c, test.s, test.m, batch); got != want {
-				t.Errorf("%s, %s: %.0f, the graph has %.0f", form, name, got, want)
-			}
+		var names []string
+		for _, g := range list {
+			names = append(names, fmt.Sprint(g.Name, " ", g.M, " ", g.K, " ", g.N))
+		}
+		if got := strings.Join(names, "; "); got != test.want && !strings.HasPrefix(got, test.want+"; layers.1") && !strings.HasPrefix(got, test.want+"; stages.1") {
+			t.Errorf("%s: %s", test.size, got)
 		}
 	}
 }
 
-type selected struct {
-	s peft.Selection
-	m Method
-}
-
-// selections are all kinds that there are, and every tensor that is no weight of a
-// layer alone: how far down a gradient has to come.
-func selections(c backbone.Config) map[string]selected {
-	adapters := peft.Uniform(c, "adapter", 3)
-	adapters.Whole = []string{"blocks.1.norm2.bias"}
-	all := map[string]selected{
-		"forward":           {peft.Linear(), Forward},
-		"forward, lora":     {peft.Uniform(c, "lora", 3), Forward},
-		"linear":            {peft.Linear(), Method(method.Linear)},
-		"full":              {peft.Full(c), Method(method.Full)},
-		"score":             {peft.Linear(), Score},
-		"lora":              {peft.Uniform(c, "lora", 3), Method(method.LoRA)},
-		"adapter":           {peft.Uniform(c, "adapter", 3), Method(method.Adapter)},
-		"adapter, vectors":  {adapters, Method(method.SPTAdapter)},
-		"key only":          {peft.Selection{Whole: []string{"blocks.1.attn.k.weight"}}, Method(method.SPTLoRA)},
-		"value only":        {peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.2.attn.v.weight"}}, Method(method.SPTLoRA)},
-		"plan":              {mixed(c), Method(method.SPTLoRA)},
-		"plan of adapters":  {withModule(mixed(c), "adapter"), Method(method.SPTAdapter)},
-		"plan, predictions": {mixed(c), Forward},
-	}
-	for _, p := range c.Params() {
-		if p.Role != backbone.Head && !p.Matrix() && p.Name != "patch_embed.proj.weight" {
-			all[p.Name] = selected{peft.Selection{Whole: []string{p.Name}}, Method(method.SPTLoRA)}
-		}
-	}
-	return all
-}
-
-// mixed is a selection of every kind, as a plan makes it.
-func mixed(c backbone.Config) peft.Selection {
-	s := peft.Selection{Module: "lora", Rank: 2,
-		Structured: []string{"blocks.0.attn.v.weight", "blocks.1.attn.proj.weight", "blocks.2.mlp.fc1.weight"},
-		Whole:      []string{"blocks.0.norm1.weight", "blocks.2.mlp.fc1.bias"},
-		Entries:    map[string][]int32{"blocks.0.attn.q.weight": {0, 3}, "blocks.1.mlp.fc2.weight": {7}, "blocks.2.norm1.bias": {1}}}
-	tokens, _ := c.ClassTokens()
-	s.Whole = append(s.Whole, tokens...)
-	return s
-}
-
-func withModule(s peft.Selection, module string) peft.Selection {
-	s.Module = module
-	return s
-}
-
-var (
-	contracting = regexp.MustCompile(`lhsContractingAxes=\[([0-9 ]*)\]`)
-	axes        = regexp.MustCompile(`[0-9]+`)
-)
-
-// graphWork builds the step's graph, for a backend on which attention is plain
-// matrix products, and counts those that its outputs depend on.
-func graphWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batch int) (flop float64) {
-	t.Helper()
-	be, err := gobackend.New("ops_sequential")
+// BenchmarkWork counts a step of a ViT-B.
+func BenchmarkWork(b *testing.B) {
+	c, err := Config("base", 100)
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
-	defer be.Finalize()
-	tuning, err := peft.New(c, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := NewGraph(be, "work")
-	defer g.Finalize()
-	parameter := func(name string, shape ...int) *Node {
-		return Parameter(g, name, shapes.Make(dtypes.Float32, shape...))
-	}
-	in := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}}
-	var wanted []*Node
-	for _, p := range tuning.Params {
-		in.Tuned[p.Name] = parameter(p.Name, p.Shape...)
-		wanted = append(wanted, in.Tuned[p.Name])
-	}
-	if m == Score {
-		wanted = nil
-	}
-	for _, p := range c.Params() {
-		if in.Tuned[p.Name] == nil {
-			in.Frozen[p.Name] = parameter(p.Name, p.Shape...)
-			if m == Score && p.Role == backbone.Scored {
-				wanted = append(wanted, in.Frozen[p.Name])
-			}
-		}
-		if entries, ok := s.Entries[p.Name]; ok {
-			in.Indices[p.Name] = Const(g, entries)
+	for b.Loop() {
+		if _, err := work(c, peft.Uniform(c, "lora", 8), Method(method.LoRA), 8); err != nil {
+			b.Fatal(err)
 		}
 	}
-	logits := c.Logits(tuning.Layers(in), parameter("images", batch, c.ImageSize, c.ImageSize, 3))
-	outputs := []*Node{logits}
-	if m != Forward {
-		outputs = append(outputs, Gradient(objective.SingleLabel.Loss(logits, Const(g, make([]int32, batch))), wanted...)...)
-	}
-	seen := map[*Node]bool{}
-	var visit func(n *Node)
-	visit = func(n *Node) {
-		if seen[n] {
-			return
-		}
-		seen[n] = true
-		for _, i := range n.Inputs() {
-			visit(i)
-		}
-		switch n.Type() {
-		case NodeTypeConvGeneral:
-			flop += depthwiseWork(n.Inputs()[0].Shape().Dimensions)
-			return
-		case NodeTypeDotGeneral:
-		default:
-			return
-		}
-		match := contracting.FindStringSubmatch(n.String())
-		if match == nil {
-			t.Fatalf("no contracting axes in %s", n)
-		}
-		k := 1
-		for _, axis := range axes.FindAllString(match[1], -1) {
-			k *= n.Inputs()[0].Shape().Dim(int(axis[0] - '0'))
-		}
-		flop += 2 * float64(k) * float64(n.Shape().Size())
-	}
-	for _, n := range outputs {
-		visit(n)
-	}
-	return flop
 }
