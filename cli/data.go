@@ -157,7 +157,7 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 	for _, g := range v.Duplicates {
 		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks(), Conflicts: g.Conflicts()}
 		for _, l := range g.Copies {
-			out.Copies = append(out.Copies, copyOf{l.Split, l.Sample.Path, l.Sample.Where, d.Classes[l.Sample.Target.Stratum()], l.SHA256})
+			out.Copies = append(out.Copies, copyOf{l.Split, l.Sample.Path, l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
 		}
 		doc.Duplicates = append(doc.Duplicates, out)
 	}

@@ -180,6 +180,15 @@ func (d *Dataset) checkTarget(t Target) (stratum int, err error) {
 	return stratum, nil
 }
 
+// TargetName returns the name of the class that a target is counted as. For a target that stands for no
+// single class it returns the text of the target.
+func (d *Dataset) TargetName(t Target) string {
+	if class := t.Stratum(); class >= 0 {
+		return d.Classes[class]
+	}
+	return t.String()
+}
+
 // Fingerprint returns a SHA-256, in hex, of what the data set lists: for every image of every split
 // its path below the root, its target, where it is listed, and the size of its file. It does not
 // change when the data set is moved.
@@ -210,8 +219,8 @@ func (d *Dataset) Trainable() error {
 	if slices.ContainsFunc(d.Train, func(s Sample) bool { return s.Target.String() != first.String() }) {
 		return nil
 	}
-	if class := first.Stratum(); class >= 0 {
-		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.Classes[class]))
+	if first.Stratum() >= 0 {
+		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.TargetName(first)))
 	}
 	return fmt.Errorf("data set %s: all training images have the same target, %s: training needs images of at least two targets", d.Name, first)
 }

@@ -160,6 +160,9 @@ func TestOtherTargets(t *testing.T) {
 		if err := d.Trainable(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+		if got, want := d.TargetName(target(1)), map[string]string{"several labels": "y", "masks": "masks/01.png"}[name]; got != want {
+			t.Errorf("%s: target %s is called %s", name, target(1), got)
+		}
 		v, err := d.Verify(t.Context(), VerifyOptions{})
 		if err != nil || v.Images != 20 || len(v.Unreadable) != 0 || len(v.Duplicates) != 0 {
 			t.Errorf("%s: %+v, %v", name, v, err)
