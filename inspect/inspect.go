@@ -16,7 +16,6 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
-	"github.com/sptune/spt/internal/tensorfile"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -237,12 +236,12 @@ func openTensors(path string) (*Inspection, error) {
 		return &Inspection{Kind: "published selection", Plan: p}, err
 	}
 	meta := f.Metadata()
-	kind := tensorfile.KindOf(meta)
-	if kind == tensorfile.Scores {
+	kind := jsonfile.MetadataKind(meta)
+	if kind == jsonfile.Scores {
 		return openScores(path)
 	}
 	in := &Inspection{Kind: "checkpoint", Checkpoint: &Checkpoint{Format: f.Format(), Metadata: meta}}
-	if kind == tensorfile.TrainingState {
+	if kind == jsonfile.TrainingState {
 		in.Kind = "training state"
 	}
 	c := in.Checkpoint

@@ -36,7 +36,8 @@ type Objective interface {
 	// Encode writes the target of one image to dst, row-major, which has as many values as
 	// TargetShape and holds zeros. It reports a target of a kind that the objective does not read.
 	Encode(target dataset.Target, dst []int32) error
-	// Features returns what the head reads, [B, …, width], for images as Model.Features takes them.
+	// Features returns what the head reads, [B, …, width], for images as Model.Features takes them:
+	// pooled features, or a map of features from Model.FeatureMap.
 	// Where only the head is tuned and features have the shape [B, width], they are computed once
 	// for each image instead of once in each epoch.
 	Features(m *backbone.Model, l backbone.Layers, images *Node) *Node

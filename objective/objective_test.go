@@ -198,9 +198,8 @@ func (r regions) Check(classes int) error {
 func (r regions) Stratum() int   { return r[0] }
 func (r regions) String() string { return fmt.Sprint([]int(r)) }
 
-// perCell has a label for each cell of a grid of 2×4 cells. It reads features of rank 4, as an
-// objective for a label per pixel does. The features of a cell are the pooled ones: a backbone's
-// feature map takes their place in Features without any other change.
+// perCell has a label for each cell of a grid of 2×4 cells. It reads features of rank 4. The features
+// of each cell are the pooled ones, so that it can be compared with one label per image.
 type perCell struct{}
 
 func (perCell) Name() string                      { return "per-cell" }
@@ -233,17 +232,17 @@ func (perCell) Correct(logits, targets *Node) *Node {
 }
 
 func (perCell) NewMetrics(c backbone.Config) objective.Metrics {
-	return &intersectionOverUnion{both: make([]float64, c.NumClasses), either: make([]float64, c.NumClasses)}
+	return &intersectionOverUnion{cells: 8, both: make([]float64, c.NumClasses), either: make([]float64, c.NumClasses)}
 }
 
 // intersectionOverUnion counts cells of each class over a split.
 type intersectionOverUnion struct {
-	images       int
-	both, either []float64
+	images, cells int // cells of an image
+	both, either  []float64
 }
 
 func (m *intersectionOverUnion) Add(logits []float32, targets []int32) error {
-	m.images += len(targets) / 8
+	m.images += len(targets) / m.cells
 	classes := len(m.both)
 	for i, want := range targets {
 		row := logits[i*classes : (i+1)*classes]
@@ -303,6 +302,72 @@ func TestDenseTargets(t *testing.T) {
 				t.Fatalf("%s[%d] has score %g, expected %g", w.Name, k, g, v)
 			}
 		}
+	}
+}
+
+// perPixel has a label for each pixel. It reads the backbone's map of features, and gives the logits
+// of a position of the map to all pixels that the position covers.
+type perPixel struct{ perCell }
+
+func (perPixel) Name() string                        { return "per-pixel" }
+func (perPixel) TargetShape(c backbone.Config) []int { return []int{c.ImageSize, c.ImageSize} }
+
+func (perPixel) Features(m *backbone.Model, l backbone.Layers, images *Node) *Node {
+	return m.FeatureMap(l, images)
+}
+
+func (perPixel) Logits(c backbone.Config, l backbone.Layers, features *Node) *Node {
+	x := c.Classify(l, features) // [B, rows, columns, classes]
+	d := x.Shape().Dimensions
+	r := c.ImageSize / d[1]
+	x = BroadcastToDims(Reshape(x, d[0], d[1], 1, d[2], 1, d[3]), d[0], d[1], r, d[2], r, d[3])
+	return Reshape(x, d[0], c.ImageSize, c.ImageSize, d[3])
+}
+
+func (perPixel) NewMetrics(c backbone.Config) objective.Metrics {
+	return &intersectionOverUnion{cells: c.ImageSize * c.ImageSize, both: make([]float64, c.NumClasses), either: make([]float64, c.NumClasses)}
+}
+
+// TestFeatureMap trains with a label for each pixel on the map of features: the halves of an image
+// have colours of their own, and the trained model tells them apart.
+func TestFeatureMap(t *testing.T) {
+	c := config
+	c.ImageSize, c.Form = 16, backbone.ViT{PatchSize: 4, EmbedDim: 16, Depth: 2, HiddenDim: 32}
+	var all []dataset.Sample
+	for i := range 36 {
+		colour := [2]int{i % 3, i / 3 % 3}
+		left, right := colours.Pixels(colour[0], 16, i), colours.Pixels(colour[1], 16, i)
+		target := make(regions, 16*16)
+		for k := range target {
+			half := k % 16 / 8
+			target[k] = colour[half]
+			if half == 1 {
+				copy(left[3*k:3*k+3], right[3*k:3*k+3])
+			}
+		}
+		all = append(all, dataset.Sample{Image: &dataset.RGB{Width: 16, Height: 16, Pix: left}, Target: target})
+	}
+	tuning, err := peft.New(c, peft.Uniform(c, "lora", 4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := train.Images(dataset.NewLoader(all, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), perPixel{}, c)
+	run := train.Run{Backend: newBackend(t), Model: colours.Model(c), Tuning: tuning, Train: data, Val: data,
+		Options: train.Options{Epochs: 60, BatchSize: 12, LR: 1e-2, Seed: 1}}
+	result, err := run.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, last := result.Epochs[0], result.Epochs[len(result.Epochs)-1]
+	if !(last.TrainLoss < 0.5*first.TrainLoss) || last.ValAccuracy < 0.9 {
+		t.Errorf("loss %g, then %g; mean intersection over union %g", first.TrainLoss, last.TrainLoss, last.ValAccuracy)
+	}
+	// Stage 1 reads the map too.
+	in := sensitivity.Input{Backend: run.Backend, Model: run.Model, Objective: perPixel{}, Head: run.Model.Weights,
+		Images: dataset.NewLoader(all, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{})}
+	scores, err := sensitivity.Score(t.Context(), in, sensitivity.Options{Batches: 2, BatchSize: 12}, nil)
+	if err != nil || !(scores.MeanLoss() > 0.5) || scores.Images != 24 {
+		t.Errorf("scores on %d images, mean loss %g, %v", scores.Images, scores.MeanLoss(), err)
 	}
 }
 

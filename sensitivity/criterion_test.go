@@ -135,7 +135,7 @@ func TestCriterionInFile(t *testing.T) {
 	if err := checkpoint.Save(path+".changed", nil, metadata); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sensitivity.Load(path + ".changed"); err == nil || !strings.Contains(err.Error(), `version "7"`) {
+	if _, err := sensitivity.Load(path + ".changed"); err == nil || !strings.Contains(err.Error(), "version 7") {
 		t.Errorf("version 7: %v", err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/internal/tensorfile"
+	"github.com/sptune/spt/internal/jsonfile"
 )
 
 // Tensor is one scored tensor of a backbone.
@@ -81,7 +81,7 @@ func (s *Scores) MeanLoss() float64 {
 }
 
 // header is the kind and version of a scores file.
-var header = tensorfile.Header{Kind: tensorfile.Scores, Version: 1}
+var header = jsonfile.Header{Kind: jsonfile.Scores, Version: 1}
 
 // content is the metadata of a scores file.
 type content struct {
@@ -134,7 +134,7 @@ func Load(path string) (*Scores, error) {
 
 func read(f *checkpoint.File) (*Scores, error) {
 	var about content
-	if err := header.Read(f.Metadata(), &about); err != nil {
+	if err := header.ReadMetadata(f.Metadata(), &about); err != nil {
 		return nil, fmt.Errorf("%w; give a scores file that this version of spt wrote", err)
 	}
 	if err := about.Criterion.Validate(); err != nil {

@@ -38,8 +38,9 @@ func TestLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o := objective.SingleLabel
 	tuned := func(be backend.Backend, transform dataset.Transform, kept bool, drop float64) checkpoint.StateDict {
-		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
+		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), o, c)
 		if !kept {
 			data.kept[device] = nil
 		}
@@ -72,6 +73,9 @@ func TestLoop(t *testing.T) {
 	plain := dataset.Transform{Size: 16}
 	want := tuned(host, plain, true, 0)
 	near("against the processor", tuned(device, plain, true, 0), want)
+	o = grid{objective.SingleLabel}
+	near("targets of a shape", tuned(device, plain, true, 0), want)
+	o = objective.SingleLabel
 	// A plain number in the body of the loop must not be a constant of the program around it.
 	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
@@ -98,7 +102,7 @@ func TestLoop(t *testing.T) {
 		t.Errorf("a batch of 5 on two devices: %v", err)
 	}
 	run.Options.BatchSize, data.kept[two] = 4, nil
-	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "must be kept on each") {
+	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "must be stored on each") {
 		t.Errorf("images that are not kept, on two devices: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/sptune/spt/backbone"
@@ -88,7 +89,7 @@ func TestResident(t *testing.T) {
 	}
 }
 
-// grid has targets of shape [2, 3].
+// grid has targets of shape [2, 3], whose first cell is the class id that it learns.
 type grid struct{ objective.Objective }
 
 func (grid) Name() string                      { return "grid" }
@@ -96,9 +97,22 @@ func (grid) TargetShape(backbone.Config) []int { return []int{2, 3} }
 
 func (grid) Encode(target dataset.Target, dst []int32) error {
 	for i := range dst {
-		dst[i] = int32(10*target.Stratum() + i)
+		dst[i] = int32(target.Stratum() + i)
 	}
 	return nil
+}
+
+func (g grid) Loss(logits, targets *graph.Node) *graph.Node {
+	return g.Objective.Loss(logits, g.classes(targets))
+}
+
+func (g grid) Correct(logits, targets *graph.Node) *graph.Node {
+	return g.Objective.Correct(logits, g.classes(targets))
+}
+
+// classes returns the first cell of each target.
+func (grid) classes(targets *graph.Node) *graph.Node {
+	return graph.Reshape(graph.Slice(targets, graph.AxisRange(), graph.AxisElem(0), graph.AxisElem(0)), targets.Shape().Dim(0))
 }
 
 func bytesOf(t *testing.T, x *tensors.Tensor) []uint8 {

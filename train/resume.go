@@ -11,7 +11,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/internal/tensorfile"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/peft"
 )
 
@@ -57,7 +57,7 @@ func (p *position) interrupted(cause error) error {
 }
 
 // stateHeader is the kind and version of a training state file.
-var stateHeader = tensorfile.Header{Kind: tensorfile.TrainingState, Version: 1}
+var stateHeader = jsonfile.Header{Kind: jsonfile.TrainingState, Version: 1}
 
 // identity returns a hash that differs between trainings that must not continue from each other's
 // state.
@@ -132,7 +132,7 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 		return p, nil, err
 	}
 	defer f.Close()
-	if err := stateHeader.Read(f.Metadata(), &p); err != nil {
+	if err := stateHeader.ReadMetadata(f.Metadata(), &p); err != nil {
 		return p, nil, err
 	}
 	if p.Identity != identity {

@@ -10,7 +10,7 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// Kind says what a JSON file holds.
+// Kind says what a file holds.
 type Kind string
 
 // The kinds of JSON files that this program writes. docs/format.md describes each.
@@ -23,10 +23,27 @@ const (
 	Delta     Kind = "delta"     // delta.json
 )
 
+// The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each.
+const (
+	Scores        Kind = "scores"         // result of stage 1
+	TrainingState Kind = "training-state" // state of an unfinished training
+)
+
 // Header holds the first keys of every JSON file of this program.
 type Header struct {
 	Kind    Kind `json:"kind"`
 	Version int  `json:"version"` // of the format of this kind, from 1
+}
+
+// check reports another header than h.
+func (h Header) check(found Header) error {
+	switch {
+	case found.Kind != h.Kind:
+		return fmt.Errorf("its kind is %q, expected %q", found.Kind, h.Kind)
+	case found.Version != h.Version:
+		return fmt.Errorf("it has version %d of the format %q, this program reads version %d", found.Version, h.Kind, h.Version)
+	}
+	return nil
 }
 
 // Write replaces the file as a whole, so that an interrupted program leaves no half of it. v must
@@ -69,13 +86,11 @@ func HeaderOf(data []byte) (Header, error) {
 // Decode decodes a JSON object into v. It reports another header than want.
 func Decode(data []byte, want Header, v any) error {
 	found, err := HeaderOf(data)
-	switch {
-	case err != nil:
+	if err == nil {
+		err = want.check(found)
+	}
+	if err != nil {
 		return err
-	case found.Kind != want.Kind:
-		return fmt.Errorf("its kind is %q, expected %q", found.Kind, want.Kind)
-	case found.Version != want.Version:
-		return fmt.Errorf("it has version %d of the format %q, this program reads version %d", found.Version, want.Kind, want.Version)
 	}
 	return json.Unmarshal(data, v)
 }
