@@ -46,9 +46,9 @@ func (t *Tuning) declareAdaptFormer(c backbone.Config, o *operations) error {
 		}
 		t.declare(
 			Param{Name: op.name + downProj + ".weight", Shape: []int{b.Width, op.width}, Init: KaimingUniform},
-			Param{Name: op.name + downProj + ".bias", Shape: []int{b.Width}},
-			Param{Name: op.name + upProj + ".weight", Shape: []int{op.width, b.Width}},
-			Param{Name: op.name + upProj + ".bias", Shape: []int{op.width}})
+			Param{Name: op.name + downProj + ".bias", Shape: []int{b.Width}, Init: Zero},
+			Param{Name: op.name + upProj + ".weight", Shape: []int{op.width, b.Width}, Init: Zero},
+			Param{Name: op.name + upProj + ".bias", Shape: []int{op.width}, Init: Zero})
 	}
 	if len(t.Params) == before {
 		return fmt.Errorf("AdaptFormer stands beside the MLP branches of a backbone's blocks; %s has none: choose another method", c)

@@ -2,7 +2,6 @@ package peft
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/sptune/spt/backbone"
@@ -29,7 +28,7 @@ func BitFit(c backbone.Config) Selection {
 func Partial(c backbone.Config, blocks int) (Selection, error) {
 	var names []string
 	for _, p := range c.Params() {
-		if b := blockOf(p.Name); b != "" && (len(names) == 0 || names[len(names)-1] != b) {
+		if b := backbone.Block(p.Name); b != "" && (len(names) == 0 || names[len(names)-1] != b) {
 			names = append(names, b)
 		}
 	}
@@ -38,15 +37,10 @@ func Partial(c backbone.Config, blocks int) (Selection, error) {
 	}
 	first, reached := names[len(names)-blocks], false
 	return whole(c, func(p backbone.Param) bool {
-		reached = reached || blockOf(p.Name) == first
+		reached = reached || backbone.Block(p.Name) == first
 		return reached
 	}), nil
 }
-
-var inBlock = regexp.MustCompile(`^(?:.*\.)?blocks\.[0-9]+\.`)
-
-// blockOf is "blocks.3." or "stages.1.blocks.0."; empty for a tensor outside of blocks.
-func blockOf(tensor string) string { return inBlock.FindString(tensor) }
 
 // whole tunes the tensors that choose accepts; it is asked in their order.
 func whole(c backbone.Config, choose func(backbone.Param) bool) (s Selection) {

@@ -12,15 +12,14 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// EntryGradient says how the gradient of the single entries of a matrix is taken.
+// EntryGradient says how the gradient of the single entries of a matrix is computed. All ways give the
+// same values up to rounding. The zero value is StripGradient on a device, and WholeGradient on the
+// processor, where spt's own backend makes dot products over the tokens of it.
 type EntryGradient int
 
-// The ways. All give the same values up to rounding.
 const (
-	// AutoGradient is StripGradient on a device, and WholeGradient on the processor,
-	// where spt's own backend makes dot products over the tokens of it.
-	AutoGradient EntryGradient = iota
-	// WholeGradient picks the entries from the gradient of the whole matrix.
+	autoGradient EntryGradient = iota
+	// WholeGradient takes the entries from the gradient of the whole matrix.
 	WholeGradient
 	// StripGradient computes only those rows, or those columns, of the gradient that
 	// hold entries, whichever are less. The entries that SPT chooses share few of
@@ -78,7 +77,7 @@ func stripOf(entries []int32, out, in int) (s strip, ok bool) {
 func (l *layers) strip(tensor string, be backend.Backend) (s strip, ok bool) {
 	entries, shape := l.Selection.Entries[tensor], l.shapes[tensor]
 	way := l.EntryGradient
-	if way == AutoGradient && backend.OnDevice(be) {
+	if way == autoGradient && backend.OnDevice(be) {
 		way = StripGradient
 	}
 	linear := len(shape) == 2 && strings.HasSuffix(tensor, ".weight") // not Swin's table of positions

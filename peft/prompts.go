@@ -44,9 +44,9 @@ func (t *Tuning) declarePrompts(c backbone.Config, o *operations) error {
 	}
 	// Xavier's uniform for a layer from a patch's pixels to the tokens.
 	bound := math.Sqrt(6 / float64(patch+width))
-	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: Uniformly, bound: bound})
+	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: uniform(bound)})
 	if p.Deep && o.tokens > 1 {
-		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, width}, Init: Uniformly, bound: bound})
+		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, width}, Init: uniform(bound)})
 	}
 	return nil
 }

@@ -1,19 +1,16 @@
-// Package peft says what is tuned and how it enters the backbone's graph.
+// Package peft defines what is tuned and how it enters the backbone's graph.
 //
-// A [Selection] names what is tuned: whole tensors, single entries, matrices
-// with a structured [Module], and what other methods add (VPT's prompts, SSF's
-// scales, AdaptFormer's bottlenecks, an MLP head); it comes from a plan or from
-// one of the methods here that need none. [New] binds a Selection to
-// a backbone's configuration. The resulting [Tuning] lists the tuned tensors,
-// draws their initial values, is the backbone.Layers through which they enter
-// the forward pass, and merges them into the backbone's weights afterwards.
+// A [Selection] names what is tuned: whole tensors, single entries, matrices with a structured [Module],
+// and what other methods add (VPT's prompts, SSF's scales, AdaptFormer's bottlenecks, an MLP head). It
+// comes from a plan, or from a function of this package such as [Full] or [Uniform]. [New] binds a
+// Selection to the configuration of a backbone. The resulting [Tuning] lists the tuned tensors, draws
+// their initial values, is the backbone.Layers through which they enter the forward pass, and merges them
+// into the backbone's weights afterwards. [Register] adds a structured module.
 package peft
 
 import (
 	"fmt"
-	"hash/fnv"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -25,30 +22,38 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/seeded"
 )
 
-// Selection is what is tuned, by canonical tensor names. The head is always
-// tuned and never listed.
+// Selection says what is tuned, by canonical tensor names. The head is always tuned and never listed.
 type Selection struct {
-	Module     string             `json:"module,omitempty"`     // structured module; empty: none
-	Rank       int                `json:"rank,omitempty"`       // of the structured modules
-	Structured []string           `json:"structured,omitempty"` // matrices with a module
-	Whole      []string           `json:"whole,omitempty"`      // tensors tuned whole
-	Entries    map[string][]int32 `json:"entries,omitempty"`    // flat row-major positions tuned one by one
+	// Module is the name of the structured module. Default empty: none.
+	Module string `json:"module,omitempty"`
+	// Rank is the rank of the structured modules.
+	Rank int `json:"rank,omitempty"`
+	// Structured names the matrices that get a module.
+	Structured []string `json:"structured,omitempty"`
+	// Whole names the tensors that are tuned whole.
+	Whole []string `json:"whole,omitempty"`
+	// Entries holds, for each tensor whose entries are tuned one by one, their flat row-major positions in
+	// ascending order.
+	Entries map[string][]int32 `json:"entries,omitempty"`
 
-	SSF         bool        `json:"ssf,omitempty"`         // scale and shift every operation's output; see Scaled
-	Prompts     *Prompts    `json:"prompts,omitempty"`     // tokens beside the image's; see VPT
-	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"` // beside the MLP of every block
-	MLPHead     int         `json:"mlp_head,omitempty"`    // layers of the head; 0: 1
+	// SSF scales and shifts the output of every operation; see [Scaled].
+	SSF bool `json:"ssf,omitempty"`
+	// Prompts are learned tokens beside those of the image; see [VPT]. Default nil: none.
+	Prompts *Prompts `json:"prompts,omitempty"`
+	// AdaptFormer is a bottleneck beside the MLP of every block; see [AdaptFormer]. Default nil: none.
+	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
+	// MLPHead is the number of layers of the head; see [MLPHead]. Default 1.
+	MLPHead int `json:"mlp_head,omitempty"`
 }
 
 // Param is one tuned tensor.
 type Param struct {
-	Name  string
+	Name  string // in deltas; the canonical name for a tensor of the backbone
 	Shape []int
-	Init  Init
-
-	bound float64 // of Uniformly
+	Init  Init // its initial values
 }
 
 // Size is the number of values of p.
@@ -123,9 +128,11 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		}
 		t.Module = m
 	}
-	known := 0
 	for _, p := range c.Params() {
 		t.shapes[p.Name] = p.Shape
+	}
+	known := 0
+	for _, p := range c.Params() {
 		entries, hasEntries := s.Entries[p.Name]
 		switch {
 		case p.Role == backbone.Head && (t.whole[p.Name] || t.structured[p.Name] || hasEntries):
@@ -133,7 +140,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		case hasEntries && len(entries) == 0:
 			return nil, fmt.Errorf("selecting what to tune: %s is listed with no entries; leave it out", p.Name)
 		case p.Role == backbone.Head:
-			init := TruncNormal
+			init := Init(truncNormal)
 			if len(p.Shape) == 1 {
 				init = Zero
 			}
@@ -143,14 +150,14 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		case t.whole[p.Name] && (hasEntries || t.structured[p.Name]):
 			return nil, fmt.Errorf("selecting what to tune: %s is selected whole and in part; select it once", p.Name)
 		case t.whole[p.Name]:
-			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: Pretrained})
+			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: pretrained})
 			t.Counts.Whole += p.Size()
 			known++
 		case t.structured[p.Name]:
 			if !p.Matrix() {
 				return nil, fmt.Errorf("selecting what to tune: %s of shape %v is no matrix of a block, so no %s fits on it", p.Name, p.Shape, s.Module)
 			}
-			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank)
+			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank, t.hasBias(p.Name))
 			if err != nil {
 				return nil, err
 			}
@@ -235,32 +242,28 @@ func set(names []string) map[string]bool {
 	return m
 }
 
-// generator draws initial values; each tensor has its own, so that a tensor
-// starts alike whatever else is tuned.
-type generator = rand.Rand
-
-func newGenerator(seed uint64, name string) *generator {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	return rand.New(rand.NewPCG(seed, h.Sum64()))
+// hasBias reports whether the linear layer with that weight has a bias.
+func (t *Tuning) hasBias(weight string) bool {
+	_, ok := t.shapes[strings.TrimSuffix(weight, "weight")+"bias"]
+	return ok
 }
 
-// Init draws the initial values of the tuned tensors. They depend on the seed
-// and the tensor's name only. weights are the backbone's.
+// Init returns the initial values of the tuned tensors. The values of a tensor depend on the seed, on its
+// name and on the weights of the backbone, not on what else is tuned.
 func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
 	out := checkpoint.StateDict{}
 	for _, p := range t.Params {
-		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.values(newGenerator(seed, p.Name), weights[p.Name].Data)}
+		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.Init(p, seeded.Rand(seed, p.Name), weights)}
 	}
 	return out
 }
 
-// Mergeable says why the tuning cannot be merged; nil if it can.
+// Mergeable returns an error that tells why the tuning cannot be merged; nil if it can.
 func (t *Tuning) Mergeable() error {
 	keep := "cannot be merged into the backbone's weights; keep the delta, which holds %s"
 	switch {
 	case len(t.structured) > 0 && t.Module.Merge == nil:
-		return fmt.Errorf("module %q cannot be merged into its matrix, it is not linear; keep the delta, which holds it as a module", t.Module.Name)
+		return fmt.Errorf("structured module %q cannot be merged into its matrix, it is not linear or has no merge function; keep the delta, which holds the module", t.Module.Name)
 	case t.Selection.Prompts != nil:
 		return fmt.Errorf("visual prompts "+keep, "them")
 	case t.Selection.AdaptFormer != nil:
@@ -271,42 +274,61 @@ func (t *Tuning) Mergeable() error {
 	return t.ssfMergeable()
 }
 
-// Merge writes the tuned tensors into a copy of the backbone's weights. Tensors
-// that are not tuned are shared with weights. What [Tuning.Mergeable] refuses is
-// an error.
+// Merge returns the weights of the backbone with the tuned tensors merged into them. It shares the
+// tensors that are not tuned with weights, and those tuned whole with tuned. It fails where
+// [Tuning.Mergeable] does.
 func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDict, error) {
 	if err := t.Mergeable(); err != nil {
 		return nil, err
 	}
 	out := checkpoint.StateDict{}
-	for name, shape := range t.shapes {
-		w := weights[name]
+	for name := range t.shapes {
+		out[name] = weights[name]
 		if v, ok := tuned[name]; ok {
-			w = v
+			out[name] = v
 		}
-		entries, hasEntries := t.Selection.Entries[name]
-		if hasEntries || t.structured[name] {
-			w = checkpoint.Tensor{Shape: shape, Data: slices.Clone(w.Data)}
-		}
-		if hasEntries {
-			for i, e := range entries {
-				w.Data[e] += tuned[SparseValues(name)].Data[i]
-			}
-		}
-		if t.structured[name] {
-			layer := strings.TrimSuffix(name, "weight")
-			own := map[string]checkpoint.Tensor{}
-			for full, v := range tuned {
-				if rest, ok := strings.CutPrefix(full, layer); ok {
-					own[rest] = v
-				}
-			}
-			t.Module.Merge(w, own)
+	}
+	for name, entries := range t.Selection.Entries {
+		w := cloned(out[name])
+		for i, e := range entries {
+			w.Data[e] += tuned[SparseValues(name)].Data[i]
 		}
 		out[name] = w
 	}
+	for _, name := range t.Selection.Structured {
+		if err := t.mergeModule(strings.TrimSuffix(name, ".weight"), out, tuned); err != nil {
+			return nil, err
+		}
+	}
 	t.mergeSSF(out, tuned)
 	return out, nil
+}
+
+// mergeModule merges the module of a layer into the layer's weight and bias.
+func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) error {
+	m := &MergedLayer{Name: layer, Rank: t.Selection.Rank, Weight: cloned(weights[layer+".weight"]), Tensors: map[string]checkpoint.Tensor{}}
+	m.Out, m.In = m.Weight.Shape[0], m.Weight.Shape[1]
+	if t.hasBias(layer + ".weight") {
+		m.Bias = cloned(weights[layer+".bias"])
+	}
+	for name, v := range tuned {
+		if own, ok := strings.CutPrefix(name, layer+"."); ok {
+			m.Tensors[own] = v
+		}
+	}
+	if err := t.Module.Merge(m); err != nil {
+		return fmt.Errorf("merging structured module %q into %s: %w", t.Module.Name, layer, err)
+	}
+	weights[layer+".weight"] = m.Weight
+	if m.Bias.Data != nil {
+		weights[layer+".bias"] = m.Bias
+	}
+	return nil
+}
+
+// cloned returns a copy that shares no values.
+func cloned(t checkpoint.Tensor) checkpoint.Tensor {
+	return checkpoint.Tensor{Shape: t.Shape, Data: slices.Clone(t.Data)}
 }
 
 // layers is one graph's view of the tuning: it implements backbone.Layers.
@@ -370,7 +392,7 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		y = s.withEntries(x, y, l.tuned[SparseValues(name+".weight")])
 	}
 	if l.structured[name+".weight"] {
-		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType()}
+		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType(), bias: b != nil}
 		y = l.Module.Graph(s, x, y)
 	}
 	return l.ssf(name, y)

@@ -26,7 +26,7 @@ const (
 
 func (t *Tuning) declareSSF(o *operations) {
 	for _, op := range o.outputs {
-		t.declare(Param{Name: op.name + ssfScale, Shape: []int{op.width}, Init: NormalAroundOne}, Param{Name: op.name + ssfShift, Shape: []int{op.width}, Init: TruncNormal})
+		t.declare(Param{Name: op.name + ssfScale, Shape: []int{op.width}, Init: normal(1, 0.02)}, Param{Name: op.name + ssfShift, Shape: []int{op.width}, Init: truncNormal})
 		t.scaled = append(t.scaled, op.name)
 	}
 }
