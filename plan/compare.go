@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 // Overlap says how far two sets are the same.
@@ -82,7 +84,7 @@ type Comparison struct {
 //
 // It is an error if a plan does not fit the tensors, or without them, if the plans' class tokens differ in size: then
 // they are of different backbones.
-func Compare(a, b *Plan, tensors []Scored, countA, countB func(in, out, rank int) int) (*Comparison, error) {
+func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*Comparison, error) {
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
@@ -94,7 +96,7 @@ func Compare(a, b *Plan, tensors []Scored, countA, countB func(in, out, rank int
 		for i, side := range []struct {
 			name  string
 			plan  *Plan
-			count func(in, out, rank int) int
+			count Count
 		}{{"first", a, countA}, {"second", b, countB}} {
 			rows, err := side.plan.ExplainRows(tensors, side.count)
 			if err != nil {
@@ -184,7 +186,7 @@ func overlap(a, b []int32) (o Overlap) {
 
 // byName are the tensors that two plans name, as far as names tell what [locate] wants to know: whether it is a norm's,
 // and whether it is a vector. The order is that of the names, numbers in them by their value.
-func byName(a, b *Plan) []Scored {
+func byName(a, b *Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))
 	for _, m := range []map[string][]int32{a.Entries, b.Entries, a.CountedOnly, b.CountedOnly} {
@@ -193,10 +195,10 @@ func byName(a, b *Plan) []Scored {
 		}
 	}
 	maps.Copy(names, vectors)
-	var out []Scored
+	var out []sensitivity.Tensor
 	for _, name := range slices.SortedFunc(maps.Keys(names), natural) {
 		module := name[:max(0, strings.LastIndexByte(name, '.'))]
-		t := Scored{Name: name, Shape: []int{1, 1}, Norm: strings.Contains(module[strings.LastIndexByte(module, '.')+1:], "norm")}
+		t := sensitivity.Tensor{Name: name, Shape: []int{1, 1}, Norm: strings.Contains(module[strings.LastIndexByte(module, '.')+1:], "norm")}
 		if vectors[name] {
 			t.Shape = t.Shape[:1]
 		}

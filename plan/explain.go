@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // Row is what a plan spends on one operation of one block, in parameters.
@@ -43,10 +45,8 @@ func (r *Row) add(b Row) {
 	r.Total += b.Total
 }
 
-var inBlock = regexp.MustCompile(`^((?:.*\.)?blocks\.[0-9]+)\.(.+)$`)
-
 // locate returns the block and operation of a tensor; see [Row].
-func locate(t Scored) (block, operation string) {
+func locate(t sensitivity.Tensor) (block, operation string) {
 	module, parameter := "", t.Name
 	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {
 		module, parameter = t.Name[:dot], t.Name[dot+1:]
@@ -60,8 +60,8 @@ func locate(t Scored) (block, operation string) {
 	default:
 		operation = parameter
 	}
-	if m := inBlock.FindStringSubmatch(t.Name); m != nil {
-		return m[1], operation
+	if block := backbone.Block(t.Name); block != "" {
+		return block, operation
 	}
 	if parent := strings.TrimSuffix(module, "."+own); parent != module {
 		return parent, operation
@@ -72,9 +72,9 @@ func locate(t Scored) (block, operation string) {
 // ExplainRows returns what the plan spends on each operation of each block, with
 // a row also where it spends nothing, in the order of tensors. Together with the
 // class token the rows add up to the plan's cost. The plan must be valid for the
-// tensors; tensors and moduleParams are as for [Plan.Validate].
-func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int) int) ([]Row, error) {
-	if err := p.Validate(tensors, moduleParams); err != nil {
+// tensors; tensors and count are as for [Plan.Validate].
+func (p *Plan) ExplainRows(tensors []sensitivity.Tensor, count Count) ([]Row, error) {
+	if err := p.Validate(tensors, count); err != nil {
 		return nil, fmt.Errorf("explaining plan: %w", err)
 	}
 	whole := make(map[string]bool, len(p.Matrices)+len(p.Vectors))
@@ -94,8 +94,8 @@ func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int
 		row := Row{Entries: len(p.Entries[t.Name]), CountedOnly: len(p.CountedOnly[t.Name])}
 		if whole[t.Name] {
 			if len(t.Shape) > 1 {
-				in, out := t.inOut()
-				row.Structured = moduleParams(in, out, p.Rank)
+				in, out := inOut(t)
+				row.Structured = count(in, out, p.Rank)
 			} else {
 				row.Vectors = t.Shape[0]
 			}
@@ -113,8 +113,8 @@ func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int
 // per operation, a star where structured modules are, and how each line divides
 // into entries, structured modules and whole vectors. Parameters are those of
 // [Plan.ExplainRows].
-func (p *Plan) Explain(w io.Writer, tensors []Scored, moduleParams func(in, out, rank int) int) error {
-	rows, err := p.ExplainRows(tensors, moduleParams)
+func (p *Plan) Explain(w io.Writer, tensors []sensitivity.Tensor, count Count) error {
+	rows, err := p.ExplainRows(tensors, count)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -10,11 +9,13 @@ import (
 	"sort"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 // tensor is a scored tensor with what the rule needs to know about it.
 type tensor struct {
-	Scored
+	sensitivity.Tensor
 	// base is the tensor's first position in the concatenation of all tensors.
 	base int
 	// need is the least number of entries from which the tensor is tuned as one:
@@ -43,38 +44,28 @@ func (e event) position() int { return int(uint32(e)) }
 // key returns the bits of a score; a negative zero is a zero.
 func key(score float32) uint32 { return math.Float32bits(score) &^ (1 << 31) }
 
-// prepare checks the tensors and options and works out each tensor's rule.
-// Options come back with their defaults filled in.
-func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options, error) {
-	if o.Only == Unstructured {
-		o.Module, o.Rank = "", 0
-	} else {
-		o.Rank = cmp.Or(o.Rank, paperRank)
+// prepare checks the scores and options and works out the rule of each tensor. It returns the options
+// with their defaults.
+func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count Count) ([]tensor, Options, error) {
+	o = o.WithDefaults()
+	if err := o.check(); err != nil {
+		return nil, o, err
 	}
-	o.Alpha = cmp.Or(o.Alpha, 10)
-	o.Beta = cmp.Or(o.Beta, 5)
+	scored := scores.Tensors
 	switch {
 	case len(scored) == 0:
-		return nil, o, fmt.Errorf("no scored tensors: score the backbone first")
-	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
-		return nil, o, fmt.Errorf("only %q is no kind of plan: set Only to %q, %q or nothing", o.Only, Unstructured, Structured)
-	case o.Only != Unstructured && o.Module == "":
-		return nil, o, fmt.Errorf("no structured module named: set Module, for example to %q", "lora")
-	case o.Only != Unstructured && o.ModuleParams == nil:
-		return nil, o, fmt.Errorf("no parameter count for module %q: set ModuleParams", o.Module)
-	case o.Only != Unstructured && o.Rank < 1:
-		return nil, o, fmt.Errorf("rank is %d, expected 1 or more", o.Rank)
-	case !positive(o.Alpha) || !positive(o.Beta):
-		return nil, o, fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", o.Alpha, o.Beta)
-	case o.ClassToken < 0:
-		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", o.ClassToken)
+		return nil, o, fmt.Errorf("there are no scored tensors; score the backbone first")
+	case o.Only != Unstructured && count == nil:
+		return nil, o, fmt.Errorf("there is no parameter count for module %q; pass one", o.Module)
+	case scores.ClassToken < 0:
+		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", scores.ClassToken)
 	}
 
 	tensors := make([]tensor, len(scored))
 	seen := make(map[string]bool, len(scored))
 	base := 0
 	for i, s := range scored {
-		size, err := s.size()
+		size, err := sizeOf(s)
 		if err != nil {
 			return nil, o, err
 		}
@@ -86,7 +77,7 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 		}
 		seen[s.Name] = true
 
-		t := tensor{Scored: s, base: base, entry: 1}
+		t := tensor{Tensor: s, base: base, entry: 1}
 		if o.Only == Structured {
 			t.entry = 0
 		}
@@ -97,8 +88,8 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 			t.whole = size
 		case apart: // never as one
 		default:
-			in, out := s.inOut()
-			t.whole = o.ModuleParams(in, out, o.Rank)
+			in, out := inOut(s)
+			t.whole = count(in, out, o.Rank)
 			if t.whole < 1 {
 				return nil, o, fmt.Errorf("module %q of rank %d has %d parameters on %q (in %d, out %d), expected 1 or more", o.Module, o.Rank, t.whole, s.Name, in, out)
 			}
@@ -235,24 +226,23 @@ func (a *tally) add(e event) {
 	}
 }
 
-// newPlan writes down what taking the given events comes to. Of a tensor tuned
-// as one, the events after the need-th may be missing.
-func newPlan(tensors []tensor, events []event, o Options, compat string) *Plan {
+// newPlan returns the plan that takes the given events. Of a tensor that is tuned as one, the events
+// after the need-th may be missing.
+func newPlan(tensors []tensor, events []event, o Options, budget, classToken int) *Plan {
 	p := &Plan{
-		Version:  Version,
-		Compat:   compat,
+		Compat:   o.Compat,
 		Only:     o.Only,
 		Module:   o.Module,
 		Rank:     o.Rank,
 		Alpha:    o.Alpha,
 		Beta:     o.Beta,
-		Budget:   o.Budget,
-		Cost:     Cost{ClassToken: o.ClassToken},
+		Budget:   budget,
+		Cost:     Cost{ClassToken: classToken},
 		Matrices: []string{},
 		Vectors:  []string{},
 		Entries:  map[string][]int32{},
 	}
-	if compat == CompatRelease {
+	if p.Compat == CompatRelease {
 		p.CountedOnly = map[string][]int32{}
 	}
 	indexes := make([][]int32, len(tensors))
@@ -271,7 +261,7 @@ func newPlan(tensors []tensor, events []event, o Options, compat string) *Plan {
 			p.Vectors = append(p.Vectors, t.Name)
 			p.Cost.Vectors += t.whole
 		case t.entry == 0:
-		case t.Norm && compat == CompatRelease:
+		case t.Norm && p.Compat == CompatRelease:
 			p.CountedOnly[t.Name] = indexes[i]
 			p.Cost.CountedOnly += n
 		default:

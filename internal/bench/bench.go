@@ -26,6 +26,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
@@ -59,17 +60,23 @@ func (m Method) Validate() error {
 	return &run.OptionError{Err: fmt.Errorf("method %q cannot be measured; known: %s", m, strings.Join(names, ", "))}
 }
 
+// Scores reports whether a step of the method tunes what a plan selects.
+func (m Method) Scores() bool {
+	row, err := method.Lookup(method.Method(m))
+	return err == nil && row.Scores
+}
+
 // Options say what [Run] measures.
 type Options struct {
 	Name   string // of the backbone, for the report
 	Method Method
 	// Selection is what is tuned, of [Select] or a plan; see [spt.Select].
 	Selection peft.Selection
-	Budget    string // the selection's, for the report
-	Batch     int    // images in a step, 1 to 4096
-	Steps     int    // timed after one that warms up, at least 1
-	GEMM      bool   // measure matrix products of the backbone's shapes too
-	Breakdown bool   // say what the time of the steps goes to
+	Budget    plan.Budget // of the selection, for the report; zero: the method takes none
+	Batch     int         // images in a step, 1 to 4096
+	Steps     int         // timed after one that warms up, at least 1
+	GEMM      bool        // measure matrix products of the backbone's shapes too
+	Breakdown bool        // say what the time of the steps goes to
 	// Progress is called after each step, with 0 after the one that warms up.
 	// Nil: not at all.
 	Progress func(done, total int)
@@ -83,23 +90,23 @@ type Report struct {
 	BandwidthGB float64 `json:"bandwidth_gb_s"` // reading and writing arrays far larger than the caches
 	GEMM        []GEMM  `json:"gemm"`           // empty if not asked for
 
-	Model          string  `json:"model"`
-	Method         Method  `json:"method"`
-	Batch          int     `json:"batch"`
-	Budget         string  `json:"budget"`       // empty: the method takes none
-	TunedParams    int     `json:"tuned_params"` // without the head
-	GFLOPPerImage  float64 `json:"gflop_per_image"`
-	LimitImgPerS   float64 `json:"limit_img_per_s"` // peak ÷ GFLOP per image
-	ImgPerS        float64 `json:"img_per_s"`
-	LimitFraction  float64 `json:"limit_fraction"`   // of the limit that was reached
-	SecondsPerStep float64 `json:"seconds_per_step"` // median
-	Steps          int     `json:"steps"`
-	WeightsMB      float64 `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
-	ActivationsMB  float64 `json:"activations_mb"`      // intermediate results of a step
-	OptimizerMB    float64 `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
-	PackedMB       float64 `json:"packed_mb"`           // weights once more, in the matrix kernel's layout
-	Breakdown      []Part  `json:"breakdown,omitempty"` // what a step's time goes to, the longest first
-	PeakRSSMB      float64 `json:"peak_rss_mb"`         // of the process from placing the weights to the last step; 0: the system does not say
+	Model          string      `json:"model"`
+	Method         Method      `json:"method"`
+	Batch          int         `json:"batch"`
+	Budget         plan.Budget `json:"budget"`       // zero: the method takes none
+	TunedParams    int         `json:"tuned_params"` // without the head
+	GFLOPPerImage  float64     `json:"gflop_per_image"`
+	LimitImgPerS   float64     `json:"limit_img_per_s"` // peak ÷ GFLOP per image
+	ImgPerS        float64     `json:"img_per_s"`
+	LimitFraction  float64     `json:"limit_fraction"`   // of the limit that was reached
+	SecondsPerStep float64     `json:"seconds_per_step"` // median
+	Steps          int         `json:"steps"`
+	WeightsMB      float64     `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
+	ActivationsMB  float64     `json:"activations_mb"`      // intermediate results of a step
+	OptimizerMB    float64     `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
+	PackedMB       float64     `json:"packed_mb"`           // weights once more, in the matrix kernel's layout
+	Breakdown      []Part      `json:"breakdown,omitempty"` // what a step's time goes to, the longest first
+	PeakRSSMB      float64     `json:"peak_rss_mb"`         // of the process from placing the weights to the last step; 0: the system does not say
 }
 
 // Machine is where it was measured.
@@ -168,7 +175,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	}
 	r.PeakRSSMB = peakRSS() / 1e6
 	r.PeakGFLOPS = max(r.PeakGFLOPS, peak(r.Machine.Threads))
-	r.SecondsPerStep = median(seconds)
+	r.SecondsPerStep = measure.Median(seconds)
 	r.ImgPerS = float64(o.Batch) / r.SecondsPerStep
 	r.LimitImgPerS = r.PeakGFLOPS / r.GFLOPPerImage
 	r.LimitFraction = r.ImgPerS / r.LimitImgPerS
@@ -383,10 +390,4 @@ func products(c backbone.Config, batch int) []GEMM {
 		{Name: "mlp.fc1", M: tokens, K: d, N: up},
 		{Name: "mlp.fc2", M: tokens, K: h, N: d},
 	}
-}
-
-// median sorts v; of an even number it is the mean of the middle two.
-func median(v []float64) float64 {
-	slices.Sort(v)
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

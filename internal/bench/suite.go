@@ -28,6 +28,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -334,7 +335,7 @@ func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 // are the backend's own.
 func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	const steps = 8
-	selection, err := Select(ctx, c, Method(method.SPTLoRA), "60k")
+	selection, err := Select(ctx, c, Method(method.SPTLoRA), plan.MustParseBudget("60k"))
 	if err != nil {
 		return err
 	}
@@ -409,8 +410,8 @@ type way struct {
 const stepTime = 2 * time.Second
 
 func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend.Precision, w way) error {
-	budget := ""
-	if method.Method(m).Scores() {
+	var budget plan.Budget
+	if m.Scores() {
 		budget = DefaultBudget(c)
 	}
 	selection, err := Select(ctx, c, m, budget)
@@ -484,7 +485,7 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	o := run.TuneOptions{Method: method.SPTLoRA, Budgets: []string{DefaultBudget(c)}, Train: train.VTAB(), NoValidation: true}
+	o := run.TuneOptions{Method: method.SPTLoRA, Budgets: []plan.Budget{DefaultBudget(c)}, Train: train.VTAB(), NoValidation: true}
 	if s.Epochs > 0 {
 		o.Train = o.Train.WithEpochs(s.Epochs)
 	}

@@ -76,39 +76,41 @@ func Model(c backbone.Config) *backbone.Model {
 	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "made up"}, weights)
 }
 
-// DefaultBudget is that of spt's methods where none is given, as [plan.ParseBudget]
-// reads it: the paper's for a ViT-B, and less for a backbone as narrow as a tiny
-// ViT, where it would pay for a module on every matrix.
-func DefaultBudget(c backbone.Config) string {
+// DefaultBudget returns the default budget of the methods of SPT: the paper's for a ViT-B, and less for a
+// backbone as narrow as a tiny ViT, where the paper's would pay for a module on every matrix.
+func DefaultBudget(c backbone.Config) plan.Budget {
 	if c.NumFeatures() <= 192 {
-		return "0.2M"
+		return plan.MustParseBudget("0.2M")
 	}
-	return "0.4M"
+	return plan.MustParseBudget("0.4M")
 }
 
 // Select is what the method tunes on a backbone of this shape. Methods of SPT
 // plan under the budget from made-up scores, always the same, with modules of rank 8; lora and adapter
 // get the rank that the budget allows, or without one rank 8; the others take
 // no budget. What cannot work is an *[run.OptionError].
-func Select(ctx context.Context, c backbone.Config, m Method, budget string) (peft.Selection, error) {
+func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget) (peft.Selection, error) {
 	if err := m.Validate(); err != nil {
 		return peft.Selection{}, err
 	}
-	tuned := method.Method(m)
-	if tuned.Scores() {
-		p, err := spt.Plan(ctx, c, scores(c), budget, run.PlanOptions{Module: tuned.Module(), Rank: 8})
+	if m == Forward || m == Score {
+		if !budget.IsZero() {
+			return peft.Selection{}, &run.OptionError{Err: fmt.Errorf("method %s takes no budget; leave it out", m)}
+		}
+		return peft.Linear(), nil
+	}
+	row, err := method.Lookup(method.Method(m))
+	if err != nil {
+		return peft.Selection{}, &run.OptionError{Err: err}
+	}
+	if row.Scores {
+		p, err := spt.Plan(ctx, c, scores(c), budget, plan.Options{Module: row.Module, Rank: plan.DefaultRank})
 		if err != nil {
 			return peft.Selection{}, err
 		}
 		return spt.Select(c, p), nil
 	}
-	if budget != "" && tuned != method.LoRA && tuned != method.Adapter {
-		return peft.Selection{}, &run.OptionError{Err: fmt.Errorf("method %s takes no budget; leave it out", m)}
-	}
-	if m == Forward || m == Score {
-		return peft.Linear(), nil
-	}
-	s, err := method.Baseline(c, tuned, method.BaselineOptions{Budget: budget})
+	s, err := row.Select(c, method.Options{Budget: budget})
 	if err != nil {
 		return s, &run.OptionError{Err: err}
 	}
@@ -120,7 +122,7 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget string) (pe
 func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
 	count, err := peft.CountOf(p.Module)
 	if err == nil {
-		err = p.Validate(spt.Tensors(c), count)
+		err = p.Validate(sensitivity.Tensors(c), count)
 	}
 	if err != nil {
 		return peft.Selection{}, &run.InputError{Err: err}
