@@ -56,7 +56,7 @@ type Param struct {
 	Init  Init // its initial values
 }
 
-// Size is the number of values of p.
+// Size returns the number of values of p.
 func (p Param) Size() int {
 	n := 1
 	for _, d := range p.Shape {
@@ -65,24 +65,24 @@ func (p Param) Size() int {
 	return n
 }
 
-// Decays reports whether weight decay applies: to tensors of two or more
-// dimensions only, so not to biases, norms and sparse entries.
+// Decays reports whether weight decay applies to p. It applies to tensors of two or more
+// dimensions, so not to biases, norms and single entries.
 func (p Param) Decays() bool { return len(p.Shape) >= 2 }
 
-// SparseValues is the name of the tuned values of a tensor's entries.
+// SparseValues returns the name of the tuned values of the entries of a tensor.
 func SparseValues(tensor string) string { return tensor + ".sparse_values" }
 
-// SparseIndices is the name, in deltas, of the positions of those values.
+// SparseIndices returns the name, in deltas, of the positions of the entries of a tensor.
 func SparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 
-// Rates are the drop rates while training.
+// Rates holds the drop rates during training.
 type Rates struct {
 	DropPath       float64 // of the blocks' branches: linear over depth from 0 to this
 	Dropout        float64 // on a module's input
 	ModuleDropPath float64 // on a module's output
 }
 
-// Counts splits the number of tuned parameters.
+// Counts holds the numbers of tuned parameters by kind.
 type Counts struct {
 	Structured int `json:"structured"` // modules, and what other methods add to the backbone
 	Whole      int `json:"whole"`      // vectors and, in baselines, other tensors tuned whole; the class token too
@@ -90,17 +90,17 @@ type Counts struct {
 	Head       int `json:"head"`
 }
 
-// Tuned is the number of tuned parameters without the head, as the paper counts.
+// Tuned returns the number of tuned parameters without the head, as the paper counts.
 func (c Counts) Tuned() int { return c.Structured + c.Whole + c.Entries }
 
-// Tuning is a selection bound to a backbone's configuration. It is immutable.
+// Tuning is a selection bound to the configuration of a backbone. It is immutable.
 type Tuning struct {
 	Config    backbone.Config
 	Selection Selection
 	Module    Module // zero if nothing is structured
 	Params    []Param
 	Counts    Counts
-	// EntryGradient is how the gradient of single entries of a matrix is taken.
+	// EntryGradient says how the gradient of single entries of a matrix is computed.
 	EntryGradient EntryGradient
 
 	whole, structured map[string]bool
@@ -194,8 +194,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions lists what is tuned besides the backbone's own tensors and
-// the modules on its matrices.
+// declareAdditions lists the tuned tensors beside the tensors of the backbone and the modules on
+// its matrices.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
@@ -226,7 +226,7 @@ func (t *Tuning) declareAdditions() error {
 	return nil
 }
 
-// declare adds tensors that are not the backbone's.
+// declare adds tensors that are not tensors of the backbone.
 func (t *Tuning) declare(params ...Param) {
 	for _, p := range params {
 		t.Params = append(t.Params, p)
@@ -331,7 +331,7 @@ func cloned(t checkpoint.Tensor) checkpoint.Tensor {
 	return checkpoint.Tensor{Shape: t.Shape, Data: slices.Clone(t.Data)}
 }
 
-// layers is one graph's view of the tuning: it implements backbone.Layers.
+// layers puts the tuned tensors into one graph. It implements backbone.Layers.
 type layers struct {
 	*Tuning
 	frozen  map[string]*Node
@@ -344,7 +344,7 @@ type layers struct {
 	strips  map[string]strip // of the params whose entries get their gradient so
 }
 
-// Inputs are the nodes through which values reach a graph.
+// Inputs holds the nodes through which values enter a graph.
 type Inputs struct {
 	Frozen  map[string]*Node // the backbone's tensors; those that are tuned whole may be absent
 	Tuned   map[string]*Node // by Param.Name
@@ -353,7 +353,7 @@ type Inputs struct {
 	Rates   Rates            // drop rates while training
 }
 
-// Layers is the backbone with the tuned tensors in place, for one graph.
+// Layers returns the backbone with the tuned tensors in place, for one graph.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
 	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, strips: map[string]strip{}}
 }
@@ -417,8 +417,8 @@ func (l *layers) dropPath(y *Node, rate float64) *Node {
 	return l.drop(y, rate, mask)
 }
 
-// drop zeroes x with probability rate, one draw for each element of a mask that
-// broadcasts to x, and scales what is kept by 1/(1−rate).
+// drop zeroes x with probability rate and scales the values that remain by 1/(1−rate). It draws
+// once for each element of a mask that broadcasts to x.
 func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	if l.rng == nil || rate <= 0 {
 		return x
@@ -427,8 +427,7 @@ func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	return Mul(x, MulScalar(keep, 1/(1-rate)))
 }
 
-// draw is true with probability 1−rate, anew in each element of the shape and at
-// each call.
+// draw returns true with probability 1−rate, drawn for each element of the shape and at each call.
 func (l *layers) draw(shape []int, rate float64) *Node {
 	g := l.rng.Graph()
 	if !backend.OnDevice(g.Backend()) {
@@ -436,10 +435,9 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 		l.rng, u = RandomUniform(l.rng, float32Shape(shape))
 		return GreaterOrEqual(u, Scalar(g, dtypes.Float32, rate))
 	}
-	// On a device GoMLX's generator would write its numbers to memory, several times
-	// what the layer itself moves. A number made of the element's position is made
-	// where it is used: MurmurHash3's finaliser, twice, under a key of the step and
-	// the call.
+	// On a device, GoMLX's generator would write its numbers to memory: several times the traffic
+	// of the layer itself. A number that is computed from the position of its element never leaves
+	// the registers: MurmurHash3's finaliser, twice, under a key of the step and the call.
 	l.draws++
 	key := func(i int) *Node { return Reshape(ConvertDType(Slice(l.rng, AxisElem(i)), dtypes.Uint32)) }
 	number := func(v uint32) *Node { return Scalar(g, dtypes.Uint32, v) }
@@ -463,8 +461,8 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 
 func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
-// buildScratch runs a graph-building function on a graph that is never
-// executed, and returns its panic as an error.
+// buildScratch runs a graph-building function on a graph that is never executed. It returns a panic
+// of the function as an error.
 func buildScratch(build func(g *Graph)) error {
 	be, err := backend.New()
 	if err != nil {

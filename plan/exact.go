@@ -23,9 +23,8 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 		return nil, fmt.Errorf("planning: %w", err)
 	}
 
-	// Once a tensor is tuned as one, further entries of it change nothing. So its
-	// first `need` entries are the only ones at which the cost moves, and they
-	// are few: P/α of a matrix rather than in·out.
+	// Once a tensor is tuned as one, further entries of it change nothing. So the cost changes only
+	// at its first `need` entries, and they are few: P/α of a matrix rather than in·out.
 	parts := make([][]event, len(tensors))
 	err = each(ctx, tensors, func(i int, t *tensor) error {
 		if m := t.need; m <= len(t.Scores) {
@@ -40,8 +39,8 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	events := append(slices.Concat(parts...), apart(tensors, budget)...)
 	slices.Sort(events)
 
-	// The cost rises with τ as long as α, β ≥ 1; below, it falls where P is less
-	// than the entries it replaces. Hence the sweep goes on to the end.
+	// The cost rises with τ as long as α, β ≥ 1. Otherwise it falls where P is less than the
+	// entries that it replaces. So the sweep goes on to the end.
 	a := newTally(tensors, scores.ClassToken)
 	best, end := a.cost, 0
 	for i, e := range events {
@@ -64,9 +63,8 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	return p, nil
 }
 
-// apart returns the entries of the tensors that are never tuned as one, as far as
-// a plan can reach: each costs one parameter for good, so that no plan has more of
-// them than the budget.
+// apart returns the entries of the tensors that are never tuned as one, as far as a plan can reach:
+// each costs one parameter, so no plan has more of them than the budget.
 func apart(tensors []tensor, budget int) (events []event) {
 	var parts [][]float32
 	n := 0

@@ -13,14 +13,14 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Row is what a plan spends on one operation of one block, in parameters.
+// Row holds what a plan spends on one operation of one block, in parameters.
 type Row struct {
-	// Block is the block's name, "blocks.0" or "layers.1.blocks.3"; outside of
-	// blocks the parent module's, or the module's own if it has none ("norm").
+	// Block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the
+	// name of the parent module, or of the module itself if it has no parent ("norm").
 	Block string `json:"block"`
-	// Operation is the last part of a matrix' name ("q", "proj", "fc1"). All
-	// vectors of LayerNorms go under "norm", other vectors under the last part of
-	// their name ("bias", "gamma").
+	// Operation is the last part of the name of a matrix ("q", "proj", "fc1"). All vectors of
+	// LayerNorms are under "norm", other vectors under the last part of their name ("bias",
+	// "gamma").
 	Operation string `json:"operation"`
 	// Entries is the number of entries tuned one by one.
 	Entries int `json:"entries"`
@@ -36,7 +36,7 @@ type Row struct {
 	Share float64 `json:"share"`
 }
 
-// add adds the counts of b, not its names or share.
+// add adds the counts of b. It changes neither names nor share.
 func (r *Row) add(b Row) {
 	r.Entries += b.Entries
 	r.Structured += b.Structured
@@ -45,7 +45,7 @@ func (r *Row) add(b Row) {
 	r.Total += b.Total
 }
 
-// locate returns the block and operation of a tensor; see [Row].
+// locate returns the block and the operation of a tensor; see [Row].
 func locate(t sensitivity.Tensor) (block, operation string) {
 	module, parameter := "", t.Name
 	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {
@@ -69,10 +69,10 @@ func locate(t sensitivity.Tensor) (block, operation string) {
 	return cmp.Or(module, t.Name), operation
 }
 
-// ExplainRows returns what the plan spends on each operation of each block, with
-// a row also where it spends nothing, in the order of tensors. Together with the
-// class token the rows add up to the plan's cost. The plan must be valid for the
-// tensors; tensors and count are as for [Plan.Validate].
+// ExplainRows returns what the plan spends on each operation of each block, in the order of the
+// tensors. It has a row also for an operation on which the plan spends nothing. Together with the
+// class token the rows add up to the cost of the plan. tensors and count are as for
+// [Plan.Validate], and the plan must be valid for them.
 func (p *Plan) ExplainRows(tensors []sensitivity.Tensor, count Count) ([]Row, error) {
 	if err := p.Validate(tensors, count); err != nil {
 		return nil, fmt.Errorf("explaining plan: %w", err)
@@ -109,10 +109,9 @@ func (p *Plan) ExplainRows(tensors []sensitivity.Tensor, count Count) ([]Row, er
 	return rows, nil
 }
 
-// Explain writes where the budget went as a table: a line per block, a column
-// per operation, a star where structured modules are, and how each line divides
-// into entries, structured modules and whole vectors. Parameters are those of
-// [Plan.ExplainRows].
+// Explain writes where the budget goes as a table: a line for each block, a column for each
+// operation, a star for structured modules, and the division of each line into entries, structured
+// modules and whole vectors. The arguments are as for [Plan.ExplainRows].
 func (p *Plan) Explain(w io.Writer, tensors []sensitivity.Tensor, count Count) error {
 	rows, err := p.ExplainRows(tensors, count)
 	if err != nil {
@@ -216,7 +215,7 @@ func (p *Plan) Explain(w io.Writer, tensors []sensitivity.Tensor, count Count) e
 	return nil
 }
 
-// starred writes a row's total, with a star if structured modules are in it.
+// starred returns the total of a row, with a star if it includes structured modules.
 func starred(r Row) string {
 	if r.Structured > 0 {
 		return fmt.Sprintf("%d*", r.Total)

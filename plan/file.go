@@ -14,12 +14,12 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// maxFile is the largest plan file that is read, in bytes: twenty million
-// entries, some fifty times the largest plan of the paper.
+// maxFile is the size of the largest plan file that is read, in bytes: twenty million entries, some
+// fifty times the largest plan of the paper.
 const maxFile = 256 << 20
 
-// A list of numbers as [json.MarshalIndent] lays it out, one number per line. No
-// string holds a line break, so this matches no part of one.
+// numberList matches a list of numbers as [json.MarshalIndent] writes it, one number on each line.
+// No string holds a line break, so it matches no part of a string.
 var numberList = regexp.MustCompile(`\[\n[-0-9,\s]+\]`)
 
 // encode returns the plan as a plan file: indented JSON, with the positions of each tensor on one line.
@@ -84,8 +84,8 @@ func located(data []byte, err error) error {
 	return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }
 
-// Save writes the plan file at path. An existing file is replaced only once the
-// new one is complete on disk.
+// Save writes the plan file at path. It replaces an existing file only when the new one is complete
+// on disk.
 func (p *Plan) Save(path string) error {
 	data, err := p.encode()
 	if err != nil {

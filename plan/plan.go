@@ -42,8 +42,8 @@ type Plan struct {
 	Compat string `json:"compat,omitempty"`
 	// Only is empty, [Unstructured] or [Structured].
 	Only string `json:"only,omitempty"`
-	// Module is the registered name of the structured module, such as "lora";
-	// empty in a plan of [Unstructured] only.
+	// Module is the registered name of the structured module, such as "lora"; empty with Only
+	// [Unstructured].
 	Module string `json:"module"`
 	// Rank is the rank of the structured modules; 0 without a module.
 	Rank int `json:"rank"`
@@ -65,8 +65,8 @@ type Plan struct {
 	// Entries maps a tensor's name to the entries tuned one by one: their flat,
 	// row-major positions in the tensor, ascending.
 	Entries map[string][]int32 `json:"entries"`
-	// CountedOnly holds entries that the cost includes and that are not tuned:
-	// in a [CompatRelease] plan, the single entries of LayerNorm vectors.
+	// CountedOnly holds entries that the cost includes and that are not tuned: with Compat, the
+	// single entries of LayerNorm vectors.
 	CountedOnly map[string][]int32 `json:"counted_only,omitempty"`
 }
 
@@ -100,7 +100,7 @@ type Cost struct {
 	Total int `json:"total"`
 }
 
-// sum adds the parts up.
+// sum returns the sum of the parts.
 func (c Cost) sum() int {
 	return c.Structured + c.Vectors + c.Unstructured + c.CountedOnly + c.ClassToken
 }
@@ -184,7 +184,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	return nil
 }
 
-// entryList is one of a plan's two maps of entries with its name in the file.
+// entryList is one of the two maps of entries of a plan, with its name in the file.
 type entryList struct {
 	name    string
 	entries map[string][]int32
@@ -196,8 +196,8 @@ func (p *Plan) lists() []entryList {
 
 // check reports whether the plan agrees with itself, without the tensors.
 func (p *Plan) check() error {
-	// Far above any backbone, and far enough below the greatest int that the
-	// parts of a cost can be added.
+	// Far above any backbone, and far enough below the greatest int that the parts of a cost can be
+	// added.
 	const most = 1 << 48
 
 	switch {
