@@ -41,11 +41,11 @@ func TestTuneConvNeXt(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, chosen := range method.Methods() {
-			if !fits(m.Config, chosen) {
+			if !fits(t, m.Config, chosen) {
 				continue
 			}
 			var budgets []string
-			if chosen.Scores() {
+			if lookup(t, chosen).Scores {
 				budgets = []string{"1000"}
 			}
 			dir := t.TempDir()
@@ -63,7 +63,7 @@ func TestTuneConvNeXt(t *testing.T) {
 			if err := d.Check(opened); err != nil || !reflect.DeepEqual(opened.Config, m.Config) {
 				t.Errorf("%s, %s: %v; opened %+v, tuned on %+v", fixture, chosen, err, opened.Config, m.Config)
 			}
-			if chosen.Scores() {
+			if lookup(t, chosen).Scores {
 				checkConvNeXtPlan(t, m.Config, chosen, d.Selection)
 			}
 			merged, err := d.Merge(t.Context(), be, opened, make([]uint8, 2*56*56*3), 1e-3)
@@ -103,18 +103,20 @@ func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.
 			kernels++
 		}
 	}
-	if (kernels == 0) != (m.Only() == plan.Structured) || (len(s.Structured) == 0) != (m.Only() == plan.Unstructured) {
+	if (kernels == 0) != (lookup(t, m).Only == plan.Structured) || (len(s.Structured) == 0) != (lookup(t, m).Only == plan.Unstructured) {
 		t.Errorf("entries in %d kernels and %d modules: expected some of each", kernels, len(s.Structured))
 	}
 }
 
 // fits reports whether a method can tune such a backbone: prompts need tokens,
 // AdaptFormer a branch of the MLP's own.
-func fits(c backbone.Config, m method.Method) bool {
-	if m.Scores() {
+func fits(t *testing.T, c backbone.Config, m method.Method) bool {
+	t.Helper()
+	row := lookup(t, m)
+	if row.Scores {
 		return true
 	}
-	s, err := method.Baseline(c, m, method.BaselineOptions{})
+	s, err := row.Select(c, method.Options{})
 	if err == nil {
 		_, err = peft.New(c, s)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -35,7 +36,7 @@ func Example() {
 	}
 	defer os.RemoveAll(dir)
 
-	options := run.TuneOptions{Method: method.SPTLoRA, Budgets: []string{"4%"}, Rank: 4, Train: train.VTAB().WithEpochs(1)}
+	options := run.TuneOptions{Method: method.SPTLoRA, Budgets: []plan.Budget{plan.MustParseBudget("4%")}, Options: method.Options{Rank: 4}, Train: train.VTAB().WithEpochs(1)}
 	result, err := task.Tune(context.Background(), options, dir, nil)
 	if err != nil {
 		log.Fatal(err)

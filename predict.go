@@ -30,7 +30,11 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 			return nil, &run.InputError{Err: err}
 		}
 		tuning, err := d.Tuning()
-		return &Trained{Objective: objective.SingleLabel, Tuning: tuning, Tuned: d.Tuned}, err
+		if err != nil {
+			return nil, err
+		}
+		o, err := objective.Get(d.Objective)
+		return &Trained{Objective: o, Tuning: tuning, Tuned: d.Tuned}, err
 	}
 	tuning, err := peft.New(m.Config, peft.Linear())
 	if err != nil {

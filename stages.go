@@ -1,11 +1,9 @@
 package spt
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -53,80 +51,38 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 	return scores, nil
 }
 
-// Plan is stage 2: what to tune under a budget, written "0.4M", "400000" or
-// "0.5%" of the backbone c. In compat mode "release" the budget must be one of
-// the reference release's seven targets.
-func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget string, o run.PlanOptions) (*plan.Plan, error) {
-	o = o.WithDefaults()
-	parameters, err := plan.ParseBudget(budget, c.Size())
-	if err != nil {
-		return nil, &run.OptionError{Err: err}
-	}
-	return planWith(ctx, scores, parameters, o)
+// Plan is stage 2: it chooses what to tune on the backbone c under a budget. With o.Compat the budget
+// must be one of plan.ReleaseBudgets.
+func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
+	return planFor(ctx, scores, budget, c.Size(), o)
 }
 
-// PlanScores is Plan without the backbone, for budgets that are a number of
-// parameters.
-func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget string, o run.PlanOptions) (*plan.Plan, error) {
-	o = o.WithDefaults()
-	if strings.Contains(budget, "%") {
+// PlanScores is Plan without the backbone, for budgets that are a number of parameters.
+func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
+	if budget.IsShare() {
 		return nil, &run.OptionError{Err: fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
 	}
 	size := 0
 	for _, t := range scores.Tensors {
 		size += len(t.Scores)
 	}
-	parameters, err := plan.ParseBudget(budget, size)
+	return planFor(ctx, scores, budget, size, o)
+}
+
+func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, size int, o plan.Options) (*plan.Plan, error) {
+	o = o.WithDefaults()
+	parameters, err := budget.Parameters(size)
+	if err == nil {
+		err = o.Validate(scores.Tensors, scores.ClassToken, parameters)
+	}
+	var count plan.Count
+	if err == nil {
+		count, err = peft.CountOf(o.Module)
+	}
 	if err != nil {
 		return nil, &run.OptionError{Err: err}
 	}
-	return planWith(ctx, scores, parameters, o)
-}
-
-func planWith(ctx context.Context, scores *sensitivity.Scores, budget int, o run.PlanOptions) (*plan.Plan, error) {
-	count, err := o.Count()
-	if err != nil {
-		return nil, &run.OptionError{Err: err}
-	}
-	maxRank := 0
-	for _, t := range scores.Tensors {
-		if len(t.Shape) == 2 && !t.EntriesOnly {
-			maxRank = min(cmp.Or(maxRank, t.Shape[0]), t.Shape[0], t.Shape[1])
-		}
-	}
-	if err := o.Validate(budget, scores.ClassToken, maxRank); err != nil {
-		return nil, &run.OptionError{Err: err}
-	}
-	options := plan.Options{Budget: budget, Only: o.Only, Module: o.Module, ModuleParams: count, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta, ClassToken: scores.ClassToken}
-	scored := Scored(scores)
-	if o.Compat == "" {
-		return plan.Exact(ctx, scored, options)
-	}
-	plans, err := plan.Release(scored, plan.ReleaseOptions{Options: options})
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range plans {
-		if p.Budget == budget {
-			return p, nil
-		}
-	}
-	return nil, fmt.Errorf("budget of %d parameters: the release makes no plan for it", budget)
-}
-
-// Scored is the view of scores that package plan takes.
-func Scored(s *sensitivity.Scores) []plan.Scored {
-	var out []plan.Scored
-	for _, t := range s.Tensors {
-		out = append(out, plan.Scored{Name: t.Name, Shape: t.Shape, Scores: t.Scores, Norm: t.Norm, EntriesOnly: t.EntriesOnly})
-	}
-	return out
-}
-
-// Tensors is the view of a backbone's scored tensors, without scores, that
-// plan.Plan's Validate and Explain take.
-func Tensors(c backbone.Config) []plan.Scored {
-	return Scored(&sensitivity.Scores{Tensors: sensitivity.Tensors(c)})
+	return plan.New(ctx, scores, parameters, o, count)
 }
 
 // Select turns a plan for the backbone c into what is tuned: its matrices,
@@ -230,7 +186,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, sampl
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := &delta.Delta{
-		Method: string(m), Classes: t.data.Classes, Config: t.model.Config, Preprocessing: t.model.Preprocessing,
+		Method: string(m), Objective: t.objective.Name(), Classes: t.data.Classes, Config: t.model.Config, Preprocessing: t.model.Preprocessing,
 		Transform: delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo},
 		Selection: tuned.Tuning.Selection, Backbone: delta.BackboneOf(t.model), Tuned: tuned.Tuned, Metrics: metrics,
 	}

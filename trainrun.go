@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // TrainRun trains once, chooses nothing and tests nothing. It keeps delta, plan, metrics and result in
@@ -78,7 +79,10 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err e
 		return s, err
 	}
 	if p == nil {
-		s, err = method.Baseline(t.model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Budget: o.Budget, Sizes: o.Sizes})
+		var m method.Row
+		if m, err = method.Lookup(o.Method); err == nil {
+			s, err = m.Select(t.model.Config, o.Options)
+		}
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)
 		}
@@ -89,7 +93,7 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err e
 	}
 	count, err := peft.CountOf(p.Module)
 	if err == nil {
-		err = p.Validate(Tensors(t.model.Config), count)
+		err = p.Validate(sensitivity.Tensors(t.model.Config), count)
 	}
 	if err != nil {
 		return s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan of this backbone", err)}

@@ -22,8 +22,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// DefaultBudget is SPT's where none is given: 0.5 % of the backbone.
-const DefaultBudget = "0.5%"
+// DefaultBudget is the default budget of methods that plan: 0.5 % of the backbone.
+var DefaultBudget = plan.MustParseBudget("0.5%")
 
 // Tune runs all stages. It scores; for each budget it plans, trains on the train split and validates.
 // The candidate with the largest validation accuracy after its last epoch (of equal ones the one
@@ -42,7 +42,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		return nil, err
 	}
 	if len(o.Budgets) == 0 {
-		o.Budgets = []string{""} // one candidate, which needs none
+		o.Budgets = []plan.Budget{{}} // one candidate, which needs none
 	}
 	result, err := folder.Result()
 	if err != nil {
@@ -50,15 +50,17 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	}
 	if result != nil {
 		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) {
-			describe := func(m method.Method, budget string) string { return strings.TrimSpace(string(m) + " " + budget) }
-			return nil, &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, strings.Join(o.Budgets, ", ")))}
+			describe := func(m method.Method, budgets ...plan.Budget) string {
+				return strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
+			}
+			return nil, &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, o.Budgets...))}
 		}
 		return result, nil
 	}
 	if err := t.sameOptions(folder, o); err != nil {
 		return nil, err
 	}
-	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[string]*selected{}}
+	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[plan.Budget]*selected{}}
 	defer r.close()
 	result, err = r.run(ctx)
 	if saved := r.scoresSaved(); saved != nil && !errors.Is(err, saved) {
@@ -96,7 +98,7 @@ func (t *Task) sameOptions(folder run.Folder, o run.TuneOptions) error {
 		return err
 	}
 	if len(begun.Budgets) == 0 {
-		begun.Budgets = []string{""}
+		begun.Budgets = []plan.Budget{{}}
 	}
 	if !reflect.DeepEqual(begun, o) {
 		return &run.OptionError{Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
@@ -109,8 +111,8 @@ type runner struct {
 	o       run.TuneOptions
 	folder  run.Folder
 	report  progress.Func
-	budgets map[string]*selected // that were tried
-	saved   func() error         // waits until the scores are in their file; nil: they are, or there are none
+	budgets map[plan.Budget]*selected // that were tried
+	saved   func() error              // waits until the scores are in their file; nil: they are, or there are none
 }
 
 // selected is what a budget selects.
@@ -130,32 +132,33 @@ func (r *runner) close() {
 // keeps it. It refuses, before anything costly, what cannot work on this task;
 // its errors are *[run.OptionError]s.
 func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
+	m, err := method.Lookup(o.Method)
+	if err != nil {
+		return o, &run.OptionError{Option: "method", Err: err}
+	}
 	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
-	if o.Method.Scores() {
+	if m.Scores {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
 		}
-		o.Plan.Module, o.Plan.Only, o.Plan.Rank = o.Method.Module(), o.Method.Only(), o.Rank
+		o.Plan.Module, o.Plan.Only, o.Plan.Rank = m.Module, m.Only, o.Rank
 		o.Plan = o.Plan.WithDefaults()
 		o.Rank = o.Plan.Rank
 		if len(o.Budgets) == 0 {
-			o.Budgets = []string{DefaultBudget}
+			o.Budgets = []plan.Budget{DefaultBudget}
 		}
 	}
-	if err := t.validate(o); err != nil {
+	if err := t.validate(m, o); err != nil {
 		return o, &run.OptionError{Err: err}
 	}
 	if err := t.trainable(); err != nil {
 		return o, err
 	}
-	o.Sizes = o.Sizes.For(o.Method)
+	o.Options = m.WithDefaults(o.Options)
 	return o, nil
 }
 
-func (t *Task) validate(o run.TuneOptions) error {
-	if err := o.Method.Validate(); err != nil {
-		return err
-	}
+func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if err := o.Train.Validate(); err != nil {
 		return fmt.Errorf("training options: %w", err)
 	}
@@ -165,14 +168,17 @@ func (t *Task) validate(o run.TuneOptions) error {
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
 	}
-	if o.Plan.Compat != "" && !o.Method.Scores() {
+	if o.Plan.Compat != "" && !m.Scores {
 		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
 	}
-	if err := o.Sizes.Validate(o.Method); err != nil {
+	if !o.Budget.IsZero() {
+		return fmt.Errorf("budget %s is given beside the list of budgets; put it into the list", o.Budget)
+	}
+	if err := m.Check(o.Options); err != nil {
 		return err
 	}
 	if len(o.Budgets) == 0 { // what the method adds may not fit on this backbone
-		s, err := method.Baseline(t.model.Config, o.Method, method.BaselineOptions{Rank: o.Rank, Sizes: o.Sizes})
+		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)
 		}
@@ -181,7 +187,7 @@ func (t *Task) validate(o run.TuneOptions) error {
 		}
 	}
 	for _, b := range o.Budgets {
-		if err := t.validateBudget(b, o); err != nil {
+		if err := t.validateBudget(m, b, o); err != nil {
 			return err
 		}
 	}
@@ -196,18 +202,19 @@ func (t *Task) validate(o run.TuneOptions) error {
 	return nil
 }
 
-func (t *Task) validateBudget(budget string, o run.TuneOptions) error {
+func (t *Task) validateBudget(m method.Row, budget plan.Budget, o run.TuneOptions) error {
 	c := t.model.Config
-	if !o.Method.Scores() {
-		_, err := method.Baseline(c, o.Method, method.BaselineOptions{Rank: o.Rank, Budget: budget, Sizes: o.Sizes})
+	if !m.Scores {
+		o.Options.Budget = budget
+		_, err := m.Select(c, o.Options)
 		return err
 	}
-	parameters, err := plan.ParseBudget(budget, c.Size())
+	parameters, err := budget.Parameters(c.Size())
 	if err != nil {
 		return err
 	}
 	_, classToken := c.ClassTokens()
-	return o.Plan.Validate(parameters, classToken, c.MaxRank())
+	return o.Plan.Validate(sensitivity.Tensors(c), classToken, parameters)
 }
 
 func (r *runner) run(ctx context.Context) (*run.Result, error) {
@@ -215,8 +222,11 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		return nil, err
 	}
 	var scores *sensitivity.Scores
-	if r.o.Method.Scores() {
-		var err error
+	m, err := method.Lookup(r.o.Method)
+	if err != nil {
+		return nil, err
+	}
+	if m.Scores {
 		if scores, err = r.score(ctx); err != nil {
 			return nil, err
 		}
@@ -308,14 +318,14 @@ func (r *runner) scoresSaved() error {
 }
 
 // selection is what a budget selects; its plan, if it has one, is kept in dir.
-func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget string, folder run.Folder) (*selected, error) {
+func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, folder run.Folder) (*selected, error) {
 	s := r.budgets[budget]
 	if s == nil {
 		s = new(selected)
 		var what peft.Selection
 		var err error
 		if scores == nil {
-			what, err = method.Baseline(r.model.Config, r.o.Method, method.BaselineOptions{Rank: r.o.Rank, Budget: budget, Sizes: r.o.Sizes})
+			what, err = r.withoutScores(budget)
 		} else if s.plan, err = Plan(ctx, r.model.Config, scores, budget, r.o.Plan); err == nil {
 			what = Select(r.model.Config, s.plan)
 		}
@@ -333,9 +343,20 @@ func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budg
 	return s, s.plan.Save(folder.Path(run.PlanFile))
 }
 
+// withoutScores returns what a method without scores tunes under a budget.
+func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
+	m, err := method.Lookup(r.o.Method)
+	if err != nil {
+		return peft.Selection{}, err
+	}
+	o := r.o.Options
+	o.Budget = budget
+	return m.Select(r.model.Config, o)
+}
+
 // try trains one candidate on train and validates it on val.
-func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget string) (*run.Candidate, error) {
-	name := budget
+func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget) (*run.Candidate, error) {
+	name := budget.String()
 	if name == "" {
 		name = string(r.o.Method)
 	}
@@ -365,7 +386,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget str
 
 // final trains the chosen candidate on all that may be trained on, keeps the
 // delta and tests it.
-func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget string, result *run.Result) error {
+func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, result *run.Result) error {
 	s, err := r.selection(ctx, scores, budget, r.folder)
 	if err != nil {
 		return err

@@ -42,11 +42,11 @@ func TestTuneSwin(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range method.Methods() {
-		if !fits(model.Config, m) {
+		if !fits(t, model.Config, m) {
 			continue
 		}
 		var budgets []string
-		if m.Scores() {
+		if lookup(t, m).Scores {
 			budgets = []string{"600"}
 		}
 		dir := t.TempDir()

@@ -42,8 +42,24 @@ func newTask(t *testing.T, val int) *spt.Task {
 	return task
 }
 
+// lookup returns the row of a method.
+func lookup(t *testing.T, m method.Method) method.Row {
+	t.Helper()
+	row, err := method.Lookup(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return row
+}
+
 func options(m method.Method, budgets ...string) run.TuneOptions {
-	o := run.TuneOptions{Method: m, Budgets: budgets, Rank: 1, Train: train.VTAB().WithEpochs(3)}
+	o := run.TuneOptions{Method: m, Train: train.VTAB().WithEpochs(3)}
+	if row, err := method.Lookup(m); err == nil && row.Takes("rank") {
+		o.Rank = 1
+	}
+	for _, b := range budgets {
+		o.Budgets = append(o.Budgets, plan.MustParseBudget(b))
+	}
 	o.Train.BatchSize, o.Train.LR = 12, 1e-2
 	return o
 }
@@ -52,7 +68,7 @@ func options(m method.Method, budgets ...string) run.TuneOptions {
 func TestTune(t *testing.T) {
 	for _, m := range method.Methods() {
 		var budgets []string
-		if m.Scores() {
+		if lookup(t, m).Scores {
 			budgets = []string{"400", "12%"}
 		}
 		dir := t.TempDir()
@@ -69,7 +85,7 @@ func TestTune(t *testing.T) {
 		if *r.TestMax < r.Test.Accuracy {
 			t.Errorf("%s: test-max %g is below the last epoch's %g", m, *r.TestMax, r.Test.Accuracy)
 		}
-		if m.Scores() && len(r.Candidates) != 2 {
+		if lookup(t, m).Scores && len(r.Candidates) != 2 {
 			t.Errorf("%s: candidates %+v", m, r.Candidates)
 		}
 		for _, c := range r.Candidates {
@@ -117,7 +133,7 @@ func TestTuneFinished(t *testing.T) {
 	if err != nil || again.Test.Loss != want.Test.Loss {
 		t.Errorf("the same run: %+v, %v", again, err)
 	}
-	for _, other := range []run.TuneOptions{options(method.BitFit), options(method.LoRA, "1600"), options(method.Adapter, "1600")} {
+	for _, other := range []run.TuneOptions{options("bitfit"), options(method.LoRA, "1600"), options(method.Adapter, "1600")} {
 		var option *run.OptionError
 		if _, err := newTask(t, 9).Tune(t.Context(), other, dir, nil); !errors.As(err, &option) || !strings.Contains(err.Error(), "a finished run of lora 800; choose another folder") {
 			t.Errorf("%s %v in its folder: %v", other.Method, other.Budgets, err)
@@ -173,10 +189,9 @@ func TestTuneRefuses(t *testing.T) {
 		val  int
 		o    run.TuneOptions
 	}{
-		{"method \"nope\" is unknown; known: full, linear, partial-1, mlp-3, bitfit, ", 9, options("nope")},
+		{"method \"nope\" is unknown; known: spt-", 9, options("nope")},
 		{"takes no budget", 9, options(method.Linear, "400")},
 		{"need validation images", 0, options(method.SPTLoRA, "400", "500")},
-		{"budget \"1.2.3\"", 9, options(method.SPTLoRA, "1.2.3")},
 		{"budget \"900%\"", 9, options(method.SPTLoRA, "900%")},
 		{"least", 9, options(method.SPTLoRA, "3")},
 		{"at rank 1", 9, options(method.LoRA, "20")},
@@ -216,18 +231,18 @@ func TestPlanFitsBackbone(t *testing.T) {
 	}
 	for _, module := range []string{"lora", "adapter"} {
 		for budget := range map[string]bool{"5%": true, "20%": true} {
-			p, err := spt.Plan(t.Context(), c, s, budget, run.PlanOptions{Module: module, Rank: g.Rank})
+			p, err := spt.Plan(t.Context(), c, s, plan.MustParseBudget(budget), plan.Options{Module: module, Rank: g.Rank})
 			if err != nil {
 				t.Fatal(err)
 			}
-			limit, err := plan.ParseBudget(budget, c.Size())
+			limit, err := plan.MustParseBudget(budget).Parameters(c.Size())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if p.Cost.Total > limit || p.Cost.Total == 0 {
 				t.Errorf("%s at %s costs %d, the budget is %d", module, budget, p.Cost.Total, limit)
 			}
-			if err := p.Validate(spt.Tensors(c), func(in, out, rank int) int {
+			if err := p.Validate(sensitivity.Tensors(c), func(in, out, rank int) int {
 				if module == "lora" {
 					return rank * (in + out)
 				}

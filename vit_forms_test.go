@@ -41,7 +41,7 @@ func TestTuneForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			var budgets []string
-			if chosen.Scores() {
+			if lookup(t, chosen).Scores {
 				budgets = []string{"20%"}
 			}
 			dir := t.TempDir()
@@ -56,7 +56,7 @@ func TestTuneForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if tokens, _ := m.Config.ClassTokens(); chosen.Scores() {
+			if tokens, _ := m.Config.ClassTokens(); lookup(t, chosen).Scores {
 				for _, token := range tokens {
 					if !slices.Contains(d.Selection.Whole, token) {
 						t.Errorf("%s is not tuned", token)

@@ -10,11 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
@@ -111,24 +112,24 @@ func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.Mo
 // benchSelection sets the selection of o: that of the plan, or that of its method and budget.
 func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, planPath string, o *bench.Options) (err error) {
 	if planPath == "" {
-		if o.Budget == "" && method.Method(o.Method).Scores() {
+		if o.Budget.IsZero() && o.Method.Scores() {
 			o.Budget = bench.DefaultBudget(c)
 		}
 		o.Selection, err = bench.Select(ctx, c, o.Method, o.Budget)
 		return err
 	}
-	p, _, err := spt.LoadPlan(planPath)
+	p, _, err := published.LoadPlan(planPath)
 	if err != nil {
-		return err
+		return &run.InputError{Err: err}
 	}
-	chosen := bench.Method(method.PlanMethod(p))
-	if cmd.Flags().Changed("method") && o.Method != chosen && o.Method != bench.Forward || o.Budget != "" {
+	chosen := bench.Method(method.Of(p))
+	if cmd.Flags().Changed("method") && o.Method != chosen && o.Method != bench.Forward || !o.Budget.IsZero() {
 		return refuse("the plan %s sets the method and the budget (%s, %d parameters); leave out --budget, and --method unless it is %s", planPath, chosen, p.Cost.Total, bench.Forward)
 	}
 	if o.Method != bench.Forward {
 		o.Method = chosen
 	}
-	o.Budget = fmt.Sprint(p.Budget)
+	o.Budget = plan.MustParseBudget(fmt.Sprint(p.Budget))
 	o.Selection, err = bench.SelectPlan(c, p)
 	return err
 }
@@ -155,8 +156,8 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	f = nil
 	f.add("backbone", "%s: %s", r.Model, describeConfig(c))
 	chosen := string(r.Method)
-	if r.Budget != "" {
-		chosen += ", budget " + r.Budget
+	if !r.Budget.IsZero() {
+		chosen += ", budget " + r.Budget.String()
 	}
 	f.add("method", "%s", chosen)
 	entries := 0

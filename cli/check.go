@@ -91,10 +91,10 @@ func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 }
 
 // checkMethod refuses flags that the method does not use.
-func checkMethod(cmd *cobra.Command, m method.Method) error {
+func checkMethod(cmd *cobra.Command, m method.Row) error {
 	for _, f := range flagsOf(cmd.Name()) {
 		if f.methods != nil && !f.methods.uses(m) && cmd.Flags().Changed(f.name) {
-			return refuse("method %s %s; leave --%s out", m, f.methods.reason, f.name)
+			return refuse("method %s %s; leave --%s out", m.Method, f.methods.reason, f.name)
 		}
 	}
 	return nil

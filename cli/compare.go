@@ -6,24 +6,25 @@ import (
 	"io"
 	"slices"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // comparePlans prints how two plans differ, with their costs if the backbone is given.
 func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig) error {
-	var tensors []plan.Scored
+	var tensors []sensitivity.Tensor
 	if model.Path != "" {
 		m, _, err := a.openModel(ctx, model, 1) // the head does not matter
 		if err != nil {
 			return err
 		}
-		tensors = spt.Tensors(m.Config)
+		tensors = sensitivity.Tensors(m.Config)
 	}
-	c, err := spt.ComparePlans(first, second, tensors)
+	c, err := published.Compare(first, second, tensors)
 	if err != nil {
-		return err
+		return &run.InputError{Err: err}
 	}
 	if a.json {
 		return a.writeJSON(struct {

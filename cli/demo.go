@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
-	"github.com/sptune/spt/run"
 )
 
 // demoNext is the text after the table.
@@ -39,8 +39,8 @@ no files and writes none.`,
 		o.Compute = flags.config.Compute
 		for _, name := range flags.methods {
 			m := method.Method(name)
-			if err := m.Validate(); err != nil {
-				return &run.OptionError{Option: "method", Err: err}
+			if _, err := lookup(m); err != nil {
+				return err
 			}
 			o.Methods = append(o.Methods, m)
 		}
@@ -61,12 +61,12 @@ no files and writes none.`,
 		}
 		if a.json {
 			return a.writeJSON(struct {
-				Task       string     `json:"task"`
-				Epochs     int        `json:"epochs"`
-				Budget     string     `json:"budget"`
-				Seed       uint64     `json:"seed"`
-				Parameters int        `json:"backbone_parameters"`
-				Rows       []demo.Row `json:"rows"`
+				Task       string      `json:"task"`
+				Epochs     int         `json:"epochs"`
+				Budget     plan.Budget `json:"budget"`
+				Seed       uint64      `json:"seed"`
+				Parameters int         `json:"backbone_parameters"`
+				Rows       []demo.Row  `json:"rows"`
 			}{o.Task, o.Epochs, o.Budget, o.Seed, m.Config.Size(), rows})
 		}
 		text := table(func(w io.Writer) {

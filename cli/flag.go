@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -84,13 +85,13 @@ const (
 
 // methodRule says which methods use a flag.
 type methodRule struct {
-	uses   func(method.Method) bool
+	uses   func(method.Row) bool
 	reason string // why other methods do not, after "method NAME"
 }
 
 var (
-	withModules = &methodRule{func(m method.Method) bool { return m.Module() != "" }, "has no modules that a rank could belong to"}
-	withScores  = &methodRule{method.Method.Scores, "does not score or plan"}
+	withModules = &methodRule{func(m method.Row) bool { return m.Takes("rank") }, "has no modules that a rank could belong to"}
+	withScores  = &methodRule{func(m method.Row) bool { return m.Scores }, "does not score or plan"}
 )
 
 // options holds the values of the flags of one command. Each flag sets one field.
@@ -103,7 +104,7 @@ type options struct {
 	// the command of that name.
 	method *method.Method
 	rank   *int
-	sizes  *method.Sizes
+	sizes  *method.Options
 	recipe *train.Options
 
 	bench    bench.Options
@@ -111,19 +112,20 @@ type options struct {
 	demo     demo.Options
 	pretrain demo.PretrainOptions
 
-	out, resume, delta, scores, plan, published, budget, structured string
-	split, probe, only                                              string
-	methods                                                         []string
-	topK, classes                                                   int
-	bound                                                           float64
-	explain, compare, perClass, runSuite, resumeState               bool
+	out, resume, delta, scores, plan, published, structured string
+	split, probe, only                                      string
+	methods                                                 []string
+	budget                                                  plan.Budget
+	topK, classes                                           int
+	bound                                                   float64
+	explain, compare, perClass, runSuite, resumeState       bool
 }
 
 // newOptions returns the options of a command with the defaults that no flag sets.
 func (a *app) newOptions() *options {
 	o := &options{app: a, pretrain: demo.PretrainRecipe()}
 	t := &o.config.Tune
-	o.method, o.rank, o.sizes, o.recipe = &t.Method, &t.Rank, &t.Sizes, &t.Train
+	o.method, o.rank, o.sizes, o.recipe = &t.Method, &t.Rank, &t.Options, &t.Train
 	*o.recipe = train.VTAB()
 	return o
 }
@@ -132,7 +134,7 @@ func (a *app) newOptions() *options {
 func (o *options) ofTrain() *options {
 	o.config.Tune = run.TuneOptions{}
 	s := &o.single
-	o.method, o.rank, o.sizes, o.recipe = &s.Method, &s.Rank, &s.Sizes, &s.Train
+	o.method, o.rank, o.sizes, o.recipe = &s.Method, &s.Rank, &s.Options, &s.Train
 	*o.recipe = train.VTAB()
 	return o
 }

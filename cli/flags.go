@@ -27,8 +27,9 @@ import (
 // things on different commands. The table is made at each call because programs may register
 // modules of their own, whose names are values of flags.
 func flagTable() []flagRow {
-	recipe, scoring, planning := train.VTAB(), sensitivity.Options{}.WithDefaults(), run.PlanOptions{}.WithDefaults()
-	shallow, deep, beside := method.Sizes{}.For(method.VPTShallow), method.Sizes{}.For(method.VPTDeep), method.Sizes{}.For(method.AdaptFormer)
+	recipe, scoring, planning := train.VTAB(), sensitivity.Options{}.WithDefaults(), plan.Options{}.WithDefaults()
+	defaults := func(m method.Method) method.Options { return rowOf(m).WithDefaults(method.Options{}) }
+	shallow, deep, beside := defaults("vpt-shallow"), defaults("vpt-deep"), defaults("adaptformer")
 	return []flagRow{
 
 		// The backbone.
@@ -154,7 +155,7 @@ func flagTable() []flagRow {
 		{name: "structured", on: "tune plan", group: methodGroup, kind: "NAME", values: peft.Names, excludes: []string{"resume", "compare"}, auto: "the method's",
 			field: func(o *options) any { return &o.structured },
 			help:  "the structured module of SPT, for --method spt-NAME: " + or(peft.Names())},
-		{name: "budget", on: "tune", group: methodGroup, common: true, kind: "PARAMS", auto: spt.DefaultBudget + " for SPT",
+		{name: "budget", on: "tune", group: methodGroup, common: true, kind: "PARAMS", auto: spt.DefaultBudget.String() + " for SPT",
 			field: func(o *options) any { return (*budgetsValue)(&o.config.Tune.Budgets) },
 			help:  "the number of parameters to tune, such as 0.4M, 400k or 0.5%; of several, divided by commas, the best is chosen by validation"},
 		{name: "budget", on: "train", group: methodGroup, common: true, kind: "PARAMS", excludes: []string{"plan"},
@@ -416,12 +417,21 @@ func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
 func criteria() []string     { return texts(sensitivity.Criteria()) }
 
+// rowOf returns the row of a method that exists.
+func rowOf(m method.Method) method.Row {
+	row, err := method.Lookup(m)
+	if err != nil {
+		panic(err)
+	}
+	return row
+}
+
 func methodsWithPlan() []string {
-	return slices.DeleteFunc(methodNames(), func(name string) bool { return !method.Method(name).Scores() })
+	return slices.DeleteFunc(methodNames(), func(name string) bool { return !rowOf(method.Method(name)).Scores })
 }
 
 func methodsWithoutPlan() []string {
-	return slices.DeleteFunc(methodNames(), func(name string) bool { return method.Method(name).Scores() })
+	return slices.DeleteFunc(methodNames(), func(name string) bool { return rowOf(method.Method(name)).Scores })
 }
 
 func taskNames() (names []string) {

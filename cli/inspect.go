@@ -61,7 +61,7 @@ downloaded.`,
 				f.add("tuned", "%d parameters and a head of %d", in.Result.Counts.Tuned(), in.Result.Counts.Head)
 				resultFacts(&f, in.Result)
 			case in.Candidate != nil:
-				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget)), in.Candidate.Counts.Tuned())
+				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
 				f.add("val accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
 			}
 			return a.write(f.String())
@@ -209,7 +209,7 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	c := r.Config
 	verb, chosen := "tune", describeMethod(c.Tune)
 	if s := c.Train; s != nil {
-		verb, chosen = "train", describeMethod(run.TuneOptions{Method: s.Method, Rank: s.Rank, Sizes: s.Sizes, Train: s.Train})
+		verb, chosen = "train", describeMethod(run.TuneOptions{Method: s.Method, Options: s.Options, Train: s.Train})
 	}
 	f.add("started", "%s, by spt %s %s", c.Started.Format("2006-01-02 15:04:05 MST"), printable(c.Spt), verb)
 	commit := ""

@@ -20,6 +20,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
 
@@ -301,7 +302,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 				if len(r.Candidates) > 1 && c.Budget == r.Budget {
 					mark = "chosen"
 				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%.4f\t%s\n", budgetName(c.Budget), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), percent(c.ValAccuracy), c.ValLoss, mark)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), percent(c.ValAccuracy), c.ValLoss, mark)
 			}
 		}) + "\n"
 	}
@@ -319,7 +320,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	}
 	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
 	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir, "--model", modelArgument(m))+" IMAGE…", command("spt", "eval", "--delta", dir, "--model", modelArgument(m), "--data", c.Data.Path))
-	if r.Method.Merges() {
+	if row, err := method.Lookup(r.Method); err == nil && row.Merges() {
 		f.add("", "%s", command("spt", "merge", "--delta", dir, "--model", modelArgument(m), "--out", "merged.safetensors"))
 	}
 	return a.write(text + f.String())

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -55,33 +56,34 @@ selection. The costs are printed if one of them is a published selection, or wit
 		if err := takeStructured(cmd, o.structured, chosen); err != nil {
 			return err
 		}
-		if err := chosen.Validate(); err != nil {
-			return &run.OptionError{Option: "method", Err: err}
+		row, err := lookup(*chosen)
+		if err != nil {
+			return err
 		}
-		if !chosen.Scores() {
+		if !row.Scores {
 			return refuse("method %s needs no plan; give a method of SPT, such as %s", *chosen, method.SPTLoRA)
 		}
 		if o.published != "" {
-			if chosen.Only() != "" {
+			if row.Only != "" {
 				return refuse("a published selection tunes modules and entries, which %s does not; leave --method out, or give %s or %s", *chosen, method.SPTLoRA, method.SPTAdapter)
 			}
 			module := ""
 			if cmd.Flags().Changed("method") || o.structured != "" {
-				module = chosen.Module()
+				module = row.Module
 			}
 			return a.importPlan(ctx, o.published, module, *o.rank, *model, o.out, o.explain)
 		}
-		if err := checkMethod(cmd, *chosen); err != nil {
+		if err := checkMethod(cmd, row); err != nil {
 			return err
 		}
-		if o.scores == "" || o.budget == "" {
+		if o.scores == "" || o.budget.IsZero() {
 			return refuse("no scores or no budget given; give --scores FILE and --budget PARAMS, such as 0.4M, or a published selection with --import FILE")
 		}
 		scores, err := loadScores(ctx, o.scores)
 		if err != nil {
 			return err
 		}
-		planning.Module, planning.Only, planning.Rank = chosen.Module(), chosen.Only(), *o.rank
+		planning.Module, planning.Only, planning.Rank = row.Module, row.Only, *o.rank
 		p, m, err := a.makePlan(ctx, scores, *model, o.budget, *planning)
 		if err != nil {
 			return err
@@ -89,16 +91,16 @@ selection. The costs are printed if one of them is a published selection, or wit
 		if err := p.Save(o.out); err != nil {
 			return err
 		}
-		return a.writePlan(p, spt.Scored(scores), m, o.out, o.explain)
+		return a.writePlan(p, scores.Tensors, m, o.out, o.explain)
 	})
 	return cmd
 }
 
 // importPlan makes a plan from a published selection, for the backbone if one is given.
 func (a *app) importPlan(ctx context.Context, path, module string, rank int, model run.ModelConfig, out string, explain bool) error {
-	p, tensors, err := spt.ImportPlan(path, module, rank)
+	p, tensors, err := published.Import(path, module, rank)
 	if err != nil {
-		return err
+		return &run.InputError{Err: err}
 	}
 	var m *backbone.Model
 	if model.Path != "" {
@@ -109,7 +111,7 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 		if err != nil {
 			return err
 		}
-		tensors = spt.Tensors(m.Config)
+		tensors = sensitivity.Tensors(m.Config)
 		if err := p.Validate(tensors, structured.Count); err != nil {
 			return &run.InputError{Err: fmt.Errorf("%s does not fit %s: %w", path, m.Path, err)}
 		}
@@ -136,7 +138,7 @@ func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 }
 
 // makePlan makes a plan from scores, for the backbone if one is given.
-func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig, budget string, o run.PlanOptions) (*plan.Plan, *backbone.Model, error) {
+func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig, budget plan.Budget, o plan.Options) (*plan.Plan, *backbone.Model, error) {
 	if model.Path == "" {
 		p, err := spt.PlanScores(ctx, scores, budget, o)
 		return p, nil, err
@@ -152,7 +154,7 @@ func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model ru
 	return p, m, err
 }
 
-func (a *app) writePlan(p *plan.Plan, tensors []plan.Scored, m *backbone.Model, out string, explain bool) error {
+func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, out string, explain bool) error {
 	count, err := peft.CountOf(p.Module)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/dataset"
@@ -11,24 +12,25 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// methodsHelp describes the methods, one line each.
-const methodsHelp = `The methods:
-
-  spt-lora, spt-adapter   SPT with this structured module, or any registered one
-  spt-lora-structured, …  SPT without single entries
-  spt-unstructured        SPT without modules: single entries of matrices
-  lora, adapter           this module on every matrix of every block
-  adaptformer             a bottleneck beside the MLP of every block
-  vpt-shallow, vpt-deep   prompts before the first block, or before every block
-  ssf                     a scale and a shift for the output of every operation
-  bitfit                  every bias
-  partial-1               the last block and all after it; partial-K: K blocks
-  mlp-3                   a head of three layers; mlp-K: a head of K layers
-  linear                  the head alone
-  full                    every weight
-
+// methodsHelp describes the methods, one line for each row of the catalogue.
+func methodsHelp() string {
+	text := "The methods; NAME is a structured module (" + comma(peft.Names()) + "), K a number:\n\n"
+	for _, r := range method.Catalogue() {
+		text += fmt.Sprintf("  %-20s  %s\n", r.Name, r.Summary)
+	}
+	return text + `
 Each method has its published recipe. It sets --lr, --weight-decay and --drop-path unless
 you give them.`
+}
+
+// lookup returns the row of a method. An unknown method is an option error.
+func lookup(m method.Method) (method.Row, error) {
+	row, err := method.Lookup(m)
+	if err != nil {
+		err = &run.OptionError{Option: "method", Err: err}
+	}
+	return row, err
+}
 
 // takeRecipe sets the options of images that no flag has set to those of the recipe of the task.
 // Its options of training are the defaults of the flags.
@@ -65,7 +67,7 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 	if !cmd.Flags().Changed("method") {
 		*chosen = method.SPT(name)
 	}
-	if !chosen.Scores() || chosen.Module() != name {
+	if row, err := method.Lookup(*chosen); err != nil || !row.Scores || row.Module != name {
 		return refuse("--structured %s contradicts --method %s; leave one of them out", name, *chosen)
 	}
 	return nil
@@ -73,9 +75,9 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 
 // takeMethodRecipe sets the options of training that no flag has set to those of the recipe of
 // the method.
-func takeMethodRecipe(cmd *cobra.Command, m method.Method, o *train.Options) error {
+func takeMethodRecipe(cmd *cobra.Command, m method.Row, o *train.Options) error {
 	before := given(cmd)
-	*o = method.Recipe(m)
+	*o = m.TrainOptions()
 	return setAgain(cmd, before, func(f flagRow) bool { return f.group == trainingGroup })
 }
 
@@ -93,11 +95,11 @@ func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 }
 
 // distinctBudgets refuses budgets that allow the same number of parameters of a backbone, which has
-// size parameters: they would be tried twice. The library refuses texts that are not budgets.
-func distinctBudgets(budgets []string, size int) error {
-	seen := map[int]string{}
+// size parameters: they would be tried twice. The library refuses budgets that are too large.
+func distinctBudgets(budgets []plan.Budget, size int) error {
+	seen := map[int]plan.Budget{}
 	for _, text := range budgets {
-		n, err := plan.ParseBudget(text, size)
+		n, err := text.Parameters(size)
 		if err != nil {
 			continue
 		}

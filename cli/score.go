@@ -69,7 +69,7 @@ of another --criterion. It takes one short pass. Any number of plans can use the
 			f.add("scored", "%d tensors by %s, on no images", len(scores.Tensors), scores.Criterion)
 		}
 		f.add("scores", "%s, %s", o.out, size(fileSize(o.out)))
-		f.add("next", "%s", command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget))
+		f.add("next", "%s", command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget.String()))
 		return a.write(f.String())
 	})
 	return cmd

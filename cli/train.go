@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
 )
 
@@ -23,7 +23,7 @@ and validates after every epoch. With --with-val it trains on the validation ima
 It tests nothing; 'spt eval' does. Delta, metrics and configuration are in a run folder. A
 stopped run goes on with --resume; its result is the same to the last bit.
 
-` + methodsHelp + `
+` + methodsHelp() + `
 The methods of SPT need a plan.`,
 		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
   spt train --model vit_tiny.safetensors --data clothing --method lora --rank 8
@@ -34,15 +34,21 @@ The methods of SPT need a plan.`,
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		var err error
 		if o.resume == "" {
-			if o.plan == "" {
-				if err := checkMethod(cmd, single.Method); err != nil {
+			if single.Method != "" {
+				row, err := lookup(single.Method)
+				if err != nil {
 					return err
 				}
+				if o.plan == "" {
+					if err := checkMethod(cmd, row); err != nil {
+						return err
+					}
+				}
+				if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
+					return err
+				}
+				single.Options = row.WithDefaults(single.Options)
 			}
-			if err := takeMethodRecipe(cmd, single.Method, &single.Train); err != nil {
-				return err
-			}
-			single.Sizes = single.Sizes.For(single.Method)
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err
 			}
@@ -51,7 +57,9 @@ The methods of SPT need a plan.`,
 			}
 		} else if err = resumeRun(cmd, c, single, o.resume, &o.out); err != nil {
 			return err
-		} else if single.Method.Scores() {
+		} else if row, err := lookup(single.Method); err != nil {
+			return err
+		} else if row.Scores {
 			o.plan = filepath.Join(o.resume, run.PlanFile)
 		}
 		p, err := loadPlan(o.plan, single)
@@ -69,7 +77,7 @@ The methods of SPT need a plan.`,
 		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
-		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Rank: single.Rank, Sizes: single.Sizes, Train: single.Train}))
+		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Options: single.Options, Train: single.Train}))
 		fmt.Fprint(a.notes(), f)
 		shown := a.reporter()
 		defer shown.close()
@@ -102,16 +110,18 @@ func loadPlan(path string, o *run.TrainOptions) (*plan.Plan, error) {
 		if o.Method == "" {
 			return nil, refuse("no method given; give --plan FILE, or --method NAME, such as linear, lora, ssf or full")
 		}
-		if o.Method.Scores() {
+		if row, err := lookup(o.Method); err != nil {
+			return nil, err
+		} else if row.Scores {
 			return nil, refuse("method %s needs a plan; give --plan FILE, from 'spt score' and 'spt plan', or use 'spt tune'", o.Method)
 		}
 		return nil, nil
 	}
-	p, _, err := spt.LoadPlan(path)
+	p, _, err := published.LoadPlan(path)
 	if err != nil {
-		return nil, err
+		return nil, &run.InputError{Err: err}
 	}
-	chosen := method.PlanMethod(p)
+	chosen := method.Of(p)
 	if o.Method != "" && o.Method != chosen {
 		return nil, refuse("--method %s contradicts the plan %s, which is for %s; leave --method out", o.Method, path, chosen)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +25,7 @@ plan. It trains the best plan once more, on the training and validation images
 together, and tests the result once. All files are in a run folder. A stopped run goes
 on with --resume; its result is the same to the last bit.
 
-` + methodsHelp,
+` + methodsHelp(),
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
   spt tune --resume runs/clothing-spt-lora`,
@@ -38,10 +37,14 @@ on with --resume; its result is the same to the last bit.
 			if err := takeStructured(cmd, o.structured, &c.Tune.Method); err != nil {
 				return err
 			}
-			if err := checkMethod(cmd, c.Tune.Method); err != nil {
+			row, err := lookup(c.Tune.Method)
+			if err != nil {
 				return err
 			}
-			if err := takeMethodRecipe(cmd, c.Tune.Method, &c.Tune.Train); err != nil {
+			if err := checkMethod(cmd, row); err != nil {
+				return err
+			}
+			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err
 			}
 			if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
@@ -111,7 +114,7 @@ on with --resume; its result is the same to the last bit.
 func describeMethod(o run.TuneOptions) string {
 	text := string(o.Method)
 	if len(o.Budgets) > 0 {
-		text += ", budget " + strings.Join(o.Budgets, ", ")
+		text += ", budget " + plan.BudgetNames(o.Budgets)
 	}
 	if o.Rank > 0 {
 		text += fmt.Sprintf(", rank %d", o.Rank)
@@ -122,7 +125,7 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Bottleneck > 0 {
 		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
 	}
-	if o.Method.Scores() && o.Score.Criterion != "" && o.Score.Criterion != sensitivity.SquaredGradient {
+	if o.Score.Criterion != "" && o.Score.Criterion != sensitivity.SquaredGradient {
 		text += ", criterion " + string(o.Score.Criterion)
 	}
 	if o.Plan.Compat != "" {
@@ -138,7 +141,7 @@ func (a *app) explain(p *plan.Plan, task *spt.Task) error {
 	}
 	w := a.notes()
 	fmt.Fprintln(w)
-	err = p.Explain(w, spt.Tensors(task.Model().Config), count)
+	err = p.Explain(w, sensitivity.Tensors(task.Model().Config), count)
 	fmt.Fprintln(w)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
 
@@ -139,32 +140,29 @@ func (m *modelValue) Set(text string) error {
 	return nil
 }
 
-// budgetValue is a number of parameters, or a share of the backbone's. plan.ParseBudget reads it once
-// the backbone is known.
-type budgetValue string
+// budgetValue is a number of parameters, or a share of the backbone's.
+type budgetValue plan.Budget
 
 func (b *budgetValue) Type() string   { return "parameters" }
-func (b *budgetValue) String() string { return string(*b) }
+func (b *budgetValue) String() string { return plan.Budget(*b).String() }
 func (b *budgetValue) Set(text string) error {
-	if text = strings.TrimSpace(text); text == "" {
-		return fmt.Errorf("expected a number of parameters to tune, such as 0.4M, 400k or 0.5%%")
-	}
-	*b = budgetValue(text)
-	return nil
+	budget, err := plan.ParseBudget(text)
+	*b = budgetValue(budget)
+	return err
 }
 
 // budgetsValue is a list of budgets: divided by commas, given by several flags, or both.
-type budgetsValue []string
+type budgetsValue []plan.Budget
 
 func (b *budgetsValue) Type() string   { return "parameters" }
-func (b *budgetsValue) String() string { return strings.Join(*b, ",") }
+func (b *budgetsValue) String() string { return strings.ReplaceAll(plan.BudgetNames(*b), ", ", ",") }
 func (b *budgetsValue) Set(text string) error {
 	for part := range strings.SplitSeq(text, ",") {
 		var one budgetValue
 		if err := one.Set(part); err != nil {
 			return err
 		}
-		*b = append(*b, string(one))
+		*b = append(*b, plan.Budget(one))
 	}
 	return nil
 }

@@ -9,14 +9,10 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/backend"
-	"github.com/sptune/spt/objective"
-	"github.com/sptune/spt/train"
 )
 
-// Check refuses a backbone that is not the one the delta was tuned on, and says
-// what differs: configuration, normalisation or weights. The first call on a
-// model hashes all its weights.
+// Check returns an error if m is not the backbone on which the delta was tuned. The error tells what
+// differs: configuration, normalisation or weights. The first call on a model hashes all its weights.
 func (d *Delta) Check(m *backbone.Model) error {
 	name := m.Path
 	if name == "" {
@@ -37,7 +33,7 @@ func (d *Delta) Check(m *backbone.Model) error {
 	return nil
 }
 
-// compare lists the fields in which two configurations differ, as JSON spells them.
+// compare returns the fields in which two configurations differ, by their names in JSON.
 func compare(got, want backbone.Config) (differences []string) {
 	var g, w map[string]any
 	for c, fields := range map[*backbone.Config]*map[string]any{&got: &g, &want: &w} {
@@ -66,9 +62,9 @@ func compare(got, want backbone.Config) (differences []string) {
 	return differences
 }
 
-// OpenBackbone loads the checkpoint at path as it was loaded for tuning: with
-// the delta's image size, classes, heads, LayerNorm eps and normalisation. A
-// checkpoint of another backbone is an error; see [Delta.Check].
+// OpenBackbone loads the checkpoint at path as it was loaded for tuning: with the image size, classes,
+// heads, LayerNorm eps and normalisation of the delta. A checkpoint of another backbone is an error; see
+// [Delta.Check].
 func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
 	m, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: d.Config.NumClasses, ImageSize: d.Config.ImageSize,
 		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps})
@@ -80,17 +76,4 @@ func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// Predictor computes the logits of m with the delta in place. m must pass
-// [Delta.Check]. The caller closes the Predictor.
-func (d *Delta) Predictor(be backend.Backend, m *backbone.Model) (*train.Predictor, error) {
-	if err := d.Check(m); err != nil {
-		return nil, err
-	}
-	t, err := d.Tuning()
-	if err != nil {
-		return nil, err
-	}
-	return train.NewPredictor(be, m, objective.SingleLabel, t, d.Tuned)
 }

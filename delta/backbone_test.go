@@ -113,9 +113,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			refused(t, d.Check(c.model), c.want...)
-			_, err := d.Predictor(be(t), c.model)
-			refused(t, err, c.want...)
-			_, err = d.Merge(t.Context(), be(t), c.model, probes(1), 0)
+			_, err := d.Merge(t.Context(), be(t), c.model, probes(1), 0)
 			refused(t, err, c.want...)
 		})
 	}

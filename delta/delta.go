@@ -1,18 +1,15 @@
-// Package delta is the result of tuning: everything that was tuned, in two
-// files of one folder, and what can be done with it.
+// Package delta holds the result of tuning: everything that was tuned, in two files of one folder.
 //
-// "spt_delta.json" says what was tuned and how to use it; the fields of [Delta]
-// are its fields. "spt_delta.safetensors" holds the values: each tuned tensor
-// as F32 under its peft.Param.Name, and the positions of the entries of tensor
-// NAME as I32 under peft.SparseIndices(NAME). The JSON carries the SHA-256 of
-// the other file, so that a mixed or damaged pair is noticed. The backbone's
-// own weights are not in a delta, only their fingerprint.
+// "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
+// "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and the
+// positions of the entries of tensor NAME as I32 under peft.SparseIndices(NAME). The JSON holds the
+// SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the backbone are
+// not in a delta, only their fingerprint.
 //
-// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads
-// the backbone that a delta belongs to, [Delta.Check] refuses any other one,
-// [Delta.Predictor] puts the two together. Where the tuning is linear,
-// [Delta.Merge] folds it into a copy of the backbone, proves on real images
-// that nothing changed, and [Merged.Save] writes a checkpoint that timm reads.
+// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads the backbone of a delta,
+// [Delta.Check] refuses any other one. Where the tuning can be merged, [Delta.Merge] merges it into a
+// copy of the backbone and compares the logits on real images, and [Merged.Save] writes a checkpoint that
+// timm reads.
 package delta
 
 import (
@@ -28,13 +25,14 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 )
 
-// Version is the version of the files that this package writes, and the only
-// one that it reads.
-const Version = 1
+// header begins every spt_delta.json that this package writes and reads.
+var header = jsonfile.Header{Kind: jsonfile.Delta, Version: 1}
 
 // The names of a delta's two files in their folder.
 const (
@@ -42,27 +40,27 @@ const (
 	TensorsName = "spt_delta.safetensors"
 )
 
-// Delta is the result of tuning a backbone on a task. It is self-contained but
-// for the backbone.
+// Delta is the result of tuning a backbone on a task. It holds everything but the backbone.
 type Delta struct {
-	// Method says how the task was tuned: "spt-lora", "ssf", "full". It is for people; Selection decides.
+	// Method is the name of the method, for people: "spt-lora". Selection tells what was tuned.
 	Method string `json:"method"`
-	// Classes names the rows of the head, in order.
+	// Objective is the name of the objective of the task: "single-label". See objective.Get.
+	Objective string `json:"objective"`
+	// Classes holds the names of the rows of the head, in order.
 	Classes []string `json:"classes"`
-	// Config is the backbone's, with the task's NumClasses and ImageSize.
+	// Config is the configuration of the backbone, with NumClasses and ImageSize of the task.
 	Config backbone.Config `json:"config"`
-	// Preprocessing is how pixels were normalised while tuning.
+	// Preprocessing holds the normalisation of pixels during tuning.
 	Preprocessing backbone.Preprocessing `json:"preprocessing"`
-	// Transform is how an image becomes Config.ImageSize² pixels at evaluation.
+	// Transform tells how an image becomes Config.ImageSize² pixels at evaluation.
 	Transform Transform `json:"transform"`
-	// Selection is what was tuned. Its Entries are not in the JSON but in the
-	// safetensors file.
+	// Selection is what was tuned. Its Entries are not in the JSON but in the safetensors file.
 	Selection peft.Selection `json:"selection"`
-	// Plan says where the budget went; nil for baselines.
+	// Plan tells where the budget went; nil for a method without a plan.
 	Plan *PlanSummary `json:"plan,omitempty"`
 	// Backbone identifies the backbone.
 	Backbone Backbone `json:"backbone"`
-	// Metrics are measured results by name, such as "val_accuracy" (a fraction).
+	// Metrics holds results by name, such as "val_accuracy", a fraction from 0 to 1.
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 	// Tuned holds the tuned tensors by peft.Param.Name, the head among them.
 	Tuned checkpoint.StateDict `json:"-"`
@@ -70,46 +68,42 @@ type Delta struct {
 
 // Transform is the deterministic part of dataset.Transform.
 type Transform struct {
-	// Resize is "direct" (straight to the square), "direct-crop" (straight to the
-	// square of ResizeTo, then the centre) or "crop" (shorter side to
-	// ResizeTo, then the centre).
+	// Resize is "direct" (resize to the square), "direct-crop" (resize to the square of ResizeTo, then cut
+	// out the centre) or "crop" (resize the shorter side to ResizeTo, then cut out the centre).
 	Resize string `json:"resize"`
-	// ResizeTo is in px, not with "direct"; 0: round(256/224 of the image size).
+	// ResizeTo is in px. It is not used with "direct". Default: the image size times 256/224, rounded.
 	ResizeTo int `json:"resize_to,omitempty"`
 }
 
-// PlanSummary is what a delta keeps of its plan; what the plan selected is in
-// Delta.Selection.
+// PlanSummary holds the fields of a plan.Plan without its selection, which is in Delta.Selection.
 type PlanSummary struct {
-	Budget int       `json:"budget"` // parameters asked for, head excluded
-	Tau    int       `json:"tau"`    // how many of the largest scores were taken
-	Compat string    `json:"compat,omitempty"`
-	Only   string    `json:"only,omitempty"` // the half of SPT to which the plan keeps
+	Budget int       `json:"budget"`           // parameters asked for, head excluded
+	Tau    int       `json:"tau"`              // number of largest scores that were taken
+	Compat string    `json:"compat,omitempty"` // plan.CompatRelease or empty
+	Only   string    `json:"only,omitempty"`   // plan.Structured, plan.Unstructured or empty
 	Alpha  float64   `json:"alpha"`
 	Beta   float64   `json:"beta"`
-	Cost   plan.Cost `json:"cost"` // parameters, by part
+	Cost   plan.Cost `json:"cost"` // parameters spent, by part
 }
 
-// Summarize keeps of a plan what a delta records.
+// Summarize returns the summary of a plan that a delta records.
 func Summarize(p *plan.Plan) *PlanSummary {
 	return &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
 }
 
 // Backbone identifies a backbone.
 type Backbone struct {
-	// Fingerprint is backbone.Model.Fingerprint: hexadecimal SHA-256 over the
-	// weights without the head. It covers the position embedding, and so depends
-	// on the image size that the backbone was loaded with.
+	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the head.
+	// It covers the position embedding, so it depends on the image size with which the backbone was loaded.
 	Fingerprint string `json:"fingerprint"`
-	// File is the base name of the checkpoint, or hf:OWNER/NAME@COMMIT of one of
-	// the Hugging Face Hub, to tell people which one to look for; empty for a
-	// backbone made in memory. It is never opened.
+	// File tells people which checkpoint to look for: its base name, or hf:OWNER/NAME@COMMIT on the Hugging
+	// Face Hub; empty for a backbone made in memory. Nothing opens it.
 	File string `json:"file,omitempty"`
-	// Parameters is backbone.Config.Size: the number of values without the head.
+	// Parameters is backbone.Config.Size: the number of parameters without the head.
 	Parameters int `json:"parameters"`
 }
 
-// BackboneOf identifies m.
+// BackboneOf returns what identifies m.
 func BackboneOf(m *backbone.Model) Backbone {
 	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
 	switch {
@@ -128,19 +122,19 @@ func (b Backbone) String() string {
 	return fmt.Sprintf("%.200q", b.File)
 }
 
-// Tuning binds the selection to the delta's configuration.
+// Tuning returns the selection bound to the configuration of the delta.
 func (d *Delta) Tuning() (*peft.Tuning, error) { return peft.New(d.Config, d.Selection) }
 
-// ImageTransform is the transform for evaluation, at the delta's image size.
+// ImageTransform returns the transform for evaluation, at the image size of the delta.
 func (d *Delta) ImageTransform() dataset.Transform {
 	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo}
 }
 
-// maxRank bounds the rank, far above any that is used: what is derived from the
-// numbers in a hostile file must neither overflow nor exhaust memory.
+// maxRank bounds the rank, far above any that is used: numbers in a hostile file must neither overflow nor
+// exhaust memory.
 const maxRank = 1 << 16
 
-// validate holds the delta against every rule of the format.
+// validate checks every rule of the format.
 func (d *Delta) validate() error {
 	if err := d.validateDescription(); err != nil {
 		return err
@@ -159,6 +153,9 @@ func (d *Delta) validate() error {
 func (d *Delta) validateDescription() error {
 	if d.Method == "" {
 		return errors.New(`method is empty, expected how the task was tuned, such as "spt-lora"`)
+	}
+	if _, err := objective.Get(d.Objective); err != nil {
+		return fmt.Errorf("objective: %w", err)
 	}
 	if err := d.Config.Validate(); err != nil {
 		return fmt.Errorf("config: %w", err)
@@ -203,7 +200,7 @@ func (d *Delta) validateDescription() error {
 	return nil
 }
 
-// validateSelection checks what peft.New takes as harmless.
+// validateSelection checks rules of the format that peft.New does not know.
 func (d *Delta) validateSelection() error {
 	listed := slices.Concat(d.Selection.Structured, d.Selection.Whole, slices.Collect(maps.Keys(d.Selection.Entries)))
 	for _, p := range d.Config.Params() {
@@ -219,8 +216,7 @@ func (d *Delta) validateSelection() error {
 	return nil
 }
 
-// validateTensors checks that exactly the tensors of t are there, in their
-// shapes and finite.
+// validateTensors checks that the delta has exactly the tensors of t, in their shapes and finite.
 func (d *Delta) validateTensors(t *peft.Tuning) error {
 	for _, p := range t.Params {
 		v, ok := d.Tuned[p.Name]

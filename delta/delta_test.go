@@ -20,6 +20,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 )
@@ -87,7 +88,7 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 		}
 	}
 	return &delta.Delta{
-		Method: method, Classes: []string{"rose", "a \"quoted\"\nname", "tulipän"}, Config: m.Config, Preprocessing: m.Preprocessing,
+		Method: method, Objective: objective.SingleLabel.Name(), Classes: []string{"rose", "a \"quoted\"\nname", "tulipän"}, Config: m.Config, Preprocessing: m.Preprocessing,
 		Transform: delta.Transform{Resize: "crop", ResizeTo: 18}, Selection: s, Backbone: delta.BackboneOf(m), Tuned: tuned,
 		Metrics: map[string]float64{"val_accuracy": 0.8125, "test_accuracy": 1.0 / 3},
 	}
@@ -186,11 +187,11 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if doc["version"] != 1.0 || doc["tensors_sha256"] != sum || doc["selection"].(map[string]any)["entries"] != nil {
-		t.Errorf("version %v, tensors_sha256 %v, selection %v", doc["version"], doc["tensors_sha256"], doc["selection"])
+	if doc["kind"] != "delta" || doc["objective"] != "single-label" || doc["version"] != 1.0 || doc["tensors_sha256"] != sum || doc["selection"].(map[string]any)["entries"] != nil {
+		t.Errorf("kind %v, objective %v, version %v, tensors_sha256 %v, selection %v", doc["kind"], doc["objective"], doc["version"], doc["tensors_sha256"], doc["selection"])
 	}
-	if !strings.HasPrefix(read(t, dir, delta.FileName), "{\n  \"version\": 1,\n") {
-		t.Error("the JSON is not indented by two spaces with the version first")
+	if !strings.HasPrefix(read(t, dir, delta.FileName), "{\n  \"kind\": \"delta\",\n  \"version\": 1,\n") {
+		t.Error("the JSON is not indented by two spaces with kind and version first")
 	}
 }
 
@@ -344,6 +345,8 @@ func TestLoadRefuses(t *testing.T) {
 				t.Skip("needs a file system with sparse files")
 			}
 		}, []string{delta.FileName, "1099511627776 bytes", "is it a delta?"}},
+		"kind":                  {editJSON("kind", "plan"), []string{delta.FileName, `kind is "plan"`, `expected "delta"`}},
+		"objective":             {editJSON("objective", "nope"), []string{`objective "nope" is unknown`}},
 		"version":               {editJSON("version", 2), []string{delta.FileName, "version is 2", "version 1"}},
 		"unknown field":         {editJSON("colour", "red"), []string{delta.FileName, `unknown field "colour"`}},
 		"unknown nested field":  {editJSON("config.colour", "red"), []string{delta.FileName, `unknown field "colour"`}},
@@ -472,8 +475,8 @@ func FuzzLoad(f *testing.F) {
 	for _, add := range []string{`"ssf":true`, `"prompts":{"tokens":65536,"deep":true}`, `"adaptformer":{"width":3,"scale":0.1}`, `"mlp_head":64`} {
 		f.Add([]byte(strings.Replace(text, `"selection": {`, `"selection": {`+add+",", 1)))
 	}
-	f.Add([]byte(`{"version":1}`))
-	f.Add([]byte(`{"version":1,"selection":{"entries":{"a":[1]}}}`))
+	f.Add([]byte(`{"kind":"delta","version":1}`))
+	f.Add([]byte(`{"kind":"delta","version":1,"selection":{"entries":{"a":[1]}}}`))
 	again := filepath.Join(f.TempDir(), "again")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		write(t, dir, delta.FileName, text)

@@ -15,12 +15,12 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/peft"
 )
 
-// The largest files that are read, in bytes. A delta takes one to two megabytes;
-// the second bound leaves room for full fine-tuning of a ViT with two billion
-// parameters.
+// The largest files that are read, in bytes. A delta takes one to two megabytes; the second bound leaves
+// room for full fine-tuning of a ViT with two billion parameters.
 const (
 	maxJSON    = 64 << 20
 	maxTensors = 8 << 30
@@ -28,16 +28,15 @@ const (
 
 // document is the JSON file.
 type document struct {
-	Version int `json:"version"`
+	jsonfile.Header
 	*Delta
 	// TensorsSHA256 is the hexadecimal SHA-256 of the whole safetensors file.
 	TensorsSHA256 string `json:"tensors_sha256"`
 }
 
-// Save writes the delta's two files into dir, which is made if it is not there.
-// A delta that breaks a rule of the format is an error before anything is
-// written. Each file appears whole or not at all, the safetensors file first:
-// if the second one fails, [Load] refuses the pair.
+// Save writes the two files of the delta into dir and makes dir if it does not exist. A delta that breaks
+// a rule of the format is an error before anything is written. Each file appears whole or not at all, the
+// safetensors file first: if writing the second one fails, [Load] refuses the pair.
 func (d *Delta) Save(dir string) error {
 	if err := d.validate(); err != nil {
 		return fmt.Errorf("saving delta in %s: %w", dir, err)
@@ -66,7 +65,7 @@ func (d *Delta) Save(dir string) error {
 	}
 	described := *d
 	described.Selection.Entries = nil
-	text, err := json.MarshalIndent(document{Version, &described, sum}, "", "  ")
+	text, err := json.MarshalIndent(document{header, &described, sum}, "", "  ")
 	if err == nil {
 		err = atomicfile.WriteBytes(filepath.Join(dir, FileName), append(text, '\n'))
 	}
@@ -76,12 +75,11 @@ func (d *Delta) Save(dir string) error {
 	return nil
 }
 
-// Load reads a delta. path is its folder or either of its files. It is strict:
-// both files must be there and belong together, the version must be [Version],
-// no field may be unknown, and the safetensors file must hold exactly the
-// tensors that the selection calls for, in their shapes and with finite values.
-// Files are read into memory before they are checked, so that they cannot
-// change in between.
+// Load reads a delta. path is its folder or either of its files. Load is strict: both files must exist and
+// belong together, kind and version must be those that this package writes, no field may be unknown, the
+// objective must be registered, and the safetensors file must hold exactly the tensors of the selection,
+// in their shapes and with finite values. Load reads the files into memory before it checks them, so that
+// they cannot change in between.
 func Load(path string) (*Delta, error) {
 	dir, err := folder(path)
 	if err != nil {
@@ -94,7 +92,7 @@ func Load(path string) (*Delta, error) {
 	return d, nil
 }
 
-// folder is the folder of the delta that path names.
+// folder returns the folder of the delta at path.
 func folder(path string) (string, error) {
 	stat, err := os.Stat(path)
 	if err != nil {
@@ -139,8 +137,7 @@ func load(dir string) (*Delta, error) {
 	return doc.Delta, nil
 }
 
-// readFile reads a file of at most limit bytes. It allocates no more than the
-// file's size.
+// readFile reads a file of at most limit bytes. It allocates no more than the size of the file.
 func readFile(dir, name string, limit int64) ([]byte, error) {
 	path := filepath.Join(dir, name)
 	stat, err := os.Stat(path)
@@ -168,21 +165,22 @@ func readFile(dir, name string, limit int64) ([]byte, error) {
 
 // decode reads the JSON file.
 func decode(text []byte) (*document, error) {
-	// The version goes first: another version may have other fields.
-	var header struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(text, &header); err != nil {
+	// The header goes first: another version may have other fields.
+	var found jsonfile.Header
+	if err := json.Unmarshal(text, &found); err != nil {
 		return nil, fmt.Errorf("%w; expected the JSON that spt writes: was the file cut short or edited?", err)
 	}
-	if header.Version != Version {
-		return nil, fmt.Errorf("version is %d, this program reads version %d: use the release of spt that wrote it, or tune again", header.Version, Version)
+	switch {
+	case found.Kind != header.Kind:
+		return nil, fmt.Errorf("kind is %.100q, expected %q; give the JSON file of a delta", found.Kind, header.Kind)
+	case found.Version != header.Version:
+		return nil, fmt.Errorf("version is %d, this program reads version %d; use the release of spt that wrote it, or tune again", found.Version, header.Version)
 	}
 	doc := &document{Delta: new(Delta)}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(doc); err != nil {
-		return nil, fmt.Errorf("%w; see the format's description for the fields of version %d", err, Version)
+		return nil, fmt.Errorf("%w; see the description of the format for the fields of version %d", err, header.Version)
 	}
 	if doc.Selection.Entries != nil {
 		return nil, fmt.Errorf("selection has entries; their positions belong into %s, as tensors called %q", TensorsName, peft.SparseIndices("NAME"))

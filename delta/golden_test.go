@@ -32,7 +32,7 @@ func TestGolden(t *testing.T) {
 			for i := range s.NumClasses {
 				classes = append(classes, fmt.Sprint(i))
 			}
-			d := &delta.Delta{Method: "spt-" + module, Classes: classes, Config: m.Config, Preprocessing: m.Preprocessing,
+			d := &delta.Delta{Method: "spt-" + module, Objective: "single-label", Classes: classes, Config: m.Config, Preprocessing: m.Preprocessing,
 				Transform: delta.Transform{Resize: "direct"}, Backbone: delta.BackboneOf(m)}
 			run := s.Run(t, m.Config, run)
 			d.Selection, d.Tuned = run.Selection, run.Final
@@ -41,7 +41,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := d.Predictor(be(t), m)
+			p, err := predictor(be(t), d, m)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -15,41 +15,39 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// DefaultBound is how far merging may move a logit unless the caller says
-// otherwise. Float32 sums in another order differ by some 1e-5.
+// DefaultBound is the default of the largest difference of a logit before and after merging. Float32 sums
+// in another order differ by some 1e-5.
 const DefaultBound = 1e-3
 
 // mergeBatch is the number of probes in one forward pass.
 const mergeBatch = 32
 
-// classesKey is the metadata that holds a merged checkpoint's class names, as a
-// JSON list of strings.
+// classesKey is the metadata key of the class names of a merged checkpoint, a JSON list of strings.
 const classesKey = "spt_classes"
 
-// transformKey is the metadata that holds a merged checkpoint's Transform, as JSON.
+// transformKey is the metadata key of the Transform of a merged checkpoint, as JSON.
 const transformKey = "spt_transform"
 
-// Merged is a backbone with a delta folded into its weights, and the proof that
-// it computes the same.
+// Merged is a backbone with a delta merged into its weights, and how far its logits moved.
 type Merged struct {
-	// Model has the task's head among its weights. Tensors that were not tuned
-	// are shared with the backbone, those tuned whole with the delta.
+	// Model has the head of the task among its weights. It shares the tensors that were not tuned with the
+	// backbone, and those tuned whole with the delta.
 	Model *backbone.Model
-	// Images is the number of probes on which logits were compared.
+	// Images is the number of images on which the logits were compared.
 	Images int
-	// LargestDifference is the largest absolute difference of a logit, before
-	// and after merging; Bound is what it was held against.
-	LargestDifference, Bound float64
-	// Transform is the delta's: how images become the model's input.
+	// LargestDifference is the largest absolute difference of a logit before and after merging.
+	LargestDifference float64
+	// Bound is the greatest LargestDifference that Merge accepts.
+	Bound float64
+	// Transform is the transform of the delta, from an image to the input of the model.
 	Transform Transform
 }
 
-// Merge folds the delta into a copy of the weights of m, which must pass
-// [Delta.Check], and compares the logits before and after on probes: pixels
-// [n, S, S, 3] as the delta's transform makes them, at least one image, real
-// ones of the task. A difference above bound, or NaN, is an error; a bound of 0
-// stands for [DefaultBound]. What peft.Tuning.Mergeable refuses, such as adapters
-// and prompts, cannot be merged.
+// Merge merges the delta into a copy of the weights of m, which must pass [Delta.Check], and compares the
+// logits before and after on probes: pixels [n, S, S, 3] of at least one image, preferably of the task, as
+// the transform of the delta makes them. A difference above bound, or NaN, is an error; a bound of 0 is
+// [DefaultBound]. A tuning that cannot be merged, such as adapters and prompts, is an error; see
+// peft.Tuning.Mergeable.
 func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model, probes []uint8, bound float64) (*Merged, error) {
 	if bound == 0 {
 		bound = DefaultBound
@@ -88,6 +86,10 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err := d.Check(m); err != nil {
 		return nil, nil, nil, err
 	}
+	o, err := objective.Get(d.Objective)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	tuning, err := d.Tuning()
 	if err != nil {
 		return nil, nil, nil, err
@@ -102,18 +104,18 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	}
 	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
 	out.Model.ConvMLP = m.ConvMLP
-	if before, err = train.NewPredictor(be, m, objective.SingleLabel, tuning, d.Tuned); err != nil {
+	if before, err = train.NewPredictor(be, m, o, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}
-	if after, err = train.NewPredictor(be, out.Model, objective.SingleLabel, headOnly, weights); err != nil {
+	if after, err = train.NewPredictor(be, out.Model, o, headOnly, weights); err != nil {
 		before.Close()
 		return nil, nil, nil, err
 	}
 	return out, before, after, nil
 }
 
-// compareLogits is the largest absolute difference between two predictors'
-// logits for n images; NaN if one of them is.
+// compareLogits returns the largest absolute difference between the logits of two predictors for n images;
+// NaN if one of the logits is NaN.
 func compareLogits(ctx context.Context, be backend.Backend, before, after *train.Predictor, pixels []uint8, n, size int) (float64, error) {
 	images, err := backend.Uint8(be, pixels, n, size, size, 3)
 	if err != nil {
@@ -135,10 +137,9 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 	return largest, nil
 }
 
-// Save writes a full checkpoint at path: a safetensors file with timm's names,
-// F32. Its metadata holds configuration, preprocessing, transform and, unless
-// classes is nil, the names of the head's rows, so that backbone.Load,
-// [Classes] and [TransformOf] need nothing else.
+// Save writes a full checkpoint at path: a safetensors file with timm's names, F32. Its metadata holds
+// configuration, preprocessing, transform and, unless classes is nil, the names of the rows of the head,
+// so that backbone.Load, [Classes] and [TransformOf] need nothing else.
 func (m *Merged) Save(path string, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
 		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d: one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
@@ -158,8 +159,8 @@ func (m *Merged) Save(path string, classes []string) error {
 	return m.Model.Save(path, checkpoint.F32, metadata)
 }
 
-// TransformOf is the transform that [Merged.Save] wrote into a checkpoint; the
-// zero value if it has none.
+// TransformOf returns the transform that [Merged.Save] wrote into a checkpoint; the zero value if the
+// checkpoint has none.
 func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	text, ok := f.Metadata()[transformKey]
 	if !ok {
@@ -171,8 +172,8 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	return t, nil
 }
 
-// Classes are the class names that [Merged.Save] wrote into a checkpoint; nil
-// if it has none.
+// Classes returns the class names that [Merged.Save] wrote into a checkpoint; nil if the checkpoint has
+// none.
 func Classes(f *checkpoint.File) ([]string, error) {
 	text, ok := f.Metadata()[classesKey]
 	if !ok {

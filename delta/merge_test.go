@@ -21,6 +21,15 @@ import (
 	"github.com/sptune/spt/train"
 )
 
+// predictor returns the logits of m with the delta in place.
+func predictor(be backend.Backend, d *delta.Delta, m *backbone.Model) (*train.Predictor, error) {
+	tuning, err := d.Tuning()
+	if err != nil {
+		return nil, err
+	}
+	return train.NewPredictor(be, m, objective.SingleLabel, tuning, d.Tuned)
+}
+
 func be(t testing.TB) backend.Backend {
 	t.Helper()
 	b, err := backend.New()
@@ -128,7 +137,7 @@ func TestMerge(t *testing.T) {
 		}
 		t.Run(method, func(t *testing.T) {
 			d := result(t, m, method, s)
-			p, err := d.Predictor(be(t), m)
+			p, err := predictor(be(t), d, m)
 			want := logits(t, p, err, pixels)
 
 			merged, err := d.Merge(t.Context(), be(t), m, pixels, 0)
@@ -185,7 +194,7 @@ func headOnly(t *testing.T, m *backbone.Model, d *delta.Delta, pixels []uint8) [
 	t.Helper()
 	plain := *d
 	plain.Selection = peft.Linear()
-	p, err := plain.Predictor(be(t), m)
+	p, err := predictor(be(t), &plain, m)
 	return logits(t, p, err, pixels)
 }
 
@@ -283,7 +292,7 @@ func TestTimm(t *testing.T) {
 	if err := json.Unmarshal(text, &want); err != nil {
 		t.Fatal(err)
 	}
-	p, err := d.Predictor(be(t), m)
+	p, err := predictor(be(t), d, m)
 	onBackbone := logits(t, p, err, pixels)
 	inWeights := alone(t, merged.Model, pixels)
 	if len(want) != len(inWeights) {

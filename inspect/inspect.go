@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -232,7 +232,7 @@ func openTensors(path string) (*Inspection, error) {
 	}
 	defer f.Close()
 	if slices.ContainsFunc(f.Tensors(), func(t checkpoint.TensorInfo) bool { return t.Name == "unstructured_indexes" }) {
-		p, _, err := spt.ImportPlan(path, "", 0)
+		p, _, err := published.Import(path, "", 0)
 		return &Inspection{Kind: "published selection", Plan: p}, err
 	}
 	meta := f.Metadata()

@@ -1,7 +1,16 @@
+// Package method is the catalogue of methods: ways to tune a backbone for a task.
+//
+// A [Row] of the catalogue holds everything that is known about a method: what it tunes, how it is
+// trained, which options it reads, whether it scores and plans first, and whether its result can be
+// merged. Help texts, documentation and checks read the rows. [Lookup] returns the row of a method,
+// [Catalogue] all rows, [Methods] the names of all methods.
+//
+// A structured module NAME that is registered with peft.Register adds the methods NAME, spt-NAME and
+// spt-NAME-structured.
 package method
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,274 +22,289 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Method says what is tuned.
+// Method is the name of a method, as options, files and the command line write it.
 type Method string
 
-// The methods. Those of SPT score and plan first. Their constructors in package
-// peft, and peft.Module, say what each does.
+// The methods that programs name most often; [Methods] lists all.
 const (
-	Full        Method = "full"        // every weight
-	Linear      Method = "linear"      // linear probe: the head alone
-	Partial1    Method = "partial-1"   // the last block and what follows; partial-K: the last K
-	MLP3        Method = "mlp-3"       // a head of three layers; mlp-K: of K
-	BitFit      Method = "bitfit"      // every bias (Ben Zaken et al. 2022)
-	VPTShallow  Method = "vpt-shallow" // prompts before the first block (Jia et al. 2022)
-	VPTDeep     Method = "vpt-deep"    // prompts before every block
-	Adapter     Method = "adapter"     // Adapter (Houlsby et al. 2019) on every matrix of every block
-	AdaptFormer Method = "adaptformer" // a bottleneck beside every MLP (Chen et al. 2022)
-	LoRA        Method = "lora"        // LoRA (Hu et al. 2022) on every matrix of every block
-	SSF         Method = "ssf"         // every operation's output scaled and shifted (Lian et al. 2022)
-
-	SPTLoRA    Method = "spt-lora"    // SPT (He et al. 2023) with LoRA as its structured module
-	SPTAdapter Method = "spt-adapter" // SPT with Adapter as its structured module
-	// SPTUnstructured is SPT without modules: matrices are tuned entry by entry.
-	SPTUnstructured Method = "spt-unstructured"
-	// SPTLoRAStructured is SPT without entries: matrices with a module, and whole
-	// vectors.
-	SPTLoRAStructured    Method = "spt-lora-structured"
-	SPTAdapterStructured Method = "spt-adapter-structured"
+	Full       Method = "full"
+	Linear     Method = "linear"
+	LoRA       Method = "lora"
+	Adapter    Method = "adapter"
+	SPTLoRA    Method = "spt-lora"
+	SPTAdapter Method = "spt-adapter"
 )
 
-// The parts of which methods' names consist.
-const (
-	sptPrefix        = "spt-"
-	structuredSuffix = "-structured"
-)
-
-// SPT is the method with the registered structured module of that name.
+// SPT returns the method that is SPT with a structured module.
 func SPT(module string) Method { return Method(sptPrefix + module) }
 
-// fixed are the methods without scores that do not come from a registered module.
-var fixed = []Method{Full, Linear, Partial1, MLP3, BitFit, VPTShallow, VPTDeep, AdaptFormer, SSF}
+// Of returns the method that made a plan.
+func Of(p *plan.Plan) Method {
+	for _, r := range rows {
+		if r.Scores && r.Only == p.Only {
+			return Method(strings.Replace(r.Name, nameVariable, p.Module, 1))
+		}
+	}
+	return SPT(p.Module) // not reached: plan.Options.Only has no other values
+}
 
-// Methods lists the methods: the fixed ones, for every registered structured
-// module NAME the methods NAME, spt-NAME and spt-NAME-structured, and of
-// partial-K and mlp-K one each.
+// Methods returns the names of all methods in the order of the catalogue. Of a family with a number K it
+// has one.
 func Methods() []Method {
-	out := slices.Clone(fixed)
-	for _, n := range peft.Names() {
-		out = append(out, Method(n))
-	}
-	for _, n := range peft.Names() {
-		out = append(out, SPT(n))
-	}
-	out = append(out, SPTUnstructured)
-	for _, n := range peft.Names() {
-		out = append(out, SPT(n)+structuredSuffix)
+	var out []Method
+	for _, r := range rows {
+		out = append(out, r.Methods()...)
 	}
 	return out
 }
 
-// Module is the structured module's name; empty for a method without one.
-func (m Method) Module() string {
-	if slices.Contains(fixed, m) || m == SPTUnstructured || m.count("partial-") != 0 || m.count("mlp-") != 0 {
-		return ""
-	}
-	name := strings.TrimPrefix(string(m), sptPrefix)
-	if m.Scores() {
-		name = strings.TrimSuffix(name, structuredSuffix)
-	}
-	return name
-}
-
-// Only is the half of SPT to which the method keeps, as plan.Plan's Only says
-// it; empty for both.
-func (m Method) Only() string {
-	switch {
-	case m == SPTUnstructured:
-		return plan.Unstructured
-	case m.Scores() && strings.HasSuffix(string(m), structuredSuffix):
-		return plan.Structured
-	}
-	return ""
-}
-
-// Scores reports whether the method needs stages 1 and 2.
-func (m Method) Scores() bool { return strings.HasPrefix(string(m), sptPrefix) }
-
-// Budgeted reports whether a budget decides what the method tunes: in SPT, and
-// by the rank of a registered module.
-func (m Method) Budgeted() bool { return m.Scores() || m.Module() != "" }
-
-// Merges reports whether what the method tunes can be merged into the weights, on
-// a backbone whose linear layers have biases.
-func (m Method) Merges() bool {
-	switch {
-	case m == VPTShallow || m == VPTDeep || m == AdaptFormer || m.count("mlp-") > 1:
-		return false
-	case m.Module() == "":
-		return true
-	}
-	module, err := peft.Lookup(m.Module())
-	return err == nil && module.Merge != nil
-}
-
-// PlanMethod is the method that made a plan.
-func PlanMethod(p *plan.Plan) Method {
-	switch p.Only {
-	case plan.Unstructured:
-		return SPTUnstructured
-	case plan.Structured:
-		return SPT(p.Module) + structuredSuffix
-	}
-	return SPT(p.Module)
-}
-
-// count is K of a method PREFIXK; 0 if it is none.
-func (m Method) count(prefix string) int {
-	text, ok := strings.CutPrefix(string(m), prefix)
-	k, err := strconv.Atoi(text)
-	if !ok || err != nil || k < 1 || strconv.Itoa(k) != text {
-		return 0
-	}
-	return k
-}
-
-// Validate says what is wrong with m, if anything.
-func (m Method) Validate() error {
-	if slices.Contains(Methods(), m) || m.count("partial-") > 0 || m.count("mlp-") > 1 {
-		return nil
-	}
-	for prefix, least := range map[string]string{"partial-": "1, the last block", "mlp-": "2 layers; a head of one is linear"} {
-		if k, ok := strings.CutPrefix(string(m), prefix); ok {
-			return fmt.Errorf("method %q: %q is no number from %s", m, k, least)
-		}
-	}
-	var names []string
-	for _, n := range Methods() {
-		names = append(names, string(n))
-	}
-	return fmt.Errorf("method %q is unknown; known: %s; and partial-K and mlp-K for other numbers", m, strings.Join(names, ", "))
-}
-
-// Sizes are what single methods have besides a rank. Zero values are the
-// published defaults; a value that is not the method's is an error.
-type Sizes struct {
-	// Prompts is the number of VPT's prompts; 0: 100 for VPT-shallow, 50 for
-	// VPT-deep, as in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
+// Options configures a method. The zero value takes the published defaults. An option that a method does
+// not read is an error: see [Row.Takes].
+type Options struct {
+	// Rank is the rank of structured modules. Default: for SPT as plan.Options.Rank says, for others the
+	// largest that Budget allows, or without a Budget 8.
+	Rank int `json:"rank"`
+	// Budget is the number of parameters to tune, the head excluded. Methods without scores take it
+	// instead of a Rank. Default: none.
+	Budget plan.Budget `json:"budget,omitzero"`
+	// Prompts is the number of prompts of VPT. Default 100 for vpt-shallow and 50 for vpt-deep, as in the
+	// comparison on CIFAR-100 by Lian et al. 2022 (table 3).
 	Prompts int `json:"prompts,omitempty"`
-	// Bottleneck is the width of AdaptFormer's; 0: 64, its paper's default.
+	// Bottleneck is the width of AdaptFormer's bottlenecks. Default 64, as in its paper.
 	Bottleneck int `json:"bottleneck,omitempty"`
-	// Scale is on what AdaptFormer's bottlenecks add; 0: 0.1, its paper's.
+	// Scale is the factor on the output of AdaptFormer's bottlenecks. Default 0.1, as in its paper.
 	Scale float64 `json:"scale,omitempty"`
 }
 
-// For is s with the defaults of m filled in.
-func (s Sizes) For(m Method) Sizes {
-	switch m {
-	case VPTShallow:
-		s.Prompts = cmp.Or(s.Prompts, 100)
-	case VPTDeep:
-		s.Prompts = cmp.Or(s.Prompts, 50)
-	case AdaptFormer:
-		s.Bottleneck, s.Scale = cmp.Or(s.Bottleneck, 64), cmp.Or(s.Scale, 0.1)
+// Lookup returns the row of a method, with the structured module or the number that its name holds. An
+// unknown method is an error.
+func Lookup(m Method) (Row, error) {
+	for _, r := range rows {
+		name, ok := r.match(string(m))
+		if !ok {
+			continue
+		}
+		r.Method = m
+		switch {
+		case r.isFamily(nameVariable):
+			var err error
+			if r.Module, err = name, moduleExists(name); err != nil {
+				continue
+			}
+		case r.isFamily(numberVariable):
+			n, err := strconv.Atoi(name)
+			if err != nil || n < r.least || strconv.Itoa(n) != name {
+				return Row{}, fmt.Errorf("method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.Methods()[0])
+			}
+			r.number = n
+		}
+		return r, nil
 	}
-	return s
+	var known []string
+	for _, k := range Methods() {
+		known = append(known, string(k))
+	}
+	return Row{}, fmt.Errorf("method %q is unknown; known: %s; and partial-K and mlp-K for other numbers", m, strings.Join(known, ", "))
 }
 
-func (s Sizes) Validate(m Method) error {
+func moduleExists(name string) error {
+	_, err := peft.Lookup(name)
+	return err
+}
+
+// Catalogue returns the rows of all methods and families of methods.
+func Catalogue() []Row { return slices.Clone(rows) }
+
+// The variable parts of the names of families.
+const (
+	nameVariable   = "NAME" // a registered structured module
+	numberVariable = "K"    // a positive number
+
+	sptPrefix        = "spt-"
+	structuredSuffix = "-structured"
+)
+
+// Row is a row of the catalogue: a method, or a family of methods whose names differ in one part.
+type Row struct {
+	// Name is the name of the method. In the name of a family, NAME stands for a registered structured
+	// module and K for a number: "spt-NAME", "partial-K".
+	Name string
+	// Summary says in a few words what the method tunes.
+	Summary string
+	// Paper is where the method was published.
+	Paper string
+	// Recipe says in a few words how the recipe of the method differs from the recipe of SPT; empty: not
+	// at all.
+	Recipe string
+	// Scores reports whether the method scores the weights and plans before it trains: stages 1 and 2.
+	Scores bool
+	// Only is the half of SPT that the method keeps to: plan.Structured or plan.Unstructured; empty: both.
+	Only string
+
+	// Method is the name of the method that Lookup found.
+	Method Method
+	// Module is the structured module of the method that Lookup found; empty for a method without one.
+	Module string
+
+	number   int // K of the method that Lookup found
+	least    int // least K
+	usual    int // K in lists of methods
+	options  []string
+	defaults Options
+	merges   bool
+	change   func(*train.Options)
+	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
+}
+
+// Methods returns the methods of the row: of a family with a module one for every registered module, of a
+// family with a number one.
+func (r Row) Methods() []Method {
 	switch {
-	case s.Prompts != 0 && m != VPTShallow && m != VPTDeep:
-		return fmt.Errorf("method %s has no prompts; leave their number out, or take %s or %s", m, VPTShallow, VPTDeep)
-	case (s.Bottleneck != 0 || s.Scale != 0) && m != AdaptFormer:
-		return fmt.Errorf("method %s has no bottleneck of a width and scale; leave them out, or take %s", m, AdaptFormer)
+	case r.Method != "":
+		return []Method{r.Method}
+	case r.isFamily(numberVariable):
+		return []Method{Method(strings.Replace(r.Name, numberVariable, strconv.Itoa(r.usual), 1))}
+	case !r.isFamily(nameVariable):
+		return []Method{Method(r.Name)}
+	}
+	var out []Method
+	for _, name := range peft.Names() {
+		out = append(out, Method(strings.Replace(r.Name, nameVariable, name, 1)))
+	}
+	return out
+}
+
+func (r Row) isFamily(variable string) bool { return strings.Contains(r.Name, variable) }
+
+// match reports whether a name has the form of the row's, and returns what stands for the variable part.
+func (r Row) match(name string) (variable string, ok bool) {
+	for _, v := range []string{nameVariable, numberVariable} {
+		if before, after, found := strings.Cut(r.Name, v); found {
+			variable, hasPrefix := strings.CutPrefix(name, before)
+			variable, hasSuffix := strings.CutSuffix(variable, after)
+			return variable, hasPrefix && hasSuffix
+		}
+	}
+	return "", name == r.Name
+}
+
+// Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck", "scale",
+// "dropout", "module-drop-path", "criterion", "score-batches", "score-batch-size", "alpha", "beta" or
+// "compat". Every method reads any other option.
+func (r Row) Takes(option string) bool {
+	return slices.Contains(r.options, option) || !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
+}
+
+// Check reports options that the method does not read, or that contradict each other.
+func (r Row) Check(o Options) error {
+	for _, option := range []struct {
+		name  string
+		given bool
+	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}} {
+		if !option.given || r.Takes(option.name) {
+			continue
+		}
+		var takers []string
+		for _, other := range rows {
+			if other.Takes(option.name) {
+				takers = append(takers, other.Name)
+			}
+		}
+		return fmt.Errorf("method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, option.name, strings.Join(takers, ", "))
+	}
+	if o.Rank != 0 && !o.Budget.IsZero() && !r.Scores {
+		return fmt.Errorf("rank %d and budget %s both set the size of the modules of method %s; give one of them", o.Rank, o.Budget, r.Method)
 	}
 	return nil
 }
 
-// BaselineOptions say how much a method without scores tunes.
-type BaselineOptions struct {
-	// Rank is that of LoRA, Adapter and other registered modules; 0: the largest
-	// that Budget allows, or without a budget 8.
-	Rank   int
-	Budget string // see [plan.ParseBudget]; not beside a Rank
-	Sizes
+// WithDefaults returns o with the defaults of the method for the options that are numbers of its own. It
+// leaves Rank and Budget as they are.
+func (r Row) WithDefaults(o Options) Options {
+	if o.Prompts == 0 {
+		o.Prompts = r.defaults.Prompts
+	}
+	if o.Bottleneck == 0 {
+		o.Bottleneck = r.defaults.Bottleneck
+	}
+	if o.Scale == 0 {
+		o.Scale = r.defaults.Scale
+	}
+	return o
 }
 
-// Baseline is what a method without scores tunes.
-func Baseline(c backbone.Config, m Method, o BaselineOptions) (peft.Selection, error) {
-	if err := m.Validate(); err != nil {
+// Merges reports whether the result of the method can be merged into the weights of a backbone whose
+// linear layers have biases.
+func (r Row) Merges() bool {
+	if r.Module == "" {
+		return r.merges
+	}
+	m, err := peft.Lookup(r.Module)
+	return err == nil && m.Merge != nil
+}
+
+// TrainOptions returns the recipe of the method for VTAB-1k: the recipe of SPT, train.VTAB, with the changes
+// that are published for the method. AdamW is the only optimiser, so published recipes for SGD (VPT's own,
+// AdaptFormer's) are not taken over.
+func (r Row) TrainOptions() train.Options {
+	o := train.VTAB()
+	if r.change != nil {
+		r.change(&o)
+	}
+	return o
+}
+
+// Select returns what a method without scores tunes on a backbone. The selection of a method with scores
+// comes from a plan.
+func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
+	switch {
+	case r.Method == "":
+		return peft.Selection{}, errors.New("the row stands for no method; look one up")
+	case r.Scores:
+		return peft.Selection{}, fmt.Errorf("method %s selects through a plan; make one", r.Method)
+	}
+	if err := r.Check(o); err != nil {
 		return peft.Selection{}, err
 	}
-	if err := o.Sizes.Validate(m); err != nil {
-		return peft.Selection{}, err
-	}
-	if o.Budget != "" && !m.Budgeted() {
-		return peft.Selection{}, fmt.Errorf("method %s takes no budget; leave it out", m)
-	}
-	if o.Rank != 0 && o.Budget != "" && !m.Scores() {
-		return peft.Selection{}, fmt.Errorf("of method %s the rank, %d, and the budget, %s, say the same; leave one of them out", m, o.Rank, o.Budget)
-	}
-	s := o.Sizes.For(m)
-	switch m {
-	case Full:
-		return peft.Full(c), nil
-	case Linear:
-		return peft.Linear(), nil
-	case BitFit:
-		return peft.BitFit(c), nil
-	case VPTShallow, VPTDeep:
-		return peft.VPT(s.Prompts, m == VPTDeep), nil
-	case AdaptFormer:
-		return peft.AdaptFormer(s.Bottleneck, s.Scale), nil
-	case SSF:
-		return peft.Scaled(), nil
-	}
-	if k := m.count("partial-"); k > 0 {
-		return peft.Partial(c, k)
-	}
-	if k := m.count("mlp-"); k > 0 {
-		return peft.MLPHead(k), nil
-	}
-	if m.Scores() {
-		return peft.Selection{}, fmt.Errorf("method %s selects through a plan", m)
-	}
+	return r.tunes(r, c, r.WithDefaults(o))
+}
+
+// uniform selects a structured module on every matrix.
+func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 	rank := o.Rank
-	if o.Budget != "" {
-		parameters, err := plan.ParseBudget(o.Budget, c.Size())
+	if !o.Budget.IsZero() {
+		parameters, err := o.Budget.Parameters(c.Size())
 		if err != nil {
 			return peft.Selection{}, err
 		}
-		if rank, _, err = peft.RankFor(c, m.Module(), parameters); err != nil {
+		if rank, _, err = peft.RankFor(c, r.Module, parameters); err != nil {
 			return peft.Selection{}, err
 		}
 	}
 	if rank == 0 {
-		rank = min(8, c.MaxRank())
+		rank = min(plan.DefaultRank, c.MaxRank())
 	}
 	if rank < 1 || rank > c.MaxRank() {
 		return peft.Selection{}, fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", rank, c.MaxRank())
 	}
-	return peft.Uniform(c, m.Module(), rank), nil
+	return peft.Uniform(c, r.Module, rank), nil
 }
 
-// Recipe is how a method is trained on VTAB-1k: SPT's recipe, train.VTAB, but
-// for what is published for the method. AdamW is the only optimiser, so recipes
-// for SGD (VPT's own, AdaptFormer's) are not taken over.
-//
-//   - full, partial-K: learning rate 1.25e-4, which is the 5e-4 for a batch of 256
-//     among those that VPT searches for AdamW (Jia et al. 2022, tune_vtab.py).
-//   - vpt-shallow, vpt-deep: learning rate 5e-3, as VPT is trained with AdamW in
-//     NOAH (Zhang et al. 2022, arXiv 2206.04673, configs/VPT/VTAB); dropout 0.1 on
-//     the prompts, as there.
-//   - ssf: learning rate 5e-3, decay 5e-5, warm-up from 1e-7, down to 1e-8, no
-//     drop-path (Lian et al. 2022, train_scripts/vit/vtab/cifar_100).
-//   - adaptformer: dropout 0.1 in the bottleneck, no drop-path, no decay (Chen et
-//     al. 2022, main_image.py); SPT's learning rate.
-//   - linear, mlp-K: no drop-path; a head is fitted to the backbone as it is.
-func Recipe(m Method) train.Options {
-	o := train.VTAB()
-	switch {
-	case m == Full || m.count("partial-") > 0:
-		o.LR = 1.25e-4
-	case m == VPTShallow || m == VPTDeep:
-		o.LR = 5e-3
-	case m == SSF:
-		o.LR, o.WeightDecay, o.WarmupLR, o.MinLR, o.DropPath = 5e-3, 5e-5, 1e-7, 1e-8, 0
-	case m == AdaptFormer:
-		o.DropPath, o.WeightDecay = 0, 0
-	case m == Linear || m.count("mlp-") > 0:
-		o.DropPath = 0
+// checkModuleName reports a name of a structured module with which one of the module's methods would have
+// the name of another method.
+func checkModuleName(name string) error {
+	if strings.HasPrefix(name, sptPrefix) || strings.HasSuffix(name, structuredSuffix) {
+		return fmt.Errorf("names that begin with %q or end with %q are reserved for methods of SPT", sptPrefix, structuredSuffix)
 	}
-	return o
+	for _, r := range rows {
+		if r.isFamily(nameVariable) {
+			continue
+		}
+		for _, method := range []string{name, sptPrefix + name} {
+			if _, ok := r.match(method); ok {
+				return fmt.Errorf("it would have the name of the method %s", r.Name)
+			}
+		}
+	}
+	return nil
 }

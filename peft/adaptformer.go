@@ -10,22 +10,23 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Bottleneck is AdaptFormer's (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535):
-// a small network beside the MLP of every block.
+// Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535): a small
+// network beside the MLP of every block.
 type Bottleneck struct {
 	Width int     `json:"width"` // r̂, of the middle
 	Scale float64 `json:"scale"` // s, on what it adds
 }
 
-// AdaptFormer adds s·U·(ReLU(D·x + d)) + s·u to the output of every block's MLP
-// branch, where x is what enters the branch, before its norm. D is
-// Kaiming-uniform, the rest zero: it starts as the backbone itself. The run's
-// dropout acts in the middle. It cannot be merged.
+// AdaptFormer returns the selection that adds s·U·(ReLU(D·x + d)) + s·u to the output of the MLP
+// branch of every block. x is the input of the branch, before its norm. D starts Kaiming-uniform,
+// the others at zero, so that the backbone computes the same at the start. The dropout of the run
+// acts in the middle. It cannot be merged.
 func AdaptFormer(width int, scale float64) Selection {
 	return Selection{AdaptFormer: &Bottleneck{Width: width, Scale: scale}}
 }
 
-// The names of its tensors, after the branch's: PyTorch's of the paper's code.
+// The names of the tensors, after the name of the branch. They are PyTorch's in the code of the
+// paper.
 const (
 	downProj = ".adaptmlp.down_proj"
 	upProj   = ".adaptmlp.up_proj"
@@ -46,9 +47,9 @@ func (t *Tuning) declareAdaptFormer(c backbone.Config, o *operations) error {
 		}
 		t.declare(
 			Param{Name: op.name + downProj + ".weight", Shape: []int{b.Width, op.width}, Init: KaimingUniform},
-			Param{Name: op.name + downProj + ".bias", Shape: []int{b.Width}},
-			Param{Name: op.name + upProj + ".weight", Shape: []int{op.width, b.Width}},
-			Param{Name: op.name + upProj + ".bias", Shape: []int{op.width}})
+			Param{Name: op.name + downProj + ".bias", Shape: []int{b.Width}, Init: Zero},
+			Param{Name: op.name + upProj + ".weight", Shape: []int{op.width, b.Width}, Init: Zero},
+			Param{Name: op.name + upProj + ".bias", Shape: []int{op.width}, Init: Zero})
 	}
 	if len(t.Params) == before {
 		return fmt.Errorf("AdaptFormer stands beside the MLP branches of a backbone's blocks; %s has none: choose another method", c)
@@ -56,10 +57,10 @@ func (t *Tuning) declareAdaptFormer(c backbone.Config, o *operations) error {
 	return nil
 }
 
-// isMLP reports whether a branch is an MLP's.
+// isMLP reports whether a branch is the branch of an MLP.
 func isMLP(branch string) bool { return strings.HasSuffix(branch, ".mlp") }
 
-// adaptFormer is y and what the bottleneck beside the branch makes of x.
+// adaptFormer returns y plus the output of the bottleneck for x.
 func (l *layers) adaptFormer(name string, x, y *Node) *Node {
 	b := l.Selection.AdaptFormer
 	if b == nil || !isMLP(name) {

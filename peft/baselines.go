@@ -2,34 +2,34 @@ package peft
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/sptune/spt/backbone"
 )
 
-// Linear is the linear probe: nothing but the head.
+// Linear returns the selection of the linear probe: nothing but the head.
 func Linear() Selection { return Selection{} }
 
-// Full is full fine-tuning: every tensor, patch and position embedding included.
+// Full returns the selection of full fine-tuning: every tensor, patch and position embedding
+// included.
 func Full(c backbone.Config) Selection {
 	return whole(c, func(backbone.Param) bool { return true })
 }
 
-// BitFit tunes every bias of the backbone, those of the norms and of the patch
-// embedding included (Ben Zaken et al. 2022, "BitFit", arXiv 2106.10199; "bias"
-// in VPT's tables).
+// BitFit returns the selection of every bias of the backbone, the biases of norms and of the patch
+// embedding included (Ben Zaken et al. 2022, "BitFit", arXiv 2106.10199; "bias" in the tables of
+// VPT).
 func BitFit(c backbone.Config) Selection {
 	return whole(c, func(p backbone.Param) bool { return strings.HasSuffix(p.Name, ".bias") })
 }
 
-// Partial tunes the last blocks of the backbone and what follows them, the final
-// norm and what lies between two of them included (Yosinski et al. 2014, arXiv
+// Partial returns the selection of the last blocks of the backbone and all tensors after them,
+// including the final norm and layers between two of the blocks (Yosinski et al. 2014, arXiv
 // 1411.1792; partial-1 of VPT, Jia et al. 2022, arXiv 2203.12119, is one block).
 func Partial(c backbone.Config, blocks int) (Selection, error) {
 	var names []string
 	for _, p := range c.Params() {
-		if b := blockOf(p.Name); b != "" && (len(names) == 0 || names[len(names)-1] != b) {
+		if b := backbone.Block(p.Name); b != "" && (len(names) == 0 || names[len(names)-1] != b) {
 			names = append(names, b)
 		}
 	}
@@ -38,17 +38,13 @@ func Partial(c backbone.Config, blocks int) (Selection, error) {
 	}
 	first, reached := names[len(names)-blocks], false
 	return whole(c, func(p backbone.Param) bool {
-		reached = reached || blockOf(p.Name) == first
+		reached = reached || backbone.Block(p.Name) == first
 		return reached
 	}), nil
 }
 
-var inBlock = regexp.MustCompile(`^(?:.*\.)?blocks\.[0-9]+\.`)
-
-// blockOf is "blocks.3." or "stages.1.blocks.0."; empty for a tensor outside of blocks.
-func blockOf(tensor string) string { return inBlock.FindString(tensor) }
-
-// whole tunes the tensors that choose accepts; it is asked in their order.
+// whole returns the selection of the tensors that choose accepts. It asks in the order of the
+// tensors.
 func whole(c backbone.Config, choose func(backbone.Param) bool) (s Selection) {
 	for _, p := range c.Params() {
 		if p.Role != backbone.Head && choose(p) {
@@ -58,8 +54,8 @@ func whole(c backbone.Config, choose func(backbone.Param) bool) (s Selection) {
 	return s
 }
 
-// Uniform attaches the module to every matrix of every block: LoRA or Adapter
-// as they are used without SPT.
+// Uniform returns the selection with the module on every matrix of every block: LoRA or Adapter
+// without SPT.
 func Uniform(c backbone.Config, module string, rank int) Selection {
 	s := Selection{Module: module, Rank: rank}
 	for _, p := range c.Params() {
@@ -70,8 +66,8 @@ func Uniform(c backbone.Config, module string, rank int) Selection {
 	return s
 }
 
-// RankFor is the largest rank at which [Uniform] costs at most budget
-// parameters, and that cost.
+// RankFor returns the largest rank at which [Uniform] costs at most budget parameters, and the cost
+// at that rank.
 func RankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
 	m, err := Lookup(module)
 	if err != nil {

@@ -12,19 +12,18 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// EntryGradient says how the gradient of the single entries of a matrix is taken.
+// EntryGradient says how the gradient of the single entries of a matrix is computed. All ways give
+// the same values up to rounding. The zero value is StripGradient on a device, and WholeGradient on
+// the CPU, where spt's own backend turns it into one dot product over the tokens for each entry.
 type EntryGradient int
 
-// The ways. All give the same values up to rounding.
 const (
-	// AutoGradient is StripGradient on a device, and WholeGradient on the processor,
-	// where spt's own backend makes dot products over the tokens of it.
-	AutoGradient EntryGradient = iota
-	// WholeGradient picks the entries from the gradient of the whole matrix.
+	autoGradient EntryGradient = iota
+	// WholeGradient takes the entries from the gradient of the whole matrix.
 	WholeGradient
-	// StripGradient computes only those rows, or those columns, of the gradient that
-	// hold entries, whichever are less. The entries that SPT chooses share few of
-	// them: 2 to 4 % in the authors' published selections for a ViT-B.
+	// StripGradient computes only the rows of the gradient that hold entries, or only the columns,
+	// whichever are fewer. The entries that SPT chooses share few of them: 2 to 4 % in the
+	// selections that the authors published for a ViT-B.
 	StripGradient
 )
 
@@ -35,11 +34,12 @@ type strip struct {
 	picks   []int32 // where each entry lies in [len(lines), in], or in [len(lines), out]
 }
 
-// stripAlign is what matrix products in half precision want of their sides.
+// stripAlign is the number of which the sides of matrix products in half precision should be
+// multiples.
 const stripAlign = 8
 
-// stripOf is the smaller strip of a [out, in] matrix with these entries; ok is false
-// if it is not much less than the whole.
+// stripOf returns the smaller strip of a [out, in] matrix with these entries. ok is false if the
+// strip is not much smaller than the matrix.
 func stripOf(entries []int32, out, in int) (s strip, ok bool) {
 	of := func(columns bool) strip {
 		s := strip{columns: columns}
@@ -74,11 +74,12 @@ func stripOf(entries []int32, out, in int) (s strip, ok bool) {
 	return s, size(s) <= out*in/2
 }
 
-// strip is that of a tensor, if the gradient of its entries is to be taken so on be.
+// strip returns the strip of a tensor. ok is false if the gradient of its entries is not computed
+// by strip on be.
 func (l *layers) strip(tensor string, be backend.Backend) (s strip, ok bool) {
 	entries, shape := l.Selection.Entries[tensor], l.shapes[tensor]
 	way := l.EntryGradient
-	if way == AutoGradient && backend.OnDevice(be) {
+	if way == autoGradient && backend.OnDevice(be) {
 		way = StripGradient
 	}
 	linear := len(shape) == 2 && strings.HasSuffix(tensor, ".weight") // not Swin's table of positions
@@ -88,7 +89,7 @@ func (l *layers) strip(tensor string, be backend.Backend) (s strip, ok bool) {
 	return stripOf(entries, shape[0], shape[1])
 }
 
-// gradient is that of the entries, float32 [nnz], for the input x [..., in] of a
+// gradient returns the gradient of the entries, float32 [nnz], for the input x [..., in] of a
 // linear layer and the gradient dy [..., out] of its output.
 func (s strip) gradient(x, dy *Node) *Node {
 	some, all := dy, x // whose product over the tokens is made of some lines
@@ -97,20 +98,21 @@ func (s strip) gradient(x, dy *Node) *Node {
 	}
 	flat := func(x *Node) *Node { return Reshape(x, x.Shape().Size()/x.Shape().Dim(-1), x.Shape().Dim(-1)) }
 	g := x.Graph()
-	// A product with ones at [line, place] takes lines out of all, several times as fast
-	// as a device gathers them from far-off places.
+	// A product with ones at [line, place] takes lines out of all. It is several times as fast as
+	// gathering distant lines on a device.
 	n := len(s.lines)
 	shape := shapes.Make(dtypes.Int32, some.Shape().Dim(-1), n)
 	ones := ConvertDType(Equal(Iota(g, shape, 0), ExpandDims(Const(g, s.lines), 0)), x.DType())
 	lines := backbone.Product(flat(some), []int{1}, nil, ones, []int{0}, nil) // [tokens, lines]
 	product := backbone.Product(lines, []int{0}, nil, flat(all), []int{0}, nil)
-	// Neighbours in the product are no neighbours among the entries: the order of picks is free.
+	// Neighbours in the product are not neighbours among the entries, so the order of picks does
+	// not matter.
 	picked := Gather(Reshape(product, product.Shape().Size()), ExpandDims(Const(g, s.picks), -1))
 	return ConvertDType(picked, dtypes.Float32)
 }
 
-// withEntries is y, the output [..., out] of a linear layer for x [..., in], with
-// values' gradient by strip. The layer itself must not differentiate them.
+// withEntries returns y, the output [..., out] of a linear layer for x [..., in], and computes the
+// gradient of values by strip. The layer itself must not differentiate the values.
 func (s strip) withEntries(x, y, values *Node) *Node {
 	return backbone.WithGradients(func() *Node { return Identity(y) }, y, []*Node{y, values},
 		func(dy *Node) *Node { return dy },

@@ -65,8 +65,11 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	program, err := backend.NewProgram(be, "test", func(_ *Graph, in []*Node) []*Node {
-		given := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}}
+	program, err := backend.NewProgram(be, "test", func(g *Graph, in []*Node) []*Node {
+		given := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}}
+		for name, entries := range tuning.Selection.Entries {
+			given.Indices[name] = Const(g, entries)
+		}
 		for i, name := range names {
 			if i < n {
 				given.Tuned[name] = in[i]

@@ -8,15 +8,14 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// MLPHead is the frozen backbone with an MLP of that many layers in place of its
-// head, a baseline of VPT (Jia et al. 2022, arXiv 2203.12119): the layers but the
-// last are as wide as the features, with ReLU and the run's dropout after them.
-// The paper's code normalises each by batch as well; a delta holds no running
-// statistics, so that is left out. Of one layer it is the linear probe. It cannot
-// be merged.
+// MLPHead returns the selection of an MLP with that many layers in place of the head, a baseline of
+// VPT (Jia et al. 2022, arXiv 2203.12119). All layers but the last are as wide as the features,
+// with ReLU and the dropout of the run after them. The code of the paper also normalises each by
+// batch; a delta holds no running statistics, so this is left out. With one layer it is the linear
+// probe. It cannot be merged.
 func MLPHead(layers int) Selection { return Selection{MLPHead: layers} }
 
-// hiddenLayer is the name of one of the head's layers before the last.
+// hiddenLayer returns the name of a layer of the head before the last one.
 func hiddenLayer(head string, i int) string { return fmt.Sprintf("%s.hidden.%d", head, i) }
 
 func (t *Tuning) declareMLPHead(c backbone.Config) error {
@@ -26,13 +25,13 @@ func (t *Tuning) declareMLPHead(c backbone.Config) error {
 	d := c.NumFeatures()
 	for i := range t.Selection.MLPHead - 1 {
 		name := hiddenLayer(c.Head(), i)
-		t.Params = append(t.Params, Param{Name: name + ".weight", Shape: []int{d, d}, Init: KaimingNormal}, Param{Name: name + ".bias", Shape: []int{d}})
+		t.Params = append(t.Params, Param{Name: name + ".weight", Shape: []int{d, d}, Init: kaimingNormal}, Param{Name: name + ".bias", Shape: []int{d}, Init: Zero})
 		t.Counts.Head += d*d + d
 	}
 	return nil
 }
 
-// hidden is what the last layer of an MLP head sees.
+// hidden returns the input of the last layer of an MLP head.
 func (l *layers) hidden(name string, x *Node) *Node {
 	if name != l.Config.Head() {
 		return x

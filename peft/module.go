@@ -2,111 +2,59 @@ package peft
 
 import (
 	"fmt"
-	"math"
-	"slices"
 	"strings"
-	"sync"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Module is a kind of structured module: a small trainable network attached
-// to a frozen linear layer. Registering one takes its graph function and its
-// parameter count; its tensors are declared by the graph function itself.
+// Module is a kind of structured module: a small trainable network attached to a frozen linear layer.
+// A module is a graph function and a parameter count; the graph function declares the module's tensors.
+// [Register] makes one known.
 type Module struct {
-	// Name is what plans, deltas and the command line call it.
+	// Name is the name of the module in plans, in deltas and on the command line.
 	Name string
-	// Count is P, the number of parameters on a matrix [out, in] at the given rank.
+	// Count returns the number of parameters of the module at a rank on a matrix [out, in].
 	Count func(in, out, rank int) int
-	// Graph returns the layer's output with the module attached. x [..., in] is
-	// the layer's input, y [..., out] the frozen layer's own output.
+	// Graph returns the output of the layer with the module attached, [..., out]. x [..., in] is the
+	// input of the layer and y [..., out] the output of the frozen layer.
 	Graph func(s *Site, x, y *Node) *Node
-	// Merge folds the module's tensors, by the names that Graph declared, into
-	// the weight [out, in]. Nil: the module cannot be merged.
-	Merge func(weight checkpoint.Tensor, tensors map[string]checkpoint.Tensor)
+	// Merge changes the weight and bias of the layer so that the layer computes by itself what Graph
+	// returns when nothing is dropped. Nil: the module cannot be merged.
+	Merge func(l *MergedLayer) error
 }
 
-var registry = struct {
-	sync.RWMutex
-	modules map[string]Module
-}{modules: map[string]Module{}}
-
-// Register makes a structured module known under its name. From then on every
-// plan can use it. A second module of the same name is refused.
-func Register(m Module) error {
-	if m.Name == "" || m.Count == nil || m.Graph == nil {
-		return fmt.Errorf("registering structured module %q: it needs a name, a parameter count and a graph function", m.Name)
-	}
-	registry.Lock()
-	defer registry.Unlock()
-	if _, ok := registry.modules[m.Name]; ok {
-		return fmt.Errorf("registering structured module %q: the name is taken", m.Name)
-	}
-	registry.modules[m.Name] = m
-	return nil
+// MergedLayer is a linear layer into which a module is merged. Weight and Bias are copies, which
+// [Module.Merge] changes in place.
+type MergedLayer struct {
+	Name          string            // canonical: "blocks.3.mlp.fc1"
+	In, Out, Rank int               // sides of the weight, and the rank of the module
+	Weight        checkpoint.Tensor // [out, in]
+	Bias          checkpoint.Tensor // [out]; the zero value if the layer has no bias
+	// Tensors holds the tensors of the module by the names that Module.Graph gave them.
+	Tensors map[string]checkpoint.Tensor
 }
 
-// Lookup finds a registered module; the error lists the names that there are.
-func Lookup(name string) (Module, error) {
-	registry.RLock()
-	defer registry.RUnlock()
-	m, ok := registry.modules[name]
-	if !ok {
-		return Module{}, fmt.Errorf("structured module %q is not registered; registered: %s", name, strings.Join(names(), ", "))
-	}
-	return m, nil
-}
-
-// CountOf is the parameter count of the module of that name; of the empty name,
-// as in plans without modules, zero.
-func CountOf(module string) (func(in, out, rank int) int, error) {
-	if module == "" {
-		return func(in, out, rank int) int { return 0 }, nil
-	}
-	m, err := Lookup(module)
-	return m.Count, err
-}
-
-// Names lists the registered modules, sorted.
-func Names() []string {
-	registry.RLock()
-	defer registry.RUnlock()
-	return names()
-}
-
-func names() []string {
-	var out []string
-	for n := range registry.modules {
-		out = append(out, n)
-	}
-	slices.Sort(out)
-	return out
-}
-
-// Site is one linear layer to which a module is attached, seen from the
-// module's graph function.
+// Site is the linear layer to which a module is attached, as the graph function of the module sees it.
 type Site struct {
-	Layer         string // "blocks.3.mlp.fc1"
-	In, Out, Rank int
+	Layer         string // canonical name: "blocks.3.mlp.fc1"
+	In, Out, Rank int    // sides of the weight, and the rank of the module
 
 	layers *layers // nil while the module's tensors are being declared
 	dtype  dtypes.DType
 	graph  *Graph
+	bias   bool // the layer has a bias
 	params []Param
 }
 
-// Is reports whether the layer is the named operation of its block, as in
-// Is("attn.proj").
+// Is reports whether the layer is the named operation of its block, as in Is("attn.proj").
 func (s *Site) Is(operation string) bool { return strings.HasSuffix(s.Layer, "."+operation) }
 
-// Param is the module's trainable tensor of that name and shape, in the type of
-// the layer's input. The full name, in deltas, is the layer's name, a dot and this
-// one.
+// Param returns the trainable tensor of the module with that name, shape and initial values, in the type
+// of the layer's input. The full name of the tensor, in deltas, is the name of the layer, a dot and name.
 func (s *Site) Param(name string, init Init, shape ...int) *Node {
 	p := Param{Name: s.Layer + "." + name, Shape: shape, Init: init}
 	if s.layers == nil {
@@ -116,8 +64,30 @@ func (s *Site) Param(name string, init Init, shape ...int) *Node {
 	return ConvertDType(s.layers.tuned[p.Name], s.dtype)
 }
 
-// Dropout zeroes values of x with the run's dropout rate and scales the rest by
-// 1/(1−rate), while training.
+// Weight returns the frozen weight of the layer, [out, in], in the type of the layer's input. It has no
+// gradient. A module that does not call Weight pays nothing for it.
+func (s *Site) Weight() *Node {
+	if s.layers == nil {
+		return Parameter(s.graph, s.Layer+".weight", float32Shape([]int{s.Out, s.In}))
+	}
+	return ConvertDType(s.layers.Param(s.Layer+".weight"), s.dtype)
+}
+
+// Bias returns the bias that the layer adds, [out], in the type of the layer's input; nil if the layer
+// has none. It is frozen and has no gradient, unless the selection tunes this bias too: then Bias returns
+// the tuned bias, and gradients flow into it.
+func (s *Site) Bias() *Node {
+	switch {
+	case !s.bias:
+		return nil
+	case s.layers == nil:
+		return Parameter(s.graph, s.Layer+".bias", float32Shape([]int{s.Out}))
+	}
+	return ConvertDType(s.layers.Param(s.Layer+".bias"), s.dtype)
+}
+
+// Dropout zeroes values of x with the dropout rate of the run and scales the others by 1/(1−rate), while
+// training.
 func (s *Site) Dropout(x *Node) *Node {
 	if s.layers == nil {
 		return x
@@ -125,8 +95,8 @@ func (s *Site) Dropout(x *Node) *Node {
 	return s.layers.drop(x, s.layers.rates.Dropout, x.Shape().Dimensions)
 }
 
-// DropPath drops y for whole images with the run's module drop-path rate, while
-// training. y's first axis is the batch.
+// DropPath drops y for whole images with the module drop-path rate of the run, while training. The first
+// axis of y is the batch.
 func (s *Site) DropPath(y *Node) *Node {
 	if s.layers == nil {
 		return y
@@ -134,10 +104,10 @@ func (s *Site) DropPath(y *Node) *Node {
 	return s.layers.dropPath(y, s.layers.rates.ModuleDropPath)
 }
 
-// declare runs the graph function on symbolic tensors and returns the tensors
-// that it asked for, checked against the module's own count.
-func (m Module) declare(layer string, in, out, rank int) ([]Param, error) {
-	s := &Site{Layer: layer, In: in, Out: out, Rank: rank}
+// declare runs the graph function on symbolic tensors and returns the tensors that it asks for. Their
+// number of parameters must be the module's own count.
+func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, error) {
+	s := &Site{Layer: layer, In: in, Out: out, Rank: rank, bias: bias}
 	err := buildScratch(func(g *Graph) {
 		s.graph = g
 		x := Parameter(g, "x", float32Shape([]int{1, 1, in}))
@@ -158,112 +128,4 @@ func (m Module) declare(layer string, in, out, rank int) ([]Param, error) {
 		return nil, fmt.Errorf("structured module %q on %s [%d,%d]: its graph declares %d parameters, its count says %d; correct one of them", m.Name, layer, out, in, total, want)
 	}
 	return s.params, nil
-}
-
-// lora is LoRA (Hu et al. 2022, arXiv 2106.09685) as SPT uses it:
-// y + B·A·x with no alpha/r factor, A Kaiming-uniform, B zero. Dropout acts on
-// its input except on proj, drop-path on its output.
-var lora = Module{
-	Name:  "lora",
-	Count: func(in, out, rank int) int { return rank * (in + out) },
-	Graph: func(s *Site, x, y *Node) *Node {
-		a := s.Param("lora_A", KaimingUniform, s.Rank, s.In)
-		b := s.Param("lora_B", Zero, s.Out, s.Rank)
-		if !s.Is("attn.proj") {
-			x = s.Dropout(x)
-		}
-		// Drop-path scales whole images, so it may act between A and B, where
-		// there are the fewest values.
-		return Add(y, backbone.Linear(s.DropPath(backbone.Linear(x, a, nil)), b, nil))
-	},
-	Merge: func(weight checkpoint.Tensor, tensors map[string]checkpoint.Tensor) {
-		a, b := tensors["lora_A"], tensors["lora_B"]
-		rank, in := a.Shape[0], a.Shape[1]
-		for o := range weight.Shape[0] {
-			row := weight.Data[o*in : (o+1)*in]
-			for i := range row {
-				sum := 0.0
-				for r := range rank {
-					sum += float64(b.Data[o*rank+r]) * float64(a.Data[r*in+i])
-				}
-				row[i] = float32(float64(row[i]) + sum)
-			}
-		}
-	},
-}
-
-// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) as SPT
-// places it: y + U·GELU(D·y + d) + u on the matrix's own output, and in
-// parallel, on the matrix's input, on proj. U and u start at zero. The GELU
-// lies between D and U, so it cannot be merged.
-var adapter = Module{
-	Name:  "adapter",
-	Count: func(in, out, rank int) int { return 2*rank*out + rank + out },
-	Graph: func(s *Site, x, y *Node) *Node {
-		from := y
-		if s.Is("attn.proj") {
-			from = x
-		}
-		// On proj in = out, so that D's shape is the same in both cases.
-		down := s.Param("adapter_down.weight", KaimingUniform, s.Rank, s.Out)
-		downBias := s.Param("adapter_down.bias", Zero, s.Rank)
-		up := s.Param("adapter_up.weight", Zero, s.Out, s.Rank)
-		upBias := s.Param("adapter_up.bias", Zero, s.Out)
-		return Add(y, backbone.Linear(backbone.GELU(backbone.Linear(from, down, downBias)), up, upBias))
-	},
-}
-
-func init() {
-	for _, m := range []Module{lora, adapter} {
-		registry.modules[m.Name] = m
-	}
-}
-
-// Init says how a tuned tensor starts.
-type Init int
-
-// The initial values that modules and baselines use.
-const (
-	Zero            Init = iota
-	KaimingUniform       // PyTorch's kaiming_uniform_(a=√5): uniform in ±1/√fan_in
-	TruncNormal          // timm's head: normal, σ 0.02
-	Pretrained           // the backbone's own values
-	NormalAroundOne      // SSF's scale: normal around 1, σ 0.02
-	KaimingNormal        // PyTorch's kaiming_normal_(mode="fan_out"): normal, σ √(2/fan_out)
-	Uniformly            // uniform, within a bound of the tensor's own
-)
-
-// values draws the initial values of p: pretrained is the backbone's tensor of
-// the same name, if there is one.
-func (p Param) values(r *generator, pretrained []float32) []float32 {
-	if p.Init == Pretrained {
-		return slices.Clone(pretrained)
-	}
-	v := make([]float32, p.Size())
-	switch p.Init {
-	case KaimingUniform:
-		bound := 1 / math.Sqrt(float64(p.Size()/p.Shape[0]))
-		for i := range v {
-			v[i] = float32((2*r.Float64() - 1) * bound)
-		}
-	case TruncNormal:
-		for i := range v {
-			// timm cuts at ±2 absolute, which at σ 0.02 never happens.
-			v[i] = float32(r.NormFloat64() * 0.02)
-		}
-	case NormalAroundOne:
-		for i := range v {
-			v[i] = float32(1 + r.NormFloat64()*0.02)
-		}
-	case KaimingNormal:
-		deviation := math.Sqrt(2 / float64(p.Shape[0]))
-		for i := range v {
-			v[i] = float32(r.NormFloat64() * deviation)
-		}
-	case Uniformly:
-		for i := range v {
-			v[i] = float32((2*r.Float64() - 1) * p.bound)
-		}
-	}
-	return v
 }

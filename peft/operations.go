@@ -8,28 +8,27 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// operations is what a backbone shows of itself on the way to its features, in
-// that order: where methods that look at no tensor's name can act, whatever the
-// architecture.
+// operations lists what a backbone computes on the way to its features, in that order. Methods that
+// look at no tensor names act there, on every architecture.
 type operations struct {
 	outputs  []operation // linear layers, norms, convolutions, patch embedding
 	branches []operation // the blocks' branches, such as "blocks.3.mlp"
 	tokens   int         // blocks that ask for their tokens
 }
 
-// operation is one of them, by name, with the width of what comes out of it.
+// operation is the name of an operation and the width of its output.
 type operation struct {
 	name  string
 	width int
 }
 
-// operationsOf builds the backbone's forward pass, which is never run, and writes
-// down what it asks for.
+// operationsOf builds the forward pass of the backbone, which is never run, and records its
+// operations.
 func operationsOf(c backbone.Config) (*operations, error) {
 	o := new(operations)
 	err := buildScratch(func(g *Graph) {
-		// Tensors of one shape are one parameter here: a graph with thousands takes
-		// long to build.
+		// Tensors of one shape share one parameter: a graph with thousands of parameters takes long
+		// to build.
 		w, byShape := backbone.Weights{}, map[string]*Node{}
 		for _, p := range c.Params() {
 			shape := fmt.Sprint(p.Shape)
@@ -46,7 +45,7 @@ func operationsOf(c backbone.Config) (*operations, error) {
 	return o, nil
 }
 
-// recorder is the backbone as it is, and fills operations.
+// recorder is the frozen backbone. It records the operations.
 type recorder struct {
 	backbone.Weights
 	*operations

@@ -9,22 +9,22 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Prompts are those of VPT (Jia et al. 2022, "Visual Prompt Tuning", arXiv
-// 2203.12119): learned tokens beside those of the image.
+// Prompts configures VPT (Jia et al. 2022, "Visual Prompt Tuning", arXiv 2203.12119): learned
+// tokens beside the tokens of the image.
 type Prompts struct {
 	Tokens int  `json:"tokens"`         // p, before each block that has any
 	Deep   bool `json:"deep,omitempty"` // new ones before every block; else before the first alone
 }
 
-// VPT is VPT-shallow, or VPT-deep, with that many prompts. They stand after the
-// other tokens: attention does not know their order, and no position is added to
-// them. The head sees what it sees without them. Only a backbone of tokens takes
-// them; they cannot be merged.
+// VPT returns the selection of VPT-shallow, or VPT-deep, with that number of prompts. They stand
+// after the other tokens: attention does not depend on their order, and no position is added to
+// them. The head reads the same tokens as without prompts. Only a backbone of tokens takes prompts.
+// They cannot be merged.
 func VPT(prompts int, deep bool) Selection {
 	return Selection{Prompts: &Prompts{Tokens: prompts, Deep: deep}}
 }
 
-// VPT's names: [1, p, D] before the first block, [blocks − 1, p, D] before the others.
+// The names of the prompts: [1, p, D] before the first block, [blocks − 1, p, D] before the others.
 const (
 	promptsName     = "prompt_embeddings"
 	deepPromptsName = "deep_prompt_embeddings"
@@ -42,17 +42,17 @@ func (t *Tuning) declarePrompts(c backbone.Config, o *operations) error {
 	if err != nil {
 		return err
 	}
-	// Xavier's uniform for a layer from a patch's pixels to the tokens.
+	// Xavier's uniform for a layer from the pixels of a patch to the tokens.
 	bound := math.Sqrt(6 / float64(patch+width))
-	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: Uniformly, bound: bound})
+	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: uniform(bound)})
 	if p.Deep && o.tokens > 1 {
-		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, width}, Init: Uniformly, bound: bound})
+		t.declare(Param{Name: deepPromptsName, Shape: []int{o.tokens - 1, p.Tokens, width}, Init: uniform(bound)})
 	}
 	return nil
 }
 
-// patchEmbedding returns the width of the tokens and the number of values of a patch, which the kernel [D, 3, p, p] of
-// the patch embedding has.
+// patchEmbedding returns the width of the tokens and the number of values of a patch. Both follow
+// from the kernel [D, 3, p, p] of the patch embedding.
 func patchEmbedding(c backbone.Config) (width, patch int, err error) {
 	for _, p := range c.Params() {
 		if p.Role == backbone.Frozen && len(p.Shape) == 4 {
@@ -69,7 +69,7 @@ func (l *layers) Tokens(block int, x *Node) *Node {
 	}
 	prompts := l.tuned[promptsName]
 	if block > 0 {
-		// What the block before made of its prompts gives way to new ones.
+		// New prompts replace the output of the block before for its prompts.
 		x = Slice(x, AxisRange(), AxisRange(0, x.Shape().Dim(1)-p.Tokens), AxisRange())
 		prompts = SliceAxis(l.tuned[deepPromptsName], 0, AxisRange(block-1, block))
 	}

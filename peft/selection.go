@@ -1,19 +1,16 @@
-// Package peft says what is tuned and how it enters the backbone's graph.
+// Package peft defines what is tuned and how it enters the backbone's graph.
 //
-// A [Selection] names what is tuned: whole tensors, single entries, matrices
-// with a structured [Module], and what other methods add (VPT's prompts, SSF's
-// scales, AdaptFormer's bottlenecks, an MLP head); it comes from a plan or from
-// one of the methods here that need none. [New] binds a Selection to
-// a backbone's configuration. The resulting [Tuning] lists the tuned tensors,
-// draws their initial values, is the backbone.Layers through which they enter
-// the forward pass, and merges them into the backbone's weights afterwards.
+// A [Selection] names what is tuned: whole tensors, single entries, matrices with a structured [Module],
+// and what other methods add (VPT's prompts, SSF's scales, AdaptFormer's bottlenecks, an MLP head). It
+// comes from a plan, or from a function of this package such as [Full] or [Uniform]. [New] binds a
+// Selection to the configuration of a backbone. The resulting [Tuning] lists the tuned tensors, draws
+// their initial values, is the backbone.Layers through which they enter the forward pass, and merges them
+// into the backbone's weights afterwards. [Register] adds a structured module.
 package peft
 
 import (
 	"fmt"
-	"hash/fnv"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -25,33 +22,41 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/seeded"
 )
 
-// Selection is what is tuned, by canonical tensor names. The head is always
-// tuned and never listed.
+// Selection says what is tuned, by canonical tensor names. The head is always tuned and never listed.
 type Selection struct {
-	Module     string             `json:"module,omitempty"`     // structured module; empty: none
-	Rank       int                `json:"rank,omitempty"`       // of the structured modules
-	Structured []string           `json:"structured,omitempty"` // matrices with a module
-	Whole      []string           `json:"whole,omitempty"`      // tensors tuned whole
-	Entries    map[string][]int32 `json:"entries,omitempty"`    // flat row-major positions tuned one by one
+	// Module is the name of the structured module. Default empty: none.
+	Module string `json:"module,omitempty"`
+	// Rank is the rank of the structured modules.
+	Rank int `json:"rank,omitempty"`
+	// Structured names the matrices that get a module.
+	Structured []string `json:"structured,omitempty"`
+	// Whole names the tensors that are tuned whole.
+	Whole []string `json:"whole,omitempty"`
+	// Entries holds, for each tensor whose entries are tuned one by one, their flat row-major positions in
+	// ascending order.
+	Entries map[string][]int32 `json:"entries,omitempty"`
 
-	SSF         bool        `json:"ssf,omitempty"`         // scale and shift every operation's output; see Scaled
-	Prompts     *Prompts    `json:"prompts,omitempty"`     // tokens beside the image's; see VPT
-	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"` // beside the MLP of every block
-	MLPHead     int         `json:"mlp_head,omitempty"`    // layers of the head; 0: 1
+	// SSF scales and shifts the output of every operation; see [Scaled].
+	SSF bool `json:"ssf,omitempty"`
+	// Prompts are learned tokens beside those of the image; see [VPT]. Default nil: none.
+	Prompts *Prompts `json:"prompts,omitempty"`
+	// AdaptFormer is a bottleneck beside the MLP of every block; see [AdaptFormer]. Default nil: none.
+	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
+	// MLPHead is the number of layers of the head; see [MLPHead]. Default 1.
+	MLPHead int `json:"mlp_head,omitempty"`
 }
 
 // Param is one tuned tensor.
 type Param struct {
-	Name  string
+	Name  string // in deltas; the canonical name for a tensor of the backbone
 	Shape []int
-	Init  Init
-
-	bound float64 // of Uniformly
+	Init  Init // its initial values
 }
 
-// Size is the number of values of p.
+// Size returns the number of values of p.
 func (p Param) Size() int {
 	n := 1
 	for _, d := range p.Shape {
@@ -60,24 +65,24 @@ func (p Param) Size() int {
 	return n
 }
 
-// Decays reports whether weight decay applies: to tensors of two or more
-// dimensions only, so not to biases, norms and sparse entries.
+// Decays reports whether weight decay applies to p. It applies to tensors of two or more
+// dimensions, so not to biases, norms and single entries.
 func (p Param) Decays() bool { return len(p.Shape) >= 2 }
 
-// SparseValues is the name of the tuned values of a tensor's entries.
+// SparseValues returns the name of the tuned values of the entries of a tensor.
 func SparseValues(tensor string) string { return tensor + ".sparse_values" }
 
-// SparseIndices is the name, in deltas, of the positions of those values.
+// SparseIndices returns the name, in deltas, of the positions of the entries of a tensor.
 func SparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 
-// Rates are the drop rates while training.
+// Rates holds the drop rates during training.
 type Rates struct {
 	DropPath       float64 // of the blocks' branches: linear over depth from 0 to this
 	Dropout        float64 // on a module's input
 	ModuleDropPath float64 // on a module's output
 }
 
-// Counts splits the number of tuned parameters.
+// Counts holds the numbers of tuned parameters by kind.
 type Counts struct {
 	Structured int `json:"structured"` // modules, and what other methods add to the backbone
 	Whole      int `json:"whole"`      // vectors and, in baselines, other tensors tuned whole; the class token too
@@ -85,17 +90,17 @@ type Counts struct {
 	Head       int `json:"head"`
 }
 
-// Tuned is the number of tuned parameters without the head, as the paper counts.
+// Tuned returns the number of tuned parameters without the head, as the paper counts.
 func (c Counts) Tuned() int { return c.Structured + c.Whole + c.Entries }
 
-// Tuning is a selection bound to a backbone's configuration. It is immutable.
+// Tuning is a selection bound to the configuration of a backbone. It is immutable.
 type Tuning struct {
 	Config    backbone.Config
 	Selection Selection
 	Module    Module // zero if nothing is structured
 	Params    []Param
 	Counts    Counts
-	// EntryGradient is how the gradient of single entries of a matrix is taken.
+	// EntryGradient says how the gradient of single entries of a matrix is computed.
 	EntryGradient EntryGradient
 
 	whole, structured map[string]bool
@@ -123,9 +128,11 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		}
 		t.Module = m
 	}
-	known := 0
 	for _, p := range c.Params() {
 		t.shapes[p.Name] = p.Shape
+	}
+	known := 0
+	for _, p := range c.Params() {
 		entries, hasEntries := s.Entries[p.Name]
 		switch {
 		case p.Role == backbone.Head && (t.whole[p.Name] || t.structured[p.Name] || hasEntries):
@@ -133,7 +140,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		case hasEntries && len(entries) == 0:
 			return nil, fmt.Errorf("selecting what to tune: %s is listed with no entries; leave it out", p.Name)
 		case p.Role == backbone.Head:
-			init := TruncNormal
+			init := Init(truncNormal)
 			if len(p.Shape) == 1 {
 				init = Zero
 			}
@@ -143,14 +150,14 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		case t.whole[p.Name] && (hasEntries || t.structured[p.Name]):
 			return nil, fmt.Errorf("selecting what to tune: %s is selected whole and in part; select it once", p.Name)
 		case t.whole[p.Name]:
-			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: Pretrained})
+			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: pretrained})
 			t.Counts.Whole += p.Size()
 			known++
 		case t.structured[p.Name]:
 			if !p.Matrix() {
 				return nil, fmt.Errorf("selecting what to tune: %s of shape %v is no matrix of a block, so no %s fits on it", p.Name, p.Shape, s.Module)
 			}
-			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank)
+			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank, t.hasBias(p.Name))
 			if err != nil {
 				return nil, err
 			}
@@ -187,8 +194,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions lists what is tuned besides the backbone's own tensors and
-// the modules on its matrices.
+// declareAdditions lists the tuned tensors beside the tensors of the backbone and the modules on
+// its matrices.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
@@ -219,7 +226,7 @@ func (t *Tuning) declareAdditions() error {
 	return nil
 }
 
-// declare adds tensors that are not the backbone's.
+// declare adds tensors that are not tensors of the backbone.
 func (t *Tuning) declare(params ...Param) {
 	for _, p := range params {
 		t.Params = append(t.Params, p)
@@ -235,32 +242,28 @@ func set(names []string) map[string]bool {
 	return m
 }
 
-// generator draws initial values; each tensor has its own, so that a tensor
-// starts alike whatever else is tuned.
-type generator = rand.Rand
-
-func newGenerator(seed uint64, name string) *generator {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	return rand.New(rand.NewPCG(seed, h.Sum64()))
+// hasBias reports whether the linear layer with that weight has a bias.
+func (t *Tuning) hasBias(weight string) bool {
+	_, ok := t.shapes[strings.TrimSuffix(weight, "weight")+"bias"]
+	return ok
 }
 
-// Init draws the initial values of the tuned tensors. They depend on the seed
-// and the tensor's name only. weights are the backbone's.
+// Init returns the initial values of the tuned tensors. The values of a tensor depend on the seed, on its
+// name and on the weights of the backbone, not on what else is tuned.
 func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
 	out := checkpoint.StateDict{}
 	for _, p := range t.Params {
-		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.values(newGenerator(seed, p.Name), weights[p.Name].Data)}
+		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.Init(p, seeded.Rand(seed, p.Name), weights)}
 	}
 	return out
 }
 
-// Mergeable says why the tuning cannot be merged; nil if it can.
+// Mergeable returns an error that tells why the tuning cannot be merged; nil if it can.
 func (t *Tuning) Mergeable() error {
 	keep := "cannot be merged into the backbone's weights; keep the delta, which holds %s"
 	switch {
 	case len(t.structured) > 0 && t.Module.Merge == nil:
-		return fmt.Errorf("module %q cannot be merged into its matrix, it is not linear; keep the delta, which holds it as a module", t.Module.Name)
+		return fmt.Errorf("structured module %q cannot be merged into its matrix, it is not linear or has no merge function; keep the delta, which holds the module", t.Module.Name)
 	case t.Selection.Prompts != nil:
 		return fmt.Errorf("visual prompts "+keep, "them")
 	case t.Selection.AdaptFormer != nil:
@@ -271,45 +274,64 @@ func (t *Tuning) Mergeable() error {
 	return t.ssfMergeable()
 }
 
-// Merge writes the tuned tensors into a copy of the backbone's weights. Tensors
-// that are not tuned are shared with weights. What [Tuning.Mergeable] refuses is
-// an error.
+// Merge returns the weights of the backbone with the tuned tensors merged into them. It shares the
+// tensors that are not tuned with weights, and those tuned whole with tuned. It fails where
+// [Tuning.Mergeable] does.
 func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDict, error) {
 	if err := t.Mergeable(); err != nil {
 		return nil, err
 	}
 	out := checkpoint.StateDict{}
-	for name, shape := range t.shapes {
-		w := weights[name]
+	for name := range t.shapes {
+		out[name] = weights[name]
 		if v, ok := tuned[name]; ok {
-			w = v
+			out[name] = v
 		}
-		entries, hasEntries := t.Selection.Entries[name]
-		if hasEntries || t.structured[name] {
-			w = checkpoint.Tensor{Shape: shape, Data: slices.Clone(w.Data)}
-		}
-		if hasEntries {
-			for i, e := range entries {
-				w.Data[e] += tuned[SparseValues(name)].Data[i]
-			}
-		}
-		if t.structured[name] {
-			layer := strings.TrimSuffix(name, "weight")
-			own := map[string]checkpoint.Tensor{}
-			for full, v := range tuned {
-				if rest, ok := strings.CutPrefix(full, layer); ok {
-					own[rest] = v
-				}
-			}
-			t.Module.Merge(w, own)
+	}
+	for name, entries := range t.Selection.Entries {
+		w := cloned(out[name])
+		for i, e := range entries {
+			w.Data[e] += tuned[SparseValues(name)].Data[i]
 		}
 		out[name] = w
+	}
+	for _, name := range t.Selection.Structured {
+		if err := t.mergeModule(strings.TrimSuffix(name, ".weight"), out, tuned); err != nil {
+			return nil, err
+		}
 	}
 	t.mergeSSF(out, tuned)
 	return out, nil
 }
 
-// layers is one graph's view of the tuning: it implements backbone.Layers.
+// mergeModule merges the module of a layer into the layer's weight and bias.
+func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) error {
+	m := &MergedLayer{Name: layer, Rank: t.Selection.Rank, Weight: cloned(weights[layer+".weight"]), Tensors: map[string]checkpoint.Tensor{}}
+	m.Out, m.In = m.Weight.Shape[0], m.Weight.Shape[1]
+	if t.hasBias(layer + ".weight") {
+		m.Bias = cloned(weights[layer+".bias"])
+	}
+	for name, v := range tuned {
+		if own, ok := strings.CutPrefix(name, layer+"."); ok {
+			m.Tensors[own] = v
+		}
+	}
+	if err := t.Module.Merge(m); err != nil {
+		return fmt.Errorf("merging structured module %q into %s: %w", t.Module.Name, layer, err)
+	}
+	weights[layer+".weight"] = m.Weight
+	if m.Bias.Data != nil {
+		weights[layer+".bias"] = m.Bias
+	}
+	return nil
+}
+
+// cloned returns a copy that shares no values.
+func cloned(t checkpoint.Tensor) checkpoint.Tensor {
+	return checkpoint.Tensor{Shape: t.Shape, Data: slices.Clone(t.Data)}
+}
+
+// layers puts the tuned tensors into one graph. It implements backbone.Layers.
 type layers struct {
 	*Tuning
 	frozen  map[string]*Node
@@ -322,7 +344,7 @@ type layers struct {
 	strips  map[string]strip // of the params whose entries get their gradient so
 }
 
-// Inputs are the nodes through which values reach a graph.
+// Inputs holds the nodes through which values enter a graph.
 type Inputs struct {
 	Frozen  map[string]*Node // the backbone's tensors; those that are tuned whole may be absent
 	Tuned   map[string]*Node // by Param.Name
@@ -331,7 +353,7 @@ type Inputs struct {
 	Rates   Rates            // drop rates while training
 }
 
-// Layers is the backbone with the tuned tensors in place, for one graph.
+// Layers returns the backbone with the tuned tensors in place, for one graph.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
 	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, strips: map[string]strip{}}
 }
@@ -370,7 +392,7 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		y = s.withEntries(x, y, l.tuned[SparseValues(name+".weight")])
 	}
 	if l.structured[name+".weight"] {
-		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType()}
+		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType(), bias: b != nil}
 		y = l.Module.Graph(s, x, y)
 	}
 	return l.ssf(name, y)
@@ -395,8 +417,8 @@ func (l *layers) dropPath(y *Node, rate float64) *Node {
 	return l.drop(y, rate, mask)
 }
 
-// drop zeroes x with probability rate, one draw for each element of a mask that
-// broadcasts to x, and scales what is kept by 1/(1−rate).
+// drop zeroes x with probability rate and scales the values that remain by 1/(1−rate). It draws
+// once for each element of a mask that broadcasts to x.
 func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	if l.rng == nil || rate <= 0 {
 		return x
@@ -405,8 +427,7 @@ func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	return Mul(x, MulScalar(keep, 1/(1-rate)))
 }
 
-// draw is true with probability 1−rate, anew in each element of the shape and at
-// each call.
+// draw returns true with probability 1−rate, drawn for each element of the shape and at each call.
 func (l *layers) draw(shape []int, rate float64) *Node {
 	g := l.rng.Graph()
 	if !backend.OnDevice(g.Backend()) {
@@ -414,10 +435,9 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 		l.rng, u = RandomUniform(l.rng, float32Shape(shape))
 		return GreaterOrEqual(u, Scalar(g, dtypes.Float32, rate))
 	}
-	// On a device GoMLX's generator would write its numbers to memory, several times
-	// what the layer itself moves. A number made of the element's position is made
-	// where it is used: MurmurHash3's finaliser, twice, under a key of the step and
-	// the call.
+	// On a device, GoMLX's generator would write its numbers to memory: several times the traffic
+	// of the layer itself. A number that is computed from the position of its element never leaves
+	// the registers: MurmurHash3's finaliser, twice, under a key of the step and the call.
 	l.draws++
 	key := func(i int) *Node { return Reshape(ConvertDType(Slice(l.rng, AxisElem(i)), dtypes.Uint32)) }
 	number := func(v uint32) *Node { return Scalar(g, dtypes.Uint32, v) }
@@ -441,8 +461,8 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 
 func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
-// buildScratch runs a graph-building function on a graph that is never
-// executed, and returns its panic as an error.
+// buildScratch runs a graph-building function on a graph that is never executed. It returns a panic
+// of the function as an error.
 func buildScratch(build func(g *Graph)) error {
 	be, err := backend.New()
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Scaled is SSF (Lian et al. 2022, "Scaling & Shifting Your Features", arXiv
-// 2210.08823): γ⊙y + β after every operation of the backbone, that is after every
-// linear layer, norm, convolution and the patch embedding, but not after the
-// head. γ starts normal around 1, β around 0, both with σ 0.02, as in the paper's
-// code: it is not the backbone itself at the start. It can be merged.
+// Scaled returns the selection of SSF (Lian et al. 2022, "Scaling & Shifting Your Features", arXiv
+// 2210.08823): γ⊙y + β after every operation of the backbone, that is after every linear layer,
+// norm, convolution and the patch embedding, but not after the head. γ starts normal around 1 and β
+// around 0, both with σ 0.02, as in the code of the paper; so the backbone does not compute the
+// same at the start. It can be merged.
 func Scaled() Selection { return Selection{SSF: true} }
 
-// The names of an operation's γ and β [C], after the operation's.
+// The names of γ and β [C] of an operation, after the name of the operation.
 const (
 	ssfScale = ".ssf_scale"
 	ssfShift = ".ssf_shift"
@@ -26,12 +26,12 @@ const (
 
 func (t *Tuning) declareSSF(o *operations) {
 	for _, op := range o.outputs {
-		t.declare(Param{Name: op.name + ssfScale, Shape: []int{op.width}, Init: NormalAroundOne}, Param{Name: op.name + ssfShift, Shape: []int{op.width}, Init: TruncNormal})
+		t.declare(Param{Name: op.name + ssfScale, Shape: []int{op.width}, Init: normal(1, 0.02)}, Param{Name: op.name + ssfShift, Shape: []int{op.width}, Init: truncNormal})
 		t.scaled = append(t.scaled, op.name)
 	}
 }
 
-// ssf is γ⊙y + β, or y where the operation has none.
+// ssf returns γ⊙y + β, or y where the operation has no γ and β.
 func (l *layers) ssf(name string, y *Node) *Node {
 	scale, ok := l.tuned[name+ssfScale]
 	if !ok {
@@ -40,8 +40,8 @@ func (l *layers) ssf(name string, y *Node) *Node {
 	return Add(Mul(y, backbone.Everywhere(scale, y)), backbone.Everywhere(l.tuned[name+ssfShift], y))
 }
 
-// ssfMergeable: the operations must end in a bias, which takes β up, and be
-// linear in weight and bias together.
+// ssfMergeable reports an operation into which γ and β cannot be merged. It must add a bias, which
+// takes β, and be linear in weight and bias together.
 func (t *Tuning) ssfMergeable() error {
 	for _, name := range t.scaled {
 		if strings.HasSuffix(name, ".grn") {
@@ -54,8 +54,8 @@ func (t *Tuning) ssfMergeable() error {
 	return nil
 }
 
-// mergeSSF folds γ and β into the weights and biases that come before them: W's
-// rows are scaled, b becomes γ⊙b + β. A norm's weight has rows of one value.
+// mergeSSF merges γ and β into the weights and biases before them: it scales the rows of W, and b
+// becomes γ⊙b + β. The weight of a norm has rows of one value.
 func (t *Tuning) mergeSSF(weights, tuned checkpoint.StateDict) {
 	for _, name := range t.scaled {
 		scale, shift := tuned[name+ssfScale].Data, tuned[name+ssfShift].Data

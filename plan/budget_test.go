@@ -1,9 +1,20 @@
 package plan
 
 import (
+	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 )
+
+// resolved parses a budget and returns its number of parameters.
+func resolved(text string, backbone int) (int, error) {
+	b, err := ParseBudget(text)
+	if err != nil {
+		return 0, err
+	}
+	return b.Parameters(backbone)
+}
 
 func TestParseBudget(t *testing.T) {
 	const vitBase = 85_798_656 // ViT-B/16 without its head
@@ -41,7 +52,7 @@ func TestParseBudget(t *testing.T) {
 		{"1", 0, 0},
 		{"1%", -5, 0},
 	} {
-		got, err := ParseBudget(c.text, c.backbone)
+		got, err := resolved(c.text, c.backbone)
 		if got != c.want || (err == nil) != (c.want > 0) {
 			t.Errorf("ParseBudget(%q, %d) = %d, %v, expected %d", c.text, c.backbone, got, err, c.want)
 		}
@@ -70,12 +81,44 @@ func TestParseBudget(t *testing.T) {
 		"１":              "expected a number",
 		"400000.5":       "not a whole number",
 		"86M":            "more than the 85798656",
-		"0":              "no parameter at all",
-		"0.00000000001%": "no parameter at all",
+		"0":              "no parameter",
+		"0.00000000001%": "no parameter",
 	} {
-		n, err := ParseBudget(text, vitBase)
+		n, err := resolved(text, vitBase)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseBudget(%q) = %d, error %v, expected one that says %q", text, n, err, want)
 		}
+	}
+}
+
+// TestBudgetText checks that a budget keeps its text, in JSON too, and that texts of one number allow
+// the same.
+func TestBudgetText(t *testing.T) {
+	in := struct {
+		Budgets []Budget
+		One     Budget `json:",omitzero"`
+	}{Budgets: []Budget{MustParseBudget("200000"), MustParseBudget(" 0.2M "), MustParseBudget("0.5%"), {}}}
+	data, err := json.Marshal(in)
+	if err != nil || string(data) != `{"Budgets":["200000","0.2M","0.5%",""]}` {
+		t.Fatalf("%s, %v", data, err)
+	}
+	out := in
+	out.Budgets = nil
+	if err := json.Unmarshal(data, &out); err != nil || !reflect.DeepEqual(in, out) {
+		t.Errorf("%+v, %v", out, err)
+	}
+	a, errA := in.Budgets[0].Parameters(1e6)
+	b, errB := in.Budgets[1].Parameters(1e6)
+	if a != b || a != 200_000 || errA != nil || errB != nil {
+		t.Errorf("%d and %d parameters, %v, %v", a, b, errA, errB)
+	}
+	if in.Budgets[0].IsShare() || !in.Budgets[2].IsShare() || in.Budgets[2].IsZero() || !in.Budgets[3].IsZero() {
+		t.Error("wrong kinds of budgets")
+	}
+	if err := json.Unmarshal([]byte(`{"Budgets":["1e5"]}`), &out); err == nil {
+		t.Error("1e5 was accepted")
+	}
+	if _, err := (Budget{}).Parameters(100); err == nil {
+		t.Error("no budget has a number of parameters")
 	}
 }

@@ -8,16 +8,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
-// Overlap says how far two sets are the same.
+// Overlap counts the members of two sets.
 type Overlap struct {
 	Both  int `json:"both"`
 	OnlyA int `json:"only_a"`
 	OnlyB int `json:"only_b"`
 }
 
-// Jaccard is the size of the intersection over that of the union; 1 of two empty sets.
+// Jaccard returns the size of the intersection over the size of the union; 1 for two empty sets.
 func (o Overlap) Jaccard() float64 {
 	if o == (Overlap{}) {
 		return 1
@@ -43,7 +45,7 @@ func (o *Overlap) add(p Overlap) {
 	o.OnlyB += p.OnlyB
 }
 
-// Selected compares what two plans tune, kind by kind.
+// Selected compares what two plans tune, for each kind.
 type Selected struct {
 	Matrices    Overlap `json:"matrices"`     // with a structured module
 	Vectors     Overlap `json:"vectors"`      // tuned whole
@@ -61,28 +63,29 @@ type ComparedRow struct {
 	Block     string `json:"block"`
 	Operation string `json:"operation"`
 	Selected
-	// CostA and CostB are the parameters that each plan spends there; nil if the tensors are not known.
+	// CostA is the number of parameters that plan A spends on the operation; nil if the tensors are
+	// not known.
 	CostA *int `json:"cost_a,omitempty"`
 	CostB *int `json:"cost_b,omitempty"`
 }
 
-// Comparison says how plan B differs from plan A.
+// Comparison holds the differences between plan A and plan B.
 type Comparison struct {
 	Selected
 	CostA Cost `json:"cost_a"`
 	CostB Cost `json:"cost_b"`
-	// Rows are the operations of which one of the plans tunes something: in the order of the tensors, or of their names
-	// where these are not known.
+	// Rows holds the operations of which at least one plan tunes something, in the order of the
+	// tensors, or in the order of their names if the tensors are not known.
 	Rows []ComparedRow `json:"rows"`
 }
 
-// Compare compares plans of one backbone. tensors are the backbone's, as for [Plan.Validate], or nil if they are not
-// known; then plans are compared by name and rows have no cost. countA and countB count the modules of a and of b, and
-// are not read without tensors.
+// Compare compares two plans for one backbone. tensors are the scored tensors of the backbone, as
+// for [Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
+// no cost. countA and countB count the modules of a and of b. They are not called without tensors.
 //
-// It is an error if a plan does not fit the tensors, or without them, if the plans' class tokens differ in size: then
-// they are of different backbones.
-func Compare(a, b *Plan, tensors []Scored, countA, countB func(in, out, rank int) int) (*Comparison, error) {
+// It is an error if a plan does not fit the tensors, or without tensors, if the class tokens of the
+// plans differ in size: the plans are then for different backbones.
+func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*Comparison, error) {
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
@@ -94,7 +97,7 @@ func Compare(a, b *Plan, tensors []Scored, countA, countB func(in, out, rank int
 		for i, side := range []struct {
 			name  string
 			plan  *Plan
-			count func(in, out, rank int) int
+			count Count
 		}{{"first", a, countA}, {"second", b, countB}} {
 			rows, err := side.plan.ExplainRows(tensors, side.count)
 			if err != nil {
@@ -165,7 +168,7 @@ func member(a, b bool) Overlap {
 	return Overlap{}
 }
 
-// overlap compares ascending indexes.
+// overlap compares two ascending lists of positions.
 func overlap(a, b []int32) (o Overlap) {
 	for i, j := 0, 0; i < len(a) && j < len(b); {
 		switch {
@@ -182,9 +185,10 @@ func overlap(a, b []int32) (o Overlap) {
 	return o
 }
 
-// byName are the tensors that two plans name, as far as names tell what [locate] wants to know: whether it is a norm's,
-// and whether it is a vector. The order is that of the names, numbers in them by their value.
-func byName(a, b *Plan) []Scored {
+// byName returns the tensors that two plans name, with as much as [locate] reads and names tell:
+// whether a tensor belongs to a norm and whether it is a vector. They are in the order of their
+// names, with numbers in them ordered by value.
+func byName(a, b *Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))
 	for _, m := range []map[string][]int32{a.Entries, b.Entries, a.CountedOnly, b.CountedOnly} {
@@ -193,10 +197,10 @@ func byName(a, b *Plan) []Scored {
 		}
 	}
 	maps.Copy(names, vectors)
-	var out []Scored
+	var out []sensitivity.Tensor
 	for _, name := range slices.SortedFunc(maps.Keys(names), natural) {
 		module := name[:max(0, strings.LastIndexByte(name, '.'))]
-		t := Scored{Name: name, Shape: []int{1, 1}, Norm: strings.Contains(module[strings.LastIndexByte(module, '.')+1:], "norm")}
+		t := sensitivity.Tensor{Name: name, Shape: []int{1, 1}, Norm: strings.Contains(module[strings.LastIndexByte(module, '.')+1:], "norm")}
 		if vectors[name] {
 			t.Shape = t.Shape[:1]
 		}
@@ -205,7 +209,7 @@ func byName(a, b *Plan) []Scored {
 	return out
 }
 
-// natural orders "blocks.2" before "blocks.10".
+// natural compares two names and orders "blocks.2" before "blocks.10".
 func natural(a, b string) int {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range min(len(x), len(y)) {

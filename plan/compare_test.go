@@ -6,14 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/sptune/spt/internal/golden"
 )
 
 // otherPlan tunes other things than smallPlan: q's module is entries, two of three entries of another q are the same.
 func otherPlan() *Plan {
 	return &Plan{
-		Version: Version, Module: "adapter", Rank: 1, Alpha: 10, Beta: 5, Budget: 40, Tau: 9,
+		Module: "adapter", Rank: 1, Alpha: 10, Beta: 5, Budget: 40, Tau: 9,
 		Cost:     Cost{Structured: 13, Vectors: 6, Unstructured: 6, ClassToken: 3, Total: 28},
 		Matrices: []string{"blocks.1.mlp.fc1.weight"},
 		Vectors:  []string{"blocks.0.attn.q.bias", "norm.weight"},
@@ -100,41 +98,5 @@ func TestNatural(t *testing.T) {
 	slices.SortFunc(names, natural)
 	if want := []string{"blocks.2", "blocks.2.a", "blocks.2.b", "blocks.10.a", "norm.weight"}; !slices.Equal(names, want) {
 		t.Errorf("%v, want %v", names, want)
-	}
-}
-
-// The two methods of one task and budget, as two people who know nothing of each other would compare the files.
-func TestComparePublished(t *testing.T) {
-	var p [2]*Plan
-	var s *Published
-	for i, method := range []string{"lora", "adapter"} {
-		var err error
-		if s, err = LoadPublished(golden.Path(t, "published_plans", method+"-cifar-0.4.pth")); err != nil {
-			t.Fatal(err)
-		}
-		if p[i], err = s.Plan(8, releaseModules...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := Compare(p[0], p[1], s.Tensors, loraParams, adapterParams)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sum Selected
-	costs := [2]int{768, 768}
-	for _, r := range c.Rows {
-		sum.Matrices.add(r.Matrices)
-		sum.Vectors.add(r.Vectors)
-		sum.Entries.add(r.Entries)
-		sum.CountedOnly.add(r.CountedOnly)
-		costs[0], costs[1] = costs[0]+*r.CostA, costs[1]+*r.CostB
-	}
-	// By sets of Python over the same files.
-	want := Selected{Matrices: Overlap{13, 1, 4}, Vectors: Overlap{69, 0, 3}, Entries: Overlap{16093, 7525, 8609}, CountedOnly: Overlap{37, 134, 14}}
-	if sum != want || c.Selected != want {
-		t.Errorf("%+v, its rows come to %+v, want %+v", c.Selected, sum, want)
-	}
-	if costs != [2]int{380909, 422713} {
-		t.Errorf("the rows cost %v", costs)
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 // ranked is one score with its place, for the oracles.
@@ -23,7 +25,7 @@ type ranked struct {
 }
 
 // rankAll sorts every score: largest first, then by tensor, then by index.
-func rankAll(scored []Scored) []ranked {
+func rankAll(scored []sensitivity.Tensor) []ranked {
 	size := 0
 	for _, s := range scored {
 		size += len(s.Scores)
@@ -47,13 +49,13 @@ func rankAll(scored []Scored) []ranked {
 }
 
 // naivePlan applies the rule as it is written to the first tau of all.
-func naivePlan(scored []Scored, all []ranked, tau int, o Options, compat string) *Plan {
+func naivePlan(scored []sensitivity.Tensor, all []ranked, tau int, o inputs, compat string) *Plan {
 	taken := make([][]int32, len(scored))
 	for _, r := range all[:tau] {
 		taken[r.tensor] = append(taken[r.tensor], int32(r.index))
 	}
 	p := &Plan{
-		Version: 1, Compat: compat, Only: o.Only, Module: o.Module, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta,
+		Compat: compat, Only: o.Only, Module: o.Module, Rank: o.Rank, Alpha: o.Alpha, Beta: o.Beta,
 		Budget: o.Budget, Tau: tau,
 		Matrices: []string{}, Vectors: []string{}, Entries: map[string][]int32{},
 	}
@@ -105,10 +107,10 @@ func naivePlan(scored []Scored, all []ranked, tau int, o Options, compat string)
 
 // randomScored returns a small network: some tensors empty or all zero, many
 // equal scores.
-func randomScored(r *rand.Rand) []Scored {
-	var scored []Scored
+func randomScored(r *rand.Rand) []sensitivity.Tensor {
+	var scored []sensitivity.Tensor
 	for i := range 2 + r.IntN(7) {
-		s := Scored{Name: fmt.Sprintf("blocks.%d.t", i)}
+		s := sensitivity.Tensor{Name: fmt.Sprintf("blocks.%d.t", i)}
 		switch r.IntN(4) {
 		case 0:
 			s.Shape = []int{r.IntN(30)}
@@ -118,7 +120,7 @@ func randomScored(r *rand.Rand) []Scored {
 		default:
 			s.Shape = []int{1 + r.IntN(12), 1 + r.IntN(12)}
 		}
-		size, _ := s.size()
+		size, _ := sizeOf(s)
 		levels := 1 + r.IntN(200)
 		scale := float32(math.Exp(3 * r.NormFloat64()))
 		if r.IntN(6) == 0 {
@@ -136,8 +138,8 @@ func randomScored(r *rand.Rand) []Scored {
 	return scored
 }
 
-func randomOptions(r *rand.Rand) Options {
-	o := Options{
+func randomOptions(r *rand.Rand) inputs {
+	o := inputs{
 		Module:     []string{"lora", "adapter"}[r.IntN(2)],
 		Rank:       1 + r.IntN(3),
 		Alpha:      []float64{10, 3, 1, 2.5, 0.7, 0.2}[r.IntN(6)],
@@ -179,7 +181,7 @@ func TestExactAgainstEveryTau(t *testing.T) {
 			below++
 		}
 
-		got, err := Exact(t.Context(), scored, o)
+		got, err := o.exact(t.Context(), scored)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -219,7 +221,8 @@ func TestReleaseAgainstEveryTau(t *testing.T) {
 				}
 			}
 		}
-		got, err := Release(scored, ReleaseOptions{Options: o, Scale: scale})
+		o.Scale = scale
+		got, err := o.release(t.Context(), scored)
 		if want[0] == nil {
 			if err == nil {
 				t.Fatalf("seed %d: no τ is possible, and no error", seed)
@@ -260,12 +263,12 @@ func TestReleaseTaus(t *testing.T) {
 
 // vit returns log-normal scores of the shapes of a ViT, every tensor on a scale
 // of its own.
-func vit(depth, dim int) []Scored {
+func vit(depth, dim int) []sensitivity.Tensor {
 	scored := vitShapes(depth, dim)
 	r := rand.New(rand.NewPCG(uint64(depth), uint64(dim)))
 	for i := range scored {
 		s := &scored[i]
-		size, _ := s.size()
+		size, _ := sizeOf(*s)
 		s.Scores = make([]float32, size)
 		scale := 2 * r.NormFloat64()
 		for j := range s.Scores {
@@ -276,10 +279,10 @@ func vit(depth, dim int) []Scored {
 }
 
 // vitShapes are the tensors of a ViT's blocks and final norm, without scores.
-func vitShapes(depth, dim int) []Scored {
-	var scored []Scored
+func vitShapes(depth, dim int) []sensitivity.Tensor {
+	var scored []sensitivity.Tensor
 	add := func(name string, norm bool, shape ...int) {
-		scored = append(scored, Scored{Name: name, Shape: shape, Norm: norm})
+		scored = append(scored, sensitivity.Tensor{Name: name, Shape: shape, Norm: norm})
 	}
 	for b := range depth {
 		module := func(name string, in, out int) {
@@ -311,7 +314,7 @@ func TestExactViTTiny(t *testing.T) {
 	all := rankAll(scored)
 	var budgets []int
 	for _, s := range []string{"0.02M", "0.05M", "0.1M", "0.2M", "0.4M", "0.6M", "1.5M", "0.1%", "0.5%", "1%", "5%"} {
-		b, err := ParseBudget(s, backbone)
+		b, err := resolved(s, backbone)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +350,7 @@ func TestExactViTTiny(t *testing.T) {
 			taken[i]++
 		}
 		for i, budget := range budgets {
-			p, err := Exact(t.Context(), scored, Options{Budget: budget, Module: module, ModuleParams: params, Rank: 8, ClassToken: dim})
+			p, err := inputs{Budget: budget, Module: module, ModuleParams: params, Rank: 8, ClassToken: dim}.exact(t.Context(), scored)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -369,8 +372,8 @@ func TestExactGolden(t *testing.T) {
 	scored := readSensitivity(t, folder, meta.Depth)
 	all := rankAll(scored)
 	for module := range meta.Plans {
-		o := releaseOptions(meta, module).Options
-		plans, err := Release(scored, releaseOptions(meta, module))
+		o := releaseOptions(meta, module)
+		plans, err := releaseOptions(meta, module).release(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -378,7 +381,7 @@ func TestExactGolden(t *testing.T) {
 			// With the release's own cost as the budget the exact plan must find
 			// that very cost, and the same tensors.
 			o.Budget = release.Cost.Total
-			p, err := Exact(t.Context(), scored, o)
+			p, err := o.exact(t.Context(), scored)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -406,15 +409,15 @@ func TestExactInvariance(t *testing.T) {
 			s.Scores[i] = v
 		}
 	}
-	o := Options{Budget: 3000, Module: "lora", ModuleParams: loraParams, Rank: 4, ClassToken: 48}
-	encoded := func(scored []Scored) []byte {
-		p, err := Exact(t.Context(), scored, o)
+	o := inputs{Budget: 3000, Module: "lora", ModuleParams: loraParams, Rank: 4, ClassToken: 48}
+	encoded := func(scored []sensitivity.Tensor) []byte {
+		p, err := o.exact(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
 		slices.Sort(p.Matrices)
 		slices.Sort(p.Vectors)
-		data, err := p.Encode()
+		data, err := p.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -444,41 +447,44 @@ func TestExactInvariance(t *testing.T) {
 
 func TestExactRefuses(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
-	good := func() []Scored {
-		return []Scored{
+	good := func() []sensitivity.Tensor {
+		return []sensitivity.Tensor{
 			{Name: "a.weight", Shape: []int{2, 3}, Scores: []float32{1, 2, 3, 4, 5, 6}},
 			{Name: "a.bias", Shape: []int{2}, Scores: []float32{0, 0}},
 		}
 	}
 	for name, c := range map[string]struct {
-		change func(s []Scored, o *Options) []Scored
+		change func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor
 		want   []string
 	}{
-		"nan":            {func(s []Scored, o *Options) []Scored { s[0].Scores[4] = nan; return s }, []string{`"a.weight"`, "flat index 4", "NaN"}},
-		"infinite":       {func(s []Scored, o *Options) []Scored { s[1].Scores[1] = inf; return s }, []string{`"a.bias"`, "flat index 1", "+Inf"}},
-		"negative":       {func(s []Scored, o *Options) []Scored { s[0].Scores[0] = -1e-30; return s }, []string{`"a.weight"`, "flat index 0", "-1e-30"}},
-		"shape":          {func(s []Scored, o *Options) []Scored { s[0].Shape = []int{2, 4}; return s }, []string{`"a.weight"`, "[2 4]", "6 scores, expected 8"}},
-		"negative shape": {func(s []Scored, o *Options) []Scored { s[0].Shape = []int{-2, -3}; return s }, []string{`"a.weight"`, "[-2 -3]"}},
-		"huge shape":     {func(s []Scored, o *Options) []Scored { s[0].Shape = []int{1 << 30, 1 << 30, 1 << 4}; return s }, []string{`"a.weight"`, "can index"}},
-		"scalar":         {func(s []Scored, o *Options) []Scored { s[0].Shape = nil; return s }, []string{`"a.weight"`, "no dimensions"}},
-		"twice":          {func(s []Scored, o *Options) []Scored { return append(s, s[0]) }, []string{`"a.weight"`, "twice"}},
-		"none":           {func(s []Scored, o *Options) []Scored { return nil }, []string{"no scored tensors"}},
-		"budget":         {func(s []Scored, o *Options) []Scored { o.Budget = 0; return s }, []string{"budget is 0"}},
-		"least":          {func(s []Scored, o *Options) []Scored { o.Budget = 6; return s }, []string{"budget of 6", "least possible, 7"}},
-		"class token":    {func(s []Scored, o *Options) []Scored { o.ClassToken = -1; return s }, []string{"class token has -1"}},
-		"module":         {func(s []Scored, o *Options) []Scored { o.Module = ""; return s }, []string{"set Module"}},
-		"no params":      {func(s []Scored, o *Options) []Scored { o.ModuleParams = nil; return s }, []string{"set ModuleParams"}},
-		"zero params": {func(s []Scored, o *Options) []Scored {
+		"nan":            {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[0].Scores[4] = nan; return s }, []string{`"a.weight"`, "flat index 4", "NaN"}},
+		"infinite":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[1].Scores[1] = inf; return s }, []string{`"a.bias"`, "flat index 1", "+Inf"}},
+		"negative":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[0].Scores[0] = -1e-30; return s }, []string{`"a.weight"`, "flat index 0", "-1e-30"}},
+		"shape":          {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[0].Shape = []int{2, 4}; return s }, []string{`"a.weight"`, "[2 4]", "6 scores, expected 8"}},
+		"negative shape": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[0].Shape = []int{-2, -3}; return s }, []string{`"a.weight"`, "[-2 -3]"}},
+		"huge shape": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor {
+			s[0].Shape = []int{1 << 30, 1 << 30, 1 << 4}
+			return s
+		}, []string{`"a.weight"`, "can index"}},
+		"scalar":      {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { s[0].Shape = nil; return s }, []string{`"a.weight"`, "no dimensions"}},
+		"twice":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { return append(s, s[0]) }, []string{`"a.weight"`, "twice"}},
+		"none":        {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { return nil }, []string{"no scored tensors"}},
+		"budget":      {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Budget = 0; return s }, []string{"budget is 0"}},
+		"least":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Budget = 6; return s }, []string{"budget of 6", "least possible, 7"}},
+		"class token": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.ClassToken = -1; return s }, []string{"class token has -1"}},
+		"module":      {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Module = ""; return s }, []string{"no structured module"}},
+		"no params":   {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.ModuleParams = nil; return s }, []string{"no parameter count"}},
+		"zero params": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor {
 			o.ModuleParams = func(int, int, int) int { return 0 }
 			return s
 		}, []string{`"lora"`, "0 parameters", `"a.weight"`, "in 3, out 2"}},
-		"rank":  {func(s []Scored, o *Options) []Scored { o.Rank = -1; return s }, []string{"rank is -1"}},
-		"alpha": {func(s []Scored, o *Options) []Scored { o.Alpha = math.NaN(); return s }, []string{"alpha and beta are NaN and 5"}},
-		"beta":  {func(s []Scored, o *Options) []Scored { o.Beta = math.Inf(1); return s }, []string{"alpha and beta are 10 and +Inf"}},
+		"rank":  {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Rank = -1; return s }, []string{"rank is -1"}},
+		"alpha": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Alpha = math.NaN(); return s }, []string{"alpha and beta are NaN and 5"}},
+		"beta":  {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Beta = math.Inf(1); return s }, []string{"alpha and beta are 10 and +Inf"}},
 	} {
-		o := Options{Budget: 9, Module: "lora", ModuleParams: loraParams, ClassToken: 7}
+		o := inputs{Budget: 9, Module: "lora", ModuleParams: loraParams, ClassToken: 7}
 		scored := c.change(good(), &o)
-		p, err := Exact(t.Context(), scored, o)
+		p, err := o.exact(t.Context(), scored)
 		if err == nil {
 			t.Errorf("%s: no error, plan %+v", name, p)
 			continue
@@ -492,22 +498,23 @@ func TestExactRefuses(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	o := Options{Budget: 9, Module: "lora", ModuleParams: loraParams}
-	if _, err := Exact(ctx, good(), o); !errors.Is(err, context.Canceled) {
+	o := inputs{Budget: 9, Module: "lora", ModuleParams: loraParams}
+	if _, err := o.exact(ctx, good()); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: error %v", err)
 	}
-	if _, err := Release(good(), ReleaseOptions{Options: o}); err == nil || !strings.Contains(err.Error(), "lower the scale") {
+	if _, err := o.release(t.Context(), good()); err == nil || !strings.Contains(err.Error(), "lower the scale") {
 		t.Errorf("release with too large a scale: error %v", err)
 	}
-	if _, err := Release(good(), ReleaseOptions{Options: o, Scale: -1}); err == nil || !strings.Contains(err.Error(), "scale is -1") {
+	o.Scale = -1
+	if _, err := o.release(t.Context(), good()); err == nil || !strings.Contains(err.Error(), "scale is -1") {
 		t.Errorf("release with a negative scale: error %v", err)
 	}
 }
 
 // A score of negative zero is a zero, and comes in its place among them.
 func TestExactNegativeZero(t *testing.T) {
-	scored := []Scored{{Name: "w", Shape: []int{2, 2}, Scores: []float32{0, float32(math.Copysign(0, -1)), 0, 1}}}
-	p, err := Exact(t.Context(), scored, Options{Budget: 3, Module: "lora", ModuleParams: loraParams, Alpha: 1})
+	scored := []sensitivity.Tensor{{Name: "w", Shape: []int{2, 2}, Scores: []float32{0, float32(math.Copysign(0, -1)), 0, 1}}}
+	p, err := inputs{Budget: 3, Module: "lora", ModuleParams: loraParams, Alpha: 1}.exact(t.Context(), scored)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -517,7 +524,7 @@ func TestExactNegativeZero(t *testing.T) {
 }
 
 // vitBase are 85.1 million scores: blocks and final norm of a ViT-B/16.
-var vitBase = sync.OnceValue(func() []Scored { return vit(12, 768) })
+var vitBase = sync.OnceValue(func() []sensitivity.Tensor { return vit(12, 768) })
 
 func BenchmarkExactViTBase(b *testing.B) {
 	scored := vitBase()
@@ -525,7 +532,7 @@ func BenchmarkExactViTBase(b *testing.B) {
 		b.Run(module, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Exact(b.Context(), scored, Options{Budget: 400_000, Module: module, ModuleParams: params, ClassToken: 768}); err != nil {
+				if _, err := (inputs{Budget: 400_000, Module: module, ModuleParams: params, ClassToken: 768}).exact(b.Context(), scored); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -537,7 +544,7 @@ func BenchmarkReleaseViTBase(b *testing.B) {
 	scored := vitBase()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Release(scored, ReleaseOptions{Options: Options{Module: "lora", ModuleParams: loraParams, ClassToken: 768}}); err != nil {
+		if _, err := (inputs{Module: "lora", ModuleParams: loraParams, ClassToken: 768}).release(b.Context(), scored); err != nil {
 			b.Fatal(err)
 		}
 	}

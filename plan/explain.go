@@ -5,20 +5,22 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/sensitivity"
 )
 
-// Row is what a plan spends on one operation of one block, in parameters.
+// Row holds what a plan spends on one operation of one block, in parameters.
 type Row struct {
-	// Block is the block's name, "blocks.0" or "layers.1.blocks.3"; outside of
-	// blocks the parent module's, or the module's own if it has none ("norm").
+	// Block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the
+	// name of the parent module, or of the module itself if it has no parent ("norm").
 	Block string `json:"block"`
-	// Operation is the last part of a matrix' name ("q", "proj", "fc1"). All
-	// vectors of LayerNorms go under "norm", other vectors under the last part of
-	// their name ("bias", "gamma").
+	// Operation is the last part of the name of a matrix ("q", "proj", "fc1"). All vectors of
+	// LayerNorms are under "norm", other vectors under the last part of their name ("bias",
+	// "gamma").
 	Operation string `json:"operation"`
 	// Entries is the number of entries tuned one by one.
 	Entries int `json:"entries"`
@@ -34,7 +36,7 @@ type Row struct {
 	Share float64 `json:"share"`
 }
 
-// add adds the counts of b, not its names or share.
+// add adds the counts of b. It changes neither names nor share.
 func (r *Row) add(b Row) {
 	r.Entries += b.Entries
 	r.Structured += b.Structured
@@ -43,10 +45,8 @@ func (r *Row) add(b Row) {
 	r.Total += b.Total
 }
 
-var inBlock = regexp.MustCompile(`^((?:.*\.)?blocks\.[0-9]+)\.(.+)$`)
-
-// locate returns the block and operation of a tensor; see [Row].
-func locate(t Scored) (block, operation string) {
+// locate returns the block and the operation of a tensor; see [Row].
+func locate(t sensitivity.Tensor) (block, operation string) {
 	module, parameter := "", t.Name
 	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {
 		module, parameter = t.Name[:dot], t.Name[dot+1:]
@@ -60,8 +60,8 @@ func locate(t Scored) (block, operation string) {
 	default:
 		operation = parameter
 	}
-	if m := inBlock.FindStringSubmatch(t.Name); m != nil {
-		return m[1], operation
+	if block := backbone.Block(t.Name); block != "" {
+		return block, operation
 	}
 	if parent := strings.TrimSuffix(module, "."+own); parent != module {
 		return parent, operation
@@ -69,12 +69,12 @@ func locate(t Scored) (block, operation string) {
 	return cmp.Or(module, t.Name), operation
 }
 
-// ExplainRows returns what the plan spends on each operation of each block, with
-// a row also where it spends nothing, in the order of tensors. Together with the
-// class token the rows add up to the plan's cost. The plan must be valid for the
-// tensors; tensors and moduleParams are as for [Plan.Validate].
-func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int) int) ([]Row, error) {
-	if err := p.Validate(tensors, moduleParams); err != nil {
+// ExplainRows returns what the plan spends on each operation of each block, in the order of the
+// tensors. It has a row also for an operation on which the plan spends nothing. Together with the
+// class token the rows add up to the cost of the plan. tensors and count are as for
+// [Plan.Validate], and the plan must be valid for them.
+func (p *Plan) ExplainRows(tensors []sensitivity.Tensor, count Count) ([]Row, error) {
+	if err := p.Validate(tensors, count); err != nil {
 		return nil, fmt.Errorf("explaining plan: %w", err)
 	}
 	whole := make(map[string]bool, len(p.Matrices)+len(p.Vectors))
@@ -94,8 +94,8 @@ func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int
 		row := Row{Entries: len(p.Entries[t.Name]), CountedOnly: len(p.CountedOnly[t.Name])}
 		if whole[t.Name] {
 			if len(t.Shape) > 1 {
-				in, out := t.inOut()
-				row.Structured = moduleParams(in, out, p.Rank)
+				in, out := inOut(t)
+				row.Structured = count(in, out, p.Rank)
 			} else {
 				row.Vectors = t.Shape[0]
 			}
@@ -109,12 +109,11 @@ func (p *Plan) ExplainRows(tensors []Scored, moduleParams func(in, out, rank int
 	return rows, nil
 }
 
-// Explain writes where the budget went as a table: a line per block, a column
-// per operation, a star where structured modules are, and how each line divides
-// into entries, structured modules and whole vectors. Parameters are those of
-// [Plan.ExplainRows].
-func (p *Plan) Explain(w io.Writer, tensors []Scored, moduleParams func(in, out, rank int) int) error {
-	rows, err := p.ExplainRows(tensors, moduleParams)
+// Explain writes where the budget goes as a table: a line for each block, a column for each
+// operation, a star for structured modules, and the division of each line into entries, structured
+// modules and whole vectors. The arguments are as for [Plan.ExplainRows].
+func (p *Plan) Explain(w io.Writer, tensors []sensitivity.Tensor, count Count) error {
+	rows, err := p.ExplainRows(tensors, count)
 	if err != nil {
 		return err
 	}
@@ -216,7 +215,7 @@ func (p *Plan) Explain(w io.Writer, tensors []Scored, moduleParams func(in, out,
 	return nil
 }
 
-// starred writes a row's total, with a star if structured modules are in it.
+// starred returns the total of a row, with a star if it includes structured modules.
 func starred(r Row) string {
 	if r.Structured > 0 {
 		return fmt.Sprintf("%d*", r.Total)

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 const smallExplained = `lora, rank 1, alpha 10, beta 5, compat release: the 13 largest scores
@@ -67,7 +69,7 @@ func TestExplainRowsAddUp(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 6))
 		scored, o := randomScored(r), randomOptions(r)
 		o.Budget = 5 + r.IntN(200)
-		p, err := Exact(t.Context(), scored, o)
+		p, err := o.exact(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,19 +95,19 @@ func TestExplainRowsAddUp(t *testing.T) {
 
 func TestLocate(t *testing.T) {
 	for _, c := range []struct {
-		tensor           Scored
+		tensor           sensitivity.Tensor
 		block, operation string
 	}{
-		{Scored{Name: "blocks.11.mlp.fc2.weight", Shape: []int{2, 2}}, "blocks.11", "fc2"},
-		{Scored{Name: "blocks.11.mlp.fc2.bias", Shape: []int{2}}, "blocks.11", "bias"},
-		{Scored{Name: "blocks.0.norm2.bias", Shape: []int{2}, Norm: true}, "blocks.0", "norm"},
-		{Scored{Name: "blocks.0.ls1.gamma", Shape: []int{2}}, "blocks.0", "gamma"},
-		{Scored{Name: "norm.weight", Shape: []int{2}, Norm: true}, "norm", "norm"},
-		{Scored{Name: "layers.1.blocks.3.attn.relative_position_bias_table", Shape: []int{9, 2}}, "layers.1.blocks.3", "relative_position_bias_table"},
-		{Scored{Name: "layers.1.downsample.reduction.weight", Shape: []int{2, 4}}, "layers.1.downsample", "reduction"},
-		{Scored{Name: "stages.2.blocks.26.conv_dw.weight", Shape: []int{4, 1, 7, 7}}, "stages.2.blocks.26", "conv_dw"},
-		{Scored{Name: "stages.2.blocks.26.gamma", Shape: []int{4}}, "stages.2.blocks.26", "gamma"},
-		{Scored{Name: "weight", Shape: []int{2, 2}}, "weight", "weight"},
+		{sensitivity.Tensor{Name: "blocks.11.mlp.fc2.weight", Shape: []int{2, 2}}, "blocks.11", "fc2"},
+		{sensitivity.Tensor{Name: "blocks.11.mlp.fc2.bias", Shape: []int{2}}, "blocks.11", "bias"},
+		{sensitivity.Tensor{Name: "blocks.0.norm2.bias", Shape: []int{2}, Norm: true}, "blocks.0", "norm"},
+		{sensitivity.Tensor{Name: "blocks.0.ls1.gamma", Shape: []int{2}}, "blocks.0", "gamma"},
+		{sensitivity.Tensor{Name: "norm.weight", Shape: []int{2}, Norm: true}, "norm", "norm"},
+		{sensitivity.Tensor{Name: "layers.1.blocks.3.attn.relative_position_bias_table", Shape: []int{9, 2}}, "layers.1.blocks.3", "relative_position_bias_table"},
+		{sensitivity.Tensor{Name: "layers.1.downsample.reduction.weight", Shape: []int{2, 4}}, "layers.1.downsample", "reduction"},
+		{sensitivity.Tensor{Name: "stages.2.blocks.26.conv_dw.weight", Shape: []int{4, 1, 7, 7}}, "stages.2.blocks.26", "conv_dw"},
+		{sensitivity.Tensor{Name: "stages.2.blocks.26.gamma", Shape: []int{4}}, "stages.2.blocks.26", "gamma"},
+		{sensitivity.Tensor{Name: "weight", Shape: []int{2, 2}}, "weight", "weight"},
 	} {
 		if block, operation := locate(c.tensor); block != c.block || operation != c.operation {
 			t.Errorf("%s: block %q, operation %q, expected %q and %q", c.tensor.Name, block, operation, c.block, c.operation)

@@ -11,19 +11,20 @@ import (
 	"unicode"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// maxFile is the largest plan file that is read, in bytes: twenty million
-// entries, some fifty times the largest plan of the paper.
+// maxFile is the size of the largest plan file that is read, in bytes: twenty million entries, some
+// fifty times the largest plan of the paper.
 const maxFile = 256 << 20
 
-// A list of numbers as [json.MarshalIndent] lays it out, one number per line. No
-// string holds a line break, so this matches no part of one.
+// numberList matches a list of numbers as [json.MarshalIndent] writes it, one number on each line.
+// No string holds a line break, so it matches no part of a string.
 var numberList = regexp.MustCompile(`\[\n[-0-9,\s]+\]`)
 
-// Encode returns the plan as a plan file: JSON, indented, with the indexes of
-// each tensor on one line. The same plan gives the same bytes.
-func (p *Plan) Encode() ([]byte, error) {
+// encode returns the plan as a plan file: indented JSON, with the positions of each tensor on one line.
+// The same plan gives the same bytes.
+func (p *Plan) encode() ([]byte, error) {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding plan: %w", err)
@@ -39,27 +40,28 @@ func (p *Plan) Encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// Decode reads a plan file. It is an error if the version is another one, if a
-// field is unknown, or if the plan disagrees with itself: an index list that is
-// not ascending, a tensor in two places, a cost that is not the sum of its
-// parts. Whether the plan fits a backbone is for [Plan.Validate] to say.
-func Decode(data []byte) (*Plan, error) {
-	// The version goes first: another version may have other fields.
-	var header struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &header); err != nil {
+// decode reads a plan file. It is an error if the kind or the version is another one, if a field is
+// unknown, or if the plan contradicts itself: a list of positions that is not ascending, a tensor in two
+// places, a cost that is not the sum of its parts. [Plan.Validate] checks whether the plan fits a
+// backbone.
+func decode(data []byte) (*Plan, error) {
+	// The header goes first: another version may have other fields.
+	var found jsonfile.Header
+	if err := json.Unmarshal(data, &found); err != nil {
 		return nil, fmt.Errorf("decoding plan: %w; expected the JSON of 'spt plan', or a published selection", located(data, err))
 	}
-	p := new(Plan)
-	if header.Version == Version {
-		decoder := json.NewDecoder(bytes.NewReader(data))
-		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(p); err != nil {
-			return nil, fmt.Errorf("decoding plan: %w", located(data, err))
-		}
+	switch {
+	case found.Kind != header.Kind:
+		return nil, fmt.Errorf("decoding plan: kind is %.100q, expected %q; give a plan file", found.Kind, header.Kind)
+	case found.Version != header.Version:
+		return nil, fmt.Errorf("decoding plan: version is %d, expected %d; make the plan again, or use the release of spt that wrote it", found.Version, header.Version)
 	}
-	p.Version = header.Version
+	p := new(Plan)
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&document{fields: (*fields)(p)}); err != nil {
+		return nil, fmt.Errorf("decoding plan: %w", located(data, err))
+	}
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("decoding plan: %w", err)
 	}
@@ -82,10 +84,10 @@ func located(data []byte, err error) error {
 	return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }
 
-// Save writes the plan file at path. An existing file is replaced only once the
-// new one is complete on disk.
+// Save writes the plan file at path. It replaces an existing file only when the new one is complete
+// on disk.
 func (p *Plan) Save(path string) error {
-	data, err := p.Encode()
+	data, err := p.encode()
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,9 @@ func (p *Plan) Save(path string) error {
 	return nil
 }
 
-// LoadFile reads the plan file at path; see [Decode]. Errors name the file.
+// LoadFile reads the plan file at path. It is an error if the kind or the version of the file is another
+// one, if a field is unknown, or if the plan contradicts itself. [Plan.Validate] checks whether the plan
+// fits a backbone. Errors name the file.
 func LoadFile(path string) (*Plan, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -109,7 +113,7 @@ func LoadFile(path string) (*Plan, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("loading plan %s: the file has more than %d bytes: is it a plan?", path, maxFile)
 	}
-	p, err := Decode(data)
+	p, err := decode(data)
 	if err != nil {
 		return nil, fmt.Errorf("loading plan %s: %w", path, err)
 	}

@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 // smallTensors and smallPlan are a network and a plan for it, written by hand:
 // LoRA of rank 1 costs in+out.
-var smallTensors = []Scored{
+var smallTensors = []sensitivity.Tensor{
 	{Name: "blocks.0.norm1.weight", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.norm1.bias", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.attn.q.weight", Shape: []int{3, 3}},
@@ -26,7 +28,7 @@ var smallTensors = []Scored{
 
 func smallPlan() *Plan {
 	return &Plan{
-		Version: Version, Compat: CompatRelease, Module: "lora", Rank: 1, Alpha: 10, Beta: 5, Budget: 25, Tau: 13,
+		Compat: CompatRelease, Module: "lora", Rank: 1, Alpha: 10, Beta: 5, Budget: 25, Tau: 13,
 		Cost:        Cost{Structured: 6 + 7, Vectors: 3 + 3, Unstructured: 4, CountedOnly: 2, ClassToken: 3, Total: 28},
 		Matrices:    []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight"},
 		Vectors:     []string{"blocks.0.norm1.bias", "norm.weight"},
@@ -37,6 +39,7 @@ func smallPlan() *Plan {
 
 // The file format, as text.
 const smallFile = `{
+  "kind": "plan",
   "version": 1,
   "compat": "release",
   "module": "lora",
@@ -73,14 +76,14 @@ const smallFile = `{
 `
 
 func TestEncode(t *testing.T) {
-	data, err := smallPlan().Encode()
+	data, err := smallPlan().encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(data) != smallFile {
 		t.Errorf("encoded as\n%s\nexpected\n%s", data, smallFile)
 	}
-	p, err := Decode([]byte(smallFile))
+	p, err := decode([]byte(smallFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +99,7 @@ func TestSaveAndLoad(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		scored, o := randomScored(r), randomOptions(r)
 		o.Budget = 100
-		p, err := Exact(t.Context(), scored, o)
+		p, err := o.exact(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,13 +148,14 @@ func replaced(t *testing.T, old, new string) []byte {
 func TestDecodeRefuses(t *testing.T) {
 	for _, c := range []struct{ old, new, want string }{
 		{smallFile, "", "unexpected end"},
-		{smallFile, "null", "version is 0, expected 1"},
+		{smallFile, "null", `kind is "", expected "plan"`},
+		{`"kind": "plan"`, `"kind": "delta"`, `kind is "delta"`},
 		{smallFile, "[]", "cannot unmarshal array"},
 		{`"version": 1`, `"version": 2, "later": true`, "version is 2, expected 1"},
 		{`"tau": 13`, `"tau": 13, "extra": true`, `unknown field "extra"`},
-		{`"total": 28`, `"total": 28,`, "line 17: invalid character"},
-		{"[0,4,8]", "[0,4.5,8]", "line 28: json: cannot unmarshal number 4.5"},
-		{"[0,4,8]", "[0,4,99999999999]", "line 28: json: cannot unmarshal number 99999999999"},
+		{`"total": 28`, `"total": 28,`, "line 18: invalid character"},
+		{"[0,4,8]", "[0,4.5,8]", "line 29: json: cannot unmarshal number 4.5"},
+		{"[0,4,8]", "[0,4,99999999999]", "line 29: json: cannot unmarshal number 99999999999"},
 		{"[0,4,8]", "[0,4,4]", `entries of "blocks.1.attn.q.weight": index 4 at position 2, expected one greater than 4`},
 		{"[0,4,8]", "[-1,4,8]", "index -1 at position 0"},
 		{"[0,4,8]", "[0,4]", "cost.unstructured is 4, but entries holds 3"},
@@ -172,7 +176,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"tau": 13`, `"tau": -1`, "tau is -1"},
 		{"\n}\n", "\n}\n{}", "invalid character '{' after top-level value"},
 	} {
-		p, err := Decode(replaced(t, c.old, c.new))
+		p, err := decode(replaced(t, c.old, c.new))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s → %s: plan %v, error %v, expected one that says %q", c.old, c.new, p, err, c.want)
 		}
@@ -230,7 +234,7 @@ func TestValidate(t *testing.T) {
 			t.Errorf("error %v, expected one that says %q", err, want)
 		}
 	}
-	if err := smallPlan().Validate(smallTensors, nil); err == nil || !strings.Contains(err.Error(), "moduleParams") {
+	if err := smallPlan().Validate(smallTensors, nil); err == nil || !strings.Contains(err.Error(), "no parameter count") {
 		t.Errorf("without moduleParams: error %v", err)
 	}
 }
@@ -251,15 +255,15 @@ func FuzzPlan(f *testing.F) {
 		if err != nil {
 			return
 		}
-		first, err := p.Encode()
+		first, err := p.encode()
 		if err != nil {
 			t.Fatalf("accepted, but cannot be encoded: %v", err)
 		}
-		again, err := Decode(first)
+		again, err := decode(first)
 		if err != nil {
 			t.Fatalf("accepted, but not once encoded: %v\n%s", err, first)
 		}
-		second, err := again.Encode()
+		second, err := again.encode()
 		if err != nil {
 			t.Fatal(err)
 		}

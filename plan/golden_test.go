@@ -16,6 +16,8 @@ import (
 	"github.com/sbinet/npyio/npz"
 
 	"github.com/sptune/spt/internal/golden"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 func loraParams(in, out, rank int) int   { return rank * (in + out) }
@@ -68,17 +70,17 @@ func readMeta(t *testing.T, folder string) (meta releaseMeta) {
 var operations = []string{"attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 // readSensitivity returns the scored tensors in the order of named_parameters.
-func readSensitivity(t *testing.T, folder string, depth int) []Scored {
+func readSensitivity(t *testing.T, folder string, depth int) []sensitivity.Tensor {
 	t.Helper()
 	file, err := npz.Open(filepath.Join(folder, "sensitivity.npz"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	var scored []Scored
+	var scored []sensitivity.Tensor
 	read := func(module string) {
 		for _, parameter := range []string{".weight", ".bias"} {
-			s := Scored{Name: module + parameter, Norm: strings.Contains(module, "norm")}
+			s := sensitivity.Tensor{Name: module + parameter, Norm: strings.Contains(module, "norm")}
 			header := file.Header(s.Name + ".npy")
 			if header == nil {
 				t.Fatalf("no %s in sensitivity.npz", s.Name)
@@ -112,18 +114,8 @@ func target(t *testing.T, name string) float64 {
 	return v
 }
 
-func releaseOptions(meta releaseMeta, module string) ReleaseOptions {
-	return ReleaseOptions{
-		Options: Options{
-			Module:       module,
-			ModuleParams: moduleParams[module],
-			Rank:         meta.Rank,
-			Alpha:        meta.Alpha,
-			Beta:         meta.Beta,
-			ClassToken:   meta.EmbedDim,
-		},
-		Scale: meta.Scale,
-	}
+func releaseOptions(meta releaseMeta, module string) inputs {
+	return inputs{Module: module, ModuleParams: moduleParams[module], Rank: meta.Rank, Alpha: meta.Alpha, Beta: meta.Beta, ClassToken: meta.EmbedDim, Scale: meta.Scale}
 }
 
 // flat returns the plan's entries as the release writes them: ascending
@@ -166,7 +158,7 @@ func TestReleaseGolden(t *testing.T) {
 	scored := readSensitivity(t, folder, meta.Depth)
 	compared := 0
 	for module, want := range meta.Plans {
-		plans, err := Release(scored, releaseOptions(meta, module))
+		plans, err := releaseOptions(meta, module).release(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +228,7 @@ func TestReleaseGoldenTrained(t *testing.T) {
 	}
 	for key, training := range meta.Training {
 		module, _, _ := strings.Cut(key, "_")
-		plans, err := Release(scored, releaseOptions(meta, module))
+		plans, err := releaseOptions(meta, module).release(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +249,7 @@ func TestReleaseGoldenTrained(t *testing.T) {
 			if !ok {
 				continue
 			}
-			s := scored[slices.IndexFunc(scored, func(s Scored) bool { return s.Name == name })]
+			s := scored[slices.IndexFunc(scored, func(s sensitivity.Tensor) bool { return s.Name == name })]
 			var coordinates []int64 // [nnz, ndim]
 			if err := file.Read(member, &coordinates); err != nil {
 				t.Fatal(err)

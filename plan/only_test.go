@@ -10,13 +10,13 @@ import (
 // and what a file must not say.
 func TestOnly(t *testing.T) {
 	scored := vit(12, 192)
-	o := Options{Budget: 200_000, Module: "lora", ModuleParams: moduleParams["lora"], ClassToken: 192}
+	o := inputs{Budget: 200_000, Module: "lora", ModuleParams: moduleParams["lora"], ClassToken: 192}
 	for only, spends := range map[string]func(Cost) bool{
 		Unstructured: func(c Cost) bool { return c.Structured == 0 && c.Unstructured > 0 && c.Total == o.Budget },
 		Structured:   func(c Cost) bool { return c.Structured > 0 && c.Unstructured == 0 && c.Total <= o.Budget },
 	} {
 		o.Only = only
-		p, err := Exact(t.Context(), scored, o)
+		p, err := o.exact(t.Context(), scored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,11 +30,11 @@ func TestOnly(t *testing.T) {
 		if err := p.Validate(scored, count); err != nil {
 			t.Errorf("%s: %v", only, err)
 		}
-		data, err := p.Encode()
+		data, err := p.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := Decode(data)
+		again, err := decode(data)
 		if err != nil || again.Only != only {
 			t.Errorf("%s: read back %q, %v", only, again.Only, err)
 		}
@@ -62,12 +62,12 @@ func TestOnly(t *testing.T) {
 		if q.check() == nil {
 			t.Errorf("a plan of %s only passes for one of %s only", only, q.Only)
 		}
-		if _, err := Release(scored, ReleaseOptions{Options: o}); err == nil || !strings.Contains(err.Error(), only) {
+		if _, err := o.release(t.Context(), scored); err == nil || !strings.Contains(err.Error(), only) {
 			t.Errorf("%s in compat mode: %v", only, err)
 		}
 	}
 	o.Only = "both"
-	if _, err := Exact(t.Context(), scored, o); err == nil || !strings.Contains(err.Error(), `"both"`) {
+	if _, err := o.exact(t.Context(), scored); err == nil || !strings.Contains(err.Error(), `"both"`) {
 		t.Errorf("unknown kind: %v", err)
 	}
 }

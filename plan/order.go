@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -10,28 +9,29 @@ import (
 	"sort"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
 // tensor is a scored tensor with what the rule needs to know about it.
 type tensor struct {
-	Scored
-	// base is the tensor's first position in the concatenation of all tensors.
+	sensitivity.Tensor
+	// base is the first position of the tensor in the concatenation of all tensors.
 	base int
-	// need is the least number of entries from which the tensor is tuned as one:
-	// ⌈P/α⌉ or ⌈len/β⌉; more than its size if that is out of reach, as it always
-	// is with EntriesOnly.
+	// need is the number of entries from which on the tensor is tuned as one: ⌈P/α⌉ or ⌈len/β⌉. It
+	// is more than the size of the tensor if that number is out of reach, as it always is with
+	// EntriesOnly.
 	need int
-	// whole is what it costs then: P or len.
+	// whole is the cost of the tensor when it is tuned as one: P or len.
 	whole int
-	// entry is what each entry costs before: 1, or 0 where entries are not tuned.
+	// entry is the cost of each entry before that: 1, or 0 where entries are not tuned.
 	entry int
 }
 
-// An event stands for one score. As an integer it sorts in the order in which
-// scores are taken: by score, descending, then by position in the concatenation
-// of all tensors. The upper half is the complement of the score's bits (those of
-// floats that are not negative sort as the floats do), the lower half the
-// position.
+// event stands for one score. As integers, events sort in the order in which scores are taken: by
+// descending score, then by position in the concatenation of all tensors. The upper half is the
+// complement of the bits of the score (the bits of floats that are not negative sort as the floats
+// do), the lower half is the position.
 type event uint64
 
 func newEvent(key uint32, position int) event {
@@ -40,41 +40,31 @@ func newEvent(key uint32, position int) event {
 
 func (e event) position() int { return int(uint32(e)) }
 
-// key returns the bits of a score; a negative zero is a zero.
+// key returns the bits of a score. A negative zero counts as zero.
 func key(score float32) uint32 { return math.Float32bits(score) &^ (1 << 31) }
 
-// prepare checks the tensors and options and works out each tensor's rule.
-// Options come back with their defaults filled in.
-func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options, error) {
-	if o.Only == Unstructured {
-		o.Module, o.Rank = "", 0
-	} else {
-		o.Rank = cmp.Or(o.Rank, paperRank)
+// prepare checks the scores and options and works out the rule of each tensor. It returns the options
+// with their defaults.
+func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count Count) ([]tensor, Options, error) {
+	o = o.WithDefaults()
+	if err := o.check(); err != nil {
+		return nil, o, err
 	}
-	o.Alpha = cmp.Or(o.Alpha, 10)
-	o.Beta = cmp.Or(o.Beta, 5)
+	scored := scores.Tensors
 	switch {
 	case len(scored) == 0:
-		return nil, o, fmt.Errorf("no scored tensors: score the backbone first")
-	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
-		return nil, o, fmt.Errorf("only %q is no kind of plan: set Only to %q, %q or nothing", o.Only, Unstructured, Structured)
-	case o.Only != Unstructured && o.Module == "":
-		return nil, o, fmt.Errorf("no structured module named: set Module, for example to %q", "lora")
-	case o.Only != Unstructured && o.ModuleParams == nil:
-		return nil, o, fmt.Errorf("no parameter count for module %q: set ModuleParams", o.Module)
-	case o.Only != Unstructured && o.Rank < 1:
-		return nil, o, fmt.Errorf("rank is %d, expected 1 or more", o.Rank)
-	case !positive(o.Alpha) || !positive(o.Beta):
-		return nil, o, fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", o.Alpha, o.Beta)
-	case o.ClassToken < 0:
-		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", o.ClassToken)
+		return nil, o, fmt.Errorf("there are no scored tensors; score the backbone first")
+	case o.Only != Unstructured && count == nil:
+		return nil, o, fmt.Errorf("there is no parameter count for module %q; pass one", o.Module)
+	case scores.ClassToken < 0:
+		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", scores.ClassToken)
 	}
 
 	tensors := make([]tensor, len(scored))
 	seen := make(map[string]bool, len(scored))
 	base := 0
 	for i, s := range scored {
-		size, err := s.size()
+		size, err := sizeOf(s)
 		if err != nil {
 			return nil, o, err
 		}
@@ -86,7 +76,7 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 		}
 		seen[s.Name] = true
 
-		t := tensor{Scored: s, base: base, entry: 1}
+		t := tensor{Tensor: s, base: base, entry: 1}
 		if o.Only == Structured {
 			t.entry = 0
 		}
@@ -97,8 +87,8 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 			t.whole = size
 		case apart: // never as one
 		default:
-			in, out := s.inOut()
-			t.whole = o.ModuleParams(in, out, o.Rank)
+			in, out := inOut(s)
+			t.whole = count(in, out, o.Rank)
 			if t.whole < 1 {
 				return nil, o, fmt.Errorf("module %q of rank %d has %d parameters on %q (in %d, out %d), expected 1 or more", o.Module, o.Rank, t.whole, s.Name, in, out)
 			}
@@ -118,8 +108,8 @@ func prepare(ctx context.Context, scored []Scored, o Options) ([]tensor, Options
 	return tensors, o, err
 }
 
-// each calls f on every tensor, as many at a time as there are processors, and
-// returns an error of f or of the context.
+// each calls f on every tensor, on as many at a time as there are processors. It returns an error
+// of f or of the context.
 func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -134,8 +124,7 @@ func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error)
 	return group.Wait()
 }
 
-// checkScores reports the first score that is not a finite number of at least
-// zero.
+// checkScores reports the first score that is negative or not finite.
 func (t *tensor) checkScores() error {
 	for i, v := range t.Scores {
 		if !(v >= 0 && v <= math.MaxFloat32) {
@@ -145,16 +134,16 @@ func (t *tensor) checkScores() error {
 	return nil
 }
 
-// cut separates the largest scores from the rest: those with a greater key, and
-// the first `ties` of those with that very key.
+// cut separates the largest scores from the others: it admits the scores with a greater key, and
+// the first `ties` scores with that very key.
 type cut struct {
 	key  uint32
 	ties int
 }
 
-// cutAt returns the cut that takes the m largest scores of all parts together;
-// 1 ≤ m ≤ their number. Two histograms, over the upper and then the lower half
-// of the bits, find it without sorting.
+// cutAt returns the cut that admits the m largest scores of all parts together; 1 ≤ m ≤ their
+// number. It needs no sorting: one histogram over the upper half of the bits and one over the lower
+// half find the key.
 func cutAt(m int, parts ...[]float32) cut {
 	var high [1 << 15]uint32
 	for _, scores := range parts {
@@ -177,8 +166,8 @@ func cutAt(m int, parts ...[]float32) cut {
 	return cut{key: upper<<16 | lower, ties: m - above}
 }
 
-// bucket returns the bucket of the m-th item, counted from the last bucket down,
-// and the number of items in the buckets above it.
+// bucket returns the bucket of the m-th item, counted from the last bucket down, and the number of
+// items in the buckets above it.
 func bucket(counts []uint32, m int) (b uint32, above int) {
 	i := len(counts) - 1
 	for ; above+int(counts[i]) < m; i-- {
@@ -187,8 +176,8 @@ func bucket(counts []uint32, m int) (b uint32, above int) {
 	return uint32(i), above
 }
 
-// take appends the events of the scores that the cut admits. Ties that it admits
-// are used up, so that tensors may follow one another.
+// take appends the events of the scores that the cut admits. It uses up ties, so that tensors may
+// follow one another.
 func (c *cut) take(events []event, t *tensor) []event {
 	for i, v := range t.Scores {
 		k := key(v)
@@ -217,13 +206,13 @@ func newTally(tensors []tensor, classToken int) *tally {
 	return &tally{tensors: tensors, taken: make([]int, len(tensors)), cost: classToken}
 }
 
-// owner returns the number of the tensor to which an event belongs.
+// owner returns the index of the tensor to which an event belongs.
 func owner(tensors []tensor, e event) int {
 	return sort.Search(len(tensors), func(i int) bool { return tensors[i].base > e.position() }) - 1
 }
 
-// add takes one more entry: it costs one parameter, if entries are tuned, until
-// the tensor is tuned as one, and nothing after that.
+// add takes one more entry. The entry costs one parameter, if entries are tuned, until the tensor
+// is tuned as one; after that it costs nothing.
 func (a *tally) add(e event) {
 	i := owner(a.tensors, e)
 	a.taken[i]++
@@ -235,24 +224,23 @@ func (a *tally) add(e event) {
 	}
 }
 
-// newPlan writes down what taking the given events comes to. Of a tensor tuned
-// as one, the events after the need-th may be missing.
-func newPlan(tensors []tensor, events []event, o Options, compat string) *Plan {
+// newPlan returns the plan that takes the given events. Of a tensor that is tuned as one, the events
+// after the need-th may be missing.
+func newPlan(tensors []tensor, events []event, o Options, budget, classToken int) *Plan {
 	p := &Plan{
-		Version:  Version,
-		Compat:   compat,
+		Compat:   o.Compat,
 		Only:     o.Only,
 		Module:   o.Module,
 		Rank:     o.Rank,
 		Alpha:    o.Alpha,
 		Beta:     o.Beta,
-		Budget:   o.Budget,
-		Cost:     Cost{ClassToken: o.ClassToken},
+		Budget:   budget,
+		Cost:     Cost{ClassToken: classToken},
 		Matrices: []string{},
 		Vectors:  []string{},
 		Entries:  map[string][]int32{},
 	}
-	if compat == CompatRelease {
+	if p.Compat == CompatRelease {
 		p.CountedOnly = map[string][]int32{}
 	}
 	indexes := make([][]int32, len(tensors))
@@ -271,7 +259,7 @@ func newPlan(tensors []tensor, events []event, o Options, compat string) *Plan {
 			p.Vectors = append(p.Vectors, t.Name)
 			p.Cost.Vectors += t.whole
 		case t.entry == 0:
-		case t.Norm && compat == CompatRelease:
+		case t.Norm && p.Compat == CompatRelease:
 			p.CountedOnly[t.Name] = indexes[i]
 			p.Cost.CountedOnly += n
 		default:

@@ -17,79 +17,44 @@
 // For comparison, a plan can keep to one half of that: see [Unstructured] and
 // [Structured].
 //
-// [ParseBudget] reads a budget as people write it. [Exact] returns the plan
-// that spends the most within it, over every τ. [Release] returns the seven
-// plans that the paper's published code would choose, [LoadPublished] reads
-// those that its authors published. [Plan.Save] and [LoadFile] keep plans in
-// readable JSON, [Plan.Validate] holds one against the tensors of a backbone,
-// [Plan.Explain] shows where the budget went, and [Compare] how two plans
-// differ.
+// [ParseBudget] parses a budget as people write it. [New] makes a plan from the scores of package
+// sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a plan
+// against the tensors of a backbone, [Plan.Explain] prints where the budget goes, and [Compare] reports
+// how two plans differ. Package plan/published reads the selections of the paper's authors.
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
+
+	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/sensitivity"
 )
 
-// Version is the version of the plan file that this package writes, and the
-// only one that it reads.
-const Version = 1
-
-// CompatRelease is the value of [Plan.Compat] in plans made by [Release].
-const CompatRelease = "release"
-
-// The values of [Plan.Only], the paper's two halves each by itself.
-const (
-	// Unstructured plans give no matrix a module: its entries are tuned one by
-	// one, however many they are. Vectors follow the rule.
-	Unstructured = "unstructured"
-	// Structured plans tune no entry by itself: a tensor below its threshold stays
-	// frozen, and costs nothing.
-	Structured = "structured"
-)
-
-// Scored is one scored tensor.
-type Scored struct {
-	// Name is the tensor's canonical (timm) name, with q, k and v apart:
-	// "blocks.0.attn.q.weight".
-	Name string
-	// Shape is [len] for a vector. Anything of two or more dimensions is a
-	// matrix [out, rest]: the dimensions after the first are flattened.
-	Shape []int
-	// Scores holds one sensitivity per parameter, row-major; each is finite and
-	// not negative. [Plan.Validate] and [Plan.Explain] do not read it.
-	Scores []float32
-	// Norm marks the weight or bias of a LayerNorm, whose single entries the
-	// paper's published code counts but does not tune.
-	Norm bool
-	// EntriesOnly marks a tensor of two or more dimensions that takes no
-	// structured module, such as a convolution: its entries are tuned one by one.
-	EntriesOnly bool
-}
+// header begins every plan file that this package writes and reads.
+var header = jsonfile.Header{Kind: jsonfile.Plan, Version: 1}
 
 // Plan says which parameters are tuned. A tensor appears in one of Matrices,
 // Vectors, Entries and CountedOnly, or nowhere if it stays frozen.
 type Plan struct {
-	// Version is the version of the file format.
-	Version int `json:"version"`
-	// Compat is empty for a plan made by [Exact], [CompatRelease] for [Release]
-	// and for a [Published] selection.
+	// Compat is empty, or [CompatRelease] for a plan as the paper's published code makes it.
 	Compat string `json:"compat,omitempty"`
 	// Only is empty, [Unstructured] or [Structured].
 	Only string `json:"only,omitempty"`
-	// Module is the registered name of the structured module, such as "lora";
-	// empty in a plan of [Unstructured] only.
+	// Module is the registered name of the structured module, such as "lora"; empty with Only
+	// [Unstructured].
 	Module string `json:"module"`
-	// Rank is the structured module's rank; 0 without a module.
+	// Rank is the rank of the structured modules; 0 without a module.
 	Rank int `json:"rank"`
-	// Alpha and Beta are the divisors α and β of the package comment.
+	// Alpha is α of the package comment.
 	Alpha float64 `json:"alpha"`
-	Beta  float64 `json:"beta"`
+	// Beta is β of the package comment.
+	Beta float64 `json:"beta"`
 	// Budget is the number of parameters asked for, head excluded.
 	Budget int `json:"budget"`
-	// Tau is τ: how many of the largest scores were taken. In a plan made by
-	// [Exact] it is the greatest τ that leads to this plan; 0 in one made of a
-	// [Published] selection, which does not say it.
+	// Tau is τ: the number of largest scores that were taken. Without Compat it is the greatest τ that
+	// leads to this plan. It is 0 in a plan from a published selection, which does not record it.
 	Tau int `json:"tau"`
 	// Cost is what the plan spends.
 	Cost Cost `json:"cost"`
@@ -100,9 +65,23 @@ type Plan struct {
 	// Entries maps a tensor's name to the entries tuned one by one: their flat,
 	// row-major positions in the tensor, ascending.
 	Entries map[string][]int32 `json:"entries"`
-	// CountedOnly holds entries that the cost includes and that are not tuned:
-	// in a [CompatRelease] plan, the single entries of LayerNorm vectors.
+	// CountedOnly holds entries that the cost includes and that are not tuned: with Compat, the
+	// single entries of LayerNorm vectors.
 	CountedOnly map[string][]int32 `json:"counted_only,omitempty"`
+}
+
+// document is the JSON object of a plan.
+type document struct {
+	jsonfile.Header
+	*fields
+}
+
+// fields is a Plan without its methods.
+type fields Plan
+
+// MarshalJSON adds "kind" and "version" to the fields.
+func (p Plan) MarshalJSON() ([]byte, error) {
+	return json.Marshal(document{header, (*fields)(&p)})
 }
 
 // Cost counts the parameters of a plan. The head is not among them.
@@ -121,28 +100,27 @@ type Cost struct {
 	Total int `json:"total"`
 }
 
-// sum adds the parts up.
+// sum returns the sum of the parts.
 func (c Cost) sum() int {
 	return c.Structured + c.Vectors + c.Unstructured + c.CountedOnly + c.ClassToken
 }
 
-// Validate reports whether the plan fits the given tensors, of which only names,
-// shapes, Norm and EntriesOnly are read: every name exists and is of the right kind, every
-// index is in range, lists are sorted and free of duplicates, and the cost,
-// computed anew with moduleParams (see [Options.ModuleParams]), is the recorded
-// one and within the budget (a plan of the published code may exceed it). The
-// error names the tensor or the number that is wrong.
-func (p *Plan) Validate(tensors []Scored, moduleParams func(in, out, rank int) int) error {
+// Validate reports whether the plan fits the scored tensors of a backbone, whose scores are not read:
+// every name exists and is of the right kind, every position is in range, lists are sorted and free of
+// duplicates, the recorded cost is the cost computed with count, and it is within the budget (a plan
+// with Compat may exceed it). count counts the parameters of the plan's module; it may be nil for a plan
+// without modules. The error names the tensor or the number that is wrong.
+func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	if err := p.check(); err != nil {
 		return fmt.Errorf("validating plan: %w", err)
 	}
-	if moduleParams == nil && p.Only != Unstructured {
-		return fmt.Errorf("validating plan: no parameter count for module %q: pass moduleParams", p.Module)
+	if count == nil && p.Only != Unstructured {
+		return fmt.Errorf("validating plan: there is no parameter count for module %q; pass one", p.Module)
 	}
-	byName := make(map[string]Scored, len(tensors))
+	byName := make(map[string]sensitivity.Tensor, len(tensors))
 	scores := 0
 	for _, t := range tensors {
-		size, err := t.size()
+		size, err := sizeOf(t)
 		if err != nil {
 			return fmt.Errorf("validating plan: %w", err)
 		}
@@ -152,7 +130,7 @@ func (p *Plan) Validate(tensors []Scored, moduleParams func(in, out, rank int) i
 	if p.Tau > scores {
 		return fmt.Errorf("validating plan: tau is %d, but the tensors have only %d parameters: was it made for another backbone?", p.Tau, scores)
 	}
-	find := func(list, name string) (Scored, error) {
+	find := func(list, name string) (sensitivity.Tensor, error) {
 		t, ok := byName[name]
 		if !ok {
 			return t, fmt.Errorf("validating plan: %s names %q, which is not among the %d tensors: was it made for another backbone?", list, name, len(tensors))
@@ -169,8 +147,8 @@ func (p *Plan) Validate(tensors []Scored, moduleParams func(in, out, rank int) i
 		if len(t.Shape) < 2 || t.EntriesOnly {
 			return fmt.Errorf("validating plan: matrices names %q of shape %v, expected the weight of a block's linear layer", name, t.Shape)
 		}
-		in, out := t.inOut()
-		structured += moduleParams(in, out, p.Rank)
+		in, out := inOut(t)
+		structured += count(in, out, p.Rank)
 	}
 	for _, name := range p.Vectors {
 		t, err := find("vectors", name)
@@ -188,7 +166,7 @@ func (p *Plan) Validate(tensors []Scored, moduleParams func(in, out, rank int) i
 			if err != nil {
 				return err
 			}
-			size, _ := t.size()
+			size, _ := sizeOf(t)
 			if last := int(indexes[len(indexes)-1]); last >= size {
 				return fmt.Errorf("validating plan: %s of %q: index %d is out of range, the tensor has shape %v and %d parameters", list.name, name, last, t.Shape, size)
 			}
@@ -206,7 +184,7 @@ func (p *Plan) Validate(tensors []Scored, moduleParams func(in, out, rank int) i
 	return nil
 }
 
-// entryList is one of a plan's two maps of entries with its name in the file.
+// entryList is one of the two maps of entries of a plan, with its name in the file.
 type entryList struct {
 	name    string
 	entries map[string][]int32
@@ -218,13 +196,11 @@ func (p *Plan) lists() []entryList {
 
 // check reports whether the plan agrees with itself, without the tensors.
 func (p *Plan) check() error {
-	// Far above any backbone, and far enough below the greatest int that the
-	// parts of a cost can be added.
+	// Far above any backbone, and far enough below the greatest int that the parts of a cost can be
+	// added.
 	const most = 1 << 48
 
 	switch {
-	case p.Version != Version:
-		return fmt.Errorf("version is %d, expected %d: make the plan again or use the release of spt that wrote it", p.Version, Version)
 	case p.Compat != "" && p.Compat != CompatRelease:
 		return fmt.Errorf("compat is %q, expected %q or nothing", p.Compat, CompatRelease)
 	case p.Only != "" && p.Only != Unstructured && p.Only != Structured:
@@ -305,9 +281,9 @@ func (p *Plan) check() error {
 	return nil
 }
 
-// size returns the number of parameters that the shape stands for. It fails on
-// shapes whose flat positions an int32 does not hold.
-func (t Scored) size() (int, error) {
+// sizeOf returns the number of parameters of a tensor. It fails on shapes whose positions an int32 does
+// not hold.
+func sizeOf(t sensitivity.Tensor) (int, error) {
 	if len(t.Shape) == 0 {
 		return 0, fmt.Errorf("tensor %q has no dimensions, expected a vector [len] or a matrix [out, in]", t.Name)
 	}
@@ -324,15 +300,12 @@ func (t Scored) size() (int, error) {
 	return size, nil
 }
 
-// inOut returns the sides of a tensor of two or more dimensions, taken as the
-// matrix [out, in].
-func (t Scored) inOut() (in, out int) {
+// inOut returns the sides of a tensor of two or more dimensions as a matrix [out, in]: the dimensions
+// after the first are flattened.
+func inOut(t sensitivity.Tensor) (in, out int) {
 	in = 1
 	for _, d := range t.Shape[1:] {
 		in *= d
 	}
 	return in, t.Shape[0]
 }
-
-// positive reports whether v is a finite number above zero.
-func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }

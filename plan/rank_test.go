@@ -1,6 +1,10 @@
 package plan
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/sptune/spt/sensitivity"
+)
 
 // TestDefaultRank: the paper's rank at the paper's width and budgets, its share on
 // narrower backbones, and the paper's where the budget could not be spent.
@@ -14,20 +18,20 @@ func TestDefaultRank(t *testing.T) {
 		{12, 192, 113_472, 2}, {12, 192, 113_473, 8}, {12, 192, 200_000, 8}, {2, 8, 100, 1}, {2, 8, 1_000_000, 8}, {2, 4, 1_000_000, 4},
 	} {
 		scored := vitShapes(c.depth, c.dim)
-		rank := DefaultRank(scored, lora, c.dim, c.budget)
+		rank := defaultRank(scored, lora, c.dim, c.budget)
 		if rank != c.want {
 			t.Errorf("depth %d, width %d, budget %d: rank %d, want %d", c.depth, c.dim, c.budget, rank, c.want)
 		}
 	}
 	// What takes no module counts for nothing, and the shortest side bounds the rank.
-	scored := append(vitShapes(1, 64), Scored{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, Scored{Name: "narrow", Shape: []int{6, 1024}})
-	if rank := DefaultRank(scored, lora, 0, 1_000_000); rank != 6 {
+	scored := append(vitShapes(1, 64), sensitivity.Tensor{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, sensitivity.Tensor{Name: "narrow", Shape: []int{6, 1024}})
+	if rank := defaultRank(scored, lora, 0, 1_000_000); rank != 6 {
 		t.Errorf("rank %d, want 6, the shortest side", rank)
 	}
-	// Exact takes it, and spends the budget; a rank that is given stays.
+	// exact takes it, and spends the budget; a rank that is given stays.
 	tiny := vit(12, 192)
 	for given, want := range map[int]int{0: 2, 3: 3} {
-		p, err := Exact(t.Context(), tiny, Options{Budget: 100_000, Module: "lora", ModuleParams: lora, ClassToken: 192, Rank: given})
+		p, err := inputs{Budget: 100_000, Module: "lora", ModuleParams: lora, ClassToken: 192, Rank: given}.exact(t.Context(), tiny)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,71 +1,59 @@
 package plan
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/sptune/spt/sensitivity"
 )
 
-// releaseTargets are the budgets of the published code, in units of Scale
-// parameters.
+// releaseTargets are the budgets of the published code, in units of its scale.
 var releaseTargets = []float64{1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05}
 
-// ReleaseBudgets are the budgets, in parameters, for which [Release] makes
-// plans at its default scale.
+// releaseScale is the number of parameters in one unit of budget of the published code.
+const releaseScale = 1e6
+
+// ReleaseBudgets returns the budgets, in parameters, for which [New] makes plans with [CompatRelease].
 func ReleaseBudgets() []int {
 	budgets := make([]int, len(releaseTargets))
 	for i, t := range releaseTargets {
-		budgets[i] = int(math.Round(t * 1e6))
+		budgets[i] = int(math.Round(t * releaseScale))
 	}
 	return budgets
 }
 
-// ReleaseOptions are the inputs of [Release].
-type ReleaseOptions struct {
-	// Options are as for [Exact], but Budget is not read: the targets are fixed.
-	Options
-	// Scale is the number of parameters in one unit of budget. Default 1e6, as
-	// in the published code; smaller for backbones with few parameters.
-	Scale float64
-}
-
-// Release returns the plans that the paper's published code chooses: one for
-// each of the targets 1.0, 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times Scale, in this
-// order. That code tries τ = ⌈0.02·k·Scale⌉ for k = 1…79 and keeps for each
-// target the plan whose cost is nearest, above or below, on a tie that of the
-// larger τ. It counts single entries on norm vectors but does not tune them:
-// they are in [Plan.CountedOnly]. Values of τ above the number of scores, on
-// which that code fails, are left out.
-//
-// Errors are those of [Exact]; it is also an error if the smallest τ exceeds the
-// number of scores.
-func Release(scored []Scored, o ReleaseOptions) ([]*Plan, error) {
+// Release returns the plans that the paper's published code chooses: one for each of the targets 1.0,
+// 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times scale, in that order. scale is the number of parameters in one
+// unit of budget: 1e6 in the published code, smaller for backbones with few parameters. [New] returns
+// one of these plans at a scale of 1e6. That code tries τ = ⌈0.02·k·scale⌉ for k = 1…79 and keeps for each target the plan whose
+// cost is nearest, above or below; of equally near ones the plan of the larger τ. It counts single
+// entries of norm vectors but does not tune them: they are in [Plan.CountedOnly]. The published code
+// fails on values of τ above the number of scores; Release skips them. It is an error if the smallest τ
+// exceeds the number of scores.
+func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o Options, count Count) ([]*Plan, error) {
 	fail := func(err error) ([]*Plan, error) {
 		return nil, fmt.Errorf("planning as the published code does: %w", err)
 	}
-	o.Scale = cmp.Or(o.Scale, 1e6)
-	if !positive(o.Scale) {
-		return fail(fmt.Errorf("scale is %v, expected a positive number of parameters", o.Scale))
+	if !positive(scale) {
+		return fail(fmt.Errorf("scale is %v, expected a positive number of parameters", scale))
 	}
-	if o.Only != "" {
-		return fail(fmt.Errorf("it makes no plans of %q only", o.Only))
-	}
-	tensors, options, err := prepare(context.Background(), scored, o.Options)
+	o.Compat = CompatRelease
+	tensors, o, err := prepare(ctx, scores, o, count)
 	if err != nil {
 		return fail(err)
 	}
 
-	scores := 0
+	size := 0
 	parts := make([][]float32, len(tensors))
 	for i, t := range tensors {
 		parts[i] = t.Scores
-		scores += len(t.Scores)
+		size += len(t.Scores)
 	}
-	taus := releaseTaus(o.Scale, scores)
+	taus := releaseTaus(scale, size)
 	if len(taus) == 0 {
-		return fail(fmt.Errorf("a scale of %v needs %v scores at least, found %d: lower the scale", o.Scale, math.Ceil(0.02*o.Scale), scores))
+		return fail(fmt.Errorf("a scale of %v needs at least %v scores, found %d; lower the scale", scale, math.Ceil(0.02*scale), size))
 	}
 
 	most := taus[len(taus)-1]
@@ -81,7 +69,7 @@ func Release(scored []Scored, o ReleaseOptions) ([]*Plan, error) {
 	for i := range gaps {
 		gaps[i] = math.Inf(1)
 	}
-	a := newTally(tensors, options.ClassToken)
+	a := newTally(tensors, scores.ClassToken)
 	done := 0
 	for _, tau := range taus {
 		for _, e := range events[done:tau] {
@@ -89,7 +77,7 @@ func Release(scored []Scored, o ReleaseOptions) ([]*Plan, error) {
 		}
 		done = tau
 		for i, target := range releaseTargets {
-			if gap := math.Abs(float64(a.cost) - target*o.Scale); gap <= gaps[i] {
+			if gap := math.Abs(float64(a.cost) - target*scale); gap <= gaps[i] {
 				best[i], gaps[i] = tau, gap
 			}
 		}
@@ -97,15 +85,14 @@ func Release(scored []Scored, o ReleaseOptions) ([]*Plan, error) {
 
 	plans := make([]*Plan, len(releaseTargets))
 	for i, target := range releaseTargets {
-		options.Budget = max(1, int(math.Round(target*o.Scale)))
-		plans[i] = newPlan(tensors, events[:best[i]], options, CompatRelease)
+		budget := max(1, int(math.Round(target*scale)))
+		plans[i] = newPlan(tensors, events[:best[i]], o, budget, scores.ClassToken)
 		plans[i].Tau = best[i]
 	}
 	return plans, nil
 }
 
-// releaseTaus returns the values of τ that the published code tries, as far as
-// there are scores for them.
+// releaseTaus returns the values of τ that the published code tries, up to the number of scores.
 func releaseTaus(scale float64, scores int) []int {
 	var taus []int
 	for k := 1; k < 80; k++ {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
@@ -37,14 +38,12 @@ type TuneOptions struct {
 	Method method.Method `json:"method"`
 	// Budgets are the candidates: numbers of parameters to tune. Empty: 0.5 % of the backbone for a
 	// method that plans, none for other methods.
-	Budgets []string `json:"budgets"`
-	// Rank is the rank of structured modules. 0: plan.DefaultRank for a method that plans; for lora
-	// and adapter the largest rank within the budget, or 8 without a budget.
-	Rank int `json:"rank"`
-	method.Sizes
+	Budgets []plan.Budget `json:"budgets"`
+	// Options configures the method. Its Budget must be zero: Budgets takes its place.
+	method.Options
 	Score sensitivity.Options `json:"score"`
 	// Plan configures stage 2. Its Module, Only and Rank follow from Method and Rank.
-	Plan  PlanOptions   `json:"plan"`
+	Plan  plan.Options  `json:"plan"`
 	Train train.Options `json:"train"`
 	// NoValidation skips the trainings on the train split alone. It needs a single candidate; the
 	// result has no validation accuracy then.
@@ -58,11 +57,8 @@ type TuneOptions struct {
 type TrainOptions struct {
 	// Method says what is tuned. For a plan it is the method that made the plan.
 	Method method.Method `json:"method"`
-	// Budget decides the rank of lora and adapter. Empty: Rank decides.
-	Budget string `json:"budget,omitempty"`
-	// Rank is the rank of lora and adapter. 0: the largest within Budget, or 8 without a budget.
-	Rank int `json:"rank,omitempty"`
-	method.Sizes
+	// Options configures the method. It must be zero for a plan.
+	method.Options
 	// WithVal trains on the validation images too. Nothing is validated then.
 	WithVal bool          `json:"with_val"`
 	Train   train.Options `json:"train"`

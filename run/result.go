@@ -7,13 +7,14 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/train"
 )
 
 // Candidate is the content of result.json of one budget that a run tried.
 type Candidate struct {
 	jsonfile.Header             // kind "candidate"; set by SaveCandidate
-	Budget          string      `json:"budget,omitempty"`
+	Budget          plan.Budget `json:"budget,omitzero"`
 	Counts          peft.Counts `json:"counts"`       // tuned parameters
 	ValAccuracy     float64     `json:"val_accuracy"` // after the last epoch
 	ValLoss         float64     `json:"val_loss"`     // after the last epoch
@@ -35,9 +36,9 @@ type Result struct {
 	Seed      uint64        `json:"seed"`    // seed of the training
 
 	Method     method.Method `json:"method"`
-	Budget     string        `json:"budget,omitempty"` // budget of the chosen candidate
-	Rank       int           `json:"rank,omitempty"`   // rank of the structured modules; 0: there are none
-	Counts     peft.Counts   `json:"counts"`           // tuned parameters
+	Budget     plan.Budget   `json:"budget,omitzero"` // budget of the chosen candidate
+	Rank       int           `json:"rank,omitempty"`  // rank of the structured modules; 0: there are none
+	Counts     peft.Counts   `json:"counts"`          // tuned parameters
 	Candidates []Candidate   `json:"candidates,omitempty"`
 	// Val is the validation accuracy of the chosen candidate, which was trained without the
 	// validation images.

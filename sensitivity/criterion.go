@@ -2,14 +2,13 @@ package sensitivity
 
 import (
 	"fmt"
-	"hash/fnv"
 	"math"
-	"math/rand/v2"
 	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/seeded"
 )
 
 // Criterion says how a weight w is scored. In the formulas below g is the gradient of the loss of a
@@ -72,9 +71,7 @@ func scoreWeights(m *backbone.Model, by Criterion, seed uint64) *Scores {
 				values[i] = float32(math.Abs(float64(w)))
 			}
 		} else {
-			h := fnv.New64a()
-			h.Write([]byte(t.Name))
-			r := rand.New(rand.NewPCG(seed, h.Sum64()))
+			r := seeded.Rand(seed, t.Name)
 			for i := range values {
 				values[i] = r.Float32()
 			}

@@ -11,7 +11,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -19,6 +18,7 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/measure"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
 
@@ -27,7 +27,7 @@ type Options struct {
 	Name      string         // name of the backbone, for the report
 	Method    Method         // what a step does
 	Selection peft.Selection // what the method tunes, from [Select] or [SelectPlan]
-	Budget    string         // budget of the selection, for the report; empty: none
+	Budget    plan.Budget    // budget of the selection, for the report; zero: none
 	Batch     int            // images in a step, 1 to 4096
 	Steps     int            // timed steps, at least 1; one more step comes first, as warm-up
 	GEMM      bool           // measure matrix products of the backbone's shapes too
@@ -44,23 +44,23 @@ type Report struct {
 	BandwidthGB float64 `json:"bandwidth_gb_s"` // reading and writing arrays far larger than the caches
 	GEMM        []gemm  `json:"gemm"`           // empty if not asked for
 
-	Model          string  `json:"model"`
-	Method         Method  `json:"method"`
-	Batch          int     `json:"batch"`
-	Budget         string  `json:"budget"`       // empty: the method has none
-	TunedParams    int     `json:"tuned_params"` // without the head
-	GFLOPPerImage  float64 `json:"gflop_per_image"`
-	LimitImgPerS   float64 `json:"limit_img_per_s"` // peak ÷ GFLOP per image
-	ImgPerS        float64 `json:"img_per_s"`
-	LimitFraction  float64 `json:"limit_fraction"`   // ImgPerS ÷ LimitImgPerS
-	SecondsPerStep float64 `json:"seconds_per_step"` // median
-	Steps          int     `json:"steps"`
-	WeightsMB      float64 `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
-	ActivationsMB  float64 `json:"activations_mb"`      // intermediate results of a step
-	OptimizerMB    float64 `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
-	PackedMB       float64 `json:"packed_mb"`           // copies of weights in the layout of the matrix kernel
-	Breakdown      []part  `json:"breakdown,omitempty"` // what the time of a step goes to, the longest first
-	PeakRSSMB      float64 `json:"peak_rss_mb"`         // resident memory of the process, the most from placing the weights to the last step; 0: the system does not report it
+	Model          string      `json:"model"`
+	Method         Method      `json:"method"`
+	Batch          int         `json:"batch"`
+	Budget         plan.Budget `json:"budget"`       // zero: the method has none
+	TunedParams    int         `json:"tuned_params"` // without the head
+	GFLOPPerImage  float64     `json:"gflop_per_image"`
+	LimitImgPerS   float64     `json:"limit_img_per_s"` // peak ÷ GFLOP per image
+	ImgPerS        float64     `json:"img_per_s"`
+	LimitFraction  float64     `json:"limit_fraction"`   // ImgPerS ÷ LimitImgPerS
+	SecondsPerStep float64     `json:"seconds_per_step"` // median
+	Steps          int         `json:"steps"`
+	WeightsMB      float64     `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
+	ActivationsMB  float64     `json:"activations_mb"`      // intermediate results of a step
+	OptimizerMB    float64     `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
+	PackedMB       float64     `json:"packed_mb"`           // copies of weights in the layout of the matrix kernel
+	Breakdown      []part      `json:"breakdown,omitempty"` // what the time of a step goes to, the longest first
+	PeakRSSMB      float64     `json:"peak_rss_mb"`         // resident memory of the process, the most from placing the weights to the last step; 0: the system does not report it
 }
 
 // machine describes where Run measured.
@@ -131,7 +131,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	}
 	r.PeakRSSMB = peakRSS() / 1e6
 	r.PeakGFLOPS = max(r.PeakGFLOPS, peakGFLOPS(r.Machine.Threads))
-	r.SecondsPerStep = median(seconds)
+	r.SecondsPerStep = measure.Median(seconds)
 	r.ImgPerS = float64(o.Batch) / r.SecondsPerStep
 	r.LimitImgPerS = r.PeakGFLOPS / r.GFLOPPerImage
 	r.LimitFraction = r.ImgPerS / r.LimitImgPerS
@@ -204,11 +204,4 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 		r.ActivationsMB, r.PackedMB = float64(used.Arena)/1e6, float64(used.Packed)/1e6
 	}
 	return seconds, nil
-}
-
-// median sorts v and returns its middle value; of an even number of values, the mean of
-// the middle two.
-func median(v []float64) float64 {
-	slices.Sort(v)
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/measure"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -94,7 +95,7 @@ func TestMedian(t *testing.T) {
 		v    []float64
 		want float64
 	}{{[]float64{3}, 3}, {[]float64{4, 1}, 2.5}, {[]float64{9, 1, 2}, 2}, {[]float64{8, 1, 2, 4}, 3}} {
-		if got := median(test.v); math.Abs(got-test.want) > 0 {
+		if got := measure.Median(test.v); math.Abs(got-test.want) > 0 {
 			t.Errorf("median of %v: %v, want %v", test.v, got, test.want)
 		}
 	}
@@ -111,13 +112,13 @@ func TestRun(t *testing.T) {
 	}
 	for _, test := range []struct {
 		method Method
-		budget string
+		budget plan.Budget
 		gemm   bool
 		state  func(t *peft.Tuning) int // number of values that the optimizer keeps
 	}{
-		{Method(method.SPTLoRA), "5k", true, func(t *peft.Tuning) int { return 2 * (t.Counts.Tuned() + t.Counts.Head) }},
-		{score, "", false, func(*peft.Tuning) int { return c.Size() - 64 - 17*64 - 193*64 }}, // without class token, positions and patches
-		{Forward, "", false, func(*peft.Tuning) int { return 0 }},
+		{Method(method.SPTLoRA), plan.MustParseBudget("5k"), true, func(t *peft.Tuning) int { return 2 * (t.Counts.Tuned() + t.Counts.Head) }},
+		{score, plan.Budget{}, false, func(*peft.Tuning) int { return c.Size() - 64 - 17*64 - 193*64 }}, // without class token, positions and patches
+		{Forward, plan.Budget{}, false, func(*peft.Tuning) int { return 0 }},
 	} {
 		s, err := Select(context.Background(), c, test.method, test.budget)
 		if err != nil {
@@ -188,15 +189,15 @@ func TestRefused(t *testing.T) {
 	refused(t, err, `model "huge" is unknown; known: tiny, small, base`)
 	_, err = Config("tiny", 1<<40)
 	refused(t, err, "expected 1 to 65536")
-	_, err = Select(context.Background(), c, score, "0.4M")
+	_, err = Select(context.Background(), c, score, plan.MustParseBudget("0.4M"))
 	refused(t, err, "method score takes no budget")
-	_, err = Select(context.Background(), c, Method(method.LoRA), "10")
+	_, err = Select(context.Background(), c, Method(method.LoRA), plan.MustParseBudget("10"))
 	refused(t, err, "raise the budget")
-	_, err = Select(context.Background(), c, Method(method.SPTLoRA), "7M")
+	_, err = Select(context.Background(), c, Method(method.SPTLoRA), plan.MustParseBudget("7M"))
 	refused(t, err, "more than the 5")
 
 	var input *run.InputError
-	p := &plan.Plan{Version: 1, Module: "lora", Rank: 8, Alpha: 10, Beta: 5, Budget: 1000, Matrices: []string{"blocks.99.attn.q.weight"}}
+	p := &plan.Plan{Module: "lora", Rank: 8, Alpha: 10, Beta: 5, Budget: 1000, Matrices: []string{"blocks.99.attn.q.weight"}}
 	if _, err := SelectPlan(c, p); !errors.As(err, &input) || !strings.Contains(err.Error(), "made for another backbone") {
 		t.Errorf("a plan of another backbone: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 )
 
 // formulaWork counts the work of a step from the shapes of the layers alone, with LoRA
@@ -99,8 +100,8 @@ func TestWorkFormulasSizes(t *testing.T) {
 	for _, name := range []string{"tiny", "swin-tiny", "convnext-tiny"} {
 		c := size(t, name, 100)
 		for _, m := range []Method{Method(method.SPTLoRA), Method(method.LoRA), Method(method.Adapter), Method(method.Full), Method(method.Linear), Forward, score} {
-			budget := ""
-			if method.Method(m).Scores() {
+			var budget plan.Budget
+			if m.Scores() {
 				budget = DefaultBudget(c)
 			}
 			s, err := Select(t.Context(), c, m, budget)

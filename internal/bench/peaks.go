@@ -12,6 +12,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/measure"
 )
 
 // peak holds the greatest speed of a device, measured through the same graphs as
@@ -163,5 +164,5 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 		}
 		all = append(all, seconds)
 	}
-	return median(all), warm, nil
+	return measure.Median(all), warm, nil
 }

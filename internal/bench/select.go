@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // Method is what a step does. It is a method of package method, [Forward] or score. A
@@ -37,50 +38,52 @@ func (m Method) Validate() error {
 	if m == Forward || m == score {
 		return nil
 	}
-	if err := method.Method(m).Validate(); err != nil {
+	if _, err := method.Lookup(method.Method(m)); err != nil {
 		return &run.OptionError{Err: fmt.Errorf("%w; bench also takes %s and %s", err, Forward, score)}
 	}
 	return nil
 }
 
-// planRank is the rank of the modules in synthetic plans. It does not depend on the
-// budget, so that all backbones are measured alike.
-const planRank = 8
-
-// DefaultBudget returns the budget of SPT's methods where none is given, as
-// [plan.ParseBudget] reads it. It is the paper's for a ViT-B. A backbone as narrow as a
-// ViT-Ti gets less, because 0.4M pays for a module on every matrix there.
-func DefaultBudget(c backbone.Config) string {
-	if c.NumFeatures() <= 192 {
-		return "0.2M"
-	}
-	return "0.4M"
+// Scores reports whether a step of the method tunes what a plan selects.
+func (m Method) Scores() bool {
+	row, err := method.Lookup(method.Method(m))
+	return err == nil && row.Scores
 }
 
-// Select returns what a method tunes on a backbone of this shape. SPT's methods plan
-// under the budget from synthetic scores with modules of rank 8. Other methods select as
-// [method.Baseline] does. Options that do not fit are a [run.OptionError].
-func Select(ctx context.Context, c backbone.Config, m Method, budget string) (peft.Selection, error) {
-	if err := m.Validate(); err != nil {
-		return peft.Selection{}, err
+// DefaultBudget returns the default budget of SPT's methods: the paper's for a ViT-B, and less for a
+// backbone as narrow as a ViT-Ti, because 0.4M pays for a module on every matrix there.
+func DefaultBudget(c backbone.Config) plan.Budget {
+	if c.NumFeatures() <= 192 {
+		return plan.MustParseBudget("0.2M")
 	}
-	tuned := method.Method(m)
-	switch {
-	case m == Forward || m == score:
-		if budget != "" {
-			return peft.Selection{}, &run.OptionError{Err: fmt.Errorf("method %s takes no budget: found %q; leave it out", m, budget)}
+	return plan.MustParseBudget("0.4M")
+}
+
+// Select returns what a method tunes on a backbone of this shape. SPT's methods plan under the
+// budget from synthetic scores, with modules of the paper's rank, so that all backbones are measured
+// alike. Other methods select as [method.Row.Select] does. Options that do not fit are a
+// [run.OptionError].
+func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget) (peft.Selection, error) {
+	if m == Forward || m == score {
+		if !budget.IsZero() {
+			return peft.Selection{}, &run.OptionError{Option: "budget", Err: fmt.Errorf("method %s takes no budget: found %s; leave it out", m, budget)}
 		}
 		return peft.Linear(), nil
-	case tuned.Scores():
-		p, err := spt.Plan(ctx, c, syntheticScores(c), budget, run.PlanOptions{Module: tuned.Module(), Rank: planRank, Only: tuned.Only()})
+	}
+	row, err := method.Lookup(method.Method(m))
+	if err != nil {
+		return peft.Selection{}, &run.OptionError{Option: "method", Err: err}
+	}
+	if row.Scores {
+		p, err := spt.Plan(ctx, c, syntheticScores(c), budget, plan.Options{Module: row.Module, Only: row.Only, Rank: plan.DefaultRank})
 		if err != nil {
 			return peft.Selection{}, err
 		}
 		return spt.Select(c, p), nil
 	}
-	s, err := method.Baseline(c, tuned, method.BaselineOptions{Budget: budget})
+	s, err := row.Select(c, method.Options{Budget: budget})
 	if err != nil {
-		return peft.Selection{}, &run.OptionError{Err: err}
+		return s, &run.OptionError{Err: err}
 	}
 	return s, nil
 }
@@ -90,7 +93,7 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget string) (pe
 func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
 	count, err := peft.CountOf(p.Module)
 	if err == nil {
-		err = p.Validate(spt.Tensors(c), count)
+		err = p.Validate(sensitivity.Tensors(c), count)
 	}
 	if err != nil {
 		return peft.Selection{}, &run.InputError{Err: err}

@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/train"
 )
 
@@ -126,7 +127,7 @@ func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 // because backends draw different random numbers.
 func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	const steps = 8
-	selection, err := Select(ctx, c, Method(method.SPTLoRA), "60k")
+	selection, err := Select(ctx, c, Method(method.SPTLoRA), plan.MustParseBudget("60k"))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -30,8 +31,8 @@ const stepTime = 2 * time.Second
 
 // step times a step of a method.
 func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend.Precision, w way) error {
-	budget := ""
-	if method.Method(m).Scores() {
+	var budget plan.Budget
+	if m.Scores() {
 		budget = DefaultBudget(c)
 	}
 	selection, err := Select(ctx, c, m, budget)
@@ -109,7 +110,7 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	o := run.TuneOptions{Method: method.SPTLoRA, Budgets: []string{DefaultBudget(c)}, Train: train.VTAB(), NoValidation: true}
+	o := run.TuneOptions{Method: method.SPTLoRA, Budgets: []plan.Budget{DefaultBudget(c)}, Train: train.VTAB(), NoValidation: true}
 	if s.Epochs > 0 {
 		o.Train = o.Train.WithEpochs(s.Epochs)
 	}

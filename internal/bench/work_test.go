@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 )
 
 func size(t *testing.T, name string, classes int) backbone.Config {
@@ -193,9 +194,9 @@ func TestWorkMethods(t *testing.T) {
 	c.Form = vit
 	forward := mustWork(t, c, peft.Linear(), Forward, 1)
 	for _, m := range Methods() {
-		budget := ""
-		if method.Method(m).Scores() {
-			budget = "20k"
+		var budget plan.Budget
+		if m.Scores() {
+			budget = plan.MustParseBudget("20k")
 		}
 		s, err := Select(t.Context(), c, m, budget)
 		if err != nil {

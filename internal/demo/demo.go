@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/internal/synth"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -63,8 +64,8 @@ type Options struct {
 	Epochs int
 
 	// Budget is the number of tuned parameters, or their share of the backbone, for SPT, LoRA and
-	// Adapter. Default "": DefaultBudget.
-	Budget string
+	// Adapter. Default zero: DefaultBudget.
+	Budget plan.Budget
 
 	// Seed is the seed of the images and of everything that is drawn at random.
 	Seed uint64
@@ -77,12 +78,14 @@ type Options struct {
 const (
 	DefaultTask   = "location"
 	DefaultEpochs = 10
-	DefaultBudget = "5%"
 	trainImages   = 800
 	valImages     = 200
 	testImages    = 400
 	rank          = 4 // rank of SPT's modules: half of the paper's, on matrices a twelfth as wide
 )
+
+// DefaultBudget is the default of Options.Budget.
+var DefaultBudget = plan.MustParseBudget("5%")
 
 // DefaultMethods returns the methods that are compared by default. Together they take about a minute
 // on two cores.
@@ -110,7 +113,7 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	if o.Epochs == 0 {
 		o.Epochs = DefaultEpochs
 	}
-	if o.Budget == "" {
+	if o.Budget.IsZero() {
 		o.Budget = DefaultBudget
 	}
 	if len(o.Methods) == 0 {
@@ -133,10 +136,10 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 		return nil, err
 	}
 	for _, m := range o.Methods { // checks all methods before the first one trains
-		if !m.Budgeted() {
+		if row, err := method.Lookup(m); err == nil && !row.Takes("budget") {
 			continue
 		}
-		options := run.TuneOptions{Method: m, Budgets: []string{o.Budget}, Train: Recipe(m, o.Epochs, o.Seed)}
+		options := run.TuneOptions{Method: m, Budgets: []plan.Budget{o.Budget}, Train: Recipe(m, o.Epochs, o.Seed)}
 		if _, err := task.Effective(options); err != nil {
 			return nil, fmt.Errorf("%s: %w", m, err)
 		}
@@ -155,25 +158,28 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 // compare returns the row of one method.
 func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report progress.Func) (Row, error) {
 	start := time.Now()
-	budget := o.Budget
-	if !m.Budgeted() {
-		budget = ""
+	row, err := method.Lookup(m)
+	if err != nil {
+		return Row{}, err
 	}
 	var s peft.Selection
-	if m.Scores() {
+	if row.Scores {
 		scores, err := t.Score(ctx, sensitivity.Options{Seed: o.Seed}, report)
 		if err != nil {
 			return Row{}, err
 		}
-		p, err := spt.Plan(ctx, t.Model().Config, scores, budget, run.PlanOptions{Module: m.Module(), Only: m.Only(), Rank: rank})
+		p, err := spt.Plan(ctx, t.Model().Config, scores, o.Budget, plan.Options{Module: row.Module, Only: row.Only, Rank: rank})
 		if err != nil {
 			return Row{}, err
 		}
 		report(progress.Event{Stage: progress.Plan, Detail: p})
 		s = spt.Select(t.Model().Config, p)
 	} else {
-		var err error
-		if s, err = method.Baseline(t.Model().Config, m, method.BaselineOptions{Budget: budget}); err != nil {
+		var tuned method.Options
+		if row.Takes("budget") {
+			tuned.Budget = o.Budget
+		}
+		if s, err = row.Select(t.Model().Config, tuned); err != nil {
 			return Row{}, err
 		}
 	}

@@ -3,13 +3,12 @@ package demo
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
-	"math/rand/v2"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/seeded"
 	"github.com/sptune/spt/internal/synth"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -83,9 +82,7 @@ func initialWeights(c backbone.Config, seed uint64) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {
 		w := checkpoint.NewTensor(p.Shape...)
-		h := fnv.New64a()
-		h.Write([]byte(p.Name))
-		r := rand.New(rand.NewPCG(seed, h.Sum64()))
+		r := seeded.Rand(seed, p.Name)
 		for i := range w.Data {
 			switch {
 			case len(p.Shape) > 1:

@@ -61,11 +61,11 @@ func repeat(d time.Duration, f func()) float64 {
 		f()
 		all = append(all, time.Since(t).Seconds())
 	}
-	return median(all)
+	return Median(all)
 }
 
-// median returns the median of v and sorts v.
-func median(v []float64) float64 {
+// Median sorts v and returns its median: for an even number of values the mean of the middle two.
+func Median(v []float64) float64 {
 	slices.Sort(v)
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

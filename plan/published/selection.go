@@ -1,4 +1,4 @@
-package plan
+package published
 
 import (
 	"fmt"
@@ -8,29 +8,26 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
 )
 
-// Published is a selection for a ViT as the paper's published code saves it (param_req_B.pth, a file of torch.save; the
-// authors' own are for a ViT-B/16): tuned_matrices [depth, 6] with a 1 for each of q, k, v, proj, fc1 and fc2 that gets a
-// structured module, tuned_vectors with names, and unstructured_indexes: ascending positions in the concatenation of the
-// tensors that are neither, which unstructured_name_shapes lists in order. Budget, τ, module and rank are not in the file.
-type Published struct {
-	// Tensors are all scored tensors of the backbone that the selection is for, in the backbone's order, without scores.
-	Tensors []Scored
+// selection is a selection for a ViT as the paper's published code saves it (param_req_B.pth, a file of
+// torch.save; the authors' own are for a ViT-B/16): tuned_matrices [depth, 6] with a 1 for each of q, k,
+// v, proj, fc1 and fc2 that gets a structured module, tuned_vectors with names, and
+// unstructured_indexes: ascending positions in the concatenation of the other tensors, which
+// unstructured_name_shapes lists in order. The file records neither budget, τ, module nor rank.
+type selection struct {
+	// tensors are all scored tensors of the backbone, in its order, without scores.
+	tensors []sensitivity.Tensor
 
 	name              string   // of the file
-	matrices, vectors []string // in the order of Tensors
+	matrices, vectors []string // in the order of tensors
 	entries           map[string][]int32
 	params            float64 // millions, class token included, rounded to float32
-	structured        int     // modules and whole vectors
+	structured        int     // parameters in modules and whole vectors
 	classToken        int
-}
-
-// A Module is a structured module as far as plans count it.
-type Module struct {
-	Name string
-	// Params is as [Options.ModuleParams].
-	Params func(in, out, rank int) int
 }
 
 // layer is one of a ViT's scored tensors, within a block or after them. sides spells its shape: d is the width, h the
@@ -40,8 +37,8 @@ type layer struct {
 	norm        bool
 }
 
-// publishedOperations are the columns of tuned_matrices.
-var publishedOperations = []string{"attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
+// operations are the columns of tuned_matrices.
+var operations = []string{"attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 var (
 	blockLayers = []layer{
@@ -58,15 +55,15 @@ var (
 )
 
 // vitTensors are a ViT's tensors.
-func vitTensors(depth, width, hidden int) []Scored {
-	tensor := func(prefix string, l layer) Scored {
+func vitTensors(depth, width, hidden int) []sensitivity.Tensor {
+	tensor := func(prefix string, l layer) sensitivity.Tensor {
 		shape := make([]int, len(l.sides))
 		for i := range shape {
 			shape[i] = map[byte]int{'d': width, 'h': hidden}[l.sides[i]]
 		}
-		return Scored{Name: prefix + l.name, Shape: shape, Norm: l.norm}
+		return sensitivity.Tensor{Name: prefix + l.name, Shape: shape, Norm: l.norm}
 	}
-	var out []Scored
+	var out []sensitivity.Tensor
 	for i := range depth {
 		for _, l := range blockLayers {
 			out = append(out, tensor(fmt.Sprintf("blocks.%d.", i), l))
@@ -78,8 +75,8 @@ func vitTensors(depth, width, hidden int) []Scored {
 	return out
 }
 
-// publishedFile has the fields of a file.
-type publishedFile struct {
+// fields has the fields of a file.
+type fields struct {
 	names        []string // of unstructured_name_shapes, in order
 	shapes       map[string][]int
 	matrices     [][]bool // [depth][6]
@@ -90,14 +87,14 @@ type publishedFile struct {
 	structured   int
 }
 
-// LoadPublished reads a published selection. It executes nothing of the file. A file that is broken, that is something
-// else, or whose parts contradict each other is an error; whether its counts are right is for [Published.Plan] to say.
-func LoadPublished(path string) (*Published, error) {
+// load reads a published selection. It executes nothing of the file. A file that is broken, that is
+// something else, or whose parts contradict each other is an error; plan checks the counts.
+func load(path string) (*selection, error) {
 	v, err := checkpoint.Unpickle(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading a published selection: %w", err)
 	}
-	f, err := publishedFields(v)
+	f, err := fieldsOf(v)
 	if err != nil {
 		return nil, fmt.Errorf("reading the published selection %s: %w", path, err)
 	}
@@ -116,8 +113,8 @@ const (
 	mostEntries = 1 << 24
 )
 
-// publishedFields takes the fields out of a pickle's value.
-func publishedFields(v checkpoint.Value) (f publishedFile, err error) {
+// fieldsOf takes the fields out of a pickle's value.
+func fieldsOf(v checkpoint.Value) (f fields, err error) {
 	root, ok := v.(*checkpoint.Dict)
 	if !ok {
 		return f, fmt.Errorf("it holds no dict, expected one with tuned_matrices, tuned_vectors and unstructured_indexes")
@@ -185,15 +182,15 @@ func number(v checkpoint.Value) (float64, bool) {
 	return 0, false
 }
 
-func (f *publishedFile) takeMatrices(v checkpoint.Value) error {
+func (f *fields) takeMatrices(v checkpoint.Value) error {
 	rows, ok := v.(*checkpoint.List)
 	if !ok || len(rows.Items) < 1 || len(rows.Items) > mostBlocks {
 		return fmt.Errorf("tuned_matrices is not a list of 1 to %d blocks", mostBlocks)
 	}
 	for i, r := range rows.Items {
 		row, ok := r.(*checkpoint.List)
-		if !ok || len(row.Items) != len(publishedOperations) {
-			return fmt.Errorf("tuned_matrices[%d] is not a list of %d numbers, one each for %s", i, len(publishedOperations), strings.Join(publishedOperations, ", "))
+		if !ok || len(row.Items) != len(operations) {
+			return fmt.Errorf("tuned_matrices[%d] is not a list of %d numbers, one each for %s", i, len(operations), strings.Join(operations, ", "))
 		}
 		tuned := make([]bool, len(row.Items))
 		for j, x := range row.Items {
@@ -207,9 +204,9 @@ func (f *publishedFile) takeMatrices(v checkpoint.Value) error {
 }
 
 // most is the number of tensors that a backbone of so many blocks has.
-func (f *publishedFile) most() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
+func (f *fields) most() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
 
-func (f *publishedFile) takeVectors(v checkpoint.Value) error {
+func (f *fields) takeVectors(v checkpoint.Value) error {
 	list, ok := v.(*checkpoint.List)
 	if !ok || len(list.Items) > f.most() {
 		return fmt.Errorf("tuned_vectors is not a list of at most %d names", f.most())
@@ -224,7 +221,7 @@ func (f *publishedFile) takeVectors(v checkpoint.Value) error {
 	return nil
 }
 
-func (f *publishedFile) takeShapes(shapes, sizes checkpoint.Value) error {
+func (f *fields) takeShapes(shapes, sizes checkpoint.Value) error {
 	byName, ok := shapes.(*checkpoint.Dict)
 	if !ok || byName.Len() > f.most() {
 		return fmt.Errorf("unstructured_name_shapes is not a dict of at most %d shapes", f.most())
@@ -251,7 +248,7 @@ func (f *publishedFile) takeShapes(shapes, sizes checkpoint.Value) error {
 			}
 			shape = append(shape, int(d))
 		}
-		size, err := Scored{Name: name, Shape: shape}.size()
+		size, err := sizeOf(name, shape)
 		if err != nil {
 			return err
 		}
@@ -264,7 +261,7 @@ func (f *publishedFile) takeShapes(shapes, sizes checkpoint.Value) error {
 	return nil
 }
 
-func (f *publishedFile) takeIndexes(v checkpoint.Value) (err error) {
+func (f *fields) takeIndexes(v checkpoint.Value) (err error) {
 	t, ok := v.(*checkpoint.StoredTensor)
 	if !ok || len(t.Shape()) != 1 || t.Shape()[0] > mostEntries {
 		return fmt.Errorf("unstructured_indexes is not a tensor of one dimension and at most %d indexes", mostEntries)
@@ -274,19 +271,19 @@ func (f *publishedFile) takeIndexes(v checkpoint.Value) (err error) {
 }
 
 // check brings the fields together. What does not add up is an error.
-func (f publishedFile) check() (*Published, error) {
+func (f fields) check() (*selection, error) {
 	width, hidden, err := f.sides()
 	if err != nil {
 		return nil, err
 	}
-	s := &Published{Tensors: vitTensors(len(f.matrices), width, hidden), entries: map[string][]int32{}, params: f.params, structured: f.structured, classToken: width}
+	s := &selection{tensors: vitTensors(len(f.matrices), width, hidden), entries: map[string][]int32{}, params: f.params, structured: f.structured, classToken: width}
 	if len(f.indexes) != f.unstructured {
 		return nil, fmt.Errorf("unstructured_params is %d, but unstructured_indexes holds %d", f.unstructured, len(f.indexes))
 	}
 	modules := make(map[string]bool)
 	for i, row := range f.matrices {
 		for j, tuned := range row {
-			modules[fmt.Sprintf("blocks.%d.%s.weight", i, publishedOperations[j])] = tuned
+			modules[fmt.Sprintf("blocks.%d.%s.weight", i, operations[j])] = tuned
 		}
 	}
 	whole := make(map[string]bool, len(f.vectors))
@@ -299,8 +296,8 @@ func (f publishedFile) check() (*Published, error) {
 
 	// Every tensor is in one place: what gets a module, what is tuned whole, and the rest.
 	seen := 0
-	for _, t := range s.Tensors {
-		if _, err := t.size(); err != nil {
+	for _, t := range s.tensors {
+		if _, err := sizeOf(t.Name, t.Shape); err != nil {
 			return nil, err
 		}
 		shape, rest := f.shapes[t.Name]
@@ -356,7 +353,7 @@ func (f publishedFile) check() (*Published, error) {
 
 // sides are the ViT's width and its MLP's. Where all of every MLP is tuned as one, no shape tells the latter; then it is
 // four times the width, as in every ViT of the paper.
-func (f publishedFile) sides() (width, hidden int, err error) {
+func (f fields) sides() (width, hidden int, err error) {
 	sides := map[byte]int{}
 	for _, name := range f.names {
 		own := name
@@ -391,29 +388,30 @@ func (f publishedFile) sides() (width, hidden int, err error) {
 	return sides['d'], sides['h'], nil
 }
 
-// Plan is the selection as a plan of [CompatRelease]. Its module is the first of the given ones with which the cost is
-// the file's params, unstructured_params and structured_params; if there is none, the error has both sides. rank is that
-// of the modules, 8 in all that the authors published.
+// plan returns the selection as a plan with Compat. Its module is the first of the given ones with which
+// the cost is params, unstructured_params and structured_params of the file; if there is none, the error
+// has both sides. rank is the rank of the modules.
 //
-// Single entries of LayerNorm vectors go to [Plan.CountedOnly]: the published code counts and does not tune them. The
-// budget is that of [ReleaseBudgets] to which the cost is nearest, Alpha and Beta are the paper's 10 and 5, and Tau is
-// 0, as the file has none of these.
-func (s *Published) Plan(rank int, modules ...Module) (*Plan, error) {
-	fail := func(format string, args ...any) (*Plan, error) {
+// Single entries of LayerNorm vectors go to CountedOnly of the plan: the published code counts and does
+// not tune them. The budget is the one of [plan.ReleaseBudgets] that is nearest to the cost, Alpha and
+// Beta are the paper's, and Tau is 0: the file has none of these.
+func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
+	fail := func(format string, args ...any) (*plan.Plan, error) {
 		return nil, fmt.Errorf("importing the published selection %s: %w", s.name, fmt.Errorf(format, args...))
 	}
 	if len(modules) == 0 {
-		return fail("no structured module given: pass one, such as LoRA")
+		return fail("no structured module is given; pass one, such as LoRA")
 	}
 	shortest := math.MaxInt
-	for _, t := range s.Tensors {
+	for _, t := range s.tensors {
 		shortest = min(shortest, slices.Min(t.Shape))
 	}
 	if rank < 1 || rank > shortest {
 		return fail("rank is %d, expected 1 to %d, the shortest side of its matrices", rank, shortest)
 	}
-	p := &Plan{
-		Version: Version, Compat: CompatRelease, Rank: rank, Alpha: 10, Beta: 5, Cost: Cost{ClassToken: s.classToken},
+	o := plan.Options{Compat: plan.CompatRelease}.WithDefaults()
+	p := &plan.Plan{
+		Compat: o.Compat, Rank: rank, Alpha: o.Alpha, Beta: o.Beta, Cost: plan.Cost{ClassToken: s.classToken},
 		Matrices: append([]string{}, s.matrices...), Vectors: append([]string{}, s.vectors...),
 		Entries: map[string][]int32{}, CountedOnly: map[string][]int32{},
 	}
@@ -421,8 +419,8 @@ func (s *Published) Plan(rank int, modules ...Module) (*Plan, error) {
 	for _, name := range slices.Concat(s.matrices, s.vectors) {
 		tuned[name] = true
 	}
-	var matrices []Scored
-	for _, t := range s.Tensors {
+	var matrices []sensitivity.Tensor
+	for _, t := range s.tensors {
 		entries := slices.Clone(s.entries[t.Name])
 		switch {
 		case tuned[t.Name] && len(t.Shape) > 1:
@@ -438,32 +436,45 @@ func (s *Published) Plan(rank int, modules ...Module) (*Plan, error) {
 			p.Cost.Unstructured += len(entries)
 		}
 	}
+	var count plan.Count
 	var found []string
 	for _, m := range modules {
-		if m.Params == nil {
-			return fail("no parameter count for module %q: set Params", m.Name)
-		}
 		n := 0
 		for _, t := range matrices {
-			in, out := t.inOut()
-			n += m.Params(in, out, rank)
+			n += m.Count(t.Shape[1], t.Shape[0], rank)
 		}
 		if n+p.Cost.Vectors == s.structured {
-			p.Module, p.Cost.Structured = m.Name, n
+			count, p.Module, p.Cost.Structured = m.Count, m.Name, n
 			break
 		}
 		found = append(found, fmt.Sprintf("%d with %s", n+p.Cost.Vectors, m.Name))
 	}
 	if p.Module == "" {
-		return fail("structured_params is %d, but modules of rank %d on its %d matrices and its %d whole vectors come to %s: give the module and the rank that it was made with", s.structured, rank, len(s.matrices), len(s.vectors), strings.Join(found, ", "))
+		return fail("structured_params is %d, but modules of rank %d on its %d matrices and its %d whole vectors come to %s; give the module and the rank that it was made with", s.structured, rank, len(s.matrices), len(s.vectors), strings.Join(found, ", "))
 	}
-	p.Cost.Total = p.Cost.sum()
+	p.Cost.Total = p.Cost.Structured + p.Cost.Vectors + p.Cost.Unstructured + p.Cost.CountedOnly + p.Cost.ClassToken
 	// params has been rounded to float32, of whose bits 24 count.
 	if want := s.params * 1e6; math.Abs(want-float64(p.Cost.Total)) > max(0.5, want/(1<<23)) {
 		return fail("params is %v million, but structured_params %d, unstructured_params %d and the class token's %d come to %d", s.params, s.structured, p.Cost.Unstructured+p.Cost.CountedOnly, p.Cost.ClassToken, p.Cost.Total)
 	}
-	p.Budget = slices.MinFunc(ReleaseBudgets(), func(a, b int) int { return abs(a-p.Cost.Total) - abs(b-p.Cost.Total) })
-	return p, p.check()
+	p.Budget = slices.MinFunc(plan.ReleaseBudgets(), func(a, b int) int { return abs(a-p.Cost.Total) - abs(b-p.Cost.Total) })
+	if err := p.Validate(s.tensors, count); err != nil {
+		return fail("%w", err)
+	}
+	return p, nil
 }
 
 func abs(n int) int { return max(n, -n) }
+
+// sizeOf returns the number of parameters of a tensor of one or two positive dimensions. It fails on
+// shapes whose positions an int32 does not hold.
+func sizeOf(name string, shape []int) (int, error) {
+	size := 1
+	for _, d := range shape {
+		size *= d
+	}
+	if size > math.MaxInt32 {
+		return 0, fmt.Errorf("tensor %.100q has shape %v, more than the %d parameters that a plan can index", name, shape, math.MaxInt32)
+	}
+	return size, nil
+}

@@ -1,6 +1,7 @@
-package plan
+package published
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -16,9 +17,30 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
 )
 
-var releaseModules = []Module{{"lora", loraParams}, {"adapter", adapterParams}}
+// lora and adapter count as the modules of these names, by the paper's formulas.
+var (
+	lora    = peft.Module{Name: "lora", Count: func(in, out, rank int) int { return rank * (in + out) }}
+	adapter = peft.Module{Name: "adapter", Count: func(_, out, rank int) int { return 2*rank*out + rank + out }}
+)
+
+// moduleOf returns lora or adapter.
+func moduleOf(t *testing.T, name string) peft.Module {
+	t.Helper()
+	for _, m := range releaseModules {
+		if m.Name == name {
+			return m
+		}
+	}
+	t.Fatalf("no module %q", name)
+	return peft.Module{}
+}
+
+var releaseModules = []peft.Module{lora, adapter}
 
 // The authors' selections that are in the golden folder, METHOD-TASK-BUDGET.pth: each of their 266 that is put there is
 // tested.
@@ -30,12 +52,12 @@ func TestPublishedGolden(t *testing.T) {
 	ambiguous := 0
 	for _, path := range paths {
 		name := filepath.Base(path)
-		s, err := LoadPublished(path)
+		s, err := load(path)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		p, err := s.Plan(8, releaseModules...)
+		p, err := s.plan(8, releaseModules...)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -44,14 +66,14 @@ func TestPublishedGolden(t *testing.T) {
 		switch {
 		case len(p.Matrices) == 0:
 			ambiguous++
-			if p, err = s.Plan(8, Module{method, moduleParams[method]}); err != nil {
+			if p, err = s.plan(8, moduleOf(t, method)); err != nil {
 				t.Error(err)
 				continue
 			}
 		case p.Module != method:
 			t.Errorf("%s: the module is %s", name, p.Module)
 		}
-		if err := p.Validate(s.Tensors, moduleParams[method]); err != nil {
+		if err := p.Validate(s.tensors, moduleOf(t, method).Count); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		million, err := strconv.ParseFloat(strings.TrimSuffix(name[strings.LastIndexByte(name, '-')+1:], ".pth"), 64)
@@ -101,19 +123,18 @@ func TestPublishedGolden(t *testing.T) {
 			t.Errorf("%s: %d entries are not the file's %d (%v)", name, len(flat), len(want), err)
 		}
 		// By the paper's rule none of them would be tuned as one.
-		for _, tensor := range s.Tensors {
+		for _, tensor := range s.tensors {
 			n := len(p.Entries[tensor.Name]) + len(p.CountedOnly[tensor.Name])
 			whole, divisor := tensor.Shape[0], p.Beta
 			if len(tensor.Shape) > 1 {
-				in, out := tensor.inOut()
-				whole, divisor = moduleParams[method](in, out, p.Rank), p.Alpha
+				whole, divisor = moduleOf(t, method).Count(tensor.Shape[1], tensor.Shape[0], p.Rank), p.Alpha
 			}
 			if float64(n) >= float64(whole)/divisor {
 				t.Errorf("%s: %d entries of %s", name, n, tensor.Name)
 			}
 		}
 		for _, rank := range []int{0, 7, 769} {
-			if _, err := s.Plan(rank, releaseModules...); err == nil && len(p.Matrices) > 0 {
+			if _, err := s.plan(rank, releaseModules...); err == nil && len(p.Matrices) > 0 {
 				t.Errorf("%s: rank %d is accepted", name, rank)
 			}
 		}
@@ -121,25 +142,44 @@ func TestPublishedGolden(t *testing.T) {
 	t.Logf("%d selections, in %d no matrix gets a module", len(paths), ambiguous)
 }
 
-// What the reference code selected in our own run of it comes to the plan that [Release] makes from the same scores.
+// TestPublishedIsRelease: what the reference code selected in our own run of it comes to the plan that
+// plan.Release makes from the same scores.
 func TestPublishedIsRelease(t *testing.T) {
-	folder := goldenFolder(t)
-	meta := readMeta(t, folder)
-	scored := readSensitivity(t, folder, meta.Depth)
+	var meta struct {
+		Rank        int
+		Scale       float64
+		Alpha, Beta float64
+		EmbedDim    int `json:"embed_dim"`
+		Depth       int
+		Plans       map[string]map[string]struct {
+			Params       float64  `json:"params"` // in units of scale, rounded to float32
+			Unstructured int      `json:"unstructured_params"`
+			Structured   int      `json:"structured_params"`
+			Matrices     [][]int  `json:"tuned_matrices"`
+			Vectors      []string `json:"tuned_vectors"`
+			// An object; the order of its names says where the indexes point.
+			NameShapes json.RawMessage `json:"unstructured_name_shapes"`
+			Indexes    []int64         `json:"unstructured_indexes"`
+		}
+	}
+	golden.JSON(t, golden.Path(t, "spt_small", "meta.json"), &meta)
+	file := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
+	scores := &sensitivity.Scores{ClassToken: meta.EmbedDim, Tensors: vitTensors(meta.Depth, meta.EmbedDim, file.Shape("blocks.0.mlp.fc1.weight")[0])}
+	for i := range scores.Tensors {
+		scores.Tensors[i].Scores = file.Float32(scores.Tensors[i].Name)
+	}
 	for module, selections := range meta.Plans {
-		plans, err := Release(scored, releaseOptions(meta, module))
+		o := plan.Options{Module: module, Rank: meta.Rank, Alpha: meta.Alpha, Beta: meta.Beta}
+		plans, err := plan.Release(t.Context(), scores, meta.Scale, o, moduleOf(t, module).Count)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for key, w := range selections {
-			f := publishedFile{vectors: w.Vectors, params: w.Params * meta.Scale / 1e6, unstructured: w.Unstructured, structured: w.Structured}
+			f := fields{vectors: w.Vectors, params: w.Params * meta.Scale / 1e6, unstructured: w.Unstructured, structured: w.Structured, indexes: w.Indexes}
 			if err := json.Unmarshal(w.NameShapes, &f.shapes); err != nil {
 				t.Fatal(err)
 			}
-			_, f.names = flat(t, &Plan{}, w.NameShapes)
-			for _, i := range w.Indexes {
-				f.indexes = append(f.indexes, int64(i))
-			}
+			f.names = keys(t, w.NameShapes)
 			for _, row := range w.Matrices {
 				tuned := make([]bool, len(row))
 				for j, x := range row {
@@ -152,13 +192,17 @@ func TestPublishedIsRelease(t *testing.T) {
 				t.Errorf("%s %s: %v", module, key, err)
 				continue
 			}
-			got, err := s.Plan(meta.Rank, Module{module, moduleParams[module]})
+			got, err := s.plan(meta.Rank, moduleOf(t, module))
 			if err != nil {
 				t.Errorf("%s %s: %v", module, key, err)
 				continue
 			}
-			budget := int(math.Round(target(t, key) * meta.Scale))
-			want := *plans[slices.IndexFunc(plans, func(p *Plan) bool { return p.Budget == budget })]
+			million, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(key, "param_req_"), ".pth"), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			budget := int(math.Round(million * meta.Scale))
+			want := *plans[slices.IndexFunc(plans, func(p *plan.Plan) bool { return p.Budget == budget })]
 			want.Tau, want.Budget = 0, got.Budget // which are not in the file
 			if !reflect.DeepEqual(got, &want) {
 				t.Errorf("%s %s: the plan is not that of Release", module, key)
@@ -167,9 +211,30 @@ func TestPublishedIsRelease(t *testing.T) {
 	}
 }
 
+// keys returns the keys of a JSON object in their order.
+func keys(t *testing.T, object []byte) (names []string) {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	if _, err := decoder.Token(); err != nil {
+		t.Fatal(err)
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shape []int
+		if err := decoder.Decode(&shape); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name.(string))
+	}
+	return names
+}
+
 // publishedFixture is a file that PyTorch wrote, with what is in it according to Python.
 func publishedFixture(name string) string {
-	return filepath.Join("..", "internal", "fixtures", "testdata", "published", name)
+	return filepath.Join("..", "..", "internal", "fixtures", "testdata", "published", name)
 }
 
 func TestPublishedFixtures(t *testing.T) {
@@ -195,15 +260,15 @@ func TestPublishedFixtures(t *testing.T) {
 		t.Fatalf("%d fixtures", len(expected))
 	}
 	for name, w := range expected {
-		s, err := LoadPublished(publishedFixture(name + ".pth"))
+		s, err := load(publishedFixture(name + ".pth"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := s.Plan(w.Rank, releaseModules...)
+		p, err := s.plan(w.Rank, releaseModules...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Module != w.Module || p.Compat != CompatRelease || p.Rank != w.Rank || p.Alpha != 10 || p.Beta != 5 || p.Budget != 50_000 || p.Tau != 0 {
+		if p.Module != w.Module || p.Compat != plan.CompatRelease || p.Rank != w.Rank || p.Alpha != 10 || p.Beta != 5 || p.Budget != 50_000 || p.Tau != 0 {
 			t.Errorf("%s: %s of rank %d, compat %q, alpha %v, beta %v, budget %d, tau %d", name, p.Module, p.Rank, p.Compat, p.Alpha, p.Beta, p.Budget, p.Tau)
 		}
 		if !slices.Equal(p.Matrices, w.Matrices) || !slices.Equal(p.Vectors, w.Vectors) || !reflect.DeepEqual(p.Entries, w.Entries) || !reflect.DeepEqual(p.CountedOnly, w.CountedOnly) {
@@ -213,14 +278,14 @@ func TestPublishedFixtures(t *testing.T) {
 		if c.Total != w.Params || c.Unstructured+c.CountedOnly != w.Unstructured || c.Structured+c.Vectors != w.Structured || c.ClassToken != 16 {
 			t.Errorf("%s: the cost is %+v, want %d, %d, %d", name, c, w.Params, w.Unstructured, w.Structured)
 		}
-		if err := p.Validate(s.Tensors, moduleParams[p.Module]); err != nil {
+		if err := p.Validate(s.tensors, moduleOf(t, p.Module).Count); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		encoded, err := p.Encode()
-		if err != nil {
+		file := filepath.Join(t.TempDir(), "plan.json")
+		if err := p.Save(file); err != nil {
 			t.Fatal(err)
 		}
-		if back, err := Decode(encoded); err != nil || !reflect.DeepEqual(back, p) {
+		if back, err := plan.LoadFile(file); err != nil || !reflect.DeepEqual(back, p) {
 			t.Errorf("%s: it is another plan after writing and reading (%v)", name, err)
 		}
 	}
@@ -293,13 +358,13 @@ func smallSelection() []pair {
 	}
 }
 
-func loadPickle(t *testing.T, v any) (*Published, error) {
+func loadPickle(t *testing.T, v any) (*selection, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "selection.pth")
 	if err := os.WriteFile(path, []byte("\x80\x04"+pickle(v)+"."), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	return LoadPublished(path)
+	return load(path)
 }
 
 func TestPublishedByHand(t *testing.T) {
@@ -307,13 +372,13 @@ func TestPublishedByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Plan(1, releaseModules...)
+	p, err := s.plan(1, releaseModules...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Plan{
-		Version: Version, Compat: CompatRelease, Module: "lora", Rank: 1, Alpha: 10, Beta: 5, Budget: 50_000,
-		Cost:     Cost{Structured: 4, Vectors: 4, Unstructured: 2, CountedOnly: 1, ClassToken: 2, Total: 13},
+	want := &plan.Plan{
+		Compat: plan.CompatRelease, Module: "lora", Rank: 1, Alpha: 10, Beta: 5, Budget: 50_000,
+		Cost:     plan.Cost{Structured: 4, Vectors: 4, Unstructured: 2, CountedOnly: 1, ClassToken: 2, Total: 13},
 		Matrices: []string{"blocks.0.attn.v.weight"}, Vectors: []string{"blocks.0.norm1.weight", "norm.bias"},
 		Entries: map[string][]int32{"blocks.0.attn.q.weight": {1}, "blocks.0.attn.proj.bias": {1}}, CountedOnly: map[string][]int32{"blocks.0.norm2.weight": {0}},
 	}
@@ -321,19 +386,17 @@ func TestPublishedByHand(t *testing.T) {
 		t.Errorf("the plan is %+v, want %+v", p, want)
 	}
 	// Adapter of rank 1 costs 7 on v.
-	if _, err := s.Plan(1, Module{"adapter", adapterParams}); err == nil || !strings.Contains(err.Error(), "structured_params is 8,") || !strings.Contains(err.Error(), "11 with adapter") {
+	if _, err := s.plan(1, adapter); err == nil || !strings.Contains(err.Error(), "structured_params is 8,") || !strings.Contains(err.Error(), "11 with adapter") {
 		t.Errorf("as Adapter: %v", err)
 	}
-	if _, err := s.Plan(2, releaseModules...); err == nil || !strings.Contains(err.Error(), "12 with lora, 16 with adapter") {
+	if _, err := s.plan(2, releaseModules...); err == nil || !strings.Contains(err.Error(), "12 with lora, 16 with adapter") {
 		t.Errorf("of rank 2: %v", err)
 	}
-	for want, modules := range map[string][]Module{"no structured module": nil, "no parameter count": {{Name: "lora"}}} {
-		if _, err := s.Plan(1, modules...); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: %v", modules, err)
-		}
+	if _, err := s.plan(1); err == nil || !strings.Contains(err.Error(), "no structured module") {
+		t.Errorf("without modules: %v", err)
 	}
 	for _, rank := range []int{-1, 0, 3, math.MaxInt} {
-		if _, err := s.Plan(rank, releaseModules...); err == nil || !strings.Contains(err.Error(), "expected 1 to 2") {
+		if _, err := s.plan(rank, releaseModules...); err == nil || !strings.Contains(err.Error(), "expected 1 to 2") {
 			t.Errorf("of rank %d: %v", rank, err)
 		}
 	}
@@ -341,7 +404,7 @@ func TestPublishedByHand(t *testing.T) {
 
 // Where all of every MLP is tuned as one, no shape in the file tells how wide it is.
 func TestPublishedMLPWidth(t *testing.T) {
-	f := publishedFile{matrices: [][]bool{{false, false, false, false, true, true}}, vectors: []string{"blocks.0.mlp.fc1.bias"}, shapes: map[string][]int{}}
+	f := fields{matrices: [][]bool{{false, false, false, false, true, true}}, vectors: []string{"blocks.0.mlp.fc1.bias"}, shapes: map[string][]int{}}
 	for _, tensor := range vitTensors(1, 2, 8) {
 		if !strings.Contains(tensor.Name, "fc") {
 			f.names, f.shapes[tensor.Name] = append(f.names, tensor.Name), tensor.Shape
@@ -353,7 +416,7 @@ func TestPublishedMLPWidth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := s.Plan(1, releaseModules...); err != nil || !reflect.DeepEqual(s.Tensors, vitTensors(1, 2, 8)) || p.Cost.Total != 30 {
+	if p, err := s.plan(1, releaseModules...); err != nil || !reflect.DeepEqual(s.tensors, vitTensors(1, 2, 8)) || p.Cost.Total != 30 {
 		t.Errorf("%+v, %v", p, err)
 	}
 	// An MLP three times as wide as the ViT does not come to the same.
@@ -361,7 +424,7 @@ func TestPublishedMLPWidth(t *testing.T) {
 	if s, err = f.check(); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := s.Plan(1, releaseModules...); err == nil {
+	if p, err := s.plan(1, releaseModules...); err == nil {
 		t.Errorf("%+v", p)
 	}
 }
@@ -455,7 +518,7 @@ func TestPublishedRefused(t *testing.T) {
 			}
 			s, err := loadPickle(t, file)
 			if err == nil {
-				_, err = s.Plan(1, releaseModules...)
+				_, err = s.plan(1, releaseModules...)
 			}
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, expected one that says %q", err, c.want)
@@ -465,7 +528,7 @@ func TestPublishedRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, err := LoadPublished(filepath.Join(t.TempDir(), "none.pth")); err == nil {
+	if _, err := load(filepath.Join(t.TempDir(), "none.pth")); err == nil {
 		t.Error("a file that is not there is read")
 	}
 	for _, broken := range []string{"", "no pickle", "{}", "PK\x03\x04"} {
@@ -473,7 +536,7 @@ func TestPublishedRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(broken), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadPublished(path); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := load(path); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %v", broken, err)
 		}
 	}
@@ -499,21 +562,59 @@ func TestPublishedDamaged(t *testing.T) {
 		if err := os.WriteFile(path, data, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		s, err := LoadPublished(path)
+		s, err := load(path)
 		if err != nil {
 			refused++
 			continue
 		}
-		p, err := s.Plan(8, releaseModules...)
+		p, err := s.plan(8, releaseModules...)
 		if err != nil {
 			refused++
 			continue
 		}
-		if err := p.Validate(s.Tensors, moduleParams[p.Module]); err != nil {
+		if err := p.Validate(s.tensors, moduleOf(t, p.Module).Count); err != nil {
 			t.Errorf("%v", err)
 		}
 	}
 	if refused < 30 {
 		t.Errorf("%d of 300 damaged files are refused", refused)
+	}
+}
+
+// The two methods of one task and budget, as two people who know nothing of each other would compare the files.
+func TestComparePublished(t *testing.T) {
+	var p [2]*plan.Plan
+	var s *selection
+	for i, method := range []string{"lora", "adapter"} {
+		var err error
+		if s, err = load(golden.Path(t, "published_plans", method+"-cifar-0.4.pth")); err != nil {
+			t.Fatal(err)
+		}
+		if p[i], err = s.plan(8, releaseModules...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := plan.Compare(p[0], p[1], s.tensors, lora.Count, adapter.Count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum plan.Selected
+	costs := [2]int{768, 768}
+	for _, r := range c.Rows {
+		for _, o := range []struct {
+			to   *plan.Overlap
+			from plan.Overlap
+		}{{&sum.Matrices, r.Matrices}, {&sum.Vectors, r.Vectors}, {&sum.Entries, r.Entries}, {&sum.CountedOnly, r.CountedOnly}} {
+			o.to.Both, o.to.OnlyA, o.to.OnlyB = o.to.Both+o.from.Both, o.to.OnlyA+o.from.OnlyA, o.to.OnlyB+o.from.OnlyB
+		}
+		costs[0], costs[1] = costs[0]+*r.CostA, costs[1]+*r.CostB
+	}
+	// By sets of Python over the same files.
+	want := plan.Selected{Matrices: plan.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: plan.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: plan.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: plan.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
+	if sum != want || c.Selected != want {
+		t.Errorf("%+v, its rows come to %+v, want %+v", c.Selected, sum, want)
+	}
+	if costs != [2]int{380909, 422713} {
+		t.Errorf("the rows cost %v", costs)
 	}
 }

@@ -1,0 +1,55 @@
+package delta_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/peft"
+)
+
+// A delta is saved, loaded again and merged into its backbone.
+func Example() {
+	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
+	m := colours.Model(c) // backbone.Load reads a checkpoint
+	s := peft.Uniform(c, "lora", 2)
+	tuning, err := peft.New(c, s)
+	if err != nil {
+		log.Fatal(err)
+	}
+	d := &delta.Delta{
+		Method: "lora", Objective: objective.SingleLabel.Name(), Classes: []string{"red", "green", "blue"},
+		Config: c, Preprocessing: m.Preprocessing, Transform: delta.Transform{Resize: "direct"},
+		Selection: s, Backbone: delta.BackboneOf(m), Tuned: tuning.Init(1, m.Weights), // package train tunes them
+	}
+	dir, err := os.MkdirTemp("", "delta")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := d.Save(dir); err != nil {
+		log.Fatal(err)
+	}
+
+	loaded, err := delta.Load(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	be, err := backend.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	merged, err := loaded.Merge(context.Background(), be, m, colours.Pixels(0, c.ImageSize, 0), delta.DefaultBound)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(loaded.Method, "on", loaded.Classes, "merges, checked on", merged.Images, "image")
+	// Output: lora on [red green blue] merges, checked on 1 image
+}

@@ -1,0 +1,150 @@
+package method
+
+import (
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/train"
+)
+
+// The options that methods with stages 1 and 2 read, and those that methods with modules read.
+var (
+	scoring = []string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"}
+	modules = []string{"rank", "dropout", "module-drop-path"}
+)
+
+// rows are the catalogue. A new method is one more row.
+var rows []Row
+
+func init() {
+	rows = catalogue()
+	peft.Reserve(checkModuleName)
+}
+
+func catalogue() []Row {
+	both := func(a []string, more ...string) []string { return append(append([]string{}, a...), more...) }
+	return []Row{
+		{
+			Name:    "spt-NAME",
+			Summary: "SPT with this structured module",
+			Paper:   "He et al. 2023, Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning, arXiv 2303.08566",
+			Scores:  true,
+			options: both(scoring, append([]string{"compat"}, modules...)...),
+		}, {
+			Name:    "spt-NAME-structured",
+			Summary: "SPT without single entries",
+			Paper:   "He et al. 2023, arXiv 2303.08566",
+			Scores:  true, Only: plan.Structured,
+			options: both(scoring, modules...),
+		}, {
+			Name:    "spt-unstructured",
+			Summary: "SPT without modules: single entries of matrices",
+			Paper:   "He et al. 2023, arXiv 2303.08566",
+			Scores:  true, Only: plan.Unstructured,
+			options: scoring,
+			merges:  true,
+		}, {
+			Name:    "NAME",
+			Summary: "this module on every matrix of every block",
+			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
+			options: both(modules, "budget"),
+			tunes:   uniform,
+		}, {
+			Name:     "adaptformer",
+			Summary:  "a bottleneck beside the MLP of every block",
+			Paper:    "Chen et al. 2022, AdaptFormer, arXiv 2205.13535",
+			options:  []string{"bottleneck", "scale", "dropout"},
+			defaults: Options{Bottleneck: 64, Scale: 0.1},
+			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
+				return peft.AdaptFormer(o.Bottleneck, o.Scale), nil
+			},
+			// Chen et al. 2022, main_image.py, with the learning rate of SPT.
+			Recipe: "dropout 0.1 in the bottleneck, no drop-path, no weight decay",
+			change: func(o *train.Options) { o.DropPath, o.WeightDecay = 0, 0 },
+		},
+		vpt("vpt-shallow", "prompts before the first block", 100, false),
+		vpt("vpt-deep", "prompts before every block", 50, true),
+		{
+			Name:    "ssf",
+			Summary: "a scale and a shift for the output of every operation",
+			Paper:   "Lian et al. 2022, Scaling & Shifting Your Features, arXiv 2210.08823",
+			merges:  true,
+			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Scaled(), nil },
+			// Lian et al. 2022, train_scripts/vit/vtab/cifar_100.
+			Recipe: "learning rate 5e-3, weight decay 5e-5, warm-up from 1e-7, down to 1e-8, no drop-path",
+			change: func(o *train.Options) {
+				o.LR, o.WeightDecay, o.WarmupLR, o.MinLR, o.DropPath = 5e-3, 5e-5, 1e-7, 1e-8, 0
+			},
+		}, {
+			Name:    "bitfit",
+			Summary: "every bias",
+			Paper:   "Ben Zaken et al. 2022, BitFit, arXiv 2106.10199",
+			merges:  true,
+			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return peft.BitFit(c), nil },
+		}, {
+			Name:    "partial-K",
+			Summary: "the last K blocks and all after them",
+			Paper:   "Yosinski et al. 2014, arXiv 1411.1792",
+			least:   1, usual: 1,
+			merges: true,
+			tunes: func(r Row, c backbone.Config, _ Options) (peft.Selection, error) {
+				return peft.Partial(c, r.number)
+			},
+			Recipe: fullRecipe,
+			change: fullChange,
+		}, {
+			Name:    "mlp-K",
+			Summary: "a head of K layers",
+			Paper:   "Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119",
+			least:   2, usual: 3, // a head of one layer is linear
+			options: []string{"dropout"},
+			tunes: func(r Row, _ backbone.Config, _ Options) (peft.Selection, error) {
+				return peft.MLPHead(r.number), nil
+			},
+			Recipe: headRecipe,
+			change: headChange,
+		}, {
+			Name:    "linear",
+			Summary: "the head alone",
+			merges:  true,
+			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Linear(), nil },
+			Recipe:  headRecipe,
+			change:  headChange,
+		}, {
+			Name:    "full",
+			Summary: "every weight",
+			merges:  true,
+			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return peft.Full(c), nil },
+			Recipe:  fullRecipe,
+			change:  fullChange,
+		},
+	}
+}
+
+// vpt returns the row of a form of visual prompt tuning.
+func vpt(name, summary string, prompts int, deep bool) Row {
+	return Row{
+		Name:     name,
+		Summary:  summary,
+		Paper:    "Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119",
+		options:  []string{"prompts", "dropout"},
+		defaults: Options{Prompts: prompts},
+		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
+			return peft.VPT(o.Prompts, deep), nil
+		},
+		// As VPT is trained with AdamW in NOAH (Zhang et al. 2022, arXiv 2206.04673, configs/VPT/VTAB).
+		Recipe: "learning rate 5e-3, dropout 0.1 on the prompts",
+		change: func(o *train.Options) { o.LR = 5e-3 },
+	}
+}
+
+// The recipe of methods that tune whole blocks: 1.25e-4 is the 5e-4 for a batch of 256 among the learning
+// rates that VPT searches for AdamW (Jia et al. 2022, tune_vtab.py).
+const fullRecipe = "learning rate 1.25e-4"
+
+func fullChange(o *train.Options) { o.LR = 1.25e-4 }
+
+// The recipe of methods that tune a head alone: it is fitted to the backbone as it is.
+const headRecipe = "no drop-path"
+
+func headChange(o *train.Options) { o.DropPath = 0 }

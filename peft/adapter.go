@@ -1,0 +1,29 @@
+package peft
+
+import (
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/sptune/spt/backbone"
+)
+
+// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) as SPT places it: y + U·GELU(D·y +
+// d) + u on the matrix's own output, and on proj in parallel, on the matrix's input. U and u start at
+// zero. The GELU lies between D and U, so it cannot be merged.
+var adapter = Module{
+	Name:  "adapter",
+	Count: func(in, out, rank int) int { return 2*rank*out + rank + out },
+	Graph: func(s *Site, x, y *Node) *Node {
+		from := y
+		if s.Is("attn.proj") {
+			from = x
+		}
+		// On proj in = out, so D has the same shape in both cases.
+		down := s.Param("adapter_down.weight", KaimingUniform, s.Rank, s.Out)
+		downBias := s.Param("adapter_down.bias", Zero, s.Rank)
+		up := s.Param("adapter_up.weight", Zero, s.Out, s.Rank)
+		upBias := s.Param("adapter_up.bias", Zero, s.Out)
+		return Add(y, backbone.Linear(backbone.GELU(backbone.Linear(from, down, downBias)), up, upBias))
+	},
+}
+
+func init() { builtIn(adapter) }

@@ -1,0 +1,40 @@
+package peft
+
+import (
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/sptune/spt/backbone"
+)
+
+// lora is LoRA (Hu et al. 2022, arXiv 2106.09685) as SPT uses it: y + B·A·x without a factor alpha/r,
+// with A Kaiming-uniform and B zero at the start. Dropout acts on its input except on proj, drop-path on
+// its output.
+var lora = Module{
+	Name:  "lora",
+	Count: func(in, out, rank int) int { return rank * (in + out) },
+	Graph: func(s *Site, x, y *Node) *Node {
+		a := s.Param("lora_A", KaimingUniform, s.Rank, s.In)
+		b := s.Param("lora_B", Zero, s.Out, s.Rank)
+		if !s.Is("attn.proj") {
+			x = s.Dropout(x)
+		}
+		// Drop-path scales whole images, so it may act between A and B, where there are the fewest values.
+		return Add(y, backbone.Linear(s.DropPath(backbone.Linear(x, a, nil)), b, nil))
+	},
+	Merge: func(l *MergedLayer) error {
+		a, b := l.Tensors["lora_A"], l.Tensors["lora_B"]
+		for o := range l.Out {
+			row := l.Weight.Data[o*l.In : (o+1)*l.In]
+			for i := range row {
+				sum := 0.0
+				for r := range l.Rank {
+					sum += float64(b.Data[o*l.Rank+r]) * float64(a.Data[r*l.In+i])
+				}
+				row[i] = float32(float64(row[i]) + sum)
+			}
+		}
+		return nil
+	},
+}
+
+func init() { builtIn(lora) }
