@@ -99,7 +99,7 @@ func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
 // exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1
 // convolutions.
 func exportConvNeXt(m *Model) checkpoint.StateDict {
-	if !m.ConvMLP {
+	if !m.convMLP {
 		return m.Weights
 	}
 	out := maps.Clone(m.Weights)

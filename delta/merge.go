@@ -102,8 +102,8 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
-	out.Model.ConvMLP = m.ConvMLP
+	out = &Merged{Model: m.WithWeights(weights), Transform: d.Transform}
+	out.Model.Preprocessing = d.Preprocessing
 	if before, err = train.NewPredictor(be, m, o, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}
