@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"image"
 	"image/color"
 	"image/png"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/seeded"
 )
 
 func TestMain(m *testing.M) {
@@ -123,9 +123,7 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 		if p.Name == option["without"] || p.Role == backbone.Head && number("head") == 0 {
 			continue
 		}
-		h := fnv.New64a()
-		h.Write([]byte(p.Name))
-		r := rand.New(rand.NewPCG(uint64(number("seed")), h.Sum64()))
+		r := seeded.Rand(uint64(number("seed")), p.Name)
 		w := checkpoint.NewTensor(p.Shape...)
 		for i := range w.Data {
 			w.Data[i] = float32(0.2 * r.NormFloat64())
