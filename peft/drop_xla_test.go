@@ -1,4 +1,4 @@
-// go:build xla && linux
+//go:build xla && linux
 
 package peft
 
