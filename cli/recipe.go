@@ -62,7 +62,7 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 		return nil
 	}
 	if _, err := peft.Lookup(name); err != nil {
-		return &run.OptionError{Err: err}
+		return &run.OptionError{Option: "structured", Err: err}
 	}
 	if !cmd.Flags().Changed("method") {
 		*chosen = method.SPT(name)

@@ -44,6 +44,9 @@ on with --resume; its result is the same to the last bit.
 			if err := checkMethod(cmd, row); err != nil {
 				return err
 			}
+			if o.explain && !row.Scores {
+				return refuse("method %s makes no plan that --explain could print; leave it out", row.Method)
+			}
 			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err
 			}
