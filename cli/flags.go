@@ -110,15 +110,15 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.demo.Task }},
 		{name: "layout", on: "tune score train eval verify", group: dataGroup, common: true,
 			help: "the layout of the data set: " + or(dataset.Layouts()),
-			kind: "NAME", values: dataset.Layouts, auto: "recognised from the files",
+			kind: "NAME", values: dataset.Layouts, auto: "the layout that the files show",
 			field: func(o *options) any { return &o.config.Data.Layout }},
 		{name: "image-column", on: "tune score train eval verify", group: dataGroup,
 			help: "the column of images in parquet files and tables",
-			kind: "COLUMN", auto: "found by its name, such as image",
+			kind: "COLUMN", auto: "the column with a usual name, such as image",
 			field: func(o *options) any { return &o.config.Data.ImageColumn }},
 		{name: "label-column", on: "tune score train eval verify", group: dataGroup,
 			help: "the column of labels in parquet files and tables",
-			kind: "COLUMN", auto: "found by its name, such as label",
+			kind: "COLUMN", auto: "the column with a usual name, such as label",
 			field: func(o *options) any { return &o.config.Data.LabelColumn }},
 		{name: "val-fraction", on: "tune score train eval verify", group: dataGroup,
 			help: "the share of the training images that become the validation split of a data set without one; 0 " +
@@ -181,8 +181,7 @@ func flagTable() []flagRow {
 			kind: "NAME", values: methodsWithoutPlan, auto: "the plan's",
 			field: func(o *options) any { return (*string)(o.method) }},
 		{name: "method", on: "plan", group: methodGroup, common: true,
-			help: "the method: spt-NAME with the structured module NAME, spt-NAME-structured without single entries, " +
-				"or spt-unstructured without modules",
+			help: planMethods(),
 			kind: "NAME", values: methodsWithPlan, def: method.SPTLoRA, excludes: []string{"compare"},
 			field: func(o *options) any { return (*string)(o.method) }},
 		{name: "method", on: "demo", group: methodGroup, common: true,
@@ -212,11 +211,11 @@ func flagTable() []flagRow {
 			kind: "PARAMS", excludes: []string{"plan"},
 			field: func(o *options) any { return (*budgetValue)(&o.single.Budget) }},
 		{name: "budget", on: "plan", group: methodGroup, common: true,
-			help: "the number of parameters to tune, such as 0.4M or 400k, or with --model 0.5%",
+			help: "the number of parameters to tune, such as 0.4M or 400k; with --model also a share, such as 0.5%",
 			kind: "PARAMS", excludes: []string{"compare", "import"},
 			field: func(o *options) any { return (*budgetValue)(&o.budget) }},
 		{name: "budget", on: "demo", group: methodGroup, common: true,
-			help: "the number of parameters to tune, for all methods with modules",
+			help: "the number of parameters to tune, the same for all methods that take a budget",
 			kind: "PARAMS", def: demo.DefaultBudget,
 			field: func(o *options) any { return (*budgetValue)(&o.demo.Budget) }},
 		{name: "budget", on: "bench", group: methodGroup, common: true,
@@ -227,8 +226,8 @@ func flagTable() []flagRow {
 		{name: "rank", on: "tune", group: methodGroup, common: true,
 			help: "the rank of the modules",
 			kind: "N", bounds: oneOrMore,
-			auto: "8, less for small budgets of backbones narrower than 768; without stages 1 and 2 the largest that " +
-				"the budget allows",
+			auto: "8, less for small budgets of backbones narrower than 768; for a method without a plan the largest " +
+				"that the budget allows",
 			field: func(o *options) any { return o.rank }},
 		{name: "rank", on: "plan", group: methodGroup,
 			help: "the rank of the modules",
@@ -301,7 +300,7 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.config.Tune.Plan.Beta }},
 		{name: "compat", on: "tune plan", group: scoringGroup,
 			help: "the compatibility mode; release plans as the paper's published code does, for its seven budgets",
-			kind: "MODE", values: words(plan.CompatRelease), auto: "an exact budget",
+			kind: "MODE", values: words(plan.CompatRelease), auto: "none: a plan keeps exactly to any budget",
 			excludes: []string{"compare", "import"},
 			field:    func(o *options) any { return &o.config.Tune.Plan.Compat }},
 
@@ -566,9 +565,14 @@ func takers(option string) (names []string) {
 // methodDefaults describes the default of an option for each method that reads it.
 func methodDefaults(option string, value func(method.Options) any) string {
 	var texts []string
+	names := takers(option)
 	for _, row := range method.Catalogue() {
-		if row.Takes(option) {
-			texts = append(texts, fmt.Sprintf("%v for %s", value(row.WithDefaults(method.Options{})), row.Name))
+		switch v := value(row.WithDefaults(method.Options{})); {
+		case !row.Takes(option):
+		case len(names) == 1:
+			texts = append(texts, fmt.Sprint(v))
+		default:
+			texts = append(texts, fmt.Sprintf("%v for %s", v, row.Name))
 		}
 	}
 	return comma(texts)
@@ -588,6 +592,17 @@ func recipeDefaults(value func(train.Options) float64) string {
 		text += fmt.Sprintf("; %v for %s", v, comma(names[v]))
 	}
 	return text
+}
+
+// planMethods describes the methods that plan.
+func planMethods() string {
+	var families []string
+	for _, row := range method.Catalogue() {
+		if row.Scores {
+			families = append(families, row.Name+" ("+row.Summary+")")
+		}
+	}
+	return "the method, where NAME is the structured module " + or(peft.Names()) + ": " + or(families)
 }
 
 func methodsWithPlan() []string {

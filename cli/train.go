@@ -23,8 +23,7 @@ and validates after every epoch. With --with-val it trains on the validation ima
 It tests nothing; 'spt eval' does. Delta, metrics and configuration are in a run folder. A
 stopped run goes on with --resume; its result is the same to the last bit.
 
-` + methodsHelp() + `
-The methods of SPT need a plan.`,
+` + methodsHelp() + ` The methods of SPT (spt-...) need a plan.`,
 		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
   spt train --model vit_tiny.safetensors --data clothing --method lora --rank 8
   spt train --resume runs/clothing-lora`,
