@@ -46,8 +46,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage: an unknown command, flag or value
-  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken,
-       or does not match the other inputs
+  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken, or does not match the other inputs
   130  interrupted; if files were kept, the command that goes on is printed`
 
 // app holds the state of one call of the program.
