@@ -57,9 +57,9 @@ var imports = []struct {
 	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run", "sensitivity",
 		"train", "internal/embedded", "internal/seeded", "internal/synth"}},
 	{"internal/bench", []string{"", "backbone", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress",
-		"run", "sensitivity", "train", "internal/demo", "internal/measure", "internal/option"}},
+		"run", "sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option"}},
 	{"cli", []string{"", "backbone", "backend", "checkpoint", "dataset", "delta", "inspect", "method", "objective", "peft", "plan", "plan/published",
-		"progress", "run", "sensitivity", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub"}},
+		"progress", "run", "sensitivity", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub", "internal/jsonfile"}},
 	{"cmd/spt", []string{"cli"}},
 
 	// For tests.

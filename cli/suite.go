@@ -2,12 +2,12 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/bench"
+	"github.com/sptune/spt/internal/jsonfile"
 )
 
 // benchSuite runs the suite. It writes the report to NAME.json and NAME.md after every item. It
@@ -22,16 +22,10 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 		}
 	}
 	o.Keep = func(r *bench.SuiteReport) error {
-		data, err := json.MarshalIndent(r, "", "  ")
-		if err != nil {
-			return fmt.Errorf("writing the report: %w", err)
+		if err := jsonfile.Write(name+".json", r); err != nil {
+			return err
 		}
-		for path, content := range map[string][]byte{name + ".json": append(data, '\n'), name + ".md": []byte(suiteReport(r))} {
-			if err := atomicfile.WriteBytes(path, content); err != nil {
-				return err
-			}
-		}
-		return nil
+		return atomicfile.WriteBytes(name+".md", []byte(suiteReport(r)))
 	}
 	r, err := bench.Suite(ctx, o)
 	if err != nil {
@@ -52,7 +46,7 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 func suiteReport(r *bench.SuiteReport) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("# spt %s on %s\n", r.Version, r.Device)
+	line("# spt %s on %s\n", r.Spt, r.Device)
 	line("%s. Started %s, %.0f s. Default precision %s.\n", r.Description, r.Started.Format("2006-01-02 15:04 MST"), r.Seconds, r.Precision)
 	line("| peak | type | |\n|---|---|---|")
 	for _, p := range r.Peaks {

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
@@ -44,7 +45,8 @@ type SuiteOptions struct {
 
 // SuiteReport holds what a device computes and how fast.
 type SuiteReport struct {
-	Version     string      `json:"version"`
+	jsonfile.Header
+	Spt         string      `json:"spt"` // version of the program
 	Started     time.Time   `json:"started"`
 	Seconds     float64     `json:"seconds"`
 	Device      string      `json:"device"`
@@ -125,7 +127,7 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 		o.Keep = func(*SuiteReport) error { return nil }
 	}
 	s := &suite{SuiteOptions: o, start: time.Now(), SuiteReport: &SuiteReport{
-		Version: spt.Version, Started: time.Now().UTC(), Device: backend.NameOf(o.Backend), Description: o.Backend.Description(),
+		Header: jsonfile.Header{Kind: jsonfile.Suite, Version: 1}, Spt: spt.Version, Started: time.Now().UTC(), Device: backend.NameOf(o.Backend), Description: o.Backend.Description(),
 		Precision: string(backend.DefaultPrecision(o.Backend)), Peaks: []peak{}, Checks: []check{}, Steps: []suiteStep{}, Failed: []string{}, Skipped: []string{},
 	}}
 	if d := o.Backend.DeviceDescription(0); d != s.Description {

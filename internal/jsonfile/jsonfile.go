@@ -21,6 +21,7 @@ const (
 	Epoch     Kind = "epoch"     // one line of metrics.jsonl
 	Plan      Kind = "plan"      // plan.json
 	Delta     Kind = "delta"     // spt_delta.json
+	Suite     Kind = "suite"     // the report of spt bench --suite
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each.
