@@ -36,7 +36,7 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 		o, err := objective.Get(d.Objective)
 		return &Trained{Objective: o, Tuning: tuning, Tuned: d.Tuned}, err
 	}
-	tuning, err := peft.New(m.Config, peft.Linear())
+	tuning, err := peft.New(m.Config, peft.Selection{})
 	if err != nil {
 		return nil, err
 	}

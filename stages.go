@@ -38,7 +38,7 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 		if !t.data.Mixed {
 			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 		}
-		head, err := peft.New(t.model.Config, peft.Linear())
+		head, err := peft.New(t.model.Config, peft.Selection{})
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,7 @@
 //
 // "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
 // "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and the
-// positions of the entries of tensor NAME as I32 under peft.SparseIndices(NAME). The JSON holds the
+// positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds the
 // SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the backbone are
 // not in a delta, only their fingerprint.
 //

@@ -61,15 +61,15 @@ func selections() map[string]peft.Selection {
 				"blocks.1.attn.k.bias": {15}, "norm.bias": {0, 1}}},
 		"adapter": peft.Uniform(tinyConfig, "adapter", 3),
 		"lora":    peft.Uniform(tinyConfig, "lora", 2),
-		"linear":  peft.Linear(),
+		"linear":  peft.Selection{},
 		"full":    peft.Full(tinyConfig),
 		"bitfit":  peft.BitFit(tinyConfig),
-		"ssf":     peft.Scaled(),
+		"ssf":     peft.Selection{SSF: true},
 
-		"adaptformer": peft.AdaptFormer(3, 0.1),
-		"vpt-shallow": peft.VPT(2, false),
-		"vpt-deep":    peft.VPT(2, true),
-		"mlp-3":       peft.MLPHead(3),
+		"adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},
+		"vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}},
+		"vpt-deep":    peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}},
+		"mlp-3":       peft.Selection{MLPHead: 3},
 	}
 }
 
@@ -144,7 +144,7 @@ func TestRoundTrip(t *testing.T) {
 func TestSaveReplaces(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	dir := saved(t, result(t, m, "lora", selections()["lora"]))
-	d := result(t, m, "linear", peft.Linear())
+	d := result(t, m, "linear", peft.Selection{})
 	if err := d.Save(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -455,7 +455,7 @@ func TestSaveRefuses(t *testing.T) {
 }
 
 func TestImageTransform(t *testing.T) {
-	d := result(t, tiny(tinyConfig, 1), "linear", peft.Linear())
+	d := result(t, tiny(tinyConfig, 1), "linear", peft.Selection{})
 	if got, want := d.ImageTransform(), (dataset.Transform{Size: 16, Resize: "crop", ResizeTo: 18}); got != want {
 		t.Errorf("got %+v, expected %+v", got, want)
 	}

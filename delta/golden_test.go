@@ -65,7 +65,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			head, err := peft.New(m.Config, peft.Linear())
+			head, err := peft.New(m.Config, peft.Selection{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,9 +7,6 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Linear returns the selection of the linear probe: nothing but the head.
-func Linear() Selection { return Selection{} }
-
 // Full returns the selection of full fine-tuning: every tensor, patch and position embedding
 // included.
 func Full(c backbone.Config) Selection {
