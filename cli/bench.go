@@ -12,10 +12,10 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/internal/bench"
+	"github.com/sptune/spt/internal/published"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
-	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )

@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sptune/spt/internal/published"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
-	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
 )
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/sptune/spt/inspect"
-	"github.com/sptune/spt/plan/published"
+	"github.com/sptune/spt/internal/published"
 )
 
 // TestPublishedSelection recognises a selection that the paper's code has saved.

@@ -10,8 +10,8 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/internal/published"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/sensitivity"
 )
 
