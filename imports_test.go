@@ -16,7 +16,7 @@ import (
 // may import more. Packages below an internal folder of another package belong to that package.
 var imports = map[string][]string{
 	"progress":   {},
-	"checkpoint": {"internal/atomicfile"},
+	"checkpoint": {"internal/atomicfile", "internal/pickle"},
 	"dataset":    {"progress"},
 	"backend":    {"backend/cpu"},
 	"backbone":   {"backend", "checkpoint"},
@@ -58,8 +58,9 @@ var imports = map[string][]string{
 	"internal/atomicfile":      {},
 	"internal/measure":         {"backend/cpu"},
 	"internal/moduleroot":      {},
+	"internal/pickle":          {},
 	"internal/planreport":      {"plan", "sensitivity"},
-	"internal/published":       {"checkpoint", "internal/planreport", "peft", "plan", "sensitivity"},
+	"internal/published":       {"checkpoint", "internal/pickle", "internal/planreport", "peft", "plan", "sensitivity"},
 	"internal/seeded":          {},
 	"internal/synth":           {},
 	"internal/version":         {},
