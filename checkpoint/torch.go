@@ -41,15 +41,15 @@ func Unpickle(path string) (any, error) {
 
 func unpickle(data []byte, name string) (pickle.Value, error) {
 	r, size := bytes.NewReader(data), int64(len(data))
-	kind, err := recognise(r, size, name)
+	k, err := recognise(r, size, name)
 	if err != nil {
 		return nil, err
 	}
-	if kind == Pickle {
+	if k == kindPickle {
 		v, _, err := readPickles(r, size, name)
 		return v, err
 	}
-	if kind == Zip {
+	if k == kindZip {
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return nil, err

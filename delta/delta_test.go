@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -174,8 +175,14 @@ func TestFiles(t *testing.T) {
 	}
 	for name, shape := range map[string][]int{"blocks.1.mlp.fc2.weight.sparse_values": {3}, "blocks.0.attn.q.lora_A": {2, 16},
 		"blocks.1.mlp.fc1.lora_B": {32, 2}, "cls_token": {1, 1, 16}, "head.weight": {3, 16}, "head.bias": {3}} {
-		info, ok := f.Info(name)
-		if !ok || info.DType != checkpoint.F32 || !reflect.DeepEqual(info.Shape, shape) {
+		all := f.Tensors()
+		i := slices.IndexFunc(all, func(info checkpoint.TensorInfo) bool { return info.Name == name })
+		if i < 0 {
+			t.Errorf("there is no %s", name)
+			continue
+		}
+		info := all[i]
+		if info.DType != checkpoint.F32 || !reflect.DeepEqual(info.Shape, shape) {
 			t.Errorf("%s: %+v, expected F32 %v", name, info, shape)
 		}
 	}
