@@ -32,7 +32,7 @@ var imports = map[string][]string{
 		"internal/hub", "internal/jsonfile"},
 	"run": {"backbone", "backend", "checkpoint", "dataset", "delta", "method", "peft", "plan", "progress", "sensitivity",
 		"train", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/version"},
-	"inspect": {"backbone", "checkpoint", "delta", "plan", "progress", "run", "sensitivity", "train",
+	"inspect": {"backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train",
 		"internal/jsonfile", "internal/published"},
 	"": {"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress",
 		"run", "sensitivity", "train", "internal/version"},

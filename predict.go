@@ -29,7 +29,7 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 		if err := d.Check(m); err != nil {
 			return nil, &run.InputError{Err: err}
 		}
-		tuning, err := d.Tuning()
+		tuning, err := peft.New(d.Config, d.Selection)
 		if err != nil {
 			return nil, err
 		}

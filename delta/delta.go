@@ -86,11 +86,6 @@ type PlanSummary struct {
 	Cost   plan.Cost `json:"cost"` // parameters spent, by part
 }
 
-// Summarize returns the summary of a plan that a delta records.
-func Summarize(p *plan.Plan) *PlanSummary {
-	return &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
-}
-
 // Backbone identifies a backbone.
 type Backbone struct {
 	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the head.
@@ -103,8 +98,18 @@ type Backbone struct {
 	Parameters int `json:"parameters"`
 }
 
-// BackboneOf returns what identifies m.
-func BackboneOf(m *backbone.Model) Backbone {
+// New returns a delta for the backbone m: it fills in Config, Preprocessing and Backbone, and, from the
+// plan p, Plan. p is nil for a method without a plan. The other fields are the caller's to set.
+func New(m *backbone.Model, p *plan.Plan) *Delta {
+	d := &Delta{Config: m.Config, Preprocessing: m.Preprocessing, Backbone: identify(m)}
+	if p != nil {
+		d.Plan = &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
+	}
+	return d
+}
+
+// identify returns what identifies m.
+func identify(m *backbone.Model) Backbone {
 	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
 	switch {
 	case m.Origin != "":
@@ -115,15 +120,13 @@ func BackboneOf(m *backbone.Model) Backbone {
 	return b
 }
 
-func (b Backbone) String() string {
+// describe names the backbone in an error.
+func (b Backbone) describe() string {
 	if b.File == "" {
 		return "a backbone without a file"
 	}
 	return fmt.Sprintf("%.200q", b.File)
 }
-
-// Tuning returns the selection bound to the configuration of the delta.
-func (d *Delta) Tuning() (*peft.Tuning, error) { return peft.New(d.Config, d.Selection) }
 
 // ImageTransform returns the transform for evaluation, at the image size of the delta.
 func (d *Delta) ImageTransform() dataset.Transform {
@@ -142,7 +145,7 @@ func (d *Delta) validate() error {
 	if err := d.validateSelection(); err != nil {
 		return err
 	}
-	t, err := d.Tuning()
+	t, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return err
 	}

@@ -88,11 +88,11 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 			tuned[p.Name].Data[i] += float32(0.1 * r.NormFloat64())
 		}
 	}
-	return &delta.Delta{
-		Method: method, Objective: objective.SingleLabel.Name(), Classes: []string{"rose", "a \"quoted\"\nname", "tulipän"}, Config: m.Config, Preprocessing: m.Preprocessing,
-		Transform: delta.Transform{Resize: "crop", ResizeTo: 18}, Selection: s, Backbone: delta.BackboneOf(m), Tuned: tuned,
-		Metrics: map[string]float64{"val_accuracy": 0.8125, "test_accuracy": 1.0 / 3},
-	}
+	d := delta.New(m, nil)
+	d.Method, d.Objective, d.Classes = method, objective.SingleLabel.Name(), []string{"rose", "a \"quoted\"\nname", "tulipän"}
+	d.Transform, d.Selection, d.Tuned = delta.Transform{Resize: "crop", ResizeTo: 18}, s, tuned
+	d.Metrics = map[string]float64{"val_accuracy": 0.8125, "test_accuracy": 1.0 / 3}
+	return d
 }
 
 // saved is the folder of a saved delta.
@@ -111,8 +111,8 @@ func TestRoundTrip(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			d := result(t, m, method, s)
 			if method == "spt-lora" {
-				d.Plan = delta.Summarize(&plan.Plan{Budget: 400, Tau: 37, Compat: plan.CompatRelease, Alpha: 10, Beta: 5,
-					Cost: plan.Cost{Structured: 200, Vectors: 48, Unstructured: 9, CountedOnly: 2, ClassToken: 16, Total: 275}})
+				d.Plan = delta.New(m, &plan.Plan{Budget: 400, Tau: 37, Compat: plan.CompatRelease, Alpha: 10, Beta: 5,
+					Cost: plan.Cost{Structured: 200, Vectors: 48, Unstructured: 9, CountedOnly: 2, ClassToken: 16, Total: 275}}).Plan
 			}
 			dir := saved(t, d)
 			for _, path := range []string{dir, filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName)} {

@@ -23,7 +23,7 @@ import (
 
 // predictor returns the logits of m with the delta in place.
 func predictor(be backend.Backend, d *delta.Delta, m *backbone.Model) (*train.Predictor, error) {
-	tuning, err := d.Tuning()
+	tuning, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return nil, err
 	}

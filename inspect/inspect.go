@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/published"
+	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -174,7 +175,7 @@ func openDelta(path string) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.Tuning()
+	t, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return nil, err
 	}
