@@ -20,7 +20,7 @@ func (d *Delta) Check(m *backbone.Model) error {
 	}
 	if differences := compare(m.Config, d.Config); len(differences) > 0 {
 		return fmt.Errorf("the delta does not fit the backbone %s: %s; it was tuned on %s; give that one, opened as the delta says (Delta.OpenBackbone does), or tune this one anew",
-			name, strings.Join(differences, ", "), d.Backbone.describe())
+			name, strings.Join(differences, ", "), d.Backbone)
 	}
 	if m.Preprocessing.Mean != d.Preprocessing.Mean || m.Preprocessing.Std != d.Preprocessing.Std {
 		return fmt.Errorf("the delta does not fit the backbone %s: it was tuned on pixels normalised by mean %v and std %v, the backbone was opened with %v and %v; open it as the delta says (Delta.OpenBackbone does), with these values",
@@ -28,7 +28,7 @@ func (d *Delta) Check(m *backbone.Model) error {
 	}
 	if got := m.Fingerprint(); got != d.Backbone.Fingerprint {
 		return fmt.Errorf("the delta does not fit the backbone %s: the shapes agree but the weights are other ones (fingerprint %s, expected %s); give the checkpoint that it was tuned on, %s, or tune this one anew",
-			name, got, d.Backbone.Fingerprint, d.Backbone.describe())
+			name, got, d.Backbone.Fingerprint, d.Backbone)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
 	m, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: d.Config.NumClasses, ImageSize: d.Config.ImageSize,
 		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps})
 	if err != nil {
-		return nil, fmt.Errorf("opening the backbone of a delta that was tuned on %s: %w", d.Backbone.describe(), err)
+		return nil, fmt.Errorf("opening the backbone of a delta that was tuned on %s: %w", d.Backbone, err)
 	}
 	m.Preprocessing = d.Preprocessing
 	if err := d.Check(m); err != nil {

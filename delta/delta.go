@@ -120,8 +120,8 @@ func identify(m *backbone.Model) Backbone {
 	return b
 }
 
-// describe names the backbone in an error.
-func (b Backbone) describe() string {
+// String names the backbone for people: its File, quoted, or that it has none.
+func (b Backbone) String() string {
 	if b.File == "" {
 		return "a backbone without a file"
 	}
