@@ -112,7 +112,7 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 			return nil, err
 		}
 	}
-	t.model = t.config.Compute.Model(m)
+	t.model = m.In(t.config.Compute.Precision, t.config.Compute.CheckpointActivations)
 	t.cache = dataset.NewCache(images.CacheBytes)
 	t.config.Objective = t.objective.Name()
 	return t, nil
@@ -185,18 +185,12 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
 	}
-	if dir == "" {
-		chosen := c.Tune.Method
-		if c.Train != nil {
-			chosen = c.Train.Method
-		}
-		var err error
-		if dir, err = run.NewDir(t.data.Name + "-" + string(chosen)); err != nil {
-			return "", err
-		}
+	chosen := c.Tune.Method
+	if c.Train != nil {
+		chosen = c.Train.Method
 	}
-	_, err := run.Create(dir, c)
-	return dir, err
+	folder, err := run.Create(dir, t.data.Name+"-"+string(chosen), c)
+	return string(folder), err
 }
 
 // Model returns the backbone in the precision of the task.

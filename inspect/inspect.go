@@ -154,7 +154,7 @@ func openRun(path string) (*Inspection, error) {
 	if in.Run.Epochs, err = folder.Metrics(); err != nil {
 		return nil, err
 	}
-	result, err := folder.Result()
+	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
 		return nil, err
 	}

@@ -69,9 +69,15 @@ func (f Folder) CheckNew() error {
 	return nil
 }
 
-// Create makes the folder of a new run in dir and writes config.json. It sets the kind and the
-// versions in c. See [Folder.CheckNew] for the folders that it refuses.
-func Create(dir string, c *Config) (Folder, error) {
+// Create makes the folder of a new run in dir and writes config.json. An empty dir stands for a new
+// folder runs/NAME, or runs/NAME-2, -3 … where that exists; the usual name is DATA-METHOD. Create sets
+// the kind and the versions in c. See [Folder.CheckNew] for the folders that it refuses.
+func Create(dir, name string, c *Config) (_ Folder, err error) {
+	if dir == "" {
+		if dir, err = newDir(name); err != nil {
+			return "", err
+		}
+	}
 	f := Folder(dir)
 	if err := f.CheckNew(); err != nil {
 		return f, err
@@ -111,14 +117,10 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// Result reads result.json of a run. It returns nil while the run is unfinished.
-func (f Folder) Result() (*Result, error) { return readAs[*Result](f.Path(ResultFile)) }
-
-// CandidateResult reads result.json of the candidate whose folder f is. It returns nil while the
-// candidate is unfinished.
-func (f Folder) CandidateResult() (*Candidate, error) {
-	return readAs[*Candidate](f.Path(ResultFile))
-}
+// LoadResult reads result.json in f: the [Result] of a run, or the [Candidate] of the folder of one
+// budget. It returns nil while the run or the candidate is unfinished. Broken content, and a file of
+// the other kind, are an [*InputError].
+func LoadResult[T Result | Candidate](f Folder) (*T, error) { return readAs[*T](f.Path(ResultFile)) }
 
 // Metrics reads the epochs in metrics.jsonl; none if the file is missing.
 func (f Folder) Metrics() ([]train.Epoch, error) {
@@ -186,21 +188,16 @@ func decodeEpochs(data []byte) (epochs []train.Epoch, err error) {
 	return epochs, nil
 }
 
-// SaveResult writes the result of a finished run and removes the state of its training.
-func (f Folder) SaveResult(r *Result) error {
-	r.Header, r.Spt = resultHeader, version.Version
-	return f.finish(r)
-}
-
-// SaveCandidate writes the result of a finished candidate, whose folder f is, and removes the state
-// of its training.
-func (f Folder) SaveCandidate(c *Candidate) error {
-	c.Header = candidateHeader
-	return f.finish(c)
-}
-
-func (f Folder) finish(result any) error {
-	if err := jsonfile.Write(f.Path(ResultFile), result); err != nil {
+// SaveResult writes result.json into f, the folder of a finished run or candidate, and removes the
+// state of its training. It sets the kind and the versions in r.
+func SaveResult[T Result | Candidate](f Folder, r *T) error {
+	switch r := any(r).(type) {
+	case *Result:
+		r.Header, r.Spt = resultHeader, version.Version
+	case *Candidate:
+		r.Header = candidateHeader
+	}
+	if err := jsonfile.Write(f.Path(ResultFile), r); err != nil {
 		return err
 	}
 	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -227,9 +224,9 @@ func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 // DefaultRoot is the folder, in the working folder, of runs whose folder was not named.
 const DefaultRoot = "runs"
 
-// NewDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
-// that exists. The usual name is DATA-METHOD.
-func NewDir(name string) (string, error) {
+// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
+// that exists.
+func newDir(name string) (string, error) {
 	if err := os.MkdirAll(DefaultRoot, 0o777); err != nil {
 		return "", fmt.Errorf("making a run folder: %w", err)
 	}
