@@ -52,6 +52,16 @@ func tiny(c backbone.Config, seed uint64) *backbone.Model {
 	return backbone.NewModel(c, pre, sd)
 }
 
+// biases returns the selection of every bias of the backbone.
+func biases(c backbone.Config) (s peft.Selection) {
+	for _, p := range c.Params() {
+		if p.Role != backbone.Head && strings.HasSuffix(p.Name, ".bias") {
+			s.Whole = append(s.Whole, p.Name)
+		}
+	}
+	return s
+}
+
 // selections has one of every kind of tuning.
 func selections() map[string]peft.Selection {
 	return map[string]peft.Selection{
@@ -64,7 +74,7 @@ func selections() map[string]peft.Selection {
 		"lora":    peft.Uniform(tinyConfig, "lora", 2),
 		"linear":  peft.Selection{},
 		"full":    peft.Full(tinyConfig),
-		"bitfit":  peft.BitFit(tinyConfig),
+		"bitfit":  biases(tinyConfig),
 		"ssf":     peft.Selection{SSF: true},
 
 		"adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},

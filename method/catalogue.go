@@ -80,7 +80,7 @@ func catalogue() []Row {
 			Summary: "every bias",
 			Paper:   "Ben Zaken et al. 2022, BitFit, arXiv 2106.10199",
 			merges:  true,
-			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return peft.BitFit(c), nil },
+			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
 		}, {
 			Name:    "partial-K",
 			Summary: "the last K blocks and all after them",
@@ -88,7 +88,7 @@ func catalogue() []Row {
 			least:   1, usual: 1,
 			merges: true,
 			tunes: func(r Row, c backbone.Config, _ Options) (peft.Selection, error) {
-				return peft.Partial(c, r.number)
+				return partial(c, r.number)
 			},
 			Recipe: fullRecipe,
 			change: fullChange,

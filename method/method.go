@@ -53,7 +53,7 @@ func Of(p *plan.Plan) Method {
 func Methods() []Method {
 	var out []Method
 	for _, r := range rows {
-		out = append(out, r.Methods()...)
+		out = append(out, r.methods()...)
 	}
 	return out
 }
@@ -94,7 +94,7 @@ func Lookup(m Method) (Row, error) {
 		case r.isFamily(numberVariable):
 			n, err := strconv.Atoi(name)
 			if err != nil || n < r.least || strconv.Itoa(n) != name {
-				return Row{}, fmt.Errorf("method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.Methods()[0])
+				return Row{}, fmt.Errorf("method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.methods()[0])
 			}
 			r.number = n
 		}
@@ -156,9 +156,9 @@ type Row struct {
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
 }
 
-// Methods returns the methods of the row: of a family with a module one for every registered module, of a
+// methods returns the methods of the row: of a family with a module one for every registered module, of a
 // family with a number one.
-func (r Row) Methods() []Method {
+func (r Row) methods() []Method {
 	switch {
 	case r.Method != "":
 		return []Method{r.Method}
@@ -277,7 +277,7 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 		if err != nil {
 			return peft.Selection{}, err
 		}
-		if rank, _, err = peft.RankFor(c, r.Module, parameters); err != nil {
+		if rank, _, err = rankFor(c, r.Module, parameters); err != nil {
 			return peft.Selection{}, err
 		}
 	}

@@ -35,16 +35,12 @@ func TestEveryBackbone(t *testing.T) {
 			continue // package backbone tests what can be loaded
 		}
 		loaded++
-		partial, err := peft.Partial(m.Config, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
 		for method, c := range map[string]struct {
 			s      peft.Selection
 			refuse string // where New refuses
 			apart  string // where merging does
 		}{
-			"full": {s: peft.Full(m.Config)}, "bitfit": {s: peft.BitFit(m.Config)}, "partial-2": {s: partial}, "lora": {s: peft.Uniform(m.Config, "lora", 1)},
+			"full": {s: peft.Full(m.Config)}, "bitfit": {s: ofMethod(t, m.Config, "bitfit")}, "partial-2": {s: ofMethod(t, m.Config, "partial-2")}, "lora": {s: peft.Uniform(m.Config, "lora", 1)},
 			"ssf": {s: peft.Selection{SSF: true}, apart: "holds it"}, "mlp-3": {s: peft.Selection{MLPHead: 3}, apart: "MLP head"}, "adapter": {s: peft.Uniform(m.Config, "adapter", 1), apart: "not linear"},
 			"dora": {s: peft.Uniform(m.Config, "dora", 1)}, "repadapter": {s: peft.Uniform(m.Config, "repadapter", 1), apart: "has no bias"},
 			"adaptformer": {s: peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 32, Scale: 0.1}}, refuse: "MLP branches", apart: "bottlenecks"},

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -183,10 +184,6 @@ func TestStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	partial, err := peft.Partial(config, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var pixels []uint8
 	for i := range 3 {
 		pixels = append(pixels, colours.Pixels(i, 8, 0)...)
@@ -204,7 +201,7 @@ func TestStart(t *testing.T) {
 		s     peft.Selection
 		bound float64
 	}{
-		"full": {peft.Full(config), 1e-6}, "bitfit": {peft.BitFit(config), 1e-6}, "partial": {partial, 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
+		"full": {peft.Full(config), 1e-6}, "bitfit": {ofMethod(t, config, "bitfit"), 1e-6}, "partial": {ofMethod(t, config, "partial-1"), 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
 		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
 	} {
 		d, most := difference(t, logits(c.s), want)
@@ -262,29 +259,18 @@ func TestMethodErrors(t *testing.T) {
 			t.Errorf("expected an error with %q, got %v", want, err)
 		}
 	}
-	for _, blocks := range []int{0, 3} {
-		if _, err := peft.Partial(config, blocks); err == nil || !strings.Contains(err.Error(), "expected 1 to 2") {
-			t.Errorf("the last %d blocks of two: %v", blocks, err)
-		}
-	}
 }
 
-// TestPartial: the last block and the final norm, no more.
-func TestPartial(t *testing.T) {
-	s, err := peft.Partial(config, 1)
+// ofMethod returns what a method tunes.
+func ofMethod(t *testing.T, c backbone.Config, name method.Method) peft.Selection {
+	t.Helper()
+	row, err := method.Lookup(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range s.Whole {
-		if !strings.HasPrefix(name, "blocks.1.") && !strings.HasPrefix(name, "norm.") {
-			t.Errorf("%s is tuned", name)
-		}
+	s, err := row.Select(c, method.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(s.Whole) != 2*(4+2+2+1) { // weight and bias of attention's and the MLP's linear layers, of two norms, and of the final one
-		t.Errorf("%d tensors", len(s.Whole))
-	}
-	all, err := peft.Partial(config, 2)
-	if err != nil || len(all.Whole) <= len(s.Whole) {
-		t.Errorf("two blocks: %d tensors, %v", len(all.Whole), err)
-	}
+	return s
 }
