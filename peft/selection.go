@@ -74,10 +74,6 @@ func (p Param) Size() int {
 	return n
 }
 
-// Decays reports whether weight decay applies to p. It applies to tensors of two or more
-// dimensions, so not to biases, norms and single entries.
-func (p Param) Decays() bool { return len(p.Shape) >= 2 }
-
 // SparseValues returns the name of the tuned values of the entries of a tensor.
 func SparseValues(tensor string) string { return tensor + ".sparse_values" }
 
