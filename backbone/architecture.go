@@ -2,6 +2,7 @@ package backbone
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +21,8 @@ import (
 // or a [ConvNeXt], or those of a type that [Register] has made known. A Form is a struct, whose
 // fields become keys of the configuration in files.
 //
-// c is the configuration that the form is part of. Every method but Validate and Describe may
-// assume that it is valid.
+// The parameter c is the configuration that the form is part of. It is valid, except in Validate and
+// Describe.
 type Form interface {
 	// Validate returns an error about the first of the form's own fields that is out of range, or
 	// that does not fit c. The other fields of c are valid. It bounds all numbers, since they may
@@ -108,11 +109,7 @@ func Register(a Architecture) error {
 	if t.Kind() != reflect.Struct {
 		return fail("the form is a %s, expected a struct", t)
 	}
-	keys, err := formKeys(a.Form)
-	if err != nil {
-		return fail("writing the form as JSON: %w", err)
-	}
-	for _, key := range keys {
+	for _, key := range jsonKeys(t) {
 		if slices.Contains(commonKeys, key) {
 			return fail("the form's key %q is one of the keys of every configuration: %s", key, strings.Join(commonKeys, ", "))
 		}
@@ -123,11 +120,11 @@ func Register(a Architecture) error {
 	}
 	registry.Lock()
 	defer registry.Unlock()
+	if _, taken := registry.byName[a.Name]; taken {
+		return fail("the name is taken")
+	}
 	for name, other := range registry.byName {
-		switch {
-		case name == a.Name:
-			return fail("the name is taken")
-		case reflect.TypeOf(other.Form) == t:
+		if reflect.TypeOf(other.Form) == t {
 			return fail("the form %s belongs to the architecture %q", t, name)
 		}
 	}
@@ -184,24 +181,17 @@ type common struct {
 }
 
 // commonKeys are the keys of common.
-var commonKeys = func() (keys []string) {
-	for f := range reflect.TypeFor[common]().Fields() {
-		keys = append(keys, f.Tag.Get("json"))
+var commonKeys = jsonKeys(reflect.TypeFor[common]())
+
+// jsonKeys lists the keys that a struct has in JSON.
+func jsonKeys(t reflect.Type) (keys []string) {
+	for _, f := range reflect.VisibleFields(t) {
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.IsExported() && !f.Anonymous && key != "-" {
+			keys = append(keys, cmp.Or(key, f.Name))
+		}
 	}
 	return keys
-}()
-
-// formKeys lists the keys of a form in files.
-func formKeys(f Form) ([]string, error) {
-	data, err := json.Marshal(f)
-	if err != nil {
-		return nil, err
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil {
-		return nil, err
-	}
-	return slices.Sorted(maps.Keys(fields)), nil
 }
 
 // MarshalJSON writes c as one flat object: the name of the architecture, the fields that all have,

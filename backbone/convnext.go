@@ -12,6 +12,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/graph"
 )
 
 // ConvNeXt is the [Form] of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv
@@ -99,7 +100,7 @@ func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
 // exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1
 // convolutions.
 func exportConvNeXt(m *Model) checkpoint.StateDict {
-	if !m.ConvMLP {
+	if !m.convMLP {
 		return m.Weights
 	}
 	out := maps.Clone(m.Weights)
@@ -259,7 +260,7 @@ func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
 // block computes the branch of a block for x [B, H, W, C].
 func (v ConvNeXt) block(c Config, l Layers, b string, x *Node) *Node {
 	y := depthwise(x, l.Param(b+"conv_dw.weight"))
-	y = Add(y, Everywhere(exact(l, b+"conv_dw.bias"), y))
+	y = Add(y, graph.Everywhere(exact(l, b+"conv_dw.bias"), y))
 	y = c.LayerNorm(l, b+"norm", l.Output(b+"conv_dw", y))
 	y = GELU(l.Linear(b+"mlp.fc1", y))
 	if v.ResponseNorm {
@@ -267,7 +268,7 @@ func (v ConvNeXt) block(c Config, l Layers, b string, x *Node) *Node {
 	}
 	y = l.Linear(b+"mlp.fc2", y)
 	if !v.ResponseNorm {
-		y = Mul(y, Everywhere(exact(l, b+"gamma"), y))
+		y = Mul(y, graph.Everywhere(exact(l, b+"gamma"), y))
 	}
 	return y
 }
@@ -288,5 +289,5 @@ func whole(x *Node, p int) *Node {
 func responseNorm(x, weight, bias *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(ConvertDType(x, dtypes.Float32)), ReduceSum, 1, 2))
 	by := Mul(Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6)), ExpandLeftToRank(weight, 4))
-	return Add(Mul(x, ConvertDType(OnePlus(by), x.DType())), Everywhere(bias, x))
+	return Add(Mul(x, ConvertDType(OnePlus(by), x.DType())), graph.Everywhere(bias, x))
 }

@@ -4,6 +4,8 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/gomlx/compute"
+
+	"github.com/sptune/spt/internal/graph"
 )
 
 // depthwise computes the depth-wise convolution of x [B, H, W, C] with w [C, 1, h, w], padded so
@@ -17,7 +19,7 @@ func depthwise(x, w *Node) *Node {
 		OutputBatch: 0, OutputSpatial: []int{1, 2}, OutputChannels: 3,
 	}
 	pad, back := [][2]int{{(kh - 1) / 2, kh / 2}, {(kw - 1) / 2, kw / 2}}, [][2]int{{kh / 2, (kh - 1) / 2}, {kw / 2, (kw - 1) / 2}}
-	return WithGradients(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) }, x, []*Node{x, w},
+	return graph.WithGradients(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) }, x, []*Node{x, w},
 		func(dy *Node) *Node { return ConvGeneral(dy, Reverse(w, 2, 3), axes, nil, back, nil, nil, c, 1) },
 		func(dy *Node) *Node {
 			// Channels are the batch, each a group; images are what is summed. The batch of the

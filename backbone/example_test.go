@@ -20,9 +20,13 @@ func ExampleLoad() {
 	for _, p := range m.Config.Params()[:3] {
 		fmt.Println(p.Name, p.Shape)
 	}
-	// Output: ViT 6×64, 2 heads, patch 4, 32 px parameters without the head: 307392 unused:
-	// [head.bias head.weight] cls_token [1 1 64] pos_embed [1 65 64] patch_embed.proj.weight
-	// [64 3 4 4]
+	// Output:
+	// ViT 6×64, 2 heads, patch 4, 32 px
+	// parameters without the head: 307392
+	// unused: [head.bias head.weight]
+	// cls_token [1 1 64]
+	// pos_embed [1 65 64]
+	// patch_embed.proj.weight [64 3 4 4]
 }
 
 // A configuration holds what all architectures have, and in Form the fields of one.
@@ -33,6 +37,7 @@ func ExampleConfig() {
 	}
 	fmt.Println(c.Validate(), c)
 	fmt.Println(c.Tokens(), "tokens,", c.Blocks(), "blocks,", c.Size(), "parameters")
-	// Output: <nil> ViT 12×768, 12 heads, patch 16, 224 px 197 tokens, 12 blocks, 85798656
-	// parameters
+	// Output:
+	// <nil> ViT 12×768, 12 heads, patch 16, 224 px
+	// 197 tokens, 12 blocks, 85798656 parameters
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/gomlx/gomlx/support/exceptions"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/graph"
 )
 
 // Layers gives a graph its tensors and sees its results. Tuning enters a backbone here: the
@@ -70,8 +71,8 @@ func scaledDotProductAttention(q, k, v *Node) *Node {
 		*x = TransposeAllAxes(*x, 0, 2, 1, 3)
 	}
 	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
-	scores := Product(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
-	y := Product(softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
+	scores := graph.Product(q, []int{3}, []int{0, 1}, k, []int{3}, []int{0, 1}) // [B, heads, N, N]
+	y := graph.Product(softmax(scores), []int{3}, []int{0, 1}, v, []int{2}, []int{0, 1})
 	return TransposeAllAxes(y, 0, 2, 1, 3)
 }
 
@@ -138,7 +139,7 @@ func deviceLayerNorm(x, weight, bias *Node, eps float64) *Node {
 	for i := range others {
 		others[i] = i
 	}
-	return WithGradients(func() *Node { return ConvertDType(Add(Mul(normal(), wide(weight)), wide(bias)), x.DType()) }, x, []*Node{x, weight, bias},
+	return graph.WithGradients(func() *Node { return ConvertDType(Add(Mul(normal(), wide(weight)), wide(bias)), x.DType()) }, x, []*Node{x, weight, bias},
 		func(dy *Node) *Node {
 			g := Mul(float(dy), wide(weight))
 			sums := OptimizationBarriers(sum(g), sum(Mul(g, normal())))
@@ -200,42 +201,22 @@ func PatchEmbed(l Layers, name string, x *Node, p int) *Node {
 	d := kernel.Shape().Dim(0)
 	// [B, h, p, w, p, C] → [B, h, w, C, p, p]: the order of the kernel's axes.
 	x = Reshape(TransposeAllAxes(Reshape(x, batch, h, p, w, p, c), 0, 1, 3, 5, 2, 4), batch, h, w, c*p*p)
-	x = Product(x, []int{3}, nil, Reshape(kernel, d, c*p*p), []int{1}, nil)
+	x = graph.Product(x, []int{3}, nil, Reshape(kernel, d, c*p*p), []int{1}, nil)
 	bias := exact(l, name+".bias")
 	if bias == nil {
 		return x
 	}
-	return Add(x, Everywhere(bias, x))
+	return Add(x, graph.Everywhere(bias, x))
 }
 
 // Linear computes x·Wᵀ + b for x [..., in], w [out, in] and b [out], in the type of x; b may be
 // nil.
 func Linear(x, w, b *Node) *Node {
-	y := Product(x, []int{x.Rank() - 1}, nil, ConvertDType(w, x.DType()), []int{1}, nil)
+	y := graph.Product(x, []int{x.Rank() - 1}, nil, ConvertDType(w, x.DType()), []int{1}, nil)
 	if b == nil {
 		return y
 	}
-	return Add(y, Everywhere(b, y))
-}
-
-// Product computes DotGeneral for operands of one type. In half precision GoMLX would compute the
-// products of the gradient in float32, about ten times slower on a GPU; on a device all products
-// have operands of one type, and their sums are float32 in any case.
-func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
-	dot := Dot(x, y)
-	if backend.OnDevice(x.Graph().Backend()) {
-		dot = dot.WithAccumulatorDType(x.DType())
-	}
-	return dot.General(xAxes, xBatch, yAxes, yBatch)
-}
-
-// Everywhere returns v, which has the last axes of y, in the shape and type of y. Its gradient is
-// summed over the other axes in v's own type, float32.
-func Everywhere(v, y *Node) *Node {
-	if v.DType() == y.DType() {
-		return ExpandLeftToRank(v, y.Rank())
-	}
-	return ConvertDType(BroadcastToDims(ExpandLeftToRank(v, y.Rank()), y.Shape().Dimensions...), y.DType())
+	return Add(y, graph.Everywhere(b, y))
 }
 
 // GELU computes the exact GELU, x·Φ(x), in float32. It is PyTorch's default.

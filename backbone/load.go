@@ -180,7 +180,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		}
 	}
 	m := NewModel(c, p, weights)
-	m.ConvMLP, m.HeadsAssumed = s.convMLP, s.headsAssumed
+	m.convMLP, m.HeadsAssumed = s.convMLP, s.headsAssumed
 	return m, report, nil
 }
 

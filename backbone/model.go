@@ -49,9 +49,6 @@ type Model struct {
 	// HeadsAssumed tells that the number of attention heads is that of published models of the same
 	// width, because neither the checkpoint nor a file beside it names it.
 	HeadsAssumed bool
-	// ConvMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in
-	// timm's small models. Save writes them in the same way.
-	ConvMLP bool
 
 	// Precision is the type in which graphs compute; empty: f32.
 	Precision backend.Precision
@@ -60,7 +57,10 @@ type Model struct {
 	CheckpointActivations bool
 
 	fingerprint func() string
-	placed      *placed // shared by all that In returns
+	// convMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in timm's
+	// small models. Save writes them in the same way.
+	convMLP bool
+	placed  *placed // shared by all that In returns
 }
 
 // placed holds weights on backends.
@@ -79,6 +79,14 @@ func NewModel(c Config, p Preprocessing, weights checkpoint.StateDict) *Model {
 	m := &Model{Config: c, Preprocessing: p, Weights: weights, placed: &placed{weights: map[placement]map[string]*tensors.Tensor{}}}
 	m.fingerprint = sync.OnceValue(m.hash)
 	return m
+}
+
+// WithWeights returns a model of the same backbone with other weights, such as merged ones. Save
+// writes them in the form of the checkpoint of m.
+func (m *Model) WithWeights(weights checkpoint.StateDict) *Model {
+	other := NewModel(m.Config, m.Preprocessing, weights)
+	other.convMLP = m.convMLP
+	return other
 }
 
 // In returns the same model, with the same weights, that computes in precision p (empty: f32). If

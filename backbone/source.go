@@ -19,7 +19,7 @@ type Source struct {
 
 	naming       checkpoint.Translation
 	side         sideFiles
-	convMLP      bool // see Model.ConvMLP
+	convMLP      bool // see Model.convMLP
 	headsAssumed bool // see Model.HeadsAssumed
 }
 

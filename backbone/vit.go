@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/sptune/spt/internal/graph"
 )
 
 // ViT is the [Form] of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16
@@ -284,7 +286,7 @@ func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
 	x = l.Output("patch_embed.proj", Reshape(x, batch, v.grid(c)*v.grid(c), d))
 	if v.PatchPositions {
-		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
+		x = Add(x, graph.Everywhere(exact(l, "pos_embed"), x))
 	}
 	var all []*Node
 	for _, name := range []string{"cls_token", "dist_token", "reg_token"} {
@@ -296,7 +298,7 @@ func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 		x = Concatenate(append(all, x), 1)
 	}
 	if !v.PatchPositions {
-		x = Add(x, Everywhere(exact(l, "pos_embed"), x))
+		x = Add(x, graph.Everywhere(exact(l, "pos_embed"), x))
 	}
 	return x
 }
@@ -336,7 +338,7 @@ func (v ViT) layerScale(l Layers, name string, y *Node) *Node {
 	if !v.LayerScale {
 		return y
 	}
-	return Mul(y, Everywhere(exact(l, name+".gamma"), y))
+	return Mul(y, graph.Everywhere(exact(l, name+".gamma"), y))
 }
 
 // pool computes what the head sees, [B, NumFeatures], from the tokens that it reads, [B, n, D].

@@ -9,6 +9,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/graph"
 )
 
 // windows cuts x [B, height, width, C], which consists of whole windows, into windows of size ×
@@ -71,7 +72,7 @@ func rolled(x *Node, n int) *Node {
 		}
 		return x
 	}
-	return withGradient(func() *Node { return roll(x, n) },
+	return graph.WithGradientOf(func() *Node { return roll(x, n) },
 		IdentityWithCustomGradient(x, func(_, v *Node) *Node { return roll(v, -n) }))
 }
 
@@ -97,20 +98,20 @@ func windowAttention(q, k, v, bias, mask *Node) *Node {
 	}
 	// The fused operation gives none to the bias.
 	forBias := plainWindowAttention(StopGradient(q), StopGradient(k), StopGradient(v), bias, mask)
-	return withGradient(func() *Node { return Identity(y) }, Add(y, forBias))
+	return graph.WithGradientOf(func() *Node { return Identity(y) }, Add(y, forBias))
 }
 
 // plainWindowAttention computes windowAttention by its formula.
 func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	q = MulScalar(q, 1/math.Sqrt(float64(q.Shape().Dim(3))))
-	scores := ConvertDType(Product(q, []int{3}, []int{0, 2}, k, []int{3}, []int{0, 2}), dtypes.Float32)
+	scores := ConvertDType(graph.Product(q, []int{3}, []int{0, 2}, k, []int{3}, []int{0, 2}), dtypes.Float32)
 	scores = Add(scores, ConvertDType(bias, dtypes.Float32))
 	if mask != nil {
 		d, count := scores.Shape().Dimensions, mask.Shape().Dim(0)
 		scores = Reshape(scores, d[0]/count, count, d[1], d[2], d[3])
 		scores = Reshape(Add(scores, ExpandDims(mask, 0)), d...)
 	}
-	return TransposeAllAxes(Product(ConvertDType(Softmax(scores), v.DType()), []int{3}, []int{0, 1}, v, []int{1}, []int{0, 2}), 0, 2, 1, 3)
+	return TransposeAllAxes(graph.Product(ConvertDType(Softmax(scores), v.DType()), []int{3}, []int{0, 1}, v, []int{1}, []int{0, 2}), 0, 2, 1, 3)
 }
 
 // shiftMask returns what is added to the scores of shifted windows, [windows, 1, size², size²]:

@@ -1,10 +1,11 @@
 // Package backend opens devices and runs GoMLX graphs on them.
 //
-// [Open] opens a [Device]: the processor, through package cpu, or a GPU, through a PJRT plug-in. GPUs need a build
-// with XLA (build tag xla, cgo). [Plugins] lists the installed plug-ins.
+// [Open] opens a [Device]: the processor, through package cpu, or a GPU, through a PJRT plug-in.
+// GPUs need a build with XLA (build tag xla, cgo). [Plugins] lists the installed plug-ins.
 //
-// The other packages of spt build GoMLX graphs and run them as a [Program]. A Program returns panics of graph
-// functions and of GoMLX as errors, and hides the log lines of GoMLX. Its users need not know the device.
+// The other packages of spt build GoMLX graphs and run them as a [Program]. A Program returns
+// panics of graph functions and of GoMLX as errors, and hides the log lines of GoMLX. Its users
+// need not know the device.
 package backend
 
 import (
@@ -34,7 +35,8 @@ import (
 // Backend is an open device. Graphs are compiled for it and run on it.
 type Backend = compute.Backend
 
-// New opens the processor. All callers in the process share one backend, so weights are placed on it once.
+// New opens the processor. All callers in the process share one backend, so weights are placed on
+// it once.
 func New() (Backend, error) { return start() }
 
 var start = sync.OnceValues(func() (Backend, error) {
@@ -42,9 +44,10 @@ var start = sync.OnceValues(func() (Backend, error) {
 	return cpu.New("")
 })
 
-// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at the same time. An
-// image has one token per position of its sequence. A processor computes each small run on one core, in its caches,
-// but needs memory for the activations of all runs. 0 means no limit.
+// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at
+// the same time. An image has one token per position of its sequence. A processor computes each
+// small run on one core, in its caches, but needs memory for the activations of all runs. 0 means
+// no limit.
 func AtOnce(be Backend) (run, all int) {
 	if _, ok := be.(*cpu.Backend); ok {
 		return 1024, 4096
@@ -52,8 +55,8 @@ func AtOnce(be Backend) (run, all int) {
 	return 0, 0
 }
 
-// Rematerialises reports whether be itself decides which activations it computes again in the backward pass instead
-// of keeping them.
+// Rematerialises reports whether be itself decides which activations it computes again in the
+// backward pass instead of keeping them.
 func Rematerialises(be Backend) bool {
 	_, own := be.(*cpu.Backend)
 	return own
@@ -79,11 +82,12 @@ type Program struct {
 	preparing sync.WaitGroup
 }
 
-// Build is a graph function. It maps the nodes of the inputs to the nodes of the outputs. It may panic, as GoMLX's
-// functions do: Program returns the panic as an error.
+// Build is a graph function. It maps the nodes of the inputs to the nodes of the outputs. It may
+// panic, as GoMLX's functions do: Program returns the panic as an error.
 type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
-// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil if f does not panic.
+// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil
+// if f does not panic.
 func Caught(f func()) error {
 	switch r := exceptions.Try(f).(type) {
 	case nil:
@@ -99,8 +103,8 @@ func Caught(f func()) error {
 func NewProgram(be Backend, name string, fn Build) (*Program, error) {
 	p := &Program{name: name, be: be, replicas: 1}
 	caught := func(g *graph.Graph, in []*graph.Node) (out []*graph.Node) {
-		// GoMLX returns a panic with an error as that error. After any other panic, Close would wait
-		// for the graph forever.
+		// GoMLX returns a panic with an error as that error. After any other panic, Close would
+		// wait for the graph forever.
 		if err := Caught(func() { out = fn(g, in) }); err != nil {
 			panic(err)
 		}
@@ -115,10 +119,10 @@ func NewProgram(be Backend, name string, fn Build) (*Program, error) {
 	return p, nil
 }
 
-// NewReplicated returns a program that runs fn on all devices of be at the same time. Each device is a replica with
-// separate inputs; [AllMean] and [AllSum] combine values of all replicas. The inputs and outputs of a run are those of
-// the first device, then those of the second device, and so on. With one device, NewReplicated does the same as
-// NewProgram.
+// NewReplicated returns a program that runs fn on all devices of be at the same time. Each device
+// is a replica with separate inputs; [AllMean] and [AllSum] combine values of all replicas. The
+// inputs and outputs of a run are those of the first device, then those of the second device, and
+// so on. With one device, NewReplicated does the same as NewProgram.
 func NewReplicated(be Backend, name string, fn Build) (*Program, error) {
 	p, err := NewProgram(be, name, fn)
 	if n := Replicas(be); err == nil && n > 1 {
@@ -139,7 +143,8 @@ func AllSum(x *graph.Node) *graph.Node {
 	return x
 }
 
-// AllMean returns the mean of x over all replicas. In a program that is not replicated it returns x.
+// AllMean returns the mean of x over all replicas. In a program that is not replicated it returns
+// x.
 func AllMean(x *graph.Node) *graph.Node {
 	if n := x.Graph().NumDevices(); n > 1 {
 		return graph.MulScalar(AllSum(x), 1/float64(n))
@@ -153,8 +158,8 @@ func (p *Program) Close() {
 	p.exec.Finalize()
 }
 
-// Prepare starts to compile the program for the given input shapes and returns. A Run with such inputs waits for the
-// compilation and returns its error.
+// Prepare starts to compile the program for the given input shapes and returns. A Run with such
+// inputs waits for the compilation and returns its error.
 func (p *Program) Prepare(in ...shapes.Shape) {
 	p.preparing.Go(func() {
 		_ = Caught(func() { _, _ = p.exec.Compile(in...) })
@@ -164,8 +169,8 @@ func (p *Program) Prepare(in ...shapes.Shape) {
 // donated is an input whose memory the program may overwrite.
 type donated struct{ *tensors.Tensor }
 
-// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use the tensors after the
-// run.
+// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use
+// the tensors after the run.
 func Donate(ts []*tensors.Tensor) (in []any) {
 	for _, t := range ts {
 		in = append(in, donated{t})
@@ -181,9 +186,10 @@ func Lend(lists ...[]*tensors.Tensor) (in []any) {
 	return in
 }
 
-// Run runs the program. An input is a *tensors.Tensor, which the caller keeps, or an input that [Donate] returned. The
-// caller owns the outputs. Run checks ctx before the graph starts, not while it runs. If ctx is cancelled, or the graph
-// cannot be built for the shapes of the inputs, donated inputs stay valid.
+// Run runs the program. An input is a *tensors.Tensor, which the caller keeps, or an input that
+// [Donate] returned. The caller owns the outputs. Run checks ctx before the graph starts, not
+// while it runs. If ctx is cancelled, or the graph cannot be built for the shapes of the inputs,
+// donated inputs stay valid.
 func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -222,7 +228,8 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 	return out, nil
 }
 
-// brief is an error without the stack trace that pkg/errors adds to %+v. It keeps the chain for errors.Is.
+// brief is an error without the stack trace that pkg/errors adds to %+v. It keeps the chain for
+// errors.Is.
 type brief struct{ error }
 
 func (b brief) Error() string { return b.error.Error() }
@@ -233,8 +240,8 @@ func Tensor(be Backend, data []float32, shape ...int) (t *tensors.Tensor, err er
 	return placeFlat(be, data, shape)
 }
 
-// Frozen places a float32 array on be that must not change any more, such as a pretrained weight. The processor uses
-// the array itself; other devices copy it.
+// Frozen places a float32 array on be that must not change any more, such as a pretrained weight.
+// The processor uses the array itself; other devices copy it.
 func Frozen(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	if own, ok := be.(*cpu.Backend); ok {
 		buffer, err := own.Borrow(data, shape...)
@@ -246,7 +253,8 @@ func Frozen(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	return Tensor(be, data, shape...)
 }
 
-// BFloat16 copies a float32 array of the given shape to be and rounds each value to the nearest bfloat16.
+// BFloat16 copies a float32 array of the given shape to be and rounds each value to the nearest
+// bfloat16.
 func BFloat16(be Backend, data []float32, shape ...int) (*tensors.Tensor, error) {
 	rounded := make([]bfloat16.BFloat16, len(data))
 	for i, v := range data {
@@ -280,8 +288,8 @@ func Copy(be Backend, t *tensors.Tensor, device int) (*tensors.Tensor, error) {
 	return c, nil
 }
 
-// Replicate copies tensors from the first device of be to each of its other devices. It returns one list per other
-// device.
+// Replicate copies tensors from the first device of be to each of its other devices. It returns
+// one list per other device.
 func Replicate(be Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err error) {
 	for d := 1; d < Replicas(be); d++ {
 		var copies []*tensors.Tensor
@@ -342,7 +350,8 @@ func Number(t *tensors.Tensor) (float64, error) {
 	return float64(v[0]), nil
 }
 
-// ReturnMemory returns unused memory to the operating system. Call it between two stages that need much memory.
+// ReturnMemory returns unused memory to the operating system. Call it between two stages that need
+// much memory.
 func ReturnMemory() {
 	runtime.GC() // the pools of package cpu survive one collection
 	debug.FreeOSMemory()

@@ -24,8 +24,8 @@ type Device struct {
 	Unused string `json:"unused,omitempty"`
 }
 
-// Devices lists the processor and all NVIDIA GPUs of this machine, also those that Open cannot open. It opens none of
-// the GPUs.
+// Devices lists the processor and all NVIDIA GPUs of this machine, also those that Open cannot
+// open. It opens none of the GPUs.
 func Devices() []Device {
 	out := []Device{{Name: "cpu", Description: "this machine's processor, by spt's own backend"}}
 	if be, err := New(); err == nil {
@@ -54,20 +54,21 @@ func (e *DeviceError) Error() string {
 }
 func (e *DeviceError) Unwrap() error { return e.Err }
 
-// Open opens a device. All callers in the process share it, so weights are placed on it once. The known names are:
+// Open opens a device. All callers in the process share it, so weights are placed on it once. The
+// known names are:
 //
-//   - "" and "auto": the first GPU if Open can open it, otherwise the processor. If there is a GPU that Open cannot
-//     open, note is the reason.
+//   - "" and "auto": the first GPU if Open can open it, otherwise the processor. If there is a GPU
+//     that Open cannot open, note is the reason.
 //   - "cpu": the processor, as [New].
 //   - "cuda" and "cuda:N": an NVIDIA GPU. N counts from 0. It needs a build with XLA.
-//   - "xla:PLUGIN": the first device of a PJRT plug-in, given by its name (see [Plugins]) or its absolute path. It
-//     needs a build with XLA.
+//   - "xla:PLUGIN": the first device of a PJRT plug-in, given by its name (see [Plugins]) or its
+//     absolute path. It needs a build with XLA.
 //
 // The error is a [*DeviceError].
 func Open(device string) (be Backend, note string, err error) { return OpenSeveral(device, 1) }
 
-// OpenSeveral opens several devices of one kind, from the named device on, as one backend. Each device computes a part
-// of each batch, see [NewReplicated]. Otherwise it does the same as [Open].
+// OpenSeveral opens several devices of one kind, from the named device on, as one backend. Each
+// device computes a part of each batch, see [NewReplicated]. Otherwise it does the same as [Open].
 func OpenSeveral(device string, count int) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
 	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
@@ -164,7 +165,8 @@ var opened = struct {
 	backends map[several]Backend
 }{backends: map[several]Backend{}}
 
-// openOnce opens count devices of a plug-in from device n on. If they are open under the name, it returns them.
+// openOnce opens count devices of a plug-in from device n on. If they are open under the name, it
+// returns them.
 func openOnce(name, path string, n, count int) (Backend, error) {
 	opened.Lock()
 	defer opened.Unlock()
@@ -196,8 +198,9 @@ func as(be Backend) (s several, ok bool) {
 	return s, false
 }
 
-// NameOf returns the name with which [Open] returns be: "cpu", "cuda:0" or "xla:PATH". For several devices it is the
-// name of the first. For a backend that this package did not open it is be.Name().
+// NameOf returns the name with which [Open] returns be: "cpu", "cuda:0" or "xla:PATH". For several
+// devices it is the name of the first. For a backend that this package did not open it is
+// be.Name().
 func NameOf(be Backend) string {
 	if _, host := be.(*cpu.Backend); host {
 		return "cpu"
@@ -208,8 +211,8 @@ func NameOf(be Backend) string {
 	return be.Name()
 }
 
-// Replicas returns the number of devices of be, which is the number of replicas of a [NewReplicated] program. It is 1
-// for the processor.
+// Replicas returns the number of devices of be, which is the number of replicas of a
+// [NewReplicated] program. It is 1 for the processor.
 func Replicas(be Backend) int {
 	if s, ok := as(be); ok {
 		return s.count
@@ -217,14 +220,15 @@ func Replicas(be Backend) int {
 	return 1
 }
 
-// OnDevice reports whether be computes outside of the host: it has separate memory, copies to and from it take time,
-// and programs run while the host continues.
+// OnDevice reports whether be computes outside of the host: it has separate memory, copies to and
+// from it take time, and programs run while the host continues.
 func OnDevice(be Backend) bool { return isDevice(be) }
 
 // gpus returns the models of the NVIDIA GPUs in the order of the driver.
 var gpus = sync.OnceValue(func() []string { return findGPUs("/") })
 
-// findGPUs reads the list of the driver below root. In a container that hides the list, it counts the device files.
+// findGPUs reads the list of the driver below root. In a container that hides the list, it counts
+// the device files.
 func findGPUs(root string) (out []string) {
 	const unknown = "NVIDIA GPU"
 	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information")) // returns errors for malformed patterns only

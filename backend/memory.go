@@ -34,8 +34,8 @@ var (
 	asked     = regexp.MustCompile(`(?i)allocat\w* (\d[\d.]* ?(?:bytes|[KMGT]i?B))`)
 )
 
-// memoryError returns err, or a *MemoryError if err says that memory is exhausted. given lists the shapes of the
-// inputs.
+// memoryError returns err, or a *MemoryError if err says that memory is exhausted. given lists the
+// shapes of the inputs.
 func memoryError(program string, be Backend, given []shapes.Shape, err error) error {
 	if !exhausted.MatchString(err.Error()) {
 		return err

@@ -10,30 +10,34 @@ import (
 	"strings"
 )
 
-// pluginPathEnv is the variable of go-xla with PJRT plug-ins and folders of PJRT plug-ins, separated as in PATH.
+// pluginPathEnv is the variable of go-xla with PJRT plug-ins and folders of PJRT plug-ins,
+// separated as in PATH.
 const pluginPathEnv = "PJRT_PLUGIN_LIBRARY_PATH"
 
-// Plugin is an installed PJRT plug-in: a shared library with a compiler of XLA for some kind of device.
+// Plugin is an installed PJRT plug-in: a shared library with a compiler of XLA for some kind of
+// device.
 type Plugin struct {
 	Name string `json:"name"` // kind of device, "cuda13" or "cpu" for example
 	Path string `json:"path"` // path of the library
 	From string `json:"from"` // where it was found: a variable, a folder of GoMLX, a Python package
-	// Unused is the reason why the devices "auto" and "cuda" do not use the plug-in. Empty: they use it.
+	// Unused is the reason why the devices "auto" and "cuda" do not use the plug-in. Empty: they
+	// use it.
 	Unused string `json:"unused,omitempty"`
 }
 
 // cuda reports whether the plug-in is for NVIDIA GPUs.
 func (p Plugin) cuda() bool { return strings.Contains(p.Name, "cuda") }
 
-// Plugins lists the PJRT plug-ins of this machine. A plug-in that is preferred comes first: plug-ins in the variable
-// PJRT_PLUGIN_LIBRARY_PATH, then in the folders of GoMLX, then in the Python packages jax-cuda13-pjrt and
-// jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python and downloads nothing.
+// Plugins lists the PJRT plug-ins of this machine. A plug-in that is preferred comes first:
+// plug-ins in the variable PJRT_PLUGIN_LIBRARY_PATH, then in the folders of GoMLX, then in the
+// Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python
+// and downloads nothing.
 func Plugins() []Plugin {
 	return judged(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
 }
 
-// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If built is not nil, it is
-// the reason why this program cannot use GPUs.
+// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If
+// built is not nil, it is the reason why this program cannot use GPUs.
 func judged(all []Plugin, built error, gpus int) []Plugin {
 	preferred := ""
 	for i := range all {
@@ -99,8 +103,8 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	return out
 }
 
-// sitePackages lists the folders of installed Python packages: of the active virtual or conda environment, of every
-// Python on PATH, of the user, and of Debian.
+// sitePackages lists the folders of installed Python packages: of the active virtual or conda
+// environment, of every Python on PATH, of the user, and of Debian.
 func sitePackages(getenv func(string) string, root string) (out []string) {
 	prefixes := []string{getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX")}
 	for _, dir := range filepath.SplitList(getenv("PATH")) {

@@ -9,8 +9,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// Precision is the type in which a network computes. With every precision, the tuned parameters, their gradients, the
-// optimiser, the statistics of norms, softmax and the loss are float32.
+// Precision is the type in which a network computes. With every precision, the tuned parameters,
+// their gradients, the optimiser, the statistics of norms, softmax and the loss are float32.
 type Precision string
 
 // The known precisions. An empty Precision means F32.
@@ -53,5 +53,6 @@ func DefaultPrecision(be Backend) Precision {
 	return BF16
 }
 
-// beforeAmpere matches the names of NVIDIA GPUs with a compute capability below 8, which have no bfloat16.
+// beforeAmpere matches the names of NVIDIA GPUs with a compute capability below 8, which have no
+// bfloat16.
 var beforeAmpere = regexp.MustCompile(`\b([KMP][0-9]+|V100|GV100|T4|T[0-9]{3,4}|MX[0-9]+|GTX|Quadro RTX|RTX 20[0-9]+|TITAN|Titan)\b`)

@@ -43,8 +43,9 @@ func openPlugin(path string, n, count int) (Backend, error) {
 	config := path
 	cuda := pjrt.IsCUDAName(path)
 	if cuda {
-		// Products of float32 numbers are computed in float32, not in TF32. Only the given GPUs are visible,
-		// and the first of them is device 0. The plug-in allocates memory when it is needed.
+		// Products of float32 numbers are computed in float32, not in TF32. Only the given GPUs
+		// are visible, and the first of them is device 0. The plug-in allocates memory when it is
+		// needed.
 		var visible []string
 		for i := range count {
 			visible = append(visible, strconv.Itoa(n+i))
@@ -61,8 +62,8 @@ func openPlugin(path string, n, count int) (Backend, error) {
 	return be, nil
 }
 
-// startPlugin starts the client that config describes. go-xla panics if a plug-in does not load; the panic becomes
-// an error.
+// startPlugin starts the client that config describes. go-xla panics if a plug-in does not load;
+// the panic becomes an error.
 func startPlugin(config string) (be *xla.Backend, err error) {
 	// As in JAX, the plug-in writes warnings and errors to standard error, and no information.
 	setIfUnset("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -72,15 +73,16 @@ func startPlugin(config string) (be *xla.Backend, err error) {
 	return be, err
 }
 
-// prepareCUDA does what JAX does before it loads the plug-in. It loads NVIDIA's libraries from their Python
-// packages, so that the plug-in finds these libraries, and sets the folder of ptxas and libdevice.
+// prepareCUDA does what JAX does before it loads the plug-in. It loads NVIDIA's libraries from
+// their Python packages, so that the plug-in finds these libraries, and sets the folder of ptxas
+// and libdevice.
 func prepareCUDA(plugin string) {
 	data := cudaData(plugin)
 	// Without this, go-xla warns if the libraries are not beside the folder of the plug-in.
 	setIfUnset("GOPJRT_CUDA_CHECKS", "0")
 	flags := slices.Clone(compilerFlags)
-	// Keep the fastest configurations that the compiler finds. The compiler can also keep the compiled kernels,
-	// but programs with these kernels crash with plug-in 0.11.2.
+	// Keep the fastest configurations that the compiler finds. The compiler can also keep the
+	// compiled kernels, but programs with these kernels crash with plug-in 0.11.2.
 	if cache, err := os.UserCacheDir(); err == nil {
 		cache = filepath.Join(cache, "spt", "xla")
 		if os.MkdirAll(cache, 0o777) == nil {
@@ -111,23 +113,25 @@ func loadLibraries(data string) {
 // compilerFlag is one flag of the variable XLA_FLAGS.
 type compilerFlag struct{ name, value string }
 
-// compilerFlags are the flags with which XLA's compiler is fast for vision transformers on a GPU. The measurements on
-// an H100 are in docs/benchmarks.md.
+// compilerFlags are the flags with which XLA's compiler is fast for vision transformers on a GPU.
+// The measurements on an H100 are in docs/benchmarks.md.
 var compilerFlags = []compilerFlag{
-	// At these sizes, products by cuBLASLt are faster than products by Triton, and trying Triton takes most of the
-	// compile time.
+	// At these sizes, products by cuBLASLt are faster than products by Triton, and trying Triton
+	// takes most of the compile time.
 	{"xla_gpu_enable_triton_gemm", "false"},
-	// Without this flag, products of the same input are merged into one product, whose parts must be copied.
+	// Without this flag, products of the same input are merged into one product, whose parts must
+	// be copied.
 	{"xla_gpu_dot_merger_threshold_mb", "0"},
 }
 
-// setFlags adds flags to the variable XLA_FLAGS. It leaves out flags that the variable has already, and flags that
-// the plug-in does not know, because an unknown flag ends the process.
+// setFlags adds flags to the variable XLA_FLAGS. It leaves out flags that the variable has
+// already, and flags that the plug-in does not know, because an unknown flag ends the process.
 func setFlags(plugin string, flags []compilerFlag) {
 	library, _ := os.ReadFile(plugin) // starting the plug-in returns the error
 	text := os.Getenv("XLA_FLAGS")
 	for _, f := range flags {
-		// The name must be a complete string: names of removed flags are still parts of other strings.
+		// The name must be a complete string: names of removed flags are still parts of other
+		// strings.
 		known := bytes.Contains(library, []byte("\x00"+f.name+"\x00"))
 		if known && !strings.Contains(text, f.name) {
 			text += " --" + f.name + "=" + f.value
@@ -136,8 +140,8 @@ func setFlags(plugin string, flags []compilerFlag) {
 	_ = os.Setenv("XLA_FLAGS", strings.TrimSpace(text))
 }
 
-// cudaData returns the folder with the CUDA libraries of a plug-in, or "" if the folder is not where the installers
-// of JAX and GoMLX put it.
+// cudaData returns the folder with the CUDA libraries of a plug-in, or "" if the folder is not
+// where the installers of JAX and GoMLX put it.
 func cudaData(plugin string) string {
 	for _, candidate := range []string{"../../nvidia", "../nvidia", "."} { // JAX; GoMLX, beside the folder of the plug-in or in it
 		path := filepath.Join(filepath.Dir(plugin), candidate)
@@ -149,8 +153,8 @@ func cudaData(plugin string) string {
 	return ""
 }
 
-// load loads a shared library until the process ends. It ignores failures: the plug-in reports a missing library if
-// it needs the library.
+// load loads a shared library until the process ends. It ignores failures: the plug-in reports a
+// missing library if it needs the library.
 func load(path string) {
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
@@ -164,8 +168,8 @@ func setIfUnset(name, value string) {
 	}
 }
 
-// isDevice reports whether a plug-in runs be. Plug-ins for CPUs have no separate memory, but they too run while the
-// host continues.
+// isDevice reports whether a plug-in runs be. Plug-ins for CPUs have no separate memory, but they
+// too run while the host continues.
 func isDevice(be Backend) bool {
 	_, ok := be.(*xla.Backend)
 	return ok

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -69,12 +71,14 @@ the measured images.`,
 		}
 		p := a.reporter()
 		defer p.close()
-		task, err := spt.New(t.model, d, spt.WithCompute(*compute), spt.WithProgress(p.event),
+		task, err := spt.New(t.model, d, spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
 			spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
 		if err != nil {
 			return err
 		}
-		fmt.Fprint(a.notes(), append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()}))
+		f := append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()})
+		f.addObjective(t.trained.Objective.Name())
+		fmt.Fprint(a.notes(), f)
 		if data.SkipBadImages {
 			if err := task.CheckImages(ctx, p.event); err != nil {
 				return err
@@ -156,14 +160,15 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	}
 	if a.json {
 		return a.writeJSON(struct {
-			Split    string         `json:"split"`
-			Images   int            `json:"images"`
-			Accuracy float64        `json:"accuracy"`
-			Loss     float64        `json:"loss"`
-			Trained  *bool          `json:"trained_on_these,omitempty"` // absent if unknown
-			Classes  []class        `json:"classes"`
-			Skipped  []skippedImage `json:"skipped,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, trained, classes, skipped(d)})
+			Split    string             `json:"split"`
+			Images   int                `json:"images"`
+			Accuracy float64            `json:"accuracy"`
+			Loss     float64            `json:"loss"`
+			Metrics  map[string]float64 `json:"metrics,omitempty"`          // further metrics of the objective
+			Trained  *bool              `json:"trained_on_these,omitempty"` // absent if unknown
+			Classes  []class            `json:"classes"`
+			Skipped  []skippedImage     `json:"skipped,omitempty"`
+		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
 	}
 	text := ""
 	if perClass {
@@ -180,6 +185,9 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	}
 	f.add(split+" accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
 	f.add(split+" loss", "%.4f", e.Loss)
+	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
+		f.add(split+" "+printable(name), "%.4f", e.Metrics[name])
+	}
 	if trained != nil && *trained {
 		f.add("note", "the delta was trained on these images; this says nothing of new ones")
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
@@ -152,6 +153,9 @@ func flagTable() []flagRow {
 		{name: "method", on: "bench", group: methodGroup, common: true, kind: "NAME", values: benchMethods, def: method.SPTLoRA, excludes: []string{"suite"},
 			field: func(o *options) any { return (*string)(&o.bench.Method) },
 			help:  "the method whose step is measured: " + comma(benchMethods()) + "; forward is prediction, score is stage 1"},
+		{name: "objective", on: "tune score train", group: methodGroup, kind: "NAME", values: objective.Names, def: objective.SingleLabel.Name(),
+			field: func(o *options) any { return &o.config.Objective },
+			help:  "the objective, which defines the loss and the metrics: " + or(objective.Names())},
 		{name: "structured", on: "tune plan", group: methodGroup, kind: "NAME", values: peft.Names, excludes: []string{"resume", "compare"}, auto: "the method's",
 			field: func(o *options) any { return &o.structured },
 			help:  "the structured module of SPT, for --method spt-NAME: " + or(peft.Names())},

@@ -194,6 +194,7 @@ func planModules(p *plan.Plan) string {
 
 func deltaFacts(f *facts, d *inspect.Delta) {
 	f.add("delta", "%s, tunes %d parameters, %s of the backbone, and a head of %d", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
+	f.addObjective(d.Objective)
 	f.add("tuned on", "%s: %s", d.Backbone, describeConfig(d.Config))
 	f.add("fingerprint", "%s", d.Backbone.Fingerprint)
 	f.add("pixels", "%s; resize %s", describePreprocessing(d.Preprocessing), d.Transform.Resize)
@@ -222,6 +223,7 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 		f.add("task", "%s", printable(c.Data.Task))
 	}
 	f.add("data", "%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
+	f.addObjective(c.Objective)
 	f.add("method", "%s", printable(chosen))
 	f.add("final training", "%d epochs done", len(r.Epochs))
 	if r.Result == nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
 
@@ -98,6 +99,13 @@ func channels(v [3]float32) string { return fmt.Sprintf("%g,%g,%g", v[0], v[1], 
 
 func describeData(d *dataset.Dataset) string {
 	return fmt.Sprintf("%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(d.Name), d.Layout, len(d.Classes), len(d.Train), len(d.Val), len(d.Test), d.Split)
+}
+
+// addObjective adds a line with the objective, unless it is the default.
+func (f *facts) addObjective(name string) {
+	if name != objective.SingleLabel.Name() {
+		f.add("objective", "%s", printable(name))
+	}
 }
 
 // taskFacts returns the lines on backbone and data that a command prints before it starts.

@@ -34,7 +34,9 @@ of another --criterion. It takes one short pass. Any number of plans can use the
 		if err != nil {
 			return err
 		}
-		fmt.Fprint(a.notes(), append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()}))
+		f := append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()})
+		f.addObjective(c.Objective)
+		fmt.Fprint(a.notes(), f)
 		p := a.reporter()
 		defer p.close()
 		if scoring.Criterion.Images() {
@@ -62,7 +64,7 @@ of another --criterion. It takes one short pass. Any number of plans can use the
 				Skipped   []skippedImage        `json:"skipped,omitempty"`
 			}{o.out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data())})
 		}
-		var f facts
+		f = nil
 		if scores.Criterion.Images() {
 			f.add("scored", "%d tensors on %d images, mean loss %.4f", len(scores.Tensors), scores.Images, scores.MeanLoss())
 		} else {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"image"
 	"image/color"
 	"image/png"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/seeded"
 )
 
 func TestMain(m *testing.M) {
@@ -123,9 +123,7 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 		if p.Name == option["without"] || p.Role == backbone.Head && number("head") == 0 {
 			continue
 		}
-		h := fnv.New64a()
-		h.Write([]byte(p.Name))
-		r := rand.New(rand.NewPCG(uint64(number("seed")), h.Sum64()))
+		r := seeded.Rand(uint64(number("seed")), p.Name)
 		w := checkpoint.NewTensor(p.Shape...)
 		for i := range w.Data {
 			w.Data[i] = float32(0.2 * r.NormFloat64())
@@ -344,32 +342,64 @@ func TestTakeRecipe(t *testing.T) {
 	}
 }
 
-// A program of its own with one more structured module has all commands. Its deltas need it.
-func TestCustomModule(t *testing.T) {
+// TestExamples runs the programs in examples: each is spt with one more module, objective or backbone,
+// which all commands know. Without it, their deltas cannot be used.
+func TestExamples(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds a program")
+		t.Skip("builds programs")
 	}
-	dir := t.TempDir()
-	program, data, run := filepath.Join(dir, "custommodule"), filepath.Join(dir, "data"), filepath.Join(dir, "run")
-	build := exec.Command("go", "build", "-o", program, "./examples/custommodule")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := makeImages(data, 8); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{
-		{"tune", "--model", "demo", "--data", data, "--method", "spt-scale", "--rank", "1", "--epochs", "1", "--out", run, "--quiet"},
-		{"eval", "--delta", run, "--quiet"},
-		{"inspect", run},
+	for _, c := range []struct {
+		name, show string     // what inspect shows of a run
+		commands   [][]string // before eval, predict and inspect of the run in the folder run
+	}{
+		{"custommodule", "spt-scale", [][]string{
+			{"tune", "--model", "demo", "--data", "data", "--method", "spt-scale", "--rank", "1", "--epochs", "1", "--out", "run"},
+		}},
+		{"customobjective", "smoothed", [][]string{
+			{"tune", "--model", "demo", "--data", "data", "--objective", "smoothed", "--epochs", "1", "--out", "run"},
+			{"tune", "--resume", "run"},
+			{"score", "--model", "demo", "--data", "data", "--objective", "smoothed"},
+			{"train", "--model", "demo", "--data", "data", "--objective", "smoothed", "--method", "lora", "--epochs", "1", "--out", "trained"},
+			{"merge", "--delta", "run", "--out", "merged.safetensors"},
+		}},
+		{"custombackbone", "patch MLP 32", [][]string{
+			{"new", "patchmlp.safetensors"},
+			{"inspect", "patchmlp.safetensors"},
+			{"tune", "--model", "patchmlp.safetensors", "--data", "data", "--budget", "20%", "--epochs", "1", "--out", "run"},
+		}},
 	} {
-		out, err := exec.Command(program, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-	}
-	if code := Main([]string{"eval", "--delta", run, "--quiet"}); code != exitInput {
-		t.Errorf("without the module, eval exits with %d, want %d", code, exitInput)
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			program := filepath.Join(dir, c.name)
+			build := exec.Command("go", "build", "-o", program, "../examples/"+c.name)
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Chdir(dir)
+			if err := makeImages("data", 8); err != nil {
+				t.Fatal(err)
+			}
+			spt := func(args ...string) (string, error) {
+				out, err := exec.Command(program, args...).CombinedOutput()
+				return string(out), err
+			}
+			for _, args := range append(c.commands, []string{"eval", "--delta", "run"}, []string{"predict", "--delta", "run", "data/red"}) {
+				if out, err := spt(args...); err != nil {
+					t.Fatalf("%v: %v\n%s", args, err, out)
+				}
+			}
+			if out, err := spt("inspect", "run"); err != nil || !strings.Contains(out, c.show) {
+				t.Errorf("inspect: %v, want %q in\n%s", err, c.show, out)
+			}
+			if code := Main([]string{"eval", "--delta", "run", "--quiet"}); code != exitInput {
+				t.Errorf("spt itself evaluates the run with exit code %d, want %d", code, exitInput)
+			}
+			if c.name == "customobjective" {
+				out, err := spt("tune", "--resume", "run", "--objective", "single-label")
+				if e := (*exec.ExitError)(nil); !errors.As(err, &e) || e.ExitCode() != exitUsage || !strings.Contains(out, "--objective single-label contradicts") {
+					t.Errorf("another objective: %v\n%s", err, out)
+				}
+			}
+		})
 	}
 }

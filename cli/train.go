@@ -77,6 +77,7 @@ The methods of SPT need a plan.`,
 		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
+		f.addObjective(c.Objective)
 		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Options: single.Options, Train: single.Train}))
 		fmt.Fprint(a.notes(), f)
 		shown := a.reporter()

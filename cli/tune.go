@@ -80,6 +80,7 @@ on with --resume; its result is the same to the last bit.
 		if len(task.Data().Test) == 0 {
 			f.add("note", "no test images: nothing will be tested")
 		}
+		f.addObjective(c.Objective)
 		f.add("method", "%s", describeMethod(c.Tune))
 		fmt.Fprint(a.notes(), f)
 		p := a.reporter()

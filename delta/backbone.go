@@ -11,8 +11,9 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Check returns an error if m is not the backbone on which the delta was tuned. The error tells what
-// differs: configuration, normalisation or weights. The first call on a model hashes all its weights.
+// Check returns an error if m is not the backbone on which the delta was tuned. The error tells
+// what differs: configuration, normalisation or weights. The first call on a model hashes all its
+// weights.
 func (d *Delta) Check(m *backbone.Model) error {
 	name := m.Path
 	if name == "" {
@@ -62,9 +63,9 @@ func compare(got, want backbone.Config) (differences []string) {
 	return differences
 }
 
-// OpenBackbone loads the checkpoint at path as it was loaded for tuning: with the image size, classes,
-// heads, LayerNorm eps and normalisation of the delta. A checkpoint of another backbone is an error; see
-// [Delta.Check].
+// OpenBackbone loads the checkpoint at path as it was loaded for tuning: with the image size,
+// classes, heads, LayerNorm eps and normalisation of the delta. A checkpoint of another backbone is
+// an error; see [Delta.Check].
 func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
 	m, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: d.Config.NumClasses, ImageSize: d.Config.ImageSize,
 		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps})

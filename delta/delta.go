@@ -1,15 +1,15 @@
 // Package delta holds the result of tuning: everything that was tuned, in two files of one folder.
 //
 // "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
-// "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and the
-// positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds the
-// SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the backbone are
-// not in a delta, only their fingerprint.
+// "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and
+// the positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds
+// the SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the
+// backbone are not in a delta, only their fingerprint.
 //
-// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads the backbone of a delta,
-// [Delta.Check] refuses any other one. Where the tuning can be merged, [Delta.Merge] merges it into a
-// copy of the backbone and compares the logits on real images, and [Merged.Save] writes a checkpoint that
-// timm reads.
+// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads the backbone of a
+// delta, [Delta.Check] refuses any other one. Where the tuning can be merged, [Delta.Merge] merges
+// it into a copy of the backbone and compares the logits on real images, and [Merged.Save] writes a
+// checkpoint that timm reads.
 package delta
 
 import (
@@ -68,10 +68,12 @@ type Delta struct {
 
 // Transform is the deterministic part of dataset.Transform.
 type Transform struct {
-	// Resize is "direct" (resize to the square), "direct-crop" (resize to the square of ResizeTo, then cut
-	// out the centre) or "crop" (resize the shorter side to ResizeTo, then cut out the centre).
+	// Resize is "direct" (resize to the square), "direct-crop" (resize to the square of ResizeTo,
+	// then cut out the centre) or "crop" (resize the shorter side to ResizeTo, then cut out the
+	// centre).
 	Resize string `json:"resize"`
-	// ResizeTo is in px. It is not used with "direct". Default: the image size times 256/224, rounded.
+	// ResizeTo is in px. It is not used with "direct". Default: the image size times 256/224,
+	// rounded.
 	ResizeTo int `json:"resize_to,omitempty"`
 }
 
@@ -88,11 +90,12 @@ type PlanSummary struct {
 
 // Backbone identifies a backbone.
 type Backbone struct {
-	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the head.
-	// It covers the position embedding, so it depends on the image size with which the backbone was loaded.
+	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the
+	// head. It covers the position embedding, so it depends on the image size with which the
+	// backbone was loaded.
 	Fingerprint string `json:"fingerprint"`
-	// File tells people which checkpoint to look for: its base name, or hf:OWNER/NAME@COMMIT on the Hugging
-	// Face Hub; empty for a backbone made in memory. Nothing opens it.
+	// File tells people which checkpoint to look for: its base name, or hf:OWNER/NAME@COMMIT on the
+	// Hugging Face Hub; empty for a backbone made in memory. Nothing opens it.
 	File string `json:"file,omitempty"`
 	// Parameters is backbone.Config.Size: the number of parameters without the head.
 	Parameters int `json:"parameters"`
@@ -133,8 +136,8 @@ func (d *Delta) ImageTransform() dataset.Transform {
 	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo}
 }
 
-// maxRank bounds the rank, far above any that is used: numbers in a hostile file must neither overflow nor
-// exhaust memory.
+// maxRank bounds the rank, far above any that is used: numbers in a hostile file must neither
+// overflow nor exhaust memory.
 const maxRank = 1 << 16
 
 // validate checks every rule of the format.

@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// The largest files that are read, in bytes. A delta takes one to two megabytes; the second bound leaves
-// room for full fine-tuning of a ViT with two billion parameters.
+// The largest files that are read, in bytes. A delta takes one to two megabytes; the second bound
+// leaves room for full fine-tuning of a ViT with two billion parameters.
 const (
 	maxJSON    = 64 << 20
 	maxTensors = 8 << 30
@@ -33,12 +33,13 @@ type document struct {
 	TensorsSHA256 string `json:"tensors_sha256"`
 }
 
-// sparseIndices returns the name, in the safetensors file, of the positions of the entries of a tensor.
+// sparseIndices returns the name, in the safetensors file, of the positions of the entries of a
+// tensor.
 func sparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 
-// Save writes the two files of the delta into dir and makes dir if it does not exist. A delta that breaks
-// a rule of the format is an error before anything is written. Each file appears whole or not at all, the
-// safetensors file first: if writing the second one fails, [Load] refuses the pair.
+// Save writes the two files of the delta into dir and makes dir if it does not exist. A delta that
+// breaks a rule of the format is an error before anything is written. Each file appears whole or
+// not at all, the safetensors file first: if writing the second one fails, [Load] refuses the pair.
 func (d *Delta) Save(dir string) error {
 	if err := d.validate(); err != nil {
 		return fmt.Errorf("saving delta in %s: %w", dir, err)
@@ -77,11 +78,11 @@ func (d *Delta) Save(dir string) error {
 	return nil
 }
 
-// Load reads a delta. path is its folder or either of its files. Load is strict: both files must exist and
-// belong together, kind and version must be those that this package writes, no field may be unknown, the
-// objective must be registered, and the safetensors file must hold exactly the tensors of the selection,
-// in their shapes and with finite values. Load reads the files into memory before it checks them, so that
-// they cannot change in between.
+// Load reads a delta. path is its folder or either of its files. Load is strict: both files must
+// exist and belong together, kind and version must be those that this package writes, no field may
+// be unknown, the objective must be registered, and the safetensors file must hold exactly the
+// tensors of the selection, in their shapes and with finite values. Load reads the files into
+// memory before it checks them, so that they cannot change in between.
 func Load(path string) (*Delta, error) {
 	dir, err := folder(path)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// DefaultBound is the default of the largest difference of a logit before and after merging. Float32 sums
-// in another order differ by some 1e-5.
+// DefaultBound is the default of the largest difference of a logit before and after merging.
+// Float32 sums in another order differ by some 1e-5.
 const DefaultBound = 1e-3
 
 // mergeBatch is the number of probes in one forward pass.
@@ -30,8 +30,8 @@ const transformKey = "spt_transform"
 
 // Merged is a backbone with a delta merged into its weights, and how far its logits moved.
 type Merged struct {
-	// Model has the head of the task among its weights. It shares the tensors that were not tuned with the
-	// backbone, and those tuned whole with the delta.
+	// Model has the head of the task among its weights. It shares the tensors that were not tuned
+	// with the backbone, and those tuned whole with the delta.
 	Model *backbone.Model
 	// Images is the number of images on which the logits were compared.
 	Images int
@@ -43,11 +43,11 @@ type Merged struct {
 	Transform Transform
 }
 
-// Merge merges the delta into a copy of the weights of m, which must pass [Delta.Check], and compares the
-// logits before and after on probes: pixels [n, S, S, 3] of at least one image, preferably of the task, as
-// the transform of the delta makes them. A difference above bound, or NaN, is an error; a bound of 0 is
-// [DefaultBound]. A tuning that cannot be merged, such as adapters and prompts, is an error; see
-// peft.Tuning.Mergeable.
+// Merge merges the delta into a copy of the weights of m, which must pass [Delta.Check], and
+// compares the logits before and after on probes: pixels [n, S, S, 3] of at least one image,
+// preferably of the task, as the transform of the delta makes them. A difference above bound, or
+// NaN, is an error; a bound of 0 is [DefaultBound]. A tuning that cannot be merged, such as
+// adapters and prompts, is an error; see peft.Tuning.Mergeable.
 func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model, probes []uint8, bound float64) (*Merged, error) {
 	if bound == 0 {
 		bound = DefaultBound
@@ -102,8 +102,8 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	out = &Merged{Model: backbone.NewModel(d.Config, d.Preprocessing, weights), Transform: d.Transform}
-	out.Model.ConvMLP = m.ConvMLP
+	out = &Merged{Model: m.WithWeights(weights), Transform: d.Transform}
+	out.Model.Preprocessing = d.Preprocessing
 	if before, err = train.NewPredictor(be, m, o, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
 	}
@@ -114,8 +114,8 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	return out, before, after, nil
 }
 
-// compareLogits returns the largest absolute difference between the logits of two predictors for n images;
-// NaN if one of the logits is NaN.
+// compareLogits returns the largest absolute difference between the logits of two predictors for n
+// images; NaN if one of the logits is NaN.
 func compareLogits(ctx context.Context, be backend.Backend, before, after *train.Predictor, pixels []uint8, n, size int) (float64, error) {
 	images, err := backend.Uint8(be, pixels, n, size, size, 3)
 	if err != nil {
@@ -137,9 +137,9 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 	return largest, nil
 }
 
-// Save writes a full checkpoint at path: a safetensors file with timm's names, F32. Its metadata holds
-// configuration, preprocessing, transform and, unless classes is nil, the names of the rows of the head,
-// so that backbone.Load, [Classes] and [TransformOf] need nothing else.
+// Save writes a full checkpoint at path: a safetensors file with timm's names, F32. Its metadata
+// holds configuration, preprocessing, transform and, unless classes is nil, the names of the rows
+// of the head, so that backbone.Load, [Classes] and [TransformOf] need nothing else.
 func (m *Merged) Save(path string, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
 		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d: one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
@@ -159,8 +159,8 @@ func (m *Merged) Save(path string, classes []string) error {
 	return m.Model.Save(path, checkpoint.F32, metadata)
 }
 
-// TransformOf returns the transform that [Merged.Save] wrote into a checkpoint; the zero value if the
-// checkpoint has none.
+// TransformOf returns the transform that [Merged.Save] wrote into a checkpoint; the zero value if
+// the checkpoint has none.
 func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	text, ok := f.Metadata()[transformKey]
 	if !ok {
@@ -172,8 +172,8 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	return t, nil
 }
 
-// Classes returns the class names that [Merged.Save] wrote into a checkpoint; nil if the checkpoint has
-// none.
+// Classes returns the class names that [Merged.Save] wrote into a checkpoint; nil if the checkpoint
+// has none.
 func Classes(f *checkpoint.File) ([]string, error) {
 	text, ok := f.Metadata()[classesKey]
 	if !ok {

@@ -132,14 +132,15 @@ func vpt(name, summary string, prompts int, deep bool) Row {
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil
 		},
-		// As VPT is trained with AdamW in NOAH (Zhang et al. 2022, arXiv 2206.04673, configs/VPT/VTAB).
+		// As VPT is trained with AdamW in NOAH (Zhang et al. 2022, arXiv 2206.04673,
+		// configs/VPT/VTAB).
 		Recipe: "learning rate 5e-3, dropout 0.1 on the prompts",
 		change: func(o *train.Options) { o.LR = 5e-3 },
 	}
 }
 
-// The recipe of methods that tune whole blocks: 1.25e-4 is the 5e-4 for a batch of 256 among the learning
-// rates that VPT searches for AdamW (Jia et al. 2022, tune_vtab.py).
+// The recipe of methods that tune whole blocks: 1.25e-4 is the 5e-4 for a batch of 256 among the
+// learning rates that VPT searches for AdamW (Jia et al. 2022, tune_vtab.py).
 const fullRecipe = "learning rate 1.25e-4"
 
 func fullChange(o *train.Options) { o.LR = 1.25e-4 }

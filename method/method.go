@@ -5,8 +5,8 @@
 // merged. Help texts, documentation and checks read the rows. [Lookup] returns the row of a method,
 // [Catalogue] all rows, [Methods] the names of all methods.
 //
-// A structured module NAME that is registered with peft.Register adds the methods NAME, spt-NAME and
-// spt-NAME-structured.
+// A structured module NAME that is registered with peft.Register adds the methods NAME, spt-NAME
+// and spt-NAME-structured.
 package method
 
 import (
@@ -48,8 +48,8 @@ func Of(p *plan.Plan) Method {
 	return SPT(p.Module) // not reached: plan.Options.Only has no other values
 }
 
-// Methods returns the names of all methods in the order of the catalogue. Of a family with a number K it
-// has one.
+// Methods returns the names of all methods in the order of the catalogue. Of a family with a number
+// K it has one.
 func Methods() []Method {
 	var out []Method
 	for _, r := range rows {
@@ -58,17 +58,17 @@ func Methods() []Method {
 	return out
 }
 
-// Options configures a method. The zero value takes the published defaults. An option that a method does
-// not read is an error: see [Row.Takes].
+// Options configures a method. The zero value takes the published defaults. An option that a method
+// does not read is an error: see [Row.Takes].
 type Options struct {
-	// Rank is the rank of structured modules. Default: for SPT as plan.Options.Rank says, for others the
-	// largest that Budget allows, or without a Budget 8.
+	// Rank is the rank of structured modules. Default: for SPT as plan.Options.Rank says, for
+	// others the largest that Budget allows, or without a Budget 8.
 	Rank int `json:"rank"`
 	// Budget is the number of parameters to tune, the head excluded. Methods without scores take it
 	// instead of a Rank. Default: none.
 	Budget plan.Budget `json:"budget,omitzero"`
-	// Prompts is the number of prompts of VPT. Default 100 for vpt-shallow and 50 for vpt-deep, as in the
-	// comparison on CIFAR-100 by Lian et al. 2022 (table 3).
+	// Prompts is the number of prompts of VPT. Default 100 for vpt-shallow and 50 for vpt-deep, as
+	// in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
 	Prompts int `json:"prompts,omitempty"`
 	// Bottleneck is the width of AdaptFormer's bottlenecks. Default 64, as in its paper.
 	Bottleneck int `json:"bottleneck,omitempty"`
@@ -76,8 +76,8 @@ type Options struct {
 	Scale float64 `json:"scale,omitempty"`
 }
 
-// Lookup returns the row of a method, with the structured module or the number that its name holds. An
-// unknown method is an error.
+// Lookup returns the row of a method, with the structured module or the number that its name holds.
+// An unknown method is an error.
 func Lookup(m Method) (Row, error) {
 	for _, r := range rows {
 		name, ok := r.match(string(m))
@@ -126,24 +126,27 @@ const (
 
 // Row is a row of the catalogue: a method, or a family of methods whose names differ in one part.
 type Row struct {
-	// Name is the name of the method. In the name of a family, NAME stands for a registered structured
-	// module and K for a number: "spt-NAME", "partial-K".
+	// Name is the name of the method. In the name of a family, NAME stands for a registered
+	// structured module and K for a number: "spt-NAME", "partial-K".
 	Name string
 	// Summary says in a few words what the method tunes.
 	Summary string
 	// Paper is where the method was published.
 	Paper string
-	// Recipe says in a few words how the recipe of the method differs from the recipe of SPT; empty: not
-	// at all.
+	// Recipe says in a few words how the recipe of the method differs from the recipe of SPT;
+	// empty: not at all.
 	Recipe string
-	// Scores reports whether the method scores the weights and plans before it trains: stages 1 and 2.
+	// Scores reports whether the method scores the weights and plans before it trains: stages 1 and
+	// 2.
 	Scores bool
-	// Only is the half of SPT that the method keeps to: plan.Structured or plan.Unstructured; empty: both.
+	// Only is the half of SPT that the method keeps to: plan.Structured or plan.Unstructured;
+	// empty: both.
 	Only string
 
 	// Method is the name of the method that Lookup found.
 	Method Method
-	// Module is the structured module of the method that Lookup found; empty for a method without one.
+	// Module is the structured module of the method that Lookup found; empty for a method without
+	// one.
 	Module string
 
 	number   int // K of the method that Lookup found
@@ -156,8 +159,8 @@ type Row struct {
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
 }
 
-// methods returns the methods of the row: of a family with a module one for every registered module, of a
-// family with a number one.
+// methods returns the methods of the row: of a family with a module one for every registered
+// module, of a family with a number one.
 func (r Row) methods() []Method {
 	switch {
 	case r.Method != "":
@@ -176,7 +179,8 @@ func (r Row) methods() []Method {
 
 func (r Row) isFamily(variable string) bool { return strings.Contains(r.Name, variable) }
 
-// match reports whether a name has the form of the row's, and returns what stands for the variable part.
+// match reports whether a name has the form of the row's, and returns what stands for the variable
+// part.
 func (r Row) match(name string) (variable string, ok bool) {
 	for _, v := range []string{nameVariable, numberVariable} {
 		if before, after, found := strings.Cut(r.Name, v); found {
@@ -188,9 +192,9 @@ func (r Row) match(name string) (variable string, ok bool) {
 	return "", name == r.Name
 }
 
-// Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck", "scale",
-// "dropout", "module-drop-path", "criterion", "score-batches", "score-batch-size", "alpha", "beta" or
-// "compat". Every method reads any other option.
+// Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck",
+// "scale", "dropout", "module-drop-path", "criterion", "score-batches", "score-batch-size",
+// "alpha", "beta" or "compat". Every method reads any other option.
 func (r Row) Takes(option string) bool {
 	return slices.Contains(r.options, option) || !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
 }
@@ -218,8 +222,8 @@ func (r Row) Check(o Options) error {
 	return nil
 }
 
-// WithDefaults returns o with the defaults of the method for the options that are numbers of its own. It
-// leaves Rank and Budget as they are.
+// WithDefaults returns o with the defaults of the method for the options that are numbers of its
+// own. It leaves Rank and Budget as they are.
 func (r Row) WithDefaults(o Options) Options {
 	if o.Prompts == 0 {
 		o.Prompts = r.defaults.Prompts
@@ -233,8 +237,8 @@ func (r Row) WithDefaults(o Options) Options {
 	return o
 }
 
-// Merges reports whether the result of the method can be merged into the weights of a backbone whose
-// linear layers have biases.
+// Merges reports whether the result of the method can be merged into the weights of a backbone
+// whose linear layers have biases.
 func (r Row) Merges() bool {
 	if r.Module == "" {
 		return r.merges
@@ -243,9 +247,9 @@ func (r Row) Merges() bool {
 	return err == nil && m.Merge != nil
 }
 
-// TrainOptions returns the recipe of the method for VTAB-1k: the recipe of SPT, train.VTAB, with the changes
-// that are published for the method. AdamW is the only optimiser, so published recipes for SGD (VPT's own,
-// AdaptFormer's) are not taken over.
+// TrainOptions returns the recipe of the method for VTAB-1k: the recipe of SPT, train.VTAB, with
+// the changes that are published for the method. AdamW is the only optimiser, so published recipes
+// for SGD (VPT's own, AdaptFormer's) are not taken over.
 func (r Row) TrainOptions() train.Options {
 	o := train.VTAB()
 	if r.change != nil {
@@ -254,8 +258,8 @@ func (r Row) TrainOptions() train.Options {
 	return o
 }
 
-// Select returns what a method without scores tunes on a backbone. The selection of a method with scores
-// comes from a plan.
+// Select returns what a method without scores tunes on a backbone. The selection of a method with
+// scores comes from a plan.
 func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
 	switch {
 	case r.Method == "":
@@ -290,8 +294,8 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 	return peft.Uniform(c, r.Module, rank), nil
 }
 
-// checkModuleName reports a name of a structured module with which one of the module's methods would have
-// the name of another method.
+// checkModuleName reports a name of a structured module with which one of the module's methods
+// would have the name of another method.
 func checkModuleName(name string) error {
 	if strings.HasPrefix(name, sptPrefix) || strings.HasSuffix(name, structuredSuffix) {
 		return fmt.Errorf("names that begin with %q or end with %q are reserved for methods of SPT", sptPrefix, structuredSuffix)

@@ -254,8 +254,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestCatalogue: every row has a name, a summary and methods that Lookup finds; Merges agrees with what
-// package peft says of the selection.
+// TestCatalogue: every row has a name, a summary and methods that Lookup finds; Merges agrees with
+// what package peft says of the selection.
 func TestCatalogue(t *testing.T) {
 	c := vitB(10)
 	for _, r := range method.Catalogue() {

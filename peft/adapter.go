@@ -6,9 +6,9 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) as SPT places it: y + U·GELU(D·y +
-// d) + u on the matrix's own output, and on proj in parallel, on the matrix's input. U and u start at
-// zero. The GELU lies between D and U, so it cannot be merged.
+// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) as SPT places it: y +
+// U·GELU(D·y + d) + u on the matrix's own output, and on proj in parallel, on the matrix's input. U
+// and u start at zero. The GELU lies between D and U, so it cannot be merged.
 var adapter = Module{
 	Name:  "adapter",
 	Count: func(in, out, rank int) int { return 2*rank*out + rank + out },

@@ -8,8 +8,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/graph"
 )
 
 // EntryGradient says how the gradient of the single entries of a matrix is computed. All ways give
@@ -103,8 +103,8 @@ func (s strip) gradient(x, dy *Node) *Node {
 	n := len(s.lines)
 	shape := shapes.Make(dtypes.Int32, some.Shape().Dim(-1), n)
 	ones := ConvertDType(Equal(Iota(g, shape, 0), ExpandDims(Const(g, s.lines), 0)), x.DType())
-	lines := backbone.Product(flat(some), []int{1}, nil, ones, []int{0}, nil) // [tokens, lines]
-	product := backbone.Product(lines, []int{0}, nil, flat(all), []int{0}, nil)
+	lines := graph.Product(flat(some), []int{1}, nil, ones, []int{0}, nil) // [tokens, lines]
+	product := graph.Product(lines, []int{0}, nil, flat(all), []int{0}, nil)
 	// Neighbours in the product are not neighbours among the entries, so the order of picks does
 	// not matter.
 	picked := Gather(Reshape(product, product.Shape().Size()), ExpandDims(Const(g, s.picks), -1))
@@ -114,7 +114,7 @@ func (s strip) gradient(x, dy *Node) *Node {
 // withEntries returns y, the output [..., out] of a linear layer for x [..., in], and computes the
 // gradient of values by strip. The layer itself must not differentiate the values.
 func (s strip) withEntries(x, y, values *Node) *Node {
-	return backbone.WithGradients(func() *Node { return Identity(y) }, y, []*Node{y, values},
+	return graph.WithGradients(func() *Node { return Identity(y) }, y, []*Node{y, values},
 		func(dy *Node) *Node { return dy },
 		func(dy *Node) *Node { return s.gradient(x, dy) })
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Init returns the initial values of a tuned tensor. r is a generator for the seed of the run and the
-// name of the tensor. weights are the backbone's, by canonical name; an Init may read them and must not
-// change them.
+// Init returns the initial values of a tuned tensor. r is a generator for the seed of the run and
+// the name of the tensor. weights are the backbone's, by canonical name; an Init may read them and
+// must not change them.
 type Init func(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32
 
 // Zero returns zeros.
@@ -43,11 +43,12 @@ func normal(mean, deviation float64) Init {
 	}
 }
 
-// truncNormal is timm's initial value of a head: normal, σ 0.02. timm cuts at ±2, which at that σ never
-// happens.
+// truncNormal is timm's initial value of a head: normal, σ 0.02. timm cuts at ±2, which at that σ
+// never happens.
 var truncNormal = normal(0, 0.02)
 
-// kaimingNormal returns the values of PyTorch's kaiming_normal_(mode="fan_out"): normal, σ √(2/fan_out).
+// kaimingNormal returns the values of PyTorch's kaiming_normal_(mode="fan_out"): normal, σ
+// √(2/fan_out).
 func kaimingNormal(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32 {
 	return normal(0, math.Sqrt(2/float64(p.Shape[0])))(p, r, weights)
 }

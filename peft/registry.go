@@ -43,9 +43,9 @@ func builtIn(m Module) {
 	}
 }
 
-// Reserve makes [Register] refuse the names for which check returns an error. Package method reserves
-// the names of methods. A module with such a name that was registered before is removed, and [Lookup]
-// returns the error.
+// Reserve makes [Register] refuse the names for which check returns an error. Package method
+// reserves the names of methods. A module with such a name that was registered before is removed,
+// and [Lookup] returns the error.
 func Reserve(check func(name string) error) {
 	registry.Lock()
 	defer registry.Unlock()
@@ -72,8 +72,8 @@ func Lookup(name string) (Module, error) {
 	return m, nil
 }
 
-// CountOf returns the parameter count of a registered module. The count for an empty name, as in plans
-// without modules, is zero.
+// CountOf returns the parameter count of a registered module. The count for an empty name, as in
+// plans without modules, is zero.
 func CountOf(module string) (func(in, out, rank int) int, error) {
 	if module == "" {
 		return func(in, out, rank int) int { return 0 }, nil

@@ -17,8 +17,8 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// dora is DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353): the
-// rows of W + B·A are scaled to learned lengths. It reads the frozen weight.
+// dora is DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353):
+// the rows of W + B·A are scaled to learned lengths. It reads the frozen weight.
 var dora = peft.Module{
 	Name:  "dora",
 	Count: func(in, out, rank int) int { return rank*(in+out) + out },
@@ -73,9 +73,9 @@ func rowLengths(p peft.Param, _ *rand.Rand, weights checkpoint.StateDict) []floa
 }
 
 // repAdapter is RepAdapter (Luo et al. 2023, "Towards Efficient Visual Adaption via Structural
-// Re-parameterization", arXiv 2302.08106) without groups and with a scale of 1: a linear bottleneck on
-// the input of the layer, W·(x + U·(D·x + d) + u) + b. It reads the frozen weight and merges into weight
-// and bias.
+// Re-parameterization", arXiv 2302.08106) without groups and with a scale of 1: a linear bottleneck
+// on the input of the layer, W·(x + U·(D·x + d) + u) + b. It reads the frozen weight and merges
+// into weight and bias.
 var repAdapter = peft.Module{
 	Name:  "repadapter",
 	Count: func(in, _, rank int) int { return 2*rank*in + rank + in },
@@ -126,9 +126,9 @@ func init() {
 	}
 }
 
-// TestModulesThatReadTheLayer holds DoRA and RepAdapter, by themselves and beside tuned biases, to their
-// parameter counts, to the frozen layer at their initial values, to finite differences, and to the logits
-// of the merged backbone.
+// TestModulesThatReadTheLayer holds DoRA and RepAdapter, by themselves and beside tuned biases, to
+// their parameter counts, to the frozen layer at their initial values, to finite differences, and
+// to the logits of the merged backbone.
 func TestModulesThatReadTheLayer(t *testing.T) {
 	be, err := backend.New()
 	if err != nil {

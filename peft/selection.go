@@ -1,11 +1,12 @@
 // Package peft defines what is tuned and how it enters the backbone's graph.
 //
-// A [Selection] names what is tuned: whole tensors, single entries, matrices with a structured [Module],
-// and what other methods add (VPT's prompts, SSF's scales, AdaptFormer's bottlenecks, an MLP head). It
-// comes from a plan, or from a function of this package such as [Full] or [Uniform]. [New] binds a
-// Selection to the configuration of a backbone. The resulting [Tuning] lists the tuned tensors, draws
-// their initial values, is the backbone.Layers through which they enter the forward pass, and merges them
-// into the backbone's weights afterwards. [Register] adds a structured module.
+// A [Selection] names what is tuned: whole tensors, single entries, matrices with a structured
+// [Module], and what other methods add (VPT's prompts, SSF's scales, AdaptFormer's bottlenecks, an
+// MLP head). It comes from a plan, or from a function of this package such as [Full] or [Uniform].
+// [New] binds a Selection to the configuration of a backbone. The resulting [Tuning] lists the
+// tuned tensors, draws their initial values, is the backbone.Layers through which they enter the
+// forward pass, and merges them into the backbone's weights afterwards. [Register] adds a
+// structured module.
 package peft
 
 import (
@@ -25,8 +26,8 @@ import (
 	"github.com/sptune/spt/internal/seeded"
 )
 
-// Selection says what is tuned, by canonical tensor names. The head is always tuned and never listed,
-// so the zero Selection is the linear probe.
+// Selection says what is tuned, by canonical tensor names. The head is always tuned and never
+// listed, so the zero Selection is the linear probe.
 type Selection struct {
 	// Module is the name of the structured module. Default empty: none.
 	Module string `json:"module,omitempty"`
@@ -36,8 +37,8 @@ type Selection struct {
 	Structured []string `json:"structured,omitempty"`
 	// Whole names the tensors that are tuned whole.
 	Whole []string `json:"whole,omitempty"`
-	// Entries holds, for each tensor whose entries are tuned one by one, their flat row-major positions in
-	// ascending order.
+	// Entries holds, for each tensor whose entries are tuned one by one, their flat row-major
+	// positions in ascending order.
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
 	// SSF adds γ⊙y + β after every operation of the backbone: after every linear layer, norm,
@@ -250,8 +251,8 @@ func (t *Tuning) hasBias(weight string) bool {
 	return ok
 }
 
-// Init returns the initial values of the tuned tensors. The values of a tensor depend on the seed, on its
-// name and on the weights of the backbone, not on what else is tuned.
+// Init returns the initial values of the tuned tensors. The values of a tensor depend on the seed,
+// on its name and on the weights of the backbone, not on what else is tuned.
 func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
 	out := checkpoint.StateDict{}
 	for _, p := range t.Params {

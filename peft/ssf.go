@@ -7,8 +7,8 @@ import (
 
 	. "github.com/gomlx/gomlx/core/graph"
 
-	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/graph"
 )
 
 // The names of γ and β [C] of an operation, after the name of the operation.
@@ -30,7 +30,7 @@ func (l *layers) ssf(name string, y *Node) *Node {
 	if !ok {
 		return y
 	}
-	return Add(Mul(y, backbone.Everywhere(scale, y)), backbone.Everywhere(l.tuned[name+ssfShift], y))
+	return Add(Mul(y, graph.Everywhere(scale, y)), graph.Everywhere(l.tuned[name+ssfShift], y))
 }
 
 // ssfMergeable reports an operation into which γ and β cannot be merged. It must add a bias, which

@@ -9,7 +9,8 @@ import (
 )
 
 // Budget is the number of parameters that tuning may take, the head excluded: a fixed number, or a
-// share of the backbone's parameters. [ParseBudget] returns one. The zero Budget stands for no budget.
+// share of the backbone's parameters. [ParseBudget] returns one. The zero Budget stands for no
+// budget.
 //
 // A Budget keeps the text from which it was parsed, and JSON holds that text. Budgets of different
 // texts, such as "200000" and "0.2M", can allow the same number: compare what Parameters returns.
@@ -32,8 +33,8 @@ func ParseBudget(text string) (Budget, error) {
 	return b, nil
 }
 
-// MustParseBudget is like [ParseBudget] but panics if text is not a budget. It is for budgets that are
-// written in a program.
+// MustParseBudget is like [ParseBudget] but panics if text is not a budget. It is for budgets that
+// are written in a program.
 func MustParseBudget(text string) Budget {
 	b, err := ParseBudget(text)
 	if err != nil {
@@ -74,8 +75,9 @@ func (b *Budget) UnmarshalText(text []byte) (err error) {
 }
 
 // Parameters returns the number of parameters that the budget allows on a backbone with size
-// parameters, the head excluded. A share is rounded down. The arithmetic is exact: "0.57M" is 570000.
-// It is an error if the budget exceeds the backbone, or if a share of it is less than one parameter.
+// parameters, the head excluded. A share is rounded down. The arithmetic is exact: "0.57M" is
+// 570000. It is an error if the budget exceeds the backbone, or if a share of it is less than one
+// parameter.
 func (b Budget) Parameters(size int) (int, error) {
 	fail := func(format string, args ...any) (int, error) {
 		return 0, fmt.Errorf("budget %q: %s", b.text, fmt.Sprintf(format, args...))
@@ -100,8 +102,8 @@ func (b Budget) Parameters(size int) (int, error) {
 	return int(parameters), nil
 }
 
-// decimal matches a plain decimal number: no sign, no exponent (a short text such as 1e999999999 would
-// be a very long number), no fraction bar, at most 18 digits on either side of the point.
+// decimal matches a plain decimal number: no sign, no exponent (a short text such as 1e999999999
+// would be a very long number), no fraction bar, at most 18 digits on either side of the point.
 var decimal = regexp.MustCompile(`^([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})$`)
 
 // value returns the number of parameters, or the share of the backbone as a fraction of one.

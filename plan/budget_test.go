@@ -91,8 +91,8 @@ func TestParseBudget(t *testing.T) {
 	}
 }
 
-// TestBudgetText checks that a budget keeps its text, in JSON too, and that texts of one number allow
-// the same.
+// TestBudgetText checks that a budget keeps its text, in JSON too, and that texts of one number
+// allow the same.
 func TestBudgetText(t *testing.T) {
 	in := struct {
 		Budgets []Budget

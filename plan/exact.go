@@ -9,8 +9,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// exact returns the plan with the greatest cost within the budget over all τ from 0 to the number of
-// scores; of several, the plan of the greatest τ. Single entries of norm vectors are tuned like others.
+// exact returns the plan with the greatest cost within the budget over all τ from 0 to the number
+// of scores; of several, the plan of the greatest τ. Single entries of norm vectors are tuned like
+// others.
 func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	if o.Rank == 0 && o.Only != Unstructured && count != nil {
 		o.Rank = defaultRank(scores.Tensors, count, scores.ClassToken, budget)

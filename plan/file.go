@@ -22,8 +22,8 @@ const maxFile = 256 << 20
 // No string holds a line break, so it matches no part of a string.
 var numberList = regexp.MustCompile(`\[\n[-0-9,\s]+\]`)
 
-// encode returns the plan as a plan file: indented JSON, with the positions of each tensor on one line.
-// The same plan gives the same bytes.
+// encode returns the plan as a plan file: indented JSON, with the positions of each tensor on one
+// line. The same plan gives the same bytes.
 func (p *Plan) encode() ([]byte, error) {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
@@ -41,9 +41,9 @@ func (p *Plan) encode() ([]byte, error) {
 }
 
 // decode reads a plan file. It is an error if the kind or the version is another one, if a field is
-// unknown, or if the plan contradicts itself: a list of positions that is not ascending, a tensor in two
-// places, a cost that is not the sum of its parts. [Plan.Validate] checks whether the plan fits a
-// backbone.
+// unknown, or if the plan contradicts itself: a list of positions that is not ascending, a tensor
+// in two places, a cost that is not the sum of its parts. [Plan.Validate] checks whether the plan
+// fits a backbone.
 func decode(data []byte) (*Plan, error) {
 	// The header goes first: another version may have other fields.
 	var found jsonfile.Header
@@ -97,9 +97,9 @@ func (p *Plan) Save(path string) error {
 	return nil
 }
 
-// LoadFile reads the plan file at path. It is an error if the kind or the version of the file is another
-// one, if a field is unknown, or if the plan contradicts itself. [Plan.Validate] checks whether the plan
-// fits a backbone. Errors name the file.
+// LoadFile reads the plan file at path. It is an error if the kind or the version of the file is
+// another one, if a field is unknown, or if the plan contradicts itself. [Plan.Validate] checks
+// whether the plan fits a backbone. Errors name the file.
 func LoadFile(path string) (*Plan, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// inputs are the arguments of exact and Release beside the tensors, in one value that tests can change.
+// inputs are the arguments of exact and Release beside the tensors, in one value that tests can
+// change.
 type inputs struct {
 	Budget, ClassToken int
 	Only, Module       string

@@ -11,7 +11,7 @@ import (
 // TestNew: New makes the plan of exact or, with Compat, that of Release for the budget, and refuses
 // options that cannot work before it looks at a score.
 func TestNew(t *testing.T) {
-	scores := &sensitivity.Scores{Tensors: vit(2, 192), ClassToken: 192}
+	scores := &sensitivity.Scores{Tensors: vit(1, 96), ClassToken: 96}
 	o := Options{Module: "lora"}
 	want, err := exact(t.Context(), scores, 200_000, o, loraParams)
 	if err != nil {
@@ -34,8 +34,8 @@ func TestNew(t *testing.T) {
 		budget int
 		o      Options
 	}{
-		"rank 193: expected 1 to 192":        {200_000, Options{Module: "lora", Rank: 193}},
-		"least possible, 192":                {100, Options{Module: "lora"}},
+		"rank 97: expected 1 to 96":          {200_000, Options{Module: "lora", Rank: 97}},
+		"least possible, 96":                 {90, Options{Module: "lora"}},
 		"the budget is 0":                    {0, Options{Module: "lora"}},
 		"makes plans for [1000000 ":          {300_000, Options{Module: "lora", Compat: CompatRelease}},
 		`compat mode "python" is unknown`:    {200_000, Options{Module: "lora", Compat: "python"}},

@@ -16,8 +16,8 @@ const CompatRelease = "release"
 
 // The values of [Options.Only] and [Plan.Only]: one half of the method by itself.
 const (
-	// Unstructured plans give no matrix a module: its entries are tuned one by one, however many they
-	// are. Vectors follow the rule.
+	// Unstructured plans give no matrix a module: its entries are tuned one by one, however many
+	// they are. Vectors follow the rule.
 	Unstructured = "unstructured"
 	// Structured plans tune no single entries: a tensor below its threshold stays frozen and costs
 	// nothing.
@@ -43,23 +43,24 @@ type Options struct {
 	// Module is the name of the structured module. Plans record it. It is not read, and neither is
 	// Rank, if Only is [Unstructured]. There is no default.
 	Module string `json:"module"`
-	// Only restricts the plan to one half of the method: [Unstructured] or [Structured]. Default empty:
-	// both halves.
+	// Only restricts the plan to one half of the method: [Unstructured] or [Structured]. Default
+	// empty: both halves.
 	Only string `json:"only,omitempty"`
-	// Rank is the rank of the modules. Default 0: 8 as in the paper; on a backbone narrower than the
-	// paper's it is 8 in proportion to the width, if that is enough to spend the budget. With Compat the
-	// default is always 8.
+	// Rank is the rank of the modules. Default 0: 8 as in the paper; on a backbone narrower than
+	// the paper's it is 8 in proportion to the width, if that is enough to spend the budget. With
+	// Compat the default is always 8.
 	Rank int `json:"rank"`
 	// Alpha is α: a matrix gets a module from P/α selected entries on. Default 10.
 	Alpha float64 `json:"alpha"`
 	// Beta is β: a vector is tuned whole from len/β selected entries on. Default 5.
 	Beta float64 `json:"beta"`
-	// Compat is empty for the plan that spends the most within the budget, or [CompatRelease] for the
-	// plan that the paper's published code makes. Default empty.
+	// Compat is empty for the plan that spends the most within the budget, or [CompatRelease] for
+	// the plan that the paper's published code makes. Default empty.
 	Compat string `json:"compat"`
 }
 
-// WithDefaults returns o with the defaults of its zero fields, except a Rank that depends on the budget.
+// WithDefaults returns o with the defaults of its zero fields, except a Rank that depends on the
+// budget.
 func (o Options) WithDefaults() Options {
 	switch {
 	case o.Only == Unstructured:
@@ -72,9 +73,9 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Validate reports options with which no plan can be made. o has its defaults filled in. tensors are
-// the scored tensors of the backbone; their scores are not read. classToken is the number of parameters
-// of its class token, budget the number of parameters that the plan may spend.
+// Validate reports options with which no plan can be made. o has its defaults filled in. tensors
+// are the scored tensors of the backbone; their scores are not read. classToken is the number of
+// parameters of its class token, budget the number of parameters that the plan may spend.
 func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) error {
 	if err := o.check(); err != nil {
 		return err
@@ -127,10 +128,10 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 // New returns the plan for a budget of parameters. count counts the parameters of the structured
 // module that o names; it is not called if o.Only is [Unstructured].
 //
-// Without o.Compat it is the plan with the greatest cost within the budget, over every τ. Scores are
-// taken in descending order, equal ones in the order of tensors and of positions, so the plan does not
-// depend on the number of processors. Where every plan costs less than the budget, New returns the most
-// expensive one: compare Cost.Total with Budget.
+// Without o.Compat it is the plan with the greatest cost within the budget, over every τ. Scores
+// are taken in descending order, equal ones in the order of tensors and of positions, so the plan
+// does not depend on the number of processors. Where every plan costs less than the budget, New
+// returns the most expensive one: compare Cost.Total with Budget.
 //
 // New fails on the options that [Options.Validate] reports, on a score that is NaN, infinite or
 // negative, and on shapes that do not match the scores. If ctx is cancelled, New returns its error.

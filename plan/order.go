@@ -43,8 +43,8 @@ func (e event) position() int { return int(uint32(e)) }
 // key returns the bits of a score. A negative zero counts as zero.
 func key(score float32) uint32 { return math.Float32bits(score) &^ (1 << 31) }
 
-// prepare checks the scores and options and works out the rule of each tensor. It returns the options
-// with their defaults.
+// prepare checks the scores and options and works out the rule of each tensor. It returns the
+// options with their defaults.
 func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count Count) ([]tensor, Options, error) {
 	o = o.WithDefaults()
 	if err := o.check(); err != nil {
@@ -224,8 +224,8 @@ func (a *tally) add(e event) {
 	}
 }
 
-// newPlan returns the plan that takes the given events. Of a tensor that is tuned as one, the events
-// after the need-th may be missing.
+// newPlan returns the plan that takes the given events. Of a tensor that is tuned as one, the
+// events after the need-th may be missing.
 func newPlan(tensors []tensor, events []event, o Options, budget, classToken int) *Plan {
 	p := &Plan{
 		Compat:   o.Compat,

@@ -1,25 +1,21 @@
-// Package plan is stage 2 of Sensitivity-aware visual Parameter-efficient
-// Tuning (He et al., ICCV 2023, arXiv 2303.08566, section 3.2): from the
-// sensitivity of every weight and a parameter budget to a [Plan], which says
-// what is tuned.
+// Package plan is stage 2 of Sensitivity-aware visual Parameter-efficient Tuning (He et al., ICCV
+// 2023, arXiv 2303.08566, section 3.2): from the sensitivity of every weight and a parameter budget
+// to a [Plan], which says what is tuned.
 //
-// The τ largest scores of the whole network are taken. With c of them in one
-// tensor,
+// The τ largest scores of the whole network are taken. With c of them in one tensor,
 //
 //   - a vector is tuned whole if c ≥ len/β;
 //   - the matrix of a block's linear layer gets a structured module (LoRA,
 //     Adapter) if c ≥ P/α, where P is the module's parameter count;
 //   - otherwise its c entries are tuned one by one.
 //
-// The cost of a plan is the sum of these parts and the class token; the head
-// never counts.
+// The cost of a plan is the sum of these parts and the class token; the head never counts.
 //
-// For comparison, a plan can keep to one half of that: see [Unstructured] and
-// [Structured].
+// For comparison, a plan can keep to one half of that: see [Unstructured] and [Structured].
 //
 // [ParseBudget] parses a budget as people write it. [New] makes a plan from the scores of package
-// sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a plan
-// against the tensors of a backbone, and [Plan.Explain] reports where the budget goes.
+// sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a
+// plan against the tensors of a backbone, and [Plan.Explain] reports where the budget goes.
 package plan
 
 import (
@@ -52,8 +48,9 @@ type Plan struct {
 	Beta float64 `json:"beta"`
 	// Budget is the number of parameters asked for, head excluded.
 	Budget int `json:"budget"`
-	// Tau is τ: the number of largest scores that were taken. Without Compat it is the greatest τ that
-	// leads to this plan. It is 0 in a plan from a published selection, which does not record it.
+	// Tau is τ: the number of largest scores that were taken. Without Compat it is the greatest τ
+	// that leads to this plan. It is 0 in a plan from a published selection, which does not record
+	// it.
 	Tau int `json:"tau"`
 	// Cost is what the plan spends.
 	Cost Cost `json:"cost"`
@@ -104,11 +101,11 @@ func (c Cost) sum() int {
 	return c.Structured + c.Vectors + c.Unstructured + c.CountedOnly + c.ClassToken
 }
 
-// Validate reports whether the plan fits the scored tensors of a backbone, whose scores are not read:
-// every name exists and is of the right kind, every position is in range, lists are sorted and free of
-// duplicates, the recorded cost is the cost computed with count, and it is within the budget (a plan
-// with Compat may exceed it). count counts the parameters of the plan's module; it may be nil for a plan
-// without modules. The error names the tensor or the number that is wrong.
+// Validate reports whether the plan fits the scored tensors of a backbone, whose scores are not
+// read: every name exists and is of the right kind, every position is in range, lists are sorted
+// and free of duplicates, the recorded cost is the cost computed with count, and it is within the
+// budget (a plan with Compat may exceed it). count counts the parameters of the plan's module; it
+// may be nil for a plan without modules. The error names the tensor or the number that is wrong.
 func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	if err := p.check(); err != nil {
 		return fmt.Errorf("validating plan: %w", err)
@@ -280,8 +277,8 @@ func (p *Plan) check() error {
 	return nil
 }
 
-// sizeOf returns the number of parameters of a tensor. It fails on shapes whose positions an int32 does
-// not hold.
+// sizeOf returns the number of parameters of a tensor. It fails on shapes whose positions an int32
+// does not hold.
 func sizeOf(t sensitivity.Tensor) (int, error) {
 	if len(t.Shape) == 0 {
 		return 0, fmt.Errorf("tensor %q has no dimensions, expected a vector [len] or a matrix [out, in]", t.Name)
@@ -299,8 +296,8 @@ func sizeOf(t sensitivity.Tensor) (int, error) {
 	return size, nil
 }
 
-// inOut returns the sides of a tensor of two or more dimensions as a matrix [out, in]: the dimensions
-// after the first are flattened.
+// inOut returns the sides of a tensor of two or more dimensions as a matrix [out, in]: the
+// dimensions after the first are flattened.
 func inOut(t sensitivity.Tensor) (in, out int) {
 	in = 1
 	for _, d := range t.Shape[1:] {

@@ -15,7 +15,8 @@ var releaseTargets = []float64{1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05}
 // releaseScale is the number of parameters in one unit of budget of the published code.
 const releaseScale = 1e6
 
-// ReleaseBudgets returns the budgets, in parameters, for which [New] makes plans with [CompatRelease].
+// ReleaseBudgets returns the budgets, in parameters, for which [New] makes plans with
+// [CompatRelease].
 func ReleaseBudgets() []int {
 	budgets := make([]int, len(releaseTargets))
 	for i, t := range releaseTargets {
@@ -24,13 +25,15 @@ func ReleaseBudgets() []int {
 	return budgets
 }
 
-// Release returns the plans that the paper's published code chooses: one for each of the targets 1.0,
-// 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times scale, in that order. scale is the number of parameters in one
-// unit of budget: 1e6 in the published code, smaller for backbones with few parameters. [New] returns
-// one of these plans at a scale of 1e6. That code tries τ = ⌈0.02·k·scale⌉ for k = 1…79 and keeps for each target the plan whose
+// Release returns the plans that the paper's published code chooses: one for each of the targets
+// 1.0, 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times scale, in that order. scale is the number of
+// parameters in one unit of budget: 1e6 in the published code, smaller for backbones with few
+// parameters. [New] returns one of these plans at a scale of 1e6.
+//
+// The published code tries τ = ⌈0.02·k·scale⌉ for k = 1…79 and keeps for each target the plan whose
 // cost is nearest, above or below; of equally near ones the plan of the larger τ. It counts single
-// entries of norm vectors but does not tune them: they are in [Plan.CountedOnly]. The published code
-// fails on values of τ above the number of scores; Release skips them. It is an error if the smallest τ
+// entries of norm vectors but does not tune them: they are in [Plan.CountedOnly]. It fails on
+// values of τ above the number of scores; Release skips them. It is an error if the smallest τ
 // exceeds the number of scores.
 func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o Options, count Count) ([]*Plan, error) {
 	fail := func(err error) ([]*Plan, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/microbatch"
 	"github.com/sptune/spt/objective"
 )
 
@@ -97,7 +98,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 			return nil, err
 		}
 	}
-	s.cut, err = m.Config.NewCut(be, s.atOnce())
+	s.cut, err = microbatch.NewCut(be, m.Config, s.atOnce())
 	return s, err
 }
 
@@ -187,7 +188,7 @@ func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (floa
 		return 0, err
 	}
 	add := s.whole
-	if len(s.model.Config.Pieces(images.Shape(), s.atOnce())) > 1 {
+	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.atOnce())) > 1 {
 		add = s.inPieces
 	}
 	loss, err := add(ctx, images, targets)
@@ -223,7 +224,7 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 		}
 		s.gradient = append(s.gradient, t)
 	}
-	sizes := s.model.Config.Pieces(images.Shape(), s.atOnce())
+	sizes := microbatch.Sizes(s.model.Config, images.Shape(), s.atOnce())
 	cut, err := s.cut.Run(ctx, images, targets)
 	if err != nil {
 		return 0, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/microbatch"
 )
 
 // On the processor a batch is computed in pieces, a few of them side by side. The gradient of a mean
@@ -24,13 +25,13 @@ import (
 // pieces returns the numbers of images in the pieces of a batch.
 func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) []int {
 	tokens, _ := backend.AtOnce(be)
-	return c.Pieces(images, tokens)
+	return microbatch.Sizes(c, images, tokens)
 }
 
 // newCut prepares the program that cuts images, and their targets, into pieces.
 func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
 	tokens, _ := backend.AtOnce(be)
-	return c.NewCut(be, tokens)
+	return microbatch.NewCut(be, c, tokens)
 }
 
 // runs returns how many pieces run side by side, for pieces of that many images.

@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// register is a register of a loop. In this file, negative numbers of scalar registers are immediates until
-// finish numbers them.
+// register is a register of a loop. In this file, negative numbers of scalar registers are
+// immediates until finish numbers them.
 type register struct {
 	full bool
 	reg  int
@@ -84,8 +84,8 @@ func (a *assembler) immediate(v float32) register {
 	return o
 }
 
-// fetch returns the register with the tensor that a node on the given level reads through e. It adds the
-// input or the instructions that fill the register.
+// fetch returns the register with the tensor that a node on the given level reads through e. It
+// adds the input or the instructions that fill the register.
 func (a *assembler) fetch(e edge, lv level) register {
 	n := e.t.node
 	if a.member[n] {
@@ -397,8 +397,8 @@ func (ins *instruction) writesFull() bool {
 	return true
 }
 
-// inPlace reports whether dst may lie in the memory of register r: the elements have the same size, and each
-// element is read before it is written.
+// inPlace reports whether dst may lie in the memory of register r: the elements have the same
+// size, and each element is read before it is written.
 func (ins *instruction) inPlace(r int) bool {
 	switch ins.form {
 	case formConvert, formCompareVV, formCompareVS, formWhere:
@@ -409,8 +409,9 @@ func (ins *instruction) inPlace(r int) bool {
 	return true
 }
 
-// share assigns scratch memory to full registers. Memory is used again after its last reader. Registers that
-// lie in the memory of an input or a result get numbers after those of the scratch memory.
+// share assigns scratch memory to full registers. Memory is used again after its last reader.
+// Registers that lie in the memory of an input or a result get numbers after those of the scratch
+// memory.
 func (a *assembler) share() {
 	fixed := map[int]bool{}
 	var order []int
@@ -517,8 +518,8 @@ func (a *assembler) share() {
 	}
 }
 
-// replaces reports whether result may lie in the memory of input: the loop reads input element by element, in
-// step with result, and not after result is written.
+// replaces reports whether result may lie in the memory of input: the loop reads input element by
+// element, in step with result, and not after result is written.
 func (k *cluster) replaces(result, input *tensor) bool {
 	l := k.loop
 	if result.bytes() != input.bytes() || result.n != l.total {

@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// attention lowers scaled dot-product attention or its gradient. Scores exist for one head of one image
-// at a time, in scratch memory.
+// attention lowers scaled dot-product attention or its gradient. Scores exist for one head of one
+// image at a time, in scratch memory.
 func (c *compiler) attention(o *op) bool {
 	a, ok := o.attrs.(attention)
 	if !ok {
@@ -37,9 +37,9 @@ func (c *compiler) attention(o *op) bool {
 	return true
 }
 
-// addend reads a tensor that is added to the scores as [outer, inner, heads, seq, kv], where image i is
-// (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image, it reads the
-// mask itself.
+// addend reads a tensor that is added to the scores as [outer, inner, heads, seq, kv], where image
+// i is (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image,
+// it reads the mask itself.
 func (c *compiler) addend(v *value, a *attention) edge {
 	e := c.edge(v)
 	if v.op.kind == compute.OpTypeReshape {
@@ -60,8 +60,8 @@ func (c *compiler) addend(v *value, a *attention) edge {
 	return edge{e.t, l}
 }
 
-// readable reports whether a kernel can read an operand [.., .., .., width] in place: neighbours along the
-// last axis must be neighbours in memory.
+// readable reports whether a kernel can read an operand [.., .., .., width] in place: neighbours
+// along the last axis must be neighbours in memory.
 func readable(e edge) bool { return e.dims[len(e.dims)-1] == 1 || e.strides[len(e.dims)-1] == 1 }
 
 // heads is an operand [.., .., .., width] of an attention, whose heads are matrices [seq, width].
@@ -80,8 +80,8 @@ func (h *heads) view(data []float32, image, head int) gemm.View {
 	return gemm.View{Data: data[h.offset+image*h.image+head*h.head:], Row: h.token, Col: 1}
 }
 
-// attentionKernel computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores, one head at
-// a time.
+// attentionKernel computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores, one
+// head at a time.
 type attentionKernel struct {
 	attention
 	q, k, v, out heads
@@ -113,8 +113,9 @@ func (a *attentionKernel) run(x *execution) error {
 	return nil
 }
 
-// attentionVJPKernel computes the gradients of query, key and value from the gradient of the output (Dao
-// et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the log-sum-exp:
+// attentionVJPKernel computes the gradients of query, key and value from the gradient of the
+// output (Dao et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the
+// log-sum-exp:
 //
 //	dV = Pᵀ·dO, dP = dO·Vᵀ, D = rowsum(dO∘O), dS = P∘(dP − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 //
@@ -171,7 +172,8 @@ func (a *attentionVJPKernel) run(x *execution) error {
 	return nil
 }
 
-// addends are the tensors that are added to the scores, at most two, as [compiler.addend] reads them.
+// addends are the tensors that are added to the scores, at most two, as [compiler.addend] reads
+// them.
 type addends []operand
 
 func newAddends(in []edge) (a addends) {

@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// buffer is a tensor on the backend. Its content does not change while it is valid, so it may also be kept
-// packed for the matrix kernel.
+// buffer is a tensor on the backend. Its content does not change while it is valid, so it may also
+// be kept packed for the matrix kernel.
 type buffer struct {
 	backend *Backend
 	shape   shapes.Shape
@@ -41,8 +41,8 @@ func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
 	return &buffer{backend: b, shape: shape.Clone(), data: b.released.take(int(n))}
 }
 
-// Borrow returns a buffer that holds a float32 array without copying it. The array must not change afterwards,
-// because the backend reads it whenever the buffer is used.
+// Borrow returns a buffer that holds a float32 array without copying it. The array must not change
+// afterwards, because the backend reads it whenever the buffer is used.
 func (b *Backend) Borrow(data []float32, dims ...int) (compute.Buffer, error) {
 	shape := shapes.Shape{DType: dtypes.Float32, Dimensions: slices.Clone(dims)}
 	if err := b.usable(); err != nil {
@@ -73,8 +73,8 @@ func view[T any](data []byte, offset, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(data)), offset*size)), n)
 }
 
-// possible checks that a tensor can have the shape: Go has a type for its elements, no axis has a negative or
-// unknown size, and its size in bytes fits an int.
+// possible checks that a tensor can have the shape: Go has a type for its elements, no axis has a
+// negative or unknown size, and its size in bytes fits an int.
 func possible(shape shapes.Shape) error {
 	if t := int(shape.DType); t < 0 || t >= len(dtypes.SupportedDTypes) || !dtypes.SupportedDTypes[t] {
 		return fmt.Errorf("no tensor can have the shape %s: Go has no type for %s", shape, shape.DType)

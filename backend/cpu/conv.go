@@ -13,10 +13,11 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Convolutions come in three forms. Convolutions with one filter per channel have their own kernels. The
-// gradient of such filters has its own kernel too; it arrives as a convolution whose batch is the
-// channels, where each channel is a group. All other convolutions become matrix products: a tile of the
-// output is the product of the input elements that it reads, copied side by side, and the filters.
+// Convolutions come in three forms. Convolutions with one filter per channel have their own
+// kernels. The gradient of such filters has its own kernel too; it arrives as a convolution whose
+// batch is the channels, where each channel is a group. All other convolutions become matrix
+// products: a tile of the output is the product of the input elements that it reads, copied side
+// by side, and the filters.
 
 // convolution is what the compiler knows of a convolution.
 type convolution struct {
@@ -87,8 +88,8 @@ func ordered(e edge, first int, spatial []int, last ...int) edge {
 	return edge{e.t, e.transposed(slices.Concat([]int{first}, spatial, last))}
 }
 
-// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise an edge
-// to a copy.
+// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise
+// an edge to a copy.
 func (c *compiler) lastContiguous(e edge) edge {
 	if readable(e) {
 		return e
@@ -96,8 +97,8 @@ func (c *compiler) lastContiguous(e edge) edge {
 	return c.contiguous(e)
 }
 
-// reversed returns the filters before a reversal of all their spatial axes, with flip set, or the value
-// itself. The gradient of the input of a convolution begins with such a reversal.
+// reversed returns the filters before a reversal of all their spatial axes, with flip set, or the
+// value itself. The gradient of the input of a convolution begins with such a reversal.
 func (c *compiler) reversed(v *value, spatial []int) (e edge, flip bool) {
 	if v.op.kind != compute.OpTypeReverse {
 		return c.edge(v), false
@@ -145,8 +146,8 @@ func (c *compiler) depthwise(o *op, s convSpec) {
 	c.convResult(kindDepthwise, o, conv, []edge{x, k}, slices.Concat([]int{a.OutputBatch}, a.OutputSpatial, []int{a.OutputChannels}))
 }
 
-// depthwiseGradient lowers the gradient of one filter per channel. The batch of o is the channels of x,
-// the channels of o are the images, and the filters of o are the gradient of the output.
+// depthwiseGradient lowers the gradient of one filter per channel. The batch of o is the channels
+// of x, the channels of o are the images, and the filters of o are the gradient of the output.
 func (c *compiler) depthwiseGradient(o *op, s convSpec) {
 	a := s.axes
 	x := c.lastContiguous(ordered(c.edge(o.in[0]), a.InputChannels, a.InputSpatial, a.InputBatch))
@@ -221,8 +222,8 @@ func (k *depthwiseGradientKernel) run(x *execution) error {
 }
 
 // convProduct is a convolution as matrix products. For each group and each tile of rows it is
-// C[rows, n] = A[rows, k]·B[k, n]. A row is an image and a position of the output, k counts taps and
-// channels, n is the number of channels of the output.
+// C[rows, n] = A[rows, k]·B[k, n]. A row is an image and a position of the output, k counts taps
+// and channels, n is the number of channels of the output.
 type convProduct struct {
 	spatial   []depthwise.Axis
 	groups    int
@@ -276,8 +277,8 @@ func (c *compiler) convProduct(o *op, s convSpec) {
 	c.convResult(kindConv, o, &convolution{product: p}, []edge{in, k}, perm)
 }
 
-// Tiles of A have about convTile elements and at most convDepth columns: a quarter of a second-level cache
-// of one megabyte.
+// Tiles of A have about convTile elements and at most convDepth columns: a quarter of a
+// second-level cache of one megabyte.
 const (
 	convTile  = 1 << 16
 	convDepth = 1 << 10
@@ -334,8 +335,8 @@ func (p *convKernel) run(x *execution) error {
 	return nil
 }
 
-// at returns the offset of the pixel that an output position reads with a tap. inside reports whether the
-// pixel exists.
+// at returns the offset of the pixel that an output position reads with a tap. inside reports
+// whether the pixel exists.
 func (p *convProduct) at(position, tap int) (offset int, inside bool) {
 	for i := len(p.spatial) - 1; i >= 0; i-- {
 		a := &p.spatial[i]

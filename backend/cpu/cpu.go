@@ -1,28 +1,31 @@
-// Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated assembly. GoMLX
-// programs, such as the models and training steps of spt, run on it near the speed limit of the processor. It
-// needs neither cgo nor an installed library. Importing it registers the backend with the name "cpu".
+// Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated
+// assembly. GoMLX programs, such as the models and training steps of spt, run on it near the speed
+// limit of the processor. It needs neither cgo nor an installed library. Importing it registers
+// the backend with the name "cpu".
 //
 // A program passes through four stages:
 //
-//  1. Recording. A function records the operations as GoMLX builds them. GoMLX's Go backend checks every operation
-//     and infers its shape, so both backends reject the same programs with the same errors (function.go, fused.go,
-//     gen_ops.go).
-//  2. Compiling. The compiler turns operations into nodes. It removes operations that only move data, fuses
-//     element-wise operations and reductions into loops over rows, and moves the operations that follow a matrix
-//     product into its epilogue (graph.go, layout.go, patterns.go, rematerialise.go, fuse.go, assemble.go).
-//  3. Scheduling. The memory plan places every intermediate result in one arena by its lifetime. Every node becomes a
-//     step: a kernel with the places of its operands (schedule.go, memory.go).
-//  4. Running. The steps run in order. Each step uses the processors that other programs leave free (executable.go,
-//     loop.go).
+//  1. Recording. A function records the operations as GoMLX builds them. GoMLX's Go backend checks
+//     every operation and infers its shape, so both backends reject the same programs with the
+//     same errors (function.go, fused.go, gen_ops.go).
+//  2. Compiling. The compiler turns operations into nodes. It removes operations that only move
+//     data, fuses element-wise operations and reductions into loops over rows, and moves the
+//     operations that follow a matrix product into its epilogue (graph.go, layout.go, patterns.go,
+//     rematerialise.go, fuse.go, assemble.go).
+//  3. Scheduling. The memory plan places every intermediate result in one arena by its lifetime.
+//     Every node becomes a step: a kernel with the places of its operands (schedule.go,
+//     memory.go).
+//  4. Running. The steps run in order. Each step uses the processors that other programs leave
+//     free (executable.go, loop.go).
 //
-// A file about one kind of operation (dot.go, attention.go, conv.go, sparse.go, moves.go, delegate.go) has the
-// compiler's part first, then the kernel.
+// A file about one kind of operation (dot.go, attention.go, conv.go, sparse.go, moves.go,
+// delegate.go) has the compiler's part first, then the kernel.
 //
-// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's Go backend
-// (delegate.go). So every program that runs there also runs here.
+// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's
+// Go backend (delegate.go). So every program that runs there also runs here.
 //
-// Results do not depend on the number of processors: shapes alone decide how work is divided, and every sum has a
-// fixed order.
+// Results do not depend on the number of processors: shapes alone decide how work is divided, and
+// every sum has a fixed order.
 package cpu
 
 import (
@@ -38,7 +41,8 @@ import (
 	"github.com/sptune/spt/internal/kernel/gemm"
 )
 
-// backendName is the name of this backend in compute.NewWithConfig and in the variable GOMLX_BACKEND.
+// backendName is the name of this backend in compute.NewWithConfig and in the variable
+// GOMLX_BACKEND.
 const backendName = "cpu"
 
 func init() {
@@ -51,8 +55,8 @@ type Backend struct {
 	plain    compute.Backend // GoMLX's Go backend: it checks operations and runs delegated operations
 	arenas   arenas
 	released released
-	// delegating is held by the delegated operation that runs. In compute v0.1.3, two that run at the
-	// same time can wait for each other's workers forever.
+	// delegating is held by the delegated operation that runs. In compute v0.1.3, two that run at
+	// the same time can wait for each other's workers forever.
 	delegating sync.Mutex
 	buffers    atomic.Int64 // size of the tensors, in bytes
 	packed     atomic.Int64 // size of the weights in the layout of the matrix kernel, in bytes
@@ -89,7 +93,8 @@ func (b *Backend) NumDevices() int { return 1 }
 // DeviceDescription returns the description of the only device.
 func (b *Backend) DeviceDescription(compute.DeviceNum) string { return b.Description() }
 
-// Capabilities returns the capabilities of GoMLX's Go backend, with fused attention and its gradient.
+// Capabilities returns the capabilities of GoMLX's Go backend, with fused attention and its
+// gradient.
 func (b *Backend) Capabilities() compute.Capabilities {
 	c := b.plain.Capabilities().Clone()
 	c.Operations[compute.OpTypeFusedScaledDotProductAttention] = true
@@ -100,8 +105,8 @@ func (b *Backend) Capabilities() compute.Capabilities {
 // Builder returns a builder for a new program.
 func (b *Backend) Builder(name string) compute.Builder { return newBuilder(b, name) }
 
-// Finalize releases the memory of the backend. Existing buffers can still be read. All other calls return an
-// error afterwards.
+// Finalize releases the memory of the backend. Existing buffers can still be read. All other calls
+// return an error afterwards.
 func (b *Backend) Finalize() {
 	if !b.finalized.Swap(true) {
 		b.arenas.drop()
@@ -122,7 +127,8 @@ func (b *Backend) usable() error {
 	return nil
 }
 
-// BufferFromFlatData copies a flat slice to a new buffer. The elements of the slice have the type of the shape.
+// BufferFromFlatData copies a flat slice to a new buffer. The elements of the slice have the type
+// of the shape.
 func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, fmt.Errorf("making a buffer of shape %s: %w", shape, err)
@@ -139,8 +145,8 @@ func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 	return buf, nil
 }
 
-// HasSharedBuffers returns false. Nobody else can write to a buffer, so the backend can pack a buffer for the
-// matrix kernel once and use the packed form many times.
+// HasSharedBuffers returns false. Nobody else can write to a buffer, so the backend can pack a
+// buffer for the matrix kernel once and use the packed form many times.
 func (b *Backend) HasSharedBuffers() bool { return false }
 
 // NewSharedBuffer returns an error, see HasSharedBuffers.
@@ -155,8 +161,8 @@ type Memory struct {
 	Packed  int64 // weights in the layout of the matrix kernel
 }
 
-// Memory returns the memory that the backend uses now. It does not count the memory of finalized tensors, which
-// new tensors take over or the garbage collector frees.
+// Memory returns the memory that the backend uses now. It does not count the memory of finalized
+// tensors, which new tensors take over or the garbage collector frees.
 func (b *Backend) Memory() Memory {
 	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

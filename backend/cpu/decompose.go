@@ -8,8 +8,9 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// A program that GoMLX's Go backend runs as a whole may contain attention. That backend has no gradient of attention, so this
-// file builds attention and its gradient from the operations of the formula.
+// A program that GoMLX's Go backend runs as a whole may contain attention. That backend has no
+// gradient of attention, so this file builds attention and its gradient from the operations of the
+// formula.
 
 // composed builds operations on a function and keeps the first error.
 type composed struct {
@@ -31,8 +32,8 @@ func (c *composed) dot(x compute.Value, xAxes []int, y compute.Value, yAxes []in
 	return c.ok(c.DotGeneral(x, xAxes, heads, y, yAxes, heads, compute.DotGeneralConfig{}))
 }
 
-// query reshapes a tensor with the dimensions of the query to [batch, groups, shared, seq, width]. shared is the number of
-// heads that share key and value.
+// query reshapes a tensor with the dimensions of the query to [batch, groups, shared, seq, width].
+// shared is the number of heads that share key and value.
 func (a *attention) query(c *composed, x compute.Value) compute.Value {
 	shared := a.heads / a.groups
 	if a.layout == compute.AttentionAxesLayoutBSHD {
@@ -57,8 +58,9 @@ func (a *attention) key(c *composed, x compute.Value) compute.Value {
 	return x
 }
 
-// scores returns the scores [batch, groups, shared, seq, kv] of operands from query and key, with masks and biases added. rows
-// broadcasts one number for each row of scores to the dimensions of the scores.
+// scores returns the scores [batch, groups, shared, seq, kv] of operands from query and key, with
+// masks and biases added. rows broadcasts one number for each row of scores to the dimensions of
+// the scores.
 func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Value) (scores compute.Value, rows func(v compute.Value) compute.Value) {
 	scale := c.ok(c.Constant([]float32{a.scale}))
 	scores = c.ok(c.Mul(c.dot(q, []int{4}, k, []int{3}), scale))
@@ -78,7 +80,8 @@ func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Va
 	}
 }
 
-// decompose builds attention from query, key, value, masks and biases, with the results of attentionKernel.
+// decompose builds attention from query, key, value, masks and biases, with the results of
+// attentionKernel.
 func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 3+len(a.added) {
 		return nil, fmt.Errorf("attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)
@@ -94,8 +97,8 @@ func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.
 	return []compute.Value{a.unquery(c, y), lse}, c.err
 }
 
-// decomposeVJP builds the gradient of attention from query, key, value, output, log-sum-exp, the gradient of the output, masks
-// and biases, with the results of attentionVJPKernel.
+// decomposeVJP builds the gradient of attention from query, key, value, output, log-sum-exp, the
+// gradient of the output, masks and biases, with the results of attentionVJPKernel.
 func (a attention) decomposeVJP(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 6+len(a.added) {
 		return nil, fmt.Errorf("the gradient of attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)

@@ -20,8 +20,8 @@ type delegated struct {
 	results []shapes.Shape
 }
 
-// delegate compiles o as a program. Each operand becomes a parameter, except operands that were left
-// out.
+// delegate compiles o as a program. Each operand becomes a parameter, except operands that were
+// left out.
 func (b *Backend) delegate(o *op) (*delegated, error) {
 	d := &delegated{backend: b, kind: o.kind}
 	bld := b.plain.Builder(o.kind.String())
@@ -55,8 +55,8 @@ func (b *Backend) delegate(o *op) (*delegated, error) {
 	return d, nil
 }
 
-// recovered calls into GoMLX's Go backend and returns a panic as an error. The backend panics at some
-// programs and inputs.
+// recovered calls into GoMLX's Go backend and returns a panic as an error. The backend panics at
+// some programs and inputs.
 func recovered(call func() error) (err error, panicked bool) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -134,7 +134,8 @@ func list(all []shapes.Shape) string {
 	return strings.Join(names, ", ")
 }
 
-// copyAndRun copies the operands to GoMLX's Go backend, runs the operation and copies the results back.
+// copyAndRun copies the operands to GoMLX's Go backend, runs the operation and copies the results
+// back.
 func (d *delegated) copyAndRun(in, out [][]byte) error {
 	buffers := make([]compute.Buffer, len(in))
 	donate := make([]bool, len(in))
@@ -222,8 +223,8 @@ func (w *whole) Inputs() (names []string, inputShapes []shapes.Shape) {
 // Outputs returns the shapes of the results.
 func (w *whole) Outputs() []shapes.Shape { return slices.Clone(w.outputs) }
 
-// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back. If it
-// succeeds, donated inputs are invalid afterwards.
+// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back.
+// If it succeeds, donated inputs are invalid afterwards.
 func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	w.live.RLock()
 	defer w.live.RUnlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// dot is what the compiler knows of a batch of matrix products C = A·B [m,n] and the operations that
-// follow them, their epilogue. Operands are read through strides, so transposition is free.
+// dot is what the compiler knows of a batch of matrix products C = A·B [m,n] and the operations
+// that follow them, their epilogue. Operands are read through strides, so transposition is free.
 type dot struct {
 	batch, m, n, k int
 	a, b           matrix
@@ -31,8 +31,8 @@ func (d *dot) epilogue() []*edge {
 	return all
 }
 
-// matrix says how a product reads an operand: the strides in elements, and the offset of each matrix
-// of the batch.
+// matrix says how a product reads an operand: the strides in elements, and the offset of each
+// matrix of the batch.
 type matrix struct {
 	row, col int
 	offsets  []int
@@ -152,7 +152,8 @@ func (c *compiler) epilogues() {
 	}
 }
 
-// absorb moves one node that follows the product n into its epilogue. It reports whether there was one.
+// absorb moves one node that follows the product n into its epilogue. It reports whether there was
+// one.
 func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	d, t := n.dot, n.out[0]
 	if t.output >= 0 {
@@ -214,9 +215,9 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	return true
 }
 
-// addsTo reports whether the product n can compute other, the product that it is added to, in its own
-// sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v in the
-// gradient of their common input.
+// addsTo reports whether the product n can compute other, the product that it is added to, in its
+// own sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v
+// in the gradient of their common input.
 func (n *node) addsTo(other edge) bool {
 	o, d := other.t.node, n.dot
 	if o.kind != kindDot || other.t.users != 1 || other.t.output >= 0 || !other.whole(d.m*d.n) {
@@ -319,8 +320,8 @@ func (p *product) run(x *execution) error {
 	return nil
 }
 
-// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too. B is
-// packed once for all of them. Otherwise it returns nil.
+// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too.
+// B is packed once for all of them. Otherwise it returns nil.
 func (x *execution) packed(t *productTerm) *gemm.Packed {
 	if t.patch != nil {
 		return x.patched(t.patch, t.packing)

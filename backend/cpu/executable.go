@@ -164,8 +164,8 @@ func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 	return buffers, nil
 }
 
-// matches reports whether a tensor with the given shape is allowed for a parameter. Some axes of the
-// parameter may allow any size.
+// matches reports whether a tensor with the given shape is allowed for a parameter. Some axes of
+// the parameter may allow any size.
 func matches(shape, param shapes.Shape) bool {
 	return shape.DType == param.DType && slices.EqualFunc(shape.Dimensions, param.Dimensions, func(d, p int) bool { return d == p || p == shapes.DynamicDim })
 }

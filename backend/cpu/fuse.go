@@ -51,8 +51,9 @@ func (c *compiler) elementwise(o *op) bool {
 	return true
 }
 
-// walkable returns an edge that a loop can read: along rows of some length, with stride 0 or 1. Short
-// patterns that repeat (a value for each of three channels, for example) are copied to longer rows.
+// walkable returns an edge that a loop can read: along rows of some length, with stride 0 or 1.
+// Short patterns that repeat (a value for each of three channels, for example) are copied to
+// longer rows.
 func (c *compiler) walkable(e edge) edge {
 	length, _, ok := e.run()
 	if ok && (length >= 64 || e.size() <= length) {
@@ -121,8 +122,8 @@ func fusible(o *op) bool {
 	return (unary || binary || compares) && is(dtypes.Float32, o.in...)
 }
 
-// sourced reports whether n is computed from random bits and scalars only. It is cheaper to compute such
-// values again than to keep them.
+// sourced reports whether n is computed from random bits and scalars only. It is cheaper to
+// compute such values again than to keep them.
 func sourced(n *node) bool {
 	random := false
 	for _, e := range n.in {
@@ -194,8 +195,8 @@ func (o *options) want(n *node) (total, cols int, ok bool) {
 	return 0, 0, false
 }
 
-// blocks returns the number of rows of the result of a sum over leading or middle axes: the size of the
-// axes before them.
+// blocks returns the number of rows of the result of a sum over leading or middle axes: the size
+// of the axes before them.
 func (n *node) blocks() int {
 	blocks := 1
 	for _, d := range n.in[0].dims[:n.axes[0]] {
@@ -232,7 +233,8 @@ func (o *options) levelIn(n *node, total, cols int) level {
 	return levelNone
 }
 
-// fits reports whether a node of level "to" can read a node of level "from" of the same loop through e.
+// fits reports whether a node of level "to" can read a node of level "from" of the same loop
+// through e.
 func fits(e edge, from, to level, total, cols int) bool {
 	switch {
 	case from == levelFull && (to == levelFull || to == levelRow || to == levelSums):
@@ -252,8 +254,8 @@ func fits(e edge, from, to level, total, cols int) bool {
 	return false
 }
 
-// fuse collects nodes into clusters, from the last node to the first. A node joins the loop of a node that
-// reads it, unless another reader would have to run in between.
+// fuse collects nodes into clusters, from the last node to the first. A node joins the loop of a
+// node that reads it, unless another reader would have to run in between.
 func (c *compiler) fuse() error {
 	f := &fusion{options: &c.options, users: c.users(), of: map[*node]*cluster{}}
 	var clusters []*cluster
@@ -319,7 +321,8 @@ func (f *fusion) outside(t *tensor) bool {
 	return false
 }
 
-// onlyLoops reports whether only loops of the size of n read n, so that it need not exist in memory.
+// onlyLoops reports whether only loops of the size of n read n, so that it need not exist in
+// memory.
 func (f *fusion) onlyLoops(n *node) bool {
 	if n.out[0].output >= 0 {
 		return false
@@ -337,7 +340,8 @@ func (f *fusion) onlyLoops(n *node) bool {
 	return true
 }
 
-// choose returns the loop that n joins: of the loops that read n, the first that runs. nil: there is none.
+// choose returns the loop that n joins: of the loops that read n, the first that runs. nil: there
+// is none.
 func (f *fusion) choose(n *node) *cluster {
 	var candidates []*cluster
 	for _, u := range f.users[n.out[0]] {
@@ -443,8 +447,8 @@ func (f *fusion) between(nodes []*node, k *cluster) bool {
 	return false
 }
 
-// together merges loops that sum over rows with loops that read or compute the same tensors, so that the
-// gradients of biases and norms need no separate pass over memory.
+// together merges loops that sum over rows with loops that read or compute the same tensors, so
+// that the gradients of biases and norms need no separate pass over memory.
 func (f *fusion) together(clusters []*cluster) []*cluster {
 	reads := func(k *cluster) map[*tensor]bool {
 		m := map[*tensor]bool{}
@@ -512,8 +516,8 @@ func (f *fusion) leads(k, j *cluster) bool {
 	return false
 }
 
-// compatible reports whether k can read the results of j within one loop, and whether the sums of both are
-// over all rows or over the same blocks.
+// compatible reports whether k can read the results of j within one loop, and whether the sums of
+// both are over all rows or over the same blocks.
 func (f *fusion) compatible(j, k *cluster) bool {
 	blocks := 1
 	for _, n := range slices.Concat(j.nodes, k.nodes) {
@@ -545,8 +549,8 @@ func (f *fusion) compatible(j, k *cluster) bool {
 	return true
 }
 
-// order replaces the nodes of each cluster by one node and sorts all nodes: each runs after the nodes that
-// it reads, and as late as its readers allow.
+// order replaces the nodes of each cluster by one node and sorts all nodes: each runs after the
+// nodes that it reads, and as late as its readers allow.
 func (c *compiler) order(f *fusion) error {
 	type unit struct {
 		node  *node

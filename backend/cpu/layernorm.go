@@ -6,19 +6,19 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// GoMLX differentiates the formula of layer norm, so a backend gets the gradient as some twenty operations on
-// rows. With n columns, xc = x − mean(x), σ = √(mean(xc²) + eps) and g, the gradient of h = xc/σ, the gradient
-// of x is
+// GoMLX differentiates the formula of layer norm, so a backend gets the gradient as some twenty
+// operations on rows. With n columns, xc = x − mean(x), σ = √(mean(xc²) + eps) and g, the gradient
+// of h = xc/σ, the gradient of x is
 //
 //	q  = Σ −g·(xc/σ²) · ½/σ · 1/n    (one number for each row)
 //	d  = g/σ + q·xc + q·xc
 //	dx = d − Σd/n
 //
-// GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises dx and h; each
-// becomes one kernel.
+// GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises
+// dx and h; each becomes one kernel.
 
-// layerNorm recognises the gradient of a layer norm, and a layer norm without weight and bias. It changes n to
-// the operation that it recognises.
+// layerNorm recognises the gradient of a layer norm, and a layer norm without weight and bias. It
+// changes n to the operation that it recognises.
 func (c *compiler) layerNorm(n *node) {
 	if n.kind != kindFused || len(n.dims) == 0 || n.dims[len(n.dims)-1] > c.maxRow {
 		return

@@ -2,8 +2,9 @@ package cpu
 
 import "slices"
 
-// layout maps an index space to the elements of a tensor in memory. The index (i0, i1, …) is the element offset + Σ
-// i·strides. Reshape, transpose, slice and broadcast change a layout only; they move no data.
+// layout maps an index space to the elements of a tensor in memory. The index (i0, i1, …) is the
+// element offset + Σ i·strides. Reshape, transpose, slice and broadcast change a layout only; they
+// move no data.
 type layout struct {
 	dims, strides []int
 	offset        int
@@ -29,7 +30,8 @@ func (l layout) size() int {
 	return n
 }
 
-// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A scalar then has no axes.
+// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A
+// scalar then has no axes.
 func (l layout) collapsed() layout {
 	c := layout{offset: l.offset}
 	for i, d := range l.dims {
@@ -66,7 +68,8 @@ func (l layout) constant() bool {
 	return true
 }
 
-// reshaped returns l with other dimensions of the same size. ok is false if no strides express the result.
+// reshaped returns l with other dimensions of the same size. ok is false if no strides express the
+// result.
 func (l layout) reshaped(dims []int) (r layout, ok bool) {
 	r = layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	if l.size() == 0 {
@@ -122,8 +125,8 @@ func (l layout) sliced(starts, limits, steps []int) layout {
 	return r
 }
 
-// broadcast returns l with the dimensions dims. Axis i of l becomes axis axes[i]. The other axes, and axes of size 1 that
-// grow, repeat.
+// broadcast returns l with the dimensions dims. Axis i of l becomes axis axes[i]. The other axes,
+// and axes of size 1 that grow, repeat.
 func (l layout) broadcast(dims, axes []int) layout {
 	r := layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	for i, a := range axes {
@@ -134,8 +137,8 @@ func (l layout) broadcast(dims, axes []int) layout {
 	return r
 }
 
-// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar repeated to any dims, as for the
-// operands of element-wise operations.
+// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar
+// repeated to any dims, as for the operands of element-wise operations.
 func (l layout) broadcastTo(dims []int) layout {
 	if len(l.dims) == 0 {
 		return l.broadcast(dims, nil)
@@ -147,7 +150,8 @@ func (l layout) broadcastTo(dims []int) layout {
 	return l.broadcast(dims, axes)
 }
 
-// group merges some axes, in the given order, to one size and one stride. ok is false if one stride does not walk them.
+// group merges some axes, in the given order, to one size and one stride. ok is false if one
+// stride does not walk them.
 func (l layout) group(axes []int) (size, stride int, ok bool) {
 	g := layout{}
 	for _, a := range axes {
@@ -179,8 +183,8 @@ func (l layout) offsets(axes []int) []int {
 	return out
 }
 
-// run returns the length over which the row-major walk has one stride: the innermost collapsed axis. ok reports whether the
-// stride is 0 or 1.
+// run returns the length over which the row-major walk has one stride: the innermost collapsed
+// axis. ok reports whether the stride is 0 or 1.
 func (l layout) run() (length, stride int, ok bool) {
 	c := l.collapsed()
 	n := len(c.dims)

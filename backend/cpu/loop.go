@@ -10,11 +10,12 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// loop is the kernel of a cluster. It walks total elements in rows of cols elements. Each turn takes a few
-// short rows, or a chunk of a long row, through all instructions while they are in the first-level cache.
+// loop is the kernel of a cluster. It walks total elements in rows of cols elements. Each turn
+// takes a few short rows, or a chunk of a long row, through all instructions while they are in the
+// first-level cache.
 //
-// A full register holds the elements of a turn. A scalar register holds one number for each row of a turn:
-// an input that is constant along a row, or a reduced row.
+// A full register holds the elements of a turn. A scalar register holds one number for each row of
+// a turn: an input that is constant along a row, or a reduced row.
 type loop struct {
 	total, cols, chunk int
 	rows               int // rows of a turn; more than 1 only if chunk is cols
@@ -84,8 +85,8 @@ const (
 	formSpread // scalar → full
 )
 
-// instruction reads the registers a, b, c and writes dst. Its form says which registers are full and which
-// function it calls.
+// instruction reads the registers a, b, c and writes dst. Its form says which registers are full
+// and which function it calls.
 type instruction struct {
 	form         form
 	dst, a, b, c int

@@ -194,8 +194,8 @@ func (a *arenas) peakBytes() int64 {
 	return int64(a.peak)
 }
 
-// released keeps the memory of finalized buffers by size, because training makes tensors of the same
-// sizes in every step. The garbage collector frees memory that is not taken again.
+// released keeps the memory of finalized buffers by size, because training makes tensors of the
+// same sizes in every step. The garbage collector frees memory that is not taken again.
 type released struct{ bySize sync.Map } // int → *sync.Pool of *byte
 
 // leastReleased is the smallest memory that is kept, in bytes.

@@ -55,9 +55,9 @@ var conversions = map[dtypes.DType]func(dst []float32, src unsafe.Pointer){
 	},
 }
 
-// randomBits writes the words at positions e0, e0+1, … of the stream that belongs to state. The stream
-// is Philox 4×32-10. Its key is the first word of state. Its counter is the other two words plus the
-// number of the block of four words.
+// randomBits writes the words at positions e0, e0+1, … of the stream that belongs to state. The
+// stream is Philox 4×32-10. Its key is the first word of state. Its counter is the other two words
+// plus the number of the block of four words.
 func randomBits(dst []uint32, state []uint64, e0 int, scratch *workers.Scratch) {
 	key, counter := philox(state, e0)
 	skip := e0 % 4

@@ -9,14 +9,14 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the result and
-// multiplies. Together these are eight operations on every element.
+// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the
+// result and multiplies. Together these are eight operations on every element.
 //
-// GoMLX differentiates the formula of GELU, so a backend gets the gradient as a dozen operations with an erf and
-// an exp.
+// GoMLX differentiates the formula of GELU, so a backend gets the gradient as a dozen operations
+// with an erf and an exp.
 //
-// The compiler recognises both groups of operations and runs one kernel instead. layernorm.go does the same for
-// layer norms.
+// The compiler recognises both groups of operations and runs one kernel instead. layernorm.go does
+// the same for layer norms.
 
 // Operations that the compute API does not have.
 const (
@@ -28,8 +28,8 @@ const (
 // layerNormGradAttrs holds the attributes of opLayerNormGrad.
 type layerNormGradAttrs struct{ epsilon float32 }
 
-// dropout holds the attributes of opDropout: the mask is scale where the bits are at least threshold, otherwise
-// zero.
+// dropout holds the attributes of opDropout: the mask is scale where the bits are at least
+// threshold, otherwise zero.
 type dropout struct {
 	scale     float32
 	threshold uint32
@@ -166,8 +166,8 @@ func expMinusHalfSquare(t, x *tensor, size int) bool {
 	return ok && nearly(f.scale, 0.5) && slices.Equal(f.tensors, []*tensor{x, x})
 }
 
-// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of GoMLX's RandomUniform: min(|bits/2³²|,
-// the largest number below 1).
+// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of GoMLX's RandomUniform:
+// min(|bits/2³²|, the largest number below 1).
 func dropped(n *node) (x, bits edge, d dropout, ok bool) {
 	if n.kind != kindFused || n.op != compute.OpTypeMul {
 		return x, bits, d, false

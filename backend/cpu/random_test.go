@@ -718,8 +718,8 @@ func compareProgram(be *Backend, seed uint64, n int) (log []string, unsure bool,
 	return log, false, nil
 }
 
-// smallOptions returns options with which the compiler treats tensors of a few elements as it treats large
-// tensors, different for each seed.
+// smallOptions returns options with which the compiler treats tensors of a few elements as it
+// treats large tensors, different for each seed.
 func smallOptions(seed uint64) options {
 	r := rand.New(rand.NewPCG(seed, 3))
 	o := defaultOptions()

@@ -6,10 +6,10 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Some results of element-wise operations are read soon after they are computed, and again much later in the
-// backward pass. If their operands are in memory then anyway, they are computed a second time for the late
-// readers. Examples are the inputs of LoRA's A under dropout and the outputs of layer norms: keeping them would
-// need as much memory as the residual stream itself.
+// Some results of element-wise operations are read soon after they are computed, and again much
+// later in the backward pass. If their operands are in memory then anyway, they are computed a
+// second time for the late readers. Examples are the inputs of LoRA's A under dropout and the
+// outputs of layer norms: keeping them would need as much memory as the residual stream itself.
 
 // rematerialise gives the late readers of such results a second computation.
 func (c *compiler) rematerialise() {
@@ -98,7 +98,8 @@ func (r *rematerialisation) makes(n *node, when, depth int) bool {
 	return true
 }
 
-// alive reports whether the tensor that n reads through e is in memory at a time, or costs little to keep.
+// alive reports whether the tensor that n reads through e is in memory at a time, or costs little
+// to keep.
 func (r *rematerialisation) alive(e edge, n *node, when int) bool {
 	m := e.t.node
 	if m.kind == kindInput || m.kind == kindConstant || m.kind == kindRandom && e.t.dtype.Size() == 4 || m.source || e.t.n*16 <= n.out[0].n {

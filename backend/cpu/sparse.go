@@ -11,9 +11,9 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Tuning single entries of a matrix means W + scatter(values) in the forward pass, and gathering these
-// entries of dW in the backward pass. Neither needs another matrix: the values are added to the packed
-// weight, and each entry of dW is one dot product over the tokens.
+// Tuning single entries of a matrix means W + scatter(values) in the forward pass, and gathering
+// these entries of dW in the backward pass. Neither needs another matrix: the values are added to
+// the packed weight, and each entry of dW is one dot product over the tokens.
 
 // scatter lowers the addition of float32 values to single elements of a flat tensor.
 func (c *compiler) scatter(o *op) bool {
@@ -43,8 +43,8 @@ func (c *compiler) gather(o *op) bool {
 	return true
 }
 
-// sparse turns gathers from a product that nothing else reads into dot products, and lets products read a
-// scattered weight as a patched packed weight.
+// sparse turns gathers from a product that nothing else reads into dot products, and lets products
+// read a scattered weight as a patched packed weight.
 func (c *compiler) sparse() {
 	for _, n := range c.nodes {
 		switch n.kind {
@@ -74,8 +74,8 @@ func (c *compiler) sparse() {
 	}
 }
 
-// pickedFrom returns the product whose result e is, if nothing else reads the result. turned reports that
-// a copy transposes the result, as in the gradient of a weight [in, out].
+// pickedFrom returns the product whose result e is, if nothing else reads the result. turned
+// reports that a copy transposes the result, as in the gradient of a weight [in, out].
 func pickedFrom(e edge) (p *node, turned bool) {
 	n := e.t.node
 	if e.t.users != 1 || !e.whole(e.t.n) {
@@ -110,8 +110,8 @@ func (p *patch) drop(b *Backend) {
 	p.copies = nil
 }
 
-// patched is a copy of a packed weight, with values added to some of its entries. Runs that add the same
-// values share a copy.
+// patched is a copy of a packed weight, with values added to some of its entries. Runs that add
+// the same values share a copy.
 type patched struct {
 	of      *patch
 	weight  *buffer // whose packed form was copied
@@ -124,7 +124,8 @@ type patched struct {
 // bytes returns the size of the copy.
 func (p *patched) bytes() int64 { return 4 * int64(len(p.p.Data())) }
 
-// patched returns the packed weight with the values added to its entries. The run holds it until release.
+// patched returns the packed weight with the values added to its entries. The run holds it until
+// release.
 func (x *execution) patched(of *patch, l packLayout) *gemm.Packed {
 	w, idx := x.float32s(of.weight), x.int32s(&of.indices)
 	val := x.float32s(of.values.slot)[of.values.offset:][:len(idx)]
@@ -171,8 +172,8 @@ func (x *execution) release() {
 	x.patching = x.patching[:0]
 }
 
-// add adds values to the entries at indices of a weight with n entries. It ignores positions outside, as
-// XLA does.
+// add adds values to the entries at indices of a weight with n entries. It ignores positions
+// outside, as XLA does.
 func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 	p.indices, p.values = append(p.indices[:0], indices...), append(p.values[:0], values...)
 	data := p.p.Data()
@@ -201,8 +202,8 @@ func (l packLayout) index(p *gemm.Packed, e int32) int {
 	return p.Index(int(e)/l.row, int(e)%l.row)
 }
 
-// scatterKernel adds values to single elements, in order. It ignores positions outside of the tensor, as
-// XLA does.
+// scatterKernel adds values to single elements, in order. It ignores positions outside of the
+// tensor, as XLA does.
 type scatterKernel struct {
 	from            *slot
 	indices, values operand
@@ -246,13 +247,13 @@ func (k *gatherKernel) run(x *execution) error {
 	return nil
 }
 
-// sparseTokens is how many tokens one partial sum of a dot product covers: a transposed block of both
-// operands stays in the second-level cache. It fixes the order of the sums.
+// sparseTokens is how many tokens one partial sum of a dot product covers: a transposed block of
+// both operands stays in the second-level cache. It fixes the order of the sums.
 const sparseTokens = 64
 
-// sparseDotKernel computes single entries (i,j) of A·B [m,n]: the dot product of row i of A and column j of
-// B. Both lie token by token, so a block of tokens is transposed first. Then each entry is a product of two
-// short vectors.
+// sparseDotKernel computes single entries (i,j) of A·B [m,n]: the dot product of row i of A and
+// column j of B. Both lie token by token, so a block of tokens is transposed first. Then each
+// entry is a product of two short vectors.
 type sparseDotKernel struct {
 	m, n, k  int
 	a, b     *slot
@@ -304,8 +305,8 @@ type tokens struct {
 	only           []int32 // the features to transpose; nil: all
 }
 
-// newTokens prepares an operand. If the entries need few of its features, only these are transposed, and
-// wanted is changed to their positions among these.
+// newTokens prepares an operand. If the entries need few of its features, only these are
+// transposed, and wanted is changed to their positions among these.
 func newTokens(data []float32, token, feature, features int, wanted []int32) *tokens {
 	x := &tokens{data: data, token: token, feature: feature, count: features}
 	place := make([]int32, features)
@@ -326,7 +327,8 @@ func newTokens(data []float32, token, feature, features int, wanted []int32) *to
 	return x
 }
 
-// turned returns a transposed block of tokens: feature f of token from+t is at [f·sparseTokens + t].
+// turned returns a transposed block of tokens: feature f of token from+t is at [f·sparseTokens +
+// t].
 func (x *tokens) turned(from, count int, s *workers.Scratch) []float32 {
 	out := s.Float32s(x.count * sparseTokens)
 	data := x.data[from*x.token:]

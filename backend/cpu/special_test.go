@@ -140,8 +140,9 @@ func TestSpecialNumbers(t *testing.T) {
 	}
 }
 
-// TestTables runs every operation of the tables of package vector on special numbers and compares the results
-// with GoMLX's Go backend: of tensors, of one number per row, and of a tensor with one number per row.
+// TestTables runs every operation of the tables of package vector on special numbers and compares
+// the results with GoMLX's Go backend: of tensors, of one number per row, and of a tensor with one
+// number per row.
 func TestTables(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)

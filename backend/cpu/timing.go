@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Timing is the time that all runs of steps with the same description took. Programs that run at the same time
-// share the time equally, so the sum of all timings is the time that passed.
+// Timing is the time that all runs of steps with the same description took. Programs that run at
+// the same time share the time equally, so the sum of all timings is the time that passed.
 type Timing struct {
 	Kind    string  // kind of the steps: "matrix products", "attention", "element-wise", …
 	Detail  string  // what the steps compute, with shapes
@@ -23,8 +23,8 @@ type timings struct {
 	of map[[2]string]*Timing // nil: off
 }
 
-// StartTimings starts to measure every step of every program. Measuring takes about a microsecond per step.
-// Timings stops it.
+// StartTimings starts to measure every step of every program. Measuring takes about a microsecond
+// per step. Timings stops it.
 func (b *Backend) StartTimings() {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()

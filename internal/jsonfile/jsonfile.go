@@ -20,7 +20,7 @@ const (
 	Candidate Kind = "candidate" // result.json of one budget that a run tried
 	Epoch     Kind = "epoch"     // one line of metrics.jsonl
 	Plan      Kind = "plan"      // plan.json
-	Delta     Kind = "delta"     // delta.json
+	Delta     Kind = "delta"     // spt_delta.json
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each.

@@ -1,5 +1,5 @@
-// Package measure measures the speed of the processors and the memory of this machine. Benchmarks compare their results
-// with these numbers.
+// Package measure measures the speed of the processors and the memory of this machine. Benchmarks
+// compare their results with these numbers.
 package measure
 
 import (
@@ -14,12 +14,13 @@ import (
 // Kernel returns the name of the matrix kernel in use, "avx512 14x32" for example.
 func Kernel() string { return gemm.Kernel() }
 
-// PeakGFLOPS measures independent multiply-adds in registers for about d on the given number of threads. This is the
-// limit of any float32 computation. The result is in 10⁹ floating-point operations per second.
+// PeakGFLOPS measures independent multiply-adds in registers for about d on the given number of
+// threads. This is the limit of any float32 computation. The result is in 10⁹ floating-point
+// operations per second.
 func PeakGFLOPS(threads int, d time.Duration) float64 { return gemm.PeakGFLOPS(threads, d) }
 
-// GEMM measures the product [m,k]·[k,n] for about d on all threads, with the right-hand operand packed once. It returns
-// the median in 10⁹ floating-point operations per second.
+// GEMM measures the product [m,k]·[k,n] for about d on all threads, with the right-hand operand
+// packed once. It returns the median in 10⁹ floating-point operations per second.
 func GEMM(m, k, n int, d time.Duration) float64 {
 	a, b, c := workers.Aligned(m*k), workers.Aligned(k*n), workers.Aligned(m*n)
 	vector.Fill(a, 0.5)
@@ -32,8 +33,8 @@ func GEMM(m, k, n int, d time.Duration) float64 {
 	return 2 * float64(m) * float64(k) * float64(n) / seconds / 1e9
 }
 
-// Bandwidth measures c = a + s·b on arrays of 64 MiB for about d on all threads. It returns the bytes read and written
-// per second, in GB/s.
+// Bandwidth measures c = a + s·b on arrays of 64 MiB for about d on all threads. It returns the
+// bytes read and written per second, in GB/s.
 func Bandwidth(d time.Duration) float64 {
 	const n, parts = 1 << 24, 64
 	a, b, c := workers.Aligned(n), workers.Aligned(n), workers.Aligned(n)
@@ -51,8 +52,8 @@ func Bandwidth(d time.Duration) float64 {
 	return 3 * 4 * n / seconds / 1e9
 }
 
-// repeat calls f once as a warm-up, and then for about d but at least once. It returns the median time of a call in
-// seconds.
+// repeat calls f once as a warm-up, and then for about d but at least once. It returns the median
+// time of a call in seconds.
 func repeat(d time.Duration, f func()) float64 {
 	f()
 	var all []float64

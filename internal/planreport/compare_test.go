@@ -10,7 +10,8 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// otherPlan tunes other things than smallPlan: q's module is entries, two of three entries of another q are the same.
+// otherPlan tunes other things than smallPlan: q's module is entries, two of three entries of
+// another q are the same.
 func otherPlan() *plan.Plan {
 	return &plan.Plan{
 		Module: "adapter", Rank: 1, Alpha: 10, Beta: 5, Budget: 40, Tau: 9,

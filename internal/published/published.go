@@ -1,8 +1,8 @@
-// Package published reads the selections that the paper's authors published, and those that their code
-// saves, as plans.
+// Package published reads the selections that the paper's authors published, and those that their
+// code saves, as plans.
 //
-// [Import] reads a selection. [LoadPlan] reads a selection or a plan file, whichever a file holds, and
-// [Compare] compares two such files.
+// [Import] reads a selection. [LoadPlan] reads a selection or a plan file, whichever a file holds,
+// and [Compare] compares two such files.
 package published
 
 import (
@@ -19,14 +19,15 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// modules are the structured modules of the authors' selections, in the order in which Import tries them.
+// modules are the structured modules of the selections of the authors, in the order in which Import
+// tries them.
 var modules = []string{"lora", "adapter"}
 
-// Import reads a selection that the paper's authors published, or one that their code has saved, as a
-// plan. It also returns the scored tensors, without scores, of the backbone of the selection. The file
-// records neither the module nor the rank. An empty module tries LoRA, then Adapter. A rank of 0 is 8, as
-// in all of the authors' selections. Import counts the parameters again: its counts must be those that
-// the file records.
+// Import reads a selection that the paper's authors published, or one that their code has saved, as
+// a plan. It also returns the scored tensors, without scores, of the backbone of the selection. The
+// file records neither the module nor the rank. An empty module tries LoRA, then Adapter. A rank of
+// 0 is 8, as in all of the authors' selections. Import counts the parameters again: its counts must
+// be those that the file records.
 func Import(path, module string, rank int) (*plan.Plan, []sensitivity.Tensor, error) {
 	names := modules
 	if module != "" {
@@ -54,9 +55,9 @@ func Import(path, module string, rank int) (*plan.Plan, []sensitivity.Tensor, er
 	return p, s.tensors, nil
 }
 
-// LoadPlan reads a plan file or, as [Import] with its defaults, a published selection. The content of the
-// file decides which, not its name. The tensors are nil for a plan file, which does not hold their
-// shapes.
+// LoadPlan reads a plan file or, as [Import] with its defaults, a published selection. The content
+// of the file decides which, not its name. The tensors are nil for a plan file, which does not hold
+// their shapes.
 func LoadPlan(path string) (*plan.Plan, []sensitivity.Tensor, error) {
 	selection, err := isPickle(path)
 	if err != nil {
@@ -69,7 +70,8 @@ func LoadPlan(path string) (*plan.Plan, []sensitivity.Tensor, error) {
 	return p, nil, err
 }
 
-// isPickle reports whether a file begins as a pickle or as a zip file, in which torch.save puts one.
+// isPickle reports whether a file begins as a pickle or as a zip file, in which torch.save puts
+// one.
 func isPickle(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -87,9 +89,10 @@ func isPickle(path string) (bool, error) {
 	return n > 0 && start[0] == 0x80 || string(start[:n]) == "PK", nil
 }
 
-// Compare reports how the plan in file b differs from the plan in file a. Each is a file for [LoadPlan].
-// tensors are the scored tensors of their backbone, or nil: then the tensors of a published selection
-// serve, and two plan files are compared by name. Plans of different backbones are an error.
+// Compare reports how the plan in file b differs from the plan in file a. Each is a file for
+// [LoadPlan]. tensors are the scored tensors of their backbone, or nil: then the tensors of a
+// published selection serve, and two plan files are compared by name. Plans of different backbones
+// are an error.
 func Compare(a, b string, tensors []sensitivity.Tensor) (*planreport.Comparison, error) {
 	var plans [2]*plan.Plan
 	var counts [2]plan.Count

@@ -26,8 +26,8 @@ func vit(width int) backbone.Config {
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: 12, HiddenDim: 4 * width}}
 }
 
-// Every published selection is a plan for our ViT-B/16: its tensors have the same names and shapes, and what training
-// would tune counts as many parameters as the file says.
+// Every published selection is a plan for our ViT-B/16: its tensors have the same names and shapes,
+// and what training would tune counts as many parameters as the file says.
 func TestImportPlanFitsBackbone(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(paths) == 0 {

@@ -14,9 +14,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// selection is a selection for a ViT as the paper's published code saves it (param_req_B.pth, a file of
-// torch.save; the authors' own are for a ViT-B/16): tuned_matrices [depth, 6] with a 1 for each of q, k,
-// v, proj, fc1 and fc2 that gets a structured module, tuned_vectors with names, and
+// selection is a selection for a ViT as the paper's published code saves it (param_req_B.pth, a
+// file of torch.save; the authors' own are for a ViT-B/16): tuned_matrices [depth, 6] with a 1 for
+// each of q, k, v, proj, fc1 and fc2 that gets a structured module, tuned_vectors with names, and
 // unstructured_indexes: ascending positions in the concatenation of the other tensors, which
 // unstructured_name_shapes lists in order. The file records neither budget, τ, module nor rank.
 type selection struct {
@@ -31,8 +31,8 @@ type selection struct {
 	classToken        int
 }
 
-// layer is one of a ViT's scored tensors, within a block or after them. sides spells its shape: d is the width, h the
-// MLP's hidden width.
+// layer is one of the scored tensors of a ViT, within a block or after the blocks. sides spells its
+// shape: d is the width, h the hidden width of the MLP.
 type layer struct {
 	name, sides string
 	norm        bool
@@ -55,7 +55,7 @@ var (
 	lastLayers = []layer{{"norm.weight", "d", true}, {"norm.bias", "d", true}}
 )
 
-// vitTensors are a ViT's tensors.
+// vitTensors returns the scored tensors of a ViT.
 func vitTensors(depth, width, hidden int) []sensitivity.Tensor {
 	tensor := func(prefix string, l layer) sensitivity.Tensor {
 		shape := make([]int, len(l.sides))
@@ -76,7 +76,7 @@ func vitTensors(depth, width, hidden int) []sensitivity.Tensor {
 	return out
 }
 
-// fields has the fields of a file.
+// fields holds the fields of a file.
 type fields struct {
 	names        []string // of unstructured_name_shapes, in order
 	shapes       map[string][]int
@@ -107,14 +107,14 @@ func load(path string) (*selection, error) {
 	return s, nil
 }
 
-// Bounds on what a stranger's file makes this program do; the largest ViTs have 48 blocks, the authors' selections
-// 50,000 entries.
+// Bounds on the work that an unknown file can cause. The largest ViTs have 48 blocks, the
+// selections of the authors 50,000 entries.
 const (
 	mostBlocks  = 1000
 	mostEntries = 1 << 24
 )
 
-// fieldsOf takes the fields out of a pickle's value.
+// fieldsOf takes the fields out of the value of a pickle.
 func fieldsOf(v pickle.Value) (f fields, err error) {
 	root, ok := v.(*pickle.Dict)
 	if !ok {
@@ -204,7 +204,7 @@ func (f *fields) takeMatrices(v pickle.Value) error {
 	return nil
 }
 
-// most is the number of tensors that a backbone of so many blocks has.
+// most returns the number of scored tensors of a ViT with the blocks of the file.
 func (f *fields) most() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
 
 func (f *fields) takeVectors(v pickle.Value) error {
@@ -271,7 +271,7 @@ func (f *fields) takeIndexes(v pickle.Value) (err error) {
 	return err
 }
 
-// check brings the fields together. What does not add up is an error.
+// check combines the fields into a selection. Fields that contradict each other are an error.
 func (f fields) check() (*selection, error) {
 	width, hidden, err := f.sides()
 	if err != nil {
@@ -352,8 +352,8 @@ func (f fields) check() (*selection, error) {
 	return s, nil
 }
 
-// sides are the ViT's width and its MLP's. Where all of every MLP is tuned as one, no shape tells the latter; then it is
-// four times the width, as in every ViT of the paper.
+// sides returns the width of the ViT and of its MLP. If every MLP is tuned as one, no shape tells
+// the width of the MLP; it is then four times the width, as in every ViT of the paper.
 func (f fields) sides() (width, hidden int, err error) {
 	sides := map[byte]int{}
 	for _, name := range f.names {
@@ -389,13 +389,13 @@ func (f fields) sides() (width, hidden int, err error) {
 	return sides['d'], sides['h'], nil
 }
 
-// plan returns the selection as a plan with Compat. Its module is the first of the given ones with which
-// the cost is params, unstructured_params and structured_params of the file; if there is none, the error
-// has both sides. rank is the rank of the modules.
+// plan returns the selection as a plan with Compat. Its module is the first of the given ones with
+// which the cost is params, unstructured_params and structured_params of the file; if there is
+// none, the error has both sides. rank is the rank of the modules.
 //
-// Single entries of LayerNorm vectors go to CountedOnly of the plan: the published code counts and does
-// not tune them. The budget is the one of [plan.ReleaseBudgets] that is nearest to the cost, Alpha and
-// Beta are the paper's, and Tau is 0: the file has none of these.
+// Single entries of LayerNorm vectors go to CountedOnly of the plan: the published code counts and
+// does not tune them. The budget is the one of [plan.ReleaseBudgets] that is nearest to the cost,
+// Alpha and Beta are the paper's, and Tau is 0: the file has none of these.
 func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
 	fail := func(format string, args ...any) (*plan.Plan, error) {
 		return nil, fmt.Errorf("importing the published selection %s: %w", s.name, fmt.Errorf(format, args...))
@@ -467,8 +467,8 @@ func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
 
 func abs(n int) int { return max(n, -n) }
 
-// sizeOf returns the number of parameters of a tensor of one or two positive dimensions. It fails on
-// shapes whose positions an int32 does not hold.
+// sizeOf returns the number of parameters of a tensor of one or two positive dimensions. It fails
+// on shapes whose positions an int32 does not hold.
 func sizeOf(name string, shape []int) (int, error) {
 	size := 1
 	for _, d := range shape {

@@ -44,8 +44,8 @@ func moduleOf(t *testing.T, name string) peft.Module {
 
 var releaseModules = []peft.Module{lora, adapter}
 
-// The authors' selections that are in the golden folder, METHOD-TASK-BUDGET.pth: each of their 266 that is put there is
-// tested.
+// The authors' selections that are in the golden folder, METHOD-TASK-BUDGET.pth: each of their 266
+// that is put there is tested.
 func TestPublishedGolden(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(paths) == 0 {
@@ -144,8 +144,8 @@ func TestPublishedGolden(t *testing.T) {
 	t.Logf("%d selections, in %d no matrix gets a module", len(paths), ambiguous)
 }
 
-// TestPublishedIsRelease: what the reference code selected in our own run of it comes to the plan that
-// plan.Release makes from the same scores.
+// TestPublishedIsRelease: what the reference code selected in our own run of it comes to the plan
+// that plan.Release makes from the same scores.
 func TestPublishedIsRelease(t *testing.T) {
 	var meta struct {
 		Rank        int
@@ -332,8 +332,9 @@ func pickled(v any) string {
 	panic(fmt.Sprintf("%T", v))
 }
 
-// smallSelection is one for a ViT of one block, width 2 and MLP width 3, written by hand: LoRA of rank 1 on v costs 4,
-// the two vectors 4, and there are three entries, of q's weight, proj's bias and norm2's weight.
+// smallSelection is one for a ViT of one block, width 2 and MLP width 3, written by hand: LoRA of
+// rank 1 on v costs 4, the two vectors 4, and there are three entries, of q's weight, proj's bias
+// and norm2's weight.
 func smallSelection() []pair {
 	var shapes, sizes []pair
 	for _, l := range vitTensors(1, 2, 3) {
@@ -353,7 +354,8 @@ func smallSelection() []pair {
 		{"params", 13e-6},
 		{"unstructured_params", 3.0},
 		{"structured_params", 8},
-		// norm1.bias 0-1, q 2-5 and 6-7, k 8-11 and 12-13, v.bias 14-15, proj 16-19 and 20-21, norm2 22-23 …
+		// norm1.bias 0-1, q 2-5 and 6-7, k 8-11 and 12-13, v.bias 14-15, proj 16-19 and 20-21,
+		// norm2 22-23 …
 		{"unstructured_indexes", []int64{3, 21, 22}},
 		{"tuned_matrices", []any{[]any{0, 0, 1, 0, false, 0}}},
 		{"tuned_vectors", []any{"norm.bias", "blocks.0.norm1.weight"}},
@@ -583,7 +585,8 @@ func TestPublishedDamaged(t *testing.T) {
 	}
 }
 
-// The two methods of one task and budget, as two people who know nothing of each other would compare the files.
+// The two methods of one task and budget, as two people who know nothing of each other would
+// compare the files.
 func TestComparePublished(t *testing.T) {
 	var p [2]*plan.Plan
 	var s *selection

@@ -2,7 +2,8 @@ package seeded
 
 import "testing"
 
-// TestRand holds the generator to numbers that run folders, deltas and the embedded backbone depend on.
+// TestRand holds the generator to numbers that run folders, deltas and the embedded backbone depend
+// on.
 func TestRand(t *testing.T) {
 	if got := Rand(3, "blocks.0.attn.q.weight").Uint64(); got != 0x62a86d8aca9f7515 {
 		t.Errorf("%#x", got)

@@ -1,9 +1,10 @@
 // Package workers runs the parts of one operation on many processors at the same time.
 //
-// The process has one pool, so several programs share the processors instead of multiplying threads. Each program
-// keeps one processor ([Begin]). Its operations also use the processors that no program keeps. The shapes of an
-// operation alone decide its parts, never the number of processors, and no part depends on the goroutine that runs it.
-// So results have the same bits for any GOMAXPROCS.
+// The process has one pool, so several programs share the processors instead of multiplying
+// threads. Each program keeps one processor ([Begin]). Its operations also use the processors that
+// no program keeps. The shapes of an operation alone decide its parts, never the number of
+// processors, and no part depends on the goroutine that runs it. So results have the same bits for
+// any GOMAXPROCS.
 package workers
 
 import (
@@ -26,8 +27,8 @@ func End() { programs.Add(-1) }
 // Programs returns the number of programs in progress.
 func Programs() int { return int(programs.Load()) }
 
-// Count returns how many parts of one operation can run at the same time: GOMAXPROCS without the processors of other
-// programs in progress, but at least 1.
+// Count returns how many parts of one operation can run at the same time: GOMAXPROCS without the
+// processors of other programs in progress, but at least 1.
 func Count() int { return max(1, runtime.GOMAXPROCS(0)-max(0, Programs()-1)) }
 
 // job is one call of Run.
@@ -75,11 +76,13 @@ var (
 	queue   = make(chan *job, 1<<10) // one entry for each helper that a job asks for
 )
 
-// patience is how long an idle goroutine looks for work before it sleeps. Operations follow one another within
-// microseconds, but a sleeping thread needs a hundred microseconds or more to wake on a virtual machine.
+// patience is how long an idle goroutine looks for work before it sleeps. Operations follow one
+// another within microseconds, but a sleeping thread needs a hundred microseconds or more to wake
+// on a virtual machine.
 const patience = 200 * time.Microsecond
 
-// watch calls ready until it returns true, but no longer than patience. It reports whether ready returned true.
+// watch calls ready until it returns true, but no longer than patience. It reports whether ready
+// returned true.
 func watch(ready func() bool) bool {
 	start := time.Now()
 	for i := 1; ; i++ {
@@ -116,8 +119,8 @@ func help() {
 	}
 }
 
-// spare holds the scratch memory of goroutines that called Run. A sync.Pool would lose it at a garbage collection, but
-// the next operations need these megabytes again.
+// spare holds the scratch memory of goroutines that called Run. A sync.Pool would lose it at a
+// garbage collection, but the next operations need these megabytes again.
 var spare struct {
 	sync.Mutex
 	free []*Scratch
@@ -144,9 +147,10 @@ func giveScratch(s *Scratch) {
 	spare.free = append(spare.free, s)
 }
 
-// Run calls f(part, s) for part = 0 … parts-1, in any order, on the goroutines of the pool and of the caller. It
-// returns when all parts are done. s is scratch memory of the goroutine that runs the part. If a part panics, Run
-// panics with the same value when the other parts are done. f may call Run.
+// Run calls f(part, s) for part = 0 … parts-1, in any order, on the goroutines of the pool and of
+// the caller. It returns when all parts are done. s is scratch memory of the goroutine that runs
+// the part. If a part panics, Run panics with the same value when the other parts are done. f may
+// call Run.
 func Run(parts int, f func(part int, s *Scratch)) {
 	if parts <= 0 {
 		return
@@ -193,19 +197,20 @@ func ensure(n int) {
 	}
 }
 
-// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work allocates nothing. It is not
-// safe for concurrent use.
+// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work
+// allocates nothing. It is not safe for concurrent use.
 type Scratch struct {
 	block []float32   // the current block
 	used  int         // number of float32s of the block in use
 	full  [][]float32 // blocks that became too small within this part, kept until Release(0)
 }
 
-// align is the alignment of all scratch slices in float32s: one cache line, which is one AVX-512 register.
+// align is the alignment of all scratch slices in float32s: one cache line, which is one AVX-512
+// register.
 const align = 16
 
-// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until the part returns or
-// calls Release.
+// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until
+// the part returns or calls Release.
 func (s *Scratch) Float32s(n int) []float32 {
 	padded := (n + align - 1) &^ (align - 1)
 	if s.used+padded > len(s.block) {
@@ -223,8 +228,8 @@ func (s *Scratch) Float32s(n int) []float32 {
 // Mark returns the current state for Release.
 func (s *Scratch) Mark() int { return len(s.full)<<40 | s.used }
 
-// Release releases the memory taken since mark. If a block became too small in between, its memory is used again only
-// after Release(0).
+// Release releases the memory taken since mark. If a block became too small in between, its memory
+// is used again only after Release(0).
 func (s *Scratch) Release(mark int) {
 	if mark>>40 == len(s.full) {
 		s.used = mark & (1<<40 - 1)

@@ -1,20 +1,22 @@
-// Package depthwise computes convolutions with one filter per channel on all processors. [Conv.Run] computes the output;
-// with reversed filters it also computes the gradient of the input. [Conv.KernelGradient] computes the gradient of the
-// filters.
+// Package depthwise computes convolutions with one filter per channel on all processors.
+// [Conv.Run] computes the output; with reversed filters it also computes the gradient of the
+// input. [Conv.KernelGradient] computes the gradient of the filters.
 //
-// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part of the work copies a band
-// of rows of some blocks into scratch memory that stays in the second-level cache (pack.go). It copies each block
-// separately, with zeros for the padding. So the micro-kernel (kernel.go and the assembly that asm/ generates) reads
-// neighbouring pixels at neighbouring addresses and needs no checks at borders. It holds the sums of up to two rows of 14
-// pixels in registers and adds tap after tap. The gradient of the filters is the same sum with exchanged roles: the pixels
-// are the taps, and the gradient of the output is their weights.
+// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part
+// of the work copies a band of rows of some blocks into scratch memory that stays in the
+// second-level cache (pack.go). It copies each block separately, with zeros for the padding. So
+// the micro-kernel (kernel.go and the assembly that asm/ generates) reads neighbouring pixels at
+// neighbouring addresses and needs no checks at borders. It holds the sums of up to two rows of 14
+// pixels in registers and adds tap after tap. The gradient of the filters is the same sum with
+// exchanged roles: the pixels are the taps, and the gradient of the output is their weights.
 //
 // Padding is zeros that are multiplied, so an infinite weight gives NaN at the padding.
 //
-// An output is summed tap by tap in row-major order. A gradient is summed over pixels in row-major order, image after image
-// within a chunk of images, and then over the chunks in order. The chunks depend on the batch size only. So results have the
-// same bits for any GOMAXPROCS. They may differ in the last bits between the assembly and the portable version, because
-// the portable version need not fuse multiplication and addition.
+// An output is summed tap by tap in row-major order. A gradient is summed over pixels in row-major
+// order, image after image within a chunk of images, and then over the chunks in order. The chunks
+// depend on the batch size only. So results have the same bits for any GOMAXPROCS. They may differ
+// in the last bits between the assembly and the portable version, because the portable version
+// need not fuse multiplication and addition.
 package depthwise
 
 import (
@@ -24,8 +26,9 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Axis describes one spatial axis. Output o is the sum over taps k of the weight of k times the input at position
-// o·Stride + k·Dilation − Pad. The elements of the input are InDilation positions apart; other positions are zeros.
+// Axis describes one spatial axis. Output o is the sum over taps k of the weight of k times the
+// input at position o·Stride + k·Dilation − Pad. The elements of the input are InDilation
+// positions apart; other positions are zeros.
 type Axis struct {
 	In, Kernel, Out              int // sizes
 	Pad                          int // padding before the first element; a negative number cuts elements off
@@ -35,13 +38,15 @@ type Axis struct {
 // span returns the number of positions that the first n outputs read.
 func (a *Axis) span(n int) int { return (n-1)*a.Stride + (a.Kernel-1)*a.Dilation + 1 }
 
-// Images is a batch of images. Channel c of pixel (y,x) of image n is Data[n·Image + y·Row + x·Col + c].
+// Images is a batch of images. Channel c of pixel (y,x) of image n is Data[n·Image + y·Row + x·Col
+// + c].
 type Images struct {
 	Data            []float32
 	Image, Row, Col int
 }
 
-// Conv is a convolution with one filter for each of Channels channels. No size is 0. X must not overlap a result.
+// Conv is a convolution with one filter for each of Channels channels. No size is 0. X must not
+// overlap a result.
 type Conv struct {
 	Batch, Channels int
 	V, H            Axis // vertical, horizontal
@@ -55,8 +60,8 @@ func (c *Conv) check(i Images, height, width int) {
 	_ = i.Data[(c.Batch-1)*i.Image+(height-1)*i.Row+(width-1)*i.Col+c.Channels-1]
 }
 
-// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out, [Batch, V.Out, H.Out, Channels].
-// If flip is set, it reverses the filters along both axes.
+// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out, [Batch,
+// V.Out, H.Out, Channels]. If flip is set, it reverses the filters along both axes.
 func (c *Conv) Run(out, kernel []float32, flip bool) {
 	c.check(c.X, c.V.In, c.H.In)
 	kn, taps := active, c.taps()
@@ -79,8 +84,8 @@ func (c *Conv) Run(out, kernel []float32, flip bool) {
 				sum.gather(weights[b*taps*kn.lanes:], c.V.Kernel, i, kernel[i*c.H.Kernel*c.Channels+at:], c.Channels, min(kn.lanes, c.Channels-at))
 			}
 		}
-		// One part computes all bands of an image, because neighbouring bands read common rows. If there are too few
-		// images and groups of channels, the bands are separate parts.
+		// One part computes all bands of an image, because neighbouring bands read common rows. If
+		// there are too few images and groups of channels, the bands are separate parts.
 		units := c.Batch * p.groups
 		split := min(p.bands, max(1, 4*workers.Count()/units))
 		workers.Run(units*split, func(part int, s *workers.Scratch) {
@@ -141,12 +146,13 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 // gradientChunks is the largest number of chunks of a batch. Each chunk has a separate sum.
 const gradientChunks = 8
 
-// gradientPixels is about how many pixels a tile of the gradient sums at once. With fewer, keeping the sums in registers is
-// not worthwhile.
+// gradientPixels is about how many pixels a tile of the gradient sums at once. With fewer, keeping
+// the sums in registers is not worthwhile.
 const gradientPixels = 128
 
-// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel, Channels], from the gradient of the output dy,
-// [Batch, V.Out, H.Out]. For each tap it is the sum over pixels of the input that the tap reads times dy.
+// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel, Channels], from the
+// gradient of the output dy, [Batch, V.Out, H.Out]. For each tap it is the sum over pixels of the
+// input that the tap reads times dy.
 func (c *Conv) KernelGradient(out []float32, dy Images) {
 	c.check(c.X, c.V.In, c.H.In)
 	c.check(dy, c.V.Out, c.H.Out)
@@ -185,7 +191,8 @@ func (c *Conv) KernelGradient(out []float32, dy Images) {
 	})
 }
 
-// gradient adds one band of rows of one image for one group of blocks to acc, [blocks of the group, taps, lanes].
+// gradient adds one band of rows of one image for one group of blocks to acc, [blocks of the
+// group, taps, lanes].
 func (c *Conv) gradient(p *packing, s *workers.Scratch, image, group, band int, dy Images, acc []float32, sum *sum, rows int) {
 	kn, taps := p.kn, c.taps()
 	r0, r1 := p.rows(band)

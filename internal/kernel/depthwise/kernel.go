@@ -25,17 +25,18 @@ const run = 7
 // active is the best kernel of this machine. Tests change it.
 var active = &available[len(available)-1]
 
-// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of channels, the micro-kernel tile
-// computes
+// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of
+// channels, the micro-kernel tile computes
 //
 //	dst[i,j] = Σ over taps t of src[offsets[t] + i·pitch + j] · kernel[t]
 //
-// and the micro-kernel runs, in which an offset stands for a run of neighbouring taps that read neighbouring pixels, computes
+// and the micro-kernel runs, in which an offset stands for a run of neighbouring taps that read
+// neighbouring pixels, computes
 //
 //	dst[i,j] = Σ over runs t, taps k < run of src[offsets[t] + i·pitch + j + k] · kernel[t·run + k]
 //
-// If add is not 0, the sums are added to dst. Offsets, pitch and the steps of dst are in bytes. Neighbouring pixels of src
-// and neighbouring taps of kernel are one block apart.
+// If add is not 0, the sums are added to dst. Offsets, pitch and the steps of dst are in bytes.
+// Neighbouring pixels of src and neighbouring taps of kernel are one block apart.
 type tile struct {
 	src, kernel, dst unsafe.Pointer
 	offsets          unsafe.Pointer // of taps ints
@@ -74,8 +75,8 @@ func tilePortable(t *tile, run int) {
 	}
 }
 
-// gatherPortable copies n pixels of 1 to portableLanes channels to complete blocks, with zeros after the channels. Steps are
-// in bytes.
+// gatherPortable copies n pixels of 1 to portableLanes channels to complete blocks, with zeros
+// after the channels. Steps are in bytes.
 func gatherPortable(dst *float32, dstStep int, src *float32, srcStep, channels, n int) {
 	for i := range n {
 		d := (*[portableLanes]float32)(unsafe.Add(unsafe.Pointer(dst), i*dstStep))

@@ -1,8 +1,8 @@
 package depthwise
 
-// packing says how bands of an input lie in scratch memory: blocks of channels, each with rows of row pixels of lanes
-// channels. Pixels that a tile reads as neighbours are neighbours in memory: if they are n columns apart in the input, the
-// columns are sorted by their remainder mod n.
+// packing says how bands of an input lie in scratch memory: blocks of channels, each with rows of
+// row pixels of lanes channels. Pixels that a tile reads as neighbours are neighbours in memory:
+// if they are n columns apart in the input, the columns are sorted by their remainder mod n.
 type packing struct {
 	*Conv
 	kn             *kernel
@@ -12,15 +12,17 @@ type packing struct {
 	height, bands  int // number of output rows of the highest band, number of bands of an image
 }
 
-// bandBytes is about how much scratch memory a part fills: half of a second-level cache of one megabyte. On smaller caches
-// it does little harm.
+// bandBytes is about how much scratch memory a part fills: half of a second-level cache of one
+// megabyte. On smaller caches it does little harm.
 const bandBytes = 512 << 10
 
-// packing cuts the work into parts. extra is the number of additional pixels that a part keeps for each output row.
+// packing cuts the work into parts. extra is the number of additional pixels that a part keeps for
+// each output row.
 func (c *Conv) packing(kn *kernel, steps, extra int) *packing {
 	p := &packing{Conv: c, kn: kn, steps: steps, blocks: (c.Channels + kn.lanes - 1) / kn.lanes}
 	p.row = (c.H.span(c.H.Out) + steps - 1) / steps * steps
-	// Take as many blocks at once as leave the bands high compared with the rows that they share with their neighbours.
+	// Take as many blocks at once as leave the bands high compared with the rows that they share
+	// with their neighbours.
 	for blocks := p.blocks; ; blocks-- {
 		p.groups = (p.blocks + blocks - 1) / blocks
 		blocks = (p.blocks + p.groups - 1) / p.groups
@@ -49,7 +51,8 @@ func (p *packing) group(g int) (from, to int) {
 // column returns the place of position v of a row of the padded input.
 func (p *packing) column(v int) int { return v%p.steps*(p.row/p.steps) + v/p.steps }
 
-// fill packs the rows v0 to v0+rows of the padded input for the blocks b0 to b1, which are size elements apart in dst.
+// fill packs the rows v0 to v0+rows of the padded input for the blocks b0 to b1, which are size
+// elements apart in dst.
 func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	lanes := p.kn.lanes
 	width := p.row * lanes
@@ -66,7 +69,8 @@ func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	}
 }
 
-// input returns the element of the input at position v of the padded input. ok reports whether there is one.
+// input returns the element of the input at position v of the padded input. ok reports whether
+// there is one.
 func (a *Axis) input(v int) (i int, inside bool) {
 	v -= a.Pad
 	return v / a.InDilation, v >= 0 && v%a.InDilation == 0 && v/a.InDilation < a.In

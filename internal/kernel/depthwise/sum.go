@@ -2,8 +2,9 @@ package depthwise
 
 import "unsafe"
 
-// sum describes the terms that a tile adds up for each of its pixels: rows of width taps, or of width pixels in a gradient.
-// The first cut taps of each row form runs. The weights are [rows, cut, lanes], then [rows, width − cut, lanes].
+// sum describes the terms that a tile adds up for each of its pixels: rows of width taps, or of
+// width pixels in a gradient. The first cut taps of each row form runs. The weights are [rows,
+// cut, lanes], then [rows, width − cut, lanes].
 type sum struct {
 	kn            *kernel
 	width, cut    int
@@ -11,7 +12,8 @@ type sum struct {
 	most          [2]int // largest number of columns of a tile of one row, and of two rows
 }
 
-// sum returns the sum of rows × width taps that are rowStep and step positions of the padded input apart.
+// sum returns the sum of rows × width taps that are rowStep and step positions of the padded input
+// apart.
 func (p *packing) sum(rows, width, rowStep, step int) *sum {
 	s := &sum{kn: p.kn, width: width, most: p.kn.cols}
 	if step == p.steps && width >= run {

@@ -12,8 +12,8 @@ const (
 	avx512
 )
 
-// kernel describes a micro-kernel. It multiplies a strip of A with up to mr rows by a panel of B with up to nr columns
-// and holds the mr × nr sums in registers.
+// kernel describes a micro-kernel. It multiplies a strip of A with up to mr rows by a panel of B
+// with up to nr columns and holds the mr × nr sums in registers.
 type kernel struct {
 	isa     isa
 	name    string
@@ -26,13 +26,13 @@ type kernel struct {
 // active is the best kernel of this machine. Tests change it.
 var active = &available[len(available)-1]
 
-// Kernel returns the name of the micro-kernel in use with the size of its tile: "avx512 14x32", "avx2 6x16",
-// "neon 8x12" or "portable".
+// Kernel returns the name of the micro-kernel in use with the size of its tile: "avx512 14x32",
+// "avx2 6x16", "neon 8x12" or "portable".
 func Kernel() string { return active.name }
 
-// tile is the argument of a micro-kernel. For mr rows and n columns the kernel computes dst = alpha·a·b + gamma·src + bias
-// + residual, in this order. a·b is the sum of the products of this tile and of the tiles after it in the list next. Row
-// strides are in bytes.
+// tile is the argument of a micro-kernel. For mr rows and n columns the kernel computes dst =
+// alpha·a·b + gamma·src + bias + residual, in this order. a·b is the sum of the products of this
+// tile and of the tiles after it in the list next. Row strides are in bytes.
 type tile struct {
 	a     unsafe.Pointer // element (i,p) is at lda·i + step·p bytes; packed strips have lda 4, dots has step 4
 	lda   int
@@ -40,7 +40,8 @@ type tile struct {
 	b     unsafe.Pointer // panel: k rows of nr elements, ldb bytes apart; for dots, 8 rows of k elements
 	ldb   int
 	ahead int // bytes from b to the memory that is prefetched
-	// fetch is other memory that is prefetched, in A or after its end: one cache line per step, fetchStep bytes apart.
+	// fetch is other memory that is prefetched, in A or after its end: one cache line per step,
+	// fetchStep bytes apart.
 	fetch     uintptr
 	fetchStep int
 	k         int

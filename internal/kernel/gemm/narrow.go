@@ -2,17 +2,19 @@ package gemm
 
 import "github.com/sptune/spt/internal/workers"
 
-// narrowCols is the largest number of columns of a narrow product, such as a product with LoRA's A or a head with few
-// classes. A is read from memory once, and packing it would cost more than the multiplications.
+// narrowCols is the largest number of columns of a narrow product, such as a product with LoRA's A
+// or a head with few classes. A is read from memory once, and packing it would cost more than the
+// multiplications.
 const narrowCols = 16
 
-// narrow reports whether the product is computed as inner products of rows of A, read in place, and columns of B.
+// narrow reports whether the product is computed as inner products of rows of A, read in place,
+// and columns of B.
 func (c *Call) narrow(kn *kernel) bool {
 	return c.N <= narrowCols && c.Packed == nil && c.A.Col == 1 && c.K >= 2*kn.lanes
 }
 
-// dots computes a part of a narrow product. An inner product is summed in as many lanes as a register has. The lanes are
-// added at the end.
+// dots computes a part of a narrow product. An inner product is summed in as many lanes as a
+// register has. The lanes are added at the end.
 func (c *Call) dots(kn *kernel, s *workers.Scratch, r rect) {
 	const group = 8 // columns
 	ldb := (c.K + kn.lanes - 1) / kn.lanes * kn.lanes

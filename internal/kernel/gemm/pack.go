@@ -5,16 +5,17 @@ import "github.com/sptune/spt/internal/workers"
 // kMax is the largest depth of a block of K.
 const kMax = 768
 
-// kBlocks cuts K into blocks of equal depth, which is not above most. The last block may be shorter. The blocks decide the
-// order of summation.
+// kBlocks cuts K into blocks of equal depth, which is not above most. The last block may be
+// shorter. The blocks decide the order of summation.
 func kBlocks(k, most int) (depth, blocks int) {
 	blocks = max(1, (k+most-1)/most)
 	return (k + blocks - 1) / blocks, blocks
 }
 
-// Packed is a right-hand operand [k,n] in the layout of the kernel in use: blocks of rows as kBlocks cuts them, panels of
-// nr columns in a block, row after row in a panel. It does not change after Pack, except single entries that its owner
-// changes through Index and Data while no product runs.
+// Packed is a right-hand operand [k,n] in the layout of the kernel in use: blocks of rows as
+// kBlocks cuts them, panels of nr columns in a block, row after row in a panel. It does not change
+// after Pack, except single entries that its owner changes through Index and Data while no product
+// runs.
 type Packed struct {
 	data []float32
 	k, n int
@@ -27,8 +28,8 @@ func PackedLen(k, n int) int {
 	return k * ((n + nr - 1) / nr * nr)
 }
 
-// Pack copies b, [k,n], into dst with all workers. dst has at least PackedLen(k, n) elements and should be aligned to 64
-// bytes. The result uses dst.
+// Pack copies b, [k,n], into dst with all workers. dst has at least PackedLen(k, n) elements and
+// should be aligned to 64 bytes. The result uses dst.
 func Pack(dst []float32, b View, k, n int) *Packed {
 	kn := active
 	p := &Packed{dst[:PackedLen(k, n)], k, n, kn.nr}
@@ -68,8 +69,8 @@ func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 		}
 		return
 	}
-	// Rows are contiguous. Copy some rows at a time to all panels, so that memory is read along the rows and few pages
-	// are in use at the same time.
+	// Rows are contiguous. Copy some rows at a time to all panels, so that memory is read along
+	// the rows and few pages are in use at the same time.
 	const rows = 8
 	for p := 0; p < k; p += rows {
 		r := min(rows, k-p)

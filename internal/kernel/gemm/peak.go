@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// PeakGFLOPS measures the multiply-add units of the given number of processors together for about d. It returns 10^9
-// floating-point operations per second, the limit for every product. The multiply-adds use registers only.
+// PeakGFLOPS measures the multiply-add units of the given number of processors together for about
+// d. It returns 10^9 floating-point operations per second, the limit for every product. The
+// multiply-adds use registers only.
 func PeakGFLOPS(threads int, d time.Duration) float64 {
 	kn := active
 	var (

@@ -8,8 +8,8 @@ import (
 // portableKernel holds 4 × 4 sums, which fit the sixteen registers of the smallest machines.
 var portableKernel = kernel{portable, "portable", 4, 4, 4, 1, false}
 
-// tilePortable is the micro-kernel in Go, and the oracle of the other micro-kernels. It reads complete strips and panels,
-// also if mr or n is below 4, and ignores the additional results.
+// tilePortable is the micro-kernel in Go, and the oracle of the other micro-kernels. It reads
+// complete strips and panels, also if mr or n is below 4, and ignores the additional results.
 func tilePortable(t *tile) {
 	var acc [4][4]float32
 	for u := t; u != nil; u = u.next {

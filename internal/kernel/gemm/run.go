@@ -23,7 +23,8 @@ func (c *Call) Run() {
 	})
 }
 
-// Serial computes the product on the calling goroutine, with memory of s. The result has the same bits as that of Run.
+// Serial computes the product on the calling goroutine, with memory of s. The result has the same
+// bits as that of Run.
 func (c *Call) Serial(s *workers.Scratch) {
 	if c.M <= 0 || c.N <= 0 {
 		return
@@ -44,16 +45,17 @@ func (c *Call) Serial(s *workers.Scratch) {
 	}
 }
 
-// Batched computes independent products of one shape (M, N and K) with all workers. call fills in product i. c is zero at
-// the call. Several goroutines may call it, also several times for the same i.
+// Batched computes independent products of one shape (M, N and K) with all workers. call fills in
+// product i. c is zero at the call. Several goroutines may call it, also several times for the
+// same i.
 func Batched(batch int, call func(i int, c *Call)) {
 	if batch <= 0 {
 		return
 	}
 	n := workers.Count()
 	if batch < 4*n {
-		// There are too few products to balance the load. Split each product if it has at least 2^24 multiply-adds,
-		// which is worth a round of the pool, or if workers would be idle.
+		// There are too few products to balance the load. Split each product if it has at least
+		// 2^24 multiply-adds, which is worth a round of the pool, or if workers would be idle.
 		c := new(Call)
 		call(0, c)
 		g := c.grid(active, n)
@@ -80,8 +82,8 @@ func Batched(batch int, call func(i int, c *Call)) {
 // grid is a partition of C into rows × cols parts.
 type grid struct{ rows, cols int }
 
-// grid chooses the partition of C for n workers. It may depend on n, because every element of C lies in one part and is
-// summed there in the same order.
+// grid chooses the partition of C for n workers. It may depend on n, because every element of C
+// lies in one part and is summed there in the same order.
 func (c *Call) grid(kn *kernel, n int) grid {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr
@@ -95,8 +97,8 @@ func (c *Call) grid(kn *kernel, n int) grid {
 	if n == 1 {
 		return g
 	}
-	// Four parts per worker balance the load, or two if the parts pack the same panels of B again. A part should take at
-	// least 10 µs, which is 2^18 multiply-adds.
+	// Four parts per worker balance the load, or two if the parts pack the same panels of B again.
+	// A part should take at least 10 µs, which is 2^18 multiply-adds.
 	want := 4 * n
 	if c.Packed == nil {
 		want = 2 * n
@@ -124,8 +126,8 @@ func (c *Call) grid(kn *kernel, n int) grid {
 	return g
 }
 
-// Largest numbers of strips of a part, and of panels of a part that packs B. The packed data of a part stays in the last
-// level cache; it is some 2 MiB of each operand.
+// Largest numbers of strips of a part, and of panels of a part that packs B. The packed data of a
+// part stays in the last level cache; it is some 2 MiB of each operand.
 const (
 	maxStrips = 32
 	maxPanels = 24

@@ -27,8 +27,9 @@ func (a *Addend) at(i, j int) float32 {
 	return a.Data[i*a.Step+j]
 }
 
-// SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b) and lse to the logarithms of the sums of
-// exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column j is summed in lane j mod 16.
+// SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b) and lse to the
+// logarithms of the sums of exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column
+// j is summed in lane j mod 16.
 func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	const block = 64
 	for i := 0; i < len(lse); i += block {
@@ -48,7 +49,8 @@ func (a Addend) from(row int) Addend {
 	return Addend{a.Data[row*a.Step:], a.Step}
 }
 
-// softmaxRows is SoftmaxRows for some rows. It sets top to the maxima and sum to the sums of exponentials.
+// softmaxRows is SoftmaxRows for some rows. It sets top to the maxima and sum to the sums of
+// exponentials.
 func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	a.check(len(top), cols)
 	b.check(len(top), cols)
@@ -77,9 +79,10 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	}
 }
 
-// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p, [len(lse), cols], holds the scores; the function replaces
-// them by softmax(scale·p + a + b). dp holds the gradient of the softmax; the function replaces it by the gradient of
-// scale·p + a + b, which is p∘(dp − d). d is the sum of p∘dp over each row.
+// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p, [len(lse), cols], holds the scores;
+// the function replaces them by softmax(scale·p + a + b). dp holds the gradient of the softmax;
+// the function replaces it by the gradient of scale·p + a + b, which is p∘(dp − d). d is the sum
+// of p∘dp over each row.
 func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Addend) {
 	p, dp, d = p[:len(lse)*cols], dp[:len(lse)*cols], d[:len(lse)]
 	if len(p) == 0 {

@@ -59,9 +59,9 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// tile generates a micro-kernel with one entry. It has variants for one and two rows and for every number of columns. Sums
-// stay in registers. Each step loads the weights of n neighbouring taps into registers. If n is above 1, every pixel of the
-// source is loaded once for all of them.
+// tile generates a micro-kernel with one entry. It has variants for one and two rows and for every
+// number of columns. Sums stay in registers. Each step loads the weights of n neighbouring taps
+// into registers. If n is above 1, every pixel of the source is loaded once for all of them.
 func (tg target) tile(name string, n int, most [2]int) {
 	TEXT(name+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
@@ -164,7 +164,8 @@ func (tg target) variant(n, rows, cols int) {
 	RET()
 }
 
-// gather generates the copy of n pixels of 1 to lanes channels to complete registers, with zeros after the channels.
+// gather generates the copy of n pixels of 1 to lanes channels to complete registers, with zeros
+// after the channels.
 func (tg target) gather(lanes Mem) {
 	TEXT("gather"+tg.suffix, NOSPLIT, "func(dst *float32, dstStep int, src *float32, srcStep, channels, n int)")
 	Pragma("noescape")

@@ -8,8 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dots generates the kernel for up to 8 columns: inner products of rows of A with 8 contiguous columns of B. It takes three
-// rows at a time if there are enough registers.
+// dots generates the kernel for up to 8 columns: inner products of rows of A with 8 contiguous
+// columns of B. It takes three rows at a time if there are enough registers.
 func (tg target) dots(lanes Mem) {
 	TEXT("dots"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")

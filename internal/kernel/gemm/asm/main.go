@@ -1,4 +1,5 @@
-// Command asm generates the amd64 micro-kernels and packing loops of package gemm for AVX2 with FMA and for AVX-512.
+// Command asm generates the amd64 micro-kernels and packing loops of package gemm for AVX2 with
+// FMA and for AVX-512.
 package main
 
 import (
@@ -56,7 +57,8 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// mask loads the mask for the first r lanes, 1 ≤ r ≤ lanes, into K1 or into the register m. It overwrites r.
+// mask loads the mask for the first r lanes, 1 ≤ r ≤ lanes, into K1 or into the register m. It
+// overwrites r.
 func (tg target) mask(lanes Mem, r GPPhysical, m VecPhysical) {
 	if tg.lanes == 16 {
 		all := RAX.As32()

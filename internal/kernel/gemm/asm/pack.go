@@ -37,7 +37,8 @@ func (tg target) copy(lanes Mem) {
 	RET()
 }
 
-// transpose generates the packing of a matrix whose steps are contiguous. It transposes square blocks in registers.
+// transpose generates the packing of a matrix whose steps are contiguous. It transposes square
+// blocks in registers.
 func (tg target) transpose(lanes Mem) {
 	TEXT("transpose"+tg.suffix, NOSPLIT, "func(dst *float32, ldd int, src *float32, lds int, n, k int)")
 	Pragma("noescape")
@@ -97,7 +98,8 @@ func (tg target) transpose(lanes Mem) {
 		for i := range w {
 			tg.zero(tg.vec[i])
 		}
-		// Without AVX-512, the mask must stay until the loads end. Then the transposition uses the registers 8 to 15.
+		// Without AVX-512, the mask must stay until the loads end. Then the transposition uses the
+		// registers 8 to 15.
 		for i := range w {
 			if i > 0 {
 				CMPQ(RBX, Imm(uint64(i)))
@@ -131,13 +133,13 @@ func (tg target) transpose(lanes Mem) {
 	RET()
 }
 
-// square generates the transposition of a square in the first registers. It returns the registers with the rows of the
-// result.
+// square generates the transposition of a square in the first registers. It returns the registers
+// with the rows of the result.
 func (tg target) square() []VecPhysical {
 	w := tg.lanes
 	x, y := tg.vec[:w], tg.vec[w:2*w]
-	// Transpose pairs of rows, then groups of four. Afterwards, the 128-bit part L of register 4g+c holds column 4L+c of
-	// the rows 4g to 4g+3.
+	// Transpose pairs of rows, then groups of four. Afterwards, the 128-bit part L of register
+	// 4g+c holds column 4L+c of the rows 4g to 4g+3.
 	for i := 0; i < w; i += 2 {
 		VUNPCKLPS(x[i+1], x[i], y[i])
 		VUNPCKHPS(x[i+1], x[i], y[i+1])

@@ -21,9 +21,10 @@ func fields() func(name string) Mem {
 	}
 }
 
-// tile generates the micro-kernel with one entry. It has variants for every height up to mr and for both widths. Sums stay in
-// registers over the whole depth. Each step loads a row of the panel and broadcasts the elements of a column of the strip one
-// after the other. The strip is packed, or is a part of A.
+// tile generates the micro-kernel with one entry. It has variants for every height up to mr and
+// for both widths. Sums stay in registers over the whole depth. Each step loads a row of the panel
+// and broadcasts the elements of a column of the strip one after the other. The strip is packed,
+// or is a part of A.
 func (tg target) tile(lanes Mem) {
 	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
@@ -65,9 +66,9 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	b, a := free[:2], free[2:]
 
 	Label(name("rows"))
-	// Prefetch the rows of the result meanwhile. Prefetching all of them at once would delay the loads of the strip and
-	// the panel. So each step prefetches one row, if it has time for the instructions: a step with 28 multiply-adds has
-	// it, a step with 12 has not.
+	// Prefetch the rows of the result meanwhile. Prefetching all of them at once would delay the
+	// loads of the strip and the panel. So each step prefetches one row, if it has time for the
+	// instructions: a step with 28 multiply-adds has it, a step with 12 has not.
 	dst, spread := R15, tg.lanes == 16
 	if spread {
 		MOVQ(addr("dst"), dst)
@@ -146,8 +147,8 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	Label(name("summed"))
 	MOVQ(NewParamAddr("t", 0), this)
 
-	// From here on, the registers of the panel and the strip are free for the temporaries tmp and scale and for the mask
-	// of the last register of a row.
+	// From here on, the registers of the panel and the strip are free for the temporaries tmp and
+	// scale and for the mask of the last register of a row.
 	tmp, scale, mask := free[0], free[1], free[2]
 	MOVQ(addr("n"), R10)
 	if nv == 2 {
@@ -180,14 +181,14 @@ func (tg target) fetch(ptr, ld Mem, m, nv int) {
 	}
 }
 
-// writeBack generates dst = alpha·sum + gamma·src + bias + residual. The last register of a row is masked, unless mask is
-// nil.
+// writeBack generates dst = alpha·sum + gamma·src + bias + residual. The last register of a row is
+// masked, unless mask is nil.
 func (tg target) writeBack(addr func(string) Mem, label func(string) string, kind string, m, nv int, tmp, scale, mask VecPhysical) {
 	name := func(s string) string { return label(s + kind) }
 	acc := func(i, v int) VecPhysical { return tg.vec[i*nv+v] }
 	masked := func(v int) bool { return mask != nil && v == nv-1 }
-	// each calls f for the rows of a matrix, unless its address is nil. The names are those of the words of the tile with
-	// the address and the stride.
+	// each calls f for the rows of a matrix, unless its address is nil. The names are those of the
+	// words of the tile with the address and the stride.
 	each := func(ptr, ld, skip string, f func(i, v int, mem Mem)) {
 		MOVQ(addr(ptr), RAX)
 		if skip != "" {

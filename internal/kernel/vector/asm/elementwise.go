@@ -72,7 +72,8 @@ func (k *kernel) expMinus1(r vec) vec {
 	return p
 }
 
-// scale computes x·2^n. With AVX2 it multiplies by two factors, because 2^n may lie outside the normal numbers.
+// scale computes x·2^n. With AVX2 it multiplies by two factors, because 2^n may lie outside the
+// normal numbers.
 func (k *kernel) scale(x, n vec) vec {
 	if k.wide {
 		r := k.reg()
@@ -112,7 +113,8 @@ func (k *kernel) log(x vec) vec {
 	subnormal := k.compare(less, x, float(0x1p-126))
 	scaled := k.choose(subnormal, k.mul(x, float(0x1p23)), x)
 	shift := k.choose(subnormal, k.broadcast(float(-23)), k.zero())
-	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2) above the mantissa.
+	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2)
+	// above the mantissa.
 	above := k.subInt(scaled, float(sqrtHalf))
 	n := k.add(k.unary(VCVTDQ2PS, k.shift(VPSRAD, 23, above)), shift)
 	f := k.addInt(k.and(above, bits(0x7fffff)), float(sqrtHalf))
@@ -203,9 +205,9 @@ func (k *kernel) geluTanhSlope(square vec, cubic float32) vec {
 	return p
 }
 
-// extreme computes the maximum or minimum, with zeros and NaN as in Go's builtin functions. The instruction returns its
-// second source for equal numbers and for NaN, so the results of both orders are combined: zeros of both signs by their sign
-// bits, and NaN by addition.
+// extreme computes the maximum or minimum, with zeros and NaN as in Go's builtin functions. The
+// instruction returns its second source for equal numbers and for NaN, so the results of both
+// orders are combined: zeros of both signs by their sign bits, and NaN by addition.
 func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec) vec {
 	forth, back := k.reg(), k.reg()
 	op(b, a, forth)

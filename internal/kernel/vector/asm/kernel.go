@@ -14,8 +14,8 @@ type (
 	mask = reg.Register // an opmask register; with AVX2 a vector of full lanes
 )
 
-// kernel is a function that is being generated for one instruction set. Its methods emit the same arithmetic for both
-// instruction sets, so both give the same bits.
+// kernel is a function that is being generated for one instruction set. Its methods emit the same
+// arithmetic for both instruction sets, so both give the same bits.
 type kernel struct {
 	wide  bool // AVX-512
 	lanes int  // number of float32s in a register
@@ -23,7 +23,8 @@ type kernel struct {
 	nan   mask // lanes in which a reduction found a NaN
 }
 
-// begin starts the function name for one instruction set after the other and calls body to write it.
+// begin starts the function name for one instruction set after the other and calls body to write
+// it.
 func begin(name, signature string, body func(k *kernel)) {
 	for _, k := range []*kernel{{wide: true, lanes: 16}, {lanes: 8}} {
 		suffix := "AVX2"
@@ -78,8 +79,8 @@ func (k *kernel) broadcast(c constant) vec {
 	return r
 }
 
-// emit writes op with the last source first, as the assembler expects it. repeated is the form of op that broadcasts 32 bits
-// of memory.
+// emit writes op with the last source first, as the assembler expects it. repeated is the form of
+// op that broadcasts 32 bits of memory.
 func (k *kernel) emit(op, repeated func(...Op), last Op, rest ...Op) {
 	if c, ok := last.(constant); ok {
 		last = c.Mem
@@ -107,8 +108,8 @@ func (k *kernel) xor(a vec, b Op) vec { return k.binary(VXORPS, VXORPS_BCST, a, 
 func (k *kernel) addInt(a vec, b Op) vec { return k.binary(VPADDD, VPADDD_BCST, a, b) }
 func (k *kernel) subInt(a vec, b Op) vec { return k.binary(VPSUBD, VPSUBD_BCST, a, b) }
 
-// atMost computes the minimum of a and the constant c. The instruction returns its second source if one of them is NaN, so
-// NaN stays NaN.
+// atMost computes the minimum of a and the constant c. The instruction returns its second source
+// if one of them is NaN, so NaN stays NaN.
 func (k *kernel) atMost(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMINPS(a, r, r)
@@ -217,8 +218,8 @@ func (k *kernel) partial(count reg.GPVirtual) mask {
 	return k.below(k.counts(count), 0)
 }
 
-// partials calls f for each of the vectors, which have at most 64 lanes together. Only the lanes below count exist. For
-// vector j, k.tail is their mask.
+// partials calls f for each of the vectors, which have at most 64 lanes together. Only the lanes
+// below count exist. For vector j, k.tail is their mask.
 func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
 	if k.wide {
 		all := GP64()

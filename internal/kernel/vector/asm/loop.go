@@ -9,7 +9,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// params returns the parameters of a Go signature. Slices and scalars are "name type", or "name" for float32.
+// params returns the parameters of a Go signature. Slices and scalars are "name type", or "name"
+// for float32.
 func params(slice, scalar []string) string {
 	var list []string
 	for _, s := range slice {
@@ -79,8 +80,9 @@ func elementwise(name string, names, inputs, scalars []string, portable string, 
 	})
 }
 
-// reduction writes a function that reduces slices of equal length to one number. body adds the vectors in of the slices to
-// acc. There are 64 lanes in registers of 16 or 8, and element i goes to lane i mod 64.
+// reduction writes a function that reduces slices of equal length to one number. body adds the
+// vectors in of the slices to acc. There are 64 lanes in registers of 16 or 8, and element i goes
+// to lane i mod 64.
 func reduction(name string, names, scalars []string, start func(k *kernel) vec, body func(k *kernel, acc vec, in, s []vec), join func(a, b, dst Op), finish func(k *kernel, result vec)) {
 	begin(name, "("+params(names, scalars)+") float32", func(k *kernel) {
 		pointers := k.slices(names)

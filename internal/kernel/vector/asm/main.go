@@ -154,7 +154,8 @@ func reductions() {
 	})
 }
 
-// extreme writes the reduction by op from its neutral element. op ignores NaN in one operand, so NaN is recorded separately.
+// extreme writes the reduction by op from its neutral element. op ignores NaN in one operand, so
+// NaN is recorded separately.
 func extreme(name string, neutral float64, op func(...Op)) {
 	fill := func(k *kernel) vec { return k.broadcast(float(float32(neutral))) }
 	reduction(name, []string{"a"}, nil, func(k *kernel) vec {

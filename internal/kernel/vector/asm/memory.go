@@ -11,7 +11,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// constant is a constant of 32 bits in memory. It is repeated to fill a vector of AVX2. AVX-512 broadcasts the first 32 bits.
+// constant is a constant of 32 bits in memory. It is repeated to fill a vector of AVX2. AVX-512
+// broadcasts the first 32 bits.
 type constant struct{ Mem }
 
 var constants []uint32
@@ -50,7 +51,8 @@ func emitLanes() {
 // elementBytes holds the size of an element by its Go type.
 var elementBytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
 
-// slice is a parameter that is a slice: the address of its first element and the size of an element in bytes.
+// slice is a parameter that is a slice: the address of its first element and the size of an
+// element in bytes.
 type slice struct {
 	base reg.Register
 	size int
@@ -74,8 +76,8 @@ func (s slice) at(index reg.Register, offset int) Mem {
 	return Mem{Base: s.base, Index: index, Scale: uint8(s.size), Disp: s.size * offset}
 }
 
-// load reads a vector of elements of the given size. Lanes outside of the tail are zero. Narrow elements fill the low part
-// of the register only.
+// load reads a vector of elements of the given size. Lanes outside of the tail are zero. Narrow
+// elements fill the low part of the register only.
 func (k *kernel) load(m Mem, size int) vec {
 	r := k.reg()
 	switch {

@@ -12,8 +12,8 @@ const (
 	philoxMul0   = 0xd2511f53
 	philoxMul1   = 0xcd9e8d57
 
-	// philoxGroups is the number of groups of blocks that are computed at the same time. One group alone would wait for
-	// each product, because a round needs the products of the round before.
+	// philoxGroups is the number of groups of blocks that are computed at the same time. One group
+	// alone would wait for each product, because a round needs the products of the round before.
 	philoxGroups = 2
 )
 
@@ -24,9 +24,9 @@ func philox() {
 	random("dropout", first, []string{"dst", "x"}, dropout, func(k *kernel, words vec, in, s []vec) vec { return k.mul(in[0], k.kept(words, s)) })
 }
 
-// emitProducts writes the table of philoxMul0·b for the first blocks b of the 64-bit lanes of the groups. In a group, even
-// lanes hold the first half of the blocks and odd lanes the second half. So interleaving the words of each pair of lanes
-// gives the blocks in their order.
+// emitProducts writes the table of philoxMul0·b for the first blocks b of the 64-bit lanes of the
+// groups. In a group, even lanes hold the first half of the blocks and odd lanes the second half.
+// So interleaving the words of each pair of lanes gives the blocks in their order.
 func emitProducts(name string, blocks int) Mem {
 	table := GLOBL(name, attr.RODATA|attr.NOPTR)
 	for i := range philoxGroups * blocks {
@@ -46,9 +46,10 @@ type generator struct {
 	even    mask   // at AVX-512, the even 32-bit lanes
 }
 
-// random writes a function that computes dst from the words of Philox4x32-10, slices of equal length and scalars. The first
-// of names is dst, the others are inputs. product is philoxMul0 times the low word of the counter of the first block. The
-// low word must not overflow up to the last block.
+// random writes a function that computes dst from the words of Philox4x32-10, slices of equal
+// length and scalars. The first of names is dst, the others are inputs. product is philoxMul0
+// times the low word of the counter of the first block. The low word must not overflow up to the
+// last block.
 func random(name string, first map[bool]Mem, names, scalars []string, body func(k *kernel, words vec, in, s []vec) vec) {
 	begin(name, "("+params(names, scalars)+", keys *[20]uint32, product uint64)", func(k *kernel) {
 		pointers := k.slices(names)
@@ -106,11 +107,13 @@ func random(name string, first map[bool]Mem, names, scalars []string, body func(
 	})
 }
 
-// words returns the next vectors of words. During the rounds, the low half of a 64-bit lane holds one 32-bit word of its
-// block. Nothing reads the upper half, so no masking is needed: VPMULUDQ reads low halves and writes both words of a product.
+// words returns the next vectors of words. During the rounds, the low half of a 64-bit lane holds
+// one 32-bit word of its block. Nothing reads the upper half, so no masking is needed: VPMULUDQ
+// reads low halves and writes both words of a product.
 //
-// Only one product of each of the first two rounds differs between blocks. The product of round 0 grows by a constant, so an
-// addition replaces the multiplication. keys contains the results of the other two products.
+// Only one product of each of the first two rounds differs between blocks. The product of round 0
+// grows by a constant, so an addition replaces the multiplication. keys contains the results of
+// the other two products.
 func (g *generator) words() []vec {
 	var state [philoxGroups][4]vec
 	for i := range state {
@@ -148,8 +151,8 @@ func (g *generator) multiply(multiplier int, x vec) vec {
 	return r
 }
 
-// pair computes the last round for the two words of a product p. The first word is the upper half of p, combined with b and
-// key. The second word is the lower half.
+// pair computes the last round for the two words of a product p. The first word is the upper half
+// of p, combined with b and key. The second word is the lower half.
 func (g *generator) pair(p, b vec, key Mem) vec {
 	r := g.shift(VPSHUFD, 0xb1, p) // swaps the halves
 	if g.wide {
@@ -174,7 +177,8 @@ func (g *generator) xorKey(a vec, key Mem) vec {
 	return r
 }
 
-// xor3 computes the exclusive or of a, b and 32 bits of memory. A nil b stands for 0. It may overwrite a.
+// xor3 computes the exclusive or of a, b and 32 bits of memory. A nil b stands for 0. It may
+// overwrite a.
 func (g *generator) xor3(a, b vec, key Mem) vec {
 	switch {
 	case b == nil:

@@ -7,7 +7,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// transpose writes the transposition of 8 rows with 8·blocks columns, one block of 8 × 8 after the other. It needs AVX.
+// transpose writes the transposition of 8 rows with 8·blocks columns, one block of 8 × 8 after the
+// other. It needs AVX.
 func transpose() {
 	TEXT("transpose8", attr.NOSPLIT, "func(dst []float32, ldd int, src []float32, lds, blocks int)")
 	Doc("transpose8 sets dst[j*ldd+i] = src[i*lds+j] for i < 8 and j < 8*blocks. It needs AVX.")

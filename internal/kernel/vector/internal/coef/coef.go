@@ -1,9 +1,10 @@
-// Package coef holds the constants of the elementary functions for the portable Go code and for the generator of the
-// assembly.
+// Package coef holds the constants of the elementary functions for the portable Go code and for
+// the generator of the assembly.
 //
-// The polynomials and rational functions are minimax fits (Lawson's reweighted least squares against 30-digit values). The
-// coefficients are rounded to float32. Before rounding, numerator and denominator are scaled by the common factor that
-// gives the smallest error. Coefficients are in ascending order of powers.
+// The polynomials and rational functions are minimax fits (Lawson's reweighted least squares
+// against 30-digit values). The coefficients are rounded to float32. Before rounding, numerator
+// and denominator are scaled by the common factor that gives the smallest error. Coefficients are
+// in ascending order of powers.
 package coef
 
 // Exp: e^x = 2^n·e^r with n = round(x/ln 2), r = x - n·Ln2Hi - n·Ln2Lo,
@@ -36,8 +37,8 @@ const (
 // TanhMax is where tanh(x) rounds to 1.
 const TanhMax = 9.011
 
-// Tail: the Gaussian tail Φ(-a) = e^(-a²/2)·TailNum(a)/TailDen(a) for 0 <= a <= TailMax. Above TailMax it is below the
-// smallest float32. Relative error 2^-26.7.
+// Tail: the Gaussian tail Φ(-a) = e^(-a²/2)·TailNum(a)/TailDen(a) for 0 <= a <= TailMax. Above
+// TailMax it is below the smallest float32. Relative error 2^-26.7.
 var (
 	TailNum = [...]float32{0.881391167640686, 0.7729744911193848, 0.32326769828796387, 0.07171665132045746, 0.00726941367611289}
 	TailDen = [...]float32{1.762782335281372, 2.952446460723877, 2.120847225189209, 0.8282716870307922, 0.17977821826934814, 0.01822151057422161}
