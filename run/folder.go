@@ -69,15 +69,9 @@ func (f Folder) CheckNew() error {
 	return nil
 }
 
-// Create makes the folder of a new run in dir and writes config.json. An empty dir stands for a new
-// folder runs/NAME, or runs/NAME-2, -3 … where that exists; the usual name is DATA-METHOD. Create sets
-// the kind and the versions in c. See [Folder.CheckNew] for the folders that it refuses.
-func Create(dir, name string, c *Config) (_ Folder, err error) {
-	if dir == "" {
-		if dir, err = newDir(name); err != nil {
-			return "", err
-		}
-	}
+// Create makes the folder of a new run in dir and writes config.json. It sets the kind and the
+// versions in c. See [Folder.CheckNew] for the folders that it refuses.
+func Create(dir string, c *Config) (Folder, error) {
 	f := Folder(dir)
 	if err := f.CheckNew(); err != nil {
 		return f, err
@@ -223,21 +217,3 @@ func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 
 // DefaultRoot is the folder, in the working folder, of runs whose folder was not named.
 const DefaultRoot = "runs"
-
-// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
-// that exists.
-func newDir(name string) (string, error) {
-	if err := os.MkdirAll(DefaultRoot, 0o777); err != nil {
-		return "", fmt.Errorf("making a run folder: %w", err)
-	}
-	for n := 1; ; n++ {
-		dir := filepath.Join(DefaultRoot, name)
-		if n > 1 {
-			dir = fmt.Sprintf("%s-%d", dir, n)
-		}
-		err := os.Mkdir(dir, 0o777)
-		if err == nil || !errors.Is(err, fs.ErrExist) {
-			return dir, err
-		}
-	}
-}
