@@ -22,13 +22,13 @@ const (
 	PlanFile         = "plan.json"            // the plan that was trained
 	MetricsFile      = "metrics.jsonl"        // one line for each epoch of a training
 	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
-	CandidatesFolder = "candidates"           // one folder for each budget that was tried
+	candidatesFolder = "candidates"           // one folder for each budget that was tried
 	TrainStateFile   = "training.safetensors" // the state from which an interrupted training continues
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, CandidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.
@@ -50,7 +50,7 @@ func (f Folder) Path(elem ...string) string {
 
 // Candidate returns the folder of the candidate with that name: its budget, or for a method without
 // a budget the method.
-func (f Folder) Candidate(name string) Folder { return Folder(f.Path(CandidatesFolder, name)) }
+func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
 
 // CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it holds
 // a run, or it holds a file that the run would take for its own.
