@@ -77,7 +77,7 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 		return nil, &run.InputError{Err: fmt.Errorf("there are %d class names for a head of %d rows", len(classes), m.Config.NumClasses)}
 	}
 	if err := t.Validate(); err != nil {
-		return nil, &run.OptionError{Err: err}
+		return nil, optionError(err)
 	}
 	p, err := train.NewPredictor(be, m, tuned.Objective, tuned.Tuning, tuned.Tuned)
 	if err != nil {

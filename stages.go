@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -26,7 +27,7 @@ import (
 func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
-		return nil, &run.OptionError{Option: "criterion", Err: err}
+		return nil, optionError(err)
 	}
 	go t.model.Fingerprint() // the scores carry it; it is made while a device computes them
 	in := sensitivity.Input{Backend: t.be, Model: t.model, Objective: t.objective}
@@ -60,7 +61,7 @@ func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, bu
 // PlanScores is Plan without the backbone, for budgets that are a number of parameters.
 func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
 	if budget.IsShare() {
-		return nil, &run.OptionError{Err: fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
+		return nil, &run.OptionError{Option: "budget", Err: fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
 	}
 	size := 0
 	for _, t := range scores.Tensors {
@@ -80,7 +81,7 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 		count, err = peft.CountOf(o.Module)
 	}
 	if err != nil {
-		return nil, &run.OptionError{Err: err}
+		return nil, optionError(err)
 	}
 	return plan.New(ctx, scores, parameters, o, count)
 }
@@ -191,3 +192,6 @@ func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[
 	d.Selection, d.Tuned = tuned.Tuning.Selection, tuned.Tuned
 	return d
 }
+
+// optionError returns err as an OptionError with the name of the option that it is about.
+func optionError(err error) error { return &run.OptionError{Option: option.Of(err), Err: err} }

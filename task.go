@@ -108,7 +108,7 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 	t.train = t.eval
 	t.train.RandomCrop, t.train.HorizontalFlip = images.RandomCrop, images.HorizontalFlip
 	if err := t.train.Validate(); err != nil {
-		return nil, &run.OptionError{Option: "resize", Err: err}
+		return nil, optionError(err)
 	}
 	if t.be == nil {
 		var err error

@@ -73,7 +73,7 @@ func (t *Task) CheckTrainRun(o run.TrainOptions, p *plan.Plan) error {
 
 func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err error) {
 	if err := o.Train.Validate(); err != nil {
-		return s, &run.OptionError{Err: fmt.Errorf("training options: %w", err)}
+		return s, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
 		return s, err
@@ -87,7 +87,7 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err e
 			_, err = peft.New(t.model.Config, s)
 		}
 		if err != nil {
-			err = &run.OptionError{Err: err}
+			err = optionError(err)
 		}
 		return s, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -53,7 +54,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 			describe := func(m method.Method, budgets ...plan.Budget) string {
 				return strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
 			}
-			return nil, &run.OptionError{Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, o.Budgets...))}
+			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, o.Budgets...))}
 		}
 		return result, nil
 	}
@@ -101,7 +102,7 @@ func (t *Task) sameOptions(folder run.Folder, o run.TuneOptions) error {
 		begun.Budgets = []plan.Budget{{}}
 	}
 	if !reflect.DeepEqual(begun, o) {
-		return &run.OptionError{Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
+		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
 	}
 	return nil
 }
@@ -134,7 +135,7 @@ func (r *runner) close() {
 func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	m, err := method.Lookup(o.Method)
 	if err != nil {
-		return o, &run.OptionError{Option: "method", Err: err}
+		return o, optionError(err)
 	}
 	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
 	if m.Scores {
@@ -149,7 +150,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		}
 	}
 	if err := t.validate(m, o); err != nil {
-		return o, &run.OptionError{Err: err}
+		return o, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
 		return o, err
@@ -160,19 +161,19 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 
 func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if err := o.Train.Validate(); err != nil {
-		return fmt.Errorf("training options: %w", err)
+		return err
 	}
 	if err := o.Score.Validate(); err != nil {
 		return err
 	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
-		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
+		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
 	}
-	if o.Plan.Compat != "" && !m.Scores {
-		return fmt.Errorf("method %s makes no plan, so there is no compat mode for it; leave it out", o.Method)
+	if o.Plan.Compat != "" && !m.Takes("compat") {
+		return option.Errorf("compat", "method %s takes no compat mode; leave it out", o.Method)
 	}
 	if !o.Budget.IsZero() {
-		return fmt.Errorf("budget %s is given beside the list of budgets; put it into the list", o.Budget)
+		return option.Errorf("budget", "budget %s is given beside the list of budgets; put it into the list", o.Budget)
 	}
 	if err := m.Check(o.Options); err != nil {
 		return err
@@ -194,9 +195,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if len(o.Budgets) > 1 {
 		switch {
 		case o.NoValidation:
-			return errors.New("several budgets need validation to choose between them; give one budget, or leave validation on")
+			return option.Errorf("no-validation", "several budgets need validation to choose between them; give one budget, or leave validation on")
 		case len(t.data.Val) == 0:
-			return fmt.Errorf("several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
+			return option.Errorf("budget", "several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
 		}
 	}
 	return nil

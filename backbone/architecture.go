@@ -17,55 +17,51 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Form is the part of a [Config] that belongs to its architecture: the fields of a [ViT], a [Swin]
-// or a [ConvNeXt], or those of a type that [Register] has made known. A Form is a struct, whose
-// fields become keys of the configuration in files.
+// Architecture describes a family of backbones, such as the vision transformers, to [Register]. F is
+// the struct that holds the architecture's own fields of a [Config], such as [ViT]; Config.Form has
+// this type. The fields of F become keys of the configuration in files.
 //
-// The parameter c is the configuration that the form is part of. It is valid, except in Validate and
-// Describe.
-type Form interface {
-	// Validate returns an error about the first of the form's own fields that is out of range, or
-	// that does not fit c. The other fields of c are valid. It bounds all numbers, since they may
-	// come from a hostile file.
-	Validate(c Config) error
-	// Describe returns a short description for people, without the image size and the number of
-	// classes: "ViT 12×192, 3 heads, patch 16".
-	Describe(c Config) string
-	// Params lists the tensors of the backbone without its head, in the order of PyTorch's
-	// named_parameters.
-	Params(c Config) []Param
-	// Features computes what the head sees, [B, NumFeatures], from images
-	// [B, ImageSize, ImageSize, 3], float32 and normalised. It asks l for every tensor and shows it
-	// every result.
-	Features(c Config, l Layers, images *Node) *Node
-	// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
-	// pooling, from images as Features takes them. It has no place for class tokens and register
-	// tokens.
-	FeatureMap(c Config, l Layers, images *Node) *Node
-	// NumFeatures returns the width of the result of Features.
-	NumFeatures() int
-	// Head returns the canonical name of the classification layer, which is a linear layer with the
-	// weight [NumClasses, NumFeatures] and the bias [NumClasses].
-	Head() string
-	// Blocks returns the number of residual blocks. Features passes their indices, from 0, to l.
-	Blocks() int
-	// Tokens returns the number of tokens, or positions of the map, of an image where most of the
-	// work is done.
-	Tokens(c Config) int
-}
-
-// Architecture is a family of backbones, such as the vision transformers, for [Register].
-type Architecture struct {
+// The functions get the form f and the configuration c that it is part of. Both are valid, except in
+// Validate and Describe. A field whose comment says nothing about zero or nil must be set.
+type Architecture[F any] struct {
 	// Name is the value of "architecture" in files, such as "vit".
 	Name string
-	// Form is a value of the architecture's Form, such as ViT{}. Its type tells the architecture of
-	// a [Config].
-	Form Form
 	// Namings are the ways in which checkpoints name the tensors. They translate to the names that
-	// Params of the Form lists. The field Architecture is set by Register.
+	// Params lists. Register sets their field Architecture.
 	Namings []checkpoint.Naming
-	// Configure derives a configuration from what a checkpoint says. It leaves NumClasses 0.
+	// Head is the canonical name of the classification layer, which is a linear layer with the
+	// weight [NumClasses, NumFeatures] and the bias [NumClasses].
+	Head string
+
+	// Configure derives a configuration, with a form of type F, from what a checkpoint says. It
+	// leaves NumClasses 0.
 	Configure func(s *Source) (Config, error)
+	// Validate returns an error about the first field of f that is out of range or does not fit c.
+	// The other fields of c are valid. It bounds all numbers, since they may come from a hostile
+	// file.
+	Validate func(f F, c Config) error
+	// Describe returns a short description for people, without the image size and the number of
+	// classes: "ViT 12×192, 3 heads, patch 16".
+	Describe func(f F, c Config) string
+	// Params lists the tensors of the backbone without its head, in the order of PyTorch's
+	// named_parameters.
+	Params func(f F, c Config) []Param
+	// Features computes the input of the head, [B, NumFeatures], from images
+	// [B, ImageSize, ImageSize, 3], float32 and normalised. It asks l for every tensor and shows it
+	// every result.
+	Features func(f F, c Config, l Layers, images *Node) *Node
+	// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
+	// pooling, from the same images as Features. The map leaves out class tokens and register
+	// tokens.
+	FeatureMap func(f F, c Config, l Layers, images *Node) *Node
+	// NumFeatures returns the width of the result of Features.
+	NumFeatures func(f F) int
+	// Blocks returns the number of residual blocks. Features passes their indices, from 0, to l.
+	Blocks func(f F) int
+	// Tokens returns the number of tokens, or positions of the map, of an image where most of the
+	// work is done.
+	Tokens func(f F, c Config) int
+
 	// Fit changes the weights of a checkpoint with the configuration from to those of to, which has
 	// another image size, or the same one. It returns an error for tensors that the graph would
 	// leave out. Nil: all weights fit every image size.
@@ -74,49 +70,62 @@ type Architecture struct {
 	// as it is. Nil: timm's shapes are those of Params.
 	Export func(m *Model) checkpoint.StateDict
 	// BeyondTimm describes how timm's model of the same names differs; see [Config.BeyondTimm].
-	// Nil: it does not.
-	BeyondTimm func(c Config) string
-	// Preprocessing returns what was done to pixels where neither a checkpoint of that file name
-	// nor a file beside it says so. Nil: ImageNet's mean and std.
+	// Nil: it does not differ.
+	BeyondTimm func(f F, c Config) string
+	// Preprocessing returns the normalisation of pixels where neither a checkpoint of that file name
+	// nor a file beside it names one. Nil: ImageNet's mean and std.
 	Preprocessing func(fileName string) Preprocessing
+}
+
+// registered is an architecture whose functions take a form of any type and expect one of type form.
+type registered struct {
+	Architecture[any]
+	form reflect.Type
 }
 
 // registry holds the architectures by name. Its lock guards additions by Register.
 var registry = struct {
 	sync.RWMutex
-	byName map[string]Architecture
-}{byName: map[string]Architecture{}}
+	byName map[string]registered
+}{byName: map[string]registered{}}
 
 func init() {
-	for _, a := range []Architecture{vit, swin, convnext} {
-		if err := Register(a); err != nil {
-			panic(err)
-		}
+	if err := errors.Join(Register(vit), Register(swin), Register(convnext)); err != nil {
+		panic(err)
 	}
 }
 
 // Register makes an architecture known: [Load] recognises its checkpoints, and its configurations
-// can be read from files. It is an error if a field that must be set is not, or if the name or the
-// type of the Form is taken.
-func Register(a Architecture) error {
+// can be read from files. Register returns an error if a field that must be set is not, if F is not
+// a struct or has a key of every configuration, or if the name or F is taken.
+func Register[F any](a Architecture[F]) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("registering the architecture %q: %w", a.Name, fmt.Errorf(format, args...))
 	}
-	if a.Name == "" || a.Form == nil || a.Configure == nil || len(a.Namings) == 0 {
-		return fail("a name, a form, a naming and the function Configure must be set")
+	var unset []string
+	for _, field := range []struct {
+		name string
+		set  bool
+	}{
+		{"Name", a.Name != ""}, {"Namings", len(a.Namings) > 0}, {"Head", a.Head != ""}, {"Configure", a.Configure != nil},
+		{"Validate", a.Validate != nil}, {"Describe", a.Describe != nil}, {"Params", a.Params != nil}, {"Features", a.Features != nil},
+		{"FeatureMap", a.FeatureMap != nil}, {"NumFeatures", a.NumFeatures != nil}, {"Blocks", a.Blocks != nil}, {"Tokens", a.Tokens != nil},
+	} {
+		if !field.set {
+			unset = append(unset, field.name)
+		}
 	}
-	t := reflect.TypeOf(a.Form)
-	if t.Kind() != reflect.Struct {
-		return fail("the form is a %s, expected a struct", t)
+	if len(unset) > 0 {
+		return fail("fields without a value: %s; set them", strings.Join(unset, ", "))
 	}
-	for _, key := range jsonKeys(t) {
+	form := reflect.TypeFor[F]()
+	if form.Kind() != reflect.Struct {
+		return fail("the form is a %s, expected a struct", form)
+	}
+	for _, key := range jsonKeys(form) {
 		if slices.Contains(commonKeys, key) {
 			return fail("the form's key %q is one of the keys of every configuration: %s", key, strings.Join(commonKeys, ", "))
 		}
-	}
-	a.Namings = slices.Clone(a.Namings)
-	for i := range a.Namings {
-		a.Namings[i].Architecture = a.Name
 	}
 	registry.Lock()
 	defer registry.Unlock()
@@ -124,44 +133,70 @@ func Register(a Architecture) error {
 		return fail("the name is taken")
 	}
 	for name, other := range registry.byName {
-		if reflect.TypeOf(other.Form) == t {
-			return fail("the form %s belongs to the architecture %q", t, name)
+		if other.form == form {
+			return fail("the form %s belongs to the architecture %q", form, name)
 		}
 	}
-	registry.byName[a.Name] = a
+	registry.byName[a.Name] = registered{a.ofAnyForm(), form}
 	return nil
 }
 
+// ofAnyForm returns the architecture with functions that take the form as any. Its namings have the
+// architecture's name.
+func (a Architecture[F]) ofAnyForm() Architecture[any] {
+	out := Architecture[any]{
+		Name: a.Name, Namings: slices.Clone(a.Namings), Head: a.Head,
+		Configure:   a.Configure,
+		Validate:    func(f any, c Config) error { return a.Validate(f.(F), c) },
+		Describe:    func(f any, c Config) string { return a.Describe(f.(F), c) },
+		Params:      func(f any, c Config) []Param { return a.Params(f.(F), c) },
+		Features:    func(f any, c Config, l Layers, images *Node) *Node { return a.Features(f.(F), c, l, images) },
+		FeatureMap:  func(f any, c Config, l Layers, images *Node) *Node { return a.FeatureMap(f.(F), c, l, images) },
+		NumFeatures: func(f any) int { return a.NumFeatures(f.(F)) },
+		Blocks:      func(f any) int { return a.Blocks(f.(F)) },
+		Tokens:      func(f any, c Config) int { return a.Tokens(f.(F), c) },
+		Fit:         a.Fit, Export: a.Export, Preprocessing: a.Preprocessing,
+		BeyondTimm: func(f any, c Config) string {
+			if a.BeyondTimm == nil {
+				return ""
+			}
+			return a.BeyondTimm(f.(F), c)
+		},
+	}
+	for i := range out.Namings {
+		out.Namings[i].Architecture = a.Name
+	}
+	return out
+}
+
 // architecture finds a registered architecture by its name.
-func architecture(name string) (Architecture, error) {
+func architecture(name string) (registered, error) {
 	registry.RLock()
 	defer registry.RUnlock()
 	a, ok := registry.byName[name]
 	if !ok {
-		return Architecture{}, fmt.Errorf("unknown backbone architecture %q; known are %s", name, strings.Join(slices.Sorted(maps.Keys(registry.byName)), ", "))
+		return registered{}, fmt.Errorf("unknown backbone architecture %q; known are %s", name, strings.Join(slices.Sorted(maps.Keys(registry.byName)), ", "))
 	}
 	return a, nil
 }
 
-var errNoForm = errors.New("the backbone configuration has no form; set Form, to a backbone.ViT for example")
-
 // architectureOf finds the registered architecture of a form.
-func architectureOf(f Form) (Architecture, error) {
-	if f == nil {
-		return Architecture{}, errNoForm
+func architectureOf(form any) (registered, error) {
+	if form == nil {
+		return registered{}, errors.New("the backbone configuration has no form; set Form, to a backbone.ViT for example")
 	}
 	registry.RLock()
 	defer registry.RUnlock()
 	for _, a := range registry.byName {
-		if reflect.TypeOf(a.Form) == reflect.TypeOf(f) {
+		if a.form == reflect.TypeOf(form) {
 			return a, nil
 		}
 	}
-	return Architecture{}, fmt.Errorf("the form %T belongs to no known backbone architecture; register it with backbone.Register", f)
+	return registered{}, fmt.Errorf("the form %T belongs to no known backbone architecture; register it with backbone.Register", form)
 }
 
-// Namings returns the namings of all registered architectures, for [checkpoint.File.Canonical].
-func Namings() (all []checkpoint.Naming) {
+// namings returns the namings of all registered architectures, for [checkpoint.File.Canonical].
+func namings() (all []checkpoint.Naming) {
 	registry.RLock()
 	defer registry.RUnlock()
 	for _, name := range slices.Sorted(maps.Keys(registry.byName)) {
@@ -236,12 +271,12 @@ func (c *Config) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	form := reflect.New(reflect.TypeOf(a.Form))
+	form := reflect.New(a.form)
 	dec := json.NewDecoder(bytes.NewReader(own))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(form.Interface()); err != nil {
 		return fmt.Errorf("reading the configuration of a backbone of the architecture %q: %w", a.Name, err)
 	}
-	*c = Config{ImageSize: shared.ImageSize, NumClasses: shared.NumClasses, NumHeads: shared.NumHeads, LayerNormEps: shared.LayerNormEps, Form: form.Elem().Interface().(Form)}
+	*c = Config{ImageSize: shared.ImageSize, NumClasses: shared.NumClasses, NumHeads: shared.NumHeads, LayerNormEps: shared.LayerNormEps, Form: form.Elem().Interface()}
 	return nil
 }

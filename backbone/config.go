@@ -18,8 +18,9 @@ type Config struct {
 	NumHeads int
 	// LayerNormEps is added to the variance by layer norms; 1e-6 in most of timm's models.
 	LayerNormEps float64
-	// Form holds the fields of the architecture, such as a [ViT].
-	Form Form
+	// Form holds the fields that the architecture alone has: a [ViT], a [Swin], a [ConvNeXt], or the
+	// struct of an architecture that [Register] has made known. Its type tells the architecture.
+	Form any
 }
 
 // Bounds of a configuration, far above any published backbone: what is derived from the numbers in
@@ -41,16 +42,16 @@ func (c Config) Architecture() string {
 // differ.
 func (c Config) BeyondTimm() string {
 	a, err := architectureOf(c.Form)
-	if err != nil || a.BeyondTimm == nil {
+	if err != nil {
 		return ""
 	}
-	return a.BeyondTimm(c)
+	return a.BeyondTimm(c.Form, c)
 }
 
 // Validate returns an error about the first field that is out of range. An invalid configuration
 // must not be asked for anything else.
 func (c Config) Validate() error {
-	_, err := architectureOf(c.Form)
+	a, err := architectureOf(c.Form)
 	switch {
 	case err != nil:
 		return err
@@ -61,7 +62,7 @@ func (c Config) Validate() error {
 	case !(c.LayerNormEps > 0):
 		return fmt.Errorf("layer norm eps %g must be positive", c.LayerNormEps)
 	}
-	return c.Form.Validate(c)
+	return a.Validate(c.Form, c)
 }
 
 // validatePatches is the part of Validate that all forms with a patch embedding have in common.
@@ -78,50 +79,50 @@ func (c Config) validatePatches(patchSize, embedDim int) error {
 // String describes c for people: "ViT 12×192, 3 heads, patch 16, 224 px", or "ConvNeXt
 // 3-3-9-3×96-192-384-768, patch 4, 224 px".
 func (c Config) String() string {
-	if c.Form == nil {
+	a, err := architectureOf(c.Form)
+	if err != nil {
 		return fmt.Sprintf("no architecture, %d px", c.ImageSize)
 	}
-	return fmt.Sprintf("%s, %d px", c.Form.Describe(c), c.ImageSize)
+	return fmt.Sprintf("%s, %d px", a.Describe(c.Form, c), c.ImageSize)
 }
 
-// form returns the form of c. It panics where a program has made a Config without one; files
-// cannot.
-func (c Config) form() Form {
-	if c.Form == nil {
-		panic(errNoForm)
+// architecture returns the architecture of c. It panics if a program has made c without a form, or
+// with one that is not registered; a Config from a file has a registered form.
+func (c Config) architecture() registered {
+	a, err := architectureOf(c.Form)
+	if err != nil {
+		panic(err)
 	}
-	return c.Form
+	return a
 }
 
 // Tokens returns the number of tokens, or positions of the map, of an image where most of the work
 // is done.
-func (c Config) Tokens() int { return c.form().Tokens(c) }
+func (c Config) Tokens() int { return c.architecture().Tokens(c.Form, c) }
 
 // Blocks returns the number of residual blocks.
-func (c Config) Blocks() int { return c.form().Blocks() }
+func (c Config) Blocks() int { return c.architecture().Blocks(c.Form) }
 
 // NumFeatures returns the width of the result of [Config.Features].
-func (c Config) NumFeatures() int { return c.form().NumFeatures() }
+func (c Config) NumFeatures() int { return c.architecture().NumFeatures(c.Form) }
 
 // Head returns the canonical name of the classification layer: "head" for a ViT, "head.fc" for a
 // Swin or a ConvNeXt.
-func (c Config) Head() string { return c.form().Head() }
+func (c Config) Head() string { return c.architecture().Head }
 
 // Features computes what the head sees, [B, NumFeatures], from images [B, ImageSize, ImageSize, 3],
 // float32 and normalised.
-func (c Config) Features(l Layers, images *Node) *Node { return c.form().Features(c, l, images) }
+func (c Config) Features(l Layers, images *Node) *Node {
+	return c.architecture().Features(c.Form, c, l, images)
+}
 
-// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
-// pooling, from images [B, ImageSize, ImageSize, 3], float32 and normalised. Class tokens and
-// register tokens are left out.
-func (c Config) FeatureMap(l Layers, images *Node) *Node { return c.form().FeatureMap(c, l, images) }
+// featureMap computes the map of [Model.FeatureMap] from the same images as Features.
+func (c Config) featureMap(l Layers, images *Node) *Node {
+	return c.architecture().FeatureMap(c.Form, c, l, images)
+}
 
 // Classify computes the logits [B, NumClasses] from features [B, NumFeatures].
 func (c Config) Classify(l Layers, features *Node) *Node { return l.Linear(c.Head(), features) }
-
-// Logits computes the logits [B, NumClasses] from images [B, ImageSize, ImageSize, 3], float32 and
-// normalised.
-func (c Config) Logits(l Layers, images *Node) *Node { return c.Classify(l, c.Features(l, images)) }
 
 // Role tells what tuning may do with a tensor.
 type Role int
@@ -161,7 +162,7 @@ func (p Param) Matrix() bool { return p.Role == Scored && len(p.Shape) == 2 && !
 // Params lists all tensors in the order of PyTorch's named_parameters. Scores, plans and reports
 // keep this order.
 func (c Config) Params() []Param {
-	return append(c.form().Params(c), LinearParams(c.Head(), c.NumClasses, c.NumFeatures(), Head)...)
+	return append(c.architecture().Params(c.Form, c), LinearParams(c.Head(), c.NumClasses, c.NumFeatures(), Head)...)
 }
 
 // LinearParams returns the weight [out, in] and the bias [out] of a linear layer.

@@ -15,7 +15,7 @@ import (
 	"github.com/sptune/spt/internal/graph"
 )
 
-// ConvNeXt is the [Form] of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv
+// ConvNeXt is the [Config].Form of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv
 // 2201.03545) or a ConvNeXt V2 (Woo et al. 2023, arXiv 2301.00808), as timm's ConvNeXt with a patch
 // stem. Channels are last throughout.
 type ConvNeXt struct {
@@ -30,9 +30,12 @@ type ConvNeXt struct {
 // convnext is the architecture of ConvNeXt and ConvNeXt V2. Its tensors have timm's names:
 // stem.{0,1}, stages.i.downsample.{0,1}, stages.i.blocks.j.{conv_dw [C,1,7,7], norm, mlp.fc1 [H,C],
 // mlp.fc2 [C,H], mlp.grn.{weight,bias} [H], gamma}, head.norm, head.fc.
-var convnext = Architecture{
-	Name: "convnext", Form: ConvNeXt{}, Namings: convnextNamings,
-	Configure: configureConvNeXt, Fit: fitConvNeXt, Export: exportConvNeXt,
+var convnext = Architecture[ConvNeXt]{
+	Name: "convnext", Namings: convnextNamings, Head: "head.fc",
+	Configure: configureConvNeXt, Validate: ConvNeXt.validate, Describe: ConvNeXt.describe, Params: ConvNeXt.params,
+	Features: ConvNeXt.features, FeatureMap: ConvNeXt.featureMap,
+	NumFeatures: ConvNeXt.numFeatures, Blocks: ConvNeXt.blocks, Tokens: ConvNeXt.tokens,
+	Fit: fitConvNeXt, Export: exportConvNeXt,
 }
 
 // Sides of the kernels, px; the same in all published models.
@@ -75,13 +78,13 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 		return c, err
 	}
 	v.PatchSize, v.EmbedDim = stem[2], stem[0]
-	v.ResponseNorm = s.Has("stages.0.blocks.0.mlp.grn.weight")
+	v.ResponseNorm = s.has("stages.0.blocks.0.mlp.grn.weight")
 	s.convMLP = len(s.naming.Origin("stages.0.blocks.0.mlp.fc1.weight").Shape) == 4
 	eps := 1e-6
 	if v.EmbedDim == 384 {
 		eps = 1e-5 // timm's convnext_xxlarge, the only one of this width and of this eps
 	}
-	switch own := s.Config(); {
+	switch own := s.Config; {
 	case own != nil:
 		v.FinalNormEps = own.Form.(ConvNeXt).FinalNormEps
 	case strings.HasPrefix(s.naming.Source, "Hugging Face"):
@@ -94,7 +97,7 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 
 // fitConvNeXt implements Architecture.Fit. Convolutions fit every image size.
 func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
-	return refuseUnknown(weights, to.Form.Params(to), "stages.", "stem.")
+	return refuseUnknown(weights, to.Form.(ConvNeXt).params(to), "stages.", "stem.")
 }
 
 // exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1
@@ -113,8 +116,8 @@ func exportConvNeXt(m *Model) checkpoint.StateDict {
 	return out
 }
 
-// Describe implements [Form].
-func (v ConvNeXt) Describe(Config) string {
+// describe returns a short description for people.
+func (v ConvNeXt) describe(Config) string {
 	version := ""
 	if v.ResponseNorm {
 		version = " V2"
@@ -122,8 +125,8 @@ func (v ConvNeXt) Describe(Config) string {
 	return fmt.Sprintf("ConvNeXt%s %s×%s, patch %d", version, joined(v.Depths), joined(v.Dims), v.PatchSize)
 }
 
-// Validate implements [Form].
-func (v ConvNeXt) Validate(c Config) error {
+// validate returns an error about the first field that is out of range or does not fit c.
+func (v ConvNeXt) validate(c Config) error {
 	if err := c.validatePatches(v.PatchSize, v.EmbedDim); err != nil {
 		return err
 	}
@@ -156,8 +159,8 @@ func (v ConvNeXt) Validate(c Config) error {
 // columns are left out.
 func (v ConvNeXt) side(c Config, stage int) int { return c.ImageSize / v.PatchSize >> stage }
 
-// Tokens implements [Form]: the positions of the stage that does the most work.
-func (v ConvNeXt) Tokens(c Config) (n int) {
+// tokens returns the number of positions of the stage that does the most work.
+func (v ConvNeXt) tokens(c Config) (n int) {
 	most := 0
 	for i, depth := range v.Depths {
 		positions := v.side(c, i) * v.side(c, i)
@@ -168,22 +171,19 @@ func (v ConvNeXt) Tokens(c Config) (n int) {
 	return n
 }
 
-// Blocks implements [Form].
-func (v ConvNeXt) Blocks() (n int) {
+// blocks returns the number of residual blocks of all stages.
+func (v ConvNeXt) blocks() (n int) {
 	for _, d := range v.Depths {
 		n += d
 	}
 	return n
 }
 
-// NumFeatures implements [Form]: the width of the last stage.
-func (v ConvNeXt) NumFeatures() int { return v.Dims[len(v.Dims)-1] }
+// numFeatures returns the width of the last stage.
+func (v ConvNeXt) numFeatures() int { return v.Dims[len(v.Dims)-1] }
 
-// Head implements [Form].
-func (v ConvNeXt) Head() string { return "head.fc" }
-
-// Params implements [Form].
-func (v ConvNeXt) Params(Config) []Param {
+// params lists the tensors of the backbone without its head.
+func (v ConvNeXt) params(Config) []Param {
 	// convolution returns the weight [out, in, side, side] and the bias [out].
 	convolution := func(name string, out, in, side int, role Role) []Param {
 		return []Param{
@@ -219,14 +219,14 @@ func (v ConvNeXt) Params(Config) []Param {
 	return append(out, NormParams("head.norm", v.Dims[len(v.Dims)-1])...)
 }
 
-// Features implements [Form]: the mean over all positions, normalised.
-func (v ConvNeXt) Features(c Config, l Layers, images *Node) *Node {
+// features computes the mean over all positions, normalised.
+func (v ConvNeXt) features(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
 }
 
-// FeatureMap implements [Form]. Every position is normalised by itself, so that Features is not
+// featureMap computes the last map. Every position is normalised by itself, so that features is not
 // quite its mean.
-func (v ConvNeXt) FeatureMap(c Config, l Layers, images *Node) *Node {
+func (v ConvNeXt) featureMap(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, v.encode(c, l, images))
 }
 

@@ -45,15 +45,15 @@ func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 
 // runConvNeXt runs build on the weights and the fixture's images, put into the top left corner of
 // images of the model's size.
-func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures.Fixture, build func(weights backbone.Weights, images *Node) []*Node) []*tensors.Tensor {
+func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures.Fixture, build func(weights backbone.Layers, images *Node) []*Node) []*tensors.Tensor {
 	t.Helper()
 	params := m.Config.Params()
 	program, err := backend.NewProgram(be, "fixture", func(_ *Graph, in []*Node) []*Node {
-		weights := backbone.Weights{}
+		byName := map[string]*Node{}
 		for i, p := range params {
-			weights[p.Name] = in[i]
+			byName[p.Name] = in[i]
 		}
-		return build(weights, m.Images(in[len(params)]))
+		return build(backbone.Untuned(byName), in[len(params)])
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -115,8 +115,8 @@ func TestConvNeXtFixtures(t *testing.T) {
 				t.Errorf("%d px, %+v; expected %d px, %+v", m.Config.ImageSize, p, f.ImageSize, f.Preprocessing)
 			}
 			for name, be := range backends {
-				out := runConvNeXt(t, be, m, f, func(weights backbone.Weights, images *Node) []*Node {
-					features := m.Config.Features(weights, images)
+				out := runConvNeXt(t, be, m, f, func(weights backbone.Layers, images *Node) []*Node {
+					features := m.Features(weights, images)
 					return []*Node{features, m.Config.Classify(weights, features)}
 				})
 				compare(t, name+" features", out[0], f.Features(t).Data)
@@ -147,13 +147,13 @@ func TestConvNeXtGradients(t *testing.T) {
 		m := loadConvNeXt(t, f)
 		params := m.Config.Params()
 		for name, be := range backends {
-			out := runConvNeXt(t, be, m, f, func(weights backbone.Weights, images *Node) []*Node {
+			out := runConvNeXt(t, be, m, f, func(weights backbone.Layers, images *Node) []*Node {
 				y := Const(images.Graph(), []int32{int32(labels.Data[0]), int32(labels.Data[1])})
 				var of []*Node
 				for _, p := range params {
-					of = append(of, weights[p.Name])
+					of = append(of, weights.Param(p.Name))
 				}
-				return Gradient(objective.SingleLabel.Loss(m.Config.Logits(weights, images), y), of...)
+				return Gradient(objective.SingleLabel.Loss(m.Config.Classify(weights, m.Features(weights, images)), y), of...)
 			})
 			for i, p := range params {
 				want, err := trace.Float32("gradient." + p.Name)
@@ -185,8 +185,8 @@ func TestConvNeXtImageSizes(t *testing.T) {
 		if m.Config.Tokens() != tokens {
 			t.Errorf("%s: %d tokens, expected %d", m.Config, m.Config.Tokens(), tokens)
 		}
-		out := runConvNeXt(t, be, m, f, func(weights backbone.Weights, images *Node) []*Node {
-			return []*Node{m.Config.Features(weights, images)}
+		out := runConvNeXt(t, be, m, f, func(weights backbone.Layers, images *Node) []*Node {
+			return []*Node{m.Features(weights, images)}
 		})
 		if size/4 == f.ImageSize/4 {
 			compare(t, m.Config.String(), out[0], f.Features(t).Data)

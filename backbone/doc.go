@@ -3,12 +3,12 @@
 //
 // [Load] reads a checkpoint into a [Model]: a [Config], the normalisation of pixels
 // ([Preprocessing]) and the weights under canonical names. A Config lists its tensors
-// ([Config.Params]) with what tuning may do to each, and builds the graph ([Config.Logits]). The
+// ([Config.Params]) with what tuning may do to each, and builds the graph ([Config.Features],
+// [Config.Classify]). The
 // graph asks for every tensor and shows every result through [Layers], where tuning enters;
-// [Weights] is the Layers of a backbone that is not tuned.
+// [Untuned] returns the Layers of a backbone that is not tuned.
 //
-// An [Architecture] is a family of backbones, such as the ViT. Its [Form] holds the fields that a
-// Config has for it, and builds its graph. Each architecture has a group of files: its form and its
-// graph, its namings, and what a checkpoint says of it. [Register] makes another architecture
-// known.
+// An [Architecture] describes a family of backbones, such as the ViT: the struct of its own fields
+// in a Config, its namings, and functions that read its checkpoints and build its graph. Each
+// built-in architecture has its own group of files. [Register] makes another architecture known.
 package backbone

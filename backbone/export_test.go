@@ -1,4 +1,7 @@
 package backbone
 
-// ResizePosEmbed is for the tests of package backbone_test.
-var ResizePosEmbed = resizePosEmbed
+// The following are for the tests of package backbone_test.
+var (
+	ResizePosEmbed = resizePosEmbed
+	AllNamings     = namings
+)

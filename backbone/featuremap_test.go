@@ -37,7 +37,7 @@ func TestFeatureMap(t *testing.T) {
 		case backbone.ConvNeXt:
 			side, width = m.Config.ImageSize/v.PatchSize>>(len(v.Depths)-1), m.Config.NumFeatures()
 		}
-		out := run(t, fast, m, normalised(t, f), func(w backbone.Weights, images *Node) []*Node {
+		out := run(t, fast, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
 			x := m.FeatureMap(w, images)
 			if got, want := x.Shape().Dimensions, []int{2, side, side, width}; width > 0 && !slices.Equal(got, want) {
 				t.Errorf("%s: the map has the shape %v, expected %v", f.Name, got, want)
@@ -72,7 +72,7 @@ func TestFeatureMap(t *testing.T) {
 
 // lastBlock sees what leaves the last block.
 type lastBlock struct {
-	backbone.Weights
+	backbone.Layers
 	out *Node
 }
 
@@ -94,14 +94,14 @@ func TestFeatureMapConvNeXt(t *testing.T) {
 	for i := range images {
 		images[i] = float32(i*i%101)/50 - 1
 	}
-	out := run(t, fast, m, images, func(w backbone.Weights, images *Node) []*Node {
-		l := &lastBlock{Weights: w}
+	out := run(t, fast, m, images, func(w backbone.Layers, images *Node) []*Node {
+		l := &lastBlock{Layers: w}
 		x := m.FeatureMap(l, images)
 		if got := x.Shape().Dimensions; !slices.Equal(got, []int{2, 3, 3, m.Config.NumFeatures()}) {
 			t.Errorf("the map has the shape %v", got)
 		}
 		norm := func(x *Node) *Node {
-			return nn.LayerNorm(x, []int{x.Rank() - 1}, m.Config.Form.(backbone.ConvNeXt).FinalNormEps, w["head.norm.weight"], w["head.norm.bias"], nil)
+			return nn.LayerNorm(x, []int{x.Rank() - 1}, m.Config.Form.(backbone.ConvNeXt).FinalNormEps, w.Param("head.norm.weight"), w.Param("head.norm.bias"), nil)
 		}
 		return []*Node{x, norm(l.out), m.Features(w, images), norm(ReduceMean(l.out, 1, 2)), ReduceMean(x, 1, 2)}
 	})

@@ -30,11 +30,12 @@ func TestViTTinyReal(t *testing.T) {
 	}
 	params := m.Config.Params()
 	program, err := backend.NewProgram(be, "golden", func(_ *Graph, in []*Node) []*Node {
-		byName := backbone.Weights{}
+		byName := map[string]*Node{}
 		for i, p := range params {
 			byName[p.Name] = in[i]
 		}
-		logits := m.Config.Logits(byName, m.Images(in[len(params)]))
+		layers := backbone.Untuned(byName)
+		logits := m.Config.Classify(layers, m.Features(layers, in[len(params)]))
 		loss := objective.SingleLabel.Loss(logits, in[len(params)+1])
 		return append([]*Node{logits, loss}, Gradient(loss, in[:len(params)]...)...)
 	})

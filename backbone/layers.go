@@ -37,26 +37,24 @@ type Layers interface {
 	Branch(name string, block int, x, y *Node) *Node
 }
 
-// Weights is the Layers of a backbone in which nothing is tuned and nothing is dropped: its tensors
-// by name.
-type Weights map[string]*Node
+// Untuned returns the Layers of a backbone in which nothing is tuned and nothing is dropped.
+// tensors holds the backbone's tensors by canonical name.
+func Untuned(tensors map[string]*Node) Layers { return untuned(tensors) }
 
-// Param returns the tensor of that name.
-func (w Weights) Param(name string) *Node { return w[name] }
+// untuned implements Untuned.
+type untuned map[string]*Node
 
-// Linear computes x·Wᵀ + b.
-func (w Weights) Linear(name string, x *Node) *Node {
+func (w untuned) Param(name string) *Node { return w[name] }
+
+func (w untuned) Linear(name string, x *Node) *Node {
 	return Linear(x, w[name+".weight"], w[name+".bias"])
 }
 
-// Output returns y.
-func (w Weights) Output(_ string, y *Node) *Node { return y }
+func (w untuned) Output(_ string, y *Node) *Node { return y }
 
-// Tokens returns x.
-func (w Weights) Tokens(_ int, x *Node) *Node { return x }
+func (w untuned) Tokens(_ int, x *Node) *Node { return x }
 
-// Branch returns y.
-func (w Weights) Branch(_ string, _ int, _, y *Node) *Node { return y }
+func (w untuned) Branch(_ string, _ int, _, y *Node) *Node { return y }
 
 // scaledDotProductAttention computes softmax(q·kᵀ/√width)·v for q [B, n, heads, width], k and v
 // [B, N, heads, width]. A backend with an attention gradient of its own never holds all scores
@@ -244,9 +242,9 @@ func normalize(pixels *Node, mean, std [3]float32) *Node {
 	return Add(Mul(x, channels(scale)), channels(shift))
 }
 
-// Images prepares the images that a program is given for [Config.Features]: it normalises uint8
-// pixels and returns float32 images, which are normalised already, as they are.
-func (m *Model) Images(x *Node) *Node {
+// images prepares the images that a program is given for [Config.Features]: it normalises uint8
+// pixels and returns float32 images, which are normalised already, unchanged.
+func (m *Model) images(x *Node) *Node {
 	if x.DType() == dtypes.Uint8 {
 		return normalize(x, m.Preprocessing.Mean, m.Preprocessing.Std)
 	}
@@ -254,29 +252,25 @@ func (m *Model) Images(x *Node) *Node {
 }
 
 // Features computes what the head sees, float32 [B, NumFeatures], in the model's precision. images
-// [B, S, S, 3] are uint8 or float32, as for [Model.Images].
+// [B, S, S, 3] are pixels in uint8, or float32 and normalised.
 func (m *Model) Features(l Layers, images *Node) *Node {
 	return m.inPrecision(m.Config.Features, l, images)
 }
 
-// FeatureMap computes the last map of features, float32 [B, H, W, D]; see [Config.FeatureMap].
+// FeatureMap computes the last map of features, float32 [B, H, W, D], after the final norm and
+// before pooling, in the model's precision. The map leaves out class tokens and register tokens.
 // images are those of [Model.Features].
 func (m *Model) FeatureMap(l Layers, images *Node) *Node {
-	return m.inPrecision(m.Config.FeatureMap, l, images)
+	return m.inPrecision(m.Config.featureMap, l, images)
 }
 
 // inPrecision runs build in the model's precision. It takes images as Features does and returns
 // float32.
 func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
-	images = m.Images(images)
+	images = m.images(images)
 	checkpoint := m.CheckpointActivations && !backend.Rematerialises(images.Graph().Backend())
 	if dtype := m.Precision.DType(); dtype != dtypes.Float32 || checkpoint {
 		l, images = computing{l, dtype, checkpoint}, ConvertDType(images, dtype)
 	}
 	return ConvertDType(build(l, images), dtypes.Float32)
-}
-
-// Logits computes the logits, float32 [B, NumClasses], from images as [Model.Features] takes them.
-func (m *Model) Logits(l Layers, images *Node) *Node {
-	return m.Config.Classify(l, m.Features(l, images))
 }

@@ -100,7 +100,7 @@ var ErrNoHead = errors.New("the checkpoint has no head; give the number of class
 // [Load].
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
-	sd, naming, err := f.Canonical(Namings())
+	sd, naming, err := f.Canonical(namings())
 	if err != nil {
 		return nil, none, err
 	}
@@ -118,7 +118,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	if o.NumHeads < 0 || o.ImageSize < 0 || o.NumClasses < 0 || o.LayerNormEps != 0 && !(o.LayerNormEps > 0 && o.LayerNormEps < 1) {
 		return nil, none, fmt.Errorf("attention heads %d, image size %d, classes %d and layer norm eps %g: expected positive numbers, eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
 	}
-	s := &Source{Weights: sd, Options: o, naming: naming, side: side}
+	s := &Source{Weights: sd, Options: o, Config: side.config, naming: naming, side: side}
 	own, err := a.Configure(s)
 	if err != nil {
 		return nil, none, err
@@ -308,7 +308,7 @@ func readJSON(path string, v any) (found bool, err error) {
 
 // preprocessing returns what was done to pixels in pretraining, as the metadata, a file beside the
 // checkpoint or the architecture says.
-func (a Architecture) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
+func (a Architecture[F]) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
 	if side.preprocessing != nil {
 		return *side.preprocessing
 	}

@@ -98,9 +98,9 @@ func (m *Model) In(p backend.Precision, checkpoint bool) *Model {
 	return &other
 }
 
-// Metadata describes the model for a checkpoint that spt writes, so that reading it back needs no
+// metadata describes the model for a checkpoint that spt writes, so that reading it back needs no
 // guess.
-func (m *Model) Metadata() (map[string]string, error) {
+func (m *Model) metadata() (map[string]string, error) {
 	config, err := json.Marshal(m.Config)
 	if err != nil {
 		return nil, fmt.Errorf("writing the backbone's configuration: %w", err)

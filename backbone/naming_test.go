@@ -19,7 +19,7 @@ import (
 
 func canonical(t *testing.T, f fixtures.Fixture) (checkpoint.StateDict, checkpoint.Translation) {
 	t.Helper()
-	sd, naming, err := f.Open(t).Canonical(backbone.Namings())
+	sd, naming, err := f.Open(t).Canonical(backbone.AllNamings())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestCanonicalTimmValues(t *testing.T) {
 func TestCanonicalTwice(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		once, first := canonical(t, f)
-		twice, naming, err := once.Canonical(backbone.Namings())
+		twice, naming, err := once.Canonical(backbone.AllNamings())
 		if err != nil {
 			t.Errorf("%s: %v", f.Name, err)
 			continue
@@ -159,7 +159,7 @@ func TestCanonicalPrefixes(t *testing.T) {
 				}
 				raw[prefix+info.Name] = x
 			}
-			got, naming, err := raw.Canonical(backbone.Namings())
+			got, naming, err := raw.Canonical(backbone.AllNamings())
 			if err != nil {
 				t.Errorf("%s after %s: %v", name, prefix, err)
 				continue
@@ -189,7 +189,7 @@ func TestCanonicalPrefixes(t *testing.T) {
 				raw[name] = x
 			}
 		}
-		got, naming, err := raw.Canonical(backbone.Namings())
+		got, naming, err := raw.Canonical(backbone.AllNamings())
 		if d := differences(got, want); err != nil || len(d) > 0 || naming.Source != f.Source {
 			t.Errorf("%s without a prefix: %s; %q, %v", f.Name, naming.Source, d, err)
 		}
@@ -288,7 +288,7 @@ func TestCanonicalErrors(t *testing.T) {
 		"npz, patches of rank 2": {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "embedding/kernel": m}, []string{"[h, w, in, out]"}},
 		"npz, dense of rank 1":   {checkpoint.StateDict{"Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": b}, []string{"expected 2 axes"}},
 	} {
-		_, _, err := c.sd.Canonical(backbone.Namings())
+		_, _, err := c.sd.Canonical(backbone.AllNamings())
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want an error with %q", name, err, want)
@@ -327,7 +327,7 @@ func TestCanonicalForms(t *testing.T) {
 		"empty npz kernel": {checkpoint.StateDict{"Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": {Shape: []int{1 << 40, 0}}, "embedding/kernel": {Shape: []int{0, 1 << 20, 1 << 20, 1}}},
 			map[string]float32{"blocks.0.mlp.fc1.weight": 0, "patch_embed.proj.weight": 0}, "google-research/vision_transformer (npz)"},
 	} {
-		got, naming, err := c.sd.Canonical(backbone.Namings())
+		got, naming, err := c.sd.Canonical(backbone.AllNamings())
 		if err != nil || naming.Source != c.from || len(got) != len(c.want) {
 			t.Errorf("%s: %v, %+v, %v", name, got, naming, err)
 			continue
@@ -344,7 +344,7 @@ func TestCanonicalForms(t *testing.T) {
 // lost or there twice, and nothing to translate in the result. It reports whether sd was accepted.
 func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	t.Helper()
-	got, naming, err := sd.Canonical(backbone.Namings())
+	got, naming, err := sd.Canonical(backbone.AllNamings())
 	if err != nil {
 		return false
 	}
@@ -367,7 +367,7 @@ func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	if kept != values {
 		t.Fatalf("%d values of a %s of %s became %d", values, naming.Architecture, naming.Source, kept)
 	}
-	again, second, err := got.Canonical(backbone.Namings())
+	again, second, err := got.Canonical(backbone.AllNamings())
 	if err != nil {
 		if !strings.Contains(err.Error(), "unknown tensor names") { // too little may be left to show whose names they were
 			t.Fatal(err)
@@ -477,7 +477,7 @@ func TestCanonicalFormatError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	_, _, err = f.Canonical(backbone.Namings())
+	_, _, err = f.Canonical(backbone.AllNamings())
 	fault, ok := errors.AsType[*checkpoint.FormatError](err)
 	if !ok || fault.File != path || fault.Tensor != "module.blocks.0.attn.qkv.weight" || fault.Offset <= 8 {
 		t.Errorf("got %v", err)
@@ -495,7 +495,7 @@ func TestNoFloats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, _, err := f.Canonical(backbone.Namings()); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
+	if _, _, err := f.Canonical(backbone.AllNamings()); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
 		t.Errorf("%v", err)
 	}
 }

@@ -38,11 +38,11 @@ func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []ui
 		}
 	}
 	program, err := backend.NewProgram(be, "features", func(_ *Graph, in []*Node) []*Node {
-		w := backbone.Weights{}
+		byName := map[string]*Node{}
 		for i, name := range names {
-			w[name] = in[i]
+			byName[name] = in[i]
 		}
-		return []*Node{m.Features(w, in[len(names)])}
+		return []*Node{m.Features(backbone.Untuned(byName), in[len(names)])}
 	})
 	if err != nil {
 		t.Fatal(err)

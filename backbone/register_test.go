@@ -16,7 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// mixer is the form of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program
+// mixer holds the fields of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program
 // outside this module would write it.
 type mixer struct {
 	PatchSize   int `json:"patch_size"`
@@ -25,46 +25,66 @@ type mixer struct {
 	TokenHidden int `json:"token_hidden"` // width of the MLP between tokens; between channels it is 4·EmbedDim
 }
 
-func (v mixer) Validate(c backbone.Config) error {
-	if min(v.PatchSize, v.EmbedDim, v.Depth, v.TokenHidden) <= 0 || max(v.EmbedDim, v.TokenHidden, v.Depth) > 1<<12 || c.ImageSize%v.PatchSize != 0 {
-		return fmt.Errorf("%+v of a Mixer is out of range for images of %d px", v, c.ImageSize)
-	}
-	return nil
-}
-func (v mixer) Describe(backbone.Config) string {
-	return fmt.Sprintf("Mixer %d×%d", v.Depth, v.EmbedDim)
-}
-func (v mixer) side(c backbone.Config) int   { return c.ImageSize / v.PatchSize }
-func (v mixer) Tokens(c backbone.Config) int { return v.side(c) * v.side(c) }
-func (v mixer) Blocks() int                  { return v.Depth }
-func (v mixer) NumFeatures() int             { return v.EmbedDim }
-func (v mixer) Head() string                 { return "head" }
+func (v mixer) side(c backbone.Config) int { return c.ImageSize / v.PatchSize }
 
-func (v mixer) Params(c backbone.Config) []backbone.Param {
-	out := []backbone.Param{{Name: "stem.proj.weight", Shape: []int{v.EmbedDim, 3, v.PatchSize, v.PatchSize}}, {Name: "stem.proj.bias", Shape: []int{v.EmbedDim}}}
-	for i := range v.Depth {
-		mlp := func(norm, name string, width, hidden int) {
-			b := fmt.Sprintf("blocks.%d.", i)
-			out = append(out, backbone.NormParams(b+norm, v.EmbedDim)...)
-			out = append(out, backbone.LinearParams(b+name+".fc1", hidden, width, backbone.Scored)...)
-			out = append(out, backbone.LinearParams(b+name+".fc2", width, hidden, backbone.Scored)...)
+// mixerArchitecture is registered once for all tests of this package.
+var mixerArchitecture = backbone.Architecture[mixer]{
+	Name: "mixer", Head: "head",
+	Namings: []checkpoint.Naming{{
+		Source: "timm", Marks: []string{"blocks.#.mlp_tokens.fc1.*"}, Strict: []string{"blocks.", "stem."},
+		Rules: checkpoint.Keeps("stem.proj.*", "blocks.#.norm1.*", "blocks.#.mlp_tokens.fc1.*", "blocks.#.mlp_tokens.fc2.*",
+			"blocks.#.norm2.*", "blocks.#.mlp_channels.fc1.*", "blocks.#.mlp_channels.fc2.*", "norm.*", "head.*"),
+	}},
+	// The shapes of the tensors tell the form and the image size.
+	Configure: func(s *backbone.Source) (c backbone.Config, err error) {
+		stem, err1 := s.Shape("stem.proj.weight", 4)
+		mix, err2 := s.Shape("blocks.0.mlp_tokens.fc1.weight", 2) // [TokenHidden, N]
+		depth, err3 := s.Count("blocks")
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return c, err
 		}
-		mlp("norm1", "mlp_tokens", v.Tokens(c), v.TokenHidden)
-		mlp("norm2", "mlp_channels", v.EmbedDim, 4*v.EmbedDim)
-	}
-	return append(out, backbone.NormParams("norm", v.EmbedDim)...)
+		v := mixer{PatchSize: stem[2], EmbedDim: stem[0], Depth: depth, TokenHidden: mix[0]}
+		side := int(math.Sqrt(float64(mix[1])))
+		return backbone.Config{ImageSize: side * v.PatchSize, LayerNormEps: s.LayerNormEps(1e-6), Form: v}, nil
+	},
+	Validate: func(v mixer, c backbone.Config) error {
+		if min(v.PatchSize, v.EmbedDim, v.Depth, v.TokenHidden) <= 0 || max(v.EmbedDim, v.TokenHidden, v.Depth) > 1<<12 || c.ImageSize%v.PatchSize != 0 {
+			return fmt.Errorf("%+v of a Mixer is out of range for images of %d px", v, c.ImageSize)
+		}
+		return nil
+	},
+	Describe:    func(v mixer, _ backbone.Config) string { return fmt.Sprintf("Mixer %d×%d", v.Depth, v.EmbedDim) },
+	NumFeatures: func(v mixer) int { return v.EmbedDim },
+	Blocks:      func(v mixer) int { return v.Depth },
+	Tokens:      mixer.tokens,
+	Params: func(v mixer, c backbone.Config) []backbone.Param {
+		out := []backbone.Param{{Name: "stem.proj.weight", Shape: []int{v.EmbedDim, 3, v.PatchSize, v.PatchSize}}, {Name: "stem.proj.bias", Shape: []int{v.EmbedDim}}}
+		for i := range v.Depth {
+			mlp := func(norm, name string, width, hidden int) {
+				b := fmt.Sprintf("blocks.%d.", i)
+				out = append(out, backbone.NormParams(b+norm, v.EmbedDim)...)
+				out = append(out, backbone.LinearParams(b+name+".fc1", hidden, width, backbone.Scored)...)
+				out = append(out, backbone.LinearParams(b+name+".fc2", width, hidden, backbone.Scored)...)
+			}
+			mlp("norm1", "mlp_tokens", v.tokens(c), v.TokenHidden)
+			mlp("norm2", "mlp_channels", v.EmbedDim, 4*v.EmbedDim)
+		}
+		return append(out, backbone.NormParams("norm", v.EmbedDim)...)
+	},
+	Features: func(v mixer, c backbone.Config, l backbone.Layers, images *Node) *Node {
+		return ReduceMean(v.featureMap(c, l, images), 1, 2)
+	},
+	FeatureMap: mixer.featureMap,
 }
 
-func (v mixer) Features(c backbone.Config, l backbone.Layers, images *Node) *Node {
-	return ReduceMean(v.FeatureMap(c, l, images), 1, 2)
-}
+func (v mixer) tokens(c backbone.Config) int { return v.side(c) * v.side(c) }
 
-func (v mixer) FeatureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
+func (v mixer) featureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
 	mlp := func(name string, x *Node) *Node {
 		return l.Linear(name+".fc2", backbone.GELU(l.Linear(name+".fc1", x)))
 	}
 	x := l.Output("stem.proj", backbone.PatchEmbed(l, "stem.proj", images, v.PatchSize))
-	x = Reshape(x, x.Shape().Dim(0), v.Tokens(c), v.EmbedDim) // [B, N, D]
+	x = Reshape(x, x.Shape().Dim(0), v.tokens(c), v.EmbedDim) // [B, N, D]
 	for i := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", i)
 		y := TransposeAllAxes(c.LayerNorm(l, b+"norm1", x), 0, 2, 1) // [B, D, N]
@@ -73,26 +93,6 @@ func (v mixer) FeatureMap(c backbone.Config, l backbone.Layers, images *Node) *N
 	}
 	return Reshape(c.LayerNorm(l, "norm", x), x.Shape().Dim(0), v.side(c), v.side(c), v.EmbedDim)
 }
-
-// configureMixer derives the form, and the image size, from the shapes of the tensors.
-func configureMixer(s *backbone.Source) (c backbone.Config, err error) {
-	stem, err1 := s.Shape("stem.proj.weight", 4)
-	mix, err2 := s.Shape("blocks.0.mlp_tokens.fc1.weight", 2) // [TokenHidden, N]
-	depth, err3 := s.Count("blocks")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return c, err
-	}
-	v := mixer{PatchSize: stem[2], EmbedDim: stem[0], Depth: depth, TokenHidden: mix[0]}
-	side := int(math.Sqrt(float64(mix[1])))
-	return backbone.Config{ImageSize: side * v.PatchSize, LayerNormEps: s.LayerNormEps(1e-6), Form: v}, nil
-}
-
-// mixerArchitecture is registered once for all tests of this package.
-var mixerArchitecture = backbone.Architecture{Name: "mixer", Form: mixer{}, Configure: configureMixer, Namings: []checkpoint.Naming{{
-	Source: "timm", Marks: []string{"blocks.#.mlp_tokens.fc1.*"}, Strict: []string{"blocks.", "stem."},
-	Rules: checkpoint.Keeps("stem.proj.*", "blocks.#.norm1.*", "blocks.#.mlp_tokens.fc1.*", "blocks.#.mlp_tokens.fc2.*",
-		"blocks.#.norm2.*", "blocks.#.mlp_channels.fc1.*", "blocks.#.mlp_channels.fc2.*", "norm.*", "head.*"),
-}}}
 
 func init() {
 	if err := backbone.Register(mixerArchitecture); err != nil {
@@ -137,7 +137,7 @@ func TestRegister(t *testing.T) {
 	for i := range images {
 		images[i] = float32(i%13)/13 - 0.5
 	}
-	out := run(t, fast, m, images, func(w backbone.Weights, x *Node) []*Node {
+	out := run(t, fast, m, images, func(w backbone.Layers, x *Node) []*Node {
 		return []*Node{m.Features(w, x), ReduceMean(m.FeatureMap(w, x), 1, 2)}
 	})
 	if d := difference(out[0], out[1]); d != 0 {
@@ -147,31 +147,49 @@ func TestRegister(t *testing.T) {
 
 // clashing has a key that all configurations have.
 type clashing struct {
-	mixer
 	Size int `json:"image_size"`
 }
 
-// TestRegisterRefuses: what is taken or missing is named.
-func TestRegisterRefuses(t *testing.T) {
-	with := func(change func(a *backbone.Architecture)) backbone.Architecture {
-		a := mixerArchitecture
-		change(&a)
-		return a
+// complete returns an architecture with every field that must be set and a form of type F.
+func complete[F any](name string) backbone.Architecture[F] {
+	return backbone.Architecture[F]{
+		Name: name, Namings: mixerArchitecture.Namings, Head: "head", Configure: mixerArchitecture.Configure,
+		Validate:    func(F, backbone.Config) error { return nil },
+		Describe:    func(F, backbone.Config) string { return name },
+		Params:      func(F, backbone.Config) []backbone.Param { return nil },
+		Features:    func(F, backbone.Config, backbone.Layers, *Node) *Node { return nil },
+		FeatureMap:  func(F, backbone.Config, backbone.Layers, *Node) *Node { return nil },
+		NumFeatures: func(F) int { return 1 },
+		Blocks:      func(F) int { return 1 },
+		Tokens:      func(F, backbone.Config) int { return 1 },
 	}
+}
+
+// TestRegisterRefuses: what is taken or missing is named, and nothing of it becomes known.
+func TestRegisterRefuses(t *testing.T) {
 	type other struct{ mixer }
-	for want, a := range map[string]backbone.Architecture{
-		`"mixer": the name is taken`:                    with(func(a *backbone.Architecture) { a.Form = other{} }),
-		`"vit": the name is taken`:                      with(func(a *backbone.Architecture) { a.Name, a.Form = "vit", other{} }),
-		`belongs to the architecture "mixer"`:           with(func(a *backbone.Architecture) { a.Name = "mixer2" }),
-		`a name, a form, a naming`:                      with(func(a *backbone.Architecture) { a.Name = "" }),
-		`the function Configure must be set`:            with(func(a *backbone.Architecture) { a.Configure = nil }),
-		`"none": a name, a form`:                        with(func(a *backbone.Architecture) { a.Name, a.Form = "none", nil }),
-		`"none": a name`:                                with(func(a *backbone.Architecture) { a.Name, a.Namings = "none", nil }),
-		`expected a struct`:                             with(func(a *backbone.Architecture) { a.Name, a.Form = "p", &mixer{} }),
-		`"image_size" is one of the keys of every conf`: with(func(a *backbone.Architecture) { a.Name, a.Form = "clash", clashing{} }),
-	} {
-		if err := backbone.Register(a); err == nil || !strings.Contains(err.Error(), want) {
+	refused := func(err error, want string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+	refused(backbone.Register(complete[other]("mixer")), `"mixer": the name is taken`)
+	refused(backbone.Register(complete[other]("vit")), `"vit": the name is taken`)
+	refused(backbone.Register(complete[mixer]("mixer2")), `belongs to the architecture "mixer"`)
+	refused(backbone.Register(complete[*mixer]("pointer")), `the form is a *backbone_test.mixer, expected a struct`)
+	refused(backbone.Register(complete[any]("any")), `the form is a interface {}, expected a struct`)
+	refused(backbone.Register(complete[clashing]("clash")), `"image_size" is one of the keys of every conf`)
+	refused(backbone.Register(backbone.Architecture[other]{Name: "none"}),
+		`"none": fields without a value: Namings, Head, Configure, Validate, Describe, Params, Features, FeatureMap, NumFeatures, Blocks, Tokens; set`)
+	for _, field := range []string{"Name", "Namings", "Head", "Configure", "Validate", "Describe", "Params", "Features", "FeatureMap", "NumFeatures", "Blocks", "Tokens"} {
+		a := complete[other]("other")
+		reflect.ValueOf(&a).Elem().FieldByName(field).SetZero()
+		refused(backbone.Register(a), "fields without a value: "+field+"; set")
+	}
+	for name := range map[string]bool{"mixer2": true, "pointer": true, "any": true, "clash": true, "none": true, "other": true} {
+		if err := json.Unmarshal([]byte(`{"architecture":"`+name+`"}`), new(backbone.Config)); err == nil {
+			t.Errorf("the refused architecture %q is known", name)
 		}
 	}
 }

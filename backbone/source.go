@@ -16,16 +16,15 @@ type Source struct {
 	Weights checkpoint.StateDict
 	// Options are the options of [Load].
 	Options LoadOptions
+	// Config is the configuration in the metadata of a checkpoint that spt has written; nil if there
+	// is none. It has the same architecture.
+	Config *Config
 
 	naming       checkpoint.Translation
 	side         sideFiles
 	convMLP      bool // see Model.convMLP
 	headsAssumed bool // see Model.HeadsAssumed
 }
-
-// Config returns the configuration in the metadata of a checkpoint that spt has written; nil if
-// there is none. It has the same architecture.
-func (s *Source) Config() *Config { return s.side.config }
 
 // Shape returns the shape of a tensor that every backbone of the architecture has, with rank
 // dimensions.
@@ -40,8 +39,8 @@ func (s *Source) Shape(name string, rank int) ([]int, error) {
 	return t.Shape, nil
 }
 
-// Has reports whether the checkpoint has a tensor.
-func (s *Source) Has(name string) bool { _, ok := s.Weights[name]; return ok }
+// has reports whether the checkpoint has a tensor.
+func (s *Source) has(name string) bool { _, ok := s.Weights[name]; return ok }
 
 // Count returns the number of blocks, or of other numbered parts: one more than the greatest N
 // among the names "PREFIX.N.…".
@@ -64,7 +63,7 @@ func (s *Source) Count(prefix string) (n int, err error) {
 // LayerNormEps returns the eps that the user, the checkpoint or a file beside it names, else the
 // given value.
 func (s *Source) LayerNormEps(otherwise float64) float64 {
-	if c := s.side.config; s.Options.LayerNormEps == 0 && c != nil {
+	if c := s.Config; s.Options.LayerNormEps == 0 && c != nil {
 		return c.LayerNormEps
 	}
 	return cmp.Or(s.Options.LayerNormEps, s.side.eps, otherwise)
@@ -74,7 +73,7 @@ func (s *Source) LayerNormEps(otherwise float64) float64 {
 // the given value. An image size of the user's own is another one, to which the weights are
 // resized.
 func (s *Source) ImageSize(otherwise int) int {
-	if c := s.side.config; c != nil {
+	if c := s.Config; c != nil {
 		return cmp.Or(c.ImageSize, otherwise)
 	}
 	return cmp.Or(s.side.imageSize, otherwise)
@@ -82,7 +81,7 @@ func (s *Source) ImageSize(otherwise int) int {
 
 // onlyGELU returns an error if a file beside the checkpoint names another activation for the MLPs.
 func (s *Source) onlyGELU() error {
-	if a := s.side.activation; s.side.config == nil && a != "" && a != "gelu" {
+	if a := s.side.activation; s.Config == nil && a != "" && a != "gelu" {
 		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu", a)
 	}
 	return nil

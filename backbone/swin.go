@@ -11,11 +11,11 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Swin is the [Form] of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical Vision
-// Transformer using Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes it, and
-// where they differ Hugging Face's. Its map of tokens [B, side, side, width] is halved and widened
-// from stage to stage. The windows of every second block are shifted by half a window. The head
-// sees the mean of all tokens.
+// Swin is the [Config].Form of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical
+// Vision Transformer using Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes
+// it, and where they differ Hugging Face's. Its map of tokens [B, side, side, width] is halved and
+// widened from stage to stage. The windows of every second block are shifted by half a window. The
+// head sees the mean of all tokens.
 type Swin struct {
 	PatchSize  int   `json:"patch_size"`  // side of a patch, px
 	EmbedDim   int   `json:"embed_dim"`   // width of the first stage; it doubles from stage to stage
@@ -32,9 +32,12 @@ type Swin struct {
 // apart: patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
 // layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}},
 // norm, head.fc.
-var swin = Architecture{
-	Name: "swin", Form: Swin{}, Namings: swinNamings,
-	Configure: configureSwin, Fit: fitSwin, BeyondTimm: swinBeyondTimm,
+var swin = Architecture[Swin]{
+	Name: "swin", Namings: swinNamings, Head: "head.fc",
+	Configure: configureSwin, Validate: Swin.validate, Describe: Swin.describe, Params: Swin.params,
+	Features: Swin.features, FeatureMap: Swin.featureMap,
+	NumFeatures: Swin.numFeatures, Blocks: Swin.blocks, Tokens: Swin.tokens,
+	Fit: fitSwin, BeyondTimm: Swin.beyondTimm,
 }
 
 // Bounds of a configuration: each window of t tokens has a bias of t² values for each head.
@@ -83,7 +86,7 @@ func configureSwin(s *Source) (c Config, err error) {
 		return c, err
 	}
 	w.PadsBeforeShift = strings.HasPrefix(s.naming.Source, "Hugging Face")
-	if own := s.Config(); own != nil {
+	if own := s.Config; own != nil {
 		w.WindowSize, w.PadsBeforeShift = own.Form.(Swin).WindowSize, own.Form.(Swin).PadsBeforeShift
 	}
 	c = Config{ImageSize: s.ImageSize(0), LayerNormEps: s.LayerNormEps(1e-5), Form: w}
@@ -99,10 +102,10 @@ func configureSwin(s *Source) (c Config, err error) {
 // windows have another size than the tables. It refuses tables that belong to no image size: those
 // of a model whose stages have windows of their own, which would be resized too.
 func fitSwin(from, to Config, weights checkpoint.StateDict) error {
-	if err := refuseUnknown(weights, to.Form.Params(to), "layers.", "patch_embed."); err != nil {
+	w := to.Form.(Swin)
+	if err := refuseUnknown(weights, w.params(to), "layers.", "patch_embed."); err != nil {
 		return err
 	}
-	w := to.Form.(Swin)
 	var windows []int
 	for stage := range w.Depths {
 		name := fmt.Sprintf("layers.%d.blocks.0.attn.%s", stage, positionTable)
@@ -149,8 +152,8 @@ func (w Swin) madeAt(windows []int) int {
 	return 0
 }
 
-// Describe implements [Form].
-func (w Swin) Describe(c Config) string {
+// describe returns a short description for people.
+func (w Swin) describe(c Config) string {
 	return fmt.Sprintf("Swin %s×%d, window %d, patch %d", joined(w.Depths), w.EmbedDim, w.WindowSize, w.PatchSize)
 }
 
@@ -163,8 +166,8 @@ func joined(numbers []int) string {
 // window, a bias for each head. Images of 1536 px with windows of 24 make 87 million.
 const maxPairs = 1 << 27
 
-// Validate implements [Form].
-func (w Swin) Validate(c Config) error {
+// validate returns an error about the first field that is out of range or does not fit c.
+func (w Swin) validate(c Config) error {
 	if err := c.validatePatches(w.PatchSize, w.EmbedDim); err != nil {
 		return err
 	}
@@ -213,29 +216,26 @@ func (w Swin) stage(c Config, i int) swinStage {
 	return swinStage{width: w.EmbedDim << i, heads: w.StageHeads[i], hidden: w.HiddenDim << i, side: side, window: min(w.WindowSize, side)}
 }
 
-// Tokens implements [Form]: the tokens of the stage that does the most work. As a map gets smaller
+// tokens returns the number of tokens of the stage that does the most work. As a map gets smaller
 // its channels get wider, so this is the deepest stage.
-func (w Swin) Tokens(c Config) int {
+func (w Swin) tokens(c Config) int {
 	side := w.stage(c, slices.Index(w.Depths, slices.Max(w.Depths))).side
 	return side * side
 }
 
-// Blocks implements [Form].
-func (w Swin) Blocks() (n int) {
+// blocks returns the number of residual blocks of all stages.
+func (w Swin) blocks() (n int) {
 	for _, depth := range w.Depths {
 		n += depth
 	}
 	return n
 }
 
-// NumFeatures implements [Form]: the width of the last stage.
-func (w Swin) NumFeatures() int { return w.EmbedDim << (len(w.Depths) - 1) }
+// numFeatures returns the width of the last stage.
+func (w Swin) numFeatures() int { return w.EmbedDim << (len(w.Depths) - 1) }
 
-// Head implements [Form].
-func (w Swin) Head() string { return "head.fc" }
-
-// Params implements [Form].
-func (w Swin) Params(c Config) []Param {
+// params lists the tensors of the backbone without its head.
+func (w Swin) params(c Config) []Param {
 	d, p := w.EmbedDim, w.PatchSize
 	out := []Param{
 		{Name: "patch_embed.proj.weight", Shape: []int{d, 3, p, p}, Role: Frozen},
@@ -261,16 +261,16 @@ func (w Swin) Params(c Config) []Param {
 			out = append(out, LinearParams(b+"mlp.fc2", s.width, s.hidden, Scored)...)
 		}
 	}
-	return append(out, NormParams("norm", w.NumFeatures())...)
+	return append(out, NormParams("norm", w.numFeatures())...)
 }
 
-// Features implements [Form]: the mean of all tokens.
-func (w Swin) Features(c Config, l Layers, images *Node) *Node {
-	return ReduceMean(w.FeatureMap(c, l, images), 1, 2)
+// features computes the mean of all tokens.
+func (w Swin) features(c Config, l Layers, images *Node) *Node {
+	return ReduceMean(w.featureMap(c, l, images), 1, 2)
 }
 
-// FeatureMap implements [Form].
-func (w Swin) FeatureMap(c Config, l Layers, images *Node) *Node {
+// featureMap computes the tokens of the last stage after the final norm.
+func (w Swin) featureMap(c Config, l Layers, images *Node) *Node {
 	x := l.Output("patch_embed.proj", PatchEmbed(l, "patch_embed.proj", images, w.PatchSize))
 	x = c.LayerNorm(l, "patch_embed.norm", x)
 	block := 0
@@ -336,9 +336,8 @@ func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *No
 	}
 }
 
-// swinBeyondTimm implements Architecture.BeyondTimm.
-func swinBeyondTimm(c Config) string {
-	w := c.Form.(Swin)
+// beyondTimm describes how timm's model of the same names differs.
+func (w Swin) beyondTimm(c Config) string {
 	for i := range w.Depths {
 		if s := w.stage(c, i); w.PadsBeforeShift && s.side%s.window != 0 {
 			return fmt.Sprintf("maps of %d patches are padded for windows of %d before they are shifted, as Hugging Face's, and by timm after; images of a size that windows divide have none of it", s.side, s.window)

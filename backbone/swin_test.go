@@ -25,11 +25,12 @@ func outputs(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8
 	t.Helper()
 	params := m.Config.Params()
 	program, err := backend.NewProgram(be, "outputs", func(_ *Graph, in []*Node) []*Node {
-		weights := backbone.Weights{}
+		byName := map[string]*Node{}
 		for i, p := range params {
-			weights[p.Name] = in[i]
+			byName[p.Name] = in[i]
 		}
-		f := m.Config.Features(weights, m.Images(in[len(params)]))
+		weights := backbone.Untuned(byName)
+		f := m.Features(weights, in[len(params)])
 		return []*Node{f, m.Config.Classify(weights, f)}
 	})
 	if err != nil {

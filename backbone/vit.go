@@ -8,13 +8,13 @@ import (
 	"github.com/sptune/spt/internal/graph"
 )
 
-// ViT is the [Form] of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16
-// Words", arXiv 2010.11929) as timm's VisionTransformer computes it. Its fields also describe the
-// forms of DeiT (Touvron et al. 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv 2111.06377),
-// CLIP's image tower (Radford et al. 2021, arXiv 2103.00020), DINOv2 (Oquab et al. 2023, arXiv
-// 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588), and ViT-22B's norms of queries
-// and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the plain ViT, whose
-// head sees the class token. The number of attention heads is [Config].NumHeads.
+// ViT is the [Config].Form of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth
+// 16x16 Words", arXiv 2010.11929) as timm's VisionTransformer computes it. Its fields also describe
+// the forms of DeiT (Touvron et al. 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv
+// 2111.06377), CLIP's image tower (Radford et al. 2021, arXiv 2103.00020), DINOv2 (Oquab et al.
+// 2023, arXiv 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588), and ViT-22B's
+// norms of queries and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the
+// plain ViT, whose head sees the class token. The number of attention heads is [Config].NumHeads.
 type ViT struct {
 	PatchSize int `json:"patch_size"` // side of a patch, px
 	EmbedDim  int `json:"embed_dim"`  // D, width of the tokens
@@ -45,9 +45,12 @@ type ViT struct {
 // ls1.gamma, norm2, mlp.fc1 [H,D], mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist. A
 // SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the gate's rows first. DINOv2's models with
 // registers have the class token's position added to cls_token.
-var vit = Architecture{
-	Name: "vit", Form: ViT{}, Namings: vitNamings,
-	Configure: configureViT, Fit: fitViT, Export: splitHeads, BeyondTimm: vitBeyondTimm, Preprocessing: vitPreprocessing,
+var vit = Architecture[ViT]{
+	Name: "vit", Namings: vitNamings, Head: "head",
+	Configure: configureViT, Validate: ViT.validate, Describe: ViT.describe, Params: ViT.params,
+	Features: ViT.features, FeatureMap: ViT.featureMap,
+	NumFeatures: ViT.numFeatures, Blocks: ViT.blocks, Tokens: ViT.tokens,
+	Fit: fitViT, Export: splitHeads, BeyondTimm: ViT.beyondTimm, Preprocessing: vitPreprocessing,
 }
 
 // The values of ViT.Pooling.
@@ -61,8 +64,8 @@ const (
 // maxRegisters is far above any published ViT's four.
 const maxRegisters = 1024
 
-// Describe implements [Form].
-func (v ViT) Describe(c Config) string {
+// describe returns a short description for people.
+func (v ViT) describe(c Config) string {
 	text := fmt.Sprintf("ViT %d×%d, %d heads, patch %d", v.Depth, v.EmbedDim, c.NumHeads, v.PatchSize)
 	if v.Registers > 0 {
 		text += fmt.Sprintf(", registers %d", v.Registers)
@@ -81,8 +84,8 @@ func (v ViT) Describe(c Config) string {
 	return text
 }
 
-// Validate implements [Form].
-func (v ViT) Validate(c Config) error {
+// validate returns an error about the first field that is out of range or does not fit c.
+func (v ViT) validate(c Config) error {
 	if err := c.validatePatches(v.PatchSize, v.EmbedDim); err != nil {
 		return err
 	}
@@ -114,17 +117,14 @@ func (v ViT) Validate(c Config) error {
 // grid returns the number of patches along one side.
 func (v ViT) grid(c Config) int { return c.ImageSize / v.PatchSize }
 
-// Tokens implements [Form]: the patches and the tokens before them.
-func (v ViT) Tokens(c Config) int { return v.prefixTokens() + v.grid(c)*v.grid(c) }
+// tokens returns the number of patches and of the tokens before them.
+func (v ViT) tokens(c Config) int { return v.prefixTokens() + v.grid(c)*v.grid(c) }
 
-// Blocks implements [Form].
-func (v ViT) Blocks() int { return v.Depth }
+// blocks returns the number of residual blocks.
+func (v ViT) blocks() int { return v.Depth }
 
-// Head implements [Form].
-func (v ViT) Head() string { return "head" }
-
-// NumFeatures implements [Form]: the widths of all that the head sees.
-func (v ViT) NumFeatures() int {
+// numFeatures returns the sum of the widths of all that the head sees.
+func (v ViT) numFeatures() int {
 	if v.Pooling == poolTokenAvg || v.Pooling == poolTokenDist {
 		return 2 * v.EmbedDim
 	}
@@ -143,14 +143,14 @@ func (v ViT) prefixTokens() int {
 	return n
 }
 
-// TokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other
+// tokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other
 // tokens once the last block has their keys and values.
-func (v ViT) TokensRead(c Config) (from, to int) {
+func (v ViT) tokensRead(c Config) (from, to int) {
 	switch v.Pooling {
 	case poolAvg:
-		return v.prefixTokens(), v.Tokens(c)
+		return v.prefixTokens(), v.tokens(c)
 	case poolTokenAvg:
-		return 0, v.Tokens(c)
+		return 0, v.tokens(c)
 	case poolTokenDist:
 		return 0, 2
 	}
@@ -165,8 +165,8 @@ func (v ViT) finalNorm() string {
 	return "norm"
 }
 
-// Params implements [Form].
-func (v ViT) Params(c Config) (out []Param) {
+// params lists the tensors of the backbone without its head.
+func (v ViT) params(c Config) (out []Param) {
 	d, h, p := v.EmbedDim, v.HiddenDim, v.PatchSize
 	add := func(ps ...Param) { out = append(out, ps...) }
 	vector := func(name string, role Role, n int) { add(Param{Name: name, Shape: []int{n}, Role: role}) }
@@ -232,15 +232,15 @@ func (v ViT) fc1Rows() int {
 	return v.HiddenDim
 }
 
-// Features implements [Form]: it pools the tokens that the head sees.
-func (v ViT) Features(c Config, l Layers, images *Node) *Node {
-	from, to := v.TokensRead(c)
+// features pools the tokens that the head sees.
+func (v ViT) features(c Config, l Layers, images *Node) *Node {
+	from, to := v.tokensRead(c)
 	return v.pool(c, l, v.encode(c, l, images, from, to))
 }
 
-// FeatureMap implements [Form]: the tokens of the patches after the final norm.
-func (v ViT) FeatureMap(c Config, l Layers, images *Node) *Node {
-	x := v.encode(c, l, images, v.prefixTokens(), v.Tokens(c))
+// featureMap returns the tokens of the patches after the final norm, in the order of the patches.
+func (v ViT) featureMap(c Config, l Layers, images *Node) *Node {
+	x := v.encode(c, l, images, v.prefixTokens(), v.tokens(c))
 	x = c.LayerNorm(l, v.finalNorm(), x)
 	return Reshape(x, x.Shape().Dim(0), v.grid(c), v.grid(c), v.EmbedDim)
 }
@@ -352,7 +352,7 @@ func (v ViT) pool(c Config, l Layers, x *Node) *Node {
 		return ReduceMean(c.LayerNorm(l, "norm", x), 1)
 	case poolTokenAvg:
 		x = c.LayerNorm(l, "norm", x)
-		class, patches := tokens(x, 0, 1), tokens(x, v.prefixTokens(), v.Tokens(c))
+		class, patches := tokens(x, 0, 1), tokens(x, v.prefixTokens(), v.tokens(c))
 		return Concatenate([]*Node{Reshape(class, batch, d), ReduceMean(patches, 1)}, 1)
 	case poolTokenDist:
 		return Reshape(c.LayerNorm(l, "norm", x), batch, 2*d)
@@ -360,9 +360,9 @@ func (v ViT) pool(c Config, l Layers, x *Node) *Node {
 	return c.LayerNorm(l, v.finalNorm(), Reshape(x, batch, d))
 }
 
-// vitBeyondTimm implements Architecture.BeyondTimm.
-func vitBeyondTimm(c Config) string {
-	switch v := c.Form.(ViT); {
+// beyondTimm describes how timm's model of the same names differs.
+func (v ViT) beyondTimm(Config) string {
+	switch {
 	case v.Pooling == poolTokenAvg:
 		return "its head sees the class token and the mean of the patches, as Hugging Face's, one of which timm's sees"
 	case v.DistToken && v.Pooling == poolToken:

@@ -45,19 +45,19 @@ func configureViT(s *Source) (c Config, err error) {
 	}
 	v := ViT{
 		PatchSize: patch[2], EmbedDim: patch[0], HiddenDim: fc1[0],
-		DistToken:    s.Has("dist_token"),
-		NoClassToken: !s.Has("cls_token"),
-		PreNorm:      s.Has("norm_pre.weight"),
-		FCNorm:       s.Has("fc_norm.weight") && !s.Has("norm.weight"),
-		NoPatchBias:  !s.Has("patch_embed.proj.bias"),
-		NoQKVBias:    !s.Has("blocks.0.attn.q.bias") && !s.Has("blocks.0.attn.k.bias") && !s.Has("blocks.0.attn.v.bias"),
-		QKNorm:       s.Has("blocks.0.attn.q_norm.weight"),
-		LayerScale:   s.Has("blocks.0.ls1.gamma"),
+		DistToken:    s.has("dist_token"),
+		NoClassToken: !s.has("cls_token"),
+		PreNorm:      s.has("norm_pre.weight"),
+		FCNorm:       s.has("fc_norm.weight") && !s.has("norm.weight"),
+		NoPatchBias:  !s.has("patch_embed.proj.bias"),
+		NoQKVBias:    !s.has("blocks.0.attn.q.bias") && !s.has("blocks.0.attn.k.bias") && !s.has("blocks.0.attn.v.bias"),
+		QKNorm:       s.has("blocks.0.attn.q_norm.weight"),
+		LayerScale:   s.has("blocks.0.ls1.gamma"),
 	}
 	if fc1[0] == 2*fc2[1] {
 		v.SwiGLU, v.HiddenDim = true, fc2[1]
 	}
-	if s.Has("reg_token") {
+	if s.has("reg_token") {
 		registers, err := s.Shape("reg_token", 3)
 		if err != nil {
 			return c, err
@@ -119,7 +119,7 @@ func (v *ViT) positions(n int) (grid int, err error) {
 // activation sets QuickGELU, and returns an error if a file beside the checkpoint names an
 // activation that the graph does not have.
 func (v *ViT) activation(s *Source) error {
-	if own := s.Config(); own != nil {
+	if own := s.Config; own != nil {
 		v.QuickGELU = own.Form.(ViT).QuickGELU
 		return nil
 	}
@@ -141,14 +141,14 @@ func (v *ViT) activation(s *Source) error {
 // that a model does not depend on whether its head was kept. A distilled DeiT has two heads, one
 // for each token; a new head sees both tokens.
 func (v ViT) pooling(s *Source) (string, error) {
-	if own := s.Config(); own != nil {
+	if own := s.Config; own != nil {
 		return own.Form.(ViT).Pooling, nil
 	}
 	head := s.Weights["head.weight"]
 	wide := len(head.Shape) == 2 && head.Shape[1] == 2*v.EmbedDim
 	switch {
 	case v.DistToken && !v.NoClassToken:
-		if s.Has("head.weight") && !s.Has("head_dist.weight") && !wide {
+		if s.has("head.weight") && !s.has("head_dist.weight") && !wide {
 			return poolToken, nil // Hugging Face's DeiTForImageClassification
 		}
 		return poolTokenDist, nil
@@ -164,7 +164,7 @@ func (v ViT) pooling(s *Source) (string, error) {
 	switch {
 	case form == "token" && !v.NoClassToken, form == "" && !v.NoClassToken && !v.FCNorm:
 		return poolToken, nil
-	case form == "" || form == "avg" || s.Options.NumClasses > 0 || !s.Has("head.weight"):
+	case form == "" || form == "avg" || s.Options.NumClasses > 0 || !s.has("head.weight"):
 		return poolAvg, nil
 	}
 	return "", fmt.Errorf("the checkpoint's head sees its tokens through the pooling %q; supported are token and avg: give the number of classes for a new head, which sees the mean of the patches", form)
@@ -175,7 +175,7 @@ func (v ViT) heads(s *Source) (int, error) {
 	if s.Options.NumHeads > 0 {
 		return s.Options.NumHeads, nil
 	}
-	if own := s.Config(); own != nil && own.NumHeads > 0 {
+	if own := s.Config; own != nil && own.NumHeads > 0 {
 		return own.NumHeads, nil
 	}
 	if s.naming.Source == googleSource || s.naming.Source == bigVisionSource {
@@ -213,7 +213,7 @@ func (v ViT) heads(s *Source) (int, error) {
 // tokens. With a new head they stay as they are, to be reported as unused.
 func (v ViT) joinHeads(s *Source) error {
 	w := s.Weights
-	if v.Pooling != poolTokenDist || s.Options.NumClasses > 0 || !s.Has("head_dist.weight") {
+	if v.Pooling != poolTokenDist || s.Options.NumClasses > 0 || !s.has("head_dist.weight") {
 		return nil
 	}
 	first, err := s.Shape("head.weight", 2)
@@ -263,7 +263,7 @@ func splitHeads(m *Model) checkpoint.StateDict {
 
 // fitViT implements Architecture.Fit: it resizes the position embedding.
 func fitViT(from, to Config, weights checkpoint.StateDict) (err error) {
-	if err := refuseUnknown(weights, to.Form.Params(to), "blocks."); err != nil {
+	if err := refuseUnknown(weights, to.Form.(ViT).params(to), "blocks."); err != nil {
 		return err
 	}
 	v := from.Form.(ViT)

@@ -56,7 +56,7 @@ func normalised(t *testing.T, f fixtures.Fixture) []float32 {
 }
 
 // run builds a graph of the model's weights by name and of two images, and runs it.
-func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, build func(w backbone.Weights, images *Node) []*Node) [][]float32 {
+func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, build func(w backbone.Layers, images *Node) []*Node) [][]float32 {
 	t.Helper()
 	var names []string
 	var args []any
@@ -75,11 +75,11 @@ func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, 
 		t.Fatal(err)
 	}
 	program, err := backend.NewProgram(be, "test", func(_ *Graph, in []*Node) []*Node {
-		w := backbone.Weights{}
+		byName := map[string]*Node{}
 		for i, name := range names {
-			w[name] = in[i]
+			byName[name] = in[i]
 		}
-		return build(w, in[len(names)])
+		return build(backbone.Untuned(byName), in[len(names)])
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -150,10 +150,10 @@ func TestViTFixtures(t *testing.T) {
 				if be == plain && f.Naming != "timm" && f.Pooling != "token+avg" {
 					continue // one of each form
 				}
-				out := run(t, be, m, normalised(t, f), func(w backbone.Weights, images *Node) []*Node {
+				out := run(t, be, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
 					out := []*Node{m.Config.Features(w, images)}
 					if f.HasLogits {
-						out = append(out, m.Config.Logits(w, images))
+						out = append(out, m.Config.Classify(w, out[0]))
 					}
 					return out
 				})
@@ -195,12 +195,12 @@ func TestViTGradients(t *testing.T) {
 		m := load(t, f)
 		var grads [2][][]float32
 		for i, be := range []backend.Backend{fast, plain} {
-			grads[i] = run(t, be, m, normalised(t, f), func(w backbone.Weights, images *Node) []*Node {
+			grads[i] = run(t, be, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
 				y := m.Config.Features(w, images)
 				var all []*Node
 				for _, p := range m.Config.Params() {
 					if p.Role != backbone.Head {
-						all = append(all, w[p.Name])
+						all = append(all, w.Param(p.Name))
 					}
 				}
 				label := Const(images.Graph(), []int32{1, 3})
@@ -416,7 +416,7 @@ func TestViTImageSize(t *testing.T) {
 			images[i] = float32(i%17)/17 - 0.5
 		}
 		fast, _ := backends(t)
-		out := run(t, fast, m, images, func(w backbone.Weights, x *Node) []*Node { return []*Node{m.Config.Features(w, x)} })
+		out := run(t, fast, m, images, func(w backbone.Layers, x *Node) []*Node { return []*Node{m.Config.Features(w, x)} })
 		if len(out[0]) != 2*m.Config.NumFeatures() {
 			t.Errorf("%s: %d features", name, len(out[0]))
 		}
@@ -426,7 +426,7 @@ func TestViTImageSize(t *testing.T) {
 // bare writes a fixture's tensors, changed, with nothing beside them that says more.
 func bare(t *testing.T, name string, change func(sd checkpoint.StateDict)) string {
 	t.Helper()
-	sd, _, err := fixtures.Backbone(t, name).Open(t).Canonical(backbone.Namings())
+	sd, _, err := fixtures.Backbone(t, name).Open(t).Canonical(backbone.AllNamings())
 	if err != nil {
 		t.Fatal(err)
 	}

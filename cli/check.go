@@ -90,11 +90,11 @@ func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 	return nil
 }
 
-// checkMethod refuses flags that the method does not use.
+// checkMethod refuses flags whose options the method does not read.
 func checkMethod(cmd *cobra.Command, m method.Row) error {
 	for _, f := range flagsOf(cmd.Name()) {
-		if f.methods != nil && !f.methods.uses(m) && cmd.Flags().Changed(f.name) {
-			return refuse("method %s %s; leave --%s out", m.Method, f.methods.reason, f.name)
+		if option := cmp.Or(f.option, f.name); cmd.Flags().Changed(f.name) && !m.Takes(option) {
+			return refuse("method %s takes no --%s; leave it out, or choose a method that does: %s", m.Method, f.name, comma(takers(option)))
 		}
 	}
 	return nil

@@ -44,8 +44,9 @@ names that are equal in every byte or in every pixel. The command fails with exi
 an image cannot be read, or if an image of the test split is in another split too. It
 changes nothing.
 
-Data layouts:
-` + dataset.DescribeLayouts(),
+The layouts of data sets:
+
+` + indent(dataset.DescribeLayouts()),
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
   spt data verify list.csv --label-column kind --json`,

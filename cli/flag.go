@@ -41,14 +41,12 @@ type flagRow struct {
 	needs []string
 	// excludes lists flags beside which the flag has no effect.
 	excludes []string
-	// methods restricts the flag to some methods; nil: the library decides.
-	methods *methodRule
 	// local flags concern this machine, not the run: they may differ from those of a recorded run.
 	local bool
 	// anyRun is a value that contradicts no recorded run; empty: there is none.
 	anyRun string
-	// option is the name of the option in errors of the library, which run.OptionError carries; empty:
-	// name.
+	// option is the name of the option in the library: method.Row.Takes and run.OptionError have it.
+	// Empty: name.
 	option string
 }
 
@@ -81,17 +79,6 @@ const (
 	outputFile           // a file that is written
 	outputPrefix         // the beginning of the names of files that are written
 	outputFolder         // a folder that is made
-)
-
-// methodRule says which methods use a flag.
-type methodRule struct {
-	uses   func(method.Row) bool
-	reason string // why other methods do not, after "method NAME"
-}
-
-var (
-	withModules = &methodRule{func(m method.Row) bool { return m.Takes("rank") }, "has no modules that a rank could belong to"}
-	withScores  = &methodRule{func(m method.Row) bool { return m.Scores }, "does not score or plan"}
 )
 
 // options holds the values of the flags of one command. Each flag sets one field.

@@ -256,8 +256,7 @@ func TestHelpOfFlags(t *testing.T) {
 					t.Errorf("%s --help, all %v: --%s is shown: %v", c.Name(), all, f.name, shown)
 				}
 			}
-			_, flags, _ := strings.Cut(out.String(), "\nExamples:")
-			for line := range strings.Lines(flags) {
+			for line := range strings.Lines(out.String()) {
 				if n := len([]rune(line)); n > 81 && !strings.HasPrefix(line, "  spt ") {
 					t.Errorf("%s --help has a line of %d columns: %s", c.Name(), n-1, line)
 				}

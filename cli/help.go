@@ -114,15 +114,33 @@ func entry(b *strings.Builder, name, description string, column, width int) {
 	b.WriteString(strings.ReplaceAll(wrap(description, width-column), "\n", indent) + "\n")
 }
 
-// reflow wraps the paragraphs of a text. Paragraphs with indented lines stay as they are.
+// reflow wraps the paragraphs of a text. A paragraph with indented lines is a list: each line stays a
+// line, and one that is too long is wrapped below its description, which follows two spaces or more.
 func reflow(text string, width int) string {
-	paragraphs := strings.Split(strings.TrimSpace(text), "\n\n")
+	paragraphs := strings.Split(strings.Trim(text, "\n"), "\n\n")
 	for i, p := range paragraphs {
-		if !strings.Contains("\n"+p, "\n ") && !strings.Contains("\n"+p, "\n\t") {
+		if !strings.Contains("\n"+p, "\n ") {
 			paragraphs[i] = wrap(p, width)
+			continue
 		}
+		var b strings.Builder
+		for line := range strings.Lines(p) {
+			line = strings.TrimRight(line, " \n")
+			name, description, ok := strings.Cut(strings.TrimLeft(line, " "), "  ")
+			if description = strings.TrimLeft(description, " "); ok && utf8.RuneCountInString(line) > width {
+				entry(&b, "  "+name, description, utf8.RuneCountInString(line)-utf8.RuneCountInString(description), width)
+			} else {
+				b.WriteString(line + "\n")
+			}
+		}
+		paragraphs[i] = strings.TrimRight(b.String(), "\n")
 	}
 	return strings.Join(paragraphs, "\n\n")
+}
+
+// indent returns a text with each line indented, which makes it a list for reflow.
+func indent(lines string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(lines, "\n"), "\n", "\n  ")
 }
 
 // wrap breaks a text at words so that its lines have at most width columns.

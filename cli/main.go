@@ -1,5 +1,6 @@
 // Package cli is the command line of spt, which tunes pretrained vision transformers for image
-// tasks by tuning under one percent of their weights.
+// tasks by tuning under one percent of their weights. [Main] runs it. A program that registers a
+// structured module, an architecture or an objective and then calls Main has it in every command.
 //
 // Each command is one file here: it turns flags into calls of the library,
 // github.com/sptune/spt, and prints the result. All flags are rows of one table, in flags.go;
@@ -46,8 +47,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage: an unknown command, flag or value
-  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken,
-       or does not match the other inputs
+  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken, or does not match the other inputs
   130  interrupted; if files were kept, the command that goes on is printed`
 
 // app holds the state of one call of the program.

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
 
@@ -26,8 +27,8 @@ func mergeCommand(a *app) *cobra.Command {
 		Long: `Adds a delta to a copy of the weights of its backbone, so that predictions take no extra
 work, and writes a checkpoint with timm's names. The command compares the logits before and
 after on random images and on those of --probe and --data. It fails if a logit differs by
-more than --bound. Adapters, AdaptFormer, visual prompts and MLP heads cannot be merged: no
-weight of the backbone can do the same.`,
+more than --bound. No weight of the backbone can do the same as the results of these
+methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
 		Example: "  spt merge --delta runs/clothing-spt-lora --probe holiday/ --out merged.safetensors",
 		Args:    cobra.NoArgs,
 	}
@@ -93,6 +94,23 @@ weight of the backbone can do the same.`,
 		return a.write(f.String())
 	})
 	return cmd
+}
+
+// unmergeable returns the names of the methods whose results cannot be merged.
+func unmergeable() (names []string) {
+	for _, row := range method.Catalogue() {
+		methods := row.Methods()
+		for _, m := range methods {
+			switch {
+			case rowOf(m).Merges():
+			case len(methods) == 1:
+				names = append(names, row.Name)
+			default:
+				names = append(names, string(m))
+			}
+		}
+	}
+	return names
 }
 
 // mergeProbes returns random images and, if they are given, images of a folder and some images of a

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/dataset"
@@ -14,13 +15,13 @@ import (
 
 // methodsHelp describes the methods, one line for each row of the catalogue.
 func methodsHelp() string {
-	text := "The methods; NAME is a structured module (" + comma(peft.Names()) + "), K a number:\n\n"
+	text := "The methods, where NAME is a structured module (" + or(peft.Names()) + ") and K is a number:\n\n"
 	for _, r := range method.Catalogue() {
 		text += fmt.Sprintf("  %-20s  %s\n", r.Name, r.Summary)
 	}
 	return text + `
-Each method has its published recipe. It sets --lr, --weight-decay and --drop-path unless
-you give them.`
+Each method is trained with its published recipe, which sets --lr, --weight-decay and
+--drop-path unless you give them.`
 }
 
 // lookup returns the row of a method. An unknown method is an option error.
@@ -62,7 +63,7 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 		return nil
 	}
 	if _, err := peft.Lookup(name); err != nil {
-		return &run.OptionError{Err: err}
+		return &run.OptionError{Option: "structured", Err: err}
 	}
 	if !cmd.Flags().Changed("method") {
 		*chosen = method.SPT(name)

@@ -23,8 +23,7 @@ and validates after every epoch. With --with-val it trains on the validation ima
 It tests nothing; 'spt eval' does. Delta, metrics and configuration are in a run folder. A
 stopped run goes on with --resume; its result is the same to the last bit.
 
-` + methodsHelp() + `
-The methods of SPT need a plan.`,
+` + methodsHelp() + ` The methods of SPT (spt-...) need a plan.`,
 		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
   spt train --model vit_tiny.safetensors --data clothing --method lora --rank 8
   spt train --resume runs/clothing-lora`,
@@ -32,39 +31,40 @@ The methods of SPT need a plan.`,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		var err error
-		if o.resume == "" {
-			if single.Method != "" {
-				row, err := lookup(single.Method)
-				if err != nil {
-					return err
-				}
-				if o.plan == "" {
-					if err := checkMethod(cmd, row); err != nil {
-						return err
-					}
-				}
-				if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
-					return err
-				}
-				single.Options = row.WithDefaults(single.Options)
+		if o.resume != "" {
+			if err := resumeRun(cmd, c, single, o.resume, &o.out); err != nil {
+				return err
 			}
+			row, err := lookup(single.Method)
+			if err != nil {
+				return err
+			}
+			if row.Scores {
+				o.plan = filepath.Join(o.resume, run.PlanFile)
+			}
+		}
+		p, err := loadPlan(o.plan, single)
+		if err != nil {
+			return err
+		}
+		if o.resume == "" {
+			row, err := lookup(single.Method)
+			if err != nil {
+				return err
+			}
+			if err := checkMethod(cmd, row); err != nil {
+				return err
+			}
+			if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
+				return err
+			}
+			single.Options = row.WithDefaults(single.Options)
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err
 			}
 			if err := takeRecipe(cmd, &c.Data); err != nil {
 				return err
 			}
-		} else if err = resumeRun(cmd, c, single, o.resume, &o.out); err != nil {
-			return err
-		} else if row, err := lookup(single.Method); err != nil {
-			return err
-		} else if row.Scores {
-			o.plan = filepath.Join(o.resume, run.PlanFile)
-		}
-		p, err := loadPlan(o.plan, single)
-		if err != nil {
-			return err
 		}
 		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {

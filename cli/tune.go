@@ -20,11 +20,12 @@ func tuneCommand(a *app) *cobra.Command {
 	c := &o.config
 	cmd := &cobra.Command{
 		Use: "tune --model FILE --data DIR [flags]", Short: "Tune a backbone for a data set: all stages",
-		Long: `Tunes a backbone for a data set. The command scores the weights of the backbone on
-training images, plans what to tune under each budget, and trains and validates each
-plan. It trains the best plan once more, on the training and validation images
-together, and tests the result once. All files are in a run folder. A stopped run goes
-on with --resume; its result is the same to the last bit.
+		Long: `Tunes a backbone for a data set. With a method of SPT (spt-...), the command scores the
+weights of the backbone on training images and plans under each budget what to tune. Other
+methods need no scores and no plan. It trains and validates a candidate for each budget,
+trains the best one once more, on the training and validation images together, and tests
+it once. All files are in a run folder. A stopped run goes on with --resume; its result is
+the same to the last bit.
 
 ` + methodsHelp(),
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
@@ -44,6 +45,9 @@ on with --resume; its result is the same to the last bit.
 			}
 			if err := checkMethod(cmd, row); err != nil {
 				return err
+			}
+			if o.explain && !row.Scores {
+				return refuse("method %s makes no plan that --explain could print; leave it out", row.Method)
 			}
 			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -147,8 +148,11 @@ func (b *budgetValue) Type() string   { return "parameters" }
 func (b *budgetValue) String() string { return plan.Budget(*b).String() }
 func (b *budgetValue) Set(text string) error {
 	budget, err := plan.ParseBudget(text)
+	if err != nil {
+		return errors.Unwrap(err) // flagError names the flag and its value
+	}
 	*b = budgetValue(budget)
-	return err
+	return nil
 }
 
 // budgetsValue is a list of budgets: divided by commas, given by several flags, or both.
@@ -159,7 +163,9 @@ func (b *budgetsValue) String() string { return strings.ReplaceAll(plan.BudgetNa
 func (b *budgetsValue) Set(text string) error {
 	for part := range strings.SplitSeq(text, ",") {
 		var one budgetValue
-		if err := one.Set(part); err != nil {
+		if err := one.Set(part); err != nil && part != text {
+			return fmt.Errorf("%q: %w", part, err)
+		} else if err != nil {
 			return err
 		}
 		*b = append(*b, plan.Budget(one))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // Transform defines how an image becomes Size × Size pixels.
@@ -37,17 +39,17 @@ const maxSide = 4096
 func (t Transform) Validate() error {
 	switch {
 	case t.Size < 1:
-		return fmt.Errorf("image transform: size %d is not positive", t.Size)
+		return option.Errorf("image-size", "image transform: size %d is not positive", t.Size)
 	case t.Size > maxSide:
-		return fmt.Errorf("image transform: size %d is above the limit of %d", t.Size, maxSide)
+		return option.Errorf("image-size", "image transform: size %d is above the limit of %d", t.Size, maxSide)
 	case t.Resize != "" && t.Resize != "direct" && !t.crops():
-		return fmt.Errorf("image transform: resize %q is not one of direct, crop, direct-crop", t.Resize)
+		return option.Errorf("resize", "image transform: resize %q is not one of direct, crop, direct-crop", t.Resize)
 	case !t.crops() && (t.RandomCrop || t.ResizeTo != 0):
-		return fmt.Errorf("image transform: a random crop and ResizeTo need resize %q or %q", "crop", "direct-crop")
+		return option.Errorf("resize", "image transform: a random crop and ResizeTo need resize %q or %q", "crop", "direct-crop")
 	case t.ResizeTo > 2*maxSide:
-		return fmt.Errorf("image transform: ResizeTo %d is above the limit of %d", t.ResizeTo, 2*maxSide)
+		return option.Errorf("resize-to", "image transform: ResizeTo %d is above the limit of %d", t.ResizeTo, 2*maxSide)
 	case t.crops() && t.resizeTo() < t.Size:
-		return fmt.Errorf("image transform: shorter side %d is below the crop of %d: images would not cover it", t.resizeTo(), t.Size)
+		return option.Errorf("resize-to", "image transform: shorter side %d is below the crop of %d: images would not cover it", t.resizeTo(), t.Size)
 	}
 	return nil
 }

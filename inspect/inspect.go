@@ -1,5 +1,8 @@
-// Package inspect says what a file or folder of this program is, and what is in it: a checkpoint, a
-// training state, scores, a plan, a published selection, a delta, a run or a file of one.
+// Package inspect says what a file or a folder of this program is, and what it holds.
+//
+// [Open] recognises a checkpoint, a training state, scores, a plan, a published selection, a delta, a
+// run or a file of a run by its content. It returns an [Inspection], whose field Kind says which of
+// the other fields describes the file.
 package inspect
 
 import (

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/train"
@@ -53,7 +54,7 @@ func Of(p *plan.Plan) Method {
 func Methods() []Method {
 	var out []Method
 	for _, r := range rows {
-		out = append(out, r.methods()...)
+		out = append(out, r.Methods()...)
 	}
 	return out
 }
@@ -94,7 +95,7 @@ func Lookup(m Method) (Row, error) {
 		case r.isFamily(numberVariable):
 			n, err := strconv.Atoi(name)
 			if err != nil || n < r.least || strconv.Itoa(n) != name {
-				return Row{}, fmt.Errorf("method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.methods()[0])
+				return Row{}, option.Errorf("method", "method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.Methods()[0])
 			}
 			r.number = n
 		}
@@ -104,7 +105,7 @@ func Lookup(m Method) (Row, error) {
 	for _, k := range Methods() {
 		known = append(known, string(k))
 	}
-	return Row{}, fmt.Errorf("method %q is unknown; known: %s; and partial-K and mlp-K for other numbers", m, strings.Join(known, ", "))
+	return Row{}, option.Errorf("method", "method %q is unknown; known: %s; and partial-K and mlp-K for other numbers", m, strings.Join(known, ", "))
 }
 
 func moduleExists(name string) error {
@@ -159,9 +160,9 @@ type Row struct {
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
 }
 
-// methods returns the methods of the row: of a family with a module one for every registered
+// Methods returns the methods of the row: of a family with a module one for every registered
 // module, of a family with a number one.
-func (r Row) methods() []Method {
+func (r Row) Methods() []Method {
 	switch {
 	case r.Method != "":
 		return []Method{r.Method}
@@ -201,20 +202,20 @@ func (r Row) Takes(option string) bool {
 
 // Check reports options that the method does not read, or that contradict each other.
 func (r Row) Check(o Options) error {
-	for _, option := range []struct {
+	for _, set := range []struct {
 		name  string
 		given bool
 	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}} {
-		if !option.given || r.Takes(option.name) {
+		if !set.given || r.Takes(set.name) {
 			continue
 		}
 		var takers []string
 		for _, other := range rows {
-			if other.Takes(option.name) {
+			if other.Takes(set.name) {
 				takers = append(takers, other.Name)
 			}
 		}
-		return fmt.Errorf("method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, option.name, strings.Join(takers, ", "))
+		return option.Errorf(set.name, "method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, set.name, strings.Join(takers, ", "))
 	}
 	if o.Rank != 0 && !o.Budget.IsZero() && !r.Scores {
 		return fmt.Errorf("rank %d and budget %s both set the size of the modules of method %s; give one of them", o.Rank, o.Budget, r.Method)
@@ -289,7 +290,7 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 		rank = min(plan.DefaultRank, c.MaxRank())
 	}
 	if rank < 1 || rank > c.MaxRank() {
-		return peft.Selection{}, fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", rank, c.MaxRank())
+		return peft.Selection{}, option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", rank, c.MaxRank())
 	}
 	return peft.Uniform(c, r.Module, rank), nil
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
 )
 
@@ -65,7 +66,7 @@ func rankFor(c backbone.Config, module string, budget int) (rank, cost int, err 
 		rank++
 	}
 	if rank == 0 {
-		return 0, 0, fmt.Errorf("%s on every matrix needs %d parameters at rank 1, more than the budget of %d; raise the budget", module, total(1), budget)
+		return 0, 0, option.Errorf("budget", "%s on every matrix needs %d parameters at rank 1, more than the budget of %d; raise the budget", module, total(1), budget)
 	}
 	return rank, total(rank), nil
 }

@@ -78,7 +78,8 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 				given.Frozen[name] = in[i]
 			}
 		}
-		logits := m.Config.Logits(tuning.Layers(given), m.Images(in[len(in)-2]))
+		layers := tuning.Layers(given)
+		logits := m.Config.Classify(layers, m.Features(layers, in[len(in)-2]))
 		return append([]*Node{logits}, Gradient(objective.SingleLabel.Loss(logits, in[len(in)-1]), in[:n]...)...)
 	})
 	if err != nil {

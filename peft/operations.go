@@ -29,15 +29,15 @@ func operationsOf(c backbone.Config) (*operations, error) {
 	err := buildScratch(func(g *Graph) {
 		// Tensors of one shape share one parameter: a graph with thousands of parameters takes long
 		// to build.
-		w, byShape := backbone.Weights{}, map[string]*Node{}
+		tensors, byShape := map[string]*Node{}, map[string]*Node{}
 		for _, p := range c.Params() {
 			shape := fmt.Sprint(p.Shape)
 			if byShape[shape] == nil {
 				byShape[shape] = Parameter(g, shape, float32Shape(p.Shape))
 			}
-			w[p.Name] = byShape[shape]
+			tensors[p.Name] = byShape[shape]
 		}
-		c.Features(&recorder{w, o}, Parameter(g, "images", float32Shape([]int{1, c.ImageSize, c.ImageSize, 3})))
+		c.Features(&recorder{backbone.Untuned(tensors), o}, Parameter(g, "images", float32Shape([]int{1, c.ImageSize, c.ImageSize, 3})))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("looking at the backbone's operations: %w", err)
@@ -47,12 +47,12 @@ func operationsOf(c backbone.Config) (*operations, error) {
 
 // recorder is the frozen backbone. It records the operations.
 type recorder struct {
-	backbone.Weights
+	backbone.Layers
 	*operations
 }
 
 func (r *recorder) Linear(name string, x *Node) *Node {
-	return r.Output(name, r.Weights.Linear(name, x))
+	return r.Output(name, r.Layers.Linear(name, x))
 }
 
 func (r *recorder) Output(name string, y *Node) *Node {

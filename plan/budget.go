@@ -6,6 +6,8 @@ import (
 	"math/big"
 	"regexp"
 	"strings"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // Budget is the number of parameters that tuning may take, the head excluded: a fixed number, or a
@@ -80,7 +82,7 @@ func (b *Budget) UnmarshalText(text []byte) (err error) {
 // parameter.
 func (b Budget) Parameters(size int) (int, error) {
 	fail := func(format string, args ...any) (int, error) {
-		return 0, fmt.Errorf("budget %q: %s", b.text, fmt.Sprintf(format, args...))
+		return 0, option.Errorf("budget", "budget %q: %s", b.text, fmt.Sprintf(format, args...))
 	}
 	value, share, err := b.value()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -81,13 +82,13 @@ func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) 
 		return err
 	}
 	if side, _ := sidesOf(tensors); o.Only != Unstructured && o.Rank > side {
-		return fmt.Errorf("rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, side)
+		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, side)
 	}
 	if o.Compat == "" {
 		return checkBudget(budget, classToken)
 	}
 	if targets := ReleaseBudgets(); !slices.Contains(targets, budget) {
-		return fmt.Errorf("a budget of %d parameters: compat mode %q makes plans for %v; give one of these, or leave compat mode", budget, o.Compat, targets)
+		return option.Errorf("budget", "a budget of %d parameters: compat mode %q makes plans for %v; give one of these, or leave compat mode", budget, o.Compat, targets)
 	}
 	return nil
 }
@@ -98,13 +99,13 @@ func (o Options) check() error {
 	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
 		return fmt.Errorf("only %q is no kind of plan; set it to %q, %q or nothing", o.Only, Unstructured, Structured)
 	case o.Compat != "" && o.Compat != CompatRelease:
-		return fmt.Errorf("compat mode %q is unknown; known: %s", o.Compat, CompatRelease)
+		return option.Errorf("compat", "compat mode %q is unknown; known: %s", o.Compat, CompatRelease)
 	case o.Only != "" && o.Compat != "":
-		return fmt.Errorf("compat mode %q makes no plans of %s tuning only; leave one of them out", o.Compat, o.Only)
+		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave one of them out", o.Compat, o.Only)
 	case o.Only != Unstructured && o.Module == "":
 		return fmt.Errorf("no structured module is named; name one, for example %q", "lora")
 	case o.Rank < 0:
-		return fmt.Errorf("rank is %d, expected 1 or more", o.Rank)
+		return option.Errorf("rank", "rank is %d, expected 1 or more", o.Rank)
 	case !positive(o.Alpha) || !positive(o.Beta):
 		return fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", o.Alpha, o.Beta)
 	}
@@ -115,9 +116,9 @@ func (o Options) check() error {
 func checkBudget(budget, classToken int) error {
 	switch {
 	case budget < 1:
-		return fmt.Errorf("the budget is %d parameters, expected a positive number", budget)
+		return option.Errorf("budget", "the budget is %d parameters, expected a positive number", budget)
 	case budget < classToken:
-		return fmt.Errorf("the budget of %d parameters is below the least possible, %d, which the class token takes; raise the budget", budget, classToken)
+		return option.Errorf("budget", "the budget of %d parameters is below the least possible, %d, which the class token takes; raise the budget", budget, classToken)
 	}
 	return nil
 }

@@ -11,7 +11,8 @@
 //
 // The cost of a plan is the sum of these parts and the class token; the head never counts.
 //
-// For comparison, a plan can keep to one half of that: see [Unstructured] and [Structured].
+// For comparison, a plan can do without modules or without single entries: see [Unstructured] and
+// [Structured].
 //
 // [ParseBudget] parses a budget as people write it. [New] makes a plan from the scores of package
 // sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a

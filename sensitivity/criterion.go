@@ -1,13 +1,13 @@
 package sensitivity
 
 import (
-	"fmt"
 	"math"
 	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/seeded"
 )
 
@@ -50,7 +50,7 @@ func (c Criterion) Validate() error {
 		}
 		names = append(names, string(known))
 	}
-	return fmt.Errorf("criterion %q is unknown; known: %s", c, strings.Join(names, ", "))
+	return option.Errorf("criterion", "criterion %q is unknown; known: %s", c, strings.Join(names, ", "))
 }
 
 // score returns what one batch adds to the scores of the weights w with gradients g.

@@ -2,7 +2,8 @@ package sensitivity
 
 import (
 	"cmp"
-	"fmt"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // Options configures stage 1. Zero fields take the values of the paper.
@@ -30,8 +31,11 @@ func (o Options) WithDefaults() Options {
 // Validate reports an option that is out of range. Zero fields stand for their defaults.
 func (o Options) Validate() error {
 	o = o.WithDefaults()
-	if o.Batches < 1 || o.BatchSize < 1 {
-		return fmt.Errorf("scoring %d batches of %d images: expected positive numbers", o.Batches, o.BatchSize)
+	switch {
+	case o.Batches < 1:
+		return option.Errorf("score-batches", "scoring %d batches of %d images: expected at least 1 batch", o.Batches, o.BatchSize)
+	case o.BatchSize < 1:
+		return option.Errorf("score-batch-size", "scoring %d batches of %d images: expected at least 1 image in a batch", o.Batches, o.BatchSize)
 	}
 	return o.Criterion.Validate()
 }

@@ -157,11 +157,12 @@ func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
 
 // loss returns the mean loss of images, and the weights that are scored.
 func (s *Scorer) loss(weights []*Node, images, targets *Node) (loss *Node, scored []*Node) {
-	byName := backbone.Weights{}
+	byName := map[string]*Node{}
 	for i, name := range s.order {
 		byName[name] = weights[i]
 	}
-	logits := s.objective.Logits(s.model.Config, byName, s.objective.Features(s.model, byName, images))
+	layers := backbone.Untuned(byName)
+	logits := s.objective.Logits(s.model.Config, layers, s.objective.Features(s.model, layers, images))
 	return s.objective.Loss(logits, targets), s.scored(weights)
 }
 

@@ -1,8 +1,9 @@
 package train
 
 import (
-	"fmt"
 	"math"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // Options is the recipe of a training. [VTAB] returns the paper's. No field has a default of its
@@ -57,22 +58,34 @@ func (o Options) WithEpochs(n int) Options {
 func (o Options) Validate() error {
 	switch {
 	case o.Epochs < 1:
-		return fmt.Errorf("epochs: %d, expected at least 1", o.Epochs)
+		return option.Errorf("epochs", "epochs %d: expected at least 1", o.Epochs)
 	case o.BatchSize < 1:
-		return fmt.Errorf("batch size: %d, expected at least 1", o.BatchSize)
+		return option.Errorf("batch-size", "batch size %d: expected at least 1", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:
-		return fmt.Errorf("learning rate: %g, expected above 0 and at most 10, such as 0.001", o.LR)
+		return option.Errorf("learning-rate", "learning rate %g: expected above 0 and at most 10, such as 0.001", o.LR)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
-		return fmt.Errorf("warm-up epochs: %g, expected 0 to the %d epochs of the run; WithEpochs scales the warm-up with the epochs", o.WarmupEpochs, o.Epochs)
+		return option.Errorf("warmup-epochs", "warm-up epochs %g: expected 0 to the %d epochs of the run; WithEpochs scales the warm-up with the epochs", o.WarmupEpochs, o.Epochs)
 	}
-	for name, v := range map[string]float64{"weight decay": o.WeightDecay, "warm-up learning rate": o.WarmupLR, "minimum learning rate": o.MinLR} {
-		if !(v >= 0) || math.IsInf(v, 1) {
-			return fmt.Errorf("%s: %g, expected a finite number that is not negative", name, v)
+	type rate struct {
+		option, name string
+		value        float64
+	}
+	for _, r := range []rate{
+		{"weight-decay", "weight decay", o.WeightDecay},
+		{"warmup-learning-rate", "warm-up learning rate", o.WarmupLR},
+		{"min-learning-rate", "minimum learning rate", o.MinLR},
+	} {
+		if !(r.value >= 0) || math.IsInf(r.value, 1) {
+			return option.Errorf(r.option, "%s %g: expected a finite number that is not negative", r.name, r.value)
 		}
 	}
-	for name, v := range map[string]float64{"drop-path": o.DropPath, "dropout": o.Dropout, "module drop-path": o.ModuleDropPath} {
-		if !(v >= 0 && v < 1) {
-			return fmt.Errorf("%s rate: %g, expected at least 0 and below 1", name, v)
+	for _, r := range []rate{
+		{"drop-path", "drop-path rate", o.DropPath},
+		{"dropout", "dropout rate", o.Dropout},
+		{"module-drop-path", "module drop-path rate", o.ModuleDropPath},
+	} {
+		if !(r.value >= 0 && r.value < 1) {
+			return option.Errorf(r.option, "%s %g: expected at least 0 and below 1", r.name, r.value)
 		}
 	}
 	return nil

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Tunes one backbone for several data sets with several methods, each trained on
-# training and validation images and tested once, and prints test accuracies in
-# percent: a line for each run, then a table of means over seeds, with their
-# standard deviations. Runs that are there already are not repeated, so a stopped
-# sweep goes on where it was.
+# Tunes one backbone for several data sets with several methods. Each run trains on training and
+# validation images and tests once. The script prints test accuracies in percent: a line for each run,
+# then a table of means over seeds, with their standard deviations. Finished runs are not repeated and
+# interrupted runs continue, so a stopped sweep continues where it was.
 #
 # usage: six_sets.sh MODEL DATA OUT
 #   MODEL  the backbone, a safetensors file
-#   DATA   the folder with the data sets
-#   OUT    where the run folders go
+#   DATA   the folder of the data sets
+#   OUT    the folder for the run folders
 # environment: SPT (spt), SETS, METHODS, BUDGETS (0.2M), EPOCHS (4), BATCH (16), SEEDS (0),
-#   DEVICE (auto), PRECISIONS (the device's own), VALIDATE (no: with several budgets,
-#   which are divided by commas, yes chooses one on validation images), JOBS (1: how
-#   many runs at once, for a GPU that one run does not fill), FLAGS (more of spt tune's, such
-#   as --image-size 96; give each set of them an OUT of its own)
+#   DEVICE (auto), PRECISIONS (the device's default), VALIDATE (no; yes chooses between several
+#   budgets, divided by commas, on validation images), JOBS (1: the number of runs at the same time,
+#   for a GPU that one run does not fill), FLAGS (further flags of spt tune, such as --image-size 96;
+#   give each set of flags a folder OUT of its own)
 set -euo pipefail
 export model=$1 data=$2 out=$3
 mkdir -p "$out"

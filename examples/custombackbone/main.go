@@ -21,25 +21,41 @@ import (
 
 const patch = 8 // side of a patch, px
 
-// patchMLP is the form of the backbone.
+// patchMLP holds the architecture's own fields of a configuration.
 type patchMLP struct {
 	Width int `json:"width"` // features of a patch
 	Depth int `json:"depth"` // number of blocks
 }
 
-func (f patchMLP) Validate(c backbone.Config) error {
-	if min(f.Width, f.Depth) < 1 || max(f.Width, f.Depth) > 1<<12 || c.ImageSize%patch != 0 {
-		return fmt.Errorf("%+v does not fit images of %d px", f, c.ImageSize)
-	}
-	return nil
+var architecture = backbone.Architecture[patchMLP]{
+	Name: "patchmlp", Head: "head",
+	Namings: []checkpoint.Naming{{Source: "patchmlp", Marks: []string{"blocks.#.fc.*"}, Rules: checkpoint.Keeps("patch.*", "blocks.#.fc.*", "norm.*", "head.*")}},
+	// The shapes of the tensors tell the configuration.
+	Configure: func(s *backbone.Source) (backbone.Config, error) {
+		kernel, err := s.Shape("patch.weight", 4)
+		if err != nil {
+			return backbone.Config{}, err
+		}
+		depth, err := s.Count("blocks")
+		return backbone.Config{ImageSize: 32, LayerNormEps: 1e-6, Form: patchMLP{Width: kernel[0], Depth: depth}}, err
+	},
+	Validate: func(f patchMLP, c backbone.Config) error {
+		if min(f.Width, f.Depth) < 1 || max(f.Width, f.Depth) > 1<<12 || c.ImageSize%patch != 0 {
+			return fmt.Errorf("%+v does not fit images of %d px", f, c.ImageSize)
+		}
+		return nil
+	},
+	Describe:    func(f patchMLP, _ backbone.Config) string { return fmt.Sprint("patch MLP ", f.Width) },
+	NumFeatures: func(f patchMLP) int { return f.Width },
+	Blocks:      func(f patchMLP) int { return f.Depth },
+	Tokens:      func(_ patchMLP, c backbone.Config) int { return c.ImageSize / patch * (c.ImageSize / patch) },
+	Params:      patchMLP.params, FeatureMap: patchMLP.featureMap,
+	Features: func(f patchMLP, c backbone.Config, l backbone.Layers, images *Node) *Node {
+		return ReduceMean(f.featureMap(c, l, images), 1, 2) // [B, D]
+	},
 }
-func (f patchMLP) Describe(backbone.Config) string { return fmt.Sprint("patch MLP ", f.Width) }
-func (f patchMLP) NumFeatures() int                { return f.Width }
-func (f patchMLP) Head() string                    { return "head" }
-func (f patchMLP) Blocks() int                     { return f.Depth }
-func (f patchMLP) Tokens(c backbone.Config) int    { return c.ImageSize / patch * (c.ImageSize / patch) }
 
-func (f patchMLP) Params(backbone.Config) []backbone.Param {
+func (f patchMLP) params(backbone.Config) []backbone.Param {
 	kernel := backbone.Param{Name: "patch.weight", Shape: []int{f.Width, 3, patch, patch}}
 	params := []backbone.Param{kernel, {Name: "patch.bias", Shape: []int{f.Width}}}
 	for i := range f.Depth {
@@ -48,11 +64,7 @@ func (f patchMLP) Params(backbone.Config) []backbone.Param {
 	return append(params, backbone.NormParams("norm", f.Width)...)
 }
 
-func (f patchMLP) Features(c backbone.Config, l backbone.Layers, images *Node) *Node {
-	return ReduceMean(f.FeatureMap(c, l, images), 1, 2) // [B, D]
-}
-
-func (f patchMLP) FeatureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
+func (f patchMLP) featureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
 	x := l.Output("patch", backbone.PatchEmbed(l, "patch", images, patch))
 	for i := range f.Depth {
 		name := fmt.Sprintf("blocks.%d.fc", i)
@@ -61,20 +73,10 @@ func (f patchMLP) FeatureMap(c backbone.Config, l backbone.Layers, images *Node)
 	return c.LayerNorm(l, "norm", x) // [B, H, W, D]
 }
 
-// configure reads the form from the shapes of the tensors.
-func configure(s *backbone.Source) (backbone.Config, error) {
-	kernel, err := s.Shape("patch.weight", 4)
-	if err != nil {
-		return backbone.Config{}, err
-	}
-	depth, err := s.Count("blocks")
-	return backbone.Config{ImageSize: 32, LayerNormEps: 1e-6, Form: patchMLP{Width: kernel[0], Depth: depth}}, err
-}
-
 // writeRandom writes a checkpoint with random weights and without a head.
 func writeRandom(path string) error {
 	var entries []checkpoint.Entry
-	for _, p := range (patchMLP{Width: 32, Depth: 3}).Params(backbone.Config{}) {
+	for _, p := range (patchMLP{Width: 32, Depth: 3}).params(backbone.Config{}) {
 		values := make([]float32, p.Size())
 		for i := range values {
 			values[i] = float32(rand.NormFloat64()) / 8
@@ -85,9 +87,7 @@ func writeRandom(path string) error {
 }
 
 func main() {
-	names := checkpoint.Keeps("patch.*", "blocks.#.fc.*", "norm.*", "head.*")
-	namings := []checkpoint.Naming{{Source: "patchmlp", Marks: []string{"blocks.#.fc.*"}, Rules: names}}
-	err := backbone.Register(backbone.Architecture{Name: "patchmlp", Form: patchMLP{}, Configure: configure, Namings: namings})
+	err := backbone.Register(architecture)
 	if err == nil && len(os.Args) == 3 && os.Args[1] == "new" {
 		err = writeRandom(os.Args[2])
 	} else if err == nil {

@@ -1,5 +1,5 @@
-// Package atomicfile replaces files as a whole: a reader sees the old content
-// or the new one, never a part, and so does whoever starts again after a crash.
+// Package atomicfile replaces files as a whole. A reader sees the old content or the new content,
+// never a part of it, also after a crash. [Write] writes from a function, [WriteBytes] from memory.
 package atomicfile
 
 import (

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -39,7 +40,7 @@ func (m Method) Validate() error {
 		return nil
 	}
 	if _, err := method.Lookup(method.Method(m)); err != nil {
-		return &run.OptionError{Err: fmt.Errorf("%w; bench also takes %s and %s", err, Forward, score)}
+		return &run.OptionError{Option: "method", Err: fmt.Errorf("%w; bench also takes %s and %s", err, Forward, score)}
 	}
 	return nil
 }
@@ -83,7 +84,7 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget
 	}
 	s, err := row.Select(c, method.Options{Budget: budget})
 	if err != nil {
-		return s, &run.OptionError{Err: err}
+		return s, &run.OptionError{Option: option.Of(err), Err: err}
 	}
 	return s, nil
 }

@@ -75,14 +75,14 @@ const mostClasses = 1 << 16
 // number of classes. An unknown name and a number out of range are a [run.OptionError].
 func Config(name string, classes int) (backbone.Config, error) {
 	if classes < 1 || classes > mostClasses {
-		return backbone.Config{}, &run.OptionError{Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
+		return backbone.Config{}, &run.OptionError{Option: "classes", Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
 	}
 	for _, s := range sizes {
 		if s.name == name {
 			return s.config(classes), nil
 		}
 	}
-	return backbone.Config{}, &run.OptionError{Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
+	return backbone.Config{}, &run.OptionError{Option: "model", Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
 }
 
 // generator returns the random numbers of one of the synthetic inputs.

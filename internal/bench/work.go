@@ -110,7 +110,8 @@ func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally
 			}
 		}
 		images := parameter("images", batch, c.ImageSize, c.ImageSize, 3)
-		use(t, in, c.Logits(tuning.Layers(in), images))
+		layers := tuning.Layers(in)
+		use(t, in, c.Classify(layers, c.Features(layers, images)))
 	})
 }
 

@@ -1,10 +1,9 @@
-// Package golden reads the reference numbers that tests compare with: npz
-// files and meta.json that a PyTorch implementation wrote, and real weights
-// and images. Only tests import it.
+// Package golden reads the reference numbers that tests compare with: npz files and meta.json, which
+// a PyTorch implementation wrote, and real weights and images. Only tests import it.
 //
-// The folder is named by SPT_GOLDEN; its default is "../shared/golden", and
-// a relative path is taken from the repository's root. "models" and "data" lie beside the golden folder. Tests skip,
-// saying so, where what they need is absent.
+// The variable SPT_GOLDEN names the folder. Its default is "../shared/golden". A relative path is
+// relative to the root of the repository. The folders "models" and "data" lie beside the golden
+// folder. A test skips, and says so, if a file that it needs is absent.
 package golden
 
 import (

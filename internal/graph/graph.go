@@ -28,8 +28,8 @@ func Everywhere(v, y *Node) *Node {
 	return ConvertDType(BroadcastToDims(ExpandLeftToRank(v, y.Rank()), y.Shape().Dimensions...), y.DType())
 }
 
-// WithGradientOf returns forward() with the gradient of carrier, which has the same shape. It has the
-// form of GoMLX's fused operations: the forward pass computes the first, the backward pass
+// WithGradientOf returns forward() with the gradient of carrier, which has the same shape. It has
+// the form of GoMLX's fused operations: the forward pass computes the first, the backward pass
 // differentiates the second, and no backend computes what only the second needs. Where fusion is
 // switched off, the second has the right value too.
 func WithGradientOf(forward func() *Node, carrier *Node) *Node {

@@ -1,6 +1,6 @@
-// Package sptsmall reads the golden folder spt_small: the reference release of
-// SPT run on a small ViT. Every size comes from its meta.json, so another folder
-// of the same form works unchanged. Only tests import it.
+// Package sptsmall reads the golden folder spt_small: the results of the reference release of SPT on
+// a small ViT. Every size comes from the folder's meta.json, so another folder of the same form works
+// too. Only tests import it.
 package sptsmall
 
 import (
