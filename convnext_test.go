@@ -126,7 +126,7 @@ func fits(t *testing.T, c backbone.Config, m method.Method) bool {
 // mergeable reports whether what a delta tunes can be folded into the weights.
 func mergeable(t *testing.T, d *delta.Delta) bool {
 	t.Helper()
-	tuning, err := d.Tuning()
+	tuning, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		t.Fatal(err)
 	}

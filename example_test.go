@@ -152,7 +152,7 @@ func ExampleClassifier() {
 	}
 	recipe := train.VTAB().WithEpochs(20)
 	recipe.LR = 0.01
-	trained, err := task.Train(ctx, peft.Linear(), spt.TrainOptions{Options: recipe})
+	trained, err := task.Train(ctx, peft.Selection{}, spt.TrainOptions{Options: recipe})
 	if err != nil {
 		log.Fatal(err)
 	}

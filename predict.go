@@ -29,14 +29,14 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 		if err := d.Check(m); err != nil {
 			return nil, &run.InputError{Err: err}
 		}
-		tuning, err := d.Tuning()
+		tuning, err := peft.New(d.Config, d.Selection)
 		if err != nil {
 			return nil, err
 		}
 		o, err := objective.Get(d.Objective)
 		return &Trained{Objective: o, Tuning: tuning, Tuned: d.Tuned}, err
 	}
-	tuning, err := peft.New(m.Config, peft.Linear())
+	tuning, err := peft.New(m.Config, peft.Selection{})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 		if !t.data.Mixed {
 			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 		}
-		head, err := peft.New(t.model.Config, peft.Linear())
+		head, err := peft.New(t.model.Config, peft.Selection{})
 		if err != nil {
 			return nil, err
 		}
@@ -186,14 +186,10 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, sampl
 
 // Delta packs what was tuned for keeping. p is the plan, nil for baselines.
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
-	d := &delta.Delta{
-		Method: string(m), Objective: t.objective.Name(), Classes: t.data.Classes, Config: t.model.Config, Preprocessing: t.model.Preprocessing,
-		Transform: delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo},
-		Selection: tuned.Tuning.Selection, Backbone: delta.BackboneOf(t.model), Tuned: tuned.Tuned, Metrics: metrics,
-	}
-	if p != nil {
-		d.Plan = delta.Summarize(p)
-	}
+	d := delta.New(t.model, p)
+	d.Method, d.Objective, d.Classes, d.Metrics = string(m), t.objective.Name(), t.data.Classes, metrics
+	d.Transform = delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo}
+	d.Selection, d.Tuned = tuned.Tuning.Selection, tuned.Tuned
 	return d
 }
 

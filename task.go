@@ -14,7 +14,11 @@ package spt
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -112,7 +116,7 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 			return nil, err
 		}
 	}
-	t.model = t.config.Compute.Model(m)
+	t.model = m.In(t.config.Compute.Precision, t.config.Compute.CheckpointActivations)
 	t.cache = dataset.NewCache(images.CacheBytes)
 	t.config.Objective = t.objective.Name()
 	return t, nil
@@ -191,12 +195,30 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 			chosen = c.Train.Method
 		}
 		var err error
-		if dir, err = run.NewDir(t.data.Name + "-" + string(chosen)); err != nil {
+		if dir, err = newDir(t.data.Name + "-" + string(chosen)); err != nil {
 			return "", err
 		}
 	}
 	_, err := run.Create(dir, c)
 	return dir, err
+}
+
+// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
+// that exists.
+func newDir(name string) (string, error) {
+	if err := os.MkdirAll(run.DefaultRoot, 0o777); err != nil {
+		return "", fmt.Errorf("making a run folder: %w", err)
+	}
+	for n := 1; ; n++ {
+		dir := filepath.Join(run.DefaultRoot, name)
+		if n > 1 {
+			dir = fmt.Sprintf("%s-%d", dir, n)
+		}
+		err := os.Mkdir(dir, 0o777)
+		if err == nil || !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
 }
 
 // Model returns the backbone in the precision of the task.

@@ -25,7 +25,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if err != nil {
 		return nil, err
 	}
-	if result, err := folder.Result(); result != nil || err != nil {
+	if result, err := run.LoadResult[run.Result](folder); result != nil || err != nil {
 		return result, err
 	}
 	r := &runner{Task: t, o: run.TuneOptions{Method: o.Method, Train: o.Train}, folder: folder, report: report}
@@ -61,7 +61,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if err := t.Delta(o.Method, trained, p, metrics).Save(dir); err != nil {
 		return nil, err
 	}
-	return result, folder.SaveResult(result)
+	return result, run.SaveResult(folder, result)
 }
 
 // CheckTrainRun reports what is wrong with the options and the plan of a [Task.TrainRun], before

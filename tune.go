@@ -45,7 +45,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	if len(o.Budgets) == 0 {
 		o.Budgets = []plan.Budget{{}} // one candidate, which needs none
 	}
-	result, err := folder.Result()
+	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +263,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.final(ctx, scores, chosen, result); err != nil {
 		return nil, err
 	}
-	return result, r.folder.SaveResult(result)
+	return result, run.SaveResult(r.folder, result)
 }
 
 // result returns what is known of the result of a run before it is trained.
@@ -365,7 +365,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
 		return nil, fmt.Errorf("making the folder of a candidate: %w", err)
 	}
-	if c, err := folder.CandidateResult(); c != nil || err != nil {
+	if c, err := run.LoadResult[run.Candidate](folder); c != nil || err != nil {
 		return c, err
 	}
 	s, err := r.selection(ctx, scores, budget, folder)
@@ -382,7 +382,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
 	c := &run.Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
-	return c, folder.SaveCandidate(c)
+	return c, run.SaveResult(folder, c)
 }
 
 // final trains the chosen candidate on all that may be trained on, keeps the

@@ -147,12 +147,12 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 			return nil, none, err
 		}
 	}
-	var wanted []checkpoint.Wanted
+	var wanted []checkpoint.TensorInfo
 	for _, p := range c.Params() {
 		if p.Role == Head && o.NumClasses > 0 {
 			continue // a new head is drawn, so the checkpoint's is reported as unused
 		}
-		wanted = append(wanted, checkpoint.Wanted{Name: p.Name, Shape: p.Shape})
+		wanted = append(wanted, checkpoint.TensorInfo{Name: p.Name, Shape: p.Shape})
 	}
 	report := checkpoint.Match(sd, wanted)
 	report.Unused = append(report.Unused, naming.Unused...)

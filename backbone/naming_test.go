@@ -227,7 +227,7 @@ func TestCanonicalUnused(t *testing.T) {
 		t.Errorf("%d tensors of the momentum encoder are unused", momentum)
 	}
 	sd, naming := canonical(t, fixtures.Backbone(t, "vit-cls-hf4bare"))
-	report := checkpoint.Match(sd, []checkpoint.Wanted{{Name: "norm.weight", Shape: []int{12}}})
+	report := checkpoint.Match(sd, []checkpoint.TensorInfo{{Name: "norm.weight", Shape: []int{12}}})
 	if len(report.Matched) != 1 || !slices.Contains(naming.Unused, "pooler.dense.bias") || !slices.Contains(report.Unused, "norm.bias") {
 		t.Errorf("report %+v, unused %q", report, naming.Unused)
 	}

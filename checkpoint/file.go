@@ -156,17 +156,6 @@ func (f *File) Tensors() []TensorInfo {
 	return list
 }
 
-// Info describes the tensor called name; false if the file has none.
-func (f *File) Info(name string) (TensorInfo, bool) {
-	i, ok := f.byName[name]
-	if !ok {
-		return TensorInfo{}, false
-	}
-	info := f.tensors[i].TensorInfo
-	info.Shape = slices.Clone(info.Shape)
-	return info, true
-}
-
 // Metadata returns a copy of the text pairs of a safetensors file or of the index of a sharded
 // checkpoint; nil if there are none, and for the other formats.
 func (f *File) Metadata() map[string]string { return maps.Clone(f.metadata) }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sptune/spt/internal/pickle"
 )
 
 // holdToPromises reads everything in a file that opened, and holds the error of one that did not,
@@ -93,11 +95,11 @@ func FuzzUnpickle(f *testing.F) {
 	}, "values.pth", "training.pth.tar", "whole_module.pth")
 	f.Add(p2(one(tensor("0", 2, 0, dims(2), dims(1), ""))))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var v Value
+		var v pickle.Value
 		var err error
 		if n, most := allocated(func() {
 			u := newUnpickler(bytes.NewReader(b), 0, int64(len(b)), "fuzz")
-			u.persistent = func(id []Value) (Value, error) {
+			u.persistent = func(id []pickle.Value) (pickle.Value, error) {
 				return storageOf(id, func(string, int64, int64) func() (blob, error) { return inMemory(b) })
 			}
 			v, err = u.load()
@@ -111,7 +113,7 @@ func FuzzUnpickle(f *testing.F) {
 			return
 		}
 		_ = describe(v)
-		if d, ok := v.(*Dict); ok {
+		if d, ok := v.(*pickle.Dict); ok {
 			_ = keysOf(d)
 		}
 		walk(t, v, 0, new(1000))
@@ -119,19 +121,19 @@ func FuzzUnpickle(f *testing.F) {
 }
 
 // walk goes over some of the values.
-func walk(t *testing.T, v Value, depth int, left *int) {
+func walk(t *testing.T, v pickle.Value, depth int, left *int) {
 	if *left--; *left < 0 {
 		return
 	}
-	if depth > maxHeight+1 {
+	if depth > pickle.MaxHeight+1 {
 		t.Fatal("too deep")
 	}
 	switch v := v.(type) {
-	case *List:
+	case *pickle.List:
 		for _, x := range v.Items {
 			walk(t, x, depth+1, left)
 		}
-	case *Dict:
+	case *pickle.Dict:
 		for k, x := range v.All() {
 			walk(t, k, depth+1, left)
 			walk(t, x, depth+1, left)
@@ -141,8 +143,8 @@ func walk(t *testing.T, v Value, depth int, left *int) {
 				}
 			}
 		}
-	case *StoredTensor:
-		if n, _ := byteSize(v.DType(), v.Shape()); n > 1<<20 {
+	case *storedTensor:
+		if n, _ := byteSize(v.dtype, v.Shape()); n > 1<<20 {
 			return
 		}
 		_, _ = v.Float32()

@@ -21,9 +21,9 @@ const metadataKey = "__metadata__"
 
 // TensorInfo describes one tensor of a checkpoint.
 type TensorInfo struct {
-	Name  string
-	DType DType
-	Shape []int
+	Name  string `json:"name"`
+	DType DType  `json:"dtype"`
+	Shape []int  `json:"shape"` // empty for a scalar
 }
 
 // Bytes returns the number of bytes that the tensor's values take.

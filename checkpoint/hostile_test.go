@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sptune/spt/internal/pickle"
 )
 
 // member is a file for zipOf.
@@ -187,12 +189,12 @@ func TestHostileStrides(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, _ := v.(*Dict).Get("w")
-	for _, read := range []func(*StoredTensor) error{
-		func(x *StoredTensor) error { _, err := x.Float32(); return err },
-		func(x *StoredTensor) error { _, err := x.Int64(); return err },
+	w, _ := v.(*pickle.Dict).Get("w")
+	for _, read := range []func(*storedTensor) error{
+		func(x *storedTensor) error { _, err := x.Float32(); return err },
+		func(x *storedTensor) error { _, err := x.Int64(); return err },
 	} {
-		if err := read(w.(*StoredTensor)); err == nil || !strings.Contains(err.Error(), "more than four times its storage's 16") {
+		if err := read(w.(*storedTensor)); err == nil || !strings.Contains(err.Error(), "more than four times its storage's 16") {
 			t.Errorf("a terabyte of 16 bytes: %v", err)
 		}
 	}

@@ -7,12 +7,6 @@ import (
 	"strings"
 )
 
-// Wanted is a tensor that a model needs, under its canonical name.
-type Wanted struct {
-	Name  string
-	Shape []int
-}
-
 // ShapeMismatch is a wanted tensor that the checkpoint has in another shape.
 type ShapeMismatch struct {
 	Name string `json:"name"`
@@ -29,9 +23,9 @@ type Report struct {
 	Unused     []string        `json:"unused"`      // in the checkpoint, and not needed
 }
 
-// Match compares the tensors of sd with those that a model needs. Names and shapes must agree
-// exactly.
-func Match(sd StateDict, wanted []Wanted) Report {
+// Match compares the tensors of sd with those that a model needs: their canonical names and shapes,
+// which must agree exactly. Element types are not compared.
+func Match(sd StateDict, wanted []TensorInfo) Report {
 	r := Report{Matched: []string{}, Missing: []string{}, WrongShape: []ShapeMismatch{}}
 	unused := maps.Clone(sd)
 	for _, w := range wanted {

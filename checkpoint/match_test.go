@@ -19,13 +19,13 @@ func TestMatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Match(sd, []Wanted{
-		{"pos_embed", []int{1, 17, 4}},
-		{"blocks.0.attn.q.bias", []int{2}},
-		{"blocks.0.attn.k.bias", []int{2}},
-		{"blocks.0.attn.v.bias", []int{2}},
-		{"norm.weight", []int{4}},
-		{"norm.bias", []int{4}},
+	r := Match(sd, []TensorInfo{
+		{Name: "pos_embed", Shape: []int{1, 17, 4}},
+		{Name: "blocks.0.attn.q.bias", Shape: []int{2}},
+		{Name: "blocks.0.attn.k.bias", Shape: []int{2}},
+		{Name: "blocks.0.attn.v.bias", Shape: []int{2}},
+		{Name: "norm.weight", Shape: []int{4}},
+		{Name: "norm.bias", Shape: []int{4}},
 	})
 	r.Unused = append(r.Unused, translation.Unused...)
 	got, err := json.Marshal(r)
@@ -53,16 +53,16 @@ func TestReportErr(t *testing.T) {
 	if got, err := json.Marshal(Match(nil, nil)); err != nil || strings.Contains(string(got), "null") {
 		t.Errorf("an empty report is %s, %v, want lists", got, err)
 	}
-	var wanted []Wanted
+	var wanted []TensorInfo
 	for i := range 6 {
-		wanted = append(wanted, Wanted{Name: fmt.Sprint("t", i)})
+		wanted = append(wanted, TensorInfo{Name: fmt.Sprint("t", i)})
 	}
 	err := Match(nil, wanted).Err("x")
 	if err == nil || !strings.Contains(err.Error(), `6 missing ("t0", "t1", "t2", "t3", "t4" and 1 more)`) {
 		t.Errorf("got %v", err)
 	}
 	// A scalar and an empty shape are the same shape, whichever way it is spelled.
-	if r := Match(StateDict{"s": {Shape: []int{}, Data: []float32{1}}}, []Wanted{{"s", nil}}); len(r.Matched) != 1 {
+	if r := Match(StateDict{"s": {Shape: []int{}, Data: []float32{1}}}, []TensorInfo{{Name: "s"}}); len(r.Matched) != 1 {
 		t.Errorf("got %v", r)
 	}
 }

@@ -42,14 +42,14 @@ func Open(path string) (*File, error) {
 
 // open reads a file, and the shards if it is an index.
 func open(r io.ReaderAt, size int64, path string) (*File, error) {
-	kind, err := recognise(r, size, path)
+	k, err := recognise(r, size, path)
 	if err != nil {
 		return nil, err
 	}
-	if kind == JSON {
+	if k == kindJSON {
 		return openShards(r, size, path)
 	}
-	c, err := readContents(kind, r, size, path)
+	c, err := readContents(k, r, size, path)
 	if err != nil {
 		return nil, err
 	}
@@ -57,9 +57,9 @@ func open(r io.ReaderAt, size int64, path string) (*File, error) {
 }
 
 // readContents reads any file but an index.
-func readContents(kind Kind, r io.ReaderAt, size int64, name string) (contents, error) {
-	switch kind {
-	case Zip:
+func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, error) {
+	switch k {
+	case kindZip:
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return contents{}, err
@@ -77,7 +77,7 @@ func readContents(kind Kind, r io.ReaderAt, size int64, name string) (contents, 
 			}
 		}
 		return contents{}, &FormatError{File: name, Err: fmt.Errorf("the zip has neither a data.pkl, as of PyTorch, nor .npy members, as of NumPy, among its %d; unpack it if a checkpoint is in it", len(a.names))}
-	case Pickle:
+	case kindPickle:
 		v, format, err := readPickles(r, size, name)
 		if err != nil {
 			return contents{}, err

@@ -5,56 +5,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"iter"
 	"math"
 	"math/big"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sptune/spt/internal/pickle"
 )
-
-// Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (a number beyond int64),
-// float64, string (which may be invalid UTF-8), []byte, *[List], *[Dict], *[StoredTensor], or a
-// value of an unexported type that stands for what only Python code could build. Lists and dicts
-// hold no cycle and nest at most 200 deep, but one value may stand in many places. To walk an
-// untrusted Value to its leaves can take forever, so look only for the values that are expected.
-type Value any
-
-// List is a Python list or tuple, or a torch.Size.
-type List struct {
-	Items []Value
-	nesting
-}
-
-// Dict is a Python dict or collections.OrderedDict in its order. No two keys are the same.
-type Dict struct {
-	keys, values []Value
-	index        map[Value]int
-	nesting
-}
-
-// Get returns the value under a key; false if there is none.
-func (d *Dict) Get(key string) (Value, bool) {
-	i, ok := d.index[key]
-	if !ok {
-		return nil, false
-	}
-	return d.values[i], true
-}
-
-// Len returns the number of pairs.
-func (d *Dict) Len() int { return len(d.keys) }
-
-// All iterates over the pairs, in order.
-func (d *Dict) All() iter.Seq2[Value, Value] {
-	return func(yield func(Value, Value) bool) {
-		for i, key := range d.keys {
-			if !yield(key, d.values[i]) {
-				return
-			}
-		}
-	}
-}
 
 // opaque stands for a value that only Python code could build: a class, a function, or the result
 // of a call of one. Only its name is known.
@@ -64,78 +22,6 @@ type opaque struct {
 	called  bool     // what a call of Global gave, not Global itself
 	storage *storage // of a storage
 	descr   string   // of a numpy.dtype, as npyType understands it
-}
-
-// nesting is what checkNesting knows of a list or dict.
-type nesting struct {
-	state  byte // 0: not met, 1: being walked through, 2: done
-	height int  // of the tallest value in it, plus one
-}
-
-// maxHeight bounds how deep values nest. Checkpoints of PyTorch nest about ten deep.
-const maxHeight = 200
-
-// checkNesting walks through all lists and dicts below v, each once and without recursion.
-func checkNesting(v Value) error {
-	type frame struct {
-		v    Value
-		n    *nesting
-		next int // of the children
-	}
-	var path []frame
-	enter := func(v Value) error {
-		var n *nesting
-		switch v := v.(type) {
-		case *List:
-			n = &v.nesting
-		case *Dict:
-			n = &v.nesting
-		default:
-			return nil
-		}
-		if n.state == 0 {
-			n.state = 1
-			path = append(path, frame{v, n, 0})
-		} else if n.state == 1 {
-			return fmt.Errorf("%s holds itself", describe(v))
-		} else if len(path) > 0 {
-			last := path[len(path)-1].n
-			last.height = max(last.height, n.height+1)
-		}
-		if len(path) > maxHeight || len(path) > 0 && path[len(path)-1].n.height > maxHeight {
-			return fmt.Errorf("lists and dicts nest more than %d deep", maxHeight)
-		}
-		return nil
-	}
-	err := enter(v)
-	for err == nil && len(path) > 0 {
-		f := &path[len(path)-1]
-		i := f.next
-		f.next++
-		switch v := f.v.(type) {
-		case *List:
-			if i < len(v.Items) {
-				err = enter(v.Items[i])
-				continue
-			}
-		case *Dict:
-			if i < len(v.keys) {
-				err = enter(v.keys[i])
-				continue
-			}
-			if i -= len(v.keys); i < len(v.values) {
-				err = enter(v.values[i])
-				continue
-			}
-		}
-		f.n.state = 2
-		v := f.v
-		path = path[:len(path)-1]
-		if len(path) > 0 {
-			err = enter(v) // notes its height in its parent
-		}
-	}
-	return err
 }
 
 // unpickler reads pickles and executes nothing: a global is no more than its name. The names of a
@@ -148,12 +34,12 @@ type unpickler struct {
 	start int64 // of r in the file, for errors
 	// persistent is what a persistent id stands for, which is how PyTorch writes a storage; nil if
 	// there can be none.
-	persistent func(id []Value) (Value, error)
+	persistent func(id []pickle.Value) (pickle.Value, error)
 
-	stack []Value
+	stack []pickle.Value
 	marks []int // lengths of the stack
 	most  int   // the longest that stack has been
-	memo  map[uint64]Value
+	memo  map[uint64]pickle.Value
 	spent int64 // bytes of memory, about
 	cause error // of a failed read that is not the file's fault
 }
@@ -163,8 +49,8 @@ func newUnpickler(r io.ReaderAt, begin, size int64, file string) *unpickler {
 }
 
 // load reads the next pickle.
-func (p *unpickler) load() (Value, error) {
-	p.stack, p.marks, p.memo, p.most = nil, nil, map[uint64]Value{}, 0
+func (p *unpickler) load() (pickle.Value, error) {
+	p.stack, p.marks, p.memo, p.most = nil, nil, map[uint64]pickle.Value{}, 0
 	for {
 		at := p.pos
 		op, err := p.byte()
@@ -172,7 +58,7 @@ func (p *unpickler) load() (Value, error) {
 			if op == '.' {
 				v, err := p.pop()
 				if err == nil {
-					err = checkNesting(v)
+					err = pickle.Check(v)
 				}
 				if err != nil {
 					return nil, p.fail(at, op, err)
@@ -271,7 +157,7 @@ func (p *unpickler) line() (string, error) {
 	return string(b[:len(b)-1]), p.charge(16 + len(b))
 }
 
-func (p *unpickler) push(v Value) error {
+func (p *unpickler) push(v pickle.Value) error {
 	p.stack = append(p.stack, v)
 	if len(p.stack) > p.most {
 		p.most = len(p.stack)
@@ -288,7 +174,7 @@ func (p *unpickler) floor() int {
 	return p.marks[len(p.marks)-1]
 }
 
-func (p *unpickler) pop() (Value, error) {
+func (p *unpickler) pop() (pickle.Value, error) {
 	v, err := p.top()
 	if err == nil {
 		p.stack = p.stack[:len(p.stack)-1]
@@ -296,7 +182,7 @@ func (p *unpickler) pop() (Value, error) {
 	return v, err
 }
 
-func (p *unpickler) top() (Value, error) {
+func (p *unpickler) top() (pickle.Value, error) {
 	if len(p.stack) <= p.floor() {
 		return nil, fmt.Errorf("the stack is empty")
 	}
@@ -304,7 +190,7 @@ func (p *unpickler) top() (Value, error) {
 }
 
 // popMark takes all values above the last mark off the stack. They are valid until the next push.
-func (p *unpickler) popMark() ([]Value, error) {
+func (p *unpickler) popMark() ([]pickle.Value, error) {
 	if len(p.marks) == 0 {
 		return nil, fmt.Errorf("there is no mark on the stack")
 	}
@@ -315,11 +201,11 @@ func (p *unpickler) popMark() ([]Value, error) {
 }
 
 // list pushes a new list.
-func (p *unpickler) list(items []Value) error {
+func (p *unpickler) list(items []pickle.Value) error {
 	if err := p.charge(64); err != nil {
 		return err
 	}
-	l := &List{}
+	l := &pickle.List{}
 	if err := p.extend(l, items); err != nil {
 		return err
 	}
@@ -327,11 +213,11 @@ func (p *unpickler) list(items []Value) error {
 }
 
 // extend appends to a list. Appending to an opaque value does nothing.
-func (p *unpickler) extend(to Value, items []Value) error {
+func (p *unpickler) extend(to pickle.Value, items []pickle.Value) error {
 	switch l := to.(type) {
 	case *opaque:
 		return nil
-	case *List:
+	case *pickle.List:
 		l.Items = append(l.Items, items...)
 		return p.charge(16 * len(items))
 	}
@@ -339,11 +225,11 @@ func (p *unpickler) extend(to Value, items []Value) error {
 }
 
 // set puts the pairs key, value, key, value, … into a dict.
-func (p *unpickler) set(to Value, pairs []Value) error {
+func (p *unpickler) set(to pickle.Value, pairs []pickle.Value) error {
 	if len(pairs)%2 != 0 {
 		return fmt.Errorf("a key without a value")
 	}
-	d, ok := to.(*Dict)
+	d, ok := to.(*pickle.Dict)
 	if _, opaque := to.(*opaque); opaque {
 		return nil
 	} else if !ok {
@@ -354,28 +240,20 @@ func (p *unpickler) set(to Value, pairs []Value) error {
 		if err := p.charge(112); err != nil {
 			return err
 		}
-		switch key.(type) {
-		case nil, bool, int64, float64, string:
-			if _, twice := d.index[key]; twice {
-				return fmt.Errorf("a dict has the key %.100q twice", fmt.Sprint(key))
-			}
-			if d.index == nil {
-				d.index = map[Value]int{}
-			}
-			d.index[key] = len(d.keys)
+		if err := d.Add(key, v); err != nil {
+			return err
 		}
-		d.keys, d.values = append(d.keys, key), append(d.values, v)
 	}
 	return nil
 }
 
 // apply calls a global with arguments.
-func (p *unpickler) apply(callable Value, args []Value) error {
+func (p *unpickler) apply(callable pickle.Value, args []pickle.Value) error {
 	g, ok := callable.(*opaque)
 	if !ok {
 		return fmt.Errorf("%s is called", describe(callable))
 	}
-	v, err := Value(nil), error(nil)
+	v, err := pickle.Value(nil), error(nil)
 	if !g.called {
 		v, ok, err = p.construct(g.Global, args)
 	}
@@ -539,7 +417,7 @@ func (p *unpickler) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return p.extend(l, []Value{v})
+		return p.extend(l, []pickle.Value{v})
 	case 'e', 0x90: // APPENDS, ADDITEMS
 		items, err := p.popMark()
 		if err != nil {
@@ -566,14 +444,14 @@ func (p *unpickler) step(op byte) error {
 		return p.push(&opaque{Global: "builtins.frozenset", called: true})
 
 	case '}', 'd': // EMPTY_DICT, DICT
-		var pairs []Value
+		var pairs []pickle.Value
 		if op == 'd' {
 			var err error
 			if pairs, err = p.popMark(); err != nil {
 				return err
 			}
 		}
-		d := &Dict{}
+		d := &pickle.Dict{}
 		if err := p.charge(96); err != nil {
 			return err
 		}
@@ -594,7 +472,7 @@ func (p *unpickler) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return p.set(d, []Value{key, v})
+		return p.set(d, []pickle.Value{key, v})
 	case 'u': // SETITEMS
 		pairs, err := p.popMark()
 		if err != nil {
@@ -671,7 +549,7 @@ func (p *unpickler) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		l, ok := args.(*List)
+		l, ok := args.(*pickle.List)
 		if !ok {
 			return fmt.Errorf("%s is called with %s, expected a tuple", describe(callable), describe(args))
 		}
@@ -724,7 +602,7 @@ func (p *unpickler) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		l, ok := id.(*List)
+		l, ok := id.(*pickle.List)
 		if !ok || p.persistent == nil {
 			return fmt.Errorf("the persistent id is %s, expected a storage's tuple in a file of PyTorch", describe(id))
 		}
@@ -741,7 +619,7 @@ func (p *unpickler) step(op byte) error {
 }
 
 // instance pushes an object of a class that is not read.
-func (p *unpickler) instance(class Value) error {
+func (p *unpickler) instance(class pickle.Value) error {
 	g, ok := class.(*opaque)
 	if !ok {
 		return fmt.Errorf("an object of %s, expected a class", describe(class))
@@ -753,7 +631,7 @@ func (p *unpickler) instance(class Value) error {
 }
 
 // number pushes an int64 or a float64.
-func (p *unpickler) number(v Value) error {
+func (p *unpickler) number(v pickle.Value) error {
 	if err := p.charge(8); err != nil {
 		return err
 	}
@@ -806,7 +684,7 @@ func (p *unpickler) whole(v *big.Int) error {
 }
 
 // describe names the kind of v for an error, without walking into it.
-func describe(v Value) string {
+func describe(v pickle.Value) string {
 	switch v := v.(type) {
 	case nil:
 		return "None"
@@ -820,11 +698,11 @@ func describe(v Value) string {
 		return "a string"
 	case []byte:
 		return "bytes"
-	case *List:
-		return fmt.Sprintf("a list of %d", len(v.Items))
-	case *Dict:
-		return fmt.Sprintf("a dict of %d", v.Len())
-	case *StoredTensor:
+	case *pickle.List:
+		return v.String()
+	case *pickle.Dict:
+		return v.String()
+	case *storedTensor:
 		if v.fault != nil {
 			return "a tensor that cannot be read"
 		}

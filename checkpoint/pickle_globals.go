@@ -10,35 +10,35 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/internal/pickle"
 )
 
-// StoredTensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and
-// checked when they are asked for.
-type StoredTensor struct {
+// storedTensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and
+// checked when they are asked for. It is the pickle.Tensor of this package.
+type storedTensor struct {
 	strided
 	file   string
 	locate func() (blob, error)
 	fault  error // why there is nothing to read, nil if there is
 }
 
-// DType returns the element type; empty for a type that this package does not know.
-func (t *StoredTensor) DType() DType { return t.dtype }
-
-// Shape returns the tensor's shape; empty for a scalar.
-func (t *StoredTensor) Shape() []int { return slices.Clone(t.shape) }
+// Shape returns the shape; empty for a scalar.
+func (t *storedTensor) Shape() []int { return slices.Clone(t.shape) }
 
 // Float32 reads the values as [File.Float32] does.
-func (t *StoredTensor) Float32() (Tensor, error) {
+func (t *storedTensor) Float32() ([]float32, error) {
 	s, err := t.stored("")
 	if err != nil {
-		return Tensor{}, err
+		return nil, err
 	}
-	return s.float32()
+	x, err := s.float32()
+	return x.Data, err
 }
 
 // Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major
 // order. A U64 beyond int64 is an error, as is any other dtype.
-func (t *StoredTensor) Int64() ([]int64, error) {
+func (t *storedTensor) Int64() ([]int64, error) {
 	s, err := t.stored("")
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (t *StoredTensor) Int64() ([]int64, error) {
 }
 
 // stored checks the tensor against its storage.
-func (t *StoredTensor) stored(name string) (stored, error) {
+func (t *storedTensor) stored(name string) (stored, error) {
 	fail := func(at int64, err error) (stored, error) {
 		return stored{}, &FormatError{File: t.file, Offset: at, Tensor: name, Err: err}
 	}
@@ -103,7 +103,7 @@ var torchDTypes = map[string]DType{
 // storageOf returns the storage of PyTorch's persistent id (kind, type, key, location,
 // elements[, view]). Files from before PyTorch 0.4 have a view: (key, offset, elements) of a part
 // that is a storage to others. find returns the storage of a key and a size in bytes.
-func storageOf(id []Value, find func(key string, width, size int64) func() (blob, error)) (Value, error) {
+func storageOf(id []pickle.Value, find func(key string, width, size int64) func() (blob, error)) (pickle.Value, error) {
 	if len(id) >= 2 && id[0] == "module" { // the class of a pickled module, with its source
 		return id[1], nil
 	}
@@ -123,7 +123,7 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 	}
 	s := &storage{kind: kind, size: n * width, locate: find(key, storageTypes[kind].width, n*width)}
 	if len(id) == 6 && id[5] != nil {
-		view, _ := id[5].(*List)
+		view, _ := id[5].(*pickle.List)
 		if view == nil || len(view.Items) != 3 {
 			return nil, errors.New("a storage's view is not (key, offset, elements)")
 		}
@@ -145,15 +145,15 @@ func storageOf(id []Value, find func(key string, width, size int64) func() (blob
 
 // construct makes the plain value that a call of a known global gives. ok is false for any other
 // global, and for unknown arguments.
-func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, err error) {
+func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Value, ok bool, err error) {
 	switch global {
 	case "collections.OrderedDict":
 		return p.orderedDict(args)
 	case "torch.Size":
 		if len(args) == 0 {
-			return &List{}, true, nil
+			return &pickle.List{}, true, nil
 		}
-		l, ok := args[0].(*List)
+		l, ok := args[0].(*pickle.List)
 		return l, ok, nil
 	case "torch.device":
 		return p.device(args)
@@ -163,14 +163,14 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 		if len(args) == 0 {
 			return nil, false, errors.New("a parameter without data")
 		}
-		t, ok := args[0].(*StoredTensor)
+		t, ok := args[0].(*storedTensor)
 		return t, ok, nil
 	case "torch._tensor._rebuild_from_type_v2": // (function, class, its arguments, state): a tensor with attributes
 		if len(args) != 4 {
 			return nil, false, fmt.Errorf("%d arguments, expected 4", len(args))
 		}
 		function, _ := args[0].(*opaque)
-		inner, _ := args[2].(*List)
+		inner, _ := args[2].(*pickle.List)
 		if function == nil || function.called || inner == nil || !strings.HasPrefix(function.Global, "torch._utils._rebuild_") {
 			return nil, false, nil
 		}
@@ -199,12 +199,12 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 	case "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar":
 		return p.scalar(args)
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
-		return &StoredTensor{file: p.file, fault: errors.New("a NumPy array without a state")}, true, p.charge(160)
+		return &storedTensor{file: p.file, fault: errors.New("a NumPy array without a state")}, true, p.charge(160)
 	case "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer": // (bytes, dtype, shape, order), protocol 5
 		if len(args) != 4 {
 			return nil, false, nil
 		}
-		t := &StoredTensor{file: p.file}
+		t := &storedTensor{file: p.file}
 		if err := t.array(args[2], args[1], args[3] == "F", args[0]); err != nil {
 			return nil, false, err
 		}
@@ -213,17 +213,17 @@ func (p *unpickler) construct(global string, args []Value) (v Value, ok bool, er
 	return nil, false, nil
 }
 
-func (p *unpickler) orderedDict(args []Value) (Value, bool, error) {
-	d := &Dict{}
+func (p *unpickler) orderedDict(args []pickle.Value) (pickle.Value, bool, error) {
+	d := &pickle.Dict{}
 	if len(args) == 0 {
 		return d, true, nil
 	}
-	pairs, ok := args[0].(*List) // how Python 2 writes it
+	pairs, ok := args[0].(*pickle.List) // how Python 2 writes it
 	if !ok {
 		return nil, false, nil
 	}
 	for _, pair := range pairs.Items {
-		l, ok := pair.(*List)
+		l, ok := pair.(*pickle.List)
 		if !ok || len(l.Items) != 2 {
 			return nil, false, fmt.Errorf("%s in the place of a pair", describe(pair))
 		}
@@ -235,7 +235,7 @@ func (p *unpickler) orderedDict(args []Value) (Value, bool, error) {
 }
 
 // device reads a device, such as "cpu" or "cuda:0".
-func (p *unpickler) device(args []Value) (Value, bool, error) {
+func (p *unpickler) device(args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) == 0 || len(args) > 2 {
 		return nil, false, nil
 	}
@@ -252,8 +252,8 @@ func (p *unpickler) device(args []Value) (Value, bool, error) {
 const maxRank = 64
 
 // ints returns the numbers of a tuple; none is negative.
-func ints(v Value) ([]int64, error) {
-	l, ok := v.(*List)
+func ints(v pickle.Value) ([]int64, error) {
+	l, ok := v.(*pickle.List)
 	if !ok || len(l.Items) > maxRank {
 		return nil, fmt.Errorf("%s in the place of a tuple of at most %d numbers", describe(v), maxRank)
 	}
@@ -279,7 +279,7 @@ func narrow(shape []int64) []int {
 
 // tensor reads the arguments of _rebuild_tensor(storage, offset, size, stride), of version 2 with
 // (requires_grad, hooks, …) after them, and of version 3 with the dtype seventh.
-func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
+func (p *unpickler) tensor(global string, args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) < 4 {
 		return nil, false, fmt.Errorf("%d arguments, expected at least 4", len(args))
 	}
@@ -300,7 +300,7 @@ func (p *unpickler) tensor(global string, args []Value) (Value, bool, error) {
 		return nil, false, err
 	}
 	s := in.storage
-	t := &StoredTensor{strided: strided{storageTypes[s.kind].dtype, narrow(shape), stride, offset}, file: p.file, locate: s.locate}
+	t := &storedTensor{strided: strided{storageTypes[s.kind].dtype, narrow(shape), stride, offset}, file: p.file, locate: s.locate}
 	if strings.HasSuffix(global, "_v3") && len(args) > 6 {
 		t.dtype = ""
 		if g, ok := args[6].(*opaque); ok && !g.called {
@@ -328,7 +328,7 @@ func npyType(descr string) (DType, error) {
 }
 
 // scalar reads a NumPy scalar: (dtype, bytes).
-func (p *unpickler) scalar(args []Value) (Value, bool, error) {
+func (p *unpickler) scalar(args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) != 2 {
 		return nil, false, nil
 	}
@@ -344,7 +344,7 @@ func (p *unpickler) scalar(args []Value) (Value, bool, error) {
 	if err != nil || dtype == "C64" {
 		return nil, false, nil
 	}
-	t := StoredTensor{strided: strided{dtype: dtype}, file: p.file, locate: inMemory(raw)}
+	t := storedTensor{strided: strided{dtype: dtype}, file: p.file, locate: inMemory(raw)}
 	if want := t.width(); int64(len(raw)) != want {
 		return nil, false, fmt.Errorf("a scalar of %d bytes, expected %d", len(raw), want)
 	}
@@ -356,7 +356,7 @@ func (p *unpickler) scalar(args []Value) (Value, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		return float64(x.Data[0]), true, nil
+		return float64(x[0]), true, nil
 	case dtype == "BOOL":
 		return raw[0] != 0, true, nil
 	}
@@ -372,8 +372,8 @@ func inMemory(raw []byte) func() (blob, error) {
 }
 
 // build gives an object its state. Only that of NumPy's objects matters.
-func build(v, state Value) error {
-	s, _ := state.(*List)
+func build(v, state pickle.Value) error {
+	s, _ := state.(*pickle.List)
 	switch v := v.(type) {
 	case *opaque:
 		// (version, byte order, …) of a dtype
@@ -383,7 +383,7 @@ func build(v, state Value) error {
 		if order, ok := s.Items[1].(string); ok && len(order) == 1 {
 			v.descr = order + strings.TrimLeft(v.descr, "<>=|")
 		}
-	case *StoredTensor:
+	case *storedTensor:
 		if v.fault == nil { // a tensor with attributes
 			return nil
 		}
@@ -398,7 +398,7 @@ func build(v, state Value) error {
 }
 
 // array makes t an array of NumPy.
-func (t *StoredTensor) array(shape, dtype Value, fortran bool, data Value) error {
+func (t *storedTensor) array(shape, dtype pickle.Value, fortran bool, data pickle.Value) error {
 	dims, err := ints(shape)
 	if err != nil {
 		return err

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/sptune/spt/internal/golden"
+
+	"github.com/sptune/spt/internal/pickle"
 )
 
 // readers is the folder of what internal/fixtures/readers.py writes.
@@ -115,7 +117,7 @@ func TestUnpickleValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := v.(*Dict)
+	d := v.(*pickle.Dict)
 	huge := new(big.Int).Lsh(big.NewInt(1), 100)
 	for key, want := range map[string]string{
 		"none": "nil", "true": "true", "int": "-3", "long": "1099511627776", "huge": huge.String(), "negative": "-" + huge.String(), "float": "0.5",
@@ -142,13 +144,13 @@ func TestUnpickleValues(t *testing.T) {
 		t.Error("a missing key is there")
 	}
 	tensor, _ := d.Get("tensor")
-	if _, err := tensor.(*StoredTensor).Float32(); err == nil || !strings.Contains(err.Error(), "has dtype I64") {
+	if _, err := tensor.(*storedTensor).Float32(); err == nil || !strings.Contains(err.Error(), "has dtype I64") {
 		t.Errorf("whole numbers as floats: %v", err)
 	}
 }
 
 // spell writes a value out.
-func spell(v Value) string {
+func spell(v pickle.Value) string {
 	switch v := v.(type) {
 	case nil:
 		return "nil"
@@ -156,27 +158,27 @@ func spell(v Value) string {
 		return fmt.Sprintf("%q", v)
 	case []byte:
 		return fmt.Sprintf("bytes %x", v)
-	case *List:
+	case *pickle.List:
 		var items []string
 		for _, x := range v.Items {
 			items = append(items, spell(x))
 		}
 		return "[" + strings.Join(items, " ") + "]"
-	case *Dict:
+	case *pickle.Dict:
 		var items []string
 		for k, x := range v.All() {
 			items = append(items, spell(k)+":"+spell(x))
 		}
 		return "{" + strings.Join(items, " ") + "}"
-	case *StoredTensor:
+	case *storedTensor:
 		if x, err := v.Int64(); err == nil {
-			return fmt.Sprint(v.DType(), " ", v.Shape(), " ", x)
+			return fmt.Sprint(v.dtype, " ", v.Shape(), " ", x)
 		}
 		x, err := v.Float32()
 		if err != nil {
 			return err.Error()
 		}
-		return fmt.Sprint(v.DType(), " ", v.Shape(), " ", x.Data)
+		return fmt.Sprint(v.dtype, " ", v.Shape(), " ", x)
 	case *opaque:
 		return describe(v)
 	}
@@ -195,19 +197,19 @@ func TestPublishedSelections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := v.(*Dict)
-		get := func(key string) Value {
+		d := v.(*pickle.Dict)
+		get := func(key string) pickle.Value {
 			v, ok := d.Get(key)
 			if !ok {
 				t.Fatalf("%s has no %s", path, key)
 			}
 			return v
 		}
-		shapes, sizes := get("unstructured_name_shapes").(*Dict), get("unstructured_name_shapes_int").(*Dict)
+		shapes, sizes := get("unstructured_name_shapes").(*pickle.Dict), get("unstructured_name_shapes_int").(*pickle.Dict)
 		total := int64(0)
 		for name, shape := range shapes.All() {
 			n := int64(1)
-			for _, dim := range shape.(*List).Items {
+			for _, dim := range shape.(*pickle.List).Items {
 				n *= dim.(int64)
 			}
 			if size, ok := sizes.Get(name.(string)); !ok || size != n {
@@ -215,7 +217,7 @@ func TestPublishedSelections(t *testing.T) {
 			}
 			total += n
 		}
-		indexes, err := get("unstructured_indexes").(*StoredTensor).Int64()
+		indexes, err := get("unstructured_indexes").(*storedTensor).Int64()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,23 +226,23 @@ func TestPublishedSelections(t *testing.T) {
 				t.Fatalf("%s: index %d of %d", path, i, total)
 			}
 		}
-		params, err := get("params").(*StoredTensor).Float32()
+		params, err := get("params").(*storedTensor).Float32()
 		if err != nil {
 			t.Fatal(err)
 		}
-		unstructured, err := get("unstructured_params").(*StoredTensor).Float32()
+		unstructured, err := get("unstructured_params").(*storedTensor).Float32()
 		if err != nil {
 			t.Fatal(err)
 		}
 		// In millions; the class token of 768 counts too.
-		sum := float64(get("structured_params").(int64)) + float64(unstructured.Data[0]) + 768
-		if math.Abs(sum-1e6*float64(params.Data[0])) > 0.1 {
+		sum := float64(get("structured_params").(int64)) + float64(unstructured[0]) + 768
+		if math.Abs(sum-1e6*float64(params[0])) > 0.1 {
 			t.Errorf("%s: %v parameters, the parts make %v", path, params, sum)
 		}
-		if len(get("tuned_matrices").(*List).Items) != 12 {
+		if len(get("tuned_matrices").(*pickle.List).Items) != 12 {
 			t.Errorf("%s: tuned_matrices are %s", path, spell(get("tuned_matrices")))
 		}
-		for _, name := range get("tuned_vectors").(*List).Items {
+		for _, name := range get("tuned_vectors").(*pickle.List).Items {
 			if !strings.HasPrefix(name.(string), "blocks.") && name != "norm.weight" && name != "norm.bias" && !strings.Contains(name.(string), ".") {
 				t.Errorf("%s: tuned vector %v", path, name)
 			}

@@ -104,14 +104,14 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 			return nil, fmt.Errorf("%w; the index %s names it: all shards must lie beside it", err, path)
 		}
 		closers = append(closers, r)
-		kind, err := recognise(r, size, shard)
+		k, err := recognise(r, size, shard)
 		if err != nil {
 			return nil, err
 		}
-		if kind == JSON {
+		if k == kindJSON {
 			return fail("", "the index names %.100q as a shard, which is another index", name)
 		}
-		c, err := readContents(kind, r, size, shard)
+		c, err := readContents(k, r, size, shard)
 		if err != nil {
 			return nil, err
 		}

@@ -8,30 +8,32 @@ import (
 	"io"
 )
 
-// Kind is what a file is by its first bytes.
-type Kind string
+// kind is what a file is by its first bytes.
+type kind string
 
-// The kinds of files that [Sniff] tells apart.
+// The kinds of files that recognise tells apart.
 const (
-	Safetensors Kind = "safetensors"
-	JSON        Kind = "JSON"   // the index of a sharded checkpoint, or any other object
-	Zip         Kind = "zip"    // of PyTorch or NumPy
-	Pickle      Kind = "pickle" // of PyTorch before 1.6, or of Python
+	kindSafetensors kind = "safetensors"
+	kindJSON        kind = "JSON"   // the index of a sharded checkpoint, or any other object
+	kindZip         kind = "zip"    // of PyTorch or NumPy
+	kindPickle      kind = "pickle" // of PyTorch before 1.6, or of Python
 )
 
-// Sniff tells what the regular file at path is, by its first bytes alone. A file of another kind is
-// a [*FormatError], unless it may be a damaged safetensors file.
-func Sniff(path string) (Kind, error) {
+// IsJSON reports whether the regular file at path is JSON, by its first bytes alone: the index of a
+// sharded checkpoint, or any other object. A file that is neither JSON nor a checkpoint is a
+// [*FormatError], unless it may be a damaged safetensors file.
+func IsJSON(path string) (bool, error) {
 	r, size, err := openRegular(path)
 	if err != nil {
-		return "", err
+		return false, err
 	}
 	defer r.Close()
-	return recognise(r, size, path)
+	k, err := recognise(r, size, path)
+	return k == kindJSON, err
 }
 
 // recognise tells the kind of a file of size bytes by its first bytes.
-func recognise(r io.ReaderAt, size int64, name string) (Kind, error) {
+func recognise(r io.ReaderAt, size int64, name string) (kind, error) {
 	start := make([]byte, min(size, 512))
 	if err := readAt(r, start, 0); err != nil {
 		return "", fmt.Errorf("checkpoint %s: reading its first bytes: %w", name, err)
@@ -41,13 +43,13 @@ func recognise(r io.ReaderAt, size int64, name string) (Kind, error) {
 	switch {
 	// First, because a file may begin with the length of its header, which may be any bytes.
 	case len(start) > 8 && start[8] == '{' && binary.LittleEndian.Uint64(start) <= uint64(size-8):
-		return Safetensors, nil
+		return kindSafetensors, nil
 	case begins("PK\x03\x04") || begins("PK\x05\x06"):
-		return Zip, nil
+		return kindZip, nil
 	case len(start) > 2 && start[0] == 0x80 && start[1] >= 2 && start[1] <= 5:
-		return Pickle, nil
+		return kindPickle, nil
 	case bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{")):
-		return JSON, nil
+		return kindJSON, nil
 	case begins("version https://git-lfs"):
 		other = "a Git LFS pointer, which stands for the file that 'git lfs pull' fetches"
 	case begins("<"):
@@ -64,5 +66,5 @@ func recognise(r io.ReaderAt, size int64, name string) (Kind, error) {
 	if other != "" {
 		return "", &FormatError{File: name, Err: errors.New("it is " + other)}
 	}
-	return Safetensors, nil // whose reader says what is wrong
+	return kindSafetensors, nil // whose reader says what is wrong
 }

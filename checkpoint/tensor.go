@@ -3,7 +3,6 @@
 // A [File] is a checkpoint in any of the common formats, with its list of tensors checked in full:
 // safetensors, whole or in shards, PyTorch's torch.save, and NumPy's npz. [Save] writes
 // safetensors. [Unpickle] reads the plain values of a file of torch.save that is not a state dict.
-// [Sniff] tells what a file is.
 //
 // A [Naming] describes how checkpoints name the tensors of an architecture. [File.Canonical]
 // recognises the naming of a file among those that it is given, and translates names and shapes to

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/sptune/spt/internal/pickle"
 )
 
 // maxUnpickle is the size in bytes, 256 MiB, of the largest file that Unpickle reads into memory. A
@@ -16,11 +18,12 @@ import (
 const maxUnpickle = 256 << 20
 
 // Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch
-// 1.6, or of a plain pickle. It executes nothing: classes, functions and their results become
-// values of which only the name is known. The file is read into memory, so that tensors can be read
+// 1.6, or of a plain pickle. It is for packages of this module that read more than weights: the value
+// has the types of the internal package pickle. It executes nothing: classes, functions and their
+// results become values of which only the name is known. The file is read into memory, so that tensors can be read
 // for as long as the value exists; a file of more than 256 MiB is an error. A broken file is a
 // [*FormatError]. Use [Open] for the weights of a model.
-func Unpickle(path string) (Value, error) {
+func Unpickle(path string) (any, error) {
 	r, size, err := openRegular(path)
 	if err != nil {
 		return nil, err
@@ -36,17 +39,17 @@ func Unpickle(path string) (Value, error) {
 	return unpickle(data, path)
 }
 
-func unpickle(data []byte, name string) (Value, error) {
+func unpickle(data []byte, name string) (pickle.Value, error) {
 	r, size := bytes.NewReader(data), int64(len(data))
-	kind, err := recognise(r, size, name)
+	k, err := recognise(r, size, name)
 	if err != nil {
 		return nil, err
 	}
-	if kind == Pickle {
+	if k == kindPickle {
 		v, _, err := readPickles(r, size, name)
 		return v, err
 	}
-	if kind == Zip {
+	if k == kindZip {
 		a, err := openArchive(r, size, name)
 		if err != nil {
 			return nil, err
@@ -71,7 +74,7 @@ func (a *archive) torchRoot() (root string, ok bool) {
 
 // unpickle reads ROOT/data.pkl. Storages are ROOT/data/KEY. Checksums of members are not compared:
 // PyTorch does not, and can write files without.
-func (a *archive) unpickle(root string) (Value, error) {
+func (a *archive) unpickle(root string) (pickle.Value, error) {
 	if order, ok := a.members[root+"byteorder"]; ok {
 		rc, err := order.stream(0, order.size)
 		if err != nil {
@@ -93,7 +96,7 @@ func (a *archive) unpickle(root string) (Value, error) {
 	}
 	u := newUnpickler(r, 0, data.size, a.file)
 	u.start = data.begin
-	u.persistent = func(id []Value) (Value, error) {
+	u.persistent = func(id []pickle.Value) (pickle.Value, error) {
 		return storageOf(id, func(key string, _, size int64) func() (blob, error) {
 			return func() (blob, error) {
 				b, ok := a.members[root+"data/"+key]
@@ -124,7 +127,7 @@ var magic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
 // each with the magic number, the version 1001, facts about the machine, the object and the list of
 // storages; then follow the storages, each after the number of its elements. Any other file is one
 // plain pickle.
-func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string, err error) {
+func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format string, err error) {
 	u := newUnpickler(r, 0, size, name)
 	fail := func(at int64, format string, args ...any) error {
 		return &FormatError{File: name, Offset: at, Err: fmt.Errorf(format, args...)}
@@ -150,7 +153,7 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 	if err != nil {
 		return nil, "", err
 	}
-	if d, ok := machine.(*Dict); ok {
+	if d, ok := machine.(*pickle.Dict); ok {
 		if little, ok := d.Get("little_endian"); ok && little != true {
 			return nil, "", fail(u.pos, "it was saved on a big-endian machine; load and save it again with PyTorch on a little-endian one")
 		}
@@ -162,7 +165,7 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 		found       bool
 	}
 	places := map[string]*place{}
-	u.persistent = func(id []Value) (Value, error) {
+	u.persistent = func(id []pickle.Value) (pickle.Value, error) {
 		return storageOf(id, func(key string, width, size int64) func() (blob, error) {
 			if places[key] == nil {
 				places[key] = &place{width: width, size: size}
@@ -184,7 +187,7 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 	if err != nil {
 		return nil, "", err
 	}
-	keys, ok := list.(*List)
+	keys, ok := list.(*pickle.List)
 	if !ok {
 		return nil, "", fail(u.pos, "%s in the place of the list of storages", describe(list))
 	}
@@ -220,17 +223,17 @@ func readPickles(r io.ReaderAt, size int64, name string) (v Value, format string
 var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "params", "teacher", "student"}
 
 // stateDict returns the dict of tensors in d, and the keys that lead to it; nil if there is none.
-func stateDict(d *Dict, depth int) (_ *Dict, path string) {
+func stateDict(d *pickle.Dict, depth int) (_ *pickle.Dict, path string) {
 	for _, key := range containers {
 		v, _ := d.Get(key)
-		if in, ok := v.(*Dict); ok && depth < 3 { // in real files it is 1
+		if in, ok := v.(*pickle.Dict); ok && depth < 3 { // in real files it is 1
 			if found, path := stateDict(in, depth+1); found != nil {
 				return found, strings.TrimSuffix(key+"."+path, ".")
 			}
 		}
 	}
-	for _, v := range d.values {
-		if t, ok := v.(*StoredTensor); ok && t.fault == nil {
+	for _, v := range d.All() {
+		if t, ok := v.(*storedTensor); ok && t.fault == nil {
 			return d, ""
 		}
 	}
@@ -238,11 +241,11 @@ func stateDict(d *Dict, depth int) (_ *Dict, path string) {
 }
 
 // torchContents finds the tensors in the value of a pickle.
-func torchContents(v Value, format string, size int64, name string) (contents, error) {
+func torchContents(v pickle.Value, format string, size int64, name string) (contents, error) {
 	fail := func(format string, args ...any) (contents, error) {
 		return contents{}, &FormatError{File: name, Err: fmt.Errorf(format, args...)}
 	}
-	root, ok := v.(*Dict)
+	root, ok := v.(*pickle.Dict)
 	if !ok {
 		return fail("the pickle holds %s, expected a dict of tensors; save model.state_dict()", describe(v))
 	}
@@ -252,10 +255,10 @@ func torchContents(v Value, format string, size int64, name string) (contents, e
 	}
 	c := contents{format: format, others: map[string]string{}}
 	var names []string
-	var tensors []*StoredTensor
+	var tensors []*storedTensor
 	for key, v := range d.All() {
 		s, ok := key.(string)
-		t, isTensor := v.(*StoredTensor)
+		t, isTensor := v.(*storedTensor)
 		switch {
 		case ok && isTensor && !utf8.ValidString(s):
 			return fail("the tensor name %.100q is not valid UTF-8", s)
@@ -299,7 +302,7 @@ func torchContents(v Value, format string, size int64, name string) (contents, e
 }
 
 // keysOf lists the first keys of a dict with the kinds of their values.
-func keysOf(d *Dict) string {
+func keysOf(d *pickle.Dict) string {
 	var list []string
 	for key, v := range d.All() {
 		if len(list) == 20 {

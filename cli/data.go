@@ -62,7 +62,7 @@ The layouts of data sets:
 		fmt.Fprint(a.notes(), facts{{"data", describeData(d)}})
 		p := a.reporter()
 		defer p.close()
-		v, err := d.Verify(ctx, dataset.VerifyOptions{Progress: p.event})
+		v, err := d.Verify(ctx, 0, p.event)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func verdict(d *dataset.Dataset, v dataset.Verification) error {
 	}
 	leaks := 0
 	for _, g := range v.Duplicates {
-		if g.LeaksIntoTest() {
+		if g.LeaksIntoTest {
 			leaks++
 		}
 	}
@@ -156,7 +156,7 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
 	}
 	for _, g := range v.Duplicates {
-		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks(), Conflicts: g.Conflicts()}
+		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks, Conflicts: g.Conflicts}
 		for _, l := range g.Copies {
 			out.Copies = append(out.Copies, copyOf{l.Split, l.Sample.Path, l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
@@ -105,7 +106,7 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 }
 
 // tensorShapes returns a line for each name and shape; the numbers of blocks are stars.
-func tensorShapes(tensors []inspect.Tensor) string {
+func tensorShapes(tensors []checkpoint.TensorInfo) string {
 	var order []string
 	count := map[string]int{}
 	for _, t := range tensors {

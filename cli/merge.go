@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -130,7 +131,7 @@ func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data ru
 		if err != nil {
 			return nil, nil, err
 		}
-		all := append(d.TrainVal(), d.Test...)
+		all := slices.Concat(d.Train, d.Val, d.Test)
 		n := min(dataProbes, len(all))
 		for i := range n {
 			samples = append(samples, all[i*len(all)/n])

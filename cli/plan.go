@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/inspect"
+	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -160,7 +161,7 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 		return err
 	}
 	if a.json {
-		rows, err := p.ExplainRows(tensors, count)
+		rows, err := p.Explain(tensors, count)
 		if err != nil {
 			return err
 		}
@@ -178,7 +179,7 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	}
 	if explain {
 		var b strings.Builder
-		if err := p.Explain(&b, tensors, count); err != nil {
+		if err := planreport.Explain(&b, p, tensors, count); err != nil {
 			return err
 		}
 		if err := a.write(b.String() + "\n"); err != nil {

@@ -46,7 +46,7 @@ are listed at the end, and the command fails after it has predicted all others.`
 		if err != nil {
 			return err
 		}
-		c, err := spt.NewClassifier(be, compute.Model(t.model), t.trained, t.classes, t.transform)
+		c, err := spt.NewClassifier(be, t.model.In(compute.Precision, compute.CheckpointActivations), t.trained, t.classes, t.transform)
 		if err != nil {
 			return err
 		}

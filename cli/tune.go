@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -146,7 +147,7 @@ func (a *app) explain(p *plan.Plan, task *spt.Task) error {
 	}
 	w := a.notes()
 	fmt.Fprintln(w)
-	err = p.Explain(w, sensitivity.Tensors(task.Model().Config), count)
+	err = planreport.Explain(w, p, sensitivity.Tensors(task.Model().Config), count)
 	fmt.Fprintln(w)
 	return err
 }

@@ -77,12 +77,6 @@ type SkippedImage struct {
 	Err   error  // why the image cannot be used
 }
 
-// TrainVal returns Train followed by Val. The final run of the VTAB-1k protocol trains on these
-// images, after the settings were chosen on Val. VTAB-1k's train800val200.txt is the same list.
-func (d *Dataset) TrainVal() []Sample {
-	return slices.Concat(d.Train, d.Val)
-}
-
 // split is one of the three lists of a data set, with its name.
 type split struct {
 	name    string

@@ -14,10 +14,6 @@ type Known struct {
 	Title   string // what the images show
 }
 
-// FGVC reports whether the set is one of the five sets of FGVC. Otherwise it is one of the nineteen
-// sets of VTAB-1k.
-func (k Known) FGVC() bool { return k.Group == "fgvc" }
-
 // KnownSets returns the sets of VTAB-1k (Zhai et al., arXiv 1910.04867) and of FGVC (Jia et al.,
 // Visual Prompt Tuning, arXiv 2203.12119). The names and class counts of VTAB-1k are those of the
 // lists that NOAH, FacT and SPT share. Oxford Flowers, with 102 classes, is in both: oxford_flowers102

@@ -163,7 +163,7 @@ func TestOtherTargets(t *testing.T) {
 		if got, want := d.TargetName(target(1)), map[string]string{"several labels": "y", "masks": "masks/01.png"}[name]; got != want {
 			t.Errorf("%s: target %s is called %s", name, target(1), got)
 		}
-		v, err := d.Verify(t.Context(), VerifyOptions{})
+		v, err := d.Verify(t.Context(), 0, nil)
 		if err != nil || v.Images != 20 || len(v.Unreadable) != 0 || len(v.Duplicates) != 0 {
 			t.Errorf("%s: %+v, %v", name, v, err)
 		}
@@ -239,11 +239,11 @@ func TestCancelledVerify(t *testing.T) {
 	d := &Dataset{Classes: []string{"x"}, Train: samples}
 	ctx, cancel := context.WithCancel(t.Context())
 	last := int64(0)
-	_, err := d.Verify(ctx, VerifyOptions{Workers: 2, Progress: func(e progress.Event) {
+	_, err := d.Verify(ctx, 2, func(e progress.Event) {
 		if last = e.Done; last == 5 {
 			cancel()
 		}
-	}})
+	})
 	if !errors.Is(err, context.Canceled) || last > 10 {
 		t.Errorf("%d images, then %v", last, err)
 	}

@@ -228,13 +228,11 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 // Transform returns the transform of the images.
 func (l *Loader) Transform() Transform { return l.transform }
 
-// Fixed returns a loader of the same samples with the transform that [Transform.Fixed] returns. ok is
-// false if there is no such transform.
+// Fixed returns a loader of the same samples with the part of the transform that is the same in every
+// pass. It yields squares, from which [Transform.Place] says what to crop and whether to mirror the crop.
+// ok is false if no square holds everything that the transform may crop: a random crop from images that
+// keep their shape.
 func (l *Loader) Fixed() (fixed *Loader, ok bool) {
-	t, ok := l.transform.Fixed()
+	t, ok := l.transform.fixed()
 	return &Loader{l.samples, t, l.cache, l.options}, ok
 }
-
-// Augments reports whether the transform crops or flips at random, so that two passes over the same
-// samples differ.
-func (l *Loader) Augments() bool { return l.transform.RandomCrop || l.transform.HorizontalFlip }

@@ -159,8 +159,8 @@ func TestOpenLayouts(t *testing.T) {
 					t.Errorf("%s is\n%s\nwant\n%s", what, pair[0], pair[1])
 				}
 			}
-			if got := describe(root, d.TrainVal()); got != strings.TrimSuffix(c.train+"; "+c.val, "; ") {
-				t.Errorf("TrainVal is %s", got)
+			if got := describe(root, slices.Concat(d.Train, d.Val)); got != strings.TrimSuffix(c.train+"; "+c.val, "; ") {
+				t.Errorf("train and val are %s", got)
 			}
 		})
 	}
@@ -388,7 +388,7 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := d.Verify(context.Background(), VerifyOptions{})
+	v, err := d.Verify(context.Background(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -397,10 +397,10 @@ func TestVerify(t *testing.T) {
 	}
 	first := v.SHA256
 	leak, twin := v.Duplicates[0], v.Duplicates[1]
-	if !leak.Leaks() || !leak.LeaksIntoTest() || !leak.SameBytes || leak.Conflicts() || leak.Copies[0].Split != "train" || leak.Copies[1].Split != "test" || leak.Copies[1].Sample.Where != "test.txt:1" {
+	if !leak.Leaks || !leak.LeaksIntoTest || !leak.SameBytes || leak.Conflicts || leak.Copies[0].Split != "train" || leak.Copies[1].Split != "test" || leak.Copies[1].Sample.Where != "test.txt:1" {
 		t.Errorf("leak %+v", leak)
 	}
-	if twin.Leaks() || twin.LeaksIntoTest() || twin.Conflicts() || twin.Copies[1].Sample.Where != "train800.txt:3" {
+	if twin.Leaks || twin.LeaksIntoTest || twin.Conflicts || twin.Copies[1].Sample.Where != "train800.txt:3" {
 		t.Errorf("twin %+v", twin)
 	}
 
@@ -409,8 +409,8 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err = memory.Verify(context.Background(), VerifyOptions{})
-	if err != nil || len(v.Duplicates) != 1 || !v.Duplicates[0].Conflicts() || v.Duplicates[0].Leaks() {
+	v, err = memory.Verify(context.Background(), 0, nil)
+	if err != nil || len(v.Duplicates) != 1 || !v.Duplicates[0].Conflicts || v.Duplicates[0].Leaks {
 		t.Errorf("in memory: %+v, %v; want one conflict: the images of 2×1, not the one of 1×2", v, err)
 	}
 
@@ -425,11 +425,11 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	var done []int
-	again, err := d.Verify(context.Background(), VerifyOptions{Progress: func(e progress.Event) { done = append(done, int(10*e.Done+e.Total)) }})
+	again, err := d.Verify(context.Background(), 0, func(e progress.Event) { done = append(done, int(10*e.Done+e.Total)) })
 	if err != nil || len(again.Unreadable) != 2 || again.Unreadable[0].Where != "train800.txt:2" || again.Unreadable[0].Split != "train" || again.Unreadable[1].Where != "val200.txt:1" {
 		t.Errorf("unreadable %+v, error %v; want the vanished and the broken image", again.Unreadable, err)
 	}
-	if len(again.Duplicates) != 2 || again.Duplicates[1].SameBytes || !again.Duplicates[1].LeaksIntoTest() || again.Duplicates[1].Copies[1].Sample.Where != "test.txt:2" {
+	if len(again.Duplicates) != 2 || again.Duplicates[1].SameBytes || !again.Duplicates[1].LeaksIntoTest || again.Duplicates[1].Copies[1].Sample.Where != "test.txt:2" {
 		t.Errorf("duplicates %+v; want the GIF to have the pixels of the PNG", again.Duplicates)
 	}
 	if !slices.Equal(done, []int{16, 26, 36, 46, 56, 66}) || again.SHA256 == first || len(again.SHA256) != 64 {
@@ -440,7 +440,7 @@ func TestVerify(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := d.Verify(ctx, VerifyOptions{}); err == nil || !strings.Contains(err.Error(), "context canceled") {
+	if _, err := d.Verify(ctx, 0, nil); err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("cancelled: error %v", err)
 	}
 }

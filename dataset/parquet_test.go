@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -121,7 +122,7 @@ func TestParquetSets(t *testing.T) {
 	}
 
 	d, err = Open(t.Context(), filepath.Join(parquetData, "readme"), OpenOptions{Seed: 1})
-	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified 0.8/0.1/0.1 seed 1" || len(d.TrainVal())+len(d.Test) != 6 {
+	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified 0.8/0.1/0.1 seed 1" || len(slices.Concat(d.Train, d.Val))+len(d.Test) != 6 {
 		t.Errorf("%+v, %v", d, err)
 	}
 

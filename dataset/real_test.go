@@ -87,16 +87,16 @@ func TestOpenRealSets(t *testing.T) {
 				*s.samples = (*s.samples)[:min(100, len(*s.samples))]
 			}
 			c.train, c.val, c.test = len(d.Train), len(d.Val), len(d.Test)
-			v, err := d.Verify(context.Background(), VerifyOptions{})
+			v, err := d.Verify(context.Background(), 0, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			leaks, conflicted := 0, 0
 			for _, g := range v.Duplicates {
-				if g.Leaks() {
+				if g.Leaks {
 					leaks++
 				}
-				if g.Conflicts() {
+				if g.Conflicts {
 					conflicted++
 				}
 			}

@@ -65,10 +65,10 @@ func (t Transform) resizeTo() int {
 	return int(math.Round(float64(t.Size) * 256 / 224))
 }
 
-// Fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size pixels,
+// fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size pixels,
 // from which [Transform.Place] says what to crop and whether to mirror the crop. ok is false if no
 // square holds everything that t may crop: a random crop from images that keep their shape.
-func (t Transform) Fixed() (fixed Transform, ok bool) {
+func (t Transform) fixed() (fixed Transform, ok bool) {
 	fixed = t
 	fixed.RandomCrop, fixed.HorizontalFlip = false, false
 	if !t.RandomCrop {
@@ -78,9 +78,9 @@ func (t Transform) Fixed() (fixed Transform, ok bool) {
 }
 
 // Place returns the upper left corner, in pixels, of the crop of sample index in its square of
-// [Transform.Fixed], and whether the crop is mirrored, in the pass of that seed and epoch.
+// [Loader.Fixed], and whether the crop is mirrored, in the pass of that seed and epoch.
 func (t Transform) Place(seed uint64, epoch, index int) (x0, y0 int, flip bool) {
-	fixed, _ := t.Fixed()
+	fixed, _ := t.fixed()
 	return t.place(fixed.Size, fixed.Size, seed, epoch, index)
 }
 

@@ -11,16 +11,6 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// VerifyOptions configures [Dataset.Verify]. No option changes the result.
-type VerifyOptions struct {
-	// Workers is the number of images that are read at once. Default 0: GOMAXPROCS.
-	Workers int
-
-	// Progress receives an event of stage progress.Images after every image, one event at a time.
-	// Default nil: no events.
-	Progress progress.Func
-}
-
 // Verification is the result of [Dataset.Verify].
 type Verification struct {
 	// Images is the number of images, including unreadable and skipped ones. Bytes is their size:
@@ -58,6 +48,16 @@ type SplitCount struct {
 type Duplicate struct {
 	Copies    []Located // in the order train, val, test
 	SameBytes bool      // the files are equal too, byte for byte
+
+	// Leaks says that the copies are in different splits. A model would then be validated or tested
+	// on an image that it was trained on.
+	Leaks bool
+
+	// LeaksIntoTest says that some copies, but not all, are in the test split.
+	LeaksIntoTest bool
+
+	// Conflicts says that the copies have different targets.
+	Conflicts bool
 }
 
 // Located is a sample and its split.
@@ -67,28 +67,15 @@ type Located struct {
 	SHA256 string // hash, in hex, of the file; for an image in memory, of its width and pixels
 }
 
-// Leaks reports whether the copies are in different splits. A model would then be validated or tested
-// on an image that it was trained on.
-func (d Duplicate) Leaks() bool {
-	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Split != d.Copies[0].Split })
-}
-
-// LeaksIntoTest reports whether some copies, but not all, are in the test split.
-func (d Duplicate) LeaksIntoTest() bool {
-	return d.Leaks() && slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Split == "test" })
-}
-
-// Conflicts reports whether the copies have different targets.
-func (d Duplicate) Conflicts() bool {
-	first := d.Copies[0].Sample.Target.String()
-	return slices.ContainsFunc(d.Copies, func(l Located) bool { return l.Sample.Target.String() != first })
-}
-
 // Verify reads and decodes every image. It counts the images, and finds the images that cannot be read
 // and the images that are equal under different names, byte for byte or pixel for pixel. Such images
 // are not an error, because many published data sets have them: the caller decides. It is an error if
 // ctx is done.
-func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
+//
+// workers is the number of images that are read at once; 0 means GOMAXPROCS. report receives an event
+// of stage progress.Images after every image, one event at a time; nil means no events. Neither changes
+// the result.
+func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func) (Verification, error) {
 	var all []Located
 	v := Verification{Unreadable: slices.Clone(d.Skipped)}
 	for _, s := range d.splits() {
@@ -102,8 +89,8 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 		v.Splits = append(v.Splits, count)
 	}
 	found := make([]inspection, len(all))
-	done := counter(len(all), o.Progress)
-	err := parallel(ctx, len(all), o.Workers, func(i int) {
+	done := counter(len(all), report)
+	err := parallel(ctx, len(all), workers, func(i int) {
 		found[i] = inspect(all[i].Sample)
 		done()
 	})
@@ -143,8 +130,13 @@ func (d *Dataset) Verify(ctx context.Context, o VerifyOptions) (Verification, er
 		g := Duplicate{SameBytes: true}
 		for _, i := range groups[key] {
 			g.Copies = append(g.Copies, all[i])
-			g.SameBytes = g.SameBytes && all[i].SHA256 == g.Copies[0].SHA256
+			first := g.Copies[0]
+			g.SameBytes = g.SameBytes && all[i].SHA256 == first.SHA256
+			g.Leaks = g.Leaks || all[i].Split != first.Split
+			g.Conflicts = g.Conflicts || all[i].Sample.Target.String() != first.Sample.Target.String()
 		}
+		// The copies are in the order of the splits, test last.
+		g.LeaksIntoTest = g.Leaks && g.Copies[len(g.Copies)-1].Split == "test"
 		v.Duplicates = append(v.Duplicates, g)
 	}
 	v.SHA256 = hex.EncodeToString(identity.Sum(nil))

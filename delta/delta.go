@@ -2,7 +2,7 @@
 //
 // "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
 // "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and
-// the positions of the entries of tensor NAME as I32 under peft.SparseIndices(NAME). The JSON holds
+// the positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds
 // the SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the
 // backbone are not in a delta, only their fingerprint.
 //
@@ -88,11 +88,6 @@ type PlanSummary struct {
 	Cost   plan.Cost `json:"cost"` // parameters spent, by part
 }
 
-// Summarize returns the summary of a plan that a delta records.
-func Summarize(p *plan.Plan) *PlanSummary {
-	return &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
-}
-
 // Backbone identifies a backbone.
 type Backbone struct {
 	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the
@@ -106,8 +101,18 @@ type Backbone struct {
 	Parameters int `json:"parameters"`
 }
 
-// BackboneOf returns what identifies m.
-func BackboneOf(m *backbone.Model) Backbone {
+// New returns a delta for the backbone m: it fills in Config, Preprocessing and Backbone, and, from the
+// plan p, Plan. p is nil for a method without a plan. The other fields are the caller's to set.
+func New(m *backbone.Model, p *plan.Plan) *Delta {
+	d := &Delta{Config: m.Config, Preprocessing: m.Preprocessing, Backbone: identify(m)}
+	if p != nil {
+		d.Plan = &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
+	}
+	return d
+}
+
+// identify returns what identifies m.
+func identify(m *backbone.Model) Backbone {
 	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
 	switch {
 	case m.Origin != "":
@@ -118,15 +123,13 @@ func BackboneOf(m *backbone.Model) Backbone {
 	return b
 }
 
+// String names the backbone for people: its File, quoted, or that it has none.
 func (b Backbone) String() string {
 	if b.File == "" {
 		return "a backbone without a file"
 	}
 	return fmt.Sprintf("%.200q", b.File)
 }
-
-// Tuning returns the selection bound to the configuration of the delta.
-func (d *Delta) Tuning() (*peft.Tuning, error) { return peft.New(d.Config, d.Selection) }
 
 // ImageTransform returns the transform for evaluation, at the image size of the delta.
 func (d *Delta) ImageTransform() dataset.Transform {
@@ -145,7 +148,7 @@ func (d *Delta) validate() error {
 	if err := d.validateSelection(); err != nil {
 		return err
 	}
-	t, err := d.Tuning()
+	t, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,6 +52,16 @@ func tiny(c backbone.Config, seed uint64) *backbone.Model {
 	return backbone.NewModel(c, pre, sd)
 }
 
+// biases returns the selection of every bias of the backbone.
+func biases(c backbone.Config) (s peft.Selection) {
+	for _, p := range c.Params() {
+		if p.Role != backbone.Head && strings.HasSuffix(p.Name, ".bias") {
+			s.Whole = append(s.Whole, p.Name)
+		}
+	}
+	return s
+}
+
 // selections has one of every kind of tuning.
 func selections() map[string]peft.Selection {
 	return map[string]peft.Selection{
@@ -61,15 +72,15 @@ func selections() map[string]peft.Selection {
 				"blocks.1.attn.k.bias": {15}, "norm.bias": {0, 1}}},
 		"adapter": peft.Uniform(tinyConfig, "adapter", 3),
 		"lora":    peft.Uniform(tinyConfig, "lora", 2),
-		"linear":  peft.Linear(),
+		"linear":  peft.Selection{},
 		"full":    peft.Full(tinyConfig),
-		"bitfit":  peft.BitFit(tinyConfig),
-		"ssf":     peft.Scaled(),
+		"bitfit":  biases(tinyConfig),
+		"ssf":     peft.Selection{SSF: true},
 
-		"adaptformer": peft.AdaptFormer(3, 0.1),
-		"vpt-shallow": peft.VPT(2, false),
-		"vpt-deep":    peft.VPT(2, true),
-		"mlp-3":       peft.MLPHead(3),
+		"adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},
+		"vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}},
+		"vpt-deep":    peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}},
+		"mlp-3":       peft.Selection{MLPHead: 3},
 	}
 }
 
@@ -87,11 +98,11 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 			tuned[p.Name].Data[i] += float32(0.1 * r.NormFloat64())
 		}
 	}
-	return &delta.Delta{
-		Method: method, Objective: objective.SingleLabel.Name(), Classes: []string{"rose", "a \"quoted\"\nname", "tulipän"}, Config: m.Config, Preprocessing: m.Preprocessing,
-		Transform: delta.Transform{Resize: "crop", ResizeTo: 18}, Selection: s, Backbone: delta.BackboneOf(m), Tuned: tuned,
-		Metrics: map[string]float64{"val_accuracy": 0.8125, "test_accuracy": 1.0 / 3},
-	}
+	d := delta.New(m, nil)
+	d.Method, d.Objective, d.Classes = method, objective.SingleLabel.Name(), []string{"rose", "a \"quoted\"\nname", "tulipän"}
+	d.Transform, d.Selection, d.Tuned = delta.Transform{Resize: "crop", ResizeTo: 18}, s, tuned
+	d.Metrics = map[string]float64{"val_accuracy": 0.8125, "test_accuracy": 1.0 / 3}
+	return d
 }
 
 // saved is the folder of a saved delta.
@@ -110,8 +121,8 @@ func TestRoundTrip(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			d := result(t, m, method, s)
 			if method == "spt-lora" {
-				d.Plan = delta.Summarize(&plan.Plan{Budget: 400, Tau: 37, Compat: plan.CompatRelease, Alpha: 10, Beta: 5,
-					Cost: plan.Cost{Structured: 200, Vectors: 48, Unstructured: 9, CountedOnly: 2, ClassToken: 16, Total: 275}})
+				d.Plan = delta.New(m, &plan.Plan{Budget: 400, Tau: 37, Compat: plan.CompatRelease, Alpha: 10, Beta: 5,
+					Cost: plan.Cost{Structured: 200, Vectors: 48, Unstructured: 9, CountedOnly: 2, ClassToken: 16, Total: 275}}).Plan
 			}
 			dir := saved(t, d)
 			for _, path := range []string{dir, filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName)} {
@@ -144,7 +155,7 @@ func TestRoundTrip(t *testing.T) {
 func TestSaveReplaces(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	dir := saved(t, result(t, m, "lora", selections()["lora"]))
-	d := result(t, m, "linear", peft.Linear())
+	d := result(t, m, "linear", peft.Selection{})
 	if err := d.Save(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -174,8 +185,14 @@ func TestFiles(t *testing.T) {
 	}
 	for name, shape := range map[string][]int{"blocks.1.mlp.fc2.weight.sparse_values": {3}, "blocks.0.attn.q.lora_A": {2, 16},
 		"blocks.1.mlp.fc1.lora_B": {32, 2}, "cls_token": {1, 1, 16}, "head.weight": {3, 16}, "head.bias": {3}} {
-		info, ok := f.Info(name)
-		if !ok || info.DType != checkpoint.F32 || !reflect.DeepEqual(info.Shape, shape) {
+		all := f.Tensors()
+		i := slices.IndexFunc(all, func(info checkpoint.TensorInfo) bool { return info.Name == name })
+		if i < 0 {
+			t.Errorf("there is no %s", name)
+			continue
+		}
+		info := all[i]
+		if info.DType != checkpoint.F32 || !reflect.DeepEqual(info.Shape, shape) {
 			t.Errorf("%s: %+v, expected F32 %v", name, info, shape)
 		}
 	}
@@ -455,7 +472,7 @@ func TestSaveRefuses(t *testing.T) {
 }
 
 func TestImageTransform(t *testing.T) {
-	d := result(t, tiny(tinyConfig, 1), "linear", peft.Linear())
+	d := result(t, tiny(tinyConfig, 1), "linear", peft.Selection{})
 	if got, want := d.ImageTransform(), (dataset.Transform{Size: 16, Resize: "crop", ResizeTo: 18}); got != want {
 		t.Errorf("got %+v, expected %+v", got, want)
 	}

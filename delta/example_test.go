@@ -24,11 +24,10 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	d := &delta.Delta{
-		Method: "lora", Objective: objective.SingleLabel.Name(), Classes: []string{"red", "green", "blue"},
-		Config: c, Preprocessing: m.Preprocessing, Transform: delta.Transform{Resize: "direct"},
-		Selection: s, Backbone: delta.BackboneOf(m), Tuned: tuning.Init(1, m.Weights), // package train tunes them
-	}
+	d := delta.New(m, nil)
+	d.Method, d.Objective, d.Classes = "lora", objective.SingleLabel.Name(), []string{"red", "green", "blue"}
+	d.Transform, d.Selection = delta.Transform{Resize: "direct"}, s
+	d.Tuned = tuning.Init(1, m.Weights) // package train tunes them
 	dir, err := os.MkdirTemp("", "delta")
 	if err != nil {
 		log.Fatal(err)

@@ -16,7 +16,6 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/jsonfile"
-	"github.com/sptune/spt/peft"
 )
 
 // The largest files that are read, in bytes. A delta takes one to two megabytes; the second bound
@@ -34,6 +33,10 @@ type document struct {
 	TensorsSHA256 string `json:"tensors_sha256"`
 }
 
+// sparseIndices returns the name, in the safetensors file, of the positions of the entries of a
+// tensor.
+func sparseIndices(tensor string) string { return tensor + ".sparse_indices" }
+
 // Save writes the two files of the delta into dir and makes dir if it does not exist. A delta that
 // breaks a rule of the format is an error before anything is written. Each file appears whole or
 // not at all, the safetensors file first: if writing the second one fails, [Load] refuses the pair.
@@ -49,7 +52,7 @@ func (d *Delta) Save(dir string) error {
 		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
 	}
 	for name, positions := range d.Selection.Entries {
-		entries = append(entries, checkpoint.Entry{Name: peft.SparseIndices(name), DType: checkpoint.I32, Shape: []int{len(positions)}, Data: positions})
+		entries = append(entries, checkpoint.Entry{Name: sparseIndices(name), DType: checkpoint.I32, Shape: []int{len(positions)}, Data: positions})
 	}
 	tensors := filepath.Join(dir, TensorsName)
 	if err := checkpoint.Save(tensors, entries, map[string]string{"format": "pt"}); err != nil {
@@ -183,7 +186,7 @@ func decode(text []byte) (*document, error) {
 		return nil, fmt.Errorf("%w; see the description of the format for the fields of version %d", err, header.Version)
 	}
 	if doc.Selection.Entries != nil {
-		return nil, fmt.Errorf("selection has entries; their positions belong into %s, as tensors called %q", TensorsName, peft.SparseIndices("NAME"))
+		return nil, fmt.Errorf("selection has entries; their positions belong into %s, as tensors called %q", TensorsName, sparseIndices("NAME"))
 	}
 	return doc, nil
 }
@@ -192,7 +195,7 @@ func decode(text []byte) (*document, error) {
 func (d *Delta) readTensors(f *checkpoint.File) error {
 	d.Tuned = checkpoint.StateDict{}
 	for _, info := range f.Tensors() {
-		if name, ok := strings.CutSuffix(info.Name, peft.SparseIndices("")); ok {
+		if name, ok := strings.CutSuffix(info.Name, sparseIndices("")); ok {
 			positions, shape, err := f.Int32(info.Name)
 			if err != nil {
 				return err

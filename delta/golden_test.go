@@ -32,8 +32,8 @@ func TestGolden(t *testing.T) {
 			for i := range s.NumClasses {
 				classes = append(classes, fmt.Sprint(i))
 			}
-			d := &delta.Delta{Method: "spt-" + module, Objective: "single-label", Classes: classes, Config: m.Config, Preprocessing: m.Preprocessing,
-				Transform: delta.Transform{Resize: "direct"}, Backbone: delta.BackboneOf(m)}
+			d := delta.New(m, nil)
+			d.Method, d.Objective, d.Classes, d.Transform = "spt-"+module, "single-label", classes, delta.Transform{Resize: "direct"}
 			run := s.Run(t, m.Config, run)
 			d.Selection, d.Tuned = run.Selection, run.Final
 			dir := saved(t, d)
@@ -65,7 +65,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			head, err := peft.New(m.Config, peft.Linear())
+			head, err := peft.New(m.Config, peft.Selection{})
 			if err != nil {
 				t.Fatal(err)
 			}

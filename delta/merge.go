@@ -90,7 +90,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	tuning, err := d.Tuning()
+	tuning, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -98,7 +98,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	headOnly, err := peft.New(d.Config, peft.Linear())
+	headOnly, err := peft.New(d.Config, peft.Selection{})
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -23,7 +23,7 @@ import (
 
 // predictor returns the logits of m with the delta in place.
 func predictor(be backend.Backend, d *delta.Delta, m *backbone.Model) (*train.Predictor, error) {
-	tuning, err := d.Tuning()
+	tuning, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func logits(t *testing.T, p *train.Predictor, err error, pixels []uint8) []float
 // alone are the logits of a model with its own head.
 func alone(t *testing.T, m *backbone.Model, pixels []uint8) []float32 {
 	t.Helper()
-	tuning, err := peft.New(m.Config, peft.Linear())
+	tuning, err := peft.New(m.Config, peft.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestMerge(t *testing.T) {
 func headOnly(t *testing.T, m *backbone.Model, d *delta.Delta, pixels []uint8) []float32 {
 	t.Helper()
 	plain := *d
-	plain.Selection = peft.Linear()
+	plain.Selection = peft.Selection{}
 	p, err := predictor(be(t), &plain, m)
 	return logits(t, p, err, pixels)
 }
@@ -226,7 +226,7 @@ func TestMergeRefuses(t *testing.T) {
 
 func TestMergedSaveRefusesClasses(t *testing.T) {
 	m := tiny(tinyConfig, 1)
-	merged, err := result(t, m, "linear", peft.Linear()).Merge(t.Context(), be(t), m, probes(1), 0)
+	merged, err := result(t, m, "linear", peft.Selection{}).Merge(t.Context(), be(t), m, probes(1), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/progress"
@@ -43,11 +44,11 @@ type Inspection struct {
 
 // Checkpoint describes a checkpoint.
 type Checkpoint struct {
-	Format   string            `json:"format"`  // in words
-	Tensors  []Tensor          `json:"tensors"` // sorted by name
-	Values   int               `json:"values"`  // of all tensors
-	Bytes    int64             `json:"bytes"`   // of all tensors
-	Metadata map[string]string `json:"metadata,omitempty"`
+	Format   string                  `json:"format"`  // for people; see checkpoint.File.Format
+	Tensors  []checkpoint.TensorInfo `json:"tensors"` // sorted by name
+	Values   int                     `json:"values"`  // number of values of all tensors
+	Bytes    int64                   `json:"bytes"`   // size of all tensors, bytes
+	Metadata map[string]string       `json:"metadata,omitempty"`
 	// Backbone is what Load makes of the file; nil where Problem says why it is
 	// none.
 	Backbone      *backbone.Config        `json:"backbone,omitempty"`
@@ -57,13 +58,6 @@ type Checkpoint struct {
 	Report        *checkpoint.Report      `json:"report,omitempty"`
 	Classes       []string                `json:"classes,omitempty"`
 	Problem       string                  `json:"problem,omitempty"`
-}
-
-// Tensor is one tensor of a file.
-type Tensor struct {
-	Name  string           `json:"name"`
-	DType checkpoint.DType `json:"dtype"`
-	Shape []int            `json:"shape"`
 }
 
 // Scores describes stage 1's result.
@@ -125,11 +119,11 @@ func open(path string) (*Inspection, error) {
 	if !stat.Mode().IsRegular() { // opening a pipe would wait for its writer
 		return nil, fmt.Errorf("inspecting %s: it is neither a regular file nor a folder (mode %v)", path, stat.Mode())
 	}
-	kind, err := checkpoint.Sniff(path)
+	isJSON, err := checkpoint.IsJSON(path)
 	if err != nil {
 		return nil, fmt.Errorf("inspecting %s: %w", path, err)
 	}
-	if kind == checkpoint.JSON {
+	if isJSON {
 		return openJSON(path)
 	}
 	return openTensors(path)
@@ -163,7 +157,7 @@ func openRun(path string) (*Inspection, error) {
 	if in.Run.Epochs, err = folder.Metrics(); err != nil {
 		return nil, err
 	}
-	result, err := folder.Result()
+	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +178,7 @@ func openDelta(path string) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.Tuning()
+	t, err := peft.New(d.Config, d.Selection)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +249,7 @@ func openTensors(path string) (*Inspection, error) {
 		}
 		c.Values += values
 		c.Bytes += t.Bytes()
-		c.Tensors = append(c.Tensors, Tensor{t.Name, t.DType, t.Shape})
+		c.Tensors = append(c.Tensors, t)
 	}
 	if in.Kind == "training state" {
 		return in, nil

@@ -56,7 +56,7 @@ func catalogue() []Row {
 			options:  []string{"bottleneck", "scale", "dropout"},
 			defaults: Options{Bottleneck: 64, Scale: 0.1},
 			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
-				return peft.AdaptFormer(o.Bottleneck, o.Scale), nil
+				return peft.Selection{AdaptFormer: &peft.Bottleneck{Width: o.Bottleneck, Scale: o.Scale}}, nil
 			},
 			// Chen et al. 2022, main_image.py, with the learning rate of SPT.
 			Recipe: "dropout 0.1 in the bottleneck, no drop-path, no weight decay",
@@ -69,7 +69,7 @@ func catalogue() []Row {
 			Summary: "a scale and a shift for the output of every operation",
 			Paper:   "Lian et al. 2022, Scaling & Shifting Your Features, arXiv 2210.08823",
 			merges:  true,
-			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Scaled(), nil },
+			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{SSF: true}, nil },
 			// Lian et al. 2022, train_scripts/vit/vtab/cifar_100.
 			Recipe: "learning rate 5e-3, weight decay 5e-5, warm-up from 1e-7, down to 1e-8, no drop-path",
 			change: func(o *train.Options) {
@@ -80,7 +80,7 @@ func catalogue() []Row {
 			Summary: "every bias",
 			Paper:   "Ben Zaken et al. 2022, BitFit, arXiv 2106.10199",
 			merges:  true,
-			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return peft.BitFit(c), nil },
+			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
 		}, {
 			Name:    "partial-K",
 			Summary: "the last K blocks and all after them",
@@ -88,7 +88,7 @@ func catalogue() []Row {
 			least:   1, usual: 1,
 			merges: true,
 			tunes: func(r Row, c backbone.Config, _ Options) (peft.Selection, error) {
-				return peft.Partial(c, r.number)
+				return partial(c, r.number)
 			},
 			Recipe: fullRecipe,
 			change: fullChange,
@@ -99,7 +99,7 @@ func catalogue() []Row {
 			least:   2, usual: 3, // a head of one layer is linear
 			options: []string{"dropout"},
 			tunes: func(r Row, _ backbone.Config, _ Options) (peft.Selection, error) {
-				return peft.MLPHead(r.number), nil
+				return peft.Selection{MLPHead: r.number}, nil
 			},
 			Recipe: headRecipe,
 			change: headChange,
@@ -107,7 +107,7 @@ func catalogue() []Row {
 			Name:    "linear",
 			Summary: "the head alone",
 			merges:  true,
-			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Linear(), nil },
+			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{}, nil },
 			Recipe:  headRecipe,
 			change:  headChange,
 		}, {
@@ -130,7 +130,7 @@ func vpt(name, summary string, prompts int, deep bool) Row {
 		options:  []string{"prompts", "dropout"},
 		defaults: Options{Prompts: prompts},
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
-			return peft.VPT(o.Prompts, deep), nil
+			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil
 		},
 		// As VPT is trained with AdamW in NOAH (Zhang et al. 2022, arXiv 2206.04673,
 		// configs/VPT/VTAB).

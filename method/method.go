@@ -282,7 +282,7 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 		if err != nil {
 			return peft.Selection{}, err
 		}
-		if rank, _, err = peft.RankFor(c, r.Module, parameters); err != nil {
+		if rank, _, err = rankFor(c, r.Module, parameters); err != nil {
 			return peft.Selection{}, err
 		}
 	}

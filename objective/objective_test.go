@@ -126,7 +126,7 @@ func TestMultiLabelScores(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	linear, err := peft.New(config, peft.Linear())
+	linear, err := peft.New(config, peft.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestMultiLabelScores(t *testing.T) {
 // TestMultiLabelTraining trains with several labels per image: the loss falls, and the mean average
 // precision of the split becomes 1. A head that is trained alone reads cached features.
 func TestMultiLabelTraining(t *testing.T) {
-	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Linear()} {
+	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Selection{}} {
 		epochs := trained(t, multiLabel{}, s, samples(48, severalLabels)).Epochs
 		first, last := epochs[0], epochs[len(epochs)-1]
 		if !(last.TrainLoss < 0.9*first.TrainLoss) || !(last.TrainAccuracy > first.TrainAccuracy) {
@@ -272,7 +272,7 @@ func sameRegions(colour int) dataset.Target { return slices.Repeat(regions{colou
 // class here, losses, tuned values and scores are those of one label per image, but for rounding.
 func TestDenseTargets(t *testing.T) {
 	class := func(colour int) dataset.Target { return dataset.Class(colour) }
-	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Linear()} {
+	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Selection{}} {
 		want, got := trained(t, objective.SingleLabel, s, samples(48, class)), trained(t, perCell{}, s, samples(48, sameRegions))
 		for i, w := range want.Epochs {
 			if g := got.Epochs[i]; math.Abs(g.TrainLoss-w.TrainLoss) > 1e-3 || math.Abs(g.TrainAccuracy-w.TrainAccuracy) > 0.05 {
@@ -373,7 +373,7 @@ func TestFeatureMap(t *testing.T) {
 
 // TestRefusals checks data that an objective cannot read.
 func TestRefusals(t *testing.T) {
-	tuning, err := peft.New(config, peft.Linear())
+	tuning, err := peft.New(config, peft.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ var adapter = Module{
 	Count: func(in, out, rank int) int { return 2*rank*out + rank + out },
 	Graph: func(s *Site, x, y *Node) *Node {
 		from := y
-		if s.Is("attn.proj") {
+		if s.is("attn.proj") {
 			from = x
 		}
 		// On proj in = out, so D has the same shape in both cases.

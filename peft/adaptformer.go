@@ -11,18 +11,13 @@ import (
 )
 
 // Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535): a small
-// network beside the MLP of every block.
+// network beside the MLP of every block. It adds s·U·(ReLU(D·x + d)) + s·u to the output of the
+// MLP branch, where x is the input of the branch before its norm. D starts Kaiming-uniform, the
+// other tensors start at zero, so that the backbone computes the same at the start. The dropout of
+// the run acts in the middle. A bottleneck cannot be merged.
 type Bottleneck struct {
-	Width int     `json:"width"` // r̂, of the middle
-	Scale float64 `json:"scale"` // s, on what it adds
-}
-
-// AdaptFormer returns the selection that adds s·U·(ReLU(D·x + d)) + s·u to the output of the MLP
-// branch of every block. x is the input of the branch, before its norm. D starts Kaiming-uniform,
-// the others at zero, so that the backbone computes the same at the start. The dropout of the run
-// acts in the middle. It cannot be merged.
-func AdaptFormer(width int, scale float64) Selection {
-	return Selection{AdaptFormer: &Bottleneck{Width: width, Scale: scale}}
+	Width int     `json:"width"` // r̂, the width of the middle; at least 1
+	Scale float64 `json:"scale"` // s, the factor of what is added; above 0, such as 0.1
 }
 
 // The names of the tensors, after the name of the branch. They are PyTorch's in the code of the

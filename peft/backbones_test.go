@@ -35,20 +35,16 @@ func TestEveryBackbone(t *testing.T) {
 			continue // package backbone tests what can be loaded
 		}
 		loaded++
-		partial, err := peft.Partial(m.Config, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
 		for method, c := range map[string]struct {
 			s      peft.Selection
 			refuse string // where New refuses
 			apart  string // where merging does
 		}{
-			"full": {s: peft.Full(m.Config)}, "bitfit": {s: peft.BitFit(m.Config)}, "partial-2": {s: partial}, "lora": {s: peft.Uniform(m.Config, "lora", 1)},
-			"ssf": {s: peft.Scaled(), apart: "holds it"}, "mlp-3": {s: peft.MLPHead(3), apart: "MLP head"}, "adapter": {s: peft.Uniform(m.Config, "adapter", 1), apart: "not linear"},
+			"full": {s: peft.Full(m.Config)}, "bitfit": {s: ofMethod(t, m.Config, "bitfit")}, "partial-2": {s: ofMethod(t, m.Config, "partial-2")}, "lora": {s: peft.Uniform(m.Config, "lora", 1)},
+			"ssf": {s: peft.Selection{SSF: true}, apart: "holds it"}, "mlp-3": {s: peft.Selection{MLPHead: 3}, apart: "MLP head"}, "adapter": {s: peft.Uniform(m.Config, "adapter", 1), apart: "not linear"},
 			"dora": {s: peft.Uniform(m.Config, "dora", 1)}, "repadapter": {s: peft.Uniform(m.Config, "repadapter", 1), apart: "has no bias"},
-			"adaptformer": {s: peft.AdaptFormer(32, 0.1), refuse: "MLP branches", apart: "bottlenecks"},
-			"vpt-shallow": {s: peft.VPT(2, false), refuse: "need a backbone of tokens", apart: "prompts"}, "vpt-deep": {s: peft.VPT(2, true), refuse: "need a backbone of tokens", apart: "prompts"},
+			"adaptformer": {s: peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 32, Scale: 0.1}}, refuse: "MLP branches", apart: "bottlenecks"},
+			"vpt-shallow": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}}, refuse: "need a backbone of tokens", apart: "prompts"}, "vpt-deep": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, refuse: "need a backbone of tokens", apart: "prompts"},
 		} {
 			tuning, err := peft.New(m.Config, c.s)
 			if err != nil {
@@ -87,7 +83,7 @@ func TestEveryBackbone(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s on %s: %v", method, f.Name, err)
 			}
-			linear, err := peft.New(m.Config, peft.Linear())
+			linear, err := peft.New(m.Config, peft.Selection{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,62 +1,20 @@
 package peft
 
-import (
-	"fmt"
-	"strings"
+import "github.com/sptune/spt/backbone"
 
-	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/internal/option"
-)
-
-// Linear returns the selection of the linear probe: nothing but the head.
-func Linear() Selection { return Selection{} }
-
-// Full returns the selection of full fine-tuning: every tensor, patch and position embedding
-// included.
-func Full(c backbone.Config) Selection {
-	return whole(c, func(backbone.Param) bool { return true })
-}
-
-// BitFit returns the selection of every bias of the backbone, the biases of norms and of the patch
-// embedding included (Ben Zaken et al. 2022, "BitFit", arXiv 2106.10199; "bias" in the tables of
-// VPT).
-func BitFit(c backbone.Config) Selection {
-	return whole(c, func(p backbone.Param) bool { return strings.HasSuffix(p.Name, ".bias") })
-}
-
-// Partial returns the selection of the last blocks of the backbone and all tensors after them,
-// including the final norm and layers between two of the blocks (Yosinski et al. 2014, arXiv
-// 1411.1792; partial-1 of VPT, Jia et al. 2022, arXiv 2203.12119, is one block).
-func Partial(c backbone.Config, blocks int) (Selection, error) {
-	var names []string
+// Full returns the selection of full fine-tuning: every tensor of the backbone c, patch and position
+// embedding included.
+func Full(c backbone.Config) (s Selection) {
 	for _, p := range c.Params() {
-		if b := backbone.Block(p.Name); b != "" && (len(names) == 0 || names[len(names)-1] != b) {
-			names = append(names, b)
-		}
-	}
-	if blocks < 1 || blocks > len(names) {
-		return Selection{}, fmt.Errorf("tuning the last %d blocks: expected 1 to %d, all of the backbone's", blocks, len(names))
-	}
-	first, reached := names[len(names)-blocks], false
-	return whole(c, func(p backbone.Param) bool {
-		reached = reached || backbone.Block(p.Name) == first
-		return reached
-	}), nil
-}
-
-// whole returns the selection of the tensors that choose accepts. It asks in the order of the
-// tensors.
-func whole(c backbone.Config, choose func(backbone.Param) bool) (s Selection) {
-	for _, p := range c.Params() {
-		if p.Role != backbone.Head && choose(p) {
+		if p.Role != backbone.Head {
 			s.Whole = append(s.Whole, p.Name)
 		}
 	}
 	return s
 }
 
-// Uniform returns the selection with the module on every matrix of every block: LoRA or Adapter
-// without SPT.
+// Uniform returns the selection with a structured module of that rank on every matrix of every block:
+// LoRA or Adapter without SPT. [New] reports an unknown module and an impossible rank.
 func Uniform(c backbone.Config, module string, rank int) Selection {
 	s := Selection{Module: module, Rank: rank}
 	for _, p := range c.Params() {
@@ -65,28 +23,4 @@ func Uniform(c backbone.Config, module string, rank int) Selection {
 		}
 	}
 	return s
-}
-
-// RankFor returns the largest rank at which [Uniform] costs at most budget parameters, and the cost
-// at that rank.
-func RankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
-	m, err := Lookup(module)
-	if err != nil {
-		return 0, 0, err
-	}
-	total := func(rank int) (n int) {
-		for _, p := range c.Params() {
-			if p.Matrix() {
-				n += m.Count(p.Shape[1], p.Shape[0], rank)
-			}
-		}
-		return n
-	}
-	for rank < c.MaxRank() && total(rank+1) <= budget {
-		rank++
-	}
-	if rank == 0 {
-		return 0, 0, option.Errorf("budget", "%s on every matrix needs %d parameters at rank 1, more than the budget of %d; raise the budget", module, total(1), budget)
-	}
-	return rank, total(rank), nil
 }

@@ -15,7 +15,7 @@ var lora = Module{
 	Graph: func(s *Site, x, y *Node) *Node {
 		a := s.Param("lora_A", KaimingUniform, s.Rank, s.In)
 		b := s.Param("lora_B", Zero, s.Out, s.Rank)
-		if !s.Is("attn.proj") {
+		if !s.is("attn.proj") {
 			x = s.Dropout(x)
 		}
 		// Drop-path scales whole images, so it may act between A and B, where there are the fewest

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -125,7 +126,7 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 		t.Fatal(err)
 	}
 	for method, s := range map[string]peft.Selection{
-		"ssf": peft.Scaled(), "vpt-shallow": peft.VPT(3, false), "vpt-deep": peft.VPT(3, true), "adaptformer": peft.AdaptFormer(5, 0.1), "mlp-3": peft.MLPHead(3),
+		"ssf": peft.Selection{SSF: true}, "vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: false}}, "vpt-deep": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: true}}, "adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 5, Scale: 0.1}}, "mlp-3": peft.Selection{MLPHead: 3},
 	} {
 		file, err := checkpoint.Open(filepath.Join(f.Dir, "..", "..", "methods", method+".safetensors"))
 		if err != nil {
@@ -184,10 +185,6 @@ func TestStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	partial, err := peft.Partial(config, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var pixels []uint8
 	for i := range 3 {
 		pixels = append(pixels, colours.Pixels(i, 8, 0)...)
@@ -200,13 +197,13 @@ func TestStart(t *testing.T) {
 		out, _ := forward(t, be, m, tuning, tuning.Init(1, m.Weights), pixels, []int32{0, 1, 2})
 		return out
 	}
-	want := logits(peft.Linear())
+	want := logits(peft.Selection{})
 	for name, c := range map[string]struct {
 		s     peft.Selection
 		bound float64
 	}{
-		"full": {peft.Full(config), 1e-6}, "bitfit": {peft.BitFit(config), 1e-6}, "partial": {partial, 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
-		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.AdaptFormer(4, 0.1), 1e-6}, "ssf": {peft.Scaled(), 0.5}, "mlp-1": {peft.MLPHead(1), 1e-6},
+		"full": {peft.Full(config), 1e-6}, "bitfit": {ofMethod(t, config, "bitfit"), 1e-6}, "partial": {ofMethod(t, config, "partial-1"), 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
+		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
 	} {
 		d, most := difference(t, logits(c.s), want)
 		if !(d <= c.bound*most) {
@@ -237,55 +234,44 @@ func TestInitialValues(t *testing.T) {
 			t.Errorf("%s: %g, expected %g", what, got, want)
 		}
 	}
-	mean, deviation, _ := values(peft.Scaled(), "blocks.0.mlp.fc1.ssf_scale")
+	mean, deviation, _ := values(peft.Selection{SSF: true}, "blocks.0.mlp.fc1.ssf_scale")
 	near("mean of SSF's scale", mean, 1, 0.015)
 	near("deviation of SSF's scale", deviation, 0.02, 0.01)
 	bound := math.Sqrt(6. / (3*4*4 + 8)) // Xavier, patches of 4 px and tokens of 8
-	_, deviation, most := values(peft.VPT(500, true), "deep_prompt_embeddings")
+	_, deviation, most := values(peft.Selection{Prompts: &peft.Prompts{Tokens: 500, Deep: true}}, "deep_prompt_embeddings")
 	near("deviation of prompts", deviation, bound/math.Sqrt(3), 0.01)
 	near("largest prompt", most, bound, 0.01)
-	_, deviation, _ = values(peft.MLPHead(3), "head.hidden.1.weight")
+	_, deviation, _ = values(peft.Selection{MLPHead: 3}, "head.hidden.1.weight")
 	near("deviation of the head's layers", deviation, math.Sqrt(2./8), 0.1)
 }
 
 // TestMethodErrors checks what New and Partial refuse.
 func TestMethodErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
-		"0 tokens, expected 1":     peft.VPT(0, false),
-		"1099511627776 tokens":     peft.VPT(1<<40, true),
-		"bottleneck of width 0":    peft.AdaptFormer(0, 0.1),
-		"a scale of 0, expected":   peft.AdaptFormer(4, 0),
-		"a scale of NaN, expected": peft.AdaptFormer(4, math.NaN()),
-		"head of -1 layers":        peft.MLPHead(-1),
-		"head of 65 layers":        peft.MLPHead(65),
+		"0 tokens, expected 1":     peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
+		"1099511627776 tokens":     peft.Selection{Prompts: &peft.Prompts{Tokens: 1 << 40, Deep: true}},
+		"bottleneck of width 0":    peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 0, Scale: 0.1}},
+		"a scale of 0, expected":   peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
+		"a scale of NaN, expected": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
+		"head of -1 layers":        peft.Selection{MLPHead: -1},
+		"head of 65 layers":        peft.Selection{MLPHead: 65},
 	} {
 		if _, err := peft.New(config, s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("expected an error with %q, got %v", want, err)
 		}
 	}
-	for _, blocks := range []int{0, 3} {
-		if _, err := peft.Partial(config, blocks); err == nil || !strings.Contains(err.Error(), "expected 1 to 2") {
-			t.Errorf("the last %d blocks of two: %v", blocks, err)
-		}
-	}
 }
 
-// TestPartial: the last block and the final norm, no more.
-func TestPartial(t *testing.T) {
-	s, err := peft.Partial(config, 1)
+// ofMethod returns what a method tunes.
+func ofMethod(t *testing.T, c backbone.Config, name method.Method) peft.Selection {
+	t.Helper()
+	row, err := method.Lookup(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range s.Whole {
-		if !strings.HasPrefix(name, "blocks.1.") && !strings.HasPrefix(name, "norm.") {
-			t.Errorf("%s is tuned", name)
-		}
+	s, err := row.Select(c, method.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(s.Whole) != 2*(4+2+2+1) { // weight and bias of attention's and the MLP's linear layers, of two norms, and of the final one
-		t.Errorf("%d tensors", len(s.Whole))
-	}
-	all, err := peft.Partial(config, 2)
-	if err != nil || len(all.Whole) <= len(s.Whole) {
-		t.Errorf("two blocks: %d tensors, %v", len(all.Whole), err)
-	}
+	return s
 }

@@ -8,13 +8,6 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// MLPHead returns the selection of an MLP with that many layers in place of the head, a baseline of
-// VPT (Jia et al. 2022, arXiv 2203.12119). All layers but the last are as wide as the features,
-// with ReLU and the dropout of the run after them. The code of the paper also normalises each by
-// batch; a delta holds no running statistics, so this is left out. With one layer it is the linear
-// probe. It cannot be merged.
-func MLPHead(layers int) Selection { return Selection{MLPHead: layers} }
-
 // hiddenLayer returns the name of a layer of the head before the last one.
 func hiddenLayer(head string, i int) string { return fmt.Sprintf("%s.hidden.%d", head, i) }
 

@@ -51,8 +51,8 @@ type Site struct {
 	params []Param
 }
 
-// Is reports whether the layer is the named operation of its block, as in Is("attn.proj").
-func (s *Site) Is(operation string) bool { return strings.HasSuffix(s.Layer, "."+operation) }
+// is reports whether the layer is the named operation of its block, such as "attn.proj".
+func (s *Site) is(operation string) bool { return strings.HasSuffix(s.Layer, "."+operation) }
 
 // Param returns the trainable tensor of the module with that name, shape and initial values, in the
 // type of the layer's input. The full name of the tensor, in deltas, is the name of the layer, a

@@ -10,18 +10,12 @@ import (
 )
 
 // Prompts configures VPT (Jia et al. 2022, "Visual Prompt Tuning", arXiv 2203.12119): learned
-// tokens beside the tokens of the image.
+// tokens beside the tokens of the image. The prompts stand after the other tokens: attention does
+// not depend on their order, and no position is added to them. The head reads the same tokens as
+// without prompts. Only a backbone of tokens takes prompts. Prompts cannot be merged.
 type Prompts struct {
-	Tokens int  `json:"tokens"`         // p, before each block that has any
-	Deep   bool `json:"deep,omitempty"` // new ones before every block; else before the first alone
-}
-
-// VPT returns the selection of VPT-shallow, or VPT-deep, with that number of prompts. They stand
-// after the other tokens: attention does not depend on their order, and no position is added to
-// them. The head reads the same tokens as without prompts. Only a backbone of tokens takes prompts.
-// They cannot be merged.
-func VPT(prompts int, deep bool) Selection {
-	return Selection{Prompts: &Prompts{Tokens: prompts, Deep: deep}}
+	Tokens int  `json:"tokens"`         // p, the number of prompts before a block; at least 1
+	Deep   bool `json:"deep,omitempty"` // VPT-deep: new prompts before every block. Default: VPT-shallow, before the first block alone
 }
 
 // The names of the prompts: [1, p, D] before the first block, [blocks − 1, p, D] before the others.

@@ -140,7 +140,7 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 		pixels = append(pixels, colours.Pixels(i, 8, 0)...)
 	}
 	labels := []int32{0, 1, 2}
-	linear, err := peft.New(config, peft.Linear())
+	linear, err := peft.New(config, peft.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}

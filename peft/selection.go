@@ -27,7 +27,7 @@ import (
 )
 
 // Selection says what is tuned, by canonical tensor names. The head is always tuned and never
-// listed.
+// listed, so the zero Selection is the linear probe.
 type Selection struct {
 	// Module is the name of the structured module. Default empty: none.
 	Module string `json:"module,omitempty"`
@@ -41,14 +41,21 @@ type Selection struct {
 	// positions in ascending order.
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
-	// SSF scales and shifts the output of every operation; see [Scaled].
+	// SSF adds γ⊙y + β after every operation of the backbone: after every linear layer, norm,
+	// convolution and the patch embedding, but not after the head (Lian et al. 2022, "Scaling &
+	// Shifting Your Features", arXiv 2210.08823). γ starts normal around 1 and β around 0, both with
+	// σ 0.02, as in the code of the paper; so the backbone does not compute the same at the start.
+	// SSF can be merged.
 	SSF bool `json:"ssf,omitempty"`
-	// Prompts are learned tokens beside those of the image; see [VPT]. Default nil: none.
+	// Prompts adds learned tokens beside the tokens of the image. Default nil: none.
 	Prompts *Prompts `json:"prompts,omitempty"`
-	// AdaptFormer is a bottleneck beside the MLP of every block; see [AdaptFormer]. Default nil:
-	// none.
+	// AdaptFormer adds a bottleneck beside the MLP of every block. Default nil: none.
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
-	// MLPHead is the number of layers of the head; see [MLPHead]. Default 1.
+	// MLPHead is the number of layers of an MLP in place of the head, a baseline of VPT (Jia et al.
+	// 2022, arXiv 2203.12119). All layers but the last are as wide as the features, with ReLU and the
+	// dropout of the run after them. The code of the paper also normalises each by batch; a delta
+	// holds no running statistics, so this is left out. Default 0 or 1: a linear head. An MLP of two
+	// layers or more cannot be merged.
 	MLPHead int `json:"mlp_head,omitempty"`
 }
 
@@ -68,15 +75,8 @@ func (p Param) Size() int {
 	return n
 }
 
-// Decays reports whether weight decay applies to p. It applies to tensors of two or more
-// dimensions, so not to biases, norms and single entries.
-func (p Param) Decays() bool { return len(p.Shape) >= 2 }
-
 // SparseValues returns the name of the tuned values of the entries of a tensor.
 func SparseValues(tensor string) string { return tensor + ".sparse_values" }
-
-// SparseIndices returns the name, in deltas, of the positions of the entries of a tensor.
-func SparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 
 // Rates holds the drop rates during training.
 type Rates struct {

@@ -11,13 +11,6 @@ import (
 	"github.com/sptune/spt/internal/graph"
 )
 
-// Scaled returns the selection of SSF (Lian et al. 2022, "Scaling & Shifting Your Features", arXiv
-// 2210.08823): γ⊙y + β after every operation of the backbone, that is after every linear layer,
-// norm, convolution and the patch embedding, but not after the head. γ starts normal around 1 and β
-// around 0, both with σ 0.02, as in the code of the paper; so the backbone does not compute the
-// same at the start. It can be merged.
-func Scaled() Selection { return Selection{SSF: true} }
-
 // The names of γ and β [C] of an operation, after the name of the operation.
 const (
 	ssfScale = ".ssf_scale"

@@ -16,9 +16,7 @@
 //
 // [ParseBudget] parses a budget as people write it. [New] makes a plan from the scores of package
 // sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a
-// plan against the tensors of a backbone, [Plan.Explain] prints where the budget goes, and
-// [Compare] reports how two plans differ. Package plan/published reads the selections of the
-// paper's authors.
+// plan against the tensors of a backbone, and [Plan.Explain] reports where the budget goes.
 package plan
 
 import (

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/progress"
 )
@@ -56,11 +55,6 @@ func (c *ComputeConfig) Open(report progress.Func) (backend.Backend, error) {
 		}
 	}
 	return be, nil
-}
-
-// Model returns m as c computes it.
-func (c ComputeConfig) Model(m *backbone.Model) *backbone.Model {
-	return m.In(c.Precision, c.CheckpointActivations)
 }
 
 // String describes c in a few words.

@@ -65,7 +65,7 @@ type ImageOptions struct {
 // with the mean and standard deviation of ImageNet whatever the backbone; set them in [ModelConfig]
 // to do the same.
 func TaskImages(k dataset.Known) ImageOptions {
-	if k.FGVC() {
+	if k.Group == "fgvc" {
 		return ImageOptions{Resize: "direct-crop", RandomCrop: true, HorizontalFlip: true}
 	}
 	return ImageOptions{Resize: "direct"}

@@ -9,6 +9,7 @@ type OptionError struct {
 	Err    error // the cause
 }
 
+// Error returns the text of the cause.
 func (e *OptionError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
@@ -20,6 +21,7 @@ func (e *OptionError) Unwrap() error { return e.Err }
 // do not: their callers wrap what they return.
 type InputError struct{ Err error }
 
+// Error returns the text of the cause.
 func (e *InputError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.

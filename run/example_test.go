@@ -39,7 +39,7 @@ func ExampleCreate() {
 		log.Fatal(err)
 	}
 	fmt.Println(found.Kind, "of", found.Tune.Method, "for", found.Tune.Train.Epochs, "epochs")
-	result, err := folder.Result()
+	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func ExampleOpen() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	result, err := folder.Result()
+	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -22,13 +22,13 @@ const (
 	PlanFile         = "plan.json"            // the plan that was trained
 	MetricsFile      = "metrics.jsonl"        // one line for each epoch of a training
 	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
-	CandidatesFolder = "candidates"           // one folder for each budget that was tried
+	candidatesFolder = "candidates"           // one folder for each budget that was tried
 	TrainStateFile   = "training.safetensors" // the state from which an interrupted training continues
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, CandidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.
@@ -50,7 +50,7 @@ func (f Folder) Path(elem ...string) string {
 
 // Candidate returns the folder of the candidate with that name: its budget, or for a method without
 // a budget the method.
-func (f Folder) Candidate(name string) Folder { return Folder(f.Path(CandidatesFolder, name)) }
+func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
 
 // CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it holds
 // a run, or it holds a file that the run would take for its own.
@@ -111,14 +111,10 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// Result reads result.json of a run. It returns nil while the run is unfinished.
-func (f Folder) Result() (*Result, error) { return readAs[*Result](f.Path(ResultFile)) }
-
-// CandidateResult reads result.json of the candidate whose folder f is. It returns nil while the
-// candidate is unfinished.
-func (f Folder) CandidateResult() (*Candidate, error) {
-	return readAs[*Candidate](f.Path(ResultFile))
-}
+// LoadResult reads result.json in f: the [Result] of a run, or the [Candidate] of the folder of one
+// budget. It returns nil while the run or the candidate is unfinished. Broken content, and a file of
+// the other kind, are an [*InputError].
+func LoadResult[T Result | Candidate](f Folder) (*T, error) { return readAs[*T](f.Path(ResultFile)) }
 
 // Metrics reads the epochs in metrics.jsonl; none if the file is missing.
 func (f Folder) Metrics() ([]train.Epoch, error) {
@@ -186,21 +182,16 @@ func decodeEpochs(data []byte) (epochs []train.Epoch, err error) {
 	return epochs, nil
 }
 
-// SaveResult writes the result of a finished run and removes the state of its training.
-func (f Folder) SaveResult(r *Result) error {
-	r.Header, r.Spt = resultHeader, version.Version
-	return f.finish(r)
-}
-
-// SaveCandidate writes the result of a finished candidate, whose folder f is, and removes the state
-// of its training.
-func (f Folder) SaveCandidate(c *Candidate) error {
-	c.Header = candidateHeader
-	return f.finish(c)
-}
-
-func (f Folder) finish(result any) error {
-	if err := jsonfile.Write(f.Path(ResultFile), result); err != nil {
+// SaveResult writes result.json into f, the folder of a finished run or candidate, and removes the
+// state of its training. It sets the kind and the versions in r.
+func SaveResult[T Result | Candidate](f Folder, r *T) error {
+	switch r := any(r).(type) {
+	case *Result:
+		r.Header, r.Spt = resultHeader, version.Version
+	case *Candidate:
+		r.Header = candidateHeader
+	}
+	if err := jsonfile.Write(f.Path(ResultFile), r); err != nil {
 		return err
 	}
 	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -226,21 +217,3 @@ func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 
 // DefaultRoot is the folder, in the working folder, of runs whose folder was not named.
 const DefaultRoot = "runs"
-
-// NewDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
-// that exists. The usual name is DATA-METHOD.
-func NewDir(name string) (string, error) {
-	if err := os.MkdirAll(DefaultRoot, 0o777); err != nil {
-		return "", fmt.Errorf("making a run folder: %w", err)
-	}
-	for n := 1; ; n++ {
-		dir := filepath.Join(DefaultRoot, name)
-		if n > 1 {
-			dir = fmt.Sprintf("%s-%d", dir, n)
-		}
-		err := os.Mkdir(dir, 0o777)
-		if err == nil || !errors.Is(err, fs.ErrExist) {
-			return dir, err
-		}
-	}
-}

@@ -13,7 +13,7 @@ import (
 
 // Candidate is the content of result.json of one budget that a run tried.
 type Candidate struct {
-	jsonfile.Header             // kind "candidate"; set by SaveCandidate
+	jsonfile.Header             // kind "candidate"; set by SaveResult
 	Budget          plan.Budget `json:"budget,omitzero"`
 	Counts          peft.Counts `json:"counts"`       // tuned parameters
 	ValAccuracy     float64     `json:"val_accuracy"` // after the last epoch

@@ -26,7 +26,7 @@ func ExampleScore() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	head, err := peft.New(model.Config, peft.Linear())
+	head, err := peft.New(model.Config, peft.Selection{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 package sensitivity
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -24,6 +26,35 @@ type Tensor struct {
 	// Scores holds a score for each value, row-major; finite and not negative. It is nil where only
 	// the tensor is described.
 	Scores []float32
+}
+
+// Place returns the block and the operation of a tensor, by which plans are explained and compared.
+//
+// block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the name of
+// the parent module, or of the module itself if it has no parent ("norm"). operation is the last part
+// of the name of a matrix ("q", "proj", "fc1"). All vectors of LayerNorms are under "norm", other
+// vectors under the last part of their name ("bias", "gamma").
+func (t Tensor) Place() (block, operation string) {
+	module, parameter := "", t.Name
+	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {
+		module, parameter = t.Name[:dot], t.Name[dot+1:]
+	}
+	own := module[strings.LastIndexByte(module, '.')+1:]
+	switch {
+	case t.Norm:
+		operation = "norm"
+	case len(t.Shape) > 1 && parameter == "weight" && own != "":
+		operation = own
+	default:
+		operation = parameter
+	}
+	if block := backbone.Block(t.Name); block != "" {
+		return block, operation
+	}
+	if parent := strings.TrimSuffix(module, "."+own); parent != module {
+		return parent, operation
+	}
+	return cmp.Or(module, t.Name), operation
 }
 
 // size returns the number of values.

@@ -73,7 +73,11 @@ func (b batch) free() { backend.Free(b.images, b.targets) }
 
 // augments reports whether two passes over the images can differ.
 func (d *Data) augments() bool {
-	return d.loader != nil && d.loader.Augments()
+	if d.loader == nil {
+		return false
+	}
+	t := d.loader.Transform()
+	return t.RandomCrop || t.HorizontalFlip
 }
 
 // place puts the encoded targets of n images on a backend.

@@ -106,7 +106,7 @@ func TestGoldenTraining(t *testing.T) {
 					t.Fatal(err)
 				}
 				m := backbone.NewModel(model.Config, model.Preprocessing, sd)
-				linear, err := peft.New(m.Config, peft.Linear())
+				linear, err := peft.New(m.Config, peft.Selection{})
 				if err != nil {
 					t.Fatal(err)
 				}

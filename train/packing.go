@@ -37,7 +37,7 @@ func newPacking(params []peft.Param, apart bool) packing {
 	for _, decays := range []bool{true, false} {
 		var members []int
 		for i, q := range params {
-			if q.Decays() == decays {
+			if decayed(q) == decays {
 				members = append(members, i)
 			}
 		}
@@ -48,8 +48,12 @@ func newPacking(params []peft.Param, apart bool) packing {
 	return p
 }
 
+// decayed reports whether weight decay applies to a tensor. It applies to tensors of two or more
+// dimensions, so not to biases, norms and single entries.
+func decayed(p peft.Param) bool { return len(p.Shape) >= 2 }
+
 // decays reports whether weight decay applies to a pack.
-func (p packing) decays(pack int) bool { return p.params[p.packs[pack][0]].Decays() }
+func (p packing) decays(pack int) bool { return decayed(p.params[p.packs[pack][0]]) }
 
 // shape returns the shape of a pack.
 func (p packing) shape(pack int) []int {

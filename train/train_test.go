@@ -214,7 +214,7 @@ func TestSeed(t *testing.T) {
 // TestFeatureCache compares a head trained on cached features with a head trained on images. The
 // order of sums differs, so the bits may.
 func TestFeatureCache(t *testing.T) {
-	cached := newRun(t, peft.Linear())
+	cached := newRun(t, peft.Selection{})
 	cached.Train = images(24, false)
 	got, err := cached.Do(t.Context())
 	if err != nil {
@@ -299,7 +299,7 @@ func TestResumeOutOfPlace(t *testing.T) {
 
 // TestPredictorRefuses checks the errors for no images, and for labels that the head does not have.
 func TestPredictorRefuses(t *testing.T) {
-	r := newRun(t, peft.Linear())
+	r := newRun(t, peft.Selection{})
 	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +326,7 @@ func TestPredictorRefuses(t *testing.T) {
 
 // TestDiverged checks that a loss that is not finite is an error.
 func TestDiverged(t *testing.T) {
-	r := newRun(t, peft.Linear())
+	r := newRun(t, peft.Selection{})
 	tuned := r.Tuning.Init(0, r.Model.Weights)
 	tuned["head.bias"].Data[1] = float32(math.NaN())
 	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned)

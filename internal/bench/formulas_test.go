@@ -77,8 +77,8 @@ func TestWorkFormulasSwin(t *testing.T) {
 	// Padding counts like other tokens: work is at most that of a map without it.
 	padded, larger := c, c
 	padded.ImageSize, larger.ImageSize = 76, 80
-	got := mustWork(t, padded, peft.Linear(), Forward, 1)
-	if least, most := formulaWork(padded, peft.Linear(), Forward, 1), mustWork(t, larger, peft.Linear(), Forward, 1); got <= least || got > most {
+	got := mustWork(t, padded, peft.Selection{}, Forward, 1)
+	if least, most := formulaWork(padded, peft.Selection{}, Forward, 1), mustWork(t, larger, peft.Selection{}, Forward, 1); got <= least || got > most {
 		t.Errorf("with padding: %.0f, expected more than %.0f and at most %.0f", got, least, most)
 	}
 }
@@ -133,11 +133,11 @@ func selections(c backbone.Config) map[string]selected {
 	adapters := peft.Uniform(c, "adapter", 3)
 	adapters.Whole = []string{"blocks.1.norm2.bias"}
 	all := map[string]selected{
-		"forward":           {peft.Linear(), Forward},
+		"forward":           {peft.Selection{}, Forward},
 		"forward, lora":     {peft.Uniform(c, "lora", 3), Forward},
-		"linear":            {peft.Linear(), Method(method.Linear)},
+		"linear":            {peft.Selection{}, Method(method.Linear)},
 		"full":              {peft.Full(c), Method(method.Full)},
-		"score":             {peft.Linear(), score},
+		"score":             {peft.Selection{}, score},
 		"lora":              {peft.Uniform(c, "lora", 3), Method(method.LoRA)},
 		"adapter":           {peft.Uniform(c, "adapter", 3), Method(method.Adapter)},
 		"adapter, vectors":  {adapters, Method(method.SPTAdapter)},
@@ -176,10 +176,10 @@ func withModule(s peft.Selection, module string) peft.Selection {
 func everyTensor(c backbone.Config) map[string]selected {
 	spt := Method(method.SPTLoRA)
 	all := map[string]selected{
-		"forward": {peft.Linear(), Forward},
-		"linear":  {peft.Linear(), Method(method.Linear)},
+		"forward": {peft.Selection{}, Forward},
+		"linear":  {peft.Selection{}, Method(method.Linear)},
 		"full":    {peft.Full(c), Method(method.Full)},
-		"score":   {peft.Linear(), score},
+		"score":   {peft.Selection{}, score},
 		"lora":    {peft.Uniform(c, "lora", 2), Method(method.LoRA)},
 		"adapter": {peft.Uniform(c, "adapter", 2), Method(method.Adapter)},
 	}

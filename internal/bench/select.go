@@ -69,7 +69,7 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget
 		if !budget.IsZero() {
 			return peft.Selection{}, &run.OptionError{Option: "budget", Err: fmt.Errorf("method %s takes no budget: found %s; leave it out", m, budget)}
 		}
-		return peft.Linear(), nil
+		return peft.Selection{}, nil
 	}
 	row, err := method.Lookup(method.Method(m))
 	if err != nil {

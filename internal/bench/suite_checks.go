@@ -68,7 +68,7 @@ func (s *suite) onBoth(m *backbone.Model, f func(be backend.Backend, m *backbone
 // checkFeatures compares the features of a backbone.
 func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 	return s.onBoth(Model(c), func(be backend.Backend, m *backbone.Model) ([]float32, error) {
-		tuning, err := peft.New(c, peft.Linear())
+		tuning, err := peft.New(c, peft.Selection{})
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +91,7 @@ func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 // checkScores compares the sizes of the gradients of all scored weights.
 func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 	return s.onBoth(Model(c), func(be backend.Backend, m *backbone.Model) (out []float32, err error) {
-		tuning, err := peft.New(c, peft.Linear())
+		tuning, err := peft.New(c, peft.Selection{})
 		if err != nil {
 			return nil, err
 		}

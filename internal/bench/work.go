@@ -40,7 +40,7 @@ import (
 // pads its maps are computed like the others.
 func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float64, err error) {
 	if m == score {
-		s = peft.Linear()
+		s = peft.Selection{}
 	}
 	err = withGraph(c, s, batch, func(t *tally, in peft.Inputs, logits *Node) {
 		counted := count{tally: t, seen: map[compute.Value]bool{}}
@@ -215,7 +215,7 @@ var block = regexp.MustCompile(`\bblocks\.[0-9]+\.`)
 // are listed together. The products of the backward pass for inputs have the same shapes
 // with k and n exchanged.
 func products(c backbone.Config, batch int) (list []gemm, err error) {
-	err = withGraph(c, peft.Linear(), batch, func(t *tally, _ peft.Inputs, logits *Node) {
+	err = withGraph(c, peft.Selection{}, batch, func(t *tally, _ peft.Inputs, logits *Node) {
 		seen := map[*Node]bool{}
 		var layers []gemm
 		var visit func(n *Node)

@@ -40,7 +40,7 @@ func TestWorkForward(t *testing.T) {
 		c := size(t, name, 1000)
 		vit := c.Form.(backbone.ViT)
 		unread := 196 * (2*vit.EmbedDim*vit.EmbedDim + 2*vit.EmbedDim*vit.HiddenDim + 2*197*vit.EmbedDim)
-		got := mustWork(t, c, peft.Linear(), Forward, 1)/2e9 + float64(unread)/1e9
+		got := mustWork(t, c, peft.Selection{}, Forward, 1)/2e9 + float64(unread)/1e9
 		if text := fmt.Sprintf("%.1f", got); text != want {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
 		}
@@ -50,7 +50,7 @@ func TestWorkForward(t *testing.T) {
 	// block one token but for k and v; head 768·1000.
 	const want = 196*768*768 + 11*(4*197*768*768+2*197*768*3072+2*197*197*768) +
 		(2*197+2)*768*768 + 2*768*3072 + 2*197*768 + 768*1000
-	if got := mustWork(t, size(t, "base", 1000), peft.Linear(), Forward, 3); got != 3*2*want {
+	if got := mustWork(t, size(t, "base", 1000), peft.Selection{}, Forward, 3); got != 3*2*want {
 		t.Errorf("base, three images: %.0f, want %d", got, 3*2*want)
 	}
 }
@@ -75,9 +75,9 @@ func TestWorkByHand(t *testing.T) {
 		method Method
 		want   int
 	}{
-		{"linear", peft.Linear(), Method(method.Linear), forward + head},
+		{"linear", peft.Selection{}, Method(method.Linear), forward + head},
 		{"full", peft.Full(c), Method(method.Full), forward + patch + 2*layers + 2*attention + 2*head},
-		{"score", peft.Linear(), score, forward + 2*layers + 2*attention + head},
+		{"score", peft.Selection{}, score, forward + 2*layers + 2*attention + head},
 		{"class token", peft.Selection{Whole: []string{"cls_token"}}, Method(method.SPTLoRA), forward + layers + 2*attention + 2*head},
 		// Block 0 needs no gradient of its input: q, k and v lack one product each, and
 		// their modules one.
@@ -95,7 +95,7 @@ func TestWorkByHand(t *testing.T) {
 // TestWorkForwardSwin compares with Swin (Liu et al. 2021): 4.5 G multiply-adds for
 // Swin-T at 224 px with 1000 classes.
 func TestWorkForwardSwin(t *testing.T) {
-	if got := fmt.Sprintf("%.1f", mustWork(t, size(t, "swin-tiny", 1000), peft.Linear(), Forward, 1)/2e9); got != "4.5" {
+	if got := fmt.Sprintf("%.1f", mustWork(t, size(t, "swin-tiny", 1000), peft.Selection{}, Forward, 1)/2e9); got != "4.5" {
 		t.Errorf("%s GMACs, published are 4.5", got)
 	}
 	if got := size(t, "swin-tiny", 1000); got.Size() != 28_288_354-769_000 { // the number of timm's model, less the head
@@ -120,7 +120,7 @@ func inside(side int) (n int) {
 // 224 px with 1000 classes, which include the zeros beyond the edges of maps.
 func TestWorkForwardConvNeXt(t *testing.T) {
 	c := size(t, "convnext-tiny", 1000)
-	got := mustWork(t, c, peft.Linear(), Forward, 1) / 2e9
+	got := mustWork(t, c, peft.Selection{}, Forward, 1) / 2e9
 	form, zeros := c.Form.(backbone.ConvNeXt), 0.0
 	for i, side := range []int{56, 28, 14, 7} {
 		zeros += float64(form.Depths[i]*form.Dims[i]*(49*side*side-inside(side)*inside(side))) / 1e9
@@ -192,7 +192,7 @@ func TestWorkMethods(t *testing.T) {
 	vit := c.Form.(backbone.ViT)
 	vit.Depth = 2
 	c.Form = vit
-	forward := mustWork(t, c, peft.Linear(), Forward, 1)
+	forward := mustWork(t, c, peft.Selection{}, Forward, 1)
 	for _, m := range Methods() {
 		var budget plan.Budget
 		if m.Scores() {
@@ -213,7 +213,7 @@ func TestWorkMethods(t *testing.T) {
 func TestWorkRefused(t *testing.T) {
 	c := size(t, "tiny", 10)
 	c.Form = nil
-	if _, err := work(c, peft.Linear(), Forward, 1); err == nil || !strings.Contains(err.Error(), "no form") {
+	if _, err := work(c, peft.Selection{}, Forward, 1); err == nil || !strings.Contains(err.Error(), "no form") {
 		t.Errorf("a configuration without a form: %v", err)
 	}
 	if _, err := products(c, 1); err == nil || !strings.Contains(err.Error(), "no form") {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/pickle"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -114,12 +115,12 @@ const (
 )
 
 // fieldsOf takes the fields out of the value of a pickle.
-func fieldsOf(v checkpoint.Value) (f fields, err error) {
-	root, ok := v.(*checkpoint.Dict)
+func fieldsOf(v pickle.Value) (f fields, err error) {
+	root, ok := v.(*pickle.Dict)
 	if !ok {
 		return f, fmt.Errorf("it holds no dict, expected one with tuned_matrices, tuned_vectors and unstructured_indexes")
 	}
-	get := func(key string) checkpoint.Value {
+	get := func(key string) pickle.Value {
 		v, ok := root.Get(key)
 		if !ok && err == nil {
 			err = fmt.Errorf("it has no %q: is it one of the published selections?", key)
@@ -146,7 +147,7 @@ func fieldsOf(v checkpoint.Value) (f fields, err error) {
 	}
 	for _, n := range []struct {
 		name string
-		v    checkpoint.Value
+		v    pickle.Value
 		to   *int
 	}{{"unstructured_params", unstructured, &f.unstructured}, {"structured_params", structured, &f.structured}} {
 		x, ok := number(n.v)
@@ -162,13 +163,13 @@ func fieldsOf(v checkpoint.Value) (f fields, err error) {
 }
 
 // number reads a number of Python or NumPy, or a tensor of one element.
-func number(v checkpoint.Value) (float64, bool) {
+func number(v pickle.Value) (float64, bool) {
 	switch v := v.(type) {
 	case int64:
 		return float64(v), true
 	case float64:
 		return v, true
-	case *checkpoint.StoredTensor:
+	case pickle.Tensor:
 		if slices.ContainsFunc(v.Shape(), func(d int) bool { return d != 1 }) {
 			return 0, false
 		}
@@ -176,19 +177,19 @@ func number(v checkpoint.Value) (float64, bool) {
 			return float64(n[0]), true
 		}
 		if x, err := v.Float32(); err == nil {
-			return float64(x.Data[0]), true
+			return float64(x[0]), true
 		}
 	}
 	return 0, false
 }
 
-func (f *fields) takeMatrices(v checkpoint.Value) error {
-	rows, ok := v.(*checkpoint.List)
+func (f *fields) takeMatrices(v pickle.Value) error {
+	rows, ok := v.(*pickle.List)
 	if !ok || len(rows.Items) < 1 || len(rows.Items) > mostBlocks {
 		return fmt.Errorf("tuned_matrices is not a list of 1 to %d blocks", mostBlocks)
 	}
 	for i, r := range rows.Items {
-		row, ok := r.(*checkpoint.List)
+		row, ok := r.(*pickle.List)
 		if !ok || len(row.Items) != len(operations) {
 			return fmt.Errorf("tuned_matrices[%d] is not a list of %d numbers, one each for %s", i, len(operations), strings.Join(operations, ", "))
 		}
@@ -206,8 +207,8 @@ func (f *fields) takeMatrices(v checkpoint.Value) error {
 // most returns the number of scored tensors of a ViT with the blocks of the file.
 func (f *fields) most() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
 
-func (f *fields) takeVectors(v checkpoint.Value) error {
-	list, ok := v.(*checkpoint.List)
+func (f *fields) takeVectors(v pickle.Value) error {
+	list, ok := v.(*pickle.List)
 	if !ok || len(list.Items) > f.most() {
 		return fmt.Errorf("tuned_vectors is not a list of at most %d names", f.most())
 	}
@@ -221,12 +222,12 @@ func (f *fields) takeVectors(v checkpoint.Value) error {
 	return nil
 }
 
-func (f *fields) takeShapes(shapes, sizes checkpoint.Value) error {
-	byName, ok := shapes.(*checkpoint.Dict)
+func (f *fields) takeShapes(shapes, sizes pickle.Value) error {
+	byName, ok := shapes.(*pickle.Dict)
 	if !ok || byName.Len() > f.most() {
 		return fmt.Errorf("unstructured_name_shapes is not a dict of at most %d shapes", f.most())
 	}
-	counts, ok := sizes.(*checkpoint.Dict)
+	counts, ok := sizes.(*pickle.Dict)
 	if !ok || counts.Len() != byName.Len() {
 		return fmt.Errorf("unstructured_name_shapes_int is not a dict of the %d tensors of unstructured_name_shapes", byName.Len())
 	}
@@ -236,7 +237,7 @@ func (f *fields) takeShapes(shapes, sizes checkpoint.Value) error {
 		if !ok {
 			return fmt.Errorf("unstructured_name_shapes has a key that is not a name")
 		}
-		list, ok := v.(*checkpoint.List)
+		list, ok := v.(*pickle.List)
 		if !ok || len(list.Items) < 1 || len(list.Items) > 2 {
 			return fmt.Errorf("unstructured_name_shapes of %.100q is not a shape of one or two dimensions", name)
 		}
@@ -261,8 +262,8 @@ func (f *fields) takeShapes(shapes, sizes checkpoint.Value) error {
 	return nil
 }
 
-func (f *fields) takeIndexes(v checkpoint.Value) (err error) {
-	t, ok := v.(*checkpoint.StoredTensor)
+func (f *fields) takeIndexes(v pickle.Value) (err error) {
+	t, ok := v.(pickle.Tensor)
 	if !ok || len(t.Shape()) != 1 || t.Shape()[0] > mostEntries {
 		return fmt.Errorf("unstructured_indexes is not a tensor of one dimension and at most %d indexes", mostEntries)
 	}

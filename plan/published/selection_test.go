@@ -17,6 +17,8 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/internal/pickle"
+	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -85,7 +87,7 @@ func TestPublishedGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := v.(*checkpoint.Dict)
+		file := v.(*pickle.Dict)
 		field := func(key string) float64 {
 			v, _ := file.Get(key)
 			n, ok := number(v)
@@ -108,18 +110,18 @@ func TestPublishedGolden(t *testing.T) {
 		var flat []int64
 		base := int64(0)
 		shapes, _ := file.Get("unstructured_name_shapes")
-		for key, v := range shapes.(*checkpoint.Dict).All() {
+		for key, v := range shapes.(*pickle.Dict).All() {
 			for _, i := range slices.Concat(p.Entries[key.(string)], p.CountedOnly[key.(string)]) {
 				flat = append(flat, base+int64(i))
 			}
 			size := int64(1)
-			for _, d := range v.(*checkpoint.List).Items {
+			for _, d := range v.(*pickle.List).Items {
 				size *= d.(int64)
 			}
 			base += size
 		}
 		indexes, _ := file.Get("unstructured_indexes")
-		if want, err := indexes.(*checkpoint.StoredTensor).Int64(); err != nil || !slices.Equal(flat, want) {
+		if want, err := indexes.(pickle.Tensor).Int64(); err != nil || !slices.Equal(flat, want) {
 			t.Errorf("%s: %d entries are not the file's %d (%v)", name, len(flat), len(want), err)
 		}
 		// By the paper's rule none of them would be tuned as one.
@@ -294,8 +296,8 @@ func TestPublishedFixtures(t *testing.T) {
 // pair is one of a Python dict's.
 type pair struct{ key, value any }
 
-// pickle writes a plain pickle. []int64 becomes a NumPy array.
-func pickle(v any) string {
+// pickled returns a plain pickle. []int64 becomes a NumPy array.
+func pickled(v any) string {
 	switch v := v.(type) {
 	case string:
 		return "X" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(v)))) + v
@@ -310,13 +312,13 @@ func pickle(v any) string {
 	case []any:
 		out := "("
 		for _, x := range v {
-			out += pickle(x)
+			out += pickled(x)
 		}
 		return out + "l"
 	case []pair:
 		out := "("
 		for _, p := range v {
-			out += pickle(p.key) + pickle(p.value)
+			out += pickled(p.key) + pickled(p.value)
 		}
 		return out + "d"
 	case []int64:
@@ -325,7 +327,7 @@ func pickle(v any) string {
 			raw = binary.LittleEndian.AppendUint64(raw, uint64(x))
 		}
 		return "cnumpy.core.numeric\n_frombuffer\n(B" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(raw)))) + string(raw) +
-			"cnumpy\ndtype\n(" + pickle("i8") + "tR(" + pickle(len(v)) + "t" + pickle("C") + "tR"
+			"cnumpy\ndtype\n(" + pickled("i8") + "tR(" + pickled(len(v)) + "t" + pickled("C") + "tR"
 	}
 	panic(fmt.Sprintf("%T", v))
 }
@@ -363,7 +365,7 @@ func smallSelection() []pair {
 func loadPickle(t *testing.T, v any) (*selection, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "selection.pth")
-	if err := os.WriteFile(path, []byte("\x80\x04"+pickle(v)+"."), 0o666); err != nil {
+	if err := os.WriteFile(path, []byte("\x80\x04"+pickled(v)+"."), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	return load(path)
@@ -597,23 +599,23 @@ func TestComparePublished(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := plan.Compare(p[0], p[1], s.tensors, lora.Count, adapter.Count)
+	c, err := planreport.Compare(p[0], p[1], s.tensors, lora.Count, adapter.Count)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sum plan.Selected
+	var sum planreport.Selected
 	costs := [2]int{768, 768}
 	for _, r := range c.Rows {
 		for _, o := range []struct {
-			to   *plan.Overlap
-			from plan.Overlap
+			to   *planreport.Overlap
+			from planreport.Overlap
 		}{{&sum.Matrices, r.Matrices}, {&sum.Vectors, r.Vectors}, {&sum.Entries, r.Entries}, {&sum.CountedOnly, r.CountedOnly}} {
 			o.to.Both, o.to.OnlyA, o.to.OnlyB = o.to.Both+o.from.Both, o.to.OnlyA+o.from.OnlyA, o.to.OnlyB+o.from.OnlyB
 		}
 		costs[0], costs[1] = costs[0]+*r.CostA, costs[1]+*r.CostB
 	}
 	// By sets of Python over the same files.
-	want := plan.Selected{Matrices: plan.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: plan.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: plan.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: plan.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
+	want := planreport.Selected{Matrices: planreport.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: planreport.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: planreport.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: planreport.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
 	if sum != want || c.Selected != want {
 		t.Errorf("%+v, its rows come to %+v, want %+v", c.Selected, sum, want)
 	}

@@ -1,4 +1,4 @@
-package plan
+package planreport
 
 import (
 	"cmp"
@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -50,7 +51,7 @@ type Selected struct {
 	Matrices    Overlap `json:"matrices"`     // with a structured module
 	Vectors     Overlap `json:"vectors"`      // tuned whole
 	Entries     Overlap `json:"entries"`      // tuned one by one
-	CountedOnly Overlap `json:"counted_only"` // entries in [Plan.CountedOnly]
+	CountedOnly Overlap `json:"counted_only"` // entries in [plan.Plan.CountedOnly]
 }
 
 // Equal reports whether both plans tune the same.
@@ -58,7 +59,7 @@ func (s Selected) Equal() bool {
 	return s.Matrices.Equal() && s.Vectors.Equal() && s.Entries.Equal() && s.CountedOnly.Equal()
 }
 
-// ComparedRow compares two plans on one operation of one block; see [Row].
+// ComparedRow compares two plans on one operation of one block; see [plan.Row].
 type ComparedRow struct {
 	Block     string `json:"block"`
 	Operation string `json:"operation"`
@@ -72,20 +73,20 @@ type ComparedRow struct {
 // Comparison holds the differences between plan A and plan B.
 type Comparison struct {
 	Selected
-	CostA Cost `json:"cost_a"`
-	CostB Cost `json:"cost_b"`
+	CostA plan.Cost `json:"cost_a"`
+	CostB plan.Cost `json:"cost_b"`
 	// Rows holds the operations of which at least one plan tunes something, in the order of the
 	// tensors, or in the order of their names if the tensors are not known.
 	Rows []ComparedRow `json:"rows"`
 }
 
 // Compare compares two plans for one backbone. tensors are the scored tensors of the backbone, as
-// for [Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
+// for [plan.Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
 // no cost. countA and countB count the modules of a and of b. They are not called without tensors.
 //
 // It is an error if a plan does not fit the tensors, or without tensors, if the class tokens of the
 // plans differ in size: the plans are then for different backbones.
-func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*Comparison, error) {
+func Compare(a, b *plan.Plan, tensors []sensitivity.Tensor, countA, countB plan.Count) (*Comparison, error) {
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
@@ -96,10 +97,10 @@ func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*C
 	} else {
 		for i, side := range []struct {
 			name  string
-			plan  *Plan
-			count Count
+			plan  *plan.Plan
+			count plan.Count
 		}{{"first", a, countA}, {"second", b, countB}} {
-			rows, err := side.plan.ExplainRows(tensors, side.count)
+			rows, err := side.plan.Explain(tensors, side.count)
 			if err != nil {
 				return nil, fmt.Errorf("comparing plans: the %s does not fit the backbone: %w", side.name, err)
 			}
@@ -111,7 +112,7 @@ func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*C
 	}
 
 	sets := make([]struct{ matrices, vectors map[string]bool }, 2)
-	for i, p := range []*Plan{a, b} {
+	for i, p := range []*plan.Plan{a, b} {
 		sets[i].matrices, sets[i].vectors = set(p.Matrices), set(p.Vectors)
 	}
 	place := make(map[[2]string]int)
@@ -125,7 +126,7 @@ func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*C
 		if s == (Selected{}) {
 			continue
 		}
-		block, operation := locate(t)
+		block, operation := t.Place()
 		key := [2]string{block, operation}
 		i, ok := place[key]
 		if !ok {
@@ -185,10 +186,10 @@ func overlap(a, b []int32) (o Overlap) {
 	return o
 }
 
-// byName returns the tensors that two plans name, with as much as [locate] reads and names tell:
+// byName returns the tensors that two plans name, with as much as sensitivity.Tensor.Place reads and names tell:
 // whether a tensor belongs to a norm and whether it is a vector. They are in the order of their
 // names, with numbers in them ordered by value.
-func byName(a, b *Plan) []sensitivity.Tensor {
+func byName(a, b *plan.Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))
 	for _, m := range []map[string][]int32{a.Entries, b.Entries, a.CountedOnly, b.CountedOnly} {
