@@ -46,7 +46,7 @@ var imports = []struct {
 	{"plan", []string{"backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option"}},
 	{"peft", []string{"backbone", "backend", "checkpoint", "internal/graph", "internal/option", "internal/seeded"}},
 	{"internal/planreport", []string{"plan", "sensitivity"}},
-	{"plan/published", []string{"checkpoint", "peft", "plan", "sensitivity", "internal/pickle", "internal/planreport"}},
+	{"plan/published", []string{"checkpoint", "peft", "plan", "sensitivity", "internal/pickle"}},
 	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "progress", "internal/jsonfile", "internal/microbatch",
 		"internal/option"}},
 	{"method", []string{"backbone", "peft", "plan", "train", "internal/option"}},

@@ -6,7 +6,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/sptune/spt/internal/planreport"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
@@ -30,7 +30,7 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 		return a.writeJSON(struct {
 			A string `json:"a"`
 			B string `json:"b"`
-			*planreport.Comparison
+			*plan.Comparison
 		}{first, second, c})
 	}
 	var f facts
@@ -38,7 +38,7 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 	f.add("B", "%s", printable(second))
 	kinds := []struct {
 		name    string
-		overlap planreport.Overlap
+		overlap plan.Overlap
 		a, b    int // parameters
 	}{
 		{"matrices with a module", c.Matrices, c.CostA.Structured, c.CostB.Structured},
@@ -60,13 +60,13 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 
 // differences returns a line for every operation on which two plans differ. A line holds, of each
 // kind, the numbers in both plans, in A only and in B only.
-func differences(rows []planreport.ComparedRow) string {
-	differ := slices.DeleteFunc(slices.Clone(rows), func(r planreport.ComparedRow) bool { return r.Equal() })
+func differences(rows []plan.ComparedRow) string {
+	differ := slices.DeleteFunc(slices.Clone(rows), func(r plan.ComparedRow) bool { return r.Equal() })
 	if len(differ) == 0 {
 		return "both tune the same\n"
 	}
-	three := func(o planreport.Overlap) string {
-		if o == (planreport.Overlap{}) {
+	three := func(o plan.Overlap) string {
+		if o == (plan.Overlap{}) {
 			return "-"
 		}
 		return fmt.Sprintf("%d/%d/%d", o.Both, o.OnlyA, o.OnlyB)
@@ -80,7 +80,7 @@ func differences(rows []planreport.ComparedRow) string {
 		fmt.Fprintln(w)
 		for _, r := range differ {
 			jaccard := "-"
-			if r.Entries != (planreport.Overlap{}) {
+			if r.Entries != (plan.Overlap{}) {
 				jaccard = fmt.Sprintf("%.3f", r.Entries.Jaccard())
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", printable(r.Block), printable(r.Operation), three(r.Matrices), three(r.Vectors), three(r.Entries), jaccard, three(r.CountedOnly))

@@ -1,4 +1,4 @@
-// Package planreport shows plans to people: where the budget of a plan goes, and how two plans differ.
+// Package planreport prints a plan for people: a table of where its budget goes.
 package planreport
 
 import (

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -93,7 +92,7 @@ func isPickle(path string) (bool, error) {
 // [LoadPlan]. tensors are the scored tensors of their backbone, or nil: then the tensors of a
 // published selection serve, and two plan files are compared by name. Plans of different backbones
 // are an error.
-func Compare(a, b string, tensors []sensitivity.Tensor) (*planreport.Comparison, error) {
+func Compare(a, b string, tensors []sensitivity.Tensor) (*plan.Comparison, error) {
 	var plans [2]*plan.Plan
 	var counts [2]plan.Count
 	of := "the backbone"
@@ -115,7 +114,7 @@ func Compare(a, b string, tensors []sensitivity.Tensor) (*planreport.Comparison,
 			}
 		}
 	}
-	c, err := planreport.Compare(plans[0], plans[1], tensors, counts[0], counts[1])
+	c, err := plan.Compare(plans[0], plans[1], tensors, counts[0], counts[1])
 	if err != nil {
 		return nil, fmt.Errorf("%s and %s: %w", a, b, err)
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/pickle"
-	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -599,23 +598,23 @@ func TestComparePublished(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := planreport.Compare(p[0], p[1], s.tensors, lora.Count, adapter.Count)
+	c, err := plan.Compare(p[0], p[1], s.tensors, lora.Count, adapter.Count)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sum planreport.Selected
+	var sum plan.Selected
 	costs := [2]int{768, 768}
 	for _, r := range c.Rows {
 		for _, o := range []struct {
-			to   *planreport.Overlap
-			from planreport.Overlap
+			to   *plan.Overlap
+			from plan.Overlap
 		}{{&sum.Matrices, r.Matrices}, {&sum.Vectors, r.Vectors}, {&sum.Entries, r.Entries}, {&sum.CountedOnly, r.CountedOnly}} {
 			o.to.Both, o.to.OnlyA, o.to.OnlyB = o.to.Both+o.from.Both, o.to.OnlyA+o.from.OnlyA, o.to.OnlyB+o.from.OnlyB
 		}
 		costs[0], costs[1] = costs[0]+*r.CostA, costs[1]+*r.CostB
 	}
 	// By sets of Python over the same files.
-	want := planreport.Selected{Matrices: planreport.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: planreport.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: planreport.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: planreport.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
+	want := plan.Selected{Matrices: plan.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: plan.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: plan.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: plan.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
 	if sum != want || c.Selected != want {
 		t.Errorf("%+v, its rows come to %+v, want %+v", c.Selected, sum, want)
 	}

@@ -1,4 +1,4 @@
-package planreport
+package plan
 
 import (
 	"encoding/json"
@@ -6,16 +6,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/sptune/spt/plan"
 )
 
 // otherPlan tunes other things than smallPlan: q's module is entries, two of three entries of
 // another q are the same.
-func otherPlan() *plan.Plan {
-	return &plan.Plan{
+func otherPlan() *Plan {
+	return &Plan{
 		Module: "adapter", Rank: 1, Alpha: 10, Beta: 5, Budget: 40, Tau: 9,
-		Cost:     plan.Cost{Structured: 13, Vectors: 6, Unstructured: 6, ClassToken: 3, Total: 28},
+		Cost:     Cost{Structured: 13, Vectors: 6, Unstructured: 6, ClassToken: 3, Total: 28},
 		Matrices: []string{"blocks.1.mlp.fc1.weight"},
 		Vectors:  []string{"blocks.0.attn.q.bias", "norm.weight"},
 		Entries:  map[string][]int32{"blocks.0.attn.q.weight": {2, 3}, "blocks.0.norm1.weight": {2}, "blocks.1.attn.q.weight": {4, 7, 8}},

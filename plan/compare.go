@@ -1,4 +1,4 @@
-package planreport
+package plan
 
 import (
 	"cmp"
@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -51,7 +50,7 @@ type Selected struct {
 	Matrices    Overlap `json:"matrices"`     // with a structured module
 	Vectors     Overlap `json:"vectors"`      // tuned whole
 	Entries     Overlap `json:"entries"`      // tuned one by one
-	CountedOnly Overlap `json:"counted_only"` // entries in [plan.Plan.CountedOnly]
+	CountedOnly Overlap `json:"counted_only"` // entries in [Plan.CountedOnly]
 }
 
 // Equal reports whether both plans tune the same.
@@ -59,7 +58,7 @@ func (s Selected) Equal() bool {
 	return s.Matrices.Equal() && s.Vectors.Equal() && s.Entries.Equal() && s.CountedOnly.Equal()
 }
 
-// ComparedRow compares two plans on one operation of one block; see [plan.Row].
+// ComparedRow compares two plans on one operation of one block; see [Row].
 type ComparedRow struct {
 	Block     string `json:"block"`
 	Operation string `json:"operation"`
@@ -73,20 +72,20 @@ type ComparedRow struct {
 // Comparison holds the differences between plan A and plan B.
 type Comparison struct {
 	Selected
-	CostA plan.Cost `json:"cost_a"`
-	CostB plan.Cost `json:"cost_b"`
+	CostA Cost `json:"cost_a"`
+	CostB Cost `json:"cost_b"`
 	// Rows holds the operations of which at least one plan tunes something, in the order of the
 	// tensors, or in the order of their names if the tensors are not known.
 	Rows []ComparedRow `json:"rows"`
 }
 
 // Compare compares two plans for one backbone. tensors are the scored tensors of the backbone, as
-// for [plan.Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
+// for [Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
 // no cost. countA and countB count the modules of a and of b. They are not called without tensors.
 //
 // It is an error if a plan does not fit the tensors, or without tensors, if the class tokens of the
 // plans differ in size: the plans are then for different backbones.
-func Compare(a, b *plan.Plan, tensors []sensitivity.Tensor, countA, countB plan.Count) (*Comparison, error) {
+func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*Comparison, error) {
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
@@ -97,8 +96,8 @@ func Compare(a, b *plan.Plan, tensors []sensitivity.Tensor, countA, countB plan.
 	} else {
 		for i, side := range []struct {
 			name  string
-			plan  *plan.Plan
-			count plan.Count
+			plan  *Plan
+			count Count
 		}{{"first", a, countA}, {"second", b, countB}} {
 			rows, err := side.plan.Explain(tensors, side.count)
 			if err != nil {
@@ -112,7 +111,7 @@ func Compare(a, b *plan.Plan, tensors []sensitivity.Tensor, countA, countB plan.
 	}
 
 	sets := make([]struct{ matrices, vectors map[string]bool }, 2)
-	for i, p := range []*plan.Plan{a, b} {
+	for i, p := range []*Plan{a, b} {
 		sets[i].matrices, sets[i].vectors = set(p.Matrices), set(p.Vectors)
 	}
 	place := make(map[[2]string]int)
@@ -189,7 +188,7 @@ func overlap(a, b []int32) (o Overlap) {
 // byName returns the tensors that two plans name, with as much as sensitivity.Tensor.Place reads and names tell:
 // whether a tensor belongs to a norm and whether it is a vector. They are in the order of their
 // names, with numbers in them ordered by value.
-func byName(a, b *plan.Plan) []sensitivity.Tensor {
+func byName(a, b *Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))
 	for _, m := range []map[string][]int32{a.Entries, b.Entries, a.CountedOnly, b.CountedOnly} {
