@@ -21,9 +21,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Restore is the result of an earlier training: the delta d on its backbone m.
-// With d nil it is m with the head of its own checkpoint, as after a merge. A
-// delta of another backbone and a checkpoint without a head are *[run.InputError]s.
+// Restore returns the result of an earlier training: the delta d on its backbone m. With a nil d it
+// returns m with the head of its own checkpoint, as after a merge. A delta of another backbone and a
+// checkpoint without a head are a [*run.InputError].
 func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	if d != nil {
 		if err := d.Check(m); err != nil {
@@ -44,17 +44,17 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	for _, p := range tuning.Params {
 		w, ok := m.Weights[p.Name]
 		if !ok {
-			return nil, &run.InputError{Err: fmt.Errorf("backbone %s was loaded without its head %s, so it predicts nothing; give a delta, or a checkpoint with a head", m.Path, p.Name)}
+			return nil, &run.InputError{Err: fmt.Errorf("backbone %s was loaded without its head %s, so it cannot predict; give a delta, or a checkpoint with a head", m.Path, p.Name)}
 		}
 		head[p.Name] = w
 	}
 	return &Trained{Objective: objective.SingleLabel, Tuning: tuning, Tuned: head}, nil
 }
 
-// Classifier names what is on images.
+// Classifier predicts the classes of images.
 type Classifier struct {
-	Classes   []string // of the head's rows
-	Transform dataset.Transform
+	Classes   []string          // names of the classes, in the order of the head's rows
+	Transform dataset.Transform // how an image becomes the input of the backbone
 
 	be        backend.Backend
 	predictor *train.Predictor
@@ -86,26 +86,26 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 	return &Classifier{Classes: classes, Transform: t, be: be, predictor: p}, nil
 }
 
-// Close releases what the classifier holds on the backend.
+// Close releases the tensors that the classifier holds on the device.
 func (c *Classifier) Close() { c.predictor.Close() }
 
-// Prediction is what a classifier says of one image.
+// Prediction holds the most probable classes of one image.
 type Prediction struct {
-	Path string
-	Top  []Probability // most probable first; of equal ones the lower index
-	Err  error         // why the image could not be read; Top is then empty
+	Path string        // of the image
+	Top  []Probability // most probable class first; of equal ones the lower index
+	Err  error         // why the image could not be read; Top is empty then
 }
 
-// Probability is softmax's of one class.
+// Probability is the softmax of the logits at one class.
 type Probability struct {
 	Class       string  `json:"class"`
 	Index       int     `json:"index"` // row of the head
 	Probability float64 `json:"probability"`
 }
 
-// Predict yields the topK most probable classes of each image file, in order.
-// An image that cannot be read yields its Prediction.Err and does not end the
-// sequence; the sequence's own error, such as a cancelled ctx, does.
+// Predict yields the topK most probable classes of each image file, in order. An image that cannot be
+// read yields a Prediction with Err and does not end the sequence. An error of the sequence itself,
+// such as that of ctx, ends it.
 func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
 	const batchSize = 32
 	return func(yield func(Prediction, error) bool) {
@@ -158,7 +158,7 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	return out, nil
 }
 
-// top is softmax and its k largest values.
+// top returns the k largest values of the softmax.
 func (c *Classifier) top(logits []float32, k int) []Probability {
 	largest := float64(slices.Max(logits))
 	sum := 0.0
@@ -184,11 +184,11 @@ func (c *Classifier) top(logits []float32, k int) []Probability {
 	return all
 }
 
-// readImages reads images side by side; each has its pixels or its error.
+// readImages reads images at the same time. Each image has its pixels or its error.
 func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8, errs []error) {
 	pixels, errs = make([][]uint8, len(samples)), make([]error, len(samples))
 	var g errgroup.Group
-	// A decoded photograph takes some 50 MB, so few at a time.
+	// A decoded photograph takes about 50 MB.
 	g.SetLimit(4)
 	for i, s := range samples {
 		g.Go(func() error {
@@ -200,10 +200,9 @@ func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8
 	return pixels, errs
 }
 
-// Probes are images on which a merge is proved: random pixels, drawn alike
-// every time, and samples, whose labels do not matter. The result is
-// [n, Size, Size, 3]. Samples that cannot be read are left out, and said why of; if there are
-// no others, that is an *[run.InputError].
+// Probes returns images, [n, Size, Size, 3], on which a merge is checked: random pixels, the same every
+// time, and samples, whose targets do not matter. Samples that cannot be read are skipped; unreadable
+// holds the reasons. If no sample can be read, the error is a [*run.InputError].
 func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels []uint8, unreadable []error, err error) {
 	pixels = make([]uint8, random*t.Size*t.Size*3)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(pixels) // never fails
@@ -216,7 +215,7 @@ func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels [
 		pixels = append(pixels, read[i]...)
 	}
 	if n := len(unreadable); n > 0 && n == len(samples) {
-		return nil, nil, &run.InputError{Err: fmt.Errorf("none of %d images can be read, the first: %w", n, unreadable[0])}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("none of %d images can be read; the first one: %w", n, unreadable[0])}
 	}
 	return pixels, unreadable, nil
 }

@@ -86,8 +86,8 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 	return plan.New(ctx, scores, parameters, o, count)
 }
 
-// Select turns a plan for the backbone c into what is tuned: its matrices,
-// vectors and entries, and the class token.
+// Select returns what a plan for the backbone c tunes: matrices, vectors and entries of the plan, and
+// the class token.
 func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 	tokens, _ := c.ClassTokens()
 	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
@@ -127,7 +127,7 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 	return t.do(ctx, training, o)
 }
 
-// training is a run that tunes a selection, for do.
+// training returns a run that tunes a selection, for do.
 func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	tuning, err := peft.New(t.model.Config, s)
 	if err != nil {
@@ -136,14 +136,14 @@ func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	return &train.Run{Backend: t.be, Model: t.model, Tuning: tuning}, nil
 }
 
-// do does a training with options.
+// do does one training.
 func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, error) {
 	if err := t.trainable(); err != nil { // broken images may have been left out since
 		return nil, err
 	}
 	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
-	// Training images and, to train on them in the end, validation images: a device keeps
-	// them together.
+	// The training images come with the validation images, on which the final training trains too, so
+	// that a device keeps them together.
 	n, val := len(t.data.Train), t.data.Val
 	r.Train = t.images(t.train, t.data.Train, val)
 	if !o.WithVal && len(val) > 0 {
@@ -184,7 +184,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, sampl
 	})
 }
 
-// Delta packs what was tuned for keeping. p is the plan, nil for baselines.
+// Delta returns the delta of a training. p is the plan, nil for a method that does not plan.
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := delta.New(t.model, p)
 	d.Method, d.Objective, d.Classes, d.Metrics = string(m), t.objective.Name(), t.data.Classes, metrics

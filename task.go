@@ -143,6 +143,7 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 		return nil, err
 	}
 	t.tensors = tensors
+	c.Data.Images = t.config.Data.Images // with the defaults
 	t.config.Model, t.config.Data = c.Model, c.Data
 	c.Compute, c.Objective = t.config.Compute, t.config.Objective
 	return t, nil

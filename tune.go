@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/sptune/spt/backend"
-	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -107,117 +106,30 @@ func (t *Task) sameOptions(folder run.Folder, o run.TuneOptions) error {
 	return nil
 }
 
+// runner does the work of one run.
 type runner struct {
 	*Task
 	o       run.TuneOptions
 	folder  run.Folder
 	report  progress.Func
-	budgets map[plan.Budget]*selected // that were tried
+	budgets map[plan.Budget]*selected // the budgets that were tried
 	saved   func() error              // waits until the scores are in their file; nil: they are, or there are none
 }
 
-// selected is what a budget selects.
+// selected holds what is tuned under a budget.
 type selected struct {
-	plan *plan.Plan // nil for a method that makes none
-	run  *train.Run // which tunes it, and on a device keeps what was compiled for it
+	plan *plan.Plan // nil for a method that does not plan
+	run  *train.Run // tunes the selection; on a device it keeps the compiled programs
 }
 
-// close releases what trainings keep.
+// close releases what the trainings keep on the device.
 func (r *runner) close() {
 	for _, s := range r.budgets {
 		s.run.Close()
 	}
 }
 
-// Effective is o with its defaults filled in, as Tune uses it and config.json
-// keeps it. It refuses, before anything costly, what cannot work on this task;
-// its errors are *[run.OptionError]s.
-func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
-	m, err := method.Lookup(o.Method)
-	if err != nil {
-		return o, optionError(err)
-	}
-	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
-	if m.Scores {
-		if o.Rank == 0 {
-			o.Rank = o.Plan.Rank
-		}
-		o.Plan.Module, o.Plan.Only, o.Plan.Rank = m.Module, m.Only, o.Rank
-		o.Plan = o.Plan.WithDefaults()
-		o.Rank = o.Plan.Rank
-		if len(o.Budgets) == 0 {
-			o.Budgets = []plan.Budget{DefaultBudget}
-		}
-	}
-	if err := t.validate(m, o); err != nil {
-		return o, optionError(err)
-	}
-	if err := t.trainable(); err != nil {
-		return o, err
-	}
-	o.Options = m.WithDefaults(o.Options)
-	return o, nil
-}
-
-func (t *Task) validate(m method.Row, o run.TuneOptions) error {
-	if err := o.Train.Validate(); err != nil {
-		return err
-	}
-	if err := o.Score.Validate(); err != nil {
-		return err
-	}
-	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
-		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
-	}
-	if o.Plan.Compat != "" && !m.Takes("compat") {
-		return option.Errorf("compat", "method %s takes no compat mode; leave it out", o.Method)
-	}
-	if !o.Budget.IsZero() {
-		return option.Errorf("budget", "budget %s is given beside the list of budgets; put it into the list", o.Budget)
-	}
-	if err := m.Check(o.Options); err != nil {
-		return err
-	}
-	if len(o.Budgets) == 0 { // what the method adds may not fit on this backbone
-		s, err := m.Select(t.model.Config, o.Options)
-		if err == nil {
-			_, err = peft.New(t.model.Config, s)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for _, b := range o.Budgets {
-		if err := t.validateBudget(m, b, o); err != nil {
-			return err
-		}
-	}
-	if len(o.Budgets) > 1 {
-		switch {
-		case o.NoValidation:
-			return option.Errorf("no-validation", "several budgets need validation to choose between them; give one budget, or leave validation on")
-		case len(t.data.Val) == 0:
-			return option.Errorf("budget", "several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
-		}
-	}
-	return nil
-}
-
-func (t *Task) validateBudget(m method.Row, budget plan.Budget, o run.TuneOptions) error {
-	c := t.model.Config
-	if !m.Scores {
-		o.Options.Budget = budget
-		_, err := m.Select(c, o.Options)
-		return err
-	}
-	parameters, err := budget.Parameters(c.Size())
-	if err != nil {
-		return err
-	}
-	_, classToken := c.ClassTokens()
-	return o.Plan.Validate(sensitivity.Tensors(c), classToken, parameters)
-}
-
+// run does all stages of the run and writes its result.
 func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.CheckImages(ctx, r.report); err != nil {
 		return nil, err
@@ -275,7 +187,8 @@ func (t *Task) result(m method.Method, seed uint64) *run.Result {
 	return r
 }
 
-// better prefers accuracy, then fewer tuned parameters.
+// better reports whether a is the better candidate: by validation accuracy, then by fewer tuned
+// parameters.
 func better(a, b run.Candidate) bool {
 	if a.ValAccuracy != b.ValAccuracy {
 		return a.ValAccuracy > b.ValAccuracy
@@ -283,13 +196,13 @@ func better(a, b run.Candidate) bool {
 	return a.Counts.Tuned() < b.Counts.Tuned()
 }
 
-// score runs stage 1, or reads what an earlier call of the same run found.
+// score runs stage 1, or reads the scores that an earlier call of the same run wrote.
 func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	path := r.folder.Path(run.ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err) // which may be whole
+			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err) // the file may be intact
 		}
 		if err == nil && scores.Backbone != r.model.Fingerprint() {
 			err = fmt.Errorf("%s was made with another backbone", path)
@@ -303,14 +216,14 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	if err != nil {
 		return nil, err
 	}
-	// As large as the backbone, they are written while a plan is made.
+	// The scores are as large as the backbone, so they are written while the plan is made.
 	saved := make(chan error, 1)
 	go func() { saved <- scores.Save(path) }()
 	r.saved = sync.OnceValue(func() error { return <-saved })
 	return scores, nil
 }
 
-// scoresSaved waits until scores that are being written are in their file.
+// scoresSaved waits until the scores are written.
 func (r *runner) scoresSaved() error {
 	if r.saved == nil {
 		return nil
@@ -318,7 +231,7 @@ func (r *runner) scoresSaved() error {
 	return r.saved()
 }
 
-// selection is what a budget selects; its plan, if it has one, is kept in dir.
+// selection returns what is tuned under a budget, and writes its plan, if there is one, into folder.
 func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, folder run.Folder) (*selected, error) {
 	s := r.budgets[budget]
 	if s == nil {
@@ -375,7 +288,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	if s.plan != nil {
 		r.report.Report(progress.Event{Stage: progress.Plan, Candidate: name, Detail: s.plan})
 	}
-	s.run.Keep = backend.OnDevice(r.be) // the processor's programs are made at once, and hold its memory
+	s.run.Keep = backend.OnDevice(r.be) // on the CPU, programs compile at once but hold memory
 	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: r.o.Train})
 	if err != nil {
 		return nil, err
@@ -385,8 +298,8 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	return c, run.SaveResult(folder, c)
 }
 
-// final trains the chosen candidate on all that may be trained on, keeps the
-// delta and tests it.
+// final trains the chosen candidate on all images that may be trained on, tests it, and writes the
+// delta.
 func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, result *run.Result) error {
 	s, err := r.selection(ctx, scores, budget, r.folder)
 	if err != nil {
@@ -452,6 +365,7 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	return trained, folder.SaveMetrics(trained.Epochs)
 }
 
+// seconds returns the time spent in all epochs.
 func seconds(epochs []train.Epoch) (s float64) {
 	for _, e := range epochs {
 		s += e.Seconds

@@ -58,7 +58,7 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	if len(broken) == 0 {
 		return nil
 	}
-	if !d.skipBadImages {
+	if !d.Options.SkipBadImages {
 		return fmt.Errorf("%s of data set %s cannot be decoded (the option to skip bad images leaves them out): %w",
 			countImages(len(broken), ""), d.Name, joinSkipped(broken))
 	}

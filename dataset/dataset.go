@@ -64,9 +64,10 @@ type Dataset struct {
 	// Stray counts the images that lie beside the class folders. 0 except in the layout imagefolder.
 	Stray int
 
-	skipBadImages bool
-	classesKnown  bool // OpenOptions.Classes was given
-	classFolders  bool // every folder is a class
+	// Options are the options that Open was called with; zero for a data set of New.
+	Options OpenOptions
+
+	classFolders bool // every folder is a class
 }
 
 // SkippedImage is an image that was left out of a data set.
@@ -151,7 +152,7 @@ func (d *Dataset) check() error {
 			case class < 0: // no single class
 			case s.name == "train":
 				trained[class] = true
-			case !trained[class] && !d.classesKnown:
+			case !trained[class] && d.Options.Classes == 0:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
 					sample.Where, class, d.Classes[class], s.name)
 			}

@@ -138,7 +138,7 @@ func TestOtherTargets(t *testing.T) {
 		return out
 	}
 	open := func(name string, s []Sample) *Dataset {
-		d := &Dataset{Name: name, Root: "/a", Classes: []string{"x", "y", "z"}, Train: s, skipBadImages: true}
+		d := &Dataset{Name: name, Root: "/a", Classes: []string{"x", "y", "z"}, Train: s, Options: OpenOptions{SkipBadImages: true}}
 		if err := d.findFiles(t.Context()); err != nil {
 			t.Fatal(err)
 		}

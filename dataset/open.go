@@ -120,7 +120,7 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	d := &Dataset{
 		Name: cmp.Or(g.name, name), Root: root, Layout: l.name, Mixed: l.mixed, Classes: g.classes,
 		Train: g.train, Val: g.val, Test: g.test, Ignored: g.ignored, Stray: g.stray,
-		skipBadImages: o.SkipBadImages, classesKnown: o.Classes > 0, classFolders: l.classFolders,
+		Options: o, classFolders: l.classFolders,
 	}
 	if err := d.findFiles(ctx); err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (d *Dataset) findFiles(ctx context.Context) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if d.skipBadImages {
+	if d.Options.SkipBadImages {
 		d.Skipped = append(d.Skipped, missing...)
 		return nil
 	}

@@ -196,9 +196,8 @@ func openJSON(path string) (*Inspection, error) {
 	}
 	switch header.Kind {
 	case "":
-		if file, err := checkpoint.Open(path); err == nil { // the index of a checkpoint in several files
-			file.Close()
-			return openTensors(path)
+		if in, err := openTensors(path); err == nil { // the index of a checkpoint in several files
+			return in, nil
 		}
 	case jsonfile.Plan:
 		p, err := plan.LoadFile(path)
@@ -235,7 +234,7 @@ func openTensors(path string) (*Inspection, error) {
 	meta := f.Metadata()
 	kind := jsonfile.MetadataKind(meta)
 	if kind == jsonfile.Scores {
-		return openScores(path)
+		return openScores(f)
 	}
 	in := &Inspection{Kind: "checkpoint", Checkpoint: &Checkpoint{Format: f.Format(), Metadata: meta}}
 	if kind == jsonfile.TrainingState {
@@ -257,13 +256,13 @@ func openTensors(path string) (*Inspection, error) {
 	if c.Classes, err = delta.Classes(f); err != nil {
 		return nil, err
 	}
-	m, report, err := backbone.Load(path, backbone.LoadOptions{})
+	m, report, err := backbone.FromFile(f, backbone.LoadOptions{})
 	headless := errors.Is(err, backbone.ErrNoHead)
 	if headless {
-		m, report, err = backbone.Load(path, backbone.LoadOptions{NumClasses: 1})
+		m, report, err = backbone.FromFile(f, backbone.LoadOptions{NumClasses: 1})
 	}
 	if err != nil {
-		c.Problem = err.Error()
+		c.Problem = fmt.Sprintf("loading backbone %s: %v", path, err)
 		return in, nil
 	}
 	if c.Head = !headless; headless {
@@ -273,8 +272,8 @@ func openTensors(path string) (*Inspection, error) {
 	return in, nil
 }
 
-func openScores(path string) (*Inspection, error) {
-	s, err := sensitivity.Load(path)
+func openScores(f *checkpoint.File) (*Inspection, error) {
+	s, err := sensitivity.FromFile(f)
 	if err != nil {
 		return nil, err
 	}

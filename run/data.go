@@ -111,8 +111,10 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 
 // Record notes in c what the data set turned out to be.
 func (c *DataConfig) Record(d *dataset.Dataset) {
-	if c.Path == "" {
-		c.Path = d.Root
+	if c.Path == "" { // the data set was opened by the program
+		o := d.Options
+		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction
+		c.SplitSeed, c.SkipBadImages = o.Seed, o.SkipBadImages
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)

@@ -156,9 +156,14 @@ func Load(path string) (*Scores, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return FromFile(f)
+}
+
+// FromFile reads scores from an open file. See [Load].
+func FromFile(f *checkpoint.File) (*Scores, error) {
 	s, err := read(f)
 	if err != nil {
-		return nil, fmt.Errorf("reading scores from %s: %w", path, err)
+		return nil, fmt.Errorf("reading scores from %s: %w", f.Name(), err)
 	}
 	return s, nil
 }

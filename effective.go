@@ -1,0 +1,100 @@
+package spt
+
+import (
+	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
+)
+
+// Effective returns o with its defaults filled in, as Tune uses it and config.json keeps it. It reports
+// options that cannot work on this task, before anything costly, with a [*run.OptionError].
+func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
+	m, err := method.Lookup(o.Method)
+	if err != nil {
+		return o, optionError(err)
+	}
+	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
+	if m.Scores {
+		if o.Rank == 0 {
+			o.Rank = o.Plan.Rank
+		}
+		o.Plan.Module, o.Plan.Only, o.Plan.Rank = m.Module, m.Only, o.Rank
+		o.Plan = o.Plan.WithDefaults()
+		o.Rank = o.Plan.Rank
+		if len(o.Budgets) == 0 {
+			o.Budgets = []plan.Budget{DefaultBudget}
+		}
+	}
+	if err := t.validate(m, o); err != nil {
+		return o, optionError(err)
+	}
+	if err := t.trainable(); err != nil {
+		return o, err
+	}
+	o.Options = m.WithDefaults(o.Options)
+	return o, nil
+}
+
+// validate reports options that cannot work on this task. o has its defaults filled in.
+func (t *Task) validate(m method.Row, o run.TuneOptions) error {
+	if err := o.Train.Validate(); err != nil {
+		return err
+	}
+	if err := o.Score.Validate(); err != nil {
+		return err
+	}
+	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
+		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
+	}
+	if o.Plan.Compat != "" && !m.Takes("compat") {
+		return option.Errorf("compat", "method %s takes no compat mode; leave it out", o.Method)
+	}
+	if !o.Budget.IsZero() {
+		return option.Errorf("budget", "budget %s is given beside the list of budgets; put it into the list", o.Budget)
+	}
+	if err := m.Check(o.Options); err != nil {
+		return err
+	}
+	if len(o.Budgets) == 0 { // the additions of the method may not fit on this backbone
+		s, err := m.Select(t.model.Config, o.Options)
+		if err == nil {
+			_, err = peft.New(t.model.Config, s)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, b := range o.Budgets {
+		if err := t.validateBudget(m, b, o); err != nil {
+			return err
+		}
+	}
+	if len(o.Budgets) > 1 {
+		switch {
+		case o.NoValidation:
+			return option.Errorf("no-validation", "several budgets need validation to choose between them; give one budget, or leave validation on")
+		case len(t.data.Val) == 0:
+			return option.Errorf("budget", "several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
+		}
+	}
+	return nil
+}
+
+// validateBudget reports a budget that the method cannot meet on the backbone.
+func (t *Task) validateBudget(m method.Row, budget plan.Budget, o run.TuneOptions) error {
+	c := t.model.Config
+	if !m.Scores {
+		o.Options.Budget = budget
+		_, err := m.Select(c, o.Options)
+		return err
+	}
+	parameters, err := budget.Parameters(c.Size())
+	if err != nil {
+		return err
+	}
+	_, classToken := c.ClassTokens()
+	return o.Plan.Validate(sensitivity.Tensors(c), classToken, parameters)
+}

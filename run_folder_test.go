@@ -1,0 +1,131 @@
+package spt_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+// imageFolder makes class folders with 20 images of one colour each.
+func imageFolder(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	for class, c := range map[string]color.RGBA{"blue": {20, 20, 220, 255}, "red": {220, 20, 20, 255}} {
+		if err := os.Mkdir(filepath.Join(root, class), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			m := image.NewRGBA(image.Rect(0, 0, 32, 32))
+			for p := range 32 * 32 {
+				c := c
+				c.G = uint8(i * p % 97)
+				m.SetRGBA(p%32, p/32, c)
+			}
+			var encoded bytes.Buffer
+			if err := png.Encode(&encoded, m); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, class, fmt.Sprintf("%02d.png", i)), encoded.Bytes(), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return root
+}
+
+// TestRunOfALibrary: a run of a task that a program has made leaves the folder that a run from a
+// configuration leaves, and such a run continues from its folder alone.
+func TestRunOfALibrary(t *testing.T) {
+	root := imageFolder(t)
+	open := dataset.OpenOptions{ValFraction: 0.2, TestFraction: 0.3, Seed: 7}
+	options := run.TuneOptions{Method: "spt-lora", Budgets: []plan.Budget{plan.MustParseBudget("3%")}, Options: method.Options{Rank: 2}, Train: train.VTAB().WithEpochs(2)}
+
+	// From a configuration, as the command line does.
+	c := &run.Config{
+		Model: run.ModelConfig{Path: embedded.Name},
+		Data:  run.DataConfig{Path: root, ValFraction: open.ValFraction, TestFraction: open.TestFraction, SplitSeed: open.Seed},
+	}
+	c.Compute.Device = "cpu"
+	task, err := spt.Open(t.Context(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configured := filepath.Join(t.TempDir(), "run")
+	want, err := task.Tune(t.Context(), options, configured, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// From a model and a data set, interrupted, and continued from the folder.
+	data, err := dataset.Open(t.Context(), root, open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := embedded.Model(len(data.Classes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if task, err = spt.New(model, data); err != nil {
+		t.Fatal(err)
+	}
+	made := filepath.Join(t.TempDir(), "run")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := task.Tune(ctx, options, made, func(e progress.Event) {
+		if e.Stage == progress.Train && e.Candidate == "" {
+			cancel()
+		}
+	}); err == nil {
+		t.Fatal("the run was not interrupted")
+	}
+	_, resumed, err := run.Open(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if task, err = spt.Resume(t.Context(), made, &resumed, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := task.Tune(t.Context(), resumed.Tune, made, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if got.Test == nil || got.Test.Images != 12 || !reflect.DeepEqual(got.Test, want.Test) {
+		t.Errorf("tested %+v, the configured run %+v", got.Test, want.Test)
+	}
+	for _, name := range []string{run.ConfigFile, run.ResultFile} {
+		var files [2]map[string]any
+		for i, dir := range []string{configured, made} {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err == nil {
+				err = json.Unmarshal(text, &files[i])
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, varies := range []string{"started", "finished", "seconds", "candidates", "epochs"} {
+				delete(files[i], varies)
+			}
+		}
+		if !reflect.DeepEqual(files[0], files[1]) {
+			t.Errorf("%s: the library's run has\n%v\nthe configured run has\n%v", name, files[1], files[0])
+		}
+	}
+}
