@@ -26,7 +26,7 @@ func TestTuneConvNeXt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/run"
@@ -64,7 +65,7 @@ type Classifier struct {
 // processor. classes names the head's rows; nil numbers them. Close releases it.
 func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classes []string, t dataset.Transform) (_ *Classifier, err error) {
 	if be == nil {
-		if be, err = backend.New(); err != nil {
+		if be, _, err = backend.Open("cpu", 1); err != nil {
 			return nil, err
 		}
 	}
@@ -143,11 +144,11 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if len(good) == 0 {
 		return out, ctx.Err()
 	}
-	images, err := backend.Uint8(c.be, flat, len(good), c.Transform.Size, c.Transform.Size, 3)
+	images, err := program.Tensor(c.be, flat, len(good), c.Transform.Size, c.Transform.Size, 3)
 	if err != nil {
 		return nil, err
 	}
-	defer backend.Free(images)
+	defer program.Free(images)
 	logits, err := c.predictor.Logits(ctx, images)
 	if err != nil {
 		return nil, err

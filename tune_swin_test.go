@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/train"
@@ -37,7 +38,7 @@ func TestTuneSwin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,11 +118,11 @@ func logitsOf(t *testing.T, be backend.Backend, m *backbone.Model, d *delta.Delt
 		t.Fatal(err)
 	}
 	defer p.Close()
-	x, err := backend.Uint8(be, pixels, 1, m.Config.ImageSize, m.Config.ImageSize, 3)
+	x, err := program.Tensor(be, pixels, 1, m.Config.ImageSize, m.Config.ImageSize, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(x)
+	defer program.Free(x)
 	logits, err := p.Logits(t.Context(), x)
 	if err != nil {
 		t.Fatal(err)

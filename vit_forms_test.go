@@ -70,7 +70,7 @@ func TestTuneForms(t *testing.T) {
 			if chosen == method.SPTAdapter {
 				return // not linear: no merging
 			}
-			be, err := backend.New()
+			be, _, err := backend.Open("cpu", 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -48,7 +49,7 @@ func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures.Fixture, build func(weights backbone.Layers, images *Node) []*Node) []*tensors.Tensor {
 	t.Helper()
 	params := m.Config.Params()
-	program, err := backend.NewProgram(be, "fixture", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "fixture", func(_ *Graph, in []*Node) []*Node {
 		byName := map[string]*Node{}
 		for i, p := range params {
 			byName[p.Name] = in[i]
@@ -58,7 +59,7 @@ func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
+	defer compiled.Close()
 	placed, err := m.On(be)
 	if err != nil {
 		t.Fatal(err)
@@ -73,11 +74,11 @@ func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures
 		image, y := row/own, row%own
 		copy(pixels[(image*side+y)*side*3:], from[row*own*3:(row+1)*own*3])
 	}
-	images, err := backend.Uint8(be, pixels, 2, side, side, 3)
+	images, err := program.Tensor(be, pixels, 2, side, side, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := program.Run(t.Context(), append(args, images)...)
+	out, err := compiled.Run(t.Context(), append(args, images)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures
 // newBackends are the CPU backend and GoMLX's Go backend.
 func newBackends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
-	fast, err := backend.New()
+	fast, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +174,7 @@ func TestConvNeXtGradients(t *testing.T) {
 // convolutions; a larger image gives maps of its own size.
 func TestConvNeXtImageSizes(t *testing.T) {
 	f := fixtures.Backbone(t, "convnext-v1-timm")
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,20 +221,20 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer stepper.Close()
-		images, err := backend.Uint8(be, f.Pixels(t), 2, f.ImageSize, f.ImageSize, 3)
+		images, err := program.Tensor(be, f.Pixels(t), 2, f.ImageSize, f.ImageSize, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
-		labels, err := backend.Int32(be, []int32{0, 1}, 2)
+		labels, err := program.Tensor(be, []int32{0, 1}, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
-		be.StartTimings()
+		timings := cpu.TimeSteps(be)
 		if _, _, err := stepper.Step(t.Context(), images, labels, 1e-3, 0); err != nil {
 			t.Fatal(err)
 		}
 		forward, gradients := 0, 0
-		for _, s := range be.Timings() {
+		for _, s := range timings() {
 			switch {
 			case strings.HasPrefix(s.Detail, "gradient of depth-wise"):
 				gradients += s.Calls
@@ -344,7 +345,7 @@ func TestConvNeXtSideFiles(t *testing.T) {
 // compare holds x against want within 1e-4 of the largest value.
 func compare(t *testing.T, what string, x *tensors.Tensor, want []float32) {
 	t.Helper()
-	got, err := backend.Float32s(x)
+	got, err := program.Float32s(x)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -24,12 +25,12 @@ func TestViTTinyReal(t *testing.T) {
 	if len(report.Unused)+len(report.Missing)+len(report.WrongShape) != 0 {
 		t.Fatalf("report: %+v", report)
 	}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	params := m.Config.Params()
-	program, err := backend.NewProgram(be, "golden", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "golden", func(_ *Graph, in []*Node) []*Node {
 		byName := map[string]*Node{}
 		for i, p := range params {
 			byName[p.Name] = in[i]
@@ -51,7 +52,7 @@ func TestViTTinyReal(t *testing.T) {
 		args = append(args, placed[p.Name])
 	}
 	shape := archive.Shape("resized_uint8")
-	images, err := backend.Uint8(be, archive.Uint8("resized_uint8"), shape...)
+	images, err := program.Tensor(be, archive.Uint8("resized_uint8"), shape...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,17 +60,17 @@ func TestViTTinyReal(t *testing.T) {
 	for _, l := range archive.Int64("labels") {
 		labels = append(labels, int32(l))
 	}
-	y, err := backend.Int32(be, labels, len(labels))
+	y, err := program.Tensor(be, labels, len(labels))
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := program.Run(t.Context(), append(args, images, y)...)
+	out, err := compiled.Run(t.Context(), append(args, images, y)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	host := make([][]float32, len(out))
 	for i := range out {
-		if host[i], err = backend.Float32s(out[i]); err != nil {
+		if host[i], err = program.Float32s(out[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/graph"
+	"github.com/sptune/spt/internal/program"
 )
 
 // Layers gives a graph its tensors and sees its results. Tuning enters a backbone here: the
@@ -268,7 +269,7 @@ func (m *Model) FeatureMap(l Layers, images *Node) *Node {
 // float32.
 func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
 	images = m.images(images)
-	checkpoint := m.CheckpointActivations && !backend.Rematerialises(images.Graph().Backend())
+	checkpoint := m.CheckpointActivations && !program.Rematerialises(images.Graph().Backend())
 	if dtype := m.Precision.DType(); dtype != dtypes.Float32 || checkpoint {
 		l, images = computing{l, dtype, checkpoint}, ConvertDType(images, dtype)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 )
 
 // Preprocessing describes how pixels were normalised when the backbone was pretrained.
@@ -127,13 +128,13 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	}
 	out := make(map[string]*tensors.Tensor, len(m.Weights))
 	for name, w := range m.Weights {
-		place := backend.Frozen
-		if where.dtype == dtypes.BFloat16 && len(w.Shape) > 1 {
-			place = backend.BFloat16
+		dtype := where.dtype
+		if len(w.Shape) < 2 {
+			dtype = dtypes.Float32
 		}
-		t, err := place(be, w.Data, w.Shape...)
+		t, err := program.Frozen(be, dtype, w.Data, w.Shape...)
 		if err != nil {
-			backend.Free(slices.Collect(maps.Values(out))...)
+			program.Free(slices.Collect(maps.Values(out))...)
 			return nil, fmt.Errorf("placing %s: %w", name, err)
 		}
 		out[name] = t
@@ -148,7 +149,7 @@ func (m *Model) Release(be backend.Backend) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
 	where := placement{be, m.Precision.DType()}
-	backend.Free(slices.Collect(maps.Values(m.placed.weights[where]))...)
+	program.Free(slices.Collect(maps.Values(m.placed.weights[where]))...)
 	delete(m.placed.weights, where)
 }
 

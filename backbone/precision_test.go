@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 )
 
 // featuresIn are the features of images in a precision, and the types of the placed weights.
@@ -37,7 +38,7 @@ func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []ui
 			}
 		}
 	}
-	program, err := backend.NewProgram(be, "features", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "features", func(_ *Graph, in []*Node) []*Node {
 		byName := map[string]*Node{}
 		for i, name := range names {
 			byName[name] = in[i]
@@ -47,24 +48,24 @@ func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []ui
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
+	defer compiled.Close()
 	size := m.Config.ImageSize
-	images, err := backend.Uint8(be, pixels, n, size, size, 3)
+	images, err := program.Tensor(be, pixels, n, size, size, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(images)
-	out, err := program.Run(t.Context(), append(args, images)...)
+	defer program.Free(images)
+	out, err := compiled.Run(t.Context(), append(args, images)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(out...)
+	defer program.Free(out...)
 	return values(t, out[0])
 }
 
 func values(t *testing.T, x *tensors.Tensor) []float32 {
 	t.Helper()
-	v, err := backend.Float32s(x)
+	v, err := program.Float32s(x)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func values(t *testing.T, x *tensors.Tensor) []float32 {
 // TestBFloat16: every architecture computes in bfloat16 what it computes in float32, up to what
 // eight bits of mantissa lose, and its matrices take half.
 func TestBFloat16(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,13 +18,14 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 )
 
 // outputs are the features and logits of a model for pixels [N, S, S, 3].
 func outputs(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8) (features, logits []float32) {
 	t.Helper()
 	params := m.Config.Params()
-	program, err := backend.NewProgram(be, "outputs", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "outputs", func(_ *Graph, in []*Node) []*Node {
 		byName := map[string]*Node{}
 		for i, p := range params {
 			byName[p.Name] = in[i]
@@ -45,17 +46,17 @@ func outputs(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8
 		args = append(args, placed[p.Name])
 	}
 	side := m.Config.ImageSize
-	x, err := backend.Uint8(be, pixels, len(pixels)/(side*side*3), side, side, 3)
+	x, err := program.Tensor(be, pixels, len(pixels)/(side*side*3), side, side, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := program.Run(t.Context(), append(args, x)...)
+	out, err := compiled.Run(t.Context(), append(args, x)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var host [2][]float32
 	for i := range host {
-		if host[i], err = backend.Float32s(out[i]); err != nil {
+		if host[i], err = program.Float32s(out[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,7 +79,7 @@ func away(got, want []float32) float64 {
 // which it is a formula.
 func swinBackends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
-	own, err := backend.New()
+	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

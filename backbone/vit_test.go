@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -70,11 +71,11 @@ func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, 
 		}
 	}
 	size := m.Config.ImageSize
-	x, err := backend.Tensor(be, images, 2, size, size, 3)
+	x, err := program.Tensor(be, images, 2, size, size, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	program, err := backend.NewProgram(be, "test", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "test", func(_ *Graph, in []*Node) []*Node {
 		byName := map[string]*Node{}
 		for i, name := range names {
 			byName[name] = in[i]
@@ -84,14 +85,14 @@ func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
-	out, err := program.Run(t.Context(), append(args, x)...)
+	defer compiled.Close()
+	out, err := compiled.Run(t.Context(), append(args, x)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	host := make([][]float32, len(out))
 	for i := range out {
-		if host[i], err = backend.Float32s(out[i]); err != nil {
+		if host[i], err = program.Float32s(out[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,7 +114,7 @@ func difference(got, want []float32) float64 {
 
 func backends(t *testing.T) (fast, plain backend.Backend) {
 	t.Helper()
-	fast, err := backend.New()
+	fast, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

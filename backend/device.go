@@ -1,8 +1,20 @@
+// Package backend opens the devices on which spt computes.
+//
+// [Devices] lists the devices of this machine. [Open] opens one or several of them as one
+// [Backend]: the processor, through package cpu, or GPUs, through a PJRT plug-in (xla.go). GPUs need
+// a build with XLA (build tag xla, cgo); without it, noxla.go says so. [Plugins] lists the installed
+// plug-ins (plugin.go). [NameOf], [Replicas] and [OnDevice] describe an open backend, and
+// [DefaultPrecision] chooses the [Precision] of networks on it (precision.go).
+//
+// A Backend is a GoMLX backend: it runs any GoMLX graph. Open returns a [DeviceError] for a device
+// that it cannot open. The other packages of spt return a [MemoryError] if a computation needs more
+// memory than its device has (errors.go).
 package backend
 
 import (
-	"cmp"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,8 +22,15 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/gomlx/compute"
+	"k8s.io/klog/v2"
+
 	"github.com/sptune/spt/backend/cpu"
 )
+
+// Backend is an open device, or several devices that are open as one backend. Graphs are compiled for
+// it and run on it.
+type Backend = compute.Backend
 
 // Auto is the name of the best available device, for [Open].
 const Auto = "auto"
@@ -28,7 +47,7 @@ type Device struct {
 // open. It opens none of the GPUs.
 func Devices() []Device {
 	out := []Device{{Name: "cpu", Description: "this machine's processor, by spt's own backend"}}
-	if be, err := New(); err == nil {
+	if be, err := processor(); err == nil {
 		out[0].Description = be.Description()
 	}
 	_, err := cudaPlugin()
@@ -42,34 +61,19 @@ func Devices() []Device {
 	return out
 }
 
-// DeviceError is the error of [Open] for a device that it cannot open.
-type DeviceError struct {
-	Device string // name given to Open
-	Usage  bool   // the name or the number of devices is invalid on every machine
-	Err    error  // the reason
-}
-
-func (e *DeviceError) Error() string {
-	return fmt.Sprintf("device %s: %v", cmp.Or(e.Device, Auto), e.Err)
-}
-func (e *DeviceError) Unwrap() error { return e.Err }
-
-// Open opens a device. All callers in the process share it, so weights are placed on it once. The
-// known names are:
+// Open opens count devices of one kind, from the named device on, as one backend. Each device
+// computes a part of each batch. All callers in the process share an open backend, so weights are
+// placed on it once. The known names are:
 //
 //   - "" and "auto": the first GPU if Open can open it, otherwise the processor. If there is a GPU
 //     that Open cannot open, note is the reason.
-//   - "cpu": the processor, as [New].
+//   - "cpu": the processor. It is one device.
 //   - "cuda" and "cuda:N": an NVIDIA GPU. N counts from 0. It needs a build with XLA.
 //   - "xla:PLUGIN": the first device of a PJRT plug-in, given by its name (see [Plugins]) or its
 //     absolute path. It needs a build with XLA.
 //
 // The error is a [*DeviceError].
-func Open(device string) (be Backend, note string, err error) { return OpenSeveral(device, 1) }
-
-// OpenSeveral opens several devices of one kind, from the named device on, as one backend. Each
-// device computes a part of each batch, see [NewReplicated]. Otherwise it does the same as [Open].
-func OpenSeveral(device string, count int) (be Backend, note string, err error) {
+func Open(device string, count int) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
 	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
 	if count < 1 {
@@ -79,7 +83,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 		if count > 1 {
 			return misused(fmt.Errorf("the processor is one device, %d were asked for; name a GPU, or leave their number out", count))
 		}
-		be, err := New()
+		be, err := processor()
 		return be, note, err
 	}
 	kind, rest, given := strings.Cut(device, ":")
@@ -88,7 +92,7 @@ func OpenSeveral(device string, count int) (be Backend, note string, err error) 
 		if len(gpus()) == 0 {
 			return host()
 		}
-		if be, _, err = OpenSeveral("cuda", count); err == nil {
+		if be, _, err = Open("cuda", count); err == nil {
 			return be, "", nil
 		}
 		if count > 1 {
@@ -152,14 +156,19 @@ func names(plugins []Plugin) string {
 	return strings.Join(out, ", ")
 }
 
+// processor opens the processor. It returns the same backend to all callers.
+var processor = sync.OnceValues(func() (Backend, error) {
+	silence()
+	return cpu.New("")
+})
+
 // several identifies devices of one kind that are opened as one backend.
 type several struct {
 	name  string // name of the first device, see NameOf
 	count int
 }
 
-// opened holds the backends that are open.
-
+// opened holds the backends of plug-ins that are open.
 var opened = struct {
 	sync.Mutex
 	backends map[several]Backend
@@ -198,11 +207,21 @@ func as(be Backend) (s several, ok bool) {
 	return s, false
 }
 
+// silence discards the log lines that GoMLX writes with klog.
+func silence() {
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	// Set fails for unknown names only. klog defines these names.
+	_ = flags.Set("logtostderr", "false")
+	_ = flags.Set("stderrthreshold", "FATAL")
+	klog.SetOutput(io.Discard)
+}
+
 // NameOf returns the name with which [Open] returns be: "cpu", "cuda:0" or "xla:PATH". For several
 // devices it is the name of the first. For a backend that this package did not open it is
 // be.Name().
 func NameOf(be Backend) string {
-	if _, host := be.(*cpu.Backend); host {
+	if cpu.Is(be) {
 		return "cpu"
 	}
 	if s, ok := as(be); ok {
@@ -211,8 +230,8 @@ func NameOf(be Backend) string {
 	return be.Name()
 }
 
-// Replicas returns the number of devices of be, which is the number of replicas of a
-// [NewReplicated] program. It is 1 for the processor.
+// Replicas returns the number of devices with which [Open] opened be. Training keeps a replica of
+// the network on each of them. It is 1 for the processor.
 func Replicas(be Backend) int {
 	if s, ok := as(be); ok {
 		return s.count

@@ -7,9 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 )
 
 // tree makes empty files, or files with the text after a tab, below a new folder.
@@ -115,11 +112,11 @@ func TestGPUs(t *testing.T) {
 
 // TestOpen: a device that is not there is an error that names it and says what to do.
 func TestOpen(t *testing.T) {
-	own, err := New()
+	own, err := processor()
 	if err != nil {
 		t.Fatal(err)
 	}
-	be, note, err := Open("cpu")
+	be, note, err := Open("cpu", 1)
 	if be != own || note != "" || err != nil {
 		t.Errorf("cpu: %v, %q, %v", be, note, err)
 	}
@@ -128,38 +125,13 @@ func TestOpen(t *testing.T) {
 	}
 	for _, device := range []string{"gpu", "cuda:", "cuda:-1", "cuda:x", "xla", "xla:", "xla:no-such", "xla:/no/such/pjrt_c_api_x_plugin.so", "cpu:0"} {
 		var missing *DeviceError
-		if _, _, err := Open(device); !errors.As(err, &missing) || !strings.Contains(err.Error(), "device "+device+": ") {
+		if _, _, err := Open(device, 1); !errors.As(err, &missing) || !strings.Contains(err.Error(), "device "+device+": ") {
 			t.Errorf("%s: %v", device, err)
 		}
 	}
 	if err := xlaBuilt(); err != nil {
-		if _, _, got := Open("cuda"); got == nil || !strings.Contains(got.Error(), "-tags xla") {
+		if _, _, got := Open("cuda", 1); got == nil || !strings.Contains(got.Error(), "-tags xla") {
 			t.Errorf("cuda in a build without XLA: %v", got)
 		}
-	}
-}
-
-// TestMemoryError: what a device says of its memory becomes an error that names
-// sizes and flags; other errors stay.
-func TestMemoryError(t *testing.T) {
-	be, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	given := []shapes.Shape{shapes.Make(dtypes.Float32, 2, 3), shapes.Make(dtypes.Float32, 2, 3)}
-	cause := fmt.Errorf("PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes.")
-	got := memoryError("training step", be, given, fmt.Errorf("running: %w", cause))
-	var m *MemoryError
-	if !errors.As(got, &m) || m.Inputs != 48 || !errors.Is(got, cause) {
-		t.Fatalf("%v, %+v", got, m)
-	}
-	for _, want := range []string{"training step", "34359738368 bytes", "batch size", "activation checkpointing", "precision bf16", "[2, 3]"} {
-		if !strings.Contains(got.Error(), want) {
-			t.Errorf("%q lacks %q", got, want)
-		}
-	}
-	other := errors.New("shapes differ")
-	if got := memoryError("x", be, nil, other); got != other {
-		t.Errorf("%v", got)
 	}
 }

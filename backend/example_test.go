@@ -1,7 +1,6 @@
 package backend_test
 
 import (
-	"context"
 	"fmt"
 	"log"
 
@@ -10,33 +9,16 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Open a device and run a graph on it.
+// Open a device and run a GoMLX graph on it.
 func ExampleOpen() {
-	device, _, err := backend.Open("cpu")
+	device, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		log.Fatal(err)
 	}
-	program, err := backend.NewProgram(device, "scale", func(_ *Graph, in []*Node) []*Node {
-		return []*Node{MulScalar(in[0], 10)}
-	})
+	y, err := CallOnce(device, func(x *Node) *Node { return MulScalar(x, 10) }, []float32{1, 2, 3})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer program.Close()
-	x, err := backend.Tensor(device, []float32{1, 2, 3}, 3)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer backend.Free(x)
-	out, err := program.Run(context.Background(), x)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer backend.Free(out...)
-	y, err := backend.Float32s(out[0])
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(backend.NameOf(device), y)
+	fmt.Println(backend.NameOf(device), y.Value())
 	// Output: cpu [10 20 30]
 }

@@ -174,3 +174,10 @@ func isDevice(be Backend) bool {
 	_, ok := be.(*xla.Backend)
 	return ok
 }
+
+// brief is an error without the stack trace that pkg/errors adds to %+v. It keeps the chain for
+// errors.Is.
+type brief struct{ error }
+
+func (b brief) Error() string { return b.error.Error() }
+func (b brief) Unwrap() error { return b.error }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/devicetest"
+	"github.com/sptune/spt/internal/program"
 )
 
 // TestDevice: a program runs on the device, with an input given away.
@@ -22,28 +23,28 @@ func TestDevice(t *testing.T) {
 	if !backend.OnDevice(be) {
 		t.Errorf("%s is not taken for a device", be.Description())
 	}
-	p, err := backend.NewProgram(be, "test", func(_ *Graph, in []*Node) []*Node {
+	p, err := program.New(be, "test", func(_ *Graph, in []*Node) []*Node {
 		return []*Node{Add(in[0], in[1]), ReduceAllSum(Mul(in[0], in[1]))}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	x, err := backend.Tensor(be, []float32{1, 2, 3, 4}, 2, 2)
+	x, err := program.Tensor(be, []float32{1, 2, 3, 4}, 2, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	y, err := backend.Tensor(be, []float32{10, 20, 30, 40}, 2, 2)
+	y, err := program.Tensor(be, []float32{10, 20, 30, 40}, 2, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.Run(t.Context(), append(backend.Donate([]*tensors.Tensor{x}), y)...)
+	out, err := p.Run(t.Context(), append(program.Donate([]*tensors.Tensor{x}), y)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(append(out, y)...)
+	defer program.Free(append(out, y)...)
 	for i, want := range [][]float32{{11, 22, 33, 44}, {300}} {
-		got, err := backend.Float32s(out[i])
+		got, err := program.Float32s(out[i])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +60,7 @@ func TestDevice(t *testing.T) {
 // TestOpenAbort: the user sees what a plug-in writes before it ends the process.
 func TestOpenAbort(t *testing.T) {
 	if plugin := os.Getenv("SPT_TEST_ABORT"); plugin != "" {
-		_, _, err := backend.Open("xla:" + plugin)
+		_, _, err := backend.Open("xla:"+plugin, 1)
 		t.Fatalf("opening a plug-in that aborts returned %v", err)
 	}
 	compiler, err := exec.LookPath("cc")

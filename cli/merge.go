@@ -54,7 +54,7 @@ methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
 		if err != nil {
 			return err
 		}
-		be, err := backend.New()
+		be, _, err := backend.Open("cpu", 1)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ state is in OUT.training, from which --resume goes on.`,
 		if err := checkState(state, flags.resumeState); err != nil {
 			return err
 		}
-		be, err := backend.New()
+		be, _, err := backend.Open("cpu", 1)
 		if err != nil {
 			return err
 		}

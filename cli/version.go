@@ -18,7 +18,7 @@ func versionCommand(a *app) *cobra.Command {
 		Example: "  spt version --json",
 		Args:    cobra.NoArgs,
 		RunE: a.verb(func(context.Context, []string) error {
-			be, err := backend.New()
+			be, _, err := backend.Open("cpu", 1)
 			if err != nil {
 				return err
 			}

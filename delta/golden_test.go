@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -20,11 +20,11 @@ func TestGolden(t *testing.T) {
 	m := s.Model(t)
 	m.Preprocessing = tiny(tinyConfig, 1).Preprocessing // unused: the golden images are normalised
 	images, _ := s.Data(t)
-	x, err := backend.Tensor(be(t), images[0], s.BatchSize, s.ImageSize, s.ImageSize, 3)
+	x, err := program.Tensor(be(t), images[0], s.BatchSize, s.ImageSize, s.ImageSize, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(x)
+	defer program.Free(x)
 	for run := range s.Training {
 		t.Run(run, func(t *testing.T) {
 			module, _, _ := strings.Cut(run, "_")

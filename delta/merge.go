@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -117,11 +118,11 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 // compareLogits returns the largest absolute difference between the logits of two predictors for n
 // images; NaN if one of the logits is NaN.
 func compareLogits(ctx context.Context, be backend.Backend, before, after *train.Predictor, pixels []uint8, n, size int) (float64, error) {
-	images, err := backend.Uint8(be, pixels, n, size, size, 3)
+	images, err := program.Tensor(be, pixels, n, size, size, 3)
 	if err != nil {
 		return 0, err
 	}
-	defer backend.Free(images)
+	defer program.Free(images)
 	a, err := before.Logits(ctx, images)
 	if err != nil {
 		return 0, err

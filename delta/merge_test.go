@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -32,7 +33,7 @@ func predictor(be backend.Backend, d *delta.Delta, m *backbone.Model) (*train.Pr
 
 func be(t testing.TB) backend.Backend {
 	t.Helper()
-	b, err := backend.New()
+	b, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,11 +55,11 @@ func logits(t *testing.T, p *train.Predictor, err error, pixels []uint8) []float
 		t.Fatal(err)
 	}
 	defer p.Close()
-	x, err := backend.Uint8(be(t), pixels, len(pixels)/(16*16*3), 16, 16, 3)
+	x, err := program.Tensor(be(t), pixels, len(pixels)/(16*16*3), 16, 16, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(x)
+	defer program.Free(x)
 	out, err := p.Logits(t.Context(), x)
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +111,8 @@ var unmergeable = map[string]string{
 // TestMergeReleases: nothing of a merge stays on the backend but the backbone.
 func TestMergeReleases(t *testing.T) {
 	m := tiny(tinyConfig, 1)
-	own, ok := be(t).(*cpu.Backend)
-	if !ok {
+	own := be(t)
+	if !cpu.Is(own) {
 		t.Skip("needs the processor: other devices do not say what lies on them")
 	}
 	d := result(t, m, "linear", selections()["linear"])
@@ -120,7 +121,8 @@ func TestMergeReleases(t *testing.T) {
 		if _, err := d.Merge(t.Context(), own, m, probes(3), 0); err != nil {
 			t.Fatal(err)
 		}
-		held = append(held, own.Memory().Buffers)
+		memory, _ := cpu.MemoryOf(own)
+		held = append(held, memory.Buffers)
 	}
 	if held[1] != held[0] {
 		t.Errorf("a second merge leaves %d bytes more", held[1]-held[0])

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
@@ -58,7 +59,7 @@ func loader(s []dataset.Sample, t dataset.Transform) *dataset.Loader {
 
 func newBackend(t *testing.T) backend.Backend {
 	t.Helper()
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,27 +86,27 @@ func trained(t *testing.T, o objective.Objective, s peft.Selection, all []datase
 // TestMultiLabelGradient compares the gradient of the loss with (σ(x) − t)/(B·C).
 func TestMultiLabelGradient(t *testing.T) {
 	be := newBackend(t)
-	program, err := backend.NewProgram(be, "gradient", func(_ *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "gradient", func(_ *Graph, in []*Node) []*Node {
 		return Gradient(multiLabel{}.Loss(in[0], in[1]), in[0])
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
+	defer compiled.Close()
 	x, present := []float32{-3, -0.5, 0.25, 1, 2, 30}, []int32{1, 0, 0, 1, 0, 1}
-	logits, err := backend.Tensor(be, x, 2, 3)
+	logits, err := program.Tensor(be, x, 2, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	targets, err := backend.Int32(be, present, 2, 3)
+	targets, err := program.Tensor(be, present, 2, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := program.Run(t.Context(), logits, targets)
+	out, err := compiled.Run(t.Context(), logits, targets)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := backend.Float32s(out[0])
+	got, err := program.Float32s(out[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func TestMultiLabelScores(t *testing.T) {
 	defer p.Close()
 	want, loss := make([]float64, config.NumFeatures()), 0.0
 	for i, s := range all {
-		images, err := backend.Uint8(be, s.Image.Pix, 1, 8, 8, 3)
+		images, err := program.Tensor(be, s.Image.Pix, 1, 8, 8, 3)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 // that is tuned has a gradient somewhere, what can be merged gives the same
 // logits, and what makes no sense there is refused.
 func TestEveryBackbone(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

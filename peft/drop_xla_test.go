@@ -11,8 +11,8 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/devicetest"
+	"github.com/sptune/spt/internal/program"
 )
 
 // TestDraw: what a device drops has the rate that was asked for, in every row and
@@ -20,7 +20,7 @@ import (
 func TestDraw(t *testing.T) {
 	be, _ := devicetest.Open(t)
 	const rows, columns, rate = 400, 600, 0.1
-	p, err := backend.NewProgram(be, "draw", func(_ *Graph, in []*Node) []*Node {
+	p, err := program.New(be, "draw", func(_ *Graph, in []*Node) []*Node {
 		l := &layers{rng: in[0]}
 		return []*Node{ConvertDType(l.draw([]int{rows, columns}, rate), dtypes.Float32), ConvertDType(l.draw([]int{rows, columns}, rate), dtypes.Float32)}
 	})
@@ -30,7 +30,7 @@ func TestDraw(t *testing.T) {
 	defer p.Close()
 	var all [][]float32
 	for step := range uint64(2) {
-		rng, err := backend.Uint64(be, []uint64{step*0x9e3779b97f4a7c15 + 1, step + 7, 0}, 3)
+		rng, err := program.Tensor(be, []uint64{step*0x9e3779b97f4a7c15 + 1, step + 7, 0}, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestDraw(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, x := range out {
-			v, err := backend.Float32s(x)
+			v, err := program.Float32s(x)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -24,7 +25,7 @@ import (
 // backends are the fast one and GoMLX's own.
 func backends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
-	fast, err := backend.New()
+	fast, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 	var names []string
 	var args []any
 	add := func(name string, w checkpoint.Tensor) {
-		x, err := backend.Tensor(be, w.Data, w.Shape...)
+		x, err := program.Tensor(be, w.Data, w.Shape...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,15 +59,15 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 		}
 	}
 	size := m.Config.ImageSize
-	images, err := backend.Uint8(be, pixels, len(pixels)/(size*size*3), size, size, 3)
+	images, err := program.Tensor(be, pixels, len(pixels)/(size*size*3), size, size, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	y, err := backend.Int32(be, labels, len(labels))
+	y, err := program.Tensor(be, labels, len(labels))
 	if err != nil {
 		t.Fatal(err)
 	}
-	program, err := backend.NewProgram(be, "test", func(g *Graph, in []*Node) []*Node {
+	compiled, err := program.New(be, "test", func(g *Graph, in []*Node) []*Node {
 		given := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}}
 		for name, entries := range tuning.Selection.Entries {
 			given.Indices[name] = Const(g, entries)
@@ -85,14 +86,14 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
-	out, err := program.Run(t.Context(), append(args, images, y)...)
+	defer compiled.Close()
+	out, err := compiled.Run(t.Context(), append(args, images, y)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	grads = checkpoint.StateDict{}
 	for i, x := range out {
-		v, err := backend.Float32s(x)
+		v, err := program.Float32s(x)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +182,7 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 // backbone computes, and SSF nearly.
 func TestStart(t *testing.T) {
 	m := colours.Model(config)
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

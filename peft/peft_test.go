@@ -48,7 +48,7 @@ func TestThirdModule(t *testing.T) {
 	if want := (peft.Counts{Structured: 32, Whole: 8, Entries: 3, Head: 27}); tuning.Counts != want {
 		t.Errorf("counts %+v, expected %+v", tuning.Counts, want)
 	}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

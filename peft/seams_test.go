@@ -130,7 +130,7 @@ func init() {
 // their parameter counts, to the frozen layer at their initial values, to finite differences, and
 // to the logits of the merged backbone.
 func TestModulesThatReadTheLayer(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

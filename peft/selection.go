@@ -23,6 +23,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/internal/seeded"
 )
 
@@ -467,11 +468,11 @@ func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, 
 // buildScratch runs a graph-building function on a graph that is never executed. It returns a panic
 // of the function as an error.
 func buildScratch(build func(g *Graph)) error {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		return err
 	}
 	g := NewGraph(be, "declare")
 	defer g.Finalize()
-	return backend.Caught(func() { build(g) })
+	return program.Caught(func() { build(g) })
 }

@@ -34,7 +34,7 @@ func (c *ComputeConfig) Open(report progress.Func) (backend.Backend, error) {
 	if c.Devices < 0 {
 		return nil, &OptionError{Option: "devices", Err: fmt.Errorf("%d devices: expected at least 1", c.Devices)}
 	}
-	be, note, err := backend.OpenSeveral(c.Device, max(c.Devices, 1))
+	be, note, err := backend.Open(c.Device, max(c.Devices, 1))
 	if note != "" {
 		report.Report(progress.Event{Stage: progress.Note, Item: note})
 	}

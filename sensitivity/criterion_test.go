@@ -30,7 +30,7 @@ func images(n int) *dataset.Loader {
 // scored returns the scores of n batches of three images.
 func scored(t *testing.T, n int, o sensitivity.Options) *sensitivity.Scores {
 	t.Helper()
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

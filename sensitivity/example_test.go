@@ -22,7 +22,7 @@ func ExampleScore() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	device, err := backend.New()
+	device, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		log.Fatal(err)
 	}

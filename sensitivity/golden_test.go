@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -20,7 +21,7 @@ import (
 // score runs stage 1 on the batches of the reference.
 func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	t.Helper()
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,11 +33,11 @@ func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	defer scorer.Close()
 	images, labels := s.Data(t)
 	for b := range images {
-		x, err := backend.Tensor(be, images[b], s.BatchSize, s.ImageSize, s.ImageSize, 3)
+		x, err := program.Tensor(be, images[b], s.BatchSize, s.ImageSize, s.ImageSize, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
-		y, err := backend.Int32(be, labels[b], s.BatchSize)
+		y, err := program.Tensor(be, labels[b], s.BatchSize)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +110,7 @@ func TestSaveLoad(t *testing.T) {
 // TestScorerRefusesForeignHead checks the error for a head of another size, and that nothing of the
 // scorer stays on the backend.
 func TestScorerRefusesForeignHead(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,10 +126,8 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := func() int64 {
-		if own, ok := be.(*cpu.Backend); ok {
-			return own.Memory().Buffers
-		}
-		return 0 // other devices do not report it
+		memory, _ := cpu.MemoryOf(be) // other devices do not report it
+		return memory.Buffers
 	}
 	before := held()
 	if _, err := sensitivity.NewScorer(be, m, objective.SingleLabel, head); err == nil {

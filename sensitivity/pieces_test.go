@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -22,18 +23,18 @@ func TestPieces(t *testing.T) {
 	// 65 tokens an image: the processor scores 31 images at once.
 	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := colours.Model(c)
 	const n = 47
 	pixels, classes := colours.Noise(n, 8)
-	images, err := backend.Uint8(be, pixels, n, 8, 8, 3)
+	images, err := program.Tensor(be, pixels, n, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	labels, err := backend.Int32(be, classes, n)
+	labels, err := program.Tensor(be, classes, n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestPieces(t *testing.T) {
 // TestScoreRefusesOtherSizes checks that pixels of another image size than the backbone's are an
 // error.
 func TestScoreRefusesOtherSizes(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/microbatch"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -25,7 +26,7 @@ type Scorer struct {
 	model     *backbone.Model
 	objective objective.Objective
 	by        Criterion
-	program   *backend.Program
+	program   *program.Program
 	params    []backbone.Param // the scored tensors, in order
 	order     []string         // names of the program's weight inputs
 	weights   []*tensors.Tensor
@@ -36,7 +37,7 @@ type Scorer struct {
 
 	// A batch that is too large for the caches is computed in pieces. Their gradients are added up;
 	// then the sum is scored.
-	cut, gradients, finish *backend.Program
+	cut, gradients, finish *program.Program
 	gradient               []*tensors.Tensor // one tensor for each of params; zeros between batches
 }
 
@@ -67,7 +68,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 			if !ok || !slices.Equal(h.Shape, p.Shape) {
 				return nil, fmt.Errorf("scoring: the head's %s has shape %v, expected %v", p.Name, h.Shape, p.Shape)
 			}
-			t, err := backend.Tensor(be, h.Data, h.Shape...)
+			t, err := program.Tensor(be, h.Data, h.Shape...)
 			if err != nil {
 				return nil, err
 			}
@@ -78,7 +79,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		s.order = append(s.order, p.Name)
 		if p.Role == backbone.Scored {
 			s.params = append(s.params, p)
-			t, err := backend.Tensor(be, make([]float32, p.Size()), p.Shape...)
+			t, err := program.Tensor(be, make([]float32, p.Size()), p.Shape...)
 			if err != nil {
 				return nil, err
 			}
@@ -86,15 +87,15 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		}
 	}
 	for _, p := range []struct {
-		to    **backend.Program
+		to    **program.Program
 		name  string
-		build backend.Build
+		build program.Build
 	}{
 		{&s.program, "stage 1 (sensitivity)", s.build},
 		{&s.gradients, "stage 1, gradients of a part of a batch", s.buildGradients},
 		{&s.finish, "stage 1, scores", s.buildFinish},
 	} {
-		if *p.to, err = backend.NewProgram(be, p.name, p.build); err != nil {
+		if *p.to, err = program.New(be, p.name, p.build); err != nil {
 			return nil, err
 		}
 	}
@@ -106,20 +107,20 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 // weights and adds to it. Pieces therefore run one after the other, and are twice as large as those
 // of a training step.
 func (s *Scorer) atOnce() int {
-	tokens, _ := backend.AtOnce(s.be)
+	tokens, _ := program.AtOnce(s.be)
 	return 2 * tokens
 }
 
 // Close releases the accumulated scores.
 func (s *Scorer) Close() {
-	for _, p := range []*backend.Program{s.program, s.cut, s.gradients, s.finish} {
+	for _, p := range []*program.Program{s.program, s.cut, s.gradients, s.finish} {
 		if p != nil { // a program is nil if newScorer failed before
 			p.Close()
 		}
 	}
-	backend.Free(s.sums...)
-	backend.Free(s.gradient...)
-	backend.Free(s.head...)
+	program.Free(s.sums...)
+	program.Free(s.gradient...)
+	program.Free(s.head...)
 }
 
 // build maps sums, weights with the head last, images and targets to new sums and the loss.
@@ -206,7 +207,7 @@ func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (floa
 
 // whole scores a batch at once.
 func (s *Scorer) whole(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
-	out, err := s.program.Run(ctx, slices.Concat(backend.Donate(s.sums), backend.Lend(s.weights, s.head), []any{images, targets})...)
+	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets})...)
 	if err != nil {
 		return 0, err
 	}
@@ -219,7 +220,7 @@ func (s *Scorer) whole(ctx context.Context, images, targets *tensors.Tensor) (fl
 func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) (loss float64, err error) {
 	n := len(s.params)
 	for _, p := range s.params[len(s.gradient):] {
-		t, err := backend.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
+		t, err := program.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
 		if err != nil {
 			return 0, err
 		}
@@ -230,20 +231,20 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 	if err != nil {
 		return 0, err
 	}
-	defer backend.Free(cut...)
+	defer program.Free(cut...)
 	defer func() {
 		if err != nil { // the next batch must not score the sum of some pieces of this one
-			backend.Free(s.gradient...)
+			program.Free(s.gradient...)
 			s.gradient = nil
 		}
 	}()
 	for i, size := range sizes {
-		share, err := backend.Scalar(s.be, float32(size)/float32(images.Shape().Dim(0)))
+		share, err := program.Tensor(s.be, []float32{float32(size) / float32(images.Shape().Dim(0))})
 		if err != nil {
 			return 0, err
 		}
-		out, err := s.gradients.Run(ctx, slices.Concat(backend.Donate(s.gradient), backend.Lend(s.weights, s.head), []any{cut[i], cut[len(sizes)+i], share})...)
-		backend.Free(share)
+		out, err := s.gradients.Run(ctx, slices.Concat(program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{cut[i], cut[len(sizes)+i], share})...)
+		program.Free(share)
 		if err != nil {
 			return 0, err
 		}
@@ -254,7 +255,7 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 		}
 		loss += part
 	}
-	out, err := s.finish.Run(ctx, slices.Concat(backend.Donate(s.sums), backend.Donate(s.gradient), backend.Lend(s.weights, s.head))...)
+	out, err := s.finish.Run(ctx, slices.Concat(program.Donate(s.sums), program.Donate(s.gradient), program.Lend(s.weights, s.head))...)
 	if err != nil {
 		return 0, err
 	}
@@ -264,8 +265,8 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 
 // number reads a scalar from the backend and releases it.
 func number(t *tensors.Tensor) (float64, error) {
-	defer backend.Free(t)
-	return backend.Number(t)
+	defer program.Free(t)
+	return program.Number(t)
 }
 
 // Scores reads the scores of all batches so far from the backend.
@@ -273,7 +274,7 @@ func (s *Scorer) Scores() (*Scores, error) {
 	out := newScores(s.model, s.by)
 	out.Losses, out.Images = s.losses, s.images
 	for i := range out.Tensors {
-		v, err := backend.Float32s(s.sums[i])
+		v, err := program.Float32s(s.sums[i])
 		if err != nil {
 			return nil, fmt.Errorf("reading the scores of %s: %w", out.Tensors[i].Name, err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 )
@@ -99,16 +100,16 @@ func (s *Scorer) addPixels(ctx context.Context, pixels []uint8, encoded []int32,
 	if len(pixels) != n*image {
 		return 0, fmt.Errorf("scoring: a batch of %d images has %d values, expected %d of %d×%d×3; read the images at the backbone's image size", n, len(pixels), n*image, side, side)
 	}
-	images, err := backend.Uint8(s.be, pixels[from*image:to*image], to-from, side, side, 3)
+	images, err := program.Tensor(s.be, pixels[from*image:to*image], to-from, side, side, 3)
 	if err != nil {
 		return 0, err
 	}
-	defer backend.Free(images)
+	defer program.Free(images)
 	shape := append([]int{to - from}, s.objective.TargetShape(s.model.Config)...)
-	targets, err := backend.Int32(s.be, encoded[from*target:to*target], shape...)
+	targets, err := program.Tensor(s.be, encoded[from*target:to*target], shape...)
 	if err != nil {
 		return 0, err
 	}
-	defer backend.Free(targets)
+	defer program.Free(targets)
 	return s.Add(ctx, images, targets)
 }

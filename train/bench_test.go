@@ -6,6 +6,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -24,7 +25,7 @@ func BenchmarkStep(b *testing.B) {
 		if name == "tiny" {
 			batch = 8
 		}
-		be, err := backend.New()
+		be, _, err := backend.Open("cpu", 1)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -42,11 +43,11 @@ func BenchmarkStep(b *testing.B) {
 			b.Fatal(err)
 		}
 		tuned := tuning.Init(0, weights)
-		x, err := backend.Uint8(be, make([]uint8, batch*c.ImageSize*c.ImageSize*3), batch, c.ImageSize, c.ImageSize, 3)
+		x, err := program.Tensor(be, make([]uint8, batch*c.ImageSize*c.ImageSize*3), batch, c.ImageSize, c.ImageSize, 3)
 		if err != nil {
 			b.Fatal(err)
 		}
-		y, err := backend.Int32(be, make([]int32, batch), batch)
+		y, err := program.Tensor(be, make([]int32, batch), batch)
 		if err != nil {
 			b.Fatal(err)
 		}

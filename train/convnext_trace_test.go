@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -94,7 +95,7 @@ func TestConvNeXtTraining(t *testing.T) {
 				tuned[name] = x
 			}
 
-			be, err := backend.New()
+			be, _, err := backend.Open("cpu", 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,11 +111,11 @@ func TestConvNeXtTraining(t *testing.T) {
 			labels := read("labels").Data
 			worst := 0.0
 			for i, want := range trace.Losses {
-				x, err := backend.Uint8(be, [][]uint8{fixture.Pixels(t), pixels}[i%2], 2, fixture.ImageSize, fixture.ImageSize, 3)
+				x, err := program.Tensor(be, [][]uint8{fixture.Pixels(t), pixels}[i%2], 2, fixture.ImageSize, fixture.ImageSize, 3)
 				if err != nil {
 					t.Fatal(err)
 				}
-				y, err := backend.Int32(be, []int32{int32(labels[i%2*2]), int32(labels[i%2*2+1])}, 2)
+				y, err := program.Tensor(be, []int32{int32(labels[i%2*2]), int32(labels[i%2*2+1])}, 2)
 				if err != nil {
 					t.Fatal(err)
 				}

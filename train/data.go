@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -69,7 +70,7 @@ type batch struct {
 	host            []int32 // targets of these n images, row-major
 }
 
-func (b batch) free() { backend.Free(b.images, b.targets) }
+func (b batch) free() { program.Free(b.images, b.targets) }
 
 // augments reports whether two passes over the images can differ.
 func (d *Data) augments() bool {
@@ -82,7 +83,7 @@ func (d *Data) augments() bool {
 
 // place puts the encoded targets of n images on a backend.
 func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tensor, error) {
-	return backend.Int32(be, targets, append([]int{n}, d.objective.TargetShape(d.config)...)...)
+	return program.Tensor(be, targets, append([]int{n}, d.objective.TargetShape(d.config)...)...)
 }
 
 // batches yields the samples in the given order, or as they are listed if order is nil. seed and
@@ -125,7 +126,7 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 		pixels = append(pixels, make([]uint8, (size-n)*side*side*3)...)
 		targets, n = append(slices.Clone(targets), make([]int32, (size-n)*d.targetSize)...), size
 	}
-	if out.images, err = backend.Uint8(be, pixels, n, side, side, 3); err != nil {
+	if out.images, err = program.Tensor(be, pixels, n, side, side, 3); err != nil {
 		return out, fmt.Errorf("placing a batch of images of %d px: %w", side, err)
 	}
 	out.targets, err = d.place(be, targets, n)
@@ -156,7 +157,7 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 			}
 			err := ctx.Err()
 			if err == nil {
-				out.images, err = backend.Tensor(be, rows, out.n, d.width)
+				out.images, err = program.Tensor(be, rows, out.n, d.width)
 			}
 			if err == nil {
 				out.targets, err = d.place(be, out.host, out.n)

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/golden/sptsmall"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -18,7 +19,7 @@ import (
 // the final logits and every tuned tensor.
 func TestGoldenTraining(t *testing.T) {
 	s := sptsmall.Open(t)
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,11 +43,11 @@ func TestGoldenTraining(t *testing.T) {
 			worst := 0.0
 			for i, want := range trace.Losses {
 				b := i % s.Batches
-				x, err := backend.Tensor(be, images[b], s.BatchSize, s.ImageSize, s.ImageSize, 3)
+				x, err := program.Tensor(be, images[b], s.BatchSize, s.ImageSize, s.ImageSize, 3)
 				if err != nil {
 					t.Fatal(err)
 				}
-				y, err := backend.Int32(be, labels[b], s.BatchSize)
+				y, err := program.Tensor(be, labels[b], s.BatchSize)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -69,7 +70,7 @@ func TestGoldenTraining(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Close()
-			x, err := backend.Tensor(be, images[0], s.BatchSize, s.ImageSize, s.ImageSize, 3)
+			x, err := program.Tensor(be, images[0], s.BatchSize, s.ImageSize, s.ImageSize, 3)
 			if err != nil {
 				t.Fatal(err)
 			}

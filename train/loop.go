@@ -8,6 +8,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/program"
 )
 
 // On a device one program runs many steps: a loop that takes its batches from images on the device.
@@ -39,13 +40,13 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide among them; give another batch size", replicas, batch)
 	}
 	if replicas > 1 && s.net.copies == nil {
-		if s.net.copies, err = backend.Replicate(s.be, s.net.values); err != nil {
+		if s.net.copies, err = program.Replicate(s.be, s.net.values); err != nil {
 			return true, err
 		}
 	}
 	var args []any
 	var sent []*tensors.Tensor
-	defer func() { backend.Free(sent...) }()
+	defer func() { program.Free(sent...) }()
 	for d := range replicas {
 		state, values, images := s.state, s.net.values, []*tensors.Tensor{r.pixels, r.targets}
 		if d > 0 {
@@ -56,7 +57,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 		if err != nil {
 			return true, err
 		}
-		args = append(args, append(backend.Donate(state), backend.Lend(values, images, lists)...)...)
+		args = append(args, append(program.Donate(state), program.Lend(values, images, lists)...)...)
 	}
 	out, err := s.loop.Run(ctx, args...)
 	if err != nil {
@@ -68,7 +69,7 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 	for d := 1; d < replicas; d++ {
 		own := out[d*(last+1) : (d+1)*(last+1)]
 		s.copies[d-1] = own[:last:last]
-		backend.Free(own[last]) // the metrics are the same on all devices
+		program.Free(own[last]) // the metrics are the same on all devices
 	}
 	s.steps += n
 	return true, nil
@@ -94,25 +95,25 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	send := func(t *tensors.Tensor, err error) error {
 		if err == nil && d > 0 {
 			first := t
-			t, err = backend.Copy(s.be, first, d)
-			backend.Free(first)
+			t, err = program.Copy(s.be, first, d)
+			program.Free(first)
 		}
 		if err == nil {
 			sent = append(sent, t)
 		}
 		return err
 	}
-	if err := send(backend.Int32(s.be, []int32{int32(n)})); err != nil {
+	if err := send(program.Tensor(s.be, []int32{int32(n)})); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Uint64(s.be, rows(rng, 3), loopSteps, 3)); err != nil {
+	if err := send(program.Tensor(s.be, rows(rng, 3), loopSteps, 3)); err != nil {
 		return sent, err
 	}
-	if err := send(backend.Tensor(s.be, rows(scalars, 3), loopSteps, 3)); err != nil {
+	if err := send(program.Tensor(s.be, rows(scalars, 3), loopSteps, 3)); err != nil {
 		return sent, err
 	}
 	for _, l := range r.lists(data, own, seed, epoch) {
-		if err := send(backend.Int32(s.be, rows(l, share), loopSteps, share)); err != nil {
+		if err := send(program.Tensor(s.be, rows(l, share), loopSteps, share)); err != nil {
 			return sent, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/devicetest"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -26,7 +27,7 @@ import (
 // backends, it compares the training with one on the processor.
 func TestLoop(t *testing.T) {
 	device, name := devicetest.Open(t)
-	host, err := backend.New()
+	host, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestLoop(t *testing.T) {
 		near(fmt.Sprintf("%+v", s), tuned(device, plain, true, 0), tuned(host, plain, true, 0))
 	}
 	compiledOnce(t, device, c, selection)
-	two, _, err := backend.OpenSeveral(name, 2)
+	two, _, err := backend.Open(name, 2)
 	if err != nil {
 		t.Logf("not tried on two devices: %v", err)
 		return
@@ -125,9 +126,9 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 		t.Fatal(err)
 	}
 	var trainings, predictions atomic.Int32 // programs that were built
-	counted := func(name string, to **backend.Program, built *atomic.Int32, build backend.Build) {
+	counted := func(name string, to **program.Program, built *atomic.Int32, build program.Build) {
 		(*to).Close()
-		if *to, err = backend.NewReplicated(device, name, func(g *graph.Graph, in []*graph.Node) []*graph.Node {
+		if *to, err = program.NewReplicated(device, name, func(g *graph.Graph, in []*graph.Node) []*graph.Node {
 			built.Add(1)
 			return build(g, in)
 		}); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/peft"
 )
 
@@ -71,7 +72,7 @@ func (p packing) shape(pack int) []int {
 func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*tensors.Tensor, err error) {
 	defer func() {
 		if err != nil {
-			backend.Free(out...)
+			program.Free(out...)
 			out = nil
 		}
 	}()
@@ -89,7 +90,7 @@ func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*
 				data = append(data, v.Data...)
 			}
 		}
-		t, err := backend.Tensor(be, data, p.shape(i)...)
+		t, err := program.Tensor(be, data, p.shape(i)...)
 		if err != nil {
 			return out, err
 		}
@@ -102,7 +103,7 @@ func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*
 func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
 	out := checkpoint.StateDict{}
 	for i, members := range p.packs {
-		data, err := backend.Float32s(packs[i])
+		data, err := program.Float32s(packs[i])
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", p.params[members[0]].Name, err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/peft"
 
 	"github.com/sptune/spt/backbone"
@@ -16,7 +17,7 @@ import (
 // TestPacking checks that values placed in two vectors, as on a device, are the values that are
 // read back, that the graph unpacks and that it joins again.
 func TestPacking(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,26 +39,26 @@ func TestPacking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(packs...)
-	program, err := backend.NewProgram(be, "packs", func(_ *Graph, in []*Node) []*Node {
+	defer program.Free(packs...)
+	compiled, err := program.New(be, "packs", func(_ *Graph, in []*Node) []*Node {
 		apart := p.unpack(in)
 		return append(p.join(apart), apart...)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
-	out, err := program.Run(t.Context(), backend.Lend(packs)...)
+	defer compiled.Close()
+	out, err := compiled.Run(t.Context(), program.Lend(packs)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(out...)
+	defer program.Free(out...)
 	got, err := p.read(out[:2])
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, q := range tuning.Params {
-		apart, err := backend.Float32s(out[2+i])
+		apart, err := program.Float32s(out[2+i])
 		if err != nil {
 			t.Fatal(err)
 		}

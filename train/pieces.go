@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/microbatch"
+	"github.com/sptune/spt/internal/program"
 )
 
 // On the processor a batch is computed in pieces, a few of them side by side. The gradient of a mean
@@ -24,19 +25,19 @@ import (
 
 // pieces returns the numbers of images in the pieces of a batch.
 func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) []int {
-	tokens, _ := backend.AtOnce(be)
+	tokens, _ := program.AtOnce(be)
 	return microbatch.Sizes(c, images, tokens)
 }
 
 // newCut prepares the program that cuts images, and their targets, into pieces.
-func newCut(be backend.Backend, c backbone.Config) (*backend.Program, error) {
-	tokens, _ := backend.AtOnce(be)
+func newCut(be backend.Backend, c backbone.Config) (*program.Program, error) {
+	tokens, _ := program.AtOnce(be)
 	return microbatch.NewCut(be, c, tokens)
 }
 
 // runs returns how many pieces run side by side, for pieces of that many images.
 func runs(be backend.Backend, c backbone.Config, images int) int {
-	_, all := backend.AtOnce(be)
+	_, all := program.AtOnce(be)
 	return max(1, min(runtime.GOMAXPROCS(0), all/(images*c.Tokens())))
 }
 
@@ -116,25 +117,25 @@ func (s *Stepper) inPieces(ctx context.Context, images, targets *tensors.Tensor,
 	if err != nil {
 		return nil, nil, err
 	}
-	defer backend.Free(cut...)
+	defer program.Free(cut...)
 	rngs := make([]*tensors.Tensor, len(sizes))
-	defer func() { backend.Free(rngs...) }()
+	defer func() { program.Free(rngs...) }()
 	for i := range rngs {
 		if rngs[i], err = s.draw(r); err != nil {
 			return nil, nil, err
 		}
 	}
 	gradients := func(i int) ([]*tensors.Tensor, error) {
-		share, err := backend.Scalar(s.be, float32(sizes[i])/float32(images.Shape().Dim(0)))
+		share, err := program.Tensor(s.be, []float32{float32(sizes[i]) / float32(images.Shape().Dim(0))})
 		if err != nil {
 			return nil, err
 		}
-		defer backend.Free(share)
-		return s.gradients.Run(ctx, backend.Lend(s.tuned(), s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rngs[i], share})...)
+		defer program.Free(share)
+		return s.gradients.Run(ctx, program.Lend(s.tuned(), s.net.values, []*tensors.Tensor{cut[i], cut[len(sizes)+i], rngs[i], share})...)
 	}
 	var sums []*tensors.Tensor
-	defer func() { backend.Free(sums...) }()
-	for piece, err := range sideBySide(runs(s.be, s.net.model.Config, sizes[0]), len(sizes), gradients, func(ts []*tensors.Tensor) { backend.Free(ts...) }) {
+	defer func() { program.Free(sums...) }()
+	for piece, err := range sideBySide(runs(s.be, s.net.model.Config, sizes[0]), len(sizes), gradients, func(ts []*tensors.Tensor) { program.Free(ts...) }) {
 		if err != nil {
 			return nil, nil, err
 		}
@@ -142,15 +143,15 @@ func (s *Stepper) inPieces(ctx context.Context, images, targets *tensors.Tensor,
 			sums = piece
 			continue
 		}
-		out, err := s.sum.Run(ctx, append(backend.Donate(sums), backend.Donate(piece)...)...)
+		out, err := s.sum.Run(ctx, append(program.Donate(sums), program.Donate(piece)...)...)
 		if err != nil {
-			backend.Free(piece...)
+			program.Free(piece...)
 			return nil, nil, err
 		}
 		sums = out
 	}
 	n := len(s.packs.packs)
-	out, err := s.update.Run(ctx, append(backend.Donate(s.state), append(backend.Donate(sums[:n]), backend.Lend(scalars)...)...)...)
+	out, err := s.update.Run(ctx, append(program.Donate(s.state), append(program.Donate(sums[:n]), program.Lend(scalars)...)...)...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -27,7 +28,7 @@ var longConfig = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, Layer
 // TestPieces checks that a batch computed in pieces gives the step of the whole batch, but for
 // rounding, and the same bits for any number of pieces side by side.
 func TestPieces(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,11 +43,11 @@ func TestPieces(t *testing.T) {
 	}
 	const n = 47
 	pixels, classes := colours.Noise(n, 8)
-	images, err := backend.Uint8(be, pixels, n, 8, 8, 3)
+	images, err := program.Tensor(be, pixels, n, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	labels, err := backend.Int32(be, classes, n)
+	labels, err := program.Tensor(be, classes, n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestPieces(t *testing.T) {
 			}
 			var scalars []*tensors.Tensor // lr and bias corrections
 			for _, v := range []float32{1e-2, 0.1, 0.001} {
-				x, err := backend.Scalar(be, v)
+				x, err := program.Tensor(be, []float32{v})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -90,7 +91,7 @@ func TestPieces(t *testing.T) {
 			}
 		}
 		for _, x := range s.state {
-			v, err := backend.Float32s(x)
+			v, err := program.Float32s(x)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +121,7 @@ func TestPieces(t *testing.T) {
 // TestPieceSizes checks that pieces are equal where a divisor allows, and never larger than what
 // fits.
 func TestPieceSizes(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

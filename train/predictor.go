@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
@@ -28,9 +29,9 @@ type Predictor struct {
 	packs    packing
 	tuned    []*tensors.Tensor // stored as packs says
 	borrowed bool              // tuned and net belong to a Stepper
-	logits   *backend.Program
-	features *backend.Program
-	cut      *backend.Program // cuts a batch that is too large for the caches
+	logits   *program.Program
+	features *program.Program
+	cut      *program.Program // cuts a batch that is too large for the caches
 }
 
 // NewPredictor places the tuned tensors, by peft.Param.Name, on the backend. The objective o gives
@@ -69,13 +70,13 @@ func (s *Stepper) tuned() []*tensors.Tensor { return s.state[:len(s.packs.packs)
 // prepare makes the programs.
 func (p *Predictor) prepare() (err error) {
 	net := p.net
-	if p.logits, err = backend.NewProgram(p.be, "forward pass", func(_ *Graph, in []*Node) []*Node {
+	if p.logits, err = program.New(p.be, "forward pass", func(_ *Graph, in []*Node) []*Node {
 		tuned, frozen, images := p.split(in)
 		return []*Node{net.logits(tuned, frozen, images, nil, peft.Rates{})}
 	}); err != nil {
 		return err
 	}
-	if p.features, err = backend.NewProgram(p.be, "features", func(_ *Graph, in []*Node) []*Node {
+	if p.features, err = program.New(p.be, "features", func(_ *Graph, in []*Node) []*Node {
 		tuned, frozen, images := p.split(in)
 		return []*Node{net.objective.Features(net.model, net.layers(tuned, frozen, nil, peft.Rates{}), images)}
 	}); err != nil {
@@ -106,15 +107,15 @@ func (p *Predictor) expect(data *Data, batchSize int) {
 
 // Close releases the compiled programs and the tuned tensors.
 func (p *Predictor) Close() {
-	for _, program := range []*backend.Program{p.logits, p.features, p.cut} {
-		if program != nil {
-			program.Close()
+	for _, each := range []*program.Program{p.logits, p.features, p.cut} {
+		if each != nil {
+			each.Close()
 		}
 	}
 	if p.borrowed {
 		return
 	}
-	backend.Free(p.tuned...)
+	program.Free(p.tuned...)
 	p.net.close()
 }
 
@@ -137,14 +138,14 @@ type output struct {
 }
 
 // run returns the output of a program for images.
-func (p *Predictor) run(ctx context.Context, program *backend.Program, images *tensors.Tensor) (all output, err error) {
+func (p *Predictor) run(ctx context.Context, forward *program.Program, images *tensors.Tensor) (all output, err error) {
 	one := func(images *tensors.Tensor) (output, error) {
-		out, err := program.Run(ctx, backend.Lend(p.tuned, p.net.values, []*tensors.Tensor{images})...)
+		out, err := forward.Run(ctx, program.Lend(p.tuned, p.net.values, []*tensors.Tensor{images})...)
 		if err != nil {
 			return output{}, err
 		}
-		defer backend.Free(out...)
-		values, err := backend.Float32s(out[0])
+		defer program.Free(out...)
+		values, err := program.Float32s(out[0])
 		return output{values, out[0].Shape().Rank()}, err
 	}
 	if images.Shape().Dim(0) == 0 {
@@ -158,7 +159,7 @@ func (p *Predictor) run(ctx context.Context, program *backend.Program, images *t
 	if err != nil {
 		return all, err
 	}
-	defer backend.Free(cut...)
+	defer program.Free(cut...)
 	for piece, err := range sideBySide(runs(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) (output, error) { return one(cut[i]) }, func(output) {}) {
 		if err != nil {
 			return output{}, err

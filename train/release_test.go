@@ -11,9 +11,9 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -23,7 +23,7 @@ var errBroken = errors.New("the backend broke")
 // breaking is a backend that fails after some calls that place, run or read. Its buffers name it as
 // their backend, because a tensor asks for it.
 type breaking struct {
-	*cpu.Backend
+	compute.Backend
 	left int // negative: it never fails
 }
 
@@ -132,15 +132,19 @@ func TestReleases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	images, err := backend.Uint8(be, make([]uint8, 5*8*8*3), 5, 8, 8, 3)
+	images, err := program.Tensor(be, make([]uint8, 5*8*8*3), 5, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	labels, err := backend.Int32(be, make([]int32, 5), 5)
+	labels, err := program.Tensor(be, make([]int32, 5), 5)
 	if err != nil {
 		t.Fatal(err)
 	}
-	held := own.Memory().Buffers
+	onBackend := func() int64 {
+		memory, _ := cpu.MemoryOf(own)
+		return memory.Buffers
+	}
+	held := onBackend()
 	// attempt prepares a stepper, loads an optimiser state, takes one step, and returns the error
 	// of the call that failed.
 	attempt := func(pieces bool, uses, checks int) (err error) {
@@ -189,7 +193,7 @@ func TestReleases(t *testing.T) {
 				if err != nil && !errors.Is(err, bound.err) {
 					t.Errorf(bound.what+": %v", n, err)
 				}
-				if now := own.Memory().Buffers; now > held {
+				if now := onBackend(); now > held {
 					t.Errorf(bound.what+", in pieces %t: %d bytes stay on the backend after %v", n, pieces, now-held, err)
 					held = now
 				}

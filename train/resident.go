@@ -13,6 +13,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 )
 
@@ -29,7 +30,7 @@ type resident struct {
 	first           int                 // position of the first sample of a part
 	host            []int32             // encoded targets of the samples, row-major
 	size            int                 // side of the images after the crop, px
-	batch           *backend.Program
+	batch           *program.Program
 }
 
 // resident returns d as it is stored on be, and stores it there at the first call. It returns nil on
@@ -67,7 +68,7 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 		if float64(len(d.features))*4+targetBytes > residentBytes {
 			return nil, nil
 		}
-		r.pixels, err = backend.Tensor(be, d.features, d.Len(), d.width)
+		r.pixels, err = program.Tensor(be, d.features, d.Len(), d.width)
 	} else {
 		fixed, ok := d.loader.Fixed()
 		side := fixed.Transform().Size
@@ -86,7 +87,7 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 			}
 			pixels, r.host = append(pixels, b.Pixels...), append(r.host, targets...)
 		}
-		r.pixels, err = backend.Uint8(be, pixels, n, side, side, 3)
+		r.pixels, err = program.Tensor(be, pixels, n, side, side, 3)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("storing the images on the device: %w", err)
@@ -94,10 +95,10 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 	if r.targets, err = d.place(be, r.host, d.Len()); err != nil {
 		return nil, fmt.Errorf("storing the targets on the device: %w", err)
 	}
-	if r.copies, err = backend.Replicate(be, []*tensors.Tensor{r.pixels, r.targets}); err != nil {
+	if r.copies, err = program.Replicate(be, []*tensors.Tensor{r.pixels, r.targets}); err != nil {
 		return nil, fmt.Errorf("storing the images on all devices: %w", err)
 	}
-	r.batch, err = backend.NewProgram(be, "batch", func(_ *Graph, in []*Node) []*Node {
+	r.batch, err = program.New(be, "batch", func(_ *Graph, in []*Node) []*Node {
 		images, targets := cut(in[0], in[1], in[2:], r.size)
 		return []*Node{images, targets}
 	})
@@ -184,9 +185,9 @@ func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, s
 	}
 	args := []any{r.pixels, r.targets}
 	var sent []*tensors.Tensor
-	defer func() { backend.Free(sent...) }()
+	defer func() { program.Free(sent...) }()
 	for _, l := range r.lists(d, full, seed, epoch) {
-		t, err := backend.Int32(r.be, l, size)
+		t, err := program.Tensor(r.be, l, size)
 		if err != nil {
 			return out, err
 		}

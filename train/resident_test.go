@@ -17,7 +17,7 @@ import (
 // TestResident checks that batches cut on the device from stored images are those of the loader,
 // bit for bit, in every pass and with every way to crop. Only the last batch is filled up.
 func TestResident(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // TestSaveInTime checks that the state of a long epoch is saved before its end, and that a training
 // that was killed later continues from there to the same bits.
 func TestSaveInTime(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
@@ -33,11 +34,11 @@ type Stepper struct {
 	net     *network
 	rates   peft.Rates
 	decay   float64
-	program *backend.Program // a whole step
-	loop    *backend.Program // several steps, on a device
+	program *program.Program // a whole step
+	loop    *program.Program // several steps, on a device
 	// A batch that is too large for the caches is computed in pieces. Their gradients are added up;
 	// then the weights are updated.
-	cut, gradients, sum, update *backend.Program
+	cut, gradients, sum, update *program.Program
 
 	steps  int                 // optimiser steps taken
 	packs  packing             // how state is stored
@@ -53,7 +54,7 @@ type metrics struct {
 	table      *tensors.Tensor // both, of several steps: float32 [loopSteps, 2]
 }
 
-func (m metrics) free() { backend.Free(m.loss, m.hits, m.table) }
+func (m metrics) free() { program.Free(m.loss, m.hits, m.table) }
 
 // read returns the loss and the number of right predictions of each step.
 func (m metrics) read() (out [][2]float64, err error) {
@@ -61,7 +62,7 @@ func (m metrics) read() (out [][2]float64, err error) {
 		loss, hits, err := numbers(m.loss, m.hits)
 		return [][2]float64{{loss, hits}}, err
 	}
-	values, err := backend.Float32s(m.table)
+	values, err := program.Float32s(m.table)
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +90,11 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 		return nil, err
 	}
 	// Memory that scoring and planning used must not stay allocated beside the activations.
-	backend.ReturnMemory()
+	program.ReturnMemory()
 	for _, p := range []struct {
-		to    **backend.Program
+		to    **program.Program
 		name  string
-		build backend.Build
+		build program.Build
 	}{
 		{&s.program, "training step", s.build},
 		{&s.loop, "training steps", s.buildLoop},
@@ -101,9 +102,9 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 		{&s.sum, "sum of gradients", s.buildSum},
 		{&s.update, "optimiser step", s.buildUpdate},
 	} {
-		prepare := backend.NewProgram
+		prepare := program.New
 		if p.to == &s.loop {
-			prepare = backend.NewReplicated
+			prepare = program.NewReplicated
 		}
 		if *p.to, err = prepare(be, p.name, p.build); err != nil {
 			return nil, err
@@ -117,13 +118,13 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 
 // Close releases the compiled step and its state.
 func (s *Stepper) Close() {
-	for _, p := range []*backend.Program{s.program, s.loop, s.cut, s.gradients, s.sum, s.update} {
+	for _, p := range []*program.Program{s.program, s.loop, s.cut, s.gradients, s.sum, s.update} {
 		if p != nil { // a program is nil if NewStepper failed before
 			p.Close()
 		}
 	}
-	backend.Free(s.state...)
-	backend.Free(slices.Concat(s.copies...)...)
+	program.Free(s.state...)
+	program.Free(slices.Concat(s.copies...)...)
 	for _, m := range s.unread {
 		m.free()
 	}
@@ -145,7 +146,7 @@ func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (er
 	var state []*tensors.Tensor
 	defer func() {
 		if err != nil {
-			backend.Free(state...)
+			program.Free(state...)
 		}
 	}()
 	for _, sd := range []checkpoint.StateDict{tuned, first, second} {
@@ -155,12 +156,12 @@ func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (er
 		}
 		state = append(state, packs...)
 	}
-	copies, err := backend.Replicate(s.be, state)
+	copies, err := program.Replicate(s.be, state)
 	if err != nil {
 		return err
 	}
-	backend.Free(s.state...)
-	backend.Free(slices.Concat(s.copies...)...)
+	program.Free(s.state...)
+	program.Free(slices.Concat(s.copies...)...)
 	s.steps, s.state, s.copies = steps, state, copies
 	return nil
 }
@@ -194,9 +195,9 @@ func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	loss, hits := s.loss(tuned, frozen, rest[0], rest[1], rest[2])
 	grads := s.packs.join(Gradient(loss, tuned...))
 	for i, g := range grads {
-		grads[i] = backend.AllMean(g)
+		grads[i] = program.AllMean(g)
 	}
-	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), backend.AllMean(loss), backend.AllSum(hits))
+	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), program.AllMean(loss), program.AllSum(hits))
 }
 
 // loss returns the mean loss of images, and the number of right predictions.
@@ -270,9 +271,9 @@ func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *t
 	}
 	r := random(seed, s.steps)
 	var scalars []*tensors.Tensor
-	defer func() { backend.Free(scalars...) }()
+	defer func() { program.Free(scalars...) }()
 	for _, v := range stepScalars(lr, s.steps) {
-		x, err := backend.Scalar(s.be, v)
+		x, err := program.Tensor(s.be, []float32{v})
 		if err != nil {
 			return err
 		}
@@ -332,8 +333,8 @@ func (s *Stepper) whole(ctx context.Context, images, targets *tensors.Tensor, r 
 	if err != nil {
 		return nil, nil, err
 	}
-	defer backend.Free(rng)
-	args := append(backend.Donate(s.state), backend.Lend(s.net.values, []*tensors.Tensor{images, targets, rng}, scalars)...)
+	defer program.Free(rng)
+	args := append(program.Donate(s.state), program.Lend(s.net.values, []*tensors.Tensor{images, targets, rng}, scalars)...)
 	out, err := s.program.Run(ctx, args...)
 	if err != nil {
 		return nil, nil, err
@@ -344,15 +345,15 @@ func (s *Stepper) whole(ctx context.Context, images, targets *tensors.Tensor, r 
 
 // draw places the random state of one forward pass on the backend.
 func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
-	return backend.Uint64(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
+	return program.Tensor(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
 // numbers reads two scalars from the backend.
 func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
-	if a, err = backend.Number(s); err != nil {
+	if a, err = program.Number(s); err != nil {
 		return 0, 0, err
 	}
-	b, err = backend.Number(t)
+	b, err = program.Number(t)
 	return a, b, err
 }
 
@@ -389,7 +390,7 @@ func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 	n.frozen = len(n.inputs)
 	for _, p := range m.Config.Params() {
 		if entries, ok := t.Selection.Entries[p.Name]; ok {
-			x, err := backend.Int32(be, entries, len(entries))
+			x, err := program.Tensor(be, entries, len(entries))
 			if err != nil {
 				n.close()
 				return nil, fmt.Errorf("placing the positions of %s: %w", p.Name, err)
@@ -402,8 +403,8 @@ func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 }
 
 func (n *network) close() {
-	backend.Free(n.values[n.frozen:]...)
-	backend.Free(slices.Concat(n.copies...)...)
+	program.Free(n.values[n.frozen:]...)
+	program.Free(slices.Concat(n.copies...)...)
 }
 
 // logits returns the objective's logits for images, or for pooled features [B, width]. rng nil means

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/train"
@@ -18,7 +19,7 @@ import (
 // LoRA on every matrix with single entries and whole vectors, and one of everything, with relative
 // position tables and padded windows.
 func TestSwinTraces(t *testing.T) {
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +80,7 @@ func TestSwinTraces(t *testing.T) {
 				const batch = 3
 				at := i % 2 * batch
 				size := len(pixels) / shape[0]
-				x, err := backend.Uint8(be, pixels[at*size:(at+batch)*size], batch, shape[1], shape[2], 3)
+				x, err := program.Tensor(be, pixels[at*size:(at+batch)*size], batch, shape[1], shape[2], 3)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +88,7 @@ func TestSwinTraces(t *testing.T) {
 				for _, l := range labels[at : at+batch] {
 					classes = append(classes, int32(l))
 				}
-				y, err := backend.Int32(be, classes, batch)
+				y, err := program.Tensor(be, classes, batch)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/colours"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
@@ -34,7 +35,7 @@ var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"bl
 
 func newRun(t *testing.T, s peft.Selection) *train.Run {
 	t.Helper()
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,11 +236,11 @@ func TestFeatureCache(t *testing.T) {
 				pix = append(pix, colours.Pixels(i, 8, 0)...)
 				labels = append(labels, int32(i%3))
 			}
-			x, err := backend.Uint8(cached.Backend, pix, 7, 8, 8, 3)
+			x, err := program.Tensor(cached.Backend, pix, 7, 8, 8, 3)
 			if err != nil {
 				t.Fatal(err)
 			}
-			y, err := backend.Int32(cached.Backend, labels, 7)
+			y, err := program.Tensor(cached.Backend, labels, 7)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -305,11 +306,11 @@ func TestPredictorRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	none, err := backend.Uint8(r.Backend, nil, 0, 8, 8, 3)
+	none, err := program.Tensor(r.Backend, []uint8{}, 0, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer backend.Free(none)
+	defer program.Free(none)
 	if logits, err := p.Logits(t.Context(), none); err == nil {
 		t.Errorf("no images have logits %v", logits)
 	}
@@ -365,11 +366,11 @@ func TestWeightDecay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stepper.Close()
-	x, err := backend.Uint8(r.Backend, make([]uint8, 2*8*8*3), 2, 8, 8, 3)
+	x, err := program.Tensor(r.Backend, make([]uint8, 2*8*8*3), 2, 8, 8, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	y, err := backend.Int32(r.Backend, []int32{0, 1}, 2)
+	y, err := program.Tensor(r.Backend, []int32{0, 1}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}

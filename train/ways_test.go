@@ -20,7 +20,7 @@ import (
 // are the same when activations are computed again. Our backend and GoMLX's draw different random
 // numbers.
 func TestWays(t *testing.T) {
-	own, err := backend.New()
+	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ func TestAttentionOfViews(t *testing.T) {
 						return []*Node{y, lse, Gradient(ReduceAllSum(Mul(y, dy)), in[0])[0]}
 					}
 				}
-				be.StartTimings()
+				be.startTimings()
 				got := execute(t, compiled(t, be, graph(true), c.dims), []compute.Buffer{upload(t, be, x, c.dims...)}, nil)
 				steps := stepNames(be)
 				for _, name := range []string{"attention FusedScaledDotProductAttention [", "attention FusedScaledDotProductAttentionVJP ["} {
@@ -114,9 +114,9 @@ func TestAttentionOfViews(t *testing.T) {
 }
 
 // stepNames lists what ran since StartTimings, a line for each kind of step.
-func stepNames(be *Backend) string {
+func stepNames(be *backend) string {
 	var b strings.Builder
-	for _, s := range be.Timings() {
+	for _, s := range be.stopTimings() {
 		fmt.Fprintln(&b, s.Kind, s.Detail)
 	}
 	return b.String()

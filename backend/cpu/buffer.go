@@ -21,7 +21,7 @@ import (
 // buffer is a tensor on the backend. Its content does not change while it is valid, so it may also
 // be kept packed for the matrix kernel.
 type buffer struct {
-	backend *Backend
+	backend *backend
 	shape   shapes.Shape
 	data    []byte // 64-byte aligned; nil after Finalize or donation
 
@@ -35,15 +35,20 @@ type buffer struct {
 type packLayout struct{ offset, row, col, k, n int }
 
 // newBuffer allocates a buffer with undefined content.
-func (b *Backend) newBuffer(shape shapes.Shape) *buffer {
+func (b *backend) newBuffer(shape shapes.Shape) *buffer {
 	n := shape.ByteSize()
 	b.buffers.Add(n)
 	return &buffer{backend: b, shape: shape.Clone(), data: b.released.take(int(n))}
 }
 
-// Borrow returns a buffer that holds a float32 array without copying it. The array must not change
-// afterwards, because the backend reads it whenever the buffer is used.
-func (b *Backend) Borrow(data []float32, dims ...int) (compute.Buffer, error) {
+// Borrow returns a buffer of be that holds a float32 array without copying it. be is a backend of
+// this package, see [Is]. The array must not change afterwards, because the backend reads it
+// whenever the buffer is used.
+func Borrow(be compute.Backend, data []float32, dims ...int) (compute.Buffer, error) {
+	b, ok := be.(*backend)
+	if !ok {
+		return nil, fmt.Errorf("borrowing an array of shape %v: the backend %q copies arrays; only the backend %q borrows them", dims, be.Name(), backendName)
+	}
 	shape := shapes.Shape{DType: dtypes.Float32, Dimensions: slices.Clone(dims)}
 	if err := b.usable(); err != nil {
 		return nil, fmt.Errorf("borrowing an array of shape %s: %w", shape, err)

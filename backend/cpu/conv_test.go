@@ -111,7 +111,7 @@ func TestConv(t *testing.T) {
 				run := func(b compute.Backend) [][]float32 {
 					return execute(t, compiled(t, b, c.graph, c.input, c.kernel), []compute.Buffer{upload(t, b, x, c.input...), upload(t, b, k, c.kernel...)}, nil)
 				}
-				be.StartTimings()
+				be.startTimings()
 				got := run(be)
 				if steps := stepNames(be); !strings.Contains(steps, step) || strings.Contains(steps, "GoMLX") {
 					t.Errorf("%+v: expected a step %q and nothing delegated:\n%s", c, step, steps)
@@ -206,10 +206,10 @@ func TestDepthwise(t *testing.T) {
 				}, x, w, x), []compute.Buffer{upload(t, b, normal(shapeOf(x).Size(), 1), x...), upload(t, b, normal(shapeOf(w).Size(), 2), w...), upload(t, b, normal(shapeOf(x).Size(), 3), x...)}, nil)
 			}
 			want := run(be.plain, shifted)
-			be.StartTimings()
+			be.startTimings()
 			got := run(be, depthwiseLayer)
 			calls := map[string]int{}
-			for _, s := range be.Timings() {
+			for _, s := range be.stopTimings() {
 				calls[s.Kind] += s.Calls
 			}
 			if want := map[string]int{"convolution": 3, "element-wise": 1}; !maps.Equal(calls, want) { // the latter is dy
@@ -246,7 +246,7 @@ func TestConvThreads(t *testing.T) {
 		in = append(in, upload(t, be, normal(shapeOf(d).Size(), uint64(i)), d...))
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	be.StartTimings()
+	be.startTimings()
 	want := execute(t, exec, in, nil)
 	if steps := stepNames(be); strings.Contains(steps, "GoMLX") {
 		t.Errorf("expected nothing delegated:\n%s", steps)
@@ -279,7 +279,7 @@ func TestConvGradient(t *testing.T) {
 					return append([]*Node{y}, Gradient(ReduceAllSum(Mul(y, Tanh(y))), in...)...)
 				}, x, w), []compute.Buffer{upload(t, b, normal(shapeOf(x).Size(), 1), x...), upload(t, b, normal(shapeOf(w).Size(), 2), w...)}, nil)
 			}
-			be.StartTimings()
+			be.startTimings()
 			got := run(be)
 			if steps := stepNames(be); strings.Contains(steps, "ConvGeneral") {
 				t.Errorf("a convolution is delegated:\n%s", steps)

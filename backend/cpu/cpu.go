@@ -24,6 +24,9 @@
 // Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's
 // Go backend (delegate.go). So every program that runs there also runs here.
 //
+// [Borrow] makes a buffer of an array without a copy (buffer.go). [MemoryOf] returns the memory that
+// a backend uses (memory.go), and [TimeSteps] measures the steps of its programs (timing.go).
+//
 // Results do not depend on the number of processors: shapes alone decide how work is divided, and
 // every sum has a fixed order.
 package cpu
@@ -45,12 +48,10 @@ import (
 // GOMLX_BACKEND.
 const backendName = "cpu"
 
-func init() {
-	compute.Register(backendName, func(config string) (compute.Backend, error) { return New(config) })
-}
+func init() { compute.Register(backendName, New) }
 
-// Backend implements compute.Backend. It is safe for concurrent use.
-type Backend struct {
+// backend implements compute.Backend. It is safe for concurrent use.
+type backend struct {
 	options  options         // of the compiler
 	plain    compute.Backend // GoMLX's Go backend: it checks operations and runs delegated operations
 	arenas   arenas
@@ -64,8 +65,9 @@ type Backend struct {
 	finalized  atomic.Bool
 }
 
-// New starts the backend. It has no options: config must be empty.
-func New(config string) (*Backend, error) {
+// New starts a backend. It has no options: config must be empty. The backend is safe for concurrent
+// use.
+func New(config string) (compute.Backend, error) {
 	if config != "" {
 		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", backendName, config)
 	}
@@ -73,29 +75,35 @@ func New(config string) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the backend %q: %w", backendName, err)
 	}
-	return &Backend{options: defaultOptions(), plain: plain}, nil
+	return &backend{options: defaultOptions(), plain: plain}, nil
+}
+
+// Is reports whether be is a backend of this package.
+func Is(be compute.Backend) bool {
+	_, own := be.(*backend)
+	return own
 }
 
 // Name returns "cpu".
-func (b *Backend) Name() string { return backendName }
+func (b *backend) Name() string { return backendName }
 
 // String returns "cpu".
-func (b *Backend) String() string { return backendName }
+func (b *backend) String() string { return backendName }
 
 // Description returns the name of the matrix kernel in use and the number of threads.
-func (b *Backend) Description() string {
+func (b *backend) Description() string {
 	return fmt.Sprintf("spt's CPU backend (%s, kernel %s, %d threads)", runtime.GOARCH, gemm.Kernel(), runtime.GOMAXPROCS(0))
 }
 
 // NumDevices returns 1. All processors together are one device.
-func (b *Backend) NumDevices() int { return 1 }
+func (b *backend) NumDevices() int { return 1 }
 
 // DeviceDescription returns the description of the only device.
-func (b *Backend) DeviceDescription(compute.DeviceNum) string { return b.Description() }
+func (b *backend) DeviceDescription(compute.DeviceNum) string { return b.Description() }
 
 // Capabilities returns the capabilities of GoMLX's Go backend, with fused attention and its
 // gradient.
-func (b *Backend) Capabilities() compute.Capabilities {
+func (b *backend) Capabilities() compute.Capabilities {
 	c := b.plain.Capabilities().Clone()
 	c.Operations[compute.OpTypeFusedScaledDotProductAttention] = true
 	c.Operations[compute.OpTypeFusedScaledDotProductAttentionVJP] = true
@@ -103,11 +111,11 @@ func (b *Backend) Capabilities() compute.Capabilities {
 }
 
 // Builder returns a builder for a new program.
-func (b *Backend) Builder(name string) compute.Builder { return newBuilder(b, name) }
+func (b *backend) Builder(name string) compute.Builder { return newBuilder(b, name) }
 
 // Finalize releases the memory of the backend. Existing buffers can still be read. All other calls
 // return an error afterwards.
-func (b *Backend) Finalize() {
+func (b *backend) Finalize() {
 	if !b.finalized.Swap(true) {
 		b.arenas.drop()
 		b.delegating.Lock() // wait for the delegated operation that runs
@@ -117,10 +125,10 @@ func (b *Backend) Finalize() {
 }
 
 // IsFinalized reports whether Finalize was called.
-func (b *Backend) IsFinalized() bool { return b.finalized.Load() }
+func (b *backend) IsFinalized() bool { return b.finalized.Load() }
 
 // usable returns an error after Finalize.
-func (b *Backend) usable() error {
+func (b *backend) usable() error {
 	if b.IsFinalized() {
 		return fmt.Errorf("the backend %q was finalized", backendName)
 	}
@@ -129,7 +137,7 @@ func (b *Backend) usable() error {
 
 // BufferFromFlatData copies a flat slice to a new buffer. The elements of the slice have the type
 // of the shape.
-func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
+func (b *backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, fmt.Errorf("making a buffer of shape %s: %w", shape, err)
 	}
@@ -147,22 +155,9 @@ func (b *Backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 
 // HasSharedBuffers returns false. Nobody else can write to a buffer, so the backend can pack a
 // buffer for the matrix kernel once and use the packed form many times.
-func (b *Backend) HasSharedBuffers() bool { return false }
+func (b *backend) HasSharedBuffers() bool { return false }
 
 // NewSharedBuffer returns an error, see HasSharedBuffers.
-func (b *Backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
+func (b *backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
 	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
-}
-
-// Memory is the memory that a backend uses, in bytes.
-type Memory struct {
-	Arena   int64 // intermediate results, the largest size so far
-	Buffers int64 // tensors
-	Packed  int64 // weights in the layout of the matrix kernel
-}
-
-// Memory returns the memory that the backend uses now. It does not count the memory of finalized
-// tensors, which new tensors take over or the garbage collector frees.
-func (b *Backend) Memory() Memory {
-	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

@@ -13,7 +13,7 @@ import (
 
 // delegated is one operation, compiled as a program on GoMLX's Go backend.
 type delegated struct {
-	backend *Backend
+	backend *backend
 	kind    compute.OpType
 	exec    compute.Executable
 	in      []shapes.Shape
@@ -22,7 +22,7 @@ type delegated struct {
 
 // delegate compiles o as a program. Each operand becomes a parameter, except operands that were
 // left out.
-func (b *Backend) delegate(o *op) (*delegated, error) {
+func (b *backend) delegate(o *op) (*delegated, error) {
 	d := &delegated{backend: b, kind: o.kind}
 	bld := b.plain.Builder(o.kind.String())
 	main := bld.Main()
@@ -67,7 +67,7 @@ func recovered(call func() error) (err error, panicked bool) {
 }
 
 // newDelegatedKernel compiles the operation of n for GoMLX's Go backend.
-func (b *Backend) newDelegatedKernel(n *node) (*delegatedKernel, error) {
+func (b *backend) newDelegatedKernel(n *node) (*delegatedKernel, error) {
 	d, err := b.delegate(n.rec)
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (d *delegated) copyAndRun(in, out [][]byte) error {
 
 // whole is a program with axes of unknown size. It runs on GoMLX's Go backend as a whole.
 type whole struct {
-	backend *Backend
+	backend *backend
 	name    string
 	names   []string
 	params  []shapes.Shape

@@ -22,7 +22,7 @@ func TestDonatedState(t *testing.T) {
 	first := slices.Index(donate, true)
 	exec := compiled(t, be, smallStep.graph, dims...)
 	in := smallStep.upload(t, be)
-	held := be.Memory().Buffers
+	held := be.memory().Buffers
 	for run := range 3 {
 		var state []*byte
 		for _, b := range in[first:] {
@@ -50,7 +50,7 @@ func TestDonatedState(t *testing.T) {
 			t.Fatal(err)
 		}
 		copy(in[first:], out[1:])
-		if now := be.Memory().Buffers; now != held {
+		if now := be.memory().Buffers; now != held {
 			t.Errorf("run %d: the backend counts %d bytes of tensors, %d before", run, now, held)
 		}
 	}
@@ -100,7 +100,7 @@ func TestDonatedInPlace(t *testing.T) {
 				x := upload(t, be, mine, n)
 				if borrowed {
 					var err error
-					if x, err = be.Borrow(mine, n); err != nil {
+					if x, err = Borrow(be, mine, n); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -176,7 +176,7 @@ func TestDonatedToOthers(t *testing.T) {
 	}, []int{n, n}, []int{n})
 	x, v := normal(n*n, 1), normal(n, 2)
 	want := execute(t, exec, []compute.Buffer{upload(t, be, x, n, n), upload(t, be, v, n)}, nil)
-	before := be.Memory().Buffers
+	before := be.memory().Buffers
 	in := []compute.Buffer{upload(t, be, x, n, n), upload(t, be, v, n)}
 	out, err := exec.Execute(in, []bool{true, true}, 0)
 	if err != nil {
@@ -190,7 +190,7 @@ func TestDonatedToOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if now := be.Memory().Buffers; now != before {
+	if now := be.memory().Buffers; now != before {
 		t.Errorf("the backend counts %d bytes of tensors, %d before", now, before)
 	}
 }
@@ -203,7 +203,7 @@ func TestReleasedMemory(t *testing.T) {
 	numbers := func(v float32) []float32 { return slices.Repeat([]float32{v}, n) }
 	exec := compiled(t, be, func(in []*Node) []*Node { return []*Node{AddScalar(in[0], 1)} }, []int{n})
 	own := numbers(1)
-	borrowed, err := be.Borrow(own, n)
+	borrowed, err := Borrow(be, own, n)
 	if err != nil {
 		t.Fatal(err)
 	}

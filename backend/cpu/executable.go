@@ -52,7 +52,7 @@ type step struct {
 
 // executable is a compiled program.
 type executable struct {
-	backend    *Backend
+	backend    *backend
 	name       string
 	names      []string // of the parameters
 	params     []shapes.Shape
@@ -134,7 +134,7 @@ func (x *execution) shared(s *slot) *buffer {
 }
 
 // accept checks the inputs of a program against its parameters and returns them as buffers of b.
-func (b *Backend) accept(inputs []compute.Buffer, donate []bool, device compute.DeviceNum, names []string, params []shapes.Shape) ([]*buffer, error) {
+func (b *backend) accept(inputs []compute.Buffer, donate []bool, device compute.DeviceNum, names []string, params []shapes.Shape) ([]*buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // builder records a program. The shadow is the same program on GoMLX's Go backend. It is never
 // compiled: it checks every operation and infers its shape.
 type builder struct {
-	backend *Backend
+	backend *backend
 	name    string
 	shadow  compute.Builder
 	main    *function
@@ -23,7 +23,7 @@ type builder struct {
 	done    bool // Compile was called
 }
 
-func newBuilder(b *Backend, name string) *builder {
+func newBuilder(b *backend, name string) *builder {
 	bld := &builder{backend: b, name: name, shadow: b.plain.Builder(name)}
 	bld.main = &function{builder: bld, name: compute.MainName, shadow: bld.shadow.Main()}
 	return bld

@@ -115,7 +115,7 @@ func defaultOptions() options {
 // compiler turns recorded operations into nodes.
 type compiler struct {
 	options
-	backend *Backend
+	backend *backend
 	nodes   []*node
 	values  map[*value]edge
 	same    map[string]*op // operations by what they compute

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"unsafe"
+
+	"github.com/gomlx/compute"
 )
 
 // arenaAlign is the alignment of a tensor in the arena, in bytes: every tensor has its own cache
@@ -218,4 +220,27 @@ func (r *released) give(m []byte) {
 	}
 	pool, _ := r.bySize.LoadOrStore(len(m), new(sync.Pool))
 	pool.(*sync.Pool).Put(unsafe.SliceData(m))
+}
+
+// Memory is the memory that a backend uses, in bytes.
+type Memory struct {
+	Arena   int64 // intermediate results, the largest size so far
+	Buffers int64 // tensors
+	Packed  int64 // weights in the layout of the matrix kernel
+}
+
+// MemoryOf returns the memory that a backend of this package uses now. It does not count the memory
+// of finalized tensors, which new tensors take over or the garbage collector frees. For any other
+// backend, ok is false.
+func MemoryOf(be compute.Backend) (m Memory, ok bool) {
+	b, ok := be.(*backend)
+	if !ok {
+		return Memory{}, false
+	}
+	return b.memory(), true
+}
+
+// memory returns the memory that the backend uses now, see MemoryOf.
+func (b *backend) memory() Memory {
+	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

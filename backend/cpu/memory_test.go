@@ -11,13 +11,13 @@ import (
 
 // recorder is a backend that keeps the last program it compiled, with its tasks.
 type recorder struct {
-	*Backend
+	*backend
 	exec  *executable
 	tasks []task
 }
 
 func (r *recorder) Builder(name string) compute.Builder {
-	return &recorded{newBuilder(r.Backend, name), r}
+	return &recorded{newBuilder(r.backend, name), r}
 }
 
 type recorded struct {
@@ -158,7 +158,7 @@ func TestPlan(t *testing.T) {
 	}
 	aliases := 0
 	for seed := range n {
-		r := &recorder{Backend: be}
+		r := &recorder{backend: be}
 		log, want, err := runProgram(r, seed)
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, log)
@@ -201,7 +201,7 @@ func TestPlanDonated(t *testing.T) {
 	}
 	donors := 0
 	for seed := range n {
-		r := &recorder{Backend: be}
+		r := &recorder{backend: be}
 		log, want, err := runProgram(r, seed)
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, log)
@@ -229,7 +229,7 @@ func TestPlanDonated(t *testing.T) {
 func TestPlanTuningStep(t *testing.T) {
 	for _, s := range []tuningStep{smallStep, {batch: 3, tokens: 50, width: 96, heads: 3, hidden: 384, depth: 6, rank: 8, entries: 10}} {
 		dims, _ := s.inputs()
-		r := &recorder{Backend: newBackend(t)}
+		r := &recorder{backend: newBackend(t)}
 		x := compiled(t, r, s.graph, dims...).(*executable)
 		if err := new(shadow).check(x, r.tasks); err != nil {
 			t.Error(err)
@@ -271,7 +271,7 @@ func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
 var stateful = tuningStep{batch: 8, tokens: 50, width: 128, heads: 4, hidden: 512, depth: 3, rank: 4, entries: 100}
 
 // programInputs are the inputs that runProgram draws for a seed.
-func programInputs(t *testing.T, be *Backend, seed uint64) (in []compute.Buffer) {
+func programInputs(t *testing.T, be *backend, seed uint64) (in []compute.Buffer) {
 	t.Helper()
 	for _, x := range programValues(seed) {
 		in = append(in, upload(t, be, x.values, x.dims...))

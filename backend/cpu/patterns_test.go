@@ -23,16 +23,16 @@ func run(t *testing.T, be compute.Backend, fn func(in []*Node) []*Node, in ...an
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, ok := be.(*Backend)
+	own, ok := be.(*backend)
 	if ok {
-		own.StartTimings()
+		own.startTimings()
 	}
 	results, err := exec.Call(in...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if ok {
-		for _, s := range own.Timings() {
+		for _, s := range own.stopTimings() {
 			steps += s.Kind + ": " + s.Detail + "\n"
 		}
 	}
@@ -55,14 +55,14 @@ func normal(n int, seed uint64) []float32 {
 	return v
 }
 
-func newBackend(t *testing.T) *Backend {
+func newBackend(t testing.TB) *backend {
 	t.Helper()
 	be, err := New("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(be.Finalize)
-	return be
+	return be.(*backend)
 }
 
 // TestGELUGradient: what autodiff makes of GELU is recognised, and right

@@ -685,7 +685,7 @@ func apartBy(got, want []float32) (most float64, at int) {
 
 // compareProgram compares a program with GoMLX's Go backend. A result that
 // changes as much when the inputs do by their rounding says nothing: unsure.
-func compareProgram(be *Backend, seed uint64, n int) (log []string, unsure bool, err error) {
+func compareProgram(be *backend, seed uint64, n int) (log []string, unsure bool, err error) {
 	in := programValues(seed)
 	log, want, err := runSteps(be.plain, seed, n, in)
 	if err != nil {

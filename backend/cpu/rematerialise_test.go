@@ -11,7 +11,7 @@ import (
 // TestRematerialise: computing cheap results again makes the arena of a training
 // step of two blocks smaller, and changes no result by more than rounding.
 func TestRematerialise(t *testing.T) {
-	r := &recorder{Backend: newBackend(t)}
+	r := &recorder{backend: newBackend(t)}
 	s := stateful
 	s.depth = 2
 	dims, _ := s.inputs()
@@ -31,7 +31,7 @@ func TestRematerialise(t *testing.T) {
 	}
 	want := execute(t, compiled(t, r.plain, s.graph, dims...), s.upload(t, r.plain), nil)
 	for name, x := range map[string]compute.Executable{"with": again, "without": kept} {
-		for i, got := range execute(t, x, s.upload(t, r.Backend), nil) {
+		for i, got := range execute(t, x, s.upload(t, r.backend), nil) {
 			near(t, fmt.Sprintf("%s rematerialisation, output %d", name, i), got, want[i], 1e-5)
 		}
 	}

@@ -103,7 +103,7 @@ type patch struct {
 }
 
 // drop releases the copies. No run may be in progress.
-func (p *patch) drop(b *Backend) {
+func (p *patch) drop(b *backend) {
 	for _, c := range p.copies {
 		b.packed.Add(-c.bytes())
 	}

@@ -13,11 +13,7 @@ import (
 // matrix over 1576 tokens, as dot products and picked from the whole product:
 // where they cross is options.denseFraction.
 func BenchmarkEntries(b *testing.B) {
-	be, err := New("")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer be.Finalize()
+	be := newBackend(b)
 	const tokens, width = 1576, 768
 	for _, share := range []float64{0.002, 0.01, 0.025, 0.05, 0.1} {
 		n := int(share * width * width)

@@ -135,7 +135,7 @@ func TestEntriesAgainstDense(t *testing.T) {
 			for step := range 3 {
 				values := normal(n, uint64(10+step))
 				fixed[3] = upload(t, be, values, n)
-				be.StartTimings()
+				be.startTimings()
 				got := execute(t, exec, fixed, nil)
 				steps := stepNames(be)
 				if single := strings.Contains(steps, "single entries of"); single != c.single {
@@ -169,7 +169,7 @@ func TestEntriesFollow(t *testing.T) {
 	weights := [][]float32{normal(p.in*p.out, 20), normal(p.in*p.out, 21)}
 	placed := []compute.Buffer{upload(t, be, weights[0], dims[1]...), upload(t, be, weights[1], dims[1]...)}
 	positions := [][]int32{{0, 31, 32, 800, 801, 1599}, {1, 2, 3, 4, 5, 6}, {32, 31, 0, 6, 5, 1599}}
-	held := be.Memory().Packed
+	held := be.memory().Packed
 	for run, c := range []struct {
 		exec, weight, at int
 		donated, renewed bool
@@ -202,7 +202,7 @@ func TestEntriesFollow(t *testing.T) {
 	for _, b := range placed {
 		_ = b.Finalize() // never fails
 	}
-	if now := be.Memory().Packed - held; now > 4*int64(p.tokens*max(p.in, p.out)*4) {
+	if now := be.memory().Packed - held; now > 4*int64(p.tokens*max(p.in, p.out)*4) {
 		t.Errorf("%d bytes of packed weights are counted after all was freed", now)
 	}
 }
@@ -234,7 +234,7 @@ func TestEntriesSideBySide(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	alone := be.Memory().Packed
+	alone := be.memory().Packed
 	var wg sync.WaitGroup
 	for lane := range lanes {
 		wg.Go(func() {
@@ -246,7 +246,7 @@ func TestEntriesSideBySide(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if now := be.Memory().Packed; now > lanes*alone {
+	if now := be.memory().Packed; now > lanes*alone {
 		t.Errorf("%d bytes of packed weights after %d runs at once, %d after one", now, lanes, alone)
 	}
 }
@@ -274,7 +274,7 @@ func TestEntriesOnTheWay(t *testing.T) {
 		"twice":               {func(g, v *Node) *Node { return Sub(Mul(v, Sqrt(Abs(g))), g) }, func(g, v float64) float64 { return v*math.Sqrt(math.Abs(g)) - g }},
 	} {
 		exec := compiled(t, be, func(in []*Node) []*Node { return []*Node{c.graph(p.graph(in)[1], in[3])} }, dims...)
-		be.StartTimings()
+		be.startTimings()
 		got := execute(t, exec, []compute.Buffer{upload(t, be, x, dims[0]...), upload(t, be, w, dims[1]...), upload(t, be, at, -4), upload(t, be, values, 4), upload(t, be, dy, dims[4]...)}, nil)
 		if steps := stepNames(be); !strings.Contains(steps, "single entries of") {
 			t.Errorf("%s: not entry by entry:\n%s", name, steps)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/gomlx/compute"
 )
 
 // Timing is the time that all runs of steps with the same description took. Programs that run at
@@ -23,16 +25,27 @@ type timings struct {
 	of map[[2]string]*Timing // nil: off
 }
 
-// StartTimings starts to measure every step of every program. Measuring takes about a microsecond
-// per step. Timings stops it.
-func (b *Backend) StartTimings() {
+// TimeSteps starts to measure every step of every program on be. Measuring takes about a microsecond per
+// step. stop stops it and returns the timings, the longest first. If be is no backend of this
+// package, nothing is measured and stop returns nil.
+func TimeSteps(be compute.Backend) (stop func() []Timing) {
+	b, ok := be.(*backend)
+	if !ok {
+		return func() []Timing { return nil }
+	}
+	b.startTimings()
+	return b.stopTimings
+}
+
+// startTimings starts to measure every step.
+func (b *backend) startTimings() {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
 	b.timings.of = map[[2]string]*Timing{}
 }
 
-// Timings stops measuring and returns the timings since StartTimings, the longest first.
-func (b *Backend) Timings() (out []Timing) {
+// stopTimings stops measuring and returns the timings since startTimings, the longest first.
+func (b *backend) stopTimings() (out []Timing) {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
 	for _, t := range b.timings.of {

@@ -17,12 +17,12 @@ import (
 // stepTimes runs a program again and again and reports, for each step whose name
 // contains a key of flops, the best of its rates in GFLOPS, the share of the
 // peak that was measured in between, and with bytes the GB/s.
-func stepTimes(b *testing.B, exec compute.Executable, be *Backend, in []compute.Buffer, flops, bytes map[string]float64) {
+func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.Buffer, flops, bytes map[string]float64) {
 	best, peak := map[string]float64{}, 0.0
 	for b.Loop() {
 		peak = max(peak, measure.PeakGFLOPS(runtime.GOMAXPROCS(0), 2*time.Millisecond))
 		for range 3 {
-			be.StartTimings()
+			be.startTimings()
 			out, err := exec.Execute(in, make([]bool, len(in)), 0)
 			if err != nil {
 				b.Fatal(err)
@@ -30,7 +30,7 @@ func stepTimes(b *testing.B, exec compute.Executable, be *Backend, in []compute.
 			for _, o := range out {
 				_ = o.Finalize()
 			}
-			for _, s := range be.Timings() {
+			for _, s := range be.stopTimings() {
 				for key := range flops {
 					if strings.Contains(s.Kind+" "+s.Detail, key) {
 						if old, ok := best[key]; !ok || s.Seconds/float64(s.Calls) < old {
@@ -62,11 +62,7 @@ func stepTimes(b *testing.B, exec compute.Executable, be *Backend, in []compute.
 func BenchmarkDepthwise(b *testing.B) {
 	for _, d := range [][2]int{{56, 96}, {28, 192}, {14, 384}, {7, 768}} {
 		b.Run(fmt.Sprintf("%d×%d×%d", d[0], d[0], d[1]), func(b *testing.B) {
-			be, err := New("")
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer be.Finalize()
+			be := newBackend(b)
 			x, w := []int{8, d[0], d[0], d[1]}, []int{7, 7, 1, d[1]}
 			size := shapeOf(x).Size()
 			in := []compute.Buffer{upload(b, be, normal(size, 1), x...), upload(b, be, normal(shapeOf(w).Size(), 2), w...), upload(b, be, normal(size, 3), x...)}
@@ -84,11 +80,7 @@ func BenchmarkDepthwise(b *testing.B) {
 func BenchmarkWindows(b *testing.B) {
 	for _, d := range [][2]int{{64, 3}, {16, 6}, {4, 12}, {1, 24}} {
 		b.Run(fmt.Sprintf("%dwindows×%dheads", d[0], d[1]), func(b *testing.B) {
-			be, err := New("")
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer be.Finalize()
+			be := newBackend(b)
 			const images, tokens, width = 8, 49, 32
 			qkv := []int{images * d[0], tokens, d[1], width}
 			table, mask := []int{1, d[1], tokens, tokens}, []int{d[0], 1, tokens, tokens}

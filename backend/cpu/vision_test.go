@@ -100,11 +100,11 @@ func TestMoves(t *testing.T) {
 					return append([]*Node{y}, Gradient(ReduceAllSum(Mul(Tanh(y), y)), in[:test.of]...)...)
 				}, x, []int{c}, []int{c}), []compute.Buffer{upload(t, b, normal(shapeOf(x).Size(), 1), x...), upload(t, b, normal(c, 2), c), upload(t, b, normal(c, 3), c)}, nil)
 			}
-			be.StartTimings()
+			be.startTimings()
 			got := run(be, test.graph)
 			calls := map[string]int{}
 			var names strings.Builder
-			for _, s := range be.Timings() {
+			for _, s := range be.stopTimings() {
 				calls[s.Kind] += s.Calls
 				fmt.Fprintln(&names, s.Kind, s.Detail, s.Calls)
 			}

@@ -73,7 +73,7 @@ func TestWindowAttention(t *testing.T) {
 						upload(t, b, normal(shapeOf(qkv).Size(), 1), qkv...), upload(t, b, normal(shapeOf(table).Size(), 2), table...),
 						upload(t, b, far, mask...), upload(t, b, normal(shapeOf(y).Size(), 4), y...)}, nil)
 				}
-				be.StartTimings()
+				be.startTimings()
 				got := run(be, windowAttention)
 				steps := stepNames(be)
 				if strings.Contains(steps, fmt.Sprint([]int{c.images, c.windows, 1, c.tokens, c.tokens})) || strings.Count(steps, "FusedScaledDotProductAttention") != 2 {

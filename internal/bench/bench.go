@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/measure"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
@@ -108,7 +109,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	if err != nil {
 		return nil, &run.OptionError{Err: fmt.Errorf("measuring %s: %w", o.Method, err)}
 	}
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	}
 	r.PeakGFLOPS = peakGFLOPS(r.Machine.Threads)
 	// Memory from before, such as the scores behind a plan, does not belong to a step.
-	backend.ReturnMemory()
+	program.ReturnMemory()
 	resetPeakRSS()
 	seconds, err := r.steps(ctx, be, m, tuning, o)
 	if err != nil {
@@ -171,8 +172,8 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 	}
 	defer step.close()
 	r.OptimizerMB = float64(step.state) / 1e6
-	if b, ok := be.(*cpu.Backend); ok {
-		r.WeightsMB = float64(b.Memory().Buffers)/1e6 - r.OptimizerMB
+	if used, ok := cpu.MemoryOf(be); ok {
+		r.WeightsMB = float64(used.Buffers)/1e6 - r.OptimizerMB
 	}
 	x, err := noise(be, m.Config, o.Batch)
 	if err != nil {
@@ -180,6 +181,7 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 	}
 	defer x.free()
 	var seconds []float64
+	timings := func() []cpu.Timing { return nil }
 	for i := range o.Steps + 1 {
 		start := time.Now()
 		if err := step.run(ctx, x, 1); err != nil {
@@ -187,20 +189,17 @@ func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Mode
 		}
 		if i > 0 {
 			seconds = append(seconds, time.Since(start).Seconds())
-		} else if own, ok := be.(*cpu.Backend); ok && o.Breakdown {
-			own.StartTimings()
+		} else if o.Breakdown {
+			timings = cpu.TimeSteps(be)
 		}
 		if o.Progress != nil {
 			o.Progress(i, o.Steps)
 		}
 	}
-	if b, ok := be.(*cpu.Backend); ok {
-		if o.Breakdown {
-			for _, t := range b.Timings() {
-				r.Breakdown = append(r.Breakdown, part{t.Kind, t.Detail, float64(t.Calls) / float64(o.Steps), t.Seconds / float64(o.Steps)})
-			}
-		}
-		used := b.Memory()
+	for _, t := range timings() {
+		r.Breakdown = append(r.Breakdown, part{t.Kind, t.Detail, float64(t.Calls) / float64(o.Steps), t.Seconds / float64(o.Steps)})
+	}
+	if used, ok := cpu.MemoryOf(be); ok {
 		r.ActivationsMB, r.PackedMB = float64(used.Arena)/1e6, float64(used.Packed)/1e6
 	}
 	return seconds, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/measure"
+	"github.com/sptune/spt/internal/program"
 )
 
 // peak holds the greatest speed of a device, measured through the same graphs as
@@ -104,27 +105,27 @@ func memoryPeak(ctx context.Context, be backend.Backend, n int) (p peak, err err
 // timeProgram makes inputs on the device with one graph and times runs of another graph on
 // them. The first output is read back. timeProgram returns the seconds of a run, and of
 // the first run with its compilation.
-func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run backend.Build) (seconds, warm float64, err error) {
-	prepare, err := backend.NewProgram(be, name+": inputs", inputs)
+func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run program.Build) (seconds, warm float64, err error) {
+	prepare, err := program.New(be, name+": inputs", inputs)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer prepare.Close()
-	program, err := backend.NewProgram(be, name, run)
+	compiled, err := program.New(be, name, run)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer program.Close()
-	one, err := backend.Scalar(be, 1) // a program needs an input
+	defer compiled.Close()
+	one, err := program.Tensor(be, []float32{1}) // a program needs an input
 	if err != nil {
 		return 0, 0, err
 	}
-	defer backend.Free(one)
+	defer program.Free(one)
 	x, err := prepare.Run(ctx, one)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer backend.Free(x...)
+	defer program.Free(x...)
 	args := make([]any, len(x))
 	for i := range x {
 		args[i] = x[i]
@@ -133,14 +134,14 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 	repeat := func(n int) (seconds float64, err error) {
 		start := time.Now()
 		for i := range n {
-			out, err := program.Run(ctx, args...)
+			out, err := compiled.Run(ctx, args...)
 			if err != nil {
 				return 0, err
 			}
 			if i == n-1 {
-				_, err = backend.Float32s(out[0])
+				_, err = program.Float32s(out[0])
 			}
-			backend.Free(out...)
+			program.Free(out...)
 			if err != nil {
 				return 0, err
 			}

@@ -8,6 +8,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
@@ -21,7 +22,7 @@ type batch struct {
 	data           *train.Data
 }
 
-func (b batch) free() { backend.Free(b.images, b.labels) }
+func (b batch) free() { program.Free(b.images, b.labels) }
 
 // noise returns a mini-batch of n images of random pixels, always the same, whose labels
 // are the classes in turn.
@@ -40,8 +41,8 @@ func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: c.ImageSize, Height: c.ImageSize, Pix: pixels[i*size : (i+1)*size]}, Target: dataset.Class(labels[i])})
 	}
 	b.data = train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
-	if b.images, err = backend.Uint8(be, pixels, n, c.ImageSize, c.ImageSize, 3); err == nil {
-		b.labels, err = backend.Int32(be, labels, n)
+	if b.images, err = program.Tensor(be, pixels, n, c.ImageSize, c.ImageSize, 3); err == nil {
+		b.labels, err = program.Tensor(be, labels, n)
 	}
 	return b, err
 }

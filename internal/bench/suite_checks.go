@@ -47,7 +47,7 @@ func (s *suite) check(what string, p backend.Precision, got, want []float32, bou
 // onBoth runs f on spt's own backend in f32 and on the device in each precision. It calls
 // each with the two results.
 func (s *suite) onBoth(m *backbone.Model, f func(be backend.Backend, m *backbone.Model) ([]float32, error), each func(p backend.Precision, got, want []float32)) error {
-	own, err := backend.New()
+	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		return err
 	}

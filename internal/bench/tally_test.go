@@ -9,7 +9,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
-	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/program"
 )
 
 // TestTallyConvolution compares the record of a convolution with the convolution itself:
@@ -46,7 +46,7 @@ func TestTallyConvolution(t *testing.T) {
 		}
 		g := NewGraph(tally, "test")
 		var recorded product
-		if err := backend.Caught(func() { recorded = tally.products[InternalBackendOutputs(build(g))[0]] }); err != nil {
+		if err := program.Caught(func() { recorded = tally.products[InternalBackendOutputs(build(g))[0]] }); err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}
 		result := MustExecOnce(tally.Backend, build)

@@ -14,7 +14,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/peft"
 )
 
@@ -90,7 +90,7 @@ func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally
 	defer t.Finalize()
 	g := NewGraph(t, "work")
 	defer g.Finalize()
-	return backend.Caught(func() {
+	return program.Caught(func() {
 		parameter := func(name string, shape ...int) *Node {
 			return Parameter(g, name, shapes.Make(dtypes.Float32, shape...))
 		}

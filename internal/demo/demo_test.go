@@ -68,7 +68,7 @@ func TestPretrainLearns(t *testing.T) {
 
 func mustBackend(t *testing.T) backend.Backend {
 	t.Helper()
-	be, err := backend.New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

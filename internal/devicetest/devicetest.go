@@ -16,7 +16,7 @@ func Open(t *testing.T) (be backend.Backend, name string) {
 	if name == "" {
 		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
 	}
-	be, _, err := backend.Open(name)
+	be, _, err := backend.Open(name, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

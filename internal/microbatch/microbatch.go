@@ -8,6 +8,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/internal/program"
 )
 
 // Sizes returns the numbers of images of the pieces into which a batch of images [B, S, S, 3] is
@@ -40,8 +41,8 @@ func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 // NewCut prepares a program that cuts tensors along their first axis into pieces of [Sizes]. The
 // first tensor holds the images. The program returns the pieces of the first tensor, then those of
 // the second, and so on.
-func NewCut(be backend.Backend, c backbone.Config, tokens int) (*backend.Program, error) {
-	return backend.NewProgram(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
+func NewCut(be backend.Backend, c backbone.Config, tokens int) (*program.Program, error) {
+	return program.New(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
 		sizes := Sizes(c, in[0].Shape(), tokens)
 		for _, x := range in {
 			at := 0

@@ -1,26 +1,31 @@
-package backend
+package program
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/sptune/spt/backend"
 )
 
-func newProgram(t *testing.T, be Backend, fn Build) *Program {
+func newProgram(t *testing.T, be backend.Backend, fn Build) *Program {
 	t.Helper()
-	p, err := NewProgram(be, "sum", fn)
+	p, err := New(be, "sum", fn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func place32(t *testing.T, be Backend, data []float32, shape ...int) *tensors.Tensor {
+func place32(t *testing.T, be backend.Backend, data []float32, shape ...int) *tensors.Tensor {
 	t.Helper()
 	x, err := Tensor(be, data, shape...)
 	if err != nil {
@@ -32,7 +37,7 @@ func place32(t *testing.T, be Backend, data []float32, shape ...int) *tensors.Te
 // TestDonatedSurvivesRefusal: a program that cannot be built for its inputs leaves what it
 // was given as it was, so that a training can be saved and go on.
 func TestDonatedSurvivesRefusal(t *testing.T) {
-	be, err := New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +66,7 @@ func TestDonatedSurvivesRefusal(t *testing.T) {
 // TestManyShapes: a program takes as many shapes as it meets, such as a last batch of any
 // size; GoMLX's own default ends at 32.
 func TestManyShapes(t *testing.T) {
-	be, err := New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +87,7 @@ func TestManyShapes(t *testing.T) {
 // TestPanicsAreErrors: whatever a graph function panics with is an error, and the program
 // can be closed after it.
 func TestPanicsAreErrors(t *testing.T) {
-	be, err := New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,11 +110,36 @@ func TestPanicsAreErrors(t *testing.T) {
 
 // TestPlaceRefuses checks the error on values that are not as many as the shape says.
 func TestPlaceRefuses(t *testing.T) {
-	be, err := New()
+	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Uint8(be, make([]uint8, 5), 2, 3); err == nil || !strings.Contains(err.Error(), "shape [2 3]") || !strings.Contains(err.Error(), "5 values, expected 6") {
+	if _, err := Tensor(be, make([]uint8, 5), 2, 3); err == nil || !strings.Contains(err.Error(), "shape [2 3]") || !strings.Contains(err.Error(), "5 values, expected 6") {
 		t.Errorf("5 values for a shape of 6: %v", err)
+	}
+}
+
+// TestMemoryError checks that the error of a device without free memory becomes a
+// backend.MemoryError, which names sizes and options, and that other errors stay.
+func TestMemoryError(t *testing.T) {
+	be, _, err := backend.Open("cpu", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := []shapes.Shape{shapes.Make(dtypes.Float32, 2, 3), shapes.Make(dtypes.Float32, 2, 3)}
+	cause := fmt.Errorf("PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes.")
+	got := memoryError("training step", be, given, fmt.Errorf("running: %w", cause))
+	var m *backend.MemoryError
+	if !errors.As(got, &m) || m.Inputs != 48 || !errors.Is(got, cause) {
+		t.Fatalf("%v, %+v", got, m)
+	}
+	for _, want := range []string{"training step", "34359738368 bytes", "batch size", "activation checkpointing", "precision bf16", "[2, 3]"} {
+		if !strings.Contains(got.Error(), want) {
+			t.Errorf("%q lacks %q", got, want)
+		}
+	}
+	other := errors.New("shapes differ")
+	if got := memoryError("x", be, nil, other); got != other {
+		t.Errorf("%v", got)
 	}
 }
