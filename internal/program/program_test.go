@@ -108,7 +108,7 @@ func TestPanicsAreErrors(t *testing.T) {
 	}
 }
 
-// TestPlaceRefuses checks the error on values that are not as many as the shape says.
+// TestPlaceRefuses checks the errors for too few values and for an unknown type.
 func TestPlaceRefuses(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -116,6 +116,9 @@ func TestPlaceRefuses(t *testing.T) {
 	}
 	if _, err := Tensor(be, make([]uint8, 5), 2, 3); err == nil || !strings.Contains(err.Error(), "shape [2 3]") || !strings.Contains(err.Error(), "5 values, expected 6") {
 		t.Errorf("5 values for a shape of 6: %v", err)
+	}
+	if _, err := Frozen(be, dtypes.Float64, make([]float32, 6), 2, 3); err == nil || !strings.Contains(err.Error(), "the type is Float64") {
+		t.Errorf("a frozen tensor of type float64: %v", err)
 	}
 }
 
