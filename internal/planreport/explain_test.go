@@ -35,7 +35,6 @@ func smallPlan() *plan.Plan {
 }
 
 func loraParams(in, out, rank int) int   { return rank * (in + out) }
-func adapterParams(_, out, rank int) int { return 2*rank*out + rank + out }
 
 const smallExplained = `lora, rank 1, alpha 10, beta 5, compat release: the 13 largest scores
 28 parameters, head excluded, for a budget of 25
