@@ -34,7 +34,7 @@ func smallPlan() *plan.Plan {
 	}
 }
 
-func loraParams(in, out, rank int) int   { return rank * (in + out) }
+func loraParams(in, out, rank int) int { return rank * (in + out) }
 
 const smallExplained = `lora, rank 1, alpha 10, beta 5, compat release: the 13 largest scores
 28 parameters, head excluded, for a budget of 25
