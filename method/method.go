@@ -101,11 +101,13 @@ func Lookup(m Method) (Row, error) {
 		}
 		return r, nil
 	}
-	var known []string
-	for _, k := range Methods() {
-		known = append(known, string(k))
+	var numbered []string // the families of which Methods has one each
+	for _, r := range rows {
+		if r.isFamily(numberVariable) {
+			numbered = append(numbered, r.Name)
+		}
 	}
-	return Row{}, option.Errorf("method", "method %q is unknown; known: %s; and partial-K and mlp-K for other numbers", m, strings.Join(known, ", "))
+	return Row{}, option.Errorf("method", "method %q is unknown; known: %s; and %s for other numbers", m, list(Methods()), strings.Join(numbered, " and "))
 }
 
 func moduleExists(name string) error {
@@ -200,6 +202,15 @@ func (r Row) Takes(option string) bool {
 	return slices.Contains(r.options, option) || !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
 }
 
+// list returns the names of methods, divided by commas.
+func list(methods []Method) string {
+	names := make([]string, len(methods))
+	for i, m := range methods {
+		names[i] = string(m)
+	}
+	return strings.Join(names, ", ")
+}
+
 // Check reports options that the method does not read, or that contradict each other.
 func (r Row) Check(o Options) error {
 	for _, set := range []struct {
@@ -209,13 +220,13 @@ func (r Row) Check(o Options) error {
 		if !set.given || r.Takes(set.name) {
 			continue
 		}
-		var takers []string
+		var takers []Method
 		for _, other := range rows {
 			if other.Takes(set.name) {
-				takers = append(takers, other.Name)
+				takers = append(takers, other.Methods()...)
 			}
 		}
-		return option.Errorf(set.name, "method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, set.name, strings.Join(takers, ", "))
+		return option.Errorf(set.name, "method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, set.name, list(takers))
 	}
 	if o.Rank != 0 && !o.Budget.IsZero() && !r.Scores {
 		return fmt.Errorf("rank %d and budget %s both set the size of the modules of method %s; give one of them", o.Rank, o.Budget, r.Method)
