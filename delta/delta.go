@@ -161,7 +161,7 @@ func (d *Delta) validateDescription() error {
 		return errors.New(`method is empty, expected how the task was tuned, such as "spt-lora"`)
 	}
 	if _, err := objective.Get(d.Objective); err != nil {
-		return fmt.Errorf("objective: %w", err)
+		return err
 	}
 	if err := d.Config.Validate(); err != nil {
 		return fmt.Errorf("config: %w", err)
