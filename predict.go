@@ -153,6 +153,9 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if err != nil {
 		return nil, err
 	}
+	if n := len(good) * len(c.Classes); len(logits) != n {
+		return nil, fmt.Errorf("the objective gives %d logits for %d images, expected %d: one for each class; it does not classify images", len(logits), len(good), n)
+	}
 	for row, i := range good {
 		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
 	}

@@ -172,6 +172,9 @@ func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func
 // folder holds no run.
 func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report progress.Func) (string, error) {
 	c.Model, c.Data, c.Compute, c.Objective = t.config.Model, t.config.Data, t.config.Compute, t.config.Objective
+	if _, err := objective.Get(c.Objective); err != nil { // the delta could not be saved after training
+		return "", &run.OptionError{Option: "objective", Err: fmt.Errorf("%w; register it with objective.Register", err)}
+	}
 	c.Model.Record(t.model)
 	c.Data.Record(t.data)
 	c.Started = time.Now().UTC()

@@ -127,6 +127,13 @@ func Register[F any](a Architecture[F]) error {
 			return fail("the form's key %q is one of the keys of every configuration: %s", key, strings.Join(commonKeys, ", "))
 		}
 	}
+	for _, naming := range a.Namings {
+		for pattern, rule := range naming.Rules {
+			if strings.Count(rule.To, "#") > strings.Count(pattern, "#") {
+				return fail("the naming rule %q → %q has more numbers than its pattern; use each # of the pattern at most once", pattern, rule.To)
+			}
+		}
+	}
 	registry.Lock()
 	defer registry.Unlock()
 	if _, taken := registry.byName[a.Name]; taken {
@@ -229,6 +236,18 @@ func jsonKeys(t reflect.Type) (keys []string) {
 	return keys
 }
 
+// isFormKey reports whether a registered architecture has a key.
+func isFormKey(key string) bool {
+	registry.RLock()
+	defer registry.RUnlock()
+	for _, a := range registry.byName {
+		if slices.Contains(jsonKeys(a.form), key) {
+			return true
+		}
+	}
+	return false
+}
+
 // MarshalJSON writes c as one flat object: the name of the architecture, the fields that all have,
 // and the fields of the form.
 func (c Config) MarshalJSON() ([]byte, error) {
@@ -262,8 +281,10 @@ func (c *Config) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("reading the configuration of a backbone: %w", err)
 	}
+	formKeys := jsonKeys(a.form)
 	for key, value := range fields {
-		if slices.Contains(commonKeys, key) || slices.Contains([]string{"0", "false", `""`, "null"}, string(bytes.TrimSpace(value))) {
+		zero := slices.Contains([]string{"0", "false", `""`, "null"}, string(bytes.TrimSpace(value)))
+		if slices.Contains(commonKeys, key) || zero && !slices.Contains(formKeys, key) && isFormKey(key) {
 			delete(fields, key)
 		}
 	}

@@ -254,3 +254,15 @@ func TestConfigJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigStrict: a key of the form must have its type, and an unknown key is an error whatever its
+// value; a zero key of another architecture counts as absent.
+func TestConfigStrict(t *testing.T) {
+	const valid = `{"architecture":"vit","image_size":16,"num_classes":3,"num_heads":2,"layer_norm_eps":1e-6,"patch_size":4,"embed_dim":8,"depth":1,"hidden_dim":16`
+	for text, ok := range map[string]bool{`}`: true, `,"fc_norm":false}`: true, `,"window_size":0}`: true, `,"fc_norm":0}`: false, `,"pooling":false}`: false, `,"typo":0}`: false, `,"window_size":7}`: false} {
+		var c backbone.Config
+		if err := json.Unmarshal([]byte(valid+text), &c); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -66,6 +66,10 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		return fmt.Errorf("data set %s: %w without its %s: %w", d.Name, err, countImages(len(broken), "broken "), joinSkipped(broken))
 	}
 	checked.Skipped = append(checked.Skipped[:len(checked.Skipped):len(checked.Skipped)], broken...)
+	if d.opened == nil {
+		before := *d
+		checked.opened = &before
+	}
 	*d = checked
 	return nil
 }

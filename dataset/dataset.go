@@ -67,7 +67,16 @@ type Dataset struct {
 	// Options are the options that Open was called with; zero for a data set of New.
 	Options OpenOptions
 
-	classFolders bool // every folder is a class
+	classFolders bool     // every folder is a class
+	opened       *Dataset // as Open returned it; nil: as it is
+}
+
+// AsOpened returns the data set as Open returned it, before CheckImages left out broken images.
+func (d *Dataset) AsOpened() *Dataset {
+	if d.opened != nil {
+		return d.opened
+	}
+	return d
 }
 
 // SkippedImage is an image that was left out of a data set.

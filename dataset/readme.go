@@ -22,7 +22,11 @@ const maxFrontMatter = 2 << 20
 // readmeClassNames returns the class names in README.md, the card of a data set on the Hugging Face
 // Hub, for the column label. It returns nil if there is no file or the file names no classes.
 func readmeClassNames(root, label string) ([]string, error) {
-	f, err := os.Open(filepath.Join(root, "README.md"))
+	path := filepath.Join(root, "README.md")
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return nil, fmt.Errorf("README.md is not a regular file (mode %v); remove it or replace it by a file", info.Mode())
+	}
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -58,6 +62,7 @@ func readmeClassNames(root, label string) ([]string, error) {
 // Older versions of it write class_label directly below the feature. If several features have the
 // name of the column, as in a data set of several configurations, the first one counts.
 func frontMatterClassNames(text []byte, label string) ([]string, error) {
+	cut := len(text) >= maxFrontMatter // before line ends get shorter
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	head, ok := bytes.CutPrefix(text, []byte("---\n"))
 	if !ok {
@@ -65,7 +70,7 @@ func frontMatterClassNames(text []byte, label string) ([]string, error) {
 	}
 	head, _, ok = bytes.Cut(head, []byte("\n---"))
 	if !ok {
-		if len(text) >= maxFrontMatter {
+		if cut {
 			return nil, fmt.Errorf("the front matter does not end within the limit of %d bytes", maxFrontMatter)
 		}
 		return nil, nil

@@ -49,6 +49,8 @@ type Site struct {
 	graph  *Graph
 	bias   bool // the layer has a bias
 	params []Param
+
+	weightNode, biasNode *Node // while the module's tensors are being declared
 }
 
 // is reports whether the layer is the named operation of its block, such as "attn.proj".
@@ -70,7 +72,10 @@ func (s *Site) Param(name string, init Init, shape ...int) *Node {
 // has no gradient. A module that does not call Weight pays nothing for it.
 func (s *Site) Weight() *Node {
 	if s.layers == nil {
-		return Parameter(s.graph, s.Layer+".weight", float32Shape([]int{s.Out, s.In}))
+		if s.weightNode == nil { // a graph takes a name once
+			s.weightNode = Parameter(s.graph, s.Layer+".weight", float32Shape([]int{s.Out, s.In}))
+		}
+		return s.weightNode
 	}
 	return ConvertDType(s.layers.Param(s.Layer+".weight"), s.dtype)
 }
@@ -83,7 +88,10 @@ func (s *Site) Bias() *Node {
 	case !s.bias:
 		return nil
 	case s.layers == nil:
-		return Parameter(s.graph, s.Layer+".bias", float32Shape([]int{s.Out}))
+		if s.biasNode == nil {
+			s.biasNode = Parameter(s.graph, s.Layer+".bias", float32Shape([]int{s.Out}))
+		}
+		return s.biasNode
 	}
 	return ConvertDType(s.layers.Param(s.Layer+".bias"), s.dtype)
 }

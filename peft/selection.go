@@ -108,8 +108,9 @@ type Tuning struct {
 	EntryGradient EntryGradient
 
 	whole, structured map[string]bool
-	shapes            map[string][]int // of the backbone's tensors
-	scaled            []string         // operations that SSF scales
+	shapes            map[string][]int   // of the backbone's tensors
+	modules           map[string][]Param // the tensors of the module on each layer
+	scaled            []string           // operations that SSF scales
 }
 
 // Bounds of what a selection adds, far above any that is used: what is derived
@@ -121,7 +122,7 @@ const (
 
 // New checks a selection against a backbone and lists the tensors to tune.
 func New(c backbone.Config, s Selection) (*Tuning, error) {
-	t := &Tuning{Config: c, Selection: s, whole: set(s.Whole), structured: set(s.Structured), shapes: map[string][]int{}}
+	t := &Tuning{Config: c, Selection: s, whole: set(s.Whole), structured: set(s.Structured), shapes: map[string][]int{}, modules: map[string][]Param{}}
 	if len(s.Structured) > 0 {
 		m, err := Lookup(s.Module)
 		if err != nil {
@@ -169,6 +170,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 				t.Counts.Structured += q.Size()
 			}
 			t.Params = append(t.Params, ps...)
+			t.modules[strings.TrimSuffix(p.Name, ".weight")] = ps
 			known++
 		}
 		if hasEntries {
@@ -194,6 +196,17 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	}
 	if err := t.declareAdditions(); err != nil {
 		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, p := range t.Params {
+		if strings.HasSuffix(p.Name, ".sparse_indices") {
+			return nil, fmt.Errorf("selecting what to tune: structured module %q declares a tensor %s, whose name a delta uses for positions; give it another name", s.Module, p.Name)
+		}
+		_, own := t.shapes[p.Name]
+		if seen[p.Name] || own && !t.whole[p.Name] && !strings.HasPrefix(p.Name, c.Head()+".") {
+			return nil, fmt.Errorf("selecting what to tune: structured module %q declares a tensor %s, the name of another tensor; give it another name", s.Module, p.Name)
+		}
+		seen[p.Name] = true
 	}
 	return t, nil
 }
@@ -299,7 +312,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 		}
 		out[name] = w
 	}
-	for _, name := range t.Selection.Structured {
+	for _, name := range slices.Sorted(maps.Keys(t.structured)) { // each once
 		if err := t.mergeModule(strings.TrimSuffix(name, ".weight"), out, tuned); err != nil {
 			return nil, err
 		}
@@ -315,10 +328,8 @@ func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) 
 	if t.hasBias(layer + ".weight") {
 		m.Bias = cloned(weights[layer+".bias"])
 	}
-	for name, v := range tuned {
-		if own, ok := strings.CutPrefix(name, layer+"."); ok {
-			m.Tensors[own] = v
-		}
+	for _, p := range t.modules[layer] {
+		m.Tensors[strings.TrimPrefix(p.Name, layer+".")] = tuned[p.Name]
 	}
 	if err := t.Module.Merge(m); err != nil {
 		return fmt.Errorf("merging structured module %q into %s: %w", t.Module.Name, layer, err)

@@ -14,6 +14,8 @@ type DataConfig struct {
 	Path string `json:"path"`
 	// Task is the name of a benchmark's data set. If set, the data must have its number of classes.
 	Task string `json:"task,omitempty"`
+	// GivenClasses is dataset.OpenOptions.Classes, for data without a Task. 0: any number.
+	GivenClasses int `json:"given_classes,omitempty"`
 	// Layout is a name of dataset.Layouts. Empty: recognised.
 	Layout string `json:"layout"`
 	// ImageColumn and LabelColumn name columns of parquet files and tables. Empty: found.
@@ -81,7 +83,7 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.ValFraction+c.TestFraction >= 1 {
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
 	}
-	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages}
+	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
@@ -111,10 +113,11 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 
 // Record notes in c what the data set turned out to be.
 func (c *DataConfig) Record(d *dataset.Dataset) {
+	d = d.AsOpened()  // Open does not decode images
 	if c.Path == "" { // the data set was opened by the program
 		o := d.Options
 		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction
-		c.SplitSeed, c.SkipBadImages = o.Seed, o.SkipBadImages
+		c.SplitSeed, c.SkipBadImages, c.GivenClasses = o.Seed, o.SkipBadImages, o.Classes
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)
