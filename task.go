@@ -158,6 +158,9 @@ func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func
 	if err != nil {
 		return nil, err
 	}
+	if c.Model.Path != recorded.Model.Path && c.Model.Commit == recorded.Model.Commit {
+		c.Model.Commit = "" // it belongs to the repository at the old path
+	}
 	t, err := Open(ctx, c, report)
 	if err == nil && (c.Model.Path != recorded.Model.Path || c.Data.Path != recorded.Data.Path) {
 		err = folder.Move(c.Model, c.Data, t.data)

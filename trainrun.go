@@ -1,8 +1,11 @@
 package spt
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/sptune/spt/method"
@@ -21,8 +24,18 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if err != nil {
 		return nil, err
 	}
+	if p == nil {
+		m, err := method.Lookup(o.Method)
+		if err != nil {
+			return nil, optionError(err)
+		}
+		o.Options = m.WithDefaults(o.Options)
+	}
 	folder, err := t.folder(ctx, dir, &run.Config{Train: &o}, report)
 	if err != nil {
+		return nil, err
+	}
+	if err := sameTraining(folder, o, p); err != nil {
 		return nil, err
 	}
 	if result, err := run.LoadResult[run.Result](folder); result != nil || err != nil {
@@ -62,6 +75,24 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		return nil, err
 	}
 	return result, run.SaveResult(folder, result)
+}
+
+// sameTraining reports options or a plan other than those of the run in a folder.
+func sameTraining(folder run.Folder, o run.TrainOptions, p *plan.Plan) error {
+	_, recorded, err := run.Open(string(folder))
+	if err != nil {
+		return err
+	}
+	same := reflect.DeepEqual(*recorded.Train, o)
+	if saved, err := plan.LoadFile(folder.Path(run.PlanFile)); err == nil && same {
+		was, _ := json.Marshal(saved) // plans always encode
+		now, _ := json.Marshal(p)
+		same = bytes.Equal(was, now)
+	}
+	if !same {
+		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run with other options or another plan; continue it with its own, or choose another folder", folder)}
+	}
+	return nil
 }
 
 // CheckTrainRun reports what is wrong with the options and the plan of a [Task.TrainRun], before

@@ -87,6 +87,7 @@ stopped run goes on with --resume; its result is the same to the last bit.
 			if o.out, err = task.Create(ctx, o.out, c, shown.event); err != nil {
 				return err
 			}
+			shown.close() // the next output begins a line of its own
 			if p != nil {
 				if err := p.Save(filepath.Join(o.out, run.PlanFile)); err != nil {
 					return err

@@ -93,6 +93,7 @@ the same to the last bit.
 			if o.out, err = task.Create(ctx, o.out, c, p.event); err != nil {
 				return err
 			}
+			p.close() // the next output begins a line of its own
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resume = command("spt", "tune", "--resume", o.out)

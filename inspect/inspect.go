@@ -7,6 +7,7 @@ package inspect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -130,8 +131,17 @@ func open(path string) (*Inspection, error) {
 }
 
 func openFolder(path string) (*Inspection, error) {
-	if config, err := os.ReadFile(filepath.Join(path, run.ConfigFile)); err == nil {
-		if header, err := jsonfile.HeaderOf(config); err == nil && header.Kind == jsonfile.Run {
+	name := filepath.Join(path, run.ConfigFile)
+	if stat, err := os.Stat(name); err == nil && stat.Mode().IsRegular() {
+		config, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		header, err := jsonfile.HeaderOf(config)
+		if err != nil {
+			return nil, fmt.Errorf("inspecting %s: %w", name, err)
+		}
+		if header.Kind == jsonfile.Run {
 			return openRun(path)
 		}
 	}
@@ -196,8 +206,9 @@ func openJSON(path string) (*Inspection, error) {
 	}
 	switch header.Kind {
 	case "":
-		if in, err := openTensors(path); err == nil { // the index of a checkpoint in several files
-			return in, nil
+		var index map[string]json.RawMessage
+		if err := json.Unmarshal(data, &index); err == nil && index["weight_map"] != nil {
+			return openTensors(path) // the index of a checkpoint in several files
 		}
 	case jsonfile.Plan:
 		p, err := plan.LoadFile(path)

@@ -92,7 +92,7 @@ func Open(dir string) (Folder, Config, error) {
 		err = &InputError{Err: fmt.Errorf("%s holds no run: it has no file %s; give the folder of a run", dir, ConfigFile)}
 	}
 	if err != nil {
-		return f, Config{}, err
+		return f, Config{}, &InputError{Err: err}
 	}
 	return f, *c, nil
 }
@@ -162,7 +162,14 @@ func Read(path string) (any, error) {
 		}
 	}
 	if err != nil {
-		return nil, &InputError{Err: fmt.Errorf("reading %s: %w; if the run made this file, remove it to repeat that part of the run", path, err)}
+		advice := "if the run made this file, remove it to repeat that part of the run"
+		switch {
+		case header.Kind == configHeader.Kind || filepath.Base(path) == ConfigFile:
+			advice = "without it the run cannot continue: restore it, or begin a new run"
+		case header.Kind == jsonfile.Suite:
+			advice = "give a file of a run"
+		}
+		return nil, &InputError{Err: fmt.Errorf("reading %s: %w; %s", path, err, advice)}
 	}
 	return v, nil
 }
