@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -17,6 +18,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -129,3 +131,61 @@ func TestRunOfALibrary(t *testing.T) {
 		}
 	}
 }
+
+// TestTrainRunRefusesOtherOptions: the folder of one training takes no other options, while it is
+// interrupted and after it has finished.
+func TestTrainRunRefusesOtherOptions(t *testing.T) {
+	data, err := dataset.Open(t.Context(), imageFolder(t), dataset.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := embedded.Model(len(data.Classes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := spt.New(model, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	o := run.TrainOptions{Method: method.Linear, Train: train.VTAB().WithEpochs(1)}
+	if _, err := task.TrainRun(t.Context(), o, nil, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := task.TrainRun(t.Context(), o, nil, dir, nil); err != nil {
+		t.Errorf("the same options: %v", err)
+	}
+	other := run.TrainOptions{Method: "bitfit", Train: train.VTAB().WithEpochs(1)}
+	var option *run.OptionError
+	if _, err := task.TrainRun(t.Context(), other, nil, dir, nil); !errors.As(err, &option) {
+		t.Errorf("other options: %v", err)
+	}
+}
+
+// TestUnregisteredObjective: an objective that a delta could not name is refused before training.
+func TestUnregisteredObjective(t *testing.T) {
+	data, err := dataset.Open(t.Context(), imageFolder(t), dataset.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := embedded.Model(len(data.Classes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := spt.New(model, data, spt.WithObjective(unregistered{objective.SingleLabel}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	var option *run.OptionError
+	if _, err := task.Tune(t.Context(), run.TuneOptions{Method: method.Linear, Train: train.VTAB().WithEpochs(1)}, dir, nil); !errors.As(err, &option) || option.Option != "objective" {
+		t.Errorf("an unregistered objective: %v", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a folder was made")
+	}
+}
+
+type unregistered struct{ objective.Objective }
+
+func (unregistered) Name() string { return "unregistered" }
