@@ -13,6 +13,7 @@
 package spt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -186,10 +187,7 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 			return "", err
 		}
 	}
-	where := dir
-	if where == "" {
-		where = run.DefaultRoot
-	}
+	where := cmp.Or(dir, run.DefaultRoot)
 	if t.data.TakesForClass(where) {
 		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another folder", where, t.data.Root)}
 	}

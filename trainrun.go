@@ -31,12 +31,14 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		}
 		o.Options = m.WithDefaults(o.Options)
 	}
-	folder, err := t.folder(ctx, dir, &run.Config{Train: &o}, report)
+	folder, recorded, err := t.folder(ctx, dir, &run.Config{Train: &o}, report)
 	if err != nil {
 		return nil, err
 	}
-	if err := sameTraining(folder, o, p); err != nil {
-		return nil, err
+	if recorded != nil {
+		if err := sameTraining(folder, *recorded.Train, o, p); err != nil {
+			return nil, err
+		}
 	}
 	if result, err := run.LoadResult[run.Result](folder); result != nil || err != nil {
 		return result, err
@@ -77,13 +79,9 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	return result, run.SaveResult(folder, result)
 }
 
-// sameTraining reports options or a plan other than those of the run in a folder.
-func sameTraining(folder run.Folder, o run.TrainOptions, p *plan.Plan) error {
-	_, recorded, err := run.Open(string(folder))
-	if err != nil {
-		return err
-	}
-	same := reflect.DeepEqual(*recorded.Train, o)
+// sameTraining reports options other than recorded, those of the run in a folder, or another plan.
+func sameTraining(folder run.Folder, recorded, o run.TrainOptions, p *plan.Plan) error {
+	same := reflect.DeepEqual(recorded, o)
 	if saved, err := plan.LoadFile(folder.Path(run.PlanFile)); err == nil && same {
 		was, _ := json.Marshal(saved) // plans always encode
 		now, _ := json.Marshal(p)

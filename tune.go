@@ -37,7 +37,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	if err != nil {
 		return nil, err
 	}
-	folder, err := t.folder(ctx, dir, &run.Config{Tune: o}, report)
+	folder, recorded, err := t.folder(ctx, dir, &run.Config{Tune: o}, report)
 	if err != nil {
 		return nil, err
 	}
@@ -57,8 +57,10 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		}
 		return result, nil
 	}
-	if err := t.sameOptions(folder, o); err != nil {
-		return nil, err
+	if recorded != nil {
+		if err := t.sameOptions(folder, recorded.Tune, o); err != nil {
+			return nil, err
+		}
 	}
 	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[plan.Budget]*selected{}}
 	defer r.close()
@@ -69,31 +71,28 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	return result, err
 }
 
-// folder returns the run folder at dir. It creates the run of c if there is none.
-func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, error) {
+// folder returns the run folder at dir and the configuration of the run that it holds. It creates the
+// run of c, and returns no configuration, if there is none.
+func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, *run.Config, error) {
 	if dir == "" {
-		return "", &run.OptionError{Option: "run-folder", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
+		return "", nil, &run.OptionError{Option: "run-folder", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
 	}
 	folder := run.Folder(dir)
 	if _, err := os.Stat(folder.Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 		_, err := t.Create(ctx, dir, c, report)
-		return folder, err
+		return folder, nil, err
 	}
 	_, recorded, err := run.Open(dir)
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
 		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run of another kind: a run of all stages, or one training; choose another folder", dir)}
 	}
-	return folder, err
+	return folder, &recorded, err
 }
 
-// sameOptions reports options other than those of the interrupted run in a folder. Its parts would
-// not fit together.
-func (t *Task) sameOptions(folder run.Folder, o run.TuneOptions) error {
-	_, recorded, err := run.Open(string(folder))
-	if err != nil {
-		return err
-	}
-	begun, err := t.Effective(recorded.Tune)
+// sameOptions reports options other than recorded, those of the interrupted run in a folder. Its
+// parts would not fit together.
+func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error {
+	begun, err := t.Effective(recorded)
 	if err != nil {
 		return err
 	}

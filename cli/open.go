@@ -45,10 +45,10 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 	if err != nil {
 		return err
 	}
-	if path, ok := before["model"]; ok && path != loaded.Model.Path {
-		loaded.Model.Path, loaded.Model.Commit = path, ""
+	if path, ok := before["model"]; ok {
+		loaded.Model.Path = path
 	}
-	if path, ok := before["data"]; ok && path != loaded.Data.Path {
+	if path, ok := before["data"]; ok {
 		loaded.Data.Path = path
 	}
 	if tuned := loaded.Train == nil; tuned != (single == nil) {

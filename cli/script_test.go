@@ -346,7 +346,7 @@ func TestTakeRecipe(t *testing.T) {
 // which all commands know. Without it, their deltas cannot be used.
 func TestExamples(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds programs")
+		t.Skip("needs time to build programs: run without -short")
 	}
 	for _, c := range []struct {
 		name, show string     // what inspect shows of a run

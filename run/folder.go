@@ -89,7 +89,7 @@ func Open(dir string) (Folder, Config, error) {
 	f := Folder(dir)
 	c, err := readAs[*Config](f.Path(ConfigFile))
 	if err == nil && c == nil {
-		err = &InputError{Err: fmt.Errorf("%s holds no run: it has no file %s; give the folder of a run", dir, ConfigFile)}
+		err = fmt.Errorf("%s holds no run: it has no file %s; give the folder of a run", dir, ConfigFile)
 	}
 	if err != nil {
 		return f, Config{}, &InputError{Err: err}
