@@ -19,8 +19,8 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// TestTuneConvNeXt: every kind of method on ConvNeXts, from files to a delta that
-// opens its backbone again, and where the module allows it to a merged checkpoint.
+// TestTuneConvNeXt: every kind of method on ConvNeXts, from files to a delta that opens its
+// backbone again, and where the module allows it to a merged checkpoint.
 func TestTuneConvNeXt(t *testing.T) {
 	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(12, 56, 0), nil, colours.Samples(6, 56, 13))
 	if err != nil {
@@ -87,9 +87,8 @@ func TestTuneConvNeXt(t *testing.T) {
 	}
 }
 
-// checkConvNeXtPlan: modules are on matrices of the blocks alone, nothing of the
-// stem is tuned, and kernels are tuned by single entries or not at all; a method
-// of one half has nothing of the other.
+// checkConvNeXtPlan: modules are on matrices of the blocks alone, nothing of the stem is tuned, and
+// kernels are tuned by single entries or not at all; a method of one half has nothing of the other.
 func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.Selection) {
 	t.Helper()
 	kernels := 0
@@ -108,8 +107,8 @@ func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.
 	}
 }
 
-// fits reports whether a method can tune such a backbone: prompts need tokens,
-// AdaptFormer a branch of the MLP's own.
+// fits reports whether a method can tune such a backbone: prompts need tokens, AdaptFormer a branch
+// of the MLP's own.
 func fits(t *testing.T, c backbone.Config, m method.Method) bool {
 	t.Helper()
 	row := lookup(t, m)

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestDrawing compares the drawing of the house in docs/architecture.md with the table of imports: a
-// package that is drawn may import only packages that are drawn on a floor below its own.
+// TestDrawing compares the drawing of the house in docs/architecture.md with the table of imports:
+// a package that is drawn may import only packages that are drawn on a floor below its own.
 func TestDrawing(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("docs", "architecture.md"))
 	if err != nil {
@@ -45,8 +45,8 @@ func TestDrawing(t *testing.T) {
 	}
 }
 
-// TestDocumentedPaths checks that the files that the documents name exist. NAME stands for a name to
-// be chosen.
+// TestDocumentedPaths checks that the files that the documents name exist. NAME stands for a name
+// to be chosen.
 func TestDocumentedPaths(t *testing.T) {
 	documents, err := filepath.Glob(filepath.Join("docs", "*.md"))
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Effective returns o with its defaults filled in, as Tune uses it and config.json keeps it. It reports
-// options that cannot work on this task, before anything costly, with a [*run.OptionError].
+// Effective returns o with its defaults filled in, as Tune uses it and config.json keeps it. It
+// reports options that cannot work on this task, before anything costly, with a [*run.OptionError].
 func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	m, err := method.Lookup(o.Method)
 	if err != nil {

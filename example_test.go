@@ -21,8 +21,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Tune the embedded backbone on a generated task: score its weights, plan
-// under a budget, tune, test, and keep a delta in a run folder.
+// Tune the embedded backbone on a generated task: score its weights, plan under a budget, tune,
+// test, and keep a delta in a run folder.
 func Example() {
 	data, err := demo.Data("location", 192, 32, 64, 0)
 	if err != nil {
@@ -133,8 +133,8 @@ func ExampleTask() {
 	// the delta has 16 classes
 }
 
-// Predict the class of an image file with what was tuned. A program that starts from the folder of a
-// run gets the delta from delta.Load and the backbone from run.ModelConfig.OpenTuned.
+// Predict the class of an image file with what was tuned. A program that starts from the folder of
+// a run gets the delta from delta.Load and the backbone from run.ModelConfig.OpenTuned.
 func ExampleClassifier() {
 	folder, err := os.MkdirTemp("", "images")
 	if err != nil {

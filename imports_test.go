@@ -13,8 +13,8 @@ import (
 
 // imports is the direction of the house: each package, and what it may import from this module. A
 // package knows the packages above it in this table, never those below it. Tests may import more. A
-// name that ends in "/..." stands for all packages below a folder. Packages in the internal folder of
-// another package belong to that package.
+// name that ends in "/..." stands for all packages below a folder. Packages in the internal folder
+// of another package belong to that package.
 var imports = []struct {
 	name string
 	may  []string

@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// stretch is a structured module of a user's own: y·(1+γ). It is a method, and
-// serves SPT, in every test here that goes over the methods.
+// stretch is a structured module of a user's own: y·(1+γ). It is a method, and serves SPT, in every
+// test here that goes over the methods.
 var stretch = peft.Module{
 	Name:  "stretch",
 	Count: func(in, out, rank int) int { return out },
@@ -61,8 +61,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestEverythingTunedMoves: after a training, each tuned tensor of each method
-// has moved, and the backbone's weights have not.
+// TestEverythingTunedMoves: after a training, each tuned tensor of each method has moved, and the
+// backbone's weights have not.
 func TestEverythingTunedMoves(t *testing.T) {
 	for _, m := range method.Methods() {
 		row := lookup(t, m)
@@ -94,8 +94,8 @@ func TestEverythingTunedMoves(t *testing.T) {
 	}
 }
 
-// TestCriteria: every criterion leads to a plan within the budget, and those
-// without images look at none.
+// TestCriteria: every criterion leads to a plan within the budget, and those without images look at
+// none.
 func TestCriteria(t *testing.T) {
 	task := newTask(t, 0)
 	for _, c := range sensitivity.Criteria() {

@@ -23,8 +23,8 @@ import (
 )
 
 // Restore returns the result of an earlier training: the delta d on its backbone m. With a nil d it
-// returns m with the head of its own checkpoint, as after a merge. A delta of another backbone and a
-// checkpoint without a head are a [*run.InputError].
+// returns m with the head of its own checkpoint, as after a merge. A delta of another backbone and
+// a checkpoint without a head are a [*run.InputError].
 func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	if d != nil {
 		if err := d.Check(m); err != nil {
@@ -61,8 +61,8 @@ type Classifier struct {
 	predictor *train.Predictor
 }
 
-// NewClassifier prepares a backbone with tuned weights on a backend, nil for the
-// processor. classes names the head's rows; nil numbers them. Close releases it.
+// NewClassifier prepares a backbone with tuned weights on a backend, nil for the processor. classes
+// names the head's rows; nil numbers them. Close releases it.
 func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classes []string, t dataset.Transform) (_ *Classifier, err error) {
 	if be == nil {
 		if be, _, err = backend.Open("cpu", 1); err != nil {
@@ -104,9 +104,9 @@ type Probability struct {
 	Probability float64 `json:"probability"`
 }
 
-// Predict yields the topK most probable classes of each image file, in order. An image that cannot be
-// read yields a Prediction with Err and does not end the sequence. An error of the sequence itself,
-// such as that of ctx, ends it.
+// Predict yields the topK most probable classes of each image file, in order. An image that cannot
+// be read yields a Prediction with Err and does not end the sequence. An error of the sequence
+// itself, such as that of ctx, ends it.
 func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
 	const batchSize = 32
 	return func(yield func(Prediction, error) bool) {
@@ -204,9 +204,9 @@ func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8
 	return pixels, errs
 }
 
-// Probes returns images, [n, Size, Size, 3], on which a merge is checked: random pixels, the same every
-// time, and samples, whose targets do not matter. Samples that cannot be read are skipped; unreadable
-// holds the reasons. If no sample can be read, the error is a [*run.InputError].
+// Probes returns images, [n, Size, Size, 3], on which a merge is checked: random pixels, the same
+// every time, and samples, whose targets do not matter. Samples that cannot be read are skipped;
+// unreadable holds the reasons. If no sample can be read, the error is a [*run.InputError].
 func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels []uint8, unreadable []error, err error) {
 	pixels = make([]uint8, random*t.Size*t.Size*3)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(pixels) // never fails

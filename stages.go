@@ -52,8 +52,8 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 	return scores, nil
 }
 
-// Plan is stage 2: it chooses what to tune on the backbone c under a budget. With o.Compat the budget
-// must be one of plan.ReleaseBudgets.
+// Plan is stage 2: it chooses what to tune on the backbone c under a budget. With o.Compat the
+// budget must be one of plan.ReleaseBudgets.
 func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
 	return planFor(ctx, scores, budget, c.Size(), o)
 }
@@ -86,8 +86,8 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 	return plan.New(ctx, scores, parameters, o, count)
 }
 
-// Select returns what a plan for the backbone c tunes: matrices, vectors and entries of the plan, and
-// the class token.
+// Select returns what a plan for the backbone c tunes: matrices, vectors and entries of the plan,
+// and the class token.
 func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 	tokens, _ := c.ClassTokens()
 	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
@@ -142,8 +142,8 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 		return nil, err
 	}
 	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
-	// The training images come with the validation images, on which the final training trains too, so
-	// that a device keeps them together.
+	// The training images come with the validation images, on which the final training trains too,
+	// so that a device keeps them together.
 	n, val := len(t.data.Train), t.data.Val
 	r.Train = t.images(t.train, t.data.Train, val)
 	if !o.WithVal && len(val) > 0 {
@@ -167,8 +167,8 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
-// Evaluate measures tuned weights on samples. split names the samples in events of progress, such as
-// "test".
+// Evaluate measures tuned weights on samples. split names the samples in events of progress, such
+// as "test".
 func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, error) {
 	if len(samples) == 0 {
 		return objective.Evaluation{}, fmt.Errorf("evaluating the split %s: it has no images", split)

@@ -1,12 +1,13 @@
-// Package spt tunes a pretrained vision transformer for an image task by tuning under one percent of
-// its weights, where the task needs it: Sensitivity-aware visual Parameter-efficient Tuning (SPT, He
-// et al., ICCV 2023, arXiv 2303.08566).
+// Package spt tunes a pretrained vision transformer for an image task by tuning under one percent
+// of its weights, where the task needs it: Sensitivity-aware visual Parameter-efficient Tuning
+// (SPT, He et al., ICCV 2023, arXiv 2303.08566).
 //
-// A [Task] binds a backbone to a data set; [New] makes one of both, [Open] of a run's configuration.
-// Its methods are the stages: [Task.Score] gives every weight a sensitivity, [Plan] chooses under a
-// budget what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it. [Task.Tune] runs all
-// stages, chooses between budgets on validation data, tests once, and keeps everything in a run
-// folder, from which it resumes. A [Classifier] predicts the classes of images with what was tuned.
+// A [Task] binds a backbone to a data set; [New] makes one of both, [Open] of a run's
+// configuration. Its methods are the stages: [Task.Score] gives every weight a sensitivity, [Plan]
+// chooses under a budget what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
+// [Task.Tune] runs all stages, chooses between budgets on validation data, tests once, and keeps
+// everything in a run folder, from which it resumes. A [Classifier] predicts the classes of images
+// with what was tuned.
 //
 // The packages of the stages, in the order in which data flows, are checkpoint, backbone, dataset,
 // objective, sensitivity, plan, peft, method, train, delta and run.
@@ -123,9 +124,9 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 	return t, nil
 }
 
-// Open opens the data set, the backbone and the device that c describes, and binds them. It fills in
-// the fields of c that say what was found. report receives downloads and notes. Errors other than
-// that of ctx are a [*run.OptionError] or a [*run.InputError].
+// Open opens the data set, the backbone and the device that c describes, and binds them. It fills
+// in the fields of c that say what was found. report receives downloads and notes. Errors other
+// than that of ctx are a [*run.OptionError] or a [*run.InputError].
 func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, error) {
 	o, err := objective.Get(c.Objective)
 	if err != nil {
@@ -150,10 +151,10 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	return t, nil
 }
 
-// Resume opens the task of the run in dir. c is the configuration that [run.Open] read from dir; its
-// Model.Path and Data.Path may have been changed to where the backbone and the data are now, which
-// Resume records in the folder. Then [Task.Tune] with c.Tune, or [Task.TrainRun] with c.Train,
-// continues the run.
+// Resume opens the task of the run in dir. c is the configuration that [run.Open] read from dir;
+// its Model.Path and Data.Path may have been changed to where the backbone and the data are now,
+// which Resume records in the folder. Then [Task.Tune] with c.Tune, or [Task.TrainRun] with
+// c.Train, continues the run.
 func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func) (*Task, error) {
 	folder, recorded, err := run.Open(dir)
 	if err != nil {
@@ -170,13 +171,14 @@ func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func
 }
 
 // Create makes the folder of a new run and writes its configuration: the options of c (Tune or
-// Train), with the model, the data and the device of the task. It checks all images first, so that a
-// broken image leaves no folder behind. An empty dir stands for a new folder runs/DATA-METHOD. Create
-// returns the folder's path and fills in c. [Task.Tune] and [Task.TrainRun] call it where a
+// Train), with the model, the data and the device of the task. It checks all images first, so that
+// a broken image leaves no folder behind. An empty dir stands for a new folder runs/DATA-METHOD.
+// Create returns the folder's path and fills in c. [Task.Tune] and [Task.TrainRun] call it where a
 // folder holds no run.
 func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report progress.Func) (string, error) {
 	c.Model, c.Data, c.Compute, c.Objective = t.config.Model, t.config.Data, t.config.Compute, t.config.Objective
-	if _, err := objective.Get(c.Objective); err != nil { // the delta could not be saved after training
+	// the delta could not be saved after training
+	if _, err := objective.Get(c.Objective); err != nil {
 		return "", &run.OptionError{Option: "objective", Err: fmt.Errorf("%w; register it with objective.Register", err)}
 	}
 	c.Model.Record(t.model)
@@ -208,8 +210,8 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	return dir, err
 }
 
-// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 … where
-// that exists.
+// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 …
+// where that exists.
 func newDir(name string) (string, error) {
 	if err := os.MkdirAll(run.DefaultRoot, 0o777); err != nil {
 		return "", fmt.Errorf("making a run folder: %w", err)

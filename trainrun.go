@@ -16,9 +16,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TrainRun trains once, chooses nothing and tests nothing. It keeps delta, plan, metrics and result in
-// dir, a run folder. p is the plan, nil for a method without one. Folders, interrupted and finished
-// runs are treated as [Task.Tune] does.
+// TrainRun trains once, chooses nothing and tests nothing. It keeps delta, plan, metrics and result
+// in dir, a run folder. p is the plan, nil for a method without one. Folders, interrupted and
+// finished runs are treated as [Task.Tune] does.
 func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, dir string, report progress.Func) (*run.Result, error) {
 	s, err := t.single(o, p)
 	if err != nil {

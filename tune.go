@@ -25,9 +25,10 @@ import (
 // DefaultBudget is the default budget of methods that plan: 0.5 % of the backbone.
 var DefaultBudget = plan.MustParseBudget("0.5%")
 
-// Tune runs all stages. It scores; for each budget it plans, trains on the train split and validates.
-// The candidate with the largest validation accuracy after its last epoch (of equal ones the one
-// that tunes fewer parameters) is trained once more, on train and val together, and tested once.
+// Tune runs all stages. It scores; for each budget it plans, trains on the train split and
+// validates. The candidate with the largest validation accuracy after its last epoch (of equal ones
+// the one that tunes fewer parameters) is trained once more, on train and val together, and tested
+// once.
 //
 // Everything is kept in dir, a run folder. Without a run in dir, Tune makes one with [Task.Create].
 // A run that was interrupted continues where it was when Tune is called again with the same task,
@@ -71,8 +72,8 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	return result, err
 }
 
-// folder returns the run folder at dir and the configuration of the run that it holds. It creates the
-// run of c, and returns no configuration, if there is none.
+// folder returns the run folder at dir and the configuration of the run that it holds. It creates
+// the run of c, and returns no configuration, if there is none.
 func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, *run.Config, error) {
 	if dir == "" {
 		return "", nil, &run.OptionError{Option: "run-folder", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
@@ -112,7 +113,8 @@ type runner struct {
 	folder  run.Folder
 	report  progress.Func
 	budgets map[plan.Budget]*selected // the budgets that were tried
-	saved   func() error              // waits until the scores are in their file; nil: they are, or there are none
+	// waits until the scores are in their file; nil: they are, or there are none
+	saved func() error
 }
 
 // selected holds what is tuned under a budget.
@@ -201,7 +203,8 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err) // the file may be intact
+			// the file may be intact
+			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err)
 		}
 		if err == nil && scores.Backbone != r.model.Fingerprint() {
 			err = fmt.Errorf("%s was made with another backbone", path)
@@ -230,7 +233,8 @@ func (r *runner) scoresSaved() error {
 	return r.saved()
 }
 
-// selection returns what is tuned under a budget, and writes its plan, if there is one, into folder.
+// selection returns what is tuned under a budget, and writes its plan, if there is one, into
+// folder.
 func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, folder run.Folder) (*selected, error) {
 	s := r.budgets[budget]
 	if s == nil {

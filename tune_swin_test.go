@@ -20,9 +20,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestTuneSwin takes a Swin of Hugging Face, whose maps are padded, through every
-// method: scores, plan, training, the delta on its backbone, and the merged
-// checkpoint, whose names are timm's.
+// TestTuneSwin takes a Swin of Hugging Face, whose maps are padded, through every method: scores,
+// plan, training, the delta on its backbone, and the merged checkpoint, whose names are timm's.
 func TestTuneSwin(t *testing.T) {
 	path := fixtures.Backbone(t, "swin-padded-hf5").Path()
 	model, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: 3})

@@ -141,8 +141,8 @@ func TestTuneFinished(t *testing.T) {
 	}
 }
 
-// TestTuneResume stops a run in each of its stages, resumes it, and compares
-// the delta's bytes with those of a run that was never stopped.
+// TestTuneResume stops a run in each of its stages, resumes it, and compares the delta's bytes with
+// those of a run that was never stopped.
 func TestTuneResume(t *testing.T) {
 	o := options(method.SPTLoRA, "400", "12%")
 	whole := t.TempDir()
@@ -217,8 +217,8 @@ func TestTuneWithoutVal(t *testing.T) {
 	}
 }
 
-// TestPlanFitsBackbone: plans from real scores keep to the budget and are valid
-// for the backbone, counted by formulas of its own.
+// TestPlanFitsBackbone: plans from real scores keep to the budget and are valid for the backbone,
+// counted by formulas of its own.
 func TestPlanFitsBackbone(t *testing.T) {
 	g := sptsmall.Open(t)
 	reference := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))

@@ -17,8 +17,9 @@ import (
 	"github.com/sptune/spt/method"
 )
 
-// TestTuneForms takes a checkpoint of each form of the ViT, and of each reader, through all that follows: scores, plan,
-// training, the delta back on its backbone, the merged checkpoint read as one with a head.
+// TestTuneForms takes a checkpoint of each form of the ViT, and of each reader, through all that
+// follows: scores, plan, training, the delta back on its backbone, the merged checkpoint read as
+// one with a head.
 func TestTuneForms(t *testing.T) {
 	const size = 32 // px, so that positions are resized too
 	for name, chosen := range map[string]method.Method{
@@ -96,7 +97,8 @@ func TestTuneForms(t *testing.T) {
 	}
 }
 
-// TestInspectHeads: a head is told in whatever naming, as reading the checkpoint tells it, and none is invented.
+// TestInspectHeads: a head is told in whatever naming, as reading the checkpoint tells it, and none
+// is invented.
 func TestInspectHeads(t *testing.T) {
 	heads := 0
 	for _, f := range fixtures.Backbones(t) {

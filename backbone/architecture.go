@@ -17,12 +17,12 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Architecture describes a family of backbones, such as the vision transformers, to [Register]. F is
-// the struct that holds the architecture's own fields of a [Config], such as [ViT]; Config.Form has
-// this type. The fields of F become keys of the configuration in files.
+// Architecture describes a family of backbones, such as the vision transformers, to [Register]. F
+// is the struct that holds the architecture's own fields of a [Config], such as [ViT]; Config.Form
+// has this type. The fields of F become keys of the configuration in files.
 //
-// The functions get the form f and the configuration c that it is part of. Both are valid, except in
-// Validate and Describe. A field whose comment says nothing about zero or nil must be set.
+// The functions get the form f and the configuration c that it is part of. Both are valid, except
+// in Validate and Describe. A field whose comment says nothing about zero or nil must be set.
 type Architecture[F any] struct {
 	// Name is the value of "architecture" in files, such as "vit".
 	Name string
@@ -72,12 +72,13 @@ type Architecture[F any] struct {
 	// BeyondTimm describes how timm's model of the same names differs; see [Config.BeyondTimm].
 	// Nil: it does not differ.
 	BeyondTimm func(f F, c Config) string
-	// Preprocessing returns the normalisation of pixels where neither a checkpoint of that file name
-	// nor a file beside it names one. Nil: ImageNet's mean and std.
+	// Preprocessing returns the normalisation of pixels where neither a checkpoint of that file
+	// name nor a file beside it names one. Nil: ImageNet's mean and std.
 	Preprocessing func(fileName string) Preprocessing
 }
 
-// registered is an architecture whose functions take a form of any type and expect one of type form.
+// registered is an architecture whose functions take a form of any type and expect one of type
+// form.
 type registered struct {
 	Architecture[any]
 	form reflect.Type

@@ -18,8 +18,9 @@ type Config struct {
 	NumHeads int
 	// LayerNormEps is added to the variance by layer norms; 1e-6 in most of timm's models.
 	LayerNormEps float64
-	// Form holds the fields that the architecture alone has: a [ViT], a [Swin], a [ConvNeXt], or the
-	// struct of an architecture that [Register] has made known. Its type tells the architecture.
+	// Form holds the fields that the architecture alone has: a [ViT], a [Swin], a [ConvNeXt], or
+	// the struct of an architecture that [Register] has made known. Its type tells the
+	// architecture.
 	Form any
 }
 
@@ -129,10 +130,11 @@ type Role int
 
 // The roles of the tensors of a backbone.
 const (
-	Frozen     Role = iota // never tuned: patch embedding, position embedding, stem
-	Scored                 // tuned where a plan says so: blocks, what lies between them, and final norm
-	ClassToken             // always tuned by SPT
-	Head                   // always tuned, never counted
+	Frozen Role = iota // never tuned: patch embedding, position embedding, stem
+	// tuned where a plan says so: blocks, what lies between them, and final norm
+	Scored
+	ClassToken // always tuned by SPT
+	Head       // always tuned, never counted
 )
 
 // Param describes one tensor of a backbone.

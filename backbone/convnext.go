@@ -19,12 +19,15 @@ import (
 // 2201.03545) or a ConvNeXt V2 (Woo et al. 2023, arXiv 2301.00808), as timm's ConvNeXt with a patch
 // stem. Channels are last throughout.
 type ConvNeXt struct {
-	PatchSize    int     `json:"patch_size"`               // side and stride of the stem's kernel, px
-	EmbedDim     int     `json:"embed_dim"`                // width of the stem, the first of Dims
-	Depths       []int   `json:"depths"`                   // number of blocks of each stage
-	Dims         []int   `json:"dims"`                     // channels of each stage
-	ResponseNorm bool    `json:"response_norm,omitempty"`  // V2: has global response normalisation in the MLP instead of layer scale
-	FinalNormEps float64 `json:"final_norm_eps,omitempty"` // eps of the last norm; 0: Config.LayerNormEps
+	// side and stride of the stem's kernel, px
+	PatchSize int   `json:"patch_size"`
+	EmbedDim  int   `json:"embed_dim"` // width of the stem, the first of Dims
+	Depths    []int `json:"depths"`    // number of blocks of each stage
+	Dims      []int `json:"dims"`      // channels of each stage
+	// V2: has global response normalisation in the MLP instead of layer scale
+	ResponseNorm bool `json:"response_norm,omitempty"`
+	// eps of the last norm; 0: Config.LayerNormEps
+	FinalNormEps float64 `json:"final_norm_eps,omitempty"`
 }
 
 // convnext is the architecture of ConvNeXt and ConvNeXt V2. Its tensors have timm's names:

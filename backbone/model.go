@@ -58,8 +58,8 @@ type Model struct {
 	CheckpointActivations bool
 
 	fingerprint func() string
-	// convMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in timm's
-	// small models. Save writes them in the same way.
+	// convMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in
+	// timm's small models. Save writes them in the same way.
 	convMLP bool
 	placed  *placed // shared by all that In returns
 }

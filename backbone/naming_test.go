@@ -369,7 +369,8 @@ func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	}
 	again, second, err := got.Canonical(backbone.AllNamings())
 	if err != nil {
-		if !strings.Contains(err.Error(), "unknown tensor names") { // too little may be left to show whose names they were
+		// too little may be left to show whose names they were
+		if !strings.Contains(err.Error(), "unknown tensor names") {
 			t.Fatal(err)
 		}
 		return true

@@ -19,10 +19,11 @@ import (
 // mixer holds the fields of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program
 // outside this module would write it.
 type mixer struct {
-	PatchSize   int `json:"patch_size"`
-	EmbedDim    int `json:"embed_dim"`
-	Depth       int `json:"depth"`
-	TokenHidden int `json:"token_hidden"` // width of the MLP between tokens; between channels it is 4·EmbedDim
+	PatchSize int `json:"patch_size"`
+	EmbedDim  int `json:"embed_dim"`
+	Depth     int `json:"depth"`
+	// width of the MLP between tokens; between channels it is 4·EmbedDim
+	TokenHidden int `json:"token_hidden"`
 }
 
 func (v mixer) side(c backbone.Config) int { return c.ImageSize / v.PatchSize }
@@ -255,8 +256,8 @@ func TestConfigJSON(t *testing.T) {
 	}
 }
 
-// TestConfigStrict: a key of the form must have its type, and an unknown key is an error whatever its
-// value; a zero key of another architecture counts as absent.
+// TestConfigStrict: a key of the form must have its type, and an unknown key is an error whatever
+// its value; a zero key of another architecture counts as absent.
 func TestConfigStrict(t *testing.T) {
 	const valid = `{"architecture":"vit","image_size":16,"num_classes":3,"num_heads":2,"layer_norm_eps":1e-6,"patch_size":4,"embed_dim":8,"depth":1,"hidden_dim":16`
 	for text, ok := range map[string]bool{`}`: true, `,"fc_norm":false}`: true, `,"window_size":0}`: true, `,"fc_norm":0}`: false, `,"pooling":false}`: false, `,"typo":0}`: false, `,"window_size":7}`: false} {

@@ -7,8 +7,8 @@ import (
 )
 
 // Save writes the model as a safetensors file with timm's names, from which [Load] reads it back
-// without a guess. dtype is F32, F16 or BF16. metadata is written beside the keys
-// that [Load] reads, and may be nil.
+// without a guess. dtype is F32, F16 or BF16. metadata is written beside the keys that [Load]
+// reads, and may be nil.
 func (m *Model) Save(path string, dtype checkpoint.DType, metadata map[string]string) error {
 	a, err := architectureOf(m.Config.Form)
 	if err != nil {

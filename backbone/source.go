@@ -16,8 +16,8 @@ type Source struct {
 	Weights checkpoint.StateDict
 	// Options are the options of [Load].
 	Options LoadOptions
-	// Config is the configuration in the metadata of a checkpoint that spt has written; nil if there
-	// is none. It has the same architecture.
+	// Config is the configuration in the metadata of a checkpoint that spt has written; nil if
+	// there is none. It has the same architecture.
 	Config *Config
 
 	naming       checkpoint.Translation

@@ -17,9 +17,11 @@ import (
 // widened from stage to stage. The windows of every second block are shifted by half a window. The
 // head sees the mean of all tokens.
 type Swin struct {
-	PatchSize  int   `json:"patch_size"`  // side of a patch, px
-	EmbedDim   int   `json:"embed_dim"`   // width of the first stage; it doubles from stage to stage
-	HiddenDim  int   `json:"hidden_dim"`  // width of the MLP in the first stage; it doubles from stage to stage
+	PatchSize int `json:"patch_size"` // side of a patch, px
+	// width of the first stage; it doubles from stage to stage
+	EmbedDim int `json:"embed_dim"`
+	// width of the MLP in the first stage; it doubles from stage to stage
+	HiddenDim  int   `json:"hidden_dim"`
 	Depths     []int `json:"depths"`      // number of blocks of each stage
 	StageHeads []int `json:"stage_heads"` // number of attention heads of each stage
 	WindowSize int   `json:"window_size"` // side of a window, patches; a smaller map is one window
@@ -90,7 +92,8 @@ func configureSwin(s *Source) (c Config, err error) {
 		w.WindowSize, w.PadsBeforeShift = own.Form.(Swin).WindowSize, own.Form.(Swin).PadsBeforeShift
 	}
 	c = Config{ImageSize: s.ImageSize(0), LayerNormEps: s.LayerNormEps(1e-5), Form: w}
-	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < w.WindowSize { // the last map is smaller than a window: this tells the size
+	// the last map is smaller than a window: this tells the size
+	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < w.WindowSize {
 		c.ImageSize = w.madeAt(windows)
 	}
 	// Validate refuses more stages before the size is used.

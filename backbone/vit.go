@@ -24,19 +24,26 @@ type ViT struct {
 	// Pooling is what the head sees: "" the class token, "avg" the mean of the patches, "token+avg"
 	// both, one after the other (DINOv2), "token+dist" class token and distillation token, one
 	// after the other (DeiT).
-	Pooling        string `json:"pooling,omitempty"`
-	Registers      int    `json:"registers,omitempty"`       // number of register tokens
-	DistToken      bool   `json:"dist_token,omitempty"`      // has DeiT's distillation token
-	NoClassToken   bool   `json:"no_class_token,omitempty"`  // has tokens of patches alone
-	PatchPositions bool   `json:"patch_positions,omitempty"` // the position embedding is that of the patches alone
-	PreNorm        bool   `json:"pre_norm,omitempty"`        // has a norm before the blocks (CLIP)
-	FCNorm         bool   `json:"fc_norm,omitempty"`         // the final norm acts on the pooled features (MAE)
-	NoPatchBias    bool   `json:"no_patch_bias,omitempty"`   // the patch embedding has no bias
-	NoQKVBias      bool   `json:"no_qkv_bias,omitempty"`     // queries, keys and values have no bias
-	QKNorm         bool   `json:"qk_norm,omitempty"`         // has norms of each head's queries and keys
-	LayerScale     bool   `json:"layer_scale,omitempty"`     // has a factor for each channel of a branch
-	SwiGLU         bool   `json:"swiglu,omitempty"`          // has a gated MLP: fc1 has 2·HiddenDim rows, the gate's first
-	QuickGELU      bool   `json:"quick_gelu,omitempty"`      // has x·σ(1.702·x) in place of GELU (OpenAI's CLIP)
+	Pooling      string `json:"pooling,omitempty"`
+	Registers    int    `json:"registers,omitempty"`      // number of register tokens
+	DistToken    bool   `json:"dist_token,omitempty"`     // has DeiT's distillation token
+	NoClassToken bool   `json:"no_class_token,omitempty"` // has tokens of patches alone
+	// the position embedding is that of the patches alone
+	PatchPositions bool `json:"patch_positions,omitempty"`
+	PreNorm        bool `json:"pre_norm,omitempty"` // has a norm before the blocks (CLIP)
+	// the final norm acts on the pooled features (MAE)
+	FCNorm      bool `json:"fc_norm,omitempty"`
+	NoPatchBias bool `json:"no_patch_bias,omitempty"` // the patch embedding has no bias
+	// queries, keys and values have no bias
+	NoQKVBias bool `json:"no_qkv_bias,omitempty"`
+	// has norms of each head's queries and keys
+	QKNorm bool `json:"qk_norm,omitempty"`
+	// has a factor for each channel of a branch
+	LayerScale bool `json:"layer_scale,omitempty"`
+	// has a gated MLP: fc1 has 2·HiddenDim rows, the gate's first
+	SwiGLU bool `json:"swiglu,omitempty"`
+	// has x·σ(1.702·x) in place of GELU (OpenAI's CLIP)
+	QuickGELU bool `json:"quick_gelu,omitempty"`
 }
 
 // vit is the architecture of the Vision Transformers. Its tensors have timm's names, with q, k and

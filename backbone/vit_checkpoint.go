@@ -86,7 +86,8 @@ func configureViT(s *Source) (c Config, err error) {
 	switch {
 	case v.PreNorm: // timm's image towers of CLIP
 		eps = 1e-5
-	case strings.HasPrefix(s.naming.Source, "Hugging Face") && !v.LayerScale: // ViT and DeiT, not DINOv2
+	case strings.HasPrefix(s.naming.Source, "Hugging Face") && !v.LayerScale:
+		// ViT and DeiT, not DINOv2
 		eps = 1e-12
 	}
 	c.ImageSize, c.LayerNormEps, c.Form = grid*v.PatchSize, s.LayerNormEps(eps), v
@@ -195,7 +196,8 @@ func (v ViT) heads(s *Source) (int, error) {
 	if n := namedHeads[s.side.name]; n != 0 {
 		return n, nil
 	}
-	s.headsAssumed = s.side.architecture == "" // timm's models have those of published models of their widths
+	// timm's models have those of published models of their widths
+	s.headsAssumed = s.side.architecture == ""
 	if n := publishedHeads[v.EmbedDim]; n != 0 {
 		return n, nil
 	}

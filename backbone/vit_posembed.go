@@ -16,7 +16,8 @@ import (
 // they are. With equal grids the result is a copy of pos. Shapes that do not fit each other are an
 // error.
 func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) (checkpoint.Tensor, error) {
-	const largest = 4096 // a side of 65536 pixels in patches of 16; keeps every product below far from overflow
+	// a side of 65536 pixels in patches of 16; keeps every product below far from overflow
+	const largest = 4096
 	sides := []int{oldGrid[0], oldGrid[1], newGrid[0], newGrid[1]}
 	if slices.Min(sides) < 1 || slices.Max(sides) > largest || prefix < 0 {
 		return checkpoint.Tensor{}, fmt.Errorf("resizing position embedding from grid %v to %v with %d prefix tokens: expected sides from 1 to %d, prefix at least 0", oldGrid, newGrid, prefix, largest)

@@ -1,9 +1,9 @@
 // Package backend opens the devices on which spt computes.
 //
 // [Devices] lists the devices of this machine. [Open] opens one or several of them as one
-// [Backend]: the processor, through package cpu, or GPUs, through a PJRT plug-in (xla.go). GPUs need
-// a build with XLA (build tag xla, cgo); without it, noxla.go says so. [Plugins] lists the installed
-// plug-ins (plugin.go). [NameOf], [Replicas] and [OnDevice] describe an open backend, and
+// [Backend]: the processor, through package cpu, or GPUs, through a PJRT plug-in (xla.go). GPUs
+// need a build with XLA (build tag xla, cgo); without it, noxla.go says so. [Plugins] lists the
+// installed plug-ins (plugin.go). [NameOf], [Replicas] and [OnDevice] describe an open backend, and
 // [DefaultPrecision] chooses the [Precision] of networks on it (precision.go).
 //
 // A Backend is a GoMLX backend: it runs any GoMLX graph. Open returns a [DeviceError] for a device
@@ -28,8 +28,8 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// Backend is an open device, or several devices that are open as one backend. Graphs are compiled for
-// it and run on it.
+// Backend is an open device, or several devices that are open as one backend. Graphs are compiled
+// for it and run on it.
 type Backend = compute.Backend
 
 // Auto is the name of the best available device, for [Open].
@@ -250,7 +250,8 @@ var gpus = sync.OnceValue(func() []string { return findGPUs("/") })
 // the device files.
 func findGPUs(root string) (out []string) {
 	const unknown = "NVIDIA GPU"
-	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information")) // returns errors for malformed patterns only
+	// returns errors for malformed patterns only
+	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information"))
 	for _, f := range files {
 		name := unknown
 		text, _ := os.ReadFile(f) // without the file, the model is unknown

@@ -21,8 +21,11 @@ func (e *DeviceError) Unwrap() error { return e.Err }
 type MemoryError struct {
 	Program string // name of the computation: "training step" for example
 	Device  string // name of the device, see NameOf
-	Asked   string // size of the allocation that failed, as the device reports it; empty: the device does not report it
-	Inputs  int64  // size of the inputs of the program (weights, tuned tensors, the batch), in bytes
+	// size of the allocation that failed, as the device reports it; empty: the device does not
+	// report it
+	Asked string
+	// size of the inputs of the program (weights, tuned tensors, the batch), in bytes
+	Inputs  int64
 	Largest string // shape of the largest input
 	Err     error  // error of the device
 }

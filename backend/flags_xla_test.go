@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSetFlags: flags are set that the plug-in has as names by themselves, and that the
-// user has not set.
+// TestSetFlags: flags are set that the plug-in has as names by themselves, and that the user has
+// not set.
 func TestSetFlags(t *testing.T) {
 	plugin := filepath.Join(t.TempDir(), "plugin.so")
 	if err := os.WriteFile(plugin, []byte("\x7fELF\x00xla_one\x00reserved: xla_two\x00R\x07xla_fourR\x00xla_three\x00"), 0o666); err != nil {

@@ -30,14 +30,14 @@ func (p Plugin) cuda() bool { return strings.Contains(p.Name, "cuda") }
 
 // Plugins lists the PJRT plug-ins of this machine. A plug-in that is preferred comes first:
 // plug-ins in the variable PJRT_PLUGIN_LIBRARY_PATH, then in the folders of GoMLX, then in the
-// Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python
-// and downloads nothing.
+// Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python and
+// downloads nothing.
 func Plugins() []Plugin {
 	return judged(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
 }
 
-// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If
-// built is not nil, it is the reason why this program cannot use GPUs.
+// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If built
+// is not nil, it is the reason why this program cannot use GPUs.
 func judged(all []Plugin, built error, gpus int) []Plugin {
 	preferred := ""
 	for i := range all {
@@ -113,7 +113,8 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			if _, err := os.Stat(path); err != nil {
 				continue
 			}
-			prefixes = append(prefixes, filepath.Dir(dir)) // the python of a virtual environment is a link to another folder
+			// the python of a virtual environment is a link to another folder
+			prefixes = append(prefixes, filepath.Dir(dir))
 			if real, err := filepath.EvalSymlinks(path); err == nil {
 				prefixes = append(prefixes, filepath.Dir(filepath.Dir(real)))
 			}
@@ -128,7 +129,8 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			continue
 		}
 		for _, pattern := range []string{"lib/python3*/site-packages", "lib/python3*/dist-packages"} {
-			found, _ := filepath.Glob(filepath.Join(prefix, pattern)) // returns errors for malformed patterns only
+			// returns errors for malformed patterns only
+			found, _ := filepath.Glob(filepath.Join(prefix, pattern))
 			for _, dir := range found {
 				if !slices.Contains(out, dir) {
 					out = append(out, dir)

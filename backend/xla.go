@@ -33,7 +33,8 @@ func xlaBuilt() error { return nil }
 
 // openPlugin starts count devices of the plug-in in a file, from device n on.
 func openPlugin(path string, n, count int) (Backend, error) {
-	path, err := filepath.Abs(path) // go-xla takes a relative path for a name and installs a plug-in
+	// go-xla takes a relative path for a name and installs a plug-in
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +44,8 @@ func openPlugin(path string, n, count int) (Backend, error) {
 	config := path
 	cuda := pjrt.IsCUDAName(path)
 	if cuda {
-		// Products of float32 numbers are computed in float32, not in TF32. Only the given GPUs
-		// are visible, and the first of them is device 0. The plug-in allocates memory when it is
+		// Products of float32 numbers are computed in float32, not in TF32. Only the given GPUs are
+		// visible, and the first of them is device 0. The plug-in allocates memory when it is
 		// needed.
 		var visible []string
 		for i := range count {
@@ -103,7 +104,8 @@ func prepareCUDA(plugin string) {
 // loadLibraries loads the CUDA libraries that XLA looks for when it needs them.
 func loadLibraries(data string) {
 	for _, name := range []string{"libcudart", "libnvrtc", "libcublasLt", "libcublas", "libnccl", "libcupti", "libnvJitLink", "libcusparse", "libcusolver", "libcufft", "libcudnn"} {
-		files, _ := filepath.Glob(filepath.Join(data, "*", "lib", name+".so.[0-9]*")) // returns errors for malformed patterns only
+		// returns errors for malformed patterns only
+		files, _ := filepath.Glob(filepath.Join(data, "*", "lib", name+".so.[0-9]*"))
 		for _, f := range files {
 			load(f)
 		}
@@ -124,8 +126,8 @@ var compilerFlags = []compilerFlag{
 	{"xla_gpu_dot_merger_threshold_mb", "0"},
 }
 
-// setFlags adds flags to the variable XLA_FLAGS. It leaves out flags that the variable has
-// already, and flags that the plug-in does not know, because an unknown flag ends the process.
+// setFlags adds flags to the variable XLA_FLAGS. It leaves out flags that the variable has already,
+// and flags that the plug-in does not know, because an unknown flag ends the process.
 func setFlags(plugin string, flags []compilerFlag) {
 	library, _ := os.ReadFile(plugin) // starting the plug-in returns the error
 	text := os.Getenv("XLA_FLAGS")
@@ -143,9 +145,11 @@ func setFlags(plugin string, flags []compilerFlag) {
 // cudaData returns the folder with the CUDA libraries of a plug-in, or "" if the folder is not
 // where the installers of JAX and GoMLX put it.
 func cudaData(plugin string) string {
-	for _, candidate := range []string{"../../nvidia", "../nvidia", "."} { // JAX; GoMLX, beside the folder of the plug-in or in it
+	// JAX; GoMLX, beside the folder of the plug-in or in it
+	for _, candidate := range []string{"../../nvidia", "../nvidia", "."} {
 		path := filepath.Join(filepath.Dir(plugin), candidate)
-		libraries, _ := filepath.Glob(filepath.Join(path, "*", "lib", "libcudart.so.*")) // returns errors for malformed patterns only
+		// returns errors for malformed patterns only
+		libraries, _ := filepath.Glob(filepath.Join(path, "*", "lib", "libcudart.so.*"))
 		if len(libraries) > 0 {
 			return path
 		}

@@ -29,7 +29,8 @@ func toFloat16(f float32) uint16 {
 func toBFloat16(f float32) uint16 {
 	b := math.Float32bits(f)
 	if b&0x7fffffff > 0x7f800000 {
-		return uint16(b>>16) | 0x40 // the payload may lie in the lower half only, which would leave Inf
+		// the payload may lie in the lower half only, which would leave Inf
+		return uint16(b>>16) | 0x40
 	}
 	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }

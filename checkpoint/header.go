@@ -41,8 +41,10 @@ type placed struct {
 // FormatError reports that a file breaks a rule of its format, or that a tensor cannot be what its
 // name says.
 type FormatError struct {
-	File   string
-	Offset int64  // bytes from the start of the file, where the fault was noticed; in a compressed member, its start
+	File string
+	// bytes from the start of the file, where the fault was noticed; in a compressed member, its
+	// start
+	Offset int64
 	Tensor string // empty if the fault is not in one tensor
 	Err    error
 }
@@ -285,7 +287,8 @@ func (p *jsonParser) unsigned(tensor, what string, bitSize int) ([]uint64, error
 // tensor reads and checks the entry of one tensor.
 func (p *jsonParser) tensor(name string, dataSize int64) (placed, error) {
 	info := placed{TensorInfo: TensorInfo{Name: name, Shape: []int{}}}
-	fields := 0 // equal keys are an error already, so three known fields are the three different ones
+	// equal keys are an error already, so three known fields are the three different ones
+	fields := 0
 	err := p.object(name, func(key string) error {
 		fields++
 		switch key {

@@ -17,10 +17,11 @@ type ShapeMismatch struct {
 // Report lists what became of every tensor that a model needs and of every tensor that a checkpoint
 // has. All lists but Unused, which is sorted, are in the order of the model.
 type Report struct {
-	Matched    []string        `json:"matched"`     // needed, and in the checkpoint
-	Missing    []string        `json:"missing"`     // needed, and not in the checkpoint
-	WrongShape []ShapeMismatch `json:"wrong_shape"` // needed, and in the checkpoint in another shape
-	Unused     []string        `json:"unused"`      // in the checkpoint, and not needed
+	Matched []string `json:"matched"` // needed, and in the checkpoint
+	Missing []string `json:"missing"` // needed, and not in the checkpoint
+	// needed, and in the checkpoint in another shape
+	WrongShape []ShapeMismatch `json:"wrong_shape"`
+	Unused     []string        `json:"unused"` // in the checkpoint, and not needed
 }
 
 // Match compares the tensors of sd with those that a model needs: their canonical names and shapes,

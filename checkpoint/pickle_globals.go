@@ -165,7 +165,8 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 		}
 		t, ok := args[0].(*storedTensor)
 		return t, ok, nil
-	case "torch._tensor._rebuild_from_type_v2": // (function, class, its arguments, state): a tensor with attributes
+	case "torch._tensor._rebuild_from_type_v2":
+		// (function, class, its arguments, state): a tensor with attributes
 		if len(args) != 4 {
 			return nil, false, fmt.Errorf("%d arguments, expected 4", len(args))
 		}
@@ -200,7 +201,8 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 		return p.scalar(args)
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
 		return &storedTensor{file: p.file, fault: errors.New("a NumPy array without a state")}, true, p.charge(160)
-	case "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer": // (bytes, dtype, shape, order), protocol 5
+	case "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer":
+		// (bytes, dtype, shape, order), protocol 5
 		if len(args) != 4 {
 			return nil, false, nil
 		}

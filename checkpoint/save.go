@@ -21,7 +21,9 @@ type Entry struct {
 	Name  string
 	DType DType // F32, F16, BF16, I32 or U8
 	Shape []int // empty for a scalar
-	Data  any   // row-major: []float32 for F32, F16 and BF16 (rounded to nearest even), []int32 for I32, []uint8 for U8
+	// row-major: []float32 for F32, F16 and BF16 (rounded to nearest even), []int32 for I32,
+	// []uint8 for U8
+	Data any
 }
 
 // Save writes entries and metadata (which may be nil) as a safetensors file at path, in the layout

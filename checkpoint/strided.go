@@ -11,11 +11,12 @@ import (
 
 // blob is a run of bytes that tensors lie in: a storage of PyTorch, a member of an archive.
 type blob struct {
-	r      io.ReaderAt
-	begin  int64     // in r
-	skip   int64     // bytes of a header that come first
-	size   int64     // bytes after it, once inflated
-	member *zip.File // nil to read r as it is; else read through the archive, which checks the member's CRC-32
+	r     io.ReaderAt
+	begin int64 // in r
+	skip  int64 // bytes of a header that come first
+	size  int64 // bytes after it, once inflated
+	// nil to read r as it is; else read through the archive, which checks the member's CRC-32
+	member *zip.File
 }
 
 // stored reports whether the bytes lie in r uncompressed.

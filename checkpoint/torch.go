@@ -18,11 +18,11 @@ import (
 const maxUnpickle = 256 << 20
 
 // Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch
-// 1.6, or of a plain pickle. It is for packages of this module that read more than weights: the value
-// has the types of the internal package pickle. It executes nothing: classes, functions and their
-// results become values of which only the name is known. The file is read into memory, so that tensors can be read
-// for as long as the value exists; a file of more than 256 MiB is an error. A broken file is a
-// [*FormatError]. Use [Open] for the weights of a model.
+// 1.6, or of a plain pickle. It is for packages of this module that read more than weights: the
+// value has the types of the internal package pickle. It executes nothing: classes, functions and
+// their results become values of which only the name is known. The file is read into memory, so
+// that tensors can be read for as long as the value exists; a file of more than 256 MiB is an
+// error. A broken file is a [*FormatError]. Use [Open] for the weights of a model.
 func Unpickle(path string) (any, error) {
 	r, size, err := openRegular(path)
 	if err != nil {
@@ -276,7 +276,8 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 	if path != "" {
 		c.format += ", " + path
 	}
-	for _, prefix := range []string{"module.", "_orig_mod.", "module."} { // of DistributedDataParallel, torch.compile
+	// of DistributedDataParallel, torch.compile
+	for _, prefix := range []string{"module.", "_orig_mod.", "module."} {
 		without := func(s string) bool { return len(s) <= len(prefix) || !strings.HasPrefix(s, prefix) }
 		if slices.ContainsFunc(names, without) {
 			continue

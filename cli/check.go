@@ -260,9 +260,9 @@ func flagError(_ *cobra.Command, err error) error {
 	return err
 }
 
-// describeError returns the text of an error. If the error carries the name of an option that a flag
-// of the command sets, the text names the flag: instead of the option if it begins with the option,
-// else at the end.
+// describeError returns the text of an error. If the error carries the name of an option that a
+// flag of the command sets, the text names the flag: instead of the option if it begins with the
+// option, else at the end.
 func describeError(cmd *cobra.Command, err error) string {
 	text, name := err.Error(), ""
 	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {

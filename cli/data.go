@@ -133,8 +133,9 @@ type verification struct {
 	Untrained  []string       `json:"classes_without_training_images"`
 	Unreadable []skippedImage `json:"unreadable"`
 	Duplicates []duplicate    `json:"duplicates"`
-	Ignored    map[string]int `json:"ignored,omitempty"` // files in class folders that are not images, by extension
-	Stray      int            `json:"stray,omitempty"`   // images outside the class folders
+	// files in class folders that are not images, by extension
+	Ignored map[string]int `json:"ignored,omitempty"`
+	Stray   int            `json:"stray,omitempty"` // images outside the class folders
 }
 
 func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {

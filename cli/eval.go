@@ -123,8 +123,8 @@ func runSplits(c *run.Config) string {
 	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
 }
 
-// trainedOn reports whether the delta was trained on the images of a split. It returns nil if that is
-// unknown: for a delta without its run, and for splits that are not those of the run.
+// trainedOn reports whether the delta was trained on the images of a split. It returns nil if that
+// is unknown: for a delta without its run, and for splits that are not those of the run.
 func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
 		return nil
@@ -160,14 +160,15 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	}
 	if a.json {
 		return a.writeJSON(struct {
-			Split    string             `json:"split"`
-			Images   int                `json:"images"`
-			Accuracy float64            `json:"accuracy"`
-			Loss     float64            `json:"loss"`
-			Metrics  map[string]float64 `json:"metrics,omitempty"`          // further metrics of the objective
-			Trained  *bool              `json:"trained_on_these,omitempty"` // absent if unknown
-			Classes  []class            `json:"classes"`
-			Skipped  []skippedImage     `json:"skipped,omitempty"`
+			Split    string  `json:"split"`
+			Images   int     `json:"images"`
+			Accuracy float64 `json:"accuracy"`
+			Loss     float64 `json:"loss"`
+			// further metrics of the objective
+			Metrics map[string]float64 `json:"metrics,omitempty"`
+			Trained *bool              `json:"trained_on_these,omitempty"` // absent if unknown
+			Classes []class            `json:"classes"`
+			Skipped []skippedImage     `json:"skipped,omitempty"`
 		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
 	}
 	text := ""

@@ -28,13 +28,14 @@ type flagRow struct {
 	kind   string // the word for the value in the help; empty for a flag without a value
 	help   string // one line: a noun and, where the value has one, its unit
 
-	field  func(*options) any // returns a pointer to the field that the flag sets, or a pflag.Value
-	def    any                // the default, in any type that prints as the flag's text; nil: the field's zero value
-	auto   string             // what the program takes without the flag, in words; empty: def
-	bounds bounds             // of numbers
-	none   bool               // zero means none, which the library writes as -1
-	values func() []string    // the values that are known; nil: they are not known
-	closed bool               // other values than the known ones are refused
+	field func(*options) any // returns a pointer to the field that the flag sets, or a pflag.Value
+	// the default, in any type that prints as the flag's text; nil: the field's zero value
+	def    any
+	auto   string          // what the program takes without the flag, in words; empty: def
+	bounds bounds          // of numbers
+	none   bool            // zero means none, which the library writes as -1
+	values func() []string // the values that are known; nil: they are not known
+	closed bool            // other values than the known ones are refused
 
 	file fileUse
 	// needs lists flags without which the flag has no effect. "a|b" is met by either of the two.
@@ -45,8 +46,8 @@ type flagRow struct {
 	local bool
 	// anyRun is a value that contradicts no recorded run; empty: there is none.
 	anyRun string
-	// option is the name of the option in the library: method.Row.Takes and run.OptionError have it.
-	// Empty: name.
+	// option is the name of the option in the library: method.Row.Takes and run.OptionError have
+	// it. Empty: name.
 	option string
 }
 
@@ -87,8 +88,8 @@ type options struct {
 	config run.Config
 	single run.TrainOptions // of train
 
-	// These point into config.Tune or, for train, into single; recipe points into pretrain for
-	// the command of that name.
+	// These point into config.Tune or, for train, into single; recipe points into pretrain for the
+	// command of that name.
 	method *method.Method
 	rank   *int
 	sizes  *method.Options

@@ -242,8 +242,8 @@ func TestFlagsKeepNamesAndDefaults(t *testing.T) {
 	}
 }
 
-// The help of a command shows its common flags by groups; --all shows every flag. No line is
-// longer than 80 columns but those of examples and usage.
+// The help of a command shows its common flags by groups; --all shows every flag. No line is longer
+// than 80 columns but those of examples and usage.
 func TestHelpOfFlags(t *testing.T) {
 	for _, c := range commands() {
 		for _, all := range []bool{false, true} {

@@ -578,8 +578,8 @@ func methodDefaults(option string, value func(method.Options) any) string {
 	return comma(texts)
 }
 
-// recipeDefaults describes the value of an option in the recipes of all methods: the usual value, and
-// the methods that have another one.
+// recipeDefaults describes the value of an option in the recipes of all methods: the usual value,
+// and the methods that have another one.
 func recipeDefaults(value func(train.Options) float64) string {
 	usual, names := value(train.VTAB()), map[float64][]string{}
 	text := fmt.Sprint(usual)
@@ -633,7 +633,8 @@ func deviceNames() []string {
 
 // runFolders returns the run folders with names that the program has chosen.
 func runFolders() (dirs []string) {
-	configs, _ := filepath.Glob(filepath.Join(run.DefaultRoot, "*", run.ConfigFile)) // the pattern is valid
+	// the pattern is valid
+	configs, _ := filepath.Glob(filepath.Join(run.DefaultRoot, "*", run.ConfigFile))
 	for _, path := range configs {
 		dirs = append(dirs, filepath.Dir(path))
 	}

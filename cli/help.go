@@ -114,8 +114,9 @@ func entry(b *strings.Builder, name, description string, column, width int) {
 	b.WriteString(strings.ReplaceAll(wrap(description, width-column), "\n", indent) + "\n")
 }
 
-// reflow wraps the paragraphs of a text. A paragraph with indented lines is a list: each line stays a
-// line, and one that is too long is wrapped below its description, which follows two spaces or more.
+// reflow wraps the paragraphs of a text. A paragraph with indented lines is a list: each line stays
+// a line, and one that is too long is wrapped below its description, which follows two spaces or
+// more.
 func reflow(text string, width int) string {
 	paragraphs := strings.Split(strings.Trim(text, "\n"), "\n\n")
 	for i, p := range paragraphs {

@@ -2,9 +2,9 @@
 // tasks by tuning under one percent of their weights. [Main] runs it. A program that registers a
 // structured module, an architecture or an objective and then calls Main has it in every command.
 //
-// Each command is one file here: it turns flags into calls of the library,
-// github.com/sptune/spt, and prints the result. All flags are rows of one table, in flags.go;
-// flag.go, values.go, check.go and help.go read it. The files output.go and progress.go print.
+// Each command is one file here: it turns flags into calls of the library, github.com/sptune/spt,
+// and prints the result. All flags are rows of one table, in flags.go; flag.go, values.go, check.go
+// and help.go read it. The files output.go and progress.go print.
 package cli
 
 import (
@@ -62,9 +62,9 @@ type app struct {
 	resume  string // the command line that goes on after an interrupt
 }
 
-// Main runs the command line with args, which lack the program's name, and returns the exit
-// code of the process. Structured modules, backbones and objectives that the caller has registered
-// are available in every command.
+// Main runs the command line with args, which lack the program's name, and returns the exit code of
+// the process. Structured modules, backbones and objectives that the caller has registered are
+// available in every command.
 func Main(args []string) int {
 	// Weights and activations are nearly all of the heap and stay. With Go's default of 100,
 	// garbage would double the heap before a collection.

@@ -41,7 +41,8 @@ methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
 		if err != nil {
 			return err
 		}
-		if err := keepInputs("out", o.out, t.model.Path); err != nil { // the path may come from the run
+		// the path may come from the run
+		if err := keepInputs("out", o.out, t.model.Path); err != nil {
 			return err
 		}
 		if err := t.trained.Tuning.Mergeable(); err != nil {
@@ -78,7 +79,8 @@ methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
 				Unreadable []string `json:"unreadable,omitempty"` // images that could not be read
 				Difference float64  `json:"largest_logit_difference"`
 				Bound      float64  `json:"bound"`
-				BeyondTimm string   `json:"beyond_timm,omitempty"` // why timm does not compute the same with it
+				// why timm does not compute the same with it
+				BeyondTimm string `json:"beyond_timm,omitempty"`
 			}{o.out, fileSize(o.out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
 		}
 		var f facts

@@ -78,8 +78,8 @@ func table(fill func(io.Writer)) string {
 	return b.String()
 }
 
-// describeConfig returns a backbone in words, such as
-// "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M parameters".
+// describeConfig returns a backbone in words, such as "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M
+// parameters".
 func describeConfig(c backbone.Config) string {
 	return fmt.Sprintf("%v, %s parameters", c, short(c.Size()))
 }
@@ -115,7 +115,8 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	if m.HeadsAssumed {
 		f.add("heads", "%d assumed: nothing in or beside the checkpoint says it (--num-heads)", m.Config.NumHeads)
 	}
-	if report != nil || m.Path == embedded.Name { // the backbone of a delta has no report: the fingerprint identifies it
+	// the backbone of a delta has no report: the fingerprint identifies it
+	if report != nil || m.Path == embedded.Name {
 		f.add("checkpoint", "%s", describeReport(report))
 	}
 	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))

@@ -43,8 +43,8 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-// On a terminal each stage draws over one line, which fits it, and what follows
-// starts on a line of its own.
+// On a terminal each stage draws over one line, which fits it, and what follows starts on a line of
+// its own.
 func TestProgressBars(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stderr: &out, terminal: true}
@@ -114,8 +114,8 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
-// A flag's text sets the flag to the same value: contradictions with a resumed
-// run are found by comparing texts.
+// A flag's text sets the flag to the same value: contradictions with a resumed run are found by
+// comparing texts.
 func TestFlagValuesRoundTrip(t *testing.T) {
 	var mean [3]float32
 	var source string

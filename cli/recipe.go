@@ -74,8 +74,8 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 	return nil
 }
 
-// takeMethodRecipe sets the options of training that no flag has set to those of the recipe of
-// the method.
+// takeMethodRecipe sets the options of training that no flag has set to those of the recipe of the
+// method.
 func takeMethodRecipe(cmd *cobra.Command, m method.Row, o *train.Options) error {
 	before := given(cmd)
 	*o = m.TrainOptions()

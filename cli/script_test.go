@@ -97,14 +97,14 @@ func makeImages(root string, n int) error {
 	return nil
 }
 
-// mkparquet DIR copies dataset's fixture of a set from the Hugging Face hub: 12,
-// 3 and 6 images of 8 px of cats, dogs and foxes.
+// mkparquet DIR copies dataset's fixture of a set from the Hugging Face hub: 12, 3 and 6 images of
+// 8 px of cats, dogs and foxes.
 func mkparquet(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(filepath.Join("..", "dataset", "testdata", "parquet", "hub"))))
 }
 
-// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT
-// of two blocks for images of 16 px. head=0 leaves its head out.
+// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT of two blocks for
+// images of 16 px. head=0 leaves its head out.
 func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 	option := map[string]string{"seed": "1", "head": "5", "width": "16"}
 	for _, a := range args[1:] {
@@ -138,9 +138,8 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(m.Save(ts.MkAbs(args[0]), checkpoint.F32, nil))
 }
 
-// mkhub REPO COMMIT DIR starts a hub that holds DIR as the branch main of REPO,
-// at a commit of 40 times the digit COMMIT, and sets HF_ENDPOINT to it. DIR is
-// read at each request.
+// mkhub REPO COMMIT DIR starts a hub that holds DIR as the branch main of REPO, at a commit of 40
+// times the digit COMMIT, and sets HF_ENDPOINT to it. DIR is read at each request.
 func mkhub(ts *testscript.TestScript, _ bool, args []string) {
 	repo, commit, dir := args[0], strings.Repeat(args[1], 40), ts.MkAbs(args[2])
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -186,9 +185,8 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// interrupt FILE LINES STDERR PROGRAM ARGS... runs a program, sends it SIGINT
-// once FILE has that many lines, expects exit code 130 and keeps its standard
-// error in the file STDERR.
+// interrupt FILE LINES STDERR PROGRAM ARGS... runs a program, sends it SIGINT once FILE has that
+// many lines, expects exit code 130 and keeps its standard error in the file STDERR.
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	lines, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -229,8 +227,8 @@ func truncate(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
 }
 
-// samePredictions A B compares two outputs of predict --json: the same images
-// and classes in the same order, probabilities to 1e-4.
+// samePredictions A B compares two outputs of predict --json: the same images and classes in the
+// same order, probabilities to 1e-4.
 func samePredictions(ts *testscript.TestScript, _ bool, args []string) {
 	type line struct {
 		Path string
@@ -264,8 +262,8 @@ func samePredictions(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// json FILE KEY... checks that FILE holds one JSON document with the keys
-// KEY, such as result.test.accuracy; KEY~PATTERN matches the value too.
+// json FILE KEY... checks that FILE holds one JSON document with the keys KEY, such as
+// result.test.accuracy; KEY~PATTERN matches the value too.
 func checkJSON(ts *testscript.TestScript, _ bool, args []string) {
 	decoder := json.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
 	var doc any
@@ -342,8 +340,8 @@ func TestTakeRecipe(t *testing.T) {
 	}
 }
 
-// TestExamples runs the programs in examples: each is spt with one more module, objective or backbone,
-// which all commands know. Without it, their deltas cannot be used.
+// TestExamples runs the programs in examples: each is spt with one more module, objective or
+// backbone, which all commands know. Without it, their deltas cannot be used.
 func TestExamples(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs time to build programs: run without -short")

@@ -107,7 +107,8 @@ func (c choiceValue) Set(text string) error {
 	return fmt.Errorf("expected one of %s", strings.Join(c.words, ", "))
 }
 
-// pathValue is a path. It is stored as an absolute path, so that a run can be resumed from anywhere.
+// pathValue is a path. It is stored as an absolute path, so that a run can be resumed from
+// anywhere.
 type pathValue string
 
 func (p *pathValue) Type() string   { return "path" }
@@ -173,8 +174,8 @@ func (b *budgetsValue) Set(text string) error {
 	return nil
 }
 
-// memoryValue is an amount of memory. The library takes 0 as its default, 1 GiB, and a negative number
-// as none.
+// memoryValue is an amount of memory. The library takes 0 as its default, 1 GiB, and a negative
+// number as none.
 type memoryValue int64
 
 var byteUnits = []struct {

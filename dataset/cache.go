@@ -5,12 +5,13 @@ import "sync"
 // defaultCacheBytes is the bound of a cache made with NewCache(0): 7000 images of 224 × 224 pixels.
 const defaultCacheBytes = 1 << 30
 
-// Cache keeps resized images in memory, up to a bound. An image that no longer fits is decoded again on
-// every pass. The cache never replaces an image: every epoch reads all images once, so a replacement
-// would gain nothing.
+// Cache keeps resized images in memory, up to a bound. An image that no longer fits is decoded
+// again on every pass. The cache never replaces an image: every epoch reads all images once, so a
+// replacement would gain nothing.
 //
 // Loaders of the same images may share a Cache, also with different transforms. It is safe for
-// concurrent use. Image files must not change while the cache is in use. A nil *Cache keeps nothing.
+// concurrent use. Image files must not change while the cache is in use. A nil *Cache keeps
+// nothing.
 type Cache struct {
 	limit int64 // bytes
 
@@ -40,8 +41,8 @@ func (t Transform) cacheKey(s Sample) cacheKey {
 // entryBytes is about the size of an entry without its pixels and its path, in bytes.
 const entryBytes = 200
 
-// NewCache returns a cache that holds at most limit bytes. 0 means 1 GiB. A negative limit means that
-// the cache keeps nothing.
+// NewCache returns a cache that holds at most limit bytes. 0 means 1 GiB. A negative limit means
+// that the cache keeps nothing.
 func NewCache(limit int64) *Cache {
 	if limit == 0 {
 		limit = defaultCacheBytes
@@ -59,7 +60,8 @@ func (c *Cache) get(k cacheKey) *RGB {
 	return c.images[k]
 }
 
-// put keeps an image if it fits. Two workers may have decoded the same image; the first one is kept.
+// put keeps an image if it fits. Two workers may have decoded the same image; the first one is
+// kept.
 func (c *Cache) put(k cacheKey, m *RGB) {
 	if c == nil {
 		return

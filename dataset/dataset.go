@@ -2,9 +2,9 @@
 //
 // [Open] opens an image set from disk. It recognises the layout (VTAB-1k lists, torchvision's
 // ImageFolder, FGVC lists, Hugging Face parquet files, tables of paths and labels, and more; see
-// [DescribeLayouts]), checks the lists, and makes the splits that are missing. [New] makes a data set
-// of images that are in memory. Both return a [Dataset]: class names and three lists of samples.
-// [KnownSets] lists the data sets of published benchmarks.
+// [DescribeLayouts]), checks the lists, and makes the splits that are missing. [New] makes a data
+// set of images that are in memory. Both return a [Dataset]: class names and three lists of
+// samples. [KnownSets] lists the data sets of published benchmarks.
 //
 // A [Loader] reads samples in a given order, decodes them, resizes them exactly as Pillow does
 // ([Transform]) and yields a [Batch] of uint8 pixels at a time, working ahead of its consumer.
@@ -41,15 +41,15 @@ type Dataset struct {
 	// images at random. Default false, also for a data set in memory.
 	Mixed bool
 
-	// Classes holds the name of every class id. The name is the id in decimal digits if the data set
-	// names no classes.
+	// Classes holds the name of every class id. The name is the id in decimal digits if the data
+	// set names no classes.
 	Classes []string
 
 	// Train, Val and Test are the samples of the splits. Val and Test may be empty.
 	Train, Val, Test []Sample
 
-	// Split says where Val and Test come from: "given", or for example
-	// "stratified 0.8/0.1/0.1 seed 0".
+	// Split says where Val and Test come from: "given", or for example "stratified 0.8/0.1/0.1 seed
+	// 0".
 	Split string
 
 	// Skipped lists the images that were left out because they were missing or broken. It is empty
@@ -61,7 +61,8 @@ type Dataset struct {
 	// counted. nil except in the layout imagefolder.
 	Ignored map[string]int
 
-	// Stray counts the images that lie beside the class folders. 0 except in the layout imagefolder.
+	// Stray counts the images that lie beside the class folders. 0 except in the layout
+	// imagefolder.
 	Stray int
 
 	// Options are the options that Open was called with; zero for a data set of New.
@@ -98,8 +99,9 @@ func (d *Dataset) splits() []split {
 }
 
 // New returns a data set of the given samples, whose images are usually in memory. val and test may
-// be empty. These are errors: no training sample, a target that does not fit the classes, a malformed
-// image, an image that is listed twice, and a class of val or test without a training sample.
+// be empty. These are errors: no training sample, a target that does not fit the classes, a
+// malformed image, an image that is listed twice, and a class of val or test without a training
+// sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
 	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
 	for _, s := range d.splits() {
@@ -184,8 +186,8 @@ func (d *Dataset) checkTarget(t Target) (stratum int, err error) {
 	return stratum, nil
 }
 
-// TargetName returns the name of the class that a target is counted as. For a target that stands for no
-// single class it returns the text of the target.
+// TargetName returns the name of the class that a target is counted as. For a target that stands
+// for no single class it returns the text of the target.
 func (d *Dataset) TargetName(t Target) string {
 	if class := t.Stratum(); class >= 0 {
 		return d.Classes[class]

@@ -104,20 +104,20 @@ func matches(data []byte, magic string) bool {
 	return true
 }
 
-// decodeImage decodes an image file of any supported format: JPEG (grey, YCbCr, RGB, CMYK, YCCK), PNG,
-// GIF (the first frame), WebP (still images), BMP, TIFF, and binary PGM and PPM. The content tells the
-// format; the name of the file does not count.
+// decodeImage decodes an image file of any supported format: JPEG (grey, YCbCr, RGB, CMYK, YCCK),
+// PNG, GIF (the first frame), WebP (still images), BMP, TIFF, and binary PGM and PPM. The content
+// tells the format; the name of the file does not count.
 //
 // The pixels are those of Pillow's convert("RGB"): palettes are looked up, grey is copied to three
 // channels, and alpha is dropped without blending. Two things differ from Pillow on purpose. 16-bit
-// channels keep their high byte, also in grey images, which Pillow would clip at 255 to nearly white.
-// And the EXIF orientation of the file is applied.
+// channels keep their high byte, also in grey images, which Pillow would clip at 255 to nearly
+// white. And the EXIF orientation of the file is applied.
 //
 // Lossless formats and WebP give exactly Pillow's pixels. JPEG may differ by one or two levels in
 // places, because image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
 //
-// An image of more than maxPixels is an error before its pixels are allocated. A decoder that panics on
-// a broken file is an error too.
+// An image of more than maxPixels is an error before its pixels are allocated. A decoder that
+// panics on a broken file is an error too.
 func decodeImage(data []byte) (m *RGB, err error) {
 	f, err := sniff(data)
 	if err != nil {
@@ -149,8 +149,8 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// decodeGIF draws the first frame on the logical screen. The part that the frame does not cover has the
-// first colour of the palette, as in Pillow.
+// decodeGIF draws the first frame on the logical screen. The part that the frame does not cover has
+// the first colour of the palette, as in Pillow.
 func decodeGIF(data []byte) (*RGB, error) {
 	config, err := gif.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
@@ -185,7 +185,8 @@ func opaqueGIF(data []byte) []byte {
 	if len(data) > at && data[10]&0x80 != 0 {
 		at += 3 << (data[10]&7 + 1) // the colours of all frames
 	}
-	for at+3 < len(data) && data[at] == '!' { // extensions before the frame: a kind, then blocks that end with an empty one
+	// extensions before the frame: a kind, then blocks that end with an empty one
+	for at+3 < len(data) && data[at] == '!' {
 		if control := at + 3; data[at+1] == 0xf9 && data[control]&1 != 0 {
 			data = slices.Clone(data)
 			data[control] &^= 1
@@ -197,8 +198,8 @@ func opaqueGIF(data []byte) []byte {
 	return data
 }
 
-// decodeTIFF corrects one thing. x/image/tiff inverts Group 3 and Group 4 faxes if the file declares
-// that 0 is black; libtiff does not.
+// decodeTIFF corrects one thing. x/image/tiff inverts Group 3 and Group 4 faxes if the file
+// declares that 0 is black; libtiff does not.
 func decodeTIFF(data []byte) (*RGB, error) {
 	m, err := standard(tiff.Decode)(data)
 	if err != nil {
@@ -213,7 +214,8 @@ func decodeTIFF(data []byte) (*RGB, error) {
 	return m, nil
 }
 
-// tiffNumber returns a 16-bit number from the first directory of a TIFF file, -1 if the tag is missing.
+// tiffNumber returns a 16-bit number from the first directory of a TIFF file, -1 if the tag is
+// missing.
 func tiffNumber(data []byte, tag uint16) int {
 	var order binary.ByteOrder = binary.LittleEndian
 	if data[0] == 'M' {
@@ -230,8 +232,8 @@ func tiffNumber(data []byte, tag uint16) int {
 	return -1
 }
 
-// decodeWebP decodes a WebP file. Its YCbCr is BT.601 with the studio range 16…235; image.YCbCr stands
-// for the full range of JPEG.
+// decodeWebP decodes a WebP file. Its YCbCr is BT.601 with the studio range 16…235; image.YCbCr
+// stands for the full range of JPEG.
 func decodeWebP(data []byte) (*RGB, error) {
 	m, err := webp.Decode(bytes.NewReader(data))
 	if err != nil {

@@ -63,8 +63,8 @@ func TestDecodeAsPillow(t *testing.T) {
 			greatest, mean := compare(t, got, want)
 			allowed, allowedMean := 0, 0.0
 			if strings.HasSuffix(name, ".jpg") {
-				// The inverse DCT may round differently by one level, and the colour matrix multiplies
-				// chroma by up to 1.77.
+				// The inverse DCT may round differently by one level, and the colour matrix
+				// multiplies chroma by up to 1.77.
 				allowed, allowedMean = 3, 0.15
 			}
 			if greatest > allowed || mean > allowedMean {
@@ -109,8 +109,8 @@ func TestDecode16Bit(t *testing.T) {
 	}
 }
 
-// TestDecodeGIFFrame checks that a first frame that is smaller than the screen is drawn at its place, on
-// the first colour of the palette.
+// TestDecodeGIFFrame checks that a first frame that is smaller than the screen is drawn at its
+// place, on the first colour of the palette.
 func TestDecodeGIFFrame(t *testing.T) {
 	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 0, 0, 255}}
 	frame := image.NewPaletted(image.Rect(2, 1, 3, 3), palette)
@@ -161,8 +161,8 @@ func TestDecodePNM(t *testing.T) {
 	}
 }
 
-// TestDecodeErrors checks that a broken file is an error that says what is wrong, without a panic and
-// without a huge allocation.
+// TestDecodeErrors checks that a broken file is an error that says what is wrong, without a panic
+// and without a huge allocation.
 func TestDecodeErrors(t *testing.T) {
 	read := func(name string) []byte {
 		data, err := os.ReadFile(filepath.Join("testdata/decode", name))
@@ -211,7 +211,8 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
-// TestDecodeEveryCut cuts every fixture short and damages single bytes. Errors are fine, panics are not.
+// TestDecodeEveryCut cuts every fixture short and damages single bytes. Errors are fine, panics are
+// not.
 func TestDecodeEveryCut(t *testing.T) {
 	files, err := filepath.Glob("testdata/decode/*")
 	if err != nil {
@@ -233,8 +234,8 @@ func TestDecodeEveryCut(t *testing.T) {
 	}
 }
 
-// TestDecodePremultiplied checks that premultiplied alpha is divided out again. A fully transparent pixel
-// has no colour left.
+// TestDecodePremultiplied checks that premultiplied alpha is divided out again. A fully transparent
+// pixel has no colour left.
 func TestDecodePremultiplied(t *testing.T) {
 	m := image.NewRGBA(image.Rect(0, 0, 2, 1))
 	copy(m.Pix, []uint8{100, 50, 0, 128, 0, 0, 0, 0})
@@ -261,8 +262,8 @@ func TestDecodePanic(t *testing.T) {
 	}
 }
 
-// TestUpsampleFlat checks that an image of one colour keeps it at every size and subsampling, up to the
-// last row and column.
+// TestUpsampleFlat checks that an image of one colour keeps it at every size and subsampling, up to
+// the last row and column.
 func TestUpsampleFlat(t *testing.T) {
 	for _, ratio := range []image.YCbCrSubsampleRatio{
 		image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio420,
@@ -277,8 +278,8 @@ func TestUpsampleFlat(t *testing.T) {
 				for i := range m.Cb {
 					m.Cb[i], m.Cr[i] = 100, 90
 				}
-				// JFIF: R = Y + 1.402(Cr-128), B = Y + 1.772(Cb-128),
-				// G = Y - 0.34414(Cb-128) - 0.71414(Cr-128).
+				// JFIF: R = Y + 1.402(Cr-128), B = Y + 1.772(Cb-128), G = Y - 0.34414(Cb-128) -
+				// 0.71414(Cr-128).
 				want := []uint8{97, 187, 100}
 				for i, v := range jpegToRGB(m).Pix {
 					if v != want[i%3] {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// fewShotLists is the pattern of NOAH's training lists: each is a draw of a few images of every class.
-// val_meta.list and test_meta.list lie beside it.
+// fewShotLists is the pattern of NOAH's training lists: each is a draw of a few images of every
+// class. val_meta.list and test_meta.list lie beside it.
 const fewShotLists = "train_meta.list.num_shot_*"
 
 // recogniseFewShot reports whether a folder holds few-shot draws.
@@ -18,8 +18,8 @@ func recogniseFewShot(_ context.Context, root string) (bool, error) {
 }
 
 // readFewShot reads one of NOAH's few-shot draws. The user names the draw by its training list,
-// DIR/annotations/train_meta.list.num_shot_K.seed_S. Its lines are those of VTAB-1k's lists. The paths
-// begin at images/, Images/ or the folder above annotations.
+// DIR/annotations/train_meta.list.num_shot_K.seed_S. Its lines are those of VTAB-1k's lists. The
+// paths begin at images/, Images/ or the folder above annotations.
 func readFewShot(ctx context.Context, src source) (g given, err error) {
 	if src.file == "" {
 		return given{}, fmt.Errorf("there are several draws: give the list of one draw, such as %s", filepath.Join(src.root, "annotations", "train_meta.list.num_shot_16.seed_0"))

@@ -12,8 +12,8 @@ import (
 	"strconv"
 )
 
-// readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. The
-// class ids of train.json, sorted, become 0, 1, 2, …
+// readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced.
+// The class ids of train.json, sorted, become 0, 1, 2, …
 func readFGVC(ctx context.Context, src source) (g given, err error) {
 	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, parseJSONList); err != nil {
 		return given{}, err
@@ -46,8 +46,8 @@ func readFGVC(ctx context.Context, src source) (g given, err error) {
 	return g, nil
 }
 
-// imageRoot returns the folder in which the paths of the lists begin: images, Images or root itself,
-// whichever holds the first image of the training list that exists.
+// imageRoot returns the folder in which the paths of the lists begin: images, Images or root
+// itself, whichever holds the first image of the training list that exists.
 func imageRoot(ctx context.Context, root, list string, samples []Sample) (string, error) {
 	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
 	for _, s := range samples {
@@ -63,9 +63,9 @@ func imageRoot(ctx context.Context, root, list string, samples []Sample) (string
 	return "", fmt.Errorf("no image of %s exists (the first is %s): looked below images/, Images/ and %s itself", list, samples[0].Where, root)
 }
 
-// parseJSONList reads {"path": id, …} in the order of the file. The paths that it returns are clean,
-// relative and local; the labels are the ids of the file. It reads token by token to find keys that
-// are there twice: json.Unmarshal would keep the last one.
+// parseJSONList reads {"path": id, …} in the order of the file. The paths that it returns are
+// clean, relative and local; the labels are the ids of the file. It reads token by token to find
+// keys that are there twice: json.Unmarshal would keep the last one.
 func parseJSONList(name string, text []byte) ([]Sample, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()

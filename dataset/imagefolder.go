@@ -50,8 +50,8 @@ func readImageFolder(ctx context.Context, src source) (g given, err error) {
 	if err != nil {
 		return given{}, err
 	}
-	// A class may be called "train", as in CIFAR-100. The split train holds folders; the class train
-	// holds images.
+	// A class may be called "train", as in CIFAR-100. The split train holds folders; the class
+	// train holds images.
 	train, err := splitFolder(folders, 0)
 	if err != nil {
 		return given{}, err
@@ -65,7 +65,8 @@ func readImageFolder(ctx context.Context, src source) (g given, err error) {
 			return readSplitFolders(ctx, root, folders, train)
 		}
 		named := slices.DeleteFunc(slices.Clone(folders), func(f string) bool { _, split := folderSplit(f); return !split })
-		if len(named) > 1 || len(named) == len(folders) { // a single one among other folders may be a class
+		// a single one among other folders may be a class
+		if len(named) > 1 || len(named) == len(folders) {
 			return given{}, fmt.Errorf("folder %s holds images and no class folders, so the labels are missing: put the images into %s%s",
 				filepath.Join(root, train), filepath.Join(root, train, "<class>"), tableHint(root))
 		}
@@ -133,9 +134,9 @@ func readSplitFolders(ctx context.Context, root string, folders []string, train 
 	return g, nil
 }
 
-// TakesForClass reports whether folder, or a new folder in it, would be read as a class or as a part
-// of a class when the data set is opened again. The folder need not exist yet. The result is false
-// in every layout but imagefolder.
+// TakesForClass reports whether folder, or a new folder in it, would be read as a class or as a
+// part of a class when the data set is opened again. The folder need not exist yet. The result is
+// false in every layout but imagefolder.
 func (d *Dataset) TakesForClass(folder string) bool {
 	if !d.classFolders || len(d.Train) == 0 {
 		return false
@@ -223,8 +224,8 @@ func (g *given) trainHint(root string) string {
 	return fmt.Sprintf("; or give %s, and the other splits are taken from it", filepath.Join(root, filepath.Dir(g.train[0].Where)))
 }
 
-// foundExtensions names, for an error message, the kinds of files that were found instead of images.
-// It returns "" if there are none.
+// foundExtensions names, for an error message, the kinds of files that were found instead of
+// images. It returns "" if there are none.
 func foundExtensions(ignored map[string]int) string {
 	if len(ignored) == 0 {
 		return ""
@@ -243,9 +244,9 @@ func (g *given) countStray(folder string, folders []string) error {
 	return err
 }
 
-// imagesBelow returns the image files in a folder and its subfolders in torchvision's order: folders
-// sorted by path, files sorted by name. It follows links and skips hidden names. ignored, if not nil,
-// receives the number of other files by extension.
+// imagesBelow returns the image files in a folder and its subfolders in torchvision's order:
+// folders sorted by path, files sorted by name. It follows links and skips hidden names. ignored,
+// if not nil, receives the number of other files by extension.
 func imagesBelow(ctx context.Context, folder string, ignored map[string]int) ([]string, error) {
 	files := make(map[string][]string)
 	if err := collectImages(ctx, folder, nil, files, ignored); err != nil {
@@ -258,8 +259,9 @@ func imagesBelow(ctx context.Context, folder string, ignored map[string]int) ([]
 	return all, nil
 }
 
-// collectImages adds the image files of folder and of every folder below it to files, sorted by name.
-// ancestors are the real paths of the folders that lead here: a folder that is among them is a loop.
+// collectImages adds the image files of folder and of every folder below it to files, sorted by
+// name. ancestors are the real paths of the folders that lead here: a folder that is among them is
+// a loop.
 func collectImages(ctx context.Context, folder string, ancestors []string, files map[string][]string, ignored map[string]int) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -298,8 +300,8 @@ func collectImages(ctx context.Context, folder string, ancestors []string, files
 	return nil
 }
 
-// subfolders returns the names of the folders, and of links to folders, in a folder. Hidden names are
-// left out. The names are sorted by their bytes, as Python's sorted does.
+// subfolders returns the names of the folders, and of links to folders, in a folder. Hidden names
+// are left out. The names are sorted by their bytes, as Python's sorted does.
 func subfolders(folder string) ([]string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -321,8 +323,8 @@ func subfolders(folder string) ([]string, error) {
 	return names, nil
 }
 
-// leadsToFolder reports whether an entry is a folder or a link to a folder. It is false for a link to
-// nothing.
+// leadsToFolder reports whether an entry is a folder or a link to a folder. It is false for a link
+// to nothing.
 func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
 	if e.Type()&fs.ModeSymlink == 0 {
 		return e.IsDir(), nil
@@ -349,9 +351,10 @@ func IsImageName(path string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains(imageExtensions, strings.ToLower(filepath.Ext(name)))
 }
 
-// ImageFiles returns the image files that paths name. A path of a file stands for that file, whatever
-// its name. A path of a folder stands for all images in it and below it, in the order of the layout
-// imagefolder. It is an error if a path does not exist, if a folder holds no image, or if ctx is done.
+// ImageFiles returns the image files that paths name. A path of a file stands for that file,
+// whatever its name. A path of a folder stands for all images in it and below it, in the order of
+// the layout imagefolder. It is an error if a path does not exist, if a folder holds no image, or
+// if ctx is done.
 func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 	var files []string
 	for _, p := range paths {

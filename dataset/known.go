@@ -16,9 +16,9 @@ type Known struct {
 
 // KnownSets returns the sets of VTAB-1k (Zhai et al., arXiv 1910.04867) and of FGVC (Jia et al.,
 // Visual Prompt Tuning, arXiv 2203.12119). The names and class counts of VTAB-1k are those of the
-// lists that NOAH, FacT and SPT share. Oxford Flowers, with 102 classes, is in both: oxford_flowers102
-// is VTAB-1k's draw of 1000 images, in the layout vtab, and oxford_flowers is the whole set, in the
-// layout fgvc.
+// lists that NOAH, FacT and SPT share. Oxford Flowers, with 102 classes, is in both:
+// oxford_flowers102 is VTAB-1k's draw of 1000 images, in the layout vtab, and oxford_flowers is the
+// whole set, in the layout fgvc.
 func KnownSets() []Known { return slices.Clone(knownSets) }
 
 var knownSets = []Known{

@@ -16,9 +16,10 @@ type labelled struct {
 
 // assignClasses turns the labels of three splits into class ids.
 //
-// If names is not nil, it names the classes. The labels are then indices into names if ids is true or
-// if some label is not a name; otherwise they are names. If names is nil, the classes are the labels
-// of the training split, sorted by value if all of them are integers and as strings otherwise.
+// If names is not nil, it names the classes. The labels are then indices into names if ids is true
+// or if some label is not a name; otherwise they are names. If names is nil, the classes are the
+// labels of the training split, sorted by value if all of them are integers and as strings
+// otherwise.
 func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err error) {
 	g.classes = names
 	byName := make(map[string]int)
@@ -103,8 +104,8 @@ func canonicalLabel(s string) string {
 	return s
 }
 
-// checkClassName returns an error if a class name is not UTF-8. Results keep the names in JSON, which
-// would change such a name. remedy says what the user can do.
+// checkClassName returns an error if a class name is not UTF-8. Results keep the names in JSON,
+// which would change such a name. remedy says what the user can do.
 func checkClassName(where, name, remedy string) error {
 	if utf8.ValidString(name) {
 		return nil

@@ -129,8 +129,8 @@ func DescribeLayouts() string {
 	return b.String()
 }
 
-// CheckLayout returns an error if name is not the name of a layout. "", which recognises the layout,
-// is allowed.
+// CheckLayout returns an error if name is not the name of a layout. "", which recognises the
+// layout, is allowed.
 func CheckLayout(name string) error {
 	if name != "" && !slices.Contains(Layouts(), name) {
 		return fmt.Errorf("layout %q is not one of %s", name, strings.Join(Layouts(), ", "))
@@ -138,8 +138,8 @@ func CheckLayout(name string) error {
 	return nil
 }
 
-// lookedFor names what the layout is recognised by. It returns "" for a layout that opens single files
-// only.
+// lookedFor names what the layout is recognised by. It returns "" for a layout that opens single
+// files only.
 func (l layout) lookedFor() string {
 	if l.signs != "" {
 		return l.signs
@@ -217,8 +217,8 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 	return layout{}, errors.New("unknown layout: looked for " + strings.Join(looked, "; ") + foundExtensions(other) + tableHint(root))
 }
 
-// refuseFolderOfSets returns an error if one of the folders in root is a data set by its markers: the user
-// then gave the folder above.
+// refuseFolderOfSets returns an error if one of the folders in root is a data set by its markers:
+// the user then gave the folder above.
 func refuseFolderOfSets(root string, folders []string) error {
 	for _, folder := range folders {
 		for _, l := range layouts() {

@@ -58,7 +58,8 @@ func TestMixed(t *testing.T) {
 	}
 }
 
-// TestOpenCancelled checks that Open returns soon, with the error of the context, whatever the layout.
+// TestOpenCancelled checks that Open returns soon, with the error of the context, whatever the
+// layout.
 func TestOpenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -25,7 +25,8 @@ type LoaderOptions struct {
 	// Workers is the number of images that are decoded at once. Default 0: GOMAXPROCS.
 	Workers int
 
-	// Prefetch is the number of batches that are loaded ahead of the consumer. Default 0: 2 batches.
+	// Prefetch is the number of batches that are loaded ahead of the consumer. Default 0: 2
+	// batches.
 	Prefetch int
 
 	// Root is the folder in which the paths of the samples begin, usually Dataset.Root.
@@ -62,9 +63,9 @@ func (l *Loader) Part(first, n int) *Loader {
 	return &Loader{l.samples[first : first+n], l.transform, l.cache, l.options}
 }
 
-// Fingerprint returns a SHA-256, in hex, of the transform and of every sample: its path, target, where
-// it is listed, and the pixels of an image in memory. Two loaders with the same fingerprint yield the
-// same batches as long as the image files do not change.
+// Fingerprint returns a SHA-256, in hex, of the transform and of every sample: its path, target,
+// where it is listed, and the pixels of an image in memory. Two loaders with the same fingerprint
+// yield the same batches as long as the image files do not change.
 func (l *Loader) Fingerprint() string {
 	h := sha256.New() // its Write never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
@@ -96,16 +97,16 @@ type task struct {
 	slot, index int
 }
 
-// Batches yields the batches of one pass over the samples. order holds indices of samples; nil means
-// all samples in their order. The last batch may have fewer than batchSize images; dropLast leaves
-// such a batch out.
+// Batches yields the batches of one pass over the samples. order holds indices of samples; nil
+// means all samples in their order. The last batch may have fewer than batchSize images; dropLast
+// leaves such a batch out.
 //
 // Random crops and flips depend on seed, epoch and the index of the sample, never on the number of
 // workers, the order or the batch size.
 //
 // The pass ends with an error if an image cannot be decoded, or if ctx is done. The error names the
-// image and where it is listed. When the loop over the batches ends, early or not, all goroutines of
-// the pass have returned. Several passes may run at once.
+// image and where it is listed. When the loop over the batches ends, early or not, all goroutines
+// of the pass have returned. Several passes may run at once.
 func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLast bool, seed uint64, epoch int) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		order := order
@@ -182,8 +183,8 @@ func (l *Loader) checkPass(order []int, batchSize int) error {
 	return nil
 }
 
-// produce sends every batch to the consumer, which waits until it is loaded, and then the images of the
-// batch to the workers.
+// produce sends every batch to the consumer, which waits until it is loaded, and then the images of
+// the batch to the workers.
 func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead chan<- *pending, tasks chan<- task) {
 	size := l.transform.Size
 	for indices := range slices.Chunk(order, batchSize) {
@@ -228,10 +229,10 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 // Transform returns the transform of the images.
 func (l *Loader) Transform() Transform { return l.transform }
 
-// Fixed returns a loader of the same samples with the part of the transform that is the same in every
-// pass. It yields squares, from which [Transform.Place] says what to crop and whether to mirror the crop.
-// ok is false if no square holds everything that the transform may crop: a random crop from images that
-// keep their shape.
+// Fixed returns a loader of the same samples with the part of the transform that is the same in
+// every pass. It yields squares, from which [Transform.Place] says what to crop and whether to
+// mirror the crop. ok is false if no square holds everything that the transform may crop: a random
+// crop from images that keep their shape.
 func (l *Loader) Fixed() (fixed *Loader, ok bool) {
 	t, ok := l.transform.fixed()
 	return &Loader{l.samples, t, l.cache, l.options}, ok

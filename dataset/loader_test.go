@@ -78,8 +78,8 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// TestBatchesSame checks that workers, prefetching, batch size, order and cache do not change the pixels
-// of a sample.
+// TestBatchesSame checks that workers, prefetching, batch size, order and cache do not change the
+// pixels of a sample.
 func TestBatchesSame(t *testing.T) {
 	samples := memorySamples(40)
 	transform := Transform{Size: 10, Resize: "crop", RandomCrop: true, HorizontalFlip: true}
@@ -108,8 +108,8 @@ func TestBatchesSame(t *testing.T) {
 	}
 }
 
-// TestAugmentation checks that crops come from every place and that half of the images are flipped, evenly
-// and independently of each other.
+// TestAugmentation checks that crops come from every place and that half of the images are flipped,
+// evenly and independently of each other.
 func TestAugmentation(t *testing.T) {
 	m := newRGB(9, 8) // every pixel holds its position
 	for y := range 8 {
@@ -143,8 +143,8 @@ func TestAugmentation(t *testing.T) {
 		}
 		seen[[3]int{x0, y0, flipped}]++
 	}
-	// 6 columns × 5 rows × 2 outcomes have a probability of 1/60 each. Chi-square with 59 degrees of
-	// freedom is below 98.3 with p = 0.999.
+	// 6 columns × 5 rows × 2 outcomes have a probability of 1/60 each. Chi-square with 59 degrees
+	// of freedom is below 98.3 with p = 0.999.
 	if len(seen) != 60 {
 		t.Fatalf("%d different crops, want 60", len(seen))
 	}
@@ -157,7 +157,8 @@ func TestAugmentation(t *testing.T) {
 	}
 }
 
-// TestTransformSizes compares sizes and the centre crop with those of torchvision's Resize and CenterCrop.
+// TestTransformSizes compares sizes and the centre crop with those of torchvision's Resize and
+// CenterCrop.
 func TestTransformSizes(t *testing.T) {
 	for _, c := range []struct {
 		w, h               int
@@ -167,7 +168,8 @@ func TestTransformSizes(t *testing.T) {
 		{300, 200, Transform{Size: 224}, 224, 224},
 		{300, 200, Transform{Size: 224, Resize: "crop"}, 384, 256},
 		{199, 301, Transform{Size: 224, Resize: "crop", ResizeTo: 256}, 256, 387}, // 387.2
-		{301, 199, Transform{Size: 384, Resize: "crop"}, 664, 439},                // round(384·256/224) = 439; 664.02
+		// round(384·256/224) = 439; 664.02
+		{301, 199, Transform{Size: 384, Resize: "crop"}, 664, 439},
 		{50, 50, Transform{Size: 7, Resize: "crop", ResizeTo: 7}, 7, 7},
 	} {
 		if err := c.transform.Validate(); err != nil {
@@ -305,8 +307,8 @@ func TestBatchesStop(t *testing.T) {
 	goroutinesBack(t, before)
 }
 
-// TestCache checks that the bound holds, that an image in the cache is not decoded again, and that images
-// of different transforms are kept apart.
+// TestCache checks that the bound holds, that an image in the cache is not decoded again, and that
+// images of different transforms are kept apart.
 func TestCache(t *testing.T) {
 	root := vtabTree.write(t)
 	d, err := Open(t.Context(), root, OpenOptions{})

@@ -64,16 +64,16 @@ type source struct {
 // [Dataset.Verify] finds equal images under different names.
 //
 // [Layouts] and [DescribeLayouts] list the layouts that Open knows; docs/layouts.md describes them
-// in full. If the data set lacks a validation or test split, Open takes it from the training images:
-// from every class in proportion, leaving each class at least one training image. Dataset.Split
-// says so.
+// in full. If the data set lacks a validation or test split, Open takes it from the training
+// images: from every class in proportion, leaving each class at least one training image.
+// Dataset.Split says so.
 //
 // An error names the file and the line, key, row or folder. These are errors: an unknown layout; a
-// malformed line or JSON; a label that is not an integer, is negative, or is beyond the class names;
-// a path that leaves the folder; a missing image; an empty class folder; a loop of links; a list in
-// UTF-16; a class name that is not UTF-8; an image that is listed twice or in two splits; a class of
-// val or test without training images; and another number of classes than Classes. If ctx is done,
-// Open returns its error.
+// malformed line or JSON; a label that is not an integer, is negative, or is beyond the class
+// names; a path that leaves the folder; a missing image; an empty class folder; a loop of links; a
+// list in UTF-16; a class name that is not UTF-8; an image that is listed twice or in two splits; a
+// class of val or test without training images; and another number of classes than Classes. If ctx
+// is done, Open returns its error.
 func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {
@@ -151,7 +151,8 @@ func (g *given) expectClasses(n int) error {
 	return nil
 }
 
-// readText reads a text file and removes the byte-order mark of UTF-8. A file in UTF-16 is an error.
+// readText reads a text file and removes the byte-order mark of UTF-8. A file in UTF-16 is an
+// error.
 func readText(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

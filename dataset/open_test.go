@@ -31,8 +31,8 @@ func onePixel(t testing.TB, level uint8) string {
 	return data.String()
 }
 
-// tree is a folder: it maps paths to contents. The content "@path" is a link to path. A path that ends in
-// / is an empty folder.
+// tree is a folder: it maps paths to contents. The content "@path" is a link to path. A path that
+// ends in / is an empty folder.
 type tree map[string]string
 
 // write creates the folder and returns its path. All images get different contents.
@@ -535,7 +535,8 @@ func checkParsed(t *testing.T, samples []Sample) {
 	}
 }
 
-// TestTrainable checks that a data set of one class can be opened, to be measured, but is not trainable.
+// TestTrainable checks that a data set of one class can be opened, to be measured, but is not
+// trainable.
 func TestTrainable(t *testing.T) {
 	for name, c := range map[string]struct {
 		files tree

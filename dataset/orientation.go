@@ -7,8 +7,8 @@ import (
 	"github.com/bep/imagemeta"
 )
 
-// orientation returns the EXIF orientation 1…8 of an image file. It is 1 if the file has none, or if
-// the metadata are broken: the image can still be used.
+// orientation returns the EXIF orientation 1…8 of an image file. It is 1 if the file has none, or
+// if the metadata are broken: the image can still be used.
 func orientation(formatName string, data []byte) int {
 	var f imagemeta.ImageFormat
 	switch formatName {
@@ -48,8 +48,8 @@ func orientation(formatName string, data []byte) int {
 	return value
 }
 
-// webpEXIF returns the EXIF chunk of a WebP file, which has the form of a TIFF file, nil if there is
-// none.
+// webpEXIF returns the EXIF chunk of a WebP file, which has the form of a TIFF file, nil if there
+// is none.
 func webpEXIF(data []byte) []byte {
 	for at := 12; at+8 <= len(data); { // after "RIFF", a length and "WEBP"
 		kind, size := string(data[at:at+4]), uint64(binary.LittleEndian.Uint32(data[at+4:]))
@@ -65,9 +65,9 @@ func webpEXIF(data []byte) []byte {
 	return nil
 }
 
-// orient turns a stored image upright. The EXIF value says where the stored row 0 and column 0 belong:
-// 1 top left, 2 top right, 3 bottom right, 4 bottom left; with rows and columns exchanged 5 left top,
-// 6 right top, 7 right bottom, 8 left bottom.
+// orient turns a stored image upright. The EXIF value says where the stored row 0 and column 0
+// belong: 1 top left, 2 top right, 3 bottom right, 4 bottom left; with rows and columns exchanged 5
+// left top, 6 right top, 7 right bottom, 8 left bottom.
 func orient(m *RGB, value int) *RGB {
 	if value <= 1 || value > 8 {
 		return m

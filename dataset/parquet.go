@@ -60,8 +60,8 @@ func globEscape(s string) string {
 // words matches runs of letters.
 var words = regexp.MustCompile(`\pL+`)
 
-// splitOf returns the split that a file belongs to by its name. The first word of the name counts, as
-// the datasets library names files; else the only word that is the name of a split.
+// splitOf returns the split that a file belongs to by its name. The first word of the name counts,
+// as the datasets library names files; else the only word that is the name of a split.
 func splitOf(name string) (split int, ok bool) {
 	found := map[int]bool{}
 	for i, word := range words.FindAllString(strings.ToLower(name), -1) {
@@ -75,8 +75,8 @@ func splitOf(name string) (split int, ok bool) {
 	return split, len(found) == 1
 }
 
-// splitShards assigns files to splits by their names. If no name tells a split, all files are of the
-// training split.
+// splitShards assigns files to splits by their names. If no name tells a split, all files are of
+// the training split.
 func splitShards(paths []string) (files [3][]string, unread []string) {
 	slices.Sort(paths)
 	for _, p := range paths {
@@ -97,8 +97,8 @@ func splitShards(paths []string) (files [3][]string, unread []string) {
 // shard matches the number that the datasets library gives each file of a split.
 var shard = regexp.MustCompile(`-\d+-of-(\d+)\.parquet$`)
 
-// readParquet reads the footers and labels of image sets in parquet files, as the Hugging Face Hub has
-// them. It does not read the images.
+// readParquet reads the footers and labels of image sets in parquet files, as the Hugging Face Hub
+// has them. It does not read the images.
 func readParquet(ctx context.Context, src source) (g given, err error) {
 	var files [3][]string
 	var unread []string
@@ -242,8 +242,8 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	return parquetColumn{}, fmt.Errorf("the column of images is not known: no column or several columns may hold images; name the image column, one of %s", columnNames(columns))
 }
 
-// labelColumn returns the column of labels. want is its name. If want is "", the column is the first
-// one with a usual name.
+// labelColumn returns the column of labels. want is its name. If want is "", the column is the
+// first one with a usual name.
 func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	names := labelColumns
 	if want != "" {
@@ -281,8 +281,8 @@ func abbreviateList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// classNames returns the class names that the datasets library writes into the metadata of a file, nil
-// if there are none.
+// classNames returns the class names that the datasets library writes into the metadata of a file,
+// nil if there are none.
 func (p *parquetFile) classNames(label string) ([]string, error) {
 	for _, kv := range p.meta.KeyValueMetadata {
 		if kv.Key != "huggingface" {

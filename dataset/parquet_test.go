@@ -24,8 +24,8 @@ import (
 
 const parquetData = "testdata/parquet"
 
-// pyarrowRows returns what pyarrow reads from the fixtures: for each row the hash of the bytes of the
-// image, "" for no image, and the label.
+// pyarrowRows returns what pyarrow reads from the fixtures: for each row the hash of the bytes of
+// the image, "" for no image, and the label.
 func pyarrowRows(t testing.TB) map[string][][2]string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(parquetData, "expected.json"))
@@ -56,8 +56,8 @@ func hashOf(s Sample) string {
 	return hex.EncodeToString(sum[:])[:12]
 }
 
-// TestParquetAgainstPyarrow reads every kind of pages, row by row in order, in random order, and from
-// several goroutines.
+// TestParquetAgainstPyarrow reads every kind of pages, row by row in order, in random order, and
+// from several goroutines.
 func TestParquetAgainstPyarrow(t *testing.T) {
 	for file, rows := range pyarrowRows(t) {
 		t.Run(file, func(t *testing.T) {
@@ -247,8 +247,8 @@ func TestParquetErrors(t *testing.T) {
 	}
 }
 
-// TestParquetIsLazy checks that opening a file and reading images from it allocates little more than the
-// footer, the labels and these images.
+// TestParquetIsLazy checks that opening a file and reading images from it allocates little more
+// than the footer, the labels and these images.
 func TestParquetIsLazy(t *testing.T) {
 	// The file has 400 images of 64 kB in uncompressed pages.
 	const rows, size = 400, 64 << 10
@@ -271,7 +271,8 @@ func TestParquetIsLazy(t *testing.T) {
 	}
 }
 
-// bigParquet writes a file with required columns image (bytes) and label: one row group, one page each.
+// bigParquet writes a file with required columns image (bytes) and label: one row group, one page
+// each.
 func bigParquet(t *testing.T, rows, size int) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "big.parquet"))
@@ -352,8 +353,8 @@ func TestPageCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestRunLengths checks cases made by hand from the description of the format, in which 0…7 in three bits
-// are the bytes 88 c6 fa.
+// TestRunLengths checks cases made by hand from the description of the format, in which 0…7 in
+// three bits are the bytes 88 c6 fa.
 func TestRunLengths(t *testing.T) {
 	for _, c := range []struct {
 		data  string
@@ -409,8 +410,8 @@ func TestHostileFooters(t *testing.T) {
 	}
 }
 
-// FuzzParquet checks that opening a damaged file and reading all of it ends without a panic and without
-// memory out of proportion to the file.
+// FuzzParquet checks that opening a damaged file and reading all of it ends without a panic and
+// without memory out of proportion to the file.
 func FuzzParquet(f *testing.F) {
 	for file := range pyarrowRows(f) {
 		data, err := os.ReadFile(filepath.Join(parquetData, filepath.FromSlash(file)))

@@ -15,12 +15,12 @@ import (
 	parquet "github.com/parquet-go/parquet-go/format"
 )
 
-// Opening a parquet file reads its footer, the page headers of two columns, and the labels. Images are
-// read later: one at a time from uncompressed pages, a page at a time from others.
+// Opening a parquet file reads its footer, the page headers of two columns, and the labels. Images
+// are read later: one at a time from uncompressed pages, a page at a time from others.
 //
 // The structures of the format and their decoder are parquet-go's. Its reader of pages is not used,
-// because it decodes every page before a row to find the row, and because it allocates the size that
-// a page claims to have.
+// because it decodes every page before a row to find the row, and because it allocates the size
+// that a page claims to have.
 
 const (
 	// maxFooterBytes bounds the footer of a file.
@@ -30,8 +30,8 @@ const (
 	maxPageHeader = 16 << 20
 )
 
-// parquetFile describes a parquet file. The file is opened and closed for every read, as image files
-// are.
+// parquetFile describes a parquet file. The file is opened and closed for every read, as image
+// files are.
 type parquetFile struct {
 	path string
 	name string // name in messages: the path below the root of the data set
@@ -292,8 +292,8 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 	return pages, nil
 }
 
-// maxLabelBytes bounds a label, which is the name of a class. The size of the file does not bound all
-// labels together: a few compressed bytes may hold many long labels.
+// maxLabelBytes bounds a label, which is the name of a class. The size of the file does not bound
+// all labels together: a few compressed bytes may hold many long labels.
 const maxLabelBytes = 1024
 
 // values reads the value of a column in every row, nil for a row without a value.

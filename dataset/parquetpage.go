@@ -19,15 +19,17 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// parquetPage describes where a page lies and how it is stored. Its numbers have been checked against
-// the size of the file.
+// parquetPage describes where a page lies and how it is stored. Its numbers have been checked
+// against the size of the file.
 type parquetPage struct {
-	first, rows  int   // first row in the file and number of rows; of a dictionary, number of values
+	// first row in the file and number of rows; of a dictionary, number of values
+	first, rows  int
 	at           int64 // offset of the bytes after the header
 	compressed   int   // bytes there
 	uncompressed int   // bytes after decompression
 	codec        parquet.CompressionCodec
-	dictionary   *parquetPage // the values are indices into this dictionary; nil: they are the values
+	// the values are indices into this dictionary; nil: they are the values
+	dictionary *parquetPage
 
 	// levels is the number of bytes of definition levels, which lie uncompressed in front of the
 	// values. -1: the definition levels are compressed together with the values and begin with
@@ -45,8 +47,8 @@ type span struct {
 	size int
 }
 
-// values reads a page and returns a value for each row, nil for a row without a value. The values of
-// byte arrays do not include their length.
+// values reads a page and returns a value for each row, nil for a row without a value. The values
+// of byte arrays do not include their length.
 func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte) ([][]byte, error) {
 	raw := make([]byte, p.compressed)
 	if _, err := f.ReadAt(raw, p.at); err != nil {
@@ -117,8 +119,8 @@ func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 	return there, nil
 }
 
-// value reads one value of an uncompressed page of byte arrays, and nothing else. The first call finds
-// the places of all values.
+// value reads one value of an uncompressed page of byte arrays, and nothing else. The first call
+// finds the places of all values.
 func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error) {
 	p.locate.Do(func() { p.located, p.err = p.spans(f, c) })
 	if p.err != nil {
@@ -213,8 +215,8 @@ func lengthPrefixed(data []byte) (value, rest []byte, err error) {
 	return data[:n:n], data[n:], nil
 }
 
-// runLengths decodes n numbers of width bits in parquet's hybrid encoding: runs of equal numbers, and
-// bit-packed groups of eight numbers.
+// runLengths decodes n numbers of width bits in parquet's hybrid encoding: runs of equal numbers,
+// and bit-packed groups of eight numbers.
 func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	if width > 32 {
 		return nil, fmt.Errorf("numbers of %d bits, expected 32 at most", width)
@@ -269,8 +271,8 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	return out, nil
 }
 
-// decompress decompresses a page to the given size. The size is bounded in proportion to the bytes in
-// the file, because images hardly compress.
+// decompress decompresses a page to the given size. The size is bounded in proportion to the bytes
+// in the file, because images hardly compress.
 func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []byte, err error) {
 	if codec == parquet.Uncompressed {
 		return data, nil

@@ -20,8 +20,8 @@ type pnmHeader struct {
 	maximum int
 }
 
-// readPNMHeader reads "P6 width height maximum" and the one white space after it. A # starts a comment,
-// which ends with the line.
+// readPNMHeader reads "P6 width height maximum" and the one white space after it. A # starts a
+// comment, which ends with the line.
 func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	h.channels = 1
 	if data[1] == '6' {

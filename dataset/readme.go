@@ -15,15 +15,16 @@ import (
 )
 
 // maxFrontMatter bounds the YAML at the head of README.md, in bytes. The 21,841 class names of
-// ImageNet-21k take 1.3 MB there. The YAML decoder takes up to 200 times the memory of its input, for
-// hostile input.
+// ImageNet-21k take 1.3 MB there. The YAML decoder takes up to 200 times the memory of its input,
+// for hostile input.
 const maxFrontMatter = 2 << 20
 
 // readmeClassNames returns the class names in README.md, the card of a data set on the Hugging Face
 // Hub, for the column label. It returns nil if there is no file or the file names no classes.
 func readmeClassNames(root, label string) ([]string, error) {
 	path := filepath.Join(root, "README.md")
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+	// opening a pipe would wait for its writer
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("README.md is not a regular file (mode %v); remove it or replace it by a file", info.Mode())
 	}
 	f, err := os.Open(path)
@@ -89,8 +90,8 @@ func frontMatterClassNames(text []byte, label string) ([]string, error) {
 	return classLabelNames(names, label)
 }
 
-// findClassLabel returns the node "names" of the first feature called label, nil if there is none. It
-// does not follow aliases, so it visits every node once.
+// findClassLabel returns the node "names" of the first feature called label, nil if there is none.
+// It does not follow aliases, so it visits every node once.
 func findClassLabel(n *yaml.Node, label string) *yaml.Node {
 	if name := yamlField(n, "name"); name != nil && name.Value == label {
 		for _, feature := range []*yaml.Node{n, yamlField(n, "dtype")} {

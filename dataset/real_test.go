@@ -47,8 +47,8 @@ func TestGoldenResized(t *testing.T) {
 		}
 		greatest, mean := compare(t, m, &RGB{224, 224, want[i*imageBytes : (i+1)*imageBytes]})
 		t.Logf("%s: greatest difference %d levels, mean %.4f", name, greatest, mean)
-		// The differences come from the rounding of the inverse DCT. The resize of Pillow's own pixels is
-		// exact.
+		// The differences come from the rounding of the inverse DCT. The resize of Pillow's own
+		// pixels is exact.
 		if greatest > 4 || mean > 0.06 {
 			t.Errorf("%s: off by up to %d levels, %.4f on average; want at most 4 and 0.06", name, greatest, mean)
 		}
@@ -111,7 +111,8 @@ func TestOpenRealSets(t *testing.T) {
 	}
 }
 
-// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to 224×224 pixels.
+// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to 224×224
+// pixels.
 func BenchmarkLoadCaltech(b *testing.B) {
 	d, err := Open(b.Context(), golden.Beside(b, "data", "caltech101"), OpenOptions{})
 	if err != nil {

@@ -5,19 +5,18 @@ import (
 	"math"
 )
 
-// precisionBits is the fixed-point precision of Pillow's 8-bit resampling: 32 bits without 8 bits for
-// the value and 2 bits for overshoot.
+// precisionBits is the fixed-point precision of Pillow's 8-bit resampling: 32 bits without 8 bits
+// for the value and 2 bits for overshoot.
 const precisionBits = 32 - 8 - 2
 
-// resizeBicubic returns m at width × height pixels, bit for bit as
-// Image.resize((width, height), Image.BICUBIC) of Pillow up to version 12: the cubic filter with
-// a = -0.5, widened by the scale factor if the image shrinks; rows first, then columns; 8 bits in
-// between (libImaging/Resample.c). Pillow 13 resizes the columns first if an image becomes wider and
-// lower, which differs by up to ten levels at sharp edges. Published results were made with the older
-// order.
+// resizeBicubic returns m at width × height pixels, bit for bit as Image.resize((width, height),
+// Image.BICUBIC) of Pillow up to version 12: the cubic filter with a = -0.5, widened by the scale
+// factor if the image shrinks; rows first, then columns; 8 bits in between (libImaging/Resample.c).
+// Pillow 13 resizes the columns first if an image becomes wider and lower, which differs by up to
+// ten levels at sharp edges. Published results were made with the older order.
 //
-// If the size does not change, resizeBicubic returns m itself. It is an error if m or the new size has
-// no area, or if the new size or the image between the two passes has more than maxPixels.
+// If the size does not change, resizeBicubic returns m itself. It is an error if m or the new size
+// has no area, or if the new size or the image between the two passes has more than maxPixels.
 func resizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
@@ -53,8 +52,8 @@ func bicubicTaps(in, out int) []taps {
 	all := make([]taps, out)
 	raw := make([]float64, 2*int(math.Ceil(support))+1)
 	for i := range all {
-		// The float64 conversions keep compilers from fusing a product with a sum, which would round
-		// differently from Pillow.
+		// The float64 conversions keep compilers from fusing a product with a sum, which would
+		// round differently from Pillow.
 		center := float64((float64(i) + 0.5) * scale)
 		first := max(int(center-support+0.5), 0)
 		end := min(int(center+support+0.5), in)
@@ -70,7 +69,8 @@ func bicubicTaps(in, out int) []taps {
 			if sum != 0 {
 				w /= sum
 			}
-			// int32 truncates towards zero, as in C. Adding half a unit away from zero rounds to nearest.
+			// int32 truncates towards zero, as in C. Adding half a unit away from zero rounds to
+			// nearest.
 			weights[j] = int32(math.Copysign(0.5, w) + float64(w*(1<<precisionBits)))
 		}
 		all[i] = taps{first, weights}

@@ -15,8 +15,8 @@ func pattern(w, h int) *RGB {
 	return m
 }
 
-// TestResizeAsPillow compares the pixels, bit for bit, with those of Pillow 13.0.0 that resizes the rows
-// first (testdata/make.py).
+// TestResizeAsPillow compares the pixels, bit for bit, with those of Pillow 13.0.0 that resizes the
+// rows first (testdata/make.py).
 func TestResizeAsPillow(t *testing.T) {
 	for _, c := range []struct {
 		w, h, newW, newH int
@@ -44,8 +44,8 @@ func TestResizeAsPillow(t *testing.T) {
 	}
 }
 
-// TestResizeSymmetries checks that an image of one colour keeps it, and that mirroring before or after the
-// resize gives the same image, but for rounding.
+// TestResizeSymmetries checks that an image of one colour keeps it, and that mirroring before or
+// after the resize gives the same image, but for rounding.
 func TestResizeSymmetries(t *testing.T) {
 	m := pattern(23, 19)
 	resize := func(m *RGB, w, h int) *RGB {

@@ -71,8 +71,8 @@ func toRGB(m image.Image) *RGB {
 	return out
 }
 
-// copyChannels copies three channels of every pixel. In src, pixels are pixel bytes apart and channels
-// are channel bytes apart.
+// copyChannels copies three channels of every pixel. In src, pixels are pixel bytes apart and
+// channels are channel bytes apart.
 func copyChannels(dst, src []uint8, pixel, channel int) {
 	for i, j := 0, 0; i < len(dst); i, j = i+3, j+pixel {
 		dst[i], dst[i+1], dst[i+2] = src[j], src[j+channel], src[j+2*channel]

@@ -8,11 +8,12 @@ import (
 	"os"
 )
 
-// Sample is one image and its target. The image is in a file of its own, inside another file such as
-// a parquet file, or in memory.
+// Sample is one image and its target. The image is in a file of its own, inside another file such
+// as a parquet file, or in memory.
 type Sample struct {
 	// Path identifies the image: the image file, or the file that holds the image followed by "#"
-	// and its place there, such as the row of a parquet file, from 0. It is "" for an image in memory.
+	// and its place there, such as the row of a parquet file, from 0. It is "" for an image in
+	// memory.
 	Path string
 
 	// Image is an image in memory, which is used instead of Path. It must not change afterwards.
@@ -30,7 +31,8 @@ type Sample struct {
 	stored stored // image inside another file; nil: the image is in its own file or in memory
 }
 
-// stored is an encoded image that lies inside another file: in a row of a parquet file, for example.
+// stored is an encoded image that lies inside another file: in a row of a parquet file, for
+// example.
 type stored interface {
 	// encoded reads the image as it would be in a file of its own. It may be called from several
 	// goroutines at once.
@@ -115,8 +117,9 @@ func findFile(path string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// ImageError reports an image that is missing, unreadable or broken. All errors of this package that
-// come from an image wrap an ImageError, so errors.As tells them from errors of lists and options.
+// ImageError reports an image that is missing, unreadable or broken. All errors of this package
+// that come from an image wrap an ImageError, so errors.As tells them from errors of lists and
+// options.
 type ImageError struct {
 	Path string // Sample.Path; "" for an image in memory
 	Err  error  // cause; its text names the image

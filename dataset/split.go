@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// fractions returns the shares of the training images that become the validation and the test split,
-// 0 for none.
+// fractions returns the shares of the training images that become the validation and the test
+// split, 0 for none.
 func (o OpenOptions) fractions() (val, test float64, err error) {
 	share := func(f float64) float64 {
 		switch {
@@ -28,7 +28,8 @@ func (o OpenOptions) fractions() (val, test float64, err error) {
 	return val, test, nil
 }
 
-// splitMissing moves training images to the splits that the data set does not have, and sets d.Split.
+// splitMissing moves training images to the splits that the data set does not have, and sets
+// d.Split.
 func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction float64, seed uint64) {
 	if !noVal {
 		valFraction = 0
@@ -68,13 +69,14 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 	return "val " + one(noVal, valFraction) + ", test " + one(noTest, testFraction)
 }
 
-// stratify divides the samples into three splits, each in the order of samples, and every stratum in
-// proportion to the fractions.
+// stratify divides the samples into three splits, each in the order of samples, and every stratum
+// in proportion to the fractions.
 //
-// The strata take turns: each gives what is due of the running total and was not given before, so that
-// small strata do not all round the same way, and the splits come within one image of the fractions.
-// Every stratum keeps one training image; later strata give what it cannot. The turns of the test
-// split differ from those of the validation split, so that not the same strata give to both.
+// The strata take turns: each gives what is due of the running total and was not given before, so
+// that small strata do not all round the same way, and the splits come within one image of the
+// fractions. Every stratum keeps one training image; later strata give what it cannot. The turns of
+// the test split differ from those of the validation split, so that not the same strata give to
+// both.
 func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
 	strata := make(map[int][]int) // indices of samples
 	for i, s := range samples {
@@ -89,8 +91,8 @@ func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) 
 	later := math.Round(due) - due + 1e-6
 	for _, stratum := range slices.Sorted(maps.Keys(strata)) {
 		members := strata[stratum]
-		// The order of paths makes the order of a list irrelevant. Images in memory have no path and
-		// keep their order.
+		// The order of paths makes the order of a list irrelevant. Images in memory have no path
+		// and keep their order.
 		slices.SortStableFunc(members, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
 		rng := rand.New(rand.NewPCG(seed, uint64(stratum)))
 		rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })

@@ -42,11 +42,16 @@ func TestStratify(t *testing.T) {
 	}{
 		{[]int{10, 20, 100}, 0.1, 0.1, []int{8, 16, 80}, []int{1, 2, 10}, []int{1, 2, 10}},
 		{[]int{100}, 0.25, 0, []int{75}, []int{25}, []int{0}},
-		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},                                                                                     // every class keeps one training image
-		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},                                                                                               // each class can give one image only
-		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},                                                                           // halves of an image take turns
-		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}}, // no class gives to both
-		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},                                                 // a large class gives for small ones
+		// every class keeps one training image
+		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},
+		// each class can give one image only
+		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},
+		// halves of an image take turns
+		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},
+		// no class gives to both
+		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}},
+		// a large class gives for small ones
+		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},
 		{[]int{0, 10}, 0.1, 0.2, []int{0, 7}, []int{0, 1}, []int{0, 2}},
 	} {
 		samples := classSizes(c.sizes...)
@@ -62,8 +67,8 @@ func TestStratify(t *testing.T) {
 	}
 }
 
-// TestStratifySmallClasses checks that 200 classes of 4 images give about a tenth of all images, not
-// nothing and not a quarter.
+// TestStratifySmallClasses checks that 200 classes of 4 images give about a tenth of all images,
+// not nothing and not a quarter.
 func TestStratifySmallClasses(t *testing.T) {
 	sizes := slices.Repeat([]int{4}, 200)
 	_, val, _ := stratify(classSizes(sizes...), 0.1, 0.1, 0)
@@ -72,7 +77,8 @@ func TestStratifySmallClasses(t *testing.T) {
 	}
 }
 
-// TestStratifyOrder checks that the choice depends on the paths and the seed, not on the order of the list.
+// TestStratifyOrder checks that the choice depends on the paths and the seed, not on the order of
+// the list.
 func TestStratifyOrder(t *testing.T) {
 	samples := classSizes(30, 50, 7)
 	_, val, test := stratify(samples, 0.2, 0.1, 5)

@@ -17,8 +17,8 @@ import (
 )
 
 // A table lists the paths and labels of images. It is metadata.csv or metadata.jsonl, as the
-// imagefolder builder of Hugging Face's datasets library has it; or train.csv, val.csv and test.csv;
-// or one file of any name.
+// imagefolder builder of Hugging Face's datasets library has it; or train.csv, val.csv and
+// test.csv; or one file of any name.
 
 // The usual names of columns, in lower case.
 var (
@@ -141,8 +141,8 @@ func readTableSplits(ctx context.Context, src source) (g given, err error) {
 	return assignClasses(names, false, splits)
 }
 
-// namesSplits reports whether every path begins with the folder of a split, as in a metadata.csv that
-// lies beside the folders train and test.
+// namesSplits reports whether every path begins with the folder of a split, as in a metadata.csv
+// that lies beside the folders train and test.
 func namesSplits(rows []tableRow) bool {
 	return !slices.ContainsFunc(rows, func(r tableRow) bool {
 		folder, _, deeper := strings.Cut(r.Path, "/")
@@ -173,8 +173,8 @@ func readTable(src source, t table) ([]tableRow, error) {
 	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions)
 }
 
-// parseCSV reads a table with a heading. Tabs or commas divide its columns. Semicolons divide them if
-// the heading has semicolons and no comma: spreadsheets write so where decimals have a comma.
+// parseCSV reads a table with a heading. Tabs or commas divide its columns. Semicolons divide them
+// if the heading has semicolons and no comma: spreadsheets write so where decimals have a comma.
 func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
@@ -321,8 +321,8 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 	return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
 }
 
-// tableColumns finds the columns of paths, labels and splits among the columns of a table. split is -1
-// if there is no column of splits.
+// tableColumns finds the columns of paths, labels and splits among the columns of a table. split is
+// -1 if there is no column of splits.
 func tableColumns(names []string, o OpenOptions) (image, label, split int, err error) {
 	find := func(what, want string, known []string) (int, error) {
 		if want != "" {
@@ -351,7 +351,8 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 	return image, label, split, nil
 }
 
-// newTableRow checks a row. In a path without slashes, backslashes divide the folders, as on Windows.
+// newTableRow checks a row. In a path without slashes, backslashes divide the folders, as on
+// Windows.
 func newTableRow(where, image, label, split string) (tableRow, error) {
 	image, label, split = strings.TrimSpace(image), strings.TrimSpace(label), strings.TrimSpace(split)
 	if !strings.Contains(image, "/") {

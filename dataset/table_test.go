@@ -72,8 +72,8 @@ func TestOpenTables(t *testing.T) {
 			}
 		})
 	}
-	// A file with the name of a table that is not a table hides class folders, unless the option layout
-	// names them.
+	// A file with the name of a table that is not a table hides class folders, unless the option
+	// layout names them.
 	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image", "dog/1.png": "image"}
 	if _, err := Open(t.Context(), files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
 		t.Error(err)

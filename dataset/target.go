@@ -12,8 +12,9 @@ type Target interface {
 	// Check returns an error if the target does not fit a data set of that many classes.
 	Check(classes int) error
 
-	// Stratum returns the class id by which the image is counted and splits are stratified. It is -1
-	// for a target that stands for no single class: such images are one stratum and are not counted.
+	// Stratum returns the class id by which the image is counted and splits are stratified. It is
+	// -1 for a target that stands for no single class: such images are one stratum and are not
+	// counted.
 	Stratum() int
 
 	// String returns the target as text. Equal targets have equal texts. Fingerprints contain the

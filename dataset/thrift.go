@@ -9,9 +9,9 @@ import (
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 )
 
-// A parquet file describes itself in the compact protocol of Thrift. The decoder of Thrift allocates the
-// size that a length claims before it reads the bytes. thriftLength therefore checks all lengths first:
-// a structure that passes it holds no more items than its bytes can encode.
+// A parquet file describes itself in the compact protocol of Thrift. The decoder of Thrift
+// allocates the size that a length claims before it reads the bytes. thriftLength therefore checks
+// all lengths first: a structure that passes it holds no more items than its bytes can encode.
 
 const (
 	// maxThriftDepth bounds the nesting. It is about twice the nesting of parquet's structures.

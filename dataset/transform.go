@@ -22,8 +22,8 @@ type Transform struct {
 	//     the reference release of SPT does for FGVC (build_transform in its lib/datasets.py).
 	Resize string
 
-	// ResizeTo is the shorter side after the resize, in pixels. It must be 0 with "direct".
-	// Default 0: round(Size·256/224).
+	// ResizeTo is the shorter side after the resize, in pixels. It must be 0 with "direct". Default
+	// 0: round(Size·256/224).
 	ResizeTo int
 
 	// RandomCrop takes the crop from a random place. It must be false with "direct". HorizontalFlip
@@ -65,9 +65,10 @@ func (t Transform) resizeTo() int {
 	return int(math.Round(float64(t.Size) * 256 / 224))
 }
 
-// fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size pixels,
-// from which [Transform.Place] says what to crop and whether to mirror the crop. ok is false if no
-// square holds everything that t may crop: a random crop from images that keep their shape.
+// fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size
+// pixels, from which [Transform.Place] says what to crop and whether to mirror the crop. ok is
+// false if no square holds everything that t may crop: a random crop from images that keep their
+// shape.
 func (t Transform) fixed() (fixed Transform, ok bool) {
 	fixed = t
 	fixed.RandomCrop, fixed.HorizontalFlip = false, false
@@ -100,8 +101,8 @@ func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
 	return pix, nil
 }
 
-// load returns the image of a sample, resized but not yet cropped or flipped. The result is shared and
-// must not be changed.
+// load returns the image of a sample, resized but not yet cropped or flipped. The result is shared
+// and must not be changed.
 func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	key := t.cacheKey(s)
 	if m := cache.get(key); m != nil {
@@ -157,8 +158,8 @@ func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, 
 	return x0, y0, flip
 }
 
-// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on the
-// random parts.
+// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on
+// the random parts.
 func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) {
 	x0, y0, flip := t.place(m.Width, m.Height, seed, epoch, index)
 	for y := range t.Size {

@@ -67,14 +67,14 @@ type Located struct {
 	SHA256 string // hash, in hex, of the file; for an image in memory, of its width and pixels
 }
 
-// Verify reads and decodes every image. It counts the images, and finds the images that cannot be read
-// and the images that are equal under different names, byte for byte or pixel for pixel. Such images
-// are not an error, because many published data sets have them: the caller decides. It is an error if
-// ctx is done.
+// Verify reads and decodes every image. It counts the images, and finds the images that cannot be
+// read and the images that are equal under different names, byte for byte or pixel for pixel. Such
+// images are not an error, because many published data sets have them: the caller decides. It is an
+// error if ctx is done.
 //
-// workers is the number of images that are read at once; 0 means GOMAXPROCS. report receives an event
-// of stage progress.Images after every image, one event at a time; nil means no events. Neither changes
-// the result.
+// workers is the number of images that are read at once; 0 means GOMAXPROCS. report receives an
+// event of stage progress.Images after every image, one event at a time; nil means no events.
+// Neither changes the result.
 func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func) (Verification, error) {
 	var all []Located
 	v := Verification{Unreadable: slices.Clone(d.Skipped)}

@@ -90,8 +90,8 @@ func (g *given) finishLists(folder string) {
 	}
 }
 
-// parseList reads lines "path label". The paths that it returns are clean, relative and local, and the
-// labels are below limit.
+// parseList reads lines "path label". The paths that it returns are clean, relative and local, and
+// the labels are below limit.
 func parseList(name, text string, limit int) ([]Sample, error) {
 	var samples []Sample
 	line := 0

@@ -2,9 +2,9 @@ package dataset
 
 import "image"
 
-// This file converts subsampled YCbCr to RGB with the arithmetic of libjpeg-turbo and libwebp, whose
-// pixels every published backbone was trained on. Go's own conversion repeats chroma samples; these
-// libraries interpolate them.
+// This file converts subsampled YCbCr to RGB with the arithmetic of libjpeg-turbo and libwebp,
+// whose pixels every published backbone was trained on. Go's own conversion repeats chroma samples;
+// these libraries interpolate them.
 
 // jpegToRGB converts a decoded JPEG.
 func jpegToRGB(m *image.YCbCr) *RGB {
@@ -52,9 +52,9 @@ func clip8(v int32) uint8 {
 	return 255
 }
 
-// upsampler brings chroma rows to the width of luma rows with the "fancy upsampling" of libjpeg-turbo
-// (jdsample.c): a triangle filter for 4:2:2, 4:4:0 and 4:2:0. Other ratios, and along rows chroma of
-// less than three columns, are repeated.
+// upsampler brings chroma rows to the width of luma rows with the "fancy upsampling" of
+// libjpeg-turbo (jdsample.c): a triangle filter for 4:2:2, 4:4:0 and 4:2:0. Other ratios, and along
+// rows chroma of less than three columns, are repeated.
 type upsampler struct {
 	ratio         image.YCbCrSubsampleRatio
 	stride        int
@@ -123,8 +123,8 @@ func (u *upsampler) farRow(y int) int {
 	return min(y/2+1, u.height-1)
 }
 
-// doubleRow writes two samples for every sum: 3/4 of the sum and 1/4 of its left or right neighbour,
-// shifted down. The two rounding biases differ so that they do not add up (jdsample.c).
+// doubleRow writes two samples for every sum: 3/4 of the sum and 1/4 of its left or right
+// neighbour, shifted down. The two rounding biases differ so that they do not add up (jdsample.c).
 func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) {
 	last := len(sum) - 1
 	for i, s := range sum {
@@ -136,8 +136,8 @@ func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) 
 	}
 }
 
-// webpToRGB converts a decoded lossy WebP image: BT.601, studio range, 4:2:0 with the triangle filter
-// and the rounding of libwebp (dsp/upsampling.c, dsp/yuv.h).
+// webpToRGB converts a decoded lossy WebP image: BT.601, studio range, 4:2:0 with the triangle
+// filter and the rounding of libwebp (dsp/upsampling.c, dsp/yuv.h).
 func webpToRGB(m *image.YCbCr) *RGB {
 	w, h := m.Rect.Dx(), m.Rect.Dy()
 	out := newRGB(w, h)

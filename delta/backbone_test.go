@@ -27,8 +27,7 @@ func checkpointOf(t *testing.T, m *backbone.Model, name string) string {
 	return path
 }
 
-// TestOpenBackbone: the file alone does not say heads, eps, classes and image
-// size; the delta does.
+// TestOpenBackbone: the file alone does not say heads, eps, classes and image size; the delta does.
 func TestOpenBackbone(t *testing.T) {
 	path := checkpointOf(t, tiny(tinyConfig, 1), "tiny.safetensors")
 	mean, std := [3]float32{0.1, 0.2, 0.3}, [3]float32{0.4, 0.5, 0.6}
@@ -119,8 +118,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRealBackbone saves, reopens and merges a delta of a pretrained ViT-Ti on
-// real images, and looks at its size.
+// TestRealBackbone saves, reopens and merges a delta of a pretrained ViT-Ti on real images, and
+// looks at its size.
 func TestRealBackbone(t *testing.T) {
 	path := golden.Beside(t, "models", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors")
 	images := golden.Open(t, golden.Path(t, "vit_tiny_real", "golden.npz")).Uint8("resized_uint8")

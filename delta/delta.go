@@ -2,8 +2,8 @@
 //
 // "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
 // "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and
-// the positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds
-// the SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the
+// the positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds the
+// SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the
 // backbone are not in a delta, only their fingerprint.
 //
 // [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads the backbone of a
@@ -101,8 +101,8 @@ type Backbone struct {
 	Parameters int `json:"parameters"`
 }
 
-// New returns a delta for the backbone m: it fills in Config, Preprocessing and Backbone, and, from the
-// plan p, Plan. p is nil for a method without a plan. The other fields are the caller's to set.
+// New returns a delta for the backbone m: it fills in Config, Preprocessing and Backbone, and, from
+// the plan p, Plan. p is nil for a method without a plan. The other fields are the caller's to set.
 func New(m *backbone.Model, p *plan.Plan) *Delta {
 	d := &Delta{Config: m.Config, Preprocessing: m.Preprocessing, Backbone: identify(m)}
 	if p != nil {

@@ -30,8 +30,8 @@ import (
 var tinyConfig = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
 
-// tiny is a backbone with random weights and no head. Equal seeds give equal
-// weights on every machine.
+// tiny is a backbone with random weights and no head. Equal seeds give equal weights on every
+// machine.
 func tiny(c backbone.Config, seed uint64) *backbone.Model {
 	r := rand.New(rand.NewPCG(seed, 0))
 	sd := checkpoint.StateDict{}
@@ -228,8 +228,7 @@ func write(t testing.TB, dir, name string, data []byte) {
 	}
 }
 
-// editJSON changes the JSON of a saved delta. Paths such as "config.depth" name
-// fields.
+// editJSON changes the JSON of a saved delta. Paths such as "config.depth" name fields.
 func editJSON(path string, value any) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
@@ -251,9 +250,8 @@ func editJSON(path string, value any) func(*testing.T, string) {
 	}
 }
 
-// editTensors writes the safetensors file of a saved delta anew, with the tensor
-// of that name replaced, added, or removed if e has no dtype; the JSON's hash
-// follows.
+// editTensors writes the safetensors file of a saved delta anew, with the tensor of that name
+// replaced, added, or removed if e has no dtype; the JSON's hash follows.
 func editTensors(e checkpoint.Entry) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
@@ -317,8 +315,8 @@ func cut(name string) func(*testing.T, string) {
 	}
 }
 
-// TestLoadRefuses damages a valid delta in one way each; the error must name
-// the file, the field or the tensor, and say what was expected or what to do.
+// TestLoadRefuses damages a valid delta in one way each; the error must name the file, the field or
+// the tensor, and say what was expected or what to do.
 func TestLoadRefuses(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	d := result(t, m, "spt-lora", selections()["spt-lora"])
@@ -478,8 +476,8 @@ func TestImageTransform(t *testing.T) {
 	}
 }
 
-// FuzzLoad gives Load any JSON beside a valid safetensors file. What it accepts
-// must survive another round trip.
+// FuzzLoad gives Load any JSON beside a valid safetensors file. What it accepts must survive
+// another round trip.
 func FuzzLoad(f *testing.F) {
 	m := tiny(tinyConfig, 1)
 	d := result(f, m, "spt-lora", selections()["spt-lora"])

@@ -106,9 +106,8 @@ var unmergeable = map[string]string{
 	"vpt-deep": "visual prompts cannot be merged", "mlp-3": "an MLP head cannot be merged",
 }
 
-// TestMerge: a merged checkpoint, read back with no option, gives the logits of
-// the delta on its backbone.
-// TestMergeReleases: nothing of a merge stays on the backend but the backbone.
+// TestMerge: a merged checkpoint, read back with no option, gives the logits of the delta on its
+// backbone. TestMergeReleases: nothing of a merge stays on the backend but the backbone.
 func TestMergeReleases(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	own := be(t)
@@ -271,8 +270,8 @@ func TestClasses(t *testing.T) {
 
 var mergedFile = flag.String("merged", "", "write the merged checkpoint of TestTimm to this file, for the script in testdata/README.md")
 
-// TestTimm compares with the logits that timm computed from the merged
-// checkpoint of this delta; see testdata/README.md.
+// TestTimm compares with the logits that timm computed from the merged checkpoint of this delta;
+// see testdata/README.md.
 func TestTimm(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	d := result(t, m, "spt-lora", selections()["spt-lora"])

@@ -1,8 +1,8 @@
 // Package inspect says what a file or a folder of this program is, and what it holds.
 //
-// [Open] recognises a checkpoint, a training state, scores, a plan, a published selection, a delta, a
-// run or a file of a run by its content. It returns an [Inspection], whose field Kind says which of
-// the other fields describes the file.
+// [Open] recognises a checkpoint, a training state, scores, a plan, a published selection, a delta,
+// a run or a file of a run by its content. It returns an [Inspection], whose field Kind says which
+// of the other fields describes the file.
 package inspect
 
 import (
@@ -31,8 +31,10 @@ import (
 // Inspection describes a file or folder. Kind says which of the other fields is set; a finished run
 // has its delta too.
 type Inspection struct {
-	Path       string         `json:"path"`
-	Kind       string         `json:"kind"` // "checkpoint", "training state", "scores", "plan", "published selection", "delta", "run", "metrics", "result" or "candidate"
+	Path string `json:"path"`
+	// "checkpoint", "training state", "scores", "plan", "published selection", "delta", "run",
+	// "metrics", "result" or "candidate"
+	Kind       string         `json:"kind"`
 	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
 	Scores     *Scores        `json:"scores,omitempty"`
 	Plan       *plan.Plan     `json:"plan,omitempty"` // of a published selection too
@@ -50,8 +52,7 @@ type Checkpoint struct {
 	Values   int                     `json:"values"`  // number of values of all tensors
 	Bytes    int64                   `json:"bytes"`   // size of all tensors, bytes
 	Metadata map[string]string       `json:"metadata,omitempty"`
-	// Backbone is what Load makes of the file; nil where Problem says why it is
-	// none.
+	// Backbone is what Load makes of the file; nil where Problem says why it is none.
 	Backbone      *backbone.Config        `json:"backbone,omitempty"`
 	Head          bool                    `json:"head"` // the file has a classification head
 	Preprocessing *backbone.Preprocessing `json:"preprocessing,omitempty"`
@@ -93,8 +94,8 @@ type Run struct {
 }
 
 // Open recognises what path holds by its content, not by its name, and reads it. path may be
-// hf:OWNER/NAME for a checkpoint of the Hugging Face Hub, which is fetched. What is not recognised or
-// is broken is a [*run.InputError].
+// hf:OWNER/NAME for a checkpoint of the Hugging Face Hub, which is fetched. What is not recognised
+// or is broken is a [*run.InputError].
 func Open(ctx context.Context, path string, report progress.Func) (*Inspection, error) {
 	model := run.ModelConfig{Path: path}
 	file, _, err := model.File(ctx, report)

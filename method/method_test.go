@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// stretch is a structured module of a user's own: y·(1+γ). It is a method, and
-// serves SPT, in every test that goes over the methods.
+// stretch is a structured module of a user's own: y·(1+γ). It is a method, and serves SPT, in every
+// test that goes over the methods.
 var stretch = peft.Module{
 	Name:  "stretch",
 	Count: func(in, out, rank int) int { return out },
@@ -59,8 +59,8 @@ func counted(t *testing.T, m method.Method, classes int, o method.Options) (tune
 	return tuning.Counts.Tuned(), tuning.Counts.Head
 }
 
-// TestPublishedCounts: parameters tuned on ViT-B/16 with a head of 100 classes, in
-// millions as the papers print them.
+// TestPublishedCounts: parameters tuned on ViT-B/16 with a head of 100 classes, in millions as the
+// papers print them.
 func TestPublishedCounts(t *testing.T) {
 	rounded := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	cut := func(v float64) string { return fmt.Sprintf("%.2f", math.Floor(v*100)/100) }
@@ -77,8 +77,8 @@ func TestPublishedCounts(t *testing.T) {
 		{"vpt-shallow", method.Options{}, "0.15", rounded},
 		{"vpt-deep", method.Options{}, "0.54", rounded},
 		{"ssf", method.Options{}, "0.28", rounded},
-		// Chen et al. 2022 (arXiv 2205.13535), tables 1 and 2, CIFAR-100, where
-		// digits are cut off: a linear probe has 0.07.
+		// Chen et al. 2022 (arXiv 2205.13535), tables 1 and 2, CIFAR-100, where digits are cut off:
+		// a linear probe has 0.07.
 		{method.Linear, method.Options{}, "0.07", cut},
 		{"vpt-deep", method.Options{Prompts: 1}, "0.08", cut},
 		{"adaptformer", method.Options{Bottleneck: 1}, "0.10", cut},
@@ -91,8 +91,8 @@ func TestPublishedCounts(t *testing.T) {
 		}
 	}
 
-	// Zhang et al. 2022 (NOAH, arXiv 2206.04673), without a head: LoRA of rank 8 on
-	// q and v, an Adapter of width 8 in each block, BitFit.
+	// Zhang et al. 2022 (NOAH, arXiv 2206.04673), without a head: LoRA of rank 8 on q and v, an
+	// Adapter of width 8 in each block, BitFit.
 	base := vitB(100)
 	lora := peft.Selection{Module: "lora", Rank: 8}
 	for i := range base.Blocks() {
@@ -117,8 +117,8 @@ func TestPublishedCounts(t *testing.T) {
 	}
 }
 
-// TestPublishedTotals: Jia et al. 2022 (VPT, arXiv 2203.12119), table 1: how many
-// backbones it takes to keep what was tuned on five FGVC and nineteen VTAB tasks.
+// TestPublishedTotals: Jia et al. 2022 (VPT, arXiv 2203.12119), table 1: how many backbones it
+// takes to keep what was tuned on five FGVC and nineteen VTAB tasks.
 func TestPublishedTotals(t *testing.T) {
 	classes := []int{200, 555, 102, 120, 196, 102, 100, 47, 102, 37, 2, 397, 10, 45, 10, 6, 4, 18, 9, 16, 16, 6, 8, 5}
 	base := vitB(1)

@@ -47,8 +47,8 @@ func whole(c backbone.Config, choose func(backbone.Param) bool) (s peft.Selectio
 	return s
 }
 
-// rankFor returns the largest rank at which peft.Uniform costs at most budget parameters, and the cost
-// at that rank.
+// rankFor returns the largest rank at which peft.Uniform costs at most budget parameters, and the
+// cost at that rank.
 func rankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
 	m, err := peft.Lookup(module)
 	if err != nil {

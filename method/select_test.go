@@ -34,7 +34,9 @@ func TestPartial(t *testing.T) {
 			t.Errorf("%s is tuned", name)
 		}
 	}
-	if len(s.Whole) != 2*(4+2+2+1) { // weight and bias of attention's and the MLP's linear layers, of two norms, and of the final one
+	// weight and bias of attention's and the MLP's linear layers, of two norms, and of the final
+	// one
+	if len(s.Whole) != 2*(4+2+2+1) {
 		t.Errorf("%d tensors", len(s.Whole))
 	}
 	all, err := partial(config, 2)

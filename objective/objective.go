@@ -31,21 +31,23 @@ type Objective interface {
 	Name() string
 	// TargetShape returns the shape of the encoded target of one image, without the batch axis. An
 	// empty shape is one number. A shape of two axes is a map of the image, [rows, columns]: images
-	// with such targets cannot be cropped or flipped at random, because the map would stay in place.
+	// with such targets cannot be cropped or flipped at random, because the map would stay in
+	// place.
 	TargetShape(c backbone.Config) []int
 	// Encode writes the target of one image to dst, row-major, which has as many values as
 	// TargetShape and holds zeros. It reports a target of a kind that the objective does not read.
 	Encode(target dataset.Target, dst []int32) error
 	// Features returns what the head reads, [B, …, width], for images as Model.Features takes them:
-	// pooled features, or a map of features from Model.FeatureMap.
-	// Where only the head is tuned and features have the shape [B, width], they are computed once
-	// for each image instead of once in each epoch.
+	// pooled features, or a map of features from Model.FeatureMap. Where only the head is tuned and
+	// features have the shape [B, width], they are computed once for each image instead of once in
+	// each epoch.
 	Features(m *backbone.Model, l backbone.Layers, images *Node) *Node
 	// Logits returns the outputs of the head, [B, …], for features as Features returns them.
 	Logits(c backbone.Config, l backbone.Layers, features *Node) *Node
 	// Loss returns the loss of a batch, a float32 scalar, for logits as Logits returns them and
-	// encoded targets, int32 [B, TargetShape…]. It must be the mean of a loss of each image: a batch
-	// may be computed in pieces, whose losses are averaged with their numbers of images as weights.
+	// encoded targets, int32 [B, TargetShape…]. It must be the mean of a loss of each image: a
+	// batch may be computed in pieces, whose losses are averaged with their numbers of images as
+	// weights.
 	Loss(logits, targets *Node) *Node
 	// Correct returns which share of each image is predicted right, float32 [B], from 0 to 1, for
 	// the arguments of Loss. Its mean over an epoch is the training accuracy.

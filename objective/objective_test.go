@@ -199,8 +199,8 @@ func (r regions) Check(classes int) error {
 func (r regions) Stratum() int   { return r[0] }
 func (r regions) String() string { return fmt.Sprint([]int(r)) }
 
-// perCell has a label for each cell of a grid of 2×4 cells. It reads features of rank 4. The features
-// of each cell are the pooled ones, so that it can be compared with one label per image.
+// perCell has a label for each cell of a grid of 2×4 cells. It reads features of rank 4. The
+// features of each cell are the pooled ones, so that it can be compared with one label per image.
 type perCell struct{}
 
 func (perCell) Name() string                      { return "per-cell" }
@@ -269,8 +269,9 @@ func (m *intersectionOverUnion) Evaluation() objective.Evaluation {
 // sameRegions gives every cell the colour of the image.
 func sameRegions(colour int) dataset.Target { return slices.Repeat(regions{colour}, 8) }
 
-// TestDenseTargets trains with a map of targets for each image: since all cells of an image have one
-// class here, losses, tuned values and scores are those of one label per image, but for rounding.
+// TestDenseTargets trains with a map of targets for each image: since all cells of an image have
+// one class here, losses, tuned values and scores are those of one label per image, but for
+// rounding.
 func TestDenseTargets(t *testing.T) {
 	class := func(colour int) dataset.Target { return dataset.Class(colour) }
 	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Selection{}} {
@@ -306,8 +307,8 @@ func TestDenseTargets(t *testing.T) {
 	}
 }
 
-// perPixel has a label for each pixel. It reads the backbone's map of features, and gives the logits
-// of a position of the map to all pixels that the position covers.
+// perPixel has a label for each pixel. It reads the backbone's map of features, and gives the
+// logits of a position of the map to all pixels that the position covers.
 type perPixel struct{ perCell }
 
 func (perPixel) Name() string                        { return "per-pixel" }
@@ -398,7 +399,8 @@ func TestRefusals(t *testing.T) {
 
 // TestRegister checks that an objective is found by its name.
 func TestRegister(t *testing.T) {
-	if _, err := objective.Get("multi-label"); err != nil { // tests may run more than once in a process
+	// tests may run more than once in a process
+	if _, err := objective.Get("multi-label"); err != nil {
 		if err := objective.Register(multiLabel{}); err != nil {
 			t.Fatal(err)
 		}

@@ -11,10 +11,10 @@ import (
 )
 
 // Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535): a small
-// network beside the MLP of every block. It adds s·U·(ReLU(D·x + d)) + s·u to the output of the
-// MLP branch, where x is the input of the branch before its norm. D starts Kaiming-uniform, the
-// other tensors start at zero, so that the backbone computes the same at the start. The dropout of
-// the run acts in the middle. A bottleneck cannot be merged.
+// network beside the MLP of every block. It adds s·U·(ReLU(D·x + d)) + s·u to the output of the MLP
+// branch, where x is the input of the branch before its norm. D starts Kaiming-uniform, the other
+// tensors start at zero, so that the backbone computes the same at the start. The dropout of the
+// run acts in the middle. A bottleneck cannot be merged.
 type Bottleneck struct {
 	Width int     `json:"width"` // r̂, the width of the middle; at least 1
 	Scale float64 `json:"scale"` // s, the factor of what is added; above 0, such as 0.1

@@ -12,9 +12,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestEveryBackbone puts each method on each form of backbone that is known: all
-// that is tuned has a gradient somewhere, what can be merged gives the same
-// logits, and what makes no sense there is refused.
+// TestEveryBackbone puts each method on each form of backbone that is known: all that is tuned has
+// a gradient somewhere, what can be merged gives the same logits, and what makes no sense there is
+// refused.
 func TestEveryBackbone(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -63,7 +63,8 @@ func TestEveryBackbone(t *testing.T) {
 			want, grads := forward(t, be, m, tuning, tuned, f.Pixels(t), []int32{1, 3})
 			flat := 0
 			for _, p := range tuning.Params {
-				if _, most := difference(t, grads[p.Name].Data, grads[p.Name].Data); most == 0 && !strings.HasSuffix(p.Name, "attn.k.repadapter_down.bias") { // a vector that is added to all keys changes no attention
+				// a vector that is added to all keys changes no attention
+				if _, most := difference(t, grads[p.Name].Data, grads[p.Name].Data); most == 0 && !strings.HasSuffix(p.Name, "attn.k.repadapter_down.bias") {
 					flat++
 				}
 			}

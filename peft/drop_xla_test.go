@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// TestDraw: what a device drops has the rate that was asked for, in every row and
-// column, and is another with each call and each step.
+// TestDraw: what a device drops has the rate that was asked for, in every row and column, and is
+// another with each call and each step.
 func TestDraw(t *testing.T) {
 	be, _ := devicetest.Open(t)
 	const rows, columns, rate = 400, 600, 0.1

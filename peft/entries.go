@@ -82,7 +82,8 @@ func (l *layers) strip(tensor string, be backend.Backend) (s strip, ok bool) {
 	if way == autoGradient && backend.OnDevice(be) {
 		way = StripGradient
 	}
-	linear := len(shape) == 2 && strings.HasSuffix(tensor, ".weight") // not Swin's table of positions
+	// not Swin's table of positions
+	linear := len(shape) == 2 && strings.HasSuffix(tensor, ".weight")
 	if way != StripGradient || len(entries) == 0 || !linear {
 		return s, false
 	}

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestStrip: every entry is found in the strip, which is the smaller of the two that
-// there are; entries all over the matrix have none.
+// TestStrip: every entry is found in the strip, which is the smaller of the two that there are;
+// entries all over the matrix have none.
 func TestStrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {

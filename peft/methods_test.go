@@ -36,8 +36,8 @@ func backends(t *testing.T) map[string]backend.Backend {
 	return map[string]compute.Backend{"fast": fast, "GoMLX": plain}
 }
 
-// forward is the logits of images with tuned in place, the loss's gradients by
-// Param.Name where there are labels, nothing dropped.
+// forward is the logits of images with tuned in place, the loss's gradients by Param.Name where
+// there are labels, nothing dropped.
 func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, tuned checkpoint.StateDict, pixels []uint8, labels []int32) (logits []float32, grads checkpoint.StateDict) {
 	t.Helper()
 	var names []string
@@ -118,8 +118,8 @@ func difference(t *testing.T, a, b []float32) (d, most float64) {
 	return d, most
 }
 
-// TestMethodsAgainstPyTorch holds what the methods add to a backbone against
-// their papers' forms in PyTorch: tuned tensors, logits and gradients.
+// TestMethodsAgainstPyTorch holds what the methods add to a backbone against their papers' forms in
+// PyTorch: tuned tensors, logits and gradients.
 func TestMethodsAgainstPyTorch(t *testing.T) {
 	f := fixtures.Backbone(t, "vit-cls-timm")
 	m, _, err := backbone.Load(f.Path(), backbone.LoadOptions{NumHeads: f.NumHeads[0]})
@@ -178,8 +178,8 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 	}
 }
 
-// TestStart: at their initial values, methods that promise it compute what the
-// backbone computes, and SSF nearly.
+// TestStart: at their initial values, methods that promise it compute what the backbone computes,
+// and SSF nearly.
 func TestStart(t *testing.T) {
 	m := colours.Model(config)
 	be, _, err := backend.Open("cpu", 1)

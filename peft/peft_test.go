@@ -17,8 +17,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// scale is a third structured module, as a user would write it: one graph
-// function and one parameter count. y·(1+γ) + β, as in SSF (Lian et al. 2022).
+// scale is a third structured module, as a user would write it: one graph function and one
+// parameter count. y·(1+γ) + β, as in SSF (Lian et al. 2022).
 var scale = peft.Module{
 	Name:  "scale",
 	Count: func(in, out, rank int) int { return 2 * out },

@@ -14,8 +14,9 @@ import (
 // not depend on their order, and no position is added to them. The head reads the same tokens as
 // without prompts. Only a backbone of tokens takes prompts. Prompts cannot be merged.
 type Prompts struct {
-	Tokens int  `json:"tokens"`         // p, the number of prompts before a block; at least 1
-	Deep   bool `json:"deep,omitempty"` // VPT-deep: new prompts before every block. Default: VPT-shallow, before the first block alone
+	Tokens int `json:"tokens"` // p, the number of prompts before a block; at least 1
+	// VPT-deep: new prompts before every block. Default: VPT-shallow, before the first block alone
+	Deep bool `json:"deep,omitempty"`
 }
 
 // The names of the prompts: [1, p, D] before the first block, [blocks − 1, p, D] before the others.

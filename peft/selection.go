@@ -44,19 +44,19 @@ type Selection struct {
 
 	// SSF adds γ⊙y + β after every operation of the backbone: after every linear layer, norm,
 	// convolution and the patch embedding, but not after the head (Lian et al. 2022, "Scaling &
-	// Shifting Your Features", arXiv 2210.08823). γ starts normal around 1 and β around 0, both with
-	// σ 0.02, as in the code of the paper; so the backbone does not compute the same at the start.
-	// SSF can be merged.
+	// Shifting Your Features", arXiv 2210.08823). γ starts normal around 1 and β around 0, both
+	// with σ 0.02, as in the code of the paper; so the backbone does not compute the same at the
+	// start. SSF can be merged.
 	SSF bool `json:"ssf,omitempty"`
 	// Prompts adds learned tokens beside the tokens of the image. Default nil: none.
 	Prompts *Prompts `json:"prompts,omitempty"`
 	// AdaptFormer adds a bottleneck beside the MLP of every block. Default nil: none.
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
 	// MLPHead is the number of layers of an MLP in place of the head, a baseline of VPT (Jia et al.
-	// 2022, arXiv 2203.12119). All layers but the last are as wide as the features, with ReLU and the
-	// dropout of the run after them. The code of the paper also normalises each by batch; a delta
-	// holds no running statistics, so this is left out. Default 0 or 1: a linear head. An MLP of two
-	// layers or more cannot be merged.
+	// 2022, arXiv 2203.12119). All layers but the last are as wide as the features, with ReLU and
+	// the dropout of the run after them. The code of the paper also normalises each by batch; a
+	// delta holds no running statistics, so this is left out. Default 0 or 1: a linear head. An MLP
+	// of two layers or more cannot be merged.
 	MLPHead int `json:"mlp_head,omitempty"`
 }
 
@@ -89,9 +89,10 @@ type Rates struct {
 // Counts holds the numbers of tuned parameters by kind.
 type Counts struct {
 	Structured int `json:"structured"` // modules, and what other methods add to the backbone
-	Whole      int `json:"whole"`      // vectors and, in baselines, other tensors tuned whole; the class token too
-	Entries    int `json:"entries"`
-	Head       int `json:"head"`
+	// vectors and, in baselines, other tensors tuned whole; the class token too
+	Whole   int `json:"whole"`
+	Entries int `json:"entries"`
+	Head    int `json:"head"`
 }
 
 // Tuned returns the number of tuned parameters without the head, as the paper counts.
@@ -113,8 +114,8 @@ type Tuning struct {
 	scaled            []string           // operations that SSF scales
 }
 
-// Bounds of what a selection adds, far above any that is used: what is derived
-// from the numbers in a hostile file must not overflow.
+// Bounds of what a selection adds, far above any that is used: what is derived from the numbers in
+// a hostile file must not overflow.
 const (
 	maxExtra      = 1 << 16 // prompts; width of a bottleneck
 	maxHeadLayers = 64

@@ -185,9 +185,9 @@ func overlap(a, b []int32) (o Overlap) {
 	return o
 }
 
-// byName returns the tensors that two plans name, with as much as sensitivity.Tensor.Place reads and names tell:
-// whether a tensor belongs to a norm and whether it is a vector. They are in the order of their
-// names, with numbers in them ordered by value.
+// byName returns the tensors that two plans name, with as much as sensitivity.Tensor.Place reads
+// and names tell: whether a tensor belongs to a norm and whether it is a vector. They are in the
+// order of their names, with numbers in them ordered by value.
 func byName(a, b *Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))

@@ -105,8 +105,7 @@ func naivePlan(scored []sensitivity.Tensor, all []ranked, tau int, o inputs, com
 	return p
 }
 
-// randomScored returns a small network: some tensors empty or all zero, many
-// equal scores.
+// randomScored returns a small network: some tensors empty or all zero, many equal scores.
 func randomScored(r *rand.Rand) []sensitivity.Tensor {
 	var scored []sensitivity.Tensor
 	for i := range 2 + r.IntN(7) {
@@ -243,8 +242,8 @@ func TestReleaseAgainstEveryTau(t *testing.T) {
 	}
 }
 
-// The values of τ for the published scale, as Python's math.ceil(k * 0.02 * 1e6)
-// gives them: four are one above the multiple of 20,000.
+// The values of τ for the published scale, as Python's math.ceil(k * 0.02 * 1e6) gives them: four
+// are one above the multiple of 20,000.
 func TestReleaseTaus(t *testing.T) {
 	above := map[int]int{35: 1, 41: 1, 57: 1, 70: 1}
 	taus := releaseTaus(1e6, 85_000_000)
@@ -261,8 +260,7 @@ func TestReleaseTaus(t *testing.T) {
 	}
 }
 
-// vit returns log-normal scores of the shapes of a ViT, every tensor on a scale
-// of its own.
+// vit returns log-normal scores of the shapes of a ViT, every tensor on a scale of its own.
 func vit(depth, dim int) []sensitivity.Tensor {
 	scored := vitShapes(depth, dim)
 	r := rand.New(rand.NewPCG(uint64(depth), uint64(dim)))
@@ -306,8 +304,8 @@ func vitShapes(depth, dim int) []sensitivity.Tensor {
 	return scored
 }
 
-// At the size of ViT-Ti/16: no τ of the 5.3 million has a greater cost within
-// the budget. One pass over all scores in order serves every budget.
+// At the size of ViT-Ti/16: no τ of the 5.3 million has a greater cost within the budget. One pass
+// over all scores in order serves every budget.
 func TestExactViTTiny(t *testing.T) {
 	const dim, backbone = 192, 5_524_416
 	scored := vit(12, dim)
@@ -378,8 +376,8 @@ func TestExactGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, release := range plans {
-			// With the release's own cost as the budget the exact plan must find
-			// that very cost, and the same tensors.
+			// With the release's own cost as the budget the exact plan must find that very cost,
+			// and the same tensors.
 			o.Budget = release.Cost.Total
 			p, err := o.exact(t.Context(), scored)
 			if err != nil {
@@ -395,8 +393,8 @@ func TestExactGolden(t *testing.T) {
 	}
 }
 
-// A plan depends on the scores alone: not on the number of processors, nor, if
-// all scores differ, on their scale or on the order of tensors.
+// A plan depends on the scores alone: not on the number of processors, nor, if all scores differ,
+// on their scale or on the order of tensors.
 func TestExactInvariance(t *testing.T) {
 	scored := vit(3, 48)
 	distinct := map[float32]bool{}

@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// smallTensors and smallPlan are a network and a plan for it, written by hand:
-// LoRA of rank 1 costs in+out.
+// smallTensors and smallPlan are a network and a plan for it, written by hand: LoRA of rank 1 costs
+// in+out.
 var smallTensors = []sensitivity.Tensor{
 	{Name: "blocks.0.norm1.weight", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.norm1.bias", Shape: []int{3}, Norm: true},
@@ -239,9 +239,9 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// FuzzPlan: no file makes LoadFile panic, and what it accepts it writes and reads
-// again the same. Fuzz with -fuzzminimizetime 10x: the default spends nearly all
-// of a short run on making inputs smaller.
+// FuzzPlan: no file makes LoadFile panic, and what it accepts it writes and reads again the same.
+// Fuzz with -fuzzminimizetime 10x: the default spends nearly all of a short run on making inputs
+// smaller.
 func FuzzPlan(f *testing.F) {
 	f.Add([]byte(smallFile))
 	f.Add([]byte(`{"version":1,"module":"lora","rank":8,"alpha":10,"beta":5,"budget":1,"tau":0,"cost":{"structured":0,"vectors":0,"unstructured":0,"class_token":0,"total":0},"matrices":[],"vectors":[],"entries":{}}`))

@@ -118,9 +118,9 @@ func releaseOptions(meta releaseMeta, module string) inputs {
 	return inputs{Module: module, ModuleParams: moduleParams[module], Rank: meta.Rank, Alpha: meta.Alpha, Beta: meta.Beta, ClassToken: meta.EmbedDim, Scale: meta.Scale}
 }
 
-// flat returns the plan's entries as the release writes them: ascending
-// positions in the concatenation of the tensors of nameShapes, a JSON object
-// whose order counts, and the names in it.
+// flat returns the plan's entries as the release writes them: ascending positions in the
+// concatenation of the tensors of nameShapes, a JSON object whose order counts, and the names in
+// it.
 func flat(t *testing.T, p *Plan, nameShapes []byte) (indexes []int, names []string) {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(nameShapes))
@@ -216,9 +216,8 @@ func TestReleaseGolden(t *testing.T) {
 	}
 }
 
-// The reference trained some of its plans. Of the entries that it selected one
-// by one, it had trainable weights for the plan's Entries and none for its
-// CountedOnly.
+// The reference trained some of its plans. Of the entries that it selected one by one, it had
+// trainable weights for the plan's Entries and none for its CountedOnly.
 func TestReleaseGoldenTrained(t *testing.T) {
 	folder := goldenFolder(t)
 	meta := readMeta(t, folder)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestOnly: the two halves of the method on the shapes of a ViT-Ti, their files,
-// and what a file must not say.
+// TestOnly: the two halves of the method on the shapes of a ViT-Ti, their files, and what a file
+// must not say.
 func TestOnly(t *testing.T) {
 	scored := vit(12, 192)
 	o := inputs{Budget: 200_000, Module: "lora", ModuleParams: moduleParams["lora"], ClassToken: 192}

@@ -31,8 +31,8 @@ import (
 // header begins every plan file that this package writes and reads.
 var header = jsonfile.Header{Kind: jsonfile.Plan, Version: 1}
 
-// Plan says which parameters are tuned. A tensor appears in one of Matrices,
-// Vectors, Entries and CountedOnly, or nowhere if it stays frozen.
+// Plan says which parameters are tuned. A tensor appears in one of Matrices, Vectors, Entries and
+// CountedOnly, or nowhere if it stays frozen.
 type Plan struct {
 	// Compat is empty, or [CompatRelease] for a plan as the paper's published code makes it.
 	Compat string `json:"compat,omitempty"`
@@ -59,8 +59,8 @@ type Plan struct {
 	Matrices []string `json:"matrices"`
 	// Vectors names the vectors tuned whole, in tensor order.
 	Vectors []string `json:"vectors"`
-	// Entries maps a tensor's name to the entries tuned one by one: their flat,
-	// row-major positions in the tensor, ascending.
+	// Entries maps a tensor's name to the entries tuned one by one: their flat, row-major positions
+	// in the tensor, ascending.
 	Entries map[string][]int32 `json:"entries"`
 	// CountedOnly holds entries that the cost includes and that are not tuned: with Compat, the
 	// single entries of LayerNorm vectors.

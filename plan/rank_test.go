@@ -6,8 +6,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TestDefaultRank: the paper's rank at the paper's width and budgets, its share on
-// narrower backbones, and the paper's where the budget could not be spent.
+// TestDefaultRank: the paper's rank at the paper's width and budgets, its share on narrower
+// backbones, and the paper's where the budget could not be spent.
 func TestDefaultRank(t *testing.T) {
 	lora := moduleParams["lora"]
 	for _, c := range []struct {

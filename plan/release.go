@@ -99,8 +99,8 @@ func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o O
 func releaseTaus(scale float64, scores int) []int {
 	var taus []int
 	for k := 1; k < 80; k++ {
-		// In this order of operations, for its rounding errors: with a scale of
-		// 1e6, k = 35 gives 700001.
+		// In this order of operations, for its rounding errors: with a scale of 1e6, k = 35 gives
+		// 700001.
 		tau := math.Ceil(float64(k) * 0.02 * scale)
 		if tau > float64(scores) {
 			break

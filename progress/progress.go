@@ -1,5 +1,6 @@
 // Package progress defines how long work reports its progress: one [Event] for each step, passed to
-// a [Func]. Every package that reads many files, uses the network or computes for long takes a Func.
+// a [Func]. Every package that reads many files, uses the network or computes for long takes a
+// Func.
 package progress
 
 // Stage names the work that an Event belongs to.
@@ -7,8 +8,9 @@ type Stage string
 
 // The stages, in the order in which a run meets them.
 const (
-	Note     Stage = "note"     // something to know that is no error; Event.Item is the text
-	Download Stage = "download" // files of the Hugging Face Hub; Event.Item is the file, the unit is bytes
+	Note Stage = "note" // something to know that is no error; Event.Item is the text
+	// files of the Hugging Face Hub; Event.Item is the file, the unit is bytes
+	Download Stage = "download"
 	Images   Stage = "images"   // images are checked; the unit is images
 	Score    Stage = "score"    // stage 1; the unit is images
 	Plan     Stage = "plan"     // stage 2; Event.Detail is the *plan.Plan

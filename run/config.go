@@ -4,8 +4,8 @@
 // A [Config] describes a run completely: the backbone ([ModelConfig]), the images ([DataConfig]),
 // the device ([ComputeConfig]) and the options of tuning ([TuneOptions]) or of one training
 // ([TrainOptions]). [Create] makes a run [Folder] and writes the Config into it; [Open] reads it
-// back. Package spt does the work and writes its files through the Folder; a program that only looks
-// at results needs this package alone.
+// back. Package spt does the work and writes its files through the Folder; a program that only
+// looks at results needs this package alone.
 package run
 
 import (
@@ -48,8 +48,8 @@ type TuneOptions struct {
 	// NoValidation skips the trainings on the train split alone. It needs a single candidate; the
 	// result has no validation accuracy then.
 	NoValidation bool `json:"no_validation"`
-	// PaperProtocol also reports the largest test accuracy over all epochs, as the reference release
-	// does, under the name test_max. Nothing is chosen by it.
+	// PaperProtocol also reports the largest test accuracy over all epochs, as the reference
+	// release does, under the name test_max. Nothing is chosen by it.
 	PaperProtocol bool `json:"paper_protocol"`
 }
 

@@ -21,8 +21,8 @@ type DataConfig struct {
 	// ImageColumn and LabelColumn name columns of parquet files and tables. Empty: found.
 	ImageColumn string `json:"image_column,omitempty"`
 	LabelColumn string `json:"label_column,omitempty"`
-	// ValFraction and TestFraction are shares of the training images, used for a split that the data
-	// lacks. 0: 0.1; negative: none.
+	// ValFraction and TestFraction are shares of the training images, used for a split that the
+	// data lacks. 0: 0.1; negative: none.
 	ValFraction  float64 `json:"val_fraction"`
 	TestFraction float64 `json:"test_fraction"`
 	SplitSeed    uint64  `json:"split_seed"` // seed of these splits
@@ -59,9 +59,9 @@ type ImageOptions struct {
 }
 
 // TaskImages returns the recipe of the paper for the images of a benchmark's data set. VTAB-1k
-// resizes directly to the image size, without augmentation. FGVC resizes to 256/224 of it and crops;
-// while training it crops at random and flips (build_transform in lib/datasets.py of the reference
-// release).
+// resizes directly to the image size, without augmentation. FGVC resizes to 256/224 of it and
+// crops; while training it crops at random and flips (build_transform in lib/datasets.py of the
+// reference release).
 //
 // The recipe has no normalisation: that belongs to the backbone. The reference release normalises
 // with the mean and standard deviation of ImageNet whatever the backbone; set them in [ModelConfig]
@@ -74,8 +74,8 @@ func TaskImages(k dataset.Known) ImageOptions {
 }
 
 // Open reads the data set. Where c holds numbers of images, as the configuration of a run does, the
-// data set must have the same. Errors other than that of ctx are an [*OptionError] for an unknown task
-// or layout, else an [*InputError].
+// data set must have the same. Errors other than that of ctx are an [*OptionError] for an unknown
+// task or layout, else an [*InputError].
 func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.Path == "" {
 		return nil, &OptionError{Option: "data", Err: errors.New("no data set given: give its folder")}

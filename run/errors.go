@@ -3,8 +3,8 @@ package run
 // OptionError reports an option, or several together, that cannot work. Another value helps; other
 // files do not.
 type OptionError struct {
-	// Option is the name of the option in lower case with dashes, such as "rank" or "batch-size". It is
-	// empty if several options are the cause, or none by itself.
+	// Option is the name of the option in lower case with dashes, such as "rank" or "batch-size".
+	// It is empty if several options are the cause, or none by itself.
 	Option string
 	Err    error // the cause
 }

@@ -17,13 +17,14 @@ import (
 
 // The names in a run folder. docs/format.md describes the files.
 const (
-	ConfigFile       = "config.json"          // the effective configuration, a [Config]
-	ScoresFile       = "scores.safetensors"   // the result of stage 1
-	PlanFile         = "plan.json"            // the plan that was trained
-	MetricsFile      = "metrics.jsonl"        // one line for each epoch of a training
-	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
-	candidatesFolder = "candidates"           // one folder for each budget that was tried
-	TrainStateFile   = "training.safetensors" // the state from which an interrupted training continues
+	ConfigFile       = "config.json"        // the effective configuration, a [Config]
+	ScoresFile       = "scores.safetensors" // the result of stage 1
+	PlanFile         = "plan.json"          // the plan that was trained
+	MetricsFile      = "metrics.jsonl"      // one line for each epoch of a training
+	ResultFile       = "result.json"        // the [Result], or the [Candidate] of one budget
+	candidatesFolder = "candidates"         // one folder for each budget that was tried
+	// the state from which an interrupted training continues
+	TrainStateFile = "training.safetensors"
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
@@ -52,8 +53,8 @@ func (f Folder) Path(elem ...string) string {
 // a budget the method.
 func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
 
-// CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it holds
-// a run, or it holds a file that the run would take for its own.
+// CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it
+// holds a run, or it holds a file that the run would take for its own.
 func (f Folder) CheckNew() error {
 	if _, err := os.Stat(f.Path(ConfigFile)); err == nil {
 		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run already; resume that run or choose another folder", f)}
@@ -112,8 +113,8 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 }
 
 // LoadResult reads result.json in f: the [Result] of a run, or the [Candidate] of the folder of one
-// budget. It returns nil while the run or the candidate is unfinished. Broken content, and a file of
-// the other kind, are an [*InputError].
+// budget. It returns nil while the run or the candidate is unfinished. Broken content, and a file
+// of the other kind, are an [*InputError].
 func LoadResult[T Result | Candidate](f Folder) (*T, error) { return readAs[*T](f.Path(ResultFile)) }
 
 // Metrics reads the epochs in metrics.jsonl; none if the file is missing.
@@ -138,8 +139,8 @@ func readAs[T any](path string) (T, error) {
 }
 
 // Read reads a JSON file of a run and tells by its kind what it is: a [*Config], a [*Result], a
-// [*Candidate], or the metrics of a training, a []train.Epoch. Broken content, and a file of another
-// kind, are an [*InputError].
+// [*Candidate], or the metrics of a training, a []train.Epoch. Broken content, and a file of
+// another kind, are an [*InputError].
 func Read(path string) (any, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -28,8 +28,8 @@ type ModelConfig struct {
 	// Commit is the commit of the Hub's repository that Path stood for. If set, this commit is
 	// fetched, whatever the revision is now.
 	Commit string `json:"commit,omitempty"`
-	// Fingerprint identifies the weights, see backbone.Model.Fingerprint. If set, Open refuses other
-	// weights.
+	// Fingerprint identifies the weights, see backbone.Model.Fingerprint. If set, Open refuses
+	// other weights.
 	Fingerprint  string     `json:"fingerprint"`
 	ImageSize    int        `json:"image_size"`     // side of the images, px
 	NumHeads     int        `json:"num_heads"`      // attention heads
@@ -60,11 +60,11 @@ func (c ModelConfig) validate() error {
 	return nil
 }
 
-// File returns the path of the checkpoint. A backbone of the Hugging Face Hub is first downloaded into
-// the cache of Hugging Face's libraries; File sets Commit then, and origin is the reference with its
-// commit, hf:OWNER/NAME@COMMIT. For other backbones origin is empty. If Commit is set, that commit is
-// downloaded. A progress.Note says why the cache was used without asking the Hub. Errors other than
-// that of ctx are an [*OptionError] or an [*InputError].
+// File returns the path of the checkpoint. A backbone of the Hugging Face Hub is first downloaded
+// into the cache of Hugging Face's libraries; File sets Commit then, and origin is the reference
+// with its commit, hf:OWNER/NAME@COMMIT. For other backbones origin is empty. If Commit is set,
+// that commit is downloaded. A progress.Note says why the cache was used without asking the Hub.
+// Errors other than that of ctx are an [*OptionError] or an [*InputError].
 func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, origin string, err error) {
 	if !hub.IsReference(c.Path) {
 		return c.Path, "", nil
@@ -100,8 +100,8 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 
 // Open loads the backbone and fetches it first if it is one of the Hub. With numClasses above 0 the
 // backbone gets a new head; 0 keeps the head of the checkpoint. The report lists the tensors of the
-// checkpoint; the embedded backbone has none. Errors other than that of ctx are an [*OptionError] or
-// an [*InputError].
+// checkpoint; the embedded backbone has none. Errors other than that of ctx are an [*OptionError]
+// or an [*InputError].
 func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.Func) (*backbone.Model, *checkpoint.Report, error) {
 	if err := c.validate(); err != nil {
 		return nil, nil, err

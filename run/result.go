@@ -32,23 +32,27 @@ type Result struct {
 	Data      DataConfig    `json:"data"`
 	Compute   ComputeConfig `json:"compute,omitzero"`
 	Objective string        `json:"objective"`
-	Classes   []string      `json:"classes"` // names of the classes, in the order of the head's rows
-	Seed      uint64        `json:"seed"`    // seed of the training
+	// names of the classes, in the order of the head's rows
+	Classes []string `json:"classes"`
+	Seed    uint64   `json:"seed"` // seed of the training
 
-	Method     method.Method `json:"method"`
-	Budget     plan.Budget   `json:"budget,omitzero"` // budget of the chosen candidate
-	Rank       int           `json:"rank,omitempty"`  // rank of the structured modules; 0: there are none
-	Counts     peft.Counts   `json:"counts"`          // tuned parameters
-	Candidates []Candidate   `json:"candidates,omitempty"`
+	Method method.Method `json:"method"`
+	Budget plan.Budget   `json:"budget,omitzero"` // budget of the chosen candidate
+	// rank of the structured modules; 0: there are none
+	Rank       int         `json:"rank,omitempty"`
+	Counts     peft.Counts `json:"counts"` // tuned parameters
+	Candidates []Candidate `json:"candidates,omitempty"`
 	// Val is the validation accuracy of the chosen candidate, which was trained without the
 	// validation images.
 	Val *float64 `json:"val_accuracy,omitempty"`
 	// Test is the evaluation of the final training on the test split, done once.
 	Test *objective.Evaluation `json:"test,omitempty"`
 	// TestMax is the test-max (paper protocol): the largest test accuracy over all epochs.
-	TestMax   *float64      `json:"test_max,omitempty"`
-	TrainedOn string        `json:"trained_on"`               // splits of the final training: "train" or "train+val"
-	Epochs    []train.Epoch `json:"epochs"`                   // of the final training
-	Seconds   float64       `json:"seconds"`                  // time spent in all trainings
-	Skipped   int           `json:"skipped_images,omitempty"` // images left out because they were missing or broken
+	TestMax *float64 `json:"test_max,omitempty"`
+	// splits of the final training: "train" or "train+val"
+	TrainedOn string        `json:"trained_on"`
+	Epochs    []train.Epoch `json:"epochs"`  // of the final training
+	Seconds   float64       `json:"seconds"` // time spent in all trainings
+	// images left out because they were missing or broken
+	Skipped int `json:"skipped_images,omitempty"`
 }

@@ -19,8 +19,8 @@ type Criterion string
 const (
 	// SquaredGradient is Σ g², the criterion of SPT (He et al. 2023, arXiv 2303.08566).
 	SquaredGradient Criterion = "gradient"
-	// PerSample is Σ g² with every image as a batch of its own: the diagonal of the empirical Fisher
-	// information. It takes one backward pass for each image.
+	// PerSample is Σ g² with every image as a batch of its own: the diagonal of the empirical
+	// Fisher information. It takes one backward pass for each image.
 	PerSample Criterion = "per-sample"
 	// Taylor is Σ |w·g|, the first-order change of the loss when w becomes zero: the saliency of SNIP
 	// (Lee et al. 2019, arXiv 1810.02340), which uses one batch.
@@ -28,8 +28,8 @@ const (
 	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv 1506.02626). It reads no
 	// images.
 	Magnitude Criterion = "magnitude"
-	// Random is uniform in [0, 1), drawn from the seed and the tensor's name. It is the baseline for
-	// the other criteria. It reads no images.
+	// Random is uniform in [0, 1), drawn from the seed and the tensor's name. It is the baseline
+	// for the other criteria. It reads no images.
 	Random Criterion = "random"
 )
 

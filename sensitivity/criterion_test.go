@@ -90,8 +90,8 @@ func TestCriteria(t *testing.T) {
 	}
 }
 
-// TestCriterionInFile checks that a scores file records its criterion, and that an unknown criterion
-// or version is refused.
+// TestCriterionInFile checks that a scores file records its criterion, and that an unknown
+// criterion or version is refused.
 func TestCriterionInFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	for _, c := range sensitivity.Criteria() {

@@ -42,8 +42,8 @@ type Scorer struct {
 }
 
 // NewScorer prepares stage 1 with the criterion [SquaredGradient]. head holds the tensors of the
-// backbone's head, such as "head.weight" [C, D] and "head.bias" [C]; the paper draws new ones. Close
-// releases what the Scorer holds.
+// backbone's head, such as "head.weight" [C, D] and "head.bias" [C]; the paper draws new ones.
+// Close releases what the Scorer holds.
 func NewScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict) (*Scorer, error) {
 	return newScorer(be, m, o, head, SquaredGradient)
 }
@@ -103,9 +103,9 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 	return s, err
 }
 
-// atOnce returns how many tokens are scored at once; 0 means all. Each piece holds a gradient of all
-// weights and adds to it. Pieces therefore run one after the other, and are twice as large as those
-// of a training step.
+// atOnce returns how many tokens are scored at once; 0 means all. Each piece holds a gradient of
+// all weights and adds to it. Pieces therefore run one after the other, and are twice as large as
+// those of a training step.
 func (s *Scorer) atOnce() int {
 	tokens, _ := program.AtOnce(s.be)
 	return 2 * tokens

@@ -30,10 +30,10 @@ type Tensor struct {
 
 // Place returns the block and the operation of a tensor, by which plans are explained and compared.
 //
-// block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the name of
-// the parent module, or of the module itself if it has no parent ("norm"). operation is the last part
-// of the name of a matrix ("q", "proj", "fc1"). All vectors of LayerNorms are under "norm", other
-// vectors under the last part of their name ("bias", "gamma").
+// block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the name
+// of the parent module, or of the module itself if it has no parent ("norm"). operation is the last
+// part of the name of a matrix ("q", "proj", "fc1"). All vectors of LayerNorms are under "norm",
+// other vectors under the last part of their name ("bias", "gamma").
 func (t Tensor) Place() (block, operation string) {
 	module, parameter := "", t.Name
 	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {

@@ -12,8 +12,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// BenchmarkStep times a LoRA step on every matrix with synthetic weights, and a
-// forward pass.
+// BenchmarkStep times a LoRA step on every matrix with synthetic weights, and a forward pass.
 func BenchmarkStep(b *testing.B) {
 	for name, c := range map[string]backbone.Config{
 		"demo": {ImageSize: 32, NumClasses: 10, NumHeads: 4, LayerNormEps: 1e-6,

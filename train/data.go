@@ -26,15 +26,16 @@ type Data struct {
 	kept       map[backend.Backend]*resident // nil for a device on which the images do not fit
 	whole      *Data                         // the data that this is a part of; nil: none
 	first      int                           // first sample of the part in whole
-	parts      map[[2]int]*Data              // parts of this data, by first sample and number of samples
+	// parts of this data, by first sample and number of samples
+	parts map[[2]int]*Data
 
 	features []float32 // [N, width]
 	targets  []int32   // encoded targets of the features, [N, targetSize]
 	width    int       // values in the features of one image
 }
 
-// Images returns data that is read through a loader, whose transform yields images of the backbone's
-// image size. The objective encodes the targets.
+// Images returns data that is read through a loader, whose transform yields images of the
+// backbone's image size. The objective encodes the targets.
 func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
 	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }

@@ -11,12 +11,13 @@ import (
 type Options struct {
 	// Epochs is the number of passes over the training images, at least 1.
 	Epochs int `json:"epochs"`
-	// BatchSize is the number of images in a mini-batch, at least 1. A smaller data set is one batch.
+	// BatchSize is the number of images in a mini-batch, at least 1. A smaller data set is one
+	// batch.
 	BatchSize int `json:"batch_size"`
 	// LR is the learning rate after the warm-up, above 0 and at most 10.
 	LR float64 `json:"lr"`
-	// WeightDecay is AdamW's decoupled weight decay, 0 or more. It applies to tensors of two or more
-	// dimensions.
+	// WeightDecay is AdamW's decoupled weight decay, 0 or more. It applies to tensors of two or
+	// more dimensions.
 	WeightDecay float64 `json:"weight_decay"`
 	// WarmupEpochs is the length of the linear warm-up, in epochs, from 0 to Epochs.
 	WarmupEpochs float64 `json:"warmup_epochs"`
@@ -25,8 +26,8 @@ type Options struct {
 	// MinLR is the learning rate at the end of the cosine schedule.
 	MinLR float64 `json:"min_lr"`
 
-	// DropPath is the drop-path rate of the last block; the rate grows linearly over depth. At least
-	// 0 and below 1, as the two rates below.
+	// DropPath is the drop-path rate of the last block; the rate grows linearly over depth. At
+	// least 0 and below 1, as the two rates below.
 	DropPath float64 `json:"drop_path"`
 	// Dropout is the dropout rate of the input of a structured module.
 	Dropout float64 `json:"dropout"`

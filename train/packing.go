@@ -18,8 +18,9 @@ import (
 // second one all others.
 type packing struct {
 	params []peft.Param
-	packs  [][]int // positions in params; the params of a pack all have weight decay or all have none
-	apart  bool    // each param is a pack, in its own shape
+	// positions in params; the params of a pack all have weight decay or all have none
+	packs [][]int
+	apart bool // each param is a pack, in its own shape
 }
 
 // pack returns the packing of params on be.

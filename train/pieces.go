@@ -17,11 +17,11 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// On the processor a batch is computed in pieces, a few of them side by side. The gradient of a mean
-// is the mean of the gradients. So only the order of sums and the random numbers of drops differ
-// from a batch that is computed at once. Activations are held for the running pieces only, and stay
-// in the caches. Gradients are added in the order of the pieces, so the bits do not depend on how
-// many pieces run at once.
+// On the processor a batch is computed in pieces, a few of them side by side. The gradient of a
+// mean is the mean of the gradients. So only the order of sums and the random numbers of drops
+// differ from a batch that is computed at once. Activations are held for the running pieces only,
+// and stay in the caches. Gradients are added in the order of the pieces, so the bits do not depend
+// on how many pieces run at once.
 
 // pieces returns the numbers of images in the pieces of a batch.
 func pieces(be backend.Backend, c backbone.Config, images shapes.Shape) []int {
@@ -81,9 +81,9 @@ func sideBySide[T any](runs, n int, f func(i int) (T, error), drop func(T)) iter
 	}
 }
 
-// buildGradients maps tuned tensors, frozen tensors, and the images, targets, random state and share
-// of a piece in its batch to the piece's part of the gradient of each tuned tensor, of the loss and
-// of the right predictions.
+// buildGradients maps tuned tensors, frozen tensors, and the images, targets, random state and
+// share of a piece in its batch to the piece's part of the gradient of each tuned tensor, of the
+// loss and of the right predictions.
 func (s *Stepper) buildGradients(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	tuned, in := s.packs.unpack(in[:n]), in[n:]
@@ -103,8 +103,8 @@ func (s *Stepper) buildSum(_ *Graph, in []*Node) (out []*Node) {
 	return out
 }
 
-// buildUpdate maps tuned tensors, first and second moments, gradients, and the scalars lr, 1−β₁ᵗ and
-// 1−β₂ᵗ to new tuned tensors and moments.
+// buildUpdate maps tuned tensors, first and second moments, gradients, and the scalars lr, 1−β₁ᵗ
+// and 1−β₂ᵗ to new tuned tensors and moments.
 func (s *Stepper) buildUpdate(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	return s.adamW(in[:3*n], in[3*n:4*n], in[4*n], in[4*n+1], in[4*n+2])

@@ -126,7 +126,8 @@ func TestPieceSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := longConfig
-	c.ImageSize, c.Form = 224, backbone.ViT{PatchSize: 16, EmbedDim: 8, Depth: 2, HiddenDim: 16} // 197 tokens: 5 images
+	// 197 tokens: 5 images
+	c.ImageSize, c.Form = 224, backbone.ViT{PatchSize: 16, EmbedDim: 8, Depth: 2, HiddenDim: 16}
 	for n, want := range map[int][]int{1: {1}, 5: {5}, 8: {4, 4}, 15: {5, 5, 5}, 23: {5, 5, 5, 5, 3}} {
 		if got := pieces(be, c, shapes.Make(dtypes.Uint8, n, 224, 224, 3)); !slices.Equal(got, want) {
 			t.Errorf("%d images: pieces %v, expected %v", n, got, want)

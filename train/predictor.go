@@ -119,7 +119,8 @@ func (p *Predictor) Close() {
 	p.net.close()
 }
 
-// Logits returns the objective's logits, [B, …] row-major, for images as Stepper.Enqueue takes them.
+// Logits returns the objective's logits, [B, …] row-major, for images as Stepper.Enqueue takes
+// them.
 func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
 	out, err := p.run(ctx, p.logits, images)
 	return out.values, err
@@ -201,8 +202,8 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, rep
 	return e, nil
 }
 
-// atOnce returns how many images to predict at once for a training with that batch size: as many, or
-// up to four times as many on a device, which waits for the host between batches and keeps no
+// atOnce returns how many images to predict at once for a training with that batch size: as many,
+// or up to four times as many on a device, which waits for the host between batches and keeps no
 // activations here. A device fills up a short batch, so that one program serves data of many sizes.
 func (p *Predictor) atOnce(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {

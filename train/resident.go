@@ -24,8 +24,9 @@ const residentBytes = 4 << 30
 // resident is a data set on a device. Its images are decoded once, and cropped and flipped on the
 // device. A step then sends a few numbers for each image instead of its pixels.
 type resident struct {
-	be              backend.Backend
-	pixels, targets *tensors.Tensor     // uint8 [N, side, side, 3] or features float32 [N, width]; int32 [N, TargetShape…]
+	be backend.Backend
+	// uint8 [N, side, side, 3] or features float32 [N, width]; int32 [N, TargetShape…]
+	pixels, targets *tensors.Tensor
 	copies          [][]*tensors.Tensor // copies of both on further devices
 	first           int                 // position of the first sample of a part
 	host            []int32             // encoded targets of the samples, row-major
@@ -33,8 +34,8 @@ type resident struct {
 	batch           *program.Program
 }
 
-// resident returns d as it is stored on be, and stores it there at the first call. It returns nil on
-// the processor, and if d does not fit on the device.
+// resident returns d as it is stored on be, and stores it there at the first call. It returns nil
+// on the processor, and if d does not fit on the device.
 func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	if !backend.OnDevice(be) {
 		return nil, nil
@@ -106,8 +107,8 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 }
 
 // cut returns a batch of a resident: the images or features at the positions lists[0], int32 [B],
-// and their targets. Three more lists hold the column and the row where each image is cropped, and 1
-// for each image that is flipped.
+// and their targets. Three more lists hold the column and the row where each image is cropped, and
+// 1 for each image that is flipped.
 func cut(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) {
 	index := ExpandDims(lists[0], -1)
 	if len(lists) == 1 {
@@ -116,8 +117,8 @@ func cut(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) 
 	return cropped(pixels, lists[0], lists[1], lists[2], lists[3], size), Gather(targets, index)
 }
 
-// cropped returns squares of pixels [N, side, side, 3]: of image index, starting at column x0 and row
-// y0, and from right to left where flip is 1; all int32 [B].
+// cropped returns squares of pixels [N, side, side, 3]: of image index, starting at column x0 and
+// row y0, and from right to left where flip is 1; all int32 [B].
 func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 	g, n, side := pixels.Graph(), pixels.Shape().Dim(0), pixels.Shape().Dim(1)
 	b := index.Shape().Dim(0)
@@ -172,8 +173,8 @@ func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int
 	return out
 }
 
-// take returns the batch of these samples, in the pass of a seed and an epoch. It fills the batch up
-// to size with copies of the first sample.
+// take returns the batch of these samples, in the pass of a seed and an epoch. It fills the batch
+// up to size with copies of the first sample.
 func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
 	out.n = len(samples)
 	for _, index := range samples {

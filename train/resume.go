@@ -108,7 +108,8 @@ type StateError struct {
 	Err  error  // cause
 }
 
-// Error names the file and the cause. It says to remove the file, unless the file could not be read.
+// Error names the file and the cause. It says to remove the file, unless the file could not be
+// read.
 func (e *StateError) Error() string {
 	text := fmt.Sprintf("resuming from %s: %v", e.Path, e.Err)
 	if unread := (*fs.PathError)(nil); errors.As(e.Err, &unread) {

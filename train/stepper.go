@@ -131,8 +131,8 @@ func (s *Stepper) Close() {
 	s.net.close()
 }
 
-// restart sets the training state to the start of a training: the given tuned values, and moments of
-// zero.
+// restart sets the training state to the start of a training: the given tuned values, and moments
+// of zero.
 func (s *Stepper) restart(tuned checkpoint.StateDict) error {
 	zero := checkpoint.StateDict{}
 	for _, p := range s.tuning.Params {
@@ -247,9 +247,9 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 	return last.Loss, last.Correct, err
 }
 
-// Enqueue trains on one batch. images are uint8 pixels or normalised float32 [B, S, S, 3], or pooled
-// features [B, D] if only the head is tuned; targets are encoded by the objective, int32 [B,
-// TargetShape…]. seed decides what is dropped. The metrics stay on the backend until Read.
+// Enqueue trains on one batch. images are uint8 pixels or normalised float32 [B, S, S, 3], or
+// pooled features [B, D] if only the head is tuned; targets are encoded by the objective, int32
+// [B, TargetShape…]. seed decides what is dropped. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
 		return fmt.Errorf("training on %d devices: the images must be stored on each of them, as squares of one size that take at most %d GB; train on one device", n, residentBytes>>30)
@@ -407,8 +407,8 @@ func (n *network) close() {
 	program.Free(slices.Concat(n.copies...)...)
 }
 
-// logits returns the objective's logits for images, or for pooled features [B, width]. rng nil means
-// evaluation, without drops.
+// logits returns the objective's logits for images, or for pooled features [B, width]. rng nil
+// means evaluation, without drops.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
 	layers := n.layers(tuned, frozen, rng, rates)
 	features := images

@@ -26,15 +26,21 @@ import (
 
 // Epoch holds the figures of one pass over the training data.
 type Epoch struct {
-	Epoch           int     `json:"epoch"`                   // number of the epoch, from 1
-	LR              float64 `json:"lr"`                      // learning rate of the epoch's last step
-	TrainLoss       float64 `json:"train_loss"`              // mean loss, measured before each update with drops on
-	TrainAccuracy   float64 `json:"train_accuracy"`          // measured like TrainLoss; see objective.Objective.Correct
-	ValLoss         float64 `json:"val_loss,omitempty"`      // 0 without validation
-	ValAccuracy     float64 `json:"val_accuracy,omitempty"`  // 0 without validation; see objective.Evaluation.Accuracy
-	TestAccuracy    float64 `json:"test_accuracy,omitempty"` // 0 unless every epoch is tested
-	Seconds         float64 `json:"seconds"`                 // time spent in training, without validation
-	ImagesPerSecond float64 `json:"images_per_second"`       // speed of the training, without validation
+	Epoch int `json:"epoch"` // number of the epoch, from 1
+	// learning rate of the epoch's last step
+	LR float64 `json:"lr"`
+	// mean loss, measured before each update with drops on
+	TrainLoss float64 `json:"train_loss"`
+	// measured like TrainLoss; see objective.Objective.Correct
+	TrainAccuracy float64 `json:"train_accuracy"`
+	ValLoss       float64 `json:"val_loss,omitempty"` // 0 without validation
+	// 0 without validation; see objective.Evaluation.Accuracy
+	ValAccuracy  float64 `json:"val_accuracy,omitempty"`
+	TestAccuracy float64 `json:"test_accuracy,omitempty"` // 0 unless every epoch is tested
+	// time spent in training, without validation
+	Seconds float64 `json:"seconds"`
+	// speed of the training, without validation
+	ImagesPerSecond float64 `json:"images_per_second"`
 }
 
 // Run is one training. Its fields are set before [Run.Do] and stay as they are while it runs.
@@ -51,8 +57,8 @@ type Run struct {
 	Train *Data
 	// Val is evaluated after each epoch. Nil: nothing is validated.
 	Val *Data
-	// Test is evaluated after each epoch too, as the paper's protocol does; it changes nothing in the
-	// training. Nil: nothing is tested.
+	// Test is evaluated after each epoch too, as the paper's protocol does; it changes nothing in
+	// the training. Nil: nothing is tested.
 	Test *Data
 	// Checkpoint is the path of a file that keeps the training state. If the file exists, the
 	// training continues from it. It is written every ten seconds, less often if writing would take
@@ -60,15 +66,15 @@ type Run struct {
 	// once the result is safe. Empty: no state is kept.
 	Checkpoint string
 	// Progress receives an event of the stage progress.Train after each step, or on a device after
-	// some dozen steps, and one of progress.Epoch after each epoch, whose detail is the [Epoch]. Nil:
-	// nothing is reported.
+	// some dozen steps, and one of progress.Epoch after each epoch, whose detail is the [Epoch].
+	// Nil: nothing is reported.
 	Progress progress.Func
 	// EpochDone is called after each epoch with all epochs that are finished, those before an
 	// interruption included. Its error ends the training. Nil: nothing is called.
 	EpochDone func(epochs []Epoch) error
-	// Keep makes Do leave its compiled programs and the tuned tensors in place, for Evaluate and for
-	// another Do with the same Backend, Model, Tuning, objective, drop rates and weight decay: a
-	// device takes long to compile. Close releases them. Default: Do releases them.
+	// Keep makes Do leave its compiled programs and the tuned tensors in place, for Evaluate and
+	// for another Do with the same Backend, Model, Tuning, objective, drop rates and weight decay:
+	// a device takes long to compile. Close releases them. Default: Do releases them.
 	Keep bool
 	// Later is data that Evaluate will measure. A device then compiles for it while it trains. Nil:
 	// none.
@@ -94,8 +100,8 @@ func (r *Run) Close() {
 // batch returns the number of images in a step: Options.BatchSize, or all if there are fewer.
 func (r *Run) batch() int { return min(r.Options.BatchSize, r.Train.Len()) }
 
-// Evaluate measures on data what the last Do tuned and kept. It reports progress.Evaluate after each
-// batch.
+// Evaluate measures on data what the last Do tuned and kept. It reports progress.Evaluate after
+// each batch.
 func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (objective.Evaluation, error) {
 	if r.stepper == nil {
 		return objective.Evaluation{}, errors.New("evaluating a training: nothing was kept; set Run.Keep before Run.Do")
@@ -158,7 +164,8 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
 	if r.Tuning.Counts.Tuned() == 0 {
-		rates.DropPath = 0 // a head alone is fitted to the features of the frozen backbone, without drops
+		// a head alone is fitted to the features of the frozen backbone, without drops
+		rates.DropPath = 0
 	}
 	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.rates == rates && s.decay == o.WeightDecay) {
 		r.Close() // these are compiled in
@@ -258,7 +265,8 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		if err == nil && len(metrics) > 0 {
 			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
 		}
-		if err == nil && at.Step < steps { // the state at the end of an epoch is saved after the validation
+		// the state at the end of an epoch is saved after the validation
+		if err == nil && at.Step < steps {
 			now := *at
 			now.Seconds += time.Since(start).Seconds()
 			err = r.saveInTime(s, now)

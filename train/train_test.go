@@ -340,8 +340,8 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
-// TestLearningRate follows timm's CosineLRScheduler(t_initial=100, lr_min=1e-5,
-// warmup_t=10, warmup_lr_init=1e-6) at whole epochs.
+// TestLearningRate follows timm's CosineLRScheduler(t_initial=100, lr_min=1e-5, warmup_t=10,
+// warmup_lr_init=1e-6) at whole epochs.
 func TestLearningRate(t *testing.T) {
 	o := train.VTAB()
 	for epoch, want := range map[float64]float64{0: 1e-6, 1: 0.0001009, 5: 0.0005005, 9: 0.0009001, 10: 0.0009757729755661011, 50: 0.000505, 99: 1.0244252618962858e-05} {

@@ -397,8 +397,8 @@ func (ins *instruction) writesFull() bool {
 	return true
 }
 
-// inPlace reports whether dst may lie in the memory of register r: the elements have the same
-// size, and each element is read before it is written.
+// inPlace reports whether dst may lie in the memory of register r: the elements have the same size,
+// and each element is read before it is written.
 func (ins *instruction) inPlace(r int) bool {
 	switch ins.form {
 	case formConvert, formCompareVV, formCompareVS, formWhere:

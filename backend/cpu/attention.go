@@ -38,8 +38,8 @@ func (c *compiler) attention(o *op) bool {
 }
 
 // addend reads a tensor that is added to the scores as [outer, inner, heads, seq, kv], where image
-// i is (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image,
-// it reads the mask itself.
+// i is (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image, it
+// reads the mask itself.
 func (c *compiler) addend(v *value, a *attention) edge {
 	e := c.edge(v)
 	if v.op.kind == compute.OpTypeReshape {
@@ -113,8 +113,8 @@ func (a *attentionKernel) run(x *execution) error {
 	return nil
 }
 
-// attentionVJPKernel computes the gradients of query, key and value from the gradient of the
-// output (Dao et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the
+// attentionVJPKernel computes the gradients of query, key and value from the gradient of the output
+// (Dao et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the
 // log-sum-exp:
 //
 //	dV = Pᵀ·dO, dP = dO·Vᵀ, D = rowsum(dO∘O), dS = P∘(dP − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.

@@ -15,8 +15,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// TestAttentionOfViews: query, key and value are cut out of one tensor in every
-// way that leaves them strided, and the gradient reaches that tensor.
+// TestAttentionOfViews: query, key and value are cut out of one tensor in every way that leaves
+// them strided, and the gradient reaches that tensor.
 func TestAttentionOfViews(t *testing.T) {
 	const b, n, h, w = 2, 21, 6, 8
 	bshd, bhsd := compute.AttentionAxesLayoutBSHD, compute.AttentionAxesLayoutBHSD
@@ -122,8 +122,8 @@ func stepNames(be *backend) string {
 	return b.String()
 }
 
-// TestAttentionFarScores: scores that overflow exp, but lie near one another,
-// give what the formula gives once the greatest is taken off.
+// TestAttentionFarScores: scores that overflow exp, but lie near one another, give what the formula
+// gives once the greatest is taken off.
 func TestAttentionFarScores(t *testing.T) {
 	be := newBackend(t)
 	dims := []int{1, 9, 2, 4}
@@ -147,14 +147,14 @@ func TestAttentionFarScores(t *testing.T) {
 		t.Fatalf("the greatest log-sum-exp is %g: nothing would overflow", most)
 	}
 	for i, got := range run(be, true) {
-		// Scores of some hundreds have errors of 3e-5, the key's 100 multiply
-		// those of dS in the query's gradient.
+		// Scores of some hundreds have errors of 3e-5, the key's 100 multiply those of dS in the
+		// query's gradient.
 		near(t, fmt.Sprint("output ", i), got, want[i], 1e-3)
 	}
 }
 
-// TestAttentionOfOtherForms: attention that this backend does not run itself is
-// refused as not implemented, so that its callers decompose it.
+// TestAttentionOfOtherForms: attention that this backend does not run itself is refused as not
+// implemented, so that its callers decompose it.
 func TestAttentionOfOtherForms(t *testing.T) {
 	be := newBackend(t)
 	q := shapes.Make(dtypes.Float32, 2, 3, 5, 4)
@@ -219,8 +219,8 @@ func TestAttentionOfOtherForms(t *testing.T) {
 	}
 }
 
-// TestAttentionFallsBack: a caller that offers both forms gets the decomposed
-// one for causal attention, with its gradient.
+// TestAttentionFallsBack: a caller that offers both forms gets the decomposed one for causal
+// attention, with its gradient.
 func TestAttentionFallsBack(t *testing.T) {
 	be := newBackend(t)
 	dims := []int{2, 3, 7, 4}

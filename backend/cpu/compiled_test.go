@@ -18,8 +18,8 @@ import (
 // graphFunc builds the outputs of a program from its parameters.
 type graphFunc func(in []*Node) []*Node
 
-// compiled is fn compiled on be for float32 inputs of the given dimensions,
-// int32 where the first dimension is negative.
+// compiled is fn compiled on be for float32 inputs of the given dimensions, int32 where the first
+// dimension is negative.
 func compiled(t testing.TB, be compute.Backend, fn graphFunc, dims ...[]int) compute.Executable {
 	t.Helper()
 	g := NewGraph(be, t.Name())
@@ -101,22 +101,22 @@ func sameBits(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }
 
-// tuningStep is a training step in small: blocks as a vision transformer has
-// them over tokens [batch, tokens, width], of which a LoRA on the query, single
-// entries of fc1 and a head are trained by gradient descent with momentum.
+// tuningStep is a training step in small: blocks as a vision transformer has them over tokens
+// [batch, tokens, width], of which a LoRA on the query, single entries of fc1 and a head are
+// trained by gradient descent with momentum.
 type tuningStep struct {
 	batch, tokens, width, heads, hidden, depth int
 	rank, entries                              int
 }
 
-// smallStep runs in milliseconds. Its products are large enough for the packed
-// kernels, its hidden rows for several chunks of work.
+// smallStep runs in milliseconds. Its products are large enough for the packed kernels, its hidden
+// rows for several chunks of work.
 var smallStep = tuningStep{batch: 4, tokens: 37, width: 64, heads: 4, hidden: 256, depth: 2, rank: 4, entries: 50}
 
 const classes = 5
 
-// inputs lists the dimensions: the tokens, the weights of each block, and then
-// what is trained with its momentum, which an optimiser donates.
+// inputs lists the dimensions: the tokens, the weights of each block, and then what is trained with
+// its momentum, which an optimiser donates.
 func (s tuningStep) inputs() (dims [][]int, donate []bool) {
 	d, h := s.width, s.hidden
 	dims = [][]int{{s.batch, s.tokens, d}}
@@ -230,8 +230,7 @@ func gelu(x *Node) *Node {
 	return y
 }
 
-// attention is one operation where the backend has its gradient, else what it
-// stands for.
+// attention is one operation where the backend has its gradient, else what it stands for.
 func (s tuningStep) attention(q, k, v *Node) *Node {
 	width := s.width / s.heads
 	for _, x := range []**Node{&q, &k, &v} {
@@ -246,9 +245,9 @@ func (s tuningStep) attention(q, k, v *Node) *Node {
 	return Reshape(y, s.batch, s.tokens, s.width)
 }
 
-// decomposedAttention is softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row
-// of scores [batch, heads, seq], by the operations of the formula. Each head of
-// key and value serves a group of neighbouring heads of the query.
+// decomposedAttention is softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores
+// [batch, heads, seq], by the operations of the formula. Each head of key and value serves a group
+// of neighbouring heads of the query.
 func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scale float64) (y, lse *Node) {
 	if layout == compute.AttentionAxesLayoutBSHD {
 		q, k, v = TransposeAllAxes(q, 0, 2, 1, 3), TransposeAllAxes(k, 0, 2, 1, 3), TransposeAllAxes(v, 0, 2, 1, 3)
@@ -269,8 +268,7 @@ func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scal
 	return y, Squeeze(Add(top, Log(sum)), 3)
 }
 
-// TestTuningStep compares the step, run three times with its own state, with
-// GoMLX's Go backend.
+// TestTuningStep compares the step, run three times with its own state, with GoMLX's Go backend.
 func TestTuningStep(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -298,8 +296,8 @@ func TestTuningStep(t *testing.T) {
 	}
 }
 
-// TestNeighbours: products next to what could be taken for their epilogue, or for
-// a patched weight, and is not.
+// TestNeighbours: products next to what could be taken for their epilogue, or for a patched weight,
+// and is not.
 func TestNeighbours(t *testing.T) {
 	own := newBackend(t)
 	dot := func(a, b *Node) *Node { return DotGeneral(a, []int{1}, nil, b, []int{1}, nil) }

@@ -16,8 +16,8 @@ import (
 // Convolutions come in three forms. Convolutions with one filter per channel have their own
 // kernels. The gradient of such filters has its own kernel too; it arrives as a convolution whose
 // batch is the channels, where each channel is a group. All other convolutions become matrix
-// products: a tile of the output is the product of the input elements that it reads, copied side
-// by side, and the filters.
+// products: a tile of the output is the product of the input elements that it reads, copied side by
+// side, and the filters.
 
 // convolution is what the compiler knows of a convolution.
 type convolution struct {
@@ -66,7 +66,8 @@ func (c *compiler) conv(o *op) bool {
 		}
 	}
 	if in.Size() == 0 || kernel.Size() == 0 {
-		c.convResult(kindConv, o, &convolution{product: &convProduct{}}, nil, span(0, in.Rank())) // sums of nothing
+		// sums of nothing
+		c.convResult(kindConv, o, &convolution{product: &convProduct{}}, nil, span(0, in.Rank()))
 		return true
 	}
 	s := c.convSpec(o)
@@ -88,8 +89,8 @@ func ordered(e edge, first int, spatial []int, last ...int) edge {
 	return edge{e.t, e.transposed(slices.Concat([]int{first}, spatial, last))}
 }
 
-// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise
-// an edge to a copy.
+// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise an
+// edge to a copy.
 func (c *compiler) lastContiguous(e edge) edge {
 	if readable(e) {
 		return e

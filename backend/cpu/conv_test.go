@@ -15,8 +15,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// randomConv is a convolution drawn at random: every order of axes, strides,
-// paddings, dilations and groups.
+// randomConv is a convolution drawn at random: every order of axes, strides, paddings, dilations
+// and groups.
 type randomConv struct {
 	input, kernel          []int
 	axes                   compute.ConvolveAxesConfig
@@ -26,8 +26,8 @@ type randomConv struct {
 	channels, batch        int // groups
 }
 
-// drawConv draws a convolution with outputs. form is one of "depth-wise",
-// "gradient" (of depth-wise filters) and "general".
+// drawConv draws a convolution with outputs. form is one of "depth-wise", "gradient" (of depth-wise
+// filters) and "general".
 func drawConv(r *rand.Rand, form string) randomConv {
 	for {
 		spatial := 1 + r.IntN(3)
@@ -69,8 +69,8 @@ func drawConv(r *rand.Rand, form string) randomConv {
 		a.KernelInputChannels, a.KernelOutputChannels, a.KernelSpatial = perm()
 		a.OutputBatch, a.OutputChannels, a.OutputSpatial = perm()
 		if c.batch > 1 {
-			// In compute v0.1.3 the Go backend reads the size of the output's
-			// batch where the input has it.
+			// In compute v0.1.3 the Go backend reads the size of the output's batch where the input
+			// has it.
 			a.OutputBatch, a.OutputChannels, a.OutputSpatial = a.InputBatch, a.InputChannels, slices.Clone(a.InputSpatial)
 		}
 		c.input, c.kernel = make([]int, spatial+2), make([]int, spatial+2)
@@ -122,20 +122,18 @@ func TestConv(t *testing.T) {
 	}
 }
 
-// withGradient is forward() with the gradient of carrier, of the same shape. It
-// takes the form in which GoMLX has fused operations: the way forward computes
-// the first function, the way back differentiates the second, and no backend
-// computes what only the second needs. Where fusion is switched off, the second
-// has the right value too.
+// withGradient is forward() with the gradient of carrier, of the same shape. It takes the form in
+// which GoMLX has fused operations: the way forward computes the first function, the way back
+// differentiates the second, and no backend computes what only the second needs. Where fusion is
+// switched off, the second has the right value too.
 func withGradient(forward func() *Node, carrier *Node) *Node {
 	y, _ := InternalFusedOpCaller(forward, func() *Node { return Add(StopGradient(forward()), Sub(carrier, StopGradient(carrier))) }, true)
 	return y
 }
 
-// depthwiseLayer is a depth-wise convolution of x, [batch, height, width, channels],
-// that keeps its size, with filters w, [height, width, 1, channels]. GoMLX's
-// gradient would cut the channels apart and convolve each by itself; this one is
-// two convolutions.
+// depthwiseLayer is a depth-wise convolution of x, [batch, height, width, channels], that keeps its
+// size, with filters w, [height, width, 1, channels]. GoMLX's gradient would cut the channels apart
+// and convolve each by itself; this one is two convolutions.
 func depthwiseLayer(x, w *Node) *Node {
 	kh, kw, c := w.Shape().Dim(0), w.Shape().Dim(1), w.Shape().Dim(3)
 	axes := compute.ConvolveAxesConfig{
@@ -149,8 +147,8 @@ func depthwiseLayer(x, w *Node) *Node {
 		return ConvGeneral(dy, Reverse(w, 0, 1), axes, nil, back, nil, nil, c, 1)
 	})
 	gw := IdentityWithCustomGradient(w, func(_, _ *Node) *Node {
-		// Channels are the batch, each a group; images are what is summed. The
-		// batch of the result, of size 1, stands where the input's does.
+		// Channels are the batch, each a group; images are what is summed. The batch of the result,
+		// of size 1, stands where the input's does.
 		dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
 			InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
 			KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,
@@ -192,8 +190,8 @@ func shifted(x, w *Node) (y *Node) {
 	return y
 }
 
-// TestDepthwise: a depth-wise layer as backbones should write it, its value and
-// both gradients, and that nothing of it is delegated or copied.
+// TestDepthwise: a depth-wise layer as backbones should write it, its value and both gradients, and
+// that nothing of it is delegated or copied.
 func TestDepthwise(t *testing.T) {
 	for _, d := range [][5]int{{2, 9, 9, 20, 7}, {3, 5, 8, 16, 3}, {1, 14, 14, 40, 7}, {2, 6, 6, 5, 4}, {9, 7, 7, 17, 7}} {
 		t.Run(fmt.Sprint(d), func(t *testing.T) {
@@ -212,7 +210,8 @@ func TestDepthwise(t *testing.T) {
 			for _, s := range be.stopTimings() {
 				calls[s.Kind] += s.Calls
 			}
-			if want := map[string]int{"convolution": 3, "element-wise": 1}; !maps.Equal(calls, want) { // the latter is dy
+			// the latter is dy
+			if want := map[string]int{"convolution": 3, "element-wise": 1}; !maps.Equal(calls, want) {
 				t.Errorf("steps of each kind: %v, expected %v", calls, want)
 			}
 			onGo := run(be.plain, depthwiseLayer)
@@ -227,9 +226,8 @@ func TestDepthwise(t *testing.T) {
 	}
 }
 
-// TestConvThreads: convolutions of all forms, of a size that is cut in many
-// parts, have the same bits for any number of processors; so has attention in
-// windows.
+// TestConvThreads: convolutions of all forms, of a size that is cut in many parts, have the same
+// bits for any number of processors; so has attention in windows.
 func TestConvThreads(t *testing.T) {
 	be := newBackend(t)
 	dims := [][]int{{3, 30, 30, 40}, {7, 7, 1, 40}, {3, 3, 40, 24}, {1, 4, 25, 25}, {36, 1, 25, 25}}
@@ -261,8 +259,8 @@ func TestConvThreads(t *testing.T) {
 	}
 }
 
-// TestConvGradient: GoMLX's own gradients of a convolution, strided and dilated,
-// run here without help, and equal those on GoMLX's Go backend.
+// TestConvGradient: GoMLX's own gradients of a convolution, strided and dilated, run here without
+// help, and equal those on GoMLX's Go backend.
 func TestConvGradient(t *testing.T) {
 	be := newBackend(t)
 	x, w := []int{2, 11, 9, 6}, []int{3, 2, 6, 5}
@@ -291,8 +289,8 @@ func TestConvGradient(t *testing.T) {
 	}
 }
 
-// TestConvOfNothing: no images give no result, no channels and no taps zeros.
-// (GoMLX's Go backend panics.)
+// TestConvOfNothing: no images give no result, no channels and no taps zeros. (GoMLX's Go backend
+// panics.)
 func TestConvOfNothing(t *testing.T) {
 	be := newBackend(t)
 	for _, d := range [][2][]int{{{0, 5, 5, 3}, {3, 3, 3, 2}}, {{2, 5, 5, 0}, {3, 3, 0, 2}}, {{2, 0, 5, 3}, {1, 3, 3, 2}}} {
@@ -305,8 +303,8 @@ func TestConvOfNothing(t *testing.T) {
 	}
 }
 
-// TestConvNonFinite: NaN and infinities of the input reach the outputs that meet
-// them and no others.
+// TestConvNonFinite: NaN and infinities of the input reach the outputs that meet them and no
+// others.
 func TestConvNonFinite(t *testing.T) {
 	be := newBackend(t)
 	x := normal(9*9*4, 1)

@@ -1,7 +1,7 @@
 // Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated
 // assembly. GoMLX programs, such as the models and training steps of spt, run on it near the speed
-// limit of the processor. It needs neither cgo nor an installed library. Importing it registers
-// the backend with the name "cpu".
+// limit of the processor. It needs neither cgo nor an installed library. Importing it registers the
+// backend with the name "cpu".
 //
 // A program passes through four stages:
 //
@@ -21,11 +21,11 @@
 // A file about one kind of operation (dot.go, attention.go, conv.go, sparse.go, moves.go,
 // delegate.go) has the compiler's part first, then the kernel.
 //
-// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's
-// Go backend (delegate.go). So every program that runs there also runs here.
+// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's Go
+// backend (delegate.go). So every program that runs there also runs here.
 //
-// [Borrow] makes a buffer of an array without a copy (buffer.go). [MemoryOf] returns the memory that
-// a backend uses (memory.go), and [TimeSteps] measures the steps of its programs (timing.go).
+// [Borrow] makes a buffer of an array without a copy (buffer.go). [MemoryOf] returns the memory
+// that a backend uses (memory.go), and [TimeSteps] measures the steps of its programs (timing.go).
 //
 // Results do not depend on the number of processors: shapes alone decide how work is divided, and
 // every sum has a fixed order.
@@ -52,8 +52,9 @@ func init() { compute.Register(backendName, New) }
 
 // backend implements compute.Backend. It is safe for concurrent use.
 type backend struct {
-	options  options         // of the compiler
-	plain    compute.Backend // GoMLX's Go backend: it checks operations and runs delegated operations
+	options options // of the compiler
+	// GoMLX's Go backend: it checks operations and runs delegated operations
+	plain    compute.Backend
 	arenas   arenas
 	released released
 	// delegating is held by the delegated operation that runs. In compute v0.1.3, two that run at

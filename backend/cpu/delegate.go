@@ -223,8 +223,8 @@ func (w *whole) Inputs() (names []string, inputShapes []shapes.Shape) {
 // Outputs returns the shapes of the results.
 func (w *whole) Outputs() []shapes.Shape { return slices.Clone(w.outputs) }
 
-// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back.
-// If it succeeds, donated inputs are invalid afterwards.
+// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back. If
+// it succeeds, donated inputs are invalid afterwards.
 func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	w.live.RLock()
 	defer w.live.RUnlock()

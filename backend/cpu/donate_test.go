@@ -14,8 +14,8 @@ import (
 // memoryOf is where a buffer's elements lie.
 func memoryOf(b compute.Buffer) *byte { return unsafe.SliceData(b.(*buffer).data) }
 
-// TestDonatedState: what a training step updates stays where it is, what it
-// only reads stays as it is.
+// TestDonatedState: what a training step updates stays where it is, what it only reads stays as it
+// is.
 func TestDonatedState(t *testing.T) {
 	be := newBackend(t)
 	dims, donate := smallStep.inputs()
@@ -65,9 +65,8 @@ func comparePointers(a, b *byte) int {
 	return int(uintptr(unsafe.Pointer(a))) - int(uintptr(unsafe.Pointer(b)))
 }
 
-// TestDonatedInPlace: a scatter and a loop write their result to a donated
-// tensor's own memory, and to memory of its own for any other's; an array that
-// was borrowed is never written to.
+// TestDonatedInPlace: a scatter and a loop write their result to a donated tensor's own memory, and
+// to memory of its own for any other's; an array that was borrowed is never written to.
 func TestDonatedInPlace(t *testing.T) {
 	be := newBackend(t)
 	const n = 1000
@@ -133,8 +132,8 @@ func TestDonatedInPlace(t *testing.T) {
 	}
 }
 
-// TestDonatedTwice: a buffer that is given for two inputs and donated as one of
-// them, or as both, is read as both before anything is written over it.
+// TestDonatedTwice: a buffer that is given for two inputs and donated as one of them, or as both,
+// is read as both before anything is written over it.
 func TestDonatedTwice(t *testing.T) {
 	be := newBackend(t)
 	const n = 64
@@ -164,8 +163,8 @@ func TestDonatedTwice(t *testing.T) {
 	}
 }
 
-// TestDonatedToOthers: memory of a donated input that no output can take goes
-// back, and an input that later steps read is not written over.
+// TestDonatedToOthers: memory of a donated input that no output can take goes back, and an input
+// that later steps read is not written over.
 func TestDonatedToOthers(t *testing.T) {
 	be := newBackend(t)
 	const n = 50
@@ -195,8 +194,8 @@ func TestDonatedToOthers(t *testing.T) {
 	}
 }
 
-// TestReleasedMemory: a new tensor takes the memory of a finalized one of its size, but
-// never what a result took over from a donated tensor, or what was borrowed.
+// TestReleasedMemory: a new tensor takes the memory of a finalized one of its size, but never what
+// a result took over from a donated tensor, or what was borrowed.
 func TestReleasedMemory(t *testing.T) {
 	be := newBackend(t)
 	const n = 4096

@@ -17,7 +17,8 @@ type dot struct {
 	bias, residual edge    // edge.t nil: none
 	gelu           bool    // exact GELU, after the bias
 	pre            *tensor // where the value before the GELU is kept; nil: it is not kept
-	patch          *node   // B is the result of this scatter onto a weight; its entries are patched into the packed weight
+	// B is the result of this scatter onto a weight; its entries are patched into the packed weight
+	patch *node
 }
 
 // epilogue lists the edges by which a product reads, except those of its operands.
@@ -216,8 +217,8 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 }
 
 // addsTo reports whether the product n can compute other, the product that it is added to, in its
-// own sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v
-// in the gradient of their common input.
+// own sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v in
+// the gradient of their common input.
 func (n *node) addsTo(other edge) bool {
 	o, d := other.t.node, n.dot
 	if o.kind != kindDot || other.t.users != 1 || other.t.output >= 0 || !other.whole(d.m*d.n) {
@@ -273,8 +274,8 @@ func (c *compiler) newProduct(n *node) *product {
 // productTerm returns the product of n without its epilogue.
 func (c *compiler) productTerm(n *node) productTerm {
 	d := n.dot
-	// Small products have other kernels, which add in another order. A product must not change
-	// when its weight is packed.
+	// Small products have other kernels, which add in another order. A product must not change when
+	// its weight is packed.
 	t := productTerm{k: d.k, a: n.in[0].t.slot, b: n.in[1].t.slot, aAt: d.a, bAt: d.b, packs: d.m > 16 && d.n > 16,
 		packing: packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}}
 	if d.patch != nil {
@@ -320,8 +321,8 @@ func (p *product) run(x *execution) error {
 	return nil
 }
 
-// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too.
-// B is packed once for all of them. Otherwise it returns nil.
+// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too. B
+// is packed once for all of them. Otherwise it returns nil.
 func (x *execution) packed(t *productTerm) *gemm.Packed {
 	if t.patch != nil {
 		return x.patched(t.patch, t.packing)

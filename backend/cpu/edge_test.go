@@ -50,8 +50,7 @@ func (f built) all(vs []compute.Value, err error) []compute.Value {
 	return vs
 }
 
-// closure builds a function inside f: parameters of the shapes, and what body
-// returns.
+// closure builds a function inside f: parameters of the shapes, and what body returns.
 func (f built) closure(params []shapes.Shape, body func(f built, in []compute.Value) []compute.Value) compute.Function {
 	f.t.Helper()
 	c, err := f.Closure()
@@ -198,9 +197,9 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestProductOverNothing: a product whose contracted axis is empty is zero, one
-// with an empty result is empty, and a scatter of no values is its operand.
-// GoMLX's Go backend panics at all three.
+// TestProductOverNothing: a product whose contracted axis is empty is zero, one with an empty
+// result is empty, and a scatter of no values is its operand. GoMLX's Go backend panics at all
+// three.
 func TestProductOverNothing(t *testing.T) {
 	be := newBackend(t)
 	gives(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -220,8 +219,7 @@ func TestProductOverNothing(t *testing.T) {
 	}
 }
 
-// TestNegativeAxis: an axis counted from the end is the same axis, and runs on
-// the same kernel.
+// TestNegativeAxis: an axis counted from the end is the same axis, and runs on the same kernel.
 func TestNegativeAxis(t *testing.T) {
 	be := newBackend(t)
 	norm := func(axis int) structure {
@@ -238,8 +236,8 @@ func TestNegativeAxis(t *testing.T) {
 	onBoth(t, be, norm(-1), args...)
 }
 
-// TestSliceBounds: slices that count from the end, reach beyond it or have no
-// strides are cut as GoMLX's Go backend cuts them.
+// TestSliceBounds: slices that count from the end, reach beyond it or have no strides are cut as
+// GoMLX's Go backend cuts them.
 func TestSliceBounds(t *testing.T) {
 	be := newBackend(t)
 	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -252,8 +250,7 @@ func TestSliceBounds(t *testing.T) {
 	}, float32s(normal(12, 1), 4, 3))
 }
 
-// TestNegativePadding: padding below zero takes away, where GoMLX's Go backend
-// panics.
+// TestNegativePadding: padding below zero takes away, where GoMLX's Go backend panics.
 func TestNegativePadding(t *testing.T) {
 	be := newBackend(t)
 	gives(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -283,8 +280,8 @@ func TestScalars(t *testing.T) {
 	}, float32s([]float32{1.5}), float32s([]float32{1, -2, 3}, 3))
 }
 
-// TestReturned: outputs that are parameters, constants, views of them, one value
-// several times, and parameters that nothing reads.
+// TestReturned: outputs that are parameters, constants, views of them, one value several times, and
+// parameters that nothing reads.
 func TestReturned(t *testing.T) {
 	be := newBackend(t)
 	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -298,8 +295,8 @@ func TestReturned(t *testing.T) {
 	}, float32s(normal(6, 1), 2, 3), float32s(normal(4, 1), 4), argument{shapes.Make(dtypes.Bool, 3), []bool{true, false, true}})
 }
 
-// TestReturnedApart: outputs that are one value, or an input, are memory of
-// their own: one that is donated later leaves the others alone.
+// TestReturnedApart: outputs that are one value, or an input, are memory of their own: one that is
+// donated later leaves the others alone.
 func TestReturnedApart(t *testing.T) {
 	be := newBackend(t)
 	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -324,8 +321,8 @@ func TestReturnedApart(t *testing.T) {
 	}
 }
 
-// TestOtherTypes: what is not float32 is moved here and computed on GoMLX's Go
-// backend, also in between operations of this one.
+// TestOtherTypes: what is not float32 is moved here and computed on GoMLX's Go backend, also in
+// between operations of this one.
 func TestOtherTypes(t *testing.T) {
 	be := newBackend(t)
 	for _, a := range []argument{
@@ -349,8 +346,8 @@ func TestOtherTypes(t *testing.T) {
 	}
 }
 
-// TestPacked: types of less than a byte are handed on, an odd number of elements
-// too, and converted as on GoMLX's Go backend, which takes whole bytes only.
+// TestPacked: types of less than a byte are handed on, an odd number of elements too, and converted
+// as on GoMLX's Go backend, which takes whole bytes only.
 func TestPacked(t *testing.T) {
 	be := newBackend(t)
 	for _, dtype := range []dtypes.DType{dtypes.Int4, dtypes.Uint4, dtypes.Int2, dtypes.Uint2} {
@@ -373,8 +370,8 @@ func TestPacked(t *testing.T) {
 	}
 }
 
-// TestControl: If, While, Sort and Call whose bodies use values of the functions
-// around them: parameters, constants, and results of this backend's own steps.
+// TestControl: If, While, Sort and Call whose bodies use values of the functions around them:
+// parameters, constants, and results of this backend's own steps.
 func TestControl(t *testing.T) {
 	be := newBackend(t)
 	scalar, x := f32(), float32s(normal(12, 1), 3, 4)
@@ -456,8 +453,8 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestCapturedAttention: a branch uses attention's result, which the Go backend
-// cannot compute: it gets it as an operand.
+// TestCapturedAttention: a branch uses attention's result, which the Go backend cannot compute: it
+// gets it as an operand.
 func TestCapturedAttention(t *testing.T) {
 	be := newBackend(t)
 	args := []argument{float32s(normal(24, 1), 1, 3, 2, 4), float32s([]float32{1})}
@@ -524,8 +521,8 @@ func TestDynamicShapes(t *testing.T) {
 	}
 }
 
-// TestDynamicAttention: a program with an axis of unknown size runs attention
-// over tensors of fixed size, and its gradient.
+// TestDynamicAttention: a program with an axis of unknown size runs attention over tensors of fixed
+// size, and its gradient.
 func TestDynamicAttention(t *testing.T) {
 	be := newBackend(t)
 	for _, layout := range []compute.AttentionAxesLayout{compute.AttentionAxesLayoutBSHD, compute.AttentionAxesLayoutBHSD} {
@@ -563,8 +560,8 @@ func TestDynamicAttention(t *testing.T) {
 	}
 }
 
-// TestExecuteErrors: wrong inputs are errors that say which input is wrong and
-// what was expected, and leave the other inputs usable.
+// TestExecuteErrors: wrong inputs are errors that say which input is wrong and what was expected,
+// and leave the other inputs usable.
 func TestExecuteErrors(t *testing.T) {
 	be := newBackend(t)
 	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Add(in[0], in[1]))} }, f32(2, 3), f32(2, 3))
@@ -679,8 +676,8 @@ func TestBufferErrors(t *testing.T) {
 	}
 }
 
-// TestFinalized: a backend that was finalized builds, compiles, places and runs
-// nothing and says so; what it placed before can still be read.
+// TestFinalized: a backend that was finalized builds, compiles, places and runs nothing and says
+// so; what it placed before can still be read.
 func TestFinalized(t *testing.T) {
 	be, err := New("")
 	if err != nil {
@@ -738,8 +735,8 @@ func TestFinalized(t *testing.T) {
 	}
 }
 
-// TestFinalizedProgram: a program that was finalized does not run any more, says
-// so, and leaves its inputs usable; it can be finalized while it runs.
+// TestFinalizedProgram: a program that was finalized does not run any more, says so, and leaves its
+// inputs usable; it can be finalized while it runs.
 func TestFinalizedProgram(t *testing.T) {
 	be := newBackend(t)
 	for name, shape := range map[string]shapes.Shape{"fixed": f32(2, 3), "dynamic": rows} {
@@ -782,8 +779,8 @@ func TestFinalizedProgram(t *testing.T) {
 // rows is a matrix of three columns and any number of rows.
 var rows = shapes.MakeDynamic(dtypes.Float32, []int{shapes.DynamicDim, 3}, []string{"batch", ""})
 
-// TestDelegatedPanics: where GoMLX's Go backend panics the program returns an
-// error that names the operation and its shapes, and the backend goes on.
+// TestDelegatedPanics: where GoMLX's Go backend panics the program returns an error that names the
+// operation and its shapes, and the backend goes on.
 func TestDelegatedPanics(t *testing.T) {
 	be := newBackend(t)
 	scatter := func(f built, in []compute.Value) []compute.Value {
@@ -820,8 +817,8 @@ func TestDelegatedPanics(t *testing.T) {
 	}
 }
 
-// TestBuildErrors: programs that are built wrongly are errors, when they are
-// built or when they are compiled.
+// TestBuildErrors: programs that are built wrongly are errors, when they are built or when they are
+// compiled.
 func TestBuildErrors(t *testing.T) {
 	be := newBackend(t)
 	b := be.Builder("wrong")

@@ -32,7 +32,8 @@ type slot struct {
 	offset   int     // in the arena, in bytes
 	index    int     // of the parameter or the program output
 	constant *buffer // of inConstant
-	donor    *slot   // of inOutput: the parameter whose memory it takes over if that input is donated; nil: none
+	// of inOutput: the parameter whose memory it takes over if that input is donated; nil: none
+	donor *slot
 }
 
 // operand is memory as a kernel reads it.

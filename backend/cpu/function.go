@@ -53,8 +53,8 @@ func (b *builder) DeviceAssignment(devices ...compute.DeviceNum) error {
 	return b.shadow.DeviceAssignment(devices...)
 }
 
-// Compile compiles the program. A panic of the compiler becomes an error, because GoMLX would
-// wait forever for a graph whose compilation panicked.
+// Compile compiles the program. A panic of the compiler becomes an error, because GoMLX would wait
+// forever for a graph whose compilation panicked.
 func (b *builder) Compile() (exec compute.Executable, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -82,10 +82,11 @@ type emit func(g compute.Function, in []compute.Value) ([]compute.Value, error)
 
 // op is one recorded operation.
 type op struct {
-	kind   compute.OpType
-	in     []*value // operands; nil: an optional operand that was left out
-	attrs  any      // the arguments that are not operands: a struct of gen_ops.go, for example; nil: none
-	emit   emit     // nil for parameters
+	kind compute.OpType
+	in   []*value // operands; nil: an optional operand that was left out
+	// the arguments that are not operands: a struct of gen_ops.go, for example; nil: none
+	attrs  any
+	emit   emit // nil for parameters
 	out    []*value
 	bodies []*function // the functions of If, While, Sort and Call
 }
@@ -151,8 +152,8 @@ func one(v compute.Value) []compute.Value { return []compute.Value{v} }
 // join concatenates lists of values.
 func join(parts ...[]compute.Value) []compute.Value { return slices.Concat(parts...) }
 
-// own checks that the backend is usable and that the values belong to this program. It returns
-// them as values of this backend and as values of the shadow.
+// own checks that the backend is usable and that the values belong to this program. It returns them
+// as values of this backend and as values of the shadow.
 func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, shadows []compute.Value, err error) {
 	if err := f.builder.backend.usable(); err != nil {
 		return nil, nil, fmt.Errorf("building %s in %q: %w", kind, f.builder.name, err)
@@ -212,8 +213,8 @@ func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) 
 	return out, nil
 }
 
-// placeholder adds an operation that the shadow does not have. The shadow gets a parameter in
-// place of each result, from which it can infer the shapes of later operations.
+// placeholder adds an operation that the shadow does not have. The shadow gets a parameter in place
+// of each result, from which it can infer the shapes of later operations.
 func (f *function) placeholder(o *op, outputs ...shapes.Shape) ([]compute.Value, error) {
 	var shadows []compute.Value
 	for i, s := range outputs {
@@ -287,8 +288,8 @@ func (f *function) body(kind compute.OpType, g compute.Function) (*function, err
 	return b, nil
 }
 
-// control records an operation with function bodies. Values that the bodies use from the
-// functions around them become additional operands, after the operands in.
+// control records an operation with function bodies. Values that the bodies use from the functions
+// around them become additional operands, after the operands in.
 func (f *function) control(kind compute.OpType, in []compute.Value, bodies []compute.Function, e func(g compute.Function, in []compute.Value, bodies []compute.Function) ([]compute.Value, error)) ([]compute.Value, error) {
 	ours, shadows, err := f.own(kind, in)
 	if err != nil {

@@ -52,8 +52,8 @@ func (c *compiler) elementwise(o *op) bool {
 }
 
 // walkable returns an edge that a loop can read: along rows of some length, with stride 0 or 1.
-// Short patterns that repeat (a value for each of three channels, for example) are copied to
-// longer rows.
+// Short patterns that repeat (a value for each of three channels, for example) are copied to longer
+// rows.
 func (c *compiler) walkable(e edge) edge {
 	length, _, ok := e.run()
 	if ok && (length >= 64 || e.size() <= length) {
@@ -122,8 +122,8 @@ func fusible(o *op) bool {
 	return (unary || binary || compares) && is(dtypes.Float32, o.in...)
 }
 
-// sourced reports whether n is computed from random bits and scalars only. It is cheaper to
-// compute such values again than to keep them.
+// sourced reports whether n is computed from random bits and scalars only. It is cheaper to compute
+// such values again than to keep them.
 func sourced(n *node) bool {
 	random := false
 	for _, e := range n.in {
@@ -195,8 +195,8 @@ func (o *options) want(n *node) (total, cols int, ok bool) {
 	return 0, 0, false
 }
 
-// blocks returns the number of rows of the result of a sum over leading or middle axes: the size
-// of the axes before them.
+// blocks returns the number of rows of the result of a sum over leading or middle axes: the size of
+// the axes before them.
 func (n *node) blocks() int {
 	blocks := 1
 	for _, d := range n.in[0].dims[:n.axes[0]] {

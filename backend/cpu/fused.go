@@ -92,9 +92,9 @@ type attention struct {
 	added                [][]int // dimensions of the tensors that are added to the scores
 }
 
-// ownAttention returns the attributes of an attention. ok reports whether this backend can run
-// it: all tensors are float32, the mask is numbers that are added to the scores, there are no
-// sequence lengths, and it is not causal. addends holds the mask and the bias, if given.
+// ownAttention returns the attributes of an attention. ok reports whether this backend can run it:
+// all tensors are float32, the mask is numbers that are added to the scores, there are no sequence
+// lengths, and it is not causal. addends holds the mask and the bias, if given.
 func ownAttention(q, k, v *value, addends []*value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig) (a attention, ok bool) {
 	for _, x := range []*value{q, k, v} {
 		if x == nil || x.shape.DType != dtypes.Float32 || x.shape.Rank() != 4 || x.shape.IsDynamic() || x.shape.Size() == 0 {

@@ -18,24 +18,26 @@ import (
 type kind int
 
 const (
-	kindInput             kind = iota // a parameter of the program
-	kindConstant                      // a constant of the program
-	kindFused                         // an element-wise operation or a reduction of rows, as part of a loop (fuse.go)
-	kindCopy                          // a strided tensor that is made contiguous
-	kindPad                           // a tensor within a larger, filled tensor
-	kindConcat                        // tensors side by side
-	kindReduce                        // a reduction, as part of a loop or alone
-	kindDot                           // matrix products with the operations that follow them (dot.go)
-	kindAttention                     // scaled dot-product attention (attention.go)
-	kindAttentionVJP                  // its gradient
-	kindDepthwise                     // a convolution with one filter per channel (conv.go)
-	kindDepthwiseGradient             // the gradient of such filters
-	kindConv                          // any other convolution
-	kindRandom                        // random bits
-	kindScatter                       // values added to single elements (sparse.go)
-	kindGather                        // single elements
-	kindSparseDot                     // single elements of a matrix product
-	kindDelegated                     // one operation on GoMLX's Go backend
+	kindInput    kind = iota // a parameter of the program
+	kindConstant             // a constant of the program
+	// an element-wise operation or a reduction of rows, as part of a loop (fuse.go)
+	kindFused
+	kindCopy   // a strided tensor that is made contiguous
+	kindPad    // a tensor within a larger, filled tensor
+	kindConcat // tensors side by side
+	kindReduce // a reduction, as part of a loop or alone
+	// matrix products with the operations that follow them (dot.go)
+	kindDot
+	kindAttention         // scaled dot-product attention (attention.go)
+	kindAttentionVJP      // its gradient
+	kindDepthwise         // a convolution with one filter per channel (conv.go)
+	kindDepthwiseGradient // the gradient of such filters
+	kindConv              // any other convolution
+	kindRandom            // random bits
+	kindScatter           // values added to single elements (sparse.go)
+	kindGather            // single elements
+	kindSparseDot         // single elements of a matrix product
+	kindDelegated         // one operation on GoMLX's Go backend
 )
 
 // node is one computation of the program in compilation. Its results lie row-major and contiguous
@@ -49,11 +51,13 @@ type node struct {
 	out  []*tensor
 	rec  *op // the recorded operation, for its attributes
 
-	axes   []int        // of kindReduce: the axes of the edge that are reduced; of kindConcat: the axis
-	dot    *dot         // of kindDot and kindSparseDot
-	conv   *convolution // of the convolutions
-	loop   *cluster     // of the node that stands for a cluster of fused nodes
-	source bool         // of kindFused: computed from random bits and scalars only, so every reader computes it again
+	// of kindReduce: the axes of the edge that are reduced; of kindConcat: the axis
+	axes []int
+	dot  *dot         // of kindDot and kindSparseDot
+	conv *convolution // of the convolutions
+	loop *cluster     // of the node that stands for a cluster of fused nodes
+	// of kindFused: computed from random bits and scalars only, so every reader computes it again
+	source bool
 }
 
 // tensor is a result of a node.
@@ -88,17 +92,17 @@ func (t *tensor) bytes() int { return t.dtype.SizeForDimensions(t.n) }
 // options holds the sizes by which the compiler decides. Tests set small sizes, so that tensors of
 // a few elements are compiled as large tensors are.
 type options struct {
-	// turnElements is about how many elements of a loop one turn takes. A handful of registers
-	// of this size share the first-level cache, and the cost of dispatching an instruction is
-	// small compared with running it.
+	// turnElements is about how many elements of a loop one turn takes. A handful of registers of
+	// this size share the first-level cache, and the cost of dispatching an instruction is small
+	// compared with running it.
 	turnElements int
 	// partElements is about how many elements of a loop one part takes.
 	partElements int
-	// maxRow is the longest row that a loop reduces or normalises, in elements. The working set
-	// of a handful of such rows stays in the second-level cache.
+	// maxRow is the longest row that a loop reduces or normalises, in elements. The working set of
+	// a handful of such rows stays in the second-level cache.
 	maxRow int
-	// rematerialiseGap is how many nodes must lie between early and late readers of a result
-	// that is computed a second time.
+	// rematerialiseGap is how many nodes must lie between early and late readers of a result that
+	// is computed a second time.
 	rematerialiseGap int
 	// rematerialiseSize is the smallest result that is computed a second time, in elements.
 	rematerialiseSize int
@@ -436,8 +440,8 @@ func (c *compiler) delegates(o *op) {
 	c.result(kindDelegated, o, in...)
 }
 
-// returns marks the outputs of the program. An output that is a view, an input, a constant or
-// also another output is copied.
+// returns marks the outputs of the program. An output that is a view, an input, a constant or also
+// another output is copied.
 func (c *compiler) returns(values []*value) {
 	for i, v := range values {
 		e := c.edge(v)

@@ -14,8 +14,8 @@ import (
 //	d  = g/σ + q·xc + q·xc
 //	dx = d − Σd/n
 //
-// GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises
-// dx and h; each becomes one kernel.
+// GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises dx
+// and h; each becomes one kernel.
 
 // layerNorm recognises the gradient of a layer norm, and a layer norm without weight and bias. It
 // changes n to the operation that it recognises.

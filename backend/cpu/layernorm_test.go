@@ -11,9 +11,8 @@ import (
 	"github.com/gomlx/gomlx/ml/nn"
 )
 
-// TestLayerNormGradient: what autodiff makes of layer norm is recognised, with
-// and without weight and bias, alone and beside a residual connection, and right
-// against the derivative in float64.
+// TestLayerNormGradient: what autodiff makes of layer norm is recognised, with and without weight
+// and bias, alone and beside a residual connection, and right against the derivative in float64.
 func TestLayerNormGradient(t *testing.T) {
 	be := newBackend(t)
 	const rows, cols, eps = 30, 48, 1e-3
@@ -84,8 +83,8 @@ func TestLayerNormGradient(t *testing.T) {
 	}
 }
 
-// TestLayerNormLookalikes: formulas that differ from a layer norm's gradient in
-// one place are left as they are, and give what GoMLX's Go backend gives.
+// TestLayerNormLookalikes: formulas that differ from a layer norm's gradient in one place are left
+// as they are, and give what GoMLX's Go backend gives.
 func TestLayerNormLookalikes(t *testing.T) {
 	const rows, cols = 12, 32
 	x, dy := normal(rows*cols, 1), normal(rows*cols, 2)

@@ -30,8 +30,8 @@ func (l layout) size() int {
 	return n
 }
 
-// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A
-// scalar then has no axes.
+// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A scalar
+// then has no axes.
 func (l layout) collapsed() layout {
 	c := layout{offset: l.offset}
 	for i, d := range l.dims {
@@ -137,8 +137,8 @@ func (l layout) broadcast(dims, axes []int) layout {
 	return r
 }
 
-// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar
-// repeated to any dims, as for the operands of element-wise operations.
+// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar repeated
+// to any dims, as for the operands of element-wise operations.
 func (l layout) broadcastTo(dims []int) layout {
 	if len(l.dims) == 0 {
 		return l.broadcast(dims, nil)
@@ -150,8 +150,8 @@ func (l layout) broadcastTo(dims []int) layout {
 	return l.broadcast(dims, axes)
 }
 
-// group merges some axes, in the given order, to one size and one stride. ok is false if one
-// stride does not walk them.
+// group merges some axes, in the given order, to one size and one stride. ok is false if one stride
+// does not walk them.
 func (l layout) group(axes []int) (size, stride int, ok bool) {
 	g := layout{}
 	for _, a := range axes {

@@ -20,15 +20,17 @@ type loop struct {
 	total, cols, chunk int
 	rows               int // rows of a turn; more than 1 only if chunk is cols
 	parts              int
-	blocks             int // number of blocks of rows that sums add up separately; a part lies within one block
-	in                 []loopInput
-	code               []instruction
-	bound              []loopResult // full registers that lie in the memory of a result
-	stores             []loopResult // scalar registers that are stored, one element per row
-	sums               []loopResult // full registers whose rows are added up to one row of cols elements, or to one per block
-	immediates         []float32    // contents of the first scalar registers
-	full, scalar       int          // numbers of registers
-	scratch            int          // number of full registers that need scratch memory
+	// number of blocks of rows that sums add up separately; a part lies within one block
+	blocks int
+	in     []loopInput
+	code   []instruction
+	bound  []loopResult // full registers that lie in the memory of a result
+	stores []loopResult // scalar registers that are stored, one element per row
+	// full registers whose rows are added up to one row of cols elements, or to one per block
+	sums         []loopResult
+	immediates   []float32 // contents of the first scalar registers
+	full, scalar int       // numbers of registers
+	scratch      int       // number of full registers that need scratch memory
 }
 
 // loopInput fills a register from memory.
@@ -94,18 +96,19 @@ type instruction struct {
 	// holds booleans.
 	aFull, bFull, cFull bool
 	vv                  func(dst, a, b []float32)
-	vs                  func(dst, a []float32, s float32) // of formVS and, with the operands swapped, of formSV
-	ss                  func(a, b float32) float32
-	v                   func(dst, a []float32)
-	s                   func(a float32) float32
-	cvv                 func(dst []bool, a, b []float32)
-	cvs                 func(dst []bool, a []float32, s float32)
-	css                 func(a, b float32) bool
-	reduce              func(a []float32) float32
-	convert             func(dst []float32, src unsafe.Pointer)
-	eps                 float32
-	state               *slot // of random bits: the state of the generator
-	dropout             dropout
+	// of formVS and, with the operands swapped, of formSV
+	vs      func(dst, a []float32, s float32)
+	ss      func(a, b float32) float32
+	v       func(dst, a []float32)
+	s       func(a float32) float32
+	cvv     func(dst []bool, a, b []float32)
+	cvs     func(dst []bool, a []float32, s float32)
+	css     func(a, b float32) bool
+	reduce  func(a []float32) float32
+	convert func(dst []float32, src unsafe.Pointer)
+	eps     float32
+	state   *slot // of random bits: the state of the generator
+	dropout dropout
 }
 
 // turns is the state of one goroutine that runs parts of a loop.

@@ -46,8 +46,8 @@ func lines(t *tensor) (from, to int) {
 	return t.slot.offset / arenaAlign, (t.slot.offset + t.bytes() + arenaAlign - 1) / arenaAlign
 }
 
-// check reports the first step at which x reads memory that another result was
-// written over, or writes over what it still has to read.
+// check reports the first step at which x reads memory that another result was written over, or
+// writes over what it still has to read.
 func (s *shadow) check(x *executable, tasks []task) error {
 	s.owner = map[int]*tensor{}
 	last := lastReads(tasks)
@@ -109,8 +109,8 @@ func lastReads(tasks []task) map[*slot]int {
 	return last
 }
 
-// greatest is the most arena memory, in bytes, that is in use at one step: what
-// no placement can do without, given which results take over an input's place.
+// greatest is the most arena memory, in bytes, that is in use at one step: what no placement can do
+// without, given which results take over an input's place.
 func greatest(tasks []task) (most int) {
 	last := lastReads(tasks)
 	alive := map[*tensor]bool{}
@@ -147,8 +147,8 @@ func apart(x *executable, tasks []task) {
 	}
 }
 
-// TestPlan: in random programs no step reads memory that was written over, and
-// results have the same bits when nothing shares memory.
+// TestPlan: in random programs no step reads memory that was written over, and results have the
+// same bits when nothing shares memory.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -190,8 +190,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestPlanDonated: in random programs results have the same bits when every
-// input is donated.
+// TestPlanDonated: in random programs results have the same bits when every input is donated.
 func TestPlanDonated(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -224,8 +223,8 @@ func TestPlanDonated(t *testing.T) {
 	}
 }
 
-// TestPlanTuningStep: the arena of a training step is at most 1.3 times the most
-// that is in use at once.
+// TestPlanTuningStep: the arena of a training step is at most 1.3 times the most that is in use at
+// once.
 func TestPlanTuningStep(t *testing.T) {
 	for _, s := range []tuningStep{smallStep, {batch: 3, tokens: 50, width: 96, heads: 3, hidden: 384, depth: 6, rank: 8, entries: 10}} {
 		dims, _ := s.inputs()
@@ -242,8 +241,8 @@ func TestPlanTuningStep(t *testing.T) {
 	}
 }
 
-// steady runs the step with its own state, twice to warm up and then runs
-// times, and returns what measure counts for each run.
+// steady runs the step with its own state, twice to warm up and then runs times, and returns what
+// measure counts for each run.
 func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
 	be := newBackend(t)
 	dims, donate := s.inputs()

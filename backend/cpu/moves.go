@@ -8,9 +8,9 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// bounds returns the range of a slice along an axis of n elements with 0 ≤ from, to ≤ n, as
-// GoMLX's Go backend does: negative numbers count from the end, and the part outside of the axis
-// is cut off.
+// bounds returns the range of a slice along an axis of n elements with 0 ≤ from, to ≤ n, as GoMLX's
+// Go backend does: negative numbers count from the end, and the part outside of the axis is cut
+// off.
 func bounds(n, start, limit int) (from, to int) {
 	if start < 0 {
 		start += n

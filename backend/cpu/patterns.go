@@ -9,8 +9,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the
-// result and multiplies. Together these are eight operations on every element.
+// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the result
+// and multiplies. Together these are eight operations on every element.
 //
 // GoMLX differentiates the formula of GELU, so a backend gets the gradient as a dozen operations
 // with an erf and an exp.
@@ -20,9 +20,11 @@ import (
 
 // Operations that the compute API does not have.
 const (
-	opGELUGrad      = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x); its operands are x and dy
-	opDropout                                       // x times a mask of random bits; its operands are x and the bits, its attributes a dropout
-	opLayerNormGrad                                 // the gradient of x in h = (x-mean)/σ; its operands are the gradient of h and x
+	opGELUGrad = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x); its operands are x and dy
+	// x times a mask of random bits; its operands are x and the bits, its attributes a dropout
+	opDropout
+	// the gradient of x in h = (x-mean)/σ; its operands are the gradient of h and x
+	opLayerNormGrad
 )
 
 // layerNormGradAttrs holds the attributes of opLayerNormGrad.

@@ -15,8 +15,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// run executes a graph function on a backend, and returns what its steps were
-// called if the backend is this package's.
+// run executes a graph function on a backend, and returns what its steps were called if the backend
+// is this package's.
 func run(t *testing.T, be compute.Backend, fn func(in []*Node) []*Node, in ...any) (out [][]float32, steps string) {
 	t.Helper()
 	exec, err := NewExecCanonical(be, func(_ *Graph, in []*Node) []*Node { return fn(in) }, 0, 0, false, true, true)
@@ -65,8 +65,8 @@ func newBackend(t testing.TB) *backend {
 	return be.(*backend)
 }
 
-// TestGELUGradient: what autodiff makes of GELU is recognised, and right
-// against the derivative in float64.
+// TestGELUGradient: what autodiff makes of GELU is recognised, and right against the derivative in
+// float64.
 func TestGELUGradient(t *testing.T) {
 	be := newBackend(t)
 	x, dy := normal(7*33, 1), normal(7*33, 2)
@@ -89,8 +89,8 @@ func TestGELUGradient(t *testing.T) {
 	}
 }
 
-// TestDropout: the recognised mask is the one that the operations make, bit by
-// bit, also where rows are no multiple of Philox's blocks.
+// TestDropout: the recognised mask is the one that the operations make, bit by bit, also where rows
+// are no multiple of Philox's blocks.
 func TestDropout(t *testing.T) {
 	be := newBackend(t)
 	for _, dims := range [][]int{{64, 48}, {5, 7, 33}, {3, 1}} {
@@ -137,8 +137,8 @@ func TestDropout(t *testing.T) {
 	}
 }
 
-// TestRandomView: a random state within a larger tensor gives loops the bits
-// that the operation returns.
+// TestRandomView: a random state within a larger tensor gives loops the bits that the operation
+// returns.
 func TestRandomView(t *testing.T) {
 	own := newBackend(t)
 	states := tensors.FromFlatDataAndDimensions([]uint64{1, 2, 3, 4, 5, 6}, 2, 3)

@@ -29,8 +29,8 @@ type term struct {
 
 func (x term) size() int { return f32(x.dims...).Size() }
 
-// program builds a random graph on any backend: the same calls for the same
-// seed. A program of fewer steps is the beginning of one of more.
+// program builds a random graph on any backend: the same calls for the same seed. A program of
+// fewer steps is the beginning of one of more.
 type program struct {
 	composed
 	r      *rand.Rand
@@ -84,8 +84,7 @@ func (p *program) vector(n int) compute.Value {
 	return p.ok(p.Constant(v, n))
 }
 
-// matrix is a constant [k, n] that keeps the magnitude of what it is multiplied
-// with.
+// matrix is a constant [k, n] that keeps the magnitude of what it is multiplied with.
 func (p *program) matrix(k, n int) compute.Value {
 	v := make([]float32, k*n)
 	for i := range v {
@@ -94,8 +93,7 @@ func (p *program) matrix(k, n int) compute.Value {
 	return p.ok(p.Constant(v, k, n))
 }
 
-// positions is a constant [n, 1] of positions within size elements, some of them
-// more than once.
+// positions is a constant [n, 1] of positions within size elements, some of them more than once.
 func (p *program) positions(size int) (at compute.Value, n int) {
 	n = 1 + p.r.IntN(6)
 	v := make([]int32, n)
@@ -140,8 +138,8 @@ func with(dims []int, a, n int) []int {
 type unaryOp func(compute.Value) (compute.Value, error)
 type binaryOp func(a, b compute.Value) (compute.Value, error)
 
-// A step of a random program makes values of x. axis is one of x's; steps that
-// need one are not taken with scalars.
+// A step of a random program makes values of x. axis is one of x's; steps that need one are not
+// taken with scalars.
 var (
 	steps = []func(p *program, x term){
 		(*program).binary, (*program).binary, (*program).binary, (*program).unary, (*program).unary,
@@ -185,8 +183,7 @@ func (p *program) scalars(x term) {
 	p.put(p.ok([]binaryOp{p.Add, p.Sub, p.Mul, p.Max, p.Min, p.Div}[k](a, b)), x.dims, "number %d (%d)", k, x.i)
 }
 
-// unary is a function of each element, of bounded ones for those that grow or
-// have poles.
+// unary is a function of each element, of bounded ones for those that grow or have poles.
 func (p *program) unary(x term) {
 	k := p.r.IntN(12)
 	if k < 7 {
@@ -287,8 +284,7 @@ func (p *program) slice(x term, _ int) {
 	p.put(p.ok(p.Slice(x.Value, starts, limits, strides)), to, "slice (%d) %v %v %v", x.i, starts, limits, strides)
 }
 
-// pad adds at both ends and between elements. GoMLX's Go backend panics where it
-// has to take away.
+// pad adds at both ends and between elements. GoMLX's Go backend panics where it has to take away.
 func (p *program) pad(x term, _ int) {
 	var axes []compute.PadAxis
 	to := slices.Clone(x.dims)
@@ -386,8 +382,7 @@ func (p *program) booleans(x term, axis int) {
 	p.put(p.ok(p.ConvertDType(b, dtypes.Float32)), dims, "booleans (%d, %d)", x.i, y.i)
 }
 
-// types goes through another type and back. What rounds to whole numbers is kept
-// off their middle.
+// types goes through another type and back. What rounds to whole numbers is kept off their middle.
 func (p *program) types(x term) {
 	all := []dtypes.DType{dtypes.Float16, dtypes.BFloat16, dtypes.Float64, dtypes.Int32, dtypes.Uint8, dtypes.Int64}
 	k := p.r.IntN(len(all))
@@ -432,8 +427,8 @@ func (p *program) batched(x term, axis int) {
 	p.put(p.ok(p.Tanh(v)), to, "batched (%d, %d) axis %d of %d", x.i, y.i, axis, batch)
 }
 
-// dense is a product with what may become its epilogue: a bias, GELU, a
-// residual, and readers of what comes before them or of single elements only.
+// dense is a product with what may become its epilogue: a bias, GELU, a residual, and readers of
+// what comes before them or of single elements only.
 func (p *program) dense(x term, _ int) {
 	if x.size() > 6000 {
 		return
@@ -518,8 +513,8 @@ func (p *program) scatter(x term) {
 	p.put(p.ok(p.Reshape(p.added(p.flat(x), at, n), x.dims...)), x.dims, "scatter (%d)", x.i)
 }
 
-// entries is a product with a weight of which single entries are tuned, and
-// those entries of its gradient; the weight is [in, out] or [out, in].
+// entries is a product with a weight of which single entries are tuned, and those entries of its
+// gradient; the weight is [in, out] or [out, in].
 func (p *program) entries(x term) {
 	inAxis := p.r.IntN(2)
 	w := p.weight
@@ -582,8 +577,8 @@ func runProgram(be compute.Backend, seed uint64) (log []string, out [][]float32,
 	return runSteps(be, seed, 30, programValues(seed))
 }
 
-// runSteps builds a program of some steps and executes it twice: weights are
-// packed for the second time, and some inputs donated.
+// runSteps builds a program of some steps and executes it twice: weights are packed for the second
+// time, and some inputs donated.
 func runSteps(be compute.Backend, seed uint64, n int, in []programInput) (log []string, out [][]float32, err error) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	b := be.Builder("random")
@@ -683,8 +678,8 @@ func apartBy(got, want []float32) (most float64, at int) {
 	return most, at
 }
 
-// compareProgram compares a program with GoMLX's Go backend. A result that
-// changes as much when the inputs do by their rounding says nothing: unsure.
+// compareProgram compares a program with GoMLX's Go backend. A result that changes as much when the
+// inputs do by their rounding says nothing: unsure.
 func compareProgram(be *backend, seed uint64, n int) (log []string, unsure bool, err error) {
 	in := programValues(seed)
 	log, want, err := runSteps(be.plain, seed, n, in)
@@ -732,8 +727,8 @@ func smallOptions(seed uint64) options {
 	return o
 }
 
-// TestRandomPrograms compares random graphs with GoMLX's Go backend. With
-// -programs 50000 it takes minutes.
+// TestRandomPrograms compares random graphs with GoMLX's Go backend. With -programs 50000 it takes
+// minutes.
 func TestRandomPrograms(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)

@@ -8,8 +8,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// TestRematerialise: computing cheap results again makes the arena of a training
-// step of two blocks smaller, and changes no result by more than rounding.
+// TestRematerialise: computing cheap results again makes the arena of a training step of two blocks
+// smaller, and changes no result by more than rounding.
 func TestRematerialise(t *testing.T) {
 	r := &recorder{backend: newBackend(t)}
 	s := stateful

@@ -110,8 +110,8 @@ func (p *patch) drop(b *backend) {
 	p.copies = nil
 }
 
-// patched is a copy of a packed weight, with values added to some of its entries. Runs that add
-// the same values share a copy.
+// patched is a copy of a packed weight, with values added to some of its entries. Runs that add the
+// same values share a copy.
 type patched struct {
 	of      *patch
 	weight  *buffer // whose packed form was copied
@@ -252,8 +252,8 @@ func (k *gatherKernel) run(x *execution) error {
 const sparseTokens = 64
 
 // sparseDotKernel computes single entries (i,j) of A·B [m,n]: the dot product of row i of A and
-// column j of B. Both lie token by token, so a block of tokens is transposed first. Then each
-// entry is a product of two short vectors.
+// column j of B. Both lie token by token, so a block of tokens is transposed first. Then each entry
+// is a product of two short vectors.
 type sparseDotKernel struct {
 	m, n, k  int
 	a, b     *slot
@@ -327,8 +327,8 @@ func newTokens(data []float32, token, feature, features int, wanted []int32) *to
 	return x
 }
 
-// turned returns a transposed block of tokens: feature f of token from+t is at [f·sparseTokens +
-// t].
+// turned returns a transposed block of tokens: feature f of token from+t is at
+// [f·sparseTokens + t].
 func (x *tokens) turned(from, count int, s *workers.Scratch) []float32 {
 	out := s.Float32s(x.count * sparseTokens)
 	data := x.data[from*x.token:]

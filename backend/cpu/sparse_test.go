@@ -12,9 +12,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// tunedEntries is a product x·Wᵀ, x [tokens, in], of which entries of W
-// [out, in] have values added, as peft builds it: forward, and the gradients of
-// the values and of x for the gradient dy [tokens, out] of the product.
+// tunedEntries is a product x·Wᵀ, x [tokens, in], of which entries of W [out, in] have values
+// added, as peft builds it: forward, and the gradients of the values and of x for the gradient dy
+// [tokens, out] of the product.
 type tunedEntries struct {
 	tokens, in, out int
 	transposed      bool // W is [in, out]: x·W
@@ -89,9 +89,9 @@ func (p tunedEntries) dense(x, w []float32, at []int32, values, dy []float32) (o
 
 var entriesOutputs = []string{"product", "gradient of the values", "gradient of x"}
 
-// TestEntriesAgainstDense: few entries, and as many as make the whole product
-// worth its while; entries at the matrix's corners, twice in one scatter, in any
-// order; both orders of the matrix; a single token.
+// TestEntriesAgainstDense: few entries, and as many as make the whole product worth its while;
+// entries at the matrix's corners, twice in one scatter, in any order; both orders of the matrix; a
+// single token.
 func TestEntriesAgainstDense(t *testing.T) {
 	be := newBackend(t)
 	spread := func(n, size int) []int32 { // n positions, the first and the last among them
@@ -155,9 +155,9 @@ func TestEntriesAgainstDense(t *testing.T) {
 	}
 }
 
-// TestEntriesFollow: the packed weight with patches follows the weight, the
-// positions and the values from run to run: weights swapped, freed and donated,
-// two programs that run in turns over one weight.
+// TestEntriesFollow: the packed weight with patches follows the weight, the positions and the
+// values from run to run: weights swapped, freed and donated, two programs that run in turns over
+// one weight.
 func TestEntriesFollow(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 40, in: 32, out: 50}
@@ -207,8 +207,8 @@ func TestEntriesFollow(t *testing.T) {
 	}
 }
 
-// TestEntriesSideBySide: runs of a program at the same time, some of which add the
-// same values, each get their own results and keep no more copies than they need.
+// TestEntriesSideBySide: runs of a program at the same time, some of which add the same values,
+// each get their own results and keep no more copies than they need.
 func TestEntriesSideBySide(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 40, in: 32, out: 50}
@@ -251,8 +251,8 @@ func TestEntriesSideBySide(t *testing.T) {
 	}
 }
 
-// TestEntriesOnTheWay: what reads the gradient of single entries goes on from it
-// as from any product, whatever a product would take on itself.
+// TestEntriesOnTheWay: what reads the gradient of single entries goes on from it as from any
+// product, whatever a product would take on itself.
 func TestEntriesOnTheWay(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 70, in: 48, out: 64}

@@ -23,9 +23,8 @@ func special() []float32 {
 	return []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1, -1, 0.5, -2.5, 88, -88, 1e-40, -1e-40, 1e-20, math.MaxFloat32, -math.MaxFloat32, 3, -0.25}
 }
 
-// alike compares with GoMLX's Go backend: NaN where it has NaN, the same
-// infinities, other numbers to a relative 4e-6 or a difference that only
-// numbers below the normal ones see.
+// alike compares with GoMLX's Go backend: NaN where it has NaN, the same infinities, other numbers
+// to a relative 4e-6 or a difference that only numbers below the normal ones see.
 func alike(t *testing.T, what string, got, want []float32) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -42,9 +41,9 @@ func alike(t *testing.T, what string, got, want []float32) {
 	}
 }
 
-// TestSpecialNumbers: NaN, infinities, zeros of both signs and the smallest and
-// largest numbers through every operation that loops run, each alone, between
-// tensors, and between a tensor and one number a row or one for all.
+// TestSpecialNumbers: NaN, infinities, zeros of both signs and the smallest and largest numbers
+// through every operation that loops run, each alone, between tensors, and between a tensor and one
+// number a row or one for all.
 func TestSpecialNumbers(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -67,8 +66,8 @@ func TestSpecialNumbers(t *testing.T) {
 		if name == "sum of rows" || name == "softmax" || name == "sum" {
 			continue
 		}
-		// A row of equal numbers that the loop knows as one number.
-		// A number for each row that the loop makes itself.
+		// A row of equal numbers that the loop knows as one number. A number for each row that the
+		// loop makes itself.
 		graphs[name+" of reduced rows"] = func(in []*Node) []*Node {
 			return []*Node{Add(in[1], BroadcastToDims(f(ReduceAndKeep(in[0], ReduceMax, 1)), n, n)), f(ReduceMin(in[0], 1))}
 		}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSteadyFaults: a training step that has warmed up touches no memory for
-// the first time: the kernel has no page to give it.
+// TestSteadyFaults: a training step that has warmed up touches no memory for the first time: the
+// kernel has no page to give it.
 func TestSteadyFaults(t *testing.T) {
 	n := stateful.steady(t, 10, func() int64 {
 		var u syscall.Rusage

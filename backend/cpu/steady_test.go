@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSteadyAllocation: a training step whose state is donated allocates next
-// to nothing once it has warmed up.
+// TestSteadyAllocation: a training step whose state is donated allocates next to nothing once it
+// has warmed up.
 func TestSteadyAllocation(t *testing.T) {
 	n := stateful.steady(t, 10, func() int64 {
 		var m runtime.MemStats

@@ -8,9 +8,9 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// TestTerms: products that are added up become one, with what follows them: a
-// weight's and LoRA's with bias and GELU, and three for the gradient of what they
-// all read. Results are GoMLX's Go backend's.
+// TestTerms: products that are added up become one, with what follows them: a weight's and LoRA's
+// with bias and GELU, and three for the gradient of what they all read. Results are GoMLX's Go
+// backend's.
 func TestTerms(t *testing.T) {
 	const rows, in, out, rank = 70, 33, 40, 8
 	for name, c := range map[string]struct {

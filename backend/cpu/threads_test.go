@@ -13,8 +13,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// TestThreadsRandomPrograms: random programs have the same bits for any number
-// of processors.
+// TestThreadsRandomPrograms: random programs have the same bits for any number of processors.
 func TestThreadsRandomPrograms(t *testing.T) {
 	be := newBackend(t)
 	n := uint64(50)
@@ -42,10 +41,9 @@ func TestThreadsRandomPrograms(t *testing.T) {
 	}
 }
 
-// TestThreadsSums: sums over more elements than one processor takes at a time
-// have one order: of everything, of rows, of leading and of middle axes, and the
-// gradients of a layer norm, which are sums over rows; random bits are those of
-// their place.
+// TestThreadsSums: sums over more elements than one processor takes at a time have one order: of
+// everything, of rows, of leading and of middle axes, and the gradients of a layer norm, which are
+// sums over rows; random bits are those of their place.
 func TestThreadsSums(t *testing.T) {
 	be := newBackend(t)
 	dims := [][]int{{20, 130, 100}, {100}, {100}}
@@ -70,8 +68,8 @@ func TestThreadsSums(t *testing.T) {
 	}
 }
 
-// TestThreadsTuningStep: a training step has the same bits for any number of
-// processors, over three steps with its own state.
+// TestThreadsTuningStep: a training step has the same bits for any number of processors, over three
+// steps with its own state.
 func TestThreadsTuningStep(t *testing.T) {
 	be := newBackend(t)
 	dims, donate := stateful.inputs()
@@ -104,9 +102,8 @@ func TestThreadsTuningStep(t *testing.T) {
 	}
 }
 
-// TestThreadsSideBySide: goroutines that run three programs over the same
-// weights at once, one of them with operations of GoMLX's Go backend, get the
-// bits that each program gives alone.
+// TestThreadsSideBySide: goroutines that run three programs over the same weights at once, one of
+// them with operations of GoMLX's Go backend, get the bits that each program gives alone.
 func TestThreadsSideBySide(t *testing.T) {
 	be := newBackend(t)
 	s := smallStep

@@ -25,9 +25,9 @@ type timings struct {
 	of map[[2]string]*Timing // nil: off
 }
 
-// TimeSteps starts to measure every step of every program on be. Measuring takes about a microsecond per
-// step. stop stops it and returns the timings, the longest first. If be is no backend of this
-// package, nothing is measured and stop returns nil.
+// TimeSteps starts to measure every step of every program on be. Measuring takes about a
+// microsecond per step. stop stops it and returns the timings, the longest first. If be is no
+// backend of this package, nothing is measured and stop returns nil.
 func TimeSteps(be compute.Backend) (stop func() []Timing) {
 	b, ok := be.(*backend)
 	if !ok {

@@ -14,9 +14,9 @@ import (
 	"github.com/sptune/spt/internal/measure"
 )
 
-// stepTimes runs a program again and again and reports, for each step whose name
-// contains a key of flops, the best of its rates in GFLOPS, the share of the
-// peak that was measured in between, and with bytes the GB/s.
+// stepTimes runs a program again and again and reports, for each step whose name contains a key of
+// flops, the best of its rates in GFLOPS, the share of the peak that was measured in between, and
+// with bytes the GB/s.
 func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.Buffer, flops, bytes map[string]float64) {
 	best, peak := map[string]float64{}, 0.0
 	for b.Loop() {
@@ -57,8 +57,8 @@ func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.
 	}
 }
 
-// BenchmarkDepthwise: ConvNeXt-T's depth-wise layers and their gradients, 8
-// images at 224 px. Bytes are those of the tensors, once.
+// BenchmarkDepthwise: ConvNeXt-T's depth-wise layers and their gradients, 8 images at 224 px. Bytes
+// are those of the tensors, once.
 func BenchmarkDepthwise(b *testing.B) {
 	for _, d := range [][2]int{{56, 96}, {28, 192}, {14, 384}, {7, 768}} {
 		b.Run(fmt.Sprintf("%d×%d×%d", d[0], d[0], d[1]), func(b *testing.B) {

@@ -11,9 +11,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// roll moves x by n along an axis, around its end, as torch.roll. GoMLX's
-// gradient of the slices would be two padded tensors and their sum; this one is a
-// roll back.
+// roll moves x by n along an axis, around its end, as torch.roll. GoMLX's gradient of the slices
+// would be two padded tensors and their sum; this one is a roll back.
 func roll(x *Node, axis, n int) *Node {
 	size := x.Shape().Dim(axis)
 	rolled := func(x *Node, n int) *Node {
@@ -42,25 +41,25 @@ func merged(x *Node, height, width, size int) *Node {
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 2, 4, 5), images, height, width, c)
 }
 
-// patches sets neighbouring 2×2 pixels side by side, those of a column first, as
-// Swin's patch merging does: [images, height/2, width/2, 4·channels].
+// patches sets neighbouring 2×2 pixels side by side, those of a column first, as Swin's patch
+// merging does: [images, height/2, width/2, 4·channels].
 func patches(x *Node) *Node {
 	d := x.Shape().Dimensions
 	x = Reshape(x, d[0], d[1]/2, 2, d[2]/2, 2, d[3])
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 4, 2, 5), d[0], d[1]/2, d[2]/2, 4*d[3])
 }
 
-// responseNorm is ConvNeXt V2's: each channel's norm over the positions, over the
-// mean of all channels' norms, times gamma, scales it beside 1. All that can be is
-// done on [images, 1, 1, channels].
+// responseNorm is ConvNeXt V2's: each channel's norm over the positions, over the mean of all
+// channels' norms, times gamma, scales it beside 1. All that can be is done on
+// [images, 1, 1, channels].
 func responseNorm(x, gamma, beta *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(x), ReduceSum, 1, 2))
 	by := Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6))
 	return Add(Mul(x, OnePlus(Mul(by, ExpandLeftToRank(gamma, 4)))), ExpandLeftToRank(beta, 4))
 }
 
-// TestMoves: what Swin and ConvNeXt do between products, with gradients, in as
-// many steps as are needed and none delegated.
+// TestMoves: what Swin and ConvNeXt do between products, with gradients, in as many steps as are
+// needed and none delegated.
 func TestMoves(t *testing.T) {
 	const b, h, c = 3, 14, 80
 	x := []int{b, h, h, c}

@@ -11,10 +11,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// windowAttention is attention within windows as backbones should write it: q, k,
-// v [images·windows, tokens, heads, width], a bias [1, heads, tokens, tokens] for
-// all windows, and a mask [windows, 1, tokens, tokens], nil if nothing is masked.
-// Neither gets a gradient.
+// windowAttention is attention within windows as backbones should write it: q, k, v
+// [images·windows, tokens, heads, width], a bias [1, heads, tokens, tokens] for all windows, and a
+// mask [windows, 1, tokens, tokens], nil if nothing is masked. Neither gets a gradient.
 func windowAttention(q, k, v, bias, mask *Node) *Node {
 	config := &compute.ScaledDotProductAttentionConfig{Bias: InternalBackendOutputs(bias)[0]}
 	if mask != nil {
@@ -39,8 +38,8 @@ func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	return Einsum("bhqk,bkhd->bqhd", Softmax(scores, -1), v)
 }
 
-// TestWindowAttention compares value and gradients with the formula, and sees
-// that the mask is not repeated in memory.
+// TestWindowAttention compares value and gradients with the formula, and sees that the mask is not
+// repeated in memory.
 func TestWindowAttention(t *testing.T) {
 	for _, c := range []struct{ images, windows, tokens, heads, width int }{{3, 4, 49, 3, 32}, {2, 1, 49, 2, 32}, {1, 9, 16, 1, 8}, {2, 2, 144, 2, 32}, {2, 3, 1, 2, 4}, {2, 3, 5, 2, 3}} {
 		for _, masked := range []bool{false, true} {

@@ -1,5 +1,6 @@
 // Command custombackbone is spt with one more architecture: patchmlp, an MLP on every patch. Every
-// command knows it. With the arguments "new FILE" the program writes a checkpoint with random weights:
+// command knows it. With the arguments "new FILE" the program writes a checkpoint with random
+// weights:
 //
 //	go run ./examples/custombackbone new patchmlp.safetensors
 //	go run ./examples/custombackbone inspect patchmlp.safetensors

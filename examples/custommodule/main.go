@@ -1,5 +1,5 @@
-// Command custommodule is spt with one more structured module: scale, which multiplies the output of
-// a linear layer by 1 + c, with one trained number c for each output. Every command knows it:
+// Command custommodule is spt with one more structured module: scale, which multiplies the output
+// of a linear layer by 1 + c, with one trained number c for each output. Every command knows it:
 //
 //	go run ./examples/custommodule tune --model demo --data DIR --method spt-scale --rank 1
 package main

@@ -1,5 +1,5 @@
-// Command customobjective is spt with one more objective: smoothed, cross-entropy with smoothed labels
-// (Szegedy et al. 2016, arXiv 1512.00567). Every command knows it:
+// Command customobjective is spt with one more objective: smoothed, cross-entropy with smoothed
+// labels (Szegedy et al. 2016, arXiv 1512.00567). Every command knows it:
 //
 //	go run ./examples/customobjective tune --model demo --data DIR --objective smoothed
 package main

@@ -12,12 +12,11 @@ import (
 	"path/filepath"
 )
 
-// Write replaces the file at path with what fill writes. The new content is
-// written beside it, brought to disk and renamed; on an error the old file
-// stays as it was. Writes are buffered.
+// Write replaces the file at path with what fill writes. The new content is written beside it,
+// brought to disk and renamed; on an error the old file stays as it was. Writes are buffered.
 func Write(path string, fill func(w io.Writer) error) error {
-	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets
-	// the umask decide, as for any new file.
+	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets the umask decide, as
+	// for any new file.
 	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -36,8 +35,8 @@ func Write(path string, fill func(w io.Writer) error) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
-	// Syncing the folder makes the rename itself survive a power cut. Not every
-	// system can; the file is whole either way.
+	// Syncing the folder makes the rename itself survive a power cut. Not every system can; the
+	// file is whole either way.
 	if dir, err := os.Open(filepath.Dir(path)); err == nil {
 		_ = dir.Sync()
 		_ = dir.Close()

@@ -1,11 +1,10 @@
 // Package bench measures how fast this machine tunes and how far from its limit that is.
 //
-// [Run] times steps of one [Method] on a backbone. It compares them with the arithmetic
-// that the steps cannot do without and with the measured multiply-add peak of the
-// processor. The backbone comes from a checkpoint or is synthetic ([Config], [Model]).
-// What is tuned comes from a plan ([SelectPlan]) or from the method ([Select]). Synthetic
-// inputs need no file and are the same on every machine. [Suite] checks and measures a
-// device as a whole.
+// [Run] times steps of one [Method] on a backbone. It compares them with the arithmetic that the
+// steps cannot do without and with the measured multiply-add peak of the processor. The backbone
+// comes from a checkpoint or is synthetic ([Config], [Model]). What is tuned comes from a plan
+// ([SelectPlan]) or from the method ([Select]). Synthetic inputs need no file and are the same on
+// every machine. [Suite] checks and measures a device as a whole.
 package bench
 
 import (
@@ -37,13 +36,16 @@ type Options struct {
 	Progress func(done, total int)
 }
 
-// Report holds what Run measured. GFLOPS are 10⁹ floating-point operations a second, two
-// for a multiply-add; MB are 10⁶ bytes.
+// Report holds what Run measured. GFLOPS are 10⁹ floating-point operations a second, two for a
+// multiply-add; MB are 10⁶ bytes.
 type Report struct {
-	Machine     machine `json:"machine"`
-	PeakGFLOPS  float64 `json:"peak_gflops"`    // multiply-adds in registers, all threads; the largest of several measurements before and after the steps
-	BandwidthGB float64 `json:"bandwidth_gb_s"` // reading and writing arrays far larger than the caches
-	GEMM        []gemm  `json:"gemm"`           // empty if not asked for
+	Machine machine `json:"machine"`
+	// multiply-adds in registers, all threads; the largest of several measurements before and after
+	// the steps
+	PeakGFLOPS float64 `json:"peak_gflops"`
+	// reading and writing arrays far larger than the caches
+	BandwidthGB float64 `json:"bandwidth_gb_s"`
+	GEMM        []gemm  `json:"gemm"` // empty if not asked for
 
 	Model          string      `json:"model"`
 	Method         Method      `json:"method"`
@@ -56,12 +58,18 @@ type Report struct {
 	LimitFraction  float64     `json:"limit_fraction"`   // ImgPerS ÷ LimitImgPerS
 	SecondsPerStep float64     `json:"seconds_per_step"` // median
 	Steps          int         `json:"steps"`
-	WeightsMB      float64     `json:"weights_mb"`          // frozen and tuned tensors, and the positions of single entries
-	ActivationsMB  float64     `json:"activations_mb"`      // intermediate results of a step
-	OptimizerMB    float64     `json:"optimizer_mb"`        // both moments of AdamW; for score the sums of squares
-	PackedMB       float64     `json:"packed_mb"`           // copies of weights in the layout of the matrix kernel
-	Breakdown      []part      `json:"breakdown,omitempty"` // what the time of a step goes to, the longest first
-	PeakRSSMB      float64     `json:"peak_rss_mb"`         // resident memory of the process, the most from placing the weights to the last step; 0: the system does not report it
+	// frozen and tuned tensors, and the positions of single entries
+	WeightsMB     float64 `json:"weights_mb"`
+	ActivationsMB float64 `json:"activations_mb"` // intermediate results of a step
+	// both moments of AdamW; for score the sums of squares
+	OptimizerMB float64 `json:"optimizer_mb"`
+	// copies of weights in the layout of the matrix kernel
+	PackedMB float64 `json:"packed_mb"`
+	// what the time of a step goes to, the longest first
+	Breakdown []part `json:"breakdown,omitempty"`
+	// resident memory of the process, the most from placing the weights to the last step; 0: the
+	// system does not report it
+	PeakRSSMB float64 `json:"peak_rss_mb"`
 }
 
 // machine describes where Run measured.
@@ -95,9 +103,9 @@ const mostImages = 4096
 // gemmTime is how long Run measures each matrix product, and the bandwidth.
 const gemmTime = 200 * time.Millisecond
 
-// Run places m on the default backend and measures steps on images of noise. If ctx is
-// cancelled, it returns the context's error after the current step. Options out of range
-// and a selection that does not fit m are a [run.OptionError].
+// Run places m on the default backend and measures steps on images of noise. If ctx is cancelled,
+// it returns the context's error after the current step. Options out of range and a selection that
+// does not fit m are a [run.OptionError].
 func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	if err := o.Method.Validate(); err != nil {
 		return nil, err
@@ -154,8 +162,8 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	return r, nil
 }
 
-// peakGFLOPS returns the largest of several short measurements, because other programs take a
-// part of the processor from time to time.
+// peakGFLOPS returns the largest of several short measurements, because other programs take a part
+// of the processor from time to time.
 func peakGFLOPS(threads int) (gflops float64) {
 	for range 6 {
 		gflops = max(gflops, measure.PeakGFLOPS(threads, 50*time.Millisecond))
@@ -163,8 +171,8 @@ func peakGFLOPS(threads int) (gflops float64) {
 	return gflops
 }
 
-// steps returns the seconds of each of o.Steps steps. One more step comes first; it
-// compiles and warms up. steps also sets what r says of memory.
+// steps returns the seconds of each of o.Steps steps. One more step comes first; it compiles and
+// warms up. steps also sets what r says of memory.
 func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, o Options) ([]float64, error) {
 	step, err := newStep(be, m, tuning, o.Method)
 	if err != nil {

@@ -16,10 +16,9 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// TestSelect: the plan from synthetic scores resembles that of vit_tiny scored on
-// sign_digits. At 0.2M, 36 of its 72 matrices have a module and it has thousands of single
-// entries. They lie in few rows or columns: in 2 to 4 % of them in the authors' published
-// selections for a ViT-B at 0.4M.
+// TestSelect: the plan from synthetic scores resembles that of vit_tiny scored on sign_digits. At
+// 0.2M, 36 of its 72 matrices have a module and it has thousands of single entries. They lie in few
+// rows or columns: in 2 to 4 % of them in the authors' published selections for a ViT-B at 0.4M.
 func TestSelect(t *testing.T) {
 	for _, test := range []struct {
 		size         string
@@ -73,8 +72,8 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestSelectSwin: at the default budget some matrices have a module and entries of
-// others are tuned one by one.
+// TestSelectSwin: at the default budget some matrices have a module and entries of others are tuned
+// one by one.
 func TestSelectSwin(t *testing.T) {
 	c := size(t, "swin-tiny", 10)
 	s, err := Select(t.Context(), c, Method(method.SPTLoRA), DefaultBudget(c))
@@ -117,7 +116,8 @@ func TestRun(t *testing.T) {
 		state  func(t *peft.Tuning) int // number of values that the optimizer keeps
 	}{
 		{Method(method.SPTLoRA), plan.MustParseBudget("5k"), true, func(t *peft.Tuning) int { return 2 * (t.Counts.Tuned() + t.Counts.Head) }},
-		{score, plan.Budget{}, false, func(*peft.Tuning) int { return c.Size() - 64 - 17*64 - 193*64 }}, // without class token, positions and patches
+		// without class token, positions and patches
+		{score, plan.Budget{}, false, func(*peft.Tuning) int { return c.Size() - 64 - 17*64 - 193*64 }},
 		{Forward, plan.Budget{}, false, func(*peft.Tuning) int { return 0 }},
 	} {
 		s, err := Select(context.Background(), c, test.method, test.budget)

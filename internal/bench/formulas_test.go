@@ -12,9 +12,9 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// formulaWork counts the work of a step from the shapes of the layers alone, with LoRA
-// or Adapter as structured module. It knows the order of the layers of each architecture
-// and nothing of their graphs.
+// formulaWork counts the work of a step from the shapes of the layers alone, with LoRA or Adapter
+// as structured module. It knows the order of the layers of each architecture and nothing of their
+// graphs.
 func formulaWork(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 	f := formulas{selection: s, backward: m != Forward, tuned: map[string]bool{}}
 	switch m {
@@ -42,8 +42,8 @@ func formulaWork(c backbone.Config, s peft.Selection, m Method, batch int) float
 	return 2 * f.multiplyAdds * float64(batch)
 }
 
-// TestWorkFormulasViT compares work with the formulas for every form of a ViT and every
-// kind of selection.
+// TestWorkFormulasViT compares work with the formulas for every form of a ViT and every kind of
+// selection.
 func TestWorkFormulasViT(t *testing.T) {
 	plain := backbone.ViT{PatchSize: 8, EmbedDim: 12, Depth: 3, HiddenDim: 20}
 	forms := map[string]func(c *backbone.ViT){
@@ -127,8 +127,8 @@ type selected struct {
 	m Method
 }
 
-// selections returns every kind of selection of a ViT, and for every tensor that is not a
-// matrix a selection of it alone: they differ in how far down the gradient goes.
+// selections returns every kind of selection of a ViT, and for every tensor that is not a matrix a
+// selection of it alone: they differ in how far down the gradient goes.
 func selections(c backbone.Config) map[string]selected {
 	adapters := peft.Uniform(c, "adapter", 3)
 	adapters.Whole = []string{"blocks.1.norm2.bias"}
@@ -171,8 +171,8 @@ func withModule(s peft.Selection, module string) peft.Selection {
 	return s
 }
 
-// everyTensor returns selections of any backbone: the methods, and every tensor alone, as
-// a whole, by single entries and with each module.
+// everyTensor returns selections of any backbone: the methods, and every tensor alone, as a whole,
+// by single entries and with each module.
 func everyTensor(c backbone.Config) map[string]selected {
 	spt := Method(method.SPTLoRA)
 	all := map[string]selected{
@@ -200,8 +200,8 @@ func everyTensor(c backbone.Config) map[string]selected {
 	return all
 }
 
-// vit counts a ViT. In the last block only the tokens that the head sees need more than
-// their keys and values.
+// vit counts a ViT. In the last block only the tokens that the head sees need more than their keys
+// and values.
 func (f *formulas) vit(c backbone.Config, form backbone.ViT) {
 	side := c.ImageSize / form.PatchSize
 	patches, n, d := side*side, c.Tokens(), form.EmbedDim
@@ -263,9 +263,8 @@ func (f *formulas) reaches(names ...string) bool {
 	})
 }
 
-// attention counts the products between q, k and v. scores is the number of multiply-adds
-// of the attention scores. The flags say which of q, k, v and the bias of the scores need a
-// gradient.
+// attention counts the products between q, k and v. scores is the number of multiply-adds of the
+// attention scores. The flags say which of q, k, v and the bias of the scores need a gradient.
 func (f *formulas) attention(scores int, q, k, v, bias bool) {
 	f.add(2 * scores) // q·kᵀ, and the probabilities times v
 	f.addIf(v, scores)
@@ -274,8 +273,8 @@ func (f *formulas) attention(scores int, q, k, v, bias bool) {
 	f.addIf(k, scores)
 }
 
-// linear counts a linear layer with its module on a number of tokens. grad says whether its
-// input needs a gradient. linear returns whether its output needs one.
+// linear counts a linear layer with its module on a number of tokens. grad says whether its input
+// needs a gradient. linear returns whether its output needs one.
 func (f *formulas) linear(name string, tokens, in, out int, grad bool) bool {
 	weight := name + ".weight"
 	product := tokens * in * out
@@ -288,7 +287,8 @@ func (f *formulas) linear(name string, tokens, in, out int, grad bool) bool {
 		return y
 	}
 	from, fromGrad := in, grad
-	if f.selection.Module == "adapter" && !strings.HasSuffix(name, ".attn.proj") { // acts on the layer's output
+	// acts on the layer's output
+	if f.selection.Module == "adapter" && !strings.HasSuffix(name, ".attn.proj") {
 		from, fromGrad = out, y
 	}
 	first, second := tokens*from*f.selection.Rank, tokens*f.selection.Rank*out
@@ -332,8 +332,8 @@ func (f *formulas) swin(c backbone.Config, form backbone.Swin) {
 // kernelSide is the side of the depth-wise kernels of a ConvNeXt.
 const kernelSide = 7
 
-// convnext counts a ConvNeXt. A kernel that reaches over the edge of its map meets zeros,
-// which take no arithmetic.
+// convnext counts a ConvNeXt. A kernel that reaches over the edge of its map meets zeros, which
+// take no arithmetic.
 func (f *formulas) convnext(c backbone.Config, form backbone.ConvNeXt) {
 	side := c.ImageSize / form.PatchSize
 	grad := f.linear("stem.0", side*side, 3*form.PatchSize*form.PatchSize, form.EmbedDim, false)

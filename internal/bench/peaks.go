@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// peak holds the greatest speed of a device, measured through the same graphs as
-// training: of a matrix product or of a copy within its memory.
+// peak holds the greatest speed of a device, measured through the same graphs as training: of a
+// matrix product or of a copy within its memory.
 type peak struct {
 	What   string  `json:"what"` // "matrix product 8192³" or "memory"
 	DType  string  `json:"dtype"`
@@ -30,12 +30,12 @@ type peak struct {
 // peakTime is how long a peak is measured after the first run.
 const peakTime = time.Second
 
-// chain is the number of products that one program runs one after the other, so that the
-// time to start it matters little.
+// chain is the number of products that one program runs one after the other, so that the time to
+// start it matters little.
 const chain = 8
 
-// greatestPeak measures products of larger and larger matrices until a product takes long
-// enough, and returns the fastest.
+// greatestPeak measures products of larger and larger matrices until a product takes long enough,
+// and returns the fastest.
 func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (best peak, err error) {
 	const slow, fast = 50, 1 // ms for a product: typical of a processor, of a GPU
 	for n := 1024; n <= 8192; n *= 2 {
@@ -78,8 +78,8 @@ func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DTy
 	return p, err
 }
 
-// scattered returns a matrix of irregular numbers in ±1: sines of large angles, which need
-// no random generator.
+// scattered returns a matrix of irregular numbers in ±1: sines of large angles, which need no
+// random generator.
 func scattered(g *Graph, rows, columns int, a, b float64) *Node {
 	shape := shapes.Make(dtypes.Float32, rows, columns)
 	return Sin(Add(MulScalar(Iota(g, shape, 0), a), MulScalar(Iota(g, shape, 1), b)))
@@ -102,9 +102,9 @@ func memoryPeak(ctx context.Context, be backend.Backend, n int) (p peak, err err
 	return p, err
 }
 
-// timeProgram makes inputs on the device with one graph and times runs of another graph on
-// them. The first output is read back. timeProgram returns the seconds of a run, and of
-// the first run with its compilation.
+// timeProgram makes inputs on the device with one graph and times runs of another graph on them.
+// The first output is read back. timeProgram returns the seconds of a run, and of the first run
+// with its compilation.
 func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run program.Build) (seconds, warm float64, err error) {
 	prepare, err := program.New(be, name+": inputs", inputs)
 	if err != nil {

@@ -14,10 +14,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Method is what a step does. It is a method of package method, [Forward] or score. A
-// training step has the drop rates of the VTAB recipe, whatever the method. The method
-// "linear" passes every image through the backbone in every step, where a run computes
-// the features once.
+// Method is what a step does. It is a method of package method, [Forward] or score. A training step
+// has the drop rates of the VTAB recipe, whatever the method. The method "linear" passes every
+// image through the backbone in every step, where a run computes the features once.
 type Method string
 
 // The methods that tune nothing.
@@ -51,8 +50,8 @@ func (m Method) Scores() bool {
 	return err == nil && row.Scores
 }
 
-// DefaultBudget returns the default budget of SPT's methods: the paper's for a ViT-B, and less for a
-// backbone as narrow as a ViT-Ti, because 0.4M pays for a module on every matrix there.
+// DefaultBudget returns the default budget of SPT's methods: the paper's for a ViT-B, and less for
+// a backbone as narrow as a ViT-Ti, because 0.4M pays for a module on every matrix there.
 func DefaultBudget(c backbone.Config) plan.Budget {
 	if c.NumFeatures() <= 192 {
 		return plan.MustParseBudget("0.2M")
@@ -61,8 +60,8 @@ func DefaultBudget(c backbone.Config) plan.Budget {
 }
 
 // Select returns what a method tunes on a backbone of this shape. SPT's methods plan under the
-// budget from synthetic scores, with modules of the paper's rank, so that all backbones are measured
-// alike. Other methods select as [method.Row.Select] does. Options that do not fit are a
+// budget from synthetic scores, with modules of the paper's rank, so that all backbones are
+// measured alike. Other methods select as [method.Row.Select] does. Options that do not fit are a
 // [run.OptionError].
 func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget) (peft.Selection, error) {
 	if m == Forward || m == score {
@@ -89,8 +88,8 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget
 	return s, nil
 }
 
-// SelectPlan returns what a plan tunes on a backbone of this shape. A plan of another
-// backbone is a [run.InputError].
+// SelectPlan returns what a plan tunes on a backbone of this shape. A plan of another backbone is a
+// [run.InputError].
 func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
 	count, err := peft.CountOf(p.Module)
 	if err == nil {

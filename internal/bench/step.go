@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// batch holds images and labels as train.Stepper takes them: on the backend for one step,
-// and as data for a loop of steps.
+// batch holds images and labels as train.Stepper takes them: on the backend for one step, and as
+// data for a loop of steps.
 type batch struct {
 	images, labels *tensors.Tensor
 	data           *train.Data
@@ -24,8 +24,8 @@ type batch struct {
 
 func (b batch) free() { program.Free(b.images, b.labels) }
 
-// noise returns a mini-batch of n images of random pixels, always the same, whose labels
-// are the classes in turn.
+// noise returns a mini-batch of n images of random pixels, always the same, whose labels are the
+// classes in turn.
 func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
 	random := generator(imageStream)
 	pixels, labels := make([]uint8, n*c.ImageSize*c.ImageSize*3), make([]int32, n)

@@ -28,18 +28,18 @@ type SuiteOptions struct {
 	Batch   int               // images in a step
 	Epochs  int               // epochs of the whole task; 0: the 100 of the recipe
 	Within  time.Duration     // time limit; items that would exceed it are skipped; 0: 8 minutes
-	// Data is the data set of the whole task. Nil: 1000 generated images for training and
-	// 1000 for the test.
+	// Data is the data set of the whole task. Nil: 1000 generated images for training and 1000 for
+	// the test.
 	Data *dataset.Dataset
-	// Python is the interpreter that runs the PyTorch items, or "none" to skip them.
-	// Empty: python3, if it has PyTorch.
+	// Python is the interpreter that runs the PyTorch items, or "none" to skip them. Empty:
+	// python3, if it has PyTorch.
 	Python string
-	// Only limits the suite to the items whose description it matches, such as
-	// "timing lora". Nil: all items.
+	// Only limits the suite to the items whose description it matches, such as "timing lora". Nil:
+	// all items.
 	Only     *regexp.Regexp
 	Progress func(what string) // called before each item; may be nil
-	// Keep is called with the report after each item and at the end, because a driver may
-	// end the process in any item. It may be nil.
+	// Keep is called with the report after each item and at the end, because a driver may end the
+	// process in any item. It may be nil.
 	Keep func(*SuiteReport) error
 }
 
@@ -73,16 +73,20 @@ type check struct {
 
 // suiteStep holds the time of a step.
 type suiteStep struct {
-	Name           string  `json:"name"`
-	Method         Method  `json:"method"`
-	Precision      string  `json:"precision"`
-	Batch          int     `json:"batch"`
-	ImgPerS        float64 `json:"img_per_s"`
-	SecondsPerStep float64 `json:"seconds_per_step"` // mean of steps without a result read between them
+	Name      string  `json:"name"`
+	Method    Method  `json:"method"`
+	Precision string  `json:"precision"`
+	Batch     int     `json:"batch"`
+	ImgPerS   float64 `json:"img_per_s"`
+	// mean of steps without a result read between them
+	SecondsPerStep float64 `json:"seconds_per_step"`
 	Steps          int     `json:"steps"`
-	TFLOPS         float64 `json:"tflops"`          // arithmetic that the step cannot do without, a second
-	PeakFraction   float64 `json:"peak_fraction"`   // TFLOPS ÷ the measured matrix product of the same type
-	WarmUpSeconds  float64 `json:"warm_up_seconds"` // placing the weights, compiling, the first step
+	// arithmetic that the step cannot do without, a second
+	TFLOPS float64 `json:"tflops"`
+	// TFLOPS ÷ the measured matrix product of the same type
+	PeakFraction float64 `json:"peak_fraction"`
+	// placing the weights, compiling, the first step
+	WarmUpSeconds float64 `json:"warm_up_seconds"`
 }
 
 // suiteTask holds one run of spt tune from decoded images to the test.
@@ -96,8 +100,8 @@ type suiteTask struct {
 	TestAccuracy float64      `json:"test_accuracy"`
 }
 
-// suiteStage is a stage of a whole task: images, score, plan, train, test, or end, which
-// stores the result.
+// suiteStage is a stage of a whole task: images, score, plan, train, test, or end, which stores the
+// result.
 type suiteStage struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
@@ -111,11 +115,10 @@ type suite struct {
 	start time.Time
 }
 
-// Suite compares a device with spt's own CPU backend and measures it: matrix products,
-// memory, steps of several methods and precisions, a whole task, and PyTorch. An item that
-// fails does not end the suite, and items that would exceed the time limit are skipped;
-// the report lists both. Suite returns an error if ctx is cancelled, Keep fails or the
-// options are wrong.
+// Suite compares a device with spt's own CPU backend and measures it: matrix products, memory,
+// steps of several methods and precisions, a whole task, and PyTorch. An item that fails does not
+// end the suite, and items that would exceed the time limit are skipped; the report lists both.
+// Suite returns an error if ctx is cancelled, Keep fails or the options are wrong.
 func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	if o.Within == 0 {
 		o.Within = 8 * time.Minute

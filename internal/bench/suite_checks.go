@@ -20,8 +20,8 @@ func checkConfigs() []backbone.Config {
 	return []backbone.Config{vit(192, 4, 10), swin([]int{2, 2, 2, 2}, 10), convnext([]int{1, 1, 2, 1}, 10)}
 }
 
-// bound returns the largest difference that passes a check. The device adds up products
-// in another order, and bfloat16 has eight bits.
+// bound returns the largest difference that passes a check. The device adds up products in another
+// order, and bfloat16 has eight bits.
 func bound(p backend.Precision) float64 {
 	if p == backend.BF16 {
 		return 0.05
@@ -44,8 +44,8 @@ func (s *suite) check(what string, p backend.Precision, got, want []float32, bou
 	s.Checks = append(s.Checks, check{what, string(p), d, bound, d <= bound})
 }
 
-// onBoth runs f on spt's own backend in f32 and on the device in each precision. It calls
-// each with the two results.
+// onBoth runs f on spt's own backend in f32 and on the device in each precision. It calls each with
+// the two results.
 func (s *suite) onBoth(m *backbone.Model, f func(be backend.Backend, m *backbone.Model) ([]float32, error), each func(p backend.Precision, got, want []float32)) error {
 	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -123,8 +123,8 @@ func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 	})
 }
 
-// checkTraining compares the losses of a few training steps of a plan, without drops,
-// because backends draw different random numbers.
+// checkTraining compares the losses of a few training steps of a plan, without drops, because
+// backends draw different random numbers.
 func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	const steps = 8
 	selection, err := Select(ctx, c, Method(method.SPTLoRA), plan.MustParseBudget("60k"))

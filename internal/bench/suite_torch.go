@@ -29,8 +29,8 @@ const noPython = "none"
 
 var errNoPython = errors.New("there is no Python with PyTorch")
 
-// torch measures PyTorch on a backbone of the same size. The variant "reference" tunes
-// the selection of spt-lora.
+// torch measures PyTorch on a backbone of the same size. The variant "reference" tunes the
+// selection of spt-lora.
 func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) error {
 	if s.Python == noPython {
 		return errNoPython
@@ -61,7 +61,8 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 	if strings.HasPrefix(s.Device, "cuda") {
 		device, dtype = "cuda", "bf16"
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.Within-time.Since(s.start)) // PyTorch may hang where there is no compiler
+	// PyTorch may hang where there is no compiler
+	ctx, cancel := context.WithTimeout(ctx, s.Within-time.Since(s.start))
 	defer cancel()
 	python := cmp.Or(s.Python, "python3")
 	cmd := exec.CommandContext(ctx, python, script, "--variant", variant, "--plan", planFile, "--model", s.Name, "--batch", strconv.Itoa(s.Batch), "--device", device, "--dtype", dtype)

@@ -18,9 +18,12 @@ var sizes = []struct {
 	name   string
 	config func(classes int) backbone.Config
 }{
-	{"tiny", func(classes int) backbone.Config { return vit(192, 12, classes) }},  // vit_tiny_patch16_224
-	{"small", func(classes int) backbone.Config { return vit(384, 12, classes) }}, // vit_small_patch16_224
-	{"base", func(classes int) backbone.Config { return vit(768, 12, classes) }},  // vit_base_patch16_224
+	// vit_tiny_patch16_224
+	{"tiny", func(classes int) backbone.Config { return vit(192, 12, classes) }},
+	// vit_small_patch16_224
+	{"small", func(classes int) backbone.Config { return vit(384, 12, classes) }},
+	// vit_base_patch16_224
+	{"base", func(classes int) backbone.Config { return vit(768, 12, classes) }},
 	// swin_tiny_patch4_window7_224
 	{"swin-tiny", func(classes int) backbone.Config { return swin([]int{2, 2, 6, 2}, classes) }},
 	// convnext_tiny
@@ -33,15 +36,13 @@ func vit(width, depth, classes int) backbone.Config {
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: depth, HiddenDim: 4 * width}}
 }
 
-// swin returns a Swin Transformer with the widths of Swin-T and these blocks in its
-// stages.
+// swin returns a Swin Transformer with the widths of Swin-T and these blocks in its stages.
 func swin(depths []int, classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-5,
 		Form: backbone.Swin{PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, Depths: depths, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}}
 }
 
-// convnext returns a ConvNeXt with the widths of ConvNeXt-T and these blocks in its
-// stages.
+// convnext returns a ConvNeXt with the widths of ConvNeXt-T and these blocks in its stages.
 func convnext(depths []int, classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
 		Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Dims: []int{96, 192, 384, 768}, Depths: depths}}
@@ -55,7 +56,8 @@ func Sizes() (names []string) {
 	return names
 }
 
-// SameSize reports whether two backbones have the same blocks: as many matrices, of the same shapes.
+// SameSize reports whether two backbones have the same blocks: as many matrices, of the same
+// shapes.
 func SameSize(a, b backbone.Config) bool {
 	matrices := func(c backbone.Config) (shapes [][]int) {
 		for _, p := range c.Params() {
@@ -71,8 +73,8 @@ func SameSize(a, b backbone.Config) bool {
 // mostClasses is the largest number of classes of a head.
 const mostClasses = 1 << 16
 
-// Config returns the backbone of one of [Sizes], for images of 224 px, with a head for a
-// number of classes. An unknown name and a number out of range are a [run.OptionError].
+// Config returns the backbone of one of [Sizes], for images of 224 px, with a head for a number of
+// classes. An unknown name and a number out of range are a [run.OptionError].
 func Config(name string, classes int) (backbone.Config, error) {
 	if classes < 1 || classes > mostClasses {
 		return backbone.Config{}, &run.OptionError{Option: "classes", Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
@@ -95,9 +97,9 @@ const (
 	scoreStream
 )
 
-// Model returns a backbone of this shape with synthetic weights, always the same. Values
-// keep their scale from block to block: weights are uniform in ±1/√fan_in, norms and
-// layer scales are one, biases are zero.
+// Model returns a backbone of this shape with synthetic weights, always the same. Values keep their
+// scale from block to block: weights are uniform in ±1/√fan_in, norms and layer scales are one,
+// biases are zero.
 func Model(c backbone.Config) *backbone.Model {
 	r := generator(weightStream)
 	weights := checkpoint.StateDict{}
@@ -123,20 +125,20 @@ func Model(c backbone.Config) *backbone.Model {
 	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "synthetic"}, weights)
 }
 
-// operationScale says how large the largest hundredth to thousandth of the scores in a
-// block's matrices is, relative to those of attn.v. The values are those of a ViT-Ti/16
-// (augreg) scored on sign_digits, rounded. Matrices of other names have scale 1.
+// operationScale says how large the largest hundredth to thousandth of the scores in a block's
+// matrices is, relative to those of attn.v. The values are those of a ViT-Ti/16 (augreg) scored on
+// sign_digits, rounded. Matrices of other names have scale 1.
 var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v": 1, "attn.proj": 0.7, "mlp.fc1": 0.9, "mlp.fc2": 0.5}
 
-// lineSpread and valueSpread are standard deviations of the logarithm: of the scale of a
-// row or column of a matrix, and of a single value. With these, plans have their entries
-// in as few rows or columns as the plans that the authors published.
+// lineSpread and valueSpread are standard deviations of the logarithm: of the scale of a row or
+// column of a matrix, and of a single value. With these, plans have their entries in as few rows or
+// columns as the plans that the authors published.
 const lineSpread, valueSpread = 1.2, 0.5
 
-// syntheticScores returns scores that are always the same for the same shape. They
-// resemble real scores where it matters to a plan. Each tensor has a scale of its own, by
-// its operation. So have its rows and columns, because the gradient of a weight is the
-// gradient of its output times its input.
+// syntheticScores returns scores that are always the same for the same shape. They resemble real
+// scores where it matters to a plan. Each tensor has a scale of its own, by its operation. So have
+// its rows and columns, because the gradient of a weight is the gradient of its output times its
+// input.
 func syntheticScores(c backbone.Config) *sensitivity.Scores {
 	out := new(sensitivity.Scores)
 	_, out.ClassToken = c.ClassTokens()
@@ -155,7 +157,8 @@ func syntheticScores(c backbone.Config) *sensitivity.Scores {
 			if s, ok := operationScale[strings.Join(parts[len(parts)-3:len(parts)-1], ".")]; ok {
 				scale = s
 			}
-		case !p.Norm && len(p.Shape) == 1: // a bias acts on a whole row; longer rows give it more weight
+		case !p.Norm && len(p.Shape) == 1:
+			// a bias acts on a whole row; longer rows give it more weight
 			scale = 40 * math.Pow(float64(width)/192, 2)
 		}
 		scale *= math.Exp(r.NormFloat64() / 2)

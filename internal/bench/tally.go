@@ -9,9 +9,9 @@ import (
 	"github.com/gomlx/compute/notimplemented"
 )
 
-// tally is GoMLX's Go backend with a record of the matrix products and convolutions of
-// the graphs that are built on it. It has no fused operations, so that GoMLX builds
-// every operation from its parts.
+// tally is GoMLX's Go backend with a record of the matrix products and convolutions of the graphs
+// that are built on it. It has no fused operations, so that GoMLX builds every operation from its
+// parts.
 type tally struct {
 	compute.Backend
 	products     map[compute.Value]product
@@ -28,11 +28,12 @@ func newTally() (*tally, error) {
 
 // product counts the multiply-adds of a matrix product or a convolution.
 type product struct {
-	dims []int   // of the result
-	each float64 // multiply-adds of one value of the result, of one tap of the kernel in a convolution
-	// taps holds, for each spatial axis of a convolution's result and each position along
-	// it, how many taps of the kernel meet a value of the input. The others meet padding:
-	// zeros, which take no arithmetic. It is nil for other axes.
+	dims []int // of the result
+	// multiply-adds of one value of the result, of one tap of the kernel in a convolution
+	each float64
+	// taps holds, for each spatial axis of a convolution's result and each position along it, how
+	// many taps of the kernel meet a value of the input. The others meet padding: zeros, which take
+	// no arithmetic. It is nil for other axes.
 	taps [][]int
 }
 
@@ -74,8 +75,8 @@ func indices(position int, dims []int) []int {
 	return out
 }
 
-// transposed returns the position, in the input of a transpose, of the value at a
-// position of its output.
+// transposed returns the position, in the input of a transpose, of the value at a position of its
+// output.
 func transposed(position int, output, input, permutation []int) int {
 	at := make([]int, len(input))
 	for axis, i := range indices(position, output) {
@@ -107,8 +108,8 @@ var errFunctions = errors.New("counting the work of a graph: it calls functions 
 // NewFunction fails: nothing says how often a function is called.
 func (tallyBuilder) NewFunction(string) (compute.Function, error) { return nil, errFunctions }
 
-// operations lies one level deeper than the FusedOps of a tallyFunction, whose methods
-// replace those of the same names here.
+// operations lies one level deeper than the FusedOps of a tallyFunction, whose methods replace
+// those of the same names here.
 type operations struct{ compute.Function }
 
 // tallyFunction records matrix products, convolutions and transposes.
@@ -192,8 +193,8 @@ func (f tallyFunction) ConvGeneral(input, kernel compute.Value, axes compute.Con
 	return y, f.record(y, w.Dim(axes.KernelInputChannels), taps)
 }
 
-// record keeps what is known of a product: the multiply-adds of one value, or of one tap of
-// it, and the taps of the spatial axes of a convolution.
+// record keeps what is known of a product: the multiply-adds of one value, or of one tap of it, and
+// the taps of the spatial axes of a convolution.
 func (f tallyFunction) record(y compute.Value, each int, taps [][]int) error {
 	shape, err := f.Shape(y)
 	if err != nil {

@@ -18,14 +18,14 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// work returns the arithmetic that one step on a mini-batch cannot do without, in
-// floating-point operations: two for each multiply-add of a matrix product or a
-// convolution. The selection is what a method tunes; [score] takes the gradients of all
-// scored weights and ignores it, [Forward] takes none.
+// work returns the arithmetic that one step on a mini-batch cannot do without, in floating-point
+// operations: two for each multiply-add of a matrix product or a convolution. The selection is what
+// a method tunes; [score] takes the gradients of all scored weights and ignores it, [Forward] takes
+// none.
 //
-// work builds the graph of the step, with GoMLX's gradient, and adds up the products on
-// which the logits and the gradients of the tuned tensors depend. So it counts any
-// backbone, module and method. It adds these rules:
+// work builds the graph of the step, with GoMLX's gradient, and adds up the products on which the
+// logits and the gradients of the tuned tensors depend. So it counts any backbone, module and
+// method. It adds these rules:
 //
 //   - Where single entries of a weight are tuned, the graph computes the gradient of the
 //     whole weight. Only the multiply-adds of the entries' own values count: one for each
@@ -34,10 +34,10 @@ import (
 //   - Other operations (norms, softmax, activations, drops, the optimizer) do not count,
 //     nor does what an implementation computes twice.
 //
-// In two cases the graph computes more than is needed, and work counts it. In the first
-// block of a ViT, the gradient of the input is computed for all tokens even if only the
-// class token needs it: 1 % of an SPT-LoRA step of a ViT-B. The tokens with which a Swin
-// pads its maps are computed like the others.
+// In two cases the graph computes more than is needed, and work counts it. In the first block of a
+// ViT, the gradient of the input is computed for all tokens even if only the class token needs it:
+// 1 % of an SPT-LoRA step of a ViT-B. The tokens with which a Swin pads its maps are computed like
+// the others.
 func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float64, err error) {
 	if m == score {
 		s = peft.Selection{}
@@ -68,8 +68,8 @@ func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float6
 	return flop, err
 }
 
-// withGraph builds the forward pass of a mini-batch on a tally and calls use with it.
-// Tensors of which single entries are tuned enter the graph as they are.
+// withGraph builds the forward pass of a mini-batch on a tally and calls use with it. Tensors of
+// which single entries are tuned enter the graph as they are.
 func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally, in peft.Inputs, logits *Node)) (err error) {
 	defer func() {
 		if err != nil {
@@ -154,8 +154,8 @@ type count struct {
 	multiplyAdds float64
 }
 
-// value returns the backend's value of n. Nodes of the same operation on the same inputs
-// have the same value.
+// value returns the backend's value of n. Nodes of the same operation on the same inputs have the
+// same value.
 func value(n *Node) compute.Value { return InternalBackendOutputs(n)[0] }
 
 // whole counts what n needs.
@@ -173,9 +173,9 @@ func (c *count) whole(n *Node) {
 	}
 }
 
-// entries counts what the values at row-major positions of n need. It follows them
-// through reshapes and transposes to the product that computes them; what any other
-// operation computes is counted as a whole.
+// entries counts what the values at row-major positions of n need. It follows them through reshapes
+// and transposes to the product that computes them; what any other operation computes is counted as
+// a whole.
 func (c *count) entries(n *Node, positions []int32) {
 	at := make([]int, len(positions))
 	for i, p := range positions {
@@ -209,11 +209,10 @@ func (c *count) entries(n *Node, positions []int32) {
 // block is the part of a layer's canonical name that says in which block it is.
 var block = regexp.MustCompile(`\bblocks\.[0-9]+\.`)
 
-// products returns the shapes of the products of the backbone's forward pass with its
-// weights on a mini-batch, without the head's. A layer that all blocks of a stage have is
-// listed once, for the block in which it takes the most rows; layers of the same shape
-// are listed together. The products of the backward pass for inputs have the same shapes
-// with k and n exchanged.
+// products returns the shapes of the products of the backbone's forward pass with its weights on a
+// mini-batch, without the head's. A layer that all blocks of a stage have is listed once, for the
+// block in which it takes the most rows; layers of the same shape are listed together. The products
+// of the backward pass for inputs have the same shapes with k and n exchanged.
 func products(c backbone.Config, batch int) (list []gemm, err error) {
 	err = withGraph(c, peft.Selection{}, batch, func(t *tally, _ peft.Inputs, logits *Node) {
 		seen := map[*Node]bool{}

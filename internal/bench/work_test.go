@@ -32,9 +32,9 @@ func mustWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batch
 	return flop
 }
 
-// TestWorkForward compares the forward pass with published numbers for 224 px and 1000
-// classes: DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6 GMACs for tiny, small and
-// base. They include the tokens of the last block that nothing reads.
+// TestWorkForward compares the forward pass with published numbers for 224 px and 1000 classes:
+// DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6 GMACs for tiny, small and base. They include
+// the tokens of the last block that nothing reads.
 func TestWorkForward(t *testing.T) {
 	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
 		c := size(t, name, 1000)
@@ -45,9 +45,9 @@ func TestWorkForward(t *testing.T) {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
 		}
 	}
-	// ViT-B by hand: patches 196·768·768; a block 4·197·768² for q, k, v and
-	// proj, 2·197·768·3072 for the MLP, 2·197²·768 for attention, in the last
-	// block one token but for k and v; head 768·1000.
+	// ViT-B by hand: patches 196·768·768; a block 4·197·768² for q, k, v and proj, 2·197·768·3072
+	// for the MLP, 2·197²·768 for attention, in the last block one token but for k and v; head
+	// 768·1000.
 	const want = 196*768*768 + 11*(4*197*768*768+2*197*768*3072+2*197*197*768) +
 		(2*197+2)*768*768 + 2*768*3072 + 2*197*768 + 768*1000
 	if got := mustWork(t, size(t, "base", 1000), peft.Selection{}, Forward, 3); got != 3*2*want {
@@ -55,19 +55,21 @@ func TestWorkForward(t *testing.T) {
 	}
 }
 
-// TestWorkByHand compares with sums over the shapes of a ViT-Ti, in multiply-adds of one
-// image.
+// TestWorkByHand compares with sums over the shapes of a ViT-Ti, in multiply-adds of one image.
 func TestWorkByHand(t *testing.T) {
 	c := size(t, "tiny", 10)
 	const (
-		n, d, h   = 197, 192, 768
-		patch     = 196 * 768 * d
-		layers    = 11*(4*n*d*d+2*n*d*h) + (2*n+2)*d*d + 2*d*h // q, k, v, proj, fc1, fc2; in the last block for one token
+		n, d, h = 197, 192, 768
+		patch   = 196 * 768 * d
+		// q, k, v, proj, fc1, fc2; in the last block for one token
+		layers    = 11*(4*n*d*d+2*n*d*h) + (2*n+2)*d*d + 2*d*h
 		attention = 11*2*n*n*d + 2*n*d
 		head      = d * 10
 		forward   = patch + layers + attention + head
-		lora      = 11*(4*2*d+2*(d+h))*n + (2*n+2)*2*d + 2*(d+h) // parameters of LoRA at rank 1, times tokens
-		adapter   = 11*(5*2*d+2*h)*n + (2*n+2)*2*d + 2*d + 2*h   // matrices of Adapter at rank 1, times tokens
+		// parameters of LoRA at rank 1, times tokens
+		lora = 11*(4*2*d+2*(d+h))*n + (2*n+2)*2*d + 2*(d+h)
+		// matrices of Adapter at rank 1, times tokens
+		adapter = 11*(5*2*d+2*h)*n + (2*n+2)*2*d + 2*d + 2*h
 	)
 	for _, test := range []struct {
 		name   string
@@ -79,8 +81,8 @@ func TestWorkByHand(t *testing.T) {
 		{"full", peft.Full(c), Method(method.Full), forward + patch + 2*layers + 2*attention + 2*head},
 		{"score", peft.Selection{}, score, forward + 2*layers + 2*attention + head},
 		{"class token", peft.Selection{Whole: []string{"cls_token"}}, Method(method.SPTLoRA), forward + layers + 2*attention + 2*head},
-		// Block 0 needs no gradient of its input: q, k and v lack one product each, and
-		// their modules one.
+		// Block 0 needs no gradient of its input: q, k and v lack one product each, and their
+		// modules one.
 		{"lora", peft.Uniform(c, "lora", 8), Method(method.LoRA), forward + layers + 2*attention + 2*head + 3*8*lora - 3*n*d*d - 3*n*d*8},
 		{"adapter", peft.Uniform(c, "adapter", 8), Method(method.Adapter), forward + layers + 2*attention + 2*head + 3*8*adapter - 3*n*d*d - 3*n*d*8},
 		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(method.SPTLoRA), forward + d*h + 2*head},
@@ -92,19 +94,20 @@ func TestWorkByHand(t *testing.T) {
 	}
 }
 
-// TestWorkForwardSwin compares with Swin (Liu et al. 2021): 4.5 G multiply-adds for
-// Swin-T at 224 px with 1000 classes.
+// TestWorkForwardSwin compares with Swin (Liu et al. 2021): 4.5 G multiply-adds for Swin-T at 224
+// px with 1000 classes.
 func TestWorkForwardSwin(t *testing.T) {
 	if got := fmt.Sprintf("%.1f", mustWork(t, size(t, "swin-tiny", 1000), peft.Selection{}, Forward, 1)/2e9); got != "4.5" {
 		t.Errorf("%s GMACs, published are 4.5", got)
 	}
-	if got := size(t, "swin-tiny", 1000); got.Size() != 28_288_354-769_000 { // the number of timm's model, less the head
+	// the number of timm's model, less the head
+	if got := size(t, "swin-tiny", 1000); got.Size() != 28_288_354-769_000 {
 		t.Errorf("%d parameters", got.Size())
 	}
 }
 
-// inside returns the number of pairs of a position and a tap of a 7-wide kernel along one
-// axis of a map for which the tap lies on the map.
+// inside returns the number of pairs of a position and a tap of a 7-wide kernel along one axis of a
+// map for which the tap lies on the map.
 func inside(side int) (n int) {
 	for position := range side {
 		for tap := -3; tap <= 3; tap++ {
@@ -116,8 +119,8 @@ func inside(side int) (n int) {
 	return n
 }
 
-// TestWorkForwardConvNeXt compares with the paper's 4.5 G multiply-adds for ConvNeXt-T at
-// 224 px with 1000 classes, which include the zeros beyond the edges of maps.
+// TestWorkForwardConvNeXt compares with the paper's 4.5 G multiply-adds for ConvNeXt-T at 224 px
+// with 1000 classes, which include the zeros beyond the edges of maps.
 func TestWorkForwardConvNeXt(t *testing.T) {
 	c := size(t, "convnext-tiny", 1000)
 	got := mustWork(t, c, peft.Selection{}, Forward, 1) / 2e9
@@ -133,8 +136,8 @@ func TestWorkForwardConvNeXt(t *testing.T) {
 	}
 }
 
-// TestWorkEntriesConvNeXt: a tuned entry of a kernel takes a multiply-add for each
-// position at which its tap lies on the map.
+// TestWorkEntriesConvNeXt: a tuned entry of a kernel takes a multiply-add for each position at
+// which its tap lies on the map.
 func TestWorkEntriesConvNeXt(t *testing.T) {
 	c := size(t, "convnext-tiny", 10)
 	work := func(name string, entries ...int32) float64 {
@@ -153,8 +156,8 @@ func TestWorkEntriesConvNeXt(t *testing.T) {
 	}
 }
 
-// gated is a structured module with three matrices and a product of two of them that does
-// not depend on the images.
+// gated is a structured module with three matrices and a product of two of them that does not
+// depend on the images.
 var gated = peft.Module{
 	Name:  "bench-gated",
 	Count: func(in, out, rank int) int { return rank * (2*in + out) },
@@ -176,7 +179,8 @@ func TestWorkModule(t *testing.T) {
 	c := size(t, "tiny", 10)
 	const n, d, h, rank, batch = 197, 192, 768, 4, 3
 	s := peft.Selection{Module: gated.Name, Rank: rank, Structured: []string{"blocks.10.mlp.fc1.weight"}}
-	less := peft.Selection{Whole: []string{"blocks.10.mlp.fc1.bias"}} // the same gradients without the module
+	// the same gradients without the module
+	less := peft.Selection{Whole: []string{"blocks.10.mlp.fc1.bias"}}
 	// a, b and c, whose inputs need a gradient but for x; the product of c and b, with both
 	// gradients; the product of x with it, with the gradient of the matrix.
 	want := batch*(2*2*n*d*rank+3*n*rank*h) + 3*h*rank*d + batch*2*n*d*h

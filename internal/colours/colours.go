@@ -11,8 +11,8 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// Pixels returns the pixels of image i, [size, size, 3]. Channel i%3 is brighter than the others and is
-// the class of the image. Another salt gives other images.
+// Pixels returns the pixels of image i, [size, size, 3]. Channel i%3 is brighter than the others
+// and is the class of the image. Another salt gives other images.
 func Pixels(i, size, salt int) []uint8 {
 	pix := make([]uint8, size*size*3)
 	for k := range pix {
@@ -33,8 +33,8 @@ func Samples(n, size, salt int) []dataset.Sample {
 	return out
 }
 
-// Noise returns n images of random pixels, [n, size, size, 3], and a random class of three for each.
-// Every call returns the same images.
+// Noise returns n images of random pixels, [n, size, size, 3], and a random class of three for
+// each. Every call returns the same images.
 func Noise(n, size int) (pixels []uint8, classes []int32) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pixels, classes = make([]uint8, n*size*size*3), make([]int32, n)

@@ -1,5 +1,5 @@
-// Package demo fine-tunes a backbone without any file: a small ViT that is embedded in the binary, on
-// synthetic tasks like those of VTAB's structured group.
+// Package demo fine-tunes a backbone without any file: a small ViT that is embedded in the binary,
+// on synthetic tasks like those of VTAB's structured group.
 //
 // [Data] returns a task, and [Run] compares methods on a task. [Pretrain] pretrains the embedded
 // backbone.
@@ -74,7 +74,8 @@ type Options struct {
 	Compute run.ComputeConfig
 }
 
-// The defaults of Options, and the sizes of a task. The sizes of train and val are those of VTAB-1k.
+// The defaults of Options, and the sizes of a task. The sizes of train and val are those of
+// VTAB-1k.
 const (
 	DefaultTask   = "location"
 	DefaultEpochs = 10
@@ -87,8 +88,8 @@ const (
 // DefaultBudget is the default of Options.Budget.
 var DefaultBudget = plan.MustParseBudget("5%")
 
-// DefaultMethods returns the methods that are compared by default. Together they take about a minute
-// on two cores.
+// DefaultMethods returns the methods that are compared by default. Together they take about a
+// minute on two cores.
 func DefaultMethods() []method.Method {
 	return []method.Method{method.Linear, method.LoRA, method.SPTLoRA, method.SPTAdapter, method.Full}
 }
@@ -100,12 +101,13 @@ type Row struct {
 	Counts       peft.Counts   `json:"counts"` // tuned parameters
 	ValAccuracy  float64       `json:"val_accuracy"`
 	TestAccuracy float64       `json:"test_accuracy"`
-	Seconds      float64       `json:"seconds"` // time of scoring, planning, training, validation and test
+	// time of scoring, planning, training, validation and test
+	Seconds float64 `json:"seconds"`
 }
 
-// Run tunes the embedded backbone on a task with each method. Each method trains once, on the training
-// images, and is tested once, after the last epoch; nothing is selected on test images. report
-// receives the events of each method; it may be nil.
+// Run tunes the embedded backbone on a task with each method. Each method trains once, on the
+// training images, and is tested once, after the last epoch; nothing is selected on test images.
+// report receives the events of each method; it may be nil.
 func Run(ctx context.Context, o Options, report func(m method.Method, e progress.Event)) ([]Row, error) {
 	if o.Task == "" {
 		o.Task = DefaultTask

@@ -14,8 +14,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestEmbeddedModel checks that the embedded backbone has the configuration of the recipe, and that it
-// recognises new images of its pretraining classes far above chance (1/240).
+// TestEmbeddedModel checks that the embedded backbone has the configuration of the recipe, and that
+// it recognises new images of its pretraining classes far above chance (1/240).
 func TestEmbeddedModel(t *testing.T) {
 	m, err := embedded.Model(0)
 	if err != nil {

@@ -16,14 +16,15 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Config returns the configuration of the embedded backbone: a ViT of 0.3 million parameters for images
-// of 32 px in patches of 4 px.
+// Config returns the configuration of the embedded backbone: a ViT of 0.3 million parameters for
+// images of 32 px in patches of 4 px.
 func Config() backbone.Config {
 	return backbone.Config{ImageSize: synth.DefaultSize, NumClasses: len(synth.Classes()), NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 64, Depth: 6, HiddenDim: 256}}
 }
 
-// PretrainOptions configures [Pretrain]. [PretrainRecipe] returns the options of the embedded backbone.
+// PretrainOptions configures [Pretrain]. [PretrainRecipe] returns the options of the embedded
+// backbone.
 type PretrainOptions struct {
 	ImagesPerClass int           // number of training images of every class
 	ValPerClass    int           // number of validation images of every class
@@ -31,8 +32,8 @@ type PretrainOptions struct {
 }
 
 // PretrainRecipe returns the options that the embedded backbone was pretrained with: supervised
-// classification of the 240 pretraining classes of package synth. The backbone reaches 49.8 % on new
-// images (chance is 0.4 %), in 15 minutes on two shared cores.
+// classification of the 240 pretraining classes of package synth. The backbone reaches 49.8 % on
+// new images (chance is 0.4 %), in 15 minutes on two shared cores.
 func PretrainRecipe() PretrainOptions {
 	return PretrainOptions{
 		ImagesPerClass: 400, ValPerClass: 5,
@@ -60,8 +61,8 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 	return backbone.NewModel(c, pre, result.Tuned), result, nil
 }
 
-// pretrainingData draws the images first … first+perClass−1 of every class. flip mirrors half of the
-// images left to right, other ones in each epoch. No class changes when it is mirrored.
+// pretrainingData draws the images first … first+perClass−1 of every class. flip mirrors half of
+// the images left to right, other ones in each epoch. No class changes when it is mirrored.
 func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip bool) *train.Data {
 	var samples []dataset.Sample
 	for i := range perClass {
@@ -75,9 +76,10 @@ func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip b
 	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 }
 
-// initialWeights returns random weights: normal with σ 0.1 for matrices and embeddings, ones for the
-// weights of norms, zeros for biases. timm's σ of 0.02 suits a width of 768. At a width of 64, every
-// layer would shrink its input, and the loss would stay at that of a guess for twice as many steps.
+// initialWeights returns random weights: normal with σ 0.1 for matrices and embeddings, ones for
+// the weights of norms, zeros for biases. timm's σ of 0.02 suits a width of 768. At a width of 64,
+// every layer would shrink its input, and the loss would stay at that of a guess for twice as many
+// steps.
 func initialWeights(c backbone.Config, seed uint64) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
 	for _, p := range c.Params() {

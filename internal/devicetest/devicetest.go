@@ -8,8 +8,8 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Open starts what SPT_DEVICE names, such as cuda or xla:/path/plugin.so; without it
-// the test is skipped.
+// Open starts what SPT_DEVICE names, such as cuda or xla:/path/plugin.so; without it the test is
+// skipped.
 func Open(t *testing.T) (be backend.Backend, name string) {
 	t.Helper()
 	name = os.Getenv("SPT_DEVICE")

@@ -1,5 +1,5 @@
-// Package golden reads the reference numbers that tests compare with: npz files and meta.json, which
-// a PyTorch implementation wrote, and real weights and images. Only tests import it.
+// Package golden reads the reference numbers that tests compare with: npz files and meta.json,
+// which a PyTorch implementation wrote, and real weights and images. Only tests import it.
 //
 // The variable SPT_GOLDEN names the folder. Its default is "../shared/golden". A relative path is
 // relative to the root of the repository. The folders "models" and "data" lie beside the golden

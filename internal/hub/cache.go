@@ -59,15 +59,15 @@ func (f folder) look(commit, file string) presence {
 	return unknown
 }
 
-// isFile reports whether path leads to a regular file. It follows links, so the result is false for a
-// link to a blob that was deleted.
+// isFile reports whether path leads to a regular file. It follows links, so the result is false for
+// a link to a blob that was deleted.
 func isFile(path string) bool {
 	stat, err := os.Stat(path)
 	return err == nil && stat.Mode().IsRegular()
 }
 
-// find searches the cache and does not use the network. The snapshot is nil if the cache does not know
-// the revision or lacks a part of the weights. certain is as in choose.
+// find searches the cache and does not use the network. The snapshot is nil if the cache does not
+// know the revision or lacks a part of the weights. certain is as in choose.
 func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	commit := r.Revision
 	if !IsCommit(commit) {
@@ -129,7 +129,8 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 	return nil
 }
 
-// link links a file of a snapshot to its blob. The link is relative, so that the cache can be moved.
+// link links a file of a snapshot to its blob. The link is relative, so that the cache can be
+// moved.
 func (f folder) link(etag, commit, file string) error {
 	path := f.snapshot(commit, file)
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {

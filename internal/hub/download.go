@@ -100,8 +100,8 @@ func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, fi
 	return nil
 }
 
-// ask requests the headers of a file. For a large file the Hub redirects to a store. The checksum is in
-// the answer of the Hub, not in that of the store.
+// ask requests the headers of a file. For a large file the Hub redirects to a store. The checksum
+// is in the answer of the Hub, not in that of the store.
 func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, error) {
 	// The elements of the path are escaped, the slashes are not.
 	elements := strings.Split(file, "/")
@@ -135,8 +135,9 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	return r, nil
 }
 
-// partial is a file that is being downloaded. The bytes that have arrived are in path, and stay there
-// if the download is interrupted. No other process reads the file before it is complete and renamed.
+// partial is a file that is being downloaded. The bytes that have arrived are in path, and stay
+// there if the download is interrupted. No other process reads the file before it is complete and
+// renamed.
 type partial struct {
 	client *Client
 	file   string // path in the repository
@@ -193,8 +194,8 @@ func (p *partial) restart() error {
 	return err
 }
 
-// advance downloads the missing bytes. The error is nil once the file is complete and verified. more
-// reports whether bytes have arrived.
+// advance downloads the missing bytes. The error is nil once the file is complete and verified.
+// more reports whether bytes have arrived.
 func (p *partial) advance(ctx context.Context) (more bool, err error) {
 	if p.done != p.from.size || p.done == 0 {
 		before := p.done
@@ -282,8 +283,8 @@ func (p *partial) copy(from io.Reader) error {
 	return nil
 }
 
-// verify compares the content with its checksum. Content with a wrong checksum is discarded. If it was
-// downloaded in pieces, one more attempt follows.
+// verify compares the content with its checksum. Content with a wrong checksum is discarded. If it
+// was downloaded in pieces, one more attempt follows.
 func (p *partial) verify() error {
 	if p.sum == nil {
 		return nil

@@ -21,9 +21,9 @@ const (
 	testToken  = "hf_secret"
 )
 
-// fakeHub answers as the Hub does, with the headers that its documentation and its Python library name.
-// It sends small files directly. For large files it redirects to a store on another host; the checksum
-// is in the first answer.
+// fakeHub answers as the Hub does, with the headers that its documentation and its Python library
+// name. It sends small files directly. For large files it redirects to a store on another host; the
+// checksum is in the first answer.
 type fakeHub struct {
 	*httptest.Server
 	store *httptest.Server

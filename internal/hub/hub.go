@@ -1,13 +1,13 @@
-// Package hub fetches pretrained backbones from the Hugging Face Hub, or from another server with the
-// same interface, into the cache that all libraries of Hugging Face share. A file that one of these
-// libraries has fetched is found by the others.
+// Package hub fetches pretrained backbones from the Hugging Face Hub, or from another server with
+// the same interface, into the cache that all libraries of Hugging Face share. A file that one of
+// these libraries has fetched is found by the others.
 //
-// [Parse] reads a reference such as hf:google/vit-base-patch16-224. [Client.Fetch] fetches the files of
-// the reference and returns the path of the weights, which package backbone loads.
+// [Parse] reads a reference such as hf:google/vit-base-patch16-224. [Client.Fetch] fetches the
+// files of the reference and returns the path of the weights, which package backbone loads.
 //
-// The files of this package: reference.go defines what a reference may be; cache.go where files lie;
-// request.go how the Hub is asked and what its errors mean; download.go how a file is downloaded and
-// verified; hub.go which files are needed.
+// The files of this package: reference.go defines what a reference may be; cache.go where files
+// lie; request.go how the Hub is asked and what its errors mean; download.go how a file is
+// downloaded and verified; hub.go which files are needed.
 package hub
 
 import (
@@ -104,8 +104,8 @@ func New() (*Client, error) {
 	if !isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
 		c.Token = first(os.Getenv("HF_TOKEN"), os.Getenv("HUGGING_FACE_HUB_TOKEN"))
 		if c.Token == "" {
-			// Most users have no such file. If it cannot be read, the Hub reports the
-			// missing token where one is needed.
+			// Most users have no such file. If it cannot be read, the Hub reports the missing token
+			// where one is needed.
 			file, _ := os.ReadFile(first(expand(os.Getenv("HF_TOKEN_PATH")), filepath.Join(home, "token")))
 			c.Token = strings.TrimSpace(string(file))
 		}
@@ -179,9 +179,9 @@ func choose(r Reference, look func(file string) presence) (weights string, side 
 	return weights, side, certain
 }
 
-// Fetch downloads the files of r that the cache lacks, and returns where they lie. If the revision is
-// not a commit, Fetch asks the Hub for its commit every time. If the Hub cannot be reached and the
-// cache holds the last known commit of the revision, Fetch uses that one and says so in Note. A
+// Fetch downloads the files of r that the cache lacks, and returns where they lie. If the revision
+// is not a commit, Fetch asks the Hub for its commit every time. If the Hub cannot be reached and
+// the cache holds the last known commit of the revision, Fetch uses that one and says so in Note. A
 // download that was interrupted continues.
 func (c *Client) Fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	if _, err := Parse(r.String()); err != nil {
@@ -311,8 +311,8 @@ func shardsOf(local, weights string) ([]string, error) {
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
-// client returns an HTTP client that follows redirects. It does not send the token to other hosts. If
-// follow is false, it does not follow a redirect that has the checksum of the file.
+// client returns an HTTP client that follows redirects. It does not send the token to other hosts.
+// If follow is false, it does not follow a redirect that has the checksum of the file.
 func (c *Client) client(follow bool) *http.Client {
 	return &http.Client{CheckRedirect: func(next *http.Request, before []*http.Request) error {
 		if next.Response != nil && !follow && next.Response.Header.Get("X-Linked-Etag") != "" {

@@ -72,7 +72,8 @@ func partials(t *testing.T, c *Client) (out []string) {
 	return out
 }
 
-// TestFetch checks that the cache has the structure that the documentation of huggingface_hub shows.
+// TestFetch checks that the cache has the structure that the documentation of huggingface_hub
+// shows.
 func TestFetch(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -233,8 +234,8 @@ func serveCut(w http.ResponseWriter, from, n int) {
 	panic(http.ErrAbortHandler)
 }
 
-// TestInterruptedDownloads checks that an interrupted download continues where it ended, if the server
-// supports that.
+// TestInterruptedDownloads checks that an interrupted download continues where it ended, if the
+// server supports that.
 func TestInterruptedDownloads(t *testing.T) {
 	const third = 1 << 18
 	lfs := func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/lfs/") }
@@ -550,8 +551,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestWithdrawn checks that an error status is an error even if the cache has the files: a model may have
-// been withdrawn for a reason.
+// TestWithdrawn checks that an error status is an error even if the cache has the files: a model
+// may have been withdrawn for a reason.
 func TestWithdrawn(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)

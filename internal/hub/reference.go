@@ -18,8 +18,8 @@ type Reference struct {
 	File     string // path of the weights in the repository; "": weights of a usual name
 }
 
-// IsReference reports whether s is a reference and not a path. The reference need not be well-formed. A
-// file whose name begins with hf: can be given as ./hf:….
+// IsReference reports whether s is a reference and not a path. The reference need not be
+// well-formed. A file whose name begins with hf: can be given as ./hf:….
 func IsReference(s string) bool { return strings.HasPrefix(s, prefix) }
 
 // Parse reads hf:OWNER/NAME[@REVISION][:FILE]. The parts of the result are safe in paths below the
@@ -62,8 +62,8 @@ var (
 	commit   = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
-// validRepo reports whether a name follows the rules of the Hub. They forbid "--", which divides owner
-// and name in the cache.
+// validRepo reports whether a name follows the rules of the Hub. They forbid "--", which divides
+// owner and name in the cache.
 func validRepo(repo string) bool {
 	owner, name, ok := strings.Cut(repo, "/")
 	return ok && repoPart.MatchString(owner) && repoPart.MatchString(name) && !strings.Contains(repo, "--") && !strings.Contains(repo, "..")

@@ -13,8 +13,8 @@ import (
 	"unicode"
 )
 
-// unreachable is an error that may pass: of the network, or of a server with a problem. Other errors
-// would occur again.
+// unreachable is an error that may pass: of the network, or of a server with a problem. Other
+// errors would occur again.
 type unreachable struct{ error }
 
 // Unwrap returns the cause.
@@ -23,8 +23,8 @@ func (e *unreachable) Unwrap() error { return e.error }
 // attempts is the number of attempts without one new byte after which retry gives up.
 const attempts = 5
 
-// retry repeats f, with growing pauses, as long as its error may pass. f reports whether new bytes have
-// arrived, which resets the count of attempts.
+// retry repeats f, with growing pauses, as long as its error may pass. f reports whether new bytes
+// have arrived, which resets the count of attempts.
 func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) error {
 	wait := c.backoff
 	if wait == 0 {
@@ -52,9 +52,9 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 	}
 }
 
-// get sends a request to the Hub. The caller closes the body of the response. Reading the body is an
-// error if no byte arrives for the time c.stall. A response that is neither a success nor a redirect
-// that follow forbids is an error.
+// get sends a request to the Hub. The caller closes the body of the response. Reading the body is
+// an error if no byte arrives for the time c.stall. A response that is neither a success nor a
+// redirect that follow forbids is an error.
 func (c *Client) get(ctx context.Context, method, address string, header http.Header, follow bool) (*http.Response, error) {
 	w := &watch{caller: ctx}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -127,8 +127,8 @@ func (b *body) Close() error {
 	return err
 }
 
-// explain removes the address that net/http puts before its errors. The address of a store is long and
-// contains a signature.
+// explain removes the address that net/http puts before its errors. The address of a store is long
+// and contains a signature.
 func (w *watch) explain(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -152,7 +152,8 @@ type statusError struct {
 // Error returns the problem.
 func (e *statusError) Error() string { return e.problem }
 
-// refusal returns the error for the status of a response. The Hub also sets the header X-Error-Code.
+// refusal returns the error for the status of a response. The Hub also sets the header
+// X-Error-Code.
 func refusal(r *http.Response) error {
 	code, host := r.StatusCode, r.Request.URL.Host
 	said := ""
@@ -192,8 +193,8 @@ type repoInfo struct {
 	files  []string
 }
 
-// info asks the Hub for the files of a revision. If patient is true, it repeats the request while the
-// Hub cannot be reached.
+// info asks the Hub for the files of a revision. If patient is true, it repeats the request while
+// the Hub cannot be reached.
 func (c *Client) info(ctx context.Context, r Reference, patient bool) (*repoInfo, error) {
 	address := fmt.Sprintf("%s/api/models/%s/revision/%s", c.Endpoint, r.Repo, url.PathEscape(r.Revision))
 	var info *repoInfo

@@ -1,5 +1,5 @@
-// Package pickle holds the values of Python's pickles, as package checkpoint reads them. It only holds
-// them: nothing that a pickle asks for is executed.
+// Package pickle holds the values of Python's pickles, as package checkpoint reads them. It only
+// holds them: nothing that a pickle asks for is executed.
 package pickle
 
 import (
@@ -8,10 +8,10 @@ import (
 )
 
 // Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (a number beyond int64),
-// float64, string (which may be invalid UTF-8), []byte, *[List], *[Dict], [Tensor], or a
-// value of another type that stands for what only Python code could build. Lists and dicts
-// hold no cycle and nest at most 200 deep, but one value may stand in many places. To walk an
-// untrusted Value to its leaves can take forever, so look only for the values that are expected.
+// float64, string (which may be invalid UTF-8), []byte, *[List], *[Dict], [Tensor], or a value of
+// another type that stands for what only Python code could build. Lists and dicts hold no cycle and
+// nest at most 200 deep, but one value may stand in many places. To walk an untrusted Value to its
+// leaves can take forever, so look only for the values that are expected.
 type Value any
 
 // List is a Python list or tuple, or a torch.Size.
@@ -73,16 +73,16 @@ func (d *Dict) Add(key, value Value) error {
 // String returns a few words for an error: "a dict of 3".
 func (d *Dict) String() string { return fmt.Sprintf("a dict of %d", d.Len()) }
 
-// Tensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and checked when
-// they are asked for.
+// Tensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and checked
+// when they are asked for.
 type Tensor interface {
 	// Shape returns the shape; empty for a scalar.
 	Shape() []int
-	// Float32 reads the values in row-major order: F32 as they are, F16 and BF16 widened exactly, F64
-	// rounded to the nearest. Another element type is an error.
+	// Float32 reads the values in row-major order: F32 as they are, F16 and BF16 widened exactly,
+	// F64 rounded to the nearest. Another element type is an error.
 	Float32() ([]float32, error)
-	// Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major order.
-	// An unsigned value beyond int64 is an error, as is another element type.
+	// Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major
+	// order. An unsigned value beyond int64 is an error, as is another element type.
 	Int64() ([]int64, error)
 }
 
@@ -95,8 +95,8 @@ type nesting struct {
 // MaxHeight bounds how deep values nest. Checkpoints of PyTorch nest about ten deep.
 const MaxHeight = 200
 
-// Check returns an error if a list or dict in v holds itself, or if values nest more than [MaxHeight]
-// deep. It walks through all lists and dicts, each once and without recursion.
+// Check returns an error if a list or dict in v holds itself, or if values nest more than
+// [MaxHeight] deep. It walks through all lists and dicts, each once and without recursion.
 func Check(v Value) error {
 	type frame struct {
 		v    Value

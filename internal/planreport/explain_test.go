@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// smallTensors and smallPlan are a network and a plan for it, written by hand:
-// LoRA of rank 1 costs in+out.
+// smallTensors and smallPlan are a network and a plan for it, written by hand: LoRA of rank 1 costs
+// in+out.
 var smallTensors = []sensitivity.Tensor{
 	{Name: "blocks.0.norm1.weight", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.norm1.bias", Shape: []int{3}, Norm: true},

@@ -13,10 +13,10 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at
-// the same time. An image has one token per position of its sequence. A processor computes each
-// small run on one core, in its caches, but needs memory for the activations of all runs. 0 means
-// no limit.
+// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at the
+// same time. An image has one token per position of its sequence. A processor computes each small
+// run on one core, in its caches, but needs memory for the activations of all runs. 0 means no
+// limit.
 func AtOnce(be backend.Backend) (run, all int) {
 	if cpu.Is(be) {
 		return 1024, 4096

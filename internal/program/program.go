@@ -37,8 +37,8 @@ type Program struct {
 // panic, as GoMLX's functions do: Program returns the panic as an error.
 type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
-// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil
-// if f does not panic.
+// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil if
+// f does not panic.
 func Caught(f func()) error {
 	switch r := exceptions.Try(f).(type) {
 	case nil:
@@ -120,8 +120,8 @@ func (p *Program) Prepare(in ...shapes.Shape) {
 // donated is an input whose memory the program may overwrite.
 type donated struct{ *tensors.Tensor }
 
-// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use
-// the tensors after the run.
+// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use the
+// tensors after the run.
 func Donate(ts []*tensors.Tensor) (in []any) {
 	for _, t := range ts {
 		in = append(in, donated{t})
@@ -138,9 +138,9 @@ func Lend(lists ...[]*tensors.Tensor) (in []any) {
 }
 
 // Run runs the program. An input is a *tensors.Tensor, which the caller keeps, or an input that
-// [Donate] returned. The caller owns the outputs. Run checks ctx before the graph starts, not
-// while it runs. If ctx is cancelled, or the graph cannot be built for the shapes of the inputs,
-// donated inputs stay valid.
+// [Donate] returned. The caller owns the outputs. Run checks ctx before the graph starts, not while
+// it runs. If ctx is cancelled, or the graph cannot be built for the shapes of the inputs, donated
+// inputs stay valid.
 func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -34,8 +34,8 @@ func place32(t *testing.T, be backend.Backend, data []float32, shape ...int) *te
 	return x
 }
 
-// TestDonatedSurvivesRefusal: a program that cannot be built for its inputs leaves what it
-// was given as it was, so that a training can be saved and go on.
+// TestDonatedSurvivesRefusal: a program that cannot be built for its inputs leaves what it was
+// given as it was, so that a training can be saved and go on.
 func TestDonatedSurvivesRefusal(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -63,8 +63,8 @@ func TestDonatedSurvivesRefusal(t *testing.T) {
 	}
 }
 
-// TestManyShapes: a program takes as many shapes as it meets, such as a last batch of any
-// size; GoMLX's own default ends at 32.
+// TestManyShapes: a program takes as many shapes as it meets, such as a last batch of any size;
+// GoMLX's own default ends at 32.
 func TestManyShapes(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -84,8 +84,8 @@ func TestManyShapes(t *testing.T) {
 	}
 }
 
-// TestPanicsAreErrors: whatever a graph function panics with is an error, and the program
-// can be closed after it.
+// TestPanicsAreErrors: whatever a graph function panics with is an error, and the program can be
+// closed after it.
 func TestPanicsAreErrors(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {

@@ -64,8 +64,8 @@ func Copy(be backend.Backend, t *tensors.Tensor, device int) (*tensors.Tensor, e
 	return c, nil
 }
 
-// Replicate copies tensors from the first device of be to each of its other devices. It returns
-// one list per other device.
+// Replicate copies tensors from the first device of be to each of its other devices. It returns one
+// list per other device.
 func Replicate(be backend.Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err error) {
 	for d := 1; d < backend.Replicas(be); d++ {
 		var copies []*tensors.Tensor

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// The images are the same on every architecture only if no product can be fused with an addition, and if
-// only exactly rounded functions of package math are used. The source shows both.
+// The images are the same on every architecture only if no product can be fused with an addition,
+// and if only exactly rounded functions of package math are used. The source shows both.
 func TestSourceIsPortable(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {

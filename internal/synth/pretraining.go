@@ -2,12 +2,13 @@ package synth
 
 import "math/rand/v2"
 
-// Class is one class of the pretraining. Every object of an image has the shape and the texture, and the
-// objects lie in the arrangement.
+// Class is one class of the pretraining. Every object of an image has the shape and the texture,
+// and the objects lie in the arrangement.
 type Class struct {
-	Shape       string // disc, square, triangle, star, ring, cross, bar, crescent
-	Texture     string // solid, horizontal, vertical (stripes), checker, dots, gradient
-	Arrangement string // single, pair (side by side), stack (one above the other), grid (two by two), ring (five)
+	Shape   string // disc, square, triangle, star, ring, cross, bar, crescent
+	Texture string // solid, horizontal, vertical (stripes), checker, dots, gradient
+	// single, pair (side by side), stack (one above the other), grid (two by two), ring (five)
+	Arrangement string
 }
 
 // arrangement places a group of objects. Lengths are in units of the extent of the group.
@@ -33,9 +34,9 @@ var arrangements = []arrangement{
 	{"ring", pentagon[:], 0.5, vector{1.5, 1.5}, 0.3, 0.33},
 }
 
-// Classes returns the 240 classes: 8 shapes by 6 textures by 5 arrangements. The order is fixed. The id
-// of a class is (shape·6 + texture)·5 + arrangement, each counted in the order in which the comments
-// on the fields of [Class] list the values.
+// Classes returns the 240 classes: 8 shapes by 6 textures by 5 arrangements. The order is fixed.
+// The id of a class is (shape·6 + texture)·5 + arrangement, each counted in the order in which the
+// comments on the fields of [Class] list the values.
 func Classes() []Class {
 	var classes []Class
 	for _, s := range shapes {
@@ -48,10 +49,10 @@ func Classes() []Class {
 	return classes
 }
 
-// Pretraining draws image index of a class and returns its pixels, [size, size, 3] RGB. It is a pure
-// function of its arguments; see the package documentation. Images that differ in index or class are
-// drawn independently, and another seed gives another data set. The result is nil if there is no such
-// class or if size is below 1.
+// Pretraining draws image index of a class and returns its pixels, [size, size, 3] RGB. It is a
+// pure function of its arguments; see the package documentation. Images that differ in index or
+// class are drawn independently, and another seed gives another data set. The result is nil if
+// there is no such class or if size is below 1.
 func Pretraining(seed uint64, index int, class int, size int) []uint8 {
 	if class < 0 || class >= len(shapes)*len(textures)*len(arrangements) {
 		return nil

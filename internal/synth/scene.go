@@ -66,8 +66,8 @@ type object struct {
 }
 
 // anyObject draws the heading and the colours of an object. The colours differ clearly from the
-// background and from each other. At least 40 % of all colours are possible for the first one and 15 %
-// for the second one, so the loops end soon.
+// background and from each other. At least 40 % of all colours are possible for the first one and
+// 15 % for the second one, so the loops end soon.
 func anyObject(r *rand.Rand, s shape, t texture, centre vector, radius float64, on ground) object {
 	o := object{shape: s, texture: t, centre: centre, radius: radius, heading: anyDirection(r)}
 	// With a period below 0.13, a stripe would be narrower than two pixels in an image of 32.
@@ -105,7 +105,8 @@ func anyScene(r *rand.Rand) scene {
 	return s
 }
 
-// render returns the pixels, [size, size, 3], nil if size is below 1. It draws only the noise from r.
+// render returns the pixels, [size, size, 3], nil if size is below 1. It draws only the noise from
+// r.
 func (s *scene) render(r *rand.Rand, size int) []uint8 {
 	if size < 1 {
 		return nil
@@ -150,8 +151,8 @@ func (g *ground) paint(canvas []colour, size int) {
 	}
 }
 
-// cell returns the lattice point at or before t, which is in [0, 1), and how far t is on the way to the
-// next point. The way is eased, so that the clouds have no visible edges.
+// cell returns the lattice point at or before t, which is in [0, 1), and how far t is on the way to
+// the next point. The way is eased, so that the clouds have no visible edges.
 func cell(t float64) (point int, way float64) {
 	scaled := float64(t * (lattice - 1))
 	point = int(scaled)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// plain removes everything that varies from a scene except its objects. Every pixel that differs from the
-// flat background then belongs to an object.
+// plain removes everything that varies from a scene except its objects. Every pixel that differs
+// from the flat background then belongs to an object.
 func plain(s scene) scene {
 	return scene{ground: ground{base: s.ground.base}, objects: s.objects, gain: 1}
 }
@@ -79,8 +79,8 @@ func TestCountIsTheNumberOfRegions(t *testing.T) {
 	}
 }
 
-// Seen from its centroid, every pointer is longest in the direction in which it points. A high moment of
-// the mask, which distant points dominate, gives that direction.
+// Seen from its centroid, every pointer is longest in the direction in which it points. A high
+// moment of the mask, which distant points dominate, gives that direction.
 func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 	for label, name := range Tasks()[1].Classes {
 		for index := range 25 {
@@ -125,8 +125,8 @@ func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
 	}
 }
 
-// Two classes that are drawn from the same random numbers differ in their shape, texture or arrangement
-// and in nothing else. No image is blank.
+// Two classes that are drawn from the same random numbers differ in their shape, texture or
+// arrangement and in nothing else. No image is blank.
 func TestEveryClassIsDrawnAndIsDifferent(t *testing.T) {
 	const size = 32
 	var images [][]uint8
@@ -168,7 +168,8 @@ func TestArrangementsHoldTheirNumberOfObjects(t *testing.T) {
 	}
 }
 
-// An image looks like a larger image of the same scene that is scaled down, which antialiasing achieves.
+// An image looks like a larger image of the same scene that is scaled down, which antialiasing
+// achieves.
 func TestSizesShowTheSameScene(t *testing.T) {
 	const size, factor = 32, 8
 	var sum, worst, images float64

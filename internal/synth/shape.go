@@ -27,8 +27,8 @@ var shapes = []shape{
 // bar is the shape of clutter, too.
 var bar = shape{"bar", polygon(vector{-0.95, -0.3}, vector{0.95, -0.3}, vector{0.95, 0.3}, vector{-0.95, 0.3})}
 
-// pointers lists the shapes that point in one direction, which is +x. Seen from its centroid, a pointer
-// reaches farthest in that direction.
+// pointers lists the shapes that point in one direction, which is +x. Seen from its centroid, a
+// pointer reaches farthest in that direction.
 var pointers = []shape{
 	{"dart", polygon(vector{1, 0}, vector{-0.8, 0.6}, vector{-0.45, 0}, vector{-0.8, -0.6})},
 	// The base of the triangle ends where the tangents from its tip touch the circle.

@@ -51,8 +51,9 @@ func TestShapesHaveTheirArea(t *testing.T) {
 	}
 }
 
-// A distance never changes by more than the step. Across the outline it changes by exactly the step, so
-// that edges are one pixel wide. Corners, where two edges are equally near, are the exception.
+// A distance never changes by more than the step. Across the outline it changes by exactly the
+// step, so that edges are one pixel wide. Corners, where two edges are equally near, are the
+// exception.
 func TestDistancesAreDistances(t *testing.T) {
 	const step = 1e-4
 	r := source("test", "")

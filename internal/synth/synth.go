@@ -1,5 +1,5 @@
-// Package synth draws synthetic images with labels. A vision transformer can be pretrained, tuned and
-// demonstrated on them without a data set.
+// Package synth draws synthetic images with labels. A vision transformer can be pretrained, tuned
+// and demonstrated on them without a data set.
 //
 // The package has two parts:
 //
@@ -10,18 +10,19 @@
 //     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining ignores
 //     location and orientation, and needs the count only in part. The tasks therefore need tuning.
 //
-// Within a class everything else varies: colours, position, scale, rotation, shading and clutter of the
-// background, contrast, noise.
+// Within a class everything else varies: colours, position, scale, rotation, shading and clutter of
+// the background, contrast, noise.
 //
-// An image is drawn in two steps. First a scene is drawn at random: a background and a list of objects.
-// An object is a shape (shape.go) with a texture (texture.go). All lengths are fractions of the side of
-// the image. Then the scene is rendered (scene.go) by signed distance, with edges that are one pixel
-// wide. A scene can be rendered at any size; the drawings are made for 32 to 224 pixels.
+// An image is drawn in two steps. First a scene is drawn at random: a background and a list of
+// objects. An object is a shape (shape.go) with a texture (texture.go). All lengths are fractions
+// of the side of the image. Then the scene is rendered (scene.go) by signed distance, with edges
+// that are one pixel wide. A scene can be rendered at any size; the drawings are made for 32 to 224
+// pixels.
 //
 // # Reproducibility
 //
-// Every function is pure: equal arguments give equal bytes, in any order of calls, from any number of
-// goroutines, on every architecture. The source follows three rules for this:
+// Every function is pure: equal arguments give equal bytes, in any order of calls, from any number
+// of goroutines, on every architecture. The source follows three rules for this:
 //
 //   - Random numbers come from a PCG that is seeded with a SHA-256 of the arguments.
 //   - Of package math, only exactly rounded functions are used: Sqrt, Floor, Ceil, Abs. Directions are
@@ -40,8 +41,8 @@ import (
 // DefaultSize is the side, in pixels, of the images that the embedded backbone is pretrained on.
 const DefaultSize = 32
 
-// source returns the random numbers of one image, or of one block of labels. kind and split name the
-// stream, and numbers select a part of it.
+// source returns the random numbers of one image, or of one block of labels. kind and split name
+// the stream, and numbers select a part of it.
 func source(kind, split string, numbers ...uint64) *rand.Rand {
 	// The zero bytes tell ("ab", "c") from ("a", "bc").
 	key := append([]byte(kind), 0)
@@ -69,8 +70,8 @@ func rotate(v, by vector) vector {
 	return vector{float64(v.x*by.x) - float64(v.y*by.y), float64(v.x*by.y) + float64(v.y*by.x)}
 }
 
-// anyDirection draws a unit vector, uniform over the circle. It normalises a random point of the disc
-// and avoids the centre, where the division would lose digits.
+// anyDirection draws a unit vector, uniform over the circle. It normalises a random point of the
+// disc and avoids the centre, where the division would lose digits.
 func anyDirection(r *rand.Rand) vector {
 	for {
 		v := vector{uniform(r, -1, 1), uniform(r, -1, 1)}

@@ -36,8 +36,8 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// The hashes hold on every architecture. If they change, the data that the embedded backbone was trained
-// on has changed.
+// The hashes hold on every architecture. If they change, the data that the embedded backbone was
+// trained on has changed.
 func TestPinnedImages(t *testing.T) {
 	pretraining := func(seed uint64, size int) uint32 {
 		sum := crc32.NewIEEE()

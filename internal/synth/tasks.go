@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// Task is a small classification task to tune a pretrained backbone on. [Tasks] returns tasks. Their
-// fields must not be changed: they select the images.
+// Task is a small classification task to tune a pretrained backbone on. [Tasks] returns tasks.
+// Their fields must not be changed: they select the images.
 type Task struct {
 	Name    string   // "count", "orientation" or "location"
 	Classes []string // name of each class
@@ -45,9 +45,9 @@ func Tasks() []Task {
 // index into t.Classes. Image is a pure function of its arguments; see the package documentation. A
 // split may have any name, and other names give other images.
 //
-// Labels are balanced: each block of len(t.Classes) images has every label once, in an order that is
-// shuffled for each block. The pixels are nil if size is below 1. They are nil and the label is -1 if
-// index is negative or if t is not one of [Tasks].
+// Labels are balanced: each block of len(t.Classes) images has every label once, in an order that
+// is shuffled for each block. The pixels are nil if size is below 1. They are nil and the label is
+// -1 if index is negative or if t is not one of [Tasks].
 func (t Task) Image(seed uint64, split string, index int, size int) (pix []uint8, label int) {
 	if t.scene == nil || len(t.Classes) == 0 || index < 0 {
 		return nil, -1
@@ -84,8 +84,8 @@ func countScene(r *rand.Rand, label int) scene {
 	return s
 }
 
-// crowded reports whether a new object would come too close to another one. In an image of 32 pixels,
-// objects are at least about one pixel apart.
+// crowded reports whether a new object would come too close to another one. In an image of 32
+// pixels, objects are at least about one pixel apart.
 func (s *scene) crowded(centre vector, radius float64) bool {
 	for _, o := range s.objects {
 		apart := vector{o.centre.x - centre.x, o.centre.y - centre.y}

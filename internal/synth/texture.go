@@ -5,10 +5,10 @@ import "math"
 // texture is the pattern that fills an object.
 type texture struct {
 	name string
-	// mix returns the share of the second colour, from 0 to 1, at a point. object is the point in the
-	// frame of the object, inside the unit circle. grid is the point in the frame of the image, in
-	// periods of the texture, so that stripes keep their direction when the object rotates. sharp is
-	// the number of pixels in a period.
+	// mix returns the share of the second colour, from 0 to 1, at a point. object is the point in
+	// the frame of the object, inside the unit circle. grid is the point in the frame of the image,
+	// in periods of the texture, so that stripes keep their direction when the object rotates.
+	// sharp is the number of pixels in a period.
 	mix func(object, grid vector, sharp float64) float64
 }
 
@@ -36,7 +36,7 @@ func stripe(t, sharp float64) float64 {
 // fraction returns the fractional part of t.
 func fraction(t float64) float64 { return t - math.Floor(t) }
 
-// coverage returns the share of a pixel that lies inside an outline. distance is the distance from the
-// centre of the pixel to the outline, negative inside; the outline is taken for a straight line. scale
-// is the number of pixels in a unit of distance.
+// coverage returns the share of a pixel that lies inside an outline. distance is the distance from
+// the centre of the pixel to the outline, negative inside; the outline is taken for a straight
+// line. scale is the number of pixels in a unit of distance.
 func coverage(distance, scale float64) float64 { return clamp(0.5 - float64(distance*scale)) }

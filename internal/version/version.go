@@ -1,5 +1,5 @@
-// Package version holds the version of the library and of the command. Run
-// folders and results record it.
+// Package version holds the version of the library and of the command. Run folders and results
+// record it.
 package version
 
 // Version is the version of this library and of the command spt.

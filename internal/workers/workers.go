@@ -197,8 +197,8 @@ func ensure(n int) {
 	}
 }
 
-// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work
-// allocates nothing. It is not safe for concurrent use.
+// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work allocates
+// nothing. It is not safe for concurrent use.
 type Scratch struct {
 	block []float32   // the current block
 	used  int         // number of float32s of the block in use
@@ -209,8 +209,8 @@ type Scratch struct {
 // register.
 const align = 16
 
-// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until
-// the part returns or calls Release.
+// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until the
+// part returns or calls Release.
 func (s *Scratch) Float32s(n int) []float32 {
 	padded := (n + align - 1) &^ (align - 1)
 	if s.used+padded > len(s.block) {

@@ -26,8 +26,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunOnHelpers: more than one goroutine takes parts if there is more than
-// one processor.
+// TestRunOnHelpers: more than one goroutine takes parts if there is more than one processor.
 func TestRunOnHelpers(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	// Neither part returns before the other has begun.
@@ -83,8 +82,8 @@ func caught(f func()) (r any) {
 	return nil
 }
 
-// TestRunPanics: the caller gets the panic of a part, on whichever goroutine it
-// was, once the other parts are done; the pool goes on working.
+// TestRunPanics: the caller gets the panic of a part, on whichever goroutine it was, once the other
+// parts are done; the pool goes on working.
 func TestRunPanics(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, procs := range []int{1, 2, 4} {
@@ -131,8 +130,7 @@ func TestRunPanics(t *testing.T) {
 	}
 }
 
-// TestRunPanicsRelease: the scratch memory that a part had taken when it
-// panicked comes back.
+// TestRunPanicsRelease: the scratch memory that a part had taken when it panicked comes back.
 func TestRunPanicsRelease(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var first, again uintptr
@@ -157,8 +155,7 @@ func span(s []float32) (from, to uintptr) {
 	return from, from + 4*uintptr(cap(s))
 }
 
-// TestScratch: slices are aligned and disjoint, and growing keeps what was handed
-// out.
+// TestScratch: slices are aligned and disjoint, and growing keeps what was handed out.
 func TestScratch(t *testing.T) {
 	s := new(Scratch)
 	seen := map[*float32]bool{}
@@ -196,8 +193,7 @@ func TestScratchRoom(t *testing.T) {
 	}
 }
 
-// TestScratchRelease: what was taken since a mark is given out again, what was
-// taken before stays.
+// TestScratchRelease: what was taken since a mark is given out again, what was taken before stays.
 func TestScratchRelease(t *testing.T) {
 	var s Scratch
 	kept := s.Float32s(20)
@@ -238,8 +234,8 @@ func TestScratchRelease(t *testing.T) {
 	}
 }
 
-// TestScratchSteady: parts that take the same memory again and again allocate
-// none after the first, even where they outgrow the first block.
+// TestScratchSteady: parts that take the same memory again and again allocate none after the first,
+// even where they outgrow the first block.
 func TestScratchSteady(t *testing.T) {
 	var s Scratch
 	if n := testing.AllocsPerRun(20, func() {

@@ -1,6 +1,6 @@
-// Package sptsmall reads the golden folder spt_small: the results of the reference release of SPT on
-// a small ViT. Every size comes from the folder's meta.json, so another folder of the same form works
-// too. Only tests import it.
+// Package sptsmall reads the golden folder spt_small: the results of the reference release of SPT
+// on a small ViT. Every size comes from the folder's meta.json, so another folder of the same form
+// works too. Only tests import it.
 package sptsmall
 
 import (
@@ -73,8 +73,8 @@ func (s *Reference) Model(t testing.TB) *backbone.Model {
 	return backbone.NewModel(c, backbone.Preprocessing{}, sd)
 }
 
-// Data is the images of each batch, [BatchSize, S, S, 3] (the file has them
-// channels first), and their labels.
+// Data is the images of each batch, [BatchSize, S, S, 3] (the file has them channels first), and
+// their labels.
 func (s *Reference) Data(t testing.TB) (images [][]float32, labels [][]int32) {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", "data.npz"))
@@ -106,9 +106,9 @@ type Run struct {
 	Trainable   int       // tensors that the release trains, empty ones apart
 }
 
-// Run reads a training, such as "lora_param_req_0.4", of a model of
-// configuration c. The release keeps entries by score, a selection keeps them by
-// position. Entries that it only counts, on LayerNorms, have no values.
+// Run reads a training, such as "lora_param_req_0.4", of a model of configuration c. The release
+// keeps entries by score, a selection keeps them by position. Entries that it only counts, on
+// LayerNorms, have no values.
 func (s *Reference) Run(t testing.TB, c backbone.Config, name string) *Run {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", name+".npz"))

@@ -1,22 +1,22 @@
-// Package depthwise computes convolutions with one filter per channel on all processors.
-// [Conv.Run] computes the output; with reversed filters it also computes the gradient of the
-// input. [Conv.KernelGradient] computes the gradient of the filters.
+// Package depthwise computes convolutions with one filter per channel on all processors. [Conv.Run]
+// computes the output; with reversed filters it also computes the gradient of the input.
+// [Conv.KernelGradient] computes the gradient of the filters.
 //
-// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part
-// of the work copies a band of rows of some blocks into scratch memory that stays in the
-// second-level cache (pack.go). It copies each block separately, with zeros for the padding. So
-// the micro-kernel (kernel.go and the assembly that asm/ generates) reads neighbouring pixels at
-// neighbouring addresses and needs no checks at borders. It holds the sums of up to two rows of 14
-// pixels in registers and adds tap after tap. The gradient of the filters is the same sum with
-// exchanged roles: the pixels are the taps, and the gradient of the output is their weights.
+// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part of
+// the work copies a band of rows of some blocks into scratch memory that stays in the second-level
+// cache (pack.go). It copies each block separately, with zeros for the padding. So the micro-kernel
+// (kernel.go and the assembly that asm/ generates) reads neighbouring pixels at neighbouring
+// addresses and needs no checks at borders. It holds the sums of up to two rows of 14 pixels in
+// registers and adds tap after tap. The gradient of the filters is the same sum with exchanged
+// roles: the pixels are the taps, and the gradient of the output is their weights.
 //
 // Padding is zeros that are multiplied, so an infinite weight gives NaN at the padding.
 //
 // An output is summed tap by tap in row-major order. A gradient is summed over pixels in row-major
 // order, image after image within a chunk of images, and then over the chunks in order. The chunks
 // depend on the batch size only. So results have the same bits for any GOMAXPROCS. They may differ
-// in the last bits between the assembly and the portable version, because the portable version
-// need not fuse multiplication and addition.
+// in the last bits between the assembly and the portable version, because the portable version need
+// not fuse multiplication and addition.
 package depthwise
 
 import (
@@ -27,19 +27,20 @@ import (
 )
 
 // Axis describes one spatial axis. Output o is the sum over taps k of the weight of k times the
-// input at position o·Stride + k·Dilation − Pad. The elements of the input are InDilation
-// positions apart; other positions are zeros.
+// input at position o·Stride + k·Dilation − Pad. The elements of the input are InDilation positions
+// apart; other positions are zeros.
 type Axis struct {
-	In, Kernel, Out              int // sizes
-	Pad                          int // padding before the first element; a negative number cuts elements off
+	In, Kernel, Out int // sizes
+	// padding before the first element; a negative number cuts elements off
+	Pad                          int
 	Stride, Dilation, InDilation int // at least 1
 }
 
 // span returns the number of positions that the first n outputs read.
 func (a *Axis) span(n int) int { return (n-1)*a.Stride + (a.Kernel-1)*a.Dilation + 1 }
 
-// Images is a batch of images. Channel c of pixel (y,x) of image n is Data[n·Image + y·Row + x·Col
-// + c].
+// Images is a batch of images. Channel c of pixel (y,x) of image n is
+// Data[n·Image + y·Row + x·Col + c].
 type Images struct {
 	Data            []float32
 	Image, Row, Col int
@@ -60,8 +61,8 @@ func (c *Conv) check(i Images, height, width int) {
 	_ = i.Data[(c.Batch-1)*i.Image+(height-1)*i.Row+(width-1)*i.Col+c.Channels-1]
 }
 
-// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out, [Batch,
-// V.Out, H.Out, Channels]. If flip is set, it reverses the filters along both axes.
+// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out,
+// [Batch, V.Out, H.Out, Channels]. If flip is set, it reverses the filters along both axes.
 func (c *Conv) Run(out, kernel []float32, flip bool) {
 	c.check(c.X, c.V.In, c.H.In)
 	kn, taps := active, c.taps()
@@ -109,7 +110,8 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 	size := height * p.row * kn.lanes
 	x := s.Float32s((b1 - b0) * size)
 	p.fill(x, size, image, r0*c.V.Stride, height, b0, b1)
-	spare := s.Float32s(2 * kn.cols[0] * kn.lanes) // results of blocks with fewer channels than lanes
+	// results of blocks with fewer channels than lanes
+	spare := s.Float32s(2 * kn.cols[0] * kn.lanes)
 	pixel := 4 * c.Channels
 	t := tile{pitch: 4 * kn.lanes * c.V.Stride * p.row, dstCol: pixel, dstRow: pixel * c.H.Out}
 	tiles := (c.H.Out + sum.most[0] - 1) / sum.most[0]
@@ -191,8 +193,8 @@ func (c *Conv) KernelGradient(out []float32, dy Images) {
 	})
 }
 
-// gradient adds one band of rows of one image for one group of blocks to acc, [blocks of the
-// group, taps, lanes].
+// gradient adds one band of rows of one image for one group of blocks to acc,
+// [blocks of the group, taps, lanes].
 func (c *Conv) gradient(p *packing, s *workers.Scratch, image, group, band int, dy Images, acc []float32, sum *sum, rows int) {
 	kn, taps := p.kn, c.taps()
 	r0, r1 := p.rows(band)

@@ -27,8 +27,8 @@ func numbers(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// naive calls f for every pixel that an output meets with a tap, with the
-// positions in X, in the filters and in the output of channel 0.
+// naive calls f for every pixel that an output meets with a tap, with the positions in X, in the
+// filters and in the output of channel 0.
 func (c *Conv) naive(f func(x, tap, out int)) {
 	for n := range c.Batch {
 		for oy := range c.V.Out {
@@ -74,8 +74,10 @@ func TestConv(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		cases := []Conv{
 			{Batch: 9, Channels: 32, V: Axis{7, 7, 7, 3, 1, 1, 1}, H: Axis{7, 7, 7, 3, 1, 1, 1}},
-			{Batch: 1, Channels: 99, V: Axis{60, 7, 60, 3, 1, 1, 1}, H: Axis{61, 7, 61, 3, 1, 1, 1}},  // several bands
-			{Batch: 1, Channels: 3, V: Axis{40, 31, 12, 1, 1, 1, 1}, H: Axis{40, 29, 14, 1, 1, 1, 1}}, // filters wider than a tile
+			// several bands
+			{Batch: 1, Channels: 99, V: Axis{60, 7, 60, 3, 1, 1, 1}, H: Axis{61, 7, 61, 3, 1, 1, 1}},
+			// filters wider than a tile
+			{Batch: 1, Channels: 3, V: Axis{40, 31, 12, 1, 1, 1, 1}, H: Axis{40, 29, 14, 1, 1, 1, 1}},
 		}
 		for range 60 {
 			cases = append(cases, Conv{Batch: 1 + r.IntN(10), Channels: 1 + r.IntN(40), V: axis(r), H: axis(r)})

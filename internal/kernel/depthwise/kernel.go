@@ -25,8 +25,8 @@ const run = 7
 // active is the best kernel of this machine. Tests change it.
 var active = &available[len(available)-1]
 
-// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of
-// channels, the micro-kernel tile computes
+// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of channels,
+// the micro-kernel tile computes
 //
 //	dst[i,j] = Σ over taps t of src[offsets[t] + i·pitch + j] · kernel[t]
 //

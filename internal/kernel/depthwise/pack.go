@@ -1,14 +1,15 @@
 package depthwise
 
 // packing says how bands of an input lie in scratch memory: blocks of channels, each with rows of
-// row pixels of lanes channels. Pixels that a tile reads as neighbours are neighbours in memory:
-// if they are n columns apart in the input, the columns are sorted by their remainder mod n.
+// row pixels of lanes channels. Pixels that a tile reads as neighbours are neighbours in memory: if
+// they are n columns apart in the input, the columns are sorted by their remainder mod n.
 type packing struct {
 	*Conv
-	kn             *kernel
-	steps          int // distance of neighbours of a tile in the input, in pixels
-	row            int // number of pixels of a packed row
-	blocks, groups int // numbers of blocks of channels and of groups of blocks; a part takes a group
+	kn    *kernel
+	steps int // distance of neighbours of a tile in the input, in pixels
+	row   int // number of pixels of a packed row
+	// numbers of blocks of channels and of groups of blocks; a part takes a group
+	blocks, groups int
 	height, bands  int // number of output rows of the highest band, number of bands of an image
 }
 

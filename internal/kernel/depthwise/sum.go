@@ -3,8 +3,8 @@ package depthwise
 import "unsafe"
 
 // sum describes the terms that a tile adds up for each of its pixels: rows of width taps, or of
-// width pixels in a gradient. The first cut taps of each row form runs. The weights are [rows,
-// cut, lanes], then [rows, width − cut, lanes].
+// width pixels in a gradient. The first cut taps of each row form runs. The weights are
+// [rows, cut, lanes], then [rows, width − cut, lanes].
 type sum struct {
 	kn            *kernel
 	width, cut    int

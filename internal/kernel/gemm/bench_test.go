@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// The products of the blocks of ViT-B and ViT-Ti with 8 and 32 images of 197
-// tokens: M is 1576 and 6304. Weights are packed once.
+// The products of the blocks of ViT-B and ViT-Ti with 8 and 32 images of 197 tokens: M is 1576 and
+// 6304. Weights are packed once.
 func BenchmarkWeight(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, m := range []int{1576, 6304} {
@@ -27,8 +27,8 @@ func BenchmarkWeight(b *testing.B) {
 	}
 }
 
-// Products of a ViT-Ti's blocks as a training step makes them: what they read and
-// write has left the caches.
+// Products of a ViT-Ti's blocks as a training step makes them: what they read and write has left
+// the caches.
 func BenchmarkFromMemory(b *testing.B) {
 	const m, tensors = 1576, 32 // of one to five megabytes
 	r := rand.New(rand.NewPCG(1, 2))
@@ -49,8 +49,8 @@ func BenchmarkFromMemory(b *testing.B) {
 	}
 }
 
-// The other products of tuning: LoRA's matrices, the gradients of weights, and
-// matrix-vector products, M × K × N, all operands as they come.
+// The other products of tuning: LoRA's matrices, the gradients of weights, and matrix-vector
+// products, M × K × N, all operands as they come.
 func BenchmarkTuning(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, d := range []struct {
@@ -125,8 +125,8 @@ func BenchmarkAttention(b *testing.B) {
 	})
 }
 
-// rate reports the rate of c, work multiply-adds: the median and the best of
-// single runs, as docs/peers/openblas_gemm.c does.
+// rate reports the rate of c, work multiply-adds: the median and the best of single runs, as
+// docs/peers/openblas_gemm.c does.
 func rate(b *testing.B, work float64, c *Call) {
 	var took []time.Duration
 	for b.Loop() {

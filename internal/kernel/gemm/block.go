@@ -29,8 +29,8 @@ func (c *Call) thin() bool {
 	return c.M <= thinRows && c.Packed == nil && c.B.Col == 1 && c.N > narrowCols
 }
 
-// aliasing is a distance of rows in bytes. Rows of a strip with this distance, or a multiple of
-// it, use so few sets of the first-level cache that they evict each other: with ways of 4 KiB, two
+// aliasing is a distance of rows in bytes. Rows of a strip with this distance, or a multiple of it,
+// use so few sets of the first-level cache that they evict each other: with ways of 4 KiB, two
 // sets.
 const aliasing = 2 << 10
 
@@ -43,8 +43,8 @@ func (kn *kernel) inPlace(a View) bool {
 // rect is a part of C with the rows i0 to i1 and the columns j0 to j1. j0 is a multiple of nr.
 type rect struct{ i0, i1, j0, j1 int }
 
-// strips returns the number of strips of r. Their heights differ by one row at most, because a
-// last strip of one or two rows would run at the latency of the multiply-add.
+// strips returns the number of strips of r. Their heights differ by one row at most, because a last
+// strip of one or two rows would run at the latency of the multiply-add.
 func (r rect) strips(kn *kernel) int { return (r.i1 - r.i0 + kn.mr - 1) / kn.mr }
 
 // row returns the first row of a strip.
@@ -86,9 +86,9 @@ func (c *Call) part(kn *kernel, s *workers.Scratch, r rect) {
 	}
 }
 
-// slab adds the products of one block of K, the rows k0 to k1 of B, to a part of C. It packs
-// strips of A into a, unless A is read in place, and panels of B into b, unless B is packed or the
-// product is thin. The tiles also add the products of the terms.
+// slab adds the products of one block of K, the rows k0 to k1 of B, to a part of C. It packs strips
+// of A into a, unless A is read in place, and panels of B into b, unless B is packed or the product
+// is thin. The tiles also add the products of the terms.
 func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []addend) {
 	depth := k1 - k0
 	strips := r.strips(kn)
@@ -246,8 +246,8 @@ type output struct {
 	finish         bool // Call.finish applies the rest of the epilogue
 }
 
-// output returns how the block k0 to k1 is added. The first block adds Beta·C, later blocks add
-// the sum so far, and the last block starts the epilogue.
+// output returns how the block k0 to k1 is added. The first block adds Beta·C, later blocks add the
+// sum so far, and the last block starts the epilogue.
 func (c *Call) output(k0, k1 int) output {
 	o := output{dst: c.C, ldd: c.LDC, gamma: 1}
 	if c.PreAct != nil {

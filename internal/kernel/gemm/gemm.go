@@ -17,15 +17,14 @@
 //   - narrow.go computes products with few columns. Memory limits their speed, and packing would
 //     make them slower.
 //
-// The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-// Multiplication", ACM TOMS 34 (3), 2008.
+// The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+// ACM TOMS 34 (3), 2008.
 //
 // The order of the sum over k does not depend on the number of threads. The shape of the product
-// alone decides how K is cut into blocks. A block is summed from its first to its last product
-// with fused multiply-adds, and the sums of the blocks are added from first to last. (A narrow
-// product is summed in as many lanes as a register has.) So results have the same bits for any
-// GOMAXPROCS. They may differ in the last bits between kernels, and between a packed and an
-// unpacked operand.
+// alone decides how K is cut into blocks. A block is summed from its first to its last product with
+// fused multiply-adds, and the sums of the blocks are added from first to last. (A narrow product
+// is summed in as many lanes as a register has.) So results have the same bits for any GOMAXPROCS.
+// They may differ in the last bits between kernels, and between a packed and an unpacked operand.
 package gemm
 
 //go:generate go run ./asm -out gemm_amd64.s -stubs gemm_amd64.go
@@ -52,9 +51,10 @@ type Term struct {
 }
 
 const (
-	MaxTerms     = 2              // largest number of terms of a [Call]
-	MaxTermDepth = kMax           // largest K of a [Term]
-	MinTermSize  = narrowCols + 1 // smallest M and N of a [Call] with terms; smaller products have separate kernels
+	MaxTerms     = 2    // largest number of terms of a [Call]
+	MaxTermDepth = kMax // largest K of a [Term]
+	// smallest M and N of a [Call] with terms; smaller products have separate kernels
+	MinTermSize = narrowCols + 1
 )
 
 // Call is one product C = Alpha·A·B + Beta·C with its epilogue. C must not overlap an input. NaN

@@ -30,9 +30,8 @@ func random(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// integers returns n whole numbers from -4 to 4. Their products and sums are
-// exact in float32 in any order, so a right kernel has no rounding to hide
-// behind.
+// integers returns n whole numbers from -4 to 4. Their products and sums are exact in float32 in
+// any order, so a right kernel has no rounding to hide behind.
 func integers(r *rand.Rand, n int) []float32 {
 	x := make([]float32, n)
 	for i := range x {
@@ -143,8 +142,7 @@ func naive(c *Call) {
 	}
 }
 
-// compare checks everything that got wrote, gaps included. Results are exact
-// but for GELU's.
+// compare checks everything that got wrote, gaps included. Results are exact but for GELU's.
 func compare(t *testing.T, how string, got, want *Call) {
 	t.Helper()
 	for _, x := range []struct {
@@ -215,8 +213,7 @@ func TestShapes(t *testing.T) {
 func TestEpilogues(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
-		// Whole parts and edges; one block of K and several; narrow, thin and
-		// both turned round.
+		// Whole parts and edges; one block of K and several; narrow, thin and both turned round.
 		for _, d := range [][5]any{
 			{30, 70, 20, "rows", "columns"}, {15, 20, 900, "rows", "rows"}, {33, 7, 100, "rows", "columns"},
 			{5, 90, 100, "rows", "rows"}, {90, 5, 100, "columns", "rows"}, {5, 33, 100, "columns", "columns"},
@@ -232,8 +229,8 @@ func TestEpilogues(t *testing.T) {
 	})
 }
 
-// TestTerms: products that share their sums, of every layout and depth, with all
-// of the epilogue, over one block of K and several.
+// TestTerms: products that share their sums, of every layout and depth, with all of the epilogue,
+// over one block of K and several.
 func TestTerms(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
@@ -275,8 +272,8 @@ func TestRandomCalls(t *testing.T) {
 	})
 }
 
-// Rounding errors stay those of a sum of k products: a few times √k·2⁻²⁴ of
-// the sum of the absolute products. One missing product would show.
+// Rounding errors stay those of a sum of k products: a few times √k·2⁻²⁴ of the sum of the absolute
+// products. One missing product would show.
 func TestRounding(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
@@ -304,8 +301,7 @@ func TestRounding(t *testing.T) {
 	})
 }
 
-// Values of torch.nn.functional.gelu in float32, which itself is wrong by 1.3e-7
-// at -3.5.
+// Values of torch.nn.functional.gelu in float32, which itself is wrong by 1.3e-7 at -3.5.
 func TestGELU(t *testing.T) {
 	x := []float32{-3.5, -2, -1, -0.5, -1e-3, 0, 1e-3, 0.25, 0.75179, 1, 2, 3, 5.5}
 	want := []float32{-0.0008143335580825806, -0.04550027847290039, -0.15865525603294373, -0.1542687714099884,
@@ -322,8 +318,7 @@ func TestGELU(t *testing.T) {
 	}
 }
 
-// Results have the same bits for any number of threads, for Serial and for
-// Batched.
+// Results have the same bits for any number of threads, for Serial and for Batched.
 func TestThreads(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	eachKernel(t, func(t *testing.T) {
@@ -550,8 +545,8 @@ func ExampleCall() {
 	// Output: [5 111 11 125]
 }
 
-// A kernel that reads A in place sums as it does over packed strips: the bits do
-// not depend on A's strides. Rows 512 float32s apart are packed.
+// A kernel that reads A in place sums as it does over packed strips: the bits do not depend on A's
+// strides. Rows 512 float32s apart are packed.
 func TestInPlaceIsPacked(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		const m, n, k, wide = 61, 70, 300, 512

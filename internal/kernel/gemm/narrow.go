@@ -7,8 +7,8 @@ import "github.com/sptune/spt/internal/workers"
 // multiplications.
 const narrowCols = 16
 
-// narrow reports whether the product is computed as inner products of rows of A, read in place,
-// and columns of B.
+// narrow reports whether the product is computed as inner products of rows of A, read in place, and
+// columns of B.
 func (c *Call) narrow(kn *kernel) bool {
 	return c.N <= narrowCols && c.Packed == nil && c.A.Col == 1 && c.K >= 2*kn.lanes
 }

@@ -69,8 +69,8 @@ func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 		}
 		return
 	}
-	// Rows are contiguous. Copy some rows at a time to all panels, so that memory is read along
-	// the rows and few pages are in use at the same time.
+	// Rows are contiguous. Copy some rows at a time to all panels, so that memory is read along the
+	// rows and few pages are in use at the same time.
 	const rows = 8
 	for p := 0; p < k; p += rows {
 		r := min(rows, k-p)

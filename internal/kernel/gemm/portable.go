@@ -59,8 +59,7 @@ func (t *tile) writeBack(i int, sums []float32) {
 	}
 }
 
-// packPortable writes dst[p*width+l] = src[l*sl+p*sk] for n lanes l and k
-// steps p.
+// packPortable writes dst[p*width+l] = src[l*sl+p*sk] for n lanes l and k steps p.
 func packPortable(dst []float32, width int, src []float32, sl, sk, n, k int) {
 	for l := range n {
 		for p := range k {
@@ -69,8 +68,8 @@ func packPortable(dst []float32, width int, src []float32, sl, sk, n, k int) {
 	}
 }
 
-// peakPortable runs n rounds of eight independent multiply-adds and returns
-// how many floating-point operations those were.
+// peakPortable runs n rounds of eight independent multiply-adds and returns how many floating-point
+// operations those were.
 func peakPortable(n int) int {
 	var a, b, c, d, e, f, g, h float32
 	x, y := float32(n), float32(0.5)

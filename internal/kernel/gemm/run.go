@@ -46,8 +46,8 @@ func (c *Call) Serial(s *workers.Scratch) {
 }
 
 // Batched computes independent products of one shape (M, N and K) with all workers. call fills in
-// product i. c is zero at the call. Several goroutines may call it, also several times for the
-// same i.
+// product i. c is zero at the call. Several goroutines may call it, also several times for the same
+// i.
 func Batched(batch int, call func(i int, c *Call)) {
 	if batch <= 0 {
 		return

@@ -14,8 +14,7 @@ func ulp(want float64) float64 {
 	return math.Ldexp(1, max(e, -125)-24)
 }
 
-// ulps is the error of got in ulp; infinite where one is NaN or infinite and
-// the other is not.
+// ulps is the error of got in ulp; infinite where one is NaN or infinite and the other is not.
 func ulps(_, got float32, want float64) float64 {
 	switch {
 	case got != got && want != want || float64(got) == want:
@@ -75,9 +74,8 @@ func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 	}
 }
 
-// TestAccuracy measures the largest errors over numbers of all exponents, the
-// infinite and NaN included, against float64 arithmetic. The bounds are those
-// that the functions state.
+// TestAccuracy measures the largest errors over numbers of all exponents, the infinite and NaN
+// included, against float64 arithmetic. The bounds are those that the functions state.
 func TestAccuracy(t *testing.T) {
 	geluExact := func(x float64) float64 { return x * cdf(x) }
 	// The formula x/2·(1+tanh(u)) without its cancellation.
@@ -169,8 +167,8 @@ func TestSpecial(t *testing.T) {
 	}
 }
 
-// TestBounded holds that tanh and erf never leave [-1, 1] and are odd, and the
-// sigmoid stays in [0, 1].
+// TestBounded holds that tanh and erf never leave [-1, 1] and are odd, and the sigmoid stays in
+// [0, 1].
 func TestBounded(t *testing.T) {
 	var x []float32
 	for bits := uint32(0); bits < 0x7f800000; bits += 997 {

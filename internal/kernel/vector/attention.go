@@ -28,8 +28,8 @@ func (a *Addend) at(i, j int) float32 {
 }
 
 // SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b) and lse to the
-// logarithms of the sums of exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column
-// j is summed in lane j mod 16.
+// logarithms of the sums of exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column j
+// is summed in lane j mod 16.
 func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	const block = 64
 	for i := 0; i < len(lse); i += block {
@@ -80,9 +80,9 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 }
 
 // SoftmaxGradRows computes the gradient of [SoftmaxRows]. p, [len(lse), cols], holds the scores;
-// the function replaces them by softmax(scale·p + a + b). dp holds the gradient of the softmax;
-// the function replaces it by the gradient of scale·p + a + b, which is p∘(dp − d). d is the sum
-// of p∘dp over each row.
+// the function replaces them by softmax(scale·p + a + b). dp holds the gradient of the softmax; the
+// function replaces it by the gradient of scale·p + a + b, which is p∘(dp − d). d is the sum of
+// p∘dp over each row.
 func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Addend) {
 	p, dp, d = p[:len(lse)*cols], dp[:len(lse)*cols], d[:len(lse)]
 	if len(p) == 0 {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSoftmaxRows compares both functions with the formula in float64, at widths
-// about those of registers.
+// TestSoftmaxRows compares both functions with the formula in float64, at widths about those of
+// registers.
 func TestSoftmaxRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	matrix := func(n int) []float32 {

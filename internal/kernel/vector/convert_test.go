@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// small returns the number with the bits h by the definition of the format with the given
-// exponent and mantissa bits.
+// small returns the number with the bits h by the definition of the format with the given exponent
+// and mantissa bits.
 func small(h uint16, exponentBits, mantissaBits int) float64 {
 	sign := 1 - 2*float64(h>>15)
 	e := int(h>>mantissaBits) & (1<<exponentBits - 1)
@@ -25,8 +25,8 @@ func small(h uint16, exponentBits, mantissaBits int) float64 {
 	return sign * math.Ldexp(m+float64(int(1)<<mantissaBits), e-bias-mantissaBits)
 }
 
-// TestNarrowFloats goes through all numbers of the two 16-bit formats. The portable conversion
-// has the bits of the assembly, NaN included.
+// TestNarrowFloats goes through all numbers of the two 16-bit formats. The portable conversion has
+// the bits of the assembly, NaN included.
 func TestNarrowFloats(t *testing.T) {
 	for _, format := range []struct {
 		name               string
@@ -60,8 +60,8 @@ func TestNarrowFloats(t *testing.T) {
 	}
 }
 
-// TestIntegers compares with Go's conversions on all lengths that end in a
-// different partial vector.
+// TestIntegers compares with Go's conversions on all lengths that end in a different partial
+// vector.
 func TestIntegers(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	eachLevel(func() {

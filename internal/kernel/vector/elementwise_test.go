@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// operation is an element-wise function of up to two inputs, a mask and two scalars. exact
-// computes one element.
+// operation is an element-wise function of up to two inputs, a mask and two scalars. exact computes
+// one element.
 type operation struct {
 	name  string
 	run   func(dst, x, y []float32, m []bool, s, u float32)
@@ -126,9 +126,8 @@ func mixedMask(n int, r *rand.Rand) []bool {
 	return m
 }
 
-// TestElementwise compares each function that has an exact result with Go's
-// own arithmetic, bit by bit, on all lengths that end in a different partial
-// vector, and on all pairs of special numbers.
+// TestElementwise compares each function that has an exact result with Go's own arithmetic, bit by
+// bit, on all lengths that end in a different partial vector, and on all pairs of special numbers.
 func TestElementwise(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pairs := len(special) * len(special)
@@ -184,9 +183,8 @@ func TestAxpy(t *testing.T) {
 	})
 }
 
-// TestCut holds that an element gets the same bits wherever it stands: in one
-// call, in pieces of odd lengths, and in place; and that both assembly
-// versions agree.
+// TestCut holds that an element gets the same bits wherever it stands: in one call, in pieces of
+// odd lengths, and in place; and that both assembly versions agree.
 func TestCut(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	const n = 1237
@@ -223,8 +221,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestNoWriteBeyond holds that elements behind dst stay, and that a dst
-// shorter than its inputs is filled.
+// TestNoWriteBeyond holds that elements behind dst stay, and that a dst shorter than its inputs is
+// filled.
 func TestNoWriteBeyond(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, op := range operations() {

@@ -21,8 +21,8 @@ func LayerNormRow(dst, x, gamma, beta []float32, eps float32) (mean, rstd float3
 	return mean, rstd
 }
 
-// Moments returns the mean of x and rstd = 1/sqrt(var+eps). var is the mean of (x-mean)². Both
-// are NaN if x is empty.
+// Moments returns the mean of x and rstd = 1/sqrt(var+eps). var is the mean of (x-mean)². Both are
+// NaN if x is empty.
 func Moments(x []float32, eps float32) (mean, rstd float32) {
 	n := float32(len(x))
 	mean = Sum(x) / n
@@ -30,9 +30,9 @@ func Moments(x []float32, eps float32) (mean, rstd float32) {
 	return mean, float32(1 / math.Sqrt(float64(variance)+float64(eps)))
 }
 
-// LayerNormGradRow sets dx to the gradient of [LayerNormRow] without gamma and beta with respect
-// to its input x. dy is the gradient of its output; mean and rstd are those of [Moments]. With
-// h = (x-mean)·rstd it is dx = rstd·(dy - mean(dy) - h·mean(dy·h)).
+// LayerNormGradRow sets dx to the gradient of [LayerNormRow] without gamma and beta with respect to
+// its input x. dy is the gradient of its output; mean and rstd are those of [Moments]. With h =
+// (x-mean)·rstd it is dx = rstd·(dy - mean(dy) - h·mean(dy·h)).
 func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
 	dy, x = dy[:len(dx)], x[:len(dx)]
 	n := float32(len(dx))

@@ -1,7 +1,7 @@
 package vector
 
-// The constants of Philox4x32 (Salmon, Moraes, Dror, Shaw: Parallel random
-// numbers: as easy as 1, 2, 3. SC 2011).
+// The constants of Philox4x32 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1,
+// 2, 3. SC 2011).
 const (
 	philoxRounds = 10
 	philoxMul0   = 0xd2511f53
@@ -12,9 +12,9 @@ const (
 
 // Philox fills dst with the random bits of Philox4x32-10. Words 4b to 4b+3 are the block of
 // counter+b. b is added to the 64-bit number with the low word counter[0] and the high word
-// counter[1]; counter[2] and counter[3] do not change. The last block is cut where dst ends.
-// Speed: 11 to 12 GB/s, which is 2.8 to 3.1 words per nanosecond, from 1024 words on, on one core
-// of a Zen 4 processor at 2.75 GHz with AVX-512 (BenchmarkL1/Philox).
+// counter[1]; counter[2] and counter[3] do not change. The last block is cut where dst ends. Speed:
+// 11 to 12 GB/s, which is 2.8 to 3.1 words per nanosecond, from 1024 words on, on one core of a Zen
+// 4 processor at 2.75 GHz with AVX-512 (BenchmarkL1/Philox).
 func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
 	for len(dst) > 0 {
 		part := dst[:untilCarry(len(dst), counter)]
@@ -42,8 +42,8 @@ func untilCarry(n int, counter [4]uint32) int {
 }
 
 // philoxKeys prepares the assembly for blocks that differ in counter[0] only. keys holds the two
-// words of the key of each round. They are combined by exclusive or with the words of rounds 0 to
-// 2 that are the same in all blocks. keys[0] is not used. product is the product of counter[0] in
+// words of the key of each round. They are combined by exclusive or with the words of rounds 0 to 2
+// that are the same in all blocks. keys[0] is not used. product is the product of counter[0] in
 // round 0.
 func philoxKeys(key [2]uint32, counter [4]uint32) (keys [2 * philoxRounds]uint32, product uint64) {
 	for i := range uint32(philoxRounds) {

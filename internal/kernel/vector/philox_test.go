@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestPhiloxKnownAnswers uses the vectors of Random123's file kat_vectors,
-// philox4x32 with 10 rounds.
+// TestPhiloxKnownAnswers uses the vectors of Random123's file kat_vectors, philox4x32 with 10
+// rounds.
 func TestPhiloxKnownAnswers(t *testing.T) {
 	for _, test := range []struct {
 		counter [4]uint32
@@ -31,8 +31,8 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 	}
 }
 
-// TestPhiloxCounter holds that block b is that of counter+b, also where the
-// low word overflows, for every length.
+// TestPhiloxCounter holds that block b is that of counter+b, also where the low word overflows, for
+// every length.
 func TestPhiloxCounter(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 4))
 	counters := [][4]uint32{{0xfffffff5, 7, 8, 9}, {0xfffffffa, 0xffffffff, 1, 0}}

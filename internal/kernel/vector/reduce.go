@@ -5,8 +5,8 @@ import "math"
 // lanes is the number of partial results of a reduction.
 const lanes = 64
 
-// addLanes adds the lanes as a tree: first the four groups of 16 as (0+1)+(2+3), then halves
-// until one number is left.
+// addLanes adds the lanes as a tree: first the four groups of 16 as (0+1)+(2+3), then halves until
+// one number is left.
 func addLanes(lane *[lanes]float32) float32 {
 	for i := range 16 {
 		lane[i] = (lane[i] + lane[i+16]) + (lane[i+32] + lane[i+48])
@@ -19,8 +19,8 @@ func addLanes(lane *[lanes]float32) float32 {
 	return lane[0]
 }
 
-// Sum returns the sum of a. Element i is added to lane i mod 64 in the order of i. Then the
-// lanes are added as a tree. All versions give the same bits.
+// Sum returns the sum of a. Element i is added to lane i mod 64 in the order of i. Then the lanes
+// are added as a tree. All versions give the same bits.
 func Sum(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -35,8 +35,8 @@ func Sum(a []float32) float32 {
 	return addLanes(&lane)
 }
 
-// Dot returns the sum of a[i]·b[i] over the elements of a, added as in [Sum]. b must be as
-// long. The assembly rounds a[i]·b[i] + sum once. The portable version rounds once or twice.
+// Dot returns the sum of a[i]·b[i] over the elements of a, added as in [Sum]. b must be as long.
+// The assembly rounds a[i]·b[i] + sum once. The portable version rounds once or twice.
 func Dot(a, b []float32) float32 {
 	b = b[:len(a)]
 	switch level {
@@ -52,8 +52,8 @@ func Dot(a, b []float32) float32 {
 	return addLanes(&lane)
 }
 
-// MaxOf returns the greatest element of a, -Inf if there is none, and NaN if an element is NaN.
-// If the result is zero and a holds zeros of both signs, the sign is not specified.
+// MaxOf returns the greatest element of a, -Inf if there is none, and NaN if an element is NaN. If
+// the result is zero and a holds zeros of both signs, the sign is not specified.
 func MaxOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -68,8 +68,8 @@ func MaxOf(a []float32) float32 {
 	return m
 }
 
-// MinOf returns the least element of a, +Inf if there is none, and NaN if an element is NaN.
-// If the result is zero and a holds zeros of both signs, the sign is not specified.
+// MinOf returns the least element of a, +Inf if there is none, and NaN if an element is NaN. If the
+// result is zero and a holds zeros of both signs, the sign is not specified.
 func MinOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -84,8 +84,8 @@ func MinOf(a []float32) float32 {
 	return m
 }
 
-// AddRows adds the rows of a matrix to dst: for j < cols it adds x[i*stride+j] to dst[j], row
-// after row in the order of i.
+// AddRows adds the rows of a matrix to dst: for j < cols it adds x[i*stride+j] to dst[j], row after
+// row in the order of i.
 func AddRows(dst, x []float32, rows, cols, stride int) {
 	dst = dst[:cols]
 	i := 0

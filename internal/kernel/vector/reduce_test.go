@@ -14,8 +14,8 @@ func random(t testing.TB, n int, r *rand.Rand) []float32 {
 	return x
 }
 
-// TestReductions compares with float64 sums. The bound is that of the longest
-// chain of additions: the additions to one lane and the tree of 64.
+// TestReductions compares with float64 sums. The bound is that of the longest chain of additions:
+// the additions to one lane and the tree of 64.
 func TestReductions(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for n := range 300 {
@@ -63,9 +63,8 @@ func TestReductions(t *testing.T) {
 	}
 }
 
-// TestReductionsSpread holds that infinite numbers and NaN reach the result
-// from each position, and that a mean that is not finite makes no difference
-// behind the end.
+// TestReductionsSpread holds that infinite numbers and NaN reach the result from each position, and
+// that a mean that is not finite makes no difference behind the end.
 func TestReductionsSpread(t *testing.T) {
 	eachLevel(func() {
 		for _, n := range []int{1, 7, 16, 63, 64, 65, 100, 130} {
@@ -122,8 +121,7 @@ func TestMaxOf(t *testing.T) {
 	})
 }
 
-// TestAddRows holds that rows are added one after the other: the bits of a
-// loop over them.
+// TestAddRows holds that rows are added one after the other: the bits of a loop over them.
 func TestAddRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	eachLevel(func() {

@@ -72,8 +72,8 @@ func layerNorm64(x, gamma, beta []float64, eps float64) (y []float64, mean, rstd
 	return y, mean, rstd
 }
 
-// TestLayerNormRow compares the row with the formula in float64, and its
-// gradient with finite differences of that.
+// TestLayerNormRow compares the row with the formula in float64, and its gradient with finite
+// differences of that.
 func TestLayerNormRow(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	const eps = 1e-5

@@ -1,8 +1,8 @@
 package vector
 
-// Transpose sets dst[j*ldd+i] = src[i*lds+j] for i < rows and j < cols. src is a matrix [rows,
-// cols] with lds elements from row to row, dst a matrix [cols, rows] with ldd elements from row to
-// row. dst and src must not overlap.
+// Transpose sets dst[j*ldd+i] = src[i*lds+j] for i < rows and j < cols. src is a matrix
+// [rows, cols] with lds elements from row to row, dst a matrix [cols, rows] with ldd elements from
+// row to row. dst and src must not overlap.
 func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	if rows <= 0 || cols <= 0 {
 		return

@@ -1,30 +1,30 @@
 // Package vector computes on slices of float32 numbers for the CPU backend: element-wise
-// operations, reductions, rows of softmax and layer norm, conversions, random bits, dropout
-// and transposition.
+// operations, reductions, rows of softmax and layer norm, conversions, random bits, dropout and
+// transposition.
 //
-// Each function has a version for AVX-512, a version for AVX2 with FMA, and a portable version
-// in Go. The features of the processor choose the version when the program starts.
+// Each function has a version for AVX-512, a version for AVX2 with FMA, and a portable version in
+// Go. The features of the processor choose the version when the program starts.
 //
 // The element-wise functions come from one table, [scalar.Unaries] and its neighbours. The
-// generator in folder asm writes their assembly (vector_amd64.s), the Go functions that choose
-// the version, and the maps by operation ([Unaries], [Binaries], [Comparisons]; stubs.go). The
+// generator in folder asm writes their assembly (vector_amd64.s), the Go functions that choose the
+// version, and the maps by operation ([Unaries], [Binaries], [Comparisons]; stubs.go). The
 // constants of the elementary functions are in internal/coef.
 //
-// All functions process len(dst) elements. The other slices must be at least as long; a
-// shorter slice panics, as a slice out of range does. dst may be the same slice as an input,
-// but must not overlap an input partially. No function allocates. A length of 0 is allowed.
+// All functions process len(dst) elements. The other slices must be at least as long; a shorter
+// slice panics, as a slice out of range does. dst may be the same slice as an input, but must not
+// overlap an input partially. No function allocates. A length of 0 is allowed.
 //
-// Results never depend on alignment. Results of element-wise functions do not depend on how a
-// long slice is cut into pieces: an element gets the same bits at every position. Both assembly
-// versions give the same bits. The portable version may differ from them in the last bits,
-// because Go lets the compiler decide whether a product is rounded before it is added. Random
-// bits and dropout are the same in all versions.
+// Results never depend on alignment. Results of element-wise functions do not depend on how a long
+// slice is cut into pieces: an element gets the same bits at every position. Both assembly versions
+// give the same bits. The portable version may differ from them in the last bits, because Go lets
+// the compiler decide whether a product is rounded before it is added. Random bits and dropout are
+// the same in all versions.
 //
-// The order of the additions of a reduction depends on the length only: element i goes to lane
-// i mod 64, and the lanes are added as a tree, see [Sum].
+// The order of the additions of a reduction depends on the length only: element i goes to lane i
+// mod 64, and the lanes are added as a tree, see [Sum].
 //
-// Errors in ulp (units in the last place) are the largest errors against float64 arithmetic. An
-// ulp is the distance between the float32 numbers next to the exact result.
+// Errors in ulp (units in the last place) are the largest errors against float64 arithmetic. An ulp
+// is the distance between the float32 numbers next to the exact result.
 package vector
 
 import (
@@ -49,8 +49,8 @@ type Unary struct {
 	*scalar.Unary
 }
 
-// Number computes the function for one number. It is the float32 nearest to the function in
-// float64 arithmetic.
+// Number computes the function for one number. It is the float32 nearest to the function in float64
+// arithmetic.
 func (u Unary) Number(x float32) float32 { return float32(u.Exact(float64(x))) }
 
 // Binary holds the kernels of a function of two numbers.

@@ -54,8 +54,8 @@ func main() {
 	}
 }
 
-// parameterNames returns the names of the parameters of all interface methods of a package, by
-// the name of the method. Reflection does not have them.
+// parameterNames returns the names of the parameters of all interface methods of a package, by the
+// name of the method. Reflection does not have them.
 func parameterNames(path string) map[string][]string {
 	pkg, err := build.Import(path, ".", build.FindOnly)
 	if err != nil {
@@ -144,7 +144,8 @@ func write(b *bytes.Buffer, m reflect.Method, names []string) {
 			}
 			fields = append(fields, name+" "+t.String())
 			arg := name
-			if t.Kind() == reflect.Slice { // the caller may use it again before the program is compiled
+			// the caller may use it again before the program is compiled
+			if t.Kind() == reflect.Slice {
 				arg = "slices.Clone(" + name + ")"
 			}
 			attrs = append(attrs, name+": "+arg)

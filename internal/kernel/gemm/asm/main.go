@@ -1,5 +1,5 @@
-// Command asm generates the amd64 micro-kernels and packing loops of package gemm for AVX2 with
-// FMA and for AVX-512.
+// Command asm generates the amd64 micro-kernels and packing loops of package gemm for AVX2 with FMA
+// and for AVX-512.
 package main
 
 import (

@@ -138,8 +138,8 @@ func (tg target) transpose(lanes Mem) {
 func (tg target) square() []VecPhysical {
 	w := tg.lanes
 	x, y := tg.vec[:w], tg.vec[w:2*w]
-	// Transpose pairs of rows, then groups of four. Afterwards, the 128-bit part L of register
-	// 4g+c holds column 4L+c of the rows 4g to 4g+3.
+	// Transpose pairs of rows, then groups of four. Afterwards, the 128-bit part L of register 4g+c
+	// holds column 4L+c of the rows 4g to 4g+3.
 	for i := 0; i < w; i += 2 {
 		VUNPCKLPS(x[i+1], x[i], y[i])
 		VUNPCKHPS(x[i+1], x[i], y[i+1])

@@ -8,8 +8,7 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// fields returns the address of each word of the tile that the argument t
-// points to.
+// fields returns the address of each word of the tile that the argument t points to.
 func fields() func(name string) Mem {
 	t := Dereference(Param("t"))
 	return func(name string) Mem {
@@ -21,10 +20,10 @@ func fields() func(name string) Mem {
 	}
 }
 
-// tile generates the micro-kernel with one entry. It has variants for every height up to mr and
-// for both widths. Sums stay in registers over the whole depth. Each step loads a row of the panel
-// and broadcasts the elements of a column of the strip one after the other. The strip is packed,
-// or is a part of A.
+// tile generates the micro-kernel with one entry. It has variants for every height up to mr and for
+// both widths. Sums stay in registers over the whole depth. Each step loads a row of the panel and
+// broadcasts the elements of a column of the strip one after the other. The strip is packed, or is
+// a part of A.
 func (tg target) tile(lanes Mem) {
 	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")

@@ -12,8 +12,9 @@ import (
 // matrix walks the rows of matrices with cols columns, in units of 16 columns.
 type matrix struct {
 	*kernel
-	whole, rest, index reg.GPVirtual // number of columns in complete units, number of other columns, the current column
-	masks              []mask        // of the registers of the last unit
+	// number of columns in complete units, number of other columns, the current column
+	whole, rest, index reg.GPVirtual
+	masks              []mask // of the registers of the last unit
 	labels             int
 }
 
@@ -76,8 +77,8 @@ func (m *matrix) addend(name, step string) addend {
 // next moves to the next row.
 func (a addend) next() { ADDQ(a.step, a.base) }
 
-// scores computes scale·x and adds the addends. An addend that was not given has address 0 and
-// step 0.
+// scores computes scale·x and adds the addends. An addend that was not given has address 0 and step
+// 0.
 func (m *matrix) scores(x reg.Register, j int, scale vec, added ...addend) vec {
 	z := m.mul(m.load(m.at(x, j), 4), scale)
 	for _, a := range added {

@@ -108,8 +108,8 @@ func (k *kernel) xor(a vec, b Op) vec { return k.binary(VXORPS, VXORPS_BCST, a, 
 func (k *kernel) addInt(a vec, b Op) vec { return k.binary(VPADDD, VPADDD_BCST, a, b) }
 func (k *kernel) subInt(a vec, b Op) vec { return k.binary(VPSUBD, VPSUBD_BCST, a, b) }
 
-// atMost computes the minimum of a and the constant c. The instruction returns its second source
-// if one of them is NaN, so NaN stays NaN.
+// atMost computes the minimum of a and the constant c. The instruction returns its second source if
+// one of them is NaN, so NaN stays NaN.
 func (k *kernel) atMost(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMINPS(a, r, r)

@@ -30,11 +30,11 @@ func params(slice, scalar []string) string {
 	return strings.Join(list, ", ")
 }
 
-// elementwise writes a function that computes dst from slices of equal length and float32
-// scalars. It takes one vector at a time, and a last vector of fewer elements through a mask.
-// AVX2 has no masks for narrow elements: there, a function with narrow elements leaves a last
-// vector of fewer elements to its Go function. The first of names is dst. dst may be one of
-// the inputs too. portable is the Go expression for element i of dst.
+// elementwise writes a function that computes dst from slices of equal length and float32 scalars.
+// It takes one vector at a time, and a last vector of fewer elements through a mask. AVX2 has no
+// masks for narrow elements: there, a function with narrow elements leaves a last vector of fewer
+// elements to its Go function. The first of names is dst. dst may be one of the inputs too.
+// portable is the Go expression for element i of dst.
 func elementwise(name string, names, inputs, scalars []string, portable string, body func(k *kernel, in, s []vec) vec) {
 	wrappers = append(wrappers, wrapper{name, names, scalars, portable})
 	begin(name, "("+params(names, scalars)+")", func(k *kernel) {

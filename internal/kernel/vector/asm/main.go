@@ -1,5 +1,5 @@
-// Command asm generates two files of package vector: the assembly for AVX-512 and for AVX2
-// with FMA, and the Go code that declares and calls it.
+// Command asm generates two files of package vector: the assembly for AVX-512 and for AVX2 with
+// FMA, and the Go code that declares and calls it.
 package main
 
 import (

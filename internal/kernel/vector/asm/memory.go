@@ -51,8 +51,8 @@ func emitLanes() {
 // elementBytes holds the size of an element by its Go type.
 var elementBytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
 
-// slice is a parameter that is a slice: the address of its first element and the size of an
-// element in bytes.
+// slice is a parameter that is a slice: the address of its first element and the size of an element
+// in bytes.
 type slice struct {
 	base reg.Register
 	size int

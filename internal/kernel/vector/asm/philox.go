@@ -47,9 +47,9 @@ type generator struct {
 }
 
 // random writes a function that computes dst from the words of Philox4x32-10, slices of equal
-// length and scalars. The first of names is dst, the others are inputs. product is philoxMul0
-// times the low word of the counter of the first block. The low word must not overflow up to the
-// last block.
+// length and scalars. The first of names is dst, the others are inputs. product is philoxMul0 times
+// the low word of the counter of the first block. The low word must not overflow up to the last
+// block.
 func random(name string, first map[bool]Mem, names, scalars []string, body func(k *kernel, words vec, in, s []vec) vec) {
 	begin(name, "("+params(names, scalars)+", keys *[20]uint32, product uint64)", func(k *kernel) {
 		pointers := k.slices(names)
@@ -112,8 +112,8 @@ func random(name string, first map[bool]Mem, names, scalars []string, body func(
 // reads low halves and writes both words of a product.
 //
 // Only one product of each of the first two rounds differs between blocks. The product of round 0
-// grows by a constant, so an addition replaces the multiplication. keys contains the results of
-// the other two products.
+// grows by a constant, so an addition replaces the multiplication. keys contains the results of the
+// other two products.
 func (g *generator) words() []vec {
 	var state [philoxGroups][4]vec
 	for i := range state {

@@ -13,8 +13,7 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// wrapper is a Go function that calls an element-wise kernel in the version for the
-// processor.
+// wrapper is a Go function that calls an element-wise kernel in the version for the processor.
 type wrapper struct {
 	kernel         string
 	slices, scalar []string // parameters, as in [params]
@@ -94,8 +93,8 @@ func writeMaps(b *bytes.Buffer) {
 	b.WriteString("}\n")
 }
 
-// writeWrappers adds the maps and the wrappers to the file of the stubs, so that all
-// generated Go code is one file.
+// writeWrappers adds the maps and the wrappers to the file of the stubs, so that all generated Go
+// code is one file.
 func writeWrappers() {
 	file := flag.Lookup("stubs").Value.String()
 	stubs, err := os.ReadFile(file)

@@ -1,10 +1,10 @@
-// Package coef holds the constants of the elementary functions for the portable Go code and for
-// the generator of the assembly.
+// Package coef holds the constants of the elementary functions for the portable Go code and for the
+// generator of the assembly.
 //
 // The polynomials and rational functions are minimax fits (Lawson's reweighted least squares
-// against 30-digit values). The coefficients are rounded to float32. Before rounding, numerator
-// and denominator are scaled by the common factor that gives the smallest error. Coefficients are
-// in ascending order of powers.
+// against 30-digit values). The coefficients are rounded to float32. Before rounding, numerator and
+// denominator are scaled by the common factor that gives the smallest error. Coefficients are in
+// ascending order of powers.
 package coef
 
 // Exp: e^x = 2^n·e^r with n = round(x/ln 2), r = x - n·Ln2Hi - n·Ln2Lo,
@@ -20,13 +20,12 @@ const (
 	Ln2Lo = 0.693147180559945309417232121458176568 - Ln2Hi
 )
 
-// Log: ln(m·2^e) = e·ln 2 + f - f²/2 + f³·Log(f) with f = m-1 and
-// sqrt(1/2) <= m < sqrt(2). Relative error of the fit 2^-30.
+// Log: ln(m·2^e) = e·ln 2 + f - f²/2 + f³·Log(f) with f = m-1 and sqrt(1/2) <= m < sqrt(2).
+// Relative error of the fit 2^-30.
 var Log = [...]float32{0.333333126, -0.250000096, 0.200021187, -0.166679958, 0.142195523, -0.124055891, 0.118881629, -0.116756512, 0.0674663826}
 
-// Erf: erf(a) = 1 - e^(-z), z = ErfSlope·a + a·Erf(a), for 0 <= a <= ErfMax and
-// 1 beyond. ErfSlope with Erf[0] is 2/√π to more than one float32. Relative
-// error 2^-28.
+// Erf: erf(a) = 1 - e^(-z), z = ErfSlope·a + a·Erf(a), for 0 <= a <= ErfMax and 1 beyond. ErfSlope
+// with Erf[0] is 2/√π to more than one float32. Relative error 2^-28.
 var Erf = [...]float32{-5.3727976e-08, 0.6366193714593215, 0.1027779100744229, -0.01915332643597274, -0.00015995032045444766, 0.0016666105519831992, -0.0006326209667209424, 0.00011758354088403444, -9.250071857465226e-06}
 
 const (

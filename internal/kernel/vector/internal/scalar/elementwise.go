@@ -1,9 +1,8 @@
 // Package scalar defines the element-wise operations of the CPU backend for single numbers.
 //
-// It holds the table with one row for each operation ([Unaries], [Binaries],
-// [Comparisons]) and one Go function for each kernel. The Go functions follow the same
-// steps as the assembly. They run on processors without AVX2, and tests compare the
-// assembly with them.
+// It holds the table with one row for each operation ([Unaries], [Binaries], [Comparisons]) and one
+// Go function for each kernel. The Go functions follow the same steps as the assembly. They run on
+// processors without AVX2, and tests compare the assembly with them.
 //
 // The generator in vector/asm reads the table. For every row it writes the assembly, the Go
 // functions that choose the instruction set, and the map by which package cpu finds a kernel.
@@ -21,14 +20,14 @@ import (
 // Unary is one row of the table: a function of one number.
 type Unary struct {
 	Op compute.OpType
-	// Name names the kernel in vector/asm. The function of this package and the function
-	// of package vector have the same name with a capital letter.
+	// Name names the kernel in vector/asm. The function of this package and the function of package
+	// vector have the same name with a capital letter.
 	Name string
-	// Exact computes the operation in float64. Loops use it for single numbers. Tests use
-	// it as the oracle.
+	// Exact computes the operation in float64. Loops use it for single numbers. Tests use it as the
+	// oracle.
 	Exact func(x float64) float64
-	// ULP is the largest error of the assembly in units in the last place, PortableULP that
-	// of the Go function. 0: the result is the float32 that is nearest to Exact.
+	// ULP is the largest error of the assembly in units in the last place, PortableULP that of the
+	// Go function. 0: the result is the float32 that is nearest to Exact.
 	ULP, PortableULP float64
 }
 
@@ -45,18 +44,18 @@ var Unaries = []Unary{
 	{compute.OpTypeTanh, "tanh", math.Tanh, 2.75, 2.75},
 }
 
-// Binary is one row of the table: a function of two numbers. The kernel "name" works on two
-// slices, the kernel "nameScalar" on a slice and a number, and the kernel "nameFrom" on a
-// number and a slice.
+// Binary is one row of the table: a function of two numbers. The kernel "name" works on two slices,
+// the kernel "nameScalar" on a slice and a number, and the kernel "nameFrom" on a number and a
+// slice.
 type Binary struct {
 	Op   compute.OpType
 	Name string // as in Unary
 	Func func(a, b float32) float32
-	// Commutative says that the order of the operands does not matter. There is no
-	// "nameFrom" kernel then.
+	// Commutative says that the order of the operands does not matter. There is no "nameFrom"
+	// kernel then.
 	Commutative bool
-	// Negated names an operation that gives the same result with -b in place of b. There is
-	// no "nameScalar" kernel then. Empty: there is no such operation.
+	// Negated names an operation that gives the same result with -b in place of b. There is no
+	// "nameScalar" kernel then. Empty: there is no such operation.
 	Negated string
 }
 
@@ -70,8 +69,8 @@ var Binaries = []Binary{
 	{compute.OpTypeSub, "sub", Sub, false, "add"},
 }
 
-// Comparison is one row of the table: a comparison of two numbers. The kernels are "name"
-// and "nameScalar", as for [Binary].
+// Comparison is one row of the table: a comparison of two numbers. The kernels are "name" and
+// "nameScalar", as for [Binary].
 type Comparison struct {
 	Op      compute.OpType
 	Name    string // as in Unary
@@ -101,12 +100,10 @@ func Mul(a, b float32) float32 { return a * b }
 // Div returns a / b.
 func Div(a, b float32) float32 { return a / b }
 
-// Max returns the greater number. A NaN in either operand gives NaN, and +0 is greater
-// than -0.
+// Max returns the greater number. A NaN in either operand gives NaN, and +0 is greater than -0.
 func Max(a, b float32) float32 { return max(a, b) }
 
-// Min returns the lesser number. A NaN in either operand gives NaN, and +0 is greater
-// than -0.
+// Min returns the lesser number. A NaN in either operand gives NaN, and +0 is greater than -0.
 func Min(a, b float32) float32 { return min(a, b) }
 
 // Equal reports whether a equals b.
@@ -135,8 +132,8 @@ func Choose(mask bool, yes, no float32) float32 {
 	return no
 }
 
-// FromFloat16 converts the bits of an IEEE 754 half-precision number. The result is exact.
-// A signalling NaN becomes a quiet NaN, as in the processor's instruction.
+// FromFloat16 converts the bits of an IEEE 754 half-precision number. The result is exact. A
+// signalling NaN becomes a quiet NaN, as in the processor's instruction.
 func FromFloat16(bits uint16) float32 {
 	x := float16.FromBits(bits).Float32()
 	if x != x {
@@ -172,8 +169,8 @@ func copysign(x, s float32) float32 {
 	return math.Float32frombits(math.Float32bits(x)&^sign | math.Float32bits(s)&sign)
 }
 
-// Exp returns e^x. Results below the smallest normal number are rounded to subnormal
-// numbers. e^89 is +Inf, e^-104 is 0.
+// Exp returns e^x. Results below the smallest normal number are rounded to subnormal numbers. e^89
+// is +Inf, e^-104 is 0.
 func Exp(x float32) float32 {
 	if x != x {
 		return x
@@ -204,8 +201,8 @@ func scale(x, n float32) float32 {
 // power2 returns 2^n for -126 <= n <= 127.
 func power2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
 
-// Log returns the natural logarithm of x, also of a subnormal number. It is -Inf at zeros of
-// both signs and NaN below.
+// Log returns the natural logarithm of x, also of a subnormal number. It is -Inf at zeros of both
+// signs and NaN below.
 func Log(x float32) float32 {
 	switch {
 	case x != x || x == float32(math.Inf(1)):
@@ -219,8 +216,8 @@ func Log(x float32) float32 {
 	if x < 0x1p-126 {
 		x, e = x*0x1p23, -23
 	}
-	// Subtracting the bits of sqrt(1/2) leaves the exponent for which
-	// sqrt(1/2) <= m < sqrt(2) above the mantissa.
+	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2)
+	// above the mantissa.
 	bits := math.Float32bits(x) - math.Float32bits(math.Sqrt2/2)
 	e += int32(bits) >> 23
 	f := math.Float32frombits(bits&0x7fffff+math.Float32bits(math.Sqrt2/2)) - 1
@@ -269,8 +266,7 @@ func gaussian(x float32) (e, cdf float32) {
 		return x, x
 	}
 	a := min(Abs(x), coef.TailMax)
-	// In the tail the rounding error of a² would count, so r is computed from a.
-	// n·Ln2Hi is exact.
+	// In the tail the rounding error of a² would count, so r is computed from a. n·Ln2Hi is exact.
 	half := -0.5 * a
 	n := float32(math.RoundToEven(float64(half * a * coef.Log2E)))
 	r := float32(float64(half)*float64(a)-float64(n*coef.Ln2Hi)) - n*coef.Ln2Lo
@@ -282,24 +278,23 @@ func gaussian(x float32) (e, cdf float32) {
 	return e, 1 - tail
 }
 
-// GELU returns the exact Gaussian error linear unit x·Φ(x) = x/2·(1+erf(x/√2)). Largest
-// error: 4 ulp from 0 up, 7 ulp below (in Go 9), also in the far tail, where 1+erf would
-// cancel. Results below 2^-120 have the absolute error of that number. GELU(-Inf) is NaN, as
-// the formula gives.
+// GELU returns the exact Gaussian error linear unit x·Φ(x) = x/2·(1+erf(x/√2)). Largest error: 4
+// ulp from 0 up, 7 ulp below (in Go 9), also in the far tail, where 1+erf would cancel. Results
+// below 2^-120 have the absolute error of that number. GELU(-Inf) is NaN, as the formula gives.
 func GELU(x float32) float32 {
 	_, cdf := gaussian(x)
 	return x * cdf
 }
 
-// GELUDerivative returns Φ(x) + x·φ(x), the derivative of [GELU]. Largest error: 2e-7. It is
-// NaN at ±Inf.
+// GELUDerivative returns Φ(x) + x·φ(x), the derivative of [GELU]. Largest error: 2e-7. It is NaN at
+// ±Inf.
 func GELUDerivative(x float32) float32 {
 	e, cdf := gaussian(x)
 	return cdf + x*e*coef.InvSqrt2Pi
 }
 
-// GELUTanh returns the tanh form of GELU, x/2·(1+tanh(√(2/π)·(x+0.044715·x³))). Largest
-// error: 4 ulp from -1 up, 1e-7 below. GELUTanh(-Inf) is NaN, as the formula gives.
+// GELUTanh returns the tanh form of GELU, x/2·(1+tanh(√(2/π)·(x+0.044715·x³))). Largest error: 4
+// ulp from -1 up, 1e-7 below. GELUTanh(-Inf) is NaN, as the formula gives.
 func GELUTanh(x float32) float32 { return x * Logistic(x*geluTanhSlope(x, coef.GELUCubic)) }
 
 // geluTanhSlope returns 2·√(2/π)·(1 + cubic·x²).
