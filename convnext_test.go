@@ -19,8 +19,8 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// TestTuneConvNeXt: every kind of method on ConvNeXts, from files to a delta that opens its
-// backbone again, and where the module allows it to a merged checkpoint.
+// TestTuneConvNeXt tunes ConvNeXt backbones from files by every method that fits. Each delta must
+// open its backbone again and, if the method can be merged, give a merged checkpoint.
 func TestTuneConvNeXt(t *testing.T) {
 	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(12, 56, 0), nil, colours.Samples(6, 56, 13))
 	if err != nil {
@@ -69,7 +69,7 @@ func TestTuneConvNeXt(t *testing.T) {
 			merged, err := d.Merge(t.Context(), be, opened, make([]uint8, 2*56*56*3), 1e-3)
 			if !mergeable(t, d) {
 				if err == nil {
-					t.Errorf("%s, %s: merged", fixture, chosen)
+					t.Errorf("%s, %s: merging gave no error, although the method cannot be merged", fixture, chosen)
 				}
 				continue
 			}
@@ -87,8 +87,9 @@ func TestTuneConvNeXt(t *testing.T) {
 	}
 }
 
-// checkConvNeXtPlan: modules are on matrices of the blocks alone, nothing of the stem is tuned, and
-// kernels are tuned by single entries or not at all; a method of one half has nothing of the other.
+// checkConvNeXtPlan checks the selection of a plan. Structured modules may only be on matrices of
+// the blocks. No tensor of the stem may be tuned. Kernels may only have single tuned entries. A
+// method with only structured or only unstructured tuning must not have the other kind.
 func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.Selection) {
 	t.Helper()
 	kernels := 0
@@ -103,12 +104,12 @@ func checkConvNeXtPlan(t *testing.T, c backbone.Config, m method.Method, s peft.
 		}
 	}
 	if (kernels == 0) != (lookup(t, m).Only == plan.Structured) || (len(s.Structured) == 0) != (lookup(t, m).Only == plan.Unstructured) {
-		t.Errorf("entries in %d kernels and %d modules: expected some of each", kernels, len(s.Structured))
+		t.Errorf("entries in %d kernels and %d modules: expected only the kinds of tuning of the method", kernels, len(s.Structured))
 	}
 }
 
-// fits reports whether a method can tune such a backbone: prompts need tokens, AdaptFormer a branch
-// of the MLP's own.
+// fits reports whether a method can tune a backbone with configuration c. Prompts need tokens, and
+// AdaptFormer needs an MLP with its own residual branch.
 func fits(t *testing.T, c backbone.Config, m method.Method) bool {
 	t.Helper()
 	row := lookup(t, m)
@@ -122,7 +123,7 @@ func fits(t *testing.T, c backbone.Config, m method.Method) bool {
 	return err == nil
 }
 
-// mergeable reports whether what a delta tunes can be folded into the weights.
+// mergeable reports whether a delta can be merged into the weights of the backbone.
 func mergeable(t *testing.T, d *delta.Delta) bool {
 	t.Helper()
 	tuning, err := peft.New(d.Config, d.Selection)

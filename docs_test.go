@@ -9,20 +9,20 @@ import (
 	"testing"
 )
 
-// TestDrawing compares the drawing of the house in docs/architecture.md with the table of imports:
-// a package that is drawn may import only packages that are drawn on a floor below its own.
+// TestDrawing compares the diagram of the packages in docs/architecture.md with the table of
+// imports. A package in the diagram may import only packages on a lower line.
 func TestDrawing(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("docs", "architecture.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, drawing, found := strings.Cut(string(text), "\n\n    cmd/spt\n")
-	drawing, _, ended := strings.Cut("cmd/spt\n"+drawing, "\n\n")
+	_, diagram, found := strings.Cut(string(text), "\n\n    cmd/spt\n")
+	diagram, _, ended := strings.Cut("cmd/spt\n"+diagram, "\n\n")
 	if !found || !ended {
-		t.Fatal("docs/architecture.md has no drawing that begins with cmd/spt")
+		t.Fatal("docs/architecture.md has no diagram that begins with cmd/spt")
 	}
-	floors := map[string]int{}
-	lines := strings.Split(drawing, "\n")
+	heights := map[string]int{}
+	lines := strings.Split(diagram, "\n")
 	for i, line := range lines {
 		for _, name := range regexp.MustCompile(`\s{2,}`).Split(strings.TrimSpace(line), -1) {
 			name = strings.Replace(strings.TrimSuffix(name, " (root)"), "…", "...", 1)
@@ -30,23 +30,23 @@ func TestDrawing(t *testing.T) {
 				name = ""
 			}
 			if place(name) < 0 {
-				t.Errorf("the drawing has %q, which is not in the table of imports; remove it", name)
+				t.Errorf("the diagram in docs/architecture.md has %q, which is not in the table of imports; remove it", name)
 			}
-			floors[name] = len(lines) - i
+			heights[name] = len(lines) - i
 		}
 	}
 	for _, row := range imports {
-		floor, drawn := floors[row.name]
+		height, drawn := heights[row.name]
 		for _, name := range row.may {
-			if below := floors[name]; drawn && name != row.name && (below == 0 || below >= floor) {
-				t.Errorf("%q may import %q, which is not drawn below it; change the drawing in docs/architecture.md", row.name, name)
+			if below := heights[name]; drawn && name != row.name && (below == 0 || below >= height) {
+				t.Errorf("package %q may import %q, which is not below it in the diagram; change the diagram in docs/architecture.md", row.name, name)
 			}
 		}
 	}
 }
 
-// TestDocumentedPaths checks that the files that the documents name exist. NAME stands for a name
-// to be chosen.
+// TestDocumentedPaths checks that the files that the documents name exist. It skips paths with
+// NAME, which stands for any name.
 func TestDocumentedPaths(t *testing.T) {
 	documents, err := filepath.Glob(filepath.Join("docs", "*.md"))
 	if err != nil {

@@ -9,8 +9,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Effective returns o with its defaults filled in, as Tune uses it and config.json keeps it. It
-// reports options that cannot work on this task, before anything costly, with a [*run.OptionError].
+// Effective returns o with all defaults filled in, as [Task.Tune] uses the options and config.json
+// records them. It also checks the options before any costly work. Options that cannot work on this
+// task are a [*run.OptionError]. Training images of a single class are a [*run.InputError].
 func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	m, err := method.Lookup(o.Method)
 	if err != nil {
@@ -38,7 +39,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	return o, nil
 }
 
-// validate reports options that cannot work on this task. o has its defaults filled in.
+// validate returns an error if the options cannot work on this task. o has its defaults filled in.
 func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if err := o.Train.Validate(); err != nil {
 		return err
@@ -53,12 +54,12 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 		return option.Errorf("compat", "method %s takes no compat mode; leave it out", o.Method)
 	}
 	if !o.Budget.IsZero() {
-		return option.Errorf("budget", "budget %s is given beside the list of budgets; put it into the list", o.Budget)
+		return option.Errorf("budget", "budget %s is given in addition to the list of budgets; put it into the list", o.Budget)
 	}
 	if err := m.Check(o.Options); err != nil {
 		return err
 	}
-	if len(o.Budgets) == 0 { // the additions of the method may not fit on this backbone
+	if len(o.Budgets) == 0 { // such as prompts, which do not fit every backbone
 		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)
@@ -83,7 +84,7 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	return nil
 }
 
-// validateBudget reports a budget that the method cannot meet on the backbone.
+// validateBudget returns an error if the method cannot meet the budget on the backbone.
 func (t *Task) validateBudget(m method.Row, budget plan.Budget, o run.TuneOptions) error {
 	c := t.model.Config
 	if !m.Scores {

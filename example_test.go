@@ -21,8 +21,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Tune the embedded backbone on a generated task: score its weights, plan under a budget, tune,
-// test, and keep a delta in a run folder.
+// Tune the embedded backbone on a synthetic data set: score its weights, make a plan under a
+// budget, train, test, and keep a delta in a run folder.
 func Example() {
 	data, err := demo.Data("location", 192, 32, 64, 0)
 	if err != nil {
@@ -54,8 +54,9 @@ func Example() {
 	// tested on 64 images
 }
 
-// Open a backbone and a folder of images by their paths, and tune. "demo" is the embedded backbone.
-// The path of a checkpoint, or hf:OWNER/NAME for one of the Hugging Face Hub, works in its place.
+// Open a backbone and a folder of images by their paths, and tune. "demo" is the embedded backbone;
+// use the path of a checkpoint, or hf:OWNER/NAME for a checkpoint on the Hugging Face Hub, in its
+// place.
 func ExampleOpen() {
 	folder, err := os.MkdirTemp("", "example")
 	if err != nil {
@@ -89,7 +90,7 @@ func ExampleOpen() {
 	// test accuracy 1 on 8 images
 }
 
-// Run the stages one by one: score, plan, train, evaluate.
+// Run the stages one by one: score, plan, train and evaluate.
 func ExampleTask() {
 	data, err := demo.Data("location", 64, 32, 32, 0)
 	if err != nil {
@@ -118,7 +119,7 @@ func ExampleTask() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println("the plan is what was tuned:", trained.Tuning.Counts.Tuned() == p.Cost.Total)
+	fmt.Println("the plan was tuned:", trained.Tuning.Counts.Tuned() == p.Cost.Total)
 	evaluation, err := task.Evaluate(ctx, trained, "test", data.Test, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -128,13 +129,13 @@ func ExampleTask() {
 	fmt.Println("the delta has", len(d.Classes), "classes")
 	// Output:
 	// the plan is within its budget: true
-	// the plan is what was tuned: true
+	// the plan was tuned: true
 	// evaluated on 32 images
 	// the delta has 16 classes
 }
 
-// Predict the class of an image file with what was tuned. A program that starts from the folder of
-// a run gets the delta from delta.Load and the backbone from run.ModelConfig.OpenTuned.
+// Predict the class of an image file with a tuned backbone. If a program starts from the folder of
+// a run, it gets the delta from delta.Load and the backbone from run.ModelConfig.OpenTuned.
 func ExampleClassifier() {
 	folder, err := os.MkdirTemp("", "images")
 	if err != nil {
@@ -177,7 +178,7 @@ func ExampleClassifier() {
 	// 3.png is red
 }
 
-// writeImages writes a folder of images: 16 for each of two classes.
+// writeImages writes a folder with 16 images for each of two classes.
 func writeImages(folder string) error {
 	for class, c := range map[string]color.NRGBA{"blue": {B: 200, A: 255}, "red": {R: 200, A: 255}} {
 		if err := os.MkdirAll(filepath.Join(folder, class), 0o700); err != nil {

@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// imports is the direction of the house: each package, and what it may import from this module. A
-// package knows the packages above it in this table, never those below it. Tests may import more. A
-// name that ends in "/..." stands for all packages below a folder. Packages in the internal folder
-// of another package belong to that package.
+// imports lists each package of this module and the packages of this module that it may import. A
+// package may import only packages above it in this table. Tests may import more. A name that ends
+// in "/..." stands for all packages below a folder. A package in the internal folder of another
+// package belongs to that package.
 var imports = []struct {
 	name string
 	may  []string
@@ -35,13 +35,13 @@ var imports = []struct {
 	{"checkpoint", []string{"internal/atomicfile", "internal/pickle"}},
 	{"dataset", []string{"progress", "internal/option"}},
 	{"backend/cpu", []string{"internal/kernel/...", "internal/workers"}},
-	{"backend", []string{"backend/cpu"}},
+	{"backend", []string{"backend/cpu", "internal/option"}},
 	{"internal/program", []string{"backend", "backend/cpu"}},
 	{"internal/graph", []string{"backend"}},
-	{"backbone", []string{"backend", "checkpoint", "internal/graph", "internal/program"}},
+	{"backbone", []string{"backend", "checkpoint", "internal/graph", "internal/option", "internal/program"}},
 	{"internal/microbatch", []string{"backbone", "backend", "internal/program"}},
 	{"internal/embedded", []string{"backbone", "checkpoint"}},
-	{"objective", []string{"backbone", "dataset"}},
+	{"objective", []string{"backbone", "dataset", "internal/option"}},
 	{"sensitivity", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "progress", "internal/jsonfile", "internal/microbatch",
 		"internal/option", "internal/program", "internal/seeded"}},
 	{"plan", []string{"backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option"}},
@@ -60,15 +60,15 @@ var imports = []struct {
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",
 		"internal/option", "internal/program", "internal/version"}},
 	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run", "sensitivity",
-		"train", "internal/embedded", "internal/seeded", "internal/synth"}},
+		"train", "internal/embedded", "internal/option", "internal/seeded", "internal/synth"}},
 	{"internal/bench", []string{"", "backbone", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run",
 		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
 	{"cli", []string{"", "backbone", "backend", "checkpoint", "dataset", "delta", "inspect", "method", "objective", "peft", "plan", "plan/published",
 		"progress", "run", "sensitivity", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub",
-		"internal/jsonfile", "internal/planreport"}},
+		"internal/jsonfile", "internal/option", "internal/planreport"}},
 	{"cmd/spt", []string{"cli"}},
 
-	// For tests.
+	// These packages are for tests.
 	{"internal/colours", []string{"backbone", "checkpoint", "dataset", "internal/seeded"}},
 	{"internal/devicetest", []string{"backend"}},
 	{"internal/fixtures", []string{"checkpoint", "internal/moduleroot"}},
@@ -76,13 +76,14 @@ var imports = []struct {
 	{"internal/golden/sptsmall", []string{"backbone", "checkpoint", "dataset", "internal/golden", "peft", "plan", "sensitivity"}},
 }
 
-// within reports whether the table's name stands for the package.
+// within reports whether a name of the table stands for the package pkg.
 func within(name, pkg string) bool {
 	folder, all := strings.CutSuffix(name, "...")
 	return name == pkg || all && strings.HasPrefix(pkg, folder)
 }
 
-// place returns the row of the table for a package, or -1.
+// place returns the row of the table for a package. It returns -1 if the package is not in the
+// table.
 func place(pkg string) int {
 	if owner, _, inside := strings.Cut(pkg, "/internal/"); inside && !strings.HasPrefix(pkg, "internal/") {
 		pkg = owner
@@ -95,7 +96,7 @@ func place(pkg string) int {
 	return -1
 }
 
-// TestImports holds every package to the table.
+// TestImports checks that every package imports only the packages that the table of imports allows.
 func TestImports(t *testing.T) {
 	const module = "github.com/sptune/spt"
 	seen := make([]bool, len(imports))
@@ -112,7 +113,7 @@ func TestImports(t *testing.T) {
 		pkg := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
 		row := place(pkg)
 		if row < 0 {
-			t.Errorf("package %s is not in the table of imports; add it with what it may import", pkg)
+			t.Errorf("package %s is not in the table of imports; add a row with the packages that it may import", pkg)
 			return nil
 		}
 		seen[row] = true
@@ -130,7 +131,7 @@ func TestImports(t *testing.T) {
 			}
 			name = strings.TrimPrefix(strings.TrimPrefix(name, module), "/")
 			if place(name) != row && !slices.ContainsFunc(imports[row].may, func(may string) bool { return within(may, name) }) {
-				t.Errorf("%s imports %q, which %q may not know; see the table", path, name, imports[row].name)
+				t.Errorf("%s imports %q, which package %q may not import; see the table of imports", path, name, imports[row].name)
 			}
 		}
 		return nil
@@ -149,7 +150,7 @@ func TestImports(t *testing.T) {
 			}) bool {
 				return other.name == may
 			}); at < 0 || at > i {
-				t.Errorf("%q may import %q, which stands below it in the table: arrows lead up only", row.name, may)
+				t.Errorf("package %q may import %q, which is not above it in the table of imports; move one of them", row.name, may)
 			}
 		}
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// stretch is a structured module of a user's own: y·(1+γ). It is a method, and serves SPT, in every
-// test here that goes over the methods.
+// stretch is a structured module that a user could write: y·(1+γ). The tests that loop over all
+// methods include the methods stretch, spt-stretch and spt-stretch-structured.
 var stretch = peft.Module{
 	Name:  "stretch",
 	Count: func(in, out, rank int) int { return out },
@@ -34,7 +34,8 @@ func init() {
 	}
 }
 
-// TestSizes: sizes that are not a method's are refused; defaults are recorded.
+// TestSizes checks that Effective fills in default sizes, and refuses sizes that the method does
+// not read.
 func TestSizes(t *testing.T) {
 	task := newTask(t, 9)
 	o := options("vpt-deep")
@@ -61,8 +62,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestEverythingTunedMoves: after a training, each tuned tensor of each method has moved, and the
-// backbone's weights have not.
+// TestEverythingTunedMoves checks that a training by any method changes each tuned tensor and does
+// not change the weights of the backbone.
 func TestEverythingTunedMoves(t *testing.T) {
 	for _, m := range method.Methods() {
 		row := lookup(t, m)
@@ -82,20 +83,20 @@ func TestEverythingTunedMoves(t *testing.T) {
 		start := trained.Tuning.Init(options(m).Train.Seed, task.Model().Weights)
 		for _, p := range trained.Tuning.Params {
 			if reflect.DeepEqual(trained.Tuned[p.Name].Data, start[p.Name].Data) {
-				t.Errorf("%s: %s has not moved", m, p.Name)
+				t.Errorf("%s: training did not change %s", m, p.Name)
 			}
 		}
 		if got := slices.Collect(maps.Keys(trained.Tuned)); len(got) != len(trained.Tuning.Params) {
-			t.Errorf("%s: %d tensors come back, %d are tuned", m, len(got), len(trained.Tuning.Params))
+			t.Errorf("%s: the result holds %d tensors, expected the %d tuned tensors", m, len(got), len(trained.Tuning.Params))
 		}
 		if task.Model().Fingerprint() != before {
-			t.Errorf("%s: the backbone's weights changed", m)
+			t.Errorf("%s: training changed the weights of the backbone", m)
 		}
 	}
 }
 
-// TestCriteria: every criterion leads to a plan within the budget, and those without images look at
-// none.
+// TestCriteria checks that every criterion leads to a plan within the budget, and that criteria
+// without images read no images.
 func TestCriteria(t *testing.T) {
 	task := newTask(t, 0)
 	for _, c := range sensitivity.Criteria() {

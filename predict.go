@@ -22,9 +22,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Restore returns the result of an earlier training: the delta d on its backbone m. With a nil d it
-// returns m with the head of its own checkpoint, as after a merge. A delta of another backbone and
-// a checkpoint without a head are a [*run.InputError].
+// Restore returns the tuned parameters of the delta d, for its backbone m. If d is nil, Restore
+// returns only the head that the checkpoint of m has, such as the head of a merged checkpoint. A
+// delta of another backbone and a checkpoint without a head are a [*run.InputError].
 func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	if d != nil {
 		if err := d.Check(m); err != nil {
@@ -45,24 +45,27 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 	for _, p := range tuning.Params {
 		w, ok := m.Weights[p.Name]
 		if !ok {
-			return nil, &run.InputError{Err: fmt.Errorf("backbone %s was loaded without its head %s, so it cannot predict; give a delta, or a checkpoint with a head", m.Path, p.Name)}
+			return nil, &run.InputError{Err: fmt.Errorf("backbone %s was loaded without the head tensor %s, so it cannot predict; give a delta, or a checkpoint with a head", m.Path, p.Name)}
 		}
 		head[p.Name] = w
 	}
 	return &Trained{Objective: objective.SingleLabel, Tuning: tuning, Tuned: head}, nil
 }
 
-// Classifier predicts the classes of images.
+// Classifier predicts the classes of images. [NewClassifier] makes a Classifier; Close releases it.
 type Classifier struct {
-	Classes   []string          // names of the classes, in the order of the head's rows
-	Transform dataset.Transform // how an image becomes the input of the backbone
+	Classes   []string          // names of the classes, in the order of the rows of the head
+	Transform dataset.Transform // resizes an image to the input size of the backbone
 
 	be        backend.Backend
 	predictor *train.Predictor
 }
 
-// NewClassifier prepares a backbone with tuned weights on a backend, nil for the processor. classes
-// names the head's rows; nil numbers them. Close releases it.
+// NewClassifier returns a Classifier that computes on be with the backbone m and its tuned
+// parameters. A nil be means the CPU. classes holds the name of each class, in the order of the
+// rows of the head; nil numbers the classes from 0. t must be the transform with which the images
+// were evaluated; see delta.Delta.ImageTransform. Call Close when the Classifier is no longer
+// needed.
 func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classes []string, t dataset.Transform) (_ *Classifier, err error) {
 	if be == nil {
 		if be, _, err = backend.Open("cpu", 1); err != nil {
@@ -75,7 +78,7 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 		}
 	}
 	if len(classes) != m.Config.NumClasses {
-		return nil, &run.InputError{Err: fmt.Errorf("there are %d class names for a head of %d rows", len(classes), m.Config.NumClasses)}
+		return nil, &run.InputError{Err: fmt.Errorf("%d class names were given for a head of %d classes; give one name for each class", len(classes), m.Config.NumClasses)}
 	}
 	if err := t.Validate(); err != nil {
 		return nil, optionError(err)
@@ -87,26 +90,26 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 	return &Classifier{Classes: classes, Transform: t, be: be, predictor: p}, nil
 }
 
-// Close releases the tensors that the classifier holds on the device.
+// Close releases the memory that the classifier holds on the device.
 func (c *Classifier) Close() { c.predictor.Close() }
 
 // Prediction holds the most probable classes of one image.
 type Prediction struct {
-	Path string        // of the image
-	Top  []Probability // most probable class first; of equal ones the lower index
-	Err  error         // why the image could not be read; Top is empty then
+	Path string        // path of the image file
+	Top  []Probability // most probable class first; equal classes in the order of their index
+	Err  error         // why the image could not be read, with Top empty; nil: the image was read
 }
 
-// Probability is the softmax of the logits at one class.
+// Probability is the predicted probability of one class: the softmax of the logits at that class.
 type Probability struct {
-	Class       string  `json:"class"`
-	Index       int     `json:"index"` // row of the head
-	Probability float64 `json:"probability"`
+	Class       string  `json:"class"`       // name of the class
+	Index       int     `json:"index"`       // row of the head, from 0
+	Probability float64 `json:"probability"` // from 0 to 1
 }
 
-// Predict yields the topK most probable classes of each image file, in order. An image that cannot
-// be read yields a Prediction with Err and does not end the sequence. An error of the sequence
-// itself, such as that of ctx, ends it.
+// Predict yields a Prediction for each image file, in the order of files, with the topK most
+// probable classes. An image that cannot be read yields a Prediction with Err set, and the sequence
+// continues. Any other error, such as the error of a cancelled ctx, ends the sequence.
 func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
 	const batchSize = 32
 	return func(yield func(Prediction, error) bool) {
@@ -125,6 +128,7 @@ func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter
 	}
 }
 
+// batch predicts the classes of one mini-batch of image files.
 func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Prediction, error) {
 	out := make([]Prediction, len(files))
 	samples := make([]dataset.Sample, len(files))
@@ -154,7 +158,7 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 		return nil, err
 	}
 	if n := len(good) * len(c.Classes); len(logits) != n {
-		return nil, fmt.Errorf("the objective gives %d logits for %d images, expected %d: one for each class; it does not classify images", len(logits), len(good), n)
+		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), len(good), n)
 	}
 	for row, i := range good {
 		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
@@ -162,7 +166,7 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	return out, nil
 }
 
-// top returns the k largest values of the softmax.
+// top returns the k most probable classes.
 func (c *Classifier) top(logits []float32, k int) []Probability {
 	largest := float64(slices.Max(logits))
 	sum := 0.0
@@ -188,11 +192,11 @@ func (c *Classifier) top(logits []float32, k int) []Probability {
 	return all
 }
 
-// readImages reads images at the same time. Each image has its pixels or its error.
+// readImages reads images in parallel. For each sample it returns either the pixels or an error.
 func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8, errs []error) {
 	pixels, errs = make([][]uint8, len(samples)), make([]error, len(samples))
 	var g errgroup.Group
-	// A decoded photograph takes about 50 MB.
+	// Few at a time: a decoded photograph takes about 50 MB.
 	g.SetLimit(4)
 	for i, s := range samples {
 		g.Go(func() error {
@@ -204,9 +208,11 @@ func readImages(t dataset.Transform, samples []dataset.Sample) (pixels [][]uint8
 	return pixels, errs
 }
 
-// Probes returns images, [n, Size, Size, 3], on which a merge is checked: random pixels, the same
-// every time, and samples, whose targets do not matter. Samples that cannot be read are skipped;
-// unreadable holds the reasons. If no sample can be read, the error is a [*run.InputError].
+// Probes returns the pixels of images on which [delta.Delta.Merge] compares logits,
+// [n, Size, Size, 3]. The first images have random pixels, which are the same in every call; random
+// is their number. The images of samples follow; their targets are not used. Samples that cannot be
+// read are skipped, and unreadable holds their errors. If no sample can be read, err is a
+// [*run.InputError].
 func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels []uint8, unreadable []error, err error) {
 	pixels = make([]uint8, random*t.Size*t.Size*3)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(pixels) // never fails
@@ -219,7 +225,7 @@ func Probes(t dataset.Transform, random int, samples []dataset.Sample) (pixels [
 		pixels = append(pixels, read[i]...)
 	}
 	if n := len(unreadable); n > 0 && n == len(samples) {
-		return nil, nil, &run.InputError{Err: fmt.Errorf("none of %d images can be read; the first one: %w", n, unreadable[0])}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("none of the %d images can be read; the first error: %w", n, unreadable[0])}
 	}
 	return pixels, unreadable, nil
 }

@@ -25,7 +25,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// imageFolder makes class folders with 20 images of one colour each.
+// imageFolder returns a folder with two class folders, each with 20 images of one colour.
 func imageFolder(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -52,9 +52,9 @@ func imageFolder(t *testing.T) string {
 	return root
 }
 
-// TestRunOfALibrary: a run of a task that a program has made leaves the folder that a run from a
-// configuration leaves, and such a run continues from its folder alone.
-func TestRunOfALibrary(t *testing.T) {
+// TestLibraryRun compares a run of a Task from New, which is interrupted and resumed from its
+// folder, with a run of a Task from Open. Both must leave the same files.
+func TestLibraryRun(t *testing.T) {
 	root := imageFolder(t)
 	open := dataset.OpenOptions{ValFraction: 0.2, TestFraction: 0.3, Seed: 7}
 	options := run.TuneOptions{Method: "spt-lora", Budgets: []plan.Budget{plan.MustParseBudget("3%")}, Options: method.Options{Rank: 2}, Train: train.VTAB().WithEpochs(2)}
@@ -110,7 +110,7 @@ func TestRunOfALibrary(t *testing.T) {
 	}
 
 	if got.Test == nil || got.Test.Images != 12 || !reflect.DeepEqual(got.Test, want.Test) {
-		t.Errorf("tested %+v, the configured run %+v", got.Test, want.Test)
+		t.Errorf("test result %+v, expected the result of the Task from Open, %+v", got.Test, want.Test)
 	}
 	for _, name := range []string{run.ConfigFile, run.ResultFile} {
 		var files [2]map[string]any
@@ -127,13 +127,13 @@ func TestRunOfALibrary(t *testing.T) {
 			}
 		}
 		if !reflect.DeepEqual(files[0], files[1]) {
-			t.Errorf("%s: the library's run has\n%v\nthe configured run has\n%v", name, files[1], files[0])
+			t.Errorf("%s: the run of the Task from New has\n%v\nthe run of the Task from Open has\n%v", name, files[1], files[0])
 		}
 	}
 }
 
-// TestTrainRunRefusesOtherOptions: the folder of one training takes no other options, while it is
-// interrupted and after it has finished.
+// TestTrainRunRefusesOtherOptions checks that TrainRun refuses other options in the folder of a
+// finished training.
 func TestTrainRunRefusesOtherOptions(t *testing.T) {
 	data, err := dataset.Open(t.Context(), imageFolder(t), dataset.OpenOptions{})
 	if err != nil {
@@ -162,7 +162,8 @@ func TestTrainRunRefusesOtherOptions(t *testing.T) {
 	}
 }
 
-// TestUnregisteredObjective: an objective that a delta could not name is refused before training.
+// TestUnregisteredObjective checks that Tune refuses an unregistered objective before training,
+// because its delta could not be loaded.
 func TestUnregisteredObjective(t *testing.T) {
 	data, err := dataset.Open(t.Context(), imageFolder(t), dataset.OpenOptions{})
 	if err != nil {

@@ -20,16 +20,17 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Score is stage 1: it gives every weight a sensitivity, from training images unless the criterion
-// reads none. Training images whose order is mixed already (dataset.Dataset.Mixed) are read in that
-// order, as the paper does; others are shuffled with the seed. Options that cannot work are a
-// [*run.OptionError], training images of one class a [*run.InputError].
+// Score is stage 1. It computes a sensitivity for every weight from training images; some criteria
+// read no images. If the images of the data set are in random order already
+// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does. Otherwise it shuffles
+// them with o.Seed. Options that cannot work are a [*run.OptionError]. Training images of a single
+// class are a [*run.InputError].
 func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, optionError(err)
 	}
-	go t.model.Fingerprint() // the scores carry it; it is made while a device computes them
+	go t.model.Fingerprint() // the scores record the fingerprint; hash while the device scores
 	in := sensitivity.Input{Backend: t.be, Model: t.model, Objective: t.objective}
 	if o.Criterion.Images() {
 		if err := t.trainable(); err != nil {
@@ -52,16 +53,18 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 	return scores, nil
 }
 
-// Plan is stage 2: it chooses what to tune on the backbone c under a budget. With o.Compat the
-// budget must be one of plan.ReleaseBudgets.
+// Plan is stage 2. It selects the parameters of the backbone c to tune under a budget. If o.Compat
+// is set, the budget must be one of plan.ReleaseBudgets. A budget or options that cannot work are a
+// [*run.OptionError].
 func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
 	return planFor(ctx, scores, budget, c.Size(), o)
 }
 
-// PlanScores is Plan without the backbone, for budgets that are a number of parameters.
+// PlanScores is [Plan] for a program that has scores but no backbone. The budget must be a number
+// of parameters, because scores do not record the size of the backbone.
 func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
 	if budget.IsShare() {
-		return nil, &run.OptionError{Option: "budget", Err: fmt.Errorf("budget %s is a share of the backbone, whose size the scores do not say; give the backbone, or a number of parameters", budget)}
+		return nil, &run.OptionError{Option: "budget", Err: fmt.Errorf("budget %s is a share of the backbone, but scores do not record the size of the backbone; give the backbone, or a number of parameters", budget)}
 	}
 	size := 0
 	for _, t := range scores.Tensors {
@@ -86,8 +89,8 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 	return plan.New(ctx, scores, parameters, o, count)
 }
 
-// Select returns what a plan for the backbone c tunes: matrices, vectors and entries of the plan,
-// and the class token.
+// Select returns the selection that the plan p makes on the backbone c: the matrices, vectors and
+// entries of the plan, and the class token.
 func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 	tokens, _ := c.ClassTokens()
 	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
@@ -95,30 +98,35 @@ func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 
 // TrainOptions configures stage 3.
 type TrainOptions struct {
-	train.Options // the recipe
-	// WithVal trains on train and val together. Nothing is validated then.
+	// Options is the recipe: epochs, batch size, learning rate and so on.
+	train.Options
+	// WithVal trains on the train and val splits together, and does not validate. Default: train on
+	// the train split and validate after every epoch.
 	WithVal bool
-	// Checkpoint is the file from which an interrupted training continues. Empty: none.
+	// Checkpoint is the path of the file that keeps the training state. If the file exists, the
+	// training continues from it. Empty: no state is kept.
 	Checkpoint string
-	// TestEveryEpoch evaluates the test split after every epoch too, as the protocol of the paper
-	// does. It changes nothing in the training.
+	// TestEveryEpoch also evaluates the test split after every epoch, as in the protocol of the
+	// paper. The results do not influence the training.
 	TestEveryEpoch bool
-	// Progress receives the events of train.Run. Nil: none.
+	// Progress receives the events of train.Run. Nil: no events.
 	Progress progress.Func
-	// EpochDone is called after each epoch with all epochs that are finished. Its error ends the
-	// training. Nil: none.
+	// EpochDone is called after each epoch with all finished epochs. If it returns an error, the
+	// training ends with this error. Nil: no call.
 	EpochDone func(epochs []train.Epoch) error
 }
 
 // Trained is the result of stage 3.
 type Trained struct {
-	Objective objective.Objective  // what was optimised
-	Tuning    *peft.Tuning         // what was tuned
-	Tuned     checkpoint.StateDict // the tuned values
-	Epochs    []train.Epoch        // empty if the training was restored from a delta
+	Objective objective.Objective  // the loss and the metrics of the training
+	Tuning    *peft.Tuning         // the selection that was tuned
+	Tuned     checkpoint.StateDict // values of the tuned tensors, by peft.Param.Name
+	Epochs    []train.Epoch        // losses and accuracies of each epoch; empty after Restore
 }
 
-// Train is stage 3: it tunes a selection.
+// Train is stage 3. It tunes the selection s on the train split and returns the tuned values. A
+// selection that does not fit the backbone is an error. A broken training state in o.Checkpoint and
+// training images of a single class are a [*run.InputError].
 func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Trained, error) {
 	training, err := t.training(s)
 	if err != nil {
@@ -127,7 +135,7 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 	return t.do(ctx, training, o)
 }
 
-// training returns a run that tunes a selection, for do.
+// training returns a training of the selection s, for do.
 func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	tuning, err := peft.New(t.model.Config, s)
 	if err != nil {
@@ -136,14 +144,14 @@ func (t *Task) training(s peft.Selection) (*train.Run, error) {
 	return &train.Run{Backend: t.be, Model: t.model, Tuning: tuning}, nil
 }
 
-// do does one training.
+// do runs one training.
 func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, error) {
-	if err := t.trainable(); err != nil { // broken images may have been left out since
+	if err := t.trainable(); err != nil { // CheckImages may have removed broken images
 		return nil, err
 	}
 	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
-	// The training images come with the validation images, on which the final training trains too,
-	// so that a device keeps them together.
+	// The training and validation images share one Data, because the final training reads both. A
+	// device then keeps them together.
 	n, val := len(t.data.Train), t.data.Val
 	r.Train = t.images(t.train, t.data.Train, val)
 	if !o.WithVal && len(val) > 0 {
@@ -167,11 +175,11 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
-// Evaluate measures tuned weights on samples. split names the samples in events of progress, such
-// as "test".
+// Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test. split is
+// the name of the samples in progress events, such as "test". An empty list of samples is an error.
 func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, error) {
 	if len(samples) == 0 {
-		return objective.Evaluation{}, fmt.Errorf("evaluating the split %s: it has no images", split)
+		return objective.Evaluation{}, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
 	}
 	p, err := train.NewPredictor(t.be, t.model, t.objective, tuned.Tuning, tuned.Tuned)
 	if err != nil {
@@ -184,7 +192,9 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, sampl
 	})
 }
 
-// Delta returns the delta of a training. p is the plan, nil for a method that does not plan.
+// Delta returns the delta of a training, which holds the tuned parameters and can be saved. p is
+// the plan; nil for a method that does not plan. metrics holds results by name, such as
+// "test_accuracy".
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := delta.New(t.model, p)
 	d.Method, d.Objective, d.Classes, d.Metrics = string(m), t.objective.Name(), t.data.Classes, metrics
@@ -193,5 +203,5 @@ func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[
 	return d
 }
 
-// optionError returns err as an OptionError with the name of the option that it is about.
+// optionError returns err as an OptionError with the name of the option that err is about.
 func optionError(err error) error { return &run.OptionError{Option: option.Of(err), Err: err} }

@@ -1,13 +1,18 @@
-// Package spt tunes a pretrained vision transformer for an image task by tuning under one percent
-// of its weights, where the task needs it: Sensitivity-aware visual Parameter-efficient Tuning
-// (SPT, He et al., ICCV 2023, arXiv 2303.08566).
+// Package spt adapts a pretrained vision transformer to an image task by tuning under one percent
+// of its parameters. It tunes the parameters to which the loss of the task is most sensitive. The
+// method is Sensitivity-aware visual Parameter-efficient Tuning (SPT, He et al., ICCV 2023, arXiv
+// 2303.08566).
 //
-// A [Task] binds a backbone to a data set; [New] makes one of both, [Open] of a run's
-// configuration. Its methods are the stages: [Task.Score] gives every weight a sensitivity, [Plan]
-// chooses under a budget what to tune, [Task.Train] tunes it, [Task.Evaluate] measures it.
-// [Task.Tune] runs all stages, chooses between budgets on validation data, tests once, and keeps
-// everything in a run folder, from which it resumes. A [Classifier] predicts the classes of images
-// with what was tuned.
+// Begin with a [Task], which binds a backbone to a data set. [Open] makes a Task from a
+// configuration with paths. [New] makes a Task from a backbone and a data set that the program has
+// loaded. [Task.Tune] then does all the work: it scores the weights, makes a plan for each budget,
+// trains, chooses a budget on the validation split and tests once. It keeps its results in a run
+// folder and can resume an interrupted run from that folder.
+//
+// A program can also call the stages one by one. [Task.Score] computes a sensitivity for every
+// weight. [Plan] selects the parameters to tune under a budget. [Task.Train] tunes the selection,
+// and [Task.Evaluate] measures the result. [Task.Delta] makes a delta, which can be saved;
+// [Restore] reads the tuned parameters from a delta. A [Classifier] predicts the classes of images.
 //
 // The packages of the stages, in the order in which data flows, are checkpoint, backbone, dataset,
 // objective, sensitivity, plan, peft, method, train, delta and run.
@@ -38,60 +43,62 @@ import (
 // Version is the version of this library and of the command spt.
 const Version = version.Version
 
-// Task is a backbone bound to a data set, a device and an objective. One goroutine may use it at a
-// time. Several Tasks may share a backbone.
+// Task binds a backbone to a data set, a device and an objective. Its methods are the stages of
+// tuning. Only one goroutine may use a Task at a time. Several Tasks may share a backbone.
 type Task struct {
 	model     *backbone.Model // computes in the precision of config.Compute
 	data      *dataset.Dataset
 	be        backend.Backend
 	objective objective.Objective
 	config    run.Config         // Model, Data, Compute and Objective are set
-	tensors   *checkpoint.Report // of the checkpoint; nil if New was given the backbone
+	tensors   *checkpoint.Report // the tensors of the checkpoint; nil after New
 
 	eval, train dataset.Transform
 	cache       *dataset.Cache
 	checked     bool // CheckImages has succeeded
-	read        map[reading]*train.Data
+	imageData   map[imagesKey]*train.Data
 }
 
-// reading is the key of images that were read before: one or two lists of samples and a transform.
-type reading struct {
+// imagesKey is the key of Task.imageData: one or two lists of samples and a transform.
+type imagesKey struct {
 	first     [2]*dataset.Sample
 	n         [2]int
 	transform dataset.Transform
 }
 
-// Option changes how [New] makes a Task.
+// Option configures the Task that [New] makes.
 type Option func(*Task, *progress.Func)
 
-// WithImages sets how images are resized and augmented. Default: the zero [run.ImageOptions].
+// WithImages sets how images are resized and augmented. Default: the zero [run.ImageOptions], which
+// resizes images directly to the image size and does not augment them.
 func WithImages(o run.ImageOptions) Option {
 	return func(t *Task, _ *progress.Func) { t.config.Data.Images = o }
 }
 
-// WithCompute sets the device and the precision. Default: the CPU in f32.
+// WithCompute sets the device and the precision. Default: the CPU and f32.
 func WithCompute(c run.ComputeConfig) Option {
 	return func(t *Task, _ *progress.Func) { t.config.Compute = c }
 }
 
-// WithBackend sets a device that is open already. The device in [WithCompute] then only names it.
+// WithBackend sets a device that is already open, so that New opens none. The Device of
+// [WithCompute] is then only recorded as its name.
 func WithBackend(be backend.Backend) Option {
 	return func(t *Task, _ *progress.Func) { t.be = be }
 }
 
-// WithObjective sets what the task optimises. Default: [objective.SingleLabel].
+// WithObjective sets the loss and the metrics of the task. Default: [objective.SingleLabel].
 func WithObjective(o objective.Objective) Option {
 	return func(t *Task, _ *progress.Func) { t.objective = o }
 }
 
-// WithProgress sets what receives notes while the device is opened. Default: nothing.
+// WithProgress sets the function that receives notes while New opens the device. Default: none.
 func WithProgress(f progress.Func) Option {
 	return func(_ *Task, report *progress.Func) { *report = f }
 }
 
-// New binds a backbone to a data set. The backbone must be loaded with the number of classes of the
-// data set. Errors are those of [run.ComputeConfig.Open], and a [*run.OptionError] for options of
-// images that cannot work.
+// New returns a Task that binds the backbone m to a data set. m must be loaded with the number of
+// classes of the data set (backbone.LoadOptions.NumClasses). Image options that cannot work are a
+// [*run.OptionError]. If the device cannot be opened, the error is as for [run.ComputeConfig.Open].
 func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, error) {
 	t := &Task{data: data, objective: objective.SingleLabel}
 	t.config.Compute.Device = "cpu"
@@ -100,7 +107,7 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 		option(t, &report)
 	}
 	if m.Config.NumClasses != len(data.Classes) {
-		return nil, fmt.Errorf("binding a backbone to the data set %s: the backbone is loaded for %d classes, the data set has %d; load the backbone with LoadOptions.NumClasses %d", data.Name, m.Config.NumClasses, len(data.Classes), len(data.Classes))
+		return nil, fmt.Errorf("binding a backbone to the data set %s: the backbone is loaded for %d classes, the data set has %d; load the backbone for %d classes", data.Name, m.Config.NumClasses, len(data.Classes), len(data.Classes))
 	}
 	images := &t.config.Data.Images
 	if images.Resize == "" {
@@ -124,9 +131,11 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 	return t, nil
 }
 
-// Open opens the data set, the backbone and the device that c describes, and binds them. It fills
-// in the fields of c that say what was found. report receives downloads and notes. Errors other
-// than that of ctx are a [*run.OptionError] or a [*run.InputError].
+// Open opens the data set, the backbone and the device that c names, and returns a Task that binds
+// them. It fills in these fields of c: the commit of a downloaded backbone, the image options, the
+// device, the precision and the objective. report receives the progress of downloads, and notes; it
+// may be nil. Every error is a [*run.OptionError] or a [*run.InputError], except the error of a
+// cancelled ctx.
 func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, error) {
 	o, err := objective.Get(c.Objective)
 	if err != nil {
@@ -151,17 +160,18 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	return t, nil
 }
 
-// Resume opens the task of the run in dir. c is the configuration that [run.Open] read from dir;
-// its Model.Path and Data.Path may have been changed to where the backbone and the data are now,
-// which Resume records in the folder. Then [Task.Tune] with c.Tune, or [Task.TrainRun] with
-// c.Train, continues the run.
+// Resume opens the task of the run in dir. c is the configuration that [run.Open] read from dir. If
+// the backbone or the data were moved, set c.Model.Path or c.Data.Path to the new path first;
+// Resume records it in the folder. Data other than the data of the run are a [*run.InputError];
+// other errors are as for [Open]. To continue the run, call [Task.Tune] with c.Tune, or
+// [Task.TrainRun] with c.Train if it is set.
 func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func) (*Task, error) {
 	folder, recorded, err := run.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	if c.Model.Path != recorded.Model.Path && c.Model.Commit == recorded.Model.Commit {
-		c.Model.Commit = "" // it belongs to the repository at the old path
+		c.Model.Commit = "" // the commit belongs to the repository at the old path
 	}
 	t, err := Open(ctx, c, report)
 	if err == nil && (c.Model.Path != recorded.Model.Path || c.Data.Path != recorded.Data.Path) {
@@ -170,14 +180,17 @@ func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func
 	return t, err
 }
 
-// Create makes the folder of a new run and writes its configuration: the options of c (Tune or
-// Train), with the model, the data and the device of the task. It checks all images first, so that
-// a broken image leaves no folder behind. An empty dir stands for a new folder runs/DATA-METHOD.
-// Create returns the folder's path and fills in c. [Task.Tune] and [Task.TrainRun] call it where a
-// folder holds no run.
+// Create makes the folder of a new run and writes its configuration. It returns the path of the
+// folder. The configuration holds the options in c.Tune or c.Train; Create fills in the model, the
+// data, the device and the objective of the task. If dir is empty, the folder is a new folder
+// runs/DATA-METHOD in the working folder. Create checks all images first, so that a broken image
+// leaves no folder behind. A folder that cannot be used is a [*run.OptionError]; a broken image is
+// a [*run.InputError].
+//
+// [Task.Tune] and [Task.TrainRun] call Create if the folder holds no run.
 func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report progress.Func) (string, error) {
 	c.Model, c.Data, c.Compute, c.Objective = t.config.Model, t.config.Data, t.config.Compute, t.config.Objective
-	// the delta could not be saved after training
+	// A delta names its objective, so the result of an unregistered objective could not be saved.
 	if _, err := objective.Get(c.Objective); err != nil {
 		return "", &run.OptionError{Option: "objective", Err: fmt.Errorf("%w; register it with objective.Register", err)}
 	}
@@ -191,7 +204,7 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	}
 	where := cmp.Or(dir, run.DefaultRoot)
 	if t.data.TakesForClass(where) {
-		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would be in data set %s, where it would be read as a class; choose another folder", where, t.data.Root)}
+		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would lie in data set %s and be read as a class of images; choose another folder", where, t.data.Root)}
 	}
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
@@ -210,8 +223,8 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	return dir, err
 }
 
-// newDir makes the folder of a run whose folder was not named: runs/NAME, or runs/NAME-2, -3 …
-// where that exists.
+// newDir makes a run folder for a run without a given folder: runs/NAME or, if that folder exists,
+// the first free one of runs/NAME-2, runs/NAME-3 and so on.
 func newDir(name string) (string, error) {
 	if err := os.MkdirAll(run.DefaultRoot, 0o777); err != nil {
 		return "", fmt.Errorf("making a run folder: %w", err)
@@ -234,19 +247,20 @@ func (t *Task) Model() *backbone.Model { return t.model }
 // Data returns the data set.
 func (t *Task) Data() *dataset.Dataset { return t.data }
 
-// Backend returns the device.
+// Backend returns the device on which the task computes.
 func (t *Task) Backend() backend.Backend { return t.be }
 
 // Compute returns the device and the precision, with all fields filled in.
 func (t *Task) Compute() run.ComputeConfig { return t.config.Compute }
 
-// CheckpointReport returns which tensors of the checkpoint were used. It is nil for the embedded
-// backbone and for a backbone that New was given.
+// CheckpointReport returns a report on the tensors of the checkpoint: which were used, missing or
+// unused. It is nil for the embedded backbone and for a Task that [New] made.
 func (t *Task) CheckpointReport() *checkpoint.Report { return t.tensors }
 
-// CheckImages decodes every image once, into the cache, so that a broken image is found before
-// training. Where the data set was opened with SkipBadImages, broken images are left out and listed
-// in Data().Skipped; else they are a [*run.InputError]. A second call does nothing.
+// CheckImages decodes every image once, into the cache, and so finds broken images before training.
+// If the data set was opened with SkipBadImages, broken images are removed from the splits and
+// listed in Data().Skipped. Otherwise a broken image is a [*run.InputError]. After one success,
+// CheckImages does nothing.
 func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 	if t.checked {
 		return nil
@@ -259,7 +273,7 @@ func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 	return err
 }
 
-// trainable reports data from which nothing can be learned.
+// trainable returns an error if the training images have only one target.
 func (t *Task) trainable() error {
 	if err := t.data.Trainable(); err != nil {
 		return &run.InputError{Err: err}
@@ -267,25 +281,26 @@ func (t *Task) trainable() error {
 	return nil
 }
 
-// loader returns a loader of samples with one of the transforms of the task, eval or train.
+// loader returns a loader of samples. transform is t.eval or t.train.
 func (t *Task) loader(samples []dataset.Sample, transform dataset.Transform) *dataset.Loader {
 	return dataset.NewLoader(samples, transform, t.cache, dataset.LoaderOptions{Workers: t.config.Data.Images.Workers, Root: t.data.Root})
 }
 
-// images returns samples, followed by more, with one of the transforms of the task. It returns the
-// same Data each time, so that a device keeps the images for all trainings.
+// images returns the data of samples, followed by the data of more. transform is t.eval or t.train.
+// Calls with equal arguments return the same Data, so that a device keeps the images for all
+// trainings.
 func (t *Task) images(transform dataset.Transform, samples, more []dataset.Sample) *train.Data {
-	key := reading{transform: transform}
+	key := imagesKey{transform: transform}
 	for i, list := range [][]dataset.Sample{samples, more} {
 		if key.n[i] = len(list); len(list) > 0 {
 			key.first[i] = &list[0]
 		}
 	}
-	if t.read[key] == nil {
-		if t.read == nil {
-			t.read = map[reading]*train.Data{}
+	if t.imageData[key] == nil {
+		if t.imageData == nil {
+			t.imageData = map[imagesKey]*train.Data{}
 		}
-		t.read[key] = train.Images(t.loader(slices.Concat(samples, more), transform), t.objective, t.model.Config)
+		t.imageData[key] = train.Images(t.loader(slices.Concat(samples, more), transform), t.objective, t.model.Config)
 	}
-	return t.read[key]
+	return t.imageData[key]
 }

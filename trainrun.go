@@ -16,9 +16,10 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TrainRun trains once, chooses nothing and tests nothing. It keeps delta, plan, metrics and result
-// in dir, a run folder. p is the plan, nil for a method without one. Folders, interrupted and
-// finished runs are treated as [Task.Tune] does.
+// TrainRun trains one selection once. Unlike [Task.Tune], it does not compare budgets and does not
+// test. p is the plan to train; nil for a method that does not plan. TrainRun keeps the delta, the
+// plan, the metrics and the result in the run folder dir. Like Tune, it makes a new run, continues
+// an interrupted run with the same options and plan, or returns the result of a finished run.
 func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, dir string, report progress.Func) (*run.Result, error) {
 	s, err := t.single(o, p)
 	if err != nil {
@@ -79,7 +80,8 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	return result, run.SaveResult(folder, result)
 }
 
-// sameTraining reports options other than recorded, those of the run in a folder, or another plan.
+// sameTraining returns an error if o differs from recorded, the options of the run in folder, or if
+// p is not the plan of that run.
 func sameTraining(folder run.Folder, recorded, o run.TrainOptions, p *plan.Plan) error {
 	same := reflect.DeepEqual(recorded, o)
 	if saved, err := plan.LoadFile(folder.Path(run.PlanFile)); err == nil && same {
@@ -88,18 +90,20 @@ func sameTraining(folder run.Folder, recorded, o run.TrainOptions, p *plan.Plan)
 		same = bytes.Equal(was, now)
 	}
 	if !same {
-		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run with other options or another plan; continue it with its own, or choose another folder", folder)}
+		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run with other options or another plan; continue it with its own options and plan, or choose another folder", folder)}
 	}
 	return nil
 }
 
-// CheckTrainRun reports what is wrong with the options and the plan of a [Task.TrainRun], before
-// anything costly.
+// CheckTrainRun checks the options and the plan for [Task.TrainRun] without training. Options that
+// cannot work are a [*run.OptionError]. A plan that does not fit the backbone is a
+// [*run.InputError].
 func (t *Task) CheckTrainRun(o run.TrainOptions, p *plan.Plan) error {
 	_, err := t.single(o, p)
 	return err
 }
 
+// single checks the options and the plan of one training, and returns its selection.
 func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err error) {
 	if err := o.Train.Validate(); err != nil {
 		return s, optionError(err)
@@ -125,7 +129,7 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err e
 		err = p.Validate(sensitivity.Tensors(t.model.Config), count)
 	}
 	if err != nil {
-		return s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan of this backbone", err)}
+		return s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan that was made for this backbone", err)}
 	}
 	return Select(t.model.Config, p), nil
 }

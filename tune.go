@@ -22,17 +22,20 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// DefaultBudget is the default budget of methods that plan: 0.5 % of the backbone.
+// DefaultBudget is the default budget of methods that plan: 0.5 % of the parameters of the backbone
+// without the head.
 var DefaultBudget = plan.MustParseBudget("0.5%")
 
-// Tune runs all stages. It scores; for each budget it plans, trains on the train split and
-// validates. The candidate with the largest validation accuracy after its last epoch (of equal ones
-// the one that tunes fewer parameters) is trained once more, on train and val together, and tested
-// once.
+// Tune runs all stages. It scores the weights once. For each budget it makes a plan, trains on the
+// train split and evaluates on the val split. It chooses the candidate with the highest validation
+// accuracy after the last epoch and, if accuracies are equal, with the fewest tuned parameters. It
+// trains the chosen candidate once more, on train and val together, and tests it once. A method
+// that does not plan skips the scores and the plans.
 //
-// Everything is kept in dir, a run folder. Without a run in dir, Tune makes one with [Task.Create].
-// A run that was interrupted continues where it was when Tune is called again with the same task,
-// options and dir. If the run in dir is finished, Tune returns its stored result.
+// Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
+// [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
+// dir. If the run in dir is finished, Tune returns its stored result. An empty dir, and a run in
+// dir with other options, are a [*run.OptionError].
 func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report progress.Func) (*run.Result, error) {
 	o, err := t.Effective(o)
 	if err != nil {
@@ -43,7 +46,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		return nil, err
 	}
 	if len(o.Budgets) == 0 {
-		o.Budgets = []plan.Budget{{}} // one candidate, which needs none
+		o.Budgets = []plan.Budget{{}} // one candidate, without a budget
 	}
 	result, err := run.LoadResult[run.Result](folder)
 	if err != nil {
@@ -72,8 +75,8 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	return result, err
 }
 
-// folder returns the run folder at dir and the configuration of the run that it holds. It creates
-// the run of c, and returns no configuration, if there is none.
+// folder returns the run folder at dir and the configuration of the run in it. If dir holds no run,
+// folder creates a run with the configuration c and returns a nil configuration.
 func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report progress.Func) (run.Folder, *run.Config, error) {
 	if dir == "" {
 		return "", nil, &run.OptionError{Option: "run-folder", Err: errors.New("no run folder given: give the path of a new folder, or of the run to continue")}
@@ -85,13 +88,13 @@ func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report pro
 	}
 	_, recorded, err := run.Open(dir)
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
-		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run of another kind: a run of all stages, or one training; choose another folder", dir)}
+		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds another kind of run: a run of all stages and a single training cannot share a folder; choose another folder", dir)}
 	}
 	return folder, &recorded, err
 }
 
-// sameOptions reports options other than recorded, those of the interrupted run in a folder. Its
-// parts would not fit together.
+// sameOptions returns an error if o differs from recorded, the options of the interrupted run in
+// folder. The results of stages with different options do not fit together.
 func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error {
 	begun, err := t.Effective(recorded)
 	if err != nil {
@@ -106,31 +109,32 @@ func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error
 	return nil
 }
 
-// runner does the work of one run.
+// runner executes one run.
 type runner struct {
 	*Task
-	o       run.TuneOptions
-	folder  run.Folder
-	report  progress.Func
-	budgets map[plan.Budget]*selected // the budgets that were tried
-	// waits until the scores are in their file; nil: they are, or there are none
+	o      run.TuneOptions
+	folder run.Folder
+	report progress.Func
+	// budgets holds the plan and the training of each budget that was tried.
+	budgets map[plan.Budget]*selected
+	// saved waits until the scores are written to their file. Nil: no scores are being written.
 	saved func() error
 }
 
-// selected holds what is tuned under a budget.
+// selected holds the plan and the training of one budget.
 type selected struct {
 	plan *plan.Plan // nil for a method that does not plan
 	run  *train.Run // tunes the selection; on a device it keeps the compiled programs
 }
 
-// close releases what the trainings keep on the device.
+// close releases the memory that the trainings hold on the device.
 func (r *runner) close() {
 	for _, s := range r.budgets {
 		s.run.Close()
 	}
 }
 
-// run does all stages of the run and writes its result.
+// run executes all stages and writes the result.
 func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.CheckImages(ctx, r.report); err != nil {
 		return nil, err
@@ -179,7 +183,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	return result, run.SaveResult(r.folder, result)
 }
 
-// result returns what is known of the result of a run before it is trained.
+// result returns a Result with the fields that are known before the training.
 func (t *Task) result(m method.Method, seed uint64) *run.Result {
 	r := &run.Result{Model: t.config.Model, Data: t.config.Data, Compute: t.config.Compute, Objective: t.config.Objective,
 		Classes: t.data.Classes, Seed: seed, Method: m, TrainedOn: "train", Skipped: len(t.data.Skipped)}
@@ -197,17 +201,18 @@ func better(a, b run.Candidate) bool {
 	return a.Counts.Tuned() < b.Counts.Tuned()
 }
 
-// score runs stage 1, or reads the scores that an earlier call of the same run wrote.
+// score runs stage 1. If an interrupted call of the same run has written the scores, score reads
+// them instead.
 func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	path := r.folder.Path(run.ScoresFile)
 	if _, err := os.Stat(path); err == nil {
 		scores, err := sensitivity.Load(path)
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			// the file may be intact
+			// The file may be intact, so the error must not advise to remove it.
 			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err)
 		}
 		if err == nil && scores.Backbone != r.model.Fingerprint() {
-			err = fmt.Errorf("%s was made with another backbone", path)
+			err = fmt.Errorf("the scores in %s were made with another backbone", path)
 		}
 		if err != nil {
 			return nil, &run.InputError{Err: fmt.Errorf("resuming the run in %s: %w; remove the file to score again", r.folder, err)}
@@ -218,7 +223,7 @@ func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The scores are as large as the backbone, so they are written while the plan is made.
+	// The scores are as large as the backbone, so a goroutine writes them while the plan is made.
 	saved := make(chan error, 1)
 	go func() { saved <- scores.Save(path) }()
 	r.saved = sync.OnceValue(func() error { return <-saved })
@@ -233,21 +238,21 @@ func (r *runner) scoresSaved() error {
 	return r.saved()
 }
 
-// selection returns what is tuned under a budget, and writes its plan, if there is one, into
+// selection returns the plan and the training of a budget. It saves the plan, if there is one, in
 // folder.
 func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, folder run.Folder) (*selected, error) {
 	s := r.budgets[budget]
 	if s == nil {
 		s = new(selected)
-		var what peft.Selection
+		var tuned peft.Selection
 		var err error
 		if scores == nil {
-			what, err = r.withoutScores(budget)
+			tuned, err = r.withoutScores(budget)
 		} else if s.plan, err = Plan(ctx, r.model.Config, scores, budget, r.o.Plan); err == nil {
-			what = Select(r.model.Config, s.plan)
+			tuned = Select(r.model.Config, s.plan)
 		}
 		if err == nil {
-			s.run, err = r.training(what)
+			s.run, err = r.training(tuned)
 		}
 		if err != nil {
 			return nil, err
@@ -260,7 +265,7 @@ func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budg
 	return s, s.plan.Save(folder.Path(run.PlanFile))
 }
 
-// withoutScores returns what a method without scores tunes under a budget.
+// withoutScores returns the selection of a method without scores under a budget.
 func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
 	m, err := method.Lookup(r.o.Method)
 	if err != nil {
@@ -271,7 +276,8 @@ func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
 	return m.Select(r.model.Config, o)
 }
 
-// try trains one candidate on train and validates it on val.
+// try trains one candidate on the train split and evaluates it on the val split. If the candidate
+// is finished, try reads its stored result instead.
 func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget) (*run.Candidate, error) {
 	name := budget.String()
 	if name == "" {
@@ -291,7 +297,8 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	if s.plan != nil {
 		r.report.Report(progress.Event{Stage: progress.Plan, Candidate: name, Detail: s.plan})
 	}
-	s.run.Keep = backend.OnDevice(r.be) // on the CPU, programs compile at once but hold memory
+	// on the CPU, compiling is fast, but kept programs hold memory
+	s.run.Keep = backend.OnDevice(r.be)
 	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: r.o.Train})
 	if err != nil {
 		return nil, err
@@ -301,8 +308,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	return c, run.SaveResult(folder, c)
 }
 
-// final trains the chosen candidate on all images that may be trained on, tests it, and writes the
-// delta.
+// final trains the chosen candidate on the train and val splits, tests it, and saves the delta.
 func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, result *run.Result) error {
 	s, err := r.selection(ctx, scores, budget, r.folder)
 	if err != nil {
@@ -347,7 +353,7 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget p
 	return r.Delta(r.o.Method, trained, s.plan, metrics).Save(string(r.folder))
 }
 
-// train does one training, and keeps its state and metrics in folder.
+// train runs one training and keeps its state and metrics in folder.
 func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
 	o.Checkpoint = folder.Path(run.TrainStateFile)
 	o.Progress = func(e progress.Event) {
@@ -355,8 +361,9 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 		r.report.Report(e)
 	}
 	o.EpochDone = folder.SaveMetrics
-	// A training cannot be resumed without the scores that led to it where scores do not repeat to
-	// the bit, so the scores are written first. Activations need their memory too.
+	// Wait until the scores are written. On some devices a second scoring gives slightly different
+	// scores, so a training can only be resumed with the scores that led to it. The activations
+	// also need the memory that writing takes.
 	if err := r.scoresSaved(); err != nil {
 		return nil, err
 	}
@@ -364,7 +371,7 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	if err != nil {
 		return nil, err
 	}
-	// A run that was killed after an epoch may lack the line of that epoch.
+	// If the program was killed after an epoch, metrics.jsonl may lack that epoch.
 	return trained, folder.SaveMetrics(trained.Epochs)
 }
 

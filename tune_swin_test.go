@@ -20,8 +20,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestTuneSwin takes a Swin of Hugging Face, whose maps are padded, through every method: scores,
-// plan, training, the delta on its backbone, and the merged checkpoint, whose names are timm's.
+// TestTuneSwin tunes a Swin checkpoint of Hugging Face, whose feature maps are padded, by every
+// method. It loads each delta on its backbone, and compares the logits of the merged checkpoint,
+// which has the tensor names of timm.
 func TestTuneSwin(t *testing.T) {
 	path := fixtures.Backbone(t, "swin-padded-hf5").Path()
 	model, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: 3})
@@ -88,11 +89,11 @@ func TestTuneSwin(t *testing.T) {
 			t.Fatalf("%s: %v", m, err)
 		}
 		if !reflect.DeepEqual(read.Config, d.Config) || !read.Config.Form.(backbone.Swin).PadsBeforeShift || len(report.Unused) > 0 {
-			t.Errorf("%s: merged, it is read as %+v, unused %v; expected %+v", m, read.Config, report.Unused, d.Config)
+			t.Errorf("%s: the merged checkpoint is loaded as %+v with unused tensors %v; expected %+v", m, read.Config, report.Unused, d.Config)
 		}
 		for i, got := range logitsOf(t, be, read, nil, probe) {
 			if math.Abs(float64(got-want[i])) > 1e-4 {
-				t.Errorf("%s: merged, class %d has logit %g, expected %g", m, i, got, want[i])
+				t.Errorf("%s: after merging, class %d has logit %g, expected %g", m, i, got, want[i])
 			}
 		}
 		in, err := inspect.Open(t.Context(), file, nil)
@@ -105,7 +106,8 @@ func TestTuneSwin(t *testing.T) {
 	}
 }
 
-// logitsOf are those of one image for a backbone with a delta, nil for its own head.
+// logitsOf returns the logits of one image for the backbone m with the delta d. A nil d means the
+// backbone with its own head.
 func logitsOf(t *testing.T, be backend.Backend, m *backbone.Model, d *delta.Delta, pixels []uint8) []float32 {
 	t.Helper()
 	trained, err := spt.Restore(m, d)

@@ -28,7 +28,8 @@ import (
 var config = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
 
-// newTask is a tiny backbone on images whose colour is their class.
+// newTask returns a task with a tiny backbone and images whose class is their colour. val is the
+// number of validation images.
 func newTask(t *testing.T, val int) *spt.Task {
 	t.Helper()
 	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(36, 16, 0), colours.Samples(val, 16, 7), colours.Samples(12, 16, 13))
@@ -52,6 +53,7 @@ func lookup(t *testing.T, m method.Method) method.Row {
 	return row
 }
 
+// options returns the options of a short run, at rank 1 if the method has a rank.
 func options(m method.Method, budgets ...string) run.TuneOptions {
 	o := run.TuneOptions{Method: m, Train: train.VTAB().WithEpochs(3)}
 	if row, err := method.Lookup(m); err == nil && row.Takes("rank") {
@@ -83,14 +85,14 @@ func TestTune(t *testing.T) {
 			t.Errorf("%s: result %+v", m, r)
 		}
 		if *r.TestMax < r.Test.Accuracy {
-			t.Errorf("%s: test-max %g is below the last epoch's %g", m, *r.TestMax, r.Test.Accuracy)
+			t.Errorf("%s: test-max %g is below the test accuracy %g of the last epoch", m, *r.TestMax, r.Test.Accuracy)
 		}
 		if lookup(t, m).Scores && len(r.Candidates) != 2 {
 			t.Errorf("%s: candidates %+v", m, r.Candidates)
 		}
 		for _, c := range r.Candidates {
 			if c.ValAccuracy > *r.Val {
-				t.Errorf("%s: budget %s has %g on val, the chosen one %g", m, c.Budget, c.ValAccuracy, *r.Val)
+				t.Errorf("%s: budget %s has validation accuracy %g, but the chosen budget has only %g", m, c.Budget, c.ValAccuracy, *r.Val)
 			}
 		}
 		d, err := delta.Load(dir)
@@ -112,17 +114,18 @@ func TestTune(t *testing.T) {
 			t.Errorf("%s: result.json: %v", m, err)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "*training*")); len(left) != 0 {
-			t.Errorf("%s: %v is left", m, left)
+			t.Errorf("%s: the finished run still has the training state %v", m, left)
 		}
 	}
 }
 
-// TestTuneFinished: the folder of a finished run gives its result to the same run alone.
+// TestTuneFinished checks that Tune returns the result of a finished run for the same options, and
+// refuses other options in its folder.
 func TestTuneFinished(t *testing.T) {
 	dir := t.TempDir()
 	options := func(m method.Method, budgets ...string) run.TuneOptions {
 		o := options(m, budgets...)
-		o.Rank = 0 // the budget says it
+		o.Rank = 0 // the budget determines the rank
 		return o
 	}
 	want, err := newTask(t, 9).Tune(t.Context(), options(method.LoRA, "800"), dir, nil)
@@ -170,19 +173,19 @@ func TestTuneResume(t *testing.T) {
 		}
 		cancel()
 	}
-	if stops < 5 { // the last event comes after the last graph has run
-		t.Errorf("the run was stopped %d times", stops)
+	if stops < 5 { // the last event may come too late to stop the run
+		t.Errorf("the run was stopped %d times, expected at least 5", stops)
 	}
 	if _, err := newTask(t, 9).Tune(t.Context(), o, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "spt_delta.safetensors"))
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("the resumed run's delta differs (%v)", err)
+		t.Errorf("the delta of the resumed run differs from the delta of the uninterrupted run (%v)", err)
 	}
 }
 
-// TestTuneRefuses checks what is refused before anything is trained.
+// TestTuneRefuses checks options that Tune refuses before any training.
 func TestTuneRefuses(t *testing.T) {
 	for _, c := range []struct {
 		want string
@@ -193,7 +196,7 @@ func TestTuneRefuses(t *testing.T) {
 		{"takes no budget", 9, options(method.Linear, "400")},
 		{"need validation images", 0, options(method.SPTLoRA, "400", "500")},
 		{"budget \"900%\"", 9, options(method.SPTLoRA, "900%")},
-		{"least", 9, options(method.SPTLoRA, "3")},
+		{"give a larger budget", 9, options(method.SPTLoRA, "3")},
 		{"at rank 1", 9, options(method.LoRA, "20")},
 	} {
 		if c.o.Method == method.LoRA {
@@ -206,7 +209,7 @@ func TestTuneRefuses(t *testing.T) {
 	}
 }
 
-// TestTuneWithoutVal trains on train alone.
+// TestTuneWithoutVal tunes on a data set without validation images.
 func TestTuneWithoutVal(t *testing.T) {
 	r, err := newTask(t, 0).Tune(t.Context(), options(method.SPTAdapter, "500"), t.TempDir(), nil)
 	if err != nil {
@@ -217,8 +220,8 @@ func TestTuneWithoutVal(t *testing.T) {
 	}
 }
 
-// TestPlanFitsBackbone: plans from real scores keep to the budget and are valid for the backbone,
-// counted by formulas of its own.
+// TestPlanFitsBackbone checks that plans from real scores are within the budget and valid for the
+// backbone. It counts the parameters of modules with its own formulas.
 func TestPlanFitsBackbone(t *testing.T) {
 	g := sptsmall.Open(t)
 	reference := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))

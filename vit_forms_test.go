@@ -17,9 +17,9 @@ import (
 	"github.com/sptune/spt/method"
 )
 
-// TestTuneForms takes a checkpoint of each form of the ViT, and of each reader, through all that
-// follows: scores, plan, training, the delta back on its backbone, the merged checkpoint read as
-// one with a head.
+// TestTuneForms tunes a checkpoint of each variant of the ViT and of each naming of tensors. It
+// scores, plans, trains, loads the delta on its backbone, and loads the merged checkpoint with its
+// head.
 func TestTuneForms(t *testing.T) {
 	const size = 32 // px, so that positions are resized too
 	for name, chosen := range map[string]method.Method{
@@ -69,7 +69,7 @@ func TestTuneForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			if chosen == method.SPTAdapter {
-				return // not linear: no merging
+				return // adapters cannot be merged, because they are not linear
 			}
 			be, _, err := backend.Open("cpu", 1)
 			if err != nil {
@@ -88,17 +88,17 @@ func TestTuneForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got.Config, d.Config) || got.Fingerprint() != merged.Model.Fingerprint() || len(report.Unused) > 0 {
-				t.Errorf("read back %+v, tuned %+v; unused %v", got.Config, d.Config, report.Unused)
+				t.Errorf("the merged checkpoint has configuration %+v, expected %+v; unused tensors %v", got.Config, d.Config, report.Unused)
 			}
 			if !slices.Equal(got.Weights["head.weight"].Data, merged.Model.Weights["head.weight"].Data) {
-				t.Error("another head")
+				t.Error("the head of the merged checkpoint differs from the tuned head")
 			}
 		})
 	}
 }
 
-// TestInspectHeads: a head is told in whatever naming, as reading the checkpoint tells it, and none
-// is invented.
+// TestInspectHeads checks that inspect.Open and backbone.Load agree on the classification head of
+// every fixture, in every naming of tensors.
 func TestInspectHeads(t *testing.T) {
 	heads := 0
 	for _, f := range fixtures.Backbones(t) {
@@ -108,7 +108,7 @@ func TestInspectHeads(t *testing.T) {
 		}
 		c := in.Checkpoint
 		if c.Problem != "" {
-			continue // such as heads of attention that the file does not say
+			continue // such as an unknown number of attention heads
 		}
 		want := 0
 		if m, _, err := backbone.Load(f.Path(), backbone.LoadOptions{}); err == nil {
@@ -123,6 +123,6 @@ func TestInspectHeads(t *testing.T) {
 		}
 	}
 	if heads < 10 {
-		t.Errorf("%d of the fixtures have heads", heads)
+		t.Errorf("%d of the fixtures have classification heads, expected at least 10", heads)
 	}
 }

@@ -15,76 +15,79 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/option"
 )
 
-// Architecture describes a family of backbones, such as the vision transformers, to [Register]. F
-// is the struct that holds the architecture's own fields of a [Config], such as [ViT]; Config.Form
-// has this type. The fields of F become keys of the configuration in files.
+// Architecture describes a family of backbones, such as the Vision Transformers, to [Register]. F
+// is the struct type that holds the fields of a [Config] that only this architecture has, such as
+// [ViT]. Config.Form has this type. In files, the fields of F are keys of the configuration.
 //
-// The functions get the form f and the configuration c that it is part of. Both are valid, except
-// in Validate and Describe. A field whose comment says nothing about zero or nil must be set.
+// The functions take the form f and the configuration c that contains f. Both are valid, except in
+// Validate and Describe. A field must be set unless its comment says what zero or nil means.
 type Architecture[F any] struct {
-	// Name is the value of "architecture" in files, such as "vit".
+	// Name is the value of the key "architecture" in files, such as "vit".
 	Name string
-	// Namings are the ways in which checkpoints name the tensors. They translate to the names that
-	// Params lists. Register sets their field Architecture.
+	// Namings translate the tensor names of checkpoints to the names that Params lists. There is
+	// one Naming for each library or format. Register sets their field Architecture.
 	Namings []checkpoint.Naming
-	// Head is the canonical name of the classification layer, which is a linear layer with the
-	// weight [NumClasses, NumFeatures] and the bias [NumClasses].
+	// Head is the canonical name of the classification layer. This linear layer has the weight
+	// [NumClasses, NumFeatures] and the bias [NumClasses].
 	Head string
 
-	// Configure derives a configuration, with a form of type F, from what a checkpoint says. It
-	// leaves NumClasses 0.
+	// Configure derives the configuration from a checkpoint. The result has a form of type F.
+	// Configure leaves NumClasses 0.
 	Configure func(s *Source) (Config, error)
 	// Validate returns an error about the first field of f that is out of range or does not fit c.
-	// The other fields of c are valid. It bounds all numbers, since they may come from a hostile
-	// file.
+	// It may rely on the other fields of c. It must set an upper bound for every number, because a
+	// damaged or malicious file can hold any number.
 	Validate func(f F, c Config) error
-	// Describe returns a short description for people, without the image size and the number of
-	// classes: "ViT 12×192, 3 heads, patch 16".
+	// Describe returns a short description for people, such as "ViT 12×192, 3 heads, patch 16". It
+	// leaves out the image size and the number of classes.
 	Describe func(f F, c Config) string
 	// Params lists the tensors of the backbone without its head, in the order of PyTorch's
 	// named_parameters.
 	Params func(f F, c Config) []Param
 	// Features computes the input of the head, [B, NumFeatures], from images
-	// [B, ImageSize, ImageSize, 3], float32 and normalised. It asks l for every tensor and shows it
-	// every result.
+	// [B, ImageSize, ImageSize, 3], which are float32 and normalised. It gets every tensor from l
+	// and passes every result to l.
 	Features func(f F, c Config, l Layers, images *Node) *Node
-	// FeatureMap computes the last map of features, [B, H, W, D], after the final norm and before
-	// pooling, from the same images as Features. The map leaves out class tokens and register
-	// tokens.
+	// FeatureMap computes the last feature map, [B, H, W, D], after the final norm and before
+	// pooling. It takes the same images as Features. The map does not contain class tokens and
+	// register tokens.
 	FeatureMap func(f F, c Config, l Layers, images *Node) *Node
-	// NumFeatures returns the width of the result of Features.
+	// NumFeatures returns the width of the features that Features computes.
 	NumFeatures func(f F) int
-	// Blocks returns the number of residual blocks. Features passes their indices, from 0, to l.
+	// Blocks returns the number of residual blocks. Features numbers the blocks from 0 when it
+	// calls l.
 	Blocks func(f F) int
-	// Tokens returns the number of tokens, or positions of the map, of an image where most of the
-	// work is done.
+	// Tokens returns the number of tokens, or of positions of the feature map, in the part of the
+	// network that does most of the work for an image.
 	Tokens func(f F, c Config) int
 
-	// Fit changes the weights of a checkpoint with the configuration from to those of to, which has
-	// another image size, or the same one. It returns an error for tensors that the graph would
-	// leave out. Nil: all weights fit every image size.
+	// Fit adapts the weights of a checkpoint from the configuration from to the configuration to.
+	// The image sizes of the two may differ. Fit returns an error if the graph would ignore some of
+	// the weights. Nil means that the weights fit every image size.
 	Fit func(from, to Config, weights checkpoint.StateDict) error
-	// Export returns the weights of m in the shapes that timm has in its checkpoints. It leaves m
-	// as it is. Nil: timm's shapes are those of Params.
+	// Export returns the weights of m in the shapes of timm's checkpoints. It must not change m.
+	// Nil means that the tensors have the same shapes in timm as in Params.
 	Export func(m *Model) checkpoint.StateDict
-	// BeyondTimm describes how timm's model of the same names differs; see [Config.BeyondTimm].
-	// Nil: it does not differ.
+	// BeyondTimm describes how the results differ from the results of timm's model with the same
+	// tensor names. See [Config.BeyondTimm]. Nil means that the results never differ.
 	BeyondTimm func(f F, c Config) string
-	// Preprocessing returns the normalisation of pixels where neither a checkpoint of that file
-	// name nor a file beside it names one. Nil: ImageNet's mean and std.
+	// Preprocessing returns the normalisation of pixels for a checkpoint with this file name. It is
+	// called if neither the checkpoint nor a file beside it states the normalisation. Nil means
+	// ImageNet's mean and standard deviation.
 	Preprocessing func(fileName string) Preprocessing
 }
 
-// registered is an architecture whose functions take a form of any type and expect one of type
+// registered is an architecture whose functions take the form as any. The form must have the type
 // form.
 type registered struct {
 	Architecture[any]
 	form reflect.Type
 }
 
-// registry holds the architectures by name. Its lock guards additions by Register.
+// registry holds the registered architectures by name.
 var registry = struct {
 	sync.RWMutex
 	byName map[string]registered
@@ -96,9 +99,13 @@ func init() {
 	}
 }
 
-// Register makes an architecture known: [Load] recognises its checkpoints, and its configurations
-// can be read from files. Register returns an error if a field that must be set is not, if F is not
-// a struct or has a key of every configuration, or if the name or F is taken.
+// Register adds an architecture. Afterwards [Load] recognises its checkpoints, and its
+// configurations can be read from files. Register returns an error if
+//
+//   - a required field is not set
+//   - F is not a struct, or has a JSON key that every configuration has
+//   - a naming rule uses more numbers than its pattern has
+//   - the name or F is already registered
 func Register[F any](a Architecture[F]) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("registering the architecture %q: %w", a.Name, fmt.Errorf(format, args...))
@@ -117,40 +124,40 @@ func Register[F any](a Architecture[F]) error {
 		}
 	}
 	if len(unset) > 0 {
-		return fail("fields without a value: %s; set them", strings.Join(unset, ", "))
+		return fail("required fields are not set: %s; set them", strings.Join(unset, ", "))
 	}
 	form := reflect.TypeFor[F]()
 	if form.Kind() != reflect.Struct {
-		return fail("the form is a %s, expected a struct", form)
+		return fail("the form has the type %s; use a struct type", form)
 	}
 	for _, key := range jsonKeys(form) {
 		if slices.Contains(commonKeys, key) {
-			return fail("the form's key %q is one of the keys of every configuration: %s", key, strings.Join(commonKeys, ", "))
+			return fail("the form has the JSON key %q, but every configuration has the keys %s; rename the key", key, strings.Join(commonKeys, ", "))
 		}
 	}
 	for _, naming := range a.Namings {
 		for pattern, rule := range naming.Rules {
 			if strings.Count(rule.To, "#") > strings.Count(pattern, "#") {
-				return fail("the naming rule %q → %q has more numbers than its pattern; use each # of the pattern at most once", pattern, rule.To)
+				return fail("the naming rule %q → %q uses more numbers than its pattern has; use each # of the pattern at most once", pattern, rule.To)
 			}
 		}
 	}
 	registry.Lock()
 	defer registry.Unlock()
 	if _, taken := registry.byName[a.Name]; taken {
-		return fail("the name is taken")
+		return fail("an architecture with this name is already registered; use another name")
 	}
 	for name, other := range registry.byName {
 		if other.form == form {
-			return fail("the form %s belongs to the architecture %q", form, name)
+			return fail("the architecture %q already uses the form type %s; use another type", name, form)
 		}
 	}
 	registry.byName[a.Name] = registered{a.ofAnyForm(), form}
 	return nil
 }
 
-// ofAnyForm returns the architecture with functions that take the form as any. Its namings have the
-// architecture's name.
+// ofAnyForm returns a copy of a whose functions take the form as any. It also sets the field
+// Architecture of the namings.
 func (a Architecture[F]) ofAnyForm() Architecture[any] {
 	out := Architecture[any]{
 		Name: a.Name, Namings: slices.Clone(a.Namings), Head: a.Head,
@@ -177,21 +184,21 @@ func (a Architecture[F]) ofAnyForm() Architecture[any] {
 	return out
 }
 
-// architecture finds a registered architecture by its name.
+// architecture returns the registered architecture with the given name.
 func architecture(name string) (registered, error) {
 	registry.RLock()
 	defer registry.RUnlock()
 	a, ok := registry.byName[name]
 	if !ok {
-		return registered{}, fmt.Errorf("unknown backbone architecture %q; known are %s", name, strings.Join(slices.Sorted(maps.Keys(registry.byName)), ", "))
+		return registered{}, option.Unknown("", "backbone architecture", name, slices.Sorted(maps.Keys(registry.byName)))
 	}
 	return a, nil
 }
 
-// architectureOf finds the registered architecture of a form.
+// architectureOf returns the registered architecture whose form has the type of form.
 func architectureOf(form any) (registered, error) {
 	if form == nil {
-		return registered{}, errors.New("the backbone configuration has no form; set Form, to a backbone.ViT for example")
+		return registered{}, errors.New("the backbone configuration has no form; set its field Form, for example to a backbone.ViT")
 	}
 	registry.RLock()
 	defer registry.RUnlock()
@@ -200,7 +207,7 @@ func architectureOf(form any) (registered, error) {
 			return a, nil
 		}
 	}
-	return registered{}, fmt.Errorf("the form %T belongs to no known backbone architecture; register it with backbone.Register", form)
+	return registered{}, fmt.Errorf("no registered backbone architecture has the form type %T; register it with backbone.Register", form)
 }
 
 // namings returns the namings of all registered architectures, for [checkpoint.File.Canonical].
@@ -213,8 +220,8 @@ func namings() (all []checkpoint.Naming) {
 	return all
 }
 
-// common are the fields of a Config in files that every architecture has. The fields of the form
-// stand beside them.
+// common holds the fields of a Config that have the same JSON keys for every architecture. In
+// files, the fields of the form are keys of the same object.
 type common struct {
 	Architecture string  `json:"architecture"`
 	ImageSize    int     `json:"image_size"`
@@ -223,10 +230,10 @@ type common struct {
 	LayerNormEps float64 `json:"layer_norm_eps"`
 }
 
-// commonKeys are the keys of common.
+// commonKeys lists the JSON keys of common.
 var commonKeys = jsonKeys(reflect.TypeFor[common]())
 
-// jsonKeys lists the keys that a struct has in JSON.
+// jsonKeys lists the JSON keys of the struct type t.
 func jsonKeys(t reflect.Type) (keys []string) {
 	for _, f := range reflect.VisibleFields(t) {
 		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -237,7 +244,7 @@ func jsonKeys(t reflect.Type) (keys []string) {
 	return keys
 }
 
-// isFormKey reports whether a registered architecture has a key.
+// isFormKey reports whether the form of any registered architecture has the JSON key.
 func isFormKey(key string) bool {
 	registry.RLock()
 	defer registry.RUnlock()
@@ -249,8 +256,8 @@ func isFormKey(key string) bool {
 	return false
 }
 
-// MarshalJSON writes c as one flat object: the name of the architecture, the fields that all have,
-// and the fields of the form.
+// MarshalJSON writes c as one flat object. It holds the name of the architecture, the fields that
+// every architecture has, and the fields of the form.
 func (c Config) MarshalJSON() ([]byte, error) {
 	a, err := architectureOf(c.Form)
 	if err != nil {
@@ -267,8 +274,9 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return slices.Concat(shared[:len(shared)-1], []byte(","), own[1:]), nil
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. An unknown architecture is an error, and so is a key
-// that the architecture does not have, unless its value is zero, which is the same as no key.
+// UnmarshalJSON reads the object that MarshalJSON writes. It returns an error for an unknown
+// architecture, and for a key that the architecture does not have. A key of another architecture is
+// accepted if its value is zero, which means the same as no key.
 func (c *Config) UnmarshalJSON(data []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {

@@ -16,17 +16,21 @@ import (
 )
 
 // ConvNeXt is the [Config].Form of a ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", arXiv
-// 2201.03545) or a ConvNeXt V2 (Woo et al. 2023, arXiv 2301.00808), as timm's ConvNeXt with a patch
-// stem. Channels are last throughout.
+// 2201.03545) or a ConvNeXt V2 (Woo et al. 2023, arXiv 2301.00808). It computes the same as timm's
+// ConvNeXt with a patch stem. In all feature maps, the channels are the last axis.
 type ConvNeXt struct {
-	// side and stride of the stem's kernel, px
-	PatchSize int   `json:"patch_size"`
-	EmbedDim  int   `json:"embed_dim"` // width of the stem, the first of Dims
-	Depths    []int `json:"depths"`    // number of blocks of each stage
-	Dims      []int `json:"dims"`      // channels of each stage
-	// V2: has global response normalisation in the MLP instead of layer scale
+	// PatchSize is the side length and the stride of the stem's kernel, in pixels.
+	PatchSize int `json:"patch_size"`
+	// EmbedDim is the number of channels of the stem. It equals Dims[0].
+	EmbedDim int `json:"embed_dim"`
+	// Depths holds the number of blocks of each stage.
+	Depths []int `json:"depths"`
+	// Dims holds the number of channels of each stage.
+	Dims []int `json:"dims"`
+	// ResponseNorm is set for ConvNeXt V2: the MLP has global response normalisation, and the
+	// blocks have no layer scale.
 	ResponseNorm bool `json:"response_norm,omitempty"`
-	// eps of the last norm; 0: Config.LayerNormEps
+	// FinalNormEps is the eps of the final norm. Zero means Config.LayerNormEps.
 	FinalNormEps float64 `json:"final_norm_eps,omitempty"`
 }
 
@@ -41,21 +45,22 @@ var convnext = Architecture[ConvNeXt]{
 	Fit: fitConvNeXt, Export: exportConvNeXt,
 }
 
-// Sides of the kernels, px; the same in all published models.
+// Side lengths of the kernels, in positions. All published models have the same.
 const (
 	depthwiseSide  = 7
 	downsampleSide = 2
 )
 
-// convnextImageSize is the image size, px, at which most published models were pretrained.
+// convnextImageSize is the assumed image size, in pixels, if no file states it. Most published
+// models were pretrained at this size.
 const convnextImageSize = 224
 
-// maxImageSize bounds the image size, px, that a file beside the weights names.
+// maxImageSize bounds the image size, in pixels.
 const maxImageSize = 1 << 13
 
-// configureConvNeXt implements Architecture.Configure. Names and shapes tell depths and widths. The
-// image size, which no shape tells, and eps come from the user, the checkpoint's metadata or the
-// files beside it, or are those of the published models.
+// configureConvNeXt implements Architecture.Configure. It derives depths and widths from the names
+// and shapes of the tensors. No shape determines the image size and eps: they come from the user,
+// from the metadata of the checkpoint, from the files beside it, or from the published models.
 func configureConvNeXt(s *Source) (c Config, err error) {
 	var v ConvNeXt
 	stem, err := s.Shape("stem.0.weight", 4)
@@ -85,26 +90,27 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 	s.convMLP = len(s.naming.Origin("stages.0.blocks.0.mlp.fc1.weight").Shape) == 4
 	eps := 1e-6
 	if v.EmbedDim == 384 {
-		eps = 1e-5 // timm's convnext_xxlarge, the only one of this width and of this eps
+		eps = 1e-5 // timm's convnext_xxlarge, the only model with this width and with this eps
 	}
 	switch own := s.Config; {
 	case own != nil:
 		v.FinalNormEps = own.Form.(ConvNeXt).FinalNormEps
 	case strings.HasPrefix(s.naming.Source, "Hugging Face"):
-		// There the configuration's eps is that of the last norm alone.
+		// In Hugging Face configurations, layer_norm_eps is the eps of the final norm only.
 		v.FinalNormEps = cmp.Or(s.side.eps, 1e-12)
 		s.side.eps = 1e-6
 	}
 	return Config{ImageSize: s.ImageSize(convnextImageSize), LayerNormEps: s.LayerNormEps(eps), Form: v}, nil
 }
 
-// fitConvNeXt implements Architecture.Fit. Convolutions fit every image size.
+// fitConvNeXt implements Architecture.Fit. Convolutions fit every image size, so it only checks
+// names.
 func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
 	return refuseUnknown(weights, to.Form.(ConvNeXt).params(to), "stages.", "stem.")
 }
 
-// exportConvNeXt implements Architecture.Export: the MLPs of timm's small models are 1×1
-// convolutions.
+// exportConvNeXt implements Architecture.Export. In timm's small models the linear layers of the
+// MLPs are 1×1 convolutions.
 func exportConvNeXt(m *Model) checkpoint.StateDict {
 	if !m.convMLP {
 		return m.Weights
@@ -137,32 +143,32 @@ func (v ConvNeXt) validate(c Config) error {
 	blocks := 0
 	for _, d := range v.Depths {
 		if d <= 0 || d > maxDepth {
-			return fmt.Errorf("depths %v: expected positive numbers up to %d", v.Depths, maxDepth)
+			return fmt.Errorf("numbers of blocks %v of the stages: expected positive numbers up to %d", v.Depths, maxDepth)
 		}
 		blocks += d
 	}
 	switch {
 	case c.NumHeads != 0:
-		return fmt.Errorf("%d attention heads, but a ConvNeXt has no attention; leave the number out", c.NumHeads)
+		return fmt.Errorf("%d attention heads are given, but a ConvNeXt has no attention; leave out the number of heads", c.NumHeads)
 	case n == 0 || n != len(v.Dims) || blocks > maxDepth:
-		return fmt.Errorf("depths %v and widths %v of the stages: expected equally many, and at most %d blocks in all", v.Depths, v.Dims, maxDepth)
+		return fmt.Errorf("numbers of blocks %v and widths %v of the stages: expected lists of the same length and at most %d blocks in total", v.Depths, v.Dims, maxDepth)
 	case v.EmbedDim != v.Dims[0]:
-		return fmt.Errorf("the stem has width %d, the first stage %d; expected the same", v.EmbedDim, v.Dims[0])
+		return fmt.Errorf("the stem has width %d and the first stage has width %d; expected the same width", v.EmbedDim, v.Dims[0])
 	case slices.ContainsFunc(v.Dims, func(d int) bool { return d <= 0 || d > maxWidth }):
 		return fmt.Errorf("widths %v of the stages: expected positive numbers up to %d", v.Dims, maxWidth)
 	case c.ImageSize > maxImageSize || v.side(c, n-1) == 0:
-		return fmt.Errorf("image size %d: expected %d to %d for patches of %d px and %d stages, each of half the side", c.ImageSize, v.PatchSize<<(n-1), maxImageSize, v.PatchSize, n)
+		return fmt.Errorf("image size %d px: expected %d to %d px for patches of %d px and %d stages, each with half the side length of the stage before", c.ImageSize, v.PatchSize<<(n-1), maxImageSize, v.PatchSize, n)
 	case v.FinalNormEps < 0:
-		return fmt.Errorf("eps %g of the last norm must be positive", v.FinalNormEps)
+		return fmt.Errorf("eps %g of the final norm must not be negative", v.FinalNormEps)
 	}
 	return nil
 }
 
-// side returns the side of the map of a stage. Where patches do not cover a map, its last rows and
-// columns are left out.
+// side returns the side length of the feature map of a stage. If the size is not a multiple of the
+// stride, the last rows and columns of the map are dropped.
 func (v ConvNeXt) side(c Config, stage int) int { return c.ImageSize / v.PatchSize >> stage }
 
-// tokens returns the number of positions of the stage that does the most work.
+// tokens returns the number of positions of the feature map in the stage that does the most work.
 func (v ConvNeXt) tokens(c Config) (n int) {
 	most := 0
 	for i, depth := range v.Depths {
@@ -222,27 +228,29 @@ func (v ConvNeXt) params(Config) []Param {
 	return append(out, NormParams("head.norm", v.Dims[len(v.Dims)-1])...)
 }
 
-// features computes the mean over all positions, normalised.
+// features computes the mean of the feature map over all positions, and normalises it.
 func (v ConvNeXt) features(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
 }
 
-// featureMap computes the last map. Every position is normalised by itself, so that features is not
-// quite its mean.
+// featureMap computes the last feature map. It normalises every position on its own, so the mean of
+// the map is not exactly the result of features.
 func (v ConvNeXt) featureMap(c Config, l Layers, images *Node) *Node {
 	return v.finalNorm(c, l, v.encode(c, l, images))
 }
 
-// finalNorm computes the last norm over the channels of x [..., D].
+// finalNorm computes the final norm over the channels of x [..., D].
 func (v ConvNeXt) finalNorm(c Config, l Layers, x *Node) *Node {
 	c.LayerNormEps = cmp.Or(v.FinalNormEps, c.LayerNormEps)
 	return c.LayerNorm(l, "head.norm", x)
 }
 
-// encode returns the map [B, H, W, D] that leaves the last block.
+// encode returns the output of the last block, [B, H, W, D].
 func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
-	// convolved computes the named convolution of stride p.
-	convolved := func(name string, x *Node, p int) *Node { return l.Output(name, PatchEmbed(l, name, whole(x, p), p)) }
+	// convolved computes the named convolution. Its kernel size and stride are p.
+	convolved := func(name string, x *Node, p int) *Node {
+		return l.Output(name, PatchEmbed(l, name, cropToMultiple(x, p), p))
+	}
 	x := c.LayerNorm(l, "stem.1", convolved("stem.0", images, v.PatchSize))
 	block := 0
 	for i, depth := range v.Depths {
@@ -252,32 +260,34 @@ func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
 		}
 		for j := range depth {
 			name := fmt.Sprintf("%sblocks.%d", s, j)
-			x = entering(l, x)
+			x = blockInput(l, x)
 			x = Add(x, l.Branch(name, block, x, v.block(c, l, name+".", x)))
 			block++
 		}
 	}
-	return leaving(l, x)
+	return lastBlockOutput(l, x)
 }
 
-// block computes the branch of a block for x [B, H, W, C].
+// block computes the residual branch of a block for x [B, H, W, C]. b is the name of the block and
+// a dot.
 func (v ConvNeXt) block(c Config, l Layers, b string, x *Node) *Node {
 	y := depthwise(x, l.Param(b+"conv_dw.weight"))
-	y = Add(y, graph.Everywhere(exact(l, b+"conv_dw.bias"), y))
+	y = Add(y, graph.Everywhere(storedParam(l, b+"conv_dw.bias"), y))
 	y = c.LayerNorm(l, b+"norm", l.Output(b+"conv_dw", y))
 	y = GELU(l.Linear(b+"mlp.fc1", y))
 	if v.ResponseNorm {
-		y = l.Output(b+"mlp.grn", responseNorm(y, exact(l, b+"mlp.grn.weight"), exact(l, b+"mlp.grn.bias")))
+		y = l.Output(b+"mlp.grn", responseNorm(y, storedParam(l, b+"mlp.grn.weight"), storedParam(l, b+"mlp.grn.bias")))
 	}
 	y = l.Linear(b+"mlp.fc2", y)
 	if !v.ResponseNorm {
-		y = Mul(y, graph.Everywhere(exact(l, b+"gamma"), y))
+		y = Mul(y, graph.Everywhere(storedParam(l, b+"gamma"), y))
 	}
 	return y
 }
 
-// whole leaves out the last rows and columns of x [B, H, W, C] that fill no patch of p px.
-func whole(x *Node, p int) *Node {
+// cropToMultiple drops the last rows and columns of x [B, H, W, C], so that height and width are
+// multiples of p.
+func cropToMultiple(x *Node, p int) *Node {
 	h, w := x.Shape().Dim(1), x.Shape().Dim(2)
 	if h%p == 0 && w%p == 0 {
 		return x
@@ -285,10 +295,12 @@ func whole(x *Node, p int) *Node {
 	return Slice(x, AxisRange(), AxisRange(0, h/p*p), AxisRange(0, w/p*p))
 }
 
-// responseNorm computes ConvNeXt V2's global response normalisation of x [B, H, W, C]. The norm of
-// each channel over the positions is divided by the mean of all channels' norms and multiplied by
-// weight [C]; one plus this scales the channel. All but the last two operations work on
-// [B, 1, 1, C].
+// responseNorm computes the global response normalisation of ConvNeXt V2 for x [B, H, W, C]:
+//
+//	x·(1 + weight·norm/(mean(norm) + 1e-6)) + bias
+//
+// norm [B, 1, 1, C] is the Euclidean norm of each channel over all positions, and mean(norm) is its
+// mean over the channels. weight and bias are [C].
 func responseNorm(x, weight, bias *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(ConvertDType(x, dtypes.Float32)), ReduceSum, 1, 2))
 	by := Mul(Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6)), ExpandLeftToRank(weight, 4))

@@ -6,10 +6,11 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// convnextPrefixes are put before the names of a ConvNeXt by larger models of Hugging Face.
+// convnextPrefixes are prefixes that Hugging Face models put before the tensor names of a ConvNeXt.
 var convnextPrefixes = []string{"convnext.", "convnextv2."}
 
-// convnextNamings are the namings of a ConvNeXt.
+// convnextNamings are the naming schemes of ConvNeXt checkpoints: timm, the authors of ConvNeXt,
+// and Hugging Face transformers.
 var convnextNamings = []checkpoint.Naming{{
 	Source: "timm",
 	Marks:  []string{"stages.#.blocks.#.conv_dw.*"},
@@ -17,7 +18,7 @@ var convnextNamings = []checkpoint.Naming{{
 		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.fc.*",
 		"stages.#.blocks.#.conv_dw.*", "stages.#.blocks.#.norm.*", "stages.#.blocks.#.gamma",
 	), pointwise("stages.#.blocks.#.mlp.fc1.*", "stages.#.blocks.#.mlp.fc2.*"), grn("stages.#.blocks.#.mlp.grn.weight", "stages.#.blocks.#.mlp.grn.bias")),
-	// norm_pre belongs to a variant that normalises before it pools.
+	// norm_pre marks a variant that normalises before pooling, which is not supported.
 	Strict:   []string{"stem.", "stages.", "norm_pre."},
 	Prefixes: convnextPrefixes,
 }, {
@@ -55,8 +56,8 @@ var convnextNamings = []checkpoint.Naming{{
 	Prefixes: convnextPrefixes,
 }}
 
-// pointwise returns the rules for the two linear layers of a block, which may be written as 1×1
-// convolutions [out, in, 1, 1].
+// pointwise returns the rules for the two linear layers of a block. A checkpoint may store their
+// weights as 1×1 convolutions [out, in, 1, 1].
 func pointwise(fc1, fc2 string) checkpoint.Rules {
 	squeeze := func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if s := x.Shape; len(s) == 4 && s[2] == 1 && s[3] == 1 {
@@ -67,8 +68,8 @@ func pointwise(fc1, fc2 string) checkpoint.Rules {
 	return checkpoint.Rules{fc1: {To: "stages.#.blocks.#.mlp.fc1.*", Change: squeeze}, fc2: {To: "stages.#.blocks.#.mlp.fc2.*", Change: squeeze}}
 }
 
-// grn returns the rules for V2's global response normalisation, which some checkpoints keep as
-// [1, 1, 1, C].
+// grn returns the rules for the global response normalisation of ConvNeXt V2. Some checkpoints
+// store its tensors as [1, 1, 1, C].
 func grn(weight, bias string) checkpoint.Rules {
 	squeeze := func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if s := x.Shape; len(s) == 4 && s[0] == 1 && s[1] == 1 && s[2] == 1 {

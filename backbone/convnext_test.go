@@ -27,7 +27,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// loadConvNeXt loads a fixture as a user would: the image size is given only where no file says it.
+// loadConvNeXt loads a fixture like a user: it gives the image size only if no file states it.
 func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 	t.Helper()
 	var o backbone.LoadOptions
@@ -44,8 +44,8 @@ func loadConvNeXt(t *testing.T, f fixtures.Fixture) *backbone.Model {
 	return m
 }
 
-// runConvNeXt runs build on the weights and the fixture's images, put into the top left corner of
-// images of the model's size.
+// runConvNeXt runs build on the weights and the images of the fixture. The images are placed in the
+// top left corner of images of the model's size.
 func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures.Fixture, build func(weights backbone.Layers, images *Node) []*Node) []*tensors.Tensor {
 	t.Helper()
 	params := m.Config.Params()
@@ -85,7 +85,7 @@ func runConvNeXt(t *testing.T, be backend.Backend, m *backbone.Model, f fixtures
 	return out
 }
 
-// newBackends are the CPU backend and GoMLX's Go backend.
+// newBackends returns the CPU backend and the Go backend of GoMLX.
 func newBackends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
 	fast, _, err := backend.Open("cpu", 1)
@@ -100,8 +100,8 @@ func newBackends(t *testing.T) map[string]backend.Backend {
 	return map[string]backend.Backend{"cpu": fast, "go": plain}
 }
 
-// TestConvNeXtFixtures compares features and logits of every ConvNeXt in every naming with those of
-// the library that owns it.
+// TestConvNeXtFixtures compares features and logits of every ConvNeXt, in every naming scheme, with
+// the results of the library that uses the scheme.
 func TestConvNeXtFixtures(t *testing.T) {
 	backends := newBackends(t)
 	n := 0
@@ -130,8 +130,8 @@ func TestConvNeXtFixtures(t *testing.T) {
 	}
 }
 
-// TestConvNeXtGradients compares the gradient of the loss with respect to every parameter with
-// PyTorch's; see internal/fixtures/convnext_trace.py.
+// TestConvNeXtGradients compares the gradients of all parameters with the gradients of PyTorch. See
+// internal/fixtures/convnext_trace.py.
 func TestConvNeXtGradients(t *testing.T) {
 	backends := newBackends(t)
 	for _, variant := range []string{"convnext-v1", "convnext-v2"} {
@@ -170,8 +170,8 @@ func TestConvNeXtGradients(t *testing.T) {
 	}
 }
 
-// TestConvNeXtImageSizes: rows and columns that fill no patch are left out, as by PyTorch's
-// convolutions; a larger image gives maps of its own size.
+// TestConvNeXtImageSizes checks that rows and columns that fill no patch are dropped, as in
+// PyTorch, and that larger images give larger maps.
 func TestConvNeXtImageSizes(t *testing.T) {
 	f := fixtures.Backbone(t, "convnext-v1-timm")
 	be, _, err := backend.Open("cpu", 1)
@@ -195,8 +195,8 @@ func TestConvNeXtImageSizes(t *testing.T) {
 	}
 }
 
-// TestConvNeXtKernelGradients: of the depth-wise kernels only those that are tuned cost a gradient,
-// and no part of a step is delegated.
+// TestConvNeXtKernelGradients checks that only tuned depth-wise kernels cost a gradient, and that
+// the CPU backend computes every operation of a step itself.
 func TestConvNeXtKernelGradients(t *testing.T) {
 	be, err := cpu.New("")
 	if err != nil {
@@ -244,8 +244,8 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 				t.Errorf("%s: a step %s %s", name, s.Kind, s.Detail)
 			}
 		}
-		// Five blocks forward, and back through all but the first, in full fine-tuning through the
-		// first too.
+		// Five convolutions in the forward pass, and four in the backward pass. Full fine-tuning
+		// needs a fifth in the backward pass, for the first block.
 		want := 9
 		if name == "full" {
 			want = 10
@@ -256,7 +256,8 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 	}
 }
 
-// TestConvNeXtConfig: what is derived, and what is refused.
+// TestConvNeXtConfig checks which configuration is derived from a checkpoint and which ones are
+// refused.
 func TestConvNeXtConfig(t *testing.T) {
 	hf := loadConvNeXt(t, fixtures.Backbone(t, "convnext-v1-hf")).Config
 	if hf.LayerNormEps != 1e-6 || hf.Form.(backbone.ConvNeXt).FinalNormEps != 1e-12 {
@@ -278,17 +279,17 @@ func TestConvNeXtConfig(t *testing.T) {
 		t.Errorf("saved and read back: %v", err)
 	}
 	if saved, _, err := backbone.Load(fixtures.Backbone(t, "convnext-v1-facebook").Path(), backbone.LoadOptions{}); err != nil || saved.Config.ImageSize != 224 {
-		t.Errorf("where nothing says the image size: %v", err)
+		t.Errorf("no file states the image size: got %v, expected 224 px", err)
 	}
 	for want, change := range map[string]func(c *backbone.Config, v *backbone.ConvNeXt){
-		"expected equally many": func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = v.Dims[1:] },
+		"lists of the same len": func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = v.Dims[1:] },
 		"expected positive":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1, 0, 1, 1} },
 		"at most 1024 blocks":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Depths = []int{1000, 1, 1, 1000} },
 		"numbers up to 65536":   func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{4, 1 << 40, 8, 8} },
-		"expected the same":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{5, 6, 7, 8} },
+		"expected the same wid": func(c *backbone.Config, v *backbone.ConvNeXt) { v.Dims = []int{5, 6, 7, 8} },
 		"expected 32 to 8192":   func(c *backbone.Config, v *backbone.ConvNeXt) { c.ImageSize = 31 },
 		"image size 1073741824": func(c *backbone.Config, v *backbone.ConvNeXt) { c.ImageSize = 1 << 30 },
-		"of the last norm":      func(c *backbone.Config, v *backbone.ConvNeXt) { v.FinalNormEps = -1 },
+		"of the final norm":     func(c *backbone.Config, v *backbone.ConvNeXt) { v.FinalNormEps = -1 },
 	} {
 		changed, form := c, c.Form.(backbone.ConvNeXt)
 		change(&changed, &form)
@@ -299,7 +300,8 @@ func TestConvNeXtConfig(t *testing.T) {
 	}
 }
 
-// TestConvNeXtSideFiles: what config.json says counts, and nonsense is refused.
+// TestConvNeXtSideFiles checks that the values of config.json are used, and that impossible values
+// are refused.
 func TestConvNeXtSideFiles(t *testing.T) {
 	f := fixtures.Backbone(t, "convnext-v1-hf")
 	weights, err := os.ReadFile(f.Path())
@@ -323,7 +325,7 @@ func TestConvNeXtSideFiles(t *testing.T) {
 		{`{"image_size": 1e300}`, 0, 0, "image size"},
 		{`{"image_size": -224}`, 0, 0, "must be positive"},
 		{`{"image_size": 100000}`, 0, 0, "expected 32 to 8192"},
-		{`{"layer_norm_eps": -1}`, 0, 0, "eps -1 of the last norm"},
+		{`{"layer_norm_eps": -1}`, 0, 0, "eps -1 of the final norm"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(c.json), 0o666); err != nil {
 			t.Fatal(err)
@@ -342,7 +344,7 @@ func TestConvNeXtSideFiles(t *testing.T) {
 	}
 }
 
-// compare holds x against want within 1e-4 of the largest value.
+// compare checks that x differs from want by at most 1e-4 of the largest value.
 func compare(t *testing.T, what string, x *tensors.Tensor, want []float32) {
 	t.Helper()
 	got, err := program.Float32s(x)

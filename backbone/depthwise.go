@@ -9,8 +9,11 @@ import (
 )
 
 // depthwise computes the depth-wise convolution of x [B, H, W, C] with w [C, 1, h, w], padded so
-// that x keeps its size. GoMLX's gradient would cut the channels apart and convolve each by itself.
-// This one consists of two convolutions, each of which is computed only where it is needed.
+// that the result has the shape of x.
+//
+// It has a custom gradient, because GoMLX's gradient would convolve each channel separately. The
+// custom gradient consists of two convolutions: one for x and one for w. Each is computed only if
+// it is needed.
 func depthwise(x, w *Node) *Node {
 	c, kh, kw := w.Shape().Dim(0), w.Shape().Dim(2), w.Shape().Dim(3)
 	axes := compute.ConvolveAxesConfig{
@@ -22,8 +25,8 @@ func depthwise(x, w *Node) *Node {
 	return graph.WithGradients(func() *Node { return ConvGeneral(x, w, axes, nil, pad, nil, nil, c, 1) }, x, []*Node{x, w},
 		func(dy *Node) *Node { return ConvGeneral(dy, Reverse(w, 2, 3), axes, nil, back, nil, nil, c, 1) },
 		func(dy *Node) *Node {
-			// Channels are the batch, each a group; images are what is summed. The batch of the
-			// result, of size 1, stands where the input's does.
+			// This convolution uses the channels as batch, with one group for each channel, and
+			// sums over the images. The batch axis of the result has size 1.
 			dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
 				InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
 				KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,

@@ -1,13 +1,21 @@
-// Package backbone holds the pretrained networks that are tuned: their configurations, weights and
-// graphs.
+// Package backbone holds the pretrained networks that spt fine-tunes: it reads their checkpoints
+// and builds their computation graphs.
 //
-// [Load] reads a checkpoint into a [Model]: a [Config], the normalisation of pixels
-// ([Preprocessing]) and the weights under canonical names. A Config lists its tensors
-// ([Config.Params]) with what tuning may do to each, and builds the graph ([Config.Features],
-// [Config.Classify]). The graph asks for every tensor and shows every result through [Layers],
-// where tuning enters; [Untuned] returns the Layers of a backbone that is not tuned.
+// Begin with [Load], which reads a checkpoint into a [Model]. A Model has three parts:
 //
-// An [Architecture] describes a family of backbones, such as the ViT: the struct of its own fields
-// in a Config, its namings, and functions that read its checkpoints and build its graph. Each
-// built-in architecture has its own group of files. [Register] makes another architecture known.
+//   - a [Config], which holds the sizes and options of the network
+//   - a [Preprocessing], which says how pixels are normalised
+//   - the weights, under canonical names: the names that timm uses, with separate q, k and v
+//
+// [Config.Params] lists the tensors of a backbone. The [Role] of each tensor says whether tuning
+// may change it. [Model.Features] builds the graph from images to features, and [Config.Classify]
+// builds the head that turns features into logits.
+//
+// The graph gets every tensor from a [Layers], and passes the result of every layer to it. Package
+// peft implements Layers to insert tuned parameters and modules. [Untuned] returns a Layers that
+// changes nothing.
+//
+// An [Architecture] describes a family of backbones: its part of the configuration, the names of
+// its tensors in checkpoints, and the functions that build its graph. Three architectures are built
+// in: [ViT], [Swin] and [ConvNeXt]. Each has its own group of files. [Register] adds another one.
 package backbone

@@ -6,8 +6,8 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Load reads a backbone with a new head of ten classes. The report lists the tensors of the
-// checkpoint that the backbone does not use, here those of the old head.
+// Load reads a backbone and gives it a new head with ten classes. The report lists the tensors of
+// the checkpoint that the backbone does not use. Here these are the tensors of the old head.
 func ExampleLoad() {
 	m, report, err := backbone.Load("../internal/embedded/vit_demo.safetensors", backbone.LoadOptions{NumClasses: 10})
 	if err != nil {
@@ -29,7 +29,8 @@ func ExampleLoad() {
 	// patch_embed.proj.weight [64 3 4 4]
 }
 
-// A configuration holds what all architectures have, and in Form the fields of one.
+// A configuration holds the fields that are common to all architectures. Its Form holds the fields
+// of one architecture.
 func ExampleConfig() {
 	c := backbone.Config{
 		ImageSize: 224, NumClasses: 1000, NumHeads: 12, LayerNormEps: 1e-6,

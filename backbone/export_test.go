@@ -1,6 +1,6 @@
 package backbone
 
-// The following are for the tests of package backbone_test.
+// These names are exported for the tests of package backbone_test.
 var (
 	ResizePosEmbed = resizePosEmbed
 	AllNamings     = namings

@@ -11,14 +11,14 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// TestFeatureMap compares the map of every model with its pooled features: their mean, where the
-// head sees the mean of all positions. The maps of these ConvNeXt have one position.
+// TestFeatureMap compares the mean of the feature map with the pooled features, for every model
+// that pools by the mean. The maps of these ConvNeXt models have one position.
 func TestFeatureMap(t *testing.T) {
 	fast, _ := backends(t)
 	compared := map[string]int{}
 	for _, f := range fixtures.Backbones(t) {
 		if f.Naming != "timm" && f.Family == "vit" && f.Pooling != "token+avg" {
-			continue // one of each form
+			continue // one checkpoint of each variant is enough
 		}
 		o := backbone.LoadOptions{ImageSize: f.ImageSize, NumClasses: 5}
 		if f.Family == "vit" {
@@ -47,7 +47,7 @@ func TestFeatureMap(t *testing.T) {
 		mean, features := out[0], out[1]
 		switch v := m.Config.Form.(type) {
 		case backbone.ViT:
-			if v.Pooling == "token+avg" { // the second half
+			if v.Pooling == "token+avg" { // the mean is the second half
 				var second []float32
 				for i := range 2 {
 					second = append(second, features[(2*i+1)*width:(2*i+2)*width]...)
@@ -70,7 +70,7 @@ func TestFeatureMap(t *testing.T) {
 	}
 }
 
-// lastBlock sees what leaves the last block.
+// lastBlock is a Layers that records the output of the last block.
 type lastBlock struct {
 	backbone.Layers
 	out *Node
@@ -81,11 +81,11 @@ func (l *lastBlock) Branch(_ string, _ int, x, y *Node) *Node {
 	return y
 }
 
-// TestFeatureMapConvNeXt: every position of what leaves the last block is normalised, where the
-// pooled features are their normalised mean.
+// TestFeatureMapConvNeXt checks that every position of the map is normalised on its own, and that
+// the pooled features are the normalised mean of the output of the last block.
 func TestFeatureMapConvNeXt(t *testing.T) {
 	fast, _ := backends(t)
-	f := fixtures.Backbone(t, "convnext-v1-hf") // whose last norm has an eps of its own
+	f := fixtures.Backbone(t, "convnext-v1-hf") // its final norm has a different eps
 	m, _, err := backbone.Load(f.Path(), backbone.LoadOptions{ImageSize: 120})
 	if err != nil {
 		t.Fatal(err)

@@ -14,8 +14,8 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// TestViTTinyReal compares logits, loss and gradients of a real ViT-Ti on real pixels with
-// PyTorch's.
+// TestViTTinyReal compares logits, loss and gradients of a real ViT-Ti on real images with the
+// values of PyTorch.
 func TestViTTinyReal(t *testing.T) {
 	archive := golden.Open(t, golden.Path(t, "vit_tiny_real", "golden.npz"))
 	m, report, err := backbone.Load(golden.Beside(t, "models", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"), backbone.LoadOptions{})
@@ -127,7 +127,7 @@ func TestViTTinyReal(t *testing.T) {
 				got += float64(v) * float64(v)
 			}
 		}
-		// A squared norm's relative error is twice the norm's.
+		// The relative error of a squared norm is twice the relative error of the norm.
 		if want := float64(archive.Scalar(name)); math.Abs(got-want) > 2e-4*want {
 			t.Errorf("%s: %.6g, expected %.6g", name, got, want)
 		}
@@ -142,7 +142,7 @@ func TestViTTinyReal(t *testing.T) {
 	}
 }
 
-// relative is ‖a−b‖/‖b‖.
+// relative returns ‖a−b‖/‖b‖.
 func relative(a, b []float32) float64 {
 	var d, n float64
 	for i := range b {

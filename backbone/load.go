@@ -16,29 +16,32 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// LoadOptions configures [Load]. Zero fields take what the checkpoint says.
+// LoadOptions configures [Load]. Zero fields take the values that the checkpoint states or implies.
 type LoadOptions struct {
-	// NumClasses is the number of classes of a new head. 0 keeps the checkpoint's head.
+	// NumClasses is the number of classes of a new head. Zero keeps the head of the checkpoint.
 	NumClasses int
-	// ImageSize is the side of the input images, px. Position embeddings and relative-position
-	// tables are resized to it. 0 takes the size that the checkpoint or a file beside it names,
-	// else that of the published models.
+	// ImageSize is the side length of the input images, in pixels. Position embeddings and
+	// relative-position tables are resized to fit it. Zero takes the size that the checkpoint or a
+	// file beside it states, or else the size of the published models.
 	ImageSize int
-	// NumHeads is the number of attention heads of every block. 0 takes the number that the
-	// checkpoint or a file beside it names, else that of published models of the same width.
+	// NumHeads is the number of attention heads of every block. Zero takes the number that the
+	// checkpoint or a file beside it states, or else the number of published models with the same
+	// width. [Model].HeadsAssumed reports the latter.
 	NumHeads int
-	// LayerNormEps is added to the variance by layer norms. 0 takes the value that the checkpoint
-	// or a file beside it names, else the default of the library that wrote the checkpoint.
+	// LayerNormEps is the value that layer norms add to the variance. Zero takes the value that the
+	// checkpoint or a file beside it states, or else the default of the library that wrote the
+	// checkpoint.
 	LayerNormEps float64
-	// Mean and Std normalise pixels that are scaled to [0, 1], for each channel. nil takes the
-	// values that the checkpoint or a file beside it names, else those of published models.
+	// Mean and Std are the mean and the standard deviation of each channel, for pixels scaled to
+	// [0, 1]. Nil takes the values that the checkpoint or a file beside it states, or else those of
+	// the published models.
 	Mean, Std *[3]float32
 }
 
-// Metadata keys of checkpoints that spt writes.
+// Metadata keys of the checkpoints that spt writes.
 const (
 	metadataKind          = "kind"              // always "checkpoint"
-	metadataVersion       = "version"           // of the keys below, always "1"
+	metadataVersion       = "version"           // version of the keys below, always "1"
 	metadataConfig        = "spt_config"        // a Config in JSON
 	metadataPreprocessing = "spt_preprocessing" // a Preprocessing in JSON
 )
@@ -49,9 +52,12 @@ const (
 	checkpointVersion = "1"
 )
 
-// Load reads a backbone from a checkpoint: a file or a folder, in any format and naming that is
-// known. The report lists every tensor as matched, unused, missing or of the wrong shape. A missing
-// or misshapen tensor of the backbone is an error, and the report is valid then too.
+// Load reads a backbone from a checkpoint. path is a file or a folder, in any format that package
+// checkpoint reads, and with the tensor names of any registered [Architecture].
+//
+// The report lists every tensor as matched, unused, missing or of the wrong shape. Load returns an
+// error if a tensor of the backbone is missing or has the wrong shape, and the report is valid in
+// this case too. It returns [ErrNoHead] if the checkpoint has no head and o.NumClasses is zero.
 func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -66,8 +72,8 @@ func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	return m, report, nil
 }
 
-// refuseUnknown returns an error if the checkpoint has a tensor below one of the prefixes that the
-// backbone does not have: the graph would leave it out.
+// refuseUnknown returns an error if the checkpoint has a tensor whose name begins with one of the
+// prefixes and that is not in params. The graph would ignore such a tensor and give wrong results.
 func refuseUnknown(weights checkpoint.StateDict, params []Param, prefixes ...string) error {
 	known := map[string]bool{}
 	for _, p := range params {
@@ -75,29 +81,29 @@ func refuseUnknown(weights checkpoint.StateDict, params []Param, prefixes ...str
 	}
 	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		if !known[name] && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			return fmt.Errorf("tensor %q: the blocks of this checkpoint are not all alike, or its form is not supported; expected the same tensors in every block", name)
+			return fmt.Errorf("the tensor %q is not part of the backbone: the blocks of the checkpoint are not all alike, or its variant is not supported; use a checkpoint with the same tensors in every block", name)
 		}
 	}
 	return nil
 }
 
-// refuseNaN returns an error for weights that are not finite numbers.
+// refuseNaN returns an error if a weight is not a finite number.
 func refuseNaN(weights checkpoint.StateDict) error {
 	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		for i, v := range weights[name].Data {
 			if v-v != 0 { // NaN, or infinite
-				return fmt.Errorf("tensor %q: value %d is %v, expected finite numbers: the training of this checkpoint has diverged, or its type has a wider range than float32; take another checkpoint", name, i, v)
+				return fmt.Errorf("tensor %q: value %d is %v, expected a finite number: the training of this checkpoint diverged, or the value is outside the range of float32; use another checkpoint", name, i, v)
 			}
 		}
 	}
 	return nil
 }
 
-// ErrNoHead is returned for a checkpoint without a head if [LoadOptions].NumClasses asks for none.
-var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes for a new one")
+// ErrNoHead is the error for a checkpoint that has no head if [LoadOptions].NumClasses is zero.
+var ErrNoHead = errors.New("the checkpoint has no head; give the number of classes to create a new head")
 
-// FromFile reads a backbone from an open file, such as one that is embedded in a binary. See
-// [Load].
+// FromFile reads a backbone from an open file, such as a file that is embedded in the program. It
+// works like [Load], but leaves [Model].Path empty.
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
 	sd, naming, err := f.Canonical(namings())
@@ -113,10 +119,10 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		return nil, none, err
 	}
 	if side.config != nil && side.config.Architecture() != a.Name {
-		return nil, none, fmt.Errorf("its metadata %q describe a %s, but its tensors are those of a %s", metadataConfig, side.config.Architecture(), a.Name)
+		return nil, none, fmt.Errorf("its metadata %q describe a %s, but its tensors are those of a %s; use another copy of the file", metadataConfig, side.config.Architecture(), a.Name)
 	}
 	if o.NumHeads < 0 || o.ImageSize < 0 || o.NumClasses < 0 || o.LayerNormEps != 0 && !(o.LayerNormEps > 0 && o.LayerNormEps < 1) {
-		return nil, none, fmt.Errorf("attention heads %d, image size %d, classes %d and layer norm eps %g: expected positive numbers, eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
+		return nil, none, fmt.Errorf("%d attention heads, image size %d px, %d classes and layer norm eps %g: expected positive numbers, and an eps below 1", o.NumHeads, o.ImageSize, o.NumClasses, o.LayerNormEps)
 	}
 	s := &Source{Weights: sd, Options: o, Config: side.config, naming: naming, side: side}
 	own, err := a.Configure(s)
@@ -124,10 +130,10 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		return nil, none, err
 	}
 	if got := own.Architecture(); got != a.Name {
-		return nil, none, fmt.Errorf("the architecture %q has made a configuration of the architecture %q", a.Name, got)
+		return nil, none, fmt.Errorf("the function Configure of the architecture %q returned a configuration of the architecture %q", a.Name, got)
 	}
 	if o.NumHeads > 0 && own.NumHeads == 0 {
-		return nil, none, fmt.Errorf("a number of attention heads, %d, is given, but a %s takes none; leave it out", o.NumHeads, a.Name)
+		return nil, none, fmt.Errorf("%d attention heads are given, but a %s takes no number of heads; leave it out", o.NumHeads, a.Name)
 	}
 	switch head, ok := sd[own.Head()+".weight"]; {
 	case o.NumClasses > 0:
@@ -150,7 +156,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	var wanted []checkpoint.TensorInfo
 	for _, p := range c.Params() {
 		if p.Role == Head && o.NumClasses > 0 {
-			continue // a new head is drawn, so the checkpoint's is reported as unused
+			continue // a new head replaces the checkpoint's head, which is reported as unused
 		}
 		wanted = append(wanted, checkpoint.TensorInfo{Name: p.Name, Shape: p.Shape})
 	}
@@ -176,7 +182,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	}
 	for i := range 3 {
 		if !(p.Std[i] > 0) || math.IsNaN(float64(p.Mean[i])) {
-			return nil, report, fmt.Errorf("the preprocessing (%s) has mean %v and std %v, expected numbers and a positive std; give both", p.Source, p.Mean, p.Std)
+			return nil, report, fmt.Errorf("the normalisation of pixels (source: %s) has mean %v and std %v, expected numbers and a positive std; give mean and std", p.Source, p.Mean, p.Std)
 		}
 	}
 	m := NewModel(c, p, weights)
@@ -184,26 +190,27 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	return m, report, nil
 }
 
-// sideFiles is what the files beside a checkpoint, or its metadata, say of it.
+// sideFiles holds what the metadata of a checkpoint and the files beside it state about the
+// backbone. A field is zero if neither states it.
 type sideFiles struct {
-	config        *Config
-	preprocessing *Preprocessing
-	heads         int
-	eps           float64
-	pool          string // timm's global_pool: "token", "avg", "map", …
-	architecture  string // timm's name of the model, of config.json
-	name          string // the same, or the file's name up to the first dot
-	activation    string // of the MLPs: "gelu", "quick_gelu", …
-	imageSize     int    // px
+	config        *Config        // from the metadata of spt
+	preprocessing *Preprocessing // from the metadata or a file
+	heads         int            // number of attention heads
+	eps           float64        // eps of the layer norms
+	pool          string         // timm's global_pool: "token", "avg", "map", …
+	architecture  string         // timm's name of the model, from config.json
+	name          string         // architecture, or else the file name up to the first dot
+	activation    string         // activation of the MLPs: "gelu", "quick_gelu", …
+	imageSize     int            // side length of the images, in pixels
 }
 
-// readSideFiles reads spt's own metadata, timm's config.json and HF's config.json and
-// preprocessor_config.json. What is absent stays zero.
+// readSideFiles reads the metadata that spt writes, the config.json of timm, and the config.json
+// and preprocessor_config.json of Hugging Face.
 func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	meta := f.Metadata()
 	if text, ok := meta[metadataConfig]; ok {
 		if v := meta[metadataVersion]; v != "" && v != checkpointVersion {
-			return s, fmt.Errorf("reading the metadata of %s: they have version %q, expected %q; use the version of spt that wrote the file, or a newer one", f.Name(), v, checkpointVersion)
+			return s, fmt.Errorf("reading the metadata of %s: found version %q, expected %q; use the version of spt that wrote the file, or a newer one", f.Name(), v, checkpointVersion)
 		}
 		s.config = new(Config)
 		if err := json.Unmarshal([]byte(text), s.config); err != nil {
@@ -221,7 +228,7 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 		s.preprocessing = &Preprocessing{Interpolation: "bicubic", Source: "the checkpoint's metadata"}
 		m, d := &s.preprocessing.Mean, &s.preprocessing.Std
 		if _, err := fmt.Sscanf(mean+" "+std, "%g,%g,%g %g,%g,%g", &m[0], &m[1], &m[2], &d[0], &d[1], &d[2]); err != nil {
-			return s, fmt.Errorf("reading the metadata input_mean %q and input_std %q of %s: expected three numbers divided by commas each", mean, std, f.Name())
+			return s, fmt.Errorf("reading the metadata input_mean %q and input_std %q of %s: expected three numbers each, separated by commas", mean, std, f.Name())
 		}
 	}
 	folder := filepath.Dir(f.Name())
@@ -232,9 +239,10 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 		Pool         string  `json:"global_pool"`
 		Architecture string  `json:"architecture"`
 		ModelArgs    struct {
-			Heads json.RawMessage `json:"num_heads"` // a number, or a list with one for each stage
+			// a number, or a list with one number for each stage
+			Heads json.RawMessage `json:"num_heads"`
 		} `json:"model_args"`
-		ImageSize     any `json:"image_size"` // Hugging Face's: a number, or height and width
+		ImageSize     any `json:"image_size"` // from Hugging Face: a number, or height and width
 		PretrainedCfg struct {
 			Mean, Std []float32
 			InputSize []int `json:"input_size"` // [3, height, width]
@@ -264,7 +272,8 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	}
 	own, _, _ := strings.Cut(filepath.Base(f.Name()), ".")
 	s.name = cmp.Or(s.architecture, own)
-	if strings.Contains(s.name, "quickgelu") { // timm says it in the name alone
+	// timm states QuickGELU only in the name of the model
+	if strings.Contains(s.name, "quickgelu") {
 		s.activation = "quick_gelu"
 	}
 	if s.preprocessing != nil {
@@ -292,6 +301,7 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 	return s, nil
 }
 
+// readJSON reads the JSON file at path into v. found is false if there is no such file.
 func readJSON(path string, v any) (found bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -301,13 +311,13 @@ func readJSON(path string, v any) (found bool, err error) {
 		err = json.Unmarshal(data, v)
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading %s, which lies beside the checkpoint: %w", path, err)
+		return false, fmt.Errorf("reading %s beside the checkpoint: %w", path, err)
 	}
 	return true, nil
 }
 
-// preprocessing returns what was done to pixels in pretraining, as the metadata, a file beside the
-// checkpoint or the architecture says.
+// preprocessing returns the normalisation of pixels in pretraining. It comes from the metadata,
+// from a file beside the checkpoint, or from the architecture, in this order.
 func (a Architecture[F]) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
 	if side.preprocessing != nil {
 		return *side.preprocessing
@@ -316,6 +326,6 @@ func (a Architecture[F]) preprocessing(f *checkpoint.File, side sideFiles) Prepr
 		return a.Preprocessing(filepath.Base(f.Name()))
 	}
 	p := imageNet
-	p.Source = "assumed: ImageNet mean and std, as all published backbones of the family " + a.Name
+	p.Source = "assumed: nothing in or beside the checkpoint states it; ImageNet mean and std, as in all published backbones of the family " + a.Name
 	return p
 }

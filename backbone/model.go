@@ -19,96 +19,108 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// Preprocessing describes how pixels were normalised when the backbone was pretrained.
+// Preprocessing describes how images were prepared when the backbone was pretrained.
 type Preprocessing struct {
-	Mean          [3]float32 `json:"mean"` // of pixels scaled to [0, 1], per channel
-	Std           [3]float32 `json:"std"`
-	Interpolation string     `json:"interpolation"` // "bicubic"
-	Source        string     `json:"source"`        // where these were read, for people
+	// Mean is the mean of each channel, for pixels scaled to [0, 1].
+	Mean [3]float32 `json:"mean"`
+	// Std is the standard deviation of each channel, for pixels scaled to [0, 1].
+	Std [3]float32 `json:"std"`
+	// Interpolation is the resampling filter for resizing images. It is always "bicubic".
+	Interpolation string `json:"interpolation"`
+	// Source says, for people, where the values come from. It begins with "assumed" if they are
+	// only the usual values of published models.
+	Source string `json:"source"`
 }
 
-// The two normalisations of pretrained vision transformers.
+// The two normalisations that pretrained backbones use.
 var (
 	imageNet  = Preprocessing{Mean: [3]float32{0.485, 0.456, 0.406}, Std: [3]float32{0.229, 0.224, 0.225}, Interpolation: "bicubic"}
 	inception = Preprocessing{Mean: [3]float32{0.5, 0.5, 0.5}, Std: [3]float32{0.5, 0.5, 0.5}, Interpolation: "bicubic"}
 )
 
-// Model is a backbone with its weights. It does not change after loading, and all runs of the
-// process share it.
+// Model is a backbone with its weights. Do not change its weights: all runs of a process share
+// them. [Load] and [NewModel] make a Model.
 type Model struct {
-	Config        Config
+	// Config holds the sizes and options of the backbone.
+	Config Config
+	// Preprocessing describes how uint8 pixels are normalised.
 	Preprocessing Preprocessing
-	// Weights holds the tensors of Config.Params. The head is among them only if the checkpoint's
-	// own head was kept.
+	// Weights holds the tensors that Config.Params lists, by canonical name. The head is included
+	// only if the head of the checkpoint was kept.
 	Weights checkpoint.StateDict
-	// Path is the file from which the model was read; empty for a model that was made in memory.
+	// Path is the file that the model was read from. It is empty for a model that was made in
+	// memory.
 	Path string
-	// Origin names the source of the file at Path, such as hf:OWNER/NAME@COMMIT; empty if Path is
-	// the source.
+	// Origin names the source of the file at Path, such as hf:OWNER/NAME@COMMIT. It is empty if
+	// Path itself is the source.
 	Origin string
 
-	// HeadsAssumed tells that the number of attention heads is that of published models of the same
-	// width, because neither the checkpoint nor a file beside it names it.
+	// HeadsAssumed reports that nothing in or beside the checkpoint determines the number of
+	// attention heads. Config.NumHeads is then the number of published models with the same width.
+	// A wrong number gives wrong results without an error, so set [LoadOptions].NumHeads if the
+	// model has another number.
 	HeadsAssumed bool
 
-	// Precision is the type in which graphs compute; empty: f32.
+	// Precision is the number type in which graphs compute. Empty means f32.
 	Precision backend.Precision
-	// CheckpointActivations makes the backward pass compute the activations of a block again,
-	// instead of keeping them.
+	// CheckpointActivations makes the backward pass recompute the activations of each block instead
+	// of keeping them. This saves memory and costs time.
 	CheckpointActivations bool
 
 	fingerprint func() string
-	// convMLP tells that the MLPs of a ConvNeXt were 1×1 convolutions in the checkpoint, as in
-	// timm's small models. Save writes them in the same way.
+	// convMLP reports that the linear layers of a ConvNeXt's MLPs were 1×1 convolutions in the
+	// checkpoint, as in timm's small models. Save writes them in the same shape.
 	convMLP bool
-	placed  *placed // shared by all that In returns
+	placed  *placed // shared with all copies that In returns
 }
 
-// placed holds weights on backends.
+// placed holds the copies of the weights on backends.
 type placed struct {
 	mu      sync.Mutex
 	weights map[placement]map[string]*tensors.Tensor
 }
 
+// placement identifies one copy of the weights.
 type placement struct {
 	be    backend.Backend
-	dtype dtypes.DType // of matrices
+	dtype dtypes.DType // type of the tensors with two or more dimensions
 }
 
-// NewModel returns a model of weights that are in memory. It does not check them.
+// NewModel returns a model with the given weights in memory. It does not check the weights against
+// c.
 func NewModel(c Config, p Preprocessing, weights checkpoint.StateDict) *Model {
 	m := &Model{Config: c, Preprocessing: p, Weights: weights, placed: &placed{weights: map[placement]map[string]*tensors.Tensor{}}}
 	m.fingerprint = sync.OnceValue(m.hash)
 	return m
 }
 
-// WithWeights returns a model of the same backbone with other weights, such as merged ones. Save
-// writes them in the form of the checkpoint of m.
+// WithWeights returns a model of the same backbone with other weights, such as weights with a
+// merged delta. Save writes them in the shapes of the checkpoint of m.
 func (m *Model) WithWeights(weights checkpoint.StateDict) *Model {
 	other := NewModel(m.Config, m.Preprocessing, weights)
 	other.convMLP = m.convMLP
 	return other
 }
 
-// In returns the same model, with the same weights, that computes in precision p (empty: f32). If
-// checkpoint is true, the backward pass computes the activations of a block again instead of
-// keeping them.
+// In returns a copy of the model that shares the weights and computes in the precision p. An empty
+// p means f32. checkpoint becomes [Model].CheckpointActivations: if it is true, the backward pass
+// recomputes the activations of each block instead of keeping them.
 func (m *Model) In(p backend.Precision, checkpoint bool) *Model {
 	other := *m
 	other.Precision, other.CheckpointActivations = p, checkpoint
 	return &other
 }
 
-// metadata describes the model for a checkpoint that spt writes, so that reading it back needs no
-// guess.
+// metadata returns the metadata of a checkpoint that spt writes. With it, Load needs no
+// assumptions.
 func (m *Model) metadata() (map[string]string, error) {
 	config, err := json.Marshal(m.Config)
 	if err != nil {
-		return nil, fmt.Errorf("writing the backbone's configuration: %w", err)
+		return nil, fmt.Errorf("writing the configuration of the backbone: %w", err)
 	}
 	pre, err := json.Marshal(m.Preprocessing)
 	if err != nil {
-		return nil, fmt.Errorf("writing the backbone's preprocessing: %w", err)
+		return nil, fmt.Errorf("writing the preprocessing of the backbone: %w", err)
 	}
 	return map[string]string{
 		"format": "pt", metadataKind: checkpointKind, metadataVersion: checkpointVersion,
@@ -116,9 +128,10 @@ func (m *Model) metadata() (map[string]string, error) {
 	}, nil
 }
 
-// On places the weights on a backend, once for each process and precision. The tensors are shared:
-// nobody may change or release them. In precision bf16 those of two or more dimensions are
-// bfloat16; vectors stay float32.
+// On copies the weights to a backend and returns them by canonical name. It copies only once for
+// each backend and precision, and returns the same tensors afterwards. The tensors are shared: do
+// not change or release them. In precision bf16, tensors of two or more dimensions are bfloat16,
+// and vectors stay float32.
 func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
@@ -135,7 +148,7 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 		t, err := program.Frozen(be, dtype, w.Data, w.Shape...)
 		if err != nil {
 			program.Free(slices.Collect(maps.Values(out))...)
-			return nil, fmt.Errorf("placing %s: %w", name, err)
+			return nil, fmt.Errorf("copying the tensor %q to the backend: %w", name, err)
 		}
 		out[name] = t
 	}
@@ -143,8 +156,8 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	return out, nil
 }
 
-// Release frees the weights on be in the model's precision. Nothing may use them after that;
-// [Model.On] places them again.
+// Release frees the weights that On has copied to be in the precision of the model. Do not use them
+// afterwards. [Model.On] copies them again.
 func (m *Model) Release(be backend.Backend) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
@@ -153,11 +166,12 @@ func (m *Model) Release(be backend.Backend) {
 	delete(m.placed.weights, where)
 }
 
-// Fingerprint identifies the backbone by its values: it is the SHA-256, in hex, of the name, shape
-// and float32 values of every tensor but the head, in the order of Config.Params. It does not
-// depend on the naming, dtype or order of the file.
+// Fingerprint identifies the backbone by its values. It is the SHA-256, in hexadecimal, of the
+// name, the shape and the float32 values of every tensor except the head, in the order of
+// Config.Params. It does not depend on the tensor names, the number type or the order of the file.
 func (m *Model) Fingerprint() string { return m.fingerprint() }
 
+// hash computes the result of Fingerprint.
 func (m *Model) hash() string {
 	h := sha256.New()
 	buf := make([]byte, 0, 1<<16)

@@ -16,6 +16,7 @@ import (
 var small = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-5,
 	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
+// weights returns deterministic weights for a configuration.
 func weights(c backbone.Config) checkpoint.StateDict {
 	sd := checkpoint.StateDict{}
 	for k, p := range c.Params() {
@@ -28,7 +29,8 @@ func weights(c backbone.Config) checkpoint.StateDict {
 	return sd
 }
 
-// save writes a timm-named checkpoint, without the tensors named in drop.
+// save writes a checkpoint with timm's names, without the tensors named in drop, and returns its
+// path.
 func save(t *testing.T, sd checkpoint.StateDict, metadata map[string]string, drop ...string) string {
 	t.Helper()
 	sd = maps.Clone(sd)
@@ -46,7 +48,7 @@ func save(t *testing.T, sd checkpoint.StateDict, metadata map[string]string, dro
 	return path
 }
 
-// TestRoundTrip: what Save writes, Load reads, with no option.
+// TestRoundTrip checks that Load reads what Save writes without any option.
 func TestRoundTrip(t *testing.T) {
 	m := backbone.NewModel(small, backbone.Preprocessing{Mean: [3]float32{.1, .2, .3}, Std: [3]float32{.4, .5, .6}, Interpolation: "bicubic", Source: "test"}, weights(small))
 	path := filepath.Join(t.TempDir(), "model.safetensors")
@@ -65,8 +67,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNewHeadAndSize: a new head leaves the checkpoint's unused; another image size resizes the
-// position embedding; neither changes what it should not.
+// TestNewHeadAndSize checks that a new head leaves the head of the checkpoint unused, and that
+// another image size resizes only the position embedding.
 func TestNewHeadAndSize(t *testing.T) {
 	sd := weights(small)
 	path := save(t, sd, nil)
@@ -84,11 +86,11 @@ func TestNewHeadAndSize(t *testing.T) {
 		t.Error("the class token's position changed")
 	}
 	if m.Config.LayerNormEps != 1e-6 {
-		t.Errorf("eps %g, expected timm's", m.Config.LayerNormEps)
+		t.Errorf("eps %g, expected 1e-6 as in timm", m.Config.LayerNormEps)
 	}
 }
 
-// TestLoadErrors checks that refusals name the tensor and what to do.
+// TestLoadErrors checks that errors name the file and the tensor and say what to do.
 func TestLoadErrors(t *testing.T) {
 	sd := weights(small)
 	wrong := maps.Clone(sd)
@@ -102,7 +104,7 @@ func TestLoadErrors(t *testing.T) {
 		want []string
 	}{
 		{"heads unknown", save(t, sd, nil), backbone.LoadOptions{}, []string{"number of attention heads is unknown", "give the number of heads"}},
-		{"heads do not divide", save(t, sd, nil), backbone.LoadOptions{NumHeads: 3}, []string{"does not divide into 3"}},
+		{"heads do not divide", save(t, sd, nil), backbone.LoadOptions{NumHeads: 3}, []string{"divided into 3 attention heads"}},
 		{"tensor missing", save(t, sd, nil, "blocks.1.norm2.bias"), backbone.LoadOptions{NumHeads: 2}, []string{"blocks.1.norm2.bias"}},
 		{"wrong shape", save(t, wrong, nil), backbone.LoadOptions{NumHeads: 2}, []string{"blocks.1.mlp.fc2.weight", "[8 15]", "[8 16]"}},
 		{"no ViT", save(t, sd, nil, "patch_embed.proj.weight"), backbone.LoadOptions{NumHeads: 2}, []string{"patch_embed.proj.weight", "which every vit has"}},
@@ -128,7 +130,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
-// TestPreprocessing: files beside the checkpoint are read in timm's and HF's form.
+// TestPreprocessing checks that the files of timm and of Hugging Face beside a checkpoint are read.
 func TestPreprocessing(t *testing.T) {
 	for name, c := range map[string]struct {
 		file, text string
@@ -152,7 +154,7 @@ func TestPreprocessing(t *testing.T) {
 	}
 }
 
-// TestRealCheckpoints reads two real ViTs, whose preprocessing is in their metadata.
+// TestRealCheckpoints reads two real ViTs whose preprocessing is in their metadata.
 func TestRealCheckpoints(t *testing.T) {
 	for file, mean := range map[string]float32{"vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors": 0.5, "deit_tiny_patch16_224.f16.safetensors": 0.485} {
 		m, report, err := backbone.Load(golden.Beside(t, "models", file), backbone.LoadOptions{NumClasses: 10})
@@ -165,7 +167,7 @@ func TestRealCheckpoints(t *testing.T) {
 		if c, v := m.Config, viT(m); v.EmbedDim != 192 || v.Depth != 12 || c.NumHeads != 3 || v.PatchSize != 16 || c.ImageSize != 224 || len(report.Missing) != 0 {
 			t.Errorf("%s: %+v", file, c)
 		}
-		if n := m.Config.Size(); n != 5_524_416 { // timm's 5,717,416 without the head's 193,000
+		if n := m.Config.Size(); n != 5_524_416 { // 5,717,416 in timm, minus 193,000 of the head
 			t.Errorf("%s: %d parameters", file, n)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
+// canonical returns the tensors of a fixture by canonical name.
 func canonical(t *testing.T, f fixtures.Fixture) (checkpoint.StateDict, checkpoint.Translation) {
 	t.Helper()
 	sd, naming, err := f.Open(t).Canonical(backbone.AllNamings())
@@ -26,7 +27,7 @@ func canonical(t *testing.T, f fixtures.Fixture) (checkpoint.StateDict, checkpoi
 	return sd, naming
 }
 
-// differences lists the names at which two sets of tensors are not exactly equal.
+// differences lists the names of the tensors that are not exactly equal in got and want.
 func differences(got, want checkpoint.StateDict) (list []string) {
 	all := maps.Clone(got)
 	maps.Copy(all, want)
@@ -37,7 +38,7 @@ func differences(got, want checkpoint.StateDict) (list []string) {
 		case !inA:
 			list = append(list, "no "+name)
 		case !inB:
-			list = append(list, "besides "+name)
+			list = append(list, "unexpected "+name)
 		case !slices.Equal(a.Shape, b.Shape):
 			list = append(list, fmt.Sprintf("%s has shape %v, want %v", name, a.Shape, b.Shape))
 		case !slices.Equal(a.Data, b.Data):
@@ -47,7 +48,7 @@ func differences(got, want checkpoint.StateDict) (list []string) {
 	return list
 }
 
-// canonicalNames are the documented ones.
+// canonicalNames matches the documented names of each architecture.
 var canonicalNames = map[string]*regexp.Regexp{
 	"vit": regexp.MustCompile(`^(cls_token|dist_token|reg_token|pos_embed|(patch_embed\.proj|norm_pre|norm|fc_norm|head|head_dist)\.(weight|bias)|` +
 		`blocks\.\d+\.((norm1|norm2|attn\.(q|k|v|proj|q_norm|k_norm)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma))$`),
@@ -57,20 +58,21 @@ var canonicalNames = map[string]*regexp.Regexp{
 		`stages\.\d+\.blocks\.\d+\.(gamma|(conv_dw|norm|mlp\.fc[12]|mlp\.grn)\.(weight|bias)))$`),
 }
 
-// isCanonical reports whether a name is one of the documented ones, where they are listed here.
+// isCanonical reports whether a name is a documented name of the architecture. It is true for every
+// name of an architecture that canonicalNames does not list.
 func isCanonical(architecture, name string) bool {
 	names, ok := canonicalNames[architecture]
 	return !ok || names.MatchString(name)
 }
 
-// TestCanonicalFixtures holds every naming against timm's file with the same weights: names, shapes
-// and every value.
+// TestCanonicalFixtures compares every naming scheme with timm's file of the same weights: names,
+// shapes and all values.
 func TestCanonicalFixtures(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		t.Run(f.Name, func(t *testing.T) {
 			got, naming := canonical(t, f)
 			if naming.Architecture != f.Family || naming.Source != f.Source {
-				t.Errorf("recognised as a %s of %s, want a %s of %s", naming.Architecture, naming.Source, f.Family, f.Source)
+				t.Errorf("recognised as %s with the names of %s, want %s with the names of %s", naming.Architecture, naming.Source, f.Family, f.Source)
 			}
 			if strings.HasSuffix(f.Weights, ".npz") {
 				if shape := naming.Origin("blocks.0.attn.q.weight").Shape; len(shape) < 3 || shape[len(shape)-2] != 2 {
@@ -79,7 +81,7 @@ func TestCanonicalFixtures(t *testing.T) {
 			}
 			for name := range got {
 				if !isCanonical(f.Family, name) {
-					t.Errorf("%q is no canonical name of a %s", name, f.Family)
+					t.Errorf("%q is not a canonical name of the architecture %s", name, f.Family)
 				}
 			}
 			want, _ := canonical(t, fixtures.Backbone(t, f.SameWeights))
@@ -101,9 +103,9 @@ func TestCanonicalFixtures(t *testing.T) {
 	}
 }
 
-// In timm's own files only the fused attention is to be translated, so that fused again they are
-// what they were. This ties the canonical tensors, which the other tests compare with one another,
-// to the values in a file.
+// TestCanonicalTimmValues checks that timm's files differ from the canonical form only by the fused
+// q, k and v: after fusing them again, the tensors equal those in the file. The other tests compare
+// canonical tensors with each other, and this test ties them to the values in a file.
 func TestCanonicalTimmValues(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		if f.Naming != "timm" {
@@ -128,7 +130,7 @@ func TestCanonicalTimmValues(t *testing.T) {
 	}
 }
 
-// TestCanonicalTwice: what is canonical stays as it is.
+// TestCanonicalTwice checks that translating canonical tensors again changes nothing.
 func TestCanonicalTwice(t *testing.T) {
 	for _, f := range fixtures.Backbones(t) {
 		once, first := canonical(t, f)
@@ -138,13 +140,13 @@ func TestCanonicalTwice(t *testing.T) {
 			continue
 		}
 		if d := differences(twice, once); len(d) > 0 || naming.Architecture != first.Architecture || naming.Source != "timm" || len(naming.Unused) > 0 {
-			t.Errorf("%s: a canonical %+v differs: %q", f.Name, naming, d)
+			t.Errorf("%s: the second translation gives %+v and changes %q", f.Name, naming, d)
 		}
 	}
 }
 
-// TestCanonicalPrefixes: any stack of wrappers gives the same tensors, whatever the order in which
-// a map is read.
+// TestCanonicalPrefixes checks that any combination of wrapper prefixes gives the same tensors, in
+// any map order.
 func TestCanonicalPrefixes(t *testing.T) {
 	for _, name := range []string{"vit-cls-timm", "vit-distilled-hf4", "vit-dinov2swiglu-hf5", "swin-even-original", "swin-even-hf5", "convnext-v2-facebook", "convnext-v1-hf"} {
 		f := fixtures.Backbone(t, name)
@@ -212,7 +214,7 @@ func TestCanonicalUnused(t *testing.T) {
 			t.Errorf("%s: unused %q, want %q", name, naming.Unused, want)
 		}
 	}
-	// The other half of MoCo v3 is nearly all of the file, and none of it may be taken for the
+	// Most tensors of a MoCo v3 file belong to the momentum encoder. They must not be taken for the
 	// encoder.
 	_, naming := canonical(t, fixtures.Backbone(t, "vit-cls-mocov3"))
 	momentum := 0
@@ -252,13 +254,13 @@ func TestCanonicalErrors(t *testing.T) {
 		"two wrappers":           {checkpoint.StateDict{"module.blocks.0.norm1.weight": b, "blocks.0.norm1.weight": b}, []string{"two models"}},
 		"two heads":              {checkpoint.StateDict{"vit.layers.0.attention.q_proj.weight": m, "classifier.bias": b, "cls_classifier.bias": b}, []string{"classifier.bias", "head.bias"}},
 		"two Swin heads":         {checkpoint.StateDict{"layers.0.blocks.0.attn.relative_position_bias_table": m, "head.bias": b, "head.fc.bias": b}, []string{"head.fc.bias"}},
-		"both forms":             {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.k.weight": m}, []string{`also has "blocks.0.attn.k.weight"`}},
-		"both forms, other kind": {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.q.bias": b}, []string{`also has "blocks.0.attn.q.bias"`}},
+		"both forms":             {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.k.weight": m}, []string{`also has tensor "blocks.0.attn.k.weight"`}},
+		"both forms, other kind": {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.q.bias": b}, []string{`also has tensor "blocks.0.attn.q.bias"`}},
 		"not three parts":        {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(7, 2)}, []string{"[7 2] cannot be split"}},
 		"weight of rank 1":       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6)}, []string{"cannot be split"}},
 		"bias of rank 0":         {checkpoint.StateDict{"blocks.0.attn.qkv.bias": zeros()}, []string{"cannot be split"}},
-		"values missing":         {checkpoint.StateDict{"blocks.0.norm1.weight": {Shape: []int{2}, Data: make([]float32, 1)}}, []string{"1 values in shape [2]"}},
-		// Other architectures, whose other tensors would all fit.
+		"values missing":         {checkpoint.StateDict{"blocks.0.norm1.weight": {Shape: []int{2}, Data: make([]float32, 1)}}, []string{"1 values, but shape [2]"}},
+		// Other architectures: apart from the named tensor, they look like a supported one.
 		"BEiT":                       {checkpoint.StateDict{"blocks.0.attn.qkv.weight": zeros(6, 2), "blocks.0.attn.q_bias": b}, []string{"blocks.0.attn.q_bias", "another architecture"}},
 		"hybrid":                     {checkpoint.StateDict{"blocks.0.norm1.weight": b, "patch_embed.backbone.stem.conv.weight": m}, []string{"another architecture"}},
 		"Swin V2":                    {checkpoint.StateDict{"swin.encoder.layers.0.blocks.0.attention.self.query.weight": m, "swin.encoder.layers.0.blocks.0.attention.self.logit_scale": m}, []string{"logit_scale", "another architecture"}},
@@ -276,13 +278,13 @@ func TestCanonicalErrors(t *testing.T) {
 		"npz under two prefixes":    {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "params/Transformer/encoderblock_0/LayerNorm_0/scale": b}, []string{"two models"}},
 		"npz, stacked and not":      {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "Transformer/encoderblock/LayerNorm_0/scale": m}, []string{"two models"}},
 		"npz, unknown module":       {checkpoint.StateDict{"Transformer/encoderblock_0/Other_0/scale": b}, []string{"another architecture"}},
-		"npz, unknown stack":        {checkpoint.StateDict{"Transformer/encoderblock/Other_0/scale": m}, []string{"a stack of shape [2 2]"}},
-		"npz, flat stack":           {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": b}, []string{"a stack of shape [2]"}},
+		"npz, unknown stack":        {checkpoint.StateDict{"Transformer/encoderblock/Other_0/scale": m}, []string{"[2 2] is not a stack"}},
+		"npz, flat stack":           {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": b}, []string{"[2] is not a stack"}},
 		"npz, too many layers":      {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": zeros(1025, 1)}, []string{"1 to 1024"}},
 		"npz, no layers":            {checkpoint.StateDict{"Transformer/encoderblock/LayerNorm_0/scale": zeros(0, 1)}, []string{"1 to 1024"}},
 		"npz, both norms":           {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_1/scale": b, "Transformer/encoderblock_0/LayerNorm_2/scale": b}, []string{"norm2"}},
 		"npz, other heads": {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel": zeros(4, 2, 2),
-			"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": zeros(4, 1, 4)}, []string{"1 heads"}},
+			"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": zeros(4, 1, 4)}, []string{"1 attention heads"}},
 		"npz, kernel of rank 2":  {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel": m}, []string{"expected 3 axes"}},
 		"npz, bias of rank 1":    {checkpoint.StateDict{"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/bias": b}, []string{"[heads, D/heads]"}},
 		"npz, patches of rank 2": {checkpoint.StateDict{"Transformer/encoderblock_0/LayerNorm_0/scale": b, "embedding/kernel": m}, []string{"[h, w, in, out]"}},
@@ -297,7 +299,7 @@ func TestCanonicalErrors(t *testing.T) {
 	}
 }
 
-// Forms that no fixture has.
+// TestCanonicalForms checks variants of checkpoints that no fixture has.
 func TestCanonicalForms(t *testing.T) {
 	x := func(v float32) checkpoint.Tensor { return checkpoint.Tensor{Shape: []int{1}, Data: []float32{v}} }
 	mark := checkpoint.Tensor{Shape: []int{1, 1}, Data: []float32{9}}
@@ -340,8 +342,9 @@ func TestCanonicalForms(t *testing.T) {
 	}
 }
 
-// canonicalises holds Canonical to its promises on any tensors: names that are canonical, no value
-// lost or there twice, and nothing to translate in the result. It reports whether sd was accepted.
+// canonicalises checks the guarantees of Canonical for any tensors: all names are canonical, no
+// value is lost or duplicated, and translating the result again changes nothing. It reports whether
+// Canonical accepted sd.
 func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	t.Helper()
 	got, naming, err := sd.Canonical(backbone.AllNamings())
@@ -352,7 +355,7 @@ func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 	for name, x := range sd {
 		values += len(x.Data)
 		if strings.HasSuffix(name, "register_tokens") && !slices.Contains(naming.Unused, name) && got["pos_embed"].Shape != nil {
-			values -= len(got["cls_token"].Data) // a position was added to it
+			values -= len(got["cls_token"].Data) // the position was added to the class token
 		}
 	}
 	for _, name := range naming.Unused {
@@ -365,23 +368,24 @@ func canonicalises(t *testing.T, sd checkpoint.StateDict) bool {
 		}
 	}
 	if kept != values {
-		t.Fatalf("%d values of a %s of %s became %d", values, naming.Architecture, naming.Source, kept)
+		t.Fatalf("%d values of a %s with the names of %s became %d values", values, naming.Architecture, naming.Source, kept)
 	}
 	again, second, err := got.Canonical(backbone.AllNamings())
 	if err != nil {
-		// too little may be left to show whose names they were
+		// The remaining tensors may be too few to identify a naming scheme.
 		if !strings.Contains(err.Error(), "unknown tensor names") {
 			t.Fatal(err)
 		}
 		return true
 	}
 	if d := differences(again, got); len(d) > 0 || second.Architecture != naming.Architecture {
-		t.Fatalf("canonical twice: %q", d)
+		t.Fatalf("the second translation changes %q", d)
 	}
 	return true
 }
 
-// FuzzCanonical reads a tensor from each line, its name and its shape: "blocks.0.attn.qkv.bias 6".
+// FuzzCanonical reads one tensor from each line of the input. A line holds its name and its shape:
+// "blocks.0.attn.qkv.bias 6".
 func FuzzCanonical(f *testing.F) {
 	for _, fixture := range fixtures.Backbones(f) {
 		var lines strings.Builder
@@ -426,7 +430,7 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// TestCanonicalMixed takes random parts of one or two checkpoints at a time.
+// TestCanonicalMixed translates random mixtures of the tensors of one or two checkpoints.
 func TestCanonicalMixed(t *testing.T) {
 	var parts []checkpoint.StateDict
 	for _, f := range fixtures.Backbones(t) {
@@ -496,7 +500,7 @@ func TestNoFloats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, _, err := f.Canonical(backbone.AllNamings()); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors is of a type that is read, F32, F16, BF16 or F64; the first, "blocks.0.attn.qkv.weight", is U8`) {
+	if _, _, err := f.Canonical(backbone.AllNamings()); err == nil || !strings.Contains(err.Error(), `none of its 1 tensors has one of the types F32, F16, BF16 and F64; the first, "blocks.0.attn.qkv.weight", has type U8`) {
 		t.Errorf("%v", err)
 	}
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// featuresIn are the features of images in a precision, and the types of the placed weights.
+// featuresIn returns the features of n images in the precision of m. It also checks the types of
+// the placed weights.
 func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8, n int) []float32 {
 	t.Helper()
 	placed, err := m.On(be)
@@ -72,8 +73,8 @@ func values(t *testing.T, x *tensors.Tensor) []float32 {
 	return v
 }
 
-// TestBFloat16: every architecture computes in bfloat16 what it computes in float32, up to what
-// eight bits of mantissa lose, and its matrices take half.
+// TestBFloat16 checks that every architecture computes nearly the same in bfloat16 as in float32,
+// and that its matrices take half of the memory. bfloat16 has a mantissa of eight bits.
 func TestBFloat16(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {

@@ -16,13 +16,14 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// mixer holds the fields of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601), as a program
-// outside this module would write it.
+// mixer holds the fields of an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601). It shows how a
+// program outside this module adds an architecture.
 type mixer struct {
 	PatchSize int `json:"patch_size"`
 	EmbedDim  int `json:"embed_dim"`
 	Depth     int `json:"depth"`
-	// width of the MLP between tokens; between channels it is 4·EmbedDim
+	// TokenHidden is the width of the token-mixing MLP. The channel-mixing MLP has width
+	// 4·EmbedDim.
 	TokenHidden int `json:"token_hidden"`
 }
 
@@ -36,7 +37,7 @@ var mixerArchitecture = backbone.Architecture[mixer]{
 		Rules: checkpoint.Keeps("stem.proj.*", "blocks.#.norm1.*", "blocks.#.mlp_tokens.fc1.*", "blocks.#.mlp_tokens.fc2.*",
 			"blocks.#.norm2.*", "blocks.#.mlp_channels.fc1.*", "blocks.#.mlp_channels.fc2.*", "norm.*", "head.*"),
 	}},
-	// The shapes of the tensors tell the form and the image size.
+	// The shapes of the tensors determine the form and the image size.
 	Configure: func(s *backbone.Source) (c backbone.Config, err error) {
 		stem, err1 := s.Shape("stem.proj.weight", 4)
 		mix, err2 := s.Shape("blocks.0.mlp_tokens.fc1.weight", 2) // [TokenHidden, N]
@@ -103,8 +104,8 @@ func init() {
 
 var mixerConfig = backbone.Config{ImageSize: 16, NumClasses: 3, LayerNormEps: 1e-5, Form: mixer{PatchSize: 4, EmbedDim: 8, Depth: 2, TokenHidden: 6}}
 
-// TestRegister: a registered architecture is saved, recognised and computed as those of this
-// package are.
+// TestRegister checks that a registered architecture is saved, recognised and computed like the
+// built-in architectures.
 func TestRegister(t *testing.T) {
 	m := backbone.NewModel(mixerConfig, backbone.Preprocessing{Std: [3]float32{1, 1, 1}, Interpolation: "bicubic", Source: "test"}, weights(mixerConfig))
 	path := filepath.Join(t.TempDir(), "mixer.safetensors")
@@ -146,7 +147,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-// clashing has a key that all configurations have.
+// clashing has a JSON key that every configuration has.
 type clashing struct {
 	Size int `json:"image_size"`
 }
@@ -166,7 +167,8 @@ func complete[F any](name string) backbone.Architecture[F] {
 	}
 }
 
-// TestRegisterRefuses: what is taken or missing is named, and nothing of it becomes known.
+// TestRegisterRefuses checks that errors name what is taken or missing, and that a refused
+// architecture is not registered.
 func TestRegisterRefuses(t *testing.T) {
 	type other struct{ mixer }
 	refused := func(err error, want string) {
@@ -175,18 +177,18 @@ func TestRegisterRefuses(t *testing.T) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
 	}
-	refused(backbone.Register(complete[other]("mixer")), `"mixer": the name is taken`)
-	refused(backbone.Register(complete[other]("vit")), `"vit": the name is taken`)
-	refused(backbone.Register(complete[mixer]("mixer2")), `belongs to the architecture "mixer"`)
-	refused(backbone.Register(complete[*mixer]("pointer")), `the form is a *backbone_test.mixer, expected a struct`)
-	refused(backbone.Register(complete[any]("any")), `the form is a interface {}, expected a struct`)
-	refused(backbone.Register(complete[clashing]("clash")), `"image_size" is one of the keys of every conf`)
+	refused(backbone.Register(complete[other]("mixer")), `"mixer": an architecture with this name is already registered`)
+	refused(backbone.Register(complete[other]("vit")), `"vit": an architecture with this name is already registered`)
+	refused(backbone.Register(complete[mixer]("mixer2")), `the architecture "mixer" already uses the form type`)
+	refused(backbone.Register(complete[*mixer]("pointer")), `the form has the type *backbone_test.mixer; use a struct`)
+	refused(backbone.Register(complete[any]("any")), `the form has the type interface {}; use a struct`)
+	refused(backbone.Register(complete[clashing]("clash")), `"image_size", but every configuration has the keys`)
 	refused(backbone.Register(backbone.Architecture[other]{Name: "none"}),
-		`"none": fields without a value: Namings, Head, Configure, Validate, Describe, Params, Features, FeatureMap, NumFeatures, Blocks, Tokens; set`)
+		`"none": required fields are not set: Namings, Head, Configure, Validate, Describe, Params, Features, FeatureMap, NumFeatures, Blocks, Tokens; set`)
 	for _, field := range []string{"Name", "Namings", "Head", "Configure", "Validate", "Describe", "Params", "Features", "FeatureMap", "NumFeatures", "Blocks", "Tokens"} {
 		a := complete[other]("other")
 		reflect.ValueOf(&a).Elem().FieldByName(field).SetZero()
-		refused(backbone.Register(a), "fields without a value: "+field+"; set")
+		refused(backbone.Register(a), "required fields are not set: "+field+"; set")
 	}
 	for name := range map[string]bool{"mixer2": true, "pointer": true, "any": true, "clash": true, "none": true, "other": true} {
 		if err := json.Unmarshal([]byte(`{"architecture":"`+name+`"}`), new(backbone.Config)); err == nil {
@@ -195,8 +197,8 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 }
 
-// TestUnknownArchitecture: a configuration without a known architecture is an error, never another
-// architecture.
+// TestUnknownArchitecture checks that a configuration without a known architecture is an error, and
+// is never read as another architecture.
 func TestUnknownArchitecture(t *testing.T) {
 	type unregistered struct{ mixer }
 	for name, c := range map[string]struct {
@@ -221,8 +223,8 @@ func TestUnknownArchitecture(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		`{"architecture":"eva"}`:                   `unknown backbone architecture "eva"; known are convnext, mixer, swin, vit`,
-		`{}`:                                       `unknown backbone architecture ""`,
+		`{"architecture":"eva"}`:                   `backbone architecture "eva" is unknown; known: convnext, mixer, swin, vit`,
+		`{}`:                                       `backbone architecture "" is unknown`,
 		`{"architecture":"mixer","depths":[1]}`:    `unknown field "depths"`,
 		`{"architecture":"mixer","depth":"two"}`:   `depth`,
 		`{"architecture":"mixer","image_size":{}}`: `image_size`,
@@ -234,8 +236,8 @@ func TestUnknownArchitecture(t *testing.T) {
 	}
 }
 
-// TestConfigJSON: configurations are flat objects, and what is written is read back. A key with the
-// value zero means the same as no key, of whatever architecture it is.
+// TestConfigJSON checks that configurations are flat objects that are read back unchanged. A key
+// with the value zero means the same as no key, even if it belongs to another architecture.
 func TestConfigJSON(t *testing.T) {
 	for text, want := range map[string]backbone.Config{
 		`{"architecture":"vit","image_size":16,"num_classes":3,"num_heads":2,"layer_norm_eps":0.00001,"patch_size":4,"embed_dim":8,"depth":2,"hidden_dim":16}`: small,
@@ -256,8 +258,8 @@ func TestConfigJSON(t *testing.T) {
 	}
 }
 
-// TestConfigStrict: a key of the form must have its type, and an unknown key is an error whatever
-// its value; a zero key of another architecture counts as absent.
+// TestConfigStrict checks that a key of the form must have the right type, that an unknown key is
+// an error whatever its value, and that a zero key of another architecture counts as absent.
 func TestConfigStrict(t *testing.T) {
 	const valid = `{"architecture":"vit","image_size":16,"num_classes":3,"num_heads":2,"layer_norm_eps":1e-6,"patch_size":4,"embed_dim":8,"depth":1,"hidden_dim":16`
 	for text, ok := range map[string]bool{`}`: true, `,"fc_norm":false}`: true, `,"window_size":0}`: true, `,"fc_norm":0}`: false, `,"pooling":false}`: false, `,"typo":0}`: false, `,"window_size":7}`: false} {

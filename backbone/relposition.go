@@ -8,12 +8,13 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// positionTable names the table that holds what is added to the scores of two tokens of a window of
-// size × size, by their distance: [(2·size−1)², heads], distances in rows first.
+// positionTable is the name of the table of relative-position biases, [(2·size−1)², heads], for
+// windows of size × size tokens. Attention adds a bias to the score of two tokens. The distance
+// between the tokens in rows and columns selects the row of the table, rows first.
 const positionTable = "relative_position_bias_table"
 
-// positionIndex lists the positions in the flat table for each head, query and key,
-// [heads·size⁴, 1].
+// positionIndex returns, for each head, query and key of a window, the index of the bias in the
+// flat table: [heads·size⁴, 1].
 func positionIndex(size, heads int) [][]int32 {
 	tokens := size * size
 	index := make([][]int32, 0, heads*tokens*tokens)
@@ -28,25 +29,25 @@ func positionIndex(size, heads int) [][]int32 {
 	return index
 }
 
-// tableWindow returns the size of the windows that a table is for.
+// tableWindow returns the side length, in tokens, of the windows that a table of the given shape is
+// for. name is the name of the tensor.
 func tableWindow(name string, shape []int) (int, error) {
 	side := int(math.Round(math.Sqrt(float64(shape[0]))))
 	if side*side != shape[0] || side%2 == 0 {
-		return 0, fmt.Errorf("tensor %q has shape %v, expected the square of an odd number of rows: (2·size−1)² for windows of size × size", name, shape)
+		return 0, fmt.Errorf("tensor %q has shape %v, expected (2·size−1)² rows for windows of size × size tokens: the square of an odd number", name, shape)
 	}
 	return (side + 1) / 2, nil
 }
 
-// resizeTable makes a table for windows of another size, as timm does when it loads one
-// (resize_rel_pos_bias_table). It interpolates linearly between distances. The distances of the old
-// table are taken to grow geometrically, so that short ones keep their values; beyond the longest
-// distance its value holds.
+// resizeTable resizes a table from windows of size from to windows of size to, like timm's
+// resize_rel_pos_bias_table. It interpolates linearly between the distances that tableDistances
+// returns. Beyond the longest distance, it repeats the last value.
 func resizeTable(table checkpoint.Tensor, from, to int) checkpoint.Tensor {
 	heads, old, side := table.Shape[1], 2*from-1, 2*to-1
 	at := tableDistances(from, to)
 	type share struct {
 		left, right int
-		weight      float64 // of right
+		weight      float64 // weight of right; left has 1 − weight
 	}
 	shares := make([]share, side)
 	for i := range shares {
@@ -73,8 +74,9 @@ func resizeTable(table checkpoint.Tensor, from, to int) checkpoint.Tensor {
 	return out
 }
 
-// tableDistances returns the distances of the rows of a table for windows of size from, in tokens
-// of windows of size to: 0, ±1, ±(1+q), ±(1+q+q²), …, where q, between 1.01 and 1.5, makes the
+// tableDistances returns the distances that the rows of a table for windows of size from stand for
+// in windows of size to, in tokens: 0, ±1, ±(1+q), ±(1+q+q²), …. The steps grow geometrically, so
+// that short distances keep their values. q is the number between 1.01 and 1.5 that makes the
 // longest distances equal.
 func tableDistances(from, to int) []float64 {
 	left, right, q := 1.01, 1.5, 0.0

@@ -8,7 +8,7 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// TestResizeTable compares with timm's resize_rel_pos_bias_table.
+// TestResizeTable compares resizeTable with timm's resize_rel_pos_bias_table.
 func TestResizeTable(t *testing.T) {
 	f := fixtures.File(t, "swin/sizes.safetensors")
 	tested := 0

@@ -6,9 +6,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Save writes the model as a safetensors file with timm's names, from which [Load] reads it back
-// without a guess. dtype is F32, F16 or BF16. metadata is written beside the keys that [Load]
-// reads, and may be nil.
+// Save writes the model to a safetensors file with timm's tensor names. The metadata hold the
+// configuration and the preprocessing, so [Load] reads the file back without assumptions. dtype is
+// F32, F16 or BF16. The entries of metadata are added to the file's metadata; metadata may be nil.
 func (m *Model) Save(path string, dtype checkpoint.DType, metadata map[string]string) error {
 	a, err := architectureOf(m.Config.Form)
 	if err != nil {

@@ -9,15 +9,15 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Source is what a checkpoint, the files beside it and the user say of a backbone. Its methods
-// serve the function Configure of an [Architecture].
+// Source holds what a checkpoint, the files beside it and the user state about a backbone. It is
+// the argument of the function Configure of an [Architecture].
 type Source struct {
-	// Weights holds the tensors of the checkpoint under canonical names. Configure may change it.
+	// Weights holds the tensors of the checkpoint by canonical name. Configure may change the map.
 	Weights checkpoint.StateDict
-	// Options are the options of [Load].
+	// Options are the options of the call to [Load].
 	Options LoadOptions
-	// Config is the configuration in the metadata of a checkpoint that spt has written; nil if
-	// there is none. It has the same architecture.
+	// Config is the configuration in the metadata of a checkpoint that spt has written. It is nil
+	// for other checkpoints. It always has the same architecture as the checkpoint.
 	Config *Config
 
 	naming       checkpoint.Translation
@@ -26,8 +26,8 @@ type Source struct {
 	headsAssumed bool // see Model.HeadsAssumed
 }
 
-// Shape returns the shape of a tensor that every backbone of the architecture has, with rank
-// dimensions.
+// Shape returns the shape of a tensor that every backbone of the architecture has. It returns an
+// error if the checkpoint has no such tensor, or if the tensor does not have rank dimensions.
 func (s *Source) Shape(name string, rank int) ([]int, error) {
 	t, ok := s.Weights[name]
 	if !ok {
@@ -39,11 +39,12 @@ func (s *Source) Shape(name string, rank int) ([]int, error) {
 	return t.Shape, nil
 }
 
-// has reports whether the checkpoint has a tensor.
+// has reports whether the checkpoint has the named tensor.
 func (s *Source) has(name string) bool { _, ok := s.Weights[name]; return ok }
 
 // Count returns the number of blocks, or of other numbered parts: one more than the greatest N
-// among the names "PREFIX.N.…".
+// among the tensor names "PREFIX.N.…". It returns 0 if there is no such name, and an error if N is
+// not a number or is too large.
 func (s *Source) Count(prefix string) (n int, err error) {
 	for name := range s.Weights {
 		rest, ok := strings.CutPrefix(name, prefix+".")
@@ -53,15 +54,15 @@ func (s *Source) Count(prefix string) (n int, err error) {
 		number, _, _ := strings.Cut(rest, ".")
 		i, err := strconv.Atoi(number)
 		if err != nil || i < 0 || i >= maxDepth {
-			return 0, fmt.Errorf("tensor %q: number out of range, expected below %d", name, maxDepth)
+			return 0, fmt.Errorf("tensor %q: the part of the name after %q must be a number below %d", name, prefix+".", maxDepth)
 		}
 		n = max(n, i+1)
 	}
 	return n, nil
 }
 
-// LayerNormEps returns the eps that the user, the checkpoint or a file beside it names, else the
-// given value.
+// LayerNormEps returns the eps of the layer norms that the user gives or that the checkpoint or a
+// file beside it states. If none of them does, it returns otherwise.
 func (s *Source) LayerNormEps(otherwise float64) float64 {
 	if c := s.Config; s.Options.LayerNormEps == 0 && c != nil {
 		return c.LayerNormEps
@@ -69,9 +70,9 @@ func (s *Source) LayerNormEps(otherwise float64) float64 {
 	return cmp.Or(s.Options.LayerNormEps, s.side.eps, otherwise)
 }
 
-// ImageSize returns the side of the images, px, that the checkpoint or a file beside it names, else
-// the given value. An image size of the user's own is another one, to which the weights are
-// resized.
+// ImageSize returns the side length of the images, in pixels, that the checkpoint or a file beside
+// it states. If neither does, it returns otherwise. It ignores Options.ImageSize, because the
+// weights are resized from the size of the checkpoint to that size later.
 func (s *Source) ImageSize(otherwise int) int {
 	if c := s.Config; c != nil {
 		return cmp.Or(c.ImageSize, otherwise)
@@ -79,7 +80,8 @@ func (s *Source) ImageSize(otherwise int) int {
 	return cmp.Or(s.side.imageSize, otherwise)
 }
 
-// onlyGELU returns an error if a file beside the checkpoint names another activation for the MLPs.
+// onlyGELU returns an error if a file beside the checkpoint names an activation of the MLPs other
+// than GELU.
 func (s *Source) onlyGELU() error {
 	if a := s.side.activation; s.Config == nil && a != "" && a != "gelu" {
 		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu", a)

@@ -12,28 +12,35 @@ import (
 )
 
 // Swin is the [Config].Form of a Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical
-// Vision Transformer using Shifted Windows", arXiv 2103.14030) as timm's SwinTransformer computes
-// it, and where they differ Hugging Face's. Its map of tokens [B, side, side, width] is halved and
-// widened from stage to stage. The windows of every second block are shifted by half a window. The
-// head sees the mean of all tokens.
+// Vision Transformer using Shifted Windows", arXiv 2103.14030). It computes the same as timm's
+// SwinTransformer, or the same as Hugging Face transformers if PadsBeforeShift is set.
+//
+// The map of tokens is [B, side, side, width]. From stage to stage, side is halved and width is
+// doubled. Attention works within windows. In every second block, the windows are shifted by half a
+// window. The input of the head is the mean of all tokens.
 type Swin struct {
-	PatchSize int `json:"patch_size"` // side of a patch, px
-	// width of the first stage; it doubles from stage to stage
+	// PatchSize is the side length of a patch, in pixels.
+	PatchSize int `json:"patch_size"`
+	// EmbedDim is the number of channels in the first stage. It doubles from stage to stage.
 	EmbedDim int `json:"embed_dim"`
-	// width of the MLP in the first stage; it doubles from stage to stage
-	HiddenDim  int   `json:"hidden_dim"`
-	Depths     []int `json:"depths"`      // number of blocks of each stage
-	StageHeads []int `json:"stage_heads"` // number of attention heads of each stage
-	WindowSize int   `json:"window_size"` // side of a window, patches; a smaller map is one window
-	// PadsBeforeShift tells what happens to a map that windows do not divide: true pads it before
-	// it is shifted, as Hugging Face does; false shifts it first, as timm does.
+	// HiddenDim is the width of the MLPs in the first stage. It doubles from stage to stage.
+	HiddenDim int `json:"hidden_dim"`
+	// Depths holds the number of blocks of each stage.
+	Depths []int `json:"depths"`
+	// StageHeads holds the number of attention heads of each stage.
+	StageHeads []int `json:"stage_heads"`
+	// WindowSize is the side length of a window, in patches. A smaller map forms one window.
+	WindowSize int `json:"window_size"`
+	// PadsBeforeShift matters for a map whose side length is not a multiple of the window size. If
+	// it is true, the map is padded and then shifted, as in Hugging Face transformers. If it is
+	// false, the map is shifted and then padded, as in timm.
 	PadsBeforeShift bool `json:"pads_before_shift,omitempty"`
 }
 
-// swin is the architecture of the Swin Transformers. Its tensors have timm's names, with q, k and v
-// apart: patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage i,
-// layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2, mlp.{fc1,fc2}},
-// norm, head.fc.
+// swin is the architecture of the Swin Transformers. Its tensors have timm's names, with separate
+// q, k and v: patch_embed.{proj,norm}, layers.i.downsample.{norm,reduction} at the start of stage
+// i, layers.i.blocks.j.{norm1, attn.{q,k,v,proj,relative_position_bias_table}, norm2,
+// mlp.{fc1,fc2}}, norm, head.fc.
 var swin = Architecture[Swin]{
 	Name: "swin", Namings: swinNamings, Head: "head.fc",
 	Configure: configureSwin, Validate: Swin.validate, Describe: Swin.describe, Params: Swin.params,
@@ -42,15 +49,17 @@ var swin = Architecture[Swin]{
 	Fit: fitSwin, BeyondTimm: Swin.beyondTimm,
 }
 
-// Bounds of a configuration: each window of t tokens has a bias of t² values for each head.
+// Upper bounds for a configuration. A window of t tokens has t² biases for each head.
 const (
-	maxWindow = 64
-	maxGrid   = 4096
+	maxWindow = 64   // side length of a window, in patches
+	maxGrid   = 4096 // side length of an image, in patches
 )
 
-// configureSwin implements Architecture.Configure. The shapes of the relative-position tables tell
-// heads and windows. No shape tells the image size: it comes from the checkpoint's metadata, the
-// files beside it, or the rule of all published models that the last stage is one window.
+// configureSwin implements Architecture.Configure. The shapes of the relative-position tables
+// determine the numbers of heads and the window sizes. The image size comes from the metadata of
+// the checkpoint or from the files beside it. If neither states it, and the last table is smaller
+// than the others, the image size follows from the tables. Otherwise the last stage is assumed to
+// be one window, as in all published models.
 func configureSwin(s *Source) (c Config, err error) {
 	patch, err := s.Shape("patch_embed.proj.weight", 4)
 	if err != nil {
@@ -65,7 +74,7 @@ func configureSwin(s *Source) (c Config, err error) {
 	if err != nil {
 		return c, err
 	}
-	var windows []int // of the stages
+	var windows []int // window size of each stage
 	for stage := range stages {
 		layer := fmt.Sprintf("layers.%d.blocks", stage)
 		depth, err := s.Count(layer)
@@ -92,18 +101,19 @@ func configureSwin(s *Source) (c Config, err error) {
 		w.WindowSize, w.PadsBeforeShift = own.Form.(Swin).WindowSize, own.Form.(Swin).PadsBeforeShift
 	}
 	c = Config{ImageSize: s.ImageSize(0), LayerNormEps: s.LayerNormEps(1e-5), Form: w}
-	// the last map is smaller than a window: this tells the size
+	// The last map is smaller than a window, so the window sizes determine the image size.
 	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < w.WindowSize {
-		c.ImageSize = w.madeAt(windows)
+		c.ImageSize = w.imageSizeFor(windows)
 	}
-	// Validate refuses more stages before the size is used.
+	// Validate rejects more than 16 stages before the size is used.
 	c.ImageSize = cmp.Or(c.ImageSize, w.WindowSize*w.PatchSize<<min(len(w.Depths)-1, 16))
 	return c, nil
 }
 
-// fitSwin implements Architecture.Fit: it resizes the relative-position tables of the stages whose
-// windows have another size than the tables. It refuses tables that belong to no image size: those
-// of a model whose stages have windows of their own, which would be resized too.
+// fitSwin implements Architecture.Fit. It resizes the relative-position tables of the stages whose
+// windows change their size. It returns an error if no image size gives the stages the window sizes
+// of their tables. Such a model has different windows in each stage, and resizing its tables would
+// give wrong results.
 func fitSwin(from, to Config, weights checkpoint.StateDict) error {
 	w := to.Form.(Swin)
 	if err := refuseUnknown(weights, w.params(to), "layers.", "patch_embed."); err != nil {
@@ -112,21 +122,22 @@ func fitSwin(from, to Config, weights checkpoint.StateDict) error {
 	var windows []int
 	for stage := range w.Depths {
 		name := fmt.Sprintf("layers.%d.blocks.0.attn.%s", stage, positionTable)
-		window, err := tableWindow(name, weights[name].Shape) // configureSwin has found it there
+		// configureSwin has checked that the tensor exists
+		window, err := tableWindow(name, weights[name].Shape)
 		if err != nil {
 			return err
 		}
 		windows = append(windows, window)
 	}
-	if w.madeAt(windows) == 0 {
-		return fmt.Errorf("the stages have windows of %s patches, which do not fit images of %d px and windows of %d: give the image size that the checkpoint was made for; models whose stages have windows of their own, such as timm's swin_s3, or whose maps are halved without padding are not supported", joined(windows), from.ImageSize, w.WindowSize)
+	if w.imageSizeFor(windows) == 0 {
+		return fmt.Errorf("the tables of relative positions are for windows of %s patches in the stages, which do not fit images of %d px and windows of %d patches; give the image size that the checkpoint was trained at (models with a different window size in each stage, such as timm's swin_s3, and models that halve maps without padding are not supported)", joined(windows), from.ImageSize, w.WindowSize)
 	}
 	for stage, depth := range w.Depths {
 		for n := range depth {
 			name := fmt.Sprintf("layers.%d.blocks.%d.attn.%s", stage, n, positionTable)
 			table, ok := weights[name]
 			if !ok || len(table.Shape) != 2 {
-				continue // is reported when names and shapes are compared
+				continue // FromFile reports it when it compares names and shapes
 			}
 			window, err := tableWindow(name, table.Shape)
 			if err != nil {
@@ -140,8 +151,9 @@ func fitSwin(from, to Config, weights checkpoint.StateDict) error {
 	return nil
 }
 
-// madeAt returns the largest image size at which the stages have these windows, 0 if there is none.
-func (w Swin) madeAt(windows []int) int {
+// imageSizeFor returns the largest image size, in pixels, at which the stages have the given window
+// sizes. It returns 0 if there is no such size.
+func (w Swin) imageSizeFor(windows []int) int {
 	for grid := maxGrid; grid > 0; grid-- {
 		c := Config{ImageSize: grid * w.PatchSize}
 		stage := 0
@@ -160,13 +172,14 @@ func (w Swin) describe(c Config) string {
 	return fmt.Sprintf("Swin %s×%d, window %d, patch %d", joined(w.Depths), w.EmbedDim, w.WindowSize, w.PatchSize)
 }
 
-// joined writes numbers as model cards do: "2-2-6-2".
+// joined joins numbers with hyphens, as model cards do: "2-2-6-2".
 func joined(numbers []int) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", "-")
 }
 
-// maxPairs bounds the numbers that a stage's attention holds for pairs of tokens: a mask for each
-// window, a bias for each head. Images of 1536 px with windows of 24 make 87 million.
+// maxPairs bounds the number of values that the attention of a stage holds for pairs of tokens: a
+// mask for each window and a bias for each head. Images of 1536 px with windows of 24 patches need
+// 87 million values.
 const maxPairs = 1 << 27
 
 // validate returns an error about the first field that is out of range or does not fit c.
@@ -177,19 +190,19 @@ func (w Swin) validate(c Config) error {
 	last := len(w.Depths) - 1
 	switch {
 	case c.NumHeads != 0:
-		return fmt.Errorf("%d attention heads in all blocks, but the stages of a Swin have their own; leave the number out", c.NumHeads)
+		return fmt.Errorf("%d attention heads are given for all blocks, but each stage of a Swin has its own number of heads; leave out the number of heads", c.NumHeads)
 	case last < 0 || len(w.StageHeads) != len(w.Depths):
-		return fmt.Errorf("%d stages of blocks and %d of attention heads: expected equally many, at least one", len(w.Depths), len(w.StageHeads))
+		return fmt.Errorf("numbers of blocks for %d stages and numbers of attention heads for %d stages: expected lists of the same length, and at least one stage", len(w.Depths), len(w.StageHeads))
 	case last > 15 || w.EmbedDim<<last > maxWidth || w.HiddenDim <= 0 || w.HiddenDim > maxWidth || w.HiddenDim<<last > 4*maxWidth:
-		return fmt.Errorf("width %d and MLP width %d, doubled %d times: expected positive numbers that end at most at %d and %d", w.EmbedDim, w.HiddenDim, last, maxWidth, 4*maxWidth)
+		return fmt.Errorf("width %d and MLP width %d, each doubled %d times: expected positive numbers, and widths of at most %d and %d in the last stage", w.EmbedDim, w.HiddenDim, last, maxWidth, 4*maxWidth)
 	case w.WindowSize < 1 || w.WindowSize > maxWindow:
-		return fmt.Errorf("windows of %d patches a side: expected 1 to %d", w.WindowSize, maxWindow)
+		return fmt.Errorf("windows of %d patches a side: expected 1 to %d patches", w.WindowSize, maxWindow)
 	case c.ImageSize%w.PatchSize != 0 || w.grid(c) > maxGrid:
-		return fmt.Errorf("image size %d is not a multiple of patch size %d of up to %d patches", c.ImageSize, w.PatchSize, maxGrid)
+		return fmt.Errorf("image size %d px: expected a multiple of the patch size %d px, with at most %d patches a side", c.ImageSize, w.PatchSize, maxGrid)
 	}
 	for i, heads := range w.StageHeads {
 		if heads <= 0 || w.EmbedDim<<i%heads != 0 {
-			return fmt.Errorf("stage %d: width %d does not divide into %d attention heads", i, w.EmbedDim<<i, heads)
+			return fmt.Errorf("stage %d: width %d cannot be divided into %d attention heads of equal width", i, w.EmbedDim<<i, heads)
 		}
 		if w.Depths[i] <= 0 || w.Depths[i] > maxDepth {
 			return fmt.Errorf("stage %d has %d blocks, expected 1 to %d", i, w.Depths[i], maxDepth)
@@ -197,7 +210,7 @@ func (w Swin) validate(c Config) error {
 		s := w.stage(c, i)
 		windows := (s.side + s.window - 1) / s.window
 		if n := (windows*windows + heads) * s.window * s.window * s.window * s.window; n > maxPairs {
-			return fmt.Errorf("stage %d attends within windows of %d patches a side on a map of %d, with %d heads: masks and biases have %d numbers, expected at most %d", i, s.window, s.side, heads, n, maxPairs)
+			return fmt.Errorf("stage %d has windows of %d patches a side on a map of %d patches a side, and %d heads: its masks and biases hold %d values, expected at most %d; choose a smaller image size", i, s.window, s.side, heads, n, maxPairs)
 		}
 	}
 	return nil
@@ -205,12 +218,13 @@ func (w Swin) validate(c Config) error {
 
 // swinStage holds the sizes of a stage.
 type swinStage struct {
-	width, heads, hidden int
-	side                 int // of the map, tokens
-	window               int // side of a window, tokens
+	width, heads int // number of channels and of attention heads
+	hidden       int // width of the MLPs
+	side         int // side length of the map, in tokens
+	window       int // side length of a window, in tokens
 }
 
-// grid returns the number of patches along one side.
+// grid returns the number of patches along one side of the image.
 func (w Swin) grid(c Config) int { return c.ImageSize / w.PatchSize }
 
 // stage returns the sizes of stage i.
@@ -219,8 +233,8 @@ func (w Swin) stage(c Config, i int) swinStage {
 	return swinStage{width: w.EmbedDim << i, heads: w.StageHeads[i], hidden: w.HiddenDim << i, side: side, window: min(w.WindowSize, side)}
 }
 
-// tokens returns the number of tokens of the stage that does the most work. As a map gets smaller
-// its channels get wider, so this is the deepest stage.
+// tokens returns the number of tokens of the stage that does the most work. From stage to stage,
+// the map shrinks as the channels grow, so this is the stage with the most blocks.
 func (w Swin) tokens(c Config) int {
 	side := w.stage(c, slices.Index(w.Depths, slices.Max(w.Depths))).side
 	return side * side
@@ -280,13 +294,13 @@ func (w Swin) featureMap(c Config, l Layers, images *Node) *Node {
 	for i, depth := range w.Depths {
 		s, layer := w.stage(c, i), fmt.Sprintf("layers.%d.", i)
 		if i > 0 {
-			x = c.LayerNorm(l, layer+"downsample.norm", neighbours(padded(x, 2)))
+			x = c.LayerNorm(l, layer+"downsample.norm", mergePatches(pad(x, 2)))
 			x = l.Linear(layer+"downsample.reduction", x)
 		}
 		attention := w.attention(s, l, x.Graph())
 		for n := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, n)
-			x = entering(l, x)
+			x = blockInput(l, x)
 			y := attention(b+"attn.", c.LayerNorm(l, b+"norm1", x), n%2 == 1)
 			x = Add(x, l.Branch(b+"attn", block, x, y))
 			y = l.Linear(b+"mlp.fc1", c.LayerNorm(l, b+"norm2", x))
@@ -295,17 +309,17 @@ func (w Swin) featureMap(c Config, l Layers, images *Node) *Node {
 			block++
 		}
 	}
-	return c.LayerNorm(l, "norm", leaving(l, x))
+	return c.LayerNorm(l, "norm", lastBlockOutput(l, x))
 }
 
-// attention returns multi-head self-attention within windows for the blocks of one stage: the
-// tokens of x [B, side, side, width] attend to those of their window. A map that is one window is
-// not shifted.
+// attention returns a function that computes the multi-head self-attention of a block of one stage.
+// The tokens of x [B, side, side, width] attend to the tokens of the same window. If the map is one
+// window, the function does not shift it.
 func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *Node, shifted bool) *Node {
-	whole := (s.side + s.window - 1) / s.window * s.window // side of the padded map
+	whole := (s.side + s.window - 1) / s.window * s.window // side length of the padded map
 	tokens := s.window * s.window
 	index := Const(g, positionIndex(s.window, s.heads))
-	var mask *Node // of all shifted blocks
+	var mask *Node // shared by all shifted blocks
 	return func(name string, x *Node, shifted bool) *Node {
 		shift := 0
 		if shifted && s.side > s.window {
@@ -313,37 +327,37 @@ func (w Swin) attention(s swinStage, l Layers, g *Graph) func(name string, x *No
 				mask = Const(g, shiftMask(whole, s.window, shift))
 			}
 		}
-		// Padding lies after the map's last row and column. Attention sees it: its keys and values
-		// are the biases.
+		// The padding lies after the last row and column of the map. Attention includes it, and its
+		// keys and values are the biases.
 		if w.PadsBeforeShift {
-			x = rolled(padded(x, s.window), -shift)
+			x = roll(pad(x, s.window), -shift)
 		} else {
-			x = padded(rolled(x, -shift), s.window)
+			x = pad(roll(x, -shift), s.window)
 		}
-		x = windows(x, s.window)
+		x = splitWindows(x, s.window)
 		split := func(operation string) *Node {
 			return Reshape(l.Linear(name+operation, x), x.Shape().Dim(0), tokens, s.heads, s.width/s.heads)
 		}
-		bias := Reshape(Gather(Reshape(exact(l, name+positionTable), -1), index), 1, s.heads, tokens, tokens)
+		bias := Reshape(Gather(Reshape(storedParam(l, name+positionTable), -1), index), 1, s.heads, tokens, tokens)
 		m := mask
 		if shift == 0 {
 			m = nil
 		}
 		y := windowAttention(split("q"), split("k"), split("v"), bias, m)
 		y = l.Linear(name+"proj", Reshape(y, x.Shape().Dimensions...))
-		y = merged(y, whole, s.window)
+		y = mergeWindows(y, whole, s.window)
 		if w.PadsBeforeShift {
-			return cropped(rolled(y, shift), s.side)
+			return crop(roll(y, shift), s.side)
 		}
-		return rolled(cropped(y, s.side), shift)
+		return roll(crop(y, s.side), shift)
 	}
 }
 
-// beyondTimm describes how timm's model of the same names differs.
+// beyondTimm implements Architecture.BeyondTimm.
 func (w Swin) beyondTimm(c Config) string {
 	for i := range w.Depths {
 		if s := w.stage(c, i); w.PadsBeforeShift && s.side%s.window != 0 {
-			return fmt.Sprintf("maps of %d patches are padded for windows of %d before they are shifted, as Hugging Face's, and by timm after; images of a size that windows divide have none of it", s.side, s.window)
+			return fmt.Sprintf("maps of %d patches a side are padded for windows of %d patches before the shift, as in Hugging Face transformers, but timm pads them after the shift; at an image size that needs no padding the results agree", s.side, s.window)
 		}
 	}
 	return ""

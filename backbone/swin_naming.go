@@ -6,7 +6,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// swinTimm are timm's names of all tensors but those that merge patches.
+// swinTimm holds timm's names of all tensors except the patch-merging layers, whose position
+// differs between versions.
 var swinTimm = checkpoint.Union(checkpoint.Keeps(
 	"patch_embed.proj.*", "patch_embed.norm.*", "norm.*", "head.fc.*",
 	"layers.#.blocks.#.norm1.*", "layers.#.blocks.#.attn.qkv.*", "layers.#.blocks.#.attn.q.*", "layers.#.blocks.#.attn.k.*",
@@ -18,10 +19,11 @@ var swinTimm = checkpoint.Union(checkpoint.Keeps(
 	"layers.#.blocks.#.attn.relative_position_index", "",
 ))
 
-// swinPrefixes are put before the names of a Swin by larger models of Hugging Face.
+// swinPrefixes are prefixes that Hugging Face models put before the tensor names of a Swin.
 var swinPrefixes = []string{"swin."}
 
-// swinNamings are the namings of a Swin.
+// swinNamings are the naming schemes of Swin checkpoints: timm, the authors of Swin, and two
+// versions of Hugging Face transformers.
 var swinNamings = []checkpoint.Naming{{
 	Source:   "timm",
 	Marks:    []string{"layers.#.blocks.#.attn.relative_position_bias_table"},
@@ -29,8 +31,8 @@ var swinNamings = []checkpoint.Naming{{
 	Strict:   swinStrict,
 	Prefixes: swinPrefixes, Finish: checkMerging,
 	Refine: func(n checkpoint.Naming, has func(pattern string) bool) checkpoint.Naming {
-		// Only where merging ends a stage does the first stage have it. A model of one stage shows
-		// by the name of its head.
+		// The first stage has a patch-merging layer only if these layers stand at the end of the
+		// stages. For a model of one stage, the name of the head decides.
 		ends := has("layers.0.downsample.reduction.weight") || has("layers.0.downsample.norm.*")
 		if ends || !has("layers.#.downsample.reduction.weight") && has("head.*") {
 			n.Source, n.Rules = "the Swin authors, or timm before 0.9", checkpoint.Union(swinTimm, checkpoint.Renames(
@@ -72,11 +74,13 @@ var swinNamings = []checkpoint.Naming{{
 	Prefixes: swinPrefixes, Finish: checkMerging,
 }}
 
-// swinStrict includes the absolute position embeddings, an option of the authors' code that no
-// published model uses.
+// swinStrict holds the prefixes below which every tensor name must be known. They include the
+// absolute position embeddings, which are an option of the authors' code that no published model
+// uses.
 var swinStrict = []string{"layers.", "encoder.layers.", "patch_embed.", "embeddings.", "absolute_pos_embed"}
 
-// swinHuggingFace are the names that are the same in transformers before and from version 5.
+// swinHuggingFace holds the rules for the names that are the same in all versions of Hugging Face
+// transformers.
 var swinHuggingFace = checkpoint.Renames(
 	"embeddings.patch_embeddings.projection.*", "patch_embed.proj.*",
 	"embeddings.norm.*", "patch_embed.norm.*",
@@ -89,8 +93,9 @@ var swinHuggingFace = checkpoint.Renames(
 	"classifier.*", "head.fc.*",
 )
 
-// checkMerging refuses a checkpoint that merges patches at the start of some stages and at the end
-// of others: it then merges patches for a stage that has no blocks.
+// checkMerging returns an error if a patch-merging layer belongs to a stage without blocks. This
+// happens if the checkpoint has such layers both at the start of some stages and at the end of
+// others.
 func checkMerging(r *checkpoint.Renaming) error {
 	stages := map[string]bool{}
 	for _, name := range r.Names() {
@@ -100,7 +105,7 @@ func checkMerging(r *checkpoint.Renaming) error {
 	}
 	for _, name := range r.Names() {
 		if stage, _, ok := strings.Cut(name, ".downsample."); ok && !stages[stage] {
-			return r.ErrorAt(r.Origin(name).Name, "it merges patches for a stage that has no blocks: either every stage but the last ends with it, or every stage but the first begins with it")
+			return r.ErrorAt(r.Origin(name).Name, "this patch-merging layer belongs to a stage that has no blocks; expected one at the end of every stage but the last, or one at the start of every stage but the first")
 		}
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// outputs are the features and logits of a model for pixels [N, S, S, 3].
+// outputs returns the features and logits of a model for pixels [N, S, S, 3].
 func outputs(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8) (features, logits []float32) {
 	t.Helper()
 	params := m.Config.Params()
@@ -63,7 +63,7 @@ func outputs(t *testing.T, be backend.Backend, m *backbone.Model, pixels []uint8
 	return host[0], host[1]
 }
 
-// away is the largest difference between got and want, over want's largest value.
+// away returns the largest difference between got and want, divided by the largest value of want.
 func away(got, want []float32) float64 {
 	if len(got) != len(want) {
 		return math.Inf(1)
@@ -75,8 +75,8 @@ func away(got, want []float32) float64 {
 	return d / largest
 }
 
-// swinBackends are the default backend, on which attention is one operation, and GoMLX's own, on
-// which it is a formula.
+// swinBackends returns the default backend, which has a fused attention, and the Go backend of
+// GoMLX, which computes attention by its formula.
 func swinBackends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
 	own, _, err := backend.Open("cpu", 1)
@@ -90,8 +90,8 @@ func swinBackends(t *testing.T) map[string]backend.Backend {
 	return map[string]backend.Backend{"cpu": own, "go": plain}
 }
 
-// TestSwinFixtures: every naming of every Swin loads without an option and gives the features and
-// logits of the library that the naming is from.
+// TestSwinFixtures checks that every Swin, in every naming scheme, loads without options. It
+// compares features and logits with the results of the library that uses the scheme.
 func TestSwinFixtures(t *testing.T) {
 	tested := 0
 	for _, f := range fixtures.Backbones(t) {
@@ -124,8 +124,8 @@ func TestSwinFixtures(t *testing.T) {
 	}
 }
 
-// TestSwinSizes: at another image size maps have odd sides, a window is padded or as small as the
-// map, and its table resized, as in timm.
+// TestSwinSizes compares other image sizes with timm. They lead to maps with odd sides, padded
+// windows, windows as small as the map, and resized tables.
 func TestSwinSizes(t *testing.T) {
 	f, want := fixtures.Backbone(t, "swin-even-timm"), fixtures.File(t, "swin/sizes.safetensors")
 	for size, last := range map[int]int{40: 3, 84: 4} {
@@ -153,7 +153,7 @@ func TestSwinSizes(t *testing.T) {
 				}
 			}
 		}
-		// Saved and read again, it is the same model.
+		// Saving and loading gives the same model.
 		path := filepath.Join(t.TempDir(), "model.safetensors")
 		if err := m.Save(path, checkpoint.F32, nil); err != nil {
 			t.Fatal(err)
@@ -168,8 +168,8 @@ func TestSwinSizes(t *testing.T) {
 	}
 }
 
-// TestSwinParams: order and shapes are those of timm's named_parameters, which the fixture's file
-// keeps under fused names.
+// TestSwinParams checks that order and shapes are those of timm's named_parameters. The file of the
+// fixture has the same order, with fused q, k and v.
 func TestSwinParams(t *testing.T) {
 	m, _, err := backbone.Load(fixtures.Backbone(t, "swin-even-timm").Path(), backbone.LoadOptions{})
 	if err != nil {
@@ -206,7 +206,7 @@ func TestSwinParams(t *testing.T) {
 	}
 }
 
-// TestSwinRefuses: what does not fit is named.
+// TestSwinRefuses checks that errors name the tensor or the option that does not fit.
 func TestSwinRefuses(t *testing.T) {
 	f := fixtures.Backbone(t, "swin-even-timm").Open(t)
 	read := func() checkpoint.StateDict {
@@ -237,7 +237,7 @@ func TestSwinRefuses(t *testing.T) {
 		{"window", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(129*129, 2) }, "", backbone.LoadOptions{}, []string{"windows of 65"}},
 		{"window on a huge map", func(sd checkpoint.StateDict) { sd[table] = checkpoint.NewTensor(127*127, 2) }, `{"image_size": 4096}`, backbone.LoadOptions{}, []string{"windows of 64", "map of 1024", "expected at most"}},
 		{"no merging", func(sd checkpoint.StateDict) { delete(sd, "layers.1.downsample.norm.weight") }, "", backbone.LoadOptions{}, []string{"layers.1.downsample.norm.weight"}},
-		{"heads given", nil, "", backbone.LoadOptions{NumHeads: 2}, []string{"attention heads, 2, is given", "leave it out"}},
+		{"heads given", nil, "", backbone.LoadOptions{NumHeads: 2}, []string{"2 attention heads are given", "leave it out"}},
 		{"image size", nil, "", backbone.LoadOptions{ImageSize: 62}, []string{"image size 62", "patch size 4"}},
 		{"huge image", nil, `{"image_size": 1000000000}`, backbone.LoadOptions{}, []string{"image size 1000000000"}},
 	} {

@@ -9,49 +9,68 @@ import (
 )
 
 // ViT is the [Config].Form of a Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth
-// 16x16 Words", arXiv 2010.11929) as timm's VisionTransformer computes it. Its fields also describe
-// the forms of DeiT (Touvron et al. 2021, arXiv 2012.12877), MAE (He et al. 2022, arXiv
-// 2111.06377), CLIP's image tower (Radford et al. 2021, arXiv 2103.00020), DINOv2 (Oquab et al.
-// 2023, arXiv 2304.07193) with registers (Darcet et al. 2024, arXiv 2309.16588), and ViT-22B's
-// norms of queries and keys (Dehghani et al. 2023, arXiv 2302.05442). All zero but the sizes is the
-// plain ViT, whose head sees the class token. The number of attention heads is [Config].NumHeads.
+// 16x16 Words", arXiv 2010.11929). It computes the same as timm's VisionTransformer. The number of
+// attention heads is [Config].NumHeads.
+//
+// If all fields except the sizes are zero, the model is the original ViT with a class token. The
+// other fields describe these variants: DeiT (Touvron et al. 2021, arXiv 2012.12877), MAE (He et
+// al. 2022, arXiv 2111.06377), the image tower of CLIP (Radford et al. 2021, arXiv 2103.00020),
+// DINOv2 (Oquab et al. 2023, arXiv 2304.07193), registers (Darcet et al. 2024, arXiv 2309.16588),
+// and the norms of queries and keys of ViT-22B (Dehghani et al. 2023, arXiv 2302.05442).
 type ViT struct {
-	PatchSize int `json:"patch_size"` // side of a patch, px
-	EmbedDim  int `json:"embed_dim"`  // D, width of the tokens
-	Depth     int `json:"depth"`      // number of blocks
-	HiddenDim int `json:"hidden_dim"` // width of the MLP, usually 4·D
+	// PatchSize is the side length of a patch, in pixels.
+	PatchSize int `json:"patch_size"`
+	// EmbedDim is the width D of the tokens.
+	EmbedDim int `json:"embed_dim"`
+	// Depth is the number of blocks.
+	Depth int `json:"depth"`
+	// HiddenDim is the width of the MLPs, usually 4·D.
+	HiddenDim int `json:"hidden_dim"`
 
-	// Pooling is what the head sees: "" the class token, "avg" the mean of the patches, "token+avg"
-	// both, one after the other (DINOv2), "token+dist" class token and distillation token, one
-	// after the other (DeiT).
-	Pooling      string `json:"pooling,omitempty"`
-	Registers    int    `json:"registers,omitempty"`      // number of register tokens
-	DistToken    bool   `json:"dist_token,omitempty"`     // has DeiT's distillation token
-	NoClassToken bool   `json:"no_class_token,omitempty"` // has tokens of patches alone
-	// the position embedding is that of the patches alone
+	// Pooling says what the input of the head is:
+	//
+	//   - "": the class token
+	//   - "avg": the mean of the patch tokens
+	//   - "token+avg": the class token followed by the mean of the patch tokens (DINOv2)
+	//   - "token+dist": the class token followed by the distillation token (DeiT)
+	Pooling string `json:"pooling,omitempty"`
+	// Registers is the number of register tokens.
+	Registers int `json:"registers,omitempty"`
+	// DistToken reports whether there is a distillation token (DeiT).
+	DistToken bool `json:"dist_token,omitempty"`
+	// NoClassToken reports whether the class token is absent.
+	NoClassToken bool `json:"no_class_token,omitempty"`
+	// PatchPositions reports whether only the patch tokens have position embeddings. By default,
+	// all tokens have one.
 	PatchPositions bool `json:"patch_positions,omitempty"`
-	PreNorm        bool `json:"pre_norm,omitempty"` // has a norm before the blocks (CLIP)
-	// the final norm acts on the pooled features (MAE)
-	FCNorm      bool `json:"fc_norm,omitempty"`
-	NoPatchBias bool `json:"no_patch_bias,omitempty"` // the patch embedding has no bias
-	// queries, keys and values have no bias
+	// PreNorm reports whether there is a norm before the first block (CLIP).
+	PreNorm bool `json:"pre_norm,omitempty"`
+	// FCNorm reports whether the final norm comes after the pooling (MAE). By default, it comes
+	// before the pooling.
+	FCNorm bool `json:"fc_norm,omitempty"`
+	// NoPatchBias reports whether the patch embedding has no bias.
+	NoPatchBias bool `json:"no_patch_bias,omitempty"`
+	// NoQKVBias reports whether the projections to queries, keys and values have no bias.
 	NoQKVBias bool `json:"no_qkv_bias,omitempty"`
-	// has norms of each head's queries and keys
+	// QKNorm reports whether there are norms of the queries and keys of each head.
 	QKNorm bool `json:"qk_norm,omitempty"`
-	// has a factor for each channel of a branch
+	// LayerScale reports whether each channel of a residual branch is multiplied by a learned
+	// factor.
 	LayerScale bool `json:"layer_scale,omitempty"`
-	// has a gated MLP: fc1 has 2·HiddenDim rows, the gate's first
+	// SwiGLU reports whether the MLPs are gated. Then mlp.fc1 has 2·HiddenDim rows: first the rows
+	// of the gate, then those of the up projection.
 	SwiGLU bool `json:"swiglu,omitempty"`
-	// has x·σ(1.702·x) in place of GELU (OpenAI's CLIP)
+	// QuickGELU reports whether the activation is x·σ(1.702·x) instead of GELU (OpenAI's CLIP).
 	QuickGELU bool `json:"quick_gelu,omitempty"`
 }
 
-// vit is the architecture of the Vision Transformers. Its tensors have timm's names, with q, k and
-// v apart: cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj
+// vit is the architecture of the Vision Transformers. Its tensors have timm's names, with separate
+// q, k and v: cls_token [1,1,D], dist_token, reg_token [1,R,D], pos_embed [1,P,D], patch_embed.proj
 // [D,3,p,p], norm_pre, blocks.i.{norm1, attn.{q,k,v} [D,D], attn.{q_norm,k_norm}, attn.proj,
-// ls1.gamma, norm2, mlp.fc1 [H,D], mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist. A
-// SwiGLU is packed as in timm: mlp.fc1 [2H,D] with the gate's rows first. DINOv2's models with
-// registers have the class token's position added to cls_token.
+// ls1.gamma, norm2, mlp.fc1 [H,D], mlp.fc2 [D,H], ls2.gamma}, norm, fc_norm, head, head_dist.
+//
+// A SwiGLU is packed as in timm: mlp.fc1 is [2H,D], and the rows of the gate come first. In DINOv2
+// models with registers, the position of the class token is already added to cls_token.
 var vit = Architecture[ViT]{
 	Name: "vit", Namings: vitNamings, Head: "head",
 	Configure: configureViT, Validate: ViT.validate, Describe: ViT.describe, Params: ViT.params,
@@ -68,7 +87,7 @@ const (
 	poolTokenDist = "token+dist"
 )
 
-// maxRegisters is far above any published ViT's four.
+// maxRegisters bounds the number of register tokens. Published models have four.
 const maxRegisters = 1024
 
 // describe returns a short description for people.
@@ -98,9 +117,9 @@ func (v ViT) validate(c Config) error {
 	}
 	switch {
 	case c.ImageSize%v.PatchSize != 0:
-		return fmt.Errorf("image size %d is not a multiple of patch size %d", c.ImageSize, v.PatchSize)
+		return fmt.Errorf("image size %d px is not a multiple of patch size %d px", c.ImageSize, v.PatchSize)
 	case c.NumHeads <= 0 || v.EmbedDim%c.NumHeads != 0:
-		return fmt.Errorf("embedding width %d does not divide into %d attention heads; give the right number of heads", v.EmbedDim, c.NumHeads)
+		return fmt.Errorf("embedding width %d cannot be divided into %d attention heads of equal width; give the right number of heads", v.EmbedDim, c.NumHeads)
 	case v.Depth <= 0 || v.Depth > maxDepth || v.HiddenDim <= 0 || v.HiddenDim > maxWidth:
 		return fmt.Errorf("depth %d and MLP width %d: expected positive numbers up to %d and %d", v.Depth, v.HiddenDim, maxDepth, maxWidth)
 	case v.Registers < 0 || v.Registers > maxRegisters:
@@ -113,24 +132,24 @@ func (v ViT) validate(c Config) error {
 		}
 	case poolAvg:
 	default:
-		return fmt.Errorf("pooling %q, expected %q (class token), %q, %q or %q", v.Pooling, poolToken, poolAvg, poolTokenAvg, poolTokenDist)
+		return fmt.Errorf("unknown pooling %q; expected %q (class token), %q, %q or %q", v.Pooling, poolToken, poolAvg, poolTokenAvg, poolTokenDist)
 	}
 	if v.FCNorm && v.Pooling != poolToken && v.Pooling != poolAvg {
-		return fmt.Errorf("pooling %q with the norm after it: expected the norm before it", v.Pooling)
+		return fmt.Errorf("the pooling %q cannot have the norm after it; put the norm before the pooling", v.Pooling)
 	}
 	return nil
 }
 
-// grid returns the number of patches along one side.
+// grid returns the number of patches along one side of the image.
 func (v ViT) grid(c Config) int { return c.ImageSize / v.PatchSize }
 
-// tokens returns the number of patches and of the tokens before them.
+// tokens returns the number of all tokens: the patch tokens and the prefix tokens.
 func (v ViT) tokens(c Config) int { return v.prefixTokens() + v.grid(c)*v.grid(c) }
 
 // blocks returns the number of residual blocks.
 func (v ViT) blocks() int { return v.Depth }
 
-// numFeatures returns the sum of the widths of all that the head sees.
+// numFeatures returns the width of the input of the head.
 func (v ViT) numFeatures() int {
 	if v.Pooling == poolTokenAvg || v.Pooling == poolTokenDist {
 		return 2 * v.EmbedDim
@@ -138,7 +157,8 @@ func (v ViT) numFeatures() int {
 	return v.EmbedDim
 }
 
-// prefixTokens returns the number of tokens before the patches.
+// prefixTokens returns the number of tokens before the patch tokens: class token, distillation
+// token and register tokens.
 func (v ViT) prefixTokens() int {
 	n := v.Registers
 	if !v.NoClassToken {
@@ -150,8 +170,7 @@ func (v ViT) prefixTokens() int {
 	return n
 }
 
-// tokensRead returns the range [from, to) of the tokens that the head sees. Nothing reads the other
-// tokens once the last block has their keys and values.
+// tokensRead returns the range [from, to) of the tokens of the last block that the pooling reads.
 func (v ViT) tokensRead(c Config) (from, to int) {
 	switch v.Pooling {
 	case poolAvg:
@@ -164,7 +183,7 @@ func (v ViT) tokensRead(c Config) (from, to int) {
 	return 0, 1
 }
 
-// finalNorm returns the name of the last norm.
+// finalNorm returns the name of the final norm.
 func (v ViT) finalNorm() string {
 	if v.FCNorm {
 		return "fc_norm"
@@ -199,7 +218,7 @@ func (v ViT) params(c Config) (out []Param) {
 	}
 	if v.PreNorm {
 		for _, p := range NormParams("norm_pre", d) {
-			p.Role = Frozen // of what lies before the blocks
+			p.Role = Frozen // the norm lies before the blocks
 			add(p)
 		}
 	}
@@ -231,7 +250,7 @@ func (v ViT) params(c Config) (out []Param) {
 	return out
 }
 
-// fc1Rows returns the width of the result of the MLP's first layer.
+// fc1Rows returns the number of rows of the weight mlp.fc1.
 func (v ViT) fc1Rows() int {
 	if v.SwiGLU {
 		return 2 * v.HiddenDim
@@ -239,24 +258,24 @@ func (v ViT) fc1Rows() int {
 	return v.HiddenDim
 }
 
-// features pools the tokens that the head sees.
+// features computes the input of the head, [B, NumFeatures].
 func (v ViT) features(c Config, l Layers, images *Node) *Node {
 	from, to := v.tokensRead(c)
 	return v.pool(c, l, v.encode(c, l, images, from, to))
 }
 
-// featureMap returns the tokens of the patches after the final norm, in the order of the patches.
+// featureMap returns the patch tokens after the final norm as a map, [B, H, W, D].
 func (v ViT) featureMap(c Config, l Layers, images *Node) *Node {
 	x := v.encode(c, l, images, v.prefixTokens(), v.tokens(c))
 	x = c.LayerNorm(l, v.finalNorm(), x)
 	return Reshape(x, x.Shape().Dim(0), v.grid(c), v.grid(c), v.EmbedDim)
 }
 
-// encode returns the tokens [from, to) that leave the last block, [B, to−from, D].
+// encode computes the blocks and returns the tokens [from, to) of the last block, [B, to−from, D].
 //
-// Nothing reads the other tokens of the last block, so it computes only their keys and values.
-// Where only the class token is read, this saves a twelfth of the work of a ViT, but for those two
-// matrices, in the forward pass and in the backward pass.
+// Nothing reads the other tokens of the last block, so for them the last block computes only keys
+// and values. If the pooling reads only the class token, this saves almost one twelfth of the work
+// of a model with twelve blocks, in the forward pass and in the backward pass.
 func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 	x := v.embed(c, l, images)
 	if v.PreNorm {
@@ -264,7 +283,7 @@ func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 	}
 	for n := range v.Depth {
 		b := fmt.Sprintf("blocks.%d.", n)
-		x = l.Tokens(n, entering(l, x))
+		x = l.Tokens(n, blockInput(l, x))
 		y := c.LayerNorm(l, b+"norm1", x)
 		query := y
 		if n == v.Depth-1 {
@@ -275,7 +294,7 @@ func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
 		y = v.mlp(l, b+"mlp.", c.LayerNorm(l, b+"norm2", x))
 		x = Add(x, l.Branch(b+"mlp", n, x, v.layerScale(l, b+"ls2", y)))
 	}
-	return leaving(l, x)
+	return lastBlockOutput(l, x)
 }
 
 // tokens returns the tokens [from, to) of x [B, N, D].
@@ -286,18 +305,18 @@ func tokens(x *Node, from, to int) *Node {
 	return Slice(x, AxisRange(), AxisRange(from, to), AxisRange())
 }
 
-// embed cuts the images into patches, projects them to tokens, puts the other tokens in front and
-// adds the position embedding: [B, N, D].
+// embed computes the input of the first block, [B, N, D]. It cuts the images into patches, projects
+// the patches to tokens, puts the prefix tokens in front and adds the position embedding.
 func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	batch, d := images.Shape().Dim(0), v.EmbedDim
 	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
 	x = l.Output("patch_embed.proj", Reshape(x, batch, v.grid(c)*v.grid(c), d))
 	if v.PatchPositions {
-		x = Add(x, graph.Everywhere(exact(l, "pos_embed"), x))
+		x = Add(x, graph.Everywhere(storedParam(l, "pos_embed"), x))
 	}
 	var all []*Node
 	for _, name := range []string{"cls_token", "dist_token", "reg_token"} {
-		if token := exact(l, name); token != nil {
+		if token := storedParam(l, name); token != nil {
 			all = append(all, ConvertDType(BroadcastToDims(token, batch, token.Shape().Dim(1), d), x.DType()))
 		}
 	}
@@ -305,13 +324,13 @@ func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 		x = Concatenate(append(all, x), 1)
 	}
 	if !v.PatchPositions {
-		x = Add(x, graph.Everywhere(exact(l, "pos_embed"), x))
+		x = Add(x, graph.Everywhere(storedParam(l, "pos_embed"), x))
 	}
 	return x
 }
 
-// attention computes multi-head self-attention: the tokens of query [B, n, D] attend to those of x
-// [B, N, D].
+// attention computes multi-head self-attention. The tokens of query [B, n, D] attend to the tokens
+// of x [B, N, D]. name is the name of the attention and a dot.
 func (v ViT) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	split := func(n string, x *Node) *Node {
 		x = Reshape(l.Linear(name+n, x), x.Shape().Dim(0), x.Shape().Dim(1), c.NumHeads, v.EmbedDim/c.NumHeads)
@@ -324,7 +343,7 @@ func (v ViT) attention(c Config, l Layers, name string, query, x *Node) *Node {
 	return l.Linear(name+"proj", Reshape(y, query.Shape().Dimensions...))
 }
 
-// mlp computes a block's MLP.
+// mlp computes the MLP of a block.
 func (v ViT) mlp(l Layers, name string, x *Node) *Node {
 	y := l.Linear(name+"fc1", x)
 	switch {
@@ -340,15 +359,16 @@ func (v ViT) mlp(l Layers, name string, x *Node) *Node {
 	return l.Linear(name+"fc2", y)
 }
 
-// layerScale multiplies y by the factors of its channels, if the form has them.
+// layerScale multiplies each channel of y by its learned factor if the backbone has layer scale.
 func (v ViT) layerScale(l Layers, name string, y *Node) *Node {
 	if !v.LayerScale {
 		return y
 	}
-	return Mul(y, graph.Everywhere(exact(l, name+".gamma"), y))
+	return Mul(y, graph.Everywhere(storedParam(l, name+".gamma"), y))
 }
 
-// pool computes what the head sees, [B, NumFeatures], from the tokens that it reads, [B, n, D].
+// pool computes the input of the head, [B, NumFeatures], from the tokens [B, n, D] that tokensRead
+// selects.
 func (v ViT) pool(c Config, l Layers, x *Node) *Node {
 	batch, d := x.Shape().Dim(0), v.EmbedDim
 	switch v.Pooling {
@@ -367,13 +387,13 @@ func (v ViT) pool(c Config, l Layers, x *Node) *Node {
 	return c.LayerNorm(l, v.finalNorm(), Reshape(x, batch, d))
 }
 
-// beyondTimm describes how timm's model of the same names differs.
+// beyondTimm implements Architecture.BeyondTimm.
 func (v ViT) beyondTimm(Config) string {
 	switch {
 	case v.Pooling == poolTokenAvg:
-		return "its head sees the class token and the mean of the patches, as Hugging Face's, one of which timm's sees"
+		return "the input of its head is the class token and the mean of the patches, as in Hugging Face transformers, but in timm it is only one of them"
 	case v.DistToken && v.Pooling == poolToken:
-		return "its head sees the class token alone, as Hugging Face's, where timm's distilled models have a second head"
+		return "the input of its head is only the class token, as in Hugging Face transformers, but timm's distilled models have a second head for the distillation token"
 	}
 	return ""
 }

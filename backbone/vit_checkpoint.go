@@ -10,21 +10,23 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// publishedHeads gives the number of attention heads of published ViTs by their width, where a head
-// does not have 64 values: So400m, H, g and G (timm's vision_transformer.py, all of its models of
-// these widths).
+// publishedHeads gives the number of attention heads by the width of the model. It lists the widths
+// at which the published ViTs do not have heads of width 64: So400m, H, g and G. The numbers hold
+// for all models of these widths in timm's vision_transformer.py.
 var publishedHeads = map[int]int{1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
-// namedHeads gives the number of attention heads of timm's models that have another number than
-// their width suggests.
+// namedHeads gives the number of attention heads by the name of the model in timm. It lists the
+// models that do not have the usual number of heads for their width.
 var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2}
 
-// configureViT implements Architecture.Configure. What no shape tells comes from the user, the
-// checkpoint's metadata, the files beside it, or the published models.
+// configureViT implements Architecture.Configure. It derives most fields from the names and shapes
+// of the tensors. Other fields come from the user, from the metadata of the checkpoint, from the
+// files beside it, or from the published models.
 func configureViT(s *Source) (c Config, err error) {
-	for _, form := range []string{"rope", "rpn"} { // these have the same tensors and another graph
+	// these variants have the same tensors, but another graph
+	for _, form := range []string{"rope", "rpn"} {
 		if slices.Contains(strings.Split(s.side.name, "_"), form) {
-			return c, fmt.Errorf("config.json or the file's name says that it is timm's %s, whose form (%s) is not supported", s.side.name, form)
+			return c, fmt.Errorf("config.json or the file name says that the model is timm's %s, a variant (%s) that is not supported", s.side.name, form)
 		}
 	}
 	patch, err := s.Shape("patch_embed.proj.weight", 4)
@@ -84,7 +86,7 @@ func configureViT(s *Source) (c Config, err error) {
 	}
 	eps := 1e-6
 	switch {
-	case v.PreNorm: // timm's image towers of CLIP
+	case v.PreNorm: // the image towers of CLIP in timm
 		eps = 1e-5
 	case strings.HasPrefix(s.naming.Source, "Hugging Face") && !v.LayerScale:
 		// ViT and DeiT, not DINOv2
@@ -94,12 +96,13 @@ func configureViT(s *Source) (c Config, err error) {
 	return c, v.joinHeads(s)
 }
 
-// positions derives the side of the grid from the number of positions, and sets PatchPositions: the
-// positions are of all tokens, or of the patches alone (DeiT III, DINOv2 with registers,
-// big_vision). Where both would give a square, as tiny grids can, the usual one is taken: that of
-// the patches alone if there are registers.
+// positions returns the side length of the grid of patches, and sets PatchPositions. n is the
+// number of position embeddings. They belong to all tokens, or only to the patch tokens (DeiT III,
+// DINOv2 with registers, big_vision). For a tiny grid, both readings can give a square. positions
+// then prefers the usual reading: only the patch tokens if there are registers, otherwise all
+// tokens.
 func (v *ViT) positions(n int) (grid int, err error) {
-	forms := []bool{false, true} // of the patches alone
+	forms := []bool{false, true} // values of PatchPositions, in order of preference
 	if v.Registers > 0 {
 		forms = []bool{true, false}
 	}
@@ -114,11 +117,11 @@ func (v *ViT) positions(n int) (grid int, err error) {
 			return grid, nil
 		}
 	}
-	return 0, fmt.Errorf("tensor \"pos_embed\" has %d positions, expected those of a square grid of patches, with or without %d before them (class token, distillation token, registers)", n, v.prefixTokens())
+	return 0, fmt.Errorf("tensor \"pos_embed\" has %d positions, expected the positions of a square grid of patches, with or without %d prefix tokens (class token, distillation token, registers)", n, v.prefixTokens())
 }
 
-// activation sets QuickGELU, and returns an error if a file beside the checkpoint names an
-// activation that the graph does not have.
+// activation sets QuickGELU. It returns an error if a file beside the checkpoint names an
+// activation that is not supported.
 func (v *ViT) activation(s *Source) error {
 	if own := s.Config; own != nil {
 		v.QuickGELU = own.Form.(ViT).QuickGELU
@@ -128,7 +131,7 @@ func (v *ViT) activation(s *Source) error {
 	case "", "gelu":
 	case "silu", "swish":
 		if !v.SwiGLU {
-			return fmt.Errorf("config.json says that the MLP's activation is %q, which is supported in a gated MLP only; supported: gelu, quick_gelu", s.side.activation)
+			return fmt.Errorf("config.json says that the MLP's activation is %q, which is supported only in a gated MLP; supported in this model: gelu, quick_gelu", s.side.activation)
 		}
 	case "quick_gelu":
 		v.QuickGELU = true
@@ -138,9 +141,10 @@ func (v *ViT) activation(s *Source) error {
 	return nil
 }
 
-// pooling returns what the checkpoint's own head sees, or would see. A new head sees the same, so
-// that a model does not depend on whether its head was kept. A distilled DeiT has two heads, one
-// for each token; a new head sees both tokens.
+// pooling returns the value of ViT.Pooling for a checkpoint: what the input of its head is. A new
+// head gets the same input, so that the model does not depend on whether the head was kept. A
+// distilled DeiT has two heads, one for the class token and one for the distillation token. A new
+// head gets both tokens.
 func (v ViT) pooling(s *Source) (string, error) {
 	if own := s.Config; own != nil {
 		return own.Form.(ViT).Pooling, nil
@@ -168,10 +172,13 @@ func (v ViT) pooling(s *Source) (string, error) {
 	case form == "" || form == "avg" || s.Options.NumClasses > 0 || !s.has("head.weight"):
 		return poolAvg, nil
 	}
-	return "", fmt.Errorf("the checkpoint's head sees its tokens through the pooling %q; supported are token and avg: give the number of classes for a new head, which sees the mean of the patches", form)
+	return "", fmt.Errorf("the head of the checkpoint uses the pooling %q; supported: token, avg; give the number of classes to create a new head on the mean of the patches", form)
 }
 
-// heads returns the number of attention heads.
+// heads returns the number of attention heads. The sources are, in this order: the user, the
+// metadata, the shape of an npz kernel, a file beside the checkpoint, the shape of a query norm,
+// and the name of the model. If none of them determines the number, heads returns the number of
+// published models with the same width and sets headsAssumed.
 func (v ViT) heads(s *Source) (int, error) {
 	if s.Options.NumHeads > 0 {
 		return s.Options.NumHeads, nil
@@ -191,28 +198,30 @@ func (v ViT) heads(s *Source) (int, error) {
 		return v.EmbedDim / w.Shape[0], nil
 	}
 	if s.naming.Source == "MoCo v3" && v.EmbedDim == 384 {
-		return 12, nil // its ViT-S (vits.py) has twice the usual heads
+		return 12, nil // the ViT-S of MoCo v3 (vits.py) has twice the usual number of heads
 	}
 	if n := namedHeads[s.side.name]; n != 0 {
 		return n, nil
 	}
-	// timm's models have those of published models of their widths
+	// A model that timm names and that is not in namedHeads has the usual number for its width.
 	s.headsAssumed = s.side.architecture == ""
 	if n := publishedHeads[v.EmbedDim]; n != 0 {
 		return n, nil
 	}
 	if v.EmbedDim == 1536 && v.NoClassToken {
-		return 16, nil // SigLIP's g-opt; DINOv2's g, of the same width, has heads of 64
+		// the g-opt model of SigLIP; DINOv2's g has the same width, but heads of width 64
+		return 16, nil
 	}
 	if v.EmbedDim%64 != 0 {
-		return 0, fmt.Errorf("the number of attention heads is unknown: the checkpoint does not say it, and its width %d is no multiple of the usual 64; give the number of heads", v.EmbedDim)
+		return 0, fmt.Errorf("the number of attention heads is unknown: the checkpoint does not state it, and its width %d is not a multiple of 64, the usual width of a head; give the number of heads", v.EmbedDim)
 	}
 	return v.EmbedDim / 64, nil
 }
 
-// joinHeads replaces the two heads [C, D] of a distilled DeiT by one head [C, 2D] on class token
-// and distillation token, one after the other: the mean of the two heads' logits is linear in both
-// tokens. With a new head they stay as they are, to be reported as unused.
+// joinHeads replaces the two heads [C, D] of a distilled DeiT by one head [C, 2D], whose input is
+// the class token followed by the distillation token. The new head gives the mean of the logits of
+// the two heads. If there will be a new head, joinHeads leaves the two heads in place, and they are
+// reported as unused.
 func (v ViT) joinHeads(s *Source) error {
 	w := s.Weights
 	if v.Pooling != poolTokenDist || s.Options.NumClasses > 0 || !s.has("head_dist.weight") {
@@ -243,7 +252,7 @@ func (v ViT) joinHeads(s *Source) error {
 	return nil
 }
 
-// splitHeads implements Architecture.Export: it undoes joinHeads. Both heads have the same bias.
+// splitHeads implements Architecture.Export. It reverses joinHeads. Both heads get the same bias.
 func splitHeads(m *Model) checkpoint.StateDict {
 	v, w, b := m.Config.Form.(ViT), m.Weights["head.weight"], m.Weights["head.bias"]
 	if v.Pooling != poolTokenDist || len(w.Data) == 0 {
@@ -263,7 +272,7 @@ func splitHeads(m *Model) checkpoint.StateDict {
 	return out
 }
 
-// fitViT implements Architecture.Fit: it resizes the position embedding.
+// fitViT implements Architecture.Fit. It resizes the position embedding.
 func fitViT(from, to Config, weights checkpoint.StateDict) (err error) {
 	if err := refuseUnknown(weights, to.Form.(ViT).params(to), "blocks."); err != nil {
 		return err
@@ -281,18 +290,18 @@ func fitViT(from, to Config, weights checkpoint.StateDict) (err error) {
 	return err
 }
 
-// vitPreprocessing implements Architecture.Preprocessing: the names of some of timm's checkpoints
-// tell what was done to pixels.
+// vitPreprocessing implements Architecture.Preprocessing. The file name of a timm checkpoint can
+// reveal the normalisation of pixels.
 func vitPreprocessing(fileName string) Preprocessing {
 	name := strings.ToLower(fileName)
 	for _, tag := range []string{"deit", "mae", "dino", "moco"} {
 		if strings.Contains(name, tag) {
 			p := imageNet
-			p.Source = fmt.Sprintf("%q in the file's name: ImageNet mean and std", tag)
+			p.Source = fmt.Sprintf("%q in the file name: ImageNet mean and std", tag)
 			return p
 		}
 	}
 	p := inception
-	p.Source = "assumed: nothing in or beside the checkpoint says it"
+	p.Source = "assumed: nothing in or beside the checkpoint states it; mean 0.5 and std 0.5"
 	return p
 }

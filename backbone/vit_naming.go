@@ -7,10 +7,12 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// vitPrefixes are put before the names of a ViT by the libraries' larger models and by MoCo v3.
+// vitPrefixes are prefixes before the tensor names of a ViT. They come from Hugging Face models and
+// from MoCo v3.
 var vitPrefixes = []string{"vit.", "deit.", "dinov2.", "dinov2_with_registers.", "base_encoder."}
 
-// vitNamings are the namings of a ViT.
+// vitNamings are the naming schemes of ViT checkpoints: timm and the authors that extend it, two
+// versions of Hugging Face transformers, and the npz files of npzNamings.
 var vitNamings = append([]checkpoint.Naming{{
 	Source: "timm",
 	Marks:  []string{"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
@@ -19,8 +21,8 @@ var vitNamings = append([]checkpoint.Naming{{
 		"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.q_norm.*",
 		"blocks.#.attn.k_norm.*", "blocks.#.attn.proj.*", "blocks.#.ls1.gamma", "blocks.#.norm2.*", "blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*", "blocks.#.ls2.gamma",
 	), checkpoint.Renames(
-		// The names that the authors of DeiT III and DINOv2 have added to timm's. DeiT, MAE, MoCo
-		// v3 and DINO use timm's names alone.
+		// The authors of DeiT III and DINOv2 use these names in addition to timm's names. DeiT,
+		// MAE, MoCo v3 and DINO use only timm's names.
 		"blocks.#.gamma_1", "blocks.#.ls1.gamma",
 		"blocks.#.gamma_2", "blocks.#.ls2.gamma",
 		"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*",
@@ -37,7 +39,8 @@ var vitNamings = append([]checkpoint.Naming{{
 			{"predictor.#.*", "MoCo v3"},
 			{"head.last_layer.weight_v", "DINO"},
 			{"blocks.#.gamma_1", "the DeiT III authors"},
-			{"mask_token", "the DINOv2 authors"}, // MAE has one too, but with its decoder
+			// MAE has a mask token too, but also decoder_embed
+			{"mask_token", "the DINOv2 authors"},
 		} {
 			if has(tell.pattern) {
 				n.Source = tell.source
@@ -64,14 +67,14 @@ var vitNamings = append([]checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers from 5",
 	Marks:  []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
-	// ViT and DeiT have no "encoder.layer" in version 5, DINOv2 has kept it.
+	// In version 5, the names of DINOv2 contain "encoder.layer", those of ViT and DeiT "layers".
 	Rules:    checkpoint.Union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
 	Strict:   []string{"layers.", "encoder.layer.", "embeddings."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 }}, npzNamings...)
 
-// huggingFaceVIT returns the rules for the names of ViT, DeiT and DINOv2 that are the same in
-// transformers before and from version 5. block is the pattern before a block's own names.
+// huggingFaceVIT returns the rules for the names of ViT, DeiT and DINOv2 that are the same in all
+// versions of transformers. block is the pattern of the prefix of a block, such as "layers.#.".
 func huggingFaceVIT(block string) checkpoint.Rules {
 	return checkpoint.Renames(
 		"embeddings.cls_token", "cls_token",
@@ -95,6 +98,8 @@ func huggingFaceVIT(block string) checkpoint.Rules {
 	)
 }
 
+// huggingFaceVIT5 returns the rules for the names that transformers uses from version 5. block is
+// the same as in huggingFaceVIT.
 func huggingFaceVIT5(block string) checkpoint.Rules {
 	return checkpoint.Renames(
 		block+"attention.q_proj.*", "blocks.#.attn.q.*",
@@ -107,11 +112,11 @@ func huggingFaceVIT5(block string) checkpoint.Rules {
 	)
 }
 
-// registers is the name of DINOv2's register tokens until foldClassPosition has moved the class
-// token's position.
+// registers is the temporary name of DINOv2's register tokens. foldClassPosition renames them to
+// "reg_token".
 const registers = "register_tokens"
 
-// finishViT brings what the namings of a ViT divide differently into timm's form.
+// finishViT joins and changes the tensors that some naming schemes store in another form than timm.
 func finishViT(r *checkpoint.Renaming) error {
 	if err := packGates(r); err != nil {
 		return err
@@ -119,20 +124,20 @@ func finishViT(r *checkpoint.Renaming) error {
 	return foldClassPosition(r)
 }
 
-// packGates replaces the gate [H, D] and the up projection [H, D] of a SwiGLU by timm's packed fc1
-// [2H, D].
+// packGates replaces the gate [H, D] and the up projection [H, D] of a SwiGLU by timm's packed
+// mlp.fc1 [2H, D].
 func packGates(r *checkpoint.Renaming) error {
 	for _, name := range r.Names() {
 		block, rest, _ := strings.Cut(name, ".mlp.")
 		part, kind, _ := strings.Cut(rest, ".")
 		if _, ok := r.Tensor(name); !ok || part != "gate" && part != "up" {
-			continue // ok is false for an up projection that was packed with its gate
+			continue // ok is false for an up projection that was already packed with its gate
 		}
 		gate, up := block+".mlp.gate."+kind, block+".mlp.up."+kind
 		a, _ := r.Tensor(gate)
 		b, _ := r.Tensor(up)
 		if len(a.Shape) == 0 || !slices.Equal(a.Shape, b.Shape) {
-			return r.ErrorAt(r.Origin(name).Name, "a gated MLP has a gate_proj and an up_proj of equal shapes, found %v and %v", a.Shape, b.Shape)
+			return r.ErrorAt(r.Origin(name).Name, "a gated MLP needs a gate_proj and an up_proj of the same shape, found the shapes %v and %v", a.Shape, b.Shape)
 		}
 		origin := r.Origin(gate)
 		r.Remove(gate)
@@ -146,9 +151,10 @@ func packGates(r *checkpoint.Renaming) error {
 	return nil
 }
 
-// foldClassPosition does what timm does for DINOv2's models with registers: it adds the class
-// token's position [1, 1, D] to the class token, so that pos_embed [1, N, D] holds the positions of
-// the patches alone.
+// foldClassPosition converts DINOv2 models with registers to the form of timm. It adds the position
+// of the class token [1, 1, D] to the class token, so that pos_embed [1, N, D] holds only the
+// positions of the patch tokens. It also renames the register tokens. Other models stay as they
+// are.
 func foldClassPosition(r *checkpoint.Renaming) error {
 	tokens, ok := r.Tensor(registers)
 	if !ok {
@@ -166,7 +172,7 @@ func foldClassPosition(r *checkpoint.Renaming) error {
 	}
 	c, p := cls.Shape, pos.Shape
 	if len(c) != 3 || len(p) != 3 || c[0] != 1 || c[1] != 1 || p[0] != 1 || p[1] < 2 || p[2] != c[2] {
-		return r.ErrorAt(r.Origin("pos_embed").Name, "shape %v beside a class token of %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
+		return r.ErrorAt(r.Origin("pos_embed").Name, "the shape is %v and the class token has shape %v, expected [1, 1+N, D] and [1, 1, D]", p, c)
 	}
 	sum := checkpoint.NewTensor(c...)
 	for i := range sum.Data {
@@ -177,9 +183,9 @@ func foldClassPosition(r *checkpoint.Renaming) error {
 	return nil
 }
 
-// replace puts x in the place of the tensor called name.
+// replace replaces the tensor with the given name by x.
 func replace(r *checkpoint.Renaming, name string, x checkpoint.Tensor) {
 	origin := r.Origin(name)
 	r.Remove(name)
-	_ = r.Put(name, x, origin) // the name is free
+	_ = r.Put(name, x, origin) // cannot fail: the name was just removed
 }

@@ -9,18 +9,18 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Sources of weights from JAX, whose names have slashes between their parts.
+// Sources of JAX checkpoints. The parts of their tensor names are separated by slashes.
 const (
 	googleSource    = "google-research/vision_transformer (npz)"
 	bigVisionSource = "big_vision (npz)"
 )
 
-// maxStackedBlocks bounds the blocks that are stacked in one array, so that a hostile array of many
-// tiny blocks does not grow.
+// maxStackedBlocks bounds the number of blocks that one array may hold. It keeps a malicious file
+// from creating a huge number of tiny tensors.
 const maxStackedBlocks = 1024
 
-// npzNamings are the namings of Google's ViT and of big_vision. The numbers of the modules of a
-// block tell them apart.
+// npzNamings are the naming schemes of Google's ViT and of big_vision. They differ in the numbers
+// of the modules of a block.
 var npzNamings = []checkpoint.Naming{{
 	Source: googleSource, Rules: npzRules, Strict: []string{"Transformer.", "embedding."},
 	Split: splitNPZ, Finish: checkNPZHeads,
@@ -29,10 +29,10 @@ var npzNamings = []checkpoint.Naming{{
 	Split: splitNPZ, Finish: checkNPZHeads,
 }}
 
-// splitNPZ gives the arrays of a ViT in JAX names of parts between dots:
-// `opt/target/Transformer/encoderblock_3/LayerNorm_0/scale` becomes
-// "Transformer.encoderblock.3.LayerNorm_0.scale". An array that holds all blocks along its first
-// axis is split into one for each block.
+// splitNPZ implements Naming.Split for both schemes. It puts dots between the parts of a name:
+// "opt/target/Transformer/encoderblock_3/LayerNorm_0/scale" becomes
+// "Transformer.encoderblock.3.LayerNorm_0.scale". If an array holds all blocks along its first
+// axis, it is split into one tensor for each block.
 func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renaming) (found bool, err error) {
 	names := slices.Sorted(maps.Keys(sd))
 	prefix := ""
@@ -42,7 +42,7 @@ func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renami
 			continue
 		}
 		if found {
-			return true, r.ErrorAt(names[i], "there are blocks under %q too: the checkpoint holds two models; keep one", prefix+"Transformer/")
+			return true, r.ErrorAt(names[i], "there are also blocks under %q, so the checkpoint holds two models; keep one of them", prefix+"Transformer/")
 		}
 		found, prefix = true, p
 	}
@@ -70,7 +70,7 @@ func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renami
 			continue
 		}
 		if !n.Rules.Has("Transformer.encoderblock.0."+block) || len(x.Shape) < 2 || x.Shape[0] < 1 || x.Shape[0] > maxStackedBlocks {
-			return true, r.ErrorAt(name, "a stack of shape %v, expected a tensor that every block has, with the blocks, 1 to %d of them, along the first axis", x.Shape, maxStackedBlocks)
+			return true, r.ErrorAt(name, "the array of shape %v is not a stack of blocks: expected a tensor that every block has, stacked along the first axis for 1 to %d blocks", x.Shape, maxStackedBlocks)
 		}
 		size := len(x.Data) / x.Shape[0]
 		for i := range x.Shape[0] {
@@ -83,8 +83,8 @@ func splitNPZ(n checkpoint.Naming, sd checkpoint.StateDict, r *checkpoint.Renami
 	return true, nil
 }
 
-// npzHeads returns the number of attention heads in the shape of a query kernel
-// [..., D, heads, D/heads] of JAX.
+// npzHeads returns the number of attention heads, which is an axis of a query kernel
+// [..., D, heads, D/heads] in JAX. It returns 0 if o has fewer than two axes.
 func npzHeads(o checkpoint.Origin) int {
 	if len(o.Shape) < 2 {
 		return 0
@@ -92,7 +92,8 @@ func npzHeads(o checkpoint.Origin) int {
 	return o.Shape[len(o.Shape)-2]
 }
 
-// checkNPZHeads refuses a checkpoint whose blocks differ in their number of attention heads.
+// checkNPZHeads returns an error if the blocks of a checkpoint have different numbers of attention
+// heads.
 func checkNPZHeads(r *checkpoint.Renaming) error {
 	heads := 0
 	for _, name := range r.Names() {
@@ -101,15 +102,16 @@ func checkNPZHeads(r *checkpoint.Renaming) error {
 		}
 		o := r.Origin(name)
 		if n := npzHeads(o); heads > 0 && n != heads {
-			return r.ErrorAt(o.Name, "shape %v has %d heads, another block %d: expected the same number in all", o.Shape, n, heads)
+			return r.ErrorAt(o.Name, "shape %v has %d attention heads, but another block has %d; expected the same number in all blocks", o.Shape, n, heads)
 		}
 		heads = npzHeads(o)
 	}
 	return nil
 }
 
-// npzRules serve both namings: the numbers of the modules in a block are 0, 1, 3, 2 in Google's and
-// 0, 0, 0, 1 in big_vision, whose pos_embedding lies at the top.
+// npzRules holds the rules for both schemes. In a block, the modules have the numbers 0, 1, 3 and 2
+// in Google's checkpoints and 0, 0, 0 and 1 in big_vision's. In big_vision, pos_embedding is at the
+// top level.
 var npzRules = func() checkpoint.Rules {
 	rules := checkpoint.Renames(
 		"embedding.bias", "patch_embed.proj.bias",
@@ -144,8 +146,8 @@ var npzRules = func() checkpoint.Rules {
 	return rules
 }()
 
-// kernel returns a change that makes [out, in] of a kernel of rank axes, of which the first split
-// are the inputs and the others the outputs.
+// kernel returns a function that converts a kernel of rank axes to a matrix [out, in]. The first
+// split axes of the kernel are the inputs, and the others are the outputs.
 func kernel(rank, split int) func(checkpoint.Tensor) (checkpoint.Tensor, error) {
 	return func(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 		if len(x.Shape) != rank {
@@ -155,7 +157,7 @@ func kernel(rank, split int) func(checkpoint.Tensor) (checkpoint.Tensor, error) 
 		out := checkpoint.Tensor{Shape: x.Shape[split:]}.Size()
 		y := checkpoint.NewTensor(out, in)
 		if len(x.Data) == 0 {
-			return y, nil // one of in and out may still be astronomical
+			return y, nil // in or out may still be huge
 		}
 		for i := range in {
 			for o := range out {
@@ -166,7 +168,7 @@ func kernel(rank, split int) func(checkpoint.Tensor) (checkpoint.Tensor, error) 
 	}
 }
 
-// flatBias makes [D] of a bias [heads, D/heads].
+// flatBias reshapes a bias [heads, D/heads] to [D].
 func flatBias(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 	if len(x.Shape) != 2 {
 		return x, fmt.Errorf("shape %v, expected [heads, D/heads]", x.Shape)
@@ -174,7 +176,7 @@ func flatBias(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 	return checkpoint.Tensor{Shape: []int{len(x.Data)}, Data: x.Data}, nil
 }
 
-// convolutionKernel makes [out, in, h, w] of a kernel [h, w, in, out].
+// convolutionKernel transposes a kernel [h, w, in, out] to [out, in, h, w].
 func convolutionKernel(x checkpoint.Tensor) (checkpoint.Tensor, error) {
 	if len(x.Shape) != 4 {
 		return x, fmt.Errorf("shape %v, expected [h, w, in, out]", x.Shape)

@@ -8,22 +8,23 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// resizePosEmbed returns a learned position embedding for another grid of patches, resampled as
-// timm's resample_abs_pos_embed does for state dicts: bicubic, antialiased, align_corners false.
+// resizePosEmbed resizes a learned position embedding to another grid of patches. It resamples like
+// timm's resample_abs_pos_embed for state dicts: bicubic, antialiased, with align_corners false.
 //
-// pos is [1, prefix+oldGrid[0]*oldGrid[1], D], grids are (rows, columns), and the result is [1,
-// prefix+newGrid[0]*newGrid[1], D]. The first prefix tokens (class token, registers) are copied as
-// they are. With equal grids the result is a copy of pos. Shapes that do not fit each other are an
-// error.
+// pos is [1, prefix+oldGrid[0]*oldGrid[1], D], and the result is [1, prefix+newGrid[0]*newGrid[1],
+// D]. Grids are (rows, columns). The positions of the first prefix tokens (class token, registers)
+// are copied unchanged. If the grids are equal, the result is a copy of pos. Shapes that do not fit
+// each other are an error.
 func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) (checkpoint.Tensor, error) {
-	// a side of 65536 pixels in patches of 16; keeps every product below far from overflow
+	// The side length of a grid: 65536 pixels in patches of 16. It keeps all products below from
+	// overflowing.
 	const largest = 4096
 	sides := []int{oldGrid[0], oldGrid[1], newGrid[0], newGrid[1]}
 	if slices.Min(sides) < 1 || slices.Max(sides) > largest || prefix < 0 {
-		return checkpoint.Tensor{}, fmt.Errorf("resizing position embedding from grid %v to %v with %d prefix tokens: expected sides from 1 to %d, prefix at least 0", oldGrid, newGrid, prefix, largest)
+		return checkpoint.Tensor{}, fmt.Errorf("resizing the position embedding from grid %v to %v with %d prefix tokens: expected side lengths from 1 to %d and at least 0 prefix tokens", oldGrid, newGrid, prefix, largest)
 	}
 	if len(pos.Shape) != 3 || pos.Shape[0] != 1 || pos.Shape[2] < 1 || pos.Shape[1] != prefix+oldGrid[0]*oldGrid[1] || len(pos.Data) != pos.Size() {
-		return checkpoint.Tensor{}, fmt.Errorf("resizing position embedding: shape %v with %d values, expected [1, %d, D] for %d prefix tokens and grid %v; give the grid that the checkpoint was made with",
+		return checkpoint.Tensor{}, fmt.Errorf("resizing the position embedding: shape %v with %d values, expected [1, %d, D] for %d prefix tokens and grid %v; give the grid that the checkpoint was trained with",
 			pos.Shape, len(pos.Data), prefix+oldGrid[0]*oldGrid[1], prefix, oldGrid)
 	}
 	dim := pos.Shape[2]
@@ -32,8 +33,8 @@ func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) 
 	}
 	rows, cols := resampleWeights(oldGrid[0], newGrid[0]), resampleWeights(oldGrid[1], newGrid[1])
 
-	// Columns first, then rows, as torch does. The sum between them is float64, so only the end
-	// result is rounded.
+	// Resample the columns first and then the rows, as torch does. The intermediate sums are
+	// float64, so only the final result is rounded to float32.
 	grid := pos.Data[prefix*dim:]                        // [oldGrid[0], oldGrid[1], D]
 	narrow := make([]float64, oldGrid[0]*newGrid[1]*dim) // [oldGrid[0], newGrid[1], D]
 	out := checkpoint.NewTensor(1, prefix+newGrid[0]*newGrid[1], dim)
@@ -63,15 +64,16 @@ func resizePosEmbed(pos checkpoint.Tensor, prefix int, oldGrid, newGrid [2]int) 
 	return out, nil
 }
 
-// taps are the weights of one output position on the inputs from first onwards. They sum to 1.
+// taps holds the weights of the inputs of one output position. weights[i] belongs to the input
+// first+i. The weights sum to 1.
 type taps struct {
 	first   int
 	weights []float64
 }
 
-// resampleWeights returns the taps of each of out positions over in positions, by the rule of
-// torch's antialiased F.interpolate, which is Pillow's: a bicubic kernel centred on (i+0.5)·in/out,
-// stretched by in/out when it shrinks.
+// resampleWeights returns the taps of each of out positions over in positions. It follows torch's
+// antialiased F.interpolate, which works like Pillow: the bicubic kernel is centred on
+// (i+0.5)·in/out, and stretched by in/out if in > out.
 func resampleWeights(in, out int) []taps {
 	scale := float64(in) / float64(out)
 	stretch := max(scale, 1)
@@ -94,8 +96,8 @@ func resampleWeights(in, out int) []taps {
 	return list
 }
 
-// bicubic computes Keys' cubic convolution kernel with a = -0.5, torch's choice for antialiasing;
-// without antialiasing torch has -0.75.
+// bicubic computes Keys' cubic convolution kernel with a = -0.5. torch uses this value with
+// antialiasing, and -0.75 without antialiasing.
 func bicubic(x float64) float64 {
 	const a = -0.5
 	switch x = math.Abs(x); {

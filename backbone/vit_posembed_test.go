@@ -9,8 +9,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// TestResizePosEmbedTimm compares with timm's resample_abs_pos_embed; testdata/README.md has the
-// program. A tensor's name is "prefix oldGrid newGrid dim", the input a formula.
+// TestResizePosEmbedTimm compares resizePosEmbed with timm's resample_abs_pos_embed.
+// testdata/README.md has the program that wrote the expected values. The name of a tensor is
+// "prefix oldGrid newGrid dim", and its input follows from a formula.
 func TestResizePosEmbedTimm(t *testing.T) {
 	f, err := checkpoint.Open("testdata/posembed.safetensors")
 	if err != nil {
@@ -50,7 +51,7 @@ func TestResizePosEmbedTimm(t *testing.T) {
 	t.Logf("largest difference %.2g", worst)
 }
 
-// counted is a tensor of 0, 1, 2, ...
+// counted returns a tensor with the values 0, 1, 2 and so on.
 func counted(shape ...int) checkpoint.Tensor {
 	x := checkpoint.NewTensor(shape...)
 	for i := range x.Data {

@@ -22,8 +22,9 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// options are what a user has to give: the number of heads of so narrow a model, where no
-// config.json says it, and the number of classes where there is no head.
+// options returns the options that a user has to give for a fixture. The number of heads is needed
+// if no config.json states it, because these models are narrow. The number of classes is needed if
+// there is no head.
 func options(f fixtures.Fixture) (o backbone.LoadOptions) {
 	if _, err := os.Stat(filepath.Join(f.Dir, "config.json")); err != nil && !strings.HasSuffix(f.Weights, ".npz") {
 		o.NumHeads = f.NumHeads[0]
@@ -46,7 +47,7 @@ func load(t *testing.T, f fixtures.Fixture) *backbone.Model {
 	return m
 }
 
-// normalised is pixels as the fixture's library normalised them.
+// normalised returns the images of a fixture, normalised like in the library of the fixture.
 func normalised(t *testing.T, f fixtures.Fixture) []float32 {
 	t.Helper()
 	var out []float32
@@ -56,7 +57,7 @@ func normalised(t *testing.T, f fixtures.Fixture) []float32 {
 	return out
 }
 
-// run builds a graph of the model's weights by name and of two images, and runs it.
+// run builds a graph of the weights by name and of two images, and runs it.
 func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, build func(w backbone.Layers, images *Node) []*Node) [][]float32 {
 	t.Helper()
 	var names []string
@@ -99,7 +100,7 @@ func run(t *testing.T, be backend.Backend, m *backbone.Model, images []float32, 
 	return host
 }
 
-// difference is the largest, relative to the largest value that is wanted.
+// difference returns the largest difference, divided by the largest wanted value.
 func difference(got, want []float32) float64 {
 	if len(got) != len(want) {
 		return math.Inf(1)
@@ -126,7 +127,7 @@ func backends(t *testing.T) (fast, plain backend.Backend) {
 	return fast, plain
 }
 
-// viT is the form of a model that is a ViT.
+// viT returns the form of a model that is a ViT.
 func viT(m *backbone.Model) backbone.ViT { return m.Config.Form.(backbone.ViT) }
 
 func vits(t *testing.T) (list []fixtures.Fixture) {
@@ -139,8 +140,8 @@ func vits(t *testing.T) (list []fixtures.Fixture) {
 	return list
 }
 
-// TestViTFixtures compares every form in every naming with what the library that owns the naming
-// computes: features and logits.
+// TestViTFixtures compares features and logits of every variant, in every naming scheme, with the
+// results of the library that uses the scheme.
 func TestViTFixtures(t *testing.T) {
 	fast, plain := backends(t)
 	worst := 0.0
@@ -149,7 +150,7 @@ func TestViTFixtures(t *testing.T) {
 			m := load(t, f)
 			for i, be := range []backend.Backend{fast, plain} {
 				if be == plain && f.Naming != "timm" && f.Pooling != "token+avg" {
-					continue // one of each form
+					continue // one checkpoint of each variant is enough
 				}
 				out := run(t, be, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
 					out := []*Node{m.Config.Features(w, images)}
@@ -158,7 +159,7 @@ func TestViTFixtures(t *testing.T) {
 					}
 					return out
 				})
-				if viT(m).DistToken { // the fixture has the mean of what the two heads see
+				if viT(m).DistToken { // the fixture has the mean of the inputs of the two heads
 					out[0] = halvesMean(out[0], viT(m).EmbedDim)
 				}
 				d := difference(out[0], f.Features(t).Data)
@@ -175,7 +176,7 @@ func TestViTFixtures(t *testing.T) {
 	t.Logf("largest relative difference %.2g", worst)
 }
 
-// halvesMean is the mean of the first d and the last d of each row of 2d.
+// halvesMean returns the mean of the first d and the last d values of each row of 2d values.
 func halvesMean(x []float32, d int) (out []float32) {
 	for row := range slices.Chunk(x, 2*d) {
 		for i := range d {
@@ -185,8 +186,8 @@ func halvesMean(x []float32, d int) (out []float32) {
 	return out
 }
 
-// TestViTGradients compares the gradients of every tensor between the fast backend, which fuses,
-// and the plain one.
+// TestViTGradients compares the gradients of all tensors between the CPU backend, which has fused
+// operations, and the Go backend, which has none.
 func TestViTGradients(t *testing.T) {
 	fast, plain := backends(t)
 	for _, f := range vits(t) {
@@ -216,8 +217,8 @@ func TestViTGradients(t *testing.T) {
 			for _, v := range grads[1][i] {
 				largest = max(largest, math.Abs(float64(v)))
 			}
-			// What adds the same to every key moves no probability: the gradient is what rounding
-			// leaves.
+			// Adding the same value to all keys changes no probability, so the gradient of this
+			// bias is only rounding error.
 			if strings.HasSuffix(p.Name, "attn.k_norm.bias") || strings.HasSuffix(p.Name, "attn.k.bias") && !viT(m).QKNorm {
 				continue
 			}
@@ -228,8 +229,8 @@ func TestViTGradients(t *testing.T) {
 	}
 }
 
-// TestViTForms holds what is recognised in each variant, and that the tensors are listed in the
-// order of timm's named_parameters.
+// TestViTForms checks which fields are recognised for each variant, and that the tensors are listed
+// in the order of timm's named_parameters.
 func TestViTForms(t *testing.T) {
 	plain := backbone.Config{ImageSize: 24, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 12, Depth: 2, HiddenDim: 24}}
@@ -280,7 +281,7 @@ func TestViTForms(t *testing.T) {
 			t.Errorf("%s:\n%+v, want\n%+v", name, got, want)
 		}
 	}
-	// timm's, with q, k and v for qkv.
+	// The names of timm, with q, k and v in place of qkv.
 	for name, want := range map[string]string{
 		"vit-distilled-timm": "cls_token pos_embed dist_token patch_embed.proj.weight patch_embed.proj.bias blocks.0.norm1.weight",
 		"vit-dinov2reg-timm": "cls_token reg_token pos_embed patch_embed.proj.weight",
@@ -300,7 +301,8 @@ func TestViTForms(t *testing.T) {
 	}
 }
 
-// TestViTRoles: class and distillation token are always tuned, what lies before the blocks never.
+// TestViTRoles checks that class and distillation tokens are always tuned, and that the tensors
+// before the first block are never tuned.
 func TestViTRoles(t *testing.T) {
 	for name, want := range map[string]string{"vit-distilled-timm": "cls_token dist_token 24", "vit-dinov2reg-timm": "cls_token 12", "vit-nocls-timm": "0"} {
 		tokens, size := load(t, fixtures.Backbone(t, name)).Config.ClassTokens()
@@ -321,8 +323,8 @@ func TestViTRoles(t *testing.T) {
 	}
 }
 
-// TestViTSave: what Save writes, Load reads back as the same model; and without spt's metadata too
-// where timm's names and shapes tell all.
+// TestViTSave checks that Load reads what Save writes as the same model. If timm's names and shapes
+// determine everything, this must also work without the metadata of spt.
 func TestViTSave(t *testing.T) {
 	for _, f := range vits(t) {
 		if !f.HasLogits {
@@ -358,8 +360,8 @@ func TestViTSave(t *testing.T) {
 	}
 }
 
-// TestViTNewHead: whether the head is kept or a new one is to come, the backbone is the same, with
-// the same features; and the heads that are left are reported.
+// TestViTNewHead checks that the features are the same with the head of the checkpoint and with a
+// new head, and that unused heads are reported.
 func TestViTNewHead(t *testing.T) {
 	for _, f := range vits(t) {
 		if !f.HasLogits {
@@ -388,9 +390,9 @@ func TestViTNewHead(t *testing.T) {
 	}
 }
 
-// TestViTImageSize: another image size resizes the positions of the patches and leaves those of the
-// other tokens; back at the old size nothing is lost but what bicubic sums lose, on an embedding
-// that is linear in the position.
+// TestViTImageSize checks that another image size resizes only the positions of the patch tokens.
+// Resizing back to the old size restores an embedding that is linear in the position, up to bicubic
+// rounding.
 func TestViTImageSize(t *testing.T) {
 	for name, before := range map[string]int{"vit-cls-timm": 1, "vit-distilled-timm": 2, "vit-qknorm-timm": 3, "vit-nocls-timm": 0, "vit-dinov2reg-timm": 0, "vit-patchpos-timm": 0} {
 		f := fixtures.Backbone(t, name)
@@ -424,7 +426,8 @@ func TestViTImageSize(t *testing.T) {
 	}
 }
 
-// bare writes a fixture's tensors, changed, with nothing beside them that says more.
+// bare writes the changed tensors of a fixture to a file, without metadata and without files beside
+// it.
 func bare(t *testing.T, name string, change func(sd checkpoint.StateDict)) string {
 	t.Helper()
 	sd, _, err := fixtures.Backbone(t, name).Open(t).Canonical(backbone.AllNamings())
@@ -435,7 +438,7 @@ func bare(t *testing.T, name string, change func(sd checkpoint.StateDict)) strin
 	return save(t, sd, nil)
 }
 
-// beside writes config.json beside a checkpoint.
+// beside writes a config.json beside a checkpoint.
 func beside(t *testing.T, path, config string) string {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(filepath.Dir(path), "config.json"), []byte(config), 0o666); err != nil {
@@ -444,8 +447,9 @@ func beside(t *testing.T, path, config string) string {
 	return path
 }
 
-// TestViTGuesses: what is in no tensor comes from config.json or from what published models have.
-func TestViTGuesses(t *testing.T) {
+// TestViTAssumptions checks the values that no tensor determines. They come from config.json or
+// from the published models.
+func TestViTAssumptions(t *testing.T) {
 	nothing := func(checkpoint.StateDict) {}
 	for name, c := range map[string]struct {
 		path string
@@ -480,7 +484,7 @@ func TestViTGuesses(t *testing.T) {
 			t.Errorf("%s: %+v", name, m.Config)
 		}
 	}
-	// Widths at which timm's models do not have heads of 64 values.
+	// Widths, and the number of heads of published models with these widths.
 	for width, heads := range map[int]int{192: 3, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16} {
 		c := backbone.Config{ImageSize: 2, NumClasses: 1, NumHeads: heads, LayerNormEps: 1e-6,
 			Form: backbone.ViT{PatchSize: 1, EmbedDim: width, Depth: 1, HiddenDim: 1}}
@@ -493,7 +497,7 @@ func TestViTGuesses(t *testing.T) {
 	}
 }
 
-// huggingFace is a copy of a fixture's weights alone.
+// huggingFace copies the weights of a fixture without the files beside them, and returns the path.
 func huggingFace(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(fixtures.Backbone(t, name).Path())
@@ -507,7 +511,7 @@ func huggingFace(t *testing.T, name string) string {
 	return path
 }
 
-// TestViTRefuses: forms that are not computed are refused, and what a hostile file may say.
+// TestViTRefuses checks that unsupported variants, and impossible values in a file, are refused.
 func TestViTRefuses(t *testing.T) {
 	nothing := func(checkpoint.StateDict) {}
 	set := func(name string, shape ...int) func(checkpoint.StateDict) {

@@ -1,14 +1,19 @@
 // Package backend opens the devices on which spt computes.
 //
-// [Devices] lists the devices of this machine. [Open] opens one or several of them as one
-// [Backend]: the processor, through package cpu, or GPUs, through a PJRT plug-in (xla.go). GPUs
-// need a build with XLA (build tag xla, cgo); without it, noxla.go says so. [Plugins] lists the
-// installed plug-ins (plugin.go). [NameOf], [Replicas] and [OnDevice] describe an open backend, and
-// [DefaultPrecision] chooses the [Precision] of networks on it (precision.go).
+// Begin with [Open], which opens one or several devices as one [Backend]. A device is the processor
+// of this machine (package cpu) or an NVIDIA GPU (a PJRT plug-in of XLA, xla.go). A Backend is a
+// GoMLX backend: it compiles and runs any GoMLX graph.
 //
-// A Backend is a GoMLX backend: it runs any GoMLX graph. Open returns a [DeviceError] for a device
-// that it cannot open. The other packages of spt return a [MemoryError] if a computation needs more
-// memory than its device has (errors.go).
+//   - [Devices] lists the devices of this machine, and [Plugins] lists the installed PJRT plug-ins
+//     (plugin.go).
+//   - [NameOf], [Replicas] and [OnDevice] describe an open backend.
+//   - [DefaultPrecision] selects the [Precision] of a network for a backend (precision.go).
+//
+// GPUs need a build with the tag xla and with cgo. In a build without XLA, Open returns an error
+// that says how to build spt for GPUs (noxla.go).
+//
+// Open returns a [*DeviceError] for a device that it cannot open. The other packages of spt return
+// a [*MemoryError] if a computation needs more memory than the device has (errors.go).
 package backend
 
 import (
@@ -28,25 +33,28 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// Backend is an open device, or several devices that are open as one backend. Graphs are compiled
-// for it and run on it.
+// Backend is an open device, or several open devices of the same kind. It compiles and runs GoMLX
+// graphs.
 type Backend = compute.Backend
 
-// Auto is the name of the best available device, for [Open].
+// Auto is the device name with which [Open] selects the best available device.
 const Auto = "auto"
 
-// Device is a device of this machine.
+// Device describes a device of this machine.
 type Device struct {
-	Name        string `json:"name"`        // name for Open: "cpu", "cuda:0"
-	Description string `json:"description"` // model of the device
-	// Unused is the reason why Open cannot open the device. Empty: it can.
+	// Name is the name with which Open opens the device, for example "cpu" or "cuda:0".
+	Name string `json:"name"`
+	// Description is the model of the device.
+	Description string `json:"description"`
+	// Unused is the reason why Open cannot open the device. An empty Unused means that Open can
+	// open it.
 	Unused string `json:"unused,omitempty"`
 }
 
-// Devices lists the processor and all NVIDIA GPUs of this machine, also those that Open cannot
-// open. It opens none of the GPUs.
+// Devices returns the processor and all NVIDIA GPUs of this machine. The list includes GPUs that
+// Open cannot open. Devices does not open a GPU.
 func Devices() []Device {
-	out := []Device{{Name: "cpu", Description: "this machine's processor, by spt's own backend"}}
+	out := []Device{{Name: "cpu", Description: "the processor of this machine, with the CPU backend of spt"}}
 	if be, err := processor(); err == nil {
 		out[0].Description = be.Description()
 	}
@@ -61,27 +69,28 @@ func Devices() []Device {
 	return out
 }
 
-// Open opens count devices of one kind, from the named device on, as one backend. Each device
-// computes a part of each batch. All callers in the process share an open backend, so weights are
-// placed on it once. The known names are:
+// Open opens count devices of the same kind as one backend, starting at the named device. In
+// training, each device computes a part of each mini-batch. All callers in the process share an
+// open backend, so weights are copied to it once. The known names are:
 //
-//   - "" and "auto": the first GPU if Open can open it, otherwise the processor. If there is a GPU
-//     that Open cannot open, note is the reason.
-//   - "cpu": the processor. It is one device.
-//   - "cuda" and "cuda:N": an NVIDIA GPU. N counts from 0. It needs a build with XLA.
-//   - "xla:PLUGIN": the first device of a PJRT plug-in, given by its name (see [Plugins]) or its
-//     absolute path. It needs a build with XLA.
+//   - "" and "auto": the first GPU if Open can open it, and the processor otherwise. If the machine
+//     has a GPU that Open cannot open, note gives the reason. In all other cases note is empty.
+//   - "cpu": the processor. It counts as one device.
+//   - "cuda" and "cuda:N": the NVIDIA GPU with the number N. The first GPU is number 0, which is
+//     the default. It needs a build with XLA.
+//   - "xla:PLUGIN": the first device of a PJRT plug-in. PLUGIN is the name of the plug-in (see
+//     [Plugins]) or its absolute path. It needs a build with XLA.
 //
 // The error is a [*DeviceError].
 func Open(device string, count int) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
 	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
 	if count < 1 {
-		return misused(fmt.Errorf("the number of devices is %d: expected at least 1", count))
+		return misused(fmt.Errorf("the number of devices is %d; give at least 1", count))
 	}
 	host := func() (Backend, string, error) {
 		if count > 1 {
-			return misused(fmt.Errorf("the processor is one device, %d were asked for; name a GPU, or leave their number out", count))
+			return misused(fmt.Errorf("%d devices were requested, but the processor is one device; request one device, or name a GPU", count))
 		}
 		be, err := processor()
 		return be, note, err
@@ -106,7 +115,7 @@ func Open(device string, count int) (be Backend, note string, err error) {
 		n := 0
 		if given {
 			if n, err = strconv.Atoi(rest); err != nil || n < 0 {
-				return misused(fmt.Errorf("expected cuda or cuda:N, N the number of a GPU from 0"))
+				return misused(fmt.Errorf("the number of the GPU is invalid; use cuda or cuda:N, where N is 0 for the first GPU"))
 			}
 		}
 		p, err := cudaPlugin()
@@ -114,7 +123,7 @@ func Open(device string, count int) (be Backend, note string, err error) {
 			return fail(err)
 		}
 		if there := len(gpus()); n+count > there {
-			return fail(fmt.Errorf("this machine has %d NVIDIA GPUs, cuda:0 to cuda:%d; %d from cuda:%d on were asked for", there, there-1, count, n))
+			return fail(fmt.Errorf("%d GPU(s) starting at cuda:%d were requested, but this machine has %d NVIDIA GPU(s), cuda:0 to cuda:%d; choose a lower GPU number or fewer GPUs", count, n, there, there-1))
 		}
 		if be, err = openOnce(fmt.Sprintf("cuda:%d", n), p.Path, n, count); err != nil {
 			return fail(err)
@@ -129,7 +138,7 @@ func Open(device string, count int) (be Backend, note string, err error) {
 			all := Plugins()
 			i := slices.IndexFunc(all, func(p Plugin) bool { return p.Name == rest })
 			if i < 0 {
-				return fail(fmt.Errorf("there is no PJRT plug-in of that name; found: %s; give its absolute path, or set %s to its folder", names(all), pluginPathEnv))
+				return fail(fmt.Errorf("no PJRT plug-in with this name was found; installed plug-ins: %s; give the absolute path of the plug-in, or set %s to its folder", names(all), pluginPathEnv))
 			}
 			path = all[i].Path
 		}
@@ -141,10 +150,10 @@ func Open(device string, count int) (be Backend, note string, err error) {
 		}
 		return be, "", nil
 	}
-	return misused(fmt.Errorf("expected %s, cpu, cuda, cuda:N or xla:PLUGIN", Auto))
+	return misused(fmt.Errorf("the device name is unknown; use %s, cpu, cuda, cuda:N or xla:PLUGIN", Auto))
 }
 
-// names lists the names of plug-ins for an error.
+// names returns the names of plugins as text for an error message.
 func names(plugins []Plugin) string {
 	if len(plugins) == 0 {
 		return "none"
@@ -156,30 +165,30 @@ func names(plugins []Plugin) string {
 	return strings.Join(out, ", ")
 }
 
-// processor opens the processor. It returns the same backend to all callers.
+// processor opens the processor. It returns the same backend in every call.
 var processor = sync.OnceValues(func() (Backend, error) {
 	silence()
 	return cpu.New("")
 })
 
-// several identifies devices of one kind that are opened as one backend.
-type several struct {
-	name  string // name of the first device, see NameOf
+// deviceSet identifies devices of the same kind that are opened as one backend.
+type deviceSet struct {
+	name  string // the name of the first device, see NameOf
 	count int
 }
 
-// opened holds the backends of plug-ins that are open.
+// opened holds the open backends of plug-ins.
 var opened = struct {
 	sync.Mutex
-	backends map[several]Backend
-}{backends: map[several]Backend{}}
+	backends map[deviceSet]Backend
+}{backends: map[deviceSet]Backend{}}
 
-// openOnce opens count devices of a plug-in from device n on. If they are open under the name, it
-// returns them.
+// openOnce opens count devices of the plug-in in the file path, starting at device n. If the
+// devices are open under this name already, it returns the open backend.
 func openOnce(name, path string, n, count int) (Backend, error) {
 	opened.Lock()
 	defer opened.Unlock()
-	if be, ok := opened.backends[several{name, count}]; ok {
+	if be, ok := opened.backends[deviceSet{name, count}]; ok {
 		return be, nil
 	}
 	silence()
@@ -189,14 +198,14 @@ func openOnce(name, path string, n, count int) (Backend, error) {
 	}
 	if there := be.NumDevices(); there < count {
 		be.Finalize()
-		return nil, fmt.Errorf("the plug-in has %d devices: %d were asked for", there, count)
+		return nil, fmt.Errorf("%d devices were requested, but the plug-in has %d; request fewer devices", count, there)
 	}
-	opened.backends[several{name, count}] = be
+	opened.backends[deviceSet{name, count}] = be
 	return be, nil
 }
 
-// as returns the name and the number of devices with which be was opened.
-func as(be Backend) (s several, ok bool) {
+// openedAs returns the name and the number of devices with which openOnce opened be.
+func openedAs(be Backend) (s deviceSet, ok bool) {
 	opened.Lock()
 	defer opened.Unlock()
 	for s, b := range opened.backends {
@@ -207,54 +216,55 @@ func as(be Backend) (s several, ok bool) {
 	return s, false
 }
 
-// silence discards the log lines that GoMLX writes with klog.
+// silence discards the log lines that GoMLX writes through the package klog.
 func silence() {
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	// Set fails for unknown names only. klog defines these names.
+	// Set fails only for unknown names, and klog defines these names.
 	_ = flags.Set("logtostderr", "false")
 	_ = flags.Set("stderrthreshold", "FATAL")
 	klog.SetOutput(io.Discard)
 }
 
-// NameOf returns the name with which [Open] returns be: "cpu", "cuda:0" or "xla:PATH". For several
-// devices it is the name of the first. For a backend that this package did not open it is
-// be.Name().
+// NameOf returns the device name of a backend that [Open] returned: "cpu", "cuda:N" or "xla:PATH".
+// For several devices it returns the name of the first device. For a backend that this package did
+// not open it returns be.Name().
 func NameOf(be Backend) string {
 	if cpu.Is(be) {
 		return "cpu"
 	}
-	if s, ok := as(be); ok {
+	if s, ok := openedAs(be); ok {
 		return s.name
 	}
 	return be.Name()
 }
 
 // Replicas returns the number of devices with which [Open] opened be. Training keeps a replica of
-// the network on each of them. It is 1 for the processor.
+// the network on each device. For the processor, Replicas returns 1.
 func Replicas(be Backend) int {
-	if s, ok := as(be); ok {
+	if s, ok := openedAs(be); ok {
 		return s.count
 	}
 	return 1
 }
 
-// OnDevice reports whether be computes outside of the host: it has separate memory, copies to and
-// from it take time, and programs run while the host continues.
+// OnDevice reports whether be computes on an accelerator through a PJRT plug-in. An accelerator has
+// separate memory, so copies to and from it take time, and its programs run while the host
+// continues.
 func OnDevice(be Backend) bool { return isDevice(be) }
 
-// gpus returns the models of the NVIDIA GPUs in the order of the driver.
+// gpus returns the model names of the NVIDIA GPUs in the order of the driver.
 var gpus = sync.OnceValue(func() []string { return findGPUs("/") })
 
-// findGPUs reads the list of the driver below root. In a container that hides the list, it counts
-// the device files.
+// findGPUs reads the list of GPUs that the NVIDIA driver keeps below root. If a container hides
+// this list, findGPUs counts the device files.
 func findGPUs(root string) (out []string) {
 	const unknown = "NVIDIA GPU"
-	// returns errors for malformed patterns only
+	// Glob fails only for malformed patterns.
 	files, _ := filepath.Glob(filepath.Join(root, "proc/driver/nvidia/gpus/*/information"))
 	for _, f := range files {
 		name := unknown
-		text, _ := os.ReadFile(f) // without the file, the model is unknown
+		text, _ := os.ReadFile(f) // if the file is missing, the model is unknown
 		for line := range strings.Lines(string(text)) {
 			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "Model" {
 				name = strings.TrimSpace(value)

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// tree makes empty files, or files with the text after a tab, below a new folder.
+// tree creates files in a new folder and returns the folder. An element of files is a path, or a
+// path, a tab and the content.
 func tree(t *testing.T, files ...string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -26,7 +27,7 @@ func tree(t *testing.T, files ...string) string {
 	return root
 }
 
-// TestUnusedPlugins: each plug-in that is passed over says why.
+// TestUnusedPlugins checks the reason that each unused plug-in gives.
 func TestUnusedPlugins(t *testing.T) {
 	all := func() []Plugin {
 		return []Plugin{{Name: "tpu", Path: "/a"}, {Name: "cuda13", Path: "/b"}, {Name: "cuda12", Path: "/c"}}
@@ -40,15 +41,15 @@ func TestUnusedPlugins(t *testing.T) {
 		{nil, 0, [3]string{"device xla:tpu", "no NVIDIA GPU", "no NVIDIA GPU"}},
 		{errors.New("not built"), 1, [3]string{"not built", "not built", "not built"}},
 	} {
-		for i, p := range judged(all(), c.built, c.gpus) {
+		for i, p := range markUnused(all(), c.built, c.gpus) {
 			if (p.Unused == "") != (c.want[i] == "") || !strings.Contains(p.Unused, c.want[i]) {
-				t.Errorf("%d GPUs, built %v: %s is passed over because %q, expected %q", c.gpus, c.built, p.Name, p.Unused, c.want[i])
+				t.Errorf("%d GPUs, built %v: %s has the reason %q, expected %q", c.gpus, c.built, p.Name, p.Unused, c.want[i])
 			}
 		}
 	}
 }
 
-// TestPlugins: every place is searched, in order, and what is no plug-in is passed over.
+// TestPlugins checks that findPlugins searches all places in order and skips other files.
 func TestPlugins(t *testing.T) {
 	root := tree(t,
 		"given/pjrt_c_api_tpu_plugin.so", "given/notes.txt", "given/libother.so",
@@ -76,8 +77,8 @@ func TestPlugins(t *testing.T) {
 	want := []string{
 		"tpu given/pjrt_c_api_tpu_plugin.so (PJRT_PLUGIN_LIBRARY_PATH) false",
 		"metal one/pjrt-plugin-metal.so (PJRT_PLUGIN_LIBRARY_PATH) false",
-		"cuda home/.local/lib/go-xla/nvidia/pjrt_c_api_cuda_plugin.so (GoMLX's place) true",
-		"cpu_v0.83.1 usr/local/lib/go-xla/pjrt_c_api_cpu_v0.83.1_plugin.so (GoMLX's place) false",
+		"cuda home/.local/lib/go-xla/nvidia/pjrt_c_api_cuda_plugin.so (folder of GoMLX) true",
+		"cpu_v0.83.1 usr/local/lib/go-xla/pjrt_c_api_cpu_v0.83.1_plugin.so (folder of GoMLX) false",
 		"extra ld/pjrt_c_api_extra_plugin.so (LD_LIBRARY_PATH) false",
 		"cuda13 venv/lib/python3.12/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so (Python package jax-cuda13-pjrt) true",
 		"cuda12 conda/lib/python3.11/site-packages/jax_plugins/xla_cuda12/xla_cuda_plugin.so (Python package jax-cuda12-pjrt) true",
@@ -88,7 +89,8 @@ func TestPlugins(t *testing.T) {
 	}
 }
 
-// TestGPUs: the driver's list before device files; neither is no GPU.
+// TestGPUs checks that findGPUs prefers the list of the driver to device files, and finds no GPU
+// without both.
 func TestGPUs(t *testing.T) {
 	for want, root := range map[string]string{
 		"[]": tree(t, "dev/nvidiactl"),
@@ -110,7 +112,7 @@ func TestGPUs(t *testing.T) {
 	}
 }
 
-// TestOpen: a device that is not there is an error that names it and says what to do.
+// TestOpen checks that Open returns an error with the name of a device that does not exist.
 func TestOpen(t *testing.T) {
 	own, err := processor()
 	if err != nil {

@@ -5,37 +5,50 @@ import (
 	"fmt"
 )
 
-// DeviceError is the error of [Open] for a device that it cannot open.
+// DeviceError reports that [Open] cannot open a device.
 type DeviceError struct {
-	Device string // name given to Open
-	Usage  bool   // the name or the number of devices is invalid on every machine
-	Err    error  // the reason
+	// Device is the device name that was passed to Open.
+	Device string
+	// Usage reports whether the name or the number of devices is invalid on every machine.
+	Usage bool
+	// Err is the reason.
+	Err error
 }
 
+// Error returns the device name and the reason.
 func (e *DeviceError) Error() string {
 	return fmt.Sprintf("device %s: %v", cmp.Or(e.Device, Auto), e.Err)
 }
+
+// Unwrap returns the reason.
 func (e *DeviceError) Unwrap() error { return e.Err }
 
-// MemoryError is the error of a computation that needs more memory than the device has.
+// MemoryError reports that a computation needs more memory than the device has.
 type MemoryError struct {
-	Program string // name of the computation: "training step" for example
-	Device  string // name of the device, see NameOf
-	// size of the allocation that failed, as the device reports it; empty: the device does not
-	// report it
+	// Program is the name of the computation, for example "training step".
+	Program string
+	// Device is the name of the device, see [NameOf].
+	Device string
+	// Asked is the size of the allocation that failed, with its unit, as the device reports it. An
+	// empty Asked means that the device does not report the size.
 	Asked string
-	// size of the inputs of the program (weights, tuned tensors, the batch), in bytes
-	Inputs  int64
-	Largest string // shape of the largest input
-	Err     error  // error of the device
+	// Inputs is the size of the inputs of the program in bytes. The inputs are the weights, the
+	// tuned parameters and the mini-batch.
+	Inputs int64
+	// Largest is the shape of the largest input.
+	Largest string
+	// Err is the error of the device.
+	Err error
 }
 
+// Error returns the computation, the device, the sizes of the inputs, and ways to use less memory.
 func (e *MemoryError) Error() string {
 	text := fmt.Sprintf("running %s on %s: out of memory", e.Program, e.Device)
 	if e.Asked != "" {
 		text += " while allocating " + e.Asked
 	}
-	return text + fmt.Sprintf("; the inputs take %.1f MB, the largest is %s; use a smaller batch size, activation checkpointing, which computes activations twice instead of keeping them, or precision bf16, or stop other programs on the device", float64(e.Inputs)/1e6, e.Largest)
+	return text + fmt.Sprintf("; the inputs of the program take %.1f MB, and the largest input has the shape %s; use a smaller batch size, precision bf16 or activation checkpointing (it computes activations twice instead of keeping them), or stop other programs that use the device", float64(e.Inputs)/1e6, e.Largest)
 }
 
+// Unwrap returns the error of the device.
 func (e *MemoryError) Unwrap() error { return e.Err }

@@ -9,7 +9,7 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Open a device and run a GoMLX graph on it.
+// This example opens the processor and runs a GoMLX graph on it.
 func ExampleOpen() {
 	device, _, err := backend.Open("cpu", 1)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSetFlags: flags are set that the plug-in has as names by themselves, and that the user has
-// not set.
+// TestSetFlags checks that setFlags sets only flags that the plug-in contains as complete strings
+// and that the user has not set.
 func TestSetFlags(t *testing.T) {
 	plugin := filepath.Join(t.TempDir(), "plugin.so")
 	if err := os.WriteFile(plugin, []byte("\x7fELF\x00xla_one\x00reserved: xla_two\x00R\x07xla_fourR\x00xla_three\x00"), 0o666); err != nil {
@@ -22,6 +22,6 @@ func TestSetFlags(t *testing.T) {
 	}
 	setFlags(plugin+".absent", []compilerFlag{{"xla_two", "2"}})
 	if got := os.Getenv("XLA_FLAGS"); got != "--xla_three=5 --xla_one=1" {
-		t.Errorf("flags %q of a plug-in that is not there", got)
+		t.Errorf("flags %q for a plug-in that does not exist", got)
 	}
 }

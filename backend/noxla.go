@@ -6,13 +6,13 @@ import (
 	"errors"
 )
 
-// xlaBuilt returns why this program cannot use GPUs.
+// xlaBuilt returns an error with the reason why this program cannot use GPUs.
 func xlaBuilt() error {
-	return errors.New("this build of spt computes on the processor only; for a GPU, on Linux, build it with a C compiler by CGO_ENABLED=1 go build -tags xla ./cmd/spt")
+	return errors.New("this build of spt supports only the processor; to use a GPU, build spt on Linux with a C compiler: CGO_ENABLED=1 go build -tags xla ./cmd/spt")
 }
 
-// openPlugin returns an error: no plug-in can run.
+// openPlugin returns an error, because this build cannot run plug-ins.
 func openPlugin(string, int, int) (Backend, error) { return nil, xlaBuilt() }
 
-// isDevice returns false: without XLA, every backend computes in the memory of the host.
+// isDevice returns false, because every backend of this build computes in the memory of the host.
 func isDevice(Backend) bool { return false }

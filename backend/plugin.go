@@ -10,46 +10,50 @@ import (
 	"strings"
 )
 
-// pluginPathEnv is the variable of go-xla with PJRT plug-ins and folders of PJRT plug-ins,
-// separated as in PATH.
+// pluginPathEnv is the environment variable of go-xla that lists PJRT plug-ins and folders with
+// PJRT plug-ins. It has the format of PATH.
 const pluginPathEnv = "PJRT_PLUGIN_LIBRARY_PATH"
 
-// Plugin is an installed PJRT plug-in: a shared library with a compiler of XLA for some kind of
-// device.
+// Plugin describes an installed PJRT plug-in: a shared library with the XLA compiler and runtime
+// for one kind of device.
 type Plugin struct {
-	Name string `json:"name"` // kind of device, "cuda13" or "cpu" for example
-	Path string `json:"path"` // path of the library
-	From string `json:"from"` // where it was found: a variable, a folder of GoMLX, a Python package
-	// Unused is the reason why the devices "auto" and "cuda" do not use the plug-in. Empty: they
-	// use it.
+	// Name is the kind of device, for example "cuda13" or "cpu".
+	Name string `json:"name"`
+	// Path is the path of the shared library.
+	Path string `json:"path"`
+	// From says where the plug-in was found: in an environment variable, a folder of GoMLX or a
+	// Python package.
+	From string `json:"from"`
+	// Unused is the reason why the devices "auto" and "cuda" do not use the plug-in. An empty
+	// Unused means that they use it.
 	Unused string `json:"unused,omitempty"`
 }
 
 // cuda reports whether the plug-in is for NVIDIA GPUs.
 func (p Plugin) cuda() bool { return strings.Contains(p.Name, "cuda") }
 
-// Plugins lists the PJRT plug-ins of this machine. A plug-in that is preferred comes first:
-// plug-ins in the variable PJRT_PLUGIN_LIBRARY_PATH, then in the folders of GoMLX, then in the
-// Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. Plugins loads no plug-in, runs no Python and
-// downloads nothing.
+// Plugins returns the PJRT plug-ins that are installed on this machine, in order of preference. It
+// searches the environment variable PJRT_PLUGIN_LIBRARY_PATH, the folders of GoMLX, the environment
+// variable LD_LIBRARY_PATH, and the Python packages jax-cuda13-pjrt and jax-cuda12-pjrt, in this
+// order. Plugins does not load a plug-in, run Python or download anything.
 func Plugins() []Plugin {
-	return judged(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
+	return markUnused(findPlugins(os.Getenv, "/"), xlaBuilt(), len(gpus()))
 }
 
-// judged sets the field Unused of the plug-ins. gpus is the number of GPUs of the machine. If built
-// is not nil, it is the reason why this program cannot use GPUs.
-func judged(all []Plugin, built error, gpus int) []Plugin {
+// markUnused sets the field Unused of each plug-in and returns all. gpus is the number of GPUs of
+// the machine. A non-nil built is the reason why this program cannot use GPUs.
+func markUnused(all []Plugin, built error, gpus int) []Plugin {
 	preferred := ""
 	for i := range all {
 		switch p := &all[i]; {
 		case built != nil:
 			p.Unused = built.Error()
 		case !p.cuda():
-			p.Unused = "it is not for NVIDIA GPUs; the device xla:" + p.Name + " uses it"
+			p.Unused = "it is not for NVIDIA GPUs; to use it, open the device xla:" + p.Name
 		case gpus == 0:
-			p.Unused = "this machine shows no NVIDIA GPU"
+			p.Unused = "no NVIDIA GPU was found on this machine"
 		case preferred != "":
-			p.Unused = preferred + " is preferred"
+			p.Unused = "the plug-in " + preferred + " is preferred"
 		default:
 			preferred = p.Path
 		}
@@ -57,10 +61,11 @@ func judged(all []Plugin, built error, gpus int) []Plugin {
 	return all
 }
 
-// pluginName matches the file names of plug-ins, as go-xla does.
+// pluginName matches the file names of PJRT plug-ins in the same way as go-xla.
 var pluginName = regexp.MustCompile(`^(?:pjrt_c_api_(.+)_plugin|pjrt[-_]plugin[-_](.+))\.(?:so|dylib)$`)
 
-// findPlugins lists the plug-ins for an environment and a root folder of the file system.
+// findPlugins returns the plug-ins that are installed below the folder root of the file system. It
+// reads environment variables with getenv.
 func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	add := func(name, path, from string) {
 		if stat, err := os.Stat(path); err == nil && stat.Mode().IsRegular() &&
@@ -86,11 +91,11 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	home := getenv("HOME")
 	for _, dir := range []string{".local/lib/go-xla", ".local/lib/go-xla/nvidia", ".local/lib/gomlx/pjrt"} {
 		if home != "" {
-			folder(filepath.Join(home, dir), "GoMLX's place")
+			folder(filepath.Join(home, dir), "folder of GoMLX")
 		}
 	}
 	for _, dir := range []string{"usr/local/lib/go-xla", "usr/local/lib/go-xla/nvidia", "usr/local/lib/gomlx/pjrt"} {
-		folder(filepath.Join(root, dir), "GoMLX's place")
+		folder(filepath.Join(root, dir), "folder of GoMLX")
 	}
 	for _, dir := range filepath.SplitList(getenv("LD_LIBRARY_PATH")) {
 		folder(dir, "LD_LIBRARY_PATH")
@@ -103,8 +108,9 @@ func findPlugins(getenv func(string) string, root string) (out []Plugin) {
 	return out
 }
 
-// sitePackages lists the folders of installed Python packages: of the active virtual or conda
-// environment, of every Python on PATH, of the user, and of Debian.
+// sitePackages returns the folders of installed Python packages. It searches the active virtual
+// environment, the active conda environment, every Python on PATH, the home folder of the user, and
+// the system folders.
 func sitePackages(getenv func(string) string, root string) (out []string) {
 	prefixes := []string{getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX")}
 	for _, dir := range filepath.SplitList(getenv("PATH")) {
@@ -113,7 +119,7 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			if _, err := os.Stat(path); err != nil {
 				continue
 			}
-			// the python of a virtual environment is a link to another folder
+			// In a virtual environment, python is a link to a program in another folder.
 			prefixes = append(prefixes, filepath.Dir(dir))
 			if real, err := filepath.EvalSymlinks(path); err == nil {
 				prefixes = append(prefixes, filepath.Dir(filepath.Dir(real)))
@@ -129,7 +135,7 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 			continue
 		}
 		for _, pattern := range []string{"lib/python3*/site-packages", "lib/python3*/dist-packages"} {
-			// returns errors for malformed patterns only
+			// Glob fails only for malformed patterns.
 			found, _ := filepath.Glob(filepath.Join(prefix, pattern))
 			for _, dir := range found {
 				if !slices.Contains(out, dir) {
@@ -141,17 +147,18 @@ func sitePackages(getenv func(string) string, root string) (out []string) {
 	return out
 }
 
-// cudaPlugin returns the plug-in for NVIDIA GPUs, or an error that says why no plug-in can be used.
+// cudaPlugin returns the preferred plug-in for NVIDIA GPUs. If no plug-in can be used, the error
+// gives the reason.
 func cudaPlugin() (Plugin, error) {
 	if err := xlaBuilt(); err != nil {
 		return Plugin{}, err
 	}
 	if len(gpus()) == 0 {
-		return Plugin{}, errors.New("no NVIDIA GPU found: neither /proc/driver/nvidia/gpus nor /dev/nvidia0 exists")
+		return Plugin{}, errors.New("no NVIDIA GPU was found: neither /proc/driver/nvidia/gpus nor /dev/nvidia0 exists")
 	}
 	all := Plugins()
 	if i := slices.IndexFunc(all, Plugin.cuda); i >= 0 {
 		return all[i], nil
 	}
-	return Plugin{}, fmt.Errorf("no PJRT plug-in for CUDA found in %s, the folders of GoMLX and Python packages; install one with pip install \"jax[cuda13]\", in an environment whose python3 is on PATH, or with go run github.com/gomlx/go-xla/cmd/pjrt_installer@latest", pluginPathEnv)
+	return Plugin{}, fmt.Errorf("no PJRT plug-in for CUDA was found in %s, the folders of GoMLX or the Python packages; install a plug-in: run pip install \"jax[cuda13]\" in a Python environment whose python3 is on PATH, or run go run github.com/gomlx/go-xla/cmd/pjrt_installer@latest", pluginPathEnv)
 }

@@ -1,16 +1,18 @@
 package backend
 
 import (
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/internal/option"
 )
 
-// Precision is the type in which a network computes. With every precision, the tuned parameters,
-// their gradients, the optimiser, the statistics of norms, softmax and the loss are float32.
+// Precision selects the number type of the frozen matrices and the activations of a network. The
+// zero value means [F32]. With every precision, the tuned parameters, their gradients, the
+// optimiser state, the statistics of norms, softmax and the loss are float32.
 type Precision string
 
 // The known precisions. An empty Precision means F32.
@@ -25,10 +27,10 @@ func (p Precision) Validate() error {
 	case "", F32, BF16:
 		return nil
 	}
-	return fmt.Errorf("precision %q is unknown; known: %s, %s", string(p), F32, BF16)
+	return option.Unknown("precision", "precision", string(p), []string{string(F32), string(BF16)})
 }
 
-// DType returns the type of frozen matrices and of activations.
+// DType returns the GoMLX type of frozen matrices and activations.
 func (p Precision) DType() dtypes.DType {
 	if p == BF16 {
 		return dtypes.BFloat16
@@ -36,12 +38,12 @@ func (p Precision) DType() dtypes.DType {
 	return dtypes.Float32
 }
 
-// DefaultPrecision returns BF16 for a GPU that computes in bfloat16, otherwise F32.
+// DefaultPrecision returns BF16 if be runs on a GPU that supports bfloat16, and F32 otherwise.
 func DefaultPrecision(be Backend) Precision {
 	if !OnDevice(be) || len(gpus()) == 0 {
 		return F32
 	}
-	gpu := gpus()[0] // of a plug-in that was given by its path
+	gpu := gpus()[0] // a plug-in opened by its path runs on the first GPU
 	if text, ok := strings.CutPrefix(NameOf(be), "cuda:"); ok {
 		if n, err := strconv.Atoi(text); err == nil && n < len(gpus()) {
 			gpu = gpus()[n]
@@ -53,6 +55,6 @@ func DefaultPrecision(be Backend) Precision {
 	return BF16
 }
 
-// beforeAmpere matches the names of NVIDIA GPUs with a compute capability below 8, which have no
-// bfloat16.
+// beforeAmpere matches the names of NVIDIA GPUs with a compute capability below 8. These GPUs do
+// not support bfloat16.
 var beforeAmpere = regexp.MustCompile(`\b([KMP][0-9]+|V100|GV100|T4|T[0-9]{3,4}|MX[0-9]+|GTX|Quadro RTX|RTX 20[0-9]+|TITAN|Titan)\b`)

@@ -17,11 +17,11 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// TestDevice: a program runs on the device, with an input given away.
+// TestDevice runs a program with a donated input on the device.
 func TestDevice(t *testing.T) {
 	be, _ := devicetest.Open(t)
 	if !backend.OnDevice(be) {
-		t.Errorf("%s is not taken for a device", be.Description())
+		t.Errorf("OnDevice returns false for %s", be.Description())
 	}
 	p, err := program.New(be, "test", func(_ *Graph, in []*Node) []*Node {
 		return []*Node{Add(in[0], in[1]), ReduceAllSum(Mul(in[0], in[1]))}
@@ -57,7 +57,7 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// TestOpenAbort: the user sees what a plug-in writes before it ends the process.
+// TestOpenAbort checks that the user sees the last message of a plug-in that ends the process.
 func TestOpenAbort(t *testing.T) {
 	if plugin := os.Getenv("SPT_TEST_ABORT"); plugin != "" {
 		_, _, err := backend.Open("xla:"+plugin, 1)

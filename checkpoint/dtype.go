@@ -5,23 +5,25 @@ import (
 	"math/bits"
 )
 
-// DType is an element type in the spelling of safetensors, such as "F32", "BF16" or "I64".
+// DType is the type of the elements of a tensor, as safetensors spells it: "F32", "BF16", "I64" and
+// so on.
 type DType string
 
-// The element types that this package reads as float32 or writes. A file may hold any other type of
-// the format too: such tensors are checked and listed, but not read.
+// The element types that [File] reads or [Save] writes. A file may also hold tensors of the other
+// types of the safetensors format. Their sizes are checked and [File.Tensors] lists them, but their
+// values cannot be read.
 const (
-	F64  DType = "F64"
-	F32  DType = "F32"
-	F16  DType = "F16"
-	BF16 DType = "BF16"
-	I32  DType = "I32"
-	U8   DType = "U8"
+	F64  DType = "F64"  // IEEE 754 double precision
+	F32  DType = "F32"  // IEEE 754 single precision
+	F16  DType = "F16"  // IEEE 754 half precision
+	BF16 DType = "BF16" // bfloat16: the upper half of an F32
+	I32  DType = "I32"  // signed 32-bit integer
+	U8   DType = "U8"   // unsigned 8-bit integer
 )
 
-// dtypes lists every type of the format with its width in bits. The order is that of the
-// enumeration in the official Rust library, whose writer lays out tensors from the last type to the
-// first, which keeps each tensor aligned.
+// dtypes lists every type of the safetensors format with its width in bits. The order is the one of
+// the enumeration in the official Rust library. The writer there stores the tensors from the last
+// type to the first, so that the values of each tensor are aligned.
 var dtypes = []struct {
 	name DType
 	bits uint64
@@ -32,8 +34,8 @@ var dtypes = []struct {
 	{"C64", 64}, {F64, 64}, {"I64", 64}, {"U64", 64},
 }
 
-// rank returns the index of d in dtypes, -1 for a type that the format does not have.
-func (d DType) rank() int {
+// index returns the index of d in dtypes, or -1 if the format has no such type.
+func (d DType) index() int {
 	for i, t := range dtypes {
 		if t.name == d {
 			return i
@@ -42,16 +44,18 @@ func (d DType) rank() int {
 	return -1
 }
 
-// readsAsFloat32 reports whether [File.Float32] reads d.
+// readsAsFloat32 reports whether [File.Float32] reads tensors of type d.
 func (d DType) readsAsFloat32() bool {
 	return d == F32 || d == F16 || d == BF16 || d == F64
 }
 
-// byteSize returns the number of bytes that a tensor takes. Like the official reader it multiplies
-// from left to right, so that a zero dimension hides an overflow only in the dimensions after it.
+// byteSize returns the number of bytes that a tensor of type d takes. An unknown type, a negative
+// dimension, an overflow and a fraction of a byte are errors. Like the official reader, byteSize
+// multiplies the dimensions from left to right. A dimension of 0 therefore hides an overflow in the
+// dimensions after it, but not in those before it.
 func byteSize(d DType, shape []int) (uint64, error) {
-	rank := d.rank()
-	if rank < 0 {
+	i := d.index()
+	if i < 0 {
 		return 0, fmt.Errorf("unknown dtype %q", d)
 	}
 	size := uint64(1)
@@ -68,11 +72,11 @@ func byteSize(d DType, shape []int) (uint64, error) {
 			return 0, fmt.Errorf("the number of elements of shape %v overflows 64 bits", shape)
 		}
 	}
-	if !mul(dtypes[rank].bits) {
-		return 0, fmt.Errorf("the size of %s %v in bits overflows 64 bits", d, shape)
+	if !mul(dtypes[i].bits) {
+		return 0, fmt.Errorf("the size in bits of a tensor of type %s and shape %v overflows 64 bits", d, shape)
 	}
 	if size%8 != 0 {
-		return 0, fmt.Errorf("%s %v takes %d bits, which is not a whole number of bytes", d, shape, size)
+		return 0, fmt.Errorf("a tensor of type %s and shape %v takes %d bits, which is not a whole number of bytes", d, shape, size)
 	}
 	return size / 8, nil
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Open reads any of the known formats. The values of a tensor are read when they are asked for.
+// Open reads any of the known formats. Float32 reads the values of one tensor.
 func ExampleOpen() {
 	f, err := checkpoint.Open("testdata/readers/vit.pth")
 	if err != nil {

@@ -18,16 +18,19 @@ import (
 	"github.com/gomlx/compute/dtypes/float16"
 )
 
-// File is an open checkpoint. Its list of tensors is in memory and checked. Values are read from
-// the file, through a small buffer, when they are asked for. Nothing is mapped into memory, so a
-// tensor cannot change after it was read; mapping was measured to be no faster. All methods but
-// Close may be called from several goroutines at once.
+// File is an open checkpoint. [Open] and [NewFile] return one. The list of tensors is in memory and
+// checked. The values of a tensor stay in the file until a method such as [File.Float32] reads
+// them. Close the File after the last read. Several goroutines may call all methods except Close at
+// the same time.
+//
+// A File does not map the file into memory, so a [Tensor] does not change after it was read.
+// Mapping was measured to be no faster.
 type File struct {
 	name string
 	contents
 	byName  map[string]int // index into tensors
 	parts   []part         // in the order in which SHA256 reads them
-	closers []io.Closer    // nil if the caller owns what is read
+	closers []io.Closer    // the files that Close closes; nil for a File of NewFile
 }
 
 // part is one of the files that a checkpoint consists of.
@@ -37,26 +40,30 @@ type part struct {
 	size int64 // bytes
 }
 
-// contents is what the reader of a format finds in a file.
+// contents holds what the reader of a format returns.
 type contents struct {
-	format   string
-	tensors  []stored          // sorted by name once they are in a File
-	others   map[string]string // what stands under other names and is no tensor that can be read
+	format  string
+	tensors []stored // sorted by name in a File
+	// for each name without a readable tensor, a description of its value
+	others   map[string]string
 	metadata map[string]string
 }
 
-// stored is a tensor and the way to its values. A File knows no more of a format.
+// stored describes a tensor in a file and gives access to its values, whatever the format of the
+// file.
 type stored struct {
 	TensorInfo
-	file string // the one that it lies in, for errors
-	at   int64  // where in it, for errors
-	// open reads the values in row-major order, little-endian, and ends after the last.
+	file string // file that holds the values, for errors
+	at   int64  // offset of the values in the file in bytes, for errors
+	// open returns a reader of the values in row-major order, little-endian. It ends after the last
+	// value.
 	open func() (io.ReadCloser, error)
 }
 
-// NewFile reads and checks the header of the safetensors file of size bytes in r. name stands for
-// the file in errors. r must stay open while the File is used; Close leaves it open. Use [Open] for
-// other formats.
+// NewFile returns the safetensors file of size bytes in r, after it has read and checked the
+// header. name is the name of the file in errors. r must stay open while the File is in use;
+// [File.Close] does not close it. A file in another format or with a broken header is a
+// [*FormatError]. Use [Open] for a file on disk and for other formats.
 func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
 	c, err := readSafetensors(r, size, name)
 	if err != nil {
@@ -65,33 +72,48 @@ func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
 	return newFile(c, []part{{name, r, size}}, name)
 }
 
-// newFile sorts the tensors of a file; no two may have one name.
+// newFile returns the File with the contents c of parts. It sorts the tensors by name. Two tensors
+// with the same name are an error.
 func newFile(c contents, parts []part, name string) (*File, error) {
 	slices.SortFunc(c.tensors, func(a, b stored) int { return cmp.Compare(a.Name, b.Name) })
 	f := &File{name: name, contents: c, parts: parts, byName: make(map[string]int, len(c.tensors))}
 	for i, t := range c.tensors {
 		if j, twice := f.byName[t.Name]; twice {
-			return nil, &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("the tensor is also in %s at byte %d", c.tensors[j].file, c.tensors[j].at)}
+			return nil, &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("%s also has a tensor of this name, at byte %d", c.tensors[j].file, c.tensors[j].at)}
 		}
 		f.byName[t.Name] = i
 	}
 	return f, nil
 }
 
+// readSafetensors reads and checks the header of the safetensors file of size bytes in r.
 func readSafetensors(r io.ReaderAt, size int64, name string) (contents, error) {
 	fail := func(format string, args ...any) (contents, error) {
-		return contents{}, &FormatError{File: name, Err: fmt.Errorf(format, args...)}
+		return contents{}, &FormatError{File: name, wholeFile: true, Err: fmt.Errorf(format, args...)}
 	}
 	if size < 8 {
-		return fail("the file has %d bytes, a safetensors file at least 8: the file is empty or cut short", size)
+		return fail("the file has %d bytes, but a safetensors file has at least 8; the file is empty or cut short; download or copy it again", size)
 	}
 	var prefix [8]byte
 	if err := readAt(r, prefix[:], 0); err != nil {
-		return contents{}, fmt.Errorf("checkpoint %s: reading the header's length: %w", name, err)
+		return contents{}, fmt.Errorf("checkpoint %s: reading the length of the header: %w", name, err)
 	}
 	n := binary.LittleEndian.Uint64(prefix[:])
 	if n > maxHeader || int64(n) > size-8 {
-		return fail("the header claims %d bytes, but %d follow and the format allows %d: the file is cut short or not safetensors (a .pth, an .npz, a Git LFS pointer?)", n, size-8, maxHeader)
+		start := make([]byte, min(size, sniffLen))
+		if err := readAt(r, start, 0); err != nil {
+			return contents{}, fmt.Errorf("checkpoint %s: reading the first bytes: %w", name, err)
+		}
+		if found, advice := otherFormat(start); found != "" && !cutSafetensors(start) {
+			return contents{}, notCheckpoint(name, found, "expected a safetensors file", advice)
+		}
+		limit := fmt.Sprintf("more than the format allows (%d)", maxHeader)
+		if n > uint64(size) {
+			limit = fmt.Sprintf("more than the file has (%d)", size)
+		} else if int64(n) > size-8 {
+			limit = fmt.Sprintf("but only %d bytes follow", size-8)
+		}
+		return fail("the first 8 bytes of a safetensors file state the length of the header; here they state %d bytes, %s; the file is probably not a safetensors file or is damaged", n, limit)
 	}
 	raw := make([]byte, n)
 	if err := readAt(r, raw, 8); err != nil {
@@ -111,7 +133,8 @@ func readSafetensors(r io.ReaderAt, size int64, name string) (contents, error) {
 	return c, nil
 }
 
-// readAt fills buf from offset at of r.
+// readAt fills buf with the bytes of r from offset at. If r ends before, the error is
+// io.ErrUnexpectedEOF.
 func readAt(r io.ReaderAt, buf []byte, at int64) error {
 	_, err := io.ReadFull(io.NewSectionReader(r, at, int64(len(buf))), buf)
 	if err == io.EOF && len(buf) > 0 {
@@ -120,7 +143,7 @@ func readAt(r io.ReaderAt, buf []byte, at int64) error {
 	return err
 }
 
-// Close closes what [Open] has opened. It does nothing for a file of [NewFile].
+// Close closes the files that [Open] opened. It does nothing for a File of [NewFile].
 func (f *File) Close() error {
 	var errs []error
 	for _, c := range f.closers {
@@ -129,11 +152,11 @@ func (f *File) Close() error {
 	return errors.Join(errs...)
 }
 
-// Name returns the path of the file that [Open] has found, or of the index if there are several
-// files, or the name given to [NewFile].
+// Name returns the path of the file that [Open] opened, or the name that was given to [NewFile].
+// For a sharded checkpoint it is the path of the index.
 func (f *File) Name() string { return f.name }
 
-// Files lists the files of the checkpoint: one, or an index and its shards.
+// Files lists the paths of the files of the checkpoint: one file, or an index and its shards.
 func (f *File) Files() []string {
 	var names []string
 	for _, p := range f.parts {
@@ -142,11 +165,12 @@ func (f *File) Files() []string {
 	return names
 }
 
-// Format describes the format for people, such as "safetensors" or "PyTorch zip, model_ema", where
-// model_ema is the part of a training checkpoint from which the tensors are taken.
+// Format returns a description of the format for people, such as "safetensors" or "PyTorch zip,
+// model_ema". In the second example the file is a training checkpoint, and the tensors come from
+// the dict under its key model_ema.
 func (f *File) Format() string { return f.format }
 
-// Tensors lists the tensors of the file, sorted by name.
+// Tensors lists the tensors of the checkpoint, sorted by name. The list is a copy.
 func (f *File) Tensors() []TensorInfo {
 	list := make([]TensorInfo, len(f.tensors))
 	for i, t := range f.tensors {
@@ -156,13 +180,14 @@ func (f *File) Tensors() []TensorInfo {
 	return list
 }
 
-// Metadata returns a copy of the text pairs of a safetensors file or of the index of a sharded
-// checkpoint; nil if there are none, and for the other formats.
+// Metadata returns a copy of the metadata, which are pairs of texts: those of a safetensors file or
+// of the index of a sharded checkpoint. It returns nil if there are none and for the other formats.
 func (f *File) Metadata() map[string]string { return maps.Clone(f.metadata) }
 
-// Float32 reads the tensor called name: F32 as it is, F16 and BF16 widened exactly, F64 rounded to
-// the nearest float32, ties to even, or to Inf beyond float32's range. Any other dtype and an
-// unknown name are errors.
+// Float32 reads the tensor called name. F32 values stay as they are. F16 and BF16 values are
+// widened exactly. F64 values are rounded to the nearest float32, ties to even, and become infinite
+// beyond the range of float32. Any other dtype and an unknown name are errors. Damaged values are a
+// [*FormatError].
 func (f *File) Float32(name string) (Tensor, error) {
 	t, err := f.find(name)
 	if err != nil {
@@ -171,7 +196,8 @@ func (f *File) Float32(name string) (Tensor, error) {
 	return t.float32()
 }
 
-// Int32 reads the I32 tensor called name. It returns the values in row-major order, and the shape.
+// Int32 reads the I32 tensor called name and returns its values in row-major order and its shape.
+// Any other dtype and an unknown name are errors. Damaged values are a [*FormatError].
 func (f *File) Int32(name string) ([]int32, []int, error) {
 	t, err := f.find(name)
 	if err == nil && t.DType != I32 {
@@ -188,7 +214,8 @@ func (f *File) Int32(name string) ([]int32, []int, error) {
 	return data, slices.Clone(t.Shape), err
 }
 
-// Uint8 reads the U8 tensor called name. It returns the values in row-major order, and the shape.
+// Uint8 reads the U8 tensor called name and returns its values in row-major order and its shape.
+// Any other dtype and an unknown name are errors. Damaged values are a [*FormatError].
 func (f *File) Uint8(name string) ([]uint8, []int, error) {
 	t, err := f.find(name)
 	if err == nil && t.DType != U8 {
@@ -201,21 +228,23 @@ func (f *File) Uint8(name string) ([]uint8, []int, error) {
 	return data, slices.Clone(t.Shape), err
 }
 
+// find returns the tensor called name.
 func (f *File) find(name string) (stored, error) {
 	if i, ok := f.byName[name]; ok {
 		return f.tensors[i], nil
 	}
 	if what, ok := f.others[name]; ok {
-		return stored{}, fmt.Errorf("checkpoint %s: %q is no tensor that can be read: %s", f.name, name, what)
+		return stored{}, fmt.Errorf("checkpoint %s: %q is not a tensor that can be read: %s", f.name, name, what)
 	}
-	return stored{}, fmt.Errorf("checkpoint %s: no tensor %q among its %d; list them to see how they are named", f.name, name, len(f.tensors))
+	return stored{}, fmt.Errorf("checkpoint %s: there is no tensor %q among the %d tensors of the file; list the tensors to see their names", f.name, name, len(f.tensors))
 }
 
+// wrongDType returns the error for a tensor whose dtype is not among those that want names.
 func (t stored) wrongDType(want string) error {
 	return fmt.Errorf("checkpoint %s: %s has dtype %s, expected %s", t.file, t.label(), t.DType, want)
 }
 
-// label names the tensor in errors; a [StoredTensor] does not know its name.
+// label returns a description of the tensor for errors. A tensor of [Unpickle] has no name.
 func (t stored) label() string {
 	if t.Name == "" {
 		return fmt.Sprintf("the tensor of shape %v", t.Shape)
@@ -223,6 +252,7 @@ func (t stored) label() string {
 	return fmt.Sprintf("tensor %q", t.Name)
 }
 
+// float32 reads the tensor as [File.Float32] does.
 func (t stored) float32() (Tensor, error) {
 	var data []float32
 	var err error
@@ -257,11 +287,13 @@ func (t stored) float32() (Tensor, error) {
 	return Tensor{Shape: slices.Clone(t.Shape), Data: data}, err
 }
 
+// int64 reads a tensor of whole numbers, or of bools as 0 and 1. A U64 value beyond int64 is an
+// error.
 func (t stored) int64() ([]int64, error) {
 	widths := map[DType]int{"BOOL": 1, U8: 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, I32: 4, "U64": 8, "I64": 8}
 	width, ok := widths[t.DType]
 	if !ok {
-		return nil, t.wrongDType("a whole number's or BOOL")
+		return nil, t.wrongDType("a type of whole numbers or BOOL")
 	}
 	data, err := read(t, width, func(to []int64, from []byte) {
 		for i := range to {
@@ -282,17 +314,17 @@ func (t stored) int64() ([]int64, error) {
 		}
 	})
 	if err == nil && t.DType == "U64" && slices.ContainsFunc(data, func(v int64) bool { return v < 0 }) {
-		return nil, fmt.Errorf("checkpoint %s: %s has a U64 beyond what int64 holds", t.file, t.label())
+		return nil, fmt.Errorf("checkpoint %s: %s has a value of type U64 above the largest int64", t.file, t.label())
 	}
 	return data, err
 }
 
-// read decodes the elements of a tensor, width bytes each, through a buffer of at most 64 KiB so
-// that a large tensor is never in memory twice.
+// read reads the elements of a tensor, which take width bytes each, and converts them with decode.
+// It reads through a buffer of at most 64 KiB, so that a large tensor is never in memory twice.
 func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, error) {
 	fail := func(err error) ([]T, error) {
 		if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt || errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("its data are damaged or cut short: %w", err)}
+			return nil, &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("the values are damaged or cut short: %w", err)}
 		}
 		return nil, fmt.Errorf("checkpoint %s: reading %s: %w", t.file, t.label(), err)
 	}
@@ -314,15 +346,16 @@ func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, er
 		}
 		decode(data[at/width:(at+len(buf))/width], buf)
 	}
-	// At its end an archive compares the checksum.
+	// The reader of a zip archive compares the checksum when it reaches the end.
 	if _, err := io.ReadFull(r, make([]byte, 1)); err != io.EOF {
-		return fail(cmp.Or(err, errors.New("there are more values than its shape calls for")))
+		return fail(cmp.Or(err, errors.New("the file has more values than the shape requires")))
 	}
 	return data, nil
 }
 
-// SHA256 returns the hexadecimal digest of the whole file, which is read as a stream. For a sharded
-// checkpoint it is the digest of the index followed by all shards, in the order of their names.
+// SHA256 reads the whole checkpoint and returns the SHA-256 of its bytes in hexadecimal digits. For
+// a sharded checkpoint it is the SHA-256 of the index followed by all shards in the order of their
+// names.
 func (f *File) SHA256() (string, error) {
 	hash := sha256.New()
 	for _, p := range f.parts {

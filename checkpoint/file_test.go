@@ -18,7 +18,8 @@ import (
 	"github.com/sptune/spt/internal/golden"
 )
 
-// realModel is the path of a pretrained backbone that is not part of the project.
+// realModel returns the path of a pretrained backbone that is not part of the project. It skips the
+// test if the file is missing.
 func realModel(t testing.TB, name string) string {
 	t.Helper()
 	return golden.Beside(t, "models", name)
@@ -43,9 +44,9 @@ const (
 	deitTiny = "deit_tiny_patch16_224.f16.safetensors"
 )
 
-// TestRealModels compares every value of two real checkpoints with what the official Python reader
-// gives: `values` is the SHA-256 over t.float().numpy().tobytes() of all tensors in the order of
-// their names.
+// TestRealModels compares every value of two real checkpoints with the official Python reader:
+// values is the SHA-256 of t.float().numpy().tobytes() over all tensors in the order of their
+// names.
 func TestRealModels(t *testing.T) {
 	for _, c := range []struct{ model, dtype, file, values string }{
 		{vitTiny, "F32", "d7007c65fcc9949e95aecdefe14cc60fdf9b1091ca9bbf4222de8cf1ce17e365",
@@ -82,13 +83,13 @@ func TestRealModels(t *testing.T) {
 				t.Errorf("%d tensors with %d values, want 152 with 5717416", len(f.Tensors()), count)
 			}
 			if got := hex.EncodeToString(hash.Sum(nil)); got != c.values {
-				t.Errorf("values hash to %s, Python's to %s", got, c.values)
+				t.Errorf("the SHA-256 of the values is %s, want %s as in Python", got, c.values)
 			}
 		})
 	}
 }
 
-// TestOfficialFile reads a file of the official Python writer with every kind of tensor; see
+// TestOfficialFile reads a file of the official Python writer with every kind of tensor. See
 // testdata/README.md.
 func TestOfficialFile(t *testing.T) {
 	f := mustOpen(t, "testdata/official.safetensors")
@@ -142,10 +143,10 @@ func TestOfficialFile(t *testing.T) {
 		`tensor "i64" has dtype I64, expected F32, F16, BF16 or F64`: second(f.Float32("i64")),
 		`tensor "f32" has dtype F32, expected I32`:                   third(f.Int32("f32")),
 		`tensor "i32" has dtype I32, expected U8`:                    third(f.Uint8("i32")),
-		`no tensor "f33" among its 11`:                               second(f.Float32("f33")),
+		`no tensor "f33" among the 11 tensors`:                       second(f.Float32("f33")),
 	} {
 		if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), f.Name()) {
-			t.Errorf("got error %v, want one with %q and the file's name", err, what)
+			t.Errorf("got error %v, want one with %q and the name of the file", err, what)
 		}
 	}
 }
@@ -153,14 +154,15 @@ func TestOfficialFile(t *testing.T) {
 func second[A any](_ A, err error) error        { return err }
 func third[A, B any](_ A, _ B, err error) error { return err }
 
-// sameBits compares with == but for NaN, and tells -0 from 0.
+// sameBits reports whether a and b have the same bits, where all NaNs are equal.
 func sameBits(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool {
 		return x != x && y != y || math.Float32bits(x) == math.Float32bits(y)
 	})
 }
 
-// TestLongTensors reads more than a buffer's worth of the widest type, which Save does not write.
+// TestLongTensors reads a tensor that is longer than the read buffer, in the widest type, which
+// Save does not write.
 func TestLongTensors(t *testing.T) {
 	const n = 30_001
 	b := raw(`{"x":{"dtype":"F64","shape":[30001],"data_offsets":[0,240008]}}`, 0)
@@ -176,7 +178,7 @@ func TestLongTensors(t *testing.T) {
 	}
 }
 
-// A caller must not be able to change what the File says.
+// TestInfoIsACopy checks that a caller cannot change a File through the results of its methods.
 func TestInfoIsACopy(t *testing.T) {
 	f := mustOpen(t, "testdata/official.safetensors")
 	f.Tensors()[5].Shape[0] = 99
@@ -186,8 +188,8 @@ func TestInfoIsACopy(t *testing.T) {
 	}
 }
 
-// TestFind: in a folder the names that libraries give come first, then the only file that may be a
-// checkpoint; of two it takes none.
+// TestFind checks the order of the names that Find looks for in a folder. A file with another name
+// is found only if it is the only one with the extension of a checkpoint.
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	for _, step := range []struct{ add, want string }{
@@ -202,18 +204,18 @@ func TestFind(t *testing.T) {
 		}
 		switch got, err := Find(dir); {
 		case step.want == "" && (err == nil || !strings.Contains(err.Error(), step.add)):
-			t.Errorf("with %s: found %q, error %v, expected one that lists the files", step.add, got, err)
+			t.Errorf("with %s: found %q, error %v, want an error that lists the files", step.add, got, err)
 		case step.want != "" && (err != nil || got != filepath.Join(dir, step.want)):
-			t.Errorf("with %s: found %q, error %v, expected %s", step.add, got, err, step.want)
+			t.Errorf("with %s: found %q, error %v, want %s", step.add, got, err, step.want)
 		}
 	}
 }
 
 func TestOpenErrors(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "none.safetensors")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file that is not there: %v", err)
+		t.Errorf("a missing file: %v", err)
 	}
-	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "has no model.safetensors") {
+	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "neither a file called model.safetensors") {
 		t.Errorf("an empty folder: %v", err)
 	}
 	path := filepath.Join(t.TempDir(), "shrinks.safetensors")
@@ -232,13 +234,13 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// raw is a file with the given header text and a data section of n bytes.
+// raw returns a safetensors file with the given header text and a data section of n zero bytes.
 func raw(header string, n int) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
 	return append(append(b, header...), make([]byte, n)...)
 }
 
-// hostile are files that break one rule each, with a part of the error that names the rule.
+// hostile lists files that break one rule each. want is a part of the error.
 var hostile = []struct {
 	name string
 	file []byte
@@ -247,9 +249,9 @@ var hostile = []struct {
 	{"empty file", nil, "at least 8"},
 	{"seven bytes", make([]byte, 7), "at least 8"},
 	{"header length 0", make([]byte, 8), "does not start with '{'"},
-	{"header length beyond the file", raw(`{}`, 0)[:9], "header claims 2 bytes, but 1 follow"},
-	{"header length beyond the limit", append(binary.LittleEndian.AppendUint64(nil, maxHeader+1), '{'), "header claims 100000001"},
-	{"header length negative as int64", append(binary.LittleEndian.AppendUint64(nil, 1<<63), '{'), "header claims 9223372036854775808"},
+	{"header length beyond the file", raw(`{}`, 0)[:9], "here they state 2 bytes, but only 1 bytes follow"},
+	{"header length beyond the limit", append(binary.LittleEndian.AppendUint64(nil, maxHeader+1), '{'), "here they state 100000001 bytes, more than the file has (9)"},
+	{"header length negative as int64", append(binary.LittleEndian.AppendUint64(nil, 1<<63), '{'), "here they state 9223372036854775808 bytes"},
 	{"zip", append([]byte("PK\x03\x04\x14\x00\x08\x08"), make([]byte, 100)...), ".pth"},
 	{"starts with a space", raw(` {}`, 0), "does not start with '{'"},
 	{"starts with a bracket", raw(`[]`, 0), "does not start with '{'"},
@@ -285,7 +287,7 @@ var hostile = []struct {
 	{"dimension of 2^64", raw(`{"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}}`, 0), "shape holds 18446744073709551616"},
 	{"product overflows to 0", raw(`{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}}`, 0), "overflows 64 bits"},
 	{"zero after overflow", raw(`{"a":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}}`, 0), "overflows 64 bits"},
-	{"bits overflow to 0", raw(`{"a":{"dtype":"F64","shape":[288230376151711744],"data_offsets":[0,0]}}`, 0), "in bits overflows"},
+	{"bits overflow to 0", raw(`{"a":{"dtype":"F64","shape":[288230376151711744],"data_offsets":[0,0]}}`, 0), "in bits of a tensor of type F64"},
 	{"huge shape, small file", raw(`{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}`, 4), "takes 4398046511104"},
 	{"half a byte", raw(`{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}`, 2), "whole number of bytes"},
 	{"size too small", raw(`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}`, 4), "hold 4 bytes, but F32 [2] takes 8"},
@@ -330,8 +332,8 @@ func TestHostileFiles(t *testing.T) {
 	}
 }
 
-// The cause of a syntax error can be reached, and what a hostile file repeats a million times is
-// not.
+// TestFormatError checks that errors.As finds the cause of a syntax error, and that names and
+// shapes of a million bytes are shortened in messages.
 func TestFormatError(t *testing.T) {
 	b := raw(`{"a" "b"}`, 0)
 	_, err := NewFile(bytes.NewReader(b), int64(len(b)), "x")
@@ -346,7 +348,7 @@ func TestFormatError(t *testing.T) {
 	}
 }
 
-// Legal oddities that a strict reader must still take.
+// TestLegalFiles reads files that are unusual but valid.
 func TestLegalFiles(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":               raw(`{}`, 0),
@@ -370,9 +372,8 @@ func TestLegalFiles(t *testing.T) {
 	}
 }
 
-// FuzzFile holds any file that opens against the promises of the package: ranges that tile the data
-// section, tensors that can be read, and a StateDict; any that does not open must give a
-// FormatError.
+// FuzzFile checks files that open: the tensors fill the data section, their values can be read, and
+// Canonical does not panic. A file that does not open must be a FormatError.
 func FuzzFile(f *testing.F) {
 	for _, c := range hostile {
 		if len(c.file) < 1000 {
@@ -414,6 +415,7 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
+// BenchmarkStateDict opens a real checkpoint and reads it under canonical names.
 func BenchmarkStateDict(b *testing.B) {
 	path := realModel(b, deitTiny)
 	b.ReportAllocs()

@@ -8,8 +8,8 @@ import (
 	"github.com/gomlx/compute/dtypes/float16"
 )
 
-// value is the number that a sign, exponent and fraction stand for by the definition of IEEE 754,
-// for a format with the given widths. NaN has no sign here.
+// value returns the number with the given bits, by the definition of IEEE 754 for a format with the
+// given widths. It ignores the sign of NaN.
 func value(bits uint16, exponentBits, fractionBits int) float64 {
 	sign := 1 - 2*float64(bits>>15)
 	exponent := int(bits>>fractionBits) & (1<<exponentBits - 1)
@@ -26,8 +26,9 @@ func value(bits uint16, exponentBits, fractionBits int) float64 {
 	return sign * math.Ldexp(1+fraction, exponent-bias)
 }
 
-// TestHalfPrecisionExhaustive checks all 65536 values of both formats: what they widen to, that
-// they narrow back to themselves, and where between each and the next the rounding turns.
+// TestHalfPrecisionExhaustive checks all 65536 values of both formats: that they widen to the right
+// number, that this number narrows back to them, and that numbers between two neighbours round to
+// the nearest.
 func TestHalfPrecisionExhaustive(t *testing.T) {
 	for _, format := range []struct {
 		name               string
@@ -57,15 +58,15 @@ func TestHalfPrecisionExhaustive(t *testing.T) {
 			if h&0x7fff >= infinity {
 				continue
 			}
-			// The next value away from zero. Above the largest stands the power of two that would
-			// follow it.
+			// next is the next value away from zero. After the largest finite value it is the power
+			// of two that would follow.
 			next := value(h+1, format.exponent, format.fraction)
 			if h&0x7fff == infinity-1 {
 				next = math.Copysign(math.Ldexp(1, 1<<(format.exponent-1)), want)
 			}
 			middle := float32((want + next) / 2)
 			if float64(middle) != (want+next)/2 {
-				t.Fatalf("%s %#04x: the middle to the next value is no float32", format.name, h)
+				t.Fatalf("%s %#04x: the middle to the next value is not a float32", format.name, h)
 			}
 			even := h + h&1
 			below, above := math.Nextafter32(middle, 0), math.Nextafter32(middle, float32(math.Inf(sign(want))))

@@ -12,9 +12,10 @@ import (
 	"github.com/sptune/spt/internal/pickle"
 )
 
-// holdToPromises reads everything in a file that opened, and holds the error of one that did not,
-// against what the package promises, memory included. size is that of all its files.
-func holdToPromises(t *testing.T, size int, open func() (*File, error)) {
+// checkInvariants checks what the package promises for any file. If open succeeds, it reads all
+// tensors. If open fails, it checks the error. It also checks how much memory open takes. size is
+// the number of bytes of all files of the checkpoint.
+func checkInvariants(t *testing.T, size int, open func() (*File, error)) {
 	t.Helper()
 	var f *File
 	var err error
@@ -51,7 +52,7 @@ func holdToPromises(t *testing.T, size int, open func() (*File, error)) {
 		}
 		if err != nil {
 			_, broken := errors.AsType[*FormatError](err)
-			if !broken && !strings.Contains(err.Error(), "beyond what int64 holds") {
+			if !broken && !strings.Contains(err.Error(), "above the largest int64") {
 				t.Fatalf("%v: not a FormatError: %v", s.TensorInfo, err)
 			}
 		} else if n != (Tensor{Shape: s.Shape}).Size() {
@@ -66,12 +67,13 @@ func holdToPromises(t *testing.T, size int, open func() (*File, error)) {
 	}
 }
 
-func holdBytes(t *testing.T, b []byte) {
+// checkBytes calls checkInvariants for a file with the content b.
+func checkBytes(t *testing.T, b []byte) {
 	t.Helper()
-	holdToPromises(t, len(b), func() (*File, error) { return openBytes(b) })
+	checkInvariants(t, len(b), func() (*File, error) { return openBytes(b) })
 }
 
-// seeds are the contents of small fixtures.
+// seeds calls add with the content of each of the small fixtures called names.
 func seeds(f *testing.F, add func([]byte), names ...string) {
 	for _, name := range names {
 		b, err := os.ReadFile(filepath.Join(readers, name))
@@ -116,12 +118,12 @@ func FuzzUnpickle(f *testing.F) {
 		if d, ok := v.(*pickle.Dict); ok {
 			_ = keysOf(d)
 		}
-		walk(t, v, 0, new(1000))
+		visit(t, v, 0, new(1000))
 	})
 }
 
-// walk goes over some of the values.
-func walk(t *testing.T, v pickle.Value, depth int, left *int) {
+// visit reads v and some of the values inside it, at most *left.
+func visit(t *testing.T, v pickle.Value, depth int, left *int) {
 	if *left--; *left < 0 {
 		return
 	}
@@ -131,12 +133,12 @@ func walk(t *testing.T, v pickle.Value, depth int, left *int) {
 	switch v := v.(type) {
 	case *pickle.List:
 		for _, x := range v.Items {
-			walk(t, x, depth+1, left)
+			visit(t, x, depth+1, left)
 		}
 	case *pickle.Dict:
 		for k, x := range v.All() {
-			walk(t, k, depth+1, left)
-			walk(t, x, depth+1, left)
+			visit(t, k, depth+1, left)
+			visit(t, x, depth+1, left)
 			if s, ok := k.(string); ok {
 				if _, ok := v.Get(s); !ok {
 					t.Fatalf("%q is not found", s)
@@ -163,11 +165,11 @@ func FuzzTorch(f *testing.F) {
 	f.Add([]byte(one(tensor("0", 64, 1, dims(3, 4, 5), dims(1, 3, 12), ""))))
 	f.Add([]byte(one(tensor("0", 64, 0, dims(5, 1), dims(10, 1), ""))))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		holdBytes(t, b)
-		// As the pickle of a sound zip, whose storage "0" has 64 floats.
-		holdBytes(t, torchZip(string(b), 256))
-		// As the object of a legacy file, with the storage "7".
-		holdBytes(t, legacyFile("M\xe9\x03", "}", string(b), "]"+text("7")+"a", 2, 3))
+		checkBytes(t, b)
+		// Read b as the pickle of a valid zip archive, whose storage "0" has 64 floats.
+		checkBytes(t, torchZip(string(b), 256))
+		// Read b as the object of a file of PyTorch before 1.6, with the storage "7".
+		checkBytes(t, legacyFile("M\xe9\x03", "}", string(b), "]"+text("7")+"a", 2, 3))
 	})
 }
 
@@ -185,10 +187,10 @@ func FuzzNPZ(f *testing.F) {
 		f.Add([]byte(header))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		holdBytes(t, b)
-		holdBytes(t, zipOf(member{name: "x.npy", data: string(b)}))
+		checkBytes(t, b)
+		checkBytes(t, zipOf(member{name: "x.npy", data: string(b)}))
 		if len(b) < 1<<16 {
-			holdBytes(t, zipOf(member{name: "x.npy", data: npy(string(b), 24)}))
+			checkBytes(t, zipOf(member{name: "x.npy", data: npy(string(b), 24)}))
 		}
 	})
 }
@@ -207,7 +209,7 @@ func FuzzIndex(f *testing.F) {
 		size += 200
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		holdToPromises(t, size+len(b), func() (*File, error) {
+		checkInvariants(t, size+len(b), func() (*File, error) {
 			file, err := openShards(bytes.NewReader(b), int64(len(b)), filepath.Join(dir, "index"))
 			if err == nil {
 				t.Cleanup(func() { file.Close() })

@@ -13,48 +13,62 @@ import (
 	"unicode/utf8"
 )
 
-// maxHeader is the longest JSON header, in bytes, that the format allows.
+// maxHeader is the length in bytes of the longest JSON header that the safetensors format allows.
 const maxHeader = 100_000_000
 
-// metadataKey is the one key of the header that does not name a tensor.
+// metadataKey is the only key of a safetensors header that does not name a tensor.
 const metadataKey = "__metadata__"
 
 // TensorInfo describes one tensor of a checkpoint.
 type TensorInfo struct {
-	Name  string `json:"name"`
-	DType DType  `json:"dtype"`
-	Shape []int  `json:"shape"` // empty for a scalar
+	// Name is the name of the tensor in the file.
+	Name string `json:"name"`
+	// DType is the type of the elements in the file.
+	DType DType `json:"dtype"`
+	// Shape holds the dimensions, outermost first. It is empty for a scalar.
+	Shape []int `json:"shape"`
 }
 
-// Bytes returns the number of bytes that the tensor's values take.
+// Bytes returns the number of bytes that the values of the tensor take in the file. It returns 0 if
+// DType is unknown or the size overflows, which cannot happen for a tensor of a [File].
 func (t TensorInfo) Bytes() int64 {
-	n, _ := byteSize(t.DType, t.Shape) // of a File it has been checked
+	n, _ := byteSize(t.DType, t.Shape) // the readers have checked the tensors of a File
 	return int64(n)
 }
 
-// placed is a tensor of a safetensors file.
+// placed is a tensor of a safetensors file and the place of its values.
 type placed struct {
 	TensorInfo
 	begin, end int64 // bytes from the start of the data section: [begin, end)
 }
 
-// FormatError reports that a file breaks a rule of its format, or that a tensor cannot be what its
-// name says.
+// FormatError reports a file that is not a checkpoint, a file that breaks a rule of its format, or
+// a tensor that does not have the form that its name requires.
 type FormatError struct {
+	// File is the path of the file, or the name that was given to [NewFile].
 	File string
-	// bytes from the start of the file, where the fault was noticed; in a compressed member, its
-	// start
+	// Offset is the place of the fault in bytes from the start of the file. For a fault inside a
+	// compressed member of a zip archive it is the start of the member.
 	Offset int64
-	Tensor string // empty if the fault is not in one tensor
-	Err    error
+	// Tensor is the name of the tensor that has the fault. It is empty if the fault does not belong
+	// to one tensor.
+	Tensor string
+	// Err is the cause.
+	Err error
+
+	wholeFile bool // the file as a whole has another format, so Error leaves out the offset
 }
 
-// Error names the file, the offset, the tensor if there is one, and the cause. It shortens names
-// and shapes, which a hostile header can make of any length.
+// Error returns a message with the file, the offset, the name of the tensor if there is one, and
+// the cause. It leaves out the offset if the file is not a checkpoint. It shortens long names and
+// causes, because a hostile file can make them of any length.
 func (e *FormatError) Error() string {
 	cause := e.Err.Error()
 	if len(cause) > 500 {
 		cause = cause[:500] + "…"
+	}
+	if e.wholeFile {
+		return fmt.Sprintf("opening the checkpoint %s: %s", e.File, cause)
 	}
 	if e.Tensor == "" {
 		return fmt.Sprintf("checkpoint %s: at byte %d: %s", e.File, e.Offset, cause)
@@ -65,17 +79,17 @@ func (e *FormatError) Error() string {
 // Unwrap returns the cause.
 func (e *FormatError) Unwrap() error { return e.Err }
 
-// jsonParser reads JSON token by token. json.Unmarshal would keep the last of two equal keys, so
-// that two readers could see two different files.
+// jsonParser reads JSON token by token and rejects equal keys. json.Unmarshal would keep the last
+// of two equal keys, where another program might keep the first.
 type jsonParser struct {
 	dec  *json.Decoder
-	file string
-	base int64  // offset of the text in the file
+	file string // for errors
+	base int64  // offset of the text in the file, in bytes
 	what string // "header" or "index", for errors
 }
 
-// newJSONParser checks that raw is one JSON object that encoding/json reads without a silent
-// correction.
+// newJSONParser returns a parser for raw, the text at offset base of a file. It checks that raw is
+// one JSON object that encoding/json reads without a silent correction.
 func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParser, error) {
 	fail := func(at int, format string, args ...any) error {
 		return &FormatError{File: file, Offset: base + int64(at), Err: fmt.Errorf("the "+what+" "+format, args...)}
@@ -91,25 +105,25 @@ func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParse
 		return nil, fail(at, "is not valid JSON: %w", err)
 	}
 	if at := loneSurrogate(raw); at >= 0 {
-		return nil, fail(at, "has half of a UTF-16 surrogate pair, which is no character")
+		return nil, fail(at, "has half of a UTF-16 surrogate pair, which is not a character")
 	}
 	p := &jsonParser{dec: json.NewDecoder(bytes.NewReader(raw)), file: file, base: base, what: what}
 	p.dec.UseNumber()
 	return p, nil
 }
 
-// parseHeader checks the JSON text raw of a file's header against all rules of the format. dataSize
-// is the number of bytes in the file after the header. The tensors are returned in the order of
-// their data.
+// parseHeader checks raw, the JSON header of a safetensors file, against all rules of the format.
+// dataSize is the number of bytes in the file after the header. It returns the tensors in the order
+// of their data, and the text pairs of the metadata.
 func parseHeader(raw []byte, dataSize int64, file string) ([]placed, map[string]string, error) {
 	fail := func(at int, format string, args ...any) error {
 		return &FormatError{File: file, Offset: 8 + int64(at), Err: fmt.Errorf(format, args...)}
 	}
 	if len(raw) == 0 || raw[0] != '{' {
-		return nil, nil, fail(0, "the header does not start with '{': not a safetensors file")
+		return nil, nil, fail(0, "the header does not start with '{'; the file is probably not a safetensors file or is damaged")
 	}
 	if text := bytes.TrimRight(raw, " "); text[len(text)-1] != '}' {
-		return nil, nil, fail(len(text)-1, "the header does not end with '}' and spaces")
+		return nil, nil, fail(len(text)-1, "the header does not end with '}', or '}' and spaces; the file is damaged")
 	}
 	p, err := newJSONParser(raw, file, 8, "header")
 	if err != nil {
@@ -137,18 +151,18 @@ func parseHeader(raw []byte, dataSize int64, file string) ([]placed, map[string]
 	for _, t := range tensors {
 		if t.begin != end {
 			return nil, nil, &FormatError{File: file, Offset: dataStart + t.begin, Tensor: t.Name, Err: fmt.Errorf(
-				"its data begins at byte %d of the data section, but the data before it ends at %d; tensors must follow each other without holes or overlap", t.begin, end)}
+				"its values begin at byte %d of the data section, but the values of the tensor before end at byte %d; tensors must follow each other without holes or overlap", t.begin, end)}
 		}
 		end = t.end
 	}
 	if end != dataSize {
-		return nil, nil, fail(len(raw)+int(end), "the tensors end at byte %d of the data section, which has %d bytes", end, dataSize)
+		return nil, nil, fail(len(raw)+int(end), "the values of the tensors end at byte %d of the data section, which has %d bytes; the file is damaged", end, dataSize)
 	}
 	return tensors, metadata, nil
 }
 
-// invalidUTF8 returns the index of the first byte of raw that is not part of valid UTF-8, -1 if
-// there is none.
+// invalidUTF8 returns the index of the first byte of raw that is not part of valid UTF-8, or -1 if
+// all bytes are valid.
 func invalidUTF8(raw []byte) int {
 	if utf8.Valid(raw) {
 		return -1
@@ -163,11 +177,11 @@ func invalidUTF8(raw []byte) int {
 	}
 }
 
-// loneSurrogate returns the index of the first \u escape in valid JSON that is half of a surrogate
-// pair, -1 if there is none. encoding/json would replace it by U+FFFD, and so make different names
-// equal.
+// loneSurrogate returns the index of the first \u escape in raw that is half of a UTF-16 surrogate
+// pair, or -1 if there is none. raw must be valid JSON. encoding/json would replace such an escape
+// by U+FFFD, which could make different names equal.
 func loneSurrogate(raw []byte) int {
-	unit := func(at int) rune { // the value of the \uXXXX at raw[at:], -1 if there is none
+	unit := func(at int) rune { // returns the value of the \uXXXX at raw[at:], or -1
 		if at+6 > len(raw) || raw[at] != '\\' || raw[at+1] != 'u' {
 			return -1
 		}
@@ -189,7 +203,7 @@ func loneSurrogate(raw []byte) int {
 	return -1
 }
 
-// fail returns an error at the token that was read last.
+// fail returns a FormatError with the offset of the token that was read last.
 func (p *jsonParser) fail(tensor, format string, args ...any) error {
 	return &FormatError{File: p.file, Offset: p.base + p.dec.InputOffset(), Tensor: tensor, Err: fmt.Errorf(format, args...)}
 }
@@ -203,7 +217,7 @@ func (p *jsonParser) token(tensor string) (json.Token, error) {
 	return t, nil
 }
 
-// open reads the delimiter that starts an object or an array. what names the value in errors.
+// open reads delim, which starts an object or an array. Errors name the value by what.
 func (p *jsonParser) open(tensor, what string, delim json.Delim) error {
 	t, err := p.token(tensor)
 	if err == nil && t != delim {
@@ -212,8 +226,8 @@ func (p *jsonParser) open(tensor, what string, delim json.Delim) error {
 	return err
 }
 
-// object reads a whole object and calls value after each key to read its value. Equal keys are an
-// error.
+// object reads a whole object. After each key it calls value, which reads the value of the key. Two
+// equal keys are an error.
 func (p *jsonParser) object(tensor string, value func(key string) error) error {
 	if err := p.open(tensor, "the value", '{'); err != nil {
 		return err
@@ -224,7 +238,7 @@ func (p *jsonParser) object(tensor string, value func(key string) error) error {
 		if err != nil {
 			return err
 		}
-		key, _ := t.(string) // valid JSON has no other keys
+		key, _ := t.(string) // the keys of valid JSON are strings
 		if seen[key] {
 			return p.fail(tensor, "duplicate key %q", key)
 		}
@@ -237,6 +251,7 @@ func (p *jsonParser) object(tensor string, value func(key string) error) error {
 	return err
 }
 
+// metadata reads the object under metadataKey, whose values must be strings.
 func (p *jsonParser) metadata() (map[string]string, error) {
 	metadata := map[string]string{}
 	err := p.object(metadataKey, func(key string) error {
@@ -247,6 +262,7 @@ func (p *jsonParser) metadata() (map[string]string, error) {
 	return metadata, err
 }
 
+// str reads a string. Errors name the value by what.
 func (p *jsonParser) str(tensor, what string) (string, error) {
 	t, err := p.token(tensor)
 	if err != nil {
@@ -259,7 +275,8 @@ func (p *jsonParser) str(tensor, what string) (string, error) {
 	return s, nil
 }
 
-// unsigned reads an array of whole numbers from 0 to 2^bitSize-1, written in plain digits.
+// unsigned reads an array of whole numbers from 0 to 2^bitSize-1, written in digits only. Errors
+// name the value by what.
 func (p *jsonParser) unsigned(tensor, what string, bitSize int) ([]uint64, error) {
 	if err := p.open(tensor, what, '['); err != nil {
 		return nil, err
@@ -284,10 +301,11 @@ func (p *jsonParser) unsigned(tensor, what string, bitSize int) ([]uint64, error
 	return numbers, err
 }
 
-// tensor reads and checks the entry of one tensor.
+// tensor reads and checks the entry of the tensor called name. dataSize is the length of the data
+// section in bytes.
 func (p *jsonParser) tensor(name string, dataSize int64) (placed, error) {
 	info := placed{TensorInfo: TensorInfo{Name: name, Shape: []int{}}}
-	// equal keys are an error already, so three known fields are the three different ones
+	// known fields that were read; object rejects equal keys, so 3 means that all are present
 	fields := 0
 	err := p.object(name, func(key string) error {
 		fields++
@@ -308,7 +326,7 @@ func (p *jsonParser) tensor(name string, dataSize int64) (placed, error) {
 				return err
 			}
 			if len(offsets) != 2 {
-				return p.fail(name, "data_offsets has %d numbers, expected [begin, end]", len(offsets))
+				return p.fail(name, "data_offsets has %d numbers, expected two: [begin, end]", len(offsets))
 			}
 			info.begin, info.end = int64(offsets[0]), int64(offsets[1])
 			return nil
@@ -326,11 +344,11 @@ func (p *jsonParser) tensor(name string, dataSize int64) (placed, error) {
 	case err != nil:
 		return info, p.fail(name, "%w", err)
 	case info.begin > info.end:
-		return info, p.fail(name, "data_offsets [%d, %d] run backwards", info.begin, info.end)
+		return info, p.fail(name, "data_offsets [%d, %d] run backwards: the end is before the begin", info.begin, info.end)
 	case info.end > dataSize:
-		return info, p.fail(name, "data_offsets [%d, %d] go past the end of the data section of %d bytes; the file is cut short or damaged, fetch it again", info.begin, info.end, dataSize)
+		return info, p.fail(name, "data_offsets [%d, %d] go past the end of the data section of %d bytes; the file is cut short or damaged; download or copy it again", info.begin, info.end, dataSize)
 	case size > math.MaxInt64 || int64(size) != info.end-info.begin:
-		return info, p.fail(name, "data_offsets [%d, %d] hold %d bytes, but %s %v takes %d", info.begin, info.end, info.end-info.begin, info.DType, info.Shape, size)
+		return info, p.fail(name, "data_offsets [%d, %d] hold %d bytes, but %s %v takes %d bytes", info.begin, info.end, info.end-info.begin, info.DType, info.Shape, size)
 	}
 	return info, nil
 }

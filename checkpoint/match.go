@@ -7,25 +7,36 @@ import (
 	"strings"
 )
 
-// ShapeMismatch is a wanted tensor that the checkpoint has in another shape.
+// ShapeMismatch describes a tensor that the model needs and that the checkpoint has in another
+// shape.
 type ShapeMismatch struct {
+	// Name is the canonical name of the tensor.
 	Name string `json:"name"`
-	Got  []int  `json:"got"`
-	Want []int  `json:"want"`
+	// Got is the shape in the checkpoint.
+	Got []int `json:"got"`
+	// Want is the shape that the model needs.
+	Want []int `json:"want"`
 }
 
-// Report lists what became of every tensor that a model needs and of every tensor that a checkpoint
-// has. All lists but Unused, which is sorted, are in the order of the model.
+// Report compares the tensors that a model needs with the tensors of a checkpoint. [Match] returns
+// one. Each tensor is in one of the lists. The names are canonical.
 type Report struct {
-	Matched []string `json:"matched"` // needed, and in the checkpoint
-	Missing []string `json:"missing"` // needed, and not in the checkpoint
-	// needed, and in the checkpoint in another shape
+	// Matched lists the tensors that the model needs and the checkpoint has, in the order of the
+	// model.
+	Matched []string `json:"matched"`
+	// Missing lists the tensors that the model needs and the checkpoint does not have, in the order
+	// of the model.
+	Missing []string `json:"missing"`
+	// WrongShape lists the tensors that the checkpoint has in another shape than the model needs,
+	// in the order of the model.
 	WrongShape []ShapeMismatch `json:"wrong_shape"`
-	Unused     []string        `json:"unused"` // in the checkpoint, and not needed
+	// Unused lists the tensors of the checkpoint that the model does not need, sorted.
+	Unused []string `json:"unused"`
 }
 
-// Match compares the tensors of sd with those that a model needs: their canonical names and shapes,
-// which must agree exactly. Element types are not compared.
+// Match compares the tensors of sd with wanted, the tensors that a model needs. A tensor matches if
+// sd has a tensor of the same canonical name and exactly the same shape. Element types are not
+// compared. No list of the Report is nil.
 func Match(sd StateDict, wanted []TensorInfo) Report {
 	r := Report{Matched: []string{}, Missing: []string{}, WrongShape: []ShapeMismatch{}}
 	unused := maps.Clone(sd)
@@ -46,8 +57,8 @@ func Match(sd StateDict, wanted []TensorInfo) Report {
 	return r
 }
 
-// Err returns an error if a tensor that the model needs is missing or has another shape. file names
-// the checkpoint in the error.
+// Err returns an error that lists the missing tensors and those of a wrong shape, or nil if there
+// are none. file is the name of the checkpoint in the error.
 func (r Report) Err(file string) error {
 	if len(r.Missing)+len(r.WrongShape) == 0 {
 		return nil
@@ -67,7 +78,8 @@ func (r Report) Err(file string) error {
 		file, strings.Join(faults, ", "), unused)
 }
 
-// quoted keeps a hostile file's names from writing control characters to a terminal.
+// quoted returns the names in quotes and shortened. Control characters are escaped, because the
+// names of a hostile file could otherwise send commands to the terminal.
 func quoted(names []string) []string {
 	out := make([]string, len(names))
 	for i, name := range names {
@@ -76,6 +88,7 @@ func quoted(names []string) []string {
 	return out
 }
 
+// mismatches describes each mismatch for an error.
 func mismatches(list []ShapeMismatch) []string {
 	out := make([]string, len(list))
 	for i, m := range list {
@@ -84,6 +97,7 @@ func mismatches(list []ShapeMismatch) []string {
 	return out
 }
 
+// firstFive joins the first five items and adds the number of the others.
 func firstFive(items []string) string {
 	if len(items) <= 5 {
 		return strings.Join(items, ", ")

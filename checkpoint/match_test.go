@@ -48,7 +48,7 @@ func TestMatch(t *testing.T) {
 
 func TestReportErr(t *testing.T) {
 	if err := Match(StateDict{"a": counted(2)}, nil).Err("x"); err != nil {
-		t.Errorf("a tensor is unused, yet: %v", err)
+		t.Errorf("an unused tensor is an error: %v", err)
 	}
 	if got, err := json.Marshal(Match(nil, nil)); err != nil || strings.Contains(string(got), "null") {
 		t.Errorf("an empty report is %s, %v, want lists", got, err)
@@ -61,7 +61,7 @@ func TestReportErr(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `6 missing ("t0", "t1", "t2", "t3", "t4" and 1 more)`) {
 		t.Errorf("got %v", err)
 	}
-	// A scalar and an empty shape are the same shape, whichever way it is spelled.
+	// A nil shape and an empty shape are equal: both are a scalar.
 	if r := Match(StateDict{"s": {Shape: []int{}, Data: []float32{1}}}, []TensorInfo{{Name: "s"}}); len(r.Matched) != 1 {
 		t.Errorf("got %v", r)
 	}

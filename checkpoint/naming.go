@@ -9,58 +9,62 @@ import (
 	"strings"
 )
 
-// Naming describes one way in which checkpoints name the tensors of an architecture.
-// [StateDict.Canonical] recognises the naming of a checkpoint by its names alone and translates
-// them.
+// Naming describes how one library names the tensors of an architecture, and how these names are
+// translated to the canonical ones. [StateDict.Canonical] chooses the Naming of a checkpoint by the
+// names of its tensors and translates them. Package backbone has the namings of the known
+// architectures.
 //
-// A pattern stands for many names. The parts of a name stand between dots. In a pattern the first
-// one or two parts that are numbers may be written "#", and a last part "weight" or "bias" may be
-// written "*": "blocks.#.norm1.*" stands for "blocks.3.norm1.weight" among others.
+// Names are matched by patterns. A name consists of parts that are separated by dots. A pattern is
+// a name in which "#" replaces the first one or two parts that are numbers, and "*" may replace the
+// last part if it is "weight" or "bias". For example "blocks.#.norm1.*" matches
+// "blocks.3.norm1.weight".
 type Naming struct {
 	// Architecture is the name of the architecture, such as "vit".
 	Architecture string
-	// Source says whose names these are, for people, such as "timm".
+	// Source names the library or project that uses the names, such as "timm". It appears in
+	// reports and errors.
 	Source string
-	// Marks are the patterns by which the naming is recognised: a checkpoint has a name of at least
-	// one of them. Where a checkpoint has the marks of two namings, the naming is used whose Rules
-	// cover the other's marks too.
+	// Marks are patterns that identify the naming. A checkpoint may have the naming if one of its
+	// names matches one of them. If the marks of several namings match, Canonical takes the naming
+	// that has rules for all names that match the marks of the others.
 	Marks []string
-	// Rules give the canonical names. A tensor without a rule is unused.
+	// Rules translate the names. A tensor without a rule is unused.
 	Rules Rules
-	// Strict are prefixes below which every name must have a rule. A name there without a rule is
-	// an error: it belongs to another architecture, whose results would be wrong without the
-	// tensor.
+	// Strict holds prefixes of names. A name with one of these prefixes must have a rule. If it has
+	// none, the checkpoint belongs to another architecture, whose results would be wrong without
+	// the tensor, so Canonical returns an error.
 	Strict []string
-	// Prefixes are put before all names by larger models, such as "vit.". They are removed, like
-	// those of training programs, before patterns are compared.
+	// Prefixes holds prefixes, such as "vit.", that all names have if the backbone is part of a
+	// larger model. Canonical removes them before it matches patterns. It always removes the
+	// prefixes of training programs, such as "module.".
 	Prefixes []string
-	// Refine returns the naming to use for a checkpoint that has the marks, if other patterns tell
-	// more. has reports whether the checkpoint has a name of a pattern. Nil: n is used as it is.
+	// Refine returns the naming to use in place of n, for libraries whose versions use the same
+	// marks. has reports whether a name of the checkpoint matches a pattern. Default nil: n is
+	// used.
 	Refine func(n Naming, has func(pattern string) bool) Naming
-	// Split recognises a checkpoint whose names do not consist of parts between dots, and puts its
-	// tensors into r under names that do. found is false if the checkpoint has another naming. Nil:
-	// Marks recognise the naming.
+	// Split handles a checkpoint whose names are not separated by dots. If sd is such a checkpoint,
+	// Split puts its tensors into r under names that are separated by dots and returns true.
+	// Default nil: Marks identify the naming.
 	Split func(n Naming, sd StateDict, r *Renaming) (found bool, err error)
-	// Finish joins and checks tensors after the rules have given them canonical names. Nil: nothing
-	// to do.
+	// Finish joins and checks tensors after the rules have been applied. Default nil: no such step.
 	Finish func(r *Renaming) error
 }
 
-// Rules maps patterns to the rules of the names that they stand for.
+// Rules maps each pattern to the rule for the names that match it. See [Naming] for patterns.
 type Rules map[string]Rule
 
-// Rule translates the names of one pattern.
+// Rule translates the names that match one pattern.
 type Rule struct {
-	// To is the canonical name. "#" and "*" stand for what they stand for in the pattern, "#+" for
-	// the number plus one. An empty name leaves the tensor unused.
+	// To is the canonical name. "#" and "*" in To are replaced by the parts of the name that they
+	// matched in the pattern, "#+" by the number plus one. If To is empty, the tensor is unused.
 	To string
-	// Change returns the tensor in its canonical shape. It must not change the values that it is
-	// given. Nil: the tensor has its canonical shape.
+	// Change returns the tensor in its canonical shape. It must not modify the values of its
+	// argument. Default nil: the shape stays the same.
 	Change func(Tensor) (Tensor, error)
 }
 
-// Renames returns rules that change names alone. pairs are patterns, each followed by its canonical
-// name.
+// Renames returns rules that change names and keep shapes. pairs alternates patterns and canonical
+// names.
 func Renames(pairs ...string) Rules {
 	rules := Rules{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -69,7 +73,7 @@ func Renames(pairs ...string) Rules {
 	return rules
 }
 
-// Keeps returns rules for patterns whose names are canonical.
+// Keeps returns rules for names that are already canonical.
 func Keeps(patterns ...string) Rules {
 	rules := Rules{}
 	for _, p := range patterns {
@@ -78,7 +82,8 @@ func Keeps(patterns ...string) Rules {
 	return rules
 }
 
-// Union returns the rules of all sets. Where several have a pattern, the last one counts.
+// Union returns the rules of all sets. If several sets have a rule for the same pattern, Union
+// takes the rule of the last set.
 func Union(sets ...Rules) Rules {
 	all := Rules{}
 	for _, s := range sets {
@@ -87,14 +92,14 @@ func Union(sets ...Rules) Rules {
 	return all
 }
 
-// find returns the rule for name and what its pattern leaves open.
-func (r Rules) find(name string) (rule Rule, open opened, ok bool) {
-	for pattern, open := range patterns(name) {
+// find returns the rule for name and the parts of name that the wildcards of its pattern match.
+func (r Rules) find(name string) (rule Rule, match matched, ok bool) {
+	for pattern, match := range patterns(name) {
 		if rule, ok := r[pattern]; ok {
-			return rule, open, true
+			return rule, match, true
 		}
 	}
-	return Rule{}, opened{}, false
+	return Rule{}, matched{}, false
 }
 
 // Has reports whether there is a rule for name.
@@ -103,76 +108,83 @@ func (r Rules) Has(name string) bool {
 	return ok
 }
 
-// trainingPrefixes are put before all names by training programs.
+// trainingPrefixes are prefixes that training programs add to all names.
 var trainingPrefixes = []string{"module.", "_orig_mod.", "model.", "backbone."}
 
 // Translation reports how the names of a checkpoint were translated.
 type Translation struct {
-	Architecture string // of the recognised naming
-	Source       string // of the recognised naming
-	// Unused lists the tensors, under the names of the checkpoint and sorted, that are no part of a
-	// backbone or its head: poolers, decoders, projection heads, momentum encoders, buffers that
-	// are computed again.
+	// Architecture is the architecture of the naming, such as "vit".
+	Architecture string
+	// Source is the library or project whose names the checkpoint has, such as "timm".
+	Source string
+	// Unused lists the tensors that have no canonical name, under their names in the checkpoint,
+	// sorted. They do not belong to a backbone or its head. Examples are poolers, decoders,
+	// projection heads, momentum encoders, and buffers that are computed again.
 	Unused []string
 
 	origins map[string]Origin
 }
 
-// Origin is the name and the shape that a tensor has in the checkpoint.
+// Origin is the tensor of the checkpoint from which a canonical tensor was made.
 type Origin struct {
-	Name  string
+	// Name is the name in the checkpoint.
+	Name string
+	// Shape is the shape in the checkpoint.
 	Shape []int
 }
 
-// Origin returns where the tensor with a canonical name comes from. The Origin is empty if there is
-// none.
+// Origin returns the origin of the tensor with the canonical name name. It is empty if there is no
+// such tensor.
 func (t Translation) Origin(name string) Origin { return t.origins[name] }
 
-// Renaming holds the tensors of a checkpoint while a [Naming] gives them other names. Every tensor
-// remembers its [Origin], so that errors can name it as the checkpoint does.
+// Renaming holds the tensors of a checkpoint while they are translated. The functions Split and
+// Finish of a [Naming] work on it. Each tensor keeps its [Origin], so that errors use the names of
+// the checkpoint.
 type Renaming struct {
 	tensors map[string]renamed
 	unused  []string
 }
 
+// renamed is a tensor with its origin.
 type renamed struct {
 	Tensor
 	origin Origin
 }
 
-// Names lists the names, sorted.
+// Names lists the current names of the tensors, sorted.
 func (r *Renaming) Names() []string { return slices.Sorted(maps.Keys(r.tensors)) }
 
-// Tensor returns the tensor called name.
-func (r *Renaming) Tensor(name string) (Tensor, bool) {
-	x, ok := r.tensors[name]
-	return x.Tensor, ok
+// Tensor returns the tensor called name. ok is false if there is none.
+func (r *Renaming) Tensor(name string) (x Tensor, ok bool) {
+	found, ok := r.tensors[name]
+	return found.Tensor, ok
 }
 
-// Origin returns where the tensor called name comes from.
+// Origin returns the origin of the tensor called name. It is empty if there is no such tensor.
 func (r *Renaming) Origin(name string) Origin { return r.tensors[name].origin }
 
-// Put adds a tensor. It is an error if there is one of that name.
+// Put adds tensor x under name. It is an error if there is already a tensor of this name.
 func (r *Renaming) Put(name string, x Tensor, origin Origin) error {
 	if other, ok := r.tensors[name]; ok {
-		return nameErrorf(origin.Name, "this tensor and tensor %.200q are both %.200s: the names are mixed, or the checkpoint holds two models; keep one", other.origin.Name, name)
+		return nameErrorf(origin.Name, "this tensor and tensor %.200q both have the canonical name %.200s: the checkpoint mixes two namings or holds two models; remove the tensors of one", other.origin.Name, name)
 	}
 	r.tensors[name] = renamed{x, origin}
 	return nil
 }
 
-// Remove removes the tensor called name.
+// Remove removes the tensor called name, if there is one.
 func (r *Renaming) Remove(name string) { delete(r.tensors, name) }
 
-// Skip lists a tensor of the checkpoint, by its name there, as unused.
+// Skip adds a tensor to the unused ones. source is its name in the checkpoint.
 func (r *Renaming) Skip(source string) { r.unused = append(r.unused, source) }
 
-// ErrorAt returns an error about a tensor of the checkpoint, by its name there.
+// ErrorAt returns an error about one tensor. source is its name in the checkpoint; format and args
+// are as in fmt.Errorf. [File.Canonical] turns the error into a [*FormatError].
 func (r *Renaming) ErrorAt(source, format string, args ...any) error {
 	return nameErrorf(source, format, args...)
 }
 
-// nameError is a fault of one tensor of a StateDict, under the checkpoint's own name for it.
+// nameError is an error about one tensor of a StateDict. tensor is its name in the checkpoint.
 type nameError struct {
 	tensor string
 	err    error
@@ -181,22 +193,27 @@ type nameError struct {
 func (e *nameError) Error() string { return fmt.Sprintf("tensor %.200q: %v", e.tensor, e.err) }
 func (e *nameError) Unwrap() error { return e.err }
 
+// nameErrorf returns a nameError about tensor.
 func nameErrorf(tensor, format string, args ...any) error {
 	return &nameError{tensor, fmt.Errorf(format, args...)}
 }
 
-// Canonical translates the names and shapes of a checkpoint to the canonical ones, by the one of
-// namings that its names show. The result holds canonical names only; the Translation lists all
-// other tensors. The tensors share their values with sd wherever the order of the values stays the
-// same. The query, key and value of a fused attention (`attn.qkv`) become three tensors.
+// Canonical translates the names and shapes of the tensors of a checkpoint to the canonical ones.
+// It chooses the naming among namings by the names in sd. The result holds the tensors that have a
+// canonical name; [Translation].Unused lists the others. A tensor shares its values with sd if
+// their order stays the same. Canonical splits the fused query, key and value of an attention
+// (`attn.qkv`) into three tensors.
 //
-// It is an error if the names show none of the namings, or several; if two tensors have the same
-// canonical name; if an attention has both a fused qkv and separate parts; and if a tensor below a
-// strict prefix has no rule.
+// Canonical returns an error if
+//   - the names match none of the namings, or several
+//   - two tensors have the same canonical name
+//   - an attention has both a fused qkv and separate parts
+//   - a name with one of the prefixes in Strict has no rule
+//   - the number of values of a tensor does not agree with its shape
 func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) {
 	for name, x := range sd {
 		if x.Size() != len(x.Data) {
-			return nil, Translation{}, nameErrorf(name, "%d values in shape %v, expected %d", len(x.Data), x.Shape, x.Size())
+			return nil, Translation{}, nameErrorf(name, "it has %d values, but shape %v requires %d", len(x.Data), x.Shape, x.Size())
 		}
 	}
 	in := &Renaming{tensors: map[string]renamed{}}
@@ -227,8 +244,8 @@ func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) 
 	return result, t, nil
 }
 
-// recogniseNaming finds the naming of sd, and puts its tensors into r under the names that the
-// rules see.
+// recogniseNaming returns the naming of sd. It puts the tensors of sd into r under the names to
+// which the rules apply: without prefixes, and separated by dots.
 func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error) {
 	for _, n := range namings {
 		if n.Split == nil {
@@ -242,7 +259,7 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 	for _, n := range namings {
 		prefixes = append(prefixes, n.Prefixes...)
 	}
-	seen := map[string]string{} // pattern → one name
+	seen := map[string]string{} // for each pattern, a name of the checkpoint that matches it
 	for _, name := range slices.Sorted(maps.Keys(sd)) {
 		short := withoutPrefixes(name, prefixes)
 		if err := r.Put(short, sd[name], Origin{name, sd[name].Shape}); err != nil {
@@ -260,7 +277,7 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 		}
 	}
 	if len(found) == 0 {
-		return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the checkpoint to one of these",
+		return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the names to one of these namings",
 			len(sd), firstFive(quoted(slices.Sorted(maps.Keys(sd)))), describeNamings(namings))
 	}
 	var fitting []Naming
@@ -277,12 +294,12 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 		}
 		return n, nil
 	}
-	return Naming{}, nameErrorf(shown[1], "its name is of a %s of %s, but tensor %.200q is of a %s of %s: the checkpoint mixes two namings; give one model in one naming",
+	return Naming{}, nameErrorf(shown[1], "its name belongs to architecture %s as %s names it, but tensor %.200q belongs to architecture %s as %s names it: the checkpoint mixes two namings; keep the tensors of one model",
 		found[1].Architecture, found[1].Source, shown[0], found[0].Architecture, found[0].Source)
 }
 
-// covers reports whether n has rules for all names in r that show the naming other. Then n is the
-// naming of a checkpoint that has the marks of both.
+// covers reports whether n has rules for all names in r that match the marks of other. If so, a
+// checkpoint with the marks of both has the naming n.
 func (n Naming) covers(other Naming, r *Renaming) bool {
 	for name := range r.tensors {
 		for pattern := range patterns(name) {
@@ -294,7 +311,7 @@ func (n Naming) covers(other Naming, r *Renaming) bool {
 	return true
 }
 
-// describeNamings lists the namings of each architecture, for errors.
+// describeNamings lists the architectures and the sources of their namings, for errors.
 func describeNamings(namings []Naming) string {
 	sources := map[string][]string{}
 	for _, n := range namings {
@@ -307,7 +324,8 @@ func describeNamings(namings []Naming) string {
 	return strings.Join(list, "; ")
 }
 
-// withoutPrefixes removes prefixes from name, in any order and number, but never all of the name.
+// withoutPrefixes removes prefixes from name, in any order and as often as they occur. It never
+// removes the whole name.
 func withoutPrefixes(name string, prefixes []string) string {
 	for again := true; again; {
 		again = false
@@ -320,29 +338,29 @@ func withoutPrefixes(name string, prefixes []string) string {
 	return name
 }
 
-// maxNumbers is how many numbers a pattern leaves open: a stage and a block.
+// maxNumbers is the largest number of "#" in a pattern: one for a stage and one for a block.
 const maxNumbers = 2
 
-// patterns yields the patterns under which a rule may have name, the most specific first, each with
-// what it leaves open.
-func patterns(name string) iter.Seq2[string, opened] {
-	return func(yield func(string, opened) bool) {
+// patterns yields the patterns that match name, the most specific first, each with the parts of
+// name that its wildcards match.
+func patterns(name string) iter.Seq2[string, matched] {
+	return func(yield func(string, matched) bool) {
 		parts := strings.Split(name, ".")
-		var open opened
+		var match matched
 		if last := parts[len(parts)-1]; last == "weight" || last == "bias" {
-			open.leaf = last
+			match.leaf = last
 		}
 		i := 0
 		for range maxNumbers + 1 {
-			if !yield(strings.Join(parts, "."), open) {
+			if !yield(strings.Join(parts, "."), match) {
 				return
 			}
-			if open.leaf != "" {
+			if match.leaf != "" {
 				parts[len(parts)-1] = "*"
-				if !yield(strings.Join(parts, "."), open) {
+				if !yield(strings.Join(parts, "."), match) {
 					return
 				}
-				parts[len(parts)-1] = open.leaf
+				parts[len(parts)-1] = match.leaf
 			}
 			for i < len(parts) && !isNumber(parts[i]) {
 				i++
@@ -350,21 +368,21 @@ func patterns(name string) iter.Seq2[string, opened] {
 			if i == len(parts) {
 				return
 			}
-			open.numbers = append(open.numbers, parts[i])
+			match.numbers = append(match.numbers, parts[i])
 			parts[i] = "#"
 			i++
 		}
 	}
 }
 
-// opened is what a pattern leaves open of a name.
-type opened struct {
-	numbers []string
-	leaf    string // "weight", "bias" or ""
+// matched holds the parts of a name that the wildcards of a pattern match.
+type matched struct {
+	numbers []string // for each "#"
+	leaf    string   // for "*": "weight" or "bias", or "" if the name ends with neither
 }
 
-// isNumber accepts the numbers of blocks and stages: one spelling for each, none beyond what any
-// model has.
+// isNumber reports whether part is the number of a block or a stage: at most four digits, without
+// leading zeros.
 func isNumber(part string) bool {
 	if part == "" || len(part) > 4 || part[0] == '0' && len(part) > 1 {
 		return false
@@ -372,8 +390,9 @@ func isNumber(part string) bool {
 	return strings.Trim(part, "0123456789") == ""
 }
 
-// fill puts what a pattern left open into a rule's canonical name.
-func (o opened) fill(to string) string {
+// fill returns the canonical name to, which a rule gives, with the wildcards replaced by the
+// matched parts.
+func (o matched) fill(to string) string {
 	var out strings.Builder
 	numbers := o.numbers
 	for part := range strings.SplitSeq(to, ".") {
@@ -384,7 +403,7 @@ func (o opened) fill(to string) string {
 		case "#":
 			part, numbers = numbers[0], numbers[1:]
 		case "#+":
-			n, _ := strconv.Atoi(numbers[0]) // isNumber has accepted it
+			n, _ := strconv.Atoi(numbers[0]) // cannot fail: isNumber has accepted the part
 			part, numbers = strconv.Itoa(n+1), numbers[1:]
 		case "*":
 			part = o.leaf
@@ -394,13 +413,13 @@ func (o opened) fill(to string) string {
 	return out.String()
 }
 
-// translate adds x, which the rules of n see under name, under its canonical name.
+// translate adds x, to whose name the rules of n apply, under its canonical name.
 func (r *Renaming) translate(n Naming, name string, x renamed) error {
-	rule, open, ok := n.Rules.find(name)
+	rule, match, ok := n.Rules.find(name)
 	if !ok {
 		for _, prefix := range n.Strict {
 			if strings.HasPrefix(name, prefix) {
-				return nameErrorf(x.origin.Name, "a %s of %s has no such tensor: the checkpoint is of another architecture, which spt does not know", n.Architecture, n.Source)
+				return nameErrorf(x.origin.Name, "architecture %s as %s names it has no such tensor: the checkpoint belongs to another architecture, which spt does not know; choose a checkpoint of a known architecture", n.Architecture, n.Source)
 			}
 		}
 	}
@@ -414,10 +433,11 @@ func (r *Renaming) translate(n Naming, name string, x renamed) error {
 			return &nameError{x.origin.Name, err}
 		}
 	}
-	return r.Put(open.fill(rule.To), x.Tensor, x.origin)
+	return r.Put(match.fill(rule.To), x.Tensor, x.origin)
 }
 
-// splitAttention replaces each fused attn.qkv by its parts q, k and v, which share its values.
+// splitAttention replaces each fused attn.qkv by its parts q, k and v. They share the values of the
+// fused tensor.
 func (r *Renaming) splitAttention() error {
 	type fused struct{ name, prefix, kind string }
 	var all []fused
@@ -430,7 +450,7 @@ func (r *Renaming) splitAttention() error {
 		for _, part := range qkv {
 			for _, k := range []string{"weight", "bias"} {
 				if other, ok := r.tensors[prefix+part+"."+k]; ok {
-					return nameErrorf(r.Origin(name).Name, "the checkpoint also has %.200q: the q, k and v of a block are either fused or apart; remove one form", other.origin.Name)
+					return nameErrorf(r.Origin(name).Name, "the checkpoint also has tensor %.200q: it holds q, k and v of this attention both fused and as separate tensors; remove one form", other.origin.Name)
 				}
 			}
 		}
@@ -438,7 +458,7 @@ func (r *Renaming) splitAttention() error {
 	for _, f := range all {
 		x := r.tensors[f.name]
 		if want := map[string]int{"weight": 2, "bias": 1}[f.kind]; len(x.Shape) != want || x.Shape[0]%3 != 0 {
-			return nameErrorf(x.origin.Name, "shape %v cannot be split into q, k and v, expected [3D, D] for a weight, [3D] for a bias", x.Shape)
+			return nameErrorf(x.origin.Name, "shape %v cannot be split into q, k and v; expected [3D, D] for a weight or [3D] for a bias", x.Shape)
 		}
 		r.Remove(f.name)
 		n := len(x.Data) / 3

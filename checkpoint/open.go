@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,19 +11,24 @@ import (
 	"strings"
 )
 
-// Open opens a checkpoint and checks all that can be checked without reading values. It tells the
-// format by the first bytes of a file, never by its name:
+// Open opens the checkpoint at path and checks everything that can be checked without reading the
+// values of tensors. Close the [File] after use. For a folder, Open opens the file that [Find]
+// returns. A file that is not a checkpoint or breaks a rule of its format is a [*FormatError].
 //
-//   - safetensors; several of them, or of PyTorch's files, with an index (*.index.json)
-//   - the files of PyTorch's torch.save (.pth, .pth.tar, .pt, .bin), in the zip format or the one
-//     before PyTorch 1.6, or a plain pickle of NumPy arrays. The tensors are those of the dict at the
-//     root or, in a training checkpoint, of the first of state_dict_ema, model_ema, state_dict, model,
-//     teacher and student that the file has. The prefixes "module." and "_orig_mod." are removed
-//     where all names have them. Nothing that the pickle asks for is executed.
-//   - NumPy's .npz, in which Google publishes its vision transformers
+// Open tells the format from the first bytes of the file, not from its name. It reads
 //
-// For a folder it opens the file that [Find] returns. A file that breaks a rule of its format gives
-// a [*FormatError]. The caller closes the File.
+//   - safetensors files
+//   - files of torch.save (.pth, .pth.tar, .pt and .bin), in the zip format since
+//     PyTorch 1.6 and in the format before it
+//   - plain pickles of NumPy arrays
+//   - .npz files of NumPy, the format in which Google publishes its vision transformers
+//   - an index (*.index.json) of a checkpoint in several files (shards) of the first two formats
+//
+// A file of torch.save holds a dict of tensors, or a training checkpoint. From a training
+// checkpoint Open takes the first dict of tensors that it finds under a usual key, in this order:
+// state_dict_ema, model_ema, state_dict, model, model_state_dict, net, params, teacher, student. It
+// removes the prefixes "module." and "_orig_mod." if all names have them. It never executes code
+// that a pickle names.
 func Open(path string) (*File, error) {
 	path, err := Find(path)
 	if err != nil {
@@ -40,7 +46,7 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// open reads a file, and the shards if it is an index.
+// open opens the file of size bytes in r. If it is an index, open opens the shards beside path too.
 func open(r io.ReaderAt, size int64, path string) (*File, error) {
 	k, err := recognise(r, size, path)
 	if err != nil {
@@ -56,7 +62,7 @@ func open(r io.ReaderAt, size int64, path string) (*File, error) {
 	return newFile(c, []part{{path, r, size}}, path)
 }
 
-// readContents reads any file but an index.
+// readContents reads a file of any kind except an index.
 func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, error) {
 	switch k {
 	case kindZip:
@@ -76,7 +82,11 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 				return a.npz()
 			}
 		}
-		return contents{}, &FormatError{File: name, Err: fmt.Errorf("the zip has neither a data.pkl, as of PyTorch, nor .npy members, as of NumPy, among its %d; unpack it if a checkpoint is in it", len(a.names))}
+		found := "an empty zip archive"
+		if len(a.names) > 0 {
+			found = fmt.Sprintf("a zip archive of other files, such as %.100q", a.names[0])
+		}
+		return contents{}, notCheckpoint(name, found, expectedCheckpoint, "a .pth file has a member FOLDER/data.pkl and an .npz file has members that end in .npy; if the archive contains a checkpoint, unpack it")
 	case kindPickle:
 		v, format, err := readPickles(r, size, name)
 		if err != nil {
@@ -87,20 +97,21 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 	return readSafetensors(r, size, name)
 }
 
-// folderFiles are the names under which the libraries look for weights in a folder.
+// folderFiles are the names of weights that the libraries of Hugging Face look for in a folder.
 var folderFiles = []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
 
-// fileExtensions are the extensions of checkpoints in a folder.
+// fileExtensions are the extensions by which Find recognises a checkpoint in a folder.
 var fileExtensions = []string{".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar"}
 
-// Find returns path itself if it is not a folder. Of a folder it returns the first of
-// model.safetensors, model.safetensors.index.json, pytorch_model.bin and
-// pytorch_model.bin.index.json, or else the only file with a checkpoint's extension. If there is no
-// such file, the error lists the files of the folder.
+// Find returns the path of the checkpoint file at path. If path is not a folder, Find returns path.
+// In a folder it looks for model.safetensors, model.safetensors.index.json, pytorch_model.bin and
+// pytorch_model.bin.index.json, in this order. If the folder has none of them, Find returns the
+// only file with the extension .safetensors, .pth, .pt, .bin, .npz or .tar. If there is no such
+// file, or more than one, the error lists the files of the folder.
 func Find(path string) (_ string, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("opening checkpoint: %w", err)
+			err = fmt.Errorf("opening the checkpoint: %w", err)
 		}
 	}()
 	if stat, err := os.Stat(path); err != nil || !stat.IsDir() {
@@ -130,21 +141,22 @@ func Find(path string) (_ string, err error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	return "", fmt.Errorf("the folder %s has no %s, nor one file only that may be a checkpoint; give the file itself. It has: %s", path, strings.Join(folderFiles, ", "), strings.Join(names, ", "))
+	return "", fmt.Errorf("the folder %s has neither a file called %s nor exactly one file with the extension of a checkpoint (%s); it has %s; give the path of the file", path, strings.Join(folderFiles, " or "), strings.Join(fileExtensions, ", "), cmp.Or(strings.Join(names, ", "), "no files"))
 }
 
-// openRegular opens a file that is neither a folder nor a device.
+// openRegular opens the regular file at path and returns its size in bytes. Any other kind of file,
+// such as a folder or a pipe, is an error.
 func openRegular(path string) (*os.File, int64, error) {
-	stat, err := os.Stat(path) // before it is opened: opening a pipe waits for its other end
+	stat, err := os.Stat(path) // before os.Open, which would wait for the writer of a pipe
 	if err == nil && !stat.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file (mode %v), expected a checkpoint", path, stat.Mode())
+		err = fmt.Errorf("%s is not a regular file (mode %v); expected the file of a checkpoint", path, stat.Mode())
 	}
 	var r *os.File
 	if err == nil {
 		r, err = os.Open(path)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("opening checkpoint: %w", err)
+		return nil, 0, fmt.Errorf("opening the checkpoint: %w", err)
 	}
 	return r, stat.Size(), nil
 }

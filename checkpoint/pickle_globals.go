@@ -14,16 +14,16 @@ import (
 	"github.com/sptune/spt/internal/pickle"
 )
 
-// storedTensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and
-// checked when they are asked for. It is the pickle.Tensor of this package.
+// storedTensor is a tensor of PyTorch or an array of NumPy in a pickle. It implements
+// [pickle.Tensor]. Its methods check it against its storage and read its values.
 type storedTensor struct {
 	strided
 	file   string
-	locate func() (blob, error)
-	fault  error // why there is nothing to read, nil if there is
+	locate func() (blob, error) // returns the storage
+	fault  error                // why the values cannot be read; nil if they can
 }
 
-// Shape returns the shape; empty for a scalar.
+// Shape returns the shape. It is empty for a scalar.
 func (t *storedTensor) Shape() []int { return slices.Clone(t.shape) }
 
 // Float32 reads the values as [File.Float32] does.
@@ -36,8 +36,8 @@ func (t *storedTensor) Float32() ([]float32, error) {
 	return x.Data, err
 }
 
-// Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major
-// order. A U64 beyond int64 is an error, as is any other dtype.
+// Int64 reads a tensor of whole numbers or of bools (as 0 and 1) in row-major order. A value above
+// the largest int64 and any other dtype are errors.
 func (t *storedTensor) Int64() ([]int64, error) {
 	s, err := t.stored("")
 	if err != nil {
@@ -46,7 +46,7 @@ func (t *storedTensor) Int64() ([]int64, error) {
 	return s.int64()
 }
 
-// stored checks the tensor against its storage.
+// stored checks that the tensor lies in its storage, and returns it under name.
 func (t *storedTensor) stored(name string) (stored, error) {
 	fail := func(at int64, err error) (stored, error) {
 		return stored{}, &FormatError{File: t.file, Offset: at, Tensor: name, Err: err}
@@ -62,23 +62,23 @@ func (t *storedTensor) stored(name string) (stored, error) {
 	if err != nil {
 		return fail(b.begin, err)
 	}
-	// Strides of 0 and overlapping ones make a tensor of any size of a few bytes.
+	// A stride of 0 makes a tensor of any size from a few bytes, and so do strides that overlap.
 	if want, err := byteSize(t.dtype, t.shape); err == nil && want > 1<<20+4*uint64(b.size) {
-		return fail(b.begin, fmt.Errorf("%s %v takes %d bytes, more than four times its storage's %d; save a clone of it", t.dtype, t.shape, want, b.size))
+		return fail(b.begin, fmt.Errorf("a tensor of type %s and shape %v takes %d bytes, more than four times the %d bytes of its storage; save a clone of the tensor", t.dtype, t.shape, want, b.size))
 	}
 	info := TensorInfo{Name: name, DType: t.dtype, Shape: slices.Clone(t.shape)}
 	return stored{info, t.file, b.begin, func() (io.ReadCloser, error) { return t.open(b, n) }}, nil
 }
 
-// storage is a run of values in which tensors of PyTorch lie.
+// storage is an array of PyTorch that holds the values of one or more tensors.
 type storage struct {
 	kind   string // such as "FloatStorage"
-	size   int64  // bytes
+	size   int64  // in bytes
 	locate func() (blob, error)
 }
 
-// storageTypes gives the dtype and the bytes of one element of PyTorch's storage types. The dtype
-// is empty where tensors of the type cannot be read.
+// storageTypes maps the storage types of PyTorch to the dtype and the size in bytes of an element.
+// The dtype is empty if tensors with such a storage cannot be read.
 var storageTypes = map[string]struct {
 	dtype DType
 	width int64
@@ -90,8 +90,8 @@ var storageTypes = map[string]struct {
 	"QInt8Storage": {"", 1}, "QUInt8Storage": {"", 1}, "QInt32Storage": {"", 4}, "QUInt4x2Storage": {"", 1}, "QUInt2x4Storage": {"", 1},
 }
 
-// torchDTypes gives the dtypes that _rebuild_tensor_v3 names, which have no storage type of their
-// own.
+// torchDTypes maps the dtypes of PyTorch to the dtypes of this package. The arguments of
+// _rebuild_tensor_v3 contain them, because some have no storage type.
 var torchDTypes = map[string]DType{
 	"torch.float32": F32, "torch.float16": F16, "torch.bfloat16": BF16, "torch.float64": F64,
 	"torch.int64": "I64", "torch.int32": I32, "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": U8, "torch.bool": "BOOL",
@@ -100,37 +100,39 @@ var torchDTypes = map[string]DType{
 	"torch.float8_e5m2fnuz": "F8_E5M2FNUZ", "torch.float8_e8m0fnu": "F8_E8M0",
 }
 
-// storageOf returns the storage of PyTorch's persistent id (kind, type, key, location,
-// elements[, view]). Files from before PyTorch 0.4 have a view: (key, offset, elements) of a part
-// that is a storage to others. find returns the storage of a key and a size in bytes.
+// storageOf returns the value for a persistent id of PyTorch, usually a storage. The id of a
+// storage is ("storage", type, key, location, elements[, view]). PyTorch before 0.4 wrote a view
+// (key, offset, elements), which is a part of the storage that tensors use as a storage. find
+// returns a function that locates the storage of a key, given the size of an element and of the
+// storage in bytes.
 func storageOf(id []pickle.Value, find func(key string, width, size int64) func() (blob, error)) (pickle.Value, error) {
-	if len(id) >= 2 && id[0] == "module" { // the class of a pickled module, with its source
+	if len(id) >= 2 && id[0] == "module" { // the class of a pickled module; its source text follows
 		return id[1], nil
 	}
 	if len(id) < 5 || len(id) > 6 || id[0] != "storage" {
-		return nil, errors.New("the persistent id is not that of a storage")
+		return nil, errors.New("the persistent id does not belong to a storage")
 	}
 	class, isClass := id[1].(*opaque)
 	key, isKey := id[2].(string)
 	n, isNumber := id[4].(int64)
 	if !isClass || !isKey || !isNumber || n < 0 {
-		return nil, errors.New("the persistent id of a storage is not (\"storage\", type, key, location, elements)")
+		return nil, errors.New("the persistent id of a storage is not of the form (\"storage\", type, key, location, elements)")
 	}
 	kind := class.Global[strings.LastIndexByte(class.Global, '.')+1:]
 	width := max(storageTypes[kind].width, 1)
 	if n > math.MaxInt64/width {
-		return nil, fmt.Errorf("a storage of %d elements", n)
+		return nil, fmt.Errorf("a storage of %d elements is too large for a file", n)
 	}
 	s := &storage{kind: kind, size: n * width, locate: find(key, storageTypes[kind].width, n*width)}
 	if len(id) == 6 && id[5] != nil {
 		view, _ := id[5].(*pickle.List)
 		if view == nil || len(view.Items) != 3 {
-			return nil, errors.New("a storage's view is not (key, offset, elements)")
+			return nil, errors.New("the view of a storage is not of the form (key, offset, elements)")
 		}
 		offset, ok := view.Items[1].(int64)
 		count, also := view.Items[2].(int64)
 		if !ok || !also || offset < 0 || count < 0 || offset > n || count > n-offset {
-			return nil, fmt.Errorf("a storage's view does not lie in its %d elements", n)
+			return nil, fmt.Errorf("the view of a storage reaches beyond its %d elements", n)
 		}
 		whole := s.locate
 		s.size = count * width
@@ -143,8 +145,9 @@ func storageOf(id []pickle.Value, find func(key string, width, size int64) func(
 	return &opaque{Global: class.Global, called: true, storage: s}, nil
 }
 
-// construct makes the plain value that a call of a known global gives. ok is false for any other
-// global, and for unknown arguments.
+// construct returns the result of a call of global with args, for the globals that are needed to
+// read tensors. ok is false for any other global and for unknown arguments; the result is then an
+// opaque value.
 func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Value, ok bool, err error) {
 	switch global {
 	case "collections.OrderedDict":
@@ -161,14 +164,14 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 		return p.tensor(global, args)
 	case "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state":
 		if len(args) == 0 {
-			return nil, false, errors.New("a parameter without data")
+			return nil, false, errors.New("a parameter has no data")
 		}
 		t, ok := args[0].(*storedTensor)
 		return t, ok, nil
 	case "torch._tensor._rebuild_from_type_v2":
-		// (function, class, its arguments, state): a tensor with attributes
+		// A tensor with attributes: (function, class, arguments of the function, state).
 		if len(args) != 4 {
-			return nil, false, fmt.Errorf("%d arguments, expected 4", len(args))
+			return nil, false, fmt.Errorf("it is called with %d arguments; expected 4", len(args))
 		}
 		function, _ := args[0].(*opaque)
 		inner, _ := args[2].(*pickle.List)
@@ -176,7 +179,7 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 			return nil, false, nil
 		}
 		return p.construct(function.Global, inner.Items)
-	case "_codecs.encode": // how protocol 2 writes bytes
+	case "_codecs.encode": // protocol 2 writes bytes as a call of this function
 		if len(args) != 2 || args[1] != "latin1" && args[1] != "latin-1" {
 			return nil, false, nil
 		}
@@ -200,9 +203,9 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 	case "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar":
 		return p.scalar(args)
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
-		return &storedTensor{file: p.file, fault: errors.New("a NumPy array without a state")}, true, p.charge(160)
+		return &storedTensor{file: p.file, fault: errors.New("the NumPy array has no state")}, true, p.charge(160)
 	case "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer":
-		// (bytes, dtype, shape, order), protocol 5
+		// An array in protocol 5: (bytes, dtype, shape, order).
 		if len(args) != 4 {
 			return nil, false, nil
 		}
@@ -215,19 +218,21 @@ func (p *unpickler) construct(global string, args []pickle.Value) (v pickle.Valu
 	return nil, false, nil
 }
 
+// orderedDict returns a dict with the pairs in the first argument, or an empty dict without
+// arguments.
 func (p *unpickler) orderedDict(args []pickle.Value) (pickle.Value, bool, error) {
 	d := &pickle.Dict{}
 	if len(args) == 0 {
 		return d, true, nil
 	}
-	pairs, ok := args[0].(*pickle.List) // how Python 2 writes it
+	pairs, ok := args[0].(*pickle.List) // Python 2 passes the pairs as an argument
 	if !ok {
 		return nil, false, nil
 	}
 	for _, pair := range pairs.Items {
 		l, ok := pair.(*pickle.List)
 		if !ok || len(l.Items) != 2 {
-			return nil, false, fmt.Errorf("%s in the place of a pair", describe(pair))
+			return nil, false, fmt.Errorf("a dict is built from %s; expected pairs of a key and a value", describe(pair))
 		}
 		if err := p.set(d, l.Items); err != nil {
 			return nil, false, err
@@ -236,7 +241,7 @@ func (p *unpickler) orderedDict(args []pickle.Value) (pickle.Value, bool, error)
 	return d, true, nil
 }
 
-// device reads a device, such as "cpu" or "cuda:0".
+// device returns the name of a device of PyTorch, such as "cpu" or "cuda:0".
 func (p *unpickler) device(args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) == 0 || len(args) > 2 {
 		return nil, false, nil
@@ -249,29 +254,30 @@ func (p *unpickler) device(args []pickle.Value) (pickle.Value, bool, error) {
 	return name, ok, nil
 }
 
-// maxRank bounds what one shape costs, because the memo can give the same shape to any number of
-// tensors. PyTorch and NumPy stop at 64.
+// maxRank is the largest number of dimensions of a tensor, as in PyTorch and NumPy. Without a
+// limit, a hostile pickle could use a long shape again and again through the memo.
 const maxRank = 64
 
-// ints returns the numbers of a tuple; none is negative.
+// ints returns the numbers of v, which must be a tuple of at most maxRank whole numbers, none of
+// them negative.
 func ints(v pickle.Value) ([]int64, error) {
 	l, ok := v.(*pickle.List)
 	if !ok || len(l.Items) > maxRank {
-		return nil, fmt.Errorf("%s in the place of a tuple of at most %d numbers", describe(v), maxRank)
+		return nil, fmt.Errorf("a shape or stride is %s; expected a tuple of at most %d numbers", describe(v), maxRank)
 	}
 	out := make([]int64, len(l.Items))
 	for i, x := range l.Items {
 		n, ok := x.(int64)
 		if !ok || n < 0 || bits.UintSize == 32 && n > math.MaxInt32 {
-			return nil, errors.New("a shape or stride is not a tuple of whole numbers that are not negative")
+			return nil, errors.New("a shape or stride is not a tuple of whole numbers, or one of them is negative")
 		}
 		out[i] = n
 	}
 	return out, nil
 }
 
-// narrow converts a shape to Go's int; ints has made sure that it fits.
-func narrow(shape []int64) []int {
+// toInts converts a shape that ints returned to []int. ints has checked that the numbers fit.
+func toInts(shape []int64) []int {
 	out := make([]int, len(shape))
 	for i, d := range shape {
 		out[i] = int(d)
@@ -279,11 +285,12 @@ func narrow(shape []int64) []int {
 	return out
 }
 
-// tensor reads the arguments of _rebuild_tensor(storage, offset, size, stride), of version 2 with
-// (requires_grad, hooks, …) after them, and of version 3 with the dtype seventh.
+// tensor returns the tensor that a call of global builds. The arguments of _rebuild_tensor are
+// (storage, offset, size, stride). Version 2 of the function adds (requires_grad, hooks, …).
+// Version 3 has the dtype as its seventh argument.
 func (p *unpickler) tensor(global string, args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) < 4 {
-		return nil, false, fmt.Errorf("%d arguments, expected at least 4", len(args))
+		return nil, false, fmt.Errorf("it is called with %d arguments; expected at least 4", len(args))
 	}
 	in, _ := args[0].(*opaque)
 	if in == nil || in.storage == nil {
@@ -291,7 +298,7 @@ func (p *unpickler) tensor(global string, args []pickle.Value) (pickle.Value, bo
 	}
 	offset, ok := args[1].(int64)
 	if !ok || offset < 0 {
-		return nil, false, errors.New("the storage offset is not a whole number that is not negative")
+		return nil, false, errors.New("the storage offset is not a whole number, or it is negative")
 	}
 	shape, err := ints(args[2])
 	if err != nil {
@@ -302,7 +309,7 @@ func (p *unpickler) tensor(global string, args []pickle.Value) (pickle.Value, bo
 		return nil, false, err
 	}
 	s := in.storage
-	t := &storedTensor{strided: strided{storageTypes[s.kind].dtype, narrow(shape), stride, offset}, file: p.file, locate: s.locate}
+	t := &storedTensor{strided: strided{storageTypes[s.kind].dtype, toInts(shape), stride, offset}, file: p.file, locate: s.locate}
 	if strings.HasSuffix(global, "_v3") && len(args) > 6 {
 		t.dtype = ""
 		if g, ok := args[6].(*opaque); ok && !g.called {
@@ -310,13 +317,14 @@ func (p *unpickler) tensor(global string, args []pickle.Value) (pickle.Value, bo
 		}
 	}
 	if t.dtype == "" {
-		t.fault = fmt.Errorf("a tensor in a %s cannot be read; expected storages of floats, whole numbers or bools", printable(s.kind))
+		t.fault = fmt.Errorf("a tensor in a storage of type %s cannot be read; expected floats, whole numbers or bools", printable(s.kind))
 	}
 	return t, true, p.charge(192 + 16*len(shape))
 }
 
-// npyType returns the element type that NumPy calls descr, such as "<f4". NumPy has no bfloat16 and
-// writes it as V2, two bytes without meaning; so do Google's big_vision checkpoints.
+// npyType returns the element type for descr, a dtype as NumPy writes it, such as "<f4". NumPy has
+// no bfloat16. It stores such values as V2, two bytes of unknown meaning, and so do the checkpoints
+// of Google's big_vision.
 func npyType(descr string) (DType, error) {
 	kinds := map[string]DType{
 		"f8": F64, "f4": F32, "f2": F16, "V2": BF16, "b1": "BOOL", "c8": "C64",
@@ -326,17 +334,17 @@ func npyType(descr string) (DType, error) {
 	if d, ok := kinds[code]; ok && len(descr)-len(code) <= 1 {
 		return d, nil
 	}
-	return "", fmt.Errorf("NumPy's dtype %.50q cannot be read, expected little-endian floats of 2, 4 or 8 bytes, whole numbers or bools", descr)
+	return "", fmt.Errorf("NumPy dtype %.50q cannot be read; expected little-endian floats of 2, 4 or 8 bytes, whole numbers or bools", descr)
 }
 
-// scalar reads a NumPy scalar: (dtype, bytes).
+// scalar returns the value of a NumPy scalar, whose arguments are (dtype, bytes).
 func (p *unpickler) scalar(args []pickle.Value) (pickle.Value, bool, error) {
 	if len(args) != 2 {
 		return nil, false, nil
 	}
 	g, _ := args[0].(*opaque)
 	raw, isBytes := args[1].([]byte)
-	if s, ok := args[1].(string); ok { // of Python 2
+	if s, ok := args[1].(string); ok { // Python 2 has the bytes in a str
 		raw, isBytes = []byte(s), len(s) <= 8
 	}
 	if g == nil || g.descr == "" || !isBytes {
@@ -348,7 +356,7 @@ func (p *unpickler) scalar(args []pickle.Value) (pickle.Value, bool, error) {
 	}
 	t := storedTensor{strided: strided{dtype: dtype}, file: p.file, locate: inMemory(raw)}
 	if want := t.width(); int64(len(raw)) != want {
-		return nil, false, fmt.Errorf("a scalar of %d bytes, expected %d", len(raw), want)
+		return nil, false, fmt.Errorf("a scalar has %d bytes; expected %d", len(raw), want)
 	}
 	switch {
 	case dtype == F64:
@@ -364,21 +372,22 @@ func (p *unpickler) scalar(args []pickle.Value) (pickle.Value, bool, error) {
 	}
 	x, err := t.Int64()
 	if err != nil {
-		return nil, false, nil // beyond int64
+		return nil, false, nil // the value is above the largest int64
 	}
 	return x[0], true, nil
 }
 
+// inMemory returns a function that returns a blob of raw.
 func inMemory(raw []byte) func() (blob, error) {
 	return func() (blob, error) { return blob{r: bytes.NewReader(raw), size: int64(len(raw))}, nil }
 }
 
-// build gives an object its state. Only that of NumPy's objects matters.
+// build sets the state of v, an object. Only the states of NumPy dtypes and arrays are read.
 func build(v, state pickle.Value) error {
 	s, _ := state.(*pickle.List)
 	switch v := v.(type) {
 	case *opaque:
-		// (version, byte order, …) of a dtype
+		// The state of a dtype: (version, byte order, …).
 		if v.descr == "" || s == nil || len(s.Items) < 2 {
 			return nil
 		}
@@ -386,10 +395,10 @@ func build(v, state pickle.Value) error {
 			v.descr = order + strings.TrimLeft(v.descr, "<>=|")
 		}
 	case *storedTensor:
-		if v.fault == nil { // a tensor with attributes
+		if v.fault == nil { // a tensor with attributes, which are not read
 			return nil
 		}
-		// ([version,] shape, dtype, whether Fortran's order, bytes) of an array
+		// The state of an array: ([version,] shape, dtype, true for column-major order, bytes).
 		if s == nil || len(s.Items) < 4 {
 			return nil
 		}
@@ -399,17 +408,17 @@ func build(v, state pickle.Value) error {
 	return nil
 }
 
-// array makes t an array of NumPy.
+// array makes t an array of NumPy with the values in data.
 func (t *storedTensor) array(shape, dtype pickle.Value, fortran bool, data pickle.Value) error {
 	dims, err := ints(shape)
 	if err != nil {
 		return err
 	}
-	t.shape = narrow(dims)
+	t.shape = toInts(dims)
 	g, _ := dtype.(*opaque)
 	raw, isBytes := data.([]byte)
 	if g == nil || !isBytes {
-		t.fault = fmt.Errorf("a NumPy array of %s with %s cannot be read", describe(dtype), describe(data))
+		t.fault = fmt.Errorf("a NumPy array with dtype %s and data %s cannot be read", describe(dtype), describe(data))
 		return nil
 	}
 	if t.dtype, t.fault = npyType(g.descr); t.fault != nil {
@@ -420,7 +429,7 @@ func (t *storedTensor) array(shape, dtype pickle.Value, fortran bool, data pickl
 		t.stride = columnMajor(t.shape)
 	}
 	if n, err := t.bytes(int64(len(raw))); err != nil || n != int64(len(raw)) {
-		t.fault = fmt.Errorf("a NumPy array of %s %v has %d bytes", t.dtype, t.shape, len(raw))
+		t.fault = fmt.Errorf("a NumPy array of type %s and shape %v has %d bytes, which does not fit its shape", t.dtype, t.shape, len(raw))
 		return nil
 	}
 	t.locate = inMemory(raw)

@@ -16,14 +16,14 @@ import (
 	"testing"
 
 	"github.com/sptune/spt/internal/golden"
-
 	"github.com/sptune/spt/internal/pickle"
 )
 
-// readers is the folder of what internal/fixtures/readers.py writes.
+// readers is the folder of the fixtures that internal/fixtures/readers.py writes.
 var readers = filepath.Join("testdata", "readers")
 
-// fixtures are its files, or folders, with the format that must be found and the expected tensors.
+// fixtures lists the files and folders in readers. format is the result of File.Format; expected is
+// the name of the file with the expected tensors.
 var fixtures = []struct{ path, format, expected string }{
 	{"kinds.pth", "PyTorch zip", "kinds"},
 	{"protocol3.pt", "PyTorch zip", "kinds"},
@@ -47,7 +47,7 @@ var fixtures = []struct{ path, format, expected string }{
 	{"bin_shards", "PyTorch zip, 2 shards", "vit"},
 }
 
-// content is a tensor's values as bytes.
+// content returns the values of a tensor as bytes.
 func content(t testing.TB, f *File, name string) []byte {
 	t.Helper()
 	s, err := f.find(name)
@@ -61,8 +61,8 @@ func content(t testing.TB, f *File, name string) []byte {
 	return out
 }
 
-// TestReaders compares every tensor of every format with what the libraries themselves hold, bit
-// for bit.
+// TestReaders compares every tensor of every format bit for bit with the values that the Python
+// libraries read.
 func TestReaders(t *testing.T) {
 	for _, c := range fixtures {
 		t.Run(c.path, func(t *testing.T) {
@@ -97,10 +97,11 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// What stands beside the tensors is named when it is asked for.
+// TestUnreadable checks that the error for a name without a readable tensor describes the value
+// that the file has under this name.
 func TestUnreadable(t *testing.T) {
 	for path, want := range map[string]map[string]string{
-		"kinds.pth":  {"c128": "ComplexDoubleStorage", "sparse": "torch._utils._rebuild_sparse_tensor", "number": "an int", "none": "None", "other": "no tensor \"other\" among its 27"},
+		"kinds.pth":  {"c128": "ComplexDoubleStorage", "sparse": "torch._utils._rebuild_sparse_tensor", "number": "an int", "none": "None", "other": "no tensor \"other\" among the 27 tensors"},
 		"arrays.npz": {"big": `dtype ">f4" cannot be read`, "object": `dtype "|O"`, "text": `dtype "<U1"`, "fields": `dtype ""`},
 	} {
 		f := mustOpen(t, filepath.Join(readers, path))
@@ -149,7 +150,7 @@ func TestUnpickleValues(t *testing.T) {
 	}
 }
 
-// spell writes a value out.
+// spell returns a value as text.
 func spell(v pickle.Value) string {
 	switch v := v.(type) {
 	case nil:
@@ -185,8 +186,8 @@ func spell(v pickle.Value) string {
 	return fmt.Sprint(v)
 }
 
-// TestPublishedSelections reads all the values of the forty files and holds each against itself: a
-// selection says the same thing twice in several places.
+// TestPublishedSelections reads all values of the forty published selections. It checks each
+// against itself, because a selection contains several facts twice.
 func TestPublishedSelections(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(files) != 40 {
@@ -234,10 +235,10 @@ func TestPublishedSelections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// In millions; the class token of 768 counts too.
+		// params is in millions and includes the 768 values of the class token.
 		sum := float64(get("structured_params").(int64)) + float64(unstructured[0]) + 768
 		if math.Abs(sum-1e6*float64(params[0])) > 0.1 {
-			t.Errorf("%s: %v parameters, the parts make %v", path, params, sum)
+			t.Errorf("%s: %v million parameters, but the sum of the parts is %v", path, params, sum)
 		}
 		if len(get("tuned_matrices").(*pickle.List).Items) != 12 {
 			t.Errorf("%s: tuned_matrices are %s", path, spell(get("tuned_matrices")))
@@ -299,8 +300,8 @@ func copyFile(t testing.TB, from, to string) {
 	}
 }
 
-// allocated is the memory that f takes in all, freed or not, give or take what the allocator holds
-// ready. Unlike runtime.ReadMemStats it does not stop the world, which would make fuzzing slow.
+// allocated returns about how many bytes f allocates, including those that are freed again. Unlike
+// runtime.ReadMemStats it does not stop all goroutines, which would make fuzzing slow.
 func allocated(f func()) uint64 {
 	now := func() uint64 {
 		sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
@@ -312,13 +313,14 @@ func allocated(f func()) uint64 {
 	return now() - before
 }
 
-// openBytes opens what is no index from memory.
+// openBytes opens a file with the content b, which is not an index.
 func openBytes(b []byte) (*File, error) {
 	return open(bytes.NewReader(b), int64(len(b)), "hostile")
 }
 
-// refused checks that err is a FormatError with the text and a sensible offset, and short.
-func refused(t *testing.T, err error, size int, want string) {
+// wantFormatError checks that err is a FormatError that contains want, is short, and has an offset
+// inside the file of size bytes.
+func wantFormatError(t *testing.T, err error, size int, want string) {
 	t.Helper()
 	fault, ok := errors.AsType[*FormatError](err)
 	if !ok {
@@ -330,14 +332,15 @@ func refused(t *testing.T, err error, size int, want string) {
 	}
 }
 
-// p2 is a plain pickle of the opcodes.
+// p2 returns a pickle of protocol 2 with the given opcodes.
 func p2(parts ...string) []byte { return []byte("\x80\x02" + strings.Join(parts, "") + ".") }
 
-// text pushes a string, call the result of calling a global with the n values before the tuple.
+// text returns the opcodes that push a string.
 func text(s string) string {
 	return "X" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(s)))) + s
 }
 
+// global returns the opcodes that push a class or function.
 func global(module, name string) string { return "c" + module + "\n" + name + "\n" }
 
 func TestHostilePickles(t *testing.T) {
@@ -351,43 +354,43 @@ func TestHostilePickles(t *testing.T) {
 		want  string
 	}{
 		{"cut short", p2("}")[:3], "cut short"},
-		{"cut in a string", p2("X\x05\x00\x00\x00ab"), "are announced"},
-		{"string of 4 GiB", p2("X\xff\xff\xff\xffab"), "are announced"},
-		{"string of 2^64 bytes", p2("\x8d\xff\xff\xff\xff\xff\xff\xff\xffab"), "are announced"},
-		{"LONG4 of 4 GiB", p2("\x8b\xff\xff\xff\xff"), "are announced"},
+		{"cut in a string", p2("X\x05\x00\x00\x00ab"), "are left; the file is cut short"},
+		{"string of 4 GiB", p2("X\xff\xff\xff\xffab"), "are left; the file is cut short"},
+		{"string of 2^64 bytes", p2("\x8d\xff\xff\xff\xff\xff\xff\xff\xffab"), "are left; the file is cut short"},
+		{"LONG4 of 4 GiB", p2("\x8b\xff\xff\xff\xff"), "are left; the file is cut short"},
 		{"LONG1 of 2 KiB", p2("\x8b\x00\x08\x00\x00", strings.Repeat("x", 2048)), "expected at most 1024"},
-		{"digits without end", p2("L" + strings.Repeat("9", 5000) + "\n"), "a line of more"},
-		{"no digits", p2("Lx\n"), "no number"},
+		{"digits without end", p2("L" + strings.Repeat("9", 5000) + "\n"), "a line has more"},
+		{"no digits", p2("Lx\n"), "not a number"},
 		{"nothing", p2(), "stack is empty"},
 		{"pop nothing", p2("0"), "stack is empty"},
 		{"pop below a mark", p2("N(a"), "stack is empty"},
 		{"no mark", p2("Nt"), "no mark"},
 		{"tuple of too few", p2("N(N\x86"), "too few"},
-		{"memo without a value", p2("h\x07"), "nothing under 7"},
+		{"memo without a value", p2("h\x07"), "no value under 7"},
 		{"protocol 6", []byte("\x80\x02\x80\x06N."), "protocol 6"},
 		{"unknown opcode", p2("\xff"), "opcode 0xff"},
 		{"next buffer", p2("\x97"), "opcode 0x97"},
-		{"append to a number", p2("K\x01Na"), "an int, expected a list"},
-		{"set in a list", p2("]NNs"), "a list of 0, expected a dict"},
+		{"append to a number", p2("K\x01Na"), "an int; expected a list"},
+		{"set in a list", p2("]NNs"), "a list of 0 elements; expected a dict"},
 		{"key without value", p2("}(Nu"), "without a value"},
 		{"duplicate key", p2("}(" + text("a") + "N" + text("a") + "Nu"), `has the key "a" twice`},
 		{"call a string", p2(text("a") + ")R"), "a string is called"},
 		{"call without a tuple", p2(global("a", "b") + "NR"), "with None"},
 		{"persistent id", p2(")Q"), "persistent id"},
-		{"list in itself", p2("]q\x00h\x00a"), "holds itself"},
-		{"list in itself below", p2("]q\x00]h\x00aa"), "holds itself"},
-		{"dict in itself", p2("}q\x00Nh\x00s"), "holds itself"},
+		{"list in itself", p2("]q\x00h\x00a"), "contains itself"},
+		{"list in itself below", p2("]q\x00]h\x00aa"), "contains itself"},
+		{"dict in itself", p2("}q\x00Nh\x00s"), "contains itself"},
 		{"nests deep", p2(strings.Repeat("]", 300), strings.Repeat("a", 299)), "nest more than 200"},
 		{"nests deep through the memo", p2("]q\x00", strings.Repeat("\x85", 150), "q\x010(h\x01", strings.Repeat("\x85", 100), "t"), "nest more than 200"},
-		{"empty lists without end", p2("(", strings.Repeat("]", 200_000), "t"), "thirty-two times"},
-		{"memo without end", p2("N" + strings.Repeat("\x94", 200_000)), "thirty-two times"},
-		{"Latin-1 bomb", p2(text(strings.Repeat("a", 2000)), "q\x00("+strings.Repeat(global("_codecs", "encode")+"h\x00U\x06latin1\x86R", 2000)+"t"), "thirty-two times"},
+		{"empty lists without end", p2("(", strings.Repeat("]", 200_000), "t"), "more than 32 times"},
+		{"memo without end", p2("N" + strings.Repeat("\x94", 200_000)), "more than 32 times"},
+		{"Latin-1 bomb", p2(text(strings.Repeat("a", 2000)), "q\x00("+strings.Repeat(global("_codecs", "encode")+"h\x00U\x06latin1\x86R", 2000)+"t"), "more than 32 times"},
 		{"beyond Latin-1", p2(global("_codecs", "encode"), text("€"), "U\x06latin1\x86R"), "not in Latin-1"},
-		{"no dict", p2("]"), "a list of 0, expected a dict of tensors"},
+		{"no dict", p2("]"), "a list of 0 elements; expected a dict of tensors"},
 		{"no tensors", p2("}(" + text("epoch") + "K\x01" + text("args") + global("argparse", "Namespace") + ")\x81u"), "the keys epoch (an int), args (an object of argparse.Namespace)"},
-		{"os.system", p2(global("os", "system"), "(", text("touch pwned"), "tR"), "an object of os.system, expected a dict"},
+		{"os.system", p2(global("os", "system"), "(", text("touch pwned"), "tR"), "an object of os.system; expected a dict"},
 		{"after the pickle", append(p2("}"), 'x'), "1 bytes follow"},
-		{"negative dimension", p2(array("f4", "J\xff\xff\xff\xff\x85", "\x89", "aaaa")), "not negative"},
+		{"negative dimension", p2(array("f4", "J\xff\xff\xff\xff\x85", "\x89", "aaaa")), "one of them is negative"},
 		{"shape of strings", p2(array("f4", text("a")+"\x85", "\x89", "aaaa")), "whole numbers"},
 		{"shape of rank 65", p2(array("f4", "("+strings.Repeat("K\x01", 65)+"t", "\x89", "aaaa")), "at most 64"},
 		{"array too long", p2("}", text("a"), array("f4", "K\x02\x85", "\x89", "aaaa"), "s"), "no tensors"},
@@ -398,11 +401,10 @@ func TestHostilePickles(t *testing.T) {
 			if n, most := allocated(func() { _, err = openBytes(c.value) }), uint64(4<<20+64*len(c.value)); n > most {
 				t.Errorf("took %d bytes of memory for %d", n, len(c.value))
 			}
-			refused(t, err, len(c.value), c.want)
+			wantFormatError(t, err, len(c.value), c.want)
 		})
 	}
-	// A list that is shared many times over is no fault, and costs nothing until it is walked
-	// through.
+	// A list that occurs many times inside others is valid, and it takes little memory.
 	if _, err := unpickle(p2("]q\x00"+strings.Repeat("\x85q\x00h\x00h\x00\x86", 60)+"q\x01"), "x"); err != nil {
 		t.Error(err)
 	}
@@ -411,7 +413,7 @@ func TestHostilePickles(t *testing.T) {
 	}
 }
 
-// The opcodes that PyTorch's writers do not use, but Python 2 and other protocols do.
+// TestOpcodes reads opcodes that PyTorch does not write, but Python 2 and other protocols do.
 func TestOpcodes(t *testing.T) {
 	for in, want := range map[string]string{
 		"I01\n":                          "true",

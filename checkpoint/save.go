@@ -16,29 +16,34 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// Entry is one tensor for [Save].
+// Entry is a tensor that [Save] writes.
 type Entry struct {
-	Name  string
-	DType DType // F32, F16, BF16, I32 or U8
-	Shape []int // empty for a scalar
-	// row-major: []float32 for F32, F16 and BF16 (rounded to nearest even), []int32 for I32,
-	// []uint8 for U8
+	// Name is the name of the tensor. It must be valid UTF-8.
+	Name string
+	// DType is the type of the elements in the file: F32, F16, BF16, I32 or U8.
+	DType DType
+	// Shape holds the dimensions, outermost first. It is empty for a scalar.
+	Shape []int
+	// Data holds the values in row-major order: a []float32 for F32, F16 and BF16, an []int32 for
+	// I32, a []uint8 for U8. For F16 and BF16, Save rounds to the nearest value, ties to even.
 	Data any
 }
 
-// Save writes entries and metadata (which may be nil) as a safetensors file at path, in the layout
-// of the official writer, whatever their order. It writes the file beside path, syncs it and
-// renames it, so that the file appears whole or not at all; a file at path is replaced. A bad entry
-// is an error before anything is written.
+// Save writes entries and metadata as a safetensors file at path. metadata may be nil. The file has
+// the layout of the official writer and does not depend on the order of entries. Save replaces a
+// file at path. It first writes a temporary file beside path, syncs it to disk and then renames it,
+// so that path never holds an incomplete file. Save checks all entries before it writes, and
+// returns an error if two have the same name, or if the type, the shape and the data of one do not
+// agree.
 func Save(path string, entries []Entry, metadata map[string]string) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("saving checkpoint %s: %w", path, err)
+			err = fmt.Errorf("saving the checkpoint %s: %w", path, err)
 		}
 	}()
 	entries = slices.Clone(entries)
 	slices.SortFunc(entries, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(b.DType.rank(), a.DType.rank()), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(b.DType.index(), a.DType.index()), cmp.Compare(a.Name, b.Name))
 	})
 	head, err := header(entries, metadata)
 	if err != nil {
@@ -58,7 +63,8 @@ func Save(path string, entries []Entry, metadata map[string]string) (err error) 
 	})
 }
 
-// header checks the sorted entries and returns the file's length field and JSON header.
+// header checks the sorted entries and returns the start of the file: the length of the header and
+// the JSON header.
 func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 	var text bytes.Buffer
 	text.Write(make([]byte, 8))
@@ -74,7 +80,7 @@ func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 		if err := enc.Encode(key); err != nil {
 			return err
 		}
-		text.Truncate(text.Len() - 1) // Encode ends with a newline
+		text.Truncate(text.Len() - 1) // remove the newline that Encode adds
 		text.WriteByte(':')
 		if err := enc.Encode(value); err != nil {
 			return err
@@ -85,7 +91,7 @@ func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
 		if !utf8.ValidString(key) || !utf8.ValidString(metadata[key]) {
-			return nil, fmt.Errorf("metadata %q: %q is not valid UTF-8", key, metadata[key])
+			return nil, fmt.Errorf("the key %q or the value %q of the metadata is not valid UTF-8", key, metadata[key])
 		}
 	}
 	if len(metadata) > 0 {
@@ -98,7 +104,7 @@ func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 	for _, e := range entries {
 		size, err := e.size()
 		if err == nil && (seen[e.Name] || e.Name == metadataKey) {
-			err = errors.New("the name is given twice or reserved")
+			err = errors.New("another entry has the same name, or the name is reserved; choose another name")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", e.Name, err)
@@ -123,14 +129,14 @@ func header(entries []Entry, metadata map[string]string) ([]byte, error) {
 	}
 	n := text.Len() - 8
 	if n > maxHeader {
-		return nil, fmt.Errorf("the header takes %d bytes, the format allows %d; store fewer tensors or less metadata", n, maxHeader)
+		return nil, fmt.Errorf("the header takes %d bytes, but the format allows %d bytes; store fewer tensors or less metadata", n, maxHeader)
 	}
 	binary.LittleEndian.PutUint64(text.Bytes(), uint64(n))
 	return text.Bytes(), nil
 }
 
-// size checks that DType, Shape and Data agree and returns the number of bytes that the entry takes
-// in the file.
+// size returns the number of bytes that the data of the entry take in the file. It returns an error
+// if DType, Shape and Data do not agree.
 func (e Entry) size() (uint64, error) {
 	size, err := byteSize(e.DType, e.Shape)
 	if err != nil {
@@ -146,15 +152,15 @@ func (e Entry) size() (uint64, error) {
 		count, ok = len(data), e.DType == U8
 	}
 	if !ok {
-		return 0, fmt.Errorf("cannot write %T as %s, expected []float32 as F32, F16 or BF16, []int32 as I32 or []uint8 as U8", e.Data, e.DType)
+		return 0, fmt.Errorf("cannot write %T as %s; expected []float32 as F32, F16 or BF16, []int32 as I32, or []uint8 as U8", e.Data, e.DType)
 	}
-	if want := size * 8 / dtypes[e.DType.rank()].bits; uint64(count) != want {
-		return 0, fmt.Errorf("shape %v takes %d values, Data has %d", e.Shape, want, count)
+	if want := size * 8 / dtypes[e.DType.index()].bits; uint64(count) != want {
+		return 0, fmt.Errorf("shape %v requires %d values, but Data has %d", e.Shape, want, count)
 	}
 	return size, nil
 }
 
-// write appends the entry's little-endian data to w.
+// write writes the data of the entry to w, little-endian.
 func write(w io.Writer, e Entry) error {
 	switch data := e.Data.(type) {
 	case []float32:
@@ -170,17 +176,17 @@ func write(w io.Writer, e Entry) error {
 	case []int32:
 		return encode(w, data, func(b []byte, v int32) []byte { return binary.LittleEndian.AppendUint32(b, uint32(v)) })
 	}
-	_, err := w.Write(e.Data.([]uint8)) // size lets no other type through
+	_, err := w.Write(e.Data.([]uint8)) // size accepts no other type
 	return err
 }
 
-// encode writes data through a buffer of some thousand values, so that a large tensor is never in
-// memory twice.
+// encode writes data to w. put appends the bytes of one value. encode converts 8192 values at a
+// time, so that a large tensor is never in memory twice.
 func encode[T any](w io.Writer, data []T, put func([]byte, T) []byte) error {
 	var buf []byte
-	for part := range slices.Chunk(data, 1<<13) {
+	for chunk := range slices.Chunk(data, 1<<13) {
 		buf = buf[:0]
-		for _, v := range part {
+		for _, v := range chunk {
 			buf = put(buf, v)
 		}
 		if _, err := w.Write(buf); err != nil {

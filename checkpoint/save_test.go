@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSaveMatchesOfficialWriter compares byte for byte with a file of the official Python writer,
-// whatever the order in which the entries come.
+// TestSaveMatchesOfficialWriter compares the file of Save byte for byte with a file of the official
+// Python writer, for two orders of the entries.
 func TestSaveMatchesOfficialWriter(t *testing.T) {
 	want, err := os.ReadFile("testdata/written.safetensors")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestSaveMatchesOfficialWriter(t *testing.T) {
 		if first, last := entries[0].Name, entries[len(entries)-1].Name; first+last != "b.f32empty <&>" && first+last != "empty <&>b.f32" {
 			t.Errorf("Save reordered the caller's entries: %q first, %q last", first, last)
 		}
-		slices.Reverse(entries) // and replace the file
+		slices.Reverse(entries) // the second call also replaces the file
 	}
 }
 
@@ -90,7 +90,7 @@ func TestSaveRoundTrip(t *testing.T) {
 	}
 }
 
-// Without tensors or metadata the file is the shortest legal one.
+// TestSaveEmpty checks that Save without tensors and metadata writes the shortest valid file.
 func TestSaveEmpty(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.safetensors")
 	if err := Save(path, nil, nil); err != nil {
@@ -103,7 +103,7 @@ func TestSaveEmpty(t *testing.T) {
 	mustOpen(t, path)
 }
 
-// A failed Save must leave the old file as it was and nothing beside it.
+// TestSaveErrors checks that Save, if it fails, leaves the old file unchanged and no other file.
 func TestSaveErrors(t *testing.T) {
 	one := []float32{1}
 	for _, c := range []struct {
@@ -112,14 +112,14 @@ func TestSaveErrors(t *testing.T) {
 		metadata map[string]string
 		want     string
 	}{
-		{"too few values", []Entry{{"x", F32, []int{2}, one}}, nil, `tensor "x": shape [2] takes 2 values, Data has 1`},
+		{"too few values", []Entry{{"x", F32, []int{2}, one}}, nil, `tensor "x": shape [2] requires 2 values, but Data has 1`},
 		{"negative dimension", []Entry{{"x", F32, []int{-1}, one}}, nil, "negative"},
 		{"overflow", []Entry{{"x", F32, []int{1 << 40, 1 << 40}, one}}, nil, "overflows"},
 		{"unknown dtype", []Entry{{"x", "F31", []int{1}, one}}, nil, `unknown dtype "F31"`},
 		{"dtype not written", []Entry{{"x", F64, []int{1}, []float64{1}}}, nil, "cannot write []float64 as F64"},
 		{"data of another dtype", []Entry{{"x", I32, []int{1}, one}}, nil, "cannot write []float32 as I32"},
 		{"no data", []Entry{{"x", F32, []int{0}, nil}}, nil, "cannot write <nil>"},
-		{"twice", []Entry{{"x", F32, []int{1}, one}, {"x", U8, []int{1}, []uint8{1}}}, nil, "given twice"},
+		{"twice", []Entry{{"x", F32, []int{1}, one}, {"x", U8, []int{1}, []uint8{1}}}, nil, "another entry has the same name"},
 		{"reserved", []Entry{{"__metadata__", F32, []int{1}, one}}, nil, "reserved"},
 		{"name not UTF-8", []Entry{{"\xff", F32, []int{1}, one}}, nil, "not valid UTF-8"},
 		{"metadata not UTF-8", nil, map[string]string{"k": "\xff"}, "not valid UTF-8"},
@@ -135,7 +135,7 @@ func TestSaveErrors(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			// The path has the name of the test in it, so the cause is looked for without it.
+			// Remove the path before the comparison, because it contains the name of the test.
 			if cause := strings.ReplaceAll(err.Error(), path, ""); cause == err.Error() || !strings.Contains(cause, c.want) {
 				t.Errorf("got error %v, want %q and the path", err, c.want)
 			}
@@ -150,9 +150,9 @@ func TestSaveErrors(t *testing.T) {
 		t.Error("a folder was replaced")
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), ".spt-*")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("temporary files remain: %v, %v", left, err)
 	}
 	if err := Save(filepath.Join(dir, "none", "x"), nil, nil); err == nil {
-		t.Error("saved into a folder that is not there")
+		t.Error("no error for a missing folder")
 	}
 }

@@ -11,20 +11,21 @@ import (
 	"strings"
 )
 
-// maxShards bounds the number of files that are open at once. The largest published models have
-// some two hundred shards.
+// maxShards is the largest number of shards of a checkpoint. It bounds the number of open files.
+// The largest published models have about two hundred shards.
 const maxShards = 1000
 
-// index is the content of a *.index.json: {"metadata": {"total_size": N}, "weight_map": {TENSOR:
-// FILE}}.
+// index holds the content of a file *.index.json, which is {"metadata": {"total_size": N},
+// "weight_map": {TENSOR: FILE}}.
 type index struct {
-	metadata map[string]string // texts as they are, other values as JSON
-	file     map[string]string // of each tensor
+	metadata map[string]string // a value that is not a string is kept as JSON text
+	file     map[string]string // from the name of a tensor to the name of its shard
 }
 
+// readIndex reads the index of size bytes in r.
 func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 	if size > maxHeader {
-		return ix, &FormatError{File: name, Err: fmt.Errorf("it begins like the JSON index of a sharded checkpoint, but has %d bytes, expected at most %d", size, maxHeader)}
+		return ix, &FormatError{File: name, Err: fmt.Errorf("the file begins as JSON, so it may be the index of a sharded checkpoint, but it has %d bytes; expected at most %d", size, maxHeader)}
 	}
 	raw := make([]byte, size)
 	if err := readAt(r, raw, 0); err != nil {
@@ -53,9 +54,9 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 		case "weight_map":
 			ix.file = map[string]string{}
 			return p.object("", func(tensor string) error {
-				file, err := p.str(tensor, "its file")
+				file, err := p.str(tensor, "the name of the shard")
 				if err == nil && (file == "" || file == "." || file == ".." || strings.ContainsAny(file, "/\\:\x00")) {
-					err = p.fail(tensor, "its file is %.100q, expected the name of a file beside the index, without a folder", file)
+					err = p.fail(tensor, "the name of the shard is %.100q; expected the name of a file beside the index, without a folder", file)
 				}
 				ix.file[tensor] = file
 				return err
@@ -68,13 +69,14 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 		return nil
 	})
 	if err == nil && len(ix.file) == 0 {
-		err = &FormatError{File: name, Err: errors.New("it is JSON without a weight_map, expected the index of a sharded checkpoint")}
+		err = notCheckpoint(name, "JSON without a weight_map", expectedCheckpoint+" or the index of a sharded one", "")
 	}
 	return ix, err
 }
 
-// openShards opens the checkpoint that the index at path describes. Like the libraries it takes all
-// tensors of all shards. The index must be right about the tensors that it names.
+// openShards opens the sharded checkpoint whose index is in r and at path. As the libraries of
+// Hugging Face do, it takes all tensors of all shards. Each tensor that the index lists must be in
+// the shard that the index names.
 func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 	ix, err := readIndex(r, size, path)
 	if err != nil {
@@ -85,7 +87,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 	}
 	names := slices.Compact(slices.Sorted(maps.Values(ix.file)))
 	if len(names) > maxShards {
-		return fail("", "the index names %d files, expected at most %d", len(names), maxShards)
+		return fail("", "the index names %d files; expected at most %d", len(names), maxShards)
 	}
 	all := contents{metadata: ix.metadata, others: map[string]string{}}
 	parts := []part{{path, r, size}}
@@ -101,7 +103,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 		shard := filepath.Join(filepath.Dir(path), name)
 		r, size, err := openRegular(shard)
 		if err != nil {
-			return nil, fmt.Errorf("%w; the index %s names it: all shards must lie beside it", err, path)
+			return nil, fmt.Errorf("%w; the index %s names this file; put all shards beside the index", err, path)
 		}
 		closers = append(closers, r)
 		k, err := recognise(r, size, shard)
@@ -109,7 +111,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 			return nil, err
 		}
 		if k == kindJSON {
-			return fail("", "the index names %.100q as a shard, which is another index", name)
+			return fail("", "the index names %.100q as a shard, but this file is another index or other JSON", name)
 		}
 		c, err := readContents(k, r, size, shard)
 		if err != nil {
@@ -127,7 +129,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 	for _, tensor := range slices.Sorted(maps.Keys(ix.file)) {
 		i, ok := f.byName[tensor]
 		if want := ix.file[tensor]; !ok || filepath.Base(f.tensors[i].file) != want {
-			return fail(tensor, "the index says that it is in %.100q, which has no such tensor", want)
+			return fail(tensor, "the index places this tensor in %.100q, but that file has no such tensor", want)
 		}
 	}
 	f.closers = closers

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestStrided compares tensors of random shapes and strides, read in pieces of random sizes, with
-// the definition: one element after the other by its index.
+// TestStrided reads tensors of random shapes and strides with buffers of random sizes. It compares
+// them with a simple reader that computes the place of each element from its index.
 func TestStrided(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 4096)
@@ -66,6 +66,6 @@ func TestStrided(t *testing.T) {
 		}
 	}
 	if sparse < 100 {
-		t.Errorf("only %d tensors were read by jumps", sparse)
+		t.Errorf("only %d tensors were read element by element, want at least 100", sparse)
 	}
 }

@@ -13,16 +13,19 @@ import (
 	"github.com/sptune/spt/internal/pickle"
 )
 
-// maxUnpickle is the size in bytes, 256 MiB, of the largest file that Unpickle reads into memory. A
-// published selection of a million entries has 8 MB.
+// maxUnpickle is the size in bytes of the largest file that Unpickle reads: 256 MiB. A published
+// selection of a million entries has 8 MB.
 const maxUnpickle = 256 << 20
 
-// Unpickle reads the values of a file of torch.save, in the zip format or the one before PyTorch
-// 1.6, or of a plain pickle. It is for packages of this module that read more than weights: the
-// value has the types of the internal package pickle. It executes nothing: classes, functions and
-// their results become values of which only the name is known. The file is read into memory, so
-// that tensors can be read for as long as the value exists; a file of more than 256 MiB is an
-// error. A broken file is a [*FormatError]. Use [Open] for the weights of a model.
+// Unpickle reads the value in a file of torch.save, in the zip format or the format before PyTorch
+// 1.6, or in a plain pickle. Use [Open] for the weights of a model. Unpickle is for packages of
+// this module that read other values, such as published selections. The types of the values are
+// those of the internal package pickle.
+//
+// Unpickle executes nothing. A class, a function or the result of a call becomes a value of which
+// only the name is known. Unpickle reads the whole file into memory, so that the tensors in the
+// value can be read later. A file of more than 256 MiB is an error. A file that breaks a rule of
+// its format is a [*FormatError].
 func Unpickle(path string) (any, error) {
 	r, size, err := openRegular(path)
 	if err != nil {
@@ -30,15 +33,16 @@ func Unpickle(path string) (any, error) {
 	}
 	defer r.Close()
 	if size > maxUnpickle {
-		return nil, fmt.Errorf("checkpoint %s: its %d bytes are too many to read as a whole, expected at most %d; is it what you meant?", path, size, maxUnpickle)
+		return nil, fmt.Errorf("checkpoint %s: the file has %d bytes, too many to read into memory at once; expected at most %d bytes; check that this is the file you meant", path, size, maxUnpickle)
 	}
 	data := make([]byte, size)
 	if err := readAt(r, data, 0); err != nil {
-		return nil, fmt.Errorf("checkpoint %s: reading it: %w", path, err)
+		return nil, fmt.Errorf("checkpoint %s: reading the file: %w", path, err)
 	}
 	return unpickle(data, path)
 }
 
+// unpickle reads the value in data, the content of the file called name.
 func unpickle(data []byte, name string) (pickle.Value, error) {
 	r, size := bytes.NewReader(data), int64(len(data))
 	k, err := recognise(r, size, name)
@@ -58,10 +62,11 @@ func unpickle(data []byte, name string) (pickle.Value, error) {
 			return a.unpickle(root)
 		}
 	}
-	return nil, &FormatError{File: name, Err: errors.New("it is no file of torch.save and no pickle")}
+	return nil, &FormatError{File: name, Err: errors.New("the file is neither a file of torch.save nor a pickle; give a file of one of these formats")}
 }
 
-// torchRoot returns the folder in the zip into which PyTorch has put everything, with its slash.
+// torchRoot returns the folder in the archive that contains all members that PyTorch wrote, with a
+// slash at its end. ok is false if the archive has no such folder.
 func (a *archive) torchRoot() (root string, ok bool) {
 	for _, name := range a.names {
 		root, ok = strings.CutSuffix(name, "data.pkl")
@@ -72,8 +77,9 @@ func (a *archive) torchRoot() (root string, ok bool) {
 	return "", false
 }
 
-// unpickle reads ROOT/data.pkl. Storages are ROOT/data/KEY. Checksums of members are not compared:
-// PyTorch does not, and can write files without.
+// unpickle reads the value in ROOT/data.pkl. The storage of a key is the member ROOT/data/KEY.
+// Checksums of stored members are not compared. PyTorch does not compare them either, and it can
+// write files without them.
 func (a *archive) unpickle(root string) (pickle.Value, error) {
 	if order, ok := a.members[root+"byteorder"]; ok {
 		rc, err := order.stream(0, order.size)
@@ -86,7 +92,7 @@ func (a *archive) unpickle(root string) (pickle.Value, error) {
 			return nil, a.fail(order, err)
 		}
 		if string(text) != "little" {
-			return nil, a.fail(order, fmt.Errorf("its byte order is %q, expected little; load and save it again with PyTorch on a little-endian machine", text))
+			return nil, a.fail(order, fmt.Errorf("the byte order of the file is %q; expected little; load and save the file with PyTorch on a little-endian machine", text))
 		}
 	}
 	data := a.members[root+"data.pkl"]
@@ -101,10 +107,10 @@ func (a *archive) unpickle(root string) (pickle.Value, error) {
 			return func() (blob, error) {
 				b, ok := a.members[root+"data/"+key]
 				if !ok {
-					return b, fmt.Errorf("the zip has no member %.100q, the tensor's storage", root+"data/"+key)
+					return b, fmt.Errorf("the zip archive has no member %.100q, the storage of the tensor", root+"data/"+key)
 				}
 				if b.size != size {
-					return b, fmt.Errorf("the storage %.100q has %d bytes, expected %d", root+"data/"+key, b.size, size)
+					return b, fmt.Errorf("the storage %.100q has %d bytes; expected %d bytes", root+"data/"+key, b.size, size)
 				}
 				if b.stored() {
 					b.member = nil
@@ -116,17 +122,18 @@ func (a *archive) unpickle(root string) (pickle.Value, error) {
 	return u.load()
 }
 
+// fail returns the error err of the member b.
 func (a *archive) fail(b blob, err error) error {
-	return &FormatError{File: a.file, Offset: b.begin, Err: fmt.Errorf("the zip's member %.100q: %w", b.member.Name, err)}
+	return &FormatError{File: a.file, Offset: b.begin, Err: fmt.Errorf("reading member %.100q of the zip archive: %w", b.member.Name, err)}
 }
 
-// magic is the number in the first pickle of a legacy file.
+// magic is the number in the first pickle of a file of PyTorch before 1.6.
 var magic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
 
-// readPickles reads a file that begins with a pickle. PyTorch's format before 1.6 has one pickle
-// each with the magic number, the version 1001, facts about the machine, the object and the list of
-// storages; then follow the storages, each after the number of its elements. Any other file is one
-// plain pickle.
+// readPickles reads a file that begins with a pickle. PyTorch before 1.6 wrote five pickles: the
+// magic number, the version 1001, facts about the machine, the object, and the keys of the
+// storages. The storages follow, each after the number of its elements. Any other file is one plain
+// pickle. format describes the format for people.
 func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format string, err error) {
 	u := newUnpickler(r, 0, size, name)
 	fail := func(at int64, format string, args ...any) error {
@@ -138,7 +145,7 @@ func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format
 	}
 	if n, ok := v.(*big.Int); !ok || n.Cmp(magic) != 0 {
 		if u.pos != size {
-			return nil, "", fail(u.pos, "%d bytes follow the pickle", size-u.pos)
+			return nil, "", fail(u.pos, "%d bytes follow the end of the pickle; the file is damaged", size-u.pos)
 		}
 		return v, "pickle", nil
 	}
@@ -147,7 +154,7 @@ func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format
 		return nil, "", err
 	}
 	if version != int64(1001) {
-		return nil, "", fail(u.pos, "the version of PyTorch's format is not 1001")
+		return nil, "", fail(u.pos, "the version of the PyTorch format is not 1001; load and save the file with a newer PyTorch")
 	}
 	machine, err := u.load()
 	if err != nil {
@@ -155,16 +162,16 @@ func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format
 	}
 	if d, ok := machine.(*pickle.Dict); ok {
 		if little, ok := d.Get("little_endian"); ok && little != true {
-			return nil, "", fail(u.pos, "it was saved on a big-endian machine; load and save it again with PyTorch on a little-endian one")
+			return nil, "", fail(u.pos, "the file was saved on a big-endian machine; load and save it with PyTorch on a little-endian machine")
 		}
 	}
 
 	type place struct {
-		width, size int64
-		at          blob
-		found       bool
+		width, size int64 // of an element and of the storage, in bytes
+		at          blob  // valid if found is true
+		found       bool  // the storage is in the list of storages
 	}
-	places := map[string]*place{}
+	places := map[string]*place{} // by the key of the storage
 	u.persistent = func(id []pickle.Value) (pickle.Value, error) {
 		return storageOf(id, func(key string, width, size int64) func() (blob, error) {
 			if places[key] == nil {
@@ -189,44 +196,46 @@ func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format
 	}
 	keys, ok := list.(*pickle.List)
 	if !ok {
-		return nil, "", fail(u.pos, "%s in the place of the list of storages", describe(list))
+		return nil, "", fail(u.pos, "the fifth pickle is %s; expected the list of the keys of the storages", describe(list))
 	}
 	at := u.pos
 	for _, k := range keys.Items {
 		key, _ := k.(string)
 		p := places[key]
 		if p == nil || p.found || p.width == 0 {
-			return nil, "", fail(at, "storage %.100q is listed, but the pickle does not have it, or has it twice or of an unknown type", key)
+			return nil, "", fail(at, "storage %.100q is in the list of storages, but no tensor uses it, or it is listed twice or has an unknown type; the file is damaged", key)
 		}
 		if size-at < 8 || size-at-8 < p.size {
-			return nil, "", fail(at, "storage %.100q takes %d bytes, %d are left: the file is cut short", key, p.size, size-at)
+			return nil, "", fail(at, "storage %.100q takes %d bytes after the number of its elements, but only %d bytes are left; the file is cut short", key, p.size, size-at)
 		}
 		n, err := newUnpickler(r, at, 8, name).uint(8)
 		if err != nil {
-			return nil, "", fmt.Errorf("checkpoint %s: reading a storage's length: %w", name, err)
+			return nil, "", fmt.Errorf("checkpoint %s: reading the length of a storage: %w", name, err)
 		}
 		if n != uint64(p.size/p.width) {
-			return nil, "", fail(at, "storage %.100q has %d elements, expected %d", key, n, p.size/p.width)
+			return nil, "", fail(at, "storage %.100q has %d elements; expected %d", key, n, p.size/p.width)
 		}
 		p.at, p.found = blob{r: r, begin: at + 8, size: p.size}, true
 		at += 8 + p.size
 	}
 	if at != size {
-		return nil, "", fail(at, "%d bytes follow the last storage", size-at)
+		return nil, "", fail(at, "%d bytes follow the last storage; the file is damaged", size-at)
 	}
 	return v, "PyTorch, before 1.6", nil
 }
 
-// containers are the keys under which training programs keep a model's state dict: first those that
-// timm looks for, in timm's order, then other programs', then DINO's. Averaged weights come first,
-// because they are the ones that are evaluated.
+// containers are the keys under which training programs store the state dict of a model, in the
+// order in which they are tried. First come the keys that timm tries, in the order of timm, then
+// the keys of other programs and of DINO. Averaged weights (EMA) come first, because they are the
+// weights that the programs evaluate.
 var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "params", "teacher", "student"}
 
-// stateDict returns the dict of tensors in d, and the keys that lead to it; nil if there is none.
+// stateDict returns the dict of tensors in d and the path of keys to it, separated by dots. It
+// returns nil if there is none.
 func stateDict(d *pickle.Dict, depth int) (_ *pickle.Dict, path string) {
 	for _, key := range containers {
 		v, _ := d.Get(key)
-		if in, ok := v.(*pickle.Dict); ok && depth < 3 { // in real files it is 1
+		if in, ok := v.(*pickle.Dict); ok && depth < 3 { // the depth in real files is at most 1
 			if found, path := stateDict(in, depth+1); found != nil {
 				return found, strings.TrimSuffix(key+"."+path, ".")
 			}
@@ -240,18 +249,19 @@ func stateDict(d *pickle.Dict, depth int) (_ *pickle.Dict, path string) {
 	return nil, ""
 }
 
-// torchContents finds the tensors in the value of a pickle.
+// torchContents returns the tensors in v, the value of a pickle in the file called name of size
+// bytes.
 func torchContents(v pickle.Value, format string, size int64, name string) (contents, error) {
 	fail := func(format string, args ...any) (contents, error) {
 		return contents{}, &FormatError{File: name, Err: fmt.Errorf(format, args...)}
 	}
 	root, ok := v.(*pickle.Dict)
 	if !ok {
-		return fail("the pickle holds %s, expected a dict of tensors; save model.state_dict()", describe(v))
+		return fail("the pickle holds %s; expected a dict of tensors; save model.state_dict() instead of the model", describe(v))
 	}
 	d, path := stateDict(root, 0)
 	if d == nil {
-		return fail("no tensors in the pickle's dict, which has %s; expected a dict of tensors, at the root or under one of %s", keysOf(root), strings.Join(containers, ", "))
+		return fail("the dict of the pickle has no tensors that can be read, only %s; expected a dict of tensors, at the root or under one of the keys %s", keysOf(root), strings.Join(containers, ", "))
 	}
 	c := contents{format: format, others: map[string]string{}}
 	var names []string
@@ -271,12 +281,12 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 		}
 	}
 	if len(tensors) == 0 {
-		return fail("no tensors with names in the pickle's dict, which has %s", keysOf(d))
+		return fail("the dict of the pickle has no tensors with names; it has %s", keysOf(d))
 	}
 	if path != "" {
 		c.format += ", " + path
 	}
-	// of DistributedDataParallel, torch.compile
+	// DistributedDataParallel adds "module.", torch.compile adds "_orig_mod.".
 	for _, prefix := range []string{"module.", "_orig_mod.", "module."} {
 		without := func(s string) bool { return len(s) <= len(prefix) || !strings.HasPrefix(s, prefix) }
 		if slices.ContainsFunc(names, without) {
@@ -286,23 +296,23 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 			names[i] = names[i][len(prefix):]
 		}
 	}
-	left := 1<<20 + 4*size
+	left := 1<<20 + 4*size // bytes that the tensors may still take
 	for i, t := range tensors {
 		s, err := t.stored(names[i])
 		if err != nil {
 			return contents{}, err
 		}
-		// Tied weights share a storage, twice or so. One storage for a thousand tensors is made to
-		// fill memory.
+		// Tied weights share a storage, but only few of them. A file in which a thousand tensors
+		// share one storage is made to fill the memory.
 		if left -= s.Bytes(); left < 0 {
-			return fail("its tensors take more than four times the file's %d bytes, as they share storages; save clones of them", size)
+			return fail("the tensors share storages and take more than four times the %d bytes of the file; save clones of the tensors", size)
 		}
 		c.tensors = append(c.tensors, s)
 	}
 	return c, nil
 }
 
-// keysOf lists the first keys of a dict with the kinds of their values.
+// keysOf lists the first 20 keys of a dict with the types of their values, for errors.
 func keysOf(d *pickle.Dict) string {
 	var list []string
 	for key, v := range d.All() {

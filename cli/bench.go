@@ -25,21 +25,21 @@ func benchCommand(a *app) *cobra.Command {
 	o, so := &flags.bench, &flags.suite
 	cmd := &cobra.Command{
 		Use: "bench [flags]", Short: "Measure the speed of tuning on this machine",
-		Long: `Measures the multiply-add peak of this machine, the bandwidth of its memory and matrix
-products of the shapes of the backbone, and times steps of a method on a backbone: images per
-second, their share of what the peak allows, and the memory. Images are noise, the same in
-every call. So are weights and scores if none are given.
+		Long: `Measures the speed of tuning on this machine: the peak of the processor in multiply-adds, the
+bandwidth of the memory, matrix products with the shapes of the backbone, and training steps of
+a method. It prints images per second, their share of what the peak allows, and the memory.
+The images are noise, the same in every call. So are the weights and the scores, unless they
+are given.
 
---suite checks and measures a GPU in eight minutes. It compares the results of a device with
-those of the processor, measures matrix products, memory, steps of several methods and
+--suite checks and measures a GPU within eight minutes. It compares the results of the device
+with those of the processor, measures matrix products, memory, steps of several methods and
 precisions, and a whole task, and runs PyTorch for comparison if it is installed. The report
-is written to two files, JSON and Markdown. It ends with the items that failed or were
-skipped.`,
+is written to two files, JSON and Markdown, and lists the items that failed or were skipped.`,
 		Example: `  spt bench
   spt bench --model base --method lora --batch 8 --json
   spt bench --device cuda --suite
   spt bench --weights vit_tiny.safetensors --plan plan.json --gemm=false`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
@@ -143,7 +143,7 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	var f facts
 	f.add("machine", "%s, %s, %s, kernel %s", cpu, r.Machine.Arch, plural(r.Machine.Threads, "thread"), r.Machine.Kernel)
 	f.add("FMA peak", "%.0f GFLOPS", r.PeakGFLOPS)
-	f.add("memory", "%.1f GB/s", r.BandwidthGB)
+	f.add("memory bandwidth", "%.1f GB/s", r.BandwidthGB)
 	text := f.String() + "\n"
 	if len(r.GEMM) > 0 {
 		text += table(func(w io.Writer) {
@@ -166,8 +166,8 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	}
 	f.add("tuned", "%d parameters besides the head: %s, %s whole, %d entries", r.TunedParams, plural(len(s.Structured), "module"), plural(len(s.Whole), "tensor"), entries)
 	f.add("step", "%.4g s for %s, median of %d", r.SecondsPerStep, plural(r.Batch, "image"), r.Steps)
-	f.add("speed", "%.2f images/s, %.0f%% of the %.2f that %.2f GFLOP an image allow", r.ImgPerS, 100*r.LimitFraction, r.LimitImgPerS, r.GFLOPPerImage)
-	f.add("held", "%.1f MB of weights, %.1f MB of them packed once more, %.1f MB of activations, %.1f MB of optimizer state", r.WeightsMB, r.PackedMB, r.ActivationsMB, r.OptimizerMB)
+	f.add("speed", "%.2f images/s, %.0f%% of the limit of %.2f images/s (%.2f GFLOP for each image)", r.ImgPerS, 100*r.LimitFraction, r.LimitImgPerS, r.GFLOPPerImage)
+	f.add("memory used", "%.1f MB of weights, %.1f MB of packed copies of them, %.1f MB of activations, %.1f MB of optimizer state", r.WeightsMB, r.PackedMB, r.ActivationsMB, r.OptimizerMB)
 	if r.PeakRSSMB > 0 {
 		f.add("peak memory", "%.0f MB resident", r.PeakRSSMB)
 	}
@@ -191,13 +191,13 @@ func breakdown(r *bench.Report) string {
 	slices.SortStableFunc(order, func(x, y string) int { return cmp.Compare(kinds[y], kinds[x]) })
 	share := func(s float64) float64 { return 100 * s / r.SecondsPerStep }
 	return "\n" + table(func(w io.Writer) {
-		fmt.Fprintln(w, "of a step\tms\tshare")
+		fmt.Fprintln(w, "part of a step\tms\tshare")
 		for _, k := range order {
 			fmt.Fprintf(w, "%s\t%.1f\t%.1f%%\n", k, 1000*kinds[k], share(kinds[k]))
 		}
 		fmt.Fprintf(w, "between operations\t%.1f\t%.1f%%\n", 1000*rest, share(rest))
 	}) + "\n" + table(func(w io.Writer) {
-		fmt.Fprintln(w, "longest\tcalls\tms\tshare\twhat")
+		fmt.Fprintln(w, "longest operations\tcalls\tms\tshare\tshapes")
 		for _, p := range r.Breakdown[:min(len(r.Breakdown), 24)] {
 			fmt.Fprintf(w, "%s\t%.0f\t%.1f\t%.1f%%\t%s\n", p.Kind, p.Calls, 1000*p.Seconds, share(p.Seconds), p.Detail)
 		}

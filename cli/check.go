@@ -242,13 +242,23 @@ func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, adv
 }
 
 // flagError makes an error of parsing flags name the flag as the other errors do.
-func flagError(_ *cobra.Command, err error) error {
+func flagError(cmd *cobra.Command, err error) error {
+	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
+		return unknownFlag(cmd, unknown)
+	}
+	if missing := (*pflag.ValueRequiredError)(nil); errors.As(err, &missing) {
+		return fmt.Errorf("flag --%s needs a value", missing.GetFlag().Name)
+	}
 	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
 		value := bad.GetValue()
 		if value == "" || strings.ContainsAny(value, " \t\n") {
 			value = fmt.Sprintf("%q", value)
 		}
 		cause := bad.Unwrap()
+		// option.Unknown names the value too.
+		if _, hint, ok := strings.Cut(cause.Error(), fmt.Sprintf("%q is unknown", bad.GetValue())); ok {
+			return refuse("--%s %s is unknown%s", bad.GetFlag().Name, value, hint)
+		}
 		switch bad.GetFlag().Value.Type() { // the types of pflag
 		case "bool":
 			cause = errors.New("expected true or false")

@@ -18,10 +18,10 @@ func dataCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "data", Short: "Verify a data set; list the data sets of benchmarks",
 		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data tasks'
-lists the data sets that --task knows.`,
+lists the data sets of benchmarks that --task knows.`,
 		Example: `  spt data verify clothing
   spt data tasks`,
-		Args: cobra.NoArgs,
+		Args: noSuchCommand,
 		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
 	for _, verb := range []func(*app) *cobra.Command{verifyCommand, tasksCommand} {
@@ -50,7 +50,7 @@ The layouts of data sets:
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
   spt data verify list.csv --label-column kind --json`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1, "one data set"),
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
@@ -219,7 +219,7 @@ func (v verification) String() string {
 		s := v.Unreadable[i]
 		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
 	})
-	f.addLeftOut(v.Ignored, v.Stray)
+	f.addSkipped(v.Ignored, v.Stray)
 	// Copies in several splits come first.
 	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
 		switch {
@@ -263,7 +263,7 @@ the number of classes; the recipe sets the options that no flag sets. Pixels are
 as the backbone expects. The paper's code always normalises as ImageNet does:
 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
 		Example: "  spt data tasks",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    a.verb(func(context.Context, []string) error { return a.writeTasks() }),
 	}
 }

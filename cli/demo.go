@@ -27,23 +27,16 @@ func demoCommand(a *app) *cobra.Command {
 	flags := a.newOptions()
 	cmd := &cobra.Command{
 		Use: "demo [flags]", Short: "Compare the methods on a synthetic task; needs no files",
-		Long: `Tunes the embedded backbone, a small ViT that this project pretrained, on a synthetic task
-with one method after the other, and compares accuracy, tuned parameters and time. It needs
-no files and writes none.`,
+		Long: `Shows the methods without any files: tunes the embedded backbone, a small ViT that this
+project pretrained, on a synthetic task with one method after the other, and compares
+accuracy, tuned parameters and time. It writes no files.`,
 		Example: "  spt demo --task location --method linear,spt-lora",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		o := flags.demo
 		o.Compute = flags.config.Compute
-		for _, name := range flags.methods {
-			m := method.Method(name)
-			if _, err := lookup(m); err != nil {
-				return err
-			}
-			o.Methods = append(o.Methods, m)
-		}
 		m, err := embedded.Model(0)
 		if err != nil {
 			return err
@@ -70,7 +63,7 @@ no files and writes none.`,
 			}{o.Task, o.Epochs, o.Budget, o.Seed, m.Config.Size(), rows})
 		}
 		text := table(func(w io.Writer) {
-			fmt.Fprintln(w, "method\ttuned parameters\tof backbone\tval accuracy\ttest accuracy\tseconds")
+			fmt.Fprintln(w, "method\ttuned parameters\tof backbone\tvalidation accuracy\ttest accuracy\tseconds")
 			for _, r := range rows {
 				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%.1f\n", r.Method, r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), percent(r.ValAccuracy), percent(r.TestAccuracy), r.Seconds)
 			}

@@ -13,12 +13,13 @@ import (
 func devicesCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "devices", Short: "List the devices, and why some cannot be used",
-		Long: `Lists the processor, the NVIDIA GPUs that the driver shows, and the PJRT plug-ins that drive
-a GPU: those in the folders of PJRT_PLUGIN_LIBRARY_PATH and LD_LIBRARY_PATH, in the folders
-of GoMLX, and in the Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. The command starts
-no device and downloads nothing.`,
+		Long: `Lists the processor, the NVIDIA GPUs that the driver reports, and the PJRT plug-ins, with
+which a build with '-tags xla' computes on a GPU. It looks for plug-ins in the folders of
+PJRT_PLUGIN_LIBRARY_PATH and LD_LIBRARY_PATH, in the folders of GoMLX, and in the Python
+packages jax-cuda13-pjrt and jax-cuda12-pjrt. The command starts no device and downloads
+nothing.`,
 		Example: "  spt devices --json",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: a.verb(func(context.Context, []string) error {
 			devices, plugins := backend.Devices(), backend.Plugins()
 			if a.json {
@@ -34,14 +35,14 @@ no device and downloads nothing.`,
 				return "no: " + unused
 			}
 			text := table(func(w io.Writer) {
-				fmt.Fprintln(w, "device\twhat it is\tused")
+				fmt.Fprintln(w, "device\tdescription\tusable")
 				for _, d := range devices {
 					fmt.Fprintf(w, "%s\t%s\t%s\n", d.Name, d.Description, used(d.Unused))
 				}
 			})
 			if len(plugins) > 0 {
 				text += "\n" + table(func(w io.Writer) {
-					fmt.Fprintln(w, "plug-in\tpath\tfound in\tused")
+					fmt.Fprintln(w, "plug-in\tpath\tfound in\tusable")
 					for _, p := range plugins {
 						fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Path, p.From, used(p.Unused))
 					}

@@ -22,14 +22,13 @@ func evalCommand(a *app) *cobra.Command {
 	data, compute := &o.config.Data, &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "eval {--delta DIR | --model FILE} --data DIR [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
-		Long: `Measures the accuracy and the loss of a delta on its backbone on one split of a data set.
-Without --delta it measures a checkpoint with a head of its own, such as a file of 'spt
-merge'. If the delta lies in the folder of its run, the data set and its splits are those of
-the run; give --data if the data set has moved. A note tells if the delta was trained on
-the measured images.`,
+		Long: `Measures accuracy and loss on one split of a data set: of a delta on its backbone, or, without
+--delta, of a checkpoint with its own head, such as a file of 'spt merge'. If the delta is in
+the folder of its run, the command reads the data set and the splits of the run; give --data
+if the data set has moved. If the delta was trained on the measured images, a note says so.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
@@ -182,7 +181,7 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	}
 	var f facts
 	for _, s := range d.Skipped {
-		f.add("left out", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
+		f.add("skipped", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
 	}
 	f.add(split+" accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
 	f.add(split+" loss", "%.4f", e.Loss)
@@ -190,7 +189,7 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 		f.add(split+" "+printable(name), "%.4f", e.Metrics[name])
 	}
 	if trained != nil && *trained {
-		f.add("note", "the delta was trained on these images; this says nothing of new ones")
+		f.add("note", "the delta was trained on these images, so the accuracy on new images will be lower")
 	}
 	return a.write(text + f.String())
 }

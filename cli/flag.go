@@ -102,7 +102,6 @@ type options struct {
 
 	out, resume, delta, scores, plan, published, structured string
 	split, probe, only                                      string
-	methods                                                 []string
 	budget                                                  plan.Budget
 	topK, classes                                           int
 	bound                                                   float64
@@ -185,8 +184,6 @@ func (f flagRow) value(o *options) pflag.Value {
 			return choiceValue{to, f.values()}
 		}
 		fs.StringVar(to, f.name, "", "")
-	case *[]string:
-		fs.StringSliceVar(to, f.name, nil, "")
 	case *time.Duration:
 		fs.DurationVar(to, f.name, 0, "")
 	default:
@@ -202,7 +199,7 @@ func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.C
 	done := ""
 	if f.values != nil {
 		if i := strings.LastIndexByte(typed, ','); i >= 0 {
-			if _, list := f.field((&app{}).newOptions()).(*[]string); list {
+			if _, list := f.field((&app{}).newOptions()).(*methodsValue); list {
 				done, typed = typed[:i+1], typed[i+1:]
 			}
 		}

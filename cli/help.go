@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -13,23 +14,33 @@ import (
 	"golang.org/x/term"
 )
 
-// helpWidth returns the number of columns of the terminal to which w writes, at most 100; 80 if w
-// is no terminal.
+// helpWidth returns the number of columns of the terminal to which w writes, between 40 and 100. It
+// is 80 if w is not a terminal.
 func helpWidth(w io.Writer) int {
 	if f, ok := w.(*os.File); ok {
-		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 40 {
-			return min(columns, 100)
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
+			return max(40, min(columns, 100))
 		}
 	}
 	return 80
 }
 
-// help prints the help of a command: its description, usage, examples and flags.
+// help prints the help of a command. An argument that is not a command is an error also beside
+// --help; Main reports it.
 func (a *app) help(cmd *cobra.Command, _ []string) {
+	if cmd.HasAvailableSubCommands() {
+		if a.helpError = noSuchCommand(cmd, cmd.Flags().Args()); a.helpError != nil {
+			return
+		}
+	}
 	w := cmd.OutOrStdout()
-	width := helpWidth(w)
+	_, _ = io.WriteString(w, a.helpText(cmd, helpWidth(w))) // nobody is left to tell of an error
+}
+
+// helpText returns the help of a command: its description, usage, examples and flags.
+func (a *app) helpText(cmd *cobra.Command, width int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\nUsage:\n  %s\n", reflow(cmd.Long, width), cmd.UseLine())
+	fmt.Fprintf(&b, "%s\n\nUsage:\n%s\n", reflow(cmd.Long, width), commandLine(cmd.UseLine(), width))
 	if cmd.HasAvailableSubCommands() {
 		b.WriteString("\nCommands:\n")
 		for _, c := range cmd.Commands() {
@@ -39,13 +50,29 @@ func (a *app) help(cmd *cobra.Command, _ []string) {
 		}
 	}
 	if cmd.Example != "" {
-		fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
+		b.WriteString("\nExamples:\n")
+		for line := range strings.Lines(cmd.Example) {
+			b.WriteString(commandLine(strings.TrimSpace(line), width) + "\n")
+		}
 	}
 	a.flagHelp(&b, cmd, width)
 	if cmd.HasAvailableSubCommands() {
 		fmt.Fprintf(&b, "\n'%s COMMAND --help' describes a command.\n", cmd.CommandPath())
 	}
-	_, _ = io.WriteString(w, b.String()) // there is nobody to tell that the help cannot be written
+	return b.String()
+}
+
+// flagValue finds a flag that is followed by its value, or by the name of its value.
+var flagValue = regexp.MustCompile(`(--[\w-]+) ([^-[{|])`)
+
+// commandLine indents a command line. A line that is too long is broken before flags and arguments,
+// as a shell takes it.
+func commandLine(line string, width int) string {
+	const end, space = " \\", "\u00a0"
+	// a flag keeps its value on the same line
+	line = flagValue.ReplaceAllString(line, "$1"+space+"$2")
+	broken := wrapWords(strings.Split(line, " "), width-len("      ")-len(end))
+	return "  " + strings.ReplaceAll(strings.ReplaceAll(broken, space, " "), "\n", end+"\n      ")
 }
 
 // flagHelp writes the flags of a command by groups: the common ones, or with --all every flag.
@@ -145,10 +172,13 @@ func indent(lines string) string {
 }
 
 // wrap breaks a text at words so that its lines have at most width columns.
-func wrap(text string, width int) string {
+func wrap(text string, width int) string { return wrapWords(strings.Fields(text), width) }
+
+// wrapWords joins words to lines of at most width columns.
+func wrapWords(words []string, width int) string {
 	var b strings.Builder
 	column := 0
-	for _, word := range strings.Fields(text) {
+	for _, word := range words {
 		n := utf8.RuneCountInString(word)
 		switch {
 		case column == 0:

@@ -19,14 +19,14 @@ import (
 func inspectCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Describe a file or a run folder",
-		Long: `Prints the kind and the content of a checkpoint, scores, a plan, a selection that the authors
-of the paper published, a delta, a training state, a run folder or one of its files. The
-content decides on the kind, not the name. Tensors of equal shape in several blocks of a
-checkpoint are one line; --json lists every tensor. A model of the Hugging Face Hub is
-downloaded.`,
+		Long: `Prints what a file or a folder is and what it contains: a checkpoint, scores, a plan, a
+published selection of the paper's authors, a delta, a training state, a run folder or one of
+its files. The content of the file decides, not its name. Tensors of equal shape in several
+blocks of a checkpoint share one line; --json lists every tensor. A model of the Hugging Face
+Hub is downloaded first.`,
 		Example: `  spt inspect vit_tiny.safetensors
   spt inspect runs/clothing-spt-lora --json`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1, "one path"),
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			p := a.reporter()
 			defer p.close()
@@ -56,14 +56,14 @@ downloaded.`,
 			case in.Metrics != nil:
 				last := in.Metrics[len(in.Metrics)-1]
 				f.add("epochs", "%d", len(in.Metrics))
-				f.add("last", "%s", figures(last))
+				f.add("last epoch", "%s", figures(last))
 			case in.Result != nil:
 				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
-				f.add("tuned", "%d parameters and a head of %d", in.Result.Counts.Tuned(), in.Result.Counts.Head)
+				f.add("tuned", "%d parameters and a head of %d parameters", in.Result.Counts.Tuned(), in.Result.Counts.Head)
 				resultFacts(&f, in.Result)
 			case in.Candidate != nil:
 				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
-				f.add("val accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
+				f.add("validation accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
 			}
 			return a.write(f.String())
 		}),
@@ -86,7 +86,7 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 		f.add("metadata", "%s: %.100s", printable(key), printable(c.Metadata[key]))
 	}
 	if c.Problem != "" {
-		f.add("no backbone", "%s", printable(c.Problem))
+		f.add("not a backbone", "%s", printable(c.Problem))
 	}
 	if c.Backbone == nil {
 		return
@@ -176,31 +176,31 @@ func planFacts(f *facts, p *plan.Plan) {
 	}
 	f.add("plan", "%d parameters for a budget of %d, %s", p.Cost.Total, p.Budget, compat)
 	f.add("modules", "%s", planModules(p))
-	f.add("vectors", "%d, whole, %d of them", p.Cost.Vectors, len(p.Vectors))
-	f.add("entries", "%d, one by one, in %d tensors", p.Cost.Unstructured, len(p.Entries))
+	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
+	f.add("entries", "%d single parameters in %d tensors", p.Cost.Unstructured, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
-		f.add("counted only", "%d entries of norms, not tuned", p.Cost.CountedOnly)
+		f.add("counted only", "%d entries of norms: part of the cost, as in the release, but not tuned", p.Cost.CountedOnly)
 	}
-	f.add("class token", "%d", p.Cost.ClassToken)
+	f.add("class token", "%d parameters", p.Cost.ClassToken)
 }
 
 // planModules describes the structured modules of a plan.
 func planModules(p *plan.Plan) string {
 	if p.Only == plan.Unstructured {
-		return "none: unstructured only"
+		return "none: the plan selects single entries and vectors only"
 	}
-	return fmt.Sprintf("%d, %s of rank %d on %d matrices", p.Cost.Structured, printable(p.Module), p.Rank, len(p.Matrices))
+	return fmt.Sprintf("%d parameters in %s modules of rank %d on %s", p.Cost.Structured, printable(p.Module), p.Rank, matrices(len(p.Matrices)))
 }
 
 func deltaFacts(f *facts, d *inspect.Delta) {
-	f.add("delta", "%s, tunes %d parameters, %s of the backbone, and a head of %d", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
+	f.add("delta", "%s: %d tuned parameters, %s of the backbone, and a head of %d parameters", printable(d.Method), d.Parameters, share(d.Parameters, d.Config), d.Head)
 	f.addObjective(d.Objective)
 	f.add("tuned on", "%s: %s", d.Backbone, describeConfig(d.Config))
 	f.add("fingerprint", "%s", d.Backbone.Fingerprint)
 	f.add("pixels", "%s; resize %s", describePreprocessing(d.Preprocessing), d.Transform.Resize)
 	f.add("classes", "%s", list(d.Classes))
 	if d.Plan != nil {
-		f.add("budget", "%d, of which %d spent", d.Plan.Budget, d.Plan.Cost.Total)
+		f.add("budget", "%d parameters; the plan uses %d", d.Plan.Budget, d.Plan.Cost.Total)
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
 		f.add("metric", "%s %.4f", printable(name), d.Metrics[name])
@@ -222,12 +222,12 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	if c.Data.Task != "" {
 		f.add("task", "%s", printable(c.Data.Task))
 	}
-	f.add("data", "%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
+	f.add("data", "%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
 	f.addObjective(c.Objective)
 	f.add("method", "%s", printable(chosen))
 	f.add("final training", "%d epochs done", len(r.Epochs))
 	if r.Result == nil {
-		f.add("state", "unfinished; to go on: %s", command("spt", verb, "--resume", dir))
+		f.add("state", "unfinished; to continue: %s", command("spt", verb, "--resume", dir))
 		return
 	}
 	f.add("state", "finished")
@@ -236,7 +236,7 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 
 func resultFacts(f *facts, r *run.Result) {
 	if r.Val != nil {
-		f.add("val accuracy", "%s", percent(*r.Val))
+		f.add("validation accuracy", "%s", percent(*r.Val))
 	}
 	if r.Test != nil {
 		f.add("test accuracy", "%s", percent(r.Test.Accuracy))

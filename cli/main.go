@@ -34,21 +34,25 @@ const (
 	exitInterrupted = 130 // 128 + SIGINT, as in shells
 )
 
-const description = `spt tunes a pretrained vision transformer for an image task. It tunes under one percent of
-the weights, where the task needs it (Sensitivity-aware visual Parameter-efficient Tuning,
-He et al., ICCV 2023).
+const description = `spt makes an image classifier from a pretrained vision transformer. It tunes under one percent
+of the weights, those that matter most for the task (Sensitivity-aware visual
+Parameter-efficient Tuning, He et al., ICCV 2023).
 
-'spt tune' runs all stages; 'spt score', 'spt plan' and 'spt train' run one each. The result
-is a delta of one to two megabytes, which 'spt eval', 'spt predict' and 'spt merge' use. 'spt
-demo' needs no files. 'spt completion SHELL' prints a script with which the shell completes
-commands, flags and their values.
+Begin with 'spt demo', which needs no files, or with
+
+  spt tune --model hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k --data photos
+
+where photos is a folder with one folder of images for each class. 'spt tune' runs all
+stages; 'spt score', 'spt plan' and 'spt train' run one each. The result is a delta, a file
+of one to two megabytes for a ViT-B, which 'spt predict', 'spt eval' and 'spt merge' use.
+'spt completion SHELL' prints a script that completes commands and flags in your shell.
 
 Exit codes:
   0    done
   1    failed
   2    wrong usage: an unknown command, flag or value
-  3    bad input: a checkpoint, image, list, plan, scores or delta is missing, broken, or does not match the other inputs
-  130  interrupted; if files were kept, the command that goes on is printed`
+  3    bad input: a file or folder is missing or damaged, or does not fit the other inputs
+  130  interrupted; the command that continues the run is printed, if there is one`
 
 // app holds the state of one call of the program.
 type app struct {
@@ -58,8 +62,9 @@ type app struct {
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
 
-	entered bool   // the command has begun, so that errors are not those of cobra
-	resume  string // the command line that goes on after an interrupt
+	entered   bool   // the command has begun: its flags and arguments were parsed
+	helpError error  // --help was given together with a wrong command
+	resume    string // the command line that continues the run after an interrupt
 }
 
 // Main runs the command line with args, which lack the program's name, and returns the exit code of
@@ -86,13 +91,14 @@ func Main(args []string) int {
 	root := a.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	err = errors.Join(err, a.helpError)
 	if err == nil {
 		return 0
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		fmt.Fprintf(a.stderr, "spt: interrupted: %v\n", err)
+		fmt.Fprintf(a.stderr, "spt: %s\n", describeInterrupt(err))
 		if a.resume != "" {
-			fmt.Fprintf(a.stderr, "spt: to go on: %s\n", a.resume)
+			fmt.Fprintf(a.stderr, "spt: to continue: %s\n", a.resume)
 		}
 		return exitInterrupted
 	}
@@ -101,19 +107,19 @@ func Main(args []string) int {
 	var input *run.InputError
 	var bad *dataset.ImageError
 	if errors.As(err, &bad) && canSkip(cmd.Flags()) {
-		fmt.Fprintln(a.stderr, "spt: --skip-bad-images skips images that are missing or broken, and lists them")
+		fmt.Fprintln(a.stderr, "spt: with --skip-bad-images the command skips and lists images that are missing or broken")
 	}
 	switch {
 	case errors.As(err, &option):
 		return exitUsage
 	case !a.entered:
-		fmt.Fprintln(a.stderr, "spt: 'spt --help' lists the commands, 'spt COMMAND --help' the flags of a command")
+		fmt.Fprintf(a.stderr, "spt: '%s --help' describes the usage\n", cmd.CommandPath())
 		return exitUsage
 	case errors.As(err, &input), errors.As(err, &bad):
 		return exitInput
 	}
 	if a.resume != "" {
-		fmt.Fprintf(a.stderr, "spt: to go on after the problem is solved: %s\n", a.resume)
+		fmt.Fprintf(a.stderr, "spt: to continue after the problem is solved: %s\n", a.resume)
 	}
 	return exitFailed
 }
@@ -124,9 +130,10 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "spt", Short: "Tune vision transformers where the task needs it", Long: description,
 		SilenceUsage: true, SilenceErrors: true,
-		Args: cobra.NoArgs,
+		Args: noSuchCommand,
 		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
+	root.SetHelpCommand(a.helpCommand())
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetHelpFunc(a.help)

@@ -24,18 +24,20 @@ func mergeCommand(a *app) *cobra.Command {
 	data := &o.config.Data
 	cmd := &cobra.Command{
 		Use: "merge --delta DIR --out FILE [flags]", Short: "Merge a delta into a copy of its backbone",
-		Long: `Adds a delta to a copy of the weights of its backbone, so that predictions take no extra
-work, and writes a checkpoint with timm's names. The command compares the logits before and
-after on random images and on those of --probe and --data. It fails if a logit differs by
-more than --bound. No weight of the backbone can do the same as the results of these
-methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
+		Long: `Adds a delta to a copy of the weights of its backbone and writes a checkpoint with timm's
+names. A prediction with the file takes no extra work, and timm can load it. The command
+compares the logits before and after the merge, on random images and on images of --probe and
+--data. It fails if a logit differs by more than --bound.
+
+The deltas of these methods cannot be merged, because they compute something that no weight of
+the backbone can express: ` + comma(unmergeable()) + `.`,
 		Example: "  spt merge --delta runs/clothing-spt-lora --probe holiday/ --out merged.safetensors",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if o.delta == "" || o.out == "" {
-			return refuse("no delta or no output given; give --delta DIR and --out FILE")
+			return refuse("--delta or --out is missing: give --delta DIR and --out FILE")
 		}
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, run.ImageOptions{})
 		if err != nil {
@@ -85,12 +87,12 @@ methods, so they cannot be merged: ` + comma(unmergeable()) + `.`,
 		}
 		var f facts
 		for _, err := range unreadable {
-			f.add("left out", "%s", printable(err.Error()))
+			f.add("skipped", "%s", printable(err.Error()))
 		}
 		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
 		f.add("merged", "%s, %s", o.out, size(fileSize(o.out)))
 		if beyond != "" {
-			f.add("note", "not for timm: %s", beyond)
+			f.add("note", "timm does not compute the same with this file: %s", beyond)
 		}
 		f.add("next", "%s", command("spt", "predict", "--model", o.out)+" IMAGE…")
 		return a.write(f.String())

@@ -86,9 +86,13 @@ func describeConfig(c backbone.Config) string {
 
 func describeReport(r *checkpoint.Report) string {
 	if r == nil {
-		return "embedded in this program"
+		return "part of this program"
 	}
-	return fmt.Sprintf("matched %d; unused %s", len(r.Matched), list(r.Unused))
+	text := plural(len(r.Matched), "tensor") + " loaded"
+	if len(r.Unused) > 0 {
+		text += fmt.Sprintf(", %d not needed: %s", len(r.Unused), names(r.Unused))
+	}
+	return text
 }
 
 func describePreprocessing(p backbone.Preprocessing) string {
@@ -98,7 +102,7 @@ func describePreprocessing(p backbone.Preprocessing) string {
 func channels(v [3]float32) string { return fmt.Sprintf("%g,%g,%g", v[0], v[1], v[2]) }
 
 func describeData(d *dataset.Dataset) string {
-	return fmt.Sprintf("%s (%s), %d classes, %d train, %d val, %d test; splits: %s", printable(d.Name), d.Layout, len(d.Classes), len(d.Train), len(d.Val), len(d.Test), d.Split)
+	return fmt.Sprintf("%s (layout %s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(d.Name), d.Layout, len(d.Classes), len(d.Train), len(d.Val), len(d.Test), d.Split)
 }
 
 // addObjective adds a line with the objective, unless it is the default.
@@ -113,7 +117,7 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	var f facts
 	f.add("backbone", "%s: %s", modelName(m), describeConfig(m.Config))
 	if m.HeadsAssumed {
-		f.add("heads", "%d assumed: nothing in or beside the checkpoint says it (--num-heads)", m.Config.NumHeads)
+		f.add("heads", "%d, a guess from the width %d: the checkpoint does not state the number; --num-heads N sets it", m.Config.NumHeads, m.Config.NumFeatures())
 	}
 	// the backbone of a delta has no report: the fingerprint identifies it
 	if report != nil || m.Path == embedded.Name {
@@ -127,16 +131,16 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 				f.add("", "and %d more", len(d.Skipped)-i)
 				break
 			}
-			f.add("left out", "%s (%s)", printable(s.Path), s.Where)
+			f.add("skipped", "%s (%s)", printable(s.Path), s.Where)
 		}
-		f.addLeftOut(d.Ignored, d.Stray)
+		f.addSkipped(d.Ignored, d.Stray)
 	}
 	return f
 }
 
-// addLeftOut adds the numbers of files in a folder of class folders that are not images of a class:
+// addSkipped adds the numbers of files in a folder of class folders that are not images of a class:
 // files that are not images, by extension, and images outside the class folders.
-func (f *facts) addLeftOut(ignored map[string]int, stray int) {
+func (f *facts) addSkipped(ignored map[string]int, stray int) {
 	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
 		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
 	})
@@ -151,17 +155,17 @@ func (f *facts) addLeftOut(ignored map[string]int, stray int) {
 		text += fmt.Sprintf(", and %d more kinds", more)
 	}
 	if total > 0 {
-		f.add("left out", "%s not taken for images: %s", plural(total, "file"), text[2:])
+		f.add("skipped", "%s with other extensions than those of images: %s", plural(total, "file"), text[2:])
 	}
 	if stray > 0 {
-		f.add("left out", "%s in no class folder", plural(stray, "image"))
+		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
 	}
 }
 
 func modelName(m *backbone.Model) string {
 	switch {
 	case m.Path == embedded.Name:
-		return "the demo's"
+		return "embedded demo backbone"
 	case m.Origin != "":
 		return m.Origin
 	}
@@ -177,15 +181,20 @@ func modelArgument(m *backbone.Model) string {
 }
 
 // list returns the number of names and the first five.
-func list(names []string) string {
-	if len(names) == 0 {
+func list(all []string) string {
+	if len(all) == 0 {
 		return "none"
 	}
+	return fmt.Sprintf("%d: %s", len(all), names(all))
+}
+
+// names returns the first five names and the number of the other ones.
+func names(names []string) string {
 	quoted := make([]string, 0, 5)
 	for _, n := range names[:min(5, len(names))] {
 		quoted = append(quoted, printable(n))
 	}
-	text := fmt.Sprintf("%d: %s", len(names), strings.Join(quoted, ", "))
+	text := strings.Join(quoted, ", ")
 	if more := len(names) - 5; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
@@ -298,14 +307,14 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	text := "\n"
 	for i, s := range task.Data().Skipped {
 		if i == 10 {
-			text += fmt.Sprintf("left out: and %d more\n", len(task.Data().Skipped)-i)
+			text += fmt.Sprintf("skipped: and %d more\n", len(task.Data().Skipped)-i)
 			break
 		}
-		text += fmt.Sprintf("left out: %s (%s): %v\n", printable(s.Path), s.Where, s.Err)
+		text += fmt.Sprintf("skipped: %s (%s): %v\n", printable(s.Path), s.Where, s.Err)
 	}
 	if len(r.Candidates) > 0 {
 		text += table(func(w io.Writer) {
-			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\tval accuracy\tval loss\t")
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\tvalidation accuracy\tvalidation loss\t")
 			for _, c := range r.Candidates {
 				mark := ""
 				if len(r.Candidates) > 1 && c.Budget == r.Budget {
@@ -316,16 +325,16 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 		}) + "\n"
 	}
 	var f facts
-	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
-	f.add("trained on", "%s, %.0f s in all", r.TrainedOn, r.Seconds)
+	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
+	f.add("trained on", "%s, in %.0f s", trainingImages(r.TrainedOn), r.Seconds)
 	if r.Val != nil {
-		f.add("val accuracy", "%s", percent(*r.Val))
+		f.add("validation accuracy", "%s", percent(*r.Val))
 	}
 	if r.Test != nil {
 		f.add("test accuracy", "%s of %s, tested once", percent(r.Test.Accuracy), plural(r.Test.Images, "image"))
 	}
 	if r.TestMax != nil {
-		f.add("test-max (paper protocol)", "%s: the greatest over epochs, for comparison only", percent(*r.TestMax))
+		f.add("test-max (paper protocol)", "%s: the greatest of all epochs, for comparison only", percent(*r.TestMax))
 	}
 	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
 	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir, "--model", modelArgument(m))+" IMAGE…", command("spt", "eval", "--delta", dir, "--model", modelArgument(m), "--data", c.Data.Path))
@@ -333,6 +342,14 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 		f.add("", "%s", command("spt", "merge", "--delta", dir, "--model", modelArgument(m), "--out", "merged.safetensors"))
 	}
 	return a.write(text + f.String())
+}
+
+// trainingImages describes the splits of run.Result.TrainedOn.
+func trainingImages(trainedOn string) string {
+	if trainedOn == "train+val" {
+		return "the training and validation images"
+	}
+	return "the training images"
 }
 
 func budgetName(b string) string {

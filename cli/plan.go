@@ -26,27 +26,29 @@ func planCommand(a *app) *cobra.Command {
 	model, chosen, planning := &o.config.Model, o.method, &o.config.Tune.Plan
 	cmd := &cobra.Command{
 		Use: "plan {--scores FILE --budget B | --import FILE | --compare A B} [flags]", Short: "Stage 2: choose under a budget what to tune",
-		Long: `Chooses from scores what to tune under a budget of parameters: which matrices get a
-structured module, which vectors are tuned whole, and which single entries are tuned. The
-plan spends as much of the budget as possible. With --model the budget may be a share of
-the backbone.
+		Long: `Selects the parameters to tune under a budget, from scores of 'spt score': which matrices get
+a structured module, which vectors are tuned whole, and which single entries of the other
+matrices are tuned. The plan uses as much of the budget as possible. With --model the budget
+can be a share of the backbone, such as 0.5%.
 
---import makes a plan from a selection that the authors of the paper published, or that
-their code has saved, a .pth file. The counts of the selection are checked; with --model it
-must fit the backbone too. The counts tell LoRA from Adapter if a matrix gets a module.
-Otherwise the module is that of --method, by default LoRA.
+With --import the command makes a plan from a selection that the authors of the paper
+published, or that their code saved: a .pth file. The command checks the counts of the
+selection, and with --model that the selection fits the backbone. If the selection has
+modules, their parameter count tells whether they are LoRA or Adapter; otherwise --method
+decides.
 
---compare prints how plan B differs from plan A. Each is a plan file or a published
-selection. The costs are printed if one of them is a published selection, or with --model.`,
+With --compare the command prints how plan B differs from plan A. A and B are plan files or
+published selections. It prints costs if one of the two is a published selection, or with
+--model.`,
 		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
   spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter
   spt plan --import lora/cifar/param_req_0.4.pth --explain
   spt plan --compare plan.json lora/cifar/param_req_0.4.pth`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if !o.compare {
-				return cobra.NoArgs(cmd, args)
+				return noArguments(cmd, args)
 			}
-			return cobra.ExactArgs(2)(cmd, args)
+			return arguments(2, 2, "two plans with --compare")(cmd, args)
 		},
 	}
 	addFlags(cmd, o)
@@ -62,7 +64,7 @@ selection. The costs are printed if one of them is a published selection, or wit
 			return err
 		}
 		if !row.Scores {
-			return refuse("method %s needs no plan; give a method of SPT, such as %s", *chosen, method.SPTLoRA)
+			return refuse("method %s needs no plan; give a method that plans, such as %s", *chosen, method.SPTLoRA)
 		}
 		if o.published != "" {
 			if row.Only != "" {
@@ -197,12 +199,12 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	}
 	f.add("cost", "%d parameters for a budget of %d%s", p.Cost.Total, p.Budget, of)
 	f.add("modules", "%s", planModules(p))
-	f.add("vectors", "%d, whole, %d of them", p.Cost.Vectors, len(p.Vectors))
-	f.add("entries", "%d, one by one, in %d tensors", entries, len(p.Entries))
+	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
+	f.add("entries", "%d single parameters in %d tensors", entries, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
-		f.add("counted only", "%d entries of norms, not tuned", p.Cost.CountedOnly)
+		f.add("counted only", "%d entries of norms: part of the cost, as in the release, but not tuned", p.Cost.CountedOnly)
 	}
-	f.add("class token", "%d", p.Cost.ClassToken)
+	f.add("class token", "%d parameters", p.Cost.ClassToken)
 	if p.Tau > 0 { // an imported plan has none
 		f.add("tau", "%d largest scores", p.Tau)
 	}

@@ -19,13 +19,13 @@ func predictCommand(a *app) *cobra.Command {
 	compute := &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Predict the classes of images",
-		Long: `Predicts the most probable classes of image files, and of all images in folders, with a
-delta on its backbone or, without --delta, with a checkpoint that has a head of its own. It
-prints one line for each image; with --json one object for each. Images that cannot be read
-are listed at the end, and the command fails after it has predicted all others.`,
+		Long: `Predicts the most probable classes of images, given as files or as folders. The classifier is
+a delta on its backbone or, without --delta, a checkpoint with its own head. The command
+prints one line for each image; with --json it prints one object for each image. It lists
+images that cannot be read at the end, and then fails after it has predicted all others.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, -1, "the paths of images or folders"),
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {

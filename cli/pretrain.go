@@ -22,11 +22,12 @@ func pretrainCommand(a *app) *cobra.Command {
 	o, warmup := &flags.pretrain, flags.pretrain.Train
 	cmd := &cobra.Command{
 		Use: "pretrain [flags]", Short: "Pretrain the embedded backbone again",
-		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on synthetic images
-and writes it as a float16 checkpoint. During the training, and when it is stopped, its
-state is in OUT.training, from which --resume goes on.`,
+		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on synthetic images, and
+writes it as a float16 checkpoint. Users do not need this command: it shows where the embedded
+backbone comes from. The state of the training is in OUT.training, from which --resume
+continues.`,
 		Example: "  spt pretrain --out vit_demo.safetensors",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
@@ -67,7 +68,7 @@ state is in OUT.training, from which --resume goes on.`,
 			}{out, fileSize(out), result.Epochs})
 		}
 		var f facts
-		f.add("val accuracy", "%s", percent(last.ValAccuracy))
+		f.add("validation accuracy", "%s", percent(last.ValAccuracy))
 		f.add("backbone", "%s, %s, float16", out, size(fileSize(out)))
 		return a.write(f.String())
 	})
@@ -80,7 +81,7 @@ func checkState(state string, resume bool) error {
 	_, err := os.Stat(state)
 	switch {
 	case err == nil && !resume:
-		return refuse("%s is the state of a stopped training; go on with --resume, or remove it", state)
+		return refuse("%s is the state of a stopped training; continue it with --resume, or remove the file", state)
 	case errors.Is(err, fs.ErrNotExist) && resume:
 		return &run.InputError{Err: fmt.Errorf("there is no state to resume: %s does not exist", state)}
 	}

@@ -69,19 +69,19 @@ func describe(e progress.Event) string {
 		p := e.Detail.(*plan.Plan)
 		c, modules := p.Cost, ""
 		if p.Only != plan.Unstructured {
-			modules = fmt.Sprintf("%d in modules of rank %d on %d matrices, ", c.Structured, p.Rank, len(p.Matrices))
+			modules = fmt.Sprintf("%d in modules of rank %d on %s, ", c.Structured, p.Rank, matrices(len(p.Matrices)))
 		}
-		return fmt.Sprintf("plan%s: %d parameters of %d: %s%d in %d vectors, %d entries, class token %d", candidate(e), c.Total, p.Budget,
-			modules, c.Vectors, len(p.Vectors), c.Unstructured, c.ClassToken)
+		return fmt.Sprintf("%s tunes %d of %d parameters: %s%d in %s, %d single entries, class token %d", ofCandidate("plan", e), c.Total, p.Budget,
+			modules, c.Vectors, plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)
 	case e.Stage == progress.Epoch:
 		f := e.Detail.(train.Epoch)
-		return fmt.Sprintf("train%s: epoch %d/%d: %s", candidate(e), f.Epoch, e.Epochs, figures(f))
+		return fmt.Sprintf("%s, epoch %d of %d: %s", ofCandidate("training", e), f.Epoch, e.Epochs, figures(f))
 	case e.Stage == progress.Train || e.Done != e.Total:
 		return ""
 	case e.Stage == progress.Images:
 		return fmt.Sprintf("checked %s", count(e.Total, "image"))
 	case e.Stage == progress.Score:
-		return fmt.Sprintf("scored the backbone on %s, loss %.4f", count(e.Total, "image"), e.Loss)
+		return fmt.Sprintf("scored the backbone on %s: mean loss %.4f", count(e.Total, "image"), e.Loss)
 	case e.Stage == progress.Test:
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
@@ -95,6 +95,14 @@ func describe(e progress.Event) string {
 // count returns a number with its noun, as plural does.
 func count(n int64, thing string) string { return plural(int(n), thing) }
 
+// matrices returns a number of matrices in words.
+func matrices(n int) string {
+	if n == 1 {
+		return "1 matrix"
+	}
+	return fmt.Sprintf("%d matrices", n)
+}
+
 // stageName returns the name of the work of an event for a bar.
 func stageName(e progress.Event) string {
 	switch e.Stage {
@@ -102,25 +110,42 @@ func stageName(e progress.Event) string {
 		return "evaluating " + e.Item
 	case progress.Download:
 		return "fetching " + tail(e.Item, 24)
-	case progress.Epoch:
-		return string(progress.Train)
+	case progress.Images:
+		return "checking images"
+	case progress.Score:
+		return "scoring"
+	case progress.Test:
+		return "testing"
+	case progress.Train, progress.Epoch:
+		if e.Candidate != "" {
+			return candidate(e)
+		}
+		return "training"
 	}
 	return string(e.Stage)
 }
 
-// candidate returns a space and the name of the candidate, if the event has one.
-func candidate(e progress.Event) string {
+// ofCandidate returns the name of some work, and of the candidate that it is for if there is one.
+func ofCandidate(work string, e progress.Event) string {
 	if e.Candidate == "" {
-		return ""
+		return work
 	}
-	return " " + e.Candidate
+	return work + " for " + candidate(e)
+}
+
+// candidate returns the candidate of an event in words: a budget, or the name of a method.
+func candidate(e progress.Event) string {
+	if _, err := plan.ParseBudget(e.Candidate); err == nil {
+		return "budget " + e.Candidate
+	}
+	return e.Candidate
 }
 
 // figures returns the results of an epoch.
 func figures(f train.Epoch) string {
-	text := fmt.Sprintf("loss %.4f, train accuracy %s", f.TrainLoss, percent(f.TrainAccuracy))
+	text := fmt.Sprintf("loss %.4f, accuracy %s", f.TrainLoss, percent(f.TrainAccuracy))
 	if f.ValLoss != 0 || f.ValAccuracy != 0 {
-		text += fmt.Sprintf(", val loss %.4f, val accuracy %s", f.ValLoss, percent(f.ValAccuracy))
+		text += fmt.Sprintf(", validation loss %.4f, validation accuracy %s", f.ValLoss, percent(f.ValAccuracy))
 	}
 	if f.TestAccuracy != 0 {
 		text += fmt.Sprintf(", test accuracy %s", percent(f.TestAccuracy))
@@ -135,7 +160,7 @@ func (p *reporter) draw(e progress.Event) {
 		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), describe(e))
 		return
 	}
-	if stage := p.prefix() + stageName(e) + candidate(e); p.bar == nil || stage != p.stage {
+	if stage := p.prefix() + stageName(e); p.bar == nil || stage != p.stage {
 		p.close()
 		p.stage, p.note = stage, ""
 		if e.Stage == progress.Download {
@@ -150,15 +175,15 @@ func (p *reporter) draw(e progress.Event) {
 		return
 	}
 	if f, ok := e.Detail.(train.Epoch); ok {
-		p.note = fmt.Sprintf(" loss %.3f", f.TrainLoss)
+		p.note = fmt.Sprintf(", loss %.3f", f.TrainLoss)
 		if f.ValLoss != 0 || f.ValAccuracy != 0 {
-			p.note += " val " + percent(f.ValAccuracy)
+			p.note = ", val accuracy " + percent(f.ValAccuracy)
 		}
-		p.bar.Describe(fmt.Sprintf("%s %d/%d%s", p.stage, f.Epoch, e.Epochs, p.note))
+		p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s", p.stage, f.Epoch, e.Epochs, p.note))
 		return
 	}
 	p.bar.ChangeMax64(e.Total * int64(e.Epochs))
-	p.bar.Describe(fmt.Sprintf("%s %d/%d%s", p.stage, e.Epoch+1, e.Epochs, p.note))
+	p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s", p.stage, e.Epoch+1, e.Epochs, p.note))
 	_ = p.bar.Set64(int64(e.Epoch)*e.Total + e.Done)
 }
 

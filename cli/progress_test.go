@@ -36,7 +36,7 @@ func TestProgressLines(t *testing.T) {
 	}
 	p.close()
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	for i, want := range []string{`2 images`, `^plan 0.4M: 399000 .*400000`, `^train 0.4M: epoch 1/2: .*2\.0000`, `^train 0.4M: epoch 2/2: .*1\.0000`, `7 images`} {
+	for i, want := range []string{`2 images`, `^plan for budget 0.4M tunes 399000 of 400000 `, `^training for budget 0.4M, epoch 1 of 2: .*2\.0000`, `^training for budget 0.4M, epoch 2 of 2: .*1\.0000`, `7 images`} {
 		if len(lines) != 5 || !regexp.MustCompile(want).MatchString(lines[i]) {
 			t.Fatalf("line %d does not match %q in:\n%s", i+1, want, out.String())
 		}
@@ -55,12 +55,12 @@ func TestProgressBars(t *testing.T) {
 	p.close()
 	text := out.String()
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	for i, want := range []string{"images", "plan 0.4M: 399000", "train 0.4M 2/2", "test"} {
+	for i, want := range []string{"images", "plan for budget 0.4M tunes 399000", "budget 0.4M: epoch 2/2", "testing"} {
 		if len(lines) != 4 || !strings.Contains(lines[i], want) {
 			t.Fatalf("line %d does not hold %q in:\n%q", i+1, want, text)
 		}
 	}
-	if !strings.Contains(lines[2], "loss 2.000 val 62.50%") {
+	if !strings.Contains(lines[2], "val accuracy 62.50%") {
 		t.Errorf("the bar does not show the last epoch: %q", lines[2])
 	}
 	for _, line := range append(lines[:1:1], lines[2:]...) {

@@ -15,13 +15,12 @@ import (
 
 // methodsHelp describes the methods, one line for each row of the catalogue.
 func methodsHelp() string {
-	text := "The methods, where NAME is a structured module (" + or(peft.Names()) + ") and K is a number:\n\n"
+	text := "Methods; NAME is a structured module (" + or(peft.Names()) + "), K is a number:\n\n"
 	for _, r := range method.Catalogue() {
 		text += fmt.Sprintf("  %-20s  %s\n", r.Name, r.Summary)
 	}
 	return text + `
-Each method is trained with its published recipe, which sets --lr, --weight-decay and
---drop-path unless you give them.`
+Each method has its published recipe: the defaults of --lr, --weight-decay and --drop-path.`
 }
 
 // lookup returns the row of a method. An unknown method is an option error.

@@ -16,11 +16,12 @@ func scoreCommand(a *app) *cobra.Command {
 	c, scoring := &o.config, &o.config.Tune.Score
 	cmd := &cobra.Command{
 		Use: "score --model FILE --data DIR [flags]", Short: "Stage 1: score the weights of a backbone",
-		Long: `Gives every weight of the blocks and of the final norm of a backbone a sensitivity for a
-data set: its squared gradient, summed over mini-batches of training images, or the value
-of another --criterion. It takes one short pass. Any number of plans can use the result.`,
+		Long: `Scores every weight of the blocks and of the final norm of a backbone: how sensitive the loss
+on a data set is to the weight. The score is the squared gradient, summed over mini-batches of
+training images, unless --criterion says otherwise. Scoring reads a few hundred images and
+changes no weight. 'spt plan' makes any number of plans from the scores.`,
 		Example: "  spt score --model vit_tiny.safetensors --data clothing --out clothing.scores.safetensors",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {

@@ -18,16 +18,17 @@ func trainCommand(a *app) *cobra.Command {
 	c, single := &o.config, &o.single
 	cmd := &cobra.Command{
 		Use: "train --model FILE --data DIR {--plan FILE | --method METHOD} [flags]", Short: "Stage 3: train what a plan or a method selects",
-		Long: `Trains once what a plan selects, or a method that needs no plan, on the training images,
-and validates after every epoch. With --with-val it trains on the validation images too.
-It tests nothing; 'spt eval' does. Delta, metrics and configuration are in a run folder. A
-stopped run goes on with --resume; its result is the same to the last bit.
+		Long: `Trains once: the weights that a plan selects, or those of a method that needs no plan. It
+validates after every epoch and tests nothing; 'spt eval' tests the delta. With --with-val it
+also trains on the validation images. The run folder holds the delta, the metrics and the
+configuration. A run that was stopped continues with --resume, and its result is then the
+same to the last bit.
 
 ` + methodsHelp() + ` The methods of SPT (spt-...) need a plan.`,
 		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
   spt train --model vit_tiny.safetensors --data clothing --method lora --rank 8
   spt train --resume runs/clothing-lora`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {

@@ -20,18 +20,21 @@ func tuneCommand(a *app) *cobra.Command {
 	c := &o.config
 	cmd := &cobra.Command{
 		Use: "tune --model FILE --data DIR [flags]", Short: "Tune a backbone for a data set: all stages",
-		Long: `Tunes a backbone for a data set. With a method of SPT (spt-...), the command scores the
-weights of the backbone on training images and plans under each budget what to tune. Other
-methods need no scores and no plan. It trains and validates a candidate for each budget,
-trains the best one once more, on the training and validation images together, and tests
-it once. All files are in a run folder. A stopped run goes on with --resume; its result is
-the same to the last bit.
+		Long: `Tunes a backbone for a data set, from the images to a tested classifier:
+
+  1  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
+  2  For each --budget, it plans which weights to tune, trains them and validates the result.
+  3  It trains the best budget once more, on the training and validation images together.
+  4  It tests the result once.
+
+The run folder holds all files, among them the delta, which 'spt predict' uses. A run that was
+stopped continues with --resume, and its result is then the same to the last bit.
 
 ` + methodsHelp(),
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
   spt tune --resume runs/clothing-spt-lora`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
@@ -47,7 +50,7 @@ the same to the last bit.
 				return err
 			}
 			if o.explain && !row.Scores {
-				return refuse("method %s makes no plan that --explain could print; leave it out", row.Method)
+				return refuse("--explain prints a plan, and method %s makes none; leave --explain out", row.Method)
 			}
 			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
@@ -89,6 +93,43 @@ func (n numberValue[T]) Set(text string) error {
 	return nil
 }
 
+// methodValue is the name of a method.
+type methodValue method.Method
+
+func (m *methodValue) Type() string   { return "method" }
+func (m *methodValue) String() string { return string(*m) }
+func (m *methodValue) Set(text string) error {
+	_, err := method.Lookup(method.Method(text))
+	*m = methodValue(text)
+	return err
+}
+
+// benchMethodValue is the name of what 'spt bench' can measure: a method or a stage.
+type benchMethodValue bench.Method
+
+func (m *benchMethodValue) Type() string   { return "method" }
+func (m *benchMethodValue) String() string { return string(*m) }
+func (m *benchMethodValue) Set(text string) error {
+	*m = benchMethodValue(text)
+	return bench.Method(text).Validate()
+}
+
+// methodsValue is a list of methods: divided by commas, given by several flags, or both.
+type methodsValue []method.Method
+
+func (m *methodsValue) Type() string   { return "methods" }
+func (m *methodsValue) String() string { return strings.Join(texts(*m), ",") }
+func (m *methodsValue) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		var one methodValue
+		if err := one.Set(part); err != nil {
+			return err
+		}
+		*m = append(*m, method.Method(one))
+	}
+	return nil
+}
+
 // choiceValue is the value of a flag that takes one of a few words.
 type choiceValue struct {
 	to    *string
@@ -98,13 +139,11 @@ type choiceValue struct {
 func (c choiceValue) Type() string   { return "string" }
 func (c choiceValue) String() string { return *c.to }
 func (c choiceValue) Set(text string) error {
-	for _, word := range c.words {
-		if text == word {
-			*c.to = text
-			return nil
-		}
+	if !slices.Contains(c.words, text) {
+		return option.Unknown("", "value", text, c.words)
 	}
-	return fmt.Errorf("expected one of %s", strings.Join(c.words, ", "))
+	*c.to = text
+	return nil
 }
 
 // pathValue is a path. It is stored as an absolute path, so that a run can be resumed from

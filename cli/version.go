@@ -16,7 +16,7 @@ func versionCommand(a *app) *cobra.Command {
 		Use: "version", Short: "Print the version",
 		Long:    "Prints the version of spt, the version of Go that built it, and the backend.",
 		Example: "  spt version --json",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: a.verb(func(context.Context, []string) error {
 			be, _, err := backend.Open("cpu", 1)
 			if err != nil {

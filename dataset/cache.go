@@ -2,14 +2,15 @@ package dataset
 
 import "sync"
 
-// defaultCacheBytes is the bound of a cache made with NewCache(0): 7000 images of 224 × 224 pixels.
+// defaultCacheBytes is the limit of a cache made with NewCache(0). Such a cache holds about 7000
+// images of 224 × 224 pixels.
 const defaultCacheBytes = 1 << 30
 
-// Cache keeps resized images in memory, up to a bound. An image that no longer fits is decoded
-// again on every pass. The cache never replaces an image: every epoch reads all images once, so a
-// replacement would gain nothing.
+// Cache keeps resized images in memory, up to a limit in bytes. When the cache is full, a loader
+// decodes the remaining images again in every pass. The cache never evicts an image: every epoch
+// reads each image once, so eviction would not help.
 //
-// Loaders of the same images may share a Cache, also with different transforms. It is safe for
+// Several loaders may share a Cache, even if their transforms differ. A Cache is safe for
 // concurrent use. Image files must not change while the cache is in use. A nil *Cache keeps
 // nothing.
 type Cache struct {
@@ -20,15 +21,16 @@ type Cache struct {
 	images map[cacheKey]*RGB
 }
 
-// cacheKey is an image and everything that decides on its pixels after resizing.
+// cacheKey identifies a resized image: the image and everything that determines its pixels after
+// the resize.
 type cacheKey struct {
 	path  string
 	image *RGB
-	crop  bool
-	size  int // side of the resized image; with crop its shorter side
+	crop  bool // the resize keeps the aspect ratio
+	size  int  // side of the resized image in pixels; if crop is true, its shorter side
 }
 
-// cacheKey returns the key of a sample that is resized by t.
+// cacheKey returns the key of a sample that t resizes.
 func (t Transform) cacheKey(s Sample) cacheKey {
 	k := cacheKey{path: s.Path, image: s.Image, size: t.Size}
 	if t.crops() {
@@ -38,11 +40,11 @@ func (t Transform) cacheKey(s Sample) cacheKey {
 	return k
 }
 
-// entryBytes is about the size of an entry without its pixels and its path, in bytes.
+// entryBytes is the approximate size of a cache entry in bytes, without its pixels and its path.
 const entryBytes = 200
 
-// NewCache returns a cache that holds at most limit bytes. 0 means 1 GiB. A negative limit means
-// that the cache keeps nothing.
+// NewCache returns a cache that holds at most limit bytes. Zero means 1 GiB. A cache with a
+// negative limit keeps nothing.
 func NewCache(limit int64) *Cache {
 	if limit == 0 {
 		limit = defaultCacheBytes
@@ -50,7 +52,7 @@ func NewCache(limit int64) *Cache {
 	return &Cache{limit: limit, images: make(map[cacheKey]*RGB)}
 }
 
-// get returns an image, nil if the cache does not hold it.
+// get returns the image for a key, or nil if the cache does not hold it.
 func (c *Cache) get(k cacheKey) *RGB {
 	if c == nil {
 		return nil
@@ -60,8 +62,8 @@ func (c *Cache) get(k cacheKey) *RGB {
 	return c.images[k]
 }
 
-// put keeps an image if it fits. Two workers may have decoded the same image; the first one is
-// kept.
+// put keeps an image if it fits. If two workers have decoded the same image, the cache keeps the
+// first result.
 func (c *Cache) put(k cacheKey, m *RGB) {
 	if c == nil {
 		return

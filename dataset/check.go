@@ -8,28 +8,32 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// CheckOptions configures [Dataset.CheckImages]. The zero value only decodes.
+// CheckOptions configures [Dataset.CheckImages]. With the zero value, CheckImages decodes the
+// images and keeps none of them.
 type CheckOptions struct {
-	// Cache receives the images, resized by Transform, for loaders that share the cache. Default
-	// nil: the images are not kept and Transform has no effect.
-	Cache     *Cache
+	// Cache receives the resized images, so that loaders that share the cache need not decode them
+	// again. Default: nil, which keeps no images.
+	Cache *Cache
+
+	// Transform resizes the images for Cache. It has no effect if Cache is nil.
 	Transform Transform
 
-	// Workers is the number of images that are decoded at once. Default 0: GOMAXPROCS.
+	// Workers is the number of images that are decoded at the same time. Zero means GOMAXPROCS.
 	Workers int
 
-	// Progress receives an event of stage progress.Images after every image, one event at a time.
-	// Default nil: no events.
+	// Progress receives an event of stage progress.Images after every image. Calls do not overlap.
+	// Default: nil, which reports no progress.
 	Progress progress.Func
 }
 
-// CheckImages decodes every image of the three splits once and finds the broken ones. In a data set
-// that was opened with SkipBadImages, CheckImages removes them from their splits and lists them in
-// d.Skipped; otherwise the error names them. Because broken images are found before training, every
-// pass over the data reads the same images.
+// CheckImages decodes every image of the three splits once and finds the broken images. If d was
+// opened with OpenOptions.SkipBadImages, CheckImages removes the broken images from their splits
+// and lists them in d.Skipped. Otherwise it returns an error that names the first ten of them.
+// After the check, every pass over the data reads the same images.
 //
-// CheckImages must not run while loaders are made from d. It is an error if ctx is done, or if a
-// class of val or test has no training image left; the splits are then unchanged.
+// Call CheckImages before making loaders from d. CheckImages also returns an error if ctx is done,
+// if o.Transform is invalid, if no training image is left, or if a class of val or test has no
+// training image left. An error leaves the splits unchanged.
 func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	if o.Cache != nil {
 		if err := o.Transform.Validate(); err != nil {
@@ -59,11 +63,11 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		return nil
 	}
 	if !d.Options.SkipBadImages {
-		return fmt.Errorf("%s of data set %s cannot be decoded (the option to skip bad images leaves them out): %w",
+		return fmt.Errorf("%s of data set %s cannot be decoded; repair or remove the broken images, or skip bad images: %w",
 			countImages(len(broken), ""), d.Name, joinSkipped(broken))
 	}
 	if err := checked.check(); err != nil {
-		return fmt.Errorf("data set %s: %w without its %s: %w", d.Name, err, countImages(len(broken), "broken "), joinSkipped(broken))
+		return fmt.Errorf("data set %s: %w after skipping %s: %w", d.Name, err, countImages(len(broken), "broken "), joinSkipped(broken))
 	}
 	checked.Skipped = append(checked.Skipped[:len(checked.Skipped):len(checked.Skipped)], broken...)
 	if d.opened == nil {
@@ -74,8 +78,8 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 	return nil
 }
 
-// counter returns a function that counts one of total images and reports the count. Several
-// goroutines may call it at once.
+// counter returns a function that adds one to a count of images and reports the count. Total is the
+// final count. Several goroutines may call the function at the same time.
 func counter(total int, report progress.Func) func() {
 	if report == nil {
 		return func() {}

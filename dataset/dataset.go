@@ -1,18 +1,25 @@
-// Package dataset reads image sets and turns them into batches of pixels.
+// Package dataset opens image data sets and loads their images in mini-batches of pixels.
 //
-// [Open] opens an image set from disk. It recognises the layout (VTAB-1k lists, torchvision's
-// ImageFolder, FGVC lists, Hugging Face parquet files, tables of paths and labels, and more; see
-// [DescribeLayouts]), checks the lists, and makes the splits that are missing. [New] makes a data
-// set of images that are in memory. Both return a [Dataset]: class names and three lists of
-// samples. [KnownSets] lists the data sets of published benchmarks.
+// A program uses the package in three steps:
 //
-// A [Loader] reads samples in a given order, decodes them, resizes them exactly as Pillow does
-// ([Transform]) and yields a [Batch] of uint8 pixels at a time, working ahead of its consumer.
-// Loaders may share a [Cache]. The pixels are not normalised: that is cheaper inside the model's
-// graph.
+//  1. [Open] opens a data set on disk and returns a [Dataset]: the class names, and the samples of
+//     the training, validation and test splits. Open recognises the layout, such as class folders,
+//     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all). It checks the
+//     lists and makes the splits that are missing. [New] makes a Dataset of images in memory.
+//  2. [Dataset.CheckImages] decodes every image once and finds the broken images.
+//     [Dataset.Verify] also finds duplicate images. Both steps are optional.
+//  3. [NewLoader] returns a [Loader] for the samples of one split. [Loader.Batches] yields
+//     mini-batches ([Batch]). Its workers decode the images, apply the [Transform] and prefetch the
+//     next mini-batches. Several loaders may share a [Cache] of resized images.
 //
-// No result depends on the number of workers, or on the order in which a file system lists its
-// files. The same seed gives the same splits, the same order and the same crops.
+// The package resizes images exactly as Pillow does. The pixels are uint8 values and are not
+// normalised, because the graph of the model normalises them faster.
+//
+// [KnownSets] lists the data sets of the benchmarks VTAB-1k and FGVC.
+//
+// Results are deterministic. The same seed gives the same splits, the same order and the same
+// crops. The number of workers, and the order in which a file system lists its files, make no
+// difference.
 package dataset
 
 import (
@@ -24,55 +31,63 @@ import (
 	"slices"
 )
 
-// Dataset is an image set in three splits. [Open] and [New] return it checked.
+// Dataset is an image data set in three splits: training, validation and test. [Open] and [New]
+// return a Dataset whose samples and classes have been checked.
 type Dataset struct {
-	// Name is the name of the folder or file, or the name given to New.
+	// Name is the name of the folder or file that was opened, or the name given to New. The
+	// extension of a file is removed.
 	Name string
 
-	// Root is the absolute path of the folder, or of the one file that was opened. It is "" for a
-	// data set in memory.
+	// Root is the absolute path of the folder or file that was opened. It is "" for a data set in
+	// memory.
 	Root string
 
 	// Layout is the name of the layout, one of [Layouts], or "memory".
 	Layout string
 
-	// Mixed is true if the order of Train is random already, as in VTAB-1k's lists, so that its
-	// first images are of many classes. Scoring then reads Train in its order; otherwise it draws
-	// images at random. Default false, also for a data set in memory.
+	// Mixed reports whether the order of Train is already random, as in the lists of VTAB-1k. The
+	// first images of Train then belong to many classes. Scoring reads Train in order if Mixed is
+	// true; otherwise it draws images at random. Mixed is false for a data set in memory.
 	Mixed bool
 
-	// Classes holds the name of every class id. The name is the id in decimal digits if the data
-	// set names no classes.
+	// Classes holds the class names, indexed by class id. If the data set does not name its
+	// classes, a name is the id in decimal digits.
 	Classes []string
 
 	// Train, Val and Test are the samples of the splits. Val and Test may be empty.
 	Train, Val, Test []Sample
 
-	// Split says where Val and Test come from: "given", or for example "stratified 0.8/0.1/0.1 seed
-	// 0".
+	// Split describes where Val and Test come from: "given" if the data set has them, or for
+	// example "stratified 0.8/0.1/0.1 seed 0" if Open took them from the training images.
 	Split string
 
-	// Skipped lists the images that were left out because they were missing or broken. It is empty
-	// unless the data set was opened with SkipBadImages.
+	// Skipped lists the images that were removed because they are missing or broken. It is empty
+	// unless OpenOptions.SkipBadImages is set.
 	Skipped []SkippedImage
 
-	// Ignored counts the files in class folders that are not images, by extension in lower case; ""
-	// is the key of files without an extension. Hidden files, Thumbs.db and desktop.ini are not
-	// counted. nil except in the layout imagefolder.
+	// Ignored counts the files in class folders that are not images. The key is the extension in
+	// lower case, or "" for files without an extension. Hidden files, Thumbs.db and desktop.ini are
+	// not counted. Ignored is nil except in the layout imagefolder.
 	Ignored map[string]int
 
-	// Stray counts the images that lie beside the class folders. 0 except in the layout
-	// imagefolder.
+	// Stray is the number of images that lie outside the class folders and are therefore not read.
+	// It is 0 except in the layout imagefolder.
 	Stray int
 
-	// Options are the options that Open was called with; zero for a data set of New.
+	// Options holds the options that Open was called with. It is the zero value for a data set of
+	// New.
 	Options OpenOptions
 
-	classFolders bool     // every folder is a class
-	opened       *Dataset // as Open returned it; nil: as it is
+	// classFolders has the value of layout.classFolders.
+	classFolders bool
+
+	// opened is the data set as Open returned it. Nil means that the data set has not changed
+	// since.
+	opened *Dataset
 }
 
-// AsOpened returns the data set as Open returned it, before CheckImages left out broken images.
+// AsOpened returns the data set as [Open] returned it, before [Dataset.CheckImages] removed broken
+// images.
 func (d *Dataset) AsOpened() *Dataset {
 	if d.opened != nil {
 		return d.opened
@@ -80,28 +95,30 @@ func (d *Dataset) AsOpened() *Dataset {
 	return d
 }
 
-// SkippedImage is an image that was left out of a data set.
+// SkippedImage is an image that was removed from a data set because it is missing or broken.
 type SkippedImage struct {
 	Split string // "train", "val" or "test"
-	Path  string // Sample.Path
-	Where string // Sample.Where
-	Err   error  // why the image cannot be used
+	Path  string // path of the image, as in Sample.Path
+	Where string // place that lists the image, as in Sample.Where
+	Err   error  // reason why the image cannot be used
 }
 
-// split is one of the three lists of a data set, with its name.
+// split is one of the three splits of a data set.
 type split struct {
-	name    string
+	name    string // "train", "val" or "test"
 	samples *[]Sample
 }
 
+// splits returns the training, validation and test splits, in this order.
 func (d *Dataset) splits() []split {
 	return []split{{"train", &d.Train}, {"val", &d.Val}, {"test", &d.Test}}
 }
 
-// New returns a data set of the given samples, whose images are usually in memory. val and test may
-// be empty. These are errors: no training sample, a target that does not fit the classes, a
-// malformed image, an image that is listed twice, and a class of val or test without a training
-// sample.
+// New returns a data set of the given samples, whose images are usually in memory. Both val and
+// test may be empty. New copies the lists of samples but not the images.
+//
+// New returns an error if there is no training sample, if a target does not fit the classes, if an
+// image is malformed or listed twice, or if a class of val or test has no training sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
 	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
 	for _, s := range d.splits() {
@@ -112,7 +129,7 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 				sample.Where = fmt.Sprintf("%s[%d]", s.name, i)
 			}
 			if sample.Image == nil && sample.Path == "" {
-				return nil, fmt.Errorf("data set %s: %s has neither a path nor an image", name, sample.Where)
+				return nil, fmt.Errorf("data set %s: %s has neither a path nor an image; give it one of them", name, sample.Where)
 			}
 			if sample.Image != nil {
 				if err := sample.Image.check(); err != nil {
@@ -155,7 +172,7 @@ func (d *Dataset) check() error {
 					return fmt.Errorf("%s: %s is listed twice in the %s split (first at %s): remove one entry",
 						sample.Where, sample.name(), s.name, first.where)
 				}
-				return fmt.Errorf("%s: %s is in the %s split and, at %s, in the %s split: an image may be in one split only",
+				return fmt.Errorf("%s: %s is in the %s split and, at %s, in the %s split: keep it in one split only",
 					sample.Where, sample.name(), s.name, first.where, first.split)
 			}
 			seen[key] = place{s.name, sample.Where}
@@ -172,22 +189,22 @@ func (d *Dataset) check() error {
 	return nil
 }
 
-// checkTarget returns the target's stratum, or an error if the target does not fit the classes.
+// checkTarget returns the stratum of a target, or an error if the target does not fit the classes.
 func (d *Dataset) checkTarget(t Target) (stratum int, err error) {
 	if t == nil {
-		return 0, errors.New("there is no target; set Sample.Target, for one label to dataset.Class(id)")
+		return 0, errors.New("there is no target; give every sample a target, such as the id of its class")
 	}
 	if err := t.Check(len(d.Classes)); err != nil {
 		return 0, err
 	}
 	if stratum = t.Stratum(); stratum >= len(d.Classes) {
-		return 0, fmt.Errorf("target %s is counted as class %d: there are %d classes", t, stratum, len(d.Classes))
+		return 0, fmt.Errorf("target %s counts as class %d, but there are only %d classes", t, stratum, len(d.Classes))
 	}
 	return stratum, nil
 }
 
-// TargetName returns the name of the class that a target is counted as. For a target that stands
-// for no single class it returns the text of the target.
+// TargetName returns the name of the class that t counts as; see [Target]. If t belongs to no
+// single class, TargetName returns the text of t.
 func (d *Dataset) TargetName(t Target) string {
 	if class := t.Stratum(); class >= 0 {
 		return d.Classes[class]
@@ -195,9 +212,10 @@ func (d *Dataset) TargetName(t Target) string {
 	return t.String()
 }
 
-// Fingerprint returns a SHA-256, in hex, of what the data set lists: for every image of every split
-// its path below the root, its target, where it is listed, and the size of its file. It does not
-// change when the data set is moved.
+// Fingerprint returns a SHA-256 hash, in hex, of the lists of the data set. For every image of
+// every split, the hash covers the path below Root, the target, the place that lists the image, and
+// the size of its file in bytes. It does not cover the pixels. Moving the data set does not change
+// the fingerprint.
 func (d *Dataset) Fingerprint() string {
 	h := sha256.New() // its Write never fails
 	for _, split := range d.splits() {
@@ -215,8 +233,8 @@ func (d *Dataset) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Trainable returns an error if all training images have the same target: nothing can be learned
-// from them. Such images can still be measured and predicted.
+// Trainable returns an error if all training images have the same target, because a model cannot
+// learn from them. Such a data set can still be used for evaluation and prediction.
 func (d *Dataset) Trainable() error {
 	if len(d.Train) == 0 {
 		return nil
@@ -231,8 +249,8 @@ func (d *Dataset) Trainable() error {
 	return fmt.Errorf("data set %s: all training images have the same target, %s: training needs images of at least two targets", d.Name, first)
 }
 
-// oneClass returns the error of a data set with a single class. Any model would reach a test
-// accuracy of 100 % on it.
+// oneClass returns the error for a data set with a single class. Any model would reach a test
+// accuracy of 100 % on such a data set.
 func oneClass(name string) error {
 	return fmt.Errorf("there is one class, %s: training needs images of at least two classes", name)
 }

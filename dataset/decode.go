@@ -17,17 +17,23 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// maxPixels bounds the width × height of an image. Pillow refuses an image above this number as a
-// decompression bomb. The header gives the size, before any memory for pixels is allocated.
+// maxPixels limits the width × height of an image. Pillow refuses larger images as decompression
+// bombs. The header gives the size, so the limit is checked before any memory for pixels is
+// allocated.
 const maxPixels = 178_956_970
 
-// maxEncodedBytes bounds the size of an image file. An uncompressed 32-bit image of maxPixels fits.
+// maxEncodedBytes limits the size of an image file. An uncompressed image of maxPixels with 32 bits
+// per pixel fits.
 const maxEncodedBytes = 1 << 30
 
-// RGB is an 8-bit image without alpha.
+// RGB is an image with three channels of 8 bits and no alpha.
 type RGB struct {
-	Width, Height int     // in pixels
-	Pix           []uint8 // [Height, Width, 3], row-major, red green blue
+	// Width and Height are the size of the image in pixels.
+	Width, Height int
+
+	// Pix holds the pixels, [Height, Width, 3], in row-major order. The channels are red, green and
+	// blue.
+	Pix []uint8
 }
 
 // newRGB returns a black image.
@@ -35,10 +41,10 @@ func newRGB(width, height int) *RGB {
 	return &RGB{Width: width, Height: height, Pix: make([]uint8, 3*width*height)}
 }
 
-// check returns an error if the image has no pixels, or if their number does not fit its size.
+// check returns an error if the image has no pixels, or if the length of Pix does not fit the size.
 func (m *RGB) check() error {
 	if m.Width <= 0 || m.Height <= 0 {
-		return fmt.Errorf("image of %d×%d pixels has no area", m.Width, m.Height)
+		return fmt.Errorf("image of %d×%d pixels has no area: width and height must be 1 or more", m.Width, m.Height)
 	}
 	if len(m.Pix) != 3*m.Width*m.Height {
 		return fmt.Errorf("image of %d×%d pixels needs %d bytes of RGB, found %d", m.Width, m.Height, 3*m.Width*m.Height, len(m.Pix))
@@ -49,7 +55,7 @@ func (m *RGB) check() error {
 // format describes one image file format.
 type format struct {
 	name   string
-	magic  []string // the bytes that a file may begin with; "?" stands for any byte
+	magic  []string // possible first bytes of a file; "?" matches any byte
 	config func(io.Reader) (image.Config, error)
 	decode func([]byte) (*RGB, error)
 }
@@ -65,7 +71,8 @@ var formats = []format{
 	{"pnm", []string{"P5", "P6"}, pnmConfig, decodePNM},
 }
 
-// standard adapts a decoder that returns an image.Image whose origin is at (0, 0).
+// standard returns a format.decode function for a decoder that returns an image.Image with its
+// origin at (0, 0).
 func standard(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, error) {
 	return func(data []byte) (*RGB, error) {
 		m, err := decode(bytes.NewReader(data))
@@ -76,7 +83,7 @@ func standard(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, e
 	}
 }
 
-// sniff returns the format of an image file by its first bytes.
+// sniff returns the format of an image file. The first bytes of the file tell the format.
 func sniff(data []byte) (format, error) {
 	for _, f := range formats {
 		for _, magic := range f.magic {
@@ -88,7 +95,7 @@ func sniff(data []byte) (format, error) {
 	if len(data) == 0 {
 		return format{}, errors.New("the file is empty")
 	}
-	return format{}, fmt.Errorf("the file begins with % x, which is none of JPEG, PNG, GIF, WebP, BMP, TIFF, binary PGM and PPM", data[:min(8, len(data))])
+	return format{}, fmt.Errorf("the file begins with the bytes % x, which is none of JPEG, PNG, GIF, WebP, BMP, TIFF, binary PGM and PPM: convert it to one of these formats", data[:min(8, len(data))])
 }
 
 // matches reports whether data begins with magic.
@@ -106,18 +113,18 @@ func matches(data []byte, magic string) bool {
 
 // decodeImage decodes an image file of any supported format: JPEG (grey, YCbCr, RGB, CMYK, YCCK),
 // PNG, GIF (the first frame), WebP (still images), BMP, TIFF, and binary PGM and PPM. The content
-// tells the format; the name of the file does not count.
+// tells the format; the name of the file has no effect.
 //
-// The pixels are those of Pillow's convert("RGB"): palettes are looked up, grey is copied to three
-// channels, and alpha is dropped without blending. Two things differ from Pillow on purpose. 16-bit
-// channels keep their high byte, also in grey images, which Pillow would clip at 255 to nearly
-// white. And the EXIF orientation of the file is applied.
+// The pixels equal the result of Pillow's convert("RGB"): palette indices become colours, grey is
+// copied to three channels, and alpha is dropped without blending. Two things differ from Pillow on
+// purpose. First, 16-bit channels keep their high byte. Pillow would clip grey 16-bit images at
+// 255, so they would be nearly white. Second, decodeImage applies the EXIF orientation of the file.
 //
-// Lossless formats and WebP give exactly Pillow's pixels. JPEG may differ by one or two levels in
-// places, because image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
+// Lossless formats and WebP give exactly the pixels of Pillow. JPEG pixels may differ by one or two
+// levels, because image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
 //
-// An image of more than maxPixels is an error before its pixels are allocated. A decoder that
-// panics on a broken file is an error too.
+// decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
+// It also returns an error if a decoder panics on a broken file.
 func decodeImage(data []byte) (m *RGB, err error) {
 	f, err := sniff(data)
 	if err != nil {
@@ -133,14 +140,14 @@ func decodeImage(data []byte) (m *RGB, err error) {
 		return nil, fmt.Errorf("reading the %s header: %w", f.name, err)
 	}
 	if config.Width <= 0 || config.Height <= 0 {
-		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: a width and height of 1 or more are needed", f.name, config.Width, config.Height)
+		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: width and height must be 1 or more", f.name, config.Width, config.Height)
 	}
 	if config.Width > maxPixels/config.Height {
 		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, config.Width, config.Height, maxPixels)
 	}
 	m, err = f.decode(data)
 	if err != nil {
-		// Some decoders return io.EOF for a file that ends early, which does not help a user.
+		// Some decoders return a bare io.EOF for a file that ends early. The message says more.
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, fmt.Errorf("%s is truncated after %d bytes: %w", f.name, len(data), io.ErrUnexpectedEOF)
 		}
@@ -149,8 +156,8 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// decodeGIF draws the first frame on the logical screen. The part that the frame does not cover has
-// the first colour of the palette, as in Pillow.
+// decodeGIF draws the first frame on the logical screen. Pixels outside the frame get the first
+// colour of the palette, as in Pillow.
 func decodeGIF(data []byte) (*RGB, error) {
 	config, err := gif.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
@@ -178,14 +185,15 @@ func decodeGIF(data []byte) (*RGB, error) {
 	return m, nil
 }
 
-// opaqueGIF returns data without a transparent colour in the first frame. image/gif would make that
-// colour black; Pillow drops the transparency and keeps the colour.
+// opaqueGIF returns data without the transparency flag of the first frame. With the flag, image/gif
+// would make the transparent colour black. Pillow drops the transparency and keeps the colour.
 func opaqueGIF(data []byte) []byte {
-	at := 13 // header and screen
+	at := 13 // size of the header and the screen descriptor
 	if len(data) > at && data[10]&0x80 != 0 {
-		at += 3 << (data[10]&7 + 1) // the colours of all frames
+		at += 3 << (data[10]&7 + 1) // size of the global colour table
 	}
-	// extensions before the frame: a kind, then blocks that end with an empty one
+	// Extensions precede the frame. Each has a label and a list of blocks, which ends with an empty
+	// block.
 	for at+3 < len(data) && data[at] == '!' {
 		if control := at + 3; data[at+1] == 0xf9 && data[control]&1 != 0 {
 			data = slices.Clone(data)
@@ -198,8 +206,9 @@ func opaqueGIF(data []byte) []byte {
 	return data
 }
 
-// decodeTIFF corrects one thing. x/image/tiff inverts Group 3 and Group 4 faxes if the file
-// declares that 0 is black; libtiff does not.
+// decodeTIFF decodes a TIFF file and corrects the colours of faxes. x/image/tiff inverts images in
+// Group 3 and Group 4 compression if the file declares that 0 is black; libtiff does not invert
+// them.
 func decodeTIFF(data []byte) (*RGB, error) {
 	m, err := standard(tiff.Decode)(data)
 	if err != nil {
@@ -214,8 +223,8 @@ func decodeTIFF(data []byte) (*RGB, error) {
 	return m, nil
 }
 
-// tiffNumber returns a 16-bit number from the first directory of a TIFF file, -1 if the tag is
-// missing.
+// tiffNumber returns the 16-bit value of a tag in the first directory of a TIFF file, or -1 if the
+// tag is missing.
 func tiffNumber(data []byte, tag uint16) int {
 	var order binary.ByteOrder = binary.LittleEndian
 	if data[0] == 'M' {
@@ -232,8 +241,9 @@ func tiffNumber(data []byte, tag uint16) int {
 	return -1
 }
 
-// decodeWebP decodes a WebP file. Its YCbCr is BT.601 with the studio range 16…235; image.YCbCr
-// stands for the full range of JPEG.
+// decodeWebP decodes a WebP file. The YCbCr values of WebP are BT.601 in the studio range 16…235,
+// but image.YCbCr assumes the full range of JPEG. Lossy images therefore need their own conversion
+// to RGB.
 func decodeWebP(data []byte) (*RGB, error) {
 	m, err := webp.Decode(bytes.NewReader(data))
 	if err != nil {

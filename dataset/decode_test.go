@@ -20,7 +20,8 @@ import (
 	"golang.org/x/image/tiff"
 )
 
-// compare returns the greatest and the mean difference of two images, in levels of 255.
+// compare returns the greatest and the mean difference between the pixels of two images, in levels
+// from 0 to 255.
 func compare(t *testing.T, got, want *RGB) (greatest int, mean float64) {
 	t.Helper()
 	if got.Width != want.Width || got.Height != want.Height || len(got.Pix) != len(want.Pix) {
@@ -247,7 +248,7 @@ func TestDecodePremultiplied(t *testing.T) {
 	}
 }
 
-// TestDecodePanic checks that the panic of a decoder is the error of a broken file.
+// TestDecodePanic checks that decodeImage returns an error if a decoder panics.
 func TestDecodePanic(t *testing.T) {
 	saved := formats
 	defer func() { formats = saved }()
@@ -258,7 +259,7 @@ func TestDecodePanic(t *testing.T) {
 	}}
 	_, err := decodeImage([]byte("trap"))
 	if err == nil || !strings.Contains(err.Error(), "broken trap") || !strings.Contains(err.Error(), "index out of range") {
-		t.Errorf("error %v", err)
+		t.Errorf("error %v, want one that names the format and the panic", err)
 	}
 }
 

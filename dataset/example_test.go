@@ -43,7 +43,8 @@ func writeImages() (folder string) {
 	return folder
 }
 
-// Open a folder of classes. It has no validation and test split, so Open makes them.
+// Open a folder with one folder for each class. It has no validation and test split, so Open makes
+// them from the training images.
 func ExampleOpen() {
 	folder := writeImages()
 	defer os.RemoveAll(folder)

@@ -12,11 +12,11 @@ import (
 	"strconv"
 )
 
-// readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced.
-// The class ids of train.json, sorted, become 0, 1, 2, …
-func readFGVC(ctx context.Context, src source) (g given, err error) {
+// readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. It
+// sorts the class ids of train.json and numbers them 0, 1, 2, …
+func readFGVC(ctx context.Context, src source) (g contents, err error) {
 	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, parseJSONList); err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	var ids []int
 	for _, s := range g.train {
@@ -30,14 +30,14 @@ func readFGVC(ctx context.Context, src source) (g given, err error) {
 
 	folder, err := imageRoot(ctx, src.root, "train.json", g.train)
 	if err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for i := range samples {
 			s := &samples[i]
 			label, ok := slices.BinarySearch(ids, s.stratum())
 			if !ok {
-				return given{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.stratum())
+				return contents{}, fmt.Errorf("%s: train.json has no image of class %d", s.Where, s.stratum())
 			}
 			s.Target = Class(label)
 			s.Path = filepath.Join(folder, filepath.FromSlash(s.Path))
@@ -46,8 +46,9 @@ func readFGVC(ctx context.Context, src source) (g given, err error) {
 	return g, nil
 }
 
-// imageRoot returns the folder in which the paths of the lists begin: images, Images or root
-// itself, whichever holds the first image of the training list that exists.
+// imageRoot returns the folder that the paths of the lists are relative to: images, Images or root
+// itself. It is the one that holds an image of the training list. imageRoot tries the images in the
+// order of the list, because some may be missing.
 func imageRoot(ctx context.Context, root, list string, samples []Sample) (string, error) {
 	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
 	for _, s := range samples {
@@ -60,22 +61,23 @@ func imageRoot(ctx context.Context, root, list string, samples []Sample) (string
 			}
 		}
 	}
-	return "", fmt.Errorf("no image of %s exists (the first is %s): looked below images/, Images/ and %s itself", list, samples[0].Where, root)
+	return "", fmt.Errorf("no image of %s exists: looked for %s and the other images in images/, Images/ and %s", list, samples[0].Where, root)
 }
 
-// parseJSONList reads {"path": id, …} in the order of the file. The paths that it returns are
-// clean, relative and local; the labels are the ids of the file. It reads token by token to find
-// keys that are there twice: json.Unmarshal would keep the last one.
+// parseJSONList reads an object {"path": id, …} and returns its samples in the order of the file.
+// The returned paths are clean, relative and local. The targets are the ids of the file.
+// parseJSONList reads the text token by token to find duplicate keys, of which json.Unmarshal would
+// keep the last.
 func parseJSONList(name string, text []byte) ([]Sample, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	// line returns the decoder's line, for messages about syntax, which have no key to name.
+	// line returns the current line of the decoder, for errors that cannot name a key.
 	line := func() int { return 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n")) }
 	fail := func(err error) error {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return fmt.Errorf("%s:%d: reading json: %w", name, line(), err)
+		return fmt.Errorf("%s:%d: reading JSON: %w", name, line(), err)
 	}
 	token, err := d.Token()
 	if err != nil {
@@ -97,7 +99,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		}
 		where := fmt.Sprintf("%s: %q", name, key)
 		if seen[key] {
-			return nil, fmt.Errorf("%s: the key is there twice (again on line %d)", where, line())
+			return nil, fmt.Errorf("%s: the key is listed twice (again on line %d): remove one entry", where, line())
 		}
 		seen[key] = true
 		value, err := d.Token()
@@ -125,7 +127,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		return nil, fail(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s:%d: more follows after the object's closing brace", name, line())
+		return nil, fmt.Errorf("%s:%d: more text follows after the closing brace of the object: remove it", name, line())
 	}
 	if len(samples) == 0 {
 		return nil, fmt.Errorf("%s lists no images", name)

@@ -1,31 +1,32 @@
 package dataset
 
 import (
-	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/sptune/spt/internal/option"
 )
 
-// Known is an image set of a published benchmark that has a name.
+// Known describes a data set of a published benchmark.
 type Known struct {
-	Name    string // name in the code of the benchmark: "cifar", "cub"
+	Name    string // name in the code of the benchmark, such as "cifar" or "cub"
 	Group   string // "vtab-natural", "vtab-specialized", "vtab-structured" or "fgvc"
 	Classes int    // number of classes
 	Title   string // what the images show
 }
 
-// KnownSets returns the sets of VTAB-1k (Zhai et al., arXiv 1910.04867) and of FGVC (Jia et al.,
-// Visual Prompt Tuning, arXiv 2203.12119). The names and class counts of VTAB-1k are those of the
-// lists that NOAH, FacT and SPT share. Oxford Flowers, with 102 classes, is in both:
-// oxford_flowers102 is VTAB-1k's draw of 1000 images, in the layout vtab, and oxford_flowers is the
-// whole set, in the layout fgvc.
+// KnownSets returns the data sets of VTAB-1k (Zhai et al., arXiv 1910.04867) and FGVC (Jia et al.,
+// Visual Prompt Tuning, arXiv 2203.12119). The names and class counts of VTAB-1k match the lists
+// that NOAH, FacT and SPT share.
+//
+// Oxford Flowers, with 102 classes, is in both benchmarks. oxford_flowers102 is the VTAB-1k subset
+// of 1000 images, in the layout vtab. oxford_flowers is the whole data set, in the layout fgvc.
 func KnownSets() []Known { return slices.Clone(knownSets) }
 
 var knownSets = []Known{
 	{"cifar", "vtab-natural", 100, "CIFAR-100"},
 	{"caltech101", "vtab-natural", 102, "Caltech-101, with its background class"},
 	{"dtd", "vtab-natural", 47, "Describable Textures"},
-	{"oxford_flowers102", "vtab-natural", 102, "Oxford Flowers 102, VTAB-1k's draw"},
+	{"oxford_flowers102", "vtab-natural", 102, "Oxford Flowers 102, VTAB-1k subset"},
 	{"oxford_iiit_pet", "vtab-natural", 37, "Oxford-IIIT Pet"},
 	{"svhn", "vtab-natural", 10, "Street View House Numbers"},
 	{"sun397", "vtab-natural", 397, "SUN397 scenes"},
@@ -45,10 +46,11 @@ var knownSets = []Known{
 	{"nabirds", "fgvc", 555, "NABirds"},
 	{"stanford_dogs", "fgvc", 120, "Stanford Dogs"},
 	{"stanford_cars", "fgvc", 196, "Stanford Cars"},
-	{"oxford_flowers", "fgvc", 102, "Oxford Flowers 102, the whole set"},
+	{"oxford_flowers", "fgvc", 102, "Oxford Flowers 102, all images"},
 }
 
-// FindKnown returns the known set of that name. An unknown name is an error that lists the names.
+// FindKnown returns the data set of [KnownSets] with the given name. It returns an error that lists
+// all names if the name is unknown.
 func FindKnown(name string) (Known, error) {
 	var names []string
 	for _, k := range knownSets {
@@ -57,5 +59,5 @@ func FindKnown(name string) (Known, error) {
 		}
 		names = append(names, k.Name)
 	}
-	return Known{}, fmt.Errorf("task %q is unknown; known: %s", name, strings.Join(names, ", "))
+	return Known{}, option.Unknown("task", "task", name, names)
 }

@@ -8,19 +8,19 @@ import (
 	"unicode/utf8"
 )
 
-// labelled is a sample whose label is still the text of a list.
+// labelled is a sample whose label has not been converted to a class id yet.
 type labelled struct {
 	Sample
-	label string
+	label string // text from the list
 }
 
-// assignClasses turns the labels of three splits into class ids.
+// assignClasses converts the labels of three splits to class ids.
 //
-// If names is not nil, it names the classes. The labels are then indices into names if ids is true
-// or if some label is not a name; otherwise they are names. If names is nil, the classes are the
-// labels of the training split, sorted by value if all of them are integers and as strings
-// otherwise.
-func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err error) {
+// If names is not nil, it holds the class names. The labels are then indices into names if ids is
+// true or if some label is not a class name; otherwise they are class names. If names is nil, ids
+// has no effect, and the classes are the labels of the training split. They are sorted by value if
+// all of them are integers, and as strings otherwise.
+func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, err error) {
 	g.classes = names
 	byName := make(map[string]int)
 	if names == nil {
@@ -30,7 +30,7 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err
 			distinct[s.label] = true
 		}
 		if g.classes, err = sortedLabels(distinct); err != nil {
-			return given{}, err
+			return contents{}, err
 		}
 	}
 	for i, name := range g.classes {
@@ -54,17 +54,17 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err
 			}
 			if ids {
 				if label, err = strconv.Atoi(s.label); err != nil {
-					return given{}, fmt.Errorf("%s: label %q is neither the name of a class nor an integer", s.Where, abbreviate(s.label))
+					return contents{}, fmt.Errorf("%s: label %q is neither a class name nor an integer", s.Where, abbreviate(s.label))
 				}
 				ok = label >= 0 && label < len(g.classes)
 			}
 			switch {
 			case !ok && s.label == "-1":
-				return given{}, fmt.Errorf("%s: label -1 means that the label is withheld: leave this split out by moving its file away", s.Where)
+				return contents{}, fmt.Errorf("%s: label -1 means that the labels of this split are withheld: move the file of the split out of the folder", s.Where)
 			case !ok && ids:
-				return given{}, fmt.Errorf("%s: label %d is out of range: there are names for %d classes, 0 to %d", s.Where, label, len(g.classes), len(g.classes)-1)
+				return contents{}, fmt.Errorf("%s: label %d is out of range: there are class names for the labels 0 to %d only", s.Where, label, len(g.classes)-1)
 			case !ok:
-				return given{}, fmt.Errorf("%s: the training images have no class %q", s.Where, abbreviate(s.label))
+				return contents{}, fmt.Errorf("%s: the training split has no class %q: add training images of the class or remove this image", s.Where, abbreviate(s.label))
 			}
 			s.Target = Class(label)
 			*out = append(*out, s.Sample)
@@ -73,7 +73,8 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g given, err
 	return g, nil
 }
 
-// sortedLabels returns the names of the classes that the labels make.
+// sortedLabels returns the labels as sorted class names. Labels that are equal as integers, such as
+// 07 and 7, are one class.
 func sortedLabels(labels map[string]bool) ([]string, error) {
 	if len(labels) > maxLabel+1 {
 		return nil, fmt.Errorf("there are %d different labels, more than the limit of %d", len(labels), maxLabel+1)
@@ -85,7 +86,7 @@ func sortedLabels(labels map[string]bool) ([]string, error) {
 			return slices.Sorted(maps.Keys(labels)), nil
 		}
 		if n < 0 {
-			return nil, fmt.Errorf("label %d is negative, which means that labels are withheld: leave these images out", n)
+			return nil, fmt.Errorf("label %d is negative, which means that the labels of these images are withheld: remove the images from the list", n)
 		}
 		numbers[n] = true
 	}
@@ -96,7 +97,8 @@ func sortedLabels(labels map[string]bool) ([]string, error) {
 	return out, nil
 }
 
-// canonicalLabel writes an integer as sortedLabels does, so that 07 and 7 are one class.
+// canonicalLabel returns the class name that sortedLabels makes of a label, so that 07 and 7 are
+// one class.
 func canonicalLabel(s string) string {
 	if n, err := strconv.Atoi(s); err == nil {
 		return strconv.Itoa(n)
@@ -104,8 +106,9 @@ func canonicalLabel(s string) string {
 	return s
 }
 
-// checkClassName returns an error if a class name is not UTF-8. Results keep the names in JSON,
-// which would change such a name. remedy says what the user can do.
+// checkClassName returns an error if a class name is not UTF-8. Results hold the names in JSON,
+// which would change such a name. where and remedy are parts of the error: the place of the name
+// and what the user can do.
 func checkClassName(where, name, remedy string) error {
 	if utf8.ValidString(name) {
 		return nil
@@ -113,5 +116,6 @@ func checkClassName(where, name, remedy string) error {
 	return fmt.Errorf("%s: the class name %q is not UTF-8: %s", where, abbreviate(name), remedy)
 }
 
-// splitNames maps the names of splits in files and folders to 0 for train, 1 for val, 2 for test.
+// splitNames maps the names of splits, as in the names of files and folders, to an index: 0 for
+// train, 1 for val, 2 for test.
 var splitNames = map[string]int{"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}

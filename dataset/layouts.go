@@ -9,56 +9,57 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/internal/option"
 )
 
-// layout describes one way in which an image set is kept on disk.
+// layout describes one way to store a data set on disk.
 type layout struct {
 	// name is the value of OpenOptions.Layout and Dataset.Layout.
 	name string
 
-	// description says in one line what the layout is. Help texts and docs/layouts.md show it.
+	// description describes the layout in one line. Help texts and docs/layouts.md show it.
 	description string
 
-	// markers are names of files that no other layout has. A folder with one of these files has
-	// this layout; a folder with markers of two layouts is an error.
+	// markers holds names of files that no other layout has. A folder with one of these files has
+	// this layout. A folder with markers of two layouts is an error.
 	markers []string
 
-	// signs names, in words, what recognise looks for. It is "" without recognise.
+	// signs describes the files that recognise looks for. Error messages show it. It is "" if
+	// recognise is nil.
 	signs string
 
-	// recognise reports whether a folder without markers has this layout. nil means never. The
-	// layouts are asked in the order of the table.
+	// recognise reports whether a folder without markers has this layout. Open calls the functions
+	// in the order of the table. Nil means that only markers identify the layout.
 	recognise func(ctx context.Context, folder string) (bool, error)
 
-	// files are patterns, in lower case, of the names of single files that the layout opens. nil
-	// means that it opens folders only.
+	// files holds patterns, in lower case, for the names of single files that the layout opens. Nil
+	// means that the layout opens folders only.
 	files []string
 
-	// read returns the classes and the samples. It honours ctx where it reads many files.
-	read func(ctx context.Context, src source) (given, error)
+	// read returns the classes and the samples. It checks ctx if it reads many files.
+	read func(ctx context.Context, src source) (contents, error)
 
-	// columns is true if OpenOptions.ImageColumn and LabelColumn apply.
+	// columns reports whether OpenOptions.ImageColumn and LabelColumn apply.
 	columns bool
 
-	// mixed becomes Dataset.Mixed.
+	// mixed is the value of Dataset.Mixed.
 	mixed bool
 
-	// classFolders is true if every folder is a class, so that a new folder in the data set becomes
-	// a class when the set is opened again. Dataset.TakesForClass needs it.
+	// classFolders reports whether every folder is a class. A new folder in the data set then
+	// becomes a class the next time the data set is opened. Dataset.TakesForClass reads it.
 	classFolders bool
 }
 
 // layouts returns the table of layouts, in the order in which they are recognised. To add a layout:
+//  1. Write the read function in a new file. It returns the class names and a list of samples for
+//     each split. The list is nil for a split that the data set does not have. A sample has a
+//     Target and a Path. If the image lies inside another file, set Sample.stored too.
+//  2. Add a row to the table below.
+//  3. Test the layout in a new file.
+//  4. Describe the layout in docs/layouts.md.
 //
-//  1. Write its read function in a file of its own. The function returns a given: the class names
-//     and a list of samples for each split, nil for a split that the data set does not have. A
-//     sample has a Target and either a Path or, if its image lies inside another file, a Path that
-//     identifies it and a stored.
-//  2. Add its row here.
-//  3. Test it in a file of its own.
-//  4. Describe it in docs/layouts.md.
-//
-// Help, error messages, recognition, and the check of columns follow from the row.
+// Help texts, error messages, recognition and the check of columns are derived from the row.
 func layouts() []layout {
 	return []layout{
 		{
@@ -76,7 +77,7 @@ func layouts() []layout {
 		},
 		{
 			name:        "fewshot",
-			description: "NOAH's few-shot draws: one list annotations/train_meta.list.num_shot_K.seed_S",
+			description: "Few-shot lists of NOAH: one list annotations/train_meta.list.num_shot_K.seed_S",
 			signs:       "annotations/" + fewShotLists,
 			recognise:   recogniseFewShot,
 			files:       []string{fewShotLists},
@@ -84,7 +85,7 @@ func layouts() []layout {
 		},
 		{
 			name:        "parquet",
-			description: "Hugging Face image sets: parquet files that hold images and labels",
+			description: "Hugging Face data sets: parquet files that hold images and labels",
 			signs:       "*.parquet in the folder or in data",
 			recognise:   recogniseParquet,
 			files:       []string{"*.parquet"},
@@ -93,17 +94,17 @@ func layouts() []layout {
 		},
 		{
 			name:        "table",
-			description: "tables of image paths and labels: metadata or train, val and test as .csv, .tsv or .jsonl",
+			description: "Tables of image paths and labels: metadata, or train, val and test, as .csv, .tsv or .jsonl",
 			signs:       "tables such as metadata.jsonl or train.csv",
 			recognise:   recogniseTables,
 			files:       []string{"*.csv", "*.tsv", "*.jsonl"},
 			read:        readTables,
 			columns:     true,
 		},
-		{ // Last: any folder of images looks like it.
+		{ // The last row, because any folder of images may have this layout.
 			name:         "imagefolder",
-			description:  "torchvision's ImageFolder: a folder for each class, at the top or below train, val and test",
-			signs:        "folders named after classes with images in them, at the top or below train",
+			description:  "Class folders, as in torchvision's ImageFolder: at the top or in train, val and test",
+			signs:        "class folders with images, at the top or in train",
 			recognise:    recogniseImageFolder,
 			read:         readImageFolder,
 			classFolders: true,
@@ -120,7 +121,8 @@ func Layouts() []string {
 	return names
 }
 
-// DescribeLayouts returns a line for each layout that [Open] reads: its name and what it is.
+// DescribeLayouts returns a text with one line for each layout that [Open] reads: the name and a
+// description.
 func DescribeLayouts() string {
 	var b strings.Builder
 	for _, l := range layouts() {
@@ -129,17 +131,17 @@ func DescribeLayouts() string {
 	return b.String()
 }
 
-// CheckLayout returns an error if name is not the name of a layout. "", which recognises the
-// layout, is allowed.
+// CheckLayout returns an error if name is neither the name of a layout nor "". With "", [Open]
+// recognises the layout.
 func CheckLayout(name string) error {
 	if name != "" && !slices.Contains(Layouts(), name) {
-		return fmt.Errorf("layout %q is not one of %s", name, strings.Join(Layouts(), ", "))
+		return option.Unknown("layout", "layout", name, Layouts())
 	}
 	return nil
 }
 
-// lookedFor names what the layout is recognised by. It returns "" for a layout that opens single
-// files only.
+// lookedFor returns the signs of the layout or, without signs, its markers. It returns "" for a
+// layout that opens single files only.
 func (l layout) lookedFor() string {
 	if l.signs != "" {
 		return l.signs
@@ -147,7 +149,7 @@ func (l layout) lookedFor() string {
 	return strings.Join(l.markers, " or ")
 }
 
-// opensFile reports whether the layout opens a single file of that name.
+// opensFile reports whether the layout opens a single file with the given name.
 func (l layout) opensFile(name string) bool {
 	return slices.ContainsFunc(l.files, func(pattern string) bool {
 		ok, err := filepath.Match(pattern, strings.ToLower(name))
@@ -155,7 +157,8 @@ func (l layout) opensFile(name string) bool {
 	})
 }
 
-// chooseLayout returns the layout that the options name, or the one that the folder or file has.
+// chooseLayout returns the layout that the options name. If they name none, it recognises the
+// layout of the folder or file.
 func chooseLayout(ctx context.Context, src source) (layout, error) {
 	if err := CheckLayout(src.Layout); err != nil {
 		return layout{}, err
@@ -169,16 +172,17 @@ func chooseLayout(ctx context.Context, src source) (layout, error) {
 		}
 	}
 	if src.Layout != "" {
-		return layout{}, fmt.Errorf("not a folder, as the layout %s needs", src.Layout)
+		return layout{}, fmt.Errorf("the layout %s cannot open a file with this name: give the folder of the data set, or another layout", src.Layout)
 	}
 	var files []string
 	for _, l := range layouts() {
 		files = append(files, l.files...)
 	}
-	return layout{}, fmt.Errorf("not a folder: give the folder that holds the images and their lists, or a file of one of the forms %s", strings.Join(files, ", "))
+	return layout{}, fmt.Errorf("it is not a folder: give the folder that holds the images and their lists, or a file with a name such as %s", strings.Join(files, ", "))
 }
 
-// recogniseLayout returns the layout of a folder.
+// recogniseLayout returns the layout of a folder: the layout whose marker the folder holds, or else
+// the first layout whose recognise function accepts the folder.
 func recogniseLayout(ctx context.Context, root string) (layout, error) {
 	var marked []layout
 	var found []string
@@ -197,7 +201,7 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 	case 1:
 		return marked[0], nil
 	default:
-		return layout{}, fmt.Errorf("the folder has the lists of several layouts: %s; name one with the option layout", strings.Join(found, ", "))
+		return layout{}, fmt.Errorf("the folder has the lists of several layouts: %s; choose one with the option layout", strings.Join(found, ", "))
 	}
 	var looked []string
 	for _, l := range layouts() {
@@ -217,8 +221,8 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 	return layout{}, errors.New("unknown layout: looked for " + strings.Join(looked, "; ") + foundExtensions(other) + tableHint(root))
 }
 
-// refuseFolderOfSets returns an error if one of the folders in root is a data set by its markers:
-// the user then gave the folder above.
+// refuseFolderOfSets returns an error if a subfolder of root holds the marker of a layout. root is
+// then the parent folder of data sets.
 func refuseFolderOfSets(root string, folders []string) error {
 	for _, folder := range folders {
 		for _, l := range layouts() {
@@ -227,14 +231,14 @@ func refuseFolderOfSets(root string, folders []string) error {
 				return err
 			}
 			if nested {
-				return fmt.Errorf("this is a folder of data sets: open one of them, for instance %s", filepath.Join(root, folder))
+				return fmt.Errorf("it is a folder of data sets: open one of them, such as %s", filepath.Join(root, folder))
 			}
 		}
 	}
 	return nil
 }
 
-// anyExists reports whether a folder has a file of one of the names.
+// anyExists reports whether a folder has a file with one of the names.
 func anyExists(folder string, names ...string) (bool, error) {
 	for _, name := range names {
 		_, err := os.Stat(filepath.Join(folder, name))

@@ -14,7 +14,8 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// TestLayoutTable checks that every row is complete and that docs/layouts.md describes it.
+// TestLayoutTable checks that every row of the table is complete and that docs/layouts.md describes
+// every layout.
 func TestLayoutTable(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "docs", "layouts.md"))
 	if err != nil {
@@ -26,11 +27,11 @@ func TestLayoutTable(t *testing.T) {
 			t.Errorf("the row of %q is not complete", l.name)
 		}
 		if (l.recognise == nil) != (l.signs == "") {
-			t.Errorf("%s: signs and recognise belong together", l.name)
+			t.Errorf("%s: set both signs and recognise, or neither", l.name)
 		}
 		for _, m := range append(l.markers, l.name) {
 			if other, ok := seen[m]; ok {
-				t.Errorf("%s and %s share %q", l.name, other, m)
+				t.Errorf("the layouts %s and %s have the same name or marker %q", l.name, other, m)
 			}
 			seen[m] = l.name
 		}
@@ -48,18 +49,17 @@ func TestLayoutTable(t *testing.T) {
 	}
 }
 
-// TestMixed checks that only lists whose order is random are said to be mixed.
+// TestMixed checks that Dataset.Mixed is true only for layouts whose lists are in random order.
 func TestMixed(t *testing.T) {
 	for name, files := range map[string]tree{"vtab": vtabTree, "fgvc": fgvcTree, "imagefolder": folderTree} {
 		d, err := Open(t.Context(), files.write(t), OpenOptions{})
 		if err != nil || d.Layout != name || d.Mixed != (name == "vtab") {
-			t.Errorf("%s: %+v, %v", name, d, err)
+			t.Errorf("%s: data set %+v, error %v; want Mixed only for vtab", name, d, err)
 		}
 	}
 }
 
-// TestOpenCancelled checks that Open returns soon, with the error of the context, whatever the
-// layout.
+// TestOpenCancelled checks for several layouts that Open stops with the error of its context.
 func TestOpenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -69,10 +69,10 @@ func TestOpenCancelled(t *testing.T) {
 		}
 	}
 	if _, err := ImageFiles(ctx, folderTree.write(t)); !errors.Is(err, context.Canceled) {
-		t.Errorf("ImageFiles: %v", err)
+		t.Errorf("ImageFiles: error %v, want context.Canceled", err)
 	}
 
-	// A context that ends while the readers work.
+	// The read functions stop too if the context ends while they run.
 	sources := map[string]source{
 		"imagefolder": {root: folderTree.write(t)},
 		"table":       {root: pictures(tree{"train.csv": "path,label\nsub/a.png,x\n"}).write(t)},
@@ -85,16 +85,17 @@ func TestOpenCancelled(t *testing.T) {
 			continue
 		}
 		if _, err := l.read(ctx, src); !errors.Is(err, context.Canceled) {
-			t.Errorf("reading %s: %v", l.name, err)
+			t.Errorf("reading %s: error %v, want context.Canceled", l.name, err)
 		}
 		delete(sources, l.name)
 	}
 	if len(sources) > 0 {
-		t.Errorf("not read: %v", sources)
+		t.Errorf("no layout has the name of these sources: %v", sources)
 	}
 }
 
-// tags is a target of several labels; the first one counts. mask is a target of a label per pixel.
+// tags is a target with several labels. The image counts as the first one. mask is a target with
+// one label for each pixel.
 type (
 	tags []int
 	mask string
@@ -128,8 +129,8 @@ type archived struct {
 
 func (a archived) encoded() ([]byte, error) { return a.data, a.err }
 
-// TestOtherTargets checks that splits, checks, verification, fingerprints, caches and loaders take
-// targets other than classes, and images that lie inside another file.
+// TestOtherTargets checks that splits, checks, verification, fingerprints, caches and loaders work
+// with targets that are not classes, and with images inside another file.
 func TestOtherTargets(t *testing.T) {
 	samples := func(target func(i int) Target) (out []Sample) {
 		for i := range 20 {
@@ -156,7 +157,7 @@ func TestOtherTargets(t *testing.T) {
 	for name, target := range sets {
 		d := open(name, samples(target))
 		if len(d.Train) != 12 || len(d.Val) != 4 || len(d.Test) != 4 {
-			t.Errorf("%s: %d/%d/%d images", name, len(d.Train), len(d.Val), len(d.Test))
+			t.Errorf("%s: %d/%d/%d images in train/val/test, want 12/4/4", name, len(d.Train), len(d.Val), len(d.Test))
 		}
 		if err := d.Trainable(); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -166,23 +167,23 @@ func TestOtherTargets(t *testing.T) {
 		}
 		v, err := d.Verify(t.Context(), 0, nil)
 		if err != nil || v.Images != 20 || len(v.Unreadable) != 0 || len(v.Duplicates) != 0 {
-			t.Errorf("%s: %+v, %v", name, v, err)
+			t.Errorf("%s: unexpected verification %+v, error %v", name, v, err)
 		}
 		other := open(name, samples(func(int) Target { return tags{0} }))
 		if d.Fingerprint() == other.Fingerprint() {
 			t.Errorf("%s: other targets have the same fingerprint", name)
 		}
 		if err := other.Trainable(); err == nil || !strings.Contains(err.Error(), "there is one class, x") {
-			t.Errorf("%s: one target: %v", name, err)
+			t.Errorf("%s: all images have one target: error %v, want one that names class x", name, err)
 		}
 		if err := open(name, samples(func(int) Target { return mask("m") })).Trainable(); err == nil || !strings.Contains(err.Error(), "same target, m") {
-			t.Errorf("%s: one mask: %v", name, err)
+			t.Errorf("%s: all images have one mask: error %v, want one that names mask m", name, err)
 		}
 
 		cache := NewCache(0)
 		events := 0
 		if err := d.CheckImages(t.Context(), CheckOptions{Cache: cache, Transform: Transform{Size: 2}, Progress: func(progress.Event) { events++ }}); err != nil || events != 20 || len(cache.images) != 20 {
-			t.Errorf("%s: %d events, %d images, %v", name, events, len(cache.images), err)
+			t.Errorf("%s: %d progress events, %d images in the cache, error %v; want 20 events and 20 images", name, events, len(cache.images), err)
 		}
 		l := NewLoader(d.Train, Transform{Size: 2}, cache, LoaderOptions{Root: d.Root})
 		for b, err := range l.Batches(t.Context(), nil, 12, false, 0, 0) {
@@ -200,13 +201,13 @@ func TestOtherTargets(t *testing.T) {
 		}
 	}
 
-	// A broken image inside another file is skipped as every other.
+	// CheckImages skips a broken image inside another file like a broken image file.
 	broken := samples(sets["masks"])
 	broken[3].stored = archived{err: errors.New("no such entry")}
 	broken[4].stored = archived{data: []byte("no image")}
 	d := open("broken", broken)
 	if err := d.CheckImages(t.Context(), CheckOptions{}); err != nil || len(d.Skipped) != 2 {
-		t.Errorf("skipped %+v, %v", d.Skipped, err)
+		t.Errorf("skipped %+v, error %v; want 2 skipped images", d.Skipped, err)
 	}
 	for _, s := range d.Skipped {
 		var bad *ImageError
@@ -221,7 +222,7 @@ func TestOtherTargets(t *testing.T) {
 		bad[7].Target = target
 		d := &Dataset{Classes: []string{"x", "y", "z"}, Train: bad}
 		if err := d.check(); err == nil || !strings.HasPrefix(err.Error(), "/a/shard.tar#07: ") {
-			t.Errorf("%v: %v", target, err)
+			t.Errorf("target %v: error %v, want one that names sample 7", target, err)
 		}
 	}
 }
@@ -231,7 +232,7 @@ type outside struct{ mask }
 
 func (outside) Stratum() int { return 3 }
 
-// TestCancelledVerify checks that Verify stops in the middle of its work.
+// TestCancelledVerify checks that Verify stops early if its context is cancelled.
 func TestCancelledVerify(t *testing.T) {
 	var samples []Sample
 	for i := range 400 {
@@ -246,7 +247,7 @@ func TestCancelledVerify(t *testing.T) {
 		}
 	})
 	if !errors.Is(err, context.Canceled) || last > 10 {
-		t.Errorf("%d images, then %v", last, err)
+		t.Errorf("Verify read %d images and returned error %v; want at most 10 images and context.Canceled", last, err)
 	}
 }
 

@@ -13,29 +13,29 @@ import (
 	"sync/atomic"
 )
 
-// Batch holds N images of one size and their targets. The receiver may change it.
+// Batch is a mini-batch: N images of the same size and their targets. The receiver may change it.
 type Batch struct {
-	Pixels  []uint8  // [N, Size, Size, 3], red green blue, 0…255
+	Pixels  []uint8  // [N, Size, Size, 3]; the channels are red, green and blue, from 0 to 255
 	Targets []Target // [N]
 	N       int      // number of images
 }
 
-// LoaderOptions configures a [Loader]. No option changes the batches.
+// LoaderOptions configures a [Loader]. The options do not change the contents of the mini-batches.
 type LoaderOptions struct {
-	// Workers is the number of images that are decoded at once. Default 0: GOMAXPROCS.
+	// Workers is the number of images that are decoded at the same time. Zero means GOMAXPROCS.
 	Workers int
 
-	// Prefetch is the number of batches that are loaded ahead of the consumer. Default 0: 2
-	// batches.
+	// Prefetch is the number of mini-batches that are loaded ahead of the consumer. Default: 2.
 	Prefetch int
 
-	// Root is the folder in which the paths of the samples begin, usually Dataset.Root.
-	// Loader.Fingerprint then does not change when the data set is moved. Default "": the whole
-	// paths count.
+	// Root is the folder of the data set, usually Dataset.Root. [Loader.Fingerprint] uses the paths
+	// of the samples relative to Root, so moving the data set does not change the fingerprint.
+	// Default: "", which uses the whole paths.
 	Root string
 }
 
-// Loader reads samples, decodes and transforms their images, and yields them in batches.
+// Loader loads the images of a list of samples. It decodes and transforms the images and yields
+// them in mini-batches.
 type Loader struct {
 	samples   []Sample
 	transform Transform
@@ -43,8 +43,8 @@ type Loader struct {
 	options   LoaderOptions
 }
 
-// NewLoader returns a loader of samples, which must not change afterwards. cache may be shared with
-// other loaders; nil means no cache. If the transform is invalid, the first batch has the error.
+// NewLoader returns a loader of samples, which must not change afterwards. Several loaders may
+// share cache; nil means no cache. If t is invalid, [Loader.Batches] yields only an error.
 func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Loader {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
@@ -58,14 +58,16 @@ func NewLoader(samples []Sample, t Transform, cache *Cache, o LoaderOptions) *Lo
 // Len returns the number of samples.
 func (l *Loader) Len() int { return len(l.samples) }
 
-// Part returns a loader of n of the samples, beginning with sample first.
+// Part returns a loader of the n samples that begin with sample number first. It panics if there
+// are fewer samples.
 func (l *Loader) Part(first, n int) *Loader {
 	return &Loader{l.samples[first : first+n], l.transform, l.cache, l.options}
 }
 
-// Fingerprint returns a SHA-256, in hex, of the transform and of every sample: its path, target,
-// where it is listed, and the pixels of an image in memory. Two loaders with the same fingerprint
-// yield the same batches as long as the image files do not change.
+// Fingerprint returns a SHA-256 hash, in hex, of the transform and the samples. For every sample,
+// the hash covers the path, the target, the place that lists the sample, and the pixels of an image
+// in memory. Two loaders with the same fingerprint yield the same mini-batches as long as the image
+// files do not change.
 func (l *Loader) Fingerprint() string {
 	h := sha256.New() // its Write never fails
 	fmt.Fprintf(h, "%+v\n", l.transform)
@@ -78,35 +80,37 @@ func (l *Loader) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Shuffle returns a permutation of 0 … n-1 that depends on n, seed and epoch only.
+// Shuffle returns a random permutation of 0 … n-1. It depends only on n, seed and epoch.
 func Shuffle(n int, seed uint64, epoch int) []int {
 	return rand.New(rand.NewPCG(seed, uint64(epoch))).Perm(n)
 }
 
-// pending is a batch that is being loaded.
+// pending is a mini-batch that is being loaded.
 type pending struct {
 	batch *Batch
 	errs  []error       // [N]
-	left  atomic.Int64  // number of images that are not loaded yet
-	done  chan struct{} // closed when no image is left
+	left  atomic.Int64  // number of images that are still to be loaded
+	done  chan struct{} // closed when all images are loaded
 }
 
-// task loads sample index into slot of a batch.
+// task asks a worker to load one sample into one place of a mini-batch.
 type task struct {
-	to          *pending
-	slot, index int
+	to    *pending
+	slot  int // place in the mini-batch
+	index int // index of the sample
 }
 
-// Batches yields the batches of one pass over the samples. order holds indices of samples; nil
-// means all samples in their order. The last batch may have fewer than batchSize images; dropLast
-// leaves such a batch out.
+// Batches yields the mini-batches of one pass over the samples. order holds the indices of the
+// samples to load; nil means all samples in their order. The last mini-batch may have fewer than
+// batchSize images. If dropLast is true, Batches does not yield such a mini-batch.
 //
-// Random crops and flips depend on seed, epoch and the index of the sample, never on the number of
-// workers, the order or the batch size.
+// Random crops and flips depend only on seed, epoch and the index of the sample. The number of
+// workers, the order and the batch size do not change them.
 //
-// The pass ends with an error if an image cannot be decoded, or if ctx is done. The error names the
-// image and where it is listed. When the loop over the batches ends, early or not, all goroutines
-// of the pass have returned. Several passes may run at once.
+// The pass ends with an error if an argument or the transform is invalid, if an image cannot be
+// decoded, or if ctx is done. The error names the image and the place that lists it. When the loop
+// over the mini-batches ends, early or not, all goroutines of the pass have returned. Several
+// passes may run at the same time.
 func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLast bool, seed uint64, epoch int) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		order := order
@@ -167,24 +171,24 @@ func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLa
 	}
 }
 
-// checkPass returns an error if a pass with these arguments is not possible.
+// checkPass returns an error if the transform or an argument of Batches is invalid.
 func (l *Loader) checkPass(order []int, batchSize int) error {
 	if err := l.transform.Validate(); err != nil {
 		return err
 	}
 	if batchSize < 1 {
-		return fmt.Errorf("loading images: batch size %d is not positive", batchSize)
+		return fmt.Errorf("loading images: batch size %d is not positive; give 1 or more", batchSize)
 	}
 	for i, index := range order {
 		if index < 0 || index >= len(l.samples) {
-			return fmt.Errorf("loading images: order[%d] is %d, but there are %d samples", i, index, len(l.samples))
+			return fmt.Errorf("loading images: order[%d] is %d, but there are %d samples, with indices from 0", i, index, len(l.samples))
 		}
 	}
 	return nil
 }
 
-// produce sends every batch to the consumer, which waits until it is loaded, and then the images of
-// the batch to the workers.
+// produce sends every mini-batch to the consumer and then its images to the workers. The consumer
+// waits until the mini-batch is loaded. The capacity of ahead limits the prefetch.
 func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead chan<- *pending, tasks chan<- task) {
 	size := l.transform.Size
 	for indices := range slices.Chunk(order, batchSize) {
@@ -210,7 +214,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 	}
 }
 
-// work loads one image into its slot of the batch.
+// work loads one image into its place in the mini-batch.
 func (l *Loader) work(t task, seed uint64, epoch int) {
 	s := l.samples[t.index]
 	m, err := l.transform.load(s, l.cache)
@@ -229,10 +233,12 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 // Transform returns the transform of the images.
 func (l *Loader) Transform() Transform { return l.transform }
 
-// Fixed returns a loader of the same samples with the part of the transform that is the same in
-// every pass. It yields squares, from which [Transform.Place] says what to crop and whether to
-// mirror the crop. ok is false if no square holds everything that the transform may crop: a random
-// crop from images that keep their shape.
+// Fixed returns a loader of the same samples without the random part of the transform. Its images
+// are squares and are the same in every pass. A caller can store them, for example on a GPU, and
+// crop and flip them in each pass as [Transform.Place] returns.
+//
+// ok is false for a random crop with Resize "crop". The images then keep their aspect ratio, and no
+// square contains every possible crop.
 func (l *Loader) Fixed() (fixed *Loader, ok bool) {
 	t, ok := l.transform.fixed()
 	return &Loader{l.samples, t, l.cache, l.options}, ok

@@ -28,7 +28,8 @@ func memorySamples(n int) []Sample {
 	return samples
 }
 
-// collect runs one pass and joins its batches.
+// collect runs one pass. It returns the concatenated pixels and labels, and the size of each
+// mini-batch.
 func collect(t testing.TB, l *Loader, order []int, batchSize int, dropLast bool, seed uint64, epoch int) (pixels []uint8, labels []int32, sizes []int) {
 	t.Helper()
 	for b, err := range l.Batches(context.Background(), order, batchSize, dropLast, seed, epoch) {
@@ -78,8 +79,8 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// TestBatchesSame checks that workers, prefetching, batch size, order and cache do not change the
-// pixels of a sample.
+// TestBatchesSame checks that the number of workers, prefetch, batch size, order and cache do not
+// change the pixels of a sample.
 func TestBatchesSame(t *testing.T) {
 	samples := memorySamples(40)
 	transform := Transform{Size: 10, Resize: "crop", RandomCrop: true, HorizontalFlip: true}
@@ -108,8 +109,8 @@ func TestBatchesSame(t *testing.T) {
 	}
 }
 
-// TestAugmentation checks that crops come from every place and that half of the images are flipped,
-// evenly and independently of each other.
+// TestAugmentation checks that random crops come from every position and that half of the images
+// are flipped. Positions and flips must be uniform and independent of each other.
 func TestAugmentation(t *testing.T) {
 	m := newRGB(9, 8) // every pixel holds its position
 	for y := range 8 {
@@ -143,8 +144,8 @@ func TestAugmentation(t *testing.T) {
 		}
 		seen[[3]int{x0, y0, flipped}]++
 	}
-	// 6 columns × 5 rows × 2 outcomes have a probability of 1/60 each. Chi-square with 59 degrees
-	// of freedom is below 98.3 with p = 0.999.
+	// Each combination of 6 columns, 5 rows and 2 flips has the probability 1/60. Chi-square with
+	// 59 degrees of freedom is below 98.3 with a probability of 0.999.
 	if len(seen) != 60 {
 		t.Fatalf("%d different crops, want 60", len(seen))
 	}
@@ -153,12 +154,12 @@ func TestAugmentation(t *testing.T) {
 		chi += math.Pow(float64(k)-n/60, 2) / (n / 60)
 	}
 	if chi > 98.3 {
-		t.Errorf("chi-square %.1f: crops and flips are not even", chi)
+		t.Errorf("chi-square %.1f, want at most 98.3: crops and flips are not uniform", chi)
 	}
 }
 
-// TestTransformSizes compares sizes and the centre crop with those of torchvision's Resize and
-// CenterCrop.
+// TestTransformSizes compares sizes and the centre crop with the results of torchvision's Resize
+// and CenterCrop.
 func TestTransformSizes(t *testing.T) {
 	for _, c := range []struct {
 		w, h               int
@@ -168,7 +169,7 @@ func TestTransformSizes(t *testing.T) {
 		{300, 200, Transform{Size: 224}, 224, 224},
 		{300, 200, Transform{Size: 224, Resize: "crop"}, 384, 256},
 		{199, 301, Transform{Size: 224, Resize: "crop", ResizeTo: 256}, 256, 387}, // 387.2
-		// round(384·256/224) = 439; 664.02
+		// shorter side round(384·256/224) = 439, longer side 664.02
 		{301, 199, Transform{Size: 384, Resize: "crop"}, 664, 439},
 		{50, 50, Transform{Size: 7, Resize: "crop", ResizeTo: 7}, 7, 7},
 	} {
@@ -183,7 +184,7 @@ func TestTransformSizes(t *testing.T) {
 			t.Errorf("%d×%d with %+v becomes %d×%d, want %d×%d", c.w, c.h, c.transform, m.Width, m.Height, c.resizedW, c.resizedH)
 		}
 	}
-	// CenterCrop of 4 from 7 columns starts at round(1.5) = 2, from 9 rows at round(2.5) = 2.
+	// A centre crop of 4 starts at round(1.5) = 2 in 7 columns, and at round(2.5) = 2 in 9 rows.
 	m := newRGB(7, 9)
 	m.Pix[3*(7*2+2)] = 255
 	dst := make([]uint8, 3*4*4)
@@ -202,14 +203,14 @@ func TestTransformErrors(t *testing.T) {
 			t.Errorf("%+v was accepted", tr)
 		}
 		if err := firstError(NewLoader(memorySamples(1), tr, nil, LoaderOptions{}), nil, 1); err == nil {
-			t.Errorf("a loader with %+v works", tr)
+			t.Errorf("a loader with the invalid transform %+v returns no error", tr)
 		}
 	}
 	// A very narrow image would become huge if its shorter side were resized to 256.
 	thin := []Sample{{Image: newRGB(1, 1_000_000), Where: "thin.txt:1"}}
 	err := firstError(NewLoader(thin, Transform{Size: 224, Resize: "crop"}, nil, LoaderOptions{}), nil, 1)
 	if err == nil || !strings.Contains(err.Error(), "thin.txt:1") || !strings.Contains(err.Error(), "256×256000000") {
-		t.Errorf("a sliver: error %v", err)
+		t.Errorf("a very narrow image: error %v, want one that names thin.txt:1 and the size 256×256000000", err)
 	}
 }
 
@@ -244,9 +245,10 @@ func TestBatchesErrors(t *testing.T) {
 		}
 		batches += b.N / 5
 	}
-	// Of two bad images in a batch, the error names the first one, whichever was found first.
+	// If a mini-batch has two bad images, the error names the first one in the order of the
+	// samples.
 	if batches != 2 || failed == nil || !strings.Contains(failed.Error(), "test.txt:14") || !strings.Contains(failed.Error(), broken) {
-		t.Errorf("%d batches, then %v", batches, failed)
+		t.Errorf("%d batches, then error %v; want 2 batches, then an error that names test.txt:14", batches, failed)
 	}
 	for _, c := range []struct {
 		order []int
@@ -259,7 +261,7 @@ func TestBatchesErrors(t *testing.T) {
 	}
 }
 
-// goroutinesBack waits until no more goroutines run than before.
+// goroutinesBack waits until the number of goroutines is not higher than before.
 func goroutinesBack(t *testing.T, before int) {
 	t.Helper()
 	for range 100 {
@@ -268,7 +270,7 @@ func goroutinesBack(t *testing.T, before int) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	t.Errorf("%d goroutines run, %d before", runtime.NumGoroutine(), before)
+	t.Errorf("%d goroutines are running, but %d were running before the pass", runtime.NumGoroutine(), before)
 }
 
 func TestBatchesStop(t *testing.T) {
@@ -292,7 +294,7 @@ func TestBatchesStop(t *testing.T) {
 		cancel()
 	}
 	if !errors.Is(failed, context.Canceled) || batches > 1+3+2 {
-		t.Errorf("%d batches after cancelling, then %v", batches, failed)
+		t.Errorf("%d batches, then error %v; want few batches after the context is cancelled, then context.Canceled", batches, failed)
 	}
 	goroutinesBack(t, before)
 
@@ -302,13 +304,13 @@ func TestBatchesStop(t *testing.T) {
 		}
 		return nil
 	}(); !errors.Is(err, context.Canceled) {
-		t.Errorf("a context done from the start: error %v", err)
+		t.Errorf("a context that is done before the pass: error %v, want context.Canceled", err)
 	}
 	goroutinesBack(t, before)
 }
 
-// TestCache checks that the bound holds, that an image in the cache is not decoded again, and that
-// images of different transforms are kept apart.
+// TestCache checks that the cache keeps its limit, that a cached image is not decoded again, and
+// that different transforms do not share images.
 func TestCache(t *testing.T) {
 	root := vtabTree.write(t)
 	d, err := Open(t.Context(), root, OpenOptions{})
@@ -333,22 +335,22 @@ func TestCache(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(root, "images")); err != nil {
 		t.Fatal(err)
 	}
-	// The files are gone, so the images come from the cache, also for another loader that crops the
-	// same resized images differently.
+	// The files no longer exist, so the images come from the cache. Another loader, which flips the
+	// same resized images, gets them too.
 	again, _, _ := collect(t, NewLoader(samples, Transform{Size: 8, HorizontalFlip: true}, all, LoaderOptions{}), nil, 6, false, 0, 0)
 	if !bytes.Equal(first, again) { // one-pixel images are flat: a flip changes nothing
-		t.Error("the cache gives other pixels")
+		t.Error("the pixels from the cache differ from the decoded pixels")
 	}
 	for _, other := range []Transform{{Size: 9}, {Size: 8, Resize: "crop", ResizeTo: 8}} {
 		if firstError(NewLoader(samples, other, all, LoaderOptions{}), nil, 6) == nil {
-			t.Errorf("%+v was answered with images of another transform", other)
+			t.Errorf("a loader with %+v got images of another transform from the cache", other)
 		}
 	}
 
 	nothing := NewCache(-1)
 	collect(t, NewLoader(memorySamples(3), Transform{Size: 8}, nothing, LoaderOptions{}), nil, 3, false, 0, 0)
 	if len(nothing.images) != 0 || nothing.used != 0 {
-		t.Errorf("a cache of nothing holds %d images", len(nothing.images))
+		t.Errorf("a cache with a negative limit holds %d images, want none", len(nothing.images))
 	}
 	var none *Cache
 	none.put(cacheKey{}, newRGB(1, 1))
@@ -371,7 +373,7 @@ func TestShuffle(t *testing.T) {
 			t.Fatalf("not a permutation: %d at %d", v, i)
 		}
 	}
-	// If this changes, every run changes.
+	// A different result would change every training run.
 	if got := Shuffle(8, 42, 0); !slices.Equal(got, []int{3, 4, 2, 1, 5, 0, 6, 7}) {
 		t.Errorf("Shuffle(8, 42, 0) is %v", got)
 	}

@@ -13,67 +13,78 @@ import (
 	"strings"
 )
 
-// OpenOptions configures [Open]. The zero value is a good default.
+// OpenOptions configures [Open]. The zero value works for most data sets.
 type OpenOptions struct {
-	// Layout is the name of the layout, one of [Layouts]. Default "": Open recognises the layout.
+	// Layout is the name of the layout, one of [Layouts]. Default: "", and Open recognises the
+	// layout.
 	Layout string
 
-	// Classes is the number of classes that the data set must have. Default 0: any number. Only if
-	// Classes is given may val and test have classes without a training image. VTAB-1k needs this:
-	// its draws of 1000 images miss some of up to 397 classes.
+	// Classes is the number of classes that the data set must have. Zero means any number. If
+	// Classes is set, val and test may have classes without a training image. VTAB-1k needs this,
+	// because a subset of 1000 images may miss some of up to 397 classes.
 	Classes int
 
-	// ImageColumn and LabelColumn are the names of the columns of images and labels, for layouts
-	// that have columns (parquet, table). Default "": Open finds the columns by their usual names.
+	// ImageColumn and LabelColumn are the names of the columns that hold images and labels. They
+	// apply to the layouts parquet and table. Default: "", and Open finds the columns by their
+	// usual names, such as "image" and "label".
 	ImageColumn, LabelColumn string
 
-	// ValFraction and TestFraction are the shares of the training images that become the validation
-	// and the test split if the data set has none. Default 0: a share of 0.1. A negative number
-	// leaves a missing split empty. The sum of both shares must be below 1.
+	// ValFraction and TestFraction are the fractions of the training images that become the
+	// validation split and the test split if the data set lacks them. Zero means 0.1. A negative
+	// number leaves a missing split empty. The sum of both fractions must be below 1.
 	ValFraction, TestFraction float64
 
-	// Seed chooses the images of the splits that Open makes. The choice depends on Seed and on the
-	// paths below the root, on nothing else. Default 0.
+	// Seed is the seed for the random choice of images for missing splits. The choice also depends
+	// on the paths below the root, but not on the order of the lists. Default: 0.
 	Seed uint64
 
-	// SkipBadImages removes bad images from the data set and lists them in Dataset.Skipped: missing
-	// images in Open, broken ones in Dataset.CheckImages. Default false: a bad image is an error.
+	// SkipBadImages removes bad images from the data set and lists them in Dataset.Skipped. Open
+	// removes missing images, and Dataset.CheckImages removes broken images. Default: false, and a
+	// bad image is an error.
 	SkipBadImages bool
 }
 
-// given holds what a layout read. A nil split is one that the data set does not have.
-type given struct {
+// contents holds the classes and samples that a layout has read. A split that the data set does not
+// have is nil.
+type contents struct {
 	classes          []string
 	train, val, test []Sample
-	unnamed          bool           // no file names the classes: there may be more of them
-	name             string         // name of the data set; "": that of the folder or the file
-	note             string         // added to Dataset.Split
-	ignored          map[string]int // Dataset.Ignored
-	stray            int            // Dataset.Stray
+	unnamed          bool           // no file names the classes, so there may be more classes
+	name             string         // name of the data set; "" means the name of the folder or file
+	note             string         // text that is appended to Dataset.Split
+	ignored          map[string]int // see Dataset.Ignored
+	stray            int            // see Dataset.Stray
 }
 
-// source is what a layout reads: a folder, or one file in it.
+// source is the input of a layout: a folder, or one file in a folder.
 type source struct {
 	OpenOptions
-	root string // folder
-	file string // "": the whole folder
+	root string // the folder
+	file string // the path of the file; "" means the whole folder
 }
 
-// Open opens the image set in the folder at path, or in one file such as a parquet file or a table.
-// It finds every image and decodes none: [Dataset.CheckImages] finds broken images, and
-// [Dataset.Verify] finds equal images under different names.
+// Open opens the data set at path, which is a folder, or one file such as a parquet file or a
+// table. Open checks that every image exists but decodes none. [Dataset.CheckImages] finds broken
+// images, and [Dataset.Verify] finds duplicate images.
 //
-// [Layouts] and [DescribeLayouts] list the layouts that Open knows; docs/layouts.md describes them
-// in full. If the data set lacks a validation or test split, Open takes it from the training
-// images: from every class in proportion, leaving each class at least one training image.
-// Dataset.Split says so.
+// [Layouts] and [DescribeLayouts] list the layouts that Open reads; docs/layouts.md describes them
+// in full. If the data set lacks a validation or test split, Open takes images from the training
+// split. It takes them from every class in proportion and leaves each class at least one training
+// image. Dataset.Split records this.
 //
-// An error names the file and the line, key, row or folder. These are errors: an unknown layout; a
-// malformed line or JSON; a label that is not an integer, is negative, or is beyond the class
-// names; a path that leaves the folder; a missing image; an empty class folder; a loop of links; a
-// list in UTF-16; a class name that is not UTF-8; an image that is listed twice or in two splits; a
-// class of val or test without training images; and another number of classes than Classes. If ctx
-// is done, Open returns its error.
+// Open returns an error if
+//   - the layout is unknown,
+//   - a line or a JSON text is malformed,
+//   - a label is negative, is not an integer in a list of integers, or has no class name,
+//   - a class name is not UTF-8, or a list is in UTF-16,
+//   - a path leaves the folder, or symbolic links form a loop,
+//   - an image is missing, is listed twice, or is in two splits,
+//   - a class folder is empty,
+//   - a class of val or test has no training image,
+//   - the number of classes differs from o.Classes,
+//   - ctx is done.
+//
+// The error names the file and the line, key, row or folder.
 func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {
@@ -86,6 +97,7 @@ func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	return d, nil
 }
 
+// open is Open for an absolute path.
 func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	valFraction, testFraction, err := o.fractions()
 	if err != nil {
@@ -108,7 +120,7 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 		return nil, err
 	}
 	if (o.ImageColumn != "" || o.LabelColumn != "") && !l.columns {
-		return nil, fmt.Errorf("the layout %s has no columns to name: leave out the names of the image column and the label column", l.name)
+		return nil, fmt.Errorf("the layout %s has no columns: leave out the names of the image column and the label column", l.name)
 	}
 	g, err := l.read(ctx, src)
 	if err != nil {
@@ -127,7 +139,7 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	}
 	if err := d.check(); err != nil {
 		if d.Skipped != nil {
-			err = fmt.Errorf("%w without the %s that cannot be used: %w", err, countImages(len(d.Skipped), "listed "), joinSkipped(d.Skipped))
+			err = fmt.Errorf("%w after skipping %s: %w", err, countImages(len(d.Skipped), "bad "), joinSkipped(d.Skipped))
 		}
 		return nil, err
 	}
@@ -136,9 +148,9 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	return d, nil
 }
 
-// expectClasses returns an error if there are not n classes; n is 0 if any number will do. Classes
-// that no file names are added up to n.
-func (g *given) expectClasses(n int) error {
+// expectClasses returns an error if the number of classes is not n. Zero means any number. If no
+// file names the classes, expectClasses adds classes until there are n.
+func (g *contents) expectClasses(n int) error {
 	if n <= 0 {
 		return nil
 	}
@@ -146,13 +158,13 @@ func (g *given) expectClasses(n int) error {
 		g.classes = append(g.classes, strconv.Itoa(len(g.classes)))
 	}
 	if len(g.classes) != n {
-		return fmt.Errorf("it has %d classes, expected %d", len(g.classes), n)
+		return fmt.Errorf("the data set has %d classes, expected %d", len(g.classes), n)
 	}
 	return nil
 }
 
-// readText reads a text file and removes the byte-order mark of UTF-8. A file in UTF-16 is an
-// error.
+// readText returns the contents of a text file without the byte-order mark of UTF-8. It returns an
+// error for a file in UTF-16.
 func readText(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -161,7 +173,8 @@ func readText(path string) ([]byte, error) {
 	return withoutMark(path, text)
 }
 
-// withoutMark removes the byte-order mark of UTF-8 from the text of a file. UTF-16 is an error.
+// withoutMark returns the text of a file without the byte-order mark of UTF-8. It returns an error
+// for a text in UTF-16.
 func withoutMark(path string, text []byte) ([]byte, error) {
 	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
 		return nil, fmt.Errorf("%s is in UTF-16: save it as UTF-8", path)
@@ -169,7 +182,8 @@ func withoutMark(path string, text []byte) ([]byte, error) {
 	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), nil
 }
 
-// findFiles makes sure that the file of every sample exists. It does not open the files.
+// findFiles checks that the file of every sample exists. It does not open the files. It removes the
+// samples of missing files if SkipBadImages is set, and returns an error otherwise.
 func (d *Dataset) findFiles(ctx context.Context) error {
 	var missing []SkippedImage
 	for _, s := range d.splits() {
@@ -191,10 +205,11 @@ func (d *Dataset) findFiles(ctx context.Context) error {
 		d.Skipped = append(d.Skipped, missing...)
 		return nil
 	}
-	return fmt.Errorf("%d of the listed images cannot be used (the option to skip bad images leaves them out): %w", len(missing), joinSkipped(missing))
+	return fmt.Errorf("%s cannot be used; restore the files or skip bad images: %w", countImages(len(missing), "listed "), joinSkipped(missing))
 }
 
-// remove removes the samples that have an error from a split, and returns them.
+// remove removes the samples that have an error from a split, and returns the removed images.
+// bad[i] is the error of sample i.
 func (d *Dataset) remove(s split, bad []error) []SkippedImage {
 	var removed []SkippedImage
 	var kept []Sample
@@ -209,7 +224,7 @@ func (d *Dataset) remove(s split, bad []error) []SkippedImage {
 	return removed
 }
 
-// joinSkipped returns one error for many images. It names the first ten.
+// joinSkipped returns one error for many images, which names the first ten.
 func joinSkipped(images []SkippedImage) error {
 	var all []error
 	for i, m := range images {
@@ -222,15 +237,15 @@ func joinSkipped(images []SkippedImage) error {
 	return errors.Join(all...)
 }
 
-// localPath cleans a path from a list. A list may come from anywhere, so the path must stay inside
-// the data set.
+// localPath returns the clean form of a path from a list. Lists may come from untrusted sources, so
+// it returns an error for a path that leaves the folder of the data set.
 func localPath(p string) (string, error) {
 	if p == "" {
 		return "", errors.New("the image path is empty")
 	}
 	clean := path.Clean(p)
 	if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {
-		return "", fmt.Errorf("image path %q leaves the data set's folder: paths must be relative and stay inside it", p)
+		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", p)
 	}
 	return clean, nil
 }

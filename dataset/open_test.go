@@ -19,7 +19,7 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// onePixel returns a PNG file of one pixel with that level of grey.
+// onePixel returns a PNG file with one pixel of the given level of grey.
 func onePixel(t testing.TB, level uint8) string {
 	t.Helper()
 	m := image.NewGray(image.Rect(0, 0, 1, 1))
@@ -31,11 +31,12 @@ func onePixel(t testing.TB, level uint8) string {
 	return data.String()
 }
 
-// tree is a folder: it maps paths to contents. The content "@path" is a link to path. A path that
-// ends in / is an empty folder.
+// tree describes a folder: it maps the paths of files to their contents. The content "@path" makes
+// a link to path, and the content "image" makes an image of one pixel. A path that ends in / is an
+// empty folder.
 type tree map[string]string
 
-// write creates the folder and returns its path. All images get different contents.
+// write creates the folder and returns its path. All images with the content "image" are different.
 func (files tree) write(t testing.TB) string {
 	t.Helper()
 	root := t.TempDir()
@@ -49,13 +50,13 @@ func (files tree) write(t testing.TB) string {
 		}
 		if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
 			if !utf8.ValidString(name) {
-				t.Skipf("a file system that takes any bytes for a name is needed here: %v", err)
+				t.Skipf("the test needs a file system that allows any bytes in a name: %v", err)
 			}
 			t.Fatal(err)
 		}
 		if link, ok := strings.CutPrefix(content, "@"); ok {
 			if err := os.Symlink(link, full); err != nil {
-				t.Skipf("links are needed here: %v", err)
+				t.Skipf("the test needs symbolic links: %v", err)
 			}
 			continue
 		}
@@ -69,7 +70,7 @@ func (files tree) write(t testing.TB) string {
 	return root
 }
 
-// with returns the tree with some entries replaced; "-" deletes one.
+// with returns a copy of the tree with some entries replaced. The content "-" deletes an entry.
 func (files tree) with(changes tree) tree {
 	out := maps.Clone(files)
 	for name, content := range changes {
@@ -97,7 +98,8 @@ var (
 	}
 )
 
-// describe returns a split as "path=label@where" with paths relative to the root.
+// describe returns the samples of a split as text "path=label@where; …". Paths are relative to
+// root.
 func describe(root string, samples []Sample) string {
 	var all []string
 	for _, s := range samples {
@@ -166,7 +168,7 @@ func TestOpenLayouts(t *testing.T) {
 	}
 }
 
-// TestOpenErrors checks that every message names the file and the line, key or folder.
+// TestOpenErrors checks that every error names the file and the line, key or folder.
 func TestOpenErrors(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -178,12 +180,12 @@ func TestOpenErrors(t *testing.T) {
 		{"only files that are no images", tree{"a/1.heic": "x", "b/2.HEIC": "x", "b/notes.txt": ""}, OpenOptions{}, []string{"unknown layout", "found .heic .txt"}},
 		{"a class of files that are no images", tree{"a/1.png": "image", "b/2.heic": "x"}, OpenOptions{}, []string{"class folder b has no images", "found .heic"}},
 		{"images in split folders and no classes", tree{"train/1.png": "image", "test/2.png": "image", "train_labels.csv": "image,label\n"}, OpenOptions{},
-			[]string{"train holds images and no class folders", filepath.Join("train", "<class>"), "if the table train_labels.csv lists the images"}},
+			[]string{"train holds images but no class folders", filepath.Join("train", "<class>"), "if the table train_labels.csv lists the images"}},
 		{"test images of no class", tree{"train/a/1.png": "image", "train/b/2.png": "image", "test/unknown/3.png": "image"}, OpenOptions{},
-			[]string{`test/unknown: the training split has no class "unknown"`, "or give ", "train, and the other splits are taken from it"}},
+			[]string{`test/unknown: the training split has no class "unknown"`, "or give ", "train to take all splits from the training images"}},
 		{"images only", tree{"1.png": "image"}, OpenOptions{}, []string{"unknown layout"}},
 		{"images only, forced", tree{"1.png": "image"}, OpenOptions{Layout: "imagefolder"}, []string{"no class folders", "<class>"}},
-		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"there is one class, images: ", "at least two classes", "if this folder holds the class folders, give"}},
+		{"one class", tree{"images/cat/1.png": "image", "images/dog/1.png": "image"}, OpenOptions{}, []string{"there is one class, images: ", "at least two classes", "if folder ", string(filepath.Separator) + "images holds the class folders, give"}},
 		{"one class and a table", tree{"pics/1.png": "image", "labels.csv": "x"}, OpenOptions{}, []string{"there is one class, pics: ", "if the table labels.csv lists the images, give ", string(filepath.Separator) + "labels.csv"}},
 		{"images and a table", tree{"1.png": "image", "Labels.TSV": "x"}, OpenOptions{}, []string{"unknown layout", "if the table Labels.TSV lists the images, give "}},
 		{"class folder in Latin-1", tree{"caf\xe9/1.png": "image", "the/1.png": "image"}, OpenOptions{}, []string{`folder "caf\xe9": the class name "caf\xe9" is not UTF-8: rename the folder`}},
@@ -195,7 +197,7 @@ func TestOpenErrors(t *testing.T) {
 		{"folder of sets", tree{"pets/train800.txt": "x.png 0", "birds/train.json": "{}"}, OpenOptions{}, []string{"folder of data sets", "birds"}},
 		{"fractions", vtabTree, OpenOptions{ValFraction: 0.5, TestFraction: 0.5}, []string{"0.5", "below 1"}},
 
-		{"missing image", vtabTree.with(tree{"images/b.png": "-"}), OpenOptions{}, []string{"train800.txt:2", filepath.Join("images", "b.png"), "does not exist", "1 of the listed"}},
+		{"missing image", vtabTree.with(tree{"images/b.png": "-"}), OpenOptions{}, []string{"train800.txt:2", filepath.Join("images", "b.png"), "does not exist", "1 listed image cannot be used"}},
 		{"image is a folder", vtabTree.with(tree{"images/b.png": "-", "images/b.png/x": "y"}), OpenOptions{}, []string{"train800.txt:2", "not a regular file"}},
 		{"no label", vtabTree.with(tree{"val200.txt": "images/e.png\n"}), OpenOptions{}, []string{"val200.txt:1", "want an image path, a space and a label"}},
 		{"label a word", vtabTree.with(tree{"train800.txt": "images/a.png 0\n\nimages/b.png cat\n"}), OpenOptions{}, []string{"train800.txt:3", `"cat" is not an integer`}},
@@ -219,14 +221,14 @@ func TestOpenErrors(t *testing.T) {
 		{"class of notes", folderTree.with(tree{"train/fox/a.txt": "x"}), OpenOptions{}, []string{"train/fox", "no images"}},
 		{"class not in train", folderTree.with(tree{"valid/fox/1.png": "image"}), OpenOptions{}, []string{"valid/fox", `no class "fox"`}},
 		{"two validation folders", folderTree.with(tree{"val/dog/9.png": "image"}), OpenOptions{}, []string{"both val and valid"}},
-		{"no class folders in test", folderTree.with(tree{"test/cat/3.png": "-", "test/dog/3.png": "-", "test/1.png": "image"}), OpenOptions{}, []string{"test", "no class folders", "or give ", string(filepath.Separator) + "train, and the other splits"}},
+		{"no class folders in test", folderTree.with(tree{"test/cat/3.png": "-", "test/dog/3.png": "-", "test/1.png": "image"}), OpenOptions{}, []string{"test", "no class folders", "or give ", string(filepath.Separator) + "train to take all splits"}},
 		{"link loop", folderTree.with(tree{"train/cat/again": "@../cat"}), OpenOptions{}, []string{"again", "leads back to"}},
 		{"link to itself", folderTree.with(tree{"train/cat/me": "@me"}), OpenOptions{}, []string{"following the link", "me"}},
 		{"dead link", folderTree.with(tree{"train/cat/1.png": "@gone.png"}), OpenOptions{}, []string{"train/cat", "1.png", "does not exist"}},
 
 		{"json cut", fgvcTree.with(tree{"train.json": "{\"a/1.png\": 7,\n"}), OpenOptions{}, []string{"train.json:1", "unexpected EOF"}},
 		{"json list", fgvcTree.with(tree{"val.json": "[1]"}), OpenOptions{}, []string{"val.json:1", "want an object"}},
-		{"json tail", fgvcTree.with(tree{"val.json": "{\"b/1.png\": 12}\n{}"}), OpenOptions{}, []string{"val.json:2", "more follows"}},
+		{"json tail", fgvcTree.with(tree{"val.json": "{\"b/1.png\": 12}\n{}"}), OpenOptions{}, []string{"val.json:2", "more text follows"}},
 		{"json comma", fgvcTree.with(tree{"val.json": "{\"b/1.png\": 12 \"b/2.png\": 3}"}), OpenOptions{}, []string{"val.json:1"}},
 		{"json word", fgvcTree.with(tree{"val.json": `{"b/1.png": "12"}`}), OpenOptions{}, []string{`val.json: "b/1.png"`, "want a class id"}},
 		{"json nested", fgvcTree.with(tree{"val.json": `{"b/1.png": [12]}`}), OpenOptions{}, []string{`val.json: "b/1.png"`, "want a class id"}},
@@ -253,13 +255,13 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	}
-	// Of many missing images, the error names ten.
+	// If many images are missing, the error names the first ten.
 	many := tree{"train800.txt": "", "val200.txt": "v.png 0", "test.txt": "t.png 0"}
 	for i := range 14 {
 		many["train800.txt"] += fmt.Sprintf("images/%d.png 0\n", i)
 	}
 	_, err := Open(t.Context(), many.write(t), OpenOptions{})
-	if err == nil || !strings.Contains(err.Error(), "16 of the listed") || !strings.Contains(err.Error(), "train800.txt:10:") ||
+	if err == nil || !strings.Contains(err.Error(), "16 listed images") || !strings.Contains(err.Error(), "train800.txt:10:") ||
 		strings.Contains(err.Error(), "train800.txt:11:") || !strings.Contains(err.Error(), "and 6 more") {
 		t.Errorf("many missing images: %v", err)
 	}
@@ -305,7 +307,7 @@ func TestSkipBadImages(t *testing.T) {
 		t.Errorf("skipped %+v", d.Skipped)
 	}
 
-	// Without the option the same image is an error, and the splits do not change.
+	// Without SkipBadImages, the same image is an error, and the splits do not change.
 	strict, err := Open(t.Context(), vtabTree.with(tree{"images/g.png": "not an image"}).write(t), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -319,7 +321,7 @@ func TestSkipBadImages(t *testing.T) {
 		t.Errorf("error %v is no ImageError of g.png but %+v", err, bad)
 	}
 
-	// A class that loses its only training image.
+	// It is an error if a class loses its only training image.
 	last, err := Open(t.Context(), vtabTree.with(tree{"images/a.png": "not an image"}).write(t), OpenOptions{SkipBadImages: true})
 	if err != nil {
 		t.Fatal(err)
@@ -332,7 +334,7 @@ func TestSkipBadImages(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := strict.CheckImages(ctx, CheckOptions{}); err == nil || !strings.Contains(err.Error(), "context canceled") {
-		t.Errorf("cancelled check: error %v", err)
+		t.Errorf("cancelled check: error %v, want context canceled", err)
 	}
 }
 
@@ -343,8 +345,8 @@ func TestSkipAll(t *testing.T) {
 		files tree
 		want  []string
 	}{
-		{vtabTree.with(tree{"images/a.png": "-", "images/b.png": "-", "images/c d.png": "-"}), []string{"there are no training images without the 3 listed images", "train800.txt:1: image ", "train800.txt:3: image "}},
-		{vtabTree.with(tree{"images/a.png": "-"}), []string{"class 0 (0) of the test split has no training image without the 1 listed image", "train800.txt:1: image "}},
+		{vtabTree.with(tree{"images/a.png": "-", "images/b.png": "-", "images/c d.png": "-"}), []string{"there are no training images after skipping 3 bad images", "train800.txt:1: image ", "train800.txt:3: image "}},
+		{vtabTree.with(tree{"images/a.png": "-"}), []string{"class 0 (0) of the test split has no training image after skipping 1 bad image", "train800.txt:1: image "}},
 	} {
 		_, err := Open(t.Context(), c.files.write(t), skip)
 		if err == nil {
@@ -360,12 +362,12 @@ func TestSkipAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.CheckImages(t.Context(), CheckOptions{}); err == nil || !strings.Contains(err.Error(), "there are no training images without its 2 broken images: cat: decoding image ") {
-		t.Error(err)
+	if err := d.CheckImages(t.Context(), CheckOptions{}); err == nil || !strings.Contains(err.Error(), "there are no training images after skipping 2 broken images: cat: decoding image ") {
+		t.Errorf("unexpected error %v", err)
 	}
 }
 
-// TestIgnored checks that files in an ImageFolder that are not read are counted.
+// TestIgnored checks the counts of the files that the layout imagefolder does not read.
 func TestIgnored(t *testing.T) {
 	d, err := Open(t.Context(), folderTree.with(tree{
 		"train/cat/a.HEIC": "x", "train/cat/deep/b.heic": "x", "test/dog/README": "x", "train/dog/jpeg.JFIF": "image", "train/dog/Thumbs.db": "x", "train/dog/desktop.ini": "x", "train/dog/.DS_Store": "x",
@@ -378,7 +380,7 @@ func TestIgnored(t *testing.T) {
 		t.Errorf("ignored %v, stray %d, %d training images", d.Ignored, d.Stray, len(d.Train))
 	}
 	if d, err = Open(t.Context(), tree{"cat/1.png": "image", "dog/1.png": "image", "2.png": "image"}.write(t), OpenOptions{}); err != nil || len(d.Ignored) != 0 || d.Stray != 1 {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 }
 
@@ -436,12 +438,12 @@ func TestVerify(t *testing.T) {
 		t.Errorf("progress %v, identity %s", done, again.SHA256)
 	}
 	if c := again.Splits[0]; c.Name != "train" || c.Images != 3 || !slices.Equal(c.Classes, []int{1, 2}) || again.Splits[2].Images != 2 || again.Smallest != [2]int{1, 1} {
-		t.Errorf("%+v", again)
+		t.Errorf("unexpected verification %+v", again)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := d.Verify(ctx, 0, nil); err == nil || !strings.Contains(err.Error(), "context canceled") {
-		t.Errorf("cancelled: error %v", err)
+		t.Errorf("cancelled: error %v, want context canceled", err)
 	}
 }
 
@@ -468,7 +470,7 @@ func TestNew(t *testing.T) {
 		d, err := New("demo", []string{"a", "b"}, c.train, c.val, c.test)
 		if c.want == "" {
 			if err != nil || d.Layout != "memory" || d.Split != "given" || d.Train[1].Where != "train[1]" || c.train[1].Where != "" {
-				t.Errorf("%s: %+v, %v", c.name, d, err)
+				t.Errorf("%s: unexpected data set %+v, error %v", c.name, d, err)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", c.name, err, c.want)
@@ -489,7 +491,7 @@ func FuzzParseList(f *testing.F) {
 			return
 		}
 		checkParsed(t, samples)
-		// The samples, written out as a list, read the same.
+		// A list that is written from the samples gives the same samples.
 		var again strings.Builder
 		for _, s := range samples {
 			fmt.Fprintf(&again, "%s %d\n", s.Path, s.stratum())
@@ -522,7 +524,7 @@ func FuzzParseJSONList(f *testing.F) {
 	})
 }
 
-// checkParsed checks the samples of any list that a reader accepts.
+// checkParsed checks properties that the samples of every accepted list must have.
 func checkParsed(t *testing.T, samples []Sample) {
 	t.Helper()
 	if len(samples) == 0 {
@@ -535,8 +537,7 @@ func checkParsed(t *testing.T, samples []Sample) {
 	}
 }
 
-// TestTrainable checks that a data set of one class can be opened, to be measured, but is not
-// trainable.
+// TestTrainable checks that a data set with one class can be opened but is not trainable.
 func TestTrainable(t *testing.T) {
 	for name, c := range map[string]struct {
 		files tree

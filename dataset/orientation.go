@@ -7,8 +7,8 @@ import (
 	"github.com/bep/imagemeta"
 )
 
-// orientation returns the EXIF orientation 1…8 of an image file. It is 1 if the file has none, or
-// if the metadata are broken: the image can still be used.
+// orientation returns the EXIF orientation of an image file, 1 to 8. It returns 1 if the file has
+// no orientation or if the metadata are broken, because the image can still be used.
 func orientation(formatName string, data []byte) int {
 	var f imagemeta.ImageFormat
 	switch formatName {
@@ -17,7 +17,8 @@ func orientation(formatName string, data []byte) int {
 	case "png":
 		f = imagemeta.PNG
 	case "webp":
-		// imagemeta ignores the padding of chunks of odd length and misses the chunks after them.
+		// imagemeta ignores the padding of chunks with odd length and does not find the chunks
+		// after them.
 		f, data = imagemeta.TIFF, webpEXIF(data)
 	case "tiff":
 		f = imagemeta.TIFF
@@ -36,7 +37,7 @@ func orientation(formatName string, data []byte) int {
 			switch v := tag.Value.(type) {
 			case uint16:
 				value = int(v)
-			case uint32: // against the standard, but Pillow accepts it
+			case uint32: // not in the standard, but Pillow accepts it
 				value = int(v)
 			}
 			return imagemeta.ErrStopWalking
@@ -48,8 +49,8 @@ func orientation(formatName string, data []byte) int {
 	return value
 }
 
-// webpEXIF returns the EXIF chunk of a WebP file, which has the form of a TIFF file, nil if there
-// is none.
+// webpEXIF returns the EXIF chunk of a WebP file, or nil if there is none. The chunk has the format
+// of a TIFF file.
 func webpEXIF(data []byte) []byte {
 	for at := 12; at+8 <= len(data); { // after "RIFF", a length and "WEBP"
 		kind, size := string(data[at:at+4]), uint64(binary.LittleEndian.Uint32(data[at+4:]))
@@ -65,9 +66,17 @@ func webpEXIF(data []byte) []byte {
 	return nil
 }
 
-// orient turns a stored image upright. The EXIF value says where the stored row 0 and column 0
-// belong: 1 top left, 2 top right, 3 bottom right, 4 bottom left; with rows and columns exchanged 5
-// left top, 6 right top, 7 right bottom, 8 left bottom.
+// orient returns a stored image in its upright orientation. The EXIF value is the position of the
+// stored row 0 and column 0 in the upright image:
+//
+//	1  row 0 at the top, column 0 at the left
+//	2  row 0 at the top, column 0 at the right
+//	3  row 0 at the bottom, column 0 at the right
+//	4  row 0 at the bottom, column 0 at the left
+//	5  row 0 at the left, column 0 at the top
+//	6  row 0 at the right, column 0 at the top
+//	7  row 0 at the right, column 0 at the bottom
+//	8  row 0 at the left, column 0 at the bottom
 func orient(m *RGB, value int) *RGB {
 	if value <= 1 || value > 8 {
 		return m

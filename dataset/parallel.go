@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// parallel calls do(0) … do(n-1) from several goroutines and returns when all calls have returned.
-// It uses that many workers; 0 or less means GOMAXPROCS. Once ctx is done, parallel starts no
-// further call and returns the error of ctx.
+// parallel calls do(0) … do(n-1) in several goroutines and returns when all calls have returned.
+// workers is the number of goroutines; zero or less means GOMAXPROCS. Once ctx is done, parallel
+// starts no more calls and returns the error of ctx.
 func parallel(ctx context.Context, n, workers int, do func(i int)) error {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)

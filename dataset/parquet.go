@@ -16,15 +16,16 @@ import (
 	parquet "github.com/parquet-go/parquet-go/format"
 )
 
-// recogniseParquet reports whether a folder holds parquet files of a training split.
+// recogniseParquet reports whether a folder holds the parquet files of a training split.
 func recogniseParquet(_ context.Context, root string) (bool, error) {
 	files, _, err := parquetFiles(root)
 	return files[0] != nil, err
 }
 
-// parquetFiles returns the parquet files of each split: those in the folder data, in the folder
-// itself, or in its folders train, validation and test. unread holds the names of other splits. All
-// three lists are nil if there is no parquet file.
+// parquetFiles returns the parquet files of each split. It looks in the folder data first and then
+// in root. In each of them, the files lie directly in the folder or in its folders train,
+// validation and test. unread holds the names of other splits. All three lists are nil if there is
+// no parquet file.
 func parquetFiles(root string) (files [3][]string, unread []string, err error) {
 	for _, base := range []string{filepath.Join(root, "data"), root} {
 		flat, err := filepath.Glob(filepath.Join(globEscape(base), "*.parquet"))
@@ -41,7 +42,7 @@ func parquetFiles(root string) (files [3][]string, unread []string, err error) {
 				return files, nil, err
 			}
 			if files[split] != nil && found != nil {
-				return files, nil, fmt.Errorf("the split of %s has two names: keep one of its folders", filepath.Dir(found[0]))
+				return files, nil, fmt.Errorf("the folder %s and another folder hold the same split: keep one of them", filepath.Dir(found[0]))
 			}
 			files[split] = append(files[split], found...)
 		}
@@ -52,16 +53,17 @@ func parquetFiles(root string) (files [3][]string, unread []string, err error) {
 	return files, nil, nil
 }
 
-// globEscape escapes the characters in the name of a folder that have a meaning in patterns.
+// globEscape escapes the characters in a path that have a special meaning in patterns.
 func globEscape(s string) string {
 	return regexp.MustCompile(`[*?\[\\]`).ReplaceAllString(s, `\$0`)
 }
 
-// words matches runs of letters.
+// words matches sequences of letters.
 var words = regexp.MustCompile(`\pL+`)
 
-// splitOf returns the split that a file belongs to by its name. The first word of the name counts,
-// as the datasets library names files; else the only word that is the name of a split.
+// splitOf returns the split that a file belongs to by its name. If the first word of the name is
+// the name of a split, it decides; the datasets library names files in this way. Otherwise the
+// split is the only one that any word names.
 func splitOf(name string) (split int, ok bool) {
 	found := map[int]bool{}
 	for i, word := range words.FindAllString(strings.ToLower(name), -1) {
@@ -75,8 +77,8 @@ func splitOf(name string) (split int, ok bool) {
 	return split, len(found) == 1
 }
 
-// splitShards assigns files to splits by their names. If no name tells a split, all files are of
-// the training split.
+// splitShards assigns files to splits by their names. If no file name contains the name of a split,
+// all files belong to the training split. unread holds the names of other splits.
 func splitShards(paths []string) (files [3][]string, unread []string) {
 	slices.Sort(paths)
 	for _, p := range paths {
@@ -94,41 +96,42 @@ func splitShards(paths []string) (files [3][]string, unread []string) {
 	return files, unread
 }
 
-// shard matches the number that the datasets library gives each file of a split.
+// shard matches the end of a file name of the datasets library. It holds the number of files in the
+// split.
 var shard = regexp.MustCompile(`-\d+-of-(\d+)\.parquet$`)
 
-// readParquet reads the footers and labels of image sets in parquet files, as the Hugging Face Hub
-// has them. It does not read the images.
-func readParquet(ctx context.Context, src source) (g given, err error) {
+// readParquet reads data sets in parquet files, as on the Hugging Face Hub. It reads the footers
+// and the labels but not the images.
+func readParquet(ctx context.Context, src source) (g contents, err error) {
 	var files [3][]string
 	var unread []string
 	if src.file != "" {
 		files[0] = []string{src.file}
 	} else if files, unread, err = parquetFiles(src.root); err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	if files[0] == nil {
-		return given{}, errors.New("there is no training split: looked for train*.parquet in the folder and in data, and for train/*.parquet")
+		return contents{}, errors.New("there is no training split: looked for train*.parquet and train/*.parquet in the folder and in data")
 	}
 	r := parquetReader{src: src, cache: new(pageCache)}
 	var splits [3][]labelled
 	for i, paths := range files {
 		if m := shard.FindStringSubmatch(strings.Join(paths[:min(1, len(paths))], "")); m != nil && src.file == "" {
 			if n, err := strconv.Atoi(m[1]); err == nil && n != len(paths) {
-				return given{}, fmt.Errorf("%s is one of %d files, and %d of them are here: download the others", filepath.Base(paths[0]), n, len(paths))
+				return contents{}, fmt.Errorf("%s is one of %d files, but the folder has only %d of them: download the others", filepath.Base(paths[0]), n, len(paths))
 			}
 		}
 		for _, path := range paths {
 			rows, err := r.read(ctx, path)
 			if err != nil {
-				return given{}, err
+				return contents{}, err
 			}
 			splits[i] = append(splits[i], rows...)
 		}
 	}
 	if r.names == nil {
 		if r.names, err = readmeClassNames(src.root, r.label); err != nil {
-			return given{}, err
+			return contents{}, err
 		}
 	}
 	if g, err = assignClasses(r.names, r.integers, splits); err == nil && unread != nil {
@@ -137,13 +140,13 @@ func readParquet(ctx context.Context, src source) (g given, err error) {
 	return g, err
 }
 
-// parquetReader reads the files of one data set. The first file decides on the columns.
+// parquetReader reads the files of one data set. The first file determines the columns.
 type parquetReader struct {
 	src          source
 	cache        *pageCache
-	image, label string   // columns
+	image, label string   // names of the columns; "" before the first file
 	integers     bool     // the labels are integers
-	names        []string // class names; nil: none found yet
+	names        []string // class names; nil if none have been found yet
 }
 
 // read returns a labelled sample for every row of a file.
@@ -169,7 +172,7 @@ func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, erro
 	}
 	integers := label.kind != parquet.ByteArray
 	if !first && integers != r.integers {
-		return nil, fmt.Errorf("%s: column %s has another type than in the previous files", p.name, label.path)
+		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, label.path)
 	}
 	r.image, r.label, r.integers, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, r.cache
 	if r.names == nil && integers {
@@ -190,7 +193,7 @@ func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, erro
 		text := string(v)
 		switch {
 		case v == nil:
-			return nil, fmt.Errorf("%s: there is no label in column %s", where, label.path)
+			return nil, fmt.Errorf("%s: column %s has no label: remove the row or add a label", where, label.path)
 		case len(v) == 8 && integers:
 			text = strconv.FormatInt(int64(binary.LittleEndian.Uint64(v)), 10)
 		case integers:
@@ -204,8 +207,10 @@ func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, erro
 	return rows, nil
 }
 
-// imageColumn returns the column of image files: a struct with bytes, or bytes alone. want is its
-// name. If want is "", the column is the only such struct, else the first one with a usual name.
+// imageColumn returns the column that holds encoded images. Its type is a struct with the field
+// bytes, or bytes. want is the name of the column. If want is "", imageColumn returns the only
+// column with such a struct. If there is not exactly one, it returns the first column with a usual
+// name.
 func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	var structs []parquetColumn
 	find := func(name string) (c parquetColumn, ok bool) {
@@ -222,9 +227,9 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, nil
 		}
 		if slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.path == want && c.text }) {
-			return parquetColumn{}, fmt.Errorf("the column %q holds text, not images: an image column holds encoded images, as a struct with bytes; paths of images are read from a .csv, .tsv or .jsonl table", want)
+			return parquetColumn{}, fmt.Errorf("column %q holds text, not images: name a column of encoded images, or list the paths of the images in a .csv, .tsv or .jsonl table", want)
 		}
-		return parquetColumn{}, fmt.Errorf("there is no column of images %q, which is a struct with bytes; the columns are %s", want, columnNames(columns))
+		return parquetColumn{}, fmt.Errorf("no column %q holds encoded images (a struct with bytes, or bytes); the columns are %s", want, columnNames(columns))
 	}
 	for _, c := range columns {
 		if c.kind == parquet.ByteArray && strings.HasSuffix(c.path, ".bytes") {
@@ -239,11 +244,11 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, nil
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("the column of images is not known: no column or several columns may hold images; name the image column, one of %s", columnNames(columns))
+	return parquetColumn{}, fmt.Errorf("the image column is unknown, because no column or several columns may hold images: name the image column, one of %s", columnNames(columns))
 }
 
-// labelColumn returns the column of labels. want is its name. If want is "", the column is the
-// first one with a usual name.
+// labelColumn returns the column of labels. want is the name of the column. If want is "",
+// labelColumn returns the first column with a usual name.
 func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	names := labelColumns
 	if want != "" {
@@ -258,13 +263,13 @@ func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			case parquet.Int32, parquet.Int64, parquet.ByteArray:
 				return c, nil
 			}
-			return c, fmt.Errorf("column %s has type %v; labels are integers or strings", name, c.kind)
+			return c, fmt.Errorf("column %s has type %v, expected integers or strings; name another label column", name, c.kind)
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s); name the label column, one of %s", strings.Join(names, ", "), columnNames(columns))
+	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s): name the label column, one of %s", strings.Join(names, ", "), columnNames(columns))
 }
 
-// columnNames returns the names of columns, for messages.
+// columnNames returns the names of columns for an error message.
 func columnNames(columns []parquetColumn) string {
 	var names []string
 	for _, c := range columns {
@@ -273,7 +278,7 @@ func columnNames(columns []parquetColumn) string {
 	return abbreviateList(names)
 }
 
-// abbreviateList joins names, at most twenty, for messages.
+// abbreviateList joins the first twenty names for an error message.
 func abbreviateList(names []string) string {
 	if len(names) > 20 {
 		names = append(names[:20:20], "…")
@@ -281,8 +286,8 @@ func abbreviateList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// classNames returns the class names that the datasets library writes into the metadata of a file,
-// nil if there are none.
+// classNames returns the class names of the column label from the metadata that the datasets
+// library writes. It returns nil if there are none.
 func (p *parquetFile) classNames(label string) ([]string, error) {
 	for _, kv := range p.meta.KeyValueMetadata {
 		if kv.Key != "huggingface" {
@@ -294,25 +299,26 @@ func (p *parquetFile) classNames(label string) ([]string, error) {
 			} `json:"info"`
 		}
 		if err := json.Unmarshal([]byte(kv.Value), &doc); err != nil {
-			return nil, fmt.Errorf("reading %s: the metadata \"huggingface\": %w", p.name, err)
+			return nil, fmt.Errorf("reading %s, metadata \"huggingface\": %w", p.name, err)
 		}
 		var feature struct {
 			Names []string `json:"names"`
 		}
 		if err := json.Unmarshal(doc.Info.Features[label], &feature); err != nil || len(feature.Names) == 0 {
-			return nil, nil // the feature is of another kind
+			return nil, nil // the feature has no class names
 		}
 		return feature.Names, distinctNames(feature.Names, p.name)
 	}
 	return nil, nil
 }
 
-// distinctNames returns an error if two classes have the same name.
+// distinctNames returns an error if two classes have the same name. where is the beginning of the
+// error.
 func distinctNames(names []string, where string) error {
 	seen := make(map[string]int)
 	for i, n := range names {
 		if first, ok := seen[n]; ok {
-			return fmt.Errorf("%s: classes %d and %d are both named %q", where, first, i, abbreviate(n))
+			return fmt.Errorf("%s: classes %d and %d are both named %q: give them different names", where, first, i, abbreviate(n))
 		}
 		seen[n] = i
 	}

@@ -24,8 +24,8 @@ import (
 
 const parquetData = "testdata/parquet"
 
-// pyarrowRows returns what pyarrow reads from the fixtures: for each row the hash of the bytes of
-// the image, "" for no image, and the label.
+// pyarrowRows returns the rows that pyarrow reads from the fixtures, by file. Each row is the hash
+// of the bytes of the image, or "" for no image, and the label.
 func pyarrowRows(t testing.TB) map[string][][2]string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(parquetData, "expected.json"))
@@ -46,7 +46,7 @@ func pyarrowRows(t testing.TB) map[string][][2]string {
 	return out
 }
 
-// hashOf returns the hash of the bytes of an image, "" for a row without bytes.
+// hashOf returns the hash of the bytes of an image, or "" for a row without bytes.
 func hashOf(s Sample) string {
 	data, err := s.stored.encoded()
 	if err != nil {
@@ -56,8 +56,9 @@ func hashOf(s Sample) string {
 	return hex.EncodeToString(sum[:])[:12]
 }
 
-// TestParquetAgainstPyarrow reads every kind of pages, row by row in order, in random order, and
-// from several goroutines.
+// TestParquetAgainstPyarrow compares the rows of files with every kind of page with the rows that
+// pyarrow reads. Several goroutines read the rows, one of them in order and the others in random
+// order.
 func TestParquetAgainstPyarrow(t *testing.T) {
 	for file, rows := range pyarrowRows(t) {
 		t.Run(file, func(t *testing.T) {
@@ -110,29 +111,30 @@ func TestParquetSets(t *testing.T) {
 		t.Errorf("sample %+v", s)
 	}
 	if err := d.CheckImages(context.Background(), CheckOptions{}); err != nil {
-		t.Error(err)
+		t.Errorf("unexpected error %v", err)
 	}
 	m, _, err := d.Train[3].read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The formula of the fixtures, at row 3, x 2, y 1. The image is a PNG.
+	// The expected value comes from the formula of the fixtures for row 3, x = 2, y = 1. The image
+	// is a PNG file.
 	if got, want := [3]uint8(m.Pix[3*(8*1+2):]), [3]uint8{(2*20 + 3*40) % 256, 25 + 3*17, 2 + 27}; got != want {
 		t.Errorf("pixel %v, want %v", got, want)
 	}
 
 	d, err = Open(t.Context(), filepath.Join(parquetData, "readme"), OpenOptions{Seed: 1})
 	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified 0.8/0.1/0.1 seed 1" || len(slices.Concat(d.Train, d.Val))+len(d.Test) != 6 {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 
 	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, LabelColumn: "coarse_label"})
 	if err != nil || fmt.Sprint(d.Classes) != "[0 1]" || d.Train[2].stratum() != 1 {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "int32.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1})
 	if err != nil || fmt.Sprint(d.Classes) != "[1 3]" || d.Train[0].stratum() != 1 {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 
 	d, err = Open(t.Context(), filepath.Join(parquetData, "other", "paths.parquet"), OpenOptions{TestFraction: -1, ValFraction: -1, SkipBadImages: true})
@@ -140,12 +142,13 @@ func TestParquetSets(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bad *ImageError
-	if _, _, err := d.Train[1].read(); !errors.As(err, &bad) || !strings.Contains(err.Error(), "paths.parquet, row 1: the row names an image by its path") || !strings.HasSuffix(bad.Path, "#1") {
-		t.Errorf("error %v", err)
+	if _, _, err := d.Train[1].read(); !errors.As(err, &bad) || !strings.Contains(err.Error(), "paths.parquet, row 1: the row holds the path of an image but not its bytes") || !strings.HasSuffix(bad.Path, "#1") {
+		t.Errorf("unexpected error %v", err)
 	}
 }
 
-// copied copies fixtures to a new folder. files maps the new names to the names of the fixtures.
+// copied copies fixtures to a new folder. files maps the new names to the names of the fixtures. If
+// there is no such fixture, its name is the content of the new file.
 func copied(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -207,22 +210,22 @@ func TestParquetErrors(t *testing.T) {
 		o     OpenOptions
 		want  []string
 	}{
-		{"half a download", map[string]string{"data/train-00000-of-00002.parquet": train}, OpenOptions{}, []string{"train-00000-of-00002.parquet is one of 2 files, and 1 of them"}},
+		{"half a download", map[string]string{"data/train-00000-of-00002.parquet": train}, OpenOptions{}, []string{"train-00000-of-00002.parquet is one of 2 files, but the folder has only 1 of them"}},
 		{"two columns", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{}, []string{"train.parquet", `"left", "left.path", "right"`, "image column"}},
-		{"no such column", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{ImageColumn: "label"}, []string{`no column of images "label"`}},
-		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`the column "image.path" holds text, not images`}},
+		{"no such column", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{ImageColumn: "label"}, []string{`no column "label" holds encoded images`}},
+		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`column "image.path" holds text, not images`}},
 		{"no such label", map[string]string{"train.parquet": train}, OpenOptions{LabelColumn: "kind"}, []string{"no column of labels (looked for kind)", `"image", "image.path", "label"`}},
 		{"label is the image", map[string]string{"train.parquet": "other/lists.parquet"}, OpenOptions{}, []string{"no column of labels"}},
 		{"label a float", map[string]string{"train.parquet": "other/floats.parquet"}, OpenOptions{}, []string{"column label has type", "integers or strings"}},
 		{"label -1", map[string]string{"train.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"label -1 is negative", "withheld"}},
-		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 means that the label is withheld"}},
-		{"label null", map[string]string{"train.parquet": "other/nolabel.parquet"}, OpenOptions{}, []string{"train.parquet row 2: there is no label in column label"}},
+		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 means that the labels of this split are withheld"}},
+		{"label null", map[string]string{"train.parquet": "other/nolabel.parquet"}, OpenOptions{}, []string{"train.parquet row 2: column label has no label"}},
 		{"label of 2000 bytes", map[string]string{"train.parquet": "other/long.parquet"}, OpenOptions{}, []string{"row 0 has a label of 2000 bytes: the limit is 1024"}},
 		{"test labels withheld, no names", map[string]string{"train.parquet": "other/required.parquet", "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "withheld"}},
 		{"encoding", map[string]string{"train.parquet": "other/delta.parquet"}, OpenOptions{}, []string{"column label", "DELTA_BINARY_PACKED is not supported"}},
-		{"types differ", map[string]string{"train-0.parquet": train, "train-1.parquet": "pages/plain.parquet"}, OpenOptions{}, []string{"train-1.parquet: column label has another type"}},
+		{"types differ", map[string]string{"train-0.parquet": train, "train-1.parquet": "pages/plain.parquet"}, OpenOptions{}, []string{"train-1.parquet: column label has a different type"}},
 		{"text", map[string]string{"train.parquet": "words, words, words"}, OpenOptions{}, []string{"train.parquet", `begins with "word"`}},
-		{"empty", map[string]string{"train.parquet": ""}, OpenOptions{}, []string{"it has 0 bytes and is not a parquet file"}},
+		{"empty", map[string]string{"train.parquet": ""}, OpenOptions{}, []string{"the file has 0 bytes, too few for a parquet file"}},
 		{"encrypted", map[string]string{"train.parquet": "PAR1xxxxxxxxPARE"}, OpenOptions{}, []string{"encrypted"}},
 		{"footer too long", map[string]string{"train.parquet": "PAR1xxxx\xff\xff\xff\x7fPAR1"}, OpenOptions{}, []string{"footer claims 2147483647 bytes of a file of 16"}},
 		{"footer of noise", map[string]string{"train.parquet": "PAR1xxxx\x04\x00\x00\x00PAR1"}, OpenOptions{}, []string{"footer is broken"}},
@@ -231,7 +234,7 @@ func TestParquetErrors(t *testing.T) {
 		{"names in the README broken", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '1': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"README.md", `line 5: found "1: a", expected class 0`}},
 		{"label in Latin-1", map[string]string{"train.parquet": strings.ReplaceAll(string(plain), "class 1", "class \xe9")}, OpenOptions{}, []string{`train.parquet row 1: the class name "class \xe9" is not UTF-8: write column label as UTF-8`}},
 		{"names in the README in Latin-1", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': caf\xe9\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{`README.md: the front matter is not UTF-8: save`}},
-		{"too few names", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"train.parquet row 1", "label 1 is out of range: there are names for 1 classes"}},
+		{"too few names", map[string]string{"train.parquet": "other/two.parquet", "README.md": "---\n  - name: label\n    class_label:\n      names:\n        '0': a\n---\n"}, OpenOptions{ImageColumn: "left"}, []string{"train.parquet row 1", "label 1 is out of range: there are class names for the labels 0 to 0 only"}},
 	} {
 		root := copied(t, c.files)
 		_, err := Open(t.Context(), root, c.o)
@@ -247,8 +250,8 @@ func TestParquetErrors(t *testing.T) {
 	}
 }
 
-// TestParquetIsLazy checks that opening a file and reading images from it allocates little more
-// than the footer, the labels and these images.
+// TestParquetIsLazy checks that opening a file and reading some images allocates little more memory
+// than the footer, the labels and these images need.
 func TestParquetIsLazy(t *testing.T) {
 	// The file has 400 images of 64 kB in uncompressed pages.
 	const rows, size = 400, 64 << 10
@@ -271,8 +274,8 @@ func TestParquetIsLazy(t *testing.T) {
 	}
 }
 
-// bigParquet writes a file with required columns image (bytes) and label: one row group, one page
-// each.
+// bigParquet writes a file with the required columns image (bytes) and label. It has one row group,
+// and each column has one page.
 func bigParquet(t *testing.T, rows, size int) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "big.parquet"))
@@ -338,7 +341,8 @@ func TestPageCacheIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, i := range []int{0, 1, 2, 0, 3, 0, 1, 0} { // 3 drives 1 out, 1 drives 2 out
+	// page 3 evicts page 1, and page 1 evicts page 2
+	for _, i := range []int{0, 1, 2, 0, 3, 0, 1, 0} {
 		read(i)
 	}
 	if reads != 5 || c.order.Len() != 3 || len(c.pages) != 3 || c.bytes != 3*(maxPageCache/3) {
@@ -346,15 +350,15 @@ func TestPageCacheIsBounded(t *testing.T) {
 	}
 	huge := &parquetPage{uncompressed: 2 * maxPageCache}
 	if _, err := c.values(huge, func() ([][]byte, error) { return nil, io.EOF }); err != io.EOF {
-		t.Error(err)
+		t.Errorf("unexpected error %v", err)
 	}
 	if c.order.Len() != 1 || c.bytes != 2*maxPageCache {
 		t.Errorf("%d pages, %d bytes", c.order.Len(), c.bytes)
 	}
 }
 
-// TestRunLengths checks cases made by hand from the description of the format, in which 0…7 in
-// three bits are the bytes 88 c6 fa.
+// TestRunLengths checks cases that were written by hand from the specification of the format. In
+// its example, the numbers 0…7 with three bits each are the bytes 88 c6 fa.
 func TestRunLengths(t *testing.T) {
 	for _, c := range []struct {
 		data  string
@@ -389,7 +393,8 @@ func TestRunLengths(t *testing.T) {
 	}
 }
 
-// TestHostileFooters checks lengths, counts and nesting that do not fit the bytes.
+// TestHostileFooters checks that footers with too large lengths, counts or nesting depths are
+// errors.
 func TestHostileFooters(t *testing.T) {
 	nested := strings.Repeat("\x1c", 100)
 	for _, c := range []struct{ name, data, want string }{
@@ -410,8 +415,8 @@ func TestHostileFooters(t *testing.T) {
 	}
 }
 
-// FuzzParquet checks that opening a damaged file and reading all of it ends without a panic and
-// without memory out of proportion to the file.
+// FuzzParquet checks that opening a damaged file and reading all its images does not panic and does
+// not allocate too much memory.
 func FuzzParquet(f *testing.F) {
 	for file := range pyarrowRows(f) {
 		data, err := os.ReadFile(filepath.Join(parquetData, filepath.FromSlash(file)))

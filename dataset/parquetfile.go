@@ -15,57 +15,58 @@ import (
 	parquet "github.com/parquet-go/parquet-go/format"
 )
 
-// Opening a parquet file reads its footer, the page headers of two columns, and the labels. Images
-// are read later: one at a time from uncompressed pages, a page at a time from others.
+// Opening a parquet file reads the footer, the page headers of the image and label columns, and the
+// labels. Images are read later: one image at a time from uncompressed pages, and one page at a
+// time from compressed pages.
 //
-// The structures of the format and their decoder are parquet-go's. Its reader of pages is not used,
-// because it decodes every page before a row to find the row, and because it allocates the size
-// that a page claims to have.
+// The structures of the format and their decoder come from package parquet-go. Its page reader is
+// not used for two reasons: it decodes every page before a row to find the row, and it allocates
+// the size that a page header claims, which may be wrong.
 
 const (
-	// maxFooterBytes bounds the footer of a file.
+	// maxFooterBytes limits the size of the footer.
 	maxFooterBytes = 64 << 20
-	// maxPageHeader bounds the header of a page, in bytes. Its statistics hold the least and the
-	// greatest value of the page, which may be whole images.
+	// maxPageHeader limits the size of a page header, in bytes. Its statistics hold the smallest
+	// and the largest value of the page, which may be whole images.
 	maxPageHeader = 16 << 20
 )
 
-// parquetFile describes a parquet file. The file is opened and closed for every read, as image
-// files are.
+// parquetFile describes a parquet file. Every read opens and closes the file.
 type parquetFile struct {
 	path string
-	name string // name in messages: the path below the root of the data set
+	name string // name in errors: the path relative to the root of the data set
 	size int64  // bytes
 	meta parquet.FileMetaData
 	rows int
 
 	image parquetColumn
-	pages []*parquetPage // pages of the image column
+	pages []*parquetPage // data pages of the image column, in the order of their rows
 	cache *pageCache
 }
 
-// parquetRow is the image in one row of a parquet file, from 0.
+// parquetRow is the image in one row of a parquet file. Rows are numbered from 0.
 type parquetRow struct {
 	file *parquetFile
 	row  int
 }
 
-// parquetColumn describes a column that has one value in each row. Columns of lists are left out.
+// parquetColumn describes a column that has at most one value in each row. A column inside a list
+// has no parquetColumn.
 type parquetColumn struct {
 	path     string // such as "image.bytes"
 	index    int    // index among the leaves of the schema
 	kind     parquet.Type
-	maxLevel int  // definition level of a value that is present; 0: every value is present
-	text     bool // annotated as UTF-8
+	maxLevel int  // definition level of a row that has a value; 0 if every row has a value
+	text     bool // the values are annotated as UTF-8
 }
 
-// always returns the column as its dictionary stores it: without definition levels.
+// always returns the column for reading its dictionary, which has no definition levels.
 func (c parquetColumn) always() parquetColumn {
 	c.maxLevel = 0
 	return c
 }
 
-// openParquet reads the footer of a file.
+// openParquet reads the footer of a file. name is the name of the file in errors.
 func openParquet(path, name string) (*parquetFile, error) {
 	p := &parquetFile{path: path, name: name}
 	return p, p.reading("", func(f *os.File) error {
@@ -75,7 +76,7 @@ func openParquet(path, name string) (*parquetFile, error) {
 		}
 		p.size = info.Size()
 		if p.size < 12 {
-			return fmt.Errorf("it has %d bytes and is not a parquet file", p.size)
+			return fmt.Errorf("the file has %d bytes, too few for a parquet file", p.size)
 		}
 		var head, tail [8]byte
 		if _, err := f.ReadAt(head[:4], 0); err != nil {
@@ -85,28 +86,29 @@ func openParquet(path, name string) (*parquetFile, error) {
 			return err
 		}
 		if string(head[:4]) == "PARE" || string(tail[4:]) == "PARE" {
-			return errors.New("it is encrypted")
+			return errors.New("the file is encrypted, which is not supported: write it again without encryption")
 		}
 		if string(head[:4]) != "PAR1" || string(tail[4:]) != "PAR1" {
-			return fmt.Errorf("it begins with %q and ends with %q where a parquet file has \"PAR1\": it is another kind of file, or cut short", head[:4], tail[4:])
+			return fmt.Errorf("the file begins with %q and ends with %q, but a parquet file begins and ends with \"PAR1\": it is cut short or another kind of file", head[:4], tail[4:])
 		}
 		length := int64(binary.LittleEndian.Uint32(tail[:4]))
 		if length > p.size-12 || length > maxFooterBytes {
-			return fmt.Errorf("the footer claims %d bytes of a file of %d bytes: the limit is %d bytes", length, p.size, maxFooterBytes)
+			return fmt.Errorf("the footer claims %d bytes of a file of %d bytes, and the limit is %d bytes: the file is damaged", length, p.size, maxFooterBytes)
 		}
 		if _, err := readThrift(f, p.size-8-length, length, &p.meta); err != nil {
 			return fmt.Errorf("the footer is broken: %w", err)
 		}
-		// An image takes 16 bytes at least. Rows that share an image, in a dictionary, take less.
+		// An image takes at least 16 bytes. Rows that share an image in a dictionary take less.
 		if limit := p.size/16 + 1000; p.meta.NumRows < 0 || p.meta.NumRows > limit {
-			return fmt.Errorf("it claims %d rows in %d bytes", p.meta.NumRows, p.size)
+			return fmt.Errorf("the footer claims %d rows, too many for a file of %d bytes: the file is damaged", p.meta.NumRows, p.size)
 		}
 		p.rows = int(p.meta.NumRows)
 		return nil
 	})
 }
 
-// reading opens the file and calls do. Errors name the file and what do reads.
+// reading opens the file and calls do. Errors name the file and what, which describes what do
+// reads.
 func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
 	if info, err := os.Stat(p.path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file (mode %s)", p.name, info.Mode())
@@ -128,20 +130,20 @@ func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
 	return nil
 }
 
-// columns returns the columns that have one value in each row.
+// columns returns the columns that have at most one value in each row.
 func (p *parquetFile) columns() ([]parquetColumn, error) {
 	var columns []parquetColumn
 	at, leaf := 0, 0
-	// walk reads the element at, and the elements below it. level is the definition level of the
-	// group that holds the element, and single is false if that group is in a list.
-	var walk func(path string, level int, single bool, depth int) error
-	walk = func(path string, level int, single bool, depth int) error {
+	// visit reads schema element number at and the elements below it. level is the definition level
+	// of the group that holds the element. single is false if the group is in a list.
+	var visit func(path string, level int, single bool, depth int) error
+	visit = func(path string, level int, single bool, depth int) error {
 		if at >= len(p.meta.Schema) || depth > maxThriftDepth {
-			return errors.New("the schema is broken: a group has more columns than are described, or is nested too deeply")
+			return errors.New("the schema is broken: a group has more columns than the schema describes, or is nested too deeply")
 		}
 		e := p.meta.Schema[at]
 		at++
-		if depth > 0 { // the name of the root is not a part of the path
+		if depth > 0 { // the path does not include the name of the root
 			path = strings.TrimPrefix(path+"."+e.Name, ".")
 			switch e.RepetitionType.V {
 			case parquet.Optional:
@@ -158,30 +160,30 @@ func (p *parquetFile) columns() ([]parquetColumn, error) {
 			return nil
 		}
 		for range e.NumChildren.V {
-			if err := walk(path, level, single, depth+1); err != nil {
+			if err := visit(path, level, single, depth+1); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if err := walk("", 0, true, 0); err != nil {
+	if err := visit("", 0, true, 0); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", p.name, err)
 	}
 	for i, g := range p.meta.RowGroups {
 		if len(g.Columns) != leaf {
-			return nil, fmt.Errorf("reading %s: row group %d has %d columns, its schema %d", p.name, i, len(g.Columns), leaf)
+			return nil, fmt.Errorf("reading %s: row group %d has %d columns, but the schema has %d", p.name, i, len(g.Columns), leaf)
 		}
 	}
 	return columns, nil
 }
 
-// isText reports whether a column is annotated as UTF-8, in the new or in the old form.
+// isText reports whether a column is annotated as UTF-8, in the current or the deprecated form.
 func isText(e parquet.SchemaElement) bool {
 	_, is := e.LogicalType.Value.(*parquet.StringType)
 	return is || e.ConvertedType.Valid && e.ConvertedType.V == deprecated.UTF8
 }
 
-// index finds the data pages of a column by their headers.
+// index returns the data pages of a column. It reads only the page headers.
 func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parquetPage, err error) {
 	err = p.reading("column "+c.path, func(f *os.File) error {
 		rows := 0
@@ -190,11 +192,11 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 			m := chunk.MetaData
 			switch {
 			case chunk.FilePath != "":
-				return fmt.Errorf("row group %d is in another file, %q", i, abbreviate(chunk.FilePath))
+				return fmt.Errorf("row group %d is in another file, %q, which is not supported: write the data into one file", i, abbreviate(chunk.FilePath))
 			case m.Type != c.kind:
-				return fmt.Errorf("row group %d has type %v, the schema %v", i, m.Type, c.kind)
+				return fmt.Errorf("row group %d has type %v, but the schema has %v", i, m.Type, c.kind)
 			case g.NumRows < 0 || g.NumRows > int64(p.rows-rows):
-				return fmt.Errorf("row group %d claims %d rows, the file has %d", i, g.NumRows, p.rows)
+				return fmt.Errorf("row group %d claims %d rows, but the file has %d", i, g.NumRows, p.rows)
 			}
 			more, err := p.indexChunk(ctx, f, m, rows, int(g.NumRows))
 			if err != nil {
@@ -204,16 +206,17 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 			rows += int(g.NumRows)
 		}
 		if rows != p.rows {
-			return fmt.Errorf("the row groups have %d rows, the file claims %d", rows, p.rows)
+			return fmt.Errorf("the row groups have %d rows together, but the footer claims %d", rows, p.rows)
 		}
 		return nil
 	})
 	return pages, err
 }
 
-// indexChunk finds the data pages of a column in one row group, whose rows begin at first.
+// indexChunk returns the data pages of a column in one row group. first is the first row of the
+// group in the file, and rows is the number of its rows.
 func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
-	if rows == 0 { // pyarrow writes an empty table as such a row group, without an offset
+	if rows == 0 { // pyarrow writes such a row group for an empty table, without an offset
 		return nil, nil
 	}
 	at := m.DataPageOffset
@@ -221,7 +224,7 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 		at = m.DictionaryPageOffset
 	}
 	if at < 4 || m.TotalCompressedSize < 0 || at > p.size || m.TotalCompressedSize > p.size-at {
-		return nil, fmt.Errorf("its %d bytes at %d are not in the file of %d bytes", m.TotalCompressedSize, at, p.size)
+		return nil, fmt.Errorf("its %d bytes at offset %d are outside the file of %d bytes", m.TotalCompressedSize, at, p.size)
 	}
 	end := at + m.TotalCompressedSize
 	var dict *parquetPage
@@ -230,16 +233,16 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 			return nil, err
 		}
 		if at >= end {
-			return nil, fmt.Errorf("its pages have %d rows, expected %d", found, rows)
+			return nil, fmt.Errorf("the pages have %d rows, expected %d", found, rows)
 		}
 		var h parquet.PageHeader
 		n, err := readThrift(f, at, min(maxPageHeader, end-at), &h)
 		if err != nil {
-			return nil, fmt.Errorf("the page header at %d is broken: %w", at, err)
+			return nil, fmt.Errorf("the page header at offset %d is broken: %w", at, err)
 		}
 		page := &parquetPage{first: first + found, at: at + int64(n), compressed: int(h.CompressedPageSize), uncompressed: int(h.UncompressedPageSize), codec: m.Codec}
 		if h.CompressedPageSize < 0 || h.UncompressedPageSize < 0 || int64(page.compressed) > end-page.at {
-			return nil, fmt.Errorf("the page at %d claims %d bytes, %d uncompressed; %d follow", at, page.compressed, page.uncompressed, end-page.at)
+			return nil, fmt.Errorf("the page at offset %d claims %d bytes, %d uncompressed, but only %d bytes follow", at, page.compressed, page.uncompressed, end-page.at)
 		}
 		at = page.at + int64(page.compressed)
 		var values int32
@@ -247,11 +250,11 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 		switch {
 		case h.Type == parquet.DictionaryPage && h.DictionaryPageHeader.Valid:
 			if dict != nil {
-				return nil, errors.New("it has two dictionaries")
+				return nil, errors.New("the column has two dictionaries, expected at most one")
 			}
 			page.rows = int(h.DictionaryPageHeader.V.NumValues)
 			if page.rows < 0 || page.rows > p.rows {
-				return nil, fmt.Errorf("its dictionary claims %d values for %d rows", page.rows, p.rows)
+				return nil, fmt.Errorf("the dictionary claims %d values, but the file has %d rows", page.rows, p.rows)
 			}
 			dict = page
 			continue
@@ -261,17 +264,17 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 			v2 := h.DataPageHeaderV2.V
 			values, encoding = v2.NumValues, v2.Encoding
 			if v2.RepetitionLevelsByteLength != 0 || v2.DefinitionLevelsByteLength < 0 || int(v2.DefinitionLevelsByteLength) > page.compressed {
-				return nil, fmt.Errorf("the page at %d has %d and %d bytes of levels", at, v2.RepetitionLevelsByteLength, v2.DefinitionLevelsByteLength)
+				return nil, fmt.Errorf("the page before offset %d claims %d bytes of repetition levels, expected 0, and %d bytes of definition levels", at, v2.RepetitionLevelsByteLength, v2.DefinitionLevelsByteLength)
 			}
 			page.levels = int(v2.DefinitionLevelsByteLength)
 			if v2.IsCompressed.Valid && !v2.IsCompressed.V {
 				page.codec = parquet.Uncompressed
 			}
 		default:
-			continue // an index page
+			continue // index page
 		}
 		if values < 0 || int(values) > rows-found {
-			return nil, fmt.Errorf("a page claims %d rows, %d of the row group are left", values, rows-found)
+			return nil, fmt.Errorf("a page claims %d rows, but the row group has only %d more", values, rows-found)
 		}
 		page.rows = int(values)
 		switch encoding {
@@ -279,10 +282,10 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 		//lint:ignore SA1019 files of format version 1 have this encoding
 		case parquet.RLEDictionary, parquet.PlainDictionary:
 			if page.dictionary = dict; dict == nil {
-				return nil, errors.New("a page refers to a dictionary, and there is none before it")
+				return nil, errors.New("a page refers to a dictionary, but no dictionary precedes it")
 			}
 		default:
-			return nil, fmt.Errorf("encoding %v is not supported: write the file again with the encodings PLAIN or RLE_DICTIONARY, which are pyarrow's default", encoding)
+			return nil, fmt.Errorf("encoding %v is not supported: write the file again with the encodings PLAIN or RLE_DICTIONARY, the default of pyarrow", encoding)
 		}
 		found += page.rows
 		if page.rows > 0 {
@@ -292,18 +295,18 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 	return pages, nil
 }
 
-// maxLabelBytes bounds a label, which is the name of a class. The size of the file does not bound
-// all labels together: a few compressed bytes may hold many long labels.
+// maxLabelBytes limits the length of a label, which is a class name. The size of the file does not
+// limit the memory of all labels, because a few compressed bytes may hold many long labels.
 const maxLabelBytes = 1024
 
-// values reads the value of a column in every row, nil for a row without a value.
+// values returns the value of a column in every row. The value is nil for a row without a value.
 func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, error) {
 	pages, err := p.index(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	all := make([][]byte, 0, p.rows)
-	known := map[string][]byte{} // there are few labels: each is kept once, and no page is kept
+	known := map[string][]byte{} // one copy of each different label, so that the pages can be freed
 	err = p.reading("column "+c.path, func(f *os.File) error {
 		dictionaries := map[*parquetPage][][]byte{}
 		for _, page := range pages {
@@ -324,7 +327,7 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 			}
 			for i, v := range values {
 				if len(v) > maxLabelBytes {
-					return fmt.Errorf("row %d has a label of %d bytes: the limit is %d bytes", page.first+i, len(v), maxLabelBytes)
+					return fmt.Errorf("row %d has a label of %d bytes: the limit is %d bytes; choose another label column", page.first+i, len(v), maxLabelBytes)
 				}
 				if v != nil {
 					label, ok := known[string(v)]
@@ -342,7 +345,8 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 	return all, err
 }
 
-// encoded reads the image.
+// encoded implements stored. It reads one image from an uncompressed page, or the whole page
+// through the cache.
 func (r parquetRow) encoded() (data []byte, err error) {
 	p, row := r.file, r.row
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
@@ -369,7 +373,7 @@ func (r parquetRow) encoded() (data []byte, err error) {
 		return err
 	})
 	if err == nil && data == nil {
-		err = fmt.Errorf("%s, row %d: the row names an image by its path and does not hold its bytes: store the images in the file (push_to_hub of the datasets library does so; to_parquet does so only after embed_table_storage)", p.name, row)
+		err = fmt.Errorf("%s, row %d: the row holds the path of an image but not its bytes: store the images in the file (the datasets library does this in push_to_hub, and in to_parquet after embed_table_storage)", p.name, row)
 	}
 	return data, err
 }

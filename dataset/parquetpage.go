@@ -19,36 +19,46 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// parquetPage describes where a page lies and how it is stored. Its numbers have been checked
+// parquetPage describes the location and the format of a page. Its numbers have been checked
 // against the size of the file.
 type parquetPage struct {
-	// first row in the file and number of rows; of a dictionary, number of values
-	first, rows  int
-	at           int64 // offset of the bytes after the header
-	compressed   int   // bytes there
-	uncompressed int   // bytes after decompression
-	codec        parquet.CompressionCodec
-	// the values are indices into this dictionary; nil: they are the values
+	// first is the first row of a data page in the file, and rows is the number of its rows. For a
+	// dictionary page, rows is the number of values.
+	first, rows int
+
+	// at is the offset in the file of the bytes after the page header.
+	at int64
+
+	// compressed is the size of the page in the file, and uncompressed its size after
+	// decompression, in bytes without the header.
+	compressed, uncompressed int
+
+	codec parquet.CompressionCodec
+
+	// dictionary is the page whose values the indices of this page refer to. Nil means that this
+	// page holds the values themselves.
 	dictionary *parquetPage
 
-	// levels is the number of bytes of definition levels, which lie uncompressed in front of the
-	// values. -1: the definition levels are compressed together with the values and begin with
-	// their length.
+	// levels is the size in bytes of the definition levels, which lie uncompressed before the
+	// values. It is -1 if the definition levels are compressed together with the values and begin
+	// with their length.
 	levels int
 
+	// locate computes located and err on the first call of value. located holds the locations of
+	// the values of an uncompressed page.
 	locate  sync.Once
-	located []span // places of the values of an uncompressed page; see value
+	located []span
 	err     error
 }
 
-// span is the place of a value in the file. size is -1 for a row without a value.
+// span is the location of a value in the file.
 type span struct {
-	at   int64
-	size int
+	at   int64 // offset in the file
+	size int   // bytes; -1 for a row without a value
 }
 
-// values reads a page and returns a value for each row, nil for a row without a value. The values
-// of byte arrays do not include their length.
+// values reads a page and returns the value of each row. The value is nil for a row without a
+// value. The values of byte arrays do not include their length.
 func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte) ([][]byte, error) {
 	raw := make([]byte, p.compressed)
 	if _, err := f.ReadAt(raw, p.at); err != nil {
@@ -61,11 +71,11 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	}
 	data, err := decompress(p.codec, raw, size)
 	if err != nil {
-		return nil, fmt.Errorf("decompressing the page at %d: %w", p.at, err)
+		return nil, fmt.Errorf("decompressing the page at offset %d: %w", p.at, err)
 	}
 	if p.levels < 0 && c.maxLevel > 0 {
 		if levels, data, err = lengthPrefixed(data); err != nil {
-			return nil, fmt.Errorf("the definition levels of the page at %d: %w", p.at, err)
+			return nil, fmt.Errorf("the definition levels of the page at offset %d are broken: %w", p.at, err)
 		}
 	}
 	there, err := p.present(levels, c)
@@ -81,15 +91,15 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	all := make([][]byte, p.rows)
 	if p.dictionary != nil && len(present) > 0 {
 		if len(data) == 0 {
-			return nil, fmt.Errorf("the page at %d has no indices", p.at)
+			return nil, fmt.Errorf("the page at offset %d has no dictionary indices", p.at)
 		}
 		indices, err := runLengths(data[1:], uint(data[0]), len(present))
 		if err != nil {
-			return nil, fmt.Errorf("the indices of the page at %d: %w", p.at, err)
+			return nil, fmt.Errorf("the dictionary indices of the page at offset %d are broken: %w", p.at, err)
 		}
 		for i, row := range present {
 			if int64(indices[i]) >= int64(len(dictionary)) {
-				return nil, fmt.Errorf("the page at %d refers to value %d of a dictionary of %d", p.at, indices[i], len(dictionary))
+				return nil, fmt.Errorf("the page at offset %d refers to value %d of a dictionary with %d values", p.at, indices[i], len(dictionary))
 			}
 			all[row] = dictionary[indices[i]]
 		}
@@ -97,20 +107,20 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 	}
 	for _, row := range present {
 		if all[row], data, err = plain(data, c.kind); err != nil {
-			return nil, fmt.Errorf("row %d, in the page at %d: %w", p.first+row, p.at, err)
+			return nil, fmt.Errorf("row %d, in the page at offset %d: %w", p.first+row, p.at, err)
 		}
 	}
 	return all, nil
 }
 
-// present reports, for each row, whether it has a value. nil means that all rows have one.
+// present reports for each row whether it has a value. It returns nil if all rows have a value.
 func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 	if c.maxLevel == 0 {
 		return nil, nil
 	}
 	decoded, err := runLengths(levels, uint(bits.Len(uint(c.maxLevel))), p.rows)
 	if err != nil {
-		return nil, fmt.Errorf("the definition levels of the page at %d: %w", p.at, err)
+		return nil, fmt.Errorf("the definition levels of the page at offset %d are broken: %w", p.at, err)
 	}
 	there := make([]bool, p.rows)
 	for i, level := range decoded {
@@ -119,8 +129,8 @@ func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 	return there, nil
 }
 
-// value reads one value of an uncompressed page of byte arrays, and nothing else. The first call
-// finds the places of all values.
+// value reads one value of an uncompressed page of byte arrays. It does not read the other values.
+// The first call finds the locations of all values. row is relative to the page.
 func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error) {
 	p.locate.Do(func() { p.located, p.err = p.spans(f, c) })
 	if p.err != nil {
@@ -135,13 +145,13 @@ func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error
 	return data, err
 }
 
-// spans finds the places of the values by their lengths.
+// spans returns the locations of the values. It reads only their lengths.
 func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
 	at, end := p.at, p.at+int64(p.compressed)
 	number := func() (int64, error) {
 		var b [4]byte
 		if end-at < 4 {
-			return 0, fmt.Errorf("the page at %d: %w", p.at, io.ErrUnexpectedEOF)
+			return 0, fmt.Errorf("the page at offset %d: %w", p.at, io.ErrUnexpectedEOF)
 		}
 		if _, err := f.ReadAt(b[:], at); err != nil {
 			return 0, err
@@ -149,7 +159,7 @@ func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
 		at += 4
 		n := int64(binary.LittleEndian.Uint32(b[:]))
 		if n > end-at {
-			return 0, fmt.Errorf("the page at %d: a length of %d bytes at %d leaves the page, which ends at %d", p.at, n, at-4, end)
+			return 0, fmt.Errorf("the page at offset %d: a value of %d bytes at offset %d exceeds the page, which ends at offset %d", p.at, n, at-4, end)
 		}
 		return n, nil
 	}
@@ -185,7 +195,7 @@ func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
 	return spans, nil
 }
 
-// plain splits the first value, in the encoding PLAIN, from data.
+// plain splits data, in the encoding PLAIN, into the first value and the remaining bytes.
 func plain(data []byte, kind parquet.Type) (value, rest []byte, err error) {
 	width := 8
 	switch kind {
@@ -203,20 +213,20 @@ func plain(data []byte, kind parquet.Type) (value, rest []byte, err error) {
 	return data[:width:width], data[width:], nil
 }
 
-// lengthPrefixed splits a length, and the bytes that it counts, from data.
+// lengthPrefixed splits data into a value, which follows its length, and the remaining bytes.
 func lengthPrefixed(data []byte) (value, rest []byte, err error) {
 	if len(data) < 4 {
 		return nil, nil, io.ErrUnexpectedEOF
 	}
 	n, data := uint64(binary.LittleEndian.Uint32(data)), data[4:]
 	if n > uint64(len(data)) {
-		return nil, nil, fmt.Errorf("a length of %d bytes is followed by %d bytes", n, len(data))
+		return nil, nil, fmt.Errorf("a value claims %d bytes, but only %d bytes follow", n, len(data))
 	}
 	return data[:n:n], data[n:], nil
 }
 
-// runLengths decodes n numbers of width bits in parquet's hybrid encoding: runs of equal numbers,
-// and bit-packed groups of eight numbers.
+// runLengths decodes n numbers of width bits in the hybrid encoding of parquet: runs of equal
+// numbers, and groups of eight bit-packed numbers.
 func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	if width > 32 {
 		return nil, fmt.Errorf("numbers of %d bits, expected 32 at most", width)
@@ -247,7 +257,7 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 			}
 			continue
 		}
-		// The last group may hold more numbers than are left, but not fewer bytes than it claims.
+		// The last group may hold more numbers than n, but it must have all its bytes.
 		groups := head >> 1
 		if groups == 0 {
 			return nil, errors.New("an empty run")
@@ -271,8 +281,8 @@ func runLengths(data []byte, width uint, n int) ([]uint32, error) {
 	return out, nil
 }
 
-// decompress decompresses a page to the given size. The size is bounded in proportion to the bytes
-// in the file, because images hardly compress.
+// decompress decompresses a page to the given size in bytes. It returns an error if the size is
+// much larger than the compressed data, because images hardly compress.
 func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []byte, err error) {
 	if codec == parquet.Uncompressed {
 		return data, nil
@@ -283,7 +293,7 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 		}
 	}()
 	if limit := 64<<20 + 100*len(data); size < 0 || size > limit {
-		return nil, fmt.Errorf("%d bytes claim to be %d bytes uncompressed: the limit is %d bytes", len(data), size, limit)
+		return nil, fmt.Errorf("%d compressed bytes claim %d bytes uncompressed: the limit is %d bytes", len(data), size, limit)
 	}
 	var r io.Reader
 	switch codec {
@@ -293,14 +303,14 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 			return nil, err
 		}
 		if n != size {
-			return nil, fmt.Errorf("it holds %d bytes, expected %d", n, size)
+			return nil, fmt.Errorf("the page has %d uncompressed bytes, expected %d", n, size)
 		}
 		return snappy.Decode(nil, data)
 	case parquet.Lz4Raw:
 		out = make([]byte, size)
 		n, err := lz4.UncompressBlock(data, out)
 		if err == nil && n != size {
-			err = fmt.Errorf("it holds %d bytes, expected %d", n, size)
+			err = fmt.Errorf("the page has %d uncompressed bytes, expected %d", n, size)
 		}
 		return out, err
 	case parquet.Gzip:
@@ -320,21 +330,22 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 		return nil, fmt.Errorf("compression %v is not supported: write the file again with snappy or zstd", codec)
 	}
 	if out, err = io.ReadAll(io.LimitReader(r, int64(size)+1)); err == nil && len(out) != size {
-		err = fmt.Errorf("it holds %d bytes or more, expected %d", len(out), size)
+		err = fmt.Errorf("the page has %d uncompressed bytes or more, expected %d", len(out), size)
 	}
 	return out, err
 }
 
-// pageCache keeps the pages that were used last. A compressed page holds up to some hundred images,
-// and the next images that are read often lie in it too.
+// pageCache keeps the values of the pages that were used last. A compressed page holds up to a few
+// hundred images, and the next images to be read are often in the same page.
 type pageCache struct {
 	mu    sync.Mutex
 	bytes int       // uncompressed size of the pages
-	order list.List // *cachedPage elements; the front one was used last
+	order list.List // of *cachedPage, most recently used first
 	pages map[*parquetPage]*list.Element
 }
 
-// maxPageCache bounds the pages of a pageCache, in bytes. One page is kept whatever its size.
+// maxPageCache limits the pages in a pageCache, in bytes. The cache keeps at least one page of any
+// size.
 const maxPageCache = 128 << 20
 
 // cachedPage is a page and its values.
@@ -345,7 +356,7 @@ type cachedPage struct {
 	err    error
 }
 
-// values returns the values of a page. The first caller reads them.
+// values returns the values of a page. It calls read if the page is not in the cache.
 func (c *pageCache) values(p *parquetPage, read func() ([][]byte, error)) ([][]byte, error) {
 	c.mu.Lock()
 	e := c.pages[p]

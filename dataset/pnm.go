@@ -11,17 +11,22 @@ import (
 
 // pnmHeader is the header of a binary PGM (P5, grey) or PPM (P6, RGB) file.
 type pnmHeader struct {
-	channels      int // 1 or 3
-	width, height int // in pixels
-	size          int // of the header, in bytes
+	// channels is 1 or 3.
+	channels int
 
-	// maximum is the value of full intensity, 1…65535. Above 255, a sample has two bytes, the high
-	// byte first.
+	// width and height are the size of the image in pixels.
+	width, height int
+
+	// size is the size of the header in bytes.
+	size int
+
+	// maximum is the value of full intensity, 1 to 65535. If it is above 255, a value takes two
+	// bytes, the high byte first.
 	maximum int
 }
 
-// readPNMHeader reads "P6 width height maximum" and the one white space after it. A # starts a
-// comment, which ends with the line.
+// readPNMHeader reads a header "P6 width height maximum" and the one white-space character after
+// it. A # starts a comment, which ends at the end of the line.
 func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	h.channels = 1
 	if data[1] == '6' {
@@ -44,7 +49,7 @@ func readPNMHeader(data []byte) (h pnmHeader, err error) {
 			i++
 		}
 		if i == start || *field == 0 {
-			return h, errors.New("the header is not three positive numbers: width, height, maximum")
+			return h, errors.New("the header does not hold three positive numbers: width, height and maximum")
 		}
 	}
 	if i == len(data) {
@@ -57,7 +62,7 @@ func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	return h, nil
 }
 
-// pnmConfig returns the size of an image.
+// pnmConfig returns the size of a PGM or PPM image.
 func pnmConfig(r io.Reader) (image.Config, error) {
 	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
 	if err != nil {

@@ -14,18 +14,18 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFrontMatter bounds the YAML at the head of README.md, in bytes. The 21,841 class names of
-// ImageNet-21k take 1.3 MB there. The YAML decoder takes up to 200 times the memory of its input,
-// for hostile input.
+// maxFrontMatter limits the size of the YAML at the beginning of README.md, in bytes. The 21,841
+// class names of ImageNet-21k take 1.3 MB. For hostile input, the YAML decoder needs up to 200
+// times the memory of its input.
 const maxFrontMatter = 2 << 20
 
-// readmeClassNames returns the class names in README.md, the card of a data set on the Hugging Face
-// Hub, for the column label. It returns nil if there is no file or the file names no classes.
+// readmeClassNames returns the class names of the column label from README.md, the data set card of
+// the Hugging Face Hub. It returns nil if there is no such file or the file names no classes.
 func readmeClassNames(root, label string) ([]string, error) {
 	path := filepath.Join(root, "README.md")
-	// opening a pipe would wait for its writer
+	// Opening a pipe would wait for its writer.
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("README.md is not a regular file (mode %v); remove it or replace it by a file", info.Mode())
+		return nil, fmt.Errorf("README.md is not a regular file (mode %v): remove it or replace it with a file", info.Mode())
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -50,7 +50,7 @@ func readmeClassNames(root, label string) ([]string, error) {
 }
 
 // frontMatterClassNames returns the class names in the front matter of text, which is YAML between
-// two lines "---". The datasets library writes them so:
+// two lines "---". The datasets library of Hugging Face writes class names in this form:
 //
 //	dataset_info:
 //	  features:
@@ -60,10 +60,11 @@ func readmeClassNames(root, label string) ([]string, error) {
 //	        names:
 //	          '0': cat
 //
-// Older versions of it write class_label directly below the feature. If several features have the
-// name of the column, as in a data set of several configurations, the first one counts.
+// Older versions write class_label directly below the feature, without dtype. A data set with
+// several configurations may have several features with the name of the column.
+// frontMatterClassNames reads the first.
 func frontMatterClassNames(text []byte, label string) ([]string, error) {
-	cut := len(text) >= maxFrontMatter // before line ends get shorter
+	cut := len(text) >= maxFrontMatter // computed here, because the next line may shorten the text
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	head, ok := bytes.CutPrefix(text, []byte("---\n"))
 	if !ok {
@@ -90,8 +91,8 @@ func frontMatterClassNames(text []byte, label string) ([]string, error) {
 	return classLabelNames(names, label)
 }
 
-// findClassLabel returns the node "names" of the first feature called label, nil if there is none.
-// It does not follow aliases, so it visits every node once.
+// findClassLabel returns the node "names" of the first feature with the name label, or nil if there
+// is none. It does not follow aliases, so it visits every node once.
 func findClassLabel(n *yaml.Node, label string) *yaml.Node {
 	if name := yamlField(n, "name"); name != nil && name.Value == label {
 		for _, feature := range []*yaml.Node{n, yamlField(n, "dtype")} {
@@ -108,7 +109,7 @@ func findClassLabel(n *yaml.Node, label string) *yaml.Node {
 	return nil
 }
 
-// yamlField returns the value of a key of a mapping, nil if there is none.
+// yamlField returns the value of a key of a mapping, or nil if there is none.
 func yamlField(n *yaml.Node, key string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
@@ -121,19 +122,20 @@ func yamlField(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// classLabelNames reads a mapping from class ids, which must be 0, 1, 2, …, to names.
+// classLabelNames returns the class names in a YAML mapping from class ids to names. The ids must
+// be 0, 1, 2, …, in this order.
 func classLabelNames(n *yaml.Node, label string) ([]string, error) {
 	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
-		return nil, fmt.Errorf("the names of %s are not a mapping from class ids to names", label)
+		return nil, fmt.Errorf("the names of column %s are not a mapping from class ids to names", label)
 	}
 	var names []string
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if id, err := strconv.Atoi(key.Value); err != nil || id != len(names) || value.Kind != yaml.ScalarNode {
-			return nil, fmt.Errorf("in the names of %s, line %d: found %q, expected class %d and its name",
+			return nil, fmt.Errorf("the names of column %s, line %d: found %q, expected class %d and its name",
 				label, key.Line+1, abbreviate(key.Value+": "+value.Value), len(names))
 		}
 		names = append(names, value.Value)
 	}
-	return names, distinctNames(names, "the names of "+label)
+	return names, distinctNames(names, "the names of column "+label)
 }

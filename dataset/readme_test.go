@@ -55,7 +55,7 @@ func TestFrontMatterClassNames(t *testing.T) {
 		}
 	}
 
-	// The whole file may be long, its front matter may not.
+	// The file may be longer than the limit, but its front matter may not.
 	root := t.TempDir()
 	write := func(text string) {
 		t.Helper()
@@ -80,7 +80,7 @@ func TestFrontMatterClassNames(t *testing.T) {
 	}
 }
 
-// FuzzFrontMatter checks that any text ends in names or an error, with bounded memory.
+// FuzzFrontMatter checks that any text gives distinct names or an error, with limited memory.
 func FuzzFrontMatter(f *testing.F) {
 	text, err := os.ReadFile(filepath.Join(parquetData, "readme", "README.md"))
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/sptune/spt/internal/golden"
 )
 
-// TestGoldenResized compares six JPEGs of Caltech-101 at 224×224 with the result of Pillow 9.4.
+// TestGoldenResized compares six JPEG images of Caltech-101, resized to 224×224 pixels, with the
+// results of Pillow 9.4.
 func TestGoldenResized(t *testing.T) {
 	f, err := npz.Open(golden.Path(t, "vit_tiny_real", "golden.npz"))
 	if err != nil {
@@ -47,8 +48,8 @@ func TestGoldenResized(t *testing.T) {
 		}
 		greatest, mean := compare(t, m, &RGB{224, 224, want[i*imageBytes : (i+1)*imageBytes]})
 		t.Logf("%s: greatest difference %d levels, mean %.4f", name, greatest, mean)
-		// The differences come from the rounding of the inverse DCT. The resize of Pillow's own
-		// pixels is exact.
+		// The differences come from the rounding of the inverse DCT. The resize itself is exact, as
+		// TestResizeAsPillow checks.
 		if greatest > 4 || mean > 0.06 {
 			t.Errorf("%s: off by up to %d levels, %.4f on average; want at most 4 and 0.06", name, greatest, mean)
 		}
@@ -83,7 +84,7 @@ func TestOpenRealSets(t *testing.T) {
 			if len(d.Train) != c.train || len(d.Val) != c.val || len(d.Test) != c.test {
 				t.Errorf("%d/%d/%d images, want %d/%d/%d", len(d.Train), len(d.Val), len(d.Test), c.train, c.val, c.test)
 			}
-			for _, s := range d.splits() { // a part, for time
+			for _, s := range d.splits() { // keep only some images, so that the test is fast
 				*s.samples = (*s.samples)[:min(100, len(*s.samples))]
 			}
 			c.train, c.val, c.test = len(d.Train), len(d.Val), len(d.Test)
@@ -111,8 +112,8 @@ func TestOpenRealSets(t *testing.T) {
 	}
 }
 
-// BenchmarkLoadCaltech reports images per second, from JPEG files in the page cache to 224×224
-// pixels.
+// BenchmarkLoadCaltech measures how many images per second a loader decodes and resizes to 224×224
+// pixels. The JPEG files are in the page cache of the operating system.
 func BenchmarkLoadCaltech(b *testing.B) {
 	d, err := Open(b.Context(), golden.Beside(b, "data", "caltech101"), OpenOptions{})
 	if err != nil {

@@ -5,28 +5,31 @@ import (
 	"math"
 )
 
-// precisionBits is the fixed-point precision of Pillow's 8-bit resampling: 32 bits without 8 bits
-// for the value and 2 bits for overshoot.
+// precisionBits is the number of fractional bits in the fixed-point numbers of Pillow's 8-bit
+// resampling. Of 32 bits, 8 bits are for the value and 2 bits for overshoot.
 const precisionBits = 32 - 8 - 2
 
-// resizeBicubic returns m at width × height pixels, bit for bit as Image.resize((width, height),
-// Image.BICUBIC) of Pillow up to version 12: the cubic filter with a = -0.5, widened by the scale
-// factor if the image shrinks; rows first, then columns; 8 bits in between (libImaging/Resample.c).
-// Pillow 13 resizes the columns first if an image becomes wider and lower, which differs by up to
-// ten levels at sharp edges. Published results were made with the older order.
+// resizeBicubic returns m resized to width × height pixels. The result equals Image.resize((width,
+// height), Image.BICUBIC) of Pillow up to version 12 bit for bit (libImaging/Resample.c). The
+// filter is the cubic filter with a = -0.5. If the image shrinks, the filter is widened by the
+// scale factor. The first pass changes the width and the second pass the height, with 8 bits per
+// channel between them.
 //
-// If the size does not change, resizeBicubic returns m itself. It is an error if m or the new size
-// has no area, or if the new size or the image between the two passes has more than maxPixels.
+// Pillow 13 changes the height first if an image becomes wider and lower. Its result differs by up
+// to ten levels at sharp edges. Published results were made with the order of Pillow 12.
+//
+// If the size does not change, resizeBicubic returns m itself. It returns an error if m or the new
+// size has no area, or if the result or the image between the two passes has more than maxPixels.
 func resizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
 	}
 	if width < 1 || height < 1 || width > maxPixels/height {
-		return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, maxPixels)
+		return nil, fmt.Errorf("resizing an image of %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, maxPixels)
 	}
 	if width != m.Width {
 		if width > maxPixels/m.Height {
-			return nil, fmt.Errorf("resizing %d×%d pixels to %d×%d: more than the limit of %d pixels, %d×%d, in between; the image is too narrow for its height", m.Width, m.Height, width, height, maxPixels, width, m.Height)
+			return nil, fmt.Errorf("resizing an image of %d×%d pixels to %d×%d: the first pass makes %d×%d pixels, more than the limit of %d; the image is too narrow for its height", m.Width, m.Height, width, height, width, m.Height, maxPixels)
 		}
 		m = resizeRows(m, bicubicTaps(m.Width, width))
 	}
@@ -36,13 +39,13 @@ func resizeBicubic(m *RGB, width, height int) (*RGB, error) {
 	return m, nil
 }
 
-// taps holds the input samples, and their weights, that make one output sample.
+// taps holds the filter of one output sample: the weights of consecutive input samples.
 type taps struct {
 	first   int     // index of the first input sample
 	weights []int32 // in units of 2^-precisionBits; they sum to about 1
 }
 
-// bicubicTaps returns the filter of every output sample of a row that is resized from in to out
+// bicubicTaps returns the filter of every output sample. A row or column is resized from in to out
 // samples.
 func bicubicTaps(in, out int) []taps {
 	scale := float64(in) / float64(out)
@@ -52,8 +55,8 @@ func bicubicTaps(in, out int) []taps {
 	all := make([]taps, out)
 	raw := make([]float64, 2*int(math.Ceil(support))+1)
 	for i := range all {
-		// The float64 conversions keep compilers from fusing a product with a sum, which would
-		// round differently from Pillow.
+		// The float64 conversions prevent compilers from fusing a product with a sum. A fused
+		// operation would round differently from Pillow.
 		center := float64((float64(i) + 0.5) * scale)
 		first := max(int(center-support+0.5), 0)
 		end := min(int(center+support+0.5), in)
@@ -69,8 +72,8 @@ func bicubicTaps(in, out int) []taps {
 			if sum != 0 {
 				w /= sum
 			}
-			// int32 truncates towards zero, as in C. Adding half a unit away from zero rounds to
-			// nearest.
+			// The conversion to int32 truncates towards zero, as in C. Adding half a unit away from
+			// zero first rounds to nearest.
 			weights[j] = int32(math.Copysign(0.5, w) + float64(w*(1<<precisionBits)))
 		}
 		all[i] = taps{first, weights}
@@ -78,7 +81,8 @@ func bicubicTaps(in, out int) []taps {
 	return all
 }
 
-// cubic is the cubic convolution kernel with a = -0.5 (Keys 1981), in Pillow's order of operations.
+// cubic returns the value of the cubic convolution kernel with a = -0.5 (Keys 1981) at x. The order
+// of operations is that of Pillow.
 func cubic(x float64) float64 {
 	const a = -0.5
 	x = math.Abs(x)
@@ -91,7 +95,7 @@ func cubic(x float64) float64 {
 	return 0
 }
 
-// resizeRows changes the width. The result is [m.Height, len(t), 3].
+// resizeRows returns m with a new width. The pixels of the result are [m.Height, len(t), 3].
 func resizeRows(m *RGB, t []taps) *RGB {
 	out := newRGB(len(t), m.Height)
 	for y := range m.Height {
@@ -114,7 +118,7 @@ func resizeRows(m *RGB, t []taps) *RGB {
 	return out
 }
 
-// resizeColumns changes the height. The result is [len(t), m.Width, 3].
+// resizeColumns returns m with a new height. The pixels of the result are [len(t), m.Width, 3].
 func resizeColumns(m *RGB, t []taps) *RGB {
 	out := newRGB(m.Width, len(t))
 	stride := 3 * m.Width

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// pattern returns the image of testdata/make.py: no two rows are equal and every level occurs.
+// pattern returns the image that testdata/make.py computes by the same formula. No two rows are
+// equal, and every level occurs.
 func pattern(w, h int) *RGB {
 	m := newRGB(w, h)
 	for i := range m.Pix {
@@ -15,8 +16,8 @@ func pattern(w, h int) *RGB {
 	return m
 }
 
-// TestResizeAsPillow compares the pixels, bit for bit, with those of Pillow 13.0.0 that resizes the
-// rows first (testdata/make.py).
+// TestResizeAsPillow compares the pixels, bit for bit, with the result of Pillow 13.0.0 in two
+// steps: width first, then height (testdata/make.py).
 func TestResizeAsPillow(t *testing.T) {
 	for _, c := range []struct {
 		w, h, newW, newH int
@@ -44,8 +45,9 @@ func TestResizeAsPillow(t *testing.T) {
 	}
 }
 
-// TestResizeSymmetries checks that an image of one colour keeps it, and that mirroring before or
-// after the resize gives the same image, but for rounding.
+// TestResizeSymmetries checks that a resize does not change the colour of an image with one colour.
+// It also checks that mirroring before and after the resize gives the same image, except for
+// rounding.
 func TestResizeSymmetries(t *testing.T) {
 	m := pattern(23, 19)
 	resize := func(m *RGB, w, h int) *RGB {

@@ -5,7 +5,7 @@ import (
 	"image/color"
 )
 
-// toRGB converts the result of a decoder, with the formulas of Pillow's convert("RGB").
+// toRGB converts the result of a decoder to RGB. It uses the formulas of Pillow's convert("RGB").
 func toRGB(m image.Image) *RGB {
 	if m, ok := m.(*image.YCbCr); ok {
 		return jpegToRGB(m)
@@ -47,7 +47,7 @@ func toRGB(m image.Image) *RGB {
 			}
 		}
 	case *image.Paletted:
-		palette := make([][3]uint8, 256) // as in Pillow, an index beyond the palette is black
+		palette := make([][3]uint8, 256) // an index beyond the palette is black, as in Pillow
 		for i, c := range m.Palette {
 			palette[i] = withoutAlpha(c)
 		}
@@ -71,15 +71,16 @@ func toRGB(m image.Image) *RGB {
 	return out
 }
 
-// copyChannels copies three channels of every pixel. In src, pixels are pixel bytes apart and
-// channels are channel bytes apart.
+// copyChannels copies three channels of every pixel to dst. In src, pixel is the distance between
+// pixels and channel the distance between channels, in bytes.
 func copyChannels(dst, src []uint8, pixel, channel int) {
 	for i, j := 0, 0; i < len(dst); i, j = i+3, j+pixel {
 		dst[i], dst[i+1], dst[i+2] = src[j], src[j+channel], src[j+2*channel]
 	}
 }
 
-// anyToRGB converts images of rare kinds, such as premultiplied TIFF, slowly.
+// anyToRGB converts an image of any kind pixel by pixel. It is slow; toRGB uses it for rare kinds,
+// such as TIFF with premultiplied alpha.
 func anyToRGB(out *RGB, m image.Image) {
 	b := m.Bounds()
 	i := 0
@@ -92,19 +93,21 @@ func anyToRGB(out *RGB, m image.Image) {
 	}
 }
 
-// withoutAlpha returns red, green and blue without premultiplied alpha.
+// withoutAlpha returns the red, green and blue of a colour, not premultiplied by alpha.
 func withoutAlpha(c color.Color) [3]uint8 {
-	if c, ok := c.(color.NRGBA64); ok { // NRGBAModel would round through premultiplied values
+	// NRGBAModel would premultiply the values and lose precision.
+	if c, ok := c.(color.NRGBA64); ok {
 		return [3]uint8{uint8(c.R >> 8), uint8(c.G >> 8), uint8(c.B >> 8)}
 	}
 	n := color.NRGBAModel.Convert(c).(color.NRGBA)
 	return [3]uint8{n.R, n.G, n.B}
 }
 
-// inkToLight converts one channel of CMYK as Pillow does: (1 - k) - c·(1 - k).
+// inkToLight converts one channel of CMYK to one channel of RGB as Pillow does: (1 - black) -
+// ink·(1 - black), with 255 for 1.
 func inkToLight(ink, black uint8) uint8 {
 	white := 255 - int(black)
 	product := int(ink)*white + 128
 	product = (product>>8 + product) >> 8 // divides by 255 and rounds
-	return uint8(white - product)         // is never negative: product ≤ white
+	return uint8(white - product)         // never negative, because product ≤ white
 }

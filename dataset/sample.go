@@ -8,41 +8,41 @@ import (
 	"os"
 )
 
-// Sample is one image and its target. The image is in a file of its own, inside another file such
-// as a parquet file, or in memory.
+// Sample is one image and its target. The image is an image file, or a part of another file such as
+// a parquet file, or in memory.
 type Sample struct {
-	// Path identifies the image: the image file, or the file that holds the image followed by "#"
-	// and its place there, such as the row of a parquet file, from 0. It is "" for an image in
-	// memory.
+	// Path identifies the image. It is the path of an image file. For an image inside another file,
+	// it is the path of that file, "#", and the place in the file, such as the row of a parquet
+	// file, from 0. It is "" for an image in memory.
 	Path string
 
-	// Image is an image in memory, which is used instead of Path. It must not change afterwards.
-	// Default nil: the image is read from Path.
+	// Image is an image in memory, which replaces the image at Path. It must not change while the
+	// sample is in use. Default: nil, and the image is read from Path.
 	Image *RGB
 
-	// Target is the annotation: [Class] for an image with one label. It may be nil only for images
-	// that are predicted.
+	// Target is the annotation of the image, such as a [Class] for an image with one label. It may
+	// be nil only for images whose target is to be predicted.
 	Target Target
 
-	// Where names the place that lists the sample, for messages: "train800.txt:17", "train/dress",
-	// `train.json: "a.jpg"`.
+	// Where is the place that lists the sample. Error messages show it. Examples:
+	// "train800.txt:17", "train/dress", `train.json: "a.jpg"`.
 	Where string
 
-	stored stored // image inside another file; nil: the image is in its own file or in memory
+	// stored reads an image inside another file. It is nil for an image file or an image in memory.
+	stored stored
 }
 
-// stored is an encoded image that lies inside another file: in a row of a parquet file, for
-// example.
+// stored is an encoded image inside another file, for example in a row of a parquet file.
 type stored interface {
-	// encoded reads the image as it would be in a file of its own. It may be called from several
-	// goroutines at once.
+	// encoded returns the bytes of the image, which are the contents of an image file. Several
+	// goroutines may call it at the same time.
 	encoded() ([]byte, error)
 }
 
-// imageFile is an encoded image in a file of its own: the path of the file.
+// imageFile is the path of an image file. It implements stored.
 type imageFile string
 
-// name returns how messages call the image.
+// name returns the name of the image in error messages.
 func (s Sample) name() string {
 	if s.Image != nil {
 		return "image in memory"
@@ -50,11 +50,11 @@ func (s Sample) name() string {
 	return s.Path
 }
 
-// stratum returns the class by which the sample is counted; see [Target].
+// stratum returns the class that the sample counts as; see [Target].
 func (s Sample) stratum() int { return s.Target.Stratum() }
 
-// read returns the image and the bytes that it was decoded from, nil for an image in memory. If the
-// bytes cannot be decoded, they are returned beside the error. The error is an *[ImageError].
+// read returns the image and its encoded bytes, which are nil for an image in memory. If decoding
+// fails, read returns the bytes together with the error. Errors are of type *[ImageError].
 func (s Sample) read() (m *RGB, encoded []byte, err error) {
 	if s.Image != nil {
 		if err := s.Image.check(); err != nil {
@@ -75,7 +75,8 @@ func (s Sample) read() (m *RGB, encoded []byte, err error) {
 	return m, encoded, nil
 }
 
-// encoded reads a regular file of bounded size.
+// encoded returns the contents of the file. It returns an error if the file is not regular or has
+// more than maxEncodedBytes.
 func (f imageFile) encoded() ([]byte, error) {
 	path := string(f)
 	info, err := findFile(path)
@@ -84,14 +85,14 @@ func (f imageFile) encoded() ([]byte, error) {
 	}
 	size := info.Size()
 	if size > maxEncodedBytes {
-		return nil, fmt.Errorf("image %s has %d bytes: more than the limit of %d", path, size, maxEncodedBytes)
+		return nil, fmt.Errorf("image %s has %d bytes, more than the limit of %d bytes", path, size, maxEncodedBytes)
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening image: %w", err)
 	}
 	defer file.Close()
-	// One allocation of the right size: io.ReadAll would grow its buffer step by step.
+	// The buffer is allocated once with the right size. io.ReadAll would grow its buffer in steps.
 	data := make([]byte, size)
 	if _, err := io.ReadFull(file, data); err != nil {
 		return nil, fmt.Errorf("reading image %s: %w", path, err)
@@ -99,8 +100,8 @@ func (f imageFile) encoded() ([]byte, error) {
 	return data, nil
 }
 
-// findFile makes sure that an image file exists. It does not open the file, because opening a pipe
-// waits for its writer. The error is an *[ImageError].
+// findFile checks that an image file exists and is a regular file. It does not open the file,
+// because opening a pipe waits for its writer. Errors are of type *[ImageError].
 func findFile(path string) (fs.FileInfo, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -118,11 +119,11 @@ func findFile(path string) (fs.FileInfo, error) {
 }
 
 // ImageError reports an image that is missing, unreadable or broken. All errors of this package
-// that come from an image wrap an ImageError, so errors.As tells them from errors of lists and
-// options.
+// about an image wrap an ImageError. Callers can use errors.As to distinguish them from errors
+// about lists and options.
 type ImageError struct {
-	Path string // Sample.Path; "" for an image in memory
-	Err  error  // cause; its text names the image
+	Path string // path of the image, as in Sample.Path; "" for an image in memory
+	Err  error  // cause, whose text names the image
 }
 
 // Error returns the text of the cause.
@@ -131,7 +132,8 @@ func (e *ImageError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *ImageError) Unwrap() error { return e.Err }
 
-// countImages returns "1 image", "2 images" or, with a kind, "2 broken images".
+// countImages returns a count with its noun: "1 image", "2 images" or, with the kind "broken ", "2
+// broken images".
 func countImages(n int, kind string) string {
 	if n == 1 {
 		return fmt.Sprintf("1 %simage", kind)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// classSizes returns samples with paths, n[c] of class c.
+// classSizes returns samples with paths. Class c has n[c] samples.
 func classSizes(n ...int) []Sample {
 	var samples []Sample
 	for class, count := range n {
@@ -42,15 +42,15 @@ func TestStratify(t *testing.T) {
 	}{
 		{[]int{10, 20, 100}, 0.1, 0.1, []int{8, 16, 80}, []int{1, 2, 10}, []int{1, 2, 10}},
 		{[]int{100}, 0.25, 0, []int{75}, []int{25}, []int{0}},
-		// every class keeps one training image
+		// Every class keeps one training image.
 		{[]int{1, 1, 1}, 0.3, 0.3, []int{1, 1, 1}, []int{0, 0, 0}, []int{0, 0, 0}},
-		// each class can give one image only
+		// Each class can give only one image.
 		{[]int{2, 2}, 0.45, 0.45, []int{1, 1}, []int{1, 1}, []int{0, 0}},
-		// halves of an image take turns
+		// Every second class gives an image, because each class owes half an image.
 		{[]int{5, 5, 5, 5}, 0.1, 0, []int{4, 5, 4, 5}, []int{1, 0, 1, 0}, []int{0, 0, 0, 0}},
-		// no class gives to both
+		// No class gives images to both splits.
 		{[]int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 0.1, 0.1, []int{2, 2, 1, 2, 1, 2, 2, 1, 2, 1}, []int{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, []int{0, 0, 0, 0, 1, 0, 0, 0, 0, 1}},
-		// a large class gives for small ones
+		// A large class gives the images that the small classes cannot give.
 		{[]int{1, 1, 1, 1, 1, 5}, 0.2, 0.2, []int{1, 1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0, 2}, []int{0, 0, 0, 0, 0, 2}},
 		{[]int{0, 10}, 0.1, 0.2, []int{0, 7}, []int{0, 1}, []int{0, 2}},
 	} {
@@ -62,13 +62,13 @@ func TestStratify(t *testing.T) {
 		all := slices.Concat(paths(train), paths(val), paths(test))
 		slices.Sort(all)
 		if !slices.Equal(all, paths(samples)) {
-			t.Errorf("%v: the splits together are not the samples", c.sizes)
+			t.Errorf("%v: the three splits together differ from the samples", c.sizes)
 		}
 	}
 }
 
-// TestStratifySmallClasses checks that 200 classes of 4 images give about a tenth of all images,
-// not nothing and not a quarter.
+// TestStratifySmallClasses checks that 200 classes of 4 images give a tenth of all images. Rounding
+// each class separately would give none of them or a quarter.
 func TestStratifySmallClasses(t *testing.T) {
 	sizes := slices.Repeat([]int{4}, 200)
 	_, val, _ := stratify(classSizes(sizes...), 0.1, 0.1, 0)
@@ -94,7 +94,7 @@ func TestStratifyOrder(t *testing.T) {
 	if slices.Equal(paths(val), paths(other)) {
 		t.Error("another seed gives the same split")
 	}
-	// If this changes, the splits of every data set change.
+	// A different result would change the splits of every data set.
 	want := []string{"2/001.png"}
 	if got := paths(val)[len(val)-1:]; !slices.Equal(got, want) {
 		t.Errorf("the last validation image is %v, want %v", got, want)
@@ -148,7 +148,7 @@ func TestOpenSplits(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(paths(d.Val), paths(again.Val)) || !slices.Equal(paths(d.Test), paths(again.Test)) {
-			t.Errorf("%+v: a second look splits differently", c.o)
+			t.Errorf("%+v: opening the data set again gives other splits", c.o)
 		}
 	}
 }

@@ -16,23 +16,30 @@ import (
 	"unicode/utf8"
 )
 
-// A table lists the paths and labels of images. It is metadata.csv or metadata.jsonl, as the
-// imagefolder builder of Hugging Face's datasets library has it; or train.csv, val.csv and
-// test.csv; or one file of any name.
+// A table lists the paths and labels of images. A data set has one of these forms:
+//
+//   - metadata.csv or metadata.jsonl, as the imagefolder builder of the Hugging Face datasets
+//     library reads them,
+//   - train.csv, val.csv and test.csv,
+//   - one file of any name.
 
-// The usual names of columns, in lower case.
+// pathColumns and labelColumns hold the usual names of columns, in lower case. Earlier names take
+// precedence.
 var (
 	pathColumns  = []string{"image", "img", "path", "file", "file_name", "filename", "filepath", "image_path"}
 	labelColumns = []string{"label", "labels", "fine_label", "class", "target"}
 )
 
-// tableFormats are the extensions of tables.
+// tableFormats holds the extensions of tables.
 var tableFormats = []string{".csv", ".tsv", ".jsonl"}
 
 // table is the file of one table.
 type table struct {
-	path  string
-	split int // the split that it lists; -1: a column or the paths name the split of each image
+	path string
+
+	// split is the split of all images of the table, as in splitNames. It is -1 if a column or the
+	// paths name the split of each image.
+	split int
 }
 
 // recogniseTables reports whether a folder holds tables.
@@ -41,7 +48,7 @@ func recogniseTables(_ context.Context, root string) (bool, error) {
 	return tables != nil, err
 }
 
-// findTables returns the tables of a folder, nil if there are none.
+// findTables returns the tables of a folder, or nil if there are none.
 func findTables(root string) (tables []table, err error) {
 	find := func(folder, name string, split int) error {
 		for _, format := range tableFormats {
@@ -53,7 +60,7 @@ func findTables(root string) (tables []table, err error) {
 			}
 			for _, t := range tables {
 				if t.split == split {
-					return fmt.Errorf("found both %s and %s: keep one", relative(root, t.path), relative(root, file))
+					return fmt.Errorf("found both %s and %s for the same split: keep one of them", relative(root, t.path), relative(root, file))
 				}
 			}
 			tables = append(tables, table{file, split})
@@ -78,7 +85,7 @@ func findTables(root string) (tables []table, err error) {
 	return nil, nil
 }
 
-// relative returns a path as seen from root, with slashes, for messages and fingerprints.
+// relative returns a path relative to root, with slashes, for error messages and fingerprints.
 func relative(root, path string) string {
 	if rel, err := filepath.Rel(root, path); err == nil {
 		path = rel
@@ -87,37 +94,38 @@ func relative(root, path string) string {
 }
 
 // readTables reads a data set that is listed in tables.
-func readTables(ctx context.Context, src source) (given, error) {
+func readTables(ctx context.Context, src source) (contents, error) {
 	g, err := readTableSplits(ctx, src)
 	if err != nil && ctx.Err() == nil && src.Layout == "" && src.file == "" {
-		// Other programs use the same file names for other things.
-		err = fmt.Errorf("%w (the file is taken for a table of images; to read folders of classes beside it, choose the layout imagefolder)", err)
+		// Other programs use files with the same names for other purposes.
+		err = fmt.Errorf("%w (the file was read as a table of images because of its name; to read class folders instead, choose the layout imagefolder)", err)
 	}
 	return g, err
 }
 
-func readTableSplits(ctx context.Context, src source) (g given, err error) {
+// readTableSplits reads the tables and divides their rows into splits.
+func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 	tables := []table{{src.file, -1}}
 	if src.file == "" {
 		if tables, err = findTables(src.root); err != nil {
-			return given{}, err
+			return contents{}, err
 		}
 	}
 	if tables == nil {
-		return given{}, errors.New("there is no table: looked for metadata and train with .csv, .tsv and .jsonl, and for train/metadata")
+		return contents{}, errors.New("there is no table: looked for metadata, train and train/metadata, each with .csv, .tsv and .jsonl")
 	}
 	names, err := readClassNames(src.root)
 	if err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	var splits [3][]labelled
 	for _, t := range tables {
 		if err := ctx.Err(); err != nil {
-			return given{}, err
+			return contents{}, err
 		}
 		rows, err := readTable(src, t)
 		if err != nil {
-			return given{}, err
+			return contents{}, err
 		}
 		byPath := t.split < 0 && namesSplits(rows)
 		for _, row := range rows {
@@ -128,7 +136,7 @@ func readTableSplits(ctx context.Context, src source) (g given, err error) {
 				}
 				var ok bool
 				if split, ok = splitNames[strings.ToLower(name)]; !ok {
-					return given{}, fmt.Errorf("%s: split %q is none of train, val, valid, validation, test", row.Where, abbreviate(name))
+					return contents{}, fmt.Errorf("%s: split %q is unknown; known: train, val, valid, validation, test", row.Where, abbreviate(name))
 				}
 			}
 			row.Path = filepath.Join(filepath.Dir(t.path), filepath.FromSlash(row.Path))
@@ -136,13 +144,13 @@ func readTableSplits(ctx context.Context, src source) (g given, err error) {
 		}
 	}
 	if splits[0] == nil {
-		return given{}, fmt.Errorf("%s lists no training images", relative(src.root, tables[0].path))
+		return contents{}, fmt.Errorf("%s lists no training images", relative(src.root, tables[0].path))
 	}
 	return assignClasses(names, false, splits)
 }
 
-// namesSplits reports whether every path begins with the folder of a split, as in a metadata.csv
-// that lies beside the folders train and test.
+// namesSplits reports whether every path begins with a folder that has the name of a split. This is
+// so for a metadata.csv beside the folders train and test.
 func namesSplits(rows []tableRow) bool {
 	return !slices.ContainsFunc(rows, func(r tableRow) bool {
 		folder, _, deeper := strings.Cut(r.Path, "/")
@@ -154,7 +162,7 @@ func namesSplits(rows []tableRow) bool {
 // tableRow is one image of a table. Its path is clean, relative and local.
 type tableRow struct {
 	labelled
-	split string // text of the column split; "" if there is no such column
+	split string // text in the column split; "" if there is no such column
 }
 
 // readTable reads the rows of one table.
@@ -173,8 +181,9 @@ func readTable(src source, t table) ([]tableRow, error) {
 	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions)
 }
 
-// parseCSV reads a table with a heading. Tabs or commas divide its columns. Semicolons divide them
-// if the heading has semicolons and no comma: spreadsheets write so where decimals have a comma.
+// parseCSV reads a table whose first row is the header. The separator is a tab if tabs is true.
+// Otherwise it is a comma, or a semicolon if the header has semicolons and no comma. Spreadsheets
+// write semicolons in countries with a decimal comma.
 func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
@@ -221,7 +230,8 @@ func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, e
 	return rows, nil
 }
 
-// parseJSONLines reads a JSON object on each line. The keys of the first object are the columns.
+// parseJSONLines reads a table with one JSON object on each line. The keys of the first object are
+// the columns.
 func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error) {
 	var rows []tableRow
 	line := 0
@@ -249,9 +259,9 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 		for i, key := range []string{image, label, split} {
 			raw, ok := values[key]
 			if i == 2 && (!ok || key == "") {
-				continue // there is no column of splits; "" may be the key of another column
+				continue // there is no column split, and "" may be the key of another column
 			}
-			if !utf8.Valid(raw) { // the decoder would replace the bytes
+			if !utf8.Valid(raw) { // the decoder would replace the invalid bytes
 				return nil, fmt.Errorf("%s: %q is not UTF-8: save the table as UTF-8", where, abbreviate(key))
 			}
 			if texts[i], err = jsonScalar(raw); err != nil {
@@ -270,12 +280,13 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 	return rows, nil
 }
 
-// jsonObject reads one object and returns its keys in order. A key that is there twice is an error.
+// jsonObject parses one JSON object and returns its keys in order. It returns an error for a
+// duplicate key.
 func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	token, err := d.Token()
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading json: %w", err)
+		return nil, nil, fmt.Errorf("reading JSON: %w", err)
 	}
 	if token != json.Delim('{') {
 		return nil, nil, fmt.Errorf("found %v, want an object such as {\"file_name\": \"a.jpg\", \"label\": \"cat\"}", token)
@@ -284,28 +295,28 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 	for d.More() {
 		token, err := d.Token()
 		if err != nil {
-			return nil, nil, fmt.Errorf("reading json: %w", err)
+			return nil, nil, fmt.Errorf("reading JSON: %w", err)
 		}
 		key, ok := token.(string)
 		if _, again := values[key]; !ok || again {
-			return nil, nil, fmt.Errorf("reading json: the key %q is there twice", token)
+			return nil, nil, fmt.Errorf("reading JSON: the key %q is listed twice: remove one of them", token)
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
-			return nil, nil, fmt.Errorf("reading json: %w", err)
+			return nil, nil, fmt.Errorf("reading JSON: %w", err)
 		}
 		keys, values[key] = append(keys, key), value
 	}
 	if _, err := d.Token(); err != nil { // the closing brace
-		return nil, nil, fmt.Errorf("reading json: %w", err)
+		return nil, nil, fmt.Errorf("reading JSON: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, nil, errors.New("more follows after the object: write one object on each line")
+		return nil, nil, errors.New("more text follows after the object: write one object on each line")
 	}
 	return keys, values, nil
 }
 
-// jsonScalar returns a string, or a number as it is written.
+// jsonScalar returns the text of a JSON string or number. A number keeps its spelling.
 func jsonScalar(raw json.RawMessage) (string, error) {
 	var s string
 	if raw == nil {
@@ -321,8 +332,8 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 	return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
 }
 
-// tableColumns finds the columns of paths, labels and splits among the columns of a table. split is
-// -1 if there is no column of splits.
+// tableColumns returns the indices of the columns that hold the paths, the labels and the splits.
+// split is -1 if there is no such column.
 func tableColumns(names []string, o OpenOptions) (image, label, split int, err error) {
 	find := func(what, want string, known []string) (int, error) {
 		if want != "" {
@@ -339,7 +350,7 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 		for _, n := range names {
 			quoted = append(quoted, fmt.Sprintf("%q", abbreviate(n)))
 		}
-		return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: give the column such a heading, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
+		return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
 	}
 	if image, err = find("images", o.ImageColumn, pathColumns); err != nil {
 		return 0, 0, 0, err
@@ -351,8 +362,8 @@ func tableColumns(names []string, o OpenOptions) (image, label, split int, err e
 	return image, label, split, nil
 }
 
-// newTableRow checks a row. In a path without slashes, backslashes divide the folders, as on
-// Windows.
+// newTableRow checks the cells of a row and returns the row. If a path has no slashes, newTableRow
+// takes backslashes as separators of folders, as on Windows.
 func newTableRow(where, image, label, split string) (tableRow, error) {
 	image, label, split = strings.TrimSpace(image), strings.TrimSpace(label), strings.TrimSpace(split)
 	if !strings.Contains(image, "/") {
@@ -363,9 +374,9 @@ func newTableRow(where, image, label, split string) (tableRow, error) {
 	case err != nil:
 		return tableRow{}, fmt.Errorf("%s: %w", where, err)
 	case p == ".":
-		return tableRow{}, fmt.Errorf("%s: image path %q is a folder", where, image)
+		return tableRow{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, image)
 	case label == "":
-		return tableRow{}, fmt.Errorf("%s: the label is empty", where)
+		return tableRow{}, fmt.Errorf("%s: the label is empty: add a label or remove the row", where)
 	}
 	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
 		return tableRow{}, err

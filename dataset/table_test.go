@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// pictures returns a folder with images a.png … h.png in sub, and other files.
+// pictures returns a folder with the images a.png … h.png in its folder sub, and with the given
+// files.
 func pictures(files tree) tree {
 	out := tree{}
 	for c := 'a'; c <= 'h'; c++ {
@@ -72,15 +73,15 @@ func TestOpenTables(t *testing.T) {
 			}
 		})
 	}
-	// A file with the name of a table that is not a table hides class folders, unless the option
-	// layout names them.
+	// If another file has the name of a table, Open reads class folders only with the option
+	// Layout.
 	files := tree{"train.csv": "id,species\n1,2\n", "cat/1.png": "image", "dog/1.png": "image"}
 	if _, err := Open(t.Context(), files.write(t), OpenOptions{}); err == nil || !strings.Contains(err.Error(), "the layout imagefolder") {
-		t.Error(err)
+		t.Errorf("unexpected error %v", err)
 	}
 	d, err := Open(t.Context(), files.write(t), OpenOptions{Layout: "imagefolder"})
 	if err != nil || d.Layout != "imagefolder" {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 }
 
@@ -111,20 +112,20 @@ func TestTableErrors(t *testing.T) {
 		{"two tables", pictures(tree{"train.csv": "x", "train.jsonl": "y"}), "", OpenOptions{}, []string{"found both", "train.csv", "train.jsonl"}},
 		{"class of test alone", pictures(tree{"train.csv": "path,label\nsub/a.png,cat\n", "test.csv": "path,label\nsub/b.png,fox\n"}), "", OpenOptions{}, []string{"test.csv:2", `no class "fox"`}},
 		{"label -1", pictures(tree{"train.csv": "path,label\nsub/a.png,-1\n"}), "", OpenOptions{}, []string{"label -1 is negative"}},
-		{"beyond classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,2\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", "label 2 is out of range", "2 classes"}},
-		{"not in classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,fox\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", `"fox" is neither the name of a class nor an integer`}},
+		{"beyond classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,2\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", "label 2 is out of range", "labels 0 to 1"}},
+		{"not in classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,fox\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", `"fox" is neither a class name nor an integer`}},
 		{"label in Latin-1", pictures(tree{"train.csv": "path,label\nsub/a.png,the\nsub/b.png,caf\xe9\n"}), "", OpenOptions{}, []string{`train.csv:3: the class name "caf\xe9" is not UTF-8: save the table as UTF-8`}},
 		{"json in Latin-1", line("{\"file_name\": \"sub/a.png\", \"label\": \"caf\xe9\"}"), "", OpenOptions{}, []string{`metadata.jsonl:1: "label" is not UTF-8`}},
 		{"UTF-16", pictures(tree{"x.csv": "\xff\xfep\x00"}), "x.csv", OpenOptions{}, []string{"x.csv is in UTF-16: save it as UTF-8"}},
-		{"json cut", line(`{"file_name": "sub/a.png"`), "", OpenOptions{}, []string{"metadata.jsonl:1", "reading json"}},
+		{"json cut", line(`{"file_name": "sub/a.png"`), "", OpenOptions{}, []string{"metadata.jsonl:1", "reading JSON"}},
 		{"json list", line(`["sub/a.png", 1]`), "", OpenOptions{}, []string{"metadata.jsonl:1", "want an object"}},
-		{"json key twice", line(`{"file_name": "sub/a.png", "label": 1, "label": 2}`), "", OpenOptions{}, []string{"metadata.jsonl:1", `the key "label" is there twice`}},
-		{"json two objects", line(`{"file_name": "sub/a.png", "label": 1} {}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "more follows"}},
+		{"json key twice", line(`{"file_name": "sub/a.png", "label": 1, "label": 2}`), "", OpenOptions{}, []string{"metadata.jsonl:1", `the key "label" is listed twice`}},
+		{"json two objects", line(`{"file_name": "sub/a.png", "label": 1} {}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "more text follows"}},
 		{"json label missing", line("{\"file_name\": \"sub/a.png\", \"label\": 1}\n{\"file_name\": \"sub/b.png\"}"), "", OpenOptions{}, []string{"metadata.jsonl:2", `"label": the key is missing`}},
 		{"json label null", line(`{"file_name": "sub/a.png", "label": null}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "found null"}},
 		{"json label list", line(`{"file_name": "sub/a.png", "label": [1]}`), "", OpenOptions{}, []string{"found [1], want a string or a number"}},
 		{"columns for other layouts", vtabTree, "", OpenOptions{LabelColumn: "x"}, []string{"layout vtab has no columns"}},
-		{"not in a file", pictures(tree{"x.csv": "path,label\nsub/a.png,1\n"}), "x.csv", OpenOptions{Layout: "vtab"}, []string{"not a folder, as the layout vtab needs"}},
+		{"not in a file", pictures(tree{"x.csv": "path,label\nsub/a.png,1\n"}), "x.csv", OpenOptions{Layout: "vtab"}, []string{"the layout vtab cannot open a file with this name"}},
 		{"another file", pictures(tree{"x.zip": "PK"}), "x.zip", OpenOptions{}, []string{"not a folder", ".parquet"}},
 		{"no table", tree{"cat/1.png": "image"}, "", OpenOptions{Layout: "table"}, []string{"there is no table"}},
 	} {
@@ -142,7 +143,7 @@ func TestTableErrors(t *testing.T) {
 	}
 }
 
-// TestClassesKnown checks that classes need no training image if their number is known.
+// TestClassesKnown checks that classes need no training image if OpenOptions.Classes is set.
 func TestClassesKnown(t *testing.T) {
 	root := vtabTree.with(tree{"test.txt": "images/f.png 5\n"}).write(t)
 	d, err := Open(t.Context(), root, OpenOptions{Classes: 7})
@@ -150,17 +151,17 @@ func TestClassesKnown(t *testing.T) {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	if err := d.CheckImages(t.Context(), CheckOptions{}); err != nil {
-		t.Error(err)
+		t.Errorf("unexpected error %v", err)
 	}
-	if _, err := Open(t.Context(), root, OpenOptions{Classes: 5}); err == nil || !strings.Contains(err.Error(), "it has 6 classes, expected 5") {
-		t.Errorf("error %v", err)
+	if _, err := Open(t.Context(), root, OpenOptions{Classes: 5}); err == nil || !strings.Contains(err.Error(), "the data set has 6 classes, expected 5") {
+		t.Errorf("unexpected error %v", err)
 	}
-	if _, err := Open(t.Context(), folderTree.write(t), OpenOptions{Classes: 3}); err == nil || !strings.Contains(err.Error(), "it has 2 classes, expected 3") {
-		t.Errorf("error %v", err)
+	if _, err := Open(t.Context(), folderTree.write(t), OpenOptions{Classes: 3}); err == nil || !strings.Contains(err.Error(), "the data set has 2 classes, expected 3") {
+		t.Errorf("unexpected error %v", err)
 	}
 }
 
-// TestFewShot reads NOAH's lists, with spaces in paths.
+// TestFewShot checks the layout fewshot, with spaces in paths.
 func TestFewShot(t *testing.T) {
 	files := tree{
 		"food/annotations/train_meta.list.num_shot_1.seed_2": "pie/1.png 0\nbean soup/2.png 1\n", "food/annotations/train_meta.list.num_shot_2.seed_0": "pie/1.png 0\n",
@@ -177,13 +178,13 @@ func TestFewShot(t *testing.T) {
 		t.Errorf("read %s", got)
 	}
 	if d.Name != "food.num_shot_1.seed_2" || d.Layout != "fewshot" || d.Split != "given" || len(d.Test) != 2 || fmt.Sprint(d.Classes) != "[0 1]" || d.Root != draw {
-		t.Errorf("%+v", d)
+		t.Errorf("unexpected data set %+v", d)
 	}
 	if d, err := Open(t.Context(), draw, OpenOptions{Layout: "fewshot", Classes: 3}); err != nil || len(d.Classes) != 3 {
-		t.Errorf("%+v, %v", d, err)
+		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 	for path, want := range map[string]string{
-		filepath.Join(root, "food"): "several draws: give the list of one draw, such as",
+		filepath.Join(root, "food"): "several few-shot lists: give the path of one list, such as",
 		filepath.Join(files.with(tree{"food/images/pie/1.png": "-", "food/images/bean soup/2.png": "-"}).write(t), "food", "annotations", "train_meta.list.num_shot_1.seed_2"): "no image of train_meta.list.num_shot_1.seed_2 exists",
 		filepath.Join(files.with(tree{"food/annotations/val_meta.list": "x\n"}).write(t), "food", "annotations", "train_meta.list.num_shot_1.seed_2"):                          "val_meta.list:1",
 		filepath.Join(root, "food", "annotations", "val_meta.list"): "not a folder: give the folder",
@@ -208,7 +209,7 @@ func TestKnownSets(t *testing.T) {
 		t.Errorf("%v, %v", groups, names)
 	}
 	if _, err := FindKnown("imagenet"); err == nil || !strings.Contains(err.Error(), `"imagenet" is unknown; known: cifar, `) {
-		t.Error(err)
+		t.Errorf("unexpected error %v", err)
 	}
 }
 
@@ -233,7 +234,7 @@ func FuzzParseJSONLines(f *testing.F) {
 	})
 }
 
-// checkRows checks the rows of any table that a reader accepts.
+// checkRows checks properties that the rows of every accepted table must have.
 func checkRows(t *testing.T, name string, rows []tableRow, err error) {
 	t.Helper()
 	if err != nil {
@@ -283,7 +284,7 @@ func TestDirectCrop(t *testing.T) {
 		}
 	}
 	if (Transform{Size: 14, Resize: "direct-crop", ResizeTo: 13}).Validate() == nil || (Transform{Size: 14, Resize: "direct-crop", RandomCrop: true}).Validate() != nil {
-		t.Error("direct-crop is not validated as crop is")
+		t.Error("Validate checks the crop of direct-crop differently from crop")
 	}
 }
 
@@ -293,6 +294,6 @@ func TestTablePipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Open(t.Context(), folder, OpenOptions{Layout: "table"}); err == nil || !strings.Contains(err.Error(), "train.csv is not a regular file") {
-		t.Errorf("error %v", err)
+		t.Errorf("unexpected error %v", err)
 	}
 }

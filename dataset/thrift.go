@@ -9,23 +9,25 @@ import (
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 )
 
-// A parquet file describes itself in the compact protocol of Thrift. The decoder of Thrift
+// The metadata of a parquet file is encoded in the compact protocol of Thrift. The decoder
 // allocates the size that a length claims before it reads the bytes. thriftLength therefore checks
-// all lengths first: a structure that passes it holds no more items than its bytes can encode.
+// all lengths first. If a structure passes the check, it holds no more items than its bytes can
+// encode.
 
 const (
-	// maxThriftDepth bounds the nesting. It is about twice the nesting of parquet's structures.
+	// maxThriftDepth limits the nesting depth. It is about twice the depth of the parquet
+	// structures.
 	maxThriftDepth = 24
-	// maxThriftItems bounds the items of all lists together. The largest item in memory is a column
-	// chunk of some 700 bytes, which takes one byte in a hostile file. A row group of an image set
-	// has about 20 items.
+	// maxThriftItems limits the number of items of all lists together. The largest item is a column
+	// chunk, which takes about 700 bytes in memory but only one byte in a hostile file. A row group
+	// of an image data set has about 20 items.
 	maxThriftItems = 1 << 19
 )
 
-// errThriftShort reports that a value needs more bytes than are given.
+// errThriftShort reports that a structure needs more bytes than there are.
 var errThriftShort = errors.New("it is cut short")
 
-// decodeThrift reads the structure at the beginning of b into v and returns its length.
+// decodeThrift decodes the structure at the beginning of b into v and returns its length in bytes.
 func decodeThrift(b []byte, v any) (n int, err error) {
 	if n, err = thriftLength(b); err != nil {
 		return 0, err
@@ -38,22 +40,23 @@ func decodeThrift(b []byte, v any) (n int, err error) {
 	return n, thrift.Unmarshal(new(thrift.CompactProtocol), b[:n], v)
 }
 
-// thriftLength returns the length of the structure at the beginning of b.
+// thriftLength returns the length in bytes of the structure at the beginning of b.
 func thriftLength(b []byte) (int, error) {
-	w := thriftWalk{b: b}
+	w := thriftScanner{b: b}
 	if err := w.structure(0); err != nil {
 		return 0, err
 	}
 	return w.at, nil
 }
 
-// thriftWalk walks over a structure without decoding it.
-type thriftWalk struct {
-	b         []byte
-	at, items int
+// thriftScanner finds the end of a structure without decoding it.
+type thriftScanner struct {
+	b     []byte
+	at    int // index of the next byte
+	items int // number of items of all lists so far
 }
 
-func (w *thriftWalk) byte() (byte, error) {
+func (w *thriftScanner) byte() (byte, error) {
 	if w.at >= len(w.b) {
 		return 0, errThriftShort
 	}
@@ -61,7 +64,7 @@ func (w *thriftWalk) byte() (byte, error) {
 	return w.b[w.at-1], nil
 }
 
-func (w *thriftWalk) varint() (uint64, error) {
+func (w *thriftScanner) varint() (uint64, error) {
 	v, n := binary.Uvarint(w.b[w.at:])
 	switch {
 	case n == 0:
@@ -73,7 +76,7 @@ func (w *thriftWalk) varint() (uint64, error) {
 	return v, nil
 }
 
-func (w *thriftWalk) skip(n uint64) error {
+func (w *thriftScanner) skip(n uint64) error {
 	if n > uint64(len(w.b)-w.at) {
 		return errThriftShort
 	}
@@ -82,9 +85,9 @@ func (w *thriftWalk) skip(n uint64) error {
 }
 
 // structure skips the fields of a structure and its stop byte.
-func (w *thriftWalk) structure(depth int) error {
+func (w *thriftScanner) structure(depth int) error {
 	if depth > maxThriftDepth {
-		return fmt.Errorf("it is nested more than %d deep", maxThriftDepth)
+		return fmt.Errorf("it is nested more than %d levels deep", maxThriftDepth)
 	}
 	for {
 		head, err := w.byte()
@@ -94,12 +97,13 @@ func (w *thriftWalk) structure(depth int) error {
 		if head == 0 {
 			return nil
 		}
-		if head>>4 == 0 { // the number of the field follows
+		if head>>4 == 0 { // the field number follows
 			if _, err := w.varint(); err != nil {
 				return err
 			}
 		}
-		if kind := head & 15; kind > 2 { // 1 and 2 are true and false
+		// 1 and 2 are the values true and false, without more bytes
+		if kind := head & 15; kind > 2 {
 			if err := w.value(kind, depth); err != nil {
 				return err
 			}
@@ -107,8 +111,8 @@ func (w *thriftWalk) structure(depth int) error {
 	}
 }
 
-// value skips a value of a field, a list or a map. Every value takes at least one byte.
-func (w *thriftWalk) value(kind byte, depth int) error {
+// value skips a value of the given type in a field, a list or a map.
+func (w *thriftScanner) value(kind byte, depth int) error {
 	switch kind {
 	case 1, 2, 3: // bool, byte
 		return w.skip(1)
@@ -150,10 +154,12 @@ func (w *thriftWalk) value(kind byte, depth int) error {
 	case 13: // UUID
 		return w.skip(16)
 	}
-	return fmt.Errorf("type %d is not in the compact protocol", kind)
+	return fmt.Errorf("type %d is not a type of the compact protocol", kind)
 }
 
-func (w *thriftWalk) values(n uint64, depth int, kinds ...byte) error {
+// values skips the n items of a list, a set or a map. kinds holds the types of one item. Every
+// value takes at least one byte, so n items need at least n bytes.
+func (w *thriftScanner) values(n uint64, depth int, kinds ...byte) error {
 	if n > uint64(len(w.b)-w.at) {
 		return errThriftShort
 	}
@@ -161,7 +167,7 @@ func (w *thriftWalk) values(n uint64, depth int, kinds ...byte) error {
 		return fmt.Errorf("it lists more than %d items", maxThriftItems)
 	}
 	if depth > maxThriftDepth {
-		return fmt.Errorf("it is nested more than %d deep", maxThriftDepth)
+		return fmt.Errorf("it is nested more than %d levels deep", maxThriftDepth)
 	}
 	for range n {
 		for _, kind := range kinds {
@@ -173,8 +179,8 @@ func (w *thriftWalk) values(n uint64, depth int, kinds ...byte) error {
 	return nil
 }
 
-// readThrift reads the structure at an offset into v and returns its length. It reads at most limit
-// bytes.
+// readThrift decodes the structure at an offset of r into v and returns its length in bytes. It
+// reads at most limit bytes.
 func readThrift(r io.ReaderAt, offset, limit int64, v any) (int, error) {
 	for size := int64(4 << 10); ; size *= 8 {
 		b := make([]byte, min(size, limit))

@@ -8,48 +8,51 @@ import (
 	"github.com/sptune/spt/internal/option"
 )
 
-// Transform defines how an image becomes Size × Size pixels.
+// Transform configures how an image is resized, cropped and flipped to Size × Size pixels.
 type Transform struct {
-	// Size is the width and height of the result, in pixels. It has no default: give 1 or more.
+	// Size is the width and the height of the result, in pixels: 1 to 4096. It has no default.
 	Size int
 
-	// Resize is the kind of resize. Default "": "direct".
+	// Resize is the kind of resize. Default: "direct".
 	//
-	//   - "direct" resizes to Size × Size and does not keep the shape.
-	//   - "crop" resizes the shorter side to ResizeTo, keeps the shape, and crops Size × Size from
-	//     the centre.
+	//   - "direct" resizes to Size × Size and does not keep the aspect ratio.
+	//   - "crop" resizes the shorter side to ResizeTo, keeps the aspect ratio, and crops
+	//     Size × Size from the centre.
 	//   - "direct-crop" resizes to ResizeTo × ResizeTo and crops Size × Size from the centre, as
 	//     the reference release of SPT does for FGVC (build_transform in its lib/datasets.py).
 	Resize string
 
-	// ResizeTo is the shorter side after the resize, in pixels. It must be 0 with "direct". Default
-	// 0: round(Size·256/224).
+	// ResizeTo is the length of the shorter side after the resize, in pixels: Size to 8192. It must
+	// be 0 with "direct". Zero means round(Size·256/224).
 	ResizeTo int
 
-	// RandomCrop takes the crop from a random place. It must be false with "direct". HorizontalFlip
-	// mirrors half of the images, chosen at random. Both are for training. Default false.
-	RandomCrop, HorizontalFlip bool
+	// RandomCrop takes the crop from a random position instead of the centre. It is for training
+	// and must be false with "direct".
+	RandomCrop bool
+
+	// HorizontalFlip mirrors each image with a probability of 1/2. It is for training.
+	HorizontalFlip bool
 }
 
-// maxSide bounds Size. A batch allocates Size² pixels for every image, so a mistyped size must not
-// reach the allocation.
+// maxSide limits Size, so that a mistyped size does not allocate huge mini-batches of Size² pixels
+// for every image.
 const maxSide = 4096
 
 // Validate returns an error if a field is out of range or if fields contradict each other.
 func (t Transform) Validate() error {
 	switch {
 	case t.Size < 1:
-		return option.Errorf("image-size", "image transform: size %d is not positive", t.Size)
+		return option.Errorf("image-size", "image transform: size %d is not positive; give 1 or more pixels", t.Size)
 	case t.Size > maxSide:
-		return option.Errorf("image-size", "image transform: size %d is above the limit of %d", t.Size, maxSide)
+		return option.Errorf("image-size", "image transform: size %d is above the limit of %d pixels", t.Size, maxSide)
 	case t.Resize != "" && t.Resize != "direct" && !t.crops():
-		return option.Errorf("resize", "image transform: resize %q is not one of direct, crop, direct-crop", t.Resize)
+		return option.Unknown("resize", "resize", t.Resize, []string{"direct", "crop", "direct-crop"})
 	case !t.crops() && (t.RandomCrop || t.ResizeTo != 0):
-		return option.Errorf("resize", "image transform: a random crop and ResizeTo need resize %q or %q", "crop", "direct-crop")
+		return option.Errorf("resize", "image transform: a random crop and a size of the shorter side need resize %q or %q", "crop", "direct-crop")
 	case t.ResizeTo > 2*maxSide:
-		return option.Errorf("resize-to", "image transform: ResizeTo %d is above the limit of %d", t.ResizeTo, 2*maxSide)
+		return option.Errorf("resize-to", "image transform: shorter side %d is above the limit of %d pixels", t.ResizeTo, 2*maxSide)
 	case t.crops() && t.resizeTo() < t.Size:
-		return option.Errorf("resize-to", "image transform: shorter side %d is below the crop of %d: images would not cover it", t.resizeTo(), t.Size)
+		return option.Errorf("resize-to", "image transform: shorter side %d is below the crop size of %d pixels; give the crop size or more", t.resizeTo(), t.Size)
 	}
 	return nil
 }
@@ -65,10 +68,9 @@ func (t Transform) resizeTo() int {
 	return int(math.Round(float64(t.Size) * 256 / 224))
 }
 
-// fixed returns the part of t that is the same in every pass. It gives squares of fixed.Size
-// pixels, from which [Transform.Place] says what to crop and whether to mirror the crop. ok is
-// false if no square holds everything that t may crop: a random crop from images that keep their
-// shape.
+// fixed returns t without its random part. The results of fixed are squares of fixed.Size pixels;
+// see [Loader.Fixed]. ok is false for a random crop with Resize "crop". The images then keep their
+// aspect ratio, and no square contains every possible crop.
 func (t Transform) fixed() (fixed Transform, ok bool) {
 	fixed = t
 	fixed.RandomCrop, fixed.HorizontalFlip = false, false
@@ -78,15 +80,18 @@ func (t Transform) fixed() (fixed Transform, ok bool) {
 	return Transform{Size: t.resizeTo()}, t.Resize == "direct-crop"
 }
 
-// Place returns the upper left corner, in pixels, of the crop of sample index in its square of
-// [Loader.Fixed], and whether the crop is mirrored, in the pass of that seed and epoch.
+// Place returns the random part of t for one sample in one pass. x0 and y0 are the upper left
+// corner of the crop, in pixels, in the square that [Loader.Fixed] yields. flip reports whether the
+// crop is mirrored. The result depends on seed, epoch and the index of the sample, as in
+// [Loader.Batches].
 func (t Transform) Place(seed uint64, epoch, index int) (x0, y0 int, flip bool) {
 	fixed, _ := t.fixed()
 	return t.place(fixed.Size, fixed.Size, seed, epoch, index)
 }
 
-// SamplePixels reads the image of a sample as evaluation does, without a random crop or flip. The
-// result is [Size, Size, 3], red green blue.
+// SamplePixels loads the image of a sample as in evaluation, without a random crop or flip. The
+// result is [Size, Size, 3] with the channels red, green and blue. The error is an *[ImageError] if
+// the image is missing or broken.
 func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
 	t.RandomCrop, t.HorizontalFlip = false, false
 	if err := t.Validate(); err != nil {
@@ -101,8 +106,8 @@ func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
 	return pix, nil
 }
 
-// load returns the image of a sample, resized but not yet cropped or flipped. The result is shared
-// and must not be changed.
+// load returns the image of a sample after the resize, before crop and flip. Callers must not
+// change the result, because cache may hold it.
 func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	key := t.cacheKey(s)
 	if m := cache.get(key); m != nil {
@@ -116,13 +121,13 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	if err != nil {
 		return nil, &ImageError{s.Path, fmt.Errorf("%s: %w", s.name(), err)}
 	}
-	if resized != s.Image { // s.Image is in memory already
+	if resized != s.Image { // s.Image is already in memory
 		cache.put(key, resized)
 	}
 	return resized, nil
 }
 
-// resize resizes an image to the size from which the crop is taken.
+// resize returns an image after the resize, before the crop.
 func (t Transform) resize(m *RGB) (*RGB, error) {
 	switch t.Resize {
 	case "", "direct":
@@ -130,7 +135,7 @@ func (t Transform) resize(m *RGB) (*RGB, error) {
 	case "direct-crop":
 		return resizeBicubic(m, t.resizeTo(), t.resizeTo())
 	}
-	// torchvision's Resize truncates the longer side; it does not round it.
+	// The length of the longer side is truncated, not rounded, as in torchvision's Resize.
 	short := t.resizeTo()
 	w, h := short, short
 	if m.Width <= m.Height {
@@ -141,10 +146,10 @@ func (t Transform) resize(m *RGB) (*RGB, error) {
 	return resizeBicubic(m, w, h)
 }
 
-// place returns the upper left corner of the crop in an image of that width and height, and whether
-// the crop is mirrored. seed, epoch and index decide on the random parts.
+// place returns the upper left corner of the crop in an image of the given width and height, and
+// whether the crop is mirrored. seed, epoch and index determine the random numbers.
 func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, y0 int, flip bool) {
-	// torchvision's CenterCrop rounds halves to even.
+	// Halves are rounded to even, as in torchvision's CenterCrop.
 	x0 = int(math.RoundToEven(float64(width-t.Size) / 2))
 	y0 = int(math.RoundToEven(float64(height-t.Size) / 2))
 	if t.RandomCrop || t.HorizontalFlip {
@@ -158,8 +163,8 @@ func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, 
 	return x0, y0, flip
 }
 
-// finish crops and flips a resized image into dst [Size, Size, 3]. seed, epoch and index decide on
-// the random parts.
+// finish crops and flips a resized image and writes the result to dst, which is [Size, Size, 3].
+// seed, epoch and index determine the random numbers.
 func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) {
 	x0, y0, flip := t.place(m.Width, m.Height, seed, epoch, index)
 	for y := range t.Size {

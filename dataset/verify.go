@@ -13,26 +13,28 @@ import (
 
 // Verification is the result of [Dataset.Verify].
 type Verification struct {
-	// Images is the number of images, including unreadable and skipped ones. Bytes is their size:
-	// for files the size of the file, for images in memory the size of the pixels.
+	// Images is the number of images, including unreadable and skipped images.
 	Images int
-	Bytes  int64
 
-	// Smallest and Largest are the width and height, in pixels, of the images with the fewest and
-	// the most pixels. They are 0, 0 if no image can be read.
+	// Bytes is the total size of the images in bytes: the encoded size of an image in a file, and
+	// the size of the pixels of an image in memory.
+	Bytes int64
+
+	// Smallest and Largest are the width and the height, in pixels, of the images with the fewest
+	// and the most pixels. They are {0, 0} if no image can be read.
 	Smallest, Largest [2]int
 
 	// Splits counts the images of train, val and test.
 	Splits []SplitCount
 
-	// Unreadable lists the broken images, and the missing ones that Dataset.Skipped lists.
+	// Unreadable lists the images of Dataset.Skipped and the images that Verify could not read.
 	Unreadable []SkippedImage
 
-	// Duplicates lists the groups of equal images, in the order of their first images.
+	// Duplicates lists the groups of images with equal pixels, in the order of their first images.
 	Duplicates []Duplicate
 
-	// SHA256 is the identity of the data set: a hash, in hex, of the split, target and content of
-	// every image, in order.
+	// SHA256 identifies the contents of the data set. It is a hash, in hex, of the split, the
+	// target and the content of every image, in order.
 	SHA256 string
 }
 
@@ -40,41 +42,49 @@ type Verification struct {
 type SplitCount struct {
 	Name    string // "train", "val" or "test"
 	Images  int    // number of images
-	Bytes   int64  // size of the images, as in Verification
-	Classes []int  // number of images of every class; see Target.Stratum
+	Bytes   int64  // total size of the images, as in Verification.Bytes
+	Classes []int  // number of images of every class, indexed by class id; see Target.Stratum
 }
 
 // Duplicate is a group of two or more images with the same pixels.
 type Duplicate struct {
-	Copies    []Located // in the order train, val, test
-	SameBytes bool      // the files are equal too, byte for byte
+	// Copies lists the equal images, in the order train, val, test.
+	Copies []Located
 
-	// Leaks says that the copies are in different splits. A model would then be validated or tested
-	// on an image that it was trained on.
+	// SameBytes reports whether the encoded images are equal byte for byte too.
+	SameBytes bool
+
+	// Leaks reports whether the copies are in different splits. One split then evaluates a model on
+	// an image of another split.
 	Leaks bool
 
-	// LeaksIntoTest says that some copies, but not all, are in the test split.
+	// LeaksIntoTest reports whether some but not all copies are in the test split.
 	LeaksIntoTest bool
 
-	// Conflicts says that the copies have different targets.
+	// Conflicts reports whether the copies have different targets.
 	Conflicts bool
 }
 
 // Located is a sample and its split.
 type Located struct {
-	Split  string // "train", "val" or "test"
+	// Split is "train", "val" or "test".
+	Split string
+
 	Sample Sample
-	SHA256 string // hash, in hex, of the file; for an image in memory, of its width and pixels
+
+	// SHA256 is a hash, in hex, of the encoded image. For an image in memory, it is a hash of the
+	// width and the pixels.
+	SHA256 string
 }
 
-// Verify reads and decodes every image. It counts the images, and finds the images that cannot be
-// read and the images that are equal under different names, byte for byte or pixel for pixel. Such
-// images are not an error, because many published data sets have them: the caller decides. It is an
-// error if ctx is done.
+// Verify reads and decodes every image and returns counts of the images and lists of two kinds of
+// problems: unreadable images, and duplicate images, which have equal pixels under different names.
+// Verify returns no error for these problems, because many published data sets have them. It
+// returns an error only if ctx is done.
 //
-// workers is the number of images that are read at once; 0 means GOMAXPROCS. report receives an
-// event of stage progress.Images after every image, one event at a time; nil means no events.
-// Neither changes the result.
+// workers is the number of images that are read at the same time; zero means GOMAXPROCS. report
+// receives an event of stage progress.Images after every image, and its calls do not overlap; nil
+// means no progress. Neither changes the result.
 func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func) (Verification, error) {
 	var all []Located
 	v := Verification{Unreadable: slices.Clone(d.Skipped)}
@@ -135,7 +145,7 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 			g.Leaks = g.Leaks || all[i].Split != first.Split
 			g.Conflicts = g.Conflicts || all[i].Sample.Target.String() != first.Sample.Target.String()
 		}
-		// The copies are in the order of the splits, test last.
+		// The copies are in the order of the splits, and test is the last split.
 		g.LeaksIntoTest = g.Leaks && g.Copies[len(g.Copies)-1].Split == "test"
 		v.Duplicates = append(v.Duplicates, g)
 	}
@@ -143,15 +153,16 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 	return v, nil
 }
 
-// inspection is what Verify finds out about one image.
+// inspection holds the results of inspect for one image.
 type inspection struct {
-	content, pixels [sha256.Size]byte // hashes
-	bytes           int64
-	size            [2]int // width and height
-	err             error  // why the image cannot be read
+	content [sha256.Size]byte // hash of the encoded image, or of the pixels of an image in memory
+	pixels  [sha256.Size]byte // hash of the pixels
+	bytes   int64             // size of the encoded image, or of the pixels of an image in memory
+	size    [2]int            // width and height in pixels
+	err     error             // reason why the image cannot be read
 }
 
-// inspect reads one image.
+// inspect reads and decodes one image.
 func inspect(s Sample) (f inspection) {
 	m, encoded, err := s.read()
 	f.err = err
@@ -168,7 +179,8 @@ func inspect(s Sample) (f inspection) {
 	return f
 }
 
-// pixelHash returns a hash of the pixels and of the width, which tells 2×3 from 3×2 pixels.
+// pixelHash returns a hash of the width and the pixels of an image. The width distinguishes 2×3
+// from 3×2 pixels.
 func pixelHash(m *RGB) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(m.Width)))

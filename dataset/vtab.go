@@ -10,28 +10,28 @@ import (
 	"strings"
 )
 
-// maxLabel bounds the labels of a list without class names. The greatest label sets the number of
-// classes, and a damaged list must not ask for a head of billions of rows. ImageNet-21k has 21,841
-// classes.
+// maxLabel limits the labels of a list without class names. The largest label determines the number
+// of classes. Without a limit, a damaged list could ask for a head with billions of rows.
+// ImageNet-21k has 21,841 classes.
 const maxLabel = 99_999
 
-// readVTAB reads the lists of the VTAB-1k layout. It reads train800val200.txt only if train800.txt
-// does not exist.
-func readVTAB(_ context.Context, src source) (g given, err error) {
+// readVTAB reads the lists of the VTAB-1k layout. It reads train800val200.txt only if neither
+// train800.txt nor val200.txt exists.
+func readVTAB(_ context.Context, src source) (g contents, err error) {
 	root := src.root
 	g.classes, err = readClassNames(root)
 	if err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	trainList := "train800.txt"
 	if found, err := anyExists(root, trainList); err != nil {
-		return given{}, err
+		return contents{}, err
 	} else if !found {
 		trainList = "train800val200.txt"
 		if found, err := anyExists(root, "val200.txt"); err != nil {
-			return given{}, err
+			return contents{}, err
 		} else if found {
-			return given{}, errors.New("found val200.txt but not train800.txt: train800val200.txt holds the validation images too; add train800.txt or remove val200.txt")
+			return contents{}, errors.New("found val200.txt but not train800.txt, and train800val200.txt holds the validation images too: add train800.txt or remove val200.txt")
 		}
 	}
 	limit := g.labelLimit()
@@ -39,15 +39,15 @@ func readVTAB(_ context.Context, src source) (g given, err error) {
 		return parseList(name, string(text), limit)
 	})
 	if err != nil {
-		return given{}, err
+		return contents{}, err
 	}
 	g.finishLists(root)
 	return g, nil
 }
 
-// readLists reads the lists of the three splits in a folder with parse. The lists of the validation
-// and the test split need not exist.
-func (g *given) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
+// readLists reads the lists of the three splits in a folder. parse converts the text of a list to
+// samples. The lists of the validation and the test split need not exist.
+func (g *contents) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
 	for split, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
 		text, err := readText(filepath.Join(folder, names[split]))
 		if split > 0 && errors.Is(err, fs.ErrNotExist) {
@@ -63,17 +63,17 @@ func (g *given) readLists(folder string, names [3]string, parse func(name string
 	return nil
 }
 
-// labelLimit returns the number that labels must stay below.
-func (g *given) labelLimit() int {
+// labelLimit returns the exclusive upper limit of the labels.
+func (g *contents) labelLimit() int {
 	if g.classes != nil {
 		return len(g.classes)
 	}
 	return maxLabel + 1
 }
 
-// finishLists puts the folder in front of the paths that parseList returned. If no file names the
-// classes, they are 0 … the greatest label.
-func (g *given) finishLists(folder string) {
+// finishLists makes the paths that parseList returned absolute; they are relative to folder. If no
+// file names the classes, finishLists names them 0 … the largest label.
+func (g *contents) finishLists(folder string) {
 	greatest := 0
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for i := range samples {
@@ -90,8 +90,8 @@ func (g *given) finishLists(folder string) {
 	}
 }
 
-// parseList reads lines "path label". The paths that it returns are clean, relative and local, and
-// the labels are below limit.
+// parseList reads lines "path label". The returned paths are clean, relative and local, and the
+// labels are below limit.
 func parseList(name, text string, limit int) ([]Sample, error) {
 	var samples []Sample
 	line := 0
@@ -102,7 +102,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 			continue
 		}
 		where := fmt.Sprintf("%s:%d", name, line)
-		// The last space divides: paths may contain spaces, labels do not.
+		// The last space is the separator: paths may contain spaces, but labels do not.
 		cut := strings.LastIndexByte(s, ' ')
 		if cut < 0 {
 			return nil, fmt.Errorf("%s: found %q, want an image path, a space and a label", where, abbreviate(s))
@@ -118,7 +118,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 			if limit == maxLabel+1 {
 				return nil, fmt.Errorf("%s: label %d is above the limit of %d", where, label, maxLabel)
 			}
-			return nil, fmt.Errorf("%s: label %d is out of range: classes.txt names %d classes, 0 to %d", where, label, limit, limit-1)
+			return nil, fmt.Errorf("%s: label %d is out of range: classes.txt names %d classes, with labels 0 to %d", where, label, limit, limit-1)
 		}
 		p, err := localPath(s[:cut])
 		if err != nil {
@@ -132,8 +132,8 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 	return samples, nil
 }
 
-// readClassNames reads classes.txt, which has the name of a class on each line. It returns nil if
-// there is no such file.
+// readClassNames reads classes.txt, which has one class name on each line. It returns nil if there
+// is no such file.
 func readClassNames(root string) ([]string, error) {
 	text, err := readText(filepath.Join(root, "classes.txt"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -148,10 +148,10 @@ func readClassNames(root string) ([]string, error) {
 		s = strings.TrimSpace(s)
 		line := len(names) + 1
 		if s == "" {
-			return nil, fmt.Errorf("classes.txt:%d: the line is empty: write the name of a class on every line", line)
+			return nil, fmt.Errorf("classes.txt:%d: the line is empty: write one class name on every line", line)
 		}
 		if first, ok := lines[s]; ok {
-			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d", line, s, first)
+			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d: rename one of the classes", line, s, first)
 		}
 		if err := checkClassName(fmt.Sprintf("classes.txt:%d", line), s, "save the list as UTF-8"); err != nil {
 			return nil, err
@@ -160,12 +160,12 @@ func readClassNames(root string) ([]string, error) {
 		names = append(names, s)
 	}
 	if names == nil {
-		return nil, errors.New("classes.txt names no classes: write one name on each line, or delete the file")
+		return nil, errors.New("classes.txt names no classes: write one class name on every line, or delete the file")
 	}
 	return names, nil
 }
 
-// abbreviate shortens a quotation from a damaged file for a message.
+// abbreviate shortens a text from a damaged file for an error message.
 func abbreviate(s string) string {
 	if len(s) <= 80 {
 		return s

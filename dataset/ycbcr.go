@@ -2,11 +2,11 @@ package dataset
 
 import "image"
 
-// This file converts subsampled YCbCr to RGB with the arithmetic of libjpeg-turbo and libwebp,
-// whose pixels every published backbone was trained on. Go's own conversion repeats chroma samples;
-// these libraries interpolate them.
+// This file converts subsampled YCbCr to RGB with the arithmetic of libjpeg-turbo and libwebp.
+// Published backbones were trained on images that these libraries decoded. The libraries
+// interpolate chroma samples, but the conversion of Go's package image repeats them.
 
-// jpegToRGB converts a decoded JPEG.
+// jpegToRGB converts a decoded JPEG image to RGB.
 func jpegToRGB(m *image.YCbCr) *RGB {
 	w, h := m.Rect.Dx(), m.Rect.Dy()
 	out := newRGB(w, h)
@@ -27,8 +27,8 @@ func jpegToRGB(m *image.YCbCr) *RGB {
 	return out
 }
 
-// jpegTables holds the chroma terms of JFIF's YCbCr in 16-bit fixed point, rounded as in libjpeg
-// (jdcolor.c).
+// jpegTables holds the chroma terms of the JFIF conversion from YCbCr to RGB. They are computed in
+// fixed point with 16 fractional bits and rounded as in libjpeg (jdcolor.c).
 var jpegTables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 	const half = 1 << 15
 	for i := range int32(256) {
@@ -52,16 +52,17 @@ func clip8(v int32) uint8 {
 	return 255
 }
 
-// upsampler brings chroma rows to the width of luma rows with the "fancy upsampling" of
-// libjpeg-turbo (jdsample.c): a triangle filter for 4:2:2, 4:4:0 and 4:2:0. Other ratios, and along
-// rows chroma of less than three columns, are repeated.
+// upsampler scales chroma rows to the width of luma rows with the "fancy upsampling" of
+// libjpeg-turbo (jdsample.c). It uses a triangle filter for the ratios 4:2:2, 4:4:0 and 4:2:0. It
+// repeats chroma samples for other ratios, and for 4:2:2 and 4:2:0 if there are fewer than three
+// chroma columns.
 type upsampler struct {
 	ratio         image.YCbCrSubsampleRatio
 	stride        int
-	width, height int     // of the chroma planes
-	sum           []int32 // [width]; for 4:2:0, 3/4 of the near row + 1/4 of the far row, times 4
-	hShift        int     // log2 of the horizontal factor of the repetition
-	vShift        int     // log2 of the vertical factor
+	width, height int     // size of the chroma planes
+	sum           []int32 // [width]; one chroma row, or for 4:2:0 3 × the near row + the far row
+	hShift        int     // log2 of the horizontal subsampling factor
+	vShift        int     // log2 of the vertical subsampling factor
 }
 
 // newUpsampler returns an upsampler for the chroma planes of m.
@@ -85,7 +86,8 @@ func newUpsampler(m *image.YCbCr) *upsampler {
 	return u
 }
 
-// row writes row y of the image. dst may be one sample longer than the image is wide.
+// row writes the chroma samples of row y of the image to dst. plane is a chroma plane. dst has one
+// sample more than the width of the image, because samples may be written in pairs.
 func (u *upsampler) row(dst, plane []uint8, y int) {
 	near := plane[(y>>u.vShift)*u.stride:][:u.width]
 	interpolate := u.width > 2
@@ -114,8 +116,8 @@ func (u *upsampler) row(dst, plane []uint8, y int) {
 	}
 }
 
-// farRow returns the second nearest chroma row to row y of the image. At the edges it returns the
-// nearest row.
+// farRow returns the index of the second nearest chroma row to row y of the image. At the edges it
+// returns the nearest row.
 func (u *upsampler) farRow(y int) int {
 	if y&1 == 0 {
 		return max(y/2-1, 0)
@@ -123,8 +125,9 @@ func (u *upsampler) farRow(y int) int {
 	return min(y/2+1, u.height-1)
 }
 
-// doubleRow writes two samples for every sum: 3/4 of the sum and 1/4 of its left or right
-// neighbour, shifted down. The two rounding biases differ so that they do not add up (jdsample.c).
+// doubleRow writes two samples for every element of sum: (3 × the element + its left neighbour +
+// leftBias) >> shift, and the same with the right neighbour and rightBias. The two biases differ so
+// that the rounding errors do not add up (jdsample.c).
 func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) {
 	last := len(sum) - 1
 	for i, s := range sum {
@@ -136,8 +139,9 @@ func doubleRow(dst []uint8, sum []int32, leftBias, rightBias int32, shift uint) 
 	}
 }
 
-// webpToRGB converts a decoded lossy WebP image: BT.601, studio range, 4:2:0 with the triangle
-// filter and the rounding of libwebp (dsp/upsampling.c, dsp/yuv.h).
+// webpToRGB converts a decoded lossy WebP image to RGB. The image is BT.601 in the studio range
+// with the ratio 4:2:0. The triangle filter and the rounding are those of libwebp
+// (dsp/upsampling.c, dsp/yuv.h).
 func webpToRGB(m *image.YCbCr) *RGB {
 	w, h := m.Rect.Dx(), m.Rect.Dy()
 	out := newRGB(w, h)
@@ -164,8 +168,8 @@ func webpToRGB(m *image.YCbCr) *RGB {
 	return out
 }
 
-// webpSample weighs the nearest chroma sample by 9/16, its two neighbours by 3/16 and the diagonal
-// neighbour by 1/16.
+// webpSample returns the weighted mean of four chroma samples: the nearest one by 9/16, its two
+// neighbours by 3/16 each, and the diagonal neighbour by 1/16.
 func webpSample(near, beside, above, diagonal uint8) int32 {
 	n, b, a, d := int32(near), int32(beside), int32(above), int32(diagonal)
 	return ((n+b+a+d+8+2*(b+a))>>3 + n) >> 1

@@ -13,7 +13,8 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// checkpointOf writes a backbone without a head, as timm would name it.
+// checkpointOf writes the checkpoint of a backbone without a head, with the tensor names of timm,
+// and returns its path.
 func checkpointOf(t *testing.T, m *backbone.Model, name string) string {
 	t.Helper()
 	var entries []checkpoint.Entry
@@ -27,7 +28,8 @@ func checkpointOf(t *testing.T, m *backbone.Model, name string) string {
 	return path
 }
 
-// TestOpenBackbone: the file alone does not say heads, eps, classes and image size; the delta does.
+// TestOpenBackbone opens a backbone whose file lacks the numbers of heads and classes, the epsilon
+// and the image size. They must come from the delta.
 func TestOpenBackbone(t *testing.T) {
 	path := checkpointOf(t, tiny(tinyConfig, 1), "tiny.safetensors")
 	mean, std := [3]float32{0.1, 0.2, 0.3}, [3]float32{0.4, 0.5, 0.6}
@@ -59,7 +61,7 @@ func TestOpenBackbone(t *testing.T) {
 		path string
 		want []string
 	}{
-		"other weights":  {checkpointOf(t, tiny(tinyConfig, 2), "other.safetensors"), []string{"other.safetensors", "weights are other ones", d.Backbone.Fingerprint, `"tiny.safetensors"`}},
+		"other weights":  {checkpointOf(t, tiny(tinyConfig, 2), "other.safetensors"), []string{"other.safetensors", "weights differ", d.Backbone.Fingerprint, `"tiny.safetensors"`}},
 		"other depth":    {checkpointOf(t, tiny(deeper, 1), "deep.safetensors"), []string{"deep.safetensors", "depth is 3, expected 2", `"tiny.safetensors"`}},
 		"no file":        {"nowhere.safetensors", []string{"nowhere.safetensors", `"tiny.safetensors"`}},
 		"not a backbone": {filepath.Join(dir, delta.TensorsName), []string{delta.TensorsName, "unknown tensor names"}},
@@ -71,6 +73,7 @@ func TestOpenBackbone(t *testing.T) {
 	}
 }
 
+// refused checks that err is an error that contains every text in want.
 func refused(t *testing.T, err error, want ...string) {
 	t.Helper()
 	if err == nil {
@@ -99,8 +102,8 @@ func TestCheck(t *testing.T) {
 		model *backbone.Model
 		want  []string
 	}{
-		"weights":    {tiny(tinyConfig, 2), []string{"weights are other ones", d.Backbone.Fingerprint}},
-		"image size": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.ImageSize = 32 }), []string{"image_size is 32, expected 16", "OpenBackbone"}},
+		"weights":    {tiny(tinyConfig, 2), []string{"weights differ", d.Backbone.Fingerprint}},
+		"image size": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.ImageSize = 32 }), []string{"image_size is 32, expected 16", "same settings"}},
 		"several": {with(func(c *backbone.Config, _ *backbone.Preprocessing) {
 			c.Form = backbone.ViT{PatchSize: 8, EmbedDim: 24, Depth: 2, HiddenDim: 96}
 		}),
@@ -108,7 +111,7 @@ func TestCheck(t *testing.T) {
 		"classes": {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.NumClasses = 1000 }), []string{"num_classes is 1000, expected 3"}},
 		"heads":   {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.NumHeads = 4 }), []string{"num_heads is 4, expected 2"}},
 		"eps":     {with(func(c *backbone.Config, _ *backbone.Preprocessing) { c.LayerNormEps = 1e-5 }), []string{"layer_norm_eps is 1e-05, expected 1e-06"}},
-		"mean":    {with(func(_ *backbone.Config, p *backbone.Preprocessing) { p.Mean[1] = 0.5 }), []string{"mean [0.485 0.456 0.406]", "[0.485 0.5 0.406]", "OpenBackbone"}},
+		"mean":    {with(func(_ *backbone.Config, p *backbone.Preprocessing) { p.Mean[1] = 0.5 }), []string{"mean [0.485 0.456 0.406]", "[0.485 0.5 0.406]", "same settings"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			refused(t, d.Check(c.model), c.want...)
@@ -118,8 +121,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRealBackbone saves, reopens and merges a delta of a pretrained ViT-Ti on real images, and
-// looks at its size.
+// TestRealBackbone saves, loads and merges a delta of a pretrained ViT-Ti, compares logits on real
+// images, and logs the size of the files.
 func TestRealBackbone(t *testing.T) {
 	path := golden.Beside(t, "models", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors")
 	images := golden.Open(t, golden.Path(t, "vit_tiny_real", "golden.npz")).Uint8("resized_uint8")
@@ -144,7 +147,7 @@ func TestRealBackbone(t *testing.T) {
 	}
 	loaded.Config.ImageSize = 64
 	_, err = loaded.OpenBackbone(path)
-	refused(t, err, "weights are other ones") // the position embedding is another one
+	refused(t, err, "weights differ") // the position embedding depends on the image size
 	t.Logf("%s: %d bytes, %s: %d bytes; merging moved a logit by at most %.2g", delta.TensorsName, len(read(t, dir, delta.TensorsName)),
 		delta.FileName, len(read(t, dir, delta.FileName)), merged.LargestDifference)
 }

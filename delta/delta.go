@@ -1,15 +1,17 @@
-// Package delta holds the result of tuning: everything that was tuned, in two files of one folder.
+// Package delta stores the result of tuning. A [Delta] holds all tuned parameters and the head, but
+// not the frozen weights of the backbone.
 //
-// "spt_delta.json" tells what was tuned and how to use it; the fields of [Delta] are its fields.
-// "spt_delta.safetensors" holds the values: each tuned tensor as F32 under its peft.Param.Name, and
-// the positions of the entries of tensor NAME as I32 under NAME.sparse_indices. The JSON holds the
-// SHA-256 of the other file, so that a mixed or damaged pair is noticed. The weights of the
-// backbone are not in a delta, only their fingerprint.
+// Begin with [Load], which reads a delta, and [Delta.OpenBackbone], which loads its backbone. [New]
+// and [Delta.Save] make and write a delta. [Delta.Check] returns an error for a backbone other than
+// the one that was tuned. [Delta.Merge] merges the tuned parameters into a copy of the backbone and
+// compares the logits before and after; [Merged.Save] then writes a checkpoint that timm can read.
+// Some methods, such as adapters and prompts, cannot be merged.
 //
-// [Delta.Save] and [Load] write and read the pair. [Delta.OpenBackbone] loads the backbone of a
-// delta, [Delta.Check] refuses any other one. Where the tuning can be merged, [Delta.Merge] merges
-// it into a copy of the backbone and compares the logits on real images, and [Merged.Save] writes a
-// checkpoint that timm reads.
+// A delta consists of two files in one folder. "spt_delta.json" describes the tuned parameters and
+// their use; its fields are the fields of Delta. "spt_delta.safetensors" holds the values: each
+// tuned tensor as F32 under its peft.Param.Name, and the positions of the tuned entries of tensor
+// NAME as I32 under NAME.sparse_indices. The JSON file holds the SHA-256 of the other file, so that
+// Load detects mixed or damaged pairs. It also holds the fingerprint of the backbone.
 package delta
 
 import (
@@ -31,38 +33,42 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// header begins every spt_delta.json that this package writes and reads.
+// header is the kind and the version of every spt_delta.json that this package writes and reads.
 var header = jsonfile.Header{Kind: jsonfile.Delta, Version: 1}
 
-// The names of a delta's two files in their folder.
+// The names of the two files of a delta.
 const (
 	FileName    = "spt_delta.json"
 	TensorsName = "spt_delta.safetensors"
 )
 
-// Delta is the result of tuning a backbone on a task. It holds everything but the backbone.
+// Delta is the result of tuning a backbone on a task. A delta and its backbone together can
+// predict.
 type Delta struct {
-	// Method is the name of the method, for people: "spt-lora". Selection tells what was tuned.
+	// Method is the name of the method, such as "spt-lora". It is for people only; Selection
+	// defines the tuned parameters.
 	Method string `json:"method"`
-	// Objective is the name of the objective of the task: "single-label". See objective.Get.
+	// Objective is the name of the objective of the task, such as "single-label". See
+	// objective.Get.
 	Objective string `json:"objective"`
-	// Classes holds the names of the rows of the head, in order.
+	// Classes holds the names of the classes, in the order of the rows of the head.
 	Classes []string `json:"classes"`
 	// Config is the configuration of the backbone, with NumClasses and ImageSize of the task.
 	Config backbone.Config `json:"config"`
-	// Preprocessing holds the normalisation of pixels during tuning.
+	// Preprocessing is the normalisation of the pixels during tuning.
 	Preprocessing backbone.Preprocessing `json:"preprocessing"`
-	// Transform tells how an image becomes Config.ImageSize² pixels at evaluation.
+	// Transform configures how an image is resized to Config.ImageSize² pixels for evaluation.
 	Transform Transform `json:"transform"`
-	// Selection is what was tuned. Its Entries are not in the JSON but in the safetensors file.
+	// Selection names the tuned parameters. Its Entries are stored in the safetensors file, not in
+	// the JSON file.
 	Selection peft.Selection `json:"selection"`
-	// Plan tells where the budget went; nil for a method without a plan.
+	// Plan sums up the plan and its cost. It is nil for a method without a plan.
 	Plan *PlanSummary `json:"plan,omitempty"`
 	// Backbone identifies the backbone.
 	Backbone Backbone `json:"backbone"`
-	// Metrics holds results by name, such as "val_accuracy", a fraction from 0 to 1.
+	// Metrics holds results by name, such as "val_accuracy", which is a fraction from 0 to 1.
 	Metrics map[string]float64 `json:"metrics,omitempty"`
-	// Tuned holds the tuned tensors by peft.Param.Name, the head among them.
+	// Tuned holds the tuned tensors, including the head, by peft.Param.Name.
 	Tuned checkpoint.StateDict `json:"-"`
 }
 
@@ -72,37 +78,38 @@ type Transform struct {
 	// then cut out the centre) or "crop" (resize the shorter side to ResizeTo, then cut out the
 	// centre).
 	Resize string `json:"resize"`
-	// ResizeTo is in px. It is not used with "direct". Default: the image size times 256/224,
-	// rounded.
+	// ResizeTo is the size before the centre is cut out, in px. It has no effect with "direct".
+	// Default: 256/224 of the image size, rounded.
 	ResizeTo int `json:"resize_to,omitempty"`
 }
 
-// PlanSummary holds the fields of a plan.Plan without its selection, which is in Delta.Selection.
+// PlanSummary holds the fields of a plan.Plan without the selection, which is in Delta.Selection.
 type PlanSummary struct {
-	Budget int       `json:"budget"`           // parameters asked for, head excluded
-	Tau    int       `json:"tau"`              // number of largest scores that were taken
+	Budget int       `json:"budget"`           // budget, in parameters without the head
+	Tau    int       `json:"tau"`              // number of the largest scores that were used
 	Compat string    `json:"compat,omitempty"` // plan.CompatRelease or empty
 	Only   string    `json:"only,omitempty"`   // plan.Structured, plan.Unstructured or empty
-	Alpha  float64   `json:"alpha"`
-	Beta   float64   `json:"beta"`
-	Cost   plan.Cost `json:"cost"` // parameters spent, by part
+	Alpha  float64   `json:"alpha"`            // threshold for structured modules; see plan.Options
+	Beta   float64   `json:"beta"`             // threshold for whole vectors; see plan.Options
+	Cost   plan.Cost `json:"cost"`             // numbers of tuned parameters, by part
 }
 
 // Backbone identifies a backbone.
 type Backbone struct {
-	// Fingerprint is backbone.Model.Fingerprint: the hexadecimal SHA-256 of the weights without the
-	// head. It covers the position embedding, so it depends on the image size with which the
-	// backbone was loaded.
+	// Fingerprint is the hexadecimal SHA-256 of the weights without the head, from
+	// backbone.Model.Fingerprint. It includes the position embedding, so it depends on the image
+	// size with which the backbone was loaded.
 	Fingerprint string `json:"fingerprint"`
-	// File tells people which checkpoint to look for: its base name, or hf:OWNER/NAME@COMMIT on the
-	// Hugging Face Hub; empty for a backbone made in memory. Nothing opens it.
+	// File tells people which checkpoint to look for. It is the base name of a file, or
+	// hf:OWNER/NAME@COMMIT on the Hugging Face Hub. It is empty for a backbone that was made in
+	// memory. No program opens it.
 	File string `json:"file,omitempty"`
-	// Parameters is backbone.Config.Size: the number of parameters without the head.
+	// Parameters is the number of parameters without the head, from backbone.Config.Size.
 	Parameters int `json:"parameters"`
 }
 
-// New returns a delta for the backbone m: it fills in Config, Preprocessing and Backbone, and, from
-// the plan p, Plan. p is nil for a method without a plan. The other fields are the caller's to set.
+// New returns a delta for the backbone m. It sets Config, Preprocessing and Backbone, and Plan from
+// the plan p. p is nil for a method without a plan. The caller sets all other fields.
 func New(m *backbone.Model, p *plan.Plan) *Delta {
 	d := &Delta{Config: m.Config, Preprocessing: m.Preprocessing, Backbone: identify(m)}
 	if p != nil {
@@ -111,7 +118,7 @@ func New(m *backbone.Model, p *plan.Plan) *Delta {
 	return d
 }
 
-// identify returns what identifies m.
+// identify returns the Backbone that identifies m.
 func identify(m *backbone.Model) Backbone {
 	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
 	switch {
@@ -123,7 +130,7 @@ func identify(m *backbone.Model) Backbone {
 	return b
 }
 
-// String names the backbone for people: its File, quoted, or that it has none.
+// String returns the quoted File, or a phrase if File is empty.
 func (b Backbone) String() string {
 	if b.File == "" {
 		return "a backbone without a file"
@@ -131,13 +138,14 @@ func (b Backbone) String() string {
 	return fmt.Sprintf("%.200q", b.File)
 }
 
-// ImageTransform returns the transform for evaluation, at the image size of the delta.
+// ImageTransform returns the transform that resizes an image to the image size of the delta for
+// evaluation.
 func (d *Delta) ImageTransform() dataset.Transform {
 	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo}
 }
 
-// maxRank bounds the rank, far above any that is used: numbers in a hostile file must neither
-// overflow nor exhaust memory.
+// maxRank is the largest rank that Load accepts, far above any useful rank. It keeps numbers in a
+// hostile file from overflowing or exhausting the memory.
 const maxRank = 1 << 16
 
 // validate checks every rule of the format.
@@ -155,10 +163,10 @@ func (d *Delta) validate() error {
 	return d.validateTensors(t)
 }
 
-// validateDescription checks everything but selection and tensors.
+// validateDescription checks all fields except the selection and the tensors.
 func (d *Delta) validateDescription() error {
 	if d.Method == "" {
-		return errors.New(`method is empty, expected how the task was tuned, such as "spt-lora"`)
+		return errors.New(`method is empty, expected the name of the method, such as "spt-lora"`)
 	}
 	if _, err := objective.Get(d.Objective); err != nil {
 		return err
@@ -191,7 +199,7 @@ func (d *Delta) validateDescription() error {
 		return fmt.Errorf("backbone.fingerprint is %.80q, expected 64 hexadecimal digits", d.Backbone.Fingerprint)
 	}
 	if d.Backbone.Parameters != d.Config.Size() {
-		return fmt.Errorf("backbone.parameters is %d, but config comes to %d without the head", d.Backbone.Parameters, d.Config.Size())
+		return fmt.Errorf("backbone.parameters is %d, but a backbone with this config has %d parameters without the head", d.Backbone.Parameters, d.Config.Size())
 	}
 	if f := d.Backbone.File; f != "" && f != filepath.Base(f) {
 		if _, err := hub.Parse(f); err != nil {
@@ -206,7 +214,7 @@ func (d *Delta) validateDescription() error {
 	return nil
 }
 
-// validateSelection checks rules of the format that peft.New does not know.
+// validateSelection checks the rules of the format that peft.New does not check.
 func (d *Delta) validateSelection() error {
 	listed := slices.Concat(d.Selection.Structured, d.Selection.Whole, slices.Collect(maps.Keys(d.Selection.Entries)))
 	for _, p := range d.Config.Params() {
@@ -222,7 +230,8 @@ func (d *Delta) validateSelection() error {
 	return nil
 }
 
-// validateTensors checks that the delta has exactly the tensors of t, in their shapes and finite.
+// validateTensors checks that the delta has exactly the tensors of t, with their shapes and with
+// finite values.
 func (d *Delta) validateTensors(t *peft.Tuning) error {
 	for _, p := range t.Params {
 		v, ok := d.Tuned[p.Name]
@@ -230,7 +239,7 @@ func (d *Delta) validateTensors(t *peft.Tuning) error {
 		case !ok:
 			return fmt.Errorf("the tuned tensor %q of shape %v is missing; the delta is incomplete: save it or fetch it again", p.Name, p.Shape)
 		case !slices.Equal(v.Shape, p.Shape) || len(v.Data) != p.Size():
-			return fmt.Errorf("the tuned tensor %q has shape %v and %d values, expected shape %v; does it belong to this selection and backbone?", p.Name, v.Shape, len(v.Data), p.Shape)
+			return fmt.Errorf("the tuned tensor %q has shape %v and %d values, expected shape %v; the values belong to another selection or backbone", p.Name, v.Shape, len(v.Data), p.Shape)
 		}
 		for i, x := range v.Data {
 			if !finite(x) {
@@ -247,7 +256,7 @@ func (d *Delta) validateTensors(t *peft.Tuning) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Tuned)) {
 		if !known[name] {
-			return fmt.Errorf("the tensor %.200q is not among those that the selection tunes; remove it, or add it to the selection", name)
+			return fmt.Errorf("the tensor %.200q is not a tuned tensor of the selection; remove it, or add it to the selection", name)
 		}
 	}
 	return nil

@@ -30,7 +30,7 @@ import (
 var tinyConfig = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
 
-// tiny is a backbone with random weights and no head. Equal seeds give equal weights on every
+// tiny returns a backbone with random weights and no head. Equal seeds give equal weights on every
 // machine.
 func tiny(c backbone.Config, seed uint64) *backbone.Model {
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -62,7 +62,7 @@ func biases(c backbone.Config) (s peft.Selection) {
 	return s
 }
 
-// selections has one of every kind of tuning.
+// selections returns one selection of every kind of tuning.
 func selections() map[string]peft.Selection {
 	return map[string]peft.Selection{
 		"spt-lora": {Module: "lora", Rank: 2,
@@ -84,7 +84,8 @@ func selections() map[string]peft.Selection {
 	}
 }
 
-// result is a delta for m with random tuned values, none of them at its start.
+// result returns a delta for m with random tuned values. All values differ from their initial
+// values.
 func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *delta.Delta {
 	t.Helper()
 	tuning, err := peft.New(m.Config, s)
@@ -93,7 +94,8 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 	}
 	tuned := tuning.Init(1, m.Weights)
 	r := rand.New(rand.NewPCG(2, 0))
-	for _, p := range tuning.Params { // in this order, so that values do not depend on a map's
+	// in a fixed order, so that the values do not depend on the order of a map
+	for _, p := range tuning.Params {
 		for i := range tuned[p.Name].Data {
 			tuned[p.Name].Data[i] += float32(0.1 * r.NormFloat64())
 		}
@@ -105,7 +107,7 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 	return d
 }
 
-// saved is the folder of a saved delta.
+// saved saves a delta and returns its folder.
 func saved(t testing.TB, d *delta.Delta) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
@@ -250,8 +252,8 @@ func editJSON(path string, value any) func(*testing.T, string) {
 	}
 }
 
-// editTensors writes the safetensors file of a saved delta anew, with the tensor of that name
-// replaced, added, or removed if e has no dtype; the JSON's hash follows.
+// editTensors replaces or adds the tensor e in the safetensors file of a saved delta, or removes it
+// if e has no dtype. It also updates the hash in the JSON file.
 func editTensors(e checkpoint.Entry) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
@@ -306,7 +308,7 @@ func remove(name string) func(*testing.T, string) {
 	}
 }
 
-// cut takes the second half of a file away.
+// cut removes the second half of a file.
 func cut(name string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
@@ -315,8 +317,8 @@ func cut(name string) func(*testing.T, string) {
 	}
 }
 
-// TestLoadRefuses damages a valid delta in one way each; the error must name the file, the field or
-// the tensor, and say what was expected or what to do.
+// TestLoadRefuses damages a valid delta in one way at a time. The error must name the file, the
+// field or the tensor, and what was expected or what to do.
 func TestLoadRefuses(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	d := result(t, m, "spt-lora", selections()["spt-lora"])
@@ -339,7 +341,7 @@ func TestLoadRefuses(t *testing.T) {
 			data := []byte(read(t, dir, delta.TensorsName))
 			data[len(data)-1] ^= 1
 			write(t, dir, delta.TensorsName, data)
-		}, []string{delta.TensorsName, "SHA-256", "two deltas, or damaged"}},
+		}, []string{delta.TensorsName, "SHA-256", "two deltas, or one is damaged"}},
 		"mixed pair": {func(t *testing.T, dir string) {
 			other := result(t, m, "spt-lora", selections()["spt-lora"])
 			other.Tuned["head.bias"].Data[0]++
@@ -348,7 +350,7 @@ func TestLoadRefuses(t *testing.T) {
 		"no safetensors": {func(t *testing.T, dir string) {
 			write(t, dir, delta.TensorsName, []byte("version https://git-lfs.github.com/spec/v1\n"))
 			fixHash(t, dir)
-		}, []string{delta.TensorsName, "not safetensors"}},
+		}, []string{delta.TensorsName, "Git LFS pointer"}},
 		"folder in place of a file": {func(t *testing.T, dir string) {
 			remove(delta.TensorsName)(t, dir)
 			if err := os.Mkdir(filepath.Join(dir, delta.TensorsName), 0o777); err != nil {
@@ -370,7 +372,7 @@ func TestLoadRefuses(t *testing.T) {
 		"class count":           {editJSON("classes", []string{"a", "b"}), []string{"classes has 2 names", "3 of config.num_classes"}},
 		"head rows":             {editTensors(floats("head.bias", []int{2}, 1, 2)), []string{`"head.bias"`, "[2]", "expected shape [3]"}},
 		"missing tensor":        {editTensors(checkpoint.Entry{Name: "blocks.0.attn.q.lora_A"}), []string{`"blocks.0.attn.q.lora_A"`, "[2 16]", "missing", "fetch it again"}},
-		"missing indices":       {editTensors(checkpoint.Entry{Name: "norm.bias.sparse_indices"}), []string{`"norm.bias.sparse_values"`, "not among those"}},
+		"missing indices":       {editTensors(checkpoint.Entry{Name: "norm.bias.sparse_indices"}), []string{`"norm.bias.sparse_values"`, "not a tuned tensor"}},
 		"missing values":        {editTensors(checkpoint.Entry{Name: "norm.bias.sparse_values"}), []string{`"norm.bias.sparse_values"`, "missing"}},
 		"unknown tensor":        {editTensors(floats("blocks.9.attn.q.lora_A", []int{1}, 1)), []string{`"blocks.9.attn.q.lora_A"`, "remove it"}},
 		"NaN":                   {editTensors(floats("norm.bias.sparse_values", []int{2}, 1, nan)), []string{`"norm.bias.sparse_values"`, "NaN at position 1", "tune again"}},
@@ -441,7 +443,7 @@ func TestLoadPaths(t *testing.T) {
 	}
 }
 
-// TestSaveRefuses: what could not be loaded is not written.
+// TestSaveRefuses checks that Save writes nothing if Load would refuse the delta.
 func TestSaveRefuses(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	for name, c := range map[string]struct {
@@ -476,8 +478,8 @@ func TestImageTransform(t *testing.T) {
 	}
 }
 
-// FuzzLoad gives Load any JSON beside a valid safetensors file. What it accepts must survive
-// another round trip.
+// FuzzLoad gives Load any JSON file together with a valid safetensors file. A delta that Load
+// accepts must stay the same when it is saved and loaded again.
 func FuzzLoad(f *testing.F) {
 	m := tiny(tinyConfig, 1)
 	d := result(f, m, "spt-lora", selections()["spt-lora"])
@@ -506,7 +508,7 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// nil and empty lists are one in JSON, so the text is compared.
+		// Compare the JSON text, because JSON does not distinguish nil from empty lists.
 		a, err := json.Marshal(d)
 		if err != nil {
 			t.Fatal(err)

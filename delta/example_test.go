@@ -14,7 +14,7 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// A delta is saved, loaded again and merged into its backbone.
+// Save a delta, load it again and merge it into its backbone.
 func Example() {
 	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
@@ -27,7 +27,7 @@ func Example() {
 	d := delta.New(m, nil)
 	d.Method, d.Objective, d.Classes = "lora", objective.SingleLabel.Name(), []string{"red", "green", "blue"}
 	d.Transform, d.Selection = delta.Transform{Resize: "direct"}, s
-	d.Tuned = tuning.Init(1, m.Weights) // package train tunes them
+	d.Tuned = tuning.Init(1, m.Weights) // a real program takes the values of train.Result
 	dir, err := os.MkdirTemp("", "delta")
 	if err != nil {
 		log.Fatal(err)

@@ -18,14 +18,14 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// The largest files that are read, in bytes. A delta takes one to two megabytes; the second bound
-// leaves room for full fine-tuning of a ViT with two billion parameters.
+// The largest sizes of the files that Load reads, in bytes. A typical delta has one to two
+// megabytes. maxTensors allows full fine-tuning of a ViT with two billion parameters.
 const (
 	maxJSON    = 64 << 20
 	maxTensors = 8 << 30
 )
 
-// document is the JSON file.
+// document is the content of the JSON file.
 type document struct {
 	jsonfile.Header
 	*Delta
@@ -33,13 +33,14 @@ type document struct {
 	TensorsSHA256 string `json:"tensors_sha256"`
 }
 
-// sparseIndices returns the name, in the safetensors file, of the positions of the entries of a
-// tensor.
+// sparseIndices returns the name of the tensor in the safetensors file that holds the positions of
+// the tuned entries of tensor.
 func sparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 
-// Save writes the two files of the delta into dir and makes dir if it does not exist. A delta that
-// breaks a rule of the format is an error before anything is written. Each file appears whole or
-// not at all, the safetensors file first: if writing the second one fails, [Load] refuses the pair.
+// Save writes the two files of the delta into dir, and makes dir if it does not exist. If the delta
+// breaks a rule of the format, Save returns an error and writes nothing. Save replaces each file as
+// a whole, the safetensors file first. If it cannot write the JSON file, [Load] refuses the pair of
+// files.
 func (d *Delta) Save(dir string) error {
 	if err := d.validate(); err != nil {
 		return fmt.Errorf("saving delta in %s: %w", dir, err)
@@ -78,11 +79,13 @@ func (d *Delta) Save(dir string) error {
 	return nil
 }
 
-// Load reads a delta. path is its folder or either of its files. Load is strict: both files must
-// exist and belong together, kind and version must be those that this package writes, no field may
-// be unknown, the objective must be registered, and the safetensors file must hold exactly the
-// tensors of the selection, in their shapes and with finite values. Load reads the files into
-// memory before it checks them, so that they cannot change in between.
+// Load reads a delta. path is its folder or one of its two files.
+//
+// Load is strict. Both files must exist and belong together. The kind and the version must be the
+// ones that Save writes, and no field may be unknown. The objective must be registered. The
+// safetensors file must hold exactly the tensors of the selection, with their shapes and with
+// finite values. Load reads the files into memory before it checks them, so that another program
+// cannot change them after the check.
 func Load(path string) (*Delta, error) {
 	dir, err := folder(path)
 	if err != nil {
@@ -105,7 +108,7 @@ func folder(path string) (string, error) {
 		return path, nil
 	}
 	if base := filepath.Base(path); base != FileName && base != TensorsName {
-		return "", fmt.Errorf("%s is neither a folder nor called %s or %s; give the delta's folder or one of these files", path, FileName, TensorsName)
+		return "", fmt.Errorf("%s is neither a folder nor called %s or %s; give the folder of the delta, or one of these files", path, FileName, TensorsName)
 	}
 	return filepath.Dir(path), nil
 }
@@ -125,7 +128,7 @@ func load(dir string) (*Delta, error) {
 	}
 	sum := sha256.Sum256(raw)
 	if got := hex.EncodeToString(sum[:]); got != doc.TensorsSHA256 {
-		return nil, fmt.Errorf("%s has SHA-256 %s, but %s was written with %.80q: the files are from two deltas, or damaged; copy both from one run, or save the delta again", TensorsName, got, FileName, doc.TensorsSHA256)
+		return nil, fmt.Errorf("%s has SHA-256 %s, but %s was written with %.80q: the files belong to two deltas, or one is damaged; copy both from one run, or save the delta again", TensorsName, got, FileName, doc.TensorsSHA256)
 	}
 	f, err := checkpoint.NewFile(bytes.NewReader(raw), int64(len(raw)), filepath.Join(dir, TensorsName))
 	if err != nil {
@@ -146,13 +149,13 @@ func readFile(dir, name string, limit int64) ([]byte, error) {
 	stat, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no %s: a delta is %s and %s in one folder; copy both, or let the run finish", name, FileName, TensorsName)
+		return nil, fmt.Errorf("there is no %s: a delta consists of %s and %s in one folder; copy both files, or let the run finish", name, FileName, TensorsName)
 	case err != nil:
 		return nil, err
 	case !stat.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file (mode %v)", name, stat.Mode())
 	case stat.Size() > limit:
-		return nil, fmt.Errorf("%s has %d bytes, expected at most %d: is it a delta?", name, stat.Size(), limit)
+		return nil, fmt.Errorf("%s has %d bytes, expected at most %d bytes: is it a delta?", name, stat.Size(), limit)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -168,30 +171,30 @@ func readFile(dir, name string, limit int64) ([]byte, error) {
 
 // decode reads the JSON file.
 func decode(text []byte) (*document, error) {
-	// The header goes first: another version may have other fields.
+	// Check the header first, because another version may have other fields.
 	var found jsonfile.Header
 	if err := json.Unmarshal(text, &found); err != nil {
 		return nil, fmt.Errorf("%w; expected the JSON that spt writes: was the file cut short or edited?", err)
 	}
 	switch {
 	case found.Kind != header.Kind:
-		return nil, fmt.Errorf("kind is %.100q, expected %q; give the JSON file of a delta", found.Kind, header.Kind)
+		return nil, fmt.Errorf("the kind is %.100q, expected %q; give the JSON file of a delta", found.Kind, header.Kind)
 	case found.Version != header.Version:
-		return nil, fmt.Errorf("version is %d, this program reads version %d; use the release of spt that wrote it, or tune again", found.Version, header.Version)
+		return nil, fmt.Errorf("the version is %d, but this program reads version %d; use the release of spt that wrote the file, or tune again", found.Version, header.Version)
 	}
 	doc := &document{Delta: new(Delta)}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(doc); err != nil {
-		return nil, fmt.Errorf("%w; see the description of the format for the fields of version %d", err, header.Version)
+		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", err, header.Version)
 	}
 	if doc.Selection.Entries != nil {
-		return nil, fmt.Errorf("selection has entries; their positions belong into %s, as tensors called %q", TensorsName, sparseIndices("NAME"))
+		return nil, fmt.Errorf("selection has entries; move their positions to %s, as tensors named %q", TensorsName, sparseIndices("NAME"))
 	}
 	return doc, nil
 }
 
-// readTensors takes everything out of the safetensors file.
+// readTensors reads the tuned tensors and the positions of entries from the safetensors file.
 func (d *Delta) readTensors(f *checkpoint.File) error {
 	d.Tuned = checkpoint.StateDict{}
 	for _, info := range f.Tensors() {
@@ -201,7 +204,7 @@ func (d *Delta) readTensors(f *checkpoint.File) error {
 				return err
 			}
 			if len(shape) != 1 {
-				return fmt.Errorf("tensor %.200q has shape %v, expected one dimension: flat positions in %.200q", info.Name, shape, name)
+				return fmt.Errorf("tensor %.200q has shape %v, expected one dimension: the flat positions of entries in %.200q", info.Name, shape, name)
 			}
 			if d.Selection.Entries == nil {
 				d.Selection.Entries = map[string][]int32{}

@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestGolden stores what the reference release of SPT had after training, in a delta, and reads its
-// logits back: through the delta and, for LoRA, merged.
+// TestGolden stores the values that the reference release of SPT had after training in a delta. The
+// logits through the delta and, for LoRA, after merging must be the logits of the release.
 func TestGolden(t *testing.T) {
 	s := sptsmall.Open(t)
 	m := s.Model(t)

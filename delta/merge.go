@@ -16,39 +16,44 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// DefaultBound is the default of the largest difference of a logit before and after merging.
-// Float32 sums in another order differ by some 1e-5.
+// DefaultBound is the default bound of [Delta.Merge]: the largest accepted difference of a logit
+// before and after merging. Merging changes the order of float32 sums, which alone moves logits by
+// about 1e-5.
 const DefaultBound = 1e-3
 
-// mergeBatch is the number of probes in one forward pass.
+// mergeBatch is the number of probe images in one forward pass.
 const mergeBatch = 32
 
-// classesKey is the metadata key of the class names of a merged checkpoint, a JSON list of strings.
+// classesKey is the metadata key of the class names in a merged checkpoint. The value is a JSON
+// list of strings.
 const classesKey = "spt_classes"
 
-// transformKey is the metadata key of the Transform of a merged checkpoint, as JSON.
+// transformKey is the metadata key of the Transform in a merged checkpoint. The value is JSON.
 const transformKey = "spt_transform"
 
-// Merged is a backbone with a delta merged into its weights, and how far its logits moved.
+// Merged holds a backbone with a delta merged into its weights, and the measured difference of the
+// logits.
 type Merged struct {
-	// Model has the head of the task among its weights. It shares the tensors that were not tuned
-	// with the backbone, and those tuned whole with the delta.
+	// Model is the merged backbone, including the head of the task. It shares the frozen tensors
+	// with the original backbone, and the tensors that were tuned whole with the delta, so they
+	// must not be changed.
 	Model *backbone.Model
 	// Images is the number of images on which the logits were compared.
 	Images int
 	// LargestDifference is the largest absolute difference of a logit before and after merging.
 	LargestDifference float64
-	// Bound is the greatest LargestDifference that Merge accepts.
+	// Bound is the largest value of LargestDifference that Merge accepted.
 	Bound float64
-	// Transform is the transform of the delta, from an image to the input of the model.
+	// Transform is the transform of the delta. It resizes an image to the input of the model.
 	Transform Transform
 }
 
-// Merge merges the delta into a copy of the weights of m, which must pass [Delta.Check], and
-// compares the logits before and after on probes: pixels [n, S, S, 3] of at least one image,
-// preferably of the task, as the transform of the delta makes them. A difference above bound, or
-// NaN, is an error; a bound of 0 is [DefaultBound]. A tuning that cannot be merged, such as
-// adapters and prompts, is an error; see peft.Tuning.Mergeable.
+// Merge merges the delta into a copy of the weights of m, and compares the logits before and after
+// merging on be. m must pass [Delta.Check]. probes holds the pixels of n images, [n, S, S, 3] with
+// n at least 1 and S the image size of the delta; images of the task, resized with
+// [Delta.ImageTransform], are best. A difference of the logits above bound, or NaN, is an error; a
+// bound of 0 means [DefaultBound]. Some methods, such as adapters and prompts, cannot be merged,
+// and Merge returns an error; see peft.Tuning.Mergeable.
 func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model, probes []uint8, bound float64) (*Merged, error) {
 	if bound == 0 {
 		bound = DefaultBound
@@ -56,7 +61,7 @@ func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model
 	size := d.Config.ImageSize
 	image := size * size * 3
 	if len(probes) == 0 || len(probes)%image != 0 {
-		return nil, fmt.Errorf("merging: the probes have %d values, expected one or more images of %d×%d×3; give pixels at the delta's image size", len(probes), size, size)
+		return nil, fmt.Errorf("merging: the probe images have %d values, expected one or more images of %d×%d×3; give pixels at the image size of the delta", len(probes), size, size)
 	}
 	out, before, after, err := d.merge(be, m)
 	if err != nil {
@@ -71,18 +76,18 @@ func (d *Delta) Merge(ctx context.Context, be backend.Backend, m *backbone.Model
 		if err != nil {
 			return nil, fmt.Errorf("merging: comparing logits: %w", err)
 		}
-		// Written so that NaN fails too and, once there, stays.
+		// The negated comparisons make NaN an error too.
 		if !(difference <= out.LargestDifference) {
 			out.LargestDifference = difference
 		}
 		if !(out.LargestDifference <= bound) {
-			return nil, fmt.Errorf("merging moves a logit by %g, more than the bound of %g; keep the delta on its backbone, or allow a larger bound if that is expected", out.LargestDifference, bound)
+			return nil, fmt.Errorf("merging moves a logit by %g, more than the bound of %g; keep the delta unmerged, or give a larger bound if this difference is acceptable", out.LargestDifference, bound)
 		}
 	}
 	return out, nil
 }
 
-// merge returns the merged model, and predictors of the logits before and after.
+// merge returns the merged model, and predictors for the logits before and after merging.
 func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, before, after *train.Predictor, err error) {
 	if err := d.Check(m); err != nil {
 		return nil, nil, nil, err
@@ -116,7 +121,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 }
 
 // compareLogits returns the largest absolute difference between the logits of two predictors for n
-// images; NaN if one of the logits is NaN.
+// images. It returns NaN if a logit is NaN.
 func compareLogits(ctx context.Context, be backend.Backend, before, after *train.Predictor, pixels []uint8, n, size int) (float64, error) {
 	images, err := program.Tensor(be, pixels, n, size, size, 3)
 	if err != nil {
@@ -138,12 +143,13 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 	return largest, nil
 }
 
-// Save writes a full checkpoint at path: a safetensors file with timm's names, F32. Its metadata
-// holds configuration, preprocessing, transform and, unless classes is nil, the names of the rows
-// of the head, so that backbone.Load, [Classes] and [TransformOf] need nothing else.
+// Save writes a full checkpoint to path: a safetensors file of F32 tensors with the names of timm.
+// The metadata of the file holds the configuration, the normalisation and the transform, so that
+// backbone.Load and [TransformOf] need no other file. If classes is not nil, the metadata also
+// holds the class names, one for each row of the head; [Classes] reads them.
 func (m *Merged) Save(path string, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
-		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d: one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
+		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d, one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
 	}
 	metadata := map[string]string{}
 	values := map[string]any{transformKey: m.Transform}
@@ -160,8 +166,8 @@ func (m *Merged) Save(path string, classes []string) error {
 	return m.Model.Save(path, checkpoint.F32, metadata)
 }
 
-// TransformOf returns the transform that [Merged.Save] wrote into a checkpoint; the zero value if
-// the checkpoint has none.
+// TransformOf returns the transform that [Merged.Save] wrote into the checkpoint f. It returns the
+// zero Transform if the checkpoint has no transform.
 func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	text, ok := f.Metadata()[transformKey]
 	if !ok {
@@ -173,8 +179,8 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 	return t, nil
 }
 
-// Classes returns the class names that [Merged.Save] wrote into a checkpoint; nil if the checkpoint
-// has none.
+// Classes returns the class names that [Merged.Save] wrote into the checkpoint f. It returns nil if
+// the checkpoint has no class names.
 func Classes(f *checkpoint.File) ([]string, error) {
 	text, ok := f.Metadata()[classesKey]
 	if !ok {

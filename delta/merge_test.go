@@ -22,7 +22,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// predictor returns the logits of m with the delta in place.
+// predictor returns a predictor for the backbone m with the delta.
 func predictor(be backend.Backend, d *delta.Delta, m *backbone.Model) (*train.Predictor, error) {
 	tuning, err := peft.New(d.Config, d.Selection)
 	if err != nil {
@@ -40,7 +40,8 @@ func be(t testing.TB) backend.Backend {
 	return b
 }
 
-// probes are n images of 16 px; testdata/README.md computes the same.
+// probes returns the pixels of n images of 16×16 px. The script in testdata/README.md computes the
+// same pixels.
 func probes(n int) []uint8 {
 	pixels := make([]uint8, n*16*16*3)
 	for i := range pixels {
@@ -67,7 +68,7 @@ func logits(t *testing.T, p *train.Predictor, err error, pixels []uint8) []float
 	return out
 }
 
-// alone are the logits of a model with its own head.
+// alone returns the logits of a model with its own head.
 func alone(t *testing.T, m *backbone.Model, pixels []uint8) []float32 {
 	t.Helper()
 	tuning, err := peft.New(m.Config, peft.Selection{})
@@ -86,7 +87,7 @@ func largestDifference(a, b []float32) float64 {
 	return largest
 }
 
-// argmax is the prediction for each image of three classes.
+// argmax returns the predicted class of each image, for logits of three classes.
 func argmax(logits []float32) (out []int) {
 	for i := 0; i < len(logits); i += 3 {
 		best := 0
@@ -100,19 +101,18 @@ func argmax(logits []float32) (out []int) {
 	return out
 }
 
-// unmergeable are the methods that no weight can take up, with what is said.
+// unmergeable maps each method that cannot be merged to a part of the error.
 var unmergeable = map[string]string{
 	"adapter": `module "adapter" cannot be merged`, "adaptformer": "AdaptFormer's bottlenecks cannot be merged", "vpt-shallow": "visual prompts cannot be merged",
 	"vpt-deep": "visual prompts cannot be merged", "mlp-3": "an MLP head cannot be merged",
 }
 
-// TestMerge: a merged checkpoint, read back with no option, gives the logits of the delta on its
-// backbone. TestMergeReleases: nothing of a merge stays on the backend but the backbone.
+// TestMergeReleases checks that a merge leaves nothing on the backend except the backbone.
 func TestMergeReleases(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	own := be(t)
 	if !cpu.Is(own) {
-		t.Skip("needs the processor: other devices do not say what lies on them")
+		t.Skip("needs the CPU backend: other devices do not report the memory of their tensors")
 	}
 	d := result(t, m, "linear", selections()["linear"])
 	var held []int64
@@ -124,10 +124,12 @@ func TestMergeReleases(t *testing.T) {
 		held = append(held, memory.Buffers)
 	}
 	if held[1] != held[0] {
-		t.Errorf("a second merge leaves %d bytes more", held[1]-held[0])
+		t.Errorf("a second merge leaves %d more bytes on the backend", held[1]-held[0])
 	}
 }
 
+// TestMerge checks that a merged checkpoint, loaded without options, gives the logits of the delta
+// on its backbone.
 func TestMerge(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	untouched := tiny(tinyConfig, 1).Fingerprint()
@@ -169,7 +171,7 @@ func TestMerge(t *testing.T) {
 			}
 			t.Logf("largest difference %.2g", difference)
 
-			// The tuned parts matter: the head alone gives other logits.
+			// The tuned parameters must matter: the head alone must give other logits.
 			if method != "linear" && largestDifference(headOnly(t, m, d, pixels), want) < 1e-2 {
 				t.Error("the tuning changes nothing, so this test proves nothing")
 			}
@@ -190,7 +192,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// headOnly are the logits of the delta's head on the frozen backbone.
+// headOnly returns the logits of the head of the delta on the frozen backbone.
 func headOnly(t *testing.T, m *backbone.Model, d *delta.Delta, pixels []uint8) []float32 {
 	t.Helper()
 	plain := *d

@@ -8,7 +8,7 @@ import (
 	"github.com/sptune/spt/inspect"
 )
 
-// Open says what a file or a folder is. The field that Kind names describes it further.
+// Describe a file that turns out to be a checkpoint.
 func ExampleOpen() {
 	in, err := inspect.Open(context.Background(), "../internal/embedded/vit_demo.safetensors", nil)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package inspect says what a file or a folder of this program is, and what it holds.
+// Package inspect recognises files and folders of spt and describes their content.
 //
-// [Open] recognises a checkpoint, a training state, scores, a plan, a published selection, a delta,
-// a run or a file of a run by its content. It returns an [Inspection], whose field Kind says which
-// of the other fields describes the file.
+// Its only function, [Open], reads a checkpoint, a training state, scores, a plan, a published
+// selection, a delta, a run or a file of a run. It recognises the kind by the content, not by the
+// name. It returns an [Inspection]; the field Kind tells which of the other fields is set.
 package inspect
 
 import (
@@ -28,74 +28,97 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Inspection describes a file or folder. Kind says which of the other fields is set; a finished run
-// has its delta too.
+// Inspection describes a file or folder. Kind tells which of the other fields is set.
 type Inspection struct {
+	// Path is the path of the file or folder. For a checkpoint of the Hugging Face Hub it is the
+	// path of the downloaded file.
 	Path string `json:"path"`
-	// "checkpoint", "training state", "scores", "plan", "published selection", "delta", "run",
-	// "metrics", "result" or "candidate"
-	Kind       string         `json:"kind"`
-	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
-	Scores     *Scores        `json:"scores,omitempty"`
-	Plan       *plan.Plan     `json:"plan,omitempty"` // of a published selection too
-	Delta      *Delta         `json:"delta,omitempty"`
-	Run        *Run           `json:"run,omitempty"`
-	Metrics    []train.Epoch  `json:"metrics,omitempty"`   // of a run's metrics.jsonl, at least one
-	Result     *run.Result    `json:"result,omitempty"`    // of a run's result.json
-	Candidate  *run.Candidate `json:"candidate,omitempty"` // of the result.json of one budget
+	// Kind is "checkpoint", "training state", "scores", "plan", "published selection", "delta",
+	// "run", "metrics", "result" or "candidate".
+	Kind string `json:"kind"`
+	// Checkpoint describes a checkpoint or a training state.
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
+	// Scores sums up the result of stage 1.
+	Scores *Scores `json:"scores,omitempty"`
+	// Plan is a plan, or the plan that a published selection stands for.
+	Plan *plan.Plan `json:"plan,omitempty"`
+	// Delta describes a delta, or the delta of a finished run.
+	Delta *Delta `json:"delta,omitempty"`
+	// Run describes the folder of a run.
+	Run *Run `json:"run,omitempty"`
+	// Metrics holds the epochs in metrics.jsonl of a run, at least one.
+	Metrics []train.Epoch `json:"metrics,omitempty"`
+	// Result is the content of result.json of a run.
+	Result *run.Result `json:"result,omitempty"`
+	// Candidate is the content of result.json of a candidate of a run.
+	Candidate *run.Candidate `json:"candidate,omitempty"`
 }
 
-// Checkpoint describes a checkpoint.
+// Checkpoint describes a checkpoint or a training state. The fields from Backbone to Report are
+// only set if the file is the checkpoint of a backbone.
 type Checkpoint struct {
-	Format   string                  `json:"format"`  // for people; see checkpoint.File.Format
-	Tensors  []checkpoint.TensorInfo `json:"tensors"` // sorted by name
-	Values   int                     `json:"values"`  // number of values of all tensors
-	Bytes    int64                   `json:"bytes"`   // size of all tensors, bytes
-	Metadata map[string]string       `json:"metadata,omitempty"`
-	// Backbone is what Load makes of the file; nil where Problem says why it is none.
-	Backbone      *backbone.Config        `json:"backbone,omitempty"`
-	Head          bool                    `json:"head"` // the file has a classification head
+	// Format is the name of the file format, for people; see checkpoint.File.Format.
+	Format string `json:"format"`
+	// Tensors lists the tensors, sorted by name.
+	Tensors []checkpoint.TensorInfo `json:"tensors"`
+	// Values is the number of values of all tensors together.
+	Values int `json:"values"`
+	// Bytes is the size of all tensors together, in bytes.
+	Bytes int64 `json:"bytes"`
+	// Metadata holds the metadata of the file.
+	Metadata map[string]string `json:"metadata,omitempty"`
+	// Backbone is the configuration with which backbone.Load would load the file. NumClasses is 0
+	// without a head.
+	Backbone *backbone.Config `json:"backbone,omitempty"`
+	// Head reports whether the file has a classification head.
+	Head bool `json:"head"`
+	// Preprocessing is the normalisation of the input of the backbone.
 	Preprocessing *backbone.Preprocessing `json:"preprocessing,omitempty"`
-	Fingerprint   string                  `json:"fingerprint,omitempty"`
-	Report        *checkpoint.Report      `json:"report,omitempty"`
-	Classes       []string                `json:"classes,omitempty"`
-	Problem       string                  `json:"problem,omitempty"`
+	// Fingerprint identifies the weights; see backbone.Model.Fingerprint.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Report lists the tensors that the backbone uses, and the missing and unused tensors.
+	Report *checkpoint.Report `json:"report,omitempty"`
+	// Classes holds the class names in a merged checkpoint; see delta.Classes.
+	Classes []string `json:"classes,omitempty"`
+	// Problem is the reason why no backbone can be loaded from the checkpoint. It is empty for a
+	// backbone and for a training state.
+	Problem string `json:"problem,omitempty"`
 }
 
-// Scores describes stage 1's result.
+// Scores sums up the result of stage 1.
 type Scores struct {
-	Images    int                   `json:"images"`
-	Criterion sensitivity.Criterion `json:"criterion"`
-	Backbone  string                `json:"backbone"` // fingerprint
-	MeanLoss  float64               `json:"mean_loss"`
-	Tensors   []ScoredTensor        `json:"tensors"` // in the backbone's order
+	Images    int                   `json:"images"`    // number of images that were read
+	Criterion sensitivity.Criterion `json:"criterion"` // scoring criterion
+	Backbone  string                `json:"backbone"`  // fingerprint of the backbone
+	MeanLoss  float64               `json:"mean_loss"` // mean loss of the mini-batches
+	Tensors   []ScoredTensor        `json:"tensors"`   // in the order of the backbone
 }
 
 // ScoredTensor sums up the scores of one tensor.
 type ScoredTensor struct {
 	Name  string  `json:"name"`
 	Shape []int   `json:"shape"`
-	Sum   float64 `json:"sum"`
-	Share float64 `json:"share"` // of the sum over all tensors
+	Sum   float64 `json:"sum"`   // sum of the scores
+	Share float64 `json:"share"` // Sum as a share of the sum over all tensors, 0 to 1
 }
 
 // Delta describes a delta.
 type Delta struct {
 	*delta.Delta
-	Parameters int `json:"parameters"` // tuned, the head not counted
-	Head       int `json:"head_parameters"`
+	Parameters int `json:"parameters"`      // number of tuned parameters without the head
+	Head       int `json:"head_parameters"` // number of parameters of the head
 }
 
-// Run describes a run's folder.
+// Run describes the folder of a run.
 type Run struct {
-	Config run.Config    `json:"config"`
-	Epochs []train.Epoch `json:"epochs,omitempty"` // of the final training, as far as it is
+	Config run.Config    `json:"config"`           // configuration of the run
+	Epochs []train.Epoch `json:"epochs,omitempty"` // finished epochs of the final training
 	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
 }
 
-// Open recognises what path holds by its content, not by its name, and reads it. path may be
-// hf:OWNER/NAME for a checkpoint of the Hugging Face Hub, which is fetched. What is not recognised
-// or is broken is a [*run.InputError].
+// Open reads the file or folder at path and returns its description. path may also be hf:OWNER/NAME
+// for a checkpoint on the Hugging Face Hub, which Open downloads; report receives the progress of
+// the download. A file that is broken or not recognised is a [*run.InputError].
 func Open(ctx context.Context, path string, report progress.Func) (*Inspection, error) {
 	model := run.ModelConfig{Path: path}
 	file, _, err := model.File(ctx, report)
@@ -118,7 +141,7 @@ func open(path string) (*Inspection, error) {
 	if stat.IsDir() {
 		return openFolder(path)
 	}
-	if !stat.Mode().IsRegular() { // opening a pipe would wait for its writer
+	if !stat.Mode().IsRegular() { // opening a named pipe would block until a program writes to it
 		return nil, fmt.Errorf("inspecting %s: it is neither a regular file nor a folder (mode %v)", path, stat.Mode())
 	}
 	isJSON, err := checkpoint.IsJSON(path)
@@ -230,7 +253,7 @@ func openJSON(path string) (*Inspection, error) {
 		}
 		return nil, err
 	}
-	return nil, fmt.Errorf("inspecting %s: this JSON has no kind that spt knows; expected a plan, a delta, or a file of a run", path)
+	return nil, fmt.Errorf("inspecting %s: found a JSON file that spt did not write, expected a plan, a delta, or a file of a run", path)
 }
 
 func openTensors(path string) (*Inspection, error) {

@@ -9,7 +9,7 @@ import (
 	"github.com/sptune/spt/plan/published"
 )
 
-// TestPublishedSelection recognises a selection that the paper's code has saved.
+// TestPublishedSelection recognises a selection that was saved by the code of the paper.
 func TestPublishedSelection(t *testing.T) {
 	path := filepath.Join("..", "internal", "fixtures", "testdata", "published", "lora.pth")
 	want, _, err := published.LoadPlan(path)

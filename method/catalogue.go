@@ -7,13 +7,14 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// The options that methods with stages 1 and 2 read, and those that methods with modules read.
+// The options that methods with stages 1 and 2 read, and the options that methods with structured
+// modules read.
 var (
 	scoring = []string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"}
 	modules = []string{"rank", "dropout", "module-drop-path"}
 )
 
-// rows are the catalogue. A new method is one more row.
+// rows is the catalogue. To add a method, add a row to catalogue.
 var rows []Row
 
 func init() {
@@ -21,18 +22,19 @@ func init() {
 	peft.Reserve(checkModuleName)
 }
 
+// catalogue returns all rows, in the order in which lists show them.
 func catalogue() []Row {
 	both := func(a []string, more ...string) []string { return append(append([]string{}, a...), more...) }
 	return []Row{
 		{
 			Name:    "spt-NAME",
-			Summary: "SPT with this structured module",
+			Summary: "SPT with the structured module NAME",
 			Paper:   "He et al. 2023, Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning, arXiv 2303.08566",
 			Scores:  true,
 			options: both(scoring, append([]string{"compat"}, modules...)...),
 		}, {
 			Name:    "spt-NAME-structured",
-			Summary: "SPT without single entries",
+			Summary: "SPT with the module NAME, without single entries",
 			Paper:   "He et al. 2023, arXiv 2303.08566",
 			Scores:  true, Only: plan.Structured,
 			options: both(scoring, modules...),
@@ -45,7 +47,7 @@ func catalogue() []Row {
 			merges:  true,
 		}, {
 			Name:    "NAME",
-			Summary: "this module on every matrix of every block",
+			Summary: "the module NAME on every matrix of every block",
 			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
 			options: both(modules, "budget"),
 			tunes:   uniform,
@@ -83,7 +85,7 @@ func catalogue() []Row {
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
 		}, {
 			Name:    "partial-K",
-			Summary: "the last K blocks and all after them",
+			Summary: "the last K blocks and all layers after them",
 			Paper:   "Yosinski et al. 2014, arXiv 1411.1792",
 			least:   1, usual: 1,
 			merges: true,
@@ -121,7 +123,8 @@ func catalogue() []Row {
 	}
 }
 
-// vpt returns the row of a form of visual prompt tuning.
+// vpt returns the row of a variant of visual prompt tuning. prompts is the default number of
+// prompts.
 func vpt(name, summary string, prompts int, deep bool) Row {
 	return Row{
 		Name:     name,
@@ -132,20 +135,22 @@ func vpt(name, summary string, prompts int, deep bool) Row {
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil
 		},
-		// As VPT is trained with AdamW in NOAH (Zhang et al. 2022, arXiv 2206.04673,
+		// NOAH trains VPT with AdamW and this learning rate (Zhang et al. 2022, arXiv 2206.04673,
 		// configs/VPT/VTAB).
 		Recipe: "learning rate 5e-3, dropout 0.1 on the prompts",
 		change: func(o *train.Options) { o.LR = 5e-3 },
 	}
 }
 
-// The recipe of methods that tune whole blocks: 1.25e-4 is the 5e-4 for a batch of 256 among the
-// learning rates that VPT searches for AdamW (Jia et al. 2022, tune_vtab.py).
+// The recipe of methods that tune whole blocks. VPT searches several learning rates for AdamW (Jia
+// et al. 2022, tune_vtab.py), among them 5e-4 for a batch of 256. Scaled to a batch of 64 this is
+// 1.25e-4.
 const fullRecipe = "learning rate 1.25e-4"
 
 func fullChange(o *train.Options) { o.LR = 1.25e-4 }
 
-// The recipe of methods that tune a head alone: it is fitted to the backbone as it is.
+// The recipe of methods that tune only a head. Drop-path would change the features of the frozen
+// backbone.
 const headRecipe = "no drop-path"
 
 func headChange(o *train.Options) { o.DropPath = 0 }

@@ -17,19 +17,20 @@ func ExampleCatalogue() {
 		}
 	}
 	// Output:
-	// NAME         this module on every matrix of every block
+	// NAME         the module NAME on every matrix of every block
 	// adaptformer  a bottleneck beside the MLP of every block
 	// vpt-shallow  prompts before the first block
 	// vpt-deep     prompts before every block
 	// ssf          a scale and a shift for the output of every operation
 	// bitfit       every bias
-	// partial-K    the last K blocks and all after them
+	// partial-K    the last K blocks and all layers after them
 	// mlp-K        a head of K layers
 	// linear       the head alone
 	// full         every weight
 }
 
-// What LoRA tunes on a ViT-Ti under a budget, and how it is trained.
+// Find the parameters that LoRA tunes on a ViT-Ti under a budget, and the learning rate of its
+// recipe.
 func ExampleLookup() {
 	row, err := method.Lookup(method.LoRA)
 	if err != nil {

@@ -1,12 +1,14 @@
-// Package method is the catalogue of methods: ways to tune a backbone for a task.
+// Package method is the catalogue of tuning methods, such as "spt-lora", "lora", "bitfit" and
+// "full".
 //
-// A [Row] of the catalogue holds everything that is known about a method: what it tunes, how it is
-// trained, which options it reads, whether it scores and plans first, and whether its result can be
-// merged. Help texts, documentation and checks read the rows. [Lookup] returns the row of a method,
-// [Catalogue] all rows, [Methods] the names of all methods.
+// Begin with [Lookup], which returns the [Row] of a method. The row tells which parameters the
+// method tunes ([Row.Select]), its training recipe ([Row.TrainOptions]), the options that it reads
+// ([Row.Takes]), whether it scores and plans first (Row.Scores), and whether its result can be
+// merged ([Row.Merges]). [Methods] returns the names of all methods, and [Catalogue] all rows. Help
+// texts, documentation and checks read the catalogue.
 //
-// A structured module NAME that is registered with peft.Register adds the methods NAME, spt-NAME
-// and spt-NAME-structured.
+// A structured module that is registered with peft.Register under a NAME adds three methods: NAME,
+// spt-NAME and spt-NAME-structured.
 package method
 
 import (
@@ -23,10 +25,10 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Method is the name of a method, as options, files and the command line write it.
+// Method is the name of a method, as in options, files and commands.
 type Method string
 
-// The methods that programs name most often; [Methods] lists all.
+// The methods that programs use most often. [Methods] returns all methods.
 const (
 	Full       Method = "full"
 	Linear     Method = "linear"
@@ -36,7 +38,7 @@ const (
 	SPTAdapter Method = "spt-adapter"
 )
 
-// SPT returns the method that is SPT with a structured module.
+// SPT returns the method that uses SPT with the structured module of that name, such as "lora".
 func SPT(module string) Method { return Method(sptPrefix + module) }
 
 // Of returns the method that made a plan.
@@ -49,8 +51,8 @@ func Of(p *plan.Plan) Method {
 	return SPT(p.Module) // not reached: plan.Options.Only has no other values
 }
 
-// Methods returns the names of all methods in the order of the catalogue. Of a family with a number
-// K it has one.
+// Methods returns the names of all methods in the order of the catalogue. For a family with a
+// number K, such as partial-K, it returns one method with the usual number.
 func Methods() []Method {
 	var out []Method
 	for _, r := range rows {
@@ -59,26 +61,28 @@ func Methods() []Method {
 	return out
 }
 
-// Options configures a method. The zero value takes the published defaults. An option that a method
-// does not read is an error: see [Row.Takes].
+// Options configures a method. Zero fields take the published defaults of the method. Setting an
+// option that the method does not read is an error; see [Row.Takes].
 type Options struct {
-	// Rank is the rank of structured modules. Default: for SPT as plan.Options.Rank says, for
-	// others the largest that Budget allows, or without a Budget 8.
+	// Rank is the rank of the structured modules. Default for SPT: see plan.Options.Rank. Default
+	// for other methods: the largest rank that Budget allows, or 8 without a Budget.
 	Rank int `json:"rank"`
-	// Budget is the number of parameters to tune, the head excluded. Methods without scores take it
-	// instead of a Rank. Default: none.
+	// Budget is the number of parameters to tune, without the head. A method with structured
+	// modules and without scores takes either a Budget or a Rank. Default: none.
 	Budget plan.Budget `json:"budget,omitzero"`
-	// Prompts is the number of prompts of VPT. Default 100 for vpt-shallow and 50 for vpt-deep, as
-	// in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
+	// Prompts is the number of prompt tokens of VPT. Default: 100 for vpt-shallow and 50 for
+	// vpt-deep, as in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
 	Prompts int `json:"prompts,omitempty"`
-	// Bottleneck is the width of AdaptFormer's bottlenecks. Default 64, as in its paper.
+	// Bottleneck is the width of the bottlenecks of AdaptFormer. Default: 64, as in the paper of
+	// AdaptFormer.
 	Bottleneck int `json:"bottleneck,omitempty"`
-	// Scale is the factor on the output of AdaptFormer's bottlenecks. Default 0.1, as in its paper.
+	// Scale is the factor on the output of the bottlenecks of AdaptFormer. Default: 0.1, as in the
+	// paper of AdaptFormer.
 	Scale float64 `json:"scale,omitempty"`
 }
 
-// Lookup returns the row of a method, with the structured module or the number that its name holds.
-// An unknown method is an error.
+// Lookup returns the row of a method. For a method of a family, it takes the structured module or
+// the number K from the name. The error for an unknown method lists the known methods.
 func Lookup(m Method) (Row, error) {
 	for _, r := range rows {
 		name, ok := r.match(string(m))
@@ -95,21 +99,26 @@ func Lookup(m Method) (Row, error) {
 		case r.isFamily(numberVariable):
 			n, err := strconv.Atoi(name)
 			if err != nil || n < r.least || strconv.Itoa(n) != name {
-				return Row{}, option.Errorf("method", "method %q: %q is no number from %d on; give one, as in %s", m, name, r.least, r.Methods()[0])
+				return Row{}, option.Errorf("method", "method %q: %q is not a whole number of at least %d; give such a number, as in %s", m, name, r.least, r.Methods()[0])
 			}
 			r.number = n
 		}
 		return r, nil
 	}
-	var numbered []string // the families of which Methods has one each
+	var numbered []string // the families with a number K
 	for _, r := range rows {
 		if r.isFamily(numberVariable) {
 			numbered = append(numbered, r.Name)
 		}
 	}
-	return Row{}, option.Errorf("method", "method %q is unknown; known: %s; and %s for other numbers", m, list(Methods()), strings.Join(numbered, " and "))
+	names := make([]string, 0, len(rows))
+	for _, known := range Methods() {
+		names = append(names, string(known))
+	}
+	return Row{}, fmt.Errorf("%w; %s take other numbers too", option.Unknown("method", "method", string(m), names), strings.Join(numbered, " and "))
 }
 
+// moduleExists returns an error if no structured module of that name is registered.
 func moduleExists(name string) error {
 	_, err := peft.Lookup(name)
 	return err
@@ -118,7 +127,7 @@ func moduleExists(name string) error {
 // Catalogue returns the rows of all methods and families of methods.
 func Catalogue() []Row { return slices.Clone(rows) }
 
-// The variable parts of the names of families.
+// The variable parts of the names of families, and the fixed parts of the names of SPT methods.
 const (
 	nameVariable   = "NAME" // a registered structured module
 	numberVariable = "K"    // a positive number
@@ -127,43 +136,45 @@ const (
 	structuredSuffix = "-structured"
 )
 
-// Row is a row of the catalogue: a method, or a family of methods whose names differ in one part.
+// Row is a row of the catalogue. It describes a method, or a family of methods whose names differ
+// in one part.
 type Row struct {
 	// Name is the name of the method. In the name of a family, NAME stands for a registered
 	// structured module and K for a number: "spt-NAME", "partial-K".
 	Name string
-	// Summary says in a few words what the method tunes.
+	// Summary names the tuned parameters in a short phrase.
 	Summary string
-	// Paper is where the method was published.
+	// Paper cites the publication of the method. It is empty for linear and full.
 	Paper string
-	// Recipe says in a few words how the recipe of the method differs from the recipe of SPT;
-	// empty: not at all.
+	// Recipe names the differences from the recipe of SPT in a short phrase. Empty: the recipes are
+	// equal.
 	Recipe string
-	// Scores reports whether the method scores the weights and plans before it trains: stages 1 and
-	// 2.
+	// Scores reports whether the method runs stages 1 and 2 before it trains: it scores the weights
+	// and makes a plan.
 	Scores bool
-	// Only is the half of SPT that the method keeps to: plan.Structured or plan.Unstructured;
-	// empty: both.
+	// Only restricts SPT to one kind of tuning, plan.Structured or plan.Unstructured. Empty: both
+	// kinds.
 	Only string
 
-	// Method is the name of the method that Lookup found.
+	// Method is the name of the method. Only Lookup sets it.
 	Method Method
-	// Module is the structured module of the method that Lookup found; empty for a method without
-	// one.
+	// Module is the structured module of the method. It is empty for a method without structured
+	// modules. Only Lookup sets it.
 	Module string
 
-	number   int // K of the method that Lookup found
-	least    int // least K
-	usual    int // K in lists of methods
-	options  []string
+	number   int      // K of the method; only Lookup sets it
+	least    int      // smallest K
+	usual    int      // K in lists of methods
+	options  []string // options that the method reads and some other methods do not; see Takes
 	defaults Options
-	merges   bool
-	change   func(*train.Options)
+	merges   bool                 // result of Merges for a method without a structured module
+	change   func(*train.Options) // changes the recipe of SPT to the recipe of the method
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
 }
 
-// Methods returns the methods of the row: of a family with a module one for every registered
-// module, of a family with a number one.
+// Methods returns the names of the methods of the row. A family with a structured module has one
+// method for every registered module. For a family with a number K, Methods returns one method with
+// the usual number.
 func (r Row) Methods() []Method {
 	switch {
 	case r.Method != "":
@@ -180,10 +191,11 @@ func (r Row) Methods() []Method {
 	return out
 }
 
+// isFamily reports whether the row is a family with that variable part in its name.
 func (r Row) isFamily(variable string) bool { return strings.Contains(r.Name, variable) }
 
-// match reports whether a name has the form of the row's, and returns what stands for the variable
-// part.
+// match reports whether name is a name of the row, and returns the part of name that replaces the
+// variable.
 func (r Row) match(name string) (variable string, ok bool) {
 	for _, v := range []string{nameVariable, numberVariable} {
 		if before, after, found := strings.Cut(r.Name, v); found {
@@ -197,12 +209,12 @@ func (r Row) match(name string) (variable string, ok bool) {
 
 // Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck",
 // "scale", "dropout", "module-drop-path", "criterion", "score-batches", "score-batch-size",
-// "alpha", "beta" or "compat". Every method reads any other option.
+// "alpha", "beta" or "compat". Every method reads all options that are not in this list.
 func (r Row) Takes(option string) bool {
 	return slices.Contains(r.options, option) || !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
 }
 
-// list returns the names of methods, divided by commas.
+// list returns the names of methods, separated by commas.
 func list(methods []Method) string {
 	names := make([]string, len(methods))
 	for i, m := range methods {
@@ -211,7 +223,7 @@ func list(methods []Method) string {
 	return strings.Join(names, ", ")
 }
 
-// Check reports options that the method does not read, or that contradict each other.
+// Check returns an error for options that the method does not read or that contradict each other.
 func (r Row) Check(o Options) error {
 	for _, set := range []struct {
 		name  string
@@ -234,8 +246,8 @@ func (r Row) Check(o Options) error {
 	return nil
 }
 
-// WithDefaults returns o with the defaults of the method for the options that are numbers of its
-// own. It leaves Rank and Budget as they are.
+// WithDefaults returns o with the defaults of the method for Prompts, Bottleneck and Scale. It does
+// not change Rank and Budget.
 func (r Row) WithDefaults(o Options) Options {
 	if o.Prompts == 0 {
 		o.Prompts = r.defaults.Prompts
@@ -260,8 +272,8 @@ func (r Row) Merges() bool {
 }
 
 // TrainOptions returns the recipe of the method for VTAB-1k: the recipe of SPT, train.VTAB, with
-// the changes that are published for the method. AdamW is the only optimiser, so published recipes
-// for SGD (VPT's own, AdaptFormer's) are not taken over.
+// the published changes for the method. AdamW is the only optimiser, so the published recipes of
+// VPT and AdaptFormer for SGD are not used.
 func (r Row) TrainOptions() train.Options {
 	o := train.VTAB()
 	if r.change != nil {
@@ -270,14 +282,14 @@ func (r Row) TrainOptions() train.Options {
 	return o
 }
 
-// Select returns what a method without scores tunes on a backbone. The selection of a method with
-// scores comes from a plan.
+// Select returns the selection of a method without scores on the backbone c. A method with scores
+// selects its parameters through a plan, so Select returns an error for it.
 func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
 	switch {
 	case r.Method == "":
-		return peft.Selection{}, errors.New("the row stands for no method; look one up")
+		return peft.Selection{}, errors.New("selecting the tuned parameters: the row of the catalogue names no method; get the row from Lookup")
 	case r.Scores:
-		return peft.Selection{}, fmt.Errorf("method %s selects through a plan; make one", r.Method)
+		return peft.Selection{}, fmt.Errorf("method %s selects its parameters through a plan; make a plan first", r.Method)
 	}
 	if err := r.Check(o); err != nil {
 		return peft.Selection{}, err
@@ -285,7 +297,7 @@ func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
 	return r.tunes(r, c, r.WithDefaults(o))
 }
 
-// uniform selects a structured module on every matrix.
+// uniform returns the selection with the structured module of r on every matrix.
 func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 	rank := o.Rank
 	if !o.Budget.IsZero() {
@@ -306,8 +318,8 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 	return peft.Uniform(c, r.Module, rank), nil
 }
 
-// checkModuleName reports a name of a structured module with which one of the module's methods
-// would have the name of another method.
+// checkModuleName returns an error if a structured module of that name would add a method whose
+// name is already used.
 func checkModuleName(name string) error {
 	if strings.HasPrefix(name, sptPrefix) || strings.HasSuffix(name, structuredSuffix) {
 		return fmt.Errorf("names that begin with %q or end with %q are reserved for methods of SPT", sptPrefix, structuredSuffix)
@@ -318,7 +330,7 @@ func checkModuleName(name string) error {
 		}
 		for _, method := range []string{name, sptPrefix + name} {
 			if _, ok := r.match(method); ok {
-				return fmt.Errorf("it would have the name of the method %s", r.Name)
+				return fmt.Errorf("it would add a method with the same name as the method %s", r.Name)
 			}
 		}
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// stretch is a structured module of a user's own: y·(1+γ). It is a method, and serves SPT, in every
-// test that goes over the methods.
+// stretch is a structured module that a user could write: y·(1+γ). The tests that loop over all
+// methods include the methods stretch, spt-stretch and spt-stretch-structured.
 var stretch = peft.Module{
 	Name:  "stretch",
 	Count: func(in, out, rank int) int { return out },
@@ -34,13 +34,14 @@ func init() {
 	}
 }
 
-// vitB is ViT-B/16 with a head for that many classes.
+// vitB returns the configuration of ViT-B/16 with a head for classes classes.
 func vitB(classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: 12, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: 768, Depth: 12, HiddenDim: 3072}}
 }
 
-// counted is how many parameters a method tunes on ViT-B/16, and of its head.
+// counted returns the number of parameters that a method tunes on ViT-B/16 without the head, and
+// the number of parameters of the head.
 func counted(t *testing.T, m method.Method, classes int, o method.Options) (tuned, head int) {
 	t.Helper()
 	c := vitB(classes)
@@ -59,8 +60,8 @@ func counted(t *testing.T, m method.Method, classes int, o method.Options) (tune
 	return tuning.Counts.Tuned(), tuning.Counts.Head
 }
 
-// TestPublishedCounts: parameters tuned on ViT-B/16 with a head of 100 classes, in millions as the
-// papers print them.
+// TestPublishedCounts compares the numbers of tuned parameters with those that papers print, in
+// millions, for ViT-B/16 with a head of 100 classes.
 func TestPublishedCounts(t *testing.T) {
 	rounded := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	cut := func(v float64) string { return fmt.Sprintf("%.2f", math.Floor(v*100)/100) }
@@ -77,8 +78,8 @@ func TestPublishedCounts(t *testing.T) {
 		{"vpt-shallow", method.Options{}, "0.15", rounded},
 		{"vpt-deep", method.Options{}, "0.54", rounded},
 		{"ssf", method.Options{}, "0.28", rounded},
-		// Chen et al. 2022 (arXiv 2205.13535), tables 1 and 2, CIFAR-100, where digits are cut off:
-		// a linear probe has 0.07.
+		// Chen et al. 2022 (arXiv 2205.13535), tables 1 and 2, CIFAR-100. These tables cut digits
+		// off instead of rounding: 0.07 for linear.
 		{method.Linear, method.Options{}, "0.07", cut},
 		{"vpt-deep", method.Options{Prompts: 1}, "0.08", cut},
 		{"adaptformer", method.Options{Bottleneck: 1}, "0.10", cut},
@@ -117,8 +118,8 @@ func TestPublishedCounts(t *testing.T) {
 	}
 }
 
-// TestPublishedTotals: Jia et al. 2022 (VPT, arXiv 2203.12119), table 1: how many backbones it
-// takes to keep what was tuned on five FGVC and nineteen VTAB tasks.
+// TestPublishedTotals compares with table 1 of Jia et al. 2022 (VPT, arXiv 2203.12119): the
+// parameters stored for five FGVC and nineteen VTAB tasks together, in multiples of the backbone.
 func TestPublishedTotals(t *testing.T) {
 	classes := []int{200, 555, 102, 120, 196, 102, 100, 47, 102, 37, 2, 397, 10, 45, 10, 6, 4, 18, 9, 16, 16, 6, 8, 5}
 	base := vitB(1)
@@ -137,7 +138,7 @@ func TestPublishedTotals(t *testing.T) {
 	}
 }
 
-// TestMethodNames: what each name says.
+// TestMethodNames checks the module and the kind of tuning that Lookup reads from names.
 func TestMethodNames(t *testing.T) {
 	for _, m := range method.Methods() {
 		if row, err := method.Lookup(m); err != nil || row.Method != m {
@@ -155,18 +156,19 @@ func TestMethodNames(t *testing.T) {
 		}
 		if row.Scores {
 			if got := method.Of(&plan.Plan{Module: row.Module, Only: row.Only}); got != m {
-				t.Errorf("the plan of %s is one of %s", m, got)
+				t.Errorf("the plan of method %s is taken for a plan of method %s", m, got)
 			}
 		}
 	}
 	for _, m := range []method.Method{"", "spt-", "spt", "partial-0", "partial-", "partial-+1", "partial-01", "mlp-1", "mlp-x", "spt-ssf", "lora-structured", "spt-unstructured-structured", "structured"} {
 		if _, err := method.Lookup(m); err == nil {
-			t.Errorf("method %q passes", m)
+			t.Errorf("method %q was accepted", m)
 		}
 	}
 }
 
-// TestRecipes: recipes are valid, and SPT's is the paper's.
+// TestRecipes checks that every recipe is valid, and that the recipe of SPT is the recipe of the
+// paper.
 func TestRecipes(t *testing.T) {
 	for _, m := range method.Methods() {
 		row, err := method.Lookup(m)
@@ -194,7 +196,8 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-// TestRegisterRefuses: a module may not have a name that gives two methods one name.
+// TestRegisterRefuses checks that a module cannot be registered if two methods would have the same
+// name.
 func TestRegisterRefuses(t *testing.T) {
 	for _, name := range []string{"lora", "full", "linear", "partial-3", "partial-x", "mlp-2", "ssf", "unstructured", "spt-x", "x-structured", "spt-unstructured"} {
 		m := stretch
@@ -205,7 +208,7 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 }
 
-// TestOptions: every method refuses the options that it does not read, and takes the others.
+// TestOptions checks that every method accepts the options that it reads and no others.
 func TestOptions(t *testing.T) {
 	c := vitB(10)
 	for _, m := range method.Methods() {
@@ -254,8 +257,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestCatalogue: every row has a name, a summary and methods that Lookup finds; Merges agrees with
-// what package peft says of the selection.
+// TestCatalogue checks that every row has a name, a summary and methods that Lookup finds, and that
+// Merges agrees with peft.Tuning.Mergeable.
 func TestCatalogue(t *testing.T) {
 	c := vitB(10)
 	for _, r := range method.Catalogue() {
@@ -298,7 +301,7 @@ func TestCatalogue(t *testing.T) {
 	}
 }
 
-// TestDocumentation: docs/method.md has every row of the catalogue, with its paper.
+// TestDocumentation checks that docs/method.md mentions every row of the catalogue and its paper.
 func TestDocumentation(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("..", "docs", "method.md"))
 	if err != nil {

@@ -16,9 +16,9 @@ func biases(c backbone.Config) peft.Selection {
 	return whole(c, func(p backbone.Param) bool { return strings.HasSuffix(p.Name, ".bias") })
 }
 
-// partial returns the selection of the last blocks of the backbone and all tensors after them,
-// including the final norm and layers between two of the blocks (Yosinski et al. 2014, arXiv
-// 1411.1792; partial-1 of VPT, Jia et al. 2022, arXiv 2203.12119, is one block).
+// partial returns the selection of the last blocks of the backbone and of all tensors after them:
+// the final norm, and layers between these blocks (Yosinski et al. 2014, arXiv 1411.1792). With
+// blocks = 1 it is partial-1 of VPT (Jia et al. 2022, arXiv 2203.12119).
 func partial(c backbone.Config, blocks int) (peft.Selection, error) {
 	var names []string
 	for _, p := range c.Params() {
@@ -27,7 +27,7 @@ func partial(c backbone.Config, blocks int) (peft.Selection, error) {
 		}
 	}
 	if blocks < 1 || blocks > len(names) {
-		return peft.Selection{}, fmt.Errorf("tuning the last %d blocks: expected 1 to %d, all of the backbone's", blocks, len(names))
+		return peft.Selection{}, fmt.Errorf("tuning the last %d blocks: expected 1 to %d, the number of blocks of the backbone", blocks, len(names))
 	}
 	first, reached := names[len(names)-blocks], false
 	return whole(c, func(p backbone.Param) bool {
@@ -36,8 +36,8 @@ func partial(c backbone.Config, blocks int) (peft.Selection, error) {
 	}), nil
 }
 
-// whole returns the selection of the tensors that choose accepts. It asks in the order of the
-// tensors.
+// whole returns the selection of all tensors for which choose returns true. It calls choose in the
+// order of the tensors, without the head.
 func whole(c backbone.Config, choose func(backbone.Param) bool) (s peft.Selection) {
 	for _, p := range c.Params() {
 		if p.Role != backbone.Head && choose(p) {
@@ -47,8 +47,8 @@ func whole(c backbone.Config, choose func(backbone.Param) bool) (s peft.Selectio
 	return s
 }
 
-// rankFor returns the largest rank at which peft.Uniform costs at most budget parameters, and the
-// cost at that rank.
+// rankFor returns the largest rank at which peft.Uniform tunes at most budget parameters, and the
+// number of parameters at that rank.
 func rankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
 	m, err := peft.Lookup(module)
 	if err != nil {

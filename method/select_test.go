@@ -7,8 +7,8 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// TestRankFor finds the largest rank within a budget; the count is the published count of LoRA,
-// r(in+out) for a matrix.
+// TestRankFor finds the largest rank within a budget. The expected count is the published count of
+// LoRA, r(in+out) for a matrix.
 func TestRankFor(t *testing.T) {
 	tiny := backbone.Config{ImageSize: 224, NumClasses: 10, NumHeads: 3, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: 192, Depth: 12, HiddenDim: 768}}
@@ -21,7 +21,7 @@ func TestRankFor(t *testing.T) {
 	}
 }
 
-// TestPartial: the last block and the final norm, no more.
+// TestPartial checks that partial-1 tunes the last block and the final norm, and nothing else.
 func TestPartial(t *testing.T) {
 	config := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
@@ -34,8 +34,8 @@ func TestPartial(t *testing.T) {
 			t.Errorf("%s is tuned", name)
 		}
 	}
-	// weight and bias of attention's and the MLP's linear layers, of two norms, and of the final
-	// one
+	// A weight and a bias each: four linear layers of the attention, two of the MLP, two norms of
+	// the block and the final norm.
 	if len(s.Whole) != 2*(4+2+2+1) {
 		t.Errorf("%d tensors", len(s.Whole))
 	}

@@ -25,9 +25,9 @@ func (smoothed) Loss(logits, labels *Node) *Node { // [B, C], [B]
 	return Neg(ReduceAllMean(ReduceSum(Mul(target, LogSoftmax(logits)), 1)))
 }
 
-// An objective embeds another one and replaces what differs. spt.WithObjective chooses it for a
-// task. Call Register too, so that the configuration of a run can name it and its deltas can be
-// loaded.
+// Define an objective by embedding another objective and replacing two of its methods. Pass it to
+// spt.WithObjective to use it for a task. Call Register too, so that configurations can name the
+// objective and its deltas can be loaded.
 func Example() {
 	var o objective.Objective = smoothed{objective.SingleLabel}
 

@@ -27,8 +27,9 @@ func (l labels) Check(classes int) error {
 func (l labels) Stratum() int   { return append(l, 0)[0] }
 func (l labels) String() string { return fmt.Sprint([]int(l)) }
 
-// multiLabel is an objective written outside package objective: a sigmoid for each class and binary
-// cross-entropy. Its accuracy is the mean average precision over the classes.
+// multiLabel is an objective that is written outside package objective. Its loss is the binary
+// cross-entropy of a sigmoid for each class. Its accuracy is the mean average precision over the
+// classes.
 type multiLabel struct{ objective.Pooled }
 
 func (multiLabel) Name() string                        { return "multi-label" }
@@ -37,7 +38,7 @@ func (multiLabel) TargetShape(c backbone.Config) []int { return []int{c.NumClass
 func (multiLabel) Encode(target dataset.Target, dst []int32) error {
 	ids, ok := target.(labels)
 	if !ok {
-		return fmt.Errorf("objective multi-label reads several labels per image: found %v of type %T", target, target)
+		return fmt.Errorf("objective multi-label reads several labels per image: found the target %v", target)
 	}
 	for _, id := range ids {
 		dst[id] = 1
@@ -51,7 +52,7 @@ func (multiLabel) Loss(logits, targets *Node) *Node {
 	return ReduceAllMean(Add(Sub(MaxScalar(logits, 0), Mul(logits, t)), Log1P(Exp(Neg(Abs(logits))))))
 }
 
-// Correct returns the share of classes whose presence is predicted right.
+// Correct returns the share of classes that are correctly predicted as present or absent.
 func (multiLabel) Correct(logits, targets *Node) *Node {
 	present := ConvertDType(GreaterThan(logits, ZerosLike(logits)), dtypes.Int32)
 	return ReduceMean(ConvertDType(Equal(present, targets), dtypes.Float32), 1)
@@ -61,7 +62,8 @@ func (multiLabel) NewMetrics(c backbone.Config) objective.Metrics {
 	return &averagePrecision{classes: c.NumClasses}
 }
 
-// averagePrecision keeps all predictions of a split: average precision is no mean over images.
+// averagePrecision keeps all predictions of a split, because average precision is not a mean over
+// images.
 type averagePrecision struct {
 	classes int
 	logits  []float32

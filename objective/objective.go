@@ -1,13 +1,12 @@
-// Package objective defines what a task optimises: how the target of an image enters the graph, the
-// loss, and the metrics.
+// Package objective defines the objectives of tasks. An objective encodes the targets of images as
+// tensors, and computes the loss and the metrics.
 //
-// An [Objective] stands between the data set, which reads targets, and the graph. Package
-// sensitivity scores weights by its loss; package train minimises the loss and reports the metrics.
-// [SingleLabel] is the objective of images with one label each.
+// [SingleLabel] is the objective for images with one label each, and the default. Package dataset
+// reads the targets. Package sensitivity scores weights with the loss of an [Objective]. Package
+// train minimises the loss and reports the metrics.
 //
-// An objective of your own is one type. Embed [Pooled] if the head reads one feature vector per
-// image, write the other methods of Objective, and call [Register]. Neither the planner nor the
-// structured modules nor the training loop need to know it.
+// To add an objective, write one type that implements Objective, and call [Register]. Embed
+// [Pooled] if the head reads one feature vector per image. Other packages need no change.
 package objective
 
 import (
@@ -15,79 +14,84 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/option"
 )
 
-// Objective is what a task optimises. An Objective holds no state: one value serves many runs at
-// the same time. Its methods on graph nodes build the graph and may panic, as GoMLX does.
+// Objective encodes targets and computes the loss and the metrics of a task. An Objective has no
+// state, so that several runs can use one value at the same time. The methods that take graph nodes
+// build a computation graph; like the functions of GoMLX, they may panic.
 type Objective interface {
-	// Name returns the name under which run folders and deltas record the objective.
+	// Name returns the name of the objective, which run folders and deltas record.
 	Name() string
 	// TargetShape returns the shape of the encoded target of one image, without the batch axis. An
-	// empty shape is one number. A shape of two axes is a map of the image, [rows, columns]: images
-	// with such targets cannot be cropped or flipped at random, because the map would stay in
-	// place.
+	// empty shape means one number. A shape of two axes, [rows, columns], means a map of the image.
+	// Images with such targets cannot be cropped or flipped at random, because the map would not be
+	// changed with the image.
 	TargetShape(c backbone.Config) []int
-	// Encode writes the target of one image to dst, row-major, which has as many values as
-	// TargetShape and holds zeros. It reports a target of a kind that the objective does not read.
+	// Encode writes the target of one image to dst, in row-major order. dst has the number of
+	// values of TargetShape, all zero. A target of a kind that the objective cannot read is an
+	// error.
 	Encode(target dataset.Target, dst []int32) error
-	// Features returns what the head reads, [B, …, width], for images as Model.Features takes them:
-	// pooled features, or a map of features from Model.FeatureMap. Where only the head is tuned and
-	// features have the shape [B, width], they are computed once for each image instead of once in
-	// each epoch.
+	// Features returns the input of the head, [B, …, width]: pooled features, or a map of features
+	// from backbone.Model.FeatureMap. images are as for backbone.Model.Features. If only the head
+	// is tuned and the features have the shape [B, width], they are computed only once for each
+	// image and cached for all epochs.
 	Features(m *backbone.Model, l backbone.Layers, images *Node) *Node
-	// Logits returns the outputs of the head, [B, …], for features as Features returns them.
+	// Logits returns the outputs of the head, [B, …], for the features that Features returns.
 	Logits(c backbone.Config, l backbone.Layers, features *Node) *Node
-	// Loss returns the loss of a batch, a float32 scalar, for logits as Logits returns them and
-	// encoded targets, int32 [B, TargetShape…]. It must be the mean of a loss of each image: a
-	// batch may be computed in pieces, whose losses are averaged with their numbers of images as
-	// weights.
+	// Loss returns the loss of a mini-batch, a float32 scalar. logits are as Logits returns them;
+	// targets are encoded targets, int32 [B, TargetShape…]. The loss must be the mean of the losses
+	// of the images, because a mini-batch may be split into micro-batches. The losses of
+	// micro-batches are averaged, weighted by their numbers of images.
 	Loss(logits, targets *Node) *Node
-	// Correct returns which share of each image is predicted right, float32 [B], from 0 to 1, for
-	// the arguments of Loss. Its mean over an epoch is the training accuracy.
+	// Correct returns the correctly predicted share of each image, float32 [B], from 0 to 1. Its
+	// arguments are as for Loss. Its mean over an epoch is the training accuracy.
 	Correct(logits, targets *Node) *Node
-	// NewMetrics returns the metrics of a split, which no image has been added to.
+	// NewMetrics returns empty metrics, to which the predictions of a split can be added.
 	NewMetrics(c backbone.Config) Metrics
 }
 
-// Metrics accumulates the predictions of a split, so that metrics need not be means over images.
+// Metrics accumulates the predictions of a split. It sees the whole split, so a metric need not be
+// a mean over images.
 type Metrics interface {
-	// Add adds further images: their logits and encoded targets, both row-major with the batch axis
-	// first. It reports a target that does not fit the head.
+	// Add adds images: their logits and their encoded targets, both in row-major order with the
+	// batch axis first. A target that does not fit the head is an error.
 	Add(logits []float32, targets []int32) error
 	// Evaluation returns the metrics of all images added so far.
 	Evaluation() Evaluation
 }
 
-// Evaluation tells how well the predictions of a split match its targets.
+// Evaluation holds the metrics of a split.
 type Evaluation struct {
 	// Images is the number of images in the split.
 	Images int `json:"images"`
-	// Accuracy is the metric by which a run chooses between candidates, from 0 to 1; more is
-	// better. For SingleLabel it is the share of images whose largest logit is that of the label.
+	// Accuracy is the metric by which a run chooses between candidates, from 0 (worst) to 1 (best).
+	// For SingleLabel it is the share of images whose largest logit is the logit of the label.
 	Accuracy float64 `json:"accuracy"`
-	// Loss is the mean loss of an image.
+	// Loss is the mean loss over the images. It is 0 if the objective does not compute it.
 	Loss float64 `json:"loss"`
-	// Classes counts the images of each class. It is empty if the objective does not count them.
+	// Classes holds the counts of each class, in the order of the rows of the head. It is empty if
+	// the objective does not count classes.
 	Classes []ClassCount `json:"classes,omitempty"`
 	// Metrics holds further metrics of the objective by name, such as "map" or "miou".
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 }
 
-// ClassCount counts the images of one class.
+// ClassCount holds the numbers of images of one class.
 type ClassCount struct {
 	Images  int `json:"images"`  // images with this label
-	Correct int `json:"correct"` // images of these that are predicted right
+	Correct int `json:"correct"` // images with this label and the right prediction
 }
 
-// Pooled reads one feature vector per image: the pooled features, [B, width], and one logit per
-// class, [B, C]. Embed it in an objective that needs nothing else.
+// Pooled implements Objective.Features and Objective.Logits for a head that reads one feature
+// vector per image: the pooled features, [B, width]. The head returns one logit per class, [B, C].
+// Embed Pooled in an objective with such a head.
 type Pooled struct{}
 
 // Features returns the pooled features, [B, width].
@@ -100,7 +104,8 @@ func (Pooled) Logits(c backbone.Config, l backbone.Layers, features *Node) *Node
 	return c.Classify(l, features)
 }
 
-// TargetSize returns the number of values in the encoded target of one image.
+// TargetSize returns the number of values in the encoded target of one image, the product of
+// TargetShape.
 func TargetSize(o Objective, c backbone.Config) int {
 	n := 1
 	for _, d := range o.TargetShape(c) {
@@ -109,7 +114,8 @@ func TargetSize(o Objective, c backbone.Config) int {
 	return n
 }
 
-// Encode returns the encoded targets of images, row-major, of shape [len(targets), TargetShape…].
+// Encode returns the encoded targets of images, in row-major order, of shape
+// [len(targets), TargetShape…].
 func Encode(o Objective, c backbone.Config, targets []dataset.Target) ([]int32, error) {
 	n := TargetSize(o, c)
 	out := make([]int32, len(targets)*n)
@@ -126,22 +132,23 @@ var registry = struct {
 	objectives map[string]Objective
 }{objectives: map[string]Objective{SingleLabel.Name(): SingleLabel}}
 
-// Register makes an objective known under its name. It reports a name that is empty or taken.
+// Register makes an objective available under its name, to [Get] and so to configurations and
+// deltas. An empty name and a name that is already registered are errors.
 func Register(o Objective) error {
 	registry.Lock()
 	defer registry.Unlock()
 	if o.Name() == "" {
-		return errors.New("registering an objective: it has no name; return one from Name")
+		return errors.New("registering an objective: its name is empty; return a name from its method Name")
 	}
 	if _, ok := registry.objectives[o.Name()]; ok {
-		return fmt.Errorf("registering objective %q: the name is taken; return another one from Name", o.Name())
+		return fmt.Errorf("registering objective %q: another objective has this name; return another name from its method Name", o.Name())
 	}
 	registry.objectives[o.Name()] = o
 	return nil
 }
 
-// Get returns the objective of that name; "" stands for [SingleLabel]. The error lists the
-// registered names.
+// Get returns the registered objective with that name; for "" it returns [SingleLabel]. The error
+// for an unknown name lists the registered names.
 func Get(name string) (Objective, error) {
 	if name == "" {
 		return SingleLabel, nil
@@ -150,7 +157,7 @@ func Get(name string) (Objective, error) {
 	o, ok := registry.objectives[name]
 	registry.RUnlock()
 	if !ok {
-		return nil, fmt.Errorf("objective %q is unknown; known: %s", name, strings.Join(Names(), ", "))
+		return nil, option.Unknown("objective", "objective", name, Names())
 	}
 	return o, nil
 }

@@ -22,11 +22,12 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// config has 65 tokens an image, so that the processor trains on 24 images in two pieces.
+// config has 65 tokens per image, so that the CPU splits a mini-batch of 24 images into two
+// micro-batches.
 var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
-// selection tunes something of each kind.
+// selection has tuned parameters of each kind.
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight"},
 	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}}}
 
@@ -40,7 +41,7 @@ func sign(v float32) float32 {
 	return 0
 }
 
-// samples returns n images whose targets follow from their colour, from 0 to 2.
+// samples returns n images. target returns the target for the colour of an image, from 0 to 2.
 func samples(n int, target func(colour int) dataset.Target) []dataset.Sample {
 	out := colours.Samples(n, config.ImageSize, 0)
 	for i := range out {
@@ -66,7 +67,7 @@ func newBackend(t *testing.T) backend.Backend {
 	return be
 }
 
-// trained trains on samples with an objective.
+// trained trains the selection s on samples with an objective, and returns the result.
 func trained(t *testing.T, o objective.Objective, s peft.Selection, all []dataset.Sample) *train.Result {
 	t.Helper()
 	tuning, err := peft.New(config, s)
@@ -118,8 +119,9 @@ func TestMultiLabelGradient(t *testing.T) {
 	}
 }
 
-// TestMultiLabelScores compares the scores of the final norm's bias with a formula: the gradient is
-// Σ over images and classes of (σ(logit) − target)·W/(B·C), where W is the weight of the head.
+// TestMultiLabelScores compares the scores of the bias of the final norm with a formula. The
+// gradient is the sum over images and classes of (σ(logit) − target)·W/(B·C), where W is the weight
+// of the head.
 func TestMultiLabelScores(t *testing.T) {
 	be, m, all := newBackend(t), colours.Model(config), samples(45, severalLabels)
 	in := sensitivity.Input{Backend: be, Model: m, Objective: multiLabel{}, Head: m.Weights, Images: loader(all, dataset.Transform{})}
@@ -169,17 +171,17 @@ func TestMultiLabelScores(t *testing.T) {
 	}
 }
 
-// TestMultiLabelTraining trains with several labels per image: the loss falls, and the mean average
-// precision of the split becomes 1. A head that is trained alone reads cached features.
+// TestMultiLabelTraining trains with several labels per image. The loss must fall, and the mean
+// average precision must reach 1. A training of the head alone reads cached features.
 func TestMultiLabelTraining(t *testing.T) {
 	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Selection{}} {
 		epochs := trained(t, multiLabel{}, s, samples(48, severalLabels)).Epochs
 		first, last := epochs[0], epochs[len(epochs)-1]
 		if !(last.TrainLoss < 0.9*first.TrainLoss) || !(last.TrainAccuracy > first.TrainAccuracy) {
-			t.Errorf("%s: loss %g, then %g; accuracy %g, then %g", name, first.TrainLoss, last.TrainLoss, first.TrainAccuracy, last.TrainAccuracy)
+			t.Errorf("%s: loss %g in the first epoch, %g in the last; accuracy %g in the first, %g in the last; expected progress", name, first.TrainLoss, last.TrainLoss, first.TrainAccuracy, last.TrainAccuracy)
 		}
 		if name == "modules" && last.ValAccuracy < 0.99 {
-			t.Errorf("%s: mean average precision %g", name, last.ValAccuracy)
+			t.Errorf("%s: mean average precision %g, expected at least 0.99", name, last.ValAccuracy)
 		}
 	}
 }
@@ -199,8 +201,9 @@ func (r regions) Check(classes int) error {
 func (r regions) Stratum() int   { return r[0] }
 func (r regions) String() string { return fmt.Sprint([]int(r)) }
 
-// perCell has a label for each cell of a grid of 2×4 cells. It reads features of rank 4. The
-// features of each cell are the pooled ones, so that it can be compared with one label per image.
+// perCell is an objective with a label for each cell of a grid of 2×4 cells. It reads features of
+// rank 4. Every cell has the pooled features of the image, so that a test can compare it with
+// SingleLabel.
 type perCell struct{}
 
 func (perCell) Name() string                      { return "per-cell" }
@@ -236,7 +239,8 @@ func (perCell) NewMetrics(c backbone.Config) objective.Metrics {
 	return &intersectionOverUnion{cells: 8, both: make([]float64, c.NumClasses), either: make([]float64, c.NumClasses)}
 }
 
-// intersectionOverUnion counts cells of each class over a split.
+// intersectionOverUnion computes the mean intersection over union of the classes, over the cells of
+// a split.
 type intersectionOverUnion struct {
 	images, cells int // cells of an image
 	both, either  []float64
@@ -266,11 +270,11 @@ func (m *intersectionOverUnion) Evaluation() objective.Evaluation {
 	return e
 }
 
-// sameRegions gives every cell the colour of the image.
+// sameRegions returns a target in which every cell has the colour of the image.
 func sameRegions(colour int) dataset.Target { return slices.Repeat(regions{colour}, 8) }
 
-// TestDenseTargets trains with a map of targets for each image: since all cells of an image have
-// one class here, losses, tuned values and scores are those of one label per image, but for
+// TestDenseTargets trains with a map of targets for each image. All cells of an image have the same
+// class here, so losses, tuned values and scores must equal those of SingleLabel, apart from
 // rounding.
 func TestDenseTargets(t *testing.T) {
 	class := func(colour int) dataset.Target { return dataset.Class(colour) }
@@ -307,8 +311,8 @@ func TestDenseTargets(t *testing.T) {
 	}
 }
 
-// perPixel has a label for each pixel. It reads the backbone's map of features, and gives the
-// logits of a position of the map to all pixels that the position covers.
+// perPixel is an objective with a label for each pixel. It reads the map of features of the
+// backbone. Each pixel gets the logits of the position of the map that covers it.
 type perPixel struct{ perCell }
 
 func (perPixel) Name() string                        { return "per-pixel" }
@@ -330,8 +334,8 @@ func (perPixel) NewMetrics(c backbone.Config) objective.Metrics {
 	return &intersectionOverUnion{cells: c.ImageSize * c.ImageSize, both: make([]float64, c.NumClasses), either: make([]float64, c.NumClasses)}
 }
 
-// TestFeatureMap trains with a label for each pixel on the map of features: the halves of an image
-// have colours of their own, and the trained model tells them apart.
+// TestFeatureMap trains on the map of features with a label for each pixel. The two halves of an
+// image have different colours, and the trained model must distinguish them.
 func TestFeatureMap(t *testing.T) {
 	c := config
 	c.ImageSize, c.Form = 16, backbone.ViT{PatchSize: 4, EmbedDim: 16, Depth: 2, HiddenDim: 32}
@@ -362,9 +366,9 @@ func TestFeatureMap(t *testing.T) {
 	}
 	first, last := result.Epochs[0], result.Epochs[len(result.Epochs)-1]
 	if !(last.TrainLoss < 0.5*first.TrainLoss) || last.ValAccuracy < 0.9 {
-		t.Errorf("loss %g, then %g; mean intersection over union %g", first.TrainLoss, last.TrainLoss, last.ValAccuracy)
+		t.Errorf("loss %g in the first epoch, %g in the last; mean intersection over union %g", first.TrainLoss, last.TrainLoss, last.ValAccuracy)
 	}
-	// Stage 1 reads the map too.
+	// Stage 1 reads the map of features too.
 	in := sensitivity.Input{Backend: run.Backend, Model: run.Model, Objective: perPixel{}, Head: run.Model.Weights,
 		Images: dataset.NewLoader(all, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{})}
 	scores, err := sensitivity.Score(t.Context(), in, sensitivity.Options{Batches: 2, BatchSize: 12}, nil)
@@ -373,7 +377,7 @@ func TestFeatureMap(t *testing.T) {
 	}
 }
 
-// TestRefusals checks data that an objective cannot read.
+// TestRefusals checks that data which an objective cannot read are an error.
 func TestRefusals(t *testing.T) {
 	tuning, err := peft.New(config, peft.Selection{})
 	if err != nil {
@@ -384,7 +388,7 @@ func TestRefusals(t *testing.T) {
 	for want, run := range map[string]train.Run{
 		"reads one label per image":                          {Train: train.Images(several, objective.SingleLabel, config)},
 		"the validation data has the objective single-label": {Train: train.Images(several, multiLabel{}, config), Val: train.Images(several, objective.SingleLabel, config)},
-		"read the images without augmentation":               {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{HorizontalFlip: true}), perCell{}, config)},
+		"turn augmentation off":                              {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{HorizontalFlip: true}), perCell{}, config)},
 	} {
 		run.Backend, run.Model, run.Tuning, run.Options = newBackend(t), m, tuning, train.Options{Epochs: 1, BatchSize: 3, LR: 1e-3}
 		if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
@@ -399,7 +403,7 @@ func TestRefusals(t *testing.T) {
 
 // TestRegister checks that an objective is found by its name.
 func TestRegister(t *testing.T) {
-	// tests may run more than once in a process
+	// With -count, tests run more than once in a process.
 	if _, err := objective.Get("multi-label"); err != nil {
 		if err := objective.Register(multiLabel{}); err != nil {
 			t.Fatal(err)

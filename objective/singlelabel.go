@@ -12,8 +12,8 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// SingleLabel is the objective of images with one label each: softmax and cross-entropy. Its
-// accuracy is the share of images whose largest logit is that of the label.
+// SingleLabel is the objective for images with one label each. Its loss is the softmax
+// cross-entropy. Its accuracy is the share of images whose largest logit is the logit of the label.
 var SingleLabel Objective = singleLabel{}
 
 type singleLabel struct{ Pooled }
@@ -26,7 +26,7 @@ func (singleLabel) TargetShape(backbone.Config) []int { return nil }
 func (singleLabel) Encode(target dataset.Target, dst []int32) error {
 	class, ok := target.(dataset.Class)
 	if !ok {
-		return fmt.Errorf("objective %s reads one label per image: found %v of type %T; choose an objective that fits the data set", SingleLabel.Name(), target, target)
+		return fmt.Errorf("objective %s reads one label per image: found the target %v; choose an objective that fits the data set", SingleLabel.Name(), target)
 	}
 	dst[0] = int32(class)
 	return nil
@@ -38,7 +38,7 @@ func (singleLabel) Loss(logits, labels *Node) *Node {
 	return Neg(ReduceAllMean(ReduceSum(Mul(oneHot, LogSoftmax(logits)), 1)))
 }
 
-// Correct returns 1 for each image whose largest logit is that of its label, else 0.
+// Correct returns 1 for each image whose largest logit is the logit of its label, else 0.
 func (singleLabel) Correct(logits, labels *Node) *Node {
 	return ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32)
 }
@@ -82,7 +82,7 @@ func (m *singleLabelMetrics) Evaluation() Evaluation {
 	return e
 }
 
-// logSumExp returns the position of the largest value and log Σ exp.
+// logSumExp returns the position of the largest value of row, and log Σ exp(row).
 func logSumExp(row []float32) (best int, lse float64) {
 	for i, v := range row {
 		if v > row[best] {

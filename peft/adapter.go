@@ -6,9 +6,10 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) as SPT places it: y +
-// U·GELU(D·y + d) + u on the matrix's own output, and on proj in parallel, on the matrix's input. U
-// and u start at zero. The GELU lies between D and U, so it cannot be merged.
+// adapter is the bottleneck of Houlsby et al. 2019 (arXiv 1902.00751) with the placement of SPT. It
+// returns y + U·GELU(D·y + d) + u, where y is the output of the layer. On attn.proj it is parallel
+// to the layer: D is applied to the input x of the layer, not to y. D starts Kaiming-uniform; d, U
+// and u start at zero. The module cannot be merged because of the GELU between D and U.
 var adapter = Module{
 	Name:  "adapter",
 	Count: func(in, out, rank int) int { return 2*rank*out + rank + out },
@@ -17,7 +18,7 @@ var adapter = Module{
 		if s.is("attn.proj") {
 			from = x
 		}
-		// On proj in = out, so D has the same shape in both cases.
+		// attn.proj has as many inputs as outputs, so D has the same shape in both cases.
 		down := s.Param("adapter_down.weight", KaimingUniform, s.Rank, s.Out)
 		downBias := s.Param("adapter_down.bias", Zero, s.Rank)
 		up := s.Param("adapter_up.weight", Zero, s.Out, s.Rank)

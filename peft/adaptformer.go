@@ -10,23 +10,28 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535): a small
-// network beside the MLP of every block. It adds s·U·(ReLU(D·x + d)) + s·u to the output of the MLP
-// branch, where x is the input of the branch before its norm. D starts Kaiming-uniform, the other
-// tensors start at zero, so that the backbone computes the same at the start. The dropout of the
-// run acts in the middle. A bottleneck cannot be merged.
+// Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535), which adds
+// a small network in parallel to the MLP branch of each block. The network adds s·U·ReLU(D·x + d) +
+// s·u to the output of the branch, where x is the input of the branch before its norm.
+//
+// D starts Kaiming-uniform and the other tensors start at zero, so the output of the backbone is
+// unchanged at first. Dropout is applied after the ReLU, at the rate Rates.Dropout. A bottleneck
+// cannot be merged.
 type Bottleneck struct {
-	Width int     `json:"width"` // r̂, the width of the middle; at least 1
-	Scale float64 `json:"scale"` // s, the factor of what is added; above 0, such as 0.1
+	// Width is the number of hidden values, r̂ in the paper. It is at least 1.
+	Width int `json:"width"`
+	// Scale is the factor s. It is above 0. The paper uses 0.1.
+	Scale float64 `json:"scale"`
 }
 
-// The names of the tensors, after the name of the branch. They are PyTorch's in the code of the
-// paper.
+// The names of the tensors follow the name of the branch. They are the names in the PyTorch code of
+// the paper.
 const (
 	downProj = ".adaptmlp.down_proj"
 	upProj   = ".adaptmlp.up_proj"
 )
 
+// declareAdaptFormer adds the tensors of the bottlenecks to t.Params.
 func (t *Tuning) declareAdaptFormer(c backbone.Config, o *operations) error {
 	b := t.Selection.AdaptFormer
 	if b.Width < 1 || b.Width > maxExtra {
@@ -47,15 +52,16 @@ func (t *Tuning) declareAdaptFormer(c backbone.Config, o *operations) error {
 			Param{Name: op.name + upProj + ".bias", Shape: []int{op.width}, Init: Zero})
 	}
 	if len(t.Params) == before {
-		return fmt.Errorf("AdaptFormer stands beside the MLP branches of a backbone's blocks; %s has none: choose another method", c)
+		return fmt.Errorf("AdaptFormer: the backbone %s has no blocks with MLP branches; choose another method", c)
 	}
 	return nil
 }
 
-// isMLP reports whether a branch is the branch of an MLP.
+// isMLP reports whether a branch is the MLP branch of a block.
 func isMLP(branch string) bool { return strings.HasSuffix(branch, ".mlp") }
 
-// adaptFormer returns y plus the output of the bottleneck for x.
+// adaptFormer returns y plus the output of the bottleneck for x. It returns y if the branch has no
+// bottleneck.
 func (l *layers) adaptFormer(name string, x, y *Node) *Node {
 	b := l.Selection.AdaptFormer
 	if b == nil || !isMLP(name) {

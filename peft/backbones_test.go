@@ -12,9 +12,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestEveryBackbone puts each method on each form of backbone that is known: all that is tuned has
-// a gradient somewhere, what can be merged gives the same logits, and what makes no sense there is
-// refused.
+// TestEveryBackbone applies each method to each architecture. Each tuned tensor must have a
+// gradient, and merged weights must give the same logits. An architecture that does not support a
+// method gives an error.
 func TestEveryBackbone(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -32,16 +32,16 @@ func TestEveryBackbone(t *testing.T) {
 		m, _, err := backbone.Load(f.Path(), o)
 		if err != nil {
 			t.Logf("%s: %v", f.Name, err)
-			continue // package backbone tests what can be loaded
+			continue // the tests of package backbone check loading
 		}
 		loaded++
 		for method, c := range map[string]struct {
 			s      peft.Selection
-			refuse string // where New refuses
-			apart  string // where merging does
+			refuse string // part of the error of New, where the method is not supported
+			apart  string // part of the error of merging, where merging is not possible
 		}{
 			"full": {s: peft.Full(m.Config)}, "bitfit": {s: ofMethod(t, m.Config, "bitfit")}, "partial-2": {s: ofMethod(t, m.Config, "partial-2")}, "lora": {s: peft.Uniform(m.Config, "lora", 1)},
-			"ssf": {s: peft.Selection{SSF: true}, apart: "holds it"}, "mlp-3": {s: peft.Selection{MLPHead: 3}, apart: "MLP head"}, "adapter": {s: peft.Uniform(m.Config, "adapter", 1), apart: "not linear"},
+			"ssf": {s: peft.Selection{SSF: true}, apart: "of SSF after"}, "mlp-3": {s: peft.Selection{MLPHead: 3}, apart: "MLP head"}, "adapter": {s: peft.Uniform(m.Config, "adapter", 1), apart: "not linear"},
 			"dora": {s: peft.Uniform(m.Config, "dora", 1)}, "repadapter": {s: peft.Uniform(m.Config, "repadapter", 1), apart: "has no bias"},
 			"adaptformer": {s: peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 32, Scale: 0.1}}, refuse: "MLP branches", apart: "bottlenecks"},
 			"vpt-shallow": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}}, refuse: "need a backbone of tokens", apart: "prompts"}, "vpt-deep": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, refuse: "need a backbone of tokens", apart: "prompts"},
@@ -63,7 +63,7 @@ func TestEveryBackbone(t *testing.T) {
 			want, grads := forward(t, be, m, tuning, tuned, f.Pixels(t), []int32{1, 3})
 			flat := 0
 			for _, p := range tuning.Params {
-				// a vector that is added to all keys changes no attention
+				// A vector that is added to all keys changes no attention.
 				if _, most := difference(t, grads[p.Name].Data, grads[p.Name].Data); most == 0 && !strings.HasSuffix(p.Name, "attn.k.repadapter_down.bias") {
 					flat++
 				}
@@ -94,7 +94,7 @@ func TestEveryBackbone(t *testing.T) {
 			}
 			got, _ := forward(t, be, backbone.NewModel(m.Config, m.Preprocessing, merged), linear, head, f.Pixels(t), []int32{1, 3})
 			if d, most := difference(t, got, want); !(d <= 1e-4*most) {
-				t.Errorf("%s on %s: merging moves logits by %g of %g", method, f.Name, d, most)
+				t.Errorf("%s on %s: merging changes logits by up to %g, of at most %g", method, f.Name, d, most)
 			}
 		}
 	}

@@ -2,8 +2,8 @@ package peft
 
 import "github.com/sptune/spt/backbone"
 
-// Full returns the selection of full fine-tuning: every tensor of the backbone c, patch and
-// position embedding included.
+// Full returns the selection of full fine-tuning: all tensors of the backbone c, including the
+// patch embedding and the position embedding.
 func Full(c backbone.Config) (s Selection) {
 	for _, p := range c.Params() {
 		if p.Role != backbone.Head {
@@ -13,8 +13,9 @@ func Full(c backbone.Config) (s Selection) {
 	return s
 }
 
-// Uniform returns the selection with a structured module of that rank on every matrix of every
-// block: LoRA or Adapter without SPT. [New] reports an unknown module and an impossible rank.
+// Uniform returns a selection with one structured module on each matrix of each block. With "lora"
+// or "adapter" this is the method of the same name without SPT. module is a registered name.
+// Uniform does not check module and rank; [New] does.
 func Uniform(c backbone.Config, module string, rank int) Selection {
 	s := Selection{Module: module, Rank: rank}
 	for _, p := range c.Params() {

@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// TestDraw: what a device drops has the rate that was asked for, in every row and column, and is
-// another with each call and each step.
+// TestDraw checks that a device drops values at the given rate, in each row and column. It also
+// checks that each call and each step draws other values.
 func TestDraw(t *testing.T) {
 	be, _ := devicetest.Open(t)
 	const rows, columns, rate = 400, 600, 0.1
@@ -48,7 +48,7 @@ func TestDraw(t *testing.T) {
 	}
 	within := func(what string, kept float64, n int, deviations float64) {
 		if d := math.Abs(kept-(1-rate)*float64(n)) / math.Sqrt(rate*(1-rate)*float64(n)); d > deviations {
-			t.Errorf("%s: %g of %d kept, %.1f standard deviations off", what, kept, n, d)
+			t.Errorf("%s: %g of %d values kept, which is %.1f standard deviations off", what, kept, n, d)
 		}
 	}
 	for k, v := range all {
@@ -72,7 +72,7 @@ func TestDraw(t *testing.T) {
 			}
 			n := float64(len(v))
 			if d := math.Abs(both-rate*rate*n) / math.Sqrt(rate*rate*(1-rate*rate)*n); d > 4 || slices.Equal(v, w) {
-				t.Errorf("two draws drop %g of %g together, %.1f standard deviations off", both, n, d)
+				t.Errorf("two draws both drop %g of %g values, which is %.1f standard deviations off", both, n, d)
 			}
 		}
 	}

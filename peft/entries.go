@@ -12,34 +12,41 @@ import (
 	"github.com/sptune/spt/internal/graph"
 )
 
-// EntryGradient says how the gradient of the single entries of a matrix is computed. All ways give
-// the same values up to rounding. The zero value is StripGradient on a device, and WholeGradient on
-// the CPU, where spt's own backend turns it into one dot product over the tokens for each entry.
+// EntryGradient selects how the gradient of the single entries of a matrix is computed. The results
+// are equal up to rounding. The zero value selects the faster way: StripGradient on a device such
+// as a GPU, and WholeGradient on the CPU.
 type EntryGradient int
 
 const (
 	autoGradient EntryGradient = iota
-	// WholeGradient takes the entries from the gradient of the whole matrix.
+	// WholeGradient gathers the entries from the gradient of the whole matrix. The CPU backend of
+	// spt does not compute this whole gradient; it computes one dot product over the tokens for
+	// each entry.
 	WholeGradient
 	// StripGradient computes only the rows of the gradient that hold entries, or only the columns,
-	// whichever are fewer. The entries that SPT chooses share few of them: 2 to 4 % in the
-	// selections that the authors published for a ViT-B.
+	// whichever need fewer values. The entries that SPT selects lie in few of them. In the
+	// published selections for a ViT-B it is 2 to 4 %.
 	StripGradient
 )
 
-// strip is a part of the gradient [out, in] of a matrix that holds all entries.
+// strip describes some rows, or some columns, of the gradient [out, in] of a matrix. Together they
+// hold all tuned entries of the matrix.
 type strip struct {
-	columns bool    // of columns; else of rows
-	lines   []int32 // the rows or columns, filled up to a multiple of stripAlign
-	picks   []int32 // where each entry lies in [len(lines), in], or in [len(lines), out]
+	// columns is true if the strip has columns, and false if it has rows.
+	columns bool
+	// lines holds the positions of the rows or columns, filled up to a multiple of stripAlign.
+	lines []int32
+	// picks holds the flat position of each entry in [len(lines), in] for rows, or in
+	// [len(lines), out] for columns.
+	picks []int32
 }
 
-// stripAlign is the number of which the sides of matrix products in half precision should be
-// multiples.
+// stripAlign is the alignment of the sides of matrix products. Products in half precision are fast
+// if the sides are multiples of it.
 const stripAlign = 8
 
-// stripOf returns the smaller strip of a [out, in] matrix with these entries. ok is false if the
-// strip is not much smaller than the matrix.
+// stripOf returns the strip of rows or the strip of columns for the entries of a matrix [out, in],
+// whichever has fewer values. ok is false if it has more than half of the values of the matrix.
 func stripOf(entries []int32, out, in int) (s strip, ok bool) {
 	of := func(columns bool) strip {
 		s := strip{columns: columns}
@@ -75,45 +82,47 @@ func stripOf(entries []int32, out, in int) (s strip, ok bool) {
 }
 
 // strip returns the strip of a tensor. ok is false if the gradient of its entries is not computed
-// by strip on be.
+// by a strip on the backend.
 func (l *layers) strip(tensor string, be backend.Backend) (s strip, ok bool) {
 	entries, shape := l.Selection.Entries[tensor], l.shapes[tensor]
-	way := l.EntryGradient
-	if way == autoGradient && backend.OnDevice(be) {
-		way = StripGradient
+	gradient := l.EntryGradient
+	if gradient == autoGradient && backend.OnDevice(be) {
+		gradient = StripGradient
 	}
-	// not Swin's table of positions
+	// The relative position table of Swin has two dimensions too, but it is no linear layer.
 	linear := len(shape) == 2 && strings.HasSuffix(tensor, ".weight")
-	if way != StripGradient || len(entries) == 0 || !linear {
+	if gradient != StripGradient || len(entries) == 0 || !linear {
 		return s, false
 	}
 	return stripOf(entries, shape[0], shape[1])
 }
 
-// gradient returns the gradient of the entries, float32 [nnz], for the input x [..., in] of a
-// linear layer and the gradient dy [..., out] of its output.
+// gradient returns the gradient of the entries, float32 [nnz], where nnz is the number of entries.
+// x [..., in] is the input of the linear layer, and dy [..., out] is the gradient of its output.
 func (s strip) gradient(x, dy *Node) *Node {
-	some, all := dy, x // whose product over the tokens is made of some lines
+	// The strip is the product, over the tokens, of some columns of one matrix and the other
+	// matrix.
+	some, all := dy, x
 	if s.columns {
 		some, all = x, dy
 	}
 	flat := func(x *Node) *Node { return Reshape(x, x.Shape().Size()/x.Shape().Dim(-1), x.Shape().Dim(-1)) }
 	g := x.Graph()
-	// A product with ones at [line, place] takes lines out of all. It is several times as fast as
-	// gathering distant lines on a device.
+	// A product with a one-hot matrix selects the columns. On a device this is several times as
+	// fast as gathering distant columns.
 	n := len(s.lines)
 	shape := shapes.Make(dtypes.Int32, some.Shape().Dim(-1), n)
 	ones := ConvertDType(Equal(Iota(g, shape, 0), ExpandDims(Const(g, s.lines), 0)), x.DType())
 	lines := graph.Product(flat(some), []int{1}, nil, ones, []int{0}, nil) // [tokens, lines]
 	product := graph.Product(lines, []int{0}, nil, flat(all), []int{0}, nil)
-	// Neighbours in the product are not neighbours among the entries, so the order of picks does
-	// not matter.
+	// Entries that are neighbours are not neighbours in the product. So picks need not be sorted.
 	picked := Gather(Reshape(product, product.Shape().Size()), ExpandDims(Const(g, s.picks), -1))
 	return ConvertDType(picked, dtypes.Float32)
 }
 
-// withEntries returns y, the output [..., out] of a linear layer for x [..., in], and computes the
-// gradient of values by strip. The layer itself must not differentiate the values.
+// withEntries returns y, the output [..., out] of a linear layer with the input x [..., in]. In the
+// backward pass it computes the gradient of values, the tuned entries, by strip. The caller must
+// have applied StopGradient to the values inside the layer.
 func (s strip) withEntries(x, y, values *Node) *Node {
 	return graph.WithGradients(func() *Node { return Identity(y) }, y, []*Node{y, values},
 		func(dy *Node) *Node { return dy },

@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// TestStrip: every entry is found in the strip, which is the smaller of the two that there are;
-// entries all over the matrix have none.
+// TestStrip checks that the strip holds all entries and has the fewest values. If the entries are
+// spread over the whole matrix, there is no strip.
 func TestStrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		out, in := 1+r.IntN(60), 1+r.IntN(60)
-		rows, columns := 1+r.IntN(out), 1+r.IntN(in) // where entries may be
+		rows, columns := 1+r.IntN(out), 1+r.IntN(in) // bounds of the region with entries
 		var entries []int32
 		for i := range rows {
 			for j := range columns {
@@ -36,7 +36,7 @@ func TestStrip(t *testing.T) {
 				row, column = column, row
 			}
 			if got := row*in + column; got != int(e) {
-				t.Fatalf("[%d, %d]: entry %d is taken from %d", out, in, e, got)
+				t.Fatalf("matrix [%d, %d]: entry %d is read from position %d", out, in, e, got)
 			}
 		}
 		distinct := func(of func(e int32) int32) int {
@@ -48,10 +48,10 @@ func TestStrip(t *testing.T) {
 		}
 		least := min(distinct(func(e int32) int32 { return e / int32(in) })*in, distinct(func(e int32) int32 { return e % int32(in) })*out)
 		if size := len(s.lines) * width; size != least || len(s.lines)%stripAlign != 0 || ok != (size <= out*in/2) {
-			t.Errorf("[%d, %d]: %d lines of %d, expected %d values; ok %t", out, in, len(s.lines), other, least, ok)
+			t.Errorf("matrix [%d, %d]: %d lines of %d values, expected %d values in all; ok %t", out, in, len(s.lines), other, least, ok)
 		}
 		if !slices.IsSorted(entries) {
-			t.Fatal("entries must ascend")
+			t.Fatal("the entries of the test are not ascending")
 		}
 	}
 }

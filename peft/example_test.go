@@ -10,9 +10,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// A structured module of one's own: it multiplies the output of a linear layer by 1 + γ, and merges
-// into weight and bias. Once it is registered, the methods ia3, spt-ia3 and spt-ia3-structured
-// exist.
+// Register a new structured module, which multiplies the output of a linear layer by 1 + γ. It can
+// be merged into weight and bias. After the registration the methods ia3, spt-ia3 and
+// spt-ia3-structured exist.
 func ExampleRegister() {
 	err := peft.Register(peft.Module{
 		Name:  "ia3",

@@ -8,20 +8,20 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Init returns the initial values of a tuned tensor. r is a generator for the seed of the run and
-// the name of the tensor. weights are the backbone's, by canonical name; an Init may read them and
-// must not change them.
+// Init is a function that returns the p.Size() initial values of a tuned tensor p. r is a random
+// number generator; its seed depends on the seed of the run and the name of the tensor. weights
+// holds the weights of the backbone by canonical name. An Init must not change them.
 type Init func(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32
 
-// Zero returns zeros.
+// Zero is the [Init] that returns zeros.
 func Zero(p Param, _ *rand.Rand, _ checkpoint.StateDict) []float32 { return make([]float32, p.Size()) }
 
-// KaimingUniform returns the values of PyTorch's kaiming_uniform_(a=√5): uniform in ±1/√fan_in.
+// KaimingUniform is the [Init] of kaiming_uniform_(a=√5) in PyTorch: uniform in ±1/√fan_in.
 func KaimingUniform(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32 {
 	return uniform(1/math.Sqrt(float64(p.Size()/p.Shape[0])))(p, r, weights)
 }
 
-// uniform returns values that are uniform in ±bound.
+// uniform returns an Init with values uniform in ±bound.
 func uniform(bound float64) Init {
 	return func(p Param, r *rand.Rand, _ checkpoint.StateDict) []float32 {
 		v := make([]float32, p.Size())
@@ -32,7 +32,7 @@ func uniform(bound float64) Init {
 	}
 }
 
-// normal returns normal values.
+// normal returns an Init with normally distributed values.
 func normal(mean, deviation float64) Init {
 	return func(p Param, r *rand.Rand, _ checkpoint.StateDict) []float32 {
 		v := make([]float32, p.Size())
@@ -43,17 +43,16 @@ func normal(mean, deviation float64) Init {
 	}
 }
 
-// truncNormal is timm's initial value of a head: normal, σ 0.02. timm cuts at ±2, which at that σ
-// never happens.
+// truncNormal is the Init of a head in timm: normal, σ 0.02. timm truncates at ±2. With this σ no
+// value is so large, so truncNormal does not truncate.
 var truncNormal = normal(0, 0.02)
 
-// kaimingNormal returns the values of PyTorch's kaiming_normal_(mode="fan_out"): normal, σ
-// √(2/fan_out).
+// kaimingNormal is the Init of kaiming_normal_(mode="fan_out") in PyTorch: normal, σ √(2/fan_out).
 func kaimingNormal(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32 {
 	return normal(0, math.Sqrt(2/float64(p.Shape[0])))(p, r, weights)
 }
 
-// pretrained returns the backbone's own values.
+// pretrained is the Init that returns the values of the backbone.
 func pretrained(p Param, _ *rand.Rand, weights checkpoint.StateDict) []float32 {
 	return slices.Clone(weights[p.Name].Data)
 }

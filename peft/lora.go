@@ -6,9 +6,9 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// lora is LoRA (Hu et al. 2022, arXiv 2106.09685) as SPT uses it: y + B·A·x without a factor
-// alpha/r, with A Kaiming-uniform and B zero at the start. Dropout acts on its input except on
-// proj, drop-path on its output.
+// lora is LoRA (Hu et al. 2022, arXiv 2106.09685) in the form of SPT: y + B·A·x, without the factor
+// alpha/r. A starts Kaiming-uniform and B starts at zero. Dropout is applied to the input x, except
+// on attn.proj. Drop-path is applied to the output.
 var lora = Module{
 	Name:  "lora",
 	Count: func(in, out, rank int) int { return rank * (in + out) },
@@ -18,8 +18,8 @@ var lora = Module{
 		if !s.is("attn.proj") {
 			x = s.Dropout(x)
 		}
-		// Drop-path scales whole images, so it may act between A and B, where there are the fewest
-		// values.
+		// Drop-path multiplies all values of an image by the same number. So it can be applied
+		// between A and B, where there are the fewest values.
 		return Add(y, backbone.Linear(s.DropPath(backbone.Linear(x, a, nil)), b, nil))
 	},
 	Merge: func(l *MergedLayer) error {

@@ -22,7 +22,7 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// backends are the fast one and GoMLX's own.
+// backends returns the CPU backend of spt and the Go backend of GoMLX.
 func backends(t *testing.T) map[string]backend.Backend {
 	t.Helper()
 	fast, _, err := backend.Open("cpu", 1)
@@ -36,8 +36,8 @@ func backends(t *testing.T) map[string]backend.Backend {
 	return map[string]compute.Backend{"fast": fast, "GoMLX": plain}
 }
 
-// forward is the logits of images with tuned in place, the loss's gradients by Param.Name where
-// there are labels, nothing dropped.
+// forward returns the logits of images with the given tuned tensors, without dropout and drop-path.
+// It also returns the gradients of the loss by Param.Name.
 func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, tuned checkpoint.StateDict, pixels []uint8, labels []int32) (logits []float32, grads checkpoint.StateDict) {
 	t.Helper()
 	var names []string
@@ -106,7 +106,7 @@ func forward(t *testing.T, be backend.Backend, m *backbone.Model, tuning *peft.T
 	return logits, grads
 }
 
-// difference is the largest of a−b, and the largest of b.
+// difference returns the largest |a−b| and the largest |b|.
 func difference(t *testing.T, a, b []float32) (d, most float64) {
 	t.Helper()
 	if len(a) != len(b) {
@@ -118,8 +118,8 @@ func difference(t *testing.T, a, b []float32) (d, most float64) {
 	return d, most
 }
 
-// TestMethodsAgainstPyTorch holds what the methods add to a backbone against their papers' forms in
-// PyTorch: tuned tensors, logits and gradients.
+// TestMethodsAgainstPyTorch compares the methods that add tensors to a backbone with their PyTorch
+// implementations: number of added tensors, logits and gradients.
 func TestMethodsAgainstPyTorch(t *testing.T) {
 	f := fixtures.Backbone(t, "vit-cls-timm")
 	m, _, err := backbone.Load(f.Path(), backbone.LoadOptions{NumHeads: f.NumHeads[0]})
@@ -155,13 +155,13 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 			added++
 		}
 		if want := (len(file.Tensors()) - 1) / 2; added != want {
-			t.Errorf("%s: %d tensors are added, PyTorch has %d", method, added, want)
+			t.Errorf("%s: %d tensors are added, PyTorch adds %d", method, added, want)
 		}
 		for name, be := range backends(t) {
 			logits, grads := forward(t, be, m, tuning, tuned, f.Pixels(t), []int32{1, 3})
 			d, most := difference(t, logits, read("logits").Data)
 			if !(d <= 1e-4*most) {
-				t.Errorf("%s on %s: logits differ by up to %g of %g", method, name, d, most)
+				t.Errorf("%s on backend %s: logits differ by up to %g, of at most %g", method, name, d, most)
 			}
 			worst, largest := 0.0, 0.0
 			for _, p := range tuning.Params {
@@ -171,15 +171,15 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 				}
 			}
 			if !(worst <= 1e-4*largest) {
-				t.Errorf("%s on %s: gradients differ by up to %g of %g", method, name, worst, largest)
+				t.Errorf("%s on backend %s: gradients differ by up to %g, of at most %g", method, name, worst, largest)
 			}
 			t.Logf("%s on %s: logits %.2g of %.2g, gradients %.2g of %.2g", method, name, d, most, worst, largest)
 		}
 	}
 }
 
-// TestStart: at their initial values, methods that promise it compute what the backbone computes,
-// and SSF nearly.
+// TestStart checks that tuned tensors with their initial values do not change the logits of the
+// backbone. SSF changes them a little.
 func TestStart(t *testing.T) {
 	m := colours.Model(config)
 	be, _, err := backend.Open("cpu", 1)
@@ -208,12 +208,12 @@ func TestStart(t *testing.T) {
 	} {
 		d, most := difference(t, logits(c.s), want)
 		if !(d <= c.bound*most) {
-			t.Errorf("%s: logits differ by %g of %g from the backbone's", name, d, most)
+			t.Errorf("%s: logits differ from the backbone without the method by up to %g, of at most %g", name, d, most)
 		}
 	}
 }
 
-// TestInitialValues: the distributions that the papers' codes draw from.
+// TestInitialValues checks that initial values have the distributions of the code of the papers.
 func TestInitialValues(t *testing.T) {
 	m := colours.Model(config)
 	values := func(s peft.Selection, name string) (mean, deviation, most float64) {
@@ -238,7 +238,8 @@ func TestInitialValues(t *testing.T) {
 	mean, deviation, _ := values(peft.Selection{SSF: true}, "blocks.0.mlp.fc1.ssf_scale")
 	near("mean of SSF's scale", mean, 1, 0.015)
 	near("deviation of SSF's scale", deviation, 0.02, 0.01)
-	bound := math.Sqrt(6. / (3*4*4 + 8)) // Xavier, patches of 4 px and tokens of 8
+	// Xavier uniform, for patches of 4×4 px and tokens of width 8
+	bound := math.Sqrt(6. / (3*4*4 + 8))
 	_, deviation, most := values(peft.Selection{Prompts: &peft.Prompts{Tokens: 500, Deep: true}}, "deep_prompt_embeddings")
 	near("deviation of prompts", deviation, bound/math.Sqrt(3), 0.01)
 	near("largest prompt", most, bound, 0.01)
@@ -246,7 +247,7 @@ func TestInitialValues(t *testing.T) {
 	near("deviation of the head's layers", deviation, math.Sqrt(2./8), 0.1)
 }
 
-// TestMethodErrors checks what New and Partial refuse.
+// TestMethodErrors checks the errors of New for sizes out of range.
 func TestMethodErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
 		"0 tokens, expected 1":     peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
@@ -263,7 +264,7 @@ func TestMethodErrors(t *testing.T) {
 	}
 }
 
-// ofMethod returns what a method tunes.
+// ofMethod returns the selection of a method.
 func ofMethod(t *testing.T, c backbone.Config, name method.Method) peft.Selection {
 	t.Helper()
 	row, err := method.Lookup(name)

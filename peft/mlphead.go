@@ -8,9 +8,10 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// hiddenLayer returns the name of a layer of the head before the last one.
+// hiddenLayer returns the name of hidden layer i of an MLP head, starting at 0.
 func hiddenLayer(head string, i int) string { return fmt.Sprintf("%s.hidden.%d", head, i) }
 
+// declareMLPHead adds the tensors of the hidden layers to t.Params.
 func (t *Tuning) declareMLPHead(c backbone.Config) error {
 	if n := t.Selection.MLPHead; n < 1 || n > maxHeadLayers {
 		return fmt.Errorf("an MLP head of %d layers: expected 1 to %d", n, maxHeadLayers)
@@ -24,7 +25,8 @@ func (t *Tuning) declareMLPHead(c backbone.Config) error {
 	return nil
 }
 
-// hidden returns the input of the last layer of an MLP head.
+// hidden applies the hidden layers of an MLP head to x, if name is the head. For other layers it
+// returns x.
 func (l *layers) hidden(name string, x *Node) *Node {
 	if name != l.Config.Head() {
 		return x

@@ -11,54 +11,69 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Module is a kind of structured module: a small trainable network attached to a frozen linear
-// layer. A module is a graph function and a parameter count; the graph function declares the
-// module's tensors. [Register] makes one known.
+// Module defines a kind of structured module, such as LoRA. A structured module is a small
+// trainable network that is attached to a frozen linear layer. A Module consists mainly of a graph
+// function, which declares the tensors of the module, and a parameter count. Call [Register] to add
+// a Module.
 type Module struct {
-	// Name is the name of the module in plans, in deltas and on the command line.
+	// Name is the name of the module in plans, in deltas and on the command line. It must not be
+	// empty.
 	Name string
-	// Count returns the number of parameters of the module at a rank on a matrix [out, in].
+	// Count returns the number of parameters of the module with the given rank on a matrix
+	// [out, in]. It must be the number of values of the tensors that Graph declares.
 	Count func(in, out, rank int) int
-	// Graph returns the output of the layer with the module attached, [..., out]. x [..., in] is
-	// the input of the layer and y [..., out] the output of the frozen layer.
+	// Graph returns the output [..., out] of the layer with the module attached. x [..., in] is the
+	// input of the layer, and y [..., out] is the output of the frozen layer.
 	Graph func(s *Site, x, y *Node) *Node
-	// Merge changes the weight and bias of the layer so that the layer computes by itself what
-	// Graph returns when nothing is dropped. Nil: the module cannot be merged.
+	// Merge changes the weight and the bias of the layer. The changed layer alone must give the
+	// same output as Graph without dropout and drop-path. Nil means that the module cannot be
+	// merged.
 	Merge func(l *MergedLayer) error
 }
 
-// MergedLayer is a linear layer into which a module is merged. Weight and Bias are copies, which
-// [Module.Merge] changes in place.
+// MergedLayer holds a linear layer and the trained tensors of the module that is merged into it.
+// [Module.Merge] changes Weight and Bias in place; they are copies.
 type MergedLayer struct {
-	Name          string            // canonical: "blocks.3.mlp.fc1"
-	In, Out, Rank int               // sides of the weight, and the rank of the module
-	Weight        checkpoint.Tensor // [out, in]
-	Bias          checkpoint.Tensor // [out]; the zero value if the layer has no bias
-	// Tensors holds the tensors of the module by the names that Module.Graph gave them.
+	// Name is the canonical name of the layer, such as "blocks.3.mlp.fc1".
+	Name string
+	// In, Out and Rank are the number of inputs and outputs of the layer and the rank of the
+	// module.
+	In, Out, Rank int
+	// Weight is the weight of the layer, [out, in].
+	Weight checkpoint.Tensor
+	// Bias is the bias of the layer, [out]. It is the zero value if the layer has no bias.
+	Bias checkpoint.Tensor
+	// Tensors holds the trained tensors of the module by the names that Graph passed to
+	// [Site.Param].
 	Tensors map[string]checkpoint.Tensor
 }
 
-// Site is the linear layer to which a module is attached, as the graph function of the module sees
-// it.
+// Site gives the graph function of a module access to the linear layer to which the module is
+// attached.
 type Site struct {
-	Layer         string // canonical name: "blocks.3.mlp.fc1"
-	In, Out, Rank int    // sides of the weight, and the rank of the module
+	// Layer is the canonical name of the layer, such as "blocks.3.mlp.fc1".
+	Layer string
+	// In, Out and Rank are the number of inputs and outputs of the layer and the rank of the
+	// module.
+	In, Out, Rank int
 
-	layers *layers // nil while the module's tensors are being declared
+	// layers is nil while the tensors of the module are being declared.
+	layers *layers
 	dtype  dtypes.DType
 	graph  *Graph
-	bias   bool // the layer has a bias
+	// bias reports whether the layer has a bias.
+	bias bool
+	// params collects the declared tensors.
 	params []Param
-
-	weightNode, biasNode *Node // while the module's tensors are being declared
+	// weightNode and biasNode are symbolic tensors, used only while the tensors are being declared.
+	weightNode, biasNode *Node
 }
 
-// is reports whether the layer is the named operation of its block, such as "attn.proj".
+// is reports whether the layer is the named layer of its block, such as "attn.proj".
 func (s *Site) is(operation string) bool { return strings.HasSuffix(s.Layer, "."+operation) }
 
-// Param returns the trainable tensor of the module with that name, shape and initial values, in the
-// type of the layer's input. The full name of the tensor, in deltas, is the name of the layer, a
-// dot and name.
+// Param declares a trainable tensor of the module and returns its node, in the data type of the
+// input of the layer. In deltas the tensor has the name s.Layer + "." + name.
 func (s *Site) Param(name string, init Init, shape ...int) *Node {
 	p := Param{Name: s.Layer + "." + name, Shape: shape, Init: init}
 	if s.layers == nil {
@@ -68,11 +83,11 @@ func (s *Site) Param(name string, init Init, shape ...int) *Node {
 	return ConvertDType(s.layers.tuned[p.Name], s.dtype)
 }
 
-// Weight returns the frozen weight of the layer, [out, in], in the type of the layer's input. It
-// has no gradient. A module that does not call Weight pays nothing for it.
+// Weight returns the frozen weight [out, in] of the layer, in the data type of the input of the
+// layer. No gradient is computed for it. A module that does not call Weight has no cost for it.
 func (s *Site) Weight() *Node {
 	if s.layers == nil {
-		if s.weightNode == nil { // a graph takes a name once
+		if s.weightNode == nil { // a graph accepts each parameter name only once
 			s.weightNode = Parameter(s.graph, s.Layer+".weight", float32Shape([]int{s.Out, s.In}))
 		}
 		return s.weightNode
@@ -80,9 +95,9 @@ func (s *Site) Weight() *Node {
 	return ConvertDType(s.layers.Param(s.Layer+".weight"), s.dtype)
 }
 
-// Bias returns the bias that the layer adds, [out], in the type of the layer's input; nil if the
-// layer has none. It is frozen and has no gradient, unless the selection tunes this bias too: then
-// Bias returns the tuned bias, and gradients flow into it.
+// Bias returns the bias [out] of the layer, in the data type of the input of the layer. It returns
+// nil if the layer has no bias. If the selection also tunes the bias, Bias returns the tuned bias
+// and gradients flow into it. Otherwise the bias is frozen.
 func (s *Site) Bias() *Node {
 	switch {
 	case !s.bias:
@@ -96,8 +111,8 @@ func (s *Site) Bias() *Node {
 	return ConvertDType(s.layers.Param(s.Layer+".bias"), s.dtype)
 }
 
-// Dropout zeroes values of x with the dropout rate of the run and scales the others by 1/(1−rate),
-// while training.
+// Dropout applies dropout to x during training, at the rate [Rates].Dropout. It scales the
+// remaining values by 1/(1−rate). In evaluation it returns x.
 func (s *Site) Dropout(x *Node) *Node {
 	if s.layers == nil {
 		return x
@@ -105,8 +120,9 @@ func (s *Site) Dropout(x *Node) *Node {
 	return s.layers.drop(x, s.layers.rates.Dropout, x.Shape().Dimensions)
 }
 
-// DropPath drops y for whole images with the module drop-path rate of the run, while training. The
-// first axis of y is the batch.
+// DropPath applies drop-path to y during training, at the rate [Rates].ModuleDropPath. It sets all
+// values of an image to zero, or scales them by 1/(1−rate). The first axis of y is the batch axis.
+// In evaluation it returns y.
 func (s *Site) DropPath(y *Node) *Node {
 	if s.layers == nil {
 		return y
@@ -114,8 +130,8 @@ func (s *Site) DropPath(y *Node) *Node {
 	return s.layers.dropPath(y, s.layers.rates.ModuleDropPath)
 }
 
-// declare runs the graph function on symbolic tensors and returns the tensors that it asks for.
-// Their number of parameters must be the module's own count.
+// declare runs the graph function on symbolic tensors and returns the tensors that it declares. It
+// returns an error if the graph function fails, or if the number of parameters is not m.Count.
 func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, error) {
 	s := &Site{Layer: layer, In: in, Out: out, Rank: rank, bias: bias}
 	err := buildScratch(func(g *Graph) {
@@ -135,7 +151,7 @@ func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, er
 		total += p.Size()
 	}
 	if want := m.Count(in, out, rank); total != want {
-		return nil, fmt.Errorf("structured module %q on %s [%d,%d]: its graph declares %d parameters, its count says %d; correct one of them", m.Name, layer, out, in, total, want)
+		return nil, fmt.Errorf("structured module %q on %s [%d,%d]: its graph function declares %d parameters, its count says %d; correct one of them", m.Name, layer, out, in, total, want)
 	}
 	return s.params, nil
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestModuleTensorNames: a module may read its layer's weight and bias several times; it may not
-// declare a tensor under the name of another tensor.
+// TestModuleTensorNames checks that a module can read the weight and the bias of its layer several
+// times. It also checks the error for a module that declares a tensor with the name of another
+// tensor.
 func TestModuleTensorNames(t *testing.T) {
 	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 1, HiddenDim: 16}}

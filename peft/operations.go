@@ -8,27 +8,29 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// operations lists what a backbone computes on the way to its features, in that order. Methods that
-// look at no tensor names act there, on every architecture.
+// operations lists the operations of the forward pass of a backbone, up to its features, in the
+// order of computation. Methods that do not depend on tensor names use it, so they work with every
+// architecture.
 type operations struct {
-	outputs  []operation // linear layers, norms, convolutions, patch embedding
-	branches []operation // the blocks' branches, such as "blocks.3.mlp"
-	tokens   int         // blocks that ask for their tokens
+	outputs  []operation // linear layers, norms, convolutions and the patch embedding
+	branches []operation // branches of the blocks, such as "blocks.3.mlp"
+	tokens   int         // number of blocks that call backbone.Layers.Tokens
 }
 
-// operation is the name of an operation and the width of its output.
+// operation holds the name of an operation and the width of its output. For a branch, width is the
+// width of its input.
 type operation struct {
 	name  string
 	width int
 }
 
-// operationsOf builds the forward pass of the backbone, which is never run, and records its
-// operations.
+// operationsOf returns the operations of a backbone. It builds the graph of the forward pass but
+// does not run it.
 func operationsOf(c backbone.Config) (*operations, error) {
 	o := new(operations)
 	err := buildScratch(func(g *Graph) {
-		// Tensors of one shape share one parameter: a graph with thousands of parameters takes long
-		// to build.
+		// Tensors of the same shape share one parameter, because a graph with thousands of
+		// parameters takes long to build.
 		tensors, byShape := map[string]*Node{}, map[string]*Node{}
 		for _, p := range c.Params() {
 			shape := fmt.Sprint(p.Shape)
@@ -40,12 +42,12 @@ func operationsOf(c backbone.Config) (*operations, error) {
 		c.Features(&recorder{backbone.Untuned(tensors), o}, Parameter(g, "images", float32Shape([]int{1, c.ImageSize, c.ImageSize, 3})))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("looking at the backbone's operations: %w", err)
+		return nil, fmt.Errorf("listing the operations of the backbone: %w", err)
 	}
 	return o, nil
 }
 
-// recorder is the frozen backbone. It records the operations.
+// recorder implements backbone.Layers for the frozen backbone and records the operations.
 type recorder struct {
 	backbone.Layers
 	*operations

@@ -17,8 +17,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// scale is a third structured module, as a user would write it: one graph function and one
-// parameter count. y·(1+γ) + β, as in SSF (Lian et al. 2022).
+// scale is a third structured module, in the form that a user would write: a graph function and a
+// parameter count. It returns y·(1+γ) + β, as in SSF (Lian et al. 2022).
 var scale = peft.Module{
 	Name:  "scale",
 	Count: func(in, out, rank int) int { return 2 * out },
@@ -32,13 +32,13 @@ var scale = peft.Module{
 var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
-// TestThirdModule registers a module and trains with it beside sparse entries.
+// TestThirdModule registers a module and trains it together with single entries.
 func TestThirdModule(t *testing.T) {
 	if err := peft.Register(scale); err != nil {
 		t.Fatal(err)
 	}
 	if err := peft.Register(scale); err == nil || !strings.Contains(err.Error(), "taken") {
-		t.Errorf("registering twice: %v", err)
+		t.Errorf("registering the same name twice: error %v", err)
 	}
 	tuning, err := peft.New(config, peft.Selection{Module: "scale", Rank: 1, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc2.weight"},
 		Whole: []string{"cls_token"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}}})
@@ -60,7 +60,7 @@ func TestThirdModule(t *testing.T) {
 	}
 	first, last := result.Epochs[0].TrainLoss, result.Epochs[29].TrainLoss
 	if !(last < first/2) {
-		t.Errorf("the loss went from %.3f to %.3f, expected less than half", first, last)
+		t.Errorf("the loss changed from %.3f to %.3f, expected less than half", first, last)
 	}
 	for _, name := range []string{"blocks.0.attn.q.gamma", "blocks.1.mlp.fc2.beta", "blocks.1.attn.v.weight.sparse_values"} {
 		moved := false
@@ -68,12 +68,13 @@ func TestThirdModule(t *testing.T) {
 			moved = moved || v != 0
 		}
 		if !moved {
-			t.Errorf("%s did not move", name)
+			t.Errorf("training did not change %s", name)
 		}
 	}
 }
 
-// TestWrongCount refuses a module whose count is not what its graph declares.
+// TestWrongCount checks the error for a module whose Count differs from the tensors of its graph
+// function.
 func TestWrongCount(t *testing.T) {
 	wrong := scale
 	wrong.Name, wrong.Count = "wrong", func(in, out, rank int) int { return out }
@@ -86,10 +87,10 @@ func TestWrongCount(t *testing.T) {
 	}
 }
 
-// TestSelectionErrors checks what New refuses.
+// TestSelectionErrors checks the errors of New.
 func TestSelectionErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
-		"not registered":             {Module: "nope", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}},
+		"module \"nope\" is unknown": {Module: "nope", Rank: 1, Structured: []string{"blocks.0.attn.q.weight"}},
 		"of rank 0":                  {Module: "lora", Structured: []string{"blocks.0.attn.q.weight"}},
 		"of rank 1099511627776":      {Module: "lora", Rank: 1 << 40, Structured: []string{"blocks.0.attn.q.weight"}},
 		"is no matrix":               {Module: "lora", Rank: 1, Structured: []string{"norm.weight"}},
@@ -108,7 +109,7 @@ func TestSelectionErrors(t *testing.T) {
 	}
 }
 
-// TestAdapterCount compares the parameters of an Adapter on a ViT-B with the published count.
+// TestAdapterCount checks the number of parameters of Adapter-8 on a ViT-B.
 func TestAdapterCount(t *testing.T) {
 	tiny := backbone.Config{ImageSize: 224, NumClasses: 10, NumHeads: 3, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: 192, Depth: 12, HiddenDim: 768}}
@@ -123,7 +124,8 @@ func TestAdapterCount(t *testing.T) {
 	}
 }
 
-// TestInitIsLocal: a tensor starts alike whatever else is tuned.
+// TestInitIsLocal checks that the initial values of a tensor do not depend on the other tuned
+// tensors.
 func TestInitIsLocal(t *testing.T) {
 	m := colours.Model(config)
 	init := func(s peft.Selection) checkpoint.StateDict {
@@ -139,7 +141,7 @@ func TestInitIsLocal(t *testing.T) {
 	varied := false
 	for i, v := range one["blocks.1.mlp.fc1.lora_A"].Data {
 		if v != all["blocks.1.mlp.fc1.lora_A"].Data[i] {
-			t.Fatal("lora_A depends on what else is tuned")
+			t.Fatal("lora_A depends on the other tuned tensors")
 		}
 		if math.Abs(float64(v)) > bound {
 			t.Errorf("lora_A starts at %g, expected within ±%g", v, bound)
@@ -147,6 +149,6 @@ func TestInitIsLocal(t *testing.T) {
 		varied = varied || v != one["blocks.1.mlp.fc1.lora_A"].Data[0]
 	}
 	if !varied {
-		t.Error("lora_A starts constant")
+		t.Error("all initial values of lora_A are equal")
 	}
 }

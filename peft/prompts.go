@@ -9,35 +9,42 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// Prompts configures VPT (Jia et al. 2022, "Visual Prompt Tuning", arXiv 2203.12119): learned
-// tokens beside the tokens of the image. The prompts stand after the other tokens: attention does
-// not depend on their order, and no position is added to them. The head reads the same tokens as
-// without prompts. Only a backbone of tokens takes prompts. Prompts cannot be merged.
+// Prompts configures VPT (Jia et al. 2022, "Visual Prompt Tuning", arXiv 2203.12119), which adds
+// trainable tokens, the prompts, to the tokens of the image. The prompts come after the other
+// tokens. This order is not important, because attention does not depend on it and prompts have no
+// position embedding. The head reads the same tokens as without prompts.
+//
+// Prompts need a backbone whose blocks process a plain list of tokens, such as a ViT. They cannot
+// be merged.
 type Prompts struct {
-	Tokens int `json:"tokens"` // p, the number of prompts before a block; at least 1
-	// VPT-deep: new prompts before every block. Default: VPT-shallow, before the first block alone
+	// Tokens is the number of prompts of a block. It is at least 1.
+	Tokens int `json:"tokens"`
+	// Deep selects VPT-deep, with new prompts for each block. Default: VPT-shallow, with prompts
+	// only for the first block.
 	Deep bool `json:"deep,omitempty"`
 }
 
-// The names of the prompts: [1, p, D] before the first block, [blocks − 1, p, D] before the others.
+// The names of the prompts. With p tokens of width D, the shape is [1, p, D] for the first block
+// and [blocks − 1, p, D] for the other blocks.
 const (
 	promptsName     = "prompt_embeddings"
 	deepPromptsName = "deep_prompt_embeddings"
 )
 
+// declarePrompts adds the prompts to t.Params.
 func (t *Tuning) declarePrompts(c backbone.Config, o *operations) error {
 	p := t.Selection.Prompts
 	if p.Tokens < 1 || p.Tokens > maxExtra {
 		return fmt.Errorf("visual prompts: %d tokens, expected 1 to %d", p.Tokens, maxExtra)
 	}
 	if o.tokens == 0 {
-		return fmt.Errorf("visual prompts need a backbone of tokens without a grid, such as a ViT; %s is none: choose another method", c)
+		return fmt.Errorf("visual prompts need a backbone of tokens without a grid, such as a ViT, but the backbone is %s; choose another method", c)
 	}
 	width, patch, err := patchEmbedding(c)
 	if err != nil {
 		return err
 	}
-	// Xavier's uniform for a layer from the pixels of a patch to the tokens.
+	// This is the Xavier uniform bound of a layer from the pixels of a patch to a token.
 	bound := math.Sqrt(6 / float64(patch+width))
 	t.declare(Param{Name: promptsName, Shape: []int{1, p.Tokens, width}, Init: uniform(bound)})
 	if p.Deep && o.tokens > 1 {
@@ -46,17 +53,19 @@ func (t *Tuning) declarePrompts(c backbone.Config, o *operations) error {
 	return nil
 }
 
-// patchEmbedding returns the width of the tokens and the number of values of a patch. Both follow
-// from the kernel [D, 3, p, p] of the patch embedding.
+// patchEmbedding returns the width D of the tokens and the number of pixel values 3·p·p of a patch,
+// from the shape [D, 3, p, p] of the kernel of the patch embedding.
 func patchEmbedding(c backbone.Config) (width, patch int, err error) {
 	for _, p := range c.Params() {
 		if p.Role == backbone.Frozen && len(p.Shape) == 4 {
 			return p.Shape[0], p.Size() / p.Shape[0], nil
 		}
 	}
-	return 0, 0, fmt.Errorf("visual prompts need a patch embedding with a kernel [D, 3, p, p]; %s has none: choose another method", c)
+	return 0, 0, fmt.Errorf("visual prompts need a patch embedding with a kernel [D, 3, p, p], but the backbone %s has none; choose another method", c)
 }
 
+// Tokens implements backbone.Layers. It appends the prompts to the input tokens x [B, tokens, D] of
+// a block.
 func (l *layers) Tokens(block int, x *Node) *Node {
 	p := l.Selection.Prompts
 	if p == nil || block > 0 && !p.Deep {
@@ -64,7 +73,7 @@ func (l *layers) Tokens(block int, x *Node) *Node {
 	}
 	prompts := l.tuned[promptsName]
 	if block > 0 {
-		// New prompts replace the output of the block before for its prompts.
+		// x ends with the outputs of the previous block for its prompts. New prompts replace them.
 		x = Slice(x, AxisRange(), AxisRange(0, x.Shape().Dim(1)-p.Tokens), AxisRange())
 		prompts = SliceAxis(l.tuned[deepPromptsName], 0, AxisRange(block-1, block))
 	}

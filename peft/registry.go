@@ -4,20 +4,25 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
+
+	"github.com/sptune/spt/internal/option"
 )
 
+// registry holds the registered modules by name.
 var registry = struct {
 	sync.RWMutex
 	modules map[string]Module
-	refused map[string]error        // by name: modules that Reserve has removed
-	check   func(name string) error // nil: no names are reserved
+	refused map[string]error        // error of Lookup for each module that Reserve removed, by name
+	check   func(name string) error // function that Reserve set, or nil
 }{modules: map[string]Module{}, refused: map[string]error{}}
 
-// Register makes a structured module known under its name. From then on every plan can use it, and
-// package method has the methods that are named after it. Register refuses a module without a name,
-// count or graph function, a name that another module has, and a name that a method has.
+// Register adds a structured module. Afterwards plans can use it by its name, and package method
+// lists the methods that are named after it. For a module "x" these are x, spt-x and
+// spt-x-structured.
+//
+// Register returns an error if the name, the count or the graph function is missing. It also
+// returns an error if another module has the same name, or if [Reserve] reserved the name.
 func Register(m Module) error {
 	if m.Name == "" || m.Count == nil || m.Graph == nil {
 		return fmt.Errorf("registering structured module %q: it needs a name, a parameter count and a graph function", m.Name)
@@ -36,16 +41,17 @@ func Register(m Module) error {
 	return nil
 }
 
-// builtIn registers a module of this package.
+// builtIn registers a module of this package. It panics if Register fails.
 func builtIn(m Module) {
 	if err := Register(m); err != nil {
 		panic(err)
 	}
 }
 
-// Reserve makes [Register] refuse the names for which check returns an error. Package method
-// reserves the names of methods. A module with such a name that was registered before is removed,
-// and [Lookup] returns the error.
+// Reserve reserves the names for which check returns an error. [Register] then returns this error
+// for such a name. Reserve removes modules that are already registered under a reserved name;
+// [Lookup] returns the error for them. Package method calls Reserve to reserve the names of its
+// methods.
 func Reserve(check func(name string) error) {
 	registry.Lock()
 	defer registry.Unlock()
@@ -58,7 +64,8 @@ func Reserve(check func(name string) error) {
 	}
 }
 
-// Lookup returns a registered module. The error lists the registered names.
+// Lookup returns the registered module with the given name. If there is no such module, the error
+// lists the registered names.
 func Lookup(name string) (Module, error) {
 	registry.RLock()
 	defer registry.RUnlock()
@@ -67,13 +74,14 @@ func Lookup(name string) (Module, error) {
 	}
 	m, ok := registry.modules[name]
 	if !ok {
-		return Module{}, fmt.Errorf("structured module %q is not registered; registered: %s", name, strings.Join(names(), ", "))
+		return Module{}, option.Unknown("", "structured module", name, names())
 	}
 	return m, nil
 }
 
-// CountOf returns the parameter count of a registered module. The count for an empty name, as in
-// plans without modules, is zero.
+// CountOf returns the Count function of the registered module with the given name. An empty name
+// means no module, as in a plan without structured modules; the function then returns 0. An unknown
+// name is an error.
 func CountOf(module string) (func(in, out, rank int) int, error) {
 	if module == "" {
 		return func(in, out, rank int) int { return 0 }, nil
@@ -82,11 +90,12 @@ func CountOf(module string) (func(in, out, rank int) int, error) {
 	return m.Count, err
 }
 
-// Names returns the names of the registered modules, sorted.
+// Names returns the sorted names of the registered modules.
 func Names() []string {
 	registry.RLock()
 	defer registry.RUnlock()
 	return names()
 }
 
+// names implements Names. The caller holds the lock of registry.
 func names() []string { return slices.Sorted(maps.Keys(registry.modules)) }

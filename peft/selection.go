@@ -1,12 +1,18 @@
-// Package peft defines what is tuned and how it enters the backbone's graph.
+// Package peft implements parameter-efficient fine-tuning (PEFT): it defines which parameters of a
+// backbone are tuned, and how the tuned parameters enter the forward pass.
 //
-// A [Selection] names what is tuned: whole tensors, single entries, matrices with a structured
-// [Module], and what other methods add (VPT's prompts, SSF's scales, AdaptFormer's bottlenecks, an
-// MLP head). It comes from a plan, or from a function of this package such as [Full] or [Uniform].
-// [New] binds a Selection to the configuration of a backbone. The resulting [Tuning] lists the
-// tuned tensors, draws their initial values, is the backbone.Layers through which they enter the
-// forward pass, and merges them into the backbone's weights afterwards. [Register] adds a
-// structured module.
+// Begin with [Selection]. A Selection lists the tensors that are tuned whole, the single entries
+// that are tuned, and the matrices that get a structured [Module], such as LoRA. It also holds the
+// settings of other methods: SSF, the [Prompts] of VPT, the [Bottleneck] of AdaptFormer, and an MLP
+// head. Stage 2 makes a Selection from a plan. [Full] and [Uniform] return the selections of
+// baselines.
+//
+// [New] checks a Selection against the configuration of a backbone and returns a [Tuning]. The
+// Tuning lists the tuned tensors as [Param] values, which [Tuning.Init] gives their initial values.
+// [Tuning.Layers] inserts the tuned tensors into the forward pass of the backbone. After training,
+// [Tuning.Merge] merges them into the weights of the backbone, if the method allows it.
+//
+// [Register] adds a kind of structured module. The kinds "lora" and "adapter" are built in.
 package peft
 
 import (
@@ -27,44 +33,52 @@ import (
 	"github.com/sptune/spt/internal/seeded"
 )
 
-// Selection says what is tuned, by canonical tensor names. The head is always tuned and never
-// listed, so the zero Selection is the linear probe.
+// Selection lists the parameters of a backbone that are tuned. Tensors are given by canonical name.
+// The head is always tuned and must not be listed. The zero Selection tunes only the head, which is
+// called linear probing.
 type Selection struct {
-	// Module is the name of the structured module. Default empty: none.
+	// Module is the name of the structured module, such as "lora". It is needed if Structured is
+	// not empty. Default: "" (no module).
 	Module string `json:"module,omitempty"`
-	// Rank is the rank of the structured modules.
+	// Rank is the rank of the structured modules. It is at least 1 if Structured is not empty.
 	Rank int `json:"rank,omitempty"`
-	// Structured names the matrices that get a module.
+	// Structured lists the matrices that get a structured module.
 	Structured []string `json:"structured,omitempty"`
-	// Whole names the tensors that are tuned whole.
+	// Whole lists the tensors that are tuned whole.
 	Whole []string `json:"whole,omitempty"`
-	// Entries holds, for each tensor whose entries are tuned one by one, their flat row-major
-	// positions in ascending order.
+	// Entries holds the single entries that are tuned, by tensor. An entry is given by its flat
+	// row-major position in the tensor. The positions are in ascending order.
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
-	// SSF adds γ⊙y + β after every operation of the backbone: after every linear layer, norm,
-	// convolution and the patch embedding, but not after the head (Lian et al. 2022, "Scaling &
-	// Shifting Your Features", arXiv 2210.08823). γ starts normal around 1 and β around 0, both
-	// with σ 0.02, as in the code of the paper; so the backbone does not compute the same at the
-	// start. SSF can be merged.
+	// SSF inserts a scale and a shift, γ⊙y + β, after each linear layer, norm and convolution of
+	// the backbone and after the patch embedding, but not after the head (Lian et al. 2022,
+	// "Scaling & Shifting Your Features", arXiv 2210.08823). γ starts normally distributed around 1
+	// and β around 0, both with σ 0.02, as in the code of the paper. So the output of the backbone
+	// changes slightly at the start. SSF can be merged if each operation has a bias and none is a
+	// response normalisation. Default: false.
 	SSF bool `json:"ssf,omitempty"`
-	// Prompts adds learned tokens beside the tokens of the image. Default nil: none.
+	// Prompts adds trainable tokens to the tokens of the image. Default: nil (no prompts).
 	Prompts *Prompts `json:"prompts,omitempty"`
-	// AdaptFormer adds a bottleneck beside the MLP of every block. Default nil: none.
+	// AdaptFormer adds a bottleneck in parallel to the MLP of each block. Default: nil (no
+	// bottlenecks).
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
-	// MLPHead is the number of layers of an MLP in place of the head, a baseline of VPT (Jia et al.
-	// 2022, arXiv 2203.12119). All layers but the last are as wide as the features, with ReLU and
-	// the dropout of the run after them. The code of the paper also normalises each by batch; a
-	// delta holds no running statistics, so this is left out. Default 0 or 1: a linear head. An MLP
-	// of two layers or more cannot be merged.
+	// MLPHead is the number of layers of an MLP that replaces the linear head, a baseline in the
+	// paper of VPT (Jia et al. 2022, arXiv 2203.12119). The hidden layers are as wide as the
+	// features; ReLU and dropout follow each of them. Unlike the code of the paper, spt uses no
+	// batch normalisation there, because a delta holds no running statistics. An MLP head of two or
+	// more layers cannot be merged. Default: 0, which means a linear head, as does 1.
 	MLPHead int `json:"mlp_head,omitempty"`
 }
 
-// Param is one tuned tensor.
+// Param describes one tuned tensor.
 type Param struct {
-	Name  string // in deltas; the canonical name for a tensor of the backbone
+	// Name is the name of the tensor in training and in deltas. A tensor of the backbone that is
+	// tuned whole has its canonical name.
+	Name string
+	// Shape is the shape of the tensor.
 	Shape []int
-	Init  Init // its initial values
+	// Init returns the initial values of the tensor.
+	Init Init
 }
 
 // Size returns the number of values of p.
@@ -76,52 +90,75 @@ func (p Param) Size() int {
 	return n
 }
 
-// SparseValues returns the name of the tuned values of the entries of a tensor.
+// SparseValues returns the Param.Name of the tuned entries of a tensor. The tuned values are added
+// to the frozen values of these entries.
 func SparseValues(tensor string) string { return tensor + ".sparse_values" }
 
-// Rates holds the drop rates during training.
+// Rates holds the drop rates of a training. Each rate is at least 0 and below 1.
 type Rates struct {
-	DropPath       float64 // of the blocks' branches: linear over depth from 0 to this
-	Dropout        float64 // on a module's input
-	ModuleDropPath float64 // on a module's output
+	// DropPath is the drop-path rate of the branches of the last block. The rate grows linearly
+	// from 0 at the first block.
+	DropPath float64
+	// Dropout is the dropout rate on the input of structured modules, after the hidden layers of
+	// bottlenecks and MLP heads, and on prompts.
+	Dropout float64
+	// ModuleDropPath is the drop-path rate on the output of structured modules.
+	ModuleDropPath float64
 }
 
-// Counts holds the numbers of tuned parameters by kind.
+// Counts holds the number of tuned parameters of each kind.
 type Counts struct {
-	Structured int `json:"structured"` // modules, and what other methods add to the backbone
-	// vectors and, in baselines, other tensors tuned whole; the class token too
-	Whole   int `json:"whole"`
+	// Structured counts the parameters of structured modules, SSF, prompts and bottlenecks.
+	Structured int `json:"structured"`
+	// Whole counts the parameters of tensors that are tuned whole, including the class token.
+	Whole int `json:"whole"`
+	// Entries counts the single entries.
 	Entries int `json:"entries"`
-	Head    int `json:"head"`
+	// Head counts the parameters of the head.
+	Head int `json:"head"`
 }
 
-// Tuned returns the number of tuned parameters without the head, as the paper counts.
+// Tuned returns the number of tuned parameters without the head. The paper counts in the same way.
 func (c Counts) Tuned() int { return c.Structured + c.Whole + c.Entries }
 
-// Tuning is a selection bound to the configuration of a backbone. It is immutable.
+// Tuning is a [Selection] for a specific backbone. [New] creates it. Do not change it during a
+// training.
 type Tuning struct {
-	Config    backbone.Config
+	// Config is the configuration of the backbone.
+	Config backbone.Config
+	// Selection lists the tuned parameters.
 	Selection Selection
-	Module    Module // zero if nothing is structured
-	Params    []Param
-	Counts    Counts
-	// EntryGradient says how the gradient of single entries of a matrix is computed.
+	// Module is the structured module. It is the zero value if Selection.Structured is empty.
+	Module Module
+	// Params lists the tuned tensors, including the head.
+	Params []Param
+	// Counts holds the number of tuned parameters of each kind.
+	Counts Counts
+	// EntryGradient selects how the gradient of single entries of a matrix is computed. The zero
+	// value selects the faster way for the backend.
 	EntryGradient EntryGradient
 
+	// whole and structured are the sets of the names in Selection.Whole and Selection.Structured.
 	whole, structured map[string]bool
-	shapes            map[string][]int   // of the backbone's tensors
-	modules           map[string][]Param // the tensors of the module on each layer
-	scaled            []string           // operations that SSF scales
+	// shapes holds the shapes of the tensors of the backbone.
+	shapes map[string][]int
+	// modules holds the tensors of the module on each layer.
+	modules map[string][]Param
+	// scaled lists the operations that SSF scales.
+	scaled []string
 }
 
-// Bounds of what a selection adds, far above any that is used: what is derived from the numbers in
-// a hostile file must not overflow.
+// The limits of a selection are far above useful values. They prevent an overflow of numbers that
+// are computed from a damaged or malicious file.
 const (
-	maxExtra      = 1 << 16 // prompts; width of a bottleneck
-	maxHeadLayers = 64
+	maxExtra      = 1 << 16 // prompts of a block; width of a bottleneck
+	maxHeadLayers = 64      // layers of an MLP head
 )
 
-// New checks a selection against a backbone and lists the tensors to tune.
+// New returns the [Tuning] of the selection s on a backbone with the configuration c. It returns an
+// error if the selection does not fit the backbone: an unknown tensor or module, a tensor that is
+// selected twice, an entry outside its tensor, a rank or size out of range, or a method that the
+// architecture does not support.
 func New(c backbone.Config, s Selection) (*Tuning, error) {
 	t := &Tuning{Config: c, Selection: s, whole: set(s.Whole), structured: set(s.Structured), shapes: map[string][]int{}, modules: map[string][]Param{}}
 	if len(s.Structured) > 0 {
@@ -142,9 +179,9 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		entries, hasEntries := s.Entries[p.Name]
 		switch {
 		case p.Role == backbone.Head && (t.whole[p.Name] || t.structured[p.Name] || hasEntries):
-			return nil, fmt.Errorf("selecting what to tune: %s is the head's, which is always tuned; leave it out", p.Name)
+			return nil, fmt.Errorf("checking the selection: %s belongs to the head, which is always tuned; leave it out", p.Name)
 		case hasEntries && len(entries) == 0:
-			return nil, fmt.Errorf("selecting what to tune: %s is listed with no entries; leave it out", p.Name)
+			return nil, fmt.Errorf("checking the selection: %s is listed with no entries; leave it out", p.Name)
 		case p.Role == backbone.Head:
 			init := Init(truncNormal)
 			if len(p.Shape) == 1 {
@@ -154,14 +191,14 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 			t.Counts.Head += p.Size()
 			continue
 		case t.whole[p.Name] && (hasEntries || t.structured[p.Name]):
-			return nil, fmt.Errorf("selecting what to tune: %s is selected whole and in part; select it once", p.Name)
+			return nil, fmt.Errorf("checking the selection: %s is selected whole and in part; select it once", p.Name)
 		case t.whole[p.Name]:
 			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: pretrained})
 			t.Counts.Whole += p.Size()
 			known++
 		case t.structured[p.Name]:
 			if !p.Matrix() {
-				return nil, fmt.Errorf("selecting what to tune: %s of shape %v is no matrix of a block, so no %s fits on it", p.Name, p.Shape, s.Module)
+				return nil, fmt.Errorf("checking the selection: %s of shape %v is no matrix of a block, so it cannot have a %s; leave it out", p.Name, p.Shape, s.Module)
 			}
 			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank, t.hasBias(p.Name))
 			if err != nil {
@@ -176,11 +213,11 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		}
 		if hasEntries {
 			if t.structured[p.Name] {
-				return nil, fmt.Errorf("selecting what to tune: %s has a %s and single entries; select one", p.Name, s.Module)
+				return nil, fmt.Errorf("checking the selection: %s has a %s and single entries; select one of them", p.Name, s.Module)
 			}
 			for i, e := range entries {
 				if e < 0 || int(e) >= p.Size() || i > 0 && e <= entries[i-1] {
-					return nil, fmt.Errorf("selecting what to tune: entry %d of %s is %d; expected ascending positions below %d", i, p.Name, e, p.Size())
+					return nil, fmt.Errorf("checking the selection: position %d of the entries of %s is %d; expected ascending positions below %d", i, p.Name, e, p.Size())
 				}
 			}
 			t.Params = append(t.Params, Param{Name: SparseValues(p.Name), Shape: []int{len(entries)}, Init: Zero})
@@ -191,7 +228,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	if want := len(t.whole) + len(t.structured) + len(s.Entries); known != want {
 		for _, n := range slices.Concat(s.Whole, s.Structured, slices.Sorted(maps.Keys(s.Entries))) {
 			if _, ok := t.shapes[n]; !ok {
-				return nil, fmt.Errorf("selecting what to tune: the backbone has no tensor %s; was the plan made for another backbone?", n)
+				return nil, fmt.Errorf("checking the selection: the backbone has no tensor %s; give a plan that was made for this backbone", n)
 			}
 		}
 	}
@@ -201,19 +238,18 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	seen := map[string]bool{}
 	for _, p := range t.Params {
 		if strings.HasSuffix(p.Name, ".sparse_indices") {
-			return nil, fmt.Errorf("selecting what to tune: structured module %q declares a tensor %s, whose name a delta uses for positions; give it another name", s.Module, p.Name)
+			return nil, fmt.Errorf("checking the selection: structured module %q declares a tensor %s, but names with this ending are reserved for the positions of entries; give it another name", s.Module, p.Name)
 		}
 		_, own := t.shapes[p.Name]
 		if seen[p.Name] || own && !t.whole[p.Name] && !strings.HasPrefix(p.Name, c.Head()+".") {
-			return nil, fmt.Errorf("selecting what to tune: structured module %q declares a tensor %s, the name of another tensor; give it another name", s.Module, p.Name)
+			return nil, fmt.Errorf("checking the selection: structured module %q declares a tensor %s, but another tensor has this name; give it another name", s.Module, p.Name)
 		}
 		seen[p.Name] = true
 	}
 	return t, nil
 }
 
-// declareAdditions lists the tuned tensors beside the tensors of the backbone and the modules on
-// its matrices.
+// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, VPT and SSF.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
@@ -244,7 +280,7 @@ func (t *Tuning) declareAdditions() error {
 	return nil
 }
 
-// declare adds tensors that are not tensors of the backbone.
+// declare adds tensors that do not exist in the backbone to t.Params.
 func (t *Tuning) declare(params ...Param) {
 	for _, p := range params {
 		t.Params = append(t.Params, p)
@@ -252,6 +288,7 @@ func (t *Tuning) declare(params ...Param) {
 	}
 }
 
+// set returns the set of the names.
 func set(names []string) map[string]bool {
 	m := make(map[string]bool, len(names))
 	for _, n := range names {
@@ -260,14 +297,15 @@ func set(names []string) map[string]bool {
 	return m
 }
 
-// hasBias reports whether the linear layer with that weight has a bias.
+// hasBias reports whether the linear layer with the given weight has a bias.
 func (t *Tuning) hasBias(weight string) bool {
 	_, ok := t.shapes[strings.TrimSuffix(weight, "weight")+"bias"]
 	return ok
 }
 
-// Init returns the initial values of the tuned tensors. The values of a tensor depend on the seed,
-// on its name and on the weights of the backbone, not on what else is tuned.
+// Init returns the initial values of the tuned tensors, by Param.Name. weights holds the weights of
+// the backbone by canonical name. The initial values of a tensor do not depend on the other tuned
+// tensors.
 func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
 	out := checkpoint.StateDict{}
 	for _, p := range t.Params {
@@ -276,12 +314,14 @@ func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.Stat
 	return out
 }
 
-// Mergeable returns an error that tells why the tuning cannot be merged; nil if it can.
+// Mergeable returns nil if the tuned tensors can be merged into the weights of the backbone.
+// Otherwise it returns an error with the reason. [Tuning.Merge] can also fail later, if the Merge
+// function of the module fails for a layer.
 func (t *Tuning) Mergeable() error {
 	keep := "cannot be merged into the backbone's weights; keep the delta, which holds %s"
 	switch {
 	case len(t.structured) > 0 && t.Module.Merge == nil:
-		return fmt.Errorf("structured module %q cannot be merged into its matrix, it is not linear or has no merge function; keep the delta, which holds the module", t.Module.Name)
+		return fmt.Errorf("structured module %q cannot be merged into its matrix: it is not linear or has no merge function; keep the delta, which holds the module", t.Module.Name)
 	case t.Selection.Prompts != nil:
 		return fmt.Errorf("visual prompts "+keep, "them")
 	case t.Selection.AdaptFormer != nil:
@@ -292,9 +332,11 @@ func (t *Tuning) Mergeable() error {
 	return t.ssfMergeable()
 }
 
-// Merge returns the weights of the backbone with the tuned tensors merged into them. It shares the
-// tensors that are not tuned with weights, and those tuned whole with tuned. It fails where
-// [Tuning.Mergeable] does.
+// Merge returns the weights of the backbone, by canonical name, with the tuned tensors merged into
+// them. weights holds the weights of the backbone, and tuned holds the tuned tensors by Param.Name.
+// The result shares frozen tensors with weights, and tensors that are tuned whole with tuned; it
+// changes neither. Merge returns an error if [Tuning.Mergeable] does, or if the Merge function of
+// the module fails.
 func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDict, error) {
 	if err := t.Mergeable(); err != nil {
 		return nil, err
@@ -313,7 +355,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 		}
 		out[name] = w
 	}
-	for _, name := range slices.Sorted(maps.Keys(t.structured)) { // each once
+	for _, name := range slices.Sorted(maps.Keys(t.structured)) { // each name once
 		if err := t.mergeModule(strings.TrimSuffix(name, ".weight"), out, tuned); err != nil {
 			return nil, err
 		}
@@ -322,7 +364,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 	return out, nil
 }
 
-// mergeModule merges the module of a layer into the layer's weight and bias.
+// mergeModule merges the module of a layer into the weight and the bias of the layer.
 func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) error {
 	m := &MergedLayer{Name: layer, Rank: t.Selection.Rank, Weight: cloned(weights[layer+".weight"]), Tensors: map[string]checkpoint.Tensor{}}
 	m.Out, m.In = m.Weight.Shape[0], m.Weight.Shape[1]
@@ -342,47 +384,56 @@ func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) 
 	return nil
 }
 
-// cloned returns a copy that shares no values.
+// cloned returns a deep copy of t.
 func cloned(t checkpoint.Tensor) checkpoint.Tensor {
 	return checkpoint.Tensor{Shape: t.Shape, Data: slices.Clone(t.Data)}
 }
 
-// layers puts the tuned tensors into one graph. It implements backbone.Layers.
+// layers inserts the tuned tensors into one graph. It implements backbone.Layers.
 type layers struct {
 	*Tuning
 	frozen  map[string]*Node
 	tuned   map[string]*Node
-	indices map[string]*Node // [nnz] int32, by tensor
+	indices map[string]*Node // positions of the entries of each tensor, int32 [nnz]
 	rates   Rates
-	rng     *Node // nil: evaluation, nothing is dropped
-	draws   int   // from rng, so far
-	params  map[string]*Node
-	strips  map[string]strip // of the params whose entries get their gradient so
+	rng     *Node            // random state; nil in evaluation, without dropout and drop-path
+	draws   int              // number of draws from rng so far
+	params  map[string]*Node // results of Param
+	strips  map[string]strip // strips of the params whose entry gradients are computed by strip
 }
 
-// Inputs holds the nodes through which values enter a graph.
+// Inputs holds the graph nodes of the tensors that the forward pass reads.
 type Inputs struct {
-	Frozen  map[string]*Node // the backbone's tensors; those that are tuned whole may be absent
-	Tuned   map[string]*Node // by Param.Name
-	Indices map[string]*Node // by tensor, int32 [nnz]: the flat positions of its entries
-	RNG     *Node            // random state of this step; nil: evaluation, nothing is dropped
-	Rates   Rates            // drop rates while training
+	// Frozen holds the tensors of the backbone by canonical name. Tensors that are tuned whole may
+	// be missing.
+	Frozen map[string]*Node
+	// Tuned holds the tuned tensors by Param.Name.
+	Tuned map[string]*Node
+	// Indices holds the flat positions of the tuned entries of each tensor, int32, by canonical
+	// name.
+	Indices map[string]*Node
+	// RNG is the random state of the step. Nil means evaluation, without dropout and drop-path.
+	RNG *Node
+	// Rates holds the drop rates. They have no effect in evaluation.
+	Rates Rates
 }
 
-// Layers returns the backbone with the tuned tensors in place, for one graph.
+// Layers returns the layers of the backbone with the tuned tensors inserted, for one graph. Pass it
+// to the graph functions of package backbone, such as Model.Features.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
 	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, strips: map[string]strip{}}
 }
 
+// Param implements backbone.Layers. It returns the tensor with its tuned entries.
 func (l *layers) Param(name string) *Node {
 	if n, ok := l.params[name]; ok {
 		return n
 	}
-	n := l.tuned[name] // whole, or the head
+	n := l.tuned[name] // set if the tensor is tuned whole or belongs to the head
 	if n == nil {
 		n = l.frozen[name]
 		if indices, ok := l.indices[name]; ok {
-			// W + scatter: the gradient of the values is a gather of dW.
+			// Scatter the values into W. Their gradient is then gathered from the gradient of W.
 			shape, values := n.Shape(), l.tuned[SparseValues(name)]
 			if s, ok := l.strip(name, n.Graph().Backend()); ok {
 				l.strips[name] = s
@@ -396,6 +447,8 @@ func (l *layers) Param(name string) *Node {
 	return n
 }
 
+// Linear implements backbone.Layers. It returns the output of a linear layer with its structured
+// module.
 func (l *layers) Linear(name string, x *Node) *Node {
 	x = l.hidden(name, x)
 	w := l.Param(name + ".weight")
@@ -414,8 +467,10 @@ func (l *layers) Linear(name string, x *Node) *Node {
 	return l.ssf(name, y)
 }
 
+// Output implements backbone.Layers.
 func (l *layers) Output(name string, y *Node) *Node { return l.ssf(name, y) }
 
+// Branch implements backbone.Layers. It applies drop-path and adds the bottleneck of AdaptFormer.
 func (l *layers) Branch(name string, block int, x, y *Node) *Node {
 	rate := 0.0
 	if n := l.Config.Blocks(); n > 1 {
@@ -424,6 +479,7 @@ func (l *layers) Branch(name string, block int, x, y *Node) *Node {
 	return l.adaptFormer(name, x, l.dropPath(y, rate))
 }
 
+// dropPath applies drop-path to y. Each image is dropped with probability rate.
 func (l *layers) dropPath(y *Node, rate float64) *Node {
 	mask := make([]int, y.Rank())
 	for i := range mask {
@@ -433,8 +489,8 @@ func (l *layers) dropPath(y *Node, rate float64) *Node {
 	return l.drop(y, rate, mask)
 }
 
-// drop zeroes x with probability rate and scales the values that remain by 1/(1−rate). It draws
-// once for each element of a mask that broadcasts to x.
+// drop sets values of x to zero with probability rate and scales the other values by 1/(1−rate).
+// The random mask has the shape mask, which is broadcast to x.
 func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	if l.rng == nil || rate <= 0 {
 		return x
@@ -443,7 +499,8 @@ func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
 	return Mul(x, MulScalar(keep, 1/(1-rate)))
 }
 
-// draw returns true with probability 1−rate, drawn for each element of the shape and at each call.
+// draw returns a random bool tensor of the given shape. Each element is true with probability
+// 1−rate. Each call draws new values.
 func (l *layers) draw(shape []int, rate float64) *Node {
 	g := l.rng.Graph()
 	if !backend.OnDevice(g.Backend()) {
@@ -451,9 +508,10 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 		l.rng, u = RandomUniform(l.rng, float32Shape(shape))
 		return GreaterOrEqual(u, Scalar(g, dtypes.Float32, rate))
 	}
-	// On a device, GoMLX's generator would write its numbers to memory: several times the traffic
-	// of the layer itself. A number that is computed from the position of its element never leaves
-	// the registers: MurmurHash3's finaliser, twice, under a key of the step and the call.
+	// On a device, the generator of GoMLX would write its numbers to memory, which takes several
+	// times the memory traffic of the layer itself. Here each number is a hash of the position of
+	// its element, so it stays in a register. The hash applies the finaliser of MurmurHash3 twice,
+	// with keys from the random state of the step and the number of the call.
 	l.draws++
 	key := func(i int) *Node { return Reshape(ConvertDType(Slice(l.rng, AxisElem(i)), dtypes.Uint32)) }
 	number := func(v uint32) *Node { return Scalar(g, dtypes.Uint32, v) }
@@ -475,10 +533,11 @@ func (l *layers) draw(shape []int, rate float64) *Node {
 	return Reshape(GreaterOrEqual(h, number(uint32(rate*(1<<32)))), shape...)
 }
 
+// float32Shape returns the float32 shape with the given dimensions.
 func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
-// buildScratch runs a graph-building function on a graph that is never executed. It returns a panic
-// of the function as an error.
+// buildScratch calls a function that builds a graph, with a graph that is never run. It returns a
+// panic of the function as an error.
 func buildScratch(build func(g *Graph)) error {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {

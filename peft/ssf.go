@@ -11,12 +11,13 @@ import (
 	"github.com/sptune/spt/internal/graph"
 )
 
-// The names of γ and β [C] of an operation, after the name of the operation.
+// The names of γ [C] and β [C] of an operation follow the name of the operation.
 const (
 	ssfScale = ".ssf_scale"
 	ssfShift = ".ssf_shift"
 )
 
+// declareSSF adds γ and β of each operation to t.Params.
 func (t *Tuning) declareSSF(o *operations) {
 	for _, op := range o.outputs {
 		t.declare(Param{Name: op.name + ssfScale, Shape: []int{op.width}, Init: normal(1, 0.02)}, Param{Name: op.name + ssfShift, Shape: []int{op.width}, Init: truncNormal})
@@ -24,7 +25,7 @@ func (t *Tuning) declareSSF(o *operations) {
 	}
 }
 
-// ssf returns γ⊙y + β, or y where the operation has no γ and β.
+// ssf returns γ⊙y + β, or y if the operation has no γ and β.
 func (l *layers) ssf(name string, y *Node) *Node {
 	scale, ok := l.tuned[name+ssfScale]
 	if !ok {
@@ -33,22 +34,22 @@ func (l *layers) ssf(name string, y *Node) *Node {
 	return Add(Mul(y, graph.Everywhere(scale, y)), graph.Everywhere(l.tuned[name+ssfShift], y))
 }
 
-// ssfMergeable reports an operation into which γ and β cannot be merged. It must add a bias, which
-// takes β, and be linear in weight and bias together.
+// ssfMergeable returns an error if γ and β of an operation cannot be merged. They can be merged if
+// the operation has a bias and is linear in its weight and bias.
 func (t *Tuning) ssfMergeable() error {
 	for _, name := range t.scaled {
 		if strings.HasSuffix(name, ".grn") {
-			return fmt.Errorf("what SSF does to the output of %s cannot be merged, a response normalisation adds its own input, which no weight scales; keep the delta, which holds it", name)
+			return fmt.Errorf("the scale and shift of SSF after %s cannot be merged: a response normalisation adds its input to its output, and no weight scales this input; keep the delta, which holds them", name)
 		}
 		if _, ok := t.shapes[name+".bias"]; !ok {
-			return fmt.Errorf("what SSF adds to the output of %s cannot be merged, the backbone has no %s.bias to hold it; keep the delta, which holds it", name, name)
+			return fmt.Errorf("the scale and shift of SSF after %s cannot be merged: the backbone has no tensor %s.bias; keep the delta, which holds them", name, name)
 		}
 	}
 	return nil
 }
 
-// mergeSSF merges γ and β into the weights and biases before them: it scales the rows of W, and b
-// becomes γ⊙b + β. The weight of a norm has rows of one value.
+// mergeSSF merges γ and β of each operation into its weight W and its bias b. It multiplies each
+// row of W by γ, and b becomes γ⊙b + β. The weight of a norm has rows of one value.
 func (t *Tuning) mergeSSF(weights, tuned checkpoint.StateDict) {
 	for _, name := range t.scaled {
 		scale, shift := tuned[name+ssfScale].Data, tuned[name+ssfShift].Data

@@ -10,16 +10,17 @@ import (
 	"github.com/sptune/spt/internal/option"
 )
 
-// Budget is the number of parameters that tuning may take, the head excluded: a fixed number, or a
-// share of the backbone's parameters. [ParseBudget] returns one. The zero Budget stands for no
-// budget.
+// Budget is the number of parameters that may be tuned, without the head. It is a fixed number or a
+// share of the backbone's parameters. [ParseBudget] makes a Budget. The zero Budget means that no
+// budget is set.
 //
-// A Budget keeps the text from which it was parsed, and JSON holds that text. Budgets of different
-// texts, such as "200000" and "0.2M", can allow the same number: compare what Parameters returns.
+// A Budget keeps the text from which it was parsed, and its JSON value is this text. Two budgets
+// with different texts, such as "200000" and "0.2M", can allow the same number of parameters. To
+// compare budgets, compare the results of [Budget.Parameters].
 type Budget struct{ text string }
 
-// ParseBudget parses a budget: "400000", "400k" or "0.4M" parameters (k and M in either case), or
-// "0.5%" of the backbone's parameters.
+// ParseBudget parses a budget. "400000", "400k" and "0.4M" are numbers of parameters; k and M may
+// be upper or lower case. "0.5%" is a share of the backbone's parameters.
 func ParseBudget(text string) (Budget, error) {
 	b := Budget{strings.TrimSpace(text)}
 	value, share, err := b.value()
@@ -35,8 +36,8 @@ func ParseBudget(text string) (Budget, error) {
 	return b, nil
 }
 
-// MustParseBudget is like [ParseBudget] but panics if text is not a budget. It is for budgets that
-// are written in a program.
+// MustParseBudget is like [ParseBudget] but panics if text is not a valid budget. Use it for
+// constants in a program.
 func MustParseBudget(text string) Budget {
 	b, err := ParseBudget(text)
 	if err != nil {
@@ -45,16 +46,16 @@ func MustParseBudget(text string) Budget {
 	return b
 }
 
-// String returns the text from which the budget was parsed; it is empty for the zero Budget.
+// String returns the text from which the budget was parsed. It is empty for the zero Budget.
 func (b Budget) String() string { return b.text }
 
-// IsZero reports whether b stands for no budget.
+// IsZero reports whether b is the zero Budget, which means that no budget is set.
 func (b Budget) IsZero() bool { return b == Budget{} }
 
-// IsShare reports whether b is a share of the backbone, such as "0.5%".
+// IsShare reports whether b is a share of the backbone's parameters, such as "0.5%".
 func (b Budget) IsShare() bool { return strings.HasSuffix(b.text, "%") }
 
-// BudgetNames returns the texts of budgets, separated by commas.
+// BudgetNames returns the texts of the budgets, separated by a comma and a space.
 func BudgetNames(budgets []Budget) string {
 	var names []string
 	for _, b := range budgets {
@@ -76,9 +77,9 @@ func (b *Budget) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Parameters returns the number of parameters that the budget allows on a backbone with size
-// parameters, the head excluded. A share is rounded down. The arithmetic is exact: "0.57M" is
-// 570000. It is an error if the budget exceeds the backbone, or if a share of it is less than one
+// Parameters returns the number of parameters that the budget allows. size is the number of
+// parameters of the backbone without its head. A share is rounded down. The arithmetic is exact:
+// "0.57M" is 570000. Parameters returns an error if the budget exceeds size or allows less than one
 // parameter.
 func (b Budget) Parameters(size int) (int, error) {
 	fail := func(format string, args ...any) (int, error) {
@@ -95,20 +96,22 @@ func (b Budget) Parameters(size int) (int, error) {
 		value.Mul(value, big.NewRat(int64(size), 1))
 	}
 	if value.Cmp(big.NewRat(int64(size), 1)) > 0 {
-		return fail("%s parameters are more than the %d of the backbone; give a smaller budget", value.FloatString(0), size)
+		return fail("%s parameters are more than the %d parameters of the backbone; give a smaller budget", value.FloatString(0), size)
 	}
 	parameters := new(big.Int).Quo(value.Num(), value.Denom()).Int64()
 	if parameters == 0 {
-		return fail("it allows no parameter of the %d of the backbone; give a larger budget", size)
+		return fail("it allows no parameter of a backbone with %d parameters; give a larger budget", size)
 	}
 	return int(parameters), nil
 }
 
-// decimal matches a plain decimal number: no sign, no exponent (a short text such as 1e999999999
-// would be a very long number), no fraction bar, at most 18 digits on either side of the point.
+// decimal matches a decimal number with at most 18 digits before and after the point. It admits no
+// sign and no fraction bar. It admits no exponent either, because a short text such as 1e999999999
+// would need a huge amount of memory.
 var decimal = regexp.MustCompile(`^([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})$`)
 
-// value returns the number of parameters, or the share of the backbone as a fraction of one.
+// value returns the number of parameters. If share is true, value is a fraction of the backbone
+// instead, such as 1/200 for 0.5%.
 func (b Budget) value() (value *big.Rat, share bool, err error) {
 	number, unit := b.text, big.NewRat(1, 1)
 	if number != "" {

@@ -91,8 +91,8 @@ func TestParseBudget(t *testing.T) {
 	}
 }
 
-// TestBudgetText checks that a budget keeps its text, in JSON too, and that texts of one number
-// allow the same.
+// TestBudgetText checks that a budget keeps its text, in JSON too. It also checks that different
+// texts of the same number give the same number of parameters.
 func TestBudgetText(t *testing.T) {
 	in := struct {
 		Budgets []Budget
@@ -113,12 +113,12 @@ func TestBudgetText(t *testing.T) {
 		t.Errorf("%d and %d parameters, %v, %v", a, b, errA, errB)
 	}
 	if in.Budgets[0].IsShare() || !in.Budgets[2].IsShare() || in.Budgets[2].IsZero() || !in.Budgets[3].IsZero() {
-		t.Error("wrong kinds of budgets")
+		t.Error("IsShare or IsZero is wrong")
 	}
 	if err := json.Unmarshal([]byte(`{"Budgets":["1e5"]}`), &out); err == nil {
 		t.Error("1e5 was accepted")
 	}
 	if _, err := (Budget{}).Parameters(100); err == nil {
-		t.Error("no budget has a number of parameters")
+		t.Error("Parameters of the zero Budget returned no error")
 	}
 }

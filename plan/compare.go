@@ -12,14 +12,18 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Overlap counts the members of two sets.
+// Overlap counts the members of two sets, A and B.
 type Overlap struct {
-	Both  int `json:"both"`
+	// Both is the number of members of both sets.
+	Both int `json:"both"`
+	// OnlyA is the number of members of A that are not in B.
 	OnlyA int `json:"only_a"`
+	// OnlyB is the number of members of B that are not in A.
 	OnlyB int `json:"only_b"`
 }
 
-// Jaccard returns the size of the intersection over the size of the union; 1 for two empty sets.
+// Jaccard returns the size of the intersection divided by the size of the union. It is 1 for two
+// empty sets.
 func (o Overlap) Jaccard() float64 {
 	if o == (Overlap{}) {
 		return 1
@@ -27,7 +31,7 @@ func (o Overlap) Jaccard() float64 {
 	return float64(o.Both) / float64(o.Both+o.OnlyA+o.OnlyB)
 }
 
-// MarshalJSON adds "jaccard" to the fields.
+// MarshalJSON returns the fields as a JSON object, and adds the value of Jaccard as "jaccard".
 func (o Overlap) MarshalJSON() ([]byte, error) {
 	type fields Overlap
 	return json.Marshal(struct {
@@ -36,7 +40,7 @@ func (o Overlap) MarshalJSON() ([]byte, error) {
 	}{fields(o), o.Jaccard()})
 }
 
-// Equal reports whether the sets are the same.
+// Equal reports whether the two sets are equal.
 func (o Overlap) Equal() bool { return o.OnlyA == 0 && o.OnlyB == 0 }
 
 func (o *Overlap) add(p Overlap) {
@@ -45,52 +49,63 @@ func (o *Overlap) add(p Overlap) {
 	o.OnlyB += p.OnlyB
 }
 
-// Selected compares what two plans tune, for each kind.
+// Selected compares the parameters that plan A and plan B tune, separately for each way of tuning.
 type Selected struct {
-	Matrices    Overlap `json:"matrices"`     // with a structured module
-	Vectors     Overlap `json:"vectors"`      // tuned whole
-	Entries     Overlap `json:"entries"`      // tuned one by one
-	CountedOnly Overlap `json:"counted_only"` // entries in [Plan.CountedOnly]
+	// Matrices compares the matrices with a structured module.
+	Matrices Overlap `json:"matrices"`
+	// Vectors compares the vectors that are tuned whole.
+	Vectors Overlap `json:"vectors"`
+	// Entries compares the entries that are tuned one by one.
+	Entries Overlap `json:"entries"`
+	// CountedOnly compares the entries in [Plan.CountedOnly].
+	CountedOnly Overlap `json:"counted_only"`
 }
 
-// Equal reports whether both plans tune the same.
+// Equal reports whether both plans tune the same parameters in the same way. It ignores whether the
+// modules of the plans differ in kind or rank.
 func (s Selected) Equal() bool {
 	return s.Matrices.Equal() && s.Vectors.Equal() && s.Entries.Equal() && s.CountedOnly.Equal()
 }
 
-// ComparedRow compares two plans on one operation of one block; see [Row].
+// ComparedRow compares two plans on one operation of one block.
 type ComparedRow struct {
+	// Block and Operation are as in [Row].
 	Block     string `json:"block"`
 	Operation string `json:"operation"`
 	Selected
-	// CostA is the number of parameters that plan A spends on the operation; nil if the tensors are
-	// not known.
+	// CostA and CostB are the numbers of parameters that the two plans spend on the operation. They
+	// are nil if the tensors of the backbone are not known.
 	CostA *int `json:"cost_a,omitempty"`
 	CostB *int `json:"cost_b,omitempty"`
 }
 
-// Comparison holds the differences between plan A and plan B.
+// Comparison compares plan A with plan B. [Compare] returns it.
 type Comparison struct {
+	// Selected compares the two plans over all tensors.
 	Selected
+	// CostA and CostB are the costs of the two plans.
 	CostA Cost `json:"cost_a"`
 	CostB Cost `json:"cost_b"`
-	// Rows holds the operations of which at least one plan tunes something, in the order of the
-	// tensors, or in the order of their names if the tensors are not known.
+	// Rows holds one row for each operation of a block in which at least one plan selects a
+	// parameter. The rows are in the order of the tensors. If the tensors are not known, they are
+	// in the order of the tensors' names.
 	Rows []ComparedRow `json:"rows"`
 }
 
-// Compare compares two plans for one backbone. tensors are the scored tensors of the backbone, as
-// for [Plan.Validate], or nil if they are not known; then plans are compared by name and rows have
-// no cost. countA and countB count the modules of a and of b. They are not called without tensors.
+// Compare compares two plans for the same backbone. tensors are the scored tensors of the backbone,
+// as for [Plan.Validate]. If they are nil, Compare uses only the names in the plans, and rows have
+// no cost. countA and countB return the parameter counts of the modules of a and b. They may be nil
+// if tensors is nil.
 //
-// It is an error if a plan does not fit the tensors, or without tensors, if the class tokens of the
-// plans differ in size: the plans are then for different backbones.
+// Compare returns an error if a plan does not fit the tensors. Without tensors it returns an error
+// if the class tokens of the plans differ in size, because then the plans are for different
+// backbones.
 func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*Comparison, error) {
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
 		if a.Cost.ClassToken != b.Cost.ClassToken {
-			return nil, fmt.Errorf("comparing plans: the class token has %d parameters in the first and %d in the second: they are of different backbones", a.Cost.ClassToken, b.Cost.ClassToken)
+			return nil, fmt.Errorf("comparing plans: the class token has %d parameters in the first plan and %d in the second, so they are for different backbones; give plans for the same backbone", a.Cost.ClassToken, b.Cost.ClassToken)
 		}
 		tensors = byName(a, b)
 	} else {
@@ -101,7 +116,7 @@ func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*C
 		}{{"first", a, countA}, {"second", b, countB}} {
 			rows, err := side.plan.Explain(tensors, side.count)
 			if err != nil {
-				return nil, fmt.Errorf("comparing plans: the %s does not fit the backbone: %w", side.name, err)
+				return nil, fmt.Errorf("comparing plans: the %s plan does not fit the backbone: %w", side.name, err)
 			}
 			costs[i] = make(map[[2]string]int)
 			for _, r := range rows {
@@ -185,9 +200,10 @@ func overlap(a, b []int32) (o Overlap) {
 	return o
 }
 
-// byName returns the tensors that two plans name, with as much as sensitivity.Tensor.Place reads
-// and names tell: whether a tensor belongs to a norm and whether it is a vector. They are in the
-// order of their names, with numbers in them ordered by value.
+// byName returns the tensors that two plans name, in the order of [natural]. It derives from the
+// names the two properties that sensitivity.Tensor.Place reads: whether a tensor belongs to a norm,
+// and whether it is a vector. The shapes have the right number of dimensions only for vectors that
+// are tuned whole.
 func byName(a, b *Plan) []sensitivity.Tensor {
 	vectors := set(slices.Concat(a.Vectors, b.Vectors))
 	names := set(slices.Concat(a.Matrices, b.Matrices))
@@ -209,7 +225,8 @@ func byName(a, b *Plan) []sensitivity.Tensor {
 	return out
 }
 
-// natural compares two names and orders "blocks.2" before "blocks.10".
+// natural compares two names part by part, and compares numbers by value: "blocks.2" comes before
+// "blocks.10".
 func natural(a, b string) int {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range min(len(x), len(y)) {

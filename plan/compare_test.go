@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// otherPlan tunes other things than smallPlan: q's module is entries, two of three entries of
-// another q are the same.
+// otherPlan returns a plan that differs from smallPlan. It tunes entries of a q matrix on which
+// smallPlan has a module. Of another q matrix, two of three entries are the same in both plans.
 func otherPlan() *Plan {
 	return &Plan{
 		Module: "adapter", Rank: 1, Alpha: 10, Beta: 5, Budget: 40, Tau: 9,
@@ -42,7 +42,8 @@ func TestCompare(t *testing.T) {
 		t.Errorf("the comparison is %+v, want %+v and %+v", got, total, rows)
 	}
 
-	// By name: the same sets without costs, in the order of names.
+	// Compared by name, the sets are the same. There are no costs, and rows are in the order of
+	// names.
 	got, err = Compare(a, b, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -59,17 +60,17 @@ func TestCompare(t *testing.T) {
 
 	same, err := Compare(a, a, smallTensors, loraParams, loraParams)
 	if err != nil || !same.Equal() || same.Entries != (Overlap{4, 0, 0}) || same.CountedOnly.Jaccard() != 1 {
-		t.Errorf("with itself: %+v, %v", same, err)
+		t.Errorf("comparing a plan with itself: %+v, %v", same, err)
 	}
 
 	b.Cost.ClassToken, b.Cost.Total = 5, 30
-	if _, err := Compare(a, b, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "3 parameters in the first and 5 in the second: they are of different backbones") {
-		t.Errorf("other class tokens: %v", err)
+	if _, err := Compare(a, b, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "3 parameters in the first plan and 5 in the second, so they are for different backbones") {
+		t.Errorf("plans with class tokens of different sizes: %v", err)
 	}
 	b = otherPlan()
 	b.Vectors[0] = "blocks.2.attn.q.bias"
-	if _, err := Compare(a, b, smallTensors, loraParams, adapterParams); err == nil || !strings.Contains(err.Error(), "the second does not fit the backbone") || !strings.Contains(err.Error(), "blocks.2.attn.q.bias") {
-		t.Errorf("another backbone: %v", err)
+	if _, err := Compare(a, b, smallTensors, loraParams, adapterParams); err == nil || !strings.Contains(err.Error(), "the second plan does not fit the backbone") || !strings.Contains(err.Error(), "blocks.2.attn.q.bias") {
+		t.Errorf("a plan for another backbone: %v", err)
 	}
 }
 

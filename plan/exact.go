@@ -9,9 +9,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// exact returns the plan with the greatest cost within the budget over all τ from 0 to the number
-// of scores; of several, the plan of the greatest τ. Single entries of norm vectors are tuned like
-// others.
+// exact tries all τ from 0 to the number of scores and returns the plan with the greatest cost
+// within the budget. If several plans have this cost, it returns the plan of the greatest τ. Unlike
+// Release, it tunes single entries of norm vectors like other entries.
 func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	if o.Rank == 0 && o.Only != Unstructured && count != nil {
 		o.Rank = defaultRank(scores.Tensors, count, scores.ClassToken, budget)
@@ -24,8 +24,9 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 		return nil, fmt.Errorf("planning: %w", err)
 	}
 
-	// Once a tensor is tuned as one, further entries of it change nothing. So the cost changes only
-	// at its first `need` entries, and they are few: P/α of a matrix rather than in·out.
+	// Only the first `need` entries of a tensor change the cost. Beyond its threshold, further
+	// entries change nothing. So it is enough to sort a few entries of each tensor: P/α of a matrix
+	// rather than in·out.
 	parts := make([][]event, len(tensors))
 	err = each(ctx, tensors, func(i int, t *tensor) error {
 		if m := t.need; m <= len(t.Scores) {
@@ -37,11 +38,12 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	if err != nil {
 		return nil, fmt.Errorf("planning: %w", err)
 	}
-	events := append(slices.Concat(parts...), apart(tensors, budget)...)
+	events := append(slices.Concat(parts...), entryOnly(tensors, budget)...)
 	slices.Sort(events)
 
-	// The cost rises with τ as long as α, β ≥ 1. Otherwise it falls where P is less than the
-	// entries that it replaces. So the sweep goes on to the end.
+	// If α, β ≥ 1, the cost never falls when τ rises. With smaller values, it falls where a module
+	// has fewer parameters than the entries that it replaces. So the loop does not stop at the
+	// first cost above the budget.
 	a := newTally(tensors, scores.ClassToken)
 	best, end := a.cost, 0
 	for i, e := range events {
@@ -64,9 +66,10 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	return p, nil
 }
 
-// apart returns the entries of the tensors that are never tuned as one, as far as a plan can reach:
-// each costs one parameter, so no plan has more of them than the budget.
-func apart(tensors []tensor, budget int) (events []event) {
+// entryOnly returns the events of the tensors that are always tuned entry by entry. Each entry
+// costs one parameter, so a plan takes at most budget of them. entryOnly returns one more, if there
+// are more.
+func entryOnly(tensors []tensor, budget int) (events []event) {
 	var parts [][]float32
 	n := 0
 	never := func(t tensor) bool { return t.need > len(t.Scores) && t.entry > 0 }
@@ -87,7 +90,7 @@ func apart(tensors []tensor, budget int) (events []event) {
 	return events
 }
 
-// rank returns the number of scores that are taken before the given one.
+// rank returns the number of scores that are taken before the given event.
 func rank(ctx context.Context, tensors []tensor, e event) (int, error) {
 	var total atomic.Int64
 	err := each(ctx, tensors, func(_ int, t *tensor) error {

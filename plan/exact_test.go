@@ -18,7 +18,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// ranked is one score with its place, for the oracles.
+// ranked is one score with its position, for the naive oracles.
 type ranked struct {
 	score         float32
 	tensor, index int
@@ -48,7 +48,7 @@ func rankAll(scored []sensitivity.Tensor) []ranked {
 	return all
 }
 
-// naivePlan applies the rule as it is written to the first tau of all.
+// naivePlan applies the rule of the package comment directly to the first tau scores of all.
 func naivePlan(scored []sensitivity.Tensor, all []ranked, tau int, o inputs, compat string) *Plan {
 	taken := make([][]int32, len(scored))
 	for _, r := range all[:tau] {
@@ -105,7 +105,8 @@ func naivePlan(scored []sensitivity.Tensor, all []ranked, tau int, o inputs, com
 	return p
 }
 
-// randomScored returns a small network: some tensors empty or all zero, many equal scores.
+// randomScored returns the scored tensors of a small random network. Some tensors are empty or all
+// zero, and many scores are equal.
 func randomScored(r *rand.Rand) []sensitivity.Tensor {
 	var scored []sensitivity.Tensor
 	for i := range 2 + r.IntN(7) {
@@ -129,7 +130,7 @@ func randomScored(r *rand.Rand) []sensitivity.Tensor {
 		for j := range s.Scores {
 			s.Scores[j] = scale * float32(r.IntN(levels)) / 8
 			if r.IntN(3) == 0 {
-				s.Scores[j] = float32(r.IntN(3)) // equal over tensors
+				s.Scores[j] = float32(r.IntN(3)) // equal to scores of other tensors
 			}
 		}
 		scored = append(scored, s)
@@ -149,6 +150,7 @@ func randomOptions(r *rand.Rand) inputs {
 	return o
 }
 
+// TestExactAgainstEveryTau compares exact with an oracle that makes the plan of every τ.
 func TestExactAgainstEveryTau(t *testing.T) {
 	falls, below, ties := 0, 0, 0
 	for seed := range uint64(800) {
@@ -191,12 +193,14 @@ func TestExactAgainstEveryTau(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
-	// The cases must have met what is hard about the search.
+	// The random cases must include the hard cases of the search.
 	if falls == 0 || below == 0 || ties == 0 {
 		t.Errorf("%d falls of cost(τ), %d plans below the budget, %d distinct plans of equal cost: expected some of each", falls, below, ties)
 	}
 }
 
+// TestReleaseAgainstEveryTau compares Release with an oracle that makes the plan of every τ of the
+// published code.
 func TestReleaseAgainstEveryTau(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 2))
@@ -242,8 +246,8 @@ func TestReleaseAgainstEveryTau(t *testing.T) {
 	}
 }
 
-// The values of τ for the published scale, as Python's math.ceil(k * 0.02 * 1e6) gives them: four
-// are one above the multiple of 20,000.
+// TestReleaseTaus checks the values of τ at the published scale against math.ceil(k * 0.02 * 1e6)
+// in Python. Four of them are one above a multiple of 20,000.
 func TestReleaseTaus(t *testing.T) {
 	above := map[int]int{35: 1, 41: 1, 57: 1, 70: 1}
 	taus := releaseTaus(1e6, 85_000_000)
@@ -260,7 +264,7 @@ func TestReleaseTaus(t *testing.T) {
 	}
 }
 
-// vit returns log-normal scores of the shapes of a ViT, every tensor on a scale of its own.
+// vit returns random log-normal scores for the tensors of a ViT. Each tensor has another scale.
 func vit(depth, dim int) []sensitivity.Tensor {
 	scored := vitShapes(depth, dim)
 	r := rand.New(rand.NewPCG(uint64(depth), uint64(dim)))
@@ -276,7 +280,7 @@ func vit(depth, dim int) []sensitivity.Tensor {
 	return scored
 }
 
-// vitShapes are the tensors of a ViT's blocks and final norm, without scores.
+// vitShapes returns the tensors of the blocks and the final norm of a ViT, without scores.
 func vitShapes(depth, dim int) []sensitivity.Tensor {
 	var scored []sensitivity.Tensor
 	add := func(name string, norm bool, shape ...int) {
@@ -304,8 +308,8 @@ func vitShapes(depth, dim int) []sensitivity.Tensor {
 	return scored
 }
 
-// At the size of ViT-Ti/16: no τ of the 5.3 million has a greater cost within the budget. One pass
-// over all scores in order serves every budget.
+// TestExactViTTiny checks exact at the size of a ViT-Ti/16: none of the 5.3 million values of τ
+// gives a greater cost within the budget. One loop over the sorted scores serves all budgets.
 func TestExactViTTiny(t *testing.T) {
 	const dim, backbone = 192, 5_524_416
 	scored := vit(12, dim)
@@ -363,7 +367,7 @@ func TestExactViTTiny(t *testing.T) {
 	}
 }
 
-// On the reference's sensitivities.
+// TestExactGolden checks exact on the sensitivities of the reference implementation.
 func TestExactGolden(t *testing.T) {
 	folder := goldenFolder(t)
 	meta := readMeta(t, folder)
@@ -376,8 +380,8 @@ func TestExactGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, release := range plans {
-			// With the release's own cost as the budget the exact plan must find that very cost,
-			// and the same tensors.
+			// The budget is the cost of the plan of Release. Then exact must return a plan of the
+			// same cost with the same tensors.
 			o.Budget = release.Cost.Total
 			p, err := o.exact(t.Context(), scored)
 			if err != nil {
@@ -387,14 +391,14 @@ func TestExactGolden(t *testing.T) {
 				t.Errorf("%s, budget %d: cost %d, %d matrices, %d vectors; the release has %d and %d", module, o.Budget, p.Cost.Total, len(p.Matrices), len(p.Vectors), len(release.Matrices), len(release.Vectors))
 			}
 			if want := naivePlan(scored, all, p.Tau, o, ""); !reflect.DeepEqual(p, want) {
-				t.Errorf("%s, budget %d: the plan is not that of its tau %d", module, o.Budget, p.Tau)
+				t.Errorf("%s, budget %d: the plan differs from the plan of its tau %d", module, o.Budget, p.Tau)
 			}
 		}
 	}
 }
 
-// A plan depends on the scores alone: not on the number of processors, nor, if all scores differ,
-// on their scale or on the order of tensors.
+// TestExactInvariance checks that a plan does not depend on the number of processors. If all scores
+// differ, it does not depend on the scale of the scores or on the order of the tensors either.
 func TestExactInvariance(t *testing.T) {
 	scored := vit(3, 48)
 	distinct := map[float32]bool{}
@@ -427,7 +431,7 @@ func TestExactInvariance(t *testing.T) {
 	for _, procs := range []int{1, 2, 5} {
 		runtime.GOMAXPROCS(procs)
 		if !bytes.Equal(encoded(scored), want) {
-			t.Errorf("another plan with %d processors", procs)
+			t.Errorf("the plan differs with %d processors", procs)
 		}
 	}
 	changed := slices.Clone(scored)
@@ -439,10 +443,11 @@ func TestExactInvariance(t *testing.T) {
 		}
 	}
 	if !bytes.Equal(encoded(changed), want) {
-		t.Error("another plan with the tensors in another order and scores on another scale")
+		t.Error("the plan differs with the tensors in another order and the scores on another scale")
 	}
 }
 
+// TestExactRefuses checks the errors for wrong scores, tensors and options.
 func TestExactRefuses(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	good := func() []sensitivity.Tensor {
@@ -468,10 +473,10 @@ func TestExactRefuses(t *testing.T) {
 		"twice":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { return append(s, s[0]) }, []string{`"a.weight"`, "twice"}},
 		"none":        {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { return nil }, []string{"no scored tensors"}},
 		"budget":      {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Budget = 0; return s }, []string{"budget is 0"}},
-		"least":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Budget = 6; return s }, []string{"budget of 6", "least possible, 7"}},
+		"least":       {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Budget = 6; return s }, []string{"budget is 6", "the class token alone has 7"}},
 		"class token": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.ClassToken = -1; return s }, []string{"class token has -1"}},
 		"module":      {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.Module = ""; return s }, []string{"no structured module"}},
-		"no params":   {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.ModuleParams = nil; return s }, []string{"no parameter count"}},
+		"no params":   {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor { o.ModuleParams = nil; return s }, []string{"no function counts the parameters"}},
 		"zero params": {func(s []sensitivity.Tensor, o *inputs) []sensitivity.Tensor {
 			o.ModuleParams = func(int, int, int) int { return 0 }
 			return s
@@ -509,7 +514,8 @@ func TestExactRefuses(t *testing.T) {
 	}
 }
 
-// A score of negative zero is a zero, and comes in its place among them.
+// TestExactNegativeZero checks that negative zero counts as zero: zeros are taken in the order of
+// their positions, whatever their sign.
 func TestExactNegativeZero(t *testing.T) {
 	scored := []sensitivity.Tensor{{Name: "w", Shape: []int{2, 2}, Scores: []float32{0, float32(math.Copysign(0, -1)), 0, 1}}}
 	p, err := inputs{Budget: 3, Module: "lora", ModuleParams: loraParams, Alpha: 1}.exact(t.Context(), scored)
@@ -521,7 +527,7 @@ func TestExactNegativeZero(t *testing.T) {
 	}
 }
 
-// vitBase are 85.1 million scores: blocks and final norm of a ViT-B/16.
+// vitBase returns the 85.1 million scores of the blocks and the final norm of a ViT-B/16.
 var vitBase = sync.OnceValue(func() []sensitivity.Tensor { return vit(12, 768) })
 
 func BenchmarkExactViTBase(b *testing.B) {

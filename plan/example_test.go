@@ -9,7 +9,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// The scores of a network of three tensors; a real one has them from package sensitivity.
+// This example makes a plan for a network of three tensors, with LoRA of rank 1. In a real program,
+// package sensitivity computes the scores.
 func ExampleNew() {
 	scores := &sensitivity.Scores{Tensors: []sensitivity.Tensor{
 		{Name: "blocks.0.attn.q.weight", Shape: []int{4, 4}, Scores: []float32{9, 8, 7, 6, 5, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},

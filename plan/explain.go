@@ -7,26 +7,27 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Row holds what a plan spends on one operation of one block, in parameters.
+// Row holds the parameters that a plan spends on one operation of one block.
 type Row struct {
-	// Block and Operation are those of the tensors; see sensitivity.Tensor.Place.
+	// Block is the name of the block, such as "blocks.0", and Operation names the operation in it,
+	// such as "q" or "fc1". They are the results of sensitivity.Tensor.Place.
 	Block     string `json:"block"`
 	Operation string `json:"operation"`
-	// Entries is the number of entries tuned one by one.
+	// Entries is the number of entries that are tuned one by one.
 	Entries int `json:"entries"`
-	// Structured is the parameter count of structured modules.
+	// Structured is the number of parameters of structured modules.
 	Structured int `json:"structured"`
-	// Vectors is the number of parameters in vectors tuned whole.
+	// Vectors is the number of parameters of the vectors that are tuned whole.
 	Vectors int `json:"vectors"`
 	// CountedOnly is the number of entries in [Plan.CountedOnly].
 	CountedOnly int `json:"counted_only,omitempty"`
-	// Total is the sum of the four above.
+	// Total is the sum of Entries, Structured, Vectors and CountedOnly.
 	Total int `json:"total"`
-	// Share is Total over the plan's budget.
+	// Share is Total divided by the budget of the plan, from 0 to 1. With Compat it can exceed 1.
 	Share float64 `json:"share"`
 }
 
-// add adds the counts of b. It changes neither names nor share.
+// add adds the counts of b to r. It changes neither the names nor Share.
 func (r *Row) add(b Row) {
 	r.Entries += b.Entries
 	r.Structured += b.Structured
@@ -35,10 +36,10 @@ func (r *Row) add(b Row) {
 	r.Total += b.Total
 }
 
-// Explain returns what the plan spends on each operation of each block, in the order of the
-// tensors. It has a row also for an operation on which the plan spends nothing. Together with the
-// class token the rows add up to the cost of the plan. tensors and count are as for
-// [Plan.Validate], and the plan must be valid for them.
+// Explain returns the number of parameters that the plan spends on each operation of each block, in
+// the order of the tensors. An operation on which the plan spends nothing also has a row. The rows
+// and the class token add up to the cost of the plan. tensors and count are as for [Plan.Validate].
+// Explain returns an error if Validate does.
 func (p *Plan) Explain(tensors []sensitivity.Tensor, count Count) ([]Row, error) {
 	if err := p.Validate(tensors, count); err != nil {
 		return nil, fmt.Errorf("explaining plan: %w", err)

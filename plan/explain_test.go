@@ -26,11 +26,12 @@ func TestExplain(t *testing.T) {
 	}
 
 	if _, err := smallPlan().Explain(smallTensors[1:], loraParams); err == nil {
-		t.Error("explained a plan for other tensors")
+		t.Error("Explain accepted a plan for other tensors")
 	}
 }
 
-// The rows and the class token add up to the cost, part by part.
+// TestExplainAddsUp checks that the rows and the class token add up to the cost of the plan, in
+// each of its parts.
 func TestExplainAddsUp(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 6))

@@ -14,16 +14,16 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// maxFile is the size of the largest plan file that is read, in bytes: twenty million entries, some
-// fifty times the largest plan of the paper.
+// maxFile is the size in bytes of the largest plan file that LoadFile reads. It is enough for
+// twenty million entries, about fifty times the largest plan of the paper.
 const maxFile = 256 << 20
 
-// numberList matches a list of numbers as [json.MarshalIndent] writes it, one number on each line.
-// No string holds a line break, so it matches no part of a string.
+// numberList matches a list of numbers as [json.MarshalIndent] writes it, with one number on each
+// line. It matches no part of a JSON string, because a JSON string contains no line break.
 var numberList = regexp.MustCompile(`\[\n[-0-9,\s]+\]`)
 
-// encode returns the plan as a plan file: indented JSON, with the positions of each tensor on one
-// line. The same plan gives the same bytes.
+// encode returns the content of a plan file: indented JSON, with the positions of each tensor on
+// one line. Equal plans give equal bytes.
 func (p *Plan) encode() ([]byte, error) {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
@@ -40,15 +40,15 @@ func (p *Plan) encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// decode reads a plan file. It is an error if the kind or the version is another one, if a field is
-// unknown, or if the plan contradicts itself: a list of positions that is not ascending, a tensor
-// in two places, a cost that is not the sum of its parts. [Plan.Validate] checks whether the plan
-// fits a backbone.
+// decode parses the content of a plan file. It returns an error if the kind or the version is not
+// that of a plan file, if a field is unknown, or if the plan contradicts itself. A plan contradicts
+// itself, for example, if positions are not ascending, if a tensor is in two lists, or if the cost
+// is not the sum of its parts.
 func decode(data []byte) (*Plan, error) {
-	// The header goes first: another version may have other fields.
+	// Check the header before the fields, because another version may have other fields.
 	var found jsonfile.Header
 	if err := json.Unmarshal(data, &found); err != nil {
-		return nil, fmt.Errorf("decoding plan: %w; expected the JSON of 'spt plan', or a published selection", located(data, err))
+		return nil, fmt.Errorf("decoding plan: %w; expected a JSON file that 'spt plan' wrote, or a published selection", located(data, err))
 	}
 	switch {
 	case found.Kind != header.Kind:
@@ -68,7 +68,7 @@ func decode(data []byte) (*Plan, error) {
 	return p, nil
 }
 
-// located adds the line to a JSON error that knows its offset.
+// located adds the line number to a JSON error that has an offset.
 func located(data []byte, err error) error {
 	offset := int64(-1)
 	var syntax *json.SyntaxError
@@ -84,8 +84,8 @@ func located(data []byte, err error) error {
 	return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }
 
-// Save writes the plan file at path. It replaces an existing file only when the new one is complete
-// on disk.
+// Save writes the plan to the file at path, as JSON. If the file exists, Save replaces it after the
+// new content is complete on disk.
 func (p *Plan) Save(path string) error {
 	data, err := p.encode()
 	if err != nil {
@@ -97,9 +97,9 @@ func (p *Plan) Save(path string) error {
 	return nil
 }
 
-// LoadFile reads the plan file at path. It is an error if the kind or the version of the file is
-// another one, if a field is unknown, or if the plan contradicts itself. [Plan.Validate] checks
-// whether the plan fits a backbone. Errors name the file.
+// LoadFile reads a plan file, as [Plan.Save] writes it. It returns an error that names the file if
+// the file has another kind or version, has an unknown field or contradicts itself. LoadFile does
+// not check whether the plan fits a backbone; call [Plan.Validate] to do so.
 func LoadFile(path string) (*Plan, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -111,7 +111,7 @@ func LoadFile(path string) (*Plan, error) {
 		return nil, fmt.Errorf("loading plan: %w", err)
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("loading plan %s: the file has more than %d bytes: is it a plan?", path, maxFile)
+		return nil, fmt.Errorf("loading plan %s: the file has more than %d bytes; check that it is a plan file", path, maxFile)
 	}
 	p, err := decode(data)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// smallTensors and smallPlan are a network and a plan for it, written by hand: LoRA of rank 1 costs
-// in+out.
+// smallTensors lists the tensors of a small network, and smallPlan returns a plan for it. LoRA of
+// rank 1 has in+out parameters.
 var smallTensors = []sensitivity.Tensor{
 	{Name: "blocks.0.norm1.weight", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.norm1.bias", Shape: []int{3}, Norm: true},
@@ -37,7 +37,7 @@ func smallPlan() *Plan {
 	}
 }
 
-// The file format, as text.
+// smallFile is the content of the plan file of smallPlan.
 const smallFile = `{
   "kind": "plan",
   "version": 1,
@@ -103,7 +103,7 @@ func TestSaveAndLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Save(path); err != nil { // over the one before
+		if err := p.Save(path); err != nil { // replaces the file of the previous seed
 			t.Fatal(err)
 		}
 		got, err := LoadFile(path)
@@ -124,23 +124,24 @@ func TestSaveAndLoad(t *testing.T) {
 	if err := smallPlan().Save(filepath.Join(folder, "absent", "plan.json")); err == nil || !strings.Contains(err.Error(), "saving plan") {
 		t.Errorf("saving into a folder that does not exist: error %v", err)
 	}
-	// A plan that cannot take its place must leave nothing behind.
+	// If Save fails, it must remove its temporary file.
 	if err := os.Mkdir(filepath.Join(folder, "taken"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := smallPlan().Save(filepath.Join(folder, "taken")); err == nil {
-		t.Error("saved over a folder")
+		t.Error("Save replaced a folder")
 	}
 	if files, _ = os.ReadDir(folder); len(files) != 2 {
 		t.Errorf("a failed save left files behind: %v", files)
 	}
 }
 
-// replaced returns smallFile with one text, which must be in it, replaced.
+// replaced returns smallFile with the first old text replaced by new. The test fails if smallFile
+// does not contain old.
 func replaced(t *testing.T, old, new string) []byte {
 	t.Helper()
 	if !strings.Contains(smallFile, old) {
-		t.Fatalf("no %q in the file", old)
+		t.Fatalf("smallFile does not contain %q", old)
 	}
 	return []byte(strings.Replace(smallFile, old, new, 1))
 }
@@ -156,8 +157,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"total": 28`, `"total": 28,`, "line 18: invalid character"},
 		{"[0,4,8]", "[0,4.5,8]", "line 29: json: cannot unmarshal number 4.5"},
 		{"[0,4,8]", "[0,4,99999999999]", "line 29: json: cannot unmarshal number 99999999999"},
-		{"[0,4,8]", "[0,4,4]", `entries of "blocks.1.attn.q.weight": index 4 at position 2, expected one greater than 4`},
-		{"[0,4,8]", "[-1,4,8]", "index -1 at position 0"},
+		{"[0,4,8]", "[0,4,4]", `entries of "blocks.1.attn.q.weight": number 3 of the list is position 4, expected a position above 4`},
+		{"[0,4,8]", "[-1,4,8]", "number 1 of the list is position -1"},
 		{"[0,4,8]", "[0,4]", "cost.unstructured is 4, but entries holds 3"},
 		{"[0,4,8]", "[]", `entries of "blocks.1.attn.q.weight" is empty`},
 		{`"blocks.0.norm1.bias"`, `"blocks.0.attn.q.weight"`, `tensor "blocks.0.attn.q.weight" is in matrices and again in vectors`},
@@ -165,7 +166,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`"compat": "release"`, `"compat": "other"`, `compat is "other"`},
 		{`"compat": "release"`, `"compat": ""`, `counted_only has 2 tensors, expected none`},
 		{`"counted_only": 2`, `"counted_only": 1`, "cost.counted_only is 1, but counted_only holds 2"},
-		{`"total": 28`, `"total": 27`, "cost.total is 27, but its parts come to 28"},
+		{`"total": 28`, `"total": 27`, "cost.total is 27, but the parts of the cost add up to 28"},
 		{`"class_token": 3`, `"class_token": -3`, "cost holds -3"},
 		{`"class_token": 3`, `"class_token": 9223372036854775807`, "cost holds 9223372036854775807"},
 		{`"module": "lora"`, `"module": ""`, "module is empty"},
@@ -211,19 +212,19 @@ func TestValidate(t *testing.T) {
 			p.Entries["x"] = p.Entries["blocks.0.attn.q.bias"]
 			delete(p.Entries, "blocks.0.attn.q.bias")
 		},
-		`entries of "blocks.1.attn.q.weight": index 9 is out of range, the tensor has shape [3 3]`: func(p *Plan) { p.Entries["blocks.1.attn.q.weight"][2] = 9 },
-		`counted_only of "blocks.1.norm1.weight": index 3 is out of range`:                         func(p *Plan) { p.CountedOnly["blocks.1.norm1.weight"][0] = 3 },
+		`entries of "blocks.1.attn.q.weight": position 9 is out of range, the tensor has shape [3 3]`: func(p *Plan) { p.Entries["blocks.1.attn.q.weight"][2] = 9 },
+		`counted_only of "blocks.1.norm1.weight": position 3 is out of range`:                         func(p *Plan) { p.CountedOnly["blocks.1.norm1.weight"][0] = 3 },
 		`counted_only names "blocks.0.attn.q.bias", which is not a LayerNorm vector`: func(p *Plan) {
 			p.Entries["blocks.1.norm1.weight"], p.CountedOnly["blocks.0.attn.q.bias"] = []int32{0}, []int32{1}
 			delete(p.CountedOnly, "blocks.1.norm1.weight")
 			delete(p.Entries, "blocks.0.attn.q.bias")
 		},
-		`cost.structured is 12, but lora of rank 1 on the 2 matrices comes to 13`: func(p *Plan) {
+		`cost.structured is 12, but lora modules of rank 1 on the 2 matrices have 13`: func(p *Plan) {
 			p.Cost.Structured, p.Cost.Vectors = 12, 7
 		},
-		`cost.vectors is 7, but the 2 vectors have 6 parameters`: func(p *Plan) { p.Cost.Vectors, p.Cost.ClassToken = 7, 2 },
-		`tau is 50, but the tensors have only 45`:                func(p *Plan) { p.Tau = 50 },
-		`index 4 at position 1, expected one greater than 8`:     func(p *Plan) { slices.Reverse(p.Entries["blocks.1.attn.q.weight"]) },
+		`cost.vectors is 7, but the 2 vectors have 6 parameters`:          func(p *Plan) { p.Cost.Vectors, p.Cost.ClassToken = 7, 2 },
+		`tau is 50, but the backbone has only 45`:                         func(p *Plan) { p.Tau = 50 },
+		`number 2 of the list is position 4, expected a position above 8`: func(p *Plan) { slices.Reverse(p.Entries["blocks.1.attn.q.weight"]) },
 		`cost.total is 28, above the budget of 27`: func(p *Plan) {
 			p.Compat, p.CountedOnly, p.Cost.CountedOnly, p.Cost.ClassToken, p.Budget = "", nil, 0, 5, 27
 		},
@@ -234,14 +235,14 @@ func TestValidate(t *testing.T) {
 			t.Errorf("error %v, expected one that says %q", err, want)
 		}
 	}
-	if err := smallPlan().Validate(smallTensors, nil); err == nil || !strings.Contains(err.Error(), "no parameter count") {
-		t.Errorf("without moduleParams: error %v", err)
+	if err := smallPlan().Validate(smallTensors, nil); err == nil || !strings.Contains(err.Error(), "no function counts the parameters") {
+		t.Errorf("without a Count: error %v", err)
 	}
 }
 
-// FuzzPlan: no file makes LoadFile panic, and what it accepts it writes and reads again the same.
-// Fuzz with -fuzzminimizetime 10x: the default spends nearly all of a short run on making inputs
-// smaller.
+// FuzzPlan checks that LoadFile never panics, and that encoding and decoding an accepted plan does
+// not change it. Fuzz with -fuzzminimizetime 10x. The default would spend nearly all of a short run
+// on making inputs smaller.
 func FuzzPlan(f *testing.F) {
 	f.Add([]byte(smallFile))
 	f.Add([]byte(`{"version":1,"module":"lora","rank":8,"alpha":10,"beta":5,"budget":1,"tau":0,"cost":{"structured":0,"vectors":0,"unstructured":0,"class_token":0,"total":0},"matrices":[],"vectors":[],"entries":{}}`))
@@ -257,11 +258,11 @@ func FuzzPlan(f *testing.F) {
 		}
 		first, err := p.encode()
 		if err != nil {
-			t.Fatalf("accepted, but cannot be encoded: %v", err)
+			t.Fatalf("LoadFile accepted the plan, but it cannot be encoded: %v", err)
 		}
 		again, err := decode(first)
 		if err != nil {
-			t.Fatalf("accepted, but not once encoded: %v\n%s", err, first)
+			t.Fatalf("LoadFile accepted the plan, but decode rejected it after encoding: %v\n%s", err, first)
 		}
 		second, err := again.encode()
 		if err != nil {
@@ -270,6 +271,6 @@ func FuzzPlan(f *testing.F) {
 		if !bytes.Equal(first, second) {
 			t.Errorf("encoded as\n%s\nthen as\n%s", first, second)
 		}
-		_ = p.Validate(smallTensors, loraParams) // must not panic either
+		_ = p.Validate(smallTensors, loraParams) // must not panic
 	})
 }

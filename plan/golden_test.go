@@ -25,7 +25,7 @@ func adapterParams(_, out, rank int) int { return 2*rank*out + rank + out }
 
 var moduleParams = map[string]func(in, out, rank int) int{"lora": loraParams, "adapter": adapterParams}
 
-// releaseMeta is what these tests read of the reference run's meta.json.
+// releaseMeta holds the fields of the reference run's meta.json that these tests read.
 type releaseMeta struct {
 	EmbedDim int     `json:"embed_dim"`
 	Depth    int     `json:"depth"`
@@ -39,7 +39,7 @@ type releaseMeta struct {
 		Structured   int      `json:"structured_params"` // modules and whole vectors
 		Matrices     [][]int  `json:"tuned_matrices"`    // [depth][6]
 		Vectors      []string `json:"tuned_vectors"`
-		// An object; the order of its names says where the indexes point.
+		// NameShapes is a JSON object. The order of its names defines the positions in Indexes.
 		NameShapes json.RawMessage `json:"unstructured_name_shapes"`
 		Indexes    []int           `json:"unstructured_indexes"`
 	} `json:"plans"`
@@ -48,7 +48,8 @@ type releaseMeta struct {
 	} `json:"training"`
 }
 
-// goldenFolder returns the folder of the reference release's run, or skips.
+// goldenFolder returns the folder of the run of the reference release. It skips the test if the
+// folder is absent.
 func goldenFolder(t *testing.T) string {
 	t.Helper()
 	return golden.Path(t, "spt_small")
@@ -66,10 +67,10 @@ func readMeta(t *testing.T, folder string) (meta releaseMeta) {
 	return meta
 }
 
-// operations in the order of tuned_matrices' columns.
+// operations lists the operations in the order of the columns of tuned_matrices.
 var operations = []string{"attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
-// readSensitivity returns the scored tensors in the order of named_parameters.
+// readSensitivity returns the scored tensors in the order of PyTorch's named_parameters.
 func readSensitivity(t *testing.T, folder string, depth int) []sensitivity.Tensor {
 	t.Helper()
 	file, err := npz.Open(filepath.Join(folder, "sensitivity.npz"))
@@ -118,9 +119,9 @@ func releaseOptions(meta releaseMeta, module string) inputs {
 	return inputs{Module: module, ModuleParams: moduleParams[module], Rank: meta.Rank, Alpha: meta.Alpha, Beta: meta.Beta, ClassToken: meta.EmbedDim, Scale: meta.Scale}
 }
 
-// flat returns the plan's entries as the release writes them: ascending positions in the
-// concatenation of the tensors of nameShapes, a JSON object whose order counts, and the names in
-// it.
+// flat returns the entries of the plan as the release writes them: ascending positions in the
+// concatenation of the tensors of nameShapes. nameShapes is a JSON object whose order matters. flat
+// also returns the names in it.
 func flat(t *testing.T, p *Plan, nameShapes []byte) (indexes []int, names []string) {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(nameShapes))
@@ -216,8 +217,9 @@ func TestReleaseGolden(t *testing.T) {
 	}
 }
 
-// The reference trained some of its plans. Of the entries that it selected one by one, it had
-// trainable weights for the plan's Entries and none for its CountedOnly.
+// TestReleaseGoldenTrained checks the plans that the reference trained. For the single entries that
+// it selected, the reference had trainable weights for those in Entries and none for those in
+// CountedOnly.
 func TestReleaseGoldenTrained(t *testing.T) {
 	folder := goldenFolder(t)
 	meta := readMeta(t, folder)

@@ -6,7 +6,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// inputs are the arguments of exact and Release beside the tensors, in one value that tests can
+// inputs holds the arguments of exact and Release, except the tensors, in one value that tests can
 // change.
 type inputs struct {
 	Budget, ClassToken int
@@ -14,7 +14,7 @@ type inputs struct {
 	ModuleParams       Count
 	Rank               int
 	Alpha, Beta        float64
-	Scale              float64 // of Release; 0: releaseScale
+	Scale              float64 // for Release; zero means releaseScale
 }
 
 func (o inputs) options() Options {

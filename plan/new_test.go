@@ -8,8 +8,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TestNew: New makes the plan of exact or, with Compat, that of Release for the budget, and refuses
-// options that cannot work before it looks at a score.
+// TestNew checks that New returns the plan of exact or, with Compat, the plan of Release for the
+// budget. It also checks the errors for wrong options.
 func TestNew(t *testing.T) {
 	scores := &sensitivity.Scores{Tensors: vit(1, 96), ClassToken: 96}
 	o := Options{Module: "lora"}
@@ -35,12 +35,12 @@ func TestNew(t *testing.T) {
 		o      Options
 	}{
 		"rank 97: expected 1 to 96":          {200_000, Options{Module: "lora", Rank: 97}},
-		"least possible, 96":                 {90, Options{Module: "lora"}},
+		"the class token alone has 96":       {90, Options{Module: "lora"}},
 		"the budget is 0":                    {0, Options{Module: "lora"}},
 		"makes plans for [1000000 ":          {300_000, Options{Module: "lora", Compat: CompatRelease}},
 		`compat mode "python" is unknown`:    {200_000, Options{Module: "lora", Compat: "python"}},
 		"no plans of structured tuning only": {200_000, Options{Module: "lora", Compat: CompatRelease, Only: Structured}},
-		`only "both" is no kind of plan`:     {200_000, Options{Module: "lora", Only: "both"}},
+		`only is "both", expected`:           {200_000, Options{Module: "lora", Only: "both"}},
 		"no structured module is named":      {200_000, Options{}},
 	} {
 		if _, err := New(t.Context(), scores, c.budget, c.o, loraParams); err == nil || !strings.Contains(err.Error(), want) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestOnly: the two halves of the method on the shapes of a ViT-Ti, their files, and what a file
-// must not say.
+// TestOnly checks Unstructured and Structured plans on the shapes of a ViT-Ti: their cost, their
+// plan files, and the errors for plans that contradict Only.
 func TestOnly(t *testing.T) {
 	scored := vit(12, 192)
 	o := inputs{Budget: 200_000, Module: "lora", ModuleParams: moduleParams["lora"], ClassToken: 192}
@@ -35,14 +35,14 @@ func TestOnly(t *testing.T) {
 		}
 		again, err := decode(data)
 		if err != nil || again.Only != only {
-			t.Errorf("%s: read back %q, %v", only, again.Only, err)
+			t.Errorf("%s: read back as %q, %v", only, again.Only, err)
 		}
 		if rows, err := p.Explain(scored, count); err != nil || len(rows) == 0 {
 			t.Errorf("%s: %v, %v", only, rows, err)
 		}
 		for want, bad := range map[string]func(*Plan){
 			`only is "both"`: func(p *Plan) { p.Only = "both" },
-			"expected one of them": func(p *Plan) {
+			"expected at most one of them": func(p *Plan) {
 				p.Compat = CompatRelease
 			},
 		} {
@@ -58,7 +58,7 @@ func TestOnly(t *testing.T) {
 			q.Only = Unstructured
 		}
 		if q.check() == nil {
-			t.Errorf("a plan of %s only passes for one of %s only", only, q.Only)
+			t.Errorf("check accepts a plan made with only %q as one with only %q", only, q.Only)
 		}
 		if _, err := o.release(t.Context(), scored); err == nil || !strings.Contains(err.Error(), only) {
 			t.Errorf("%s in compat mode: %v", only, err)

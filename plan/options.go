@@ -11,24 +11,24 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// CompatRelease is the value of [Options.Compat] and [Plan.Compat] for the plans that the paper's
-// published code makes.
+// CompatRelease is the value of [Options.Compat] and [Plan.Compat] for plans that equal those of
+// the paper's published code.
 const CompatRelease = "release"
 
-// The values of [Options.Only] and [Plan.Only]: one half of the method by itself.
+// These are the values of [Options.Only] and [Plan.Only]. Each uses only one half of the method.
 const (
-	// Unstructured plans give no matrix a module: its entries are tuned one by one, however many
-	// they are. Vectors follow the rule.
+	// Unstructured plans use no structured modules. The selected entries of a matrix are tuned one
+	// by one, whatever their number. The rule for vectors does not change.
 	Unstructured = "unstructured"
-	// Structured plans tune no single entries: a tensor below its threshold stays frozen and costs
+	// Structured plans tune no single entries. A tensor below its threshold stays frozen and costs
 	// nothing.
 	Structured = "structured"
 )
 
-// DefaultRank is the rank of the paper's modules.
+// DefaultRank is the rank of the structured modules in the paper.
 const DefaultRank = 8
 
-// The paper's α and β, and the width of the ViT-B on which its modules have rank 8.
+// These are the α and β of the paper, and the width of the ViT-B for which the paper takes rank 8.
 const (
 	paperAlpha = 10
 	paperBeta  = 5
@@ -36,32 +36,33 @@ const (
 )
 
 // Count returns P, the number of parameters of a structured module of the given rank on a matrix
-// [out, in]: rank·(in+out) for LoRA.
+// [out, in]. For LoRA it is rank·(in+out).
 type Count func(in, out, rank int) int
 
-// Options configures stage 2. The zero value takes the paper's α and β.
+// Options configures [New] and [Release]. Module must be set, except with Only [Unstructured].
+// Other zero fields take the values of the paper.
 type Options struct {
-	// Module is the name of the structured module. Plans record it. It is not read, and neither is
-	// Rank, if Only is [Unstructured]. There is no default.
+	// Module is the name of the structured module, such as "lora". The plan records it. It has no
+	// default. If Only is [Unstructured], Module and Rank are ignored.
 	Module string `json:"module"`
-	// Only restricts the plan to one half of the method: [Unstructured] or [Structured]. Default
-	// empty: both halves.
+	// Only restricts the plan to one half of the method: [Unstructured] or [Structured]. Default:
+	// empty, which uses both halves.
 	Only string `json:"only,omitempty"`
-	// Rank is the rank of the modules. Default 0: 8 as in the paper; on a backbone narrower than
-	// the paper's it is 8 in proportion to the width, if that is enough to spend the budget. With
-	// Compat the default is always 8.
+	// Rank is the rank of the structured modules. Default: 8, as in the paper. On a backbone
+	// narrower than 768, the default is 8·width/768, rounded up, if modules of this rank are enough
+	// to spend the budget. With Compat the default is always 8.
 	Rank int `json:"rank"`
-	// Alpha is α: a matrix gets a module from P/α selected entries on. Default 10.
+	// Alpha is α: a matrix gets a module if at least P/α of its entries are selected. Default: 10.
 	Alpha float64 `json:"alpha"`
-	// Beta is β: a vector is tuned whole from len/β selected entries on. Default 5.
+	// Beta is β: a vector is tuned whole if at least len/β of its entries are selected. Default: 5.
 	Beta float64 `json:"beta"`
-	// Compat is empty for the plan that spends the most within the budget, or [CompatRelease] for
-	// the plan that the paper's published code makes. Default empty.
+	// Compat is [CompatRelease] for the plan that the paper's published code makes. Default: empty,
+	// for the plan that spends the most parameters within the budget.
 	Compat string `json:"compat"`
 }
 
-// WithDefaults returns o with the defaults of its zero fields, except a Rank that depends on the
-// budget.
+// WithDefaults returns o with defaults in place of zero fields. Rank stays 0 where its default
+// depends on the budget, that is without Compat.
 func (o Options) WithDefaults() Options {
 	switch {
 	case o.Only == Unstructured:
@@ -74,9 +75,10 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Validate reports options with which no plan can be made. o has its defaults filled in. tensors
-// are the scored tensors of the backbone; their scores are not read. classToken is the number of
-// parameters of its class token, budget the number of parameters that the plan may spend.
+// Validate returns an error if no plan can be made with these options. Call WithDefaults first.
+// tensors are the scored tensors of the backbone; Validate does not read their scores. classToken
+// is the number of parameters of the class token. budget is the number of parameters that the plan
+// may spend.
 func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) error {
 	if err := o.check(); err != nil {
 		return err
@@ -88,22 +90,22 @@ func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) 
 		return checkBudget(budget, classToken)
 	}
 	if targets := ReleaseBudgets(); !slices.Contains(targets, budget) {
-		return option.Errorf("budget", "a budget of %d parameters: compat mode %q makes plans for %v; give one of these, or leave compat mode", budget, o.Compat, targets)
+		return option.Errorf("budget", "the budget is %d parameters, but compat mode %q makes plans for %v only; give one of these budgets, or leave out the compat mode", budget, o.Compat, targets)
 	}
 	return nil
 }
 
-// check reports what is wrong with the options by themselves.
+// check returns an error if an option is wrong for every backbone and every budget.
 func (o Options) check() error {
 	switch {
 	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
-		return fmt.Errorf("only %q is no kind of plan; set it to %q, %q or nothing", o.Only, Unstructured, Structured)
+		return fmt.Errorf("only is %q, expected %q, %q or nothing", o.Only, Unstructured, Structured)
 	case o.Compat != "" && o.Compat != CompatRelease:
-		return option.Errorf("compat", "compat mode %q is unknown; known: %s", o.Compat, CompatRelease)
+		return option.Unknown("compat", "compat mode", o.Compat, []string{CompatRelease})
 	case o.Only != "" && o.Compat != "":
-		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave one of them out", o.Compat, o.Only)
+		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave out one of the two options", o.Compat, o.Only)
 	case o.Only != Unstructured && o.Module == "":
-		return fmt.Errorf("no structured module is named; name one, for example %q", "lora")
+		return fmt.Errorf("no structured module is named; give one, for example %q", "lora")
 	case o.Rank < 0:
 		return option.Errorf("rank", "rank is %d, expected 1 or more", o.Rank)
 	case !positive(o.Alpha) || !positive(o.Beta):
@@ -112,13 +114,13 @@ func (o Options) check() error {
 	return nil
 }
 
-// checkBudget reports a budget that no plan can keep.
+// checkBudget returns an error if every plan exceeds the budget.
 func checkBudget(budget, classToken int) error {
 	switch {
 	case budget < 1:
 		return option.Errorf("budget", "the budget is %d parameters, expected a positive number", budget)
 	case budget < classToken:
-		return option.Errorf("budget", "the budget of %d parameters is below the least possible, %d, which the class token takes; raise the budget", budget, classToken)
+		return option.Errorf("budget", "the budget is %d parameters, but the class token alone has %d; give a larger budget", budget, classToken)
 	}
 	return nil
 }
@@ -126,16 +128,17 @@ func checkBudget(budget, classToken int) error {
 // positive reports whether v is a finite number above zero.
 func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 
-// New returns the plan for a budget of parameters. count counts the parameters of the structured
-// module that o names; it is not called if o.Only is [Unstructured].
+// New returns the plan for a budget, which is a number of parameters without the head. count
+// returns the number of parameters of the module that o names. It is not called if o.Only is
+// [Unstructured].
 //
-// Without o.Compat it is the plan with the greatest cost within the budget, over every τ. Scores
-// are taken in descending order, equal ones in the order of tensors and of positions, so the plan
-// does not depend on the number of processors. Where every plan costs less than the budget, New
-// returns the most expensive one: compare Cost.Total with Budget.
+// Without o.Compat, New considers every τ and returns the plan with the greatest cost within the
+// budget. It takes scores in descending order, and equal scores in the order of tensors and
+// positions. So the plan does not depend on the number of processors. If every plan costs less than
+// the budget, New returns the most expensive plan; compare Cost.Total with Budget.
 //
-// New fails on the options that [Options.Validate] reports, on a score that is NaN, infinite or
-// negative, and on shapes that do not match the scores. If ctx is cancelled, New returns its error.
+// New returns an error if [Options.Validate] does, if a score is NaN, infinite or negative, or if a
+// shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.
 func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(scores.Tensors, scores.ClassToken, budget); err != nil {

@@ -13,25 +13,26 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// tensor is a scored tensor with what the rule needs to know about it.
+// tensor is a scored tensor with the numbers that the selection rule needs.
 type tensor struct {
 	sensitivity.Tensor
 	// base is the first position of the tensor in the concatenation of all tensors.
 	base int
-	// need is the number of entries from which on the tensor is tuned as one: ⌈P/α⌉ or ⌈len/β⌉. It
-	// is more than the size of the tensor if that number is out of reach, as it always is with
-	// EntriesOnly.
+	// need is the threshold of the rule: ⌈P/α⌉ or ⌈len/β⌉. If this many entries are selected, the
+	// tensor gets a module or is tuned whole. need exceeds the size of the tensor if neither is
+	// possible, as for all tensors with EntriesOnly.
 	need int
-	// whole is the cost of the tensor when it is tuned as one: P or len.
+	// whole is the cost of the tensor at or above the threshold: P or len.
 	whole int
-	// entry is the cost of each entry before that: 1, or 0 where entries are not tuned.
+	// entry is the cost of each selected entry below the threshold: 1, or 0 if single entries are
+	// not tuned.
 	entry int
 }
 
-// event stands for one score. As integers, events sort in the order in which scores are taken: by
-// descending score, then by position in the concatenation of all tensors. The upper half is the
-// complement of the bits of the score (the bits of floats that are not negative sort as the floats
-// do), the lower half is the position.
+// event encodes one score and its position as an integer. Events in ascending order give the order
+// in which scores are taken: by descending score, then by position in the concatenation of all
+// tensors. The upper 32 bits are the complement of the bits of the score. (The bits of floats that
+// are not negative sort in the same order as the floats.) The lower 32 bits are the position.
 type event uint64
 
 func newEvent(key uint32, position int) event {
@@ -43,8 +44,8 @@ func (e event) position() int { return int(uint32(e)) }
 // key returns the bits of a score. A negative zero counts as zero.
 func key(score float32) uint32 { return math.Float32bits(score) &^ (1 << 31) }
 
-// prepare checks the scores and options and works out the rule of each tensor. It returns the
-// options with their defaults.
+// prepare checks the scores and options, and computes the threshold and the costs of each tensor.
+// It also returns the options with their defaults.
 func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count Count) ([]tensor, Options, error) {
 	o = o.WithDefaults()
 	if err := o.check(); err != nil {
@@ -55,7 +56,7 @@ func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count C
 	case len(scored) == 0:
 		return nil, o, fmt.Errorf("there are no scored tensors; score the backbone first")
 	case o.Only != Unstructured && count == nil:
-		return nil, o, fmt.Errorf("there is no parameter count for module %q; pass one", o.Module)
+		return nil, o, fmt.Errorf("no function counts the parameters of module %q; pass one", o.Module)
 	case scores.ClassToken < 0:
 		return nil, o, fmt.Errorf("the class token has %d parameters, expected 0 or more", scores.ClassToken)
 	}
@@ -80,12 +81,12 @@ func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count C
 		if o.Only == Structured {
 			t.entry = 0
 		}
-		apart := s.EntriesOnly || o.Only == Unstructured && len(s.Shape) > 1
+		entriesOnly := s.EntriesOnly || o.Only == Unstructured && len(s.Shape) > 1
 		divisor := o.Beta
 		switch {
 		case len(s.Shape) == 1:
 			t.whole = size
-		case apart: // never as one
+		case entriesOnly: // tuned entry by entry only
 		default:
 			in, out := inOut(s)
 			t.whole = count(in, out, o.Rank)
@@ -95,21 +96,21 @@ func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count C
 			divisor = o.Alpha
 		}
 		t.need = max(1, int(min(math.Ceil(float64(t.whole)/divisor), float64(size+1))))
-		if apart {
+		if entriesOnly {
 			t.need = size + 1
 		}
 		tensors[i] = t
 		base += size
 	}
 	if base > math.MaxUint32 {
-		return nil, o, fmt.Errorf("the tensors have %d parameters, a plan can rank %d", base, math.MaxUint32)
+		return nil, o, fmt.Errorf("the tensors have %d parameters, which is more than the %d that a plan can rank", base, math.MaxUint32)
 	}
 	err := each(ctx, tensors, func(_ int, t *tensor) error { return t.checkScores() })
 	return tensors, o, err
 }
 
-// each calls f on every tensor, on as many at a time as there are processors. It returns an error
-// of f or of the context.
+// each calls f on every tensor, in up to GOMAXPROCS goroutines. It returns the first error of f, or
+// the error of the context.
 func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -124,26 +125,26 @@ func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error)
 	return group.Wait()
 }
 
-// checkScores reports the first score that is negative or not finite.
+// checkScores returns an error for the first score that is negative or not finite.
 func (t *tensor) checkScores() error {
 	for i, v := range t.Scores {
 		if !(v >= 0 && v <= math.MaxFloat32) {
-			return fmt.Errorf("the score of %q at flat index %d is %v, expected a finite number that is not negative: was the loss finite?", t.Name, i, v)
+			return fmt.Errorf("the score of %q at flat index %d is %v, expected a finite number that is not negative; check that the loss is finite", t.Name, i, v)
 		}
 	}
 	return nil
 }
 
-// cut separates the largest scores from the others: it admits the scores with a greater key, and
-// the first `ties` scores with that very key.
+// cut separates the largest scores from the others. It admits the scores with a key greater than
+// key, and the first `ties` scores whose key equals key.
 type cut struct {
 	key  uint32
 	ties int
 }
 
-// cutAt returns the cut that admits the m largest scores of all parts together; 1 ≤ m ≤ their
-// number. It needs no sorting: one histogram over the upper half of the bits and one over the lower
-// half find the key.
+// cutAt returns the cut that admits the m largest scores of all parts together. m is at least 1 and
+// at most the number of scores. cutAt does not sort. It finds the key with two histograms, of the
+// upper and of the lower 16 bits of the keys.
 func cutAt(m int, parts ...[]float32) cut {
 	var high [1 << 15]uint32
 	for _, scores := range parts {
@@ -166,8 +167,8 @@ func cutAt(m int, parts ...[]float32) cut {
 	return cut{key: upper<<16 | lower, ties: m - above}
 }
 
-// bucket returns the bucket of the m-th item, counted from the last bucket down, and the number of
-// items in the buckets above it.
+// bucket returns the bucket that holds the m-th item, counting items from the last bucket
+// downwards. above is the number of items in the buckets above this bucket.
 func bucket(counts []uint32, m int) (b uint32, above int) {
 	i := len(counts) - 1
 	for ; above+int(counts[i]) < m; i-- {
@@ -176,8 +177,8 @@ func bucket(counts []uint32, m int) (b uint32, above int) {
 	return uint32(i), above
 }
 
-// take appends the events of the scores that the cut admits. It uses up ties, so that tensors may
-// follow one another.
+// take appends the events of the scores of t that the cut admits. It reduces c.ties, so callers can
+// take from several tensors in turn.
 func (c *cut) take(events []event, t *tensor) []event {
 	for i, v := range t.Scores {
 		k := key(v)
@@ -195,11 +196,11 @@ func (c *cut) take(events []event, t *tensor) []event {
 	return events
 }
 
-// tally follows the cost while scores are taken one after another.
+// tally tracks the cost of the plan while scores are taken one after another.
 type tally struct {
 	tensors []tensor
-	taken   []int // entries taken, per tensor
-	cost    int   // parameters
+	taken   []int // number of entries taken from each tensor
+	cost    int   // of the plan so far, in parameters
 }
 
 func newTally(tensors []tensor, classToken int) *tally {
@@ -211,8 +212,9 @@ func owner(tensors []tensor, e event) int {
 	return sort.Search(len(tensors), func(i int) bool { return tensors[i].base > e.position() }) - 1
 }
 
-// add takes one more entry. The entry costs one parameter, if entries are tuned, until the tensor
-// is tuned as one; after that it costs nothing.
+// add takes one more entry. Below the threshold of its tensor the entry costs t.entry. At the
+// threshold the cost of the whole tensor replaces the cost of its entries. Above the threshold the
+// entry costs nothing.
 func (a *tally) add(e event) {
 	i := owner(a.tensors, e)
 	a.taken[i]++
@@ -224,8 +226,8 @@ func (a *tally) add(e event) {
 	}
 }
 
-// newPlan returns the plan that takes the given events. Of a tensor that is tuned as one, the
-// events after the need-th may be missing.
+// newPlan returns the plan that takes the given events. The events may leave out entries of a
+// tensor beyond its threshold, because they do not change the plan.
 func newPlan(tensors []tensor, events []event, o Options, budget, classToken int) *Plan {
 	p := &Plan{
 		Compat:   o.Compat,

@@ -1,22 +1,27 @@
-// Package plan is stage 2 of Sensitivity-aware visual Parameter-efficient Tuning (He et al., ICCV
-// 2023, arXiv 2303.08566, section 3.2): from the sensitivity of every weight and a parameter budget
-// to a [Plan], which says what is tuned.
+// Package plan decides which parameters of a backbone are tuned. It is stage 2 of Sensitivity-aware
+// visual Parameter-efficient Tuning (SPT; He et al., ICCV 2023, arXiv 2303.08566, section 3.2).
 //
-// The τ largest scores of the whole network are taken. With c of them in one tensor,
+// The input is a sensitivity score for every weight, from package sensitivity, and a parameter
+// budget. The output is a [Plan], which lists the tuned parameters.
 //
-//   - a vector is tuned whole if c ≥ len/β;
-//   - the matrix of a block's linear layer gets a structured module (LoRA,
-//     Adapter) if c ≥ P/α, where P is the module's parameter count;
-//   - otherwise its c entries are tuned one by one.
+// The method takes the τ largest scores of the whole network. Let c be the number of these scores
+// that lie in one tensor.
 //
-// The cost of a plan is the sum of these parts and the class token; the head never counts.
+//   - A vector is tuned whole if c ≥ len/β.
+//   - The weight matrix of a linear layer in a block gets a structured module (LoRA,
+//     Adapter) if c ≥ P/α, where P is the parameter count of the module.
+//   - Otherwise the c entries are tuned one by one.
 //
-// For comparison, a plan can do without modules or without single entries: see [Unstructured] and
-// [Structured].
+// The cost of a plan is the number of parameters in these parts and in the class token, which is
+// always tuned. The head is always tuned too, but it never counts.
 //
-// [ParseBudget] parses a budget as people write it. [New] makes a plan from the scores of package
-// sensitivity. [Plan.Save] and [LoadFile] write and read plans as JSON. [Plan.Validate] checks a
-// plan against the tensors of a backbone, and [Plan.Explain] reports where the budget goes.
+// For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]).
+//
+// Start with [New], which makes a plan from scores. [ParseBudget] parses a budget such as "0.4M" or
+// "0.5%". [Plan.Save] and [LoadFile] write and read a plan as a JSON file. [Plan.Validate] checks a
+// plan against the tensors of a backbone. [Plan.Explain] lists the parameters that the plan spends
+// on each operation of each block, and [Compare] compares two plans. [Release] reproduces the plans
+// of the paper's published code.
 package plan
 
 import (
@@ -28,46 +33,51 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// header begins every plan file that this package writes and reads.
+// header holds the kind and the version of the plan files that this package writes and reads.
 var header = jsonfile.Header{Kind: jsonfile.Plan, Version: 1}
 
-// Plan says which parameters are tuned. A tensor appears in one of Matrices, Vectors, Entries and
-// CountedOnly, or nowhere if it stays frozen.
+// Plan lists the parameters to tune. A tensor is in at most one of Matrices, Vectors, Entries and
+// CountedOnly. A scored tensor in none of them stays frozen. The head and the class token are not
+// scored; they are always tuned.
 type Plan struct {
-	// Compat is empty, or [CompatRelease] for a plan as the paper's published code makes it.
+	// Compat is [CompatRelease] if the plan follows the paper's published code. Otherwise it is
+	// empty.
 	Compat string `json:"compat,omitempty"`
-	// Only is empty, [Unstructured] or [Structured].
+	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
+	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
-	// Module is the registered name of the structured module, such as "lora"; empty with Only
-	// [Unstructured].
+	// Module is the registered name of the structured module, such as "lora". It is empty if Only
+	// is [Unstructured].
 	Module string `json:"module"`
-	// Rank is the rank of the structured modules; 0 without a module.
+	// Rank is the rank of the structured modules. It is 0 if Module is empty.
 	Rank int `json:"rank"`
-	// Alpha is α of the package comment.
+	// Alpha is α in the rule for matrices; see the package comment.
 	Alpha float64 `json:"alpha"`
-	// Beta is β of the package comment.
+	// Beta is β in the rule for vectors; see the package comment.
 	Beta float64 `json:"beta"`
-	// Budget is the number of parameters asked for, head excluded.
+	// Budget is the number of parameters that the plan may spend, without the head.
 	Budget int `json:"budget"`
-	// Tau is τ: the number of largest scores that were taken. Without Compat it is the greatest τ
-	// that leads to this plan. It is 0 in a plan from a published selection, which does not record
-	// it.
+	// Tau is τ, the number of largest scores that were taken. If several values of τ give the same
+	// plan, it is the greatest one, except with Compat. It is 0 in a plan that was imported from a
+	// published selection, because the selection does not record τ.
 	Tau int `json:"tau"`
-	// Cost is what the plan spends.
+	// Cost counts the parameters that the plan spends.
 	Cost Cost `json:"cost"`
-	// Matrices names the matrices with a structured module, in tensor order.
+	// Matrices names the matrices that get a structured module, in the order of the backbone's
+	// tensors.
 	Matrices []string `json:"matrices"`
-	// Vectors names the vectors tuned whole, in tensor order.
+	// Vectors names the vectors that are tuned whole, in the order of the backbone's tensors.
 	Vectors []string `json:"vectors"`
-	// Entries maps a tensor's name to the entries tuned one by one: their flat, row-major positions
-	// in the tensor, ascending.
+	// Entries maps the name of a tensor to the entries that are tuned one by one. An entry is given
+	// by its flat, row-major position in the tensor. The positions are ascending.
 	Entries map[string][]int32 `json:"entries"`
-	// CountedOnly holds entries that the cost includes and that are not tuned: with Compat, the
-	// single entries of LayerNorm vectors.
+	// CountedOnly holds entries that count in the cost but are not tuned, in the form of Entries.
+	// The published code treats single entries of LayerNorm vectors in this way. Without Compat it
+	// is empty.
 	CountedOnly map[string][]int32 `json:"counted_only,omitempty"`
 }
 
-// document is the JSON object of a plan.
+// document is the JSON object of a plan file.
 type document struct {
 	jsonfile.Header
 	*fields
@@ -76,43 +86,48 @@ type document struct {
 // fields is a Plan without its methods.
 type fields Plan
 
-// MarshalJSON adds "kind" and "version" to the fields.
+// MarshalJSON returns the fields of the plan as a JSON object, with "kind" and "version" first.
 func (p Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(document{header, (*fields)(&p)})
 }
 
-// Cost counts the parameters of a plan. The head is not among them.
+// Cost counts the parameters of a plan, by the way in which they are tuned. It does not include the
+// head.
 type Cost struct {
-	// Structured is the sum of P over the matrices with a structured module.
+	// Structured is the number of parameters of all structured modules.
 	Structured int `json:"structured"`
-	// Vectors is the sum of the lengths of the vectors tuned whole.
+	// Vectors is the number of parameters of the vectors that are tuned whole.
 	Vectors int `json:"vectors"`
-	// Unstructured is the number of entries tuned one by one.
+	// Unstructured is the number of entries that are tuned one by one.
 	Unstructured int `json:"unstructured"`
 	// CountedOnly is the number of entries in [Plan.CountedOnly].
 	CountedOnly int `json:"counted_only,omitempty"`
 	// ClassToken is the number of parameters of the class token.
 	ClassToken int `json:"class_token"`
-	// Total is the sum of the others.
+	// Total is the sum of the other fields.
 	Total int `json:"total"`
 }
 
-// sum returns the sum of the parts.
+// sum returns the sum of all fields except Total.
 func (c Cost) sum() int {
 	return c.Structured + c.Vectors + c.Unstructured + c.CountedOnly + c.ClassToken
 }
 
-// Validate reports whether the plan fits the scored tensors of a backbone, whose scores are not
-// read: every name exists and is of the right kind, every position is in range, lists are sorted
-// and free of duplicates, the recorded cost is the cost computed with count, and it is within the
-// budget (a plan with Compat may exceed it). count counts the parameters of the plan's module; it
-// may be nil for a plan without modules. The error names the tensor or the number that is wrong.
+// Validate returns an error if the plan does not fit a backbone with the given scored tensors. It
+// does not read their scores. The error names the tensor or the number that is wrong. Validate
+// checks these conditions:
+//   - Every name in the plan is the name of a tensor of the right kind.
+//   - Every position lies inside its tensor, and positions are ascending and unique.
+//   - The recorded cost is correct, and within the budget unless Compat is set.
+//
+// count returns the number of parameters of the plan's module. It may be nil if Only is
+// [Unstructured].
 func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	if err := p.check(); err != nil {
 		return fmt.Errorf("validating plan: %w", err)
 	}
 	if count == nil && p.Only != Unstructured {
-		return fmt.Errorf("validating plan: there is no parameter count for module %q; pass one", p.Module)
+		return fmt.Errorf("validating plan: no function counts the parameters of module %q; pass one", p.Module)
 	}
 	byName := make(map[string]sensitivity.Tensor, len(tensors))
 	scores := 0
@@ -125,12 +140,12 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 		scores += size
 	}
 	if p.Tau > scores {
-		return fmt.Errorf("validating plan: tau is %d, but the tensors have only %d parameters: was it made for another backbone?", p.Tau, scores)
+		return fmt.Errorf("validating plan: tau is %d, but the backbone has only %d scored parameters; give the backbone that the plan was made for", p.Tau, scores)
 	}
 	find := func(list, name string) (sensitivity.Tensor, error) {
 		t, ok := byName[name]
 		if !ok {
-			return t, fmt.Errorf("validating plan: %s names %q, which is not among the %d tensors: was it made for another backbone?", list, name, len(tensors))
+			return t, fmt.Errorf("validating plan: %s names %q, which is not among the %d scored tensors of the backbone; give the backbone that the plan was made for", list, name, len(tensors))
 		}
 		return t, nil
 	}
@@ -142,7 +157,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 			return err
 		}
 		if len(t.Shape) < 2 || t.EntriesOnly {
-			return fmt.Errorf("validating plan: matrices names %q of shape %v, expected the weight of a block's linear layer", name, t.Shape)
+			return fmt.Errorf("validating plan: matrices names %q of shape %v, expected the weight of a linear layer in a block", name, t.Shape)
 		}
 		in, out := inOut(t)
 		structured += count(in, out, p.Rank)
@@ -165,7 +180,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 			}
 			size, _ := sizeOf(t)
 			if last := int(indexes[len(indexes)-1]); last >= size {
-				return fmt.Errorf("validating plan: %s of %q: index %d is out of range, the tensor has shape %v and %d parameters", list.name, name, last, t.Shape, size)
+				return fmt.Errorf("validating plan: %s of %q: position %d is out of range, the tensor has shape %v and %d parameters", list.name, name, last, t.Shape, size)
 			}
 			if list.name == "counted_only" && !t.Norm {
 				return fmt.Errorf("validating plan: counted_only names %q, which is not a LayerNorm vector", name)
@@ -173,7 +188,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 		}
 	}
 	if p.Cost.Structured != structured {
-		return fmt.Errorf("validating plan: cost.structured is %d, but %s of rank %d on the %d matrices comes to %d", p.Cost.Structured, p.Module, p.Rank, len(p.Matrices), structured)
+		return fmt.Errorf("validating plan: cost.structured is %d, but %s modules of rank %d on the %d matrices have %d parameters", p.Cost.Structured, p.Module, p.Rank, len(p.Matrices), structured)
 	}
 	if p.Cost.Vectors != vectors {
 		return fmt.Errorf("validating plan: cost.vectors is %d, but the %d vectors have %d parameters", p.Cost.Vectors, len(p.Vectors), vectors)
@@ -181,7 +196,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	return nil
 }
 
-// entryList is one of the two maps of entries of a plan, with its name in the file.
+// entryList is one of the two maps of entries in a plan, with its name in the plan file.
 type entryList struct {
 	name    string
 	entries map[string][]int32
@@ -191,10 +206,10 @@ func (p *Plan) lists() []entryList {
 	return []entryList{{"entries", p.Entries}, {"counted_only", p.CountedOnly}}
 }
 
-// check reports whether the plan agrees with itself, without the tensors.
+// check returns an error if the parts of the plan contradict each other. It needs no tensors.
 func (p *Plan) check() error {
-	// Far above any backbone, and far enough below the greatest int that the parts of a cost can be
-	// added.
+	// most is far above the size of any backbone, and small enough that adding the parts of a cost
+	// cannot overflow an int.
 	const most = 1 << 48
 
 	switch {
@@ -203,11 +218,11 @@ func (p *Plan) check() error {
 	case p.Only != "" && p.Only != Unstructured && p.Only != Structured:
 		return fmt.Errorf("only is %q, expected %q, %q or nothing", p.Only, Unstructured, Structured)
 	case p.Only != "" && p.Compat != "":
-		return fmt.Errorf("only is %q and compat %q, expected one of them", p.Only, p.Compat)
+		return fmt.Errorf("only is %q and compat is %q, expected at most one of them", p.Only, p.Compat)
 	case p.Only == Unstructured && (p.Module != "" || p.Rank != 0 || len(p.Matrices) > 0):
-		return fmt.Errorf("module is %q, rank %d, and there are %d matrices, expected none of them in a plan with only %q", p.Module, p.Rank, len(p.Matrices), p.Only)
+		return fmt.Errorf("module is %q, rank is %d and matrices has %d names, expected none of them if only is %q", p.Module, p.Rank, len(p.Matrices), p.Only)
 	case p.Only == Structured && len(p.Entries) > 0:
-		return fmt.Errorf("entries has %d tensors, expected none in a plan with only %q", len(p.Entries), p.Only)
+		return fmt.Errorf("entries has %d tensors, expected none if only is %q", len(p.Entries), p.Only)
 	case p.Only != Unstructured && p.Module == "":
 		return fmt.Errorf("module is empty, expected the name of a structured module such as %q", "lora")
 	case p.Only != Unstructured && p.Rank < 1:
@@ -225,7 +240,7 @@ func (p *Plan) check() error {
 	seen := make(map[string]string)
 	place := func(list, name string) error {
 		if before, ok := seen[name]; ok {
-			return fmt.Errorf("tensor %q is in %s and again in %s, expected it once", name, before, list)
+			return fmt.Errorf("tensor %q is in %s and again in %s, expected it in one list only", name, before, list)
 		}
 		seen[name] = list
 		return nil
@@ -247,12 +262,12 @@ func (p *Plan) check() error {
 				return err
 			}
 			if len(indexes) == 0 {
-				return fmt.Errorf("%s of %q is empty: leave the tensor out", list.name, name)
+				return fmt.Errorf("%s of %q is empty; leave the tensor out", list.name, name)
 			}
 			before := int32(-1)
 			for i, index := range indexes {
 				if index <= before {
-					return fmt.Errorf("%s of %q: index %d at position %d, expected one greater than %d: indexes are not negative, ascending and unique", list.name, name, index, i, before)
+					return fmt.Errorf("%s of %q: number %d of the list is position %d, expected a position above %d; positions are ascending, unique and not negative", list.name, name, i+1, index, before)
 				}
 				before = index
 			}
@@ -262,24 +277,24 @@ func (p *Plan) check() error {
 
 	for _, n := range []int{p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.CountedOnly, p.Cost.ClassToken} {
 		if n < 0 || n > most {
-			return fmt.Errorf("cost holds %d, expected a number of parameters", n)
+			return fmt.Errorf("cost holds %d, expected a number of parameters from 0 to %d", n, most)
 		}
 	}
 	switch {
 	case p.Cost.Unstructured != counts[0]:
-		return fmt.Errorf("cost.unstructured is %d, but entries holds %d indexes", p.Cost.Unstructured, counts[0])
+		return fmt.Errorf("cost.unstructured is %d, but entries holds %d positions", p.Cost.Unstructured, counts[0])
 	case p.Cost.CountedOnly != counts[1]:
-		return fmt.Errorf("cost.counted_only is %d, but counted_only holds %d indexes", p.Cost.CountedOnly, counts[1])
+		return fmt.Errorf("cost.counted_only is %d, but counted_only holds %d positions", p.Cost.CountedOnly, counts[1])
 	case p.Cost.Total != p.Cost.sum():
-		return fmt.Errorf("cost.total is %d, but its parts come to %d", p.Cost.Total, p.Cost.sum())
+		return fmt.Errorf("cost.total is %d, but the parts of the cost add up to %d", p.Cost.Total, p.Cost.sum())
 	case p.Compat == "" && p.Cost.Total > p.Budget:
-		return fmt.Errorf("cost.total is %d, above the budget of %d", p.Cost.Total, p.Budget)
+		return fmt.Errorf("cost.total is %d, above the budget of %d parameters", p.Cost.Total, p.Budget)
 	}
 	return nil
 }
 
-// sizeOf returns the number of parameters of a tensor. It fails on shapes whose positions an int32
-// does not hold.
+// sizeOf returns the number of parameters of a tensor. It returns an error if a position in the
+// tensor does not fit an int32.
 func sizeOf(t sensitivity.Tensor) (int, error) {
 	if len(t.Shape) == 0 {
 		return 0, fmt.Errorf("tensor %q has no dimensions, expected a vector [len] or a matrix [out, in]", t.Name)
@@ -291,14 +306,14 @@ func sizeOf(t sensitivity.Tensor) (int, error) {
 		}
 		size *= d
 		if size > math.MaxInt32 {
-			return 0, fmt.Errorf("tensor %q has shape %v, more than the %d parameters that a plan can index", t.Name, t.Shape, math.MaxInt32)
+			return 0, fmt.Errorf("tensor %q has shape %v, which is more than the %d parameters that a plan can index", t.Name, t.Shape, math.MaxInt32)
 		}
 	}
 	return size, nil
 }
 
-// inOut returns the sides of a tensor of two or more dimensions as a matrix [out, in]: the
-// dimensions after the first are flattened.
+// inOut returns the sides of a tensor with two or more dimensions, seen as a matrix [out, in]. It
+// flattens the dimensions after the first one.
 func inOut(t sensitivity.Tensor) (in, out int) {
 	in = 1
 	for _, d := range t.Shape[1:] {

@@ -6,14 +6,14 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// defaultRank returns the rank of modules where none is given: the paper's 8. On a backbone
-// narrower than the paper's it is 8 in proportion to the width, rounded up, if that is enough to
-// spend the budget: if a module on every matrix and every vector whole cost at least as much. The
-// shortest side of the matrices bounds the rank.
+// defaultRank returns the default of Options.Rank: 8, as in the paper. On a backbone narrower than
+// 768 it is 8·width/768, rounded up, if this rank is enough to spend the budget. It is enough if
+// modules on all matrices together with all vectors cost at least the budget. The rank never
+// exceeds the shortest side of the matrices.
 //
-// A module of rank 8 takes four times as large a share of a backbone 192 wide as of one 768 wide,
-// so a budget of the same share pays for a quarter as many. With rank 2 SPT-LoRA gains on a ViT-Ti
-// up to 0.1M (docs/benchmarks.md).
+// The reason is cost. Relative to the backbone, a module of rank 8 is four times as large at width
+// 192 as at width 768. So the same relative budget pays for only a quarter as many modules. On a
+// ViT-Ti, rank 2 gives SPT-LoRA a higher accuracy for budgets up to 0.1M (docs/benchmarks.md).
 func defaultRank(tensors []sensitivity.Tensor, count Count, classToken, budget int) int {
 	shortest, width := sidesOf(tensors)
 	all := classToken
@@ -32,8 +32,8 @@ func defaultRank(tensors []sensitivity.Tensor, count Count, classToken, budget i
 	return rank
 }
 
-// sidesOf returns the shortest side of the matrices that take a module, and their width: the
-// greatest of their shorter sides.
+// sidesOf looks at the matrices that can get a module. It returns the shortest side of all of them,
+// and the width: the greatest of their shorter sides.
 func sidesOf(tensors []sensitivity.Tensor) (shortest, width int) {
 	for _, t := range tensors {
 		if len(t.Shape) == 2 && !t.EntriesOnly {

@@ -6,8 +6,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// TestDefaultRank: the paper's rank at the paper's width and budgets, its share on narrower
-// backbones, and the paper's where the budget could not be spent.
+// TestDefaultRank checks the default rank: 8 at the width and the budgets of the paper, less on
+// narrower backbones, and 8 where a lower rank could not spend the budget.
 func TestDefaultRank(t *testing.T) {
 	lora := moduleParams["lora"]
 	for _, c := range []struct {
@@ -23,12 +23,12 @@ func TestDefaultRank(t *testing.T) {
 			t.Errorf("depth %d, width %d, budget %d: rank %d, want %d", c.depth, c.dim, c.budget, rank, c.want)
 		}
 	}
-	// What takes no module counts for nothing, and the shortest side bounds the rank.
+	// Matrices that take no module do not matter. The rank does not exceed the shortest side.
 	scored := append(vitShapes(1, 64), sensitivity.Tensor{Name: "downsample", Shape: []int{8, 1024}, EntriesOnly: true}, sensitivity.Tensor{Name: "narrow", Shape: []int{6, 1024}})
 	if rank := defaultRank(scored, lora, 0, 1_000_000); rank != 6 {
 		t.Errorf("rank %d, want 6, the shortest side", rank)
 	}
-	// exact takes it, and spends the budget; a rank that is given stays.
+	// exact uses the default rank and spends the budget. It does not change a rank that is set.
 	tiny := vit(12, 192)
 	for given, want := range map[int]int{0: 2, 3: 3} {
 		p, err := inputs{Budget: 100_000, Module: "lora", ModuleParams: lora, ClassToken: 192, Rank: given}.exact(t.Context(), tiny)

@@ -9,14 +9,14 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// releaseTargets are the budgets of the published code, in units of its scale.
+// releaseTargets lists the budgets of the published code, in units of its scale.
 var releaseTargets = []float64{1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05}
 
 // releaseScale is the number of parameters in one unit of budget of the published code.
 const releaseScale = 1e6
 
-// ReleaseBudgets returns the budgets, in parameters, for which [New] makes plans with
-// [CompatRelease].
+// ReleaseBudgets returns the budgets, in parameters and in descending order, for which [New] makes
+// plans with [CompatRelease].
 func ReleaseBudgets() []int {
 	budgets := make([]int, len(releaseTargets))
 	for i, t := range releaseTargets {
@@ -25,19 +25,22 @@ func ReleaseBudgets() []int {
 	return budgets
 }
 
-// Release returns the plans that the paper's published code chooses: one for each of the targets
-// 1.0, 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times scale, in that order. scale is the number of
-// parameters in one unit of budget: 1e6 in the published code, smaller for backbones with few
-// parameters. [New] returns one of these plans at a scale of 1e6.
+// Release returns the plans that the paper's published code chooses. There is one plan for each of
+// the budgets 1.0, 0.8, 0.6, 0.4, 0.2, 0.1 and 0.05 times scale, in this order. scale is the number
+// of parameters in one unit of budget. It is 1e6 in the published code; use a smaller scale for a
+// backbone with few parameters. [New] with [CompatRelease] returns one of these plans at a scale of
+// 1e6. Release sets o.Compat itself; count is as for New.
 //
-// The published code tries τ = ⌈0.02·k·scale⌉ for k = 1…79 and keeps for each target the plan whose
-// cost is nearest, above or below; of equally near ones the plan of the larger τ. It counts single
-// entries of norm vectors but does not tune them: they are in [Plan.CountedOnly]. It fails on
-// values of τ above the number of scores; Release skips them. It is an error if the smallest τ
-// exceeds the number of scores.
+// The published code tries τ = ⌈0.02·k·scale⌉ for k = 1…79. For each budget it keeps the plan whose
+// cost is nearest to the budget, above or below. If two costs are equally near, it keeps the plan
+// of the larger τ. It counts single entries of norm vectors but does not tune them; they are in
+// [Plan.CountedOnly].
+//
+// The published code fails if a τ exceeds the number of scores. Release skips these values, and
+// returns an error only if the smallest τ exceeds the number of scores.
 func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o Options, count Count) ([]*Plan, error) {
 	fail := func(err error) ([]*Plan, error) {
-		return nil, fmt.Errorf("planning as the published code does: %w", err)
+		return nil, fmt.Errorf("planning in compat mode %q: %w", CompatRelease, err)
 	}
 	if !positive(scale) {
 		return fail(fmt.Errorf("scale is %v, expected a positive number of parameters", scale))
@@ -56,7 +59,7 @@ func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o O
 	}
 	taus := releaseTaus(scale, size)
 	if len(taus) == 0 {
-		return fail(fmt.Errorf("a scale of %v needs at least %v scores, found %d; lower the scale", scale, math.Ceil(0.02*scale), size))
+		return fail(fmt.Errorf("a scale of %v parameters needs at least %v scores, found %d; lower the scale", scale, math.Ceil(0.02*scale), size))
 	}
 
 	most := taus[len(taus)-1]
@@ -95,12 +98,13 @@ func Release(ctx context.Context, scores *sensitivity.Scores, scale float64, o O
 	return plans, nil
 }
 
-// releaseTaus returns the values of τ that the published code tries, up to the number of scores.
+// releaseTaus returns the values of τ that the published code tries, without those above scores,
+// the number of scores.
 func releaseTaus(scale float64, scores int) []int {
 	var taus []int
 	for k := 1; k < 80; k++ {
-		// In this order of operations, for its rounding errors: with a scale of 1e6, k = 35 gives
-		// 700001.
+		// The order of operations matters, because Release reproduces the rounding errors: with a
+		// scale of 1e6, k = 35 gives 700001.
 		tau := math.Ceil(float64(k) * 0.02 * scale)
 		if tau > float64(scores) {
 			break

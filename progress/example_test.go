@@ -6,7 +6,8 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// A Func prints what it receives. Functions that work for long take a Func; nil prints nothing.
+// Print the progress of a function. Here the example itself reports the events; in a program,
+// functions such as Task.Tune of package spt do.
 func ExampleFunc() {
 	var report progress.Func = func(e progress.Event) {
 		switch e.Stage {

@@ -1,44 +1,60 @@
-// Package progress defines how long work reports its progress: one [Event] for each step, passed to
-// a [Func]. Every package that reads many files, uses the network or computes for long takes a
-// Func.
+// Package progress defines how functions report their progress: they pass an [Event] for each step
+// to a [Func] of the caller. Functions that read many files, use the network or compute for a long
+// time take a Func. See the example of Func.
 package progress
 
-// Stage names the work that an Event belongs to.
+// Stage is the kind of work that an [Event] reports on.
 type Stage string
 
-// The stages, in the order in which a run meets them.
+// The stages, in the order in which a run reports them. The unit is the unit of Event.Done and
+// Event.Total.
 const (
-	Note Stage = "note" // something to know that is no error; Event.Item is the text
-	// files of the Hugging Face Hub; Event.Item is the file, the unit is bytes
+	// Note is information for the user that is not an error. Event.Item is the text.
+	Note Stage = "note"
+	// Download is a download from the Hugging Face Hub. Event.Item is the file; the unit is bytes.
 	Download Stage = "download"
-	Images   Stage = "images"   // images are checked; the unit is images
-	Score    Stage = "score"    // stage 1; the unit is images
-	Plan     Stage = "plan"     // stage 2; Event.Detail is the *plan.Plan
-	Train    Stage = "train"    // stage 3; the unit is steps of the epoch
-	Epoch    Stage = "epoch"    // an epoch has ended; Event.Detail is the train.Epoch
-	Test     Stage = "test"     // the final training is tested, once; the unit is images
-	Evaluate Stage = "evaluate" // a split is evaluated; Event.Item is the split, the unit is images
+	// Images is the check that all images can be read. The unit is images.
+	Images Stage = "images"
+	// Score is stage 1, which scores the weights. The unit is images.
+	Score Stage = "score"
+	// Plan is the end of stage 2, which makes a plan. Event.Detail is the *plan.Plan.
+	Plan Stage = "plan"
+	// Train is a step of stage 3. The unit is steps of the epoch.
+	Train Stage = "train"
+	// Epoch is the end of an epoch. Event.Detail is the train.Epoch.
+	Epoch Stage = "epoch"
+	// Test is the evaluation of the final training on the test split. The unit is images.
+	Test Stage = "test"
+	// Evaluate is the evaluation of a split. Event.Item is the split; the unit is images.
+	Evaluate Stage = "evaluate"
 )
 
-// Event reports progress. Stage says which fields are set.
+// Event reports progress. Which fields are set depends on Stage.
 type Event struct {
+	// Stage is the work that is in progress.
 	Stage Stage
-	// Item names the file or split in work; empty where a stage has one item.
+	// Item is the name of the file or split in progress, or the text of a Note. It is empty for
+	// stages with only one item.
 	Item string
-	// Candidate is the budget that is tried; empty in the final training and outside training.
+	// Candidate is the name of the candidate in progress: its budget or, without a budget, the
+	// method. It is empty in the final training and outside training.
 	Candidate string
-	// Done and Total count units of the stage; Total is 0 if unknown.
+	// Done is the number of finished units, and Total the number of all units. The stage defines
+	// the unit. Total is 0 if it is unknown.
 	Done, Total int64
-	// Epoch counts from 0; Epochs is the number of epochs of the training.
+	// Epoch is the number of the epoch, from 0. Epochs is the number of epochs of the training.
 	Epoch, Epochs int
-	// Loss is the loss of the last step, or in Score the mean over the batches so far.
+	// Loss is the loss of the last step. In stage Score it is the mean loss of the mini-batches so
+	// far.
 	Loss float64
-	// Detail is the result of a finished stage, of the type that the stage names; else nil.
+	// Detail is the result of a stage that ended. The stage defines its type. It is nil for other
+	// events.
 	Detail any
 }
 
-// Func receives events, one at a time, on the goroutine that does the work or on one that the work
-// started. A nil Func receives nothing; call [Func.Report].
+// Func receives events, one at a time. It is called on the goroutine that does the work, or on a
+// goroutine that the work started. A nil Func is valid and receives nothing: call it through
+// [Func.Report].
 type Func func(Event)
 
 // Report passes e to f. It does nothing if f is nil.

@@ -1,11 +1,16 @@
-// Package run holds a run as it lies on disk: what it was asked to do, the folder that keeps its
-// files, and its result.
+// Package run reads and writes runs on disk: the configuration of a run, the folder of its files,
+// and its result.
+//
+// To look at a run, begin with [Open], which reads the [Config] of the run in a folder.
+// [LoadResult] then reads the [Result], and [Folder.Metrics] the losses and accuracies of each
+// epoch. A program that only looks at results needs no other package.
 //
 // A [Config] describes a run completely: the backbone ([ModelConfig]), the images ([DataConfig]),
-// the device ([ComputeConfig]) and the options of tuning ([TuneOptions]) or of one training
-// ([TrainOptions]). [Create] makes a run [Folder] and writes the Config into it; [Open] reads it
-// back. Package spt does the work and writes its files through the Folder; a program that only
-// looks at results needs this package alone.
+// the device ([ComputeConfig]) and either the options of a run of all stages ([TuneOptions]) or the
+// options of one training ([TrainOptions]). [Create] makes a run [Folder] and writes the Config
+// into it. Package spt executes runs and writes their files through the Folder.
+//
+// An error that a user can correct is an [OptionError] or an [InputError].
 package run
 
 import (
@@ -18,10 +23,10 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Config is the content of config.json: what a run was asked to do, complete enough to repeat it.
+// Config is the content of config.json. It describes a run completely enough to repeat it.
 type Config struct {
 	jsonfile.Header           // kind "run"; set by Create
-	Spt             string    `json:"spt"`     // version of the program; set by Create
+	Spt             string    `json:"spt"`     // version of spt; set by Create
 	Started         time.Time `json:"started"` // when the run began, UTC
 
 	Model     ModelConfig   `json:"model"`
@@ -34,32 +39,36 @@ type Config struct {
 
 // TuneOptions configures a run of all stages.
 type TuneOptions struct {
-	// Method says what is tuned.
+	// Method is the name of the method, which determines the tuned parameters.
 	Method method.Method `json:"method"`
-	// Budgets are the candidates: numbers of parameters to tune. Empty: 0.5 % of the backbone for a
-	// method that plans, none for other methods.
+	// Budgets lists the candidates. A budget is the number of parameters to tune, or a share of the
+	// parameters of the backbone. Empty: 0.5 % of the backbone for a method that plans, no budget
+	// for other methods.
 	Budgets []plan.Budget `json:"budgets"`
-	// Options configures the method. Its Budget must be zero: Budgets takes its place.
+	// Options configures the method. Its Budget must be zero; Budgets replaces it.
 	method.Options
+	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
-	// Plan configures stage 2. Its Module, Only and Rank follow from Method and Rank.
-	Plan  plan.Options  `json:"plan"`
+	// Plan configures stage 2. Its Module, Only and Rank are set from Method and Rank.
+	Plan plan.Options `json:"plan"`
+	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`
-	// NoValidation skips the trainings on the train split alone. It needs a single candidate; the
-	// result has no validation accuracy then.
+	// NoValidation skips the trainings that validate the candidates, so it needs a single
+	// candidate. The result then has no validation accuracy. Default: false.
 	NoValidation bool `json:"no_validation"`
-	// PaperProtocol also reports the largest test accuracy over all epochs, as the reference
-	// release does, under the name test_max. Nothing is chosen by it.
+	// PaperProtocol also reports the highest test accuracy over all epochs as test_max, as the
+	// reference release does. It does not influence the run. Default: false.
 	PaperProtocol bool `json:"paper_protocol"`
 }
 
-// TrainOptions configures one training: of a plan, or of a method that needs none.
+// TrainOptions configures one training, either of a plan or of a method that needs no plan.
 type TrainOptions struct {
-	// Method says what is tuned. For a plan it is the method that made the plan.
+	// Method is the name of the method. For a plan it is the method that made the plan.
 	Method method.Method `json:"method"`
 	// Options configures the method. It must be zero for a plan.
 	method.Options
-	// WithVal trains on the validation images too. Nothing is validated then.
-	WithVal bool          `json:"with_val"`
-	Train   train.Options `json:"train"`
+	// WithVal also trains on the validation images, and does not validate. Default: false.
+	WithVal bool `json:"with_val"`
+	// Train is the recipe of the training.
+	Train train.Options `json:"train"`
 }

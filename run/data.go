@@ -8,64 +8,78 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// DataConfig names a data set and says how it is read and split.
+// DataConfig names a data set and configures how it is read and split.
 type DataConfig struct {
 	// Path is the folder or the file of the data set; see dataset.Open.
 	Path string `json:"path"`
-	// Task is the name of a benchmark's data set. If set, the data must have its number of classes.
+	// Task is the name of a data set of a benchmark, as dataset.FindKnown takes it. If it is set,
+	// the data must have the number of classes of that data set. Empty: no benchmark.
 	Task string `json:"task,omitempty"`
-	// GivenClasses is dataset.OpenOptions.Classes, for data without a Task. 0: any number.
+	// GivenClasses is the number of classes that data without a Task must have; see
+	// dataset.OpenOptions.Classes. Zero means any number.
 	GivenClasses int `json:"given_classes,omitempty"`
-	// Layout is a name of dataset.Layouts. Empty: recognised.
+	// Layout is a name from dataset.Layouts. Empty: Open recognises the layout.
 	Layout string `json:"layout"`
-	// ImageColumn and LabelColumn name columns of parquet files and tables. Empty: found.
+	// ImageColumn and LabelColumn name columns of parquet files and tables. Empty: Open finds the
+	// columns.
 	ImageColumn string `json:"image_column,omitempty"`
 	LabelColumn string `json:"label_column,omitempty"`
-	// ValFraction and TestFraction are shares of the training images, used for a split that the
-	// data lacks. 0: 0.1; negative: none.
+	// ValFraction and TestFraction are the shares of the training images that become a val or test
+	// split, if the data has no such split. Zero means 0.1; a negative value means no split.
 	ValFraction  float64 `json:"val_fraction"`
 	TestFraction float64 `json:"test_fraction"`
-	SplitSeed    uint64  `json:"split_seed"` // seed of these splits
-	// SkipBadImages leaves out images that are missing or broken, instead of failing.
+	// SplitSeed is the seed with which the images of these splits are drawn.
+	SplitSeed uint64 `json:"split_seed"`
+	// SkipBadImages skips images that are missing or broken. Default: such an image is an error.
 	SkipBadImages bool `json:"skip_bad_images"`
 
-	// Record sets the following fields; Open refuses data that differ from them.
+	// Record sets the fields from Split to Samples. Open compares the numbers of classes and
+	// images.
 
-	Split   string `json:"split"`   // how the val and test splits came to be
-	Classes int    `json:"classes"` // number of classes
-	Train   int    `json:"train"`   // numbers of images
-	Val     int    `json:"val"`
-	Test    int    `json:"test"`
-	Samples string `json:"samples,omitempty"` // dataset.Dataset.Fingerprint
+	// Split describes where the val and test splits come from.
+	Split string `json:"split"`
+	// Classes is the number of classes. Zero means that no numbers are recorded, so Open does not
+	// compare.
+	Classes int `json:"classes"`
+	// Train, Val and Test are the numbers of images in the splits.
+	Train int `json:"train"`
+	Val   int `json:"val"`
+	Test  int `json:"test"`
+	// Samples is the fingerprint of the data set; see dataset.Dataset.Fingerprint.
+	Samples string `json:"samples,omitempty"`
 
+	// Images configures how images are resized and augmented.
 	Images ImageOptions `json:"images"`
 }
 
-// ImageOptions configures how an image becomes the square that the backbone reads.
+// ImageOptions configures how an image is resized to the square input of the backbone, and how
+// training images are augmented.
 type ImageOptions struct {
 	// Resize is "direct" (the default), "crop" or "direct-crop"; see dataset.Transform.
 	Resize string `json:"resize"`
-	// ResizeTo is the size before the crop, px: of the shorter side, or with "direct-crop" of both.
-	// 0: 256/224 of the image size, rounded.
+	// ResizeTo is the size before the crop, in px: of the shorter side with "crop", of both sides
+	// with "direct-crop". Default: 256/224 of the image size, rounded.
 	ResizeTo int `json:"resize_to"`
-	// RandomCrop crops at a random place while training. Not with Resize "direct".
+	// RandomCrop crops training images at a random place. It must be false with Resize "direct".
+	// Default: false.
 	RandomCrop bool `json:"random_crop"`
-	// HorizontalFlip mirrors every other image, at random, while training.
+	// HorizontalFlip mirrors a random half of the training images. Default: false.
 	HorizontalFlip bool `json:"horizontal_flip"`
-	// CacheBytes bounds the memory for decoded images. 0: 1 GiB; negative: no cache.
+	// CacheBytes is the largest size of the cache of decoded images, in bytes. Zero means 1 GiB; a
+	// negative value means no cache.
 	CacheBytes int64 `json:"cache_bytes"`
-	// Workers is the number of images that are decoded at the same time. 0: GOMAXPROCS.
+	// Workers is the number of images that are decoded in parallel. Default: GOMAXPROCS.
 	Workers int `json:"workers"`
 }
 
-// TaskImages returns the recipe of the paper for the images of a benchmark's data set. VTAB-1k
-// resizes directly to the image size, without augmentation. FGVC resizes to 256/224 of it and
-// crops; while training it crops at random and flips (build_transform in lib/datasets.py of the
-// reference release).
+// TaskImages returns the image options of the paper for the data set k of a benchmark. For VTAB-1k,
+// images are resized directly to the image size and not augmented. For FGVC, images are resized to
+// 256/224 of the image size and cropped; training images are cropped at random and flipped. The
+// source is build_transform in lib/datasets.py of the reference release.
 //
-// The recipe has no normalisation: that belongs to the backbone. The reference release normalises
-// with the mean and standard deviation of ImageNet whatever the backbone; set them in [ModelConfig]
-// to do the same.
+// The normalisation is not an image option, because it belongs to the backbone. The reference
+// release normalises the input of every backbone with the mean and standard deviation of ImageNet.
+// To do the same, set them in [ModelConfig].
 func TaskImages(k dataset.Known) ImageOptions {
 	if k.Group == "fgvc" {
 		return ImageOptions{Resize: "direct-crop", RandomCrop: true, HorizontalFlip: true}
@@ -73,15 +87,16 @@ func TaskImages(k dataset.Known) ImageOptions {
 	return ImageOptions{Resize: "direct"}
 }
 
-// Open reads the data set. Where c holds numbers of images, as the configuration of a run does, the
-// data set must have the same. Errors other than that of ctx are an [*OptionError] for an unknown
-// task or layout, else an [*InputError].
+// Open opens the data set. If c holds numbers of classes and images, as the configuration of a run
+// does, the data set must have the same numbers. An option that cannot work, such as an unknown
+// task or layout, is an [*OptionError]. Every other error is an [*InputError], except the error of
+// a cancelled ctx.
 func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.Path == "" {
-		return nil, &OptionError{Option: "data", Err: errors.New("no data set given: give its folder")}
+		return nil, &OptionError{Option: "data", Err: errors.New("no data set given; give the path of its folder")}
 	}
 	if c.ValFraction+c.TestFraction >= 1 {
-		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave nothing to train on; together they must be below 1", c.ValFraction, c.TestFraction)}
+		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
 	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
 	if c.Task != "" {
@@ -106,14 +121,16 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	}
 	now, before := [4]int{len(d.Classes), len(d.Train), len(d.Val), len(d.Test)}, [4]int{c.Classes, c.Train, c.Val, c.Test}
 	if c.Classes != 0 && now != before {
-		return nil, &InputError{Err: fmt.Errorf("data set %s has changed since the run began: classes, train, val and test images are %v, expected %v; put the images back, or begin a new run", c.Path, now, before)}
+		return nil, &InputError{Err: fmt.Errorf("data set %s has changed since the run began: found %d classes, %d train, %d val and %d test images, expected %d classes, %d train, %d val and %d test images; restore the images, or begin a new run", c.Path, now[0], now[1], now[2], now[3], before[0], before[1], before[2], before[3])}
 	}
 	return d, nil
 }
 
-// Record notes in c what the data set turned out to be.
+// Record stores the properties of the opened data set d in c: its layout, splits, fingerprint, and
+// numbers of classes and images. If c has no Path, Record also stores the path and the options with
+// which d was opened.
 func (c *DataConfig) Record(d *dataset.Dataset) {
-	d = d.AsOpened()  // Open does not decode images
+	d = d.AsOpened()  // as Open finds it, with broken images, because Open does not decode images
 	if c.Path == "" { // the data set was opened by the program
 		o := d.Options
 		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction

@@ -1,12 +1,13 @@
 package run
 
-// OptionError reports an option, or several together, that cannot work. Another value helps; other
-// files do not.
+// OptionError reports an option, or a combination of options, that cannot work. The user must
+// change the option; changing files does not help.
 type OptionError struct {
 	// Option is the name of the option in lower case with dashes, such as "rank" or "batch-size".
-	// It is empty if several options are the cause, or none by itself.
+	// It is empty if the cause is a combination of options, or unknown.
 	Option string
-	Err    error // the cause
+	// Err is the cause.
+	Err error
 }
 
 // Error returns the text of the cause.
@@ -18,7 +19,7 @@ func (e *OptionError) Unwrap() error { return e.Err }
 // InputError reports an input that is missing, broken, or does not match the other inputs: a
 // checkpoint, an image, a list, a plan, scores or a delta. Functions of this package, of package
 // spt and of package inspect return it for the files that they read. dataset.Open and backbone.Load
-// do not: their callers wrap what they return.
+// return plain errors, which their callers wrap.
 type InputError struct{ Err error }
 
 // Error returns the text of the cause.

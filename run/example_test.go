@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Create writes the configuration of a run, Open reads it back. Package spt does so for the runs
-// that it makes.
+// Create writes the configuration of a run, and Open reads it back. Programs rarely call Create,
+// because Task.Tune of package spt does.
 func ExampleCreate() {
 	parent, err := os.MkdirTemp("", "runs")
 	if err != nil {

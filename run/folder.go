@@ -15,16 +15,15 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// The names in a run folder. docs/format.md describes the files.
+// The names of the files and folders in a run folder. docs/format.md describes the files.
 const (
-	ConfigFile       = "config.json"        // the effective configuration, a [Config]
-	ScoresFile       = "scores.safetensors" // the result of stage 1
-	PlanFile         = "plan.json"          // the plan that was trained
-	MetricsFile      = "metrics.jsonl"      // one line for each epoch of a training
-	ResultFile       = "result.json"        // the [Result], or the [Candidate] of one budget
-	candidatesFolder = "candidates"         // one folder for each budget that was tried
-	// the state from which an interrupted training continues
-	TrainStateFile = "training.safetensors"
+	ConfigFile       = "config.json"          // configuration of the run, a [Config]
+	ScoresFile       = "scores.safetensors"   // result of stage 1
+	PlanFile         = "plan.json"            // plan that was trained
+	MetricsFile      = "metrics.jsonl"        // losses and accuracies, one line per epoch
+	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
+	TrainStateFile   = "training.safetensors" // state of an interrupted training
+	candidatesFolder = "candidates"           // one folder for each budget that was tried
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
@@ -40,8 +39,8 @@ var (
 	epochHeader     = jsonfile.Header{Kind: jsonfile.Epoch, Version: 1}
 )
 
-// Folder is the path of a run folder, or of the folder of one candidate in it. Its methods name,
-// read and write the files.
+// Folder is the path of a run folder, or of the folder of one candidate in it. Its methods return
+// paths in the folder, and read and write its files.
 type Folder string
 
 // Path returns the path of a file or folder in f.
@@ -49,29 +48,29 @@ func (f Folder) Path(elem ...string) string {
 	return filepath.Join(append([]string{string(f)}, elem...)...)
 }
 
-// Candidate returns the folder of the candidate with that name: its budget, or for a method without
-// a budget the method.
+// Candidate returns the folder of the candidate with that name. The name of a candidate is its
+// budget or, for a method without a budget, the method.
 func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
 
-// CheckNew reports why no new run can use the folder, with an [*OptionError]: it is a file, it
-// holds a run, or it holds a file that the run would take for its own.
+// CheckNew returns an [*OptionError] if a new run cannot use the folder: f is a file, f holds a
+// run, or f holds a file that a run would mistake for its own.
 func (f Folder) CheckNew() error {
 	if _, err := os.Stat(f.Path(ConfigFile)); err == nil {
-		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a run already; resume that run or choose another folder", f)}
+		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s already holds a run; resume that run or choose another folder", f)}
 	}
 	if stat, err := os.Stat(string(f)); err == nil && !stat.IsDir() {
 		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s is a file, but a run needs a folder; choose another path", f)}
 	}
 	for _, name := range Files() {
 		if _, err := os.Stat(f.Path(name)); err == nil {
-			return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds %s, which a new run would take for its own file; choose another folder", f, name)}
+			return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds the file %s, which a new run would mistake for its own; choose another folder", f, name)}
 		}
 	}
 	return nil
 }
 
-// Create makes the folder of a new run in dir and writes config.json. It sets the kind and the
-// versions in c. See [Folder.CheckNew] for the folders that it refuses.
+// Create makes the folder dir for a new run and writes config.json. It sets the kind and the
+// versions in c. An unsuitable folder is an error; see [Folder.CheckNew].
 func Create(dir string, c *Config) (Folder, error) {
 	f := Folder(dir)
 	if err := f.CheckNew(); err != nil {
@@ -84,8 +83,8 @@ func Create(dir string, c *Config) (Folder, error) {
 	return f, jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// Open reads the configuration of the run in dir. A folder without a run, and a broken
-// configuration, are an [*InputError].
+// Open reads the configuration of the run in dir. A folder without a run and a broken configuration
+// are an [*InputError].
 func Open(dir string) (Folder, Config, error) {
 	f := Folder(dir)
 	c, err := readAs[*Config](f.Path(ConfigFile))
@@ -98,8 +97,9 @@ func Open(dir string) (Folder, Config, error) {
 	return f, *c, nil
 }
 
-// Move records in config.json where the backbone and the data of the run are now. data is the data
-// set, opened at the new place. A data set other than the one of the run is an [*InputError].
+// Move records new paths of the backbone and of the data in config.json. m and d hold the new
+// paths; data is the data set that was opened there. If it is not the data set of the run, the
+// error is an [*InputError].
 func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	_, c, err := Open(string(f))
 	if err != nil {
@@ -112,17 +112,18 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// LoadResult reads result.json in f: the [Result] of a run, or the [Candidate] of the folder of one
-// budget. It returns nil while the run or the candidate is unfinished. Broken content, and a file
-// of the other kind, are an [*InputError].
+// LoadResult reads result.json in f: the [Result] in the folder of a run, or the [Candidate] in the
+// folder of a candidate. It returns nil while the run or the candidate is unfinished. A broken file
+// and a file of another kind are an [*InputError].
 func LoadResult[T Result | Candidate](f Folder) (*T, error) { return readAs[*T](f.Path(ResultFile)) }
 
-// Metrics reads the epochs in metrics.jsonl; none if the file is missing.
+// Metrics reads the losses and accuracies of each epoch from metrics.jsonl. It returns no epochs if
+// the file is missing. A broken file is an [*InputError].
 func (f Folder) Metrics() ([]train.Epoch, error) {
 	return readAs[[]train.Epoch](f.Path(MetricsFile))
 }
 
-// readAs reads a file of a run that must hold a T. A missing file gives the zero T.
+// readAs reads a file of a run that must hold a T. If the file is missing, it returns the zero T.
 func readAs[T any](path string) (T, error) {
 	var zero T
 	v, err := Read(path)
@@ -132,15 +133,29 @@ func readAs[T any](path string) (T, error) {
 	case err != nil:
 		return zero, err
 	case !ok:
-		return zero, &InputError{Err: fmt.Errorf("reading %s: it holds a %T, expected a %T; remove the file to repeat this part of the run", path, v, zero)}
+		return zero, &InputError{Err: fmt.Errorf("reading %s: it holds %s, expected %s; remove the file to repeat this part of the run", path, describe(v), describe(zero))}
 	default:
 		return found, nil
 	}
 }
 
-// Read reads a JSON file of a run and tells by its kind what it is: a [*Config], a [*Result], a
-// [*Candidate], or the metrics of a training, a []train.Epoch. Broken content, and a file of
-// another kind, are an [*InputError].
+// describe returns the name of the kind of file whose content is v.
+func describe(v any) string {
+	switch v.(type) {
+	case *Config:
+		return "the configuration of a run"
+	case *Result:
+		return "the result of a run"
+	case *Candidate:
+		return "the result of a candidate"
+	default:
+		return "the metrics of a training"
+	}
+}
+
+// Read reads a JSON file of a run. It returns a [*Config], a [*Result], a [*Candidate], or the
+// metrics of a training as a []train.Epoch, depending on the kind that the file names. A broken
+// file and a file of another kind are an [*InputError].
 func Read(path string) (any, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -175,10 +190,12 @@ func Read(path string) (any, error) {
 	return v, nil
 }
 
+// decode decodes a JSON object with that header into v, and returns v.
 func decode(data []byte, header jsonfile.Header, v any) (any, error) {
 	return v, jsonfile.Decode(data, header, v)
 }
 
+// decodeEpochs decodes the lines of metrics.jsonl.
 func decodeEpochs(data []byte) (epochs []train.Epoch, err error) {
 	for line := range bytes.Lines(data) {
 		var e epochLine
@@ -214,7 +231,8 @@ type epochLine struct {
 	train.Epoch
 }
 
-// SaveMetrics writes metrics.jsonl as a whole, so that a resumed run repeats no epoch.
+// SaveMetrics replaces metrics.jsonl with one line for each epoch. It writes the whole file, so
+// that no epoch appears twice after a resumed training.
 func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 	lines := make([]epochLine, len(epochs))
 	for i, e := range epochs {
@@ -223,5 +241,6 @@ func (f Folder) SaveMetrics(epochs []train.Epoch) error {
 	return jsonfile.WriteLines(f.Path(MetricsFile), lines)
 }
 
-// DefaultRoot is the folder, in the working folder, of runs whose folder was not named.
+// DefaultRoot is the parent folder of new run folders if the user names no folder. It is relative
+// to the working folder.
 const DefaultRoot = "runs"

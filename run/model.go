@@ -15,33 +15,38 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// GivenPreprocessing is the value of ModelConfig.Preprocessing where the user gave Mean and Std.
-// Other values say where in or beside the checkpoint they were found.
+// GivenPreprocessing is the value of ModelConfig.Preprocessing if the user gave Mean and Std. Other
+// values name the place in the checkpoint, or the file beside it, that Mean and Std come from.
 const GivenPreprocessing = "given"
 
-// ModelConfig names a backbone and says how it is loaded. Zero fields take the values that the
-// checkpoint or the files beside it give.
+// ModelConfig names a backbone and configures how it is loaded. Fields that are zero take their
+// values from the checkpoint or from the files beside it.
 type ModelConfig struct {
 	// Path is a checkpoint file, its folder, hf:OWNER/NAME[@REVISION][:FILE] for the Hugging Face
 	// Hub, or "demo" for the embedded backbone.
 	Path string `json:"path"`
-	// Commit is the commit of the Hub's repository that Path stood for. If set, this commit is
-	// fetched, whatever the revision is now.
+	// Commit is the commit of the repository on the Hub. If it is set, Open downloads this commit
+	// and ignores the revision in Path. Otherwise Open sets it.
 	Commit string `json:"commit,omitempty"`
-	// Fingerprint identifies the weights, see backbone.Model.Fingerprint. If set, Open refuses
-	// other weights.
-	Fingerprint  string     `json:"fingerprint"`
-	ImageSize    int        `json:"image_size"`     // side of the images, px
-	NumHeads     int        `json:"num_heads"`      // attention heads
-	LayerNormEps float64    `json:"layer_norm_eps"` // epsilon of the layer norms
-	Mean         [3]float32 `json:"mean"`           // of pixels scaled to 0…1, per channel
-	Std          [3]float32 `json:"std"`
-	// Preprocessing says where Mean and Std come from. Open uses them where it is
-	// GivenPreprocessing.
+	// Fingerprint identifies the weights; see backbone.Model.Fingerprint. If it is set, other
+	// weights are an error.
+	Fingerprint string `json:"fingerprint"`
+	// ImageSize is the side of the images, in px.
+	ImageSize int `json:"image_size"`
+	// NumHeads is the number of attention heads.
+	NumHeads int `json:"num_heads"`
+	// LayerNormEps is the epsilon of the layer norms.
+	LayerNormEps float64 `json:"layer_norm_eps"`
+	// Mean and Std normalise the pixels, which are scaled to 0…1. They hold one value for each of
+	// the channels red, green and blue.
+	Mean [3]float32 `json:"mean"`
+	Std  [3]float32 `json:"std"`
+	// Preprocessing names the source of Mean and Std. Open uses the given Mean and Std only if it
+	// is GivenPreprocessing.
 	Preprocessing string `json:"preprocessing"`
 }
 
-// validate reports options that no backbone can meet.
+// validate returns an error if no backbone can be loaded with c.
 func (c ModelConfig) validate() error {
 	if c.Path == "" {
 		return &OptionError{Option: "model", Err: fmt.Errorf("no backbone given: give a checkpoint file, hf:OWNER/NAME, or %s for the embedded backbone", embedded.Name)}
@@ -60,11 +65,13 @@ func (c ModelConfig) validate() error {
 	return nil
 }
 
-// File returns the path of the checkpoint. A backbone of the Hugging Face Hub is first downloaded
-// into the cache of Hugging Face's libraries; File sets Commit then, and origin is the reference
-// with its commit, hf:OWNER/NAME@COMMIT. For other backbones origin is empty. If Commit is set,
-// that commit is downloaded. A progress.Note says why the cache was used without asking the Hub.
-// Errors other than that of ctx are an [*OptionError] or an [*InputError].
+// File returns the path of the checkpoint. If the backbone is on the Hugging Face Hub, File first
+// downloads it into the cache that the Hugging Face libraries use. It then sets c.Commit, and
+// origin is the reference with this commit: hf:OWNER/NAME@COMMIT. If c.Commit was set, File
+// downloads that commit. For other backbones origin is empty.
+//
+// If File uses the cache without asking the Hub, report receives a progress.Note with the reason. A
+// reference that cannot be read is an [*OptionError]; a failed download is an [*InputError].
 func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, origin string, err error) {
 	if !hub.IsReference(c.Path) {
 		return c.Path, "", nil
@@ -98,10 +105,11 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 	return s.Path, r.String(), nil
 }
 
-// Open loads the backbone and fetches it first if it is one of the Hub. With numClasses above 0 the
-// backbone gets a new head; 0 keeps the head of the checkpoint. The report lists the tensors of the
-// checkpoint; the embedded backbone has none. Errors other than that of ctx are an [*OptionError]
-// or an [*InputError].
+// Open loads the backbone, and downloads it first if it is on the Hugging Face Hub. With numClasses
+// above 0 the backbone gets a new head for that many classes; with 0 it keeps the head of the
+// checkpoint. The returned report lists the tensors of the checkpoint that were used, missing and
+// unused; it is nil for the embedded backbone. Every error is an [*OptionError] or an
+// [*InputError], except the error of a cancelled ctx.
 func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.Func) (*backbone.Model, *checkpoint.Report, error) {
 	if err := c.validate(); err != nil {
 		return nil, nil, err
@@ -124,7 +132,7 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 	m, tensors, err := backbone.Load(path, o)
 	if broken := (*checkpoint.FormatError)(nil); origin != "" && errors.As(err, &broken) {
 		if blob, linked := filepath.EvalSymlinks(broken.File); linked == nil {
-			err = fmt.Errorf("%w; if the cached copy is damaged, delete %s and it will be fetched again", err, blob)
+			err = fmt.Errorf("%w; if the cached copy is damaged, delete %s, and the next attempt downloads it again", err, blob)
 		}
 	}
 	if err != nil {
@@ -134,8 +142,9 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 	return m, &tensors, c.check(m)
 }
 
-// OpenTuned loads the backbone of a delta: the delta says how it is loaded. Errors are those of
-// [ModelConfig.Open].
+// OpenTuned loads the backbone of the delta d, with the classes, image size, attention heads and
+// normalisation of the delta. It uses only Path and Commit of c. If the checkpoint is not the
+// backbone of the delta, the error is an [*InputError]. Other errors are as for [ModelConfig.Open].
 func (c *ModelConfig) OpenTuned(ctx context.Context, d *delta.Delta, report progress.Func) (*backbone.Model, error) {
 	if c.Path == embedded.Name {
 		return embedded.Model(d.Config.NumClasses)
@@ -152,7 +161,7 @@ func (c *ModelConfig) OpenTuned(ctx context.Context, d *delta.Delta, report prog
 	return m, nil
 }
 
-// check reports a backbone other than the one with the fingerprint in c.
+// check returns an error if m is not the backbone with the fingerprint in c.
 func (c ModelConfig) check(m *backbone.Model) error {
 	if c.Fingerprint != "" && c.Fingerprint != m.Fingerprint() {
 		return &InputError{Err: fmt.Errorf("backbone %s has changed since the run began: its weights have fingerprint %s, expected %s; put the original file back, or begin a new run", c.Path, m.Fingerprint(), c.Fingerprint)}
@@ -160,7 +169,7 @@ func (c ModelConfig) check(m *backbone.Model) error {
 	return nil
 }
 
-// Record replaces the request in c by what was loaded.
+// Record replaces the settings in c with the settings of the loaded backbone m.
 func (c *ModelConfig) Record(m *backbone.Model) {
 	if c.Path == "" {
 		c.Path = m.Path

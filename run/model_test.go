@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// TestOpenFromHub: Open fetches from the Hub, and a recorded configuration finds the same weights
-// after the branch has moved on.
+// TestOpenFromHub downloads a backbone from a test server in place of the Hub. A recorded
+// configuration must find the same weights after the branch has changed.
 func TestOpenFromHub(t *testing.T) {
 	m, err := embedded.Model(0)
 	if err != nil {
@@ -74,6 +74,6 @@ func TestOpenFromHub(t *testing.T) {
 	}
 	var option *run.OptionError
 	if _, _, err := (&run.ModelConfig{Path: "hf:demo"}).Open(t.Context(), 0, nil); !errors.As(err, &option) {
-		t.Errorf("no reference: %v", err)
+		t.Errorf("a broken reference: %v", err)
 	}
 }

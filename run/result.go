@@ -11,48 +11,63 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Candidate is the content of result.json of one budget that a run tried.
+// Candidate is the content of result.json in the folder of a candidate. A candidate is one budget
+// that a run tried.
 type Candidate struct {
 	jsonfile.Header             // kind "candidate"; set by SaveResult
-	Budget          plan.Budget `json:"budget,omitzero"`
-	Counts          peft.Counts `json:"counts"`       // tuned parameters
-	ValAccuracy     float64     `json:"val_accuracy"` // after the last epoch
-	ValLoss         float64     `json:"val_loss"`     // after the last epoch
-	Seconds         float64     `json:"seconds"`      // time spent in training
+	Budget          plan.Budget `json:"budget,omitzero"` // zero for a method without a budget
+	Counts          peft.Counts `json:"counts"`          // numbers of tuned parameters
+	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
+	ValLoss         float64     `json:"val_loss"`        // after the last epoch
+	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
 }
 
-// Result is the content of result.json: what a run found. It is complete without the other files of
-// the run.
+// Result is the content of result.json in the folder of a finished run. It can be understood
+// without the other files of the run.
 type Result struct {
-	jsonfile.Header           // kind "result"; set by SaveResult
-	Spt             string    `json:"spt"`      // version of the program; set by SaveResult
-	Finished        time.Time `json:"finished"` // UTC
+	// Header has the kind "result". SaveResult sets it.
+	jsonfile.Header
+	// Spt is the version of spt. SaveResult sets it.
+	Spt string `json:"spt"`
+	// Finished is the time when the run finished, in UTC.
+	Finished time.Time `json:"finished"`
 
-	Model     ModelConfig   `json:"model"`
-	Data      DataConfig    `json:"data"`
-	Compute   ComputeConfig `json:"compute,omitzero"`
-	Objective string        `json:"objective"`
-	// names of the classes, in the order of the head's rows
+	// Model, Data and Compute describe the backbone, the data set and the device of the run.
+	Model   ModelConfig   `json:"model"`
+	Data    DataConfig    `json:"data"`
+	Compute ComputeConfig `json:"compute,omitzero"`
+	// Objective is the name of the objective.
+	Objective string `json:"objective"`
+	// Classes holds the names of the classes, in the order of the rows of the head.
 	Classes []string `json:"classes"`
-	Seed    uint64   `json:"seed"` // seed of the training
+	// Seed is the seed of the trainings.
+	Seed uint64 `json:"seed"`
 
+	// Method is the name of the method.
 	Method method.Method `json:"method"`
-	Budget plan.Budget   `json:"budget,omitzero"` // budget of the chosen candidate
-	// rank of the structured modules; 0: there are none
-	Rank       int         `json:"rank,omitempty"`
-	Counts     peft.Counts `json:"counts"` // tuned parameters
+	// Budget is the budget of the chosen candidate. It is zero for a method without a budget.
+	Budget plan.Budget `json:"budget,omitzero"`
+	// Rank is the rank of the structured modules. It is 0 if there are no structured modules.
+	Rank int `json:"rank,omitempty"`
+	// Counts holds the numbers of tuned parameters.
+	Counts peft.Counts `json:"counts"`
+	// Candidates holds the results of all candidates. It is empty if the run did not validate.
 	Candidates []Candidate `json:"candidates,omitempty"`
-	// Val is the validation accuracy of the chosen candidate, which was trained without the
-	// validation images.
+	// Val is the accuracy on the validation images of a training that did not use them. In a run of
+	// all stages it is the accuracy of the chosen candidate. It is nil if the run did not validate.
 	Val *float64 `json:"val_accuracy,omitempty"`
-	// Test is the evaluation of the final training on the test split, done once.
+	// Test is the evaluation of the final training on the test split. It is nil if the run did not
+	// test.
 	Test *objective.Evaluation `json:"test,omitempty"`
-	// TestMax is the test-max (paper protocol): the largest test accuracy over all epochs.
+	// TestMax is the highest test accuracy over all epochs, "test-max (paper protocol)". It is nil
+	// without TuneOptions.PaperProtocol.
 	TestMax *float64 `json:"test_max,omitempty"`
-	// splits of the final training: "train" or "train+val"
-	TrainedOn string        `json:"trained_on"`
-	Epochs    []train.Epoch `json:"epochs"`  // of the final training
-	Seconds   float64       `json:"seconds"` // time spent in all trainings
-	// images left out because they were missing or broken
+	// TrainedOn names the splits of the final training: "train" or "train+val".
+	TrainedOn string `json:"trained_on"`
+	// Epochs holds the losses and accuracies of each epoch of the final training.
+	Epochs []train.Epoch `json:"epochs"`
+	// Seconds is the time spent in all trainings, in seconds.
+	Seconds float64 `json:"seconds"`
+	// Skipped is the number of images that were skipped because they were missing or broken.
 	Skipped int `json:"skipped_images,omitempty"`
 }

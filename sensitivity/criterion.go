@@ -2,7 +2,6 @@ package sensitivity
 
 import (
 	"math"
-	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -11,37 +10,38 @@ import (
 	"github.com/sptune/spt/internal/seeded"
 )
 
-// Criterion says how a weight w is scored. In the formulas below g is the gradient of the loss of a
-// batch with respect to w, and sums run over the batches.
+// Criterion is the name of a formula that scores a weight w. In the formulas, g is the gradient
+// with respect to w of the mean loss of a batch, and Σ is the sum over the batches.
 type Criterion string
 
 // The criteria.
 const (
 	// SquaredGradient is Σ g², the criterion of SPT (He et al. 2023, arXiv 2303.08566).
 	SquaredGradient Criterion = "gradient"
-	// PerSample is Σ g² with every image as a batch of its own: the diagonal of the empirical
-	// Fisher information. It takes one backward pass for each image.
+	// PerSample is Σ g² with batches of one image. This is the diagonal of the empirical Fisher
+	// information. It needs one backward pass for each image.
 	PerSample Criterion = "per-sample"
-	// Taylor is Σ |w·g|, the first-order change of the loss when w becomes zero: the saliency of SNIP
-	// (Lee et al. 2019, arXiv 1810.02340), which uses one batch.
+	// Taylor is Σ |w·g|. The term |w·g| is the first-order estimate of the change of the loss if w
+	// becomes zero. This is the saliency of SNIP (Lee et al. 2019, arXiv 1810.02340), which uses
+	// one batch.
 	Taylor Criterion = "taylor"
-	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv 1506.02626). It reads no
+	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv 1506.02626). It needs no
 	// images.
 	Magnitude Criterion = "magnitude"
-	// Random is uniform in [0, 1), drawn from the seed and the tensor's name. It is the baseline
-	// for the other criteria. It reads no images.
+	// Random is a random number, uniform in [0, 1). It depends on Options.Seed and the name of the
+	// tensor. It is a baseline for the other criteria and needs no images.
 	Random Criterion = "random"
 )
 
-// Criteria returns all criteria.
+// Criteria returns all criteria, with the default first.
 func Criteria() []Criterion {
 	return []Criterion{SquaredGradient, PerSample, Taylor, Magnitude, Random}
 }
 
-// Images reports whether c reads images.
+// Images reports whether c needs training images.
 func (c Criterion) Images() bool { return c != Magnitude && c != Random }
 
-// Validate reports an unknown criterion.
+// Validate returns an error if c is unknown. The error lists the known criteria.
 func (c Criterion) Validate() error {
 	var names []string
 	for _, known := range Criteria() {
@@ -50,10 +50,10 @@ func (c Criterion) Validate() error {
 		}
 		names = append(names, string(known))
 	}
-	return option.Errorf("criterion", "criterion %q is unknown; known: %s", c, strings.Join(names, ", "))
+	return option.Unknown("criterion", "criterion", string(c), names)
 }
 
-// score returns what one batch adds to the scores of the weights w with gradients g.
+// score returns what one batch adds to the scores of the weights w, if g is their gradient.
 func (c Criterion) score(w, g *Node) *Node {
 	if c == Taylor {
 		return Abs(Mul(w, g))
@@ -61,7 +61,7 @@ func (c Criterion) score(w, g *Node) *Node {
 	return Mul(g, g)
 }
 
-// scoreWeights scores by a criterion that reads no images.
+// scoreWeights returns the scores of a criterion that needs no images.
 func scoreWeights(m *backbone.Model, by Criterion, seed uint64) *Scores {
 	s := newScores(m, by)
 	for i, t := range s.Tensors {

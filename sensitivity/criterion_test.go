@@ -18,7 +18,7 @@ import (
 var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 4, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
-// images reads n batches of three images.
+// images returns a loader of n batches of three images.
 func images(n int) *dataset.Loader {
 	var samples []dataset.Sample
 	for b := range n {
@@ -44,7 +44,7 @@ func scored(t *testing.T, n int, o sensitivity.Options) *sensitivity.Scores {
 	return s
 }
 
-// TestCriteria derives each criterion from the others, value by value.
+// TestCriteria checks the scores of each criterion against the weights and the other criteria.
 func TestCriteria(t *testing.T) {
 	m := colours.Model(config)
 	one := scored(t, 1, sensitivity.Options{})
@@ -62,19 +62,19 @@ func TestCriteria(t *testing.T) {
 		for k, w := range m.Weights[tensor.Name].Data {
 			size := math.Abs(float64(w))
 			if got := float64(magnitude.Tensors[i].Scores[k]); got != size {
-				t.Fatalf("magnitude of %s: %g, expected %g", tensor.Name, got, size)
+				t.Fatalf("magnitude score of %s is %g, expected %g", tensor.Name, got, size)
 			}
-			// Of one batch, |w·g| is |w| times the root of g².
+			// For one batch, |w·g| is |w| times the square root of g².
 			want := size * math.Sqrt(float64(tensor.Scores[k]))
 			if got := float64(taylor.Tensors[i].Scores[k]); !(math.Abs(got-want) <= 1e-6+1e-4*want) {
-				t.Fatalf("taylor of %s: %g, expected %g", tensor.Name, got, want)
+				t.Fatalf("Taylor score of %s is %g, expected %g", tensor.Name, got, want)
 			}
 			if two.Tensors[i].Scores[k] < taylor.Tensors[i].Scores[k] {
-				t.Fatalf("taylor of %s falls with a second batch", tensor.Name)
+				t.Fatalf("the Taylor score of %s is smaller with a second batch", tensor.Name)
 			}
 			x := random.Tensors[i].Scores[k]
 			if x != again.Tensors[i].Scores[k] || x < 0 || x >= 1 {
-				t.Fatalf("random of %s: %g, and %g with the same seed", tensor.Name, x, again.Tensors[i].Scores[k])
+				t.Fatalf("random score of %s is %g, and %g with the same seed", tensor.Name, x, again.Tensors[i].Scores[k])
 			}
 			if x != other.Tensors[i].Scores[k] {
 				differ++
@@ -90,8 +90,8 @@ func TestCriteria(t *testing.T) {
 	}
 }
 
-// TestCriterionInFile checks that a scores file records its criterion, and that an unknown
-// criterion or version is refused.
+// TestCriterionInFile checks that a scores file holds its criterion. It also checks the errors for
+// an unknown criterion and for an unknown version.
 func TestCriterionInFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	for _, c := range sensitivity.Criteria() {
@@ -103,7 +103,7 @@ func TestCriterionInFile(t *testing.T) {
 			t.Errorf("%s: read back %q, %v", c, got.Criterion, err)
 		}
 	}
-	// file saves a scores file whose criterion is another text, and loads it.
+	// file replaces the criterion in the metadata of the file and loads the changed file.
 	file := func(criterion string) error {
 		f, err := checkpoint.Open(path)
 		if err != nil {
@@ -124,7 +124,7 @@ func TestCriterionInFile(t *testing.T) {
 			t.Errorf("%s: %v", criterion, err)
 		}
 	}
-	// A file of another version is refused.
+	// A file with another version is an error.
 	f, err := checkpoint.Open(path)
 	if err != nil {
 		t.Fatal(err)

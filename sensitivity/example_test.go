@@ -16,7 +16,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Score the weights of the embedded backbone on images whose class is their colour.
+// Score the weights of the embedded backbone. The class of each image is its colour.
 func ExampleScore() {
 	model, err := embedded.Model(3)
 	if err != nil {

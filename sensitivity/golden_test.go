@@ -18,7 +18,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// score runs stage 1 on the batches of the reference.
+// score runs stage 1 on the batches of the reference implementation.
 func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	t.Helper()
 	be, _, err := backend.Open("cpu", 1)
@@ -52,7 +52,7 @@ func score(t *testing.T, s *sptsmall.Reference) *sensitivity.Scores {
 	return scores
 }
 
-// TestGoldenSensitivity compares every score with that of the reference release.
+// TestGoldenSensitivity compares all scores with the scores of the reference implementation.
 func TestGoldenSensitivity(t *testing.T) {
 	s := sptsmall.Open(t)
 	want := golden.Open(t, golden.Path(t, "spt_small", "sensitivity.npz"))
@@ -65,11 +65,11 @@ func TestGoldenSensitivity(t *testing.T) {
 	worst := 0.0
 	for _, tensor := range got.Tensors {
 		if strings.HasSuffix(tensor.Name, ".attn.k.bias") {
-			// Softmax does not change if all scores of a query shift alike. This gradient is zero,
-			// and both sides hold rounding noise.
+			// Softmax does not change if the same vector is added to all keys. The exact gradient
+			// of a key bias is zero, so both implementations give rounding noise.
 			reference := want.Float32(strings.Replace(tensor.Name, "k.bias", "q.bias", 1))
 			if noise := slices.Max(tensor.Scores); noise > 1e-8*slices.Max(reference) {
-				t.Errorf("%s: score %g where the exact one is 0", tensor.Name, noise)
+				t.Errorf("%s: score %g, but the exact score is 0", tensor.Name, noise)
 			}
 			continue
 		}
@@ -87,7 +87,7 @@ func TestGoldenSensitivity(t *testing.T) {
 	t.Logf("%d tensors: largest relative difference %.2g", len(got.Tensors), worst)
 }
 
-// TestSaveLoad checks that a file keeps scores bit for bit.
+// TestSaveLoad checks that Load returns the saved scores bit for bit.
 func TestSaveLoad(t *testing.T) {
 	want := &sensitivity.Scores{
 		Tensors: []sensitivity.Tensor{{Name: "norm.weight", Shape: []int{2}, Norm: true, Scores: []float32{0, 1e-30}}, {Name: "a.weight", Shape: []int{1, 3}, Scores: []float32{3, 2, 1}}},
@@ -107,9 +107,9 @@ func TestSaveLoad(t *testing.T) {
 	}
 }
 
-// TestScorerRefusesForeignHead checks the error for a head of another size, and that nothing of the
-// scorer stays on the backend.
-func TestScorerRefusesForeignHead(t *testing.T) {
+// TestScorerWrongHead checks the error for a head of the wrong size. It also checks that NewScorer
+// then leaves no memory allocated on the backend.
+func TestScorerWrongHead(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -122,18 +122,18 @@ func TestScorerRefusesForeignHead(t *testing.T) {
 	}
 	head := checkpoint.StateDict{"head.weight": checkpoint.NewTensor(2, 4), "head.bias": checkpoint.NewTensor(2)}
 	m := backbone.NewModel(c, backbone.Preprocessing{}, sd)
-	if _, err := m.On(be); err != nil { // the weights stay, for the next stage
+	if _, err := m.On(be); err != nil { // the weights stay on the backend for the next stage
 		t.Fatal(err)
 	}
 	held := func() int64 {
-		memory, _ := cpu.MemoryOf(be) // other devices do not report it
+		memory, _ := cpu.MemoryOf(be) // only the CPU backend reports its memory
 		return memory.Buffers
 	}
 	before := held()
 	if _, err := sensitivity.NewScorer(be, m, objective.SingleLabel, head); err == nil {
-		t.Error("a head of 2 classes was accepted for 3")
+		t.Error("a head of 2 classes was accepted for a backbone of 3 classes")
 	}
 	if after := held(); after != before {
-		t.Errorf("a scorer that was refused leaves %d bytes on the backend", after-before)
+		t.Errorf("NewScorer failed and left %d bytes allocated on the backend", after-before)
 	}
 }

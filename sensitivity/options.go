@@ -6,21 +6,22 @@ import (
 	"github.com/sptune/spt/internal/option"
 )
 
-// Options configures stage 1. Zero fields take the values of the paper.
+// Options configures stage 1. A zero Batches, BatchSize or Criterion means the value of the paper.
 type Options struct {
-	// Batches is the number of batches of training images to score on. 0: 16. Fewer are read if the
-	// data set has fewer images.
+	// Batches is the number of full batches of training images. Zero means 16. If the data set does
+	// not have more full batches than that, all images are read.
 	Batches int `json:"batches"`
-	// BatchSize is the number of images in a batch. 0: 32.
+	// BatchSize is the number of images in a batch. Zero means 32. A data set with fewer images is
+	// one batch.
 	BatchSize int `json:"batch_size"`
-	// Seed decides what is drawn at random: the scores of the criterion Random, and what a caller
-	// draws for scoring, such as the initial head and the order of the images.
+	// Seed is the seed of the criterion [Random]. A caller can also use it to draw the head and the
+	// order of the images. Default: 0.
 	Seed uint64 `json:"seed"`
-	// Criterion says how a weight is scored. Empty: SquaredGradient.
+	// Criterion selects how weights are scored. Empty means [SquaredGradient].
 	Criterion Criterion `json:"criterion,omitempty"`
 }
 
-// WithDefaults returns o with its defaults in place of zero fields.
+// WithDefaults returns o with the default values in place of zero fields.
 func (o Options) WithDefaults() Options {
 	o.Batches = cmp.Or(o.Batches, 16)
 	o.BatchSize = cmp.Or(o.BatchSize, 32)
@@ -28,7 +29,8 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Validate reports an option that is out of range. Zero fields stand for their defaults.
+// Validate returns an error if an option is out of range or the criterion is unknown. Zero fields
+// are valid; they mean the default values.
 func (o Options) Validate() error {
 	o = o.WithDefaults()
 	switch {
@@ -40,9 +42,9 @@ func (o Options) Validate() error {
 	return o.Criterion.Validate()
 }
 
-// images returns how many of available images are read, and the size of their batches. Batches
-// bounds full batches only: what is left after them, less than a batch, is read too if the data set
-// has no further full batch.
+// images returns how many of the available images are read, and the batch size. Batches limits the
+// number of full batches. If the data set does not have more full batches, the remaining images are
+// read too, as a smaller last batch.
 func (o Options) images(available int) (n, batchSize int) {
 	batchSize = min(o.BatchSize, available)
 	if o.Batches < available/batchSize {

@@ -2,6 +2,7 @@ package sensitivity
 
 import "testing"
 
+// TestPlace checks the block and the operation of tensors of several backbones.
 func TestPlace(t *testing.T) {
 	for _, c := range []struct {
 		tensor           Tensor

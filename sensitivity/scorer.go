@@ -20,34 +20,46 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// Scorer accumulates scores on a backend.
+// Scorer adds up the scores of batches on a backend. Call [Scorer.Add] for each batch, then
+// [Scorer.Scores]. A Scorer must not be used by two goroutines at the same time.
 type Scorer struct {
 	be        backend.Backend
 	model     *backbone.Model
 	objective objective.Objective
 	by        Criterion
-	program   *program.Program
-	params    []backbone.Param // the scored tensors, in order
-	order     []string         // names of the program's weight inputs
-	weights   []*tensors.Tensor
-	head      []*tensors.Tensor
-	sums      []*tensors.Tensor // the scores so far, one tensor for each of params
-	losses    []float64
-	images    int
+	// program scores a whole batch.
+	program *program.Program
+	// params lists the scored tensors, in the order of backbone.Config.Params.
+	params []backbone.Param
+	// order lists the names of the weight inputs of the programs.
+	order []string
+	// weights holds the weights without the head.
+	weights []*tensors.Tensor
+	// head holds the tensors of the head.
+	head []*tensors.Tensor
+	// sums holds the scores so far, one tensor for each of params.
+	sums []*tensors.Tensor
+	// losses holds the mean loss of each batch so far.
+	losses []float64
+	// images is the number of images so far.
+	images int
 
-	// A batch that is too large for the caches is computed in pieces. Their gradients are added up;
-	// then the sum is scored.
-	cut, gradients, finish *program.Program
-	gradient               []*tensors.Tensor // one tensor for each of params; zeros between batches
+	// These programs score a batch that is too large for the CPU caches. They split the batch into
+	// micro-batches, accumulate the gradients of the micro-batches, and score the sum.
+	split, gradients, finish *program.Program
+	// gradient holds the accumulated gradient, one tensor for each of params. It is zero between
+	// batches, and empty until the first batch that is split.
+	gradient []*tensors.Tensor
 }
 
-// NewScorer prepares stage 1 with the criterion [SquaredGradient]. head holds the tensors of the
-// backbone's head, such as "head.weight" [C, D] and "head.bias" [C]; the paper draws new ones.
-// Close releases what the Scorer holds.
+// NewScorer returns a Scorer with the criterion [SquaredGradient]. head holds the tensors of the
+// head by name, such as "head.weight" [C, D] and "head.bias" [C] of a ViT with C classes. The
+// objective o defines the loss. Call Close to release the Scorer.
 func NewScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict) (*Scorer, error) {
 	return newScorer(be, m, o, head, SquaredGradient)
 }
 
+// newScorer returns a Scorer with a criterion that needs images.
 func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict, by Criterion) (_ *Scorer, err error) {
 	if o == nil {
 		return nil, errors.New("scoring: the objective is not set; give one, such as objective.SingleLabel")
@@ -66,7 +78,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		if p.Role == backbone.Head {
 			h, ok := head[p.Name]
 			if !ok || !slices.Equal(h.Shape, p.Shape) {
-				return nil, fmt.Errorf("scoring: the head's %s has shape %v, expected %v", p.Name, h.Shape, p.Shape)
+				return nil, fmt.Errorf("scoring: the head tensor %s has shape %v, expected %v; give the head of this backbone", p.Name, h.Shape, p.Shape)
 			}
 			t, err := program.Tensor(be, h.Data, h.Shape...)
 			if err != nil {
@@ -92,29 +104,30 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		build program.Build
 	}{
 		{&s.program, "stage 1 (sensitivity)", s.build},
-		{&s.gradients, "stage 1, gradients of a part of a batch", s.buildGradients},
+		{&s.gradients, "stage 1, gradients of a micro-batch", s.buildGradients},
 		{&s.finish, "stage 1, scores", s.buildFinish},
 	} {
 		if *p.to, err = program.New(be, p.name, p.build); err != nil {
 			return nil, err
 		}
 	}
-	s.cut, err = microbatch.NewCut(be, m.Config, s.atOnce())
+	s.split, err = microbatch.NewCut(be, m.Config, s.microBatchTokens())
 	return s, err
 }
 
-// atOnce returns how many tokens are scored at once; 0 means all. Each piece holds a gradient of
-// all weights and adds to it. Pieces therefore run one after the other, and are twice as large as
-// those of a training step.
-func (s *Scorer) atOnce() int {
+// microBatchTokens returns the largest number of tokens in a micro-batch. Zero means that batches
+// are not split. Each micro-batch adds to a gradient of all scored weights. To keep only one such
+// gradient in memory, the micro-batches run one after the other. They are twice as large as in a
+// training step.
+func (s *Scorer) microBatchTokens() int {
 	tokens, _ := program.AtOnce(s.be)
 	return 2 * tokens
 }
 
-// Close releases the accumulated scores.
+// Close releases the compiled programs and the accumulated scores.
 func (s *Scorer) Close() {
-	for _, p := range []*program.Program{s.program, s.cut, s.gradients, s.finish} {
-		if p != nil { // a program is nil if newScorer failed before
+	for _, p := range []*program.Program{s.program, s.split, s.gradients, s.finish} {
+		if p != nil { // nil if newScorer failed
 			p.Close()
 		}
 	}
@@ -123,7 +136,8 @@ func (s *Scorer) Close() {
 	program.Free(s.head...)
 }
 
-// build maps sums, weights with the head last, images and targets to new sums and the loss.
+// build builds the program that scores a whole batch. Its inputs are the sums, the weights with the
+// head last, the images and the targets. Its outputs are the new sums and the loss.
 func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.params)
 	sums, weights, images, targets := in[:n], in[n:len(in)-2], in[len(in)-2], in[len(in)-1]
@@ -131,20 +145,23 @@ func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
 	return append(s.score(sums, scored, Gradient(loss, scored...)), loss)
 }
 
-// buildGradients maps the gradient so far, weights with the head last, and the images, the targets
-// and the share of a piece in its batch to the new gradient and the piece's part of the loss.
+// buildGradients builds the program that accumulates the gradient of a micro-batch. Its inputs are
+// the gradient so far, the weights with the head last, the images, the targets, and the share of
+// the micro-batch in its batch. Its outputs are the new gradient and what the micro-batch adds to
+// the loss of the batch.
 func (s *Scorer) buildGradients(_ *Graph, in []*Node) (out []*Node) {
 	n := len(s.params)
-	so, weights, in := in[:n], in[n:len(in)-3], in[len(in)-3:]
+	before, weights, in := in[:n], in[n:len(in)-3], in[len(in)-3:]
 	loss, scored := s.loss(weights, in[0], in[1])
 	loss = Mul(loss, in[2])
 	for i, g := range Gradient(loss, scored...) {
-		out = append(out, Add(so[i], ConvertDType(g, dtypes.Float32)))
+		out = append(out, Add(before[i], ConvertDType(g, dtypes.Float32)))
 	}
 	return append(out, loss)
 }
 
-// buildFinish maps sums, the gradient of a batch and weights with the head last to new sums and a
+// buildFinish builds the program that scores the accumulated gradient of a batch. Its inputs are
+// the sums, the gradient, and the weights with the head last. Its outputs are the new sums and a
 // gradient of zeros.
 func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
 	n := len(s.params)
@@ -156,7 +173,7 @@ func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
 	return out
 }
 
-// loss returns the mean loss of images, and the weights that are scored.
+// loss returns the mean loss of the images, and the scored tensors among the weights.
 func (s *Scorer) loss(weights []*Node, images, targets *Node) (loss *Node, scored []*Node) {
 	byName := map[string]*Node{}
 	for i, name := range s.order {
@@ -167,7 +184,7 @@ func (s *Scorer) loss(weights []*Node, images, targets *Node) (loss *Node, score
 	return s.objective.Loss(logits, targets), s.scored(weights)
 }
 
-// scored returns those of weights that get scores.
+// scored returns the scored tensors among the weights.
 func (s *Scorer) scored(weights []*Node) (scored []*Node) {
 	for _, p := range s.params {
 		scored = append(scored, weights[slices.Index(s.order, p.Name)])
@@ -175,7 +192,7 @@ func (s *Scorer) scored(weights []*Node) (scored []*Node) {
 	return scored
 }
 
-// score adds the scores of a batch to the sums.
+// score returns the sums with the scores of one batch added.
 func (s *Scorer) score(sums, weights, gradient []*Node) (out []*Node) {
 	for i, g := range gradient {
 		out = append(out, Add(sums[i], s.by.score(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))))
@@ -183,30 +200,31 @@ func (s *Scorer) score(sums, weights, gradient []*Node) (out []*Node) {
 	return out
 }
 
-// Add scores one batch and returns its loss. images are pixels [B, S, S, 3], as uint8 or as
-// normalised float32; targets are encoded by the objective, int32 [B, TargetShape…].
+// Add adds the scores of one batch and returns the mean loss of the batch. images holds pixels,
+// uint8 or normalised float32 [B, S, S, 3]. targets holds the targets as the objective encodes
+// them, int32 [B, TargetShape…]. If the loss is not finite, Add returns an error.
 func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
-	if err := ctx.Err(); err != nil { // checked before the sums are donated
+	if err := ctx.Err(); err != nil { // the program consumes the sums, so check first
 		return 0, err
 	}
-	add := s.whole
-	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.atOnce())) > 1 {
-		add = s.inPieces
+	add := s.wholeBatch
+	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.microBatchTokens())) > 1 {
+		add = s.inMicroBatches
 	}
 	loss, err := add(ctx, images, targets)
 	if err != nil {
 		return 0, err
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the backbone's weights and the images' normalisation", len(s.losses), loss)
+		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the weights of the backbone and the normalisation of the images", len(s.losses), loss)
 	}
 	s.losses = append(s.losses, loss)
 	s.images += images.Shape().Dim(0)
 	return loss, nil
 }
 
-// whole scores a batch at once.
-func (s *Scorer) whole(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
+// wholeBatch scores a batch without splitting it.
+func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
 	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets})...)
 	if err != nil {
 		return 0, err
@@ -215,9 +233,9 @@ func (s *Scorer) whole(ctx context.Context, images, targets *tensors.Tensor) (fl
 	return number(out[len(s.params)])
 }
 
-// inPieces scores a batch piece by piece. The order of the sums does not depend on the number of
-// threads.
-func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) (loss float64, err error) {
+// inMicroBatches scores a batch by gradient accumulation over its micro-batches. The order of the
+// sums does not depend on the number of threads.
+func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor) (loss float64, err error) {
 	n := len(s.params)
 	for _, p := range s.params[len(s.gradient):] {
 		t, err := program.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
@@ -226,14 +244,14 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 		}
 		s.gradient = append(s.gradient, t)
 	}
-	sizes := microbatch.Sizes(s.model.Config, images.Shape(), s.atOnce())
-	cut, err := s.cut.Run(ctx, images, targets)
+	sizes := microbatch.Sizes(s.model.Config, images.Shape(), s.microBatchTokens())
+	parts, err := s.split.Run(ctx, images, targets)
 	if err != nil {
 		return 0, err
 	}
-	defer program.Free(cut...)
+	defer program.Free(parts...)
 	defer func() {
-		if err != nil { // the next batch must not score the sum of some pieces of this one
+		if err != nil { // the next batch must start with a gradient of zeros
 			program.Free(s.gradient...)
 			s.gradient = nil
 		}
@@ -243,7 +261,7 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 		if err != nil {
 			return 0, err
 		}
-		out, err := s.gradients.Run(ctx, slices.Concat(program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{cut[i], cut[len(sizes)+i], share})...)
+		out, err := s.gradients.Run(ctx, slices.Concat(program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{parts[i], parts[len(sizes)+i], share})...)
 		program.Free(share)
 		if err != nil {
 			return 0, err
@@ -263,13 +281,13 @@ func (s *Scorer) inPieces(ctx context.Context, images, targets *tensors.Tensor) 
 	return loss, nil
 }
 
-// number reads a scalar from the backend and releases it.
+// number copies a scalar from the backend and releases the tensor.
 func number(t *tensors.Tensor) (float64, error) {
 	defer program.Free(t)
 	return program.Number(t)
 }
 
-// Scores reads the scores of all batches so far from the backend.
+// Scores returns the scores of all batches so far. It copies them from the backend.
 func (s *Scorer) Scores() (*Scores, error) {
 	out := newScores(s.model, s.by)
 	out.Losses, out.Images = s.losses, s.images

@@ -12,28 +12,32 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// Tensor is one scored tensor of a backbone.
+// Tensor describes one scored tensor of a backbone and holds its scores.
 type Tensor struct {
-	// Name is the canonical name.
+	// Name is the canonical name of the tensor, such as "blocks.0.attn.q.weight".
 	Name string
-	// Shape is the shape of the tensor, and of its scores.
+	// Shape is the shape of the tensor. The scores have the same shape.
 	Shape []int
-	// Norm says that the tensor is the weight or bias of a layer norm.
+	// Norm is true for the weight and the bias of a layer norm.
 	Norm bool
-	// EntriesOnly says that a tensor of two or more dimensions takes no structured module: a
-	// convolution, or a projection between blocks.
+	// EntriesOnly is true if the tensor has two or more dimensions but cannot have a structured
+	// module. Examples are the kernel of a convolution and a projection between blocks.
 	EntriesOnly bool
-	// Scores holds a score for each value, row-major; finite and not negative. It is nil where only
-	// the tensor is described.
+	// Scores holds one score for each value of the tensor, row-major. Scores are finite and not
+	// negative. In the result of [Tensors] it is nil.
 	Scores []float32
 }
 
-// Place returns the block and the operation of a tensor, by which plans are explained and compared.
+// Place returns the block and the operation to which the tensor belongs. Tables and charts of plans
+// group the tensors by them.
 //
-// block is the name of the block: "blocks.0" or "layers.1.blocks.3". Outside blocks it is the name
-// of the parent module, or of the module itself if it has no parent ("norm"). operation is the last
-// part of the name of a matrix ("q", "proj", "fc1"). All vectors of LayerNorms are under "norm",
-// other vectors under the last part of their name ("bias", "gamma").
+// block is the name of the block, such as "blocks.0" or "layers.1.blocks.3". Outside the blocks it
+// is the name of the parent module, or the name of the module itself if it has no parent, such as
+// "norm".
+//
+// operation is the name of the layer for the weight of a matrix, such as "q", "proj" or "fc1". It
+// is "norm" for the vectors of layer norms. For other tensors it is the last part of the name, such
+// as "bias" or "gamma".
 func (t Tensor) Place() (block, operation string) {
 	module, parameter := "", t.Name
 	if dot := strings.LastIndexByte(t.Name, '.'); dot >= 0 {
@@ -57,7 +61,7 @@ func (t Tensor) Place() (block, operation string) {
 	return cmp.Or(module, t.Name), operation
 }
 
-// size returns the number of values.
+// size returns the number of values of the tensor.
 func (t Tensor) size() int {
 	n := 1
 	for _, d := range t.Shape {
@@ -66,8 +70,8 @@ func (t Tensor) size() int {
 	return n
 }
 
-// Tensors returns the tensors of a backbone that stage 1 scores, in the order of
-// backbone.Config.Params, without scores.
+// Tensors returns the tensors of a backbone that stage 1 scores, without scores. The order is that
+// of backbone.Config.Params.
 func Tensors(c backbone.Config) []Tensor {
 	var out []Tensor
 	for _, p := range c.Params() {
@@ -78,31 +82,31 @@ func Tensors(c backbone.Config) []Tensor {
 	return out
 }
 
-// Scores is the result of stage 1.
+// Scores holds the result of stage 1.
 type Scores struct {
-	// Tensors are the scored tensors, in the order of backbone.Config.Params.
+	// Tensors holds the scored tensors, in the order of backbone.Config.Params.
 	Tensors []Tensor
-	// Losses holds the mean loss of each batch. It is empty if the criterion reads no images.
+	// Losses holds the mean loss of each batch. It is empty if the criterion needs no images.
 	Losses []float64
-	// Images is the number of images that were scored on.
+	// Images is the number of images that were read. It is 0 if the criterion needs no images.
 	Images int
-	// Criterion says how the weights were scored.
+	// Criterion is the criterion of the scores.
 	Criterion Criterion
-	// Backbone is the fingerprint of the backbone.
+	// Backbone is the fingerprint of the backbone, as backbone.Model.Fingerprint returns it.
 	Backbone string
-	// ClassToken is the number of values of the backbone's class token, which every plan tunes. It
-	// is 0 if the backbone has none.
+	// ClassToken is the number of values of the class token of the backbone, which every plan
+	// tunes. It is 0 if the backbone has no class token.
 	ClassToken int
 }
 
-// newScores returns scores of a backbone that have no values yet.
+// newScores returns a Scores for a backbone, without values.
 func newScores(m *backbone.Model, by Criterion) *Scores {
 	s := &Scores{Tensors: Tensors(m.Config), Criterion: by, Backbone: m.Fingerprint()}
 	_, s.ClassToken = m.Config.ClassTokens()
 	return s
 }
 
-// MeanLoss returns the mean loss over the batches. It is 0 if there are none.
+// MeanLoss returns the mean of Losses, or 0 if there are no losses.
 func (s *Scores) MeanLoss() float64 {
 	sum := 0.0
 	for _, l := range s.Losses {
@@ -111,10 +115,10 @@ func (s *Scores) MeanLoss() float64 {
 	return sum
 }
 
-// header is the kind and version of a scores file.
+// header holds the kind and the version of a scores file.
 var header = jsonfile.Header{Kind: jsonfile.Scores, Version: 1}
 
-// content is the metadata of a scores file.
+// content holds the metadata of a scores file.
 type content struct {
 	Losses      []float64 `json:"losses"`
 	Images      int       `json:"images"`
@@ -126,8 +130,9 @@ type content struct {
 	ClassToken  int       `json:"class_token"`
 }
 
-// Save writes the scores as a safetensors file: one float32 tensor for each scored tensor of the
-// backbone, under its canonical name.
+// Save writes the scores to a safetensors file. The file has one float32 tensor for each scored
+// tensor of the backbone, under the canonical name of the tensor. docs/format.md describes the
+// file.
 func (s *Scores) Save(path string) error {
 	about := content{Losses: s.Losses, Images: s.Images, Criterion: s.Criterion, Backbone: s.Backbone, ClassToken: s.ClassToken}
 	var entries []checkpoint.Entry
@@ -148,8 +153,8 @@ func (s *Scores) Save(path string) error {
 	return checkpoint.Save(path, entries, metadata)
 }
 
-// Load reads scores that Save wrote. It checks that the file lists every tensor once and that every
-// score is finite and not negative.
+// Load reads a scores file, which [Scores.Save] writes. It returns an error if the metadata does
+// not list each tensor once, or if a score is negative or not finite.
 func Load(path string) (*Scores, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -159,7 +164,7 @@ func Load(path string) (*Scores, error) {
 	return FromFile(f)
 }
 
-// FromFile reads scores from an open file. See [Load].
+// FromFile reads scores from an open scores file. It makes the same checks as [Load].
 func FromFile(f *checkpoint.File) (*Scores, error) {
 	s, err := read(f)
 	if err != nil {
@@ -168,6 +173,7 @@ func FromFile(f *checkpoint.File) (*Scores, error) {
 	return s, nil
 }
 
+// read reads and checks the scores of a file.
 func read(f *checkpoint.File) (*Scores, error) {
 	var about content
 	if err := header.ReadMetadata(f.Metadata(), &about); err != nil {
@@ -181,7 +187,7 @@ func read(f *checkpoint.File) (*Scores, error) {
 		return nil, fmt.Errorf("the class token has %d values, expected 0 or more", about.ClassToken)
 	}
 	if len(about.Order) != len(f.Tensors()) {
-		return nil, fmt.Errorf("%d tensors are listed, the file has %d", len(about.Order), len(f.Tensors()))
+		return nil, fmt.Errorf("the metadata lists %d tensors, but the file has %d; score the backbone again", len(about.Order), len(f.Tensors()))
 	}
 	seen := map[string]bool{}
 	for _, name := range about.Order {
@@ -190,12 +196,12 @@ func read(f *checkpoint.File) (*Scores, error) {
 			return nil, err
 		}
 		if seen[name] {
-			return nil, fmt.Errorf("%s is listed twice", name)
+			return nil, fmt.Errorf("the metadata lists tensor %s twice; score the backbone again", name)
 		}
 		seen[name] = true
 		for i, v := range t.Data {
 			if !(v >= 0 && v <= math.MaxFloat32) {
-				return nil, fmt.Errorf("score %d of %s is %g, expected a finite number that is not negative", i, name, v)
+				return nil, fmt.Errorf("score %d of tensor %s is %g, expected a finite number that is not negative; score the backbone again", i, name, v)
 			}
 		}
 		s.Tensors = append(s.Tensors, Tensor{name, t.Shape, slices.Contains(about.Norms, name), slices.Contains(about.EntriesOnly, name), t.Data})

@@ -1,10 +1,15 @@
-// Package sensitivity is stage 1: it gives every weight of the backbone's blocks and final norm a
-// score, which estimates how much tuning the weight would lower the loss of the task.
+// Package sensitivity implements stage 1: it computes a score for each weight and bias of the
+// blocks and the final norm of a backbone. A score estimates how much the loss of the task falls if
+// the weight is tuned.
 //
-// The score is the squared gradient of the objective's loss, summed over batches (SPT, He et al.
-// 2023, section 3.1), or the score of another [Criterion]. [Score] runs stage 1 over a data set. A
-// [Scorer] accumulates scores batch by batch on a backend. [Scores] is what stage 2 plans from; a
-// run keeps it in a file.
+// Begin with [Score], which scores a backbone on training images. Its [Options] select the number
+// of images and the [Criterion]. The default criterion is the squared gradient of the loss, summed
+// over batches (SPT, He et al. 2023, section 3.1). The result is a [Scores] value, from which stage
+// 2 (package plan) selects the weights to tune. [Scores.Save] and [Load] write and read a scores
+// file.
+//
+// A [Scorer] is for programs that make the batches themselves: it adds up the scores of one batch
+// after the other.
 package sensitivity
 
 import (
@@ -21,27 +26,27 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// Input is what stage 1 reads.
+// Input holds the inputs of stage 1. The criteria [Magnitude] and [Random] use only Model.
 type Input struct {
-	// Backend is the device that computes.
+	// Backend runs the forward and backward passes.
 	Backend backend.Backend
 	// Model is the backbone whose weights are scored.
 	Model *backbone.Model
-	// Objective gives the loss. A criterion that reads no images does not need it.
+	// Objective defines the loss.
 	Objective objective.Objective
-	// Head holds the tensors of the backbone's head, such as "head.weight" [C, D] and "head.bias"
-	// [C]; the paper draws new ones. A criterion that reads no images does not need it.
+	// Head holds the tensors of the head by name, such as "head.weight" [C, D] and "head.bias" [C]
+	// of a ViT with C classes. In the paper the head is drawn at random, because the task is new.
 	Head checkpoint.StateDict
-	// Images reads training images at the backbone's image size. A criterion that reads no images
-	// does not need it.
+	// Images reads the training images at the image size of the backbone.
 	Images *dataset.Loader
-	// Order lists positions in Images, in the order in which they are read. Nil: the images as they
-	// are listed. Options says how many are read.
+	// Order lists the positions in Images of the images to read. Options.Batches can limit their
+	// number. Nil means all images in the order of Images.
 	Order []int
 }
 
-// Score runs stage 1. It reports progress.Score after each batch, or after each image if the
-// criterion is PerSample; the loss of an event is the mean over the batches so far.
+// Score scores the weights of a backbone and returns the scores. It reports an event with stage
+// progress.Score after each batch, or after each image if the criterion is [PerSample]. The loss of
+// an event is the mean loss of the batches so far. A loss that is not finite is an error.
 func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Scores, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -51,7 +56,7 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 		return scoreWeights(in.Model, o.Criterion, o.Seed), nil
 	}
 	if in.Images == nil {
-		return nil, fmt.Errorf("scoring by the criterion %s: Input.Images is not set; give a loader of training images", o.Criterion)
+		return nil, fmt.Errorf("scoring with the criterion %s: Input.Images is not set; give a loader of training images", o.Criterion)
 	}
 	order := in.Order
 	if order == nil {
@@ -60,7 +65,7 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 		}
 	}
 	if len(order) == 0 {
-		return nil, errors.New("scoring: there are no training images")
+		return nil, errors.New("scoring: there are no training images; give at least one")
 	}
 	s, err := newScorer(in.Backend, in.Model, in.Objective, in.Head, o.Criterion)
 	if err != nil {
@@ -93,12 +98,13 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 	return s.Scores()
 }
 
-// addPixels scores the images from … to−1 of a batch of n images.
+// addPixels scores the images with the positions from to to−1 of a batch of n images. pixels holds
+// the pixels and encoded holds the encoded targets of the whole batch.
 func (s *Scorer) addPixels(ctx context.Context, pixels []uint8, encoded []int32, n, from, to int) (loss float64, err error) {
 	side := s.model.Config.ImageSize
 	image, target := side*side*3, len(encoded)/n
 	if len(pixels) != n*image {
-		return 0, fmt.Errorf("scoring: a batch of %d images has %d values, expected %d of %d×%d×3; read the images at the backbone's image size", n, len(pixels), n*image, side, side)
+		return 0, fmt.Errorf("scoring: a batch of %d images has %d pixel values, expected %d for images of %d×%d×3; read the images at the backbone's image size", n, len(pixels), n*image, side, side)
 	}
 	images, err := program.Tensor(s.be, pixels[from*image:to*image], to-from, side, side, 3)
 	if err != nil {

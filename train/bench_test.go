@@ -12,7 +12,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// BenchmarkStep times a LoRA step on every matrix with synthetic weights, and a forward pass.
+// BenchmarkStep measures the time of a training step with LoRA on every matrix, and of a forward
+// pass. The weights are synthetic.
 func BenchmarkStep(b *testing.B) {
 	for name, c := range map[string]backbone.Config{
 		"demo": {ImageSize: 32, NumClasses: 10, NumHeads: 4, LayerNormEps: 1e-6,

@@ -18,9 +18,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestConvNeXtTraining follows twelve steps of PyTorch on timm's ConvNeXts, V1 and V2, that
-// internal/fixtures/convnext_trace.py wrote: LoRA on matrices, single entries of depth-wise and
-// down-sampling kernels and of a matrix, vectors and head.
+// TestConvNeXtTraining compares twelve training steps of ConvNeXt V1 and V2 with the same steps of
+// PyTorch and timm, which internal/fixtures/convnext_trace.py recorded. It tunes LoRA modules,
+// single entries of depth-wise and down-sampling kernels and of a matrix, vectors, and the head.
 func TestConvNeXtTraining(t *testing.T) {
 	for _, variant := range []string{"convnext-v1", "convnext-v2"} {
 		t.Run(variant, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestConvNeXtTraining(t *testing.T) {
 				t.Fatalf("%s: trace %+v", path, trace)
 			}
 			if !slices.Equal(names, trace.Parameters) {
-				t.Errorf("parameters %v, expected timm's %v", names, trace.Parameters)
+				t.Errorf("parameters %v, timm has %v", names, trace.Parameters)
 			}
 
 			s := peft.Selection{Module: "lora", Rank: 2, Entries: map[string][]int32{}}

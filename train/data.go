@@ -15,33 +15,44 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// Data is what training and evaluation read: images from a loader, or the features of images, with
-// targets encoded by an objective. On a device other than the processor the images stay there from
-// the first pass on, if they fit. One goroutine may use a Data at a time.
+// Data provides the images and targets that training and evaluation read. The images come from a
+// loader; an objective encodes the targets. Internally a Data can also hold the features of the
+// images.
+//
+// On a device such as a GPU, the first pass stores the images on the device if they fit. Later
+// passes read them there. A Data must not be used by two goroutines at the same time.
 type Data struct {
-	loader     *dataset.Loader // nil: the data is features
-	objective  objective.Objective
-	config     backbone.Config
-	targetSize int                           // values in the encoded target of one image
-	kept       map[backend.Backend]*resident // nil for a device on which the images do not fit
-	whole      *Data                         // the data that this is a part of; nil: none
-	first      int                           // first sample of the part in whole
-	// parts of this data, by first sample and number of samples
+	// loader reads the images. It is nil if the Data holds features.
+	loader    *dataset.Loader
+	objective objective.Objective
+	config    backbone.Config
+	// targetSize is the number of values in the encoded target of one image.
+	targetSize int
+	// kept holds the images on each device. A nil entry means that they do not fit.
+	kept map[backend.Backend]*resident
+	// whole is the Data of which this Data is a part, or nil.
+	whole *Data
+	// first is the position in whole of the first sample of this part.
+	first int
+	// parts holds the parts of this Data, by first sample and number of samples.
 	parts map[[2]int]*Data
 
-	features []float32 // [N, width]
-	targets  []int32   // encoded targets of the features, [N, targetSize]
-	width    int       // values in the features of one image
+	// features holds the features, [N, width].
+	features []float32
+	// targets holds the encoded targets of the features, [N, targetSize].
+	targets []int32
+	// width is the number of feature values of one image.
+	width int
 }
 
-// Images returns data that is read through a loader, whose transform yields images of the
-// backbone's image size. The objective encodes the targets.
+// Images returns a Data that reads its images with loader. The transform of the loader must yield
+// images of the image size of the backbone c. The objective o encodes the targets.
 func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
 	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }
 
-// Part returns n samples of d, starting with first; the same Data for the same arguments. A device
-// keeps their images once, together with those of d. d must read images, not features.
+// Part returns the n samples of d that start at position first. Calls with the same arguments
+// return the same Data. A device stores the images of d only once and shares them with its parts.
 func (d *Data) Part(first, n int) *Data {
 	key := [2]int{first, n}
 	if d.parts[key] == nil {
@@ -63,17 +74,17 @@ func (d *Data) Len() int {
 	return d.loader.Len()
 }
 
-// batch is one batch on the backend, with its encoded targets on the host too. The tensors may hold
-// more images than n: a device fills up the last batch, so that it needs no program of its own.
+// batch holds one batch on the backend. It also holds the encoded targets on the host. On a device
+// the last batch is filled up, so that the program that is compiled for the others can be used.
 type batch struct {
 	images, targets *tensors.Tensor
-	n               int     // images of the data
-	host            []int32 // targets of these n images, row-major
+	n               int     // number of images without the images that fill up the batch
+	host            []int32 // encoded targets of these n images, row-major
 }
 
 func (b batch) free() { program.Free(b.images, b.targets) }
 
-// augments reports whether two passes over the images can differ.
+// augments reports whether the images are cropped or flipped at random.
 func (d *Data) augments() bool {
 	if d.loader == nil {
 		return false
@@ -82,13 +93,14 @@ func (d *Data) augments() bool {
 	return t.RandomCrop || t.HorizontalFlip
 }
 
-// place puts the encoded targets of n images on a backend.
+// place copies the encoded targets of n images to a backend.
 func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tensor, error) {
 	return program.Tensor(be, targets, append([]int{n}, d.objective.TargetShape(d.config)...)...)
 }
 
-// batches yields the samples in the given order, or as they are listed if order is nil. seed and
-// epoch decide random crops and flips.
+// batches yields the samples in batches of the given size. order lists the positions of the
+// samples; nil means all samples in the order of the data. If dropLast is set, a smaller last batch
+// is skipped. seed and epoch decide random crops and flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
 		return d.featureBatches(ctx, be, order, size, dropLast)
@@ -115,7 +127,8 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 	}
 }
 
-// load puts a batch of the loader on a backend. On a device it is filled up to size images.
+// load copies a batch of the loader to a backend. On a device it fills the batch up to size images,
+// with zeros.
 func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, err error) {
 	targets, err := objective.Encode(d.objective, d.config, b.Targets)
 	if err != nil {
@@ -128,13 +141,13 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 		targets, n = append(slices.Clone(targets), make([]int32, (size-n)*d.targetSize)...), size
 	}
 	if out.images, err = program.Tensor(be, pixels, n, side, side, 3); err != nil {
-		return out, fmt.Errorf("placing a batch of images of %d px: %w", side, err)
+		return out, fmt.Errorf("copying a batch of %d images of %d×%d px to the backend: %w", n, side, side, err)
 	}
 	out.targets, err = d.place(be, targets, n)
 	return out, err
 }
 
-// featureBatches is batches for features.
+// featureBatches implements batches for a Data that holds features.
 func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool) iter.Seq2[batch, error] {
 	return func(yield func(batch, error) bool) {
 		n := d.Len()

@@ -15,7 +15,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// Tune LoRA modules of the embedded backbone on images whose class is their colour, and evaluate
+// Tune LoRA modules on the embedded backbone. The class of each image is its colour. Then evaluate
 // the result on other images.
 func ExampleRun() {
 	model, err := embedded.Model(3)
@@ -43,7 +43,7 @@ func ExampleRun() {
 		Tuning:  tuning,
 		Options: options,
 		Train:   images(48, 0),
-		Keep:    true, // for Evaluate
+		Keep:    true, // keep the tuned tensors for Evaluate
 		Progress: func(e progress.Event) {
 			if e.Stage == progress.Epoch {
 				fmt.Printf("epoch %d of %d\n", e.Epoch+1, e.Epochs)

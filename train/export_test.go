@@ -1,4 +1,4 @@
 package train
 
-// LearningRate gives tests outside the package the learning rate at a fractional epoch.
+// LearningRate exports learningRate to tests outside the package.
 func (o Options) LearningRate(epoch float64) float64 { return o.learningRate(epoch) }

@@ -15,8 +15,8 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestGoldenTraining follows the four trainings of the reference release: twelve losses each, then
-// the final logits and every tuned tensor.
+// TestGoldenTraining repeats four trainings of the reference implementation. It compares the losses
+// of twelve steps, the final logits, and all tuned tensors.
 func TestGoldenTraining(t *testing.T) {
 	s := sptsmall.Open(t)
 	be, _, err := backend.Open("cpu", 1)
@@ -85,8 +85,8 @@ func TestGoldenTraining(t *testing.T) {
 			if largest > 1e-3 {
 				t.Errorf("final logits differ by up to %g, expected at most 1e-3", largest)
 			}
-			// Softmax does not change if all keys shift alike. The gradient of what shifts them is
-			// rounding noise, which Adam scales up to full steps.
+			// Softmax does not change if the same vector is added to all keys. So the gradient of a
+			// key bias is rounding noise, which AdamW scales up to full steps.
 			tensors := 0.0
 			for _, p := range tuning.Params {
 				if strings.Contains(p.Name, ".attn.k.") && strings.HasSuffix(p.Name, "bias") {
@@ -99,7 +99,7 @@ func TestGoldenTraining(t *testing.T) {
 			if tensors > 1e-3 {
 				t.Errorf("tuned tensors differ by up to %g, expected at most 1e-3", tensors)
 			}
-			// The merged weights alone give the same logits.
+			// The merged weights give the same logits without the modules.
 			merged := "not mergeable"
 			if len(tuning.Selection.Structured) == 0 || tuning.Module.Merge != nil {
 				sd, err := tuning.Merge(model.Weights, final)

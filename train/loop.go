@@ -11,33 +11,38 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// On a device one program runs many steps: a loop that takes its batches from images on the device.
-// Between two programs a device waits for the host for milliseconds, because GoMLX's XLA backend
-// waits for each program to end, and starting one with hundreds of tensors takes time.
+// On a device such as a GPU, one program runs many steps in a loop. The loop takes its mini-batches
+// from images that are stored on the device. Without the loop the device would wait for the host
+// for milliseconds after each step. The XLA backend of GoMLX waits for each program to end, and
+// starting a program with hundreds of tensors takes time.
 
-// loopSteps is the largest number of steps in one program. The number of steps is an input of the
-// program, so epochs of any length need one program only.
+// loopSteps is the largest number of steps that one run of the program takes. The number of steps
+// is an input of the program, so one compiled program serves epochs of any length.
 const loopSteps = 50
 
-// EnqueueLoop trains on one batch after the other of data that is stored on the device. It does for
-// each batch what Enqueue does. order lists positions in the data, batch by batch; lrs holds the
-// learning rates of the steps, at most 50. ok is false, and nothing is trained, if the data is not
-// stored on the device.
+// EnqueueLoop trains on several mini-batches of data that is stored on the device, in one run of
+// one program. It has the same effect as one Enqueue for each mini-batch. lrs holds the learning
+// rate of each step, for 1 to 50 steps. order lists the positions of the images in data, one
+// mini-batch after the other. seed and epoch, counted from 0, decide the crops and flips. seed also
+// decides what dropout and drop-path drop.
+//
+// EnqueueLoop reports whether it trained. It returns false without an error if the data is not
+// stored on the device, as on the CPU.
 func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs []float64, seed uint64, epoch int) (ok bool, err error) {
 	r, err := data.resident(ctx, s.be)
 	if err != nil || r == nil {
 		return false, err
 	}
-	if err := ctx.Err(); err != nil { // checked before the state is donated
+	if err := ctx.Err(); err != nil { // the program consumes the state, so check first
 		return true, err
 	}
 	n, replicas := len(lrs), backend.Replicas(s.be)
 	if n < 1 || n > loopSteps || len(order)%n != 0 {
-		return true, fmt.Errorf("training %d steps on %d images as one program: expected 1 to %d steps and as many images in each", n, len(order), loopSteps)
+		return true, fmt.Errorf("training %d steps on %d images as one program: expected 1 to %d steps with the same number of images in each", n, len(order), loopSteps)
 	}
 	batch := len(order) / n
 	if batch%replicas != 0 {
-		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide among them; give another batch size", replicas, batch)
+		return true, fmt.Errorf("training on %d devices: a batch of %d images does not divide evenly among them; give a batch size that is a multiple of %d", replicas, batch, replicas)
 	}
 	if replicas > 1 && s.net.copies == nil {
 		if s.net.copies, err = program.Replicate(s.be, s.net.values); err != nil {
@@ -69,14 +74,15 @@ func (s *Stepper) EnqueueLoop(ctx context.Context, data *Data, order []int, lrs 
 	for d := 1; d < replicas; d++ {
 		own := out[d*(last+1) : (d+1)*(last+1)]
 		s.copies[d-1] = own[:last:last]
-		program.Free(own[last]) // the metrics are the same on all devices
+		program.Free(own[last]) // all devices have the same metrics
 	}
 	s.steps += n
 	return true, nil
 }
 
-// lists returns what device d gets for several steps: the number of steps, the random states, the
-// scalars, and its share of each batch as cut takes it. All but the first have loopSteps rows.
+// lists returns the tensors that device d needs for several steps. They are the number of steps,
+// the random states, the scalars of AdamW, and the lists of selectBatch for the share of device d
+// in each mini-batch. All tensors except the first have loopSteps rows, one for each step.
 func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float64, seed uint64, epoch int) (sent []*tensors.Tensor, err error) {
 	var rng []uint64
 	var scalars []float32
@@ -85,7 +91,7 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	batch, share := len(order)/n, len(order)/n/backend.Replicas(s.be)
 	for i, lr := range lrs {
 		random := random(seed, s.steps+i)
-		for range 3 * d { // the numbers of the devices before this one
+		for range 3 * d { // skip the numbers of the previous devices
 			random.Uint64()
 		}
 		rng = append(rng, random.Uint64(), random.Uint64(), random.Uint64())
@@ -120,20 +126,28 @@ func (s *Stepper) lists(data *Data, r *resident, d int, order []int, lrs []float
 	return sent, nil
 }
 
-// rows fills values up with zeros to loopSteps rows of that width.
+// rows appends zeros to values, up to loopSteps rows of the given width.
 func rows[T any](values []T, width int) []T {
 	return append(values, make([]T, loopSteps*width-len(values))...)
 }
 
-// buildLoop maps tuned tensors, first and second moments, frozen tensors, the images and targets on
-// the device, the number of steps int32, and for each step, in n = loopSteps rows, the random state
-// uint64 [n, 3], the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ float32 [n, 3] and the lists that cut takes, int32
-// [n, B], to new tuned tensors and moments, and for each step the loss and the number of right
-// predictions, float32 [n, 2].
+// buildLoop builds the program of several steps. With n = loopSteps and B images in a mini-batch,
+// its inputs are
+//   - the tuned tensors, their first moments and their second moments, packed
+//   - the frozen tensors
+//   - the images and targets that are stored on the device
+//   - the number of steps, int32
+//   - the random states, uint64 [n, 3]
+//   - the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ, float32 [n, 3]
+//   - the lists of selectBatch, each int32 [n, B].
+//
+// Its outputs are the new tuned tensors and moments, and a table float32 [n, 2] with the loss and
+// the number of correct predictions of each step.
 func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 	packs, inputs := 3*len(s.packs.packs), len(s.net.inputs)
-	// GoMLX uses a constant again that it has met before, and a constant belongs to the function in
-	// which it was made. So only the body may have plain scalars.
+	// GoMLX makes equal constants once and shares them. A shared constant belongs to the function
+	// that made it first, so the body of the loop could not use it. Therefore only the body has
+	// scalar constants; here a scalar is a reshaped vector.
 	scalar := func(v int32) *Node { return Reshape(Const(g, []int32{v})) }
 	measured := BroadcastToDims(Reshape(Const(g, []float32{0}), 1, 1), loopSteps, 2)
 	state := append([]*Node{scalar(0), measured}, in...)
@@ -160,7 +174,7 @@ func (s *Stepper) buildLoop(g *Graph, in []*Node) []*Node {
 		for _, l := range all[5:] {
 			lists = append(lists, row(l))
 		}
-		images, targets := cut(all[0], all[1], lists, s.net.model.Config.ImageSize)
+		images, targets := selectBatch(all[0], all[1], lists, s.net.model.Config.ImageSize)
 		args := append(append([]*Node{}, in[:packs+inputs]...), images, targets, row(all[3]))
 		for i := range 3 {
 			args = append(args, Reshape(Slice(scalars, AxisElem(i))))

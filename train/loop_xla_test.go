@@ -22,9 +22,9 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestLoop compares a training whose steps are one program on a device with the same steps taken
-// one by one, with drops, crops and flips. Without drops, whose random numbers differ between
-// backends, it compares the training with one on the processor.
+// TestLoop compares a training that runs many steps as one program with a training that runs the
+// same steps one by one, with dropout, drop-path, crops and flips. It also compares the device with
+// the CPU, without dropout and drop-path, because the random numbers differ between backends.
 func TestLoop(t *testing.T) {
 	device, name := devicetest.Open(t)
 	host, _, err := backend.Open("cpu", 1)
@@ -66,18 +66,19 @@ func TestLoop(t *testing.T) {
 			}
 		}
 		if share := math.Sqrt(difference / moved); !(share < 1e-2) {
-			t.Errorf("%s: tuned values differ by %.2g of how far they moved", what, share)
+			t.Errorf("%s: the difference of the tuned values is %.2g of their movement", what, share)
 		}
 	}
 	augmented := dataset.Transform{Size: 16, Resize: "direct-crop", ResizeTo: 20, RandomCrop: true, HorizontalFlip: true}
 	near("augmented, with drops", tuned(device, augmented, true, 0.2), tuned(device, augmented, false, 0.2))
 	plain := dataset.Transform{Size: 16}
 	want := tuned(host, plain, true, 0)
-	near("against the processor", tuned(device, plain, true, 0), want)
+	near("device and CPU", tuned(device, plain, true, 0), want)
 	o = grid{objective.SingleLabel}
 	near("targets of a shape", tuned(device, plain, true, 0), want)
 	o = objective.SingleLabel
-	// A plain number in the body of the loop must not be a constant of the program around it.
+	// A scalar constant in the body of the loop must not be a constant of the program around the
+	// loop.
 	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
@@ -88,7 +89,7 @@ func TestLoop(t *testing.T) {
 	compiledOnce(t, device, c, selection)
 	two, _, err := backend.Open(name, 2)
 	if err != nil {
-		t.Logf("not tried on two devices: %v", err)
+		t.Logf("two devices are not tested: %v", err)
 		return
 	}
 	if tuning, err = peft.New(c, selection); err != nil {
@@ -104,12 +105,12 @@ func TestLoop(t *testing.T) {
 	}
 	run.Options.BatchSize, data.kept[two] = 4, nil
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "must be stored on each") {
-		t.Errorf("images that are not kept, on two devices: %v", err)
+		t.Errorf("images that are not stored, on two devices: %v", err)
 	}
 }
 
-// compiledOnce checks that one program trains on a part of the images and then on all of them, in
-// epochs of different lengths, and that one program predicts them.
+// compiledOnce checks that the same compiled programs train on and predict a part of the images and
+// then all images, in epochs of different lengths.
 func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selection peft.Selection) {
 	tuning, err := peft.New(c, selection)
 	if err != nil {
@@ -125,7 +126,7 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	if _, err := run.predict(); err != nil {
 		t.Fatal(err)
 	}
-	var trainings, predictions atomic.Int32 // programs that were built
+	var trainings, predictions atomic.Int32 // numbers of programs that were built
 	counted := func(name string, to **program.Program, built *atomic.Int32, build program.Build) {
 		(*to).Close()
 		if *to, err = program.NewReplicated(device, name, func(g *graph.Graph, in []*graph.Node) []*graph.Node {
@@ -138,7 +139,7 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	net := run.stepper.net
 	counted("training", &run.stepper.loop, &trainings, run.stepper.buildLoop)
 	counted("prediction", &run.predictor.logits, &predictions, func(_ *graph.Graph, in []*graph.Node) []*graph.Node {
-		tuned, frozen, images := run.predictor.split(in)
+		tuned, frozen, images := run.predictor.inputs(in)
 		return []*graph.Node{net.logits(tuned, frozen, images, nil, peft.Rates{})}
 	})
 	do := func() checkpoint.StateDict {
@@ -159,12 +160,12 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 		t.Errorf("%d programs for training and %d for prediction were built, expected one of each", trainings.Load(), predictions.Load())
 	}
 	if _, err := run.stepper.EnqueueLoop(t.Context(), all, make([]int, 2*(loopSteps+1)), make([]float64, loopSteps+1), 0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 50 steps") {
-		t.Errorf("more steps than a program takes: %v", err)
+		t.Errorf("one step more than a program runs: error %v", err)
 	}
 	for n, want := range map[int]int{1: 4, 4: 4, 5: 8, 14: 16, 16: 16, 100: 16} {
 		data := Images(dataset.NewLoader(make([]dataset.Sample, n), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
-		if got := run.predictor.atOnce(data, 4); got != want {
-			t.Errorf("%d images are predicted %d at once, expected %d", n, got, want)
+		if got := run.predictor.batchSize(data, 4); got != want {
+			t.Errorf("%d images are predicted in batches of %d, expected %d", n, got, want)
 		}
 	}
 	run.Close()

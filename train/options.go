@@ -6,47 +6,50 @@ import (
 	"github.com/sptune/spt/internal/option"
 )
 
-// Options is the recipe of a training. [VTAB] returns the paper's. No field has a default of its
-// own.
+// Options holds the hyper-parameters of a training. The fields have no defaults; [VTAB] returns the
+// values of the paper.
 type Options struct {
 	// Epochs is the number of passes over the training images, at least 1.
 	Epochs int `json:"epochs"`
-	// BatchSize is the number of images in a mini-batch, at least 1. A smaller data set is one
-	// batch.
+	// BatchSize is the number of images in a mini-batch, at least 1. A data set with fewer images
+	// is one mini-batch.
 	BatchSize int `json:"batch_size"`
 	// LR is the learning rate after the warm-up, above 0 and at most 10.
 	LR float64 `json:"lr"`
-	// WeightDecay is AdamW's decoupled weight decay, 0 or more. It applies to tensors of two or
-	// more dimensions.
+	// WeightDecay is the decoupled weight decay of AdamW, 0 or more. It applies only to tensors of
+	// two or more dimensions.
 	WeightDecay float64 `json:"weight_decay"`
-	// WarmupEpochs is the length of the linear warm-up, in epochs, from 0 to Epochs.
+	// WarmupEpochs is the length of the linear warm-up in epochs, from 0 to Epochs.
 	WarmupEpochs float64 `json:"warmup_epochs"`
-	// WarmupLR is the learning rate of the first step of the warm-up.
+	// WarmupLR is the learning rate of the first step of the warm-up, 0 or more.
 	WarmupLR float64 `json:"warmup_lr"`
-	// MinLR is the learning rate at the end of the cosine schedule.
+	// MinLR is the learning rate at the end of the cosine schedule, 0 or more.
 	MinLR float64 `json:"min_lr"`
 
-	// DropPath is the drop-path rate of the last block; the rate grows linearly over depth. At
-	// least 0 and below 1, as the two rates below.
+	// DropPath is the drop-path rate (stochastic depth) of the last block, at least 0 and below 1.
+	// The rate grows linearly from 0 at the first block.
 	DropPath float64 `json:"drop_path"`
-	// Dropout is the dropout rate of the input of a structured module.
+	// Dropout is the dropout rate on the input of a structured module, at least 0 and below 1. It
+	// also applies to prompts, bottlenecks and the hidden layers of an MLP head.
 	Dropout float64 `json:"dropout"`
-	// ModuleDropPath is the drop-path rate of the output of a structured module.
+	// ModuleDropPath is the drop-path rate on the output of a structured module, at least 0 and
+	// below 1.
 	ModuleDropPath float64 `json:"module_drop_path"`
 
-	// Seed decides everything that is drawn at random: initial values, the order of the images,
-	// crops and flips, and drops.
+	// Seed is the seed of all random numbers: initial values, order of the images, crops, flips,
+	// dropout and drop-path.
 	Seed uint64 `json:"seed"`
 }
 
-// VTAB returns the paper's recipe for VTAB-1k: AdamW with learning rate 1e-3, batches of 64, 100
-// epochs, and a cosine schedule after 10 warm-up epochs.
+// VTAB returns the hyper-parameters of the paper for VTAB-1k: learning rate 1e-3, weight decay
+// 1e-4, mini-batches of 64 images, 100 epochs, and a cosine schedule after 10 warm-up epochs. All
+// drop rates are 0.1.
 func VTAB() Options {
 	return Options{Epochs: 100, BatchSize: 64, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
 		DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}
 }
 
-// WithEpochs returns o with n epochs and a warm-up that keeps its share of them.
+// WithEpochs returns o with n epochs. It scales WarmupEpochs by the same factor as Epochs.
 func (o Options) WithEpochs(n int) Options {
 	if o.Epochs > 0 {
 		o.WarmupEpochs *= float64(n) / float64(o.Epochs)
@@ -55,7 +58,7 @@ func (o Options) WithEpochs(n int) Options {
 	return o
 }
 
-// Validate reports an option that is out of range.
+// Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	switch {
 	case o.Epochs < 1:
@@ -92,8 +95,9 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// learningRate returns the learning rate at a fractional epoch, from 0: timm's cosine schedule with
-// linear warm-up (CosineLRScheduler without warmup_prefix), evaluated at every step.
+// learningRate returns the learning rate at a fractional epoch, starting at 0. It is the cosine
+// schedule with linear warm-up of timm (CosineLRScheduler without warmup_prefix), evaluated at
+// every step.
 func (o Options) learningRate(epoch float64) float64 {
 	if epoch < o.WarmupEpochs {
 		return o.WarmupLR + (o.LR-o.WarmupLR)*epoch/o.WarmupEpochs

@@ -12,25 +12,30 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// packing says how the tuned tensors are stored on a backend. On the processor each is a tensor of
-// its own. On a device, starting hundreds of small operations and passing hundreds of small tensors
-// takes longer than the computation. There one vector holds all tensors with weight decay, and a
-// second one all others.
+// packing describes how the tuned tensors are stored on a backend. The backend stores packs; a pack
+// is one tensor that holds the values of one or more tuned tensors.
+//
+// On the CPU each tuned tensor is its own pack. On a device such as a GPU there are two packs. One
+// vector holds all tensors with weight decay, a second vector holds the others. With hundreds of
+// small tensors, starting the operations and passing the tensors would take longer than the
+// computation.
 type packing struct {
 	params []peft.Param
-	// positions in params; the params of a pack all have weight decay or all have none
+	// packs holds the positions in params of the tensors of each pack. Weight decay applies to all
+	// tensors of a pack or to none.
 	packs [][]int
-	apart bool // each param is a pack, in its own shape
+	// separate means that each tensor is its own pack, in its own shape.
+	separate bool
 }
 
-// pack returns the packing of params on be.
+// pack returns the packing of params that suits the backend.
 func pack(be backend.Backend, params []peft.Param) packing {
 	return newPacking(params, !backend.OnDevice(be))
 }
 
-func newPacking(params []peft.Param, apart bool) packing {
-	p := packing{params: params, apart: apart}
-	if apart {
+func newPacking(params []peft.Param, separate bool) packing {
+	p := packing{params: params, separate: separate}
+	if separate {
 		for i := range params {
 			p.packs = append(p.packs, []int{i})
 		}
@@ -51,7 +56,7 @@ func newPacking(params []peft.Param, apart bool) packing {
 }
 
 // decayed reports whether weight decay applies to a tensor. It applies to tensors of two or more
-// dimensions, so not to biases, norms and single entries.
+// dimensions. It does not apply to biases, norms and single entries.
 func decayed(p peft.Param) bool { return len(p.Shape) >= 2 }
 
 // decays reports whether weight decay applies to a pack.
@@ -59,7 +64,7 @@ func (p packing) decays(pack int) bool { return decayed(p.params[p.packs[pack][0
 
 // shape returns the shape of a pack.
 func (p packing) shape(pack int) []int {
-	if p.apart {
+	if p.separate {
 		return p.params[pack].Shape
 	}
 	n := 0
@@ -69,7 +74,7 @@ func (p packing) shape(pack int) []int {
 	return []int{n}
 }
 
-// place puts the values of all params on be, one tensor for each pack.
+// place copies the values of all params to the backend and returns one tensor for each pack.
 func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*tensors.Tensor, err error) {
 	defer func() {
 		if err != nil {
@@ -83,9 +88,9 @@ func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*
 			q := p.params[j]
 			v, ok := values[q.Name]
 			if !ok || v.Size() != q.Size() {
-				return out, fmt.Errorf("placing the tuned tensors on the backend: %s has shape %v, expected %v", q.Name, v.Shape, q.Shape)
+				return out, fmt.Errorf("copying the tuned tensors to the backend: %s has shape %v, expected %v", q.Name, v.Shape, q.Shape)
 			}
-			if p.apart {
+			if p.separate {
 				data = v.Data
 			} else {
 				data = append(data, v.Data...)
@@ -100,7 +105,7 @@ func (p packing) place(be backend.Backend, values checkpoint.StateDict) (out []*
 	return out, nil
 }
 
-// read returns the values of all params from packs on a backend.
+// read copies the values of all params from the packs on the backend, by peft.Param.Name.
 func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
 	out := checkpoint.StateDict{}
 	for i, members := range p.packs {
@@ -118,9 +123,9 @@ func (p packing) read(packs []*tensors.Tensor) (checkpoint.StateDict, error) {
 	return out, nil
 }
 
-// unpack returns the params, in their shapes, from packs.
+// unpack returns the nodes of the params, in their own shapes, for the nodes of the packs.
 func (p packing) unpack(packs []*Node) []*Node {
-	if p.apart {
+	if p.separate {
 		return packs
 	}
 	out := make([]*Node, len(p.params))
@@ -135,9 +140,10 @@ func (p packing) unpack(packs []*Node) []*Node {
 	return out
 }
 
-// join returns the packs of params, or of gradients of their shapes.
+// join returns the nodes of the packs for the nodes of the params, or for gradients of the same
+// shapes. It is the inverse of unpack.
 func (p packing) join(params []*Node) []*Node {
-	if p.apart {
+	if p.separate {
 		return params
 	}
 	out := make([]*Node, len(p.packs))

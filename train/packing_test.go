@@ -14,8 +14,8 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// TestPacking checks that values placed in two vectors, as on a device, are the values that are
-// read back, that the graph unpacks and that it joins again.
+// TestPacking stores tensors in two vectors, as on a device. It checks that read, unpack and join
+// return the original values.
 func TestPacking(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -32,7 +32,7 @@ func TestPacking(t *testing.T) {
 	values := tuning.Init(1, colours.Model(c).Weights)
 	for _, v := range values {
 		for i := range v.Data {
-			v.Data[i] += float32(i + 1) // nothing is zero
+			v.Data[i] += float32(i + 1) // no value is zero
 		}
 	}
 	packs, err := p.place(be, values)
@@ -41,8 +41,8 @@ func TestPacking(t *testing.T) {
 	}
 	defer program.Free(packs...)
 	compiled, err := program.New(be, "packs", func(_ *Graph, in []*Node) []*Node {
-		apart := p.unpack(in)
-		return append(p.join(apart), apart...)
+		separate := p.unpack(in)
+		return append(p.join(separate), separate...)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -58,22 +58,22 @@ func TestPacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, q := range tuning.Params {
-		apart, err := program.Float32s(out[2+i])
+		separate, err := program.Float32s(out[2+i])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := values[q.Name].Data; !slices.Equal(apart, want) || !slices.Equal(got[q.Name].Data, want) || !slices.Equal(got[q.Name].Shape, q.Shape) {
-			t.Errorf("%s: %v apart, %v read, expected %v", q.Name, apart, got[q.Name], want)
+		if want := values[q.Name].Data; !slices.Equal(separate, want) || !slices.Equal(got[q.Name].Data, want) || !slices.Equal(got[q.Name].Shape, q.Shape) {
+			t.Errorf("%s: unpack gives %v, read gives %v, expected %v", q.Name, separate, got[q.Name], want)
 		}
 	}
 	if !p.decays(0) || p.decays(1) {
-		t.Error("packs are not told apart by what decays")
+		t.Error("weight decay does not apply to the first pack only")
 	}
 	delete(values, "cls_token")
 	if _, err := p.place(be, values); err == nil {
-		t.Error("a tensor that is missing was placed")
+		t.Error("place accepted values without cls_token")
 	}
 	if alone := pack(be, tuning.Params); len(alone.packs) != len(tuning.Params) {
-		t.Errorf("%d packs on the processor, expected one for each of %d tensors", len(alone.packs), len(tuning.Params))
+		t.Errorf("%d packs on the CPU, expected one for each of %d tensors", len(alone.packs), len(tuning.Params))
 	}
 }

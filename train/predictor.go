@@ -22,20 +22,23 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// Predictor computes logits with the tuned tensors in place. Nothing is dropped.
+// Predictor runs the forward pass of a backbone with its tuned tensors. It uses neither dropout nor
+// drop-path.
 type Predictor struct {
 	be       backend.Backend
 	net      *network
 	packs    packing
-	tuned    []*tensors.Tensor // stored as packs says
+	tuned    []*tensors.Tensor // packs of tuned tensors
 	borrowed bool              // tuned and net belong to a Stepper
 	logits   *program.Program
 	features *program.Program
-	cut      *program.Program // cuts a batch that is too large for the caches
+	split    *program.Program // splits a batch into micro-batches
 }
 
-// NewPredictor places the tuned tensors, by peft.Param.Name, on the backend. The objective o gives
-// the logits. Close releases the Predictor.
+// NewPredictor returns a Predictor for the backbone m. tuned holds the values of the tuned tensors
+// t, by peft.Param.Name. NewPredictor copies them to the backend and returns an error if a tensor
+// is missing or has the wrong size. The objective o defines the logits and the metrics. Call Close
+// to release the Predictor.
 func NewPredictor(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict) (_ *Predictor, err error) {
 	net, err := newNetwork(be, m, o, t)
 	if err != nil {
@@ -53,8 +56,9 @@ func NewPredictor(be backend.Backend, m *backbone.Model, o objective.Objective, 
 	return p, p.prepare()
 }
 
-// predictor returns a Predictor with what the stepper has tuned so far. Each step makes new tuned
-// tensors, so a caller sets Predictor.tuned again before it predicts. Close it before s.
+// predictor returns a Predictor with the current tuned tensors of s. Each step makes new tuned
+// tensors, so a caller must set Predictor.tuned again before it predicts. Close the Predictor
+// before s.
 func (s *Stepper) predictor() (*Predictor, error) {
 	p := &Predictor{be: s.be, net: s.net, packs: s.packs, tuned: s.tuned(), borrowed: true}
 	if err := p.prepare(); err != nil {
@@ -64,35 +68,35 @@ func (s *Stepper) predictor() (*Predictor, error) {
 	return p, nil
 }
 
-// tuned returns the packs of tuned tensors.
+// tuned returns the packs of the tuned tensors.
 func (s *Stepper) tuned() []*tensors.Tensor { return s.state[:len(s.packs.packs)] }
 
-// prepare makes the programs.
+// prepare creates the programs. They are compiled when they first run.
 func (p *Predictor) prepare() (err error) {
 	net := p.net
 	if p.logits, err = program.New(p.be, "forward pass", func(_ *Graph, in []*Node) []*Node {
-		tuned, frozen, images := p.split(in)
+		tuned, frozen, images := p.inputs(in)
 		return []*Node{net.logits(tuned, frozen, images, nil, peft.Rates{})}
 	}); err != nil {
 		return err
 	}
 	if p.features, err = program.New(p.be, "features", func(_ *Graph, in []*Node) []*Node {
-		tuned, frozen, images := p.split(in)
+		tuned, frozen, images := p.inputs(in)
 		return []*Node{net.objective.Features(net.model, net.layers(tuned, frozen, nil, peft.Rates{}), images)}
 	}); err != nil {
 		return err
 	}
-	p.cut, err = newCut(p.be, net.model.Config)
+	p.split, err = newSplit(p.be, net.model.Config)
 	return err
 }
 
-// split returns the inputs of a program: tuned tensors, frozen tensors and images.
-func (p *Predictor) split(in []*Node) (tuned, frozen []*Node, images *Node) {
+// inputs divides the inputs of a program into tuned tensors, frozen tensors and images.
+func (p *Predictor) inputs(in []*Node) (tuned, frozen []*Node, images *Node) {
 	n := len(p.tuned)
 	return p.packs.unpack(in[:n]), in[n : len(in)-1], in[len(in)-1]
 }
 
-// expect begins to compile, on a device, what Evaluate needs.
+// expect starts to compile the program that Evaluate needs for data. It does nothing on the CPU.
 func (p *Predictor) expect(data *Data, batchSize int) {
 	if data == nil || !backend.OnDevice(p.be) {
 		return
@@ -102,12 +106,12 @@ func (p *Predictor) expect(data *Data, batchSize int) {
 		in = append(in, t.Shape())
 	}
 	size := p.net.model.Config.ImageSize
-	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.atOnce(data, batchSize), size, size, 3))...)
+	p.logits.Prepare(append(in, shapes.Make(dtypes.Uint8, p.batchSize(data, batchSize), size, size, 3))...)
 }
 
-// Close releases the compiled programs and the tuned tensors.
+// Close releases the compiled programs, and the tuned tensors that NewPredictor copied.
 func (p *Predictor) Close() {
-	for _, each := range []*program.Program{p.logits, p.features, p.cut} {
+	for _, each := range []*program.Program{p.logits, p.features, p.split} {
 		if each != nil {
 			each.Close()
 		}
@@ -119,26 +123,28 @@ func (p *Predictor) Close() {
 	p.net.close()
 }
 
-// Logits returns the objective's logits, [B, …] row-major, for images as Stepper.Enqueue takes
-// them.
+// Logits returns the logits of the objective, [B, …] row-major. images has the form that
+// [Stepper.Enqueue] takes, with at least one image.
 func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
 	out, err := p.run(ctx, p.logits, images)
 	return out.values, err
 }
 
-// Features returns what the head reads, [B, …] row-major, for images as Stepper.Enqueue takes them.
+// Features returns the input of the head, [B, …] row-major. images has the form that
+// [Stepper.Enqueue] takes, with at least one image.
 func (p *Predictor) Features(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
 	out, err := p.run(ctx, p.features, images)
 	return out.values, err
 }
 
-// output is the output of a program for a batch.
+// output holds the output of a program for a batch.
 type output struct {
 	values []float32 // row-major
-	axes   int       // number of axes, with the batch axis
+	axes   int       // number of axes, including the batch axis
 }
 
-// run returns the output of a program for images.
+// run returns the output of a program for images. It splits a batch that is too large for the CPU
+// caches into micro-batches.
 func (p *Predictor) run(ctx context.Context, forward *program.Program, images *tensors.Tensor) (all output, err error) {
 	one := func(images *tensors.Tensor) (output, error) {
 		out, err := forward.Run(ctx, program.Lend(p.tuned, p.net.values, []*tensors.Tensor{images})...)
@@ -150,36 +156,38 @@ func (p *Predictor) run(ctx context.Context, forward *program.Program, images *t
 		return output{values, out[0].Shape().Rank()}, err
 	}
 	if images.Shape().Dim(0) == 0 {
-		return all, errors.New("predicting: there are no images")
+		return all, errors.New("predicting: the batch has no images; give at least one")
 	}
-	sizes := pieces(p.be, p.net.model.Config, images.Shape())
+	sizes := microBatchSizes(p.be, p.net.model.Config, images.Shape())
 	if len(sizes) == 1 {
 		return one(images)
 	}
-	cut, err := p.cut.Run(ctx, images)
+	parts, err := p.split.Run(ctx, images)
 	if err != nil {
 		return all, err
 	}
-	defer program.Free(cut...)
-	for piece, err := range sideBySide(runs(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) (output, error) { return one(cut[i]) }, func(output) {}) {
+	defer program.Free(parts...)
+	for part, err := range concurrently(concurrency(p.be, p.net.model.Config, sizes[0]), len(sizes), func(i int) (output, error) { return one(parts[i]) }, func(output) {}) {
 		if err != nil {
 			return output{}, err
 		}
-		all.values, all.axes = append(all.values, piece.values...), piece.axes
+		all.values, all.axes = append(all.values, part.values...), part.axes
 	}
 	return all, nil
 }
 
-// Evaluate predicts every image of data and measures the predictions with the objective's metrics.
-// It reports progress.Evaluate after each batch.
+// Evaluate predicts all images of data and returns the metrics of the objective. batchSize is the
+// batch size of the training; a device predicts up to four times as many images in one batch.
+// Evaluate reports an event with stage progress.Evaluate after each batch. A loss that is not
+// finite is an error.
 func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, report progress.Func) (objective.Evaluation, error) {
 	o := p.net.objective
 	if data.objective.Name() != o.Name() {
-		return objective.Evaluation{}, fmt.Errorf("evaluating with the objective %s: the data has the objective %s; give data of the same objective", o.Name(), data.objective.Name())
+		return objective.Evaluation{}, fmt.Errorf("evaluating with the objective %s: the data has the objective %s; use the same objective for both", o.Name(), data.objective.Name())
 	}
 	metrics := o.NewMetrics(p.net.model.Config)
 	done := 0
-	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
+	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return metrics.Evaluation(), err
 		}
@@ -197,26 +205,29 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, rep
 	}
 	e := metrics.Evaluation()
 	if math.IsNaN(e.Loss) || math.IsInf(e.Loss, 0) {
-		return e, fmt.Errorf("the loss on %d images is %v; if a training led to it, lower the learning rate, else check the weights and the images' normalisation", e.Images, e.Loss)
+		return e, fmt.Errorf("the loss on %d images is %v; if the weights were trained just now, lower the learning rate, otherwise check the weights and the normalisation of the images", e.Images, e.Loss)
 	}
 	return e, nil
 }
 
-// atOnce returns how many images to predict at once for a training with that batch size: as many,
-// or up to four times as many on a device, which waits for the host between batches and keeps no
-// activations here. A device fills up a short batch, so that one program serves data of many sizes.
-func (p *Predictor) atOnce(data *Data, batchSize int) int {
+// batchSize returns how many images to predict in one batch for a training with the given batch
+// size. On the CPU it returns the same number, or the number of images if that is smaller.
+//
+// A device waits for the host between batches, and a prediction keeps no activations. So on a
+// device the batch is up to four times as large. A device fills up a smaller batch, so one compiled
+// program serves data of many sizes.
+func (p *Predictor) batchSize(data *Data, batchSize int) int {
 	if backend.OnDevice(p.be) {
 		return batchSize * max(1, min(4, (data.Len()+batchSize-1)/batchSize))
 	}
 	return max(1, min(batchSize, data.Len()))
 }
 
-// featuresOf returns the features of every sample, for a head that is trained alone on a frozen
-// backbone. It returns nil if the objective does not read one feature vector per image.
+// featuresOf returns a Data with the features of each sample, for training only the head. It
+// returns nil if the features of an image are not one vector.
 func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (*Data, error) {
 	out := &Data{objective: data.objective, config: data.config, targetSize: data.targetSize, kept: map[backend.Backend]*resident{}}
-	for b, err := range data.batches(ctx, p.be, nil, p.atOnce(data, batchSize), false, 0, 0) {
+	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), false, 0, 0) {
 		if err != nil {
 			return nil, err
 		}

@@ -20,11 +20,11 @@ import (
 
 var errBroken = errors.New("the backend broke")
 
-// breaking is a backend that fails after some calls that place, run or read. Its buffers name it as
-// their backend, because a tensor asks for it.
+// breaking is a backend that fails after a number of calls that copy data or run a program. Its
+// buffers return it as their backend, because a tensor asks its buffer for the backend.
 type breaking struct {
 	compute.Backend
-	left int // negative: it never fails
+	left int // number of calls until it fails; negative means that it never fails
 }
 
 func (b *breaking) use() error {
@@ -96,7 +96,7 @@ func (x *breakingExecutable) Execute(in []compute.Buffer, donate []bool, device 
 	return out, err
 }
 
-// countdown is a context that is cancelled after some calls of Err.
+// countdown is a context that is cancelled after a number of calls of Err.
 type countdown struct {
 	context.Context
 	left int
@@ -110,8 +110,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// TestReleases checks that nothing stays on the backend after a stepper is closed, wherever its
-// preparation or a step fails, whole or in pieces.
+// TestReleases checks that a closed Stepper leaves no memory allocated on the backend. Any
+// operation of NewStepper or of a step can fail, with and without micro-batches.
 func TestReleases(t *testing.T) {
 	own, err := cpu.New("")
 	if err != nil {
@@ -145,9 +145,9 @@ func TestReleases(t *testing.T) {
 		return memory.Buffers
 	}
 	held := onBackend()
-	// attempt prepares a stepper, loads an optimiser state, takes one step, and returns the error
+	// attempt creates a Stepper, loads an optimiser state and runs one step. It returns the error
 	// of the call that failed.
-	attempt := func(pieces bool, uses, checks int) (err error) {
+	attempt := func(microBatches bool, uses, checks int) (err error) {
 		be.left = uses
 		defer func() { be.left = -1 }()
 		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
@@ -167,9 +167,9 @@ func TestReleases(t *testing.T) {
 			return err
 		}
 		step := s.Step
-		if pieces {
+		if microBatches {
 			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, float64, error) {
-				if err := s.enqueue(ctx, s.inPieces, images, labels, lr, seed); err != nil {
+				if err := s.enqueue(ctx, s.inMicroBatches, images, labels, lr, seed); err != nil {
 					return 0, 0, err
 				}
 				_, err := s.Read()
@@ -179,14 +179,14 @@ func TestReleases(t *testing.T) {
 		_, _, err = step(&countdown{t.Context(), checks}, images, labels, 1e-3, 1)
 		return err
 	}
-	for _, pieces := range []bool{false, true} {
+	for _, microBatches := range []bool{false, true} {
 		for _, bound := range []struct {
 			what string
 			err  error
 			try  func(n int) error
 		}{
-			{"broken after %d uses", errBroken, func(n int) error { return attempt(pieces, n, -1) }},
-			{"cancelled after %d checks", context.Canceled, func(n int) error { return attempt(pieces, -1, n) }},
+			{"broken after %d uses", errBroken, func(n int) error { return attempt(microBatches, n, -1) }},
+			{"cancelled after %d checks", context.Canceled, func(n int) error { return attempt(microBatches, -1, n) }},
 		} {
 			for n := 0; ; n++ {
 				err := bound.try(n)
@@ -194,12 +194,12 @@ func TestReleases(t *testing.T) {
 					t.Errorf(bound.what+": %v", n, err)
 				}
 				if now := onBackend(); now > held {
-					t.Errorf(bound.what+", in pieces %t: %d bytes stay on the backend after %v", n, pieces, now-held, err)
+					t.Errorf(bound.what+", micro-batches %t: %d bytes stay allocated on the backend after error %v", n, microBatches, now-held, err)
 					held = now
 				}
 				if err == nil {
 					if n < 2 {
-						t.Errorf("in pieces %t: only %d attempts failed", pieces, n)
+						t.Errorf("micro-batches %t: only %d attempts failed, expected at least 2", microBatches, n)
 					}
 					break
 				}

@@ -17,25 +17,32 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// residentBytes bounds the images and targets of a data set that stay on a device. The images of a
-// VTAB-1k data set take 0.15 GB.
+// residentBytes is the largest size of a data set that is stored on a device, in bytes of its
+// images and targets. The images of a VTAB-1k data set take 0.15 GB.
 const residentBytes = 4 << 30
 
-// resident is a data set on a device. Its images are decoded once, and cropped and flipped on the
-// device. A step then sends a few numbers for each image instead of its pixels.
+// resident holds a data set that is stored on a device. The images are decoded once, and the device
+// crops and flips them. A step sends a few numbers for each image, not its pixels.
 type resident struct {
 	be backend.Backend
-	// uint8 [N, side, side, 3] or features float32 [N, width]; int32 [N, TargetShape…]
-	pixels, targets *tensors.Tensor
-	copies          [][]*tensors.Tensor // copies of both on further devices
-	first           int                 // position of the first sample of a part
-	host            []int32             // encoded targets of the samples, row-major
-	size            int                 // side of the images after the crop, px
-	batch           *program.Program
+	// pixels holds the images, uint8 [N, side, side, 3], or their features, float32 [N, width].
+	pixels *tensors.Tensor
+	// targets holds the encoded targets, int32 [N, TargetShape…].
+	targets *tensors.Tensor
+	// copies holds copies of pixels and targets on the other devices, if there are several.
+	copies [][]*tensors.Tensor
+	// first is the position in pixels of the first sample of a part.
+	first int
+	// host holds the encoded targets of the samples, row-major.
+	host []int32
+	// size is the side of the images after the crop, in pixels.
+	size int
+	// batch is the program that selects a batch.
+	batch *program.Program
 }
 
-// resident returns d as it is stored on be, and stores it there at the first call. It returns nil
-// on the processor, and if d does not fit on the device.
+// resident returns d as it is stored on the backend. The first call stores it there. It returns nil
+// on the CPU, and if d cannot be stored on the device.
 func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	if !backend.OnDevice(be) {
 		return nil, nil
@@ -52,7 +59,7 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 		}
 	}
 	if r == nil && err == nil {
-		r, err = d.reside(ctx, be)
+		r, err = d.store(ctx, be)
 	}
 	if err == nil {
 		d.kept[be] = r
@@ -60,9 +67,9 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	return r, err
 }
 
-// reside stores the images of d, or its features, on be. It returns nil if they do not fit, or if
-// the images have different shapes before they are cropped.
-func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err error) {
+// store stores the images or the features of d on the device. It returns nil if they take more than
+// residentBytes, or if the images have different shapes before they are cropped.
+func (d *Data) store(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	r = &resident{be: be, size: d.config.ImageSize, host: d.targets}
 	targetBytes := 4 * float64(d.Len()*d.targetSize)
 	if d.loader == nil {
@@ -100,16 +107,17 @@ func (d *Data) reside(ctx context.Context, be backend.Backend) (r *resident, err
 		return nil, fmt.Errorf("storing the images on all devices: %w", err)
 	}
 	r.batch, err = program.New(be, "batch", func(_ *Graph, in []*Node) []*Node {
-		images, targets := cut(in[0], in[1], in[2:], r.size)
+		images, targets := selectBatch(in[0], in[1], in[2:], r.size)
 		return []*Node{images, targets}
 	})
 	return r, err
 }
 
-// cut returns a batch of a resident: the images or features at the positions lists[0], int32 [B],
-// and their targets. Three more lists hold the column and the row where each image is cropped, and
-// 1 for each image that is flipped.
-func cut(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) {
+// selectBatch returns one batch of a data set that is stored on a device. lists[0], int32 [B],
+// holds the positions of the images, or of their features. With augmentation there are three more
+// lists, int32 [B]: the column and the row at which each crop starts, and 1 for each image that is
+// flipped.
+func selectBatch(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) {
 	index := ExpandDims(lists[0], -1)
 	if len(lists) == 1 {
 		return Gather(pixels, index), Gather(targets, index)
@@ -117,8 +125,9 @@ func cut(pixels, targets *Node, lists []*Node, size int) (images, chosen *Node) 
 	return cropped(pixels, lists[0], lists[1], lists[2], lists[3], size), Gather(targets, index)
 }
 
-// cropped returns squares of pixels [N, side, side, 3]: of image index, starting at column x0 and
-// row y0, and from right to left where flip is 1; all int32 [B].
+// cropped returns the crops [B, size, size, 3] of images in pixels [N, side, side, 3]. The inputs
+// index, x0, y0 and flip are int32 [B]. A crop is taken from the image at position index. It starts
+// at column x0 and row y0. It is flipped from left to right where flip is 1.
 func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 	g, n, side := pixels.Graph(), pixels.Shape().Dim(0), pixels.Shape().Dim(1)
 	b := index.Shape().Dim(0)
@@ -131,7 +140,7 @@ func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 	return Gather(Reshape(pixels, n*side*side, 3), ExpandDims(at, -1))
 }
 
-// batches is Data.batches for data on the device.
+// batches implements Data.batches for a data set that is stored on the device.
 func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, dropLast bool, seed uint64, epoch int, yield func(batch, error) bool) {
 	if order == nil {
 		for i := range d.Len() {
@@ -153,7 +162,8 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// lists returns the lists that cut takes for samples of d, in the pass of a seed and an epoch.
+// lists returns the lists of selectBatch for the given samples of d. seed and epoch decide the
+// crops and flips.
 func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int32 {
 	out := make([][]int32, 1, 4)
 	if d.augments() {
@@ -173,8 +183,8 @@ func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int
 	return out
 }
 
-// take returns the batch of these samples, in the pass of a seed and an epoch. It fills the batch
-// up to size with copies of the first sample.
+// take returns a batch of the given samples. seed and epoch decide the crops and flips. If there
+// are fewer samples than size, take fills the batch up with copies of the first sample.
 func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
 	out.n = len(samples)
 	for _, index := range samples {

@@ -14,8 +14,9 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// TestResident checks that batches cut on the device from stored images are those of the loader,
-// bit for bit, in every pass and with every way to crop. Only the last batch is filled up.
+// TestResident checks that the device selects, crops and flips stored images exactly as the loader
+// does, bit for bit. It checks several epochs and all kinds of crops. Only the last batch is filled
+// up.
 func TestResident(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -40,9 +41,9 @@ func TestResident(t *testing.T) {
 	} {
 		for _, o := range []objective.Objective{objective.SingleLabel, grid{objective.SingleLabel}} {
 			d := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), o, c)
-			r, err := d.reside(t.Context(), be)
+			r, err := d.store(t.Context(), be)
 			if err != nil || r == nil {
-				t.Fatalf("%+v: kept %v, %v", transform, r, err)
+				t.Fatalf("%+v: stored %v, error %v", transform, r, err)
 			}
 			for epoch := range 3 {
 				order := dataset.Shuffle(len(samples), 5, epoch)
@@ -68,7 +69,7 @@ func TestResident(t *testing.T) {
 							t.Errorf("%+v: targets %v of shape %s on the device, %v; want %v", transform, on, got.targets.Shape(), err, w.host)
 						}
 						if got.images.Shape().Dim(0) != 3 || got.targets.Shape().Dim(0) != 3 {
-							t.Errorf("a batch of shape %s is not full", got.images.Shape())
+							t.Errorf("a batch has shape %s, expected 3 images", got.images.Shape())
 						}
 						pixels, expected := bytesOf(t, got.images), bytesOf(t, w.images)
 						if !slices.Equal(pixels[:len(expected)], expected) {
@@ -84,12 +85,12 @@ func TestResident(t *testing.T) {
 		}
 	}
 	any := dataset.Transform{Size: 8, Resize: "crop", ResizeTo: 10, RandomCrop: true}
-	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), objective.SingleLabel, c).reside(t.Context(), be); r != nil || err != nil {
-		t.Errorf("images of different shapes are kept: %v, %v", r, err)
+	if r, err := Images(dataset.NewLoader(samples, any, nil, dataset.LoaderOptions{}), objective.SingleLabel, c).store(t.Context(), be); r != nil || err != nil {
+		t.Errorf("images of different shapes: stored %v, error %v; expected nil and no error", r, err)
 	}
 }
 
-// grid has targets of shape [2, 3], whose first cell is the class id that it learns.
+// grid is an objective with targets of shape [2, 3]. The first cell is the class id that it learns.
 type grid struct{ objective.Objective }
 
 func (grid) Name() string                      { return "grid" }

@@ -15,24 +15,25 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// position is where a training stands. Together with the tuned tensors and the optimiser's moments
-// it is all that a training needs to continue to the same bits.
+// position holds how far a training has progressed. The tuned tensors, the moments of the optimiser
+// and a position are together the complete state of a training.
 type position struct {
-	Identity string  `json:"identity"` // of the training; see identity
+	Identity string  `json:"identity"` // identity of the training; see Run.identity
 	Epoch    int     `json:"epoch"`    // epoch to continue with, from 0
 	Step     int     `json:"step"`     // next step of the epoch, from 0
 	Steps    int     `json:"steps"`    // optimiser steps taken so far, over all epochs
-	LossSum  float64 `json:"loss_sum"` // sum of the losses of the epoch's images so far
-	Correct  float64 `json:"correct"`  // right predictions of the epoch so far
-	Seconds  float64 `json:"seconds"`  // time spent in the epoch so far
+	LossSum  float64 `json:"loss_sum"` // sum of the losses of the images so far, in this epoch
+	Correct  float64 `json:"correct"`  // number of correct predictions so far, in this epoch
+	Seconds  float64 `json:"seconds"`  // time spent on this epoch so far
 	History  []Epoch `json:"history"`  // finished epochs
 
-	resumed *moments // nil at the start of a training
+	resumed *moments // moments that were read from a checkpoint file; nil for a new training
 }
 
+// moments holds the moments of the optimiser, by peft.Param.Name.
 type moments struct{ first, second checkpoint.StateDict }
 
-// epochDone returns the figures of the epoch that has ended.
+// epochDone returns the figures of the epoch that has just ended.
 func (p *position) epochDone(o Options, batch, steps int) Epoch {
 	images := float64(batch * steps)
 	return Epoch{
@@ -45,13 +46,13 @@ func (p *position) epochDone(o Options, batch, steps int) Epoch {
 	}
 }
 
-// next moves to the start of the next epoch.
+// next moves p to the start of the next epoch.
 func (p *position) next() {
 	p.Epoch++
 	p.Step, p.LossSum, p.Correct, p.Seconds = 0, 0, 0, 0
 }
 
-// interrupted returns the error of a training that ended here.
+// interrupted returns the error for a training that was interrupted at p.
 func (p *position) interrupted(cause error) error {
 	return fmt.Errorf("training stopped in epoch %d at step %d: %w", p.Epoch+1, p.Step, cause)
 }
@@ -59,27 +60,27 @@ func (p *position) interrupted(cause error) error {
 // stateHeader is the kind and version of a training state file.
 var stateHeader = jsonfile.Header{Kind: jsonfile.TrainingState, Version: 1}
 
-// identity returns a hash that differs between trainings that must not continue from each other's
-// state.
+// identity returns a hash of the inputs that decide the training, such as options, data and
+// selection. A training may continue only from a state with the same identity.
 func (r *Run) identity() string {
 	text, err := json.Marshal(struct {
 		Options   Options
 		Objective string
 		Selection peft.Selection
 		Backbone  string
-		Size      int // image size, which the fingerprint of some backbones leaves out
+		Size      int // image size; the fingerprint of some backbones does not include it
 		Precision backend.Precision
 		Images    string
 	}{r.Options, r.Train.objective.Name(), r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint()})
 	if err != nil {
-		// Every field is plain data; Validate refuses options that are NaN.
+		// This cannot happen: all fields are plain data, and Validate rejects options that are NaN.
 		return ""
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
 }
 
-// save writes the training state, if the run keeps one.
+// save writes the training state to the Checkpoint file. It does nothing if Checkpoint is empty.
 func (r *Run) save(s *Stepper, p position) error {
 	if r.Checkpoint == "" {
 		return nil
@@ -102,27 +103,27 @@ func (r *Run) save(s *Stepper, p position) error {
 	return checkpoint.Save(r.Checkpoint, entries, metadata)
 }
 
-// StateError reports a training state file from which a training cannot continue.
+// StateError reports that a training cannot continue from a checkpoint file. [Run.Do] returns it.
 type StateError struct {
 	Path string // path of the file
 	Err  error  // cause
 }
 
-// Error names the file and the cause. It says to remove the file, unless the file could not be
-// read.
+// Error returns a message with the path and the cause. The message advises to remove the file,
+// unless the file could not be read.
 func (e *StateError) Error() string {
 	text := fmt.Sprintf("resuming from %s: %v", e.Path, e.Err)
 	if unread := (*fs.PathError)(nil); errors.As(e.Err, &unread) {
-		return text // the content of the file may be good
+		return text // the content of the file may be valid
 	}
-	return text + "; remove it to begin this training anew"
+	return text + "; remove the file to start the training from the beginning"
 }
 
-// Unwrap returns the cause.
+// Unwrap returns Err.
 func (e *StateError) Unwrap() error { return e.Err }
 
-// loadState reads the training state of the training with that identity. Its errors are of type
-// *StateError.
+// loadState reads the training state from a file. The state must have the given identity. All
+// errors are of type *StateError.
 func loadState(path string, t *peft.Tuning, identity string) (p position, tuned checkpoint.StateDict, err error) {
 	defer func() {
 		if err != nil {
@@ -138,14 +139,14 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 		return p, nil, err
 	}
 	if p.Identity != identity {
-		return p, nil, errors.New("it belongs to a training with other options, data, plan or backbone; give the same ones")
+		return p, nil, errors.New("the file belongs to a training with other options, data, plan or backbone; give the same ones to continue it")
 	}
 	groups := map[string]checkpoint.StateDict{"tuned": {}, "exp_avg": {}, "exp_avg_sq": {}}
 	for _, info := range f.Tensors() {
 		group, name, _ := strings.Cut(info.Name, ".")
 		sd, ok := groups[group]
 		if !ok {
-			return p, nil, fmt.Errorf("unknown tensor %q", info.Name)
+			return p, nil, fmt.Errorf("the file has an unknown tensor %q", info.Name)
 		}
 		if sd[name], err = f.Float32(info.Name); err != nil {
 			return p, nil, err
@@ -154,7 +155,7 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 	for _, q := range t.Params {
 		for group, sd := range groups {
 			if v, ok := sd[q.Name]; !ok || v.Size() != q.Size() {
-				return p, nil, fmt.Errorf("%s.%s has shape %v, expected %v", group, q.Name, v.Shape, q.Shape)
+				return p, nil, fmt.Errorf("tensor %s.%s has shape %v, expected %v", group, q.Name, v.Shape, q.Shape)
 			}
 		}
 	}

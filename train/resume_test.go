@@ -16,8 +16,8 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// TestSaveInTime checks that the state of a long epoch is saved before its end, and that a training
-// that was killed later continues from there to the same bits.
+// TestSaveInTime checks that the state is saved before the end of a long epoch. A training that is
+// killed after this save continues from it and gives the same bits.
 func TestSaveInTime(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -36,7 +36,7 @@ func TestSaveInTime(t *testing.T) {
 			Options: Options{Epochs: 3, BatchSize: 4, LR: 1e-2, DropPath: 0.1, Seed: 1}}
 	}
 	first := newRun("first")
-	var killed []byte // the state as it is in the second epoch
+	var killed []byte // the state file in the second epoch
 	first.Progress = func(e progress.Event) {
 		if e.Stage != progress.Train {
 			return

@@ -19,44 +19,59 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// The constants of AdamW besides learning rate and weight decay: PyTorch's defaults.
+// The constants of AdamW, with the default values of PyTorch.
 const (
 	beta1   = 0.9
 	beta2   = 0.999
 	epsilon = 1e-8
 )
 
-// Stepper is one compiled training step: forward pass, backward pass, AdamW. The tuned tensors and
-// the optimiser's moments stay on the backend between steps.
+// Stepper runs training steps: forward pass, backward pass and AdamW. It holds the training state,
+// that is the tuned tensors and the moments of the optimiser, on the backend between steps.
+//
+// A Stepper must not be used by two goroutines at the same time.
 type Stepper struct {
-	be      backend.Backend
-	tuning  *peft.Tuning
-	net     *network
-	rates   peft.Rates
-	decay   float64
-	program *program.Program // a whole step
-	loop    *program.Program // several steps, on a device
-	// A batch that is too large for the caches is computed in pieces. Their gradients are added up;
-	// then the weights are updated.
-	cut, gradients, sum, update *program.Program
+	be     backend.Backend
+	tuning *peft.Tuning
+	net    *network
+	rates  peft.Rates
+	decay  float64
+	// program runs one step on a whole mini-batch.
+	program *program.Program
+	// loop runs several steps on a device.
+	loop *program.Program
+	// These programs run one step with gradient accumulation, for a mini-batch that is too large
+	// for the CPU caches. They split the mini-batch into micro-batches, compute the gradients of a
+	// micro-batch, add gradients, and update the tuned tensors.
+	split, gradients, sum, update *program.Program
 
-	steps  int                 // optimiser steps taken
-	packs  packing             // how state is stored
-	state  []*tensors.Tensor   // tuned tensors, first moments, second moments: 3·len(packs.packs)
-	copies [][]*tensors.Tensor // copies of state on further devices
-	unread []metrics           // metrics of the last steps
+	// steps is the number of finished optimiser steps.
+	steps int
+	// packs describes how the tensors of state are stored.
+	packs packing
+	// state holds the packs of the tuned tensors, of the first moments and of the second moments:
+	// 3·len(packs.packs) tensors.
+	state []*tensors.Tensor
+	// copies holds copies of state on the other devices, if there are several.
+	copies [][]*tensors.Tensor
+	// unread holds the metrics of the steps since the last Read.
+	unread []metrics
 }
 
-// metrics holds the metrics of one step, or of several, on the backend.
+// metrics holds the metrics of one step or of several steps, on the backend.
 type metrics struct {
-	steps      int
-	loss, hits *tensors.Tensor // of a single step
-	table      *tensors.Tensor // both, of several steps: float32 [loopSteps, 2]
+	// steps is the number of steps.
+	steps int
+	// loss and hits hold the loss and the number of correct predictions of a single step.
+	loss, hits *tensors.Tensor
+	// table holds the loss and the number of correct predictions of each step, float32
+	// [loopSteps, 2]. It is nil for a single step.
+	table *tensors.Tensor
 }
 
 func (m metrics) free() { program.Free(m.loss, m.hits, m.table) }
 
-// read returns the loss and the number of right predictions of each step.
+// read returns the loss and the number of correct predictions of each step.
 func (m metrics) read() (out [][2]float64, err error) {
 	if m.table == nil {
 		loss, hits, err := numbers(m.loss, m.hits)
@@ -72,9 +87,10 @@ func (m metrics) read() (out [][2]float64, err error) {
 	return out, nil
 }
 
-// NewStepper starts a training with the objective o at the tuned values, by peft.Param.Name, with
-// the optimiser's moments at zero. weightDecay is decoupled and applies to tensors of two or more
-// dimensions. Close releases the Stepper.
+// NewStepper returns a Stepper that trains the tuned tensors t of the backbone m. tuned holds their
+// initial values, by peft.Param.Name, such as the result of t.Init. The moments of the optimiser
+// start at zero. The objective o defines the loss. weightDecay is the decoupled weight decay of
+// AdamW; it applies only to tensors of two or more dimensions. Call Close to release the Stepper.
 func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict, rates peft.Rates, weightDecay float64) (_ *Stepper, err error) {
 	net, err := newNetwork(be, m, o, t)
 	if err != nil {
@@ -89,7 +105,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 	if err := s.restart(tuned); err != nil {
 		return nil, err
 	}
-	// Memory that scoring and planning used must not stay allocated beside the activations.
+	// Return the memory that scoring and planning used, because the activations need much memory.
 	program.ReturnMemory()
 	for _, p := range []struct {
 		to    **program.Program
@@ -98,7 +114,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 	}{
 		{&s.program, "training step", s.build},
 		{&s.loop, "training steps", s.buildLoop},
-		{&s.gradients, "gradients of a part of a batch", s.buildGradients},
+		{&s.gradients, "gradients of a micro-batch", s.buildGradients},
 		{&s.sum, "sum of gradients", s.buildSum},
 		{&s.update, "optimiser step", s.buildUpdate},
 	} {
@@ -110,16 +126,16 @@ func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 			return nil, err
 		}
 	}
-	if s.cut, err = newCut(be, m.Config); err != nil {
+	if s.split, err = newSplit(be, m.Config); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// Close releases the compiled step and its state.
+// Close releases the compiled programs and the training state.
 func (s *Stepper) Close() {
-	for _, p := range []*program.Program{s.program, s.loop, s.cut, s.gradients, s.sum, s.update} {
-		if p != nil { // a program is nil if NewStepper failed before
+	for _, p := range []*program.Program{s.program, s.loop, s.split, s.gradients, s.sum, s.update} {
+		if p != nil { // nil if NewStepper failed
 			p.Close()
 		}
 	}
@@ -131,8 +147,7 @@ func (s *Stepper) Close() {
 	s.net.close()
 }
 
-// restart sets the training state to the start of a training: the given tuned values, and moments
-// of zero.
+// restart sets the state to the start of a training: the given tuned tensors, and moments of zero.
 func (s *Stepper) restart(tuned checkpoint.StateDict) error {
 	zero := checkpoint.StateDict{}
 	for _, p := range s.tuning.Params {
@@ -141,7 +156,7 @@ func (s *Stepper) restart(tuned checkpoint.StateDict) error {
 	return s.load(0, tuned, zero, zero)
 }
 
-// load sets the training state. It leaves the state as it is if it fails.
+// load sets the training state. If it fails, the state is unchanged.
 func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (err error) {
 	var state []*tensors.Tensor
 	defer func() {
@@ -166,7 +181,7 @@ func (s *Stepper) load(steps int, tuned, first, second checkpoint.StateDict) (er
 	return nil
 }
 
-// save reads the training state from the backend.
+// save copies the training state from the backend.
 func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) {
 	var out [3]checkpoint.StateDict
 	n := len(s.packs.packs)
@@ -178,15 +193,16 @@ func (s *Stepper) save() (tuned, first, second checkpoint.StateDict, err error) 
 	return out[0], out[1], out[2], nil
 }
 
-// Tuned reads the tuned tensors from the backend, by peft.Param.Name.
+// Tuned copies the tuned tensors from the backend and returns them by peft.Param.Name.
 func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
 	tuned, _, _, err := s.save()
 	return tuned, err
 }
 
-// build maps tuned tensors, first moments, second moments, frozen tensors, images, targets, random
-// state, and the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ to new tuned tensors and moments, the loss and the
-// number of right predictions.
+// build builds the program of one step on a whole mini-batch. Its inputs are the packed tuned
+// tensors, first moments and second moments, the frozen tensors, the images, the targets, the
+// random state, and the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ. Its outputs are the new tuned tensors and
+// moments, the loss, and the number of correct predictions.
 func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	state, rest := in[:3*n], in[3*n:]
@@ -200,16 +216,16 @@ func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), program.AllMean(loss), program.AllSum(hits))
 }
 
-// loss returns the mean loss of images, and the number of right predictions.
+// loss returns the mean loss of the images and the number of correct predictions.
 func (s *Stepper) loss(tuned, frozen []*Node, images, targets, rng *Node) (loss, hits *Node) {
 	logits := s.net.logits(tuned, frozen, images, rng, s.rates)
 	hits = ReduceAllSum(s.net.objective.Correct(logits, targets))
 	return s.net.objective.Loss(logits, targets), hits
 }
 
-// adamW returns the packs of tuned tensors, first and second moments after one step of AdamW
-// (Loshchilov and Hutter 2019, arXiv 1711.05101), in PyTorch's order of operations. state holds the
-// packs before the step; correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
+// adamW returns the packs of the tuned tensors, first moments and second moments after one step of
+// AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101). The order of the operations is that of
+// PyTorch. state holds the packs before the step; correct1 and correct2 are 1−β₁ᵗ and 1−β₂ᵗ.
 func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*Node {
 	n := len(grads)
 	out := make([]*Node, 3*n, 3*n+2)
@@ -227,14 +243,14 @@ func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*N
 	return out
 }
 
-// StepMetrics holds the metrics of one batch before its update.
+// StepMetrics holds the metrics of one mini-batch, measured before its update.
 type StepMetrics struct {
 	Loss    float64 // mean loss of the images
-	Correct float64 // sum of what objective.Objective.Correct returns for each image
+	Correct float64 // sum of objective.Objective.Correct over the images
 }
 
-// Step calls Enqueue and Read: it trains on one batch and returns its mean loss and its number of
-// right predictions, both before the update.
+// Step trains on one mini-batch by calling [Stepper.Enqueue] and [Stepper.Read]. It returns the
+// mean loss and the number of correct predictions of the mini-batch, measured before the update.
 func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) (loss, correct float64, err error) {
 	if err := s.Enqueue(ctx, images, targets, lr, seed); err != nil {
 		return 0, 0, err
@@ -247,26 +263,28 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 	return last.Loss, last.Correct, err
 }
 
-// Enqueue trains on one batch. images are uint8 pixels or normalised float32 [B, S, S, 3], or
-// pooled features [B, D] if only the head is tuned; targets are encoded by the objective, int32
-// [B, TargetShape…]. seed decides what is dropped. The metrics stay on the backend until Read.
+// Enqueue trains on one mini-batch. images holds pixels, uint8 or normalised float32 [B, S, S, 3].
+// If only the head is tuned, images can also hold pooled features [B, D]. targets holds the targets
+// as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the step. seed
+// decides what dropout and drop-path drop. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
-		return fmt.Errorf("training on %d devices: the images must be stored on each of them, as squares of one size that take at most %d GB; train on one device", n, residentBytes>>30)
+		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size and at most %d GB in all; train on one device", n, residentBytes>>30)
 	}
-	step := s.whole
-	if len(pieces(s.be, s.net.model.Config, images.Shape())) > 1 {
-		step = s.inPieces
+	step := s.wholeBatch
+	if len(microBatchSizes(s.be, s.net.model.Config, images.Shape())) > 1 {
+		step = s.inMicroBatches
 	}
 	return s.enqueue(ctx, step, images, targets, lr, seed)
 }
 
-// stepFunc runs one training step on a batch and returns the new state, and the loss and the number
-// of right predictions.
+// stepFunc runs one training step on a mini-batch. scalars holds lr, 1−β₁ᵗ and 1−β₂ᵗ. It returns
+// the new state, and as metrics the loss and the number of correct predictions.
 type stepFunc func(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error)
 
+// enqueue runs step and keeps its state and its metrics.
 func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *tensors.Tensor, lr float64, seed uint64) error {
-	if err := ctx.Err(); err != nil { // checked before the state is donated
+	if err := ctx.Err(); err != nil { // the program consumes the state, so check first
 		return err
 	}
 	r := random(seed, s.steps)
@@ -289,17 +307,19 @@ func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *t
 	return nil
 }
 
-// random returns the random numbers of the step after that many, which decide what is dropped.
+// random returns the random number generator for the step that follows the given number of finished
+// steps. It decides what dropout and drop-path drop.
 func random(seed uint64, steps int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(steps))) }
 
-// stepScalars returns what adamW takes in the step after that many: lr, 1−β₁ᵗ and 1−β₂ᵗ.
+// stepScalars returns the scalars of adamW for the step that follows the given number of finished
+// steps: lr, 1−β₁ᵗ and 1−β₂ᵗ.
 func stepScalars(lr float64, steps int) []float32 {
 	t := float64(steps + 1)
 	return []float32{float32(lr), float32(1 - math.Pow(beta1, t)), float32(1 - math.Pow(beta2, t))}
 }
 
-// Read returns the metrics of the steps since the last Read, in order. A loss that is not finite is
-// an error; the metrics up to that step are returned too.
+// Read returns the metrics of the steps since the last Read, in order. If a loss is not finite,
+// Read returns an error and the metrics up to this step.
 func (s *Stepper) Read() (out []StepMetrics, err error) {
 	defer func() {
 		for _, m := range s.unread {
@@ -320,15 +340,15 @@ func (s *Stepper) Read() (out []StepMetrics, err error) {
 			step++
 			out = append(out, StepMetrics{v[0], v[1]})
 			if math.IsNaN(v[0]) || math.IsInf(v[0], 0) {
-				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate, or check the backbone's weights and the images' normalisation", step, v[0])
+				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate, or check the weights of the backbone and the normalisation of the images", step, v[0])
 			}
 		}
 	}
 	return out, nil
 }
 
-// whole is a step on all images at once.
-func (s *Stepper) whole(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
+// wholeBatch trains on a mini-batch without splitting it. It is a stepFunc.
+func (s *Stepper) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
 	rng, err := s.draw(r)
 	if err != nil {
 		return nil, nil, err
@@ -343,7 +363,7 @@ func (s *Stepper) whole(ctx context.Context, images, targets *tensors.Tensor, r 
 	return out[:n], out[n:], nil
 }
 
-// draw places the random state of one forward pass on the backend.
+// draw draws the random state of one forward pass from r and copies it to the backend.
 func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
 	return program.Tensor(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
@@ -357,17 +377,22 @@ func numbers(s, t *tensors.Tensor) (a, b float64, err error) {
 	return a, b, err
 }
 
-// network is the forward pass with its frozen inputs placed on the backend.
+// network builds the forward pass and holds its constant inputs on the backend.
 type network struct {
 	model     *backbone.Model
 	objective objective.Objective
 	tuning    *peft.Tuning
-	inputs    []string // names of values: frozen tensors, then index tensors
-	values    []*tensors.Tensor
-	frozen    int                 // number of frozen tensors in values
-	copies    [][]*tensors.Tensor // copies of values on further devices; made when they are needed
+	// values holds the frozen tensors, then the positions of the tuned entries of each tensor.
+	values []*tensors.Tensor
+	// inputs holds the canonical name of the tensor of each of values.
+	inputs []string
+	// frozen is the number of frozen tensors in values.
+	frozen int
+	// copies holds copies of values on the other devices. It is nil until it is needed.
+	copies [][]*tensors.Tensor
 }
 
+// newNetwork copies the constant inputs of the forward pass to the backend.
 func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning) (*network, error) {
 	if o == nil {
 		return nil, errors.New("preparing the forward pass: the objective is not set; give one, such as objective.SingleLabel")
@@ -393,7 +418,7 @@ func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 			x, err := program.Tensor(be, entries, len(entries))
 			if err != nil {
 				n.close()
-				return nil, fmt.Errorf("placing the positions of %s: %w", p.Name, err)
+				return nil, fmt.Errorf("copying the positions of the tuned entries of %s to the backend: %w", p.Name, err)
 			}
 			n.inputs = append(n.inputs, p.Name)
 			n.values = append(n.values, x)
@@ -402,13 +427,14 @@ func newNetwork(be backend.Backend, m *backbone.Model, o objective.Objective, t 
 	return n, nil
 }
 
+// close releases the tensors that newNetwork created. The frozen tensors belong to the model.
 func (n *network) close() {
 	program.Free(n.values[n.frozen:]...)
 	program.Free(slices.Concat(n.copies...)...)
 }
 
-// logits returns the objective's logits for images, or for pooled features [B, width]. rng nil
-// means evaluation, without drops.
+// logits returns the logits of the objective for images, or for pooled features [B, width]. A nil
+// rng means evaluation, without dropout and drop-path.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
 	layers := n.layers(tuned, frozen, rng, rates)
 	features := images
@@ -418,6 +444,8 @@ func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Ra
 	return n.objective.Logits(n.model.Config, layers, features)
 }
 
+// layers returns the layers of the backbone with the tuned tensors. The argument frozen holds the
+// nodes of n.values.
 func (n *network) layers(tuned, frozen []*Node, rng *Node, rates peft.Rates) backbone.Layers {
 	in := peft.Inputs{Frozen: map[string]*Node{}, Tuned: map[string]*Node{}, Indices: map[string]*Node{}, RNG: rng, Rates: rates}
 	for i, name := range n.inputs {

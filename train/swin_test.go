@@ -15,9 +15,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// TestSwinTraces follows the trainings of timm that internal/fixtures/swin_trace.py wrote: one of
-// LoRA on every matrix with single entries and whole vectors, and one of everything, with relative
-// position tables and padded windows.
+// TestSwinTraces repeats two trainings of timm, which internal/fixtures/swin_trace.py recorded. One
+// tunes LoRA on every matrix, single entries and whole vectors. The other is full fine-tuning, with
+// relative position tables and padded windows.
 func TestSwinTraces(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -63,7 +63,7 @@ func TestSwinTraces(t *testing.T) {
 					initial[p.Name] = read("init." + p.Name)
 				}
 			}
-			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // those of the model
+			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // the head of the model
 				initial[p] = model.Weights[p]
 			}
 			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, initial, peft.Rates{}, 1e-4)
@@ -112,7 +112,8 @@ func TestSwinTraces(t *testing.T) {
 				if !ok {
 					continue
 				}
-				// A shift of all keys changes nothing, so its gradient is noise.
+				// A vector that is added to all keys changes no attention, so its gradient is
+				// noise.
 				if strings.Contains(given, ".attn.k.") && strings.HasSuffix(given, "bias") {
 					continue
 				}

@@ -1,9 +1,17 @@
-// Package train is stage 3: it tunes what a plan selected.
+// Package train implements stage 3: it trains the selected parameters and the head on top of the
+// frozen backbone.
 //
-// [Run] is the training loop: it draws the initial values, shuffles, steps and validates. It keeps
-// its state in a file, so that an interrupted training continues to exactly the same bits. A
-// [Stepper] is one optimiser step, a [Predictor] is the forward pass, and [Data] is what both read.
-// All randomness comes from the seed and the position in the training; no random state is saved.
+// Begin with [Run]: set its fields and call [Run.Do]. Do draws the initial values, shuffles the
+// images, trains on one mini-batch after the other and validates after each epoch. [Options] holds
+// the hyper-parameters; [VTAB] returns the values of the paper. [Images] makes the [Data] that a
+// training reads.
+//
+// A Run is built from two parts, which can also be used alone. A [Stepper] runs one optimiser step:
+// forward pass, backward pass and AdamW. A [Predictor] runs the forward pass and evaluates data.
+//
+// Run can keep its state in a checkpoint file. A resumed training gives the same result, bit for
+// bit, as a training without interruption. All random numbers are computed from the seed and the
+// position in the training, so the checkpoint holds no state of a random number generator.
 package train
 
 import (
@@ -26,67 +34,79 @@ import (
 
 // Epoch holds the figures of one pass over the training data.
 type Epoch struct {
-	Epoch int `json:"epoch"` // number of the epoch, from 1
-	// learning rate of the epoch's last step
+	// Epoch is the number of the epoch, starting at 1.
+	Epoch int `json:"epoch"`
+	// LR is the learning rate of the last step of the epoch.
 	LR float64 `json:"lr"`
-	// mean loss, measured before each update with drops on
+	// TrainLoss is the mean loss of the training images. The loss of a mini-batch is measured
+	// before its update, with dropout and drop-path.
 	TrainLoss float64 `json:"train_loss"`
-	// measured like TrainLoss; see objective.Objective.Correct
+	// TrainAccuracy is the mean over the training images of objective.Objective.Correct. It is
+	// measured at the same time as TrainLoss.
 	TrainAccuracy float64 `json:"train_accuracy"`
-	ValLoss       float64 `json:"val_loss,omitempty"` // 0 without validation
-	// 0 without validation; see objective.Evaluation.Accuracy
-	ValAccuracy  float64 `json:"val_accuracy,omitempty"`
-	TestAccuracy float64 `json:"test_accuracy,omitempty"` // 0 unless every epoch is tested
-	// time spent in training, without validation
+	// ValLoss is the mean loss of the validation images. It is 0 without validation.
+	ValLoss float64 `json:"val_loss,omitempty"`
+	// ValAccuracy is objective.Evaluation.Accuracy of the validation images. It is 0 without
+	// validation.
+	ValAccuracy float64 `json:"val_accuracy,omitempty"`
+	// TestAccuracy is objective.Evaluation.Accuracy of the test images. It is 0 if Run.Test is nil.
+	TestAccuracy float64 `json:"test_accuracy,omitempty"`
+	// Seconds is the time spent on training, without validation and testing.
 	Seconds float64 `json:"seconds"`
-	// speed of the training, without validation
+	// ImagesPerSecond is the number of training images divided by Seconds.
 	ImagesPerSecond float64 `json:"images_per_second"`
 }
 
-// Run is one training. Its fields are set before [Run.Do] and stay as they are while it runs.
+// Run configures one training. Set the fields before [Run.Do] and do not change them while Do runs.
 type Run struct {
-	// Backend is the device that computes.
+	// Backend runs the training.
 	Backend backend.Backend
 	// Model is the backbone.
 	Model *backbone.Model
-	// Tuning says what is tuned.
+	// Tuning lists the tuned parameters.
 	Tuning *peft.Tuning
-	// Options is the recipe.
+	// Options holds the hyper-parameters.
 	Options Options
-	// Train is the training data. Its objective is minimised.
+	// Train is the training data. The training minimises the loss of its objective.
 	Train *Data
-	// Val is evaluated after each epoch. Nil: nothing is validated.
+	// Val is the validation data, evaluated after each epoch. Nil means no validation.
 	Val *Data
-	// Test is evaluated after each epoch too, as the paper's protocol does; it changes nothing in
-	// the training. Nil: nothing is tested.
+	// Test is the test data, evaluated after each epoch, as in the protocol of the paper. The
+	// results do not influence the training. Nil means no testing.
 	Test *Data
-	// Checkpoint is the path of a file that keeps the training state. If the file exists, the
-	// training continues from it. It is written every ten seconds, less often if writing would take
-	// more than a twentieth of the time, and when the context is cancelled. The caller removes it
-	// once the result is safe. Empty: no state is kept.
+	// Checkpoint is the path of the file that keeps the training state. If the file exists, the
+	// training continues from it. Do writes the file every ten seconds, or less often if writing
+	// would take more than 5 % of the time. Do also writes the file when the context is cancelled.
+	// The caller removes the file after it has stored the result. Empty means that no state is
+	// kept.
 	Checkpoint string
-	// Progress receives an event of the stage progress.Train after each step, or on a device after
-	// some dozen steps, and one of progress.Epoch after each epoch, whose detail is the [Epoch].
-	// Nil: nothing is reported.
+	// Progress receives an event with stage progress.Train after each step. On a device such as a
+	// GPU the event follows after up to 50 steps. An event with stage progress.Epoch follows after
+	// each epoch; its Detail is the [Epoch]. Nil means no events.
 	Progress progress.Func
-	// EpochDone is called after each epoch with all epochs that are finished, those before an
-	// interruption included. Its error ends the training. Nil: nothing is called.
+	// EpochDone is called after each epoch with all finished epochs, including the epochs before an
+	// interruption. If it returns an error, the training ends with this error. Nil means no call.
 	EpochDone func(epochs []Epoch) error
-	// Keep makes Do leave its compiled programs and the tuned tensors in place, for Evaluate and
-	// for another Do with the same Backend, Model, Tuning, objective, drop rates and weight decay:
-	// a device takes long to compile. Close releases them. Default: Do releases them.
+	// Keep makes Do keep the compiled programs and the tuned tensors, because compiling for a
+	// device takes long. Evaluate uses them. Another Do uses the programs if Backend, Model,
+	// Tuning, objective, drop rates and weight decay are the same. Close releases them. Default: Do
+	// releases them.
 	Keep bool
-	// Later is data that Evaluate will measure. A device then compiles for it while it trains. Nil:
-	// none.
+	// Later is the data of a later call of Evaluate. A device compiles the program for it during
+	// the training. Nil means no such data.
 	Later *Data
 
-	id        string     // identity of the training that Do runs; empty without a Checkpoint
-	stepper   *Stepper   // of the last Do that kept it
-	predictor *Predictor // predicts with what stepper has tuned; made when it is needed
-	saveAt    time.Time  // when the state is saved next
+	// id is the identity of the training that Do runs. It is empty without a Checkpoint.
+	id string
+	// stepper is the Stepper of the running Do, or of the last one if Keep is set.
+	stepper *Stepper
+	// predictor predicts with the tuned tensors of stepper. It is nil until it is needed.
+	predictor *Predictor
+	// saveAt is the time of the next save of the training state.
+	saveAt time.Time
 }
 
-// Close releases what Do kept.
+// Close releases the programs and tensors that Do kept.
 func (r *Run) Close() {
 	if r.predictor != nil {
 		r.predictor.Close()
@@ -97,14 +117,15 @@ func (r *Run) Close() {
 	r.stepper, r.predictor = nil, nil
 }
 
-// batch returns the number of images in a step: Options.BatchSize, or all if there are fewer.
+// batch returns the number of images in a mini-batch: Options.BatchSize, or the number of training
+// images if that is smaller.
 func (r *Run) batch() int { return min(r.Options.BatchSize, r.Train.Len()) }
 
-// Evaluate measures on data what the last Do tuned and kept. It reports progress.Evaluate after
-// each batch.
+// Evaluate evaluates data with the tuned tensors of the last Do, which must have run with Keep. It
+// reports an event with stage progress.Evaluate after each batch.
 func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (objective.Evaluation, error) {
 	if r.stepper == nil {
-		return objective.Evaluation{}, errors.New("evaluating a training: nothing was kept; set Run.Keep before Run.Do")
+		return objective.Evaluation{}, errors.New("evaluating the trained model: it was not kept after the training; set Run.Keep before Run.Do")
 	}
 	p, err := r.predict()
 	if err != nil {
@@ -112,12 +133,13 @@ func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (o
 	}
 	batch := r.batch()
 	if !backend.OnDevice(r.Backend) {
-		batch = max(batch, 64) // a batch of a few images has no piece for some of the cores
+		// a batch of a few images has fewer micro-batches than the CPU has cores
+		batch = max(batch, 64)
 	}
 	return p.Evaluate(ctx, data, batch, report)
 }
 
-// predict returns a Predictor with what is tuned so far.
+// predict returns a Predictor with the current tuned tensors.
 func (r *Run) predict() (p *Predictor, err error) {
 	if r.predictor == nil {
 		if r.predictor, err = r.stepper.predictor(); err != nil {
@@ -128,17 +150,20 @@ func (r *Run) predict() (p *Predictor, err error) {
 	return r.predictor, nil
 }
 
-// Result is a finished training.
+// Result holds the result of a finished training.
 type Result struct {
-	// Tuned holds the tuned tensors by peft.Param.Name.
+	// Tuned holds the tuned tensors, by peft.Param.Name.
 	Tuned checkpoint.StateDict
-	// Epochs holds the figures of all epochs.
+	// Epochs holds the figures of each epoch, in order.
 	Epochs []Epoch
 }
 
-// Do trains to the end, from the start or from the training state in Checkpoint. It leaves out the
-// partial last batch of an epoch, as the loaders of VTAB-1k do, unless it is the only one. If ctx
-// ends the training, the error wraps the cause, and the state is in Checkpoint.
+// Do trains for Options.Epochs epochs. It continues from the state in the Checkpoint file if the
+// file exists. It skips the last mini-batch of an epoch if that is smaller than the others, as the
+// data loaders for VTAB-1k do.
+//
+// If ctx is cancelled, Do saves the state in the Checkpoint file and returns an error that wraps
+// the error of ctx. If the Checkpoint file cannot be used, the error is a [*StateError].
 func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if !r.Keep {
 		defer r.Close()
@@ -160,15 +185,15 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	batch := r.batch()
 	steps := r.Train.Len() / batch
 	if at.Epoch < 0 || at.Epoch > o.Epochs || at.Step < 0 || at.Step > steps || at.Steps != at.Epoch*steps+at.Step || len(at.History) != at.Epoch {
-		return nil, &StateError{r.Checkpoint, fmt.Errorf("it stands at epoch %d, step %d, after %d steps and %d epochs, which is no place in %d epochs of %d steps", at.Epoch, at.Step, at.Steps, len(at.History), o.Epochs, steps)}
+		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d steps in all and %d finished epochs, which is impossible in a training of %d epochs of %d steps", at.Epoch, at.Step, at.Steps, len(at.History), o.Epochs, steps)}
 	}
 	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
 	if r.Tuning.Counts.Tuned() == 0 {
-		// a head alone is fitted to the features of the frozen backbone, without drops
+		// A head alone is trained on the features of the frozen backbone, without drop-path.
 		rates.DropPath = 0
 	}
 	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.rates == rates && s.decay == o.WeightDecay) {
-		r.Close() // these are compiled in
+		r.Close() // the compiled programs depend on these values
 	}
 	if r.stepper == nil {
 		r.stepper, err = NewStepper(r.Backend, r.Model, r.Train.objective, r.Tuning, tuned, rates, o.WeightDecay)
@@ -193,7 +218,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, d := range []*Data{val, test, r.Later} { // compiled while the first steps run
+		for _, d := range []*Data{val, test, r.Later} { // compile during the first steps
 			p.expect(d, batch)
 		}
 	}
@@ -206,7 +231,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		if val != nil || test != nil {
 			if err := r.validate(ctx, val, test, &done); err != nil {
 				if ctx.Err() != nil {
-					// The epoch is trained but not validated. The resumed training validates it.
+					// The epoch is trained, but not validated. The resumed training validates it.
 					err = r.interrupt(stepper, at, ctx.Err())
 				}
 				return nil, err
@@ -229,31 +254,31 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	return result, err
 }
 
-// checkData reports data that this training cannot read.
+// checkData returns an error if the training cannot use its data.
 func (r *Run) checkData() error {
 	if r.Train.Len() == 0 {
-		return errors.New("training: there are no training images")
+		return errors.New("training: there are no training images; give at least one")
 	}
 	o := r.Train.objective
-	for what, d := range map[string]*Data{"validation": r.Val, "test": r.Test, "later": r.Later} {
+	for what, d := range map[string]*Data{"validation": r.Val, "test": r.Test, "evaluation": r.Later} {
 		if d != nil && d.objective.Name() != o.Name() {
-			return fmt.Errorf("training with the objective %s: the %s data has the objective %s; give data of one objective", o.Name(), what, d.objective.Name())
+			return fmt.Errorf("training with the objective %s: the %s data has the objective %s; use the same objective for both", o.Name(), what, d.objective.Name())
 		}
 	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
-		return fmt.Errorf("training with the objective %s: its targets are maps of shape %v, which random crops and flips of the images do not move; read the images without augmentation", o.Name(), shape)
+		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but random crops and flips change only the images; turn augmentation off", o.Name(), shape)
 	}
 	return nil
 }
 
-// epoch trains on the remaining batches of the epoch.
+// epoch trains on the remaining mini-batches of the current epoch.
 func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps int) error {
 	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[at.Step*batch : steps*batch]
 	start := time.Now()
 	lr := func(step int) float64 {
 		return r.Options.learningRate(float64(at.Epoch) + float64(step)/float64(steps))
 	}
-	// advance counts n steps that were enqueued.
+	// advance counts n enqueued steps, reads their metrics and reports progress.
 	advance := func(n int) error {
 		at.Step += n
 		at.Steps += n
@@ -265,7 +290,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		if err == nil && len(metrics) > 0 {
 			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
 		}
-		// the state at the end of an epoch is saved after the validation
+		// At the end of an epoch the state is saved after the validation.
 		if err == nil && at.Step < steps {
 			now := *at
 			now.Seconds += time.Since(start).Seconds()
@@ -310,7 +335,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 				return err
 			}
 		}
-		if at.Step < steps && ctx.Err() != nil { // the loader ended early
+		if at.Step < steps && ctx.Err() != nil { // the loader stopped early
 			return stop(ctx.Err())
 		}
 	}
@@ -318,23 +343,23 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 	return nil
 }
 
-// saveEvery is the shortest time between two saved states, and so the work that a killed training
-// loses. Reading the state from the backend and writing it takes longer than a short epoch.
+// saveEvery is the shortest time between two saves of the state. A training that is killed loses
+// this much work. Saving more often is too slow: a save can take longer than a short epoch.
 const saveEvery = 10 * time.Second
 
-// saveInTime saves the state if the last one is old enough.
+// saveInTime saves the state if it is time for the next save.
 func (r *Run) saveInTime(s *Stepper, at position) error {
 	start := time.Now()
 	if start.Before(r.saveAt) {
 		return nil
 	}
 	err := r.save(s, at)
-	// The state of a backbone that is tuned whole takes gigabytes.
+	// In full fine-tuning the state takes gigabytes, so saving takes long.
 	r.saveAt = time.Now().Add(max(saveEvery, 20*time.Since(start)))
 	return err
 }
 
-// interrupt saves the state and returns the error of an interrupted training.
+// interrupt saves the state and returns the error for an interrupted training.
 func (r *Run) interrupt(s *Stepper, at position, cause error) error {
 	if err := r.save(s, at); err != nil {
 		return errors.Join(cause, err)
@@ -365,9 +390,10 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 	return nil
 }
 
-// cacheFeatures replaces images by their features where only the head is tuned: the frozen backbone
-// then reads each image once instead of once in each epoch. The time counts for the current epoch.
-// Unpooled features would take too much memory; their images stay.
+// cacheFeatures returns the training, validation and test data. If only the head is tuned, it
+// replaces the images by their features. The frozen backbone then processes each image once, not
+// once per epoch. The time for the training images counts for the current epoch. Features that are
+// not pooled would take too much memory, so cacheFeatures then returns the images.
 func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test *Data, err error) {
 	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil

@@ -29,7 +29,7 @@ func images(n int, flip bool) *train.Data {
 	return train.Images(dataset.NewLoader(colours.Samples(n, 8, 0), dataset.Transform{Size: 8, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
 }
 
-// selection tunes some tensors of each kind.
+// selection selects some tensors of each kind.
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight", "blocks.2.attn.proj.weight"},
 	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}, "blocks.2.norm2.weight": {1}}}
 
@@ -62,8 +62,8 @@ func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
 	}
 }
 
-// TestResume stops a training at every step and continues it. The result has the bits and the
-// figures of an uninterrupted training.
+// TestResume stops a training at every step and resumes it. The tuned tensors and the figures of
+// the epochs are the same as without the interruption, bit for bit.
 func TestResume(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -110,18 +110,18 @@ func TestResume(t *testing.T) {
 		}
 		r.Options.LR *= 2
 		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "other options") {
-			t.Errorf("a checkpoint of other options was accepted: %v", err)
+			t.Errorf("resumed from a checkpoint with other options: error %v", err)
 		}
 		r.Options.LR /= 2
 		r.Train = images(24, false)
 		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "data") {
-			t.Errorf("a checkpoint of images that are read another way was accepted: %v", err)
+			t.Errorf("resumed from a checkpoint with another transform of the images: error %v", err)
 		}
 	}
 }
 
-// TestKeep checks that a run that keeps its programs trains on other data to the bits of a new run,
-// and evaluates what it tuned.
+// TestKeep checks that a Run that kept its programs can train on other data, with the same bits as
+// a new Run, and can evaluate the result.
 func TestKeep(t *testing.T) {
 	r := newRun(t, selection)
 	r.Keep = true
@@ -129,7 +129,7 @@ func TestKeep(t *testing.T) {
 	r.Train = all.Part(0, 15)
 	defer r.Close()
 	if _, err := r.Evaluate(t.Context(), r.Val, nil); err == nil || !strings.Contains(err.Error(), "Run.Keep") {
-		t.Errorf("evaluated before anything was trained: %v", err)
+		t.Errorf("evaluated before the training: error %v", err)
 	}
 	first, err := r.Do(t.Context())
 	if err != nil {
@@ -156,7 +156,7 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if part := all.Part(0, 15); part != all.Part(0, 15) || part == all.Part(0, 14) {
-		t.Error("a part is not the same each time, or that of others")
+		t.Error("Part returned two values for the same arguments, or the same value for different arguments")
 	}
 	// Programs are compiled again for other options.
 	for _, change := range []func(o *train.Options){func(o *train.Options) { o.WeightDecay = 5 }, func(o *train.Options) { o.Dropout = 0.5 }} {
@@ -177,11 +177,11 @@ func TestKeep(t *testing.T) {
 		}
 	}
 	if last := want.Epochs[3]; got.Loss != last.ValLoss || got.Accuracy != last.ValAccuracy || got.Images != 9 {
-		t.Errorf("evaluated %+v, expected what %+v says of the validation images", got, last)
+		t.Errorf("evaluation %+v, expected the validation figures of %+v", got, last)
 	}
 }
 
-// TestThreads checks that the number of threads changes no bit.
+// TestThreads checks that the bits of the result do not depend on the number of threads.
 func TestThreads(t *testing.T) {
 	want, err := newRun(t, selection).Do(t.Context())
 	if err != nil {
@@ -195,7 +195,7 @@ func TestThreads(t *testing.T) {
 	equal(t, "one thread", got.Tuned, want.Tuned)
 }
 
-// TestSeed checks that another seed gives another result.
+// TestSeed checks that different seeds give different results.
 func TestSeed(t *testing.T) {
 	a, b := newRun(t, selection), newRun(t, selection)
 	b.Options.Seed++
@@ -213,7 +213,7 @@ func TestSeed(t *testing.T) {
 }
 
 // TestFeatureCache compares a head trained on cached features with a head trained on images. The
-// order of sums differs, so the bits may.
+// order of sums differs, so the bits may differ.
 func TestFeatureCache(t *testing.T) {
 	cached := newRun(t, peft.Selection{})
 	cached.Train = images(24, false)
@@ -262,8 +262,8 @@ func TestFeatureCache(t *testing.T) {
 	}
 }
 
-// TestResumeOutOfPlace checks that a training state with an impossible position is an error.
-func TestResumeOutOfPlace(t *testing.T) {
+// TestResumeInvalidPosition checks that a training state with an impossible position is an error.
+func TestResumeInvalidPosition(t *testing.T) {
 	r := newRun(t, selection)
 	r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -298,8 +298,9 @@ func TestResumeOutOfPlace(t *testing.T) {
 	}
 }
 
-// TestPredictorRefuses checks the errors for no images, and for labels that the head does not have.
-func TestPredictorRefuses(t *testing.T) {
+// TestPredictorErrors checks the errors for a batch without images, for labels outside the classes
+// of the head, and for images of the wrong size.
+func TestPredictorErrors(t *testing.T) {
 	r := newRun(t, peft.Selection{})
 	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
 	if err != nil {
@@ -312,7 +313,7 @@ func TestPredictorRefuses(t *testing.T) {
 	}
 	defer program.Free(none)
 	if logits, err := p.Logits(t.Context(), none); err == nil {
-		t.Errorf("no images have logits %v", logits)
+		t.Errorf("no images give logits %v, expected an error", logits)
 	}
 	samples := colours.Samples(4, 8, 0)
 	samples[2].Target = dataset.Class(3)
@@ -321,7 +322,7 @@ func TestPredictorRefuses(t *testing.T) {
 		t.Errorf("label 3 of 3 classes: %v", err)
 	}
 	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), 2, nil); err == nil {
-		t.Error("images of 16 px passed for 8")
+		t.Error("images of 16 px were accepted by a backbone for 8 px")
 	}
 }
 
@@ -336,12 +337,12 @@ func TestDiverged(t *testing.T) {
 	}
 	defer p.Close()
 	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil); err == nil || !strings.Contains(err.Error(), "the loss on 9 images is NaN") {
-		t.Errorf("evaluating with a bias that is NaN: error %v", err)
+		t.Errorf("evaluating with a NaN bias: error %v", err)
 	}
 }
 
-// TestLearningRate follows timm's CosineLRScheduler(t_initial=100, lr_min=1e-5, warmup_t=10,
-// warmup_lr_init=1e-6) at whole epochs.
+// TestLearningRate compares the learning rate at whole epochs with CosineLRScheduler(t_initial=100,
+// lr_min=1e-5, warmup_t=10, warmup_lr_init=1e-6) of timm.
 func TestLearningRate(t *testing.T) {
 	o := train.VTAB()
 	for epoch, want := range map[float64]float64{0: 1e-6, 1: 0.0001009, 5: 0.0005005, 9: 0.0009001, 10: 0.0009757729755661011, 50: 0.000505, 99: 1.0244252618962858e-05} {
@@ -354,12 +355,13 @@ func TestLearningRate(t *testing.T) {
 	}
 }
 
-// TestWeightDecay checks that AdamW's decay is decoupled and applies to tensors of two or more
-// dimensions only. A tensor that reaches no output has gradient zero, so only the decay moves it.
+// TestWeightDecay checks that the weight decay is decoupled and applies only to tensors of two or
+// more dimensions. A tensor that does not influence the output has gradient zero, so only the decay
+// changes it.
 func TestWeightDecay(t *testing.T) {
 	r := newRun(t, selection)
 	tuned := r.Tuning.Init(1, r.Model.Weights)
-	// B is zero at the first step, and so is the gradient of A.
+	// B is zero at the first step, so the gradient of A is zero too.
 	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
 	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, peft.Rates{}, 0.5)
 	if err != nil {

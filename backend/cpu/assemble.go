@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// register is a register of a loop. In this file, negative numbers of scalar registers are
-// immediates until finish numbers them.
+// register identifies a register of a loop. In this file, a scalar register with a negative number
+// is an immediate. The function finish assigns the final numbers.
 type register struct {
 	full bool
 	reg  int
@@ -21,13 +21,16 @@ type register struct {
 type assembler struct {
 	*loop
 	*options
-	k       *cluster
-	known   map[*tensor]register
-	inputs  map[string]register
-	outside func(t *tensor) bool // reports whether a tensor of the cluster must exist in memory
-	member  map[*node]bool       // nodes of the cluster
+	k      *cluster
+	known  map[*tensor]register
+	inputs map[string]register
+	// Reports whether a tensor of the cluster must exist in memory.
+	outside func(t *tensor) bool
+	// The nodes of the cluster.
+	member map[*node]bool
 
-	// The tensors behind loop.in, loop.bound, loop.stores, loop.sums and the states of the code.
+	// The tensors of loop.in, loop.bound, loop.stores, loop.sums, and the random states that the
+	// code reads.
 	read                   []*tensor
 	bounds, stored, summed []*tensor
 	states                 []*tensor
@@ -56,11 +59,11 @@ func (f *fusion) assemble(k *cluster) {
 	}
 	a.chunk = a.cols
 	if !whole {
-		a.chunk = min(a.cols, a.turnElements)
+		a.chunk = min(a.cols, a.tileElements)
 	}
 	a.rows = 1
 	if a.chunk == a.cols {
-		a.rows = max(1, min(a.turnElements/a.cols, a.total/a.cols))
+		a.rows = max(1, min(a.tileElements/a.cols, a.total/a.cols))
 	}
 	for _, n := range k.nodes {
 		a.emit(n)
@@ -84,8 +87,8 @@ func (a *assembler) immediate(v float32) register {
 	return o
 }
 
-// fetch returns the register with the tensor that a node on the given level reads through e. It
-// adds the input or the instructions that fill the register.
+// fetch returns the register that holds the tensor of e, as a node on the level lv reads it. If
+// there is no such register, fetch adds the input or the instructions that fill it.
 func (a *assembler) fetch(e edge, lv level) register {
 	n := e.t.node
 	if a.member[n] {
@@ -120,7 +123,7 @@ func (a *assembler) fetch(e edge, lv level) register {
 	in.run, in.stride, _ = e.run()
 	switch {
 	case lv == levelRow, e.constant(), in.stride == 0 && in.run%a.cols == 0:
-		// On the level of rows, the index space is that of the rows.
+		// On the row level, an index selects a row.
 		in.form = inputScalar
 		in.reg = a.newScalar()
 		if lv == levelRow {
@@ -138,7 +141,8 @@ func (a *assembler) fetch(e edge, lv level) register {
 	return o
 }
 
-// state returns the slot of the state of a random generator.
+// state returns the slot of t, which is the state of a random generator, and records that the loop
+// reads t.
 func (a *assembler) state(t *tensor) *slot {
 	a.states = append(a.states, t)
 	return t.slot
@@ -207,7 +211,7 @@ func (a *assembler) emitAt(n *node, lv level) {
 		ins.form, ins.vv, ins.a, ins.b = formVV, vector.GELUGrad, a.spread(in[0]).reg, a.spread(in[1]).reg
 		anyFull = true
 	case n.op == compute.OpTypeConvertDType:
-		if !in[0].full { // scalars are numbers already
+		if !in[0].full { // a scalar register already holds a float32 number
 			ins.form, ins.s = formS, func(x float32) float32 { return x }
 		} else {
 			ins.form, ins.convert = formConvert, conversions[n.in[0].t.dtype]
@@ -236,14 +240,15 @@ func (a *assembler) emitAt(n *node, lv level) {
 	}
 	ins.dst = o.reg
 	a.code = append(a.code, ins)
-	// A full node computed from scalars only still has one value for each element.
+	// A full node that is computed only from scalars still needs one value for each element in
+	// memory.
 	if !anyFull && lv == levelFull && a.outside(t) {
 		o = a.spreadAs(o, t.dtype)
 	}
 	a.result(t, o)
 }
 
-// tabled completes an instruction of an operation in the tables of package vector.
+// tabled completes the instruction of an operation that the tables of package vector contain.
 func (a *assembler) tabled(ins *instruction, op compute.OpType, in [3]register, anyFull bool) {
 	if f, ok := vector.Unaries[op]; ok {
 		ins.form, ins.v, ins.s = formV, f.Slice, f.Number
@@ -279,10 +284,11 @@ func (a *assembler) tabled(ins *instruction, op compute.OpType, in [3]register, 
 	}
 }
 
-// spread returns a full register with the numbers of a register.
+// spread returns a full register with the numbers of o. For a scalar register, it repeats the
+// number of each row.
 func (a *assembler) spread(o register) register { return a.spreadAs(o, dtypes.Float32) }
 
-// spreadAs is spread for numbers or booleans.
+// spreadAs does the same as spread for numbers or booleans.
 func (a *assembler) spreadAs(o register, t dtypes.DType) register {
 	if o.full {
 		return o
@@ -292,7 +298,7 @@ func (a *assembler) spreadAs(o register, t dtypes.DType) register {
 	return r
 }
 
-// result records the register of t. If t must exist in memory, the register goes there.
+// result records that o holds t. If t must exist in memory, the loop writes o to the memory of t.
 func (a *assembler) result(t *tensor, o register) {
 	a.known[t] = o
 	if !a.member[t.node] || !a.outside(t) {
@@ -305,7 +311,8 @@ func (a *assembler) result(t *tensor, o register) {
 	}
 }
 
-// finish numbers the immediates, assigns memory to the registers, and cuts the loop into parts.
+// finish assigns numbers to the immediates, assigns memory to the registers, and divides the loop
+// into parts.
 func (a *assembler) finish() {
 	n := len(a.immediates)
 	fix := func(r *int) {
@@ -369,7 +376,7 @@ func (ins *instruction) operands() []source {
 	case formLayerNorm:
 		all := []source{{&ins.a, true}}
 		for _, r := range []*int{&ins.b, &ins.c} {
-			if *r >= 0 { // -1: no weight, no bias
+			if *r >= 0 { // -1: the layer norm has no weight or no bias
 				all = append(all, source{r, true})
 			}
 		}
@@ -397,8 +404,8 @@ func (ins *instruction) writesFull() bool {
 	return true
 }
 
-// inPlace reports whether dst may lie in the memory of register r: the elements have the same size,
-// and each element is read before it is written.
+// inPlace reports whether dst may use the memory of register r. This is possible if the elements
+// have the same size and if each element is read before it is written.
 func (ins *instruction) inPlace(r int) bool {
 	switch ins.form {
 	case formConvert, formCompareVV, formCompareVS, formWhere:
@@ -409,9 +416,9 @@ func (ins *instruction) inPlace(r int) bool {
 	return true
 }
 
-// share assigns scratch memory to full registers. Memory is used again after its last reader.
-// Registers that lie in the memory of an input or a result get numbers after those of the scratch
-// memory.
+// share assigns scratch memory to full registers. After the last reader of a register, another
+// register uses its memory. Registers in the memory of an input or a result have higher numbers
+// than registers in scratch memory.
 func (a *assembler) share() {
 	fixed := map[int]bool{}
 	var order []int
@@ -442,7 +449,7 @@ func (a *assembler) share() {
 		lastUse[s.reg] = len(a.code)
 	}
 	for _, in := range a.in {
-		if in.fixed { // kept from turn to turn
+		if in.fixed { // the content stays from one tile to the next
 			lastUse[in.reg] = len(a.code)
 		}
 	}
@@ -518,8 +525,8 @@ func (a *assembler) share() {
 	}
 }
 
-// replaces reports whether result may lie in the memory of input: the loop reads input element by
-// element, in step with result, and not after result is written.
+// replaces reports whether result may use the memory of input. The loop must read input element by
+// element, in the same order as it writes result, and must not read input after it writes result.
 func (k *cluster) replaces(result, input *tensor) bool {
 	l := k.loop
 	if result.bytes() != input.bytes() || result.n != l.total {

@@ -10,8 +10,9 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// attention lowers scaled dot-product attention or its gradient. Scores exist for one head of one
-// image at a time, in scratch memory.
+// attention lowers scaled dot-product attention or its gradient. It returns false if another
+// backend must run o. The kernels keep the scores of only one head of one image at a time, in
+// scratch memory.
 func (c *compiler) attention(o *op) bool {
 	a, ok := o.attrs.(attention)
 	if !ok {
@@ -37,9 +38,10 @@ func (c *compiler) attention(o *op) bool {
 	return true
 }
 
-// addend reads a tensor that is added to the scores as [outer, inner, heads, seq, kv], where image
-// i is (i/inner, i%inner). If a broadcast and a reshape repeat a mask of windows for each image, it
-// reads the mask itself.
+// addend returns the edge by which a kernel reads a tensor that is added to the scores. The edge
+// has the axes [outer, inner, heads, seq, kv], and image i has the index (i/inner, i%inner). If v
+// repeats a mask of windows for each image through a broadcast and a reshape, the edge reads the
+// mask without repetition.
 func (c *compiler) addend(v *value, a *attention) edge {
 	e := c.edge(v)
 	if v.op.kind == compute.OpTypeReshape {
@@ -60,17 +62,19 @@ func (c *compiler) addend(v *value, a *attention) edge {
 	return edge{e.t, l}
 }
 
-// readable reports whether a kernel can read an operand [.., .., .., width] in place: neighbours
-// along the last axis must be neighbours in memory.
+// readable reports whether a kernel can read an operand [.., .., .., width] without a copy. The
+// last axis must be contiguous in memory.
 func readable(e edge) bool { return e.dims[len(e.dims)-1] == 1 || e.strides[len(e.dims)-1] == 1 }
 
-// heads is an operand [.., .., .., width] of an attention, whose heads are matrices [seq, width].
+// heads describes an operand [.., .., .., width] of attention. Each head of each image is a matrix
+// [seq, width].
 type heads struct {
 	slot                       *slot
-	offset, image, head, token int // where it starts, and strides, in elements
+	offset, image, head, token int // offset of the first element and strides, in elements
 }
 
-// newHeads reads memory with one axis per image and one of size width.
+// newHeads returns the heads of the slot s with the layout l. The first axis of l is the image, the
+// last axis has size width.
 func (a *attention) newHeads(s *slot, l layout) heads {
 	return heads{s, l.offset, l.strides[0], l.strides[a.layout.HeadsAxis()], l.strides[a.layout.SeqAxis()]}
 }
@@ -80,8 +84,8 @@ func (h *heads) view(data []float32, image, head int) gemm.View {
 	return gemm.View{Data: data[h.offset+image*h.image+head*h.head:], Row: h.token, Col: 1}
 }
 
-// attentionKernel computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores, one
-// head at a time.
+// attentionKernel computes softmax(scale·Q·Kᵀ + addends)·V and the log-sum-exp of each row of
+// scores. One part computes one head of one image.
 type attentionKernel struct {
 	attention
 	q, k, v, out heads
@@ -113,13 +117,13 @@ func (a *attentionKernel) run(x *execution) error {
 	return nil
 }
 
-// attentionVJPKernel computes the gradients of query, key and value from the gradient of the output
-// (Dao et al. 2022, arXiv 2205.14135, appendix B). It computes the scores again from the
-// log-sum-exp:
+// attentionVJPKernel computes the gradients of query, key and value from the gradient dO of the
+// output (Dao et al. 2022, arXiv 2205.14135, appendix B). It uses the log-sum-exp to compute the
+// softmax P of the scores again:
 //
 //	dV = Pᵀ·dO, dP = dO·Vᵀ, D = rowsum(dO∘O), dS = P∘(dP − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 //
-// A part is a group of heads that share key and value.
+// One part computes a group of heads that share a key and a value.
 type attentionVJPKernel struct {
 	attention
 	q, k, v, o, do, dq, dk, dv heads
@@ -172,8 +176,8 @@ func (a *attentionVJPKernel) run(x *execution) error {
 	return nil
 }
 
-// addends are the tensors that are added to the scores, at most two, as [compiler.addend] reads
-// them.
+// addends holds the tensors that are added to the scores, at most two. Their layouts come from
+// [compiler.addend].
 type addends []operand
 
 func newAddends(in []edge) (a addends) {
@@ -183,7 +187,7 @@ func newAddends(in []edge) (a addends) {
 	return a
 }
 
-// of returns the matrices [seq, kv] that one head of one image adds to its scores.
+// of returns the matrices [seq, kv] that are added to the scores of one head of one image.
 func (a addends) of(x *execution, image, head int) (add [2]vector.Addend) {
 	for i := range a {
 		l := &a[i]

@@ -15,12 +15,13 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// TestAttentionOfViews: query, key and value are cut out of one tensor in every way that leaves
-// them strided, and the gradient reaches that tensor.
+// TestAttentionOfViews computes attention with query, key and value that are strided views of one
+// tensor, and checks the gradient of this tensor.
 func TestAttentionOfViews(t *testing.T) {
 	const b, n, h, w = 2, 21, 6, 8
 	bshd, bhsd := compute.AttentionAxesLayoutBSHD, compute.AttentionAxesLayoutBHSD
-	// three returns axis at, of size 3, of x one by one, with perm after.
+	// three splits x along the axis at, which has size 3, into three tensors and transposes each
+	// with perm.
 	three := func(x *Node, at int, perm ...int) (out []*Node) {
 		for i := range 3 {
 			spec := make([]SliceAxisSpec, x.Rank())
@@ -113,7 +114,7 @@ func TestAttentionOfViews(t *testing.T) {
 	}
 }
 
-// stepNames lists what ran since StartTimings, a line for each kind of step.
+// stepNames returns the steps that ran since startTimings, one line for each kind of step.
 func stepNames(be *backend) string {
 	var b strings.Builder
 	for _, s := range be.stopTimings() {
@@ -122,8 +123,8 @@ func stepNames(be *backend) string {
 	return b.String()
 }
 
-// TestAttentionFarScores: scores that overflow exp, but lie near one another, give what the formula
-// gives once the greatest is taken off.
+// TestAttentionFarScores checks attention with scores that are close together but overflow exp. The
+// result must equal the formula after the greatest score is subtracted.
 func TestAttentionFarScores(t *testing.T) {
 	be := newBackend(t)
 	dims := []int{1, 9, 2, 4}
@@ -144,17 +145,17 @@ func TestAttentionFarScores(t *testing.T) {
 	}
 	want := run(be.plain, false)
 	if most := slices.Max(want[1]); most < 200 {
-		t.Fatalf("the greatest log-sum-exp is %g: nothing would overflow", most)
+		t.Fatalf("the greatest log-sum-exp is %g, so no score overflows exp", most)
 	}
 	for i, got := range run(be, true) {
-		// Scores of some hundreds have errors of 3e-5, the key's 100 multiply those of dS in the
-		// query's gradient.
+		// Scores of several hundred have errors of 3e-5. In the gradient of the query, keys of
+		// about 100 multiply the errors of dS.
 		near(t, fmt.Sprint("output ", i), got, want[i], 1e-3)
 	}
 }
 
-// TestAttentionOfOtherForms: attention that this backend does not run itself is refused as not
-// implemented, so that its callers decompose it.
+// TestAttentionOfOtherForms checks that the backend returns ErrNotImplemented for attention that it
+// does not run itself, so that callers use the decomposed form.
 func TestAttentionOfOtherForms(t *testing.T) {
 	be := newBackend(t)
 	q := shapes.Make(dtypes.Float32, 2, 3, 5, 4)
@@ -219,8 +220,8 @@ func TestAttentionOfOtherForms(t *testing.T) {
 	}
 }
 
-// TestAttentionFallsBack: a caller that offers both forms gets the decomposed one for causal
-// attention, with its gradient.
+// TestAttentionFallsBack checks that a caller that offers both forms gets the decomposed form of
+// causal attention and its gradient.
 func TestAttentionFallsBack(t *testing.T) {
 	be := newBackend(t)
 	dims := []int{2, 3, 7, 4}
@@ -235,7 +236,7 @@ func TestAttentionFallsBack(t *testing.T) {
 				return DotGeneral(MaskedSoftmax(scores, causal, -1), []int{3}, []int{0, 1}, in[2], []int{2}, []int{0, 1})
 			}, true)
 			if fused {
-				t.Error("causal attention was taken as one operation")
+				t.Error("causal attention ran as one operation")
 			}
 			return append([]*Node{y}, Gradient(ReduceAllSum(Mul(y, in[2])), in...)...)
 		}, dims, dims, dims), []compute.Buffer{upload(t, b, normal(168, 1), dims...), upload(t, b, normal(168, 2), dims...), upload(t, b, normal(168, 3), dims...)}, nil)

@@ -18,20 +18,25 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// buffer is a tensor on the backend. Its content does not change while it is valid, so it may also
-// be kept packed for the matrix kernel.
+// buffer is a tensor on the backend. Its content does not change while the buffer is valid, so the
+// buffer can keep packed forms of its content for the matrix kernel.
 type buffer struct {
 	backend *backend
 	shape   shapes.Shape
-	data    []byte // 64-byte aligned; nil after Finalize or donation
+	// 64-byte aligned; nil after Finalize or donation.
+	data []byte
 
-	mu       sync.Mutex
-	borrowed bool                        // the backend must not write to data or keep it
-	again    atomic.Bool                 // a program used it before and left it valid
-	packs    map[packLayout]*gemm.Packed // right-hand operands of matrix products
+	mu sync.Mutex
+	// The backend must not write to data or keep it.
+	borrowed bool
+	// A program used the buffer before, and the buffer stayed valid.
+	again atomic.Bool
+	// Right-hand operands of matrix products.
+	packs map[packLayout]*gemm.Packed
 }
 
-// packLayout says how a product reads a buffer as a matrix [k,n].
+// packLayout describes how a matrix product reads a buffer as a matrix [k,n]: the offset of the
+// first element, and the strides of rows and columns, all in elements.
 type packLayout struct{ offset, row, col, k, n int }
 
 // newBuffer allocates a buffer with undefined content.
@@ -41,9 +46,10 @@ func (b *backend) newBuffer(shape shapes.Shape) *buffer {
 	return &buffer{backend: b, shape: shape.Clone(), data: b.released.take(int(n))}
 }
 
-// Borrow returns a buffer of be that holds a float32 array without copying it. be is a backend of
-// this package, see [Is]. The array must not change afterwards, because the backend reads it
-// whenever the buffer is used.
+// Borrow returns a buffer of be that uses the memory of data without a copy. be must be a backend
+// of this package, see [Is]. dims are the dimensions of the tensor. The caller must not change data
+// while the buffer is in use, because the backend reads data in every run. The backend never writes
+// to data.
 func Borrow(be compute.Backend, data []float32, dims ...int) (compute.Buffer, error) {
 	b, ok := be.(*backend)
 	if !ok {
@@ -67,7 +73,8 @@ func alignedBytes(n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), n)
 }
 
-// view returns n elements of data from the element at offset on.
+// view returns n elements of data, starting with the element at offset. The offset counts elements,
+// not bytes.
 func view[T any](data []byte, offset, n int) []T {
 	if n == 0 {
 		return nil
@@ -78,27 +85,28 @@ func view[T any](data []byte, offset, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(data)), offset*size)), n)
 }
 
-// possible checks that a tensor can have the shape: Go has a type for its elements, no axis has a
-// negative or unknown size, and its size in bytes fits an int.
+// possible returns an error if no tensor can have the shape. Go must have a type for the elements,
+// no axis may have a negative or unknown size, and the size in bytes must fit an int.
 func possible(shape shapes.Shape) error {
 	if t := int(shape.DType); t < 0 || t >= len(dtypes.SupportedDTypes) || !dtypes.SupportedDTypes[t] {
 		return fmt.Errorf("no tensor can have the shape %s: Go has no type for %s", shape, shape.DType)
 	}
-	const most = math.MaxInt / 16 // elements, of up to 16 bytes
+	const most = math.MaxInt / 16 // an element has up to 16 bytes
 	n := 1
 	for _, d := range shape.Dimensions {
 		if d < 0 {
 			return fmt.Errorf("no tensor can have the shape %s: a dimension is negative or unknown", shape)
 		}
 		if d > 0 && n > most/d {
-			return fmt.Errorf("no tensor can have the shape %s: it is larger than any memory", shape)
+			return fmt.Errorf("no tensor can have the shape %s: it is larger than the address space", shape)
 		}
-		n *= max(d, 1) // other axes are bounded also if one is empty
+		n *= max(d, 1) // an empty axis must not hide the size of the other axes
 	}
 	return nil
 }
 
-// flatBytes checks a flat slice against a shape and returns its memory.
+// flatBytes returns the memory of a flat slice. It returns an error if the slice does not have the
+// type and the size of the shape.
 func flatBytes(flat any, shape shapes.Shape) ([]byte, error) {
 	if err := possible(shape); err != nil {
 		return nil, err
@@ -132,7 +140,7 @@ func (b *buffer) flat() any {
 	return dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(b.data)), b.shape.DType, b.shape.Size())
 }
 
-// valid returns an error after Finalize or donation.
+// valid returns an error if the buffer was finalized or donated.
 func (b *buffer) valid() error {
 	if b == nil || !b.shape.Ok() {
 		return errors.New("the buffer cannot be used any more: it was finalized or donated")
@@ -178,9 +186,9 @@ func (b *buffer) ToFlatData(flat any) error {
 	return nil
 }
 
-// Data returns an error, because the backend shares no memory.
+// Data returns an error, because the backend does not share memory.
 func (b *buffer) Data() (any, error) {
-	return nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
+	return nil, fmt.Errorf("the backend %q does not share buffers: %w", backendName, compute.ErrNotImplemented)
 }
 
 // CopyToDevice returns a copy of the tensor on device 0, the only device.

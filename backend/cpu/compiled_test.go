@@ -18,8 +18,8 @@ import (
 // graphFunc builds the outputs of a program from its parameters.
 type graphFunc func(in []*Node) []*Node
 
-// compiled is fn compiled on be for float32 inputs of the given dimensions, int32 where the first
-// dimension is negative.
+// compiled compiles fn on be for inputs of the given dimensions. An input is int32 if its first
+// dimension is negative, and float32 otherwise.
 func compiled(t testing.TB, be compute.Backend, fn graphFunc, dims ...[]int) compute.Executable {
 	t.Helper()
 	g := NewGraph(be, t.Name())
@@ -42,7 +42,7 @@ func shapeOf(d []int) shapes.Shape {
 	return shapes.Make(dtypes.Float32, d...)
 }
 
-// upload copies values to a backend, as shapeOf reads d.
+// upload copies values to a backend. shapeOf defines the meaning of d.
 func upload(t testing.TB, be compute.Backend, flat any, d ...int) compute.Buffer {
 	t.Helper()
 	b, err := be.BufferFromFlatData(0, flat, shapeOf(d))
@@ -52,7 +52,7 @@ func upload(t testing.TB, be compute.Backend, flat any, d ...int) compute.Buffer
 	return b
 }
 
-// contents copies a float32 buffer's values.
+// contents returns a copy of the values of a float32 buffer.
 func contents(t testing.TB, b compute.Buffer) []float32 {
 	t.Helper()
 	s, err := b.Shape()
@@ -79,7 +79,7 @@ func execute(t testing.TB, exec compute.Executable, in []compute.Buffer, donate 
 	return out
 }
 
-// near compares with a tolerance relative to the largest expected magnitude.
+// near compares values with a tolerance relative to the largest expected magnitude.
 func near(t testing.TB, what string, got, want []float32, tolerance float64) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -91,32 +91,32 @@ func near(t testing.TB, what string, got, want []float32, tolerance float64) {
 	}
 	for i, w := range want {
 		if d := math.Abs(float64(got[i]) - float64(w)); !(d <= tolerance*scale) {
-			t.Fatalf("%s, element %d: %g, expected %g; the largest is %g, the tolerance %g of it", what, i, got[i], w, scale, tolerance)
+			t.Fatalf("%s, element %d: %g, expected %g; the largest magnitude is %g, the relative tolerance is %g", what, i, got[i], w, scale, tolerance)
 		}
 	}
 }
 
-// sameBits compares floats as bits: a zero has a sign, a NaN is equal to itself.
+// sameBits compares floats as bits. Zeros of different signs differ, and a NaN is equal to itself.
 func sameBits(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }
 
-// tuningStep is a training step in small: blocks as a vision transformer has them over tokens
-// [batch, tokens, width], of which a LoRA on the query, single entries of fc1 and a head are
-// trained by gradient descent with momentum.
+// tuningStep is a small training step. It has the blocks of a vision transformer over tokens
+// [batch, tokens, width]. Gradient descent with momentum trains a LoRA module on the query, single
+// entries of fc1 and a head.
 type tuningStep struct {
 	batch, tokens, width, heads, hidden, depth int
 	rank, entries                              int
 }
 
-// smallStep runs in milliseconds. Its products are large enough for the packed kernels, its hidden
-// rows for several chunks of work.
+// smallStep runs in milliseconds. Its matrix products are large enough for the packed kernels, and
+// its hidden rows are long enough for several chunks of work.
 var smallStep = tuningStep{batch: 4, tokens: 37, width: 64, heads: 4, hidden: 256, depth: 2, rank: 4, entries: 50}
 
 const classes = 5
 
-// inputs lists the dimensions: the tokens, the weights of each block, and then what is trained with
-// its momentum, which an optimiser donates.
+// inputs returns the dimensions of the inputs: the tokens, the weights of each block, and then the
+// trained tensors and their momentum. An optimiser donates the last two.
 func (s tuningStep) inputs() (dims [][]int, donate []bool) {
 	d, h := s.width, s.hidden
 	dims = [][]int{{s.batch, s.tokens, d}}
@@ -139,7 +139,7 @@ func (s tuningStep) trained() (dims [][]int) {
 	return append(dims, []int{classes, s.width})
 }
 
-// values draws inputs: weights of about the size of a trained model's.
+// values draws random inputs. The weights have magnitudes like the weights of a trained model.
 func (s tuningStep) values() (flat []any) {
 	dims, _ := s.inputs()
 	for i, d := range dims {
@@ -177,7 +177,7 @@ func (s tuningStep) upload(t testing.TB, be compute.Backend) (in []compute.Buffe
 	return in
 }
 
-// graph returns the loss, and each trained tensor with its momentum.
+// graph returns the loss, and the new value and the new momentum of each trained tensor.
 func (s tuningStep) graph(in []*Node) []*Node {
 	next := func() *Node {
 		n := in[0]
@@ -230,7 +230,7 @@ func gelu(x *Node) *Node {
 	return y
 }
 
-// attention is one operation where the backend has its gradient, else what it stands for.
+// attention is one operation if the backend has its gradient, and the decomposed form otherwise.
 func (s tuningStep) attention(q, k, v *Node) *Node {
 	width := s.width / s.heads
 	for _, x := range []**Node{&q, &k, &v} {
@@ -245,8 +245,8 @@ func (s tuningStep) attention(q, k, v *Node) *Node {
 	return Reshape(y, s.batch, s.tokens, s.width)
 }
 
-// decomposedAttention is softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores
-// [batch, heads, seq], by the operations of the formula. Each head of key and value serves a group
+// decomposedAttention computes softmax(scale·Q·Kᵀ)·V and the log-sum-exp of each row of scores
+// [batch, heads, seq] with the operations of the formula. Each head of key and value serves a group
 // of neighbouring heads of the query.
 func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scale float64) (y, lse *Node) {
 	if layout == compute.AttentionAxesLayoutBSHD {
@@ -268,7 +268,8 @@ func decomposedAttention(q, k, v *Node, layout compute.AttentionAxesLayout, scal
 	return y, Squeeze(Add(top, Log(sum)), 3)
 }
 
-// TestTuningStep compares the step, run three times with its own state, with GoMLX's Go backend.
+// TestTuningStep runs the step three times, each time with the state of the previous run, and
+// compares it with the Go backend of GoMLX.
 func TestTuningStep(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -296,8 +297,8 @@ func TestTuningStep(t *testing.T) {
 	}
 }
 
-// TestNeighbours: products next to what could be taken for their epilogue, or for a patched weight,
-// and is not.
+// TestNeighbours checks matrix products next to operations that look like an epilogue or a patched
+// weight but are not.
 func TestNeighbours(t *testing.T) {
 	own := newBackend(t)
 	dot := func(a, b *Node) *Node { return DotGeneral(a, []int{1}, nil, b, []int{1}, nil) }

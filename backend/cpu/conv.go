@@ -13,25 +13,25 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Convolutions come in three forms. Convolutions with one filter per channel have their own
-// kernels. The gradient of such filters has its own kernel too; it arrives as a convolution whose
-// batch is the channels, where each channel is a group. All other convolutions become matrix
-// products: a tile of the output is the product of the input elements that it reads, copied side by
-// side, and the filters.
+// The compiler distinguishes three forms of convolutions. The first form is the depth-wise
+// convolution, with one filter per channel. It has its own kernel. The second form is the gradient
+// of depth-wise filters, which has its own kernel too. GoMLX builds it as a convolution whose batch
+// axis holds the channels, where each channel is a group. All other convolutions become matrix
+// products. For each tile of the output, the kernel copies the input elements that the tile needs
+// to a matrix and multiplies this matrix by the filters.
 
-// convolution is what the compiler knows of a convolution.
+// convolution describes a convolution during the compilation.
 type convolution struct {
-	depthwise.Conv // of the first two forms, without the data of X
-	flip           bool
-
-	product *convProduct // of the third form
+	depthwise.Conv              // for the first two forms; its field X is not set
+	flip           bool         // the filters are reversed
+	product        *convProduct // for the third form
 }
 
 // convSpec holds the sizes of a recorded convolution.
 type convSpec struct {
 	axes            compute.ConvolveAxesConfig
 	spatial         []depthwise.Axis
-	channels, batch int // numbers of groups
+	channels, batch int // numbers of channel groups and of batch groups
 }
 
 // convSpec reads the attributes of o.
@@ -57,7 +57,7 @@ func (c *compiler) convSpec(o *op) convSpec {
 	return s
 }
 
-// conv lowers a float32 convolution.
+// conv lowers a float32 convolution. It returns false for other types.
 func (c *compiler) conv(o *op) bool {
 	in, kernel := o.in[0].shape, o.in[1].shape
 	for _, v := range []*value{o.in[0], o.in[1], o.out[0]} {
@@ -66,7 +66,7 @@ func (c *compiler) conv(o *op) bool {
 		}
 	}
 	if in.Size() == 0 || kernel.Size() == 0 {
-		// sums of nothing
+		// every element of the output is an empty sum
 		c.convResult(kindConv, o, &convolution{product: &convProduct{}}, nil, span(0, in.Rank()))
 		return true
 	}
@@ -84,13 +84,13 @@ func (c *compiler) conv(o *op) bool {
 	return true
 }
 
-// ordered returns e with its axes in another order.
+// ordered returns e with its axes in another order: first, the spatial axes, last.
 func ordered(e edge, first int, spatial []int, last ...int) edge {
 	return edge{e.t, e.transposed(slices.Concat([]int{first}, spatial, last))}
 }
 
-// lastContiguous returns e if neighbours along its last axis are neighbours in memory, otherwise an
-// edge to a copy.
+// lastContiguous returns e if its last axis is contiguous in memory. Otherwise it returns an edge
+// to a contiguous copy.
 func (c *compiler) lastContiguous(e edge) edge {
 	if readable(e) {
 		return e
@@ -98,8 +98,9 @@ func (c *compiler) lastContiguous(e edge) edge {
 	return c.contiguous(e)
 }
 
-// reversed returns the filters before a reversal of all their spatial axes, with flip set, or the
-// value itself. The gradient of the input of a convolution begins with such a reversal.
+// reversed recognises filters whose spatial axes are all reversed, as in the gradient of the input
+// of a convolution. It then returns the filters before the reversal and sets flip. For other
+// filters it returns the edge of v.
 func (c *compiler) reversed(v *value, spatial []int) (e edge, flip bool) {
 	if v.op.kind != compute.OpTypeReverse {
 		return c.edge(v), false
@@ -113,7 +114,8 @@ func (c *compiler) reversed(v *value, spatial []int) (e edge, flip bool) {
 	return c.edge(v.op.in[0]), true
 }
 
-// plane returns two axes. If there is only one, the other has size 1.
+// plane returns the vertical and the horizontal axis. If there is only one spatial axis, the
+// vertical axis has size 1.
 func plane(spatial []depthwise.Axis) (v, h depthwise.Axis) {
 	if len(spatial) == 1 {
 		return depthwise.Axis{In: 1, Kernel: 1, Out: 1, Stride: 1, Dilation: 1, InDilation: 1}, spatial[0]
@@ -121,7 +123,8 @@ func plane(spatial []depthwise.Axis) (v, h depthwise.Axis) {
 	return spatial[0], spatial[1]
 }
 
-// convResult appends the node that computes o. Its result has the axes of o in the order perm.
+// convResult appends the node that computes o. The result of the node has the axes of o in the
+// order perm.
 func (c *compiler) convResult(k kind, o *op, conv *convolution, in []edge, perm []int) {
 	shape := o.out[0].shape
 	dims, back := make([]int, len(perm)), make([]int, len(perm))
@@ -147,8 +150,9 @@ func (c *compiler) depthwise(o *op, s convSpec) {
 	c.convResult(kindDepthwise, o, conv, []edge{x, k}, slices.Concat([]int{a.OutputBatch}, a.OutputSpatial, []int{a.OutputChannels}))
 }
 
-// depthwiseGradient lowers the gradient of one filter per channel. The batch of o is the channels
-// of x, the channels of o are the images, and the filters of o are the gradient of the output.
+// depthwiseGradient lowers the gradient of depth-wise filters. The batch axis of o holds the
+// channels of x, the channel axis of o holds the images, and the filters of o are the gradient of
+// the output.
 func (c *compiler) depthwiseGradient(o *op, s convSpec) {
 	a := s.axes
 	x := c.lastContiguous(ordered(c.edge(o.in[0]), a.InputChannels, a.InputSpatial, a.InputBatch))
@@ -163,7 +167,7 @@ func (c *compiler) depthwiseGradient(o *op, s convSpec) {
 	c.convResult(kindDepthwiseGradient, o, conv, []edge{x, dy}, slices.Concat([]int{a.OutputBatch}, a.OutputSpatial, []int{a.OutputChannels}))
 }
 
-// describe returns the convolution of n as text.
+// describe returns the convolution of n as text, see Timing.
 func (c *convolution) describe(n *node) string {
 	switch n.kind {
 	case kindDepthwise:
@@ -175,7 +179,8 @@ func (c *convolution) describe(n *node) string {
 	return fmt.Sprintf("%d × [%d,%d]·[%d,%d]", p.groups, p.batch*p.positions, p.taps*p.channels, p.taps*p.channels, p.n)
 }
 
-// images returns the images in o, [batch, height, width, channels] or [batch, width, channels].
+// images returns the images of o, which has the axes [batch, height, width, channels] or
+// [batch, width, channels].
 func (x *execution) images(o *operand) depthwise.Images {
 	n := len(o.dims)
 	i := depthwise.Images{Data: x.float32s(o.slot)[o.offset:], Image: o.strides[0], Col: o.strides[n-2]}
@@ -207,7 +212,7 @@ func (k *depthwiseKernel) run(x *execution) error {
 // depthwiseGradientKernel computes the gradient of one filter per channel.
 type depthwiseGradientKernel struct {
 	conv   depthwise.Conv
-	in, dy operand // dy: the gradient of the output
+	in, dy operand // dy is the gradient of the output
 	out    *slot
 }
 
@@ -222,28 +227,39 @@ func (k *depthwiseGradientKernel) run(x *execution) error {
 	return nil
 }
 
-// convProduct is a convolution as matrix products. For each group and each tile of rows it is
-// C[rows, n] = A[rows, k]·B[k, n]. A row is an image and a position of the output, k counts taps
-// and channels, n is the number of channels of the output.
+// convProduct describes a convolution as matrix products. The product of each group and each tile
+// of rows is C[rows, n] = A[rows, k]·B[k, n]. A row belongs to one image and one position of the
+// output. k is the number of taps times the number of input channels. n is the number of output
+// channels. A tap is one spatial position of a filter.
 type convProduct struct {
-	spatial   []depthwise.Axis
-	groups    int
-	inGroup   int // elements of the input from group to group
-	batch     int // images of a group
-	positions int // of an image
-	taps      int
-	channels  int // of a group of the input
-	n         int
-	in        layout // [batch, spatial…, channels]
-	b         matrix // its offset is that of the first group; groups are n columns apart
-	flip      bool   // the filters are reversed
-	// images says that neighbours in memory belong to neighbouring images, as in the gradient of
-	// filters, where the images are channels. Then the rows of the result are [position, image],
-	// otherwise [image, position].
+	spatial []depthwise.Axis
+	groups  int
+	// Number of input elements from one group to the next.
+	inGroup int
+	// Number of images of a group.
+	batch int
+	// Number of output positions of an image.
+	positions int
+	// Number of spatial positions of a filter.
+	taps int
+	// Number of input channels of a group.
+	channels int
+	// Number of output channels of a group.
+	n int
+	// Layout of the input: [batch, spatial…, channels].
+	in layout
+	// Layout of the filters. Its offset is the offset of the first group. The next group begins n
+	// columns later.
+	b matrix
+	// Reports whether the filters are reversed.
+	flip bool
+	// Reports whether neighbours in memory belong to neighbouring images. This is so in the
+	// gradient of filters, where the channels take the role of images. Then the rows of the result
+	// are ordered [position, image], otherwise [image, position].
 	images bool
 }
 
-// convProduct lowers a convolution of any form.
+// convProduct lowers a convolution of any form to matrix products.
 func (c *compiler) convProduct(o *op, s convSpec) {
 	a := s.axes
 	in := ordered(c.edge(o.in[0]), a.InputBatch, a.InputSpatial, a.InputChannels)
@@ -278,7 +294,7 @@ func (c *compiler) convProduct(o *op, s convSpec) {
 	c.convResult(kindConv, o, &convolution{product: p}, []edge{in, k}, perm)
 }
 
-// Tiles of A have about convTile elements and at most convDepth columns: a quarter of a
+// A tile of A has about convTile elements and at most convDepth columns. It takes a quarter of a
 // second-level cache of one megabyte.
 const (
 	convTile  = 1 << 16
@@ -288,7 +304,7 @@ const (
 // convKernel computes a convolution as matrix products.
 type convKernel struct {
 	*convProduct
-	input, filters *slot // unused if the convolution adds nothing
+	input, filters *slot // nil if every element of the output is an empty sum
 	out            *slot
 }
 
@@ -336,8 +352,8 @@ func (p *convKernel) run(x *execution) error {
 	return nil
 }
 
-// at returns the offset of the pixel that an output position reads with a tap. inside reports
-// whether the pixel exists.
+// at returns the offset of the input pixel that an output position reads for a tap. inside reports
+// whether the pixel lies inside the image.
 func (p *convProduct) at(position, tap int) (offset int, inside bool) {
 	for i := len(p.spatial) - 1; i >= 0; i-- {
 		a := &p.spatial[i]
@@ -355,7 +371,7 @@ func (p *convProduct) at(position, tap int) (offset int, inside bool) {
 	return offset, true
 }
 
-// rows fills A[r0:r1, k0:k1] row-major, where channels are neighbours in memory.
+// rows fills A[r0:r1, k0:k1] in row-major order. The channels of the input are contiguous.
 func (p *convProduct) rows(a, in []float32, r0, r1, k0, k1 int) {
 	for r := r0; r < r1; r++ {
 		image, position := r/p.positions, r%p.positions
@@ -372,7 +388,7 @@ func (p *convProduct) rows(a, in []float32, r0, r1, k0, k1 int) {
 	}
 }
 
-// columns fills A[r0:r1, k0:k1] column-major, where images are neighbours in memory.
+// columns fills A[r0:r1, k0:k1] in column-major order. The images of the input are contiguous.
 func (p *convProduct) columns(a, in []float32, r0, r1, k0, k1 int) {
 	for k := k0; k < k1; k++ {
 		tap, c := k/p.channels, k%p.channels

@@ -15,7 +15,7 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// randomConv is a convolution drawn at random: every order of axes, strides, paddings, dilations
+// randomConv is a random convolution, with any order of axes and any strides, paddings, dilations
 // and groups.
 type randomConv struct {
 	input, kernel          []int
@@ -26,8 +26,8 @@ type randomConv struct {
 	channels, batch        int // groups
 }
 
-// drawConv draws a convolution with outputs. form is one of "depth-wise", "gradient" (of depth-wise
-// filters) and "general".
+// drawConv draws a random convolution whose output is not empty. form is one of "depth-wise",
+// "gradient" (of depth-wise filters) and "general".
 func drawConv(r *rand.Rand, form string) randomConv {
 	for {
 		spatial := 1 + r.IntN(3)
@@ -69,8 +69,8 @@ func drawConv(r *rand.Rand, form string) randomConv {
 		a.KernelInputChannels, a.KernelOutputChannels, a.KernelSpatial = perm()
 		a.OutputBatch, a.OutputChannels, a.OutputSpatial = perm()
 		if c.batch > 1 {
-			// In compute v0.1.3 the Go backend reads the size of the output's batch where the input
-			// has it.
+			// In compute v0.1.3, the Go backend reads the batch size of the output at the position
+			// of the batch axis of the input.
 			a.OutputBatch, a.OutputChannels, a.OutputSpatial = a.InputBatch, a.InputChannels, slices.Clone(a.InputSpatial)
 		}
 		c.input, c.kernel = make([]int, spatial+2), make([]int, spatial+2)
@@ -99,7 +99,7 @@ func (c *randomConv) graph(in []*Node) []*Node {
 	return []*Node{ConvGeneral(in[0], in[1], c.axes, c.strides, c.paddings, c.inDilations, c.dilations, c.channels, c.batch)}
 }
 
-// TestConv compares convolutions of all three forms with GoMLX's Go backend.
+// TestConv compares convolutions of all three forms with the Go backend of GoMLX.
 func TestConv(t *testing.T) {
 	for form, step := range map[string]string{"depth-wise": "convolution depth-wise", "gradient": "convolution gradient of", "general": "convolution "} {
 		t.Run(form, func(t *testing.T) {
@@ -122,18 +122,16 @@ func TestConv(t *testing.T) {
 	}
 }
 
-// withGradient is forward() with the gradient of carrier, of the same shape. It takes the form in
-// which GoMLX has fused operations: the way forward computes the first function, the way back
-// differentiates the second, and no backend computes what only the second needs. Where fusion is
-// switched off, the second has the right value too.
+// withGradient does the same as WithGradientOf of the package internal/graph.
 func withGradient(forward func() *Node, carrier *Node) *Node {
 	y, _ := InternalFusedOpCaller(forward, func() *Node { return Add(StopGradient(forward()), Sub(carrier, StopGradient(carrier))) }, true)
 	return y
 }
 
-// depthwiseLayer is a depth-wise convolution of x, [batch, height, width, channels], that keeps its
-// size, with filters w, [height, width, 1, channels]. GoMLX's gradient would cut the channels apart
-// and convolve each by itself; this one is two convolutions.
+// depthwiseLayer computes a depth-wise convolution of x [batch, height, width, channels] with
+// filters w [height, width, 1, channels]. The output has the size of x. The gradient of GoMLX would
+// split the channels and convolve each separately. The gradient of this function is two
+// convolutions.
 func depthwiseLayer(x, w *Node) *Node {
 	kh, kw, c := w.Shape().Dim(0), w.Shape().Dim(1), w.Shape().Dim(3)
 	axes := compute.ConvolveAxesConfig{
@@ -142,13 +140,14 @@ func depthwiseLayer(x, w *Node) *Node {
 		OutputBatch: 0, OutputSpatial: []int{1, 2}, OutputChannels: 3,
 	}
 	pad, back := [][2]int{{(kh - 1) / 2, kh / 2}, {(kw - 1) / 2, kw / 2}}, [][2]int{{kh / 2, (kh - 1) / 2}, {kw / 2, (kw - 1) / 2}}
-	var dy *Node // the gradient of the result, once it is known
+	var dy *Node // the gradient of the result; set in the backward pass
 	gx := IdentityWithCustomGradient(x, func(_, dy *Node) *Node {
 		return ConvGeneral(dy, Reverse(w, 0, 1), axes, nil, back, nil, nil, c, 1)
 	})
 	gw := IdentityWithCustomGradient(w, func(_, _ *Node) *Node {
-		// Channels are the batch, each a group; images are what is summed. The batch of the result,
-		// of size 1, stands where the input's does.
+		// The batch axis holds the channels, and each channel is a group. The sum is over the
+		// images. The batch axis of the result has size 1 and the position of the batch axis of the
+		// input.
 		dw := ConvGeneral(x, dy, compute.ConvolveAxesConfig{
 			InputBatch: 3, InputSpatial: []int{1, 2}, InputChannels: 0,
 			KernelSpatial: []int{1, 2}, KernelInputChannels: 0, KernelOutputChannels: 3,
@@ -164,7 +163,7 @@ func depthwiseLayer(x, w *Node) *Node {
 		}))
 }
 
-// shifted is the same convolution as a sum of shifted products.
+// shifted computes the same convolution as a sum of shifted products.
 func shifted(x, w *Node) (y *Node) {
 	kh, kw := w.Shape().Dim(0), w.Shape().Dim(1)
 	h, v := x.Shape().Dim(1), x.Shape().Dim(2)
@@ -190,8 +189,8 @@ func shifted(x, w *Node) (y *Node) {
 	return y
 }
 
-// TestDepthwise: a depth-wise layer as backbones should write it, its value and both gradients, and
-// that nothing of it is delegated or copied.
+// TestDepthwise checks the value and both gradients of a depth-wise layer in the form that
+// backbones use, and that no operation is delegated or copied.
 func TestDepthwise(t *testing.T) {
 	for _, d := range [][5]int{{2, 9, 9, 20, 7}, {3, 5, 8, 16, 3}, {1, 14, 14, 40, 7}, {2, 6, 6, 5, 4}, {9, 7, 7, 17, 7}} {
 		t.Run(fmt.Sprint(d), func(t *testing.T) {
@@ -219,15 +218,15 @@ func TestDepthwise(t *testing.T) {
 			unfused := run(be, depthwiseLayer)
 			for i, what := range []string{"output", "gradient of x", "gradient of w"} {
 				near(t, what, got[i], want[i], 2e-6)
-				near(t, what+" on GoMLX's Go backend", onGo[i], want[i], 2e-6)
+				near(t, what+" on the Go backend of GoMLX", onGo[i], want[i], 2e-6)
 				near(t, what+" without fusion", unfused[i], want[i], 2e-6)
 			}
 		})
 	}
 }
 
-// TestConvThreads: convolutions of all forms, of a size that is cut in many parts, have the same
-// bits for any number of processors; so has attention in windows.
+// TestConvThreads checks that convolutions of all forms and attention in windows give the same bits
+// for any number of processors. Their sizes give many parts.
 func TestConvThreads(t *testing.T) {
 	be := newBackend(t)
 	dims := [][]int{{3, 30, 30, 40}, {7, 7, 1, 40}, {3, 3, 40, 24}, {1, 4, 25, 25}, {36, 1, 25, 25}}
@@ -247,20 +246,20 @@ func TestConvThreads(t *testing.T) {
 	be.startTimings()
 	want := execute(t, exec, in, nil)
 	if steps := stepNames(be); strings.Contains(steps, "GoMLX") {
-		t.Errorf("expected nothing delegated:\n%s", steps)
+		t.Errorf("expected no delegated operation:\n%s", steps)
 	}
 	for _, procs := range []int{2, 3, 4} {
 		runtime.GOMAXPROCS(procs)
 		for i, got := range execute(t, exec, in, nil) {
 			if !sameBits(got, want[i]) {
-				t.Errorf("GOMAXPROCS %d, output %d: other bits than with one processor", procs, i)
+				t.Errorf("GOMAXPROCS %d, output %d: the bits differ from the bits with one processor", procs, i)
 			}
 		}
 	}
 }
 
-// TestConvGradient: GoMLX's own gradients of a convolution, strided and dilated, run here without
-// help, and equal those on GoMLX's Go backend.
+// TestConvGradient checks that the gradients that GoMLX derives for strided and dilated
+// convolutions are not delegated and equal the results of the Go backend of GoMLX.
 func TestConvGradient(t *testing.T) {
 	be := newBackend(t)
 	x, w := []int{2, 11, 9, 6}, []int{3, 2, 6, 5}
@@ -289,8 +288,8 @@ func TestConvGradient(t *testing.T) {
 	}
 }
 
-// TestConvOfNothing: no images give no result, no channels and no taps zeros. (GoMLX's Go backend
-// panics.)
+// TestConvOfNothing checks empty convolutions. Without images the result is empty. Without channels
+// or taps the result is zero. The Go backend of GoMLX panics for these inputs.
 func TestConvOfNothing(t *testing.T) {
 	be := newBackend(t)
 	for _, d := range [][2][]int{{{0, 5, 5, 3}, {3, 3, 3, 2}}, {{2, 5, 5, 0}, {3, 3, 0, 2}}, {{2, 0, 5, 3}, {1, 3, 3, 2}}} {
@@ -303,8 +302,8 @@ func TestConvOfNothing(t *testing.T) {
 	}
 }
 
-// TestConvNonFinite: NaN and infinities of the input reach the outputs that meet them and no
-// others.
+// TestConvNonFinite checks that NaN and infinities of the input reach only the outputs that depend
+// on them.
 func TestConvNonFinite(t *testing.T) {
 	be := newBackend(t)
 	x := normal(9*9*4, 1)

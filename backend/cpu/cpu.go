@@ -1,16 +1,18 @@
 // Package cpu implements a GoMLX backend (compute.Backend) for CPUs in pure Go with generated
 // assembly. GoMLX programs, such as the models and training steps of spt, run on it near the speed
-// limit of the processor. It needs neither cgo nor an installed library. Importing it registers the
-// backend with the name "cpu".
+// limit of the processor. It needs neither cgo nor an installed library.
 //
-// A program passes through four stages:
+// Importing the package registers the backend with GoMLX under the name "cpu". [New] starts a
+// backend without this registry.
 //
-//  1. Recording. A function records the operations as GoMLX builds them. GoMLX's Go backend checks
-//     every operation and infers its shape, so both backends reject the same programs with the
-//     same errors (function.go, fused.go, gen_ops.go).
+// A program passes through four stages. A newcomer can read the files in this order:
+//
+//  1. Recording. A function records the operations as GoMLX builds them. The Go backend of GoMLX
+//     checks every operation and infers its shape, so both backends reject the same programs with
+//     the same errors (function.go, fused.go, gen_ops.go).
 //  2. Compiling. The compiler turns operations into nodes. It removes operations that only move
-//     data, fuses element-wise operations and reductions into loops over rows, and moves the
-//     operations that follow a matrix product into its epilogue (graph.go, layout.go, patterns.go,
+//     data and fuses element-wise operations and reductions into loops over rows. Operations that
+//     follow a matrix product become the epilogue of the product (graph.go, layout.go, patterns.go,
 //     rematerialise.go, fuse.go, assemble.go).
 //  3. Scheduling. The memory plan places every intermediate result in one arena by its lifetime.
 //     Every node becomes a step: a kernel with the places of its operands (schedule.go,
@@ -19,16 +21,17 @@
 //     free (executable.go, loop.go).
 //
 // A file about one kind of operation (dot.go, attention.go, conv.go, sparse.go, moves.go,
-// delegate.go) has the compiler's part first, then the kernel.
+// delegate.go) has the compiler part first, then the kernel.
 //
-// Operations without a fast kernel (rare types, sorting, control flow) run one by one on GoMLX's Go
-// backend (delegate.go). So every program that runs there also runs here.
+// Operations without a fast kernel (rare types, sorting, control flow) are delegated: they run one
+// by one on the Go backend of GoMLX (delegate.go). So every program that runs there also runs here.
 //
-// [Borrow] makes a buffer of an array without a copy (buffer.go). [MemoryOf] returns the memory
-// that a backend uses (memory.go), and [TimeSteps] measures the steps of its programs (timing.go).
+// [Borrow] creates a buffer from an array without a copy (buffer.go). [MemoryOf] returns the memory
+// that a backend uses (memory.go). [TimeSteps] measures the steps of the programs of a backend
+// (timing.go). [Is] reports whether a backend is a backend of this package.
 //
-// Results do not depend on the number of processors: shapes alone decide how work is divided, and
-// every sum has a fixed order.
+// Results do not depend on the number of processors. The division of work depends only on shapes,
+// and every sum has a fixed order.
 package cpu
 
 import (
@@ -52,22 +55,25 @@ func init() { compute.Register(backendName, New) }
 
 // backend implements compute.Backend. It is safe for concurrent use.
 type backend struct {
-	options options // of the compiler
-	// GoMLX's Go backend: it checks operations and runs delegated operations
+	// Options of the compiler.
+	options options
+	// The Go backend of GoMLX. It checks operations and runs delegated operations.
 	plain    compute.Backend
 	arenas   arenas
 	released released
-	// delegating is held by the delegated operation that runs. In compute v0.1.3, two that run at
-	// the same time can wait for each other's workers forever.
+	// A delegated operation holds this lock while it runs. In compute v0.1.3, two operations that
+	// run at the same time can wait forever for workers of each other.
 	delegating sync.Mutex
-	buffers    atomic.Int64 // size of the tensors, in bytes
-	packed     atomic.Int64 // size of the weights in the layout of the matrix kernel, in bytes
-	timings    timings
-	finalized  atomic.Bool
+	// Total size of the buffers, in bytes.
+	buffers atomic.Int64
+	// Total size of the packed weights, in bytes.
+	packed    atomic.Int64
+	timings   timings
+	finalized atomic.Bool
 }
 
-// New starts a backend. It has no options: config must be empty. The backend is safe for concurrent
-// use.
+// New starts a backend. The backend has no options, so config must be empty. It is safe for
+// concurrent use.
 func New(config string) (compute.Backend, error) {
 	if config != "" {
 		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", backendName, config)
@@ -93,7 +99,7 @@ func (b *backend) String() string { return backendName }
 
 // Description returns the name of the matrix kernel in use and the number of threads.
 func (b *backend) Description() string {
-	return fmt.Sprintf("spt's CPU backend (%s, kernel %s, %d threads)", runtime.GOARCH, gemm.Kernel(), runtime.GOMAXPROCS(0))
+	return fmt.Sprintf("CPU backend of spt (%s, kernel %s, %d threads)", runtime.GOARCH, gemm.Kernel(), runtime.GOMAXPROCS(0))
 }
 
 // NumDevices returns 1. All processors together are one device.
@@ -102,7 +108,7 @@ func (b *backend) NumDevices() int { return 1 }
 // DeviceDescription returns the description of the only device.
 func (b *backend) DeviceDescription(compute.DeviceNum) string { return b.Description() }
 
-// Capabilities returns the capabilities of GoMLX's Go backend, with fused attention and its
+// Capabilities returns the capabilities of the Go backend of GoMLX, plus fused attention and its
 // gradient.
 func (b *backend) Capabilities() compute.Capabilities {
 	c := b.plain.Capabilities().Clone()
@@ -114,8 +120,8 @@ func (b *backend) Capabilities() compute.Capabilities {
 // Builder returns a builder for a new program.
 func (b *backend) Builder(name string) compute.Builder { return newBuilder(b, name) }
 
-// Finalize releases the memory of the backend. Existing buffers can still be read. All other calls
-// return an error afterwards.
+// Finalize waits for a running delegated operation and releases the memory of the backend.
+// Afterwards, existing buffers can still be read, but all other calls return an error.
 func (b *backend) Finalize() {
 	if !b.finalized.Swap(true) {
 		b.arenas.drop()
@@ -136,14 +142,14 @@ func (b *backend) usable() error {
 	return nil
 }
 
-// BufferFromFlatData copies a flat slice to a new buffer. The elements of the slice have the type
-// of the shape.
+// BufferFromFlatData copies a flat slice to a new buffer. The slice must have the element type and
+// the size of shape.
 func (b *backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape shapes.Shape) (compute.Buffer, error) {
 	if err := b.usable(); err != nil {
 		return nil, fmt.Errorf("making a buffer of shape %s: %w", shape, err)
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has device 0 only", shape, device, backendName)
+		return nil, fmt.Errorf("making a buffer of shape %s on device %d: the backend %q has only device 0", shape, device, backendName)
 	}
 	data, err := flatBytes(flat, shape)
 	if err != nil {
@@ -154,11 +160,11 @@ func (b *backend) BufferFromFlatData(device compute.DeviceNum, flat any, shape s
 	return buf, nil
 }
 
-// HasSharedBuffers returns false. Nobody else can write to a buffer, so the backend can pack a
+// HasSharedBuffers returns false. No other code can write to a buffer, so the backend can pack a
 // buffer for the matrix kernel once and use the packed form many times.
 func (b *backend) HasSharedBuffers() bool { return false }
 
 // NewSharedBuffer returns an error, see HasSharedBuffers.
 func (b *backend) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
-	return nil, nil, fmt.Errorf("the backend %q shares no buffers: %w", backendName, compute.ErrNotImplemented)
+	return nil, nil, fmt.Errorf("the backend %q does not share buffers: %w", backendName, compute.ErrNotImplemented)
 }

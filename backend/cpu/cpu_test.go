@@ -8,7 +8,7 @@ import (
 	"github.com/gomlx/compute/support/backendtest"
 )
 
-// TestCompliance runs GoMLX's own tests of backends.
+// TestCompliance runs the backend tests of GoMLX.
 func TestCompliance(t *testing.T) {
 	be, err := New("")
 	if err != nil {
@@ -26,7 +26,7 @@ func TestOtherBackend(t *testing.T) {
 	}
 	defer other.Finalize()
 	if Is(other) || !Is(newBackend(t)) {
-		t.Error("Is confuses the backends")
+		t.Error("Is does not distinguish the backends")
 	}
 	if memory, ok := MemoryOf(other); ok || memory != (Memory{}) {
 		t.Errorf("MemoryOf returned %+v, %t", memory, ok)

@@ -8,17 +8,18 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// A program that GoMLX's Go backend runs as a whole may contain attention. That backend has no
-// gradient of attention, so this file builds attention and its gradient from the operations of the
-// formula.
+// A program that runs completely on the Go backend of GoMLX may contain attention. This backend has
+// no gradient of attention. So this file builds attention and its gradient from the operations of
+// the formula.
 
-// composed builds operations on a function and keeps the first error.
+// composed builds operations on a function and stores the first error.
 type composed struct {
 	compute.Function
 	err error
 }
 
-// ok records the error of an operation and returns its value.
+// ok stores the error of an operation, if it is the first error, and returns the value of the
+// operation.
 func (c *composed) ok(v compute.Value, err error) compute.Value {
 	if c.err == nil {
 		c.err = err
@@ -26,14 +27,15 @@ func (c *composed) ok(v compute.Value, err error) compute.Value {
 	return v
 }
 
-// dot returns the product for each head of each image, the first two axes.
+// dot returns the matrix products of x and y for each head of each image. Image and head are the
+// first two axes. xAxes and yAxes are the contracted axes.
 func (c *composed) dot(x compute.Value, xAxes []int, y compute.Value, yAxes []int) compute.Value {
 	heads := []int{0, 1}
 	return c.ok(c.DotGeneral(x, xAxes, heads, y, yAxes, heads, compute.DotGeneralConfig{}))
 }
 
 // query reshapes a tensor with the dimensions of the query to [batch, groups, shared, seq, width].
-// shared is the number of heads that share key and value.
+// shared is the number of heads that share a key and a value.
 func (a *attention) query(c *composed, x compute.Value) compute.Value {
 	shared := a.heads / a.groups
 	if a.layout == compute.AttentionAxesLayoutBSHD {
@@ -50,7 +52,8 @@ func (a *attention) unquery(c *composed, x compute.Value) compute.Value {
 	return c.ok(c.Reshape(x, a.batch, a.heads, a.seq, a.width))
 }
 
-// key transposes a tensor with the dimensions of the key to [batch, groups, kv, width], or back.
+// key transposes a tensor with the dimensions of the key to [batch, groups, kv, width]. A second
+// call reverses the transposition.
 func (a *attention) key(c *composed, x compute.Value) compute.Value {
 	if a.layout == compute.AttentionAxesLayoutBSHD {
 		return c.ok(c.Transpose(x, 0, 2, 1, 3))
@@ -58,9 +61,9 @@ func (a *attention) key(c *composed, x compute.Value) compute.Value {
 	return x
 }
 
-// scores returns the scores [batch, groups, shared, seq, kv] of operands from query and key, with
-// masks and biases added. rows broadcasts one number for each row of scores to the dimensions of
-// the scores.
+// scores returns the scores [batch, groups, shared, seq, kv] with masks and biases added. q is a
+// result of query, k is a result of key. The function rows broadcasts one number for each row of
+// scores to the dimensions of the scores.
 func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Value) (scores compute.Value, rows func(v compute.Value) compute.Value) {
 	scale := c.ok(c.Constant([]float32{a.scale}))
 	scores = c.ok(c.Mul(c.dot(q, []int{4}, k, []int{3}), scale))
@@ -80,11 +83,11 @@ func (a *attention) scores(c *composed, q, k compute.Value, addends []compute.Va
 	}
 }
 
-// decompose builds attention from query, key, value, masks and biases, with the results of
+// decompose builds attention from query, key, value, masks and biases. It has the same results as
 // attentionKernel.
 func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 3+len(a.added) {
-		return nil, fmt.Errorf("attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)
+		return nil, fmt.Errorf("building attention from its formula: %d operands are not supported: %w", len(in), compute.ErrNotImplemented)
 	}
 	c := &composed{Function: g}
 	q, k, v := a.query(c, in[0]), a.key(c, in[1]), a.key(c, in[2])
@@ -97,11 +100,12 @@ func (a attention) decompose(g compute.Function, in []compute.Value) ([]compute.
 	return []compute.Value{a.unquery(c, y), lse}, c.err
 }
 
-// decomposeVJP builds the gradient of attention from query, key, value, output, log-sum-exp, the
-// gradient of the output, masks and biases, with the results of attentionVJPKernel.
+// decomposeVJP builds the gradient of attention. The operands are query, key, value, output,
+// log-sum-exp, the gradient of the output, masks and biases. It has the same results as
+// attentionVJPKernel.
 func (a attention) decomposeVJP(g compute.Function, in []compute.Value) ([]compute.Value, error) {
 	if len(in) != 6+len(a.added) {
-		return nil, fmt.Errorf("the gradient of attention with %d operands cannot be built from its formula: %w", len(in), compute.ErrNotImplemented)
+		return nil, fmt.Errorf("building the gradient of attention from its formula: %d operands are not supported: %w", len(in), compute.ErrNotImplemented)
 	}
 	c := &composed{Function: g}
 	q, k, v := a.query(c, in[0]), a.key(c, in[1]), a.key(c, in[2])

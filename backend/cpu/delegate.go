@@ -11,7 +11,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// delegated is one operation, compiled as a program on GoMLX's Go backend.
+// delegated is one operation that is compiled as a program of the Go backend of GoMLX.
 type delegated struct {
 	backend *backend
 	kind    compute.OpType
@@ -20,8 +20,8 @@ type delegated struct {
 	results []shapes.Shape
 }
 
-// delegate compiles o as a program. Each operand becomes a parameter, except operands that were
-// left out.
+// delegate compiles o as a program of the Go backend of GoMLX. Each operand becomes a parameter. An
+// absent optional operand gets no parameter.
 func (b *backend) delegate(o *op) (*delegated, error) {
 	d := &delegated{backend: b, kind: o.kind}
 	bld := b.plain.Builder(o.kind.String())
@@ -55,18 +55,18 @@ func (b *backend) delegate(o *op) (*delegated, error) {
 	return d, nil
 }
 
-// recovered calls into GoMLX's Go backend and returns a panic as an error. The backend panics at
-// some programs and inputs.
+// recovered runs call, which uses the Go backend of GoMLX, and returns a panic as an error. This
+// backend panics for some programs and inputs.
 func recovered(call func() error) (err error, panicked bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			err, panicked = fmt.Errorf("GoMLX's Go backend panicked: %v", r), true
+			err, panicked = fmt.Errorf("the Go backend of GoMLX panicked: %v", r), true
 		}
 	}()
 	return call(), false
 }
 
-// newDelegatedKernel compiles the operation of n for GoMLX's Go backend.
+// newDelegatedKernel compiles the operation of n for the Go backend of GoMLX.
 func (b *backend) newDelegatedKernel(n *node) (*delegatedKernel, error) {
 	d, err := b.delegate(n.rec)
 	if err != nil {
@@ -83,12 +83,12 @@ func (b *backend) newDelegatedKernel(n *node) (*delegatedKernel, error) {
 	return k, nil
 }
 
-// delegatedKernel runs one operation on GoMLX's Go backend.
+// delegatedKernel runs one operation on the Go backend of GoMLX.
 type delegatedKernel struct {
 	*delegated
 	from  []memoryRange
 	to    []*slot
-	empty bool // there is nothing to compute
+	empty bool // all results are empty
 }
 
 // memoryRange is a part of a slot, in bytes.
@@ -111,7 +111,8 @@ func (k *delegatedKernel) run(x *execution) error {
 	return k.compute(in, out)
 }
 
-// compute computes out from in, the memory of the results and the operands.
+// compute runs the operation. in holds the memory of the operands, out holds the memory of the
+// results.
 func (d *delegated) compute(in, out [][]byte) error {
 	d.backend.delegating.Lock()
 	defer d.backend.delegating.Unlock()
@@ -120,12 +121,12 @@ func (d *delegated) compute(in, out [][]byte) error {
 		err, _ = recovered(func() error { return d.copyAndRun(in, out) })
 	}
 	if err != nil {
-		return fmt.Errorf("%s of %s: %w", d.kind, list(d.in), err)
+		return fmt.Errorf("running %s on operands of shape %s: %w", d.kind, list(d.in), err)
 	}
 	return nil
 }
 
-// list writes shapes for an error.
+// list returns shapes as text for an error message.
 func list(all []shapes.Shape) string {
 	names := make([]string, len(all))
 	for i, s := range all {
@@ -134,8 +135,8 @@ func list(all []shapes.Shape) string {
 	return strings.Join(names, ", ")
 }
 
-// copyAndRun copies the operands to GoMLX's Go backend, runs the operation and copies the results
-// back.
+// copyAndRun copies the operands to the Go backend of GoMLX, runs the operation and copies the
+// results back.
 func (d *delegated) copyAndRun(in, out [][]byte) error {
 	buffers := make([]compute.Buffer, len(in))
 	donate := make([]bool, len(in))
@@ -172,20 +173,21 @@ func (d *delegated) copyAndRun(in, out [][]byte) error {
 	return nil
 }
 
-// whole is a program with axes of unknown size. It runs on GoMLX's Go backend as a whole.
-type whole struct {
+// wholeProgram is a program that runs completely on the Go backend of GoMLX, because it has axes of
+// unknown size.
+type wholeProgram struct {
 	backend *backend
 	name    string
 	names   []string
 	params  []shapes.Shape
 	outputs []shapes.Shape
-	live    sync.RWMutex       // runs hold it for reading, Finalize for writing
+	live    sync.RWMutex       // runs hold the read lock, Finalize holds the write lock
 	exec    compute.Executable // nil after Finalize
 }
 
-// delegateWhole compiles the whole program for GoMLX's Go backend.
-func (b *builder) delegateWhole() (*whole, error) {
-	w := &whole{backend: b.backend, name: b.name}
+// delegateWhole compiles the complete program for the Go backend of GoMLX.
+func (b *builder) delegateWhole() (*wholeProgram, error) {
+	w := &wholeProgram{backend: b.backend, name: b.name}
 	err, _ := recovered(func() error {
 		bld := b.backend.plain.Builder(b.name)
 		if err := b.main.replay(bld.Main(), map[*value]compute.Value{}); err != nil {
@@ -206,7 +208,7 @@ func (b *builder) delegateWhole() (*whole, error) {
 }
 
 // Finalize waits for the runs in progress and releases the program.
-func (w *whole) Finalize() {
+func (w *wholeProgram) Finalize() {
 	w.live.Lock()
 	defer w.live.Unlock()
 	if w.exec != nil {
@@ -216,16 +218,16 @@ func (w *whole) Finalize() {
 }
 
 // Inputs returns the names and shapes of the parameters.
-func (w *whole) Inputs() (names []string, inputShapes []shapes.Shape) {
+func (w *wholeProgram) Inputs() (names []string, inputShapes []shapes.Shape) {
 	return slices.Clone(w.names), slices.Clone(w.params)
 }
 
 // Outputs returns the shapes of the results.
-func (w *whole) Outputs() []shapes.Shape { return slices.Clone(w.outputs) }
+func (w *wholeProgram) Outputs() []shapes.Shape { return slices.Clone(w.outputs) }
 
-// Execute copies the inputs to GoMLX's Go backend, runs the program and copies the outputs back. If
-// it succeeds, donated inputs are invalid afterwards.
-func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
+// Execute copies the inputs to the Go backend of GoMLX, runs the program and copies the outputs
+// back. If the run succeeds, donated inputs are invalid afterwards. If it fails, they stay valid.
+func (w *wholeProgram) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	w.live.RLock()
 	defer w.live.RUnlock()
 	if w.exec == nil {
@@ -243,18 +245,18 @@ func (w *whole) Execute(inputs []compute.Buffer, donate []bool, device compute.D
 		for i, b := range buffers {
 			given[i] = b.shape
 		}
-		return nil, fmt.Errorf("running %q of %s: %w", w.name, list(given), err)
+		return nil, fmt.Errorf("running %q on inputs of shape %s: %w", w.name, list(given), err)
 	}
 	for i, b := range buffers {
 		if len(donate) > 0 && donate[i] {
-			_ = b.Finalize() // never fails
+			_ = b.Finalize() // Finalize never fails
 		}
 	}
 	return out, nil
 }
 
-// copyAndRun runs the program on copies of the inputs.
-func (w *whole) copyAndRun(inputs []*buffer) ([]compute.Buffer, error) {
+// copyAndRun runs the program on copies of the inputs and returns copies of the outputs.
+func (w *wholeProgram) copyAndRun(inputs []*buffer) ([]compute.Buffer, error) {
 	theirs := make([]compute.Buffer, len(inputs))
 	for i, b := range inputs {
 		var err error

@@ -11,11 +11,11 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// memoryOf is where a buffer's elements lie.
+// memoryOf returns the address of the elements of a buffer.
 func memoryOf(b compute.Buffer) *byte { return unsafe.SliceData(b.(*buffer).data) }
 
-// TestDonatedState: what a training step updates stays where it is, what it only reads stays as it
-// is.
+// TestDonatedState checks that the updated state of a training step stays at the same address, and
+// that inputs that are not donated do not change.
 func TestDonatedState(t *testing.T) {
 	be := newBackend(t)
 	dims, donate := smallStep.inputs()
@@ -44,7 +44,7 @@ func TestDonatedState(t *testing.T) {
 		slices.SortFunc(state, comparePointers)
 		slices.SortFunc(updated, comparePointers)
 		if !slices.Equal(state, updated) {
-			t.Errorf("run %d: the new state does not lie where the old one did", run)
+			t.Errorf("run %d: the new state does not use the memory of the old state", run)
 		}
 		if err := out[0].Finalize(); err != nil {
 			t.Fatal(err)
@@ -65,8 +65,8 @@ func comparePointers(a, b *byte) int {
 	return int(uintptr(unsafe.Pointer(a))) - int(uintptr(unsafe.Pointer(b)))
 }
 
-// TestDonatedInPlace: a scatter and a loop write their result to a donated tensor's own memory, and
-// to memory of its own for any other's; an array that was borrowed is never written to.
+// TestDonatedInPlace checks that a scatter and a loop write their result to the memory of a donated
+// tensor. For any other input the result has separate memory. A borrowed array is never written to.
 func TestDonatedInPlace(t *testing.T) {
 	be := newBackend(t)
 	const n = 1000
@@ -113,10 +113,10 @@ func TestDonatedInPlace(t *testing.T) {
 					t.Errorf("%s: wrong result", what)
 				}
 				if !slices.Equal(mine, data) {
-					t.Errorf("%s: the caller's array changed", what)
+					t.Errorf("%s: the array of the caller changed", what)
 				}
 				if taken := memoryOf(out[0]) == old; taken != (donated && !borrowed) {
-					t.Errorf("%s: the output lies in the input's memory: %t", what, taken)
+					t.Errorf("%s: output uses the memory of the input: %t", what, taken)
 				}
 				if _, err := x.Shape(); (err != nil) != donated {
 					t.Errorf("%s: the input afterwards: %v", what, err)
@@ -132,8 +132,8 @@ func TestDonatedInPlace(t *testing.T) {
 	}
 }
 
-// TestDonatedTwice: a buffer that is given for two inputs and donated as one of them, or as both,
-// is read as both before anything is written over it.
+// TestDonatedTwice passes one buffer for two inputs and donates one or both of them. Both inputs
+// must be read before the buffer is overwritten.
 func TestDonatedTwice(t *testing.T) {
 	be := newBackend(t)
 	const n = 64
@@ -153,7 +153,7 @@ func TestDonatedTwice(t *testing.T) {
 			out := execute(t, exec, []compute.Buffer{b, b}, donate)
 			for i := range out {
 				if !sameBits(out[i], sum[i]) {
-					t.Errorf("first %d, donated %v: output %d differs from that of two buffers", first, donate, i)
+					t.Errorf("first %d, donated %v: output %d differs from the output for two separate buffers", first, donate, i)
 				}
 			}
 			if b.(*buffer).valid() == nil {
@@ -163,8 +163,8 @@ func TestDonatedTwice(t *testing.T) {
 	}
 }
 
-// TestDonatedToOthers: memory of a donated input that no output can take goes back, and an input
-// that later steps read is not written over.
+// TestDonatedToOthers checks that the memory of a donated input is released if no output can use
+// it, and that an input that later steps read is not overwritten.
 func TestDonatedToOthers(t *testing.T) {
 	be := newBackend(t)
 	const n = 50
@@ -194,8 +194,8 @@ func TestDonatedToOthers(t *testing.T) {
 	}
 }
 
-// TestReleasedMemory: a new tensor takes the memory of a finalized one of its size, but never what
-// a result took over from a donated tensor, or what was borrowed.
+// TestReleasedMemory checks that a new tensor uses the memory of a finalized tensor of the same
+// size. It must never use memory that a result took over from a donated tensor, or borrowed memory.
 func TestReleasedMemory(t *testing.T) {
 	be := newBackend(t)
 	const n = 4096
@@ -212,18 +212,18 @@ func TestReleasedMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = borrowed.Finalize(), given.Finalize() // never fail
-	// None of these may lie where the result or the array does.
+	// None of these tensors may use the memory of the result or of the array.
 	for range 20 {
 		b := upload(t, be, numbers(5), n)
 		if memoryOf(b) == memoryOf(results[0]) {
-			t.Error("a new tensor lies where a donated one's memory went")
+			t.Error("a new tensor uses memory that a result took over from a donated tensor")
 		}
 		defer b.Finalize()
 	}
 	if !sameBits(contents(t, results[0]), numbers(3)) || !sameBits(own, numbers(1)) {
 		t.Error("memory that was not released changed")
 	}
-	// The pool may lose some, in particular under the race detector.
+	// The pool may lose some of the memory, in particular under the race detector.
 	again := 0
 	for range 100 {
 		b := upload(t, be, numbers(6), n)

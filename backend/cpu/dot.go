@@ -8,20 +8,20 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// dot is what the compiler knows of a batch of matrix products C = A·B [m,n] and the operations
-// that follow them, their epilogue. Operands are read through strides, so transposition is free.
+// dot describes a batch of matrix products C = A·B [m,n] with their epilogue during the
+// compilation. The epilogue is the operations that follow a product. Operands are read through
+// strides, so a transposition needs no copy.
 type dot struct {
 	batch, m, n, k int
 	a, b           matrix
-	terms          []*node // more products, which are added to this one in the same registers
-	bias, residual edge    // edge.t nil: none
-	gelu           bool    // exact GELU, after the bias
-	pre            *tensor // where the value before the GELU is kept; nil: it is not kept
-	// B is the result of this scatter onto a weight; its entries are patched into the packed weight
-	patch *node
+	terms          []*node // other products that are added to this product in the same registers
+	bias, residual edge    // a nil edge.t means none
+	gelu           bool    // apply the exact GELU after the bias
+	pre            *tensor // the stored input of the GELU; nil: it is not stored
+	patch          *node   // the scatter that adds values to the weight B; nil: none
 }
 
-// epilogue lists the edges by which a product reads, except those of its operands.
+// epilogue returns the edges of the epilogue: bias, residual and the operands of the other terms.
 func (d *dot) epilogue() []*edge {
 	all := []*edge{&d.bias, &d.residual}
 	for _, t := range d.terms {
@@ -32,22 +32,22 @@ func (d *dot) epilogue() []*edge {
 	return all
 }
 
-// matrix says how a product reads an operand: the strides in elements, and the offset of each
-// matrix of the batch.
+// matrix describes how a product reads an operand: the strides of rows and columns, and the offset
+// of each matrix of the batch. All are in elements.
 type matrix struct {
 	row, col int
 	offsets  []int
 }
 
-// turned returns the transposed matrix.
-func (m matrix) turned() matrix { return matrix{m.col, m.row, m.offsets} }
+// transposed returns the transposed matrix.
+func (m matrix) transposed() matrix { return matrix{m.col, m.row, m.offsets} }
 
 // view returns matrix i of the batch.
 func (m *matrix) view(data []float32, i int) gemm.View {
 	return gemm.View{Data: data[m.offsets[i]:], Row: m.row, Col: m.col}
 }
 
-// dotGeneral lowers a float32 product.
+// dotGeneral lowers a float32 product. It returns false for other types.
 func (c *compiler) dotGeneral(o *op) bool {
 	lhs, rhs := o.in[0], o.in[1]
 	attrs := o.attrs.(dotGeneralAttrs)
@@ -84,7 +84,8 @@ func (c *compiler) dotGeneral(o *op) bool {
 		nFree, sFree, ok := e.group(free)
 		nContract, sContract, ok2 := e.group(contracted)
 		if !ok || !ok2 {
-			// One stride is not enough for the axes: copy them side by side.
+			// The axes need more than one stride. Copy the operand, so that the axes are neighbours
+			// in memory.
 			perm := append(append(append([]int(nil), batched...), free...), contracted...)
 			e = c.contiguous(edge{e.t, e.transposed(perm)})
 			at := len(batched)
@@ -109,7 +110,7 @@ func (c *compiler) dotGeneral(o *op) bool {
 	return true
 }
 
-// span returns the n numbers from a number on.
+// span returns the numbers from, from+1, …, from+n−1.
 func span(from, n int) []int {
 	out := make([]int, n)
 	for i := range out {
@@ -118,7 +119,7 @@ func span(from, n int) []int {
 	return out
 }
 
-// dense lowers x·W + bias without activation or with GELU.
+// dense lowers x·W + bias without activation or with GELU. It returns false for other forms.
 func (c *compiler) dense(o *op) bool {
 	config := o.attrs.(fusedDenseAttrs).options
 	x, w := c.edge(o.in[0]), c.edge(o.in[1])
@@ -144,7 +145,8 @@ func (c *compiler) dense(o *op) bool {
 	return true
 }
 
-// epilogues moves the additions and the GELU that follow a product into its epilogue.
+// epilogues moves the additions and the GELU that follow a product into the epilogue of the
+// product.
 func (c *compiler) epilogues() {
 	users := c.users()
 	for _, n := range c.nodes {
@@ -153,20 +155,20 @@ func (c *compiler) epilogues() {
 	}
 }
 
-// absorb moves one node that follows the product n into its epilogue. It reports whether there was
-// one.
+// absorb moves one node that follows the product n into the epilogue of n. It reports whether it
+// moved a node.
 func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	d, t := n.dot, n.out[0]
 	if t.output >= 0 {
 		return false
 	}
-	// becomes makes the result of u the result of the product.
+	// becomes replaces u: the product now computes the result of u.
 	becomes := func(u *node) {
 		r := u.out[0]
 		r.node, r.index = n, 0
 		n.out[0] = r
 		n.dims = u.dims
-		u.kind, u.out, u.in = kindCopy, nil, nil // unreachable from now on
+		u.kind, u.out, u.in = kindCopy, nil, nil // no node reads u any more; prune removes it
 	}
 	for _, u := range users[t] {
 		if u.kind == kindFused && u.op == compute.OpTypeFusedGelu && u.rec.attrs.(fusedGeluAttrs).exact && u.in[0].whole(t.n) && !d.gelu && d.residual.t == nil {
@@ -206,19 +208,19 @@ func (c *compiler) absorb(n *node, users map[*tensor][]*node) bool {
 	case column && d.bias.t == nil && !d.gelu && d.residual.t == nil:
 		d.bias = edge{other.t, layout{dims: []int{d.n}, strides: []int{1}, offset: other.offset}}
 	case other.whole(t.n) && d.residual.t == nil && d.pre == nil && !other.t.node.source:
-		// If the value before the GELU is kept, other could be computed from it.
+		// If the input of the GELU is stored, other could depend on it, and this would be a cycle.
 		d.residual = other
 	default:
 		return false
 	}
-	n.id = max(n.id, other.t.node.id) // the product runs after its new operand
+	n.id = max(n.id, other.t.node.id) // the product must run after its new operand
 	becomes(u)
 	return true
 }
 
-// addsTo reports whether the product n can compute other, the product that it is added to, in its
-// own sums. Examples are the product of a weight and that of LoRA, or the products of q, k and v in
-// the gradient of their common input.
+// addsTo reports whether the product n can also compute other, a product that is added to n, in the
+// same registers. Examples are the product of a weight and the product of LoRA, or the products of
+// q, k and v in the gradient of their common input.
 func (n *node) addsTo(other edge) bool {
 	o, d := other.t.node, n.dot
 	if o.kind != kindDot || other.t.users != 1 || other.t.output >= 0 || !other.whole(d.m*d.n) {
@@ -230,26 +232,26 @@ func (n *node) addsTo(other edge) bool {
 		!d.gelu && d.residual.t == nil && !p.gelu && p.residual.t == nil && (d.bias.t == nil || p.bias.t == nil)
 }
 
-// product computes a batch of matrix products with their epilogue.
+// product is the kernel that computes a batch of matrix products with their epilogue.
 type product struct {
 	batch, m, n int
-	terms       []productTerm // added up; several only where batch is 1
-	bias        operand       // slot nil: none
+	terms       []productTerm // products to add up; several terms need batch 1
+	bias        operand       // a nil slot means none
 	residual    *slot         // nil: none
-	gelu        bool          // exact GELU, after the bias
-	pre         *slot         // where the value before the GELU goes; nil: it is not kept
+	gelu        bool          // apply the exact GELU after the bias
+	pre         *slot         // memory for the input of the GELU; nil: it is not stored
 	out         *slot
 }
 
-// productTerm is one matrix product A·B with k columns of A.
+// productTerm is one matrix product A·B. A has k columns.
 type productTerm struct {
 	k       int
 	a, b    *slot
 	aAt     matrix
 	bAt     matrix
 	packing packLayout // how B is packed
-	packs   bool       // B is packed if it is a weight that other steps read too
-	patch   *patch     // B is a weight with values added to single entries; nil: it is not
+	packs   bool       // the product is large enough to pack B, see packed
+	patch   *patch     // the weight B with values added to single entries; nil: no values are added
 }
 
 // newProduct returns the kernel of a product.
@@ -274,8 +276,8 @@ func (c *compiler) newProduct(n *node) *product {
 // productTerm returns the product of n without its epilogue.
 func (c *compiler) productTerm(n *node) productTerm {
 	d := n.dot
-	// Small products have other kernels, which add in another order. A product must not change when
-	// its weight is packed.
+	// Small products use other kernels, which add in another order. Do not pack the weight of a
+	// small product: its result must not depend on packing.
 	t := productTerm{k: d.k, a: n.in[0].t.slot, b: n.in[1].t.slot, aAt: d.a, bAt: d.b, packs: d.m > 16 && d.n > 16,
 		packing: packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}}
 	if d.patch != nil {
@@ -321,8 +323,9 @@ func (p *product) run(x *execution) error {
 	return nil
 }
 
-// packed returns B in the layout of the matrix kernel if B is a weight that other steps read too. B
-// is packed once for all of them. Otherwise it returns nil.
+// packed returns B in the layout of the matrix kernel. It packs B only if B outlives the run and
+// was used before, see shared. All runs then use the same packed form. Otherwise packed returns
+// nil.
 func (x *execution) packed(t *productTerm) *gemm.Packed {
 	if t.patch != nil {
 		return x.patched(t.patch, t.packing)
@@ -337,7 +340,8 @@ func (x *execution) packed(t *productTerm) *gemm.Packed {
 	return b.pack(t.packing)
 }
 
-// pack returns the buffer in the layout of the matrix kernel. It packs the buffer once.
+// pack returns the content of the buffer in the layout of the matrix kernel. The first call for a
+// layout packs the buffer. Later calls return the same packed form.
 func (b *buffer) pack(l packLayout) *gemm.Packed {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	_ "github.com/sptune/spt/backend/cpu" // registers the backend as "cpu"
 )
 
-// Any GoMLX program can use the backend by its name.
+// This example runs a GoMLX graph on the backend, which it selects by name.
 func Example() {
 	device, err := compute.NewWithConfig("cpu")
 	if err != nil {

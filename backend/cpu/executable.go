@@ -12,59 +12,62 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// This file holds what exists when a program runs: steps with their kernels, and slots, the memory
-// of tensors. Nothing here knows the graph.
+// This file contains the parts of a compiled program: steps with their kernels, and slots, which
+// are the memory of tensors. A compiled program does not refer to the graph of the compiler.
 
-// where says in which memory a slot lies.
+// where selects the memory in which a slot lies.
 type where int
 
 const (
-	inArena    where = iota
-	inInput          // in the buffer of a parameter
-	inConstant       // in the buffer of a constant
-	inOutput         // in a new buffer that the caller gets
+	inArena    where = iota // in the arena of the run
+	inInput                 // in the buffer of a parameter
+	inConstant              // in the buffer of a constant
+	inOutput                // in a new buffer that the caller gets
 )
 
 // slot is the memory of one tensor.
 type slot struct {
-	where    where
-	bytes    int
-	offset   int     // in the arena, in bytes
-	index    int     // of the parameter or the program output
-	constant *buffer // of inConstant
-	// of inOutput: the parameter whose memory it takes over if that input is donated; nil: none
+	where where
+	bytes int
+	// Offset in the arena, in bytes.
+	offset int
+	// Index of the parameter or of the program output.
+	index int
+	// The buffer of a constant.
+	constant *buffer
+	// The parameter whose memory an output takes over if the input is donated. Nil means none.
 	donor *slot
 }
 
-// operand is memory as a kernel reads it.
+// operand describes how a kernel reads a tensor: the memory and the layout.
 type operand struct {
 	slot *slot
 	layout
 }
 
-// kernel computes one step. It holds slots, sizes and layouts.
+// kernel computes one step. An implementation holds the slots, sizes and layouts of its operands.
 type kernel interface{ run(x *execution) error }
 
-// step is one step of a program. kind and detail describe it for [Backend.Timings].
+// step is one step of a program. The fields kind and detail describe the step for [Timing].
 type step struct {
 	kernel
 	kind, detail string
 }
 
-// executable is a compiled program.
+// executable is a compiled program. It implements compute.Executable.
 type executable struct {
 	backend    *backend
 	name       string
-	names      []string // of the parameters
+	names      []string // names of the parameters
 	params     []shapes.Shape
 	outputs    []*slot
-	results    []shapes.Shape // of the outputs
+	results    []shapes.Shape // shapes of the outputs
 	steps      []step
 	constants  []*buffer
 	patches    []*patch
 	arenaBytes int
 
-	live      sync.RWMutex // runs hold it for reading, Finalize for writing
+	live      sync.RWMutex // runs hold the read lock, Finalize holds the write lock
 	finalized bool
 }
 
@@ -77,7 +80,7 @@ func (x *executable) Finalize() {
 		p.drop(x.backend)
 	}
 	for _, b := range x.constants {
-		_ = b.Finalize() // never fails
+		_ = b.Finalize() // Finalize never fails
 	}
 }
 
@@ -93,14 +96,14 @@ func (x *executable) Outputs() []shapes.Shape { return slices.Clone(x.results) }
 type execution struct {
 	*executable
 	arena   []byte
-	buffers []*buffer // of the parameters; nil: donated
-	memory  [][]byte  // of the parameters
+	buffers []*buffer // buffers of the parameters; nil: the input is donated
+	memory  [][]byte  // memory of the parameters
 	out     []*buffer
 
 	patching []*patched // patched weights that the current step uses
 }
 
-// mem returns the memory of s.
+// mem returns the memory of s in this run.
 func (x *execution) mem(s *slot) []byte {
 	switch s.where {
 	case inInput:
@@ -120,8 +123,9 @@ func (x *execution) float32s(s *slot) []float32 { return view[float32](x.mem(s),
 // int32s returns the elements of o as int32 numbers. o is contiguous.
 func (x *execution) int32s(o *operand) []int32 { return view[int32](x.mem(o.slot), o.offset, o.size()) }
 
-// shared returns the buffer behind s if its content outlives the run and a program used it before,
-// so that it is worth keeping the content in other forms. Otherwise it returns nil.
+// shared returns the buffer of s if its content outlives the run and if a program used the buffer
+// before. Only then is it useful to keep a packed form of the content. Otherwise shared returns
+// nil.
 func (x *execution) shared(s *slot) *buffer {
 	switch s.where {
 	case inConstant:
@@ -140,13 +144,13 @@ func (b *backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 		return nil, err
 	}
 	if device != 0 {
-		return nil, fmt.Errorf("there is no device %d: the backend %q has device 0 only", device, backendName)
+		return nil, fmt.Errorf("device %d does not exist: the backend %q has only device 0", device, backendName)
 	}
 	if len(inputs) != len(params) {
-		return nil, fmt.Errorf("the number of inputs is wrong: got %d, expected %d", len(inputs), len(params))
+		return nil, fmt.Errorf("the number of inputs is wrong: got %d inputs, expected %d", len(inputs), len(params))
 	}
 	if len(donate) != 0 && len(donate) != len(inputs) {
-		return nil, fmt.Errorf("the length of the list of donated inputs is wrong: got %d, expected %d, one per input", len(donate), len(inputs))
+		return nil, fmt.Errorf("the length of the list of donated inputs is wrong: got %d elements, expected %d, one for each input", len(donate), len(inputs))
 	}
 	buffers := make([]*buffer, len(inputs))
 	for i, in := range inputs {
@@ -155,7 +159,7 @@ func (b *backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 			return nil, fmt.Errorf("input %d (%s) is not a valid buffer of the backend %q", i, names[i], backendName)
 		}
 		if own.backend != b {
-			return nil, fmt.Errorf("input %d (%s) is a buffer of another backend %q than that of the program", i, names[i], backendName)
+			return nil, fmt.Errorf("input %d (%s) belongs to another backend with the name %q; copy it to the backend that compiled the program", i, names[i], backendName)
 		}
 		if !matches(own.shape, params[i]) {
 			return nil, fmt.Errorf("input %d (%s) has shape %s, expected %s", i, names[i], own.shape, params[i])
@@ -165,14 +169,15 @@ func (b *backend) accept(inputs []compute.Buffer, donate []bool, device compute.
 	return buffers, nil
 }
 
-// matches reports whether a tensor with the given shape is allowed for a parameter. Some axes of
-// the parameter may allow any size.
+// matches reports whether a tensor with the given shape is a valid input for a parameter with the
+// shape param. Dynamic axes of param accept any size.
 func matches(shape, param shapes.Shape) bool {
 	return shape.DType == param.DType && slices.EqualFunc(shape.Dimensions, param.Dimensions, func(d, p int) bool { return d == p || p == shapes.DynamicDim })
 }
 
-// Execute runs the program. If the inputs match the parameters, donated inputs are invalid
-// afterwards, also if the run fails.
+// Execute runs the program and returns its outputs. donate selects the inputs whose memory the
+// program may overwrite. An empty donate selects none. If the inputs match the parameters, donated
+// inputs are invalid afterwards, also if the run fails.
 func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device compute.DeviceNum) (out []compute.Buffer, err error) {
 	x.live.RLock()
 	defer x.live.RUnlock()
@@ -205,7 +210,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 	defer func() {
 		for i, in := range inputs {
 			if b := run.buffers[i]; b == nil {
-				_ = in.Finalize() // never fails
+				_ = in.Finalize() // Finalize never fails
 			} else {
 				b.again.Store(true)
 			}
@@ -223,7 +228,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 		}
 		if err := x.steps[i].run(run); err != nil {
 			for _, b := range run.out {
-				_ = b.Finalize() // never fails
+				_ = b.Finalize() // Finalize never fails
 			}
 			return nil, fmt.Errorf("running %q: %w", x.name, err)
 		}
@@ -237,7 +242,7 @@ func (x *executable) Execute(inputs []compute.Buffer, donate []bool, device comp
 	return out, nil
 }
 
-// once reports whether input i appears only once among the inputs.
+// once reports whether the buffer of input i is not also another input.
 func once(inputs []compute.Buffer, i int) bool {
 	for j, in := range inputs {
 		if j != i && in == inputs[i] {

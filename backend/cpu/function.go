@@ -12,14 +12,15 @@ import (
 
 //go:generate go run ./internal/genops
 
-// builder records a program. The shadow is the same program on GoMLX's Go backend. It is never
-// compiled: it checks every operation and infers its shape.
+// builder implements compute.Builder. It records a program. The field shadow builds the same
+// program on the Go backend of GoMLX, which checks every operation and infers its shape. The shadow
+// is never compiled.
 type builder struct {
 	backend *backend
 	name    string
 	shadow  compute.Builder
 	main    *function
-	dynamic bool // a parameter has axes of unknown size, so the whole program is delegated
+	dynamic bool // a parameter has axes of unknown size, so the complete program is delegated
 	done    bool // Compile was called
 }
 
@@ -53,8 +54,8 @@ func (b *builder) DeviceAssignment(devices ...compute.DeviceNum) error {
 	return b.shadow.DeviceAssignment(devices...)
 }
 
-// Compile compiles the program. A panic of the compiler becomes an error, because GoMLX would wait
-// forever for a graph whose compilation panicked.
+// Compile compiles the program. It returns a panic of the compiler as an error. After a panic,
+// GoMLX would wait forever for the graph.
 func (b *builder) Compile() (exec compute.Executable, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -65,7 +66,7 @@ func (b *builder) Compile() (exec compute.Executable, err error) {
 		return nil, fmt.Errorf("compiling %q: %w", b.name, err)
 	}
 	if b.done {
-		return nil, fmt.Errorf("compiling %q: the program was compiled before", b.name)
+		return nil, fmt.Errorf("compiling %q: the program was already compiled", b.name)
 	}
 	if b.main.outputs == nil {
 		return nil, fmt.Errorf("compiling %q: the main function returns nothing; call Return first", b.name)
@@ -77,21 +78,21 @@ func (b *builder) Compile() (exec compute.Executable, err error) {
 	return compile(b)
 }
 
-// emit calls an operation on a function of another backend, with values of that backend.
+// emit builds an operation on g, a function of another backend. in holds values of the same
+// backend.
 type emit func(g compute.Function, in []compute.Value) ([]compute.Value, error)
 
 // op is one recorded operation.
 type op struct {
-	kind compute.OpType
-	in   []*value // operands; nil: an optional operand that was left out
-	// the arguments that are not operands: a struct of gen_ops.go, for example; nil: none
-	attrs  any
-	emit   emit // nil for parameters
-	out    []*value
+	kind   compute.OpType
+	in     []*value    // operands; nil: an absent optional operand
+	attrs  any         // the other arguments, for example a struct of gen_ops.go; nil: none
+	emit   emit        // nil for parameters
+	out    []*value    // results
 	bodies []*function // the functions of If, While, Sort and Call
 }
 
-// parameter holds the attributes of an input of a function.
+// parameter holds the attributes of a parameter of a function.
 type parameter struct {
 	name  string
 	index int
@@ -106,7 +107,8 @@ type value struct {
 	shadow compute.Value
 }
 
-// function records the main function, a closure or a named function.
+// function implements compute.Function. It records the main function, a closure or a named
+// function.
 type function struct {
 	builder *builder
 	parent  *function
@@ -152,8 +154,8 @@ func one(v compute.Value) []compute.Value { return []compute.Value{v} }
 // join concatenates lists of values.
 func join(parts ...[]compute.Value) []compute.Value { return slices.Concat(parts...) }
 
-// own checks that the backend is usable and that the values belong to this program. It returns them
-// as values of this backend and as values of the shadow.
+// own returns the values in as values of this backend and as values of the shadow. It returns an
+// error if the backend was finalized or if a value does not belong to this program.
 func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, shadows []compute.Value, err error) {
 	if err := f.builder.backend.usable(); err != nil {
 		return nil, nil, fmt.Errorf("building %s in %q: %w", kind, f.builder.name, err)
@@ -172,7 +174,8 @@ func (f *function) own(kind compute.OpType, in []compute.Value) (ours []*value, 
 	return ours, shadows, nil
 }
 
-// checked calls an operation on the shadow. A panic of GoMLX's Go backend becomes an error.
+// checked runs call, which builds an operation on the shadow. It returns a panic of the Go backend
+// of GoMLX as an error.
 func (f *function) checked(kind compute.OpType, call func() error) error {
 	if err := f.builder.backend.usable(); err != nil {
 		return fmt.Errorf("building %s in %q: %w", kind, f.builder.name, err)
@@ -184,7 +187,7 @@ func (f *function) checked(kind compute.OpType, call func() error) error {
 	return err
 }
 
-// record checks an operation on the shadow and adds it to f.
+// record builds an operation on the shadow, which checks it, and adds the operation to f.
 func (f *function) record(kind compute.OpType, in []compute.Value, attrs any, e emit) ([]compute.Value, error) {
 	ours, shadows, err := f.own(kind, in)
 	if err != nil {
@@ -197,7 +200,7 @@ func (f *function) record(kind compute.OpType, in []compute.Value, attrs any, e 
 	return f.add(&op{kind: kind, in: ours, attrs: attrs, emit: e}, results)
 }
 
-// add appends o to f. o gets one result for each result of the shadow.
+// add appends o to f. It gives o one result for each result of the shadow.
 func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) {
 	out := make([]compute.Value, len(shadows))
 	for i, s := range shadows {
@@ -213,8 +216,8 @@ func (f *function) add(o *op, shadows []compute.Value) ([]compute.Value, error) 
 	return out, nil
 }
 
-// placeholder adds an operation that the shadow does not have. The shadow gets a parameter in place
-// of each result, from which it can infer the shapes of later operations.
+// placeholder adds an operation that the shadow cannot build. In the shadow, a parameter replaces
+// each result, so that the shadow can infer the shapes of later operations.
 func (f *function) placeholder(o *op, outputs ...shapes.Shape) ([]compute.Value, error) {
 	var shadows []compute.Value
 	for i, s := range outputs {
@@ -275,8 +278,8 @@ func (f *function) Return(outputs []compute.Value, shardings []*compute.Sharding
 	return nil
 }
 
-// body returns a function that is an argument of a control-flow operation as a function of this
-// backend.
+// body returns g, an argument of a control-flow operation, as a function of this backend. It
+// returns an error if g does not belong to this program or returns nothing.
 func (f *function) body(kind compute.OpType, g compute.Function) (*function, error) {
 	b, ok := g.(*function)
 	if !ok || b.builder != f.builder {
@@ -288,8 +291,8 @@ func (f *function) body(kind compute.OpType, g compute.Function) (*function, err
 	return b, nil
 }
 
-// control records an operation with function bodies. Values that the bodies use from the functions
-// around them become additional operands, after the operands in.
+// control records an operation with function bodies. If the bodies use values of the functions
+// around them, these values become additional operands after the operands in.
 func (f *function) control(kind compute.OpType, in []compute.Value, bodies []compute.Function, e func(g compute.Function, in []compute.Value, bodies []compute.Function) ([]compute.Value, error)) ([]compute.Value, error) {
 	ours, shadows, err := f.own(kind, in)
 	if err != nil {
@@ -330,7 +333,8 @@ func (f *function) control(kind compute.OpType, in []compute.Value, bodies []com
 	return f.add(o, results)
 }
 
-// captures lists the values that the functions use but do not compute, in order.
+// captures returns the values that the functions use but do not compute, in the order of their
+// first use.
 func captures(fns []*function) (out []*value) {
 	inside := map[*function]bool{}
 	for _, f := range fns {
@@ -354,16 +358,16 @@ func captures(fns []*function) (out []*value) {
 	return out
 }
 
-// copies counts the named functions that were copied.
+// copies counts the copies of named functions.
 var copies atomic.Int64
 
-// copyTo rebuilds f as a function of another backend: a closure of g, or a named function. known
-// maps captured values to values of that backend.
+// copyTo rebuilds f on another backend, as a closure of g or as a named function. known maps
+// captured values to values of the other backend.
 func (f *function) copyTo(g compute.Function, known map[*value]compute.Value) (c compute.Function, err error) {
 	if f.parent != nil {
 		c, err = g.Closure()
 	} else {
-		// Each use is a separate copy, and names must differ.
+		// Each use of a named function is a separate copy, and the copies need different names.
 		c, err = g.Builder().NewFunction(fmt.Sprintf("%s %d", f.name, copies.Add(1)))
 	}
 	if err != nil {
@@ -376,7 +380,8 @@ func (f *function) copyTo(g compute.Function, known map[*value]compute.Value) (c
 	return c, f.replay(c, local)
 }
 
-// replay builds the operations and the results of f on g, a function of another backend.
+// replay builds the operations and the results of f on g, a function of another backend. known maps
+// values of f to values of the other backend.
 func (f *function) replay(g compute.Function, known map[*value]compute.Value) error {
 	lookup := func(vs []*value) []compute.Value {
 		out := make([]compute.Value, len(vs))

@@ -10,7 +10,7 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// elementwise lowers an operation that a loop can run. It reports whether o is one.
+// elementwise lowers o if a loop can run it. It reports whether this is the case.
 func (c *compiler) elementwise(o *op) bool {
 	out := o.out[0].shape
 	if len(o.in) == 0 || !fusible(o) {
@@ -39,22 +39,22 @@ func (c *compiler) elementwise(o *op) bool {
 			if o.kind != compute.OpTypeFusedLayerNorm {
 				return false
 			}
-			// Weight and bias have the normalised axis only.
+			// Weight and bias have only the normalised axis.
 			e.layout = e.broadcast(out.Dimensions, []int{out.Rank() - 1})
 		} else {
 			e.layout = e.broadcastTo(out.Dimensions)
 		}
-		in = append(in, c.walkable(e))
+		in = append(in, c.loopReadable(e))
 	}
 	n := c.result(kindFused, o, in...)
 	n.source = sourced(n)
 	return true
 }
 
-// walkable returns an edge that a loop can read: along rows of some length, with stride 0 or 1.
-// Short patterns that repeat (a value for each of three channels, for example) are copied to longer
-// rows.
-func (c *compiler) walkable(e edge) edge {
+// loopReadable returns an edge that a loop can read fast: it has long rows with stride 0 or 1. If e
+// has other strides, or if it repeats a short pattern (for example one value for each of three
+// channels), loopReadable adds a copy.
+func (c *compiler) loopReadable(e edge) edge {
 	length, _, ok := e.run()
 	if ok && (length >= 64 || e.size() <= length) {
 		return e
@@ -86,7 +86,7 @@ func (c *compiler) walkable(e edge) edge {
 	inner := edge{e.t, layout{e.dims[from:], e.strides[from:], e.offset}}
 	for _, s := range e.strides[:from] {
 		if s != 0 {
-			return e // not a pattern that repeats
+			return e // e does not repeat a pattern
 		}
 	}
 	m := c.contiguous(inner)
@@ -97,7 +97,7 @@ func (c *compiler) walkable(e edge) edge {
 	return edge{m.t, m.broadcast(e.dims, axes)}
 }
 
-// fusible reports whether a loop has an instruction for o and the types of its operands.
+// fusible reports whether loops have an instruction for o with operands of these types.
 func fusible(o *op) bool {
 	is := func(t dtypes.DType, vs ...*value) bool {
 		for _, v := range vs {
@@ -122,8 +122,8 @@ func fusible(o *op) bool {
 	return (unary || binary || compares) && is(dtypes.Float32, o.in...)
 }
 
-// sourced reports whether n is computed from random bits and scalars only. It is cheaper to compute
-// such values again than to keep them.
+// sourced reports whether n is computed only from random bits and scalars. To compute such values
+// again is cheaper than to keep them in memory.
 func sourced(n *node) bool {
 	random := false
 	for _, e := range n.in {
@@ -142,25 +142,31 @@ func sourced(n *node) bool {
 	return random
 }
 
-// cluster is what the compiler knows of a loop: nodes that run together over rows × cols elements.
+// cluster describes a loop during the compilation: nodes that run together over rows × cols
+// elements.
 type cluster struct {
 	nodes []*node
-	total int // number of elements of the loop
-	cols  int // number of elements of a row; 0: rows do not matter
-	last  int // greatest id of its nodes
+	// Number of elements of the loop.
+	total int
+	// Number of elements of a row. Zero means any.
+	cols int
+	// Greatest id of the nodes.
+	last int
 
-	loop          *loop     // the kernel, set by assemble
-	reads, writes []*tensor // what the kernel reads and writes in memory, set by assemble
+	// The kernel; assemble sets it.
+	loop *loop
+	// Tensors that the kernel reads and writes in memory; assemble sets them.
+	reads, writes []*tensor
 }
 
-// level says what a node of a cluster computes in each turn of the loop.
+// level describes the result of a node of a cluster for each row of the loop.
 type level int
 
 const (
-	levelNone level = iota
-	levelFull       // a row of elements
-	levelRow        // one element: a reduced row
-	levelSums       // nothing; it adds up rows, all of them or those of each block
+	levelNone level = iota // the node cannot be part of the loop
+	levelFull              // a row of elements
+	levelRow               // one element: a reduced row
+	levelSums              // none; the node adds up all rows, or the rows of each block
 )
 
 // rowwise reports whether an operation needs complete rows.
@@ -168,7 +174,8 @@ func rowwise(op compute.OpType) bool {
 	return op == compute.OpTypeFusedSoftmax || op == compute.OpTypeFusedLayerNorm || op == opLayerNormGrad
 }
 
-// want returns the size of the loop that n needs as the first node of a cluster.
+// want returns the size of the loop for a cluster that begins with n. ok is false if n cannot be
+// part of a loop.
 func (o *options) want(n *node) (total, cols int, ok bool) {
 	size := n.out[0].n
 	switch n.kind {
@@ -187,7 +194,7 @@ func (o *options) want(n *node) (total, cols int, ok bool) {
 			return e.t.n, e.t.n / size, true
 		case n.op == compute.OpTypeReduceSum && n.axes[len(n.axes)-1] < len(e.dims)-1 && e.t.n > size:
 			blocks := n.blocks()
-			if cols := size / blocks; cols <= o.maxRow && cols > 1 && (blocks == 1 || e.t.n/blocks >= o.turnElements) {
+			if cols := size / blocks; cols <= o.maxRow && cols > 1 && (blocks == 1 || e.t.n/blocks >= o.tileElements) {
 				return e.t.n, cols, true
 			}
 		}
@@ -195,8 +202,8 @@ func (o *options) want(n *node) (total, cols int, ok bool) {
 	return 0, 0, false
 }
 
-// blocks returns the number of rows of the result of a sum over leading or middle axes: the size of
-// the axes before them.
+// blocks returns the number of blocks of a sum over leading or middle axes. It is the product of
+// the dimensions before the summed axes. The result of the sum has one row for each block.
 func (n *node) blocks() int {
 	blocks := 1
 	for _, d := range n.in[0].dims[:n.axes[0]] {
@@ -205,7 +212,7 @@ func (n *node) blocks() int {
 	return blocks
 }
 
-// levelIn returns what n would compute in a loop of total elements with rows of cols elements.
+// levelIn returns the level of n in a loop of total elements with rows of cols elements.
 func (o *options) levelIn(n *node, total, cols int) level {
 	size := n.out[0].n
 	switch n.kind {
@@ -233,8 +240,8 @@ func (o *options) levelIn(n *node, total, cols int) level {
 	return levelNone
 }
 
-// fits reports whether a node of level "to" can read a node of level "from" of the same loop
-// through e.
+// fits reports whether a node with the level to can read a node with the level from through e. Both
+// nodes are in the same loop of total elements with rows of cols elements.
 func fits(e edge, from, to level, total, cols int) bool {
 	switch {
 	case from == levelFull && (to == levelFull || to == levelRow || to == levelSums):
@@ -254,8 +261,8 @@ func fits(e edge, from, to level, total, cols int) bool {
 	return false
 }
 
-// fuse collects nodes into clusters, from the last node to the first. A node joins the loop of a
-// node that reads it, unless another reader would have to run in between.
+// fuse collects nodes into clusters, from the last node to the first. A node joins the cluster of
+// one of its readers, unless a node outside the cluster would have to run between the two.
 func (c *compiler) fuse() error {
 	f := &fusion{options: &c.options, users: c.users(), of: map[*node]*cluster{}}
 	var clusters []*cluster
@@ -274,7 +281,7 @@ func (c *compiler) fuse() error {
 			clusters = append(clusters, k)
 		}
 	}
-	clusters = f.together(clusters)
+	clusters = f.mergeSums(clusters)
 	for _, k := range clusters {
 		slices.SortFunc(k.nodes, func(a, b *node) int { return a.id - b.id })
 	}
@@ -304,7 +311,8 @@ type fusion struct {
 	of    map[*node]*cluster
 }
 
-// outside reports whether t is needed in memory: whether anything else than its own loop reads it.
+// outside reports whether t must exist in memory, because it is an output or because a node outside
+// its loop reads it.
 func (f *fusion) outside(t *tensor) bool {
 	k := f.of[t.node]
 	if t.node.source && k == nil {
@@ -321,8 +329,8 @@ func (f *fusion) outside(t *tensor) bool {
 	return false
 }
 
-// onlyLoops reports whether only loops of the size of n read n, so that it need not exist in
-// memory.
+// onlyLoops reports whether all readers of n are fused nodes of the same size. Then the result of n
+// need not exist in memory.
 func (f *fusion) onlyLoops(n *node) bool {
 	if n.out[0].output >= 0 {
 		return false
@@ -340,8 +348,8 @@ func (f *fusion) onlyLoops(n *node) bool {
 	return true
 }
 
-// choose returns the loop that n joins: of the loops that read n, the first that runs. nil: there
-// is none.
+// choose returns the cluster that n joins: the first cluster to run among the clusters that read n.
+// It returns nil if n can join none of these clusters.
 func (f *fusion) choose(n *node) *cluster {
 	var candidates []*cluster
 	for _, u := range f.users[n.out[0]] {
@@ -370,13 +378,13 @@ func (f *fusion) choose(n *node) *cluster {
 	return nil
 }
 
-// joins reports whether n has a level in k at which all its readers in k can read it.
+// joins reports whether n has a level in k at which all readers of n in k can read it.
 func (f *fusion) joins(n *node, k *cluster, cols int) bool {
 	from := f.levelIn(n, k.total, cols)
 	if from == levelNone || from == levelSums {
 		return false
 	}
-	for _, e := range n.in { // random bits are drawn for complete rows only
+	for _, e := range n.in { // loops draw random bits only for complete rows
 		if from == levelRow && e.t != nil && (e.t.node.source || e.t.node.kind == kindRandom) {
 			return false
 		}
@@ -447,9 +455,9 @@ func (f *fusion) between(nodes []*node, k *cluster) bool {
 	return false
 }
 
-// together merges loops that sum over rows with loops that read or compute the same tensors, so
-// that the gradients of biases and norms need no separate pass over memory.
-func (f *fusion) together(clusters []*cluster) []*cluster {
+// mergeSums merges a loop that sums over rows with a loop that reads or computes the same tensors.
+// Then the gradients of biases and norms need no separate pass over memory.
+func (f *fusion) mergeSums(clusters []*cluster) []*cluster {
 	reads := func(k *cluster) map[*tensor]bool {
 		m := map[*tensor]bool{}
 		for _, n := range k.nodes {
@@ -485,7 +493,7 @@ func (f *fusion) together(clusters []*cluster) []*cluster {
 				if f.between(k.nodes, j) || f.between(j.nodes, k) {
 					continue
 				}
-				if f.leads(k, j) { // j reads results of k, which are complete only after k
+				if f.feeds(k, j) { // j reads a result of k, which is complete only at the end of k
 					continue
 				}
 				j.nodes, j.cols, j.last = append(j.nodes, k.nodes...), k.cols, max(j.last, k.last)
@@ -504,8 +512,8 @@ func (f *fusion) together(clusters []*cluster) []*cluster {
 	return slices.DeleteFunc(out, func(k *cluster) bool { return len(k.nodes) == 0 })
 }
 
-// leads reports whether a node of j reads a node of k.
-func (f *fusion) leads(k, j *cluster) bool {
+// feeds reports whether a node of j reads a node of k.
+func (f *fusion) feeds(k, j *cluster) bool {
 	for _, n := range j.nodes {
 		for _, e := range n.in {
 			if e.t != nil && f.of[e.t.node] == k {
@@ -516,8 +524,8 @@ func (f *fusion) leads(k, j *cluster) bool {
 	return false
 }
 
-// compatible reports whether k can read the results of j within one loop, and whether the sums of
-// both are over all rows or over the same blocks.
+// compatible reports whether j and k can be one loop. k must be able to read the results of j
+// within the loop. The sums of both must be over all rows or over the same blocks.
 func (f *fusion) compatible(j, k *cluster) bool {
 	blocks := 1
 	for _, n := range slices.Concat(j.nodes, k.nodes) {
@@ -549,8 +557,9 @@ func (f *fusion) compatible(j, k *cluster) bool {
 	return true
 }
 
-// order replaces the nodes of each cluster by one node and sorts all nodes: each runs after the
-// nodes that it reads, and as late as its readers allow.
+// order replaces the nodes of each cluster by one node and sorts all nodes. A node runs after the
+// nodes that it reads. Among the nodes that can run, the node with the smallest id runs first. The
+// id of a cluster is the greatest id of its nodes.
 func (c *compiler) order(f *fusion) error {
 	type unit struct {
 		node  *node
@@ -582,7 +591,7 @@ func (c *compiler) order(f *fusion) error {
 		for _, e := range n.edges() {
 			m := e.t.node
 			if m.source && f.of[m] == nil {
-				dependsOn(m, u) // u computes it again
+				dependsOn(m, u) // u computes the result of m again
 				continue
 			}
 			if d := unitOf(m); d != u {

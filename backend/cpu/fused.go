@@ -10,23 +10,25 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// The operations in this file hold values inside structures, so gen_ops.go does not have them.
-// Their values become operands. emit puts them back into the structures.
+// The operations in this file have values inside structures, so genops cannot generate them. When
+// they are recorded, these values become operands. The function emit puts the values back into the
+// structures.
 
-// opaque is implemented by attributes that text does not tell apart. Operations with such
-// attributes are never taken for the same operation.
+// opaque is implemented by attributes whose text is not unique. The compiler never treats two
+// operations with such attributes as the same operation.
 type opaque interface{ opaque() }
 
 // dimensions holds the attributes of DynamicReshape.
 type dimensions []compute.DynamicDimensionSpec
 
-// quantized holds the attributes of the operations with quantized weights.
+// quantized holds the attributes of operations with quantized weights.
 type quantized struct {
 	*compute.Quantization
-	activation compute.ActivationType // of FusedQuantizedDense
+	activation compute.ActivationType // only for FusedQuantizedDense
 }
 
-// generalAttention holds the attributes of an attention that GoMLX's Go backend runs.
+// generalAttention holds the attributes of an attention operation that the Go backend of GoMLX
+// runs.
 type generalAttention struct {
 	layout compute.AttentionAxesLayout
 	*compute.ScaledDotProductAttentionConfig
@@ -51,7 +53,7 @@ func (f *function) DynamicReshape(x compute.Value, dims ...compute.DynamicDimens
 	}))
 }
 
-// single returns the value of an operation with one result.
+// single returns the only value of an operation with one result.
 func single(out []compute.Value, err error) (compute.Value, error) {
 	if err != nil {
 		return nil, err
@@ -85,16 +87,21 @@ func (f *function) FusedQuantizedDense(x, weights, bias compute.Value, q *comput
 
 // attention holds the attributes of a scaled dot-product attention that this backend runs.
 type attention struct {
-	layout               compute.AttentionAxesLayout
-	batch, heads, groups int // groups: the number of heads of key and value, a divisor of heads
-	seq, kv, width       int // number of queries, number of keys, size of a head
-	scale                float32
-	added                [][]int // dimensions of the tensors that are added to the scores
+	layout compute.AttentionAxesLayout
+	// Number of images, heads of the query, and heads of key and value (a divisor of heads).
+	batch, heads, groups int
+	// Number of queries, number of keys, and size of a head.
+	seq, kv, width int
+	// Factor of the scores.
+	scale float32
+	// Dimensions of the tensors that are added to the scores.
+	added [][]int
 }
 
-// ownAttention returns the attributes of an attention. ok reports whether this backend can run it:
-// all tensors are float32, the mask is numbers that are added to the scores, there are no sequence
-// lengths, and it is not causal. addends holds the mask and the bias, if given.
+// ownAttention returns the attributes of an attention operation. ok reports whether this backend
+// can run the operation. All tensors must be float32, the mask must hold numbers to add to the
+// scores, sequence lengths must be absent, and the attention must not be causal. addends holds the
+// mask and the bias, if they are present.
 func ownAttention(q, k, v *value, addends []*value, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig) (a attention, ok bool) {
 	for _, x := range []*value{q, k, v} {
 		if x == nil || x.shape.DType != dtypes.Float32 || x.shape.Rank() != 4 || x.shape.IsDynamic() || x.shape.Size() == 0 {
@@ -122,8 +129,8 @@ func ownAttention(q, k, v *value, addends []*value, layout compute.AttentionAxes
 	return a, kd[0] == a.batch && kd[3] == a.width && a.heads%a.groups == 0
 }
 
-// adds reports whether a tensor of shape s can be added to the scores: it is float32 and has a
-// value for each key; every other axis has its full size, has size 1 or is left out.
+// adds reports whether a tensor of shape s can be added to the scores. It must be float32 and have
+// a value for each key. Every other axis must have its full size, have size 1 or be absent.
 func (a *attention) adds(s shapes.Shape) bool {
 	scores := []int{a.batch, a.heads, a.seq, a.kv}
 	if s.DType != dtypes.Float32 || s.IsDynamic() || s.Rank() < 2 || s.Rank() > 4 || s.Dim(-1) != a.kv {
@@ -137,7 +144,7 @@ func (a *attention) adds(s shapes.Shape) bool {
 	return true
 }
 
-// addends lists the mask and the bias of o, if given.
+// addends returns the mask and the bias of o, if they are present.
 func (f *function) addends(kind compute.OpType, o *compute.ScaledDotProductAttentionConfig) ([]*value, error) {
 	if o == nil {
 		return nil, nil
@@ -194,7 +201,7 @@ func (f *function) FusedScaledDotProductAttentionVJP(query, key, val compute.Val
 	}
 	a, ok := ownAttention(ours[0], ours[1], ours[2], addends, layout, o)
 	if !ok || f != f.builder.main || len(states) != 1 || len(ours) != 6 || !ours[5].shape.Equal(ours[0].shape) {
-		return nil, nil, nil, fmt.Errorf("building the gradient of an attention of this form in %q: %w", f.builder.name, compute.ErrNotImplemented)
+		return nil, nil, nil, fmt.Errorf("building the gradient of attention in %q: the backend has no gradient for these operands or options: %w", f.builder.name, compute.ErrNotImplemented)
 	}
 	out, err := f.placeholder(&op{kind: compute.OpTypeFusedScaledDotProductAttentionVJP, in: slices.Concat(ours, addends), attrs: a, emit: a.decomposeVJP}, ours[0].shape, ours[1].shape, ours[2].shape)
 	if err != nil {

@@ -10,129 +10,140 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// This file holds what the compiler knows of a program: nodes, the tensors that they compute, and
-// the edges by which they read tensors. Nothing of it exists when a program runs; then there are
-// kernels and slots only (executable.go).
+// This file contains the graph of the compiler: nodes, the tensors that nodes compute, and the
+// edges by which nodes read tensors. The graph exists only during the compilation. A compiled
+// program consists of kernels and slots (executable.go).
 
-// kind says how a node is computed.
+// kind selects how a node is computed.
 type kind int
 
 const (
-	kindInput    kind = iota // a parameter of the program
-	kindConstant             // a constant of the program
-	// an element-wise operation or a reduction of rows, as part of a loop (fuse.go)
-	kindFused
-	kindCopy   // a strided tensor that is made contiguous
-	kindPad    // a tensor within a larger, filled tensor
-	kindConcat // tensors side by side
-	kindReduce // a reduction, as part of a loop or alone
-	// matrix products with the operations that follow them (dot.go)
-	kindDot
-	kindAttention         // scaled dot-product attention (attention.go)
-	kindAttentionVJP      // its gradient
-	kindDepthwise         // a convolution with one filter per channel (conv.go)
-	kindDepthwiseGradient // the gradient of such filters
-	kindConv              // any other convolution
-	kindRandom            // random bits
-	kindScatter           // values added to single elements (sparse.go)
-	kindGather            // single elements
-	kindSparseDot         // single elements of a matrix product
-	kindDelegated         // one operation on GoMLX's Go backend
+	kindInput             kind = iota // a parameter of the program
+	kindConstant                      // a constant of the program
+	kindFused                         // an element-wise operation as part of a loop (fuse.go)
+	kindCopy                          // a contiguous copy of a strided tensor (moves.go)
+	kindPad                           // a tensor with padding
+	kindConcat                        // a concatenation of tensors
+	kindReduce                        // a reduction, as part of a loop or alone
+	kindDot                           // matrix products with their epilogue (dot.go)
+	kindAttention                     // scaled dot-product attention (attention.go)
+	kindAttentionVJP                  // the gradient of attention
+	kindDepthwise                     // a convolution with one filter per channel (conv.go)
+	kindDepthwiseGradient             // the gradient of depth-wise filters
+	kindConv                          // any other convolution
+	kindRandom                        // random bits
+	kindScatter                       // an addition of values to single elements (sparse.go)
+	kindGather                        // a copy of single elements
+	kindSparseDot                     // single elements of a matrix product
+	kindDelegated                     // one operation on the Go backend of GoMLX (delegate.go)
 )
 
-// node is one computation of the program in compilation. Its results lie row-major and contiguous
-// in memory. The edge of a reader says how the reader walks them.
+// node is one computation of a program during the compilation. Its results are contiguous in
+// memory, in row-major order. The edge of a reader defines how the reader reads a result.
 type node struct {
 	id   int
 	kind kind
 	op   compute.OpType
-	dims []int // of the first result; the index space of the edges of fused nodes
+	// Dimensions of the first result. They are also the index space of the edges of fused nodes.
+	dims []int
 	in   []edge
 	out  []*tensor
-	rec  *op // the recorded operation, for its attributes
+	// The recorded operation, for its attributes.
+	rec *op
 
-	// of kindReduce: the axes of the edge that are reduced; of kindConcat: the axis
+	// For kindReduce, the axes of the edge that are reduced. For kindConcat, the axis.
 	axes []int
-	dot  *dot         // of kindDot and kindSparseDot
-	conv *convolution // of the convolutions
-	loop *cluster     // of the node that stands for a cluster of fused nodes
-	// of kindFused: computed from random bits and scalars only, so every reader computes it again
+	// For kindDot and kindSparseDot.
+	dot *dot
+	// For the convolutions.
+	conv *convolution
+	// For the node that represents a cluster of fused nodes.
+	loop *cluster
+	// For kindFused, source reports that the node is computed only from random bits and scalars.
+	// Every reader then computes it again.
 	source bool
 }
 
-// tensor is a result of a node.
+// tensor is one result of a node.
 type tensor struct {
 	node  *node
-	index int // in node.out
+	index int // index in node.out
 	dtype dtypes.DType
 	n     int // number of elements
 	shape shapes.Shape
 
 	id     int
-	users  int   // number of edges that read it, counting program outputs
-	output int   // index of the program output; -1: it is no output
-	slot   *slot // its memory when the program runs; the memory plan (memory.go) sets the place
+	users  int   // number of edges that read the tensor, plus 1 for a program output
+	output int   // index of the program output; -1: not an output
+	slot   *slot // memory when the program runs; the memory plan (memory.go) sets the offset
 
-	used  bool    // the memory plan found a reader or a writer in memory
-	alias *tensor // the tensor whose memory it takes over; nil: none
+	used  bool    // the memory plan found a task that reads or writes the tensor
+	alias *tensor // the tensor whose memory this tensor takes over; nil: none
 }
 
-// edge is a tensor as a node reads it.
+// edge describes how a node reads a tensor: the tensor and a layout.
 type edge struct {
-	t *tensor // nil: an optional operand that was left out
+	t *tensor // nil: an absent optional operand
 	layout
 }
 
-// operand returns the memory behind e, for a kernel.
+// operand returns the memory and the layout of e for a kernel.
 func (e edge) operand() operand { return operand{e.t.slot, e.layout} }
 
 // bytes returns the size of t in memory.
 func (t *tensor) bytes() int { return t.dtype.SizeForDimensions(t.n) }
 
-// options holds the sizes by which the compiler decides. Tests set small sizes, so that tensors of
-// a few elements are compiled as large tensors are.
+// options holds the thresholds of the compiler. Tests set small values, so that the compiler treats
+// tensors of a few elements like large tensors.
 type options struct {
-	// turnElements is about how many elements of a loop one turn takes. A handful of registers of
-	// this size share the first-level cache, and the cost of dispatching an instruction is small
-	// compared with running it.
-	turnElements int
-	// partElements is about how many elements of a loop one part takes.
+	// tileElements is the approximate number of elements in a tile of a loop. A few registers of
+	// this size fit the first-level cache, and the cost of dispatching an instruction is small
+	// compared with the cost of running it.
+	tileElements int
+	// partElements is the approximate number of elements in one part of a loop.
 	partElements int
-	// maxRow is the longest row that a loop reduces or normalises, in elements. The working set of
-	// a handful of such rows stays in the second-level cache.
+	// maxRow is the length of the longest row that a loop reduces or normalises, in elements. A few
+	// rows of this length fit the second-level cache.
 	maxRow int
-	// rematerialiseGap is how many nodes must lie between early and late readers of a result that
-	// is computed a second time.
+	// rematerialiseGap is the smallest number of nodes between the early and the late readers of a
+	// result that is computed a second time.
 	rematerialiseGap int
-	// rematerialiseSize is the smallest result that is computed a second time, in elements.
+	// rematerialiseSize is the size of the smallest result that is computed a second time, in
+	// elements.
 	rematerialiseSize int
-	// denseFraction is the share of the entries of a matrix from which on the whole product is
-	// faster than one dot product per entry. BenchmarkEntries sees them cross at about 6 %.
+	// denseFraction is the fraction of the entries of a matrix above which the complete product is
+	// faster than one dot product per entry. BenchmarkEntries measures a break-even point of about
+	// 6 %.
 	denseFraction float64
 }
 
 // defaultOptions returns the options of a new backend.
 func defaultOptions() options {
-	return options{turnElements: 2048, partElements: 1 << 14, maxRow: 1 << 14, rematerialiseGap: 60, rematerialiseSize: 1 << 14, denseFraction: 1.0 / 20}
+	return options{tileElements: 2048, partElements: 1 << 14, maxRow: 1 << 14, rematerialiseGap: 60, rematerialiseSize: 1 << 14, denseFraction: 1.0 / 20}
 }
 
-// compiler turns recorded operations into nodes.
+// compiler converts recorded operations to nodes.
 type compiler struct {
 	options
 	backend *backend
 	nodes   []*node
-	values  map[*value]edge
-	same    map[string]*op // operations by what they compute
+	// How readers read each recorded value.
+	values map[*value]edge
+	// Operations by a text that identifies their result, see deduplicated.
+	same map[string]*op
+	// The first value that is computed the same way.
 	canon   map[*value]*value
 	outputs []*tensor
-	results []shapes.Shape // shapes of the outputs
-	patches []*patch       // the patched weights of the kernels
-	// inMemory holds the tensors that are read from memory. Random bits that every loop computes
-	// for itself are not.
+	// Shapes of the outputs.
+	results []shapes.Shape
+	// The patched weights of the kernels.
+	patches []*patch
+	// Tensors that are read from memory. Random bits that every loop computes by itself are not in
+	// the set.
 	inMemory map[*tensor]bool
 }
 
-// compile compiles the operations that the outputs of the main function need.
+// compile compiles the operations of the main function that its outputs need.
 func compile(b *builder) (*executable, error) {
 	c, err := lower(b)
 	if err != nil {
@@ -141,7 +152,7 @@ func compile(b *builder) (*executable, error) {
 	return c.executable(b, c.schedule(b))
 }
 
-// lower turns the recorded operations into nodes, in the order in which they run.
+// lower converts the recorded operations to nodes, in the order in which the nodes run.
 func lower(b *builder) (*compiler, error) {
 	c := &compiler{options: b.backend.options, backend: b.backend, values: map[*value]edge{}, same: map[string]*op{}, canon: map[*value]*value{}}
 	needed := map[*op]bool{}
@@ -171,8 +182,8 @@ func lower(b *builder) (*compiler, error) {
 	return c, c.fuse()
 }
 
-// deduplicated returns the first recorded operation that computes the same as o. The values of o
-// become values of that operation.
+// deduplicated returns the first recorded operation that computes the same results as o. The values
+// of o become aliases of the values of that operation.
 func (c *compiler) deduplicated(o *op) *op {
 	in := make([]*value, len(o.in))
 	for i, v := range o.in {
@@ -247,16 +258,17 @@ func (c *compiler) result(k kind, o *op, in ...edge) *node {
 	return n
 }
 
-// edge returns how the readers of a value read it.
+// edge returns the edge by which nodes read a value.
 func (c *compiler) edge(v *value) edge { return c.values[v] }
 
-// set stores how the readers of a value read it.
+// set stores the edge by which nodes read a value.
 func (c *compiler) set(v *value, e edge) { c.values[v] = e }
 
-// full returns the edge that reads a whole result in the given dimensions.
+// full returns the edge that reads a complete tensor with the given dimensions.
 func full(t *tensor, dims []int) edge { return edge{t, rowMajor(dims)} }
 
-// contiguous returns e if its elements are neighbours in memory, otherwise an edge to a copy.
+// contiguous returns e if its elements are contiguous in memory. Otherwise it returns an edge to a
+// contiguous copy.
 func (c *compiler) contiguous(e edge) edge {
 	if e.contiguous() {
 		return e
@@ -265,7 +277,7 @@ func (c *compiler) contiguous(e edge) edge {
 	return full(n.out[0], e.dims)
 }
 
-// lower adds the nodes that compute o, unless o is lowered already.
+// lower adds the nodes that compute o. It does nothing if o was lowered before.
 func (c *compiler) lower(o *op) {
 	if _, done := c.values[o.out[0]]; done || c.moves(o) || c.computes(o) {
 		return
@@ -273,7 +285,8 @@ func (c *compiler) lower(o *op) {
 	c.delegates(o)
 }
 
-// moves lowers operations that only change how memory is read. It reports whether o is one.
+// moves lowers operations that only change the layout of a tensor, such as reshape and transpose.
+// It reports whether o is such an operation.
 func (c *compiler) moves(o *op) bool {
 	var e edge
 	if len(o.in) > 0 && o.in[0] != nil {
@@ -318,7 +331,8 @@ func (c *compiler) moves(o *op) bool {
 	return true
 }
 
-// computes lowers operations that this backend runs itself. It reports whether o is one.
+// computes lowers operations that this backend runs by itself. It reports whether o is such an
+// operation.
 func (c *compiler) computes(o *op) bool {
 	switch o.kind {
 	case compute.OpTypeParameter:
@@ -357,7 +371,7 @@ func (c *compiler) computes(o *op) bool {
 			return false
 		}
 		e := c.edge(o.in[0])
-		if !e.whole(e.t.n) { // loops read the state from the start of a tensor
+		if !e.whole(e.t.n) { // loops read the state from the first element of a tensor
 			e = full(c.node(kindCopy, nil, []edge{e}, o.in[0].shape).out[0], e.dims)
 		}
 		c.result(kindRandom, o, e)
@@ -366,7 +380,7 @@ func (c *compiler) computes(o *op) bool {
 	return c.elementwise(o)
 }
 
-// concatenate lowers tensors side by side.
+// concatenate lowers a concatenation of tensors. It reports whether this backend can run o.
 func (c *compiler) concatenate(o *op) bool {
 	if o.out[0].shape.DType.IsPacked() {
 		return false
@@ -379,7 +393,7 @@ func (c *compiler) concatenate(o *op) bool {
 	return true
 }
 
-// pad lowers a tensor within a larger, filled tensor.
+// pad lowers a padding operation. It reports whether this backend can run o.
 func (c *compiler) pad(o *op) bool {
 	if o.out[0].shape.DType.IsPacked() || o.in[0].shape.Size() == 0 {
 		return false
@@ -390,7 +404,7 @@ func (c *compiler) pad(o *op) bool {
 		if a.Interior < 0 || a.Interior > 0 && (a.Start < 0 || a.End < 0) {
 			return false
 		}
-		starts[i] = max(0, -a.Start) // negative padding cuts off
+		starts[i] = max(0, -a.Start) // negative padding removes elements
 		limits[i] -= max(0, -a.End)
 		if starts[i] >= limits[i] {
 			return false
@@ -401,7 +415,7 @@ func (c *compiler) pad(o *op) bool {
 	return true
 }
 
-// reduce lowers float32 reductions over neighbouring axes.
+// reduce lowers a float32 reduction over neighbouring axes. It returns false for other reductions.
 func (c *compiler) reduce(o *op) bool {
 	x := o.in[0].shape
 	if x.DType != dtypes.Float32 || x.Size() == 0 {
@@ -429,7 +443,7 @@ func (c *compiler) reduce(o *op) bool {
 	return true
 }
 
-// delegates lowers an operation that runs on GoMLX's Go backend.
+// delegates lowers an operation that runs on the Go backend of GoMLX.
 func (c *compiler) delegates(o *op) {
 	var in []edge
 	for _, v := range o.in {
@@ -440,8 +454,8 @@ func (c *compiler) delegates(o *op) {
 	c.result(kindDelegated, o, in...)
 }
 
-// returns marks the outputs of the program. An output that is a view, an input, a constant or also
-// another output is copied.
+// returns marks the outputs of the program. It adds a copy for an output that is a view, an input,
+// a constant, or the same tensor as another output.
 func (c *compiler) returns(values []*value) {
 	for i, v := range values {
 		e := c.edge(v)
@@ -455,8 +469,8 @@ func (c *compiler) returns(values []*value) {
 	}
 }
 
-// prune removes nodes that no output needs and counts the users of each tensor. It numbers nodes
-// and tensors again, in an order in which the nodes can run.
+// prune removes nodes that no output needs and counts the users of each tensor. It assigns new
+// numbers to nodes and tensors, in an order in which the nodes can run.
 func (c *compiler) prune() {
 	needed := map[*node]bool{}
 	var visit func(n *node)
@@ -499,8 +513,8 @@ func (c *compiler) prune() {
 	}
 }
 
-// edges lists the edges by which n reads, with those of the epilogue of a product and without
-// operands that were left out.
+// edges returns the edges by which n reads tensors. They include the edges of the epilogue of a
+// product, but not absent operands.
 func (n *node) edges() []edge {
 	all := slices.Clone(n.in)
 	if d := n.dot; d != nil {
@@ -511,7 +525,7 @@ func (n *node) edges() []edge {
 	return slices.DeleteFunc(all, func(e edge) bool { return e.t == nil })
 }
 
-// users lists the nodes that read each tensor, in order, once per edge.
+// users returns the nodes that read each tensor, in order. A node appears once for each edge.
 func (c *compiler) users() map[*tensor][]*node {
 	users := map[*tensor][]*node{}
 	for _, n := range c.nodes {

@@ -6,19 +6,19 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// GoMLX differentiates the formula of layer norm, so a backend gets the gradient as some twenty
-// operations on rows. With n columns, xc = x − mean(x), σ = √(mean(xc²) + eps) and g, the gradient
-// of h = xc/σ, the gradient of x is
+// GoMLX differentiates the formula of layer norm, so a backend gets the gradient as about twenty
+// operations on rows. Let n be the number of columns, xc = x − mean(x), σ = √(mean(xc²) + eps), and
+// g the gradient of h = xc/σ. Then the gradient dx of x is
 //
 //	q  = Σ −g·(xc/σ²) · ½/σ · 1/n    (one number for each row)
 //	d  = g/σ + q·xc + q·xc
 //	dx = d − Σd/n
 //
 // GoMLX adds d to the other gradients of x before it adds the last term. The compiler recognises dx
-// and h; each becomes one kernel.
+// and h. Each becomes one instruction of a loop.
 
-// layerNorm recognises the gradient of a layer norm, and a layer norm without weight and bias. It
-// changes n to the operation that it recognises.
+// layerNorm changes n to one operation if n is the last operation of the gradient of a layer norm,
+// or of a layer norm without weight and bias.
 func (c *compiler) layerNorm(n *node) {
 	if n.kind != kindFused || len(n.dims) == 0 || n.dims[len(n.dims)-1] > c.maxRow {
 		return
@@ -36,7 +36,7 @@ func (c *compiler) layerNorm(n *node) {
 				continue
 			}
 			at, other := n, n.in[1-i]
-			if other.t != d { // rest + d
+			if other.t != d { // the other gradients of x are added to d
 				if !other.whole(n.out[0].n) || !fused(other.t, compute.OpTypeAdd) || other.t.users != 1 {
 					continue
 				}
@@ -60,13 +60,13 @@ func (c *compiler) layerNorm(n *node) {
 	}
 }
 
-// norm holds the parts of a layer norm: its input, the centred input, and σ of every row.
+// norm holds the parts of a layer norm: the input, the centred input, σ of every row, and epsilon.
 type norm struct {
 	x, centred, sigma *tensor
 	eps               float64
 }
 
-// normalised recognises xc/σ.
+// normalised recognises h = xc/σ and returns its parts.
 func normalised(n *node) (l norm, ok bool) {
 	size, cols := n.out[0].n, n.dims[len(n.dims)-1]
 	xc, sigma := n.in[0], n.in[1]
@@ -92,7 +92,8 @@ func normalised(n *node) (l norm, ok bool) {
 	return l, false
 }
 
-// perRow reports whether e repeats one number along each row of cols elements.
+// perRow reports whether e holds one number for each row of cols elements and repeats it along the
+// row.
 func perRow(e edge, size, cols int) bool {
 	return e.t.n*cols == size && fits(e, levelRow, levelFull, size, cols)
 }
@@ -108,7 +109,7 @@ func centred(t *tensor, cols int) (x *tensor, ok bool) {
 	return x, ok && of == x
 }
 
-// rowMean recognises the sum of each row of a tensor, divided by its length.
+// rowMean recognises the mean of each row of a tensor: the sum of the row, divided by cols.
 func rowMean(e edge, size, cols int) (of *tensor, ok bool) {
 	f, ok := factorised(e, size/cols)
 	if !ok || len(f.tensors) != 1 || !nearly(f.scale, 1/float64(cols)) {
@@ -128,7 +129,7 @@ func rowSum(t *tensor, size, cols int) (of *tensor, ok bool) {
 	return e.t, slices.Equal(n.axes, []int{last}) && e.dims[last] == cols && e.whole(size)
 }
 
-// negativeMean recognises −Σd/n for each row, where n reads it.
+// negativeMean recognises −Σd/n of each row, as n reads it.
 func negativeMean(e edge, n *node) (d *tensor, ok bool) {
 	size, cols := n.out[0].n, n.dims[len(n.dims)-1]
 	if e.t.n == size || !perRow(e, size, cols) {
@@ -145,7 +146,7 @@ func negativeMean(e edge, n *node) (d *tensor, ok bool) {
 	return rowSum(sum.t, size, cols)
 }
 
-// normGradient recognises g/σ + q·xc + q·xc.
+// normGradient recognises d = g/σ + q·xc + q·xc.
 func normGradient(d *tensor) (g *tensor, l norm, ok bool) {
 	var terms []*tensor
 	var sum func(t *tensor) bool
@@ -178,7 +179,8 @@ func normGradient(d *tensor) (g *tensor, l norm, ok bool) {
 		if !perRow(q, d.n, cols) || !through.node.in[1-i].whole(d.n) {
 			continue
 		}
-		// The node that computes h = xc/σ may not exist any more, but its operands do.
+		// The compiler may have removed the node that computes h = xc/σ, but its operands still
+		// exist.
 		h := &node{out: []*tensor{d}, dims: direct.dims, in: []edge{through.node.in[1-i], direct.in[1]}}
 		if l, ok := normalised(h); ok && varianceGradient(q.t, g, l, d.n, cols) {
 			return g, l, true
@@ -208,7 +210,7 @@ func varianceGradient(q, g *tensor, l norm, size, cols int) bool {
 		if !p.whole(size) || !fused(p.t, compute.OpTypeMul) {
 			continue
 		}
-		// g may be a product itself, so it is not split into factors.
+		// Do not split g into factors, because g may be a product itself.
 		j := slices.IndexFunc(p.t.node.in, func(e edge) bool { return e.t == g && e.whole(size) })
 		if j < 0 || !p.t.node.in[1-j].whole(size) || !fused(p.t.node.in[1-j].t, compute.OpTypeDiv) {
 			continue

@@ -11,14 +11,15 @@ import (
 	"github.com/gomlx/gomlx/ml/nn"
 )
 
-// TestLayerNormGradient: what autodiff makes of layer norm is recognised, with and without weight
-// and bias, alone and beside a residual connection, and right against the derivative in float64.
+// TestLayerNormGradient checks that the compiler recognises the gradient of layer norm, with and
+// without weight and bias, and with and without a residual connection. It compares the result with
+// the derivative in float64.
 func TestLayerNormGradient(t *testing.T) {
 	be := newBackend(t)
 	const rows, cols, eps = 30, 48, 1e-3
 	x, gamma, beta, dy := normal(rows*cols, 1), normal(cols, 2), normal(cols, 3), normal(rows*cols, 4)
 	for i := range x {
-		x[i] += float32(i / cols) // a mean of its own for each row
+		x[i] += float32(i / cols) // each row has another mean
 	}
 	for _, dims := range [][]int{{rows, cols}, {5, rows / 5, cols}} {
 		for _, affine := range []bool{true, false} {
@@ -83,8 +84,9 @@ func TestLayerNormGradient(t *testing.T) {
 	}
 }
 
-// TestLayerNormLookalikes: formulas that differ from a layer norm's gradient in one place are left
-// as they are, and give what GoMLX's Go backend gives.
+// TestLayerNormLookalikes checks that the compiler does not recognise formulas that differ from the
+// gradient of layer norm in one place. The results must equal the results of the Go backend of
+// GoMLX.
 func TestLayerNormLookalikes(t *testing.T) {
 	const rows, cols = 12, 32
 	x, dy := normal(rows*cols, 1), normal(rows*cols, 2)
@@ -104,7 +106,7 @@ func TestLayerNormLookalikes(t *testing.T) {
 			be := newBackend(t)
 			got, steps := run(t, be, f, in()...)
 			if strings.Contains(steps, "LayerNorm") {
-				t.Errorf("taken for a layer norm:\n%s", steps)
+				t.Errorf("recognised as a layer norm:\n%s", steps)
 			}
 			want, _ := run(t, be.plain, f, in()...)
 			near(t, name, got[0], want[0], 1e-5)

@@ -2,15 +2,15 @@ package cpu
 
 import "slices"
 
-// layout maps an index space to the elements of a tensor in memory. The index (i0, i1, …) is the
-// element offset + Σ i·strides. Reshape, transpose, slice and broadcast change a layout only; they
-// move no data.
+// layout maps an index space to the elements of a tensor in memory. The index (i0, i1, …) selects
+// the element offset + i0·strides[0] + i1·strides[1] + …. Reshape, transpose, slice and broadcast
+// change only the layout. They do not move data.
 type layout struct {
 	dims, strides []int
 	offset        int
 }
 
-// rowMajor returns the layout of a whole tensor in memory.
+// rowMajor returns the layout of a complete tensor in row-major order.
 func rowMajor(dims []int) layout {
 	l := layout{dims: slices.Clone(dims), strides: make([]int, len(dims))}
 	step := 1
@@ -30,8 +30,8 @@ func (l layout) size() int {
 	return n
 }
 
-// collapsed merges neighbouring axes if one stride walks both, and removes axes of size 1. A scalar
-// then has no axes.
+// collapsed merges neighbouring axes that one stride can describe, and removes axes of size 1. The
+// result of a layout with one index has no axes.
 func (l layout) collapsed() layout {
 	c := layout{offset: l.offset}
 	for i, d := range l.dims {
@@ -49,16 +49,16 @@ func (l layout) collapsed() layout {
 	return c
 }
 
-// contiguous reports whether neighbouring indices in row-major order are neighbours in memory.
+// contiguous reports whether the elements are contiguous in memory, in row-major order.
 func (l layout) contiguous() bool {
 	c := l.collapsed()
 	return len(c.dims) == 0 || len(c.dims) == 1 && c.strides[0] == 1
 }
 
-// whole reports whether l is all n elements of a tensor, in order.
+// whole reports whether l selects all n elements of a tensor, in order.
 func (l layout) whole(n int) bool { return l.offset == 0 && l.contiguous() && l.size() == n }
 
-// constant reports whether all indices are the same element.
+// constant reports whether all indices select the same element.
 func (l layout) constant() bool {
 	for i, d := range l.dims {
 		if d != 1 && l.strides[i] != 0 {
@@ -68,15 +68,15 @@ func (l layout) constant() bool {
 	return true
 }
 
-// reshaped returns l with other dimensions of the same size. ok is false if no strides express the
-// result.
+// reshaped returns l with the dimensions dims, which have the same number of elements. ok is false
+// if no strides can describe the result.
 func (l layout) reshaped(dims []int) (r layout, ok bool) {
 	r = layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	if l.size() == 0 {
 		return rowMajor(dims), true
 	}
 	c := l.collapsed()
-	axis, left := len(c.dims)-1, 1 // left is the part of the axis that no new axis has taken
+	axis, left := len(c.dims)-1, 1 // left is the part of the old axis that no new axis contains yet
 	step := 0
 	if axis >= 0 {
 		left, step = c.dims[axis], c.strides[axis]
@@ -110,7 +110,7 @@ func (l layout) transposed(perm []int) layout {
 	return r
 }
 
-// sliced returns the part starts:limits:steps of each axis. Without steps, every step is 1.
+// sliced returns the part starts:limits:steps of each axis. If steps is empty, every step is 1.
 func (l layout) sliced(starts, limits, steps []int) layout {
 	r := layout{dims: slices.Clone(l.dims), strides: slices.Clone(l.strides), offset: l.offset}
 	for i := range r.dims {
@@ -125,8 +125,8 @@ func (l layout) sliced(starts, limits, steps []int) layout {
 	return r
 }
 
-// broadcast returns l with the dimensions dims. Axis i of l becomes axis axes[i]. The other axes,
-// and axes of size 1 that grow, repeat.
+// broadcast returns l broadcast to the dimensions dims. Axis i of l becomes axis axes[i]. Axes that
+// l does not have, and axes of size 1 that grow, get the stride 0.
 func (l layout) broadcast(dims, axes []int) layout {
 	r := layout{dims: slices.Clone(dims), strides: make([]int, len(dims)), offset: l.offset}
 	for i, a := range axes {
@@ -137,8 +137,8 @@ func (l layout) broadcast(dims, axes []int) layout {
 	return r
 }
 
-// broadcastTo returns l with axes of size 1 repeated to dims of the same rank, or a scalar repeated
-// to any dims, as for the operands of element-wise operations.
+// broadcastTo returns l broadcast to dims, as the operands of element-wise operations need it. l is
+// a scalar or has the same rank as dims.
 func (l layout) broadcastTo(dims []int) layout {
 	if len(l.dims) == 0 {
 		return l.broadcast(dims, nil)
@@ -150,8 +150,8 @@ func (l layout) broadcastTo(dims []int) layout {
 	return l.broadcast(dims, axes)
 }
 
-// group merges some axes, in the given order, to one size and one stride. ok is false if one stride
-// does not walk them.
+// group merges some axes, in the given order, to one axis and returns its size and stride. ok is
+// false if one stride cannot describe these axes.
 func (l layout) group(axes []int) (size, stride int, ok bool) {
 	g := layout{}
 	for _, a := range axes {
@@ -168,7 +168,7 @@ func (l layout) group(axes []int) (size, stride int, ok bool) {
 	return 0, 0, false
 }
 
-// offsets lists the offsets of all indices of some axes, in row-major order.
+// offsets returns the offsets of all indices of some axes, in row-major order.
 func (l layout) offsets(axes []int) []int {
 	out := []int{0}
 	for _, a := range axes {
@@ -183,8 +183,8 @@ func (l layout) offsets(axes []int) []int {
 	return out
 }
 
-// run returns the length over which the row-major walk has one stride: the innermost collapsed
-// axis. ok reports whether the stride is 0 or 1.
+// run returns the length and the stride of the innermost axis of the collapsed layout. Over this
+// length, row-major order has one stride. ok reports whether the stride is 0 or 1.
 func (l layout) run() (length, stride int, ok bool) {
 	c := l.collapsed()
 	n := len(c.dims)
@@ -194,7 +194,7 @@ func (l layout) run() (length, stride int, ok bool) {
 	return c.dims[n-1], c.strides[n-1], c.strides[n-1] == 0 || c.strides[n-1] == 1
 }
 
-// at returns the offset of element e of a collapsed layout.
+// at returns the offset of the element with the row-major index e. l must be collapsed.
 func (l *layout) at(e int) int {
 	off := l.offset
 	for i := len(l.dims) - 1; i >= 0; i-- {

@@ -10,27 +10,36 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// loop is the kernel of a cluster. It walks total elements in rows of cols elements. Each turn
-// takes a few short rows, or a chunk of a long row, through all instructions while they are in the
-// first-level cache.
+// loop is the kernel of a cluster. It processes total elements in rows of cols elements, one tile
+// at a time. A tile is a few short rows, or a chunk of a long row. All instructions run on a tile
+// while it is in the first-level cache.
 //
-// A full register holds the elements of a turn. A scalar register holds one number for each row of
-// a turn: an input that is constant along a row, or a reduced row.
+// A full register holds the elements of a tile. A scalar register holds one number for each row of
+// a tile: an input that is constant along a row, or a reduced row.
 type loop struct {
+	// Number of elements, elements of a row, and elements of a chunk.
 	total, cols, chunk int
-	rows               int // rows of a turn; more than 1 only if chunk is cols
-	parts              int
-	// number of blocks of rows that sums add up separately; a part lies within one block
+	// Number of rows of a tile. It is more than 1 only if chunk is equal to cols.
+	rows int
+	// Number of parts of the loop. Different processors can run different parts.
+	parts int
+	// Number of blocks of rows that sums add up separately. A part lies within one block.
 	blocks int
 	in     []loopInput
 	code   []instruction
-	bound  []loopResult // full registers that lie in the memory of a result
-	stores []loopResult // scalar registers that are stored, one element per row
-	// full registers whose rows are added up to one row of cols elements, or to one per block
-	sums         []loopResult
-	immediates   []float32 // contents of the first scalar registers
-	full, scalar int       // numbers of registers
-	scratch      int       // number of full registers that need scratch memory
+	// Full registers that use the memory of a result.
+	bound []loopResult
+	// Scalar registers that are stored, one element for each row.
+	stores []loopResult
+	// Full registers whose rows are added up to one row of cols elements, or to one row for each
+	// block.
+	sums []loopResult
+	// Contents of the first scalar registers.
+	immediates []float32
+	// Numbers of full registers and of scalar registers.
+	full, scalar int
+	// Number of full registers that need scratch memory.
+	scratch int
 }
 
 // loopInput fills a register from memory.
@@ -43,26 +52,26 @@ type loopInput struct {
 	reg      int
 	form     inputForm
 	elements int  // size of an element, in bytes
-	fixed    bool // the content is the same in every turn
+	fixed    bool // the content is the same in every tile
 }
 
-// inputForm says how a register is filled.
+// inputForm selects how a register is filled.
 type inputForm int
 
 const (
-	inputRow      inputForm = iota // the register is the memory, which is contiguous along the turn
-	inputAssemble                  // the register is copied from several pieces of memory
+	inputRow      inputForm = iota // the register uses the memory of the input, which is contiguous
+	inputAssemble                  // the elements are copied from several places in memory
 	inputScalar                    // one number for each row
 )
 
-// loopResult is a register that goes to memory.
+// loopResult is a register that the loop writes to memory.
 type loopResult struct {
 	slot  *slot
 	dtype dtypes.DType
 	reg   int
 }
 
-// form says what an instruction does and which of its registers are full.
+// form selects the operation of an instruction. It also defines which registers are full.
 type form int
 
 const (
@@ -87,16 +96,16 @@ const (
 	formSpread // scalar → full
 )
 
-// instruction reads the registers a, b, c and writes dst. Its form says which registers are full
-// and which function it calls.
+// instruction reads the registers a, b and c and writes the register dst. Its form defines which
+// registers are full and which function it calls.
 type instruction struct {
 	form         form
 	dst, a, b, c int
-	// Of formWhere: whether the mask and the branches are full. Of formSpread, cFull says that dst
-	// holds booleans.
+	// For formWhere, they report whether the mask and the branches are full. For formSpread, cFull
+	// reports that dst holds booleans.
 	aFull, bFull, cFull bool
 	vv                  func(dst, a, b []float32)
-	// of formVS and, with the operands swapped, of formSV
+	// For formVS and, with swapped operands, for formSV.
 	vs      func(dst, a []float32, s float32)
 	ss      func(a, b float32) float32
 	v       func(dst, a []float32)
@@ -107,23 +116,24 @@ type instruction struct {
 	reduce  func(a []float32) float32
 	convert func(dst []float32, src unsafe.Pointer)
 	eps     float32
-	state   *slot // of random bits: the state of the generator
+	// The state of the random generator, for formRandom and formDropout.
+	state   *slot
 	dropout dropout
 }
 
-// turns is the state of one goroutine that runs parts of a loop.
-type turns struct {
+// tileState is the state of one goroutine that runs parts of a loop.
+type tileState struct {
 	reg    []unsafe.Pointer
 	base   []unsafe.Pointer // memory of the inputs, then of the results
 	s      []float32        // scalar register r of row i is s[r*stride+i]
-	n      int              // number of elements of this turn
-	rows   int              // number of rows of this turn
+	n      int              // number of elements of the current tile
+	rows   int              // number of rows of the current tile
 	cols   int              // n / rows
-	stride int              // number of rows of a complete turn
+	stride int              // number of rows of a complete tile
 }
 
 var (
-	spareTurns = sync.Pool{New: func() any { return new(turns) }}
+	spareTiles = sync.Pool{New: func() any { return new(tileState) }}
 	spareSums  = sync.Pool{New: func() any { return new([]float32) }}
 )
 
@@ -136,25 +146,25 @@ func sized[T any](s []T, n int) []T {
 }
 
 // f returns a full register.
-func (m *turns) f(r int) []float32 { return unsafe.Slice((*float32)(m.reg[r]), m.n) }
+func (m *tileState) f(r int) []float32 { return unsafe.Slice((*float32)(m.reg[r]), m.n) }
 
 // bools returns a full register of booleans.
-func (m *turns) bools(r int) []bool {
+func (m *tileState) bools(r int) []bool {
 	return unsafe.Slice((*bool)(m.reg[r]), m.n)
 }
 
 // row returns row i of a full register.
-func (m *turns) row(r, i int) []float32 {
+func (m *tileState) row(r, i int) []float32 {
 	return unsafe.Slice((*float32)(unsafe.Add(m.reg[r], 4*i*m.cols)), m.cols)
 }
 
 // boolRow returns row i of a full register of booleans.
-func (m *turns) boolRow(r, i int) []bool {
+func (m *tileState) boolRow(r, i int) []bool {
 	return unsafe.Slice((*bool)(unsafe.Add(m.reg[r], i*m.cols)), m.cols)
 }
 
 // scalars returns a scalar register: one number for each row.
-func (m *turns) scalars(r int) []float32 { return m.s[r*m.stride:][:m.rows] }
+func (m *tileState) scalars(r int) []float32 { return m.s[r*m.stride:][:m.rows] }
 
 func (l *loop) run(x *execution) error {
 	chunks := (l.cols + l.chunk - 1) / l.chunk // chunks of a row
@@ -172,10 +182,10 @@ func (l *loop) run(x *execution) error {
 		clear(partial)
 	}
 	workers.Run(parts, func(part int, scratch *workers.Scratch) {
-		m := spareTurns.Get().(*turns)
-		defer spareTurns.Put(m)
+		m := spareTiles.Get().(*tileState)
+		defer spareTiles.Put(m)
 		m.reg, m.base, m.s, m.stride = sized(m.reg, l.full), sized(m.base, len(l.in)+len(l.bound)), sized(m.s, l.scalar*l.rows), l.rows
-		defer clear(m.reg) // keep nothing alive
+		defer clear(m.reg) // do not keep the memory of buffers alive
 		defer clear(m.base)
 		base := m.base
 		for i, v := range l.immediates {
@@ -224,7 +234,7 @@ func (l *loop) run(x *execution) error {
 			for i, b := range l.bound {
 				m.reg[b.reg] = unsafe.Add(base[len(l.in)+i], e0*b.dtype.Size())
 			}
-			l.turn(m, e0, x, scratch)
+			l.runTile(m, e0, x, scratch)
 			for _, s := range l.stores {
 				for r, v := range m.scalars(s.reg) {
 					put(s.dtype, x.mem(s.slot), row+r, v)
@@ -265,7 +275,7 @@ func number(t dtypes.DType, p unsafe.Pointer) float32 {
 		var v [1]float32
 		conversions[t](v[:], p)
 		return v[0]
-	default: // Uint32: loops have no other type in conversions
+	default: // Uint32 is the only other type in conversions
 		return float32(*(*uint32)(p))
 	}
 }
@@ -279,8 +289,8 @@ func put(t dtypes.DType, data []byte, at int, v float32) {
 	view[float32](data, at, 1)[0] = v
 }
 
-// assemble fills a register from runs that are shorter than the turn.
-func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
+// assemble fills a register from runs that are shorter than the tile.
+func (in *loopInput) assemble(m *tileState, base unsafe.Pointer, e0 int) {
 	for done := 0; done < m.n; {
 		e := e0 + done
 		n := min(in.run-e%in.run, m.n-done)
@@ -309,8 +319,8 @@ func (in *loopInput) assemble(m *turns, base unsafe.Pointer, e0 int) {
 	}
 }
 
-// turn runs all instructions for one turn, which begins at element e0.
-func (l *loop) turn(m *turns, e0 int, x *execution, scratch *workers.Scratch) {
+// runTile runs all instructions on one tile, which starts at element e0.
+func (l *loop) runTile(m *tileState, e0 int, x *execution, scratch *workers.Scratch) {
 	for i := range l.code {
 		ins := &l.code[i]
 		switch ins.form {
@@ -416,8 +426,8 @@ func (l *loop) turn(m *turns, e0 int, x *execution, scratch *workers.Scratch) {
 	}
 }
 
-// where runs a selection in row r.
-func (m *turns) where(ins *instruction, r int) {
+// where runs formWhere on row r.
+func (m *tileState) where(ins *instruction, r int) {
 	dst := m.row(ins.dst, r)
 	if !ins.aFull {
 		from, full := ins.c, ins.cFull

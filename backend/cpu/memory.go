@@ -8,12 +8,12 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// arenaAlign is the alignment of a tensor in the arena, in bytes: every tensor has its own cache
-// lines.
+// arenaAlign is the alignment of a tensor in the arena, in bytes. No two tensors share a cache
+// line.
 const arenaAlign = 64
 
-// plan gives every tensor its place and returns the size of the arena in bytes. Tensors lie in the
-// arena by lifetime: two tensors share memory only if neither is needed while the other is.
+// plan assigns memory to every tensor and returns the size of the arena in bytes. Two tensors may
+// share memory in the arena only if their lifetimes do not overlap.
 func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 	first, last := map[*tensor]int{}, map[*tensor]int{}
 	for i, s := range tasks {
@@ -30,7 +30,7 @@ func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 	for _, t := range outputs {
 		t.slot.where, t.slot.index, t.used = inOutput, t.output, true
 	}
-	// The result of a loop takes the place of an input that is not read again.
+	// A result of a loop or a scatter takes over the memory of an input that no later task reads.
 	taken := map[*tensor]bool{}
 	root := func(t *tensor) *tensor {
 		for t.alias != nil {
@@ -38,7 +38,7 @@ func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 		}
 		return t
 	}
-	end := map[*tensor]int{} // the last task that uses the memory of a root
+	end := map[*tensor]int{} // the last task that uses the memory of a tensor without an alias
 	for t, l := range last {
 		end[t] = l
 	}
@@ -73,15 +73,15 @@ func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 			list = append(list, interval{t: t, from: from, to: end[t], size: size})
 		}
 	}
-	// The largest tensor comes first. Each tensor gets the lowest place that is free during its
-	// whole lifetime.
+	// Place the tensors from the largest to the smallest. Each tensor gets the lowest offset that
+	// is free during its whole lifetime.
 	slices.SortFunc(list, func(a, b interval) int {
 		if a.size != b.size {
 			return b.size - a.size
 		}
 		return a.t.id - b.t.id
 	})
-	var placed []interval // by base
+	var placed []interval // sorted by base
 	for _, v := range list {
 		at := 0
 		for _, p := range placed {
@@ -109,7 +109,7 @@ func plan(tasks []task, outputs []*tensor) (arenaBytes int) {
 	return arenaBytes
 }
 
-// replaceable reports whether a node may write result over input.
+// replaceable reports whether n may write its result to the memory of its input.
 func replaceable(n *node, result, input *tensor) bool {
 	switch {
 	case n.loop != nil:
@@ -120,8 +120,9 @@ func replaceable(n *node, result, input *tensor) bool {
 	return false
 }
 
-// arenas keeps the memory of intermediate results from run to run. All programs of a backend share
-// the arenas. There are as many arenas as were in use at the same time.
+// arenas keeps the memory of intermediate results from one run to the next. All programs of a
+// backend share the arenas. The number of arenas is the largest number that was in use at the same
+// time.
 type arenas struct {
 	mu    sync.Mutex
 	free  [][]byte
@@ -152,7 +153,7 @@ func (a *arenas) take(n int) []byte {
 		a.free = slices.Delete(a.free, best, best+1)
 		return m
 	}
-	// The largest free one is too small: replace it rather than keep both.
+	// The largest free arena is too small. Replace it instead of keeping both.
 	if len(a.free) > 0 {
 		a.bytes -= len(a.free[0])
 		a.free = slices.Delete(a.free, 0, 1)
@@ -162,7 +163,7 @@ func (a *arenas) take(n int) []byte {
 	return alignedBytes(n)
 }
 
-// give takes an arena back.
+// give returns an arena, so that another run can take it.
 func (a *arenas) give(m []byte) {
 	if m == nil {
 		return
@@ -196,11 +197,12 @@ func (a *arenas) peakBytes() int64 {
 	return int64(a.peak)
 }
 
-// released keeps the memory of finalized buffers by size, because training makes tensors of the
-// same sizes in every step. The garbage collector frees memory that is not taken again.
+// released keeps the memory of finalized buffers, grouped by size. Training creates tensors of the
+// same sizes in every step, so it can use the memory again. The garbage collector frees memory that
+// is not used again.
 type released struct{ bySize sync.Map } // int → *sync.Pool of *byte
 
-// leastReleased is the smallest memory that is kept, in bytes.
+// leastReleased is the size of the smallest memory that released keeps, in bytes.
 const leastReleased = 4 << 10
 
 // take returns n bytes of undefined content.
@@ -222,16 +224,16 @@ func (r *released) give(m []byte) {
 	pool.(*sync.Pool).Put(unsafe.SliceData(m))
 }
 
-// Memory is the memory that a backend uses, in bytes.
+// Memory holds the sizes of the memory that a backend uses, in bytes.
 type Memory struct {
-	Arena   int64 // intermediate results, the largest size so far
-	Buffers int64 // tensors
-	Packed  int64 // weights in the layout of the matrix kernel
+	Arena   int64 // largest size so far of the memory for intermediate results
+	Buffers int64 // current size of all tensors
+	Packed  int64 // current size of the weights that are packed for the matrix kernel
 }
 
-// MemoryOf returns the memory that a backend of this package uses now. It does not count the memory
-// of finalized tensors, which new tensors take over or the garbage collector frees. For any other
-// backend, ok is false.
+// MemoryOf returns the memory that a backend of this package uses. It does not count the memory of
+// finalized tensors, which new tensors take over or the garbage collector frees. For a backend of
+// another package, ok is false.
 func MemoryOf(be compute.Backend) (m Memory, ok bool) {
 	b, ok := be.(*backend)
 	if !ok {
@@ -240,7 +242,7 @@ func MemoryOf(be compute.Backend) (m Memory, ok bool) {
 	return b.memory(), true
 }
 
-// memory returns the memory that the backend uses now, see MemoryOf.
+// memory returns the memory that the backend uses, see MemoryOf.
 func (b *backend) memory() Memory {
 	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
 }

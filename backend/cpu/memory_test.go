@@ -9,7 +9,7 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// recorder is a backend that keeps the last program it compiled, with its tasks.
+// recorder is a backend that keeps the last compiled program and its tasks.
 type recorder struct {
 	*backend
 	exec  *executable
@@ -25,7 +25,7 @@ type recorded struct {
 	to *recorder
 }
 
-// Compile does what compile does.
+// Compile does the same as compile and keeps the tasks.
 func (b *recorded) Compile() (compute.Executable, error) {
 	c, err := lower(b.builder)
 	if err != nil {
@@ -36,18 +36,18 @@ func (b *recorded) Compile() (compute.Executable, error) {
 	return b.to.exec, err
 }
 
-// shadow follows a program's memory step by step.
+// shadow simulates the memory of a program step by step.
 type shadow struct {
-	owner map[int]*tensor // of each cache line of the arena
+	owner map[int]*tensor // the tensor in each cache line of the arena
 }
 
-// lines are the cache lines of t in the arena.
+// lines returns the range of cache lines of t in the arena.
 func lines(t *tensor) (from, to int) {
 	return t.slot.offset / arenaAlign, (t.slot.offset + t.bytes() + arenaAlign - 1) / arenaAlign
 }
 
-// check reports the first step at which x reads memory that another result was written over, or
-// writes over what it still has to read.
+// check returns an error for the first step of x that reads overwritten memory, or that overwrites
+// memory that a later step reads.
 func (s *shadow) check(x *executable, tasks []task) error {
 	s.owner = map[int]*tensor{}
 	last := lastReads(tasks)
@@ -57,11 +57,11 @@ func (s *shadow) check(x *executable, tasks []task) error {
 				continue
 			}
 			if !t.used {
-				return fmt.Errorf("step %d reads tensor %d, which has no place", i, t.id)
+				return fmt.Errorf("step %d reads tensor %d, which has no memory", i, t.id)
 			}
 			for l, to := lines(t); l < to; l++ {
 				if s.owner[l] != t {
-					return fmt.Errorf("step %d reads tensor %d at %d, but line %d belongs to another", i, t.id, t.slot.offset, l)
+					return fmt.Errorf("step %d reads tensor %d at %d, but cache line %d belongs to another tensor", i, t.id, t.slot.offset, l)
 				}
 			}
 		}
@@ -81,7 +81,8 @@ func (s *shadow) check(x *executable, tasks []task) error {
 					return fmt.Errorf("step %d writes two results to line %d", i, l)
 				}
 				written[l] = true
-				// Over what this step reads only as its alias, and for the last time.
+				// A step may overwrite a tensor that it reads only if the tensor is its alias and
+				// no later step reads it.
 				o := s.owner[l]
 				if o != nil && slices.Contains(st.reads, o) && (t.alias != o || last[o.slot] != i || o.bytes() != t.bytes() || o.slot.offset != t.slot.offset) {
 					return fmt.Errorf("step %d writes tensor %d over tensor %d, which it reads", i, t.id, o.id)
@@ -109,8 +110,8 @@ func lastReads(tasks []task) map[*slot]int {
 	return last
 }
 
-// greatest is the most arena memory, in bytes, that is in use at one step: what no placement can do
-// without, given which results take over an input's place.
+// greatest returns the largest arena memory in bytes that is in use in one step. It is a lower
+// limit for every memory plan with the same aliases.
 func greatest(tasks []task) (most int) {
 	last := lastReads(tasks)
 	alive := map[*tensor]bool{}
@@ -132,7 +133,7 @@ func greatest(tasks []task) (most int) {
 	return most
 }
 
-// apart gives every result memory of its own.
+// apart assigns separate memory to every result.
 func apart(x *executable, tasks []task) {
 	x.arenaBytes = 0
 	for _, s := range tasks {
@@ -147,8 +148,8 @@ func apart(x *executable, tasks []task) {
 	}
 }
 
-// TestPlan: in random programs no step reads memory that was written over, and results have the
-// same bits when nothing shares memory.
+// TestPlan checks that no step of a random program reads overwritten memory, and that the results
+// are the same if tensors do not share memory.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -180,17 +181,17 @@ func TestPlan(t *testing.T) {
 		apart(r.exec, r.tasks)
 		for i, got := range execute(t, r.exec, in, nil) {
 			if !sameBits(got, want[i]) {
-				t.Fatalf("seed %d, output %d: memory that is shared changes the result", seed, i)
+				t.Fatalf("seed %d, output %d: the result differs if tensors share memory", seed, i)
 			}
 		}
 	}
-	t.Logf("%d results lie in the place of an input", aliases)
+	t.Logf("%d results use the memory of an input", aliases)
 	if aliases == 0 {
-		t.Error("no result took over the place of an input")
+		t.Error("no result uses the memory of an input")
 	}
 }
 
-// TestPlanDonated: in random programs results have the same bits when every input is donated.
+// TestPlanDonated checks that random programs give the same bits if every input is donated.
 func TestPlanDonated(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -217,14 +218,14 @@ func TestPlanDonated(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d outputs lie in the place of a donated input", donors)
+	t.Logf("%d outputs use the memory of a donated input", donors)
 	if donors == 0 {
-		t.Error("no output took over the place of a donated input")
+		t.Error("no output uses the memory of a donated input")
 	}
 }
 
-// TestPlanTuningStep: the arena of a training step is at most 1.3 times the most that is in use at
-// once.
+// TestPlanTuningStep checks that the arena of a training step is at most 1.3 times the memory that
+// is in use at the same time.
 func TestPlanTuningStep(t *testing.T) {
 	for _, s := range []tuningStep{smallStep, {batch: 3, tokens: 50, width: 96, heads: 3, hidden: 384, depth: 6, rank: 8, entries: 10}} {
 		dims, _ := s.inputs()
@@ -241,8 +242,8 @@ func TestPlanTuningStep(t *testing.T) {
 	}
 }
 
-// steady runs the step with its own state, twice to warm up and then runs times, and returns what
-// measure counts for each run.
+// steady runs the step two times for warm-up and then runs times. Each run gets the state of the
+// previous run. steady returns the increase of measure for each run.
 func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
 	be := newBackend(t)
 	dims, donate := s.inputs()
@@ -266,10 +267,10 @@ func (s tuningStep) steady(t *testing.T, runs int, measure func() int64) int64 {
 	return (measure() - before) / int64(runs)
 }
 
-// stateful is large enough for an arena of some 10 MB.
+// stateful is a step with an arena of about 10 MB.
 var stateful = tuningStep{batch: 8, tokens: 50, width: 128, heads: 4, hidden: 512, depth: 3, rank: 4, entries: 100}
 
-// programInputs are the inputs that runProgram draws for a seed.
+// programInputs returns the inputs that runProgram uses for a seed.
 func programInputs(t *testing.T, be *backend, seed uint64) (in []compute.Buffer) {
 	t.Helper()
 	for _, x := range programValues(seed) {
@@ -278,7 +279,8 @@ func programInputs(t *testing.T, be *backend, seed uint64) (in []compute.Buffer)
 	return in
 }
 
-// TestArenas: there are as many arenas as were needed at once, and the peak counts them.
+// TestArenas checks that the number of arenas is the number that was in use at the same time, and
+// that the peak counts all of them.
 func TestArenas(t *testing.T) {
 	var a arenas
 	x, y := a.take(1000), a.take(3000)
@@ -290,7 +292,7 @@ func TestArenas(t *testing.T) {
 		a.give(z)
 	}
 	none := a.take(0)
-	x, y = a.take(5000), a.take(900) // the first replaces the larger one
+	x, y = a.take(5000), a.take(900) // the first call replaces the larger free arena
 	a.give(none)
 	if len(x) != 5000 || len(y) != 1000 {
 		t.Errorf("arenas of %d and %d bytes, expected 5000 and 1000", len(x), len(y))

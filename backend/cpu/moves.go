@@ -8,9 +8,9 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// bounds returns the range of a slice along an axis of n elements with 0 ≤ from, to ≤ n, as GoMLX's
-// Go backend does: negative numbers count from the end, and the part outside of the axis is cut
-// off.
+// bounds returns the range of a slice along an axis of n elements, with both bounds between 0 and
+// n. Like the Go backend of GoMLX, it counts negative numbers from the end and removes the part
+// outside the axis.
 func bounds(n, start, limit int) (from, to int) {
 	if start < 0 {
 		start += n
@@ -21,7 +21,7 @@ func bounds(n, start, limit int) (from, to int) {
 	return min(max(start, 0), n), min(max(limit, 0), n)
 }
 
-// copyParallel copies long memory on all processors.
+// copyParallel copies src to dst. It uses several processors if src is long.
 func copyParallel(dst, src []byte) {
 	const block = 1 << 18
 	parts := (len(src) + block - 1) / block
@@ -34,8 +34,8 @@ func copyParallel(dst, src []byte) {
 	})
 }
 
-// copyStrided copies the elements of one layout to another layout of the same dimensions. size is
-// the size of an element in bytes.
+// copyStrided copies elements from the layout from of src to the layout to of dst. Both layouts
+// have the same dimensions. size is the size of an element in bytes.
 func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 	if to.size() == 0 {
 		return
@@ -61,15 +61,16 @@ func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 		copyParallel(dst[to.offset*size:(to.offset+dims[0])*size], src[from.offset*size:(from.offset+dims[0])*size])
 		return
 	}
-	// Elements may be copied in any order. If neighbours in the source lie along another axis than
-	// neighbours in the destination, a plane of these two axes is a transposition.
+	// Elements may be copied in any order. If the contiguous axis of the source is not the
+	// contiguous axis of the destination, make these two axes the last axes. Their plane is then a
+	// transposition.
 	if i := slices.Index(fs, 1); i >= 0 && i < n-2 && ts[n-1] == 1 {
 		for _, list := range []*[]int{&dims, &ts, &fs} {
 			v := (*list)[i]
 			*list = slices.Insert(slices.Delete(*list, i, i+1), n-2, v)
 		}
 	}
-	// A part takes some of the outermost indices. The last two axes are a plane.
+	// A part copies some of the outermost indices. The last two axes are a plane.
 	inner := 2
 	if n < 2 || ts[n-1] == 1 && fs[n-1] == 1 {
 		inner = 1
@@ -110,7 +111,8 @@ func copyStrided(dst []byte, to layout, src []byte, from layout, size int) {
 	})
 }
 
-// line copies n elements with the stride fs to the stride ts.
+// line copies n elements with the stride fs in src to the stride ts in dst, starting at the
+// elements of and at.
 func line(dst []byte, at, ts int, src []byte, of, fs, n, size int) {
 	if ts == 1 && fs == 1 {
 		copy(dst[at*size:(at+n)*size], src[of*size:(of+n)*size])
@@ -132,7 +134,7 @@ func line(dst []byte, at, ts int, src []byte, of, fs, n, size int) {
 	}
 }
 
-// lineOf is line for elements of the type T.
+// lineOf does the same as line for elements of the type T.
 func lineOf[T any](dst []byte, at, ts int, src []byte, of, fs, n int) {
 	var zero T
 	size := int(unsafe.Sizeof(zero))
@@ -155,12 +157,12 @@ func lineOf[T any](dst []byte, at, ts int, src []byte, of, fs, n int) {
 	}
 }
 
-// copyKernel makes a strided tensor contiguous.
+// copyKernel copies a strided tensor to contiguous memory.
 type copyKernel struct {
 	from   operand
 	to     *slot
-	size   int  // of an element, in bytes
-	packed bool // elements are smaller than a byte; such tensors are read whole only
+	size   int  // size of an element in bytes
+	packed bool // elements are smaller than a byte; kernels read such tensors only completely
 }
 
 func newCopyKernel(n *node) *copyKernel {
@@ -181,12 +183,12 @@ func (k *copyKernel) run(x *execution) error {
 	return nil
 }
 
-// concatKernel copies tensors side by side.
+// concatKernel concatenates tensors.
 type concatKernel struct {
 	from []operand
-	at   []layout // where each goes in the result
+	at   []layout // layout of each tensor in the result
 	to   *slot
-	size int // of an element, in bytes
+	size int // size of an element in bytes
 }
 
 func newConcatKernel(n *node) *concatKernel {
@@ -211,9 +213,9 @@ func (k *concatKernel) run(x *execution) error {
 // padKernel copies a tensor into a larger, filled tensor.
 type padKernel struct {
 	from, fill operand
-	whole, at  layout // all of the result; where the tensor goes in it
+	whole, at  layout // layouts of the result, and of the tensor in the result
 	to         *slot
-	size       int // of an element, in bytes
+	size       int // size of an element in bytes
 }
 
 func newPadKernel(n *node) *padKernel {
@@ -234,10 +236,11 @@ func (k *padKernel) run(x *execution) error {
 	return nil
 }
 
-// reduceBlock is how many rows or elements one partial result covers. It fixes the order of sums.
+// reduceBlock is the number of elements in one partial result. It also defines the order of sums,
+// so another value changes the last bits of results.
 const reduceBlock = 4096
 
-// reduceKernel reduces neighbouring axes. The tensor is outer × reduced × inner.
+// reduceKernel reduces neighbouring axes. The tensor has outer × reduced × inner elements.
 type reduceKernel struct {
 	from                  operand
 	to                    *slot
@@ -282,7 +285,8 @@ func (k *reduceKernel) run(x *execution) error {
 		}
 		return nil
 	}
-	// Rows of inner elements are merged in order. Columns are cut into parts for balance.
+	// Rows of inner elements are merged in order. The columns are divided into parts for several
+	// processors.
 	cuts := min(max(1, inner/256), 16)
 	workers.Run(outer*cuts, func(part int, _ *workers.Scratch) {
 		o, cut := part/cuts, part%cuts
@@ -296,7 +300,7 @@ func (k *reduceKernel) run(x *execution) error {
 	return nil
 }
 
-// randomKernel draws random bits and moves the state of the generator on.
+// randomKernel draws random bits and computes the next state of the generator.
 type randomKernel struct {
 	state operand
 	next  *slot
@@ -313,7 +317,7 @@ func newRandomKernel(n *node) *randomKernel {
 }
 
 func (k *randomKernel) run(x *execution) error {
-	// The new state may lie in the place of the old one.
+	// The new state may use the memory of the old state.
 	from := [3]uint64(view[uint64](x.mem(k.state.slot), k.state.offset, 3))
 	nextState(view[uint64](x.mem(k.next), 0, 3), from[:], k.words)
 	if k.bits == nil {

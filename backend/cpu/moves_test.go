@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestCopyStrided: every order of five axes, of elements of 4 and 8 bytes, is copied as element by
-// element.
+// TestCopyStrided checks copies with every order of five axes, for elements of 4 and 8 bytes,
+// against a copy of single elements.
 func TestCopyStrided(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 0))
 	for range 500 {

@@ -11,15 +11,15 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Loops find the kernels of element-wise operations in the tables of package vector. This file adds
-// the kernels that are not in these tables.
+// The kernels of most element-wise operations are in the tables of package vector. This file adds
+// the kernels that these tables do not contain.
 
 // gelu32 returns the exact GELU of one number.
 func gelu32(x float32) float32 {
 	return float32(0.5 * float64(x) * (1 + math.Erf(float64(x)*math.Sqrt(0.5))))
 }
 
-// geluTanh32 returns the tanh form of GELU of one number.
+// geluTanh32 returns the tanh approximation of GELU of one number.
 func geluTanh32(x float32) float32 {
 	v := float64(x)
 	return float32(0.5 * v * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(v+0.044715*v*v*v))))
@@ -28,17 +28,18 @@ func geluTanh32(x float32) float32 {
 // reduction reduces slices to numbers.
 type reduction struct {
 	fold  func(x []float32) float32 // reduces one slice
-	merge vector.Binary             // merges results of slices
+	merge vector.Binary             // merges the results of two slices
 }
 
-// reductions holds the reductions that have kernels.
+// reductions holds the kernels of the supported reductions.
 var reductions = map[compute.OpType]reduction{
 	compute.OpTypeReduceSum: {vector.Sum, vector.Binaries[compute.OpTypeAdd]},
 	compute.OpTypeReduceMax: {vector.MaxOf, vector.Binaries[compute.OpTypeMax]},
 	compute.OpTypeReduceMin: {vector.MinOf, vector.Binaries[compute.OpTypeMin]},
 }
 
-// conversions holds the conversions to float32 that have kernels. src has as many elements as dst.
+// conversions holds the kernels that convert elements to float32. The memory src has the same
+// number of elements as dst.
 var conversions = map[dtypes.DType]func(dst []float32, src unsafe.Pointer){
 	dtypes.Float32: func(dst []float32, src unsafe.Pointer) { copy(dst, unsafe.Slice((*float32)(src), len(dst))) },
 	dtypes.Bool:    func(dst []float32, src unsafe.Pointer) { vector.FromBool(dst, unsafe.Slice((*bool)(src), len(dst))) },
@@ -55,9 +56,9 @@ var conversions = map[dtypes.DType]func(dst []float32, src unsafe.Pointer){
 	},
 }
 
-// randomBits writes the words at positions e0, e0+1, … of the stream that belongs to state. The
-// stream is Philox 4×32-10. Its key is the first word of state. Its counter is the other two words
-// plus the number of the block of four words.
+// randomBits writes the 32-bit words at the positions e0, e0+1, … of the random stream of state to
+// dst. The generator is Philox 4×32-10. Its key is the first word of state. Its counter is the
+// second and third word of state plus the index of the block of four 32-bit words.
 func randomBits(dst []uint32, state []uint64, e0 int, scratch *workers.Scratch) {
 	key, counter := philox(state, e0)
 	skip := e0 % 4
@@ -73,13 +74,15 @@ func randomBits(dst []uint32, state []uint64, e0 int, scratch *workers.Scratch) 
 	scratch.Release(mark)
 }
 
-// philox returns the key and the counter of the block with word e0 of a stream.
+// philox returns the key and the counter of the block that contains the 32-bit word e0 of the
+// random stream of state.
 func philox(state []uint64, e0 int) (key [2]uint32, counter [4]uint32) {
 	lo := state[1] + uint64(e0/4)
 	return [2]uint32{uint32(state[0]), uint32(state[0] >> 32)}, [4]uint32{uint32(lo), uint32(lo >> 32), uint32(state[2]), uint32(state[2] >> 32)}
 }
 
-// drop multiplies x by the dropout mask of the words from e0 on.
+// drop multiplies x by the dropout mask and writes the product to dst. The mask comes from the
+// 32-bit words of the random stream of state, starting at word e0.
 func drop(dst, x []float32, d dropout, state []uint64, e0 int, scratch *workers.Scratch) {
 	if e0%4 == 0 {
 		key, counter := philox(state, e0)
@@ -100,7 +103,7 @@ func drop(dst, x []float32, d dropout, state []uint64, e0 int, scratch *workers.
 	scratch.Release(mark)
 }
 
-// nextState sets dst to the state after n words were drawn.
+// nextState sets dst to the state of the generator after n 32-bit words were drawn.
 func nextState(dst, state []uint64, n int) {
 	dst[0], dst[1], dst[2] = state[0], state[1]+uint64(n+3)/4, state[2]
 	if dst[1] < state[1] {

@@ -9,35 +9,38 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// GoMLX draws uniform numbers by converting random bits. Dropout compares them, converts the result
-// and multiplies. Together these are eight operations on every element.
+// GoMLX draws uniform random numbers by a conversion of random bits. Dropout compares the numbers
+// with the rate, converts the result and multiplies. Together these are eight operations on every
+// element.
 //
-// GoMLX differentiates the formula of GELU, so a backend gets the gradient as a dozen operations
-// with an erf and an exp.
+// GoMLX differentiates the formula of GELU, so a backend gets the gradient as about twelve
+// operations, including erf and exp.
 //
-// The compiler recognises both groups of operations and runs one kernel instead. layernorm.go does
-// the same for layer norms.
+// The compiler recognises both groups of operations and replaces each by one operation. The file
+// layernorm.go does the same for layer norms.
 
 // Operations that the compute API does not have.
 const (
-	opGELUGrad = compute.OpTypeLast + 1 + iota // dy·d/dx GELU(x); its operands are x and dy
-	// x times a mask of random bits; its operands are x and the bits, its attributes a dropout
+	// The gradient dy·d/dx GELU(x). The operands are x and dy.
+	opGELUGrad = compute.OpTypeLast + 1 + iota
+	// x times a mask of random bits. The operands are x and the bits, the attributes are a dropout.
 	opDropout
-	// the gradient of x in h = (x-mean)/σ; its operands are the gradient of h and x
+	// The gradient of x in h = (x−mean)/σ. The operands are the gradient of h and x.
 	opLayerNormGrad
 )
 
 // layerNormGradAttrs holds the attributes of opLayerNormGrad.
 type layerNormGradAttrs struct{ epsilon float32 }
 
-// dropout holds the attributes of opDropout: the mask is scale where the bits are at least
-// threshold, otherwise zero.
+// dropout holds the attributes of opDropout. The mask is scale where the 32 random bits are at
+// least threshold, and zero elsewhere.
 type dropout struct {
 	scale     float32
 	threshold uint32
 }
 
-// patterns replaces recognised groups of nodes by one node each. prune removes the other nodes.
+// patterns replaces each recognised group of nodes by one node. A later call of prune removes the
+// other nodes of the group.
 func (c *compiler) patterns() {
 	for _, n := range c.nodes {
 		if x, dy, ok := geluGradient(n); ok {
@@ -52,13 +55,13 @@ func (c *compiler) patterns() {
 	}
 }
 
-// factors holds the factors of a product: a number and tensors of full size.
+// factors holds the factors of an element-wise product: a number and tensors of full size.
 type factors struct {
 	scale   float64
 	tensors []*tensor
 }
 
-// remove removes one factor. It reports whether t is a factor.
+// remove removes the factor t once. It reports whether t was a factor.
 func (f *factors) remove(t *tensor) bool {
 	i := slices.Index(f.tensors, t)
 	if i >= 0 {
@@ -67,7 +70,8 @@ func (f *factors) remove(t *tensor) bool {
 	return i >= 0
 }
 
-// scalar returns the value of a constant of one element.
+// scalar returns the value of a float32 constant with one element. It returns false for other
+// edges.
 func scalar(e edge) (float64, bool) {
 	if n := e.t.node; n.kind == kindConstant && e.t.n == 1 && e.t.dtype == dtypes.Float32 {
 		return float64(view[float32](n.rec.attrs.(*buffer).data, 0, 1)[0]), true
@@ -75,7 +79,8 @@ func scalar(e edge) (float64, bool) {
 	return 0, false
 }
 
-// factorise adds the factors of e to f. size is the number of elements of the tensors.
+// factorise adds the factors of e to f. size is the number of elements of the tensors. It returns
+// false if e does not read a complete tensor of this size.
 func (f *factors) factorise(e edge, size int) bool {
 	if v, ok := scalar(e); ok {
 		f.scale *= v
@@ -91,14 +96,14 @@ func (f *factors) factorise(e edge, size int) bool {
 	return true
 }
 
-// factorised returns the factors of e.
+// factorised returns the factors of e, see factorise.
 func factorised(e edge, size int) (f factors, ok bool) {
 	f.scale = 1
 	ok = f.factorise(e, size)
 	return f, ok
 }
 
-// nearly reports whether a is b up to rounding.
+// nearly reports whether a and b are equal up to a relative difference of 1e-5.
 func nearly(a, b float64) bool { return math.Abs(a-b) <= 1e-5*math.Abs(b) }
 
 // fused reports whether t is the result of the element-wise operation op.
@@ -168,8 +173,8 @@ func expMinusHalfSquare(t, x *tensor, size int) bool {
 	return ok && nearly(f.scale, 0.5) && slices.Equal(f.tensors, []*tensor{x, x})
 }
 
-// dropped recognises x·(scale·(u ≥ rate)), where u is a uniform number of GoMLX's RandomUniform:
-// min(|bits/2³²|, the largest number below 1).
+// dropped recognises dropout: x·(scale·(u ≥ rate)), where u is a uniform random number of the GoMLX
+// function RandomUniform. Its formula is min(|bits/2³²|, the largest number below 1).
 func dropped(n *node) (x, bits edge, d dropout, ok bool) {
 	if n.kind != kindFused || n.op != compute.OpTypeMul {
 		return x, bits, d, false
@@ -196,7 +201,8 @@ func dropped(n *node) (x, bits edge, d dropout, ok bool) {
 	return x, bits, d, false
 }
 
-// uniform recognises RandomUniform and returns the function of the bits that it computes.
+// uniform recognises RandomUniform. It returns the random bits and the function that converts them
+// to a uniform number.
 func uniform(e edge, size int) (bits edge, f func(bits uint32) float32, ok bool) {
 	if !e.whole(size) || !fused(e.t, compute.OpTypeMin) {
 		return bits, nil, false

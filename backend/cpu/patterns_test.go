@@ -15,8 +15,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// run executes a graph function on a backend, and returns what its steps were called if the backend
-// is this package's.
+// run executes a graph function on a backend. If the backend is a backend of this package, run also
+// returns the names of the steps.
 func run(t *testing.T, be compute.Backend, fn func(in []*Node) []*Node, in ...any) (out [][]float32, steps string) {
 	t.Helper()
 	exec, err := NewExecCanonical(be, func(_ *Graph, in []*Node) []*Node { return fn(in) }, 0, 0, false, true, true)
@@ -65,8 +65,8 @@ func newBackend(t testing.TB) *backend {
 	return be.(*backend)
 }
 
-// TestGELUGradient: what autodiff makes of GELU is recognised, and right against the derivative in
-// float64.
+// TestGELUGradient checks that the compiler recognises the gradient of GELU, and compares the
+// result with the derivative in float64.
 func TestGELUGradient(t *testing.T) {
 	be := newBackend(t)
 	x, dy := normal(7*33, 1), normal(7*33, 2)
@@ -89,8 +89,8 @@ func TestGELUGradient(t *testing.T) {
 	}
 }
 
-// TestDropout: the recognised mask is the one that the operations make, bit by bit, also where rows
-// are no multiple of Philox's blocks.
+// TestDropout checks that the recognised dropout has the same mask as the separate operations, also
+// if the row length is not a multiple of the Philox block size.
 func TestDropout(t *testing.T) {
 	be := newBackend(t)
 	for _, dims := range [][]int{{64, 48}, {5, 7, 33}, {3, 1}} {
@@ -137,8 +137,8 @@ func TestDropout(t *testing.T) {
 	}
 }
 
-// TestRandomView: a random state within a larger tensor gives loops the bits that the operation
-// returns.
+// TestRandomView checks that loops draw the right random bits if the random state is a part of a
+// larger tensor.
 func TestRandomView(t *testing.T) {
 	own := newBackend(t)
 	states := tensors.FromFlatDataAndDimensions([]uint64{1, 2, 3, 4, 5, 6}, 2, 3)
@@ -153,7 +153,7 @@ func TestRandomView(t *testing.T) {
 		return out[0]
 	}
 	if !slices.Equal(draw(true), draw(false)) {
-		t.Error("other bits")
+		t.Error("the bits differ from the bits of the operation")
 	}
 	second := tensors.FromFlatDataAndDimensions([]uint64{4, 5, 6}, 3)
 	want, _ := run(t, own, func(in []*Node) []*Node {

@@ -16,21 +16,21 @@ import (
 )
 
 var (
-	programs  = flag.Int("programs", 500, "how many random programs TestRandomPrograms runs")
-	firstSeed = flag.Uint64("seed", 0, "the seed of TestRandomPrograms' first program")
+	programs  = flag.Int("programs", 500, "number of random programs that TestRandomPrograms runs")
+	firstSeed = flag.Uint64("seed", 0, "seed of the first program of TestRandomPrograms")
 )
 
 // term is a float32 value of a random program.
 type term struct {
 	compute.Value
-	i    int // among the program's values
+	i    int // index in the values of the program
 	dims []int
 }
 
 func (x term) size() int { return f32(x.dims...).Size() }
 
-// program builds a random graph on any backend: the same calls for the same seed. A program of
-// fewer steps is the beginning of one of more.
+// program builds a random graph on any backend. The same seed gives the same calls. A program with
+// fewer steps is the beginning of a program with more steps and the same seed.
 type program struct {
 	composed
 	r      *rand.Rand
@@ -39,7 +39,7 @@ type program struct {
 	log    []string
 }
 
-// put adds a value under the name of what made it.
+// put adds a value. name and args describe the operation that computed it.
 func (p *program) put(v compute.Value, dims []int, name string, args ...any) {
 	if p.err != nil {
 		p.err = fmt.Errorf(name+": %w", append(args, p.err)...)
@@ -49,13 +49,13 @@ func (p *program) put(v compute.Value, dims []int, name string, args ...any) {
 	p.log = append(p.log, fmt.Sprintf("%d: "+name+" %v", append(append([]any{len(p.values) - 1}, args...), dims)...))
 }
 
-// pick chooses a value with a bias to recent ones.
+// pick returns a random value. Recent values are more likely.
 func (p *program) pick() term {
 	n := len(p.values)
 	return p.values[n-1-min(p.r.IntN(n), p.r.IntN(n))]
 }
 
-// same chooses a value of the given dimensions; ok is false if there is none.
+// same returns a random value with the given dimensions. ok is false if there is no such value.
 func (p *program) same(dims []int) (x term, ok bool) {
 	var all []term
 	for _, v := range p.values {
@@ -69,13 +69,13 @@ func (p *program) same(dims []int) (x term, ok bool) {
 	return all[p.r.IntN(len(all))], true
 }
 
-// chance is true once in n.
+// chance returns true with the probability 1/n.
 func (p *program) chance(n int) bool { return p.r.IntN(n) == 0 }
 
-// number is a constant of no axes.
+// number adds a scalar constant.
 func (p *program) number(v float32) compute.Value { return p.ok(p.Constant([]float32{v})) }
 
-// vector is a constant of n numbers.
+// vector adds a constant with n numbers.
 func (p *program) vector(n int) compute.Value {
 	v := make([]float32, n)
 	for i := range v {
@@ -84,7 +84,7 @@ func (p *program) vector(n int) compute.Value {
 	return p.ok(p.Constant(v, n))
 }
 
-// matrix is a constant [k, n] that keeps the magnitude of what it is multiplied with.
+// matrix adds a constant [k, n]. A product with it has the magnitude of the other operand.
 func (p *program) matrix(k, n int) compute.Value {
 	v := make([]float32, k*n)
 	for i := range v {
@@ -93,7 +93,8 @@ func (p *program) matrix(k, n int) compute.Value {
 	return p.ok(p.Constant(v, k, n))
 }
 
-// positions is a constant [n, 1] of positions within size elements, some of them more than once.
+// positions adds a constant [n, 1] of positions in a tensor of size elements. Some positions appear
+// more than once.
 func (p *program) positions(size int) (at compute.Value, n int) {
 	n = 1 + p.r.IntN(6)
 	v := make([]int32, n)
@@ -103,19 +104,19 @@ func (p *program) positions(size int) (at compute.Value, n int) {
 	return p.ok(p.Constant(v, n, 1)), n
 }
 
-// full spreads v over dims; axes are where v's own go.
+// full broadcasts v to dims. axes are the positions of the axes of v in dims.
 func (p *program) full(v compute.Value, dims []int, axes ...int) compute.Value {
 	return p.ok(p.BroadcastInDim(v, f32(dims...), axes))
 }
 
-// kept reduces an axis and keeps it with size 1.
+// kept reduces an axis and keeps the axis with size 1.
 func (p *program) kept(reduce func(compute.Value, ...int) (compute.Value, error), x term, axis int) compute.Value {
 	one := slices.Clone(x.dims)
 	one[axis] = 1
 	return p.ok(p.Reshape(p.ok(reduce(x.Value, axis)), one...))
 }
 
-// shuffled transposes a value of any type.
+// shuffled transposes a value of any type with a random permutation.
 func (p *program) shuffled(v compute.Value, dims []int) (compute.Value, []int) {
 	perm := p.r.Perm(len(dims))
 	to := make([]int, len(dims))
@@ -125,10 +126,10 @@ func (p *program) shuffled(v compute.Value, dims []int) (compute.Value, []int) {
 	return p.ok(p.Transpose(v, perm...)), to
 }
 
-// without is dims but for axis a.
+// without returns dims without axis a.
 func without(dims []int, a int) []int { return slices.Delete(slices.Clone(dims), a, a+1) }
 
-// with is dims with n for axis a.
+// with returns dims with the size n for axis a.
 func with(dims []int, a, n int) []int {
 	to := slices.Clone(dims)
 	to[a] = n
@@ -138,8 +139,8 @@ func with(dims []int, a, n int) []int {
 type unaryOp func(compute.Value) (compute.Value, error)
 type binaryOp func(a, b compute.Value) (compute.Value, error)
 
-// A step of a random program makes values of x. axis is one of x's; steps that need one are not
-// taken with scalars.
+// A step of a random program computes new values from x. axis is an axis of x. Steps that need an
+// axis are not used for scalars.
 var (
 	steps = []func(p *program, x term){
 		(*program).binary, (*program).binary, (*program).binary, (*program).unary, (*program).unary,
@@ -166,14 +167,14 @@ func (p *program) step() error {
 	return p.err
 }
 
-// binary is arithmetic with a term of the same dimensions.
+// binary computes with x and a term of the same dimensions.
 func (p *program) binary(x term) {
 	y, _ := p.same(x.dims)
 	k := p.r.IntN(5)
 	p.put(p.ok([]binaryOp{p.Add, p.Sub, p.Mul, p.Max, p.Min}[k](x.Value, y.Value)), x.dims, "binary %d (%d, %d)", k, x.i, y.i)
 }
 
-// scalars is arithmetic with one number.
+// scalars computes with x and one number.
 func (p *program) scalars(x term) {
 	k, a := p.r.IntN(6), x.Value
 	b := p.number([]float32{0.5, 2, -1.5, 0.25}[p.r.IntN(4)])
@@ -183,7 +184,8 @@ func (p *program) scalars(x term) {
 	p.put(p.ok([]binaryOp{p.Add, p.Sub, p.Mul, p.Max, p.Min, p.Div}[k](a, b)), x.dims, "number %d (%d)", k, x.i)
 }
 
-// unary is a function of each element, of bounded ones for those that grow or have poles.
+// unary computes a function of each element. Functions that grow fast or have poles get bounded
+// elements.
 func (p *program) unary(x term) {
 	k := p.r.IntN(12)
 	if k < 7 {
@@ -198,7 +200,7 @@ func (p *program) unary(x term) {
 	p.put(p.ok([]unaryOp{p.Exp, p.Sqrt, p.Rsqrt, p.Log, p.Exp}[k-7](y)), x.dims, "unary %d (%d)", k, x.i)
 }
 
-// reduced multiplies with one number for each row, along any axis.
+// reduced multiplies x by one number for each row, along any axis.
 func (p *program) reduced(x term, axis int) {
 	y, _ := p.same(x.dims)
 	p.put(p.ok(p.Mul(x.Value, p.ok(p.Tanh(p.kept(p.ReduceSum, y, axis))))), x.dims, "reduced (%d, %d) axis %d", x.i, y.i, axis)
@@ -226,7 +228,7 @@ func (p *program) reduce(x term, axis int) {
 	p.put(p.ok([]func(compute.Value, ...int) (compute.Value, error){p.ReduceSum, p.ReduceMax, p.ReduceMin}[k](x.Value, axes...)), left, "reduce %d (%d) %v", k, x.i, axes)
 }
 
-// sums adds up rows of something that is kept too, as the gradients of biases.
+// sums adds up the rows of a value that other steps also use, like the gradient of a bias.
 func (p *program) sums(x term, _ int) {
 	last := len(x.dims) - 1
 	if last == 0 {
@@ -258,7 +260,7 @@ func (p *program) reshape(x term) {
 	}
 }
 
-// spread repeats along a new axis.
+// spread broadcasts x along a new axis.
 func (p *program) spread(x term) {
 	if len(x.dims) > 3 || x.size() > 3000 {
 		return
@@ -269,7 +271,7 @@ func (p *program) spread(x term) {
 	p.put(p.full(x.Value, to, axes...), to, "spread (%d) %v", x.i, axes)
 }
 
-// slice takes any part that is not empty, counted from either end.
+// slice selects a random part that is not empty. Its bounds are counted from either end.
 func (p *program) slice(x term, _ int) {
 	starts, limits, strides, to := make([]int, len(x.dims)), slices.Clone(x.dims), make([]int, len(x.dims)), make([]int, len(x.dims))
 	for a, d := range x.dims {
@@ -284,7 +286,8 @@ func (p *program) slice(x term, _ int) {
 	p.put(p.ok(p.Slice(x.Value, starts, limits, strides)), to, "slice (%d) %v %v %v", x.i, starts, limits, strides)
 }
 
-// pad adds at both ends and between elements. GoMLX's Go backend panics where it has to take away.
+// pad adds padding at both ends and between elements. It does not use negative padding, because the
+// Go backend of GoMLX panics for it.
 func (p *program) pad(x term, _ int) {
 	var axes []compute.PadAxis
 	to := slices.Clone(x.dims)
@@ -294,13 +297,13 @@ func (p *program) pad(x term, _ int) {
 		axes = append(axes, pad)
 	}
 	fill := p.number(0.5)
-	if p.chance(3) { // one that is computed
+	if p.chance(3) { // a padding value that is computed
 		fill = p.ok(p.Tanh(p.ok(p.ReduceSum(x.Value, span(0, len(x.dims))...))))
 	}
 	p.put(p.ok(p.Pad(x.Value, fill, axes...)), to, "pad (%d) %v", x.i, axes)
 }
 
-// concatenate joins two or three values, parts of them, or one with itself.
+// concatenate joins two or three values, parts of values, or a value with itself.
 func (p *program) concatenate(x term, axis int) {
 	all, n := []compute.Value{x.Value}, x.dims[axis]
 	for range 1 + p.r.IntN(2) {
@@ -317,7 +320,7 @@ func (p *program) concatenate(x term, axis int) {
 	p.put(p.ok(p.Concatenate(axis, all...)), with(x.dims, axis, n), "concatenate (%d) axis %d", x.i, axis)
 }
 
-// rows normalises along the last axis: in one operation, or as its formula.
+// rows normalises x along the last axis, with one operation or with the formula.
 func (p *program) rows(x term, _ int) {
 	last := len(x.dims) - 1
 	n := x.dims[last]
@@ -336,7 +339,7 @@ func (p *program) rows(x term, _ int) {
 		if p.chance(2) {
 			gamma = p.ok(p.Add(p.vector(n), p.number(1)))
 		}
-		if k == 2 && gamma != nil { // GoMLX's Go backend takes beta alone for gamma
+		if k == 2 && gamma != nil { // without gamma, the Go backend of GoMLX uses beta as gamma
 			beta = p.vector(n)
 		}
 		axis := []int{last, -1}[p.r.IntN(2)]
@@ -345,7 +348,7 @@ func (p *program) rows(x term, _ int) {
 	p.put(v, x.dims, "rows %d (%d)", k, x.i)
 }
 
-// where selects between tensors, rows and numbers, by elements or by rows.
+// where selects between tensors, rows and numbers, for each element or for each row.
 func (p *program) where(x term, axis int) {
 	y, _ := p.same(x.dims)
 	z, _ := p.same(x.dims)
@@ -366,7 +369,7 @@ func (p *program) where(x term, axis int) {
 	p.put(p.ok(p.Where(mask, branch(x), branch(z))), x.dims, "where (%d, %d, %d) axis %d", y.i, x.i, z.i, axis)
 }
 
-// booleans moves truth values, inverts them and makes numbers of them.
+// booleans moves truth values, inverts them and converts them to numbers.
 func (p *program) booleans(x term, axis int) {
 	y, _ := p.same(x.dims)
 	b, dims := p.ok(p.LessThan(x.Value, p.ok(p.Add(y.Value, p.number(0.0377))))), x.dims
@@ -382,7 +385,8 @@ func (p *program) booleans(x term, axis int) {
 	p.put(p.ok(p.ConvertDType(b, dtypes.Float32)), dims, "booleans (%d, %d)", x.i, y.i)
 }
 
-// types goes through another type and back. What rounds to whole numbers is kept off their middle.
+// types converts x to another type and back. Before a conversion to integers, values are kept away
+// from the middle between two integers.
 func (p *program) types(x term) {
 	all := []dtypes.DType{dtypes.Float16, dtypes.BFloat16, dtypes.Float64, dtypes.Int32, dtypes.Uint8, dtypes.Int64}
 	k := p.r.IntN(len(all))
@@ -403,7 +407,7 @@ func (p *program) types(x term) {
 	p.put(p.ok(p.ConvertDType(v, dtypes.Float32)), dims, "%s (%d)", all[k], x.i)
 }
 
-// product contracts one axis with that of a value of the same dimensions.
+// product contracts one axis of x with the same axis of a value of the same dimensions.
 func (p *program) product(x term, axis int) {
 	y, _ := p.same(x.dims)
 	to := append(without(x.dims, axis), without(x.dims, axis)...)
@@ -414,7 +418,7 @@ func (p *program) product(x term, axis int) {
 	p.put(p.ok(p.Tanh(v)), to, "product (%d, %d) axis %d", x.i, y.i, axis)
 }
 
-// batched contracts one axis of the matrices along another.
+// batched computes a product of each matrix of a batch.
 func (p *program) batched(x term, axis int) {
 	if len(x.dims) < 3 || x.size() > 3000 {
 		return
@@ -427,8 +431,8 @@ func (p *program) batched(x term, axis int) {
 	p.put(p.ok(p.Tanh(v)), to, "batched (%d, %d) axis %d of %d", x.i, y.i, axis, batch)
 }
 
-// dense is a product with what may become its epilogue: a bias, GELU, a residual, and readers of
-// what comes before them or of single elements only.
+// dense computes a matrix product and operations that may become its epilogue: a bias, GELU and a
+// residual. Other steps may read the input of the GELU, or only single elements of the product.
 func (p *program) dense(x term, _ int) {
 	if x.size() > 6000 {
 		return
@@ -456,9 +460,9 @@ func (p *program) dense(x term, _ int) {
 	keep()
 	y, ok := p.same(to)
 	switch {
-	case kept != nil && p.chance(2): // the residual is made of the product
+	case kept != nil && p.chance(2): // the residual is computed from the product
 		v, name = p.ok(p.Add(v, p.ok(p.Tanh(kept)))), name+" and itself"
-	case ok && p.chance(4): // it comes after the product
+	case ok && p.chance(4): // the residual is computed after the product
 		v, name = p.ok(p.Add(v, p.ok(p.Tanh(y.Value)))), fmt.Sprint(name, " residual tanh ", y.i)
 	case ok && p.chance(2):
 		v, name = p.ok(p.Add(y.Value, v)), fmt.Sprint(name, " residual ", y.i)
@@ -490,15 +494,15 @@ func (p *program) fusedDense(x term, _ int) {
 	p.put(p.ok(p.FusedDense(x.Value, w, bias, config)), with(x.dims, last, n), "dense %s %s (%d)", config.Activation, config.WeightLayout, x.i)
 }
 
-// flat is x as a vector.
+// flat reshapes x to a vector.
 func (p *program) flat(x term) compute.Value { return p.ok(p.Reshape(x.Value, x.size())) }
 
-// picked reads single elements of a vector.
+// picked gathers single elements of a vector.
 func (p *program) picked(flat, at compute.Value) compute.Value {
 	return p.ok(p.Gather(flat, at, 1, nil, []int{0}, []int{0}, []int{1}, false))
 }
 
-// added adds to single elements of a vector.
+// added adds values to single elements of a vector.
 func (p *program) added(flat, at compute.Value, n int) compute.Value {
 	return p.ok(p.ScatterSum(flat, at, p.vector(n), 1, nil, []int{0}, []int{0}, false, false))
 }
@@ -513,8 +517,8 @@ func (p *program) scatter(x term) {
 	p.put(p.ok(p.Reshape(p.added(p.flat(x), at, n), x.dims...)), x.dims, "scatter (%d)", x.i)
 }
 
-// entries is a product with a weight of which single entries are tuned, and those entries of its
-// gradient; the weight is [in, out] or [out, in].
+// entries computes a product with a weight that has tuned single entries, and the gradient of these
+// entries. The weight is [in, out] or [out, in].
 func (p *program) entries(x term) {
 	inAxis := p.r.IntN(2)
 	w := p.weight
@@ -547,7 +551,7 @@ type programInput struct {
 	values []float32
 }
 
-// programValues draws the parameters of a seed's program: the last is a weight.
+// programValues draws the parameters of the program of a seed. The last parameter is a weight.
 func programValues(seed uint64) (out []programInput) {
 	r := rand.New(rand.NewPCG(seed, 2))
 	all := [][]int{{1 + r.IntN(7), 1 + r.IntN(9)}, {1 + r.IntN(3), 1 + r.IntN(5), 1 + r.IntN(40)}, {1 + r.IntN(300)}}
@@ -577,8 +581,8 @@ func runProgram(be compute.Backend, seed uint64) (log []string, out [][]float32,
 	return runSteps(be, seed, 30, programValues(seed))
 }
 
-// runSteps builds a program of some steps and executes it twice: weights are packed for the second
-// time, and some inputs donated.
+// runSteps builds a program of n steps and executes it twice. In the second run, weights are packed
+// and some inputs are donated.
 func runSteps(be compute.Backend, seed uint64, n int, in []programInput) (log []string, out [][]float32, err error) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	b := be.Builder("random")
@@ -647,14 +651,14 @@ func runSteps(be compute.Backend, seed uint64, n int, in []programInput) (log []
 		}
 		for i := range first {
 			if !sameBits(first[i], out[i]) {
-				return p.log, nil, fmt.Errorf("output %d: the second run gives other bits", i)
+				return p.log, nil, fmt.Errorf("output %d: the bits of the second run differ from the first run", i)
 			}
 		}
 	}
 	return p.log, out, nil
 }
 
-// apartBy is the greatest difference, relative to the greatest magnitude.
+// apartBy returns the greatest difference, relative to the greatest magnitude, and its position.
 func apartBy(got, want []float32) (most float64, at int) {
 	scale := 1.0
 	for _, v := range want {
@@ -678,13 +682,14 @@ func apartBy(got, want []float32) (most float64, at int) {
 	return most, at
 }
 
-// compareProgram compares a program with GoMLX's Go backend. A result that changes as much when the
-// inputs do by their rounding says nothing: unsure.
+// compareProgram compares a program with the Go backend of GoMLX. unsure reports that a difference
+// proves nothing, because a change of the inputs by one rounding error changes the result by the
+// same amount.
 func compareProgram(be *backend, seed uint64, n int) (log []string, unsure bool, err error) {
 	in := programValues(seed)
 	log, want, err := runSteps(be.plain, seed, n, in)
 	if err != nil {
-		return log, false, fmt.Errorf("on GoMLX's Go backend: %w", err)
+		return log, false, fmt.Errorf("on the Go backend of GoMLX: %w", err)
 	}
 	log, got, err := runSteps(be, seed, n, in)
 	if err != nil {
@@ -695,7 +700,7 @@ func compareProgram(be *backend, seed uint64, n int) (log []string, unsure bool,
 			return log, false, fmt.Errorf("output %d: %d values, expected %d", i, len(got[i]), len(want[i]))
 		}
 		d, at := apartBy(got[i], want[i])
-		if d <= 5e-3 { // sums of hundreds of numbers that make zero differ by 2e-3
+		if d <= 5e-3 { // sums of hundreds of numbers that cancel out differ by 2e-3
 			continue
 		}
 		for j := range in {
@@ -713,12 +718,12 @@ func compareProgram(be *backend, seed uint64, n int) (log []string, unsure bool,
 	return log, false, nil
 }
 
-// smallOptions returns options with which the compiler treats tensors of a few elements as it
-// treats large tensors, different for each seed.
+// smallOptions returns random options for a seed. With them, the compiler treats tensors of a few
+// elements like large tensors.
 func smallOptions(seed uint64) options {
 	r := rand.New(rand.NewPCG(seed, 3))
 	o := defaultOptions()
-	o.turnElements = []int{o.turnElements, 64, 16, 7}[r.IntN(4)]
+	o.tileElements = []int{o.tileElements, 64, 16, 7}[r.IntN(4)]
 	o.partElements = []int{o.partElements, 100, 16}[r.IntN(3)]
 	o.rematerialiseGap = []int{o.rematerialiseGap, 10, 3}[r.IntN(3)]
 	o.rematerialiseSize = []int{o.rematerialiseSize, 20, 1}[r.IntN(3)]
@@ -727,8 +732,8 @@ func smallOptions(seed uint64) options {
 	return o
 }
 
-// TestRandomPrograms compares random graphs with GoMLX's Go backend. With -programs 50000 it takes
-// minutes.
+// TestRandomPrograms compares random graphs with the Go backend of GoMLX. With -programs 50000 it
+// takes several minutes.
 func TestRandomPrograms(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -756,7 +761,7 @@ func TestRandomPrograms(t *testing.T) {
 		t.Fatalf("seed %d, %d steps: %v\n%s", seed, steps, err, strings.Join(log, "\n"))
 	}
 	if all > int(n/50) {
-		t.Errorf("%d of %d programs say nothing", all, n)
+		t.Errorf("%d of %d programs are too sensitive to rounding to compare", all, n)
 	}
-	t.Logf("%d of %d programs say nothing", all, n)
+	t.Logf("%d of %d programs are too sensitive to rounding to compare", all, n)
 }

@@ -6,15 +6,16 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Some results of element-wise operations are read soon after they are computed, and again much
-// later in the backward pass. If their operands are in memory then anyway, they are computed a
-// second time for the late readers. Examples are the inputs of LoRA's A under dropout and the
-// outputs of layer norms: keeping them would need as much memory as the residual stream itself.
+// Rematerialisation saves memory. Some results of element-wise operations are read soon after they
+// are computed, and again much later in the backward pass. If their operands are still in memory at
+// that time, the compiler computes these results a second time for the late readers. Examples are
+// the input of the LoRA matrix A after dropout, and the outputs of layer norms. To keep these
+// results would need as much memory as the residual stream.
 
-// rematerialise gives the late readers of such results a second computation.
+// rematerialise adds a second computation of such results for their late readers.
 func (c *compiler) rematerialise() {
 	r := &rematerialisation{users: c.users(), at: map[*node]int{}}
-	// A node of a loop runs when the first of its readers runs, see fuse.
+	// A node of a loop runs together with its first reader, see fuse.
 	for _, n := range slices.Backward(c.nodes) {
 		r.at[n] = n.id
 		if n.kind == kindFused || n.kind == kindReduce {
@@ -37,7 +38,8 @@ func (c *compiler) rematerialise() {
 		case n.kind == kindFused && !n.source:
 			r.split(c, n, n)
 		case n.kind == kindDot && n.dot.gelu && n.dot.pre != nil:
-			// The GELU in the epilogue of a product is computed from the value before it.
+			// The copy of a GELU in the epilogue of a product is computed from the input of the
+			// GELU.
 			gelu := &node{kind: kindFused, op: compute.OpTypeFusedGelu, dims: n.dims, out: n.out[:1],
 				in: []edge{full(n.dot.pre, n.dims)}, rec: &op{kind: compute.OpTypeFusedGelu, attrs: fusedGeluAttrs{exact: true}}}
 			r.split(c, n, gelu)
@@ -49,10 +51,11 @@ func (c *compiler) rematerialise() {
 // rematerialisation is the state of rematerialise.
 type rematerialisation struct {
 	users map[*tensor][]*node
-	at    map[*node]int // when a node runs, as the id of a node
+	at    map[*node]int // the time when a node runs, as the id of another node
 }
 
-// split gives the late readers of the result of n a copy of how, a node that computes the same.
+// split changes the late readers of the result of n, so that they read a copy of how. The node how
+// computes the same result as n.
 func (r *rematerialisation) split(c *compiler, n, how *node) {
 	readers := slices.Clone(r.users[n.out[0]])
 	slices.SortStableFunc(readers, func(a, b *node) int { return r.at[a] - r.at[b] })
@@ -61,7 +64,7 @@ func (r *rematerialisation) split(c *compiler, n, how *node) {
 			continue
 		}
 		late := readers[i:]
-		// The copy comes before the first late reader in the order of the nodes too.
+		// The copy must also precede the first late reader in the order of the nodes.
 		before := slices.MinFunc(late, func(a, b *node) int { return a.id - b.id })
 		copies := map[*node]*node{}
 		if !r.makes(how, r.at[readers[i]], 0) {
@@ -88,7 +91,8 @@ func (r *rematerialisation) split(c *compiler, n, how *node) {
 	}
 }
 
-// makes reports whether n can be computed at a time from tensors that are in memory then.
+// makes reports whether n can be computed at the time when, from tensors that are in memory at that
+// time.
 func (r *rematerialisation) makes(n *node, when, depth int) bool {
 	for _, e := range n.in {
 		if e.t != nil && !r.alive(e, n, when) && (e.t.node.kind != kindFused || depth > 3 || !r.makes(e.t.node, when, depth+1)) {
@@ -98,8 +102,8 @@ func (r *rematerialisation) makes(n *node, when, depth int) bool {
 	return true
 }
 
-// alive reports whether the tensor that n reads through e is in memory at a time, or costs little
-// to keep.
+// alive reports whether the tensor that n reads through e is in memory at the time when, or needs
+// little memory.
 func (r *rematerialisation) alive(e edge, n *node, when int) bool {
 	m := e.t.node
 	if m.kind == kindInput || m.kind == kindConstant || m.kind == kindRandom && e.t.dtype.Size() == 4 || m.source || e.t.n*16 <= n.out[0].n {
@@ -113,7 +117,8 @@ func (r *rematerialisation) alive(e edge, n *node, when int) bool {
 	return false
 }
 
-// copy adds a copy of n, and of the nodes that it needs, before a node.
+// copy inserts a copy of n before a node. It also copies the nodes whose results n needs and that
+// are not in memory.
 func (r *rematerialisation) copy(c *compiler, n, before *node, when int, copies map[*node]*node) *node {
 	if m, ok := copies[n]; ok {
 		return m

@@ -8,8 +8,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// TestRematerialise: computing cheap results again makes the arena of a training step of two blocks
-// smaller, and changes no result by more than rounding.
+// TestRematerialise checks that rematerialisation makes the arena of a training step of two blocks
+// smaller, and changes results only by rounding.
 func TestRematerialise(t *testing.T) {
 	r := &recorder{backend: newBackend(t)}
 	s := stateful
@@ -22,7 +22,8 @@ func TestRematerialise(t *testing.T) {
 	saved := kept.arenaBytes - again.arenaBytes
 	activation := 4 * s.batch * s.tokens * s.width
 	t.Logf("arena %d bytes, %d without: %.1f activations saved", again.arenaBytes, kept.arenaBytes, float64(saved)/float64(activation))
-	// What the second block's MLP and norms made need not wait for the way back.
+	// The results of the MLP and the norms of the second block need not stay in memory until the
+	// backward pass.
 	if saved < activation {
 		t.Errorf("the arena has %d bytes and %d without rematerialisation; expected to save at least one activation of %d", again.arenaBytes, kept.arenaBytes, activation)
 	}

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// This file ends the compilation: the nodes in their final order become tasks, the memory plan
-// gives every tensor a place, and every task becomes a step that runs.
+// This file contains the last part of the compilation. The nodes become tasks in their final order,
+// the memory plan assigns memory to every tensor, and every task becomes a step.
 
 // task is a node in its final position, with the tensors that it reads and writes in memory.
 type task struct {
@@ -15,7 +15,7 @@ type task struct {
 	writes []*tensor
 }
 
-// schedule lists the tasks of the program in the order in which they run.
+// schedule returns the tasks of the program in the order in which they run.
 func (c *compiler) schedule(b *builder) (tasks []task) {
 	for _, v := range b.main.params {
 		s := c.values[v].t.slot

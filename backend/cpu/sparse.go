@@ -11,11 +11,12 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Tuning single entries of a matrix means W + scatter(values) in the forward pass, and gathering
-// these entries of dW in the backward pass. Neither needs another matrix: the values are added to
-// the packed weight, and each entry of dW is one dot product over the tokens.
+// A layer with tuned single entries computes with W + scatter(values) in the forward pass, and
+// gathers the same entries of dW in the backward pass. Neither operation needs another matrix. The
+// values are added to the packed weight, and each entry of dW is one dot product over the tokens.
 
-// scatter lowers the addition of float32 values to single elements of a flat tensor.
+// scatter lowers a scatter that adds float32 values to single elements of a flat tensor. It reports
+// whether o has this form.
 func (c *compiler) scatter(o *op) bool {
 	operand, indices, updates := o.in[0], o.in[1], o.in[2]
 	attrs := o.attrs.(scatterSumAttrs)
@@ -32,7 +33,8 @@ func (c *compiler) scatter(o *op) bool {
 	return true
 }
 
-// gather lowers the reading of single float32 elements of a flat tensor.
+// gather lowers a gather of single float32 elements of a flat tensor. It reports whether o has this
+// form.
 func (c *compiler) gather(o *op) bool {
 	operand, indices := o.in[0], o.in[1]
 	if operand.shape.DType != dtypes.Float32 || indices.shape.DType != dtypes.Int32 || operand.shape.Rank() != 1 ||
@@ -43,21 +45,22 @@ func (c *compiler) gather(o *op) bool {
 	return true
 }
 
-// sparse turns gathers from a product that nothing else reads into dot products, and lets products
-// read a scattered weight as a patched packed weight.
+// sparse replaces a gather by dot products if it is the only reader of a matrix product. It also
+// changes products that read a weight with scattered values, so that they read a patched packed
+// weight.
 func (c *compiler) sparse() {
 	for _, n := range c.nodes {
 		switch n.kind {
 		case kindGather:
-			p, turned := pickedFrom(n.in[0])
+			p, transposed := pickedFrom(n.in[0])
 			if p == nil || p.dot.batch != 1 || p.dot.bias.t != nil || p.dot.gelu || p.dot.patch != nil ||
 				float64(n.out[0].n) >= c.denseFraction*float64(p.dot.m*p.dot.n) {
 				continue
 			}
 			d := &dot{batch: 1, m: p.dot.m, n: p.dot.n, k: p.dot.k, a: p.dot.a, b: p.dot.b}
 			n.in = []edge{p.in[0], p.in[1], n.in[1]}
-			if turned { // (A·B)ᵀ = Bᵀ·Aᵀ
-				d.m, d.n, d.a, d.b = d.n, d.m, d.b.turned(), d.a.turned()
+			if transposed { // (A·B)ᵀ = Bᵀ·Aᵀ
+				d.m, d.n, d.a, d.b = d.n, d.m, d.b.transposed(), d.a.transposed()
 				n.in[0], n.in[1] = n.in[1], n.in[0]
 			}
 			n.kind, n.dot = kindSparseDot, d
@@ -74,9 +77,9 @@ func (c *compiler) sparse() {
 	}
 }
 
-// pickedFrom returns the product whose result e is, if nothing else reads the result. turned
-// reports that a copy transposes the result, as in the gradient of a weight [in, out].
-func pickedFrom(e edge) (p *node, turned bool) {
+// pickedFrom returns the product whose result e reads, if e is the only reader. transposed reports
+// whether e reads a transposed copy of the result, as in the gradient of a weight [in, out].
+func pickedFrom(e edge) (p *node, transposed bool) {
 	n := e.t.node
 	if e.t.users != 1 || !e.whole(e.t.n) {
 		return nil, false
@@ -93,16 +96,16 @@ func pickedFrom(e edge) (p *node, turned bool) {
 	return nil, false
 }
 
-// patch is a weight with values added to single entries, as a product reads it.
+// patch is a weight with values added to single entries. A product reads it as a packed matrix.
 type patch struct {
 	weight          *slot
 	indices, values operand
 
 	mu     sync.Mutex
-	copies []*patched // kept from run to run
+	copies []*patched // kept from one run to the next
 }
 
-// drop releases the copies. No run may be in progress.
+// drop releases the copies. The caller must make sure that no run is in progress.
 func (p *patch) drop(b *backend) {
 	for _, c := range p.copies {
 		b.packed.Add(-c.bytes())
@@ -110,22 +113,22 @@ func (p *patch) drop(b *backend) {
 	p.copies = nil
 }
 
-// patched is a copy of a packed weight, with values added to some of its entries. Runs that add the
+// patched is a copy of a packed weight with values added to some of its entries. Runs that add the
 // same values share a copy.
 type patched struct {
 	of      *patch
-	weight  *buffer // whose packed form was copied
+	weight  *buffer // the buffer of the weight
 	p       *gemm.Packed
 	indices []int32
 	values  []float32 // added to the entries
-	users   int       // number of products that use it now
+	users   int       // number of products that use the copy at present
 }
 
 // bytes returns the size of the copy.
 func (p *patched) bytes() int64 { return 4 * int64(len(p.p.Data())) }
 
-// patched returns the packed weight with the values added to its entries. The run holds it until
-// release.
+// patched returns the packed weight with the values added to its entries. The run uses the copy
+// until it calls release.
 func (x *execution) patched(of *patch, l packLayout) *gemm.Packed {
 	w, idx := x.float32s(of.weight), x.int32s(&of.indices)
 	val := x.float32s(of.values.slot)[of.values.offset:][:len(idx)]
@@ -162,7 +165,7 @@ func (x *execution) patched(of *patch, l packLayout) *gemm.Packed {
 	return own.p
 }
 
-// release ends the use of the patched weights of the current step.
+// release ends the use of all patched weights of the current step.
 func (x *execution) release() {
 	for _, p := range x.patching {
 		p.of.mu.Lock()
@@ -172,8 +175,8 @@ func (x *execution) release() {
 	x.patching = x.patching[:0]
 }
 
-// add adds values to the entries at indices of a weight with n entries. It ignores positions
-// outside, as XLA does.
+// add adds values to the entries at indices. The weight has n entries. Like XLA, add ignores
+// indices outside the weight.
 func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 	p.indices, p.values = append(p.indices[:0], indices...), append(p.values[:0], values...)
 	data := p.p.Data()
@@ -184,7 +187,7 @@ func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 	}
 }
 
-// undo sets the entries to those of the weight.
+// undo restores the changed entries from the weight w.
 func (p *patched) undo(w []float32, l packLayout) {
 	data := p.p.Data()
 	for _, e := range p.indices {
@@ -194,7 +197,8 @@ func (p *patched) undo(w []float32, l packLayout) {
 	}
 }
 
-// index returns where element e of the weight lies in its packed form: B(i,j) = W[i·row + j].
+// index returns the position of element e of the weight in its packed form. If row is 1, element
+// j·col+i of the weight is B(i,j). Otherwise element i·row+j is B(i,j).
 func (l packLayout) index(p *gemm.Packed, e int32) int {
 	if l.row == 1 {
 		return p.Index(int(e)%l.col, int(e)/l.col)
@@ -202,8 +206,8 @@ func (l packLayout) index(p *gemm.Packed, e int32) int {
 	return p.Index(int(e)/l.row, int(e)%l.row)
 }
 
-// scatterKernel adds values to single elements, in order. It ignores positions outside of the
-// tensor, as XLA does.
+// scatterKernel adds values to single elements, in order. Like XLA, it ignores positions outside
+// the tensor.
 type scatterKernel struct {
 	from            *slot
 	indices, values operand
@@ -228,7 +232,7 @@ func (k *scatterKernel) run(x *execution) error {
 	return nil
 }
 
-// gatherKernel reads single elements. It clamps positions outside of the tensor, as XLA does.
+// gatherKernel reads single elements. Like XLA, it clamps positions outside the tensor.
 type gatherKernel struct {
 	from, indices operand
 	to            *slot
@@ -247,13 +251,15 @@ func (k *gatherKernel) run(x *execution) error {
 	return nil
 }
 
-// sparseTokens is how many tokens one partial sum of a dot product covers: a transposed block of
-// both operands stays in the second-level cache. It fixes the order of the sums.
+// sparseTokens is the number of tokens in one partial sum of a dot product. With this size, a
+// transposed block of both operands fits the second-level cache. The constant also defines the
+// order of the sums, so another value changes the last bits of results.
 const sparseTokens = 64
 
-// sparseDotKernel computes single entries (i,j) of A·B [m,n]: the dot product of row i of A and
-// column j of B. Both lie token by token, so a block of tokens is transposed first. Then each entry
-// is a product of two short vectors.
+// sparseDotKernel computes single entries (i,j) of A·B [m,n]. Each entry is the dot product of row
+// i of A and column j of B. In memory, both operands are stored token by token. The kernel first
+// transposes a block of tokens of each operand, so that each entry is a dot product of two short
+// contiguous vectors.
 type sparseDotKernel struct {
 	m, n, k  int
 	a, b     *slot
@@ -280,7 +286,7 @@ func (d *sparseDotKernel) run(x *execution) error {
 	partial := make([]float32, blocks*len(idx))
 	workers.Run(blocks, func(block int, s *workers.Scratch) {
 		from, count := block*sparseTokens, min(sparseTokens, d.k-block*sparseTokens)
-		at, bt := a.turned(from, count, s), b.turned(from, count, s)
+		at, bt := a.transposedBlock(from, count, s), b.transposedBlock(from, count, s)
 		sum := partial[block*len(idx):][:len(idx)]
 		for e := range sum {
 			sum[e] = vector.Dot(at[int(rows[e])*sparseTokens:][:count], bt[int(cols[e])*sparseTokens:][:count])
@@ -296,8 +302,7 @@ func (d *sparseDotKernel) run(x *execution) error {
 	return nil
 }
 
-// tokens is an operand of a product of which single entries are computed. Feature f of token t is
-// data[t·token + f·feature].
+// tokens is an operand of a sparseDotKernel. Feature f of token t is data[t·token + f·feature].
 type tokens struct {
 	data           []float32
 	token, feature int
@@ -305,8 +310,9 @@ type tokens struct {
 	only           []int32 // the features to transpose; nil: all
 }
 
-// newTokens prepares an operand. If the entries need few of its features, only these are
-// transposed, and wanted is changed to their positions among these.
+// newTokens prepares an operand. wanted lists the feature of each entry. If the entries need only
+// few features, newTokens selects these features for the transposition and replaces each element of
+// wanted by its position among the selected features.
 func newTokens(data []float32, token, feature, features int, wanted []int32) *tokens {
 	x := &tokens{data: data, token: token, feature: feature, count: features}
 	place := make([]int32, features)
@@ -327,9 +333,9 @@ func newTokens(data []float32, token, feature, features int, wanted []int32) *to
 	return x
 }
 
-// turned returns a transposed block of tokens: feature f of token from+t is at
-// [f·sparseTokens + t].
-func (x *tokens) turned(from, count int, s *workers.Scratch) []float32 {
+// transposedBlock returns a transposed block of count tokens, starting at token from. Feature f of
+// token from+t is element f·sparseTokens + t of the result.
+func (x *tokens) transposedBlock(from, count int, s *workers.Scratch) []float32 {
 	out := s.Float32s(x.count * sparseTokens)
 	data := x.data[from*x.token:]
 	if x.only == nil && x.feature == 1 {

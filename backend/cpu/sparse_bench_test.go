@@ -9,8 +9,9 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// BenchmarkEntries compares the gradient of single entries of a [768, 768] matrix over 1576 tokens,
-// as dot products and picked from the whole product: where they cross is options.denseFraction.
+// BenchmarkEntries compares two ways to compute the gradient of single entries of a [768, 768]
+// matrix over 1576 tokens: one dot product for each entry, and a gather from the complete product.
+// The break-even point is options.denseFraction.
 func BenchmarkEntries(b *testing.B) {
 	be := newBackend(b)
 	const tokens, width = 1576, 768

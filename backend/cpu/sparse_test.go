@@ -12,16 +12,16 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// tunedEntries is a product x·Wᵀ, x [tokens, in], of which entries of W [out, in] have values
-// added, as peft builds it: forward, and the gradients of the values and of x for the gradient dy
-// [tokens, out] of the product.
+// tunedEntries is a layer with tuned single entries, as package peft builds it: a product x·Wᵀ of x
+// [tokens, in] and W [out, in] with values added to entries of W. Its graph has the forward pass,
+// and the gradients of the values and of x for the gradient dy [tokens, out] of the product.
 type tunedEntries struct {
 	tokens, in, out int
 	transposed      bool // W is [in, out]: x·W
 	batch           int  // x is [batch, tokens/batch, in]; 0: [tokens, in]
 }
 
-// inputs are x, W, positions, values, dy for n entries.
+// inputs returns the dimensions of x, W, positions, values and dy for n entries.
 func (p tunedEntries) inputs(n int) [][]int {
 	return [][]int{{p.tokens, p.in}, p.weight(), {-n}, {n}, {p.tokens, p.out}}
 }
@@ -48,7 +48,7 @@ func (p tunedEntries) graph(in []*Node) []*Node {
 	return append([]*Node{y}, Gradient(ReduceAllSum(Mul(y, dy)), values, in[0])...)
 }
 
-// dense computes the same with a whole W + S in float64.
+// dense computes the same results in float64 with the complete matrix W plus the values.
 func (p tunedEntries) dense(x, w []float32, at []int32, values, dy []float32) (out [][]float32) {
 	sum := make([]float64, len(w))
 	for i, v := range w {
@@ -89,9 +89,10 @@ func (p tunedEntries) dense(x, w []float32, at []int32, values, dy []float32) (o
 
 var entriesOutputs = []string{"product", "gradient of the values", "gradient of x"}
 
-// TestEntriesAgainstDense: few entries, and as many as make the whole product worth its while;
-// entries at the matrix's corners, twice in one scatter, in any order; both orders of the matrix; a
-// single token.
+// TestEntriesAgainstDense compares tuned entries with dense. The cases have few entries and so many
+// entries that the complete product is faster. Entries are at the corners of the matrix, appear
+// twice in one scatter, and are in any order. Both layouts of the matrix and a single token are
+// tested.
 func TestEntriesAgainstDense(t *testing.T) {
 	be := newBackend(t)
 	spread := func(n, size int) []int32 { // n positions, the first and the last among them
@@ -155,9 +156,9 @@ func TestEntriesAgainstDense(t *testing.T) {
 	}
 }
 
-// TestEntriesFollow: the packed weight with patches follows the weight, the positions and the
-// values from run to run: weights swapped, freed and donated, two programs that run in turns over
-// one weight.
+// TestEntriesFollow checks that the patched weight is correct when the weight, the positions or the
+// values change between runs. Weights are replaced, freed and donated, and two programs alternate
+// on one weight.
 func TestEntriesFollow(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 40, in: 32, out: 50}
@@ -179,7 +180,7 @@ func TestEntriesFollow(t *testing.T) {
 		{exec: 1, weight: 1, at: 2, renewed: true}, {exec: 0, weight: 1, at: 2}, {exec: 0, weight: 0, at: 1, donated: true},
 		{exec: 0, weight: 0, at: 1, donated: true}, {exec: 0, weight: 0, at: 0}, {exec: 1, weight: 0, at: 0},
 	} {
-		if c.renewed { // another weight, perhaps where the old one lay
+		if c.renewed { // another weight, perhaps at the address of the old weight
 			if err := placed[c.weight].Finalize(); err != nil {
 				t.Fatal(err)
 			}
@@ -207,8 +208,8 @@ func TestEntriesFollow(t *testing.T) {
 	}
 }
 
-// TestEntriesSideBySide: runs of a program at the same time, some of which add the same values,
-// each get their own results and keep no more copies than they need.
+// TestEntriesSideBySide checks that concurrent runs of a program get the right results and keep no
+// more copies than necessary. Some of the runs add the same values.
 func TestEntriesSideBySide(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 40, in: 32, out: 50}
@@ -229,7 +230,7 @@ func TestEntriesSideBySide(t *testing.T) {
 		}
 		return nil
 	}
-	for range 3 { // to the packed form of the weight
+	for range 3 { // run until the weight is packed
 		if err := run(9); err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +240,7 @@ func TestEntriesSideBySide(t *testing.T) {
 	for lane := range lanes {
 		wg.Go(func() {
 			for i := range 20 {
-				if err := run(uint64(i + lane/2)); err != nil { // pairs have the same
+				if err := run(uint64(i + lane/2)); err != nil { // two runs add the same values
 					t.Error(err)
 				}
 			}
@@ -251,8 +252,8 @@ func TestEntriesSideBySide(t *testing.T) {
 	}
 }
 
-// TestEntriesOnTheWay: what reads the gradient of single entries goes on from it as from any
-// product, whatever a product would take on itself.
+// TestEntriesOnTheWay checks operations that read the gradient of single entries. For a complete
+// product, these operations would become the epilogue.
 func TestEntriesOnTheWay(t *testing.T) {
 	be := newBackend(t)
 	p := tunedEntries{tokens: 70, in: 48, out: 64}
@@ -287,7 +288,7 @@ func TestEntriesOnTheWay(t *testing.T) {
 	}
 }
 
-// TestEntriesOutside: positions outside a tuned weight touch nothing.
+// TestEntriesOutside checks that positions outside a tuned weight change nothing.
 func TestEntriesOutside(t *testing.T) {
 	be := newBackend(t)
 	const n = 30

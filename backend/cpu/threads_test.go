@@ -13,7 +13,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// TestThreadsRandomPrograms: random programs have the same bits for any number of processors.
+// TestThreadsRandomPrograms checks that random programs give the same bits for any number of
+// processors.
 func TestThreadsRandomPrograms(t *testing.T) {
 	be := newBackend(t)
 	n := uint64(50)
@@ -34,16 +35,16 @@ func TestThreadsRandomPrograms(t *testing.T) {
 			}
 			for i := range want {
 				if !sameBits(got[i], want[i]) {
-					t.Fatalf("seed %d, output %d: GOMAXPROCS %d gives other bits than 1", seed, i, procs)
+					t.Fatalf("seed %d, output %d: GOMAXPROCS %d gives other bits than GOMAXPROCS 1", seed, i, procs)
 				}
 			}
 		}
 	}
 }
 
-// TestThreadsSums: sums over more elements than one processor takes at a time have one order: of
-// everything, of rows, of leading and of middle axes, and the gradients of a layer norm, which are
-// sums over rows; random bits are those of their place.
+// TestThreadsSums checks that long sums have the same order for any number of processors. The cases
+// are sums over all elements, over rows, over leading and middle axes, and the gradients of a layer
+// norm. It also checks that random bits depend only on their position.
 func TestThreadsSums(t *testing.T) {
 	be := newBackend(t)
 	dims := [][]int{{20, 130, 100}, {100}, {100}}
@@ -62,14 +63,14 @@ func TestThreadsSums(t *testing.T) {
 		runtime.GOMAXPROCS(procs)
 		for i, got := range execute(t, exec, in, nil) {
 			if !sameBits(got, want[i]) {
-				t.Errorf("GOMAXPROCS %d, output %d: other bits than with one processor", procs, i)
+				t.Errorf("GOMAXPROCS %d, output %d: the bits differ from the bits with one processor", procs, i)
 			}
 		}
 	}
 }
 
-// TestThreadsTuningStep: a training step has the same bits for any number of processors, over three
-// steps with its own state.
+// TestThreadsTuningStep checks that three training steps give the same bits for any number of
+// processors. Each step gets the state of the previous step.
 func TestThreadsTuningStep(t *testing.T) {
 	be := newBackend(t)
 	dims, donate := stateful.inputs()
@@ -96,14 +97,14 @@ func TestThreadsTuningStep(t *testing.T) {
 		}
 		for i := range want {
 			if !sameBits(got[i], want[i]) {
-				t.Errorf("GOMAXPROCS %d, tensor %d: other bits than with one processor", procs, i)
+				t.Errorf("GOMAXPROCS %d, tensor %d: the bits differ from the bits with one processor", procs, i)
 			}
 		}
 	}
 }
 
-// TestThreadsSideBySide: goroutines that run three programs over the same weights at once, one of
-// them with operations of GoMLX's Go backend, get the bits that each program gives alone.
+// TestThreadsSideBySide checks that goroutines that run three programs on the same weights at the
+// same time get the same bits as each program alone. One of the programs has delegated operations.
 func TestThreadsSideBySide(t *testing.T) {
 	be := newBackend(t)
 	s := smallStep
@@ -129,7 +130,7 @@ func TestThreadsSideBySide(t *testing.T) {
 	once := func(i int) (out [][]float32, err error) {
 		in := slices.Clone(shared)
 		p := programs[i]
-		if p.donates { // each goroutine has a state of its own
+		if p.donates { // each goroutine has a separate state
 			for j, v := range state {
 				if in[first+j], err = be.BufferFromFlatData(0, v, shapeOf(dims[first+j])); err != nil {
 					return nil, err
@@ -178,7 +179,7 @@ func TestThreadsSideBySide(t *testing.T) {
 				}
 				for o := range got {
 					if !sameBits(got[o], programs[i].want[o]) {
-						t.Errorf("goroutine %d, program %d, output %d: other bits than alone", g, i, o)
+						t.Errorf("goroutine %d, program %d, output %d: the bits differ from the bits of the program alone", g, i, o)
 					}
 				}
 			}

@@ -10,24 +10,29 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Timing is the time that all runs of steps with the same description took. Programs that run at
-// the same time share the time equally, so the sum of all timings is the time that passed.
+// Timing holds the total time of all runs of the steps with the same Kind and Detail. If several
+// programs run at the same time, each gets an equal part of the time, so the sum of all timings is
+// the elapsed time.
 type Timing struct {
-	Kind    string  // kind of the steps: "matrix products", "attention", "element-wise", …
-	Detail  string  // what the steps compute, with shapes
-	Calls   int     // number of runs
-	Seconds float64 // total time of the runs
+	// Kind is the kind of the steps, for example "matrix products", "attention" or "element-wise".
+	Kind string
+	// Detail is the operation of the steps, with shapes.
+	Detail string
+	// Calls is the number of runs.
+	Calls int
+	// Seconds is the total time of the runs, in seconds.
+	Seconds float64
 }
 
-// timings collects the times of steps while it is on.
+// timings collects the times of steps while measuring is on.
 type timings struct {
 	mu sync.Mutex
-	of map[[2]string]*Timing // nil: off
+	of map[[2]string]*Timing // by kind and detail; nil: measuring is off
 }
 
-// TimeSteps starts to measure every step of every program on be. Measuring takes about a
-// microsecond per step. stop stops it and returns the timings, the longest first. If be is no
-// backend of this package, nothing is measured and stop returns nil.
+// TimeSteps starts to measure every step of every program on be. Measuring adds about a microsecond
+// to each step. The function stop ends the measurement and returns the timings, the longest first.
+// If be is not a backend of this package, TimeSteps measures nothing and stop returns nil.
 func TimeSteps(be compute.Backend) (stop func() []Timing) {
 	b, ok := be.(*backend)
 	if !ok {
@@ -83,7 +88,7 @@ func (t *timings) add(s *step, d time.Duration) {
 	t.of[key].Seconds += d.Seconds()
 }
 
-// describe returns the kind of a node, and what it computes, as text.
+// describe returns the kind and the operation of a node as text, see Timing.
 func (n *node) describe() (kind, detail string) {
 	if l := n.loop; l != nil {
 		names := make([]string, len(l.nodes))
@@ -118,7 +123,7 @@ func (n *node) describe() (kind, detail string) {
 	case kindDepthwise, kindDepthwiseGradient, kindConv:
 		return "convolution", n.conv.describe(n)
 	case kindDelegated:
-		return "on GoMLX's Go backend", fmt.Sprintf("%s %v", n.op, n.out[0].shape)
+		return "on the Go backend of GoMLX", fmt.Sprintf("%s %v", n.op, n.out[0].shape)
 	case kindCopy, kindPad, kindConcat:
 		return "copies", fmt.Sprint(n.out[0].shape)
 	}

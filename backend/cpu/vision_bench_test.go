@@ -14,9 +14,9 @@ import (
 	"github.com/sptune/spt/internal/measure"
 )
 
-// stepTimes runs a program again and again and reports, for each step whose name contains a key of
-// flops, the best of its rates in GFLOPS, the share of the peak that was measured in between, and
-// with bytes the GB/s.
+// stepTimes runs a program repeatedly. For each step whose name contains a key of flops, it reports
+// the best rate in GFLOPS and the fraction of the peak rate, which it measures between the runs.
+// For steps in bytes it also reports GB/s.
 func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.Buffer, flops, bytes map[string]float64) {
 	best, peak := map[string]float64{}, 0.0
 	for b.Loop() {
@@ -57,8 +57,8 @@ func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.
 	}
 }
 
-// BenchmarkDepthwise: ConvNeXt-T's depth-wise layers and their gradients, 8 images at 224 px. Bytes
-// are those of the tensors, once.
+// BenchmarkDepthwise measures the depth-wise layers of ConvNeXt-T and their gradients for 8 images
+// of 224 px. Each tensor counts once in the bytes.
 func BenchmarkDepthwise(b *testing.B) {
 	for _, d := range [][2]int{{56, 96}, {28, 192}, {14, 384}, {7, 768}} {
 		b.Run(fmt.Sprintf("%d×%d×%d", d[0], d[0], d[1]), func(b *testing.B) {
@@ -76,7 +76,7 @@ func BenchmarkDepthwise(b *testing.B) {
 	}
 }
 
-// BenchmarkWindows: attention in Swin-T's windows of 7×7, 8 images at 224 px.
+// BenchmarkWindows measures attention in the 7×7 windows of Swin-T for 8 images of 224 px.
 func BenchmarkWindows(b *testing.B) {
 	for _, d := range [][2]int{{64, 3}, {16, 6}, {4, 12}, {1, 24}} {
 		b.Run(fmt.Sprintf("%dwindows×%dheads", d[0], d[1]), func(b *testing.B) {

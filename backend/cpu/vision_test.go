@@ -11,8 +11,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// roll moves x by n along an axis, around its end, as torch.roll. GoMLX's gradient of the slices
-// would be two padded tensors and their sum; this one is a roll back.
+// roll rotates x by n along an axis, like torch.roll. The gradient that GoMLX derives would be the
+// sum of two padded tensors. The gradient of this function is a rotation in the other direction.
 func roll(x *Node, axis, n int) *Node {
 	size := x.Shape().Dim(axis)
 	rolled := func(x *Node, n int) *Node {
@@ -26,8 +26,8 @@ func roll(x *Node, axis, n int) *Node {
 		IdentityWithCustomGradient(x, func(_, v *Node) *Node { return rolled(v, -n) }))
 }
 
-// windows cuts x, [images, height, width, channels], into windows of size × size:
-// [images·windows, size², channels]; merged puts them together again.
+// windows divides x [images, height, width, channels] into windows of size × size pixels. The
+// result is [images·windows, size², channels]. The function merged is the inverse.
 func windows(x *Node, size int) *Node {
 	d := x.Shape().Dimensions
 	x = Reshape(x, d[0], d[1]/size, size, d[2]/size, size, d[3])
@@ -41,32 +41,32 @@ func merged(x *Node, height, width, size int) *Node {
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 2, 4, 5), images, height, width, c)
 }
 
-// patches sets neighbouring 2×2 pixels side by side, those of a column first, as Swin's patch
-// merging does: [images, height/2, width/2, 4·channels].
+// patches concatenates the channels of neighbouring 2×2 pixels, column by column, like the patch
+// merging of Swin. The result is [images, height/2, width/2, 4·channels].
 func patches(x *Node) *Node {
 	d := x.Shape().Dimensions
 	x = Reshape(x, d[0], d[1]/2, 2, d[2]/2, 2, d[3])
 	return Reshape(TransposeAllAxes(x, 0, 1, 3, 4, 2, 5), d[0], d[1]/2, d[2]/2, 4*d[3])
 }
 
-// responseNorm is ConvNeXt V2's: each channel's norm over the positions, over the mean of all
-// channels' norms, times gamma, scales it beside 1. All that can be is done on
-// [images, 1, 1, channels].
+// responseNorm is the global response normalisation of ConvNeXt V2. It divides the norm of each
+// channel over the positions by the mean norm of all channels, and scales the channel by 1 + gamma
+// times this ratio. As many operations as possible have the shape [images, 1, 1, channels].
 func responseNorm(x, gamma, beta *Node) *Node {
 	norm := Sqrt(ReduceAndKeep(Square(x), ReduceSum, 1, 2))
 	by := Div(norm, AddScalar(ReduceAndKeep(norm, ReduceMean, 3), 1e-6))
 	return Add(Mul(x, OnePlus(Mul(by, ExpandLeftToRank(gamma, 4)))), ExpandLeftToRank(beta, 4))
 }
 
-// TestMoves: what Swin and ConvNeXt do between products, with gradients, in as many steps as are
-// needed and none delegated.
+// TestMoves checks the operations of Swin and ConvNeXt between the matrix products, with their
+// gradients. They must compile to the expected number of steps, and no operation may be delegated.
 func TestMoves(t *testing.T) {
 	const b, h, c = 3, 14, 80
 	x := []int{b, h, h, c}
 	for name, test := range map[string]struct {
-		graph graphFunc // of x, gamma and beta
-		plain graphFunc // nil: the same
-		of    int       // how many inputs it has
+		graph graphFunc // its inputs are x, gamma and beta
+		plain graphFunc // the reference; nil: graph
+		of    int       // number of inputs
 		steps map[string]int
 	}{
 		"shifted windows": {func(in []*Node) []*Node {
@@ -109,7 +109,7 @@ func TestMoves(t *testing.T) {
 			}
 			delete(calls, "element-wise")
 			if !maps.Equal(calls, test.steps) {
-				t.Errorf("steps beside element-wise ones: %v, expected %v\n%s", calls, test.steps, names.String())
+				t.Errorf("steps that are not element-wise: %v, expected %v\n%s", calls, test.steps, names.String())
 			}
 			if test.plain == nil {
 				test.plain = test.graph

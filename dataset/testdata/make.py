@@ -1,6 +1,6 @@
-# Makes decode/ with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp): images of a formula, x.<ext>, and beside each the pixels
-# that Pillow reads from it, x.<ext>.png, upright. Prints the table of CRC-32s in resize_test.go.
-# Run: python3 make.py   (only to make the files anew; no test needs Python)
+# Writes decode/ with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp). It holds images x.<ext>, which are computed by a formula,
+# and x.<ext>.png, the pixels that Pillow reads from them in upright orientation. Prints the CRC-32s in resize_test.go.
+# Run: python3 make.py   (only to write the files again; no test needs Python)
 import io, zlib
 import numpy as np
 from PIL import Image, ImageOps

@@ -1,5 +1,6 @@
-// Command custombackbone is spt with one more architecture: patchmlp, an MLP on every patch. Every
-// command knows it. With the arguments "new FILE" the program writes a checkpoint with random
+// Command custombackbone shows how to add an architecture to spt. The architecture is patchmlp,
+// which applies the same MLP to every patch of an image. After its registration, all commands of
+// spt can use it. The program also has a command "new FILE", which writes a checkpoint with random
 // weights:
 //
 //	go run ./examples/custombackbone new patchmlp.safetensors
@@ -22,7 +23,7 @@ import (
 
 const patch = 8 // side of a patch, px
 
-// patchMLP holds the architecture's own fields of a configuration.
+// patchMLP holds the fields of a configuration that only this architecture has.
 type patchMLP struct {
 	Width int `json:"width"` // features of a patch
 	Depth int `json:"depth"` // number of blocks
@@ -31,7 +32,7 @@ type patchMLP struct {
 var architecture = backbone.Architecture[patchMLP]{
 	Name: "patchmlp", Head: "head",
 	Namings: []checkpoint.Naming{{Source: "patchmlp", Marks: []string{"blocks.#.fc.*"}, Rules: checkpoint.Keeps("patch.*", "blocks.#.fc.*", "norm.*", "head.*")}},
-	// The shapes of the tensors tell the configuration.
+	// Derive the configuration from the shapes of the tensors in the checkpoint.
 	Configure: func(s *backbone.Source) (backbone.Config, error) {
 		kernel, err := s.Shape("patch.weight", 4)
 		if err != nil {
@@ -56,6 +57,7 @@ var architecture = backbone.Architecture[patchMLP]{
 	},
 }
 
+// params returns all tensors of the backbone except the head.
 func (f patchMLP) params(backbone.Config) []backbone.Param {
 	kernel := backbone.Param{Name: "patch.weight", Shape: []int{f.Width, 3, patch, patch}}
 	params := []backbone.Param{kernel, {Name: "patch.bias", Shape: []int{f.Width}}}
@@ -65,6 +67,7 @@ func (f patchMLP) params(backbone.Config) []backbone.Param {
 	return append(params, backbone.NormParams("norm", f.Width)...)
 }
 
+// featureMap builds the graph that computes the features of every patch.
 func (f patchMLP) featureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
 	x := l.Output("patch", backbone.PatchEmbed(l, "patch", images, patch))
 	for i := range f.Depth {
@@ -74,7 +77,7 @@ func (f patchMLP) featureMap(c backbone.Config, l backbone.Layers, images *Node)
 	return c.LayerNorm(l, "norm", x) // [B, H, W, D]
 }
 
-// writeRandom writes a checkpoint with random weights and without a head.
+// writeRandom writes a checkpoint with random weights and no head.
 func writeRandom(path string) error {
 	var entries []checkpoint.Entry
 	for _, p := range (patchMLP{Width: 32, Depth: 3}).params(backbone.Config{}) {

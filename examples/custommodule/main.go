@@ -1,5 +1,6 @@
-// Command custommodule is spt with one more structured module: scale, which multiplies the output
-// of a linear layer by 1 + c, with one trained number c for each output. Every command knows it:
+// Command custommodule shows how to add a structured module to spt. The module is scale, which
+// multiplies each output of a linear layer by 1 + c, where c is one tuned number per output. After
+// its registration, all commands of spt can use it:
 //
 //	go run ./examples/custommodule tune --model demo --data DIR --method spt-scale --rank 1
 package main
@@ -14,6 +15,8 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
+// scale is the structured module. Count returns its number of parameters for one matrix. Graph
+// builds its output from the output y of the linear layer.
 var scale = peft.Module{
 	Name:  "scale",
 	Count: func(_, out, _ int) int { return out },

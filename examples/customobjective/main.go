@@ -1,5 +1,6 @@
-// Command customobjective is spt with one more objective: smoothed, cross-entropy with smoothed
-// labels (Szegedy et al. 2016, arXiv 1512.00567). Every command knows it:
+// Command customobjective shows how to add an objective to spt. The objective is smoothed:
+// cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567). After its
+// registration, all commands of spt can use it:
 //
 //	go run ./examples/customobjective tune --model demo --data DIR --objective smoothed
 package main
@@ -15,10 +16,10 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// epsilon is the share of a target that all classes get in equal parts.
+// epsilon is the smoothing factor: the share of a target that is spread equally over all classes.
 const epsilon = 0.1
 
-// smoothed has the targets, the logits and the metrics of the objective of single labels.
+// smoothed is objective.SingleLabel with another name and another loss.
 type smoothed struct{ objective.Objective }
 
 func (smoothed) Name() string { return "smoothed" }

@@ -1,5 +1,6 @@
-// Package atomicfile replaces files as a whole. A reader sees the old content or the new content,
-// never a part of it, also after a crash. [Write] writes from a function, [WriteBytes] from memory.
+// Package atomicfile replaces files atomically. A reader sees either the old content or the new
+// content, even after a crash, and never a part of it. [Write] writes the output of a function,
+// [WriteBytes] writes bytes from memory.
 package atomicfile
 
 import (
@@ -12,11 +13,12 @@ import (
 	"path/filepath"
 )
 
-// Write replaces the file at path with what fill writes. The new content is written beside it,
-// brought to disk and renamed; on an error the old file stays as it was. Writes are buffered.
+// Write replaces the file at path with the bytes that fill writes to w, which is buffered. Write
+// first writes a temporary file in the same folder, syncs it to disk, and then renames it. On an
+// error the old file does not change.
 func Write(path string, fill func(w io.Writer) error) error {
-	// os.CreateTemp would leave the file unreadable for others; mode 0666 lets the umask decide, as
-	// for any new file.
+	// os.CreateTemp would make a file that other users cannot read. With mode 0666 the umask
+	// decides, as for any new file.
 	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -35,8 +37,8 @@ func Write(path string, fill func(w io.Writer) error) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
-	// Syncing the folder makes the rename itself survive a power cut. Not every system can; the
-	// file is whole either way.
+	// Syncing the folder makes the rename survive a power failure. Some systems cannot sync a
+	// folder; the file is complete even there, so errors are ignored.
 	if dir, err := os.Open(filepath.Dir(path)); err == nil {
 		_ = dir.Sync()
 		_ = dir.Close()
@@ -44,7 +46,7 @@ func Write(path string, fill func(w io.Writer) error) error {
 	return nil
 }
 
-// WriteBytes is Write for content that is in memory.
+// WriteBytes replaces the file at path with data, as [Write] does.
 func WriteBytes(path string, data []byte) error {
 	return Write(path, func(w io.Writer) error {
 		_, err := w.Write(data)

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestWrite: success replaces, failure leaves the old content and no litter.
+// TestWrite checks that a success replaces the file, and that a failure keeps the old content and
+// leaves no temporary file.
 func TestWrite(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

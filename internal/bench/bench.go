@@ -1,10 +1,14 @@
-// Package bench measures how fast this machine tunes and how far from its limit that is.
+// Package bench measures how fast this machine runs training steps, and compares the speed with the
+// limit of the hardware. It does the work of the command 'spt bench'.
 //
-// [Run] times steps of one [Method] on a backbone. It compares them with the arithmetic that the
-// steps cannot do without and with the measured multiply-add peak of the processor. The backbone
-// comes from a checkpoint or is synthetic ([Config], [Model]). What is tuned comes from a plan
-// ([SelectPlan]) or from the method ([Select]). Synthetic inputs need no file and are the same on
-// every machine. [Suite] checks and measures a device as a whole.
+// [Run] times steps of one [Method] on a backbone and returns a [Report]. The limit is the measured
+// multiply-add peak of the processor divided by the least arithmetic that a step needs. The
+// backbone comes from a checkpoint, or [Config] and [Model] make one with synthetic weights. The
+// selection of tuned parameters comes from a plan ([SelectPlan]) or from the method ([Select]).
+// Synthetic inputs need no file and are the same on every machine.
+//
+// [Suite] checks the results of a device against the CPU backend and measures its speed on many
+// tasks.
 package bench
 
 import (
@@ -22,96 +26,122 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Options says what [Run] measures.
+// Options configures [Run].
 type Options struct {
-	Name      string         // name of the backbone, for the report
-	Method    Method         // what a step does
-	Selection peft.Selection // what the method tunes, from [Select] or [SelectPlan]
-	Budget    plan.Budget    // budget of the selection, for the report; zero: none
-	Batch     int            // images in a step, 1 to 4096
-	Steps     int            // timed steps, at least 1; one more step comes first, as warm-up
-	GEMM      bool           // measure matrix products of the backbone's shapes too
-	Breakdown bool           // report what the time of a step goes to
-	// Progress is called after each step; done is 0 after the warm-up. It may be nil.
+	// Name is the name of the backbone in the report.
+	Name string
+	// Method is the kind of step that is timed.
+	Method Method
+	// Selection is the selection of tuned parameters, from [Select] or [SelectPlan].
+	Selection peft.Selection
+	// Budget is the budget of the selection, for the report. Zero means none.
+	Budget plan.Budget
+	// Batch is the number of images in a mini-batch, 1 to 4096.
+	Batch int
+	// Steps is the number of timed steps, at least 1. Run does one more step before them, as
+	// warm-up.
+	Steps int
+	// GEMM also measures the matrix products of the backbone on their own. Default: false.
+	GEMM bool
+	// Breakdown also reports the time of each kind of operation in a step. Default: false.
+	Breakdown bool
+	// Progress is called after each step with the number of timed steps so far. done is 0 after the
+	// warm-up. Progress may be nil.
 	Progress func(done, total int)
 }
 
-// Report holds what Run measured. GFLOPS are 10⁹ floating-point operations a second, two for a
-// multiply-add; MB are 10⁶ bytes.
+// Report holds the measurements of [Run]. 1 GFLOPS is 10⁹ floating-point operations per second, and
+// a multiply-add counts as two operations. 1 MB is 10⁶ bytes.
 type Report struct {
+	// Machine describes the machine.
 	Machine machine `json:"machine"`
-	// multiply-adds in registers, all threads; the largest of several measurements before and after
-	// the steps
+	// PeakGFLOPS is the speed of multiply-adds in registers on all threads. It is the largest of
+	// several measurements before and after the steps.
 	PeakGFLOPS float64 `json:"peak_gflops"`
-	// reading and writing arrays far larger than the caches
+	// BandwidthGB is the memory bandwidth, in 10⁹ bytes per second. It is measured on arrays far
+	// larger than the caches, for reading and writing together.
 	BandwidthGB float64 `json:"bandwidth_gb_s"`
-	GEMM        []gemm  `json:"gemm"` // empty if not asked for
+	// GEMM lists the speeds of matrix products. It is empty unless Options.GEMM is set.
+	GEMM []gemm `json:"gemm"`
 
-	Model          string      `json:"model"`
-	Method         Method      `json:"method"`
-	Batch          int         `json:"batch"`
-	Budget         plan.Budget `json:"budget"`       // zero: the method has none
-	TunedParams    int         `json:"tuned_params"` // without the head
-	GFLOPPerImage  float64     `json:"gflop_per_image"`
-	LimitImgPerS   float64     `json:"limit_img_per_s"` // peak ÷ GFLOP per image
-	ImgPerS        float64     `json:"img_per_s"`
-	LimitFraction  float64     `json:"limit_fraction"`   // ImgPerS ÷ LimitImgPerS
-	SecondsPerStep float64     `json:"seconds_per_step"` // median
-	Steps          int         `json:"steps"`
-	// frozen and tuned tensors, and the positions of single entries
-	WeightsMB     float64 `json:"weights_mb"`
-	ActivationsMB float64 `json:"activations_mb"` // intermediate results of a step
-	// both moments of AdamW; for score the sums of squares
+	// Model, Method and Batch are from Options.
+	Model  string `json:"model"`
+	Method Method `json:"method"`
+	Batch  int    `json:"batch"`
+	// Budget is the budget of the selection. Zero means that the method takes none.
+	Budget plan.Budget `json:"budget"`
+	// TunedParams is the number of tuned parameters, without the head.
+	TunedParams int `json:"tuned_params"`
+	// GFLOPPerImage is the least arithmetic that a step needs for one image, in 10⁹ operations.
+	GFLOPPerImage float64 `json:"gflop_per_image"`
+	// LimitImgPerS is PeakGFLOPS ÷ GFLOPPerImage, in images per second.
+	LimitImgPerS float64 `json:"limit_img_per_s"`
+	// ImgPerS is the measured speed, in images per second.
+	ImgPerS float64 `json:"img_per_s"`
+	// LimitFraction is ImgPerS ÷ LimitImgPerS.
+	LimitFraction float64 `json:"limit_fraction"`
+	// SecondsPerStep is the median time of the timed steps.
+	SecondsPerStep float64 `json:"seconds_per_step"`
+	// Steps is the number of timed steps.
+	Steps int `json:"steps"`
+	// WeightsMB is the memory of the frozen and the tuned tensors, and of the positions of single
+	// entries.
+	WeightsMB float64 `json:"weights_mb"`
+	// ActivationsMB is the memory of the intermediate results of a step.
+	ActivationsMB float64 `json:"activations_mb"`
+	// OptimizerMB is the memory of both moments of AdamW. For the method score it is the memory of
+	// the sums of squared gradients.
 	OptimizerMB float64 `json:"optimizer_mb"`
-	// copies of weights in the layout of the matrix kernel
+	// PackedMB is the memory of the copies of weights in the layout of the matrix kernel.
 	PackedMB float64 `json:"packed_mb"`
-	// what the time of a step goes to, the longest first
+	// Breakdown lists the time of each kind of operation in a step, the longest first. It is empty
+	// unless Options.Breakdown is set.
 	Breakdown []part `json:"breakdown,omitempty"`
-	// resident memory of the process, the most from placing the weights to the last step; 0: the
-	// system does not report it
+	// PeakRSSMB is the greatest resident memory of the process between placing the weights and the
+	// last step. It is 0 if the system does not report it.
 	PeakRSSMB float64 `json:"peak_rss_mb"`
 }
 
-// machine describes where Run measured.
+// machine describes the machine that Run measured.
 type machine struct {
-	CPU     string `json:"cpu"` // empty: the system does not report it
-	Arch    string `json:"arch"`
-	Threads int    `json:"threads"`
-	Kernel  string `json:"kernel"` // name of the kernel of matrix products
+	CPU     string `json:"cpu"`     // model name; empty if the system does not report it
+	Arch    string `json:"arch"`    // GOARCH
+	Threads int    `json:"threads"` // GOMAXPROCS
+	Kernel  string `json:"kernel"`  // name of the kernel for matrix products
 }
 
-// gemm is a matrix product [m,k]·[k,n] of the backbone.
+// gemm is a matrix product [M, K]·[K, N] of the backbone, and its speed.
 type gemm struct {
-	Name   string  `json:"name"`
+	Name   string  `json:"name"` // names of the layers with this product
 	M      int     `json:"m"`
 	K      int     `json:"k"`
 	N      int     `json:"n"`
 	GFLOPS float64 `json:"gflops"`
 }
 
-// part is the share of the operations of one kind and size in a step.
+// part is the time of the operations of one kind and size in a step.
 type part struct {
 	Kind    string  `json:"kind"`
 	Detail  string  `json:"detail"`
-	Calls   float64 `json:"calls"`   // in a step
+	Calls   float64 `json:"calls"`   // number of calls in a step
 	Seconds float64 `json:"seconds"` // in a step
 }
 
-// mostImages is the largest mini-batch. A typing error must not take all of the memory.
+// mostImages is the largest mini-batch. It protects against using all memory after a typing error.
 const mostImages = 4096
 
-// gemmTime is how long Run measures each matrix product, and the bandwidth.
+// gemmTime is the time for measuring each matrix product, and for measuring the bandwidth.
 const gemmTime = 200 * time.Millisecond
 
-// Run places m on the default backend and measures steps on images of noise. If ctx is cancelled,
-// it returns the context's error after the current step. Options out of range and a selection that
-// does not fit m are a [run.OptionError].
+// Run places m on the CPU backend and times steps on images of random noise. It returns a
+// [run.OptionError] if an option is out of range or the selection does not fit m. If ctx is
+// cancelled, Run returns the error of ctx after the current step.
 func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	if err := o.Method.Validate(); err != nil {
 		return nil, err
 	}
 	if o.Batch < 1 || o.Batch > mostImages || o.Steps < 1 {
-		return nil, &run.OptionError{Err: fmt.Errorf("measuring %d steps of %d images: expected one step or more of 1 to %d images", o.Steps, o.Batch, mostImages)}
+		return nil, &run.OptionError{Err: fmt.Errorf("measuring %d steps of %d images: expected at least one step, of 1 to %d images", o.Steps, o.Batch, mostImages)}
 	}
 	tuning, err := peft.New(m.Config, o.Selection)
 	if err != nil {
@@ -131,7 +161,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 		GFLOPPerImage: flop / float64(o.Batch) / 1e9,
 	}
 	r.PeakGFLOPS = peakGFLOPS(r.Machine.Threads)
-	// Memory from before, such as the scores behind a plan, does not belong to a step.
+	// Memory that was used earlier, for example for scores, does not belong to the step.
 	program.ReturnMemory()
 	resetPeakRSS()
 	seconds, err := r.steps(ctx, be, m, tuning, o)
@@ -144,7 +174,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	r.ImgPerS = float64(o.Batch) / r.SecondsPerStep
 	r.LimitImgPerS = r.PeakGFLOPS / r.GFLOPPerImage
 	r.LimitFraction = r.ImgPerS / r.LimitImgPerS
-	// The arrays of the bandwidth are larger than those of a small step: PeakRSSMB comes first.
+	// Measure the bandwidth after PeakRSSMB, because its arrays can be larger than those of a step.
 	r.BandwidthGB = measure.Bandwidth(gemmTime)
 	if o.GEMM {
 		list, err := products(m.Config, o.Batch)
@@ -162,8 +192,8 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	return r, nil
 }
 
-// peakGFLOPS returns the largest of several short measurements, because other programs take a part
-// of the processor from time to time.
+// peakGFLOPS returns the largest of several short measurements. A single measurement can be too
+// low, because other programs use the processor at times.
 func peakGFLOPS(threads int) (gflops float64) {
 	for range 6 {
 		gflops = max(gflops, measure.PeakGFLOPS(threads, 50*time.Millisecond))
@@ -171,8 +201,9 @@ func peakGFLOPS(threads int) (gflops float64) {
 	return gflops
 }
 
-// steps returns the seconds of each of o.Steps steps. One more step comes first; it compiles and
-// warms up. steps also sets what r says of memory.
+// steps runs o.Steps steps and returns the seconds of each. Before them it runs one step as
+// warm-up, which includes compilation. It also sets the fields of r for memory and Breakdown,
+// except PeakRSSMB.
 func (r *Report) steps(ctx context.Context, be backend.Backend, m *backbone.Model, tuning *peft.Tuning, o Options) ([]float64, error) {
 	step, err := newStep(be, m, tuning, o.Method)
 	if err != nil {

@@ -16,14 +16,15 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// TestSelect: the plan from synthetic scores resembles that of vit_tiny scored on sign_digits. At
-// 0.2M, 36 of its 72 matrices have a module and it has thousands of single entries. They lie in few
-// rows or columns: in 2 to 4 % of them in the authors' published selections for a ViT-B at 0.4M.
+// TestSelect checks that plans from synthetic scores resemble plans from real scores. The plan of
+// vit_tiny for sign_digits at 0.2M has a module on 36 of 72 matrices and thousands of single
+// entries. The entries lie in few rows or columns: in 2 to 4 % of them in the authors' published
+// selections for a ViT-B at 0.4M.
 func TestSelect(t *testing.T) {
 	for _, test := range []struct {
 		size         string
 		budget       float64
-		fewest, most int // matrices with a module, of 72 (ConvNeXt: 36)
+		fewest, most int // matrices with a module, of 72 (36 in ConvNeXt)
 	}{{"tiny", 2e5, 28, 44}, {"small", 4e5, 28, 44}, {"convnext-tiny", 4e5, 12, 24}} {
 		c := size(t, test.size, 10)
 		s, err := Select(context.Background(), c, Method(method.SPTLoRA), DefaultBudget(c))
@@ -35,7 +36,7 @@ func TestSelect(t *testing.T) {
 			shapes[p.Name] = p.Shape
 		}
 		entries := 0
-		var lines, values float64 // of matrices with entries
+		var lines, values float64 // sums over the matrices with entries
 		for name, e := range s.Entries {
 			if !strings.HasSuffix(name, ".weight") {
 				continue
@@ -72,8 +73,8 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestSelectSwin: at the default budget some matrices have a module and entries of others are tuned
-// one by one.
+// TestSelectSwin checks the selection for a Swin at the default budget. Some matrices have a
+// module, and single entries of others are tuned.
 func TestSelectSwin(t *testing.T) {
 	c := size(t, "swin-tiny", 10)
 	s, err := Select(t.Context(), c, Method(method.SPTLoRA), DefaultBudget(c))
@@ -100,10 +101,10 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestRun: the numbers of a report agree with each other.
+// TestRun checks that the numbers of a report agree with each other.
 func TestRun(t *testing.T) {
 	c := backbone.Config{ImageSize: 32, NumClasses: 5, NumHeads: 2, LayerNormEps: 1e-6, Form: backbone.ViT{PatchSize: 8, EmbedDim: 64, Depth: 2, HiddenDim: 128}}
-	weights := 0 // of the backbone, without the head
+	weights := 0 // bytes of the backbone without the head
 	for _, p := range c.Params() {
 		if p.Role != backbone.Head {
 			weights += 4 * p.Size()
@@ -116,7 +117,7 @@ func TestRun(t *testing.T) {
 		state  func(t *peft.Tuning) int // number of values that the optimizer keeps
 	}{
 		{Method(method.SPTLoRA), plan.MustParseBudget("5k"), true, func(t *peft.Tuning) int { return 2 * (t.Counts.Tuned() + t.Counts.Head) }},
-		// without class token, positions and patches
+		// all parameters except the class token, the position embedding and the patch embedding
 		{score, plan.Budget{}, false, func(*peft.Tuning) int { return c.Size() - 64 - 17*64 - 193*64 }},
 		{Forward, plan.Budget{}, false, func(*peft.Tuning) int { return 0 }},
 	} {
@@ -147,7 +148,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %+v", test.method, r)
 		}
 		if field("/proc/self/status", "VmHWM") != "" && r.PeakRSSMB < r.WeightsMB+r.ActivationsMB+r.OptimizerMB {
-			t.Errorf("%s: the peak of memory, %g MB, is below its parts", test.method, r.PeakRSSMB)
+			t.Errorf("%s: the peak memory of %g MB is below the sum of its parts", test.method, r.PeakRSSMB)
 		}
 		if r.TunedParams != tuning.Counts.Tuned() || r.Model != "small one" || r.Method != test.method || r.Budget != test.budget || r.Batch != 3 || r.Steps != 2 {
 			t.Errorf("%s: %+v", test.method, r)
@@ -166,7 +167,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRefused: wrong options are an error before anything is measured.
+// TestRefused checks that wrong options return an error.
 func TestRefused(t *testing.T) {
 	c := size(t, "tiny", 10)
 	good := Options{Method: Forward, Batch: 1, Steps: 1}
@@ -178,7 +179,7 @@ func TestRefused(t *testing.T) {
 	for text, o := range map[string]Options{
 		`method "magic" is unknown; known: `: with(func(o *Options) { o.Method = "magic" }),
 		"0 images":                           with(func(o *Options) { o.Batch = 0 }),
-		"expected one step":                  with(func(o *Options) { o.Steps = 0 }),
+		"at least one step":                  with(func(o *Options) { o.Steps = 0 }),
 		"of 1 to 4096 images":                with(func(o *Options) { o.Batch = 4097 }),
 		"no tensor blocks.99.x":              with(func(o *Options) { o.Selection = peft.Selection{Whole: []string{"blocks.99.x"}} }),
 	} {
@@ -192,14 +193,14 @@ func TestRefused(t *testing.T) {
 	_, err = Select(context.Background(), c, score, plan.MustParseBudget("0.4M"))
 	refused(t, err, "method score takes no budget")
 	_, err = Select(context.Background(), c, Method(method.LoRA), plan.MustParseBudget("10"))
-	refused(t, err, "raise the budget")
+	refused(t, err, "the budget")
 	_, err = Select(context.Background(), c, Method(method.SPTLoRA), plan.MustParseBudget("7M"))
 	refused(t, err, "more than the 5")
 
 	var input *run.InputError
 	p := &plan.Plan{Module: "lora", Rank: 8, Alpha: 10, Beta: 5, Budget: 1000, Matrices: []string{"blocks.99.attn.q.weight"}}
-	if _, err := SelectPlan(c, p); !errors.As(err, &input) || !strings.Contains(err.Error(), "made for another backbone") {
-		t.Errorf("a plan of another backbone: %v", err)
+	if _, err := SelectPlan(c, p); !errors.As(err, &input) || !strings.Contains(err.Error(), "not among the") {
+		t.Errorf("a plan for another backbone: %v", err)
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -209,6 +210,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// refused checks that err is an OptionError whose message contains text.
 func refused(t *testing.T, err error, text string) {
 	t.Helper()
 	var option *run.OptionError

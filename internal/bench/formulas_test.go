@@ -12,9 +12,9 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// formulaWork counts the work of a step from the shapes of the layers alone, with LoRA or Adapter
-// as structured module. It knows the order of the layers of each architecture and nothing of their
-// graphs.
+// formulaWork computes the same count as work, but only from the shapes of the layers. It supports
+// the modules LoRA and Adapter. It encodes the order of the layers of each architecture and builds
+// no graphs.
 func formulaWork(c backbone.Config, s peft.Selection, m Method, batch int) float64 {
 	f := formulas{selection: s, backward: m != Forward, tuned: map[string]bool{}}
 	switch m {
@@ -67,14 +67,16 @@ func TestWorkFormulasViT(t *testing.T) {
 	}
 }
 
-// TestWorkFormulasSwin has maps of 20, 10 and 5 tokens a side; the last is one window.
+// TestWorkFormulasSwin compares work with the formulas for a Swin. Its maps have 20, 10 and 5
+// tokens on each side. The last map is one window.
 func TestWorkFormulasSwin(t *testing.T) {
 	c := backbone.Config{ImageSize: 80, NumClasses: 5, LayerNormEps: 1e-5,
 		Form: backbone.Swin{PatchSize: 4, EmbedDim: 4, HiddenDim: 12, Depths: []int{2, 1, 1}, StageHeads: []int{1, 2, 4}, WindowSize: 5}}
 	for name, test := range everyTensor(c) {
 		sameAsFormulas(t, name, c, test)
 	}
-	// Padding counts like other tokens: work is at most that of a map without it.
+	// Padding tokens count like other tokens. So the count is more than the formulas give, and at
+	// most that of a larger map without padding.
 	padded, larger := c, c
 	padded.ImageSize, larger.ImageSize = 76, 80
 	got := mustWork(t, padded, peft.Selection{}, Forward, 1)
@@ -83,6 +85,7 @@ func TestWorkFormulasSwin(t *testing.T) {
 	}
 }
 
+// TestWorkFormulasConvNeXt compares work with the formulas for both versions of ConvNeXt.
 func TestWorkFormulasConvNeXt(t *testing.T) {
 	v1 := backbone.ConvNeXt{PatchSize: 4, EmbedDim: 4, Depths: []int{1, 2, 1}, Dims: []int{4, 6, 10}}
 	v2 := v1
@@ -95,7 +98,8 @@ func TestWorkFormulasConvNeXt(t *testing.T) {
 	}
 }
 
-// TestWorkFormulasSizes compares backbones and default budgets of spt bench.
+// TestWorkFormulasSizes compares work with the formulas for backbones of spt bench at their default
+// budgets.
 func TestWorkFormulasSizes(t *testing.T) {
 	for _, name := range []string{"tiny", "swin-tiny", "convnext-tiny"} {
 		c := size(t, name, 100)
@@ -113,6 +117,7 @@ func TestWorkFormulasSizes(t *testing.T) {
 	}
 }
 
+// sameAsFormulas checks that work and formulaWork give the same count.
 func sameAsFormulas(t *testing.T, name string, c backbone.Config, test selected) {
 	t.Helper()
 	const batch = 2
@@ -121,14 +126,15 @@ func sameAsFormulas(t *testing.T, name string, c backbone.Config, test selected)
 	}
 }
 
-// selected is what a method tunes.
+// selected is a selection with the method that tunes it.
 type selected struct {
 	s peft.Selection
 	m Method
 }
 
-// selections returns every kind of selection of a ViT, and for every tensor that is not a matrix a
-// selection of it alone: they differ in how far down the gradient goes.
+// selections returns every kind of selection of a ViT. For every tensor that is not a matrix, it
+// also returns a selection of only this tensor. These selections differ in the blocks that the
+// backward pass reaches.
 func selections(c backbone.Config) map[string]selected {
 	adapters := peft.Uniform(c, "adapter", 3)
 	adapters.Whole = []string{"blocks.1.norm2.bias"}
@@ -155,7 +161,7 @@ func selections(c backbone.Config) map[string]selected {
 	return all
 }
 
-// mixed returns a selection of modules, whole tensors and entries, as a plan makes it.
+// mixed returns a selection of modules, whole tensors and entries, like that of a plan.
 func mixed(c backbone.Config) peft.Selection {
 	s := peft.Selection{Module: "lora", Rank: 2,
 		Structured: []string{"blocks.0.attn.v.weight", "blocks.1.attn.proj.weight", "blocks.2.mlp.fc1.weight"},
@@ -166,13 +172,14 @@ func mixed(c backbone.Config) peft.Selection {
 	return s
 }
 
+// withModule returns s with another module.
 func withModule(s peft.Selection, module string) peft.Selection {
 	s.Module = module
 	return s
 }
 
-// everyTensor returns selections of any backbone: the methods, and every tensor alone, as a whole,
-// by single entries and with each module.
+// everyTensor returns selections for any backbone: one for each of several methods, and several for
+// each tensor alone. A tensor is selected as a whole, by single entries, and with each module.
 func everyTensor(c backbone.Config) map[string]selected {
 	spt := Method(method.SPTLoRA)
 	all := map[string]selected{
@@ -200,21 +207,21 @@ func everyTensor(c backbone.Config) map[string]selected {
 	return all
 }
 
-// vit counts a ViT. In the last block only the tokens that the head sees need more than their keys
-// and values.
+// vit counts a ViT. In the last block, tokens that the head does not read need only their keys and
+// values.
 func (f *formulas) vit(c backbone.Config, form backbone.ViT) {
 	side := c.ImageSize / form.PatchSize
 	patches, n, d := side*side, c.Tokens(), form.EmbedDim
 	grad := f.linear("patch_embed.proj", patches, 3*form.PatchSize*form.PatchSize, d, false)
 	grad = grad || f.reaches("cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre.weight", "norm_pre.bias")
-	up := form.HiddenDim // what fc1 returns
+	up := form.HiddenDim // width of the output of fc1
 	if form.SwiGLU {
 		up *= 2
 	}
 	for i := range form.Depth {
 		b := fmt.Sprintf("blocks.%d.", i)
 		x := grad || f.reaches(b+"norm1.weight", b+"norm1.bias")
-		m := n // tokens that are read after attention
+		m := n // number of tokens that are needed after attention
 		if i == form.Depth-1 {
 			switch form.Pooling {
 			case "":
@@ -243,7 +250,7 @@ func (f *formulas) vit(c backbone.Config, form backbone.ViT) {
 // formulas counts the multiply-adds of one image.
 type formulas struct {
 	selection    peft.Selection
-	tuned        map[string]bool // tensors tuned as a whole
+	tuned        map[string]bool // names of the tensors that are tuned as a whole
 	backward     bool
 	multiplyAdds float64
 }
@@ -256,25 +263,26 @@ func (f *formulas) addIf(needed bool, n int) {
 	}
 }
 
-// reaches reports whether the step takes the gradient of one of the tensors.
+// reaches reports whether the step takes the gradient of at least one of the tensors.
 func (f *formulas) reaches(names ...string) bool {
 	return f.backward && slices.ContainsFunc(names, func(name string) bool {
 		return f.tuned[name] || len(f.selection.Entries[name]) > 0
 	})
 }
 
-// attention counts the products between q, k and v. scores is the number of multiply-adds of the
-// attention scores. The flags say which of q, k, v and the bias of the scores need a gradient.
+// attention counts the products between q, k and v. scores is the number of multiply-adds for the
+// attention scores. q, k, v and bias report which of q, k, v and the bias of the scores need a
+// gradient.
 func (f *formulas) attention(scores int, q, k, v, bias bool) {
 	f.add(2 * scores) // q·kᵀ, and the probabilities times v
 	f.addIf(v, scores)
-	f.addIf(q || k || bias, scores) // the probabilities' gradient
+	f.addIf(q || k || bias, scores) // gradient of the probabilities
 	f.addIf(q, scores)
 	f.addIf(k, scores)
 }
 
-// linear counts a linear layer with its module on a number of tokens. grad says whether its input
-// needs a gradient. linear returns whether its output needs one.
+// linear counts a linear layer and its module for a number of tokens. grad reports whether the
+// input needs a gradient. The result reports whether the output needs one.
 func (f *formulas) linear(name string, tokens, in, out int, grad bool) bool {
 	weight := name + ".weight"
 	product := tokens * in * out
@@ -287,18 +295,19 @@ func (f *formulas) linear(name string, tokens, in, out int, grad bool) bool {
 		return y
 	}
 	from, fromGrad := in, grad
-	// acts on the layer's output
+	// an adapter acts on the output of the layer
 	if f.selection.Module == "adapter" && !strings.HasSuffix(name, ".attn.proj") {
 		from, fromGrad = out, y
 	}
 	first, second := tokens*from*f.selection.Rank, tokens*f.selection.Rank*out
 	f.add(first + second)
-	f.addIf(f.backward, first+2*second) // both weights' gradients, and back through the second
+	// gradients of both weights, and of the input of the second one
+	f.addIf(f.backward, first+2*second)
 	f.addIf(fromGrad, first)
 	return f.backward || y
 }
 
-// swin counts a Swin Transformer whose maps divide into windows.
+// swin counts a Swin Transformer whose maps divide into windows without padding.
 func (f *formulas) swin(c backbone.Config, form backbone.Swin) {
 	d, side := form.EmbedDim, c.ImageSize/form.PatchSize
 	grad := f.linear("patch_embed.proj", side*side, 3*form.PatchSize*form.PatchSize, d, false)
@@ -332,8 +341,7 @@ func (f *formulas) swin(c backbone.Config, form backbone.Swin) {
 // kernelSide is the side of the depth-wise kernels of a ConvNeXt.
 const kernelSide = 7
 
-// convnext counts a ConvNeXt. A kernel that reaches over the edge of its map meets zeros, which
-// take no arithmetic.
+// convnext counts a ConvNeXt. Taps of a kernel beyond the edge of the map do not count.
 func (f *formulas) convnext(c backbone.Config, form backbone.ConvNeXt) {
 	side := c.ImageSize / form.PatchSize
 	grad := f.linear("stem.0", side*side, 3*form.PatchSize*form.PatchSize, form.EmbedDim, false)
@@ -359,12 +367,12 @@ func (f *formulas) convnext(c backbone.Config, form backbone.ConvNeXt) {
 	f.linear("head.fc", 1, c.NumFeatures(), c.NumClasses, grad)
 }
 
-// reachesAny is reaches for the weight and the bias of a layer.
+// reachesAny calls reaches for the weight and the bias of a layer.
 func (f *formulas) reachesAny(name string) bool {
 	return f.reaches(name+".weight") || f.reaches(name+".bias")
 }
 
-// depthwise is linear for a depth-wise convolution of a map.
+// depthwise counts a depth-wise convolution of a map. grad and the result are as for linear.
 func (f *formulas) depthwise(name string, side, channels int, grad bool) bool {
 	weight := name + ".weight"
 	// met returns the number of positions along one axis at which the tap lies on the map.

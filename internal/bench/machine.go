@@ -9,12 +9,13 @@ import (
 	"github.com/sptune/spt/internal/measure"
 )
 
+// thisMachine describes the machine on which the program runs.
 func thisMachine() machine {
 	return machine{CPU: field("/proc/cpuinfo", "model name"), Arch: runtime.GOARCH, Threads: runtime.GOMAXPROCS(0), Kernel: measure.Kernel()}
 }
 
-// peakRSS returns the most memory that was resident since resetPeakRSS, in bytes. It returns 0
-// where there is no /proc.
+// peakRSS returns the greatest resident memory of the process since resetPeakRSS, in bytes. It
+// returns 0 if the system has no /proc.
 func peakRSS() float64 {
 	text := strings.TrimSuffix(field("/proc/self/status", "VmHWM"), " kB") // KiB, see proc(5)
 	kib, err := strconv.ParseFloat(text, 64)
@@ -24,12 +25,12 @@ func peakRSS() float64 {
 	return 1024 * kib
 }
 
-// resetPeakRSS resets the kernel's peak, see proc(5). Where this fails, the peak counts from the
-// start of the process.
+// resetPeakRSS resets the peak that Linux records, see proc(5). If this fails, peakRSS returns the
+// peak since the start of the process.
 func resetPeakRSS() { _ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
 
-// field returns the value of the first "name : value" line of a file, or an empty string if there
-// is none.
+// field returns the value in the first line of the form "name : value" in a file. It returns an
+// empty string if there is no such line.
 func field(file, name string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {

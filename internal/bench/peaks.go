@@ -16,28 +16,28 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// peak holds the greatest speed of a device, measured through the same graphs as training: of a
-// matrix product or of a copy within its memory.
+// peak holds the greatest speed of a device for matrix products or for memory. It is measured with
+// compiled graphs, as training uses them.
 type peak struct {
 	What   string  `json:"what"` // "matrix product 8192³" or "memory"
 	DType  string  `json:"dtype"`
-	TFLOPS float64 `json:"tflops,omitempty"`   // two operations for each multiply-add
-	GB     float64 `json:"gb_per_s,omitempty"` // bytes read and written
-	Millis float64 `json:"milliseconds"`       // of one product or copy
-	Warm   float64 `json:"warm_up_seconds"`    // compilation and the first run
+	TFLOPS float64 `json:"tflops,omitempty"`   // 10¹² operations per second; a multiply-add is two
+	GB     float64 `json:"gb_per_s,omitempty"` // 10⁹ bytes read and written per second
+	Millis float64 `json:"milliseconds"`       // for one product, or for one pass over the memory
+	Warm   float64 `json:"warm_up_seconds"`    // for compilation and the first run
 }
 
-// peakTime is how long a peak is measured after the first run.
+// peakTime is the time for measuring a peak after the warm-up.
 const peakTime = time.Second
 
-// chain is the number of products that one program runs one after the other, so that the time to
-// start it matters little.
+// chain is the number of products that one program runs in sequence. With several products, the
+// time to start the program matters little.
 const chain = 8
 
-// greatestPeak measures products of larger and larger matrices until a product takes long enough,
-// and returns the fastest.
+// greatestPeak measures products of matrices of increasing size, until a product takes long enough.
+// It returns the greatest speed.
 func greatestPeak(ctx context.Context, be backend.Backend, dtype dtypes.DType) (best peak, err error) {
-	const slow, fast = 50, 1 // ms for a product: typical of a processor, of a GPU
+	const slow, fast = 50, 1 // milliseconds for a product; a CPU is slow, a GPU is fast
 	for n := 1024; n <= 8192; n *= 2 {
 		p, err := matrixPeak(ctx, be, n, dtype)
 		if err != nil {
@@ -62,7 +62,7 @@ func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DTy
 	// All numbers differ: with constants a processor draws less power and runs faster.
 	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
 		x, w := scattered(g, n, n, 12.9898, 78.233), scattered(g, n, n, 39.3468, 11.135)
-		w = MulScalar(w, math.Sqrt(2/float64(n))) // values keep their scale
+		w = MulScalar(w, math.Sqrt(2/float64(n))) // keeps the scale of the values
 		return []*Node{ConvertDType(x, dtype), ConvertDType(w, dtype)}
 	}, func(g *Graph, in []*Node) []*Node {
 		x := in[0]
@@ -78,20 +78,21 @@ func matrixPeak(ctx context.Context, be backend.Backend, n int, dtype dtypes.DTy
 	return p, err
 }
 
-// scattered returns a matrix of irregular numbers in ±1: sines of large angles, which need no
-// random generator.
+// scattered returns a matrix of irregular numbers between -1 and 1. They are sines of large angles,
+// so no random generator is needed.
 func scattered(g *Graph, rows, columns int, a, b float64) *Node {
 	shape := shapes.Make(dtypes.Float32, rows, columns)
 	return Sin(Add(MulScalar(Iota(g, shape, 0), a), MulScalar(Iota(g, shape, 1), b)))
 }
 
-// memoryPeak measures x+1 over an array of n float32.
+// memoryPeak measures the memory bandwidth by computing x+1 for an array of n float32.
 func memoryPeak(ctx context.Context, be backend.Backend, n int) (p peak, err error) {
 	p = peak{What: "memory", DType: dtypes.Float32.String()}
 	seconds, warm, err := timeProgram(ctx, be, p.What, func(g *Graph, in []*Node) []*Node {
 		return []*Node{scattered(g, n/1024, 1024, 12.9898, 78.233)}
 	}, func(g *Graph, in []*Node) []*Node {
-		// The result stays on the device; its first value is waited for.
+		// The result stays on the device. Only its first value is read back, to wait for the
+		// result.
 		y := AddScalar(in[0], 1)
 		return []*Node{Slice(y, AxisRange(0, 1), AxisRange(0, 1)), y}
 	})
@@ -102,9 +103,9 @@ func memoryPeak(ctx context.Context, be backend.Backend, n int) (p peak, err err
 	return p, err
 }
 
-// timeProgram makes inputs on the device with one graph and times runs of another graph on them.
-// The first output is read back. timeProgram returns the seconds of a run, and of the first run
-// with its compilation.
+// timeProgram makes inputs on the device with one graph and times another graph on them. It reads
+// back the first output. seconds is the median time of a run, and warm is the time of compilation
+// and the first run.
 func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, run program.Build) (seconds, warm float64, err error) {
 	prepare, err := program.New(be, name+": inputs", inputs)
 	if err != nil {
@@ -130,7 +131,7 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 	for i := range x {
 		args[i] = x[i]
 	}
-	// repeat runs the program n times, waits for the last run and returns the seconds of one.
+	// repeat runs the program n times, waits for the last run and returns the seconds per run.
 	repeat := func(n int) (seconds float64, err error) {
 		start := time.Now()
 		for i := range n {
@@ -155,7 +156,7 @@ func timeProgram(ctx context.Context, be backend.Backend, name string, inputs, r
 	if seconds, err = repeat(1); err != nil {
 		return 0, 0, err
 	}
-	if seconds < 0.05 { // waiting for each run would matter
+	if seconds < 0.05 { // for short runs, waiting after each run would distort the time
 		n = 10
 	}
 	var all []float64

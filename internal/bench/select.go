@@ -14,18 +14,21 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Method is what a step does. It is a method of package method, [Forward] or score. A training step
-// has the drop rates of the VTAB recipe, whatever the method. The method "linear" passes every
-// image through the backbone in every step, where a run computes the features once.
+// Method is a kind of step: a training step of a method in package method, or [Forward], or
+// "score". Training steps of all methods use the dropout and drop-path rates of the VTAB recipe. A
+// step of the method "linear" runs the backbone for every image, although a real run computes the
+// features of each image only once.
 type Method string
 
-// The methods that tune nothing.
+// These methods tune no parameters.
 const (
-	Forward Method = "forward" // predictions
-	score   Method = "score"   // stage 1: the squared gradients of all scored weights
+	// Forward is the forward pass, which computes predictions.
+	Forward Method = "forward"
+	// score is stage 1, which computes the squared gradients of all scored weights.
+	score Method = "score"
 )
 
-// Methods lists the methods that can be measured.
+// Methods returns all methods that can be measured.
 func Methods() (out []Method) {
 	for _, m := range method.Methods() {
 		out = append(out, Method(m))
@@ -39,19 +42,24 @@ func (m Method) Validate() error {
 		return nil
 	}
 	if _, err := method.Lookup(method.Method(m)); err != nil {
-		return &run.OptionError{Option: "method", Err: fmt.Errorf("%w; bench also takes %s and %s", err, Forward, score)}
+		stages := []string{string(Forward), string(score)}
+		if option.Nearest(string(m), stages) != "" {
+			err = option.Unknown("method", "method", string(m), stages)
+		}
+		return &run.OptionError{Option: "method", Err: fmt.Errorf("%w; spt bench also takes %s and %s", err, Forward, score)}
 	}
 	return nil
 }
 
-// Scores reports whether a step of the method tunes what a plan selects.
+// Scores reports whether the method tunes the selection of a plan, which needs scores.
 func (m Method) Scores() bool {
 	row, err := method.Lookup(method.Method(m))
 	return err == nil && row.Scores
 }
 
-// DefaultBudget returns the default budget of SPT's methods: the paper's for a ViT-B, and less for
-// a backbone as narrow as a ViT-Ti, because 0.4M pays for a module on every matrix there.
+// DefaultBudget returns the default budget of the SPT methods. It is 0.4M, which the paper uses for
+// a ViT-B. For a backbone of width 192 (ViT-Ti) or less it is 0.2M, because 0.4M would pay for a
+// module on every matrix.
 func DefaultBudget(c backbone.Config) plan.Budget {
 	if c.NumFeatures() <= 192 {
 		return plan.MustParseBudget("0.2M")
@@ -59,14 +67,14 @@ func DefaultBudget(c backbone.Config) plan.Budget {
 	return plan.MustParseBudget("0.4M")
 }
 
-// Select returns what a method tunes on a backbone of this shape. SPT's methods plan under the
-// budget from synthetic scores, with modules of the paper's rank, so that all backbones are
-// measured alike. Other methods select as [method.Row.Select] does. Options that do not fit are a
-// [run.OptionError].
+// Select returns the selection that a method tunes on a backbone with configuration c. The SPT
+// methods make a plan for the budget from synthetic scores, with modules of rank 8 on every
+// backbone. Other methods select as [method.Row.Select] does. The selection is empty for [Forward]
+// and "score". Select returns a [run.OptionError] if the method or the budget is wrong.
 func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget) (peft.Selection, error) {
 	if m == Forward || m == score {
 		if !budget.IsZero() {
-			return peft.Selection{}, &run.OptionError{Option: "budget", Err: fmt.Errorf("method %s takes no budget: found %s; leave it out", m, budget)}
+			return peft.Selection{}, &run.OptionError{Option: "budget", Err: fmt.Errorf("method %s takes no budget: found a budget of %s; leave it out", m, budget)}
 		}
 		return peft.Selection{}, nil
 	}
@@ -88,8 +96,8 @@ func Select(ctx context.Context, c backbone.Config, m Method, budget plan.Budget
 	return s, nil
 }
 
-// SelectPlan returns what a plan tunes on a backbone of this shape. A plan of another backbone is a
-// [run.InputError].
+// SelectPlan returns the selection of a plan on a backbone with configuration c. It returns a
+// [run.InputError] if the plan is for another backbone.
 func SelectPlan(c backbone.Config, p *plan.Plan) (peft.Selection, error) {
 	count, err := peft.CountOf(p.Module)
 	if err == nil {

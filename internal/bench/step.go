@@ -15,17 +15,18 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// batch holds images and labels as train.Stepper takes them: on the backend for one step, and as
-// data for a loop of steps.
+// batch holds a mini-batch in the two forms that train.Stepper takes: as tensors on the backend for
+// one step, and as a data set for a loop of steps.
 type batch struct {
 	images, labels *tensors.Tensor
 	data           *train.Data
 }
 
+// free frees the tensors on the backend.
 func (b batch) free() { program.Free(b.images, b.labels) }
 
-// noise returns a mini-batch of n images of random pixels, always the same, whose labels are the
-// classes in turn.
+// noise returns a mini-batch of n images of random pixels. It always returns the same images. The
+// labels are the classes in turn.
 func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
 	random := generator(imageStream)
 	pixels, labels := make([]uint8, n*c.ImageSize*c.ImageSize*3), make([]int32, n)
@@ -47,20 +48,25 @@ func noise(be backend.Backend, c backbone.Config, n int) (b batch, err error) {
 	return b, err
 }
 
-// step repeats one step of a method.
+// step runs steps of a method, which [newStep] prepares.
 type step struct {
-	enqueue func(ctx context.Context, b batch) error // starts a number of steps
-	steps   int                                      // number of steps that enqueue starts
-	finish  func() error                             // waits for the steps that were started
-	close   func()
-	state   int                 // bytes kept from step to step, without the weights
-	scorer  *sensitivity.Scorer // of the method score; else nil
+	// enqueue starts a number of steps, which the field steps holds.
+	enqueue func(ctx context.Context, b batch) error
+	steps   int
+	// finish waits until all started steps are done.
+	finish func() error
+	// close frees the resources.
+	close func()
+	// state is the size in bytes of the optimizer state, or of the sums of squared gradients.
+	state int
+	// scorer is set for the method score only.
+	scorer *sensitivity.Scorer
 }
 
-// loopSteps is the number of training steps that one program takes on a device.
+// loopSteps is the number of training steps that one program runs on a device.
 const loopSteps = 10
 
-// run calls enqueue n times with the same mini-batch and waits.
+// run calls enqueue n times with the same mini-batch and waits until the steps are done.
 func (s *step) run(ctx context.Context, b batch, n int) error {
 	for range n {
 		if err := s.enqueue(ctx, b); err != nil {
@@ -70,7 +76,7 @@ func (s *step) run(ctx context.Context, b batch, n int) error {
 	return s.finish()
 }
 
-// newStep prepares the steps of a method.
+// newStep prepares steps of a method on a backend. Call close after the last step.
 func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method Method) (*step, error) {
 	tuned := tuning.Init(0, m.Weights)
 	s := &step{steps: 1, finish: func() error { return nil }}
@@ -112,7 +118,8 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 		}
 		s.close = stepper.Close
 		s.enqueue = func(ctx context.Context, b batch) error {
-			// The first learning rate of the recipe is small enough for noise: nothing diverges.
+			// The warm-up learning rate of the recipe is small enough that training on noise does
+			// not diverge.
 			return stepper.Enqueue(ctx, b.images, b.labels, recipe.WarmupLR, 0)
 		}
 		if backend.OnDevice(be) { // train.Run does the same

@@ -20,105 +20,134 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// SuiteOptions says what [Suite] measures.
+// SuiteOptions configures [Suite].
 type SuiteOptions struct {
-	Compute run.ComputeConfig // device and precision, opened
-	Backend backend.Backend   // the backend that Compute.Open returned
-	Name    string            // name of the backbone whose steps are timed, one of [Sizes]
-	Batch   int               // images in a step
-	Epochs  int               // epochs of the whole task; 0: the 100 of the recipe
-	Within  time.Duration     // time limit; items that would exceed it are skipped; 0: 8 minutes
-	// Data is the data set of the whole task. Nil: 1000 generated images for training and 1000 for
-	// the test.
+	// Compute is the device and the precision. Compute.Open has been called.
+	Compute run.ComputeConfig
+	// Backend is the backend that Compute.Open returned.
+	Backend backend.Backend
+	// Name is the name of the backbone whose steps are timed, one of [Sizes].
+	Name string
+	// Batch is the number of images in a mini-batch.
+	Batch int
+	// Epochs is the number of epochs of the whole task. Default: 100, as in the recipe.
+	Epochs int
+	// Within is the time limit. Items that could exceed it are skipped. Default: 8 minutes.
+	Within time.Duration
+	// Data is the data set of the whole task. Default: 1000 synthetic training images and 1000
+	// synthetic test images.
 	Data *dataset.Dataset
-	// Python is the interpreter that runs the PyTorch items, or "none" to skip them. Empty:
-	// python3, if it has PyTorch.
+	// Python is the interpreter that runs the PyTorch items, or "none" to skip them. Default:
+	// python3, if PyTorch is installed for it.
 	Python string
-	// Only limits the suite to the items whose description it matches, such as "timing lora". Nil:
-	// all items.
-	Only     *regexp.Regexp
-	Progress func(what string) // called before each item; may be nil
-	// Keep is called with the report after each item and at the end, because a driver may end the
-	// process in any item. It may be nil.
+	// Only restricts the suite to items whose description it matches, such as "timing lora".
+	// Default: all items.
+	Only *regexp.Regexp
+	// Progress is called before each item with the description of the item. It may be nil.
+	Progress func(what string)
+	// Keep is called with the report after each item and at the end, for example to save it. The
+	// driver of a device may crash the process in any item, so the report must be saved early. Keep
+	// may be nil.
 	Keep func(*SuiteReport) error
 }
 
-// SuiteReport holds what a device computes and how fast.
+// SuiteReport holds the results of [Suite] for one device: how accurate and how fast it computes.
 type SuiteReport struct {
 	jsonfile.Header
-	Spt         string      `json:"spt"` // version of the program
-	Started     time.Time   `json:"started"`
-	Seconds     float64     `json:"seconds"`
-	Device      string      `json:"device"`
-	Description string      `json:"description"`
-	Precision   string      `json:"precision"` // the device's default
-	Peaks       []peak      `json:"peaks"`
-	Checks      []check     `json:"checks"`
-	Steps       []suiteStep `json:"steps"`
-	Task        *suiteTask  `json:"task,omitempty"`
-	// PyTorch holds the objects that peers/torch_step.py printed.
+	// Spt is the version of the program.
+	Spt string `json:"spt"`
+	// Started is the time at which the suite started, in UTC.
+	Started time.Time `json:"started"`
+	// Seconds is the duration of the suite so far.
+	Seconds float64 `json:"seconds"`
+	// Device is the name of the device, and Description is a longer description.
+	Device      string `json:"device"`
+	Description string `json:"description"`
+	// Precision is the default precision of the device.
+	Precision string `json:"precision"`
+	// Peaks holds the measured peak speeds.
+	Peaks []peak `json:"peaks"`
+	// Checks holds the comparisons with the CPU backend.
+	Checks []check `json:"checks"`
+	// Steps holds the times of steps.
+	Steps []suiteStep `json:"steps"`
+	// Task holds the time of a whole task. It is nil if the task was not run.
+	Task *suiteTask `json:"task,omitempty"`
+	// PyTorch holds the JSON objects that peers/torch_step.py printed.
 	PyTorch []json.RawMessage `json:"pytorch,omitempty"`
-	Failed  []string          `json:"failed"`  // items that ended in an error, with the error
-	Skipped []string          `json:"skipped"` // items skipped for lack of time or of PyTorch
+	// Failed lists the items that ended in an error, with the error.
+	Failed []string `json:"failed"`
+	// Skipped lists the items that were skipped because of the time limit or because PyTorch is not
+	// installed.
+	Skipped []string `json:"skipped"`
 }
 
-// check compares a result of the device with that of spt's own CPU backend.
+// check is a comparison of a result of the device with the result of the CPU backend.
 type check struct {
 	What       string  `json:"what"`
 	Precision  string  `json:"precision"`
-	Difference float64 `json:"difference"` // relative, in the Euclidean norm
-	Bound      float64 `json:"bound"`
+	Difference float64 `json:"difference"` // relative difference in the Euclidean norm
+	Bound      float64 `json:"bound"`      // largest difference that passes
 	OK         bool    `json:"ok"`
 }
 
-// suiteStep holds the time of a step.
+// suiteStep holds the time of one kind of step.
 type suiteStep struct {
-	Name      string  `json:"name"`
-	Method    Method  `json:"method"`
-	Precision string  `json:"precision"`
-	Batch     int     `json:"batch"`
-	ImgPerS   float64 `json:"img_per_s"`
-	// mean of steps without a result read between them
+	// Name, Method, Precision and Batch describe the step.
+	Name      string `json:"name"`
+	Method    Method `json:"method"`
+	Precision string `json:"precision"`
+	Batch     int    `json:"batch"`
+	// ImgPerS is the number of images per second.
+	ImgPerS float64 `json:"img_per_s"`
+	// SecondsPerStep is the mean time of steps that run without reading a result between them.
 	SecondsPerStep float64 `json:"seconds_per_step"`
-	Steps          int     `json:"steps"`
-	// arithmetic that the step cannot do without, a second
+	// Steps is the number of timed steps.
+	Steps int `json:"steps"`
+	// TFLOPS is the least arithmetic that the step needs, in 10¹² operations, per second of its
+	// time.
 	TFLOPS float64 `json:"tflops"`
-	// TFLOPS ÷ the measured matrix product of the same type
+	// PeakFraction is TFLOPS ÷ the measured speed of matrix products in the same data type.
 	PeakFraction float64 `json:"peak_fraction"`
-	// placing the weights, compiling, the first step
+	// WarmUpSeconds is the time for placing the weights, compiling and the first step.
 	WarmUpSeconds float64 `json:"warm_up_seconds"`
 }
 
-// suiteTask holds one run of spt tune from decoded images to the test.
+// suiteTask holds the times and the result of one run like that of spt tune, from decoded images to
+// the test.
 type suiteTask struct {
 	Data         string       `json:"data"`
-	Images       int          `json:"images"` // images trained on
-	Tested       int          `json:"tested"` // images tested
+	Images       int          `json:"images"` // number of training images
+	Tested       int          `json:"tested"` // number of test images
 	Epochs       int          `json:"epochs"`
 	Seconds      float64      `json:"seconds"`
 	Stages       []suiteStage `json:"stages"`
 	TestAccuracy float64      `json:"test_accuracy"`
 }
 
-// suiteStage is a stage of a whole task: images, score, plan, train, test, or end, which stores the
-// result.
+// suiteStage holds the time of a stage of a whole task. Name is images, score, plan, train, test,
+// or end. The stage end stores the result.
 type suiteStage struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
-	First   float64 `json:"first"` // seconds up to the first report of progress, compiling included
+	// seconds until the first progress event, which includes compilation
+	First float64 `json:"first"`
 }
 
-// suite is the state of a run of Suite.
+// suite holds the state of a run of [Suite].
 type suite struct {
 	SuiteOptions
 	*SuiteReport
 	start time.Time
 }
 
-// Suite compares a device with spt's own CPU backend and measures it: matrix products, memory,
-// steps of several methods and precisions, a whole task, and PyTorch. An item that fails does not
-// end the suite, and items that would exceed the time limit are skipped; the report lists both.
-// Suite returns an error if ctx is cancelled, Keep fails or the options are wrong.
+// Suite compares the results of a device with the CPU backend and measures the speed of the device:
+// matrix products, memory, steps of several methods and precisions, and a whole task. For
+// comparison it also measures PyTorch.
+//
+// If an item fails, the suite continues. Items that could exceed the time limit are skipped. The
+// report lists both. Suite returns an error if ctx is cancelled, Keep returns an error or an option
+// is wrong.
 func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	if o.Within == 0 {
 		o.Within = 8 * time.Minute
@@ -143,7 +172,7 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	bf16 := backend.BF16
 	type item struct {
 		what    string
-		seconds float64 // time that it takes at most, compiling included
+		seconds float64 // greatest expected time, compilation included
 		run     func() error
 	}
 	items := []item{
@@ -157,22 +186,24 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	vit := checkConfigs()[0]
 	items = append(items,
 		item{"checking scores", 15, func() error { return s.checkScores(ctx, vit) }},
-		item{"checking a training", 40, func() error { return s.checkTraining(ctx, vit) }},
-		item{"timing spt-lora", 25, func() error { return s.step(ctx, config, Method(method.SPTLoRA), bf16, way{what: "spt-lora"}) }},
+		item{"checking training losses", 40, func() error { return s.checkTraining(ctx, vit) }},
+		item{"timing spt-lora", 25, func() error { return s.step(ctx, config, Method(method.SPTLoRA), bf16, stepVariant{what: "spt-lora"}) }},
 		item{"timing a whole task", 75, func() error { return s.task(ctx, config) }},
-		item{"timing PyTorch's LoRA", 75, func() error { return s.torch(ctx, config, "lora") }},
-		item{"timing the reference release's arithmetic in PyTorch", 40, func() error { return s.torch(ctx, config, "reference") }},
-		item{"timing spt-lora, entries picked", 25, func() error {
-			return s.step(ctx, config, Method(method.SPTLoRA), bf16, way{what: "spt-lora, entries picked", whole: true})
+		item{"timing LoRA in PyTorch", 75, func() error { return s.torch(ctx, config, "lora") }},
+		item{"timing the arithmetic of the reference release in PyTorch", 40, func() error { return s.torch(ctx, config, "reference") }},
+		item{"timing spt-lora, entries picked from whole gradients", 25, func() error {
+			return s.step(ctx, config, Method(method.SPTLoRA), bf16, stepVariant{what: "spt-lora, entries picked", whole: true})
 		}},
-		item{"timing lora", 25, func() error { return s.step(ctx, config, Method(method.LoRA), bf16, way{what: "lora"}) }},
-		item{"timing predictions", 15, func() error { return s.step(ctx, config, Forward, bf16, way{what: "forward"}) }},
-		item{"timing scoring", 30, func() error { return s.step(ctx, config, score, bf16, way{what: "score"}) }},
-		item{"timing full fine-tuning", 40, func() error { return s.step(ctx, config, Method(method.Full), bf16, way{what: "full"}) }},
-		item{"timing spt-lora, activations checkpointed", 30, func() error {
-			return s.step(ctx, config, Method(method.SPTLoRA), bf16, way{what: "spt-lora, checkpointed", checkpoint: true})
+		item{"timing lora", 25, func() error { return s.step(ctx, config, Method(method.LoRA), bf16, stepVariant{what: "lora"}) }},
+		item{"timing predictions", 15, func() error { return s.step(ctx, config, Forward, bf16, stepVariant{what: "forward"}) }},
+		item{"timing scoring", 30, func() error { return s.step(ctx, config, score, bf16, stepVariant{what: "score"}) }},
+		item{"timing full fine-tuning", 40, func() error { return s.step(ctx, config, Method(method.Full), bf16, stepVariant{what: "full"}) }},
+		item{"timing spt-lora with activation checkpointing", 30, func() error {
+			return s.step(ctx, config, Method(method.SPTLoRA), bf16, stepVariant{what: "spt-lora, checkpointed", checkpoint: true})
 		}},
-		item{"timing spt-lora in f32", 45, func() error { return s.step(ctx, config, Method(method.SPTLoRA), backend.F32, way{what: "spt-lora"}) }},
+		item{"timing spt-lora in f32", 45, func() error {
+			return s.step(ctx, config, Method(method.SPTLoRA), backend.F32, stepVariant{what: "spt-lora"})
+		}},
 	)
 	for _, i := range items {
 		if err := ctx.Err(); err != nil {
@@ -200,12 +231,12 @@ func Suite(ctx context.Context, o SuiteOptions) (*SuiteReport, error) {
 	return s.SuiteReport, cmp.Or(ctx.Err(), o.Keep(s.SuiteReport))
 }
 
-// OK reports whether nothing failed and every check is within its bound.
+// OK reports whether no item failed and every check is within its bound.
 func (r *SuiteReport) OK() bool {
 	return len(r.Failed) == 0 && !slices.ContainsFunc(r.Checks, func(c check) bool { return !c.OK })
 }
 
-// peak adds a measured peak to the report.
+// peak adds a measured peak to the report, unless err is not nil. It returns err.
 func (s *suite) peak(p peak, err error) error {
 	if err == nil {
 		s.Peaks = append(s.Peaks, p)

@@ -15,13 +15,14 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// checkConfigs returns small backbones of every architecture, the ViT first.
+// checkConfigs returns one small backbone of each architecture. The ViT is the first.
 func checkConfigs() []backbone.Config {
 	return []backbone.Config{vit(192, 4, 10), swin([]int{2, 2, 2, 2}, 10), convnext([]int{1, 1, 2, 1}, 10)}
 }
 
-// bound returns the largest difference that passes a check. The device adds up products in another
-// order, and bfloat16 has eight bits.
+// bound returns the largest relative difference that passes a check. Results differ because the
+// device adds up products in another order, and because bfloat16 has a precision of only eight
+// bits.
 func bound(p backend.Precision) float64 {
 	if p == backend.BF16 {
 		return 0.05
@@ -29,7 +30,7 @@ func bound(p backend.Precision) float64 {
 	return 1e-3
 }
 
-// check adds a comparison to the report.
+// check compares got with want and adds the comparison to the report.
 func (s *suite) check(what string, p backend.Precision, got, want []float32, bound float64) {
 	var difference, size float64
 	if len(got) != len(want) {
@@ -44,8 +45,8 @@ func (s *suite) check(what string, p backend.Precision, got, want []float32, bou
 	s.Checks = append(s.Checks, check{what, string(p), d, bound, d <= bound})
 }
 
-// onBoth runs f on spt's own backend in f32 and on the device in each precision. It calls each with
-// the two results.
+// onBoth runs f on the CPU backend in f32, and on the device in f32 and bf16. For each precision it
+// calls each with the result of the device and the result of the CPU.
 func (s *suite) onBoth(m *backbone.Model, f func(be backend.Backend, m *backbone.Model) ([]float32, error), each func(p backend.Precision, got, want []float32)) error {
 	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -58,14 +59,14 @@ func (s *suite) onBoth(m *backbone.Model, f func(be backend.Backend, m *backbone
 	for _, p := range []backend.Precision{backend.F32, backend.BF16} {
 		got, err := f(s.Backend, m.In(p, false))
 		if err != nil {
-			return fmt.Errorf("in %s: %w", p, err)
+			return fmt.Errorf("in precision %s: %w", p, err)
 		}
 		each(p, got, want)
 	}
 	return nil
 }
 
-// checkFeatures compares the features of a backbone.
+// checkFeatures checks the features of a backbone.
 func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 	return s.onBoth(Model(c), func(be backend.Backend, m *backbone.Model) ([]float32, error) {
 		tuning, err := peft.New(c, peft.Selection{})
@@ -88,7 +89,7 @@ func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 	})
 }
 
-// checkScores compares the sizes of the gradients of all scored weights.
+// checkScores checks the absolute values of the gradients of all scored weights.
 func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 	return s.onBoth(Model(c), func(be backend.Backend, m *backbone.Model) (out []float32, err error) {
 		tuning, err := peft.New(c, peft.Selection{})
@@ -114,24 +115,25 @@ func (s *suite) checkScores(ctx context.Context, c backbone.Config) error {
 		}
 		for _, t := range scores.Tensors {
 			for _, v := range t.Scores {
-				out = append(out, float32(math.Sqrt(float64(v)))) // the gradients' sizes
+				// absolute values of the gradients
+				out = append(out, float32(math.Sqrt(float64(v))))
 			}
 		}
 		return out, nil
 	}, func(p backend.Precision, got, want []float32) {
-		s.check("sizes of gradients", p, got, want, 4*bound(p))
+		s.check("absolute gradients", p, got, want, 4*bound(p))
 	})
 }
 
-// checkTraining compares the losses of a few training steps of a plan, without drops, because
-// backends draw different random numbers.
+// checkTraining checks the losses of a few training steps of a plan. It uses no dropout and no
+// drop-path, because backends draw different random numbers.
 func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	const steps = 8
 	selection, err := Select(ctx, c, Method(method.SPTLoRA), plan.MustParseBudget("60k"))
 	if err != nil {
 		return err
 	}
-	losses := func(be backend.Backend, m *backbone.Model, w way) (out []float32, err error) {
+	losses := func(be backend.Backend, m *backbone.Model, w stepVariant) (out []float32, err error) {
 		tuning, err := peft.New(c, selection)
 		if err != nil {
 			return nil, err
@@ -172,15 +174,15 @@ func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 	}
 	var want []float32
 	model := Model(c)
-	err = s.onBoth(model, func(be backend.Backend, m *backbone.Model) ([]float32, error) { return losses(be, m, way{}) },
+	err = s.onBoth(model, func(be backend.Backend, m *backbone.Model) ([]float32, error) { return losses(be, m, stepVariant{}) },
 		func(p backend.Precision, got, w []float32) {
 			want = w
-			s.check("losses of a training", p, got, want, bound(p))
+			s.check("training losses", p, got, want, bound(p))
 		})
 	if err != nil {
 		return err
 	}
-	for _, w := range []way{{what: "losses, entries picked", whole: true}, {what: "losses, activations checkpointed", checkpoint: true}, {what: "losses, steps one program", loop: true}} {
+	for _, w := range []stepVariant{{what: "training losses, entries picked from whole gradients", whole: true}, {what: "training losses, activation checkpointing", checkpoint: true}, {what: "training losses, several steps in one program", loop: true}} {
 		got, err := losses(s.Backend, model.In(backend.F32, false), w)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.what, err)

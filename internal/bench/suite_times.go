@@ -18,19 +18,19 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// way says how a step is computed.
-type way struct {
+// stepVariant selects how a step is computed. The zero value is the default.
+type stepVariant struct {
 	what       string // name in the report
-	whole      bool   // gradients of entries are picked from the gradients of whole matrices
-	checkpoint bool   // activations are computed again in the backward pass
-	loop       bool   // many steps are one program
+	whole      bool   // compute the gradients of whole matrices and pick the tuned entries
+	checkpoint bool   // compute activations again in the backward pass
+	loop       bool   // run many steps as one program
 }
 
-// stepTime is how long the suite times steps after the first.
+// stepTime is the approximate time for timing steps after the warm-up.
 const stepTime = 2 * time.Second
 
-// step times a step of a method.
-func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend.Precision, w way) error {
+// step times steps of a method and adds the result to the report.
+func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend.Precision, w stepVariant) error {
 	var budget plan.Budget
 	if m.Scores() {
 		budget = DefaultBudget(c)
@@ -62,7 +62,8 @@ func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend
 		return err
 	}
 	warm := time.Since(start).Seconds()
-	// As many steps as fit are timed together. No result is read back between them.
+	// Increase the number of steps until they take at least half of stepTime together. No result is
+	// read back between the steps.
 	n, seconds := 1, 0.0
 	for {
 		start := time.Now()
@@ -91,7 +92,7 @@ func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend
 	return nil
 }
 
-// task runs a whole task as spt tune does, in the device's default precision.
+// task times a whole task, as spt tune runs it, in the default precision of the device.
 func (s *suite) task(ctx context.Context, c backbone.Config) error {
 	data := s.Data
 	if data == nil {
@@ -116,7 +117,7 @@ func (s *suite) task(ctx context.Context, c backbone.Config) error {
 	}
 	out := &suiteTask{Data: data.Name, Images: len(data.Train) + len(data.Val), Tested: len(data.Test), Epochs: o.Train.Epochs}
 	start, last := time.Now(), time.Now()
-	after := func(stage string) { // adds the time up to a report of progress
+	after := func(stage string) { // adds the time since the last progress event to a stage
 		seconds := time.Since(last).Seconds()
 		last = time.Now()
 		n := len(out.Stages)

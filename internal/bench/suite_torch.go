@@ -19,7 +19,7 @@ import (
 	"github.com/sptune/spt/method"
 )
 
-// torchStep is the program that measures PyTorch.
+// torchStep is the Python program that measures PyTorch.
 //
 //go:embed peers/torch_step.py
 var torchStep []byte
@@ -27,16 +27,16 @@ var torchStep []byte
 // noPython is the value of [SuiteOptions].Python that skips the PyTorch items.
 const noPython = "none"
 
-var errNoPython = errors.New("there is no Python with PyTorch")
+var errNoPython = errors.New("no Python with PyTorch was found")
 
-// torch measures PyTorch on a backbone of the same size. The variant "reference" tunes the
-// selection of spt-lora.
+// torch measures PyTorch on a backbone of the same size. The variant "lora" tunes LoRA modules. The
+// variant "reference" tunes the selection of spt-lora with the arithmetic of the reference release.
 func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) error {
 	if s.Python == noPython {
 		return errNoPython
 	}
 	if c.Architecture() != "vit" {
-		return fmt.Errorf("measuring PyTorch: %s is not a ViT; torch_step.py has no other backbone", s.Name)
+		return fmt.Errorf("measuring PyTorch: %s is not a ViT; torch_step.py only implements ViTs", s.Name)
 	}
 	dir, err := os.MkdirTemp("", "spt-suite-")
 	if err != nil {
@@ -57,11 +57,11 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 			return err
 		}
 	}
-	device, dtype := "cpu", "f32" // the precisions of spt on these devices
+	device, dtype := "cpu", "f32" // the default precisions of spt on these devices
 	if strings.HasPrefix(s.Device, "cuda") {
 		device, dtype = "cuda", "bf16"
 	}
-	// PyTorch may hang where there is no compiler
+	// PyTorch can hang if the machine has no C compiler.
 	ctx, cancel := context.WithTimeout(ctx, s.Within-time.Since(s.start))
 	defer cancel()
 	python := cmp.Or(s.Python, "python3")
@@ -75,10 +75,10 @@ func (s *suite) torch(ctx context.Context, c backbone.Config, variant string) er
 		if s.Python == "" && (errors.Is(err, exec.ErrNotFound) || strings.Contains(last, "No module named 'torch'")) {
 			return errNoPython
 		}
-		return fmt.Errorf("%s: %w: %s", python, err, last)
+		return fmt.Errorf("measuring PyTorch: running %s: %w: %s", python, err, last)
 	}
 	if !json.Valid(out) {
-		return fmt.Errorf("%s printed %q, expected a JSON object", python, out)
+		return fmt.Errorf("measuring PyTorch: %s printed %q, expected a JSON object", python, out)
 	}
 	s.PyTorch = append(s.PyTorch, json.RawMessage(bytes.TrimSpace(out)))
 	return nil

@@ -9,11 +9,12 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
 
-// sizes are the backbones that [Config] knows, with their names and those of timm.
+// sizes lists the backbones that [Config] returns. The comments give their names in timm.
 var sizes = []struct {
 	name   string
 	config func(classes int) backbone.Config
@@ -30,25 +31,27 @@ var sizes = []struct {
 	{"convnext-tiny", func(classes int) backbone.Config { return convnext([]int{3, 3, 9, 3}, classes) }},
 }
 
-// vit returns a plain ViT with 64 channels for each attention head.
+// vit returns a plain ViT/16 with 64 channels for each attention head.
 func vit(width, depth, classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: width / 64, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: depth, HiddenDim: 4 * width}}
 }
 
-// swin returns a Swin Transformer with the widths of Swin-T and these blocks in its stages.
+// swin returns a Swin Transformer with the widths of Swin-T. depths holds the number of blocks in
+// each stage.
 func swin(depths []int, classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-5,
 		Form: backbone.Swin{PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, Depths: depths, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}}
 }
 
-// convnext returns a ConvNeXt with the widths of ConvNeXt-T and these blocks in its stages.
+// convnext returns a ConvNeXt with the widths of ConvNeXt-T. depths holds the number of blocks in
+// each stage.
 func convnext(depths []int, classes int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
 		Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Dims: []int{96, 192, 384, 768}, Depths: depths}}
 }
 
-// Sizes lists the names that [Config] knows.
+// Sizes returns the names that [Config] accepts.
 func Sizes() (names []string) {
 	for _, s := range sizes {
 		names = append(names, s.name)
@@ -56,8 +59,7 @@ func Sizes() (names []string) {
 	return names
 }
 
-// SameSize reports whether two backbones have the same blocks: as many matrices, of the same
-// shapes.
+// SameSize reports whether the matrices of two backbones have the same shapes, in the same order.
 func SameSize(a, b backbone.Config) bool {
 	matrices := func(c backbone.Config) (shapes [][]int) {
 		for _, p := range c.Params() {
@@ -70,11 +72,12 @@ func SameSize(a, b backbone.Config) bool {
 	return slices.EqualFunc(matrices(a), matrices(b), slices.Equal[[]int])
 }
 
-// mostClasses is the largest number of classes of a head.
+// mostClasses is the largest number of classes that Config accepts.
 const mostClasses = 1 << 16
 
-// Config returns the backbone of one of [Sizes], for images of 224 px, with a head for a number of
-// classes. An unknown name and a number out of range are a [run.OptionError].
+// Config returns the configuration of the backbone called name, one of [Sizes], for images of
+// 224×224 pixels and the given number of classes. It returns a [run.OptionError] if the name is
+// unknown or the number of classes is not from 1 to 65536.
 func Config(name string, classes int) (backbone.Config, error) {
 	if classes < 1 || classes > mostClasses {
 		return backbone.Config{}, &run.OptionError{Option: "classes", Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
@@ -84,22 +87,23 @@ func Config(name string, classes int) (backbone.Config, error) {
 			return s.config(classes), nil
 		}
 	}
-	return backbone.Config{}, &run.OptionError{Option: "model", Err: fmt.Errorf("model %q is unknown; known: %s", name, strings.Join(Sizes(), ", "))}
+	return backbone.Config{}, &run.OptionError{Option: "model", Err: option.Unknown("model", "model", name, Sizes())}
 }
 
-// generator returns the random numbers of one of the synthetic inputs.
+// generator returns a random generator for one of the synthetic inputs.
 func generator(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(stream, 0)) }
 
-// The synthetic inputs. Each has random numbers of its own, always the same.
+// Each synthetic input has its own stream of random numbers. The numbers are the same in every run.
 const (
 	weightStream uint64 = iota
 	imageStream
 	scoreStream
 )
 
-// Model returns a backbone of this shape with synthetic weights, always the same. Values keep their
-// scale from block to block: weights are uniform in ±1/√fan_in, norms and layer scales are one,
-// biases are zero.
+// Model returns a backbone with configuration c and synthetic weights, without a head. The weights
+// of a configuration are the same in every run. Matrices are uniform in ±1/√fan_in, weights of
+// norms and layer scales are one, and biases are zero. With these weights, activations keep their
+// scale from block to block.
 func Model(c backbone.Config) *backbone.Model {
 	r := generator(weightStream)
 	weights := checkpoint.StateDict{}
@@ -125,25 +129,27 @@ func Model(c backbone.Config) *backbone.Model {
 	return backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "synthetic"}, weights)
 }
 
-// operationScale says how large the largest hundredth to thousandth of the scores in a block's
-// matrices is, relative to those of attn.v. The values are those of a ViT-Ti/16 (augreg) scored on
-// sign_digits, rounded. Matrices of other names have scale 1.
+// operationScale holds the scale of the largest scores in the matrices of an operation, relative to
+// attn.v. The largest scores here are the top 0.1 % to 1 %. The values are rounded from the scores
+// of a ViT-Ti/16 (augreg) on the data set sign_digits. Operations that are not in the map have
+// scale 1.
 var operationScale = map[string]float64{"attn.q": 0.06, "attn.k": 0.1, "attn.v": 1, "attn.proj": 0.7, "mlp.fc1": 0.9, "mlp.fc2": 0.5}
 
-// lineSpread and valueSpread are standard deviations of the logarithm: of the scale of a row or
-// column of a matrix, and of a single value. With these, plans have their entries in as few rows or
-// columns as the plans that the authors published.
+// lineSpread is the standard deviation of the logarithm of the scale of a row or column.
+// valueSpread is the standard deviation of the logarithm of a single value. With these numbers, the
+// entries of a plan lie in as few rows or columns as in the selections that the paper's authors
+// published.
 const lineSpread, valueSpread = 1.2, 0.5
 
-// syntheticScores returns scores that are always the same for the same shape. They resemble real
-// scores where it matters to a plan. Each tensor has a scale of its own, by its operation. So have
-// its rows and columns, because the gradient of a weight is the gradient of its output times its
-// input.
+// syntheticScores returns random scores for a backbone. The scores of a configuration are the same
+// in every run. They resemble real scores in the properties that matter to a plan. Each tensor has
+// its own scale, which depends on its operation. Each row and column also has its own scale,
+// because the gradient of a weight is the gradient of its output times its input.
 func syntheticScores(c backbone.Config) *sensitivity.Scores {
 	out := new(sensitivity.Scores)
 	_, out.ClassToken = c.ClassTokens()
 	r := generator(scoreStream)
-	width := 0 // of the first block's tokens: the first norm's
+	width := 0 // width of the tokens in the first block, from its first norm
 	for _, p := range c.Params() {
 		if p.Role != backbone.Scored {
 			continue
@@ -158,7 +164,8 @@ func syntheticScores(c backbone.Config) *sensitivity.Scores {
 				scale = s
 			}
 		case !p.Norm && len(p.Shape) == 1:
-			// a bias acts on a whole row; longer rows give it more weight
+			// A bias acts on a whole row of the matrix, so its score is larger. Longer rows
+			// increase it more.
 			scale = 40 * math.Pow(float64(width)/192, 2)
 		}
 		scale *= math.Exp(r.NormFloat64() / 2)

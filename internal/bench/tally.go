@@ -9,13 +9,13 @@ import (
 	"github.com/gomlx/compute/notimplemented"
 )
 
-// tally is GoMLX's Go backend with a record of the matrix products and convolutions of the graphs
-// that are built on it. It has no fused operations, so that GoMLX builds every operation from its
-// parts.
+// tally is the Go backend of GoMLX, extended with a record of the matrix products and convolutions
+// in the graphs that are built on it. It provides no fused operations, so GoMLX builds each fused
+// operation from basic operations.
 type tally struct {
 	compute.Backend
 	products     map[compute.Value]product
-	permutations map[compute.Value][]int // of transposes: the input axis of each output axis
+	permutations map[compute.Value][]int // for each transpose: the input axis of each output axis
 }
 
 func newTally() (*tally, error) {
@@ -26,18 +26,20 @@ func newTally() (*tally, error) {
 	return &tally{Backend: be, products: map[compute.Value]product{}, permutations: map[compute.Value][]int{}}, nil
 }
 
-// product counts the multiply-adds of a matrix product or a convolution.
+// product holds the dimensions and the multiply-adds of a matrix product or a convolution.
 type product struct {
-	dims []int // of the result
-	// multiply-adds of one value of the result, of one tap of the kernel in a convolution
+	// dims holds the dimensions of the result.
+	dims []int
+	// each is the number of multiply-adds for one value of the result. For a convolution it is the
+	// number for one value and one tap of the kernel.
 	each float64
-	// taps holds, for each spatial axis of a convolution's result and each position along it, how
-	// many taps of the kernel meet a value of the input. The others meet padding: zeros, which take
-	// no arithmetic. It is nil for other axes.
+	// taps holds a list for each axis of the result. For a spatial axis of a convolution, the list
+	// has the number of kernel taps that meet a value of the input, for each position along the
+	// axis. The other taps meet padding, which needs no arithmetic. For other axes the list is nil.
 	taps [][]int
 }
 
-// total returns the multiply-adds of the whole result.
+// total returns the number of multiply-adds of the whole result.
 func (p product) total() float64 {
 	n := p.each
 	for axis, dim := range p.dims {
@@ -54,7 +56,7 @@ func (p product) total() float64 {
 	return n
 }
 
-// at returns the multiply-adds of the value at a row-major position of the result.
+// at returns the number of multiply-adds of the value at a row-major position in the result.
 func (p product) at(position int) float64 {
 	n := p.each
 	for axis, i := range indices(position, p.dims) {
@@ -65,7 +67,7 @@ func (p product) at(position int) float64 {
 	return n
 }
 
-// indices returns the index along each axis of a row-major position.
+// indices returns the index along each axis that belongs to a row-major position.
 func indices(position int, dims []int) []int {
 	out := make([]int, len(dims))
 	for axis := len(dims) - 1; axis >= 0; axis-- {
@@ -75,8 +77,8 @@ func indices(position int, dims []int) []int {
 	return out
 }
 
-// transposed returns the position, in the input of a transpose, of the value at a position of its
-// output.
+// transposed takes a position in the output of a transpose. It returns the position of the same
+// value in the input. Both positions are row-major.
 func transposed(position int, output, input, permutation []int) int {
 	at := make([]int, len(input))
 	for axis, i := range indices(position, output) {
@@ -92,34 +94,36 @@ func transposed(position int, output, input, permutation []int) int {
 // Builder returns a builder that records into t.
 func (t *tally) Builder(name string) compute.Builder { return tallyBuilder{t.Backend.Builder(name), t} }
 
+// tallyBuilder builds a graph and records its products in tally.
 type tallyBuilder struct {
 	compute.Builder
 	tally *tally
 }
 
-// Main returns the graph's only function.
+// Main returns the only function of the graph.
 func (b tallyBuilder) Main() compute.Function {
 	none := notimplemented.Function{ErrFn: func(compute.OpType) error { return compute.ErrNotImplemented }}
 	return tallyFunction{operations{b.Builder.Main()}, none, b.tally}
 }
 
-var errFunctions = errors.New("counting the work of a graph: it calls functions or has loops or branches, which are not counted; write it without them")
+var errFunctions = errors.New("counting the operations of a graph: the graph has functions, loops or branches, which cannot be counted; build it without them")
 
-// NewFunction fails: nothing says how often a function is called.
+// NewFunction returns an error, because the number of calls of a function is not known.
 func (tallyBuilder) NewFunction(string) (compute.Function, error) { return nil, errFunctions }
 
-// operations lies one level deeper than the FusedOps of a tallyFunction, whose methods replace
-// those of the same names here.
+// operations embeds the operations of the Go backend. It is embedded in tallyFunction beside
+// FusedOps. Because its methods lie one level deeper, the methods of FusedOps with the same names
+// replace them.
 type operations struct{ compute.Function }
 
 // tallyFunction records matrix products, convolutions and transposes.
 type tallyFunction struct {
 	operations
-	compute.FusedOps // all fail as not implemented
+	compute.FusedOps // all return compute.ErrNotImplemented
 	tally            *tally
 }
 
-// Closure fails as NewFunction does.
+// Closure returns an error, as NewFunction does.
 func (tallyFunction) Closure() (compute.Function, error) { return nil, errFunctions }
 
 // Transpose records the permutation.
@@ -166,7 +170,7 @@ func (f tallyFunction) ConvGeneral(input, kernel compute.Value, axes compute.Con
 	if err != nil {
 		return nil, err
 	}
-	// of is the axis's entry of a list that is nil where all are the default.
+	// of returns the value for an axis in a list. A nil list means that all values are 1.
 	of := func(list []int, axis int) int {
 		if list == nil {
 			return 1
@@ -193,12 +197,12 @@ func (f tallyFunction) ConvGeneral(input, kernel compute.Value, axes compute.Con
 	return y, f.record(y, w.Dim(axes.KernelInputChannels), taps)
 }
 
-// record keeps what is known of a product: the multiply-adds of one value, or of one tap of it, and
-// the taps of the spatial axes of a convolution.
+// record stores the product whose result is y. each and taps are as in [product]; taps is nil for a
+// matrix product.
 func (f tallyFunction) record(y compute.Value, each int, taps [][]int) error {
 	shape, err := f.Shape(y)
 	if err != nil {
-		return fmt.Errorf("counting a product: %w", err)
+		return fmt.Errorf("counting the operations of a graph: %w", err)
 	}
 	if taps == nil {
 		taps = make([][]int, shape.Rank())

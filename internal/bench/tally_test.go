@@ -12,8 +12,9 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// TestTallyConvolution compares the record of a convolution with the convolution itself: of ones,
-// its result is the number of multiply-adds that meet no padding.
+// TestTallyConvolution compares the recorded multiply-adds of a convolution with the result of the
+// convolution. If all inputs are one, each value of the result is the number of its multiply-adds
+// that meet no padding.
 func TestTallyConvolution(t *testing.T) {
 	axes := compute.ConvolveAxesConfig{
 		InputBatch: 0, InputSpatial: []int{1, 2}, InputChannels: 3,

@@ -18,26 +18,25 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// work returns the arithmetic that one step on a mini-batch cannot do without, in floating-point
-// operations: two for each multiply-add of a matrix product or a convolution. The selection is what
-// a method tunes; [score] takes the gradients of all scored weights and ignores it, [Forward] takes
-// none.
+// work returns the least arithmetic that one step on a mini-batch needs, in floating-point
+// operations. It counts two operations for each multiply-add of a matrix product or a convolution.
+// s is the selection of tuned parameters. The method [score] ignores s and takes the gradients of
+// all scored weights. The method [Forward] takes no gradients.
 //
-// work builds the graph of the step, with GoMLX's gradient, and adds up the products on which the
-// logits and the gradients of the tuned tensors depend. So it counts any backbone, module and
-// method. It adds these rules:
+// work builds the graph of the step, with the gradients of GoMLX. It adds up the products on which
+// the logits and the gradients of the tuned tensors depend. So it works for any backbone, module
+// and method. Some products count only in part:
 //
-//   - Where single entries of a weight are tuned, the graph computes the gradient of the
-//     whole weight. Only the multiply-adds of the entries' own values count: one for each
-//     token in a linear layer.
-//   - A tap of a convolution's kernel that meets padding takes no multiply-add.
-//   - Other operations (norms, softmax, activations, drops, the optimizer) do not count,
-//     nor does what an implementation computes twice.
+//   - If single entries of a weight are tuned, the graph computes the gradient of the whole
+//     weight. Only the multiply-adds of the tuned entries count: one for each token in a linear
+//     layer.
+//   - A tap of a convolution kernel that meets padding counts no multiply-add.
+//   - Other operations (norms, softmax, activations, dropout, the optimizer) do not count.
+//     Values that an implementation computes a second time do not count either.
 //
-// In two cases the graph computes more than is needed, and work counts it. In the first block of a
-// ViT, the gradient of the input is computed for all tokens even if only the class token needs it:
-// 1 % of an SPT-LoRA step of a ViT-B. The tokens with which a Swin pads its maps are computed like
-// the others.
+// In two cases work counts more than is needed. In the first block of a ViT, the graph computes the
+// gradient of the input for all tokens, even if only the class token needs it. This is 1 % of an
+// SPT-LoRA step of a ViT-B. The tokens with which a Swin pads its maps count like other tokens.
 func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float64, err error) {
 	if m == score {
 		s = peft.Selection{}
@@ -45,13 +44,15 @@ func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float6
 	err = withGraph(c, s, batch, func(t *tally, in peft.Inputs, logits *Node) {
 		counted := count{tally: t, seen: map[compute.Value]bool{}}
 		counted.whole(logits)
-		var picked []func() // last, because what is needed as a whole counts as a whole
+		// run last, because a product that is needed as a whole must count as a whole
+		var picked []func()
 		if tensors := wantedBy(c, s, m, in); len(tensors) > 0 {
 			nodes := make([]*Node, len(tensors))
 			for i, w := range tensors {
 				nodes[i] = w.node
 			}
-			// Any scalar of the logits has the same products behind its gradient as a loss.
+			// The gradient of any scalar function of the logits needs the same products as the
+			// gradient of the loss.
 			for i, gradient := range Gradient(ReduceAllSum(logits), nodes...) {
 				if entries := tensors[i].entries; entries == nil {
 					counted.whole(gradient)
@@ -68,12 +69,12 @@ func work(c backbone.Config, s peft.Selection, m Method, batch int) (flop float6
 	return flop, err
 }
 
-// withGraph builds the forward pass of a mini-batch on a tally and calls use with it. Tensors of
-// which single entries are tuned enter the graph as they are.
+// withGraph builds the forward pass of a mini-batch on a tally and calls use. Tensors with single
+// tuned entries are frozen parameters of the graph.
 func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally, in peft.Inputs, logits *Node)) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("counting the work of a step: %w", err)
+			err = fmt.Errorf("counting the operations of a step: %w", err)
 		}
 	}()
 	if err := c.Validate(); err != nil {
@@ -115,13 +116,13 @@ func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally
 	})
 }
 
-// wanted is a tensor whose gradient a step takes.
+// wanted is a tensor whose gradient a step needs.
 type wanted struct {
 	node    *Node
-	entries []int32 // positions of the only values of a weight that are tuned; nil: all are
+	entries []int32 // positions of the tuned entries; nil means that the whole tensor is tuned
 }
 
-// wantedBy lists the tensors whose gradients a step takes.
+// wantedBy returns the tensors whose gradients a step needs.
 func wantedBy(c backbone.Config, s peft.Selection, m Method, in peft.Inputs) (out []wanted) {
 	if m == Forward {
 		return nil
@@ -139,7 +140,7 @@ func wantedBy(c backbone.Config, s peft.Selection, m Method, in peft.Inputs) (ou
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Entries)) {
 		w := wanted{node: in.Frozen[name]}
-		if w.node.Rank() > 1 { // the gradient of a vector is no product
+		if w.node.Rank() > 1 { // no product computes the gradient of a vector
 			w.entries = s.Entries[name]
 		}
 		out = append(out, w)
@@ -147,18 +148,19 @@ func wantedBy(c backbone.Config, s peft.Selection, m Method, in peft.Inputs) (ou
 	return out
 }
 
-// count adds up the products on which nodes depend, each once.
+// count adds up the multiply-adds of the products on which nodes depend. It counts each product
+// once.
 type count struct {
 	tally        *tally
 	seen         map[compute.Value]bool
 	multiplyAdds float64
 }
 
-// value returns the backend's value of n. Nodes of the same operation on the same inputs have the
+// value returns the backend value of n. Nodes of the same operation on the same inputs have the
 // same value.
 func value(n *Node) compute.Value { return InternalBackendOutputs(n)[0] }
 
-// whole counts what n needs.
+// whole counts all products on which n depends.
 func (c *count) whole(n *Node) {
 	v := value(n)
 	if c.seen[v] {
@@ -173,8 +175,9 @@ func (c *count) whole(n *Node) {
 	}
 }
 
-// entries counts what the values at row-major positions of n need. It follows them through reshapes
-// and transposes to the product that computes them; what any other operation computes is counted as
+// entries counts the products on which the values at the given row-major positions of n depend. It
+// follows the positions through reshapes and transposes to the product that computes the values,
+// and counts only these values of it. If another operation computes the values, entries counts n as
 // a whole.
 func (c *count) entries(n *Node, positions []int32) {
 	at := make([]int, len(positions))
@@ -206,13 +209,14 @@ func (c *count) entries(n *Node, positions []int32) {
 	}
 }
 
-// block is the part of a layer's canonical name that says in which block it is.
+// block matches the part of a canonical layer name that names the block.
 var block = regexp.MustCompile(`\bblocks\.[0-9]+\.`)
 
-// products returns the shapes of the products of the backbone's forward pass with its weights on a
-// mini-batch, without the head's. A layer that all blocks of a stage have is listed once, for the
-// block in which it takes the most rows; layers of the same shape are listed together. The products
-// of the backward pass for inputs have the same shapes with k and n exchanged.
+// products returns the shapes of the matrix products with weights in the forward pass of a
+// mini-batch, without the head. A layer that occurs in all blocks of a stage is listed once, with
+// the greatest number of rows in any block. Layers of the same shape are listed as one. In the
+// backward pass, the products for the gradients of inputs have the same shapes with K and N
+// exchanged.
 func products(c backbone.Config, batch int) (list []gemm, err error) {
 	err = withGraph(c, peft.Selection{}, batch, func(t *tally, _ peft.Inputs, logits *Node) {
 		seen := map[*Node]bool{}
@@ -235,7 +239,7 @@ func products(c backbone.Config, batch int) (list []gemm, err error) {
 				weight = weight.Inputs()[0]
 			}
 			if weight.Type() != NodeTypeParameter {
-				return // attention's
+				return // a product in attention, without weights
 			}
 			layer := strings.TrimSuffix(weight.GetParameterName(), ".weight")
 			if layer == c.Head() {
@@ -252,20 +256,20 @@ func products(c backbone.Config, batch int) (list []gemm, err error) {
 			layers = append(layers, gemm{Name: layer, M: rows, K: k, N: width})
 		}
 		visit(logits)
-		list = together(layers)
+		list = mergeSameShapes(layers)
 	})
 	return list, err
 }
 
-// together merges layers of the same shape into one that names them all: "attn.q, k, v".
-func together(layers []gemm) (out []gemm) {
+// mergeSameShapes merges layers of the same shape into one, with a name such as "attn.q, k, v".
+func mergeSameShapes(layers []gemm) (out []gemm) {
 	for _, l := range layers {
 		i := slices.IndexFunc(out, func(o gemm) bool { return o.M == l.M && o.K == l.K && o.N == l.N })
 		if i < 0 {
 			out = append(out, l)
 			continue
 		}
-		// The first name says what the names have in common.
+		// Leave out the prefix that the name shares with the first name.
 		first, _, _ := strings.Cut(out[i].Name, ", ")
 		out[i].Name += ", " + strings.TrimPrefix(l.Name, first[:strings.LastIndex(first, ".")+1])
 	}

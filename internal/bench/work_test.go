@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
+// size returns the configuration of one of Sizes.
 func size(t *testing.T, name string, classes int) backbone.Config {
 	t.Helper()
 	c, err := Config(name, classes)
@@ -32,9 +33,9 @@ func mustWork(t *testing.T, c backbone.Config, s peft.Selection, m Method, batch
 	return flop
 }
 
-// TestWorkForward compares the forward pass with published numbers for 224 px and 1000 classes:
-// DeiT (Touvron et al. 2021) gives 1.3, 4.6 and 17.6 GMACs for tiny, small and base. They include
-// the tokens of the last block that nothing reads.
+// TestWorkForward compares the forward pass with published numbers for 224 px and 1000 classes.
+// DeiT (Touvron et al. 2021) reports 1.3, 4.6 and 17.6 billion multiply-adds (GMACs) for tiny,
+// small and base. These numbers include tokens of the last block that are never read.
 func TestWorkForward(t *testing.T) {
 	for name, want := range map[string]string{"tiny": "1.3", "small": "4.6", "base": "17.6"} {
 		c := size(t, name, 1000)
@@ -45,9 +46,9 @@ func TestWorkForward(t *testing.T) {
 			t.Errorf("%s: %s GMACs, published are %s", name, text, want)
 		}
 	}
-	// ViT-B by hand: patches 196·768·768; a block 4·197·768² for q, k, v and proj, 2·197·768·3072
-	// for the MLP, 2·197²·768 for attention, in the last block one token but for k and v; head
-	// 768·1000.
+	// The multiply-adds of a ViT-B are 196·768·768 for the patch embedding and 768·1000 for the
+	// head. A block has 4·197·768² for q, k, v and proj, 2·197·768·3072 for the MLP, and 2·197²·768
+	// for attention. In the last block, everything except k and v is computed for one token only.
 	const want = 196*768*768 + 11*(4*197*768*768+2*197*768*3072+2*197*197*768) +
 		(2*197+2)*768*768 + 2*768*3072 + 2*197*768 + 768*1000
 	if got := mustWork(t, size(t, "base", 1000), peft.Selection{}, Forward, 3); got != 3*2*want {
@@ -55,7 +56,8 @@ func TestWorkForward(t *testing.T) {
 	}
 }
 
-// TestWorkByHand compares with sums over the shapes of a ViT-Ti, in multiply-adds of one image.
+// TestWorkByHand compares work with sums over the shapes of a ViT-Ti, in multiply-adds for one
+// image.
 func TestWorkByHand(t *testing.T) {
 	c := size(t, "tiny", 10)
 	const (
@@ -81,8 +83,8 @@ func TestWorkByHand(t *testing.T) {
 		{"full", peft.Full(c), Method(method.Full), forward + patch + 2*layers + 2*attention + 2*head},
 		{"score", peft.Selection{}, score, forward + 2*layers + 2*attention + head},
 		{"class token", peft.Selection{Whole: []string{"cls_token"}}, Method(method.SPTLoRA), forward + layers + 2*attention + 2*head},
-		// Block 0 needs no gradient of its input: q, k and v lack one product each, and their
-		// modules one.
+		// Block 0 needs no gradient of its input. So q, k and v each have one product less, and
+		// each of their modules has one product less.
 		{"lora", peft.Uniform(c, "lora", 8), Method(method.LoRA), forward + layers + 2*attention + 2*head + 3*8*lora - 3*n*d*d - 3*n*d*8},
 		{"adapter", peft.Uniform(c, "adapter", 8), Method(method.Adapter), forward + layers + 2*attention + 2*head + 3*8*adapter - 3*n*d*d - 3*n*d*8},
 		{"lowest block", peft.Selection{Whole: []string{"blocks.11.mlp.fc1.bias"}}, Method(method.SPTLoRA), forward + d*h + 2*head},
@@ -94,20 +96,20 @@ func TestWorkByHand(t *testing.T) {
 	}
 }
 
-// TestWorkForwardSwin compares with Swin (Liu et al. 2021): 4.5 G multiply-adds for Swin-T at 224
-// px with 1000 classes.
+// TestWorkForwardSwin compares the forward pass of Swin-T with the paper (Liu et al. 2021): 4.5
+// billion multiply-adds at 224 px with 1000 classes.
 func TestWorkForwardSwin(t *testing.T) {
 	if got := fmt.Sprintf("%.1f", mustWork(t, size(t, "swin-tiny", 1000), peft.Selection{}, Forward, 1)/2e9); got != "4.5" {
 		t.Errorf("%s GMACs, published are 4.5", got)
 	}
-	// the number of timm's model, less the head
+	// number of parameters of the timm model, without the head
 	if got := size(t, "swin-tiny", 1000); got.Size() != 28_288_354-769_000 {
 		t.Errorf("%d parameters", got.Size())
 	}
 }
 
-// inside returns the number of pairs of a position and a tap of a 7-wide kernel along one axis of a
-// map for which the tap lies on the map.
+// inside counts along one axis of a map. It returns the number of pairs of a position and a tap of
+// a kernel of width 7 for which the tap lies inside the map.
 func inside(side int) (n int) {
 	for position := range side {
 		for tap := -3; tap <= 3; tap++ {
@@ -119,8 +121,9 @@ func inside(side int) (n int) {
 	return n
 }
 
-// TestWorkForwardConvNeXt compares with the paper's 4.5 G multiply-adds for ConvNeXt-T at 224 px
-// with 1000 classes, which include the zeros beyond the edges of maps.
+// TestWorkForwardConvNeXt compares the forward pass of ConvNeXt-T with the paper: 4.5 billion
+// multiply-adds at 224 px with 1000 classes. The number in the paper includes products with
+// padding.
 func TestWorkForwardConvNeXt(t *testing.T) {
 	c := size(t, "convnext-tiny", 1000)
 	got := mustWork(t, c, peft.Selection{}, Forward, 1) / 2e9
@@ -129,22 +132,22 @@ func TestWorkForwardConvNeXt(t *testing.T) {
 		zeros += float64(form.Depths[i]*form.Dims[i]*(49*side*side-inside(side)*inside(side))) / 1e9
 	}
 	if text := fmt.Sprintf("%.1f", got+zeros); text != "4.5" || zeros < 0.01 {
-		t.Errorf("%s GMACs and %.3f of zeros among them, published are 4.5", text, zeros)
+		t.Errorf("%s GMACs, of which %.3f are products with padding; published are 4.5", text, zeros)
 	}
 	if n := c.Size() + c.NumFeatures()*1000 + 1000; n != 28_589_128 { // timm's convnext_tiny
 		t.Errorf("%d parameters", n)
 	}
 }
 
-// TestWorkEntriesConvNeXt: a tuned entry of a kernel takes a multiply-add for each position at
-// which its tap lies on the map.
+// TestWorkEntriesConvNeXt checks that a tuned entry of a kernel counts one multiply-add for each
+// position at which its tap lies inside the map.
 func TestWorkEntriesConvNeXt(t *testing.T) {
 	c := size(t, "convnext-tiny", 10)
 	work := func(name string, entries ...int32) float64 {
 		slices.Sort(entries)
 		return mustWork(t, c, peft.Selection{Entries: map[string][]int32{name: entries}}, Method(method.SPTLoRA), 1)
 	}
-	const kernel = "stages.3.blocks.2.conv_dw.weight" // of a map of 7×7
+	const kernel = "stages.3.blocks.2.conv_dw.weight" // its map is 7×7
 	for entry, want := range map[int32]float64{24: 49, 0: 16, 49 + 6: 16, 3: 28, 21: 28, 48: 16} {
 		if got := (work(kernel, 22, entry) - work(kernel, 22)) / 2; got != want {
 			t.Errorf("entry %d of a depth-wise kernel: %g, expected %g", entry, got, want)
@@ -156,8 +159,8 @@ func TestWorkEntriesConvNeXt(t *testing.T) {
 	}
 }
 
-// gated is a structured module with three matrices and a product of two of them that does not
-// depend on the images.
+// gated is a structured module with three matrices. It also computes the product of two of the
+// matrices, which does not depend on the images.
 var gated = peft.Module{
 	Name:  "bench-gated",
 	Count: func(in, out, rank int) int { return rank * (2*in + out) },
@@ -171,7 +174,7 @@ var gated = peft.Module{
 	},
 }
 
-// TestWorkModule counts a structured module that is registered by a program.
+// TestWorkModule checks that work counts a structured module that the program registers itself.
 func TestWorkModule(t *testing.T) {
 	if err := peft.Register(gated); err != nil {
 		t.Fatal(err)
@@ -179,10 +182,10 @@ func TestWorkModule(t *testing.T) {
 	c := size(t, "tiny", 10)
 	const n, d, h, rank, batch = 197, 192, 768, 4, 3
 	s := peft.Selection{Module: gated.Name, Rank: rank, Structured: []string{"blocks.10.mlp.fc1.weight"}}
-	// the same gradients without the module
+	// less needs the same gradients of the backbone, but has no module.
 	less := peft.Selection{Whole: []string{"blocks.10.mlp.fc1.bias"}}
-	// a, b and c, whose inputs need a gradient but for x; the product of c and b, with both
-	// gradients; the product of x with it, with the gradient of the matrix.
+	// First a, b and c: their inputs need a gradient, except x. Then the product of c and b, with
+	// both gradients. Then the product of x with that product, with the gradient of the matrix.
 	want := batch*(2*2*n*d*rank+3*n*rank*h) + 3*h*rank*d + batch*2*n*d*h
 	got := mustWork(t, c, s, Method(method.SPT(gated.Name)), batch) - mustWork(t, c, less, Method(method.SPTLoRA), batch)
 	if got != 2*float64(want) {
@@ -190,7 +193,7 @@ func TestWorkModule(t *testing.T) {
 	}
 }
 
-// TestWorkMethods counts every method that package method lists.
+// TestWorkMethods checks that work counts every method of [Methods].
 func TestWorkMethods(t *testing.T) {
 	c := size(t, "tiny", 10)
 	vit := c.Form.(backbone.ViT)
@@ -213,7 +216,7 @@ func TestWorkMethods(t *testing.T) {
 	}
 }
 
-// TestWorkRefused: what cannot be counted is an error.
+// TestWorkRefused checks the errors for configurations and selections that cannot be counted.
 func TestWorkRefused(t *testing.T) {
 	c := size(t, "tiny", 10)
 	c.Form = nil
@@ -225,7 +228,7 @@ func TestWorkRefused(t *testing.T) {
 	}
 	c = size(t, "tiny", 10)
 	if _, err := work(c, peft.Selection{Whole: []string{"blocks.99.x"}}, Method(method.SPTLoRA), 1); err == nil {
-		t.Error("a tensor that the backbone does not have is counted")
+		t.Error("work counted a tensor that the backbone does not have")
 	}
 }
 
@@ -251,7 +254,7 @@ func TestProducts(t *testing.T) {
 	}
 }
 
-// BenchmarkWork counts a step of a ViT-B.
+// BenchmarkWork measures the time to count a step of a ViT-B.
 func BenchmarkWork(b *testing.B) {
 	c, err := Config("base", 100)
 	if err != nil {

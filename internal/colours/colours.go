@@ -1,5 +1,6 @@
-// Package colours holds the smallest task that tuning can be tested on: images whose class is their
-// colour, and a backbone with fixed weights. Only tests import it.
+// Package colours generates a small synthetic task for tests of fine-tuning. [Samples] returns
+// images whose class is their brightest colour channel, and [Model] returns a backbone with fixed
+// weights. [Noise] returns random images with random classes. Only tests import this package.
 package colours
 
 import (
@@ -11,8 +12,9 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// Pixels returns the pixels of image i, [size, size, 3]. Channel i%3 is brighter than the others
-// and is the class of the image. Another salt gives other images.
+// Pixels returns the pixels of image i, [size, size, 3]. The class of the image is i%3, and the
+// channel with this number is brighter than the other channels. A different salt gives different
+// images of the same classes.
 func Pixels(i, size, salt int) []uint8 {
 	pix := make([]uint8, size*size*3)
 	for k := range pix {
@@ -24,7 +26,7 @@ func Pixels(i, size, salt int) []uint8 {
 	return pix
 }
 
-// Samples returns the images 0 … n-1 with their classes.
+// Samples returns the images 0 to n-1 of [Pixels] with their classes, 0 to 2.
 func Samples(n, size, salt int) []dataset.Sample {
 	var out []dataset.Sample
 	for i := range n {
@@ -33,8 +35,8 @@ func Samples(n, size, salt int) []dataset.Sample {
 	return out
 }
 
-// Noise returns n images of random pixels, [n, size, size, 3], and a random class of three for
-// each. Every call returns the same images.
+// Noise returns the random pixels of n images, [n, size, size, 3], and a random class from 0 to 2
+// for each image. Calls with the same arguments return the same values.
 func Noise(n, size int) (pixels []uint8, classes []int32) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pixels, classes = make([]uint8, n*size*size*3), make([]int32, n)
@@ -47,7 +49,8 @@ func Noise(n, size int) (pixels []uint8, classes []int32) {
 	return pixels, classes
 }
 
-// Model returns a backbone of configuration c. Every call returns the same weights.
+// Model returns a backbone with the configuration c. Every call with the same c returns the same
+// weights.
 func Model(c backbone.Config) *backbone.Model {
 	sd := checkpoint.StateDict{}
 	for k, p := range c.Params() {

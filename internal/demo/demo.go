@@ -1,19 +1,20 @@
-// Package demo fine-tunes a backbone without any file: a small ViT that is embedded in the binary,
-// on synthetic tasks like those of VTAB's structured group.
+// Package demo fine-tunes a backbone without any file. The backbone is a small ViT that is embedded
+// in the binary, and the tasks are synthetic. They resemble the structured group of the benchmark
+// VTAB. The command 'spt demo' uses this package.
 //
-// [Data] returns a task, and [Run] compares methods on a task. [Pretrain] pretrains the embedded
-// backbone.
+// [Run] compares methods on a task. [Data] returns the images of a task. [Pretrain] is the program
+// that made the weights of the embedded backbone, for the command 'spt pretrain'.
 package demo
 
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/synth"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -32,7 +33,8 @@ func Tasks() []string {
 	return out
 }
 
-// Data draws the images of a synthetic task, that many for each split.
+// Data returns the data set of a synthetic task. train, val and test are the numbers of images in
+// the splits. The same arguments give the same images. An unknown task is an error.
 func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, error) {
 	for _, t := range synth.Tasks() {
 		if t.Name != task {
@@ -48,66 +50,74 @@ func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, err
 		}
 		return dataset.New(task, t.Classes, draw("train", train), draw("val", val), draw("test", test))
 	}
-	return nil, fmt.Errorf("demo task %q is unknown; known: %s", task, strings.Join(Tasks(), ", "))
+	return nil, option.Unknown("task", "demo task", task, Tasks())
 }
 
 // Options configures [Run].
 type Options struct {
-	// Task is the name of the task, one of [Tasks]. Default "": DefaultTask.
+	// Task is the name of the task, one of [Tasks]. Default: DefaultTask.
 	Task string
 
-	// Methods are the methods to compare. Default nil: DefaultMethods.
+	// Methods lists the methods to compare. Default: the result of DefaultMethods.
 	Methods []method.Method
 
-	// Epochs is the number of passes over the training images; Recipe changes it for some methods.
-	// Default 0: DefaultEpochs.
+	// Epochs is the number of epochs, that is of passes over the training images. Linear probing
+	// takes ten times as many; see [Recipe]. Default: DefaultEpochs.
 	Epochs int
 
-	// Budget is the number of tuned parameters, or their share of the backbone, for SPT, LoRA and
-	// Adapter. Default zero: DefaultBudget.
+	// Budget is the number of tuned parameters, or their share of the backbone. It applies to the
+	// methods that take a budget: SPT, LoRA and Adapter. Default: DefaultBudget.
 	Budget plan.Budget
 
-	// Seed is the seed of the images and of everything that is drawn at random.
+	// Seed is the seed of the images, the initial weights and the training. Default: 0.
 	Seed uint64
 
-	// Compute is the device and the precision. Default zero: the best device of the machine.
+	// Compute selects the device and the precision. Default: the best device of the machine.
 	Compute run.ComputeConfig
 }
 
-// The defaults of Options, and the sizes of a task. The sizes of train and val are those of
-// VTAB-1k.
+// rank is the rank of the SPT modules. It is half of the rank in the paper, for matrices a twelfth
+// as wide.
+const rank = 4
+
+// These are the defaults of Options, and the number of images in each split. The training and
+// validation splits are as large as in VTAB-1k.
 const (
 	DefaultTask   = "location"
 	DefaultEpochs = 10
 	trainImages   = 800
 	valImages     = 200
 	testImages    = 400
-	rank          = 4 // rank of SPT's modules: half of the paper's, on matrices a twelfth as wide
 )
 
 // DefaultBudget is the default of Options.Budget.
 var DefaultBudget = plan.MustParseBudget("5%")
 
-// DefaultMethods returns the methods that are compared by default. Together they take about a
-// minute on two cores.
+// DefaultMethods returns the methods that [Run] compares by default. Together they take about one
+// minute on two CPU cores.
 func DefaultMethods() []method.Method {
 	return []method.Method{method.Linear, method.LoRA, method.SPTLoRA, method.SPTAdapter, method.Full}
 }
 
-// Row is the result of one method.
+// Row holds the result of one method.
 type Row struct {
-	Method       method.Method `json:"method"`
-	Epochs       int           `json:"epochs"` // epochs of Recipe
-	Counts       peft.Counts   `json:"counts"` // tuned parameters
-	ValAccuracy  float64       `json:"val_accuracy"`
-	TestAccuracy float64       `json:"test_accuracy"`
-	// time of scoring, planning, training, validation and test
+	// Method is the method.
+	Method method.Method `json:"method"`
+	// Epochs is the number of epochs that the method trained; see [Recipe].
+	Epochs int `json:"epochs"`
+	// Counts holds the numbers of tuned parameters.
+	Counts peft.Counts `json:"counts"`
+	// ValAccuracy and TestAccuracy are the accuracies after the last epoch, from 0 to 1.
+	ValAccuracy  float64 `json:"val_accuracy"`
+	TestAccuracy float64 `json:"test_accuracy"`
+	// Seconds is the time for scoring, planning, training, validation and test.
 	Seconds float64 `json:"seconds"`
 }
 
-// Run tunes the embedded backbone on a task with each method. Each method trains once, on the
-// training images, and is tested once, after the last epoch; nothing is selected on test images.
-// report receives the events of each method; it may be nil.
+// Run tunes the embedded backbone on a task with each method, and returns one row for each method.
+// A method trains once on the training images. It is tested once, after the last epoch. Run makes
+// no choice by results on the test images. It calls report with the progress events of each method;
+// report may be nil. If a method fails, Run returns the rows of the methods before it and an error.
 func Run(ctx context.Context, o Options, report func(m method.Method, e progress.Event)) ([]Row, error) {
 	if o.Task == "" {
 		o.Task = DefaultTask
@@ -132,12 +142,12 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	if err != nil {
 		return nil, err
 	}
-	// The images are in memory and have their final size already, so a cache would only copy them.
+	// The images are in memory and already have their final size, so a cache would only copy them.
 	task, err := spt.New(m, data, spt.WithImages(run.ImageOptions{CacheBytes: -1}), spt.WithCompute(o.Compute))
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range o.Methods { // checks all methods before the first one trains
+	for _, m := range o.Methods { // check the options of all methods before the first one trains
 		if row, err := method.Lookup(m); err == nil && !row.Takes("budget") {
 			continue
 		}
@@ -157,7 +167,7 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	return rows, nil
 }
 
-// compare returns the row of one method.
+// compare tunes with one method and returns its row.
 func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report progress.Func) (Row, error) {
 	start := time.Now()
 	row, err := method.Lookup(m)

@@ -33,7 +33,8 @@ func TestEmbeddedModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	// The seed is not that of the recipe: the backbone has not seen these images.
+	// The seed differs from the seed of the recipe, so the backbone was not trained on these
+	// images.
 	var samples []dataset.Sample
 	for class := range synth.Classes() {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 32, Height: 32, Pix: synth.Pretraining(99, class, class, 32)}, Target: dataset.Class(class)})
@@ -45,11 +46,12 @@ func TestEmbeddedModel(t *testing.T) {
 	}
 	t.Logf("%.1f %% of %d fresh images, loss %.2f (chance %.2f)", 100*e.Accuracy, e.Images, e.Loss, math.Log(240))
 	if e.Accuracy < 0.4 || e.Loss > 2 {
-		t.Errorf("accuracy %.3f, loss %.2f: the embedded backbone has learnt too little", e.Accuracy, e.Loss)
+		t.Errorf("accuracy %.3f, loss %.2f: expected at least 0.4 and at most 2", e.Accuracy, e.Loss)
 	}
 }
 
-// TestPretrainLearns checks, on a hundredth of the recipe's work, that the loss falls.
+// TestPretrainLearns checks that the loss falls in a run with one hundredth of the training images
+// of the recipe.
 func TestPretrainLearns(t *testing.T) {
 	o := PretrainRecipe()
 	o.ImagesPerClass, o.ValPerClass = 4, 1
@@ -59,7 +61,7 @@ func TestPretrainLearns(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !(r.Epochs[1].TrainLoss < r.Epochs[0].TrainLoss) {
-		t.Errorf("losses %.4f, %.4f", r.Epochs[0].TrainLoss, r.Epochs[1].TrainLoss)
+		t.Errorf("the losses are %.4f and %.4f, expected the second to be lower", r.Epochs[0].TrainLoss, r.Epochs[1].TrainLoss)
 	}
 	if m.Weights["head.weight"].Shape[0] != 240 {
 		t.Error("the head is not among the weights")

@@ -1,4 +1,4 @@
-// Package devicetest gives tests the device that is to be tested. Only tests import it.
+// Package devicetest opens the device on which tests run. Only tests import it. Begin with [Open].
 package devicetest
 
 import (
@@ -8,13 +8,14 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Open starts what SPT_DEVICE names, such as cuda or xla:/path/plugin.so; without it the test is
-// skipped.
+// Open opens the device that the environment variable SPT_DEVICE names, for example "cuda" or
+// "xla:/path/plugin.so". It returns the backend and the value of the variable. If the variable is
+// not set, Open skips the test. If the device cannot be opened, the test fails.
 func Open(t *testing.T) (be backend.Backend, name string) {
 	t.Helper()
 	name = os.Getenv("SPT_DEVICE")
 	if name == "" {
-		t.Skip("needs SPT_DEVICE, a device that is no processor: cuda, or xla: and the path of a PJRT plug-in")
+		t.Skip("SPT_DEVICE is not set; set it to the device to test: cuda, or xla:PATH with the path of a PJRT plug-in")
 	}
 	be, _, err := backend.Open(name, 1)
 	if err != nil {

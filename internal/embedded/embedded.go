@@ -1,6 +1,6 @@
-// Package embedded holds the small ViT that this project pretrained itself and that every spt
-// binary contains. It needs no file, so examples, tests and the demo work everywhere. Command 'spt
-// pretrain' made the weights.
+// Package embedded holds a small pretrained ViT that is part of every spt binary. [Model] returns
+// it without reading a file, so examples, tests and the demo work on every machine. This project
+// pretrained the model on synthetic images with the command 'spt pretrain'.
 package embedded
 
 import (
@@ -12,16 +12,16 @@ import (
 	"github.com/sptune/spt/checkpoint"
 )
 
-// Name is the model path that stands for the embedded backbone.
+// Name is the name of the embedded backbone. It takes the place of the path of a checkpoint.
 const Name = "demo"
 
-// weights holds the checkpoint that 'spt pretrain' wrote: float16, names of timm.
+// weights holds the checkpoint that 'spt pretrain' wrote, in float16 and with timm names.
 //
 //go:embed vit_demo.safetensors
 var weights []byte
 
-// Model returns the embedded backbone with a new head for numClasses classes. With numClasses 0 it
-// keeps the head of the 240 pretraining classes.
+// Model returns the embedded backbone with a new head for numClasses classes. If numClasses is 0,
+// it keeps the head for the 240 pretraining classes.
 func Model(numClasses int) (*backbone.Model, error) {
 	f, err := checkpoint.NewFile(bytes.NewReader(weights), int64(len(weights)), Name)
 	if err != nil {

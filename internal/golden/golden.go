@@ -1,9 +1,13 @@
-// Package golden reads the reference numbers that tests compare with: npz files and meta.json,
-// which a PyTorch implementation wrote, and real weights and images. Only tests import it.
+// Package golden finds and reads the reference data of tests: npz files and meta.json, which a
+// PyTorch implementation wrote, and real weights and images. Only tests import it.
 //
-// The variable SPT_GOLDEN names the folder. Its default is "../shared/golden". A relative path is
-// relative to the root of the repository. The folders "models" and "data" lie beside the golden
-// folder. A test skips, and says so, if a file that it needs is absent.
+// The environment variable SPT_GOLDEN holds the path of the golden folder. Default:
+// "../shared/golden". A relative path is relative to the root of the repository. The folders
+// "models" and "data" lie in the same parent folder.
+//
+// [Path] returns a path in the golden folder, and [Beside] returns a path beside it. Both skip the
+// test if the file is absent. [Open] opens an npz file as an [Archive], and [JSON] reads a JSON
+// file.
 package golden
 
 import (
@@ -17,7 +21,7 @@ import (
 	"github.com/sptune/spt/internal/moduleroot"
 )
 
-// Folder is the golden folder, or the test is skipped.
+// Folder returns the path of the golden folder. It skips the test if the folder is absent.
 func Folder(t testing.TB) string {
 	t.Helper()
 	root := moduleroot.Dir(t)
@@ -25,31 +29,34 @@ func Folder(t testing.TB) string {
 	if dir == "" {
 		dir = filepath.Join("..", "shared", "golden")
 	}
-	if !filepath.IsAbs(dir) { // tests run in their package's folder
+	if !filepath.IsAbs(dir) { // the working directory of a test is the folder of its package
 		dir = filepath.Join(root, dir)
 	}
 	if _, err := os.Stat(dir); err != nil {
-		t.Skipf("needs the golden data: set SPT_GOLDEN to their folder (%v)", err)
+		t.Skipf("the test needs the golden data; set SPT_GOLDEN to the path of the golden folder (%v)", err)
 	}
 	return dir
 }
 
-// Path is a file or folder in the golden folder, or the test is skipped.
+// Path returns the path of a file or folder in the golden folder. It skips the test if the file is
+// absent.
 func Path(t testing.TB, elem ...string) string {
 	t.Helper()
 	return existing(t, filepath.Join(append([]string{Folder(t)}, elem...)...))
 }
 
-// Beside is a file or folder of "models" or "data", or the test is skipped.
+// Beside returns the path of a file or folder beside the golden folder, in "models" or "data". It
+// skips the test if the file is absent.
 func Beside(t testing.TB, elem ...string) string {
 	t.Helper()
 	return existing(t, filepath.Join(append([]string{Folder(t), ".."}, elem...)...))
 }
 
+// existing returns path. It skips the test if there is no file at path.
 func existing(t testing.TB, path string) string {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("needs %s, which is not here", path)
+		t.Skipf("the test needs %s, which does not exist", path)
 	}
 	return path
 }
@@ -60,7 +67,7 @@ type Archive struct {
 	f *npz.Reader
 }
 
-// Open opens an npz file for the duration of the test.
+// Open opens an npz file and closes it at the end of the test.
 func Open(t testing.TB, path string) *Archive {
 	t.Helper()
 	f, err := npz.Open(path)
@@ -71,7 +78,7 @@ func Open(t testing.TB, path string) *Archive {
 	return &Archive{t, f}
 }
 
-// Names lists the arrays.
+// Names returns the names of the arrays.
 func (a *Archive) Names() []string {
 	var out []string
 	for _, n := range a.f.Keys() {
@@ -80,10 +87,10 @@ func (a *Archive) Names() []string {
 	return out
 }
 
-// Has reports whether there is an array of that name.
+// Has reports whether the archive has an array with the given name.
 func (a *Archive) Has(name string) bool { return a.f.Header(name+".npy") != nil }
 
-// Shape is an array's shape.
+// Shape returns the shape of an array. The test fails if the array does not exist.
 func (a *Archive) Shape(name string) []int {
 	a.t.Helper()
 	h := a.f.Header(name + ".npy")
@@ -105,7 +112,8 @@ func (a *Archive) Int64(name string) []int64 { return read[int64](a, name) }
 // Uint8 reads an array of uint8.
 func (a *Archive) Uint8(name string) []uint8 { return read[uint8](a, name) }
 
-// read returns an array row-major, whichever way the file has it.
+// read returns the values of an array in row-major order. The order in the file may be
+// column-major.
 func read[T any](a *Archive, name string) (v []T) {
 	a.t.Helper()
 	if err := a.f.Read(name+".npy", &v); err != nil {
@@ -134,7 +142,7 @@ func JSON(t testing.TB, path string, v any) {
 	}
 }
 
-// Scalar reads an array of no dimensions, float32 or float64.
+// Scalar reads an array without dimensions, of float32 or float64.
 func (a *Archive) Scalar(name string) float64 {
 	a.t.Helper()
 	h := a.f.Header(name + ".npy")

@@ -1,5 +1,9 @@
-// Package graph holds operations for the graphs of backbones and modules that GoMLX's own graph
-// functions lack.
+// Package graph adds graph operations that GoMLX does not have. The packages backbone and peft
+// build their graphs with it.
+//
+// [Product] and [Everywhere] keep computations in the number type of their operands, so that a
+// network with bfloat16 activations is fast on a GPU. [WithGradientOf] and [WithGradients] give an
+// operation its own gradient instead of the one that automatic differentiation derives.
 package graph
 
 import (
@@ -8,9 +12,11 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Product computes DotGeneral for operands of one type. In half precision GoMLX would compute the
-// products of the gradient in float32, about ten times slower on a GPU; on a device all products
-// have operands of one type, and their sums are float32 in any case.
+// Product returns the matrix product (DotGeneral) of two operands of the same type. xAxes and yAxes
+// are the contracted axes, xBatch and yBatch are the batch axes. On a device, the products of the
+// gradient have the same operand type too. Without this setting, GoMLX would compute them in
+// float32 for operands in half precision, which is about ten times slower on a GPU. The GPU adds up
+// products in float32 with both settings.
 func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
 	dot := Dot(x, y)
 	if backend.OnDevice(x.Graph().Backend()) {
@@ -19,8 +25,9 @@ func Product(x *Node, xAxes, xBatch []int, y *Node, yAxes, yBatch []int) *Node {
 	return dot.General(xAxes, xBatch, yAxes, yBatch)
 }
 
-// Everywhere returns v, which has the last axes of y, in the shape and type of y. Its gradient is
-// summed over the other axes in v's own type, float32.
+// Everywhere broadcasts v to the shape of y and converts it to the type of y. v has the last axes
+// of y. If both have the same type already, Everywhere adds only axes of size 1. The gradient of v
+// is summed over the broadcast axes in the type of v, which is float32.
 func Everywhere(v, y *Node) *Node {
 	if v.DType() == y.DType() {
 		return ExpandLeftToRank(v, y.Rank())
@@ -28,20 +35,21 @@ func Everywhere(v, y *Node) *Node {
 	return ConvertDType(BroadcastToDims(ExpandLeftToRank(v, y.Rank()), y.Shape().Dimensions...), y.DType())
 }
 
-// WithGradientOf returns forward() with the gradient of carrier, which has the same shape. It has
-// the form of GoMLX's fused operations: the forward pass computes the first, the backward pass
-// differentiates the second, and no backend computes what only the second needs. Where fusion is
-// switched off, the second has the right value too.
+// WithGradientOf returns a node with the value of forward() and the gradient of carrier. Both have
+// the same shape. The node has the form of the fused operations of GoMLX: the forward pass computes
+// forward(), and the backward pass differentiates carrier. A backend does not compute operations
+// that only the value of carrier needs. If fusion is switched off, the node computes an expression
+// with the same value and the same gradient.
 func WithGradientOf(forward func() *Node, carrier *Node) *Node {
 	y, _ := InternalFusedOpCaller(forward, func() *Node { return Add(StopGradient(forward()), Sub(carrier, StopGradient(carrier))) }, true)
 	return y
 }
 
-// WithGradients returns forward(), of like's shape and type, with gradients of its own: the
-// gradient of each input is the result of its function for the gradient dy of the output. Each is
-// computed only where it is needed.
+// WithGradients returns a node with the value of forward() and with custom gradients. The node has
+// the shape and type of like. gradients[i] returns the gradient of inputs[i] for the gradient dy of
+// the output. A gradient is computed only if the program needs it.
 func WithGradients(forward func() *Node, like *Node, inputs []*Node, gradients ...func(dy *Node) *Node) *Node {
-	var dy *Node // once it is known
+	var dy *Node // the gradient of the output; set in the backward pass
 	var carrier *Node
 	for i, x := range inputs {
 		x = IdentityWithCustomGradient(x, func(_, _ *Node) *Node { return gradients[i](dy) })

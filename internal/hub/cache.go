@@ -11,26 +11,27 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// folder is the folder of a repository in the cache. It has the structure of huggingface_hub:
+// folder is the folder of one repository in the cache. It has the structure that huggingface_hub
+// defines:
 //
-//	blobs/ETAG                 content of a file, under the checksum that the server gives
+//	blobs/ETAG                 content of a file, named after the checksum that the server sends
 //	snapshots/COMMIT/FILE      a link to a blob
 //	refs/REVISION              the last known commit of a branch or tag
-//	.no_exist/COMMIT/FILE      an empty file: the repository has no such file
+//	.no_exist/COMMIT/FILE      an empty file: the commit has no such file
 //
-// The locks of the files are in .locks, beside the repositories.
+// The lock files are in the folder .locks of the cache.
 type folder struct {
-	root  string // models--OWNER--NAME
-	locks string
+	root  string // path of the folder models--OWNER--NAME
+	locks string // path of the folder of the lock files
 }
 
-// folder returns the folder of a repository.
+// folder returns the folder of the repository repo, which is OWNER/NAME.
 func (c *Client) folder(repo string) folder {
 	name := "models--" + strings.ReplaceAll(repo, "/", "--")
 	return folder{filepath.Join(c.Cache, name), filepath.Join(c.Cache, ".locks", name)}
 }
 
-// blob returns the path of the content with that ETag.
+// blob returns the path of the content with the given ETag.
 func (f folder) blob(etag string) string { return filepath.Join(f.root, "blobs", etag) }
 
 // snapshot returns the path of a file of a commit.
@@ -38,12 +39,12 @@ func (f folder) snapshot(commit, file string) string {
 	return filepath.Join(f.root, "snapshots", commit, filepath.FromSlash(file))
 }
 
-// ref returns the path of the file that holds the commit of a revision.
+// ref returns the path of the file that stores the commit of a revision.
 func (f folder) ref(revision string) string {
 	return filepath.Join(f.root, "refs", filepath.FromSlash(revision))
 }
 
-// noExist returns the path of the mark that a commit has no such file.
+// noExist returns the path of the empty file that records that a commit has no such file.
 func (f folder) noExist(commit, file string) string {
 	return filepath.Join(f.root, ".no_exist", commit, filepath.FromSlash(file))
 }
@@ -59,15 +60,16 @@ func (f folder) look(commit, file string) presence {
 	return unknown
 }
 
-// isFile reports whether path leads to a regular file. It follows links, so the result is false for
-// a link to a blob that was deleted.
+// isFile reports whether path is a regular file or a link to one. It returns false for a link to a
+// blob that was deleted.
 func isFile(path string) bool {
 	stat, err := os.Stat(path)
 	return err == nil && stat.Mode().IsRegular()
 }
 
-// find searches the cache and does not use the network. The snapshot is nil if the cache does not
-// know the revision or lacks a part of the weights. certain is as in choose.
+// find searches the cache for r and does not use the network. The snapshot is nil if the cache does
+// not know the commit of the revision or does not have all files of the weights. certain is as in
+// choose.
 func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	commit := r.Revision
 	if !IsCommit(commit) {
@@ -79,7 +81,7 @@ func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 			return nil, false, fmt.Errorf("reading the cache: %w", err)
 		}
 		if commit = strings.TrimSpace(string(data)); !IsCommit(commit) {
-			return nil, false, fmt.Errorf("the file %s of the cache holds %.60q, expected the hash of a commit; remove the file", f.ref(r.Revision), commit)
+			return nil, false, fmt.Errorf("the file %s of the cache holds %.60q; expected the hash of a commit; remove the file", f.ref(r.Revision), commit)
 		}
 	}
 	weights, _, certain := choose(r, func(file string) presence { return f.look(commit, file) })
@@ -99,13 +101,14 @@ func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	return s, certain, nil
 }
 
-// remember writes the commit of a revision, and the files that it lacks, to the cache. If the cache
-// cannot be written, it is an error only if something is new.
+// remember stores the commit of the revision of r in the cache, and marks the files that the commit
+// does not have. If the cache is not writable, this is an error only if the commit differs from the
+// stored one.
 func (f folder) remember(r Reference, commit string, look func(string) presence) error {
 	choose(r, func(file string) presence {
 		p := look(file)
 		if mark := f.noExist(commit, file); p == absent && !isFile(mark) {
-			// Errors do no harm: without the mark, the Hub is asked again.
+			// An error does no harm: without the mark, the next call asks the Hub again.
 			if os.MkdirAll(filepath.Dir(mark), 0o777) == nil {
 				_ = os.WriteFile(mark, nil, 0o666)
 			}
@@ -129,8 +132,8 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 	return nil
 }
 
-// link links a file of a snapshot to its blob. The link is relative, so that the cache can be
-// moved.
+// link creates the link from a file of a snapshot to its blob. The link is relative, so that users
+// can move the cache.
 func (f folder) link(etag, commit, file string) error {
 	path := f.snapshot(commit, file)
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
@@ -142,13 +145,13 @@ func (f folder) link(etag, commit, file string) error {
 	}
 	err = os.Symlink(target, path)
 	if errors.Is(err, fs.ErrExist) && !isFile(path) {
-		// The link leads to a blob that was deleted.
+		// There is a link to a blob that was deleted.
 		if err = os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = os.Symlink(target, path)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) && isFile(path) {
-		return nil // another process has made the link
+		return nil // another process has created the link
 	}
 	return err
 }

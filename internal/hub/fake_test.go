@@ -21,9 +21,9 @@ const (
 	testToken  = "hf_secret"
 )
 
-// fakeHub answers as the Hub does, with the headers that its documentation and its Python library
-// name. It sends small files directly. For large files it redirects to a store on another host; the
-// checksum is in the first answer.
+// fakeHub responds as the Hub does, with the headers that its documentation and its Python library
+// describe. It sends small files directly. For large files it redirects to a store on another host.
+// The checksum of a large file is in the first response.
 type fakeHub struct {
 	*httptest.Server
 	store *httptest.Server
@@ -32,13 +32,14 @@ type fakeHub struct {
 	files    map[string]string
 	large    map[string]bool // files in the store
 	commit   string          // commit of main
-	requests []string        // METHOD PATH RANGE of both hosts
+	requests []string        // METHOD PATH RANGE of the requests to both hosts
 	leaked   bool            // the store has received the token
 
-	// intercept may answer a request in place of the fake hub.
+	// intercept may respond to a request. It returns true if it has done so.
 	intercept func(w http.ResponseWriter, r *http.Request) bool
 }
 
+// newFakeHub starts a fake hub with one repository, testRepo.
 func newFakeHub(t *testing.T, files map[string]string) *fakeHub {
 	h := &fakeHub{files: files, large: map[string]bool{}, commit: testCommit}
 	for name := range files {
@@ -56,7 +57,7 @@ func (h *fakeHub) client(t *testing.T) *Client {
 	return &Client{Endpoint: h.URL, Cache: t.TempDir(), backoff: time.Millisecond, stall: 2 * time.Second}
 }
 
-// note logs a request and reports whether intercept has answered it.
+// note records a request and reports whether intercept has responded to it.
 func (h *fakeHub) note(w http.ResponseWriter, r *http.Request) bool {
 	h.mu.Lock()
 	entry := r.Method + " " + r.URL.Path
@@ -69,7 +70,7 @@ func (h *fakeHub) note(w http.ResponseWriter, r *http.Request) bool {
 	return intercept != nil && intercept(w, r)
 }
 
-// log returns the requests since the last call.
+// log returns the requests that were received since the last call.
 func (h *fakeHub) log() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -145,15 +146,17 @@ func (h *fakeHub) serveStore(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	content := h.files[strings.TrimPrefix(r.URL.Path, "/lfs/")]
-	w.Header().Set("ETag", `"of-the-store-1"`) // not the checksum of the content
+	w.Header().Set("ETag", `"of-the-store-1"`) // not a checksum of the content
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
 }
 
+// sha256Of returns the SHA-256 of s, which is the ETag of a large file.
 func sha256Of(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
 }
 
+// gitBlob returns the hash that git gives to the content s, which is the ETag of a small file.
 func gitBlob(s string) string {
 	sum := sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(s), s))
 	return hex.EncodeToString(sum[:])

@@ -1,13 +1,18 @@
-// Package hub fetches pretrained backbones from the Hugging Face Hub, or from another server with
-// the same interface, into the cache that all libraries of Hugging Face share. A file that one of
-// these libraries has fetched is found by the others.
+// Package hub downloads pretrained backbones from the Hugging Face Hub, or from another server with
+// the same interface. It stores them in the cache that all libraries of Hugging Face share, so that
+// each file is downloaded only once.
 //
-// [Parse] reads a reference such as hf:google/vit-base-patch16-224. [Client.Fetch] fetches the
-// files of the reference and returns the path of the weights, which package backbone loads.
+// [Parse] reads a reference such as hf:google/vit-base-patch16-224. [New] returns a [Client].
+// [Client.Fetch] downloads the files that the cache does not have, and returns the path of the
+// weights. Package backbone loads them.
 //
-// The files of this package: reference.go defines what a reference may be; cache.go where files
-// lie; request.go how the Hub is asked and what its errors mean; download.go how a file is
-// downloaded and verified; hub.go which files are needed.
+// The files of this package are
+//
+//   - reference.go: references
+//   - hub.go: the client, and the choice of the files to download
+//   - cache.go: the folders of the cache
+//   - request.go: requests to the Hub, and the meaning of its errors
+//   - download.go: the download of one file and its verification
 package hub
 
 import (
@@ -27,54 +32,62 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// Client fetches models. [New] returns one. Several goroutines may use a Client at once if they may
-// call Progress at once.
+// Client downloads models. [New] returns one. Several goroutines may use a Client at the same time
+// if Progress allows calls at the same time.
 type Client struct {
-	// Endpoint is the address of the Hub, such as https://huggingface.co. It must be set.
+	// Endpoint is the address of the Hub, such as https://huggingface.co. It is required.
 	Endpoint string
 
-	// Cache is the folder that holds the folders models--OWNER--NAME. It must be set.
+	// Cache is the path of the folder that contains the folders models--OWNER--NAME. It is
+	// required.
 	Cache string
 
-	// Token is sent to the host of Endpoint only. Default "": no token.
+	// Token authorises requests. It is sent only to the host of Endpoint. Default: "", no token.
 	Token string
 
-	// Offline is true if the network must not be used. Default false.
+	// Offline forbids the use of the network, so that Fetch uses only the cache. Default: false.
 	Offline bool
 
-	// Progress receives events of stage progress.Download for every file that is downloaded. Item
-	// is the path of the file in the repository. Total is 0 while the size is unknown. Done equals
-	// Total once, when the file is complete, verified and in its place. Default nil: no events.
+	// Progress receives events of stage progress.Download for each file that is downloaded. Item is
+	// the path of the file in the repository. Done and Total are numbers of bytes; Total is 0 while
+	// the size is unknown. The last event, with Done equal to Total, reports that the file is
+	// complete, verified and in the cache. Default: nil, no events.
 	Progress progress.Func
 
-	backoff time.Duration // pause before the first repetition, which doubles; 0: half a second
-	stall   time.Duration // time without a byte after which an attempt ends; 0: a minute
+	// backoff is the pause before the first retry. It doubles with each retry. 0 means half a
+	// second.
+	backoff time.Duration
+	// stall is the time after which a request ends if no byte arrives. 0 means one minute.
+	stall time.Duration
 }
 
 // Snapshot is a model in the cache.
 type Snapshot struct {
-	// Path is the weights file or the index of its shards. The shards lie beside it, and so do
-	// config.json and preprocessor_config.json if the repository has them.
+	// Path is the path of the file of weights, or of the index if the weights are in shards. The
+	// same folder contains the shards, and config.json and preprocessor_config.json if the
+	// repository has them.
 	Path string
 
-	// Commit is the commit that the files belong to.
+	// Commit is the commit of the files.
 	Commit string
 
-	// Note says why the cache was used without asking the Hub whether the revision has moved. It is
-	// "" if the Hub was asked, or if the revision cannot move.
+	// Note is a message for users if the Hub was not asked whether the revision has a newer commit.
+	// It says why. It is "" if the Hub was asked, or if the revision is a commit.
 	Note string
 }
 
-// New returns a client that is configured by the environment variables of Hugging Face's libraries:
+// New returns a client that is configured by the same environment variables as the libraries of
+// Hugging Face:
 //
 //   - HF_ENDPOINT sets the address of the Hub.
-//   - HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME and XDG_CACHE_HOME set the cache, by default
-//     ~/.cache/huggingface/hub.
-//   - HF_TOKEN, HUGGING_FACE_HUB_TOKEN or the file HF_TOKEN_PATH (by default HF_HOME/token) set the
-//     token, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set.
-//   - HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE forbid the network.
+//   - HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME and XDG_CACHE_HOME set the cache (default:
+//     ~/.cache/huggingface/hub).
+//   - HF_TOKEN or HUGGING_FACE_HUB_TOKEN sets the token. If neither is set, New reads the token
+//     from the file HF_TOKEN_PATH (default: HF_HOME/token). If HF_HUB_DISABLE_IMPLICIT_TOKEN is
+//     set, there is no token.
+//   - HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE forbid the use of the network.
 //
-// Proxies are those of net/http.
+// The variables for proxies are those of net/http, such as HTTPS_PROXY.
 func New() (*Client, error) {
 	home := expand(os.Getenv("HF_HOME"))
 	if home == "" {
@@ -94,7 +107,7 @@ func New() (*Client, error) {
 	}
 	cache, err := filepath.Abs(first(expand(os.Getenv("HF_HUB_CACHE")), expand(os.Getenv("HUGGINGFACE_HUB_CACHE")), filepath.Join(home, "hub")))
 	if err != nil {
-		return nil, fmt.Errorf("finding the cache of the Hugging Face Hub: %w; set HF_HOME to a folder", err)
+		return nil, fmt.Errorf("finding the cache of the Hugging Face Hub: %w; set HF_HOME to the absolute path of a folder", err)
 	}
 	c := &Client{
 		Endpoint: strings.TrimRight(first(os.Getenv("HF_ENDPOINT"), "https://huggingface.co"), "/"),
@@ -104,8 +117,8 @@ func New() (*Client, error) {
 	if !isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
 		c.Token = first(os.Getenv("HF_TOKEN"), os.Getenv("HUGGING_FACE_HUB_TOKEN"))
 		if c.Token == "" {
-			// Most users have no such file. If it cannot be read, the Hub reports the missing token
-			// where one is needed.
+			// Ignore the error, because most users have no such file. If a token is needed, the Hub
+			// reports that it is missing.
 			file, _ := os.ReadFile(first(expand(os.Getenv("HF_TOKEN_PATH")), filepath.Join(home, "token")))
 			c.Token = strings.TrimSpace(string(file))
 		}
@@ -113,7 +126,7 @@ func New() (*Client, error) {
 	return c, nil
 }
 
-// expand replaces ~ and $VARIABLES, as huggingface_hub does.
+// expand replaces ~ and $VARIABLES in a path, as huggingface_hub does.
 func expand(p string) string {
 	if p == "~" || strings.HasPrefix(p, "~/") {
 		if home, err := os.UserHomeDir(); err == nil {
@@ -123,23 +136,24 @@ func expand(p string) string {
 	return os.ExpandEnv(p)
 }
 
-// isSet reports whether an environment variable has a value that means true.
+// isSet reports whether an environment variable has a value that means true: 1, ON, YES or TRUE.
 func isSet(variable string) bool {
 	return slices.Contains([]string{"1", "ON", "YES", "TRUE"}, strings.ToUpper(os.Getenv(variable)))
 }
 
 var (
-	// sideFiles are fetched besides the weights, from the folder of the weights.
+	// sideFiles are the files that are downloaded together with the weights, from the same folder.
 	sideFiles = []string{"config.json", "preprocessor_config.json"}
-	// weightFiles are the usual names of weights. The first one that a repository has is fetched.
+	// weightFiles are the usual names of weights. The first of them that a repository has is
+	// downloaded.
 	weightFiles = []string{"model.safetensors", "model.safetensors" + indexSuffix, "pytorch_model.bin", "pytorch_model.bin" + indexSuffix}
 )
 
-// indexSuffix ends the name of an index of shards.
+// indexSuffix is the end of the name of an index of shards.
 const indexSuffix = ".index.json"
 
-// presence is what is known about a file of a repository. A cache need not hold every file of a
-// repository.
+// presence says whether a repository has a file. It is unknown if the cache has no information
+// about the file.
 type presence int
 
 const (
@@ -148,8 +162,9 @@ const (
 	present
 )
 
-// choose returns the names of the weights and of the files beside them. weights is "" if none are
-// found. certain is false if the complete repository might lead to another choice.
+// choose returns the names of the weights and of the files beside them that belong to r. look
+// returns what is known about a file. weights is "" if no weights are present. certain is false if
+// the choice depends on a file whose presence is unknown.
 func choose(r Reference, look func(file string) presence) (weights string, side []string, certain bool) {
 	certain = true
 	candidates := weightFiles
@@ -179,10 +194,14 @@ func choose(r Reference, look func(file string) presence) (weights string, side 
 	return weights, side, certain
 }
 
-// Fetch downloads the files of r that the cache lacks, and returns where they lie. If the revision
-// is not a commit, Fetch asks the Hub for its commit every time. If the Hub cannot be reached and
-// the cache holds the last known commit of the revision, Fetch uses that one and says so in Note. A
-// download that was interrupted continues.
+// Fetch downloads the files of r that the cache does not have, and returns their place. It
+// downloads the weights, all shards if there are several, and the configuration files beside them.
+// If the revision is a branch or tag, Fetch asks the Hub for its commit each time. If it cannot
+// reach the Hub, and the cache has the last known commit of the revision, Fetch returns that commit
+// and sets Note.
+//
+// If ctx ends, Fetch returns an error that wraps ctx.Err(). The next call continues the download
+// from the received bytes.
 func (c *Client) Fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	if _, err := Parse(r.String()); err != nil {
 		return nil, err
@@ -197,6 +216,7 @@ func (c *Client) Fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	return s, nil
 }
 
+// fetch is Fetch for a reference that was checked and has a revision.
 func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	f := c.folder(r.Repo)
 	local, certain, err := f.find(r)
@@ -205,11 +225,11 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 			return nil, err
 		}
 		if local == nil {
-			return nil, fmt.Errorf("it is not completely in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network; fetch it once without these variables, or set HF_HOME or HF_HUB_CACHE to the cache that has it", c.Cache)
+			return nil, fmt.Errorf("the model is not completely in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network; fetch the model once without these variables, or set HF_HOME or HF_HUB_CACHE to a cache that has it", c.Cache)
 		}
 		local.Note = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, so the cache was used: commit " + local.Commit
 		if !certain {
-			local.Note += "; the repository may have files that the cache lacks"
+			local.Note += "; the repository may have files that are not in the cache"
 		}
 		return local, nil
 	}
@@ -225,11 +245,12 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.bring(ctx, f, r, info)
+	return c.downloadAll(ctx, f, r, info)
 }
 
-// bring downloads the files of r that the cache lacks. info lists the files of the repository.
-func (c *Client) bring(ctx context.Context, f folder, r Reference, info *repoInfo) (*Snapshot, error) {
+// downloadAll downloads the files of r that the cache does not have. info lists the files of the
+// repository.
+func (c *Client) downloadAll(ctx context.Context, f folder, r Reference, info *repoInfo) (*Snapshot, error) {
 	look := func(name string) presence {
 		if slices.Contains(info.files, name) {
 			return present
@@ -253,20 +274,20 @@ func (c *Client) bring(ctx context.Context, f folder, r Reference, info *repoInf
 	}
 	for _, name := range shards {
 		if look(name) != present {
-			return nil, fmt.Errorf("%s lists the shard %q, which the repository does not have", weights, name)
+			return nil, fmt.Errorf("%s lists the shard %q, which the repository does not have; choose another file or revision", weights, name)
 		}
 		if err := c.download(ctx, f, r.Repo, info.commit, name); err != nil {
 			return nil, err
 		}
 	}
-	// Last, so that the revision never points to an incomplete model.
+	// remember comes last, so that the revision in the cache never refers to an incomplete model.
 	return s, f.remember(r, info.commit, look)
 }
 
 // missingWeights returns the error for a repository without the weights that r names.
 func missingWeights(r Reference, files []string) error {
 	if r.File != "" {
-		return fmt.Errorf("the repository has no file %q at this revision", r.File)
+		return fmt.Errorf("the repository has no file %q at this revision; check the part after the colon", r.File)
 	}
 	var found []string
 	for _, name := range files {
@@ -275,15 +296,16 @@ func missingWeights(r Reference, files []string) error {
 		}
 	}
 	if len(found) == 0 {
-		return fmt.Errorf("the repository has no weights: neither %s nor another file of weights", strings.Join(weightFiles, ", "))
+		return fmt.Errorf("the repository has no weights: neither %s nor another file with the extension of weights; choose another repository", strings.Join(weightFiles, ", "))
 	}
 	if len(found) > 10 {
 		found = append(found[:10], "…")
 	}
-	return fmt.Errorf("the repository has none of %s; it has %s: name one of them, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
+	return fmt.Errorf("the repository has none of the usual files of weights (%s), but it has %s; name one of these, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
 }
 
-// shardsOf returns the shards that weights, if it is an index, lists.
+// shardsOf returns the names of the shards, if weights is an index. local is the path of weights in
+// the cache.
 func shardsOf(local, weights string) ([]string, error) {
 	if !strings.HasSuffix(weights, indexSuffix) {
 		return nil, nil
@@ -301,28 +323,29 @@ func shardsOf(local, weights string) ([]string, error) {
 	names := map[string]bool{}
 	for tensor, shard := range index.WeightMap {
 		if !validPath(shard) || strings.Contains(shard, "/") {
-			return nil, fmt.Errorf("%s puts tensor %q into %q, expected the name of a file beside it", local, tensor, shard)
+			return nil, fmt.Errorf("the index %s places tensor %q in %q; expected the name of a file beside the index", local, tensor, shard)
 		}
 		names[path.Join(path.Dir(weights), shard)] = true
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%s is not an index of shards: its weight_map is missing or empty", local)
+		return nil, fmt.Errorf("%s is not an index of shards: the weight_map is missing or empty", local)
 	}
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
-// client returns an HTTP client that follows redirects. It does not send the token to other hosts.
-// If follow is false, it does not follow a redirect that has the checksum of the file.
+// client returns an HTTP client that follows redirects and does not send the token to other hosts.
+// If follow is false, it stops at a redirect with the checksum of the file and returns it as the
+// response.
 func (c *Client) client(follow bool) *http.Client {
 	return &http.Client{CheckRedirect: func(next *http.Request, before []*http.Request) error {
 		if next.Response != nil && !follow && next.Response.Header.Get("X-Linked-Etag") != "" {
 			return http.ErrUseLastResponse
 		}
 		if len(before) >= 10 {
-			return errors.New("more than 10 redirects")
+			return errors.New("the server sends more than 10 redirects")
 		}
-		// net/http keeps the token for subdomains, such as those of the Hub's stores. Their
-		// addresses are signed, and they refuse a token.
+		// net/http sends the token to subdomains too, such as the stores of the Hub. Their
+		// addresses are signed, and they reject requests with a token.
 		if next.URL.Host != before[0].URL.Host || next.URL.Scheme != before[0].URL.Scheme {
 			next.Header.Del("Authorization")
 		}

@@ -57,7 +57,7 @@ func content(t *testing.T, path string) string {
 	return string(data)
 }
 
-// partials returns the incomplete files in a cache.
+// partials returns the paths of the incomplete files in the cache of c.
 func partials(t *testing.T, c *Client) (out []string) {
 	t.Helper()
 	err := filepath.WalkDir(c.Cache, func(path string, d fs.DirEntry, err error) error {
@@ -99,7 +99,7 @@ func TestFetch(t *testing.T) {
 		t.Fatalf("got %+v, want path %s", s, want)
 	}
 	if !authorized.Load() || h.leaked {
-		t.Errorf("the token came to the hub: %v, to the store: %v", authorized.Load(), h.leaked)
+		t.Errorf("the hub received the token: %v, want true; the store received it: %v, want false", authorized.Load(), h.leaked)
 	}
 	if want := []string{"config.json", "preprocessor_config.json", "model.safetensors"}; !slices.Equal(whole, want) {
 		t.Errorf("downloaded %v, want %v", whole, want)
@@ -110,29 +110,30 @@ func TestFetch(t *testing.T) {
 			t.Errorf("%s links to %q (%v), want %q", file, target, err, want)
 		}
 		if content(t, filepath.Join(root, "blobs", etag)) != h.files[file] {
-			t.Errorf("the blob of %s is another", file)
+			t.Errorf("the blob of %s has other content", file)
 		}
 	}
 	if got := content(t, filepath.Join(root, "refs", "main")); got != testCommit {
 		t.Errorf("refs/main is %q", got)
 	}
 	if p := partials(t, c); len(p) > 0 {
-		t.Errorf("left over: %v", p)
+		t.Errorf("incomplete files remain: %v", p)
 	}
 
-	// The second time, only the branch is looked up. A commit needs no request.
+	// The second call asks only for the commit of the branch. A reference to a commit needs no
+	// request.
 	h.log()
 	if again := fetch(t, c, "hf:"+testRepo); *again != *s {
-		t.Errorf("the second time: %+v", again)
+		t.Errorf("the second call: got %+v", again)
 	}
 	if got, want := h.log(), []string{"GET /api/models/" + testRepo + "/revision/main"}; !slices.Equal(got, want) {
-		t.Errorf("the second time asked %v, want %v", got, want)
+		t.Errorf("the second call sent the requests %v, want %v", got, want)
 	}
 	if by := fetch(t, c, "hf:"+testRepo+"@"+testCommit); *by != *s || len(h.log()) > 0 {
-		t.Errorf("by the commit: %+v", by)
+		t.Errorf("with the commit: got %+v, or requests were sent", by)
 	}
 
-	// The branch moves. Unchanged files are linked, not downloaded.
+	// The branch moves to another commit. Unchanged files are linked, not downloaded again.
 	c.Progress = nil
 	h.commit = strings.Repeat("b", 40)
 	h.files["config.json"] = "{}"
@@ -142,7 +143,7 @@ func TestFetch(t *testing.T) {
 	}
 	for _, r := range h.log() {
 		if strings.HasPrefix(r, "GET /lfs/") {
-			t.Errorf("asked %s for a file that is there", r)
+			t.Errorf("downloaded a file that is in the cache: %s", r)
 		}
 	}
 }
@@ -152,9 +153,9 @@ func TestWhichFiles(t *testing.T) {
 	for _, tt := range []struct {
 		name, reference string
 		files           map[string]string
-		want            string   // weights
-		also            []string // files beside them
-		absent          []string
+		want            string   // the weights
+		also            []string // other files that are downloaded
+		absent          []string // files that are not downloaded
 		err             string
 	}{
 		{name: "safetensors first", files: tinyFiles(), want: "model.safetensors", also: []string{"config.json", "preprocessor_config.json"}, absent: []string{"pytorch_model.bin", "README.md"}},
@@ -168,17 +169,17 @@ func TestWhichFiles(t *testing.T) {
 		{name: "bin in shards", files: map[string]string{"pytorch_model.bin.index.json": `{"weight_map": {"a": "p-1.bin"}}`, "p-1.bin": "p"}, want: "pytorch_model.bin.index.json", also: []string{"p-1.bin"}},
 		{name: "named", reference: ":ViT-B_16 best@1.npz", files: map[string]string{"ViT-B_16 best@1.npz": "n", "model.safetensors": "w", "config.json": "{}"}, want: "ViT-B_16 best@1.npz", also: []string{"config.json"}, absent: []string{"model.safetensors"}},
 		{name: "a request of changes", reference: "@refs/pr/1", files: tinyFiles(), want: "model.safetensors"},
-		{name: "nothing usual", files: map[string]string{"vit.npz": "", "README.md": ""}, err: `it has "vit.npz": name one of them, as in hf:tests/tiny-vit@main:FILE`},
+		{name: "nothing usual", files: map[string]string{"vit.npz": "", "README.md": ""}, err: `it has "vit.npz"; name one of these, as in hf:tests/tiny-vit@main:FILE`},
 		{name: "no weights", files: map[string]string{"README.md": ""}, err: "the repository has no weights"},
 		{name: "no such file", reference: ":other.npz", files: tinyFiles(), err: `has no file "other.npz"`},
 		{name: "shard missing", files: map[string]string{"model.safetensors.index.json": index, "model-1.safetensors": "1"}, err: `lists the shard "model-2.safetensors", which the repository does not have`},
 		{name: "no index", files: map[string]string{"model.safetensors.index.json": "{}"}, err: "not an index of shards"},
 		{name: "broken index", files: map[string]string{"model.safetensors.index.json": "{"}, err: "unexpected end"},
-		{name: "climbing shard", files: hostileIndex("../../../../escaped"), err: "expected the name of a file beside it"},
-		{name: "absolute shard", files: hostileIndex("/etc/passwd"), err: "expected the name of a file beside it"},
-		{name: "shard in a folder", files: hostileIndex("a/b"), err: "expected the name of a file beside it"},
-		{name: "shard by backslash", files: hostileIndex(`..\b`), err: "expected the name of a file beside it"},
-		{name: "shard without name", files: hostileIndex(""), err: "expected the name of a file beside it"},
+		{name: "climbing shard", files: hostileIndex("../../../../escaped"), err: "expected the name of a file beside the index"},
+		{name: "absolute shard", files: hostileIndex("/etc/passwd"), err: "expected the name of a file beside the index"},
+		{name: "shard in a folder", files: hostileIndex("a/b"), err: "expected the name of a file beside the index"},
+		{name: "shard by backslash", files: hostileIndex(`..\b`), err: "expected the name of a file beside the index"},
+		{name: "shard without name", files: hostileIndex(""), err: "expected the name of a file beside the index"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newFakeHub(t, tt.files)
@@ -200,7 +201,7 @@ func TestWhichFiles(t *testing.T) {
 			}
 			for _, name := range append(tt.also, tt.want) {
 				if content(t, filepath.Join(folder, name)) != tt.files[name] {
-					t.Errorf("%s is another", name)
+					t.Errorf("%s has other content", name)
 				}
 			}
 			for _, name := range tt.absent {
@@ -208,21 +209,22 @@ func TestWhichFiles(t *testing.T) {
 					t.Errorf("%s was downloaded", name)
 				}
 			}
-			// The cache without the network gives the same result.
+			// Without the network, the cache gives the same result.
 			h.Close()
 			c.Offline = true
-			if off := fetch(t, c, text); off.Path != s.Path || off.Commit != s.Commit || !strings.Contains(off.Note, "HF_HUB_OFFLINE") || strings.Contains(off.Note, "may have files that the cache lacks") {
+			if off := fetch(t, c, text); off.Path != s.Path || off.Commit != s.Commit || !strings.Contains(off.Note, "HF_HUB_OFFLINE") || strings.Contains(off.Note, "may have files that are not in the cache") {
 				t.Errorf("offline: %+v", off)
 			}
 		})
 	}
 }
 
+// hostileIndex returns a repository whose index names shard.
 func hostileIndex(shard string) map[string]string {
 	return map[string]string{"model.safetensors.index.json": fmt.Sprintf(`{"weight_map": {"a": %q}}`, shard), shard: "x"}
 }
 
-// serveCut sends n of the missing bytes and closes the connection.
+// serveCut sends n bytes of the weights, beginning at from, and closes the connection.
 func serveCut(w http.ResponseWriter, from, n int) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(weights)-from))
 	if from > 0 {
@@ -234,16 +236,16 @@ func serveCut(w http.ResponseWriter, from, n int) {
 	panic(http.ErrAbortHandler)
 }
 
-// TestInterruptedDownloads checks that an interrupted download continues where it ended, if the
-// server supports that.
+// TestInterruptedDownloads checks that an interrupted download continues from the received bytes if
+// the server supports ranges, and that a broken file is never used.
 func TestInterruptedDownloads(t *testing.T) {
 	const third = 1 << 18
 	lfs := func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/lfs/") }
 	for _, tt := range []struct {
 		name    string
-		partial string // bytes left by an earlier download
+		partial string // content of the incomplete file of an earlier download
 		answer  func(n int, w http.ResponseWriter, r *http.Request) bool
-		want    []string // requested ranges of the store
+		want    []string // ranges that are requested from the store
 		err     string
 	}{
 		{name: "cut twice", answer: func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -349,35 +351,36 @@ func TestInterruptedDownloads(t *testing.T) {
 					t.Fatal(err)
 				}
 				if content(t, s.Path) != weights || len(partials(t, c)) > 0 {
-					t.Errorf("%d bytes, left over: %v", len(content(t, s.Path)), partials(t, c))
+					t.Errorf("got %d bytes; incomplete files: %v", len(content(t, s.Path)), partials(t, c))
 				}
 			} else {
 				if err == nil || !strings.Contains(err.Error(), tt.err) || !strings.Contains(err.Error(), "downloading model.safetensors") {
 					t.Fatalf("got %v, want an error with %q", err, tt.err)
 				}
 				if strings.Contains(err.Error(), "signature") {
-					t.Errorf("the error has the signed address: %v", err)
+					t.Errorf("the error contains the signed address: %v", err)
 				}
 				if _, err := os.Stat(blob); !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("a file that is not whole is in its place (%v)", err)
+					t.Errorf("an incomplete file was renamed to its final name (%v)", err)
 				}
 				for _, p := range partials(t, c) {
 					if content(t, p) == "" {
-						t.Errorf("kept nothing as %s", p)
+						t.Errorf("kept the empty file %s", p)
 					}
 				}
 				if s, _, _ := c.folder(testRepo).find(reference(t, "hf:"+testRepo+"@"+testCommit)); s != nil {
-					t.Errorf("the cache has %+v", s)
+					t.Errorf("the cache has the incomplete model %+v", s)
 				}
 			}
 			if !slices.Equal(ranges, tt.want) {
-				t.Errorf("asked the store for %q, want %q", ranges, tt.want)
+				t.Errorf("requested the ranges %q from the store, want %q", ranges, tt.want)
 			}
 		})
 	}
 }
 
-// A small file has git's checksum, which is verified too.
+// TestSmallFileChecksum checks that the checksum of a small file, which is that of git, is verified
+// too.
 func TestSmallFileChecksum(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	h.intercept = func(w http.ResponseWriter, r *http.Request) bool {
@@ -393,6 +396,8 @@ func TestSmallFileChecksum(t *testing.T) {
 	}
 }
 
+// TestCancel checks that the end of the context stops a download with an error for users, and that
+// the next call continues it.
 func TestCancel(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -415,19 +420,28 @@ func TestCancel(t *testing.T) {
 		}
 	}
 	r := reference(t, "hf:"+testRepo)
-	if _, err := c.Fetch(ctx, r); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
+	_, err := c.Fetch(ctx, r)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("got error %v, want one that wraps context.Canceled", err)
+	}
+	const want = "fetching hf:tests/tiny-vit@main: downloading model.safetensors: stopped before the download was complete; the next download continues this one"
+	if err.Error() != want {
+		t.Errorf("got error\n%v\nwant\n%s", err, want)
+	}
+	// The context has also ended before the first request.
+	if _, err := c.Fetch(ctx, r); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("got error %v, want one that wraps context.Canceled and does not show its text", err)
 	}
 	if p := partials(t, c); len(p) != 1 || len(content(t, p[0])) != 1000 {
-		t.Fatalf("kept %v", p)
+		t.Fatalf("the incomplete files are %v, want one of 1000 bytes", p)
 	}
 	h.log()
 	s, err := c.Fetch(t.Context(), r)
 	if err != nil || content(t, s.Path) != weights {
-		t.Fatalf("the second time: %v", err)
+		t.Fatalf("the second call: %v", err)
 	}
 	if l := h.log(); !slices.Contains(l, "GET /lfs/model.safetensors bytes=1000-") {
-		t.Errorf("asked %q", l)
+		t.Errorf("sent the requests %q, want one for the bytes from 1000 on", l)
 	}
 }
 
@@ -465,9 +479,9 @@ func TestRefusals(t *testing.T) {
 			_, _ = w.Write([]byte(`{"sha": "../../x", "siblings": []}`))
 			return true
 		}, want: []string{"does not describe a repository"}},
-		{name: "hostile etag", intercept: onHead(answer(200, "ETag", `"../../../escaped"`)), want: []string{"answers with the ETag", "escaped"}},
-		{name: "no etag", intercept: onHead(answer(200)), want: []string{"answers with the ETag"}},
-		{name: "another commit", intercept: onHead(answer(200, "X-Repo-Commit", strings.Repeat("c", 40))), want: []string{"answers with commit", testCommit}},
+		{name: "hostile etag", intercept: onHead(answer(200, "ETag", `"../../../escaped"`)), want: []string{"sends the ETag", "escaped"}},
+		{name: "no etag", intercept: onHead(answer(200)), want: []string{"sends the ETag"}},
+		{name: "another commit", intercept: onHead(answer(200, "X-Repo-Commit", strings.Repeat("c", 40))), want: []string{"sends a file of commit", testCommit}},
 		{name: "no size and no checksum", intercept: func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodHead {
 				w.Header().Set("ETag", `"opaque"`)
@@ -508,7 +522,7 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("status %+v, want %d", status, tt.code)
 			}
 			if _, err := os.Stat(filepath.Join(c.Cache, "models--tests--tiny-vit", "refs", "main")); err == nil {
-				t.Error("refs/main points to a model that is not there")
+				t.Error("refs/main names a commit that is not in the cache")
 			}
 		})
 	}
@@ -528,11 +542,12 @@ func TestRetry(t *testing.T) {
 		return first
 	}
 	if s := fetch(t, h.client(t), "hf:"+testRepo); content(t, s.Path) != weights {
-		t.Error("the weights are others")
+		t.Error("the weights have other content")
 	}
 }
 
-// TestUnreachable checks that the cache is used without the network, and that the note says so.
+// TestUnreachable checks that Fetch uses the cache if the Hub cannot be reached, and that the note
+// says why.
 func TestUnreachable(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -540,19 +555,19 @@ func TestUnreachable(t *testing.T) {
 	h.intercept = func(w http.ResponseWriter, r *http.Request) bool { w.WriteHeader(500); return true }
 	h.log()
 	if again := fetch(t, c, "hf:"+testRepo); again.Path != s.Path || !strings.Contains(again.Note, "500") || len(h.log()) != 1 {
-		t.Errorf("while the hub is ill: %+v", again)
+		t.Errorf("while the hub has a problem: got %+v", again)
 	}
 	h.Close()
 	if again := fetch(t, c, "hf:"+testRepo); again.Path != s.Path || !strings.Contains(again.Note, "the Hub cannot be reached") || !strings.Contains(again.Note, testCommit) {
-		t.Errorf("without the hub: %+v", again)
+		t.Errorf("without the hub: got %+v", again)
 	}
 	if _, err := c.Fetch(t.Context(), reference(t, "hf:"+testRepo+"@other")); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a revision that is not cached: %v", err)
 	}
 }
 
-// TestWithdrawn checks that an error status is an error even if the cache has the files: a model
-// may have been withdrawn for a reason.
+// TestWithdrawn checks that an error status is an error even if the cache has the files, because
+// the owner may have withdrawn the model for a reason.
 func TestWithdrawn(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -571,7 +586,7 @@ func TestOffline(t *testing.T) {
 	if _, err := c.Fetch(t.Context(), r); err == nil || !strings.Contains(err.Error(), "HF_HUB_OFFLINE") || !strings.Contains(err.Error(), c.Cache) {
 		t.Errorf("an empty cache: %v", err)
 	}
-	// Another library has filled the cache with the files that it needed.
+	// Another library has downloaded only the files that it needed.
 	root := filepath.Join(c.Cache, "models--tests--tiny-vit")
 	snapshot := filepath.Join(root, "snapshots", testCommit)
 	write := func(path, text string) {
@@ -587,16 +602,16 @@ func TestOffline(t *testing.T) {
 	write(filepath.Join(root, "refs", "main"), testCommit)
 	write(filepath.Join(snapshot, "pytorch_model.bin"), "p")
 	s := fetch(t, c, "hf:"+testRepo)
-	if s.Path != filepath.Join(snapshot, "pytorch_model.bin") || !strings.Contains(s.Note, "may have files that the cache lacks") {
+	if s.Path != filepath.Join(snapshot, "pytorch_model.bin") || !strings.Contains(s.Note, "may have files that are not in the cache") {
 		t.Errorf("got %+v", s)
 	}
-	// Only the network tells that the repository has better weights.
+	// Only the Hub knows that the repository has weights that come first in the order.
 	c.Offline = false
 	if s := fetch(t, c, "hf:"+testRepo+"@"+testCommit); filepath.Base(s.Path) != "model.safetensors" {
 		t.Errorf("online: %+v", s)
 	}
 	c.Offline = true
-	// A link to a deleted blob is not a file, and is repaired.
+	// A link to a deleted blob does not count as a file. The next download repairs it.
 	blob := filepath.Join(root, "blobs", sha256Of(weights))
 	if err := os.Remove(blob); err != nil {
 		t.Fatal(err)
@@ -606,10 +621,10 @@ func TestOffline(t *testing.T) {
 	}
 	c.Offline = false
 	if s := fetch(t, c, "hf:"+testRepo); content(t, s.Path) != weights {
-		t.Error("the blob is another")
+		t.Error("the blob has other content")
 	}
 	c.Offline = true
-	// A model without some of its shards is not used.
+	// A model with a missing shard is not used.
 	write(filepath.Join(root, "refs", "shards"), strings.Repeat("d", 40))
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "model.safetensors.index.json"), `{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}`)
 	write(filepath.Join(root, "snapshots", strings.Repeat("d", 40), "1.safetensors"), "1")
@@ -621,11 +636,12 @@ func TestOffline(t *testing.T) {
 		t.Errorf("a broken ref: %v", err)
 	}
 	if len(h.log()) == 0 {
-		t.Error("the fake hub was never asked, so this shows nothing")
+		t.Error("the fake hub received no request, so the test checks nothing")
 	}
 }
 
-// TestLock shows that a download waits for the lock of another process, and that ctx ends the wait.
+// TestLock checks that a download waits for the lock of another process, and that the end of ctx
+// ends the wait.
 func TestLock(t *testing.T) {
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
@@ -639,8 +655,8 @@ func TestLock(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if s, err := c.Fetch(ctx, Reference{Repo: testRepo}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "locking") {
-		t.Errorf("under the lock of another process: %+v, %v", s, err)
+	if s, err := c.Fetch(ctx, Reference{Repo: testRepo}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "locking") || strings.Contains(err.Error(), "context deadline exceeded") {
+		t.Errorf("while another process holds the lock: got %+v, %v", s, err)
 	}
 	fetched := make(chan error)
 	go func() {
@@ -716,7 +732,7 @@ func TestParse(t *testing.T) {
 	}
 	c := &Client{Cache: t.TempDir(), Offline: true}
 	if _, err := c.Fetch(t.Context(), Reference{Repo: "a/b", File: "../x"}); err == nil || !strings.Contains(err.Error(), "not the path of a file") {
-		t.Errorf("a reference that was not parsed: %v", err)
+		t.Errorf("a reference that Parse rejects: %v", err)
 	}
 }
 

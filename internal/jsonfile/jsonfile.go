@@ -1,5 +1,9 @@
-// Package jsonfile reads and writes the JSON files of this program. Each is one object that begins
-// with its kind and the version of its format, so that a reader knows a file by its content.
+// Package jsonfile reads and writes the JSON files of spt. Each file is one object, or one object
+// per line, and each object begins with a [Header]: the kind of the file and the version of its
+// format. A reader recognises a file by its header, with [HeaderOf].
+//
+// [Write] and [WriteLines] write JSON files, and [Decode] reads an object. [Header.Metadata] and
+// [Header.ReadMetadata] do the same for the metadata of safetensors files.
 package jsonfile
 
 import (
@@ -10,45 +14,47 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 )
 
-// Kind says what a file holds.
+// Kind is the kind of content of a file.
 type Kind string
 
-// The kinds of JSON files that this program writes. docs/format.md describes each.
+// The kinds of JSON files that spt writes. docs/format.md describes each kind.
 const (
 	Run       Kind = "run"       // config.json of a run folder
 	Result    Kind = "result"    // result.json of a run folder
-	Candidate Kind = "candidate" // result.json of one budget that a run tried
+	Candidate Kind = "candidate" // result.json of a candidate, one budget that a run tried
 	Epoch     Kind = "epoch"     // one line of metrics.jsonl
 	Plan      Kind = "plan"      // plan.json
 	Delta     Kind = "delta"     // spt_delta.json
 	Suite     Kind = "suite"     // the report of spt bench --suite
 )
 
-// The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each.
+// The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each
+// kind.
 const (
 	Scores        Kind = "scores"         // result of stage 1
 	TrainingState Kind = "training-state" // state of an unfinished training
 )
 
-// Header holds the first keys of every JSON file of this program.
+// Header holds the first two keys of every JSON file of spt.
 type Header struct {
 	Kind    Kind `json:"kind"`
 	Version int  `json:"version"` // of the format of this kind, from 1
 }
 
-// check reports another header than h.
+// check returns an error if found differs from h.
 func (h Header) check(found Header) error {
 	switch {
 	case found.Kind != h.Kind:
-		return fmt.Errorf("its kind is %q, expected %q", found.Kind, h.Kind)
+		return fmt.Errorf("the kind is %q, expected %q", found.Kind, h.Kind)
 	case found.Version != h.Version:
-		return fmt.Errorf("it has version %d of the format %q, this program reads version %d", found.Version, h.Kind, h.Version)
+		return fmt.Errorf("the file has version %d of the format %q, but this program reads version %d", found.Version, h.Kind, h.Version)
 	}
 	return nil
 }
 
-// Write replaces the file as a whole, so that an interrupted program leaves no half of it. v must
-// encode the keys of [Header] itself.
+// Write replaces the file at path with v as indented JSON. It replaces the whole file at once, so
+// that an interrupted program leaves no partial file. v must encode the keys of its [Header]
+// itself.
 func Write(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -57,7 +63,7 @@ func Write(path string, v any) error {
 	return atomicfile.WriteBytes(path, append(data, '\n'))
 }
 
-// WriteLines replaces the file as a whole with one line of JSON for each value.
+// WriteLines replaces the file at path, like [Write], with one line of JSON for each value.
 func WriteLines[T any](path string, values []T) error {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
@@ -69,8 +75,8 @@ func WriteLines[T any](path string, values []T) error {
 	return atomicfile.WriteBytes(path, out.Bytes())
 }
 
-// HeaderOf returns the header of a JSON object, or of the first line of JSON lines. An object of
-// another program has no kind.
+// HeaderOf returns the header of a JSON object, or of the first of several lines of JSON. The kind
+// is empty if the object has no kind, as in files of other programs. Broken JSON is an error.
 func HeaderOf(data []byte) (Header, error) {
 	var found struct {
 		Kind    any `json:"kind"`
@@ -84,7 +90,7 @@ func HeaderOf(data []byte) (Header, error) {
 	return Header{Kind(kind), int(version)}, nil
 }
 
-// Decode decodes a JSON object into v. It reports another header than want.
+// Decode decodes a JSON object into v. A header other than want is an error.
 func Decode(data []byte, want Header, v any) error {
 	found, err := HeaderOf(data)
 	if err == nil {

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// The keys of the metadata of a safetensors file of this program.
+// The metadata keys of the safetensors files of spt.
 const (
 	kindKey    = "kind"
 	versionKey = "version"
@@ -22,16 +22,16 @@ func (h Header) Metadata(v any) (map[string]string, error) {
 	return map[string]string{kindKey: string(h.Kind), versionKey: strconv.Itoa(h.Version), contentKey: string(text)}, nil
 }
 
-// MetadataKind returns the kind that the metadata of a safetensors file names. It is empty if there
-// is none.
+// MetadataKind returns the kind in the metadata of a safetensors file. It is empty if the metadata
+// has no kind.
 func MetadataKind(metadata map[string]string) Kind { return Kind(metadata[kindKey]) }
 
-// ReadMetadata decodes the JSON text in the metadata of a safetensors file into v and checks the
-// header.
+// ReadMetadata decodes the JSON text in the metadata of a safetensors file into v. A header other
+// than h is an error.
 func (h Header) ReadMetadata(metadata map[string]string, v any) error {
 	found := Header{Kind: MetadataKind(metadata)}
 	if found.Kind == "" {
-		return fmt.Errorf("its metadata has no %q, expected %q", kindKey, h.Kind)
+		return fmt.Errorf("the metadata has no %q, expected %q", kindKey, h.Kind)
 	}
 	var err error
 	if found.Version, err = strconv.Atoi(metadata[versionKey]); err != nil {

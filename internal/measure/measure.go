@@ -1,5 +1,6 @@
-// Package measure measures the speed of the processors and the memory of this machine. Benchmarks
-// compare their results with these numbers.
+// Package measure measures the speed of the CPU and of the memory of this machine. Benchmarks
+// compare their results with these limits: [PeakGFLOPS] for computation, [GEMM] for a matrix
+// product, and [Bandwidth] for memory.
 package measure
 
 import (
@@ -11,16 +12,18 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Kernel returns the name of the matrix kernel in use, "avx512 14x32" for example.
+// Kernel returns the name of the matrix kernel in use, for example "avx512 14x32"; see
+// [gemm.Kernel].
 func Kernel() string { return gemm.Kernel() }
 
-// PeakGFLOPS measures independent multiply-adds in registers for about d on the given number of
-// threads. This is the limit of any float32 computation. The result is in 10⁹ floating-point
+// PeakGFLOPS measures the peak speed of float32 computation on the given number of threads. It runs
+// independent multiply-adds in registers for about d. The result is in 10⁹ floating-point
 // operations per second.
 func PeakGFLOPS(threads int, d time.Duration) float64 { return gemm.PeakGFLOPS(threads, d) }
 
-// GEMM measures the product [m,k]·[k,n] for about d on all threads, with the right-hand operand
-// packed once. It returns the median in 10⁹ floating-point operations per second.
+// GEMM measures the speed of the matrix product [m,k]·[k,n] on all threads. It packs the right-hand
+// operand once and then repeats the product for about d. It returns the median speed in 10⁹
+// floating-point operations per second.
 func GEMM(m, k, n int, d time.Duration) float64 {
 	a, b, c := workers.Aligned(m*k), workers.Aligned(k*n), workers.Aligned(m*n)
 	vector.Fill(a, 0.5)
@@ -33,8 +36,9 @@ func GEMM(m, k, n int, d time.Duration) float64 {
 	return 2 * float64(m) * float64(k) * float64(n) / seconds / 1e9
 }
 
-// Bandwidth measures c = a + s·b on arrays of 64 MiB for about d on all threads. It returns the
-// bytes read and written per second, in GB/s.
+// Bandwidth measures the speed of memory on all threads. It repeats c = a + s·b on arrays of 64 MiB
+// for about d. It returns the number of bytes read and written per second, in GB/s (10⁹ bytes per
+// second).
 func Bandwidth(d time.Duration) float64 {
 	const n, parts = 1 << 24, 64
 	a, b, c := workers.Aligned(n), workers.Aligned(n), workers.Aligned(n)
@@ -52,8 +56,8 @@ func Bandwidth(d time.Duration) float64 {
 	return 3 * 4 * n / seconds / 1e9
 }
 
-// repeat calls f once as a warm-up, and then for about d but at least once. It returns the median
-// time of a call in seconds.
+// repeat calls f once as a warm-up. Then it calls f repeatedly for about d, but at least once. It
+// returns the median time of these calls in seconds.
 func repeat(d time.Duration, f func()) float64 {
 	f()
 	var all []float64
@@ -65,7 +69,8 @@ func repeat(d time.Duration, f func()) float64 {
 	return Median(all)
 }
 
-// Median sorts v and returns its median: for an even number of values the mean of the middle two.
+// Median sorts v in place and returns its median. For an even number of values, the median is the
+// mean of the two middle values. v must not be empty.
 func Median(v []float64) float64 {
 	slices.Sort(v)
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2

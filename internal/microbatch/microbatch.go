@@ -1,4 +1,6 @@
-// Package microbatch cuts a batch of images into pieces, which a backend computes separately.
+// Package microbatch cuts a mini-batch of images into micro-batches, which a backend computes
+// separately. Smaller micro-batches need less memory for activations. [Sizes] chooses the numbers
+// of images, and the program of [NewCut] cuts the tensors.
 package microbatch
 
 import (
@@ -11,10 +13,11 @@ import (
 	"github.com/sptune/spt/internal/program"
 )
 
-// Sizes returns the numbers of images of the pieces into which a batch of images [B, S, S, 3] is
-// cut. All pieces have the same number of images, at least one, with at most the given number of
-// tokens of the backbone; if need be, one smaller piece follows. With tokens 0 the batch stays
-// whole; so do features [B, D].
+// Sizes returns the number of images of each micro-batch for a mini-batch with the shape
+// [B, S, S, 3]. tokens is the largest number of tokens of a micro-batch: the backbone c turns each
+// image into c.Tokens() tokens. A micro-batch has at least one image. All micro-batches have the
+// same number of images, except that the last one may be smaller. With tokens = 0, the result is
+// one micro-batch of B images. The same holds for features with the shape [B, D].
 func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 	n := images.Dim(0)
 	most := n
@@ -24,7 +27,7 @@ func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 	if n <= most {
 		return []int{n}
 	}
-	// A divisor spares the smaller piece, which is compiled apart.
+	// Prefer a divisor of n. A smaller last micro-batch would have to be compiled separately.
 	size := most
 	for d := most; d > most/2; d-- {
 		if n%d == 0 {
@@ -38,11 +41,12 @@ func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 	return sizes
 }
 
-// NewCut prepares a program that cuts tensors along their first axis into pieces of [Sizes]. The
-// first tensor holds the images. The program returns the pieces of the first tensor, then those of
-// the second, and so on.
+// NewCut returns a program that cuts tensors along their first axis into micro-batches with the
+// numbers of images that [Sizes] returns. The first input of the program holds the images. The
+// outputs are the micro-batches of the first tensor, then the micro-batches of the second tensor,
+// and so on.
 func NewCut(be backend.Backend, c backbone.Config, tokens int) (*program.Program, error) {
-	return program.New(be, "cutting a batch", func(_ *Graph, in []*Node) (out []*Node) {
+	return program.New(be, "cutting a mini-batch into micro-batches", func(_ *Graph, in []*Node) (out []*Node) {
 		sizes := Sizes(c, in[0].Shape(), tokens)
 		for _, x := range in {
 			at := 0

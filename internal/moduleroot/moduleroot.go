@@ -1,4 +1,5 @@
-// Package moduleroot finds the root of this module, for tests that read files of other packages.
+// Package moduleroot finds the root folder of this module. Tests use it to read files of other
+// packages.
 package moduleroot
 
 import (
@@ -7,8 +8,9 @@ import (
 	"testing"
 )
 
-// Dir returns the folder of go.mod, searched upwards from the folder in which the test runs. It
-// fails the test where there is none.
+// Dir returns the folder that contains go.mod. It searches the current folder, which is the folder
+// of the tested package, and then its parent folders. It fails the test if none of them contains
+// go.mod.
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -21,7 +23,7 @@ func Dir(t testing.TB) string {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			t.Fatal("finding the module's root: no folder above the test has a go.mod")
+			t.Fatal("finding the root folder of the module: neither the folder of the test nor a parent folder contains go.mod")
 		}
 		dir = parent
 	}

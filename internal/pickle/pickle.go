@@ -1,5 +1,7 @@
-// Package pickle holds the values of Python's pickles, as package checkpoint reads them. It only
-// holds them: nothing that a pickle asks for is executed.
+// Package pickle defines the Go types of the values in a Python pickle. [Value] lists them. Package
+// checkpoint reads pickles and returns these values; package published uses them to read the
+// selections of the authors of the paper. Nothing in a pickle is executed. [Check] protects against
+// values that contain themselves or nest too deep.
 package pickle
 
 import (
@@ -7,32 +9,41 @@ import (
 	"iter"
 )
 
-// Value is a value of a pickle: nil (None), bool, int64, *[big.Int] (a number beyond int64),
-// float64, string (which may be invalid UTF-8), []byte, *[List], *[Dict], [Tensor], or a value of
-// another type that stands for what only Python code could build. Lists and dicts hold no cycle and
-// nest at most 200 deep, but one value may stand in many places. To walk an untrusted Value to its
-// leaves can take forever, so look only for the values that are expected.
+// Value is a value of a pickle. Its type is one of
+//   - nil for None
+//   - bool, float64 and []byte
+//   - int64, or *[big.Int] for a number that int64 cannot hold
+//   - string, which may be invalid UTF-8
+//   - *[List] for a list or tuple, and *[Dict]
+//   - [Tensor]
+//   - any other type for a value that only Python code can build
+//
+// Lists and dicts do not contain themselves and nest at most [MaxHeight] deep. But the same value
+// may occur in many places, so a loop over all values inside an untrusted Value may never end.
+// Access only the values that you expect.
 type Value any
 
 // List is a Python list or tuple, or a torch.Size.
 type List struct {
+	// Items holds the elements.
 	Items []Value
 
 	nesting nesting
 }
 
-// String returns a few words for an error: "a list of 3".
-func (l *List) String() string { return fmt.Sprintf("a list of %d", len(l.Items)) }
+// String returns a short description for errors, such as "a list of 3 elements".
+func (l *List) String() string { return fmt.Sprintf("a list of %d elements", len(l.Items)) }
 
-// Dict is a Python dict or collections.OrderedDict in its order. No two keys are the same.
+// Dict is a Python dict or collections.OrderedDict. It keeps the order of its pairs. No two keys of
+// a plain type (None, bool, int, float or string) are equal.
 type Dict struct {
 	keys, values []Value
 	index        map[Value]int
 	nesting      nesting
 }
 
-// Get returns the value under a key; false if there is none.
-func (d *Dict) Get(key string) (Value, bool) {
+// Get returns the value of a key. ok is false if the dict has no such key.
+func (d *Dict) Get(key string) (v Value, ok bool) {
 	i, ok := d.index[key]
 	if !ok {
 		return nil, false
@@ -43,7 +54,7 @@ func (d *Dict) Get(key string) (Value, bool) {
 // Len returns the number of pairs.
 func (d *Dict) Len() int { return len(d.keys) }
 
-// All iterates over the pairs, in order.
+// All returns an iterator over the pairs of key and value, in order.
 func (d *Dict) All() iter.Seq2[Value, Value] {
 	return func(yield func(Value, Value) bool) {
 		for i, key := range d.keys {
@@ -54,7 +65,8 @@ func (d *Dict) All() iter.Seq2[Value, Value] {
 	}
 }
 
-// Add appends a pair. A key of a plain type that the dict has already is an error.
+// Add appends a pair. It is an error if the dict already has the key and the key has a plain type:
+// None, bool, int, float or string.
 func (d *Dict) Add(key, value Value) error {
 	switch key.(type) {
 	case nil, bool, int64, float64, string:
@@ -70,38 +82,41 @@ func (d *Dict) Add(key, value Value) error {
 	return nil
 }
 
-// String returns a few words for an error: "a dict of 3".
-func (d *Dict) String() string { return fmt.Sprintf("a dict of %d", d.Len()) }
+// String returns a short description for errors, such as "a dict of 3 pairs".
+func (d *Dict) String() string { return fmt.Sprintf("a dict of %d pairs", d.Len()) }
 
-// Tensor is a tensor of PyTorch or an array of NumPy in a pickle. Its values are read and checked
-// when they are asked for.
+// Tensor is a tensor of PyTorch or an array of NumPy in a pickle. The methods Float32 and Int64
+// check it and read its values.
 type Tensor interface {
-	// Shape returns the shape; empty for a scalar.
+	// Shape returns the dimensions, outermost first. They are empty for a scalar.
 	Shape() []int
-	// Float32 reads the values in row-major order: F32 as they are, F16 and BF16 widened exactly,
-	// F64 rounded to the nearest. Another element type is an error.
+	// Float32 reads the values in row-major order. F32 values stay as they are, F16 and BF16 values
+	// are widened exactly, and F64 values are rounded to the nearest float32. Any other element
+	// type is an error.
 	Float32() ([]float32, error)
-	// Int64 reads the values of integers, signed or unsigned, or of bools (0 and 1), in row-major
-	// order. An unsigned value beyond int64 is an error, as is another element type.
+	// Int64 reads the values of a tensor of whole numbers or of bools (as 0 and 1) in row-major
+	// order. A value above the largest int64 and any other element type are errors.
 	Int64() ([]int64, error)
 }
 
-// nesting is what Check knows of a list or dict.
+// nesting holds what Check has found out about a list or dict.
 type nesting struct {
-	state  byte // 0: not met, 1: being walked through, 2: done
-	height int  // of the tallest value in it, plus one
+	state  byte // 0: not visited, 1: its elements are being visited, 2: done
+	height int  // one more than the largest height of a list or dict in it; 0 if it has none
 }
 
-// MaxHeight bounds how deep values nest. Checkpoints of PyTorch nest about ten deep.
+// MaxHeight is the largest depth to which lists and dicts may nest. Those of PyTorch checkpoints
+// nest about ten deep.
 const MaxHeight = 200
 
-// Check returns an error if a list or dict in v holds itself, or if values nest more than
-// [MaxHeight] deep. It walks through all lists and dicts, each once and without recursion.
+// Check returns an error if a list or dict in v contains itself, or if lists and dicts nest more
+// than [MaxHeight] deep. It visits each list and dict once, and it does not use recursion, so that
+// a hostile value cannot overflow the stack of the program.
 func Check(v Value) error {
 	type frame struct {
 		v    Value
 		n    *nesting
-		next int // of the children
+		next int // index of the next element to visit; keys of a dict come before its values
 	}
 	var path []frame
 	enter := func(v Value) error {
@@ -118,7 +133,7 @@ func Check(v Value) error {
 			n.state = 1
 			path = append(path, frame{v, n, 0})
 		} else if n.state == 1 {
-			return fmt.Errorf("%v holds itself", v)
+			return fmt.Errorf("%v contains itself", v)
 		} else if len(path) > 0 {
 			last := path[len(path)-1].n
 			last.height = max(last.height, n.height+1)
@@ -153,7 +168,7 @@ func Check(v Value) error {
 		v := f.v
 		path = path[:len(path)-1]
 		if len(path) > 0 {
-			err = enter(v) // notes its height in its parent
+			err = enter(v) // its state is 2, so this call only updates the height of the parent
 		}
 	}
 	return err

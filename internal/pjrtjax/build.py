@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Builds a PJRT plug-in that runs on jaxlib's CPU client.
+"""Builds a PJRT plug-in that runs programs on the CPU client of jaxlib.
 
 usage: build.py PJRT_C_API_H OUTDIR
 
-PJRT_C_API_H is pjrt/pjrt_c_api.h of github.com/gomlx/go-xla at the version in go.mod. The result,
-OUTDIR/pjrt_c_api_jaxcpu_plugin.so, starts the Python that builds it; plugin.py says what it does.
-It needs jax, jaxlib, numpy and cffi, a C compiler and a Python built with a shared library.
+PJRT_C_API_H is the file pjrt/pjrt_c_api.h of github.com/gomlx/go-xla at the version in go.mod. The
+script writes the plug-in to OUTDIR/pjrt_c_api_jaxcpu_plugin.so. The plug-in starts the Python that
+built it and runs plugin.py. The script needs jax, jaxlib, numpy and cffi, a C compiler, and a Python
+that was built as a shared library.
 """
 import os
 import re
@@ -19,14 +20,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def declarations(header):
-    """The header's types as cffi reads them, and the names of the API's functions in order."""
+    """Returns the types of the header in the form that cffi reads, and the function names of the API in order."""
     text = subprocess.run(["cc", "-E", "-P", header], check=True, capture_output=True, text=True).stdout
     text = text[text.index("typedef enum {\n  PJRT_Extension_Type") if "typedef enum {\n  PJRT_Extension_Type" in text else text.index("PJRT_Extension_Type") - 14:]
     text = re.sub(r"enum\s*\{\s*\w+_STRUCT_SIZE\s*=.*?\};\s*;?", "", text, flags=re.S)
     api = re.search(r"typedef struct PJRT_Api \{(.*?)\} PJRT_Api;", text, flags=re.S)
     functions = re.findall(r"(PJRT_\w+)\s*\*\s*\1\s*;", api.group(1))
     text = text[: api.start()]
-    # Only the structs count: functions are called through pointers.
+    # Keep only the structs. Functions are called through pointers, so cffi needs no function types.
     text = re.sub(r"typedef\s+(?:PJRT_Error\s*\*|void)\s+PJRT_\w+\s*\([^;]*?\)\s*;", "", text, flags=re.S)
     text += """
 typedef struct { size_t struct_size; void* extension_start; PJRT_Api_Version version; void* functions[%d]; } API;
@@ -40,7 +41,8 @@ def main():
     os.makedirs(out, exist_ok=True)
     ffi = cffi.FFI()
     ffi.embedding_api("const void* GetPjrtApi(void);")
-    # A plug-in's symbols are its own, but Python's modules look for the interpreter's in all.
+    # The symbols of a plug-in are private, but Python modules look for the symbols of the interpreter
+    # among the global symbols. So the plug-in loads the Python library again with global symbols.
     ffi.set_source("pjrt_c_api_jaxcpu_plugin", """
 #include <dlfcn.h>
 __attribute__((constructor)) static void share(void) { dlopen("%s", RTLD_NOW | RTLD_GLOBAL); }

@@ -1,4 +1,6 @@
-"""Compiles StableHLO for an NVIDIA H100 without one, and says what the program is made of.
+"""Compiles a StableHLO file for an NVIDIA H100 GPU and prints the operations of the compiled program.
+
+The script needs no GPU.
 
     pip install jax jaxlib jax-cuda13-plugin jax-cuda13-pjrt nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-runtime
     cp /tmp/plugin/pjrt_c_api_jaxcpu_plugin.so /tmp/cuda/pjrt_c_api_cuda_plugin.so
@@ -7,10 +9,13 @@
     XLA_FLAGS="--xla_gpu_enable_triton_gemm=false --xla_gpu_dot_merger_threshold_mb=0 --xla_gpu_cuda_data_dir=DIR" \\
         python3 gpuhlo.py /tmp/dump/program*.mlir step.hlo
 
-Under a name with cuda in it the plug-in is taken for CUDA's, so that programs have cuDNN's attention; it
-cannot run them, but it has written them by then. DIR is nvidia/cu13 in the folder of Python's packages.
-The program that comes out is what a GPU would run, but for the choice among cuBLAS's algorithms, which
-is made on the device. Bytes are those of an operation's inputs and outputs.
+The copy of the plug-in has "cuda" in its file name, so spt treats it as a CUDA plug-in and builds
+programs with the attention of cuDNN. The plug-in cannot run these programs, but it writes them to
+PJRT_JAX_DUMP before it fails. DIR is the folder nvidia/cu13 in the folder of the Python packages.
+
+The compiled program is the program that a GPU would run, except for the selection of cuBLAS
+algorithms, which needs the GPU. The printed bytes are the sizes of the inputs and outputs of the
+operations.
 """
 import collections
 import glob
@@ -44,6 +49,7 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 
 
 def compile_for_gpu(path):
+    """Compiles the StableHLO file for an H100 and returns the optimised HLO as text."""
     library = glob.glob(os.path.join(os.path.dirname(jax_plugins.xla_cuda13.__file__), "xla_cuda_plugin.so"))[0]
     api = xla_client.load_pjrt_plugin_dynamically("cuda", library)
     xla_client.initialize_pjrt_plugin("cuda")
@@ -58,6 +64,7 @@ def compile_for_gpu(path):
 
 
 def size(shape):
+    """Returns the size in bytes of a shape, or of all shapes of a tuple."""
     total = 0
     for dtype, dims in re.findall(r"(pred|bf16|[sfu]\d+)\[([\d,]*)\]", shape):
         total += SIZES[dtype] * int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
@@ -65,7 +72,10 @@ def size(shape):
 
 
 def summary(text):
-    """Operations and bytes by kind, of the computation with the most text: the program, or its loop's body."""
+    """Prints the number and the bytes of the operations of each kind.
+
+    It reads only the longest computation of the program: the main computation or the body of its loop.
+    """
     body = max(re.split(r"\n(?=%|ENTRY)", text), key=len)
     shapes, count, moved = {}, collections.Counter(), collections.Counter()
     for line in body.split("\n"):

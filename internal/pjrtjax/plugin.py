@@ -1,7 +1,8 @@
-"""A PJRT plug-in in Python, over the CPU client of jaxlib: as much of PJRT's C API as go-xla calls.
+"""Implements a PJRT plug-in in Python on top of the CPU client of jaxlib.
 
-PJRT_JAX_DEVICES devices (default 1) are one process's CPU cut in so many. Whatever is asked for is
-done before the call returns, so every event is ready. Objects are handed out as numbers of a table.
+It implements only the part of the PJRT C API that go-xla calls. The environment variable
+PJRT_JAX_DEVICES sets the number of devices into which the CPU is divided (default 1). Every call
+finishes its work before it returns, so every event is ready. Pointers to objects are numbers in a table.
 """
 import os
 import re
@@ -28,7 +29,7 @@ CODES = {"INVALID_ARGUMENT": 3, "NOT_FOUND": 5, "RESOURCE_EXHAUSTED": 8, "UNIMPL
 
 
 class Table:
-    """Objects by the numbers that stand for them beyond the API."""
+    """Maps numbers to Python objects. Callers of the API hold the numbers as pointers."""
 
     def __init__(self):
         self.objects, self.next = {}, 16
@@ -57,9 +58,9 @@ class Plugin:
             self.api.functions[i] = ffi.cast("void*", self.function(name))
 
     def function(self, name):
-        """The C function of that name: a method here, or an error that names it."""
+        """Returns the C function with this name. It calls the method of this class, or returns an error if there is none."""
         method, ffi = getattr(self, name.removeprefix("PJRT_"), None), self.ffi
-        if name in ("PJRT_Error_Destroy", "PJRT_Error_Message"):  # return nothing
+        if name in ("PJRT_Error_Destroy", "PJRT_Error_Message"):  # these two functions return no error
             pointer = ffi.callback(f"void({name}_Args*)", method)
         else:
             args = name + "_Args*"
@@ -71,7 +72,7 @@ class Plugin:
             def call(a):
                 try:
                     if method is None:
-                        raise RuntimeError(f"UNIMPLEMENTED: {name} is not part of this plug-in")
+                        raise RuntimeError(f"UNIMPLEMENTED: {name} is not implemented by this plug-in")
                     method(a)
                     return ffi.NULL
                 except BaseException as e:
@@ -98,7 +99,7 @@ class Plugin:
         self.table.objects.pop(int(self.ffi.cast("size_t", pointer)), None)
 
     def string(self, args, field, text, size=None):
-        """Points a field at text, which is kept for good: these are few."""
+        """Sets a field to text. The text is never freed, because there are few texts."""
         data = self.ffi.new("char[]", text.encode())
         self.kept.append(data)
         setattr(args, field, data)
@@ -204,7 +205,7 @@ class Plugin:
     def Buffer_Dimensions(self, a):
         dims = self.ffi.new("int64_t[]", list(self.of(a.buffer).shape) or [0])
         self.kept.append(dims)
-        if len(self.kept) > 200_000:  # dimensions are read at once
+        if len(self.kept) > 200_000:  # callers read dimensions at once, so old dimensions can be freed
             del self.kept[150_000:190_000]
         a.dims, a.num_dims = dims, len(self.of(a.buffer).shape)
 
@@ -228,7 +229,7 @@ class Plugin:
         options = xla_client.CompileOptions.ParseFromString(bytes(self.ffi.buffer(a.compile_options, a.compile_options_size)))
         count = max(1, options.num_replicas) * max(1, options.num_partitions)
         devices = self.client.devices()[:count]
-        if options.compile_portable_executable:  # jaxlib wants to know where at once
+        if options.compile_portable_executable:  # jaxlib needs the devices at compile time
             options.compile_portable_executable = False
             options.device_assignment = xla_client.DeviceAssignment.create(np.array([[0]]))
         if os.environ.get("PJRT_JAX_DUMP"):
@@ -267,7 +268,7 @@ class Plugin:
         if a.num_devices == 1:
             inputs = args[0]
         else:
-            # Every device's own array, as if all were one that is replicated.
+            # Combine the arrays of all devices to one array with a replicated sharding. Their values may differ.
             mesh = jax.sharding.Mesh(np.array(devices), ("d",))
             spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
             inputs = [jax.make_array_from_single_device_arrays(args[0][i].shape, spec, [args[d][i] for d in range(a.num_devices)]) for i in range(a.num_args)]
@@ -284,7 +285,7 @@ KEPT = []
 
 
 def api(text, functions):
-    """The address of the API's table."""
+    """Returns the address of the function table of the API."""
     plugin = Plugin(text, functions)
     KEPT.append(plugin)
     return int(plugin.ffi.cast("size_t", plugin.api))

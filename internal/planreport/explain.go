@@ -1,4 +1,5 @@
-// Package planreport prints a plan for people: a table of where its budget goes.
+// Package planreport prints a plan for people. [Explain] writes a table with the number of tuned
+// parameters in each block and operation.
 package planreport
 
 import (
@@ -13,16 +14,17 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// Explain writes where the budget goes as a table: a line for each block, a column for each
-// operation, a star for structured modules, and the division of each line into entries, structured
-// modules and whole vectors. The arguments are as for [plan.Plan.Explain].
+// Explain writes a table of the tuned parameters of the plan p to w. The table has a line for each
+// block and a column for each operation; a star marks structured modules. Further columns split
+// each line into entries, structured modules and whole vectors. The other arguments are as for
+// [plan.Plan.Explain]. A plan that does not fit the tensors is an error.
 func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan.Count) error {
 	rows, err := p.Explain(tensors, count)
 	if err != nil {
 		return err
 	}
 	var blocks, operations []string
-	// Vectors lie between the matrices in a backbone; their columns come last.
+	// The columns of vectors come last, although a backbone has vectors between its matrices.
 	vector := make(map[string]bool)
 	for _, t := range tensors {
 		block, operation := t.Place()
@@ -53,7 +55,7 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 		how = "compat " + p.Compat
 	}
 	var out bytes.Buffer
-	if p.Tau > 0 { // an imported plan does not say it
+	if p.Tau > 0 { // an imported plan has no Tau
 		how += fmt.Sprintf(": the %d largest scores", p.Tau)
 	}
 	what := fmt.Sprintf("%s, rank %d", p.Module, p.Rank)
@@ -114,7 +116,7 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 		fmt.Fprintf(&out, "\n* with a structured module: %s of rank %d\n", p.Module, p.Rank)
 	}
 	if _, err := w.Write(out.Bytes()); err != nil {
-		return fmt.Errorf("explaining plan: %w", err)
+		return fmt.Errorf("writing the table of a plan: %w", err)
 	}
 	return nil
 }
@@ -127,7 +129,7 @@ func starred(r plan.Row) string {
 	return fmt.Sprint(r.Total)
 }
 
-// add adds the counts of b to those of a. It changes neither names nor share.
+// add adds the counts of b to the counts of a. It does not change the names and the share of a.
 func add(a *plan.Row, b plan.Row) {
 	a.Entries += b.Entries
 	a.Structured += b.Structured

@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// smallTensors and smallPlan are a network and a plan for it, written by hand: LoRA of rank 1 costs
-// in+out.
+// smallTensors and smallPlan are a network and a plan for it, written by hand. LoRA of rank 1 tunes
+// in+out parameters for a matrix.
 var smallTensors = []sensitivity.Tensor{
 	{Name: "blocks.0.norm1.weight", Shape: []int{3}, Norm: true},
 	{Name: "blocks.0.norm1.bias", Shape: []int{3}, Norm: true},
@@ -58,14 +58,15 @@ func TestExplain(t *testing.T) {
 		t.Errorf("explained as\n%s\nexpected\n%s", &out, smallExplained)
 	}
 	if err := Explain(failing{}, smallPlan(), smallTensors, loraParams); !errors.Is(err, errWrite) {
-		t.Errorf("error %v, expected the writer's", err)
+		t.Errorf("error %v, expected the error of the writer", err)
 	}
 	if err := Explain(&out, smallPlan(), smallTensors[1:], loraParams); err == nil {
-		t.Error("explained a plan for other tensors")
+		t.Error("a plan for other tensors gave no error")
 	}
 }
 
-// TestExplainOnly: the table of a plan that keeps to one half of the method says so.
+// TestExplainOnly checks that the table of a plan with only structured or only unstructured tuning
+// says so.
 func TestExplainOnly(t *testing.T) {
 	whole := smallPlan()
 	structured := &plan.Plan{Only: plan.Structured, Module: "lora", Rank: 1, Alpha: 10, Beta: 5, Budget: 20, Tau: 9,

@@ -13,10 +13,10 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// AtOnce returns how many tokens be processes best: in one run of a program, and in all runs at the
-// same time. An image has one token per position of its sequence. A processor computes each small
-// run on one core, in its caches, but needs memory for the activations of all runs. 0 means no
-// limit.
+// AtOnce returns how many tokens be processes best in one run of a program, and how many tokens all
+// runs at the same time may process in total. An image has one token for each position of its
+// sequence. The processor computes each small run on one core, in the caches of this core, but
+// needs memory for the activations of all runs. Zero means no limit.
 func AtOnce(be backend.Backend) (run, all int) {
 	if cpu.Is(be) {
 		return 1024, 4096
@@ -24,12 +24,12 @@ func AtOnce(be backend.Backend) (run, all int) {
 	return 0, 0
 }
 
-// Rematerialises reports whether be itself decides which activations it computes again in the
-// backward pass instead of keeping them.
+// Rematerialises reports whether be selects by itself which activations to compute again in the
+// backward pass. The other activations stay in memory.
 func Rematerialises(be backend.Backend) bool { return cpu.Is(be) }
 
-// ReturnMemory returns unused memory to the operating system. Call it between two stages that need
-// much memory.
+// ReturnMemory runs the garbage collector and returns unused memory to the operating system. Call
+// it between two stages that need much memory.
 func ReturnMemory() {
 	runtime.GC() // the pools of package cpu survive one collection
 	debug.FreeOSMemory()
@@ -40,8 +40,8 @@ var (
 	asked     = regexp.MustCompile(`(?i)allocat\w* (\d[\d.]* ?(?:bytes|[KMGT]i?B))`)
 )
 
-// memoryError returns err, or a *backend.MemoryError if err says that memory is exhausted. given
-// lists the shapes of the inputs.
+// memoryError converts err to a *backend.MemoryError if err says that the memory is exhausted. It
+// returns any other err unchanged. given holds the shapes of the inputs.
 func memoryError(program string, be backend.Backend, given []shapes.Shape, err error) error {
 	if !exhausted.MatchString(err.Error()) {
 		return err

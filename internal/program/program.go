@@ -1,9 +1,12 @@
 // Package program runs GoMLX graphs on a backend.
 //
-// A [Program] compiles a graph function once for each set of input shapes and returns panics as
-// errors (program.go). [Tensor] and [Frozen] place its inputs, [Float32s] and [Number] read its
-// outputs (tensors.go). Its callers need not know the device, except for the memory that programs
-// may take at the same time (memory.go).
+// Begin with [New], which returns a [Program] for a graph function. [Program.Run] compiles the
+// function once for each set of input shapes, runs it on tensors, and returns panics as errors
+// (program.go). [NewReplicated] returns a program that runs on several devices at the same time.
+//
+// [Tensor] and [Frozen] place inputs on the backend. [Float32s] and [Number] copy outputs to the
+// host (tensors.go). [AtOnce] tells a caller how much work a backend processes best at the same
+// time, and a program that exhausts the memory returns a [backend.MemoryError] (memory.go).
 package program
 
 import (
@@ -23,7 +26,8 @@ import (
 	"github.com/sptune/spt/backend"
 )
 
-// Program is a graph function that is compiled once for each set of input shapes.
+// Program is a graph function that is compiled once for each set of input shapes. A Program is made
+// by [New] or [NewReplicated]. Its user calls Close when it is not needed any more.
 type Program struct {
 	name     string
 	be       backend.Backend
@@ -34,11 +38,11 @@ type Program struct {
 }
 
 // Build is a graph function. It maps the nodes of the inputs to the nodes of the outputs. It may
-// panic, as GoMLX's functions do: Program returns the panic as an error.
+// panic, as the graph functions of GoMLX do. The Program returns the panic as an error.
 type Build func(g *graph.Graph, in []*graph.Node) []*graph.Node
 
-// Caught calls f and returns a panic as an error, whatever the type of its value. It returns nil if
-// f does not panic.
+// Caught calls f and returns a panic of f as an error. The value of the panic may have any type. If
+// f does not panic, Caught returns nil.
 func Caught(f func()) error {
 	switch r := exceptions.Try(f).(type) {
 	case nil:
@@ -50,12 +54,12 @@ func Caught(f func()) error {
 	}
 }
 
-// New returns a program that runs fn on be. Errors contain name.
+// New returns a program that runs fn on be. The errors of the program contain name.
 func New(be backend.Backend, name string, fn Build) (*Program, error) {
 	p := &Program{name: name, be: be, replicas: 1}
 	caught := func(g *graph.Graph, in []*graph.Node) (out []*graph.Node) {
-		// GoMLX returns a panic with an error as that error. After any other panic, Close would
-		// wait for the graph forever.
+		// If the value of a panic is an error, GoMLX returns this error. After any other panic,
+		// Close would wait forever for the graph.
 		if err := Caught(func() { out = fn(g, in) }); err != nil {
 			panic(err)
 		}
@@ -65,15 +69,16 @@ func New(be backend.Backend, name string, fn Build) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the graph %q: %w", name, err)
 	}
-	// Allow any number of input shapes. By default, GoMLX returns an error at the 33rd.
+	// Allow any number of input shapes. The default limit of GoMLX is 32 sets of shapes.
 	p.exec = exec.WithName(name).SetMaxCache(-1)
 	return p, nil
 }
 
 // NewReplicated returns a program that runs fn on all devices of be at the same time. Each device
-// is a replica with separate inputs; [AllMean] and [AllSum] combine values of all replicas. The
-// inputs and outputs of a run are those of the first device, then those of the second device, and
-// so on. With one device, NewReplicated does the same as New.
+// is a replica with separate inputs. In fn, [AllMean] and [AllSum] combine values of all replicas.
+// The inputs and outputs of a run are listed device by device: first all tensors of the first
+// device, then all tensors of the second device, and so on. With one device, NewReplicated does the
+// same as New.
 func NewReplicated(be backend.Backend, name string, fn Build) (*Program, error) {
 	p, err := New(be, name, fn)
 	if n := backend.Replicas(be); err == nil && n > 1 {
@@ -109,19 +114,19 @@ func (p *Program) Close() {
 	p.exec.Finalize()
 }
 
-// Prepare starts to compile the program for the given input shapes and returns. A Run with such
-// inputs waits for the compilation and returns its error.
+// Prepare starts to compile the program for the given input shapes and returns at once. A Run with
+// inputs of these shapes waits for the compilation and returns its error.
 func (p *Program) Prepare(in ...shapes.Shape) {
 	p.preparing.Go(func() {
 		_ = Caught(func() { _, _ = p.exec.Compile(in...) })
 	})
 }
 
-// donated is an input whose memory the program may overwrite.
+// donated is an input tensor whose memory the program may overwrite.
 type donated struct{ *tensors.Tensor }
 
-// Donate returns inputs for Run whose memory the program may overwrite. The caller must not use the
-// tensors after the run.
+// Donate returns ts as inputs for [Program.Run] whose memory the program may overwrite. The caller
+// must not use the tensors after the run.
 func Donate(ts []*tensors.Tensor) (in []any) {
 	for _, t := range ts {
 		in = append(in, donated{t})
@@ -129,7 +134,8 @@ func Donate(ts []*tensors.Tensor) (in []any) {
 	return in
 }
 
-// Lend returns inputs for Run that the caller keeps.
+// Lend returns the tensors of all lists as inputs for [Program.Run]. The caller keeps the tensors,
+// and the program does not change them.
 func Lend(lists ...[]*tensors.Tensor) (in []any) {
 	for _, t := range slices.Concat(lists...) {
 		in = append(in, t)
@@ -137,10 +143,11 @@ func Lend(lists ...[]*tensors.Tensor) (in []any) {
 	return in
 }
 
-// Run runs the program. An input is a *tensors.Tensor, which the caller keeps, or an input that
-// [Donate] returned. The caller owns the outputs. Run checks ctx before the graph starts, not while
-// it runs. If ctx is cancelled, or the graph cannot be built for the shapes of the inputs, donated
-// inputs stay valid.
+// Run runs the program and returns its outputs, which the caller owns. An input is a
+// *tensors.Tensor, which the caller keeps, or an input that [Donate] returned. Run checks ctx
+// before the graph starts, but not while it runs. If ctx is cancelled, Run returns the error of
+// ctx. If the device has too little memory, Run returns a [*backend.MemoryError]. Donated inputs
+// stay valid if ctx is cancelled or if the graph cannot be built for the shapes of the inputs.
 func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -154,7 +161,7 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 		case donated:
 			given[i] = t.Shape()
 		default:
-			return nil, fmt.Errorf("running %s: input %d has type %T, expected a tensor", p.name, i, a)
+			return nil, fmt.Errorf("running %s: input %d has type %T; expected a tensor or a donated tensor", p.name, i, a)
 		}
 	}
 	fail := func(err error) ([]*tensors.Tensor, error) {
@@ -179,8 +186,8 @@ func (p *Program) Run(ctx context.Context, in ...any) (out []*tensors.Tensor, er
 	return out, nil
 }
 
-// brief is an error without the stack trace that pkg/errors adds to %+v. It keeps the chain for
-// errors.Is.
+// brief wraps an error and hides the stack trace that pkg/errors prints for %+v. errors.Is and
+// errors.As still find the wrapped error.
 type brief struct{ error }
 
 func (b brief) Error() string { return b.error.Error() }

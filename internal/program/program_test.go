@@ -34,8 +34,8 @@ func place32(t *testing.T, be backend.Backend, data []float32, shape ...int) *te
 	return x
 }
 
-// TestDonatedSurvivesRefusal: a program that cannot be built for its inputs leaves what it was
-// given as it was, so that a training can be saved and go on.
+// TestDonatedSurvivesRefusal checks that donated inputs stay valid if the program cannot be built
+// for the inputs. Then a training run can still save its state and continue.
 func TestDonatedSurvivesRefusal(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -48,10 +48,10 @@ func TestDonatedSurvivesRefusal(t *testing.T) {
 	state, wrong, right := place32(t, be, []float32{1, 2, 3}, 3), place32(t, be, []float32{1, 2}, 2), place32(t, be, []float32{4, 5, 6}, 3)
 	defer Free(wrong, right)
 	if _, err := p.Run(t.Context(), donated{state}, wrong); err == nil {
-		t.Fatal("3 values and 2 were added")
+		t.Fatal("a tensor of 3 values and a tensor of 2 values were added without an error")
 	}
 	if _, err := p.Run(t.Context(), donated{state}, 7); err == nil || !strings.Contains(err.Error(), "input 1 has type int") {
-		t.Fatalf("a number for a tensor: %v", err)
+		t.Fatalf("a number in place of a tensor: error %v", err)
 	}
 	out, err := p.Run(t.Context(), donated{state}, right)
 	if err != nil {
@@ -63,8 +63,8 @@ func TestDonatedSurvivesRefusal(t *testing.T) {
 	}
 }
 
-// TestManyShapes: a program takes as many shapes as it meets, such as a last batch of any size;
-// GoMLX's own default ends at 32.
+// TestManyShapes checks that a program accepts any number of input shapes, such as a last
+// mini-batch of any size. The default limit of GoMLX is 32.
 func TestManyShapes(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -84,8 +84,8 @@ func TestManyShapes(t *testing.T) {
 	}
 }
 
-// TestPanicsAreErrors: whatever a graph function panics with is an error, and the program can be
-// closed after it.
+// TestPanicsAreErrors checks that a panic of a graph function becomes an error for any type of
+// panic value, and that the program can be closed afterwards.
 func TestPanicsAreErrors(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -103,7 +103,7 @@ func TestPanicsAreErrors(t *testing.T) {
 		select {
 		case <-closed:
 		case <-time.After(10 * time.Second):
-			t.Fatalf("after a panic with %v Close waits for ever", value)
+			t.Fatalf("after a panic with %v, Close does not return", value)
 		}
 	}
 }
@@ -115,15 +115,15 @@ func TestPlaceRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Tensor(be, make([]uint8, 5), 2, 3); err == nil || !strings.Contains(err.Error(), "shape [2 3]") || !strings.Contains(err.Error(), "5 values, expected 6") {
-		t.Errorf("5 values for a shape of 6: %v", err)
+		t.Errorf("5 values for a shape of 6 elements: error %v", err)
 	}
 	if _, err := Frozen(be, dtypes.Float64, make([]float32, 6), 2, 3); err == nil || !strings.Contains(err.Error(), "the type is Float64") {
-		t.Errorf("a frozen tensor of type float64: %v", err)
+		t.Errorf("a frozen tensor of type float64: error %v", err)
 	}
 }
 
-// TestMemoryError checks that the error of a device without free memory becomes a
-// backend.MemoryError, which names sizes and options, and that other errors stay.
+// TestMemoryError checks that an error of a device that has no free memory becomes a
+// backend.MemoryError with sizes and advice, and that other errors stay unchanged.
 func TestMemoryError(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {

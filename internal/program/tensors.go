@@ -14,7 +14,8 @@ import (
 	"github.com/sptune/spt/backend/cpu"
 )
 
-// Tensor copies row-major values of the given shape to be. Without a shape, data is one number.
+// Tensor copies row-major values to be and returns them as a tensor of the given shape. Without a
+// shape, data is one number and the tensor is a scalar.
 func Tensor[T gotype.Supported](be backend.Backend, data []T, shape ...int) (*tensors.Tensor, error) {
 	size := 1
 	for _, n := range shape {
@@ -27,13 +28,14 @@ func Tensor[T gotype.Supported](be backend.Backend, data []T, shape ...int) (*te
 	if err := t.MaterializeOnDevice(be, true, 0); err != nil {
 		return nil, fmt.Errorf("placing a tensor of shape %s on %s: %w", t.Shape(), be.Name(), err)
 	}
-	t.FinalizeLocal() // one copy is enough
+	t.FinalizeLocal() // keep only the copy on the backend
 	return t, nil
 }
 
-// Frozen places float32 values on be that do not change any more, such as a pretrained weight. The
-// tensor has the type dtype, float32 or bfloat16. A bfloat16 is the nearest one. The processor uses
-// a float32 array itself, so the array must not change; other devices copy it.
+// Frozen places float32 values that never change, such as a pretrained weight, on be. The tensor
+// has the type dtype, which is float32 or bfloat16. Values are rounded to the nearest bfloat16. For
+// float32, the processor does not copy data, so the caller must not change data afterwards. Other
+// devices copy data.
 func Frozen(be backend.Backend, dtype dtypes.DType, data []float32, shape ...int) (*tensors.Tensor, error) {
 	switch {
 	case dtype == dtypes.BFloat16:
@@ -54,18 +56,18 @@ func Frozen(be backend.Backend, dtype dtypes.DType, data []float32, shape ...int
 	return Tensor(be, data, shape...)
 }
 
-// Copy copies t from the first device of be to another of its devices.
+// Copy copies t from the first device of be to the device with the given number.
 func Copy(be backend.Backend, t *tensors.Tensor, device int) (*tensors.Tensor, error) {
 	c, err := t.OnDeviceClone(be, compute.DeviceNum(device))
-	t.FinalizeLocal() // the copy went through the host
+	t.FinalizeLocal() // release the intermediate copy on the host
 	if err != nil {
 		return nil, fmt.Errorf("copying a tensor of shape %s to device %d of %s: %w", t.Shape(), device, backend.NameOf(be), err)
 	}
 	return c, nil
 }
 
-// Replicate copies tensors from the first device of be to each of its other devices. It returns one
-// list per other device.
+// Replicate copies tensors from the first device of be to all other devices of be. It returns one
+// list of copies for each other device.
 func Replicate(be backend.Backend, ts []*tensors.Tensor) (out [][]*tensors.Tensor, err error) {
 	for d := 1; d < backend.Replicas(be); d++ {
 		var copies []*tensors.Tensor
@@ -82,7 +84,7 @@ func Replicate(be backend.Backend, ts []*tensors.Tensor) (out [][]*tensors.Tenso
 	return out, nil
 }
 
-// Float32s copies the values of a float32 tensor to the host, row-major.
+// Float32s copies the values of a float32 tensor to the host, in row-major order.
 func Float32s(t *tensors.Tensor) ([]float32, error) {
 	v, err := tensors.CopyFlatData[float32](t)
 	if err != nil {
@@ -91,7 +93,7 @@ func Float32s(t *tensors.Tensor) ([]float32, error) {
 	return v, nil
 }
 
-// Number copies one float32 number to the host.
+// Number returns the value of a float32 tensor with one element.
 func Number(t *tensors.Tensor) (float64, error) {
 	v, err := Float32s(t)
 	if err != nil {
@@ -100,11 +102,12 @@ func Number(t *tensors.Tensor) (float64, error) {
 	return float64(v[0]), nil
 }
 
-// Free releases tensors now instead of at the next garbage collection. It ignores nil.
+// Free releases the memory of tensors at once instead of at a later garbage collection. It ignores
+// nil tensors.
 func Free(ts ...*tensors.Tensor) {
 	for _, t := range ts {
 		if t != nil {
-			_ = t.FinalizeAll() // fails only if t was released before
+			_ = t.FinalizeAll() // FinalizeAll fails only if t was released before
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package seeded draws random numbers that depend on a seed and a name only.
+// Package seeded provides random number generators that depend only on a seed and a name.
 //
-// Tensors draw their initial values from a generator of their own, so that a tensor starts with the
-// same values whatever else is drawn.
+// Each tensor gets a separate generator for its initial values. So its values do not depend on the
+// other tensors of a model.
 package seeded
 
 import (
@@ -9,7 +9,8 @@ import (
 	"math/rand/v2"
 )
 
-// Rand returns the generator for a seed and a name, such as that of a tensor.
+// Rand returns a new generator for a seed and a name, such as the name of a tensor. The same seed
+// and name always give the same sequence of numbers.
 func Rand(seed uint64, name string) *rand.Rand {
 	h := fnv.New64a()
 	h.Write([]byte(name)) // never fails

@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// The images are the same on every architecture only if no product can be fused with an addition,
-// and if only exactly rounded functions of package math are used. The source shows both.
+// TestSourceIsPortable checks two rules in the source, which make the images the same on every
+// architecture. No product can be fused with an addition. Only exactly rounded functions of package
+// math are used.
 func TestSourceIsPortable(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -29,8 +30,8 @@ func TestSourceIsPortable(t *testing.T) {
 			files = append(files, file)
 		}
 	}
-	// Imports are not resolved, and the error is ignored. An expression of unknown type must follow
-	// the rule for floating-point products.
+	// Imports are not resolved, so ignore the error. An expression of unknown type must follow the
+	// rule for floating-point products.
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
 	config := types.Config{Error: func(error) {}}
 	config.Check("synth", fileSet, files, info)
@@ -68,6 +69,6 @@ func TestSourceIsPortable(t *testing.T) {
 		})
 	}
 	if products < 30 {
-		t.Errorf("found %d products in the package, want at least 30: is this test looking at the source?", products)
+		t.Errorf("found %d products in the package, want at least 30; check that the test reads the source", products)
 	}
 }

@@ -2,20 +2,27 @@ package synth
 
 import "math/rand/v2"
 
-// Class is one class of the pretraining. Every object of an image has the shape and the texture,
-// and the objects lie in the arrangement.
+// Class is one class of the pretraining. All objects in an image of the class have the same shape
+// and texture. Their positions follow the arrangement.
 type Class struct {
-	Shape   string // disc, square, triangle, star, ring, cross, bar, crescent
-	Texture string // solid, horizontal, vertical (stripes), checker, dots, gradient
-	// single, pair (side by side), stack (one above the other), grid (two by two), ring (five)
+	// Shape is disc, square, triangle, star, ring, cross, bar or crescent.
+	Shape string
+	// Texture is solid, horizontal (stripes), vertical (stripes), checker, dots or gradient.
+	Texture string
+	// Arrangement is single, pair (side by side), stack (one above the other), grid (two by two) or
+	// ring (five objects).
 	Arrangement string
 }
 
-// arrangement places a group of objects. Lengths are in units of the extent of the group.
+// arrangement defines the positions of a group of objects. Lengths are in units of the extent of
+// the group.
 type arrangement struct {
-	name    string
-	offsets []vector // centres of the objects, seen from the centre of the group
-	radius  float64  // of each object
+	// name is the value of Class.Arrangement.
+	name string
+	// offsets holds the centres of the objects, relative to the centre of the group.
+	offsets []vector
+	// radius is the radius of each object.
+	radius float64
 
 	// half is the half-width and half-height of the group. The centre of the group keeps this
 	// distance from the border of the image.
@@ -35,8 +42,8 @@ var arrangements = []arrangement{
 }
 
 // Classes returns the 240 classes: 8 shapes by 6 textures by 5 arrangements. The order is fixed.
-// The id of a class is (shape·6 + texture)·5 + arrangement, each counted in the order in which the
-// comments on the fields of [Class] list the values.
+// The index of a class is (shape·6 + texture)·5 + arrangement. The values are numbered from 0, in
+// the order in which the comments on the fields of [Class] list them.
 func Classes() []Class {
 	var classes []Class
 	for _, s := range shapes {
@@ -49,10 +56,10 @@ func Classes() []Class {
 	return classes
 }
 
-// Pretraining draws image index of a class and returns its pixels, [size, size, 3] RGB. It is a
-// pure function of its arguments; see the package documentation. Images that differ in index or
-// class are drawn independently, and another seed gives another data set. The result is nil if
-// there is no such class or if size is below 1.
+// Pretraining draws the image with the given index in a class, an index into [Classes]. It returns
+// the pixels, [size, size, 3] RGB. It is a pure function of its arguments; see the package
+// documentation. Images with different indexes or classes are independent. Each seed gives another
+// data set. The result is nil if the class does not exist or if size is below 1.
 func Pretraining(seed uint64, index int, class int, size int) []uint8 {
 	if class < 0 || class >= len(shapes)*len(textures)*len(arrangements) {
 		return nil
@@ -80,5 +87,5 @@ func pretrainingScene(r *rand.Rand, class int) scene {
 	return s
 }
 
-// within draws a coordinate that is at least margin away from both borders of the image.
+// within draws a coordinate that is at least margin away from both edges of the image.
 func within(r *rand.Rand, margin float64) float64 { return uniform(r, margin, 1-margin) }

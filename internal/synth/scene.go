@@ -5,10 +5,10 @@ import (
 	"math/rand/v2"
 )
 
-// colour holds red, green and blue from 0 to 1.
+// colour holds the red, green and blue channels, from 0 to 1.
 type colour [3]float64
 
-// anyColour draws a colour.
+// anyColour draws a random colour.
 func anyColour(r *rand.Rand) colour { return colour{r.Float64(), r.Float64(), r.Float64()} }
 
 // farFrom reports whether two colours are at least distance apart in the RGB cube.
@@ -29,17 +29,19 @@ func (c colour) mix(other colour, t float64) colour {
 	return c
 }
 
-// lattice is the number of lattice points of the clouds along each side.
+// lattice is the number of lattice points along each side of the image. The clouds are interpolated
+// between these points.
 const lattice = 5
 
-// ground is the background: a colour with a linear gradient and smooth clouds.
+// ground is the background of an image: a colour with a linear gradient and smooth clouds of
+// brightness.
 type ground struct {
 	base  colour
-	shade vector                    // gradient: change of every channel over the side of the image
+	shade vector                    // gradient: change of each channel over the side of the image
 	cloud [lattice][lattice]float64 // brightness at the lattice points
 }
 
-// anyGround draws a background.
+// anyGround draws a random background.
 func anyGround(r *rand.Rand) ground {
 	g := ground{base: anyColour(r)}
 	direction, strength := anyDirection(r), uniform(r, 0, 0.35)
@@ -65,19 +67,20 @@ type object struct {
 	phase         vector  // of the texture, in periods
 }
 
-// anyObject draws the heading and the colours of an object. The colours differ clearly from the
-// background and from each other. At least 40 % of all colours are possible for the first one and
-// 15 % for the second one, so the loops end soon.
+// anyObject returns an object with a random heading, random colours and a random period of the
+// texture. The colours differ clearly from the background and from each other. At least 40 % of all
+// colours are possible for the first colour and 15 % for the second colour. So the loops end soon.
 func anyObject(r *rand.Rand, s shape, t texture, centre vector, radius float64, on ground) object {
 	o := object{shape: s, texture: t, centre: centre, radius: radius, heading: anyDirection(r)}
-	// With a period below 0.13, a stripe would be narrower than two pixels in an image of 32.
+	// With a period below 0.13, a stripe would be narrower than two pixels in an image of 32×32
+	// pixels.
 	o.period = float64(max(0.13, float64(0.6*radius)) * uniform(r, 1, 1.25))
 	o.phase = vector{r.Float64(), r.Float64()}
 	for o.first = anyColour(r); !o.first.farFrom(on.base, 0.5); {
 		o.first = anyColour(r)
 	}
-	// The mixed colours differ from the background, too. Otherwise a gradient would fade into the
-	// background in the middle and cut the object in two.
+	// The mixture of the two colours must differ from the background, too. Otherwise the middle of
+	// a gradient would look like the background and would cut the object in two.
 	for o.second = anyColour(r); !o.second.farFrom(o.first, 0.5) || !o.second.farFrom(on.base, 0.4) ||
 		!o.first.mix(o.second, 0.5).farFrom(on.base, 0.35); {
 		o.second = anyColour(r)
@@ -85,16 +88,16 @@ func anyObject(r *rand.Rand, s shape, t texture, centre vector, radius float64, 
 	return o
 }
 
-// scene describes an image, at any size.
+// scene describes an image independently of its size in pixels.
 type scene struct {
 	ground  ground
 	clutter []object // objects of the background
 	objects []object // objects that the label describes
-	gain    float64  // contrast around mid-grey
+	gain    float64  // factor on the contrast around mid-grey
 	noise   float64  // half-width of the uniform noise of each pixel
 }
 
-// anyScene draws a scene without objects.
+// anyScene draws a random scene with clutter but without objects.
 func anyScene(r *rand.Rand) scene {
 	s := scene{ground: anyGround(r), gain: uniform(r, 0.65, 1), noise: uniform(r, 0, 0.06)}
 	for range r.IntN(4) {
@@ -105,8 +108,8 @@ func anyScene(r *rand.Rand) scene {
 	return s
 }
 
-// render returns the pixels, [size, size, 3], nil if size is below 1. It draws only the noise from
-// r.
+// render returns the pixels, [size, size, 3]. It returns nil if size is below 1. It uses r only for
+// the noise.
 func (s *scene) render(r *rand.Rand, size int) []uint8 {
 	if size < 1 {
 		return nil
@@ -151,8 +154,9 @@ func (g *ground) paint(canvas []colour, size int) {
 	}
 }
 
-// cell returns the lattice point at or before t, which is in [0, 1), and how far t is on the way to
-// the next point. The way is eased, so that the clouds have no visible edges.
+// cell returns the lattice point at or before t, and the position of t between this point and the
+// next one, from 0 to 1. t is in [0, 1). A smooth-step function is applied to the position, so that
+// the clouds have no visible edges.
 func cell(t float64) (point int, way float64) {
 	scaled := float64(t * (lattice - 1))
 	point = int(scaled)
@@ -163,7 +167,7 @@ func cell(t float64) (point int, way float64) {
 // paint paints the object.
 func (o *object) paint(canvas []colour, size int) {
 	side := float64(size)
-	// The shape lies in its unit circle. Its edge reaches one pixel farther.
+	// The shape lies inside the circle of the radius. Its soft edge extends one pixel beyond.
 	limits := func(centre float64) (first, end int) {
 		reach := o.radius + 1/side
 		return int(float64(clamp(centre-reach) * side)), int(math.Ceil(float64(clamp(centre+reach) * side)))

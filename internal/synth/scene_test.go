@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// plain removes everything that varies from a scene except its objects. Every pixel that differs
-// from the flat background then belongs to an object.
+// plain returns s with a flat background and without clutter, contrast and noise. Every pixel that
+// differs from the background then belongs to an object.
 func plain(s scene) scene {
 	return scene{ground: ground{base: s.ground.base}, objects: s.objects, gain: 1}
 }
 
-// mask returns where a plain scene shows an object: [size][size], rows first.
+// mask reports for each pixel of the plain scene whether it shows an object: [row][column].
 func mask(s scene, size int) [][]bool {
 	s = plain(s)
 	pixels := s.render(source("", ""), size)
@@ -30,7 +30,8 @@ func mask(s scene, size int) [][]bool {
 	return objects
 }
 
-// centroid returns the centroid of a mask, in pixels from the centre of the first pixel.
+// centroid returns the centroid of a mask, in pixels from the centre of the first pixel, and the
+// number of its pixels.
 func centroid(objects [][]bool) (c vector, area float64) {
 	for row := range objects {
 		for column, in := range objects[row] {
@@ -79,8 +80,8 @@ func TestCountIsTheNumberOfRegions(t *testing.T) {
 	}
 }
 
-// Seen from its centroid, every pointer is longest in the direction in which it points. A high
-// moment of the mask, which distant points dominate, gives that direction.
+// TestOrientationIsThatOfTheFarPoints measures the direction of a pointer from its mask. The
+// farthest points from the centroid lie in this direction. They dominate a high moment of the mask.
 func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 	for label, name := range Tasks()[1].Classes {
 		for index := range 25 {
@@ -99,7 +100,7 @@ func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 			// Rows grow downwards. Degrees grow anticlockwise, from the right.
 			degrees := math.Atan2(-far.y, far.x) * 180 / math.Pi
 			if off := math.Remainder(degrees-45*float64(label), 360); math.Abs(off) > 18 {
-				t.Errorf("image %d of label %q points to %.0f°, %.0f° off, want at most 16° and the mask's error", index, name, degrees, off)
+				t.Errorf("image %d of label %q points to %.0f°, %.0f° off, want at most 16° and the error of the mask", index, name, degrees, off)
 			}
 		}
 	}
@@ -125,8 +126,9 @@ func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
 	}
 }
 
-// Two classes that are drawn from the same random numbers differ in their shape, texture or
-// arrangement and in nothing else. No image is blank.
+// TestEveryClassIsDrawnAndIsDifferent draws all classes from the same random numbers, so they
+// differ only in shape, texture or arrangement. It checks that no image is blank and that any two
+// images differ.
 func TestEveryClassIsDrawnAndIsDifferent(t *testing.T) {
 	const size = 32
 	var images [][]uint8
@@ -168,8 +170,8 @@ func TestArrangementsHoldTheirNumberOfObjects(t *testing.T) {
 	}
 }
 
-// An image looks like a larger image of the same scene that is scaled down, which antialiasing
-// achieves.
+// TestSizesShowTheSameScene checks that a small image looks like a large image of the same scene
+// that is scaled down. Antialiasing has this effect.
 func TestSizesShowTheSameScene(t *testing.T) {
 	const size, factor = 32, 8
 	var sum, worst, images float64

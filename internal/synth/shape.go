@@ -5,8 +5,8 @@ import "math"
 // shape is an outline inside the unit circle.
 type shape struct {
 	name string
-	// distance returns the distance from a point to the outline, negative inside. It is exact near
-	// the outline only, which is enough for an edge of one pixel.
+	// distance returns the distance from a point to the outline. The distance is negative inside.
+	// It is exact only near the outline, which is enough for an edge that is one pixel wide.
 	distance func(p vector) float64
 }
 
@@ -24,11 +24,11 @@ var shapes = []shape{
 	{"crescent", except(circle(vector{}, 0.95), circle(vector{0.55, 0}, 0.7))},
 }
 
-// bar is the shape of clutter, too.
+// bar is a shape of the pretraining. Clutter has this shape, too.
 var bar = shape{"bar", polygon(vector{-0.95, -0.3}, vector{0.95, -0.3}, vector{0.95, 0.3}, vector{-0.95, 0.3})}
 
-// pointers lists the shapes that point in one direction, which is +x. Seen from its centroid, a
-// pointer reaches farthest in that direction.
+// pointers lists the shapes of the task orientation, which point towards +x. The point of a pointer
+// that is farthest from its centroid lies in this direction.
 var pointers = []shape{
 	{"dart", polygon(vector{1, 0}, vector{-0.8, 0.6}, vector{-0.45, 0}, vector{-0.8, -0.6})},
 	// The base of the triangle ends where the tangents from its tip touch the circle.
@@ -36,7 +36,7 @@ var pointers = []shape{
 	{"pin", union(circle(vector{-0.55, 0}, 0.45), polygon(vector{1, 0.17}, vector{-0.5, 0.17}, vector{-0.5, -0.17}, vector{1, -0.17}))},
 }
 
-// pentagon holds five directions that are 72° apart. The first one points upwards.
+// pentagon holds five unit vectors that are 72° apart. The first one points upwards.
 var pentagon = [5]vector{
 	{0, -1},
 	{0.9510565162951535, -0.30901699437494745},
@@ -45,7 +45,7 @@ var pentagon = [5]vector{
 	{-0.9510565162951535, -0.30901699437494745},
 }
 
-// star returns the distance to a star with five points.
+// star returns the distance function of a star with five points.
 func star() func(vector) float64 {
 	var vertices []vector
 	for i, outer := range pentagon {
@@ -56,7 +56,7 @@ func star() func(vector) float64 {
 	return polygon(vertices...)
 }
 
-// circle returns the distance to a circle.
+// circle returns the distance function of a disc.
 func circle(centre vector, radius float64) func(vector) float64 {
 	return func(p vector) float64 {
 		offset := vector{p.x - centre.x, p.y - centre.y}
@@ -64,17 +64,17 @@ func circle(centre vector, radius float64) func(vector) float64 {
 	}
 }
 
-// union returns the distance to the points that are inside a or b.
+// union returns the distance function of the points inside a or b.
 func union(a, b func(vector) float64) func(vector) float64 {
 	return func(p vector) float64 { return min(a(p), b(p)) }
 }
 
-// except returns the distance to the points that are inside a and outside b.
+// except returns the distance function of the points inside a and outside b.
 func except(a, b func(vector) float64) func(vector) float64 {
 	return func(p vector) float64 { return max(a(p), -b(p)) }
 }
 
-// polygon returns the distance to a closed polygon, which need not be convex.
+// polygon returns the distance function of a polygon, which may be concave.
 func polygon(vertices ...vector) func(vector) float64 {
 	type edge struct {
 		from, along   vector

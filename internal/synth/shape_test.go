@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// The areas are those of textbooks: the sign of the distance must be right everywhere.
+// TestShapesHaveTheirArea compares the area of each shape with a formula. The area is right only if
+// the sign of the distance is right everywhere.
 func TestShapesHaveTheirArea(t *testing.T) {
 	// lens returns the area that two discs share if their centres are d apart.
 	lens := func(r, s, d float64) float64 {
@@ -27,7 +28,7 @@ func TestShapesHaveTheirArea(t *testing.T) {
 		"crescent": math.Pi*0.95*0.95 - lens(0.95, 0.7, 0.55),
 		"dart":     0.6 * 1.45,
 		"drop":     math.Pi*0.55*0.55 + 0.55*tangent - 0.55*0.55*sector,
-		// The part of the bar outside the disc, which the circle cuts.
+		// The pin is a disc and the part of a bar outside the disc.
 		"pin": math.Pi*0.45*0.45 + 0.34*(1+0.55) - (0.17*math.Sqrt(0.45*0.45-0.17*0.17) + 0.45*0.45*math.Asin(0.17/0.45)),
 	}
 	for _, s := range append(shapes[:len(shapes):len(shapes)], pointers...) {
@@ -51,9 +52,9 @@ func TestShapesHaveTheirArea(t *testing.T) {
 	}
 }
 
-// A distance never changes by more than the step. Across the outline it changes by exactly the
-// step, so that edges are one pixel wide. Corners, where two edges are equally near, are the
-// exception.
+// TestDistancesAreDistances checks the slope of the distance functions. A distance never changes by
+// more than the length of a step. For a step across the outline it changes by exactly this length,
+// so edges are one pixel wide. Corners are an exception, because two edges are equally near there.
 func TestDistancesAreDistances(t *testing.T) {
 	const step = 1e-4
 	r := source("test", "")

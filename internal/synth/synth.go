@@ -1,34 +1,34 @@
-// Package synth draws synthetic images with labels. A vision transformer can be pretrained, tuned
-// and demonstrated on them without a data set.
+// Package synth generates synthetic images with labels. A vision transformer can be pretrained and
+// tuned on them without downloading a data set.
 //
 // The package has two parts:
 //
-//   - [Pretraining] draws images of the classes of [Classes]: a shape, filled with a texture, in an
-//     arrangement. To tell the classes apart, a model needs the features of a general backbone:
-//     outlines, textures, relative positions, numbers.
-//   - [Tasks] returns small downstream tasks like those of VTAB's structured group: count
-//     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining ignores
-//     location and orientation, and needs the count only in part. The tasks therefore need tuning.
+//   - [Pretraining] draws images for pretraining. Each class of [Classes] is a shape, filled with a
+//     texture, in an arrangement. To distinguish the classes, a model needs the features of a
+//     general backbone: outlines, textures, relative positions, numbers.
+//   - [Tasks] returns small downstream tasks like those in the structured group of VTAB: count
+//     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining does not need
+//     location and orientation, and needs the count only in part. So the tasks need tuning.
 //
-// Within a class everything else varies: colours, position, scale, rotation, shading and clutter of
-// the background, contrast, noise.
+// Images of one class differ in all other properties: colours, position, scale, rotation, shading
+// and clutter of the background, contrast, and noise.
 //
 // An image is drawn in two steps. First a scene is drawn at random: a background and a list of
 // objects. An object is a shape (shape.go) with a texture (texture.go). All lengths are fractions
-// of the side of the image. Then the scene is rendered (scene.go) by signed distance, with edges
-// that are one pixel wide. A scene can be rendered at any size; the drawings are made for 32 to 224
-// pixels.
+// of the side of the image. Then the scene is rendered (scene.go) from signed distances, with edges
+// that are one pixel wide. A scene can be rendered at any size. The shapes are designed for images
+// of 32 to 224 pixels.
 //
 // # Reproducibility
 //
 // Every function is pure: equal arguments give equal bytes, in any order of calls, from any number
 // of goroutines, on every architecture. The source follows three rules for this:
 //
-//   - Random numbers come from a PCG that is seeded with a SHA-256 of the arguments.
-//   - Of package math, only exactly rounded functions are used: Sqrt, Floor, Ceil, Abs. Directions are
-//     drawn as vectors, because the last bit of Sin and Cos depends on the machine.
-//   - Every floating-point product is written float64(a*b). Otherwise Go may fuse it with a following
-//     addition, as on arm64 and not on amd64.
+//   - Random numbers come from a PCG generator. Its seed is the SHA-256 hash of the arguments.
+//   - The source uses only exactly rounded functions of package math: Sqrt, Floor, Ceil, Abs.
+//     Directions are drawn as vectors, because the last bit of Sin and Cos depends on the machine.
+//   - Every floating-point product is written float64(a*b). Otherwise Go may fuse it with a
+//     following addition. Go does so on arm64 but not on amd64.
 package synth
 
 import (
@@ -41,10 +41,10 @@ import (
 // DefaultSize is the side, in pixels, of the images that the embedded backbone is pretrained on.
 const DefaultSize = 32
 
-// source returns the random numbers of one image, or of one block of labels. kind and split name
-// the stream, and numbers select a part of it.
+// source returns the random generator of one image, or of one block of labels. Its seed is a hash
+// of all arguments.
 func source(kind, split string, numbers ...uint64) *rand.Rand {
-	// The zero bytes tell ("ab", "c") from ("a", "bc").
+	// The zero bytes give ("ab", "c") and ("a", "bc") different keys.
 	key := append([]byte(kind), 0)
 	key = append(key, split...)
 	key = append(key, 0)
@@ -70,8 +70,8 @@ func rotate(v, by vector) vector {
 	return vector{float64(v.x*by.x) - float64(v.y*by.y), float64(v.x*by.y) + float64(v.y*by.x)}
 }
 
-// anyDirection draws a unit vector, uniform over the circle. It normalises a random point of the
-// disc and avoids the centre, where the division would lose digits.
+// anyDirection draws a unit vector, uniformly over the circle. It normalises a random point of the
+// disc. It rejects points near the centre, because the division would lose precision there.
 func anyDirection(r *rand.Rand) vector {
 	for {
 		v := vector{uniform(r, -1, 1), uniform(r, -1, 1)}

@@ -36,8 +36,8 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// The hashes hold on every architecture. If they change, the data that the embedded backbone was
-// trained on has changed.
+// TestPinnedImages checks hashes of the images, which are the same on every architecture. If a hash
+// changes, the images are no longer those that the embedded backbone was trained on.
 func TestPinnedImages(t *testing.T) {
 	pretraining := func(seed uint64, size int) uint32 {
 		sum := crc32.NewIEEE()
@@ -70,7 +70,8 @@ func TestPinnedImages(t *testing.T) {
 	}
 }
 
-// Every image is drawn twice: in order, and concurrently with all the other images.
+// TestImagesDependOnTheirArgumentsOnly draws every image twice: first in order, then concurrently
+// with all other images.
 func TestImagesDependOnTheirArgumentsOnly(t *testing.T) {
 	var draw []func() []uint8
 	for _, seed := range []uint64{0, 1, 1 << 40} {
@@ -101,7 +102,7 @@ func TestImagesDependOnTheirArgumentsOnly(t *testing.T) {
 	for i, f := range draw {
 		group.Go(func() {
 			if !bytes.Equal(f(), first[i]) {
-				t.Errorf("image %d is another when drawn again", i)
+				t.Errorf("image %d differs when it is drawn again", i)
 			}
 		})
 	}
@@ -152,7 +153,7 @@ func TestNoImageOutsideTheDomain(t *testing.T) {
 		t.Errorf("index -1: %d bytes with label %d, want none with -1", len(pixels), label)
 	}
 	if pixels, label := (Task{Name: "count", Classes: count.Classes}).Image(1, "train", 0, 32); pixels != nil || label != -1 {
-		t.Errorf("a task made by hand: %d bytes with label %d, want none with -1", len(pixels), label)
+		t.Errorf("a task that Tasks did not return: %d bytes with label %d, want none with -1", len(pixels), label)
 	}
 	if pixels, label := count.Image(1, "train", 0, 0); pixels != nil || label < 0 {
 		t.Errorf("size 0: %d bytes with label %d, want none with a label", len(pixels), label)

@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// Task is a small classification task to tune a pretrained backbone on. [Tasks] returns tasks.
-// Their fields must not be changed: they select the images.
+// Task is a small classification task for tuning a pretrained backbone. [Tasks] returns the tasks.
+// Do not change their fields, because [Task.Image] depends on them.
 type Task struct {
 	Name    string   // "count", "orientation" or "location"
 	Classes []string // name of each class
@@ -18,10 +18,10 @@ type Task struct {
 // Tasks returns the tasks, in this order:
 //
 //   - count: the number of objects, 1 to 8. The objects are discs, squares and triangles of any
-//     colour and do not touch. Chance is 1/8.
-//   - orientation: the compass direction, one of 8, to which a dart, drop or pin points, within 16°.
-//     Chance is 1/8.
-//   - location: the cell, one of 4×4 in reading order, that holds the centre of the only object. The
+//     colour, and do not touch each other. Chance is 1/8.
+//   - orientation: the compass direction in which a dart, drop or pin points, one of 8. The object
+//     deviates from the direction by at most 16°. Chance is 1/8.
+//   - location: the cell with the centre of the only object, one of 4×4 cells in reading order. The
 //     object has any shape and texture of the pretraining. Chance is 1/16.
 func Tasks() []Task {
 	count := Task{Name: "count", scene: countScene}
@@ -41,13 +41,14 @@ func Tasks() []Task {
 	return []Task{count, orientation, location}
 }
 
-// Image draws image index of a split. It returns the pixels, [size, size, 3] RGB, and the label, an
-// index into t.Classes. Image is a pure function of its arguments; see the package documentation. A
-// split may have any name, and other names give other images.
+// Image draws the image with the given index in a split. It returns the pixels, [size, size, 3]
+// RGB, and the label, an index into t.Classes. Image is a pure function of its arguments; see the
+// package documentation. A split can have any name. Splits with different names have different
+// images.
 //
-// Labels are balanced: each block of len(t.Classes) images has every label once, in an order that
-// is shuffled for each block. The pixels are nil if size is below 1. They are nil and the label is
-// -1 if index is negative or if t is not one of [Tasks].
+// Labels are balanced: each block of len(t.Classes) images has every label once. The order of the
+// labels is random in each block. The pixels are nil if size is below 1. If index is negative or t
+// is not one of [Tasks], the pixels are nil and the label is -1.
 func (t Task) Image(seed uint64, split string, index int, size int) (pix []uint8, label int) {
 	if t.scene == nil || len(t.Classes) == 0 || index < 0 {
 		return nil, -1
@@ -65,13 +66,13 @@ const mostObjects = 8
 // countScene draws a scene of label + 1 objects.
 func countScene(r *rand.Rand, label int) scene {
 	s := anyScene(r)
-	// Neither the size of one object nor the area of all objects may tell the number.
+	// The size of the objects and their total area must not reveal their number.
 	typical := uniform(r, 0.08, 0.115)
 	for range label + 1 {
 		radius := float64(typical * uniform(r, 0.9, 1.15))
 		centre := vector{within(r, radius), within(r, radius)}
 		for s.crowded(centre, radius) {
-			// The radius shrinks a little at every attempt, so a place is found in the end.
+			// Reduce the radius a little at every attempt, so that the object fits in the end.
 			radius = float64(radius * 0.998)
 			centre = vector{within(r, radius), within(r, radius)}
 		}
@@ -84,7 +85,7 @@ func countScene(r *rand.Rand, label int) scene {
 	return s
 }
 
-// crowded reports whether a new object would come too close to another one. In an image of 32
+// crowded reports whether a new object would be too close to another object. In an image of 32×32
 // pixels, objects are at least about one pixel apart.
 func (s *scene) crowded(centre vector, radius float64) bool {
 	for _, o := range s.objects {
@@ -124,7 +125,7 @@ func orientationScene(r *rand.Rand, label int) scene {
 		t = textures[len(textures)-1]
 	}
 	o := anyObject(r, pointers[r.IntN(len(pointers))], t, centre, radius, s.ground)
-	// A slope of 0.2867 is 16°. That leaves 13° between neighbouring classes.
+	// A slope of 0.2867 is 16°. It leaves 13° between neighbouring classes.
 	o.heading = rotate(compass[label].direction, tilt(r, 0.2867))
 	s.objects = []object{o}
 	return s
@@ -137,7 +138,7 @@ const cells = 4
 func locationScene(r *rand.Rand, label int) scene {
 	s := anyScene(r)
 	radius := uniform(r, 0.1, 0.15)
-	// The object lies completely inside the image. In an image of 32 pixels, its centre is more
+	// The object lies completely inside the image. In an image of 32×32 pixels, its centre is more
 	// than one pixel away from the neighbouring cells.
 	coordinate := func(cell int) float64 {
 		low := max(radius, (float64(cell)+0.15)/cells)

@@ -5,10 +5,10 @@ import "math"
 // texture is the pattern that fills an object.
 type texture struct {
 	name string
-	// mix returns the share of the second colour, from 0 to 1, at a point. object is the point in
+	// mix returns the share of the second colour at a point, from 0 to 1. object is the point in
 	// the frame of the object, inside the unit circle. grid is the point in the frame of the image,
-	// in periods of the texture, so that stripes keep their direction when the object rotates.
-	// sharp is the number of pixels in a period.
+	// in periods of the texture. Stripes use grid, so they keep their direction when the object
+	// rotates. sharp is the number of pixels in a period.
 	mix func(object, grid vector, sharp float64) float64
 }
 
@@ -28,7 +28,8 @@ var textures = []texture{
 	{"gradient", func(object, _ vector, _ float64) float64 { return clamp(0.5 + object.x/1.6) }},
 }
 
-// stripe is 1 on half of every period of t, 0 on the other half.
+// stripe returns 1 in one half of each period of t and 0 in the other half. The edges are one pixel
+// wide.
 func stripe(t, sharp float64) float64 {
 	return coverage(math.Abs(fraction(t)-0.5)-0.25, sharp)
 }
@@ -37,6 +38,6 @@ func stripe(t, sharp float64) float64 {
 func fraction(t float64) float64 { return t - math.Floor(t) }
 
 // coverage returns the share of a pixel that lies inside an outline. distance is the distance from
-// the centre of the pixel to the outline, negative inside; the outline is taken for a straight
-// line. scale is the number of pixels in a unit of distance.
+// the centre of the pixel to the outline, negative inside. coverage treats the outline as a
+// straight line. scale is the number of pixels in a unit of distance.
 func coverage(distance, scale float64) float64 { return clamp(0.5 - float64(distance*scale)) }

@@ -1,4 +1,4 @@
-// Package version holds the version of the library and of the command. Run folders and results
+// Package version holds the version of the library and of the command spt. Run folders and results
 // record it.
 package version
 

@@ -2,5 +2,5 @@
 
 package workers
 
-// huge is for Linux, where a program has to ask for huge pages.
+// huge does nothing, because only Linux has madvise with MADV_HUGEPAGE.
 func huge([]float32) {}

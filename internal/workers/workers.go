@@ -1,10 +1,15 @@
-// Package workers runs the parts of one operation on many processors at the same time.
+// Package workers runs the parts of one operation on several CPU cores at the same time.
 //
-// The process has one pool, so several programs share the processors instead of multiplying
-// threads. Each program keeps one processor ([Begin]). Its operations also use the processors that
-// no program keeps. The shapes of an operation alone decide its parts, never the number of
-// processors, and no part depends on the goroutine that runs it. So results have the same bits for
-// any GOMAXPROCS.
+// An operation of the CPU backend, such as a matrix product, is divided into parts. [Run] runs the
+// parts on the goroutines of a pool and gives each part scratch memory ([Scratch]).
+//
+// A program is one execution of a compiled graph. Several programs may run at the same time. The
+// process has only one pool, so they share the cores instead of starting more threads. [Begin] and
+// [End] reserve one core for each running program. [Count] returns the number of cores for an
+// operation: the core of its program and all cores that are not reserved.
+//
+// No result may depend on the goroutine that runs a part, and the order of summation within a value
+// must not depend on the number of parts. Then results have the same bits for any GOMAXPROCS.
 package workers
 
 import (
@@ -15,34 +20,34 @@ import (
 	"unsafe"
 )
 
-// programs is the number of programs in progress.
+// programs is the number of running programs.
 var programs atomic.Int64
 
-// Begin tells the pool that the caller starts to run a program.
+// Begin tells the pool that a program starts. The caller must call [End] when the program ends.
 func Begin() { programs.Add(1) }
 
 // End tells the pool that a program that called [Begin] has ended.
 func End() { programs.Add(-1) }
 
-// Programs returns the number of programs in progress.
+// Programs returns the number of running programs.
 func Programs() int { return int(programs.Load()) }
 
-// Count returns how many parts of one operation can run at the same time: GOMAXPROCS without the
-// processors of other programs in progress, but at least 1.
+// Count returns the number of parts of one operation that can run at the same time. It is
+// GOMAXPROCS minus the number of other running programs, but at least 1.
 func Count() int { return max(1, runtime.GOMAXPROCS(0)-max(0, Programs()-1)) }
 
 // job is one call of Run.
 type job struct {
 	f     func(part int, s *Scratch)
 	parts int64
-	next  atomic.Int64 // the next part to take
-	left  atomic.Int64 // number of parts that are not done
-	done  chan struct{}
+	next  atomic.Int64  // the next part to run
+	left  atomic.Int64  // number of parts that are not done
+	done  chan struct{} // closed when all parts are done
 
 	caught atomic.Pointer[any] // the first panic of a part
 }
 
-// work runs parts until all are taken.
+// work runs parts of j until every part is done or runs on another goroutine.
 func (j *job) work(s *Scratch) {
 	for {
 		part := j.next.Add(1) - 1
@@ -59,7 +64,7 @@ func (j *job) work(s *Scratch) {
 	}
 }
 
-// one runs a part and returns the value of its panic, or nil.
+// one runs a part. If the part panics, one returns the value of the panic, otherwise nil.
 func one(f func(part int, s *Scratch), part int, s *Scratch) (caught any) {
 	mark := s.Mark()
 	defer func() {
@@ -76,9 +81,9 @@ var (
 	queue   = make(chan *job, 1<<10) // one entry for each helper that a job asks for
 )
 
-// patience is how long an idle goroutine looks for work before it sleeps. Operations follow one
-// another within microseconds, but a sleeping thread needs a hundred microseconds or more to wake
-// on a virtual machine.
+// patience is the time for which an idle goroutine looks for work before it sleeps. The next
+// operation usually starts within microseconds, but a sleeping thread on a virtual machine needs a
+// hundred microseconds or more to wake.
 const patience = 200 * time.Microsecond
 
 // watch calls ready until it returns true, but no longer than patience. It reports whether ready
@@ -98,7 +103,8 @@ func watch(ready func() bool) bool {
 	}
 }
 
-// help is a goroutine of the pool.
+// help is the function of a helper, which is a goroutine of the pool. It runs parts of jobs
+// forever.
 func help() {
 	s := new(Scratch)
 	var j *job
@@ -119,8 +125,8 @@ func help() {
 	}
 }
 
-// spare holds the scratch memory of goroutines that called Run. A sync.Pool would lose it at a
-// garbage collection, but the next operations need these megabytes again.
+// spare holds scratch memory for goroutines that call Run. It is not a sync.Pool, because a garbage
+// collection would empty the pool, and the next operations need these megabytes again.
 var spare struct {
 	sync.Mutex
 	free []*Scratch
@@ -147,10 +153,10 @@ func giveScratch(s *Scratch) {
 	spare.free = append(spare.free, s)
 }
 
-// Run calls f(part, s) for part = 0 … parts-1, in any order, on the goroutines of the pool and of
-// the caller. It returns when all parts are done. s is scratch memory of the goroutine that runs
-// the part. If a part panics, Run panics with the same value when the other parts are done. f may
-// call Run.
+// Run calls f(part, s) for each part from 0 to parts-1, in any order. The calls run on the calling
+// goroutine and on goroutines of the pool. Run returns when all parts are done. s is scratch memory
+// that only this part uses; it is released when f returns. If a part panics, Run panics with the
+// same value after the other parts are done. f may call Run.
 func Run(parts int, f func(part int, s *Scratch)) {
 	if parts <= 0 {
 		return
@@ -176,7 +182,7 @@ func Run(parts int, f func(part int, s *Scratch)) {
 	for range want {
 		select {
 		case queue <- j:
-		default: // the queue is full: the caller does the work
+		default: // the queue is full, so the caller runs these parts
 		}
 	}
 	j.work(s)
@@ -197,20 +203,21 @@ func ensure(n int) {
 	}
 }
 
-// Scratch is memory of one goroutine. It is kept from part to part, so that repeated work allocates
-// nothing. It is not safe for concurrent use.
+// Scratch is temporary memory of one goroutine. The memory is used again for the next part, so
+// repeated work allocates nothing. The zero value is ready to use. A Scratch is not safe for
+// concurrent use.
 type Scratch struct {
 	block []float32   // the current block
 	used  int         // number of float32s of the block in use
-	full  [][]float32 // blocks that became too small within this part, kept until Release(0)
+	full  [][]float32 // blocks that were too small for the rest of the part, kept until Release(0)
 }
 
-// align is the alignment of all scratch slices in float32s: one cache line, which is one AVX-512
-// register.
+// align is the alignment of scratch slices in float32s. It is the size of a cache line and of an
+// AVX-512 register.
 const align = 16
 
-// Float32s returns n float32s with undefined content, aligned to 64 bytes. They are valid until the
-// part returns or calls Release.
+// Float32s returns a slice of n float32s with undefined content, aligned to 64 bytes. The slice is
+// valid until the part returns or calls [Scratch.Release].
 func (s *Scratch) Float32s(n int) []float32 {
 	padded := (n + align - 1) &^ (align - 1)
 	if s.used+padded > len(s.block) {
@@ -225,10 +232,11 @@ func (s *Scratch) Float32s(n int) []float32 {
 	return p
 }
 
-// Mark returns the current state for Release.
+// Mark returns a mark of the current state for [Scratch.Release].
 func (s *Scratch) Mark() int { return len(s.full)<<40 | s.used }
 
-// Release releases the memory taken since mark. If a block became too small in between, its memory
+// Release releases the memory that was taken after the call of [Scratch.Mark] that returned mark.
+// Release(0) releases all memory. If a block was too small for a slice after the mark, the memory
 // is used again only after Release(0).
 func (s *Scratch) Release(mark int) {
 	if mark>>40 == len(s.full) {
@@ -239,7 +247,8 @@ func (s *Scratch) Release(mark int) {
 	}
 }
 
-// Aligned allocates n float32s, aligned to 64 bytes. Large memory is in huge pages.
+// Aligned allocates a slice of n float32s, aligned to 64 bytes. On Linux it asks for huge pages if
+// the slice is large enough.
 func Aligned(n int) []float32 {
 	b := make([]float32, n+align)
 	huge(b)

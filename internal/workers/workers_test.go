@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// TestRun: every part runs once, on any number of processors.
+// TestRun checks that every part runs once, for any number of processors.
 func TestRun(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, procs := range []int{1, 2, 5} {
@@ -26,7 +26,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunOnHelpers: more than one goroutine takes parts if there is more than one processor.
+// TestRunOnHelpers checks that more than one goroutine runs parts if there is more than one
+// processor.
 func TestRunOnHelpers(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	// Neither part returns before the other has begun.
@@ -38,7 +39,8 @@ func TestRunOnHelpers(t *testing.T) {
 	})
 }
 
-// TestRunNested: parts run parts of their own, from many goroutines at once.
+// TestRunNested checks that parts may call Run, and that many goroutines may call Run at the same
+// time.
 func TestRunNested(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, procs := range []int{1, 2, 4} {
@@ -75,15 +77,15 @@ func TestRunNested(t *testing.T) {
 	}
 }
 
-// caught runs f and returns what it panics with.
+// caught runs f and returns the value of its panic, or nil.
 func caught(f func()) (r any) {
 	defer func() { r = recover() }()
 	f()
 	return nil
 }
 
-// TestRunPanics: the caller gets the panic of a part, on whichever goroutine it was, once the other
-// parts are done; the pool goes on working.
+// TestRunPanics checks that Run panics with the value of a part that panicked, on any goroutine,
+// after the other parts are done. The pool must still work afterwards.
 func TestRunPanics(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, procs := range []int{1, 2, 4} {
@@ -125,12 +127,12 @@ func TestRunPanics(t *testing.T) {
 		var n atomic.Int32
 		Run(50, func(int, *Scratch) { n.Add(1) })
 		if n.Load() != 50 {
-			t.Errorf("GOMAXPROCS %d: after panics %d parts of 50 ran", procs, n.Load())
+			t.Errorf("GOMAXPROCS %d: after the panics, %d of 50 parts ran", procs, n.Load())
 		}
 	}
 }
 
-// TestRunPanicsRelease: the scratch memory that a part had taken when it panicked comes back.
+// TestRunPanicsRelease checks that the scratch memory of a part is released if the part panics.
 func TestRunPanicsRelease(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var first, again uintptr
@@ -145,17 +147,18 @@ func TestRunPanicsRelease(t *testing.T) {
 	}
 	Run(1, func(_ int, s *Scratch) { again, _ = span(s.Float32s(100)) })
 	if again != first {
-		t.Error("the part's scratch memory did not come back")
+		t.Error("the scratch memory of the part was not released")
 	}
 }
 
-// span is the memory of a slice.
+// span returns the first address of a slice and the address after its end.
 func span(s []float32) (from, to uintptr) {
 	from = uintptr(unsafe.Pointer(unsafe.SliceData(s)))
 	return from, from + 4*uintptr(cap(s))
 }
 
-// TestScratch: slices are aligned and disjoint, and growing keeps what was handed out.
+// TestScratch checks that slices are aligned and disjoint, and that they stay valid when the
+// scratch memory grows.
 func TestScratch(t *testing.T) {
 	s := new(Scratch)
 	seen := map[*float32]bool{}
@@ -183,17 +186,18 @@ func TestScratch(t *testing.T) {
 	}
 }
 
-// TestScratchRoom: a slice has no room to grow into its neighbour.
+// TestScratchRoom checks that append cannot grow a slice into the next slice.
 func TestScratchRoom(t *testing.T) {
 	var s Scratch
 	for _, n := range []int{0, 1, 16, 17, 1 << 17} {
 		if p := s.Float32s(n); cap(p) != n {
-			t.Errorf("a slice of %d float32s has room for %d", n, cap(p))
+			t.Errorf("a slice of %d float32s has the capacity %d", n, cap(p))
 		}
 	}
 }
 
-// TestScratchRelease: what was taken since a mark is given out again, what was taken before stays.
+// TestScratchRelease checks that memory taken after a mark is used again, and that memory taken
+// before the mark is not.
 func TestScratchRelease(t *testing.T) {
 	var s Scratch
 	kept := s.Float32s(20)
@@ -205,10 +209,10 @@ func TestScratchRelease(t *testing.T) {
 	s.Float32s(40)
 	s.Release(mark)
 	if again, _ := span(s.Float32s(500)); again != first {
-		t.Error("released memory is not given out again")
+		t.Error("released memory is not used again")
 	}
 	s.Release(mark)
-	// Outgrow the block after the mark: the kept slice is in the old one.
+	// Take more than the block holds. The kept slice is in the old block.
 	s.Float32s(1 << 17)
 	s.Release(mark)
 	for range 3 {
@@ -219,7 +223,7 @@ func TestScratchRelease(t *testing.T) {
 	}
 	for _, v := range kept {
 		if v != 7 {
-			t.Fatal("memory taken before the mark was given out again")
+			t.Fatal("memory taken before the mark was used again")
 		}
 	}
 	s.Release(0)
@@ -234,8 +238,8 @@ func TestScratchRelease(t *testing.T) {
 	}
 }
 
-// TestScratchSteady: parts that take the same memory again and again allocate none after the first,
-// even where they outgrow the first block.
+// TestScratchSteady checks that repeated parts with the same memory needs allocate nothing after
+// the first part, even if the first block is too small.
 func TestScratchSteady(t *testing.T) {
 	var s Scratch
 	if n := testing.AllocsPerRun(20, func() {
@@ -249,7 +253,7 @@ func TestScratchSteady(t *testing.T) {
 	}
 }
 
-// TestAligned: memory on cache lines, exactly as long as asked for.
+// TestAligned checks the alignment, the length and the capacity.
 func TestAligned(t *testing.T) {
 	for n := range 70 {
 		p := Aligned(n)
@@ -259,7 +263,8 @@ func TestAligned(t *testing.T) {
 	}
 }
 
-// TestPrograms: each program keeps a processor, and gets those that others leave.
+// TestPrograms checks that each program reserves a processor and can use the processors that are
+// not reserved.
 func TestPrograms(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	for i, want := range []int{4, 3, 2, 1, 1} {
@@ -276,6 +281,6 @@ func TestPrograms(t *testing.T) {
 		running.Add(-1)
 	})
 	if most.Load() != 1 {
-		t.Errorf("%d parts ran at once beside as many programs as there are processors", most.Load())
+		t.Errorf("%d parts ran at the same time although every processor was reserved, expected 1", most.Load())
 	}
 }

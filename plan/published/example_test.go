@@ -7,7 +7,8 @@ import (
 	"github.com/sptune/spt/plan/published"
 )
 
-// Import reads a selection as a plan. The parameter counts in the file tell the module.
+// This example reads a selection of rank 2 as a plan. Import finds the module from the parameter
+// counts in the file.
 func ExampleImport() {
 	p, _, err := published.Import("../../internal/fixtures/testdata/published/adapter.pth", "", 2)
 	if err != nil {

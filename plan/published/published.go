@@ -1,8 +1,9 @@
-// Package published reads the selections that the paper's authors published, and those that their
-// code saves, as plans.
+// Package published reads the selections that the authors of the SPT paper published, and the
+// selections that their code saves, and converts them to plans. A selection is a .pth file (a
+// pickle of PyTorch) that lists the parameters to tune.
 //
-// [Import] reads a selection. [LoadPlan] reads a selection or a plan file, whichever a file holds,
-// and [Compare] compares two such files.
+// [Import] reads a selection. [LoadPlan] reads a file that holds either a selection or a plan of
+// package plan. [Compare] compares two such files.
 package published
 
 import (
@@ -18,15 +19,17 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// modules are the structured modules of the selections of the authors, in the order in which Import
+// modules lists the structured modules in the authors' selections, in the order in which Import
 // tries them.
 var modules = []string{"lora", "adapter"}
 
-// Import reads a selection that the paper's authors published, or one that their code has saved, as
-// a plan. It also returns the scored tensors, without scores, of the backbone of the selection. The
-// file records neither the module nor the rank. An empty module tries LoRA, then Adapter. A rank of
-// 0 is 8, as in all of the authors' selections. Import counts the parameters again: its counts must
-// be those that the file records.
+// Import reads a selection that the authors of the paper published or that their code saved, and
+// returns it as a plan. It also returns the scored tensors of the selection's backbone, without
+// scores.
+//
+// The file records neither the module nor the rank. If module is empty, Import tries LoRA, then
+// Adapter. If rank is 0, it takes 8, as in all selections of the authors. Import counts the
+// parameters of the plan and returns an error if the counts differ from those in the file.
 func Import(path, module string, rank int) (*plan.Plan, []sensitivity.Tensor, error) {
 	names := modules
 	if module != "" {
@@ -54,9 +57,10 @@ func Import(path, module string, rank int) (*plan.Plan, []sensitivity.Tensor, er
 	return p, s.tensors, nil
 }
 
-// LoadPlan reads a plan file or, as [Import] with its defaults, a published selection. The content
-// of the file decides which, not its name. The tensors are nil for a plan file, which does not hold
-// their shapes.
+// LoadPlan reads a plan file or a published selection. It detects the format by the content of the
+// file, not by its name. It reads a selection as [Import] does with an empty module and a rank of
+// 0. The returned tensors are nil for a plan file, because a plan file does not record their
+// shapes.
 func LoadPlan(path string) (*plan.Plan, []sensitivity.Tensor, error) {
 	selection, err := isPickle(path)
 	if err != nil {
@@ -69,8 +73,8 @@ func LoadPlan(path string) (*plan.Plan, []sensitivity.Tensor, error) {
 	return p, nil, err
 }
 
-// isPickle reports whether a file begins as a pickle or as a zip file, in which torch.save puts
-// one.
+// isPickle reports whether a file begins like a pickle, or like a zip file. torch.save writes a
+// pickle inside a zip file.
 func isPickle(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -78,7 +82,7 @@ func isPickle(path string) (bool, error) {
 	}
 	defer f.Close()
 	if stat, err := f.Stat(); err == nil && stat.IsDir() {
-		return false, fmt.Errorf("%s is a folder; the plan of a run is %s", path, filepath.Join(path, "plan.json"))
+		return false, fmt.Errorf("%s is a folder; to use the plan of a run, give %s", path, filepath.Join(path, "plan.json"))
 	}
 	start := make([]byte, 2)
 	n, err := io.ReadFull(f, start)
@@ -88,10 +92,11 @@ func isPickle(path string) (bool, error) {
 	return n > 0 && start[0] == 0x80 || string(start[:n]) == "PK", nil
 }
 
-// Compare reports how the plan in file b differs from the plan in file a. Each is a file for
-// [LoadPlan]. tensors are the scored tensors of their backbone, or nil: then the tensors of a
-// published selection serve, and two plan files are compared by name. Plans of different backbones
-// are an error.
+// Compare compares the plans in the files a and b. Each file is a plan file or a published
+// selection, as for [LoadPlan]. tensors are the scored tensors of the backbone. If they are nil,
+// Compare takes the tensors of the published selection, if one of the files is a selection.
+// Otherwise it compares the plans by name. Compare returns an error if the plans are for different
+// backbones.
 func Compare(a, b string, tensors []sensitivity.Tensor) (*plan.Comparison, error) {
 	var plans [2]*plan.Plan
 	var counts [2]plan.Count
@@ -103,14 +108,14 @@ func Compare(a, b string, tensors []sensitivity.Tensor) (*plan.Comparison, error
 		}
 		count, err := peft.CountOf(p.Module)
 		if err != nil {
-			return nil, fmt.Errorf("comparing %s: %w", path, err)
+			return nil, fmt.Errorf("comparing plans: %s: %w", path, err)
 		}
 		plans[i], counts[i] = p, count
 		if tensors == nil {
 			tensors, of = own, path
 		} else if own != nil {
 			if err := sameTensors(tensors, own); err != nil {
-				return nil, fmt.Errorf("comparing plans of different backbones: %s and %s: %w", of, path, err)
+				return nil, fmt.Errorf("comparing plans: %s and %s are for different backbones: %w; give plans for the same backbone", of, path, err)
 			}
 		}
 	}
@@ -121,15 +126,15 @@ func Compare(a, b string, tensors []sensitivity.Tensor) (*plan.Comparison, error
 	return c, nil
 }
 
-// sameTensors reports the first tensor in which two backbones differ.
+// sameTensors returns an error that names the first tensor in which two backbones differ.
 func sameTensors(a, b []sensitivity.Tensor) error {
 	for i := range min(len(a), len(b)) {
 		if a[i].Name != b[i].Name || !slices.Equal(a[i].Shape, b[i].Shape) {
-			return fmt.Errorf("%q %v in the one is %q %v in the other", a[i].Name, a[i].Shape, b[i].Name, b[i].Shape)
+			return fmt.Errorf("tensor %q has shape %v in the first, where the second has %q of shape %v", a[i].Name, a[i].Shape, b[i].Name, b[i].Shape)
 		}
 	}
 	if len(a) != len(b) {
-		return fmt.Errorf("the one has %d scored tensors, the other %d", len(a), len(b))
+		return fmt.Errorf("the first has %d scored tensors, the second has %d", len(a), len(b))
 	}
 	return nil
 }

@@ -20,14 +20,15 @@ func fixture(name string) string {
 	return filepath.Join("..", "..", "internal", "fixtures", "testdata", "published", name)
 }
 
-// vit returns the configuration of a ViT with patches of 16 pixels and that width.
+// vit returns the configuration of a ViT with patches of 16 pixels and the given width.
 func vit(width int) backbone.Config {
 	return backbone.Config{ImageSize: 224, NumClasses: 100, NumHeads: width / 64, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: 12, HiddenDim: 4 * width}}
 }
 
-// Every published selection is a plan for our ViT-B/16: its tensors have the same names and shapes,
-// and what training would tune counts as many parameters as the file says.
+// TestImportPlanFitsBackbone checks that every published selection in the golden folder gives a
+// plan for a ViT-B/16 of package backbone: the tensors have the same names and shapes, and training
+// would tune as many parameters as the plan records.
 func TestImportPlanFitsBackbone(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(paths) == 0 {
@@ -41,7 +42,7 @@ func TestImportPlanFitsBackbone(t *testing.T) {
 			continue
 		}
 		if !reflect.DeepEqual(tensors, sensitivity.Tensors(c)) {
-			t.Errorf("%s: the tensors are not those of a ViT-B/16", path)
+			t.Errorf("%s: the tensors differ from those of a ViT-B/16", path)
 		}
 		module, err := peft.Lookup(p.Module)
 		if err != nil {
@@ -76,22 +77,22 @@ func TestLoadPlan(t *testing.T) {
 		t.Errorf("after saving: %+v, %v", back, err)
 	}
 	if _, _, err := published.Import(fixture("adapter.pth"), "", 0); err == nil || !strings.Contains(err.Error(), "structured_params is") {
-		t.Errorf("of another rank: %v", err)
+		t.Errorf("with the wrong rank: %v", err)
 	}
 	if p, _, err := published.Import(fixture("adapter.pth"), "", 2); err != nil || p.Module != "adapter" {
-		t.Errorf("of rank 2: %+v, %v", p, err)
+		t.Errorf("with rank 2: %+v, %v", p, err)
 	}
 	if p, _, err := published.Import(fixture("bare.pth"), "adapter", 0); err != nil || p.Module != "adapter" {
 		t.Errorf("without modules: %+v, %v", p, err)
 	}
-	if _, _, err := published.Import(path, "nothing", 0); err == nil || !strings.Contains(err.Error(), "not registered") {
+	if _, _, err := published.Import(path, "nothing", 0); err == nil || !strings.Contains(err.Error(), "is unknown") {
 		t.Errorf("an unknown module: %v", err)
 	}
 	if _, _, err := published.LoadPlan(filepath.Join(t.TempDir(), "none")); err == nil || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no file: %v", err)
+		t.Errorf("absent file: %v", err)
 	}
 	if _, _, err := published.LoadPlan("published_test.go"); err == nil {
-		t.Errorf("no plan: %v", err)
+		t.Errorf("a file that is no plan was accepted")
 	}
 }
 
@@ -111,7 +112,7 @@ func TestComparePlans(t *testing.T) {
 			if err != nil || !c.Equal() || c.CostA != p.Cost || len(c.Rows) == 0 {
 				t.Errorf("%v: %+v, %v", pair, c, err)
 			} else if known := of != nil || pair != [2]string{file, file}; known != (c.Rows[0].CostA != nil) {
-				t.Errorf("%v: costs are known: %v", pair, !known)
+				t.Errorf("%v: rows have costs: %v", pair, !known)
 			}
 		}
 	}
@@ -128,7 +129,7 @@ func TestComparePlans(t *testing.T) {
 func TestComparePlansOfOtherBackbones(t *testing.T) {
 	large := golden.Path(t, "published_plans", "lora-cifar-0.4.pth")
 	_, err := published.Compare(fixture("lora.pth"), large, nil)
-	if err == nil || !strings.Contains(err.Error(), "different backbones") || !strings.Contains(err.Error(), "[16] in the one is \"blocks.0.norm1.weight\" [768] in the other") {
+	if err == nil || !strings.Contains(err.Error(), "different backbones") || !strings.Contains(err.Error(), "has shape [16] in the first, where the second has \"blocks.0.norm1.weight\" of shape [768]") {
 		t.Errorf("%v", err)
 	}
 }

@@ -14,31 +14,49 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// selection is a selection for a ViT as the paper's published code saves it (param_req_B.pth, a
-// file of torch.save; the authors' own are for a ViT-B/16): tuned_matrices [depth, 6] with a 1 for
-// each of q, k, v, proj, fc1 and fc2 that gets a structured module, tuned_vectors with names, and
-// unstructured_indexes: ascending positions in the concatenation of the other tensors, which
-// unstructured_name_shapes lists in order. The file records neither budget, τ, module nor rank.
+// selection is a selection for a ViT. The paper's published code saves it with torch.save, in a
+// file with a name such as param_req_0.4.pth. The authors' selections are for a ViT-B/16. A file
+// holds these fields:
+//
+//   - tuned_matrices [depth, 6] has a 1 for each of q, k, v, proj, fc1 and fc2 that gets a
+//     structured module.
+//   - tuned_vectors lists the names of the vectors that are tuned whole.
+//   - unstructured_name_shapes maps the names of all other tensors to their shapes. Its order
+//     matters.
+//   - unstructured_indexes lists the selected entries of these tensors, as ascending positions in
+//     their concatenation.
+//   - params, structured_params and unstructured_params are parameter counts.
+//
+// The file records neither the budget, τ, the module nor the rank.
 type selection struct {
-	// tensors are all scored tensors of the backbone, in its order, without scores.
+	// name is the path of the file.
+	name string
+	// tensors lists all scored tensors of the backbone, in the order of the backbone, without
+	// scores.
 	tensors []sensitivity.Tensor
-
-	name              string   // of the file
-	matrices, vectors []string // in the order of tensors
-	entries           map[string][]int32
-	params            float64 // millions, class token included, rounded to float32
-	structured        int     // parameters in modules and whole vectors
-	classToken        int
+	// matrices names the matrices with a structured module, in the order of tensors.
+	matrices []string
+	// vectors names the vectors that are tuned whole, in the order of tensors.
+	vectors []string
+	// entries maps the name of a tensor to the positions of its single entries.
+	entries map[string][]int32
+	// params is the number of tuned parameters in millions, with the class token, rounded to
+	// float32.
+	params float64
+	// structured is the number of parameters in modules and whole vectors.
+	structured int
+	// classToken is the number of parameters of the class token.
+	classToken int
 }
 
-// layer is one of the scored tensors of a ViT, within a block or after the blocks. sides spells its
-// shape: d is the width, h the hidden width of the MLP.
+// layer is a scored tensor of a ViT, in a block or after the blocks. sides has one letter for each
+// dimension of its shape: d is the width, h is the hidden width of the MLP.
 type layer struct {
 	name, sides string
 	norm        bool
 }
 
-// operations are the columns of tuned_matrices.
+// operations lists the operations of the columns of tuned_matrices.
 var operations = []string{"attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 var (
@@ -55,7 +73,7 @@ var (
 	lastLayers = []layer{{"norm.weight", "d", true}, {"norm.bias", "d", true}}
 )
 
-// vitTensors returns the scored tensors of a ViT.
+// vitTensors returns the scored tensors of a ViT, without scores.
 func vitTensors(depth, width, hidden int) []sensitivity.Tensor {
 	tensor := func(prefix string, l layer) sensitivity.Tensor {
 		shape := make([]int, len(l.sides))
@@ -76,9 +94,9 @@ func vitTensors(depth, width, hidden int) []sensitivity.Tensor {
 	return out
 }
 
-// fields holds the fields of a file.
+// fields holds the fields of the file of a selection.
 type fields struct {
-	names        []string // of unstructured_name_shapes, in order
+	names        []string // keys of unstructured_name_shapes, in order
 	shapes       map[string][]int
 	matrices     [][]bool // [depth][6]
 	vectors      []string
@@ -88,8 +106,9 @@ type fields struct {
 	structured   int
 }
 
-// load reads a published selection. It executes nothing of the file. A file that is broken, that is
-// something else, or whose parts contradict each other is an error; plan checks the counts.
+// load reads a published selection. It does not execute code from the pickle. It returns an error
+// if the file is broken, is not a selection, or has fields that contradict each other. It does not
+// check the parameter counts; the method plan does.
 func load(path string) (*selection, error) {
 	v, err := checkpoint.Unpickle(path)
 	if err != nil {
@@ -107,23 +126,23 @@ func load(path string) (*selection, error) {
 	return s, nil
 }
 
-// Bounds on the work that an unknown file can cause. The largest ViTs have 48 blocks, the
-// selections of the authors 50,000 entries.
+// These limits bound the work that an untrusted file can cause. The largest ViTs have 48 blocks,
+// and the authors' selections have at most 50,000 entries.
 const (
 	mostBlocks  = 1000
 	mostEntries = 1 << 24
 )
 
-// fieldsOf takes the fields out of the value of a pickle.
+// fieldsOf returns the fields in the value of a pickle.
 func fieldsOf(v pickle.Value) (f fields, err error) {
 	root, ok := v.(*pickle.Dict)
 	if !ok {
-		return f, fmt.Errorf("it holds no dict, expected one with tuned_matrices, tuned_vectors and unstructured_indexes")
+		return f, fmt.Errorf("the file holds no dict, expected one with tuned_matrices, tuned_vectors and unstructured_indexes; give a published selection")
 	}
 	get := func(key string) pickle.Value {
 		v, ok := root.Get(key)
 		if !ok && err == nil {
-			err = fmt.Errorf("it has no %q: is it one of the published selections?", key)
+			err = fmt.Errorf("the file has no %q; give a published selection", key)
 		}
 		return v
 	}
@@ -162,7 +181,7 @@ func fieldsOf(v pickle.Value) (f fields, err error) {
 	return f, nil
 }
 
-// number reads a number of Python or NumPy, or a tensor of one element.
+// number returns the value of a Python or NumPy number, or of a tensor with one element.
 func number(v pickle.Value) (float64, bool) {
 	switch v := v.(type) {
 	case int64:
@@ -183,6 +202,7 @@ func number(v pickle.Value) (float64, bool) {
 	return 0, false
 }
 
+// takeMatrices sets f.matrices.
 func (f *fields) takeMatrices(v pickle.Value) error {
 	rows, ok := v.(*pickle.List)
 	if !ok || len(rows.Items) < 1 || len(rows.Items) > mostBlocks {
@@ -204,13 +224,14 @@ func (f *fields) takeMatrices(v pickle.Value) error {
 	return nil
 }
 
-// most returns the number of scored tensors of a ViT with the blocks of the file.
-func (f *fields) most() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
+// mostTensors returns the number of scored tensors of a ViT with as many blocks as the file has.
+func (f *fields) mostTensors() int { return len(f.matrices)*len(blockLayers) + len(lastLayers) }
 
+// takeVectors sets f.vectors.
 func (f *fields) takeVectors(v pickle.Value) error {
 	list, ok := v.(*pickle.List)
-	if !ok || len(list.Items) > f.most() {
-		return fmt.Errorf("tuned_vectors is not a list of at most %d names", f.most())
+	if !ok || len(list.Items) > f.mostTensors() {
+		return fmt.Errorf("tuned_vectors is not a list of at most %d names", f.mostTensors())
 	}
 	for i, x := range list.Items {
 		name, ok := x.(string)
@@ -222,10 +243,11 @@ func (f *fields) takeVectors(v pickle.Value) error {
 	return nil
 }
 
+// takeShapes sets f.names and f.shapes.
 func (f *fields) takeShapes(shapes, sizes pickle.Value) error {
 	byName, ok := shapes.(*pickle.Dict)
-	if !ok || byName.Len() > f.most() {
-		return fmt.Errorf("unstructured_name_shapes is not a dict of at most %d shapes", f.most())
+	if !ok || byName.Len() > f.mostTensors() {
+		return fmt.Errorf("unstructured_name_shapes is not a dict of at most %d shapes", f.mostTensors())
 	}
 	counts, ok := sizes.(*pickle.Dict)
 	if !ok || counts.Len() != byName.Len() {
@@ -262,6 +284,7 @@ func (f *fields) takeShapes(shapes, sizes pickle.Value) error {
 	return nil
 }
 
+// takeIndexes sets f.indexes.
 func (f *fields) takeIndexes(v pickle.Value) (err error) {
 	t, ok := v.(pickle.Tensor)
 	if !ok || len(t.Shape()) != 1 || t.Shape()[0] > mostEntries {
@@ -271,7 +294,7 @@ func (f *fields) takeIndexes(v pickle.Value) (err error) {
 	return err
 }
 
-// check combines the fields into a selection. Fields that contradict each other are an error.
+// check combines the fields into a selection. It returns an error if fields contradict each other.
 func (f fields) check() (*selection, error) {
 	width, hidden, err := f.sides()
 	if err != nil {
@@ -279,7 +302,7 @@ func (f fields) check() (*selection, error) {
 	}
 	s := &selection{tensors: vitTensors(len(f.matrices), width, hidden), entries: map[string][]int32{}, params: f.params, structured: f.structured, classToken: width}
 	if len(f.indexes) != f.unstructured {
-		return nil, fmt.Errorf("unstructured_params is %d, but unstructured_indexes holds %d", f.unstructured, len(f.indexes))
+		return nil, fmt.Errorf("unstructured_params is %d, but unstructured_indexes holds %d positions", f.unstructured, len(f.indexes))
 	}
 	modules := make(map[string]bool)
 	for i, row := range f.matrices {
@@ -295,7 +318,8 @@ func (f fields) check() (*selection, error) {
 		whole[name] = true
 	}
 
-	// Every tensor is in one place: what gets a module, what is tuned whole, and the rest.
+	// Check that every tensor gets a module, is tuned whole, or is in unstructured_name_shapes, but
+	// only one of these.
 	seen := 0
 	for _, t := range s.tensors {
 		if _, err := sizeOf(t.Name, t.Shape); err != nil {
@@ -314,9 +338,9 @@ func (f fields) check() (*selection, error) {
 		tuned := modules[t.Name] || whole[t.Name]
 		switch {
 		case tuned && rest:
-			return nil, fmt.Errorf("%q is in unstructured_name_shapes and is tuned as one, expected one of the two", t.Name)
+			return nil, fmt.Errorf("%q is in unstructured_name_shapes and also gets a module or is tuned whole, expected only one of these", t.Name)
 		case !tuned && !rest:
-			return nil, fmt.Errorf("%q is neither in unstructured_name_shapes nor tuned as one: is the selection for a ViT with q, k and v apart, biases, and %d blocks?", t.Name, len(f.matrices))
+			return nil, fmt.Errorf("%q is not in unstructured_name_shapes, gets no module and is not tuned whole; give a selection for a ViT with separate q, k and v, with biases and with %d blocks", t.Name, len(f.matrices))
 		case rest && !slices.Equal(shape, t.Shape):
 			return nil, fmt.Errorf("%q has shape %v, expected %v in a ViT of width %d and MLP width %d", t.Name, shape, t.Shape, width, hidden)
 		case rest:
@@ -324,10 +348,10 @@ func (f fields) check() (*selection, error) {
 		}
 	}
 	if n := len(s.vectors); n != len(f.vectors) {
-		return nil, fmt.Errorf("tuned_vectors has %d names, of which %d are a ViT's of %d blocks", len(f.vectors), n, len(f.matrices))
+		return nil, fmt.Errorf("tuned_vectors has %d names, but only %d of them are names in a ViT of %d blocks", len(f.vectors), n, len(f.matrices))
 	}
 	if seen != len(f.names) {
-		return nil, fmt.Errorf("unstructured_name_shapes has %d names, of which %d are a ViT's of %d blocks", len(f.names), seen, len(f.matrices))
+		return nil, fmt.Errorf("unstructured_name_shapes has %d names, but only %d of them are names in a ViT of %d blocks", len(f.names), seen, len(f.matrices))
 	}
 
 	at, begin, before := 0, int64(0), int64(-1)
@@ -339,7 +363,7 @@ func (f fields) check() (*selection, error) {
 		for ; at < len(f.indexes) && f.indexes[at] < begin+size; at++ {
 			index := f.indexes[at]
 			if index <= before {
-				return nil, fmt.Errorf("unstructured_indexes[%d] is %d, expected more than %d: indexes are ascending and unique", at, index, before)
+				return nil, fmt.Errorf("unstructured_indexes[%d] is %d, expected more than %d; positions are ascending and unique", at, index, before)
 			}
 			s.entries[name] = append(s.entries[name], int32(index-begin))
 			before = index
@@ -352,8 +376,9 @@ func (f fields) check() (*selection, error) {
 	return s, nil
 }
 
-// sides returns the width of the ViT and of its MLP. If every MLP is tuned as one, no shape tells
-// the width of the MLP; it is then four times the width, as in every ViT of the paper.
+// sides returns the width of the ViT and the hidden width of its MLP, from the shapes in the file.
+// If the file has no shape with the hidden width, sides takes four times the width, as in every ViT
+// of the paper.
 func (f fields) sides() (width, hidden int, err error) {
 	sides := map[byte]int{}
 	for _, name := range f.names {
@@ -372,7 +397,7 @@ func (f fields) sides() (width, hidden int, err error) {
 		}
 		i := slices.IndexFunc(layers, is)
 		if i < 0 {
-			return 0, 0, fmt.Errorf("unstructured_name_shapes has %.100q of shape %v, which is no tensor of a ViT with q, k and v apart", name, f.shapes[name])
+			return 0, 0, fmt.Errorf("unstructured_name_shapes has %.100q of shape %v, which is no tensor of a ViT with separate q, k and v", name, f.shapes[name])
 		}
 		for k, d := range f.shapes[name] {
 			if side := layers[i].sides[k]; sides[side] == 0 {
@@ -381,7 +406,7 @@ func (f fields) sides() (width, hidden int, err error) {
 		}
 	}
 	if sides['d'] == 0 {
-		return 0, 0, fmt.Errorf("unstructured_name_shapes has no tensor that tells the ViT's width")
+		return 0, 0, fmt.Errorf("unstructured_name_shapes has no tensor that gives the width of the ViT")
 	}
 	if sides['h'] == 0 {
 		sides['h'] = 4 * sides['d']
@@ -389,26 +414,28 @@ func (f fields) sides() (width, hidden int, err error) {
 	return sides['d'], sides['h'], nil
 }
 
-// plan returns the selection as a plan with Compat. Its module is the first of the given ones with
-// which the cost is params, unstructured_params and structured_params of the file; if there is
-// none, the error has both sides. rank is the rank of the modules.
+// plan returns the selection as a plan with Compat. rank is the rank of its modules. The module of
+// the plan is the first of the given modules whose parameter count agrees with structured_params of
+// the file. If none agrees, or if another count differs from the file, plan returns an error with
+// both counts.
 //
-// Single entries of LayerNorm vectors go to CountedOnly of the plan: the published code counts and
-// does not tune them. The budget is the one of [plan.ReleaseBudgets] that is nearest to the cost,
-// Alpha and Beta are the paper's, and Tau is 0: the file has none of these.
+// Single entries of LayerNorm vectors go to CountedOnly, because the published code counts them but
+// does not tune them. The file records neither the budget, α, β nor τ. The budget of the plan is
+// the one in [plan.ReleaseBudgets] that is nearest to the cost. Alpha and Beta are those of the
+// paper, and Tau is 0.
 func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
 	fail := func(format string, args ...any) (*plan.Plan, error) {
 		return nil, fmt.Errorf("importing the published selection %s: %w", s.name, fmt.Errorf(format, args...))
 	}
 	if len(modules) == 0 {
-		return fail("no structured module is given; pass one, such as LoRA")
+		return fail("no structured module is given; give one, such as LoRA")
 	}
 	shortest := math.MaxInt
 	for _, t := range s.tensors {
 		shortest = min(shortest, slices.Min(t.Shape))
 	}
 	if rank < 1 || rank > shortest {
-		return fail("rank is %d, expected 1 to %d, the shortest side of its matrices", rank, shortest)
+		return fail("rank is %d, expected 1 to %d, the shortest side of its tensors", rank, shortest)
 	}
 	o := plan.Options{Compat: plan.CompatRelease}.WithDefaults()
 	p := &plan.Plan{
@@ -451,12 +478,12 @@ func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
 		found = append(found, fmt.Sprintf("%d with %s", n+p.Cost.Vectors, m.Name))
 	}
 	if p.Module == "" {
-		return fail("structured_params is %d, but modules of rank %d on its %d matrices and its %d whole vectors come to %s; give the module and the rank that it was made with", s.structured, rank, len(s.matrices), len(s.vectors), strings.Join(found, ", "))
+		return fail("structured_params is %d, but modules of rank %d on the %d matrices and the %d whole vectors have another number of parameters: %s; give the module and the rank of the selection", s.structured, rank, len(s.matrices), len(s.vectors), strings.Join(found, ", "))
 	}
 	p.Cost.Total = p.Cost.Structured + p.Cost.Vectors + p.Cost.Unstructured + p.Cost.CountedOnly + p.Cost.ClassToken
-	// params has been rounded to float32, of whose bits 24 count.
+	// params was rounded to float32, which has a precision of 24 bits.
 	if want := s.params * 1e6; math.Abs(want-float64(p.Cost.Total)) > max(0.5, want/(1<<23)) {
-		return fail("params is %v million, but structured_params %d, unstructured_params %d and the class token's %d come to %d", s.params, s.structured, p.Cost.Unstructured+p.Cost.CountedOnly, p.Cost.ClassToken, p.Cost.Total)
+		return fail("params is %v million, but structured_params %d, unstructured_params %d and the class token of %d parameters add up to %d", s.params, s.structured, p.Cost.Unstructured+p.Cost.CountedOnly, p.Cost.ClassToken, p.Cost.Total)
 	}
 	p.Budget = slices.MinFunc(plan.ReleaseBudgets(), func(a, b int) int { return abs(a-p.Cost.Total) - abs(b-p.Cost.Total) })
 	if err := p.Validate(s.tensors, count); err != nil {
@@ -467,15 +494,15 @@ func (s *selection) plan(rank int, modules ...peft.Module) (*plan.Plan, error) {
 
 func abs(n int) int { return max(n, -n) }
 
-// sizeOf returns the number of parameters of a tensor of one or two positive dimensions. It fails
-// on shapes whose positions an int32 does not hold.
+// sizeOf returns the number of parameters of a tensor with one or two positive dimensions. It
+// returns an error if a position in the tensor does not fit an int32.
 func sizeOf(name string, shape []int) (int, error) {
 	size := 1
 	for _, d := range shape {
 		size *= d
 	}
 	if size > math.MaxInt32 {
-		return 0, fmt.Errorf("tensor %.100q has shape %v, more than the %d parameters that a plan can index", name, shape, math.MaxInt32)
+		return 0, fmt.Errorf("tensor %.100q has shape %v, which is more than the %d parameters that a plan can index", name, shape, math.MaxInt32)
 	}
 	return size, nil
 }

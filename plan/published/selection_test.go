@@ -23,7 +23,7 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// lora and adapter count as the modules of these names, by the paper's formulas.
+// lora and adapter are modules that count parameters by the formulas of the paper.
 var (
 	lora    = peft.Module{Name: "lora", Count: func(in, out, rank int) int { return rank * (in + out) }}
 	adapter = peft.Module{Name: "adapter", Count: func(_, out, rank int) int { return 2*rank*out + rank + out }}
@@ -43,8 +43,9 @@ func moduleOf(t *testing.T, name string) peft.Module {
 
 var releaseModules = []peft.Module{lora, adapter}
 
-// The authors' selections that are in the golden folder, METHOD-TASK-BUDGET.pth: each of their 266
-// that is put there is tested.
+// TestPublishedGolden checks the authors' selections that are in the golden folder, as
+// METHOD-TASK-BUDGET.pth. The authors published 266 selections; the test runs on any subset of
+// them.
 func TestPublishedGolden(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(golden.Path(t, "published_plans"), "*.pth"))
 	if err != nil || len(paths) == 0 {
@@ -105,7 +106,7 @@ func TestPublishedGolden(t *testing.T) {
 			t.Errorf("%s: %d in modules and vectors, the file has %v", name, p.Cost.Structured+p.Cost.Vectors, want)
 		}
 
-		// The entries, back in the file's form.
+		// Convert the entries back to the form of the file.
 		var flat []int64
 		base := int64(0)
 		shapes, _ := file.Get("unstructured_name_shapes")
@@ -121,9 +122,10 @@ func TestPublishedGolden(t *testing.T) {
 		}
 		indexes, _ := file.Get("unstructured_indexes")
 		if want, err := indexes.(pickle.Tensor).Int64(); err != nil || !slices.Equal(flat, want) {
-			t.Errorf("%s: %d entries are not the file's %d (%v)", name, len(flat), len(want), err)
+			t.Errorf("%s: the %d entries differ from the %d in the file (%v)", name, len(flat), len(want), err)
 		}
-		// By the paper's rule none of them would be tuned as one.
+		// By the rule of the paper, the number of single entries is below the threshold of the
+		// tensor.
 		for _, tensor := range s.tensors {
 			n := len(p.Entries[tensor.Name]) + len(p.CountedOnly[tensor.Name])
 			whole, divisor := tensor.Shape[0], p.Beta
@@ -143,8 +145,9 @@ func TestPublishedGolden(t *testing.T) {
 	t.Logf("%d selections, in %d no matrix gets a module", len(paths), ambiguous)
 }
 
-// TestPublishedIsRelease: what the reference code selected in our own run of it comes to the plan
-// that plan.Release makes from the same scores.
+// TestPublishedIsRelease checks that a selection of the reference code equals the plan that
+// plan.Release makes from the same scores. The selections and scores come from our run of the
+// reference code.
 func TestPublishedIsRelease(t *testing.T) {
 	var meta struct {
 		Rank        int
@@ -158,7 +161,7 @@ func TestPublishedIsRelease(t *testing.T) {
 			Structured   int      `json:"structured_params"`
 			Matrices     [][]int  `json:"tuned_matrices"`
 			Vectors      []string `json:"tuned_vectors"`
-			// An object; the order of its names says where the indexes point.
+			// NameShapes is a JSON object. The order of its names defines the positions in Indexes.
 			NameShapes json.RawMessage `json:"unstructured_name_shapes"`
 			Indexes    []int64         `json:"unstructured_indexes"`
 		}
@@ -204,9 +207,9 @@ func TestPublishedIsRelease(t *testing.T) {
 			}
 			budget := int(math.Round(million * meta.Scale))
 			want := *plans[slices.IndexFunc(plans, func(p *plan.Plan) bool { return p.Budget == budget })]
-			want.Tau, want.Budget = 0, got.Budget // which are not in the file
+			want.Tau, want.Budget = 0, got.Budget // the file has neither
 			if !reflect.DeepEqual(got, &want) {
-				t.Errorf("%s %s: the plan is not that of Release", module, key)
+				t.Errorf("%s %s: the plan differs from that of Release", module, key)
 			}
 		}
 	}
@@ -233,7 +236,8 @@ func keys(t *testing.T, object []byte) (names []string) {
 	return names
 }
 
-// publishedFixture is a file that PyTorch wrote, with what is in it according to Python.
+// publishedFixture returns the path of a file in the fixtures for selections: a selection that
+// PyTorch wrote, or expected.json with the content of all selections as Python reads it.
 func publishedFixture(name string) string {
 	return filepath.Join("..", "..", "internal", "fixtures", "testdata", "published", name)
 }
@@ -287,15 +291,15 @@ func TestPublishedFixtures(t *testing.T) {
 			t.Fatal(err)
 		}
 		if back, err := plan.LoadFile(file); err != nil || !reflect.DeepEqual(back, p) {
-			t.Errorf("%s: it is another plan after writing and reading (%v)", name, err)
+			t.Errorf("%s: the plan differs after Save and LoadFile (%v)", name, err)
 		}
 	}
 }
 
-// pair is one of a Python dict's.
+// pair is an item of a Python dict.
 type pair struct{ key, value any }
 
-// pickled returns a plain pickle. []int64 becomes a NumPy array.
+// pickled returns the pickle of v. It writes a []int64 as a NumPy array.
 func pickled(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -331,9 +335,9 @@ func pickled(v any) string {
 	panic(fmt.Sprintf("%T", v))
 }
 
-// smallSelection is one for a ViT of one block, width 2 and MLP width 3, written by hand: LoRA of
-// rank 1 on v costs 4, the two vectors 4, and there are three entries, of q's weight, proj's bias
-// and norm2's weight.
+// smallSelection returns a selection for a ViT of one block, width 2 and MLP width 3. LoRA of rank
+// 1 on v has 4 parameters, and the two whole vectors have 4. There are three single entries: in the
+// weight of q, the bias of proj and the weight of norm2.
 func smallSelection() []pair {
 	var shapes, sizes []pair
 	for _, l := range vitTensors(1, 2, 3) {
@@ -353,14 +357,15 @@ func smallSelection() []pair {
 		{"params", 13e-6},
 		{"unstructured_params", 3.0},
 		{"structured_params", 8},
-		// norm1.bias 0-1, q 2-5 and 6-7, k 8-11 and 12-13, v.bias 14-15, proj 16-19 and 20-21,
-		// norm2 22-23 …
+		// Positions: norm1.bias 0-1, q 2-5 and 6-7, k 8-11 and 12-13, v.bias 14-15, proj 16-19 and
+		// 20-21, norm2 22-23 …
 		{"unstructured_indexes", []int64{3, 21, 22}},
 		{"tuned_matrices", []any{[]any{0, 0, 1, 0, false, 0}}},
 		{"tuned_vectors", []any{"norm.bias", "blocks.0.norm1.weight"}},
 	}
 }
 
+// loadPickle writes the pickle of v to a file and loads the file as a selection.
 func loadPickle(t *testing.T, v any) (*selection, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "selection.pth")
@@ -388,7 +393,7 @@ func TestPublishedByHand(t *testing.T) {
 	if !reflect.DeepEqual(p, want) {
 		t.Errorf("the plan is %+v, want %+v", p, want)
 	}
-	// Adapter of rank 1 costs 7 on v.
+	// Adapter of rank 1 has 7 parameters on v.
 	if _, err := s.plan(1, adapter); err == nil || !strings.Contains(err.Error(), "structured_params is 8,") || !strings.Contains(err.Error(), "11 with adapter") {
 		t.Errorf("as Adapter: %v", err)
 	}
@@ -405,7 +410,8 @@ func TestPublishedByHand(t *testing.T) {
 	}
 }
 
-// Where all of every MLP is tuned as one, no shape in the file tells how wide it is.
+// TestPublishedMLPWidth checks the hidden width of the MLP where no shape in the file gives it:
+// every fc1 and fc2 gets a module, and the bias of fc1 is tuned whole.
 func TestPublishedMLPWidth(t *testing.T) {
 	f := fields{matrices: [][]bool{{false, false, false, false, true, true}}, vectors: []string{"blocks.0.mlp.fc1.bias"}, shapes: map[string][]int{}}
 	for _, tensor := range vitTensors(1, 2, 8) {
@@ -422,7 +428,7 @@ func TestPublishedMLPWidth(t *testing.T) {
 	if p, err := s.plan(1, releaseModules...); err != nil || !reflect.DeepEqual(s.tensors, vitTensors(1, 2, 8)) || p.Cost.Total != 30 {
 		t.Errorf("%+v, %v", p, err)
 	}
-	// An MLP three times as wide as the ViT does not come to the same.
+	// With the counts of an MLP three times as wide as the ViT, plan returns an error.
 	f.structured, f.params = 2*(2+6)+6, (2*(2+6)+6+2)/1e6
 	if s, err = f.check(); err != nil {
 		t.Fatal(err)
@@ -455,7 +461,7 @@ func TestPublishedRefused(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		field string // to be set to value; or edit changes the file
+		field string // field is set to value. If edit is set, it changes the file instead.
 		value any
 		edit  func(f []pair) any
 		want  string
@@ -469,16 +475,16 @@ func TestPublishedRefused(t *testing.T) {
 		{name: "row", field: "tuned_matrices", value: []any{[]any{0, 0, 1}}, want: "tuned_matrices[0] is not a list of 6"},
 		{name: "mask of 2", field: "tuned_matrices", value: []any{[]any{0, 0, 2, 0, 0, 0}}, want: "tuned_matrices[0][2] is neither 0 nor 1"},
 		{name: "mask of None", field: "tuned_matrices", value: []any{[]any{0, 0, nil, 0, 0, 0}}, want: "tuned_matrices[0][2] is neither 0 nor 1"},
-		{name: "two blocks", field: "tuned_matrices", value: []any{[]any{0, 0, 1, 0, 0, 0}, []any{0, 0, 0, 0, 0, 0}}, want: `"blocks.1.norm1.weight" is neither in`},
+		{name: "two blocks", field: "tuned_matrices", value: []any{[]any{0, 0, 1, 0, 0, 0}, []any{0, 0, 0, 0, 0, 0}}, want: `"blocks.1.norm1.weight" is not in unstructured_name_shapes`},
 		{name: "module and entries", field: "tuned_matrices", value: []any{[]any{1, 0, 1, 0, 0, 0}}, want: `"blocks.0.attn.q.weight" is in unstructured_name_shapes and`},
-		{name: "neither", field: "tuned_matrices", value: []any{[]any{0, 0, 0, 0, 0, 0}}, want: `"blocks.0.attn.v.weight" is neither in`},
+		{name: "neither", field: "tuned_matrices", value: []any{[]any{0, 0, 0, 0, 0, 0}}, want: `"blocks.0.attn.v.weight" is not in unstructured_name_shapes`},
 		{name: "vectors", field: "tuned_vectors", value: "norm.bias", want: "tuned_vectors is not a list"},
 		{name: "vector", field: "tuned_vectors", value: []any{1}, want: "tuned_vectors[0] is not a name"},
 		{name: "vector twice", field: "tuned_vectors", value: []any{"norm.bias", "norm.bias"}, want: `tuned_vectors names "norm.bias" twice`},
 		{name: "vector is a matrix", field: "tuned_vectors", value: []any{"norm.bias", "blocks.0.norm1.weight", "blocks.0.attn.v.weight"}, want: "which is a matrix"},
-		{name: "unknown vector", field: "tuned_vectors", value: []any{"norm.bias", "blocks.0.norm1.weight", "head.bias"}, want: "tuned_vectors has 3 names, of which 2"},
+		{name: "unknown vector", field: "tuned_vectors", value: []any{"norm.bias", "blocks.0.norm1.weight", "head.bias"}, want: "tuned_vectors has 3 names, but only 2"},
 		{name: "shapes", field: "unstructured_name_shapes", value: []any{}, want: "unstructured_name_shapes is not a dict"},
-		{name: "no shapes", edit: func(f []pair) any { f[0].value, f[1].value = []pair{}, []pair{}; return f }, want: "tells the ViT's width"},
+		{name: "no shapes", edit: func(f []pair) any { f[0].value, f[1].value = []pair{}, []pair{}; return f }, want: "gives the width of the ViT"},
 		{name: "no shape", edit: func(f []pair) any { return shape(f, "norm.weight", 2) }, want: `"norm.weight" is not a shape`},
 		{name: "three dimensions", edit: func(f []pair) any { return shape(f, "norm.weight", []any{1, 1, 2}) }, want: `"norm.weight" is not a shape`},
 		{name: "negative dimension", edit: func(f []pair) any { return shape(f, "norm.weight", []any{-2}) }, want: "positive dimensions"},
@@ -492,7 +498,7 @@ func TestPublishedRefused(t *testing.T) {
 		{name: "unknown tensor", edit: func(f []pair) any { return shape(f, "blocks.0.ls1.gamma", nil) }, want: "which is no tensor of a ViT"},
 		{name: "block out of range", edit: func(f []pair) any { return shape(f, "blocks.1.norm1.bias", nil) }, want: "tuned_matrices has 1 blocks"},
 		{name: "block by another name", edit: func(f []pair) any { return shape(f, "blocks.00.norm1.bias", nil) }, want: "tuned_matrices has 1 blocks"},
-		{name: "tensor less", edit: func(f []pair) any { return shape(f, "norm.weight", remove) }, want: `"norm.weight" is neither in`},
+		{name: "tensor less", edit: func(f []pair) any { return shape(f, "norm.weight", remove) }, want: `"norm.weight" is not in unstructured_name_shapes`},
 		{name: "indexes", field: "unstructured_indexes", value: []any{3, 21, 22}, want: "unstructured_indexes is not a tensor"},
 		{name: "descending", field: "unstructured_indexes", value: []int64{3, 22, 21}, want: "unstructured_indexes[2] is 21, expected more than 22"},
 		{name: "index twice", field: "unstructured_indexes", value: []int64{3, 21, 21}, want: "unstructured_indexes[2] is 21, expected more than 21"},
@@ -505,8 +511,8 @@ func TestPublishedRefused(t *testing.T) {
 		{name: "structured of nothing", field: "structured_params", value: nil, want: "structured_params is not a number"},
 		{name: "params of text", field: "params", value: "13", want: "params is not a number"},
 		{name: "params NaN", field: "params", value: math.NaN(), want: "params is not a number"},
-		{name: "structured count", field: "structured_params", value: 9, want: "structured_params is 9, but modules of rank 1 on its 1 matrices and its 2 whole vectors come to 8 with lora, 11 with adapter"},
-		{name: "params", field: "params", value: 14e-6, want: "params is 1.4e-05 million, but structured_params 8, unstructured_params 3 and the class token's 2 come to 13"},
+		{name: "structured count", field: "structured_params", value: 9, want: "structured_params is 9, but modules of rank 1 on the 1 matrices and the 2 whole vectors have another number of parameters: 8 with lora, 11 with adapter"},
+		{name: "params", field: "params", value: 14e-6, want: "params is 1.4e-05 million, but structured_params 8, unstructured_params 3 and the class token of 2 parameters add up to 13"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := smallSelection()
@@ -527,12 +533,12 @@ func TestPublishedRefused(t *testing.T) {
 				t.Errorf("error %v, expected one that says %q", err, c.want)
 			}
 			if err != nil && len(err.Error()) > 600 {
-				t.Errorf("an error of %d bytes", len(err.Error()))
+				t.Errorf("the error has %d bytes, expected at most 600", len(err.Error()))
 			}
 		})
 	}
 	if _, err := load(filepath.Join(t.TempDir(), "none.pth")); err == nil {
-		t.Error("a file that is not there is read")
+		t.Error("load returned no error for an absent file")
 	}
 	for _, broken := range []string{"", "no pickle", "{}", "PK\x03\x04"} {
 		path := filepath.Join(t.TempDir(), "broken.pth")
@@ -545,7 +551,7 @@ func TestPublishedRefused(t *testing.T) {
 	}
 }
 
-// A file with some bytes changed is refused, or is a selection that holds.
+// TestPublishedDamaged checks that a file with some flipped bits is refused or gives a valid plan.
 func TestPublishedDamaged(t *testing.T) {
 	whole, err := os.ReadFile(publishedFixture("lora.pth"))
 	if err != nil {
@@ -584,8 +590,8 @@ func TestPublishedDamaged(t *testing.T) {
 	}
 }
 
-// The two methods of one task and budget, as two people who know nothing of each other would
-// compare the files.
+// TestComparePublished compares two published selections for the same task and budget, with LoRA
+// and with Adapter. The expected overlaps were computed in Python.
 func TestComparePublished(t *testing.T) {
 	var p [2]*plan.Plan
 	var s *selection
@@ -613,10 +619,10 @@ func TestComparePublished(t *testing.T) {
 		}
 		costs[0], costs[1] = costs[0]+*r.CostA, costs[1]+*r.CostB
 	}
-	// By sets of Python over the same files.
+	// Python computed these numbers from the same files, with sets.
 	want := plan.Selected{Matrices: plan.Overlap{Both: 13, OnlyA: 1, OnlyB: 4}, Vectors: plan.Overlap{Both: 69, OnlyA: 0, OnlyB: 3}, Entries: plan.Overlap{Both: 16093, OnlyA: 7525, OnlyB: 8609}, CountedOnly: plan.Overlap{Both: 37, OnlyA: 134, OnlyB: 14}}
 	if sum != want || c.Selected != want {
-		t.Errorf("%+v, its rows come to %+v, want %+v", c.Selected, sum, want)
+		t.Errorf("%+v, its rows add up to %+v, want %+v", c.Selected, sum, want)
 	}
 	if costs != [2]int{380909, 422713} {
 		t.Errorf("the rows cost %v", costs)

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Times fine-tuning steps of a plain PyTorch ViT, to hold spt's against.
+"""Times fine-tuning steps of a plain PyTorch ViT, for comparison with spt.
 
-Two yardsticks, images of noise, batch on the device, median of the steps:
+The images are random noise, and the mini-batch is on the device. The time is the median of
+the steps. The variants are:
 
   lora       LoRA on every matrix of every block, autocast, scaled_dot_product_attention
-             and torch.compile: what a careful user of PyTorch has.
-  reference  the arithmetic of SPT's reference release, autocast, nothing compiled: q, k
-             and v apart, attention by its formula, weights with single entries cloned in
-             every step, and their gradient taken from the diagonal of an nnz x nnz
-             product. --plan is a plan.json of spt: what it selects is tuned.
+             and torch.compile, as a careful user of PyTorch would write it.
+  reference  the arithmetic of the reference release of SPT, with autocast and without
+             torch.compile: separate q, k and v, attention by its formula, weights with
+             single entries cloned in every step, and their gradient taken from the
+             diagonal of an nnz x nnz product. It tunes the selection in --plan, a
+             plan.json of spt.
 
-Prints one JSON object. It needs PyTorch alone.
+The script prints one JSON object. It needs only PyTorch.
 """
 import argparse
 import json
@@ -25,7 +27,7 @@ DEPTH, TOKENS, PATCH, CLASSES = 12, 197, 16, 100
 
 
 class SparseLinear(torch.autograd.Function):
-    """x·(W + scatter(values))ᵀ + b whose values' gradient is the diagonal of a product."""
+    """Computes x·(W + scatter(values))ᵀ + b. The gradient of values is the diagonal of a product."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, values, rows, cols):
@@ -43,7 +45,7 @@ class SparseLinear(torch.autograd.Function):
 
 
 class Layer(nn.Module):
-    """A linear layer, frozen but for what is asked for."""
+    """A linear layer that is frozen except for the requested parts."""
 
     def __init__(self, i, o, rank=0, entries=None, bias=False):
         super().__init__()

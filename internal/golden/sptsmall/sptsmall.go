@@ -1,6 +1,9 @@
-// Package sptsmall reads the golden folder spt_small: the results of the reference release of SPT
-// on a small ViT. Every size comes from the folder's meta.json, so another folder of the same form
-// works too. Only tests import it.
+// Package sptsmall reads the golden folder spt_small, which holds the results of the reference
+// release of SPT on a small ViT. Only tests import it.
+//
+// [Open] reads meta.json and returns a [Reference]. Its methods return the model, the data and the
+// training runs. All sizes come from meta.json, so the package can read another folder of the same
+// form.
 package sptsmall
 
 import (
@@ -14,7 +17,7 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// Reference is meta.json: sizes, plans and trainings of the release.
+// Reference holds the content of meta.json: sizes, plans and training runs of the release.
 type Reference struct {
 	Seed       int     `json:"seed"`
 	EmbedDim   int     `json:"embed_dim"`
@@ -30,9 +33,10 @@ type Reference struct {
 	Alpha      float64 `json:"alpha"`
 	Beta       float64 `json:"beta"`
 
-	// Plans by method ("lora", "adapter") and file ("param_req_0.4.pth").
+	// Plans holds the selections, by method ("lora", "adapter") and by file name
+	// ("param_req_0.4.pth").
 	Plans map[string]map[string]Plan `json:"plans"`
-	// Training by run ("lora_param_req_0.4").
+	// Training holds the training runs, by the name of the run ("lora_param_req_0.4").
 	Training map[string]struct {
 		Steps       int       `json:"steps"`
 		LR          float64   `json:"lr"`
@@ -41,7 +45,7 @@ type Reference struct {
 	} `json:"training"`
 }
 
-// Plan is one selection of the release.
+// Plan is one selection of the release. Its fields are those of the file of the release.
 type Plan struct {
 	Params             float64          `json:"params"`
 	UnstructuredParams int              `json:"unstructured_params"`
@@ -60,7 +64,7 @@ func Open(t testing.TB) *Reference {
 	return s
 }
 
-// Model is the small ViT with its own head.
+// Model returns the small ViT with the head of the reference.
 func (s *Reference) Model(t testing.TB) *backbone.Model {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", "weights.npz"))
@@ -73,8 +77,8 @@ func (s *Reference) Model(t testing.TB) *backbone.Model {
 	return backbone.NewModel(c, backbone.Preprocessing{}, sd)
 }
 
-// Data is the images of each batch, [BatchSize, S, S, 3] (the file has them channels first), and
-// their labels.
+// Data returns the images of each mini-batch, [BatchSize, S, S, 3], and their labels. In the file,
+// the channels come first.
 func (s *Reference) Data(t testing.TB) (images [][]float32, labels [][]int32) {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", "data.npz"))
@@ -97,18 +101,19 @@ func (s *Reference) Data(t testing.TB) (images [][]float32, labels [][]int32) {
 	return images, labels
 }
 
-// Run is one training of the release, under the names of package peft.
+// Run is one training run of the release. Tensors have the names of package peft.
 type Run struct {
 	Selection   peft.Selection
-	Initial     checkpoint.StateDict // of the tuned tensors
-	Final       checkpoint.StateDict
-	FinalLogits []float32 // [BatchSize, C], of the first batch
-	Trainable   int       // tensors that the release trains, empty ones apart
+	Initial     checkpoint.StateDict // tuned tensors before the first step
+	Final       checkpoint.StateDict // tuned tensors after the last step
+	FinalLogits []float32            // [BatchSize, C], of the first mini-batch after the last step
+	// number of tensors that the release trains, without empty tensors
+	Trainable int
 }
 
-// Run reads a training, such as "lora_param_req_0.4", of a model of configuration c. The release
-// keeps entries by score, a selection keeps them by position. Entries that it only counts, on
-// LayerNorms, have no values.
+// Run reads a training run, such as "lora_param_req_0.4". c is the configuration of the model. The
+// release orders single entries by score; Run orders them by position, as in a selection. Entries
+// of LayerNorms, which the release counts but does not tune, have no values.
 func (s *Reference) Run(t testing.TB, c backbone.Config, name string) *Run {
 	t.Helper()
 	a := golden.Open(t, golden.Path(t, "spt_small", name+".npz"))

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// BenchmarkConv: ConvNeXt-T's layers at 224×224, 8 images.
+// BenchmarkConv measures the depthwise layers of ConvNeXt-T for 8 images of 224×224 pixels.
 func BenchmarkConv(b *testing.B) {
 	for _, d := range [][2]int{{56, 96}, {28, 192}, {14, 384}, {7, 768}} {
 		n, ch := d[0], d[1]

@@ -1,22 +1,28 @@
-// Package depthwise computes convolutions with one filter per channel on all processors. [Conv.Run]
-// computes the output; with reversed filters it also computes the gradient of the input.
-// [Conv.KernelGradient] computes the gradient of the filters.
+// Package depthwise computes depthwise convolutions on the CPU. A depthwise convolution has one
+// filter for each channel. A [Conv] describes the convolution. [Conv.Run] computes the output. With
+// reversed filters, it also computes the gradient with respect to the input. [Conv.KernelGradient]
+// computes the gradient with respect to the filters. Both use all workers.
 //
-// Channels are neighbours in memory. A block is as many channels as a register has lanes. A part of
-// the work copies a band of rows of some blocks into scratch memory that stays in the second-level
-// cache (pack.go). It copies each block separately, with zeros for the padding. So the micro-kernel
-// (kernel.go and the assembly that asm/ generates) reads neighbouring pixels at neighbouring
-// addresses and needs no checks at borders. It holds the sums of up to two rows of 14 pixels in
-// registers and adds tap after tap. The gradient of the filters is the same sum with exchanged
-// roles: the pixels are the taps, and the gradient of the output is their weights.
+// These terms are used: A tap is one position of a filter. A block is as many channels as a
+// register has lanes. A band is some rows of one image. A tile is up to two rows of 14 pixels of
+// one block, whose sums the micro-kernel holds in registers.
 //
-// Padding is zeros that are multiplied, so an infinite weight gives NaN at the padding.
+// The channels of a pixel are contiguous in memory. Each part of the work copies one band of some
+// blocks into scratch memory that stays in the second-level cache (pack.go). It copies each block
+// separately, with zeros for the padding. So the micro-kernel reads neighbouring pixels at
+// neighbouring addresses and needs no checks at the borders. The micro-kernel (kernel.go and the
+// assembly that asm/ generates) adds the products of one tap after the other to the sums of a tile.
+// sum.go describes these taps. The gradient of the filters is the same sum with exchanged roles:
+// the pixels are the taps, and the gradient of the output holds their weights.
 //
-// An output is summed tap by tap in row-major order. A gradient is summed over pixels in row-major
-// order, image after image within a chunk of images, and then over the chunks in order. The chunks
-// depend on the batch size only. So results have the same bits for any GOMAXPROCS. They may differ
-// in the last bits between the assembly and the portable version, because the portable version need
-// not fuse multiplication and addition.
+// Padding zeros are multiplied like other pixels, so an infinite weight gives NaN where it meets
+// padding.
+//
+// An output is summed over the taps in row-major order. A gradient of a filter is summed over the
+// pixels in row-major order, image after image within a chunk of images. Then the sums of the
+// chunks are added in order. The chunks depend on the batch size only. So results have the same
+// bits for any GOMAXPROCS. They may differ in the last bits between the assembly and the portable
+// version, because the compiler need not fuse multiplication and addition in the portable version.
 package depthwise
 
 import (
@@ -26,43 +32,57 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// Axis describes one spatial axis. Output o is the sum over taps k of the weight of k times the
-// input at position o·Stride + k·Dilation − Pad. The elements of the input are InDilation positions
-// apart; other positions are zeros.
+// Axis describes one spatial axis of a convolution. Output o is the sum over the taps k: the weight
+// of k times the input at position o·Stride + k·Dilation − Pad. The elements of the input are
+// InDilation positions apart. All other positions are zeros.
 type Axis struct {
-	In, Kernel, Out int // sizes
-	// padding before the first element; a negative number cuts elements off
-	Pad                          int
-	Stride, Dilation, InDilation int // at least 1
+	// In, Kernel and Out are the sizes of the input, the filter and the output.
+	In, Kernel, Out int
+	// Pad is the number of padding positions before the first element. A negative number removes
+	// positions.
+	Pad int
+	// Stride is the distance of neighbouring outputs, Dilation the distance of neighbouring taps,
+	// and InDilation the distance of neighbouring input elements, all in positions. They are at
+	// least 1.
+	Stride, Dilation, InDilation int
 }
 
-// span returns the number of positions that the first n outputs read.
+// span returns the number of positions from the first to the last that n neighbouring outputs read.
 func (a *Axis) span(n int) int { return (n-1)*a.Stride + (a.Kernel-1)*a.Dilation + 1 }
 
 // Images is a batch of images. Channel c of pixel (y,x) of image n is
 // Data[n·Image + y·Row + x·Col + c].
 type Images struct {
-	Data            []float32
+	// Data starts with channel 0 of pixel (0,0) of image 0.
+	Data []float32
+	// Image, Row and Col are the strides: the numbers of float32s from image to image, from row to
+	// row and from column to column.
 	Image, Row, Col int
 }
 
-// Conv is a convolution with one filter for each of Channels channels. No size is 0. X must not
-// overlap a result.
+// Conv is a depthwise convolution. All sizes must be at least 1.
 type Conv struct {
+	// Batch is the number of images, and Channels the number of channels of the input and of the
+	// output.
 	Batch, Channels int
-	V, H            Axis // vertical, horizontal
-	X               Images
+	// V is the vertical axis, and H the horizontal axis.
+	V, H Axis
+	// X is the input, [Batch, V.In, H.In, Channels]. It must not overlap a result.
+	X Images
 }
 
+// taps returns the number of taps of a filter.
 func (c *Conv) taps() int { return c.V.Kernel * c.H.Kernel }
 
-// check reads the last element of images of the given size that a convolution reads.
+// check reads the last element of the images i of the given height and width. It panics if their
+// data is too short.
 func (c *Conv) check(i Images, height, width int) {
 	_ = i.Data[(c.Batch-1)*i.Image+(height-1)*i.Row+(width-1)*i.Col+c.Channels-1]
 }
 
-// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels], and writes out,
-// [Batch, V.Out, H.Out, Channels]. If flip is set, it reverses the filters along both axes.
+// Run convolves X with the filters kernel, [V.Kernel, H.Kernel, Channels]. It writes the output to
+// out, [Batch, V.Out, H.Out, Channels], row-major. If flip is set, it reverses the filters along
+// both axes. It panics if a slice is shorter than its shape.
 func (c *Conv) Run(out, kernel []float32, flip bool) {
 	c.check(c.X, c.V.In, c.H.In)
 	kn, taps := active, c.taps()
@@ -86,7 +106,8 @@ func (c *Conv) Run(out, kernel []float32, flip bool) {
 			}
 		}
 		// One part computes all bands of an image, because neighbouring bands read common rows. If
-		// there are too few images and groups of channels, the bands are separate parts.
+		// there are too few images and groups of blocks for all workers, several parts share the
+		// bands of an image.
 		units := c.Batch * p.groups
 		split := min(p.bands, max(1, 4*workers.Count()/units))
 		workers.Run(units*split, func(part int, s *workers.Scratch) {
@@ -110,7 +131,7 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 	size := height * p.row * kn.lanes
 	x := s.Float32s((b1 - b0) * size)
 	p.fill(x, size, image, r0*c.V.Stride, height, b0, b1)
-	// results of blocks with fewer channels than lanes
+	// spare receives the results of a block with fewer channels than lanes.
 	spare := s.Float32s(2 * kn.cols[0] * kn.lanes)
 	pixel := 4 * c.Channels
 	t := tile{pitch: 4 * kn.lanes * c.V.Stride * p.row, dstCol: pixel, dstRow: pixel * c.H.Out}
@@ -145,16 +166,20 @@ func (c *Conv) band(p *packing, s *workers.Scratch, image, group, band int, out,
 	}
 }
 
-// gradientChunks is the largest number of chunks of a batch. Each chunk has a separate sum.
+// gradientChunks is the largest number of chunks into which a batch is divided for the gradient.
+// Each chunk has a separate sum.
 const gradientChunks = 8
 
-// gradientPixels is about how many pixels a tile of the gradient sums at once. With fewer, keeping
-// the sums in registers is not worthwhile.
+// gradientPixels is the approximate number of pixels that a tile of the gradient sums before it
+// writes its sums to memory. With a smaller number, reading and writing the sums takes too much of
+// the time.
 const gradientPixels = 128
 
-// KernelGradient computes the gradient of the filters, [V.Kernel, H.Kernel, Channels], from the
-// gradient of the output dy, [Batch, V.Out, H.Out]. For each tap it is the sum over pixels of the
-// input that the tap reads times dy.
+// KernelGradient computes the gradient with respect to the filters and writes it to out,
+// [V.Kernel, H.Kernel, Channels]. dy is the gradient with respect to the output,
+// [Batch, V.Out, H.Out, Channels]. The gradient of a tap is the sum over all output pixels: dy
+// times the input pixel that the tap reads. KernelGradient panics if a slice is shorter than its
+// shape.
 func (c *Conv) KernelGradient(out []float32, dy Images) {
 	c.check(c.X, c.V.In, c.H.In)
 	c.check(dy, c.V.Out, c.H.Out)
@@ -162,10 +187,11 @@ func (c *Conv) KernelGradient(out []float32, dy Images) {
 	out = out[:taps*c.Channels]
 	workers.Run(1, func(_ int, s *workers.Scratch) {
 		p := c.packing(kn, c.H.Dilation, c.H.Out)
-		rows := min(p.height, max(1, gradientPixels/c.H.Out)) // of pixels in a tile
+		// number of pixel rows that a tile sums
+		rows := min(p.height, max(1, gradientPixels/c.H.Out))
 		sum := p.sum(rows, c.H.Out, c.V.Stride, c.H.Stride)
 		chunks := min(c.Batch, gradientChunks)
-		size := taps * kn.lanes // of a block
+		size := taps * kn.lanes // number of sums of a block
 		partial := s.Float32s(chunks * p.blocks * size)
 		workers.Run(chunks*p.groups, func(part int, s *workers.Scratch) {
 			chunk, g := part/p.groups, part%p.groups

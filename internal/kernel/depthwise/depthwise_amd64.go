@@ -4,32 +4,32 @@
 
 package depthwise
 
-// tileAVX2 computes a tile with taps in runs of 1; see tile.
+// tileAVX2 computes a tile with single taps; see the type tile.
 //
 //go:noescape
 func tileAVX2(t *tile)
 
-// runsAVX2 computes a tile with taps in runs of 7; see tile.
+// runsAVX2 computes a tile with runs of 7 taps; see the type tile.
 //
 //go:noescape
 func runsAVX2(t *tile)
 
-// gatherAVX2 copies n ≥ 1 pixels, steps in bytes; see gather.
+// gatherAVX2 copies n ≥ 1 pixels to blocks. Steps are in bytes; see kernel.gather.
 //
 //go:noescape
 func gatherAVX2(dst *float32, dstStep int, src *float32, srcStep int, channels int, n int)
 
-// tileAVX512 computes a tile with taps in runs of 1; see tile.
+// tileAVX512 computes a tile with single taps; see the type tile.
 //
 //go:noescape
 func tileAVX512(t *tile)
 
-// runsAVX512 computes a tile with taps in runs of 7; see tile.
+// runsAVX512 computes a tile with runs of 7 taps; see the type tile.
 //
 //go:noescape
 func runsAVX512(t *tile)
 
-// gatherAVX512 copies n ≥ 1 pixels, steps in bytes; see gather.
+// gatherAVX512 copies n ≥ 1 pixels to blocks. Steps are in bytes; see kernel.gather.
 //
 //go:noescape
 func gatherAVX512(dst *float32, dstStep int, src *float32, srcStep int, channels int, n int)

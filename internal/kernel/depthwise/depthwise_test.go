@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// eachKernel runs f with every kernel of this machine.
+// eachKernel runs f with every kernel of this processor as the active one.
 func eachKernel(t *testing.T, f func(t *testing.T)) {
 	old := active
 	defer func() { active = old }()
@@ -27,8 +27,8 @@ func numbers(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// naive calls f for every pixel that an output meets with a tap, with the positions in X, in the
-// filters and in the output of channel 0.
+// naive calls f for every product of an input pixel and a tap. x is the position of the pixel in
+// c.X.Data; tap and out are the numbers of the tap and of the output pixel.
 func (c *Conv) naive(f func(x, tap, out int)) {
 	for n := range c.Batch {
 		for oy := range c.V.Out {
@@ -47,7 +47,7 @@ func (c *Conv) naive(f func(x, tap, out int)) {
 	}
 }
 
-// compare checks values against sums of terms products each in float64.
+// compare compares got with sums in float64. magnitude holds the sums of the absolute products.
 func compare(t *testing.T, what string, got []float32, want, magnitude []float64) {
 	t.Helper()
 	for i, w := range want {
@@ -57,7 +57,7 @@ func compare(t *testing.T, what string, got []float32, want, magnitude []float64
 	}
 }
 
-// axis draws an axis with at least one output.
+// axis returns a random axis with at least one output.
 func axis(r *rand.Rand) Axis {
 	for {
 		a := Axis{In: 1 + r.IntN(20), Kernel: 1 + r.IntN(8), Pad: r.IntN(6) - 1, Stride: 1 + r.IntN(3)*r.IntN(2), Dilation: 1 + r.IntN(3)*r.IntN(2), InDilation: 1 + r.IntN(3)*r.IntN(2)}
@@ -84,7 +84,7 @@ func TestConv(t *testing.T) {
 		}
 		for _, c := range cases {
 			t.Run(fmt.Sprintf("%d×%d %v %v", c.Batch, c.Channels, c.V, c.H), func(t *testing.T) {
-				// X is cut out of a larger tensor and ends with its last element.
+				// X is a slice of a larger tensor. Its data ends with its last element.
 				c.X.Col = c.Channels + r.IntN(3)
 				c.X.Row = c.H.In*c.X.Col + r.IntN(3)
 				c.X.Image = c.V.In*c.X.Row + r.IntN(3)
@@ -124,7 +124,7 @@ func TestConv(t *testing.T) {
 	})
 }
 
-// TestThreads: the same bits for any GOMAXPROCS.
+// TestThreads checks that results have the same bits for any GOMAXPROCS.
 func TestThreads(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	c := Conv{Batch: 3, Channels: 40, V: Axis{57, 7, 57, 3, 1, 1, 1}, H: Axis{57, 7, 57, 3, 1, 1, 1}}
@@ -140,7 +140,7 @@ func TestThreads(t *testing.T) {
 		if n == 1 {
 			first = [2][]float32{out, grad}
 		} else if !slices.Equal(out, first[0]) || !slices.Equal(grad, first[1]) {
-			t.Errorf("%d threads give other bits than one", n)
+			t.Errorf("the results with %d threads and with one thread differ", n)
 		}
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// guarded copies x to the end of a page that nothing readable follows: a kernel that leaves the
-// slice crashes.
+// guarded copies x to the end of a page. The next page is not readable, so a kernel that reads
+// beyond the slice crashes.
 func guarded(t *testing.T, x []float32) []float32 {
 	t.Helper()
 	page := syscall.Getpagesize()

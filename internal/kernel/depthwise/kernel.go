@@ -2,6 +2,7 @@ package depthwise
 
 import "unsafe"
 
+// isa is the instruction set of a micro-kernel.
 type isa int
 
 const (
@@ -10,28 +11,29 @@ const (
 	avx512
 )
 
-// kernel is the code for one instruction set.
+// kernel describes the micro-kernels for one instruction set.
 type kernel struct {
 	isa     isa
 	name    string
-	lanes   int    // channels of a block
-	cols    [2]int // largest number of columns of a tile of one row, and of two rows
+	lanes   int    // number of channels of a block
+	cols    [2]int // largest number of columns of a tile with one row, and with two rows
 	runCols [2]int // the same for a tile with runs of taps; 0: there is no such tile
 }
 
-// run is the number of taps in a run.
+// run is the number of taps in a run. A run is a group of neighbouring taps that the micro-kernel
+// processes in one step.
 const run = 7
 
-// active is the best kernel of this machine. Tests change it.
+// active is the kernel in use: the fastest kernel of this processor. Tests change it.
 var active = &available[len(available)-1]
 
-// tile is the argument of the micro-kernels. For rows × cols pixels (i,j) of one block of channels,
-// the micro-kernel tile computes
+// tile is the argument of the micro-kernels. It describes rows × cols pixels (i,j) of one block of
+// channels. The micro-kernel tile computes
 //
 //	dst[i,j] = Σ over taps t of src[offsets[t] + i·pitch + j] · kernel[t]
 //
-// and the micro-kernel runs, in which an offset stands for a run of neighbouring taps that read
-// neighbouring pixels, computes
+// In the micro-kernel runs, an offset stands for a run of neighbouring taps that read neighbouring
+// pixels. It computes
 //
 //	dst[i,j] = Σ over runs t, taps k < run of src[offsets[t] + i·pitch + j + k] · kernel[t·run + k]
 //
@@ -39,19 +41,21 @@ var active = &available[len(available)-1]
 // Neighbouring pixels of src and neighbouring taps of kernel are one block apart.
 type tile struct {
 	src, kernel, dst unsafe.Pointer
-	offsets          unsafe.Pointer // of taps ints
-	taps             int            // or runs, at least 1
-	rows, cols       int            // 1 or 2; 1 to the kernel's cols
-	pitch            int
-	dstRow, dstCol   int
-	add              int
+	offsets          unsafe.Pointer // one int for each tap, or for each run
+	taps             int            // number of taps, or of runs; at least 1
+	rows, cols       int            // rows: 1 or 2; cols: 1 to the largest number of the kernel
+	pitch            int            // distance from row to row of src
+	dstRow, dstCol   int            // distances from row to row and from column to column of dst
+	add              int            // not 0: the sums are added to dst
 }
 
-// portableLanes is the number of channels in a block without vector registers.
+// portableLanes is the number of channels in a block of the kernel in Go.
 const portableLanes = 16
 
 var portableKernel = kernel{portable, "portable", portableLanes, [2]int{14, 14}, [2]int{14, 14}}
 
+// tilePortable is the micro-kernel in Go. run is the number of taps for each offset: 1 for single
+// taps.
 func tilePortable(t *tile, run int) {
 	offsets := unsafe.Slice((*int)(t.offsets), t.taps)
 	for i := range t.rows {
@@ -75,8 +79,8 @@ func tilePortable(t *tile, run int) {
 	}
 }
 
-// gatherPortable copies n pixels of 1 to portableLanes channels to complete blocks, with zeros
-// after the channels. Steps are in bytes.
+// gatherPortable copies n pixels to blocks. A pixel has 1 to portableLanes channels, and the other
+// lanes of its block become zeros. Steps are in bytes.
 func gatherPortable(dst *float32, dstStep int, src *float32, srcStep, channels, n int) {
 	for i := range n {
 		d := (*[portableLanes]float32)(unsafe.Add(unsafe.Pointer(dst), i*dstStep))

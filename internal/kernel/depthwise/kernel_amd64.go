@@ -4,7 +4,7 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run ./asm -out depthwise_amd64.s -stubs depthwise_amd64.go
 
-// available lists the kernels that this machine can run. The best is the last.
+// available lists the kernels that this processor can run. The fastest is the last.
 var available = detect()
 
 func detect() []kernel {
@@ -19,6 +19,7 @@ func detect() []kernel {
 	return k
 }
 
+// tile computes a tile with single taps.
 func (kn *kernel) tile(t *tile) {
 	switch kn.isa {
 	case avx512:
@@ -30,6 +31,7 @@ func (kn *kernel) tile(t *tile) {
 	}
 }
 
+// runs computes a tile with runs of taps.
 func (kn *kernel) runs(t *tile) {
 	switch kn.isa {
 	case avx512:
@@ -41,6 +43,7 @@ func (kn *kernel) runs(t *tile) {
 	}
 }
 
+// gather copies n pixels to blocks; see gatherPortable. n is at least 1.
 func (kn *kernel) gather(dst *float32, dstStep int, src *float32, srcStep, channels, n int) {
 	switch kn.isa {
 	case avx512:

@@ -2,6 +2,7 @@
 
 package depthwise
 
+// available lists the kernels. There is only the kernel in Go.
 var available = []kernel{portableKernel}
 
 func (*kernel) tile(t *tile) { tilePortable(t, 1) }

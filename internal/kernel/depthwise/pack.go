@@ -1,29 +1,34 @@
 package depthwise
 
-// packing says how bands of an input lie in scratch memory: blocks of channels, each with rows of
-// row pixels of lanes channels. Pixels that a tile reads as neighbours are neighbours in memory: if
-// they are n columns apart in the input, the columns are sorted by their remainder mod n.
+// packing describes the layout of a band of the input in scratch memory,
+// [blocks, rows, row, lanes]. Pixels that are neighbours in a tile are also neighbours in memory.
+// If they are n columns apart in the input, the columns are sorted by their remainder mod n.
 type packing struct {
 	*Conv
-	kn    *kernel
-	steps int // distance of neighbours of a tile in the input, in pixels
-	row   int // number of pixels of a packed row
-	// numbers of blocks of channels and of groups of blocks; a part takes a group
+	kn *kernel
+	// steps is the distance in the input, in pixels, of pixels that are neighbours in a tile.
+	steps int
+	// row is the number of pixels of a packed row.
+	row int
+	// blocks is the number of blocks of channels. groups is the number of groups of blocks. A part
+	// of the work has one group.
 	blocks, groups int
-	height, bands  int // number of output rows of the highest band, number of bands of an image
+	// height is the largest number of output rows of a band. bands is the number of bands of an
+	// image.
+	height, bands int
 }
 
-// bandBytes is about how much scratch memory a part fills: half of a second-level cache of one
-// megabyte. On smaller caches it does little harm.
+// bandBytes is the approximate size of the scratch memory that a part fills. It is half of a
+// second-level cache of one megabyte. With smaller caches, the speed decreases only a little.
 const bandBytes = 512 << 10
 
-// packing cuts the work into parts. extra is the number of additional pixels that a part keeps for
-// each output row.
+// packing chooses the groups and the bands. steps is the distance of pixels that are neighbours in
+// a tile. extra is the number of additional pixels that a part keeps for each output row.
 func (c *Conv) packing(kn *kernel, steps, extra int) *packing {
 	p := &packing{Conv: c, kn: kn, steps: steps, blocks: (c.Channels + kn.lanes - 1) / kn.lanes}
 	p.row = (c.H.span(c.H.Out) + steps - 1) / steps * steps
-	// Take as many blocks at once as leave the bands high compared with the rows that they share
-	// with their neighbours.
+	// Use the largest groups of blocks with which a band has enough rows. Neighbouring bands read
+	// common rows, so low bands read too many rows twice.
 	for blocks := p.blocks; ; blocks-- {
 		p.groups = (p.blocks + blocks - 1) / blocks
 		blocks = (p.blocks + p.groups - 1) / p.groups
@@ -39,21 +44,21 @@ func (c *Conv) packing(kn *kernel, steps, extra int) *packing {
 	return p
 }
 
-// rows returns the output rows of a band.
+// rows returns the first output row of a band and the row after its last.
 func (p *packing) rows(band int) (from, to int) {
 	return band * p.V.Out / p.bands, (band + 1) * p.V.Out / p.bands
 }
 
-// group returns the blocks of a group.
+// group returns the first block of a group and the block after its last.
 func (p *packing) group(g int) (from, to int) {
 	return g * p.blocks / p.groups, (g + 1) * p.blocks / p.groups
 }
 
-// column returns the place of position v of a row of the padded input.
+// column returns the pixel of a packed row that holds position v of a row of the padded input.
 func (p *packing) column(v int) int { return v%p.steps*(p.row/p.steps) + v/p.steps }
 
-// fill packs the rows v0 to v0+rows of the padded input for the blocks b0 to b1, which are size
-// elements apart in dst.
+// fill packs the rows v0 to v0+rows-1 of the padded input for the blocks b0 to b1-1. The blocks are
+// size elements apart in dst.
 func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	lanes := p.kn.lanes
 	width := p.row * lanes
@@ -70,8 +75,8 @@ func (p *packing) fill(dst []float32, size, image, v0, rows, b0, b1 int) {
 	}
 }
 
-// input returns the element of the input at position v of the padded input. ok reports whether
-// there is one.
+// input returns the index of the input element at position v of the padded input. inside reports
+// whether there is an element.
 func (a *Axis) input(v int) (i int, inside bool) {
 	v -= a.Pad
 	return v / a.InDilation, v >= 0 && v%a.InDilation == 0 && v/a.InDilation < a.In
@@ -91,7 +96,7 @@ func (p *packing) line(dst, src []float32, channels int) {
 	}
 	phase := p.row / p.steps
 	for first := range p.steps {
-		// Of the positions first + q·steps, those with q from q0 to q1 lie in the input.
+		// The positions first + q·steps are inside the input for q0 <= q < q1.
 		q0 := min(max(0, ceil(h.Pad-first, p.steps)), phase)
 		q1 := min(max(q0, ceil(h.Pad+h.In-first, p.steps)), phase)
 		d := dst[first*phase*lanes:][:phase*lanes]
@@ -103,7 +108,7 @@ func (p *packing) line(dst, src []float32, channels int) {
 	}
 }
 
-// ceil returns a/b rounded up, b > 0.
+// ceil returns a/b, rounded up. b must be greater than 0.
 func ceil(a, b int) int {
 	if a > 0 {
 		return (a + b - 1) / b

@@ -2,18 +2,19 @@ package depthwise
 
 import "unsafe"
 
-// sum describes the terms that a tile adds up for each of its pixels: rows of width taps, or of
-// width pixels in a gradient. The first cut taps of each row form runs. The weights are
-// [rows, cut, lanes], then [rows, width − cut, lanes].
+// sum describes the terms that a tile adds for each of its pixels: rows of width taps, or rows of
+// width pixels in a gradient. The first cut taps of each row form runs. The other taps are single.
+// The weights of all runs, [rows, cut, lanes], come before the weights of all single taps,
+// [rows, width − cut, lanes].
 type sum struct {
 	kn            *kernel
 	width, cut    int
-	runs, singles []int  // offsets at which runs and single taps read, in bytes
-	most          [2]int // largest number of columns of a tile of one row, and of two rows
+	runs, singles []int  // offsets in bytes at which runs and single taps read
+	most          [2]int // largest number of columns of a tile with one row, and with two rows
 }
 
-// sum returns the sum of rows × width taps that are rowStep and step positions of the padded input
-// apart.
+// sum returns the sum of rows × width taps. In the padded input, the taps are rowStep positions
+// apart vertically and step positions horizontally.
 func (p *packing) sum(rows, width, rowStep, step int) *sum {
 	s := &sum{kn: p.kn, width: width, most: p.kn.cols}
 	if step == p.steps && width >= run {
@@ -33,7 +34,8 @@ func (p *packing) sum(rows, width, rowStep, step int) *sum {
 	return s
 }
 
-// gather copies one row of weights, which are step floats apart, to row i of rows in w.
+// gather copies one row of weights from src to row i of w, which has the given number of rows. The
+// weights in src are step float32s apart.
 func (s *sum) gather(w []float32, rows, i int, src []float32, step, channels int) {
 	lanes := s.kn.lanes
 	if s.cut > 0 {
@@ -44,7 +46,8 @@ func (s *sum) gather(w []float32, rows, i int, src []float32, step, channels int
 	}
 }
 
-// tileRows returns how many of the remaining rows a tile with the given number of columns takes.
+// tileRows returns the number of rows of the next tile, 1 or 2. left is the number of remaining
+// rows, and cols the number of columns of the tile.
 func (s *sum) tileRows(left, cols int) int {
 	if left > 1 && cols <= s.most[1] {
 		return 2
@@ -52,7 +55,8 @@ func (s *sum) tileRows(left, cols int) int {
 	return 1
 }
 
-// add computes a tile with n of the rows of weights, from row i on.
+// add computes the tile t with the rows i to i+n-1 of the weights w. rows is the number of rows of
+// w.
 func (s *sum) add(t *tile, w []float32, rows, i, n int) {
 	lanes, rest := s.kn.lanes, s.width-s.cut
 	if s.cut > 0 {

@@ -10,15 +10,15 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// The products of the blocks of ViT-B and ViT-Ti with 8 and 32 images of 197 tokens: M is 1576 and
-// 6304. Weights are packed once.
+// BenchmarkWeight measures the products with the weights of ViT-B and ViT-Ti for 8 and 32 images of
+// 197 tokens, so M is 1576 and 6304. Weights are packed once.
 func BenchmarkWeight(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, m := range []int{1576, 6304} {
 		for _, d := range [][2]int{{768, 768}, {768, 3072}, {3072, 768}, {192, 192}, {192, 576}, {192, 768}, {768, 192}} {
 			k, n := d[0], d[1]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, k, n), func(b *testing.B) {
-				w := View{random(r, k*n), 1, k} // stored as PyTorch does: n × k
+				w := View{random(r, k*n), 1, k} // stored as in PyTorch, [n,k]
 				c := Call{M: m, N: n, K: k, A: View{random(r, m*k), k, 1}, C: make([]float32, m*n), LDC: n, Alpha: 1}
 				c.Packed = Pack(workers.Aligned(PackedLen(k, n)), w, k, n)
 				rate(b, float64(m*n*k), &c)
@@ -27,10 +27,10 @@ func BenchmarkWeight(b *testing.B) {
 	}
 }
 
-// Products of a ViT-Ti's blocks as a training step makes them: what they read and write has left
-// the caches.
+// BenchmarkFromMemory measures products of ViT-Ti with operands that are not in the caches, as in a
+// training step.
 func BenchmarkFromMemory(b *testing.B) {
-	const m, tensors = 1576, 32 // of one to five megabytes
+	const m, tensors = 1576, 32 // each has one to five megabytes
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, d := range [][2]int{{192, 192}, {192, 768}, {768, 192}} {
 		k, n := d[0], d[1]
@@ -49,14 +49,14 @@ func BenchmarkFromMemory(b *testing.B) {
 	}
 }
 
-// The other products of tuning: LoRA's matrices, the gradients of weights, and matrix-vector
-// products, M × K × N, all operands as they come.
+// BenchmarkTuning measures the other products of fine-tuning, named M × K × N: products with LoRA
+// matrices, gradients of weights, and matrix-vector products. No operand is packed before.
 func BenchmarkTuning(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, d := range []struct {
 		name    string
 		m, k, n int
-		at, bt  bool // A, B is stored transposed
+		at, bt  bool // A or B is stored transposed
 		beta    float32
 	}{
 		{"LoRA-A", 6304, 768, 8, false, true, 0},
@@ -86,13 +86,14 @@ func BenchmarkTuning(b *testing.B) {
 	}
 }
 
-// Attention of ViT-B: 12 heads of 64 channels for 8 images of 197 tokens.
+// BenchmarkAttention measures the attention of ViT-B: 12 heads of 64 channels for 8 images of 197
+// tokens.
 func BenchmarkAttention(b *testing.B) {
 	const tokens, channels, heads, images = 197, 64, 12, 8
 	r := rand.New(rand.NewPCG(1, 2))
 	x := random(r, images*tokens*heads*channels)
 	p := random(r, images*heads*tokens*tokens)
-	of := func(i int) View { // head i of x, which is image × token × head × channel
+	of := func(i int) View { // head i of x, [image, token, head, channel]
 		return View{x[i/heads*tokens*heads*channels+i%heads*channels:], heads * channels, 1}
 	}
 	work := float64(images * heads * tokens * tokens * channels)
@@ -125,8 +126,8 @@ func BenchmarkAttention(b *testing.B) {
 	})
 }
 
-// rate reports the rate of c, work multiply-adds: the median and the best of single runs, as
-// docs/peers/openblas_gemm.c does.
+// rate reports the speed of c, which has work multiply-adds. It reports the median and the best of
+// single runs, as docs/peers/openblas_gemm.c does.
 func rate(b *testing.B, work float64, c *Call) {
 	var took []time.Duration
 	for b.Loop() {
@@ -139,12 +140,12 @@ func rate(b *testing.B, work float64, c *Call) {
 	b.ReportMetric(2*work/float64(took[0]), "best-GFLOPS")
 }
 
-// report reports the mean rate of work multiply-adds a round.
+// report reports the mean speed of iterations with work multiply-adds each.
 func report(b *testing.B, work float64) {
 	b.ReportMetric(2*work*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GFLOPS")
 }
 
-// Every kernel of this machine on one thread.
+// BenchmarkKernel measures every kernel of this processor on one thread.
 func BenchmarkKernel(b *testing.B) {
 	const m, k, n = 197, 768, 768
 	r := rand.New(rand.NewPCG(1, 2))

@@ -7,20 +7,20 @@ import (
 )
 
 const (
-	// bBlock is the size of the block of B that stays in the second-level cache while it is
-	// multiplied by strips of A, in float32s.
+	// bBlock is the size in float32s of a block of B. The block stays in the second-level cache
+	// while it is multiplied by strips of A.
 	bBlock = 160 << 10
 
-	// fetchAhead is how far ahead a packed panel is prefetched, in bytes.
+	// fetchAhead is the distance in bytes at which a packed panel is prefetched.
 	fetchAhead = 1 << 10
 
 	cacheLine = 64 // bytes
 
-	// thinRows is the largest number of rows of a thin product. It reads B in place, because it
-	// needs every element for one strip only.
+	// thinRows is the largest number of rows of a thin product. A thin product reads B in place,
+	// because only one strip needs each element of B.
 	thinRows = 8
-	// thinDepth is the depth of a block of K of a thin product. It is the number of rows of B that
-	// are read at the same time.
+	// thinDepth is the depth of a block of K of a thin product. It is also the number of rows of B
+	// that are read at the same time.
 	thinDepth = 32
 )
 
@@ -29,25 +29,26 @@ func (c *Call) thin() bool {
 	return c.M <= thinRows && c.Packed == nil && c.B.Col == 1 && c.N > narrowCols
 }
 
-// aliasing is a distance of rows in bytes. Rows of a strip with this distance, or a multiple of it,
-// use so few sets of the first-level cache that they evict each other: with ways of 4 KiB, two
-// sets.
+// aliasing is a row stride in bytes. If the row stride of A is a multiple of it, the rows of a
+// strip share so few sets of the first-level cache that they evict each other. With cache ways of 4
+// KiB they share two sets.
 const aliasing = 2 << 10
 
 // inPlace reports whether the kernel reads the left-hand operand in place instead of from packed
-// strips. Packing it costs about as much as multiplying it by a dozen columns.
+// strips. Packing takes about as long as a multiplication by a dozen columns.
 func (kn *kernel) inPlace(a View) bool {
 	return kn.strided && (a.Row == 1 || a.Col == 1 && 4*a.Row%aliasing != 0)
 }
 
-// rect is a part of C with the rows i0 to i1 and the columns j0 to j1. j0 is a multiple of nr.
+// rect is a part of C: the rows i0 to i1-1 and the columns j0 to j1-1. j0 is a multiple of nr.
 type rect struct{ i0, i1, j0, j1 int }
 
-// strips returns the number of strips of r. Their heights differ by one row at most, because a last
-// strip of one or two rows would run at the latency of the multiply-add.
+// strips returns the number of strips of r. The heights of the strips differ by one row at most. A
+// last strip of one or two rows would be slow, because it would wait for the latency of the
+// multiply-add.
 func (r rect) strips(kn *kernel) int { return (r.i1 - r.i0 + kn.mr - 1) / kn.mr }
 
-// row returns the first row of a strip.
+// row returns the first row of a strip. strips is the number of strips.
 func (r rect) row(strip, strips int) int { return r.i0 + strip*(r.i1-r.i0)/strips }
 
 // part computes one part of C with its epilogue, on one goroutine.
@@ -86,9 +87,9 @@ func (c *Call) part(kn *kernel, s *workers.Scratch, r rect) {
 	}
 }
 
-// slab adds the products of one block of K, the rows k0 to k1 of B, to a part of C. It packs strips
-// of A into a, unless A is read in place, and panels of B into b, unless B is packed or the product
-// is thin. The tiles also add the products of the terms.
+// slab adds the product of one block of K to a part of C. The block has the rows k0 to k1-1 of B.
+// It packs strips of A into a, unless A is read in place. It packs panels of B into b, unless B is
+// packed or the product is thin. The tiles also add the products of terms.
 func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []addend) {
 	depth := k1 - k0
 	strips := r.strips(kn)
@@ -173,10 +174,11 @@ func (c *Call) slab(kn *kernel, k0, k1 int, r rect, a, b []float32, terms []adde
 	}
 }
 
-// fetchStrip sets which part of the next strip the tile of a panel prefetches, one cache line per
-// step. Without it, the first panel would wait for every line. A strip with contiguous rows needs
-// several panels, and is not prefetched if less than a quarter of the memory belongs to it. Other
-// strips need one line per step.
+// fetchStrip sets the part of the next strip that this tile prefetches, one cache line per step.
+// Without the prefetch, the first tile of the next strip would wait for every line. If along is
+// set, the rows of the strip are contiguous, and the tiles of several panels share the prefetch.
+// Such a strip is not prefetched if less than a quarter of its memory range belongs to it. In other
+// strips, one line holds all elements of a step.
 func (t *tile) fetchStrip(next unsafe.Pointer, panel int, along bool) {
 	switch {
 	case along && t.lda <= 4*4*t.k && panel*t.k*cacheLine < t.mr*t.lda:
@@ -186,13 +188,13 @@ func (t *tile) fetchStrip(next unsafe.Pointer, panel int, along bool) {
 	}
 }
 
-// addend is a term in the form that one part of C needs.
+// addend holds the operands of a term for one part of C.
 type addend struct {
 	k         int
-	a         View      // read in place
-	strips    []float32 // packed strips of a; nil: a is read in place
-	lda, step int       // of a or the strips, in bytes
-	panels    []float32 // packed panels of B, from the first column of the part on
+	a         View      // the left-hand operand, if it is read in place
+	strips    []float32 // packed strips of A; nil: A is read in place
+	lda, step int       // strides of a or of the strips, in bytes
+	panels    []float32 // packed panels of B, starting at the first column of the part
 }
 
 // addend packs the operands of a term that the kernel cannot read in place.
@@ -212,7 +214,7 @@ func (c *Call) addend(kn *kernel, s *workers.Scratch, t *Term, r rect) addend {
 	return d
 }
 
-// strip returns where the strip of A with the given first row begins.
+// strip returns the address of a strip of A. row is its first row.
 func (d *addend) strip(strip, row int) unsafe.Pointer {
 	if d.strips != nil {
 		return at(d.strips, strip*d.k*d.step/4)
@@ -238,7 +240,7 @@ func (kn *kernel) packStrips(dst []float32, a View, depth int, r rect) {
 
 // output says where the sums of one block of K go.
 type output struct {
-	dst, src       []float32 // src times gamma is added; nil: nothing is added
+	dst, src       []float32 // gamma·src is added; nil: nothing is added
 	ldd, lds       int
 	gamma          float32
 	bias, residual []float32
@@ -246,8 +248,9 @@ type output struct {
 	finish         bool // Call.finish applies the rest of the epilogue
 }
 
-// output returns how the block k0 to k1 is added. The first block adds Beta·C, later blocks add the
-// sum so far, and the last block starts the epilogue.
+// output returns the operands with which the block k0 to k1 is written. The first block adds
+// Beta·C. Every later block adds the sum of the blocks before it. The last block also starts the
+// epilogue.
 func (c *Call) output(k0, k1 int) output {
 	o := output{dst: c.C, ldd: c.LDC, gamma: 1}
 	if c.PreAct != nil {
@@ -270,7 +273,7 @@ func (c *Call) output(k0, k1 int) output {
 	return o
 }
 
-// place points a tile at the element (i,j) of the output.
+// place sets the addresses of a tile that starts at element (i,j) of the output.
 func (o *output) place(t *tile, i, j int) {
 	t.gamma = o.gamma
 	t.ldd, t.lds, t.ldr = 4*o.ldd, 4*o.lds, 4*o.ldr

@@ -2,8 +2,8 @@ package gemm
 
 import "github.com/sptune/spt/internal/kernel/vector"
 
-// finish applies the activation and the residual to C[i0:i1, j0:j1]. The sums with the bias are in
-// PreAct, or in C if there is no PreAct.
+// finish applies the activation and the residual to C[i0:i1, j0:j1]. It reads the biased sums from
+// PreAct, or from C if PreAct is nil.
 func (c *Call) finish(i0, i1, j0, j1 int) {
 	for i := i0; i < i1; i++ {
 		y := c.C[i*c.LDC+j0 : i*c.LDC+j1]

@@ -4,25 +4,25 @@
 
 package gemm
 
-// tileAVX2 is the micro-kernel; see tile.
+// tileAVX2 is the micro-kernel; see the type tile.
 //
 //go:noescape
 func tileAVX2(t *tile)
 
-// dotsAVX2 computes inner products of mr rows of A, 1 or 1, with 8 columns of B; see
-// kernel.dots.
+// dotsAVX2 computes the inner products of one row of A and 8 columns of B;
+// see kernel.dots.
 //
 //go:noescape
 func dotsAVX2(t *tile)
 
-// transposeAVX2 sets k rows, ldd bytes apart, of 8 lanes: lane i < n is row i of
-// src, whose rows are lds bytes apart, other lanes are zero.
+// transposeAVX2 writes k rows of 8 lanes to dst, ldd bytes apart. Lane i of row p is
+// element p of row i of src for i < n, and 0 for other lanes. The rows of src are lds bytes apart.
 //
 //go:noescape
 func transposeAVX2(dst *float32, ldd int, src *float32, lds int, n int, k int)
 
-// copyAVX2 sets k rows, ldd bytes apart, of 8 lanes: n from src, whose rows
-// are lds bytes apart, zeros after.
+// copyAVX2 writes k rows of 8 lanes to dst, ldd bytes apart. The first n lanes come from the
+// rows of src, which are lds bytes apart. The other lanes are 0.
 //
 //go:noescape
 func copyAVX2(dst *float32, ldd int, src *float32, lds int, n int, k int)
@@ -30,25 +30,25 @@ func copyAVX2(dst *float32, ldd int, src *float32, lds int, n int, k int)
 // peakAVX2 runs n rounds of 12 multiply-adds of 8 lanes.
 func peakAVX2(n int)
 
-// tileAVX512 is the micro-kernel; see tile.
+// tileAVX512 is the micro-kernel; see the type tile.
 //
 //go:noescape
 func tileAVX512(t *tile)
 
-// dotsAVX512 computes inner products of mr rows of A, 1 or 3, with 8 columns of B; see
-// kernel.dots.
+// dotsAVX512 computes the inner products of mr rows of A, 1 or 3, and 8 columns of B;
+// see kernel.dots.
 //
 //go:noescape
 func dotsAVX512(t *tile)
 
-// transposeAVX512 sets k rows, ldd bytes apart, of 16 lanes: lane i < n is row i of
-// src, whose rows are lds bytes apart, other lanes are zero.
+// transposeAVX512 writes k rows of 16 lanes to dst, ldd bytes apart. Lane i of row p is
+// element p of row i of src for i < n, and 0 for other lanes. The rows of src are lds bytes apart.
 //
 //go:noescape
 func transposeAVX512(dst *float32, ldd int, src *float32, lds int, n int, k int)
 
-// copyAVX512 sets k rows, ldd bytes apart, of 16 lanes: n from src, whose rows
-// are lds bytes apart, zeros after.
+// copyAVX512 writes k rows of 16 lanes to dst, ldd bytes apart. The first n lanes come from the
+// rows of src, which are lds bytes apart. The other lanes are 0.
 //
 //go:noescape
 func copyAVX512(dst *float32, ldd int, src *float32, lds int, n int, k int)

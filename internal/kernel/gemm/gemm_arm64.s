@@ -1,6 +1,6 @@
 #include "textflag.h"
 
-// Sums of 8 rows × 12 columns: row i in V(3i), V(3i+1), V(3i+2).
+// The sums are 8 rows × 12 columns. Row i is in V(3i), V(3i+1) and V(3i+2).
 
 #define ZERO3(x, y, z) \
 	VEOR x.B16, x.B16, x.B16 \
@@ -22,7 +22,7 @@
 	VFMLA V25.S4, a.S4, y.S4 \
 	VFMLA V26.S4, a.S4, z.S4
 
-// One element of the strip, in all lanes of a, times a row of the panel.
+// ROW broadcasts one element of the strip to all lanes of a and multiplies it by a row of the panel.
 #define ROW(a, x, y, z) \
 	VLD1R.P 4(R1), [a.S4] \
 	MULADD3(a, x, y, z)

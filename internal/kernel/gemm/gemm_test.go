@@ -21,7 +21,7 @@ func eachKernel(t *testing.T, f func(t *testing.T)) {
 	}
 }
 
-// random returns n normal numbers.
+// random returns n normally distributed numbers.
 func random(r *rand.Rand, n int) []float32 {
 	x := make([]float32, n)
 	for i := range x {
@@ -31,7 +31,7 @@ func random(r *rand.Rand, n int) []float32 {
 }
 
 // integers returns n whole numbers from -4 to 4. Their products and sums are exact in float32 in
-// any order, so a right kernel has no rounding to hide behind.
+// any order, so a correct kernel gives the exact result.
 func integers(r *rand.Rand, n int) []float32 {
 	x := make([]float32, n)
 	for i := range x {
@@ -40,10 +40,10 @@ func integers(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// layouts are the ways in which a view can lie in memory.
+// layouts names the memory layouts of a view.
 var layouts = []string{"rows", "columns", "rows apart", "columns apart", "strided"}
 
-// view lays out rows × cols numbers; the slice ends with the last element.
+// view returns a matrix [rows, cols] in the given layout. Its slice ends with the last element.
 func view(r *rand.Rand, layout string, rows, cols int, numbers func(*rand.Rand, int) []float32) View {
 	v := View{Row: cols, Col: 1}
 	switch layout {
@@ -63,7 +63,7 @@ func view(r *rand.Rand, layout string, rows, cols int, numbers func(*rand.Rand, 
 // sentinel fills the gaps between the rows of C and PreAct.
 const sentinel = -12345
 
-// framed is an m × n matrix with gaps between its rows.
+// framed returns a matrix [m, n] with gaps between its rows. The gaps contain sentinel.
 func framed(r *rand.Rand, m, n, ld int) []float32 {
 	x := integers(r, (m-1)*ld+n)
 	for i := range x {
@@ -74,13 +74,14 @@ func framed(r *rand.Rand, m, n, ld int) []float32 {
 	return x
 }
 
-// options are the parts of a call beside its operands.
+// options selects the other fields of a call. apart leaves gaps between the rows of C, PreAct and
+// Residual.
 type options struct {
 	alpha, beta                    float32
 	bias, preAct, gelu, res, apart bool
 }
 
-// call makes a call with whole numbers.
+// call returns a call whose operands are whole numbers. a and b are the layouts of A and B.
 func call(r *rand.Rand, m, n, k int, a, b string, o options) *Call {
 	c := &Call{M: m, N: n, K: k, Alpha: o.alpha, Beta: o.beta, GELU: o.gelu, LDC: n, LDP: n, LDR: n}
 	c.A = view(r, a, m, k, integers)
@@ -101,7 +102,7 @@ func call(r *rand.Rand, m, n, k int, a, b string, o options) *Call {
 	return c
 }
 
-// clone copies what a call writes.
+// clone returns a copy of c with copies of the slices that a call writes.
 func (c *Call) clone() *Call {
 	d := *c
 	d.C, d.PreAct = slices.Clone(c.C), slices.Clone(c.PreAct)
@@ -142,7 +143,7 @@ func naive(c *Call) {
 	}
 }
 
-// compare checks everything that got wrote, gaps included. Results are exact but for GELU's.
+// compare checks C and PreAct of got, with the gaps. Results are exact, except after GELU.
 func compare(t *testing.T, how string, got, want *Call) {
 	t.Helper()
 	for _, x := range []struct {
@@ -213,7 +214,8 @@ func TestShapes(t *testing.T) {
 func TestEpilogues(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
-		// Whole parts and edges; one block of K and several; narrow, thin and both turned round.
+		// The shapes cover complete tiles and ragged edges, one block of K and several blocks, and
+		// narrow, thin and transposed products.
 		for _, d := range [][5]any{
 			{30, 70, 20, "rows", "columns"}, {15, 20, 900, "rows", "rows"}, {33, 7, 100, "rows", "columns"},
 			{5, 90, 100, "rows", "rows"}, {90, 5, 100, "columns", "rows"}, {5, 33, 100, "columns", "columns"},
@@ -229,8 +231,8 @@ func TestEpilogues(t *testing.T) {
 	})
 }
 
-// TestTerms: products that share their sums, of every layout and depth, with all of the epilogue,
-// over one block of K and several.
+// TestTerms checks calls with terms of every layout and of several depths, with every epilogue, and
+// with one block of K and several blocks.
 func TestTerms(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
@@ -253,7 +255,7 @@ func TestTerms(t *testing.T) {
 func TestRandomCalls(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, 6))
-		size := func() int { // mostly small, sometimes beyond a block
+		size := func() int { // mostly small, sometimes larger than a block
 			if r.IntN(8) == 0 {
 				return 1 + r.IntN(1000)
 			}
@@ -272,8 +274,8 @@ func TestRandomCalls(t *testing.T) {
 	})
 }
 
-// Rounding errors stay those of a sum of k products: a few times √k·2⁻²⁴ of the sum of the absolute
-// products. One missing product would show.
+// TestRounding checks that the rounding error of a sum of k products is at most about √k·2⁻²⁴ times
+// the sum of the absolute products. One missing product would exceed this bound.
 func TestRounding(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
@@ -301,7 +303,8 @@ func TestRounding(t *testing.T) {
 	})
 }
 
-// Values of torch.nn.functional.gelu in float32, which itself is wrong by 1.3e-7 at -3.5.
+// TestGELU compares with values of torch.nn.functional.gelu in float32. The error of PyTorch itself
+// is 1.3e-7 at -3.5.
 func TestGELU(t *testing.T) {
 	x := []float32{-3.5, -2, -1, -0.5, -1e-3, 0, 1e-3, 0.25, 0.75179, 1, 2, 3, 5.5}
 	want := []float32{-0.0008143335580825806, -0.04550027847290039, -0.15865525603294373, -0.1542687714099884,
@@ -313,12 +316,13 @@ func TestGELU(t *testing.T) {
 	c.Run()
 	for i, w := range want {
 		if d := math.Abs(float64(c.C[i] - w)); d > 2e-7+1e-6*math.Abs(float64(w)) {
-			t.Errorf("GELU(%v) is %v, torch has %v", x[i], c.C[i], w)
+			t.Errorf("GELU(%v) is %v, PyTorch returns %v", x[i], c.C[i], w)
 		}
 	}
 }
 
-// Results have the same bits for any number of threads, for Serial and for Batched.
+// TestThreads checks that results have the same bits for any number of threads, and for Run, Serial
+// and Batched.
 func TestThreads(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	eachKernel(t, func(t *testing.T) {
@@ -454,7 +458,7 @@ func TestPackedIndex(t *testing.T) {
 	})
 }
 
-// A patched entry counts in the next product.
+// TestPatch checks that the next product uses an element that was changed in the packed operand.
 func TestPatch(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(15, 16))
@@ -472,7 +476,7 @@ func TestPatch(t *testing.T) {
 	})
 }
 
-// A slice that is too short is found before anything is written.
+// TestShortSlices checks that a slice that is too short causes a panic before anything is written.
 func TestShortSlices(t *testing.T) {
 	r := rand.New(rand.NewPCG(17, 18))
 	all := options{alpha: 1, bias: true, preAct: true, res: true}
@@ -502,7 +506,7 @@ func TestShortSlices(t *testing.T) {
 	}
 }
 
-// Serial allocates nothing once its scratch memory has grown.
+// TestSerialAllocates checks that Serial allocates nothing after its scratch memory has grown.
 func TestSerialAllocates(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(19, 20))
@@ -545,8 +549,8 @@ func ExampleCall() {
 	// Output: [5 111 11 125]
 }
 
-// A kernel that reads A in place sums as it does over packed strips: the bits do not depend on A's
-// strides. Rows 512 float32s apart are packed.
+// TestInPlaceIsPacked checks that a kernel gives the same bits whether it reads A in place or from
+// packed strips. Rows that are 512 float32s apart are packed.
 func TestInPlaceIsPacked(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		const m, n, k, wide = 61, 70, 300, 512
@@ -567,7 +571,7 @@ func TestInPlaceIsPacked(t *testing.T) {
 				want = c.C
 			}
 			if !slices.Equal(c.C, want) {
-				t.Errorf("strides %d and %d: another result than of packed strips", v.Row, v.Col)
+				t.Errorf("A with strides %d and %d: the result differs from the result with packed strips", v.Row, v.Col)
 			}
 		}
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
-// guarded copies x to the end of a page that nothing readable follows: a kernel that leaves the
-// slice crashes.
+// guarded copies x to the end of a page. The next page is not readable, so a kernel that reads
+// beyond the slice crashes.
 func guarded(t *testing.T, x []float32) []float32 {
 	t.Helper()
 	page := syscall.Getpagesize()

@@ -12,57 +12,73 @@ const (
 	avx512
 )
 
-// kernel describes a micro-kernel. It multiplies a strip of A with up to mr rows by a panel of B
-// with up to nr columns and holds the mr × nr sums in registers.
+// kernel describes a micro-kernel. A micro-kernel multiplies a strip of A by a panel of B and holds
+// the mr × nr sums in registers.
 type kernel struct {
-	isa    isa
-	name   string
+	isa isa
+	// name is the result of [Kernel].
+	name string
+	// mr and nr are the largest numbers of rows and columns of a tile. nr is also the width of a
+	// packed panel.
 	mr, nr int
-	// number of float32s in a register, which is the width of a packed strip; a packed panel has
-	// the width nr
-	lanes   int
-	dotRows int  // number of rows that dots computes at once; it can also compute one
-	strided bool // run accepts any lda and step, so A need not be packed
+	// lanes is the width of a packed strip in float32s. For AVX2 and AVX-512 it is also the number
+	// of float32s in a register.
+	lanes int
+	// dotRows is the number of rows that dots computes at the same time. dots can also compute one
+	// row.
+	dotRows int
+	// strided says that run accepts any lda and step, so A need not be packed.
+	strided bool
 }
 
-// active is the best kernel of this machine. Tests change it.
+// active is the kernel in use: the fastest kernel of this processor. Tests change it.
 var active = &available[len(available)-1]
 
-// Kernel returns the name of the micro-kernel in use with the size of its tile: "avx512 14x32",
-// "avx2 6x16", "neon 8x12" or "portable".
+// Kernel returns the name of the micro-kernel in use and the size of its tile, rows × columns. It
+// is "avx512 14x32", "avx2 6x16", "neon 8x12" or "portable".
 func Kernel() string { return active.name }
 
 // tile is the argument of a micro-kernel. For mr rows and n columns the kernel computes dst =
 // alpha·a·b + gamma·src + bias + residual, in this order. a·b is the sum of the products of this
-// tile and of the tiles after it in the list next. Row strides are in bytes.
+// tile and of the tiles that follow it in the list next. All strides are in bytes.
 type tile struct {
-	// element (i,p) is at lda·i + step·p bytes; packed strips have lda 4, dots has step 4
+	// a is the strip. Element (i,p) is at byte lda·i + step·p. A packed strip has lda 4. For dots,
+	// step is always 4.
 	a    unsafe.Pointer
 	lda  int
 	step int
-	// panel: k rows of nr elements, ldb bytes apart; for dots, 8 rows of k elements
-	b     unsafe.Pointer
-	ldb   int
-	ahead int // bytes from b to the memory that is prefetched
-	// fetch is other memory that is prefetched, in A or after its end: one cache line per step,
-	// fetchStep bytes apart.
+	// b is the panel: k rows of nr elements, ldb bytes apart. For dots, it is 8 columns of k
+	// elements.
+	b   unsafe.Pointer
+	ldb int
+	// ahead is the distance from the current row of b to the memory that is prefetched.
+	ahead int
+	// fetch is the address of other memory that is prefetched, in A or after its end. Each step
+	// prefetches one cache line and advances by fetchStep bytes.
 	fetch     uintptr
 	fetchStep int
-	k         int
-	mr, n     int
-	// one more product, of which a, b, k, their strides and the prefetched memory are used; nil:
-	// none
-	next     *tile
-	dst      unsafe.Pointer
-	ldd      int
-	last     uintptr        // last row of dst, for prefetching
-	src      unsafe.Pointer // nil: nothing is added
-	lds      int
-	residual unsafe.Pointer // nil: nothing is added
+	// k is the number of steps.
+	k int
+	// mr and n are the numbers of rows and columns.
+	mr, n int
+	// next is an additional product with the same rows and columns. The kernel reads its a, b and
+	// k, their strides and the fields of the prefetch. Nil: there is none.
+	next *tile
+	// dst is the destination, and ldd its row stride.
+	dst unsafe.Pointer
+	ldd int
+	// last is the address of the last row of dst. The prefetch uses it.
+	last uintptr
+	// src is multiplied by gamma and added, and lds is its row stride. Nil: nothing is added.
+	src unsafe.Pointer
+	lds int
+	// residual is added, and ldr is its row stride. Nil: nothing is added.
+	residual unsafe.Pointer
 	ldr      int
-	bias     unsafe.Pointer // nil: nothing is added
-	alpha    float32
-	gamma    float32
+	// bias has n elements and is added to every row. Nil: nothing is added.
+	bias  unsafe.Pointer
+	alpha float32
+	gamma float32
 }
 
 // at returns the address of element i of s.

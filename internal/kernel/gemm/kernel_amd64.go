@@ -2,7 +2,7 @@ package gemm
 
 import "golang.org/x/sys/cpu"
 
-// available lists the kernels that this machine can run. The best is the last.
+// available lists the kernels that this processor can run. The fastest is the last.
 var available = detect()
 
 func detect() []kernel {
@@ -28,8 +28,8 @@ func (kn *kernel) run(t *tile) {
 	}
 }
 
-// pack sets dst[p*width+l] = src[l*sl+p*sk] for n lanes l, at most width, and k steps p, at least
-// 1. It writes complete registers, with zeros after the n lanes.
+// pack sets dst[p*width+l] = src[l*sl+p*sk] for n lanes l and k steps p. n is at most width, and k
+// is at least 1. The assembly writes complete registers, with zeros after the n lanes.
 func (kn *kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int) {
 	if kn.isa == portable || sl != 1 && sk != 1 {
 		packPortable(dst, width, src, sl, sk, n, k)
@@ -51,8 +51,8 @@ func (kn *kernel) pack(dst []float32, width int, src []float32, sl, sk, n, k int
 	}
 }
 
-// dots computes a tile of up to 8 columns and 1 or dotRows rows. It reads rows of A in place. b
-// holds 8 columns of B, ldb bytes apart, padded with zeros to complete registers.
+// dots computes a tile of up to 8 columns and 1 or dotRows rows. It reads rows of A in place. t.b
+// holds 8 columns of B, ldb bytes apart. The columns are padded with zeros to complete registers.
 func (kn *kernel) dots(t *tile) {
 	switch kn.isa {
 	case avx512:
@@ -64,7 +64,7 @@ func (kn *kernel) dots(t *tile) {
 	}
 }
 
-// multiplyAdds runs n rounds of independent multiply-adds and returns the number of floating-point
+// multiplyAdds runs n rounds of independent multiply-adds. It returns the number of floating-point
 // operations.
 func (kn *kernel) multiplyAdds(n int) int {
 	switch kn.isa {

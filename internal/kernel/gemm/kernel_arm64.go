@@ -2,11 +2,11 @@ package gemm
 
 import "unsafe"
 
-// available lists the kernels, the best last. Every arm64 processor has NEON.
+// available lists the kernels. The fastest is the last. Every arm64 processor has NEON.
 var available = []kernel{portableKernel, {neon, "neon 8x12", 8, 12, 8, 1, false}}
 
-// sumsNEON computes sums[i*12+j], the sum over k of a[p*8+i]·b[j] with rows of b ldb bytes apart,
-// for 8 rows and 12 columns.
+// sumsNEON computes sums[i*12+j] for 8 rows i and 12 columns j. It is the sum over k steps p of
+// a[p*8+i]·b[p,j]. The rows b[p] are ldb bytes apart.
 //
 //go:noescape
 func sumsNEON(sums *[96]float32, a, b unsafe.Pointer, ldb, k int)

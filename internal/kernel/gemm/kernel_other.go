@@ -2,6 +2,7 @@
 
 package gemm
 
+// available lists the kernels. There is only the kernel in Go.
 var available = []kernel{portableKernel}
 
 func (*kernel) run(t *tile) { tilePortable(t) }

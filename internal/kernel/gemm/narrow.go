@@ -2,13 +2,13 @@ package gemm
 
 import "github.com/sptune/spt/internal/workers"
 
-// narrowCols is the largest number of columns of a narrow product, such as a product with LoRA's A
-// or a head with few classes. A is read from memory once, and packing it would cost more than the
-// multiplications.
+// narrowCols is the largest number of columns of a narrow product. Examples are a product with the
+// A matrix of LoRA and a head with few classes. Packing the left-hand operand would take longer
+// than the multiplications, so it is read in place.
 const narrowCols = 16
 
-// narrow reports whether the product is computed as inner products of rows of A, read in place, and
-// columns of B.
+// narrow reports whether the product is computed as inner products of rows of A and columns of B.
+// The rows of A are read in place.
 func (c *Call) narrow(kn *kernel) bool {
 	return c.N <= narrowCols && c.Packed == nil && c.A.Col == 1 && c.K >= 2*kn.lanes
 }
@@ -40,7 +40,8 @@ func (c *Call) dots(kn *kernel, s *workers.Scratch, r rect) {
 	}
 }
 
-// flipped reports whether the transposed product Cᵀ = Bᵀ·Aᵀ is narrow or thin.
+// flipped reports whether to compute the transposed product Cᵀ = Bᵀ·Aᵀ, because that product is
+// narrow or thin.
 func (c *Call) flipped(kn *kernel) bool {
 	if c.Packed != nil || c.narrow(kn) {
 		return false
@@ -54,7 +55,7 @@ func (c *Call) transposed(dst []float32) Call {
 	return Call{M: c.N, N: c.M, K: c.K, A: c.B.T(), B: c.A.T(), C: dst, LDC: c.M, Alpha: c.Alpha}
 }
 
-// unflip transposes the product, [N,M], into C and runs the epilogue.
+// unflip transposes the result of [Call.transposed], [N,M], into C and runs the epilogue.
 func (c *Call) unflip(product []float32) {
 	dst, ldd := c.C, c.LDC
 	if c.PreAct != nil {

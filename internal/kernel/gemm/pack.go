@@ -5,31 +5,31 @@ import "github.com/sptune/spt/internal/workers"
 // kMax is the largest depth of a block of K.
 const kMax = 768
 
-// kBlocks cuts K into blocks of equal depth, which is not above most. The last block may be
-// shorter. The blocks decide the order of summation.
+// kBlocks cuts K into blocks of equal depth. The depth is at most most, and the last block may be
+// shorter. The blocks determine the order of summation.
 func kBlocks(k, most int) (depth, blocks int) {
 	blocks = max(1, (k+most-1)/most)
 	return (k + blocks - 1) / blocks, blocks
 }
 
-// Packed is a right-hand operand [k,n] in the layout of the kernel in use: blocks of rows as
-// kBlocks cuts them, panels of nr columns in a block, row after row in a panel. It does not change
-// after Pack, except single entries that its owner changes through Index and Data while no product
-// runs.
+// Packed holds a right-hand operand [k,n] in the layout of the kernel in use. kBlocks cuts its rows
+// into blocks. A block holds panels of nr columns, and a panel is stored row by row. Products only
+// read it. While no product runs, the owner may change single elements through [Packed.Index] and
+// [Packed.Data].
 type Packed struct {
 	data []float32
 	k, n int
 	nr   int
 }
 
-// PackedLen returns the number of float32s of a packed operand [k,n].
+// PackedLen returns the number of float32s that [Pack] needs for an operand [k,n].
 func PackedLen(k, n int) int {
 	nr := active.nr
 	return k * ((n + nr - 1) / nr * nr)
 }
 
-// Pack copies b, [k,n], into dst with all workers. dst has at least PackedLen(k, n) elements and
-// should be aligned to 64 bytes. The result uses dst.
+// Pack copies b, [k,n], into dst with all workers. dst must have at least [PackedLen](k, n)
+// elements and should be aligned to 64 bytes. The result refers to dst.
 func Pack(dst []float32, b View, k, n int) *Packed {
 	kn := active
 	p := &Packed{dst[:PackedLen(k, n)], k, n, kn.nr}
@@ -38,7 +38,7 @@ func Pack(dst []float32, b View, k, n int) *Packed {
 	}
 	last(b, k, n)
 	depth, blocks := kBlocks(k, kMax)
-	// 16 panels make a part: some 100 KB, contiguous in memory on both sides.
+	// A part is 16 panels, about 100 KB. It is contiguous in dst, and its rows are contiguous in b.
 	const group = 16
 	groups := ((n+kn.nr-1)/kn.nr + group - 1) / group
 	workers.Run(blocks*groups, func(part int, _ *workers.Scratch) {
@@ -49,7 +49,7 @@ func Pack(dst []float32, b View, k, n int) *Packed {
 	return p
 }
 
-// Index returns the position of element (i,j) of the operand in Data.
+// Index returns the position in [Packed.Data] of element (i,j) of the operand.
 func (p *Packed) Index(i, j int) int {
 	depth, _ := kBlocks(p.k, kMax)
 	k0 := i / depth * depth
@@ -58,10 +58,11 @@ func (p *Packed) Index(i, j int) int {
 	return k0*padded + j/p.nr*p.nr*rows + (i-k0)*p.nr + j%p.nr
 }
 
-// Data returns the memory given to Pack.
+// Data returns the packed elements, in the memory that was given to [Pack].
 func (p *Packed) Data() []float32 { return p.data }
 
-// packPanels copies b, [k,n], into panels of nr columns. It does not write columns of padding.
+// packPanels copies b, [k,n], into panels of nr columns. The kernels ignore the padding columns of
+// the last panel, so packPanels need not write them.
 func (kn *kernel) packPanels(dst []float32, b View, k, n int) {
 	if b.Row == 1 {
 		for j := 0; j < n; j += kn.nr {

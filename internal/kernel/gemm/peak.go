@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// PeakGFLOPS measures the multiply-add units of the given number of processors together for about
-// d. It returns 10^9 floating-point operations per second, the limit for every product. The
-// multiply-adds use registers only.
+// PeakGFLOPS measures the peak speed of the multiply-add units in 10⁹ floating-point operations per
+// second. The given number of threads runs multiply-adds on registers for about d. PeakGFLOPS
+// returns the sum of their speeds. No product can be faster.
 func PeakGFLOPS(threads int, d time.Duration) float64 {
 	kn := active
 	var (

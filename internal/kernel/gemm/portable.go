@@ -5,11 +5,12 @@ import (
 	"unsafe"
 )
 
-// portableKernel holds 4 × 4 sums, which fit the sixteen registers of the smallest machines.
+// portableKernel is the kernel in Go. It keeps 4 × 4 sums, because some processors have only
+// sixteen registers.
 var portableKernel = kernel{portable, "portable", 4, 4, 4, 1, false}
 
-// tilePortable is the micro-kernel in Go, and the oracle of the other micro-kernels. It reads
-// complete strips and panels, also if mr or n is below 4, and ignores the additional results.
+// tilePortable is the micro-kernel in Go. It reads complete strips and panels. If mr or n is less
+// than 4, it ignores the additional sums.
 func tilePortable(t *tile) {
 	var acc [4][4]float32
 	for u := t; u != nil; u = u.next {
@@ -29,7 +30,7 @@ func tilePortable(t *tile) {
 	}
 }
 
-// dotsPortable is dots in Go, for one row.
+// dotsPortable computes the same as kernel.dots in Go, for one row.
 func dotsPortable(t *tile) {
 	var acc [8]float32
 	a := unsafe.Slice((*float32)(t.a), t.k)
@@ -68,8 +69,8 @@ func packPortable(dst []float32, width int, src []float32, sl, sk, n, k int) {
 	}
 }
 
-// peakPortable runs n rounds of eight independent multiply-adds and returns how many floating-point
-// operations those were.
+// peakPortable runs n rounds of eight independent multiply-adds. It returns the number of
+// floating-point operations.
 func peakPortable(n int) int {
 	var a, b, c, d, e, f, g, h float32
 	x, y := float32(n), float32(0.5)

@@ -2,7 +2,8 @@ package gemm
 
 import "github.com/sptune/spt/internal/workers"
 
-// Run computes the product with all workers.
+// Run computes the product with all workers. It does nothing if M or N is 0. It panics if an
+// operand does not fit the sizes.
 func (c *Call) Run() {
 	if c.M <= 0 || c.N <= 0 {
 		return
@@ -23,8 +24,8 @@ func (c *Call) Run() {
 	})
 }
 
-// Serial computes the product on the calling goroutine, with memory of s. The result has the same
-// bits as that of Run.
+// Serial computes the product on the calling goroutine. It takes temporary memory from s. The
+// result has the same bits as the result of [Call.Run].
 func (c *Call) Serial(s *workers.Scratch) {
 	if c.M <= 0 || c.N <= 0 {
 		return
@@ -45,9 +46,10 @@ func (c *Call) Serial(s *workers.Scratch) {
 	}
 }
 
-// Batched computes independent products of one shape (M, N and K) with all workers. call fills in
-// product i. c is zero at the call. Several goroutines may call it, also several times for the same
-// i.
+// Batched computes independent products with all workers. All products have the same shape (M, N
+// and K). The argument call is a function that sets *c to product i, for 0 <= i < batch. *c is the
+// zero value at first. Several goroutines may run call at the same time, and it may run more than
+// once for the same i.
 func Batched(batch int, call func(i int, c *Call)) {
 	if batch <= 0 {
 		return
@@ -55,7 +57,7 @@ func Batched(batch int, call func(i int, c *Call)) {
 	n := workers.Count()
 	if batch < 4*n {
 		// There are too few products to balance the load. Split each product if it has at least
-		// 2^24 multiply-adds, which is worth a round of the pool, or if workers would be idle.
+		// 2^24 multiply-adds, which is enough work for all workers, or if workers would be idle.
 		c := new(Call)
 		call(0, c)
 		g := c.grid(active, n)
@@ -79,7 +81,7 @@ func Batched(batch int, call func(i int, c *Call)) {
 	})
 }
 
-// grid is a partition of C into rows × cols parts.
+// grid is a partition of C into rows·cols parts.
 type grid struct{ rows, cols int }
 
 // grid chooses the partition of C for n workers. It may depend on n, because every element of C
@@ -92,20 +94,21 @@ func (c *Call) grid(kn *kernel, n int) grid {
 		g.cols = 1
 	}
 	if c.narrow(kn) {
-		panels = 1 // the rows of a narrow product are not cut
+		panels = 1 // every part of a narrow product has all columns
 	}
 	if n == 1 {
 		return g
 	}
-	// Four parts per worker balance the load, or two if the parts pack the same panels of B again.
-	// A part should take at least 10 µs, which is 2^18 multiply-adds.
+	// Four parts per worker balance the load. Two parts per worker are better if B is not packed,
+	// because several parts pack the same panels. A part should take at least 10 µs, which is 2^18
+	// multiply-adds.
 	want := 4 * n
 	if c.Packed == nil {
 		want = 2 * n
 	}
 	want = min(want, 1+c.M*c.N*max(c.K, 16)>>18)
 	if c.thin() {
-		g.cols = max(g.cols, min(want, n, panels)) // reading long rows is faster
+		g.cols = max(g.cols, min(want, n, panels)) // long rows of B are faster to read
 		return g
 	}
 	for g.rows*g.cols < want {
@@ -121,19 +124,20 @@ func (c *Call) grid(kn *kernel, n int) grid {
 		}
 	}
 	if g.rows > n {
-		g.rows = min((g.rows+n-1)/n*n, strips) // the same number of parts for each worker
+		g.rows = min((g.rows+n-1)/n*n, strips) // every worker gets the same number of parts
 	}
 	return g
 }
 
-// Largest numbers of strips of a part, and of panels of a part that packs B. The packed data of a
-// part stays in the last level cache; it is some 2 MiB of each operand.
+// The packed data of a part stays in the last-level cache. It is about 2 MiB for each operand.
 const (
+	// maxStrips is the largest number of strips of a part.
 	maxStrips = 32
+	// maxPanels is the largest number of panels of a part that packs B.
 	maxPanels = 24
 )
 
-// rect returns one part of the partition.
+// rect returns the part of C with the given number in the partition g.
 func (c *Call) rect(kn *kernel, g grid, part int) rect {
 	strips := (c.M + kn.mr - 1) / kn.mr
 	panels := (c.N + kn.nr - 1) / kn.nr

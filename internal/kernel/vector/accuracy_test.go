@@ -6,15 +6,16 @@ import (
 	"testing"
 )
 
-var stride = flag.Uint64("stride", 4099, "TestAccuracy takes every stride-th float32; 1: all of them")
+var stride = flag.Uint64("stride", 4099, "TestAccuracy tests every stride-th float32; 1 tests all float32 numbers")
 
-// ulp is the distance between the float32 numbers around want.
+// ulp returns the distance between the two float32 numbers next to want.
 func ulp(want float64) float64 {
 	_, e := math.Frexp(want) // |want| < 2^e
 	return math.Ldexp(1, max(e, -125)-24)
 }
 
-// ulps is the error of got in ulp; infinite where one is NaN or infinite and the other is not.
+// ulps returns the error of got in ulp. The error is infinite if only one of the numbers is NaN or
+// infinite.
 func ulps(_, got float32, want float64) float64 {
 	switch {
 	case got != got && want != want || float64(got) == want:
@@ -28,7 +29,7 @@ func ulps(_, got float32, want float64) float64 {
 	return math.Inf(1)
 }
 
-// normal is the error in ulp, but in those of 2^-120 for smaller results.
+// normal returns the error in ulp. For results below 2^-120 it uses the ulp of 2^-120.
 func normal(x, got float32, want float64) float64 {
 	if math.Abs(want) < 0x1p-120 {
 		return math.Abs(float64(got)-want) / ulp(0x1p-120)
@@ -36,7 +37,7 @@ func normal(x, got float32, want float64) float64 {
 	return ulps(x, got, want)
 }
 
-// absolute is the difference of results that are numbers.
+// absolute returns the absolute error, unless a result is NaN.
 func absolute(x, got float32, want float64) float64 {
 	if got == got && want == want {
 		return math.Abs(float64(got) - want)
@@ -44,7 +45,7 @@ func absolute(x, got float32, want float64) float64 {
 	return ulps(x, got, want)
 }
 
-// from counts only the numbers from limit on (and NaN), below only the others.
+// from measures the error only for x >= limit and for NaN.
 func from(limit float32, err func(x, got float32, want float64) float64) func(x, got float32, want float64) float64 {
 	return func(x, got float32, want float64) float64 {
 		if x < limit {
@@ -54,6 +55,7 @@ func from(limit float32, err func(x, got float32, want float64) float64) func(x,
 	}
 }
 
+// below measures the error only for x < limit.
 func below(limit float32, err func(x, got float32, want float64) float64) func(x, got float32, want float64) float64 {
 	return func(x, got float32, want float64) float64 {
 		if x < limit {
@@ -63,10 +65,10 @@ func below(limit float32, err func(x, got float32, want float64) float64) func(x
 	}
 }
 
-// cdf is Φ(x), the tail included.
+// cdf returns Φ(x). It is exact in the tail too.
 func cdf(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
 
-// derivative is the gradient f for an incoming gradient of 1.
+// derivative returns the gradient function f with an incoming gradient of 1.
 func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 	return func(dst, x []float32) {
 		Fill(dst, 1)
@@ -74,11 +76,12 @@ func derivative(f func(dst, x, dy []float32)) func(dst, x []float32) {
 	}
 }
 
-// TestAccuracy measures the largest errors over numbers of all exponents, the infinite and NaN
-// included, against float64 arithmetic. The bounds are those that the functions state.
+// TestAccuracy measures the largest errors against float64 arithmetic, over numbers of all
+// exponents, infinities and NaN. The bounds are the errors that the comments of the functions
+// state.
 func TestAccuracy(t *testing.T) {
 	geluExact := func(x float64) float64 { return x * cdf(x) }
-	// The formula x/2·(1+tanh(u)) without its cancellation.
+	// This equals the formula x/2·(1+tanh(u)) but has no cancellation.
 	geluTanhExact := func(x float64) float64 {
 		return x / (1 + math.Exp(-2*math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)))
 	}
@@ -87,8 +90,8 @@ func TestAccuracy(t *testing.T) {
 		f        func(dst, x []float32)
 		exact    func(x float64) float64
 		err      func(x, got float32, want float64) float64
-		bound    float64 // of the assembly
-		portable float64
+		bound    float64 // largest error of the assembly
+		portable float64 // largest error of the portable version
 	}
 	tests := []accuracy{
 		{"GELU from 0", GELU, geluExact, from(0, ulps), 4, 4},
@@ -98,7 +101,7 @@ func TestAccuracy(t *testing.T) {
 		{"GELUTanh below -1", GELUTanh, geluTanhExact, below(-1, absolute), 1e-7, 1e-7},
 	}
 	for op, u := range Unaries {
-		if u.ULP > 0 { // else TestElementwise compares bits
+		if u.ULP > 0 { // otherwise TestElementwise compares bits
 			tests = append(tests, accuracy{op.String(), u.Slice, u.Exact, ulps, u.ULP, u.PortableULP})
 		}
 	}
@@ -138,7 +141,7 @@ func TestAccuracy(t *testing.T) {
 	}
 }
 
-// TestSpecial holds the results that no rounding explains.
+// TestSpecial checks the results for special numbers.
 func TestSpecial(t *testing.T) {
 	zero, minus := float32(0), float32(math.Copysign(0, -1))
 	for _, test := range []struct {
@@ -167,8 +170,8 @@ func TestSpecial(t *testing.T) {
 	}
 }
 
-// TestBounded holds that tanh and erf never leave [-1, 1] and are odd, and the sigmoid stays in
-// [0, 1].
+// TestBounded checks that the results of tanh and erf are in [-1, 1], that both functions are odd,
+// and that the results of the sigmoid are in [0, 1].
 func TestBounded(t *testing.T) {
 	var x []float32
 	for bits := uint32(0); bits < 0x7f800000; bits += 997 {

@@ -6,13 +6,17 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// Addend is a matrix that is added to scores.
+// Addend is a matrix that is added to the attention scores, such as a mask or a position bias. The
+// zero value adds nothing.
 type Addend struct {
-	Data []float32 // row i starts at Data[i·Step]; nil: nothing is added
-	Step int       // number of elements from row to row
+	// Data holds the matrix. Row i starts at Data[i·Step]. Nil: nothing is added.
+	Data []float32
+	// Step is the number of elements from row to row. With 0, the same row is added to all rows of
+	// scores.
+	Step int
 }
 
-// check touches the last element of rows × cols.
+// check reads the last element of the matrix [rows, cols]. It panics if Data is shorter.
 func (a *Addend) check(rows, cols int) {
 	if a.Data != nil {
 		_ = a.Data[(rows-1)*a.Step+cols-1]
@@ -27,9 +31,9 @@ func (a *Addend) at(i, j int) float32 {
 	return a.Data[i*a.Step+j]
 }
 
-// SoftmaxRows sets each row of x, [len(lse), cols], to softmax(scale·x + a + b) and lse to the
-// logarithms of the sums of exponentials. Overflow, NaN and errors are as in [SoftmaxRow]. Column j
-// is summed in lane j mod 16.
+// SoftmaxRows replaces each row of x, [len(lse), cols], by softmax(scale·x + a + b). It sets lse[i]
+// to the logarithm of the sum of exponentials of row i. Overflow, NaN and rounding errors are as in
+// [SoftmaxRow]. Column j is summed in lane j mod 16.
 func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	const block = 64
 	for i := 0; i < len(lse); i += block {
@@ -41,7 +45,7 @@ func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
 	}
 }
 
-// from returns a without the first row rows.
+// from returns the rows of a from the given row on.
 func (a Addend) from(row int) Addend {
 	if a.Data == nil {
 		return a
@@ -49,8 +53,8 @@ func (a Addend) from(row int) Addend {
 	return Addend{a.Data[row*a.Step:], a.Step}
 }
 
-// softmaxRows is SoftmaxRows for some rows. It sets top to the maxima and sum to the sums of
-// exponentials.
+// softmaxRows computes the softmax of len(top) rows. It sets top to the maximum and sum to the sum
+// of exponentials of each row.
 func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	a.check(len(top), cols)
 	b.check(len(top), cols)
@@ -79,10 +83,11 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	}
 }
 
-// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p, [len(lse), cols], holds the scores;
-// the function replaces them by softmax(scale·p + a + b). dp holds the gradient of the softmax; the
-// function replaces it by the gradient of scale·p + a + b, which is p∘(dp − d). d is the sum of
-// p∘dp over each row.
+// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p and dp are matrices [len(lse), cols].
+// On entry, p holds the scores, and dp holds the gradient with respect to the softmax. lse holds
+// the results of SoftmaxRows. d[i] must be the sum of softmax·dp over row i. SoftmaxGradRows
+// replaces p by softmax(scale·p + a + b). It replaces dp by softmax·(dp − d), the gradient with
+// respect to scale·p + a + b.
 func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Addend) {
 	p, dp, d = p[:len(lse)*cols], dp[:len(lse)*cols], d[:len(lse)]
 	if len(p) == 0 {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSoftmaxRows compares both functions with the formula in float64, at widths about those of
-// registers.
+// TestSoftmaxRows compares SoftmaxRows and SoftmaxGradRows with the formula in float64. It tests
+// widths near multiples of the register width.
 func TestSoftmaxRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	matrix := func(n int) []float32 {
@@ -19,7 +19,7 @@ func TestSoftmaxRows(t *testing.T) {
 		}
 		return x
 	}
-	edge := func(x []float32) []float32 { // x at the end of readable memory
+	edge := func(x []float32) []float32 { // a copy of x at the end of readable memory
 		y := guarded(t, len(x))
 		copy(y, x)
 		return y
@@ -60,7 +60,7 @@ func TestSoftmaxRows(t *testing.T) {
 						grad[i*cols+j] = want[i*cols+j] * (float64(dy[i*cols+j]) - float64(d[i]))
 					}
 				}
-				var bits [][]float32 // of the assembly versions
+				var bits [][]float32 // results of the assembly versions
 				eachLevel(func() {
 					what := fmt.Sprintf("%s %d×%d, addends %d", levelName(), rows, cols, addends)
 					check := func(name string, got []float32, want []float64) {
@@ -91,7 +91,7 @@ func TestSoftmaxRows(t *testing.T) {
 	}
 }
 
-// TestSoftmaxRowsSpecial: rows as SoftmaxRow treats them.
+// TestSoftmaxRowsSpecial checks rows with infinities and NaN. The results must be as in SoftmaxRow.
 func TestSoftmaxRowsSpecial(t *testing.T) {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())
 	rows := [][]float32{{0, -inf, 0}, {-inf, -inf, -inf}, {inf, 0, 0}, {nan, 0, 1}, {1, 2, nan}, {300, 300, -300}}

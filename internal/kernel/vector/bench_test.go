@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkL1 measures each function on 1024 elements, which stay in L1, and reports elements per
-// nanosecond.
+// BenchmarkL1 measures each function on 1024 elements, which stay in the first-level cache. It
+// reports elements per nanosecond.
 func BenchmarkL1(b *testing.B) {
 	const n = 1024
 	x, y, z, dst := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
@@ -68,7 +68,7 @@ func BenchmarkL1(b *testing.B) {
 	}
 }
 
-// BenchmarkTranspose measures matrices as they occur: weights, and the heads of attention.
+// BenchmarkTranspose measures matrices with the shapes of weights and of attention heads.
 func BenchmarkTranspose(b *testing.B) {
 	for _, size := range [][2]int{{768, 3072}, {197, 64}, {1576, 768}, {1024, 1024}} {
 		rows, cols := size[0], size[1]

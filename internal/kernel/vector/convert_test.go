@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// small returns the number with the bits h by the definition of the format with the given exponent
-// and mantissa bits.
+// small returns the number with the bits h in a 16-bit format with the given numbers of exponent
+// and mantissa bits. It follows the definition of the format.
 func small(h uint16, exponentBits, mantissaBits int) float64 {
 	sign := 1 - 2*float64(h>>15)
 	e := int(h>>mantissaBits) & (1<<exponentBits - 1)
@@ -25,8 +25,8 @@ func small(h uint16, exponentBits, mantissaBits int) float64 {
 	return sign * math.Ldexp(m+float64(int(1)<<mantissaBits), e-bias-mantissaBits)
 }
 
-// TestNarrowFloats goes through all numbers of the two 16-bit formats. The portable conversion has
-// the bits of the assembly, NaN included.
+// TestNarrowFloats converts all numbers of the two 16-bit formats. The portable version and the
+// assembly must give the same bits, also for NaN.
 func TestNarrowFloats(t *testing.T) {
 	for _, format := range []struct {
 		name               string
@@ -40,7 +40,7 @@ func TestNarrowFloats(t *testing.T) {
 		for i := range all {
 			all[i] = uint16(i)
 		}
-		var first []float32 // of the portable version
+		var first []float32 // results of the portable version
 		eachLevel(func() {
 			wide := make([]float32, len(all))
 			format.from(wide, all)
@@ -60,7 +60,7 @@ func TestNarrowFloats(t *testing.T) {
 	}
 }
 
-// TestIntegers compares with Go's conversions on all lengths that end in a different partial
+// TestIntegers compares with the conversions of Go, for lengths that end in every possible partial
 // vector.
 func TestIntegers(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))

@@ -1,10 +1,11 @@
 package vector
 
 // Dropout sets dst[i] = x[i]·m[i]. m[i] is scale if word i of [Philox] for key and counter is at
-// least threshold, otherwise 0. An element is dropped with probability threshold/2^32. A dropped
-// element is a zero with the sign of x[i], or NaN if x[i] is infinite or NaN. For a part of a
-// longer slice that begins at element 4b, add b to the counter. Speed: 2.6 to 2.7 elements per
-// nanosecond from 1024 elements on, on the processor named at [Philox] (BenchmarkL1/Dropout).
+// least threshold, otherwise 0. So an element is dropped with the probability threshold/2^32. A
+// dropped element becomes a zero with the sign of x[i], or NaN if x[i] is infinite or NaN. To
+// process a part of a longer slice that starts at element 4b, add b to the counter. Speed for 1024
+// elements or more: 2.6 to 2.7 elements per nanosecond, measured as for [Philox]
+// (BenchmarkL1/Dropout).
 func Dropout(dst, x []float32, scale float32, threshold uint32, key [2]uint32, counter [4]uint32) {
 	x = x[:len(dst)]
 	for len(dst) > 0 {

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestDropout holds that each element is x times the scale or zero, as the words of Philox say, for
-// every length, special numbers included, where thresholds lie on a word, beside it and at the
-// ends, and across the carry of the counter's low word.
+// TestDropout checks that each element is x times the scale or x times zero, as the words of Philox
+// decide. It covers every length, special numbers, thresholds that equal a word, are next to a word
+// or are the smallest and the largest, and a carry in the counter.
 func TestDropout(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	const most = 200
@@ -45,8 +45,8 @@ func TestDropout(t *testing.T) {
 	}
 }
 
-// TestDropoutRate holds that the share of dropped elements is threshold/2^32 within four standard
-// deviations.
+// TestDropoutRate checks that the share of dropped elements differs from threshold/2^32 by at most
+// four standard deviations.
 func TestDropoutRate(t *testing.T) {
 	const n, p = 1 << 20, 0.1
 	m := make([]float32, n)

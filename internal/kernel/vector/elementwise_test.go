@@ -7,11 +7,11 @@ import (
 )
 
 // operation is an element-wise function of up to two inputs, a mask and two scalars. exact computes
-// one element.
+// one element of the result.
 type operation struct {
 	name  string
 	run   func(dst, x, y []float32, m []bool, s, u float32)
-	exact func(x, y float32, m bool, s, u float32) float32 // nil: see TestAccuracy
+	exact func(x, y float32, m bool, s, u float32) float32 // nil: TestAccuracy tests the function
 }
 
 func withScalar(name string, f func(dst, x []float32, s float32), exact func(x, s float32) float32) operation {
@@ -32,7 +32,7 @@ func ones(dst []float32, mask []bool) {
 	}
 }
 
-// operations lists the rows of the table in package scalar and the other element-wise kernels.
+// operations lists the rows of the tables in package scalar and the other element-wise kernels.
 func operations() (ops []operation) {
 	for op, u := range Unaries {
 		o := operation{name: op.String(), run: func(dst, x, _ []float32, _ []bool, _, _ float32) { u.Slice(dst, x) }}
@@ -92,7 +92,7 @@ func choose(m bool, x, y float32) float32 {
 	return y
 }
 
-// same reports whether two numbers have the same bits, where a NaN is a NaN.
+// same reports whether two numbers have the same bits. Any two NaN are the same.
 func same(a, b float32) bool {
 	return math.Float32bits(a) == math.Float32bits(b) || a != a && b != b
 }
@@ -100,12 +100,12 @@ func same(a, b float32) bool {
 var inf = float32(math.Inf(1))
 var nan = float32(math.NaN())
 
-// special numbers, to be combined with each other.
+// special lists special numbers. Tests combine each with each.
 var special = []float32{0, float32(math.Copysign(0, -1)), 1, -1, 0.5, -3, 7, inf, -inf, nan, -nan,
 	math.SmallestNonzeroFloat32, -math.SmallestNonzeroFloat32, 0x1p-126, -0x1p-126, 0x1.fffffcp-127,
 	math.MaxFloat32, -math.MaxFloat32, 88.72283, 88.7229, -87.34, -103.97, -104.1, 1e-10, 1e10, 16777217}
 
-// mixed is n numbers: special ones, and random ones of moderate size.
+// mixed returns n numbers: special numbers and random numbers of moderate size.
 func mixed(t testing.TB, n int, r *rand.Rand) []float32 {
 	x := guarded(t, n)
 	for i := range x {
@@ -126,8 +126,8 @@ func mixedMask(n int, r *rand.Rand) []bool {
 	return m
 }
 
-// TestElementwise compares each function that has an exact result with Go's own arithmetic, bit by
-// bit, on all lengths that end in a different partial vector, and on all pairs of special numbers.
+// TestElementwise compares each function that has an exact result with Go arithmetic, bit by bit.
+// It covers lengths that end in every possible partial vector, and all pairs of special numbers.
 func TestElementwise(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pairs := len(special) * len(special)
@@ -158,7 +158,8 @@ func TestElementwise(t *testing.T) {
 	}
 }
 
-// TestAxpy checks the rounding of s·a + dst: once in the assembly, once or twice in Go.
+// TestAxpy checks the rounding of s·a + dst. The assembly rounds once, the portable version once or
+// twice.
 func TestAxpy(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	a, c := make([]float32, 1000), make([]float32, 1000)
@@ -183,15 +184,15 @@ func TestAxpy(t *testing.T) {
 	})
 }
 
-// TestCut holds that an element gets the same bits wherever it stands: in one call, in pieces of
-// odd lengths, and in place; and that both assembly versions agree.
+// TestCut checks that an element gets the same bits in one call, in parts of odd lengths, and in
+// place. It also checks that both assembly versions give the same bits.
 func TestCut(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	const n = 1237
 	x, y, m := mixed(t, n, r), mixed(t, n, r), mixedMask(n, r)
 	for _, op := range operations() {
 		const s, u = 1.25, 2.5
-		var first []float32 // of AVX2
+		var first []float32 // result of the AVX2 version
 		eachLevel(func() {
 			whole := make([]float32, n)
 			op.run(whole, x, y, m, s, u)
@@ -208,10 +209,10 @@ func TestCut(t *testing.T) {
 			op.run(inPlace, inPlace, y, m, s, u)
 			for i, want := range whole {
 				if !same(cut[i], want) {
-					t.Fatalf("%s %s: element %d (x %g, y %g): %g in pieces, %g whole", op.name, levelName(), i, x[i], y[i], cut[i], want)
+					t.Fatalf("%s %s: element %d (x %g, y %g): %g in parts, %g in one call", op.name, levelName(), i, x[i], y[i], cut[i], want)
 				}
 				if !same(inPlace[i], want) {
-					t.Fatalf("%s %s: element %d (x %g, y %g): %g in place, %g apart", op.name, levelName(), i, x[i], y[i], inPlace[i], want)
+					t.Fatalf("%s %s: element %d (x %g, y %g): %g in place, %g in another slice", op.name, levelName(), i, x[i], y[i], inPlace[i], want)
 				}
 				if first != nil && !same(first[i], want) {
 					t.Fatalf("%s: element %d (x %g, y %g): %g by AVX2, %g by AVX-512", op.name, i, x[i], y[i], first[i], want)
@@ -221,8 +222,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestNoWriteBeyond holds that elements behind dst stay, and that a dst shorter than its inputs is
-// filled.
+// TestNoWriteBeyond checks that elements after the end of dst do not change. The inputs are longer
+// than dst.
 func TestNoWriteBeyond(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, op := range operations() {
@@ -244,7 +245,7 @@ func TestNoWriteBeyond(t *testing.T) {
 	}
 }
 
-// TestAllocations holds that slices of arrays on the stack stay there.
+// TestAllocations checks that no function allocates memory, also for slices of arrays on the stack.
 func TestAllocations(t *testing.T) {
 	eachLevel(func() {
 		allocations := testing.AllocsPerRun(10, func() {

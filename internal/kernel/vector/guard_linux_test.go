@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// guarded returns n numbers that end where unreadable memory begins: a read or write beyond the end
-// ends the test.
+// guarded returns n numbers at the end of a page. The next page is not readable, so a read or write
+// beyond the end crashes the test.
 func guarded(t testing.TB, n int) []float32 {
 	page := syscall.Getpagesize()
 	size := (4*n + page - 1) / page * page

@@ -2,8 +2,8 @@ package vector
 
 import "math"
 
-// LayerNormRow sets dst = (x-mean)·rstd·gamma + beta for one row. mean and rstd are those of
-// [Moments]. A nil gamma stands for ones, a nil beta for zeros.
+// LayerNormRow sets dst = (x-mean)·rstd·gamma + beta for one row. It returns mean and rstd as
+// [Moments] does. A nil gamma stands for ones, and a nil beta for zeros.
 func LayerNormRow(dst, x, gamma, beta []float32, eps float32) (mean, rstd float32) {
 	x = x[:len(dst)]
 	mean, rstd = Moments(x, eps)
@@ -21,8 +21,8 @@ func LayerNormRow(dst, x, gamma, beta []float32, eps float32) (mean, rstd float3
 	return mean, rstd
 }
 
-// Moments returns the mean of x and rstd = 1/sqrt(var+eps). var is the mean of (x-mean)². Both are
-// NaN if x is empty.
+// Moments returns the mean of x and rstd = 1/sqrt(var+eps). var is the mean of (x-mean)². Both
+// results are NaN if x is empty.
 func Moments(x []float32, eps float32) (mean, rstd float32) {
 	n := float32(len(x))
 	mean = Sum(x) / n
@@ -30,9 +30,10 @@ func Moments(x []float32, eps float32) (mean, rstd float32) {
 	return mean, float32(1 / math.Sqrt(float64(variance)+float64(eps)))
 }
 
-// LayerNormGradRow sets dx to the gradient of [LayerNormRow] without gamma and beta with respect to
-// its input x. dy is the gradient of its output; mean and rstd are those of [Moments]. With h =
-// (x-mean)·rstd it is dx = rstd·(dy - mean(dy) - h·mean(dy·h)).
+// LayerNormGradRow computes the gradient of [LayerNormRow] without gamma and beta. It sets dx to
+// the gradient with respect to the input x. dy is the gradient with respect to the output. mean and
+// rstd are the results of [Moments] for x. With h = (x-mean)·rstd, the gradient is dx = rstd·(dy -
+// mean(dy) - h·mean(dy·h)).
 func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
 	dy, x = dy[:len(dx)], x[:len(dx)]
 	n := float32(len(dx))
@@ -40,7 +41,7 @@ func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
 	normGrad(dx, dy, x, mean, rstd, sum/n, dot/n)
 }
 
-// centeredDot returns the sum of dy·(x-mean), added as in [Dot].
+// centeredDot returns the sum of dy[i]·(x[i]-mean), in the order of [Dot].
 func centeredDot(dy, x []float32, mean float32) float32 {
 	switch level {
 	case avx512:
@@ -55,7 +56,7 @@ func centeredDot(dy, x []float32, mean float32) float32 {
 	return addLanes(&lane)
 }
 
-// sumCentered2 returns the sum of (x[i]-mean)², added as in [Dot].
+// sumCentered2 returns the sum of (x[i]-mean)², in the order of [Dot].
 func sumCentered2(x []float32, mean float32) float32 {
 	switch level {
 	case avx512:

@@ -4,10 +4,10 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run ./asm -out vector_amd64.s -stubs stubs.go -pkg vector
 
-// level is the version in use. Only tests change it.
+// level is the instruction set in use. Only tests change it.
 var level = detect()
 
-// detect returns the best version for the processor.
+// detect returns the best instruction set of the processor.
 func detect() int {
 	x := &cpu.X86
 	switch {

@@ -1,6 +1,6 @@
 package vector
 
-// eachLevel calls f with every version that this processor has.
+// eachLevel calls f with every version that this processor supports.
 func eachLevel(f func()) {
 	best := level
 	defer func() { level = best }()

@@ -2,5 +2,6 @@
 
 package vector
 
-// level is constant here, so the calls of assembly are not compiled.
+// level is the instruction set in use. It is a constant, so the compiler omits the calls of
+// assembly.
 const level = portable

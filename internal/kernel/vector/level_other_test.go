@@ -2,5 +2,5 @@
 
 package vector
 
-// eachLevel calls f with the only version there is.
+// eachLevel calls f once, because there is only the portable version.
 func eachLevel(f func()) { f() }

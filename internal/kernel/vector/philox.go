@@ -1,7 +1,7 @@
 package vector
 
-// The constants of Philox4x32 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1,
-// 2, 3. SC 2011).
+// The constants of Philox4x32 are from Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as
+// easy as 1, 2, 3", SC 2011.
 const (
 	philoxRounds = 10
 	philoxMul0   = 0xd2511f53
@@ -10,11 +10,12 @@ const (
 	philoxKey1   = 0xbb67ae85
 )
 
-// Philox fills dst with the random bits of Philox4x32-10. Words 4b to 4b+3 are the block of
-// counter+b. b is added to the 64-bit number with the low word counter[0] and the high word
-// counter[1]; counter[2] and counter[3] do not change. The last block is cut where dst ends. Speed:
-// 11 to 12 GB/s, which is 2.8 to 3.1 words per nanosecond, from 1024 words on, on one core of a Zen
-// 4 processor at 2.75 GHz with AVX-512 (BenchmarkL1/Philox).
+// Philox fills dst with the random bits of Philox4x32-10. Words 4b to 4b+3 of dst are the block of
+// counter+b. The addition treats counter[0] as the low word and counter[1] as the high word of a
+// 64-bit number. counter[2] and counter[3] do not change. If len(dst) is not a multiple of 4, the
+// last block is truncated. Speed for 1024 words or more: 11 to 12 GB/s, which is 2.8 to 3.1 words
+// per nanosecond. It was measured on one core of a Zen 4 processor at 2.75 GHz with AVX-512
+// (BenchmarkL1/Philox).
 func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
 	for len(dst) > 0 {
 		part := dst[:untilCarry(len(dst), counter)]
@@ -35,15 +36,15 @@ func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
 	}
 }
 
-// untilCarry returns how many of the next n words belong to blocks with the same counter[1] as the
-// first block.
+// untilCarry returns the number of words, at most n, before an addition to counter[0] carries into
+// counter[1].
 func untilCarry(n int, counter [4]uint32) int {
 	return int(min(uint64(n), 4*(1<<32-uint64(counter[0]))))
 }
 
 // philoxKeys prepares the assembly for blocks that differ in counter[0] only. keys holds the two
-// words of the key of each round. They are combined by exclusive or with the words of rounds 0 to 2
-// that are the same in all blocks. keys[0] is not used. product is the product of counter[0] in
+// key words of each round. Some words of the rounds 0 to 2 are the same in all blocks; philoxKeys
+// combines them with the keys by XOR. keys[0] is not used. product is the product of counter[0] in
 // round 0.
 func philoxKeys(key [2]uint32, counter [4]uint32) (keys [2 * philoxRounds]uint32, product uint64) {
 	for i := range uint32(philoxRounds) {
@@ -59,7 +60,7 @@ func philoxKeys(key [2]uint32, counter [4]uint32) (keys [2 * philoxRounds]uint32
 	return keys, uint64(counter[0]) * philoxMul0
 }
 
-// philoxBlock returns the block of one counter.
+// philoxBlock returns the block of the counter c.
 func philoxBlock(key [2]uint32, c [4]uint32) [4]uint32 {
 	for range philoxRounds {
 		p0, p1 := uint64(c[0])*philoxMul0, uint64(c[2])*philoxMul1

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestPhiloxKnownAnswers uses the vectors of Random123's file kat_vectors, philox4x32 with 10
-// rounds.
+// TestPhiloxKnownAnswers compares with the test vectors for philox4x32 with 10 rounds in the file
+// kat_vectors of Random123.
 func TestPhiloxKnownAnswers(t *testing.T) {
 	for _, test := range []struct {
 		counter [4]uint32
@@ -21,7 +21,7 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 			[]uint32{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
 	} {
 		eachLevel(func() {
-			// long enough for the loop of the assembly, whose first block it is
+			// 64 words are enough to run the loop of the assembly. The block is the first of them.
 			got := make([]uint32, 64)
 			Philox(got, test.key, test.counter)
 			if !slices.Equal(got[:4], test.want) {
@@ -31,8 +31,8 @@ func TestPhiloxKnownAnswers(t *testing.T) {
 	}
 }
 
-// TestPhiloxCounter holds that block b is that of counter+b, also where the low word overflows, for
-// every length.
+// TestPhiloxCounter checks that block b is the block of counter+b for every length, also if the low
+// word of the counter overflows.
 func TestPhiloxCounter(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 4))
 	counters := [][4]uint32{{0xfffffff5, 7, 8, 9}, {0xfffffffa, 0xffffffff, 1, 0}}

@@ -1,5 +1,5 @@
 //go:build !amd64
 
-// Empty: with an assembly file in the package, the compiler accepts the
-// declarations of stubs.go, whose bodies exist for amd64 only. Elsewhere
-// nothing refers to them, for level is a constant.
+// This file has no code. stubs.go declares functions whose bodies exist for amd64 only. The compiler
+// accepts such declarations if the package has an assembly file. On other processors nothing calls
+// these functions, because level is a constant.

@@ -2,7 +2,7 @@ package vector
 
 import "math"
 
-// lanes is the number of partial results of a reduction.
+// lanes is the number of partial sums of a reduction.
 const lanes = 64
 
 // addLanes adds the lanes as a tree: first the four groups of 16 as (0+1)+(2+3), then halves until
@@ -35,8 +35,9 @@ func Sum(a []float32) float32 {
 	return addLanes(&lane)
 }
 
-// Dot returns the sum of a[i]·b[i] over the elements of a, added as in [Sum]. b must be as long.
-// The assembly rounds a[i]·b[i] + sum once. The portable version rounds once or twice.
+// Dot returns the sum of a[i]·b[i] over the elements of a, in the order of [Sum]. b must be at
+// least as long as a. The assembly rounds a[i]·b[i] + sum once. The portable version rounds once or
+// twice.
 func Dot(a, b []float32) float32 {
 	b = b[:len(a)]
 	switch level {
@@ -52,8 +53,8 @@ func Dot(a, b []float32) float32 {
 	return addLanes(&lane)
 }
 
-// MaxOf returns the greatest element of a, -Inf if there is none, and NaN if an element is NaN. If
-// the result is zero and a holds zeros of both signs, the sign is not specified.
+// MaxOf returns the greatest element of a. It returns -Inf if a is empty, and NaN if an element is
+// NaN. If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MaxOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -68,8 +69,8 @@ func MaxOf(a []float32) float32 {
 	return m
 }
 
-// MinOf returns the least element of a, +Inf if there is none, and NaN if an element is NaN. If the
-// result is zero and a holds zeros of both signs, the sign is not specified.
+// MinOf returns the least element of a. It returns +Inf if a is empty, and NaN if an element is
+// NaN. If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MinOf(a []float32) float32 {
 	switch level {
 	case avx512:
@@ -84,8 +85,8 @@ func MinOf(a []float32) float32 {
 	return m
 }
 
-// AddRows adds the rows of a matrix to dst: for j < cols it adds x[i*stride+j] to dst[j], row after
-// row in the order of i.
+// AddRows adds the rows of a matrix [rows, cols] to dst. For each row i in order, it adds
+// x[i*stride+j] to dst[j] for j < cols.
 func AddRows(dst, x []float32, rows, cols, stride int) {
 	dst = dst[:cols]
 	i := 0

@@ -14,8 +14,8 @@ func random(t testing.TB, n int, r *rand.Rand) []float32 {
 	return x
 }
 
-// TestReductions compares with float64 sums. The bound is that of the longest chain of additions:
-// the additions to one lane and the tree of 64.
+// TestReductions compares with float64 sums. The error bound follows from the longest chain of
+// additions: the additions to one lane and then the tree of 64 lanes.
 func TestReductions(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for n := range 300 {
@@ -32,8 +32,8 @@ func TestReductions(t *testing.T) {
 			add(&want.centered, &size.centered, (x-mean)*(x-mean))
 			add(&want.centeredDot, &size.centeredDot, x*(y-mean))
 		}
-		var first []float32 // of AVX2
-		var sum float32     // of the portable version
+		var first []float32 // results of the AVX2 version
+		var sum float32     // sum of the portable version
 		eachLevel(func() {
 			all := []float32{Sum(x), Dot(x, y), sumCentered2(x, mean), centeredDot(x, y, mean)}
 			check := func(name string, got float32, want, size float64) {
@@ -63,8 +63,8 @@ func TestReductions(t *testing.T) {
 	}
 }
 
-// TestReductionsSpread holds that infinite numbers and NaN reach the result from each position, and
-// that a mean that is not finite makes no difference behind the end.
+// TestReductionsSpread checks that an infinity or a NaN at any position reaches the result. It also
+// checks that the lanes after the end of a slice add nothing if the mean is infinite or very large.
 func TestReductionsSpread(t *testing.T) {
 	eachLevel(func() {
 		for _, n := range []int{1, 7, 16, 63, 64, 65, 100, 130} {
@@ -93,11 +93,11 @@ func TestMaxOf(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	eachLevel(func() {
 		if a, b := MaxOf(nil), MinOf(nil); a != -inf || b != inf {
-			t.Errorf("%s: of nothing: MaxOf %g, MinOf %g", levelName(), a, b)
+			t.Errorf("%s: empty slice: MaxOf %g, MinOf %g", levelName(), a, b)
 		}
 		for n := 1; n < 200; n++ {
 			x := random(t, n, r)
-			if n%3 == 0 { // the zeros that fill up a vector must not count
+			if n%3 == 0 { // the zeros that fill the last vector must not affect the result
 				for i := range x {
 					x[i] = x[i] - 100
 				}
@@ -121,7 +121,8 @@ func TestMaxOf(t *testing.T) {
 	})
 }
 
-// TestAddRows holds that rows are added one after the other: the bits of a loop over them.
+// TestAddRows checks that rows are added one after the other, so the result has the same bits as a
+// loop over the rows.
 func TestAddRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	eachLevel(func() {

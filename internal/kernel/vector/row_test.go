@@ -31,7 +31,7 @@ func TestSoftmaxRow(t *testing.T) {
 				for i, got := range y {
 					z := float64(scale) * float64(x[i])
 					want := math.Exp(z-top) / sum
-					// the exponent's parts are rounded at their own sizes
+					// the error of the exponent grows with its terms z and top
 					if e := math.Abs(float64(got) - want); !(e <= want*(6e-7+1.2e-7*(math.Abs(top)+math.Abs(z))) || want == 0 && got == 0 || e < 1e-44) {
 						t.Fatalf("%s: row of %d, scale %g: element %d is %g, want %g", levelName(), n, scale, i, got, want)
 					}
@@ -48,7 +48,7 @@ func TestSoftmaxRow(t *testing.T) {
 		if lse := SoftmaxRow(nil, nil, 1); lse != -inf {
 			t.Errorf("%s: lse of an empty row is %g, want -Inf", levelName(), lse)
 		}
-		// far apart: neither overflows nor spoils the rest
+		// Numbers that are far apart must neither overflow nor change the other results.
 		y := make([]float32, 3)
 		if lse := SoftmaxRow(y, []float32{1e30, -1e30, 1e30}, 1); y[0] != 0.5 || y[1] != 0 || y[2] != 0.5 || lse != 1e30 {
 			t.Errorf("%s: softmax of ±1e30 = %v, lse %g", levelName(), y, lse)
@@ -56,7 +56,7 @@ func TestSoftmaxRow(t *testing.T) {
 	})
 }
 
-// layerNorm64 is the formula in float64.
+// layerNorm64 computes layer norm by its formula in float64.
 func layerNorm64(x, gamma, beta []float64, eps float64) (y []float64, mean, rstd float64) {
 	for _, v := range x {
 		mean += v / float64(len(x))
@@ -72,8 +72,8 @@ func layerNorm64(x, gamma, beta []float64, eps float64) (y []float64, mean, rstd
 	return y, mean, rstd
 }
 
-// TestLayerNormRow compares the row with the formula in float64, and its gradient with finite
-// differences of that.
+// TestLayerNormRow compares the row with the formula in float64. It compares the gradient with
+// finite differences of this formula.
 func TestLayerNormRow(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	const eps = 1e-5
@@ -110,7 +110,7 @@ func TestLayerNormRow(t *testing.T) {
 					}
 				}
 				if gamma != nil {
-					continue // the gradient is that of a layer norm without gamma
+					continue // LayerNormGradRow is the gradient of a layer norm without gamma
 				}
 				LayerNormGradRow(dx, dy, x, mean, rstd)
 				for i, got := range dx {

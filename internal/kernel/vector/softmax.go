@@ -2,10 +2,11 @@ package vector
 
 import "math"
 
-// SoftmaxRow sets dst = softmax(scale·x) for one row. It returns the logarithm of the sum of
-// exp(scale·x[i]). It subtracts the greatest exponent first, so nothing overflows. -Inf entries
-// become 0. A row with a NaN, with a +Inf, or with nothing but -Inf becomes NaN, as the formula
-// gives. The result for an empty row is -Inf. Error: a few ulp beside the rounding of scale·x[i].
+// SoftmaxRow sets dst = softmax(scale·x) for one row. It returns lse, the logarithm of the sum of
+// exp(scale·x[i]). It subtracts the greatest exponent first, so nothing overflows. An exponent of
+// -Inf gives 0. A row becomes NaN if an exponent is NaN or +Inf, or if all exponents are -Inf, as
+// in the formula. For an empty row it returns -Inf. The error is a few ulp in addition to the
+// rounding of scale·x[i].
 func SoftmaxRow(dst, x []float32, scale float32) (lse float32) {
 	x = x[:len(dst)]
 	top := MaxOf(x)

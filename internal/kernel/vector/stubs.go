@@ -9,7 +9,7 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// Unaries holds the functions of one number that have a kernel.
+// Unaries maps an operation to its function of one number.
 var Unaries = map[compute.OpType]Unary{
 	compute.OpTypeAbs:      {Abs, &scalar.Unaries[0]},
 	compute.OpTypeErf:      {Erf, &scalar.Unaries[1]},
@@ -22,7 +22,7 @@ var Unaries = map[compute.OpType]Unary{
 	compute.OpTypeTanh:     {Tanh, &scalar.Unaries[8]},
 }
 
-// Binaries holds the functions of two numbers that have kernels.
+// Binaries maps an operation to its functions of two numbers.
 var Binaries = map[compute.OpType]Binary{
 	compute.OpTypeAdd: {Add, AddScalar, AddScalar, scalar.Add},
 	compute.OpTypeDiv: {Div, DivScalar, DivFrom, scalar.Div},
@@ -32,7 +32,7 @@ var Binaries = map[compute.OpType]Binary{
 	compute.OpTypeSub: {Sub, func(dst, a []float32, s float32) { AddScalar(dst, a, -s) }, SubFrom, scalar.Sub},
 }
 
-// Comparisons holds the comparisons, all of which have kernels.
+// Comparisons maps an operation to its comparison functions.
 var Comparisons = map[compute.OpType]Comparison{
 	compute.OpTypeEqual:          {Equal, EqualScalar, EqualScalar, scalar.Equal},
 	compute.OpTypeGreaterThan:    {Greater, GreaterScalar, LessScalar, scalar.Greater},

@@ -1,14 +1,15 @@
 package vector
 
 // Transpose sets dst[j*ldd+i] = src[i*lds+j] for i < rows and j < cols. src is a matrix
-// [rows, cols] with lds elements from row to row, dst a matrix [cols, rows] with ldd elements from
-// row to row. dst and src must not overlap.
+// [rows, cols] with lds elements from row to row. dst is a matrix [cols, rows] with ldd elements
+// from row to row. dst and src must not overlap.
 func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	if rows <= 0 || cols <= 0 {
 		return
 	}
 	dst, src = dst[:(cols-1)*ldd+rows], src[:(rows-1)*lds+cols]
-	// 16 rows fill a cache line of dst; the lines of 64 columns stay in L1
+	// 16 rows of src fill one cache line of dst. The lines for 64 columns stay in the first-level
+	// cache.
 	const tileRows, tileCols = 16, 64
 	for i := 0; i < rows; i += tileRows {
 		for j := 0; j < cols; j += tileCols {
@@ -17,9 +18,9 @@ func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	}
 }
 
-// transposeTile is Transpose for a tile that stays in the first-level cache.
+// transposeTile does the same as Transpose for a tile that stays in the first-level cache.
 func transposeTile(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
-	i, whole := 0, 0 // number of rows that are done, and number of columns that are done in them
+	i, whole := 0, 0 // the assembly has transposed whole columns of the first i rows
 	if level != portable && cols >= 8 {
 		whole = cols &^ 7
 		for ; i+8 <= rows; i += 8 {

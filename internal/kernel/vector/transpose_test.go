@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTranspose compares with the definition, on matrices with room between their rows, which must
-// stay as it is.
+// TestTranspose compares with the definition. The matrices have gaps between their rows, and the
+// gaps must not change.
 func TestTranspose(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	eachLevel(func() {

@@ -1,7 +1,8 @@
-// Command genops writes gen_ops.go. For every graph operation of compute.Function it writes one
-// method that records the operation. The method keeps the operands apart from the attributes (all
-// other arguments), which form a struct with one named field each. It also records a closure that
-// calls the same method on a function of another backend.
+// Command genops generates the file gen_ops.go of package cpu. Run it with go generate in the
+// folder of the package. For every graph operation of compute.Function it generates one method that
+// records the operation. The method separates the operands from the attributes. The attributes are
+// all other arguments, and they become the fields of a struct. The method also records a closure
+// that calls the same method on a function of another backend.
 package main
 
 import (
@@ -23,8 +24,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// byHand lists the methods that package cpu writes itself: they build no node, or hold values
-// inside structures or functions.
+// byHand holds the methods that are written by hand in package cpu, because they build no node or
+// have values inside structures or functions.
 var byHand = map[string]bool{
 	"Name": true, "Builder": true, "Parent": true, "Closure": true,
 	"Parameter": true, "Constant": true, "Shape": true, "Return": true,
@@ -50,12 +51,12 @@ func main() {
 		log.Fatalf("formatting the generated methods: %v\n%s", err, b.Bytes())
 	}
 	if err := os.WriteFile("gen_ops.go", src, 0o666); err != nil {
-		log.Fatal(err)
+		log.Fatalf("writing the generated methods: %v", err)
 	}
 }
 
-// parameterNames returns the names of the parameters of all interface methods of a package, by the
-// name of the method. Reflection does not have them.
+// parameterNames returns the parameter names of all interface methods of a package, by method name.
+// It reads the source code, because reflection does not have parameter names.
 func parameterNames(path string) map[string][]string {
 	pkg, err := build.Import(path, ".", build.FindOnly)
 	if err != nil {
@@ -94,8 +95,8 @@ func parameterNames(path string) map[string][]string {
 	return names
 }
 
-// unexported returns a name with its first word in lower case: FFT becomes fft, RNGBitGenerator
-// becomes rngBitGenerator.
+// unexported returns a name with its first word in lower case. For example, FFT becomes fft, and
+// RNGBitGenerator becomes rngBitGenerator.
 func unexported(name string) string {
 	r := []rune(name)
 	for i := range r {
@@ -112,13 +113,14 @@ var (
 	values = reflect.TypeFor[[]compute.Value]()
 )
 
-// write prints the attributes and the recording method of m.
+// write writes the attribute struct and the recording method of m to b. names holds the parameter
+// names of m.
 func write(b *bytes.Buffer, m reflect.Method, names []string) {
 	if len(names) != m.Type.NumIn() {
-		log.Fatalf("%s has %d parameters: the source names %v", m.Name, m.Type.NumIn(), names)
+		log.Fatalf("generating the method %s: it has %d parameters, but the source code has the names %v", m.Name, m.Type.NumIn(), names)
 	}
 	var params, call, in, fields, attrs []string
-	position := "0" // of the next value within the recorded operands
+	position := "0" // position of the next value in the recorded operands
 	for i, name := range names {
 		t := m.Type.In(i)
 		typed := t.String()
@@ -140,11 +142,11 @@ func write(b *bytes.Buffer, m reflect.Method, names []string) {
 			position = end
 		default:
 			if slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Func, reflect.Interface, reflect.Map}, t.Kind()) {
-				log.Fatalf("%s has the attribute %s of type %s: it cannot be compared by its text; write the method by hand", m.Name, name, t)
+				log.Fatalf("generating the method %s: the attribute %s has type %s, whose text does not identify the value; write the method by hand and add it to byHand", m.Name, name, t)
 			}
 			fields = append(fields, name+" "+t.String())
 			arg := name
-			// the caller may use it again before the program is compiled
+			// the caller may change the slice before the program is compiled
 			if t.Kind() == reflect.Slice {
 				arg = "slices.Clone(" + name + ")"
 			}

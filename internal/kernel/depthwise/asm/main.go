@@ -13,12 +13,13 @@ import (
 type target struct {
 	suffix string
 	lanes  int    // number of float32s in a register
-	cols   [2]int // largest number of columns of a tile of one row, and of two rows
-	run    [2]int // the same for tiles with runs of taps
+	cols   [2]int // largest number of columns of a tile with one row, and with two rows
+	run    [2]int // the same for a tile with runs of taps; 0: there is no such tile
 	vec    []VecPhysical
 }
 
-// run is the number of neighbouring taps that a tile processes at once.
+// run is the number of taps in a run: neighbouring taps that the micro-kernel processes in one
+// step.
 const run = 7
 
 var targets = []target{
@@ -32,7 +33,7 @@ var targets = []target{
 func main() {
 	Package("github.com/sptune/spt/internal/kernel/depthwise")
 	ConstraintExpr("amd64")
-	// The mask for r of 8 lanes starts at entry 8-r of this table.
+	// The AVX2 mask for the first r of 8 lanes starts at entry 8-r of this table.
 	lanes := GLOBL("lanes", RODATA|NOPTR)
 	for i := range 16 {
 		var m uint32
@@ -51,6 +52,7 @@ func main() {
 
 func (tg target) bytes() int { return 4 * tg.lanes }
 
+// zero clears a register.
 func (tg target) zero(v VecPhysical) {
 	if tg.lanes == 16 {
 		VPXORD(v, v, v)
@@ -59,13 +61,18 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// tile generates a micro-kernel with one entry. It has variants for one and two rows and for every
-// number of columns. Sums stay in registers. Each step loads the weights of n neighbouring taps
-// into registers. If n is above 1, every pixel of the source is loaded once for all of them.
+// tile generates a micro-kernel. It has variants for one and two rows and for every number of
+// columns. most holds the largest numbers of columns. The sums stay in registers. Each step loads
+// the weights of n neighbouring taps into registers. If n is greater than 1, each pixel of the
+// source is loaded once for all n taps.
 func (tg target) tile(name string, n int, most [2]int) {
 	TEXT(name+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%s%s computes a tile with taps in runs of %d; see tile.", name, tg.suffix, n))
+	taps := "single taps"
+	if n > 1 {
+		taps = fmt.Sprintf("runs of %d taps", n)
+	}
+	Doc(fmt.Sprintf("%s%s computes a tile with %s; see the type tile.", name, tg.suffix, taps))
 	t := Dereference(Param("t"))
 	load := func(name string, r GPPhysical) {
 		b, err := t.Field(name).Resolve()
@@ -104,12 +111,12 @@ func (tg target) tile(name string, n int, most [2]int) {
 	}
 }
 
-// variant generates the code for a tile of rows × cols pixels.
+// variant generates the code for a tile of rows × cols pixels and n taps in a step.
 func (tg target) variant(n, rows, cols int) {
 	name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, rows, cols) }
 	acc, free := tg.vec[:rows*cols], tg.vec[rows*cols:]
 	k := free[:n]
-	// each visits every register of the destination.
+	// each calls f for every sum and its destination.
 	each := func(f func(acc VecPhysical, mem Mem)) {
 		MOVQ(RAX, R14)
 		for i := range rows {
@@ -164,12 +171,12 @@ func (tg target) variant(n, rows, cols int) {
 	RET()
 }
 
-// gather generates the copy of n pixels of 1 to lanes channels to complete registers, with zeros
-// after the channels.
+// gather generates the function that copies n pixels to blocks. A pixel has 1 to lanes channels,
+// and the other lanes of its block become zeros.
 func (tg target) gather(lanes Mem) {
 	TEXT("gather"+tg.suffix, NOSPLIT, "func(dst *float32, dstStep int, src *float32, srcStep, channels, n int)")
 	Pragma("noescape")
-	Doc("gather" + tg.suffix + " copies n ≥ 1 pixels, steps in bytes; see gather.")
+	Doc("gather" + tg.suffix + " copies n ≥ 1 pixels to blocks. Steps are in bytes; see kernel.gather.")
 	Load(Param("dst"), RDI)
 	Load(Param("dstStep"), R8)
 	Load(Param("src"), RSI)

@@ -8,13 +8,17 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dots generates the kernel for up to 8 columns: inner products of rows of A with 8 contiguous
-// columns of B. It takes three rows at a time if there are enough registers.
+// dots generates the kernel for narrow products: inner products of rows of A with 8 contiguous
+// columns of B. It computes three rows at the same time if there are enough registers.
 func (tg target) dots(lanes Mem) {
 	TEXT("dots"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("dots%s computes inner products of mr rows of A, 1 or %d, with 8 columns of B; see", tg.suffix, tg.dotRows()),
-		"kernel.dots.")
+	rows := "one row of A"
+	if tg.dotRows() > 1 {
+		rows = fmt.Sprintf("mr rows of A, 1 or %d,", tg.dotRows())
+	}
+	Doc(fmt.Sprintf("dots%s computes the inner products of %s and 8 columns of B;", tg.suffix, rows),
+		"see kernel.dots.")
 	addr := fields()
 	MOVQ(addr("mr"), R9)
 	MOVQ(addr("n"), R10)
@@ -32,7 +36,8 @@ func (tg target) dots(lanes Mem) {
 	tg.dotVariant(lanes, addr, 1, "one")
 }
 
-// dotRows returns the number of rows whose 8 sums fit the registers.
+// dotRows returns the number of rows that are computed at the same time. The registers hold 8 sums
+// for each of them.
 func (tg target) dotRows() int {
 	if tg.lanes == 16 {
 		return 3
@@ -40,6 +45,7 @@ func (tg target) dotRows() int {
 	return 1
 }
 
+// dotVariant generates the code for m rows. Its labels start with kind.
 func (tg target) dotVariant(lanes Mem, addr func(string) Mem, m int, kind string) {
 	name := func(s string) string { return kind + s }
 	acc := func(i, j int) VecPhysical { return tg.vec[8*i+j] }
@@ -64,7 +70,7 @@ func (tg target) dotVariant(lanes Mem, addr func(string) Mem, m int, kind string
 			}
 		}
 	}
-	// The next rows are loaded while these rows are multiplied.
+	// Prefetch the next m rows while these rows are multiplied.
 	next := []Mem{{Base: RBX}, {Base: RBX, Index: R13, Scale: 1}, {Base: RBX, Index: R13, Scale: 2}}
 	MOVQ(RSI, RBX)
 	for range m {
@@ -93,11 +99,11 @@ func (tg target) dotVariant(lanes Mem, addr func(string) Mem, m int, kind string
 	products()
 	Label(name("sum"))
 
-	// The 8 registers of each row become one register with 8 sums, y[row].
+	// Reduce the 8 registers of row i to one register with 8 sums, y(i).
 	y := func(i int) VecPhysical { return tg.vec[i].AsY().(VecPhysical) }
 	half := y(len(tg.vec) - 1)
 	for i := range m {
-		// Only the first 16 registers can be added horizontally.
+		// Horizontal additions can use only the first 16 registers.
 		to := 8 * min(i, 1)
 		if tg.lanes == 16 {
 			for j := range 8 {

@@ -8,7 +8,7 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// target is an instruction set. A tile is mr rows by two registers.
+// target is an instruction set. A tile has up to mr rows of two registers.
 type target struct {
 	suffix string
 	lanes  int // number of float32s in a register
@@ -27,7 +27,7 @@ var targets = []target{
 func main() {
 	Package("github.com/sptune/spt/internal/kernel/gemm")
 	ConstraintExpr("amd64")
-	// The mask for r of 8 lanes starts at entry 8-r of this table.
+	// The AVX2 mask for the first r of 8 lanes starts at entry 8-r of this table.
 	lanes := GLOBL("lanes", RODATA|NOPTR)
 	for i := range 16 {
 		var m uint32
@@ -57,8 +57,8 @@ func (tg target) zero(v VecPhysical) {
 	}
 }
 
-// mask loads the mask for the first r lanes, 1 ≤ r ≤ lanes, into K1 or into the register m. It
-// overwrites r.
+// mask loads the mask for the first r lanes, 1 ≤ r ≤ lanes. With AVX-512 the mask is in K1, with
+// AVX2 in the register m. It overwrites r.
 func (tg target) mask(lanes Mem, r GPPhysical, m VecPhysical) {
 	if tg.lanes == 16 {
 		all := RAX.As32()
@@ -72,7 +72,7 @@ func (tg target) mask(lanes Mem, r GPPhysical, m VecPhysical) {
 	VMOVUPS(Mem{Base: RAX, Disp: 32, Index: r, Scale: 4}, m)
 }
 
-// load reads the masked lanes of mem and sets the others to zero.
+// load reads the masked lanes of mem and sets the other lanes to zero.
 func (tg target) load(mem Mem, m, v VecPhysical) {
 	if tg.lanes == 16 {
 		VMOVUPS_Z(mem, K1, v)

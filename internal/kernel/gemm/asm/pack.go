@@ -8,12 +8,12 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// copy generates the packing of a matrix whose lanes are contiguous.
+// copy generates the packing of a matrix in which the lanes of a step are contiguous.
 func (tg target) copy(lanes Mem) {
 	TEXT("copy"+tg.suffix, NOSPLIT, "func(dst *float32, ldd int, src *float32, lds int, n, k int)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("copy%s sets k rows, ldd bytes apart, of %d lanes: n from src, whose rows", tg.suffix, tg.lanes),
-		"are lds bytes apart, zeros after.")
+	Doc(fmt.Sprintf("copy%s writes k rows of %d lanes to dst, ldd bytes apart. The first n lanes come from the", tg.suffix, tg.lanes),
+		"rows of src, which are lds bytes apart. The other lanes are 0.")
 	Load(Param("dst"), RDI)
 	Load(Param("ldd"), R8)
 	Load(Param("src"), RSI)
@@ -22,7 +22,7 @@ func (tg target) copy(lanes Mem) {
 	Load(Param("k"), RCX)
 	v, mask := tg.vec[0], tg.vec[1]
 	tg.mask(lanes, RBX, mask)
-	// The caller packs all columns of these rows before the next rows.
+	// Prefetch the next rows. The caller packs them after all columns of these rows.
 	MOVQ(R9, R10)
 	IMULQ(RCX, R10)
 	Label("row")
@@ -37,13 +37,13 @@ func (tg target) copy(lanes Mem) {
 	RET()
 }
 
-// transpose generates the packing of a matrix whose steps are contiguous. It transposes square
-// blocks in registers.
+// transpose generates the packing of a matrix in which the steps of a lane are contiguous. It
+// transposes square blocks in registers.
 func (tg target) transpose(lanes Mem) {
 	TEXT("transpose"+tg.suffix, NOSPLIT, "func(dst *float32, ldd int, src *float32, lds int, n, k int)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("transpose%s sets k rows, ldd bytes apart, of %d lanes: lane i < n is row i of", tg.suffix, tg.lanes),
-		"src, whose rows are lds bytes apart, other lanes are zero.")
+	Doc(fmt.Sprintf("transpose%s writes k rows of %d lanes to dst, ldd bytes apart. Lane i of row p is", tg.suffix, tg.lanes),
+		"element p of row i of src for i < n, and 0 for other lanes. The rows of src are lds bytes apart.")
 	Load(Param("dst"), RDI)
 	Load(Param("ldd"), R8)
 	Load(Param("src"), RSI)
@@ -53,7 +53,7 @@ func (tg target) transpose(lanes Mem) {
 	LEAQ(Mem{Base: R9, Index: R9, Scale: 2}, R10)  // 3 rows
 	LEAQ(Mem{Base: R9, Index: R9, Scale: 4}, R11)  // 5 rows
 	LEAQ(Mem{Base: R10, Index: R9, Scale: 4}, R12) // 7 rows
-	LEAQ(Mem{Base: RSI, Index: R9, Scale: 8}, R13) // from row 8 on
+	LEAQ(Mem{Base: RSI, Index: R9, Scale: 8}, R13) // row 8
 	row := func(i int) Mem {
 		m := Mem{Base: RSI, Scale: 1}
 		if i >= 8 {
@@ -93,13 +93,14 @@ func (tg target) transpose(lanes Mem) {
 			TESTQ(RCX, RCX)
 			JZ(LabelRef("done"))
 			MOVQ(RCX, RDX)
-			tg.mask(lanes, RDX, tg.vec[15]) // row 15 of AVX-512 does not need it, AVX2 has 8 rows
+			// the mask of AVX2, whose rows are in the registers 0 to 7
+			tg.mask(lanes, RDX, tg.vec[15])
 		}
 		for i := range w {
 			tg.zero(tg.vec[i])
 		}
-		// Without AVX-512, the mask must stay until the loads end. Then the transposition uses the
-		// registers 8 to 15.
+		// With AVX2, register 15 holds the mask until all rows are loaded. Then the transposition
+		// overwrites the registers 8 to 15.
 		for i := range w {
 			if i > 0 {
 				CMPQ(RBX, Imm(uint64(i)))
@@ -133,8 +134,8 @@ func (tg target) transpose(lanes Mem) {
 	RET()
 }
 
-// square generates the transposition of a square in the first registers. It returns the registers
-// with the rows of the result.
+// square generates the transposition of a square block in the first registers. It returns the
+// registers that hold the rows of the result.
 func (tg target) square() []VecPhysical {
 	w := tg.lanes
 	x, y := tg.vec[:w], tg.vec[w:2*w]

@@ -8,7 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// fields returns the address of each word of the tile that the argument t points to.
+// fields returns a function that returns the address of a field of the tile that the argument t
+// points to.
 func fields() func(name string) Mem {
 	t := Dereference(Param("t"))
 	return func(name string) Mem {
@@ -20,14 +21,14 @@ func fields() func(name string) Mem {
 	}
 }
 
-// tile generates the micro-kernel with one entry. It has variants for every height up to mr and for
-// both widths. Sums stay in registers over the whole depth. Each step loads a row of the panel and
-// broadcasts the elements of a column of the strip one after the other. The strip is packed, or is
-// a part of A.
+// tile generates the micro-kernel. It has one variant for each number of rows up to mr and for each
+// of one and two registers of columns. The sums stay in registers over the whole depth. Each step
+// loads a row of the panel and broadcasts the elements of a column of the strip one after the
+// other. The strip is packed or is read in place from A.
 func (tg target) tile(lanes Mem) {
 	TEXT("tile"+tg.suffix, NOSPLIT, "func(t *tile)")
 	Pragma("noescape")
-	Doc("tile" + tg.suffix + " is the micro-kernel; see tile.")
+	Doc("tile" + tg.suffix + " is the micro-kernel; see the type tile.")
 	addr := fields()
 	MOVQ(addr("mr"), R9)
 	MOVQ(addr("n"), R10)
@@ -48,7 +49,8 @@ func (tg target) tile(lanes Mem) {
 	}
 }
 
-// operands loads the addresses of the strip and the panel of a tile.
+// operands loads the addresses of the strip and the panel of a tile, the depth and the strides of
+// the panel.
 func (tg target) operands(addr func(string) Mem) {
 	MOVQ(addr("a"), RSI)
 	MOVQ(addr("b"), RDX)
@@ -65,16 +67,16 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	b, a := free[:2], free[2:]
 
 	Label(name("rows"))
-	// Prefetch the rows of the result meanwhile. Prefetching all of them at once would delay the
-	// loads of the strip and the panel. So each step prefetches one row, if it has time for the
-	// instructions: a step with 28 multiply-adds has it, a step with 12 has not.
+	// Prefetch the rows of the destination. A prefetch of all rows at once would delay the loads of
+	// the strip and the panel. With AVX-512, a step has 28 multiply-adds and enough time to
+	// prefetch one row. With AVX2, a step has only 12, so all rows are prefetched first.
 	dst, spread := R15, tg.lanes == 16
 	if spread {
 		MOVQ(addr("dst"), dst)
 	} else {
 		tg.fetch(addr("dst"), addr("ldd"), m, nv)
 	}
-	// The operands of the epilogue are not in the cache either.
+	// The residual is not in the cache either.
 	CMPQ(addr("residual"), Imm(0))
 	JE(LabelRef(name("fetched")))
 	tg.fetch(addr("residual"), addr("ldr"), m, nv)
@@ -120,7 +122,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 		}
 		ADDQ(addr("ldd"), dst)
 		CMPQ(dst, addr("last"))
-		CMOVQHI(addr("dst"), dst) // here already
+		CMOVQHI(addr("dst"), dst) // start again at the first row
 	}
 	for i := range m {
 		VBROADCASTSS(element(i), a[i&1])
@@ -135,7 +137,7 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	DECQ(RCX)
 	JNZ(LabelRef(name("step")))
 	Label(name("sum"))
-	// The next product adds to the same sums.
+	// Continue with the next tile of the list, which adds to the same sums.
 	this := addr("next").Base
 	MOVQ(addr("next"), RAX)
 	TESTQ(RAX, RAX)
@@ -146,8 +148,8 @@ func (tg target) variant(lanes Mem, addr func(string) Mem, m, nv int) {
 	Label(name("summed"))
 	MOVQ(NewParamAddr("t", 0), this)
 
-	// From here on, the registers of the panel and the strip are free for the temporaries tmp and
-	// scale and for the mask of the last register of a row.
+	// The registers of the panel and the strip are free now. They hold the temporaries tmp and
+	// scale and the mask for the last register of a row.
 	tmp, scale, mask := free[0], free[1], free[2]
 	MOVQ(addr("n"), R10)
 	if nv == 2 {
@@ -186,8 +188,9 @@ func (tg target) writeBack(addr func(string) Mem, label func(string) string, kin
 	name := func(s string) string { return label(s + kind) }
 	acc := func(i, v int) VecPhysical { return tg.vec[i*nv+v] }
 	masked := func(v int) bool { return mask != nil && v == nv-1 }
-	// each calls f for the rows of a matrix, unless its address is nil. The names are those of the
-	// words of the tile with the address and the stride.
+	// each calls f for every register of every row of a matrix. ptr and ld name the fields of the
+	// tile that hold its address and its row stride. If skip is not empty, the generated code jumps
+	// to this label if the address is nil.
 	each := func(ptr, ld, skip string, f func(i, v int, mem Mem)) {
 		MOVQ(addr(ptr), RAX)
 		if skip != "" {
@@ -265,7 +268,8 @@ func (tg target) writeBack(addr func(string) Mem, label func(string) string, kin
 	RET()
 }
 
-// peak generates n rounds of independent multiply-adds. A round has as many as the tile has sums.
+// peak generates n rounds of independent multiply-adds. A round has one multiply-add for each
+// register of sums of a tile.
 func (tg target) peak() {
 	TEXT("peak"+tg.suffix, NOSPLIT, "func(n int)")
 	Doc(fmt.Sprintf("peak%s runs n rounds of %d multiply-adds of %d lanes.", tg.suffix, 2*tg.mr, tg.lanes))

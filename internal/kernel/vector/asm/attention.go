@@ -9,22 +9,25 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// matrix walks the rows of matrices with cols columns, in units of 16 columns.
+// matrix generates loops over the rows of matrices with cols columns, in units of 16 columns.
 type matrix struct {
 	*kernel
-	// number of columns in complete units, number of other columns, the current column
+	// whole is the number of columns in complete units, rest the number of the other columns, and
+	// index the current column.
 	whole, rest, index reg.GPVirtual
-	masks              []mask // of the registers of the last unit
-	labels             int
+	// masks holds the masks of the registers of the last unit.
+	masks []mask
+	// labels is the number of labels in use.
+	labels int
 }
 
-// label returns a new name.
+// label returns a new label.
 func (m *matrix) label() string {
 	m.labels++
 	return fmt.Sprintf("l%d", m.labels)
 }
 
-// matrix reads the parameter cols.
+// matrix loads the parameter cols and prepares the masks of the last unit.
 func (k *kernel) matrix() *matrix {
 	m := &matrix{kernel: k, whole: GP64(), rest: GP64(), index: GP64()}
 	Load(Param("cols"), m.whole)
@@ -35,7 +38,8 @@ func (k *kernel) matrix() *matrix {
 	return m
 }
 
-// row calls f for every register of a row. j is the position of the register in its unit.
+// row generates the loop over one row. f generates the code for one register; j is the position of
+// the register in its unit.
 func (m *matrix) row(f func(j int)) {
 	loop, tail, done := m.label(), m.label(), m.label()
 	XORQ(m.index, m.index)
@@ -64,9 +68,10 @@ func (m *matrix) at(base reg.Register, j int) Mem {
 	return Mem{Base: base, Index: m.index, Scale: 4, Disp: 4 * m.lanes * j}
 }
 
-// addend is a matrix that is added to the scores. step is the distance of its rows in bytes.
+// addend is a matrix that is added to the scores. step is its row stride in bytes.
 type addend struct{ base, step reg.GPVirtual }
 
+// addend loads the address and the row stride of an addend from the parameters with these names.
 func (m *matrix) addend(name, step string) addend {
 	a := addend{Load(Param(name).Base(), GP64()).(reg.GPVirtual), GP64()}
 	Load(Param(step), a.step)
@@ -74,11 +79,10 @@ func (m *matrix) addend(name, step string) addend {
 	return a
 }
 
-// next moves to the next row.
+// next generates the step to the next row.
 func (a addend) next() { ADDQ(a.step, a.base) }
 
-// scores computes scale·x and adds the addends. An addend that was not given has address 0 and step
-// 0.
+// scores computes scale·x and adds the addends. An absent addend has address 0 and step 0.
 func (m *matrix) scores(x reg.Register, j int, scale vec, added ...addend) vec {
 	z := m.mul(m.load(m.at(x, j), 4), scale)
 	for _, a := range added {
@@ -91,7 +95,8 @@ func (m *matrix) scores(x reg.Register, j int, scale vec, added ...addend) vec {
 	return z
 }
 
-// fold reduces the lanes of the registers of a unit to one number and broadcasts it.
+// fold reduces the lanes of the registers of a unit to one number and broadcasts it to all lanes of
+// acc[0].
 func (m *matrix) fold(acc []vec, join func(...Op)) {
 	y := YMM()
 	if m.wide {
@@ -110,6 +115,7 @@ func (m *matrix) fold(acc []vec, join func(...Op)) {
 	VBROADCASTSS(x, acc[0])
 }
 
+// attention writes the kernels of softmax over rows of attention scores and of its gradient.
 func attention() {
 	begin("softmaxRows", "(x, top, sum, a, b []float32, stepA, stepB, cols int, scale float32)", func(k *kernel) {
 		m := k.matrix()

@@ -11,7 +11,7 @@ import (
 
 const signBit = 1 << 31
 
-// unaries holds the kernel of every row of [scalar.Unaries], by its name.
+// unaries maps the name of every row of [scalar.Unaries] to its kernel.
 var unaries = map[string]func(k *kernel, x vec) vec{
 	"abs":      func(k *kernel, x vec) vec { return k.and(x, bits(signBit-1)) },
 	"erf":      (*kernel).erf,
@@ -24,7 +24,7 @@ var unaries = map[string]func(k *kernel, x vec) vec{
 	"tanh":     (*kernel).tanh,
 }
 
-// binaries holds the kernel of every row of [scalar.Binaries], by its name.
+// binaries maps the name of every row of [scalar.Binaries] to its kernel.
 var binaries = map[string]func(k *kernel, a, b vec) vec{
 	"add": func(k *kernel, a, b vec) vec { return k.add(a, b) },
 	"div": func(k *kernel, a, b vec) vec { return k.div(a, b) },
@@ -34,12 +34,12 @@ var binaries = map[string]func(k *kernel, a, b vec) vec{
 	"sub": func(k *kernel, a, b vec) vec { return k.sub(a, b) },
 }
 
-// comparisons holds the predicate of every row of [scalar.Comparisons], by its name.
+// comparisons maps the name of every row of [scalar.Comparisons] to its predicate.
 var comparisons = map[string]uint64{
 	"equal": equal, "greater": greater, "greaterEqual": greaterEqual, "less": less, "lessEqual": lessEqual, "notEqual": notEqual,
 }
 
-// exp computes e^x. Without the clip, x must not be above coef.ExpMax.
+// exp computes e^x. If clip is not set, x must not be greater than coef.ExpMax.
 func (k *kernel) exp(x vec, clip bool) vec {
 	if clip {
 		x = k.atMost(x, float(coef.ExpMax))
@@ -72,8 +72,8 @@ func (k *kernel) expMinus1(r vec) vec {
 	return p
 }
 
-// scale computes x·2^n. With AVX2 it multiplies by two factors, because 2^n may lie outside the
-// normal numbers.
+// scale computes x·2^n. With AVX2 it multiplies by two powers of 2, because 2^n itself may not be a
+// normal number.
 func (k *kernel) scale(x, n vec) vec {
 	if k.wide {
 		r := k.reg()
@@ -85,7 +85,7 @@ func (k *kernel) scale(x, n vec) vec {
 	return k.mul(k.mul(x, k.bitsOfPower2(half)), k.bitsOfPower2(k.subInt(all, half)))
 }
 
-// round rounds to integers, ties to even. It raises no floating-point exception.
+// round rounds to the nearest integer, and ties to even. It raises no floating-point exception.
 func (k *kernel) round(x vec) vec {
 	if k.wide {
 		return k.shift(VRNDSCALEPS, 8, x)
@@ -100,7 +100,7 @@ func (k *kernel) bitsOfPower2(n vec) vec {
 	return k.shift(VPSLLD, 23, k.addInt(n, bits(127)))
 }
 
-// power2 computes 2^n for whole floats -126 <= n <= 127.
+// power2 computes 2^n for floats n that are whole numbers, -126 <= n <= 127.
 func (k *kernel) power2(n vec) vec {
 	if k.wide {
 		return k.scale(k.broadcast(float(1)), n)
@@ -108,13 +108,14 @@ func (k *kernel) power2(n vec) vec {
 	return k.bitsOfPower2(k.unary(VCVTPS2DQ, n))
 }
 
+// log computes the natural logarithm of x.
 func (k *kernel) log(x vec) vec {
 	const sqrtHalf = math.Sqrt2 / 2
 	subnormal := k.compare(less, x, float(0x1p-126))
 	scaled := k.choose(subnormal, k.mul(x, float(0x1p23)), x)
 	shift := k.choose(subnormal, k.broadcast(float(-23)), k.zero())
-	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2)
-	// above the mantissa.
+	// After the bits of sqrt(1/2) are subtracted, the bits above the mantissa are the exponent for
+	// which sqrt(1/2) <= m < sqrt(2).
 	above := k.subInt(scaled, float(sqrtHalf))
 	n := k.add(k.unary(VCVTDQ2PS, k.shift(VPSRAD, 23, above)), shift)
 	f := k.addInt(k.and(above, bits(0x7fffff)), float(sqrtHalf))
@@ -132,15 +133,15 @@ func (k *kernel) log(x vec) vec {
 	return k.choose(k.compare(equal, x, float(0)), k.broadcast(float(float32(math.Inf(-1)))), p)
 }
 
-// abs computes |x|, at most limit.
+// abs computes the smaller of |x| and limit.
 func (k *kernel) abs(x vec, limit float32) vec {
 	return k.atMost(k.and(x, bits(signBit-1)), float(limit))
 }
 
-// copysign computes x with the sign of s. x is not negative.
+// copysign computes x with the sign of s. x must not be negative.
 func (k *kernel) copysign(x, s vec) vec { return k.or(x, k.and(s, bits(signBit))) }
 
-// tanh computes m/(m+2) with m = e^2|x| - 1.
+// tanh computes the hyperbolic tangent m/(m+2) with m = e^(2|x|) - 1.
 func (k *kernel) tanh(x vec) vec {
 	a := k.abs(x, coef.TanhMax)
 	n, r := k.expReduce(k.add(a, a))
@@ -149,6 +150,7 @@ func (k *kernel) tanh(x vec) vec {
 	return k.copysign(k.div(m, k.add(m, float(2))), x)
 }
 
+// erf computes the error function of x; see coef.Erf.
 func (k *kernel) erf(x vec) vec {
 	a := k.abs(x, coef.ErfMax)
 	z := k.mul(a, k.horner(coef.Erf[:], a))
@@ -172,7 +174,8 @@ func (k *kernel) logistic(x vec) vec {
 func (k *kernel) gaussian(x vec) (e, cdf vec) {
 	a := k.abs(x, coef.TailMax)
 	ratio := k.div(k.horner(coef.TailNum[:], a), k.horner(coef.TailDen[:], a))
-	// In the tail the rounding error of a² would count, so r is computed from a. n·Ln2Hi is exact.
+	// In the tail, the rounding error of a² would be too large. So r is computed from a itself.
+	// n·Ln2Hi is exact.
 	half := k.mul(a, float(-0.5))
 	n := k.round(k.mul(k.mul(half, a), float(coef.Log2E)))
 	r := k.mul(n, float(coef.Ln2Hi))
@@ -205,9 +208,10 @@ func (k *kernel) geluTanhSlope(square vec, cubic float32) vec {
 	return p
 }
 
-// extreme computes the maximum or minimum, with zeros and NaN as in Go's builtin functions. The
-// instruction returns its second source for equal numbers and for NaN, so the results of both
-// orders are combined: zeros of both signs by their sign bits, and NaN by addition.
+// extreme computes the maximum or the minimum. It treats zeros and NaN as the built-in functions of
+// Go do. The instruction op returns its second source if the numbers are equal or one is NaN. So
+// extreme runs op in both orders of the operands. combine merges the sign bits of zeros, and an
+// addition propagates NaN.
 func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec) vec {
 	forth, back := k.reg(), k.reg()
 	op(b, a, forth)
@@ -218,7 +222,7 @@ func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec
 func (k *kernel) max(a, b vec) vec { return k.extreme(a, b, VMAXPS, k.and) }
 func (k *kernel) min(a, b vec) vec { return k.extreme(a, b, VMINPS, k.or) }
 
-// bools converts the lanes of m to bytes 0 or 1.
+// bools converts the lanes of m to bytes that are 0 or 1.
 func (k *kernel) bools(m mask) vec {
 	r := k.reg()
 	one := bits(0x01010101)

@@ -10,21 +10,23 @@ import (
 )
 
 type (
-	vec  = reg.VecVirtual
-	mask = reg.Register // an opmask register; with AVX2 a vector of full lanes
+	// vec is a vector register.
+	vec = reg.VecVirtual
+	// mask selects lanes. With AVX-512 it is an opmask register. With AVX2 it is a vector in which
+	// each lane is all ones or all zeros.
+	mask = reg.Register
 )
 
-// kernel is a function that is being generated for one instruction set. Its methods emit the same
-// arithmetic for both instruction sets, so both give the same bits.
+// kernel generates the body of one function for one instruction set. Its methods emit the same
+// arithmetic for both instruction sets, so both versions give the same bits.
 type kernel struct {
-	wide  bool // AVX-512
+	wide  bool // the instruction set is AVX-512, otherwise AVX2
 	lanes int  // number of float32s in a register
-	tail  mask // lanes of a partial vector; nil: the vector is complete
-	nan   mask // lanes in which a reduction found a NaN
+	tail  mask // mask of the lanes of a partial vector; nil: the vector is complete
+	nan   mask // mask of the lanes in which a reduction found a NaN
 }
 
-// begin starts the function name for one instruction set after the other and calls body to write
-// it.
+// begin writes the function for each instruction set. body writes the code of the function.
 func begin(name, signature string, body func(k *kernel)) {
 	for _, k := range []*kernel{{wide: true, lanes: 16}, {lanes: 8}} {
 		suffix := "AVX2"
@@ -39,6 +41,7 @@ func begin(name, signature string, body func(k *kernel)) {
 	}
 }
 
+// reg returns a new vector register.
 func (k *kernel) reg() vec {
 	if k.wide {
 		return ZMM()
@@ -46,13 +49,14 @@ func (k *kernel) reg() vec {
 	return YMM()
 }
 
+// zero returns a new register that holds zeros.
 func (k *kernel) zero() vec {
 	r := k.reg()
 	VXORPS(r, r, r)
 	return r
 }
 
-// half returns the register of half the width that holds 16-bit elements of x.
+// half returns the lower half of the register x. It holds the elements if they have 16 bits.
 func (k *kernel) half(x vec) reg.Register {
 	if k.wide {
 		return x.AsY()
@@ -60,7 +64,7 @@ func (k *kernel) half(x vec) reg.Register {
 	return x.AsX()
 }
 
-// scalar broadcasts a parameter of 32 bits, named as in [params].
+// scalar broadcasts a parameter of 32 bits. name has the form that [params] takes.
 func (k *kernel) scalar(name string) vec {
 	name, _, _ = strings.Cut(name, " ")
 	parameter, err := Param(name).Resolve()
@@ -72,15 +76,15 @@ func (k *kernel) scalar(name string) vec {
 	return r
 }
 
-// broadcast loads a constant into a register.
+// broadcast loads a constant into all lanes of a new register.
 func (k *kernel) broadcast(c constant) vec {
 	r := k.reg()
 	VBROADCASTSS(c.Mem, r)
 	return r
 }
 
-// emit writes op with the last source first, as the assembler expects it. repeated is the form of
-// op that broadcasts 32 bits of memory.
+// emit writes the instruction op. The last source comes first, as the assembler expects. repeated
+// is the form of op that broadcasts 32 bits of memory.
 func (k *kernel) emit(op, repeated func(...Op), last Op, rest ...Op) {
 	if c, ok := last.(constant); ok {
 		last = c.Mem
@@ -91,6 +95,7 @@ func (k *kernel) emit(op, repeated func(...Op), last Op, rest ...Op) {
 	op(append([]Op{last}, rest...)...)
 }
 
+// binary emits an instruction with two sources. The result is in a new register.
 func (k *kernel) binary(op, repeated func(...Op), a vec, b Op) vec {
 	r := k.reg()
 	k.emit(op, repeated, b, a, r)
@@ -108,15 +113,15 @@ func (k *kernel) xor(a vec, b Op) vec { return k.binary(VXORPS, VXORPS_BCST, a, 
 func (k *kernel) addInt(a vec, b Op) vec { return k.binary(VPADDD, VPADDD_BCST, a, b) }
 func (k *kernel) subInt(a vec, b Op) vec { return k.binary(VPSUBD, VPSUBD_BCST, a, b) }
 
-// atMost computes the minimum of a and the constant c. The instruction returns its second source if
-// one of them is NaN, so NaN stays NaN.
+// atMost computes the minimum of a and the constant c. If a source is NaN, the instruction returns
+// its second source, so a NaN in a stays NaN.
 func (k *kernel) atMost(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMINPS(a, r, r)
 	return r
 }
 
-// atLeast computes the maximum of a and the constant c. NaN stays NaN.
+// atLeast computes the maximum of a and the constant c. A NaN in a stays NaN.
 func (k *kernel) atLeast(a vec, c constant) vec {
 	r := k.broadcast(c)
 	VMAXPS(a, r, r)
@@ -141,7 +146,7 @@ func (k *kernel) horner(c []float32, x vec) vec {
 	return p
 }
 
-// unary emits an instruction of one source.
+// unary emits an instruction with one source. The result is in a new register.
 func (k *kernel) unary(op func(...Op), x vec) vec {
 	r := k.reg()
 	op(x, r)
@@ -155,7 +160,7 @@ func (k *kernel) shift(op func(...Op), n int, x vec) vec {
 	return r
 }
 
-// The predicates of VCMPPS. They are false for NaN unless noted.
+// The predicates of VCMPPS are false for NaN, unless the comment says otherwise.
 const (
 	equal        = 0x00
 	less         = 0x11
@@ -167,6 +172,7 @@ const (
 	greater      = 0x1e
 )
 
+// compare computes the mask of the lanes for which the predicate is true.
 func (k *kernel) compare(predicate uint64, a vec, b Op) mask {
 	var m mask = YMM()
 	if k.wide {
@@ -187,7 +193,7 @@ func (k *kernel) negative(x vec) mask {
 	return m
 }
 
-// choose computes yes in the lanes of m and no in the others.
+// choose takes the lanes of yes where m is set, and the lanes of no elsewhere.
 func (k *kernel) choose(m mask, yes, no vec) vec {
 	r := k.reg()
 	if k.wide {
@@ -198,7 +204,8 @@ func (k *kernel) choose(m mask, yes, no vec) vec {
 	return r
 }
 
-// present computes x in the lanes of the tail and fill in the others.
+// present replaces the lanes of x outside of the tail by fill. It returns x if the vector is
+// complete.
 func (k *kernel) present(x vec, fill func() vec) vec {
 	if k.tail == nil {
 		return x
@@ -206,7 +213,7 @@ func (k *kernel) present(x vec, fill func() vec) vec {
 	return k.choose(k.tail, x, fill())
 }
 
-// partial computes the mask of the lanes below count. count is a register of 64 bits.
+// partial computes the mask of the first count lanes. count is a register of 64 bits.
 func (k *kernel) partial(count reg.GPVirtual) mask {
 	if k.wide {
 		all, m := GP64(), K()
@@ -218,8 +225,9 @@ func (k *kernel) partial(count reg.GPVirtual) mask {
 	return k.below(k.counts(count), 0)
 }
 
-// partials calls f for each of the vectors, which have at most 64 lanes together. Only the lanes
-// below count exist. For vector j, k.tail is their mask.
+// partials calls f for each of the given number of vectors, which together have at most 64 lanes.
+// Only the first count lanes exist. During the call f(j), k.tail is the mask of these lanes in
+// vector j.
 func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
 	if k.wide {
 		all := GP64()
@@ -242,7 +250,7 @@ func (k *kernel) partials(count reg.GPVirtual, vectors int, f func(j int)) {
 	k.tail = nil
 }
 
-// counts broadcasts the count to each lane of a vector of AVX2.
+// counts broadcasts the count to each lane of an AVX2 vector.
 func (k *kernel) counts(count reg.GPVirtual) vec {
 	x, y := XMM(), YMM()
 	VMOVD(count.As32(), x)
@@ -250,7 +258,7 @@ func (k *kernel) counts(count reg.GPVirtual) vec {
 	return y
 }
 
-// below computes the AVX2 mask of the lanes of block j that are below the count.
+// below computes the AVX2 mask of the lanes in vector j whose number is less than the count.
 func (k *kernel) below(counts vec, j int) mask {
 	m := YMM()
 	VPCMPGTD(lane.Offset(32*j), counts, m)

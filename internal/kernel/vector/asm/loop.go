@@ -9,8 +9,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// params returns the parameters of a Go signature. Slices and scalars are "name type", or "name"
-// for float32.
+// params returns the parameters of a Go signature. Each slice and each scalar is written as "name
+// type", or as "name" if its type is float32.
 func params(slice, scalar []string) string {
 	var list []string
 	for _, s := range slice {
@@ -31,10 +31,11 @@ func params(slice, scalar []string) string {
 }
 
 // elementwise writes a function that computes dst from slices of equal length and float32 scalars.
-// It takes one vector at a time, and a last vector of fewer elements through a mask. AVX2 has no
-// masks for narrow elements: there, a function with narrow elements leaves a last vector of fewer
-// elements to its Go function. The first of names is dst. dst may be one of the inputs too.
-// portable is the Go expression for element i of dst.
+// names lists the slices, and the first name is dst. inputs lists the slices that are read, which
+// may include dst. portable is the Go expression for element i of dst. The function processes one
+// vector at a time, and a mask covers a partial last vector. AVX2 has no masks for elements of less
+// than 32 bits. With AVX2, a function with such elements leaves the partial vector to its Go
+// function.
 func elementwise(name string, names, inputs, scalars []string, portable string, body func(k *kernel, in, s []vec) vec) {
 	wrappers = append(wrappers, wrapper{name, names, scalars, portable})
 	begin(name, "("+params(names, scalars)+")", func(k *kernel) {
@@ -80,9 +81,10 @@ func elementwise(name string, names, inputs, scalars []string, portable string, 
 	})
 }
 
-// reduction writes a function that reduces slices of equal length to one number. body adds the
-// vectors in of the slices to acc. There are 64 lanes in registers of 16 or 8, and element i goes
-// to lane i mod 64.
+// reduction writes a function that reduces slices of equal length to one number. start returns the
+// initial value of an accumulator. body adds the vectors in, one of each slice, to the accumulator
+// acc. join combines two accumulators. finish, if not nil, changes the final number. The
+// accumulators have 64 lanes together, and element i is added to lane i mod 64.
 func reduction(name string, names, scalars []string, start func(k *kernel) vec, body func(k *kernel, acc vec, in, s []vec), join func(a, b, dst Op), finish func(k *kernel, result vec)) {
 	begin(name, "("+params(names, scalars)+") float32", func(k *kernel) {
 		pointers := k.slices(names)
@@ -122,7 +124,7 @@ func reduction(name string, names, scalars []string, start func(k *kernel) vec, 
 		JZ(LabelRef("join"))
 		k.partials(n, len(acc), fold)
 
-		// Add groups of 16 lanes as (0+1)+(2+3), then halves until one number is left.
+		// Join groups of 16 lanes as (0+1)+(2+3), then halves until one number is left.
 		Label("join")
 		group := len(acc) / 4
 		for i := range group {

@@ -29,16 +29,17 @@ func main() {
 	writeWrappers()
 }
 
-// find returns the kernel of a row of the table in package scalar.
+// find returns the kernel of a row of the tables in package scalar. The program ends with an error
+// if there is none.
 func find[K any](kernels map[string]K, name string) K {
 	k, ok := kernels[name]
 	if !ok {
-		log.Fatalf("the table in package scalar has the row %q: it has no kernel in asm/elementwise.go", name)
+		log.Fatalf("generating the kernels of package scalar: the row %q has no kernel in asm/elementwise.go; add one", name)
 	}
 	return k
 }
 
-// tables writes the kernels of the rows of the table in package scalar.
+// tables writes the kernels of the rows of the tables in package scalar.
 func tables() {
 	for _, row := range scalar.Binaries {
 		op := find(binaries, row.Name)
@@ -67,7 +68,7 @@ func tables() {
 	}
 }
 
-// arithmetic writes element-wise kernels that are no operation of a graph by themselves.
+// arithmetic writes the element-wise kernels that are not in the tables of package scalar.
 func arithmetic() {
 	elementwise("axpy", []string{"dst", "a"}, []string{"dst", "a"}, []string{"s"}, "dst[i] + s*a[i]", func(k *kernel, in, s []vec) vec {
 		k.addMul(in[0], in[1], s[0])
@@ -126,7 +127,7 @@ func conversions() {
 		if k.wide {
 			return k.unary(VCVTUDQ2PS, x)
 		}
-		// Both halves convert exactly. Their sum is rounded once.
+		// The conversion of both halves is exact. Their sum is rounded once.
 		high := k.unary(VCVTDQ2PS, k.shift(VPSRLD, 16, x))
 		k.mulAdd(high, k.broadcast(float(0x1p16)), k.unary(VCVTDQ2PS, k.and(x, bits(0xffff))))
 		return high
@@ -154,8 +155,8 @@ func reductions() {
 	})
 }
 
-// extreme writes the reduction by op from its neutral element. op ignores NaN in one operand, so
-// NaN is recorded separately.
+// extreme writes the reduction by op, which is a maximum or a minimum. neutral is the neutral
+// element of op. op ignores NaN in one operand, so the function records NaN separately.
 func extreme(name string, neutral float64, op func(...Op)) {
 	fill := func(k *kernel) vec { return k.broadcast(float(float32(neutral))) }
 	reduction(name, []string{"a"}, nil, func(k *kernel) vec {

@@ -11,12 +11,14 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// constant is a constant of 32 bits in memory. It is repeated to fill a vector of AVX2. AVX-512
-// broadcasts the first 32 bits.
+// constant is a constant of 32 bits in memory. It is stored 8 times to fill an AVX2 vector. AVX-512
+// broadcasts the first copy.
 type constant struct{ Mem }
 
+// constants lists the constants in use.
 var constants []uint32
 
+// bits returns the constant with the bits v.
 func bits(v uint32) constant {
 	i := slices.Index(constants, v)
 	if i < 0 {
@@ -26,9 +28,10 @@ func bits(v uint32) constant {
 	return constant{NewDataAddr(NewStaticSymbol("constants"), 32*i)}
 }
 
+// float returns the constant with the value v.
 func float(v float32) constant { return bits(math.Float32bits(v)) }
 
-// emitConstants writes the table that [bits] refers to.
+// emitConstants writes the table of the constants.
 func emitConstants() {
 	GLOBL("constants", attr.RODATA|attr.NOPTR)
 	for i, v := range constants {
@@ -41,6 +44,7 @@ func emitConstants() {
 // lane is the table of lane numbers 0 to 63, for the masks of AVX2.
 var lane Mem
 
+// emitLanes writes the table lane.
 func emitLanes() {
 	lane = GLOBL("lane", attr.RODATA|attr.NOPTR)
 	for i := range 64 {
@@ -48,7 +52,7 @@ func emitLanes() {
 	}
 }
 
-// elementBytes holds the size of an element by its Go type.
+// elementBytes maps a Go type to the size of an element in bytes.
 var elementBytes = map[string]int{"float32": 4, "int32": 4, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
 
 // slice is a parameter that is a slice: the address of its first element and the size of an element
@@ -58,7 +62,7 @@ type slice struct {
 	size int
 }
 
-// slices loads the bases of the parameters named as in [params].
+// slices loads the addresses of the slice parameters. names has the form that [params] takes.
 func (k *kernel) slices(names []string) map[string]slice {
 	all := map[string]slice{}
 	for _, s := range names {
@@ -71,13 +75,13 @@ func (k *kernel) slices(names []string) map[string]slice {
 	return all
 }
 
-// at returns the memory of a vector that starts at element index + offset.
+// at returns the memory operand of the vector that starts at element index + offset.
 func (s slice) at(index reg.Register, offset int) Mem {
 	return Mem{Base: s.base, Index: index, Scale: uint8(s.size), Disp: s.size * offset}
 }
 
-// load reads a vector of elements of the given size. Lanes outside of the tail are zero. Narrow
-// elements fill the low part of the register only.
+// load reads a vector of elements of the given size in bytes. Lanes outside of the tail are zero.
+// Elements of less than 32 bits fill only the low part of the register.
 func (k *kernel) load(m Mem, size int) vec {
 	r := k.reg()
 	switch {
@@ -103,7 +107,8 @@ func (k *kernel) load(m Mem, size int) vec {
 	return r
 }
 
-// store writes a vector of elements of the given size.
+// store writes a vector of elements of the given size in bytes. It writes only the lanes of the
+// tail.
 func (k *kernel) store(r vec, m Mem, size int) {
 	switch {
 	case size == 4 && k.tail == nil:

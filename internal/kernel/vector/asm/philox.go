@@ -12,11 +12,12 @@ const (
 	philoxMul0   = 0xd2511f53
 	philoxMul1   = 0xcd9e8d57
 
-	// philoxGroups is the number of groups of blocks that are computed at the same time. One group
-	// alone would wait for each product, because a round needs the products of the round before.
+	// philoxGroups is the number of groups of blocks that are computed at the same time. A round
+	// needs the products of the round before, so a single group would wait for each product.
 	philoxGroups = 2
 )
 
+// philox writes the functions that need random bits.
 func philox() {
 	first := map[bool]Mem{true: emitProducts("products8", 8), false: emitProducts("products4", 4)}
 	random("philox", first, []string{"dst uint32"}, nil, func(_ *kernel, words vec, _, _ []vec) vec { return words })
@@ -24,9 +25,9 @@ func philox() {
 	random("dropout", first, []string{"dst", "x"}, dropout, func(k *kernel, words vec, in, s []vec) vec { return k.mul(in[0], k.kept(words, s)) })
 }
 
-// emitProducts writes the table of philoxMul0·b for the first blocks b of the 64-bit lanes of the
-// groups. In a group, even lanes hold the first half of the blocks and odd lanes the second half.
-// So interleaving the words of each pair of lanes gives the blocks in their order.
+// emitProducts writes a table with the product philoxMul0·b of block b for every 64-bit lane of
+// every group. In a group, even lanes hold the first half of the blocks, and odd lanes the second
+// half. With this order, interleaving the words of each pair of lanes gives the blocks in order.
 func emitProducts(name string, blocks int) Mem {
 	table := GLOBL(name, attr.RODATA|attr.NOPTR)
 	for i := range philoxGroups * blocks {
@@ -39,17 +40,17 @@ func emitProducts(name string, blocks int) Mem {
 // generator holds the registers of Philox4x32-10 in a kernel.
 type generator struct {
 	*kernel
-	product vec    // of round 0, for the first block of this step
+	product vec    // product of round 0 for the first block of this step
 	first   Mem    // the table of emitProducts
 	mul     [2]vec // philoxMul0 and philoxMul1
-	keys    Mem    // those of philoxKeys in package vector
-	even    mask   // at AVX-512, the even 32-bit lanes
+	keys    Mem    // keys that philoxKeys in package vector returns
+	even    mask   // with AVX-512, the mask of the even 32-bit lanes
 }
 
 // random writes a function that computes dst from the words of Philox4x32-10, slices of equal
-// length and scalars. The first of names is dst, the others are inputs. product is philoxMul0 times
-// the low word of the counter of the first block. The low word must not overflow up to the last
-// block.
+// length and scalars. The first name is dst, and the other names are inputs. The parameter product
+// of the written function is philoxMul0 times the low word of the counter of the first block. The
+// low word must not overflow before the last block.
 func random(name string, first map[bool]Mem, names, scalars []string, body func(k *kernel, words vec, in, s []vec) vec) {
 	begin(name, "("+params(names, scalars)+", keys *[20]uint32, product uint64)", func(k *kernel) {
 		pointers := k.slices(names)
@@ -108,8 +109,8 @@ func random(name string, first map[bool]Mem, names, scalars []string, body func(
 }
 
 // words returns the next vectors of words. During the rounds, the low half of a 64-bit lane holds
-// one 32-bit word of its block. Nothing reads the upper half, so no masking is needed: VPMULUDQ
-// reads low halves and writes both words of a product.
+// one 32-bit word of its block. No instruction uses the upper half, so no masking is needed:
+// VPMULUDQ reads low halves and writes both words of a product.
 //
 // Only one product of each of the first two rounds differs between blocks. The product of round 0
 // grows by a constant, so an addition replaces the multiplication. keys contains the results of the
@@ -140,19 +141,21 @@ func (g *generator) words() []vec {
 	return words
 }
 
+// key returns the memory operand of key word i.
 func (g *generator) key(i int) Mem { return g.keys.Offset(4 * i) }
 
+// high moves the upper half of each 64-bit lane to the low half.
 func (g *generator) high(x vec) vec { return g.shift(VPSRLQ, 32, x) }
 
-// multiply computes the 64-bit products of the low halves of x and a multiplier.
+// multiply computes the 64-bit products of the low halves of x and g.mul[multiplier].
 func (g *generator) multiply(multiplier int, x vec) vec {
 	r := g.reg()
 	VPMULUDQ(g.mul[multiplier], x, r)
 	return r
 }
 
-// pair computes the last round for the two words of a product p. The first word is the upper half
-// of p, combined with b and key. The second word is the lower half.
+// pair computes the last round for the two words of a product p. The first word is the XOR of the
+// upper half of p, b and key. The second word is the lower half of p.
 func (g *generator) pair(p, b vec, key Mem) vec {
 	r := g.shift(VPSHUFD, 0xb1, p) // swaps the halves
 	if g.wide {
@@ -165,7 +168,7 @@ func (g *generator) pair(p, b vec, key Mem) vec {
 	return first
 }
 
-// xorKey computes the exclusive or of a and 32 bits of memory.
+// xorKey computes the XOR of a and 32 bits of memory.
 func (g *generator) xorKey(a vec, key Mem) vec {
 	r := g.reg()
 	if g.wide {
@@ -177,8 +180,7 @@ func (g *generator) xorKey(a vec, key Mem) vec {
 	return r
 }
 
-// xor3 computes the exclusive or of a, b and 32 bits of memory. A nil b stands for 0. It may
-// overwrite a.
+// xor3 computes the XOR of a, b and 32 bits of memory. A nil b stands for 0. It may overwrite a.
 func (g *generator) xor3(a, b vec, key Mem) vec {
 	switch {
 	case b == nil:
@@ -191,7 +193,8 @@ func (g *generator) xor3(a, b vec, key Mem) vec {
 	return a
 }
 
-// kept computes s[0] in the lanes whose unsigned words are at least s[1], and 0 in the others.
+// kept computes s[0] in the lanes whose words, as unsigned numbers, are at least s[1]. Other lanes
+// are 0.
 func (k *kernel) kept(words vec, s []vec) vec {
 	r := k.reg()
 	if k.wide {
@@ -205,7 +208,7 @@ func (k *kernel) kept(words vec, s []vec) vec {
 	return k.and(r, s[0])
 }
 
-// repeat64 broadcasts a 64-bit register.
+// repeat64 broadcasts a 64-bit register to all 64-bit lanes.
 func (k *kernel) repeat64(r reg.Register) vec {
 	x, v := XMM(), k.reg()
 	MOVQ(r, x)

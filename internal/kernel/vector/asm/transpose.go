@@ -7,8 +7,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// transpose writes the transposition of 8 rows with 8·blocks columns, one block of 8 × 8 after the
-// other. It needs AVX.
+// transpose writes the function that transposes 8 rows with 8·blocks columns, one block of 8 × 8
+// after the other. The function needs AVX.
 func transpose() {
 	TEXT("transpose8", attr.NOSPLIT, "func(dst []float32, ldd int, src []float32, lds, blocks int)")
 	Doc("transpose8 sets dst[j*ldd+i] = src[i*lds+j] for i < 8 and j < 8*blocks. It needs AVX.")
@@ -27,7 +27,7 @@ func transpose() {
 	Label("loop")
 	LEAQ(Mem{Base: dst, Index: ldd, Scale: 4}, right)
 	for half, out := range []reg.Register{dst, right} {
-		// One register holds the rows i and i+4 of four columns.
+		// Register row[i] holds four columns of the rows i and i+4.
 		var row [4]vec
 		for i, r := range rows(src, lds, lds3) {
 			x := YMM()
@@ -62,14 +62,14 @@ func transpose() {
 	RET()
 }
 
-// triple computes three times a stride.
+// triple returns a register with three times a stride.
 func triple(stride reg.Register) reg.Register {
 	r := GP64()
 	LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, r)
 	return r
 }
 
-// rows returns the memory of four rows.
+// rows returns the memory operands of four rows. stride3 is three times the stride.
 func rows(base, stride, stride3 reg.Register) [4]Mem {
 	return [4]Mem{
 		{Base: base},

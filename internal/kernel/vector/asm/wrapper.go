@@ -13,14 +13,15 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// wrapper is a Go function that calls an element-wise kernel in the version for the processor.
+// wrapper describes a Go function that calls the version of an element-wise kernel for the
+// instruction set in use.
 type wrapper struct {
-	kernel         string
+	kernel         string   // name of the kernel
 	slices, scalar []string // parameters, as in [params]
 	portable       string   // Go expression for element i of dst
 }
 
-// wrappers lists the wrappers of the element-wise kernels written so far.
+// wrappers lists the wrappers of the element-wise kernels. [elementwise] appends to it.
 var wrappers []wrapper
 
 // unexported lists the kernels that only package vector calls.
@@ -37,12 +38,13 @@ func title(kernel string) string {
 	return strings.ToUpper(kernel[:1]) + kernel[1:]
 }
 
-// narrow reports whether a parameter has elements of less than 32 bits.
+// narrow reports whether the elements of a parameter have less than 32 bits.
 func narrow(parameter string) bool {
 	_, typ, typed := strings.Cut(parameter, " ")
 	return typed && elementBytes[typ] < 4
 }
 
+// write writes the Go code of the wrapper.
 func (w wrapper) write(b *bytes.Buffer) {
 	var names, args []string
 	for _, p := range slices.Concat(w.slices, w.scalar) {
@@ -69,13 +71,13 @@ func (w wrapper) write(b *bytes.Buffer) {
 	fmt.Fprintf(b, "for %s {\ndst[i] = %s\n}\n}\n", from, w.portable)
 }
 
-// writeMaps writes the maps from operations to the kernels of the rows of the table.
+// writeMaps writes the maps from operations to the functions in the tables of package scalar.
 func writeMaps(b *bytes.Buffer) {
-	b.WriteString("\n// Unaries holds the functions of one number that have a kernel.\nvar Unaries = map[compute.OpType]Unary{\n")
+	b.WriteString("\n// Unaries maps an operation to its function of one number.\nvar Unaries = map[compute.OpType]Unary{\n")
 	for i, row := range scalar.Unaries {
 		fmt.Fprintf(b, "compute.OpType%s: {%s, &scalar.Unaries[%d]},\n", row.Op, title(row.Name), i)
 	}
-	b.WriteString("}\n\n// Binaries holds the functions of two numbers that have kernels.\nvar Binaries = map[compute.OpType]Binary{\n")
+	b.WriteString("}\n\n// Binaries maps an operation to its functions of two numbers.\nvar Binaries = map[compute.OpType]Binary{\n")
 	for _, row := range scalar.Binaries {
 		withScalar, from := title(row.Name+"Scalar"), title(row.Name+"From")
 		if row.Commutative {
@@ -86,15 +88,15 @@ func writeMaps(b *bytes.Buffer) {
 		}
 		fmt.Fprintf(b, "compute.OpType%s: {%s, %s, %s, scalar.%s},\n", row.Op, title(row.Name), withScalar, from, title(row.Name))
 	}
-	b.WriteString("}\n\n// Comparisons holds the comparisons, all of which have kernels.\nvar Comparisons = map[compute.OpType]Comparison{\n")
+	b.WriteString("}\n\n// Comparisons maps an operation to its comparison functions.\nvar Comparisons = map[compute.OpType]Comparison{\n")
 	for _, row := range scalar.Comparisons {
 		fmt.Fprintf(b, "compute.OpType%s: {%s, %s, %s, scalar.%s},\n", row.Op, title(row.Name), title(row.Name+"Scalar"), title(row.Swapped+"Scalar"), title(row.Name))
 	}
 	b.WriteString("}\n")
 }
 
-// writeWrappers adds the maps and the wrappers to the file of the stubs, so that all generated Go
-// code is one file.
+// writeWrappers adds the maps and the wrappers to the file that avo wrote for the flag -stubs. So
+// all generated Go code is in one file.
 func writeWrappers() {
 	file := flag.Lookup("stubs").Value.String()
 	stubs, err := os.ReadFile(file)
@@ -103,7 +105,7 @@ func writeWrappers() {
 	}
 	head, declarations, ok := bytes.Cut(stubs, []byte("\npackage vector\n"))
 	if !ok {
-		log.Fatalf("%s has no line \"package vector\"", file)
+		log.Fatalf("adding wrappers to %s: the file has no line \"package vector\"", file)
 	}
 	var b bytes.Buffer
 	b.Write(head)

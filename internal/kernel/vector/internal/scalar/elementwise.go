@@ -1,11 +1,12 @@
 // Package scalar defines the element-wise operations of the CPU backend for single numbers.
 //
-// It holds the table with one row for each operation ([Unaries], [Binaries], [Comparisons]) and one
-// Go function for each kernel. The Go functions follow the same steps as the assembly. They run on
+// It holds tables with one row for each operation ([Unaries], [Binaries], [Comparisons]) and one Go
+// function for each kernel. The Go functions take the same steps as the assembly. They run on
 // processors without AVX2, and tests compare the assembly with them.
 //
-// The generator in vector/asm reads the table. For every row it writes the assembly, the Go
-// functions that choose the instruction set, and the map by which package cpu finds a kernel.
+// The generator in vector/asm reads the tables. For every row it writes the assembly and the Go
+// functions that choose the instruction set. It also writes the maps in which package cpu looks up
+// the kernel of an operation.
 package scalar
 
 import (
@@ -19,15 +20,16 @@ import (
 
 // Unary is one row of the table: a function of one number.
 type Unary struct {
+	// Op is the operation of the GoMLX graph.
 	Op compute.OpType
-	// Name names the kernel in vector/asm. The function of this package and the function of package
+	// Name is the name of the kernel in vector/asm. The functions in this package and in package
 	// vector have the same name with a capital letter.
 	Name string
-	// Exact computes the operation in float64. Loops use it for single numbers. Tests use it as the
-	// oracle.
+	// Exact computes the operation in float64. The backend uses it for single numbers. Tests use it
+	// as the oracle.
 	Exact func(x float64) float64
-	// ULP is the largest error of the assembly in units in the last place, PortableULP that of the
-	// Go function. 0: the result is the float32 that is nearest to Exact.
+	// ULP is the largest error of the assembly, and PortableULP the largest error of the Go
+	// function, in units in the last place. 0: the result is the float32 nearest to Exact.
 	ULP, PortableULP float64
 }
 
@@ -44,18 +46,20 @@ var Unaries = []Unary{
 	{compute.OpTypeTanh, "tanh", math.Tanh, 2.75, 2.75},
 }
 
-// Binary is one row of the table: a function of two numbers. The kernel "name" works on two slices,
-// the kernel "nameScalar" on a slice and a number, and the kernel "nameFrom" on a number and a
-// slice.
+// Binary is one row of the table: a function of two numbers. The kernel "name" takes two slices,
+// the kernel "nameScalar" a slice and a number, and the kernel "nameFrom" a number and a slice.
 type Binary struct {
-	Op   compute.OpType
-	Name string // as in Unary
+	// Op is the operation of the GoMLX graph.
+	Op compute.OpType
+	// Name is the name of the kernel, as in [Unary].
+	Name string
+	// Func computes the operation.
 	Func func(a, b float32) float32
-	// Commutative says that the order of the operands does not matter. There is no "nameFrom"
-	// kernel then.
+	// Commutative says that the order of the operands does not matter. Then there is no kernel
+	// "nameFrom".
 	Commutative bool
-	// Negated names an operation that gives the same result with -b in place of b. There is no
-	// "nameScalar" kernel then. Empty: there is no such operation.
+	// Negated names an operation that gives the same result with -b in place of b. Then there is no
+	// kernel "nameScalar". Empty: there is no such operation.
 	Negated string
 }
 
@@ -69,13 +73,14 @@ var Binaries = []Binary{
 	{compute.OpTypeSub, "sub", Sub, false, "add"},
 }
 
-// Comparison is one row of the table: a comparison of two numbers. The kernels are "name" and
-// "nameScalar", as for [Binary].
+// Comparison is one row of the table: a comparison of two numbers. It has the kernels "name" and
+// "nameScalar", as in [Binary].
 type Comparison struct {
-	Op      compute.OpType
-	Name    string // as in Unary
-	Func    func(a, b float32) bool
-	Swapped string // name of the comparison that gives the same result with a and b swapped
+	Op   compute.OpType          // operation of the GoMLX graph
+	Name string                  // name of the kernel, as in Unary
+	Func func(a, b float32) bool // computes the comparison
+	// name of the comparison that gives the same result with a and b swapped
+	Swapped string
 }
 
 // Comparisons is the table of comparisons. A comparison with NaN is false, except notEqual.
@@ -148,13 +153,13 @@ func Neg(x float32) float32 { return -x }
 // Abs returns |x|. It clears the sign bit, also of a NaN.
 func Abs(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ (1 << 31)) }
 
-// Sqrt returns the square root of x. It is NaN below zero.
+// Sqrt returns the square root of x. It returns NaN if x is less than zero.
 func Sqrt(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 
-// Rsqrt returns 1/√x by a square root and a division.
+// Rsqrt returns 1/√x. It computes a square root and a division.
 func Rsqrt(x float32) float32 { return 1 / float32(math.Sqrt(float64(x))) }
 
-// horner evaluates the polynomial with the coefficients c, in ascending order, at x.
+// horner evaluates at x the polynomial with the coefficients c, in ascending order.
 func horner(c []float32, x float32) float32 {
 	p := c[len(c)-1]
 	for i := len(c) - 2; i >= 0; i-- {
@@ -169,8 +174,8 @@ func copysign(x, s float32) float32 {
 	return math.Float32frombits(math.Float32bits(x)&^sign | math.Float32bits(s)&sign)
 }
 
-// Exp returns e^x. Results below the smallest normal number are rounded to subnormal numbers. e^89
-// is +Inf, e^-104 is 0.
+// Exp returns e^x. Results below the smallest normal number are rounded to subnormal numbers.
+// Exp(89) is +Inf, and Exp(-104) is 0.
 func Exp(x float32) float32 {
 	if x != x {
 		return x
@@ -185,14 +190,14 @@ func expReduce(x float32) (n, r float32) {
 	return n, x - n*coef.Ln2Hi - n*coef.Ln2Lo
 }
 
-// expReduced returns e^r for |r| <= ln(2)/2.
+// expReduced returns e^r for |r| <= ln(2)/2, the range of r in expReduce.
 func expReduced(r float32) float32 { return 1 + r*(1+r*horner(coef.Exp[:], r)) }
 
 // expMinus1 returns e^r - 1 for |r| <= ln(2)/2. It is more exact near 0.
 func expMinus1(r float32) float32 { return r + r*r*horner(coef.Exp[:], r) }
 
-// scale returns x·2^n. It multiplies by two factors, because 2^n may lie outside the normal
-// numbers.
+// scale returns x·2^n. It multiplies by two powers of 2, because 2^n itself may not be a normal
+// number.
 func scale(x, n float32) float32 {
 	half := int32(n) >> 1
 	return x * power2(half) * power2(int32(n)-half)
@@ -201,8 +206,8 @@ func scale(x, n float32) float32 {
 // power2 returns 2^n for -126 <= n <= 127.
 func power2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
 
-// Log returns the natural logarithm of x, also of a subnormal number. It is -Inf at zeros of both
-// signs and NaN below.
+// Log returns the natural logarithm of x, also of a subnormal number. It returns -Inf if x is +0 or
+// -0, and NaN if x is less than zero.
 func Log(x float32) float32 {
 	switch {
 	case x != x || x == float32(math.Inf(1)):
@@ -216,8 +221,8 @@ func Log(x float32) float32 {
 	if x < 0x1p-126 {
 		x, e = x*0x1p23, -23
 	}
-	// Subtracting the bits of sqrt(1/2) leaves the exponent for which sqrt(1/2) <= m < sqrt(2)
-	// above the mantissa.
+	// After the bits of sqrt(1/2) are subtracted, the bits above the mantissa are the exponent for
+	// which sqrt(1/2) <= m < sqrt(2).
 	bits := math.Float32bits(x) - math.Float32bits(math.Sqrt2/2)
 	e += int32(bits) >> 23
 	f := math.Float32frombits(bits&0x7fffff+math.Float32bits(math.Sqrt2/2)) - 1
@@ -226,8 +231,8 @@ func Log(x float32) float32 {
 	return n*coef.Ln2Hi + (f + (p + n*coef.Ln2Lo))
 }
 
-// Tanh returns the hyperbolic tangent of x, m/(m+2) with m = e^2|x| - 1. The function is odd
-// and stays in [-1, 1].
+// Tanh returns the hyperbolic tangent of x. For |x| it computes m/(m+2) with m = e^(2|x|) - 1. The
+// function is odd, and its results are in [-1, 1].
 func Tanh(x float32) float32 {
 	if x != x {
 		return x
@@ -238,7 +243,7 @@ func Tanh(x float32) float32 {
 	return copysign(m/(m+2), x)
 }
 
-// Erf returns the error function of x. The function is odd and stays in [-1, 1].
+// Erf returns the error function of x. The function is odd, and its results are in [-1, 1].
 func Erf(x float32) float32 {
 	if x != x {
 		return x
@@ -266,7 +271,8 @@ func gaussian(x float32) (e, cdf float32) {
 		return x, x
 	}
 	a := min(Abs(x), coef.TailMax)
-	// In the tail the rounding error of a² would count, so r is computed from a. n·Ln2Hi is exact.
+	// In the tail, the rounding error of a² would be too large. So r is computed from a itself.
+	// n·Ln2Hi is exact.
 	half := -0.5 * a
 	n := float32(math.RoundToEven(float64(half * a * coef.Log2E)))
 	r := float32(float64(half)*float64(a)-float64(n*coef.Ln2Hi)) - n*coef.Ln2Lo
@@ -278,23 +284,25 @@ func gaussian(x float32) (e, cdf float32) {
 	return e, 1 - tail
 }
 
-// GELU returns the exact Gaussian error linear unit x·Φ(x) = x/2·(1+erf(x/√2)). Largest error: 4
-// ulp from 0 up, 7 ulp below (in Go 9), also in the far tail, where 1+erf would cancel. Results
-// below 2^-120 have the absolute error of that number. GELU(-Inf) is NaN, as the formula gives.
+// GELU returns the exact Gaussian error linear unit x·Φ(x) = x/2·(1+erf(x/√2)). The largest error
+// is 4 ulp for x >= 0. For x < 0 it is 7 ulp in the assembly and 9 ulp in Go, also far in the tail,
+// where 1+erf would lose all digits. A result below 2^-120 has the absolute error of a result of
+// 2^-120. GELU(-Inf) is NaN, as in the formula.
 func GELU(x float32) float32 {
 	_, cdf := gaussian(x)
 	return x * cdf
 }
 
-// GELUDerivative returns Φ(x) + x·φ(x), the derivative of [GELU]. Largest error: 2e-7. It is NaN at
-// ±Inf.
+// GELUDerivative returns Φ(x) + x·φ(x), the derivative of [GELU]. The largest absolute error is
+// 2e-7. The derivative at ±Inf is NaN.
 func GELUDerivative(x float32) float32 {
 	e, cdf := gaussian(x)
 	return cdf + x*e*coef.InvSqrt2Pi
 }
 
-// GELUTanh returns the tanh form of GELU, x/2·(1+tanh(√(2/π)·(x+0.044715·x³))). Largest error: 4
-// ulp from -1 up, 1e-7 below. GELUTanh(-Inf) is NaN, as the formula gives.
+// GELUTanh returns the tanh approximation of GELU, x/2·(1+tanh(√(2/π)·(x+0.044715·x³))). The
+// largest error is 4 ulp for x >= -1, and an absolute error of 1e-7 for x < -1. GELUTanh(-Inf) is
+// NaN, as in the formula.
 func GELUTanh(x float32) float32 { return x * Logistic(x*geluTanhSlope(x, coef.GELUCubic)) }
 
 // geluTanhSlope returns 2·√(2/π)·(1 + cubic·x²).

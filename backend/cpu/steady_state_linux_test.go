@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSteadyFaults: a training step that has warmed up touches no memory for the first time: the
-// kernel has no page to give it.
+// TestSteadyFaults checks that a training step after warm-up causes almost no page faults, because
+// it uses no new memory.
 func TestSteadyFaults(t *testing.T) {
 	n := stateful.steady(t, 10, func() int64 {
 		var u syscall.Rusage
@@ -19,6 +19,6 @@ func TestSteadyFaults(t *testing.T) {
 	})
 	t.Logf("%d page faults for each run", n)
 	if n > 32 { // 128 KiB of some 10 MB
-		t.Errorf("each run takes %d page faults, expected next to none", n)
+		t.Errorf("each run takes %d page faults, expected at most 32", n)
 	}
 }

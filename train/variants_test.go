@@ -15,16 +15,17 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// TestWays checks that every way to compute a step trains the same: with the gradient of single
-// entries as dot products, and with activations computed twice; in bfloat16 nearly the same. Drops
-// are the same when activations are computed again. Our backend and GoMLX's draw different random
+// TestStepVariants compares the results of trainings that compute a step in different ways: with
+// the gradient of single entries by strips, with activation checkpointing, in bfloat16, and on the
+// Go backend of GoMLX. Activation checkpointing must draw the same random numbers for dropout and
+// drop-path again. Each backend is compared with itself, because the backends draw different random
 // numbers.
-func TestWays(t *testing.T) {
+func TestStepVariants(t *testing.T) {
 	own, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := gobackend.New("ops_sequential") // operations that run side by side may deadlock
+	plain, err := gobackend.New("ops_sequential") // parallel operations may deadlock
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,28 +66,28 @@ func TestWays(t *testing.T) {
 		}
 		start := tuning.Init(5, model.Weights)
 		want, other := tuned(own, model, tuning), tuned(plain, model, tuning)
-		for _, way := range []struct {
+		for _, variant := range []struct {
 			name      string
 			got, want checkpoint.StateDict
-			bound     float64 // of the difference, as a share of how far the values moved
+			bound     float64 // largest difference, as a share of how far training moved the values
 		}{
 			{"entries in strips", tuned(own, model, &gather), want, 2e-3},
 			{"bfloat16", tuned(own, model.In(backend.BF16, false), tuning), want, 0.2},
-			{"on GoMLX's backend, entries in strips", tuned(plain, model, &gather), other, 2e-3},
-			{"on GoMLX's backend, checkpointed", tuned(plain, model.In(backend.F32, true), tuning), other, 2e-3},
-			{"on GoMLX's backend, all of it", tuned(plain, model.In(backend.BF16, true), &gather), other, 0.2},
+			{"GoMLX backend, entries in strips", tuned(plain, model, &gather), other, 2e-3},
+			{"GoMLX backend, activation checkpointing", tuned(plain, model.In(backend.F32, true), tuning), other, 2e-3},
+			{"GoMLX backend, strips, checkpointing and bfloat16", tuned(plain, model.In(backend.BF16, true), &gather), other, 0.2},
 		} {
 			var difference, moved float64
-			for name, w := range way.want {
+			for name, w := range variant.want {
 				for i, v := range w.Data {
-					difference += math.Pow(float64(way.got[name].Data[i]-v), 2)
+					difference += math.Pow(float64(variant.got[name].Data[i]-v), 2)
 					moved += math.Pow(float64(v-start[name].Data[i]), 2)
 				}
 			}
-			if share := math.Sqrt(difference / moved); !(share <= way.bound) {
-				t.Errorf("%s, %s: tuned values differ by %.2g of how far they moved, expected at most %g", c, way.name, share, way.bound)
+			if share := math.Sqrt(difference / moved); !(share <= variant.bound) {
+				t.Errorf("%s, %s: the difference of the tuned values is %.2g of their movement, expected at most %g", c, variant.name, share, variant.bound)
 			} else {
-				t.Logf("%s, %s: %.2g", c, way.name, share)
+				t.Logf("%s, %s: %.2g", c, variant.name, share)
 			}
 		}
 	}

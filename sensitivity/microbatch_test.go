@@ -17,10 +17,11 @@ import (
 	"github.com/sptune/spt/objective"
 )
 
-// TestPieces checks that a batch scored in pieces gets the scores of the whole batch, but for
-// rounding: by the squared gradient, and by a criterion that reads the weights too.
-func TestPieces(t *testing.T) {
-	// 65 tokens an image: the processor scores 31 images at once.
+// TestMicroBatches checks that a batch that is scored by gradient accumulation gives the same
+// scores as the whole batch, up to rounding. It checks the squared gradient and a criterion that
+// also uses the weights.
+func TestMicroBatches(t *testing.T) {
+	// With 65 tokens per image, the CPU scores micro-batches of 31 images.
 	c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 	be, _, err := backend.Open("cpu", 1)
@@ -47,14 +48,14 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if i == 1 { // a batch that was cancelled midway changes nothing
+			if i == 1 { // a batch that is cancelled changes nothing
 				for checks := range 4 {
 					if _, err := s.Add(&cancelled{t.Context(), checks}, images, labels); !errors.Is(err, context.Canceled) {
-						t.Fatalf("cancelled at check %d: %v", checks, err)
+						t.Fatalf("cancelled at check %d: error %v", checks, err)
 					}
 				}
 			}
-			for _, add := range [][]func(context.Context, *tensors.Tensor, *tensors.Tensor) (float64, error){{s.whole, s.whole}, {s.inPieces, s.Add}}[i] {
+			for _, add := range [][]func(context.Context, *tensors.Tensor, *tensors.Tensor) (float64, error){{s.wholeBatch, s.wholeBatch}, {s.inMicroBatches, s.Add}}[i] {
 				if losses[i], err = add(t.Context(), images, labels); err != nil {
 					t.Fatal(err)
 				}
@@ -64,12 +65,12 @@ func TestPieces(t *testing.T) {
 			}
 		}
 		if d := math.Abs(losses[0] - losses[1]); d > 1e-5 {
-			t.Errorf("%s: losses %g and %g", by, losses[0], losses[1])
+			t.Errorf("%s: loss %g of the whole batch, %g with micro-batches", by, losses[0], losses[1])
 		}
 		largest := 0.0
 		for i, want := range scores[0].Tensors {
 			if strings.HasSuffix(want.Name, "attn.k.bias") {
-				continue // softmax leaves it no gradient but rounding
+				continue // softmax does not change, so this gradient is rounding noise
 			}
 			scale := 0.0
 			for _, v := range want.Scores {
@@ -77,20 +78,19 @@ func TestPieces(t *testing.T) {
 			}
 			for j, v := range want.Scores {
 				if d := math.Abs(float64(v - scores[1].Tensors[i].Scores[j])); d > 1e-3*scale {
-					t.Fatalf("%s: %s[%d]: %g in pieces, %g whole", by, want.Name, j, scores[1].Tensors[i].Scores[j], v)
+					t.Fatalf("%s: score of %s[%d] is %g with micro-batches, %g without", by, want.Name, j, scores[1].Tensors[i].Scores[j], v)
 				}
 			}
 			largest = max(largest, scale)
 		}
 		if largest < 1e-9 {
-			t.Errorf("%s: the largest score is %g", by, largest)
+			t.Errorf("%s: the largest score is %g, expected a larger one", by, largest)
 		}
 	}
 }
 
-// TestScoreRefusesOtherSizes checks that pixels of another image size than the backbone's are an
-// error.
-func TestScoreRefusesOtherSizes(t *testing.T) {
+// TestScoreImageSize checks the error for images that do not have the image size of the backbone.
+func TestScoreImageSize(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -102,12 +102,12 @@ func TestScoreRefusesOtherSizes(t *testing.T) {
 		loader := dataset.NewLoader(colours.Samples(4, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{})
 		in := Input{Backend: be, Model: m, Objective: objective.SingleLabel, Head: m.Weights, Images: loader}
 		if _, err := Score(t.Context(), in, Options{BatchSize: 2}, nil); err == nil || !strings.Contains(err.Error(), "read the images at the backbone's image size") {
-			t.Errorf("images of %d px for 8: %v", size, err)
+			t.Errorf("images of %d px for a backbone of 8 px: error %v", size, err)
 		}
 	}
 }
 
-// cancelled is a context that is cancelled after some calls of Err.
+// cancelled is a context that is cancelled after a number of calls of Err.
 type cancelled struct {
 	context.Context
 	checks int

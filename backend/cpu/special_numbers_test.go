@@ -17,14 +17,15 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector"
 )
 
-// special are the numbers at which formulas differ.
+// special returns the numbers for which formulas often differ.
 func special() []float32 {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())
 	return []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1, -1, 0.5, -2.5, 88, -88, 1e-40, -1e-40, 1e-20, math.MaxFloat32, -math.MaxFloat32, 3, -0.25}
 }
 
-// alike compares with GoMLX's Go backend: NaN where it has NaN, the same infinities, other numbers
-// to a relative 4e-6 or a difference that only numbers below the normal ones see.
+// alike compares results with the Go backend of GoMLX. NaN and infinities must be equal. Other
+// numbers may differ by a relative 4e-6, or by an absolute difference that matters only for
+// subnormal numbers.
 func alike(t *testing.T, what string, got, want []float32) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -41,9 +42,9 @@ func alike(t *testing.T, what string, got, want []float32) {
 	}
 }
 
-// TestSpecialNumbers: NaN, infinities, zeros of both signs and the smallest and largest numbers
-// through every operation that loops run, each alone, between tensors, and between a tensor and one
-// number a row or one for all.
+// TestSpecialNumbers runs every operation of loops on NaN, infinities, zeros of both signs, and the
+// smallest and largest numbers. The operands are tensors, one number for each row, or one number
+// for all elements.
 func TestSpecialNumbers(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)
@@ -66,8 +67,8 @@ func TestSpecialNumbers(t *testing.T) {
 		if name == "sum of rows" || name == "softmax" || name == "sum" {
 			continue
 		}
-		// A row of equal numbers that the loop knows as one number. A number for each row that the
-		// loop makes itself.
+		// The first output has rows of equal numbers, which the loop reads as one number for each
+		// row. The second output is one number for each row, which the loop computes.
 		graphs[name+" of reduced rows"] = func(in []*Node) []*Node {
 			return []*Node{Add(in[1], BroadcastToDims(f(ReduceAndKeep(in[0], ReduceMax, 1)), n, n)), f(ReduceMin(in[0], 1))}
 		}
@@ -97,10 +98,11 @@ func TestSpecialNumbers(t *testing.T) {
 			for _, m := range []*Node{f(x, y), f(x, row), f(row, x), f(row, Neg(row)), f(x, ScalarZero(x.Graph(), dtypes.Float32)), f(ScalarZero(x.Graph(), dtypes.Float32), x)} {
 				shape := m.Shape().Dimensions
 				out = append(out, ConvertDType(m, dtypes.Float32),
-					ConvertDType(ConvertDType(m, dtypes.Int32), dtypes.Float32), // through memory
+					// the conversion goes through memory
+					ConvertDType(ConvertDType(m, dtypes.Int32), dtypes.Float32),
 					Where(m, BroadcastToDims(row, n, shape[1]), Slice(x, AxisRange(), AxisRange(0, shape[1]))))
 			}
-			// A comparison for each row of numbers that the loop makes itself.
+			// This is a comparison of one number for each row, which the loop computes.
 			each := f(ReduceAndKeep(x, ReduceMax, 1), ReduceAndKeep(y, ReduceMin, 1))
 			least := f(ReduceAndKeep(Abs(y), ReduceMin, 1), ReduceAndKeep(x, ReduceMin, 1))
 			return append(out, Where(BroadcastToDims(each, n, n), y, Neg(x)), Where(BroadcastToDims(least, n, n), y, Neg(x)))
@@ -140,8 +142,8 @@ func TestSpecialNumbers(t *testing.T) {
 }
 
 // TestTables runs every operation of the tables of package vector on special numbers and compares
-// the results with GoMLX's Go backend: of tensors, of one number per row, and of a tensor with one
-// number per row.
+// the results with the Go backend of GoMLX. The operands are tensors, one number for each row, or
+// one of each.
 func TestTables(t *testing.T) {
 	t.Parallel()
 	be := newBackend(t)

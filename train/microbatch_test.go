@@ -21,13 +21,15 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// longConfig has 65 tokens an image: the processor computes 15 images at once.
+// longConfig is a backbone with 65 tokens per image. The CPU trains it in micro-batches of 15
+// images.
 var longConfig = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 	Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 2, HiddenDim: 16}}
 
-// TestPieces checks that a batch computed in pieces gives the step of the whole batch, but for
-// rounding, and the same bits for any number of pieces side by side.
-func TestPieces(t *testing.T) {
+// TestMicroBatches checks that a step with gradient accumulation gives the same result as a step on
+// the whole mini-batch, up to rounding. It also checks that the bits do not depend on the number of
+// micro-batches that are computed at the same time.
+func TestMicroBatches(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -51,8 +53,8 @@ func TestPieces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := pieces(be, longConfig, images.Shape()); !slices.Equal(got, []int{15, 15, 15, 2}) {
-		t.Fatalf("pieces %v", got)
+	if got := microBatchSizes(be, longConfig, images.Shape()); !slices.Equal(got, []int{15, 15, 15, 2}) {
+		t.Fatalf("micro-batches of %v images, expected 15, 15, 15 and 2", got)
 	}
 	var state [4][]float32
 	var losses [4]float64
@@ -65,11 +67,11 @@ func TestPieces(t *testing.T) {
 		}
 		defer s.Close()
 		for range 3 {
-			step := s.inPieces
+			step := s.inMicroBatches
 			if i == 1 {
-				step = s.whole
+				step = s.wholeBatch
 			}
-			var scalars []*tensors.Tensor // lr and bias corrections
+			var scalars []*tensors.Tensor // learning rate and bias corrections
 			for _, v := range []float32{1e-2, 0.1, 0.001} {
 				x, err := program.Tensor(be, []float32{v})
 				if err != nil {
@@ -87,7 +89,7 @@ func TestPieces(t *testing.T) {
 				t.Fatal(err)
 			}
 			if losses[i] = loss; hits < 0 || hits > n {
-				t.Errorf("%g of %d right", hits, n)
+				t.Errorf("%g correct predictions of %d images", hits, n)
 			}
 		}
 		for _, x := range s.state {
@@ -100,40 +102,40 @@ func TestPieces(t *testing.T) {
 	}
 	for i := 2; i < len(state); i++ {
 		if losses[i] != losses[0] || !slices.Equal(state[i], state[0]) {
-			t.Errorf("other bits with other threads (%d)", i)
+			t.Errorf("run %d with another number of threads gives other bits", i)
 		}
 	}
 	if d := math.Abs(losses[0] - losses[1]); d > 1e-5 {
-		t.Errorf("losses %g and %g", losses[0], losses[1])
+		t.Errorf("loss %g with micro-batches, %g without", losses[0], losses[1])
 	}
 	moved := false
 	for i, v := range state[0] {
 		if d := math.Abs(float64(v - state[1][i])); d > 2e-4 {
-			t.Fatalf("value %d: %g and %g", i, v, state[1][i])
+			t.Fatalf("value %d is %g with micro-batches, %g without", i, v, state[1][i])
 		}
 		moved = moved || v != 0
 	}
 	if !moved {
-		t.Error("nothing was trained")
+		t.Error("all trained values are zero")
 	}
 }
 
-// TestPieceSizes checks that pieces are equal where a divisor allows, and never larger than what
-// fits.
-func TestPieceSizes(t *testing.T) {
+// TestMicroBatchSizes checks that no micro-batch is too large, and that all have the same size if
+// the number of images has a suitable divisor.
+func TestMicroBatchSizes(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := longConfig
-	// 197 tokens: 5 images
+	// 197 tokens per image, so a micro-batch has at most 5 images.
 	c.ImageSize, c.Form = 224, backbone.ViT{PatchSize: 16, EmbedDim: 8, Depth: 2, HiddenDim: 16}
 	for n, want := range map[int][]int{1: {1}, 5: {5}, 8: {4, 4}, 15: {5, 5, 5}, 23: {5, 5, 5, 5, 3}} {
-		if got := pieces(be, c, shapes.Make(dtypes.Uint8, n, 224, 224, 3)); !slices.Equal(got, want) {
-			t.Errorf("%d images: pieces %v, expected %v", n, got, want)
+		if got := microBatchSizes(be, c, shapes.Make(dtypes.Uint8, n, 224, 224, 3)); !slices.Equal(got, want) {
+			t.Errorf("%d images: micro-batches of %v images, expected %v", n, got, want)
 		}
 	}
-	if got := pieces(be, c, shapes.Make(dtypes.Float32, 2000, 192)); !slices.Equal(got, []int{2000}) {
-		t.Errorf("2000 feature vectors: pieces %v", got)
+	if got := microBatchSizes(be, c, shapes.Make(dtypes.Float32, 2000, 192)); !slices.Equal(got, []int{2000}) {
+		t.Errorf("2000 feature vectors: micro-batches of %v, expected one", got)
 	}
 }

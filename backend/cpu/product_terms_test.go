@@ -8,9 +8,9 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// TestTerms: products that are added up become one, with what follows them: a weight's and LoRA's
-// with bias and GELU, and three for the gradient of what they all read. Results are GoMLX's Go
-// backend's.
+// TestTerms checks that matrix products that are added up become one product with an epilogue. The
+// cases are a weight and LoRA with bias and GELU, and three products in the gradient of their
+// common input. The results must equal the results of the Go backend of GoMLX.
 func TestTerms(t *testing.T) {
 	const rows, in, out, rank = 70, 33, 40, 8
 	for name, c := range map[string]struct {
@@ -24,7 +24,7 @@ func TestTerms(t *testing.T) {
 			y := Mul(Tanh(MatMul(in[0], in[1])), Mul(Tanh(MatMul(in[0], in[2])), Tanh(MatMul(in[0], in[3]))))
 			return Gradient(ReduceAllSum(y), in[0])
 		}, "+ [40,33] + [40,33]"},
-		"read twice": {func(in []*Node) []*Node { // neither product may vanish into the other
+		"read twice": {func(in []*Node) []*Node { // the products must stay separate
 			a, b := MatMul(in[0], in[1]), MatMul(in[0], in[2])
 			return []*Node{Add(a, b), Tanh(a), Tanh(b)}
 		}, "[33,40]"},
@@ -34,7 +34,7 @@ func TestTerms(t *testing.T) {
 				for i, d := range [][]int{{rows, in}, {in, out}, {in, out}, {in, out}, {in, rank}, {rank, out}, {1, out}} {
 					v := normal(d[0]*d[1], uint64(i+1))
 					for j := range v {
-						v[j] /= 8 // tanh stays off its ends
+						v[j] /= 8 // keep tanh away from saturation
 					}
 					all = append(all, tensors.FromFlatDataAndDimensions(v, d...))
 				}

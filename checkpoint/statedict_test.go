@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// testNamings hold timm's names of a ViT, as far as these tests need them.
+// testNamings holds the naming of a ViT in timm, with the names that these tests need.
 var testNamings = []Naming{{
 	Architecture: "vit", Source: "timm",
 	Marks: []string{"blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
@@ -27,7 +27,7 @@ func canonical(t testing.TB, f *File) StateDict {
 	return sd
 }
 
-// saved writes float32 tensors and opens the file.
+// saved writes the float32 tensors of sd and more to a file and opens it.
 func saved(t *testing.T, sd StateDict, more ...Entry) *File {
 	t.Helper()
 	for name, x := range sd {
@@ -40,7 +40,7 @@ func saved(t *testing.T, sd StateDict, more ...Entry) *File {
 	return mustOpen(t, path)
 }
 
-// counted is a tensor of 0, 1, 2, ...
+// counted returns a tensor with the values 0, 1, 2, ...
 func counted(shape ...int) Tensor {
 	x := NewTensor(shape...)
 	for i := range x.Data {
@@ -49,9 +49,9 @@ func counted(shape ...int) Tensor {
 	return x
 }
 
-// TestStateDictReal checks the rows of a real fused matrix against Python: sum of
-// `w[192*i:192*(i+1)].double()` and the element [3, 7] of each part of blocks.5.attn.qkv.weight,
-// then that Fused gives back exactly what the file holds.
+// TestStateDictReal compares the parts of a real fused matrix, blocks.5.attn.qkv.weight, with
+// Python: the sum of w[192*i:192*(i+1)].double() and the element [3, 7] of each part. It then
+// checks that Fused returns exactly the tensors of the file.
 func TestStateDictReal(t *testing.T) {
 	for _, c := range []struct {
 		model    string
@@ -91,13 +91,14 @@ func TestStateDictReal(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := fused[info.Name]; !slices.Equal(got.Shape, want.Shape) || !slices.Equal(got.Data, want.Data) {
-				t.Errorf("%s is not what it was before it was split", info.Name)
+				t.Errorf("%s differs from the tensor in the file", info.Name)
 			}
 		}
 	}
 }
 
-// The three parts of a fused tensor lie in one array; growing one must not write into the next.
+// TestStateDictParts checks that an append to one part of a fused tensor does not overwrite the
+// next part, which is in the same array.
 func TestStateDictParts(t *testing.T) {
 	parts := canonical(t, saved(t, StateDict{"blocks.0.attn.qkv.bias": counted(6)}))
 	_ = append(parts["blocks.0.attn.q.bias"].Data, 99)
@@ -106,8 +107,9 @@ func TestStateDictParts(t *testing.T) {
 	}
 }
 
-// What cannot be fused as a whole must stay as it is, or the file would have both forms.
-func TestFusedLeavesWhatDoesNotFit(t *testing.T) {
+// TestFusedIncomplete checks that Fused does not change an attention that it cannot fuse as a
+// whole. Otherwise the file would have both forms.
+func TestFusedIncomplete(t *testing.T) {
 	for name, sd := range map[string]StateDict{
 		"one missing":         {"b.attn.q.weight": counted(2, 2), "b.attn.k.weight": counted(2, 2)},
 		"k narrower":          {"b.attn.q.bias": counted(4), "b.attn.k.bias": counted(2), "b.attn.v.bias": counted(2)},
@@ -135,8 +137,8 @@ func TestFusedLeavesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// A checkpoint may have the marks of two namings. Then the one is used whose rules cover the
-// other's marks.
+// TestNamingCovers checks which naming Canonical takes if the marks of two match: the one whose
+// rules cover the marks of the other.
 func TestNamingCovers(t *testing.T) {
 	wide := Naming{Architecture: "wide", Source: "a", Marks: []string{"blocks.#.norm.*"}, Rules: Keeps("blocks.#.norm.*"), Strict: []string{"blocks."}}
 	narrow := Naming{Architecture: "narrow", Source: "b", Marks: []string{"blocks.#.mix.*"}, Rules: Keeps("blocks.#.norm.*", "blocks.#.mix.*")}

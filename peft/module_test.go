@@ -18,7 +18,7 @@ import (
 )
 
 // dora is DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353):
-// the rows of W + B·A are scaled to learned lengths. It reads the frozen weight.
+// it scales the rows of W + B·A to learned lengths. It reads the frozen weight.
 var dora = peft.Module{
 	Name:  "dora",
 	Count: func(in, out, rank int) int { return rank*(in+out) + out },
@@ -57,7 +57,7 @@ var dora = peft.Module{
 	},
 }
 
-// rowLengths returns the lengths of the rows of the layer's weight.
+// rowLengths returns the lengths of the rows of the weight of the layer.
 func rowLengths(p peft.Param, _ *rand.Rand, weights checkpoint.StateDict) []float32 {
 	w := weights[strings.TrimSuffix(p.Name, "dora_magnitude")+"weight"]
 	in := w.Shape[1]
@@ -73,9 +73,9 @@ func rowLengths(p peft.Param, _ *rand.Rand, weights checkpoint.StateDict) []floa
 }
 
 // repAdapter is RepAdapter (Luo et al. 2023, "Towards Efficient Visual Adaption via Structural
-// Re-parameterization", arXiv 2302.08106) without groups and with a scale of 1: a linear bottleneck
-// on the input of the layer, W·(x + U·(D·x + d) + u) + b. It reads the frozen weight and merges
-// into weight and bias.
+// Re-parameterization", arXiv 2302.08106) without groups and with a scale of 1. It is a linear
+// bottleneck on the input of the layer: W·(x + U·(D·x + d) + u) + b. It reads the frozen weight and
+// can be merged into weight and bias.
 var repAdapter = peft.Module{
 	Name:  "repadapter",
 	Count: func(in, _, rank int) int { return 2*rank*in + rank + in },
@@ -94,7 +94,7 @@ var repAdapter = peft.Module{
 		up, upBias := l.Tensors["repadapter_up.weight"].Data, l.Tensors["repadapter_up.bias"].Data
 		for o := range l.Out {
 			row := l.Weight.Data[o*l.In : (o+1)*l.In]
-			wide := make([]float64, l.Rank) // the row times U
+			wide := make([]float64, l.Rank) // product of the row and U
 			bias := float64(l.Bias.Data[o])
 			for i, w := range row {
 				bias += float64(w) * float64(upBias[i])
@@ -126,9 +126,9 @@ func init() {
 	}
 }
 
-// TestModulesThatReadTheLayer holds DoRA and RepAdapter, by themselves and beside tuned biases, to
-// their parameter counts, to the frozen layer at their initial values, to finite differences, and
-// to the logits of the merged backbone.
+// TestModulesThatReadTheLayer checks DoRA and RepAdapter, with and without tuned biases: the
+// parameter count, no effect at the initial values, the gradients against finite differences, and
+// the logits of the merged backbone.
 func TestModulesThatReadTheLayer(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -146,7 +146,8 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 	}
 	for _, c := range []struct {
 		module peft.Module
-		count  int // with rank 2 on every matrix of the two blocks, 8 wide with an MLP of 16
+		// parameters, with rank 2 on each matrix of two blocks of width 8 and MLP width 16
+		count int
 	}{
 		{dora, 2 * (4*(2*16+8) + (2*24 + 16) + (2*24 + 8))},
 		{repAdapter, 2 * (5*(4*8+2+8) + (4*16 + 2 + 16))},
@@ -168,7 +169,7 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 			want, _ := forward(t, be, m, linear, linear.Init(1, m.Weights), pixels, labels)
 			got, _ := forward(t, be, m, tuning, tuned, pixels, labels)
 			if d, most := difference(t, got, want); !(d <= 1e-5*most) {
-				t.Errorf("%s: at its initial values it moves logits by %g of %g", c.module.Name, d, most)
+				t.Errorf("%s: with its initial values it changes logits by up to %g, of at most %g", c.module.Name, d, most)
 			}
 
 			r := rand.New(rand.NewPCG(5, 6))
@@ -202,7 +203,7 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 					return crossEntropy(logits, labels)
 				}
 				if got := (loss(step) - loss(-step)) / (2 * step); math.Abs(got-slope) > 2e-3+0.02*math.Abs(slope) {
-					t.Errorf("%s, biases %v: along %s the loss rises by %g, the gradient says %g", c.module.Name, biases, p.Name, got, slope)
+					t.Errorf("%s, tuned biases %v: slope of the loss along %s is %g by finite differences, %g by the gradient", c.module.Name, biases, p.Name, got, slope)
 				}
 			}
 
@@ -220,7 +221,7 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 			}
 			got, _ = forward(t, be, backbone.NewModel(config, m.Preprocessing, merged), linear, head, pixels, labels)
 			if d, most := difference(t, got, want); !(d <= 1e-5*most) {
-				t.Errorf("%s, biases %v: merging moves logits by %g of %g", c.module.Name, biases, d, most)
+				t.Errorf("%s, tuned biases %v: merging changes logits by up to %g, of at most %g", c.module.Name, biases, d, most)
 			}
 		}
 	}

@@ -8,16 +8,19 @@ import (
 	"strings"
 )
 
-// StateDict is a set of tensors by name. Inside spt names are canonical: timm's newest, but with
-// the query, key and value of an attention apart, as `attn.q.weight`, `attn.k.weight`,
-// `attn.v.weight` [D, D] and `.bias` [D].
+// StateDict maps the names of tensors to their values. In spt the names are canonical: they are the
+// names of the newest timm, with one difference. timm fuses the query, key and value matrices of an
+// attention in `attn.qkv`. The canonical form has three tensors, `attn.q.weight`, `attn.k.weight`
+// and `attn.v.weight` of shape [D, D], and three biases of shape [D]. [File.Canonical] reads a
+// StateDict from a file, and [StateDict.Fused] converts it to timm's names.
 type StateDict map[string]Tensor
 
-// qkv lists the canonical parts of timm's fused `attn.qkv`, in the order of its rows.
+// qkv lists the canonical names of the parts of timm's fused `attn.qkv`, in the order of its rows.
 var qkv = [3]string{"q", "k", "v"}
 
-// cutAttention splits a name such as `blocks.3.attn.qkv.weight` into `blocks.3.attn.` and `weight`,
-// for the part `qkv`. ok is false for a name of another form.
+// cutAttention splits the name of a tensor of an attention around part. For the part `qkv` it
+// splits `blocks.3.attn.qkv.weight` into `blocks.3.attn.` and `weight`. ok is false for a name of
+// another form.
 func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	for _, kind := range []string{"weight", "bias"} {
 		prefix, ok := strings.CutSuffix(name, part+"."+kind)
@@ -28,10 +31,10 @@ func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	return "", "", false
 }
 
-// Canonical reads all floating-point tensors of the file (F32, F16, BF16, F64) and gives them
-// canonical names, as [StateDict.Canonical] does. Unused in the Translation lists every tensor of
-// the file that is not in the StateDict, also those of other types. An error in one tensor is a
-// [*FormatError].
+// Canonical reads all floating-point tensors of the file (F32, F16, BF16 and F64) and translates
+// their names and shapes to the canonical ones, as [StateDict.Canonical] does. [Translation].Unused
+// lists every tensor of the file that is not in the StateDict, including the tensors of other
+// types. An error that concerns one tensor is a [*FormatError].
 func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
 	raw, others, err := f.floats()
 	if err != nil {
@@ -39,7 +42,7 @@ func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
 	}
 	if len(raw) == 0 && len(others) > 0 {
 		info := f.tensors[f.byName[others[0]]]
-		return nil, Translation{}, fmt.Errorf("checkpoint %s: none of its %d tensors is of a type that is read, F32, F16, BF16 or F64; the first, %q, is %s", f.name, len(others), info.Name, info.DType)
+		return nil, Translation{}, fmt.Errorf("checkpoint %s: none of its %d tensors has one of the types F32, F16, BF16 and F64; the first, %q, has type %s; convert the checkpoint to one of these types", f.name, len(others), info.Name, info.DType)
 	}
 	sd, t, err := raw.Canonical(namings)
 	if fault, ok := errors.AsType[*nameError](err); ok {
@@ -54,7 +57,8 @@ func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
 	return sd, t, nil
 }
 
-// floats reads all floating-point tensors under the file's own names, and lists the others.
+// floats reads all floating-point tensors, under the names that they have in the file. others lists
+// the names of all other tensors.
 func (f *File) floats() (sd StateDict, others []string, err error) {
 	sd = StateDict{}
 	for _, info := range f.tensors {
@@ -69,9 +73,10 @@ func (f *File) floats() (sd StateDict, others []string, err error) {
 	return sd, others, nil
 }
 
-// Fused returns sd under timm's own names, for a checkpoint that other programs read: q, k and v of
-// each attention become the rows of one `attn.qkv`. An attention stays as it is unless it has q, k
-// and v with equal shapes. Fused tensors are new arrays; all others share their values with sd.
+// Fused returns the tensors of sd under the names of timm, for checkpoints that other programs
+// read. It joins q, k and v of each attention as the rows of one `attn.qkv`. It leaves an attention
+// unchanged if one of q, k and v is missing or their shapes differ. Fused tensors are new arrays;
+// all other tensors share their values with sd.
 func (sd StateDict) Fused() StateDict {
 	out := maps.Clone(sd)
 	for name := range sd {
@@ -96,8 +101,8 @@ func (sd StateDict) Fused() StateDict {
 	return out
 }
 
-// canFuse reports whether q, k and v of the attention under prefix have their weights, their
-// biases, or both, in equal shapes, and there is no fused form.
+// canFuse reports whether the attention under prefix has q, k and v with equal shapes and no fused
+// form. Weights, biases or both may be present, but for all three.
 func (sd StateDict) canFuse(prefix string) bool {
 	for kind, rank := range map[string]int{"weight": 2, "bias": 1} {
 		if _, ok := sd[prefix+"qkv."+kind]; ok {

@@ -12,7 +12,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 )
 
-// argument is an input of a program: a flat slice of the shape's type.
+// argument is an input of a program: a shape, and a flat slice with the element type of the shape.
 type argument struct {
 	shape shapes.Shape
 	flat  any
@@ -26,13 +26,13 @@ func int32s(values []int32, dims ...int) argument {
 	return argument{shapes.Make(dtypes.Int32, dims...), values}
 }
 
-// built is a function on which a test builds operations that must succeed.
+// built wraps a function. The test fails if an operation on the function fails.
 type built struct {
 	compute.Function
 	t testing.TB
 }
 
-// ok returns v unless an operation failed.
+// ok returns v, or ends the test if an operation failed.
 func (f built) ok(v compute.Value, err error) compute.Value {
 	f.t.Helper()
 	if err != nil {
@@ -41,7 +41,7 @@ func (f built) ok(v compute.Value, err error) compute.Value {
 	return v
 }
 
-// all returns vs unless an operation failed.
+// all returns vs, or ends the test if an operation failed.
 func (f built) all(vs []compute.Value, err error) []compute.Value {
 	f.t.Helper()
 	if err != nil {
@@ -50,7 +50,8 @@ func (f built) all(vs []compute.Value, err error) []compute.Value {
 	return vs
 }
 
-// closure builds a function inside f: parameters of the shapes, and what body returns.
+// closure builds a closure of f with parameters of the given shapes. It returns the values that
+// body returns.
 func (f built) closure(params []shapes.Shape, body func(f built, in []compute.Value) []compute.Value) compute.Function {
 	f.t.Helper()
 	c, err := f.Closure()
@@ -70,7 +71,7 @@ func (f built) closure(params []shapes.Shape, body func(f built, in []compute.Va
 
 type structure func(f built, in []compute.Value) []compute.Value
 
-// assembled compiles a structure for arguments of the given shapes.
+// assembled compiles a program for arguments of the given shapes.
 func assembled(t testing.TB, be compute.Backend, build structure, params ...shapes.Shape) compute.Executable {
 	t.Helper()
 	b := be.Builder(t.Name())
@@ -89,7 +90,7 @@ func assembled(t testing.TB, be compute.Backend, build structure, params ...shap
 	return exec
 }
 
-// results runs a program on copies of its arguments.
+// results runs a program on copies of its arguments and returns its outputs as flat slices.
 func results(t testing.TB, be compute.Backend, exec compute.Executable, args ...argument) (out []any) {
 	t.Helper()
 	var in []compute.Buffer
@@ -128,13 +129,13 @@ func shapesOf(args []argument) (params []shapes.Shape) {
 	return params
 }
 
-// onBoth runs a structure on be, twice, and on GoMLX's Go backend, and compares.
+// onBoth runs a program twice on be and once on the Go backend of GoMLX, and compares the outputs.
 func onBoth(t *testing.T, be *backend, build structure, args ...argument) {
 	t.Helper()
 	gives(t, be, build, results(t, be.plain, assembled(t, be.plain, build, shapesOf(args)...), args...), args...)
 }
 
-// gives runs a structure on be, twice, and compares with flat slices.
+// gives runs a program twice on be and compares its outputs with the flat slices in want.
 func gives(t *testing.T, be *backend, build structure, want []any, args ...argument) {
 	t.Helper()
 	own := assembled(t, be, build, shapesOf(args)...)
@@ -156,7 +157,7 @@ func gives(t *testing.T, be *backend, build structure, want []any, args ...argum
 
 func f32(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
-// TestEmpty: tensors without elements through every kind of step.
+// TestEmpty runs every kind of step on tensors without elements.
 func TestEmpty(t *testing.T) {
 	be := newBackend(t)
 	empty := func(dims ...int) argument { return float32s([]float32{}, dims...) }
@@ -197,9 +198,9 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestProductOverNothing: a product whose contracted axis is empty is zero, one with an empty
-// result is empty, and a scatter of no values is its operand. GoMLX's Go backend panics at all
-// three.
+// TestProductOverNothing checks empty operations. A product with an empty contracted axis is zero,
+// a product with an empty result is empty, and a scatter of no values returns its operand. The Go
+// backend of GoMLX panics in all three cases.
 func TestProductOverNothing(t *testing.T) {
 	be := newBackend(t)
 	gives(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -219,7 +220,8 @@ func TestProductOverNothing(t *testing.T) {
 	}
 }
 
-// TestNegativeAxis: an axis counted from the end is the same axis, and runs on the same kernel.
+// TestNegativeAxis checks that an axis with a negative number is counted from the end and uses the
+// same kernel.
 func TestNegativeAxis(t *testing.T) {
 	be := newBackend(t)
 	norm := func(axis int) structure {
@@ -236,8 +238,8 @@ func TestNegativeAxis(t *testing.T) {
 	onBoth(t, be, norm(-1), args...)
 }
 
-// TestSliceBounds: slices that count from the end, reach beyond it or have no strides are cut as
-// GoMLX's Go backend cuts them.
+// TestSliceBounds checks slices that count from the end, exceed the axis or have no strides,
+// against the Go backend of GoMLX.
 func TestSliceBounds(t *testing.T) {
 	be := newBackend(t)
 	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -250,7 +252,8 @@ func TestSliceBounds(t *testing.T) {
 	}, float32s(normal(12, 1), 4, 3))
 }
 
-// TestNegativePadding: padding below zero takes away, where GoMLX's Go backend panics.
+// TestNegativePadding checks that negative padding removes elements. The Go backend of GoMLX panics
+// for it.
 func TestNegativePadding(t *testing.T) {
 	be := newBackend(t)
 	gives(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -262,7 +265,7 @@ func TestNegativePadding(t *testing.T) {
 	}, []any{[]float32{9, 4, 5}, []float32{5, 9, 9}}, float32s([]float32{1, 2, 3, 4, 5, 6}, 2, 3))
 }
 
-// TestScalars: tensors of no axes through loops, reductions, products and moves.
+// TestScalars runs loops, reductions, matrix products and copies on tensors without axes.
 func TestScalars(t *testing.T) {
 	be := newBackend(t)
 	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -280,8 +283,8 @@ func TestScalars(t *testing.T) {
 	}, float32s([]float32{1.5}), float32s([]float32{1, -2, 3}, 3))
 }
 
-// TestReturned: outputs that are parameters, constants, views of them, one value several times, and
-// parameters that nothing reads.
+// TestReturned checks outputs that are parameters, constants, views of these, or the same value
+// several times. It also has a parameter that no operation reads.
 func TestReturned(t *testing.T) {
 	be := newBackend(t)
 	onBoth(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -295,8 +298,8 @@ func TestReturned(t *testing.T) {
 	}, float32s(normal(6, 1), 2, 3), float32s(normal(4, 1), 4), argument{shapes.Make(dtypes.Bool, 3), []bool{true, false, true}})
 }
 
-// TestReturnedApart: outputs that are one value, or an input, are memory of their own: one that is
-// donated later leaves the others alone.
+// TestReturnedApart checks that outputs with the same value, and outputs that are an input, have
+// separate memory. A later donation of one output must not change the others.
 func TestReturnedApart(t *testing.T) {
 	be := newBackend(t)
 	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value {
@@ -321,8 +324,8 @@ func TestReturnedApart(t *testing.T) {
 	}
 }
 
-// TestOtherTypes: what is not float32 is moved here and computed on GoMLX's Go backend, also in
-// between operations of this one.
+// TestOtherTypes checks other types than float32. This backend moves their data, and the Go backend
+// of GoMLX computes with them, also between operations of this backend.
 func TestOtherTypes(t *testing.T) {
 	be := newBackend(t)
 	for _, a := range []argument{
@@ -346,8 +349,9 @@ func TestOtherTypes(t *testing.T) {
 	}
 }
 
-// TestPacked: types of less than a byte are handed on, an odd number of elements too, and converted
-// as on GoMLX's Go backend, which takes whole bytes only.
+// TestPacked checks types with elements smaller than a byte. They can be inputs and outputs with an
+// odd number of elements, and are converted like on the Go backend of GoMLX, which accepts only
+// complete bytes.
 func TestPacked(t *testing.T) {
 	be := newBackend(t)
 	for _, dtype := range []dtypes.DType{dtypes.Int4, dtypes.Uint4, dtypes.Int2, dtypes.Uint2} {
@@ -370,8 +374,8 @@ func TestPacked(t *testing.T) {
 	}
 }
 
-// TestControl: If, While, Sort and Call whose bodies use values of the functions around them:
-// parameters, constants, and results of this backend's own steps.
+// TestControl checks If, While, Sort and Call with bodies that use values of the functions around
+// them: parameters, constants, and results of steps of this backend.
 func TestControl(t *testing.T) {
 	be := newBackend(t)
 	scalar, x := f32(), float32s(normal(12, 1), 3, 4)
@@ -426,7 +430,7 @@ func TestControl(t *testing.T) {
 				}), f.ok(f.Constant([]float32{0}))))
 		},
 		"sort": func(f built, in []compute.Value) []compute.Value {
-			// By the distance from a value of main; the second tensor goes along.
+			// Sort by the distance from a value of main. The second tensor gets the same order.
 			middle := f.ok(f.Mul(f.ok(f.ReduceSum(in[0])), f.ok(f.Constant([]float32{0.1}))))
 			distance := func(f built, v compute.Value) compute.Value { return f.ok(f.Abs(f.ok(f.Sub(v, middle)))) }
 			turned := f.ok(f.Transpose(f.ok(f.Exp(in[0])), 1, 0))
@@ -453,8 +457,8 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestCapturedAttention: a branch uses attention's result, which the Go backend cannot compute: it
-// gets it as an operand.
+// TestCapturedAttention checks a branch that uses the result of attention. The branch gets the
+// result as an operand, because the Go backend of GoMLX cannot compute it.
 func TestCapturedAttention(t *testing.T) {
 	be := newBackend(t)
 	args := []argument{float32s(normal(24, 1), 1, 3, 2, 4), float32s([]float32{1})}
@@ -478,7 +482,8 @@ func TestCapturedAttention(t *testing.T) {
 	}
 }
 
-// TestDynamicShapes: a program with an axis of unknown size runs for each size.
+// TestDynamicShapes checks that a program with an axis of unknown size runs for any size of this
+// axis.
 func TestDynamicShapes(t *testing.T) {
 	be := newBackend(t)
 	build := func(f built, in []compute.Value) []compute.Value {
@@ -517,17 +522,17 @@ func TestDynamicShapes(t *testing.T) {
 		t.Errorf("one donation for two inputs: %v", err)
 	}
 	if _, err := own.Execute([]compute.Buffer{upload(t, be, w, 2, 3), wb}, nil, 1); err == nil {
-		t.Error("it ran on device 1")
+		t.Error("the program ran on device 1")
 	}
 }
 
-// TestDynamicAttention: a program with an axis of unknown size runs attention over tensors of fixed
-// size, and its gradient.
+// TestDynamicAttention checks attention and its gradient over tensors of fixed size, in a program
+// with an axis of unknown size.
 func TestDynamicAttention(t *testing.T) {
 	be := newBackend(t)
 	for _, layout := range []compute.AttentionAxesLayout{compute.AttentionAxesLayoutBSHD, compute.AttentionAxesLayoutBHSD} {
 		heads := layout.HeadsAxis()
-		for _, groups := range []int{2, 6} { // key/value heads for six of the query
+		for _, groups := range []int{2, 6} { // heads of key and value; the query has six heads
 			q, kv := []int{2, 6, 6, 4}, []int{2, 6, 6, 4}
 			q[layout.SeqAxis()], kv[layout.SeqAxis()] = 5, 7
 			kv[heads] = groups
@@ -560,8 +565,8 @@ func TestDynamicAttention(t *testing.T) {
 	}
 }
 
-// TestExecuteErrors: wrong inputs are errors that say which input is wrong and what was expected,
-// and leave the other inputs usable.
+// TestExecuteErrors checks that errors for wrong inputs name the input and the expected value, and
+// that the other inputs stay valid.
 func TestExecuteErrors(t *testing.T) {
 	be := newBackend(t)
 	exec := assembled(t, be, func(f built, in []compute.Value) []compute.Value { return []compute.Value{f.ok(f.Add(in[0], in[1]))} }, f32(2, 3), f32(2, 3))
@@ -613,7 +618,8 @@ func TestExecuteErrors(t *testing.T) {
 	}
 }
 
-// TestBufferErrors: buffers of wrong sizes and types, and buffers that are gone.
+// TestBufferErrors checks the errors for buffers of wrong sizes and types, and for finalized
+// buffers.
 func TestBufferErrors(t *testing.T) {
 	be := newBackend(t)
 	for what, flat := range map[string]any{"too short": make([]float32, 5), "too long": make([]float32, 7), "another type": make([]int32, 6), "no slice": 3, "nil": nil} {
@@ -666,7 +672,7 @@ func TestBufferErrors(t *testing.T) {
 		t.Error("a copy changed when its original was finalized")
 	}
 	if _, err := b.Shape(); err == nil {
-		t.Error("a finalized buffer has a shape")
+		t.Error("Shape of a finalized buffer returned no error")
 	}
 	if err := b.ToFlatData(make([]float32, 6)); err == nil {
 		t.Error("a finalized buffer was read")
@@ -676,8 +682,8 @@ func TestBufferErrors(t *testing.T) {
 	}
 }
 
-// TestFinalized: a backend that was finalized builds, compiles, places and runs nothing and says
-// so; what it placed before can still be read.
+// TestFinalized checks that all functions of a finalized backend return an error with this reason,
+// and that buffers from before can still be read.
 func TestFinalized(t *testing.T) {
 	be, err := New("")
 	if err != nil {
@@ -701,7 +707,7 @@ func TestFinalized(t *testing.T) {
 	be.Finalize()
 	be.Finalize()
 	if !be.IsFinalized() {
-		t.Error("it is not finalized")
+		t.Error("IsFinalized returns false after Finalize")
 	}
 	value := func(_ any, err error) error { return err }
 	for what, use := range map[string]func() error{
@@ -735,8 +741,8 @@ func TestFinalized(t *testing.T) {
 	}
 }
 
-// TestFinalizedProgram: a program that was finalized does not run any more, says so, and leaves its
-// inputs usable; it can be finalized while it runs.
+// TestFinalizedProgram checks that running a finalized program is an error and leaves its inputs
+// valid. It also finalizes a program while it runs.
 func TestFinalizedProgram(t *testing.T) {
 	be := newBackend(t)
 	for name, shape := range map[string]shapes.Shape{"fixed": f32(2, 3), "dynamic": rows} {
@@ -776,11 +782,11 @@ func TestFinalizedProgram(t *testing.T) {
 	}
 }
 
-// rows is a matrix of three columns and any number of rows.
+// rows is the shape of a matrix with three columns and any number of rows.
 var rows = shapes.MakeDynamic(dtypes.Float32, []int{shapes.DynamicDim, 3}, []string{"batch", ""})
 
-// TestDelegatedPanics: where GoMLX's Go backend panics the program returns an error that names the
-// operation and its shapes, and the backend goes on.
+// TestDelegatedPanics checks that a panic of the Go backend of GoMLX becomes an error with the
+// operation and its shapes, and that the backend can run other programs afterwards.
 func TestDelegatedPanics(t *testing.T) {
 	be := newBackend(t)
 	scatter := func(f built, in []compute.Value) []compute.Value {
@@ -795,7 +801,7 @@ func TestDelegatedPanics(t *testing.T) {
 			}
 			out, err := exec.Execute(in(9), nil, 0)
 			if err == nil {
-				t.Fatalf("a position outside is accepted: %v", out)
+				t.Fatalf("a position outside the tensor gave no error: %v", out)
 			}
 			for _, s := range []string{"ScatterMax", "Go backend", "(Float32)[9]", "(Int32)[1, 1]"} {
 				if shape.IsDynamic() && s == "ScatterMax" {
@@ -817,8 +823,7 @@ func TestDelegatedPanics(t *testing.T) {
 	}
 }
 
-// TestBuildErrors: programs that are built wrongly are errors, when they are built or when they are
-// compiled.
+// TestBuildErrors checks that wrong programs give an error when they are built or compiled.
 func TestBuildErrors(t *testing.T) {
 	be := newBackend(t)
 	b := be.Builder("wrong")

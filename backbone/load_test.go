@@ -14,9 +14,9 @@ import (
 	"github.com/sptune/spt/internal/fixtures"
 )
 
-// TestMistakable: what has the tensors of a supported backbone and computes something else is
-// refused, by what the files beside it or its shapes tell.
-func TestMistakable(t *testing.T) {
+// TestLookalikesRefused checks that Load refuses checkpoints that have the tensors of a supported
+// backbone but compute something else. The files beside them, or their shapes, reveal this.
+func TestLookalikesRefused(t *testing.T) {
 	nothing := func(checkpoint.StateDict) {}
 	add := func(name string, shape ...int) func(checkpoint.StateDict) {
 		return func(sd checkpoint.StateDict) { sd[name] = checkpoint.NewTensor(shape...) }
@@ -31,25 +31,25 @@ func TestMistakable(t *testing.T) {
 		{"a Swin of another activation", beside(t, bare(t, "swin-even-timm", nothing), `{"hidden_act":"relu"}`), []string{`"relu"`, "supported: gelu"}},
 		{"a ConvNeXt of another activation", beside(t, bare(t, "convnext-v1-timm", nothing), `{"hidden_act":"relu"}`), []string{`"relu"`, "supported: gelu"}},
 		{"a ConvNeXt V2 with layer scale", bare(t, "convnext-v2-timm", add("stages.0.blocks.0.gamma", 8)), []string{"stages.0.blocks.0.gamma", "not supported"}},
-		{"a ConvNeXt that begins with a half", bare(t, "convnext-v1-timm", add("stages.0.downsample.0.weight", 8)), []string{"stages.0.downsample.0.weight", "not supported"}},
+		{"a ConvNeXt whose first stage halves the map", bare(t, "convnext-v1-timm", add("stages.0.downsample.0.weight", 8)), []string{"stages.0.downsample.0.weight", "not supported"}},
 		{"no number", bare(t, "vit-cls-timm", func(sd checkpoint.StateDict) { sd["blocks.1.mlp.fc1.bias"].Data[2] = float32(math.NaN()) }), []string{`"blocks.1.mlp.fc1.bias"`, "value 2 is NaN"}},
 		{"infinite", bare(t, "convnext-v1-timm", func(sd checkpoint.StateDict) { sd["stem.0.bias"].Data[0] = float32(math.Inf(1)) }), []string{`"stem.0.bias"`, "+Inf"}},
 	} {
 		o := backbone.LoadOptions{}
 		if strings.Contains(c.want[0], "blocks.1.mlp") {
-			o.NumHeads = 2 // the others are refused for what they are before
+			o.NumHeads = 2 // the other checkpoints are refused before the heads are needed
 		}
 		_, _, err := backbone.Load(c.path, o)
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: error %v, expected one that says %q", c.what, err, want)
+				t.Errorf("%s: got the error %v, expected an error with %q", c.what, err, want)
 			}
 		}
 	}
 }
 
-// TestSwinWindows: tables that are those of no one window at the image size are refused, not
-// resized.
+// TestSwinWindows checks that Load refuses relative-position tables whose window sizes fit no image
+// size, and does not resize them.
 func TestSwinWindows(t *testing.T) {
 	own := fixtures.Backbone(t, "swin-even-timm")
 	m, _, err := backbone.Load(own.Path(), backbone.LoadOptions{})
@@ -69,11 +69,11 @@ func TestSwinWindows(t *testing.T) {
 	})
 	for _, size := range []int{0, m.Config.ImageSize, 2 * m.Config.ImageSize} {
 		if _, _, err := backbone.Load(path, backbone.LoadOptions{ImageSize: size}); err == nil || !strings.Contains(err.Error(), "give the image size") {
-			t.Errorf("a stage with a window of its own, at %d px: %v", size, err)
+			t.Errorf("a stage with a different window, at %d px: %v", size, err)
 		}
 	}
-	// The same model made for smaller images has smaller windows in its last stage, which tell the
-	// size.
+	// The same model for smaller images has smaller windows in its last stage. They determine the
+	// image size.
 	small := m.Config
 	small.ImageSize /= 2
 	path = save(t, weights(small), nil)
@@ -96,7 +96,8 @@ func TestSwinWindows(t *testing.T) {
 	}
 }
 
-// TestHeadsAssumed: a number of heads that nothing says is marked as a guess.
+// TestHeadsAssumed checks that HeadsAssumed is set if neither the checkpoint nor a file beside it
+// determines the number of heads.
 func TestHeadsAssumed(t *testing.T) {
 	c := backbone.Config{ImageSize: 2, NumClasses: 1, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 1, EmbedDim: 128, Depth: 1, HiddenDim: 1}}
@@ -121,8 +122,8 @@ func TestHeadsAssumed(t *testing.T) {
 	}
 }
 
-// TestTimmName: timm says some forms in the name of the model alone, be that in config.json or the
-// file's.
+// TestTimmName checks the variants that timm states only in the name of the model, which is in
+// config.json or in the file name.
 func TestTimmName(t *testing.T) {
 	path := bare(t, "vit-quickgelu-timm", func(checkpoint.StateDict) {})
 	named := filepath.Join(t.TempDir(), "vit_base_patch32_clip_quickgelu_224.openai.safetensors")
@@ -137,11 +138,12 @@ func TestTimmName(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := backbone.Load(rotary, backbone.LoadOptions{NumHeads: 2}); err == nil || !strings.Contains(err.Error(), "rope") {
-		t.Errorf("rotary positions by the file's name: %v", err)
+		t.Errorf("rotary positions in the file name: %v", err)
 	}
 }
 
-// TestConvMLP: MLPs that were 1×1 convolutions are saved as such, as timm's small models have them.
+// TestConvMLP checks that MLPs that were 1×1 convolutions, as in timm's small models, are saved as
+// such.
 func TestConvMLP(t *testing.T) {
 	for name, want := range map[string]bool{"convnext-v2-timmconv": true, "convnext-v2-timm": false} {
 		f := fixtures.Backbone(t, name)
@@ -177,7 +179,7 @@ func TestConvMLP(t *testing.T) {
 		if seen == 0 || again.Fingerprint() != m.Fingerprint() {
 			t.Errorf("%s: %d layers, fingerprint %s, expected %s", name, seen, again.Fingerprint(), m.Fingerprint())
 		}
-		// The form is read back, and a model with other weights has it too.
+		// The shapes survive a second round, also for a model with other weights.
 		twice := filepath.Join(t.TempDir(), "again.safetensors")
 		if err := again.WithWeights(again.Weights).Save(twice, "F32", nil); err != nil {
 			t.Fatal(err)
@@ -193,7 +195,7 @@ func TestConvMLP(t *testing.T) {
 	}
 }
 
-// TestBeyondTimm: it is known of which models timm would compute something else.
+// TestBeyondTimm checks which models are reported to compute something else than timm.
 func TestBeyondTimm(t *testing.T) {
 	for name, want := range map[string]string{"vit-cls-timm": "", "vit-dinov2-hf5": "mean of the patches", "vit-distilled-hf5": "", "vit-distilled-timm": "",
 		"swin-even-hf5": "", "swin-padded-hf5": "padded", "swin-padded-timm": "", "convnext-v1-hf": ""} {
@@ -205,7 +207,7 @@ func TestBeyondTimm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name == "vit-distilled-hf5" { // with the head of the class token alone
+		if name == "vit-distilled-hf5" { // with only the head of the class token
 			c, v := m.Config, viT(m)
 			v.Pooling = ""
 			if c.Form = v; !strings.Contains(c.BeyondTimm(), "second head") {

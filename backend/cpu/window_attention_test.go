@@ -11,9 +11,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// windowAttention is attention within windows as backbones should write it: q, k, v
-// [images·windows, tokens, heads, width], a bias [1, heads, tokens, tokens] for all windows, and a
-// mask [windows, 1, tokens, tokens], nil if nothing is masked. Neither gets a gradient.
+// windowAttention computes attention within windows in the form that backbones use. q, k and v are
+// [images·windows, tokens, heads, width]. bias [1, heads, tokens, tokens] is the same for all
+// windows. mask is [windows, 1, tokens, tokens], or nil for no mask. Bias and mask get no gradient.
 func windowAttention(q, k, v, bias, mask *Node) *Node {
 	config := &compute.ScaledDotProductAttentionConfig{Bias: InternalBackendOutputs(bias)[0]}
 	if mask != nil {
@@ -26,7 +26,7 @@ func windowAttention(q, k, v, bias, mask *Node) *Node {
 	return y
 }
 
-// plainWindowAttention is the same by its formula.
+// plainWindowAttention computes the same result with the formula.
 func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	scores := MulScalar(Einsum("bqhd,bkhd->bhqk", q, k), 1/math.Sqrt(float64(q.Shape().Dim(3))))
 	scores = Add(scores, bias)
@@ -38,8 +38,8 @@ func plainWindowAttention(q, k, v, bias, mask *Node) *Node {
 	return Einsum("bhqk,bkhd->bqhd", Softmax(scores, -1), v)
 }
 
-// TestWindowAttention compares value and gradients with the formula, and sees that the mask is not
-// repeated in memory.
+// TestWindowAttention compares the value and the gradients with the formula, and checks that the
+// mask is not repeated in memory.
 func TestWindowAttention(t *testing.T) {
 	for _, c := range []struct{ images, windows, tokens, heads, width int }{{3, 4, 49, 3, 32}, {2, 1, 49, 2, 32}, {1, 9, 16, 1, 8}, {2, 2, 144, 2, 32}, {2, 3, 1, 2, 4}, {2, 3, 5, 2, 3}} {
 		for _, masked := range []bool{false, true} {
@@ -86,7 +86,7 @@ func TestWindowAttention(t *testing.T) {
 	}
 }
 
-// TestAttentionAddends: every shape that a mask and a bias may have.
+// TestAttentionAddends checks every supported shape of a mask and a bias.
 func TestAttentionAddends(t *testing.T) {
 	const b, h, s, kv, w = 4, 3, 5, 6, 8
 	q, k := []int{b, s, h, w}, []int{b, kv, h, w}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSteadyAllocation: a training step whose state is donated allocates next to nothing once it
-// has warmed up.
+// TestSteadyAllocation checks that a training step with donated state allocates almost no memory
+// after warm-up.
 func TestSteadyAllocation(t *testing.T) {
 	n := stateful.steady(t, 10, func() int64 {
 		var m runtime.MemStats
@@ -16,7 +16,7 @@ func TestSteadyAllocation(t *testing.T) {
 		return int64(m.TotalAlloc)
 	})
 	t.Logf("%d bytes for each run", n)
-	// Some hundred bytes for each of its steps, against some 10 MB of tensors.
+	// The limit allows several hundred bytes for each step. The tensors take about 10 MB.
 	if n > 128<<10 {
 		t.Errorf("each run allocates %d bytes on the Go heap, expected at most %d", n, 128<<10)
 	}
