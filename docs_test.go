@@ -1,6 +1,8 @@
 package spt_test
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,17 +50,9 @@ func TestDrawing(t *testing.T) {
 // TestDocumentedPaths checks that the files that the documents name exist. It skips paths with
 // NAME, which stands for any name.
 func TestDocumentedPaths(t *testing.T) {
-	documents, err := filepath.Glob(filepath.Join("docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	span := regexp.MustCompile("`([\\w.-]+/[\\w./-]+\\.(go|py|sh|c))`")
-	for _, document := range slices.Concat(documents, []string{"README.md"}) {
-		text, err := os.ReadFile(document)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, match := range span.FindAllStringSubmatch(string(text), -1) {
+	for _, document := range documents(t) {
+		for _, match := range span.FindAllStringSubmatch(readDocument(t, document), -1) {
 			path := match[1]
 			if strings.Contains(path, "NAME") {
 				continue
@@ -68,4 +62,112 @@ func TestDocumentedPaths(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLinks checks that the relative links in the documents lead to files that exist, and to
+// headings that exist.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^()\s]+)\)`)
+	for _, document := range documents(t) {
+		text := readDocument(t, document)
+		for _, match := range link.FindAllStringSubmatch(withoutCode(text), -1) {
+			if regexp.MustCompile(`^[a-z]+:`).MatchString(match[1]) {
+				continue // another site
+			}
+			path, anchor, _ := strings.Cut(match[1], "#")
+			target := document
+			if path != "" {
+				target = filepath.Join(filepath.Dir(document), filepath.FromSlash(path))
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s, which does not exist", document, match[1])
+				continue
+			}
+			if anchor != "" && !slices.Contains(anchors(readDocument(t, target)), anchor) {
+				t.Errorf("%s links to %s, but %s has no such heading", document, match[1], target)
+			}
+		}
+	}
+}
+
+// documents returns the paths of all Markdown files.
+func documents(t *testing.T) []string {
+	var paths []string
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) == ".md" {
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+func readDocument(t *testing.T, path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// withoutCode returns a document without its blocks and spans of code.
+func withoutCode(text string) string {
+	text = regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(text, "")
+	return regexp.MustCompile("`[^`\n]*`").ReplaceAllString(text, "")
+}
+
+// anchors returns the anchors of the headings of a document, as GitHub makes them.
+func anchors(text string) (out []string) {
+	text = regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(text, "")
+	for _, match := range regexp.MustCompile(`(?m)^#+ +(.+?) *$`).FindAllStringSubmatch(text, -1) {
+		heading := regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`).ReplaceAllString(match[1], "$1")
+		heading = regexp.MustCompile(`[^\pL\pN _-]`).ReplaceAllString(strings.ToLower(heading), "")
+		anchor := strings.ReplaceAll(heading, " ", "-")
+		name := anchor
+		for n := 1; slices.Contains(out, name); n++ {
+			name = fmt.Sprintf("%s-%d", anchor, n)
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
+// TestGoBlocks checks that the Go code in README.md is part of a program in examples, which CI
+// runs.
+func TestGoBlocks(t *testing.T) {
+	programs, err := filepath.Glob(filepath.Join("examples", "*", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var code []string // the lines of each program without indentation
+	for _, program := range programs {
+		code = append(code, unindented(readDocument(t, program)))
+	}
+	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(readDocument(t, "README.md"), -1)
+	if len(blocks) == 0 {
+		t.Error("README.md has no Go code")
+	}
+	for _, block := range blocks {
+		if !slices.ContainsFunc(code, func(c string) bool { return strings.Contains(c, unindented(block[1])) }) {
+			t.Errorf("README.md has Go code that no program in examples has:\n%s", block[1])
+		}
+	}
+}
+
+// unindented returns a text without the space at the beginning and the end of its lines.
+func unindented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(strings.TrimSpace(line) + "\n")
+	}
+	return b.String()
 }

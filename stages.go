@@ -64,7 +64,7 @@ func Plan(ctx context.Context, c backbone.Config, scores *sensitivity.Scores, bu
 // of parameters, because scores do not record the size of the backbone.
 func PlanScores(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, o plan.Options) (*plan.Plan, error) {
 	if budget.IsShare() {
-		return nil, &run.OptionError{Option: "budget", Err: fmt.Errorf("budget %s is a share of the backbone, but scores do not record the size of the backbone; give the backbone, or a number of parameters", budget)}
+		return nil, &run.OptionError{Option: "budget", Err: fmt.Errorf("budget %s is a share of the backbone, but scores do not record the size of the backbone; plan with the backbone, or give a number of parameters", budget)}
 	}
 	size := 0
 	for _, t := range scores.Tensors {

@@ -15,6 +15,7 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/option"
 )
 
@@ -280,11 +281,11 @@ func (c Config) MarshalJSON() ([]byte, error) {
 func (c *Config) UnmarshalJSON(data []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
-		return err
+		return jsonfile.Explain(data, err)
 	}
 	var shared common
 	if err := json.Unmarshal(data, &shared); err != nil {
-		return err
+		return jsonfile.Explain(data, err)
 	}
 	a, err := architecture(shared.Architecture)
 	if err != nil {
@@ -305,7 +306,7 @@ func (c *Config) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(own))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(form.Interface()); err != nil {
-		return fmt.Errorf("reading the configuration of a backbone of the architecture %q: %w", a.Name, err)
+		return fmt.Errorf("reading the configuration of a backbone of the architecture %q: %w", a.Name, jsonfile.Explain(own, err))
 	}
 	*c = Config{ImageSize: shared.ImageSize, NumClasses: shared.NumClasses, NumHeads: shared.NumHeads, LayerNormEps: shared.LayerNormEps, Form: form.Elem().Interface()}
 	return nil

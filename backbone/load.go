@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/jsonfile"
 )
 
 // LoadOptions configures [Load]. Zero fields take the values that the checkpoint states or implies.
@@ -214,13 +215,13 @@ func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
 		}
 		s.config = new(Config)
 		if err := json.Unmarshal([]byte(text), s.config); err != nil {
-			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataConfig, f.Name(), err)
+			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataConfig, f.Name(), jsonfile.Explain([]byte(text), err))
 		}
 	}
 	if text, ok := meta[metadataPreprocessing]; ok {
 		s.preprocessing = new(Preprocessing)
 		if err := json.Unmarshal([]byte(text), s.preprocessing); err != nil {
-			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataPreprocessing, f.Name(), err)
+			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataPreprocessing, f.Name(), jsonfile.Explain([]byte(text), err))
 		}
 		return s, nil
 	}
@@ -308,7 +309,7 @@ func readJSON(path string, v any) (found bool, err error) {
 		return false, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, v)
+		err = jsonfile.Explain(data, json.Unmarshal(data, v))
 	}
 	if err != nil {
 		return false, fmt.Errorf("reading %s beside the checkpoint: %w", path, err)

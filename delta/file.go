@@ -174,7 +174,7 @@ func decode(text []byte) (*document, error) {
 	// Check the header first, because another version may have other fields.
 	var found jsonfile.Header
 	if err := json.Unmarshal(text, &found); err != nil {
-		return nil, fmt.Errorf("%w; expected the JSON that spt writes: was the file cut short or edited?", err)
+		return nil, fmt.Errorf("%w; expected the JSON that spt writes: check whether the file was cut short or edited", jsonfile.Explain(text, err))
 	}
 	switch {
 	case found.Kind != header.Kind:
@@ -186,7 +186,7 @@ func decode(text []byte) (*document, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(doc); err != nil {
-		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", err, header.Version)
+		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", jsonfile.Explain(text, err), header.Version)
 	}
 	if doc.Selection.Entries != nil {
 		return nil, fmt.Errorf("selection has entries; move their positions to %s, as tensors named %q", TensorsName, sparseIndices("NAME"))

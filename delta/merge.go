@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -174,7 +175,7 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 		return t, nil
 	}
 	if err := json.Unmarshal([]byte(text), &t); err != nil {
-		return t, fmt.Errorf("reading the image transform of %s: metadata %q: %w", f.Name(), transformKey, err)
+		return t, fmt.Errorf("reading the image transform of %s: metadata %q: %w", f.Name(), transformKey, jsonfile.Explain([]byte(text), err))
 	}
 	return t, nil
 }
@@ -188,7 +189,7 @@ func Classes(f *checkpoint.File) ([]string, error) {
 	}
 	var classes []string
 	if err := json.Unmarshal([]byte(text), &classes); err != nil {
-		return nil, fmt.Errorf("reading the class names of %s: metadata %q: %w; expected a JSON list of strings", f.Name(), classesKey, err)
+		return nil, fmt.Errorf("reading the class names of %s: metadata %q: %w; expected a JSON list of strings", f.Name(), classesKey, jsonfile.Explain([]byte(text), err))
 	}
 	return classes, nil
 }

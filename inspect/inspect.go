@@ -146,7 +146,7 @@ func open(path string) (*Inspection, error) {
 	}
 	isJSON, err := checkpoint.IsJSON(path)
 	if err != nil {
-		return nil, fmt.Errorf("inspecting %s: %w", path, err)
+		return nil, err // it names the file
 	}
 	if isJSON {
 		return openJSON(path)

@@ -3,7 +3,6 @@ package plan
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -48,7 +47,7 @@ func decode(data []byte) (*Plan, error) {
 	// Check the header before the fields, because another version may have other fields.
 	var found jsonfile.Header
 	if err := json.Unmarshal(data, &found); err != nil {
-		return nil, fmt.Errorf("decoding plan: %w; expected a JSON file that 'spt plan' wrote, or a published selection", located(data, err))
+		return nil, fmt.Errorf("decoding plan: %w; expected a JSON file that 'spt plan' wrote, or a published selection", jsonfile.Explain(data, err))
 	}
 	switch {
 	case found.Kind != header.Kind:
@@ -60,28 +59,12 @@ func decode(data []byte) (*Plan, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&document{fields: (*fields)(p)}); err != nil {
-		return nil, fmt.Errorf("decoding plan: %w", located(data, err))
+		return nil, fmt.Errorf("decoding plan: %w", jsonfile.Explain(data, err))
 	}
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("decoding plan: %w", err)
 	}
 	return p, nil
-}
-
-// located adds the line number to a JSON error that has an offset.
-func located(data []byte, err error) error {
-	offset := int64(-1)
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &syntax) {
-		offset = syntax.Offset
-	} else if errors.As(err, &kind) {
-		offset = kind.Offset
-	}
-	if offset < 0 || offset > int64(len(data)) {
-		return err
-	}
-	return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }
 
 // Save writes the plan to the file at path, as JSON. If the file exists, Save replaces it after the

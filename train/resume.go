@@ -54,7 +54,7 @@ func (p *position) next() {
 
 // interrupted returns the error for a training that was interrupted at p.
 func (p *position) interrupted(cause error) error {
-	return fmt.Errorf("training stopped in epoch %d at step %d: %w", p.Epoch+1, p.Step, cause)
+	return fmt.Errorf("training stopped in epoch %d after %d of its steps: %w", p.Epoch+1, p.Step, cause)
 }
 
 // stateHeader is the kind and version of a training state file.

@@ -83,7 +83,7 @@ func TestResume(t *testing.T) {
 			}
 		}
 		_, err := r.Do(ctx)
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d at step %d", 1+stop/3, stop%3)) && stop%3 > 0 {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d after %d of its steps", 1+stop/3, stop%3)) && stop%3 > 0 {
 			t.Fatalf("stopped at step %d: error %v", stop, err)
 		}
 		r.Progress = nil

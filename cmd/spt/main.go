@@ -1,5 +1,5 @@
-// Command spt tunes pretrained vision transformers for image tasks by tuning under one percent of
-// their weights.
+// Command spt fine-tunes pretrained vision transformers for image tasks. It tunes under one percent
+// of their weights. The command line is [cli.Main].
 package main
 
 import (

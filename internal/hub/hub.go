@@ -29,6 +29,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/progress"
 )
 
@@ -318,7 +319,7 @@ func shardsOf(local, weights string) ([]string, error) {
 		WeightMap map[string]string `json:"weight_map"`
 	}
 	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("reading %s, the index of the shards: %w", local, err)
+		return nil, fmt.Errorf("reading %s, the index of the shards: %w", local, jsonfile.Explain(data, err))
 	}
 	names := map[string]bool{}
 	for tensor, shard := range index.WeightMap {

@@ -83,7 +83,7 @@ func HeaderOf(data []byte) (Header, error) {
 		Version any `json:"version"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&found); err != nil {
-		return Header{}, fmt.Errorf("broken JSON: %w", err)
+		return Header{}, Explain(data, err)
 	}
 	kind, _ := found.Kind.(string)
 	version, _ := found.Version.(float64)
@@ -99,5 +99,5 @@ func Decode(data []byte, want Header, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
+	return Explain(data, json.Unmarshal(data, v))
 }

@@ -40,8 +40,9 @@ func (h Header) ReadMetadata(metadata map[string]string, v any) error {
 	if err := h.check(found); err != nil {
 		return err
 	}
-	if err := json.Unmarshal([]byte(metadata[contentKey]), v); err != nil {
-		return fmt.Errorf("metadata %q: %w", contentKey, err)
+	content := []byte(metadata[contentKey])
+	if err := json.Unmarshal(content, v); err != nil {
+		return fmt.Errorf("metadata %q: %w", contentKey, Explain(content, err))
 	}
 	return nil
 }

@@ -112,9 +112,11 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 	}
 	line("total", columns, sum)
 	table.Flush()
+	out.WriteString("\nA cell is a number of tuned parameters.")
 	if p.Cost.Structured > 0 {
-		fmt.Fprintf(&out, "\n* with a structured module: %s of rank %d\n", p.Module, p.Rank)
+		fmt.Fprintf(&out, " A star marks a structured module: %s of rank %d.", p.Module, p.Rank)
 	}
+	out.WriteByte('\n')
 	if _, err := w.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("writing the table of a plan: %w", err)
 	}

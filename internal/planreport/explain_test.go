@@ -46,7 +46,7 @@ const smallExplained = `lora, rank 1, alpha 10, beta 5, compat release: the 13 l
   class token                             0           0        0             0      3   12.0%
         total  9*   7*     8     1        4          13        6             2     28  112.0%
 
-* with a structured module: lora of rank 1
+A cell is a number of tuned parameters. A star marks a structured module: lora of rank 1.
 `
 
 func TestExplain(t *testing.T) {

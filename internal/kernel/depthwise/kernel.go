@@ -35,7 +35,8 @@ var active = &available[len(available)-1]
 // In the micro-kernel runs, an offset stands for a run of neighbouring taps that read neighbouring
 // pixels. It computes
 //
-//	dst[i,j] = Σ over runs t, taps k < run of src[offsets[t] + i·pitch + j + k] · kernel[t·run + k]
+//	dst[i,j] = Σ over runs t and taps k < run:
+//	           src[offsets[t] + i·pitch + j + k] · kernel[t·run + k]
 //
 // If add is not 0, the sums are added to dst. Offsets, pitch and the steps of dst are in bytes.
 // Neighbouring pixels of src and neighbouring taps of kernel are one block apart.

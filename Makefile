@@ -1,0 +1,41 @@
+# Targets for development. 'make' lists them. Every target runs plain commands of Go, which also work
+# without make.
+
+BENCH = .
+BENCHTIME = 1s
+FUZZTIME = 20s
+
+.PHONY: help build test lint bench docs fuzz ci xla clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-6s  %s\n", $$1, $$2}' Makefile
+
+build: ## build the program ./spt, without cgo
+	CGO_ENABLED=0 go build -trimpath ./cmd/spt
+
+test: ## run all tests
+	go test ./...
+
+lint: ## check the format, and run go vet and staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not formatted (run gofmt -w):" $$unformatted; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+bench: ## run the Go benchmarks (BENCH=regexp BENCHTIME=1s); 'spt bench' measures the machine
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) ./...
+
+docs: ## write docs/cli.md again from the commands
+	go test ./cli -run '^TestDocument$$' -update
+
+fuzz: ## run every fuzz target for FUZZTIME=20s
+	@set -e; for target in $$(grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*_test.go:func |:|'); do \
+	echo "== $$target"; go test "$${target%%:*}" -run '^$$' -fuzz "^$${target##*:}\$$" -fuzztime $(FUZZTIME); done
+
+ci: ## run everything that must hold before a change lands
+	.ci/run
+
+xla: ## build the program ./spt for NVIDIA GPUs; needs Linux and a C compiler
+	CGO_ENABLED=1 go build -tags xla ./cmd/spt
+
+clean: ## remove the program and the packages of a release
+	rm -rf spt spt.exe dist
