@@ -14,8 +14,8 @@ import (
 // This file checks the names of commands and flags and the number of arguments, and proposes the
 // nearest name for one that does not exist.
 
-// arguments returns the check of a command that takes at least min arguments and at most max; a
-// negative max means any number. usage says in words what the command takes, such as "one path".
+// arguments returns a check that a command gets at least min and at most max arguments. A negative
+// max means any number. usage describes the arguments in words, such as "one path".
 func arguments(min, max int, usage string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) >= min && (max < 0 || len(args) <= max) {
@@ -29,12 +29,12 @@ func arguments(min, max int, usage string) cobra.PositionalArgs {
 	}
 }
 
-// noArguments refuses arguments.
+// noArguments returns an error if a command gets arguments.
 func noArguments(cmd *cobra.Command, args []string) error {
 	return arguments(0, 0, "flags only")(cmd, args)
 }
 
-// quotedList returns the first five texts, quoted.
+// quotedList returns the first five texts, quoted, and "…" if there are more.
 func quotedList(texts []string) string {
 	quoted := make([]string, 0, 6)
 	for i, text := range texts {
@@ -47,7 +47,8 @@ func quotedList(texts []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// noSuchCommand reports the first argument of a command that has commands: it names none of them.
+// noSuchCommand returns an error if args is not empty. Cobra calls it for a command with
+// sub-commands if the first argument names none of them.
 func noSuchCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -61,7 +62,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	return option.Unknown("", "command", args[0], names)
 }
 
-// helpCommand returns the command help, which prints the help of another command.
+// helpCommand returns the command "help", which prints the help of another command.
 func (a *app) helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "help [COMMAND]...", Short: "Describe a command",

@@ -27,14 +27,15 @@ func benchCommand(a *app) *cobra.Command {
 		Use: "bench [flags]", Short: "Measure the speed of tuning on this machine",
 		Long: `Measures the speed of tuning on this machine: the peak of the processor in multiply-adds, the
 bandwidth of the memory, matrix products with the shapes of the backbone, and training steps of
-a method. It prints images per second, their share of what the peak allows, and the memory.
-The images are noise, the same in every call. So are the weights and the scores, unless they
-are given.
+a method. It prints images per second, their share of the limit that the peak sets, and the
+memory used. The images are random, and so are the weights without --weights and the scores
+without --plan. They are the same in every call.
 
---suite checks and measures a GPU within eight minutes. It compares the results of the device
-with those of the processor, measures matrix products, memory, steps of several methods and
-precisions, and a whole task, and runs PyTorch for comparison if it is installed. The report
-is written to two files, JSON and Markdown, and lists the items that failed or were skipped.`,
+--suite checks and measures a GPU within the time of --within. It compares the results of the
+GPU with the results of the processor. It measures matrix products, memory, steps of several
+methods and precisions, and a whole task from scoring to the test. It also runs PyTorch for
+comparison, if PyTorch is installed. The report is written to two files, JSON and Markdown,
+and lists the items that failed or were skipped.`,
 		Example: `  spt bench
   spt bench --model base --method lora --batch 8 --json
   spt bench --device cuda --suite
@@ -88,7 +89,8 @@ is written to two files, JSON and Markdown, and lists the items that failed or w
 	return cmd
 }
 
-// benchModel makes or loads the backbone and sets its name in o.
+// benchModel makes a random backbone of the size o.Name, or loads the backbone that weights names
+// and sets o.Name to its name.
 func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.ModelConfig, classes int, o *bench.Options) (*backbone.Model, error) {
 	size, err := bench.Config(o.Name, classes)
 	if err != nil {
@@ -109,7 +111,8 @@ func (a *app) benchModel(ctx context.Context, cmd *cobra.Command, weights run.Mo
 	return m, nil
 }
 
-// benchSelection sets the selection of o: that of the plan, or that of its method and budget.
+// benchSelection sets o.Selection, the parameters to tune. They come from the plan file, or without
+// a plan from o.Method and o.Budget.
 func benchSelection(ctx context.Context, cmd *cobra.Command, c backbone.Config, planPath string, o *bench.Options) (err error) {
 	if planPath == "" {
 		if o.Budget.IsZero() && o.Method.Scores() {
@@ -174,8 +177,8 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	return a.write(text + f.String() + breakdown(r))
 }
 
-// breakdown returns tables of the time of a step: by kinds of operations, and of the longest
-// operations.
+// breakdown returns two tables of the time of a step: one by kinds of operations, one of the
+// longest operations. It returns "" if the report has no breakdown.
 func breakdown(r *bench.Report) string {
 	if len(r.Breakdown) == 0 {
 		return ""

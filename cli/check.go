@@ -19,16 +19,16 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// This file checks flags by what the table says of them. The checks run before a command does
-// anything.
+// This file checks flags against the table of flags. The checks run before a command does anything.
 
-// refuse returns an error of wrong usage.
+// refuse returns an error for wrong usage, which ends the program with exit code 2.
 func refuse(format string, args ...any) error {
 	return &run.OptionError{Err: fmt.Errorf(format, args...)}
 }
 
-// checkFlags refuses flags without an effect, inputs that are special files, on which reading would
-// wait without end, and outputs that would replace an input or cannot be written.
+// checkFlags returns an error for a flag without an effect, for an input that is a special file,
+// and for an output that would replace an input or cannot be written. Reading a special file, such
+// as a pipe, could block for ever.
 func checkFlags(cmd *cobra.Command, args []string) error {
 	rows, fs := flagsOf(cmd.Name()), cmd.Flags()
 	inputs := slices.Clone(args)
@@ -74,7 +74,8 @@ func checkFlags(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// checkEffect refuses a flag that has no effect beside, or without, other flags.
+// checkEffect returns an error if another flag excludes this flag, or if a flag that it needs is
+// missing.
 func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 	for _, other := range f.excludes {
 		if fs.Changed(other) {
@@ -90,7 +91,7 @@ func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 	return nil
 }
 
-// checkMethod refuses flags whose options the method does not read.
+// checkMethod returns an error for a flag whose option the method does not use.
 func checkMethod(cmd *cobra.Command, m method.Row) error {
 	for _, f := range flagsOf(cmd.Name()) {
 		if option := cmp.Or(f.option, f.name); cmd.Flags().Changed(f.name) && !m.Takes(option) {
@@ -108,8 +109,8 @@ func checkMethod(cmd *cobra.Command, m method.Row) error {
 	return nil
 }
 
-// checkWritable refuses an output file that is a folder, or whose folder does not exist: an error
-// after the work would lose its result.
+// checkWritable returns an error if an output file is a folder, or if its folder does not exist.
+// Such an error after the work would lose the result. Output folders are not checked.
 func (f flagRow) checkWritable(path string) error {
 	if f.file == outputFolder {
 		return nil
@@ -123,8 +124,9 @@ func (f flagRow) checkWritable(path string) error {
 	return nil
 }
 
-// checkpointFiles returns the files of a checkpoint that is a folder or has several files. It
-// returns none if the checkpoint cannot be opened: loading it will tell why.
+// checkpointFiles returns the files of the checkpoint at path, which may be a folder or have
+// several shards. It returns nil if the checkpoint cannot be opened; loading it reports the reason
+// later.
 func checkpointFiles(path string) []string {
 	stat, err := os.Stat(path)
 	if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
@@ -138,8 +140,8 @@ func checkpointFiles(path string) []string {
 	return f.Files()
 }
 
-// keepInputs refuses the output of a flag if it is one of the inputs under any name, a file of a
-// checkpoint among them, or a file of the run of a delta among them.
+// keepInputs returns an error if the output out of a flag is an input file, also under another
+// name. The files of a checkpoint and the files of the run of a delta are inputs too.
 func keepInputs(flag, out string, inputs ...string) error {
 	written, err := os.Stat(out)
 	if err != nil {
@@ -165,8 +167,9 @@ func keepInputs(flag, out string, inputs ...string) error {
 	return nil
 }
 
-// keepData refuses the output of a flag if it is an image or a list in a folder of images that is
-// read. Other files there may be replaced: the working folder may be that of the data.
+// keepData returns an error if the output out of a flag would replace an image or a list in the
+// folder of a data set that the command reads. It allows out to replace other files there, because
+// the working folder may be the folder of the data set.
 func keepData(rows []flagRow, fs *pflag.FlagSet, name, out string) error {
 	image := dataset.IsImageName(out)
 	list := slices.Contains([]string{".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet"}, filepath.Ext(out))
@@ -180,7 +183,7 @@ func keepData(rows []flagRow, fs *pflag.FlagSet, name, out string) error {
 		given := fs.Lookup(f.name).Value.String()
 		folder := given
 		if stat, err := os.Stat(folder); err == nil && !stat.IsDir() {
-			folder = filepath.Dir(folder) // of a table, whose images lie beside it
+			folder = filepath.Dir(folder) // the images of a table lie in its folder
 		}
 		if inside(out, folder) {
 			return refuse("--%s %s would replace a file of --%s %s; give another name", name, out, f.name, given)
@@ -189,7 +192,7 @@ func keepData(rows []flagRow, fs *pflag.FlagSet, name, out string) error {
 	return nil
 }
 
-// inside reports whether an existing file is in a folder or below it.
+// inside reports whether an existing file is in a folder or in one of its sub-folders.
 func inside(file, folder string) bool {
 	var real [2]string
 	for i, p := range []string{file, folder} {
@@ -205,18 +208,18 @@ func inside(file, folder string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// given returns the flags that the user has set, with their values.
+// given returns the values of the flags that the user has set, by the names of the flags.
 func given(cmd *cobra.Command) map[string]string {
 	values := map[string]string{}
 	cmd.Flags().Visit(func(f *pflag.Flag) { values[f.Name] = f.Value.String() })
 	return values
 }
 
-// setAgain sets flags to the values in before, as given returned them, after their fields were
-// overwritten. It sets the flags of the command for which which returns true.
-func setAgain(cmd *cobra.Command, before map[string]string, which func(flagRow) bool) error {
+// setAgain sets flags again whose fields were overwritten. before holds the values of the flags
+// that the user has set, from given. setAgain sets the flags for which include returns true.
+func setAgain(cmd *cobra.Command, before map[string]string, include func(flagRow) bool) error {
 	for _, f := range flagsOf(cmd.Name()) {
-		if text, ok := before[f.name]; ok && which(f) {
+		if text, ok := before[f.name]; ok && include(f) {
 			if err := cmd.Flags().Set(f.name, text); err != nil {
 				return &run.OptionError{Err: err}
 			}
@@ -225,9 +228,9 @@ func setAgain(cmd *cobra.Command, before map[string]string, which func(flagRow) 
 	return nil
 }
 
-// refuseContradictions compares flags, as given returned them, with the same flags after the
-// configuration of a run was read into their fields. advice says what else the user can do than
-// leave such a flag out.
+// refuseContradictions returns an error for a flag that contradicts the run in dir. before holds
+// the values of the flags that the user has set, from given. The fields of the flags hold the
+// configuration of the run by now. advice tells the user an alternative to leaving the flag out.
 func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, advice string) error {
 	for _, f := range flagsOf(cmd.Name()) {
 		value, ok := before[f.name]
@@ -241,7 +244,8 @@ func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, adv
 	return nil
 }
 
-// flagError makes an error of parsing flags name the flag as the other errors do.
+// flagError rewrites an error of pflag in the form of the other errors: it names the flag, the
+// value and the expected values.
 func flagError(cmd *cobra.Command, err error) error {
 	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
 		return unknownFlag(cmd, unknown)
@@ -255,11 +259,11 @@ func flagError(cmd *cobra.Command, err error) error {
 			value = fmt.Sprintf("%q", value)
 		}
 		cause := bad.Unwrap()
-		// option.Unknown names the value too.
+		// The text of option.Unknown names the value too. Keep only the hint after the value.
 		if _, hint, ok := strings.Cut(cause.Error(), fmt.Sprintf("%q is unknown", bad.GetValue())); ok {
 			return refuse("--%s %s is unknown%s", bad.GetFlag().Name, value, hint)
 		}
-		switch bad.GetFlag().Value.Type() { // the types of pflag
+		switch bad.GetFlag().Value.Type() { // the names that pflag gives its types
 		case "bool":
 			cause = errors.New("expected true or false")
 		case "duration":
@@ -270,9 +274,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	return err
 }
 
-// describeError returns the text of an error. If the error carries the name of an option that a
-// flag of the command sets, the text names the flag: instead of the option if it begins with the
-// option, else at the end.
+// describeError returns the text of an error for the user. If the error names an option that a flag
+// of the command sets, the text names the flag. If the text begins with the option, the flag takes
+// the place of the option; otherwise the flag is added at the end, in parentheses.
 func describeError(cmd *cobra.Command, err error) string {
 	text, name := err.Error(), ""
 	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {

@@ -12,7 +12,8 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// comparePlans prints how two plans differ, with their costs if the backbone is given.
+// comparePlans prints how two plans differ. It prints costs, which are numbers of parameters, if
+// the shapes of the tensors are known: from the backbone or from a published selection.
 func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig) error {
 	var tensors []sensitivity.Tensor
 	if model.Path != "" {
@@ -42,9 +43,9 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 		a, b    int // parameters
 	}{
 		{"matrices with a module", c.Matrices, c.CostA.Structured, c.CostB.Structured},
-		{"vectors, whole", c.Vectors, c.CostA.Vectors, c.CostB.Vectors},
-		{"entries, one by one", c.Entries, c.CostA.Unstructured, c.CostB.Unstructured},
-		{"entries counted only", c.CountedOnly, c.CostA.CountedOnly, c.CostB.CountedOnly},
+		{"whole vectors", c.Vectors, c.CostA.Vectors, c.CostB.Vectors},
+		{"single entries", c.Entries, c.CostA.Unstructured, c.CostB.Unstructured},
+		{"entries, counted only", c.CountedOnly, c.CostA.CountedOnly, c.CostB.CountedOnly},
 	}
 	text := f.String() + "\n" + table(func(w io.Writer) {
 		fmt.Fprintln(w, "kind\tin both\tonly A\tonly B\tJaccard\tcost A\tcost B")
@@ -58,12 +59,12 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 	return a.write(text + "\n" + differences(c.Rows))
 }
 
-// differences returns a line for every operation on which two plans differ. A line holds, of each
-// kind, the numbers in both plans, in A only and in B only.
+// differences returns a table with a line for each operation in which two plans differ. For each
+// kind of selection, a line has three numbers: selected in both plans, in A only, in B only.
 func differences(rows []plan.ComparedRow) string {
 	differ := slices.DeleteFunc(slices.Clone(rows), func(r plan.ComparedRow) bool { return r.Equal() })
 	if len(differ) == 0 {
-		return "both tune the same\n"
+		return "The plans do not differ.\n"
 	}
 	three := func(o plan.Overlap) string {
 		if o == (plan.Overlap{}) {
@@ -71,8 +72,8 @@ func differences(rows []plan.ComparedRow) string {
 		}
 		return fmt.Sprintf("%d/%d/%d", o.Both, o.OnlyA, o.OnlyB)
 	}
-	known := differ[0].CostA != nil // the shapes of the tensors are known, so there are costs
-	text := "in both/only A/only B:\n" + table(func(w io.Writer) {
+	known := differ[0].CostA != nil // the shapes of the tensors are known
+	text := "Operations in which the plans differ. Three numbers count the selections in both plans, only in A, and only in B:\n" + table(func(w io.Writer) {
 		fmt.Fprint(w, "block\toperation\tmatrices\tvectors\tentries\tJaccard\tcounted only")
 		if known {
 			fmt.Fprint(w, "\tcost A\tcost B")
@@ -91,7 +92,7 @@ func differences(rows []plan.ComparedRow) string {
 		}
 	})
 	if same := len(rows) - len(differ); same > 0 {
-		text += fmt.Sprintf("and %s where both tune the same\n", plural(same, "operation"))
+		text += fmt.Sprintf("On %s the plans do not differ.\n", plural(same, "operation"))
 	}
 	return text
 }

@@ -37,12 +37,12 @@ func verifyCommand(a *app) *cobra.Command {
 	c := &o.config.Data
 	cmd := &cobra.Command{
 		Use: "verify DIR [flags]", Short: "Read every image and print the problems of a data set",
-		Long: `Opens a data set as 'spt tune' does, reads and decodes every image, and prints the number
-of images of each split and class, classes without training images, images that are
-missing or broken, files in class folders that are not images, and images with different
-names that are equal in every byte or in every pixel. The command fails with exit code 3 if
-an image cannot be read, or if an image of the test split is in another split too. It
-changes nothing.
+		Long: `Opens a data set as 'spt tune' does and decodes every image. The command prints the number
+of images in each split, with --per-class also in each class. It lists classes without
+training images, images that are missing or broken, files in class folders that are not
+images, and equal images: images with different names and the same bytes or the same pixels.
+It fails with exit code 3 if an image cannot be read, or if an image of the test split is in
+another split too. It changes no file.
 
 The layouts of data sets:
 
@@ -133,7 +133,7 @@ type verification struct {
 	Untrained  []string       `json:"classes_without_training_images"`
 	Unreadable []skippedImage `json:"unreadable"`
 	Duplicates []duplicate    `json:"duplicates"`
-	// files in class folders that are not images, by extension
+	// Ignored counts the files in class folders that are not images, by extension.
 	Ignored map[string]int `json:"ignored,omitempty"`
 	Stray   int            `json:"stray,omitempty"` // images outside the class folders
 }
@@ -185,7 +185,7 @@ func splitTable(d *dataset.Dataset, v dataset.Verification) string {
 	}) + "\n"
 }
 
-// classTable returns a table with a line for each class; empty without --per-class.
+// classTable returns a table with a line for each class. It returns "" without --per-class.
 func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) string {
 	if !perClass {
 		return ""
@@ -198,7 +198,7 @@ func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) strin
 	}) + "\n"
 }
 
-// String returns the findings, at most ten of a kind.
+// String returns the findings as text, with at most ten of each kind.
 func (v verification) String() string {
 	var f facts
 	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, size(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
@@ -257,11 +257,11 @@ func (v verification) String() string {
 func tasksCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "tasks", Short: "List the data sets that --task knows",
-		Long: `Lists the nineteen data sets of VTAB-1k and the five of FGVC with group, number of classes
-and recipe. With --task NAME, 'spt tune', 'score', 'train', 'eval' and 'data verify' check
-the number of classes; the recipe sets the options that no flag sets. Pixels are normalised
-as the backbone expects. The paper's code always normalises as ImageNet does:
---mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
+		Long: `Lists the nineteen data sets of VTAB-1k and the five of FGVC, with group, number of classes
+and recipe. With --task NAME, 'spt tune', 'spt score', 'spt train', 'spt eval' and
+'spt data verify' check the number of classes, and the recipe sets the options that no flag
+sets. The recipe does not set the normalisation of the pixels, which the backbone decides. To
+normalise as the paper's code does, give --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.`,
 		Example: "  spt data tasks",
 		Args:    noArguments,
 		RunE:    a.verb(func(context.Context, []string) error { return a.writeTasks() }),
@@ -293,7 +293,7 @@ func (a *app) writeTasks() error {
 		return a.writeJSON(tasks)
 	}
 	text := table(func(w io.Writer) {
-		fmt.Fprintln(w, "task\tgroup\tclasses\timages\twhat it is")
+		fmt.Fprintln(w, "task\tgroup\tclasses\timage options\tdata set")
 		for _, k := range dataset.KnownSets() {
 			o := run.TaskImages(k)
 			images := "--resize " + o.Resize
@@ -307,7 +307,7 @@ func (a *app) writeTasks() error {
 		}
 	})
 	o := train.VTAB()
-	text += fmt.Sprintf("\ntraining of all: batches of %d, %d epochs, %g of them warm-up, AdamW at %g, weight decay %g, drop-path %g\npixels: normalised as the backbone expects; --mean and --std say otherwise\n",
+	text += fmt.Sprintf("\ntraining for every task: batches of %d, %d epochs, %g of them warm-up, AdamW with learning rate %g, weight decay %g, drop-path %g\npixels: normalised as the backbone expects, unless --mean and --std are given\n",
 		o.BatchSize, o.Epochs, o.WarmupEpochs, o.LR, o.WeightDecay, o.DropPath)
 	return a.write(text)
 }

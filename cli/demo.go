@@ -14,7 +14,7 @@ import (
 	"github.com/sptune/spt/progress"
 )
 
-// demoNext is the text after the table.
+// demoNext is the text that demo prints after the table.
 const demoNext = `
 Each method trained once on the 800 training images; the table shows its last
 epoch. More epochs and the other methods and tasks: spt demo --help
@@ -27,9 +27,9 @@ func demoCommand(a *app) *cobra.Command {
 	flags := a.newOptions()
 	cmd := &cobra.Command{
 		Use: "demo [flags]", Short: "Compare the methods on a synthetic task; needs no files",
-		Long: `Shows the methods without any files: tunes the embedded backbone, a small ViT that this
-project pretrained, on a synthetic task with one method after the other, and compares
-accuracy, tuned parameters and time. It writes no files.`,
+		Long: `Tunes the embedded backbone, a small pretrained ViT, on a synthetic task with one method after
+the other, and compares accuracy, tuned parameters and time. The command needs no files and
+writes none.`,
 		Example: "  spt demo --task location --method linear,spt-lora",
 		Args:    noArguments,
 	}

@@ -13,10 +13,10 @@ import (
 func devicesCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "devices", Short: "List the devices, and why some cannot be used",
-		Long: `Lists the processor, the NVIDIA GPUs that the driver reports, and the PJRT plug-ins, with
-which a build with '-tags xla' computes on a GPU. It looks for plug-ins in the folders of
-PJRT_PLUGIN_LIBRARY_PATH and LD_LIBRARY_PATH, in the folders of GoMLX, and in the Python
-packages jax-cuda13-pjrt and jax-cuda12-pjrt. The command starts no device and downloads
+		Long: `Lists the processor, the NVIDIA GPUs that the driver reports, and the PJRT plug-ins. If spt was
+built with '-tags xla', it computes on a GPU with such a plug-in. The command looks for plug-ins
+in the folders of PJRT_PLUGIN_LIBRARY_PATH and LD_LIBRARY_PATH, in the folders of GoMLX, and in
+the Python packages jax-cuda13-pjrt and jax-cuda12-pjrt. It starts no device and downloads
 nothing.`,
 		Example: "  spt devices --json",
 		Args:    noArguments,

@@ -21,11 +21,12 @@ func evalCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	data, compute := &o.config.Data, &o.config.Compute
 	cmd := &cobra.Command{
-		Use: "eval {--delta DIR | --model FILE} --data DIR [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
-		Long: `Measures accuracy and loss on one split of a data set: of a delta on its backbone, or, without
---delta, of a checkpoint with its own head, such as a file of 'spt merge'. If the delta is in
-the folder of its run, the command reads the data set and the splits of the run; give --data
-if the data set has moved. If the delta was trained on the measured images, a note says so.`,
+		Use: "eval {--delta DIR | --model FILE --data DIR} [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
+		Long: `Measures accuracy and loss of a classifier on one split of a data set. The classifier is a
+delta on its backbone or, without --delta, a checkpoint with its own head, such as a file of
+'spt merge'. If the delta is in its run folder, the command uses the data set and the splits
+of the run; give --data if the data set has moved. A note tells you if the delta was trained
+on the measured images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: noArguments,
@@ -48,7 +49,7 @@ if the data set has moved. If the delta was trained on the measured images, a no
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
 			case moved && !cmd.Flags().Changed("layout"):
-				err = fmt.Errorf("%w (it was read in the layout %s of the run; give another with --layout)", err, data.Layout)
+				err = fmt.Errorf("%w (it was read in the layout %s, as in the run; if its layout is different, give --layout)", err, data.Layout)
 			case t.run != nil && !moved && errors.Is(err, fs.ErrNotExist):
 				err = fmt.Errorf("%w (this is the path in the run %s; if the data set has moved, give its path with --data DIR)", err, o.delta)
 			}
@@ -61,7 +62,7 @@ if the data set has moved. If the delta was trained on the measured images, a no
 		trained := trainedOn(t, d, split)
 		if t.run != nil {
 			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
-				fmt.Fprintf(a.stderr, "spt: note: the splits are not those of the run in %s: here %s, there %s; the delta may have been trained on some of these images\n", o.delta, now, then)
+				fmt.Fprintf(a.stderr, "spt: note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images\n", o.delta, now, then)
 			}
 		}
 		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
@@ -94,14 +95,15 @@ if the data set has moved. If the delta was trained on the measured images, a no
 	return cmd
 }
 
-// takeRunData sets data, which the flags have set, to the data set of the run of a delta. For this
-// data set, flags with other values are refused: other splits would test on images on which the
-// delta was trained. A data set elsewhere may be another one, so the flags of data hold for it.
+// takeRunData sets data to the data set that the run of a delta has stored. Without another path in
+// --data, it returns an error for a data flag that contradicts the run: other splits would test on
+// images on which the delta was trained. With another path, which may hold another data set, data
+// flags override the stored options.
 func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConfig, dir string) error {
 	before, path := given(cmd), data.Path
 	*data = recorded
 	elsewhere := path != "" && path != recorded.Path
-	_, skip := before["skip-bad-images"] // an image may have broken since
+	_, skip := before["skip-bad-images"] // an image may have become unreadable since the run
 	if skip || elsewhere {
 		data.Classes = 0 // the numbers of images may differ
 	}
@@ -112,7 +114,7 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 	return refuseContradictions(cmd, before, dir, "or give other images (--data)")
 }
 
-// describeSplits returns the sizes of splits and how they were made.
+// describeSplits returns the sizes of the splits and how they were made, in words.
 func describeSplits(how string, train, val, test int) string {
 	return fmt.Sprintf("%d train, %d val, %d test (%s)", train, val, test, how)
 }
@@ -122,8 +124,9 @@ func runSplits(c *run.Config) string {
 	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
 }
 
-// trainedOn reports whether the delta was trained on the images of a split. It returns nil if that
-// is unknown: for a delta without its run, and for splits that are not those of the run.
+// trainedOn reports whether the delta was trained on the images of a split. It returns nil if this
+// is unknown: if the run of the delta is missing, or if the splits differ from the splits of the
+// run.
 func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
 		return nil
@@ -133,7 +136,7 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-// sameClasses refuses a data set whose classes are not those of the head.
+// sameClasses returns an error if the classes of the data set differ from the classes of the head.
 func sameClasses(t *tuned, d *dataset.Dataset) error {
 	if rows := t.model.Config.NumClasses; rows != len(d.Classes) {
 		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set on which the head was trained", d.Name, len(d.Classes), rows)}
@@ -163,11 +166,13 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Images   int     `json:"images"`
 			Accuracy float64 `json:"accuracy"`
 			Loss     float64 `json:"loss"`
-			// further metrics of the objective
+			// Metrics holds further metrics of the objective.
 			Metrics map[string]float64 `json:"metrics,omitempty"`
-			Trained *bool              `json:"trained_on_these,omitempty"` // absent if unknown
-			Classes []class            `json:"classes"`
-			Skipped []skippedImage     `json:"skipped,omitempty"`
+			// Trained reports whether the delta was trained on these images. It is absent if
+			// unknown.
+			Trained *bool          `json:"trained_on_these,omitempty"`
+			Classes []class        `json:"classes"`
+			Skipped []skippedImage `json:"skipped,omitempty"`
 		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
 	}
 	text := ""

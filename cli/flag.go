@@ -19,39 +19,54 @@ import (
 // flagRow is one row of the table of flags, which flagTable returns. Parsing, help, completion and
 // the checks of flags read the table.
 type flagRow struct {
-	name  string // without the dashes
-	short string // one letter; empty: none
-	on    string // the names of the commands that take the flag, divided by spaces; "*": all
+	// name is the name of the flag without the dashes.
+	name string
+	// short is the one-letter form of the flag. Empty means none.
+	short string
+	// on lists the commands that take the flag, separated by spaces. "*" means all commands.
+	on string
+	// group is the heading under which the help lists the flag.
 	group group
-	// common flags are shown by --help, the others by --help --all only.
+	// common reports whether --help shows the flag. --help --all shows every flag.
 	common bool
-	kind   string // the word for the value in the help; empty for a flag without a value
-	help   string // one line: a noun and, where the value has one, its unit
+	// kind is the word for the value in the help. It is empty for a flag without a value.
+	kind string
+	// help describes the value in one phrase, with its unit.
+	help string
 
-	field func(*options) any // returns a pointer to the field that the flag sets, or a pflag.Value
-	// the default, in any type that prints as the flag's text; nil: the field's zero value
-	def    any
-	auto   string          // what the program takes without the flag, in words; empty: def
-	bounds bounds          // of numbers
-	none   bool            // zero means none, which the library writes as -1
-	values func() []string // the values that are known; nil: they are not known
-	closed bool            // other values than the known ones are refused
+	// field returns a pointer to the field that the flag sets, or a pflag.Value.
+	field func(*options) any
+	// def is the default, of any type that prints as the text of the flag. Nil means the zero value
+	// of the field.
+	def any
+	// auto describes in words the value that the program uses without the flag. Empty means def.
+	auto string
+	// bounds is the range of a number.
+	bounds bounds
+	// none reports whether the value 0 means "none", which the library writes as -1.
+	none bool
+	// values returns the known values, for the help and the shell. Nil means that none are known.
+	values func() []string
+	// closed reports whether values that are not known are refused.
+	closed bool
 
+	// file says how the command uses the file that the value names.
 	file fileUse
-	// needs lists flags without which the flag has no effect. "a|b" is met by either of the two.
+	// needs lists flags without which this flag has no effect. "a|b" requires one of the two.
 	needs []string
-	// excludes lists flags beside which the flag has no effect.
+	// excludes lists flags with which this flag has no effect.
 	excludes []string
-	// local flags concern this machine, not the run: they may differ from those of a recorded run.
+	// local reports whether the flag concerns this machine only. Its value may differ from the
+	// value in a stored run.
 	local bool
-	// anyRun is a value that contradicts no recorded run; empty: there is none.
+	// anyRun is a value that contradicts no stored run. Empty means that there is no such value.
 	anyRun string
-	// option is the name of the option in the library: method.Row.Takes and run.OptionError have
-	// it. Empty: name.
+	// option is the name of the option in the library, for method.Row.Takes and run.OptionError.
+	// Empty means name.
 	option string
 }
 
-// group is a heading of the help.
+// group is a heading under which the help lists flags.
 type group string
 
 // The groups, in the order of the help.
@@ -70,26 +85,28 @@ const (
 
 var groups = []group{modelGroup, dataGroup, imagesGroup, methodGroup, scoringGroup, trainingGroup, deviceGroup, measureGroup, outputGroup, generalGroup}
 
-// fileUse says what a flag's value is in the file system.
+// fileUse says how a command uses the file or folder that the value of a flag names.
 type fileUse int
 
 const (
-	noFile       fileUse = iota
-	inputFile            // a file, or a folder that stands for its files, that is read
-	imageFolder          // a folder, or a list, of images that are read
-	outputFile           // a file that is written
-	outputPrefix         // the beginning of the names of files that are written
-	outputFolder         // a folder that is made
+	noFile       fileUse = iota // the value names no file
+	inputFile                   // the command reads the file, or the files of the folder
+	imageFolder                 // the command reads the images of the folder or of the list
+	outputFile                  // the command writes the file
+	outputPrefix                // the command writes files whose names begin with the value
+	outputFolder                // the command makes the folder
 )
 
 // options holds the values of the flags of one command. Each flag sets one field.
 type options struct {
-	app    *app
+	app *app
+	// config holds the model, the data set, the device and the options of tune, score and plan.
 	config run.Config
-	single run.TrainOptions // of train
+	// single holds the options of the command train.
+	single run.TrainOptions
 
-	// These point into config.Tune or, for train, into single; recipe points into pretrain for the
-	// command of that name.
+	// method, rank, sizes and recipe point into config.Tune, or into single for the command train.
+	// For the command pretrain, recipe points into pretrain.
 	method *method.Method
 	rank   *int
 	sizes  *method.Options
@@ -108,7 +125,7 @@ type options struct {
 	explain, compare, perClass, runSuite, resumeState       bool
 }
 
-// newOptions returns the options of a command with the defaults that no flag sets.
+// newOptions returns the options of a command, with the defaults that are not defaults of flags.
 func (a *app) newOptions() *options {
 	o := &options{app: a, pretrain: demo.PretrainRecipe()}
 	t := &o.config.Tune
@@ -117,7 +134,8 @@ func (a *app) newOptions() *options {
 	return o
 }
 
-// ofTrain makes the flags of methods and training set the options of the command train.
+// ofTrain directs the method and training flags to o.single, which holds the options of the command
+// train. It returns o.
 func (o *options) ofTrain() *options {
 	o.config.Tune = run.TuneOptions{}
 	s := &o.single
@@ -126,7 +144,7 @@ func (o *options) ofTrain() *options {
 	return o
 }
 
-// flagsOf returns the rows of the table for a command, by groups.
+// flagsOf returns the rows of the table for a command, sorted by group.
 func flagsOf(command string) []flagRow {
 	rows := slices.DeleteFunc(flagTable(), func(f flagRow) bool {
 		return f.on != "*" && !slices.Contains(strings.Fields(f.on), command)
@@ -137,7 +155,7 @@ func flagsOf(command string) []flagRow {
 	return rows
 }
 
-// addFlags adds the flags of a command. They set the fields of o.
+// addFlags adds the flags of a command. The flags set the fields of o.
 func addFlags(cmd *cobra.Command, o *options) {
 	fs := cmd.Flags()
 	fs.SortFlags = false
@@ -165,9 +183,9 @@ func (f flagRow) add(cmd *cobra.Command, fs *pflag.FlagSet, o *options) {
 	}
 }
 
-// value returns the field of o that the flag sets, as pflag takes it.
+// value returns a pflag.Value that sets the field of o that belongs to the flag.
 func (f flagRow) value(o *options) pflag.Value {
-	fs := pflag.NewFlagSet("", pflag.ContinueOnError) // for the types of values that pflag has
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError) // makes values of the types that pflag has
 	switch to := f.field(o).(type) {
 	case pflag.Value:
 		return to
@@ -192,8 +210,9 @@ func (f flagRow) value(o *options) pflag.Value {
 	return fs.Lookup(f.name).Value
 }
 
-// complete returns the known values of a flag to the shell. Where there are none, the shell
-// completes names of files or, for a folder, of folders.
+// complete returns the known values of a flag that begin with typed, for completion in the shell.
+// For a flag of kind FILE or DIR, the shell also completes names of files. If a flag of kind DIR
+// has no such value, the shell completes names of folders only.
 func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var found []string
 	done := ""

@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/flags/fields.txt")
 
-// commands returns the command line's commands, the root and those of 'spt data' included.
+// commands returns all commands: the root, its commands and the commands of 'spt data'.
 func commands() []*cobra.Command {
 	root := (&app{}).root()
 	return append(append([]*cobra.Command{root}, root.Commands()...), find(root, "data").Commands()...)
@@ -33,7 +33,8 @@ func find(root *cobra.Command, name string) *cobra.Command {
 	return cmd
 }
 
-// Every row says all that the help, the checks and the completion need, and only what exists.
+// TestFlagTable checks that every row is complete for the help, the checks and the completion, and
+// that it names only commands and flags that exist.
 func TestFlagTable(t *testing.T) {
 	names := map[string]bool{}
 	for _, c := range commands() {
@@ -84,8 +85,8 @@ func TestFlagTable(t *testing.T) {
 			fail("a %s is used as a file of kind %d", f.kind, kind)
 		}
 	}
-	// The name means the same thing on all commands, so it is in the same group. The exceptions
-	// belong to the whole task of the suite, and to scoring by itself.
+	// A flag means the same on all commands, so it is in the same group. The exceptions are
+	// --epochs of the suite and --seed of score.
 	for _, f := range rows {
 		if g, ok := groupOf[f.name]; ok && g != f.group && f.name != "epochs" && f.name != "seed" {
 			t.Errorf("--%s is in the groups %s and %s", f.name, g, f.group)
@@ -94,10 +95,11 @@ func TestFlagTable(t *testing.T) {
 	}
 }
 
-// samples are texts one of which sets any flag to another value than its default.
+// samples are values for flags. For each flag, at least one of them is valid and not the default.
 var samples = []string{"7", "0.7", "true", "false", "0.25,0.25,0.25", "3MiB", "7s", "a"}
 
-// Every flag sets one field, the one that testdata/flags/fields.txt lists.
+// TestFlagsSetFields checks that every flag sets the field that testdata/flags/fields.txt lists,
+// and no other.
 func TestFlagsSetFields(t *testing.T) {
 	var got strings.Builder
 	for _, c := range commands() {
@@ -153,7 +155,7 @@ func TestFlagsSetFields(t *testing.T) {
 	}
 }
 
-// commandOptions returns the options that a command makes for its flags.
+// commandOptions returns the options of a command, as the command prepares them for its flags.
 func commandOptions(name string) *options {
 	o := (&app{}).newOptions()
 	switch name {
@@ -165,8 +167,8 @@ func commandOptions(name string) *options {
 	return o
 }
 
-// leaves returns the fields of a struct and of the structs in it, by their paths, as text. Pointers
-// are followed to the app only: the others point into the struct itself.
+// leaves returns the fields of a struct and of the structs inside it as text, by their paths. It
+// follows only the pointer to the app: all other pointers point into the struct itself.
 func leaves(v reflect.Value) map[string]string {
 	out := map[string]string{}
 	var walk func(v reflect.Value, path string)
@@ -188,7 +190,7 @@ func leaves(v reflect.Value) map[string]string {
 	return out
 }
 
-// Numbers out of a flag's range are refused, and zero where it means nothing.
+// TestFlagRanges checks that a flag refuses numbers outside its bounds.
 func TestFlagRanges(t *testing.T) {
 	tried := 0
 	for _, f := range flagTable() {
@@ -216,8 +218,8 @@ func TestFlagRanges(t *testing.T) {
 	}
 }
 
-// Every flag of the first table of flags exists on the same command, with the same default.
-// testdata/flags/defaults.txt lists COMMAND --FLAG "DEFAULT".
+// TestFlagsKeepNamesAndDefaults checks that every flag in testdata/flags/defaults.txt exists on the
+// same command, with the same default. A line is COMMAND --FLAG "DEFAULT".
 func TestFlagsKeepNamesAndDefaults(t *testing.T) {
 	list, err := os.ReadFile(filepath.Join("testdata", "flags", "defaults.txt"))
 	if err != nil {
@@ -242,8 +244,8 @@ func TestFlagsKeepNamesAndDefaults(t *testing.T) {
 	}
 }
 
-// The help of a command shows its common flags by groups; --all shows every flag. No line is longer
-// than 80 columns but those of examples and usage.
+// TestHelpOfFlags checks that the help of a command shows its common flags, and with --all every
+// flag. No line is longer than 80 columns, except lines with commands.
 func TestHelpOfFlags(t *testing.T) {
 	for _, c := range commands() {
 		for _, all := range []bool{false, true} {
@@ -265,7 +267,7 @@ func TestHelpOfFlags(t *testing.T) {
 	}
 }
 
-// The shell is offered the values that the program knows.
+// TestCompletion checks that the shell is offered the known values of a flag.
 func TestCompletion(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -300,7 +302,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// An error of the library names an option; the command line names the flag.
+// TestDescribeError checks that an error that names an option of the library names the flag
+// instead.
 func TestDescribeError(t *testing.T) {
 	tune := find((&app{}).root(), "tune")
 	for _, c := range []struct {

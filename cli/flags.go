@@ -25,9 +25,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// flagTable returns the flags of all commands. A name has several rows where it means different
-// things on different commands. The table is made at each call because programs may register
-// modules and objectives of their own, whose names are values of flags.
+// flagTable returns the flags of all commands. A flag that differs between commands has several
+// rows. Each call builds the table again, because programs may register modules and objectives,
+// whose names are values of flags.
 func flagTable() []flagRow {
 	recipe, scoring, planning := train.VTAB(), sensitivity.Options{}.WithDefaults(), plan.Options{}.WithDefaults()
 	return []flagRow{
@@ -52,18 +52,18 @@ func flagTable() []flagRow {
 			kind: "FILE", file: inputFile, values: embeddedName, auto: "random weights", excludes: []string{"suite"},
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "image-size", on: "tune score plan train eval predict", group: modelGroup,
-			help: "the side of the images in pixels; the position embedding is resized to it",
+			help: "the side of the images in pixels; the position embedding is resized to match",
 			kind: "PX", bounds: oneOrMore, auto: "from the checkpoint",
 			needs: []string{"model|resume"}, excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Model.ImageSize }},
 		{name: "num-heads", on: "tune score plan train eval predict", group: modelGroup,
 			help: "the number of attention heads",
-			kind: "N", bounds: oneOrMore, auto: "from the checkpoint, else that of published models of the same width",
+			kind: "N", bounds: oneOrMore, auto: "from the checkpoint, else the number in published models of the same width",
 			needs: []string{"model|resume"}, excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Model.NumHeads }},
 		{name: "layer-norm-eps", on: "tune score plan train eval predict", group: modelGroup,
 			help: "the epsilon of the layer norms",
-			kind: "NUMBER", bounds: aboveZero, auto: "from the checkpoint, else that of the library that wrote it",
+			kind: "NUMBER", bounds: aboveZero, auto: "from the checkpoint, else the epsilon of the library that wrote the checkpoint",
 			needs: []string{"model|resume"}, excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Model.LayerNormEps }},
 		{name: "mean", on: "tune score plan train eval predict", group: modelGroup,
@@ -77,7 +77,7 @@ func flagTable() []flagRow {
 			needs: []string{"mean", "model|resume"}, excludes: []string{"delta"},
 			field: func(o *options) any { return &channelsValue{&o.config.Model.Std, &o.config.Model.Preprocessing} }},
 		{name: "delta", on: "eval predict merge", group: modelGroup, common: true,
-			help: "the folder of a run, whose delta is used; --model is needed only if the backbone has moved",
+			help: "the run folder that holds the delta; --model is needed only if the backbone has moved",
 			kind: "DIR", file: inputFile, values: runFolders,
 			field: func(o *options) any { return &o.delta }},
 		{name: "classes", on: "bench", group: modelGroup,
@@ -92,11 +92,11 @@ func flagTable() []flagRow {
 			kind: "DIR", file: imageFolder,
 			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) }},
 		{name: "data", on: "merge", group: dataGroup, common: true,
-			help: fmt.Sprintf("a data set; logits are compared on %d of its images too", dataProbes),
+			help: fmt.Sprintf("a data set; the command compares the logits of %d of its images too", dataProbes),
 			kind: "DIR", file: imageFolder,
 			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) }},
 		{name: "probe", on: "merge", group: dataGroup, common: true,
-			help: "a folder of images; logits are compared on them too",
+			help: "a folder of images; the command compares their logits too",
 			kind: "DIR", file: imageFolder,
 			field: func(o *options) any { return &o.probe }},
 		{name: "task", on: "tune score train eval verify", group: dataGroup, common: true,
@@ -110,7 +110,7 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.demo.Task }},
 		{name: "layout", on: "tune score train eval verify", group: dataGroup, common: true,
 			help: "the layout of the data set: " + or(dataset.Layouts()),
-			kind: "NAME", values: dataset.Layouts, closed: true, auto: "the layout that the files show",
+			kind: "NAME", values: dataset.Layouts, closed: true, auto: "detected from the files",
 			field: func(o *options) any { return &o.config.Data.Layout }},
 		{name: "image-column", on: "tune score train eval verify", group: dataGroup,
 			help: "the column of images in parquet files and tables",
@@ -121,16 +121,17 @@ func flagTable() []flagRow {
 			kind: "COLUMN", auto: "the column with a usual name, such as label",
 			field: func(o *options) any { return &o.config.Data.LabelColumn }},
 		{name: "val-fraction", on: "tune score train eval verify", group: dataGroup,
-			help: "the share of the training images that become the validation split of a data set without one; 0 " +
-				"for none",
+			help: "the share of the training images that becomes the validation split, if the data set has none; " +
+				"0 for no validation split",
 			kind: "SHARE", bounds: shares, none: true, def: 0.1,
 			field: func(o *options) any { return &o.config.Data.ValFraction }},
 		{name: "test-fraction", on: "tune score train eval verify", group: dataGroup,
-			help: "the share of the training images that become the test split of a data set without one; 0 for none",
+			help: "the share of the training images that becomes the test split, if the data set has none; 0 for no " +
+				"test split",
 			kind: "SHARE", bounds: shares, none: true, def: 0.1,
 			field: func(o *options) any { return &o.config.Data.TestFraction }},
 		{name: "split-seed", on: "tune score train eval verify", group: dataGroup,
-			help: "the random seed of these splits",
+			help: "the seed that draws the splits of --val-fraction and --test-fraction",
 			kind: "SEED", def: 0,
 			field: func(o *options) any { return &o.config.Data.SplitSeed }},
 		{name: "skip-bad-images", on: "tune score train eval", group: dataGroup,
@@ -138,7 +139,7 @@ func flagTable() []flagRow {
 			local: true,
 			field: func(o *options) any { return &o.config.Data.SkipBadImages }},
 		{name: "skip-bad-images", on: "predict", group: dataGroup,
-			help:  "list images that cannot be read, without failing because of them",
+			help:  "list images that cannot be read, but do not fail because of them",
 			field: func(o *options) any { return &o.config.Data.SkipBadImages }},
 		{name: "split", on: "eval", group: dataGroup, common: true,
 			help: "the split to measure: test, val or train",
@@ -149,29 +150,29 @@ func flagTable() []flagRow {
 			kind: "N", bounds: oneOrMore, def: demo.PretrainRecipe().ImagesPerClass,
 			field: func(o *options) any { return &o.pretrain.ImagesPerClass }},
 
-		// From an image to the network's input.
+		// The preprocessing of images.
 		{name: "resize", on: "tune score train eval predict", group: imagesGroup,
-			help: "how an image becomes a square: direct resizes it to the square; crop resizes its shorter side, " +
-				"direct-crop both sides, and then takes the centre",
+			help: "how an image becomes a square: direct resizes both sides to the image size; crop resizes the " +
+				"shorter side to --resize-to and cuts out the centre; direct-crop resizes both sides to --resize-to " +
+				"and cuts out the centre",
 			kind: "HOW", values: words("direct", "crop", "direct-crop"), closed: true, def: "direct", excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Data.Images.Resize }},
 		{name: "resize-to", on: "tune score train eval predict", group: imagesGroup,
-			help: "the size before the crop in pixels: of the shorter side with --resize crop, of both with " +
-				"direct-crop",
+			help: "the size in pixels before the crop, for --resize crop and direct-crop",
 			kind: "PX", bounds: oneOrMore, auto: "256/224 of the image size", excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Data.Images.ResizeTo }},
 		{name: "random-crop", on: "tune train", group: imagesGroup,
-			help:  "crop training images at random instead of at the centre, with --resize crop or direct-crop",
+			help:  "cut training images out at a random place instead of the centre, with --resize crop or direct-crop",
 			field: func(o *options) any { return &o.config.Data.Images.RandomCrop }},
 		{name: "flip", on: "tune train", group: imagesGroup,
 			help:  "mirror half of the training images at random",
 			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip }},
 		{name: "cache", on: "tune score train eval", group: imagesGroup,
-			help: "the memory for decoded images, such as 512MiB; 0 for none",
+			help: "the memory for the cache of decoded images, such as 512MiB; 0 for no cache",
 			kind: "SIZE", auto: "1GiB", local: true,
 			field: func(o *options) any { return (*memoryValue)(&o.config.Data.Images.CacheBytes) }},
 
-		// What is tuned.
+		// The method and its size.
 		{name: "method", on: "tune", group: methodGroup, common: true,
 			help: "the method; the list is above",
 			kind: "NAME", values: methodNames, def: method.SPTLoRA,
@@ -185,7 +186,7 @@ func flagTable() []flagRow {
 			kind: "NAME", values: methodsWithPlan, def: method.SPTLoRA, excludes: []string{"compare"},
 			field: func(o *options) any { return (*methodValue)(o.method) }},
 		{name: "method", on: "demo", group: methodGroup, common: true,
-			help: "the methods to compare, divided by commas, of " + comma(methodNames()),
+			help: "the methods to compare, separated by commas: " + comma(methodNames()),
 			kind: "NAMES", values: methodNames, auto: comma(texts(demo.DefaultMethods())),
 			field: func(o *options) any { return (*methodsValue)(&o.demo.Methods) }},
 		{name: "method", on: "bench", group: methodGroup, common: true,
@@ -198,45 +199,47 @@ func flagTable() []flagRow {
 			kind: "NAME", values: objective.Names, def: objective.SingleLabel.Name(),
 			field: func(o *options) any { return &o.config.Objective }},
 		{name: "structured", on: "tune plan", group: methodGroup,
-			help: "the structured module of SPT, for --method spt-NAME: " + or(peft.Names()),
+			help: "the structured module of SPT: " + or(peft.Names()) + "; --structured NAME is short for --method spt-NAME",
 			kind: "NAME", values: peft.Names, closed: true, auto: "the module of --method", excludes: []string{"resume", "compare"},
 			field: func(o *options) any { return &o.structured }},
 		{name: "budget", on: "tune", group: methodGroup, common: true,
-			help: "the number of parameters to tune, such as 0.4M, 400k or 0.5%; of several, divided by commas, the " +
-				"best is chosen by validation",
+			help: "the largest number of parameters to tune, not counting the head, such as 0.4M, 400k or 0.5% of the " +
+				"backbone; with a list, such as 0.2M,0.4M, validation chooses the best budget",
 			kind: "PARAMS", auto: spt.DefaultBudget.String() + " for SPT",
 			field: func(o *options) any { return (*budgetsValue)(&o.config.Tune.Budgets) }},
 		{name: "budget", on: "train", group: methodGroup, common: true,
-			help: "the number of parameters to tune, such as 0.4M or 0.5%, which sets the rank of the modules",
+			help: "the largest number of parameters to tune, not counting the head, such as 0.4M or 0.5%; the budget " +
+				"sets the rank of the modules",
 			kind: "PARAMS", excludes: []string{"plan"},
 			field: func(o *options) any { return (*budgetValue)(&o.single.Budget) }},
 		{name: "budget", on: "plan", group: methodGroup, common: true,
-			help: "the number of parameters to tune, such as 0.4M or 400k; with --model also a share, such as 0.5%",
+			help: "the largest number of parameters to tune, not counting the head, such as 0.4M or 400k; with --model " +
+				"also a share of the backbone, such as 0.5%",
 			kind: "PARAMS", excludes: []string{"compare", "import"},
 			field: func(o *options) any { return (*budgetValue)(&o.budget) }},
 		{name: "budget", on: "demo", group: methodGroup, common: true,
-			help: "the number of parameters to tune, the same for all methods that take a budget",
+			help: "the largest number of parameters to tune, not counting the head, for each method that takes a budget",
 			kind: "PARAMS", def: demo.DefaultBudget,
 			field: func(o *options) any { return (*budgetValue)(&o.demo.Budget) }},
 		{name: "budget", on: "bench", group: methodGroup, common: true,
-			help: "the number of parameters to tune, such as 0.4M, 400k or 0.5%",
-			kind: "PARAMS", auto: "0.4M for SPT, 0.2M for a tiny ViT; rank 8 for other methods with modules",
+			help: "the largest number of parameters to tune, not counting the head, such as 0.4M, 400k or 0.5%",
+			kind: "PARAMS", auto: "0.4M for SPT, 0.2M for SPT on a tiny ViT; no budget but rank 8 for other methods with modules",
 			excludes: []string{"suite"},
 			field:    func(o *options) any { return (*budgetValue)(&o.bench.Budget) }},
 		{name: "rank", on: "tune", group: methodGroup, common: true,
 			help: "the rank of the modules",
 			kind: "N", bounds: oneOrMore,
-			auto: "8, less for small budgets of backbones narrower than 768; for a method without a plan the largest " +
-				"that the budget allows",
+			auto: "8; less for a small budget on a backbone narrower than 768; for a method without a plan the largest " +
+				"rank within --budget",
 			field: func(o *options) any { return o.rank }},
 		{name: "rank", on: "plan", group: methodGroup,
 			help: "the rank of the modules",
-			kind: "N", bounds: oneOrMore, auto: "8, less for small budgets of backbones narrower than 768",
+			kind: "N", bounds: oneOrMore, auto: "8; less for a small budget on a backbone narrower than 768",
 			excludes: []string{"compare"},
 			field:    func(o *options) any { return o.rank }},
 		{name: "rank", on: "train", group: methodGroup, common: true,
 			help: "the rank of the modules",
-			kind: "N", bounds: oneOrMore, auto: "the largest that the budget allows, without a budget 8",
+			kind: "N", bounds: oneOrMore, auto: "the largest rank within --budget; 8 without --budget",
 			excludes: []string{"plan"},
 			field:    func(o *options) any { return o.rank }},
 		{name: "prompts", on: "tune train", group: methodGroup,
@@ -257,13 +260,13 @@ func flagTable() []flagRow {
 			auto: methodDefaults("scale", func(o method.Options) any { return o.Scale }), excludes: []string{"plan"},
 			field: func(o *options) any { return &o.sizes.Scale }},
 
-		// Stages 1 and 2.
+		// Scoring and planning: stages 1 and 2.
 		{name: "scores", on: "plan", group: scoringGroup, common: true,
 			help: "the scores: a file of 'spt score' or of a run",
 			kind: "FILE", file: inputFile, excludes: []string{"compare", "import"},
 			field: func(o *options) any { return &o.scores }},
 		{name: "import", on: "plan", group: scoringGroup, common: true,
-			help: "a published selection, a .pth file, from which the plan is made instead of scores",
+			help: "a published selection, a .pth file; the plan is made from it instead of from scores",
 			kind: "FILE", file: inputFile, excludes: []string{"compare"},
 			field: func(o *options) any { return &o.published }},
 		{name: "compare", on: "plan", group: scoringGroup, common: true,
@@ -278,7 +281,7 @@ func flagTable() []flagRow {
 			kind: "FILE", file: inputFile, auto: "a plan from random scores", excludes: []string{"suite"},
 			field: func(o *options) any { return &o.plan }},
 		{name: "criterion", on: "tune score", group: scoringGroup,
-			help: "the scoring criterion: " + or(criteria()) + "; magnitude and random read no images",
+			help: "the scoring criterion: " + or(criteria()) + "; magnitude and random do not depend on the images",
 			kind: "NAME", values: criteria, closed: true, def: sensitivity.SquaredGradient,
 			field: func(o *options) any { return (*string)(&o.config.Tune.Score.Criterion) }},
 		{name: "score-batches", on: "tune score", group: scoringGroup,
@@ -299,27 +302,28 @@ func flagTable() []flagRow {
 			kind: "NUMBER", bounds: aboveZero, def: planning.Beta, excludes: []string{"compare", "import"},
 			field: func(o *options) any { return &o.config.Tune.Plan.Beta }},
 		{name: "compat", on: "tune plan", group: scoringGroup,
-			help: "the compatibility mode: release plans as the paper's published code does, for its seven budgets",
-			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "none: a plan uses as much of any budget as possible",
+			help: "the compatibility mode: the mode release makes the plan that the paper's published code makes, for one " +
+				"of its seven budgets",
+			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "no mode: the plan uses as much of the budget as possible",
 			excludes: []string{"compare", "import"},
 			field:    func(o *options) any { return &o.config.Tune.Plan.Compat }},
 
-		// Stage 3.
+		// Training: stage 3.
 		{name: "epochs", on: "tune train", group: trainingGroup, common: true,
-			help: "the number of passes over the training images; the warm-up keeps its share",
+			help: "the number of passes over the training images; the length of the warm-up scales with it",
 			kind: "N", bounds: oneOrMore, def: recipe.Epochs,
 			field: func(o *options) any { return &o.recipe.Epochs }},
 		{name: "epochs", on: "pretrain", group: trainingGroup, common: true,
-			help: "the number of passes over the training images; the warm-up keeps its share",
+			help: "the number of passes over the training images; the length of the warm-up scales with it",
 			kind: "N", bounds: oneOrMore, def: demo.PretrainRecipe().Train.Epochs,
 			field: func(o *options) any { return &o.recipe.Epochs }},
 		{name: "epochs", on: "demo", group: trainingGroup, common: true,
-			help: "the number of passes over the training images; linear makes ten times as many, for which the " +
-				"backbone runs once",
+			help: "the number of passes over the training images; the method linear makes ten times as many passes, " +
+				"over features that the backbone computes once",
 			kind: "N", bounds: oneOrMore, def: demo.DefaultEpochs,
 			field: func(o *options) any { return &o.demo.Epochs }},
 		{name: "epochs", on: "bench", group: measureGroup,
-			help: "the number of epochs of the whole task of --suite",
+			help: "the number of training epochs in the whole task of --suite",
 			kind: "N", bounds: oneOrMore, def: recipe.Epochs, needs: []string{"suite"},
 			field: func(o *options) any { return &o.suite.Epochs }},
 		{name: "batch-size", on: "tune train", group: trainingGroup, common: true,
@@ -341,7 +345,7 @@ func flagTable() []flagRow {
 			kind: "N", bounds: zeroOrMore, def: recipe.WarmupEpochs,
 			field: func(o *options) any { return &o.recipe.WarmupEpochs }},
 		{name: "drop-path", on: "tune train", group: trainingGroup,
-			help: "the drop-path rate of the last block; it grows linearly over the depth",
+			help: "the drop-path rate of the last block; the rate grows linearly from 0 in the first block",
 			kind: "RATE", bounds: zeroOrMore, def: recipe.DropPath,
 			auto:  recipeDefaults(func(o train.Options) float64 { return o.DropPath }),
 			field: func(o *options) any { return &o.recipe.DropPath }},
@@ -369,11 +373,11 @@ func flagTable() []flagRow {
 			help:  "train on the validation images too",
 			field: func(o *options) any { return &o.single.WithVal }},
 		{name: "no-validation", on: "tune", group: trainingGroup,
-			help:  "skip validation: train once, on the training and validation images together; for a single budget",
+			help:  "skip validation: train once, on the training and validation images together; needs a single budget",
 			field: func(o *options) any { return &o.config.Tune.NoValidation }},
 		{name: "paper-protocol", on: "tune", group: trainingGroup,
-			help: "test after every epoch and report the greatest accuracy too, as the paper does; nothing is chosen " +
-				"by it",
+			help: "test after every epoch and report the highest test accuracy too, as the paper does; this accuracy " +
+				"chooses nothing",
 			field: func(o *options) any { return &o.config.Tune.PaperProtocol }},
 
 		// The device.
@@ -398,7 +402,7 @@ func flagTable() []flagRow {
 			help:  "on a GPU, recompute activations in the backward pass instead of keeping them: less memory, more time",
 			field: func(o *options) any { return &o.config.Compute.CheckpointActivations }},
 
-		// Measuring.
+		// Benchmarks.
 		{name: "batch", on: "bench", group: measureGroup, common: true,
 			help: "the number of images in a step",
 			kind: "N", bounds: oneOrMore, def: 8, auto: "8; 64 with --suite",
@@ -416,7 +420,7 @@ func flagTable() []flagRow {
 			excludes: []string{"suite"},
 			field:    func(o *options) any { return &o.bench.Breakdown }},
 		{name: "suite", on: "bench", group: measureGroup, common: true,
-			help:  "check and measure a whole device",
+			help:  "check and measure the device of --device instead of a single step",
 			field: func(o *options) any { return &o.runSuite }},
 		{name: "python", on: "bench", group: measureGroup,
 			help: "the Python interpreter with PyTorch that --suite runs for comparison; 'none' for no comparison",
@@ -505,7 +509,7 @@ func flagTable() []flagRow {
 	}
 }
 
-// textOf returns a default as the text that sets a flag.
+// textOf returns a default value as text for the command line.
 func textOf(def any) string {
 	if v, ok := def.(float64); ok {
 		return strconv.FormatFloat(v, 'g', -1, 64)
@@ -524,7 +528,7 @@ func texts[T ~string](list []T) []string {
 
 func comma(list []string) string { return strings.Join(list, ", ") }
 
-// or joins a list as a sentence does: "a, b or c".
+// or joins a list with commas and a final "or": "a, b or c".
 func or(list []string) string {
 	last := len(list) - 1
 	if last < 1 {
@@ -542,7 +546,7 @@ func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
 func criteria() []string     { return texts(sensitivity.Criteria()) }
 
-// rowOf returns the row of a method that exists.
+// rowOf returns the row of a method. It panics if there is no such method.
 func rowOf(m method.Method) method.Row {
 	row, err := method.Lookup(m)
 	if err != nil {
@@ -551,7 +555,7 @@ func rowOf(m method.Method) method.Row {
 	return row
 }
 
-// takers returns the names of the methods and families that read an option.
+// takers returns the names of the methods and families of methods that use an option.
 func takers(option string) (names []string) {
 	for _, row := range method.Catalogue() {
 		if row.Takes(option) {
@@ -561,7 +565,7 @@ func takers(option string) (names []string) {
 	return names
 }
 
-// methodDefaults describes the default of an option for each method that reads it.
+// methodDefaults returns in words the default of an option for each method that uses it.
 func methodDefaults(option string, value func(method.Options) any) string {
 	var texts []string
 	names := takers(option)
@@ -577,8 +581,8 @@ func methodDefaults(option string, value func(method.Options) any) string {
 	return comma(texts)
 }
 
-// recipeDefaults describes the value of an option in the recipes of all methods: the usual value,
-// and the methods that have another one.
+// recipeDefaults returns in words the values of an option in the recipes of all methods: first the
+// usual value, then every other value with its methods.
 func recipeDefaults(value func(train.Options) float64) string {
 	usual, names := value(train.VTAB()), map[float64][]string{}
 	text := fmt.Sprint(usual)
@@ -593,7 +597,7 @@ func recipeDefaults(value func(train.Options) float64) string {
 	return text
 }
 
-// planMethods describes the methods that plan.
+// planMethods returns in words the methods that need a plan.
 func planMethods() string {
 	var families []string
 	for _, row := range method.Catalogue() {
@@ -630,9 +634,9 @@ func deviceNames() []string {
 	return names
 }
 
-// runFolders returns the run folders with names that the program has chosen.
+// runFolders returns the run folders in run.DefaultRoot.
 func runFolders() (dirs []string) {
-	// the pattern is valid
+	// Glob fails only for a malformed pattern.
 	configs, _ := filepath.Glob(filepath.Join(run.DefaultRoot, "*", run.ConfigFile))
 	for _, path := range configs {
 		dirs = append(dirs, filepath.Dir(path))

@@ -25,8 +25,8 @@ func helpWidth(w io.Writer) int {
 	return 80
 }
 
-// help prints the help of a command. An argument that is not a command is an error also beside
-// --help; Main reports it.
+// help prints the help of a command. If an argument names no command, help prints nothing and
+// stores the error in helpError, which Main reports.
 func (a *app) help(cmd *cobra.Command, _ []string) {
 	if cmd.HasAvailableSubCommands() {
 		if a.helpError = noSuchCommand(cmd, cmd.Flags().Args()); a.helpError != nil {
@@ -34,7 +34,8 @@ func (a *app) help(cmd *cobra.Command, _ []string) {
 		}
 	}
 	w := cmd.OutOrStdout()
-	_, _ = io.WriteString(w, a.helpText(cmd, helpWidth(w))) // nobody is left to tell of an error
+	// an error means that nobody reads the help
+	_, _ = io.WriteString(w, a.helpText(cmd, helpWidth(w)))
 }
 
 // helpText returns the help of a command: its description, usage, examples and flags.
@@ -62,11 +63,11 @@ func (a *app) helpText(cmd *cobra.Command, width int) string {
 	return b.String()
 }
 
-// flagValue finds a flag that is followed by its value, or by the name of its value.
+// flagValue matches a flag, and the first character of its value or of the word for its value.
 var flagValue = regexp.MustCompile(`(--[\w-]+) ([^-[{|])`)
 
-// commandLine indents a command line. A line that is too long is broken before flags and arguments,
-// as a shell takes it.
+// commandLine indents a command line. It breaks a line that is too long before flags and arguments,
+// and ends each part with a backslash, so that a shell accepts the text.
 func commandLine(line string, width int) string {
 	const end, space = " \\", "\u00a0"
 	// a flag keeps its value on the same line
@@ -75,10 +76,10 @@ func commandLine(line string, width int) string {
 	return "  " + strings.ReplaceAll(strings.ReplaceAll(broken, space, " "), "\n", end+"\n      ")
 }
 
-// flagHelp writes the flags of a command by groups: the common ones, or with --all every flag.
+// flagHelp writes the flags of a command by groups: the common flags, or with --all every flag.
 func (a *app) flagHelp(b *strings.Builder, cmd *cobra.Command, width int) {
 	rows, hidden := flagsOf(cmd.Name()), 0
-	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { // cobra's own, such as those of completion
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { // flags of cobra, such as --no-descriptions
 		if !slices.ContainsFunc(rows, func(row flagRow) bool { return row.name == f.Name }) {
 			rows = append(rows, flagRow{name: f.Name, common: true, group: generalGroup, help: f.Usage})
 		}
@@ -130,7 +131,8 @@ func (f flagRow) description() string {
 	return f.help
 }
 
-// entry writes a name and, from a column on, its description.
+// entry writes a name and its description, which begins at the given column and is wrapped to
+// width.
 func entry(b *strings.Builder, name, description string, column, width int) {
 	indent := "\n" + strings.Repeat(" ", column)
 	if utf8.RuneCountInString(name) > column-2 {
@@ -141,11 +143,11 @@ func entry(b *strings.Builder, name, description string, column, width int) {
 	b.WriteString(strings.ReplaceAll(wrap(description, width-column), "\n", indent) + "\n")
 }
 
-// reflow wraps the paragraphs of a text. A paragraph with indented lines is a list: each line stays
-// a line, and one that is too long is wrapped below its description, which follows two spaces or
-// more.
+// reflow wraps the paragraphs of a text. A paragraph with indented lines is a list, whose lines are
+// not joined. A line of a list has a name, two or more spaces, and a description. If the line is
+// too long, the description is wrapped and keeps its indentation.
 func reflow(text string, width int) string {
-	paragraphs := strings.Split(strings.Trim(text, "\n"), "\n\n")
+	paragraphs := strings.Split(strings.Trim(strings.ReplaceAll(text, "\t", "    "), "\n"), "\n\n")
 	for i, p := range paragraphs {
 		if !strings.Contains("\n"+p, "\n ") {
 			paragraphs[i] = wrap(p, width)
@@ -166,7 +168,7 @@ func reflow(text string, width int) string {
 	return strings.Join(paragraphs, "\n\n")
 }
 
-// indent returns a text with each line indented, which makes it a list for reflow.
+// indent returns a text with each line indented. reflow treats such a text as a list.
 func indent(lines string) string {
 	return "  " + strings.ReplaceAll(strings.TrimRight(lines, "\n"), "\n", "\n  ")
 }

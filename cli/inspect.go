@@ -19,11 +19,11 @@ import (
 func inspectCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Describe a file or a run folder",
-		Long: `Prints what a file or a folder is and what it contains: a checkpoint, scores, a plan, a
-published selection of the paper's authors, a delta, a training state, a run folder or one of
-its files. The content of the file decides, not its name. Tensors of equal shape in several
-blocks of a checkpoint share one line; --json lists every tensor. A model of the Hugging Face
-Hub is downloaded first.`,
+		Long: `Prints the kind and the contents of a file or folder: a checkpoint, scores, a plan, a selection
+that the authors of the paper published, a delta, a training state, a run folder or one of its
+files. The command recognises a file by its content, not by its name. Tensors with the same
+name and shape in several blocks of a checkpoint share one line; --json lists every tensor. A
+model of the Hugging Face Hub is downloaded first.`,
 		Example: `  spt inspect vit_tiny.safetensors
   spt inspect runs/clothing-spt-lora --json`,
 		Args: arguments(1, 1, "one path"),
@@ -105,7 +105,8 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 	f.add("fingerprint", "%s", c.Fingerprint)
 }
 
-// tensorShapes returns a line for each name and shape; the numbers of blocks are stars.
+// tensorShapes returns a line for each name and shape of a tensor. In a name, a star stands for the
+// number of a block, so that equal blocks share a line.
 func tensorShapes(tensors []checkpoint.TensorInfo) string {
 	var order []string
 	count := map[string]int{}
@@ -171,7 +172,7 @@ func planFacts(f *facts, p *plan.Plan) {
 	if p.Only != "" {
 		compat += ", " + p.Only + " only"
 	}
-	if p.Tau > 0 { // an imported plan has none
+	if p.Tau > 0 { // an imported plan has no tau
 		compat += fmt.Sprintf(", tau %d", p.Tau)
 	}
 	f.add("plan", "%d parameters for a budget of %d, %s", p.Cost.Total, p.Budget, compat)
@@ -179,7 +180,7 @@ func planFacts(f *facts, p *plan.Plan) {
 	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
 	f.add("entries", "%d single parameters in %d tensors", p.Cost.Unstructured, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
-		f.add("counted only", "%d entries of norms: part of the cost, as in the release, but not tuned", p.Cost.CountedOnly)
+		f.add("counted only", "%d entries of norms: part of the cost, as in the published code, but not tuned", p.Cost.CountedOnly)
 	}
 	f.add("class token", "%d parameters", p.Cost.ClassToken)
 }
@@ -225,7 +226,7 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	f.add("data", "%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
 	f.addObjective(c.Objective)
 	f.add("method", "%s", printable(chosen))
-	f.add("final training", "%d epochs done", len(r.Epochs))
+	f.add("final training", "%s done", plural(len(r.Epochs), "epoch"))
 	if r.Result == nil {
 		f.add("state", "unfinished; to continue: %s", command("spt", verb, "--resume", dir))
 		return

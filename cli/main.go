@@ -1,10 +1,15 @@
-// Package cli is the command line of spt, which tunes pretrained vision transformers for image
-// tasks by tuning under one percent of their weights. [Main] runs it. A program that registers a
-// structured module, an architecture or an objective and then calls Main has it in every command.
+// Package cli is the command line of spt, which fine-tunes pretrained vision transformers for image
+// tasks. [Main] parses the arguments, runs one command and returns the exit code of the process. A
+// program can register its own structured module, architecture or objective and then call Main:
+// every command then accepts the names that the program has registered.
 //
-// Each command is one file here: it turns flags into calls of the library, github.com/sptune/spt,
-// and prints the result. All flags are rows of one table, in flags.go; flag.go, values.go, check.go
-// and help.go read it. The files output.go and progress.go print.
+// Each command is one file of the package, such as tune.go. A command turns flags into calls of the
+// library, [github.com/sptune/spt], and prints the result. A newcomer begins with main.go and
+// tune.go.
+//
+// All flags are rows of the table in flags.go. The other files about flags read this table: flag.go
+// defines a row, values.go has the types of values, check.go checks flags before a command runs,
+// and help.go prints the help. The files output.go and progress.go print results and progress.
 package cli
 
 import (
@@ -26,7 +31,7 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// The exit codes. The help of the root command documents them.
+// The exit codes of the process, as description explains them to users.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
@@ -43,8 +48,9 @@ Begin with 'spt demo', which needs no files, or with
   spt tune --model hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k --data photos
 
 where photos is a folder with one folder of images for each class. 'spt tune' runs all
-stages; 'spt score', 'spt plan' and 'spt train' run one each. The result is a delta, a file
-of one to two megabytes for a ViT-B, which 'spt predict', 'spt eval' and 'spt merge' use.
+stages; 'spt score', 'spt plan' and 'spt train' run one stage each. The result is a delta: the
+tuned weights, one to two megabytes for a ViT-B. 'spt predict', 'spt eval' and 'spt merge'
+use the delta together with the pretrained model, which is called the backbone.
 'spt completion SHELL' prints a script that completes commands and flags in your shell.
 
 Exit codes:
@@ -54,7 +60,7 @@ Exit codes:
   3    bad input: a file or folder is missing or damaged, or does not fit the other inputs
   130  interrupted; the command that continues the run is printed, if there is one`
 
-// app holds the state of one call of the program.
+// app holds the state of one run of the program.
 type app struct {
 	stdout, stderr io.Writer
 	terminal       bool // stderr is a terminal
@@ -62,25 +68,27 @@ type app struct {
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
 
-	entered   bool   // the command has begun: its flags and arguments were parsed
-	helpError error  // --help was given together with a wrong command
+	entered   bool   // the flags and arguments were parsed and the command has begun
+	helpError error  // the error of --help together with an unknown command
 	resume    string // the command line that continues the run after an interrupt
 }
 
-// Main runs the command line with args, which lack the program's name, and returns the exit code of
-// the process. Structured modules, backbones and objectives that the caller has registered are
-// available in every command.
+// Main runs the command that args describe and returns the exit code of the process. args are the
+// arguments without the name of the program, as in os.Args[1:]. Main prints results to standard
+// output, and progress and errors to standard error. Every command accepts the structured modules,
+// architectures and objectives that the caller has registered.
 func Main(args []string) int {
-	// Weights and activations are nearly all of the heap and stay. With Go's default of 100,
-	// garbage would double the heap before a collection.
+	// Nearly all of the heap are weights and activations, which stay in use. With Go's default GOGC
+	// of 100, garbage could double the heap before a collection.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(25)
 	}
 	a := &app{stdout: os.Stdout, stderr: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // nohup makes programs ignore it
-		ends = append(ends, syscall.SIGHUP) // a closed terminal
-		// A shell and the kernel send one each. The second must not end the program while it saves.
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes the program ignore SIGHUP
+		ends = append(ends, syscall.SIGHUP) // sent when the terminal closes
+		// The shell and the kernel each send a SIGHUP. The second one must not end the program
+		// while it saves its state.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
@@ -126,7 +134,7 @@ func Main(args []string) int {
 
 // root returns the root command with all commands below it.
 func (a *app) root() *cobra.Command {
-	cobra.EnableCommandSorting = false // commands are listed in the order of the work
+	cobra.EnableCommandSorting = false // the help lists commands in the order of the work
 	root := &cobra.Command{
 		Use: "spt", Short: "Tune vision transformers where the task needs it", Long: description,
 		SilenceUsage: true, SilenceErrors: true,
@@ -150,7 +158,8 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// verb makes f the function of a command. Errors before f are wrong usage. Profiles cover f alone.
+// verb returns the function that cobra calls to run a command. It checks the flags, starts the
+// profiles of --cpuprofile and --trace, and calls f. An error before this function is wrong usage.
 func (a *app) verb(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		a.entered = true
@@ -166,7 +175,8 @@ func (a *app) verb(f func(ctx context.Context, args []string) error) func(*cobra
 	}
 }
 
-// profile starts the CPU profile and the execution trace, if their flags are given.
+// profile starts the CPU profile and the execution trace, if their flags are given. stop ends them
+// and closes their files.
 func (a *app) profile() (stop func() error, err error) {
 	var stops []func() error
 	stop = func() (err error) {

@@ -13,10 +13,10 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// The numbers of images on which logits are compared, besides those of --probe.
+// The numbers of images on which merge compares logits, in addition to the images of --probe.
 const (
-	randomProbes = 8
-	dataProbes   = 16
+	randomProbes = 8  // random images
+	dataProbes   = 16 // images of --data
 )
 
 func mergeCommand(a *app) *cobra.Command {
@@ -24,10 +24,11 @@ func mergeCommand(a *app) *cobra.Command {
 	data := &o.config.Data
 	cmd := &cobra.Command{
 		Use: "merge --delta DIR --out FILE [flags]", Short: "Merge a delta into a copy of its backbone",
-		Long: `Adds a delta to a copy of the weights of its backbone and writes a checkpoint with timm's
-names. A prediction with the file takes no extra work, and timm can load it. The command
-compares the logits before and after the merge, on random images and on images of --probe and
---data. It fails if a logit differs by more than --bound.
+		Long: `Adds a delta to a copy of the weights of its backbone and writes the result as a checkpoint with
+the tensor names of timm, which timm can load. Prediction with the merged checkpoint costs no
+more than prediction with the backbone. The command compares the logits before and after the
+merge, on random images and on images of --probe and --data. It fails if a logit differs by
+more than --bound.
 
 The deltas of these methods cannot be merged, because they compute something that no weight of
 the backbone can express: ` + comma(unmergeable()) + `.`,
@@ -43,7 +44,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 		if err != nil {
 			return err
 		}
-		// the path may come from the run
+		// checkFlags cannot check this path: it may come from the run.
 		if err := keepInputs("out", o.out, t.model.Path); err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 			return &run.InputError{Err: err}
 		}
 		if t.run != nil && data.Path == t.run.Data.Path {
-			*data = t.run.Data // with its layout and columns
+			*data = t.run.Data // with the layout and the columns of the run
 		}
 		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, *data)
 		if err != nil {
@@ -75,13 +76,15 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 				left = append(left, err.Error())
 			}
 			return a.writeJSON(struct {
-				Out        string   `json:"out"`
-				Bytes      int64    `json:"bytes"`
-				Probes     int      `json:"probes"`
-				Unreadable []string `json:"unreadable,omitempty"` // images that could not be read
+				Out    string `json:"out"`
+				Bytes  int64  `json:"bytes"`
+				Probes int    `json:"probes"`
+				// Unreadable lists the images that could not be read, with the reasons.
+				Unreadable []string `json:"unreadable,omitempty"`
 				Difference float64  `json:"largest_logit_difference"`
 				Bound      float64  `json:"bound"`
-				// why timm does not compute the same with it
+				// BeyondTimm says why timm does not compute the same with the file. Empty means
+				// that timm computes the same.
 				BeyondTimm string `json:"beyond_timm,omitempty"`
 			}{o.out, fileSize(o.out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
 		}
@@ -100,7 +103,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 	return cmd
 }
 
-// unmergeable returns the names of the methods whose results cannot be merged.
+// unmergeable returns the names of the methods whose deltas cannot be merged.
 func unmergeable() (names []string) {
 	for _, row := range method.Catalogue() {
 		methods := row.Methods()
@@ -117,8 +120,10 @@ func unmergeable() (names []string) {
 	return names
 }
 
-// mergeProbes returns random images and, if they are given, images of a folder and some images of a
-// data set, evenly spread over it. Images that cannot be read are skipped and returned as errors.
+// mergeProbes returns the pixels of the images on which merge compares logits: random images, the
+// images of the folder probe, and images of the data set, spread evenly over it. probe and
+// data.Path may be empty. For an image that cannot be read, mergeProbes returns an error in
+// unreadable.
 func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	if probe != "" {

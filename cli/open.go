@@ -14,31 +14,33 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// openModel loads the backbone that c describes. It gets a new head for numClasses classes; 0 keeps
-// the head of the checkpoint.
+// openModel loads the backbone that c describes. The backbone gets a new head for numClasses
+// classes. If numClasses is 0, it keeps the head of the checkpoint.
 func (a *app) openModel(ctx context.Context, c run.ModelConfig, numClasses int) (*backbone.Model, *checkpoint.Report, error) {
 	p := a.reporter()
 	defer p.close()
 	return c.Open(ctx, numClasses, p.event)
 }
 
-// openDevice starts the device, and sets the fields of c that are empty to what was started.
+// openDevice starts the device that c describes. It sets the empty fields of c to the device and
+// the precision that it chose.
 func (a *app) openDevice(c *run.ComputeConfig) (backend.Backend, error) {
 	p := a.reporter()
 	defer p.close()
 	return c.Open(p.event)
 }
 
-// canSkip reports whether --skip-bad-images would have helped. It does not for a resumed run, which
-// keeps its images.
+// canSkip reports whether the command has --skip-bad-images and the user can still give it. A
+// resumed run does not take the flag, because its images are fixed.
 func canSkip(fs *pflag.FlagSet) bool {
 	skip := fs.Lookup("skip-bad-images")
 	return skip != nil && !skip.Changed && !fs.Changed("resume")
 }
 
-// resumeRun reads the configuration of the run in dir into the fields that the flags have set, and
-// refuses flags that contradict it. The paths of backbone and data may differ: they may have moved.
-// single holds the options of train; it is nil for tune.
+// resumeRun reads the configuration of the run in dir into c and sets out to dir. It returns an
+// error if a flag contradicts the configuration. --model and --data may differ from the
+// configuration, because the backbone and the data set may have moved. For the command train,
+// resumeRun also sets single to the options of the run; for tune, single is nil.
 func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
 	before := given(cmd)
 	_, loaded, err := run.Open(dir)
@@ -65,7 +67,8 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 	return refuseContradictions(cmd, before, dir, "or begin a new run")
 }
 
-// openRun opens the task of a run: a new one, or the one in the folder resume.
+// openRun opens the task of a run. If resume is empty, the run is new; otherwise the run is in the
+// folder resume.
 func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.Task, error) {
 	if resume == "" {
 		return a.openTask(ctx, c)

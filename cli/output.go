@@ -25,8 +25,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// notes returns the stream for what a command is about to do: standard output, or standard error if
-// standard output is for programs.
+// notes returns the stream on which a command describes its inputs before it starts. This is
+// standard output, or standard error with --json. With --quiet, the text is discarded.
 func (a *app) notes() io.Writer {
 	switch {
 	case a.quiet:
@@ -54,7 +54,7 @@ func (a *app) write(text string) error {
 	return nil
 }
 
-// facts holds lines of a name and a value. String aligns the values.
+// facts is a list of lines, each with a name and a value. String aligns the values.
 type facts [][2]string
 
 func (f *facts) add(name, format string, args ...any) {
@@ -75,7 +75,11 @@ func table(fill func(io.Writer)) string {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fill(w)
 	_ = w.Flush() // a strings.Builder does not fail
-	return b.String()
+	var trimmed strings.Builder
+	for line := range strings.Lines(b.String()) {
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n") // the last column may be empty
+	}
+	return trimmed.String()
 }
 
 // describeConfig returns a backbone in words, such as "ViT 12×192, 3 heads, patch 16, 224 px, 5.5M
@@ -112,14 +116,15 @@ func (f *facts) addObjective(name string) {
 	}
 }
 
-// taskFacts returns the lines on backbone and data that a command prints before it starts.
+// taskFacts returns the lines about the backbone and the data set that a command prints before it
+// starts.
 func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {
 	var f facts
 	f.add("backbone", "%s: %s", modelName(m), describeConfig(m.Config))
 	if m.HeadsAssumed {
 		f.add("heads", "%d, a guess from the width %d: the checkpoint does not state the number; --num-heads N sets it", m.Config.NumHeads, m.Config.NumFeatures())
 	}
-	// the backbone of a delta has no report: the fingerprint identifies it
+	// A backbone that was loaded for a delta has no report.
 	if report != nil || m.Path == embedded.Name {
 		f.add("checkpoint", "%s", describeReport(report))
 	}
@@ -138,8 +143,9 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	return f
 }
 
-// addSkipped adds the numbers of files in a folder of class folders that are not images of a class:
-// files that are not images, by extension, and images outside the class folders.
+// addSkipped adds lines about the files of a data set with class folders that are not used. ignored
+// counts the files that are not images, by extension. stray is the number of images outside the
+// class folders.
 func (f *facts) addSkipped(ignored map[string]int, stray int) {
 	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
 		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
@@ -155,7 +161,7 @@ func (f *facts) addSkipped(ignored map[string]int, stray int) {
 		text += fmt.Sprintf(", and %d more kinds", more)
 	}
 	if total > 0 {
-		f.add("skipped", "%s with other extensions than those of images: %s", plural(total, "file"), text[2:])
+		f.add("skipped", "%s without an image extension: %s", plural(total, "file"), text[2:])
 	}
 	if stray > 0 {
 		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
@@ -188,7 +194,7 @@ func list(all []string) string {
 	return fmt.Sprintf("%d: %s", len(all), names(all))
 }
 
-// names returns the first five names and the number of the other ones.
+// names returns the first five names and the number of the others.
 func names(names []string) string {
 	quoted := make([]string, 0, 5)
 	for _, n := range names[:min(5, len(names))] {
@@ -217,7 +223,7 @@ func printable(s string) string {
 	return s
 }
 
-// short returns a number of parameters as budgets are written.
+// short returns a number of parameters in the notation of budgets, such as 5.5M.
 func short(n int) string {
 	switch {
 	case n >= 1e6:
@@ -231,7 +237,7 @@ func short(n int) string {
 // percent returns a fraction as a percentage.
 func percent(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
 
-// share returns n parameters as a percentage of the backbone's.
+// share returns n as a percentage of the number of parameters of the backbone.
 func share(n int, c backbone.Config) string { return percent(float64(n) / float64(c.Size())) }
 
 // size returns a number of bytes with a unit.
@@ -245,7 +251,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// fileSize returns the size of the files that exist, in bytes.
+// fileSize returns the total size of files in bytes. A file that does not exist counts as 0 bytes.
 func fileSize(paths ...string) (n int64) {
 	for _, p := range paths {
 		if stat, err := os.Stat(p); err == nil {
@@ -260,11 +266,11 @@ func deltaSize(dir string) int64 {
 	return fileSize(filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName))
 }
 
-// command returns a command line that a shell takes.
+// command joins words to a command line. It quotes words with characters that a shell interprets.
 func command(words ...string) string {
 	for i, w := range words {
 		if strings.ContainsFunc(w, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-=,+:", r)
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-=,+:%@", r)
 		}) {
 			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
@@ -326,7 +332,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	}
 	var f facts
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
-	f.add("trained on", "%s, in %.0f s", trainingImages(r.TrainedOn), r.Seconds)
+	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), duration(r.Seconds))
 	if r.Val != nil {
 		f.add("validation accuracy", "%s", percent(*r.Val))
 	}
@@ -334,14 +340,22 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 		f.add("test accuracy", "%s of %s, tested once", percent(r.Test.Accuracy), plural(r.Test.Images, "image"))
 	}
 	if r.TestMax != nil {
-		f.add("test-max (paper protocol)", "%s: the greatest of all epochs, for comparison only", percent(*r.TestMax))
+		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", percent(*r.TestMax))
 	}
 	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
-	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir, "--model", modelArgument(m))+" IMAGE…", command("spt", "eval", "--delta", dir, "--model", modelArgument(m), "--data", c.Data.Path))
+	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir)+" IMAGE…", command("spt", "eval", "--delta", dir, "--per-class"))
 	if row, err := method.Lookup(r.Method); err == nil && row.Merges() {
-		f.add("", "%s", command("spt", "merge", "--delta", dir, "--model", modelArgument(m), "--out", "merged.safetensors"))
+		f.add("", "%s", command("spt", "merge", "--delta", dir, "--out", "merged.safetensors"))
 	}
 	return a.write(text + f.String())
+}
+
+// duration returns a time with its unit.
+func duration(seconds float64) string {
+	if seconds < 10 {
+		return fmt.Sprintf("%.1f s", seconds)
+	}
+	return fmt.Sprintf("%.0f s", seconds)
 }
 
 // trainingImages describes the splits of run.Result.TrainedOn.

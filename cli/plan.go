@@ -25,21 +25,21 @@ func planCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	model, chosen, planning := &o.config.Model, o.method, &o.config.Tune.Plan
 	cmd := &cobra.Command{
-		Use: "plan {--scores FILE --budget B | --import FILE | --compare A B} [flags]", Short: "Stage 2: choose under a budget what to tune",
-		Long: `Selects the parameters to tune under a budget, from scores of 'spt score': which matrices get
-a structured module, which vectors are tuned whole, and which single entries of the other
-matrices are tuned. The plan uses as much of the budget as possible. With --model the budget
-can be a share of the backbone, such as 0.5%.
+		Use: "plan {--scores FILE --budget B | --import FILE | --compare A B} [flags]", Short: "Stage 2: choose the parameters to tune within a budget",
+		Long: `Makes a plan from the scores of 'spt score' and a budget. The plan says which matrices get a
+structured module, which vectors are tuned whole, and which single entries of the other
+matrices are tuned. It uses as much of the budget as possible. With --model the budget can be
+a share of the backbone, such as 0.5%.
 
 With --import the command makes a plan from a selection that the authors of the paper
-published, or that their code saved: a .pth file. The command checks the counts of the
-selection, and with --model that the selection fits the backbone. If the selection has
+published, or that their code saved: a .pth file. It checks the parameter counts that the file
+states. With --model it also checks that the selection fits the backbone. If the selection has
 modules, their parameter count tells whether they are LoRA or Adapter; otherwise --method
 decides.
 
 With --compare the command prints how plan B differs from plan A. A and B are plan files or
-published selections. It prints costs if one of the two is a published selection, or with
---model.`,
+published selections. With --model, or if A or B is a published selection, it also prints the
+parameter counts of both, which are their costs.`,
 		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
   spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter
   spt plan --import lora/cifar/param_req_0.4.pth --explain
@@ -99,7 +99,8 @@ published selections. It prints costs if one of the two is a published selection
 	return cmd
 }
 
-// importPlan makes a plan from a published selection, for the backbone if one is given.
+// importPlan makes a plan from a published selection. If model names a backbone, it checks that the
+// plan fits the backbone.
 func (a *app) importPlan(ctx context.Context, path, module string, rank int, model run.ModelConfig, out string, explain bool) error {
 	p, tensors, err := published.Import(path, module, rank)
 	if err != nil {
@@ -125,7 +126,7 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 	return a.writePlan(p, tensors, m, out, explain)
 }
 
-// loadScores reads scores. The error for another file tells its kind.
+// loadScores reads a scores file. The error for a file of another kind names the kind.
 func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	scores, err := sensitivity.Load(path)
 	switch {
@@ -140,7 +141,8 @@ func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	return nil, &run.InputError{Err: fmt.Errorf("%s is not a scores file: %w", path, err)}
 }
 
-// makePlan makes a plan from scores, for the backbone if one is given.
+// makePlan makes a plan from scores. If model names a backbone, it checks that the scores belong to
+// the backbone, and returns the backbone too.
 func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig, budget plan.Budget, o plan.Options) (*plan.Plan, *backbone.Model, error) {
 	if model.Path == "" {
 		p, err := spt.PlanScores(ctx, scores, budget, o)
@@ -151,7 +153,7 @@ func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model ru
 		return nil, nil, err
 	}
 	if scores.Backbone != m.Fingerprint() {
-		return nil, nil, &run.InputError{Err: fmt.Errorf("the scores are of another backbone (fingerprint %s) than %s (%s); give the backbone that was scored, with the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
+		return nil, nil, &run.InputError{Err: fmt.Errorf("the scores were computed on another backbone (fingerprint %s) than %s (fingerprint %s); give the backbone that was scored, with the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
 	}
 	p, err := spt.Plan(ctx, m.Config, scores, budget, o)
 	return p, m, err
@@ -202,10 +204,10 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
 	f.add("entries", "%d single parameters in %d tensors", entries, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
-		f.add("counted only", "%d entries of norms: part of the cost, as in the release, but not tuned", p.Cost.CountedOnly)
+		f.add("counted only", "%d entries of norms: part of the cost, as in the published code, but not tuned", p.Cost.CountedOnly)
 	}
 	f.add("class token", "%d parameters", p.Cost.ClassToken)
-	if p.Tau > 0 { // an imported plan has none
+	if p.Tau > 0 { // an imported plan has no tau
 		f.add("tau", "%d largest scores", p.Tau)
 	}
 	f.add("plan", "%s, %s", out, size(fileSize(out)))

@@ -19,10 +19,10 @@ func predictCommand(a *app) *cobra.Command {
 	compute := &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Predict the classes of images",
-		Long: `Predicts the most probable classes of images, given as files or as folders. The classifier is
-a delta on its backbone or, without --delta, a checkpoint with its own head. The command
-prints one line for each image; with --json it prints one object for each image. It lists
-images that cannot be read at the end, and then fails after it has predicted all others.`,
+		Long: `Predicts the most probable classes of images. PATH is an image or a folder of images. The
+classifier is a delta on its backbone or, without --delta, a checkpoint with its own head. The
+command prints one line for each image, with --json one JSON object. If images cannot be read,
+it predicts all others, lists the unreadable images and then fails with exit code 3, unless --skip-bad-images is given.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
 		Args: arguments(1, -1, "the paths of images or folders"),
@@ -30,7 +30,7 @@ images that cannot be read at the end, and then fails after it has predicted all
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		var files []string
-		var unusable []spt.Prediction // the paths without an image
+		var unusable []spt.Prediction // the paths that lead to no image
 		for _, path := range args {
 			found, err := dataset.ImageFiles(ctx, path)
 			if err != nil {

@@ -24,8 +24,8 @@ func pretrainCommand(a *app) *cobra.Command {
 		Use: "pretrain [flags]", Short: "Pretrain the embedded backbone again",
 		Long: `Pretrains the backbone that is embedded in this program, a small ViT, on synthetic images, and
 writes it as a float16 checkpoint. Users do not need this command: it shows where the embedded
-backbone comes from. The state of the training is in OUT.training, from which --resume
-continues.`,
+backbone comes from. OUT.training holds the state of an unfinished training; --resume continues
+from it.`,
 		Example: "  spt pretrain --out vit_demo.safetensors",
 		Args:    noArguments,
 	}
@@ -75,8 +75,8 @@ continues.`,
 	return cmd
 }
 
-// checkState refuses to resume without a state, and to begin a new training where a state exists,
-// which the new training would take for its own.
+// checkState returns an error if there is no state to resume, or if a new training would begin
+// where a state exists: the training would continue from this state.
 func checkState(state string, resume bool) error {
 	_, err := os.Stat(state)
 	switch {

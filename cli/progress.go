@@ -15,13 +15,13 @@ import (
 // reporter shows events: as bars on a terminal, elsewhere as one line for each stage and epoch, so
 // that logs are readable.
 type reporter struct {
-	w     io.Writer // nil: nothing is shown
-	bars  bool
-	label string // the current method of a command that trains several
+	w     io.Writer // nil if nothing is shown
+	bars  bool      // show bars, not lines
+	label string    // the current method of a command that trains several
 
 	bar   *progressbar.ProgressBar
 	stage string // the stage of the bar, as the bar shows it
-	note  string // the results of the last epoch, in short
+	note  string // the results of the last epoch, as the bar shows them
 }
 
 func (a *app) reporter() *reporter {
@@ -44,7 +44,7 @@ func (p *reporter) event(e progress.Event) {
 	}
 }
 
-// close ends the bar. The next output starts on a line of its own.
+// close ends the bar. The next output starts on a new line.
 func (p *reporter) close() {
 	if p.bar != nil {
 		_ = p.bar.Exit() // an error means that the terminal is gone
@@ -60,7 +60,7 @@ func (p *reporter) prefix() string {
 	return p.label + ": "
 }
 
-// describe returns the line for an event; it is empty for an event without a line.
+// describe returns the line for an event, or "" for an event without a line.
 func describe(e progress.Event) string {
 	switch {
 	case e.Stage == progress.Note:
@@ -95,7 +95,7 @@ func describe(e progress.Event) string {
 // count returns a number with its noun, as plural does.
 func count(n int64, thing string) string { return plural(int(n), thing) }
 
-// matrices returns a number of matrices in words.
+// matrices returns a number of matrices with the noun.
 func matrices(n int) string {
 	if n == 1 {
 		return "1 matrix"
@@ -103,7 +103,7 @@ func matrices(n int) string {
 	return fmt.Sprintf("%d matrices", n)
 }
 
-// stageName returns the name of the work of an event for a bar.
+// stageName returns the name of the stage of an event, as a bar shows it.
 func stageName(e progress.Event) string {
 	switch e.Stage {
 	case progress.Evaluate:
@@ -125,7 +125,8 @@ func stageName(e progress.Event) string {
 	return string(e.Stage)
 }
 
-// ofCandidate returns the name of some work, and of the candidate that it is for if there is one.
+// ofCandidate returns work and, if the event belongs to a candidate, the candidate: "training for
+// budget 0.4M".
 func ofCandidate(work string, e progress.Event) string {
 	if e.Candidate == "" {
 		return work
@@ -153,7 +154,8 @@ func figures(f train.Epoch) string {
 	return text + fmt.Sprintf(", %.1f images/s", f.ImagesPerSecond)
 }
 
-// draw moves the bar of the event's stage.
+// draw shows an event on a terminal. It moves the bar of the stage, or prints a line for a plan or
+// a note.
 func (p *reporter) draw(e progress.Event) {
 	if e.Stage == progress.Plan || e.Stage == progress.Note {
 		p.close()
@@ -187,7 +189,8 @@ func (p *reporter) draw(e progress.Event) {
 	_ = p.bar.Set64(int64(e.Epoch)*e.Total + e.Done)
 }
 
-// tail shortens a text to its end.
+// tail returns at most the given number of characters from the end of a text. A longer text begins
+// with "…".
 func tail(s string, most int) string {
 	if r := []rune(s); len(r) > most {
 		return "…" + string(r[len(r)-most+1:])

@@ -13,7 +13,7 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// events are those of a short run.
+// events returns the events of a short run.
 func events() []progress.Event {
 	return []progress.Event{
 		{Stage: progress.Images, Done: 1, Total: 2},
@@ -43,8 +43,8 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-// On a terminal each stage draws over one line, which fits it, and what follows starts on a line of
-// its own.
+// TestProgressBars checks that on a terminal each stage draws on one line of at most 80 columns,
+// and that the next output starts on a new line.
 func TestProgressBars(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stderr: &out, terminal: true}
@@ -72,7 +72,8 @@ func TestProgressBars(t *testing.T) {
 	}
 }
 
-// A download is a line, or a bar in bytes however long the file's name is.
+// TestFetchProgress checks that a download is shown as one line, or as a bar that counts bytes. The
+// bar fits the terminal also if the name of the file is long.
 func TestFetchProgress(t *testing.T) {
 	const file = "some/folder/model-00001-of-00002.safetensors"
 	for _, bars := range []bool{false, true} {
@@ -110,18 +111,18 @@ func TestQuiet(t *testing.T) {
 		p.close()
 	}
 	if out.Len() > 0 {
-		t.Errorf("something is shown: %q", out.String())
+		t.Errorf("--quiet shows %q", out.String())
 	}
 }
 
-// A flag's text sets the flag to the same value: contradictions with a resumed run are found by
-// comparing texts.
+// TestFlagValuesRoundTrip checks that the text of a value sets the same value again. The comparison
+// of flags with a stored run relies on this.
 func TestFlagValuesRoundTrip(t *testing.T) {
 	var mean [3]float32
 	var source string
 	for _, c := range []struct {
 		value pflag.Value
-		texts []string // given, and what it reads as
+		texts []string // pairs: the given text, and the text of the value
 	}{
 		{numberValue[float64]{new(float64), shares, true}, []string{"0.25", "0.25", "0", "0", "1e-1", "0.1"}},
 		{new(memoryValue), []string{"0", "0", "1GiB", "1GiB", "1024MiB", "1GiB", "0.5GiB", "512MiB", "1000", "1kB", "1234", "1234B"}},

@@ -15,12 +15,12 @@ import (
 
 // methodsHelp describes the methods, one line for each row of the catalogue.
 func methodsHelp() string {
-	text := "Methods; NAME is a structured module (" + or(peft.Names()) + "), K is a number:\n\n"
+	text := "Methods, where NAME is a structured module (" + or(peft.Names()) + ") and K is a number:\n\n"
 	for _, r := range method.Catalogue() {
 		text += fmt.Sprintf("  %-20s  %s\n", r.Name, r.Summary)
 	}
 	return text + `
-Each method has its published recipe: the defaults of --lr, --weight-decay and --drop-path.`
+The defaults of --lr, --weight-decay and --drop-path are the published recipe of the method.`
 }
 
 // lookup returns the row of a method. An unknown method is an option error.
@@ -32,8 +32,8 @@ func lookup(m method.Method) (method.Row, error) {
 	return row, err
 }
 
-// takeRecipe sets the options of images that no flag has set to those of the recipe of the task.
-// Its options of training are the defaults of the flags.
+// takeRecipe applies the recipe of the task that --task names: it sets the image options that no
+// flag has set. The training options of the recipe are the defaults of the flags already.
 func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
 	if c.Task == "" {
 		return nil
@@ -43,7 +43,7 @@ func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
 		return &run.OptionError{Option: "task", Err: err}
 	}
 	recipe, fs := run.TaskImages(known), cmd.Flags()
-	// A resize that the user gives decides on the crop too.
+	// If the user gives --resize, the recipe sets neither --resize nor --random-crop.
 	if !fs.Changed("resize") {
 		c.Images.Resize = recipe.Resize
 		if fs.Lookup("random-crop") != nil && !fs.Changed("random-crop") {
@@ -56,7 +56,8 @@ func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
 	return nil
 }
 
-// takeStructured sets the method to SPT with the structured module, if one is given by its name.
+// takeStructured applies --structured: it sets chosen to SPT with the module name. If name is
+// empty, it does nothing. It returns an error if --method contradicts --structured.
 func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) error {
 	if name == "" {
 		return nil
@@ -73,16 +74,15 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 	return nil
 }
 
-// takeMethodRecipe sets the options of training that no flag has set to those of the recipe of the
-// method.
+// takeMethodRecipe sets the training options that no flag has set to the recipe of the method.
 func takeMethodRecipe(cmd *cobra.Command, m method.Row, o *train.Options) error {
 	before := given(cmd)
 	*o = m.TrainOptions()
 	return setAgain(cmd, before, func(f flagRow) bool { return f.group == trainingGroup })
 }
 
-// scaleWarmup keeps the share of the warm-up in the epochs if the user gives the epochs alone. It
-// refuses a warm-up that is longer than the training.
+// scaleWarmup scales the warm-up with the number of epochs if the user gives --epochs without
+// --warmup-epochs. It returns an error if the warm-up is longer than the training.
 func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 	if cmd.Flags().Changed("epochs") && !cmd.Flags().Changed("warmup-epochs") {
 		recipe := train.VTAB().WithEpochs(o.Epochs)
@@ -94,8 +94,9 @@ func scaleWarmup(cmd *cobra.Command, o *train.Options) error {
 	return nil
 }
 
-// distinctBudgets refuses budgets that allow the same number of parameters of a backbone, which has
-// size parameters: they would be tried twice. The library refuses budgets that are too large.
+// distinctBudgets returns an error if two budgets allow the same number of parameters, because tune
+// would try this number twice. size is the number of parameters of the backbone. The library
+// returns the error for a budget that is too large.
 func distinctBudgets(budgets []plan.Budget, size int) error {
 	seen := map[int]plan.Budget{}
 	for _, text := range budgets {

@@ -16,10 +16,10 @@ func scoreCommand(a *app) *cobra.Command {
 	c, scoring := &o.config, &o.config.Tune.Score
 	cmd := &cobra.Command{
 		Use: "score --model FILE --data DIR [flags]", Short: "Stage 1: score the weights of a backbone",
-		Long: `Scores every weight of the blocks and of the final norm of a backbone: how sensitive the loss
-on a data set is to the weight. The score is the squared gradient, summed over mini-batches of
-training images, unless --criterion says otherwise. Scoring reads a few hundred images and
-changes no weight. 'spt plan' makes any number of plans from the scores.`,
+		Long: `Scores every weight in the blocks and the final norm of a backbone. The score of a weight tells
+how sensitive the loss on the data set is to it: it is the squared gradient, summed over
+mini-batches of training images, unless --criterion selects another score. Scoring reads a few
+hundred images and changes no weight. 'spt plan' makes any number of plans from the scores.`,
 		Example: "  spt score --model vit_tiny.safetensors --data clothing --out clothing.scores.safetensors",
 		Args:    noArguments,
 	}
@@ -67,9 +67,9 @@ changes no weight. 'spt plan' makes any number of plans from the scores.`,
 		}
 		f = nil
 		if scores.Criterion.Images() {
-			f.add("scored", "%d tensors on %d images, mean loss %.4f", len(scores.Tensors), scores.Images, scores.MeanLoss())
+			f.add("tensors", "%d, scored on %d images; mean loss %.4f", len(scores.Tensors), scores.Images, scores.MeanLoss())
 		} else {
-			f.add("scored", "%d tensors by %s, on no images", len(scores.Tensors), scores.Criterion)
+			f.add("tensors", "%d, scored with the criterion %s, which reads no images", len(scores.Tensors), scores.Criterion)
 		}
 		f.add("scores", "%s, %s", o.out, size(fileSize(o.out)))
 		f.add("next", "%s", command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget.String()))

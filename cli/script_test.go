@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestScript(t *testing.T) {
-	// Checkpoints of other libraries.
+	// The checkpoints of other libraries.
 	readers, err := filepath.Abs(filepath.Join("..", "checkpoint", "testdata", "readers"))
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,8 @@ func mkdata(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(makeImages(ts.MkAbs(args[0]), n))
 }
 
-// makeImages writes n images of 16 px of each of three classes, in the colour of the class's name.
+// makeImages writes n images of 16 px for each of three classes. The name of a class is the colour
+// of its images.
 func makeImages(root string, n int) error {
 	colours := map[string]color.RGBA{"red": {220, 30, 30, 255}, "green": {30, 220, 30, 255}, "blue": {30, 30, 220, 255}}
 	for class, c := range colours {
@@ -97,14 +98,14 @@ func makeImages(root string, n int) error {
 	return nil
 }
 
-// mkparquet DIR copies dataset's fixture of a set from the Hugging Face hub: 12, 3 and 6 images of
-// 8 px of cats, dogs and foxes.
+// mkparquet DIR copies a data set in the layout of the Hugging Face Hub from the tests of package
+// dataset: 12 training, 3 validation and 6 test images of 8 px, of cats, dogs and foxes.
 func mkparquet(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(filepath.Join("..", "dataset", "testdata", "parquet", "hub"))))
 }
 
 // mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT of two blocks for
-// images of 16 px. head=0 leaves its head out.
+// images of 16 px. head=0 makes it without a head.
 func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 	option := map[string]string{"seed": "1", "head": "5", "width": "16"}
 	for _, a := range args[1:] {
@@ -200,7 +201,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	go func() { ended <- cmd.Wait() }()
 	deadline := time.After(time.Minute)
 	for {
-		data, _ := os.ReadFile(ts.MkAbs(args[0])) // not there yet
+		data, _ := os.ReadFile(ts.MkAbs(args[0])) // the file may not exist yet
 		if strings.Count(string(data), "\n") >= lines {
 			break
 		}
@@ -227,8 +228,8 @@ func truncate(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
 }
 
-// samePredictions A B compares two outputs of predict --json: the same images and classes in the
-// same order, probabilities to 1e-4.
+// samePredictions A B compares two outputs of predict --json. Images, classes and their order must
+// be the same. Probabilities may differ by 1e-4.
 func samePredictions(ts *testscript.TestScript, _ bool, args []string) {
 	type line struct {
 		Path string
@@ -298,7 +299,7 @@ func checkJSON(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// The help of every command has a description and an example.
+// TestHelp checks that the help of every command has a description and an example.
 func TestHelp(t *testing.T) {
 	for _, c := range commands() {
 		if c.HasParent() && (len(c.Long) < 60 || !strings.Contains(c.Example, c.CommandPath())) {
@@ -307,7 +308,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// A task sets the flags that were not given.
+// TestTakeRecipe checks that --task sets the image options that no flag sets.
 func TestTakeRecipe(t *testing.T) {
 	for _, c := range []struct {
 		verb, args, want string
@@ -340,14 +341,14 @@ func TestTakeRecipe(t *testing.T) {
 	}
 }
 
-// TestExamples runs the programs in examples: each is spt with one more module, objective or
-// backbone, which all commands know. Without it, their deltas cannot be used.
+// TestExamples runs the programs in the folder examples. Each is spt with one more module,
+// objective or architecture, which all its commands must know. spt itself must refuse their deltas.
 func TestExamples(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs time to build programs: run without -short")
 	}
 	for _, c := range []struct {
-		name, show string     // what inspect shows of a run
+		name, show string     // a text in the output of inspect for the run
 		commands   [][]string // before eval, predict and inspect of the run in the folder run
 	}{
 		{"custommodule", "spt-scale", [][]string{

@@ -10,15 +10,15 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 )
 
-// benchSuite runs the suite. It writes the report to NAME.json and NAME.md after every item. It
-// returns an error if an item failed or a result is wrong.
+// benchSuite runs the suite. After every item it writes the report to the files name.json and
+// name.md. It returns an error if an item failed or a result is wrong.
 func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string) (err error) {
 	if o.Backend, err = a.openDevice(&o.Compute); err != nil {
 		return err
 	}
-	o.Progress = func(what string) {
+	o.Progress = func(line string) {
 		if !a.quiet {
-			fmt.Fprintln(a.stderr, what)
+			fmt.Fprintln(a.stderr, line)
 		}
 	}
 	o.Keep = func(r *bench.SuiteReport) error {
@@ -37,7 +37,7 @@ func (a *app) benchSuite(ctx context.Context, o bench.SuiteOptions, name string)
 		err = a.write(suiteReport(r))
 	}
 	if err == nil && !r.OK() {
-		err = fmt.Errorf("the device failed checks or items, which the report %s.md lists", name)
+		err = fmt.Errorf("checks or items of the suite failed; the report %s.md lists them", name)
 	}
 	return err
 }
@@ -56,7 +56,7 @@ func suiteReport(r *bench.SuiteReport) string {
 			line("| %s | %s | %.0f GB/s |", p.What, p.DType, p.GB)
 		}
 	}
-	line("\n| held against the processor | precision | relative difference | bound | |\n|---|---|---|---|---|")
+	line("\n| compared with the processor | precision | relative difference | bound | |\n|---|---|---|---|---|")
 	for _, c := range r.Checks {
 		verdict := "ok"
 		if !c.OK {
@@ -69,13 +69,13 @@ func suiteReport(r *bench.SuiteReport) string {
 		line("| %s | %s | %d | %.1f | %.2f | %.2f | %.0f %% | %.1f |", s.Name, s.Precision, s.Batch, s.ImgPerS, 1000*s.SecondsPerStep, s.TFLOPS, 100*s.PeakFraction, s.WarmUpSeconds)
 	}
 	if len(r.PyTorch) > 0 {
-		line("\nPyTorch's side:\n")
+		line("\nPyTorch, for comparison:\n")
 		for _, p := range r.PyTorch {
 			line("    %s", p)
 		}
 	}
 	if t := r.Task; t != nil {
-		line("\nA whole task, %s: %d images for %d epochs, tested on %d, %.1f s; test accuracy %.1f %% on made-up weights.\n\n| stage | s | up to its first sign of progress, s |\n|---|---|---|", t.Data, t.Images, t.Epochs, t.Tested, t.Seconds, 100*t.TestAccuracy)
+		line("\nA whole task, %s: %d images for %d epochs, tested on %d, %.1f s; test accuracy %.1f %% with random weights.\n\n| stage | s | until its first progress event, s |\n|---|---|---|", t.Data, t.Images, t.Epochs, t.Tested, t.Seconds, 100*t.TestAccuracy)
 		for _, stage := range t.Stages {
 			line("| %s | %.1f | %.1f |", stage.Name, stage.Seconds, stage.First)
 		}

@@ -17,12 +17,12 @@ func trainCommand(a *app) *cobra.Command {
 	o := a.newOptions().ofTrain()
 	c, single := &o.config, &o.single
 	cmd := &cobra.Command{
-		Use: "train --model FILE --data DIR {--plan FILE | --method METHOD} [flags]", Short: "Stage 3: train what a plan or a method selects",
-		Long: `Trains once: the weights that a plan selects, or those of a method that needs no plan. It
+		Use: "train {--model FILE --data DIR {--plan FILE | --method NAME} | --resume DIR} [flags]", Short: "Stage 3: train the parameters of a plan or a method",
+		Long: `Trains the parameters that a plan selects, or the parameters of a method that needs no plan. It
 validates after every epoch and tests nothing; 'spt eval' tests the delta. With --with-val it
 also trains on the validation images. The run folder holds the delta, the metrics and the
-configuration. A run that was stopped continues with --resume, and its result is then the
-same to the last bit.
+configuration. --resume continues a run that was stopped. On the processor, the result then
+has the same bits as the result of a run without a stop.
 
 ` + methodsHelp() + ` The methods of SPT (spt-...) need a plan.`,
 		Example: `  spt train --model vit_tiny.safetensors --data clothing --plan plan.json
@@ -88,7 +88,7 @@ same to the last bit.
 			if o.out, err = task.Create(ctx, o.out, c, shown.event); err != nil {
 				return err
 			}
-			shown.close() // the next output begins a line of its own
+			shown.close() // the next output begins on a new line
 			if p != nil {
 				if err := p.Save(filepath.Join(o.out, run.PlanFile)); err != nil {
 					return err
@@ -107,7 +107,8 @@ same to the last bit.
 	return cmd
 }
 
-// loadPlan reads the plan, if there is one, and sets the method to that of the plan.
+// loadPlan reads the plan at path and sets o.Method to its method. If path is empty, it returns
+// nil, or an error if o.Method is empty or needs a plan.
 func loadPlan(path string, o *run.TrainOptions) (*plan.Plan, error) {
 	if path == "" {
 		if o.Method == "" {

@@ -19,7 +19,7 @@ func tuneCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	c := &o.config
 	cmd := &cobra.Command{
-		Use: "tune --model FILE --data DIR [flags]", Short: "Tune a backbone for a data set: all stages",
+		Use: "tune {--model FILE --data DIR | --resume DIR} [flags]", Short: "Tune a backbone for a data set: all stages",
 		Long: `Tunes a backbone for a data set, from the images to a tested classifier:
 
   1  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
@@ -27,8 +27,9 @@ func tuneCommand(a *app) *cobra.Command {
   3  It trains the best budget once more, on the training and validation images together.
   4  It tests the result once.
 
-The run folder holds all files, among them the delta, which 'spt predict' uses. A run that was
-stopped continues with --resume, and its result is then the same to the last bit.
+The run folder holds all files, among them the delta, which 'spt predict' uses. --resume
+continues a run that was stopped. On the processor, the result then has the same bits as the
+result of a run without a stop.
 
 ` + methodsHelp(),
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
@@ -96,12 +97,13 @@ stopped continues with --resume, and its result is then the same to the last bit
 			if o.out, err = task.Create(ctx, o.out, c, p.event); err != nil {
 				return err
 			}
-			p.close() // the next output begins a line of its own
+			p.close() // the next output begins on a new line
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resume = command("spt", "tune", "--resume", o.out)
 		var explained error
-		shown := map[int]bool{} // the plans by their budget: the chosen one is made twice
+		// budgets whose plan was printed; Tune plans the chosen budget twice
+		shown := map[int]bool{}
 		result, err := task.Tune(ctx, c.Tune, o.out, func(e progress.Event) {
 			p.event(e)
 			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {
@@ -121,6 +123,7 @@ stopped continues with --resume, and its result is then the same to the last bit
 	return cmd
 }
 
+// describeMethod returns the method with its options and the main training options, in words.
 func describeMethod(o run.TuneOptions) string {
 	text := string(o.Method)
 	if len(o.Budgets) > 0 {
@@ -144,6 +147,7 @@ func describeMethod(o run.TuneOptions) string {
 	return text + fmt.Sprintf("; epochs %d, batches of %d, learning rate %g, seed %d", o.Train.Epochs, o.Train.BatchSize, o.Train.LR, o.Train.Seed)
 }
 
+// explain prints how a plan divides its budget among blocks and operations.
 func (a *app) explain(p *plan.Plan, task *spt.Task) error {
 	count, err := peft.CountOf(p.Module)
 	if err != nil {

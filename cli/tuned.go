@@ -19,23 +19,24 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// tuned holds a backbone that can classify: with a delta, or with the head of its checkpoint.
+// tuned is a classifier: a backbone with a delta, or a checkpoint with its own head.
 type tuned struct {
 	model     *backbone.Model
-	delta     *delta.Delta // nil: the head is that of the checkpoint
-	run       *run.Config
+	delta     *delta.Delta // nil for a checkpoint with its own head
+	run       *run.Config  // nil if the delta is not in a run folder
 	report    *checkpoint.Report
 	trained   *spt.Trained
-	classes   []string // nil: the checkpoint has no names of classes
+	classes   []string // nil if the checkpoint does not name its classes
 	transform dataset.Transform
 }
 
-// openTuned loads a delta and its backbone, or a checkpoint with a head.
+// openTuned loads the delta in the folder dir and its backbone. If dir is empty, it loads the
+// checkpoint c with its own head.
 func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	var t *tuned
 	var err error
 	if dir == "" {
-		t, err = a.openWhole(ctx, cmd, c, images)
+		t, err = a.openCheckpoint(ctx, cmd, c, images)
 	} else {
 		t, err = a.openDelta(ctx, dir, c)
 	}
@@ -46,8 +47,9 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 	return t, err
 }
 
-// openWhole loads a checkpoint with a head. Flags override its options of images.
-func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
+// openCheckpoint loads a checkpoint with its own head. --resize and --resize-to override the image
+// options in the metadata of the checkpoint.
+func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	if c.Path == "" {
 		return nil, &run.OptionError{Err: errors.New("no classifier given; give --delta DIR with the folder of a run, or --model FILE with a checkpoint that has a head")}
 	}
@@ -81,7 +83,8 @@ func (a *app) openWhole(ctx context.Context, cmd *cobra.Command, c run.ModelConf
 	return t, nil
 }
 
-// openDelta loads a delta and its backbone.
+// openDelta loads the delta in the folder dir and its backbone. If c names no backbone, it loads
+// the backbone of the run in the same folder.
 func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tuned, error) {
 	d, err := delta.Load(dir)
 	if err != nil {
@@ -100,11 +103,14 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 	p := a.reporter()
 	defer p.close()
 	t.model, err = c.OpenTuned(ctx, d, p.event)
+	if t.run != nil && c.Path == t.run.Model.Path && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w (this is the path in the run %s; if the backbone has moved, give its path with --model FILE)", err, dir)
+	}
 	return t, err
 }
 
-// runOf returns the configuration of the run of a delta, or nil if the delta does not lie in the
-// folder of its run.
+// runOf returns the configuration of the run in dir, the folder of a delta or a file in this
+// folder. It returns nil if the folder holds no run.
 func runOf(dir string) (*run.Config, error) {
 	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
 		dir = filepath.Dir(dir)

@@ -18,14 +18,16 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// This file holds the types of flag values that pflag does not have. The text of a value sets a
-// flag to the same value again: a resumed run compares texts to find flags that contradict it.
+// This file holds the types of flag values that pflag does not have. For each type, Set(v.String())
+// sets the same value again. refuseContradictions relies on this: it compares the texts of values
+// to find flags that contradict a stored run.
 
-// bounds are the numbers that a flag takes. The zero value allows every number of at least 0.
+// bounds is the range of numbers that a flag accepts. The zero value allows every number of at
+// least 0.
 type bounds struct {
-	min   float64
-	above bool    // min itself is refused
-	below float64 // the first number that is too large; 0: there is no upper bound
+	min   float64 // the smallest allowed number
+	above bool    // min itself is not allowed
+	below float64 // the first number that is too large; 0 means no upper bound
 }
 
 var (
@@ -35,7 +37,8 @@ var (
 	shares     = bounds{below: 1}
 )
 
-func (b bounds) hold(v float64) bool {
+// contain reports whether v is within the bounds.
+func (b bounds) contain(v float64) bool {
 	return !math.IsNaN(v) && !math.IsInf(v, 0) && v >= b.min && !(b.above && v == b.min) && (b.below == 0 || v < b.below)
 }
 
@@ -53,7 +56,8 @@ func (b bounds) String() string {
 type numberValue[T int | uint64 | float64] struct {
 	to *T
 	bounds
-	// zeroIsNone stores -1 for zero: the library then takes none instead of its default.
+	// zeroIsNone reports whether Set stores -1 for 0. The library reads -1 as none, and 0 as its
+	// default.
 	zeroIsNone bool
 }
 
@@ -83,7 +87,7 @@ func (n numberValue[T]) Set(text string) error {
 		kind = "finite"
 		*p, err = strconv.ParseFloat(text, 64)
 	}
-	if err != nil || !n.hold(float64(v)) {
+	if err != nil || !n.contain(float64(v)) {
 		return fmt.Errorf("expected a %s number %v", kind, n.bounds)
 	}
 	if v == 0 && n.zeroIsNone {
@@ -104,7 +108,7 @@ func (m *methodValue) Set(text string) error {
 	return err
 }
 
-// benchMethodValue is the name of what 'spt bench' can measure: a method or a stage.
+// benchMethodValue is the name of a step that 'spt bench' can measure: a method, forward or score.
 type benchMethodValue bench.Method
 
 func (m *benchMethodValue) Type() string   { return "method" }
@@ -114,7 +118,7 @@ func (m *benchMethodValue) Set(text string) error {
 	return bench.Method(text).Validate()
 }
 
-// methodsValue is a list of methods: divided by commas, given by several flags, or both.
+// methodsValue is a list of methods. A flag takes names separated by commas and can be repeated.
 type methodsValue []method.Method
 
 func (m *methodsValue) Type() string   { return "methods" }
@@ -130,7 +134,7 @@ func (m *methodsValue) Set(text string) error {
 	return nil
 }
 
-// choiceValue is the value of a flag that takes one of a few words.
+// choiceValue is the value of a flag that accepts the given words only.
 type choiceValue struct {
 	to    *string
 	words []string
@@ -146,8 +150,8 @@ func (c choiceValue) Set(text string) error {
 	return nil
 }
 
-// pathValue is a path. It is stored as an absolute path, so that a run can be resumed from
-// anywhere.
+// pathValue is a path. Set stores the absolute path, so that a run can be resumed from any working
+// folder.
 type pathValue string
 
 func (p *pathValue) Type() string   { return "path" }
@@ -181,7 +185,7 @@ func (m *modelValue) Set(text string) error {
 	return nil
 }
 
-// budgetValue is a number of parameters, or a share of the backbone's.
+// budgetValue is a budget: a number of parameters, or a share of the parameters of the backbone.
 type budgetValue plan.Budget
 
 func (b *budgetValue) Type() string   { return "parameters" }
@@ -195,7 +199,7 @@ func (b *budgetValue) Set(text string) error {
 	return nil
 }
 
-// budgetsValue is a list of budgets: divided by commas, given by several flags, or both.
+// budgetsValue is a list of budgets. A flag takes budgets separated by commas and can be repeated.
 type budgetsValue []plan.Budget
 
 func (b *budgetsValue) Type() string   { return "parameters" }
@@ -213,8 +217,8 @@ func (b *budgetsValue) Set(text string) error {
 	return nil
 }
 
-// memoryValue is an amount of memory. The library takes 0 as its default, 1 GiB, and a negative
-// number as none.
+// memoryValue is an amount of memory in bytes. The library reads 0 as its default, 1 GiB, and a
+// negative number as no memory.
 type memoryValue int64
 
 var byteUnits = []struct {
@@ -258,8 +262,8 @@ func (b *memoryValue) Set(text string) error {
 	return fmt.Errorf("expected an amount of memory, such as 1GiB, 512MiB or 0")
 }
 
-// channelsValue holds one number each for red, green and blue. It marks the preprocessing of the
-// images as given by the user.
+// channelsValue is the value of a flag that takes three numbers, for red, green and blue. Set also
+// records in source that the user has given the preprocessing of the images.
 type channelsValue struct {
 	to     *[3]float32
 	source *string

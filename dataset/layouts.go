@@ -77,7 +77,7 @@ func layouts() []layout {
 		},
 		{
 			name:        "fewshot",
-			description: "Few-shot lists of NOAH: one list annotations/train_meta.list.num_shot_K.seed_S",
+			description: "Few-shot lists, as NOAH publishes them: annotations/train_meta.list.num_shot_K.seed_S",
 			signs:       "annotations/" + fewShotLists,
 			recognise:   recogniseFewShot,
 			files:       []string{fewShotLists},

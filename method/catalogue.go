@@ -40,7 +40,7 @@ func catalogue() []Row {
 			options: both(scoring, modules...),
 		}, {
 			Name:    "spt-unstructured",
-			Summary: "SPT without modules: single entries of matrices",
+			Summary: "SPT without modules: single entries and whole vectors",
 			Paper:   "He et al. 2023, arXiv 2303.08566",
 			Scores:  true, Only: plan.Unstructured,
 			options: scoring,

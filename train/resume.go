@@ -54,6 +54,9 @@ func (p *position) next() {
 
 // interrupted returns the error for a training that was interrupted at p.
 func (p *position) interrupted(cause error) error {
+	if p.Step == 0 {
+		return fmt.Errorf("training stopped before the first step of epoch %d: %w", p.Epoch+1, cause)
+	}
 	return fmt.Errorf("training stopped in epoch %d after %d of its steps: %w", p.Epoch+1, p.Step, cause)
 }
 
