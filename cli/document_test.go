@@ -32,8 +32,9 @@ func TestDocument(t *testing.T) {
 
 const documentHead = `# Commands
 
-All commands of ` + "`spt`" + ` with all their flags. ` + "`spt COMMAND --help`" + ` prints the same text in a terminal. A test
-generates this page from the commands: ` + "`go test ./cli -run TestDocument -update`" + `.
+All commands of ` + "`spt`" + ` with all their flags. ` + "`spt COMMAND --help`" + ` prints the same text in a
+terminal. A test generates this page from the commands:
+` + "`go test ./cli -run TestDocument -update`" + `.
 
 `
 
