@@ -135,12 +135,13 @@ type verification struct {
 	Duplicates []duplicate    `json:"duplicates"`
 	// Ignored counts the files in class folders that are not images, by extension.
 	Ignored map[string]int `json:"ignored,omitempty"`
-	Stray   int            `json:"stray,omitempty"` // images outside the class folders
+	Stray   int            `json:"stray,omitempty"`      // images outside the class folders
+	Notes   []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
 }
 
 func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
 	doc := verification{Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
-		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray}
+		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray, Notes: d.Notes}
 	for _, s := range v.Splits {
 		count := splitCount{s.Name, s.Images, s.Bytes, map[string]int{}}
 		for i, n := range s.Classes {
@@ -220,6 +221,7 @@ func (v verification) String() string {
 		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
 	})
 	f.addSkipped(v.Ignored, v.Stray)
+	f.addNotes(v.Notes)
 	// Copies in several splits come first.
 	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
 		switch {

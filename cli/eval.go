@@ -25,8 +25,9 @@ func evalCommand(a *app) *cobra.Command {
 		Long: `Measures accuracy and loss of a classifier on one split of a data set. The classifier is a
 delta on its backbone or, without --delta, a checkpoint with its own head, such as a file of
 'spt merge'. If the delta is in its run folder, the command uses the data set and the splits
-of the run; give --data if the data set has moved. A note tells you if the delta was trained
-on the measured images.`,
+of the run; give --data if the data set has moved. All images of another data set without
+splits are measured, unless --split, a fraction or --split-seed is given. A note tells you if
+the delta was trained on the measured images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: noArguments,
@@ -46,6 +47,12 @@ on the measured images.`,
 			}
 		}
 		d, err := data.Open(ctx)
+		split, whole := o.split, false
+		if err == nil && d.Unsplit && !splitsChosen(cmd) && !ofRun(t, data, d) {
+			split, whole = "all", true
+			data.ValFraction, data.TestFraction = -1, -1
+			d, err = data.Open(ctx)
+		}
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
 			case moved && !cmd.Flags().Changed("layout"):
@@ -58,15 +65,19 @@ on the measured images.`,
 		if err := sameClasses(t, d); err != nil {
 			return err
 		}
-		split := o.split
 		trained := trainedOn(t, d, split)
-		if t.run != nil {
+		switch {
+		case t.run != nil && whole:
+			fmt.Fprintf(a.stderr, "spt: note: the images differ from the images of the run in %s; the delta may have been trained on some of them\n", o.delta)
+		case t.run != nil:
 			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
 				fmt.Fprintf(a.stderr, "spt: note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images\n", o.delta, now, then)
 			}
 		}
-		samples := map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
-		if len(samples[split]) == 0 {
+		samples := func() []dataset.Sample { // CheckImages changes the splits
+			return map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train, "all": slices.Concat(d.Train, d.Val, d.Test)}[split]
+		}
+		if len(samples()) == 0 {
 			return &run.InputError{Err: fmt.Errorf("data set %s has no %s images; choose another --split", d.Name, split)}
 		}
 		p := a.reporter()
@@ -78,14 +89,16 @@ on the measured images.`,
 		}
 		f := append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()})
 		f.addObjective(t.trained.Objective.Name())
+		if whole {
+			f.add("note", "the data set has no splits, so all its images are measured, also images on which the model may have been trained; --split test measures the images that training leaves out by default")
+		}
 		fmt.Fprint(a.notes(), f)
 		if data.SkipBadImages {
 			if err := task.CheckImages(ctx, p.event); err != nil {
 				return err
 			}
-			samples = map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train}
 		}
-		e, err := task.Evaluate(ctx, t.trained, split, samples[split], p.event)
+		e, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
 		if err != nil {
 			return err
 		}
@@ -93,6 +106,17 @@ on the measured images.`,
 		return a.writeEvaluation(split, e, d, trained, o.perClass)
 	})
 	return cmd
+}
+
+// splitsChosen reports whether the user gives a split, or how splits are made.
+func splitsChosen(cmd *cobra.Command) bool {
+	return slices.ContainsFunc([]string{"split", "val-fraction", "test-fraction", "split-seed"}, cmd.Flags().Changed)
+}
+
+// ofRun reports whether d is the data set of the run of the delta: it is at the path in the run, or
+// it has the same images and splits.
+func ofRun(t *tuned, data *run.DataConfig, d *dataset.Dataset) bool {
+	return t.run != nil && (data.Path == t.run.Data.Path || t.run.Data.Samples == d.Fingerprint())
 }
 
 // takeRunData sets data to the data set that the run of a delta has stored. Without another path in
@@ -132,7 +156,7 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 		return nil
 	}
 	withVal := t.run.Train == nil || t.run.Train.WithVal
-	yes := split == "train" || split == "val" && withVal
+	yes := split != "test" && (split != "val" || withVal)
 	return &yes
 }
 
@@ -173,7 +197,8 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Trained *bool          `json:"trained_on_these,omitempty"`
 			Classes []class        `json:"classes"`
 			Skipped []skippedImage `json:"skipped,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
+			Notes   []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
+		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), d.Notes})
 	}
 	text := ""
 	if perClass {
@@ -188,10 +213,14 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	for _, s := range d.Skipped {
 		f.add("skipped", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
 	}
-	f.add(split+" accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
-	f.add(split+" loss", "%.4f", e.Loss)
+	prefix := split + " "
+	if split == "all" {
+		prefix = ""
+	}
+	f.add(prefix+"accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
+	f.add(prefix+"loss", "%.4f", e.Loss)
 	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
-		f.add(split+" "+printable(name), "%.4f", e.Metrics[name])
+		f.add(prefix+printable(name), "%.4f", e.Metrics[name])
 	}
 	if trained != nil && *trained {
 		f.add("note", "the delta was trained on these images, so the accuracy on new images will be lower")

@@ -53,6 +53,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 		}
 		if t.run != nil && data.Path == t.run.Data.Path {
 			*data = t.run.Data // with the layout and the columns of the run
+			data.Classes = 0   // the probes may be other images than those of the run
 		}
 		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, *data)
 		if err != nil {

@@ -139,6 +139,7 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 			f.add("skipped", "%s (%s)", printable(s.Path), s.Where)
 		}
 		f.addSkipped(d.Ignored, d.Stray)
+		f.addNotes(d.Notes)
 	}
 	return f
 }
@@ -165,6 +166,13 @@ func (f *facts) addSkipped(ignored map[string]int, stray int) {
 	}
 	if stray > 0 {
 		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
+	}
+}
+
+// addNotes adds a line for each note about the data set.
+func (f *facts) addNotes(notes []string) {
+	for _, note := range notes {
+		f.add("note", "%s", printable(note))
 	}
 }
 
@@ -287,6 +295,7 @@ type runDocument struct {
 	Report     *checkpoint.Report `json:"checkpoint_report,omitempty"`
 	DeltaBytes int64              `json:"delta_bytes"`
 	Skipped    []skippedImage     `json:"skipped,omitempty"`
+	DataNotes  []string           `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
 	Result     *run.Result        `json:"result"`
 }
 
@@ -307,7 +316,7 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 // writeRun prints the result of tune or train.
 func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), task.Data().Notes, r})
 	}
 	m := task.Model()
 	text := "\n"

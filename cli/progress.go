@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -85,7 +86,7 @@ func describe(e progress.Event) string {
 	case e.Stage == progress.Test:
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
-		return fmt.Sprintf("evaluated %s", count(e.Total, e.Item+" image"))
+		return fmt.Sprintf("evaluated %s", count(e.Total, strings.TrimPrefix(e.Item+" image", "all ")))
 	case e.Stage == progress.Download:
 		return fmt.Sprintf("fetched %s, %s", printable(e.Item), size(e.Total))
 	}

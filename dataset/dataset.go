@@ -58,8 +58,11 @@ type Dataset struct {
 	Train, Val, Test []Sample
 
 	// Split describes where Val and Test come from: "given" if the data set has them, or for
-	// example "stratified 0.8/0.1/0.1 seed 0" if Open took them from the training images.
+	// example "stratified by class 0.8/0.1/0.1 seed 0" if Open took them from the training images.
 	Split string
+
+	// Unsplit reports whether the data set on disk has neither a validation nor a test split.
+	Unsplit bool
 
 	// Skipped lists the images that were removed because they are missing or broken. It is empty
 	// unless OpenOptions.SkipBadImages is set.
@@ -74,12 +77,21 @@ type Dataset struct {
 	// It is 0 except in the layout imagefolder.
 	Stray int
 
+	// Notes lists further facts that a user should know, one sentence each: folders that are not
+	// read, classes that are too small for every split, and class names that look alike.
+	Notes []string
+
 	// Options holds the options that Open was called with. It is the zero value for a data set of
 	// New.
 	Options OpenOptions
 
 	// classFolders has the value of layout.classFolders.
 	classFolders bool
+
+	// base is the folder that holds the class folders or, if splitFolders is true, the split
+	// folders. It is "" except in the layout imagefolder.
+	base         string
+	splitFolders bool
 
 	// opened is the data set as Open returned it. Nil means that the data set has not changed
 	// since.

@@ -57,7 +57,7 @@ func ExampleOpen() {
 	fmt.Println(len(data.Train), "train,", len(data.Val), "val,", len(data.Test), "test:", data.Split)
 	// Output:
 	// imagefolder [blue red]
-	// 14 train, 4 val, 2 test: stratified 0.7/0.2/0.1 seed 0
+	// 14 train, 4 val, 2 test: stratified by class 0.7/0.2/0.1 seed 0
 }
 
 // Read the training images in mini-batches of 5, in a new order in every epoch.

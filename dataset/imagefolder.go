@@ -2,9 +2,7 @@ package dataset
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,9 +19,9 @@ func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
 	if err := refuseFolderOfSets(root, folders); err != nil {
 		return false, err
 	}
-	for _, f := range folders {
-		images, err := imagesBelow(ctx, filepath.Join(root, f), nil)
-		if err != nil || len(images) > 0 {
+	for _, name := range folders {
+		f, err := scanFolder(ctx, filepath.Join(root, name), nil)
+		if err != nil || f.total > 0 {
 			return err == nil, err
 		}
 	}
@@ -32,50 +30,67 @@ func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
 
 // otherFiles counts the files in the subfolders of root that are not images, by extension.
 func otherFiles(ctx context.Context, root string) (map[string]int, error) {
-	folders, err := subfolders(root)
-	other := map[string]int{}
-	for _, f := range folders {
-		if _, err := imagesBelow(ctx, filepath.Join(root, f), other); err != nil {
-			return nil, err
-		}
+	tree, err := scanFolder(ctx, root, nil)
+	if err != nil {
+		return nil, err
 	}
-	return other, err
+	other := map[string]int{}
+	for _, f := range tree.folders {
+		f.countOthers(other)
+	}
+	return other, nil
 }
 
-// readImageFolder reads class folders, which lie in root itself or in its folders train, val and
-// test. The class ids equal those of torchvision: a class id is the index of the class folder among
-// the sorted training folders.
+// readImageFolder reads class folders, which lie in root itself or in split folders; see
+// readFolders. The class ids equal those of torchvision: a class id is the index of the class
+// folder among the sorted training folders.
 func readImageFolder(ctx context.Context, src source) (g contents, err error) {
-	root := src.root
-	folders, err := subfolders(root)
+	hidden := make(map[string]int)
+	root, err := scanFolder(ctx, src.root, hidden)
 	if err != nil {
 		return contents{}, err
 	}
-	// A class may be called "train", as in CIFAR-100. If the folder train holds folders, it is a
-	// split. If it holds images, it is a class.
-	train, err := splitFolder(folders, 0)
+	r, err := readFolders(root)
 	if err != nil {
 		return contents{}, err
 	}
-	if train != "" {
-		inner, err := subfolders(filepath.Join(root, train))
+	g.base, g.splitFolders, g.ignored = r.base.path, r.given && !r.inside, make(map[string]int)
+	for i, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
+		switch {
+		case r.inside:
+			err = g.readInside(root, r.base, i, samples)
+		case r.splits[i] != nil:
+			*samples, err = g.readClassFolders(root, r.splits[i])
+		}
 		if err != nil {
 			return contents{}, err
 		}
-		if len(inner) > 0 {
-			return readSplitFolders(ctx, root, folders, train)
-		}
-		named := slices.DeleteFunc(slices.Clone(folders), func(f string) bool { _, split := folderSplit(f); return !split })
-		// A single folder with the name of a split, among other folders, may be a class.
-		if len(named) > 1 || len(named) == len(folders) {
-			return contents{}, fmt.Errorf("folder %s holds images but no class folders, so the images have no labels: put the images into %s%s",
-				filepath.Join(root, train), filepath.Join(root, train, "<class>"), tableHint(root))
-		}
 	}
-	if g.train, err = g.readClassFolders(ctx, root, "."); err == nil && len(g.classes) == 1 {
-		err = fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), filepath.Join(root, g.classes[0]), tableHint(root))
+	if !r.given && len(g.classes) == 1 {
+		holds := r.base.filled()[0]
+		for in := holds.filled(); len(in) == 1; in = in[0].filled() {
+			holds = in[0]
+		}
+		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.root))
 	}
-	return g, err
+	g.stray = root.total - len(g.train) - len(g.val) - len(g.test)
+	for _, u := range r.unread {
+		g.stray -= u.folder.total
+		g.addUnread(root, u)
+	}
+	if text, n := countNames(hidden); n > 0 {
+		g.notes = append(g.notes, fmt.Sprintf("%d hidden or system files and folders are not read: %s", n, text))
+	}
+	return g, nil
+}
+
+// addUnread adds a note about a folder that is not read.
+func (g *contents) addUnread(root *folder, u unreadNote) {
+	images := ""
+	if u.folder.total > 0 {
+		images = fmt.Sprintf(" with %s", countImages(u.folder.total, ""))
+	}
+	g.notes = append(g.notes, fmt.Sprintf("folder %s%s is not read: %s", relative(root.path, u.folder.path), images, u.reason))
 }
 
 // tableHint returns the end of an error message: it says how to open a table in the folder whose
@@ -90,53 +105,6 @@ func tableHint(root string) string {
 	return ""
 }
 
-// folderSplit returns the split that a folder holds by its name, in upper or lower case. The name
-// is one of splitNames, training or testing.
-func folderSplit(folder string) (split int, ok bool) {
-	name := strings.ToLower(folder)
-	if name == "training" || name == "testing" {
-		name = strings.TrimSuffix(name, "ing")
-	}
-	split, ok = splitNames[name]
-	return split, ok
-}
-
-// splitFolder returns the folder that holds a split, or "" if there is none. Two such folders are
-// an error.
-func splitFolder(folders []string, split int) (found string, err error) {
-	for _, f := range folders {
-		if s, ok := folderSplit(f); !ok || s != split {
-			continue
-		}
-		if found != "" {
-			return "", fmt.Errorf("found both %s and %s: keep one folder of %s images", found, f, [3]string{"training", "validation", "test"}[split])
-		}
-		found = f
-	}
-	return found, nil
-}
-
-// readSplitFolders reads the class folders of every split. train is the name of the training
-// folder.
-func readSplitFolders(ctx context.Context, root string, folders []string, train string) (g contents, err error) {
-	if g.train, err = g.readClassFolders(ctx, root, train); err == nil {
-		err = g.countStray(root, folders)
-	}
-	if err != nil {
-		return contents{}, err
-	}
-	for i, samples := range []*[]Sample{&g.val, &g.test} {
-		folder, err := splitFolder(folders, i+1)
-		if err == nil && folder != "" {
-			*samples, err = g.readClassFolders(ctx, root, folder)
-		}
-		if err != nil {
-			return contents{}, err
-		}
-	}
-	return g, nil
-}
-
 // TakesForClass reports whether [Open] would read folder, or a new folder in it, as a class or a
 // part of a class. Callers use it to avoid writing results into a data set. The folder need not
 // exist yet. The result is false in every layout except imagefolder.
@@ -144,16 +112,16 @@ func (d *Dataset) TakesForClass(folder string) bool {
 	if !d.classFolders || len(d.Train) == 0 {
 		return false
 	}
-	rel, err := filepath.Rel(realPath(d.Root), realPath(folder))
+	rel, err := filepath.Rel(realPath(d.base), realPath(folder))
 	if err != nil || !filepath.IsLocal(rel) {
 		return false
 	}
 	top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
-	if strings.Contains(d.Train[0].Where, "/") { // "train/dress"
-		_, ok := folderSplit(top)
+	if d.splitFolders {
+		_, ok := splitWord(top)
 		return ok
 	}
-	return top == "." || !strings.HasPrefix(top, ".")
+	return top == "." || hiddenName(top) == ""
 }
 
 // realPath returns the absolute path without symbolic links. The last elements of the path need not
@@ -173,49 +141,70 @@ func realPath(path string) string {
 	return filepath.Join(realPath(parent), filepath.Base(abs))
 }
 
-// readClassFolders reads the class folders in root/splitFolder. The first call is for the training
+// readClassFolders reads the class folders in a split folder. The first call is for the training
 // split and sets g.classes.
-func (g *contents) readClassFolders(ctx context.Context, root, splitFolder string) ([]Sample, error) {
-	folder := filepath.Join(root, splitFolder)
-	folders, err := subfolders(folder)
-	if err != nil {
-		return nil, err
+func (g *contents) readClassFolders(root, split *folder) ([]Sample, error) {
+	if len(split.folders) == 0 {
+		return nil, fmt.Errorf("folder %s has no class folders: put the images of each class into %s%s", split.path, filepath.Join(split.path, "<class>"), g.trainHint(root.path))
 	}
-	if len(folders) == 0 {
-		return nil, fmt.Errorf("folder %s has no class folders: put the images of each class into %s%s", folder, filepath.Join(folder, "<class>"), g.trainHint(root))
-	}
-	if err := g.countStray(folder, folders); err != nil {
-		return nil, err
-	}
-	if g.classes == nil {
-		g.classes, g.ignored = folders, make(map[string]int)
-	}
+	first := g.classes == nil
 	var samples []Sample
-	for _, class := range folders {
-		where := filepath.ToSlash(filepath.Join(splitFolder, class))
-		if err := checkClassName(fmt.Sprintf("folder %q", where), class, "rename the folder"); err != nil {
-			return nil, err
-		}
-		label, ok := slices.BinarySearch(g.classes, class)
-		if !ok {
-			return nil, fmt.Errorf("folder %s: the training split has no class %q%s", where, class, g.trainHint(root))
-		}
-		images, err := imagesBelow(ctx, filepath.Join(folder, class), g.ignored)
-		if err != nil {
-			return nil, err
-		}
-		if len(images) == 0 {
-			other := map[string]int{}
-			if _, err := imagesBelow(ctx, filepath.Join(folder, class), other); err != nil {
-				return nil, err
+	for _, class := range split.folders {
+		where := relative(root.path, class.path)
+		if class.total == 0 {
+			if !holdsAnnotations(class) {
+				return nil, emptyFolder(where, class)
 			}
-			return nil, fmt.Errorf("class folder %s has no images (looked for %s%s): add images or delete the folder", where, strings.Join(imageExtensions, " "), foundExtensions(other))
+			g.addUnread(root, unreadNote{class, "it has no images"})
+			continue
 		}
-		for _, p := range images {
+		if err := checkClassName(fmt.Sprintf("folder %q", where), class.name, "rename the folder"); err != nil {
+			return nil, err
+		}
+		if first {
+			g.classes = append(g.classes, class.name)
+		}
+		label, ok := slices.BinarySearch(g.classes, class.name)
+		if !ok {
+			return nil, fmt.Errorf("folder %s: the training split has no class %q%s", where, class.name, g.trainHint(root.path))
+		}
+		class.countOthers(g.ignored)
+		for _, p := range class.all() {
 			samples = append(samples, Sample{Path: p, Target: Class(label), Where: where})
 		}
 	}
 	return samples, nil
+}
+
+// readInside reads the images of one split from the class folders in base. Every class folder has
+// folders with the names of splits. The first call is for the training split and sets g.classes.
+func (g *contents) readInside(root, base *folder, split int, samples *[]Sample) error {
+	var classes []*folder
+	for _, class := range base.folders {
+		switch {
+		case class.total > 0:
+			classes = append(classes, class)
+		case holdsAnnotations(class) && split == 0:
+			g.addUnread(root, unreadNote{class, "it has no images"})
+		case split == 0:
+			return emptyFolder(relative(root.path, class.path), class)
+		}
+	}
+	for label, class := range classes {
+		if split == 0 {
+			if err := checkClassName(fmt.Sprintf("folder %q", relative(root.path, class.path)), class.name, "rename the folder"); err != nil {
+				return err
+			}
+			g.classes = append(g.classes, class.name)
+			class.countOthers(g.ignored)
+		}
+		if sub := splitInside(class, split); sub != nil {
+			for _, p := range sub.all() {
+				*samples = append(*samples, Sample{Path: p, Target: Class(label), Where: relative(root.path, sub.path)})
+			}
+		}
+	}
+	return nil
 }
 
 // trainHint returns the end of an error message about the val or test folder: it says how to open
@@ -237,77 +226,8 @@ func foundExtensions(ignored map[string]int) string {
 	return ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
 }
 
-// countStray adds to g.stray the number of images that lie directly in folder. folders are the
-// names of its subfolders, which may end like images.
-func (g *contents) countStray(folder string, folders []string) error {
-	entries, err := os.ReadDir(folder)
-	for _, e := range entries {
-		if IsImageName(e.Name()) && !slices.Contains(folders, e.Name()) {
-			g.stray++
-		}
-	}
-	return err
-}
-
-// imagesBelow returns the image files in a folder and in all folders below it. The order is that of
-// torchvision: folders sorted by path, files sorted by name. imagesBelow follows links and skips
-// hidden names. If ignored is not nil, imagesBelow adds the number of other files to it, by
-// extension.
-func imagesBelow(ctx context.Context, folder string, ignored map[string]int) ([]string, error) {
-	files := make(map[string][]string)
-	if err := collectImages(ctx, folder, nil, files, ignored); err != nil {
-		return nil, err
-	}
-	var all []string
-	for _, sub := range slices.Sorted(maps.Keys(files)) {
-		all = append(all, files[sub]...)
-	}
-	return all, nil
-}
-
-// collectImages adds the image files of folder, and of every folder below it, to files. The keys of
-// files are folders, and the images of each folder are sorted by name. ancestors holds the real
-// paths of the folders above this one. If folder is one of them, its link makes a loop.
-func collectImages(ctx context.Context, folder string, ancestors []string, files map[string][]string, ignored map[string]int) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	real, err := filepath.EvalSymlinks(folder)
-	if err != nil {
-		return fmt.Errorf("following %s: %w", folder, err)
-	}
-	if slices.Contains(ancestors, real) {
-		return fmt.Errorf("folder %s is a link that leads back to %s: remove the link", folder, real)
-	}
-	ancestors = append(ancestors, real)
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		name, full := e.Name(), filepath.Join(folder, e.Name())
-		if strings.HasPrefix(name, ".") {
-			continue
-		}
-		isFolder, err := leadsToFolder(folder, e)
-		if err != nil {
-			return err
-		}
-		if isFolder {
-			if err := collectImages(ctx, full, ancestors, files, ignored); err != nil {
-				return err
-			}
-		} else if IsImageName(name) {
-			files[folder] = append(files[folder], full)
-		} else if lower := strings.ToLower(name); ignored != nil && lower != "thumbs.db" && lower != "desktop.ini" {
-			ignored[filepath.Ext(lower)]++
-		}
-	}
-	return nil
-}
-
 // subfolders returns the names of the folders in a folder, including links to folders. It skips
-// hidden names. The names are sorted by their bytes, as by Python's sorted.
+// hidden and system names. The names are sorted by their bytes, as by Python's sorted.
 func subfolders(folder string) ([]string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -315,7 +235,7 @@ func subfolders(folder string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
+		if hiddenName(e.Name()) != "" {
 			continue
 		}
 		isFolder, err := leadsToFolder(folder, e)
@@ -327,23 +247,6 @@ func subfolders(folder string) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// leadsToFolder reports whether an entry is a folder or a link to a folder. It returns false for a
-// dead link.
-func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
-	if e.Type()&fs.ModeSymlink == 0 {
-		return e.IsDir(), nil
-	}
-	full := filepath.Join(folder, e.Name())
-	info, err := os.Stat(full)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("following the link %s: %w", full, err)
-	}
-	return info.IsDir(), nil
 }
 
 // imageExtensions lists the extensions of image files. torchvision's ImageFolder does not read
@@ -373,14 +276,14 @@ func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 			files = append(files, p)
 			continue
 		}
-		images, err := imagesBelow(ctx, p, nil)
+		f, err := scanFolder(ctx, p, nil)
 		if err != nil {
 			return nil, fmt.Errorf("looking for images in %s: %w", p, err)
 		}
-		if len(images) == 0 {
+		if f.total == 0 {
 			return nil, fmt.Errorf("looking for images: no images in folder %s (looked for %s)", p, strings.Join(imageExtensions, " "))
 		}
-		files = append(files, images...)
+		files = append(files, f.all()...)
 	}
 	return files, nil
 }

@@ -117,5 +117,9 @@ func checkClassName(where, name, remedy string) error {
 }
 
 // splitNames maps the names of splits, as in the names of files and folders, to an index: 0 for
-// train, 1 for val, 2 for test.
-var splitNames = map[string]int{"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+// train, 1 for val, 2 for test. The names are those of the datasets library of Hugging Face.
+var splitNames = map[string]int{
+	"train": 0, "training": 0,
+	"val": 1, "valid": 1, "validation": 1, "dev": 1,
+	"test": 2, "testing": 2, "eval": 2, "evaluation": 2,
+}

@@ -156,8 +156,9 @@ func TestOtherTargets(t *testing.T) {
 	}
 	for name, target := range sets {
 		d := open(name, samples(target))
-		if len(d.Train) != 12 || len(d.Val) != 4 || len(d.Test) != 4 {
-			t.Errorf("%s: %d/%d/%d images in train/val/test, want 12/4/4", name, len(d.Train), len(d.Val), len(d.Test))
+		want := map[string]int{"several labels": 5, "masks": 4}[name] // four strata and one stratum
+		if len(d.Val) != want || len(d.Test) != want || len(d.Train) != 20-2*want {
+			t.Errorf("%s: %d/%d/%d images in train/val/test, want %d in val and in test", name, len(d.Train), len(d.Val), len(d.Test), want)
 		}
 		if err := d.Trainable(); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -54,6 +54,9 @@ type contents struct {
 	note             string         // text that is appended to Dataset.Split
 	ignored          map[string]int // see Dataset.Ignored
 	stray            int            // see Dataset.Stray
+	notes            []string       // see Dataset.Notes
+	base             string         // see Dataset.base
+	splitFolders     bool           // see Dataset.splitFolders
 }
 
 // source is the input of a layout: a folder, or one file in a folder.
@@ -69,8 +72,8 @@ type source struct {
 //
 // [Layouts] and [DescribeLayouts] list the layouts that Open reads; docs/layouts.md describes them
 // in full. If the data set lacks a validation or test split, Open takes images from the training
-// split. It takes them from every class in proportion and leaves each class at least one training
-// image. Dataset.Split records this.
+// split. Every class of three or more images gives its own share, at least one image, and keeps at
+// least one training image. Dataset.Split records this.
 //
 // Open returns an error if
 //   - the layout is unknown,
@@ -132,7 +135,7 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	d := &Dataset{
 		Name: cmp.Or(g.name, name), Root: root, Layout: l.name, Mixed: l.mixed, Classes: g.classes,
 		Train: g.train, Val: g.val, Test: g.test, Ignored: g.ignored, Stray: g.stray,
-		Options: o, classFolders: l.classFolders,
+		Notes: g.notes, Options: o, classFolders: l.classFolders, base: g.base, splitFolders: g.splitFolders,
 	}
 	if err := d.findFiles(ctx); err != nil {
 		return nil, err
@@ -142,6 +145,9 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 			err = fmt.Errorf("%w after skipping %s: %w", err, countImages(len(d.Skipped), "bad "), joinSkipped(d.Skipped))
 		}
 		return nil, err
+	}
+	if note := alikeClasses(d.Classes); note != "" {
+		d.Notes = append(d.Notes, note)
 	}
 	d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed)
 	d.Split += g.note

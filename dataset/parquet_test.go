@@ -124,7 +124,7 @@ func TestParquetSets(t *testing.T) {
 	}
 
 	d, err = Open(t.Context(), filepath.Join(parquetData, "readme"), OpenOptions{Seed: 1})
-	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified 0.8/0.1/0.1 seed 1" || len(slices.Concat(d.Train, d.Val))+len(d.Test) != 6 {
+	if err != nil || fmt.Sprintf("%q", d.Classes) != `["it's: a cat" "no" "12"]` || d.Split != "stratified by class 0.8/0.1/0.1 seed 1" || len(slices.Concat(d.Train, d.Val))+len(d.Test) != 6 {
 		t.Errorf("unexpected data set %+v, error %v", d, err)
 	}
 

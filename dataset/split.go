@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 // fractions returns the fractions of the training images that become the validation and the test
@@ -29,7 +30,8 @@ func (o OpenOptions) fractions() (val, test float64, err error) {
 }
 
 // splitMissing moves training images to the splits that the data set does not have, and sets
-// d.Split. noVal and noTest report whether the data set has no validation split and no test split.
+// d.Split and d.Unsplit. noVal and noTest report whether the data set has no validation split and
+// no test split.
 func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction float64, seed uint64) {
 	if !noVal {
 		valFraction = 0
@@ -37,7 +39,11 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 	if !noTest {
 		testFraction = 0
 	}
+	d.Unsplit = noVal && noTest
 	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed)
+	if note := d.smallClasses(valFraction, testFraction); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
 	train, val, test := stratify(d.Train, valFraction, testFraction, seed)
 	d.Train = train
 	if noVal {
@@ -49,11 +55,12 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 }
 
 // describeSplit returns the text of Dataset.Split. A fraction is 0 if no training images move to
-// the split.
+// the split. Runs record the text, and a run of another text has other splits. If the rule of
+// stratify changes, the text must change too.
 func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed uint64) string {
 	rest := math.Round((1-valFraction-testFraction)*1e6) / 1e6
 	if valFraction > 0 && testFraction > 0 {
-		return fmt.Sprintf("stratified %g/%g/%g seed %d", rest, valFraction, testFraction, seed)
+		return fmt.Sprintf("stratified by class %g/%g/%g seed %d", rest, valFraction, testFraction, seed)
 	}
 	if !noVal && !noTest {
 		return "given"
@@ -65,21 +72,52 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 		case fraction == 0:
 			return "none"
 		}
-		return fmt.Sprintf("stratified %g/%g of train seed %d", rest, fraction, seed)
+		return fmt.Sprintf("stratified by class %g/%g of train seed %d", rest, fraction, seed)
 	}
 	return "val " + one(noVal, valFraction) + ", test " + one(noTest, testFraction)
 }
 
-// stratify divides the samples into three splits. It divides every stratum in proportion to the
-// fractions. Each split keeps the order of samples.
+// smallClass is the number of images from which a class is in all three splits.
+const smallClass = 3
+
+// smallClasses returns a note that names the classes that have too few training images for every
+// split. It returns "" if there are none, or if no training images move to other splits.
+func (d *Dataset) smallClasses(valFraction, testFraction float64) string {
+	if valFraction == 0 && testFraction == 0 {
+		return ""
+	}
+	sizes := make(map[int]int)
+	for _, s := range d.Train {
+		sizes[s.stratum()]++
+	}
+	var names []string
+	more := 0
+	for _, class := range slices.Sorted(maps.Keys(sizes)) {
+		switch {
+		case class < 0 || sizes[class] >= smallClass:
+		case len(names) == 10:
+			more++
+		default:
+			names = append(names, fmt.Sprintf("%q", d.Classes[class]))
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	text := strings.Join(names, ", ")
+	if more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("classes with fewer than %d images are not in every split: %s", smallClass, text)
+}
+
+// stratify divides the samples into three splits. Every stratum of three or more samples gives its
+// own share, rounded to nearest, and at least one sample to each split with a fraction above 0. At
+// least one sample stays in train. Each split keeps the order of samples.
 //
-// Rounding every stratum separately would round all small strata the same way. Instead, stratify
-// goes through the strata and keeps running totals. From each stratum it takes as many images as
-// the split lacks for its fraction of the total so far. Every stratum keeps at least one training
-// image. If a stratum cannot give enough images, later strata give more. The size of a split is
-// then within one image of its fraction, unless all remaining strata are too small. The totals of
-// the validation and the test split are rounded differently, so that both splits do not take from
-// the same strata.
+// The strata of one and two samples are too small for three splits. Those of two samples form a
+// pool: some of them, drawn at random, give one sample to val or to test, so that the pool as a
+// whole gives its share.
 func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
 	strata := make(map[int][]int) // indices of samples
 	for i, s := range samples {
@@ -87,25 +125,7 @@ func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) 
 	}
 	const toTrain, toVal, toTest = 0, 1, 2
 	assigned := make([]int, len(samples)) // the split of each sample, at first toTrain
-	total, nVals, nTests := 0, 0, 0
-	// The validation total is rounded to nearest, and the running test total is rounded down, so
-	// the test split takes its images later. The offset later makes the final test total rounded to
-	// nearest. The small addition corrects products that are just below an integer.
-	due := testFraction * float64(len(samples))
-	later := math.Round(due) - due + 1e-6
-	for _, stratum := range slices.Sorted(maps.Keys(strata)) {
-		members := strata[stratum]
-		// Sorting by path makes the result independent of the order of the list. Images in memory
-		// have no path and keep their order.
-		slices.SortStableFunc(members, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
-		rng := rand.New(rand.NewPCG(seed, uint64(stratum)))
-		rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-
-		total += len(members)
-		free := len(members) - 1
-		nVal := min(int(math.Round(valFraction*float64(total)))-nVals, free)
-		nTest := min(max(int(testFraction*float64(total)+later)-nTests, 0), free-nVal)
-		nVals, nTests = nVals+nVal, nTests+nTest
+	assign := func(members []int, nVal, nTest int) {
 		for _, i := range members[:nVal] {
 			assigned[i] = toVal
 		}
@@ -113,6 +133,34 @@ func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) 
 			assigned[i] = toTest
 		}
 	}
+	var pool []int // one sample of each stratum of two
+	for _, stratum := range slices.Sorted(maps.Keys(strata)) {
+		members := strata[stratum]
+		// Sorting by path makes the result independent of the order of the list. Images in memory
+		// have no path and keep their order.
+		slices.SortStableFunc(members, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
+		rng := rand.New(rand.NewPCG(seed, uint64(stratum)))
+		rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+		switch n := len(members); {
+		case n >= smallClass:
+			nVal, nTest := share(n, valFraction), share(n, testFraction)
+			for nVal+nTest > n-1 { // both were rounded up
+				if nVal >= nTest {
+					nVal--
+				} else {
+					nTest--
+				}
+			}
+			assign(members, nVal, nTest)
+		case n == 2:
+			pool = append(pool, members[0])
+		}
+	}
+	rng := rand.New(rand.NewPCG(seed, math.MaxUint64-1))
+	rng.Shuffle(len(pool), func(i, j int) { pool[i], pool[j] = pool[j], pool[i] })
+	nVal := min(int(math.Round(valFraction*float64(2*len(pool)))), len(pool))
+	nTest := min(int(math.Round(testFraction*float64(2*len(pool)))), len(pool)-nVal)
+	assign(pool, nVal, nTest)
 	for i, s := range samples {
 		switch assigned[i] {
 		case toVal:
@@ -124,4 +172,13 @@ func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) 
 		}
 	}
 	return train, val, test
+}
+
+// share returns the share of n samples, rounded to nearest and at least one. It is 0 for a fraction
+// of 0.
+func share(n int, fraction float64) int {
+	if fraction == 0 {
+		return 0
+	}
+	return max(1, int(math.Round(fraction*float64(n))))
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -136,7 +137,7 @@ func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 				}
 				var ok bool
 				if split, ok = splitNames[strings.ToLower(name)]; !ok {
-					return contents{}, fmt.Errorf("%s: split %q is unknown; known: train, val, valid, validation, test", row.Where, abbreviate(name))
+					return contents{}, fmt.Errorf("%s: split %q is unknown; known: %s", row.Where, abbreviate(name), strings.Join(slices.Sorted(maps.Keys(splitNames)), ", "))
 				}
 			}
 			row.Path = filepath.Join(filepath.Dir(t.path), filepath.FromSlash(row.Path))

@@ -107,7 +107,7 @@ func TestTableErrors(t *testing.T) {
 		{"a folder", pictures(tree{"train.csv": "path,label\n.,1\n"}), "", OpenOptions{}, []string{"train.csv:2", "is a folder"}},
 		{"missing image", pictures(tree{"train.csv": "path,label\nsub/z.png,1\n"}), "", OpenOptions{}, []string{"train.csv:2", "does not exist"}},
 		{"twice", pictures(tree{"train.csv": "path,label\nsub/a.png,1\nsub/./a.png,1\n"}), "", OpenOptions{}, []string{"train.csv:3", "twice"}},
-		{"unknown split", pictures(tree{"x.csv": "path,label,split\nsub/a.png,1,dev\n"}), "x.csv", OpenOptions{}, []string{"x.csv:2", `split "dev"`}},
+		{"unknown split", pictures(tree{"x.csv": "path,label,split\nsub/a.png,1,holdout\n"}), "x.csv", OpenOptions{}, []string{"x.csv:2", `split "holdout"`}},
 		{"no training images", pictures(tree{"x.csv": "path,label,split\nsub/a.png,1,test\n"}), "x.csv", OpenOptions{}, []string{"x.csv lists no training images"}},
 		{"two tables", pictures(tree{"train.csv": "x", "train.jsonl": "y"}), "", OpenOptions{}, []string{"found both", "train.csv", "train.jsonl"}},
 		{"class of test alone", pictures(tree{"train.csv": "path,label\nsub/a.png,cat\n", "test.csv": "path,label\nsub/b.png,fox\n"}), "", OpenOptions{}, []string{"test.csv:2", `no class "fox"`}},

@@ -33,8 +33,8 @@ type DataConfig struct {
 	// SkipBadImages skips images that are missing or broken. Default: such an image is an error.
 	SkipBadImages bool `json:"skip_bad_images"`
 
-	// Record sets the fields from Split to Samples. Open compares the numbers of classes and
-	// images.
+	// Record sets the fields from Split to Samples. Open compares Split and the numbers of classes
+	// and images.
 
 	// Split describes where the val and test splits come from.
 	Split string `json:"split"`
@@ -88,9 +88,9 @@ func TaskImages(k dataset.Known) ImageOptions {
 }
 
 // Open opens the data set. If c holds numbers of classes and images, as the configuration of a run
-// does, the data set must have the same numbers. An option that cannot work, such as an unknown
-// task or layout, is an [*OptionError]. Every other error is an [*InputError], except the error of
-// a cancelled ctx.
+// does, the data set must have the same splits and the same numbers. An option that cannot work,
+// such as an unknown task or layout, is an [*OptionError]. Every other error is an [*InputError],
+// except the error of a cancelled ctx.
 func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.Path == "" {
 		return nil, &OptionError{Option: "data", Err: errors.New("no data set given; give the path of its folder")}
@@ -118,6 +118,9 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 			err = fmt.Errorf("task %s, which has %d classes: %w", c.Task, o.Classes, err)
 		}
 		return nil, &InputError{Err: err}
+	}
+	if c.Classes != 0 && d.Split != c.Split {
+		return nil, &InputError{Err: fmt.Errorf("data set %s has other splits than in the run: now %s, in the run %s; the data set has changed, or another version of spt made the run; restore the data set, use that version, or begin a new run", c.Path, d.Split, c.Split)}
 	}
 	now, before := [4]int{len(d.Classes), len(d.Train), len(d.Val), len(d.Test)}, [4]int{c.Classes, c.Train, c.Val, c.Test}
 	if c.Classes != 0 && now != before {

@@ -1,0 +1,186 @@
+package dataset
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// folder is a folder on disk with all files and folders below it.
+type folder struct {
+	name, path string
+	images     []string  // paths of the images directly in the folder, sorted by name
+	folders    []*folder // sorted by the bytes of their names, as by Python's sorted
+	// number of files directly in the folder that are not images, by extension
+	others map[string]int
+	total  int // number of images in the folder and below it
+}
+
+// scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
+// names, which it counts in hidden; nil means no counts.
+func scanFolder(ctx context.Context, path string, hidden map[string]int) (*folder, error) {
+	return scanBelow(ctx, path, nil, hidden)
+}
+
+// scanBelow is scanFolder for a folder in other folders. ancestors holds their real paths. If the
+// folder is one of them, its link makes a loop.
+func scanBelow(ctx context.Context, path string, ancestors []string, hidden map[string]int) (*folder, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, fmt.Errorf("following %s: %w", path, err)
+	}
+	if slices.Contains(ancestors, real) {
+		return nil, fmt.Errorf("folder %s is a link that leads back to %s: remove the link", path, real)
+	}
+	ancestors = append(ancestors, real)
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &folder{name: filepath.Base(path), path: path, others: make(map[string]int)}
+	for _, e := range entries {
+		name, full := e.Name(), filepath.Join(path, e.Name())
+		if key := hiddenName(name); key != "" {
+			if hidden != nil {
+				hidden[key]++
+			}
+			continue
+		}
+		isFolder, err := leadsToFolder(path, e)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case isFolder:
+			sub, err := scanBelow(ctx, full, ancestors, hidden)
+			if err != nil {
+				return nil, err
+			}
+			f.folders = append(f.folders, sub)
+			f.total += sub.total
+		case IsImageName(name):
+			f.images = append(f.images, full)
+			f.total++
+		default:
+			f.others[strings.ToLower(filepath.Ext(name))]++
+		}
+	}
+	return f, nil
+}
+
+// systemNames lists the names, in lower case, of files and folders that systems and programs write
+// beside the images of a user: thumbnails, recycle bins, and parts of archives of macOS.
+var systemNames = []string{
+	"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
+}
+
+// hiddenName returns the name under which a hidden or system file or folder is counted. It returns
+// "" for every other name. All files "._x" of macOS count as one name.
+func hiddenName(name string) string {
+	switch {
+	case strings.HasPrefix(name, "._"):
+		return "._*"
+	case strings.HasPrefix(name, "."), slices.Contains(systemNames, strings.ToLower(name)):
+		return name
+	}
+	return ""
+}
+
+// leadsToFolder reports whether an entry is a folder or a link to a folder. It returns false for a
+// dead link.
+func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return e.IsDir(), nil
+	}
+	full := filepath.Join(folder, e.Name())
+	info, err := os.Stat(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("following the link %s: %w", full, err)
+	}
+	return info.IsDir(), nil
+}
+
+// all returns the images in the folder and below it. The order is that of torchvision: folders
+// sorted by path, files sorted by name.
+func (f *folder) all() []string {
+	files := make(map[string][]string)
+	var add func(*folder)
+	add = func(f *folder) {
+		files[f.path] = f.images
+		for _, sub := range f.folders {
+			add(sub)
+		}
+	}
+	add(f)
+	var all []string
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		all = append(all, files[path]...)
+	}
+	return all
+}
+
+// countOthers adds the numbers of files in the folder and below it that are not images to counts,
+// by extension.
+func (f *folder) countOthers(counts map[string]int) {
+	for ext, n := range f.others {
+		counts[ext] += n
+	}
+	for _, sub := range f.folders {
+		sub.countOthers(counts)
+	}
+}
+
+// filled returns the subfolders that hold images, directly or below.
+func (f *folder) filled() (out []*folder) {
+	for _, sub := range f.folders {
+		if sub.total > 0 {
+			out = append(out, sub)
+		}
+	}
+	return out
+}
+
+// folderNames returns the names of folders, at most five, for messages.
+func folderNames(folders []*folder) string {
+	var names []string
+	for i, f := range folders {
+		if i == 5 {
+			names = append(names, fmt.Sprintf("and %d more", len(folders)-i))
+			break
+		}
+		names = append(names, f.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// countNames returns the names and numbers of counts as text, the largest numbers first and at most
+// ten, and their sum.
+func countNames(counts map[string]int) (text string, total int) {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+	var parts []string
+	for i, name := range names {
+		total += counts[name]
+		switch {
+		case i < 10:
+			parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))
+		case i == 10:
+			parts = append(parts, fmt.Sprintf("and %d other names", len(names)-i))
+		}
+	}
+	return strings.Join(parts, ", "), total
+}
