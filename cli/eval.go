@@ -55,8 +55,9 @@ on the measured images.`,
 			}
 			return err
 		}
-		if err := sameClasses(t, d); err != nil {
-			return err
+		opened := d
+		if d, err = d.ForHead(dataset.Head{Names: t.classes, Rows: t.model.Config.NumClasses, Subset: t.delta != nil}); err != nil {
+			return &run.InputError{Err: err}
 		}
 		split := o.split
 		trained := trainedOn(t, d, split)
@@ -76,7 +77,7 @@ on the measured images.`,
 		if err != nil {
 			return err
 		}
-		f := append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()})
+		f := append(taskFacts(t.model, t.report, opened), [2]string{"device", task.Compute().String()})
 		f.addObjective(t.trained.Objective.Name())
 		fmt.Fprint(a.notes(), f)
 		if data.SkipBadImages {
@@ -136,29 +137,24 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-// sameClasses returns an error if the classes of the data set differ from the classes of the head.
-func sameClasses(t *tuned, d *dataset.Dataset) error {
-	if rows := t.model.Config.NumClasses; rows != len(d.Classes) {
-		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set on which the head was trained", d.Name, len(d.Classes), rows)}
-	}
-	for i, name := range t.classes {
-		if name != d.Classes[i] {
-			return &run.InputError{Err: fmt.Errorf("class %d is %q in the data set %s and %q in the head; give the data set on which the head was trained", i, d.Classes[i], d.Name, name)}
-		}
-	}
-	return nil
-}
-
 func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
-		Class    string  `json:"class"`
-		Images   int     `json:"images"`
-		Correct  int     `json:"correct"`
-		Accuracy float64 `json:"accuracy"` // 0 without images
+		Class    string   `json:"class"`
+		Images   int      `json:"images"`
+		Correct  int      `json:"correct"`
+		Accuracy *float64 `json:"accuracy"` // nil without images
 	}
 	var classes []class
+	var empty []string // classes without images
 	for i, c := range e.Classes {
-		classes = append(classes, class{d.Classes[i], c.Images, c.Correct, float64(c.Correct) / float64(max(c.Images, 1))})
+		row := class{Class: d.Classes[i], Images: c.Images, Correct: c.Correct}
+		if c.Images > 0 {
+			accuracy := float64(c.Correct) / float64(c.Images)
+			row.Accuracy = &accuracy
+		} else {
+			empty = append(empty, row.Class)
+		}
+		classes = append(classes, row)
 	}
 	if a.json {
 		return a.writeJSON(struct {
@@ -180,7 +176,11 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 		text = table(func(w io.Writer) {
 			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy")
 			for _, c := range classes {
-				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, percent(c.Accuracy))
+				accuracy := "-"
+				if c.Accuracy != nil {
+					accuracy = percent(*c.Accuracy)
+				}
+				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, accuracy)
 			}
 		}) + "\n"
 	}
@@ -192,6 +192,9 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	f.add(split+" loss", "%.4f", e.Loss)
 	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
 		f.add(split+" "+printable(name), "%.4f", e.Metrics[name])
+	}
+	if len(empty) > 0 {
+		f.add("without images", "%s", list(empty))
 	}
 	if trained != nil && *trained {
 		f.add("note", "the delta was trained on these images, so the accuracy on new images will be lower")
