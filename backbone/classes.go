@@ -1,6 +1,7 @@
 package backbone
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,33 +63,35 @@ func findClasses(f *checkpoint.File) (ClassNames, error) {
 	if text == nil || err != nil {
 		return ClassNames{}, err
 	}
-	var config struct {
-		ID2Label      map[string]any `json:"id2label"`
-		LabelNames    []string       `json:"label_names"`
-		PretrainedCfg struct {
-			LabelNames []string `json:"label_names"`
-		} `json:"pretrained_cfg"`
+	var config, pretrained map[string]json.RawMessage
+	if json.Unmarshal(text, &config) != nil {
+		return ClassNames{}, nil // not a description of a model; Load says so
 	}
-	if err := json.Unmarshal(text, &config); err != nil {
-		return ClassNames{}, fmt.Errorf("%s: %w; expected id2label as an object from the numbers of the rows to names, or label_names as a list of names", path, jsonfile.Explain(text, err))
-	}
-	names, err := namesByID(config.ID2Label)
-	if err != nil {
-		return ClassNames{}, fmt.Errorf("id2label in %s: %w", path, err)
-	}
-	if placeholders(names) {
-		return ClassNames{}, nil
-	}
-	c := ClassNames{Names: names, Source: "id2label in " + path}
-	for _, names := range [][]string{config.LabelNames, config.PretrainedCfg.LabelNames} {
-		if c.Names == nil && len(names) > 0 {
-			c = ClassNames{Names: names, Source: "label_names in " + path}
+	_ = json.Unmarshal(config["pretrained_cfg"], &pretrained) // absent in files of Hugging Face
+	for _, place := range []struct {
+		field string
+		value json.RawMessage
+	}{{"id2label", config["id2label"]}, {"label_names", config["label_names"]}, {"label_names", pretrained["label_names"]}} {
+		c := ClassNames{Source: place.field + " in " + path}
+		var id2label map[string]any
+		switch {
+		case place.value == nil:
+			continue
+		case place.field == "id2label":
+			if err = json.Unmarshal(place.value, &id2label); err == nil {
+				c.Names, err = namesByID(id2label)
+			}
+		default:
+			err = json.Unmarshal(place.value, &c.Names)
+		}
+		if err != nil {
+			return ClassNames{}, fmt.Errorf("%s: %w; expected id2label as an object from the numbers of the rows to names, or label_names as a list of names", c.Source, jsonfile.Explain(place.value, err))
+		}
+		if len(c.Names) > 0 && !placeholders(c.Names) {
+			return c, nil
 		}
 	}
-	if c.Names == nil {
-		return ClassNames{}, nil
-	}
-	return c, nil
+	return ClassNames{}, nil
 }
 
 // readClassConfig returns the text of a config.json. It returns nil if there is no such file.
@@ -105,7 +108,7 @@ func readClassConfig(path string) ([]byte, error) {
 	if err == nil && len(text) > maxClassConfig {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxClassConfig)
 	}
-	return text, err
+	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), err // without the byte-order mark
 }
 
 // namesByID returns the names of an id2label, in the order of the ids. The keys must be the numbers
@@ -137,5 +140,5 @@ func placeholders(names []string) bool {
 	for i := range own {
 		own[i] = "LABEL_" + strconv.Itoa(i)
 	}
-	return len(names) > 0 && slices.Equal(names, own)
+	return slices.Equal(names, own)
 }

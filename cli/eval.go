@@ -24,7 +24,8 @@ func evalCommand(a *app) *cobra.Command {
 		Use: "eval {--delta DIR | --model FILE --data DIR} [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
 		Long: `Measures accuracy and loss of a classifier on one split of a data set. The classifier is a
 delta on its backbone or, without --delta, a checkpoint with its own head, such as a file of
-'spt merge'. If the delta is in its run folder, the command uses the data set and the splits
+'spt merge'. The classes of the data set are matched with those of the head by name. If the head
+has no names, the classes must be called 0, 1, 2 and so on, as its rows. If the delta is in its run folder, the command uses the data set and the splits
 of the run; give --data if the data set has moved. A note tells you if the delta was trained
 on the measured images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
