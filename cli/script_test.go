@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -114,14 +115,20 @@ func mkcopy(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(args[0])))
 }
 
-// mktable DIR FILE writes a table of the images in the class folders of DIR. FILE is in DIR.
+// mktable DIR FILE [CLASS=LABEL]... writes a table of the images in the class folders of DIR. FILE
+// is in DIR. The label of an image is LABEL if it is given for the class, and the class otherwise.
 func mktable(ts *testscript.TestScript, _ bool, args []string) {
 	images, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*", "*.png"))
 	ts.Check(err)
+	labels := map[string]string{}
+	for _, a := range args[2:] {
+		class, label, _ := strings.Cut(a, "=")
+		labels[class] = label
+	}
 	text := "image,label\n"
 	for _, path := range images {
 		class := filepath.Base(filepath.Dir(path))
-		text += class + "/" + filepath.Base(path) + "," + class + "\n"
+		text += class + "/" + filepath.Base(path) + "," + cmp.Or(labels[class], class) + "\n"
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o666))
 }
