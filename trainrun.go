@@ -44,6 +44,11 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if result, err := run.LoadResult[run.Result](folder); result != nil || err != nil {
 		return result, err
 	}
+	if recorded != nil {
+		if err := folder.CheckData(recorded.Data, t.data); err != nil {
+			return nil, err
+		}
+	}
 	r := &runner{Task: t, o: run.TuneOptions{Method: o.Method, Train: o.Train}, folder: folder, report: report}
 	if p != nil {
 		if err := p.Save(folder.Path(run.PlanFile)); err != nil {

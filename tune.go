@@ -65,6 +65,9 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		if err := t.sameOptions(folder, recorded.Tune, o); err != nil {
 			return nil, err
 		}
+		if err := folder.CheckData(recorded.Data, t.data); err != nil {
+			return nil, err
+		}
 	}
 	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[plan.Budget]*selected{}}
 	defer r.close()

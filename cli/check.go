@@ -109,14 +109,18 @@ func checkMethod(cmd *cobra.Command, m method.Row) error {
 	return nil
 }
 
-// checkWritable returns an error if an output file is a folder, or if its folder does not exist.
-// Such an error after the work would lose the result. Output folders are not checked.
+// checkWritable returns an error if an output file is a folder, if its folder does not exist, or if
+// its name has the extension of another format. Such an error after the work would lose the result.
+// Output folders are not checked.
 func (f flagRow) checkWritable(path string) error {
 	if f.file == outputFolder {
 		return nil
 	}
 	if stat, err := os.Stat(path); f.file == outputFile && err == nil && stat.IsDir() {
 		return refuse("--%s %s is a folder; give the name of a file", f.name, path)
+	}
+	if ext := filepath.Ext(path); f.extension != "" && ext != "" && !strings.EqualFold(ext, f.extension) {
+		return refuse("--%s %s: the command writes a %s file; give a name with this extension, or with none", f.name, path, f.extension)
 	}
 	if stat, err := os.Stat(filepath.Dir(path)); err != nil || !stat.IsDir() {
 		return refuse("--%s %s: there is no folder %s; make it, or give another name", f.name, path, filepath.Dir(path))

@@ -24,10 +24,13 @@ func evalCommand(a *app) *cobra.Command {
 		Use: "eval {--delta DIR | --model FILE --data DIR} [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
 		Long: `Measures accuracy and loss of a classifier on one split of a data set. The classifier is a
 delta on its backbone or, without --delta, a checkpoint with its own head, such as a file of
-'spt merge'. If the delta is in its run folder, the command uses the data set and the splits
-of the run; give --data if the data set has moved. All images of another data set without
-splits are measured, unless --split, a fraction or --split-seed is given. A note tells you if
-the delta was trained on the measured images.`,
+'spt merge'. The classes of the data set are matched with the classes of the head by name. If
+the head has no names, the classes must be called 0, 1, 2 and so on, as its rows.
+
+If the delta is in its run folder, the command uses the data set and the splits of the run;
+give --data if the data set has moved. All images of another data set without splits are
+measured, unless --split, a fraction or --split-seed is given. A note tells you if the delta
+was trained on the measured images.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: noArguments,
@@ -62,8 +65,9 @@ the delta was trained on the measured images.`,
 			}
 			return err
 		}
-		if err := sameClasses(t, d); err != nil {
-			return err
+		opened := d
+		if d, err = d.ForHead(dataset.Head{Names: t.classes, Rows: t.model.Config.NumClasses, Subset: t.delta != nil}); err != nil {
+			return &run.InputError{Err: err}
 		}
 		trained := trainedOn(t, d, split)
 		switch {
@@ -87,7 +91,7 @@ the delta was trained on the measured images.`,
 		if err != nil {
 			return err
 		}
-		f := append(taskFacts(t.model, t.report, d), [2]string{"device", task.Compute().String()})
+		f := append(taskFacts(t.model, t.report, opened), [2]string{"device", task.Compute().String()})
 		f.addObjective(t.trained.Objective.Name())
 		if whole {
 			f.add("note", "the data set has no splits, so all its images are measured, also images on which the model may have been trained; --split test measures the images that training leaves out by default")
@@ -160,29 +164,24 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-// sameClasses returns an error if the classes of the data set differ from the classes of the head.
-func sameClasses(t *tuned, d *dataset.Dataset) error {
-	if rows := t.model.Config.NumClasses; rows != len(d.Classes) {
-		return &run.InputError{Err: fmt.Errorf("data set %s has %d classes, the head has %d; give the data set on which the head was trained", d.Name, len(d.Classes), rows)}
-	}
-	for i, name := range t.classes {
-		if name != d.Classes[i] {
-			return &run.InputError{Err: fmt.Errorf("class %d is %q in the data set %s and %q in the head; give the data set on which the head was trained", i, d.Classes[i], d.Name, name)}
-		}
-	}
-	return nil
-}
-
 func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
-		Class    string  `json:"class"`
-		Images   int     `json:"images"`
-		Correct  int     `json:"correct"`
-		Accuracy float64 `json:"accuracy"` // 0 without images
+		Class    string   `json:"class"`
+		Images   int      `json:"images"`
+		Correct  int      `json:"correct"`
+		Accuracy *float64 `json:"accuracy"` // nil without images
 	}
 	var classes []class
+	var empty []string // classes without images
 	for i, c := range e.Classes {
-		classes = append(classes, class{d.Classes[i], c.Images, c.Correct, float64(c.Correct) / float64(max(c.Images, 1))})
+		row := class{Class: d.Classes[i], Images: c.Images, Correct: c.Correct}
+		if c.Images > 0 {
+			accuracy := float64(c.Correct) / float64(c.Images)
+			row.Accuracy = &accuracy
+		} else {
+			empty = append(empty, row.Class)
+		}
+		classes = append(classes, row)
 	}
 	if a.json {
 		return a.writeJSON(struct {
@@ -205,7 +204,11 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 		text = table(func(w io.Writer) {
 			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy")
 			for _, c := range classes {
-				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, percent(c.Accuracy))
+				accuracy := "-"
+				if c.Accuracy != nil {
+					accuracy = percent(*c.Accuracy)
+				}
+				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, accuracy)
 			}
 		}) + "\n"
 	}
@@ -221,6 +224,9 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 	f.add(prefix+"loss", "%.4f", e.Loss)
 	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
 		f.add(prefix+printable(name), "%.4f", e.Metrics[name])
+	}
+	if len(empty) > 0 {
+		f.add("without images", "%s", list(empty))
 	}
 	if trained != nil && *trained {
 		f.add("note", "the delta was trained on these images, so the accuracy on new images will be lower")

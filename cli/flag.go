@@ -52,6 +52,9 @@ type flagRow struct {
 
 	// file says how the command uses the file that the value names.
 	file fileUse
+	// extension is the extension of an output file. Its value may also have no extension. Empty
+	// means any extension.
+	extension string
 	// needs lists flags without which this flag has no effect. "a|b" requires one of the two.
 	needs []string
 	// excludes lists flags with which this flag has no effect.

@@ -97,8 +97,11 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 	} else {
 		f.add("head", "none")
 	}
-	if c.Classes != nil {
-		f.add("classes", "%s", list(c.Classes))
+	switch {
+	case c.Classes != nil:
+		f.add("classes", "%s (%s)", list(c.Classes), printable(c.ClassesFrom))
+	case c.ClassesFrom != "":
+		f.add("classes", "unknown: %s", printable(c.ClassesFrom))
 	}
 	f.add("pixels", "%s", describePreprocessing(*c.Preprocessing))
 	f.add("loading", "%s", describeReport(c.Report))

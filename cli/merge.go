@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -123,17 +124,24 @@ func unmergeable() (names []string) {
 
 // mergeProbes returns the pixels of the images on which merge compares logits: random images, the
 // images of the folder probe, and images of the data set, spread evenly over it. probe and
-// data.Path may be empty. For an image that cannot be read, mergeProbes returns an error in
-// unreadable.
+// data.Path may be empty. unreadable holds an error for each image that cannot be read, and for the
+// files of probe that are left out.
 func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
+	var left []error
 	if probe != "" {
-		files, err := dataset.ImageFiles(ctx, probe)
+		found, err := dataset.FindImages(ctx, probe)
 		if err != nil {
 			return nil, nil, &run.InputError{Err: err}
 		}
-		for _, path := range files {
+		for _, path := range found.Images {
 			samples = append(samples, dataset.Sample{Path: path})
+		}
+		for _, image := range found.Unsupported {
+			left = append(left, fmt.Errorf("image %s: %s", image.Path, unsupported(image)))
+		}
+		if text := describeIgnored(found.Ignored); text != "" {
+			left = append(left, fmt.Errorf("folder %s: %s", probe, text))
 		}
 	}
 	if data.Path != "" {
@@ -147,5 +155,6 @@ func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data ru
 			samples = append(samples, all[i*len(all)/n])
 		}
 	}
-	return spt.Probes(t, randomProbes, samples)
+	pixels, unreadable, err = spt.Probes(t, randomProbes, samples)
+	return pixels, append(left, unreadable...), err
 }

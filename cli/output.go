@@ -148,6 +148,17 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 // counts the files that are not images, by extension. stray is the number of images outside the
 // class folders.
 func (f *facts) addSkipped(ignored map[string]int, stray int) {
+	if text := describeIgnored(ignored); text != "" {
+		f.add("skipped", "%s", text)
+	}
+	if stray > 0 {
+		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
+	}
+}
+
+// describeIgnored returns the numbers of files that are not images in words. ignored counts them by
+// extension. The text is empty if there are none.
+func describeIgnored(ignored map[string]int) string {
 	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
 		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
 	})
@@ -161,12 +172,10 @@ func (f *facts) addSkipped(ignored map[string]int, stray int) {
 	if more := len(kinds) - 10; more > 0 {
 		text += fmt.Sprintf(", and %d more kinds", more)
 	}
-	if total > 0 {
-		f.add("skipped", "%s without an image extension: %s", plural(total, "file"), text[2:])
+	if total == 0 {
+		return ""
 	}
-	if stray > 0 {
-		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
-	}
+	return fmt.Sprintf("%s without an image extension: %s", plural(total, "file"), text[2:])
 }
 
 // addNotes adds a line for each note about the data set.

@@ -19,24 +19,28 @@ func predictCommand(a *app) *cobra.Command {
 	compute := &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Predict the classes of images",
-		Long: `Predicts the most probable classes of images. PATH is an image or a folder of images. The
-classifier is a delta on its backbone or, without --delta, a checkpoint with its own head. The
-command prints one line for each image, with --json one JSON object. If images cannot be read,
-it predicts all others, lists the unreadable images and then fails with exit code 3, unless --skip-bad-images is given.`,
+		Long: `Predicts the most probable classes of images. PATH is an image, a folder of images, or a table
+(` + or(dataset.TableFormats()) + `) with a column of image paths. If PATH is a dash, one path is read from each line
+of standard input. The classifier is a delta on its backbone or, without --delta, a checkpoint
+with its own head. The command prints one line for each image, with --json one JSON object. A
+note lists the files of a folder that are left out. If images cannot be read, the command
+predicts all others, lists the unreadable images and then fails with exit code 3, unless
+--skip-bad-images is given.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
+  spt predict --delta runs/clothing-spt-lora - < paths.txt
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
-		Args: arguments(1, -1, "the paths of images or folders"),
+		Args: arguments(1, -1, "the paths of images, folders or tables"),
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
-		var files []string
-		var unusable []spt.Prediction // the paths that lead to no image
-		for _, path := range args {
-			found, err := dataset.ImageFiles(ctx, path)
-			if err != nil {
-				unusable = append(unusable, spt.Prediction{Path: path, Err: err})
+		images := &imageList{stdin: cmd.InOrStdin(), column: o.config.Data.ImageColumn}
+		for _, arg := range args {
+			if err := images.addArgument(ctx, arg); err != nil {
+				return err
 			}
-			files = append(files, found...)
+		}
+		if images.column != "" && images.tables == 0 {
+			return refuse("--image-column has no effect without a table; leave it out, or give a table: %s", or(dataset.TableFormats()))
 		}
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, o.config.Data.Images)
 		if err != nil {
@@ -51,8 +55,11 @@ it predicts all others, lists the unreadable images and then fails with exit cod
 			return err
 		}
 		defer c.Close()
+		if err := a.writeLeftOut(images); err != nil {
+			return err
+		}
 		var bad []error
-		for p, err := range c.Predict(ctx, files, o.topK) {
+		for p, err := range c.Predict(ctx, images.files, o.topK) {
 			if err != nil {
 				return err
 			}
@@ -63,7 +70,7 @@ it predicts all others, lists the unreadable images and then fails with exit cod
 				return err
 			}
 		}
-		for _, p := range unusable {
+		for _, p := range images.unusable {
 			bad = append(bad, p.Err)
 			if err := a.writePrediction(p); err != nil {
 				return err
@@ -72,7 +79,7 @@ it predicts all others, lists the unreadable images and then fails with exit cod
 		if len(bad) == 0 {
 			return nil
 		}
-		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(files)+len(unusable), "image"), errors.Join(bad...))
+		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(images.files)+len(images.unusable), "image"), errors.Join(bad...))
 		if o.config.Data.SkipBadImages {
 			fmt.Fprintf(a.stderr, "spt: %v\n", err)
 			return nil

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -44,15 +45,20 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	classes, err := filepath.Abs(filepath.Join("testdata", "classes"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("READERS", readers)
 			e.Setenv("PUBLISHED", published)
+			e.Setenv("CLASSES", classes)
 			return nil
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkparquet": mkparquet, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
+			"mkdata": mkdata, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
 		},
 	})
 }
@@ -102,6 +108,29 @@ func makeImages(root string, n int) error {
 // dataset: 12 training, 3 validation and 6 test images of 8 px, of cats, dogs and foxes.
 func mkparquet(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(filepath.Join("..", "dataset", "testdata", "parquet", "hub"))))
+}
+
+// mkcopy FROM DIR copies a folder.
+func mkcopy(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(args[0])))
+}
+
+// mktable DIR FILE [CLASS=LABEL]... writes a table of the images in the class folders of DIR. FILE
+// is in DIR. The label of an image is LABEL if it is given for the class, and the class otherwise.
+func mktable(ts *testscript.TestScript, _ bool, args []string) {
+	images, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*", "*.png"))
+	ts.Check(err)
+	labels := map[string]string{}
+	for _, a := range args[2:] {
+		class, label, _ := strings.Cut(a, "=")
+		labels[class] = label
+	}
+	text := "image,label\n"
+	for _, path := range images {
+		class := filepath.Base(filepath.Dir(path))
+		text += class + "/" + filepath.Base(path) + "," + cmp.Or(labels[class], class) + "\n"
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o666))
 }
 
 // mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT of two blocks for

@@ -64,9 +64,11 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 			return nil, &run.InputError{Err: err}
 		}
 		defer f.Close()
-		if t.classes, err = delta.Classes(f); err != nil {
+		named, err := backbone.ReadClasses(f, m.Config.NumClasses)
+		if err != nil {
 			return nil, &run.InputError{Err: err}
 		}
+		t.classes = named.Names
 		transform, err := delta.TransformOf(f)
 		if err != nil {
 			return nil, &run.InputError{Err: err}

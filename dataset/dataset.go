@@ -224,12 +224,13 @@ func (d *Dataset) TargetName(t Target) string {
 	return t.String()
 }
 
-// Fingerprint returns a SHA-256 hash, in hex, of the lists of the data set. For every image of
-// every split, the hash covers the path below Root, the target, the place that lists the image, and
-// the size of its file in bytes. It does not cover the pixels. Moving the data set does not change
-// the fingerprint.
+// Fingerprint returns a SHA-256 hash, in hex, of the lists of the data set. The hash covers the
+// names of the classes, in their order. For every image of every split, it covers the path below
+// Root, the target, the place that lists the image, and the size of its file in bytes. It does not
+// cover the pixels. Moving the data set does not change the fingerprint.
 func (d *Dataset) Fingerprint() string {
 	h := sha256.New() // its Write never fails
+	fmt.Fprintf(h, "%q\n", d.Classes)
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
 			size := int64(0)

@@ -25,10 +25,6 @@ const DefaultBound = 1e-3
 // mergeBatch is the number of probe images in one forward pass.
 const mergeBatch = 32
 
-// classesKey is the metadata key of the class names in a merged checkpoint. The value is a JSON
-// list of strings.
-const classesKey = "spt_classes"
-
 // transformKey is the metadata key of the Transform in a merged checkpoint. The value is JSON.
 const transformKey = "spt_transform"
 
@@ -147,7 +143,7 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 // Save writes a full checkpoint to path: a safetensors file of F32 tensors with the names of timm.
 // The metadata of the file holds the configuration, the normalisation and the transform, so that
 // backbone.Load and [TransformOf] need no other file. If classes is not nil, the metadata also
-// holds the class names, one for each row of the head; [Classes] reads them.
+// holds the class names, one for each row of the head; [backbone.ReadClasses] reads them.
 func (m *Merged) Save(path string, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
 		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d, one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
@@ -155,7 +151,7 @@ func (m *Merged) Save(path string, classes []string) error {
 	metadata := map[string]string{}
 	values := map[string]any{transformKey: m.Transform}
 	if classes != nil {
-		values[classesKey] = classes
+		values[backbone.ClassesKey] = classes
 	}
 	for key, v := range values {
 		text, err := json.Marshal(v)
@@ -178,18 +174,4 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 		return t, fmt.Errorf("reading the image transform of %s: metadata %q: %w", f.Name(), transformKey, jsonfile.Explain([]byte(text), err))
 	}
 	return t, nil
-}
-
-// Classes returns the class names that [Merged.Save] wrote into the checkpoint f. It returns nil if
-// the checkpoint has no class names.
-func Classes(f *checkpoint.File) ([]string, error) {
-	text, ok := f.Metadata()[classesKey]
-	if !ok {
-		return nil, nil
-	}
-	var classes []string
-	if err := json.Unmarshal([]byte(text), &classes); err != nil {
-		return nil, fmt.Errorf("reading the class names of %s: metadata %q: %w; expected a JSON list of strings", f.Name(), classesKey, jsonfile.Explain([]byte(text), err))
-	}
-	return classes, nil
 }

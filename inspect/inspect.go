@@ -78,8 +78,12 @@ type Checkpoint struct {
 	Fingerprint string `json:"fingerprint,omitempty"`
 	// Report lists the tensors that the backbone uses, and the missing and unused tensors.
 	Report *checkpoint.Report `json:"report,omitempty"`
-	// Classes holds the class names in a merged checkpoint; see delta.Classes.
+	// Classes holds the names of the rows of the head; see backbone.ReadClasses. It is nil if the
+	// rows have no names.
 	Classes []string `json:"classes,omitempty"`
+	// ClassesFrom says, for people, where Classes comes from, or why the names that the checkpoint
+	// states cannot be used. It is empty if the checkpoint states no names.
+	ClassesFrom string `json:"classes_from,omitempty"`
 	// Problem is the reason why no backbone can be loaded from the checkpoint. It is empty for a
 	// backbone and for a training state.
 	Problem string `json:"problem,omitempty"`
@@ -288,9 +292,6 @@ func openTensors(path string) (*Inspection, error) {
 	if in.Kind == "training state" {
 		return in, nil
 	}
-	if c.Classes, err = delta.Classes(f); err != nil {
-		return nil, err
-	}
 	m, report, err := backbone.FromFile(f, backbone.LoadOptions{})
 	headless := errors.Is(err, backbone.ErrNoHead)
 	if headless {
@@ -302,6 +303,10 @@ func openTensors(path string) (*Inspection, error) {
 	}
 	if c.Head = !headless; headless {
 		m.Config.NumClasses = 0
+	} else if classes, err := backbone.ReadClasses(f, m.Config.NumClasses); err != nil {
+		c.ClassesFrom = err.Error()
+	} else {
+		c.Classes, c.ClassesFrom = classes.Names, classes.Source
 	}
 	c.Backbone, c.Preprocessing, c.Report, c.Fingerprint = &m.Config, &m.Preprocessing, &report, m.Fingerprint()
 	return in, nil

@@ -2,6 +2,7 @@ package run
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -105,11 +106,23 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	if c.Data.Path != d.Path && c.Data.Samples != data.Fingerprint() {
-		return &InputError{Err: fmt.Errorf("data set %s is not the data set of the run in %s: names, labels or sizes of its images differ; give the original data set, or begin a new run", d.Path, f)}
+	if c.Data.Path != d.Path {
+		if err := f.CheckData(c.Data, data); err != nil {
+			return err
+		}
 	}
 	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
 	return jsonfile.Write(f.Path(ConfigFile), c)
+}
+
+// CheckData returns an [*InputError] if data is not the data set of the run in f, whose
+// configuration has the data c. The error is about names, labels and sizes of images, and about
+// names of classes. The pixels are not compared.
+func (f Folder) CheckData(c DataConfig, data *dataset.Dataset) error {
+	if c.Samples == data.AsOpened().Fingerprint() {
+		return nil
+	}
+	return &InputError{Err: fmt.Errorf("data set %s is not the data set of the run in %s: names, labels or sizes of its images, or names of its classes, differ; give the original data set, or begin a new run", cmp.Or(data.Root, data.Name), f)}
 }
 
 // LoadResult reads result.json in f: the [Result] in the folder of a run, or the [Candidate] in the

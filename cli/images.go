@@ -1,0 +1,184 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
+)
+
+// maxPathBytes is the largest size of the list of paths that predict reads from standard input, in
+// bytes.
+const maxPathBytes = 256 << 20
+
+// imageList holds the images that the arguments of a command name.
+type imageList struct {
+	stdin  io.Reader
+	column string // the column of images in tables; "" means a column with a usual name
+
+	files    []string                   // paths of the images
+	unusable []spt.Prediction           // paths that lead to no image, with the reasons
+	leftOut  []dataset.UnsupportedImage // files in folders, in formats that are not supported
+	ignored  []ignoredFiles             // other files in folders
+	tables   int                        // number of tables that were read
+}
+
+// ignoredFiles counts the files in a folder that are not images, by extension.
+type ignoredFiles struct {
+	Path    string         `json:"path"`
+	Ignored map[string]int `json:"ignored"`
+}
+
+// addArgument adds the images of one argument: a path, a pattern that the shell has not expanded,
+// or "-" for paths in the lines of standard input.
+func (l *imageList) addArgument(ctx context.Context, arg string) error {
+	if arg == "-" {
+		return l.addLines(ctx)
+	}
+	if _, err := os.Stat(arg); errors.Is(err, fs.ErrNotExist) && strings.ContainsAny(arg, "*?[") && !url.MatchString(arg) {
+		matches, err := filepath.Glob(arg)
+		switch {
+		case err != nil:
+			err = fmt.Errorf("pattern %s: %w", arg, err)
+		case strings.Contains(arg, "**"):
+			err = fmt.Errorf("pattern %s: ** is not supported; give the folder, whose subfolders are read too", arg)
+		case matches == nil:
+			err = fmt.Errorf("no file matches the pattern %s", arg)
+		}
+		if err != nil {
+			l.refuse(arg, err)
+			return ctx.Err()
+		}
+		for _, path := range matches {
+			if err := l.addPath(ctx, path); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return l.addPath(ctx, arg)
+}
+
+// addLines adds the images of the paths in standard input, one path in each line.
+func (l *imageList) addLines(ctx context.Context) error {
+	in := &io.LimitedReader{R: l.stdin, N: maxPathBytes}
+	lines := bufio.NewScanner(in)
+	paths := 0
+	for lines.Scan() {
+		path := strings.TrimSuffix(lines.Text(), "\r")
+		if path == "" {
+			continue
+		}
+		paths++
+		if err := l.addPath(ctx, path); err != nil {
+			return err
+		}
+	}
+	err := lines.Err()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("reading paths from standard input: %w; give one path in each line", err)
+	case in.N == 0:
+		err = fmt.Errorf("standard input has more than %d bytes of paths; divide the list", maxPathBytes)
+	case paths == 0:
+		err = errors.New("standard input has no paths; give one path in each line")
+	}
+	if err != nil {
+		l.refuse("-", err)
+	}
+	return nil
+}
+
+// url matches the beginning of a URL.
+var url = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:/`)
+
+// addPath adds the images at one path: an image, a folder or a table. The only error that it
+// returns is that of a cancelled ctx.
+func (l *imageList) addPath(ctx context.Context, path string) error {
+	_, missing := os.Stat(path)
+	switch {
+	case missing != nil && url.MatchString(path):
+		l.refuse(path, fmt.Errorf("%s is a URL, but only files are read; download the image first", path))
+	case strings.EqualFold(filepath.Ext(path), ".parquet"):
+		l.refuse(path, fmt.Errorf("%s is a parquet file, which predict does not read; write its images to files, or measure a labelled one with 'spt eval --data %s'", path, path))
+	case dataset.IsTableName(path) && missing == nil:
+		images, err := dataset.TableImages(path, l.column)
+		if err != nil {
+			l.refuse(path, err)
+		}
+		l.files = append(l.files, images...)
+		l.tables++
+	default:
+		found, err := dataset.FindImages(ctx, path)
+		if err != nil {
+			l.refuse(path, err)
+		}
+		l.files = append(l.files, found.Images...)
+		l.leftOut = append(l.leftOut, found.Unsupported...)
+		if len(found.Ignored) > 0 {
+			l.ignored = append(l.ignored, ignoredFiles{path, found.Ignored})
+		}
+	}
+	return ctx.Err()
+}
+
+// refuse adds a path that leads to no image.
+func (l *imageList) refuse(path string, err error) {
+	l.unusable = append(l.unusable, spt.Prediction{Path: path, Err: err})
+}
+
+// writeLeftOut writes the files that predict leaves out: names to standard error, and with --json
+// all of them as lines to standard output.
+func (a *app) writeLeftOut(l *imageList) error {
+	if a.json {
+		var lines []any
+		for _, image := range l.leftOut {
+			lines = append(lines, struct {
+				Path    string `json:"path"`
+				LeftOut string `json:"left_out"`
+			}{image.Path, unsupported(image)})
+		}
+		for _, files := range l.ignored {
+			lines = append(lines, files)
+		}
+		for _, line := range lines {
+			text, err := json.Marshal(line)
+			if err == nil {
+				err = a.write(string(text) + "\n")
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	var images []string
+	for _, image := range l.leftOut {
+		images = append(images, fmt.Sprintf("%s (%s)", printable(image.Path), image.Format))
+	}
+	if n := len(images); n > 10 {
+		images = append(slices.Clone(images[:10]), fmt.Sprintf("and %d more, which --json lists", n-10))
+	}
+	if images != nil {
+		fmt.Fprintf(a.stderr, "spt: note: left out %s in formats that are not supported; convert to JPEG or PNG: %s\n", plural(len(l.leftOut), "image"), comma(images))
+	}
+	for _, files := range l.ignored {
+		fmt.Fprintf(a.stderr, "spt: note: left out of %s: %s\n", printable(files.Path), describeIgnored(files.Ignored))
+	}
+	return nil
+}
+
+// unsupported returns the reason why an image is left out.
+func unsupported(image dataset.UnsupportedImage) string {
+	return fmt.Sprintf("%s is not supported; convert the image to JPEG or PNG", image.Format)
+}

@@ -1,0 +1,122 @@
+package dataset
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// touch makes files in dir.
+func touch(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFindImages(t *testing.T) {
+	dir := t.TempDir()
+	touch(t, dir, "b.png", "a/c.JPG", "a/x.HEIC", "y.avif", "a/notes.txt", "b.txt", "README", ".hidden.heic", ".git/z.heic", "Thumbs.db", "clip.mp4")
+	found, err := FindImages(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
+	want := FoundImages{
+		Images:      []string{at("b.png"), at("a/c.JPG")},
+		Unsupported: []UnsupportedImage{{at("a/x.HEIC"), "HEIC"}, {at("y.avif"), "AVIF"}},
+		Ignored:     map[string]int{".txt": 2, "": 1, ".mp4": 1},
+	}
+	if !reflect.DeepEqual(found, want) {
+		t.Errorf("found %+v, want %+v", found, want)
+	}
+
+	one, err := FindImages(t.Context(), at("a/x.HEIC"))
+	if err != nil || !reflect.DeepEqual(one.Images, []string{at("a/x.HEIC")}) || one.Unsupported != nil {
+		t.Errorf("a file: found %+v, error %v", one, err)
+	}
+
+	none := t.TempDir()
+	touch(t, none, "x.heic", "y.txt")
+	found, err = FindImages(t.Context(), none)
+	if err == nil || len(found.Unsupported) != 1 || found.Ignored[".txt"] != 1 {
+		t.Errorf("a folder without images: found %+v, error %v", found, err)
+	}
+	if err := os.Symlink(none, filepath.Join(none, "loop")); err == nil {
+		if _, err := FindImages(t.Context(), none); err == nil || !strings.Contains(err.Error(), "leads back") {
+			t.Errorf("a loop: error %v", err)
+		}
+	}
+}
+
+func TestTableImages(t *testing.T) {
+	for name, c := range map[string]struct {
+		file, text, column string
+		want               []string // below the folder of the table
+		errors             []string // parts of the error
+	}{
+		"csv":          {"t.csv", "id,file_name\n1,a.png\n2,sub/b.png\n", "", []string{"a.png", "sub/b.png"}, nil},
+		"with labels":  {"t.csv", "label,image\ncat,a.png\n", "", []string{"a.png"}, nil},
+		"a mark":       {"t.csv", "\ufeffimage\na.png\n", "", []string{"a.png"}, nil},
+		"semicolons":   {"t.CSV", "image;n\na,b.png;1\n", "", []string{"a,b.png"}, nil},
+		"tsv":          {"t.tsv", "path\tn\na.png\t\"1\n", "", []string{"a.png"}, nil},
+		"jsonl":        {"t.jsonl", "{\"image\": \"a.png\", \"n\": 1}\n\n{\"image\": \"b.png\"}\n", "", []string{"a.png", "b.png"}, nil},
+		"column":       {"t.csv", "image,photo\na.png,b.png\n", "photo", []string{"b.png"}, nil},
+		"backslashes":  {"t.csv", "image\nsub\\b.png\n", "", []string{"sub/b.png"}, nil},
+		"no column":    {"t.csv", "photo,n\na.png,1\n", "", nil, []string{"t.csv", "file_name", `"photo"`}},
+		"other column": {"t.csv", "image\na.png\n", "photo", nil, []string{"looked for photo", `"image"`}},
+		"empty":        {"t.csv", "", "", nil, []string{"lists no images"}},
+		"header only":  {"t.csv", "image\n", "", nil, []string{"lists no images"}},
+		"outside":      {"t.csv", "image\na.png\n../b.png\n", "", nil, []string{"image 2", "leaves the folder"}},
+		"uneven rows":  {"t.csv", "image,n\na.png\n", "", nil, []string{"number of fields"}},
+		"no object":    {"t.jsonl", "{\"image\": \"a.png\"}\n[1]\n", "", nil, []string{"line 2"}},
+		"missing key":  {"t.jsonl", "{\"image\": \"a.png\"}\n{\"x\": 1}\n", "", nil, []string{"line 2", "missing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, c.file)
+			if err := os.WriteFile(path, []byte(c.text), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			got, err := TableImages(path, c.column)
+			var want []string
+			for _, name := range c.want {
+				want = append(want, filepath.Join(dir, filepath.FromSlash(name)))
+			}
+			if (err != nil) != (c.errors != nil) || !reflect.DeepEqual(got, want) {
+				t.Fatalf("found %q, error %v, want %q", got, err, want)
+			}
+			for _, part := range c.errors {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error %q does not say %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+// FuzzTableCells checks that no table makes the readers panic, and that a table has no more images
+// than bytes.
+func FuzzTableCells(f *testing.F) {
+	f.Add([]byte("image,label\na.png,cat\n"), false, "")
+	f.Add([]byte("path\ta\n\"x\t1\n"), true, "path")
+	f.Add([]byte("{\"image\": \"a.png\"}\n{\"image\": 3}\n"), false, "image")
+	f.Fuzz(func(t *testing.T, text []byte, tabs bool, column string) {
+		rows, err := csvCells(text, tabs, column)
+		if err == nil && len(rows) > len(text) {
+			t.Errorf("%d rows in %d bytes of CSV", len(rows), len(text))
+		}
+		rows, err = jsonCells(text, column)
+		if err == nil && len(rows) > len(text) {
+			t.Errorf("%d rows in %d bytes of JSON lines", len(rows), len(text))
+		}
+	})
+}
