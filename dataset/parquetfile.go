@@ -284,9 +284,11 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 			if page.dictionary = dict; dict == nil {
 				return nil, errors.New("a page refers to a dictionary, but no dictionary precedes it")
 			}
+		case parquet.DeltaBinaryPacked, parquet.DeltaLengthByteArray, parquet.DeltaByteArray, parquet.ByteStreamSplit:
 		default:
 			return nil, fmt.Errorf("encoding %v is not supported: write the file again with the encodings PLAIN or RLE_DICTIONARY, the default of pyarrow", encoding)
 		}
+		page.encoding = encoding
 		found += page.rows
 		if page.rows > 0 {
 			pages = append(pages, page)
@@ -352,8 +354,16 @@ func (r parquetRow) encoded() (data []byte, err error) {
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
 	page := p.pages[after-1]
 	err = p.reading(fmt.Sprintf("row %d", row), func(f *os.File) error {
-		if page.dictionary == nil && page.codec == parquet.Uncompressed {
+		if page.encoding == parquet.Plain && page.codec == parquet.Uncompressed {
 			data, err = page.value(f, p.image, row-page.first)
+			return err
+		}
+		if page.encoding == parquet.DeltaByteArray {
+			// The values may take more memory than the page, so the cache does not keep them.
+			values, err := page.values(f, p.image, nil)
+			if err == nil {
+				data = values[row-page.first]
+			}
 			return err
 		}
 		values, err := p.cache.values(page, func() ([][]byte, error) {
