@@ -74,6 +74,10 @@ type Dataset struct {
 	// It is 0 except in the layout imagefolder.
 	Stray int
 
+	// Notes says in one sentence each what Open did not use or had to conclude: columns and images
+	// that are not read, labels that look wrong, and places where images were found.
+	Notes []string
+
 	// Options holds the options that Open was called with. It is the zero value for a data set of
 	// New.
 	Options OpenOptions
@@ -147,7 +151,7 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 // check returns an error if there are no training images, if a target does not fit the classes, if
 // an image is listed twice, or if a class of val or test has no training image.
 func (d *Dataset) check() error {
-	if len(d.Train) == 0 {
+	if len(d.Train) == 0 && (!d.Options.NoTrain || len(d.Val)+len(d.Test) == 0) {
 		return errors.New("there are no training images")
 	}
 	type image struct {
@@ -180,7 +184,7 @@ func (d *Dataset) check() error {
 			case class < 0: // no single class
 			case s.name == "train":
 				trained[class] = true
-			case !trained[class] && d.Options.Classes == 0:
+			case !trained[class] && d.Options.Classes == 0 && len(d.Train) > 0:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
 					sample.Where, class, d.Classes[class], s.name)
 			}

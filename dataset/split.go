@@ -37,6 +37,9 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 	if !noTest {
 		testFraction = 0
 	}
+	if len(d.Train) == 0 {
+		valFraction, testFraction = 0, 0
+	}
 	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed)
 	train, val, test := stratify(d.Train, valFraction, testFraction, seed)
 	d.Train = train
