@@ -45,6 +45,7 @@ on the measured images.`,
 				return err
 			}
 		}
+		data.NoTrain = true
 		d, err := data.Open(ctx)
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
@@ -173,7 +174,8 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Trained *bool          `json:"trained_on_these,omitempty"`
 			Classes []class        `json:"classes"`
 			Skipped []skippedImage `json:"skipped,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
+			Notes   []string       `json:"notes,omitempty"`
+		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), d.Notes})
 	}
 	text := ""
 	if perClass {

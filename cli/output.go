@@ -13,6 +13,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
@@ -139,8 +140,16 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 			f.add("skipped", "%s (%s)", printable(s.Path), s.Where)
 		}
 		f.addSkipped(d.Ignored, d.Stray)
+		f.addNotes(d.Notes)
 	}
 	return f
+}
+
+// addNotes adds the notes of a data set.
+func (f *facts) addNotes(notes []string) {
+	for _, n := range notes {
+		f.add("note", "%s", printable(n))
+	}
 }
 
 // addSkipped adds lines about the files of a data set with class folders that are not used. ignored
@@ -217,10 +226,30 @@ func plural(n int, thing string) string {
 
 // printable quotes a text that would write control characters to a terminal.
 func printable(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// distinctPath returns a path for a JSON document. JSON holds UTF-8 only, and its encoder replaces
+// all other bytes with the same character. distinctPath writes such a byte as \x and two digits, so
+// that different paths stay different.
+func distinctPath(path string) string {
+	if utf8.ValidString(path) {
+		return path
+	}
+	var b strings.Builder
+	for len(path) > 0 {
+		r, n := utf8.DecodeRuneInString(path)
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, path[0])
+		} else {
+			b.WriteString(path[:n])
+		}
+		path = path[n:]
+	}
+	return b.String()
 }
 
 // short returns a number of parameters in the notation of budgets, such as 5.5M.
@@ -287,6 +316,7 @@ type runDocument struct {
 	Report     *checkpoint.Report `json:"checkpoint_report,omitempty"`
 	DeltaBytes int64              `json:"delta_bytes"`
 	Skipped    []skippedImage     `json:"skipped,omitempty"`
+	Notes      []string           `json:"notes,omitempty"` // see dataset.Dataset.Notes
 	Result     *run.Result        `json:"result"`
 }
 
@@ -299,7 +329,7 @@ type skippedImage struct {
 
 func skipped(d *dataset.Dataset) (out []skippedImage) {
 	for _, s := range d.Skipped {
-		out = append(out, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
+		out = append(out, skippedImage{s.Split, distinctPath(s.Path), s.Where, s.Err.Error()})
 	}
 	return out
 }
@@ -307,7 +337,7 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 // writeRun prints the result of tune or train.
 func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), task.Data().Notes, r})
 	}
 	m := task.Model()
 	text := "\n"

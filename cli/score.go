@@ -63,7 +63,8 @@ hundred images and changes no weight. 'spt plan' makes any number of plans from 
 				MeanLoss  float64               `json:"mean_loss"`
 				Backbone  string                `json:"backbone"` // fingerprint
 				Skipped   []skippedImage        `json:"skipped,omitempty"`
-			}{o.out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data())})
+				Notes     []string              `json:"notes,omitempty"`
+			}{o.out, scores.Criterion, scores.Images, len(scores.Losses), len(scores.Tensors), scores.MeanLoss(), scores.Backbone, skipped(task.Data()), task.Data().Notes})
 		}
 		f = nil
 		if scores.Criterion.Images() {
