@@ -108,6 +108,9 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 	if skip || elsewhere {
 		data.Classes = 0 // the numbers of images may differ
 	}
+	if elsewhere { // the place of the images of another table is another one
+		data.ImageRoot, data.ImageSuffix = "", ""
+	}
 	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
 	if err != nil || elsewhere {
 		return err

@@ -30,8 +30,8 @@ func (l imagePlace) path(p string) string {
 // locateImages returns the place of the images of a table. It is the folder of the table, or
 // OpenOptions.ImageRoot, and OpenOptions.ImageSuffix. If no image is there, locateImages looks for
 // the only folder below, and the only extension, that complete the paths to existing files. note
-// then describes the place that was found.
-func locateImages(ctx context.Context, src source, folder string, t *tableData) (place imagePlace, note string, err error) {
+// then describes the place that was found. split is the split of the table, or -1.
+func locateImages(ctx context.Context, src source, folder string, split int, t *tableData) (place imagePlace, note string, err error) {
 	if src.ImageRoot != "" {
 		folder = src.ImageRoot
 	}
@@ -77,6 +77,15 @@ func locateImages(ctx context.Context, src source, folder string, t *tableData) 
 		}
 		if found != nil {
 			break
+		}
+	}
+	if len(found) > 1 && split >= 0 { // train.csv lists the images in train, not those in test
+		own := slices.DeleteFunc(slices.Clone(found), func(p imagePlace) bool {
+			s, ok := splitOf(relative(folder, p.folder))
+			return !ok || s != split
+		})
+		if len(own) > 0 {
+			found = own
 		}
 	}
 	if len(found) > 1 { // other rows may decide

@@ -154,7 +154,7 @@ func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 		place := imagePlace{folder: filepath.Dir(t.path)}
 		if !unlabelled(data.rows) || t.split <= 0 {
 			note := ""
-			if place, note, err = locateImages(ctx, src, place.folder, data); err != nil {
+			if place, note, err = locateImages(ctx, src, place.folder, t.split, data); err != nil {
 				return contents{}, err
 			}
 			if note != "" {
