@@ -54,12 +54,14 @@ The layouts of data sets:
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
-		c.Path, c.SkipBadImages = args[0], true
+		c.Path, c.SkipBadImages, c.NoTrain = args[0], true, true
 		d, err := c.Open(ctx)
 		if err != nil {
 			return err
 		}
-		fmt.Fprint(a.notes(), facts{{"data", describeData(d)}})
+		f := facts{{"data", describeData(d)}}
+		f.addNotes(d.Notes)
+		fmt.Fprint(a.notes(), f)
 		p := a.reporter()
 		defer p.close()
 		v, err := d.Verify(ctx, 0, p.event)
@@ -155,12 +157,12 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 		}
 	}
 	for _, s := range v.Unreadable {
-		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
+		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, distinctPath(s.Path), s.Where, s.Err.Error()})
 	}
 	for _, g := range v.Duplicates {
 		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks, Conflicts: g.Conflicts}
 		for _, l := range g.Copies {
-			out.Copies = append(out.Copies, copyOf{l.Split, l.Sample.Path, l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
+			out.Copies = append(out.Copies, copyOf{l.Split, distinctPath(l.Sample.Path), l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
 		}
 		doc.Duplicates = append(doc.Duplicates, out)
 	}

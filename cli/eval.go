@@ -49,6 +49,7 @@ was trained on the measured images.`,
 				return err
 			}
 		}
+		data.NoTrain = true
 		d, err := data.Open(ctx)
 		split, whole := o.split, false
 		if err == nil && d.Unsplit && !splitsChosen(cmd) && !ofRun(t, data, d) {
@@ -134,6 +135,9 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 	_, skip := before["skip-bad-images"] // an image may have become unreadable since the run
 	if skip || elsewhere {
 		data.Classes = 0 // the numbers of images may differ
+	}
+	if elsewhere { // the place of the images of another table is another one
+		data.ImageRoot, data.ImageSuffix = "", ""
 	}
 	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
 	if err != nil || elsewhere {

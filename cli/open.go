@@ -38,8 +38,8 @@ func canSkip(fs *pflag.FlagSet) bool {
 }
 
 // resumeRun reads the configuration of the run in dir into c and sets out to dir. It returns an
-// error if a flag contradicts the configuration. --model and --data may differ from the
-// configuration, because the backbone and the data set may have moved. For the command train,
+// error if a flag contradicts the configuration. --model, --data and --image-root may differ from
+// the configuration, because the backbone and the data set may have moved. For the command train,
 // resumeRun also sets single to the options of the run; for tune, single is nil.
 func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
 	before := given(cmd)
@@ -52,6 +52,9 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 	}
 	if path, ok := before["data"]; ok {
 		loaded.Data.Path = path
+	}
+	if path, ok := before["image-root"]; ok {
+		loaded.Data.ImageRoot = path
 	}
 	if tuned := loaded.Train == nil; tuned != (single == nil) {
 		verb := "train"

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
@@ -144,6 +145,13 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	return f
 }
 
+// addNotes adds the notes of a data set.
+func (f *facts) addNotes(notes []string) {
+	for _, n := range notes {
+		f.add("note", "%s", printable(n))
+	}
+}
+
 // addSkipped adds lines about the files of a data set with class folders that are not used. ignored
 // counts the files that are not images, by extension. stray is the number of images outside the
 // class folders.
@@ -176,13 +184,6 @@ func describeIgnored(ignored map[string]int) string {
 		return ""
 	}
 	return fmt.Sprintf("%s without an image extension: %s", plural(total, "file"), text[2:])
-}
-
-// addNotes adds a line for each note about the data set.
-func (f *facts) addNotes(notes []string) {
-	for _, note := range notes {
-		f.add("note", "%s", printable(note))
-	}
 }
 
 func modelName(m *backbone.Model) string {
@@ -234,10 +235,30 @@ func plural(n int, thing string) string {
 
 // printable quotes a text that would write control characters to a terminal.
 func printable(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// distinctPath returns a path for a JSON document. JSON holds UTF-8 only, and its encoder replaces
+// all other bytes with the same character. distinctPath writes such a byte as \x and two digits, so
+// that different paths stay different.
+func distinctPath(path string) string {
+	if utf8.ValidString(path) {
+		return path
+	}
+	var b strings.Builder
+	for len(path) > 0 {
+		r, n := utf8.DecodeRuneInString(path)
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, path[0])
+		} else {
+			b.WriteString(path[:n])
+		}
+		path = path[n:]
+	}
+	return b.String()
 }
 
 // short returns a number of parameters in the notation of budgets, such as 5.5M.
@@ -317,7 +338,7 @@ type skippedImage struct {
 
 func skipped(d *dataset.Dataset) (out []skippedImage) {
 	for _, s := range d.Skipped {
-		out = append(out, skippedImage{s.Split, s.Path, s.Where, s.Err.Error()})
+		out = append(out, skippedImage{s.Split, distinctPath(s.Path), s.Where, s.Err.Error()})
 	}
 	return out
 }

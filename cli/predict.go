@@ -95,7 +95,7 @@ func (a *app) writePrediction(p spt.Prediction) error {
 			Path  string            `json:"path"`
 			Top   []spt.Probability `json:"top,omitempty"`
 			Error string            `json:"error,omitempty"`
-		}{Path: p.Path, Top: p.Top}
+		}{Path: distinctPath(p.Path), Top: p.Top}
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}

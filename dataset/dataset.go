@@ -77,8 +77,9 @@ type Dataset struct {
 	// It is 0 except in the layout imagefolder.
 	Stray int
 
-	// Notes lists further facts that a user should know, one sentence each: folders that are not
-	// read, classes that are too small for every split, and class names that look alike.
+	// Notes lists further facts that a user should know, one sentence each: folders, columns and
+	// images that are not read, places where images were found, labels that look wrong, classes
+	// that are too small for every split, and class names that look alike.
 	Notes []string
 
 	// Options holds the options that Open was called with. It is the zero value for a data set of
@@ -159,7 +160,7 @@ func New(name string, classes []string, train, val, test []Sample) (*Dataset, er
 // check returns an error if there are no training images, if a target does not fit the classes, if
 // an image is listed twice, or if a class of val or test has no training image.
 func (d *Dataset) check() error {
-	if len(d.Train) == 0 {
+	if len(d.Train) == 0 && (!d.Options.NoTrain || len(d.Val)+len(d.Test) == 0) {
 		return errors.New("there are no training images")
 	}
 	type image struct {
@@ -192,7 +193,7 @@ func (d *Dataset) check() error {
 			case class < 0: // no single class
 			case s.name == "train":
 				trained[class] = true
-			case !trained[class] && d.Options.Classes == 0:
+			case !trained[class] && d.Options.Classes == 0 && len(d.Train) > 0:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
 					sample.Where, class, d.Classes[class], s.name)
 			}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 )
 
 // readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. It
@@ -69,6 +70,14 @@ func imageRoot(ctx context.Context, root, list string, samples []Sample) (string
 // parseJSONList reads the text token by token to find duplicate keys, of which json.Unmarshal would
 // keep the last.
 func parseJSONList(name string, text []byte) ([]Sample, error) {
+	if !utf8.Valid(text) {
+		// The decoder would replace the invalid bytes, and different paths would become equal.
+		for i, line := range bytes.Split(text, []byte("\n")) {
+			if !utf8.Valid(line) {
+				return nil, fmt.Errorf("%s:%d: the text is not UTF-8: save the list as UTF-8", name, i+1)
+			}
+		}
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	// line returns the current line of the decoder, for errors that cannot name a key.

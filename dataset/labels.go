@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -12,25 +13,35 @@ import (
 type labelled struct {
 	Sample
 	label string // text from the list
+	// missing says why there is no label. It is nil if there is a label.
+	missing error
 }
 
 // assignClasses converts the labels of three splits to class ids.
 //
 // If names is not nil, it holds the class names. The labels are then indices into names if ids is
 // true or if some label is not a class name; otherwise they are class names. If names is nil, ids
-// has no effect, and the classes are the labels of the training split. They are sorted by value if
-// all of them are integers, and as strings otherwise.
+// has no effect, and the classes are the labels of the training split, or of all splits if there is
+// no training split. See [sortedLabels] for their order.
 func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, err error) {
 	g.classes = names
 	byName := make(map[string]int)
 	if names == nil {
 		ids = false
 		distinct := make(map[string]bool)
-		for _, s := range splits[0] {
-			distinct[s.label] = true
+		for i, split := range splits {
+			if i > 0 && splits[0] != nil {
+				break
+			}
+			for _, s := range split {
+				distinct[s.label] = true
+			}
 		}
 		if g.classes, err = sortedLabels(distinct); err != nil {
 			return contents{}, err
+		}
+		if note := nearIntegers(g.classes); note != "" {
+			g.notes = append(g.notes, note)
 		}
 	}
 	for i, name := range g.classes {
@@ -49,12 +60,9 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 		}
 		for _, s := range splits[i] {
 			label, ok := byName[s.label]
-			if !ok {
-				label, ok = byName[canonicalLabel(s.label)]
-			}
 			if ids {
-				if label, err = strconv.Atoi(s.label); err != nil {
-					return contents{}, fmt.Errorf("%s: label %q is neither a class name nor an integer", s.Where, abbreviate(s.label))
+				if label, ok = integerLabel(s.label); !ok {
+					return contents{}, fmt.Errorf("%s: label %q is neither a class name nor an integer without leading zeros", s.Where, abbreviate(s.label))
 				}
 				ok = label >= 0 && label < len(g.classes)
 			}
@@ -70,40 +78,102 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 			*out = append(*out, s.Sample)
 		}
 	}
+	if names != nil && ids {
+		g.noteFromOne()
+	}
 	return g, nil
 }
 
-// sortedLabels returns the labels as sorted class names. Labels that are equal as integers, such as
-// 07 and 7, are one class.
+// noteFromOne adds a note if no image has the class id 0. The labels may then begin at 1, which
+// makes a class without images and shifts all class names.
+func (g *contents) noteFromOne() {
+	least, places := -1, ""
+	for _, samples := range [][]Sample{g.train, g.val, g.test} {
+		for _, s := range samples {
+			if id := s.stratum(); least < 0 || id < least {
+				least, places = id, s.Where
+			}
+		}
+	}
+	if least > 0 {
+		g.fromOne = fmt.Sprintf("the smallest label is %d (%s), so class 0 has no images: labels begin at 0; if these begin at 1, subtract 1 from each", least, places)
+		g.notes = append(g.notes, g.fromOne)
+	}
+}
+
+// dropUnlabelled removes a validation or test split whose images all have no label, or the label -1
+// that means the same, and returns a note about it. It returns an error if only some images of a
+// split have no label, or if a training image has none.
+func dropUnlabelled(splits *[3][]labelled) (notes []string, err error) {
+	for i, rows := range splits {
+		if i > 0 && unlabelled(rows) {
+			list := rows[0].Where[:max(strings.LastIndex(rows[0].Where, " row "), strings.LastIndex(rows[0].Where, ":"))]
+			notes = append(notes, fmt.Sprintf("%s has no %s labels: its %s for prediction", list, splitWords[i], countAre(len(rows))))
+			splits[i] = nil
+			continue
+		}
+		for _, r := range rows {
+			if r.missing != nil {
+				return nil, fmt.Errorf("%s: %w", r.Where, r.missing)
+			}
+		}
+	}
+	return notes, nil
+}
+
+// unlabelled reports whether there are rows and none of them has a label.
+func unlabelled(rows []labelled) bool {
+	return len(rows) > 0 && !slices.ContainsFunc(rows, func(r labelled) bool { return r.missing == nil && r.label != "-1" })
+}
+
+// sortedLabels returns the labels as sorted class names. If all labels are integers in decimal
+// digits without leading zeros, they are class ids and are sorted by value. Otherwise all labels
+// are names and are sorted as strings, as the names of class folders: 01 and 1 are two classes.
 func sortedLabels(labels map[string]bool) ([]string, error) {
 	if len(labels) > maxLabel+1 {
 		return nil, fmt.Errorf("there are %d different labels, more than the limit of %d", len(labels), maxLabel+1)
 	}
-	numbers := make(map[int]bool)
+	var numbers []int
 	for s := range labels {
-		n, err := strconv.Atoi(s)
-		if err != nil {
+		n, ok := integerLabel(s)
+		if !ok {
 			return slices.Sorted(maps.Keys(labels)), nil
 		}
 		if n < 0 {
 			return nil, fmt.Errorf("label %d is negative, which means that the labels of these images are withheld: remove the images from the list", n)
 		}
-		numbers[n] = true
+		numbers = append(numbers, n)
 	}
+	slices.Sort(numbers)
 	var out []string
-	for _, n := range slices.Sorted(maps.Keys(numbers)) {
+	for _, n := range numbers {
 		out = append(out, strconv.Itoa(n))
 	}
 	return out, nil
 }
 
-// canonicalLabel returns the class name that sortedLabels makes of a label, so that 07 and 7 are
-// one class.
-func canonicalLabel(s string) string {
-	if n, err := strconv.Atoi(s); err == nil {
-		return strconv.Itoa(n)
+// integerLabel returns the value of a label that is an integer in decimal digits. It returns false
+// for other spellings, such as 01 or +1, and for names.
+func integerLabel(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && strconv.Itoa(n) == s
+}
+
+// nearIntegers returns a note if two classes have the same value as integers, such as 01 and 1.
+// Otherwise it returns "".
+func nearIntegers(classes []string) string {
+	first := make(map[int]string)
+	for _, c := range classes {
+		n, err := strconv.Atoi(c)
+		if err != nil {
+			continue
+		}
+		if other, ok := first[n]; ok {
+			return fmt.Sprintf("the labels %q and %q are two classes: labels with leading zeros are names", abbreviate(other), abbreviate(c))
+		}
+		first[n] = c
 	}
-	return s
+	return ""
 }
 
 // checkClassName returns an error if a class name is not UTF-8. Results hold the names in JSON,

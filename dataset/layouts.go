@@ -43,6 +43,9 @@ type layout struct {
 	// columns reports whether OpenOptions.ImageColumn and LabelColumn apply.
 	columns bool
 
+	// paths reports whether OpenOptions.ImageRoot and ImageSuffix apply.
+	paths bool
+
 	// mixed is the value of Dataset.Mixed.
 	mixed bool
 
@@ -97,9 +100,10 @@ func layouts() []layout {
 			description: "Tables of image paths and labels: metadata, or train, val and test, as .csv, .tsv or .jsonl",
 			signs:       "tables such as metadata.jsonl or train.csv",
 			recognise:   recogniseTables,
-			files:       []string{"*.csv", "*.tsv", "*.jsonl"},
+			files:       []string{"*.csv", "*.tsv", "*.jsonl", metadataTable},
 			read:        readTables,
 			columns:     true,
+			paths:       true,
 		},
 		{ // The last row, because any folder of images may have this layout.
 			name:         "imagefolder",
@@ -166,9 +170,16 @@ func chooseLayout(ctx context.Context, src source) (layout, error) {
 	if src.file == "" && src.Layout == "" {
 		return recogniseLayout(ctx, src.root)
 	}
-	for _, l := range layouts() {
-		if (src.Layout == "" || src.Layout == l.name) && (src.file == "" || l.opensFile(filepath.Base(src.file))) {
-			return l, nil
+	// A layout that opens a file of exactly this name comes before a layout with a pattern.
+	for _, exact := range []bool{true, false} {
+		for _, l := range layouts() {
+			opens := src.file == "" || l.opensFile(filepath.Base(src.file))
+			if exact {
+				opens = slices.Contains(l.files, filepath.Base(src.file))
+			}
+			if (src.Layout == "" || src.Layout == l.name) && opens {
+				return l, nil
+			}
 		}
 	}
 	if src.Layout != "" {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -28,6 +29,17 @@ type OpenOptions struct {
 	// apply to the layouts parquet and table. Default: "", and Open finds the columns by their
 	// usual names, such as "image" and "label".
 	ImageColumn, LabelColumn string
+
+	// ImageRoot is the folder that the paths of a table are relative to. ImageSuffix is text that
+	// is appended to each path, such as ".jpg". They apply to the layout table. Default: "", and
+	// the paths are relative to the table. If no image is there, Open looks for the only folder
+	// below and the only extension that lead to images.
+	ImageRoot, ImageSuffix string
+
+	// NoTrain allows a table or parquet files without training images, to evaluate a classifier.
+	// The classes are then the labels of the other splits. Default: false, and a data set without
+	// training images is an error.
+	NoTrain bool
 
 	// ValFraction and TestFraction are the fractions of the training images that become the
 	// validation split and the test split if the data set lacks them. Zero means 0.1. A negative
@@ -52,9 +64,10 @@ type contents struct {
 	unnamed          bool           // no file names the classes, so there may be more classes
 	name             string         // name of the data set; "" means the name of the folder or file
 	note             string         // text that is appended to Dataset.Split
+	notes            []string       // see Dataset.Notes
+	fromOne          string         // the note that labels may begin at 1; "" if there is none
 	ignored          map[string]int // see Dataset.Ignored
 	stray            int            // see Dataset.Stray
-	notes            []string       // see Dataset.Notes
 	base             string         // see Dataset.base
 	splitFolders     bool           // see Dataset.splitFolders
 }
@@ -125,6 +138,9 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	if (o.ImageColumn != "" || o.LabelColumn != "") && !l.columns {
 		return nil, fmt.Errorf("the layout %s has no columns: leave out the names of the image column and the label column", l.name)
 	}
+	if (o.ImageRoot != "" || o.ImageSuffix != "") && !l.paths {
+		return nil, fmt.Errorf("the layout %s has no table of image paths: leave out the image root and the image suffix", l.name)
+	}
 	g, err := l.read(ctx, src)
 	if err != nil {
 		return nil, err
@@ -164,7 +180,11 @@ func (g *contents) expectClasses(n int) error {
 		g.classes = append(g.classes, strconv.Itoa(len(g.classes)))
 	}
 	if len(g.classes) != n {
-		return fmt.Errorf("the data set has %d classes, expected %d", len(g.classes), n)
+		hint := ""
+		if g.fromOne != "" {
+			hint = "; " + g.fromOne
+		}
+		return fmt.Errorf("the data set has %d classes, expected %d%s", len(g.classes), n, hint)
 	}
 	return nil
 }
@@ -243,11 +263,17 @@ func joinSkipped(images []SkippedImage) error {
 	return errors.Join(all...)
 }
 
+// isURL matches URLs, which tables from the web list in place of paths.
+var isURL = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*://|data:image/)`)
+
 // localPath returns the clean form of a path from a list. Lists may come from untrusted sources, so
 // it returns an error for a path that leaves the folder of the data set.
 func localPath(p string) (string, error) {
 	if p == "" {
 		return "", errors.New("the image path is empty")
+	}
+	if isURL.MatchString(p) {
+		return "", fmt.Errorf("the image path %q is a URL, and images are not downloaded: download the images and list the paths of the files", abbreviate(p))
 	}
 	clean := path.Clean(p)
 	if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {

@@ -233,6 +233,7 @@ func TestOpenErrors(t *testing.T) {
 		{"json nested", fgvcTree.with(tree{"val.json": `{"b/1.png": [12]}`}), OpenOptions{}, []string{`val.json: "b/1.png"`, "want a class id"}},
 		{"json fraction", fgvcTree.with(tree{"val.json": `{"b/1.png": 1.5}`}), OpenOptions{}, []string{`val.json: "b/1.png"`, "1.5 is not an integer"}},
 		{"json negative", fgvcTree.with(tree{"val.json": `{"b/1.png": -1}`}), OpenOptions{}, []string{`val.json: "b/1.png"`, "negative"}},
+		{"json in Latin-1", fgvcTree.with(tree{"train.json": "{\"a/\xe9.png\": 7,\n\"a/\xea.png\": 3}"}), OpenOptions{}, []string{"train.json:1: the text is not UTF-8"}},
 		{"json key twice", fgvcTree.with(tree{"train.json": "{\"a/1.png\": 7,\n\"a/1.png\": 3}"}), OpenOptions{}, []string{`train.json: "a/1.png"`, "twice", "line 2"}},
 		{"json same file twice", fgvcTree.with(tree{"train.json": `{"a/1.png": 7, "a//1.png": 12, "a/2.png": 3}`}), OpenOptions{}, []string{`train.json: "a//1.png"`, "twice", `train.json: "a/1.png"`}},
 		{"json empty", fgvcTree.with(tree{"test.json": "{}"}), OpenOptions{}, []string{"test.json lists no images"}},

@@ -18,39 +18,88 @@ import (
 
 // recogniseParquet reports whether a folder holds the parquet files of a training split.
 func recogniseParquet(_ context.Context, root string) (bool, error) {
-	files, _, err := parquetFiles(root)
-	return files[0] != nil, err
+	found, err := parquetFiles(root)
+	return found.any(), err
 }
 
-// parquetFiles returns the parquet files of each split. It looks in the folder data first and then
-// in root. In each of them, the files lie directly in the folder or in its folders train,
-// validation and test. unread holds the names of other splits. All three lists are nil if there is
-// no parquet file.
-func parquetFiles(root string) (files [3][]string, unread []string, err error) {
+// parquetSet lists the parquet files of a data set.
+type parquetSet struct {
+	files  [3][]string // by split
+	unread []string    // names of other splits
+	config string      // name of the folder of the configuration; "" if the files are not in one
+	named  bool        // the name of some file or folder names a split
+}
+
+// maxConfigs limits the number of folders in which parquetFiles looks for configurations, because
+// the folders may be classes with many images.
+const maxConfigs = 200
+
+func (p parquetSet) any() bool {
+	return slices.ContainsFunc(p.files[:], func(f []string) bool { return f != nil })
+}
+
+// parquetFiles returns the parquet files of a data set. It looks in the folder data, then in root,
+// and then in the other folders of root, which are configurations of the datasets library. In each
+// of them, the files lie directly in the folder or in its folders train, validation and test.
+func parquetFiles(root string) (set parquetSet, err error) {
 	for _, base := range []string{filepath.Join(root, "data"), root} {
-		flat, err := filepath.Glob(filepath.Join(globEscape(base), "*.parquet"))
-		if err != nil {
-			return files, nil, err
-		}
-		if len(flat) > 0 {
-			files, unread = splitShards(flat)
-			return files, unread, nil
-		}
-		for name, split := range splitNames {
-			found, err := filepath.Glob(filepath.Join(globEscape(base), name, "*.parquet"))
-			if err != nil {
-				return files, nil, err
-			}
-			if files[split] != nil && found != nil {
-				return files, nil, fmt.Errorf("the folder %s and another folder hold the same split: keep one of them", filepath.Dir(found[0]))
-			}
-			files[split] = append(files[split], found...)
-		}
-		if slices.ContainsFunc(files[:], func(f []string) bool { return f != nil }) {
-			return files, nil, nil
+		if set, err = parquetFilesIn(base); err != nil || set.any() {
+			return set, err
 		}
 	}
-	return files, nil, nil
+	if tables, err := findTables(root); err != nil || tables != nil {
+		return set, err
+	}
+	folders, err := subfolders(root)
+	if err != nil || len(folders) > maxConfigs {
+		return set, err
+	}
+	var found []string
+	for _, f := range folders {
+		one, err := parquetFilesIn(filepath.Join(root, f))
+		if err != nil {
+			return parquetSet{}, err
+		}
+		if one.any() && one.named {
+			set, found = one, append(found, f)
+			set.config = f
+		}
+	}
+	if len(found) > 1 {
+		return parquetSet{}, fmt.Errorf("the folder has several configurations of a data set: %s; open one of them, such as %s", abbreviateList(found), filepath.Join(root, found[0]))
+	}
+	return set, nil
+}
+
+// parquetFilesIn returns the parquet files in a folder and in its folders train, validation and
+// test. It does not return metadataTable.
+func parquetFilesIn(base string) (set parquetSet, err error) {
+	glob := func(elements ...string) ([]string, error) {
+		found, err := filepath.Glob(filepath.Join(append([]string{globEscape(base)}, elements...)...))
+		return slices.DeleteFunc(found, func(p string) bool { return filepath.Base(p) == metadataTable }), err
+	}
+	flat, err := glob("*.parquet")
+	if err != nil {
+		return set, err
+	}
+	if len(flat) > 0 {
+		set.files, set.unread, set.named = splitShards(flat)
+		return set, nil
+	}
+	for name, split := range splitNames {
+		found, err := glob(name, "*.parquet")
+		if err != nil {
+			return set, err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		if set.files[split] != nil {
+			return set, fmt.Errorf("the folder %s and another folder hold the same split: keep one of them", filepath.Dir(found[0]))
+		}
+		set.files[split], set.named = found, true
+	}
+	return set, nil
 }
 
 // globEscape escapes the characters in a path that have a special meaning in patterns.
@@ -78,8 +127,9 @@ func splitOf(name string) (split int, ok bool) {
 }
 
 // splitShards assigns files to splits by their names. If no file name contains the name of a split,
-// all files belong to the training split. unread holds the names of other splits.
-func splitShards(paths []string) (files [3][]string, unread []string) {
+// all files belong to the training split, and named is false. unread holds the names of other
+// splits.
+func splitShards(paths []string) (files [3][]string, unread []string, named bool) {
 	slices.Sort(paths)
 	for _, p := range paths {
 		name := strings.TrimSuffix(filepath.Base(p), ".parquet")
@@ -91,9 +141,10 @@ func splitShards(paths []string) (files [3][]string, unread []string) {
 		}
 	}
 	if files[0] == nil && files[1] == nil && files[2] == nil {
-		files[0], unread = paths, nil
+		files[0] = paths
+		return files, nil, false
 	}
-	return files, unread
+	return files, unread, true
 }
 
 // shard matches the end of a file name of the datasets library. It holds the number of files in the
@@ -103,26 +154,25 @@ var shard = regexp.MustCompile(`-\d+-of-(\d+)\.parquet$`)
 // readParquet reads data sets in parquet files, as on the Hugging Face Hub. It reads the footers
 // and the labels but not the images.
 func readParquet(ctx context.Context, src source) (g contents, err error) {
-	var files [3][]string
-	var unread []string
+	var set parquetSet
 	if src.file != "" {
-		files[0] = []string{src.file}
-	} else if files, unread, err = parquetFiles(src.root); err != nil {
+		set.files[0] = []string{src.file}
+	} else if set, err = parquetFiles(src.root); err != nil {
 		return contents{}, err
 	}
-	if files[0] == nil {
+	if set.files[0] == nil && !(src.NoTrain && set.any()) {
 		return contents{}, errors.New("there is no training split: looked for train*.parquet and train/*.parquet in the folder and in data")
 	}
 	r := parquetReader{src: src, cache: new(pageCache)}
 	var splits [3][]labelled
-	for i, paths := range files {
+	for i, paths := range set.files {
 		if m := shard.FindStringSubmatch(strings.Join(paths[:min(1, len(paths))], "")); m != nil && src.file == "" {
 			if n, err := strconv.Atoi(m[1]); err == nil && n != len(paths) {
 				return contents{}, fmt.Errorf("%s is one of %d files, but the folder has only %d of them: download the others", filepath.Base(paths[0]), n, len(paths))
 			}
 		}
 		for _, path := range paths {
-			rows, err := r.read(ctx, path)
+			rows, err := r.read(ctx, path, i == 0)
 			if err != nil {
 				return contents{}, err
 			}
@@ -130,14 +180,29 @@ func readParquet(ctx context.Context, src source) (g contents, err error) {
 		}
 	}
 	if r.names == nil {
-		if r.names, err = readmeClassNames(src.root, r.label); err != nil {
+		if r.names, err = readmeNames(src.root, set.config, r.label); err != nil {
 			return contents{}, err
 		}
 	}
-	if g, err = assignClasses(r.names, r.integers, splits); err == nil && unread != nil {
-		g.note = "; not read: " + strings.Join(unread, ", ")
+	notes, err := r.divide(&splits)
+	if err != nil {
+		return contents{}, err
 	}
-	return g, err
+	unlabelled, err := dropUnlabelled(&splits)
+	if err != nil {
+		return contents{}, err
+	}
+	if g, err = assignClasses(r.names, r.integers, splits); err != nil {
+		return contents{}, err
+	}
+	g.notes = slices.Concat(notes, unlabelled, g.notes)
+	if set.config != "" {
+		g.notes = append(g.notes, fmt.Sprintf("the files are in the folder %q, the only configuration of the data set", set.config))
+	}
+	if set.unread != nil {
+		g.note = "; not read: " + strings.Join(set.unread, ", ")
+	}
+	return g, nil
 }
 
 // parquetReader reads the files of one data set. The first file determines the columns.
@@ -147,11 +212,98 @@ type parquetReader struct {
 	image, label string   // names of the columns; "" before the first file
 	integers     bool     // the labels are integers
 	names        []string // class names; nil if none have been found yet
+
+	splits []*splitColumn // columns of the training files that may state splits
+	notes  []string       // see Dataset.Notes
 }
 
-// read returns a labelled sample for every row of a file.
-func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, error) {
-	p, err := openParquet(path, relative(r.src.root, path))
+// readSplits reads the columns that may state the splits of the rows of a file.
+func (r *parquetReader) readSplits(ctx context.Context, p *parquetFile, columns []parquetColumn) error {
+	if r.splits == nil {
+		var names []string
+		for _, c := range columns {
+			names = append(names, c.path)
+		}
+		for _, c := range newSplitColumns(names) {
+			switch kind := columns[c.index].kind; {
+			case c.name == r.label:
+			case kind == parquet.ByteArray || kind == parquet.Int32 || kind == parquet.Int64:
+				r.splits = append(r.splits, c)
+			default:
+				r.notes = append(r.notes, fmt.Sprintf("%s: column %q is not used: its type is %v, expected strings or integers", p.name, abbreviate(c.name), kind))
+			}
+		}
+	}
+	for _, c := range r.splits {
+		at := slices.IndexFunc(columns, func(other parquetColumn) bool { return other.path == c.name })
+		values := make([][]byte, p.rows)
+		if at >= 0 {
+			var err error
+			if values, err = p.values(ctx, columns[at]); err != nil {
+				return err
+			}
+		}
+		for i, v := range values {
+			text := ""
+			if v != nil {
+				text = parquetText(v, columns[at].kind)
+			}
+			c.add(fmt.Sprintf("%s row %d", p.name, i), text)
+		}
+	}
+	return nil
+}
+
+// divide moves the rows of the training files to the splits that a column states. It returns notes
+// about columns that are not used.
+func (r *parquetReader) divide(splits *[3][]labelled) (notes []string, err error) {
+	if splits[0] == nil {
+		return r.notes, nil
+	}
+	given, notes, err := splitsOf(r.splits, "training files", 0)
+	notes = append(r.notes, notes...)
+	if err != nil || given == nil {
+		return notes, err
+	}
+	rows := splits[0]
+	splits[0] = nil
+	for i, s := range given {
+		splits[s] = append(splits[s], rows[i])
+	}
+	return notes, nil
+}
+
+// readmeNames returns the class names of the column label from README.md in the folder root of the
+// data set. config is the name of the configuration in a folder of root, or "". The folder that was
+// opened may itself be the folder of a configuration, whose README.md lies in the folder above.
+func readmeNames(root, config, label string) ([]string, error) {
+	names, err := readmeClassNames(root, config, label)
+	if config != "" && names == nil && err == nil { // the file may not list configurations
+		return readmeClassNames(root, "", label)
+	}
+	if names == nil && err == nil { // a file that cannot be read may belong to something else
+		if above, err := readmeClassNames(filepath.Dir(root), filepath.Base(root), label); err == nil {
+			names = above
+		}
+	}
+	return names, err
+}
+
+// parquetText returns the text of a value. Integers are in decimal digits.
+func parquetText(v []byte, kind parquet.Type) string {
+	switch {
+	case kind == parquet.ByteArray:
+		return string(v)
+	case len(v) == 8:
+		return strconv.FormatInt(int64(binary.LittleEndian.Uint64(v)), 10)
+	}
+	return strconv.FormatInt(int64(int32(binary.LittleEndian.Uint32(v))), 10)
+}
+
+// read returns a labelled sample for every row of a file. train reports whether the file is of the
+// training split, whose rows may have a column that states their split.
+func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]labelled, error) {
+	p, err := openParquet(path, relative(r.src.root, path), minImageBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -187,22 +339,24 @@ func (r *parquetReader) read(ctx context.Context, path string) ([]labelled, erro
 	if p.pages, err = p.index(ctx, p.image); err != nil {
 		return nil, err
 	}
+	if train {
+		if err := r.readSplits(ctx, p, columns); err != nil {
+			return nil, err
+		}
+	}
 	rows := make([]labelled, len(values))
 	for i, v := range values {
 		where := fmt.Sprintf("%s row %d", p.name, i)
-		text := string(v)
-		switch {
-		case v == nil:
-			return nil, fmt.Errorf("%s: column %s has no label: remove the row or add a label", where, label.path)
-		case len(v) == 8 && integers:
-			text = strconv.FormatInt(int64(binary.LittleEndian.Uint64(v)), 10)
-		case integers:
-			text = strconv.FormatInt(int64(int32(binary.LittleEndian.Uint32(v))), 10)
+		text, missing := "", error(nil)
+		if v == nil {
+			missing = fmt.Errorf("column %s has no label: remove the row or add a label", label.path)
+		} else {
+			text = parquetText(v, label.kind)
 		}
 		if err := checkClassName(where, text, "write column "+label.path+" as UTF-8"); err != nil {
 			return nil, err
 		}
-		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text}
+		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text, missing}
 	}
 	return rows, nil
 }
@@ -323,4 +477,63 @@ func distinctNames(names []string, where string) error {
 		seen[n] = i
 	}
 	return nil
+}
+
+// readMetadataParquet reads a parquet file that lists the paths and the labels of images, as
+// parseCSV reads a text.
+func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, want labelForm) (*tableData, error) {
+	p, err := openParquet(path, name, minPathBytes)
+	if err != nil {
+		return nil, err
+	}
+	columns, err := p.columns()
+	if err != nil {
+		return nil, err
+	}
+	columns = slices.DeleteFunc(columns, func(c parquetColumn) bool {
+		return c.kind != parquet.ByteArray && c.kind != parquet.Int32 && c.kind != parquet.Int64
+	})
+	var header []string
+	for _, c := range columns {
+		header = append(header, c.path)
+	}
+	b, err := newTableBuilder(name, header, o, want)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	needed := append([]int{b.image}, b.hot...)
+	if b.label >= 0 {
+		needed = append(needed, b.label)
+		if columns[b.label].kind != parquet.ByteArray {
+			if b.labels.classes, err = p.classNames(header[b.label]); err != nil {
+				return nil, err
+			}
+			b.labels.ids = b.labels.classes != nil
+		}
+	}
+	for _, c := range b.splits {
+		needed = append(needed, c.index)
+	}
+	cells := make(map[int][][]byte)
+	for _, i := range needed {
+		if cells[i], err = p.values(ctx, columns[i]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range p.rows {
+		err := b.add(fmt.Sprintf("%s row %d", name, i), func(column int) (string, error) {
+			v := cells[column][i]
+			if v == nil {
+				return "", errEmptyCell
+			}
+			if text := strings.TrimSpace(parquetText(v, columns[column].kind)); text != "" {
+				return text, nil
+			}
+			return "", errEmptyCell
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return b.finish()
 }

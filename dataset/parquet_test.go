@@ -222,7 +222,6 @@ func TestParquetErrors(t *testing.T) {
 		{"label null", map[string]string{"train.parquet": "other/nolabel.parquet"}, OpenOptions{}, []string{"train.parquet row 2: column label has no label"}},
 		{"label of 2000 bytes", map[string]string{"train.parquet": "other/long.parquet"}, OpenOptions{}, []string{"row 0 has a label of 2000 bytes: the limit is 1024"}},
 		{"test labels withheld, no names", map[string]string{"train.parquet": "other/required.parquet", "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "withheld"}},
-		{"encoding", map[string]string{"train.parquet": "other/delta.parquet"}, OpenOptions{}, []string{"column label", "DELTA_BINARY_PACKED is not supported"}},
 		{"types differ", map[string]string{"train-0.parquet": train, "train-1.parquet": "pages/plain.parquet"}, OpenOptions{}, []string{"train-1.parquet: column label has a different type"}},
 		{"text", map[string]string{"train.parquet": "words, words, words"}, OpenOptions{}, []string{"train.parquet", `begins with "word"`}},
 		{"empty", map[string]string{"train.parquet": ""}, OpenOptions{}, []string{"the file has 0 bytes, too few for a parquet file"}},

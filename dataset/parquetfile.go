@@ -29,6 +29,11 @@ const (
 	// maxPageHeader limits the size of a page header, in bytes. Its statistics hold the smallest
 	// and the largest value of the page, which may be whole images.
 	maxPageHeader = 16 << 20
+	// minImageBytes is the least size of an image in a file. Rows that share an image in a
+	// dictionary take less.
+	minImageBytes = 16
+	// minPathBytes is the least size of a path and its label in a file, after compression.
+	minPathBytes = 0.25
 )
 
 // parquetFile describes a parquet file. Every read opens and closes the file.
@@ -66,8 +71,9 @@ func (c parquetColumn) always() parquetColumn {
 	return c
 }
 
-// openParquet reads the footer of a file. name is the name of the file in errors.
-func openParquet(path, name string) (*parquetFile, error) {
+// openParquet reads the footer of a file. name is the name of the file in errors. The file must
+// have minBytes bytes or more for each row after the first thousand rows.
+func openParquet(path, name string, minBytes float64) (*parquetFile, error) {
 	p := &parquetFile{path: path, name: name}
 	return p, p.reading("", func(f *os.File) error {
 		info, err := f.Stat()
@@ -98,8 +104,7 @@ func openParquet(path, name string) (*parquetFile, error) {
 		if _, err := readThrift(f, p.size-8-length, length, &p.meta); err != nil {
 			return fmt.Errorf("the footer is broken: %w", err)
 		}
-		// An image takes at least 16 bytes. Rows that share an image in a dictionary take less.
-		if limit := p.size/16 + 1000; p.meta.NumRows < 0 || p.meta.NumRows > limit {
+		if limit := int64(float64(p.size)/minBytes) + 1000; p.meta.NumRows < 0 || p.meta.NumRows > limit {
 			return fmt.Errorf("the footer claims %d rows, too many for a file of %d bytes: the file is damaged", p.meta.NumRows, p.size)
 		}
 		p.rows = int(p.meta.NumRows)
@@ -284,9 +289,11 @@ func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.Colu
 			if page.dictionary = dict; dict == nil {
 				return nil, errors.New("a page refers to a dictionary, but no dictionary precedes it")
 			}
+		case parquet.DeltaBinaryPacked, parquet.DeltaLengthByteArray, parquet.DeltaByteArray, parquet.ByteStreamSplit:
 		default:
 			return nil, fmt.Errorf("encoding %v is not supported: write the file again with the encodings PLAIN or RLE_DICTIONARY, the default of pyarrow", encoding)
 		}
+		page.encoding = encoding
 		found += page.rows
 		if page.rows > 0 {
 			pages = append(pages, page)
@@ -352,8 +359,16 @@ func (r parquetRow) encoded() (data []byte, err error) {
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
 	page := p.pages[after-1]
 	err = p.reading(fmt.Sprintf("row %d", row), func(f *os.File) error {
-		if page.dictionary == nil && page.codec == parquet.Uncompressed {
+		if page.encoding == parquet.Plain && page.codec == parquet.Uncompressed {
 			data, err = page.value(f, p.image, row-page.first)
+			return err
+		}
+		if page.encoding == parquet.DeltaByteArray {
+			// The values may take more memory than the page, so the cache does not keep them.
+			values, err := page.values(f, p.image, nil)
+			if err == nil {
+				data = values[row-page.first]
+			}
 			return err
 		}
 		values, err := p.cache.values(page, func() ([][]byte, error) {

@@ -35,6 +35,10 @@ type parquetPage struct {
 
 	codec parquet.CompressionCodec
 
+	// encoding is the encoding of the values of a data page. A dictionary page has the encoding
+	// PLAIN, the zero value.
+	encoding parquet.Encoding
+
 	// dictionary is the page whose values the indices of this page refer to. Nil means that this
 	// page holds the values themselves.
 	dictionary *parquetPage
@@ -102,6 +106,16 @@ func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte
 				return nil, fmt.Errorf("the page at offset %d refers to value %d of a dictionary with %d values", p.at, indices[i], len(dictionary))
 			}
 			all[row] = dictionary[indices[i]]
+		}
+		return all, nil
+	}
+	if p.encoding != parquet.Plain && p.dictionary == nil {
+		values, err := encodedValues(data, p.encoding, c.kind, len(present))
+		if err != nil {
+			return nil, fmt.Errorf("the values of the page at offset %d: %w", p.at, err)
+		}
+		for i, row := range present {
+			all[row] = values[i]
 		}
 		return all, nil
 	}

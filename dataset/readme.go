@@ -20,8 +20,10 @@ import (
 const maxFrontMatter = 2 << 20
 
 // readmeClassNames returns the class names of the column label from README.md, the data set card of
-// the Hugging Face Hub. It returns nil if there is no such file or the file names no classes.
-func readmeClassNames(root, label string) ([]string, error) {
+// the Hugging Face Hub. config is the configuration that names the classes; see
+// frontMatterClassNames. readmeClassNames returns nil if there is no such file or the file names no
+// classes.
+func readmeClassNames(root, config, label string) ([]string, error) {
 	path := filepath.Join(root, "README.md")
 	// Opening a pipe would wait for its writer.
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
@@ -42,7 +44,7 @@ func readmeClassNames(root, label string) ([]string, error) {
 	if text, err = withoutMark(f.Name(), text); err != nil {
 		return nil, err
 	}
-	names, err := frontMatterClassNames(text, label)
+	names, err := frontMatterClassNames(text, config, label)
 	if err != nil {
 		return nil, fmt.Errorf("reading README.md: %w", err)
 	}
@@ -61,9 +63,10 @@ func readmeClassNames(root, label string) ([]string, error) {
 //	          '0': cat
 //
 // Older versions write class_label directly below the feature, without dtype. A data set with
-// several configurations may have several features with the name of the column.
-// frontMatterClassNames reads the first.
-func frontMatterClassNames(text []byte, label string) ([]string, error) {
+// several configurations has a list below dataset_info, with a config_name in each item, and may
+// have several features with the name of the column. frontMatterClassNames reads the feature of
+// config. With config "", it reads the first feature of the file.
+func frontMatterClassNames(text []byte, config, label string) ([]string, error) {
 	cut := len(text) >= maxFrontMatter // computed here, because the next line may shorten the text
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	head, ok := bytes.CutPrefix(text, []byte("---\n"))
@@ -84,11 +87,32 @@ func frontMatterClassNames(text []byte, label string) ([]string, error) {
 	if err := yaml.Unmarshal(head, &document); err != nil {
 		return nil, fmt.Errorf("the front matter is not YAML: %w", err)
 	}
-	names := findClassLabel(&document, label)
+	from := &document
+	if config != "" && len(document.Content) > 0 {
+		from = configuration(yamlField(document.Content[0], "dataset_info"), config)
+	}
+	if from == nil {
+		return nil, nil
+	}
+	names := findClassLabel(from, label)
 	if names == nil {
 		return nil, nil
 	}
 	return classLabelNames(names, label)
+}
+
+// configuration returns the configuration with the given name from the node dataset_info, or nil if
+// there is none.
+func configuration(info *yaml.Node, name string) *yaml.Node {
+	if info == nil {
+		return nil
+	}
+	for _, n := range append([]*yaml.Node{info}, info.Content...) {
+		if c := yamlField(n, "config_name"); c != nil && c.Value == name {
+			return n
+		}
+	}
+	return nil
 }
 
 // findClassLabel returns the node "names" of the first feature with the name label, or nil if there

@@ -24,12 +24,16 @@ func TestFrontMatterClassNames(t *testing.T) {
 		name, text string
 		want       string // %q of the names
 		err        string
+		config     string
 	}{
 		{name: "no front matter", text: "# A data set\n", want: "[]"},
 		{name: "no end", text: head + "  " + nested("  "), want: "[]"},
 		{name: "as written now", text: head + "  " + nested("  ") + "\n---\nText\n", want: `["cat" "dog: big"]`},
 		{name: "line ends of Windows", text: strings.ReplaceAll(head+"  "+nested("  ")+"\n---\n", "\n", "\r\n"), want: `["cat" "dog: big"]`},
 		{name: "several configurations", text: head + "- config_name: a\n  " + nested("  ") + "\n- config_name: b\n  features: []\n---\n", want: `["cat" "dog: big"]`},
+		{name: "the second configuration", config: "b", text: head + "- config_name: a\n  " + nested("  ") + "\n- config_name: b\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names: {0: owl}\n---\n", want: `["owl"]`},
+		{name: "no such configuration", config: "c", text: head + "- config_name: a\n  " + nested("  ") + "\n---\n", want: "[]"},
+		{name: "one configuration", config: "a", text: head + "  config_name: a\n  " + nested("  ") + "\n---\n", want: `["cat" "dog: big"]`},
 		{name: "as written before", text: head + "  features:\n  - name: label\n    class_label:\n      names: {0: no, 1: 'yes'}\n---\n", want: `["no" "yes"]`},
 		{name: "another feature", text: head + "  features:\n  - name: other\n    class_label:\n      names: {0: no}\n  - name: label\n    dtype: int64\n---\n", want: "[]"},
 		{name: "ImageNet-21k", text: long + "---\n", want: ""},
@@ -42,7 +46,7 @@ func TestFrontMatterClassNames(t *testing.T) {
 		{name: "an alias of itself", text: "---\n- &a\n  name: label\n  dtype: *a\n---\n", want: "[]"},
 		{name: "too deep", text: "---\n" + strings.Repeat("[", 20_000) + "\n---\n", err: "not YAML"},
 	} {
-		names, err := frontMatterClassNames([]byte(c.text), "label")
+		names, err := frontMatterClassNames([]byte(c.text), c.config, "label")
 		switch {
 		case c.err != "":
 			if err == nil || !strings.Contains(err.Error(), c.err) {
@@ -64,18 +68,18 @@ func TestFrontMatterClassNames(t *testing.T) {
 		}
 	}
 	write(long + "---\n" + strings.Repeat("word ", maxFrontMatter/5))
-	if names, err := readmeClassNames(root, "label"); err != nil || len(names) != 21841 {
+	if names, err := readmeClassNames(root, "", "label"); err != nil || len(names) != 21841 {
 		t.Errorf("a long file: %d names, %v", len(names), err)
 	}
 	write("---\n" + strings.Repeat("a: b\n", maxFrontMatter/5))
-	if names, err := readmeClassNames(root, "label"); err == nil || !strings.Contains(err.Error(), "does not end within the limit") {
+	if names, err := readmeClassNames(root, "", "label"); err == nil || !strings.Contains(err.Error(), "does not end within the limit") {
 		t.Errorf("a long front matter: %d names, %v", len(names), err)
 	}
 	write("\xff\xfe-\x00-\x00-\x00")
-	if _, err := readmeClassNames(root, "label"); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+	if _, err := readmeClassNames(root, "", "label"); err == nil || !strings.Contains(err.Error(), "UTF-16") {
 		t.Errorf("UTF-16: %v", err)
 	}
-	if names, err := readmeClassNames(t.TempDir(), "label"); names != nil || err != nil {
+	if names, err := readmeClassNames(t.TempDir(), "", "label"); names != nil || err != nil {
 		t.Errorf("no file: %q, %v", names, err)
 	}
 }
@@ -92,7 +96,8 @@ func FuzzFrontMatter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		names, err := frontMatterClassNames(text, "label")
+		names, err := frontMatterClassNames(text, "", "label")
+		_, _ = frontMatterClassNames(text, "a", "label")
 		runtime.ReadMemStats(&after)
 		if err == nil && distinctNames(names, "") != nil {
 			t.Errorf("two classes have one name: %q", names)

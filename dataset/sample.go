@@ -140,3 +140,11 @@ func countImages(n int, kind string) string {
 	}
 	return fmt.Sprintf("%d %simages", n, kind)
 }
+
+// countAre returns "1 image is" or a larger count with its noun and verb.
+func countAre(n int) string {
+	if n == 1 {
+		return "1 image is"
+	}
+	return fmt.Sprintf("%d images are", n)
+}

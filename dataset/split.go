@@ -40,6 +40,9 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 		testFraction = 0
 	}
 	d.Unsplit = noVal && noTest
+	if len(d.Train) == 0 {
+		valFraction, testFraction = 0, 0
+	}
 	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed)
 	if note := d.smallClasses(valFraction, testFraction); note != "" {
 		d.Notes = append(d.Notes, note)

@@ -8,31 +8,29 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"math"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
 // A table lists the paths and labels of images. A data set has one of these forms:
 //
-//   - metadata.csv or metadata.jsonl, as the imagefolder builder of the Hugging Face datasets
-//     library reads them,
+//   - metadata.csv, metadata.jsonl or metadata.parquet, as the imagefolder builder of the Hugging
+//     Face datasets library reads them,
+//   - _classes.csv in the folders train, valid and test, as Roboflow writes them,
 //   - train.csv, val.csv and test.csv,
 //   - one file of any name.
 
-// pathColumns and labelColumns hold the usual names of columns, in lower case. Earlier names take
-// precedence.
-var (
-	pathColumns  = []string{"image", "img", "path", "file", "file_name", "filename", "filepath", "image_path"}
-	labelColumns = []string{"label", "labels", "fine_label", "class", "target"}
-)
-
 // tableFormats holds the extensions of tables.
 var tableFormats = []string{".csv", ".tsv", ".jsonl"}
+
+// metadataTable is the name of a table in the format parquet, beside the images that it lists.
+// Other parquet files hold the images themselves.
+const metadataTable = "metadata.parquet"
 
 // table is the file of one table.
 type table struct {
@@ -52,8 +50,15 @@ func recogniseTables(_ context.Context, root string) (bool, error) {
 // findTables returns the tables of a folder, or nil if there are none.
 func findTables(root string) (tables []table, err error) {
 	find := func(folder, name string, split int) error {
+		var files []string
 		for _, format := range tableFormats {
-			file := filepath.Join(root, folder, name+format)
+			files = append(files, name+format)
+		}
+		if name == "metadata" {
+			files = append(files, metadataTable)
+		}
+		for _, file := range files {
+			file = filepath.Join(root, folder, file)
 			if found, err := anyExists(filepath.Dir(file), filepath.Base(file)); err != nil {
 				return err
 			} else if !found {
@@ -68,10 +73,12 @@ func findTables(root string) (tables []table, err error) {
 		}
 		return nil
 	}
-	if err := find("", "metadata", -1); err != nil || tables != nil {
-		return tables, err
+	for _, name := range []string{"metadata", "_classes"} {
+		if err := find("", name, -1); err != nil || tables != nil {
+			return tables, err
+		}
 	}
-	for _, place := range []struct{ folder, name string }{{"%s", "metadata"}, {"", "%s"}} {
+	for _, place := range []struct{ folder, name string }{{"%s", "metadata"}, {"%s", "_classes"}, {"", "%s"}} {
 		for name, split := range splitNames {
 			folder, file := strings.ReplaceAll(place.folder, "%s", name), strings.ReplaceAll(place.name, "%s", name)
 			if err := find(folder, file, split); err != nil {
@@ -119,73 +126,99 @@ func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 	if err != nil {
 		return contents{}, err
 	}
+	named := names != nil // by classes.txt
+	var labels labelForm
 	var splits [3][]labelled
 	for _, t := range tables {
 		if err := ctx.Err(); err != nil {
 			return contents{}, err
 		}
-		rows, err := readTable(src, t)
+		// The first table defines the form of the labels. Later tables may have no labels.
+		data, err := readTable(ctx, src, t, labels)
 		if err != nil {
 			return contents{}, err
 		}
-		byPath := t.split < 0 && namesSplits(rows)
-		for _, row := range rows {
-			split := max(t.split, 0)
-			if name := row.split; t.split < 0 && (name != "" || byPath) {
-				if name == "" {
-					name, _, _ = strings.Cut(row.Path, "/")
-				}
-				var ok bool
-				if split, ok = splitNames[strings.ToLower(name)]; !ok {
-					return contents{}, fmt.Errorf("%s: split %q is unknown; known: %s", row.Where, abbreviate(name), strings.Join(slices.Sorted(maps.Keys(splitNames)), ", "))
-				}
+		if !labels.defined {
+			labels = data.labels
+			labels.defined = true
+			if !named {
+				names = labels.classes
 			}
-			row.Path = filepath.Join(filepath.Dir(t.path), filepath.FromSlash(row.Path))
-			splits[split] = append(splits[split], row.labelled)
+		}
+		given, notes, err := splitsOf(data.splits, data.name, t.split)
+		if err != nil {
+			return contents{}, err
+		}
+		g.notes = append(g.notes, notes...)
+		byPath := t.split < 0 && given == nil && namesSplits(data.rows)
+		place := imagePlace{folder: filepath.Dir(t.path)}
+		if !unlabelled(data.rows) || t.split <= 0 {
+			note := ""
+			if place, note, err = locateImages(ctx, src, place.folder, t.split, data); err != nil {
+				return contents{}, err
+			}
+			if note != "" {
+				g.notes = append(g.notes, note)
+			}
+		}
+		for i, row := range data.rows {
+			split := max(t.split, 0)
+			if given != nil {
+				split = given[i]
+			} else if byPath {
+				folder, _, _ := strings.Cut(row.Path, "/")
+				split = splitNames[folder]
+			}
+			row.Path = place.path(row.Path)
+			splits[split] = append(splits[split], row)
 		}
 	}
-	if splits[0] == nil {
+	notes, err := dropUnlabelled(&splits)
+	if err != nil {
+		return contents{}, err
+	}
+	notes = append(g.notes, notes...)
+	if splits[0] == nil && !src.NoTrain {
 		return contents{}, fmt.Errorf("%s lists no training images", relative(src.root, tables[0].path))
 	}
-	return assignClasses(names, false, splits)
+	g, err = assignClasses(names, labels.ids && !named, splits)
+	g.notes = append(notes, g.notes...)
+	return g, err
 }
 
 // namesSplits reports whether every path begins with a folder that has the name of a split. This is
 // so for a metadata.csv beside the folders train and test.
-func namesSplits(rows []tableRow) bool {
-	return !slices.ContainsFunc(rows, func(r tableRow) bool {
+func namesSplits(rows []labelled) bool {
+	return !slices.ContainsFunc(rows, func(r labelled) bool {
 		folder, _, deeper := strings.Cut(r.Path, "/")
 		_, ok := splitNames[folder]
 		return !ok || !deeper
 	})
 }
 
-// tableRow is one image of a table. Its path is clean, relative and local.
-type tableRow struct {
-	labelled
-	split string // text in the column split; "" if there is no such column
-}
-
-// readTable reads the rows of one table.
-func readTable(src source, t table) ([]tableRow, error) {
+// readTable reads the rows of one table. want is the form of the labels of the first table.
+func readTable(ctx context.Context, src source, t table, want labelForm) (*tableData, error) {
 	name := relative(src.root, t.path)
 	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file (mode %s)", name, info.Mode())
+	}
+	if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
+		return readMetadataParquet(ctx, t.path, name, src.OpenOptions, want)
 	}
 	text, err := readText(t.path)
 	if err != nil {
 		return nil, err
 	}
 	if strings.EqualFold(filepath.Ext(t.path), ".jsonl") {
-		return parseJSONLines(name, text, src.OpenOptions)
+		return parseJSONLines(name, text, src.OpenOptions, want)
 	}
-	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions)
+	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions, want)
 }
 
 // parseCSV reads a table whose first row is the header. The separator is a tab if tabs is true.
 // Otherwise it is a comma, or a semicolon if the header has semicolons and no comma. Spreadsheets
 // write semicolons in countries with a decimal comma.
-func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, error) {
+func parseCSV(name string, text []byte, tabs bool, o OpenOptions, want labelForm) (*tableData, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	if tabs {
 		r.Comma, r.LazyQuotes = '\t', true
@@ -200,12 +233,10 @@ func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, e
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	heading = slices.Clone(heading)
-	image, label, split, err := tableColumns(heading, o)
+	b, err := newTableBuilder(name, slices.Clone(heading), o, want)
 	if err != nil {
 		return nil, fmt.Errorf("%s:1: %w", name, err)
 	}
-	var rows []tableRow
 	for {
 		record, err := r.Read()
 		if errors.Is(err, io.EOF) {
@@ -215,28 +246,24 @@ func parseCSV(name string, text []byte, tabs bool, o OpenOptions) ([]tableRow, e
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		line, _ := r.FieldPos(0)
-		inSplit := ""
-		if split >= 0 {
-			inSplit = record[split]
-		}
-		row, err := newTableRow(fmt.Sprintf("%s:%d", name, line), record[image], record[label], inSplit)
+		err = b.add(fmt.Sprintf("%s:%d", name, line), func(column int) (string, error) {
+			if text := strings.TrimSpace(record[column]); text != "" {
+				return text, nil
+			}
+			return "", errEmptyCell
+		})
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, row)
 	}
-	if rows == nil {
-		return nil, fmt.Errorf("%s lists no images", name)
-	}
-	return rows, nil
+	return b.finish()
 }
 
 // parseJSONLines reads a table with one JSON object on each line. The keys of the first object are
 // the columns.
-func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error) {
-	var rows []tableRow
+func parseJSONLines(name string, text []byte, o OpenOptions, want labelForm) (*tableData, error) {
+	var b *tableBuilder
 	line := 0
-	var image, label, split string
 	for s := range bytes.Lines(text) {
 		line++
 		if s = bytes.TrimSpace(s); len(s) == 0 {
@@ -247,38 +274,22 @@ func parseJSONLines(name string, text []byte, o OpenOptions) ([]tableRow, error)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
-		if rows == nil {
-			i, l, p, err := tableColumns(keys, o)
-			if err != nil {
+		if b == nil {
+			if b, err = newTableBuilder(name, keys, o, want); err != nil {
 				return nil, fmt.Errorf("%s: %w", where, err)
 			}
-			if image, label = keys[i], keys[l]; p >= 0 {
-				split = keys[p]
-			}
 		}
-		var texts [3]string
-		for i, key := range []string{image, label, split} {
-			raw, ok := values[key]
-			if i == 2 && (!ok || key == "") {
-				continue // there is no column split, and "" may be the key of another column
-			}
-			if !utf8.Valid(raw) { // the decoder would replace the invalid bytes
-				return nil, fmt.Errorf("%s: %q is not UTF-8: save the table as UTF-8", where, abbreviate(key))
-			}
-			if texts[i], err = jsonScalar(raw); err != nil {
-				return nil, fmt.Errorf("%s: %q: %w", where, abbreviate(key), err)
-			}
-		}
-		row, err := newTableRow(where, texts[0], texts[1], texts[2])
+		err = b.add(where, func(column int) (string, error) {
+			return jsonScalar(values[b.header[column]])
+		})
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, row)
 	}
-	if rows == nil {
+	if b == nil {
 		return nil, fmt.Errorf("%s lists no images", name)
 	}
-	return rows, nil
+	return b.finish()
 }
 
 // jsonObject parses one JSON object and returns its keys in order. It returns an error for a
@@ -317,70 +328,34 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 	return keys, values, nil
 }
 
-// jsonScalar returns the text of a JSON string or number. A number keeps its spelling.
+// jsonScalar returns the text of a JSON string, number, true or false. A number without a fraction,
+// such as 1.0 or 1e3, is returned in decimal digits; another number keeps its spelling.
 func jsonScalar(raw json.RawMessage) (string, error) {
-	var s string
 	if raw == nil {
-		return "", errors.New("the key is missing")
+		return "", errNoKey
 	}
-	if json.Unmarshal(raw, &s) == nil && raw[0] == '"' {
+	if !utf8.Valid(raw) { // the decoder would replace the invalid bytes
+		return "", errors.New("the text is not UTF-8: save the table as UTF-8")
+	}
+	switch raw[0] {
+	case '"':
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return "", err
+		}
+		if s = strings.TrimSpace(s); s == "" {
+			return "", errEmptyCell
+		}
 		return s, nil
+	case 't', 'f':
+		return string(raw), nil
+	case 'n':
+		return "", errNull
+	case '[', '{':
+		return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
 	}
-	var n json.Number
-	if json.Unmarshal(raw, &n) == nil && raw[0] != 'n' { // null
-		return n.String(), nil
+	if f, err := strconv.ParseFloat(string(raw), 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+		return strconv.FormatInt(int64(f), 10), nil
 	}
-	return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
-}
-
-// tableColumns returns the indices of the columns that hold the paths, the labels and the splits.
-// split is -1 if there is no such column.
-func tableColumns(names []string, o OpenOptions) (image, label, split int, err error) {
-	find := func(what, want string, known []string) (int, error) {
-		if want != "" {
-			known = []string{want}
-		}
-		for _, k := range known {
-			for i, n := range names {
-				if want != "" && n == want || want == "" && strings.ToLower(strings.TrimSpace(n)) == k {
-					return i, nil
-				}
-			}
-		}
-		var quoted []string
-		for _, n := range names {
-			quoted = append(quoted, fmt.Sprintf("%q", abbreviate(n)))
-		}
-		return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
-	}
-	if image, err = find("images", o.ImageColumn, pathColumns); err != nil {
-		return 0, 0, 0, err
-	}
-	if label, err = find("labels", o.LabelColumn, labelColumns); err != nil {
-		return 0, 0, 0, err
-	}
-	split, _ = find("splits", "", []string{"split"})
-	return image, label, split, nil
-}
-
-// newTableRow checks the cells of a row and returns the row. If a path has no slashes, newTableRow
-// takes backslashes as separators of folders, as on Windows.
-func newTableRow(where, image, label, split string) (tableRow, error) {
-	image, label, split = strings.TrimSpace(image), strings.TrimSpace(label), strings.TrimSpace(split)
-	if !strings.Contains(image, "/") {
-		image = strings.ReplaceAll(image, `\`, "/")
-	}
-	p, err := localPath(image)
-	switch {
-	case err != nil:
-		return tableRow{}, fmt.Errorf("%s: %w", where, err)
-	case p == ".":
-		return tableRow{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, image)
-	case label == "":
-		return tableRow{}, fmt.Errorf("%s: the label is empty: add a label or remove the row", where)
-	}
-	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
-		return tableRow{}, err
-	}
-	return tableRow{labelled{Sample{Path: path.Clean(p), Where: where}, label}, split}, nil
+	return string(raw), nil
 }

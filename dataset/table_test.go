@@ -35,7 +35,7 @@ func TestOpenTables(t *testing.T) {
 			[3]string{"train/1.png=0@metadata.csv:2; train/2.png=1@metadata.csv:4", "validation/1.png=0@metadata.csv:5", "test/x/1.png=1@metadata.csv:3"}},
 		{"metadata in split folders", tree{"train/1.png": "image", "test/1.png": "image", "train/2.png": "image", "train/metadata.csv": "file_name,label\n1.png,7\n2.png,8\n", "test/metadata.jsonl": `{"file_name": "1.png", "label": 7}`}, "", OpenOptions{}, "7 8",
 			[3]string{"train/1.png=0@train/metadata.csv:2; train/2.png=1@train/metadata.csv:3", "", "test/1.png=0@test/metadata.jsonl:1"}},
-		{"train, val and test", pictures(tree{"train.csv": "Label,Path\n10,sub/a.png\n9,sub/b.png\n007,sub/e.png\n", "valid.tsv": "filename\tclass\nsub/c.png\t9\n", "test.csv": "path,label\nsub/d.png,7\n"}), "", OpenOptions{}, "7 9 10",
+		{"train, val and test", pictures(tree{"train.csv": "Label,Path\n10,sub/a.png\n9,sub/b.png\n7,sub/e.png\n", "valid.tsv": "filename\tclass\nsub/c.png\t9\n", "test.csv": "path,label\nsub/d.png,7\n"}), "", OpenOptions{}, "7 9 10",
 			[3]string{"sub/a.png=2@train.csv:2; sub/b.png=1@train.csv:3; sub/e.png=0@train.csv:4", "sub/c.png=1@valid.tsv:2", "sub/d.png=0@test.csv:2"}},
 		{"one file, quoted, with a mark", pictures(tree{"lists/my list.csv": "\xef\xbb\xbf\"image\",\"target\"\n\"x/1.png\",\"a, \"\"b\"\"\nc\"\n\"y\\2.png\",z\n", "lists/x/1.png": "image", "lists/y/2.png": "image"}), "lists/my list.csv", OpenOptions{}, "a, \"b\"\nc z",
 			[3]string{"lists/x/1.png=0@my list.csv:2; lists/y/2.png=1@my list.csv:4"}},
@@ -94,7 +94,7 @@ func TestTableErrors(t *testing.T) {
 		o     OpenOptions
 		want  []string
 	}{
-		{"no known column", pictures(tree{"train.csv": "id,species\n1,2\n"}), "", OpenOptions{}, []string{"train.csv:1", "no column of images", `"id", "species"`}},
+		{"no known column", pictures(tree{"train.csv": "number,species\n1,2\n"}), "", OpenOptions{}, []string{"train.csv:1", "no column of images", `"number", "species"`}},
 		{"no label column", pictures(tree{"x.csv": "path,species\n1,2\n"}), "x.csv", OpenOptions{}, []string{"x.csv:1", "no column of labels", "fine_label", "name the label column"}},
 		{"no column of that name", pictures(tree{"x.csv": "path,label\nsub/a.png,2\n"}), "x.csv", OpenOptions{LabelColumn: "kind"}, []string{"looked for kind"}},
 		{"cells missing", pictures(tree{"train.csv": "path,label\nsub/a.png,1\nsub/b.png\n"}), "", OpenOptions{}, []string{"train.csv: record on line 3: wrong number of fields"}},
@@ -115,7 +115,7 @@ func TestTableErrors(t *testing.T) {
 		{"beyond classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,2\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", "label 2 is out of range", "labels 0 to 1"}},
 		{"not in classes.txt", pictures(tree{"train.csv": "path,label\nsub/a.png,fox\n", "classes.txt": "a\nb"}), "", OpenOptions{}, []string{"train.csv:2", `"fox" is neither a class name nor an integer`}},
 		{"label in Latin-1", pictures(tree{"train.csv": "path,label\nsub/a.png,the\nsub/b.png,caf\xe9\n"}), "", OpenOptions{}, []string{`train.csv:3: the class name "caf\xe9" is not UTF-8: save the table as UTF-8`}},
-		{"json in Latin-1", line("{\"file_name\": \"sub/a.png\", \"label\": \"caf\xe9\"}"), "", OpenOptions{}, []string{`metadata.jsonl:1: "label" is not UTF-8`}},
+		{"json in Latin-1", line("{\"file_name\": \"sub/a.png\", \"label\": \"caf\xe9\"}"), "", OpenOptions{}, []string{`metadata.jsonl:1: "label": the text is not UTF-8`}},
 		{"UTF-16", pictures(tree{"x.csv": "\xff\xfep\x00"}), "x.csv", OpenOptions{}, []string{"x.csv is in UTF-16: save it as UTF-8"}},
 		{"json cut", line(`{"file_name": "sub/a.png"`), "", OpenOptions{}, []string{"metadata.jsonl:1", "reading JSON"}},
 		{"json list", line(`["sub/a.png", 1]`), "", OpenOptions{}, []string{"metadata.jsonl:1", "want an object"}},
@@ -219,8 +219,10 @@ func FuzzParseCSV(f *testing.F) {
 		f.Add([]byte(s), true)
 	}
 	f.Fuzz(func(t *testing.T, text []byte, tabs bool) {
-		rows, err := parseCSV("train.csv", text, tabs, OpenOptions{})
-		checkRows(t, "train.csv", rows, err)
+		for _, want := range []labelForm{{}, {defined: true, column: "label"}, {defined: true, classes: []string{"a", "b"}}} {
+			data, err := parseCSV("train.csv", text, tabs, OpenOptions{}, want)
+			checkRows(t, "train.csv", data, err)
+		}
 	})
 }
 
@@ -229,13 +231,13 @@ func FuzzParseJSONLines(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		rows, err := parseJSONLines("metadata.jsonl", text, OpenOptions{})
-		checkRows(t, "metadata.jsonl", rows, err)
+		data, err := parseJSONLines("metadata.jsonl", text, OpenOptions{}, labelForm{})
+		checkRows(t, "metadata.jsonl", data, err)
 	})
 }
 
 // checkRows checks properties that the rows of every accepted table must have.
-func checkRows(t *testing.T, name string, rows []tableRow, err error) {
+func checkRows(t *testing.T, name string, data *tableData, err error) {
 	t.Helper()
 	if err != nil {
 		if !strings.HasPrefix(err.Error(), name) {
@@ -245,20 +247,29 @@ func checkRows(t *testing.T, name string, rows []tableRow, err error) {
 	}
 	var samples []Sample
 	var all [3][]labelled
+	rows := data.rows
 	for _, r := range rows {
-		if r.label == "" {
+		if (r.label == "") != (r.missing != nil) {
 			t.Errorf("accepted %+v", r)
 		}
 		samples = append(samples, r.Sample)
-		all[0] = append(all[0], r.labelled)
+		all[0] = append(all[0], r)
 	}
 	checkParsed(t, samples)
-	g, err := assignClasses(nil, false, all)
+	for _, fixed := range []int{-1, 0, 2} {
+		if given, _, err := splitsOf(data.splits, name, fixed); err == nil && given != nil && len(given) != len(rows) {
+			t.Errorf("%d splits for %d rows", len(given), len(rows))
+		}
+	}
+	if _, err := dropUnlabelled(&all); err != nil {
+		return
+	}
+	g, err := assignClasses(data.labels.classes, false, all)
 	if err != nil {
 		return
 	}
 	for i, s := range g.train {
-		if s.stratum() < 0 || s.stratum() >= len(g.classes) || g.classes[s.stratum()] != rows[i].label && canonicalLabel(g.classes[s.stratum()]) != canonicalLabel(rows[i].label) {
+		if s.stratum() < 0 || s.stratum() >= len(g.classes) || g.classes[s.stratum()] != rows[i].label {
 			t.Errorf("label %q became class %d of %q", rows[i].label, s.stratum(), g.classes)
 		}
 	}

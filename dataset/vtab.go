@@ -82,6 +82,7 @@ func (g *contents) finishLists(folder string) {
 			greatest = max(greatest, s.stratum())
 		}
 	}
+	g.noteFromOne()
 	if g.classes == nil {
 		g.unnamed = true
 		for i := range greatest + 1 {

@@ -24,6 +24,13 @@ type DataConfig struct {
 	// columns.
 	ImageColumn string `json:"image_column,omitempty"`
 	LabelColumn string `json:"label_column,omitempty"`
+	// ImageRoot is the folder that the paths of a table are relative to, and ImageSuffix is text
+	// that is appended to each path. Empty: Open finds the images.
+	ImageRoot   string `json:"image_root,omitempty"`
+	ImageSuffix string `json:"image_suffix,omitempty"`
+	// NoTrain allows a data set without training images; see dataset.OpenOptions.NoTrain. It is not
+	// stored, because a run needs training images.
+	NoTrain bool `json:"-"`
 	// ValFraction and TestFraction are the shares of the training images that become a val or test
 	// split, if the data has no such split. Zero means 0.1; a negative value means no split.
 	ValFraction  float64 `json:"val_fraction"`
@@ -98,7 +105,7 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.ValFraction+c.TestFraction >= 1 {
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
-	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
+	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
@@ -138,6 +145,7 @@ func (c *DataConfig) Record(d *dataset.Dataset) {
 		o := d.Options
 		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction
 		c.SplitSeed, c.SkipBadImages, c.GivenClasses = o.Seed, o.SkipBadImages, o.Classes
+		c.ImageRoot, c.ImageSuffix = o.ImageRoot, o.ImageSuffix
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)

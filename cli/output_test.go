@@ -1,0 +1,15 @@
+package cli
+
+import "testing"
+
+// TestDistinctPath checks that paths with different bytes have different texts in JSON.
+func TestDistinctPath(t *testing.T) {
+	for path, want := range map[string]string{
+		"a/b.png": "a/b.png", "été.png": "été.png", "\ufffd.png": "\ufffd.png",
+		"a\xe9.png": `a\xe9.png`, "a\xea.png": `a\xea.png`, "é\xff\xfe": `é\xff\xfe`,
+	} {
+		if got := distinctPath(path); got != want {
+			t.Errorf("%q became %q, want %q", path, got, want)
+		}
+	}
+}

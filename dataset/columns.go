@@ -1,0 +1,350 @@
+package dataset
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// pathColumns and labelColumns hold the usual names of columns, in lower case. Earlier names take
+// precedence.
+var (
+	pathColumns = []string{"image", "img", "path", "file", "file_name", "filename", "filepath", "image_path", "filepaths", "file_path", "img_path",
+		"image_name", "image_id", "id_code", "id"}
+	labelColumns = []string{"label", "labels", "fine_label", "class", "target"}
+)
+
+// labelForm describes how a table states its labels. The first table of a data set defines the
+// form.
+type labelForm struct {
+	// defined reports whether an earlier table defines the form. A table may then have no labels,
+	// because its images are for prediction.
+	defined bool
+
+	// column is the name of the column of labels. It is "" if the labels are in class columns.
+	column string
+
+	// classes holds the class names: the names of the class columns, of which each row has 1 in
+	// exactly one, or the names that a parquet file stores. It is nil if the labels are the names.
+	classes []string
+
+	// ids reports whether the labels are indices into classes.
+	ids bool
+}
+
+// tableData holds the rows of a table.
+type tableData struct {
+	name   string     // name of the table in errors
+	rows   []labelled // paths are clean, relative and local
+	labels labelForm
+	splits []*splitColumn
+}
+
+// These errors say why a row has no label. They are errors in the training split only.
+var (
+	errEmptyCell = errors.New("the label is empty: add a label or remove the row")
+	errNoKey     = errors.New("the key is missing")
+	errNull      = errors.New("found null, want a string or a number")
+	errNoColumn  = errors.New("the table has no column of labels")
+)
+
+// tableBuilder makes the rows of a table from its cells.
+type tableBuilder struct {
+	*tableData
+	header       []string
+	image, label int   // indices of columns; label is -1 if there is no such column
+	hot          []int // columns that may be class columns; nil if there are none
+	noLabels     error // the error for a table without labels
+}
+
+// newTableBuilder finds the columns of a table by their names.
+func newTableBuilder(name string, header []string, o OpenOptions, want labelForm) (*tableBuilder, error) {
+	b := &tableBuilder{tableData: &tableData{name: name, splits: newSplitColumns(header)}, header: header}
+	var err error
+	if b.image, err = findColumn(header, "images", o.ImageColumn, pathColumns); err != nil {
+		return nil, err
+	}
+	known := labelColumns
+	if want.column != "" {
+		known = append([]string{strings.ToLower(want.column)}, known...)
+	}
+	b.label, b.noLabels = findColumn(header, "labels", o.LabelColumn, known)
+	if b.label == b.image { // the usual names overlap with a name that the user gave
+		return nil, fmt.Errorf("column %q is the column of images and of labels: name another column", abbreviate(header[b.image]))
+	}
+	b.splits = slices.DeleteFunc(b.splits, func(c *splitColumn) bool { return c.index == b.image || c.index == b.label })
+	if b.label >= 0 {
+		b.labels.column = header[b.label]
+		return b, nil
+	}
+	if o.LabelColumn == "" && (!want.defined || want.classes != nil && want.column == "") {
+		for i := range header {
+			if i != b.image && !slices.ContainsFunc(b.splits, func(c *splitColumn) bool { return c.index == i }) {
+				b.hot = append(b.hot, i)
+			}
+		}
+	}
+	if len(b.hot) < 2 {
+		b.hot = nil
+	}
+	if b.hot == nil && !want.defined {
+		return nil, b.noLabels
+	}
+	if want.defined {
+		b.labels, b.noLabels = want, nil
+	}
+	return b, nil
+}
+
+// findColumn returns the index of a column. want is the name that the user gave. If it is "",
+// findColumn returns the first column with a usual name.
+func findColumn(header []string, what, want string, known []string) (int, error) {
+	if want != "" {
+		known = []string{want}
+	}
+	for _, k := range known {
+		for i, n := range header {
+			if want != "" && n == want || want == "" && strings.ToLower(strings.TrimSpace(n)) == k {
+				return i, nil
+			}
+		}
+	}
+	var quoted []string
+	for _, n := range header {
+		quoted = append(quoted, fmt.Sprintf("%q", abbreviate(n)))
+	}
+	return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
+}
+
+// add adds a row. cell returns the text of a column, or an error if the row has no such text.
+func (b *tableBuilder) add(where string, cell func(column int) (string, error)) error {
+	image, err := cell(b.image)
+	if err == errEmptyCell {
+		err = errors.New("the image path is empty")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.image]), err)
+	}
+	label, missing := "", errNoColumn
+	switch {
+	case b.label >= 0:
+		switch label, missing = cell(b.label); missing {
+		case nil, errEmptyCell:
+		case errNoKey, errNull:
+			missing = fmt.Errorf("%q: %w", abbreviate(b.header[b.label]), missing)
+		default:
+			return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.label]), missing)
+		}
+	case b.hot != nil:
+		if label, missing, err = b.oneHot(where, cell); err != nil {
+			return err
+		}
+	}
+	row, err := newTableRow(where, image, label, missing)
+	if err != nil {
+		return err
+	}
+	b.rows = append(b.rows, row)
+	for _, c := range b.splits {
+		text, _ := cell(c.index)
+		c.add(where, text)
+	}
+	return nil
+}
+
+// oneHot returns the name of the class column whose cell is 1. If the cells are not all 0 or 1, the
+// columns are no class columns: the table has no labels, which is an error in the first table.
+func (b *tableBuilder) oneHot(where string, cell func(column int) (string, error)) (label string, missing, err error) {
+	var ones []string
+	for _, column := range b.hot {
+		text, err := cell(column)
+		switch {
+		case err == nil && (text == "0" || text == "0.0" || text == "false"):
+		case err == nil && (text == "1" || text == "1.0" || text == "true"):
+			ones = append(ones, strings.TrimSpace(b.header[column]))
+		case b.noLabels != nil: // the first table
+			return "", nil, fmt.Errorf("%s: %w", where, b.noLabels)
+		default:
+			return "", errNoColumn, nil
+		}
+	}
+	switch len(ones) {
+	case 0:
+		return "", fmt.Errorf("none of the %d class columns is 1: set one of them to 1, or remove the row", len(b.hot)), nil
+	case 1:
+		return ones[0], nil, nil
+	}
+	return "", nil, fmt.Errorf("%s: the class columns %q and %q are both 1: several labels of one image are not supported yet; keep one label in each row", where, abbreviate(ones[0]), abbreviate(ones[1]))
+}
+
+// finish returns the table.
+func (b *tableBuilder) finish() (*tableData, error) {
+	if b.rows == nil {
+		return nil, fmt.Errorf("%s lists no images", b.name)
+	}
+	if b.hot != nil && b.noLabels != nil {
+		for _, column := range b.hot {
+			class := strings.TrimSpace(b.header[column])
+			if err := checkClassName(b.name, class, "save the table as UTF-8"); err != nil {
+				return nil, err
+			}
+			b.labels.classes = append(b.labels.classes, class)
+		}
+		if err := distinctNames(b.labels.classes, b.name); err != nil {
+			return nil, err
+		}
+	}
+	return b.tableData, nil
+}
+
+// newTableRow checks the cells of a row and returns the row. If a path has no slashes, newTableRow
+// takes backslashes as separators of folders, as on Windows. missing says why there is no label.
+func newTableRow(where, image, label string, missing error) (labelled, error) {
+	image = strings.TrimSpace(image)
+	if !strings.Contains(image, "/") {
+		image = strings.ReplaceAll(image, `\`, "/")
+	}
+	p, err := localPath(image)
+	switch {
+	case err != nil:
+		return labelled{}, fmt.Errorf("%s: %w", where, err)
+	case p == ".":
+		return labelled{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, image)
+	}
+	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
+		return labelled{}, err
+	}
+	return labelled{Sample{Path: path.Clean(p), Where: where}, label, missing}, nil
+}
+
+// splitColumn is a column that may state the split of each image.
+type splitColumn struct {
+	index  int
+	name   string
+	yes    int    // the split of images whose cell is true; -1 if the cells are names of splits
+	no     int    // the split of images whose cell is false; -1 if another column may state it
+	splits []int  // the split of each row; -1 for an empty cell or a false cell without a split
+	odd    string // the first cell that is not understood; "" if there is none
+	where  string // the place of odd
+	any    bool   // some cell states something
+}
+
+// splitColumnNames maps the names of columns that may state splits to the meaning of true cells, as
+// in splitColumn.yes. The names are in lower case, without spaces, "_" and "-".
+var splitColumnNames = map[string]int{
+	"split": -1, "subset": -1, "partition": -1, "dataset": -1, "datasetsplit": -1, "usage": -1, "set": -1, "phase": -1, "fold": -1,
+	"isvalid": 1, "isval": 1, "isvalidation": 1, "istest": 2, "istrain": 0, "istraining": 0, "istrainingimage": 0,
+}
+
+// splitCells maps words in a column of splits to splits, besides splitNames. PublicTest and
+// PrivateTest are the values of the column Usage of FER2013, whose PublicTest is for validation.
+var splitCells = map[string]int{"publictest": 1, "privatetest": 2}
+
+// newSplitColumns returns the columns that may state splits, in the order in which they decide: the
+// column split, other columns of words, and columns of true and false for test, val and train.
+func newSplitColumns(header []string) (columns []*splitColumn) {
+	for i, name := range header {
+		name = strings.TrimSpace(name)
+		plain := strings.NewReplacer(" ", "", "_", "", "-", "").Replace(strings.ToLower(name))
+		yes, ok := splitColumnNames[plain]
+		if !ok {
+			continue
+		}
+		c := &splitColumn{index: i, name: name, yes: yes, no: -1}
+		if yes == 0 {
+			c.no = 2
+		}
+		columns = append(columns, c)
+	}
+	slices.SortStableFunc(columns, func(a, b *splitColumn) int {
+		rank := func(c *splitColumn) int {
+			switch {
+			case c.required():
+				return 0
+			case c.yes < 0:
+				return 1
+			}
+			return 4 - c.yes
+		}
+		return cmp.Compare(rank(a), rank(b))
+	})
+	return columns
+}
+
+// required reports whether a cell that is not understood is an error, because the name of the
+// column leaves no doubt about its meaning.
+func (c *splitColumn) required() bool { return strings.EqualFold(c.name, "split") }
+
+// add adds the cell of a row.
+func (c *splitColumn) add(where, text string) {
+	text = strings.TrimSpace(text)
+	word := strings.ToLower(text)
+	split, ok := -1, text == ""
+	if c.yes < 0 {
+		word = strings.NewReplacer(" ", "", "_", "", "-", "").Replace(word)
+		for _, words := range []map[string]int{splitNames, splitCells} {
+			if s, is := words[word]; is {
+				split, ok = s, true
+			}
+		}
+	} else {
+		switch word {
+		case "true", "1", "1.0", "yes", "t", "y":
+			split, ok = c.yes, true
+		case "false", "0", "0.0", "no", "f", "n":
+			split, ok = c.no, true
+		}
+	}
+	if !ok && c.odd == "" {
+		c.odd, c.where = text, where
+	}
+	c.any = c.any || text != ""
+	c.splits = append(c.splits, split)
+}
+
+// splitsOf returns the split of each row, or nil if no column states it. fixed is the split of the
+// table, or -1. Columns do not apply to a table of validation or test images. notes names the
+// columns that are not used. A row about which the columns say nothing is a training image.
+func splitsOf(columns []*splitColumn, table string, fixed int) (splits []int, notes []string, err error) {
+	unused := func(c *splitColumn, why string, args ...any) {
+		notes = append(notes, fmt.Sprintf("%s: column %q is not used: %s", table, abbreviate(c.name), fmt.Sprintf(why, args...)))
+	}
+	words := false // the splits come from a column of words
+	for _, c := range columns {
+		switch {
+		case c.odd != "" && c.required() && fixed < 0:
+			return nil, nil, fmt.Errorf("%s: split %q is unknown; known: %s", c.where, abbreviate(c.odd), strings.Join(slices.Sorted(maps.Keys(splitNames)), ", "))
+		case c.odd != "":
+			expected := "the name of a split"
+			if c.yes >= 0 {
+				expected = "true or false"
+			}
+			unused(c, "%q is not %s", abbreviate(c.odd), expected)
+		case !c.any:
+		case fixed > 0:
+			if slices.ContainsFunc(c.splits, func(s int) bool { return s >= 0 && s != fixed }) {
+				unused(c, "all images of the table are in the %s split", splitWords[fixed])
+			}
+		case words:
+			unused(c, "another column states the splits")
+		default:
+			words = c.yes < 0
+			if splits == nil {
+				splits = make([]int, len(c.splits))
+			}
+			for i, s := range c.splits {
+				if splits[i] == 0 {
+					splits[i] = max(s, 0)
+				}
+			}
+		}
+	}
+	return splits, notes, nil
+}
+
+// splitWords holds the names of the splits in messages.
+var splitWords = [3]string{"train", "val", "test"}
