@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
@@ -90,7 +91,7 @@ on the measured images.`,
 			return err
 		}
 		p.close()
-		return a.writeEvaluation(split, e, d, trained, o.perClass)
+		return a.writeEvaluation(split, e, t, d, trained, o.perClass)
 	})
 	return cmd
 }
@@ -149,7 +150,7 @@ func sameClasses(t *tuned, d *dataset.Dataset) error {
 	return nil
 }
 
-func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
+func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
 		Class    string  `json:"class"`
 		Images   int     `json:"images"`
@@ -173,7 +174,9 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Trained *bool          `json:"trained_on_these,omitempty"`
 			Classes []class        `json:"classes"`
 			Skipped []skippedImage `json:"skipped,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d)})
+			// Report lists the tensors of a checkpoint without a delta.
+			Report *checkpoint.Report `json:"checkpoint_report,omitempty"`
+		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), t.report})
 	}
 	text := ""
 	if perClass {
