@@ -16,7 +16,7 @@ var convnextNamings = []checkpoint.Naming{{
 	Marks:  []string{"stages.#.blocks.#.conv_dw.*"},
 	Whole:  []string{"stem.0.weight"},
 	Rules: checkpoint.Union(checkpoint.Keeps(
-		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.fc.*",
+		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.pre_logits.fc.*", "head.fc.*",
 		"stages.#.blocks.#.conv_dw.*", "stages.#.blocks.#.norm.*", "stages.#.blocks.#.gamma",
 	), pointwise("stages.#.blocks.#.mlp.fc1.*", "stages.#.blocks.#.mlp.fc2.*"), grn("stages.#.blocks.#.mlp.grn.weight", "stages.#.blocks.#.mlp.grn.bias")),
 	// norm_pre marks a variant that normalises before pooling, which is not supported.

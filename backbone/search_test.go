@@ -103,7 +103,7 @@ func TestPrefixes(t *testing.T) {
 		}
 		return out
 	}
-	for _, name := range []string{"vit-cls-timm", "vit-cls-hf4bare", "vit-cls-hf5", "vit-dinov2-facebook", "vit-dinov2reg-hf4", "swin-even-timm", "swin-even-timmold", "swin-even-hf5", "convnext-v1-facebook", "convnext-v2-timm", "convnext-v1-hf"} {
+	for _, name := range []string{"vit-cls-timm", "vit-cls-hf4bare", "vit-cls-hf5", "vit-dinov2-facebook", "vit-dinov2reg-hf4", "swin-even-timm", "swin-even-timmold", "swin-even-hf5", "convnext-v1-facebook", "convnext-v2-timm", "convnext-v1-hf", "convnext-mlp-timm"} {
 		f := fixtures.Backbone(t, name)
 		raw := checkpoint.StateDict{}
 		file := f.Open(t)
