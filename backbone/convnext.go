@@ -32,11 +32,15 @@ type ConvNeXt struct {
 	ResponseNorm bool `json:"response_norm,omitempty"`
 	// FinalNormEps is the eps of the final norm. Zero means Config.LayerNormEps.
 	FinalNormEps float64 `json:"final_norm_eps,omitempty"`
+	// HiddenSize is the width of a linear layer and a GELU between the final norm and the head, as
+	// in timm's convnext_*_mlp models. Zero means that there is no such layer.
+	HiddenSize int `json:"hidden_size,omitempty"`
 }
 
 // convnext is the architecture of ConvNeXt and ConvNeXt V2. Its tensors have timm's names:
 // stem.{0,1}, stages.i.downsample.{0,1}, stages.i.blocks.j.{conv_dw [C,1,7,7], norm, mlp.fc1 [H,C],
-// mlp.fc2 [C,H], mlp.grn.{weight,bias} [H], gamma}, head.norm, head.fc.
+// mlp.fc2 [C,H], mlp.grn.{weight,bias} [H], gamma}, head.norm, head.pre_logits.fc [HiddenSize,D],
+// head.fc.
 var convnext = Architecture[ConvNeXt]{
 	Name: "convnext", Namings: convnextNamings, Head: "head.fc",
 	Configure: configureConvNeXt, Validate: ConvNeXt.validate, Describe: ConvNeXt.describe, Params: ConvNeXt.params,
@@ -87,6 +91,13 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 	}
 	v.PatchSize, v.EmbedDim = stem[2], stem[0]
 	v.ResponseNorm = s.has("stages.0.blocks.0.mlp.grn.weight")
+	if s.has("head.pre_logits.fc.weight") {
+		hidden, err := s.Shape("head.pre_logits.fc.weight", 2)
+		if err != nil {
+			return c, err
+		}
+		v.HiddenSize = hidden[0]
+	}
 	s.convMLP = len(s.naming.Origin("stages.0.blocks.0.mlp.fc1.weight").Shape) == 4
 	eps := 1e-6
 	if v.EmbedDim == 384 {
@@ -106,7 +117,7 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 // fitConvNeXt implements Architecture.Fit. Convolutions fit every image size, so it only checks
 // names.
 func fitConvNeXt(_, to Config, weights checkpoint.StateDict) error {
-	return refuseUnknown(weights, to.Form.(ConvNeXt).params(to), "stages.", "stem.")
+	return refuseUnknown(weights, to.Form.(ConvNeXt).params(to), "stages.", "stem.", hiddenLayer)
 }
 
 // exportConvNeXt implements Architecture.Export. In timm's small models the linear layers of the
@@ -158,6 +169,8 @@ func (v ConvNeXt) validate(c Config) error {
 		return fmt.Errorf("widths %v of the stages: expected positive numbers up to %d", v.Dims, maxWidth)
 	case c.ImageSize > maxImageSize || v.side(c, n-1) == 0:
 		return fmt.Errorf("image size %d px: expected %d to %d px for patches of %d px and %d stages, each with half the side length of the stage before", c.ImageSize, v.PatchSize<<(n-1), maxImageSize, v.PatchSize, n)
+	case v.HiddenSize < 0 || v.HiddenSize > maxWidth:
+		return fmt.Errorf("width %d of the layer before the head: expected 1 to %d, or 0 for no such layer", v.HiddenSize, maxWidth)
 	case v.FinalNormEps < 0:
 		return fmt.Errorf("eps %g of the final norm must not be negative", v.FinalNormEps)
 	}
@@ -188,8 +201,8 @@ func (v ConvNeXt) blocks() (n int) {
 	return n
 }
 
-// numFeatures returns the width of the last stage.
-func (v ConvNeXt) numFeatures() int { return v.Dims[len(v.Dims)-1] }
+// numFeatures returns the width of the layer before the head, or of the last stage.
+func (v ConvNeXt) numFeatures() int { return cmp.Or(v.HiddenSize, v.Dims[len(v.Dims)-1]) }
 
 // params lists the tensors of the backbone without its head.
 func (v ConvNeXt) params(Config) []Param {
@@ -225,12 +238,25 @@ func (v ConvNeXt) params(Config) []Param {
 			out = append(out, LinearParams(b+"mlp.fc2", d, 4*d, Scored)...)
 		}
 	}
-	return append(out, NormParams("head.norm", v.Dims[len(v.Dims)-1])...)
+	last := v.Dims[len(v.Dims)-1]
+	out = append(out, NormParams("head.norm", last)...)
+	if v.HiddenSize > 0 {
+		out = append(out, LinearParams(hiddenLayer, v.HiddenSize, last, Frozen)...)
+	}
+	return out
 }
 
-// features computes the mean of the feature map over all positions, and normalises it.
+// hiddenLayer is the name of the linear layer between the final norm and the head.
+const hiddenLayer = "head.pre_logits.fc"
+
+// features computes the mean of the feature map over all positions, and normalises it. In a model
+// with a hidden layer before the head, the layer and its GELU follow.
 func (v ConvNeXt) features(c Config, l Layers, images *Node) *Node {
-	return v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
+	x := v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
+	if v.HiddenSize > 0 {
+		x = GELU(l.Linear(hiddenLayer, x))
+	}
+	return x
 }
 
 // featureMap computes the last feature map. It normalises every position on its own, so the mean of

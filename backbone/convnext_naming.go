@@ -14,8 +14,9 @@ var convnextPrefixes = []string{"convnext.", "convnextv2."}
 var convnextNamings = []checkpoint.Naming{{
 	Source: "timm",
 	Marks:  []string{"stages.#.blocks.#.conv_dw.*"},
+	Whole:  []string{"stem.0.weight"},
 	Rules: checkpoint.Union(checkpoint.Keeps(
-		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.fc.*",
+		"stem.0.*", "stem.1.*", "stages.#.downsample.0.*", "stages.#.downsample.1.*", "head.norm.*", "head.pre_logits.fc.*", "head.fc.*",
 		"stages.#.blocks.#.conv_dw.*", "stages.#.blocks.#.norm.*", "stages.#.blocks.#.gamma",
 	), pointwise("stages.#.blocks.#.mlp.fc1.*", "stages.#.blocks.#.mlp.fc2.*"), grn("stages.#.blocks.#.mlp.grn.weight", "stages.#.blocks.#.mlp.grn.bias")),
 	// norm_pre marks a variant that normalises before pooling, which is not supported.
@@ -24,6 +25,7 @@ var convnextNamings = []checkpoint.Naming{{
 }, {
 	Source: "the ConvNeXt authors",
 	Marks:  []string{"stages.#.#.dwconv.*"},
+	Whole:  []string{"downsample_layers.0.0.weight"},
 	Rules: checkpoint.Union(checkpoint.Renames(
 		"downsample_layers.0.0.*", "stem.0.*",
 		"downsample_layers.0.1.*", "stem.1.*",
@@ -40,6 +42,7 @@ var convnextNamings = []checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers",
 	Marks:  []string{"encoder.stages.#.layers.#.dwconv.*"},
+	Whole:  []string{"embeddings.patch_embeddings.weight"},
 	Rules: checkpoint.Union(checkpoint.Renames(
 		"embeddings.patch_embeddings.*", "stem.0.*",
 		"embeddings.layernorm.*", "stem.1.*",

@@ -37,6 +37,10 @@ type LoadOptions struct {
 	// [0, 1]. Nil takes the values that the checkpoint or a file beside it states, or else those of
 	// the published models.
 	Mean, Std *[3]float32
+	// WeightsKey chooses the weights in a checkpoint that holds several models; see
+	// checkpoint.File.CanonicalAt. Empty takes the only model, or the one that programs of the same
+	// kind evaluate. [Model].WeightsKey reports the choice.
+	WeightsKey string
 }
 
 // Metadata keys of the checkpoints that spt writes.
@@ -58,7 +62,8 @@ const (
 //
 // The report lists every tensor as matched, unused, missing or of the wrong shape. Load returns an
 // error if a tensor of the backbone is missing or has the wrong shape, and the report is valid in
-// this case too. It returns [ErrNoHead] if the checkpoint has no head and o.NumClasses is zero.
+// this case too. It returns [ErrNoHead] if the checkpoint has no head and o.NumClasses is zero. If
+// o.WeightsKey is needed, or there are no weights under it, the error is a [*checkpoint.KeyError].
 func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -107,7 +112,7 @@ var ErrNoHead = errors.New("the checkpoint has no head; give the number of class
 // works like [Load], but leaves [Model].Path empty.
 func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, error) {
 	var none checkpoint.Report
-	sd, naming, err := f.Canonical(namings())
+	sd, naming, err := f.CanonicalAt(namings(), o.WeightsKey)
 	if err != nil {
 		return nil, none, err
 	}
@@ -162,7 +167,13 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		wanted = append(wanted, checkpoint.TensorInfo{Name: p.Name, Shape: p.Shape})
 	}
 	report := checkpoint.Match(sd, wanted)
+	if o.NumClasses == 0 {
+		report.Unknown = unknown(naming, report.Unused)
+	}
 	report.Unused = append(report.Unused, naming.Unused...)
+	if naming.Key != checkpoint.RootKey {
+		report.WeightsKey = naming.Key
+	}
 	slices.Sort(report.Unused)
 	if err := report.Err(f.Name()); err != nil {
 		return nil, report, err
@@ -187,8 +198,30 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		}
 	}
 	m := NewModel(c, p, weights)
-	m.convMLP, m.HeadsAssumed = s.convMLP, s.headsAssumed
+	m.convMLP, m.HeadsAssumed, m.WeightsKey = s.convMLP, s.headsAssumed, report.WeightsKey
 	return m, report, nil
+}
+
+// harmless lists parts of the names of tensors on which the output of a classifier does not depend:
+// buffers that are computed again, counters, and what is used in pretraining only.
+var harmless = []string{
+	"relative_position_index", "attn_mask", "position_ids", "num_batches_tracked", "n_averaged", "step", "global_step", "epoch", "queue", "queue_ptr",
+	"mask_token", "decoder", "decoder_embed", "decoder_blocks", "decoder_norm", "decoder_pred", "decoder_pos_embed", "predictor", "projector", "momentum_encoder",
+}
+
+// unknown returns the unused tensors with which the model in the checkpoint may compute its output,
+// under their names in the checkpoint. unused lists canonical names that the graph does not use.
+func unknown(naming checkpoint.Translation, unused []string) (list []string) {
+	for _, name := range unused {
+		list = append(list, naming.Origin(name).Name)
+	}
+	for _, name := range naming.Unknown {
+		if !slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return slices.Contains(harmless, part) }) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list) // a fused tensor is the origin of three
 }
 
 // sideFiles holds what the metadata of a checkpoint and the files beside it state about the

@@ -55,6 +55,11 @@ type Model struct {
 	// Path itself is the source.
 	Origin string
 
+	// WeightsKey is the place of the weights in the checkpoint: the keys of their dict and the
+	// prefix of their names, separated by dots. It is empty if there are neither. See
+	// [LoadOptions].WeightsKey.
+	WeightsKey string
+
 	// HeadsAssumed reports that nothing in or beside the checkpoint determines the number of
 	// attention heads. Config.NumHeads is then the number of published models with the same width.
 	// A wrong number gives wrong results without an error, so set [LoadOptions].NumHeads if the

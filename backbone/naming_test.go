@@ -54,7 +54,7 @@ var canonicalNames = map[string]*regexp.Regexp{
 		`blocks\.\d+\.((norm1|norm2|attn\.(q|k|v|proj|q_norm|k_norm)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma))$`),
 	"swin": regexp.MustCompile(`^((patch_embed\.(proj|norm)|norm|head\.fc)\.(weight|bias)|layers\.[1-9]\d*\.downsample\.(norm\.weight|norm\.bias|reduction\.weight)|` +
 		`layers\.\d+\.blocks\.\d+\.(attn\.relative_position_bias_table|(norm1|norm2|attn\.(q|k|v|proj)|mlp\.fc[12])\.(weight|bias)))$`),
-	"convnext": regexp.MustCompile(`^((stem\.[01]|stages\.\d+\.downsample\.[01]|head\.norm|head\.fc)\.(weight|bias)|` +
+	"convnext": regexp.MustCompile(`^((stem\.[01]|stages\.\d+\.downsample\.[01]|head\.norm|head\.pre_logits\.fc|head\.fc)\.(weight|bias)|` +
 		`stages\.\d+\.blocks\.\d+\.(gamma|(conv_dw|norm|mlp\.fc[12]|mlp\.grn)\.(weight|bias)))$`),
 }
 
@@ -178,7 +178,7 @@ func TestCanonicalPrefixes(t *testing.T) {
 		}
 		want, _ := canonical(t, f)
 		maps.DeleteFunc(want, func(name string, _ checkpoint.Tensor) bool {
-			return strings.HasPrefix(name, "head.") && !strings.HasPrefix(name, "head.norm.") || strings.HasPrefix(name, "head_dist.")
+			return strings.HasPrefix(name, "head.") && !strings.HasPrefix(name, "head.norm.") && !strings.HasPrefix(name, "head.pre_logits.") || strings.HasPrefix(name, "head_dist.")
 		})
 		file := f.Open(t)
 		raw := checkpoint.StateDict{}

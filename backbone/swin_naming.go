@@ -27,6 +27,7 @@ var swinPrefixes = []string{"swin."}
 var swinNamings = []checkpoint.Naming{{
 	Source:   "timm",
 	Marks:    []string{"layers.#.blocks.#.attn.relative_position_bias_table"},
+	Whole:    []string{"patch_embed.proj.weight"},
 	Rules:    checkpoint.Union(swinTimm, checkpoint.Keeps("layers.#.downsample.norm.*", "layers.#.downsample.reduction.weight")),
 	Strict:   swinStrict,
 	Prefixes: swinPrefixes, Finish: checkMerging,
@@ -45,6 +46,7 @@ var swinNamings = []checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers before 5",
 	Marks:  []string{"encoder.layers.#.blocks.#.attention.self.query.*"},
+	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
 	Rules: checkpoint.Union(swinHuggingFace, checkpoint.Renames(
 		"encoder.layers.#.blocks.#.attention.self.query.*", "layers.#.blocks.#.attn.q.*",
 		"encoder.layers.#.blocks.#.attention.self.key.*", "layers.#.blocks.#.attn.k.*",
@@ -60,6 +62,7 @@ var swinNamings = []checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers from 5",
 	Marks:  []string{"encoder.layers.#.blocks.#.attention.q_proj.*"},
+	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
 	Rules: checkpoint.Union(swinHuggingFace, checkpoint.Renames(
 		"encoder.layers.#.blocks.#.attention.q_proj.*", "layers.#.blocks.#.attn.q.*",
 		"encoder.layers.#.blocks.#.attention.k_proj.*", "layers.#.blocks.#.attn.k.*",

@@ -15,8 +15,9 @@ var vitPrefixes = []string{"vit.", "deit.", "dinov2.", "dinov2_with_registers.",
 // versions of Hugging Face transformers, and the npz files of npzNamings.
 var vitNamings = append([]checkpoint.Naming{{
 	Source: "timm",
-	Marks:  []string{"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*"},
-	Rules: checkpoint.Union(checkpoint.Keeps(
+	Marks:  []string{"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.#.norm1.*"},
+	Whole:  []string{"patch_embed.proj.weight", "pos_embed"},
+	Rules: chunked(checkpoint.Union(checkpoint.Keeps(
 		"cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj.*", "norm_pre.*", "norm.*", "fc_norm.*", "head.*", "head_dist.*",
 		"blocks.#.norm1.*", "blocks.#.attn.qkv.*", "blocks.#.attn.q.*", "blocks.#.attn.k.*", "blocks.#.attn.v.*", "blocks.#.attn.q_norm.*",
 		"blocks.#.attn.k_norm.*", "blocks.#.attn.proj.*", "blocks.#.ls1.gamma", "blocks.#.norm2.*", "blocks.#.mlp.fc1.*", "blocks.#.mlp.fc2.*", "blocks.#.ls2.gamma",
@@ -28,12 +29,13 @@ var vitNamings = append([]checkpoint.Naming{{
 		"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*",
 		"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*",
 		"register_tokens", registers,
-	)),
+	))),
 	Strict:   []string{"blocks.", "patch_embed.", "rope."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 	Refine: func(n checkpoint.Naming, has func(pattern string) bool) checkpoint.Naming {
 		for _, tell := range []struct{ pattern, source string }{
 			{"register_tokens", "the DINOv2 authors"},
+			{"blocks.#.#.norm1.*", "the DINOv2 authors"},
 			{"blocks.#.mlp.w12.*", "the DINOv2 authors"},
 			{"decoder_embed.*", "MAE"},
 			{"predictor.#.*", "MoCo v3"},
@@ -52,6 +54,7 @@ var vitNamings = append([]checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers before 5",
 	Marks:  []string{"encoder.layer.#.attention.attention.query.*"},
+	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
 	Rules: checkpoint.Union(huggingFaceVIT("encoder.layer.#."), checkpoint.Renames(
 		"encoder.layer.#.attention.attention.query.*", "blocks.#.attn.q.*",
 		"encoder.layer.#.attention.attention.key.*", "blocks.#.attn.k.*",
@@ -67,11 +70,26 @@ var vitNamings = append([]checkpoint.Naming{{
 }, {
 	Source: "Hugging Face transformers from 5",
 	Marks:  []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
+	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
 	// In version 5, the names of DINOv2 contain "encoder.layer", those of ViT and DeiT "layers".
 	Rules:    checkpoint.Union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
 	Strict:   []string{"layers.", "encoder.layer.", "embeddings."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 }}, npzNamings...)
+
+// chunked adds rules for the names of DINOv2 models that were trained with FSDP. Their blocks are
+// divided into chunks, and the second number is the number of the block:
+// "blocks.CHUNK.BLOCK.norm1.weight".
+func chunked(rules checkpoint.Rules) checkpoint.Rules {
+	all := checkpoint.Union(rules)
+	for pattern, rule := range rules {
+		if rest, ok := strings.CutPrefix(pattern, "blocks.#."); ok {
+			rule.To = strings.Replace(rule.To, "blocks.#.", "blocks.##.", 1)
+			all["blocks.#.#."+rest] = rule
+		}
+	}
+	return all
+}
 
 // huggingFaceVIT returns the rules for the names of ViT, DeiT and DINOv2 that are the same in all
 // versions of transformers. block is the pattern of the prefix of a block, such as "layers.#.".

@@ -49,6 +49,14 @@ func (d DType) readsAsFloat32() bool {
 	return d == F32 || d == F16 || d == BF16 || d == F64
 }
 
+// advice says what to do about tensors of type d, which readsAsFloat32 does not accept.
+func (d DType) advice() string {
+	if i := d.index(); i >= 0 && dtypes[i].bits <= 8 && d != "BOOL" {
+		return "the checkpoint is quantised; use the original checkpoint, or dequantise it with the program that quantised it"
+	}
+	return "convert the checkpoint to one of these types"
+}
+
 // byteSize returns the number of bytes that a tensor of type d takes. An unknown type, a negative
 // dimension, an overflow and a fraction of a byte are errors. Like the official reader, byteSize
 // multiplies the dimensions from left to right. A dimension of 0 therefore hides an overflow in the

@@ -42,10 +42,9 @@ type part struct {
 
 // contents holds what the reader of a format returns.
 type contents struct {
-	format  string
-	tensors []stored // sorted by name in a File
-	// for each name without a readable tensor, a description of its value
-	others   map[string]string
+	format   string
+	dict            // the tensors that the methods of a File list and read
+	more     []dict // other dicts of tensors in the file, in which Canonical also looks
 	metadata map[string]string
 }
 
@@ -104,8 +103,8 @@ func readSafetensors(r io.ReaderAt, size int64, name string) (contents, error) {
 		if err := readAt(r, start, 0); err != nil {
 			return contents{}, fmt.Errorf("checkpoint %s: reading the first bytes: %w", name, err)
 		}
-		if found, advice := otherFormat(start); found != "" && !cutSafetensors(start) {
-			return contents{}, notCheckpoint(name, found, "expected a safetensors file", advice)
+		if f := otherFormat(start, name); f.found != "" && !cutSafetensors(start) {
+			return contents{}, notCheckpoint(name, f.found, "expected a safetensors file", f.advice)
 		}
 		limit := fmt.Sprintf("more than the format allows (%d)", maxHeader)
 		if n > uint64(size) {

@@ -264,7 +264,7 @@ func TestLegacyFiles(t *testing.T) {
 		want string
 	}{
 		{"a module with its source", legacyFile(version, machine, "("+text("module")+global("nets", "Net")+text("nets.py")+text("class Net")+"tQ)\x81", "]"), "the pickle holds an object of nets.Net"},
-		{"tensors without names", legacyFile(version, machine, "}K\x01"+tensor("7", 2, 0, dims(2), dims(1), "N")+"s", keys, 2, floats), "no tensors with names"},
+		{"tensors without names", legacyFile(version, machine, "}K\x01"+tensor("7", 2, 0, dims(2), dims(1), "N")+"s", keys, 2, floats), "no tensors that can be read, only the keys an int"},
 		{"another version", legacyFile("M\xe8\x03", machine, object, keys, 2, floats), "not 1001"},
 		{"big-endian", legacyFile(version, "}"+text("little_endian")+"\x89s", object, keys, 2, floats), "big-endian"},
 		{"no object", legacyFile(version, machine, object, keys)[:40], "cut short"},

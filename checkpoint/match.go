@@ -19,7 +19,8 @@ type ShapeMismatch struct {
 }
 
 // Report compares the tensors that a model needs with the tensors of a checkpoint. [Match] returns
-// one. Each tensor is in one of the lists. The names are canonical.
+// one. Each tensor is in one of the lists Matched, Missing, WrongShape and Unused. The names are
+// canonical.
 type Report struct {
 	// Matched lists the tensors that the model needs and the checkpoint has, in the order of the
 	// model.
@@ -32,11 +33,18 @@ type Report struct {
 	WrongShape []ShapeMismatch `json:"wrong_shape"`
 	// Unused lists the tensors of the checkpoint that the model does not need, sorted.
 	Unused []string `json:"unused"`
+	// Unknown lists the unused tensors that may change the output of the model in the checkpoint,
+	// sorted. backbone.Load sets it if it keeps the head of the checkpoint.
+	Unknown []string `json:"unknown,omitempty"`
+	// WeightsKey is the place of the tensors in the checkpoint; see [Translation].Key. It is empty
+	// if they are neither in a dict inside the checkpoint nor under a prefix. backbone.Load sets
+	// it.
+	WeightsKey string `json:"weights_key,omitempty"`
 }
 
 // Match compares the tensors of sd with wanted, the tensors that a model needs. A tensor matches if
 // sd has a tensor of the same canonical name and exactly the same shape. Element types are not
-// compared. No list of the Report is nil.
+// compared. None of the lists is nil, except Unknown.
 func Match(sd StateDict, wanted []TensorInfo) Report {
 	r := Report{Matched: []string{}, Missing: []string{}, WrongShape: []ShapeMismatch{}}
 	unused := maps.Clone(sd)

@@ -28,6 +28,10 @@ type Naming struct {
 	// names matches one of them. If the marks of several namings match, Canonical takes the naming
 	// that has rules for all names that match the marks of the others.
 	Marks []string
+	// Whole holds patterns of tensors that every complete model has, one pattern for each tensor. A
+	// model below any prefix is found if its names match Marks and all of Whole. Default nil: only
+	// Prefixes are removed, and Marks suffice.
+	Whole []string
 	// Rules translate the names. A tensor without a rule is unused.
 	Rules Rules
 	// Strict holds prefixes of names. A name with one of these prefixes must have a rule. If it has
@@ -35,8 +39,9 @@ type Naming struct {
 	// the tensor, so Canonical returns an error.
 	Strict []string
 	// Prefixes holds prefixes, such as "vit.", that all names have if the backbone is part of a
-	// larger model. Canonical removes them before it matches patterns. It always removes the
-	// prefixes of training programs, such as "module.".
+	// larger model. Canonical removes them before it matches patterns, also from names outside the
+	// backbone, such as those of a head. It always removes the prefixes of training programs, such
+	// as "module.".
 	Prefixes []string
 	// Refine returns the naming to use in place of n, for libraries whose versions use the same
 	// marks. has reports whether a name of the checkpoint matches a pattern. Default nil: n is
@@ -56,7 +61,8 @@ type Rules map[string]Rule
 // Rule translates the names that match one pattern.
 type Rule struct {
 	// To is the canonical name. "#" and "*" in To are replaced by the parts of the name that they
-	// matched in the pattern, "#+" by the number plus one. If To is empty, the tensor is unused.
+	// matched in the pattern, "#+" by the number plus one, and "##" by the second number. If To is
+	// empty, the tensor is unused, and the output of the model does not depend on it.
 	To string
 	// Change returns the tensor in its canonical shape. It must not modify the values of its
 	// argument. Default nil: the shape stays the same.
@@ -121,6 +127,12 @@ type Translation struct {
 	// sorted. They do not belong to a backbone or its head. Examples are poolers, decoders,
 	// projection heads, momentum encoders, and buffers that are computed again.
 	Unused []string
+	// Unknown lists those unused tensors that are in the same module as the backbone and for which
+	// the naming has no rule. The model that was saved may have computed with them.
+	Unknown []string
+	// Key is the place of the model in the checkpoint: the keys of its dict and the prefix of its
+	// names, separated by dots. It is RootKey if there are neither.
+	Key string
 
 	origins map[string]Origin
 }
@@ -143,6 +155,7 @@ func (t Translation) Origin(name string) Origin { return t.origins[name] }
 type Renaming struct {
 	tensors map[string]renamed
 	unused  []string
+	unknown []string // those of the unused that have no rule
 }
 
 // renamed is a tensor with its origin.
@@ -216,8 +229,30 @@ func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) 
 			return nil, Translation{}, nameErrorf(name, "it has %d values, but shape %v requires %d", len(x.Data), x.Shape, x.Size())
 		}
 	}
+	c, err := search([]nameList{{names: slices.Sorted(maps.Keys(sd))}}, namings, "")
+	if err != nil {
+		return nil, Translation{}, err
+	}
+	return sd.canonical(namings, c)
+}
+
+// canonical translates the tensors of sd at the place c. If c is nil, it looks for a naming whose
+// names are not separated by dots.
+func (sd StateDict) canonical(namings []Naming, c *candidate) (StateDict, Translation, error) {
 	in := &Renaming{tensors: map[string]renamed{}}
-	n, err := recogniseNaming(sd, namings, in)
+	n, key, err := Naming{}, RootKey, error(nil)
+	if c == nil {
+		n, err = split(sd, namings, in)
+	} else {
+		n, key = c.naming, c.key
+		for _, name := range slices.Sorted(maps.Keys(sd)) {
+			if short, ok := c.short[name]; !ok {
+				in.Skip(name)
+			} else if err = in.Put(short, sd[name], Origin{name, sd[name].Shape}); err != nil {
+				break
+			}
+		}
+	}
 	if err != nil {
 		return nil, Translation{}, err
 	}
@@ -236,7 +271,7 @@ func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) 
 		return nil, Translation{}, err
 	}
 	result := make(StateDict, len(out.tensors))
-	t := Translation{Architecture: n.Architecture, Source: n.Source, Unused: append([]string{}, out.unused...), origins: map[string]Origin{}}
+	t := Translation{Architecture: n.Architecture, Source: n.Source, Key: key, Unused: append([]string{}, out.unused...), Unknown: out.unknown, origins: map[string]Origin{}}
 	for name, x := range out.tensors {
 		result[name], t.origins[name] = x.Tensor, x.origin
 	}
@@ -244,9 +279,9 @@ func (sd StateDict) Canonical(namings []Naming) (StateDict, Translation, error) 
 	return result, t, nil
 }
 
-// recogniseNaming returns the naming of sd. It puts the tensors of sd into r under the names to
-// which the rules apply: without prefixes, and separated by dots.
-func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error) {
+// split puts the tensors of sd into r under names that are separated by dots, and returns the
+// naming whose function Split recognises them.
+func split(sd StateDict, namings []Naming, r *Renaming) (Naming, error) {
 	for _, n := range namings {
 		if n.Split == nil {
 			continue
@@ -255,20 +290,31 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 			return n, err
 		}
 	}
-	prefixes := slices.Clone(trainingPrefixes)
-	for _, n := range namings {
-		prefixes = append(prefixes, n.Prefixes...)
-	}
-	seen := map[string]string{} // for each pattern, a name of the checkpoint that matches it
-	for _, name := range slices.Sorted(maps.Keys(sd)) {
-		short := withoutPrefixes(name, prefixes)
-		if err := r.Put(short, sd[name], Origin{name, sd[name].Shape}); err != nil {
-			return Naming{}, err
+	names := slices.Sorted(maps.Keys(sd))
+	for _, name := range names {
+		if strings.HasPrefix(name, "base_model.model.") {
+			return Naming{}, fmt.Errorf("tensor %.200q belongs to an adapter of PEFT, and the file has no complete model: give the model on which the adapter was trained, or merge the adapter into the model first (merge_and_unload of PEFT)", name)
 		}
-		for pattern := range patterns(short) {
+	}
+	return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the names to one of these namings",
+		len(sd), firstFive(quoted(names)), describeNamings(namings))
+}
+
+// seenPatterns returns, for each pattern that matches one of the names for the rules, the name of
+// the tensor in the checkpoint. short is as in candidate.
+func seenPatterns(short map[string]string) map[string]string {
+	seen := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(short)) {
+		for pattern := range patterns(short[name]) {
 			seen[pattern] = name
 		}
 	}
+	return seen
+}
+
+// recogniseNaming returns the naming of the names in short. It returns the zero Naming if none of
+// the namings has a mark in seen, and an error if several namings fit.
+func recogniseNaming(namings []Naming, short, seen map[string]string) (Naming, error) {
 	var found []Naming
 	var shown []string
 	for _, n := range namings {
@@ -277,13 +323,12 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 		}
 	}
 	if len(found) == 0 {
-		return Naming{}, fmt.Errorf("unknown tensor names: the %d tensors are called %s; the known namings are %s; convert the names to one of these namings",
-			len(sd), firstFive(quoted(slices.Sorted(maps.Keys(sd)))), describeNamings(namings))
+		return Naming{}, nil
 	}
 	var fitting []Naming
 	for i, n := range found {
 		others := slices.Concat(found[:i], found[i+1:])
-		if !slices.ContainsFunc(others, func(other Naming) bool { return !n.covers(other, r) }) {
+		if !slices.ContainsFunc(others, func(other Naming) bool { return !n.covers(other, short) }) {
 			fitting = append(fitting, n)
 		}
 	}
@@ -298,10 +343,10 @@ func recogniseNaming(sd StateDict, namings []Naming, r *Renaming) (Naming, error
 		found[1].Architecture, found[1].Source, shown[0], found[0].Architecture, found[0].Source)
 }
 
-// covers reports whether n has rules for all names in r that match the marks of other. If so, a
+// covers reports whether n has rules for all names in short that match the marks of other. If so, a
 // checkpoint with the marks of both has the naming n.
-func (n Naming) covers(other Naming, r *Renaming) bool {
-	for name := range r.tensors {
+func (n Naming) covers(other Naming, short map[string]string) bool {
+	for _, name := range short {
 		for pattern := range patterns(name) {
 			if slices.Contains(other.Marks, pattern) && !n.Rules.Has(name) {
 				return false
@@ -402,6 +447,8 @@ func (o matched) fill(to string) string {
 		switch part {
 		case "#":
 			part, numbers = numbers[0], numbers[1:]
+		case "##":
+			part = o.numbers[1]
 		case "#+":
 			n, _ := strconv.Atoi(numbers[0]) // cannot fail: isNumber has accepted the part
 			part, numbers = strconv.Itoa(n+1), numbers[1:]
@@ -424,6 +471,9 @@ func (r *Renaming) translate(n Naming, name string, x renamed) error {
 		}
 	}
 	if rule.To == "" {
+		if !ok {
+			r.unknown = append(r.unknown, x.origin.Name)
+		}
 		r.Skip(x.origin.Name)
 		return nil
 	}

@@ -187,7 +187,7 @@ func (p *npyParser) tuple() ([]int, error) {
 // npz returns the arrays of a zip archive of .npy files. The name of an array is the name of its
 // member without the extension .npy.
 func (a *archive) npz() (contents, error) {
-	c := contents{format: "NumPy npz", others: map[string]string{}}
+	c := contents{format: "NumPy npz", dict: dict{others: map[string]string{}}}
 	for _, member := range a.names {
 		name, ok := strings.CutSuffix(member, ".npy")
 		b := a.members[member]

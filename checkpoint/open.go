@@ -24,11 +24,13 @@ import (
 //   - .npz files of NumPy, the format in which Google publishes its vision transformers
 //   - an index (*.index.json) of a checkpoint in several files (shards) of the first two formats
 //
-// A file of torch.save holds a dict of tensors, or a training checkpoint. From a training
-// checkpoint Open takes the first dict of tensors that it finds under a usual key, in this order:
-// state_dict_ema, model_ema, state_dict, model, model_state_dict, net, params, teacher, student. It
-// removes the prefixes "module." and "_orig_mod." if all names have them. It never executes code
-// that a pickle names.
+// A file of torch.save holds a dict of tensors, or a training checkpoint with several dicts of
+// tensors. [File.Canonical] looks for a model in all of them. The other methods of the File list
+// and read the dict under the first of these keys: state_dict_ema, model_ema, state_dict, model,
+// model_state_dict, net, params, teacher, student, target_encoder, encoder, base_encoder,
+// momentum_encoder; without such a key, the dict with most tensors. Open removes the prefixes
+// "module." and "_orig_mod." if all names of a dict have them. It never executes code that a pickle
+// names.
 func Open(path string) (*File, error) {
 	path, err := Find(path)
 	if err != nil {
@@ -71,6 +73,9 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 			return contents{}, err
 		}
 		if root, ok := a.torchRoot(); ok {
+			if _, ok := a.members[root+"constants.pkl"]; ok {
+				return contents{}, notCheckpoint(name, "a TorchScript program", expectedCheckpoint, "save the weights of the program in Python: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')")
+			}
 			v, err := a.unpickle(root)
 			if err != nil {
 				return contents{}, err
@@ -81,6 +86,9 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 			if strings.HasSuffix(member, ".npy") {
 				return a.npz()
 			}
+		}
+		if _, ok := a.members["model.weights.h5"]; ok {
+			return contents{}, notCheckpoint(name, "a Keras model", expectedCheckpoint, fromOther)
 		}
 		found := "an empty zip archive"
 		if len(a.names) > 0 {
@@ -101,13 +109,14 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 var folderFiles = []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
 
 // fileExtensions are the extensions by which Find recognises a checkpoint in a folder.
-var fileExtensions = []string{".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar"}
+var fileExtensions = []string{".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz", ".tar"}
 
 // Find returns the path of the checkpoint file at path. If path is not a folder, Find returns path.
 // In a folder it looks for model.safetensors, model.safetensors.index.json, pytorch_model.bin and
 // pytorch_model.bin.index.json, in this order. If the folder has none of them, Find returns the
-// only file with the extension .safetensors, .pth, .pt, .bin, .npz or .tar. If there is no such
-// file, or more than one, the error lists the files of the folder.
+// only file with the extension .safetensors, .pth, .pt, .ckpt, .bin, .npz or .tar. If there is no
+// such file, or more than one, the error lists the files of the folder. The folder of an adapter of
+// PEFT is an error.
 func Find(path string) (_ string, err error) {
 	defer func() {
 		if err != nil {
@@ -122,6 +131,9 @@ func Find(path string) (_ string, err error) {
 		if _, err := os.Stat(file); err == nil {
 			return file, nil
 		}
+	}
+	if _, err := os.Stat(filepath.Join(path, "adapter_config.json")); err == nil {
+		return "", fmt.Errorf("the folder %s holds an adapter of PEFT, not a model; give the model on which the adapter was trained, which the file adapter_config.json names as base_model_name_or_path, or merge the adapter into the model first (merge_and_unload of PEFT)", path)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -141,7 +153,35 @@ func Find(path string) (_ string, err error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
+	if len(found) == 0 {
+		for _, e := range entries[:min(len(entries), maxSniffed)] {
+			if f := otherModel(filepath.Join(path, e.Name())); f.found != "" {
+				return "", fmt.Errorf("in the folder %s, the file %q is %s; %s; %s", path, e.Name(), f.found, expectedCheckpoint, f.advice)
+			}
+		}
+	}
 	return "", fmt.Errorf("the folder %s has neither a file called %s nor exactly one file with the extension of a checkpoint (%s); it has %s; give the path of the file", path, strings.Join(folderFiles, " or "), strings.Join(fileExtensions, ", "), cmp.Or(strings.Join(names, ", "), "no files"))
+}
+
+// maxSniffed is the largest number of files of a folder that Find looks into.
+const maxSniffed = 100
+
+// otherModel returns the format of the file at path if it is a model in the format of another
+// program. Otherwise, or if the file cannot be read, the result is empty.
+func otherModel(path string) foreign {
+	r, size, err := openRegular(path)
+	if err != nil {
+		return foreign{}
+	}
+	defer r.Close()
+	start := make([]byte, min(size, sniffLen))
+	if err := readAt(r, start, 0); err != nil {
+		return foreign{}
+	}
+	if f := otherFormat(start, path); f.model {
+		return f
+	}
+	return foreign{}
 }
 
 // openRegular opens the regular file at path and returns its size in bytes. Any other kind of file,

@@ -80,11 +80,11 @@ func TestReaders(t *testing.T) {
 					t.Errorf("%v: got\n%x, want\n%x", info, got, want)
 				}
 			}
-			a, _, err := f.floats()
+			a, _, err := f.floats(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, _, err := want.floats()
+			b, _, err := want.floats(nil)
 			if err != nil || len(a) != len(b) {
 				t.Errorf("%d tensors of floats, want %d, %v", len(a), len(b), err)
 			}
@@ -280,6 +280,24 @@ func TestFolders(t *testing.T) {
 	copyFile(t, "testdata/written.safetensors", filepath.Join(dir, "model.safetensors"))
 	if f := mustOpen(t, dir); f.Name() != filepath.Join(dir, "model.safetensors") {
 		t.Errorf("found %s", f.Name())
+	}
+	// A folder with one checkpoint of another name, beside a file that is no checkpoint; and
+	// folders without a checkpoint.
+	last := t.TempDir()
+	copyFile(t, filepath.Join(readers, "vit.pth"), filepath.Join(last, "last.ckpt"))
+	copyFile(t, filepath.Join(readers, "shards", "config.json"), filepath.Join(last, "config.json"))
+	if f := mustOpen(t, last); f.Name() != filepath.Join(last, "last.ckpt") {
+		t.Errorf("found %s", f.Name())
+	}
+	for file, want := range map[string]string{"adapter_config.json": "an adapter of PEFT", "model.onnx": "an ONNX model", "tf_model.h5": "an HDF5 file"} {
+		folder := t.TempDir()
+		content := map[string]string{"adapter_config.json": "{}", "model.onnx": "\x08\x08\x12\x07pytorch", "tf_model.h5": "\x89HDF\r\n\x1a\n"}[file]
+		if err := os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(folder); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a folder with %s: %v", file, err)
+		}
 	}
 	if _, err := Open(readers); err == nil || !strings.Contains(err.Error(), `"ema.pth"`) && !strings.Contains(err.Error(), "…") {
 		t.Errorf("a folder without weights: %v", err)

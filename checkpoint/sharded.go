@@ -89,7 +89,7 @@ func openShards(r io.ReaderAt, size int64, path string) (_ *File, err error) {
 	if len(names) > maxShards {
 		return fail("", "the index names %d files; expected at most %d", len(names), maxShards)
 	}
-	all := contents{metadata: ix.metadata, others: map[string]string{}}
+	all := contents{metadata: ix.metadata, dict: dict{others: map[string]string{}}}
 	parts := []part{{path, r, size}}
 	var closers []io.Closer
 	defer func() {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
 )
 
 // kind is a group of file formats that share a reader.
@@ -63,8 +65,8 @@ func recognise(r io.ReaderAt, size int64, name string) (kind, error) {
 	case bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{")):
 		return kindJSON, nil
 	}
-	if found, advice := otherFormat(start); found != "" {
-		return "", notCheckpoint(name, found, expectedCheckpoint, advice)
+	if f := otherFormat(start, name); f.found != "" {
+		return "", notCheckpoint(name, f.found, expectedCheckpoint, f.advice)
 	}
 	return kindSafetensors, nil
 }
@@ -86,47 +88,93 @@ func notCheckpoint(name, found, expected, advice string) *FormatError {
 	return &FormatError{File: name, wholeFile: true, Err: errors.New(text)}
 }
 
-// otherFormats lists the signatures of common formats that are not formats of checkpoints.
-var otherFormats = []struct {
-	offset    int // of the signature, in bytes from the start of the file
-	signature string
-	found     string // as in notCheckpoint
+// foreign is a common format that is not a format of checkpoints.
+type foreign struct {
+	offset    int    // of the signature, in bytes from the start of the file
+	signature string // bytes that every file of the format has
+	found     string // as in notCheckpoint; empty for an unknown format
 	advice    string // as in notCheckpoint
-}{
-	{0, "\xff\xd8\xff", "a JPEG image", ""},
-	{0, "\x89PNG\r\n\x1a\n", "a PNG image", ""},
-	{0, "GIF87a", "a GIF image", ""},
-	{0, "GIF89a", "a GIF image", ""},
-	{0, "%PDF-", "a PDF document", ""},
-	{0, "version https://git-lfs", "a Git LFS pointer, not the file that it stands for", "run 'git lfs pull' to download that file"},
-	{0, "\x1f\x8b", "compressed with gzip", "decompress it first"},
-	{0, "PK\x03\x04", "a zip archive, such as PyTorch (.pth) and NumPy (.npz) write", ""},
-	{0, "\x89HDF", "an HDF5 file, such as Keras writes", "convert it to safetensors"},
-	{0, npyMagic, "a single NumPy array (.npy)", "store all tensors in one .npz file"},
-	{257, "ustar", "a tar archive", "unpack it, or load and save it with a newer PyTorch if PyTorch before 0.1.10 wrote it"},
+	model     bool   // the file is a model in the format of another program
+}
+
+// fromOther is the advice for models that a Hugging Face library can convert.
+const fromOther = "load the model with the program that wrote it and save the weights as safetensors, or download the safetensors or PyTorch file of the model"
+
+// otherFormats lists formats by their signature.
+var otherFormats = []foreign{
+	{0, "\xff\xd8\xff", "a JPEG image", "", false},
+	{0, "\x89PNG\r\n\x1a\n", "a PNG image", "", false},
+	{0, "GIF87a", "a GIF image", "", false},
+	{0, "GIF89a", "a GIF image", "", false},
+	{0, "%PDF-", "a PDF document", "", false},
+	{0, "version https://git-lfs", "a Git LFS pointer, not the file that it stands for", "run 'git lfs pull' to download that file", false},
+	{0, "\x1f\x8b", "compressed with gzip", "decompress it first", false},
+	{0, "PK\x03\x04", "a zip archive, such as PyTorch (.pth) and NumPy (.npz) write", "", false},
+	{0, "\x89HDF", "an HDF5 file, such as Keras writes", "convert it to safetensors", true},
+	{0, "GGUF", "a GGUF model, such as llama.cpp reads", fromOther, true},
+	{4, "TFL3", "a TensorFlow Lite model", fromOther, true},
+	{0, "\x08\x01\x12", "a SavedModel of TensorFlow", fromOther, true},
+	{0, npyMagic, "a single NumPy array (.npy)", "store all tensors in one .npz file", false},
+	{257, "ustar", "a tar archive", "unpack it, or load and save it with a newer PyTorch if PyTorch before 0.1.10 wrote it", false},
+}
+
+// otherNames lists formats that only the name of the file reveals. signature is a part of the name.
+var otherNames = []foreign{
+	{0, ".data-00000-of-", "a part of a TensorFlow checkpoint", fromOther, true},
+	{0, ".distcp", "a part of a distributed checkpoint of PyTorch", "join the parts with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'", true},
 }
 
 // otherFormat recognises a file of a common format that is not a format of checkpoints. start holds
-// the first bytes of the file. found and advice are as in notCheckpoint; found is "" if the format
-// is not known.
-func otherFormat(start []byte) (found, advice string) {
+// the first bytes of the file and name is its name. The result is empty if the format is not known.
+func otherFormat(start []byte, name string) foreign {
 	for _, f := range otherFormats {
 		if len(start) > f.offset && bytes.HasPrefix(start[f.offset:], []byte(f.signature)) {
-			return f.found, f.advice
+			return f
 		}
 	}
-	if len(start) >= 12 && string(start[:4]) == "RIFF" && string(start[8:12]) == "WEBP" {
-		return "a WebP image", ""
+	for _, f := range otherNames {
+		if strings.Contains(filepath.Base(name), f.signature) {
+			return f
+		}
 	}
 	text := bytes.TrimPrefix(start, []byte("\xef\xbb\xbf")) // the byte order mark of UTF-8
 	text = bytes.TrimLeft(text, " \t\r\n")
 	switch {
+	case len(start) >= 12 && string(start[:4]) == "RIFF" && string(start[8:12]) == "WEBP":
+		return foreign{found: "a WebP image"}
+	// A ModelProto begins with ir_version, which is 3 or more. The name of the producer (field 2),
+	// the graph (7) or the operators (8) follow.
+	case len(start) > 2 && start[0] == 0x08 && start[1] >= 3 && start[1] < 32 && bytes.IndexByte([]byte{0x12, 0x3a, 0x42}, start[2]) >= 0:
+		return foreign{found: "an ONNX model", advice: fromOther, model: true}
+	case isMessagePack(start):
+		return foreign{found: "a MessagePack file, such as Flax writes", advice: fromOther, model: true}
 	case bytes.HasPrefix(text, []byte("<?xml")):
-		return "an XML document", ""
+		return foreign{found: "an XML document"}
 	case bytes.HasPrefix(text, []byte("<")):
-		return "a web page (HTML), such as the error page of a server", "check the address from which it was downloaded"
+		return foreign{found: "a web page (HTML), such as the error page of a server", advice: "check the address from which it was downloaded"}
 	case bytes.HasPrefix(text, []byte("{")) || bytes.HasPrefix(text, []byte("[")):
-		return "JSON", ""
+		return foreign{found: "JSON"}
 	}
-	return "", ""
+	return foreign{}
+}
+
+// isMessagePack reports whether start begins with a map of MessagePack whose first key is a text.
+func isMessagePack(start []byte) bool {
+	key := 1 // offset of the first key
+	switch {
+	case len(start) < 8:
+		return false
+	case start[0] > 0x80 && start[0] < 0x90: // a map with up to 15 pairs
+	case start[0] == 0xde:
+		key = 3
+	case start[0] == 0xdf:
+		key = 5
+	default:
+		return false
+	}
+	n := int(start[key]) - 0xa0 // the length of a text of up to 31 bytes
+	if n < 1 || n > 31 || len(start) < key+1+n {
+		return false
+	}
+	return !bytes.ContainsFunc(start[key+1:key+1+n], func(r rune) bool { return r < ' ' || r > '~' })
 }

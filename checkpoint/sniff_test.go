@@ -32,6 +32,17 @@ func TestOtherFormats(t *testing.T) {
 			"the file is a Git LFS pointer, not the file that it stands for" + expected + "; run 'git lfs pull' to download that file"},
 		{"model.gz", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03" + filler, "the file is compressed with gzip" + expected + "; decompress it first"},
 		{"model.h5", "\x89HDF\r\n\x1a\n" + filler, "the file is an HDF5 file, such as Keras writes" + expected + "; convert it to safetensors"},
+		{"model.gguf", "GGUF\x03\x00\x00\x00" + filler, "the file is a GGUF model, such as llama.cpp reads" + expected + "; " + fromOther},
+		{"model.onnx", "\x08\x08\x12\x07pytorch\x1a\x052.0.0" + filler, "the file is an ONNX model" + expected + "; " + fromOther},
+		{"short.onnx", "\x08\x07:\xc0\x01" + filler, "the file is an ONNX model" + expected + "; " + fromOther},
+		{"saved_model.pb", "\x08\x01\x12\x80\x01\x0a" + filler, "the file is a SavedModel of TensorFlow" + expected + "; " + fromOther},
+		{"model.tflite", "\x1c\x00\x00\x00TFL3" + filler, "the file is a TensorFlow Lite model" + expected + "; " + fromOther},
+		{"flax_model.msgpack", "\x82\xaaclassifier\x82\xa4bias" + filler, "the file is a MessagePack file, such as Flax writes" + expected + "; " + fromOther},
+		{"many.msgpack", "\xde\x00\x20\xa6params\x82\xa4bias" + filler, "the file is a MessagePack file, such as Flax writes" + expected + "; " + fromOther},
+		{"model.ckpt.data-00000-of-00001", filler, "the file is a part of a TensorFlow checkpoint" + expected + "; " + fromOther},
+		{"__0_0.distcp", filler, "the file is a part of a distributed checkpoint of PyTorch" + expected +
+			"; join the parts with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'"},
+		{"model.keras", string(zipOf(member{name: "config.json", data: "{}"}, member{name: "model.weights.h5", data: "x"})), "the file is a Keras model" + expected + "; " + fromOther},
 		{"images.zip", string(zipOf(member{name: "cat/1.jpg", data: "x"})),
 			`the file is a zip archive of other files, such as "cat/1.jpg"` + expected +
 				"; a .pth file has a member FOLDER/data.pkl and an .npz file has members that end in .npy; if the archive contains a checkpoint, unpack it"},

@@ -31,37 +31,110 @@ func cutAttention(name, part string) (prefix, kind string, ok bool) {
 	return "", "", false
 }
 
-// Canonical reads all floating-point tensors of the file (F32, F16, BF16 and F64) and translates
-// their names and shapes to the canonical ones, as [StateDict.Canonical] does. [Translation].Unused
-// lists every tensor of the file that is not in the StateDict, including the tensors of other
-// types. An error that concerns one tensor is a [*FormatError].
+// Canonical reads the model in the file and translates the names and shapes of its tensors to the
+// canonical ones, as [StateDict.Canonical] does. It looks for the model in every dict of tensors in
+// the file and below every prefix of names. If it finds several models, it prefers the model under
+// the first of the keys that [Open] lists; otherwise the error is a [*KeyError].
+//
+// Canonical reads floating-point tensors (F32, F16, BF16 and F64). [Translation].Unused lists every
+// tensor of the dict that is not in the StateDict, including the tensors of other types. A tensor
+// of another type that the model needs is an error. An error that concerns one tensor is a
+// [*FormatError].
 func (f *File) Canonical(namings []Naming) (StateDict, Translation, error) {
-	raw, others, err := f.floats()
+	return f.CanonicalAt(namings, "")
+}
+
+// CanonicalAt is Canonical for the model under key, which is the [Translation].Key of a model in
+// the file. An empty key stands for the model that Canonical finds.
+func (f *File) CanonicalAt(namings []Naming, key string) (StateDict, Translation, error) {
+	fail := func(err error) (StateDict, Translation, error) {
+		return nil, Translation{}, fmt.Errorf("checkpoint %s: %w", f.name, err)
+	}
+	dicts := append([]dict{f.dict}, f.more...)
+	lists := make([]nameList, len(dicts))
+	for i, d := range dicts {
+		lists[i] = nameList{d.path, d.names()}
+	}
+	c, err := search(lists, namings, key)
+	if _, ok := errors.AsType[*KeyError](err); ok {
+		return fail(err)
+	}
+	d := dicts[0]
+	if c != nil {
+		d = dicts[c.dict]
+	}
+	at := func(tensor string, err error) (StateDict, Translation, error) {
+		fault := &FormatError{File: f.name, Tensor: tensor, Err: err}
+		if i := slices.IndexFunc(d.tensors, func(t stored) bool { return t.Name == tensor }); i >= 0 {
+			fault.File, fault.Offset = d.tensors[i].file, d.tensors[i].at
+		}
+		return nil, Translation{}, fault
+	}
+	if fault, ok := errors.AsType[*nameError](err); ok {
+		return at(fault.tensor, fault.err)
+	}
+	raw, others, err := d.floats(c)
 	if err != nil {
 		return nil, Translation{}, err
 	}
 	if len(raw) == 0 && len(others) > 0 {
-		info := f.tensors[f.byName[others[0]]]
-		return nil, Translation{}, fmt.Errorf("checkpoint %s: none of its %d tensors has one of the types F32, F16, BF16 and F64; the first, %q, has type %s; convert the checkpoint to one of these types", f.name, len(others), info.Name, info.DType)
+		first := d.tensor(others[0])
+		return fail(fmt.Errorf("none of its %d tensors has one of the types F32, F16, BF16 and F64; the first, %q, has type %s; %s", len(others), first.Name, first.DType, first.DType.advice()))
 	}
-	sd, t, err := raw.Canonical(namings)
+	if c != nil {
+		if name, err := d.unreadable(c); err != nil {
+			return at(name, err)
+		}
+	}
+	sd, t, err := raw.canonical(namings, c)
 	if fault, ok := errors.AsType[*nameError](err); ok {
-		info := f.tensors[f.byName[fault.tensor]]
-		return nil, Translation{}, &FormatError{File: info.file, Offset: info.at, Tensor: info.Name, Err: fault.err}
+		return at(fault.tensor, fault.err)
 	}
 	if err != nil {
-		return nil, Translation{}, fmt.Errorf("checkpoint %s: %w", f.name, err)
+		return fail(err)
+	}
+	if c == nil && key != "" && key != RootKey {
+		return fail(&KeyError{Key: key})
 	}
 	t.Unused = append(t.Unused, others...)
 	slices.Sort(t.Unused)
 	return sd, t, nil
 }
 
-// floats reads all floating-point tensors, under the names that they have in the file. others lists
-// the names of all other tensors.
-func (f *File) floats() (sd StateDict, others []string, err error) {
+// dict is one dict of tensors in a checkpoint.
+type dict struct {
+	path    string   // keys that lead to the dict, separated by dots; empty for the root
+	tensors []stored // sorted by name in a File
+	// for each name without a readable tensor, a description of its value
+	others map[string]string
+}
+
+// names lists all names in the dict.
+func (d dict) names() []string {
+	names := slices.Collect(maps.Keys(d.others))
+	for _, t := range d.tensors {
+		names = append(names, t.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// tensor returns the tensor called name, which must be in the dict.
+func (d dict) tensor(name string) stored {
+	return d.tensors[slices.IndexFunc(d.tensors, func(t stored) bool { return t.Name == name })]
+}
+
+// floats reads the floating-point tensors, under the names that they have in the file: those at the
+// place c, or all if c is nil. others lists the names of all other tensors.
+func (d dict) floats(c *candidate) (sd StateDict, others []string, err error) {
 	sd = StateDict{}
-	for _, info := range f.tensors {
+	for _, info := range d.tensors {
+		if c != nil {
+			if _, ok := c.short[info.Name]; !ok {
+				others = append(others, info.Name)
+				continue
+			}
+		}
 		if !info.DType.readsAsFloat32() {
 			others = append(others, info.Name)
 			continue
@@ -71,6 +144,33 @@ func (f *File) floats() (sd StateDict, others []string, err error) {
 		}
 	}
 	return sd, others, nil
+}
+
+// unreadable returns an error if the model at c needs a tensor whose values cannot be read, and the
+// name of this tensor.
+func (d dict) unreadable(c *candidate) (name string, err error) {
+	needed := func(name string) bool {
+		rule, _, ok := c.naming.Rules.find(c.short[name])
+		return ok && rule.To != ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.others)) {
+		if needed(name) {
+			return name, fmt.Errorf("the model needs this tensor, but its values cannot be read: %s; save the model with ordinary tensors of type float32, float16 or bfloat16", d.others[name])
+		}
+	}
+	var first stored
+	count := 0
+	for _, t := range d.tensors {
+		if !t.DType.readsAsFloat32() && needed(t.Name) {
+			if count++; count == 1 {
+				first = t
+			}
+		}
+	}
+	if count == 0 {
+		return "", nil
+	}
+	return first.Name, fmt.Errorf("this tensor and %d others that the model needs have type %s or another type that is not F32, F16, BF16 or F64; %s", count-1, first.DType, first.DType.advice())
 }
 
 // Fused returns the tensors of sd under the names of timm, for checkpoints that other programs

@@ -2,11 +2,13 @@ package checkpoint
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -224,29 +226,96 @@ func readPickles(r io.ReaderAt, size int64, name string) (v pickle.Value, format
 	return v, "PyTorch, before 1.6", nil
 }
 
-// containers are the keys under which training programs store the state dict of a model, in the
-// order in which they are tried. First come the keys that timm tries, in the order of timm, then
-// the keys of other programs and of DINO. Averaged weights (EMA) come first, because they are the
-// weights that the programs evaluate.
-var containers = []string{"state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net", "params", "teacher", "student"}
+// Bounds of the search for dicts of tensors in the value of a pickle. Real files have a handful of
+// them, at depth 1 or 2.
+const (
+	maxDictDepth = 3
+	maxDicts     = 100
+)
 
-// stateDict returns the dict of tensors in d and the path of keys to it, separated by dots. It
-// returns nil if there is none.
-func stateDict(d *pickle.Dict, depth int) (_ *pickle.Dict, path string) {
-	for _, key := range containers {
-		v, _ := d.Get(key)
-		if in, ok := v.(*pickle.Dict); ok && depth < 3 { // the depth in real files is at most 1
-			if found, path := stateDict(in, depth+1); found != nil {
-				return found, strings.TrimSuffix(key+"."+path, ".")
+// foundDict is a dict with at least one tensor.
+type foundDict struct {
+	path    []string // keys that lead to the dict
+	d       *pickle.Dict
+	tensors int // number of tensors with names
+}
+
+// tensorDicts lists the dicts in root, a dict or a list, that have tensors that can be read. It
+// visits each value once, those with fewer keys first.
+func tensorDicts(root pickle.Value) (found []foundDict) {
+	type place struct {
+		path []string
+		v    pickle.Value
+	}
+	visited := map[pickle.Value]bool{}
+	for level := []place{{nil, root}}; len(level) > 0; {
+		var next []place
+		enter := func(p place, key string, v pickle.Value) {
+			switch v.(type) {
+			case *pickle.Dict, *pickle.List:
+				if len(p.path) < maxDictDepth && !visited[v] {
+					visited[v] = true
+					next = append(next, place{append(slices.Clone(p.path), key), v})
+				}
 			}
 		}
+		for _, p := range level {
+			switch v := p.v.(type) {
+			case *pickle.List:
+				for i, item := range v.Items {
+					enter(p, strconv.Itoa(i), item)
+				}
+			case *pickle.Dict:
+				dict := foundDict{path: p.path, d: v}
+				for key, value := range v.All() {
+					name, ok := key.(string)
+					if !ok {
+						continue
+					}
+					if t, ok := value.(*storedTensor); ok && t.fault == nil {
+						dict.tensors++
+					}
+					if utf8.ValidString(name) && name != "" {
+						enter(p, name, value)
+					}
+				}
+				if dict.tensors > 0 && len(found) < maxDicts {
+					found = append(found, dict)
+				}
+			}
+		}
+		level = next
 	}
-	for _, v := range d.All() {
-		if t, ok := v.(*storedTensor); ok && t.fault == nil {
-			return d, ""
+	return found
+}
+
+// usual returns the index of the dict whose tensors a File lists: the one to which the first keys
+// of preferences lead, or else the one with most tensors.
+func usual(dicts []foundDict) int {
+	best := -1
+	var bestRanks []int
+	for i, d := range dicts {
+		var ranks []int
+		for _, key := range d.path {
+			ranks = append(ranks, slices.Index(preferences, key))
+		}
+		if len(ranks) == 0 || slices.Contains(ranks, -1) {
+			continue
+		}
+		ranks = append(ranks, len(preferences)) // a dict inside another comes first
+		if best < 0 || slices.Compare(ranks, bestRanks) < 0 {
+			best, bestRanks = i, ranks
 		}
 	}
-	return nil, ""
+	if best >= 0 {
+		return best
+	}
+	for i, d := range dicts {
+		if best < 0 || d.tensors > dicts[best].tensors {
+			best = i
+		}
+	}
+	return best
 }
 
 // torchContents returns the tensors in v, the value of a pickle in the file called name of size
@@ -255,18 +324,45 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 	fail := func(format string, args ...any) (contents, error) {
 		return contents{}, &FormatError{File: name, Err: fmt.Errorf(format, args...)}
 	}
-	root, ok := v.(*pickle.Dict)
-	if !ok {
-		return fail("the pickle holds %s; expected a dict of tensors; save model.state_dict() instead of the model", describe(v))
+	dicts := tensorDicts(v)
+	if len(dicts) == 0 {
+		switch root := v.(type) {
+		case *pickle.Dict:
+			return fail("the dict of the pickle has no tensors that can be read, only %s; expected a dict of tensors, at the root or inside at most %d other dicts", keysOf(root), maxDictDepth)
+		default:
+			return fail("the pickle holds %s; expected a dict of tensors; save model.state_dict() instead of the model", describe(v))
+		}
 	}
-	d, path := stateDict(root, 0)
-	if d == nil {
-		return fail("the dict of the pickle has no tensors that can be read, only %s; expected a dict of tensors, at the root or under one of the keys %s", keysOf(root), strings.Join(containers, ", "))
+	c := contents{format: format}
+	first := usual(dicts)
+	var err error
+	if c.dict, err = readDict(dicts[first], size, name); err != nil {
+		return contents{}, err
 	}
-	c := contents{format: format, others: map[string]string{}}
+	if c.path != "" {
+		c.format += ", " + c.path
+	}
+	for i, found := range dicts {
+		if i == first {
+			continue
+		}
+		// A dict that is damaged matters only if the file has no other.
+		if d, err := readDict(found, size, name); err == nil {
+			c.more = append(c.more, d)
+		}
+	}
+	return c, nil
+}
+
+// readDict returns the tensors of a dict in the file called name of size bytes.
+func readDict(found foundDict, size int64, name string) (dict, error) {
+	fail := func(format string, args ...any) (dict, error) {
+		return dict{}, &FormatError{File: name, Err: fmt.Errorf(format, args...)}
+	}
+	c := dict{path: strings.Join(found.path, "."), others: map[string]string{}}
 	var names []string
 	var tensors []*storedTensor
-	for key, v := range d.All() {
+	for key, v := range found.d.All() {
 		s, ok := key.(string)
 		t, isTensor := v.(*storedTensor)
 		switch {
@@ -279,12 +375,6 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 		case ok:
 			c.others[s] = describe(v)
 		}
-	}
-	if len(tensors) == 0 {
-		return fail("the dict of the pickle has no tensors with names; it has %s", keysOf(d))
-	}
-	if path != "" {
-		c.format += ", " + path
 	}
 	// DistributedDataParallel adds "module.", torch.compile adds "_orig_mod.".
 	for _, prefix := range []string{"module.", "_orig_mod.", "module."} {
@@ -300,7 +390,7 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 	for i, t := range tensors {
 		s, err := t.stored(names[i])
 		if err != nil {
-			return contents{}, err
+			return dict{}, err
 		}
 		// Tied weights share a storage, but only few of them. A file in which a thousand tensors
 		// share one storage is made to fill the memory.
@@ -309,6 +399,7 @@ func torchContents(v pickle.Value, format string, size int64, name string) (cont
 		}
 		c.tensors = append(c.tensors, s)
 	}
+	slices.SortFunc(c.tensors, func(a, b stored) int { return cmp.Compare(a.Name, b.Name) })
 	return c, nil
 }
 

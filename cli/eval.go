@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
@@ -108,7 +109,7 @@ was trained on the measured images.`,
 			return err
 		}
 		p.close()
-		return a.writeEvaluation(split, e, d, trained, o.perClass)
+		return a.writeEvaluation(split, e, t, d, trained, o.perClass)
 	})
 	return cmd
 }
@@ -168,7 +169,7 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.Dataset, trained *bool, perClass bool) error {
+func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d *dataset.Dataset, trained *bool, perClass bool) error {
 	type class struct {
 		Class    string   `json:"class"`
 		Images   int      `json:"images"`
@@ -201,7 +202,9 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, d *dataset.D
 			Classes []class        `json:"classes"`
 			Skipped []skippedImage `json:"skipped,omitempty"`
 			Notes   []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
-		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), d.Notes})
+			// Report lists the tensors of a checkpoint without a delta.
+			Report *checkpoint.Report `json:"checkpoint_report,omitempty"`
+		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), d.Notes, t.report})
 	}
 	text := ""
 	if perClass {

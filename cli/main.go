@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/run"
 )
@@ -116,6 +117,9 @@ func Main(args []string) int {
 	var bad *dataset.ImageError
 	if errors.As(err, &bad) && canSkip(cmd.Flags()) {
 		fmt.Fprintln(a.stderr, "spt: with --skip-bad-images the command skips and lists images that are missing or broken")
+	}
+	if key, ok := errors.AsType[*checkpoint.KeyError](err); ok && len(key.Keys) > 0 {
+		fmt.Fprintf(a.stderr, "spt: --weights-key KEY chooses, such as --weights-key %s\n", printable(key.Keys[0]))
 	}
 	switch {
 	case errors.As(err, &option):

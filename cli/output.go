@@ -94,6 +94,9 @@ func describeReport(r *checkpoint.Report) string {
 		return "part of this program"
 	}
 	text := plural(len(r.Matched), "tensor") + " loaded"
+	if r.WeightsKey != "" {
+		text += " from " + printable(r.WeightsKey)
+	}
 	if len(r.Unused) > 0 {
 		text += fmt.Sprintf(", %d not needed: %s", len(r.Unused), names(r.Unused))
 	}

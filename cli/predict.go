@@ -46,6 +46,9 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 		if err != nil {
 			return err
 		}
+		if r := t.report; r != nil && (r.WeightsKey != "" || len(r.Unused) > 0) {
+			fmt.Fprint(a.notes(), facts{{"checkpoint", describeReport(r)}})
+		}
 		be, err := a.openDevice(compute)
 		if err != nil {
 			return err

@@ -41,6 +41,11 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The containers of training programs.
+	containers, err := filepath.Abs(filepath.Join("..", "backbone", "testdata", "containers"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	published, err := filepath.Abs(filepath.Join("..", "internal", "fixtures", "testdata", "published"))
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +59,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("READERS", readers)
 			e.Setenv("PUBLISHED", published)
 			e.Setenv("CLASSES", classes)
+			e.Setenv("CONTAINERS", containers)
 			return nil
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,

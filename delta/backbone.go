@@ -66,11 +66,12 @@ func compare(got, want backbone.Config) (differences []string) {
 }
 
 // OpenBackbone loads the checkpoint at path with the settings that were used for tuning: the image
-// size, the number of classes, the number of attention heads, the epsilon of the layer norms and
-// the normalisation in the delta. A checkpoint of another backbone is an error; see [Delta.Check].
+// size, the number of classes, the number of attention heads, the epsilon of the layer norms, the
+// key of the weights and the normalisation in the delta. A checkpoint of another backbone is an
+// error; see [Delta.Check].
 func (d *Delta) OpenBackbone(path string) (*backbone.Model, error) {
 	m, _, err := backbone.Load(path, backbone.LoadOptions{NumClasses: d.Config.NumClasses, ImageSize: d.Config.ImageSize,
-		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps})
+		NumHeads: d.Config.NumHeads, LayerNormEps: d.Config.LayerNormEps, WeightsKey: d.Backbone.WeightsKey})
 	if err != nil {
 		return nil, fmt.Errorf("opening the backbone of a delta that was tuned on %s: %w", d.Backbone, err)
 	}

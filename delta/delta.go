@@ -104,6 +104,8 @@ type Backbone struct {
 	// hf:OWNER/NAME@COMMIT on the Hugging Face Hub. It is empty for a backbone that was made in
 	// memory. No program opens it.
 	File string `json:"file,omitempty"`
+	// WeightsKey is the place of the weights in the checkpoint; see backbone.Model.WeightsKey.
+	WeightsKey string `json:"weights_key,omitempty"`
 	// Parameters is the number of parameters without the head, from backbone.Config.Size.
 	Parameters int `json:"parameters"`
 }
@@ -120,7 +122,7 @@ func New(m *backbone.Model, p *plan.Plan) *Delta {
 
 // identify returns the Backbone that identifies m.
 func identify(m *backbone.Model) Backbone {
-	b := Backbone{Fingerprint: m.Fingerprint(), Parameters: m.Config.Size()}
+	b := Backbone{Fingerprint: m.Fingerprint(), WeightsKey: m.WeightsKey, Parameters: m.Config.Size()}
 	switch {
 	case m.Origin != "":
 		b.File = m.Origin

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,10 @@ type ModelConfig struct {
 	// Fingerprint identifies the weights; see backbone.Model.Fingerprint. If it is set, other
 	// weights are an error.
 	Fingerprint string `json:"fingerprint"`
+	// WeightsKey chooses the weights in a checkpoint that holds several models: the keys of their
+	// dict and the prefix of their names, separated by dots. Empty takes the only model, or the one
+	// that checkpoint.File.Canonical prefers. Record sets it.
+	WeightsKey string `json:"weights_key,omitempty"`
 	// ImageSize is the side of the images, in px.
 	ImageSize int `json:"image_size"`
 	// NumHeads is the number of attention heads.
@@ -59,8 +64,8 @@ func (c ModelConfig) validate() error {
 			return &OptionError{Option: "mean", Err: fmt.Errorf("mean %v and standard deviation %v of the pixels: expected numbers from 0 to 1; divide values of 0…255 by 255", c.Mean, c.Std)}
 		}
 	}
-	if c.Path == embedded.Name && c.Fingerprint == "" && (c.ImageSize != 0 || c.NumHeads != 0 || c.LayerNormEps != 0 || c.Preprocessing != "") {
-		return &OptionError{Option: "model", Err: errors.New("the embedded backbone takes no image size, number of heads, epsilon, mean or standard deviation; leave these out")}
+	if c.Path == embedded.Name && c.Fingerprint == "" && (c.WeightsKey != "" || c.ImageSize != 0 || c.NumHeads != 0 || c.LayerNormEps != 0 || c.Preprocessing != "") {
+		return &OptionError{Option: "model", Err: errors.New("the embedded backbone takes no weights key, image size, number of heads, epsilon, mean or standard deviation; leave these out")}
 	}
 	return nil
 }
@@ -108,8 +113,13 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 // Open loads the backbone, and downloads it first if it is on the Hugging Face Hub. With numClasses
 // above 0 the backbone gets a new head for that many classes; with 0 it keeps the head of the
 // checkpoint. The returned report lists the tensors of the checkpoint that were used, missing and
-// unused; it is nil for the embedded backbone. Every error is an [*OptionError] or an
-// [*InputError], except the error of a cancelled ctx.
+// unused; it is nil for the embedded backbone.
+//
+// With numClasses 0, a tensor that is not used but may change the output of the model is an error.
+//
+// If the file does not have the WeightsKey but c.Fingerprint is set, Open takes the model that the
+// file has, because the fingerprint identifies it: the backbone may have moved to a file in another
+// form. Every error is an [*OptionError] or an [*InputError], except the error of a cancelled ctx.
 func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.Func) (*backbone.Model, *checkpoint.Report, error) {
 	if err := c.validate(); err != nil {
 		return nil, nil, err
@@ -125,11 +135,18 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 	if err != nil {
 		return nil, nil, err
 	}
-	o := backbone.LoadOptions{NumClasses: numClasses, ImageSize: c.ImageSize, NumHeads: c.NumHeads, LayerNormEps: c.LayerNormEps}
+	o := backbone.LoadOptions{NumClasses: numClasses, ImageSize: c.ImageSize, NumHeads: c.NumHeads, LayerNormEps: c.LayerNormEps, WeightsKey: c.WeightsKey}
 	if c.Preprocessing == GivenPreprocessing {
 		o.Mean, o.Std = &c.Mean, &c.Std
 	}
 	m, tensors, err := backbone.Load(path, o)
+	if _, ok := errors.AsType[*checkpoint.KeyError](err); ok && o.WeightsKey != "" && c.Fingerprint != "" {
+		o.WeightsKey = ""
+		m, tensors, err = backbone.Load(path, o)
+	}
+	if err == nil && numClasses == 0 {
+		err = refuseUnknown(path, tensors.Unknown)
+	}
 	if broken := (*checkpoint.FormatError)(nil); origin != "" && errors.As(err, &broken) {
 		if blob, linked := filepath.EvalSymlinks(broken.File); linked == nil {
 			err = fmt.Errorf("%w; if the cached copy is damaged, delete %s, and the next attempt downloads it again", err, blob)
@@ -142,18 +159,44 @@ func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.
 	return m, &tensors, c.check(m)
 }
 
+// refuseUnknown returns an error that lists the tensors, if there are any.
+func refuseUnknown(path string, tensors []string) error {
+	if len(tensors) == 0 {
+		return nil
+	}
+	list := ""
+	for _, name := range tensors[:min(len(tensors), 5)] {
+		list += fmt.Sprintf(", %.200q", name)
+	}
+	if n := len(tensors) - 5; n > 0 {
+		list += fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Errorf("backbone %s: the checkpoint has tensors that spt does not use, so the output of its head would be wrong: %s; the checkpoint can be tuned, which makes a new head", path, list[2:])
+}
+
 // OpenTuned loads the backbone of the delta d, with the classes, image size, attention heads and
-// normalisation of the delta. It uses only Path and Commit of c. If the checkpoint is not the
-// backbone of the delta, the error is an [*InputError]. Other errors are as for [ModelConfig.Open].
+// normalisation of the delta. It uses only Path, Commit and WeightsKey of c; an empty WeightsKey
+// stands for the key in the delta, or for the model that the file has if this key is not in the
+// file. If the checkpoint is not the backbone of the delta, the error is an [*InputError]. Other
+// errors are as for [ModelConfig.Open].
 func (c *ModelConfig) OpenTuned(ctx context.Context, d *delta.Delta, report progress.Func) (*backbone.Model, error) {
 	if c.Path == embedded.Name {
+		if c.WeightsKey != "" {
+			return nil, &OptionError{Option: "weights-key", Err: errors.New("the embedded backbone takes no weights key; leave it out")}
+		}
 		return embedded.Model(d.Config.NumClasses)
 	}
 	path, origin, err := c.File(ctx, report)
 	if err != nil {
 		return nil, err
 	}
-	m, err := d.OpenBackbone(path)
+	own := *d
+	own.Backbone.WeightsKey = cmp.Or(c.WeightsKey, d.Backbone.WeightsKey)
+	m, err := own.OpenBackbone(path)
+	if _, ok := errors.AsType[*checkpoint.KeyError](err); ok && c.WeightsKey == "" && d.Backbone.WeightsKey != "" {
+		own.Backbone.WeightsKey = ""
+		m, err = own.OpenBackbone(path)
+	}
 	if err != nil {
 		return nil, &InputError{Err: err}
 	}
@@ -178,6 +221,7 @@ func (c *ModelConfig) Record(m *backbone.Model) {
 	if r, err := hub.Parse(m.Origin); err == nil {
 		c.Commit = r.Revision
 	}
+	c.WeightsKey = m.WeightsKey
 	c.ImageSize, c.NumHeads, c.LayerNormEps = m.Config.ImageSize, m.Config.NumHeads, m.Config.LayerNormEps
 	c.Mean, c.Std, c.Preprocessing = m.Preprocessing.Mean, m.Preprocessing.Std, m.Preprocessing.Source
 }

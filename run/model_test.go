@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,5 +76,29 @@ func TestOpenFromHub(t *testing.T) {
 	var option *run.OptionError
 	if _, _, err := (&run.ModelConfig{Path: "hf:demo"}).Open(t.Context(), 0, nil); !errors.As(err, &option) {
 		t.Errorf("a broken reference: %v", err)
+	}
+}
+
+// TestUnknownTensors: a checkpoint with a layer that spt does not know can be tuned, but its own
+// head cannot be used.
+func TestUnknownTensors(t *testing.T) {
+	m, err := embedded.Model(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := []checkpoint.Entry{{Name: "pre_logits.fc.bias", DType: checkpoint.F32, Shape: []int{1}, Data: []float32{1}}}
+	for name, x := range m.Weights.Fused() {
+		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: x.Shape, Data: x.Data})
+	}
+	c := run.ModelConfig{Path: filepath.Join(t.TempDir(), "model.safetensors"), NumHeads: m.Config.NumHeads}
+	if err := checkpoint.Save(c.Path, entries, nil); err != nil {
+		t.Fatal(err)
+	}
+	var input *run.InputError
+	if _, _, err := c.Open(t.Context(), 0, nil); !errors.As(err, &input) || !strings.Contains(err.Error(), `"pre_logits.fc.bias"`) {
+		t.Errorf("with its head: %v", err)
+	}
+	if _, report, err := c.Open(t.Context(), 3, nil); err != nil || !slices.Contains(report.Unused, "pre_logits.fc.bias") {
+		t.Errorf("with a new head: %+v, %v", report, err)
 	}
 }
