@@ -32,6 +32,8 @@ type Report struct {
 	WrongShape []ShapeMismatch `json:"wrong_shape"`
 	// Unused lists the tensors of the checkpoint that the model does not need, sorted.
 	Unused []string `json:"unused"`
+	// Notes says, for people, what the files beside the checkpoint state that is not used, and why.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Match compares the tensors of sd with wanted, the tensors that a model needs. A tensor matches if
