@@ -129,6 +129,7 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 		f.add("checkpoint", "%s", describeReport(report))
 	}
 	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))
+	f.addNotes(report)
 	if d != nil {
 		f.add("data", "%s", describeData(d))
 		for i, s := range d.Skipped {
@@ -141,6 +142,15 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 		f.addSkipped(d.Ignored, d.Stray)
 	}
 	return f
+}
+
+// addNotes adds a line for each note about the files beside a checkpoint.
+func (f *facts) addNotes(r *checkpoint.Report) {
+	if r != nil {
+		for _, note := range r.Notes {
+			f.add("note", "%s", printable(note))
+		}
+	}
 }
 
 // addSkipped adds lines about the files of a data set with class folders that are not used. ignored

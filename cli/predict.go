@@ -42,6 +42,11 @@ it predicts all others, lists the unreadable images and then fails with exit cod
 		if err != nil {
 			return err
 		}
+		if t.report != nil && !a.quiet {
+			for _, note := range t.report.Notes {
+				fmt.Fprintf(a.stderr, "spt: note: %s\n", printable(note))
+			}
+		}
 		be, err := a.openDevice(compute)
 		if err != nil {
 			return err
