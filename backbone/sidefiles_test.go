@@ -138,6 +138,7 @@ func TestSideFiles(t *testing.T) {
 		// Fields that cannot be used, beside fields that can.
 		{vitPath, config, `{"input_size":224}`, want{}, "image size of 224 × 224 px is not used: the position embedding is for 32 × 32 px"},
 		{vitPath, config, `{"input_size":32}`, want{}, ""},
+		{vitPath, config, `{"input_size":[3,35,35]}`, want{}, "image size of 35 × 35 px is not used"},
 		{vitPath, config, `{"input_size":[3,"a",32]}`, want{}, `"input_size" is not used: found [3,"a",32], expected the height and the width`},
 		{vitPath, config, `{"image_size":{"height":32,"width":32}}`, want{}, ""},
 		{vitPath, config, `{"image_size":1e300}`, want{}, `"image_size" is not used: found 1e300`},

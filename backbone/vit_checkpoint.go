@@ -132,9 +132,9 @@ func (v ViT) holdGrid(s *Source, grid int) error {
 	size := s.side.card.size
 	rows, columns := size[0]/v.PatchSize, size[1]/v.PatchSize
 	switch {
-	case s.Config != nil || size[0] == 0 || rows == grid && columns == grid:
+	case s.Config != nil || size[0] == 0 || size[0] == grid*v.PatchSize && size[0] == size[1]:
 		return nil
-	case rows*columns == grid*grid:
+	case rows != columns && rows*columns == grid*grid:
 		return fmt.Errorf("config.json says that the images have %d × %d px (height × width), so the position embedding is for %d × %d patches; only square images are supported; use a checkpoint for square images", size[0], size[1], rows, columns)
 	}
 	s.side.note("config.json: the image size of %d × %d px is not used: the position embedding is for %d × %d px", size[0], size[1], grid*v.PatchSize, grid*v.PatchSize)
