@@ -110,9 +110,12 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 		return nil, fmt.Errorf("binding a backbone to the data set %s: the backbone is loaded for %d classes, the data set has %d; load the backbone for %d classes", data.Name, m.Config.NumClasses, len(data.Classes), len(data.Classes))
 	}
 	images := &t.config.Data.Images
-	if images.Resize == "" {
-		images.Resize = "direct"
+	resolved, err := images.Resolve(m)
+	if err != nil {
+		return nil, err
 	}
+	*images = resolved
+	images.Resize = cmp.Or(images.Resize, "direct")
 	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
 	t.train = t.eval
 	t.train.RandomCrop, t.train.HorizontalFlip = images.RandomCrop, images.HorizontalFlip
@@ -120,7 +123,6 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 		return nil, optionError(err)
 	}
 	if t.be == nil {
-		var err error
 		if t.be, err = t.config.Compute.Open(report); err != nil {
 			return nil, err
 		}
@@ -152,6 +154,9 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	t, err := New(m, data, WithImages(c.Data.Images), WithCompute(c.Compute), WithObjective(o), WithProgress(report))
 	if err != nil {
 		return nil, err
+	}
+	if note := t.config.Data.Images.Difference(m); note != "" && tensors != nil {
+		tensors.Notes = append(tensors.Notes, note)
 	}
 	t.tensors = tensors
 	c.Data.Images = t.config.Data.Images // with the defaults

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,10 +17,6 @@ import (
 // ClassesKey is the metadata key of the class names in a checkpoint that spt writes. The value is a
 // JSON list of strings, one for each row of the head.
 const ClassesKey = "spt_classes"
-
-// maxClassConfig is the largest size of a config.json that [ReadClasses] reads, in bytes. The names
-// of the 21,841 classes of ImageNet-21k take less than 2 MB.
-const maxClassConfig = 64 << 20
 
 // ClassNames holds the names of the rows of the head of a checkpoint.
 type ClassNames struct {
@@ -94,21 +88,17 @@ func findClasses(f *checkpoint.File) (ClassNames, error) {
 	return ClassNames{}, nil
 }
 
-// readClassConfig returns the text of a config.json. It returns nil if there is no such file.
+// readClassConfig returns the content of the config.json at path, as [Load] reads it. It returns nil
+// if there is no such file.
 func readClassConfig(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	text, err := readLimited(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxClassConfig+1))
-	if err == nil && len(text) > maxClassConfig {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxClassConfig)
-	}
-	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), err // without the byte-order mark
+	return quoteNaN(bytes.TrimPrefix(text, []byte("\ufeff"))), nil
 }
 
 // namesByID returns the names of an id2label, in the order of the ids. The keys must be the numbers

@@ -86,6 +86,7 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 		}
 		v.Depths, v.Dims = append(v.Depths, depth), append(v.Dims, kernel[0])
 	}
+	s.holdCard(map[string]int{"num_features": v.numFeatures()})
 	if err := s.onlyGELU(); err != nil {
 		return c, err
 	}
@@ -108,10 +109,11 @@ func configureConvNeXt(s *Source) (c Config, err error) {
 		v.FinalNormEps = own.Form.(ConvNeXt).FinalNormEps
 	case strings.HasPrefix(s.naming.Source, "Hugging Face"):
 		// In Hugging Face configurations, layer_norm_eps is the eps of the final norm only.
-		v.FinalNormEps = cmp.Or(s.side.eps, 1e-12)
-		s.side.eps = 1e-6
+		v.FinalNormEps = cmp.Or(s.side.card.eps, 1e-12)
+		s.side.card.eps = 1e-6
 	}
-	return Config{ImageSize: s.ImageSize(convnextImageSize), LayerNormEps: s.LayerNormEps(eps), Form: v}, nil
+	size := s.holdSize(func(size int) error { return v.validate(Config{ImageSize: size}) })
+	return Config{ImageSize: cmp.Or(size, convnextImageSize), LayerNormEps: s.LayerNormEps(eps), Form: v}, nil
 }
 
 // fitConvNeXt implements Architecture.Fit. Convolutions fit every image size, so it only checks

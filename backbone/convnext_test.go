@@ -300,50 +300,6 @@ func TestConvNeXtConfig(t *testing.T) {
 	}
 }
 
-// TestConvNeXtSideFiles checks that the values of config.json are used, and that impossible values
-// are refused.
-func TestConvNeXtSideFiles(t *testing.T) {
-	f := fixtures.Backbone(t, "convnext-v1-hf")
-	weights, err := os.ReadFile(f.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, "model.safetensors")
-	if err := os.WriteFile(path, weights, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		json  string
-		size  int
-		final float64
-		err   string
-	}{
-		{`{"image_size": 384, "layer_norm_eps": 1e-5}`, 384, 1e-5, ""},
-		{`{"image_size": [56, 56]}`, 224, 1e-12, ""},
-		{`{"pretrained_cfg": {"input_size": [3, 288, 288]}}`, 288, 1e-12, ""},
-		{`{"image_size": 1e300}`, 0, 0, "image size"},
-		{`{"image_size": -224}`, 0, 0, "must be positive"},
-		{`{"image_size": 100000}`, 0, 0, "expected 32 to 8192"},
-		{`{"layer_norm_eps": -1}`, 0, 0, "eps -1 of the final norm"},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(c.json), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		m, _, err := backbone.Load(path, backbone.LoadOptions{})
-		switch {
-		case c.err != "":
-			if err == nil || !strings.Contains(err.Error(), c.err) {
-				t.Errorf("%s: expected an error with %q, got %v", c.json, c.err, err)
-			}
-		case err != nil:
-			t.Errorf("%s: %v", c.json, err)
-		case m.Config.ImageSize != c.size || m.Config.Form.(backbone.ConvNeXt).FinalNormEps != c.final || m.Config.LayerNormEps != 1e-6 || !strings.Contains(m.Preprocessing.Source, "ImageNet"):
-			t.Errorf("%s: %+v %+v", c.json, m.Config, m.Preprocessing)
-		}
-	}
-}
-
 // compare checks that x differs from want by at most 1e-4 of the largest value.
 func compare(t *testing.T, what string, x *tensors.Tensor, want []float32) {
 	t.Helper()

@@ -2,19 +2,14 @@ package backbone
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/internal/jsonfile"
 )
 
 // LoadOptions configures [Load]. Zero fields take the values that the checkpoint states or implies.
@@ -185,7 +180,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	if err := refuseNaN(weights); err != nil {
 		return nil, report, err
 	}
-	p := a.preprocessing(f, side)
+	p := a.preprocessing(f, s.side)
 	if o.Mean != nil {
 		p.Mean, p.Source = *o.Mean, "given"
 	}
@@ -198,6 +193,8 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 		}
 	}
 	m := NewModel(c, p, weights)
+	m.Resizing = s.side.resizing(c.ImageSize)
+	report.Notes = s.side.notes
 	m.convMLP, m.HeadsAssumed, m.WeightsKey = s.convMLP, s.headsAssumed, report.WeightsKey
 	return m, report, nil
 }
@@ -222,144 +219,4 @@ func unknown(naming checkpoint.Translation, unused []string) (list []string) {
 	}
 	slices.Sort(list)
 	return slices.Compact(list) // a fused tensor is the origin of three
-}
-
-// sideFiles holds what the metadata of a checkpoint and the files beside it state about the
-// backbone. A field is zero if neither states it.
-type sideFiles struct {
-	config        *Config        // from the metadata of spt
-	preprocessing *Preprocessing // from the metadata or a file
-	heads         int            // number of attention heads
-	eps           float64        // eps of the layer norms
-	pool          string         // timm's global_pool: "token", "avg", "map", …
-	architecture  string         // timm's name of the model, from config.json
-	name          string         // architecture, or else the file name up to the first dot
-	activation    string         // activation of the MLPs: "gelu", "quick_gelu", …
-	imageSize     int            // side length of the images, in pixels
-}
-
-// readSideFiles reads the metadata that spt writes, the config.json of timm, and the config.json
-// and preprocessor_config.json of Hugging Face.
-func readSideFiles(f *checkpoint.File) (s sideFiles, err error) {
-	meta := f.Metadata()
-	if text, ok := meta[metadataConfig]; ok {
-		if v := meta[metadataVersion]; v != "" && v != checkpointVersion {
-			return s, fmt.Errorf("reading the metadata of %s: found version %q, expected %q; use the version of spt that wrote the file, or a newer one", f.Name(), v, checkpointVersion)
-		}
-		s.config = new(Config)
-		if err := json.Unmarshal([]byte(text), s.config); err != nil {
-			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataConfig, f.Name(), jsonfile.Explain([]byte(text), err))
-		}
-	}
-	if text, ok := meta[metadataPreprocessing]; ok {
-		s.preprocessing = new(Preprocessing)
-		if err := json.Unmarshal([]byte(text), s.preprocessing); err != nil {
-			return s, fmt.Errorf("reading the metadata %q of %s: %w", metadataPreprocessing, f.Name(), jsonfile.Explain([]byte(text), err))
-		}
-		return s, nil
-	}
-	if mean, std := meta["input_mean"], meta["input_std"]; mean != "" || std != "" {
-		s.preprocessing = &Preprocessing{Interpolation: "bicubic", Source: "the checkpoint's metadata"}
-		m, d := &s.preprocessing.Mean, &s.preprocessing.Std
-		if _, err := fmt.Sscanf(mean+" "+std, "%g,%g,%g %g,%g,%g", &m[0], &m[1], &m[2], &d[0], &d[1], &d[2]); err != nil {
-			return s, fmt.Errorf("reading the metadata input_mean %q and input_std %q of %s: expected three numbers each, separated by commas", mean, std, f.Name())
-		}
-	}
-	folder := filepath.Dir(f.Name())
-	var config struct {
-		Heads        int     `json:"num_attention_heads"`
-		Eps          float64 `json:"layer_norm_eps"`
-		Activation   string  `json:"hidden_act"`
-		Pool         string  `json:"global_pool"`
-		Architecture string  `json:"architecture"`
-		ModelArgs    struct {
-			// a number, or a list with one number for each stage
-			Heads json.RawMessage `json:"num_heads"`
-		} `json:"model_args"`
-		ImageSize     any `json:"image_size"` // from Hugging Face: a number, or height and width
-		PretrainedCfg struct {
-			Mean, Std []float32
-			InputSize []int `json:"input_size"` // [3, height, width]
-		} `json:"pretrained_cfg"`
-		Mean, Std []float32 // older timm files are flat
-		InputSize []int     `json:"input_size"`
-	}
-	found, err := readJSON(filepath.Join(folder, "config.json"), &config)
-	if err != nil {
-		return s, err
-	}
-	if found {
-		s.heads, s.eps, s.activation, s.pool = config.Heads, config.Eps, config.Activation, config.Pool
-		var heads int
-		if json.Unmarshal(config.ModelArgs.Heads, &heads) == nil {
-			s.heads = cmp.Or(s.heads, heads)
-		}
-		s.architecture = config.Architecture
-		if side, ok := config.ImageSize.(float64); ok {
-			s.imageSize = int(side)
-		}
-		for _, size := range [][]int{config.PretrainedCfg.InputSize, config.InputSize} {
-			if len(size) == 3 && size[1] == size[2] {
-				s.imageSize = size[1]
-			}
-		}
-	}
-	own, _, _ := strings.Cut(filepath.Base(f.Name()), ".")
-	s.name = cmp.Or(s.architecture, own)
-	// timm states QuickGELU only in the name of the model
-	if strings.Contains(s.name, "quickgelu") {
-		s.activation = "quick_gelu"
-	}
-	if s.preprocessing != nil {
-		return s, nil
-	}
-	if found {
-		for _, v := range [][2][]float32{{config.PretrainedCfg.Mean, config.PretrainedCfg.Std}, {config.Mean, config.Std}} {
-			if len(v[0]) == 3 && len(v[1]) == 3 {
-				s.preprocessing = &Preprocessing{Mean: [3]float32(v[0]), Std: [3]float32(v[1]), Interpolation: "bicubic", Source: filepath.Join(folder, "config.json")}
-				return s, nil
-			}
-		}
-	}
-	var processor struct {
-		Mean []float32 `json:"image_mean"`
-		Std  []float32 `json:"image_std"`
-	}
-	path := filepath.Join(folder, "preprocessor_config.json")
-	if found, err = readJSON(path, &processor); err != nil {
-		return s, err
-	}
-	if found && len(processor.Mean) == 3 && len(processor.Std) == 3 {
-		s.preprocessing = &Preprocessing{Mean: [3]float32(processor.Mean), Std: [3]float32(processor.Std), Interpolation: "bicubic", Source: path}
-	}
-	return s, nil
-}
-
-// readJSON reads the JSON file at path into v. found is false if there is no such file.
-func readJSON(path string, v any) (found bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err == nil {
-		err = jsonfile.Explain(data, json.Unmarshal(data, v))
-	}
-	if err != nil {
-		return false, fmt.Errorf("reading %s beside the checkpoint: %w", path, err)
-	}
-	return true, nil
-}
-
-// preprocessing returns the normalisation of pixels in pretraining. It comes from the metadata,
-// from a file beside the checkpoint, or from the architecture, in this order.
-func (a Architecture[F]) preprocessing(f *checkpoint.File, side sideFiles) Preprocessing {
-	if side.preprocessing != nil {
-		return *side.preprocessing
-	}
-	if a.Preprocessing != nil {
-		return a.Preprocessing(filepath.Base(f.Name()))
-	}
-	p := imageNet
-	p.Source = "assumed: nothing in or beside the checkpoint states it; ImageNet mean and std, as in all published backbones of the family " + a.Name
-	return p
 }

@@ -1,6 +1,7 @@
 package backbone
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -30,6 +31,33 @@ type Preprocessing struct {
 	// Source says, for people, where the values come from. It begins with "assumed" if they are
 	// only the usual values of published models.
 	Source string `json:"source"`
+}
+
+// Resizing describes how images became squares when the backbone was pretrained.
+type Resizing struct {
+	// Resize and ResizeTo are as in dataset.Transform. Resize is empty if this library cannot
+	// resize in the same way.
+	Resize   string
+	ResizeTo int
+	// Filter is the resampling filter, such as "bicubic" or "bilinear". It is empty if unknown.
+	Filter string
+	// Source says, for people, where the values come from.
+	Source string
+}
+
+// String describes r in words.
+func (r Resizing) String() string {
+	how := cmp.Or(r.Resize, "in an unsupported way")
+	if r.ResizeTo != 0 {
+		how += fmt.Sprintf(" from %d px", r.ResizeTo)
+	}
+	if r.Filter != "" {
+		how += ", filter " + r.Filter
+	}
+	if r.Source != "" {
+		how += " (" + r.Source + ")"
+	}
+	return how
 }
 
 // The two normalisations that pretrained backbones use.
@@ -65,6 +93,10 @@ type Model struct {
 	// A wrong number gives wrong results without an error, so set [LoadOptions].NumHeads if the
 	// model has another number.
 	HeadsAssumed bool
+
+	// Resizing describes the images of the pretraining. It is nil if no file beside the checkpoint
+	// describes them.
+	Resizing *Resizing
 
 	// Precision is the number type in which graphs compute. Empty means f32.
 	Precision backend.Precision

@@ -31,7 +31,7 @@ func weights(c backbone.Config) checkpoint.StateDict {
 
 // save writes a checkpoint with timm's names, without the tensors named in drop, and returns its
 // path.
-func save(t *testing.T, sd checkpoint.StateDict, metadata map[string]string, drop ...string) string {
+func save(t testing.TB, sd checkpoint.StateDict, metadata map[string]string, drop ...string) string {
 	t.Helper()
 	sd = maps.Clone(sd)
 	for _, name := range drop {

@@ -67,23 +67,27 @@ func (s *Source) LayerNormEps(otherwise float64) float64 {
 	if c := s.Config; s.Options.LayerNormEps == 0 && c != nil {
 		return c.LayerNormEps
 	}
-	return cmp.Or(s.Options.LayerNormEps, s.side.eps, otherwise)
+	return cmp.Or(s.Options.LayerNormEps, s.side.card.eps, otherwise)
 }
 
 // ImageSize returns the side length of the images, in pixels, that the checkpoint or a file beside
-// it states. If neither does, it returns otherwise. It ignores Options.ImageSize, because the
-// weights are resized from the size of the checkpoint to that size later.
+// it states. If neither does, or if the images are not square, it returns otherwise. It ignores
+// Options.ImageSize, because the weights are resized from the size of the checkpoint to that size
+// later.
 func (s *Source) ImageSize(otherwise int) int {
 	if c := s.Config; c != nil {
 		return cmp.Or(c.ImageSize, otherwise)
 	}
-	return cmp.Or(s.side.imageSize, otherwise)
+	if size := s.side.card.size; size[0] == size[1] {
+		return cmp.Or(size[0], otherwise)
+	}
+	return otherwise
 }
 
 // onlyGELU returns an error if a file beside the checkpoint names an activation of the MLPs other
 // than GELU.
 func (s *Source) onlyGELU() error {
-	if a := s.side.activation; s.Config == nil && a != "" && a != "gelu" {
+	if a := s.side.activation(); s.Config == nil && a != "" && a != "gelu" {
 		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu", a)
 	}
 	return nil

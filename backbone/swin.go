@@ -93,6 +93,7 @@ func configureSwin(s *Source) (c Config, err error) {
 		windows = append(windows, window)
 		w.Depths, w.StageHeads, w.WindowSize = append(w.Depths, depth), append(w.StageHeads, table[1]), max(w.WindowSize, window)
 	}
+	s.holdCard(map[string]int{"embed_dim": w.EmbedDim, "hidden_size": w.numFeatures(), "num_features": w.numFeatures()})
 	if err := s.onlyGELU(); err != nil {
 		return c, err
 	}
@@ -100,7 +101,8 @@ func configureSwin(s *Source) (c Config, err error) {
 	if own := s.Config; own != nil {
 		w.WindowSize, w.PadsBeforeShift = own.Form.(Swin).WindowSize, own.Form.(Swin).PadsBeforeShift
 	}
-	c = Config{ImageSize: s.ImageSize(0), LayerNormEps: s.LayerNormEps(1e-5), Form: w}
+	size := s.holdSize(func(size int) error { return w.validate(Config{ImageSize: size}) })
+	c = Config{ImageSize: size, LayerNormEps: s.LayerNormEps(1e-5), Form: w}
 	// The last map is smaller than a window, so the window sizes determine the image size.
 	if last := stages - 1; c.ImageSize == 0 && 0 <= last && last <= 15 && windows[last] < w.WindowSize {
 		c.ImageSize = w.imageSizeFor(windows)

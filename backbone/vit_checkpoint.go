@@ -23,15 +23,17 @@ var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "
 // of the tensors. Other fields come from the user, from the metadata of the checkpoint, from the
 // files beside it, or from the published models.
 func configureViT(s *Source) (c Config, err error) {
-	// these variants have the same tensors, but another graph
-	for _, form := range []string{"rope", "rpn"} {
-		if slices.Contains(strings.Split(s.side.name, "_"), form) {
-			return c, fmt.Errorf("config.json or the file name says that the model is timm's %s, a variant (%s) that is not supported", s.side.name, form)
-		}
-	}
 	patch, err := s.Shape("patch_embed.proj.weight", 4)
 	if err != nil {
 		return c, err
+	}
+	s.holdCard(map[string]int{"hidden_size": patch[0], "embed_dim": patch[0], "num_features": patch[0]})
+	// these variants have the same tensors, but another graph
+	name := s.side.name()
+	for _, form := range []string{"rope", "rpn"} {
+		if slices.Contains(strings.Split(name, "_"), form) {
+			return c, fmt.Errorf("config.json or the file name says that the model is timm's %s, a variant (%s) that is not supported", name, form)
+		}
 	}
 	pos, err := s.Shape("pos_embed", 3)
 	if err != nil {
@@ -73,6 +75,9 @@ func configureViT(s *Source) (c Config, err error) {
 	}
 	grid, err := v.positions(pos[1])
 	if err != nil {
+		return c, err
+	}
+	if err := v.holdGrid(s, grid); err != nil {
 		return c, err
 	}
 	if err := v.activation(s); err != nil {
@@ -120,6 +125,22 @@ func (v *ViT) positions(n int) (grid int, err error) {
 	return 0, fmt.Errorf("tensor \"pos_embed\" has %d positions, expected the positions of a square grid of patches, with or without %d prefix tokens (class token, distillation token, registers)", n, v.prefixTokens())
 }
 
+// holdGrid compares the image size that config.json states with the grid of patches, whose side
+// length is grid. It returns an error if the images are not square but have as many patches as the
+// grid: the position embedding then belongs to another grid. Otherwise the tensors decide.
+func (v ViT) holdGrid(s *Source, grid int) error {
+	size := s.side.card.size
+	rows, columns := size[0]/v.PatchSize, size[1]/v.PatchSize
+	switch {
+	case s.Config != nil || size[0] == 0 || size[0] == grid*v.PatchSize && size[0] == size[1]:
+		return nil
+	case rows != columns && rows*columns == grid*grid:
+		return fmt.Errorf("config.json says that the images have %d × %d px (height × width), so the position embedding is for %d × %d patches; only square images are supported; use a checkpoint for square images", size[0], size[1], rows, columns)
+	}
+	s.side.note("config.json: the image size of %d × %d px is not used: the position embedding is for %d × %d px", size[0], size[1], grid*v.PatchSize, grid*v.PatchSize)
+	return nil
+}
+
 // activation sets QuickGELU. It returns an error if a file beside the checkpoint names an
 // activation that is not supported.
 func (v *ViT) activation(s *Source) error {
@@ -127,16 +148,16 @@ func (v *ViT) activation(s *Source) error {
 		v.QuickGELU = own.Form.(ViT).QuickGELU
 		return nil
 	}
-	switch s.side.activation {
+	switch activation := s.side.activation(); activation {
 	case "", "gelu":
 	case "silu", "swish":
 		if !v.SwiGLU {
-			return fmt.Errorf("config.json says that the MLP's activation is %q, which is supported only in a gated MLP; supported in this model: gelu, quick_gelu", s.side.activation)
+			return fmt.Errorf("config.json says that the MLP's activation is %q, which is supported only in a gated MLP; supported in this model: gelu, quick_gelu", activation)
 		}
 	case "quick_gelu":
 		v.QuickGELU = true
 	default:
-		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu, quick_gelu", s.side.activation)
+		return fmt.Errorf("config.json says that the MLP's activation is %q; supported: gelu, quick_gelu", activation)
 	}
 	return nil
 }
@@ -160,7 +181,7 @@ func (v ViT) pooling(s *Source) (string, error) {
 	case wide:
 		return poolTokenAvg, nil
 	}
-	form := s.side.pool
+	form := s.side.card.pool
 	for _, name := range s.naming.Unused {
 		if strings.HasPrefix(name, "attn_pool.") || strings.Contains(name, "MAPHead_0/") {
 			form = "map"
@@ -191,20 +212,30 @@ func (v ViT) heads(s *Source) (int, error) {
 			return n, nil
 		}
 	}
-	if s.side.heads != 0 {
-		return s.side.heads, nil
-	}
+	stated, normed := s.side.card.heads, 0
 	if w := s.Weights["blocks.0.attn.q_norm.weight"]; len(w.Shape) == 1 && w.Shape[0] > 0 {
-		return v.EmbedDim / w.Shape[0], nil
+		normed = v.EmbedDim / w.Shape[0]
+	}
+	switch {
+	case stated == 0:
+	case normed != 0 && stated != normed:
+		s.side.note("config.json: %d attention heads are not used: the norms of the queries are for %d heads", stated, normed)
+	case v.EmbedDim%stated != 0:
+		s.side.note("config.json: %d attention heads are not used: the width %d cannot be divided into heads of equal width", stated, v.EmbedDim)
+	default:
+		return stated, nil
+	}
+	if normed != 0 {
+		return normed, nil
 	}
 	if s.naming.Source == "MoCo v3" && v.EmbedDim == 384 {
 		return 12, nil // the ViT-S of MoCo v3 (vits.py) has twice the usual number of heads
 	}
-	if n := namedHeads[s.side.name]; n != 0 {
+	if n := namedHeads[s.side.name()]; n != 0 {
 		return n, nil
 	}
 	// A model that timm names and that is not in namedHeads has the usual number for its width.
-	s.headsAssumed = s.side.architecture == ""
+	s.headsAssumed = s.side.card.architecture == ""
 	if n := publishedHeads[v.EmbedDim]; n != 0 {
 		return n, nil
 	}

@@ -40,6 +40,8 @@ type Report struct {
 	// if they are neither in a dict inside the checkpoint nor under a prefix. backbone.Load sets
 	// it.
 	WeightsKey string `json:"weights_key,omitempty"`
+	// Notes says, for people, what the files beside the checkpoint state that is not used, and why.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Match compares the tensors of sd with wanted, the tensors that a model needs. A tensor matches if

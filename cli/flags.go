@@ -176,8 +176,8 @@ func flagTable() []flagRow {
 		{name: "resize", on: "tune score train eval predict", group: imagesGroup,
 			help: "how an image becomes a square: direct resizes both sides to the image size; crop resizes the " +
 				"shorter side to --resize-to and cuts out the centre; direct-crop resizes both sides to --resize-to " +
-				"and cuts out the centre",
-			kind: "HOW", values: words("direct", "crop", "direct-crop"), closed: true, def: "direct", excludes: []string{"delta"},
+				"and cuts out the centre; model does what the files beside the checkpoint say of its pretraining",
+			kind: "HOW", values: words("direct", "crop", "direct-crop", run.ModelResize), closed: true, def: "direct", excludes: []string{"delta"},
 			field: func(o *options) any { return &o.config.Data.Images.Resize }},
 		{name: "resize-to", on: "tune score train eval predict", group: imagesGroup,
 			help: "the size in pixels before the crop, for --resize crop and direct-crop",

@@ -105,6 +105,7 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 	}
 	f.add("pixels", "%s", describePreprocessing(*c.Preprocessing))
 	f.add("loading", "%s", describeReport(c.Report))
+	f.addReportNotes(c.Report)
 	f.add("fingerprint", "%s", c.Fingerprint)
 }
 

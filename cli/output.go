@@ -133,6 +133,7 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 		f.add("checkpoint", "%s", describeReport(report))
 	}
 	f.add("pixels", "%s", describePreprocessing(m.Preprocessing))
+	f.addReportNotes(report)
 	if d != nil {
 		f.add("data", "%s", describeData(d))
 		for i, s := range d.Skipped {
@@ -148,10 +149,17 @@ func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset)
 	return f
 }
 
-// addNotes adds the notes of a data set.
+// addReportNotes adds a line for each note about the files beside a checkpoint.
+func (f *facts) addReportNotes(r *checkpoint.Report) {
+	if r != nil {
+		f.addNotes(r.Notes)
+	}
+}
+
+// addNotes adds a line for each note.
 func (f *facts) addNotes(notes []string) {
-	for _, n := range notes {
-		f.add("note", "%s", printable(n))
+	for _, note := range notes {
+		f.add("note", "%s", printable(note))
 	}
 }
 

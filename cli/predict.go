@@ -49,6 +49,11 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 		if r := t.report; r != nil && (r.WeightsKey != "" || len(r.Unused) > 0) {
 			fmt.Fprint(a.notes(), facts{{"checkpoint", describeReport(r)}})
 		}
+		if t.report != nil && !a.quiet {
+			for _, note := range t.report.Notes {
+				fmt.Fprintf(a.stderr, "spt: note: %s\n", printable(note))
+			}
+		}
 		be, err := a.openDevice(compute)
 		if err != nil {
 			return err

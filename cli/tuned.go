@@ -73,13 +73,20 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 		if err != nil {
 			return nil, &run.InputError{Err: err}
 		}
-		if fs := cmd.Flags(); transform.Resize != "" && !fs.Changed("resize") && !fs.Changed("resize-to") {
+		fs := cmd.Flags()
+		if transform.Resize != "" && (images.Resize == run.ModelResize || !fs.Changed("resize") && !fs.Changed("resize-to")) {
 			t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: transform.Resize, ResizeTo: transform.ResizeTo}
 			if err := t.transform.Validate(); err != nil {
 				return nil, &run.InputError{Err: fmt.Errorf("the metadata of %s: %w", m.Path, err)}
 			}
 			return t, nil
 		}
+	}
+	if images, err = images.Resolve(m); err != nil {
+		return nil, err
+	}
+	if note := images.Difference(m); note != "" && report != nil {
+		report.Notes = append(report.Notes, note)
 	}
 	t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
 	return t, nil

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -55,6 +56,15 @@ func (t Transform) Validate() error {
 		return option.Errorf("resize-to", "image transform: shorter side %d is below the crop size of %d pixels; give the crop size or more", t.resizeTo(), t.Size)
 	}
 	return nil
+}
+
+// WithDefaults returns t with the defaults of Resize and ResizeTo filled in.
+func (t Transform) WithDefaults() Transform {
+	t.Resize = cmp.Or(t.Resize, "direct")
+	if t.crops() {
+		t.ResizeTo = t.resizeTo()
+	}
+	return t
 }
 
 // crops reports whether a crop follows the resize.

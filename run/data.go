@@ -62,7 +62,8 @@ type DataConfig struct {
 // ImageOptions configures how an image is resized to the square input of the backbone, and how
 // training images are augmented.
 type ImageOptions struct {
-	// Resize is "direct" (the default), "crop" or "direct-crop"; see dataset.Transform.
+	// Resize is "direct" (the default), "crop" or "direct-crop", see dataset.Transform; or
+	// ModelResize.
 	Resize string `json:"resize"`
 	// ResizeTo is the size before the crop, in px: of the shorter side with "crop", of both sides
 	// with "direct-crop". Default: 256/224 of the image size, rounded.
