@@ -82,6 +82,12 @@ put('alpha.tif', encode(alpha.crop((0, 0, 9, 7)), 'TIFF'))
 put('rgb.ppm', encode(small, 'PPM'))
 put('grey.pgm', encode(small.convert('L'), 'PPM'))
 
+# The other files of decode/ are rare or damaged forms that Pillow does not write: their bytes are kept, their pixels written again.
+import glob, os
+for path in sorted(glob.glob('decode/*')):
+    if not path.endswith('.png') or os.path.exists(path + '.png'):
+        put(os.path.basename(path), open(path, 'rb').read())
+
 for w, h, nw, nh in [(300, 200, 224, 224), (28, 28, 224, 224), (224, 224, 224, 224), (224, 100, 224, 224), (1, 1, 5, 4),
                      (5, 3, 1, 1), (640, 480, 32, 48), (37, 41, 38, 40), (17, 500, 256, 31), (1000, 3, 7, 300), (384, 256, 256, 384)]:
     i = np.arange(w * h * 3, dtype=np.uint64)
