@@ -105,8 +105,8 @@ func readBMP(file []byte) (h bmpHeader, err error) {
 }
 
 // readPalette reads a palette of blue, green, red and perhaps padding. The file may end within the
-// palette. Pillow ignores a palette of levels of grey: of 0 and 255 for two colours, or of the indices
-// themselves.
+// palette. Pillow ignores a palette of levels of grey: of 0 and 255 for two colours, or of the
+// indices themselves.
 func (h *bmpHeader) readPalette(data []byte, colours, entry int) error {
 	h.levels = colours <= 256 && len(data) >= colours*entry
 	for i := range min(colours, 256, len(data)/entry) {

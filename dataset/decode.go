@@ -62,14 +62,14 @@ var formats = []format{
 	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM},
 }
 
-// decodeImage decodes an image file of any supported format: JPEG, PNG, GIF and WebP (of an animation
-// the first frame), BMP, TIFF (the first page), and binary PGM and PPM. The content tells the format;
-// the name of the file has no effect.
+// decodeImage decodes an image file of any supported format: JPEG, PNG, GIF and WebP (of an
+// animation the first frame), BMP, TIFF (the first page), and binary PGM and PPM. The content tells
+// the format; the name of the file has no effect.
 //
 // The pixels equal the result of Pillow's convert("RGB"): palette indices become colours, grey is
 // copied to three channels, and alpha is dropped without blending. A file that ends before its last
-// pixel is an error. Two things differ from Pillow on purpose. First, 16-bit channels keep their high
-// byte. Pillow would clip grey 16-bit images at 255, so they would be nearly white. Second,
+// pixel is an error. Two things differ from Pillow on purpose. First, 16-bit channels keep their
+// high byte. Pillow would clip grey 16-bit images at 255, so they would be nearly white. Second,
 // decodeImage applies the orientation that EXIF or XMP states.
 //
 // decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
@@ -101,8 +101,8 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// decodeError adds the format to an error of a decoder. Some decoders return a bare io.EOF for a file
-// that ends early; the message says more.
+// decodeError adds the format to an error of a decoder. Some decoders return a bare io.EOF for a
+// file that ends early; the message says more.
 func decodeError(f format, data []byte, err error) error {
 	if foreign := (*foreignError)(nil); errors.As(err, &foreign) {
 		return err

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestDecodeStandardInput decodes files from standard input, each after its length in four bytes, and
-// prints a line with the size and the SHA-256 of the pixels, or with the error. The script
+// TestDecodeStandardInput decodes files from standard input, each after its length in four bytes,
+// and prints a line with the size and the SHA-256 of the pixels, or with the error. The script
 // internal/fixtures/imagefuzz.py compares the lines with Pillow. The test is skipped otherwise.
 func TestDecodeStandardInput(t *testing.T) {
 	if os.Getenv("SPT_DECODE_STDIN") == "" {

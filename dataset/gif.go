@@ -140,8 +140,8 @@ func decodeGIF(file []byte) (*RGB, error) {
 // gifCodes is the number of codes of the LZW compression of GIF.
 const gifCodes = 1 << 12
 
-// decode decompresses the frame to the indices of the screen. Data that end before the last pixel are
-// an error.
+// decode decompresses the frame to the indices of the screen. Data that end before the last pixel
+// are an error.
 func (f *gifFrame) decode(indices []uint8) error {
 	if f.bits > 12 {
 		return fmt.Errorf("LZW codes of %d bits are not allowed", f.bits)
@@ -250,6 +250,6 @@ func (f *gifFrame) decode(indices []uint8) error {
 	}
 }
 
-// gifPasses lists the first row and the distance of rows: of a frame without interlacing, and of the
-// four passes of an interlaced one.
+// gifPasses lists the first row and the distance of rows: of a frame without interlacing, and of
+// the four passes of an interlaced one.
 var gifPasses = [][2]int{{0, 1}, {0, 8}, {4, 8}, {2, 4}, {1, 2}}

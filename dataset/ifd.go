@@ -50,20 +50,23 @@ type directoryEntry struct {
 // elementSizes maps a kind of TIFF value to the size of an element in bytes.
 var elementSizes = map[uint16]uint64{1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 
-// readDirectory reads the header and the first directory of a TIFF file. It skips entries that do not
-// lie in the file. If a tag occurs twice, the first entry counts.
+// errBadHeader is the error for data that do not begin as a TIFF file does.
+var errBadHeader = errors.New("the header is not that of a TIFF file")
+
+// readDirectory reads the header and the first directory of a TIFF file. It skips entries that do
+// not lie in the file. If a tag occurs twice, the first entry counts.
 func readDirectory(data []byte) (*directory, error) {
 	if len(data) < 8 {
 		return nil, errors.New("the header is too short")
 	}
-	d := &directory{entries: map[uint16]directoryEntry{}}
-	switch string(data[:2]) {
-	case "II":
-		d.order = binary.LittleEndian
-	case "MM":
+	d := &directory{entries: map[uint16]directoryEntry{}, order: binary.LittleEndian}
+	if data[0] == 'M' {
 		d.order = binary.BigEndian
+	}
+	switch string(data[:4]) {
+	case "II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b":
 	default:
-		return nil, fmt.Errorf("the header begins with %q, want II or MM", data[:2])
+		return nil, errBadHeader
 	}
 	at, entrySize, inline := uint64(d.order.Uint32(data[4:])), uint64(12), uint64(4)
 	big := d.order.Uint16(data[2:]) == 43

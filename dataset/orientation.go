@@ -15,7 +15,7 @@ type metadata struct {
 	xmp  []byte // XML
 }
 
-// readers maps the name of a format to the function that finds the metadata of a file.
+// metadataReaders maps the name of a format to the function that finds the metadata of a file.
 var metadataReaders = map[string]func([]byte) metadata{
 	"jpeg": jpegMetadata,
 	"png":  pngMetadata,
@@ -26,9 +26,9 @@ var metadataReaders = map[string]func([]byte) metadata{
 // xmpOrientation matches the orientation in XMP, as an attribute or as an element.
 var xmpOrientation = regexp.MustCompile(`tiff:Orientation(?:="|>)([0-9])`)
 
-// orientation returns the orientation of an image file, 1 to 8, as EXIF defines it. EXIF comes before
-// XMP. It returns 1 if the file has no orientation or if the metadata are broken, because the image
-// can still be used.
+// orientation returns the orientation of an image file, 1 to 8, as EXIF defines it. EXIF comes
+// before XMP. It returns 1 if the file has no orientation or if the metadata are broken, because
+// the image can still be used.
 func orientation(formatName string, data []byte) int {
 	read := metadataReaders[formatName]
 	if read == nil {
@@ -36,7 +36,11 @@ func orientation(formatName string, data []byte) int {
 	}
 	m := read(data)
 	exif := bytes.TrimPrefix(bytes.TrimPrefix(m.exif, exifPrefix), exifPrefix)
-	if d, err := readDirectory(exif); err == nil && d.has(tagOrientation) {
+	d, err := readDirectory(exif)
+	if len(exif) > 0 && err == errBadHeader {
+		return 1
+	}
+	if err == nil && d.has(tagOrientation) {
 		if kind := d.entries[tagOrientation].kind; kind == 1 || kind == 7 {
 			return 1 // bytes are not numbers for Pillow
 		}
@@ -81,7 +85,7 @@ func jpegMetadata(data []byte) (m metadata) {
 			continue
 		}
 		end := at + 2 + int(binary.BigEndian.Uint16(data[at+2:]))
-		if end > len(data) || end < at+4 {
+		if end = max(end, at+4); end > len(data) {
 			return m
 		}
 		if marker == 0xe1 {
@@ -165,13 +169,16 @@ func inflateText(data []byte) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, maxText))
 }
 
-// webpMetadata reads the EXIF and XMP chunks of a WebP file.
+// webpMetadata reads the EXIF and XMP chunks of a WebP file, if the flags of the file declare them.
 func webpMetadata(data []byte) (m metadata) {
+	var flags byte
 	for kind, body := range webpChunks(data) {
 		switch {
-		case kind == "EXIF" && m.exif == nil:
+		case kind == "VP8X" && len(body) > 0:
+			flags = body[0]
+		case kind == "EXIF" && m.exif == nil && flags&8 != 0:
 			m.exif = body
-		case kind == "XMP " && m.xmp == nil:
+		case kind == "XMP " && m.xmp == nil && flags&4 != 0:
 			m.xmp = body
 		}
 	}

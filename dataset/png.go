@@ -127,8 +127,8 @@ func pngSize(file []byte) (width, height int, err error) {
 // pngPasses lists the passes of Adam7 interlacing: the first column and row, and their increments.
 var pngPasses = [7][4]int{{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}}
 
-// decodePNG decodes a PNG file. Alpha is dropped. Data after the last row are ignored. If the
-// compressed data end properly after an earlier row, the other pixels are zero.
+// decodePNG decodes a PNG file. Alpha is dropped. Further data are ignored. If the compressed data
+// end properly after an earlier row, the other pixels are zero.
 func decodePNG(file []byte) (*RGB, error) {
 	h, palette, data, err := readPNG(file)
 	if err != nil {
@@ -173,7 +173,7 @@ func decodePNG(file []byte) (*RGB, error) {
 		}
 		row, last = row[:cap(row)], last[:cap(last)]
 	}
-	// One more byte shows whether the checksum of the data is wrong.
+	// One more byte shows whether the data or their checksum are wrong.
 	if _, err := z.Read(row[:1]); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, err
 	}

@@ -58,8 +58,8 @@ var foreign = []struct{ name, magic, advice string }{
 	{"a video or a container of another kind (RIFF)", "RIFF", ""},
 }
 
-// brands lists the brands of ISO media files, to name the formats in an error. The first format that
-// a file states is the one that counts.
+// brands lists the brands of ISO media files, to name the formats in an error. The first format
+// that a file states is the one that counts.
 var brands = []struct{ name, brands, advice string }{
 	{"an AVIF image", "avif|avis", ""},
 	{"an HEIC image", "heic|heix|heim|heis|hevc|hevx|hevm|hevs|mif1|msf1", ""},
@@ -97,8 +97,8 @@ func (e *foreignError) Error() string {
 	return fmt.Sprintf("the file is %s, which spt does not read; %s", e.name, advice)
 }
 
-// foreignFormat returns the name of a format that is not supported, and what to do.
-// The name is "" if the format is not known.
+// foreignFormat returns the name of a format that is not supported, and what to do. The name is ""
+// if the format is not known.
 func foreignFormat(data []byte) (name, advice string) {
 	if len(data) >= 16 && string(data[4:8]) == "ftyp" {
 		size := min(int(binary.BigEndian.Uint32(data)), len(data), 256)

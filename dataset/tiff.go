@@ -39,6 +39,9 @@ const (
 	tiffYCbCr       = 6
 )
 
+// maxTIFFWindow limits the memory of the Zstandard decoder in bytes, as libtiff does.
+const maxTIFFWindow = 1 << 27
+
 // tiffImage is the first image of a TIFF file.
 type tiffImage struct {
 	*directory
@@ -88,16 +91,18 @@ func readTIFF(file []byte) (*tiffImage, error) {
 		return nil, fmt.Errorf("the size is %d×%d pixels: width and height must be 1 or more", t.width, t.height)
 	}
 	t.compression = d.number(tagCompression, tiffRaw)
-	t.photometric = d.number(tagPhotometric, tiffWhiteIsZero)
+	if v := d.numbers(tagPhotometric); len(v) == 1 { // Pillow ignores several values
+		t.photometric = v[0]
+	}
 	t.predictor = d.number(tagPredictor, 1)
 	t.planar = d.number(tagPlanar, 1) == 2
 	t.tables = d.entries[tagJPEGTables].data
 	t.extra = d.numbers(tagExtraSamples)
 	t.samples = d.number(tagSamplesPerPixel, 1)
 	t.bits = d.number(tagBits, 1)
-	for _, b := range d.numbers(tagBits) {
-		if b != t.bits {
-			return nil, fmt.Errorf("samples of %v bits are not supported, only of one size", d.numbers(tagBits))
+	for i, b := range d.numbers(tagBits) {
+		if b != t.bits && i < t.samples {
+			return nil, fmt.Errorf("samples of %d and %d bits are not supported, only of one size", t.bits, b)
 		}
 	}
 	for _, f := range d.numbers(tagSampleFormat) {
@@ -137,6 +142,9 @@ func (t *tiffImage) findSegments() error {
 	}
 	t.counts = t.numbers(countTag)
 	need := ((t.width + t.segmentWidth - 1) / t.segmentWidth) * ((t.height + t.segmentHeight - 1) / t.segmentHeight)
+	if need == 1 && t.compression == tiffRaw && len(t.offsets) > 1 && !t.planar {
+		t.offsets = t.offsets[len(t.offsets)-1:] // Pillow takes the last one
+	}
 	if t.planar {
 		need *= t.samples
 	}
@@ -287,7 +295,7 @@ func (t *tiffImage) decodeSegment(i, rows, samples int) ([]byte, error) {
 		}
 		r = z
 	case tiffZstd:
-		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxEncodedBytes))
+		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxTIFFWindow))
 		if err != nil {
 			return nil, err
 		}
@@ -304,16 +312,23 @@ func (t *tiffImage) decodeSegment(i, rows, samples int) ([]byte, error) {
 	if _, err := io.ReadFull(r, out); err != nil {
 		return nil, err
 	}
+	if t.compression == tiffDeflate || t.compression == tiffOldDeflate {
+		// One more byte shows whether the data or their checksum are wrong.
+		if _, err := r.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, err
+		}
+	}
 	return out, t.undoPredictor(out, samples)
 }
 
-// decodeJPEGSegment decodes a strip or tile that is a JPEG stream, whose tables may be stored apart.
+// decodeJPEGSegment decodes a strip or tile that is a JPEG stream, whose tables may be stored
+// apart.
 func (t *tiffImage) decodeJPEGSegment(data []byte, rows, samples int) ([]byte, error) {
 	width, height, err := jpeg.Size(data)
 	if err != nil {
 		return nil, err
 	}
-	if t.bits != 8 || width < t.segmentWidth || height < rows || width > maxPixels/height {
+	if t.bits != 8 || width != t.segmentWidth || height < rows || height > t.segmentHeight {
 		return nil, fmt.Errorf("a JPEG stream of %d×%d pixels does not fit a strip or tile of %d×%d pixels of %d bits", width, height, t.segmentWidth, rows, t.bits)
 	}
 	o := jpeg.Options{Tables: t.tables, Colours: jpeg.AsStored}
@@ -327,14 +342,7 @@ func (t *tiffImage) decodeJPEGSegment(data []byte, rows, samples int) ([]byte, e
 	if m.Channels != samples {
 		return nil, fmt.Errorf("a JPEG stream has %d channels, want %d", m.Channels, samples)
 	}
-	if m.Width == t.segmentWidth {
-		return m.Pix, nil
-	}
-	out := make([]byte, 0, rows*t.segmentWidth*samples)
-	for y := range rows {
-		out = append(out, m.Pix[y*m.Width*samples:][:t.segmentWidth*samples]...)
-	}
-	return out, nil
+	return m.Pix, nil
 }
 
 // undoPredictor adds up samples that are stored as differences, and brings 16-bit samples into

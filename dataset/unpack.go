@@ -5,8 +5,9 @@ package dataset
 type unpacker struct {
 	bits     int
 	channels int // stored per pixel
-	// colours is the number of channels that matter: 1 for grey or a palette index, 3 for RGB, 4 for
-	// CMYK or, if premultiplied is set, RGB that is multiplied by the alpha in the fourth channel.
+	// colours is the number of channels that matter: 1 for grey or a palette index, 3 for RGB, 4
+	// for CMYK or, if premultiplied is set, RGB that is multiplied by the alpha in the fourth
+	// channel.
 	colours       int
 	premultiplied bool
 
@@ -14,8 +15,8 @@ type unpacker struct {
 	first  [3]uint8      // the colour of the sample 0
 }
 
-// newUnpacker returns an unpacker for pixels without a palette: grey for one or two channels, RGB for
-// more. Further channels, such as alpha, are dropped.
+// newUnpacker returns an unpacker for pixels without a palette: grey for one or two channels, RGB
+// for more. Further channels, such as alpha, are dropped.
 func newUnpacker(bits, channels int) *unpacker {
 	u := &unpacker{bits: bits, channels: channels, colours: 1}
 	if channels >= 3 {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// webpChunks yields the kinds and data of the chunks of a WebP file, or of the frame of an animation
-// after 12 bytes. It stops at a chunk that is cut off.
+// webpChunks yields the kinds and data of the chunks of a WebP file, or of the frame of an
+// animation after 12 bytes. It stops at a chunk that is cut off.
 func webpChunks(file []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		for at := 12; at+8 <= len(file); { // after "RIFF", a length and "WEBP"
@@ -27,62 +27,48 @@ func webpChunks(file []byte) iter.Seq2[string, []byte] {
 	}
 }
 
-// webpFrame is the first frame of an animated WebP file.
+// webpFrame is the first frame of a WebP file.
 type webpFrame struct {
-	width, height int    // of the canvas
+	width, height int    // of the canvas; 0 if the frame is the whole image
 	x, y          int    // of the frame
-	still         []byte // the frame as a WebP file; nil if the file is not animated
+	still         []byte // the frame as a WebP file without alpha and metadata
 }
 
-// readWebP reads a WebP file up to the first frame of its animation.
+// readWebP finds the first frame of a WebP file.
 func readWebP(file []byte) (f webpFrame, err error) {
+	if len(file) < 12 || uint64(binary.LittleEndian.Uint32(file[4:]))+8 > uint64(len(file)) {
+		return f, io.ErrUnexpectedEOF
+	}
 	animated := false
 	for kind, data := range webpChunks(file) {
 		switch {
 		case kind == "VP8X" && len(data) >= 10:
 			animated = data[0]&2 != 0
 			f.width, f.height = 1+uint24(data[4:]), 1+uint24(data[7:])
-		case kind == "ANMF" && animated:
-			if len(data) < 16 {
-				return f, errors.New("the first frame of the animation is cut off")
-			}
+		case kind == "ANMF" && animated && len(data) >= 16:
 			f.x, f.y = 2*uint24(data), 2*uint24(data[3:])
-			w, h := 1+uint24(data[6:]), 1+uint24(data[9:])
-			if f.x+w > f.width || f.y+h > f.height {
-				return f, fmt.Errorf("the first frame of %d×%d pixels at (%d, %d) exceeds the canvas of %d×%d", w, h, f.x, f.y, f.width, f.height)
+			for kind, data := range webpChunks(data[4:]) { // the header of a frame has 16 bytes
+				if kind == "VP8 " || kind == "VP8L" {
+					f.still = stillWebP(kind, data)
+					return f, nil
+				}
 			}
-			f.still = stillWebP(data)
+			return f, errors.New("the first frame of the animation has no pixels")
+		case (kind == "VP8 " || kind == "VP8L") && !animated:
+			f.still = stillWebP(kind, data)
 			return f, nil
 		}
 	}
-	if animated {
-		return f, io.ErrUnexpectedEOF
-	}
-	return f, nil
+	return f, io.ErrUnexpectedEOF
 }
 
-// stillWebP returns the frame of an animation as a WebP file of its own. frame is the data of an ANMF
-// chunk.
-func stillWebP(frame []byte) []byte {
-	out := []byte("RIFF    WEBP")
-	add := func(kind string, data []byte) {
-		out = append(out, kind...)
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(data)))
-		out = append(out, data...)
-		if len(data)%2 != 0 {
-			out = append(out, 0)
-		}
-	}
-	for kind, data := range webpChunks(frame[4:]) { // the header of the frame has 16 bytes
-		if kind == "ALPH" { // needs an extended header: flags, and the size
-			add("VP8X", append([]byte{0x10, 0, 0, 0}, frame[6:12]...))
-		}
-		if kind == "ALPH" || kind == "VP8 " || kind == "VP8L" {
-			add(kind, data)
-		}
-	}
-	binary.LittleEndian.PutUint32(out[4:], uint32(len(out)-8))
-	return out
+// stillWebP returns a WebP file with one chunk.
+func stillWebP(kind string, data []byte) []byte {
+	padding := len(data) % 2
+	out := binary.LittleEndian.AppendUint32([]byte("RIFF"), uint32(12+len(data)+padding))
+	out = append(append(out, "WEBP"...), kind...)
+	out = append(binary.LittleEndian.AppendUint32(out, uint32(len(data))), data...)
+	return append(out, make([]byte, padding)...)
 }
 
 // uint24 returns a number of three bytes.
@@ -94,35 +80,28 @@ func webpSize(file []byte) (width, height int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	data := file
-	if f.still != nil {
-		data = f.still
-	}
-	c, err := webp.DecodeConfig(bytes.NewReader(data))
+	c, err := webp.DecodeConfig(bytes.NewReader(f.still))
 	if err != nil {
 		return 0, 0, err
 	}
-	if f.still == nil {
+	if f.width == 0 {
 		return c.Width, c.Height, nil
 	}
 	if f.x+c.Width > f.width || f.y+c.Height > f.height {
-		return 0, 0, fmt.Errorf("the first frame of %d×%d pixels exceeds its canvas", c.Width, c.Height)
+		return 0, 0, fmt.Errorf("the first frame of %d×%d pixels at (%d, %d) exceeds the canvas of %d×%d", c.Width, c.Height, f.x, f.y, f.width, f.height)
 	}
 	return f.width, f.height, nil
 }
 
-// decodeWebP decodes a WebP file, of an animation the first frame. Pixels outside the frame are
-// black, as in Pillow.
+// decodeWebP decodes a WebP file, of an animation the first frame. Alpha is dropped. Pixels outside
+// the frame are black, as in Pillow.
 func decodeWebP(file []byte) (*RGB, error) {
 	f, err := readWebP(file)
 	if err != nil {
 		return nil, err
 	}
-	if f.still == nil {
-		return decodeStillWebP(file)
-	}
 	frame, err := decodeStillWebP(f.still)
-	if err != nil || frame.Width == f.width && frame.Height == f.height {
+	if err != nil || f.width == 0 || frame.Width == f.width && frame.Height == f.height {
 		return frame, err
 	}
 	m := newRGB(f.width, f.height)
@@ -132,7 +111,7 @@ func decodeWebP(file []byte) (*RGB, error) {
 	return m, nil
 }
 
-// decodeStillWebP decodes a WebP file without animation. The YCbCr values of WebP are BT.601 in the
+// decodeStillWebP decodes a WebP file with one chunk. The YCbCr values of WebP are BT.601 in the
 // studio range 16…235, but image.YCbCr assumes the full range of JPEG. Lossy images therefore need
 // their own conversion to RGB.
 func decodeStillWebP(file []byte) (*RGB, error) {
@@ -143,8 +122,6 @@ func decodeStillWebP(file []byte) (*RGB, error) {
 	switch m := m.(type) {
 	case *image.YCbCr:
 		return webpToRGB(m), nil
-	case *image.NYCbCrA:
-		return webpToRGB(&m.YCbCr), nil
 	case *image.NRGBA:
 		out := newRGB(m.Rect.Dx(), m.Rect.Dy())
 		u := newUnpacker(8, 4)

@@ -8,7 +8,7 @@ func (d *decoder) convert(how Colours) (*Image, error) {
 	for i := range up {
 		up[i] = newUpsampler(d, &d.components[i])
 	}
-	luminance := how == AsYCbCr && n >= 3 || how == AsMarked && d.luminance()
+	luminance := how == AsYCbCr && n >= 3 || how == AsMarked && d.luminance
 	rows := make([][]uint8, n)
 	for y := range d.height {
 		for i := range up {
@@ -37,8 +37,8 @@ func (d *decoder) convert(how Colours) (*Image, error) {
 	return m, nil
 }
 
-// luminance reports whether the first three components are YCbCr.
-func (d *decoder) luminance() bool {
+// isLuminance reports whether the markers say that the first three components are YCbCr.
+func (d *decoder) isLuminance() bool {
 	switch len(d.components) {
 	case 3:
 		if d.jfif {
@@ -67,15 +67,8 @@ func toRGB(out []uint8, rows [][]uint8, pixel int) {
 	}
 }
 
-// YCbCrToRGB converts one pixel of JFIF's YCbCr to RGB.
-func YCbCrToRGB(y, cb, cr uint8) (r, g, b uint8) {
-	var out [3]uint8
-	toRGB(out[:], [][]uint8{{y}, {cb}, {cr}}, 3)
-	return out[0], out[1], out[2]
-}
-
-// tables holds the chroma terms of the JFIF conversion from YCbCr to RGB. They are computed in fixed
-// point with 16 fractional bits and rounded as in libjpeg.
+// tables holds the chroma terms of the JFIF conversion from YCbCr to RGB. They are computed in
+// fixed point with 16 fractional bits and rounded as in libjpeg.
 var tables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 	const half = 1 << 15
 	for i := range int32(256) {
@@ -88,9 +81,9 @@ var tables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 	return t
 }()
 
-// upsampler scales the rows of a component to the width of the image, with the "fancy upsampling" of
-// libjpeg-turbo. It uses a triangle filter for the ratios 2×1, 1×2 and 2×2. It repeats samples for
-// other ratios, and for 2×1 and 2×2 if there are fewer than three columns.
+// upsampler scales the rows of a component to the width of the image, with the "fancy upsampling"
+// of libjpeg-turbo. It uses a triangle filter for the ratios 2×1, 1×2 and 2×2. It repeats samples
+// for other ratios, and for 2×1 and 2×2 if there are fewer than three columns.
 type upsampler struct {
 	c           *component
 	acrossRatio int

@@ -11,8 +11,8 @@ type bitReader struct {
 	n   int
 }
 
-// fill reads bytes until the bit reader holds more than 56 bits, or until a marker or the end of the
-// file.
+// fill reads bytes until the bit reader holds more than 56 bits, or until a marker or the end of
+// the file.
 func (d *decoder) fill() {
 	r := &d.bits
 	if d.marker != 0 {
@@ -121,8 +121,8 @@ func (d *decoder) huffmanTables(s []byte) bool {
 	return true
 }
 
-// derive computes the derived fields. It returns false if the counts are not those of a prefix code,
-// or if a code of a DC table has a value above 15.
+// derive computes the derived fields. It returns false if the counts are not those of a prefix
+// code, or if a code of a DC table has a value above 15.
 func (t *huffmanTable) derive(dc bool) bool {
 	code, k := int32(0), 0
 	for n := 1; n <= 16; n++ {

@@ -7,7 +7,18 @@ package jpeg
 func (c *component) inverseDCT(b *block, quant *[64]uint16, x, y int) {
 	at := 64*c.stride*y + 8*x
 	var t [64]int32
+	rest := int16(0) // not zero if any row but the first has coefficients
+	for _, v := range b[8:] {
+		rest |= v
+	}
 	for i := range 8 {
+		if rest == 0 {
+			v := int32(b[i] * int16(quant[i]) << 2)
+			for k := i; k < 64; k += 8 {
+				t[k] = v
+			}
+			continue
+		}
 		if b[8+i]|b[16+i]|b[24+i]|b[32+i]|b[40+i]|b[48+i]|b[56+i] == 0 {
 			v := saturate16(int32(b[i]*int16(quant[i])) << 2)
 			for k := i; k < 64; k += 8 {

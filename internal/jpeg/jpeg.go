@@ -71,8 +71,8 @@ const (
 	markAPP0 = 0xe0
 )
 
-// zigzag maps the position of a coefficient in the file to its position in a block. Damaged data may
-// run over the end of a block; the 16 last elements catch such coefficients.
+// zigzag maps the position of a coefficient in the file to its position in a block. Damaged data
+// may run over the end of a block; the 16 last elements catch such coefficients.
 var zigzag = [64 + 16]uint8{
 	0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
 	12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
@@ -116,7 +116,9 @@ type decoder struct {
 	arithmetic    bool
 	multiple      bool // the image takes more than one scan
 
-	jfif, adobe    bool
+	jfif, adobe bool
+	// the first three components are YCbCr, as the markers before the first scan say
+	luminance      bool
 	adobeTransform byte
 
 	quant       [4]*[64]uint16
@@ -214,6 +216,7 @@ func (d *decoder) readImage() error {
 		}
 		if d.scans == 1 {
 			d.multiple = d.progressive || len(d.scan) < len(d.components)
+			d.luminance = d.isLuminance()
 			d.allocate()
 		}
 		if err := d.readScan(); err != nil {
@@ -330,6 +333,9 @@ func (d *decoder) readMarker() (byte, error) {
 		return 0, errTruncated
 	}
 	size := int(binary.BigEndian.Uint16(d.data[d.pos:]))
+	if m >= markAPP0 { // a segment that may be skipped
+		size = max(size, 2)
+	}
 	if size < 2 {
 		return 0, fmt.Errorf("marker 0x%02x has a length of %d bytes, want 2 or more", m, size)
 	}
@@ -574,7 +580,8 @@ func (d *decoder) eachMCU(rows, columns int, decode func(y, x int)) error {
 	return nil
 }
 
-// decodeBlock decodes one block of a scan. If blocks are not kept, decodeBlock computes its samples.
+// decodeBlock decodes one block of a scan. If blocks are not kept, decodeBlock computes its
+// samples.
 func (d *decoder) decodeBlock(decode func(*component, *block), c *component, x, y int) {
 	if c.coefficients != nil {
 		decode(c, &c.coefficients[y*c.stride+x])

@@ -62,6 +62,24 @@ func TestStandardTables(t *testing.T) {
 	}
 }
 
+// TestLateMarkers checks that a marker after the pixels does not change the colours.
+func TestLateMarkers(t *testing.T) {
+	file := encode(t, 61, 45)
+	want, err := Decode(file, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := append(bytes.Clone(file[:len(file)-2]), "\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00\xff\xd9"...)
+	if got, err := Decode(late, Options{}); err != nil || !bytes.Equal(got.Pix, want.Pix) {
+		t.Errorf("pixels differ, %v", err)
+	}
+	early := append(bytes.Clone(late[:2]), late[len(file)-2:len(late)-2]...)
+	early = append(early, file[2:]...)
+	if got, err := Decode(early, Options{}); err != nil || bytes.Equal(got.Pix, want.Pix) {
+		t.Errorf("the same marker before the pixels has no effect, %v", err)
+	}
+}
+
 // TestCut checks that a file is truncated wherever it is cut, but for the end marker.
 func TestCut(t *testing.T) {
 	file := encode(t, 61, 45)
