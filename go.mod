@@ -5,7 +5,6 @@ go 1.26.5
 require (
 	github.com/agnivade/levenshtein v1.2.1
 	github.com/andybalholm/brotli v1.1.1
-	github.com/bep/imagemeta v1.0.1
 	github.com/gofrs/flock v0.13.0
 	github.com/gomlx/compute v0.1.3
 	github.com/gomlx/go-xla v0.4.1

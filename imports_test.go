@@ -21,6 +21,7 @@ var imports = []struct {
 }{
 	{"progress", nil},
 	{"internal/atomicfile", nil},
+	{"internal/jpeg", nil},
 	{"internal/moduleroot", nil},
 	{"internal/option", nil},
 	{"internal/seeded", nil},
@@ -33,7 +34,7 @@ var imports = []struct {
 	{"internal/hub", []string{"progress", "internal/atomicfile", "internal/jsonfile"}},
 	{"internal/pickle", nil},
 	{"checkpoint", []string{"internal/atomicfile", "internal/pickle"}},
-	{"dataset", []string{"progress", "internal/option"}},
+	{"dataset", []string{"progress", "internal/jpeg", "internal/option"}},
 	{"backend/cpu", []string{"internal/kernel/...", "internal/workers"}},
 	{"backend", []string{"backend/cpu", "internal/option"}},
 	{"internal/program", []string{"backend", "backend/cpu"}},

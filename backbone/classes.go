@@ -88,8 +88,8 @@ func findClasses(f *checkpoint.File) (ClassNames, error) {
 	return ClassNames{}, nil
 }
 
-// readClassConfig returns the content of the config.json at path, as [Load] reads it. It returns nil
-// if there is no such file.
+// readClassConfig returns the content of the config.json at path, as [Load] reads it. It returns
+// nil if there is no such file.
 func readClassConfig(path string) ([]byte, error) {
 	text, err := readLimited(path)
 	if errors.Is(err, fs.ErrNotExist) {

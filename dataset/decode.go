@@ -1,20 +1,11 @@
 package dataset
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"image"
-	"image/gif"
-	"image/jpeg"
-	"image/png"
 	"io"
-	"slices"
 
-	"golang.org/x/image/bmp"
-	"golang.org/x/image/tiff"
-	"golang.org/x/image/webp"
+	"github.com/sptune/spt/internal/jpeg"
 )
 
 // maxPixels limits the width × height of an image. Pillow refuses larger images as decompression
@@ -56,72 +47,30 @@ func (m *RGB) check() error {
 type format struct {
 	name   string
 	magic  []string // possible first bytes of a file; "?" matches any byte
-	config func(io.Reader) (image.Config, error)
+	size   func([]byte) (width, height int, err error)
 	decode func([]byte) (*RGB, error)
 }
 
 // formats lists the supported formats.
 var formats = []format{
-	{"jpeg", []string{"\xff\xd8"}, jpeg.DecodeConfig, standard(jpeg.Decode)},
-	{"png", []string{"\x89PNG\r\n\x1a\n"}, png.DecodeConfig, standard(png.Decode)},
-	{"gif", []string{"GIF87a", "GIF89a"}, gif.DecodeConfig, decodeGIF},
-	{"webp", []string{"RIFF????WEBPVP8"}, webp.DecodeConfig, decodeWebP},
-	{"bmp", []string{"BM????\x00\x00\x00\x00"}, bmp.DecodeConfig, standard(bmp.Decode)},
-	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a"}, tiff.DecodeConfig, decodeTIFF},
-	{"pnm", []string{"P5", "P6"}, pnmConfig, decodePNM},
+	{"jpeg", []string{"\xff\xd8\xff"}, jpeg.Size, decodeJPEG},
+	{"png", []string{pngSignature}, pngSize, decodePNG},
+	{"gif", []string{"GIF87a", "GIF89a"}, gifSize, decodeGIF},
+	{"webp", []string{"RIFF????WEBPVP8"}, webpSize, decodeWebP},
+	{"bmp", []string{"BM"}, bmpSize, decodeBMP},
+	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b"}, tiffSize, decodeTIFF},
+	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM},
 }
 
-// standard returns a format.decode function for a decoder that returns an image.Image with its
-// origin at (0, 0).
-func standard(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, error) {
-	return func(data []byte) (*RGB, error) {
-		m, err := decode(bytes.NewReader(data))
-		if err != nil {
-			return nil, err
-		}
-		return toRGB(m), nil
-	}
-}
-
-// sniff returns the format of an image file. The first bytes of the file tell the format.
-func sniff(data []byte) (format, error) {
-	for _, f := range formats {
-		for _, magic := range f.magic {
-			if matches(data, magic) {
-				return f, nil
-			}
-		}
-	}
-	if len(data) == 0 {
-		return format{}, errors.New("the file is empty")
-	}
-	return format{}, fmt.Errorf("the file begins with the bytes % x, which is none of JPEG, PNG, GIF, WebP, BMP, TIFF, binary PGM and PPM: convert it to one of these formats", data[:min(8, len(data))])
-}
-
-// matches reports whether data begins with magic.
-func matches(data []byte, magic string) bool {
-	if len(data) < len(magic) {
-		return false
-	}
-	for i := range len(magic) {
-		if magic[i] != '?' && data[i] != magic[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// decodeImage decodes an image file of any supported format: JPEG (grey, YCbCr, RGB, CMYK, YCCK),
-// PNG, GIF (the first frame), WebP (still images), BMP, TIFF, and binary PGM and PPM. The content
-// tells the format; the name of the file has no effect.
+// decodeImage decodes an image file of any supported format: JPEG, PNG, GIF and WebP (of an
+// animation the first frame), BMP, TIFF (the first page), and binary PGM and PPM. The content tells
+// the format; the name of the file has no effect.
 //
 // The pixels equal the result of Pillow's convert("RGB"): palette indices become colours, grey is
-// copied to three channels, and alpha is dropped without blending. Two things differ from Pillow on
-// purpose. First, 16-bit channels keep their high byte. Pillow would clip grey 16-bit images at
-// 255, so they would be nearly white. Second, decodeImage applies the EXIF orientation of the file.
-//
-// Lossless formats and WebP give exactly the pixels of Pillow. JPEG pixels may differ by one or two
-// levels, because image/jpeg rounds its inverse DCT differently from libjpeg-turbo.
+// copied to three channels, and alpha is dropped without blending. A file that ends before its last
+// pixel is an error. Two things differ from Pillow on purpose. First, 16-bit channels keep their
+// high byte. Pillow would clip grey 16-bit images at 255, so they would be nearly white. Second,
+// decodeImage applies the orientation that EXIF or XMP states.
 //
 // decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
 // It also returns an error if a decoder panics on a broken file.
@@ -135,125 +84,31 @@ func decodeImage(data []byte) (m *RGB, err error) {
 			m, err = nil, fmt.Errorf("broken %s: the decoder failed with %q", f.name, fmt.Sprint(p))
 		}
 	}()
-	config, err := f.config(bytes.NewReader(data))
+	width, height, err := f.size(data)
 	if err != nil {
-		return nil, fmt.Errorf("reading the %s header: %w", f.name, err)
+		return nil, decodeError(f, data, err)
 	}
-	if config.Width <= 0 || config.Height <= 0 {
-		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: width and height must be 1 or more", f.name, config.Width, config.Height)
+	if width <= 0 || height <= 0 {
+		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: width and height must be 1 or more", f.name, width, height)
 	}
-	if config.Width > maxPixels/config.Height {
-		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, config.Width, config.Height, maxPixels)
+	if width > maxPixels/height {
+		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, width, height, maxPixels)
 	}
 	m, err = f.decode(data)
 	if err != nil {
-		// Some decoders return a bare io.EOF for a file that ends early. The message says more.
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, fmt.Errorf("%s is truncated after %d bytes: %w", f.name, len(data), io.ErrUnexpectedEOF)
-		}
-		return nil, fmt.Errorf("broken %s: %w", f.name, err)
+		return nil, decodeError(f, data, err)
 	}
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// decodeGIF draws the first frame on the logical screen. Pixels outside the frame get the first
-// colour of the palette, as in Pillow.
-func decodeGIF(data []byte) (*RGB, error) {
-	config, err := gif.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
+// decodeError adds the format to an error of a decoder. Some decoders return a bare io.EOF for a
+// file that ends early; the message says more.
+func decodeError(f format, data []byte, err error) error {
+	if foreign := (*foreignError)(nil); errors.As(err, &foreign) {
+		return err
 	}
-	frame, err := gif.Decode(bytes.NewReader(opaqueGIF(data)))
-	if err != nil {
-		return nil, err
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%s is truncated after %d bytes: %w", f.name, len(data), io.ErrUnexpectedEOF)
 	}
-	at := frame.Bounds().Min
-	part := toRGB(frame)
-	if part.Width == config.Width && part.Height == config.Height {
-		return part, nil
-	}
-	m := newRGB(config.Width, config.Height)
-	if p, ok := frame.(*image.Paletted); ok && len(p.Palette) > 0 {
-		first := withoutAlpha(p.Palette[0])
-		for i := range m.Pix {
-			m.Pix[i] = first[i%3]
-		}
-	}
-	for y := range part.Height {
-		copy(m.Pix[3*((at.Y+y)*m.Width+at.X):], part.Pix[3*y*part.Width:3*(y+1)*part.Width])
-	}
-	return m, nil
-}
-
-// opaqueGIF returns data without the transparency flag of the first frame. With the flag, image/gif
-// would make the transparent colour black. Pillow drops the transparency and keeps the colour.
-func opaqueGIF(data []byte) []byte {
-	at := 13 // size of the header and the screen descriptor
-	if len(data) > at && data[10]&0x80 != 0 {
-		at += 3 << (data[10]&7 + 1) // size of the global colour table
-	}
-	// Extensions precede the frame. Each has a label and a list of blocks, which ends with an empty
-	// block.
-	for at+3 < len(data) && data[at] == '!' {
-		if control := at + 3; data[at+1] == 0xf9 && data[control]&1 != 0 {
-			data = slices.Clone(data)
-			data[control] &^= 1
-		}
-		for at += 2; at < len(data) && data[at] != 0; at += 1 + int(data[at]) {
-		}
-		at++
-	}
-	return data
-}
-
-// decodeTIFF decodes a TIFF file and corrects the colours of faxes. x/image/tiff inverts images in
-// Group 3 and Group 4 compression if the file declares that 0 is black; libtiff does not invert
-// them.
-func decodeTIFF(data []byte) (*RGB, error) {
-	m, err := standard(tiff.Decode)(data)
-	if err != nil {
-		return nil, err
-	}
-	const compression, photometric = 259, 262
-	if c := tiffNumber(data, compression); (c == 3 || c == 4) && tiffNumber(data, photometric) == 1 {
-		for i := range m.Pix {
-			m.Pix[i] = 255 - m.Pix[i]
-		}
-	}
-	return m, nil
-}
-
-// tiffNumber returns the 16-bit value of a tag in the first directory of a TIFF file, or -1 if the
-// tag is missing.
-func tiffNumber(data []byte, tag uint16) int {
-	var order binary.ByteOrder = binary.LittleEndian
-	if data[0] == 'M' {
-		order = binary.BigEndian
-	}
-	at := uint64(order.Uint32(data[4:])) // in range: the file has been decoded
-	for n := order.Uint16(data[at:]); n > 0; n-- {
-		entry := data[at+2:][:12] // tag, type, count, value
-		if order.Uint16(entry) == tag {
-			return int(order.Uint16(entry[8:]))
-		}
-		at += 12
-	}
-	return -1
-}
-
-// decodeWebP decodes a WebP file. The YCbCr values of WebP are BT.601 in the studio range 16…235,
-// but image.YCbCr assumes the full range of JPEG. Lossy images therefore need their own conversion
-// to RGB.
-func decodeWebP(data []byte) (*RGB, error) {
-	m, err := webp.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
-	switch m := m.(type) {
-	case *image.YCbCr:
-		return webpToRGB(m), nil
-	case *image.NYCbCrA:
-		return webpToRGB(&m.YCbCr), nil
-	}
-	return toRGB(m), nil
+	return fmt.Errorf("broken %s: %w", f.name, err)
 }

@@ -2,68 +2,196 @@ package dataset
 
 import (
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
-
-	"github.com/bep/imagemeta"
+	"encoding/hex"
+	"io"
+	"regexp"
 )
 
-// orientation returns the EXIF orientation of an image file, 1 to 8. It returns 1 if the file has
-// no orientation or if the metadata are broken, because the image can still be used.
-func orientation(formatName string, data []byte) int {
-	var f imagemeta.ImageFormat
-	switch formatName {
-	case "jpeg":
-		f = imagemeta.JPEG
-	case "png":
-		f = imagemeta.PNG
-	case "webp":
-		// imagemeta ignores the padding of chunks with odd length and does not find the chunks
-		// after them.
-		f, data = imagemeta.TIFF, webpEXIF(data)
-	case "tiff":
-		f = imagemeta.TIFF
-	default:
-		return 1
-	}
-	value := 1
-	_, err := imagemeta.Decode(imagemeta.Options{
-		R:           bytes.NewReader(data),
-		ImageFormat: f,
-		Sources:     imagemeta.EXIF,
-		ShouldHandleTag: func(tag imagemeta.TagInfo) bool {
-			return tag.Namespace == "IFD0" && tag.Tag == "Orientation"
-		},
-		HandleTag: func(tag imagemeta.TagInfo) error {
-			switch v := tag.Value.(type) {
-			case uint16:
-				value = int(v)
-			case uint32: // not in the standard, but Pillow accepts it
-				value = int(v)
-			}
-			return imagemeta.ErrStopWalking
-		},
-	})
-	if err != nil || value < 1 || value > 8 {
-		return 1
-	}
-	return value
+// metadata holds the parts of an image file that may state its orientation.
+type metadata struct {
+	exif []byte // a TIFF file with one directory
+	xmp  []byte // XML
 }
 
-// webpEXIF returns the EXIF chunk of a WebP file, or nil if there is none. The chunk has the format
-// of a TIFF file.
-func webpEXIF(data []byte) []byte {
-	for at := 12; at+8 <= len(data); { // after "RIFF", a length and "WEBP"
-		kind, size := string(data[at:at+4]), uint64(binary.LittleEndian.Uint32(data[at+4:]))
-		at += 8
-		if size > uint64(len(data)-at) {
-			return nil
-		}
-		if kind == "EXIF" {
-			return bytes.TrimPrefix(data[at:at+int(size)], []byte("Exif\x00\x00"))
-		}
-		at += int(size + size%2)
+// metadataReaders maps the name of a format to the function that finds the metadata of a file.
+var metadataReaders = map[string]func([]byte) metadata{
+	"jpeg": jpegMetadata,
+	"png":  pngMetadata,
+	"webp": webpMetadata,
+	"tiff": tiffMetadata,
+}
+
+// xmpOrientation matches the orientation in XMP, as an attribute or as an element.
+var xmpOrientation = regexp.MustCompile(`tiff:Orientation(?:="|>)([0-9])`)
+
+// orientation returns the orientation of an image file, 1 to 8, as EXIF defines it. EXIF comes
+// before XMP. It returns 1 if the file has no orientation or if the metadata are broken, because
+// the image can still be used.
+func orientation(formatName string, data []byte) int {
+	read := metadataReaders[formatName]
+	if read == nil {
+		return 1
 	}
-	return nil
+	m := read(data)
+	exif := bytes.TrimPrefix(bytes.TrimPrefix(m.exif, exifPrefix), exifPrefix)
+	d, err := readDirectory(exif)
+	if len(exif) > 0 && err == errBadHeader {
+		return 1
+	}
+	if err == nil && d.has(tagOrientation) {
+		if kind := d.entries[tagOrientation].kind; kind == 1 || kind == 7 {
+			return 1 // bytes are not numbers for Pillow
+		}
+		return validOrientation(d.number(tagOrientation, 1))
+	}
+	if found := xmpOrientation.FindSubmatch(m.xmp); found != nil {
+		return validOrientation(int(found[1][0] - '0'))
+	}
+	return 1
+}
+
+// validOrientation returns v if it is an orientation, or else 1.
+func validOrientation(v int) int {
+	if v < 1 || v > 8 {
+		return 1
+	}
+	return v
+}
+
+var (
+	exifPrefix = []byte("Exif\x00\x00")
+	xmpPrefix  = []byte("http://ns.adobe.com/xap/1.0/\x00")
+)
+
+// jpegMetadata reads the APP1 segments of a JPEG file. EXIF that does not fit in one segment
+// continues in the next one.
+func jpegMetadata(data []byte) (m metadata) {
+	for at := 2; at+4 <= len(data); {
+		if data[at] != 0xff {
+			at++
+			continue
+		}
+		marker := data[at+1]
+		switch {
+		case marker == 0xda || marker == 0xd9:
+			return m
+		case marker == 0xff || marker == 0:
+			at++
+			continue
+		case marker >= 0xd0 && marker <= 0xd8:
+			at += 2
+			continue
+		}
+		end := at + 2 + int(binary.BigEndian.Uint16(data[at+2:]))
+		if end = max(end, at+4); end > len(data) {
+			return m
+		}
+		if marker == 0xe1 {
+			segment := data[at+4 : end]
+			if rest, ok := bytes.CutPrefix(segment, exifPrefix); ok {
+				m.exif = append(m.exif, rest...)
+			} else if rest, ok := bytes.CutPrefix(segment, xmpPrefix); ok {
+				m.xmp = rest
+			}
+		}
+		at = end
+	}
+	return m
+}
+
+// maxText limits the size of a compressed text chunk of PNG after decompression, as Pillow does.
+const maxText = 1 << 20
+
+// pngMetadata reads the EXIF and text chunks of a PNG file. ImageMagick writes EXIF as hexadecimal
+// text under the key "Raw profile type exif".
+func pngMetadata(data []byte) (m metadata) {
+	var raw []byte
+	for c := range pngChunks(data) {
+		body := c.data
+		if c.kind == "eXIf" {
+			m.exif = body
+			continue
+		}
+		key, text, _ := bytes.Cut(body, []byte{0})
+		var err error
+		switch c.kind {
+		default:
+			continue
+		case "tEXt":
+		case "zTXt":
+			if len(text) > 0 {
+				text, err = inflateText(text[1:])
+			}
+		case "iTXt": // compressed or not, method, language, translated key, text
+			if len(text) < 2 {
+				continue
+			}
+			compressed := text[0] != 0
+			parts := bytes.SplitN(text[2:], []byte{0}, 3)
+			if len(parts) < 3 {
+				continue
+			}
+			if text = parts[2]; compressed {
+				text, err = inflateText(text)
+			}
+		}
+		if err != nil {
+			continue
+		}
+		switch string(key) {
+		case "exif":
+			m.exif = text
+		case "Raw profile type exif": // an empty line, the name, the size, and lines of digits
+			if lines := bytes.SplitN(text, []byte("\n"), 4); len(lines) == 4 {
+				digits := bytes.Join(bytes.Fields(lines[3]), nil)
+				if decoded, err := hex.DecodeString(string(digits)); err == nil {
+					raw = decoded
+				}
+			}
+		case "XML:com.adobe.xmp", "xmp":
+			m.xmp = text
+		}
+	}
+	if m.exif == nil {
+		m.exif = raw
+	}
+	return m
+}
+
+// inflateText decompresses the text of a PNG chunk.
+func inflateText(data []byte) ([]byte, error) {
+	r, err := zlib.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(r, maxText))
+}
+
+// webpMetadata reads the EXIF and XMP chunks of a WebP file, if the flags of the file declare them.
+func webpMetadata(data []byte) (m metadata) {
+	var flags byte
+	for kind, body := range webpChunks(data) {
+		switch {
+		case kind == "VP8X" && len(body) > 0:
+			flags = body[0]
+		case kind == "EXIF" && m.exif == nil && flags&8 != 0:
+			m.exif = body
+		case kind == "XMP " && m.xmp == nil && flags&4 != 0:
+			m.xmp = body
+		}
+	}
+	return m
+}
+
+// tiffMetadata returns the file itself, whose first directory has the tags of EXIF.
+func tiffMetadata(data []byte) metadata {
+	m := metadata{exif: data}
+	if d, err := readDirectory(data); err == nil {
+		m.xmp = d.entries[tagXMP].data
+	}
+	return m
 }
 
 // orient returns a stored image in its upright orientation. The EXIF value is the position of the

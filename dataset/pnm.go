@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"image"
-	"image/color"
 	"io"
 )
 
@@ -62,17 +60,10 @@ func readPNMHeader(data []byte) (h pnmHeader, err error) {
 	return h, nil
 }
 
-// pnmConfig returns the size of a PGM or PPM image.
-func pnmConfig(r io.Reader) (image.Config, error) {
-	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
-	if err != nil {
-		return image.Config{}, err
-	}
+// pnmSize returns the size of a PGM or PPM image.
+func pnmSize(data []byte) (width, height int, err error) {
 	h, err := readPNMHeader(data)
-	if err != nil {
-		return image.Config{}, err
-	}
-	return image.Config{ColorModel: color.RGBAModel, Width: h.width, Height: h.height}, nil
+	return h.width, h.height, err
 }
 
 // decodePNM decodes a PGM or PPM file.

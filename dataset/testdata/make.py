@@ -82,6 +82,30 @@ put('alpha.tif', encode(alpha.crop((0, 0, 9, 7)), 'TIFF'))
 put('rgb.ppm', encode(small, 'PPM'))
 put('grey.pgm', encode(small.convert('L'), 'PPM'))
 
+# Steps that make the inverse DCT overflow as in the SIMD code of libjpeg-turbo.
+q = encode(odd, 'JPEG', quality=90)
+i = q.index(b'\xff\xdb') + 5
+put('overflow.jpg', q[:i] + b'\xff\xf0' + q[i + 2:])
+# Orientation in XMP: a JPEG with one of EXIF too, which comes first; a PNG; a WebP; a TIFF.
+xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+exif[0x112] = 3
+put('xmp_and_exif.jpg', encode(small, 'JPEG', quality=95, exif=exif, xmp=xmp))
+from PIL.PngImagePlugin import PngInfo
+info = PngInfo()
+info.add_itxt('XML:com.adobe.xmp', xmp.decode(), zip=True)
+put('xmp.png', encode(small, 'PNG', pnginfo=info))
+put('xmp.webp', encode(small, 'WEBP', lossless=True, xmp=xmp))
+put('xmp.tif', encode(small, 'TIFF', tiffinfo={700: xmp}))
+put('packbits.tif', encode(odd, 'TIFF', compression='packbits'))
+put('jpeg_rgb.tif', encode(odd, 'TIFF', compression='jpeg'))
+put('interlaced.gif', encode(small.quantize(60), 'GIF', interlace=True))
+
+# The other files of decode/ are rare or damaged forms that Pillow does not write: their bytes are kept, their pixels written again.
+import glob, os
+for path in sorted(glob.glob('decode/*')):
+    if not path.endswith('.png') or os.path.exists(path + '.png'):
+        put(os.path.basename(path), open(path, 'rb').read())
+
 for w, h, nw, nh in [(300, 200, 224, 224), (28, 28, 224, 224), (224, 224, 224, 224), (224, 100, 224, 224), (1, 1, 5, 4),
                      (5, 3, 1, 1), (640, 480, 32, 48), (37, 41, 38, 40), (17, 500, 256, 31), (1000, 3, 7, 300), (384, 256, 256, 384)]:
     i = np.arange(w * h * 3, dtype=np.uint64)

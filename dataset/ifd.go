@@ -1,0 +1,165 @@
+package dataset
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// The tags of TIFF directories that this package reads.
+const (
+	tagSubfileType     = 254
+	tagWidth           = 256
+	tagHeight          = 257
+	tagBits            = 258
+	tagCompression     = 259
+	tagPhotometric     = 262
+	tagFillOrder       = 266
+	tagStripOffsets    = 273
+	tagOrientation     = 274
+	tagSamplesPerPixel = 277
+	tagRowsPerStrip    = 278
+	tagStripCounts     = 279
+	tagPlanar          = 284
+	tagPredictor       = 317
+	tagColorMap        = 320
+	tagTileWidth       = 322
+	tagTileHeight      = 323
+	tagTileOffsets     = 324
+	tagTileCounts      = 325
+	tagSubIFDs         = 330
+	tagExtraSamples    = 338
+	tagSampleFormat    = 339
+	tagJPEGTables      = 347
+	tagXMP             = 700
+	tagDNGVersion      = 50706
+)
+
+// directory is the first directory of a TIFF or BigTIFF file. EXIF has the same format.
+type directory struct {
+	order   binary.ByteOrder
+	entries map[uint16]directoryEntry
+}
+
+// directoryEntry is the value of a tag.
+type directoryEntry struct {
+	kind uint16
+	data []byte // the elements, in the byte order of the file
+}
+
+// elementSizes maps a kind of TIFF value to the size of an element in bytes.
+var elementSizes = map[uint16]uint64{1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+
+// errBadHeader is the error for data that do not begin as a TIFF file does.
+var errBadHeader = errors.New("the header is not that of a TIFF file")
+
+// readDirectory reads the header and the first directory of a TIFF file. It skips entries that do
+// not lie in the file. If a tag occurs twice, the first entry counts.
+func readDirectory(data []byte) (*directory, error) {
+	if len(data) < 8 {
+		return nil, errors.New("the header is too short")
+	}
+	d := &directory{entries: map[uint16]directoryEntry{}, order: binary.LittleEndian}
+	if data[0] == 'M' {
+		d.order = binary.BigEndian
+	}
+	switch string(data[:4]) {
+	case "II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b":
+	default:
+		return nil, errBadHeader
+	}
+	at, entrySize, inline := uint64(d.order.Uint32(data[4:])), uint64(12), uint64(4)
+	big := d.order.Uint16(data[2:]) == 43
+	if big {
+		if len(data) < 16 {
+			return nil, errors.New("the header is too short")
+		}
+		at, entrySize, inline = d.order.Uint64(data[8:]), 20, 8
+	}
+	size := uint64(len(data))
+	if at > size || size-at < inline {
+		return nil, fmt.Errorf("the directory lies at byte %d, after the end of the file", at)
+	}
+	n := uint64(d.order.Uint16(data[at:]))
+	at += 2
+	if big {
+		n = d.order.Uint64(data[at-2:])
+		at += 6
+	}
+	for ; n > 0 && size-at >= entrySize; n-- {
+		e := data[at : at+entrySize]
+		at += entrySize
+		tag, kind := d.order.Uint16(e), d.order.Uint16(e[2:])
+		count, value := uint64(d.order.Uint32(e[4:])), e[8:]
+		if big {
+			count, value = d.order.Uint64(e[4:]), e[12:]
+		}
+		unit := elementSizes[kind]
+		if _, twice := d.entries[tag]; twice || unit == 0 || count > size/unit {
+			continue
+		}
+		if bytes := count * unit; bytes <= inline {
+			value = value[:bytes]
+		} else {
+			offset := uint64(d.order.Uint32(value))
+			if big {
+				offset = d.order.Uint64(value)
+			}
+			if offset > size || size-offset < bytes {
+				continue
+			}
+			value = data[offset : offset+bytes]
+		}
+		d.entries[tag] = directoryEntry{kind, value}
+	}
+	return d, nil
+}
+
+// has reports whether the directory has a tag.
+func (d *directory) has(tag uint16) bool {
+	_, ok := d.entries[tag]
+	return ok
+}
+
+// numbers returns the integers of a tag, or nil if the tag is missing or not an integer. Integers
+// beyond int32 become -1.
+func (d *directory) numbers(tag uint16) []int {
+	e := d.entries[tag]
+	unit := int(elementSizes[e.kind])
+	var read func([]byte) int64
+	switch e.kind {
+	case 1, 7:
+		read = func(b []byte) int64 { return int64(b[0]) }
+	case 3:
+		read = func(b []byte) int64 { return int64(d.order.Uint16(b)) }
+	case 4, 13:
+		read = func(b []byte) int64 { return int64(d.order.Uint32(b)) }
+	case 16:
+		read = func(b []byte) int64 { return int64(d.order.Uint64(b)) }
+	case 6:
+		read = func(b []byte) int64 { return int64(int8(b[0])) }
+	case 8:
+		read = func(b []byte) int64 { return int64(int16(d.order.Uint16(b))) }
+	case 9:
+		read = func(b []byte) int64 { return int64(int32(d.order.Uint32(b))) }
+	default:
+		return nil
+	}
+	out := make([]int, len(e.data)/unit)
+	for i := range out {
+		v := read(e.data[i*unit:])
+		if v < 0 || v > 1<<31-1 {
+			v = -1
+		}
+		out[i] = int(v)
+	}
+	return out
+}
+
+// number returns the first integer of a tag, or otherwise if there is none.
+func (d *directory) number(tag uint16, otherwise int) int {
+	if v := d.numbers(tag); len(v) > 0 {
+		return v[0]
+	}
+	return otherwise
+}

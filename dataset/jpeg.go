@@ -1,0 +1,17 @@
+package dataset
+
+import "github.com/sptune/spt/internal/jpeg"
+
+// decodeJPEG decodes a JPEG file.
+func decodeJPEG(file []byte) (*RGB, error) {
+	m, err := jpeg.Decode(file, jpeg.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if m.Channels == 4 { // Pillow assumes the inverted inks of Adobe's programs
+		for i, v := range m.Pix {
+			m.Pix[i] = ^v
+		}
+	}
+	return fromSamples(m.Width, m.Height, m.Channels, m.Pix), nil
+}

@@ -1,0 +1,170 @@
+package jpeg
+
+import (
+	"bytes"
+	"errors"
+	"image"
+	stdjpeg "image/jpeg"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestDecodeAsPillow in package dataset compares the pixels with those of Pillow.
+
+// encode returns an image with a gradient as a JPEG file.
+func encode(tb testing.TB, width, height int) []byte {
+	m := image.NewYCbCr(image.Rect(0, 0, width, height), image.YCbCrSubsampleRatio420)
+	for i := range m.Y {
+		m.Y[i] = uint8(i * i >> 6)
+	}
+	for i := range m.Cb {
+		m.Cb[i], m.Cr[i] = uint8(3*i), uint8(7*i)
+	}
+	var b bytes.Buffer
+	if err := stdjpeg.Encode(&b, m, nil); err != nil {
+		tb.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// cutSegments returns a file without the segments of a marker.
+func cutSegments(file []byte, marker byte) []byte {
+	out := bytes.Clone(file[:2])
+	for at := 2; ; {
+		size := 2 + int(file[at+2])<<8 + int(file[at+3])
+		if file[at+1] == markSOS {
+			return append(out, file[at:]...)
+		}
+		if file[at+1] != marker {
+			out = append(out, file[at:at+size]...)
+		}
+		at += size
+	}
+}
+
+// TestStandardTables checks that a file without Huffman tables, as in a Motion JPEG, is read with
+// those of the standard, which package image/jpeg writes.
+func TestStandardTables(t *testing.T) {
+	file := encode(t, 61, 45)
+	want, err := Decode(file, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(cutSegments(file, markDHT), Options{})
+	if err != nil || !bytes.Equal(got.Pix, want.Pix) {
+		t.Errorf("pixels differ, %v", err)
+	}
+	got, err = Decode(cutSegments(file, markDQT), Options{})
+	if err == nil {
+		t.Errorf("without quantisation tables: %v, want an error", got)
+	}
+}
+
+// TestLateMarkers checks that a marker after the pixels does not change the colours.
+func TestLateMarkers(t *testing.T) {
+	file := encode(t, 61, 45)
+	want, err := Decode(file, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := append(bytes.Clone(file[:len(file)-2]), "\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00\xff\xd9"...)
+	if got, err := Decode(late, Options{}); err != nil || !bytes.Equal(got.Pix, want.Pix) {
+		t.Errorf("pixels differ, %v", err)
+	}
+	early := append(bytes.Clone(late[:2]), late[len(file)-2:len(late)-2]...)
+	early = append(early, file[2:]...)
+	if got, err := Decode(early, Options{}); err != nil || bytes.Equal(got.Pix, want.Pix) {
+		t.Errorf("the same marker before the pixels has no effect, %v", err)
+	}
+}
+
+// TestCut checks that a file is truncated wherever it is cut, but for the end marker.
+func TestCut(t *testing.T) {
+	file := encode(t, 61, 45)
+	for n := range len(file) - 12 {
+		if _, err := Decode(file[:n], Options{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("cut after %d of %d bytes: error %v, want %v", n, len(file), err, io.ErrUnexpectedEOF)
+		}
+	}
+	if _, err := Decode(file[:len(file)-2], Options{}); err != nil {
+		t.Errorf("without end marker: %v", err)
+	}
+}
+
+// TestScans checks that the number of scans is limited.
+func TestScans(t *testing.T) {
+	file := encode(t, 8, 8)
+	at := bytes.Index(file, []byte{0xff, markSOS})
+	frame := bytes.Index(file, []byte{0xff, markSOF0})
+	file[frame+1] = markSOF2
+	file = file[:at]
+	for range maxScans + 1 {
+		file = append(file, 0xff, markSOS, 0, 8, 1, 1, 0, 0, 0, 0, 0)
+	}
+	if _, err := Decode(file, Options{}); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("error %v, want one about the number of scans", err)
+	}
+}
+
+// TestUpsampleFlat checks that a component of one value keeps it at every size and ratio, up to the
+// last row and column.
+func TestUpsampleFlat(t *testing.T) {
+	for h := 1; h <= 4; h++ {
+		for v := 1; v <= 4; v++ {
+			for width := 1; width <= 9; width++ {
+				for height := 1; height <= 5; height++ {
+					d := &decoder{width: width, height: height, maxH: h, maxV: v, components: make([]component, 1)}
+					c := &d.components[0]
+					c.h, c.v, c.width, c.height = 1, 1, ceil(width, h), ceil(height, v)
+					d.allocate()
+					for y := range c.height {
+						for x := range c.width {
+							c.samples[y*8*c.stride+x] = 150
+						}
+					}
+					u := newUpsampler(d, c)
+					for y := range height {
+						for x, got := range u.row(y)[:width] {
+							if got != 150 {
+								t.Fatalf("%d×%d pixels, ratio %d×%d: sample (%d, %d) is %d, want 150", width, height, h, v, x, y, got)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	files, _ := filepath.Glob("../../dataset/testdata/decode/*.jpg")
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add(encode(f, 20, 20))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		w, h, err := Size(data)
+		if err != nil || w*h > 1<<16 {
+			return
+		}
+		if m, err := Decode(data, Options{}); err == nil && (m.Width != w || m.Height != h || len(m.Pix) != w*h*m.Channels) {
+			t.Errorf("%d×%d×%d pixels in %d bytes, want %d×%d", m.Width, m.Height, m.Channels, len(m.Pix), w, h)
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	data := encode(b, 300, 200)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(data, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
