@@ -169,6 +169,7 @@ func TestSideFiles(t *testing.T) {
 		{swin, config, `{"image_size":62}`, want{}, "image size of 62 px is not used"},
 		{swin, config, `{"image_size":128}`, want{size: 128}, ""},
 		{convnext, config, `{"image_size":[56,56],"layer_norm_eps":1e-5}`, want{eps: 1e-5, size: 56}, ""},
+		{convnext, config, `{"architecture":"test_convnext2"}`, want{eps: 1e-5}, ""},
 		{convnext, config, `{"image_size":100000}`, want{}, "found 100000"},
 		{convnext, config, `{"image_size":16}`, want{}, "image size of 16 px is not used"},
 		{convnext, config, `{"input_size":[3,64,32]}`, want{}, "image size of 64 × 32 px is not used"},

@@ -17,7 +17,7 @@ var publishedHeads = map[int]int{1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
 // namedHeads gives the number of attention heads by the name of the model in timm. It lists the
 // models that do not have the usual number of heads for their width.
-var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2}
+var namedHeads = map[string]int{"vit_base_patch16_gap_224": 16, "test_vit": 2, "test_vit2": 2, "test_vit3": 3, "test_vit4": 3}
 
 // configureViT implements Architecture.Configure. It derives most fields from the names and shapes
 // of the tensors. Other fields come from the user, from the metadata of the checkpoint, from the
