@@ -113,7 +113,7 @@ func (l *imageList) addPath(ctx context.Context, path string) error {
 	case strings.EqualFold(filepath.Ext(path), ".parquet"):
 		l.refuse(path, fmt.Errorf("%s is a parquet file, which predict does not read; write its images to files, or measure a labelled one with 'spt eval --data %s'", path, path))
 	case dataset.IsTableName(path) && missing == nil:
-		images, err := dataset.TableImages(path, l.column)
+		images, err := dataset.TableImages(ctx, path, l.column)
 		if err != nil {
 			l.refuse(path, err)
 		}

@@ -1,12 +1,9 @@
 package dataset
 
 import (
-	"bytes"
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,121 +98,27 @@ func IsTableName(path string) bool {
 // TableFormats returns the extensions of tables, such as ".csv".
 func TableFormats() []string { return slices.Clone(tableFormats) }
 
-// TableImages returns the paths of the images that a table lists, in the order of its rows. The
-// paths in the table are relative to its folder and stay inside the folder, as in the layout table.
-// column is the name of the column of images; "" means the first column with a usual name. The
-// table needs no labels. TableImages does not check that the images exist.
-func TableImages(path, column string) ([]string, error) {
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("it is not a regular file (mode %s)", info.Mode())
-	}
-	var text []byte
-	if err == nil {
-		text, err = readText(path)
-	}
-	var cells []string
-	if err == nil {
-		if strings.EqualFold(filepath.Ext(path), ".jsonl") {
-			cells, err = jsonCells(text, column)
-		} else {
-			cells, err = csvCells(text, strings.EqualFold(filepath.Ext(path), ".tsv"), column)
-		}
-	}
-	if err == nil && len(cells) == 0 {
+// TableImages returns the paths of the images that a table lists, in the order of its rows. It reads
+// the table as the layout table does: the paths are relative to the folder of the table and stay
+// inside it, and may lie in a folder below or lack the extension. column is the name of the column
+// of images; "" means the first column with a usual name. The table needs no labels. TableImages
+// does not check that the images exist.
+func TableImages(ctx context.Context, path, column string) ([]string, error) {
+	src := source{OpenOptions: OpenOptions{ImageColumn: column}, root: filepath.Dir(path), file: path}
+	data, err := readTable(ctx, src, table{path: path, split: -1}, labelForm{defined: true})
+	if err == nil && len(data.rows) == 0 {
 		err = errors.New("it lists no images")
+	}
+	var place imagePlace
+	if err == nil {
+		place, _, err = locateImages(ctx, src, src.root, -1, data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the table %s: %w", path, err)
 	}
-	for i, cell := range cells {
-		cell = strings.TrimSpace(cell)
-		if !strings.Contains(cell, "/") { // from Windows
-			cell = strings.ReplaceAll(cell, `\`, "/")
-		}
-		local, err := localPath(cell)
-		if err != nil {
-			return nil, fmt.Errorf("reading the table %s: image %d: %w", path, i+1, err)
-		}
-		cells[i] = filepath.Join(filepath.Dir(path), filepath.FromSlash(local))
+	images := make([]string, len(data.rows))
+	for i, row := range data.rows {
+		images[i] = place.path(row.Path)
 	}
-	return cells, nil
-}
-
-// csvCells returns the cells of the column of images of a CSV table, or of a TSV table if tabs is
-// true. The separators are those of parseCSV.
-func csvCells(text []byte, tabs bool, column string) (cells []string, err error) {
-	r := csv.NewReader(bytes.NewReader(text))
-	r.ReuseRecord = true
-	if first, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n")); tabs {
-		r.Comma, r.LazyQuotes = '\t', true
-	} else if !bytes.ContainsRune(first, ',') && bytes.ContainsRune(first, ';') {
-		r.Comma = ';'
-	}
-	header, err := r.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	image, err := columnOfImages(header, column)
-	for err == nil {
-		var record []string
-		if record, err = r.Read(); err == nil {
-			cells = append(cells, record[image])
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return cells, err
-}
-
-// jsonCells returns the values of the key of images in a table of JSON lines.
-func jsonCells(text []byte, column string) (cells []string, err error) {
-	line, key := 0, ""
-	for s := range bytes.Lines(text) {
-		line++
-		if s = bytes.TrimSpace(s); len(s) == 0 {
-			continue
-		}
-		keys, values, err := jsonObject(s)
-		if err == nil && cells == nil {
-			var image int
-			if image, err = columnOfImages(keys, column); err == nil {
-				key = keys[image]
-			}
-		}
-		var cell string
-		if err == nil {
-			cell, err = jsonScalar(values[key])
-		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", line, err)
-		}
-		cells = append(cells, cell)
-	}
-	return cells, nil
-}
-
-// columnOfImages returns the index of the column of images: the column called want or, if want is
-// "", the first one of pathColumns.
-func columnOfImages(header []string, want string) (int, error) {
-	known := pathColumns
-	if want != "" {
-		known = []string{want}
-	}
-	for _, k := range known {
-		for i, name := range header {
-			if want != "" && name == want || want == "" && strings.ToLower(strings.TrimSpace(name)) == k {
-				return i, nil
-			}
-		}
-	}
-	var quoted []string
-	for _, name := range header {
-		quoted = append(quoted, fmt.Sprintf("%q", abbreviate(name)))
-	}
-	return 0, fmt.Errorf("there is no column of images (looked for %s) among %s: name the image column", strings.Join(known, ", "), abbreviateList(quoted))
+	return images, nil
 }
