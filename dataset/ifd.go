@@ -86,6 +86,8 @@ func readDirectory(data []byte) (*directory, error) {
 		n = d.order.Uint64(data[at-2:])
 		at += 6
 	}
+	// bytes of values outside the directory; Pillow skips values beyond the size of the file
+	total := uint64(0)
 	for ; n > 0 && size-at >= entrySize; n-- {
 		e := data[at : at+entrySize]
 		at += entrySize
@@ -95,17 +97,18 @@ func readDirectory(data []byte) (*directory, error) {
 			count, value = d.order.Uint64(e[4:]), e[12:]
 		}
 		unit := elementSizes[kind]
-		if _, twice := d.entries[tag]; twice || unit == 0 || count > size/unit {
+		if _, twice := d.entries[tag]; twice || unit == 0 {
 			continue
 		}
-		if bytes := count * unit; bytes <= inline {
+		if bytes := min(count, size+1) * unit; bytes <= inline {
 			value = value[:bytes]
 		} else {
 			offset := uint64(d.order.Uint32(value))
 			if big {
 				offset = d.order.Uint64(value)
 			}
-			if offset > size || size-offset < bytes {
+			total += bytes
+			if total > size || offset > size || size-offset < bytes {
 				continue
 			}
 			value = data[offset : offset+bytes]

@@ -128,9 +128,9 @@ func pngMetadata(data []byte) (m metadata) {
 			if len(text) < 2 {
 				continue
 			}
-			compressed := text[0] != 0
+			compressed, method := text[0] != 0, text[1]
 			parts := bytes.SplitN(text[2:], []byte{0}, 3)
-			if len(parts) < 3 {
+			if len(parts) < 3 || compressed && method != 0 {
 				continue
 			}
 			if text = parts[2]; compressed {
@@ -160,13 +160,17 @@ func pngMetadata(data []byte) (m metadata) {
 	return m
 }
 
-// inflateText decompresses the text of a PNG chunk.
+// inflateText decompresses the text of a PNG chunk, which may be cut off.
 func inflateText(data []byte) ([]byte, error) {
 	r, err := zlib.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(io.LimitReader(r, maxText))
+	text, err := io.ReadAll(io.LimitReader(r, maxText))
+	if err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return text, err
 }
 
 // webpMetadata reads the EXIF and XMP chunks of a WebP file, if the flags of the file declare them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
 // pnmHeader is the header of a binary PGM (P5, grey) or PPM (P6, RGB) file.
@@ -90,7 +91,8 @@ func decodePNM(data []byte) (*RGB, error) {
 		if sampleBytes == 2 {
 			v = v<<8 | int(samples[2*j+1])
 		}
-		m.Pix[i] = uint8((min(v, h.maximum)*255 + h.maximum/2) / h.maximum)
+		// as Python rounds
+		m.Pix[i] = uint8(math.RoundToEven(min(float64(v)/float64(h.maximum)*255, 255)))
 	}
 	return m, nil
 }

@@ -179,12 +179,12 @@ func (d *decoder) table(class, index int) (*huffmanTable, error) {
 		}
 		if t != nil {
 			if !t.derived && !t.derive(class == 0) {
-				return nil, fmt.Errorf("Huffman table %d is damaged", index)
+				return nil, fmt.Errorf("the Huffman table %d is damaged", index)
 			}
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("Huffman table %d is missing", index)
+	return nil, fmt.Errorf("the Huffman table %d is missing", index)
 }
 
 // scanDecoder returns the function that decodes one block of the current scan.
