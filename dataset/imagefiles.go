@@ -98,11 +98,11 @@ func IsTableName(path string) bool {
 // TableFormats returns the extensions of tables, such as ".csv".
 func TableFormats() []string { return slices.Clone(tableFormats) }
 
-// TableImages returns the paths of the images that a table lists, in the order of its rows. It reads
-// the table as the layout table does: the paths are relative to the folder of the table and stay
-// inside it, and may lie in a folder below or lack the extension. column is the name of the column
-// of images; "" means the first column with a usual name. The table needs no labels. TableImages
-// does not check that the images exist.
+// TableImages returns the paths of the images that a table lists, in the order of its rows. It
+// reads the table as the layout table does: the paths are relative to the folder of the table and
+// stay inside it, and may lie in a folder below or lack the extension. column is the name of the
+// column of images; "" means the first column with a usual name. The table needs no labels.
+// TableImages does not check that the images exist.
 func TableImages(ctx context.Context, path, column string) ([]string, error) {
 	src := source{OpenOptions: OpenOptions{ImageColumn: column}, root: filepath.Dir(path), file: path}
 	data, err := readTable(ctx, src, table{path: path, split: -1}, labelForm{defined: true})
