@@ -171,3 +171,35 @@ func unindented(text string) string {
 	}
 	return b.String()
 }
+
+// TestFuzzTargets checks that SECURITY.md lists the fuzz targets of each package, and no others.
+func TestFuzzTargets(t *testing.T) {
+	targets := map[string][]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		pkg := filepath.ToSlash(filepath.Dir(path))
+		for _, match := range regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`).FindAllSubmatch(text, -1) {
+			targets[pkg] = append(targets[pkg], "`"+string(match[1])+"`")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(readDocument(t, "SECURITY.md"), "\n## Fuzz targets\n")
+	for pkg, names := range targets {
+		slices.Sort(names)
+		if row := fmt.Sprintf("\n| `%s` | %s |\n", pkg, strings.Join(names, ", ")); !strings.Contains(section, row) {
+			t.Errorf("the table of fuzz targets in SECURITY.md lacks this row:%s", row)
+		}
+	}
+	if got := strings.Count(section, "\n| `"); got != len(targets) {
+		t.Errorf("the table of fuzz targets in SECURITY.md has %d rows, want %d", got, len(targets))
+	}
+}
