@@ -255,9 +255,6 @@ func (d *decoder) allocate() {
 			c.coefficients = make([]block, n)
 		}
 		c.samples = make([]uint8, 64*n)
-		for k := range c.bits {
-			c.bits[k] = -1
-		}
 	}
 }
 
@@ -412,6 +409,9 @@ func (d *decoder) frameHeader(m byte, s []byte) error {
 		c := &components[i]
 		f := s[6+3*i:]
 		c.id, c.h, c.v, c.quantIndex = int(f[0]), int(f[1]>>4), int(f[1]&15), int(f[2])
+		for k := range c.bits {
+			c.bits[k] = -1
+		}
 		if c.h < 1 || c.h > 4 || c.v < 1 || c.v > 4 {
 			return fmt.Errorf("sampling factors %d×%d are not supported, only 1 to 4", c.h, c.v)
 		}

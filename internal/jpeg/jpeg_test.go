@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -166,5 +167,33 @@ func BenchmarkDecode(b *testing.B) {
 		if _, err := Decode(data, Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestMissingScans checks that a progressive image without its last scans is an error.
+// libjpeg-turbo would smooth the blocks of such an image.
+func TestMissingScans(t *testing.T) {
+	file, err := os.ReadFile(filepath.Join("..", "..", "dataset", "testdata", "decode", "420progressive.jpg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scans := 0
+	for at := range file[:len(file)-2] {
+		if file[at] != 0xff || file[at+1] != markSOS {
+			continue
+		}
+		if scans++; scans == 1 {
+			continue
+		}
+		cut := append(bytes.Clone(file[:at]), 0xff, markEOI)
+		if _, err := Decode(cut, Options{}); err == nil || !strings.Contains(err.Error(), "the last scans of the progressive image are missing") {
+			t.Errorf("without scan %d and later ones: error %v", scans, err)
+		}
+	}
+	if scans < 5 {
+		t.Errorf("the file has %d scans, want 5 or more", scans)
+	}
+	if _, err := Decode(file, Options{}); err != nil {
+		t.Errorf("the whole file: %v", err)
 	}
 }
