@@ -20,7 +20,9 @@ type folder struct {
 	folders    []*folder // sorted by the bytes of their names, as by Python's sorted
 	// number of files directly in the folder that are not images, by extension
 	others map[string]int
-	total  int // number of images in the folder and below it
+	// paths of the files in others whose extension is in unsupportedFormats
+	unsupported []string
+	total       int // number of images in the folder and below it
 }
 
 // scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
@@ -72,7 +74,11 @@ func scanBelow(ctx context.Context, path string, ancestors []string, hidden map[
 			f.images = append(f.images, full)
 			f.total++
 		default:
-			f.others[strings.ToLower(filepath.Ext(name))]++
+			ext := strings.ToLower(filepath.Ext(name))
+			f.others[ext]++
+			if _, ok := unsupportedFormats[ext]; ok {
+				f.unsupported = append(f.unsupported, full)
+			}
 		}
 	}
 	return f, nil
@@ -141,6 +147,15 @@ func (f *folder) countOthers(counts map[string]int) {
 	for _, sub := range f.folders {
 		sub.countOthers(counts)
 	}
+}
+
+// allUnsupported returns the paths in unsupported, of the folder and of all folders below it.
+func (f *folder) allUnsupported() []string {
+	paths := slices.Clone(f.unsupported)
+	for _, sub := range f.folders {
+		paths = append(paths, sub.allUnsupported()...)
+	}
+	return paths
 }
 
 // filled returns the subfolders that hold images, directly or below.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,54 +39,17 @@ type UnsupportedImage struct {
 // FindImages returns the images at a path as [ImageFiles] does, and the files of a folder that it
 // leaves out. If a folder holds no image, FindImages returns an error and the files.
 func FindImages(ctx context.Context, path string) (FoundImages, error) {
-	images, err := ImageFiles(ctx, path)
+	images, f, err := imagesAt(ctx, path)
 	found := FoundImages{Images: images, Ignored: map[string]int{}}
-	if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
-		if walkErr := found.leaveOut(ctx, path, nil); err == nil {
-			err = walkErr
-		}
+	if f == nil {
+		return found, err
 	}
+	for _, p := range slices.Sorted(slices.Values(f.allUnsupported())) {
+		found.Unsupported = append(found.Unsupported, UnsupportedImage{p, unsupportedFormats[strings.ToLower(filepath.Ext(p))]})
+	}
+	f.countOthers(found.Ignored)
+	maps.DeleteFunc(found.Ignored, func(ext string, _ int) bool { return unsupportedFormats[ext] != "" })
 	return found, err
-}
-
-// leaveOut adds the files in folder, and in every folder below it, that are not images. ancestors
-// holds the real paths of the folders above this one; a link to one of them is not followed.
-func (found *FoundImages) leaveOut(ctx context.Context, folder string, ancestors []string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	real, err := filepath.EvalSymlinks(folder)
-	if err != nil || slices.Contains(ancestors, real) {
-		return err
-	}
-	ancestors = append(ancestors, real)
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		name, full := e.Name(), filepath.Join(folder, e.Name())
-		if hiddenName(name) != "" || IsImageName(name) {
-			continue
-		}
-		isFolder, err := leadsToFolder(folder, e)
-		if err == nil && isFolder {
-			err = found.leaveOut(ctx, full, ancestors)
-		}
-		if err != nil {
-			return err
-		}
-		if isFolder {
-			continue
-		}
-		ext := strings.ToLower(filepath.Ext(name))
-		if format, ok := unsupportedFormats[ext]; ok {
-			found.Unsupported = append(found.Unsupported, UnsupportedImage{full, format})
-		} else {
-			found.Ignored[ext]++
-		}
-	}
-	return nil
 }
 
 // IsTableName reports whether the name of a file has the extension of a table of the layout table,

@@ -98,7 +98,7 @@ func (g *contents) addUnread(root *folder, u unreadNote) {
 func tableHint(root string) string {
 	entries, _ := os.ReadDir(root) // the caller already reports another error
 	for _, e := range entries {
-		if ext := strings.ToLower(filepath.Ext(e.Name())); !e.IsDir() && slices.Contains(tableFormats, ext) {
+		if !e.IsDir() && IsTableName(e.Name()) {
 			return fmt.Sprintf("; if the table %s lists the images, give %s", e.Name(), filepath.Join(root, e.Name()))
 		}
 	}
@@ -268,22 +268,30 @@ func IsImageName(path string) bool {
 func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 	var files []string
 	for _, p := range paths {
-		info, err := os.Stat(p)
+		found, _, err := imagesAt(ctx, p)
 		if err != nil {
-			return nil, fmt.Errorf("looking for images: %w", err)
+			return nil, err
 		}
-		if !info.IsDir() {
-			files = append(files, p)
-			continue
-		}
-		f, err := scanFolder(ctx, p, nil)
-		if err != nil {
-			return nil, fmt.Errorf("looking for images in %s: %w", p, err)
-		}
-		if f.total == 0 {
-			return nil, fmt.Errorf("looking for images: no images in folder %s (looked for %s)", p, strings.Join(imageExtensions, " "))
-		}
-		files = append(files, f.all()...)
+		files = append(files, found...)
 	}
 	return files, nil
+}
+
+// imagesAt is [ImageFiles] for one path. f is the folder at path, also if it holds no image. It is
+// nil for a file and for a folder that cannot be read.
+func imagesAt(ctx context.Context, path string) (files []string, f *folder, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("looking for images: %w", err)
+	}
+	if !info.IsDir() {
+		return []string{path}, nil, nil
+	}
+	if f, err = scanFolder(ctx, path, nil); err != nil {
+		return nil, nil, fmt.Errorf("looking for images in %s: %w", path, err)
+	}
+	if f.total == 0 {
+		return nil, f, fmt.Errorf("looking for images: no images in folder %s (looked for %s)", path, strings.Join(imageExtensions, " "))
+	}
+	return f.all(), f, nil
 }
