@@ -1,7 +1,6 @@
 package backbone
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,14 +90,14 @@ func findClasses(f *checkpoint.File) (ClassNames, error) {
 // readClassConfig returns the content of the config.json at path, as [Load] reads it. It returns
 // nil if there is no such file.
 func readClassConfig(path string) ([]byte, error) {
-	text, err := readLimited(path)
+	text, err := readSideFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return quoteNaN(bytes.TrimPrefix(text, []byte("\ufeff"))), nil
+	return text, nil
 }
 
 // namesByID returns the names of an id2label, in the order of the ids. The keys must be the numbers

@@ -206,14 +206,12 @@ func (s *sideFiles) open(path string) (o object, ok bool) {
 	}
 	var data []byte
 	if err == nil {
-		data, err = readLimited(path)
+		data, err = readSideFile(path)
 	}
 	if err == nil {
-		data = bytes.TrimPrefix(data, []byte("\ufeff"))
 		if len(bytes.TrimSpace(data)) == 0 {
 			err = errors.New("the file is empty")
 		} else {
-			data = quoteNaN(data)
 			err = jsonfile.Explain(data, json.Unmarshal(data, &o.fields))
 		}
 	}
@@ -226,8 +224,9 @@ func (s *sideFiles) open(path string) (o object, ok bool) {
 	return o, err == nil
 }
 
-// readLimited reads a file of at most maxSideFile bytes.
-func readLimited(path string) ([]byte, error) {
+// readSideFile reads a JSON file of at most maxSideFile bytes. It removes a byte order mark, and
+// quotes the numbers of Python that JSON does not have.
+func readSideFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -237,7 +236,7 @@ func readLimited(path string) ([]byte, error) {
 	if err == nil && len(data) > maxSideFile {
 		err = fmt.Errorf("the file has more than %d bytes", maxSideFile)
 	}
-	return data, err
+	return quoteNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), err
 }
 
 // quoteNaN puts the words NaN, Infinity and -Infinity, which Python writes as numbers, into quotes.
