@@ -2,10 +2,10 @@
 #
 #   docker build -t spt .
 #
-# Run a command on a folder of images. The folder is mounted at /work, the working directory of the
+# Run a command on a folder of images. The folder is mounted at /data, the working directory of the
 # image. The files of the run belong to you, and the Hub's cache is kept in huggingface:
 #
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -e HF_HOME=/work/huggingface spt \
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" -e HF_HOME=/data/huggingface spt \
 #     tune --model hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k --data photos --out run
 #
 # The image computes on the processor. It has no build for GPUs.
@@ -22,5 +22,5 @@ RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o /spt ./
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /spt /usr/local/bin/spt
 COPY LICENSE /usr/share/doc/spt/LICENSE
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["spt"]
