@@ -1,12 +1,15 @@
 package spt
 
 import (
+	"strings"
+
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
 )
 
 // Effective returns o with all defaults filled in, as [Task.Tune] uses the options and config.json
@@ -36,13 +39,52 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		return o, err
 	}
 	o.Options = m.WithDefaults(o.Options)
+	if o.Plan.Compat != "" {
+		// The release scores and trains in its own way too.
+		o.Train.Compat = o.Plan.Compat
+	}
+	images := len(t.data.Train)
+	if o.NoValidation {
+		images += len(t.data.Val)
+	}
+	o.Train = effectiveTrain(m, o.Train, images)
 	return o, nil
+}
+
+// effectiveTrain returns the training options of a method with defaults for a training on n images.
+func effectiveTrain(m method.Row, o train.Options, n int) train.Options {
+	given := o.Init
+	o = o.WithDefaults(n)
+	if !m.Takes("init") {
+		o.Init = given
+	}
+	return o
+}
+
+// validateTrain returns an error if a training option cannot work, or has no effect on the method.
+func validateTrain(m method.Row, o train.Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	for _, set := range []struct {
+		option string
+		given  bool
+	}{{"head-learning-rate", o.HeadLR != 0}, {"init", o.Init != ""}, {"compat", o.Compat != ""}} {
+		if set.given && !m.Takes(set.option) {
+			return option.Errorf(set.option, "method %s takes no %s; leave it out", m.Method, strings.ReplaceAll(set.option, "-", " "))
+		}
+	}
+	return nil
 }
 
 // validate returns an error if the options cannot work on this task. o has its defaults filled in.
 func (t *Task) validate(m method.Row, o run.TuneOptions) error {
-	if err := o.Train.Validate(); err != nil {
-		return err
+	for _, lr := range append([]float64{o.Train.LR}, o.LRs...) {
+		recipe := o.Train
+		recipe.LR = lr
+		if err := validateTrain(m, recipe); err != nil {
+			return err
+		}
 	}
 	if err := o.Score.Validate(); err != nil {
 		return err
@@ -73,12 +115,16 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 			return err
 		}
 	}
-	if len(o.Budgets) > 1 {
+	for _, list := range []struct {
+		option, name string
+		n            int
+	}{{"budget", "budget", len(o.Budgets)}, {"learning-rate", "learning rate", len(o.LRs)}} {
 		switch {
+		case list.n < 2:
 		case o.NoValidation:
-			return option.Errorf("no-validation", "several budgets need validation to choose between them; give one budget, or leave validation on")
+			return option.Errorf("no-validation", "several %ss need validation to choose between them; give one %[1]s, or leave validation on", list.name)
 		case len(t.data.Val) == 0:
-			return option.Errorf("budget", "several budgets need validation images to choose between them, and data set %s has none; give one budget, or a validation split", t.data.Name)
+			return option.Errorf(list.option, "several %ss need validation images to choose between them, and data set %s has none; give one %[1]s, or a validation split", list.name, t.data.Name)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ var imports = []struct {
 	{"peft", []string{"backbone", "backend", "checkpoint", "internal/graph", "internal/option", "internal/program", "internal/seeded"}},
 	{"internal/planreport", []string{"plan", "sensitivity"}},
 	{"plan/published", []string{"checkpoint", "peft", "plan", "sensitivity", "internal/pickle"}},
-	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "progress", "internal/jsonfile", "internal/microbatch",
+	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "progress", "internal/jsonfile", "internal/microbatch",
 		"internal/option", "internal/program"}},
 	{"method", []string{"backbone", "peft", "plan", "train", "internal/option"}},
 	{"delta", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "train", "internal/atomicfile", "internal/hub",

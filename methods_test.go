@@ -80,7 +80,7 @@ func TestEverythingTunedMoves(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", m, err)
 		}
-		start := trained.Tuning.Init(options(m).Train.Seed, task.Model().Weights)
+		start := trained.Tuning.Init(options(m).Train.Seed, peft.PaperScheme, task.Model().Weights)
 		for _, p := range trained.Tuning.Params {
 			if reflect.DeepEqual(trained.Tuned[p.Name].Data, start[p.Name].Data) {
 				t.Errorf("%s: training did not change %s", m, p.Name)

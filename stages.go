@@ -44,7 +44,7 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 		if err != nil {
 			return nil, err
 		}
-		in.Head = head.Init(o.Seed, t.model.Weights)
+		in.Head = head.Init(o.Seed, peft.PaperScheme, t.model.Weights)
 	}
 	scores, err := sensitivity.Score(ctx, in, o, report)
 	if err != nil {

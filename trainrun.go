@@ -21,16 +21,9 @@ import (
 // plan, the metrics and the result in the run folder dir. Like Tune, it makes a new run, continues
 // an interrupted run with the same options and plan, or returns the result of a finished run.
 func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, dir string, report progress.Func) (*run.Result, error) {
-	s, err := t.single(o, p)
+	o, s, err := t.single(o, p)
 	if err != nil {
 		return nil, err
-	}
-	if p == nil {
-		m, err := method.Lookup(o.Method)
-		if err != nil {
-			return nil, optionError(err)
-		}
-		o.Options = m.WithDefaults(o.Options)
 	}
 	folder, recorded, err := t.folder(ctx, dir, &run.Config{Train: &o}, report)
 	if err != nil {
@@ -68,6 +61,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		return nil, err
 	}
 	result := t.result(o.Method, o.Train.Seed)
+	result.LR = o.Train.LR
 	result.Budget, result.Rank, result.Counts, result.Epochs = o.Budget, s.Rank, trained.Tuning.Counts, trained.Epochs
 	result.Seconds, result.Finished = seconds(trained.Epochs), time.Now().UTC()
 	metrics := map[string]float64{}
@@ -100,41 +94,52 @@ func sameTraining(folder run.Folder, recorded, o run.TrainOptions, p *plan.Plan)
 	return nil
 }
 
-// CheckTrainRun checks the options and the plan for [Task.TrainRun] without training. Options that
-// cannot work are a [*run.OptionError]. A plan that does not fit the backbone is a
+// EffectiveTrain returns o with all defaults filled in, as [Task.TrainRun] uses the options and
+// config.json records them. It also checks the options and the plan p before any costly work.
+// Options that cannot work are a [*run.OptionError]. A plan that does not fit the backbone is a
 // [*run.InputError].
-func (t *Task) CheckTrainRun(o run.TrainOptions, p *plan.Plan) error {
-	_, err := t.single(o, p)
-	return err
+func (t *Task) EffectiveTrain(o run.TrainOptions, p *plan.Plan) (run.TrainOptions, error) {
+	o, _, err := t.single(o, p)
+	return o, err
 }
 
-// single checks the options and the plan of one training, and returns its selection.
-func (t *Task) single(o run.TrainOptions, p *plan.Plan) (s peft.Selection, err error) {
-	if err := o.Train.Validate(); err != nil {
-		return s, optionError(err)
+// single checks the options and the plan of one training. It returns the options with their
+// defaults, and the selection.
+func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s peft.Selection, err error) {
+	m, err := method.Lookup(o.Method)
+	if err != nil {
+		return o, s, optionError(err)
+	}
+	if p != nil && p.Compat != "" {
+		o.Train.Compat = p.Compat // a plan of the release is trained as the release trains it
+	}
+	if err := validateTrain(m, o.Train); err != nil {
+		return o, s, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
-		return s, err
+		return o, s, err
 	}
+	images := len(t.data.Train)
+	if o.WithVal {
+		images += len(t.data.Val)
+	}
+	o.Train = effectiveTrain(m, o.Train, images)
 	if p == nil {
-		var m method.Row
-		if m, err = method.Lookup(o.Method); err == nil {
-			s, err = m.Select(t.model.Config, o.Options)
-		}
-		if err == nil {
+		if s, err = m.Select(t.model.Config, o.Options); err == nil {
 			_, err = peft.New(t.model.Config, s)
 		}
 		if err != nil {
-			err = optionError(err)
+			return o, s, optionError(err)
 		}
-		return s, err
+		o.Options = m.WithDefaults(o.Options)
+		return o, s, nil
 	}
 	count, err := peft.CountOf(p.Module)
 	if err == nil {
 		err = p.Validate(sensitivity.Tensors(t.model.Config), count)
 	}
 	if err != nil {
-		return s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan that was made for this backbone", err)}
+		return o, s, &run.InputError{Err: fmt.Errorf("the plan does not fit the backbone: %w; give a plan that was made for this backbone", err)}
 	}
-	return Select(t.model.Config, p), nil
+	return o, Select(t.model.Config, p), nil
 }

@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,12 @@ import (
 // without the head.
 var DefaultBudget = plan.MustParseBudget("0.5%")
 
-// Tune runs all stages. It scores the weights once. For each budget it makes a plan, trains on the
-// train split and evaluates on the val split. It chooses the candidate with the highest validation
-// accuracy after the last epoch and, if accuracies are equal, with the fewest tuned parameters. It
-// trains the chosen candidate once more, on train and val together, and tests it once. A method
-// that does not plan skips the scores and the plans.
+// Tune runs all stages. It scores the weights once. For each budget it makes a plan. For each
+// learning rate it then trains on the train split and evaluates on the val split. It chooses the
+// candidate with the highest validation accuracy after the last epoch and, if accuracies are equal,
+// with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
+// candidate once more, on train and val together, and tests it once. A method that does not plan
+// skips the scores and the plans.
 //
 // Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
 // [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
@@ -153,33 +155,33 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		}
 	}
 	result := r.result(r.o.Method, r.o.Train.Seed)
-	chosen := r.o.Budgets[0]
+	all := candidates(r.o)
+	chosen := all[0]
 	validated := len(r.data.Val) > 0 && !r.o.NoValidation
 	if validated {
 		best := -1
-		for _, b := range r.o.Budgets {
-			c, err := r.try(ctx, scores, b)
+		for i, next := range all {
+			c, err := r.try(ctx, scores, next)
 			if err != nil {
 				return nil, err
 			}
 			result.Candidates = append(result.Candidates, *c)
 			result.Seconds += c.Seconds
 			if best < 0 || better(*c, result.Candidates[best]) {
-				best = len(result.Candidates) - 1
+				best, chosen = i, next
 			}
 			for budget, s := range r.budgets {
-				if budget != result.Candidates[best].Budget {
+				if budget != chosen.budget {
 					s.run.Close()
 				}
 			}
 		}
-		chosen = result.Candidates[best].Budget
 		result.Val = &result.Candidates[best].ValAccuracy
 	}
 	if len(r.data.Val) > 0 {
 		result.TrainedOn = "train+val"
 	}
-	result.Budget = chosen
+	result.Budget, result.LR = chosen.budget, chosen.lr
 	if err := r.final(ctx, scores, chosen, result); err != nil {
 		return nil, err
 	}
@@ -195,13 +197,46 @@ func (t *Task) result(m method.Method, seed uint64) *run.Result {
 	return r
 }
 
-// better reports whether a is the better candidate: by validation accuracy, then by fewer tuned
-// parameters.
-func better(a, b run.Candidate) bool {
-	if a.ValAccuracy != b.ValAccuracy {
-		return a.ValAccuracy > b.ValAccuracy
+// candidate holds the settings that differ between the candidates of a run.
+type candidate struct {
+	budget plan.Budget // zero for a method without a budget
+	lr     float64
+}
+
+// candidates returns the candidates of a run, in the order in which they are tried.
+func candidates(o run.TuneOptions) (all []candidate) {
+	lrs := o.LRs
+	if len(lrs) == 0 {
+		lrs = []float64{o.Train.LR}
 	}
-	return a.Counts.Tuned() < b.Counts.Tuned()
+	for _, b := range o.Budgets {
+		for _, lr := range lrs {
+			all = append(all, candidate{b, lr})
+		}
+	}
+	return all
+}
+
+// name returns the name of a candidate of a run with the options o, for its folder and for
+// progress.
+func (c candidate) name(o run.TuneOptions) string {
+	name := cmp.Or(c.budget.String(), string(o.Method))
+	if len(o.LRs) > 1 {
+		name += fmt.Sprintf("-lr-%g", c.lr)
+	}
+	return name
+}
+
+// recipe returns the training options of a candidate of a run with the options o.
+func (c candidate) recipe(o run.TuneOptions) train.Options {
+	o.Train.LR = c.lr
+	return o.Train
+}
+
+// better reports whether a is the better candidate: by validation accuracy, then by fewer tuned
+// parameters, then by validation loss.
+func better(a, b run.Candidate) bool {
+	return cmp.Or(cmp.Compare(b.ValAccuracy, a.ValAccuracy), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
 }
 
 // score runs stage 1. If an interrupted call of the same run has written the scores, score reads
@@ -281,11 +316,8 @@ func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
 
 // try trains one candidate on the train split and evaluates it on the val split. If the candidate
 // is finished, try reads its stored result instead.
-func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget) (*run.Candidate, error) {
-	name := budget.String()
-	if name == "" {
-		name = string(r.o.Method)
-	}
+func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, next candidate) (*run.Candidate, error) {
+	name := next.name(r.o)
 	folder := r.folder.Candidate(name)
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
 		return nil, fmt.Errorf("making the folder of a candidate: %w", err)
@@ -293,7 +325,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	if c, err := run.LoadResult[run.Candidate](folder); c != nil || err != nil {
 		return c, err
 	}
-	s, err := r.selection(ctx, scores, budget, folder)
+	s, err := r.selection(ctx, scores, next.budget, folder)
 	if err != nil {
 		return nil, err
 	}
@@ -302,18 +334,18 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, budget pla
 	}
 	// on the CPU, compiling is fast, but kept programs hold memory
 	s.run.Keep = backend.OnDevice(r.be)
-	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: r.o.Train})
+	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: next.recipe(r.o)})
 	if err != nil {
 		return nil, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
-	c := &run.Candidate{Budget: budget, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
 	return c, run.SaveResult(folder, c)
 }
 
 // final trains the chosen candidate on the train and val splits, tests it, and saves the delta.
-func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, result *run.Result) error {
-	s, err := r.selection(ctx, scores, budget, r.folder)
+func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, chosen candidate, result *run.Result) error {
+	s, err := r.selection(ctx, scores, chosen.budget, r.folder)
 	if err != nil {
 		return err
 	}
@@ -324,7 +356,7 @@ func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, budget p
 	if len(r.data.Test) > 0 {
 		s.run.Later = r.images(r.eval, r.data.Test, nil)
 	}
-	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: r.o.Train, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: chosen.recipe(r.o), WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
 	}

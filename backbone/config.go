@@ -135,12 +135,17 @@ type Role int
 
 // The roles of the tensors of a backbone.
 const (
-	// Frozen tensors are never tuned: patch embedding, position embedding, stem.
+	// Frozen tensors are never selected by a plan: patch embedding, stem.
 	Frozen Role = iota
+	// Position is the role of position embeddings, tables of relative positions and register
+	// tokens. A plan never selects them. Where another method tunes them, weight decay does not
+	// apply, as in timm.
+	Position
 	// Scored tensors are tuned where a plan selects them: the blocks, the layers between stages,
 	// and the final norm.
 	Scored
-	// ClassToken is the role of class and distillation tokens, which SPT always tunes.
+	// ClassToken is the role of class and distillation tokens, which SPT always tunes. Weight decay
+	// does not apply to them.
 	ClassToken
 	// Head is the role of the classification layer. It is always tuned and never counts towards a
 	// budget.
@@ -160,6 +165,12 @@ type Param struct {
 	// EntriesOnly reports whether a scored tensor of two or more dimensions can be tuned only entry
 	// by entry, without a structured module: a convolution, or a projection between stages.
 	EntriesOnly bool
+}
+
+// Decays reports whether weight decay applies to the tensor. It applies to tensors of two or more
+// dimensions, except tokens and position embeddings: the roles ClassToken and Position.
+func (p Param) Decays() bool {
+	return len(p.Shape) >= 2 && p.Role != ClassToken && p.Role != Position
 }
 
 // Size returns the number of values of p.

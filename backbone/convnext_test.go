@@ -216,7 +216,7 @@ func TestConvNeXtKernelGradients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{DropPath: 0.1}, 1e-4)
+		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), train.StepOptions{Rates: peft.Rates{DropPath: 0.1}, WeightDecay: 1e-4})
 		if err != nil {
 			t.Fatal(err)
 		}

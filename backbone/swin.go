@@ -271,7 +271,7 @@ func (w Swin) params(c Config) []Param {
 		for n := range depth {
 			b := fmt.Sprintf("%sblocks.%d.", layer, n)
 			out = append(out, NormParams(b+"norm1", s.width)...)
-			out = append(out, Param{Name: b + "attn." + positionTable, Shape: []int{(2*s.window - 1) * (2*s.window - 1), s.heads}, Role: Frozen})
+			out = append(out, Param{Name: b + "attn." + positionTable, Shape: []int{(2*s.window - 1) * (2*s.window - 1), s.heads}, Role: Position})
 			for _, operation := range []string{"q", "k", "v", "proj"} {
 				out = append(out, LinearParams(b+"attn."+operation, s.width, s.width, Scored)...)
 			}

@@ -177,7 +177,7 @@ func TestSwinParams(t *testing.T) {
 	var names, frozen, entries []string
 	for _, p := range m.Config.Params() {
 		names = append(names, p.Name)
-		if p.Role == backbone.Frozen {
+		if p.Role == backbone.Frozen || p.Role == backbone.Position {
 			frozen = append(frozen, p.Name)
 		}
 		if p.EntriesOnly {

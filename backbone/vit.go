@@ -202,13 +202,13 @@ func (v ViT) params(c Config) (out []Param) {
 		token("cls_token", ClassToken, 1)
 	}
 	if v.Registers > 0 {
-		token("reg_token", Frozen, v.Registers)
+		token("reg_token", Position, v.Registers)
 	}
 	positions := v.grid(c) * v.grid(c)
 	if !v.PatchPositions {
 		positions += v.prefixTokens()
 	}
-	token("pos_embed", Frozen, positions)
+	token("pos_embed", Position, positions)
 	if v.DistToken {
 		token("dist_token", ClassToken, 1)
 	}

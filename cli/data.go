@@ -312,6 +312,6 @@ func (a *app) writeTasks() error {
 	})
 	o := train.VTAB()
 	text += fmt.Sprintf("\ntraining for every task: batches of %d, %d epochs, %g of them warm-up, AdamW with learning rate %g, weight decay %g, drop-path %g\npixels: normalised as the backbone expects, unless --mean and --std are given\n",
-		o.BatchSize, o.Epochs, o.WarmupEpochs, o.LR, o.WeightDecay, o.DropPath)
+		train.DefaultBatchSize, o.Epochs, o.WarmupEpochs, o.LR, o.WeightDecay, o.DropPath)
 	return a.write(text)
 }

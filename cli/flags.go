@@ -323,9 +323,14 @@ func flagTable() []flagRow {
 			help: "the vector threshold: a vector is tuned whole if at least 1/beta of its entries are selected",
 			kind: "NUMBER", bounds: aboveZero, def: planning.Beta, excludes: []string{"compare", "import"},
 			field: func(o *options) any { return &o.config.Tune.Plan.Beta }},
-		{name: "compat", on: "tune plan", group: scoringGroup,
-			help: "the compatibility mode: the mode release makes the plan that the paper's published code makes, for one " +
-				"of its seven budgets",
+		{name: "compat", on: "tune", group: scoringGroup,
+			help: "the compatibility mode: release scores, plans, for one of its seven budgets, and trains as the paper's " +
+				"published code does",
+			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "no mode",
+			field: func(o *options) any { return &o.config.Tune.Plan.Compat }},
+		{name: "compat", on: "plan", group: scoringGroup,
+			help: "the compatibility mode: release makes the plan that the paper's published code makes, for one of its " +
+				"seven budgets; 'spt train' then trains as this code does",
 			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "no mode: the plan uses as much of the budget as possible",
 			excludes: []string{"compare", "import"},
 			field:    func(o *options) any { return &o.config.Tune.Plan.Compat }},
@@ -350,13 +355,23 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.suite.Epochs }},
 		{name: "batch-size", on: "tune train", group: trainingGroup, common: true,
 			help: "the number of images in a training step",
-			kind: "N", bounds: oneOrMore, def: recipe.BatchSize,
+			kind: "N", bounds: oneOrMore, auto: fmt.Sprintf("%d, or an eighth of the training images if that is less", train.DefaultBatchSize),
 			field: func(o *options) any { return &o.recipe.BatchSize }},
-		{name: "lr", on: "tune train", group: trainingGroup, common: true,
+		{name: "lr", on: "tune", group: trainingGroup, common: true,
+			help: "the peak learning rate of AdamW; with a list, such as 1e-3,1e-2, validation chooses the best rate",
+			kind: "NUMBER", def: recipe.LR, option: "learning-rate",
+			auto: recipeDefaults(func(o train.Options) float64 { return o.LR }) + "; with validation images, " +
+				comma(headMethods()) + " take the best of " + rates(rowOf(method.Linear).LearningRates),
+			field: func(o *options) any { return &ratesValue{&o.recipe.LR, &o.config.Tune.LRs} }},
+		{name: "lr", on: "train", group: trainingGroup, common: true,
 			help: "the peak learning rate of AdamW",
 			kind: "NUMBER", bounds: aboveZero, def: recipe.LR, option: "learning-rate",
 			auto:  recipeDefaults(func(o train.Options) float64 { return o.LR }),
 			field: func(o *options) any { return &o.recipe.LR }},
+		{name: "head-lr", on: "tune train", group: trainingGroup,
+			help: "the peak learning rate of the head; its schedule follows that of --lr",
+			kind: "NUMBER", bounds: aboveZero, auto: "the rate of --lr", option: "head-learning-rate",
+			field: func(o *options) any { return &o.recipe.HeadLR }},
 		{name: "weight-decay", on: "tune train", group: trainingGroup,
 			help: "the decoupled weight decay of matrices",
 			kind: "NUMBER", bounds: zeroOrMore, def: recipe.WeightDecay,
@@ -379,6 +394,11 @@ func flagTable() []flagRow {
 			help: "the drop-path rate of the outputs of modules",
 			kind: "RATE", bounds: zeroOrMore, def: recipe.ModuleDropPath,
 			field: func(o *options) any { return &o.recipe.ModuleDropPath }},
+		{name: "init", on: "tune train", group: trainingGroup,
+			help: "the initial values of modules: paper starts with unchanged features; release draws both matrices of a " +
+				"module at random, as the paper's published code does",
+			kind: "NAME", values: schemes, closed: true, auto: string(peft.PaperScheme) + "; with --compat " + string(peft.ReleaseScheme),
+			field: func(o *options) any { return (*string)(&o.recipe.Init) }},
 		{name: "seed", on: "tune train pretrain", group: trainingGroup, common: true,
 			help: "the seed of all random numbers",
 			kind: "SEED", def: 0,
@@ -566,6 +586,7 @@ func words(list ...string) func() []string { return func() []string { return lis
 func embeddedName() []string { return []string{embedded.Name} }
 func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
+func schemes() []string      { return texts(peft.Schemes()) }
 func criteria() []string     { return texts(sensitivity.Criteria()) }
 
 // rowOf returns the row of a method. It panics if there is no such method.
@@ -617,6 +638,25 @@ func recipeDefaults(value func(train.Options) float64) string {
 		text += fmt.Sprintf("; %v for %s", v, comma(names[v]))
 	}
 	return text
+}
+
+// headMethods returns the names of the methods and families that choose among learning rates.
+func headMethods() (names []string) {
+	for _, row := range method.Catalogue() {
+		if row.LearningRates != nil {
+			names = append(names, row.Name)
+		}
+	}
+	return names
+}
+
+// rates returns learning rates in words.
+func rates(all []float64) string {
+	var texts []string
+	for _, lr := range all {
+		texts = append(texts, textOf(lr))
+	}
+	return comma(texts)
 }
 
 // planMethods returns in words the methods that need a plan.

@@ -370,13 +370,20 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	}
 	if len(r.Candidates) > 0 {
 		text += table(func(w io.Writer) {
-			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\tvalidation accuracy\tvalidation loss\t")
+			rates := slices.ContainsFunc(r.Candidates, func(c run.Candidate) bool { return c.LR != r.LR })
+			column := func(text string) string { // of the learning rates, if there are several
+				if rates {
+					return text + "\t"
+				}
+				return ""
+			}
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation accuracy\tvalidation loss\t")
 			for _, c := range r.Candidates {
 				mark := ""
-				if len(r.Candidates) > 1 && c.Budget == r.Budget {
+				if len(r.Candidates) > 1 && c.Budget == r.Budget && c.LR == r.LR {
 					mark = "chosen"
 				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), percent(c.ValAccuracy), c.ValLoss, mark)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), column(textOf(c.LR)), percent(c.ValAccuracy), c.ValLoss, mark)
 			}
 		}) + "\n"
 	}

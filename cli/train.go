@@ -59,7 +59,6 @@ has the same bits as the result of a run without a stop.
 			if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
 				return err
 			}
-			single.Options = row.WithDefaults(single.Options)
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err
 			}
@@ -71,7 +70,7 @@ has the same bits as the result of a run without a stop.
 		if err != nil {
 			return err
 		}
-		if err := task.CheckTrainRun(*single, p); err != nil {
+		if *single, err = task.EffectiveTrain(*single, p); err != nil {
 			return err
 		}
 		f := append(taskFacts(task.Model(), task.CheckpointReport(), task.Data()), [2]string{"device", c.Compute.String()})

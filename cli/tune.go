@@ -53,6 +53,9 @@ result of a run without a stop.
 			if o.explain && !row.Scores {
 				return refuse("--explain prints a plan, and method %s makes none; leave --explain out", row.Method)
 			}
+			if !cmd.Flags().Changed("lr") {
+				c.Tune.LRs = row.LearningRates
+			}
 			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err
 			}
@@ -71,6 +74,11 @@ result of a run without a stop.
 		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {
 			return err
+		}
+		if len(task.Data().Val) == 0 || c.Tune.NoValidation {
+			if !cmd.Flags().Changed("lr") {
+				c.Tune.LRs = nil // nothing chooses among the rates of the method
+			}
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
@@ -144,7 +152,14 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Plan.Compat != "" {
 		text += ", compat " + o.Plan.Compat
 	}
-	return text + fmt.Sprintf("; epochs %d, batches of %d, learning rate %g, seed %d", o.Train.Epochs, o.Train.BatchSize, o.Train.LR, o.Train.Seed)
+	text += fmt.Sprintf("; epochs %d, batches of %d, learning rate %s", o.Train.Epochs, o.Train.BatchSize, (&ratesValue{&o.Train.LR, &o.LRs}).String())
+	if o.Train.HeadLR > 0 {
+		text += fmt.Sprintf(" (head %g)", o.Train.HeadLR)
+	}
+	if o.Train.Init == peft.ReleaseScheme {
+		text += ", initial values of the release"
+	}
+	return text + fmt.Sprintf(", seed %d", o.Train.Seed)
 }
 
 // explain prints how a plan divides its budget among blocks and operations.

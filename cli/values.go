@@ -185,6 +185,42 @@ func (m *modelValue) Set(text string) error {
 	return nil
 }
 
+// ratesValue is one learning rate, or several that are separated by commas.
+type ratesValue struct {
+	one *float64   // the first
+	all *[]float64 // all, if there are several; else nil
+}
+
+func (r *ratesValue) Type() string { return "rates" }
+func (r *ratesValue) String() string {
+	if len(*r.all) == 0 {
+		return textOf(*r.one)
+	}
+	var texts []string
+	for _, lr := range *r.all {
+		texts = append(texts, textOf(lr))
+	}
+	return strings.Join(texts, ",")
+}
+func (r *ratesValue) Set(text string) error {
+	var all []float64
+	for _, part := range strings.Split(text, ",") {
+		var lr float64
+		if err := (numberValue[float64]{&lr, aboveZero, false}).Set(strings.TrimSpace(part)); err != nil {
+			return err
+		}
+		if slices.Contains(all, lr) {
+			return fmt.Errorf("%g is given twice", lr)
+		}
+		all = append(all, lr)
+	}
+	*r.one, *r.all = all[0], nil
+	if len(all) > 1 {
+		*r.all = all
+	}
+	return nil
+}
+
 // budgetValue is a budget: a number of parameters, or a share of the parameters of the backbone.
 type budgetValue plan.Budget
 

@@ -75,7 +75,7 @@ func ExampleLoader() {
 	const seed = 1
 	for epoch := range 2 {
 		order := dataset.Shuffle(loader.Len(), seed, epoch)
-		for batch, err := range loader.Batches(ctx, order, 5, false, seed, epoch) {
+		for batch, err := range loader.Batches(ctx, order, 5, seed, epoch) {
 			if err != nil {
 				log.Fatal(err)
 			}

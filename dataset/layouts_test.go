@@ -187,7 +187,7 @@ func TestOtherTargets(t *testing.T) {
 			t.Errorf("%s: %d progress events, %d images in the cache, error %v; want 20 events and 20 images", name, events, len(cache.images), err)
 		}
 		l := NewLoader(d.Train, Transform{Size: 2}, cache, LoaderOptions{Root: d.Root})
-		for b, err := range l.Batches(t.Context(), nil, 12, false, 0, 0) {
+		for b, err := range l.Batches(t.Context(), nil, 12, 0, 0) {
 			if err != nil {
 				t.Fatal(err)
 			}

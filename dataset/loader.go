@@ -102,7 +102,7 @@ type task struct {
 
 // Batches yields the mini-batches of one pass over the samples. order holds the indices of the
 // samples to load; nil means all samples in their order. The last mini-batch may have fewer than
-// batchSize images. If dropLast is true, Batches does not yield such a mini-batch.
+// batchSize images.
 //
 // Random crops and flips depend only on seed, epoch and the index of the sample. The number of
 // workers, the order and the batch size do not change them.
@@ -111,7 +111,7 @@ type task struct {
 // decoded, or if ctx is done. The error names the image and the place that lists it. When the loop
 // over the mini-batches ends, early or not, all goroutines of the pass have returned. Several
 // passes may run at the same time.
-func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLast bool, seed uint64, epoch int) iter.Seq2[*Batch, error] {
+func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, seed uint64, epoch int) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		order := order
 		if order == nil {
@@ -123,9 +123,6 @@ func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, dropLa
 		if err := l.checkPass(order, batchSize); err != nil {
 			yield(nil, err)
 			return
-		}
-		if dropLast {
-			order = order[:len(order)-len(order)%batchSize]
 		}
 
 		ctx, cancel := context.WithCancel(ctx)

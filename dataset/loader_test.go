@@ -30,9 +30,9 @@ func memorySamples(n int) []Sample {
 
 // collect runs one pass. It returns the concatenated pixels and labels, and the size of each
 // mini-batch.
-func collect(t testing.TB, l *Loader, order []int, batchSize int, dropLast bool, seed uint64, epoch int) (pixels []uint8, labels []int32, sizes []int) {
+func collect(t testing.TB, l *Loader, order []int, batchSize int, seed uint64, epoch int) (pixels []uint8, labels []int32, sizes []int) {
 	t.Helper()
-	for b, err := range l.Batches(context.Background(), order, batchSize, dropLast, seed, epoch) {
+	for b, err := range l.Batches(context.Background(), order, batchSize, seed, epoch) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,20 +62,17 @@ func TestBatches(t *testing.T) {
 		}
 		want = append(want, m.Pix...)
 	}
-	pixels, labels, sizes := collect(t, l, nil, 4, false, 0, 0)
+	pixels, labels, sizes := collect(t, l, nil, 4, 0, 0)
 	if !bytes.Equal(pixels, want) || !slices.Equal(labels, []int32{0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1}) || !slices.Equal(sizes, []int{4, 4, 3}) {
 		t.Errorf("labels %v, sizes %v, pixels equal: %t", labels, sizes, bytes.Equal(pixels, want))
 	}
-	pixels, labels, sizes = collect(t, l, []int{5, 0, 5, 10, 1}, 2, true, 0, 0)
+	pixels, labels, sizes = collect(t, l, []int{5, 0, 5, 10}, 2, 0, 0)
 	const n = 3 * 8 * 8
 	if !slices.Equal(labels, []int32{2, 0, 2, 1}) || !slices.Equal(sizes, []int{2, 2}) || !bytes.Equal(pixels[n:2*n], want[:n]) || !bytes.Equal(pixels[3*n:], want[10*n:]) {
-		t.Errorf("in order, last dropped: labels %v, sizes %v", labels, sizes)
+		t.Errorf("in order: labels %v, sizes %v", labels, sizes)
 	}
-	if _, _, sizes := collect(t, l, []int{}, 2, false, 0, 0); sizes != nil {
+	if _, _, sizes := collect(t, l, []int{}, 2, 0, 0); sizes != nil {
 		t.Errorf("an empty order gives batches of %v", sizes)
-	}
-	if _, _, sizes := collect(t, l, nil, 12, true, 0, 0); sizes != nil {
-		t.Errorf("fewer samples than a batch, last dropped: batches of %v", sizes)
 	}
 }
 
@@ -85,7 +82,7 @@ func TestBatchesSame(t *testing.T) {
 	samples := memorySamples(40)
 	transform := Transform{Size: 10, Resize: "crop", RandomCrop: true, HorizontalFlip: true}
 	const imageBytes = 3 * 10 * 10
-	want, _, _ := collect(t, NewLoader(samples, transform, nil, LoaderOptions{Workers: 1, Prefetch: 1}), nil, 40, false, 7, 3)
+	want, _, _ := collect(t, NewLoader(samples, transform, nil, LoaderOptions{Workers: 1, Prefetch: 1}), nil, 40, 7, 3)
 	order := Shuffle(len(samples), 7, 3)
 	for _, c := range []struct {
 		workers, prefetch, batch int
@@ -93,7 +90,7 @@ func TestBatchesSame(t *testing.T) {
 	}{{1, 4, 7, nil}, {3, 1, 1, NewCache(0)}, {16, 9, 13, NewCache(5000)}, {0, 0, 40, NewCache(-1)}} {
 		l := NewLoader(samples, transform, c.cache, LoaderOptions{Workers: c.workers, Prefetch: c.prefetch})
 		for range 2 { // the second pass reads the cache
-			got, _, _ := collect(t, l, order, c.batch, false, 7, 3)
+			got, _, _ := collect(t, l, order, c.batch, 7, 3)
 			for i, index := range order {
 				if !bytes.Equal(got[i*imageBytes:(i+1)*imageBytes], want[index*imageBytes:(index+1)*imageBytes]) {
 					t.Fatalf("%+v: sample %d differs", c, index)
@@ -102,7 +99,7 @@ func TestBatchesSame(t *testing.T) {
 		}
 	}
 	for name, other := range map[string][2]int{"seed": {8, 3}, "epoch": {7, 4}} {
-		got, _, _ := collect(t, NewLoader(samples, transform, nil, LoaderOptions{}), nil, 40, false, uint64(other[0]), other[1])
+		got, _, _ := collect(t, NewLoader(samples, transform, nil, LoaderOptions{}), nil, 40, uint64(other[0]), other[1])
 		if bytes.Equal(got, want) {
 			t.Errorf("another %s crops and flips the same", name)
 		}
@@ -215,7 +212,7 @@ func TestTransformErrors(t *testing.T) {
 }
 
 func firstError(l *Loader, order []int, batchSize int) error {
-	for _, err := range l.Batches(context.Background(), order, batchSize, false, 0, 0) {
+	for _, err := range l.Batches(context.Background(), order, batchSize, 0, 0) {
 		if err != nil {
 			return err
 		}
@@ -235,7 +232,7 @@ func TestBatchesErrors(t *testing.T) {
 	l := NewLoader(samples, Transform{Size: 8}, nil, LoaderOptions{Workers: 4})
 	batches := 0
 	var failed error
-	for b, err := range l.Batches(context.Background(), nil, 5, false, 0, 0) {
+	for b, err := range l.Batches(context.Background(), nil, 5, 0, 0) {
 		if failed != nil {
 			t.Fatal("the pass goes on after an error")
 		}
@@ -276,7 +273,7 @@ func goroutinesBack(t *testing.T, before int) {
 func TestBatchesStop(t *testing.T) {
 	before := runtime.NumGoroutine()
 	l := NewLoader(memorySamples(60), Transform{Size: 16}, nil, LoaderOptions{Workers: 5, Prefetch: 3})
-	for range l.Batches(context.Background(), nil, 4, false, 0, 0) {
+	for range l.Batches(context.Background(), nil, 4, 0, 0) {
 		break
 	}
 	goroutinesBack(t, before)
@@ -285,7 +282,7 @@ func TestBatchesStop(t *testing.T) {
 	defer cancel()
 	batches := 0
 	var failed error
-	for _, err := range l.Batches(ctx, nil, 4, false, 0, 0) {
+	for _, err := range l.Batches(ctx, nil, 4, 0, 0) {
 		if err != nil {
 			failed = err
 			break
@@ -299,7 +296,7 @@ func TestBatchesStop(t *testing.T) {
 	goroutinesBack(t, before)
 
 	if err := func() error {
-		for _, err := range l.Batches(ctx, nil, 4, false, 0, 0) {
+		for _, err := range l.Batches(ctx, nil, 4, 0, 0) {
 			return err
 		}
 		return nil
@@ -322,13 +319,13 @@ func TestCache(t *testing.T) {
 	perImage := int64(pixels + len(samples[0].Path) + entryBytes)
 	cache := NewCache(4*perImage + perImage/2)
 	l := NewLoader(samples, Transform{Size: 8}, cache, LoaderOptions{Workers: 1})
-	first, _, _ := collect(t, l, nil, 6, false, 0, 0)
+	first, _, _ := collect(t, l, nil, 6, 0, 0)
 	if len(cache.images) != 4 || cache.used > 4*perImage+perImage/2 || cache.used < 4*pixels {
 		t.Errorf("%d images, %d bytes in the cache, want 4 images in at most %d bytes", len(cache.images), cache.used, 4*perImage+perImage/2)
 	}
 
 	all := NewCache(0)
-	collect(t, NewLoader(samples, Transform{Size: 8}, all, LoaderOptions{}), nil, 6, false, 0, 0)
+	collect(t, NewLoader(samples, Transform{Size: 8}, all, LoaderOptions{}), nil, 6, 0, 0)
 	if len(all.images) != 6 {
 		t.Fatalf("%d images in the cache, want 6", len(all.images))
 	}
@@ -337,7 +334,7 @@ func TestCache(t *testing.T) {
 	}
 	// The files no longer exist, so the images come from the cache. Another loader, which flips the
 	// same resized images, gets them too.
-	again, _, _ := collect(t, NewLoader(samples, Transform{Size: 8, HorizontalFlip: true}, all, LoaderOptions{}), nil, 6, false, 0, 0)
+	again, _, _ := collect(t, NewLoader(samples, Transform{Size: 8, HorizontalFlip: true}, all, LoaderOptions{}), nil, 6, 0, 0)
 	if !bytes.Equal(first, again) { // one-pixel images are flat: a flip changes nothing
 		t.Error("the pixels from the cache differ from the decoded pixels")
 	}
@@ -348,7 +345,7 @@ func TestCache(t *testing.T) {
 	}
 
 	nothing := NewCache(-1)
-	collect(t, NewLoader(memorySamples(3), Transform{Size: 8}, nothing, LoaderOptions{}), nil, 3, false, 0, 0)
+	collect(t, NewLoader(memorySamples(3), Transform{Size: 8}, nothing, LoaderOptions{}), nil, 3, 0, 0)
 	if len(nothing.images) != 0 || nothing.used != 0 {
 		t.Errorf("a cache with a negative limit holds %d images, want none", len(nothing.images))
 	}

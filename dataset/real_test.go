@@ -121,7 +121,7 @@ func BenchmarkLoadCaltech(b *testing.B) {
 	images := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		for batch, err := range l.Batches(context.Background(), nil, 64, false, 0, 0) {
+		for batch, err := range l.Batches(context.Background(), nil, 64, 0, 0) {
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -92,7 +92,7 @@ func result(t testing.TB, m *backbone.Model, method string, s peft.Selection) *d
 	if err != nil {
 		t.Fatal(err)
 	}
-	tuned := tuning.Init(1, m.Weights)
+	tuned := tuning.Init(1, peft.PaperScheme, m.Weights)
 	r := rand.New(rand.NewPCG(2, 0))
 	// in a fixed order, so that the values do not depend on the order of a map
 	for _, p := range tuning.Params {

@@ -27,7 +27,8 @@ func Example() {
 	d := delta.New(m, nil)
 	d.Method, d.Objective, d.Classes = "lora", objective.SingleLabel.Name(), []string{"red", "green", "blue"}
 	d.Transform, d.Selection = delta.Transform{Resize: "direct"}, s
-	d.Tuned = tuning.Init(1, m.Weights) // a real program takes the values of train.Result
+	// a real program takes the values of train.Result
+	d.Tuned = tuning.Init(1, peft.PaperScheme, m.Weights)
 	dir, err := os.MkdirTemp("", "delta")
 	if err != nil {
 		log.Fatal(err)

@@ -7,12 +7,17 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// The options that methods with stages 1 and 2 read, and the options that methods with structured
-// modules read.
+// The options that groups of methods read: methods that tune more than the head, methods with
+// stages 1 and 2, and methods with structured modules.
 var (
-	scoring = []string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"}
-	modules = []string{"rank", "dropout", "module-drop-path"}
+	blocks  = []string{"drop-path", "head-learning-rate"}
+	scoring = append([]string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"}, blocks...)
+	modules = []string{"rank", "dropout", "module-drop-path", "init"}
 )
+
+// headRates are the learning rates among which validation chooses for methods that tune only the
+// head. Such a training takes seconds, and 1e-3 is too low for most data sets (docs/method.md).
+var headRates = []float64{1e-3, 1e-2, 1e-1}
 
 // rows is the catalogue. To add a method, add a row to catalogue.
 var rows []Row
@@ -49,13 +54,13 @@ func catalogue() []Row {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
 			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
-			options: both(modules, "budget"),
+			options: both(blocks, append([]string{"budget"}, modules...)...),
 			tunes:   uniform,
 		}, {
 			Name:     "adaptformer",
 			Summary:  "a bottleneck beside the MLP of every block",
 			Paper:    "Chen et al. 2022, AdaptFormer, arXiv 2205.13535",
-			options:  []string{"bottleneck", "scale", "dropout"},
+			options:  both(blocks, "bottleneck", "scale", "dropout"),
 			defaults: Options{Bottleneck: 64, Scale: 0.1},
 			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 				return peft.Selection{AdaptFormer: &peft.Bottleneck{Width: o.Bottleneck, Scale: o.Scale}}, nil
@@ -70,6 +75,7 @@ func catalogue() []Row {
 			Name:    "ssf",
 			Summary: "a scale and a shift for the output of every operation",
 			Paper:   "Lian et al. 2022, Scaling & Shifting Your Features, arXiv 2210.08823",
+			options: blocks,
 			merges:  true,
 			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{SSF: true}, nil },
 			// Lian et al. 2022, train_scripts/vit/vtab/cifar_100.
@@ -81,6 +87,7 @@ func catalogue() []Row {
 			Name:    "bitfit",
 			Summary: "every bias",
 			Paper:   "Ben Zaken et al. 2022, BitFit, arXiv 2106.10199",
+			options: blocks,
 			merges:  true,
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
 		}, {
@@ -88,7 +95,8 @@ func catalogue() []Row {
 			Summary: "the last K blocks and all layers after them",
 			Paper:   "Yosinski et al. 2014, arXiv 1411.1792",
 			least:   1, usual: 1,
-			merges: true,
+			options: blocks,
+			merges:  true,
 			tunes: func(r Row, c backbone.Config, _ Options) (peft.Selection, error) {
 				return partial(c, r.number)
 			},
@@ -103,18 +111,21 @@ func catalogue() []Row {
 			tunes: func(r Row, _ backbone.Config, _ Options) (peft.Selection, error) {
 				return peft.Selection{MLPHead: r.number}, nil
 			},
-			Recipe: headRecipe,
-			change: headChange,
+			Recipe:        headRecipe,
+			LearningRates: headRates,
+			change:        headChange,
 		}, {
-			Name:    "linear",
-			Summary: "the head alone",
-			merges:  true,
-			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{}, nil },
-			Recipe:  headRecipe,
-			change:  headChange,
+			Name:          "linear",
+			Summary:       "the head alone",
+			merges:        true,
+			tunes:         func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{}, nil },
+			Recipe:        headRecipe,
+			LearningRates: headRates,
+			change:        headChange,
 		}, {
 			Name:    "full",
 			Summary: "every weight",
+			options: blocks,
 			merges:  true,
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return peft.Full(c), nil },
 			Recipe:  fullRecipe,
@@ -130,7 +141,7 @@ func vpt(name, summary string, prompts int, deep bool) Row {
 		Name:     name,
 		Summary:  summary,
 		Paper:    "Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119",
-		options:  []string{"prompts", "dropout"},
+		options:  append([]string{"prompts", "dropout"}, blocks...),
 		defaults: Options{Prompts: prompts},
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil
@@ -150,7 +161,7 @@ const fullRecipe = "learning rate 1.25e-4"
 func fullChange(o *train.Options) { o.LR = 1.25e-4 }
 
 // The recipe of methods that tune only a head. Drop-path would change the features of the frozen
-// backbone.
-const headRecipe = "no drop-path"
+// backbone. Where nothing chooses among headRates, the rate is the middle one.
+const headRecipe = "learning rate 1e-2, or chosen from 1e-3, 1e-2 and 1e-1 on validation data; no drop-path"
 
-func headChange(o *train.Options) { o.DropPath = 0 }
+func headChange(o *train.Options) { o.LR, o.DropPath = 1e-2, 0 }

@@ -149,6 +149,9 @@ type Row struct {
 	// Recipe names the differences from the recipe of SPT in a short phrase. Empty: the recipes are
 	// equal.
 	Recipe string
+	// LearningRates lists the learning rates among which a run of all stages chooses on validation
+	// data if the user gives no learning rate. Nil: the learning rate of the recipe.
+	LearningRates []float64
 	// Scores reports whether the method runs stages 1 and 2 before it trains: it scores the weights
 	// and makes a plan.
 	Scores bool
@@ -208,10 +211,31 @@ func (r Row) match(name string) (variable string, ok bool) {
 }
 
 // Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck",
-// "scale", "dropout", "module-drop-path", "criterion", "score-batches", "score-batch-size",
-// "alpha", "beta" or "compat". Every method reads all options that are not in this list.
+// "scale", "drop-path", "dropout", "module-drop-path", "init", "head-learning-rate", "criterion",
+// "score-batches", "score-batch-size", "alpha", "beta" or "compat". Every method reads all options
+// that are not in this list. A method with a structured module reads an option of modules only if
+// the option has an effect on the module.
 func (r Row) Takes(option string) bool {
-	return slices.Contains(r.options, option) || !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
+	if !slices.Contains(r.options, option) {
+		return !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
+	}
+	m, err := peft.Lookup(r.Module)
+	if err != nil {
+		return true // a family, or a method without a module
+	}
+	uses, err := m.Uses()
+	if err != nil {
+		return true // the training reports the error
+	}
+	switch option {
+	case "dropout":
+		return uses.Dropout
+	case "module-drop-path":
+		return uses.DropPath
+	case "init":
+		return uses.Scheme
+	}
+	return true
 }
 
 // list returns the names of methods, separated by commas.

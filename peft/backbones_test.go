@@ -53,7 +53,7 @@ func TestEveryBackbone(t *testing.T) {
 				}
 				continue
 			}
-			tuned := tuning.Init(1, m.Weights)
+			tuned := tuning.Init(1, peft.PaperScheme, m.Weights)
 			r := rand.New(rand.NewPCG(1, 2))
 			for _, p := range tuning.Params {
 				for i := range tuned[p.Name].Data {

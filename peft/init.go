@@ -13,6 +13,24 @@ import (
 // holds the weights of the backbone by canonical name. An Init must not change them.
 type Init func(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32
 
+// Scheme is the name of a way to draw the initial values of structured modules.
+type Scheme string
+
+// The schemes. Tensors outside structured modules start in the same way with each scheme.
+const (
+	// PaperScheme starts a module as the papers of LoRA and Adapter do, and as the module declares:
+	// the first matrix is Kaiming-uniform and the second is zero. So the features of the backbone
+	// are unchanged at first.
+	PaperScheme Scheme = "paper"
+	// ReleaseScheme starts a module as the reference release of SPT does: both matrices are
+	// normally distributed with σ 0.02. So the features change slightly at first. Tensors of a
+	// module that are no matrices start as the module declares.
+	ReleaseScheme Scheme = "release"
+)
+
+// Schemes returns all schemes.
+func Schemes() []Scheme { return []Scheme{PaperScheme, ReleaseScheme} }
+
 // Zero is the [Init] that returns zeros.
 func Zero(p Param, _ *rand.Rand, _ checkpoint.StateDict) []float32 { return make([]float32, p.Size()) }
 

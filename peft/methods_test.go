@@ -195,7 +195,7 @@ func TestStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, _ := forward(t, be, m, tuning, tuning.Init(1, m.Weights), pixels, []int32{0, 1, 2})
+		out, _ := forward(t, be, m, tuning, tuning.Init(1, peft.PaperScheme, m.Weights), pixels, []int32{0, 1, 2})
 		return out
 	}
 	want := logits(peft.Selection{})
@@ -221,7 +221,7 @@ func TestInitialValues(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := tuning.Init(1, m.Weights)[name].Data
+		v := tuning.Init(1, peft.PaperScheme, m.Weights)[name].Data
 		for _, x := range v {
 			mean, most = mean+float64(x)/float64(len(v)), max(most, math.Abs(float64(x)))
 		}

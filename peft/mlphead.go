@@ -19,7 +19,7 @@ func (t *Tuning) declareMLPHead(c backbone.Config) error {
 	d := c.NumFeatures()
 	for i := range t.Selection.MLPHead - 1 {
 		name := hiddenLayer(c.Head(), i)
-		t.Params = append(t.Params, Param{Name: name + ".weight", Shape: []int{d, d}, Init: kaimingNormal}, Param{Name: name + ".bias", Shape: []int{d}, Init: Zero})
+		t.Params = append(t.Params, Param{Name: name + ".weight", Shape: []int{d, d}, Init: kaimingNormal, Decays: true, Head: true}, Param{Name: name + ".bias", Shape: []int{d}, Init: Zero, Head: true})
 		t.Counts.Head += d*d + d
 	}
 	return nil

@@ -65,8 +65,28 @@ type Site struct {
 	bias bool
 	// params collects the declared tensors.
 	params []Param
+	// uses collects the drop rates that the graph function reads, while the tensors are declared.
+	uses Uses
 	// weightNode and biasNode are symbolic tensors, used only while the tensors are being declared.
 	weightNode, biasNode *Node
+}
+
+// Uses tells which training options have an effect on a module.
+type Uses struct {
+	Dropout  bool // Rates.Dropout: the graph function calls [Site.Dropout]
+	DropPath bool // Rates.ModuleDropPath: the graph function calls [Site.DropPath]
+	Scheme   bool // the [Scheme] of initial values: the graph function declares a matrix
+}
+
+// Uses returns the training options that have an effect on the module. It returns an error if the
+// graph function fails.
+func (m Module) Uses() (Uses, error) {
+	const side = 8 // any size
+	s, err := m.trace("blocks.0.mlp.fc1", side, side, 1, true)
+	for _, p := range s.params {
+		s.uses.Scheme = s.uses.Scheme || len(p.Shape) == 2
+	}
+	return s.uses, err
 }
 
 // is reports whether the layer is the named layer of its block, such as "attn.proj".
@@ -75,7 +95,7 @@ func (s *Site) is(operation string) bool { return strings.HasSuffix(s.Layer, "."
 // Param declares a trainable tensor of the module and returns its node, in the data type of the
 // input of the layer. In deltas the tensor has the name s.Layer + "." + name.
 func (s *Site) Param(name string, init Init, shape ...int) *Node {
-	p := Param{Name: s.Layer + "." + name, Shape: shape, Init: init}
+	p := Param{Name: s.Layer + "." + name, Shape: shape, Init: init, Decays: len(shape) >= 2, module: true}
 	if s.layers == nil {
 		s.params = append(s.params, p)
 		return Parameter(s.graph, p.Name, float32Shape(shape))
@@ -112,12 +132,19 @@ func (s *Site) Bias() *Node {
 }
 
 // Dropout applies dropout to x during training, at the rate [Rates].Dropout. It scales the
-// remaining values by 1/(1−rate). In evaluation it returns x.
+// remaining values by 1/(1−rate). With [Rates].SharedDropout, two calls with the same x drop the
+// same values. In evaluation Dropout returns x.
 func (s *Site) Dropout(x *Node) *Node {
-	if s.layers == nil {
+	l := s.layers
+	if l == nil {
+		s.uses.Dropout = true
 		return x
 	}
-	return s.layers.drop(x, s.layers.rates.Dropout, x.Shape().Dimensions)
+	if y, ok := l.dropped[x]; ok && l.rates.SharedDropout {
+		return y
+	}
+	l.dropped[x] = l.drop(x, l.rates.Dropout, x.Shape().Dimensions)
+	return l.dropped[x]
 }
 
 // DropPath applies drop-path to y during training, at the rate [Rates].ModuleDropPath. It sets all
@@ -125,14 +152,15 @@ func (s *Site) Dropout(x *Node) *Node {
 // In evaluation it returns y.
 func (s *Site) DropPath(y *Node) *Node {
 	if s.layers == nil {
+		s.uses.DropPath = true
 		return y
 	}
 	return s.layers.dropPath(y, s.layers.rates.ModuleDropPath)
 }
 
-// declare runs the graph function on symbolic tensors and returns the tensors that it declares. It
-// returns an error if the graph function fails, or if the number of parameters is not m.Count.
-func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, error) {
+// trace runs the graph function on symbolic tensors and returns the Site with the tensors that the
+// function declares and the rates that it reads. It returns an error if the graph function fails.
+func (m Module) trace(layer string, in, out, rank int, bias bool) (*Site, error) {
 	s := &Site{Layer: layer, In: in, Out: out, Rank: rank, bias: bias}
 	err := buildScratch(func(g *Graph) {
 		s.graph = g
@@ -144,7 +172,17 @@ func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, er
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("structured module %q on %s [%d,%d]: %w", m.Name, layer, out, in, err)
+		err = fmt.Errorf("structured module %q on %s [%d,%d]: %w", m.Name, layer, out, in, err)
+	}
+	return s, err
+}
+
+// declare returns the tensors that the graph function declares. It returns an error if the graph
+// function fails, or if the number of parameters is not m.Count.
+func (m Module) declare(layer string, in, out, rank int, bias bool) ([]Param, error) {
+	s, err := m.trace(layer, in, out, rank, bias)
+	if err != nil {
+		return nil, err
 	}
 	total := 0
 	for _, p := range s.params {

@@ -165,8 +165,8 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 			if got := tuning.Counts.Structured; got != c.count {
 				t.Errorf("%s: %d parameters, expected %d", c.module.Name, got, c.count)
 			}
-			tuned := tuning.Init(1, m.Weights)
-			want, _ := forward(t, be, m, linear, linear.Init(1, m.Weights), pixels, labels)
+			tuned := tuning.Init(1, peft.PaperScheme, m.Weights)
+			want, _ := forward(t, be, m, linear, linear.Init(1, peft.PaperScheme, m.Weights), pixels, labels)
 			got, _ := forward(t, be, m, tuning, tuned, pixels, labels)
 			if d, most := difference(t, got, want); !(d <= 1e-5*most) {
 				t.Errorf("%s: with its initial values it changes logits by up to %g, of at most %g", c.module.Name, d, most)

@@ -133,7 +133,7 @@ func TestInitIsLocal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return tuning.Init(3, m.Weights)
+		return tuning.Init(3, peft.PaperScheme, m.Weights)
 	}
 	one := init(peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.1.mlp.fc1.weight"}})
 	all := init(peft.Uniform(config, "lora", 2))

@@ -79,6 +79,13 @@ type Param struct {
 	Shape []int
 	// Init returns the initial values of the tensor.
 	Init Init
+	// Decays reports whether weight decay applies to the tensor. It applies to tensors of two or
+	// more dimensions, except class tokens and position embeddings.
+	Decays bool
+	// Head reports whether the tensor belongs to the head.
+	Head bool
+	// module reports whether the tensor belongs to a structured module; see Scheme.
+	module bool
 }
 
 // Size returns the number of values of p.
@@ -104,6 +111,10 @@ type Rates struct {
 	Dropout float64
 	// ModuleDropPath is the drop-path rate on the output of structured modules.
 	ModuleDropPath float64
+	// SharedDropout makes modules on layers with the same input drop the same values of it, such as
+	// the modules on q, k and v of a block in the reference release. Default: each module drops
+	// other values.
+	SharedDropout bool
 }
 
 // Counts holds the number of tuned parameters of each kind.
@@ -187,13 +198,13 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 			if len(p.Shape) == 1 {
 				init = Zero
 			}
-			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: init})
+			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: init, Decays: p.Decays(), Head: true})
 			t.Counts.Head += p.Size()
 			continue
 		case t.whole[p.Name] && (hasEntries || t.structured[p.Name]):
 			return nil, fmt.Errorf("checking the selection: %s is selected whole and in part; select it once", p.Name)
 		case t.whole[p.Name]:
-			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: pretrained})
+			t.Params = append(t.Params, Param{Name: p.Name, Shape: p.Shape, Init: pretrained, Decays: p.Decays()})
 			t.Counts.Whole += p.Size()
 			known++
 		case t.structured[p.Name]:
@@ -283,6 +294,7 @@ func (t *Tuning) declareAdditions() error {
 // declare adds tensors that do not exist in the backbone to t.Params.
 func (t *Tuning) declare(params ...Param) {
 	for _, p := range params {
+		p.Decays = len(p.Shape) >= 2
 		t.Params = append(t.Params, p)
 		t.Counts.Structured += p.Size()
 	}
@@ -303,13 +315,17 @@ func (t *Tuning) hasBias(weight string) bool {
 	return ok
 }
 
-// Init returns the initial values of the tuned tensors, by Param.Name. weights holds the weights of
-// the backbone by canonical name. The initial values of a tensor do not depend on the other tuned
-// tensors.
-func (t *Tuning) Init(seed uint64, weights checkpoint.StateDict) checkpoint.StateDict {
+// Init returns the initial values of the tuned tensors, by Param.Name. scheme decides the values of
+// structured modules. weights holds the weights of the backbone by canonical name. The initial
+// values of a tensor do not depend on the other tuned tensors.
+func (t *Tuning) Init(seed uint64, scheme Scheme, weights checkpoint.StateDict) checkpoint.StateDict {
 	out := checkpoint.StateDict{}
 	for _, p := range t.Params {
-		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: p.Init(p, seeded.Rand(seed, p.Name), weights)}
+		init := p.Init
+		if p.module && scheme == ReleaseScheme && len(p.Shape) == 2 {
+			init = truncNormal
+		}
+		out[p.Name] = checkpoint.Tensor{Shape: p.Shape, Data: init(p, seeded.Rand(seed, p.Name), weights)}
 	}
 	return out
 }
@@ -399,6 +415,7 @@ type layers struct {
 	rng     *Node            // random state; nil in evaluation, without dropout and drop-path
 	draws   int              // number of draws from rng so far
 	params  map[string]*Node // results of Param
+	dropped map[*Node]*Node  // results of Site.Dropout by input, with Rates.SharedDropout
 	strips  map[string]strip // strips of the params whose entry gradients are computed by strip
 }
 
@@ -421,7 +438,7 @@ type Inputs struct {
 // Layers returns the layers of the backbone with the tuned tensors inserted, for one graph. Pass it
 // to the graph functions of package backbone, such as Model.Features.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
-	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, strips: map[string]strip{}}
+	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, dropped: map[*Node]*Node{}, strips: map[string]strip{}}
 }
 
 // Param implements backbone.Layers. It returns the tensor with its tuned entries.

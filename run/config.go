@@ -53,6 +53,9 @@ type TuneOptions struct {
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`
+	// LRs lists learning rates: each budget is a candidate with each of them, in place of Train.LR.
+	// Empty: Train.LR.
+	LRs []float64 `json:"lrs,omitempty"`
 	// NoValidation skips the trainings that validate the candidates, so it needs a single
 	// candidate. The result then has no validation accuracy. Default: false.
 	NoValidation bool `json:"no_validation"`

@@ -50,7 +50,8 @@ func (f Folder) Path(elem ...string) string {
 }
 
 // Candidate returns the folder of the candidate with that name. The name of a candidate is its
-// budget or, for a method without a budget, the method.
+// budget or, for a method without a budget, the method. If the run tries several learning rates,
+// the learning rate follows, as in "0.2M-lr-0.01".
 func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
 
 // CheckNew returns an [*OptionError] if a new run cannot use the folder: f is a file, f holds a

@@ -12,10 +12,11 @@ import (
 )
 
 // Candidate is the content of result.json in the folder of a candidate. A candidate is one budget
-// that a run tried.
+// and one learning rate that a run tried.
 type Candidate struct {
 	jsonfile.Header             // kind "candidate"; set by SaveResult
 	Budget          plan.Budget `json:"budget,omitzero"` // zero for a method without a budget
+	LR              float64     `json:"lr"`              // learning rate of the training
 	Counts          peft.Counts `json:"counts"`          // numbers of tuned parameters
 	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
@@ -47,6 +48,8 @@ type Result struct {
 	Method method.Method `json:"method"`
 	// Budget is the budget of the chosen candidate. It is zero for a method without a budget.
 	Budget plan.Budget `json:"budget,omitzero"`
+	// LR is the learning rate of the final training.
+	LR float64 `json:"lr"`
 	// Rank is the rank of the structured modules. It is 0 if there are no structured modules.
 	Rank int `json:"rank,omitempty"`
 	// Counts holds the numbers of tuned parameters.

@@ -35,7 +35,7 @@ func ExampleScore() {
 		Backend:   device,
 		Model:     model,
 		Objective: objective.SingleLabel,
-		Head:      head.Init(0, model.Weights),
+		Head:      head.Init(0, peft.PaperScheme, model.Weights),
 		Images:    dataset.NewLoader(colours.Samples(24, size, 0), dataset.Transform{Size: size}, nil, dataset.LoaderOptions{}),
 	}
 	options := sensitivity.Options{Batches: 2, BatchSize: 8}

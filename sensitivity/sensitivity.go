@@ -74,7 +74,7 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 	defer s.Close()
 	n, batchSize := o.images(len(order))
 	sum := 0.0
-	for batch, err := range in.Images.Batches(ctx, order[:n], batchSize, false, 0, 0) {
+	for batch, err := range in.Images.Batches(ctx, order[:n], batchSize, 0, 0) {
 		if err != nil {
 			return nil, err
 		}

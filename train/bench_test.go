@@ -42,7 +42,7 @@ func BenchmarkStep(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		tuned := tuning.Init(0, weights)
+		tuned := tuning.Init(0, peft.PaperScheme, weights)
 		x, err := program.Tensor(be, make([]uint8, batch*c.ImageSize*c.ImageSize*3), batch, c.ImageSize, c.ImageSize, 3)
 		if err != nil {
 			b.Fatal(err)
@@ -52,7 +52,7 @@ func BenchmarkStep(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(name+"/step", func(b *testing.B) {
-			s, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, peft.Rates{DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}, 1e-4)
+			s, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, train.StepOptions{Rates: peft.Rates{DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}, WeightDecay: 1e-4})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -90,7 +90,7 @@ func TestConvNeXtTraining(t *testing.T) {
 			if len(tuning.Params) != len(final) {
 				t.Fatalf("%d tensors are tuned, expected %d", len(tuning.Params), len(final))
 			}
-			tuned := tuning.Init(0, m.Weights)
+			tuned := tuning.Init(0, peft.PaperScheme, m.Weights)
 			for name, x := range initial {
 				tuned[name] = x
 			}
@@ -99,7 +99,7 @@ func TestConvNeXtTraining(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, train.StepOptions{WeightDecay: trace.WeightDecay})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,6 +30,9 @@ type Data struct {
 	targetSize int
 	// kept holds the images on each device. A nil entry means that they do not fit.
 	kept map[backend.Backend]*resident
+	// featureData holds the features of the images, by backbone and backend. Several trainings of a
+	// head read them.
+	featureData map[featureKey]*Data
 	// whole is the Data of which this Data is a part, or nil.
 	whole *Data
 	// first is the position in whole of the first sample of this part.
@@ -45,10 +48,23 @@ type Data struct {
 	width int
 }
 
+// featureKey names the origin of features.
+type featureKey struct {
+	model *backbone.Model
+	be    backend.Backend
+}
+
 // Images returns a Data that reads its images with loader. The transform of the loader must yield
 // images of the image size of the backbone c. The objective o encodes the targets.
 func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
 	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
+}
+
+// newFeatures returns a Data with the features [N, width] and the encoded targets of samples. It
+// takes the objective and the configuration from the images.
+func newFeatures(images *Data, width int, features []float32, targets []int32) *Data {
+	return &Data{objective: images.objective, config: images.config, targetSize: images.targetSize, kept: map[backend.Backend]*resident{},
+		width: width, features: features, targets: targets}
 }
 
 // Part returns the n samples of d that start at position first. Calls with the same arguments
@@ -59,7 +75,12 @@ func (d *Data) Part(first, n int) *Data {
 		if d.parts == nil {
 			d.parts = map[[2]int]*Data{}
 		}
-		part := Images(d.loader.Part(first, n), d.objective, d.config)
+		var part *Data
+		if d.loader != nil {
+			part = Images(d.loader.Part(first, n), d.objective, d.config)
+		} else {
+			part = newFeatures(d, d.width, d.features[first*d.width:(first+n)*d.width], d.targets[first*d.targetSize:(first+n)*d.targetSize])
+		}
 		part.whole, part.first = d, first
 		d.parts[key] = part
 	}
@@ -75,7 +96,8 @@ func (d *Data) Len() int {
 }
 
 // batch holds one batch on the backend. It also holds the encoded targets on the host. On a device
-// the last batch is filled up, so that the program that is compiled for the others can be used.
+// a smaller last batch of an evaluation is filled up, so that the program that is compiled for the
+// others can be used.
 type batch struct {
 	images, targets *tensors.Tensor
 	n               int     // number of images without the images that fill up the batch
@@ -99,11 +121,11 @@ func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tenso
 }
 
 // batches yields the samples in batches of the given size. order lists the positions of the
-// samples; nil means all samples in the order of the data. If dropLast is set, a smaller last batch
-// is skipped. seed and epoch decide random crops and flips.
-func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool, seed uint64, epoch int) iter.Seq2[batch, error] {
+// samples; nil means all samples in the order of the data. If fill is set, a smaller last batch is
+// filled up on a device. seed and epoch decide random crops and flips.
+func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, fill bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
-		return d.featureBatches(ctx, be, order, size, dropLast)
+		return d.featureBatches(ctx, be, order, size)
 	}
 	return func(yield func(batch, error) bool) {
 		r, err := d.resident(ctx, be)
@@ -112,13 +134,17 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 			return
 		}
 		if r != nil {
-			r.batches(ctx, d, order, size, dropLast, seed, epoch, yield)
+			r.batches(ctx, d, order, size, seed, epoch, yield)
 			return
 		}
-		for b, err := range d.loader.Batches(ctx, order, size, dropLast, seed, epoch) {
+		for b, err := range d.loader.Batches(ctx, order, size, seed, epoch) {
 			var out batch
 			if err == nil {
-				out, err = d.load(be, b, size)
+				full := b.N
+				if fill && backend.OnDevice(be) {
+					full = size
+				}
+				out, err = d.load(be, b, full)
 			}
 			if !yield(out, err) || err != nil {
 				return
@@ -127,8 +153,7 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 	}
 }
 
-// load copies a batch of the loader to a backend. On a device it fills the batch up to size images,
-// with zeros.
+// load copies a batch of the loader to a backend. It fills the batch up to size images, with zeros.
 func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, err error) {
 	targets, err := objective.Encode(d.objective, d.config, b.Targets)
 	if err != nil {
@@ -136,7 +161,7 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 	}
 	out.host, out.n = targets, b.N
 	n, side, pixels := b.N, d.config.ImageSize, b.Pixels
-	if backend.OnDevice(be) && n < size {
+	if n < size {
 		pixels = append(pixels, make([]uint8, (size-n)*side*side*3)...)
 		targets, n = append(slices.Clone(targets), make([]int32, (size-n)*d.targetSize)...), size
 	}
@@ -148,16 +173,13 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 }
 
 // featureBatches implements batches for a Data that holds features.
-func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int, dropLast bool) iter.Seq2[batch, error] {
+func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int) iter.Seq2[batch, error] {
 	return func(yield func(batch, error) bool) {
 		n := d.Len()
 		if order != nil {
 			n = len(order)
 		}
 		for i := 0; i < n; i += size {
-			if dropLast && i+size > n {
-				return
-			}
 			var rows []float32
 			var out batch
 			for j := i; j < min(i+size, n); j++ {

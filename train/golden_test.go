@@ -35,7 +35,7 @@ func TestGoldenTraining(t *testing.T) {
 			if len(tuning.Params) != release.Trainable {
 				t.Errorf("%d tensors are tuned, the release tunes %d", len(tuning.Params), release.Trainable)
 			}
-			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, release.Initial, peft.Rates{}, trace.WeightDecay)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, release.Initial, train.StepOptions{WeightDecay: trace.WeightDecay})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -56,7 +56,7 @@ func TestLoop(t *testing.T) {
 		}
 		return result.Tuned
 	}
-	start := tuning.Init(3, colours.Model(c).Weights)
+	start := tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
 	near := func(what string, got, want checkpoint.StateDict) {
 		var difference, moved float64
 		for name, w := range want {
@@ -83,7 +83,7 @@ func TestLoop(t *testing.T) {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
 		}
-		start = tuning.Init(3, colours.Model(c).Weights)
+		start = tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
 		near(fmt.Sprintf("%+v", s), tuned(device, plain, true, 0), tuned(host, plain, true, 0))
 	}
 	compiledOnce(t, device, c, selection)
@@ -95,7 +95,7 @@ func TestLoop(t *testing.T) {
 	if tuning, err = peft.New(c, selection); err != nil {
 		t.Fatal(err)
 	}
-	start = tuning.Init(3, colours.Model(c).Weights)
+	start = tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
 	near("two devices", tuned(two, plain, true, 0), want)
 	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
 	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
@@ -120,7 +120,7 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	all := Images(dataset.NewLoader(colours.Samples(14, 16, 0), dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: device, Model: m, Tuning: tuning, Train: all.Part(2, 9), Val: all.Part(0, 7), Keep: true, Options: Options{Epochs: 2, BatchSize: 2, LR: 1e-3, Seed: 3}}
 	defer run.Close()
-	if run.stepper, err = NewStepper(device, m, objective.SingleLabel, tuning, tuning.Init(3, m.Weights), peft.Rates{}, 0); err != nil {
+	if run.stepper, err = NewStepper(device, m, objective.SingleLabel, tuning, tuning.Init(3, peft.PaperScheme, m.Weights), StepOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := run.predict(); err != nil {

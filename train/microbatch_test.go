@@ -61,7 +61,7 @@ func TestMicroBatches(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for i := range state {
 		runtime.GOMAXPROCS([]int{2, 2, 1, 4}[i])
-		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), StepOptions{WeightDecay: 1e-2})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,23 +1,40 @@
 package train
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 )
 
-// Options holds the hyper-parameters of a training. The fields have no defaults; [VTAB] returns the
-// values of the paper.
+// CompatRelease is the value of [Options.Compat] for trainings like those of the paper's published
+// code.
+const CompatRelease = plan.CompatRelease
+
+// DefaultBatchSize is the default of [Options.BatchSize] for data sets with at least eight times as
+// many images.
+const DefaultBatchSize = 64
+
+// Options holds the hyper-parameters of a training. [VTAB] returns the values of the paper. The
+// zero values of BatchSize, HeadLR, Init and Compat are defaults; the other fields have no
+// defaults.
 type Options struct {
 	// Epochs is the number of passes over the training images, at least 1.
 	Epochs int `json:"epochs"`
-	// BatchSize is the number of images in a mini-batch, at least 1. A data set with fewer images
-	// is one mini-batch.
+	// BatchSize is the number of images in a mini-batch. A data set with fewer images is one
+	// mini-batch. Zero means 64, or an eighth of the training images if that is less. With Compat,
+	// zero means 64.
 	BatchSize int `json:"batch_size"`
 	// LR is the learning rate after the warm-up, above 0 and at most 10.
 	LR float64 `json:"lr"`
+	// HeadLR is the learning rate of the head after the warm-up, at most 10. The whole schedule of
+	// the head is the schedule of LR, multiplied by HeadLR/LR. Zero means LR.
+	HeadLR float64 `json:"head_lr,omitempty"`
 	// WeightDecay is the decoupled weight decay of AdamW, 0 or more. It applies only to tensors of
-	// two or more dimensions.
+	// two or more dimensions, and not to class tokens and position embeddings.
 	WeightDecay float64 `json:"weight_decay"`
 	// WarmupEpochs is the length of the linear warm-up in epochs, from 0 to Epochs.
 	WarmupEpochs float64 `json:"warmup_epochs"`
@@ -36,16 +53,26 @@ type Options struct {
 	// below 1.
 	ModuleDropPath float64 `json:"module_drop_path"`
 
+	// Init is the way to draw the initial values of structured modules. Empty means
+	// peft.PaperScheme; with Compat, it means peft.ReleaseScheme.
+	Init peft.Scheme `json:"init,omitempty"`
+	// Compat is [CompatRelease] for a training like those of the paper's published code: BatchSize
+	// is 64 by default, every epoch ends with the remaining images as a smaller mini-batch, modules
+	// start with peft.ReleaseScheme, and the modules on the q, k and v of a block share one dropout
+	// mask. Empty means that an epoch ends with a smaller mini-batch only if it is at least half as
+	// large as the others, and that each module has its own mask.
+	Compat string `json:"compat,omitempty"`
+
 	// Seed is the seed of all random numbers: initial values, order of the images, crops, flips,
 	// dropout and drop-path.
 	Seed uint64 `json:"seed"`
 }
 
 // VTAB returns the hyper-parameters of the paper for VTAB-1k: learning rate 1e-3, weight decay
-// 1e-4, mini-batches of 64 images, 100 epochs, and a cosine schedule after 10 warm-up epochs. All
-// drop rates are 0.1.
+// 1e-4, 100 epochs, and a cosine schedule after 10 warm-up epochs. All drop rates are 0.1. The
+// mini-batches have the default size, which is 64 for the 1000 images of VTAB-1k.
 func VTAB() Options {
-	return Options{Epochs: 100, BatchSize: 64, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
+	return Options{Epochs: 100, LR: 1e-3, WeightDecay: 1e-4, WarmupEpochs: 10, WarmupLR: 1e-6, MinLR: 1e-5,
 		DropPath: 0.1, Dropout: 0.1, ModuleDropPath: 0.1}
 }
 
@@ -58,15 +85,52 @@ func (o Options) WithEpochs(n int) Options {
 	return o
 }
 
+// WithDefaults returns o with the values that a training on n images uses in place of zero values
+// of BatchSize and Init.
+func (o Options) WithDefaults(n int) Options {
+	scheme, batch := peft.PaperScheme, min(DefaultBatchSize, max(1, n/8))
+	if o.Compat == CompatRelease {
+		scheme, batch = peft.ReleaseScheme, DefaultBatchSize
+	}
+	o.Init, o.BatchSize = cmp.Or(o.Init, scheme), cmp.Or(o.BatchSize, batch)
+	return o
+}
+
+// epoch returns the number of optimiser steps in an epoch over n images, and the number of images
+// that they read. Each of the steps reads batch images, but the last step can read fewer: the
+// remaining images, if they are at least half a mini-batch, or any number of them with Compat. The
+// devices share a mini-batch evenly, so this number is a multiple of the number of devices.
+func (o Options) epoch(n, batch, devices int) (steps, images int) {
+	steps = n / batch
+	rest := n % batch
+	rest -= rest % devices
+	if rest > 0 && (2*rest >= batch || o.Compat == CompatRelease) {
+		return steps + 1, steps*batch + rest
+	}
+	return steps, steps * batch
+}
+
 // Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	switch {
 	case o.Epochs < 1:
 		return option.Errorf("epochs", "epochs %d: expected at least 1", o.Epochs)
-	case o.BatchSize < 1:
-		return option.Errorf("batch-size", "batch size %d: expected at least 1", o.BatchSize)
+	case o.BatchSize < 0:
+		return option.Errorf("batch-size", "batch size %d: expected at least 1, or 0 for the default", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:
 		return option.Errorf("learning-rate", "learning rate %g: expected above 0 and at most 10, such as 0.001", o.LR)
+	case !(o.HeadLR >= 0) || o.HeadLR > 10:
+		return option.Errorf("head-learning-rate", "learning rate %g of the head: expected above 0 and at most 10, such as 0.01, or 0 for the learning rate of the other parameters", o.HeadLR)
+	case o.Init != "" && !slices.Contains(peft.Schemes(), o.Init):
+		var names []string
+		for _, s := range peft.Schemes() {
+			names = append(names, string(s))
+		}
+		return option.Unknown("init", "scheme of initial values", string(o.Init), names)
+	case o.Compat != "" && o.Compat != CompatRelease:
+		return option.Unknown("compat", "compat mode", o.Compat, []string{CompatRelease})
+	case o.Compat == CompatRelease && o.Init == peft.PaperScheme:
+		return option.Errorf("init", "initial values of the scheme %q contradict compat mode %q, which starts modules as the release does; leave one of the two options out", o.Init, o.Compat)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
 		return option.Errorf("warmup-epochs", "warm-up epochs %g: expected 0 to the %d epochs of the run; WithEpochs scales the warm-up with the epochs", o.WarmupEpochs, o.Epochs)
 	}

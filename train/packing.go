@@ -15,14 +15,14 @@ import (
 // packing describes how the tuned tensors are stored on a backend. The backend stores packs; a pack
 // is one tensor that holds the values of one or more tuned tensors.
 //
-// On the CPU each tuned tensor is its own pack. On a device such as a GPU there are two packs. One
-// vector holds all tensors with weight decay, a second vector holds the others. With hundreds of
-// small tensors, starting the operations and passing the tensors would take longer than the
-// computation.
+// On the CPU each tuned tensor is its own pack. On a device such as a GPU there are up to four
+// packs. Each is a vector that holds all tensors with the same weight decay and the same learning
+// rate. With hundreds of small tensors, starting the operations and passing the tensors would take
+// longer than the computation.
 type packing struct {
 	params []peft.Param
-	// packs holds the positions in params of the tensors of each pack. Weight decay applies to all
-	// tensors of a pack or to none.
+	// packs holds the positions in params of the tensors of each pack. The tensors of a pack have
+	// equal peft.Param.Decays and peft.Param.Head.
 	packs [][]int
 	// separate means that each tensor is its own pack, in its own shape.
 	separate bool
@@ -41,10 +41,11 @@ func newPacking(params []peft.Param, separate bool) packing {
 		}
 		return p
 	}
-	for _, decays := range []bool{true, false} {
+	type kind struct{ decays, head bool }
+	for _, k := range []kind{{true, false}, {false, false}, {true, true}, {false, true}} {
 		var members []int
 		for i, q := range params {
-			if decayed(q) == decays {
+			if (kind{q.Decays, q.Head}) == k {
 				members = append(members, i)
 			}
 		}
@@ -55,12 +56,11 @@ func newPacking(params []peft.Param, separate bool) packing {
 	return p
 }
 
-// decayed reports whether weight decay applies to a tensor. It applies to tensors of two or more
-// dimensions. It does not apply to biases, norms and single entries.
-func decayed(p peft.Param) bool { return len(p.Shape) >= 2 }
-
 // decays reports whether weight decay applies to a pack.
-func (p packing) decays(pack int) bool { return decayed(p.params[p.packs[pack][0]]) }
+func (p packing) decays(pack int) bool { return p.params[p.packs[pack][0]].Decays }
+
+// head reports whether a pack belongs to the head.
+func (p packing) head(pack int) bool { return p.params[p.packs[pack][0]].Head }
 
 // shape returns the shape of a pack.
 func (p packing) shape(pack int) []int {

@@ -29,7 +29,7 @@ func TestPacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := newPacking(tuning.Params, false)
-	values := tuning.Init(1, colours.Model(c).Weights)
+	values := tuning.Init(1, peft.PaperScheme, colours.Model(c).Weights)
 	for _, v := range values {
 		for i := range v.Data {
 			v.Data[i] += float32(i + 1) // no value is zero
@@ -53,12 +53,12 @@ func TestPacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Free(out...)
-	got, err := p.read(out[:2])
+	got, err := p.read(out[:len(packs)])
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, q := range tuning.Params {
-		separate, err := program.Float32s(out[2+i])
+		separate, err := program.Float32s(out[len(packs)+i])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,8 +66,9 @@ func TestPacking(t *testing.T) {
 			t.Errorf("%s: unpack gives %v, read gives %v, expected %v", q.Name, separate, got[q.Name], want)
 		}
 	}
-	if !p.decays(0) || p.decays(1) {
-		t.Error("weight decay does not apply to the first pack only")
+	// LoRA; class token, norm and entries; head weight; head bias
+	if len(packs) != 4 || !p.decays(0) || p.decays(1) || !p.decays(2) || p.decays(3) || p.head(0) || p.head(1) || !p.head(2) || !p.head(3) {
+		t.Errorf("%d packs %v, expected four with weight decay for the first and third, of which the last two are the head", len(packs), p.packs)
 	}
 	delete(values, "cls_token")
 	if _, err := p.place(be, values); err == nil {

@@ -187,7 +187,7 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, rep
 	}
 	metrics := o.NewMetrics(p.net.model.Config)
 	done := 0
-	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), false, 0, 0) {
+	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), true, 0, 0) {
 		if err != nil {
 			return metrics.Evaluation(), err
 		}
@@ -224,10 +224,23 @@ func (p *Predictor) batchSize(data *Data, batchSize int) int {
 }
 
 // featuresOf returns a Data with the features of each sample, for training only the head. It
-// returns nil if the features of an image are not one vector.
+// returns nil if the features of an image are not one vector. It computes the features of an image
+// once: data keeps them.
 func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (*Data, error) {
-	out := &Data{objective: data.objective, config: data.config, targetSize: data.targetSize, kept: map[backend.Backend]*resident{}}
-	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), false, 0, 0) {
+	if data.whole != nil {
+		whole, err := p.featuresOf(ctx, data.whole, batchSize)
+		if whole == nil || err != nil {
+			return nil, err
+		}
+		return whole.Part(data.first, data.Len()), nil
+	}
+	key := featureKey{p.net.model, p.be}
+	if out := data.featureData[key]; out != nil {
+		return out, nil
+	}
+	var features []float32
+	var targets []int32
+	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), true, 0, 0) {
 		if err != nil {
 			return nil, err
 		}
@@ -240,9 +253,13 @@ func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (
 		if f.axes != 2 {
 			return nil, nil
 		}
-		out.width = len(f.values) / rows
-		out.features = append(out.features, f.values[:b.n*out.width]...)
-		out.targets = append(out.targets, b.host...)
+		features = append(features, f.values[:len(f.values)/rows*b.n]...)
+		targets = append(targets, b.host...)
 	}
+	if data.featureData == nil {
+		data.featureData = map[featureKey]*Data{}
+	}
+	out := newFeatures(data, len(features)/data.Len(), features, targets)
+	data.featureData[key] = out
 	return out, nil
 }

@@ -150,7 +150,7 @@ func TestReleases(t *testing.T) {
 	attempt := func(microBatches bool, uses, checks int) (err error) {
 		be.left = uses
 		defer func() { be.left = -1 }()
-		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{Dropout: 0.1}, 1e-2)
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), StepOptions{Rates: peft.Rates{Dropout: 0.1}, WeightDecay: 1e-2})
 		if err != nil {
 			return err
 		}

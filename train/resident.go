@@ -85,7 +85,7 @@ func (d *Data) store(ctx context.Context, be backend.Backend) (r *resident, err 
 			return nil, nil
 		}
 		pixels := make([]uint8, 0, n*side*side*3)
-		for b, err := range fixed.Batches(ctx, nil, 64, false, 0, 0) {
+		for b, err := range fixed.Batches(ctx, nil, 64, 0, 0) {
 			if err != nil {
 				return nil, err
 			}
@@ -141,14 +141,11 @@ func cropped(pixels, index, x0, y0, flip *Node, size int) *Node {
 }
 
 // batches implements Data.batches for a data set that is stored on the device.
-func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, dropLast bool, seed uint64, epoch int, yield func(batch, error) bool) {
+func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, seed uint64, epoch int, yield func(batch, error) bool) {
 	if order == nil {
 		for i := range d.Len() {
 			order = append(order, i)
 		}
-	}
-	if dropLast {
-		order = order[:len(order)-len(order)%size]
 	}
 	for samples := range slices.Chunk(order, size) {
 		err := ctx.Err()

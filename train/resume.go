@@ -33,9 +33,10 @@ type position struct {
 // moments holds the moments of the optimiser, by peft.Param.Name.
 type moments struct{ first, second checkpoint.StateDict }
 
-// epochDone returns the figures of the epoch that has just ended.
-func (p *position) epochDone(o Options, batch, steps int) Epoch {
-	images := float64(batch * steps)
+// epochDone returns the figures of the epoch that has just ended. Its steps read the given number
+// of images.
+func (p *position) epochDone(o Options, steps, read int) Epoch {
+	images := float64(read)
 	return Epoch{
 		Epoch:           p.Epoch + 1,
 		LR:              o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),

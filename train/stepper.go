@@ -26,6 +26,18 @@ const (
 	epsilon = 1e-8
 )
 
+// StepOptions configures the steps of a [Stepper]. Steppers with other options need other compiled
+// programs.
+type StepOptions struct {
+	// Rates holds the drop rates. Default: nothing is dropped.
+	Rates peft.Rates
+	// WeightDecay is the decoupled weight decay of AdamW. It applies only to tensors of two or more
+	// dimensions, and not to class tokens and position embeddings. Default: 0.
+	WeightDecay float64
+	// HeadFactor multiplies the learning rate of the head. Zero means 1.
+	HeadFactor float64
+}
+
 // Stepper runs training steps: forward pass, backward pass and AdamW. It holds the training state,
 // that is the tuned tensors and the moments of the optimiser, on the backend between steps.
 //
@@ -34,8 +46,7 @@ type Stepper struct {
 	be     backend.Backend
 	tuning *peft.Tuning
 	net    *network
-	rates  peft.Rates
-	decay  float64
+	o      StepOptions
 	// program runs one step on a whole mini-batch.
 	program *program.Program
 	// loop runs several steps on a device.
@@ -89,14 +100,13 @@ func (m metrics) read() (out [][2]float64, err error) {
 
 // NewStepper returns a Stepper that trains the tuned tensors t of the backbone m. tuned holds their
 // initial values, by peft.Param.Name, such as the result of t.Init. The moments of the optimiser
-// start at zero. The objective o defines the loss. weightDecay is the decoupled weight decay of
-// AdamW; it applies only to tensors of two or more dimensions. Call Close to release the Stepper.
-func NewStepper(be backend.Backend, m *backbone.Model, o objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict, rates peft.Rates, weightDecay float64) (_ *Stepper, err error) {
-	net, err := newNetwork(be, m, o, t)
+// start at zero. The objective defines the loss. Call Close to release the Stepper.
+func NewStepper(be backend.Backend, m *backbone.Model, loss objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict, o StepOptions) (_ *Stepper, err error) {
+	net, err := newNetwork(be, m, loss, t)
 	if err != nil {
 		return nil, err
 	}
-	s := &Stepper{be: be, tuning: t, net: net, rates: rates, decay: weightDecay, packs: pack(be, t.Params)}
+	s := &Stepper{be: be, tuning: t, net: net, o: o, packs: pack(be, t.Params)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -218,7 +228,7 @@ func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 
 // loss returns the mean loss of the images and the number of correct predictions.
 func (s *Stepper) loss(tuned, frozen []*Node, images, targets, rng *Node) (loss, hits *Node) {
-	logits := s.net.logits(tuned, frozen, images, rng, s.rates)
+	logits := s.net.logits(tuned, frozen, images, rng, s.o.Rates)
 	hits = ReduceAllSum(s.net.objective.Correct(logits, targets))
 	return s.net.objective.Loss(logits, targets), hits
 }
@@ -230,9 +240,12 @@ func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*N
 	n := len(grads)
 	out := make([]*Node, 3*n, 3*n+2)
 	for i, grad := range grads {
-		w := state[i]
-		if s.packs.decays(i) && s.decay > 0 {
-			w = Sub(w, Mul(w, MulScalar(lr, s.decay)))
+		w, lr := state[i], lr
+		if s.packs.head(i) && s.o.HeadFactor > 0 {
+			lr = MulScalar(lr, s.o.HeadFactor)
+		}
+		if s.packs.decays(i) && s.o.WeightDecay > 0 {
+			w = Sub(w, Mul(w, MulScalar(lr, s.o.WeightDecay)))
 		}
 		m := Add(MulScalar(state[n+i], beta1), MulScalar(grad, 1-beta1))
 		v := Add(MulScalar(state[2*n+i], beta2), MulScalar(Mul(grad, grad), 1-beta2))

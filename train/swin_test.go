@@ -57,7 +57,7 @@ func TestSwinTraces(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			initial := tuning.Init(0, model.Weights)
+			initial := tuning.Init(0, peft.PaperScheme, model.Weights)
 			for _, p := range tuning.Params {
 				if strings.HasSuffix(p.Name, "lora_A") {
 					initial[p.Name] = read("init." + p.Name)
@@ -66,7 +66,7 @@ func TestSwinTraces(t *testing.T) {
 			for _, p := range []string{"head.fc.weight", "head.fc.bias"} { // the head of the model
 				initial[p] = model.Weights[p]
 			}
-			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, initial, peft.Rates{}, 1e-4)
+			stepper, err := train.NewStepper(be, model, objective.SingleLabel, tuning, initial, train.StepOptions{WeightDecay: 1e-4})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -117,9 +117,12 @@ func (r *Run) Close() {
 	r.stepper, r.predictor = nil, nil
 }
 
-// batch returns the number of images in a mini-batch: Options.BatchSize, or the number of training
-// images if that is smaller.
-func (r *Run) batch() int { return min(r.Options.BatchSize, r.Train.Len()) }
+// batch returns the number of images in a mini-batch: Options.BatchSize with its default, or the
+// number of training images if that is smaller.
+func (r *Run) batch() int {
+	n := r.Train.Len()
+	return min(r.Options.WithDefaults(n).BatchSize, n)
+}
 
 // Evaluate evaluates data with the tuned tensors of the last Do, which must have run with Keep. It
 // reports an event with stage progress.Evaluate after each batch.
@@ -159,8 +162,10 @@ type Result struct {
 }
 
 // Do trains for Options.Epochs epochs. It continues from the state in the Checkpoint file if the
-// file exists. It skips the last mini-batch of an epoch if that is smaller than the others, as the
-// data loaders for VTAB-1k do.
+// file exists. If the images of an epoch do not divide evenly into mini-batches, the remaining
+// images are one smaller mini-batch. Do skips it if it is less than half as large as the others,
+// unless Options.Compat is set. Each epoch shuffles the images, so another epoch skips other
+// images.
 //
 // If ctx is cancelled, Do saves the state in the Checkpoint file and returns an error that wraps
 // the error of ctx. If the Checkpoint file cannot be used, the error is a [*StateError].
@@ -183,20 +188,21 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	batch := r.batch()
-	steps := r.Train.Len() / batch
+	steps, images := o.epoch(r.Train.Len(), batch, backend.Replicas(r.Backend))
 	if at.Epoch < 0 || at.Epoch > o.Epochs || at.Step < 0 || at.Step > steps || at.Steps != at.Epoch*steps+at.Step || len(at.History) != at.Epoch {
 		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d steps in all and %d finished epochs, which is impossible in a training of %d epochs of %d steps", at.Epoch, at.Step, at.Steps, len(at.History), o.Epochs, steps)}
 	}
-	rates := peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath}
+	step := StepOptions{WeightDecay: o.WeightDecay, HeadFactor: o.HeadLR / o.LR,
+		Rates: peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath, SharedDropout: o.Compat == CompatRelease}}
 	if r.Tuning.Counts.Tuned() == 0 {
 		// A head alone is trained on the features of the frozen backbone, without drop-path.
-		rates.DropPath = 0
+		step.Rates.DropPath = 0
 	}
-	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.rates == rates && s.decay == o.WeightDecay) {
+	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.o == step) {
 		r.Close() // the compiled programs depend on these values
 	}
 	if r.stepper == nil {
-		r.stepper, err = NewStepper(r.Backend, r.Model, r.Train.objective, r.Tuning, tuned, rates, o.WeightDecay)
+		r.stepper, err = NewStepper(r.Backend, r.Model, r.Train.objective, r.Tuning, tuned, step)
 	} else {
 		err = r.stepper.restart(tuned)
 	}
@@ -224,10 +230,10 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	}
 	r.saveAt = time.Now().Add(saveEvery)
 	for at.Epoch < o.Epochs {
-		if err := r.epoch(ctx, stepper, train, &at, batch, steps); err != nil {
+		if err := r.epoch(ctx, stepper, train, &at, batch, steps, images); err != nil {
 			return nil, err
 		}
-		done := at.epochDone(o, batch, steps)
+		done := at.epochDone(o, steps, images)
 		if val != nil || test != nil {
 			if err := r.validate(ctx, val, test, &done); err != nil {
 				if ctx.Err() != nil {
@@ -271,22 +277,24 @@ func (r *Run) checkData() error {
 	return nil
 }
 
-// epoch trains on the remaining mini-batches of the current epoch.
-func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps int) error {
-	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[at.Step*batch : steps*batch]
+// epoch trains on the remaining mini-batches of the current epoch. The epoch has the given number
+// of steps, which read the given number of images. Each step reads batch images, or the remaining
+// ones.
+func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps, images int) error {
+	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[min(at.Step*batch, images):images]
 	start := time.Now()
 	lr := func(step int) float64 {
 		return r.Options.learningRate(float64(at.Epoch) + float64(step)/float64(steps))
 	}
 	// advance counts n enqueued steps, reads their metrics and reports progress.
 	advance := func(n int) error {
-		at.Step += n
-		at.Steps += n
 		metrics, err := s.Read()
-		for _, m := range metrics {
-			at.LossSum += m.Loss * float64(batch)
+		for i, m := range metrics {
+			at.LossSum += m.Loss * float64(min(batch, images-(at.Step+i)*batch))
 			at.Correct += m.Correct
 		}
+		at.Step += n
+		at.Steps += n
 		if err == nil && len(metrics) > 0 {
 			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
 		}
@@ -307,23 +315,28 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 	}
 	looped := true
 	for at.Step < steps && looped {
-		var lrs []float64
-		for i := range min(loopSteps, steps-at.Step) {
-			lrs = append(lrs, lr(at.Step+i))
+		// All steps of a loop have the same size, so a smaller last step is a loop of its own.
+		next, lrs := order, []float64{lr(at.Step)}
+		if full := len(order) / batch; full > 0 {
+			n := min(loopSteps, full)
+			next = order[:n*batch]
+			for i := 1; i < n; i++ {
+				lrs = append(lrs, lr(at.Step+i))
+			}
 		}
 		var err error
-		if looped, err = s.EnqueueLoop(ctx, train, order[:len(lrs)*batch], lrs, r.Options.Seed, at.Epoch); err != nil {
+		if looped, err = s.EnqueueLoop(ctx, train, next, lrs, r.Options.Seed, at.Epoch); err != nil {
 			return stop(err)
 		}
 		if looped {
-			order = order[len(lrs)*batch:]
+			order = order[len(next):]
 			if err := advance(len(lrs)); err != nil {
 				return err
 			}
 		}
 	}
 	if !looped {
-		for b, err := range train.batches(ctx, r.Backend, order, batch, true, r.Options.Seed, at.Epoch) {
+		for b, err := range train.batches(ctx, r.Backend, order, batch, false, r.Options.Seed, at.Epoch) {
 			if err == nil {
 				err = s.Enqueue(ctx, b.images, b.targets, lr(at.Step), r.Options.Seed)
 				b.free()
@@ -434,5 +447,5 @@ func (r *Run) start() (position, checkpoint.StateDict, error) {
 			return position{}, nil, fmt.Errorf("resuming training: %w", err)
 		}
 	}
-	return position{}, r.Tuning.Init(r.Options.Seed, r.Model.Weights), nil
+	return position{}, r.Tuning.Init(r.Options.Seed, r.Options.WithDefaults(r.Train.Len()).Init, r.Model.Weights), nil
 }

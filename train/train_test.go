@@ -221,7 +221,7 @@ func TestFeatureCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stepper, err := train.NewStepper(cached.Backend, cached.Model, objective.SingleLabel, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, cached.Model.Weights), peft.Rates{}, cached.Options.WeightDecay)
+	stepper, err := train.NewStepper(cached.Backend, cached.Model, objective.SingleLabel, cached.Tuning, cached.Tuning.Init(cached.Options.Seed, peft.PaperScheme, cached.Model.Weights), train.StepOptions{WeightDecay: cached.Options.WeightDecay})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func TestResumeInvalidPosition(t *testing.T) {
 // of the head, and for images of the wrong size.
 func TestPredictorErrors(t *testing.T) {
 	r := newRun(t, peft.Selection{})
-	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, r.Model.Weights))
+	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, r.Tuning.Init(0, peft.PaperScheme, r.Model.Weights))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +329,7 @@ func TestPredictorErrors(t *testing.T) {
 // TestDiverged checks that a loss that is not finite is an error.
 func TestDiverged(t *testing.T) {
 	r := newRun(t, peft.Selection{})
-	tuned := r.Tuning.Init(0, r.Model.Weights)
+	tuned := r.Tuning.Init(0, peft.PaperScheme, r.Model.Weights)
 	tuned["head.bias"].Data[1] = float32(math.NaN())
 	p, err := train.NewPredictor(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned)
 	if err != nil {
@@ -360,10 +360,10 @@ func TestLearningRate(t *testing.T) {
 // changes it.
 func TestWeightDecay(t *testing.T) {
 	r := newRun(t, selection)
-	tuned := r.Tuning.Init(1, r.Model.Weights)
+	tuned := r.Tuning.Init(1, peft.PaperScheme, r.Model.Weights)
 	// B is zero at the first step, so the gradient of A is zero too.
 	a := append([]float32(nil), tuned["blocks.0.attn.q.lora_A"].Data...)
-	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, peft.Rates{}, 0.5)
+	stepper, err := train.NewStepper(r.Backend, r.Model, objective.SingleLabel, r.Tuning, tuned, train.StepOptions{WeightDecay: 0.5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +394,7 @@ func TestWeightDecay(t *testing.T) {
 func TestInvalidOptions(t *testing.T) {
 	for want, change := range map[string]func(*train.Options){
 		"epochs":        func(o *train.Options) { o.Epochs = 0 },
-		"batch size":    func(o *train.Options) { o.BatchSize = 0 },
+		"batch size":    func(o *train.Options) { o.BatchSize = -1 },
 		"learning rate": func(o *train.Options) { o.LR = math.NaN() },
 		"weight decay":  func(o *train.Options) { o.WeightDecay = -1 },
 		"minimum":       func(o *train.Options) { o.MinLR = math.Inf(1) },

@@ -64,7 +64,7 @@ func TestStepVariants(t *testing.T) {
 			}
 			return result.Tuned
 		}
-		start := tuning.Init(5, model.Weights)
+		start := tuning.Init(5, peft.PaperScheme, model.Weights)
 		want, other := tuned(own, model, tuning), tuned(plain, model, tuning)
 		for _, variant := range []struct {
 			name      string

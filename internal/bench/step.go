@@ -78,7 +78,7 @@ func (s *step) run(ctx context.Context, b batch, n int) error {
 
 // newStep prepares steps of a method on a backend. Call close after the last step.
 func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method Method) (*step, error) {
-	tuned := tuning.Init(0, m.Weights)
+	tuned := tuning.Init(0, peft.PaperScheme, m.Weights)
 	s := &step{steps: 1, finish: func() error { return nil }}
 	switch method {
 	case Forward:
@@ -109,7 +109,7 @@ func newStep(be backend.Backend, m *backbone.Model, tuning *peft.Tuning, method 
 	default:
 		recipe := train.VTAB()
 		rates := peft.Rates{DropPath: recipe.DropPath, Dropout: recipe.Dropout, ModuleDropPath: recipe.ModuleDropPath}
-		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, rates, recipe.WeightDecay)
+		stepper, err := train.NewStepper(be, m, objective.SingleLabel, tuning, tuned, train.StepOptions{Rates: rates, WeightDecay: recipe.WeightDecay})
 		if err != nil {
 			return nil, err
 		}

@@ -73,7 +73,7 @@ func (s *suite) checkFeatures(ctx context.Context, c backbone.Config) error {
 		if err != nil {
 			return nil, err
 		}
-		p, err := train.NewPredictor(be, m, objective.SingleLabel, tuning, tuning.Init(0, m.Weights))
+		p, err := train.NewPredictor(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights))
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +141,7 @@ func (s *suite) checkTraining(ctx context.Context, c backbone.Config) error {
 		if w.whole {
 			tuning.EntryGradient = peft.WholeGradient
 		}
-		stepper, err := train.NewStepper(be, m.In(m.Precision, w.checkpoint), objective.SingleLabel, tuning, tuning.Init(0, m.Weights), peft.Rates{}, 1e-4)
+		stepper, err := train.NewStepper(be, m.In(m.Precision, w.checkpoint), objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), train.StepOptions{WeightDecay: 1e-4})
 		if err != nil {
 			return nil, err
 		}
