@@ -42,6 +42,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if o.Plan.Compat != "" {
 		// The release scores and trains in its own way too.
 		o.Train.Compat = o.Plan.Compat
+		if o.Score.Criterion.Images() {
+			o.Score.Compat = o.Plan.Compat
+		}
 	}
 	images := len(t.data.Train)
 	if o.NoValidation {

@@ -328,6 +328,10 @@ func flagTable() []flagRow {
 				"published code does",
 			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "no mode",
 			field: func(o *options) any { return &o.config.Tune.Plan.Compat }},
+		{name: "compat", on: "score", group: scoringGroup,
+			help: "the compatibility mode: release scores as the paper's published code does, with drop-path",
+			kind: "MODE", values: words(plan.CompatRelease), closed: true, auto: "no mode",
+			field: func(o *options) any { return &o.config.Tune.Score.Compat }},
 		{name: "compat", on: "plan", group: scoringGroup,
 			help: "the compatibility mode: release makes the plan that the paper's published code makes, for one of its " +
 				"seven budgets; 'spt train' then trains as this code does",

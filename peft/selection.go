@@ -29,6 +29,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/drop"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/internal/seeded"
 )
@@ -412,8 +413,7 @@ type layers struct {
 	tuned   map[string]*Node
 	indices map[string]*Node // positions of the entries of each tensor, int32 [nnz]
 	rates   Rates
-	rng     *Node            // random state; nil in evaluation, without dropout and drop-path
-	draws   int              // number of draws from rng so far
+	masks   *drop.Masks      // masks of dropout and drop-path
 	params  map[string]*Node // results of Param
 	dropped map[*Node]*Node  // results of Site.Dropout by input, with Rates.SharedDropout
 	strips  map[string]strip // strips of the params whose entry gradients are computed by strip
@@ -438,7 +438,7 @@ type Inputs struct {
 // Layers returns the layers of the backbone with the tuned tensors inserted, for one graph. Pass it
 // to the graph functions of package backbone, such as Model.Features.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
-	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, rng: in.RNG, params: map[string]*Node{}, dropped: map[*Node]*Node{}, strips: map[string]strip{}}
+	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, masks: drop.New(in.RNG), params: map[string]*Node{}, dropped: map[*Node]*Node{}, strips: map[string]strip{}}
 }
 
 // Param implements backbone.Layers. It returns the tensor with its tuned entries.
@@ -489,66 +489,15 @@ func (l *layers) Output(name string, y *Node) *Node { return l.ssf(name, y) }
 
 // Branch implements backbone.Layers. It applies drop-path and adds the bottleneck of AdaptFormer.
 func (l *layers) Branch(name string, block int, x, y *Node) *Node {
-	rate := 0.0
-	if n := l.Config.Blocks(); n > 1 {
-		rate = l.rates.DropPath * float64(block) / float64(n-1)
-	}
+	rate := drop.PathRate(l.rates.DropPath, block, l.Config.Blocks())
 	return l.adaptFormer(name, x, l.dropPath(y, rate))
 }
 
 // dropPath applies drop-path to y. Each image is dropped with probability rate.
-func (l *layers) dropPath(y *Node, rate float64) *Node {
-	mask := make([]int, y.Rank())
-	for i := range mask {
-		mask[i] = 1
-	}
-	mask[0] = y.Shape().Dim(0)
-	return l.drop(y, rate, mask)
-}
+func (l *layers) dropPath(y *Node, rate float64) *Node { return l.masks.Images(y, rate) }
 
-// drop sets values of x to zero with probability rate and scales the other values by 1/(1−rate).
-// The random mask has the shape mask, which is broadcast to x.
-func (l *layers) drop(x *Node, rate float64, mask []int) *Node {
-	if l.rng == nil || rate <= 0 {
-		return x
-	}
-	keep := ConvertDType(l.draw(mask, rate), x.DType())
-	return Mul(x, MulScalar(keep, 1/(1-rate)))
-}
-
-// draw returns a random bool tensor of the given shape. Each element is true with probability
-// 1−rate. Each call draws new values.
-func (l *layers) draw(shape []int, rate float64) *Node {
-	g := l.rng.Graph()
-	if !backend.OnDevice(g.Backend()) {
-		var u *Node
-		l.rng, u = RandomUniform(l.rng, float32Shape(shape))
-		return GreaterOrEqual(u, Scalar(g, dtypes.Float32, rate))
-	}
-	// On a device, the generator of GoMLX would write its numbers to memory, which takes several
-	// times the memory traffic of the layer itself. Here each number is a hash of the position of
-	// its element, so it stays in a register. The hash applies the finaliser of MurmurHash3 twice,
-	// with keys from the random state of the step and the number of the call.
-	l.draws++
-	key := func(i int) *Node { return Reshape(ConvertDType(Slice(l.rng, AxisElem(i)), dtypes.Uint32)) }
-	number := func(v uint32) *Node { return Scalar(g, dtypes.Uint32, v) }
-	mix := func(h *Node) *Node {
-		for _, round := range []struct{ shift, factor uint32 }{{16, 0x85ebca6b}, {13, 0xc2b2ae35}, {16, 0}} {
-			h = BitwiseXor(h, BitwiseShiftRightLogical(h, number(round.shift)))
-			if round.factor != 0 {
-				h = Mul(h, number(round.factor))
-			}
-		}
-		return h
-	}
-	n := 1
-	for _, d := range shape {
-		n *= d
-	}
-	h := mix(Add(Iota(g, shapes.Make(dtypes.Uint32, n), 0), Add(key(0), number(uint32(l.draws)*0x9e3779b9))))
-	h = mix(BitwiseXor(h, key(1)))
-	return Reshape(GreaterOrEqual(h, number(uint32(rate*(1<<32)))), shape...)
-}
+// drop applies dropout to x. The random mask has the shape mask, which is broadcast to x.
+func (l *layers) drop(x *Node, rate float64, mask []int) *Node { return l.masks.Values(x, rate, mask) }
 
 // float32Shape returns the float32 shape with the given dimensions.
 func float32Shape(dims []int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }

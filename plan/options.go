@@ -13,7 +13,7 @@ import (
 
 // CompatRelease is the value of [Options.Compat] and [Plan.Compat] for plans that equal those of
 // the paper's published code.
-const CompatRelease = "release"
+const CompatRelease = sensitivity.CompatRelease
 
 // These are the values of [Options.Only] and [Plan.Only]. Each uses only one half of the method.
 const (

@@ -11,7 +11,8 @@ import (
 )
 
 // Criterion is the name of a formula that scores a weight w. In the formulas, g is the gradient
-// with respect to w of the mean loss of a batch, and Σ is the sum over the batches.
+// with respect to w of the mean loss of a batch, and Σ is the sum over the batches. [Scorer.Add]
+// says how much a smaller batch counts.
 type Criterion string
 
 // The criteria.

@@ -3,6 +3,7 @@ package sensitivity_test
 import (
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,6 +88,15 @@ func TestCriteria(t *testing.T) {
 	}
 	if len(magnitude.Losses) != 0 || magnitude.Images != 0 || magnitude.ClassToken != 8 || magnitude.Backbone != m.Fingerprint() {
 		t.Errorf("magnitude: %d losses, %d images, class token %d", len(magnitude.Losses), magnitude.Images, magnitude.ClassToken)
+	}
+}
+
+// TestScoreCompat checks that Score follows the option Compat. A branch of the last block is
+// dropped or scaled, so the scores change with every seed.
+func TestScoreCompat(t *testing.T) {
+	without, with := scored(t, 2, sensitivity.Options{}), scored(t, 2, sensitivity.Options{Compat: sensitivity.CompatRelease})
+	if without.Compat != "" || with.Compat != sensitivity.CompatRelease || slices.Equal(without.Losses, with.Losses) {
+		t.Errorf("compat %q has losses %v, compat %q has %v", without.Compat, without.Losses, with.Compat, with.Losses)
 	}
 }
 

@@ -14,11 +14,16 @@ type Options struct {
 	// BatchSize is the number of images in a batch. Zero means 32. A data set with fewer images is
 	// one batch.
 	BatchSize int `json:"batch_size"`
-	// Seed is the seed of the criterion [Random]. A caller can also use it to draw the head and the
-	// order of the images. Default: 0.
+	// Seed is the seed of the criterion [Random] and of the drop-path of [CompatRelease]. A caller
+	// can also use it to draw the head and the order of the images. Default: 0.
 	Seed uint64 `json:"seed"`
 	// Criterion selects how weights are scored. Empty means [SquaredGradient].
 	Criterion Criterion `json:"criterion,omitempty"`
+	// Compat is [CompatRelease] for scores that are computed as in the paper's published code: with
+	// drop-path at the rate 0.1 in the last block, and with the same weight for every batch.
+	// Default: empty, for scores without drop-path, in which a smaller batch has a smaller weight;
+	// see [Scorer.Add].
+	Compat string `json:"compat,omitempty"`
 }
 
 // WithDefaults returns o with the default values in place of zero fields.
@@ -29,8 +34,9 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Validate returns an error if an option is out of range or the criterion is unknown. Zero fields
-// are valid; they mean the default values.
+// Validate returns an error if an option is out of range, if the criterion or the compat mode is
+// unknown, or if the compat mode has no effect on the criterion. Zero fields are valid; they mean
+// the default values.
 func (o Options) Validate() error {
 	o = o.WithDefaults()
 	switch {
@@ -39,7 +45,16 @@ func (o Options) Validate() error {
 	case o.BatchSize < 1:
 		return option.Errorf("score-batch-size", "scoring %d batches of %d images: expected at least 1 image in a batch", o.Batches, o.BatchSize)
 	}
-	return o.Criterion.Validate()
+	if err := o.Criterion.Validate(); err != nil {
+		return err
+	}
+	if err := validateCompat(o.Compat); err != nil {
+		return err
+	}
+	if o.Compat != "" && !o.Criterion.Images() {
+		return option.Errorf("compat", "criterion %s reads no images, so compat mode %s has no effect on it; leave one of them out", o.Criterion, o.Compat)
+	}
+	return nil
 }
 
 // images returns how many of the available images are read, and the batch size. Batches limits the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -15,8 +16,10 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/drop"
 	"github.com/sptune/spt/internal/microbatch"
 	"github.com/sptune/spt/internal/program"
+	"github.com/sptune/spt/internal/seeded"
 	"github.com/sptune/spt/objective"
 )
 
@@ -26,7 +29,8 @@ type Scorer struct {
 	be        backend.Backend
 	model     *backbone.Model
 	objective objective.Objective
-	by        Criterion
+	// options holds the criterion, the compat mode and the seed.
+	options Options
 	// program scores a whole batch.
 	program *program.Program
 	// params lists the scored tensors, in the order of backbone.Config.Params.
@@ -43,10 +47,17 @@ type Scorer struct {
 	losses []float64
 	// images is the number of images so far.
 	images int
+	// first is the number of images of the first batch.
+	first int
 
 	// These programs score a batch that is too large for the CPU caches. They split the batch into
 	// micro-batches, accumulate the gradients of the micro-batches, and score the sum.
 	split, gradients, finish *program.Program
+	// tokens is the largest number of tokens in a micro-batch. Zero means that batches are not
+	// split. Each micro-batch adds to a gradient of all scored weights. To keep only one such
+	// gradient in memory, the micro-batches run one after the other. They are twice as large as in
+	// a training step.
+	tokens int
 	// gradient holds the accumulated gradient, one tensor for each of params. It is zero between
 	// batches, and empty until the first batch that is split.
 	gradient []*tensors.Tensor
@@ -56,15 +67,17 @@ type Scorer struct {
 // head by name, such as "head.weight" [C, D] and "head.bias" [C] of a ViT with C classes. The
 // objective o defines the loss. Call Close to release the Scorer.
 func NewScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict) (*Scorer, error) {
-	return newScorer(be, m, o, head, SquaredGradient)
+	return newScorer(be, m, o, head, Options{Criterion: SquaredGradient})
 }
 
-// newScorer returns a Scorer with a criterion that needs images.
-func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict, by Criterion) (_ *Scorer, err error) {
+// newScorer returns a Scorer with the criterion, the compat mode and the seed of options. The
+// criterion needs images.
+func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, head checkpoint.StateDict, options Options) (_ *Scorer, err error) {
 	if o == nil {
 		return nil, errors.New("scoring: the objective is not set; give one, such as objective.SingleLabel")
 	}
-	s := &Scorer{be: be, model: m, objective: o, by: by}
+	tokens, _ := program.AtOnce(be)
+	s := &Scorer{be: be, model: m, objective: o, options: options, tokens: 2 * tokens}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -111,17 +124,8 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 			return nil, err
 		}
 	}
-	s.split, err = microbatch.NewCut(be, m.Config, s.microBatchTokens())
+	s.split, err = microbatch.NewCut(be, m.Config, s.tokens)
 	return s, err
-}
-
-// microBatchTokens returns the largest number of tokens in a micro-batch. Zero means that batches
-// are not split. Each micro-batch adds to a gradient of all scored weights. To keep only one such
-// gradient in memory, the micro-batches run one after the other. They are twice as large as in a
-// training step.
-func (s *Scorer) microBatchTokens() int {
-	tokens, _ := program.AtOnce(s.be)
-	return 2 * tokens
 }
 
 // Close releases the compiled programs and the accumulated scores.
@@ -137,23 +141,24 @@ func (s *Scorer) Close() {
 }
 
 // build builds the program that scores a whole batch. Its inputs are the sums, the weights with the
-// head last, the images and the targets. Its outputs are the new sums and the loss.
+// head last, the images, the targets, the random state, and the factor of the batch. Its outputs
+// are the new sums and the loss.
 func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.params)
-	sums, weights, images, targets := in[:n], in[n:len(in)-2], in[len(in)-2], in[len(in)-1]
-	loss, scored := s.loss(weights, images, targets)
-	return append(s.score(sums, scored, Gradient(loss, scored...)), loss)
+	sums, weights, in := in[:n], in[n:len(in)-4], in[len(in)-4:]
+	loss, scored := s.loss(weights, in[0], in[1], in[2])
+	return append(s.score(sums, scored, Gradient(loss, scored...), in[3]), loss)
 }
 
 // buildGradients builds the program that accumulates the gradient of a micro-batch. Its inputs are
-// the gradient so far, the weights with the head last, the images, the targets, and the share of
-// the micro-batch in its batch. Its outputs are the new gradient and what the micro-batch adds to
-// the loss of the batch.
+// the gradient so far, the weights with the head last, the images, the targets, the random state,
+// and the share of the micro-batch in its batch. Its outputs are the new gradient and what the
+// micro-batch adds to the loss of the batch.
 func (s *Scorer) buildGradients(_ *Graph, in []*Node) (out []*Node) {
 	n := len(s.params)
-	before, weights, in := in[:n], in[n:len(in)-3], in[len(in)-3:]
-	loss, scored := s.loss(weights, in[0], in[1])
-	loss = Mul(loss, in[2])
+	before, weights, in := in[:n], in[n:len(in)-4], in[len(in)-4:]
+	loss, scored := s.loss(weights, in[0], in[1], in[2])
+	loss = Mul(loss, in[3])
 	for i, g := range Gradient(loss, scored...) {
 		out = append(out, Add(before[i], ConvertDType(g, dtypes.Float32)))
 	}
@@ -161,25 +166,29 @@ func (s *Scorer) buildGradients(_ *Graph, in []*Node) (out []*Node) {
 }
 
 // buildFinish builds the program that scores the accumulated gradient of a batch. Its inputs are
-// the sums, the gradient, and the weights with the head last. Its outputs are the new sums and a
-// gradient of zeros.
+// the sums, the gradient, the weights with the head last, and the factor of the batch. Its outputs
+// are the new sums and a gradient of zeros.
 func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
-	n := len(s.params)
-	sums, gradient, weights := in[:n], in[n:2*n], in[2*n:]
-	out := s.score(sums, s.scored(weights), gradient)
+	n, last := len(s.params), len(in)-1
+	sums, gradient, weights := in[:n], in[n:2*n], in[2*n:last]
+	out := s.score(sums, s.scored(weights), gradient, in[last])
 	for _, g := range gradient {
 		out = append(out, ZerosLike(g))
 	}
 	return out
 }
 
-// loss returns the mean loss of the images, and the scored tensors among the weights.
-func (s *Scorer) loss(weights []*Node, images, targets *Node) (loss *Node, scored []*Node) {
+// loss returns the mean loss of the images, and the scored tensors among the weights. state is the
+// random state of the drop-path of CompatRelease.
+func (s *Scorer) loss(weights []*Node, images, targets, state *Node) (loss *Node, scored []*Node) {
 	byName := map[string]*Node{}
 	for i, name := range s.order {
 		byName[name] = weights[i]
 	}
 	layers := backbone.Untuned(byName)
+	if s.options.Compat == CompatRelease {
+		layers = trainingMode{layers, drop.New(state), s.model.Config.Blocks()}
+	}
 	logits := s.objective.Logits(s.model.Config, layers, s.objective.Features(s.model, layers, images))
 	return s.objective.Loss(logits, targets), s.scored(weights)
 }
@@ -192,10 +201,11 @@ func (s *Scorer) scored(weights []*Node) (scored []*Node) {
 	return scored
 }
 
-// score returns the sums with the scores of one batch added.
-func (s *Scorer) score(sums, weights, gradient []*Node) (out []*Node) {
+// score returns the sums with the scores of one batch added, times its factor.
+func (s *Scorer) score(sums, weights, gradient []*Node, factor *Node) (out []*Node) {
 	for i, g := range gradient {
-		out = append(out, Add(sums[i], s.by.score(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))))
+		scores := s.options.Criterion.score(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))
+		out = append(out, Add(sums[i], Mul(scores, factor)))
 	}
 	return out
 }
@@ -203,29 +213,56 @@ func (s *Scorer) score(sums, weights, gradient []*Node) (out []*Node) {
 // Add adds the scores of one batch and returns the mean loss of the batch. images holds pixels,
 // uint8 or normalised float32 [B, S, S, 3]. targets holds the targets as the objective encodes
 // them, int32 [B, TargetShape…]. If the loss is not finite, Add returns an error.
+//
+// The scores of a batch of B images are multiplied by B/F, where F is the number of images of the
+// first batch. The gradient of a smaller batch is noisier, and the square of the noise would raise
+// all its scores.
 func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
 	if err := ctx.Err(); err != nil { // the program consumes the sums, so check first
 		return 0, err
 	}
+	n := images.Shape().Dim(0)
+	if s.images == 0 {
+		s.first = n
+	}
+	factor, err := program.Tensor(s.be, []float32{s.factor(n)})
+	if err != nil {
+		return 0, err
+	}
+	defer program.Free(factor)
 	add := s.wholeBatch
-	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.microBatchTokens())) > 1 {
+	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.tokens)) > 1 {
 		add = s.inMicroBatches
 	}
-	loss, err := add(ctx, images, targets)
+	batch := len(s.losses)
+	loss, err := add(ctx, images, targets, factor, seeded.Rand(s.options.Seed, fmt.Sprintf("batch %d", batch)))
 	if err != nil {
 		return 0, err
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the weights of the backbone and the normalisation of the images", len(s.losses), loss)
+		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the weights of the backbone and the normalisation of the images", batch, loss)
 	}
 	s.losses = append(s.losses, loss)
-	s.images += images.Shape().Dim(0)
+	s.images += n
 	return loss, nil
 }
 
-// wholeBatch scores a batch without splitting it.
-func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor) (float64, error) {
-	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets})...)
+// factor returns the factor of the scores of a batch of n images.
+func (s *Scorer) factor(n int) float32 {
+	if s.options.Compat == CompatRelease {
+		return 1
+	}
+	return float32(n) / float32(s.first)
+}
+
+// wholeBatch scores a batch without splitting it. r draws the random state.
+func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, factor *tensors.Tensor, r *rand.Rand) (float64, error) {
+	state, err := s.draw(r)
+	if err != nil {
+		return 0, err
+	}
+	defer program.Free(state)
+	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets, state, factor})...)
 	if err != nil {
 		return 0, err
 	}
@@ -233,9 +270,9 @@ func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor
 	return number(out[len(s.params)])
 }
 
-// inMicroBatches scores a batch by gradient accumulation over its micro-batches. The order of the
-// sums does not depend on the number of threads.
-func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor) (loss float64, err error) {
+// inMicroBatches scores a batch by gradient accumulation over its micro-batches. r draws the random
+// state of each micro-batch. The order of the sums does not depend on the number of threads.
+func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor, factor *tensors.Tensor, r *rand.Rand) (loss float64, err error) {
 	n := len(s.params)
 	for _, p := range s.params[len(s.gradient):] {
 		t, err := program.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
@@ -244,7 +281,7 @@ func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Te
 		}
 		s.gradient = append(s.gradient, t)
 	}
-	sizes := microbatch.Sizes(s.model.Config, images.Shape(), s.microBatchTokens())
+	sizes := microbatch.Sizes(s.model.Config, images.Shape(), s.tokens)
 	parts, err := s.split.Run(ctx, images, targets)
 	if err != nil {
 		return 0, err
@@ -257,28 +294,46 @@ func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Te
 		}
 	}()
 	for i, size := range sizes {
-		share, err := program.Tensor(s.be, []float32{float32(size) / float32(images.Shape().Dim(0))})
-		if err != nil {
-			return 0, err
-		}
-		out, err := s.gradients.Run(ctx, slices.Concat(program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{parts[i], parts[len(sizes)+i], share})...)
-		program.Free(share)
-		if err != nil {
-			return 0, err
-		}
-		s.gradient = out[:n]
-		part, err := number(out[n])
+		share := float32(size) / float32(images.Shape().Dim(0))
+		part, err := s.accumulate(ctx, parts[i], parts[len(sizes)+i], share, r)
 		if err != nil {
 			return 0, err
 		}
 		loss += part
 	}
-	out, err := s.finish.Run(ctx, slices.Concat(program.Donate(s.sums), program.Donate(s.gradient), program.Lend(s.weights, s.head))...)
+	out, err := s.finish.Run(ctx, slices.Concat(program.Donate(s.sums), program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{factor})...)
 	if err != nil {
 		return 0, err
 	}
 	s.sums, s.gradient = out[:n], out[n:]
 	return loss, nil
+}
+
+// accumulate adds the gradient of a micro-batch to s.gradient. share is the share of the
+// micro-batch in its batch. It returns what the micro-batch adds to the loss of the batch.
+func (s *Scorer) accumulate(ctx context.Context, images, targets *tensors.Tensor, share float32, r *rand.Rand) (float64, error) {
+	state, err := s.draw(r)
+	if err != nil {
+		return 0, err
+	}
+	defer program.Free(state)
+	scale, err := program.Tensor(s.be, []float32{share})
+	if err != nil {
+		return 0, err
+	}
+	defer program.Free(scale)
+	out, err := s.gradients.Run(ctx, slices.Concat(program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{images, targets, state, scale})...)
+	if err != nil {
+		return 0, err
+	}
+	n := len(s.params)
+	s.gradient = out[:n]
+	return number(out[n])
+}
+
+// draw draws the random state of one forward pass from r and copies it to the backend.
+func (s *Scorer) draw(r *rand.Rand) (*tensors.Tensor, error) {
+	return program.Tensor(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
 // number copies a scalar from the backend and releases the tensor.
@@ -289,8 +344,8 @@ func number(t *tensors.Tensor) (float64, error) {
 
 // Scores returns the scores of all batches so far. It copies them from the backend.
 func (s *Scorer) Scores() (*Scores, error) {
-	out := newScores(s.model, s.by)
-	out.Losses, out.Images = s.losses, s.images
+	out := newScores(s.model, s.options.Criterion)
+	out.Compat, out.Losses, out.Images = s.options.Compat, s.losses, s.images
 	for i := range out.Tensors {
 		v, err := program.Float32s(s.sums[i])
 		if err != nil {

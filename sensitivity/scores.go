@@ -92,6 +92,8 @@ type Scores struct {
 	Images int
 	// Criterion is the criterion of the scores.
 	Criterion Criterion
+	// Compat is the compat mode of the scores: [CompatRelease] or empty.
+	Compat string
 	// Backbone is the fingerprint of the backbone, as backbone.Model.Fingerprint returns it.
 	Backbone string
 	// ClassToken is the number of values of the class token of the backbone, which every plan
@@ -123,6 +125,7 @@ type content struct {
 	Losses      []float64 `json:"losses"`
 	Images      int       `json:"images"`
 	Criterion   Criterion `json:"criterion"`
+	Compat      string    `json:"compat,omitempty"`
 	Backbone    string    `json:"backbone"`
 	Order       []string  `json:"order"`
 	Norms       []string  `json:"norms"`
@@ -134,7 +137,7 @@ type content struct {
 // tensor of the backbone, under the canonical name of the tensor. docs/format.md describes the
 // file.
 func (s *Scores) Save(path string) error {
-	about := content{Losses: s.Losses, Images: s.Images, Criterion: s.Criterion, Backbone: s.Backbone, ClassToken: s.ClassToken}
+	about := content{Losses: s.Losses, Images: s.Images, Criterion: s.Criterion, Compat: s.Compat, Backbone: s.Backbone, ClassToken: s.ClassToken}
 	var entries []checkpoint.Entry
 	for _, t := range s.Tensors {
 		entries = append(entries, checkpoint.Entry{Name: t.Name, DType: "F32", Shape: t.Shape, Data: t.Scores})
@@ -182,7 +185,10 @@ func read(f *checkpoint.File) (*Scores, error) {
 	if err := about.Criterion.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Backbone: about.Backbone, ClassToken: about.ClassToken}
+	if err := validateCompat(about.Compat); err != nil {
+		return nil, err
+	}
+	s := &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, Backbone: about.Backbone, ClassToken: about.ClassToken}
 	if about.ClassToken < 0 {
 		return nil, fmt.Errorf("the class token has %d values, expected 0 or more", about.ClassToken)
 	}

@@ -67,7 +67,7 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 	if len(order) == 0 {
 		return nil, errors.New("scoring: there are no training images; give at least one")
 	}
-	s, err := newScorer(in.Backend, in.Model, in.Objective, in.Head, o.Criterion)
+	s, err := newScorer(in.Backend, in.Model, in.Objective, in.Head, o)
 	if err != nil {
 		return nil, err
 	}

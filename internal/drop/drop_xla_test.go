@@ -1,6 +1,6 @@
 //go:build xla && linux
 
-package peft
+package drop
 
 import (
 	"math"
@@ -21,8 +21,8 @@ func TestDraw(t *testing.T) {
 	be, _ := devicetest.Open(t)
 	const rows, columns, rate = 400, 600, 0.1
 	p, err := program.New(be, "draw", func(_ *Graph, in []*Node) []*Node {
-		l := &layers{rng: in[0]}
-		return []*Node{ConvertDType(l.draw([]int{rows, columns}, rate), dtypes.Float32), ConvertDType(l.draw([]int{rows, columns}, rate), dtypes.Float32)}
+		m := New(in[0])
+		return []*Node{ConvertDType(m.draw([]int{rows, columns}, rate), dtypes.Float32), ConvertDType(m.draw([]int{rows, columns}, rate), dtypes.Float32)}
 	})
 	if err != nil {
 		t.Fatal(err)
