@@ -21,6 +21,13 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		return o, optionError(err)
 	}
 	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
+	if o.Plan.Compat != "" {
+		// The release scores and trains in its own way too.
+		o.Train.Compat = o.Plan.Compat
+		if o.Score.Criterion.Images() {
+			o.Score.Compat = o.Plan.Compat
+		}
+	}
 	if m.Scores {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
@@ -39,13 +46,6 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		return o, err
 	}
 	o.Options = m.WithDefaults(o.Options)
-	if o.Plan.Compat != "" {
-		// The release scores and trains in its own way too.
-		o.Train.Compat = o.Plan.Compat
-		if o.Score.Criterion.Images() {
-			o.Score.Compat = o.Plan.Compat
-		}
-	}
 	images := len(t.data.Train)
 	if o.NoValidation {
 		images += len(t.data.Val)

@@ -64,13 +64,28 @@ func equal(t *testing.T, what string, got, want checkpoint.StateDict) {
 
 // TestResume stops a training at every step and resumes it. The tuned tensors and the figures of
 // the epochs are the same as without the interruption, bit for bit.
+//
+// With 24 images in mini-batches of 7, an epoch has three steps; with Compat it has a fourth step
+// on the remaining three images.
 func TestResume(t *testing.T) {
-	want, err := newRun(t, selection).Do(t.Context())
+	for compat, steps := range map[string]int{"": 3, train.CompatRelease: 4} {
+		t.Run(compat, func(t *testing.T) {
+			testResume(t, steps, func() *train.Run {
+				r := newRun(t, selection)
+				r.Options.Compat = compat
+				return r
+			})
+		})
+	}
+}
+
+func testResume(t *testing.T, perEpoch int, newRun func() *train.Run) {
+	want, err := newRun().Do(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for stop := 1; stop < 12; stop++ {
-		r := newRun(t, selection)
+	for stop := 1; stop < 4*perEpoch; stop++ {
+		r := newRun()
 		r.Checkpoint = filepath.Join(t.TempDir(), "training.safetensors")
 		ctx, cancel := context.WithCancel(t.Context())
 		steps := 0
@@ -83,7 +98,7 @@ func TestResume(t *testing.T) {
 			}
 		}
 		_, err := r.Do(ctx)
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d after %d of its steps", 1+stop/3, stop%3)) && stop%3 > 0 {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprintf("stopped in epoch %d after %d of its steps", 1+stop/perEpoch, stop%perEpoch)) && stop%perEpoch > 0 {
 			t.Fatalf("stopped at step %d: error %v", stop, err)
 		}
 		r.Progress = nil
@@ -400,11 +415,93 @@ func TestInvalidOptions(t *testing.T) {
 		"minimum":       func(o *train.Options) { o.MinLR = math.Inf(1) },
 		"warm-up":       func(o *train.Options) { o.WarmupEpochs = 5 },
 		"dropout":       func(o *train.Options) { o.Dropout = 1 },
+		"of the head":   func(o *train.Options) { o.HeadLR = 11 },
+		"known: paper":  func(o *train.Options) { o.Init = "papers" },
+		"compat mode":   func(o *train.Options) { o.Compat = "releases" },
+		"contradict":    func(o *train.Options) { o.Compat, o.Init = train.CompatRelease, peft.PaperScheme },
 	} {
 		r := newRun(t, selection)
 		change(&r.Options)
 		if _, err := r.Do(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("expected an error with %q, got %v", want, err)
+		}
+	}
+}
+
+// TestLastMiniBatch checks how many steps an epoch has, which images the steps read, and that the
+// figures of the epoch weight a smaller mini-batch by its images.
+func TestLastMiniBatch(t *testing.T) {
+	for _, c := range []struct {
+		batch, images int
+		compat        string
+		steps, read   int
+	}{
+		{6, 24, "", 4, 24},
+		{7, 24, "", 3, 21}, // three of seven images remain
+		{7, 24, train.CompatRelease, 4, 24},
+		{10, 24, "", 2, 20},
+		{9, 24, "", 3, 24},  // six of nine images remain
+		{16, 24, "", 2, 24}, // half a mini-batch remains
+		{40, 24, "", 1, 24},
+		{0, 24, "", 8, 24}, // by default, a mini-batch is an eighth of the images
+		{0, 7, "", 7, 7},
+		{0, 24, train.CompatRelease, 1, 24},
+	} {
+		what := fmt.Sprintf("%d images in mini-batches of %d, compat %q", c.images, c.batch, c.compat)
+		r := newRun(t, selection)
+		r.Options.BatchSize, r.Options.Compat = c.batch, c.compat
+		r.Options = r.Options.WithEpochs(1)
+		r.Train, r.Val = images(c.images, false), nil
+		steps, sum := 0, 0.0
+		size := r.Options.WithDefaults(c.images).BatchSize
+		r.Progress = func(e progress.Event) {
+			if e.Stage == progress.Train {
+				sum += e.Loss * float64(min(size, c.read-steps*size))
+				if steps++; e.Total != int64(c.steps) {
+					t.Errorf("%s: an epoch of %d steps, expected %d", what, e.Total, c.steps)
+				}
+			}
+		}
+		result, err := r.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if steps != c.steps {
+			t.Errorf("%s: %d steps, expected %d", what, steps, c.steps)
+		}
+		if got, want := result.Epochs[0].TrainLoss, sum/float64(c.read); math.Abs(got-want) > 1e-9*want {
+			t.Errorf("%s: the loss of the epoch is %g, expected the mean %g of %d images", what, got, want, c.read)
+		}
+		if got := result.Epochs[0].ImagesPerSecond * result.Epochs[0].Seconds; math.Abs(got-float64(c.read)) > 1e-6 {
+			t.Errorf("%s: the steps read %g images, expected %d", what, got, c.read)
+		}
+	}
+	if b := train.VTAB().WithDefaults(1000).BatchSize; b != 64 {
+		t.Errorf("mini-batches of %d for VTAB-1k, expected 64", b)
+	}
+}
+
+// TestHeadLR checks that HeadLR trains the head at another rate and everything else at the same
+// rate: the first step of AdamW moves a value by about its learning rate.
+func TestHeadLR(t *testing.T) {
+	r := newRun(t, selection)
+	r.Options = train.Options{Epochs: 1, BatchSize: 24, LR: 1e-3, HeadLR: 2e-2, Init: peft.ReleaseScheme, Seed: 5}
+	r.Val = nil
+	result, err := r.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := r.Tuning.Init(5, peft.ReleaseScheme, r.Model.Weights)
+	for _, p := range r.Tuning.Params {
+		lr, most := 1e-3, 0.0
+		if p.Head {
+			lr = 2e-2
+		}
+		for i, v := range result.Tuned[p.Name].Data {
+			most = max(most, math.Abs(float64(v-start[p.Name].Data[i])))
+		}
+		if math.Abs(most-lr) > 0.02*lr {
+			t.Errorf("%s moves by up to %g in the first step, expected about %g", p.Name, most, lr)
 		}
 	}
 }
