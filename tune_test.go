@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/sptune/spt/internal/golden"
 	"github.com/sptune/spt/internal/golden/sptsmall"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -116,6 +118,86 @@ func TestTune(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(dir, "*training*")); len(left) != 0 {
 			t.Errorf("%s: the finished run still has the training state %v", m, left)
 		}
+		checkCounts(t, string(m), kept.Counts, d)
+	}
+}
+
+// checkCounts compares the counts in a result with the numbers of values that the delta holds.
+func checkCounts(t *testing.T, what string, counts peft.Counts, d *delta.Delta) {
+	t.Helper()
+	tuned, head := 0, 0
+	for name, v := range d.Tuned {
+		if strings.HasPrefix(name, "head.") {
+			head += len(v.Data)
+		} else {
+			tuned += len(v.Data)
+		}
+	}
+	if counts.Tuned() != tuned || counts.Head != head {
+		t.Errorf("%s: the result counts %d tuned parameters and %d in the head, the delta holds %d and %d", what, counts.Tuned(), counts.Head, tuned, head)
+	}
+}
+
+// TestActualCounts checks that a result names the actual number of tuned parameters. It can be far
+// below the budget of a method without a plan, because the rank is a whole number: LoRA of rank 1
+// has 2·(4·(16+16) + 2·(16+32)) = 448 parameters on the matrices of config.
+func TestActualCounts(t *testing.T) {
+	for _, c := range []struct {
+		method     method.Method
+		budget     string
+		rank, want int
+	}{{method.LoRA, "1000", 2, 896}, {method.Adapter, "1000", 1, 2 * (5*(2*16+1+16) + 2*32 + 1 + 32)}} {
+		dir := t.TempDir()
+		o := options(c.method, c.budget)
+		o.Rank = 0
+		r, err := newTask(t, 9).Tune(t.Context(), o, dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Counts.Tuned() != c.want || r.Rank != c.rank || r.Candidates[0].Counts != r.Counts || r.Budget.String() != c.budget {
+			t.Errorf("%s within %s: %d parameters at rank %d, expected %d at rank %d; candidate %+v", c.method, c.budget, r.Counts.Tuned(), r.Rank, c.want, c.rank, r.Candidates[0])
+		}
+		d, err := delta.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkCounts(t, string(c.method), r.Counts, d)
+	}
+}
+
+// TestLearningRates checks that validation chooses among learning rates, and that the final
+// training uses the chosen rate.
+func TestLearningRates(t *testing.T) {
+	o := options(method.Linear)
+	o.LRs = []float64{1e-5, 3e-2, 1e-1}
+	dir := t.TempDir()
+	r, err := newTask(t, 9).Tune(t.Context(), o, dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Candidates) != 3 || r.LR == 1e-5 || r.Candidates[0].ValAccuracy >= *r.Val {
+		t.Errorf("learning rate %g of candidates %+v, expected a rate that learns", r.LR, r.Candidates)
+	}
+	for i, c := range r.Candidates {
+		if c.LR != o.LRs[i] || (c.LR == r.LR) != (c.ValAccuracy == *r.Val && c.ValLoss <= r.Candidates[1].ValLoss && c.ValLoss <= r.Candidates[2].ValLoss) {
+			t.Errorf("candidate %+v, expected the learning rate %g; chosen: %g", c, o.LRs[i], r.LR)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "candidates", fmt.Sprintf("linear-lr-%g", c.LR), run.ResultFile)); err != nil {
+			t.Error(err)
+		}
+	}
+	// One training with the chosen rate on the same images gives the same delta.
+	o.Train.LR, o.LRs, o.NoValidation = r.LR, nil, true
+	other := t.TempDir()
+	if _, err := newTask(t, 9).Tune(t.Context(), o, other, nil); err != nil {
+		t.Fatal(err)
+	}
+	a, err := os.ReadFile(filepath.Join(dir, delta.TensorsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(other, delta.TensorsName)); err != nil || !bytes.Equal(a, b) {
+		t.Errorf("the final training differs from a training with the chosen learning rate: %v", err)
 	}
 }
 
