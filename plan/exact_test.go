@@ -621,6 +621,29 @@ func TestExactZero(t *testing.T) {
 	}
 }
 
+// TestExactExample checks the example in docs/method.md: the module of B does not fit.
+func TestExactExample(t *testing.T) {
+	scored := []sensitivity.Tensor{
+		{Name: "A", Shape: []int{20, 20}, Scores: make([]float32, 400)},
+		{Name: "B", Shape: []int{20, 20}, Scores: make([]float32, 400)},
+		{Name: "v", Shape: []int{10}, Scores: make([]float32, 10)},
+	}
+	for i := range scored[1].Scores {
+		scored[1].Scores[i] = 1
+	}
+	for i, tensor := range []int{0, 0, 2, 1, 0, 0, 2, 1, 1, 1} {
+		scored[tensor].Scores[i] = float32(20 - i)
+	}
+	p, err := inputs{Budget: 90, Module: "lora", ModuleParams: loraParams, Rank: 1, ClassToken: 10}.exact(t.Context(), scored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Cost{Structured: 40, Vectors: 10, Unstructured: 30, ClassToken: 10, Total: 90}
+	if p.Cost != want || !slices.Equal(p.Matrices, []string{"A"}) || len(p.Entries["B"]) != 30 || p.Tau != 36 {
+		t.Errorf("cost %+v, modules on %v, %d entries of B, tau %d", p.Cost, p.Matrices, len(p.Entries["B"]), p.Tau)
+	}
+}
+
 // TestExactFreed checks that a tensor that cannot convert takes entries for parameters that a later
 // conversion frees.
 func TestExactFreed(t *testing.T) {
