@@ -56,6 +56,7 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	}
 	a := newTally(tensors, scores.ClassToken)
 	more := largest(budget-a.cost+freed, never...)
+	slices.Sort(more)
 
 	var taken []event
 	var last event // that changed the plan
@@ -68,7 +69,9 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 		if a.cost+change > budget {
 			if t.entry > 0 {
 				n := budget - a.cost + freed
-				more = merge(more, largest(t.need+n, t)[t.need:], n)
+				all := largest(t.need+n, t)
+				slices.Sort(all)
+				more = merge(more, all[t.need:], n)
 			}
 			t.need = len(t.Scores) + 1
 		}
@@ -86,8 +89,8 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	return p, nil
 }
 
-// largest returns the events of the n largest scores of some tensors together, in ascending order.
-// It leaves out scores of zero, so it can return fewer than n events.
+// largest returns the events of the n largest scores of some tensors together, in no particular
+// order. It leaves out scores of zero, so it can return fewer than n events.
 func largest(n int, tensors ...*tensor) []event {
 	var parts [][]float32
 	size := 0
@@ -106,7 +109,6 @@ func largest(n int, tensors ...*tensor) []event {
 	for _, t := range tensors {
 		events = c.take(events, t)
 	}
-	slices.Sort(events)
 	return events
 }
 
