@@ -251,12 +251,12 @@ func flagTable() []flagRow {
 		{name: "rank", on: "tune", group: methodGroup, common: true,
 			help: "the rank of the modules",
 			kind: "N", bounds: oneOrMore,
-			auto: "8; less for a small budget on a backbone narrower than 768; for a method without a plan the largest " +
-				"rank within --budget",
+			auto: "8, less on a backbone narrower than 768, more for a large budget; for a method without a plan the " +
+				"largest rank within --budget",
 			field: func(o *options) any { return o.rank }},
 		{name: "rank", on: "plan", group: methodGroup,
 			help: "the rank of the modules",
-			kind: "N", bounds: oneOrMore, auto: "8; less for a small budget on a backbone narrower than 768",
+			kind: "N", bounds: oneOrMore, auto: "8, less on a backbone narrower than 768, more for a large budget",
 			excludes: []string{"compare"},
 			field:    func(o *options) any { return o.rank }},
 		{name: "rank", on: "train", group: methodGroup, common: true,

@@ -86,7 +86,7 @@ type Transform struct {
 // PlanSummary holds the fields of a plan.Plan without the selection, which is in Delta.Selection.
 type PlanSummary struct {
 	Budget int       `json:"budget"`           // budget, in parameters without the head
-	Tau    int       `json:"tau"`              // number of the largest scores that were used
+	Tau    int       `json:"tau"`              // rank of the last score that changed the plan
 	Compat string    `json:"compat,omitempty"` // plan.CompatRelease or empty
 	Only   string    `json:"only,omitempty"`   // plan.Structured, plan.Unstructured or empty
 	Alpha  float64   `json:"alpha"`            // threshold for structured modules; see plan.Options

@@ -9,9 +9,9 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// exact tries all τ from 0 to the number of scores and returns the plan with the greatest cost
-// within the budget. If several plans have this cost, it returns the plan of the greatest τ. Unlike
-// Release, it tunes single entries of norm vectors like other entries.
+// exact takes one positive score after another, in descending order, until the budget is spent or
+// no score is left. [New] states the rule. Unlike Release, exact tunes single entries of norm
+// vectors like other entries.
 func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	if o.Rank == 0 && o.Only != Unstructured && count != nil {
 		o.Rank = defaultRank(scores.Tensors, count, scores.ClassToken, budget)
@@ -24,79 +24,123 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 		return nil, fmt.Errorf("planning: %w", err)
 	}
 
-	// Only the first `need` entries of a tensor change the cost. Beyond its threshold, further
-	// entries change nothing. So it is enough to sort a few entries of each tensor: P/α of a matrix
-	// rather than in·out.
+	// Sorting all scores would be slow. A tensor that converts does so at its threshold, and its
+	// later scores change nothing. So `first` holds only the first `need` scores of each tensor
+	// that can convert: P/α of a matrix rather than in·out.
+	//
+	// `more` holds scores of tensors that cannot convert. Each of them costs one parameter, so
+	// there are at most as many as parameters left in the budget, plus `freed`: the number of
+	// parameters that conversions can free. A conversion frees parameters if the module has fewer
+	// parameters than the entries that it replaces. This needs α or β below 1.
 	parts := make([][]event, len(tensors))
 	err = each(ctx, tensors, func(i int, t *tensor) error {
-		if m := t.need; m <= len(t.Scores) {
-			c := cutAt(m, t.Scores)
-			parts[i] = c.take(make([]event, 0, m), t)
+		if t.need <= len(t.Scores) {
+			parts[i] = largest(t.need, t)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("planning: %w", err)
 	}
-	events := append(slices.Concat(parts...), entryOnly(tensors, budget)...)
-	slices.Sort(events)
-
-	// If α, β ≥ 1, the cost never falls when τ rises. With smaller values, it falls where a module
-	// has fewer parameters than the entries that it replaces. So the loop does not stop at the
-	// first cost above the budget.
+	first := slices.Concat(parts...)
+	slices.Sort(first)
+	freed := 0
+	var never []*tensor
+	for i := range tensors {
+		switch t := &tensors[i]; {
+		case t.need <= len(t.Scores):
+			freed += max(0, -t.conversion())
+		case t.entry > 0:
+			never = append(never, t)
+		}
+	}
 	a := newTally(tensors, scores.ClassToken)
-	best, end := a.cost, 0
-	for i, e := range events {
+	more := largest(budget-a.cost+freed, never...)
+	slices.Sort(more)
+
+	var taken []event
+	var last event // that changed the plan
+	for a.cost < budget && len(first)+len(more) > 0 {
+		e := pop(&first, &more)
+		i, change := a.change(e)
+		t := &tensors[i]
+		// An entry always fits, because it costs at most one parameter. A tensor whose conversion
+		// does not fit never converts.
+		if a.cost+change > budget {
+			if t.entry > 0 {
+				n := budget - a.cost + freed
+				all := largest(t.need+n, t)
+				slices.Sort(all)
+				more = merge(more, all[t.need:], n)
+			}
+			t.need = len(t.Scores) + 1
+		}
 		a.add(e)
-		if a.cost <= budget && a.cost >= best {
-			best, end = a.cost, i+1
+		taken = append(taken, e)
+		if t.entry > 0 || a.taken[i] == t.need {
+			last = e
 		}
 	}
 
-	p := newPlan(tensors, events[:end], o, budget, scores.ClassToken)
-	if end == len(events) {
-		for _, t := range tensors {
-			p.Tau += len(t.Scores)
-		}
-		return p, nil
-	}
-	if p.Tau, err = rank(ctx, tensors, events[end]); err != nil {
+	p := newPlan(tensors, taken, o, budget, scores.ClassToken)
+	if p.Tau, err = rank(ctx, tensors, last); err != nil {
 		return nil, fmt.Errorf("planning: %w", err)
 	}
 	return p, nil
 }
 
-// entryOnly returns the events of the tensors that are always tuned entry by entry. Each entry
-// costs one parameter, so a plan takes at most budget of them. entryOnly returns one more, if there
-// are more.
-func entryOnly(tensors []tensor, budget int) (events []event) {
+// largest returns the events of the n largest scores of some tensors together, in no particular
+// order. It leaves out scores of zero, so it can return fewer than n events.
+func largest(n int, tensors ...*tensor) []event {
 	var parts [][]float32
-	n := 0
-	never := func(t tensor) bool { return t.need > len(t.Scores) && t.entry > 0 }
+	size := 0
 	for _, t := range tensors {
-		if never(t) {
-			parts, n = append(parts, t.Scores), n+len(t.Scores)
-		}
+		parts = append(parts, t.Scores)
+		size += len(t.Scores)
 	}
-	if n == 0 {
+	if n = min(n, size); n == 0 {
 		return nil
 	}
-	c := cutAt(min(n, budget+1), parts...)
-	for i := range tensors {
-		if never(tensors[i]) {
-			events = c.take(events, &tensors[i])
-		}
+	c := cutAt(n, parts...)
+	if c.key == 0 {
+		c.ties = 0
+	}
+	events := make([]event, 0, n)
+	for _, t := range tensors {
+		events = c.take(events, t)
 	}
 	return events
 }
 
-// rank returns the number of scores that are taken before the given event.
+// merge returns the n smallest events of two ascending lists, or all events if there are fewer.
+func merge(a, b []event, n int) []event {
+	n = min(n, len(a)+len(b))
+	out := make([]event, 0, n)
+	for range n {
+		out = append(out, pop(&a, &b))
+	}
+	return out
+}
+
+// pop removes the smallest event from two ascending lists and returns it. One of the lists may be
+// empty.
+func pop(a, b *[]event) event {
+	if len(*a) == 0 || len(*b) > 0 && (*b)[0] < (*a)[0] {
+		a = b
+	}
+	e := (*a)[0]
+	*a = (*a)[1:]
+	return e
+}
+
+// rank returns the rank of an event among the scores, from 1 for the largest score. It returns 0
+// for the event 0, which no score has.
 func rank(ctx context.Context, tensors []tensor, e event) (int, error) {
 	var total atomic.Int64
 	err := each(ctx, tensors, func(_ int, t *tensor) error {
 		n := 0
 		for i, v := range t.Scores {
-			if newEvent(key(v), t.base+i) < e {
+			if newEvent(key(v), t.base+i) <= e {
 				n++
 			}
 		}

@@ -20,8 +20,8 @@ const (
 	// Unstructured plans use no structured modules. The selected entries of a matrix are tuned one
 	// by one, whatever their number. The rule for vectors does not change.
 	Unstructured = "unstructured"
-	// Structured plans tune no single entries. A tensor below its threshold stays frozen and costs
-	// nothing.
+	// Structured plans tune no single entries. A tensor that does not convert stays frozen and
+	// costs nothing.
 	Structured = "structured"
 )
 
@@ -48,16 +48,16 @@ type Options struct {
 	// Only restricts the plan to one half of the method: [Unstructured] or [Structured]. Default:
 	// empty, which uses both halves.
 	Only string `json:"only,omitempty"`
-	// Rank is the rank of the structured modules. Default: 8, as in the paper. On a backbone
-	// narrower than 768, the default is 8·width/768, rounded up, if modules of this rank are enough
-	// to spend the budget. With Compat the default is always 8.
+	// Rank is the rank of the structured modules. Default: the smallest rank that is enough to
+	// spend the budget, but at least the paper's 8, or 8·width/768, rounded up, on a backbone
+	// narrower than 768. With Compat the default is always 8.
 	Rank int `json:"rank"`
 	// Alpha is α: a matrix gets a module if at least P/α of its entries are selected. Default: 10.
 	Alpha float64 `json:"alpha"`
 	// Beta is β: a vector is tuned whole if at least len/β of its entries are selected. Default: 5.
 	Beta float64 `json:"beta"`
 	// Compat is [CompatRelease] for the plan that the paper's published code makes. Default: empty,
-	// for the plan that spends the most parameters within the budget.
+	// for the plan that spends the budget exactly, as [New] describes.
 	Compat string `json:"compat"`
 }
 
@@ -132,10 +132,20 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 // returns the number of parameters of the module that o names. It is not called if o.Only is
 // [Unstructured].
 //
-// Without o.Compat, New considers every τ and returns the plan with the greatest cost within the
-// budget. It takes scores in descending order, and equal scores in the order of tensors and
-// positions. So the plan does not depend on the number of processors. If every plan costs less than
-// the budget, New returns the most expensive plan; compare Cost.Total with Budget.
+// Without o.Compat, New takes positive scores in descending order, and equal scores in the order of
+// tensors and positions. So the plan does not depend on the number of processors. New takes each
+// score by this rule, until the budget is spent or no score is left:
+//
+//   - Below the threshold of its tensor (see the package comment), the score tunes one entry.
+//   - A score that reaches the threshold converts the tensor: a module, or the whole vector,
+//     replaces the entries. The conversion must keep the cost within the budget.
+//   - If the conversion does not fit, the tensor never converts. This score and the later scores of
+//     the tensor tune one entry each, or nothing if o.Only is [Structured].
+//   - The later scores of a tensor that converted change nothing.
+//
+// A score of zero is never taken, because the weight had no measured effect on the loss. The cost
+// never exceeds the budget. It equals the budget unless all positive scores together cost less, or
+// o.Only is Structured; compare Cost.Total with Budget.
 //
 // New returns an error if [Options.Validate] does, if a score is NaN, infinite or negative, or if a
 // shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.

@@ -19,8 +19,8 @@ type tensor struct {
 	// base is the first position of the tensor in the concatenation of all tensors.
 	base int
 	// need is the threshold of the rule: ⌈P/α⌉ or ⌈len/β⌉. If this many entries are selected, the
-	// tensor gets a module or is tuned whole. need exceeds the size of the tensor if neither is
-	// possible, as for all tensors with EntriesOnly.
+	// tensor converts: it gets a module or is tuned whole. need exceeds the size of the tensor if
+	// neither is possible, as for all tensors with EntriesOnly.
 	need int
 	// whole is the cost of the tensor at or above the threshold: P or len.
 	whole int
@@ -28,6 +28,10 @@ type tensor struct {
 	// not tuned.
 	entry int
 }
+
+// conversion returns by how much the cost changes at the threshold: the cost of the whole tensor
+// replaces the cost of the entries below the threshold.
+func (t *tensor) conversion() int { return t.whole - (t.need-1)*t.entry }
 
 // event encodes one score and its position as an integer. Events in ascending order give the order
 // in which scores are taken: by descending score, then by position in the concatenation of all
@@ -212,18 +216,25 @@ func owner(tensors []tensor, e event) int {
 	return sort.Search(len(tensors), func(i int) bool { return tensors[i].base > e.position() }) - 1
 }
 
-// add takes one more entry. Below the threshold of its tensor the entry costs t.entry. At the
-// threshold the cost of the whole tensor replaces the cost of its entries. Above the threshold the
-// entry costs nothing.
-func (a *tally) add(e event) {
-	i := owner(a.tensors, e)
-	a.taken[i]++
-	switch t := &a.tensors[i]; {
-	case a.taken[i] < t.need:
-		a.cost += t.entry
-	case a.taken[i] == t.need:
-		a.cost += t.whole - (t.need-1)*t.entry
+// change returns the tensor of an event, and by how much the cost changes if the event is taken.
+// Below the threshold of its tensor an entry costs t.entry. Above the threshold it costs nothing.
+func (a *tally) change(e event) (i, change int) {
+	i = owner(a.tensors, e)
+	t := &a.tensors[i]
+	switch n := a.taken[i] + 1; {
+	case n < t.need:
+		change = t.entry
+	case n == t.need:
+		change = t.conversion()
 	}
+	return i, change
+}
+
+// add takes one more entry.
+func (a *tally) add(e event) {
+	i, change := a.change(e)
+	a.taken[i]++
+	a.cost += change
 }
 
 // newPlan returns the plan that takes the given events. The events may leave out entries of a

@@ -4,13 +4,16 @@
 // The input is a sensitivity score for every weight, from package sensitivity, and a parameter
 // budget. The output is a [Plan], which lists the tuned parameters.
 //
-// The method takes the τ largest scores of the whole network. Let c be the number of these scores
+// The method takes the largest scores of the whole network. Let c be the number of these scores
 // that lie in one tensor.
 //
 //   - A vector is tuned whole if c ≥ len/β.
 //   - The weight matrix of a linear layer in a block gets a structured module (LoRA,
 //     Adapter) if c ≥ P/α, where P is the parameter count of the module.
 //   - Otherwise the c entries are tuned one by one.
+//
+// A tensor at its threshold, len/β or P/α, is tuned entry by entry too if the budget does not allow
+// the whole vector or the module; see [New].
 //
 // The cost of a plan is the number of parameters in these parts and in the class token, which is
 // always tuned. The head is always tuned too, but it never counts.
@@ -57,9 +60,9 @@ type Plan struct {
 	Beta float64 `json:"beta"`
 	// Budget is the number of parameters that the plan may spend, without the head.
 	Budget int `json:"budget"`
-	// Tau is τ, the number of largest scores that were taken. If several values of τ give the same
-	// plan, it is the greatest one, except with Compat. It is 0 in a plan that was imported from a
-	// published selection, because the selection does not record τ.
+	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
+	// With Compat it is the number of largest scores that were taken. It is 0 in a plan that was
+	// imported from a published selection, because the selection does not record τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
 	Cost Cost `json:"cost"`
