@@ -278,11 +278,12 @@ func flagError(cmd *cobra.Command, err error) error {
 	return err
 }
 
-// describeError returns the text of an error for the user. If the error names an option that a flag
+// describeError returns the first line of the text of an error for the user. text is the first line
+// of err.Error(). If the error names an option that a flag
 // of the command sets, the text names the flag. If the text begins with the option, the flag takes
 // the place of the option; otherwise the flag is added at the end, in parentheses.
-func describeError(cmd *cobra.Command, err error) string {
-	text, name := err.Error(), ""
+func describeError(cmd *cobra.Command, err error, text string) string {
+	name := ""
 	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {
 		name = cmp.Or(option.Option, name)
 	}

@@ -74,10 +74,10 @@ was trained on the measured images.`,
 		trained := trainedOn(t, d, split)
 		switch {
 		case t.run != nil && whole:
-			fmt.Fprintf(a.stderr, "spt: note: the images differ from the images of the run in %s; the delta may have been trained on some of them\n", o.delta)
+			a.message("note: the images differ from the images of the run in %s; the delta may have been trained on some of them", o.delta)
 		case t.run != nil:
 			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
-				fmt.Fprintf(a.stderr, "spt: note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images\n", o.delta, now, then)
+				a.message("note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images", o.delta, now, then)
 			}
 		}
 		samples := func() []dataset.Sample { // CheckImages changes the splits

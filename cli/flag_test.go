@@ -317,7 +317,7 @@ func TestDescribeError(t *testing.T) {
 		{&run.OptionError{Option: "workers", Err: errors.New("no flag sets the workers")}, "no flag sets the workers"},
 		{errors.New("rank 300"), "rank 300"},
 	} {
-		if got := describeError(tune, c.err); got != c.want {
+		if got := describeError(tune, c.err, c.err.Error()); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}

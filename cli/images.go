@@ -170,10 +170,10 @@ func (a *app) writeLeftOut(l *imageList) error {
 		images = append(slices.Clone(images[:10]), fmt.Sprintf("and %d more, which --json lists", n-10))
 	}
 	if images != nil {
-		fmt.Fprintf(a.stderr, "spt: note: left out %s in formats that are not supported; convert to JPEG or PNG: %s\n", plural(len(l.leftOut), "image"), comma(images))
+		a.message("note: left out %s in formats that are not supported; convert to JPEG or PNG: %s", plural(len(l.leftOut), "image"), comma(images))
 	}
 	for _, files := range l.ignored {
-		fmt.Fprintf(a.stderr, "spt: note: left out of %s: %s\n", printable(files.Path), describeIgnored(files.Ignored))
+		a.message("note: left out of %s: %s", printable(files.Path), describeIgnored(files.Ignored))
 	}
 	return nil
 }

@@ -96,7 +96,11 @@ func Main(args []string) int {
 	defer stop()
 	// After the first signal, the next one ends the program.
 	context.AfterFunc(ctx, stop)
+	return a.main(ctx, args)
+}
 
+// main runs the command that args describe and returns the exit code.
+func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -105,33 +109,33 @@ func Main(args []string) int {
 		return 0
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		fmt.Fprintf(a.stderr, "spt: %s\n", describeInterrupt(err))
+		a.message("%s", describeInterrupt(err))
 		if a.resume != "" {
-			fmt.Fprintf(a.stderr, "spt: to continue: %s\n", a.resume)
+			a.message("to continue: %s", a.resume)
 		}
 		return exitInterrupted
 	}
-	fmt.Fprintf(a.stderr, "spt: %s\n", describeError(cmd, err))
+	a.messages(err, func(text string) string { return describeError(cmd, err, text) })
 	var option *run.OptionError
 	var input *run.InputError
 	var bad *dataset.ImageError
 	if errors.As(err, &bad) && canSkip(cmd.Flags()) {
-		fmt.Fprintln(a.stderr, "spt: with --skip-bad-images the command skips and lists images that are missing or broken")
+		a.message("with --skip-bad-images the command skips and lists images that are missing or broken")
 	}
 	if key, ok := errors.AsType[*checkpoint.KeyError](err); ok && len(key.Keys) > 0 {
-		fmt.Fprintf(a.stderr, "spt: --weights-key KEY chooses, such as --weights-key %s\n", printable(key.Keys[0]))
+		a.message("--weights-key KEY chooses, such as --weights-key %s", key.Keys[0])
 	}
 	switch {
 	case errors.As(err, &option):
 		return exitUsage
 	case !a.entered:
-		fmt.Fprintf(a.stderr, "spt: '%s --help' describes the usage\n", cmd.CommandPath())
+		a.message("'%s --help' describes the usage", cmd.CommandPath())
 		return exitUsage
 	case errors.As(err, &input), errors.As(err, &bad):
 		return exitInput
 	}
 	if a.resume != "" {
-		fmt.Fprintf(a.stderr, "spt: to continue after the problem is solved: %s\n", a.resume)
+		a.message("to continue after the problem is solved: %s", a.resume)
 	}
 	return exitFailed
 }

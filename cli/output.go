@@ -33,9 +33,9 @@ func (a *app) notes() io.Writer {
 	case a.quiet:
 		return io.Discard
 	case a.json:
-		return a.stderr
+		return textWriter{a.stderr}
 	}
-	return a.stdout
+	return textWriter{a.stdout}
 }
 
 // writeJSON writes one document to standard output.
@@ -44,11 +44,14 @@ func (a *app) writeJSON(v any) error {
 	if err != nil {
 		return fmt.Errorf("writing the result as JSON: %w", err)
 	}
-	return a.write(string(data) + "\n")
+	return a.output(visibleJSON(string(data)) + "\n")
 }
 
 // write writes a text to standard output.
-func (a *app) write(text string) error {
+func (a *app) write(text string) error { return a.output(visibleText(text)) }
+
+// output writes a text to standard output as it is.
+func (a *app) output(text string) error {
 	if _, err := io.WriteString(a.stdout, text); err != nil {
 		return fmt.Errorf("writing the result: %w", err)
 	}

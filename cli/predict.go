@@ -51,7 +51,7 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 		}
 		if t.report != nil && !a.quiet {
 			for _, note := range t.report.Notes {
-				fmt.Fprintf(a.stderr, "spt: note: %s\n", printable(note))
+				a.message("note: %s", note)
 			}
 		}
 		be, err := a.openDevice(compute)
@@ -89,7 +89,7 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 		}
 		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(images.files)+len(images.unusable), "image"), errors.Join(bad...))
 		if o.config.Data.SkipBadImages {
-			fmt.Fprintf(a.stderr, "spt: %v\n", err)
+			a.messages(err)
 			return nil
 		}
 		return &run.InputError{Err: err}
@@ -111,7 +111,7 @@ func (a *app) writePrediction(p spt.Prediction) error {
 		if err != nil {
 			return fmt.Errorf("writing the prediction of %s: %w", p.Path, err)
 		}
-		return a.write(string(text) + "\n")
+		return a.output(visibleJSON(string(text)) + "\n")
 	}
 	if p.Err != nil {
 		return nil

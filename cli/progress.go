@@ -40,7 +40,7 @@ func (p *reporter) event(e progress.Event) {
 		p.draw(e)
 	default:
 		if line := describe(e); line != "" {
-			fmt.Fprintf(p.w, "%s%s\n", p.prefix(), line)
+			fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(line))
 		}
 	}
 }
@@ -160,10 +160,10 @@ func figures(f train.Epoch) string {
 func (p *reporter) draw(e progress.Event) {
 	if e.Stage == progress.Plan || e.Stage == progress.Note {
 		p.close()
-		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), describe(e))
+		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(describe(e)))
 		return
 	}
-	if stage := p.prefix() + stageName(e); p.bar == nil || stage != p.stage {
+	if stage := p.prefix() + visible(stageName(e)); p.bar == nil || stage != p.stage {
 		p.close()
 		p.stage, p.note = stage, ""
 		if e.Stage == progress.Download {
