@@ -57,7 +57,7 @@ var imports = []struct {
 	{"delta", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "train", "internal/atomicfile", "internal/hub",
 		"internal/jsonfile", "internal/program"}},
 	{"run", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "sensitivity", "train",
-		"internal/embedded", "internal/hub", "internal/jsonfile", "internal/version"}},
+		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/version"}},
 	{"inspect", []string{"backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",

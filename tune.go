@@ -92,6 +92,9 @@ func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report pro
 		return folder, nil, err
 	}
 	_, recorded, err := run.Open(dir)
+	if err == nil {
+		err = folder.RemoveLeftovers()
+	}
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
 		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds another kind of run: a run of all stages and a single training cannot share a folder; choose another folder", dir)}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -258,8 +259,20 @@ func TestTuneResume(t *testing.T) {
 	if stops < 5 { // the last event may come too late to stop the run
 		t.Errorf("the run was stopped %d times, expected at least 5", stops)
 	}
+	// What a killed run can leave: temporary files, and the state of a candidate that is finished.
+	left := []string{".spt-0123456789abcdef.tmp", "candidates/400/.spt-fedcba9876543210.tmp", "candidates/400/" + run.TrainStateFile}
+	for _, name := range left {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("left"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := newTask(t, 9).Tune(t.Context(), o, dir, nil); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range left {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the resumed run left %s: %v", name, err)
+		}
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "spt_delta.safetensors"))
 	if err != nil || !bytes.Equal(got, want) {

@@ -33,9 +33,9 @@ func (a *app) help(cmd *cobra.Command, _ []string) {
 			return
 		}
 	}
-	w := cmd.OutOrStdout()
-	// an error means that nobody reads the help
-	_, _ = io.WriteString(w, a.helpText(cmd, helpWidth(w)))
+	if err := a.write(a.helpText(cmd, helpWidth(a.stdout))); err != nil {
+		a.entered, a.helpError = true, err // the usage is right
+	}
 }
 
 // helpText returns the help of a command: its description, usage, examples and flags.

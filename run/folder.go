@@ -11,6 +11,7 @@ import (
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/train"
@@ -221,6 +222,29 @@ func decodeEpochs(data []byte) (epochs []train.Epoch, err error) {
 	return epochs, nil
 }
 
+// RemoveLeftovers removes the files that a killed run left in the folder and in the folders of its
+// candidates: temporary files, and the training state of a training whose result is stored.
+func (f Folder) RemoveLeftovers() error {
+	entries, err := os.ReadDir(f.Path(candidatesFolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	folders := []string{string(f)}
+	for _, e := range entries {
+		folders = append(folders, string(f.Candidate(e.Name())))
+	}
+	for _, dir := range folders {
+		err = errors.Join(err, atomicfile.RemoveLeftovers(dir))
+		if _, e := os.Stat(Folder(dir).Path(ResultFile)); e == nil {
+			err = errors.Join(err, Folder(dir).removeState())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("removing what an interrupted run left in %s: %w", f, err)
+	}
+	return nil
+}
+
 // SaveResult writes result.json into f, the folder of a finished run or candidate, and removes the
 // state of its training. It sets the kind and the versions in r.
 func SaveResult[T Result | Candidate](f Folder, r *T) error {
@@ -233,6 +257,11 @@ func SaveResult[T Result | Candidate](f Folder, r *T) error {
 	if err := jsonfile.Write(f.Path(ResultFile), r); err != nil {
 		return err
 	}
+	return f.removeState()
+}
+
+// removeState removes the training state, if there is one.
+func (f Folder) removeState() error {
 	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the state of a finished training: %w", err)
 	}

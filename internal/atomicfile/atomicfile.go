@@ -1,6 +1,6 @@
 // Package atomicfile replaces files atomically. A reader sees either the old content or the new
 // content, even after a crash, and never a part of it. [Write] writes the output of a function,
-// [WriteBytes] writes bytes from memory.
+// [WriteBytes] writes bytes from memory. [RemoveLeftovers] removes what a crash left behind.
 package atomicfile
 
 import (
@@ -8,10 +8,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// The name of a temporary file is the prefix, a random number and the suffix.
+const tempPrefix, tempSuffix = ".spt-", ".tmp"
+
+// RemoveLeftovers removes the temporary files in a folder that writers left when they were killed.
+// No other process may write files in this folder at the same time. A folder that does not exist is
+// no error.
+func RemoveLeftovers(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix) && e.Type().IsRegular() {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, name)))
+		}
+	}
+	return err
+}
 
 // Write replaces the file at path with the bytes that fill writes to w, which is buffered. Write
 // first writes a temporary file in the same folder, syncs it to disk, and then renames it. On an
@@ -19,7 +40,7 @@ import (
 func Write(path string, fill func(w io.Writer) error) error {
 	// os.CreateTemp would make a file that other users cannot read. With mode 0666 the umask
 	// decides, as for any new file.
-	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".spt-%016x.tmp", rand.Uint64()))
+	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%016x%s", tempPrefix, rand.Uint64(), tempSuffix))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
