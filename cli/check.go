@@ -279,9 +279,9 @@ func flagError(cmd *cobra.Command, err error) error {
 }
 
 // describeError returns the first line of the text of an error for the user. text is the first line
-// of err.Error(). If the error names an option that a flag
-// of the command sets, the text names the flag. If the text begins with the option, the flag takes
-// the place of the option; otherwise the flag is added at the end, in parentheses.
+// of err.Error(). If the error names an option that a flag of the command sets, the text names the
+// flag. If the text begins with the option, the flag takes the place of the option; otherwise the
+// flag is added at the end, in parentheses.
 func describeError(cmd *cobra.Command, err error, text string) string {
 	name := ""
 	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {

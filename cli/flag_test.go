@@ -250,8 +250,7 @@ func TestHelpOfFlags(t *testing.T) {
 	for _, c := range commands() {
 		for _, all := range []bool{false, true} {
 			var out strings.Builder
-			a := &app{showAll: all}
-			c.SetOut(&out)
+			a := &app{showAll: all, stdout: &out}
 			a.help(c, nil)
 			for _, f := range flagsOf(c.Name()) {
 				if shown := strings.Contains(out.String(), f.head()); shown != (f.common || all) {

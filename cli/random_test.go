@@ -20,9 +20,9 @@ import (
 // goNames matches text that only a Go programmer understands, and broken formatting.
 var goNames = regexp.MustCompile(`strconv\.|invalid syntax|panic|goroutine |runtime error|%!|<nil>|context canceled|\*?\b(fs|json|os|url|net|http|csv|yaml|run|option|checkpoint)\.[A-Z]\w*|\bcannot unmarshal\b|(^|[^.\w])json: |\bEOF\b`)
 
-// TestRandomCommandLines runs random command lines over the table of flags, with good and bad values.
-// None of them panics, shows a Go name or a character that a terminal interprets. The exit code is a
-// documented one, and with --json the output of a command that succeeds is JSON.
+// TestRandomCommandLines runs random command lines over the table of flags, with good and bad
+// values. None of them panics, shows a Go name or a character that a terminal interprets. The exit
+// code is a documented one, and with --json the output of a command that succeeds is JSON.
 func TestRandomCommandLines(t *testing.T) {
 	lines := 1000
 	if testing.Short() {
@@ -84,7 +84,8 @@ func TestRandomCommandLines(t *testing.T) {
 			args = append(args, pick(paths))
 		}
 		switch c.Name() {
-		case "demo", "bench", "pretrain": // these commands need no files, so they would work for long
+		case "demo", "bench", "pretrain":
+			// these commands need no files, so they would work for long
 			args = append(args, "--no-such-flag")
 		}
 		// The embedded backbone is valid, and so is a reference to the Hub.
