@@ -29,6 +29,7 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
 
@@ -131,11 +132,13 @@ func (a *app) main(ctx context.Context, args []string) int {
 	case !a.entered:
 		a.message("'%s --help' describes the usage", cmd.CommandPath())
 		return exitUsage
-	case errors.As(err, &input), errors.As(err, &bad):
-		return exitInput
 	}
-	if a.resume != "" {
+	// A run whose loss is NaN would give the same loss again.
+	if _, diverged := errors.AsType[*objective.LossError](err); a.resume != "" && !diverged {
 		a.message("to continue after the problem is solved: %s", a.resume)
+	}
+	if errors.As(err, &input) || errors.As(err, &bad) {
+		return exitInput
 	}
 	return exitFailed
 }

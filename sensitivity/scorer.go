@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -239,8 +238,8 @@ func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (floa
 	if err != nil {
 		return 0, err
 	}
-	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return 0, fmt.Errorf("scoring batch %d: the loss is %v; check the weights of the backbone and the normalisation of the images", batch, loss)
+	if err := objective.CheckLoss(fmt.Sprintf("scoring batch %d", batch), loss, "check the weights of the backbone and the normalisation of the images"); err != nil {
+		return 0, err
 	}
 	s.losses = append(s.losses, loss)
 	s.images += n

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -204,10 +203,7 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, rep
 		report.Report(progress.Event{Stage: progress.Evaluate, Done: int64(done), Total: int64(data.Len())})
 	}
 	e := metrics.Evaluation()
-	if math.IsNaN(e.Loss) || math.IsInf(e.Loss, 0) {
-		return e, fmt.Errorf("the loss on %d images is %v; if the weights were trained just now, lower the learning rate, otherwise check the weights and the normalisation of the images", e.Images, e.Loss)
-	}
-	return e, nil
+	return e, objective.CheckLoss(fmt.Sprintf("evaluating %d images", e.Images), e.Loss, "if the weights were trained just now, lower the learning rate, otherwise check the weights and the normalisation of the images")
 }
 
 // batchSize returns how many images to predict in one batch for a training with the given batch

@@ -352,8 +352,8 @@ func (s *Stepper) Read() (out []StepMetrics, err error) {
 		for _, v := range values {
 			step++
 			out = append(out, StepMetrics{v[0], v[1]})
-			if math.IsNaN(v[0]) || math.IsInf(v[0], 0) {
-				return out, fmt.Errorf("training step %d: the loss is %v; lower the learning rate, or check the weights of the backbone and the normalisation of the images", step, v[0])
+			if err := objective.CheckLoss(fmt.Sprintf("training step %d", step), v[0], "lower the learning rate, or check the weights of the backbone and the normalisation of the images"); err != nil {
+				return out, err
 			}
 		}
 	}

@@ -351,7 +351,7 @@ func TestDiverged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil); err == nil || !strings.Contains(err.Error(), "the loss on 9 images is NaN") {
+	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil); err == nil || !strings.Contains(err.Error(), "evaluating 9 images: the loss is NaN") {
 		t.Errorf("evaluating with a NaN bias: error %v", err)
 	}
 }
