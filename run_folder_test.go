@@ -190,3 +190,43 @@ func TestUnregisteredObjective(t *testing.T) {
 type unregistered struct{ objective.Objective }
 
 func (unregistered) Name() string { return "unregistered" }
+
+// TestChangedFiles checks that a run notices an image that changed while it ran.
+func TestChangedFiles(t *testing.T) {
+	root := imageFolder(t)
+	for _, change := range []bool{false, true} {
+		dir := t.TempDir()
+		c := &run.Config{Model: run.ModelConfig{Path: embedded.Name}, Data: run.DataConfig{Path: root, ValFraction: 0.2, TestFraction: 0.3},
+			Tune: run.TuneOptions{Method: method.Linear, Train: train.VTAB().WithEpochs(2)}}
+		task, err := spt.Open(t.Context(), c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := filepath.Join(root, "red", "03.png")
+		noted := ""
+		r, err := task.Tune(t.Context(), c.Tune, dir, func(e progress.Event) {
+			switch {
+			case e.Stage == progress.Note:
+				noted = e.Item
+			case e.Stage == progress.Epoch && change:
+				other, err := os.ReadFile(filepath.Join(root, "blue", "03.png"))
+				if err == nil {
+					err = os.WriteFile(changed, append(other, 0), 0o666)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		if change {
+			want = []string{changed}
+		}
+		if !reflect.DeepEqual(r.Changed, want) || (noted != "") != change {
+			t.Errorf("changed %v, note %q, expected %v", r.Changed, noted, want)
+		}
+	}
+}

@@ -55,7 +55,8 @@ type Task struct {
 
 	eval, train dataset.Transform
 	cache       *dataset.Cache
-	checked     bool // CheckImages has succeeded
+	checked     bool                 // CheckImages has succeeded
+	states      map[string]fileState // of the files that runs read, before CheckImages
 	imageData   map[imagesKey]*train.Data
 }
 
@@ -270,6 +271,7 @@ func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 	if t.checked {
 		return nil
 	}
+	t.states = t.fileStates()
 	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.config.Data.Images.Workers, Progress: report})
 	if err != nil && ctx.Err() == nil {
 		return &run.InputError{Err: err}

@@ -73,6 +73,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
 		metrics["val_accuracy"] = *result.Val
 	}
+	t.recordChanges(result, report)
 	if err := t.Delta(o.Method, trained, p, metrics).Save(dir); err != nil {
 		return nil, err
 	}

@@ -188,6 +188,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.final(ctx, scores, chosen, result); err != nil {
 		return nil, err
 	}
+	r.recordChanges(result, r.report)
 	return result, run.SaveResult(r.folder, result)
 }
 

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 )
 
 // Dataset is an image data set in three splits: training, validation and test. [Open] and [New]
@@ -245,6 +246,25 @@ func (d *Dataset) Fingerprint() string {
 		fmt.Fprintln(h)
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Files returns the paths of the files that hold the images, each once: image files, or the files
+// that several images are part of.
+func (d *Dataset) Files() (paths []string) {
+	seen := map[string]bool{}
+	for _, split := range d.splits() {
+		for _, s := range *split.samples {
+			path := s.Path
+			if s.stored != nil {
+				path, _, _ = strings.Cut(path, "#")
+			}
+			if path != "" && !seen[path] {
+				seen[path] = true
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
 }
 
 // Trainable returns an error if all training images have the same target, because a model cannot

@@ -71,6 +71,9 @@ type Result struct {
 	Epochs []train.Epoch `json:"epochs"`
 	// Seconds is the time spent in all trainings, in seconds.
 	Seconds float64 `json:"seconds"`
+	// Changed lists the images and checkpoints that changed while the run used them, by size or
+	// time. The result may then be wrong. It is empty if nothing changed.
+	Changed []string `json:"changed_files,omitempty"`
 	// Skipped is the number of images that were skipped because they were missing or broken.
 	Skipped int `json:"skipped_images,omitempty"`
 }
