@@ -22,13 +22,16 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 	"runtime/trace"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
@@ -70,9 +73,10 @@ type app struct {
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
 
-	entered   bool   // the flags and arguments were parsed and the command has begun
-	helpError error  // the error of --help together with an unknown command
-	resume    string // the command line that continues the run after an interrupt
+	entered   bool        // the flags and arguments were parsed and the command has begun
+	helpError error       // the error of --help together with an unknown command
+	resume    string      // the command line that continues the run after an interrupt
+	training  atomic.Bool // a training runs, which saves its state after an interrupt
 }
 
 // Main runs the command that args describe and returns the exit code of the process. args are the
@@ -97,7 +101,35 @@ func Main(args []string) int {
 	defer stop()
 	// After the first signal, the next one ends the program.
 	context.AfterFunc(ctx, stop)
-	return a.main(ctx, args)
+	return a.supervise(ctx, func() int { return a.main(ctx, args) })
+}
+
+// interruptGrace is the time that a command has to end after a signal.
+const interruptGrace = 900 * time.Millisecond
+
+// supervise returns the exit code of work. If ctx is cancelled and work does not return within
+// interruptGrace, because it reads a slow file or hashes a large one, supervise removes the
+// temporary files and returns without waiting for work. It waits for a training that saves its
+// state.
+func (a *app) supervise(ctx context.Context, work func() int) int {
+	done := make(chan int, 1)
+	go func() { done <- work() }()
+	select {
+	case code := <-done:
+		return code
+	case <-ctx.Done():
+	}
+	select {
+	case code := <-done:
+		return code
+	case <-time.After(interruptGrace):
+	}
+	if a.training.Load() {
+		return <-done
+	}
+	a.message("interrupted")
+	atomicfile.Abandon()
+	return exitInterrupted
 }
 
 // main runs the command that args describe and returns the exit code.

@@ -45,6 +45,7 @@ from it.`,
 			return err
 		}
 		a.resume = command("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
+		a.training.Store(true)
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.reporter()
 		defer p.close()

@@ -109,6 +109,7 @@ result of a run without a stop.
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resume = command("spt", "tune", "--resume", o.out)
+		a.training.Store(true)
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}

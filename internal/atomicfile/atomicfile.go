@@ -1,6 +1,7 @@
 // Package atomicfile replaces files atomically. A reader sees either the old content or the new
 // content, even after a crash, and never a part of it. [Write] writes the output of a function,
-// [WriteBytes] writes bytes from memory. [RemoveLeftovers] removes what a crash left behind.
+// [WriteBytes] writes bytes from memory. [RemoveLeftovers] removes what a crash left behind, and
+// [Abandon] what this process would leave if it ended now.
 package atomicfile
 
 import (
@@ -13,10 +14,23 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // The name of a temporary file is the prefix, a random number and the suffix.
 const tempPrefix, tempSuffix = ".spt-", ".tmp"
+
+// writing holds the paths of the temporary files that are being written.
+var writing sync.Map
+
+// Abandon removes the temporary files that are being written. Their writers fail. A program calls
+// it when it is about to end.
+func Abandon() {
+	writing.Range(func(path, _ any) bool {
+		_ = os.Remove(path.(string)) // the program ends; nobody can act on an error
+		return true
+	})
+}
 
 // RemoveLeftovers removes the temporary files in a folder that writers left when they were killed.
 // No other process may write files in this folder at the same time. A folder that does not exist is
@@ -45,6 +59,8 @@ func Write(path string, fill func(w io.Writer) error) error {
 	if err != nil {
 		return err
 	}
+	writing.Store(temp, nil)
+	defer writing.Delete(temp)
 	w := bufio.NewWriterSize(f, 1<<16)
 	if err = fill(w); err == nil {
 		err = w.Flush()
