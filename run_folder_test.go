@@ -16,6 +16,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/colours"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -228,5 +229,23 @@ func TestChangedFiles(t *testing.T) {
 		if !reflect.DeepEqual(r.Changed, want) || (noted != "") != change {
 			t.Errorf("changed %v, note %q, expected %v", r.Changed, noted, want)
 		}
+	}
+}
+
+// TestPortableFolder checks that the default run folder of a data set with a strange name has a name
+// that every system allows.
+func TestPortableFolder(t *testing.T) {
+	t.Chdir(t.TempDir())
+	data, err := dataset.New("a:b*\x1b\"c\xff.", []string{"red", "green", "blue"}, colours.Samples(9, 16, 0), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := spt.New(colours.Model(config), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := task.Create(t.Context(), "", &run.Config{Tune: run.TuneOptions{Method: method.LoRA}}, nil)
+	if want := filepath.Join(run.DefaultRoot, "a_b___c\ufffd.-lora"); err != nil || dir != want {
+		t.Errorf("folder %q, %v, expected %q", dir, err, want)
 	}
 }

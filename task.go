@@ -27,7 +27,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
@@ -221,12 +223,23 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 			chosen = c.Train.Method
 		}
 		var err error
-		if dir, err = newDir(t.data.Name + "-" + string(chosen)); err != nil {
+		if dir, err = newDir(portableName(t.data.Name + "-" + string(chosen))); err != nil {
 			return "", err
 		}
 	}
 	_, err := run.Create(dir, c)
 	return dir, err
+}
+
+// portableName returns a name without the characters that file names cannot have on some systems:
+// those that Windows reserves, and characters that are not printable.
+func portableName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || strings.ContainsRune(`<>:"/\|?*`, r) {
+			return '_'
+		}
+		return r
+	}, name)
 }
 
 // newDir makes a run folder for a run without a given folder: runs/NAME or, if that folder exists,
