@@ -199,6 +199,9 @@ func TestShapes(t *testing.T) {
 			{250, 800, 10}, {17, 20, 769}, {2, 2, 31},
 		} {
 			layouts := layouts
+			if testing.Short() && d[0]*d[1]*d[2] > 1<<20 {
+				continue // too slow in an emulator
+			}
 			if d[0]*d[1]*d[2] > 1<<17 {
 				layouts = layouts[:2]
 			}
@@ -236,7 +239,11 @@ func TestEpilogues(t *testing.T) {
 func TestTerms(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
-		for _, d := range [][3]int{{17, 17, 5}, {197, 64, 30}, {45, 200, 800}} {
+		shapes := [][3]int{{17, 17, 5}, {197, 64, 30}, {45, 200, 800}}
+		if testing.Short() {
+			shapes = shapes[:1]
+		}
+		for _, d := range shapes {
 			for _, layout := range layouts {
 				for _, depths := range [][]int{{1}, {8, 33}, {MaxTermDepth, 8}} {
 					for bits := range 8 {
@@ -262,7 +269,11 @@ func TestRandomCalls(t *testing.T) {
 			return 1 + r.IntN(50)
 		}
 		flip := func() bool { return r.IntN(2) == 0 }
-		for range 400 {
+		calls := 400
+		if testing.Short() {
+			calls = 40
+		}
+		for range calls {
 			m, n, k := size(), size(), size()
 			if m*n*k > 1<<19 {
 				k = 1 + k%40
