@@ -140,7 +140,7 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 // them. It fills in these fields of c: the commit of a downloaded backbone, the image options, the
 // device, the precision and the objective. report receives the progress of downloads, and notes; it
 // may be nil. Every error is a [*run.OptionError] or a [*run.InputError], except the error of a
-// cancelled ctx.
+// cancelled ctx and that of a failed download.
 func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, error) {
 	o, err := objective.Get(c.Objective)
 	if err != nil {

@@ -76,7 +76,9 @@ func (c ModelConfig) validate() error {
 // downloads that commit. For other backbones origin is empty.
 //
 // If File uses the cache without asking the Hub, report receives a progress.Note with the reason. A
-// reference that cannot be read is an [*OptionError]; a failed download is an [*InputError].
+// reference that cannot be read is an [*OptionError]. A repository, revision or file that does not
+// exist, that the user may not read, or that is not usable is an [*InputError]. Another failure of
+// the download, such as a server that does not answer or a full disk, is neither.
 func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, origin string, err error) {
 	if !hub.IsReference(c.Path) {
 		return c.Path, "", nil
@@ -98,7 +100,7 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 	client.Progress = report
 	s, err := client.Fetch(ctx, r)
 	if err != nil {
-		if ctx.Err() == nil {
+		if _, ok := errors.AsType[*hub.InputError](err); ok {
 			err = &InputError{Err: err}
 		}
 		return "", "", err
@@ -119,7 +121,8 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 //
 // If the file does not have the WeightsKey but c.Fingerprint is set, Open takes the model that the
 // file has, because the fingerprint identifies it: the backbone may have moved to a file in another
-// form. Every error is an [*OptionError] or an [*InputError], except the error of a cancelled ctx.
+// form. Every error is an [*OptionError] or an [*InputError], except the error of a cancelled ctx
+// and that of a failed download; see File.
 func (c *ModelConfig) Open(ctx context.Context, numClasses int, report progress.Func) (*backbone.Model, *checkpoint.Report, error) {
 	if err := c.validate(); err != nil {
 		return nil, nil, err

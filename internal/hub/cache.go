@@ -62,9 +62,28 @@ func (f folder) look(commit, file string) presence {
 
 // isFile reports whether path is a regular file or a link to one. It returns false for a link to a
 // blob that was deleted.
-func isFile(path string) bool {
+func isFile(path string) bool { return sizeOf(path) >= 0 }
+
+// sizeOf returns the size in bytes of the regular file at path or of the file that it links to. It
+// returns -1 if there is none.
+func sizeOf(path string) int64 {
 	stat, err := os.Stat(path)
-	return err == nil && stat.Mode().IsRegular()
+	if err != nil || !stat.Mode().IsRegular() {
+		return -1
+	}
+	return stat.Size()
+}
+
+// readText reads a file of the cache that has at most maxText bytes.
+func readText(path string) ([]byte, error) {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !stat.Mode().IsRegular() || stat.Size() > maxText { // opening a named pipe would block
+		return nil, fmt.Errorf("%s has mode %v and %d bytes; expected a regular file of at most %d bytes; remove it", path, stat.Mode(), stat.Size(), maxText)
+	}
+	return os.ReadFile(path)
 }
 
 // find searches the cache for r and does not use the network. The snapshot is nil if the cache does
@@ -73,7 +92,7 @@ func isFile(path string) bool {
 func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
 	commit := r.Revision
 	if !IsCommit(commit) {
-		data, err := os.ReadFile(f.ref(r.Revision))
+		data, err := readText(f.ref(r.Revision))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, false, nil
 		}
@@ -119,7 +138,7 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 		return nil
 	}
 	path := f.ref(r.Revision)
-	if data, err := os.ReadFile(path); err == nil && string(data) == commit {
+	if data, err := readText(path); err == nil && string(data) == commit {
 		return nil
 	}
 	err := os.MkdirAll(filepath.Dir(path), 0o777)
@@ -127,7 +146,7 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 		err = atomicfile.WriteBytes(path, []byte(commit))
 	}
 	if err != nil {
-		return fmt.Errorf("writing the commit to the cache: %w", err)
+		return fmt.Errorf("writing the commit to the cache: %w; set HF_HOME or HF_HUB_CACHE to a folder that you may write", err)
 	}
 	return nil
 }
@@ -144,14 +163,21 @@ func (f folder) link(etag, commit, file string) error {
 		return err
 	}
 	err = os.Symlink(target, path)
-	if errors.Is(err, fs.ErrExist) && !isFile(path) {
-		// There is a link to a blob that was deleted.
+	if errors.Is(err, fs.ErrExist) && !sameFile(path, f.blob(etag)) {
+		// There is a link to a blob that was deleted, or a damaged copy of the file.
 		if err = os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = os.Symlink(target, path)
 		}
 	}
-	if errors.Is(err, fs.ErrExist) && isFile(path) {
+	if errors.Is(err, fs.ErrExist) && sameFile(path, f.blob(etag)) {
 		return nil // another process has created the link
 	}
 	return err
+}
+
+// sameFile reports whether the paths a and b lead to the same file.
+func sameFile(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
 }

@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,57 +29,107 @@ import (
 
 // remote describes a file on the server.
 type remote struct {
+	file    string // path in the repository
 	address string
 	etag    string // checksum: SHA-256 for a large file, the SHA-1 of a git blob for others
-	size    int64  // in bytes; -1: unknown
+	size    int64  // in bytes
 }
 
 // safeETag matches the ETags that are safe as the name of a file.
 var safeETag = regexp.MustCompile(`^[0-9A-Za-z_-][0-9A-Za-z_.-]{0,127}$`)
 
+// incomplete is the end of the name of a file during its download.
+const incomplete = ".incomplete"
+
 // lockRetry is the time between two attempts to take a lock.
 const lockRetry = 100 * time.Millisecond
 
-// download downloads one file of a commit if the cache does not have it.
-func (c *Client) download(ctx context.Context, f folder, repo, commit, file string) error {
-	if f.look(commit, file) == present {
-		return nil // the files of a commit never change
+// maxRestarts is the number of times that the download of a file may begin again because the server
+// does not continue it.
+const maxRestarts = 3
+
+// downloadFiles downloads the files of a commit that the cache does not have, or has with another
+// size than the Hub states. It first asks for all sizes, and downloads nothing if the disk is too
+// small.
+func (c *Client) downloadFiles(ctx context.Context, f folder, repo string, info *repoInfo, files []string) error {
+	var missing []remote
+	for _, file := range files {
+		size, have := info.files[file], sizeOf(f.snapshot(info.commit, file))
+		if have >= 0 && (size < 0 || size == have) {
+			continue // the files of a commit never change
+		}
+		var from remote
+		err := c.retry(ctx, func() (_ bool, err error) {
+			from, err = c.ask(ctx, repo, info.commit, file)
+			return false, err
+		})
+		if err != nil {
+			return c.explainDownload(file, err)
+		}
+		missing = append(missing, from)
 	}
-	if err := c.downloadMissing(ctx, f, repo, commit, file); err != nil {
-		return c.explainDownload(file, err)
+	if len(missing) == 0 {
+		return nil // the cache may be read-only
+	}
+	if err := c.prepare(f, missing); err != nil {
+		return err
+	}
+	for _, from := range missing {
+		if err := c.download(ctx, f, info.commit, from); err != nil {
+			return c.explainDownload(from.file, err)
+		}
 	}
 	return nil
 }
 
-// explainDownload adds the name of the file to an error. For a full disk and for an interruption it
-// also adds what the user can do.
-func (c *Client) explainDownload(file string, err error) error {
-	if errors.Is(err, syscall.ENOSPC) {
-		err = fmt.Errorf("no space is left in the cache %s: %w; delete files, or set HF_HOME or HF_HUB_CACHE to a folder on another disk; the next download continues this one", c.Cache, err)
-	}
-	var stopped *interruptedError
-	if errors.As(err, &stopped) {
-		err = fmt.Errorf("%w; the next download continues this one", err)
-	}
-	return fmt.Errorf("downloading %s: %w", file, err)
-}
-
-// downloadMissing downloads a file that the cache does not have. If another process, such as a
-// library of Hugging Face, downloads the same content, downloadMissing waits for it.
-func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, file string) error {
-	var from remote
-	err := c.retry(ctx, func() (_ bool, err error) {
-		from, err = c.ask(ctx, repo, commit, file)
-		return false, err
-	})
-	if err != nil {
-		return err
-	}
+// prepare creates the folders for a download. It returns an error if the disk has too little space.
+func (c *Client) prepare(f folder, missing []remote) error {
 	for _, dir := range []string{filepath.Join(f.root, "blobs"), f.locks} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return err
+			return c.explainCache(err)
 		}
 	}
+	free := freeSpace(f.root)
+	left := free
+	for _, from := range missing {
+		blob := f.blob(from.etag)
+		if sizeOf(blob) == from.size {
+			continue
+		}
+		need := from.size - max(0, min(from.size, sizeOf(blob+incomplete)))
+		if need > left {
+			return fmt.Errorf("downloading %s: the file needs %d bytes, and %d bytes are free on the disk of the cache %s, of which the other files need %d; delete files, or set HF_HOME or HF_HUB_CACHE to a folder on another disk", printable(from.file), need, free, c.Cache, free-left)
+		}
+		left -= need
+	}
+	return nil
+}
+
+// explainDownload adds the name of the file to an error. For problems of the cache and for an
+// interruption it also adds what the user can do.
+func (c *Client) explainDownload(file string, err error) error {
+	err = c.explainCache(err)
+	if _, ok := errors.AsType[*interruptedError](err); ok {
+		err = fmt.Errorf("%w; the next download continues this one", err)
+	}
+	return fmt.Errorf("downloading %s: %w", printable(file), err)
+}
+
+// explainCache adds to an error of the cache what the user can do.
+func (c *Client) explainCache(err error) error {
+	switch {
+	case temporary(err): // a network error may have the same cause
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("no space is left in the cache %s: %w; delete files, or set HF_HOME or HF_HUB_CACHE to a folder on another disk; the next download continues this one", c.Cache, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("the cache %s is not writable: %w; set HF_HOME or HF_HUB_CACHE to a folder that you may write", c.Cache, err)
+	}
+	return err
+}
+
+// download downloads a file that the cache does not have. If another process, such as a library of
+// Hugging Face, downloads the same content, download waits for it.
+func (c *Client) download(ctx context.Context, f folder, commit string, from remote) error {
 	// The lock file is not removed. After a removal, two processes could lock two files of the same
 	// name.
 	lock := flock.New(filepath.Join(f.locks, from.etag+".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o666))
@@ -87,25 +140,30 @@ func (c *Client) downloadMissing(ctx context.Context, f folder, repo, commit, fi
 		return fmt.Errorf("locking %s: %w", lock.Path(), err)
 	}
 	defer func() { _ = lock.Unlock() }() // if it fails, the end of the process releases the lock
-	// Another revision may have the same content, or another process may have downloaded it.
-	if isFile(f.blob(from.etag)) {
-		return f.link(from.etag, commit, file)
+	// Another revision may have the same content, or another process may have downloaded it. A blob
+	// of another size is damaged, and the download replaces it.
+	blob := f.blob(from.etag)
+	if sizeOf(blob) == from.size {
+		return f.link(from.etag, commit, from.file)
 	}
-	p := &partial{client: c, file: file, from: from, path: f.blob(from.etag) + ".incomplete"}
-	if err := p.open(); err != nil {
+	p := &partial{client: c, from: from, path: blob + incomplete}
+	if err := p.open(ctx); err != nil {
 		return err
 	}
-	err = c.retry(ctx, func() (bool, error) { return p.advance(ctx) })
+	err := c.retry(ctx, func() (bool, error) { return p.advance(ctx) })
+	if err == nil {
+		err = p.f.Sync()
+	}
 	if err = errors.Join(err, p.close()); err != nil {
 		return err
 	}
-	if err := os.Rename(p.path, f.blob(from.etag)); err != nil {
+	if err := os.Rename(p.path, blob); err != nil {
 		return err
 	}
-	if err := f.link(from.etag, commit, file); err != nil {
+	if err := f.link(from.etag, commit, from.file); err != nil {
 		return err
 	}
-	p.report(p.done, p.done)
+	p.report(p.done)
 	return nil
 }
 
@@ -117,15 +175,15 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	for i, e := range elements {
 		elements[i] = url.PathEscape(e)
 	}
-	r := remote{address: fmt.Sprintf("%s/%s/resolve/%s/%s", c.Endpoint, repo, commit, strings.Join(elements, "/"))}
+	r := remote{file: file, address: fmt.Sprintf("%s/%s/resolve/%s/%s", c.Endpoint, repo, commit, strings.Join(elements, "/"))}
 	response, err := c.get(ctx, http.MethodHead, r.address, nil, false)
 	if err != nil {
 		return r, err
 	}
 	response.Body.Close()
-	h := response.Header
+	h, host := response.Header, printable(response.Request.URL.Host)
 	if found := h.Get("X-Repo-Commit"); found != "" && found != commit {
-		return r, fmt.Errorf("%s sends a file of commit %q; expected commit %s", response.Request.URL.Host, found, commit)
+		return r, fmt.Errorf("%s sends a file of commit %.60q; expected commit %s", host, found, commit)
 	}
 	etag, size := h.Get("X-Linked-Etag"), h.Get("X-Linked-Size")
 	if etag == "" {
@@ -136,10 +194,14 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 	}
 	r.etag = strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
 	if !safeETag.MatchString(r.etag) {
-		return r, fmt.Errorf("%s sends the ETag %.60q; expected letters and digits; check that HF_ENDPOINT is the address of a Hub, and that no proxy or login page answers instead of it", response.Request.URL.Host, etag)
+		return r, fmt.Errorf("%s sends the ETag %.60q; expected letters and digits; %s", host, etag, checkEndpoint)
 	}
 	if r.size, err = strconv.ParseInt(size, 10, 64); err != nil || r.size < 0 {
-		r.size = -1
+		return r, fmt.Errorf("%s states the size %.60q of the file; expected a number of bytes; %s", host, size, checkEndpoint)
+	}
+	text := strings.HasSuffix(file, indexSuffix) || slices.Contains(sideFiles, path.Base(file))
+	if text && r.size > maxText {
+		return r, inputErrorf("the file has %d bytes; expected at most %d; choose another repository or revision", r.size, maxText)
 	}
 	return r, nil
 }
@@ -149,55 +211,99 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 // reads the file before it is complete and renamed.
 type partial struct {
 	client *Client
-	file   string // path in the repository
 	from   remote
 	path   string
 
 	f    *os.File
 	done int64 // number of bytes in f, all of which are in sum
+	top  int64 // the largest done so far
 	// computes the checksum that the ETag holds; nil if the ETag is not a checksum
-	sum     hash.Hash
-	resumed bool // the bytes in f come from more than one response
-	retried bool // a resumed file had a wrong checksum and was downloaded again
+	sum      hash.Hash
+	resumed  bool // the bytes in f come from more than one response
+	retried  bool // a resumed file had a wrong checksum and was downloaded again
+	restarts int  // number of calls of restart
 }
 
 // open opens the file and reads the bytes that an earlier download has received.
-func (p *partial) open() (err error) {
-	if p.f, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
+func (p *partial) open(ctx context.Context) (err error) {
+	if p.f, err = openRegular(p.path); err != nil {
 		return err
 	}
-	p.newSum()
+	p.sum = newSum(p.from.etag, p.from.size)
 	var sum io.Writer = io.Discard
 	if p.sum != nil {
 		sum = p.sum
 	}
-	if p.done, err = io.Copy(sum, p.f); err == nil && p.from.size >= 0 && p.done > p.from.size {
-		err = p.restart()
+	stat, err := p.f.Stat()
+	if err == nil && stat.Size() > p.from.size {
+		err = p.discard()
+	} else if err == nil {
+		p.done, err = copyUntil(ctx, sum, p.f)
 	}
 	if err != nil {
 		return errors.Join(err, p.f.Close())
 	}
-	p.resumed = p.done > 0
+	p.resumed, p.top = p.done > 0, p.done
 	return nil
 }
 
-// newSum starts a new checksum of the kind that the ETag holds.
-func (p *partial) newSum() {
-	_, err := hex.DecodeString(p.from.etag)
-	switch {
-	case err == nil && len(p.from.etag) == 64:
-		p.sum = sha256.New()
-	case err == nil && len(p.from.etag) == 40 && p.from.size >= 0:
-		p.sum = sha1.New()
-		// git computes the SHA-1 of this header and the content
-		fmt.Fprintf(p.sum, "blob %d\x00", p.from.size)
+// openRegular opens a file for reading and writing, or creates it. Another program may have placed
+// something else at path, and the download must neither write through a link nor wait for a pipe.
+func openRegular(path string) (*os.File, error) {
+	check := func(stat os.FileInfo, err error) error {
+		if err == nil && !stat.Mode().IsRegular() {
+			return fmt.Errorf("%s has mode %v; expected a regular file; remove it", path, stat.Mode())
+		}
+		return err
 	}
+	if err := check(os.Lstat(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(f.Stat()); err != nil { // it may have changed since
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
-// restart discards the received bytes.
-func (p *partial) restart() error {
+// newSum starts a checksum of the kind that the ETag of a file of size bytes holds. It returns nil
+// if the ETag is not a checksum.
+func newSum(etag string, size int64) hash.Hash {
+	_, err := hex.DecodeString(etag)
+	switch {
+	case err == nil && len(etag) == 64:
+		return sha256.New()
+	case err == nil && len(etag) == 40:
+		sum := sha1.New()
+		// git computes the SHA-1 of this header and the content
+		fmt.Fprintf(sum, "blob %d\x00", size)
+		return sum
+	}
+	return nil
+}
+
+// copyUntil copies from src to dst until src or ctx ends, and returns the number of bytes.
+func copyUntil(ctx context.Context, dst io.Writer, src io.Reader) (int64, error) {
+	var done int64
+	for ctx.Err() == nil {
+		n, err := io.CopyN(dst, src, 1<<20)
+		if done += n; err == io.EOF {
+			return done, nil
+		}
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, interrupted(ctx)
+}
+
+// discard discards the received bytes.
+func (p *partial) discard() error {
 	p.done, p.resumed = 0, false
-	p.newSum()
+	p.sum = newSum(p.from.etag, p.from.size)
 	if err := p.f.Truncate(0); err != nil {
 		return err
 	}
@@ -205,13 +311,31 @@ func (p *partial) restart() error {
 	return err
 }
 
+// restart discards the received bytes because of an answer that does not continue them. The error
+// is temporary until the download has begun again maxRestarts times.
+func (p *partial) restart(answer error) error {
+	if err := p.discard(); err != nil {
+		return err
+	}
+	if p.restarts++; p.restarts > maxRestarts {
+		return fmt.Errorf("%w; the download began again %d times; try again later, or over another network", answer, maxRestarts)
+	}
+	return &unreachable{answer}
+}
+
 // advance downloads the missing bytes with one request. It returns nil if the file is then complete
-// and its checksum is correct. more reports whether the request received bytes.
+// and its checksum is correct. more reports whether the file now has more bytes than ever before. A
+// slow response must add at least the bytes of one window.
 func (p *partial) advance(ctx context.Context) (more bool, err error) {
-	if p.done != p.from.size || p.done == 0 {
-		before := p.done
-		err := p.receive(ctx)
-		if more = p.done > before; err != nil {
+	if p.done < p.from.size {
+		err = p.receive(ctx)
+		gained := p.done - p.top
+		p.top = max(p.top, p.done)
+		more = gained > 0
+		if slow, ok := errors.AsType[*slowError](err); ok {
+			more = gained >= slow.least
+		}
+		if err != nil {
 			return more, err
 		}
 	}
@@ -225,38 +349,23 @@ func (p *partial) receive(ctx context.Context) error {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", p.done))
 	}
 	response, err := p.client.get(ctx, http.MethodGet, p.from.address, header, true)
-	var refused *statusError
-	if errors.As(err, &refused) && refused.code == http.StatusRequestedRangeNotSatisfiable && p.done > 0 {
-		// The bytes on disk are not the beginning of the file on the server.
-		if e := p.restart(); e != nil {
-			return e
-		}
-		return &unreachable{err}
+	if refused, ok := errors.AsType[*statusError](err); ok && refused.code == http.StatusRequestedRangeNotSatisfiable && p.done > 0 {
+		return p.restart(err) // the bytes on disk are not the beginning of the file on the server
 	}
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	if p.done > 0 {
-		var from int64
-		if _, err := fmt.Sscanf(response.Header.Get("Content-Range"), "bytes %d-", &from); err != nil || from != p.done || response.StatusCode != http.StatusPartialContent {
-			// The response is not the requested range. Unless it is another range, it is the whole
-			// file.
-			if err := p.restart(); err != nil {
-				return err
-			}
-			if response.StatusCode == http.StatusPartialContent {
-				return &unreachable{fmt.Errorf("the server sends the range %q, which was not requested", response.Header.Get("Content-Range"))}
-			}
-		} else {
-			p.resumed = true
+	sent := response.Header.Get("Content-Range")
+	switch code := response.StatusCode; {
+	case code == http.StatusPartialContent && p.done > 0 && strings.HasPrefix(sent, fmt.Sprintf("bytes %d-", p.done)):
+		p.resumed = true
+	case code == http.StatusOK && p.done > 0: // the whole file
+		if err := p.restart(errors.New("the server does not continue a download")); !temporary(err) {
+			return err
 		}
-	}
-	if p.from.size < 0 && response.ContentLength >= 0 {
-		p.from.size = p.done + response.ContentLength
-	}
-	if p.from.size < 0 && p.sum == nil {
-		return errors.New("the server sends neither the size nor the checksum of the file, so spt cannot tell whether the download is complete; check that HF_ENDPOINT is the address of a Hub")
+	case code != http.StatusOK:
+		return p.restart(fmt.Errorf("the server answers %.60q with the range %.60q, which was not requested", response.Status, sent))
 	}
 	return p.copy(response.Body)
 }
@@ -267,8 +376,8 @@ func (p *partial) copy(from io.Reader) error {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if p.from.size >= 0 && p.done+int64(n) > p.from.size {
-				return errors.Join(fmt.Errorf("the server sends more than the %d bytes that it announced; try again later", p.from.size), p.restart())
+			if p.done+int64(n) > p.from.size {
+				return errors.Join(fmt.Errorf("the server sends more than the %d bytes that it announced; try again later", p.from.size), p.discard())
 			}
 			if _, err := p.f.Write(buf[:n]); err != nil {
 				// Remove the bytes that were written, because they are not in the checksum.
@@ -279,7 +388,7 @@ func (p *partial) copy(from io.Reader) error {
 			}
 			p.done += int64(n)
 			if p.done != p.from.size { // the last event follows after the checksum is verified
-				p.report(p.done, max(p.from.size, 0))
+				p.report(p.done)
 			}
 		}
 		if err == io.EOF {
@@ -289,7 +398,7 @@ func (p *partial) copy(from io.Reader) error {
 			return err
 		}
 	}
-	if p.from.size >= 0 && p.done < p.from.size {
+	if p.done < p.from.size {
 		return &unreachable{fmt.Errorf("the connection ended after %d of %d bytes", p.done, p.from.size)}
 	}
 	return nil
@@ -310,17 +419,17 @@ func (p *partial) verify() error {
 		p.retried = true
 		err = &unreachable{err}
 	}
-	return errors.Join(err, p.restart())
+	return errors.Join(err, p.discard())
 }
 
 // report reports the number of bytes of the file that were received.
-func (p *partial) report(done, total int64) {
-	p.client.Progress.Report(progress.Event{Stage: progress.Download, Item: p.file, Done: done, Total: total})
+func (p *partial) report(done int64) {
+	p.client.Progress.Report(progress.Event{Stage: progress.Download, Item: p.from.file, Done: done, Total: p.from.size})
 }
 
-// close syncs the file to disk and closes it. It removes the file if no byte was received.
+// close closes the file. It removes the file if no byte was received.
 func (p *partial) close() error {
-	err := errors.Join(p.f.Sync(), p.f.Close())
+	err := p.f.Close()
 	if p.done == 0 && p.from.size != 0 {
 		err = errors.Join(err, os.Remove(p.path))
 	}

@@ -6,11 +6,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,6 +37,7 @@ type fakeHub struct {
 	commit   string          // commit of main
 	requests []string        // METHOD PATH RANGE of the requests to both hosts
 	leaked   bool            // the store has received the token
+	served   atomic.Int64    // bytes of the responses of both hosts, without headers
 
 	// intercept may respond to a request. It returns true if it has done so.
 	intercept func(w http.ResponseWriter, r *http.Request) bool
@@ -45,16 +49,46 @@ func newFakeHub(t *testing.T, files map[string]string) *fakeHub {
 	for name := range files {
 		h.large[name] = strings.HasSuffix(name, ".safetensors") || strings.HasSuffix(name, ".bin")
 	}
-	h.store = httptest.NewServer(http.HandlerFunc(h.serveStore))
-	h.Server = httptest.NewServer(http.HandlerFunc(h.serve))
-	t.Cleanup(h.store.Close)
-	t.Cleanup(h.Close)
+	h.store = newServer(t, false, func(w http.ResponseWriter, r *http.Request) { h.serveStore(&counter{w, &h.served}, r) })
+	h.Server = newServer(t, false, h.count)
 	return h
 }
 
+// count calls serve and counts the bytes of the response.
+func (h *fakeHub) count(w http.ResponseWriter, r *http.Request) { h.serve(&counter{w, &h.served}, r) }
+
+// newServer starts a server that writes nothing to the log.
+func newServer(t *testing.T, secure bool, handler http.HandlerFunc) *httptest.Server {
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if secure {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// counter counts the bytes of a response.
+type counter struct {
+	http.ResponseWriter
+	served *atomic.Int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.served.Add(int64(n))
+	return n, err
+}
+
+func (c *counter) Flush() { c.ResponseWriter.(http.Flusher).Flush() }
+
+func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
 // client returns a client with a new cache and short waits.
 func (h *fakeHub) client(t *testing.T) *Client {
-	return &Client{Endpoint: h.URL, Cache: t.TempDir(), backoff: time.Millisecond, stall: 2 * time.Second}
+	return &Client{Endpoint: h.URL, Cache: t.TempDir(), backoff: time.Millisecond, window: 2 * time.Second, least: 1}
 }
 
 // note records a request and reports whether intercept has responded to it.
@@ -98,10 +132,11 @@ func (h *fakeHub) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		type sibling struct {
 			Name string `json:"rfilename"`
+			Size int    `json:"size"`
 		}
 		var siblings []sibling
-		for name := range h.files {
-			siblings = append(siblings, sibling{name})
+		for name, content := range h.files {
+			siblings = append(siblings, sibling{name, len(content)})
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"id": testRepo, "sha": h.commit, "siblings": siblings})
 		return

@@ -13,15 +13,19 @@
 //   - cache.go: the folders of the cache
 //   - request.go: requests to the Hub, and the meaning of its errors
 //   - download.go: the download of one file and its verification
+//   - verify.go: the verification of a model in the cache
+//   - system_unix.go, system_other.go: the free space of a disk, and how to open special files
+//
+// A server may be damaged or hostile. Everything that it sends has a limit: the constants in
+// hub.go, request.go and download.go.
 package hub
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -58,8 +62,39 @@ type Client struct {
 	// backoff is the pause before the first retry. It doubles with each retry. 0 means half a
 	// second.
 	backoff time.Duration
-	// stall is the time after which a request ends if no byte arrives. 0 means one minute.
-	stall time.Duration
+	// window and least replace the constants of the same names, if they are not 0.
+	window time.Duration
+	least  int64
+	// tls configures connections with TLS. nil means the roots of the system.
+	tls *tls.Config
+}
+
+const (
+	// maxText is the largest size in bytes of a configuration file beside the weights, of an index
+	// of shards, and of a description of a repository. Package backbone reads configuration files
+	// of the same size.
+	maxText = 16 << 20
+	// maxShards is the largest number of shards. Package checkpoint reads as many.
+	maxShards = 1000
+	// maxRedirects is the largest number of redirects of one request.
+	maxRedirects = 10
+)
+
+// InputError reports that a reference does not name a model that the user can download: the
+// repository, the revision or the file does not exist, the user may not read it, or its files are
+// not usable. It also reports a wrong HF_ENDPOINT. Every other error of this package means that the
+// network, the server, the disk or the cache failed.
+type InputError struct{ Err error }
+
+// Error returns the text of the cause.
+func (e *InputError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *InputError) Unwrap() error { return e.Err }
+
+// inputErrorf returns an InputError.
+func inputErrorf(format string, args ...any) error {
+	return &InputError{fmt.Errorf(format, args...)}
 }
 
 // Snapshot is a model in the cache.
@@ -201,11 +236,13 @@ func choose(r Reference, look func(file string) presence) (weights string, side 
 // reach the Hub, and the cache has the last known commit of the revision, Fetch returns that commit
 // and sets Note.
 //
+// If the Hub states another size than a file in the cache has, Fetch downloads this file again.
+//
 // If ctx ends, Fetch returns an error that wraps ctx.Err(). The next call continues the download
-// from the received bytes.
+// from the received bytes. An error that the user can correct is an [*InputError].
 func (c *Client) Fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 	if _, err := Parse(r.String()); err != nil {
-		return nil, err
+		return nil, &InputError{err}
 	}
 	if r.Revision == "" {
 		r.Revision = "main"
@@ -226,7 +263,7 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 			return nil, err
 		}
 		if local == nil {
-			return nil, fmt.Errorf("the model is not completely in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network; fetch the model once without these variables, or set HF_HOME or HF_HUB_CACHE to a cache that has it", c.Cache)
+			return nil, inputErrorf("the model is not completely in the cache %s, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network; fetch the model once without these variables, or set HF_HOME or HF_HUB_CACHE to a cache that has it", c.Cache)
 		}
 		local.Note = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, so the cache was used: commit " + local.Commit
 		if !certain {
@@ -238,9 +275,8 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 		return local, nil
 	}
 	info, err := c.info(ctx, r, local == nil)
-	var out *unreachable
-	if errors.As(err, &out) && local != nil {
-		local.Note = fmt.Sprintf("the Hub cannot be reached (%v), so the cache was used: commit %s", out, local.Commit)
+	if temporary(err) && local != nil {
+		local.Note = fmt.Sprintf("the Hub cannot be reached (%v), so the cache was used: commit %s", err, local.Commit)
 		return local, nil
 	}
 	if err != nil {
@@ -253,7 +289,7 @@ func (c *Client) fetch(ctx context.Context, r Reference) (*Snapshot, error) {
 // repository.
 func (c *Client) downloadAll(ctx context.Context, f folder, r Reference, info *repoInfo) (*Snapshot, error) {
 	look := func(name string) presence {
-		if slices.Contains(info.files, name) {
+		if _, ok := info.files[name]; ok {
 			return present
 		}
 		return absent
@@ -262,11 +298,9 @@ func (c *Client) downloadAll(ctx context.Context, f folder, r Reference, info *r
 	if weights == "" {
 		return nil, missingWeights(r, info.files)
 	}
-	files := append(side, weights) // small files first
-	for _, name := range files {
-		if err := c.download(ctx, f, r.Repo, info.commit, name); err != nil {
-			return nil, err
-		}
+	// small files first
+	if err := c.downloadFiles(ctx, f, r.Repo, info, append(side, weights)); err != nil {
+		return nil, err
 	}
 	s := &Snapshot{Path: f.snapshot(info.commit, weights), Commit: info.commit}
 	shards, err := shardsOf(s.Path, weights)
@@ -275,34 +309,34 @@ func (c *Client) downloadAll(ctx context.Context, f folder, r Reference, info *r
 	}
 	for _, name := range shards {
 		if look(name) != present {
-			return nil, fmt.Errorf("%s lists the shard %q, which the repository does not have; choose another file or revision", weights, name)
+			return nil, inputErrorf("%s lists the shard %.200q, which the repository does not have; choose another file or revision", weights, name)
 		}
-		if err := c.download(ctx, f, r.Repo, info.commit, name); err != nil {
-			return nil, err
-		}
+	}
+	if err := c.downloadFiles(ctx, f, r.Repo, info, shards); err != nil {
+		return nil, err
 	}
 	// remember comes last, so that the revision in the cache never refers to an incomplete model.
 	return s, f.remember(r, info.commit, look)
 }
 
 // missingWeights returns the error for a repository without the weights that r names.
-func missingWeights(r Reference, files []string) error {
+func missingWeights(r Reference, files map[string]int64) error {
 	if r.File != "" {
-		return fmt.Errorf("the repository has no file %q at this revision; check the part after the colon", r.File)
+		return inputErrorf("the repository has no file %q at this revision; check the part after the colon", r.File)
 	}
 	var found []string
-	for _, name := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if slices.Contains([]string{".safetensors", ".bin", ".pth", ".pt", ".tar", ".npz"}, path.Ext(name)) {
-			found = append(found, fmt.Sprintf("%q", name))
+			found = append(found, fmt.Sprintf("%.200q", name))
 		}
 	}
 	if len(found) == 0 {
-		return fmt.Errorf("the repository has no weights: neither %s nor another file with the extension of weights; choose another repository", strings.Join(weightFiles, ", "))
+		return inputErrorf("the repository has no weights: neither %s nor another file with the extension of weights; choose another repository", strings.Join(weightFiles, ", "))
 	}
 	if len(found) > 10 {
 		found = append(found[:10], "…")
 	}
-	return fmt.Errorf("the repository has none of the usual files of weights (%s), but it has %s; name one of these, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
+	return inputErrorf("the repository has none of the usual files of weights (%s), but it has %s; name one of these, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
 }
 
 // shardsOf returns the names of the shards, if weights is an index. local is the path of weights in
@@ -311,7 +345,7 @@ func shardsOf(local, weights string) ([]string, error) {
 	if !strings.HasSuffix(weights, indexSuffix) {
 		return nil, nil
 	}
-	data, err := os.ReadFile(local)
+	data, err := readText(local)
 	if err != nil {
 		return nil, fmt.Errorf("reading the index of the shards: %w", err)
 	}
@@ -319,37 +353,20 @@ func shardsOf(local, weights string) ([]string, error) {
 		WeightMap map[string]string `json:"weight_map"`
 	}
 	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("reading %s, the index of the shards: %w", local, jsonfile.Explain(data, err))
+		return nil, inputErrorf("reading %s, the index of the shards: %s", local, printable(jsonfile.Explain(data, err).Error()))
 	}
 	names := map[string]bool{}
 	for tensor, shard := range index.WeightMap {
 		if !validPath(shard) || strings.Contains(shard, "/") {
-			return nil, fmt.Errorf("the index %s places tensor %q in %q; expected the name of a file beside the index", local, tensor, shard)
+			return nil, inputErrorf("the index %s places tensor %.200q in %.200q; expected the name of a file beside the index", local, tensor, shard)
 		}
 		names[path.Join(path.Dir(weights), shard)] = true
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%s is not an index of shards: the weight_map is missing or empty", local)
+		return nil, inputErrorf("%s is not an index of shards: the weight_map is missing or empty", local)
+	}
+	if len(names) > maxShards {
+		return nil, inputErrorf("the index %s names %d shards; expected at most %d", local, len(names), maxShards)
 	}
 	return slices.Sorted(maps.Keys(names)), nil
-}
-
-// client returns an HTTP client that follows redirects and does not send the token to other hosts.
-// If follow is false, it stops at a redirect with the checksum of the file and returns it as the
-// response.
-func (c *Client) client(follow bool) *http.Client {
-	return &http.Client{CheckRedirect: func(next *http.Request, before []*http.Request) error {
-		if next.Response != nil && !follow && next.Response.Header.Get("X-Linked-Etag") != "" {
-			return http.ErrUseLastResponse
-		}
-		if len(before) >= 10 {
-			return errors.New("the server sends more than 10 redirects")
-		}
-		// net/http sends the token to subdomains too, such as the stores of the Hub. Their
-		// addresses are signed, and they reject requests with a token.
-		if next.URL.Host != before[0].URL.Host || next.URL.Scheme != before[0].URL.Scheme {
-			next.Header.Del("Authorization")
-		}
-		return nil
-	}}
 }

@@ -1,17 +1,55 @@
 package hub
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 )
+
+const (
+	// attempts is the number of consecutive attempts without progress after which retry returns the
+	// error.
+	attempts = 5
+	// maxAttempts is the largest number of attempts for one file, with and without progress. A file
+	// of 1 GB may lose its connection every 10 MB.
+	maxAttempts = 100
+	// A request ends if the server sends fewer bytes than least within a window. This is 4.4 kB/s,
+	// a fifth of a slow line. A response that is complete within the first window may be smaller.
+	window = time.Minute
+	least  = 256 << 10
+	// maxHeaders is the largest size in bytes of the headers of a response. The Hub sends a few
+	// kilobytes.
+	maxHeaders = 256 << 10
+)
+
+// checkEndpoint is the advice for answers that the Hub does not send.
+const checkEndpoint = "check that HF_ENDPOINT is the address of a Hub, and that no proxy or login page answers instead of it"
+
+// printable returns text of a server for an error: at most 200 bytes, without control characters
+// and without characters that change the direction of text.
+func printable(text string) string {
+	if len(text) > 200 {
+		text = strings.ToValidUTF8(text[:200], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
 
 // unreachable is a temporary error: a network error or a problem of the server. A new attempt may
 // succeed, which is not so for other errors.
@@ -20,30 +58,31 @@ type unreachable struct{ error }
 // Unwrap returns the cause.
 func (e *unreachable) Unwrap() error { return e.error }
 
-// attempts is the number of consecutive attempts without a new byte after which retry returns the
-// error.
-const attempts = 5
+// temporary reports whether err is an unreachable error.
+func temporary(err error) bool {
+	_, ok := errors.AsType[*unreachable](err)
+	return ok
+}
 
 // retry calls f again, after pauses that double, as long as f returns a temporary error. f reports
-// whether it received new bytes, which resets the count of attempts. If ctx ends, retry returns an
-// interruptedError.
+// whether it made progress, which resets the count of attempts and the pause. If ctx ends, retry
+// returns an interruptedError.
 func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) error {
-	wait := c.backoff
-	if wait == 0 {
-		wait = 500 * time.Millisecond
-	}
-	pause := wait
-	for failed := 1; ; failed++ {
+	wait := cmp.Or(c.backoff, 500*time.Millisecond)
+	pause, failed := wait, 0
+	for n := 1; ; n++ {
 		more, err := f()
-		var passing *unreachable
-		if err == nil || !errors.As(err, &passing) || ctx.Err() != nil {
+		if !temporary(err) {
 			return err
 		}
-		if more {
+		if ctx.Err() != nil {
+			return interrupted(ctx)
+		}
+		if failed++; more {
 			failed, pause = 1, wait
 		}
-		if failed == attempts {
-			return err
+		if failed == attempts || n == maxAttempts {
+			return fmt.Errorf("%w; tried %d times", err, n)
 		}
 		select {
 		case <-ctx.Done():
@@ -57,44 +96,38 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 // interruptedError reports that the context of the caller ended. Its message is for users, who do
 // not know the messages of package context.
 type interruptedError struct {
-	cause error // context.Canceled or context.DeadlineExceeded
+	work  string // the work that stopped
+	cause error  // context.Canceled or context.DeadlineExceeded
 }
 
-// interrupted returns the error for ctx, which has ended.
-func interrupted(ctx context.Context) error { return &interruptedError{ctx.Err()} }
+// interrupted returns the error of a download for ctx, which has ended.
+func interrupted(ctx context.Context) error { return &interruptedError{"download", ctx.Err()} }
 
-// Error says that the download stopped early.
+// Error says that the work stopped early.
 func (e *interruptedError) Error() string {
 	if errors.Is(e.cause, context.DeadlineExceeded) {
-		return "the time limit ended before the download was complete"
+		return "the time limit ended before the " + e.work + " was complete"
 	}
-	return "stopped before the download was complete"
+	return "stopped before the " + e.work + " was complete"
 }
 
 // Unwrap returns the error of the context.
 func (e *interruptedError) Unwrap() error { return e.cause }
 
-// get sends a request to the Hub. The caller closes the body of the response. A read from the body
-// returns an error if no byte arrives within c.stall. get follows redirects, but if follow is
-// false, it returns a redirect with the checksum of the file. A status that reports a failure is an
-// error.
+// get sends a request to the Hub. The caller closes the body of the response. get follows
+// redirects, but if follow is false, it returns a redirect with the checksum of the file. A status
+// that reports a failure is an error. A response that is too slow is a temporary error of get or of
+// a read from the body, with a slowError.
 func (c *Client) get(ctx context.Context, method, address string, header http.Header, follow bool) (*http.Response, error) {
-	w := &watch{caller: ctx}
-	ctx, cancel := context.WithCancelCause(ctx)
-	stall := c.stall
-	if stall == 0 {
-		stall = time.Minute
-	}
-	w.attempt, w.stall = ctx, stall
-	w.timer = time.AfterFunc(stall, func() { cancel(fmt.Errorf("the server sent nothing for %v", stall)) })
-	w.end = func() { w.timer.Stop(); cancel(nil) }
-	request, err := http.NewRequestWithContext(ctx, method, address, nil)
+	attempt, cancel := context.WithCancelCause(ctx)
+	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: cmp.Or(c.window, window), least: cmp.Or(c.least, least)}
+	request, err := http.NewRequestWithContext(attempt, method, address, nil)
 	if err == nil && request.URL.Host == "" {
 		err = fmt.Errorf("%.60q does not begin with http:// or https:// and a host", c.Endpoint)
 	}
 	if err != nil {
 		w.end()
-		return nil, fmt.Errorf("the address of the Hub, which HF_ENDPOINT sets, is not valid: %w", err)
+		return nil, inputErrorf("the address of the Hub, which HF_ENDPOINT sets, is not valid: %w", err)
 	}
 	if header != nil {
 		request.Header = header
@@ -105,6 +138,7 @@ func (c *Client) get(ctx context.Context, method, address string, header http.He
 	if c.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.Token)
 	}
+	go w.run()
 	response, err := c.client(follow).Do(request)
 	if err != nil {
 		err = w.explain(err)
@@ -114,20 +148,130 @@ func (c *Client) get(ctx context.Context, method, address string, header http.He
 	response.Body = &body{response.Body, w}
 	if code := response.StatusCode; code >= 300 && (code >= 400 || follow) {
 		defer response.Body.Close()
-		return nil, refusal(response)
+		return nil, refusal(response, response.Request.URL.Host == request.URL.Host)
 	}
 	return response, nil
 }
 
-// watch ends a request if no byte arrives within the time stall.
-type watch struct {
-	caller, attempt context.Context // context of the caller, and the one of this request
-	timer           *time.Timer     // cancels attempt
-	stall           time.Duration
-	end             func() // stops the timer and cancels attempt
+// client returns an HTTP client that follows redirects and does not send the token to other hosts.
+// If follow is false, it stops at a redirect with the checksum of the file and returns it as the
+// response.
+func (c *Client) client(follow bool) *http.Client {
+	return &http.Client{Transport: c.transport(), CheckRedirect: func(next *http.Request, before []*http.Request) error {
+		if !follow && next.Response.Header.Get("X-Linked-Etag") != "" {
+			return http.ErrUseLastResponse
+		}
+		if len(before) >= maxRedirects {
+			return fmt.Errorf("the server sends more than %d redirects", maxRedirects)
+		}
+		last := before[len(before)-1].URL
+		if last.Scheme == "https" && next.URL.Scheme != "https" {
+			return fmt.Errorf("%s redirects from https to %s, which is not encrypted", last.Host, next.URL.Scheme)
+		}
+		// net/http sends the token to subdomains too, such as the stores of the Hub. Their
+		// addresses are signed, and they reject requests with a token.
+		if next.URL.Host != before[0].URL.Host || next.URL.Scheme != before[0].URL.Scheme {
+			next.Header.Del("Authorization")
+		}
+		next.Header.Del("Referer") // it would tell the next host the signed address
+		return nil
+	}}
 }
 
-// body is the body of a response. Each read restarts the timer of watch.
+// transport returns a transport with a new connection for each request. net/http writes to the log,
+// which is standard error, if a server sends something on a connection that waits for a request.
+// Such a connection does not exist here: none is kept after its request, and a new one does not
+// read before the request.
+func (c *Client) transport() *http.Transport {
+	var dialer net.Dialer
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DisableKeepAlives:      true,
+		MaxResponseHeaderBytes: maxHeaders,
+		TLSClientConfig:        c.tls,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return quietly(dialer.DialContext(ctx, network, address))
+		},
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return quietly((&tls.Dialer{NetDialer: &dialer, Config: c.tls}).DialContext(ctx, network, address))
+		},
+	}
+}
+
+// quietConn is a connection whose first read waits for the first write.
+type quietConn struct {
+	net.Conn
+	wrote func() // ends the wait
+	wait  <-chan struct{}
+}
+
+// quietly returns conn as a quietConn.
+func quietly(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	wait := make(chan struct{})
+	return &quietConn{conn, sync.OnceFunc(func() { close(wait) }), wait}, nil
+}
+
+// Read reads after the first write.
+func (q *quietConn) Read(p []byte) (int, error) {
+	<-q.wait
+	return q.Conn.Read(p)
+}
+
+// Write writes p, and allows reads.
+func (q *quietConn) Write(p []byte) (int, error) {
+	q.wrote()
+	return q.Conn.Write(p)
+}
+
+// Close closes the connection, which ends reads.
+func (q *quietConn) Close() error {
+	q.wrote()
+	return q.Conn.Close()
+}
+
+// watch ends a request if too few bytes arrive.
+type watch struct {
+	caller, attempt context.Context // context of the caller, and the one of this request
+	cancel          context.CancelCauseFunc
+	window          time.Duration
+	least           int64
+	received        atomic.Int64 // bytes of the body in this window
+}
+
+// slowError reports that a server sent too few bytes.
+type slowError struct {
+	received, least int64
+	window          time.Duration
+}
+
+// Error names the bytes and the limit.
+func (e *slowError) Error() string {
+	return fmt.Sprintf("the server sent %d bytes within %v; expected at least %d", e.received, e.window, e.least)
+}
+
+// run compares each window with the limit until the request ends.
+func (w *watch) run() {
+	tick := time.NewTicker(w.window)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.attempt.Done():
+			return
+		case <-tick.C:
+			if n := w.received.Swap(0); n < w.least {
+				w.cancel(&slowError{n, w.least, w.window})
+			}
+		}
+	}
+}
+
+// end ends the request.
+func (w *watch) end() { w.cancel(nil) }
+
+// body is the body of a response, whose bytes watch counts.
 type body struct {
 	io.ReadCloser
 	*watch
@@ -136,7 +280,7 @@ type body struct {
 // Read reads the next bytes into p.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.timer.Reset(b.stall)
+	b.received.Add(int64(n))
 	if err != nil && err != io.EOF {
 		err = b.explain(err)
 	}
@@ -150,21 +294,33 @@ func (b *body) Close() error {
 	return err
 }
 
+// answerError is an error of net/http, which may contain text of the server.
+type answerError struct{ error }
+
+// Error returns the text of the error without the characters that printable removes.
+func (e *answerError) Error() string { return printable(e.error.Error()) }
+
+// Unwrap returns the cause.
+func (e *answerError) Unwrap() error { return e.error }
+
 // explain returns the error to report for err, an error of net/http. It removes the address,
-// because the address of a store is long and contains a signature. If the context of the caller has
-// ended, it returns an interruptedError.
+// because the address of a store is long and contains a signature. Only a network error is
+// temporary. A server that breaks the rules of HTTP has answered, and would do so again. If the
+// context of the caller has ended, explain returns an interruptedError.
 func (w *watch) explain(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
 	if w.caller.Err() != nil {
 		return interrupted(w.caller)
 	}
-	if stalled := context.Cause(w.attempt); stalled != nil {
-		err = stalled
+	if slow, ok := errors.AsType[*slowError](context.Cause(w.attempt)); ok {
+		return &unreachable{slow}
 	}
-	return &unreachable{err}
+	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &unreachable{&answerError{err}}
+	}
+	return fmt.Errorf("%w; %s", &answerError{err}, checkEndpoint)
 }
 
 // statusError is a response of the Hub with an error status. A new attempt would receive the same
@@ -178,24 +334,20 @@ type statusError struct {
 func (e *statusError) Error() string { return e.problem }
 
 // refusal returns the error for a response with an error status. It also reads the headers
-// X-Error-Code and X-Error-Message of the Hub.
-func refusal(r *http.Response) error {
-	code, host := r.StatusCode, r.Request.URL.Host
-	said := ""
+// X-Error-Code and X-Error-Message of the Hub. fromHub reports whether the Hub sent the response,
+// not a store to which it redirects.
+func refusal(r *http.Response, fromHub bool) error {
+	code, answers := r.StatusCode, printable(r.Request.URL.Host)+" answers "+printable(r.Status)
 	if text := r.Header.Get("X-Error-Message"); text != "" {
-		text = strings.Map(func(r rune) rune {
-			if !unicode.IsPrint(r) {
-				return ' '
-			}
-			return r
-		}, text)
-		said = fmt.Sprintf(" (%.300s)", text)
+		answers += " (" + printable(text) + ")"
 	}
 	const token = "set HF_TOKEN to the token of an account that may read the repository, or run 'hf auth login'"
 	problem := ""
 	switch kind := r.Header.Get("X-Error-Code"); {
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
-		return &unreachable{fmt.Errorf("%s answers %s%s", host, r.Status, said)}
+		return &unreachable{errors.New(answers)}
+	case !fromHub:
+		problem = "the store of the Hub rejected the request; try again later"
 	case kind == "GatedRepo" || code == http.StatusForbidden:
 		problem = "access is denied; if the repository is gated, accept its licence on its web page; " + token
 	case code == http.StatusUnauthorized:
@@ -207,21 +359,26 @@ func refusal(r *http.Response) error {
 	case code == http.StatusNotFound:
 		problem = "there is no such repository, revision or file; check the name"
 	default:
-		problem = "the server rejected the request"
+		problem = "the server rejected the request; " + checkEndpoint
 	}
-	return &statusError{code, fmt.Sprintf("%s answers %s%s: %s", host, r.Status, said, problem)}
+	err := &statusError{code, answers + ": " + problem}
+	if fromHub && (code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusNotFound) {
+		return &InputError{err}
+	}
+	return err
 }
 
 // repoInfo describes a revision of a repository.
 type repoInfo struct {
 	commit string
-	files  []string // paths in the repository
+	// path in the repository: size in bytes, -1 if the Hub does not state it
+	files map[string]int64
 }
 
 // info asks the Hub for the commit and the files of a revision. If patient is true, it retries
 // while the Hub cannot be reached.
 func (c *Client) info(ctx context.Context, r Reference, patient bool) (*repoInfo, error) {
-	address := fmt.Sprintf("%s/api/models/%s/revision/%s", c.Endpoint, r.Repo, url.PathEscape(r.Revision))
+	address := fmt.Sprintf("%s/api/models/%s/revision/%s?blobs=true", c.Endpoint, r.Repo, url.PathEscape(r.Revision))
 	var info *repoInfo
 	ask := func() (_ bool, err error) {
 		info, err = c.askInfo(ctx, address)
@@ -242,24 +399,32 @@ func (c *Client) askInfo(ctx context.Context, address string) (*repoInfo, error)
 		return nil, err
 	}
 	defer response.Body.Close()
-	// 64 MiB. The response for a repository with thousands of files is far smaller.
-	const most = 64 << 20
-	data, err := io.ReadAll(io.LimitReader(response.Body, most+1))
-	if err != nil {
-		return nil, err
+	host := printable(response.Request.URL.Host)
+	var data []byte
+	if response.ContentLength <= maxText {
+		if data, err = io.ReadAll(io.LimitReader(response.Body, maxText+1)); err != nil {
+			return nil, err
+		}
+	}
+	if response.ContentLength > maxText || len(data) > maxText {
+		return nil, fmt.Errorf("the response of %s has more than %d bytes; %s", host, maxText, checkEndpoint)
 	}
 	var doc struct {
 		SHA      string `json:"sha"`
 		Siblings []struct {
 			Name string `json:"rfilename"`
+			Size *int64 `json:"size"`
 		} `json:"siblings"`
 	}
-	if err := json.Unmarshal(data, &doc); err != nil || !IsCommit(doc.SHA) || len(data) > most {
-		return nil, fmt.Errorf("the response of %s does not describe a repository (it is %s and begins with %.60q); check that HF_ENDPOINT is the address of a Hub, and that no proxy or login page answers instead of it", response.Request.URL.Host, response.Header.Get("Content-Type"), data[:min(len(data), 60)])
+	if err := json.Unmarshal(data, &doc); err != nil || !IsCommit(doc.SHA) {
+		return nil, fmt.Errorf("the response of %s does not describe a repository (it is %.60q and begins with %.60q); %s", host, response.Header.Get("Content-Type"), data[:min(len(data), 60)], checkEndpoint)
 	}
-	info := &repoInfo{commit: doc.SHA}
+	info := &repoInfo{doc.SHA, map[string]int64{}}
 	for _, s := range doc.Siblings {
-		info.files = append(info.files, s.Name)
+		info.files[s.Name] = -1
+		if s.Size != nil {
+			info.files[s.Name] = *s.Size
+		}
 	}
 	return info, nil
 }
