@@ -17,19 +17,25 @@ import (
 )
 
 func inspectCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	o := a.newOptions()
+	cmd := &cobra.Command{
 		Use: "inspect {PATH | hf:OWNER/NAME}", Short: "Describe a file or a run folder",
 		Long: `Prints the kind and the contents of a file or folder: a checkpoint, scores, a plan, a selection
 that the authors of the paper published, a delta, a training state, a run folder or one of its
 files. The command recognises a file by its content, not by its name. Tensors with the same
 name and shape in several blocks of a checkpoint share one line; --json lists every tensor. A
-model of the Hugging Face Hub is downloaded first.`,
+model of the Hugging Face Hub is downloaded first; --verify compares its files in the cache
+with the checksums that the Hub stated.`,
 		Example: `  spt inspect vit_tiny.safetensors
-  spt inspect runs/clothing-spt-lora --json`,
+  spt inspect runs/clothing-spt-lora --json
+  spt inspect --verify hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k`,
 		Args: arguments(1, 1, "one path"),
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			p := a.reporter()
 			defer p.close()
+			if o.verify {
+				return a.verifyDownload(ctx, args[0], p)
+			}
 			in, err := inspect.Open(ctx, args[0], p.event)
 			p.close()
 			if err != nil {
@@ -68,6 +74,34 @@ model of the Hugging Face Hub is downloaded first.`,
 			return a.write(f.String())
 		}),
 	}
+	addFlags(cmd, o)
+	return cmd
+}
+
+// verifyDownload compares the files of a model of the Hub in the cache with their checksums.
+func (a *app) verifyDownload(ctx context.Context, model string, p *reporter) error {
+	c := run.ModelConfig{Path: model}
+	path, origin, err := c.File(ctx, p.event)
+	p.close()
+	if err != nil {
+		return err
+	}
+	if origin == "" {
+		return refuse("--verify needs a model of the Hugging Face Hub, such as hf:OWNER/NAME; %s is a file", model)
+	}
+	verified, files, err := c.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(struct {
+			Path     string `json:"path"`
+			Origin   string `json:"origin"`
+			Verified int    `json:"verified"`
+			Files    int    `json:"files"`
+		}{path, origin, verified, files})
+	}
+	return a.write(facts{{"model", origin}, {"verified", fmt.Sprintf("%d of %s have the checksum of the Hub", verified, plural(files, "file"))}}.String())
 }
 
 func checkpointFacts(f *facts, c *inspect.Checkpoint) {

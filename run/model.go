@@ -112,6 +112,35 @@ func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, ori
 	return s.Path, r.String(), nil
 }
 
+// Verify reads the files of a backbone from the Hugging Face Hub in the cache and compares them
+// with the checksums that the Hub stated. It does not use the network. File or Open must have set
+// c.Commit. A damaged file is an [*InputError]. verified is the number of files that have their
+// checksum, and files the number of all files.
+func (c ModelConfig) Verify(ctx context.Context) (verified, files int, err error) {
+	r, err := hub.Parse(c.Path)
+	if err != nil {
+		return 0, 0, &OptionError{Option: "model", Err: err}
+	}
+	client, err := hub.New()
+	if err != nil {
+		return 0, 0, err
+	}
+	checks, err := client.Verify(ctx, r.Repo, c.Commit)
+	var damaged []error
+	for _, check := range checks {
+		switch {
+		case check.Err != nil:
+			damaged = append(damaged, check.Err)
+		case check.Sum != "":
+			verified++
+		}
+	}
+	if damaged != nil {
+		err = &InputError{Err: fmt.Errorf("verifying %s: %w", c.Path, errors.Join(damaged...))}
+	}
+	return verified, len(checks), err
+}
+
 // Open loads the backbone, and downloads it first if it is on the Hugging Face Hub. With numClasses
 // above 0 the backbone gets a new head for that many classes; with 0 it keeps the head of the
 // checkpoint. The returned report lists the tensors of the checkpoint that were used, missing and
