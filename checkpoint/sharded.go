@@ -15,6 +15,9 @@ import (
 // The largest published models have about two hundred shards.
 const maxShards = 1000
 
+// maxIndex limits the size of an index in bytes. The largest published ones have about 10 MB.
+const maxIndex = 32 << 20
+
 // index holds the content of a file *.index.json, which is {"metadata": {"total_size": N},
 // "weight_map": {TENSOR: FILE}}.
 type index struct {
@@ -24,8 +27,8 @@ type index struct {
 
 // readIndex reads the index of size bytes in r.
 func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
-	if size > maxHeader {
-		return ix, &FormatError{File: name, Err: fmt.Errorf("the file begins as JSON, so it may be the index of a sharded checkpoint, but it has %d bytes; expected at most %d", size, maxHeader)}
+	if size > maxIndex {
+		return ix, &FormatError{File: name, Err: fmt.Errorf("the file begins as JSON, so it may be the index of a sharded checkpoint, but it has %d bytes; expected at most %d", size, maxIndex)}
 	}
 	raw := make([]byte, size)
 	if err := readAt(r, raw, 0); err != nil {

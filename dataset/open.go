@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -189,14 +190,45 @@ func (g *contents) expectClasses(n int) error {
 	return nil
 }
 
+// maxList and maxClassNames limit the sizes of a list or table and of classes.txt, in bytes. A list
+// of the 14 million images of ImageNet-21k has about 600 MB, and its class names 0.5 MB.
+const (
+	maxList       = 1 << 30
+	maxClassNames = 16 << 20
+)
+
 // readText returns the contents of a text file without the byte-order mark of UTF-8. It returns an
-// error for a file in UTF-16.
-func readText(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+// error for a file in UTF-16, and for one of more than limit bytes.
+func readText(path string, limit int64) ([]byte, error) {
+	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return withoutMark(path, text)
+	defer f.Close()
+	var text bytes.Buffer
+	if info, err := f.Stat(); err == nil {
+		text.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // ReadFrom need not grow the buffer
+	}
+	if _, err := text.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(text.Len()) > limit {
+		return nil, fmt.Errorf("%s has more than the limit of %d bytes: check that it is the right file", path, limit)
+	}
+	return withoutMark(path, text.Bytes())
+}
+
+// openFile opens a regular file. It refuses any other kind of file without opening it, because
+// opening a pipe waits for its writer.
+func openFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file (mode %s): remove it or replace it with a file", path, info.Mode())
+	}
+	return os.Open(path)
 }
 
 // withoutMark returns the text of a file without the byte-order mark of UTF-8. It returns an error

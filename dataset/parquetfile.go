@@ -115,10 +115,7 @@ func openParquet(path, name string, minBytes float64) (*parquetFile, error) {
 // reading opens the file and calls do. Errors name the file and what, which describes what do
 // reads.
 func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
-	if info, err := os.Stat(p.path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file (mode %s)", p.name, info.Mode())
-	}
-	f, err := os.Open(p.path)
+	f, err := openFile(p.path)
 	if err != nil {
 		return err
 	}

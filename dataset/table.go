@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -199,13 +198,10 @@ func namesSplits(rows []labelled) bool {
 // readTable reads the rows of one table. want is the form of the labels of the first table.
 func readTable(ctx context.Context, src source, t table, want labelForm) (*tableData, error) {
 	name := relative(src.root, t.path)
-	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (mode %s)", name, info.Mode())
-	}
 	if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
 		return readMetadataParquet(ctx, t.path, name, src.OpenOptions, want)
 	}
-	text, err := readText(t.path)
+	text, err := readText(t.path, maxList)
 	if err != nil {
 		return nil, err
 	}

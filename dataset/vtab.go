@@ -49,7 +49,7 @@ func readVTAB(_ context.Context, src source) (g contents, err error) {
 // samples. The lists of the validation and the test split need not exist.
 func (g *contents) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
 	for split, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
-		text, err := readText(filepath.Join(folder, names[split]))
+		text, err := readText(filepath.Join(folder, names[split]), maxList)
 		if split > 0 && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -136,7 +136,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 // readClassNames reads classes.txt, which has one class name on each line. It returns nil if there
 // is no such file.
 func readClassNames(root string) ([]string, error) {
-	text, err := readText(filepath.Join(root, "classes.txt"))
+	text, err := readText(filepath.Join(root, "classes.txt"), maxClassNames)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

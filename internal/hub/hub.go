@@ -305,11 +305,17 @@ func missingWeights(r Reference, files []string) error {
 	return fmt.Errorf("the repository has none of the usual files of weights (%s), but it has %s; name one of these, as in %s", strings.Join(weightFiles, ", "), strings.Join(found, ", "), Reference{r.Repo, r.Revision, "FILE"})
 }
 
+// maxIndex limits the size of an index of shards in bytes, as package checkpoint does.
+const maxIndex = 32 << 20
+
 // shardsOf returns the names of the shards, if weights is an index. local is the path of weights in
 // the cache.
 func shardsOf(local, weights string) ([]string, error) {
 	if !strings.HasSuffix(weights, indexSuffix) {
 		return nil, nil
+	}
+	if stat, err := os.Stat(local); err == nil && (!stat.Mode().IsRegular() || stat.Size() > maxIndex) {
+		return nil, fmt.Errorf("the index of the shards %s has %d bytes and the mode %v; expected a regular file of at most %d bytes; choose another repository", local, stat.Size(), stat.Mode(), maxIndex)
 	}
 	data, err := os.ReadFile(local)
 	if err != nil {
