@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,15 +42,10 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 		case "metadata":
 			ix.metadata = map[string]string{}
 			return p.object("", func(key string) error {
-				var text json.RawMessage
-				if err := p.dec.Decode(&text); err != nil {
-					return p.fail("", "the index is not valid JSON: %w", err)
+				text := p.value()
+				if ix.metadata[key] = string(text); text[0] == '"' {
+					ix.metadata[key] = unquoted(text)
 				}
-				s := string(text)
-				if json.Unmarshal(text, &s) != nil {
-					s = string(text)
-				}
-				ix.metadata[key] = s
 				return nil
 			})
 		case "weight_map":
@@ -65,10 +59,7 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 				return err
 			})
 		}
-		var skip json.RawMessage
-		if err := p.dec.Decode(&skip); err != nil {
-			return p.fail("", "the index is not valid JSON: %w", err)
-		}
+		p.value()
 		return nil
 	})
 	if err == nil && len(ix.file) == 0 {
