@@ -19,8 +19,9 @@ func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
 	if err := refuseFolderOfSets(root, folders); err != nil {
 		return false, err
 	}
+	scanner := newFolderScanner(nil)
 	for _, name := range folders {
-		f, err := scanFolder(ctx, filepath.Join(root, name), nil)
+		f, err := scanner.scan(ctx, filepath.Join(root, name))
 		if err != nil || f.total > 0 {
 			return err == nil, err
 		}
