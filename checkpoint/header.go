@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -65,7 +66,7 @@ type FormatError struct {
 func (e *FormatError) Error() string {
 	cause := e.Err.Error()
 	if len(cause) > 500 {
-		cause = cause[:500] + "…"
+		cause = strings.ToValidUTF8(cause[:500], "") + "…"
 	}
 	if e.wholeFile {
 		return fmt.Sprintf("opening the checkpoint %s: %s", e.File, cause)

@@ -3,7 +3,10 @@ package dataset
 import (
 	"bytes"
 	"compress/zlib"
+	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"hash/crc32"
 	"runtime"
 	"strings"
@@ -159,6 +162,78 @@ func TestDecodeMemory(t *testing.T) {
 		}
 		if limit := 16*c.pixels + 2*len(c.file) + 24<<20; got > limit {
 			t.Errorf("%s: %d bytes were allocated for %d pixels in %d bytes, want at most %d", c.name, got, c.pixels, len(c.file), limit)
+		}
+	}
+}
+
+// TestMessages checks that messages show only a part of long texts, and no characters that change
+// what a terminal shows.
+func TestMessages(t *testing.T) {
+	long := strings.Repeat("x", 20_000_000)
+	strange := "a\x1b[31m\u202ered\nline"
+	for name, files := range map[string]tree{
+		"a path in a CSV":              {"train.csv": "image,label\n../" + long + ",cat\n"},
+		"a label in a CSV":             {"train.csv": "image,label\na.png," + long + "\n"},
+		"a header of a CSV":            {"train.csv": long + ",x\n"},
+		"a path in a VTAB list":        {"train800.txt": "../" + long + " 1\n"},
+		"a line of a VTAB list":        {"train800.txt": long},
+		"a label in a VTAB list":       {"train800.txt": "a " + long + "\n"},
+		"a class":                      {"train800.txt": "a 1\n", "classes.txt": "a" + long[:1<<20] + "\na" + long[:1<<20] + "\n"},
+		"a key in JSON":                {"train.json": `{"../` + long + `": 1}`},
+		"a twice listed key in JSON":   {"train.json": `{"` + long + `": 1, "` + long + `": 2}`},
+		"a value in JSON":              {"train.json": `{"a.png": "` + long + `"}`},
+		"a number in JSON":             {"train.json": `{"a.png": 1` + strings.Repeat("0", len(long)) + `}`},
+		"a text for an object":         {"train.json": `"` + long + `"`},
+		"a key in JSON lines":          {"metadata.jsonl": `{"` + long + `": 1, "` + long + `": 2}`},
+		"a value in JSON lines":        {"metadata.jsonl": `{"file_name": ["` + long + `"], "label": 1}`},
+		"a text in JSON lines":         {"metadata.jsonl": `"` + long + `"`},
+		"a strange image":              {"train.csv": "image,label\n\"" + strange + "\",cat\n"},
+		"a strange image that is gone": {"train800.txt": strange[:strings.Index(strange, "\n")] + " 1\n"},
+		"a strange file":               {"cat/" + strange + ".png": "@gone"},
+		"a strange folder":             {"cat/" + strange + "/x.png": "@gone", "dog/x.png": "@gone"},
+		"a strange class":              {strange + "/x.png": "image"},
+		"a strange empty class":        {"cat/x.png": "image", strange + "/": ""},
+		"a strange loop":               {strange + "/x": "@../" + strange},
+	} {
+		_, err := Open(t.Context(), files.write(t), OpenOptions{ValFraction: -1, TestFraction: -1})
+		if err == nil && name == "a strange class" {
+			continue
+		}
+		text := fmt.Sprint(err)
+		if err == nil || len(text) > 2000 {
+			t.Errorf("%s: a message of %d bytes: %.500s", name, len(text), text)
+		}
+		if bad := strings.ContainsAny(text, "\x1b\u202e"); bad || strings.Count(text, "\n") > 1 || strings.Contains(text, "red\nline") {
+			t.Errorf("%s: the message has characters that are not printable: %q", name, text)
+		}
+	}
+}
+
+// TestCancelledTables checks that reading a long list ends when the context is done.
+func TestCancelledTables(t *testing.T) {
+	for name, text := range map[string]string{
+		"train.csv":      "image,label\n" + strings.Repeat("a.png,cat\n", 2_000_000),
+		"metadata.jsonl": strings.Repeat(`{"file_name": "a.png", "label": 1}`+"\n", 1_000_000),
+		"train.json":     `{"a.png": 1` + strings.Repeat(`, "b.png": 1`, 2_000_000) + `}`,
+		"train800.txt":   strings.Repeat("a.png 1\n", 2_000_000),
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var err error
+		got := allocated(func() {
+			cancel()
+			switch name {
+			case "train.csv":
+				_, err = parseCSV(ctx, name, []byte(text), false, OpenOptions{}, labelForm{})
+			case "metadata.jsonl":
+				_, err = parseJSONLines(ctx, name, []byte(text), OpenOptions{}, labelForm{})
+			case "train.json":
+				_, err = parseJSONList(ctx, name, []byte(text))
+			default:
+				_, err = parseList(ctx, name, []byte(text), 10)
+			}
+		})
+		if !errors.Is(err, context.Canceled) || got > len(text)+1<<20 {
+			t.Errorf("%s: error %v after %d bytes", name, err, got)
 		}
 	}
 }

@@ -109,7 +109,10 @@ func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	}
 	d, err := open(ctx, root, o)
 	if err != nil {
-		return nil, fmt.Errorf("opening data set %s: %w", path, err)
+		return nil, clean(fmt.Errorf("opening data set %s: %w", path, err))
+	}
+	for i, note := range d.Notes {
+		d.Notes[i] = visible(note)
 	}
 	return d, nil
 }
@@ -284,7 +287,7 @@ func (d *Dataset) remove(s split, bad []error) []SkippedImage {
 
 // joinSkipped returns one error for many images, which names the first ten.
 func joinSkipped(images []SkippedImage) error {
-	var all []error
+	var all errorLines
 	for i, m := range images {
 		if i == 10 {
 			all = append(all, fmt.Errorf("and %d more", len(images)-i))
@@ -292,11 +295,14 @@ func joinSkipped(images []SkippedImage) error {
 		}
 		all = append(all, fmt.Errorf("%s: %w", m.Where, m.Err))
 	}
-	return errors.Join(all...)
+	return all
 }
 
 // isURL matches URLs, which tables from the web list in place of paths.
 var isURL = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*://|data:image/)`)
+
+// maxPathBytes limits the path of an image in a list. Linux has the same limit.
+const maxPathBytes = 4096
 
 // localPath returns the clean form of a path from a list. Lists may come from untrusted sources, so
 // it returns an error for a path that leaves the folder of the data set.
@@ -304,12 +310,15 @@ func localPath(p string) (string, error) {
 	if p == "" {
 		return "", errors.New("the image path is empty")
 	}
+	if len(p) > maxPathBytes {
+		return "", fmt.Errorf("the image path %q has %d bytes: the limit is %d", abbreviate(p), len(p), maxPathBytes)
+	}
 	if isURL.MatchString(p) {
 		return "", fmt.Errorf("the image path %q is a URL, and images are not downloaded: download the images and list the paths of the files", abbreviate(p))
 	}
 	clean := path.Clean(p)
 	if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {
-		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", p)
+		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", abbreviate(p))
 	}
 	return clean, nil
 }

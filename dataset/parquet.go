@@ -324,7 +324,7 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 	}
 	integers := label.kind != parquet.ByteArray
 	if !first && integers != r.integers {
-		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, label.path)
+		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, abbreviate(label.path))
 	}
 	r.image, r.label, r.integers, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, r.cache
 	if r.names == nil && integers {
@@ -349,11 +349,11 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 		where := fmt.Sprintf("%s row %d", p.name, i)
 		text, missing := "", error(nil)
 		if v == nil {
-			missing = fmt.Errorf("column %s has no label: remove the row or add a label", label.path)
+			missing = fmt.Errorf("column %s has no label: remove the row or add a label", abbreviate(label.path))
 		} else {
 			text = parquetText(v, label.kind)
 		}
-		if err := checkClassName(where, text, "write column "+label.path+" as UTF-8"); err != nil {
+		if err := checkClassName(where, text, "write column "+abbreviate(label.path)+" as UTF-8"); err != nil {
 			return nil, err
 		}
 		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text, missing}

@@ -187,7 +187,7 @@ func isText(e parquet.SchemaElement) bool {
 
 // index returns the data pages of a column. It reads only the page headers.
 func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parquetPage, err error) {
-	err = p.reading("column "+c.path, func(f *os.File) error {
+	err = p.reading("column "+abbreviate(c.path), func(f *os.File) error {
 		rows := 0
 		for i, g := range p.meta.RowGroups {
 			chunk := g.Columns[c.index]
@@ -311,7 +311,7 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 	}
 	all := make([][]byte, 0, p.rows)
 	known := map[string][]byte{} // one copy of each different label, so that the pages can be freed
-	err = p.reading("column "+c.path, func(f *os.File) error {
+	err = p.reading("column "+abbreviate(c.path), func(f *os.File) error {
 		dictionaries := map[*parquetPage][][]byte{}
 		for _, page := range pages {
 			if err := ctx.Err(); err != nil {
