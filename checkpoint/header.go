@@ -106,6 +106,9 @@ func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParse
 		}
 		return nil, fail(at, "is not valid JSON: %w", err)
 	}
+	if bytes.TrimLeft(raw, " \t\r\n")[0] != '{' {
+		return nil, fail(0, "is not a JSON object")
+	}
 	if at := loneSurrogate(raw); at >= 0 {
 		return nil, fail(at, "has half of a UTF-16 surrogate pair, which is not a character")
 	}
