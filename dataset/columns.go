@@ -272,7 +272,8 @@ func newSplitColumns(header []string) (columns []*splitColumn) {
 		}
 		return cmp.Compare(rank(a), rank(b))
 	})
-	return columns
+	// each column takes memory for each row
+	return columns[:min(len(columns), len(splitColumnNames))]
 }
 
 // required reports whether a cell that is not understood is an error, because the name of the

@@ -303,10 +303,15 @@ func parquetText(v []byte, kind parquet.Type) string {
 // read returns a labelled sample for every row of a file. train reports whether the file is of the
 // training split, whose rows may have a column that states their split.
 func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]labelled, error) {
-	p, err := openParquet(path, relative(r.src.root, path), minImageBytes)
+	p, err := openParquet(path, relative(r.src.root, path), minImageBytes, 1000)
 	if err != nil {
 		return nil, err
 	}
+	return r.rows(ctx, p, train)
+}
+
+// rows is read for an open file.
+func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([]labelled, error) {
 	columns, err := p.columns()
 	if err != nil {
 		return nil, err
@@ -344,6 +349,7 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 			return nil, err
 		}
 	}
+	p.meta = parquet.FileMetaData{} // all that is needed of it is in p
 	rows := make([]labelled, len(values))
 	for i, v := range values {
 		where := fmt.Sprintf("%s row %d", p.name, i)
@@ -482,7 +488,7 @@ func distinctNames(names []string, where string) error {
 // readMetadataParquet reads a parquet file that lists the paths and the labels of images, as
 // parseCSV reads a text.
 func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, want labelForm) (*tableData, error) {
-	p, err := openParquet(path, name, minPathBytes)
+	p, err := openParquet(path, name, minPathBytes, 100_000)
 	if err != nil {
 		return nil, err
 	}
@@ -513,6 +519,9 @@ func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, 
 	}
 	for _, c := range b.splits {
 		needed = append(needed, c.index)
+	}
+	if limit := 1<<22 + 16*p.size; int64(len(needed))*int64(p.rows) > limit {
+		return nil, fmt.Errorf("%s: %d columns with %d rows have more than the limit of %d cells for a file of %d bytes: name the label column", name, len(needed), p.rows, limit, p.size)
 	}
 	cells := make(map[int][][]byte)
 	for _, i := range needed {
