@@ -352,6 +352,9 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 	p.meta = parquet.FileMetaData{} // all that is needed of it is in p
 	rows := make([]labelled, len(values))
 	for i, v := range values {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		where := fmt.Sprintf("%s row %d", p.name, i)
 		text, missing := "", error(nil)
 		if v == nil {
@@ -530,6 +533,9 @@ func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, 
 		}
 	}
 	for i := range p.rows {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		err := b.add(fmt.Sprintf("%s row %d", name, i), func(column int) (string, error) {
 			v := cells[column][i]
 			if v == nil {
