@@ -29,7 +29,7 @@ docs: ## write docs/cli.md again from the commands
 
 fuzz: ## run every fuzz target for FUZZTIME=20s
 	@set -e; for target in $$(grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*_test.go:func |:|'); do \
-	echo "== $$target"; go test "$${target%%:*}" -run '^$$' -fuzz "^$${target##*:}\$$" -fuzztime $(FUZZTIME); done
+	echo "== $$target"; go test "$${target%%:*}" -run '^$$' -fuzz "^$${target##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x; done
 
 ci: ## run everything that must hold before a change lands
 	.ci/run

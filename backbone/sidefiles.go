@@ -197,16 +197,9 @@ type object struct {
 // used, which open notes.
 func (s *sideFiles) open(path string) (o object, ok bool) {
 	o = object{file: filepath.Base(path), side: s}
-	stat, err := os.Stat(path)
+	data, err := readSideFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, false
-	}
-	if err == nil && !stat.Mode().IsRegular() {
-		err = errors.New("found no regular file")
-	}
-	var data []byte
-	if err == nil {
-		data, err = readSideFile(path)
 	}
 	if err == nil {
 		if len(bytes.TrimSpace(data)) == 0 {
@@ -227,6 +220,13 @@ func (s *sideFiles) open(path string) (o object, ok bool) {
 // readSideFile reads a JSON file of at most maxSideFile bytes. It removes a byte order mark, and
 // quotes the numbers of Python that JSON does not have.
 func readSideFile(path string) ([]byte, error) {
+	stat, err := os.Stat(path) // before os.Open, which would wait for the writer of a pipe
+	if err != nil {
+		return nil, err
+	}
+	if !stat.Mode().IsRegular() {
+		return nil, errors.New("found no regular file")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -124,6 +124,7 @@ func readSafetensors(r io.ReaderAt, size int64, name string) (contents, error) {
 		return contents{}, err
 	}
 	c := contents{format: "safetensors", metadata: metadata}
+	c.tensors = make([]stored, 0, len(list))
 	for _, t := range list {
 		c.tensors = append(c.tensors, stored{t.TensorInfo, name, start + t.begin, func() (io.ReadCloser, error) {
 			return io.NopCloser(io.NewSectionReader(r, start+t.begin, t.end-t.begin)), nil

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -283,7 +284,7 @@ var hostile = []struct {
 	{"minus zero", raw(`{"a":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}`, 0), "shape holds -0"},
 	{"fraction", raw(`{"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}}`, 1), "shape holds 1.0"},
 	{"exponent", raw(`{"a":{"dtype":"U8","shape":[1e0],"data_offsets":[0,1]}}`, 1), "shape holds 1e0"},
-	{"string number", raw(`{"a":{"dtype":"U8","shape":["1"],"data_offsets":[0,1]}}`, 1), "shape holds 1, expected whole"},
+	{"string number", raw(`{"a":{"dtype":"U8","shape":["1"],"data_offsets":[0,1]}}`, 1), `shape holds "1", expected whole`},
 	{"dimension of 2^64", raw(`{"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}}`, 0), "shape holds 18446744073709551616"},
 	{"product overflows to 0", raw(`{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}}`, 0), "overflows 64 bits"},
 	{"zero after overflow", raw(`{"a":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}}`, 0), "overflows 64 bits"},
@@ -329,6 +330,41 @@ func TestHostileFiles(t *testing.T) {
 				t.Errorf("got %q, want it to contain %q", err, c.want)
 			}
 		})
+	}
+}
+
+// manyTensors returns a safetensors file with n empty tensors.
+func manyTensors(n int) []byte {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,"blocks.%d.attn.qkv.weight":{"dtype":"F32","shape":[0,768],"data_offsets":[0,0]}`, i)
+	}
+	return raw("{"+b.String()[1:]+"}", 0)
+}
+
+// TestManyTensors checks that a header with many tensors takes memory, and so time, in proportion
+// to its size.
+func TestManyTensors(t *testing.T) {
+	for _, n := range []int{1_000, 100_000} {
+		b := manyTensors(n)
+		var f *File
+		var err error
+		if got := allocated(func() { f, err = NewFile(bytes.NewReader(b), int64(len(b)), "many") }); got > uint64(20*len(b)) {
+			t.Errorf("%d tensors: %d bytes were allocated for a file of %d", n, got, len(b))
+		}
+		if err != nil || len(f.tensors) != n {
+			t.Fatalf("%d tensors: %v", n, err)
+		}
+	}
+}
+
+func BenchmarkManyTensors(b *testing.B) {
+	file := manyTensors(100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := NewFile(bytes.NewReader(file), int64(len(file)), "many"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

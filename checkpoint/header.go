@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -65,7 +66,7 @@ type FormatError struct {
 func (e *FormatError) Error() string {
 	cause := e.Err.Error()
 	if len(cause) > 500 {
-		cause = cause[:500] + "…"
+		cause = strings.ToValidUTF8(cause[:500], "") + "…"
 	}
 	if e.wholeFile {
 		return fmt.Sprintf("opening the checkpoint %s: %s", e.File, cause)
@@ -79,17 +80,18 @@ func (e *FormatError) Error() string {
 // Unwrap returns the cause.
 func (e *FormatError) Unwrap() error { return e.Err }
 
-// jsonParser reads JSON token by token and rejects equal keys. json.Unmarshal would keep the last
-// of two equal keys, where another program might keep the first.
+// jsonParser reads valid JSON token by token, in one pass, and rejects equal keys. json.Unmarshal
+// would keep the last of two equal keys, where another program might keep the first.
 type jsonParser struct {
-	dec  *json.Decoder
+	raw  []byte
+	at   int    // index after the token that was read last
 	file string // for errors
 	base int64  // offset of the text in the file, in bytes
-	what string // "header" or "index", for errors
 }
 
 // newJSONParser returns a parser for raw, the text at offset base of a file. It checks that raw is
-// one JSON object that encoding/json reads without a silent correction.
+// one JSON object that encoding/json reads without a silent correction. what is "header" or
+// "index", for errors.
 func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParser, error) {
 	fail := func(at int, format string, args ...any) error {
 		return &FormatError{File: file, Offset: base + int64(at), Err: fmt.Errorf("the "+what+" "+format, args...)}
@@ -97,19 +99,20 @@ func newJSONParser(raw []byte, file string, base int64, what string) (*jsonParse
 	if at := invalidUTF8(raw); at >= 0 {
 		return nil, fail(at, "is not valid UTF-8")
 	}
-	if err := json.Unmarshal(raw, &struct{}{}); err != nil {
-		at := 0
+	if !json.Valid(raw) {
+		err, at := json.Unmarshal(raw, &struct{}{}), 0
 		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 			at = max(int(syntax.Offset)-1, 0)
 		}
 		return nil, fail(at, "is not valid JSON: %w", err)
 	}
+	if bytes.TrimLeft(raw, " \t\r\n")[0] != '{' {
+		return nil, fail(0, "is not a JSON object")
+	}
 	if at := loneSurrogate(raw); at >= 0 {
 		return nil, fail(at, "has half of a UTF-16 surrogate pair, which is not a character")
 	}
-	p := &jsonParser{dec: json.NewDecoder(bytes.NewReader(raw)), file: file, base: base, what: what}
-	p.dec.UseNumber()
-	return p, nil
+	return &jsonParser{raw: raw, file: file, base: base}, nil
 }
 
 // parseHeader checks raw, the JSON header of a safetensors file, against all rules of the format.
@@ -203,27 +206,77 @@ func loneSurrogate(raw []byte) int {
 	return -1
 }
 
-// fail returns a FormatError with the offset of the token that was read last.
+// fail returns a FormatError with the offset after the token that was read last.
 func (p *jsonParser) fail(tensor, format string, args ...any) error {
-	return &FormatError{File: p.file, Offset: p.base + p.dec.InputOffset(), Tensor: tensor, Err: fmt.Errorf(format, args...)}
+	return &FormatError{File: p.file, Offset: p.base + int64(p.at), Tensor: tensor, Err: fmt.Errorf(format, args...)}
 }
 
-// token reads one token: a string, a json.Number, a json.Delim, a bool or nil.
-func (p *jsonParser) token(tensor string) (json.Token, error) {
-	t, err := p.dec.Token()
-	if err != nil {
-		return nil, p.fail(tensor, "the %s is not valid JSON: %w", p.what, err)
+// token returns the next token, as it is in the text: a string in its quotes, another scalar, or
+// one of { } [ ]. It skips spaces, commas and colons.
+func (p *jsonParser) token() []byte {
+	for bytes.IndexByte([]byte(" \t\r\n,:"), p.raw[p.at]) >= 0 {
+		p.at++
 	}
-	return t, nil
+	start := p.at
+	switch p.raw[start] {
+	case '{', '}', '[', ']':
+		p.at++
+	case '"':
+		for p.at++; p.raw[p.at] != '"'; p.at++ {
+			if p.raw[p.at] == '\\' {
+				p.at++
+			}
+		}
+		p.at++
+	default:
+		// a scalar is inside an object
+		for p.at++; bytes.IndexByte([]byte(" \t\r\n,]}"), p.raw[p.at]) < 0; {
+			p.at++
+		}
+	}
+	return p.raw[start:p.at]
+}
+
+// value returns the next value, as it is in the text.
+func (p *jsonParser) value() []byte {
+	first := p.token()
+	start := p.at - len(first)
+	for depth, token := 0, first; ; token = p.token() {
+		switch token[0] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if depth == 0 {
+			return p.raw[start:p.at]
+		}
+	}
+}
+
+// unquoted returns the text of a token that is a string.
+func unquoted(token []byte) (s string) {
+	if bytes.IndexByte(token, '\\') < 0 {
+		return string(token[1 : len(token)-1])
+	}
+	_ = json.Unmarshal(token, &s) // the text is valid JSON
+	return s
+}
+
+// shown returns a token for an error, without characters that a terminal would interpret.
+func shown(token []byte) string {
+	if token[0] == '"' {
+		return fmt.Sprintf("%.100q", unquoted(token))
+	}
+	return fmt.Sprintf("%.100s", token)
 }
 
 // open reads delim, which starts an object or an array. Errors name the value by what.
-func (p *jsonParser) open(tensor, what string, delim json.Delim) error {
-	t, err := p.token(tensor)
-	if err == nil && t != delim {
-		err = p.fail(tensor, "%s is %v, expected '%v'", what, t, delim)
+func (p *jsonParser) open(tensor, what string, delim byte) error {
+	if t := p.token(); t[0] != delim {
+		return p.fail(tensor, "%s is %s, expected '%c'", what, shown(t), delim)
 	}
-	return err
+	return nil
 }
 
 // object reads a whole object. After each key it calls value, which reads the value of the key. Two
@@ -232,30 +285,36 @@ func (p *jsonParser) object(tensor string, value func(key string) error) error {
 	if err := p.open(tensor, "the value", '{'); err != nil {
 		return err
 	}
-	seen := map[string]bool{}
-	for p.dec.More() {
-		t, err := p.token(tensor)
-		if err != nil {
-			return err
+	few := make([]string, 0, 8) // most objects have three keys
+	var all map[string]bool
+	for {
+		t := p.token()
+		if t[0] == '}' {
+			return nil
 		}
-		key, _ := t.(string) // the keys of valid JSON are strings
-		if seen[key] {
-			return p.fail(tensor, "duplicate key %q", key)
+		key := unquoted(t)
+		if all[key] || slices.Contains(few, key) {
+			return p.fail(tensor, "duplicate key %.100q", key)
 		}
-		seen[key] = true
+		if len(few) < cap(few) {
+			few = append(few, key)
+		} else {
+			if all == nil {
+				all = map[string]bool{}
+			}
+			all[key] = true
+		}
 		if err := value(key); err != nil {
 			return err
 		}
 	}
-	_, err := p.token(tensor)
-	return err
 }
 
 // metadata reads the object under metadataKey, whose values must be strings.
 func (p *jsonParser) metadata() (map[string]string, error) {
 	metadata := map[string]string{}
 	err := p.object(metadataKey, func(key string) error {
-		s, err := p.str(metadataKey, "the value of "+strconv.Quote(key))
+		s, err := p.str(metadataKey, fmt.Sprintf("the value of %.100q", key))
 		metadata[key] = s
 		return err
 	})
@@ -264,15 +323,11 @@ func (p *jsonParser) metadata() (map[string]string, error) {
 
 // str reads a string. Errors name the value by what.
 func (p *jsonParser) str(tensor, what string) (string, error) {
-	t, err := p.token(tensor)
-	if err != nil {
-		return "", err
+	t := p.token()
+	if t[0] != '"' {
+		return "", p.fail(tensor, "%s is %s, expected a string", what, shown(t))
 	}
-	s, ok := t.(string)
-	if !ok {
-		return "", p.fail(tensor, "%s is %v, expected a string", what, t)
-	}
-	return s, nil
+	return unquoted(t), nil
 }
 
 // unsigned reads an array of whole numbers from 0 to 2^bitSize-1, written in digits only. Errors
@@ -282,23 +337,20 @@ func (p *jsonParser) unsigned(tensor, what string, bitSize int) ([]uint64, error
 		return nil, err
 	}
 	var numbers []uint64
-	for p.dec.More() {
-		t, err := p.token(tensor)
-		if err != nil {
-			return nil, err
+	for {
+		t := p.token()
+		if t[0] == ']' {
+			return numbers, nil
 		}
-		number, ok := t.(json.Number)
-		if !ok {
-			return nil, p.fail(tensor, "%s holds %v, expected whole numbers", what, t)
+		if t[0] != '-' && (t[0] < '0' || t[0] > '9') {
+			return nil, p.fail(tensor, "%s holds %s, expected whole numbers", what, shown(t))
 		}
-		n, err := strconv.ParseUint(number.String(), 10, bitSize)
+		n, err := strconv.ParseUint(string(t), 10, bitSize)
 		if err != nil {
-			return nil, p.fail(tensor, "%s holds %s, expected whole numbers from 0 to 2^%d-1 without sign, fraction or exponent", what, number, bitSize)
+			return nil, p.fail(tensor, "%s holds %s, expected whole numbers from 0 to 2^%d-1 without sign, fraction or exponent", what, shown(t), bitSize)
 		}
 		numbers = append(numbers, n)
 	}
-	_, err := p.token(tensor)
-	return numbers, err
 }
 
 // tensor reads and checks the entry of the tensor called name. dataSize is the length of the data
@@ -331,7 +383,7 @@ func (p *jsonParser) tensor(name string, dataSize int64) (placed, error) {
 			info.begin, info.end = int64(offsets[0]), int64(offsets[1])
 			return nil
 		}
-		return p.fail(name, "unknown field %q, expected dtype, shape and data_offsets", key)
+		return p.fail(name, "unknown field %.100q, expected dtype, shape and data_offsets", key)
 	})
 	if err != nil {
 		return info, err

@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,9 @@ import (
 // The largest published models have about two hundred shards.
 const maxShards = 1000
 
+// maxIndex limits the size of an index in bytes. The largest published ones have about 10 MB.
+const maxIndex = 32 << 20
+
 // index holds the content of a file *.index.json, which is {"metadata": {"total_size": N},
 // "weight_map": {TENSOR: FILE}}.
 type index struct {
@@ -24,8 +26,8 @@ type index struct {
 
 // readIndex reads the index of size bytes in r.
 func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
-	if size > maxHeader {
-		return ix, &FormatError{File: name, Err: fmt.Errorf("the file begins as JSON, so it may be the index of a sharded checkpoint, but it has %d bytes; expected at most %d", size, maxHeader)}
+	if size > maxIndex {
+		return ix, &FormatError{File: name, Err: fmt.Errorf("the file begins as JSON, so it may be the index of a sharded checkpoint, but it has %d bytes; expected at most %d", size, maxIndex)}
 	}
 	raw := make([]byte, size)
 	if err := readAt(r, raw, 0); err != nil {
@@ -40,15 +42,10 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 		case "metadata":
 			ix.metadata = map[string]string{}
 			return p.object("", func(key string) error {
-				var text json.RawMessage
-				if err := p.dec.Decode(&text); err != nil {
-					return p.fail("", "the index is not valid JSON: %w", err)
+				text := p.value()
+				if ix.metadata[key] = string(text); text[0] == '"' {
+					ix.metadata[key] = unquoted(text)
 				}
-				s := string(text)
-				if json.Unmarshal(text, &s) != nil {
-					s = string(text)
-				}
-				ix.metadata[key] = s
 				return nil
 			})
 		case "weight_map":
@@ -62,10 +59,7 @@ func readIndex(r io.ReaderAt, size int64, name string) (ix index, err error) {
 				return err
 			})
 		}
-		var skip json.RawMessage
-		if err := p.dec.Decode(&skip); err != nil {
-			return p.fail("", "the index is not valid JSON: %w", err)
-		}
+		p.value()
 		return nil
 	})
 	if err == nil && len(ix.file) == 0 {

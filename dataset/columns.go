@@ -117,7 +117,7 @@ func findColumn(header []string, what, want string, known []string) (int, error)
 	for _, n := range header {
 		quoted = append(quoted, fmt.Sprintf("%q", abbreviate(n)))
 	}
-	return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, strings.Join(known, ", "), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
+	return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, abbreviate(strings.Join(known, ", ")), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
 }
 
 // add adds a row. cell returns the text of a column, or an error if the row has no such text.
@@ -213,7 +213,7 @@ func newTableRow(where, image, label string, missing error) (labelled, error) {
 	case err != nil:
 		return labelled{}, fmt.Errorf("%s: %w", where, err)
 	case p == ".":
-		return labelled{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, image)
+		return labelled{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, abbreviate(image))
 	}
 	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
 		return labelled{}, err
@@ -272,7 +272,8 @@ func newSplitColumns(header []string) (columns []*splitColumn) {
 		}
 		return cmp.Compare(rank(a), rank(b))
 	})
-	return columns
+	// each column takes memory for each row
+	return columns[:min(len(columns), len(splitColumnNames))]
 }
 
 // required reports whether a cell that is not understood is an error, because the name of the

@@ -196,7 +196,7 @@ func (d *Dataset) check() error {
 				trained[class] = true
 			case !trained[class] && d.Options.Classes == 0 && len(d.Train) > 0:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
-					sample.Where, class, d.Classes[class], s.name)
+					sample.Where, class, abbreviate(d.Classes[class]), s.name)
 			}
 		}
 	}
@@ -286,5 +286,5 @@ func (d *Dataset) Trainable() error {
 // oneClass returns the error for a data set with a single class. Any model would reach a test
 // accuracy of 100 % on such a data set.
 func oneClass(name string) error {
-	return fmt.Errorf("there is one class, %s: training needs images of at least two classes", name)
+	return fmt.Errorf("there is one class, %s: training needs images of at least two classes", abbreviate(name))
 }

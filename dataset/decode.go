@@ -13,6 +13,9 @@ import (
 // allocated.
 const maxPixels = 178_956_970
 
+// maxEdge limits the width and the height of an image. It bounds the memory of a row of pixels.
+const maxEdge = 1 << 20
+
 // maxEncodedBytes limits the size of an image file. An uncompressed image of maxPixels with 32 bits
 // per pixel fits.
 const maxEncodedBytes = 1 << 30
@@ -73,7 +76,8 @@ var formats = []format{
 // decodeImage applies the orientation that EXIF or XMP states.
 //
 // decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
-// It also returns an error if a decoder panics on a broken file.
+// It allocates at most 16 bytes for each pixel, and a constant. It also returns an error if a
+// decoder panics on a broken file.
 func decodeImage(data []byte) (m *RGB, err error) {
 	f, err := sniff(data)
 	if err != nil {
@@ -93,6 +97,9 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	}
 	if width > maxPixels/height {
 		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, width, height, maxPixels)
+	}
+	if width > maxEdge || height > maxEdge {
+		return nil, fmt.Errorf("%s of %d×%d pixels: width and height must be at most %d pixels", f.name, width, height, maxEdge)
 	}
 	m, err = f.decode(data)
 	if err != nil {

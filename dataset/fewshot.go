@@ -33,7 +33,7 @@ func readFewShot(ctx context.Context, src source) (g contents, err error) {
 	limit := g.labelLimit()
 	names := [3]string{filepath.Base(src.file), "val_meta.list", "test_meta.list"}
 	err = g.readLists(src.root, names, func(name string, text []byte) ([]Sample, error) {
-		return parseList(name, string(text), limit)
+		return parseList(ctx, name, text, limit)
 	})
 	if err != nil {
 		return contents{}, err

@@ -16,7 +16,9 @@ import (
 // readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. It
 // sorts the class ids of train.json and numbers them 0, 1, 2, …
 func readFGVC(ctx context.Context, src source) (g contents, err error) {
-	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, parseJSONList); err != nil {
+	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, func(name string, text []byte) ([]Sample, error) {
+		return parseJSONList(ctx, name, text)
+	}); err != nil {
 		return contents{}, err
 	}
 	var ids []int
@@ -69,7 +71,7 @@ func imageRoot(ctx context.Context, root, list string, samples []Sample) (string
 // The returned paths are clean, relative and local. The targets are the ids of the file.
 // parseJSONList reads the text token by token to find duplicate keys, of which json.Unmarshal would
 // keep the last.
-func parseJSONList(name string, text []byte) ([]Sample, error) {
+func parseJSONList(ctx context.Context, name string, text []byte) ([]Sample, error) {
 	if !utf8.Valid(text) {
 		// The decoder would replace the invalid bytes, and different paths would become equal.
 		for i, line := range bytes.Split(text, []byte("\n")) {
@@ -78,7 +80,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 			}
 		}
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
+	d := json.NewDecoder(contextReader{ctx, bytes.NewReader(text)})
 	d.UseNumber()
 	// line returns the current line of the decoder, for errors that cannot name a key.
 	line := func() int { return 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n")) }
@@ -93,7 +95,7 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		return nil, fail(err)
 	}
 	if token != json.Delim('{') {
-		return nil, fmt.Errorf("%s:%d: found %v, want an object {\"image path\": class id, …}", name, line(), token)
+		return nil, fmt.Errorf("%s:%d: found %.80q, want an object {\"image path\": class id, …}", name, line(), fmt.Sprint(token))
 	}
 	var samples []Sample
 	seen := make(map[string]bool)
@@ -106,6 +108,10 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s:%d: found %v, want an image path", name, line(), token)
 		}
+		p, err := localPath(key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %.80q: %w", name, key, err)
+		}
 		where := fmt.Sprintf("%s: %q", name, key)
 		if seen[key] {
 			return nil, fmt.Errorf("%s: the key is listed twice (again on line %d): remove one entry", where, line())
@@ -117,18 +123,14 @@ func parseJSONList(name string, text []byte) ([]Sample, error) {
 		}
 		number, ok := value.(json.Number)
 		if !ok {
-			return nil, fmt.Errorf("%s: found %v, want a class id", where, value)
+			return nil, fmt.Errorf("%s: found %.80q, want a class id", where, fmt.Sprint(value))
 		}
 		id, err := strconv.Atoi(number.String())
 		if err != nil {
-			return nil, fmt.Errorf("%s: class id %s is not an integer", where, number)
+			return nil, fmt.Errorf("%s: class id %.80s is not an integer", where, number)
 		}
 		if id < 0 {
 			return nil, fmt.Errorf("%s: class id %d is negative", where, id)
-		}
-		p, err := localPath(key)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
 		}
 		samples = append(samples, Sample{Path: p, Target: Class(id), Where: where})
 	}

@@ -25,24 +25,53 @@ type folder struct {
 	total       int // number of images in the folder and below it
 }
 
-// scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
-// names, which it counts in hidden; nil means no counts.
-func scanFolder(ctx context.Context, path string, hidden map[string]int) (*folder, error) {
-	return scanBelow(ctx, path, nil, hidden)
+// maxFolderDepth limits the number of folders above each other that are read.
+const maxFolderDepth = 100
+
+// maxFolderVisits limits how often one folder is read, because several links can lead to it. With
+// two links to the next folder in each of n folders, the last one could be read 2ⁿ times.
+const maxFolderVisits = 8
+
+// folderScanner reads trees of folders. Together they visit a folder at most maxFolderVisits times.
+type folderScanner struct {
+	hidden map[string]int // counts of hidden and system names; nil means no counts
+	visits map[string]int // by the real path of a folder
 }
 
-// scanBelow is scanFolder for a folder in other folders. ancestors holds their real paths. If the
-// folder is one of them, its link makes a loop.
-func scanBelow(ctx context.Context, path string, ancestors []string, hidden map[string]int) (*folder, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+// newFolderScanner returns a scanner. hidden may be nil.
+func newFolderScanner(hidden map[string]int) *folderScanner {
+	return &folderScanner{hidden, map[string]int{}}
+}
+
+// scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
+// names.
+func scanFolder(ctx context.Context, path string, hidden map[string]int) (*folder, error) {
+	return newFolderScanner(hidden).scan(ctx, path)
+}
+
+// scan is scanFolder for one of several folders.
+func (s *folderScanner) scan(ctx context.Context, path string) (*folder, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, fmt.Errorf("following %s: %w", path, err)
 	}
+	return s.below(ctx, path, real, nil)
+}
+
+// below is scan for a folder in other folders. real is its path without links. ancestors holds the
+// real paths of the folders above. If the folder is one of them, its link makes a loop.
+func (s *folderScanner) below(ctx context.Context, path, real string, ancestors []string) (*folder, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if slices.Contains(ancestors, real) {
 		return nil, fmt.Errorf("folder %s is a link that leads back to %s: remove the link", path, real)
+	}
+	if len(ancestors) == maxFolderDepth {
+		return nil, fmt.Errorf("folder %s lies in %d other folders, the limit: move it up", path, maxFolderDepth)
+	}
+	if s.visits[real]++; s.visits[real] > maxFolderVisits {
+		return nil, fmt.Errorf("folder %s leads to %s, to which %d other paths lead already: remove some of the links", path, real, maxFolderVisits)
 	}
 	ancestors = append(ancestors, real)
 	entries, err := os.ReadDir(path)
@@ -53,8 +82,8 @@ func scanBelow(ctx context.Context, path string, ancestors []string, hidden map[
 	for _, e := range entries {
 		name, full := e.Name(), filepath.Join(path, e.Name())
 		if key := hiddenName(name); key != "" {
-			if hidden != nil {
-				hidden[key]++
+			if s.hidden != nil {
+				s.hidden[key]++
 			}
 			continue
 		}
@@ -64,7 +93,13 @@ func scanBelow(ctx context.Context, path string, ancestors []string, hidden map[
 		}
 		switch {
 		case isFolder:
-			sub, err := scanBelow(ctx, full, ancestors, hidden)
+			in := filepath.Join(real, name)
+			if e.Type()&fs.ModeSymlink != 0 {
+				if in, err = filepath.EvalSymlinks(full); err != nil {
+					return nil, fmt.Errorf("following %s: %w", full, err)
+				}
+			}
+			sub, err := s.below(ctx, full, in, ancestors)
 			if err != nil {
 				return nil, err
 			}

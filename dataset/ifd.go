@@ -124,45 +124,55 @@ func (d *directory) has(tag uint16) bool {
 	return ok
 }
 
-// numbers returns the integers of a tag, or nil if the tag is missing or not an integer. Integers
-// beyond int32 become -1.
-func (d *directory) numbers(tag uint16) []int {
+// numbers is the list of the integers of a tag. It reads them from the file, because a hostile file
+// can have as many of them as it has bytes.
+type numbers struct {
+	order binary.ByteOrder
+	kind  uint16
+	data  []byte
+	size  int // number of integers
+}
+
+// numbers returns the integers of a tag. The list is empty if the tag is missing or not an integer.
+func (d *directory) numbers(tag uint16) numbers {
 	e := d.entries[tag]
-	unit := int(elementSizes[e.kind])
-	var read func([]byte) int64
+	n := numbers{d.order, e.kind, e.data, 0}
 	switch e.kind {
+	case 1, 3, 4, 6, 7, 8, 9, 13, 16:
+		n.size = len(e.data) / int(elementSizes[e.kind])
+	}
+	return n
+}
+
+// at returns integer i. Integers beyond int32 become -1.
+func (n numbers) at(i int) int {
+	var v int64
+	switch n.kind {
 	case 1, 7:
-		read = func(b []byte) int64 { return int64(b[0]) }
+		v = int64(n.data[i])
 	case 3:
-		read = func(b []byte) int64 { return int64(d.order.Uint16(b)) }
+		v = int64(n.order.Uint16(n.data[2*i:]))
 	case 4, 13:
-		read = func(b []byte) int64 { return int64(d.order.Uint32(b)) }
+		v = int64(n.order.Uint32(n.data[4*i:]))
 	case 16:
-		read = func(b []byte) int64 { return int64(d.order.Uint64(b)) }
+		v = int64(n.order.Uint64(n.data[8*i:]))
 	case 6:
-		read = func(b []byte) int64 { return int64(int8(b[0])) }
+		v = int64(int8(n.data[i]))
 	case 8:
-		read = func(b []byte) int64 { return int64(int16(d.order.Uint16(b))) }
+		v = int64(int16(n.order.Uint16(n.data[2*i:])))
 	case 9:
-		read = func(b []byte) int64 { return int64(int32(d.order.Uint32(b))) }
-	default:
-		return nil
+		v = int64(int32(n.order.Uint32(n.data[4*i:])))
 	}
-	out := make([]int, len(e.data)/unit)
-	for i := range out {
-		v := read(e.data[i*unit:])
-		if v < 0 || v > 1<<31-1 {
-			v = -1
-		}
-		out[i] = int(v)
+	if v < 0 || v > 1<<31-1 {
+		return -1
 	}
-	return out
+	return int(v)
 }
 
 // number returns the first integer of a tag, or otherwise if there is none.
 func (d *directory) number(tag uint16, otherwise int) int {
-	if v := d.numbers(tag); len(v) > 0 {
-		return v[0]
+	if v := d.numbers(tag); v.size > 0 {
+		return v.at(0)
 	}
 	return otherwise
 }

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -54,6 +55,42 @@ func TestFindImages(t *testing.T) {
 		if _, err := FindImages(t.Context(), none); err == nil || !strings.Contains(err.Error(), "leads back") {
 			t.Errorf("a loop: error %v", err)
 		}
+	}
+}
+
+// TestManyLinks checks that folders are not visited again and again through links: each of 40
+// folders has two links to the next one, so 2⁴⁰ paths lead to the last. It checks too that a few
+// links to a folder are allowed, and that the depth is limited.
+func TestManyLinks(t *testing.T) {
+	root := tree{"0/a": "@../1", "0/b": "@../1", "1/x.png": "image"}.write(t)
+	if found, err := ImageFiles(t.Context(), root); err != nil || len(found) != 3 {
+		t.Errorf("two links: %d images, error %v, want 3", len(found), err)
+	}
+	doubling := tree{"40/x.png": "image"}
+	for i := range 40 {
+		doubling[fmt.Sprintf("%d/a", i)] = fmt.Sprintf("@../%d", i+1)
+		doubling[fmt.Sprintf("%d/b", i)] = fmt.Sprintf("@../%d", i+1)
+	}
+	root = doubling.write(t)
+	scanner := newFolderScanner(nil)
+	_, err := scanner.scan(t.Context(), filepath.Join(root, "0"))
+	visits := 0
+	for _, n := range scanner.visits {
+		visits += n
+	}
+	if err == nil || !strings.Contains(err.Error(), "8 other paths lead already") || visits > 41*maxFolderVisits {
+		t.Errorf("links to links: %d visits, error %v", visits, err)
+	}
+	if _, err := Open(t.Context(), root, OpenOptions{}); err == nil || !strings.Contains(err.Error(), "8 other paths lead already") {
+		t.Errorf("opening links to links: error %v", err)
+	}
+	deep := tree{strings.Repeat("d/", 90) + "x.png": "image"}.write(t)
+	if found, err := ImageFiles(t.Context(), deep); err != nil || len(found) != 1 {
+		t.Errorf("90 folders: %d images, error %v", len(found), err)
+	}
+	deep = tree{strings.Repeat("d/", 500) + "x.png": "image"}.write(t)
+	if _, err := ImageFiles(t.Context(), deep); err == nil || !strings.Contains(err.Error(), "lies in 100 other folders") {
+		t.Errorf("500 folders: error %v", err)
 	}
 }
 

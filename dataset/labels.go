@@ -176,10 +176,13 @@ func nearIntegers(classes []string) string {
 	return ""
 }
 
-// checkClassName returns an error if a class name is not UTF-8. Results hold the names in JSON,
-// which would change such a name. where and remedy are parts of the error: the place of the name
-// and what the user can do.
+// checkClassName returns an error if a class name is too long or not UTF-8. Results hold the names
+// in JSON, which would change such a name. where and remedy are parts of the error: the place of
+// the name and what the user can do.
 func checkClassName(where, name, remedy string) error {
+	if len(name) > maxLabelBytes {
+		return fmt.Errorf("%s has a label of %d bytes: the limit is %d", where, len(name), maxLabelBytes)
+	}
 	if utf8.ValidString(name) {
 		return nil
 	}

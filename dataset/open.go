@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -108,7 +109,10 @@ func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	}
 	d, err := open(ctx, root, o)
 	if err != nil {
-		return nil, fmt.Errorf("opening data set %s: %w", path, err)
+		return nil, clean(fmt.Errorf("opening data set %s: %w", path, err))
+	}
+	for i, note := range d.Notes {
+		d.Notes[i] = visible(note)
 	}
 	return d, nil
 }
@@ -189,14 +193,45 @@ func (g *contents) expectClasses(n int) error {
 	return nil
 }
 
+// maxList and maxClassNames limit the sizes of a list or table and of classes.txt, in bytes. A list
+// of the 14 million images of ImageNet-21k has about 600 MB, and its class names 0.5 MB.
+const (
+	maxList       = 1 << 30
+	maxClassNames = 16 << 20
+)
+
 // readText returns the contents of a text file without the byte-order mark of UTF-8. It returns an
-// error for a file in UTF-16.
-func readText(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+// error for a file in UTF-16, and for one of more than limit bytes.
+func readText(path string, limit int64) ([]byte, error) {
+	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return withoutMark(path, text)
+	defer f.Close()
+	var text bytes.Buffer
+	if info, err := f.Stat(); err == nil {
+		text.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // ReadFrom need not grow the buffer
+	}
+	if _, err := text.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(text.Len()) > limit {
+		return nil, fmt.Errorf("%s has more than the limit of %d bytes: check that it is the right file", path, limit)
+	}
+	return withoutMark(path, text.Bytes())
+}
+
+// openFile opens a regular file. It refuses any other kind of file without opening it, because
+// opening a pipe waits for its writer.
+func openFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file (mode %s): remove it or replace it with a file", path, info.Mode())
+	}
+	return os.Open(path)
 }
 
 // withoutMark returns the text of a file without the byte-order mark of UTF-8. It returns an error
@@ -252,7 +287,7 @@ func (d *Dataset) remove(s split, bad []error) []SkippedImage {
 
 // joinSkipped returns one error for many images, which names the first ten.
 func joinSkipped(images []SkippedImage) error {
-	var all []error
+	var all errorLines
 	for i, m := range images {
 		if i == 10 {
 			all = append(all, fmt.Errorf("and %d more", len(images)-i))
@@ -260,11 +295,14 @@ func joinSkipped(images []SkippedImage) error {
 		}
 		all = append(all, fmt.Errorf("%s: %w", m.Where, m.Err))
 	}
-	return errors.Join(all...)
+	return all
 }
 
 // isURL matches URLs, which tables from the web list in place of paths.
 var isURL = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*://|data:image/)`)
+
+// maxPathBytes limits the path of an image in a list. Linux has the same limit.
+const maxPathBytes = 4096
 
 // localPath returns the clean form of a path from a list. Lists may come from untrusted sources, so
 // it returns an error for a path that leaves the folder of the data set.
@@ -272,12 +310,15 @@ func localPath(p string) (string, error) {
 	if p == "" {
 		return "", errors.New("the image path is empty")
 	}
+	if len(p) > maxPathBytes {
+		return "", fmt.Errorf("the image path %q has %d bytes: the limit is %d", abbreviate(p), len(p), maxPathBytes)
+	}
 	if isURL.MatchString(p) {
 		return "", fmt.Errorf("the image path %q is a URL, and images are not downloaded: download the images and list the paths of the files", abbreviate(p))
 	}
 	clean := path.Clean(p)
 	if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {
-		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", p)
+		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", abbreviate(p))
 	}
 	return clean, nil
 }

@@ -483,7 +483,7 @@ func FuzzParseList(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		samples, err := parseList("list.txt", text, maxLabel+1)
+		samples, err := parseList(t.Context(), "list.txt", []byte(text), maxLabel+1)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "list.txt") {
 				t.Errorf("the error does not name the list: %v", err)
@@ -496,7 +496,7 @@ func FuzzParseList(f *testing.F) {
 		for _, s := range samples {
 			fmt.Fprintf(&again, "%s %d\n", s.Path, s.stratum())
 		}
-		back, err := parseList("list.txt", again.String(), maxLabel+1)
+		back, err := parseList(t.Context(), "list.txt", []byte(again.String()), maxLabel+1)
 		if err != nil || len(back) != len(samples) {
 			t.Fatalf("%d samples became %d: %v", len(samples), len(back), err)
 		}
@@ -513,7 +513,7 @@ func FuzzParseJSONList(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		samples, err := parseJSONList("train.json", text)
+		samples, err := parseJSONList(t.Context(), "train.json", text)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "train.json") {
 				t.Errorf("the error does not name the list: %v", err)

@@ -5,8 +5,10 @@ import (
 	"compress/zlib"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"io"
 	"regexp"
+	"slices"
 )
 
 // metadata holds the parts of an image file that may state its orientation.
@@ -101,13 +103,26 @@ func jpegMetadata(data []byte) (m metadata) {
 	return m
 }
 
-// maxText limits the size of a compressed text chunk of PNG after decompression, as Pillow does.
+// maxText limits the size of the compressed text of a PNG image after decompression. Pillow has the
+// same limit for each chunk.
 const maxText = 1 << 20
+
+// pngKeys lists the keys of texts that may state an orientation.
+var pngKeys = []string{"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 // pngMetadata reads the EXIF and text chunks of a PNG file. ImageMagick writes EXIF as hexadecimal
 // text under the key "Raw profile type exif".
 func pngMetadata(data []byte) (m metadata) {
 	var raw []byte
+	inflated := 0
+	inflate := func(text []byte) ([]byte, error) {
+		if inflated == maxText {
+			return nil, errors.New("too much text")
+		}
+		text, err := inflateText(text, maxText-inflated)
+		inflated += len(text)
+		return text, err
+	}
 	for c := range pngChunks(data) {
 		body := c.data
 		if c.kind == "eXIf" {
@@ -115,6 +130,9 @@ func pngMetadata(data []byte) (m metadata) {
 			continue
 		}
 		key, text, _ := bytes.Cut(body, []byte{0})
+		if !slices.Contains(pngKeys, string(key)) {
+			continue
+		}
 		var err error
 		switch c.kind {
 		default:
@@ -122,7 +140,7 @@ func pngMetadata(data []byte) (m metadata) {
 		case "tEXt":
 		case "zTXt":
 			if len(text) > 0 {
-				text, err = inflateText(text[1:])
+				text, err = inflate(text[1:])
 			}
 		case "iTXt": // compressed or not, method, language, translated key, text
 			if len(text) < 2 {
@@ -134,7 +152,7 @@ func pngMetadata(data []byte) (m metadata) {
 				continue
 			}
 			if text = parts[2]; compressed {
-				text, err = inflateText(text)
+				text, err = inflate(text)
 			}
 		}
 		if err != nil {
@@ -160,13 +178,13 @@ func pngMetadata(data []byte) (m metadata) {
 	return m
 }
 
-// inflateText decompresses the text of a PNG chunk, which may be cut off.
-func inflateText(data []byte) ([]byte, error) {
+// inflateText decompresses the text of a PNG chunk, which may be cut off, to at most limit bytes.
+func inflateText(data []byte, limit int) ([]byte, error) {
 	r, err := zlib.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
-	text, err := io.ReadAll(io.LimitReader(r, maxText))
+	text, err := io.ReadAll(io.LimitReader(r, int64(limit)))
 	if err == io.ErrUnexpectedEOF {
 		err = nil
 	}

@@ -303,10 +303,15 @@ func parquetText(v []byte, kind parquet.Type) string {
 // read returns a labelled sample for every row of a file. train reports whether the file is of the
 // training split, whose rows may have a column that states their split.
 func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]labelled, error) {
-	p, err := openParquet(path, relative(r.src.root, path), minImageBytes)
+	p, err := openParquet(path, relative(r.src.root, path), minImageBytes, 1000)
 	if err != nil {
 		return nil, err
 	}
+	return r.rows(ctx, p, train)
+}
+
+// rows is read for an open file.
+func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([]labelled, error) {
 	columns, err := p.columns()
 	if err != nil {
 		return nil, err
@@ -324,7 +329,7 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 	}
 	integers := label.kind != parquet.ByteArray
 	if !first && integers != r.integers {
-		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, label.path)
+		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, abbreviate(label.path))
 	}
 	r.image, r.label, r.integers, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, r.cache
 	if r.names == nil && integers {
@@ -344,16 +349,20 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 			return nil, err
 		}
 	}
+	p.meta = parquet.FileMetaData{} // all that is needed of it is in p
 	rows := make([]labelled, len(values))
 	for i, v := range values {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		where := fmt.Sprintf("%s row %d", p.name, i)
 		text, missing := "", error(nil)
 		if v == nil {
-			missing = fmt.Errorf("column %s has no label: remove the row or add a label", label.path)
+			missing = fmt.Errorf("column %s has no label: remove the row or add a label", abbreviate(label.path))
 		} else {
 			text = parquetText(v, label.kind)
 		}
-		if err := checkClassName(where, text, "write column "+label.path+" as UTF-8"); err != nil {
+		if err := checkClassName(where, text, "write column "+abbreviate(label.path)+" as UTF-8"); err != nil {
 			return nil, err
 		}
 		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text, missing}
@@ -482,7 +491,7 @@ func distinctNames(names []string, where string) error {
 // readMetadataParquet reads a parquet file that lists the paths and the labels of images, as
 // parseCSV reads a text.
 func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, want labelForm) (*tableData, error) {
-	p, err := openParquet(path, name, minPathBytes)
+	p, err := openParquet(path, name, minPathBytes, 100_000)
 	if err != nil {
 		return nil, err
 	}
@@ -514,6 +523,9 @@ func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, 
 	for _, c := range b.splits {
 		needed = append(needed, c.index)
 	}
+	if limit := 1<<22 + 16*p.size; int64(len(needed))*int64(p.rows) > limit {
+		return nil, fmt.Errorf("%s: %d columns with %d rows have more than the limit of %d cells for a file of %d bytes: name the label column", name, len(needed), p.rows, limit, p.size)
+	}
 	cells := make(map[int][][]byte)
 	for _, i := range needed {
 		if cells[i], err = p.values(ctx, columns[i]); err != nil {
@@ -521,6 +533,9 @@ func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, 
 		}
 	}
 	for i := range p.rows {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		err := b.add(fmt.Sprintf("%s row %d", name, i), func(column int) (string, error) {
 			v := cells[column][i]
 			if v == nil {

@@ -134,6 +134,11 @@ func deltaLengths(data []byte, n int) ([][]byte, error) {
 	return values, nil
 }
 
+// maxPrefixes limits the bytes of the prefixes of n values in a page of size bytes. Without a
+// limit, each of many values could repeat one long value. Labels and paths may repeat short values.
+// Images share little more than their headers.
+func maxPrefixes(size, n int) int64 { return 8*int64(size) + 256*int64(n) }
+
 // deltaStrings decodes n values in the encoding DELTA_BYTE_ARRAY: the number of bytes that each
 // value shares with the beginning of the value before, and the remaining bytes.
 func deltaStrings(data []byte, n int) ([][]byte, error) {
@@ -145,9 +150,7 @@ func deltaStrings(data []byte, n int) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Without a limit, each of many values could repeat one long value. Labels and paths may repeat
-	// short values. Images share little more than their headers.
-	limit := 8*int64(len(data)) + maxLabelBytes*int64(n)
+	limit := maxPrefixes(len(data), n)
 	var last []byte
 	for i, suffix := range values {
 		prefix := prefixes[i]

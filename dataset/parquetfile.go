@@ -33,12 +33,19 @@ const (
 	// dictionary take less.
 	minImageBytes = 16
 	// minPathBytes is the least size of a path and its label in a file, after compression.
-	minPathBytes = 0.25
+	minPathBytes = 1
+	// maxColumnPath limits the length of the path of a column, because many columns can be in one
+	// group with a long name.
+	maxColumnPath = 1024
+	// minUnpacked is the size in bytes to which the pages of a column may be decompressed together,
+	// in addition to 100 × the size of the file.
+	minUnpacked = 64 << 20
 )
 
 // parquetFile describes a parquet file. Every read opens and closes the file.
 type parquetFile struct {
 	path string
+	open func() (parquetSource, error)
 	name string // name in errors: the path relative to the root of the data set
 	size int64  // bytes
 	meta parquet.FileMetaData
@@ -47,6 +54,12 @@ type parquetFile struct {
 	image parquetColumn
 	pages []*parquetPage // data pages of the image column, in the order of their rows
 	cache *pageCache
+}
+
+// parquetSource is the content of a parquet file.
+type parquetSource interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // parquetRow is the image in one row of a parquet file. Rows are numbered from 0.
@@ -71,16 +84,21 @@ func (c parquetColumn) always() parquetColumn {
 	return c
 }
 
-// openParquet reads the footer of a file. name is the name of the file in errors. The file must
-// have minBytes bytes or more for each row after the first thousand rows.
-func openParquet(path, name string, minBytes float64) (*parquetFile, error) {
-	p := &parquetFile{path: path, name: name}
-	return p, p.reading("", func(f *os.File) error {
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		p.size = info.Size()
+// openParquet reads the footer of a file. name is the name of the file in errors. minBytes and
+// spare are as in readFooter.
+func openParquet(path, name string, minBytes, spare int64) (*parquetFile, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &parquetFile{path: path, name: name, size: info.Size(), open: func() (parquetSource, error) { return openFile(path) }}
+	return p, p.readFooter(minBytes, spare)
+}
+
+// readFooter reads the footer. The file must have minBytes bytes or more for each row after the
+// first spare rows, because a row takes memory.
+func (p *parquetFile) readFooter(minBytes, spare int64) error {
+	return p.reading("", func(f io.ReaderAt) error {
 		if p.size < 12 {
 			return fmt.Errorf("the file has %d bytes, too few for a parquet file", p.size)
 		}
@@ -104,7 +122,7 @@ func openParquet(path, name string, minBytes float64) (*parquetFile, error) {
 		if _, err := readThrift(f, p.size-8-length, length, &p.meta); err != nil {
 			return fmt.Errorf("the footer is broken: %w", err)
 		}
-		if limit := int64(float64(p.size)/minBytes) + 1000; p.meta.NumRows < 0 || p.meta.NumRows > limit {
+		if limit := p.size/minBytes + spare; p.meta.NumRows < 0 || p.meta.NumRows > limit {
 			return fmt.Errorf("the footer claims %d rows, too many for a file of %d bytes: the file is damaged", p.meta.NumRows, p.size)
 		}
 		p.rows = int(p.meta.NumRows)
@@ -114,11 +132,8 @@ func openParquet(path, name string, minBytes float64) (*parquetFile, error) {
 
 // reading opens the file and calls do. Errors name the file and what, which describes what do
 // reads.
-func (p *parquetFile) reading(what string, do func(f *os.File) error) error {
-	if info, err := os.Stat(p.path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file (mode %s)", p.name, info.Mode())
-	}
-	f, err := os.Open(p.path)
+func (p *parquetFile) reading(what string, do func(f io.ReaderAt) error) error {
+	f, err := p.open()
 	if err != nil {
 		return err
 	}
@@ -149,6 +164,9 @@ func (p *parquetFile) columns() ([]parquetColumn, error) {
 		e := p.meta.Schema[at]
 		at++
 		if depth > 0 { // the path does not include the name of the root
+			if len(path)+len(e.Name) > maxColumnPath {
+				return fmt.Errorf("the schema is broken: the column %q has a path of more than %d bytes", abbreviate(path+"."+abbreviate(e.Name)), maxColumnPath)
+			}
 			path = strings.TrimPrefix(path+"."+e.Name, ".")
 			switch e.RepetitionType.V {
 			case parquet.Optional:
@@ -190,8 +208,8 @@ func isText(e parquet.SchemaElement) bool {
 
 // index returns the data pages of a column. It reads only the page headers.
 func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parquetPage, err error) {
-	err = p.reading("column "+c.path, func(f *os.File) error {
-		rows := 0
+	err = p.reading("column "+abbreviate(c.path), func(f io.ReaderAt) error {
+		rows, left := 0, p.size
 		for i, g := range p.meta.RowGroups {
 			chunk := g.Columns[c.index]
 			m := chunk.MetaData
@@ -203,12 +221,27 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 			case g.NumRows < 0 || g.NumRows > int64(p.rows-rows):
 				return fmt.Errorf("row group %d claims %d rows, but the file has %d", i, g.NumRows, p.rows)
 			}
+			if left -= max(m.TotalCompressedSize, 0); left < 0 {
+				return fmt.Errorf("row group %d: the row groups claim more bytes than the file of %d bytes has, so they overlap", i, p.size)
+			}
 			more, err := p.indexChunk(ctx, f, m, rows, int(g.NumRows))
 			if err != nil {
 				return fmt.Errorf("row group %d: %w", i, err)
 			}
 			pages = append(pages, more...)
 			rows += int(g.NumRows)
+		}
+		unpacked := int64(0)
+		var dict *parquetPage
+		for _, page := range pages {
+			unpacked += int64(page.uncompressed)
+			if page.dictionary != dict && page.dictionary != nil {
+				unpacked += int64(page.dictionary.uncompressed)
+			}
+			dict = page.dictionary
+		}
+		if limit := minUnpacked + 100*p.size; unpacked > limit {
+			return fmt.Errorf("the pages claim %d bytes uncompressed: the limit for a file of %d bytes is %d bytes", unpacked, p.size, limit)
 		}
 		if rows != p.rows {
 			return fmt.Errorf("the row groups have %d rows together, but the footer claims %d", rows, p.rows)
@@ -220,7 +253,7 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 
 // indexChunk returns the data pages of a column in one row group. first is the first row of the
 // group in the file, and rows is the number of its rows.
-func (p *parquetFile) indexChunk(ctx context.Context, f *os.File, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
+func (p *parquetFile) indexChunk(ctx context.Context, f io.ReaderAt, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
 	if rows == 0 { // pyarrow writes such a row group for an empty table, without an offset
 		return nil, nil
 	}
@@ -314,19 +347,18 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 	}
 	all := make([][]byte, 0, p.rows)
 	known := map[string][]byte{} // one copy of each different label, so that the pages can be freed
-	err = p.reading("column "+c.path, func(f *os.File) error {
-		dictionaries := map[*parquetPage][][]byte{}
+	err = p.reading("column "+abbreviate(c.path), func(f io.ReaderAt) error {
+		var last *parquetPage // the dictionary that was read last
+		var dictionary [][]byte
 		for _, page := range pages {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			dictionary, ok := dictionaries[page.dictionary]
-			if page.dictionary != nil && !ok {
-				var err error
+			if page.dictionary != nil && page.dictionary != last {
 				if dictionary, err = page.dictionary.values(f, c.always(), nil); err != nil {
 					return err
 				}
-				dictionaries[page.dictionary] = dictionary
+				last = page.dictionary
 			}
 			values, err := page.values(f, c, dictionary)
 			if err != nil {
@@ -358,17 +390,9 @@ func (r parquetRow) encoded() (data []byte, err error) {
 	p, row := r.file, r.row
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
 	page := p.pages[after-1]
-	err = p.reading(fmt.Sprintf("row %d", row), func(f *os.File) error {
+	err = p.reading(fmt.Sprintf("row %d", row), func(f io.ReaderAt) error {
 		if page.encoding == parquet.Plain && page.codec == parquet.Uncompressed {
 			data, err = page.value(f, p.image, row-page.first)
-			return err
-		}
-		if page.encoding == parquet.DeltaByteArray {
-			// The values may take more memory than the page, so the cache does not keep them.
-			values, err := page.values(f, p.image, nil)
-			if err == nil {
-				data = values[row-page.first]
-			}
 			return err
 		}
 		values, err := p.cache.values(page, func() ([][]byte, error) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"os"
 	"sync"
 
 	"github.com/andybalholm/brotli"
@@ -145,7 +144,7 @@ func (p *parquetPage) present(levels []byte, c parquetColumn) ([]bool, error) {
 
 // value reads one value of an uncompressed page of byte arrays. It does not read the other values.
 // The first call finds the locations of all values. row is relative to the page.
-func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error) {
+func (p *parquetPage) value(f io.ReaderAt, c parquetColumn, row int) ([]byte, error) {
 	p.locate.Do(func() { p.located, p.err = p.spans(f, c) })
 	if p.err != nil {
 		return nil, p.err
@@ -160,7 +159,7 @@ func (p *parquetPage) value(f *os.File, c parquetColumn, row int) ([]byte, error
 }
 
 // spans returns the locations of the values. It reads only their lengths.
-func (p *parquetPage) spans(f *os.File, c parquetColumn) ([]span, error) {
+func (p *parquetPage) spans(f io.ReaderAt, c parquetColumn) ([]span, error) {
 	at, end := p.at, p.at+int64(p.compressed)
 	number := func() (int64, error) {
 		var b [4]byte
@@ -306,7 +305,7 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 			out, err = nil, fmt.Errorf("the decoder failed with %q", fmt.Sprint(p))
 		}
 	}()
-	if limit := 64<<20 + 100*len(data); size < 0 || size > limit {
+	if limit := minUnpacked + 100*len(data); size < 0 || size > limit {
 		return nil, fmt.Errorf("%d compressed bytes claim %d bytes uncompressed: the limit is %d bytes", len(data), size, limit)
 	}
 	var r io.Reader
@@ -343,17 +342,27 @@ func decompress(codec parquet.CompressionCodec, data []byte, size int) (out []by
 	default:
 		return nil, fmt.Errorf("compression %v is not supported: write the file again with snappy or zstd", codec)
 	}
-	if out, err = io.ReadAll(io.LimitReader(r, int64(size)+1)); err == nil && len(out) != size {
-		err = fmt.Errorf("the page has %d uncompressed bytes or more, expected %d", len(out), size)
+	out = make([]byte, size)
+	if n, err := io.ReadFull(r, out); err == io.EOF || err == io.ErrUnexpectedEOF {
+		return nil, fmt.Errorf("the page has %d uncompressed bytes, expected %d", n, size)
+	} else if err != nil {
+		return nil, err
 	}
-	return out, err
+	// One more byte shows whether there are more, or whether a checksum is wrong.
+	switch n, err := io.ReadFull(r, make([]byte, 1)); {
+	case n > 0:
+		return nil, fmt.Errorf("the page has more than %d uncompressed bytes", size)
+	case err != io.EOF:
+		return nil, err
+	}
+	return out, nil
 }
 
 // pageCache keeps the values of the pages that were used last. A compressed page holds up to a few
 // hundred images, and the next images to be read are often in the same page.
 type pageCache struct {
 	mu    sync.Mutex
-	bytes int       // uncompressed size of the pages
+	bytes int       // memory of the pages
 	order list.List // of *cachedPage, most recently used first
 	pages map[*parquetPage]*list.Element
 }
@@ -370,6 +379,15 @@ type cachedPage struct {
 	err    error
 }
 
+// memory returns the size in bytes of the values of a page, at most.
+func (p *parquetPage) memory() int {
+	size := p.uncompressed + 24*p.rows
+	if p.encoding == parquet.DeltaByteArray {
+		size += int(maxPrefixes(p.uncompressed, p.rows))
+	}
+	return size
+}
+
 // values returns the values of a page. It calls read if the page is not in the cache.
 func (c *pageCache) values(p *parquetPage, read func() ([][]byte, error)) ([][]byte, error) {
 	c.mu.Lock()
@@ -380,11 +398,11 @@ func (c *pageCache) values(p *parquetPage, read func() ([][]byte, error)) ([][]b
 			c.pages = map[*parquetPage]*list.Element{}
 		}
 		c.pages[p] = e
-		c.bytes += p.uncompressed
+		c.bytes += p.memory()
 		for c.bytes > maxPageCache && c.order.Len() > 1 {
 			last := c.order.Remove(c.order.Back()).(*cachedPage).page
 			delete(c.pages, last)
-			c.bytes -= last.uncompressed
+			c.bytes -= last.memory()
 		}
 	}
 	c.order.MoveToFront(e)

@@ -59,42 +59,47 @@ var (
 	pngChannels = map[int]int{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 )
 
-// readPNG reads the chunks of a PNG file. data are the pieces of the compressed pixels. As Pillow
-// does, it requires right checksums of the chunks before the pixels only, and no end chunk.
-func readPNG(file []byte) (h pngHeader, palette []byte, data [][]byte, err error) {
+// readPNG reads the chunks of a PNG file. It writes the compressed pixels to data, unless data is
+// nil. As Pillow does, it requires right checksums of the chunks before the pixels only, and no end
+// chunk.
+func readPNG(file []byte, data *bytes.Buffer) (h pngHeader, palette []byte, err error) {
+	pixels := false
 	for c := range pngChunks(file) {
 		if c.kind == "IDAT" {
 			if h.channels == 0 {
-				return h, nil, nil, errors.New("the chunk IHDR is missing")
+				return h, nil, errors.New("the chunk IHDR is missing")
 			}
-			data = append(data, c.data)
+			pixels = true
+			if data != nil {
+				data.Write(c.data)
+			}
 			continue
 		}
-		if data != nil {
+		if pixels {
 			break
 		}
 		if !c.whole {
-			return h, nil, nil, io.ErrUnexpectedEOF
+			return h, nil, io.ErrUnexpectedEOF
 		}
 		if !c.valid {
-			return h, nil, nil, fmt.Errorf("the checksum of the chunk %q is wrong", c.kind)
+			return h, nil, fmt.Errorf("the checksum of the chunk %q is wrong", c.kind)
 		}
 		switch c.kind {
 		case "IHDR":
 			if h, err = readPNGHeader(c.data); err != nil {
-				return h, nil, nil, err
+				return h, nil, err
 			}
 		case "PLTE":
 			palette = c.data
 		}
 	}
-	if h.channels == 0 || data == nil {
-		return h, nil, nil, io.ErrUnexpectedEOF
+	if h.channels == 0 || !pixels {
+		return h, nil, io.ErrUnexpectedEOF
 	}
 	if h.colours == 3 && palette == nil {
-		return h, nil, nil, errors.New("the chunk PLTE is missing")
+		return h, nil, errors.New("the chunk PLTE is missing")
 	}
-	return h, palette, data, nil
+	return h, palette, nil
 }
 
 // readPNGHeader reads the data of an IHDR chunk.
@@ -120,7 +125,7 @@ func readPNGHeader(b []byte) (h pngHeader, err error) {
 
 // pngSize returns the size of a PNG image.
 func pngSize(file []byte) (width, height int, err error) {
-	h, _, _, err := readPNG(file)
+	h, _, err := readPNG(file, nil)
 	return h.width, h.height, err
 }
 
@@ -130,18 +135,20 @@ var pngPasses = [7][4]int{{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}
 // decodePNG decodes a PNG file. Alpha is dropped. Further data are ignored. If the compressed data
 // end properly after an earlier row, the other pixels are zero.
 func decodePNG(file []byte) (*RGB, error) {
-	h, palette, data, err := readPNG(file)
+	data := bytes.NewBuffer(make([]byte, 0, len(file)))
+	h, palette, err := readPNG(file, data)
 	if err != nil {
 		return nil, err
 	}
-	z, err := zlib.NewReader(bytes.NewReader(bytes.Join(data, nil)))
+	z, err := zlib.NewReader(bytes.NewReader(data.Bytes()))
 	if err != nil {
 		return nil, err
 	}
 	m := newRGB(h.width, h.height)
 	u := newUnpacker(h.depth, h.channels)
 	u.setPalette(palette, h.colours == 3)
-	for i := range m.Pix { // for pixels that the data do not reach
+	// for pixels that the data do not reach
+	for i := 0; u.first != [3]uint8{} && i < len(m.Pix); i++ {
 		m.Pix[i] = u.first[i%3]
 	}
 	passes := pngPasses[:]

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"unicode/utf8"
@@ -24,12 +23,7 @@ const maxFrontMatter = 2 << 20
 // frontMatterClassNames. readmeClassNames returns nil if there is no such file or the file names no
 // classes.
 func readmeClassNames(root, config, label string) ([]string, error) {
-	path := filepath.Join(root, "README.md")
-	// Opening a pipe would wait for its writer.
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("README.md is not a regular file (mode %v): remove it or replace it with a file", info.Mode())
-	}
-	f, err := os.Open(path)
+	f, err := openFile(filepath.Join(root, "README.md"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -126,8 +126,8 @@ type ImageError struct {
 	Err  error  // cause, whose text names the image
 }
 
-// Error returns the text of the cause.
-func (e *ImageError) Error() string { return e.Err.Error() }
+// Error returns the text of the cause, with escapes for characters that are not printable.
+func (e *ImageError) Error() string { return visible(e.Err.Error()) }
 
 // Unwrap returns the cause.
 func (e *ImageError) Unwrap() error { return e.Err }

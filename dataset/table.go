@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -199,27 +198,24 @@ func namesSplits(rows []labelled) bool {
 // readTable reads the rows of one table. want is the form of the labels of the first table.
 func readTable(ctx context.Context, src source, t table, want labelForm) (*tableData, error) {
 	name := relative(src.root, t.path)
-	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (mode %s)", name, info.Mode())
-	}
 	if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
 		return readMetadataParquet(ctx, t.path, name, src.OpenOptions, want)
 	}
-	text, err := readText(t.path)
+	text, err := readText(t.path, maxList)
 	if err != nil {
 		return nil, err
 	}
 	if strings.EqualFold(filepath.Ext(t.path), ".jsonl") {
-		return parseJSONLines(name, text, src.OpenOptions, want)
+		return parseJSONLines(ctx, name, text, src.OpenOptions, want)
 	}
-	return parseCSV(name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions, want)
+	return parseCSV(ctx, name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions, want)
 }
 
 // parseCSV reads a table whose first row is the header. The separator is a tab if tabs is true.
 // Otherwise it is a comma, or a semicolon if the header has semicolons and no comma. Spreadsheets
 // write semicolons in countries with a decimal comma.
-func parseCSV(name string, text []byte, tabs bool, o OpenOptions, want labelForm) (*tableData, error) {
-	r := csv.NewReader(bytes.NewReader(text))
+func parseCSV(ctx context.Context, name string, text []byte, tabs bool, o OpenOptions, want labelForm) (*tableData, error) {
+	r := csv.NewReader(contextReader{ctx, bytes.NewReader(text)})
 	if tabs {
 		r.Comma, r.LazyQuotes = '\t', true
 	} else if first, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n")); !bytes.ContainsRune(first, ',') && bytes.ContainsRune(first, ';') {
@@ -261,11 +257,14 @@ func parseCSV(name string, text []byte, tabs bool, o OpenOptions, want labelForm
 
 // parseJSONLines reads a table with one JSON object on each line. The keys of the first object are
 // the columns.
-func parseJSONLines(name string, text []byte, o OpenOptions, want labelForm) (*tableData, error) {
+func parseJSONLines(ctx context.Context, name string, text []byte, o OpenOptions, want labelForm) (*tableData, error) {
 	var b *tableBuilder
 	line := 0
 	for s := range bytes.Lines(text) {
 		line++
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if s = bytes.TrimSpace(s); len(s) == 0 {
 			continue
 		}
@@ -301,7 +300,7 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 		return nil, nil, fmt.Errorf("reading JSON: %w", err)
 	}
 	if token != json.Delim('{') {
-		return nil, nil, fmt.Errorf("found %v, want an object such as {\"file_name\": \"a.jpg\", \"label\": \"cat\"}", token)
+		return nil, nil, fmt.Errorf("found %.80q, want an object such as {\"file_name\": \"a.jpg\", \"label\": \"cat\"}", fmt.Sprint(token))
 	}
 	values = make(map[string]json.RawMessage)
 	for d.More() {
@@ -311,7 +310,7 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 		}
 		key, ok := token.(string)
 		if _, again := values[key]; !ok || again {
-			return nil, nil, fmt.Errorf("reading JSON: the key %q is listed twice: remove one of them", token)
+			return nil, nil, fmt.Errorf("reading JSON: the key %.80q is listed twice: remove one of them", key)
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
@@ -352,7 +351,7 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 	case 'n':
 		return "", errNull
 	case '[', '{':
-		return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw)))
+		return "", fmt.Errorf("found %s, want a string or a number", visible(abbreviate(string(raw[:min(len(raw), 2*maxShown)]))))
 	}
 	if f, err := strconv.ParseFloat(string(raw), 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 		return strconv.FormatInt(int64(f), 10), nil

@@ -220,7 +220,7 @@ func FuzzParseCSV(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte, tabs bool) {
 		for _, want := range []labelForm{{}, {defined: true, column: "label"}, {defined: true, classes: []string{"a", "b"}}} {
-			data, err := parseCSV("train.csv", text, tabs, OpenOptions{}, want)
+			data, err := parseCSV(t.Context(), "train.csv", text, tabs, OpenOptions{}, want)
 			checkRows(t, "train.csv", data, err)
 		}
 	})
@@ -231,7 +231,7 @@ func FuzzParseJSONLines(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		data, err := parseJSONLines("metadata.jsonl", text, OpenOptions{}, labelForm{})
+		data, err := parseJSONLines(t.Context(), "metadata.jsonl", text, OpenOptions{}, labelForm{})
 		checkRows(t, "metadata.jsonl", data, err)
 	})
 }

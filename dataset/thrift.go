@@ -21,7 +21,7 @@ const (
 	// maxThriftItems limits the number of items of all lists together. The largest item is a column
 	// chunk, which takes about 700 bytes in memory but only one byte in a hostile file. A row group
 	// of an image data set has about 20 items.
-	maxThriftItems = 1 << 19
+	maxThriftItems = 1 << 17
 )
 
 // errThriftShort reports that a structure needs more bytes than there are.
@@ -182,7 +182,7 @@ func (w *thriftScanner) values(n uint64, depth int, kinds ...byte) error {
 // readThrift decodes the structure at an offset of r into v and returns its length in bytes. It
 // reads at most limit bytes.
 func readThrift(r io.ReaderAt, offset, limit int64, v any) (int, error) {
-	for size := int64(4 << 10); ; size *= 8 {
+	for size := int64(512); ; size *= 8 {
 		b := make([]byte, min(size, limit))
 		if _, err := r.ReadAt(b, offset); err != nil {
 			return 0, err

@@ -50,7 +50,7 @@ type tiffImage struct {
 	bits          int // per sample
 	samples       int // stored per pixel
 	photometric   int
-	extra         []int // kinds of the samples after the colours: 1 is premultiplied alpha
+	extra         int // kind of the first sample after the colours: 1 is premultiplied alpha
 	compression   int
 	predictor     int
 	reversed      bool // the lowest bit of a byte comes first
@@ -58,9 +58,27 @@ type tiffImage struct {
 	tables        []byte
 
 	segmentWidth, segmentHeight int // of strips or tiles
-	offsets, counts             []int
+	offsets, counts             numbers
+	skipped                     int // number of offsets before the first one that counts
 	unpacker                    *unpacker
+
+	planes []tiffPlane // one, or one for each sample
+	input  int         // number of compressed bytes that have been read
+	spare  int         // see jpeg.Options
 }
+
+// tiffPlane is one sample of the pixels, or all of them, with decoders that are used for all
+// segments.
+type tiffPlane struct {
+	data *bytes.Reader // of the current segment
+	zlib io.ReadCloser
+	zstd *zstd.Decoder
+	row  []byte
+}
+
+// maxTIFFInput limits the compressed bytes that are read, because many strips or tiles can have the
+// same place in the file. Some programs write equal tiles once.
+func maxTIFFInput(file int) int { return 16<<20 + 4*file }
 
 // tiffSize returns the size of a TIFF image.
 func tiffSize(file []byte) (width, height int, err error) {
@@ -91,22 +109,24 @@ func readTIFF(file []byte) (*tiffImage, error) {
 		return nil, fmt.Errorf("the size is %d×%d pixels: width and height must be 1 or more", t.width, t.height)
 	}
 	t.compression = d.number(tagCompression, tiffRaw)
-	if v := d.numbers(tagPhotometric); len(v) == 1 { // Pillow ignores several values
-		t.photometric = v[0]
+	if v := d.numbers(tagPhotometric); v.size == 1 { // Pillow ignores several values
+		t.photometric = v.at(0)
 	}
 	t.predictor = d.number(tagPredictor, 1)
 	t.planar = d.number(tagPlanar, 1) == 2
 	t.tables = d.entries[tagJPEGTables].data
-	t.extra = d.numbers(tagExtraSamples)
+	t.extra = d.number(tagExtraSamples, 0)
 	t.samples = d.number(tagSamplesPerPixel, 1)
 	t.bits = d.number(tagBits, 1)
-	for i, b := range d.numbers(tagBits) {
-		if b != t.bits && i < t.samples {
+	all := d.numbers(tagBits)
+	for i := range min(all.size, t.samples) {
+		if b := all.at(i); b != t.bits {
 			return nil, fmt.Errorf("samples of %d and %d bits are not supported, only of one size", t.bits, b)
 		}
 	}
-	for _, f := range d.numbers(tagSampleFormat) {
-		if f != 1 && !(f == 2 && t.bits == 8 && t.samples == 1) {
+	all = d.numbers(tagSampleFormat)
+	for i := range all.size {
+		if f := all.at(i); f != 1 && !(f == 2 && t.bits == 8 && t.samples == 1) {
 			return nil, fmt.Errorf("sample format %d with %d bits is not supported, only unsigned integers", f, t.bits)
 		}
 	}
@@ -136,22 +156,31 @@ func (t *tiffImage) findSegments() error {
 	} else {
 		t.offsets, countTag = t.numbers(tagTileOffsets), tagTileCounts
 		t.segmentWidth, t.segmentHeight = t.number(tagTileWidth, 0), t.number(tagTileHeight, 0)
-		if t.segmentWidth <= 0 || t.segmentHeight <= 0 || t.segmentWidth > maxPixels/t.segmentHeight {
+		if t.segmentWidth <= 0 || t.segmentHeight <= 0 {
 			return fmt.Errorf("tiles of %d×%d pixels are not supported", t.segmentWidth, t.segmentHeight)
 		}
 	}
 	t.counts = t.numbers(countTag)
-	need := ((t.width + t.segmentWidth - 1) / t.segmentWidth) * ((t.height + t.segmentHeight - 1) / t.segmentHeight)
-	if need == 1 && t.compression == tiffRaw && len(t.offsets) > 1 && !t.planar {
-		t.offsets = t.offsets[len(t.offsets)-1:] // Pillow takes the last one
+	across, down := t.grid()
+	if width, height := across*t.segmentWidth, down*t.segmentHeight; width > maxEdge || height > maxEdge || width*height > 2*maxPixels {
+		return fmt.Errorf("tiles of %d×%d pixels are not supported for an image of %d×%d, because together they have %d×%d pixels", t.segmentWidth, t.segmentHeight, t.width, t.height, width, height)
+	}
+	need := across * down
+	if need == 1 && t.compression == tiffRaw && t.offsets.size > 1 && !t.planar {
+		t.skipped = t.offsets.size - 1 // Pillow takes the last one
 	}
 	if t.planar {
 		need *= t.samples
 	}
-	if len(t.offsets) < need {
-		return fmt.Errorf("the file has %d strips or tiles, want %d", len(t.offsets), need)
+	if t.offsets.size-t.skipped < need {
+		return fmt.Errorf("the file has %d strips or tiles, want %d", t.offsets.size-t.skipped, need)
 	}
 	return nil
+}
+
+// grid returns the number of strips or tiles across and down the image.
+func (t *tiffImage) grid() (across, down int) {
+	return (t.width + t.segmentWidth - 1) / t.segmentWidth, (t.height + t.segmentHeight - 1) / t.segmentHeight
 }
 
 // findColours checks that the meaning of the samples is supported, and makes the unpacker.
@@ -173,7 +202,7 @@ func (t *tiffImage) findColours() error {
 	if !supported || t.samples < colours || t.samples > 6 {
 		return fmt.Errorf("%d samples of %d bits with photometric interpretation %d are not supported", t.samples, t.bits, t.photometric)
 	}
-	alpha := len(t.extra) > 0 && t.extra[0] == 1
+	alpha := t.extra == 1
 	if alpha && colours != 3 {
 		return errors.New("premultiplied alpha is supported for RGB only")
 	}
@@ -186,12 +215,12 @@ func (t *tiffImage) findColours() error {
 	case tiffPalette:
 		table := t.numbers(tagColorMap)
 		n := 1 << t.bits
-		if len(table) < 3*n {
-			return fmt.Errorf("the colour map has %d values, want %d", len(table), 3*n)
+		if table.size < 3*n {
+			return fmt.Errorf("the colour map has %d values, want %d", table.size, 3*n)
 		}
 		palette := make([]byte, 3*n)
 		for i := range palette {
-			palette[i] = uint8(table[i%3*n+i/3] >> 8)
+			palette[i] = uint8(table.at(i%3*n+i/3) >> 8)
 		}
 		u.setPalette(palette, true)
 	}
@@ -199,29 +228,66 @@ func (t *tiffImage) findColours() error {
 	return nil
 }
 
-// decodeTIFF decodes the first image of a TIFF file.
+// decodeTIFF decodes the first image of a TIFF file row by row, so that it needs little memory
+// beside the result.
 func decodeTIFF(file []byte) (*RGB, error) {
 	t, err := readTIFF(file)
 	if err != nil {
 		return nil, err
 	}
 	m := newRGB(t.width, t.height)
-	across := (t.width + t.segmentWidth - 1) / t.segmentWidth
-	down := (t.height + t.segmentHeight - 1) / t.segmentHeight
+	planes, samples := 1, t.samples // samples per plane
+	if t.planar {
+		planes, samples = t.samples, 1
+	}
+	t.planes, t.spare = make([]tiffPlane, planes), jpeg.SpareWork
+	defer func() {
+		for _, p := range t.planes {
+			if p.zstd != nil {
+				p.zstd.Close()
+			}
+		}
+	}()
+	across, down := t.grid()
+	joined := make([]byte, t.rowSize(t.samples))
 	for i := range across * down {
 		x, y := i%across*t.segmentWidth, i/across*t.segmentHeight
 		rows := t.segmentHeight
 		if t.segmentWidth == t.width { // the last strip may be shorter
 			rows = min(rows, t.height-y)
 		}
-		data, err := t.segment(i, across*down, rows)
-		if err != nil {
-			return nil, err
+		readers := make([]io.Reader, planes)
+		for s := range readers {
+			if readers[s], err = t.segment(&t.planes[s], s*across*down+i, rows, samples); err != nil {
+				return nil, err
+			}
 		}
-		stride := t.rowSize(t.samples)
-		columns := min(t.segmentWidth, t.width-x)
-		for r := range min(rows, t.height-y) {
-			t.unpacker.unpack(m.Pix[3*((y+r)*t.width+x):], data[r*stride:], columns, 1)
+		for r := range rows {
+			for s, from := range readers {
+				row := t.planes[s].row
+				if _, err := io.ReadFull(from, row); err != nil {
+					return nil, err
+				}
+				if err := t.undoPredictor(row, samples); err != nil {
+					return nil, err
+				}
+				if planes == 1 {
+					joined = row
+					break
+				}
+				size := t.bits / 8
+				for p := range t.segmentWidth {
+					copy(joined[(p*planes+s)*size:][:size], row[p*size:])
+				}
+			}
+			if y+r < t.height {
+				t.unpacker.unpack(m.Pix[3*((y+r)*t.width+x):], joined, min(t.segmentWidth, t.width-x), 1)
+			}
+		}
+		for s := range readers {
+			if err := t.finish(&t.planes[s]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return m, nil
@@ -230,52 +296,39 @@ func decodeTIFF(file []byte) (*RGB, error) {
 // rowSize returns the size of a row of a segment in bytes.
 func (t *tiffImage) rowSize(samples int) int { return (t.segmentWidth*samples*t.bits + 7) / 8 }
 
-// segment returns the samples of strip or tile i of n, 16-bit ones in big-endian order. If each
-// sample has its own segments, segment joins them.
-func (t *tiffImage) segment(i, n, rows int) ([]byte, error) {
-	if !t.planar || t.samples == 1 {
-		return t.decodeSegment(i, rows, t.samples)
+// segment returns a reader of the samples of strip or tile i, which has a number of rows, and of
+// samples per pixel.
+func (t *tiffImage) segment(p *tiffPlane, i, rows, samples int) (io.Reader, error) {
+	if p.row == nil {
+		p.row = make([]byte, t.rowSize(samples))
 	}
-	size := t.bits / 8
-	out := make([]byte, rows*t.rowSize(t.samples))
-	for s := range t.samples {
-		plane, err := t.decodeSegment(s*n+i, rows, 1)
-		if err != nil {
-			return nil, err
-		}
-		for p := range rows * t.segmentWidth {
-			copy(out[(p*t.samples+s)*size:][:size], plane[p*size:])
-		}
-	}
-	return out, nil
-}
-
-// decodeSegment decompresses a strip or tile of rows with a number of samples per pixel.
-func (t *tiffImage) decodeSegment(i, rows, samples int) ([]byte, error) {
-	size := rows * t.rowSize(samples)
-	at := t.offsets[i]
+	at := t.offsets.at(t.skipped + i)
 	if at < 0 || at > len(t.file) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	data := t.file[at:]
 	if t.compression == tiffRaw {
-		if len(data) < size {
-			return nil, io.ErrUnexpectedEOF
-		}
-		data = data[:size]
-	} else if i < len(t.counts) && t.counts[i] > 0 && t.counts[i] < len(data) {
-		data = data[:t.counts[i]]
+		data = data[:min(rows*len(p.row), len(data))]
+	} else if i < t.counts.size && t.counts.at(i) > 0 && t.counts.at(i) < len(data) {
+		data = data[:t.counts.at(i)]
 	}
-	if t.reversed && t.compression != tiffJPEG {
+	if t.compression == tiffJPEG {
+		p.data = bytes.NewReader(nil)
+		return t.jpegSegment(data, rows, samples)
+	}
+	if t.reversed {
 		data = bytes.Clone(data)
 		for j, b := range data {
 			data[j] = bits.Reverse8(b)
 		}
+		if err := t.spend(len(data)); err != nil {
+			return nil, err
+		}
 	}
-	var r io.Reader
+	p.data = bytes.NewReader(data)
 	switch t.compression {
 	case tiffRaw:
-		r = bytes.NewReader(data)
+		return p.data, nil
 	case tiffGroup3, tiffGroup4:
 		if t.bits != 1 || samples != 1 {
 			return nil, fmt.Errorf("fax compression of %d samples of %d bits is not supported, only of one bit", samples, t.bits)
@@ -285,45 +338,54 @@ func (t *tiffImage) decodeSegment(i, rows, samples int) ([]byte, error) {
 			format = ccitt.Group4
 		}
 		// libtiff reads white as 0, whatever the photometric interpretation says.
-		r = ccitt.NewReader(bytes.NewReader(data), ccitt.MSB, format, t.segmentWidth, rows, &ccitt.Options{Invert: true})
+		return ccitt.NewReader(p.data, ccitt.MSB, format, t.segmentWidth, rows, &ccitt.Options{Invert: true}), nil
 	case tiffLZW:
-		r = lzw.NewReader(bytes.NewReader(data), lzw.MSB, 8)
+		return lzw.NewReader(p.data, lzw.MSB, 8), nil
 	case tiffDeflate, tiffOldDeflate:
-		z, err := zlib.NewReader(bytes.NewReader(data))
-		if err != nil {
-			return nil, err
+		if p.zlib != nil {
+			return p.zlib, p.zlib.(zlib.Resetter).Reset(p.data, nil)
 		}
-		r = z
+		var err error
+		p.zlib, err = zlib.NewReader(p.data)
+		return p.zlib, err
 	case tiffZstd:
-		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxTIFFWindow))
-		if err != nil {
-			return nil, err
+		if p.zstd != nil {
+			return p.zstd, p.zstd.Reset(p.data)
 		}
-		defer z.Close()
-		r = z
+		var err error
+		p.zstd, err = zstd.NewReader(p.data, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxTIFFWindow), zstd.WithDecoderLowmem(true))
+		return p.zstd, err
 	case tiffPackBits:
-		r = &packBits{data: data}
-	case tiffJPEG:
-		return t.decodeJPEGSegment(data, rows, samples)
-	default:
-		return nil, fmt.Errorf("compression %d is not supported, only none, fax, LZW, JPEG, deflate, PackBits and Zstandard", t.compression)
+		return &packBits{data: p.data}, nil
 	}
-	out := make([]byte, size)
-	if _, err := io.ReadFull(r, out); err != nil {
-		return nil, err
-	}
-	if t.compression == tiffDeflate || t.compression == tiffOldDeflate {
-		// One more byte shows whether the data or their checksum are wrong.
-		if _, err := r.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return nil, err
-		}
-	}
-	return out, t.undoPredictor(out, samples)
+	return nil, fmt.Errorf("compression %d is not supported, only none, fax, LZW, JPEG, deflate, PackBits and Zstandard", t.compression)
 }
 
-// decodeJPEGSegment decodes a strip or tile that is a JPEG stream, whose tables may be stored
+// finish checks the end of a segment whose rows have been read.
+func (t *tiffImage) finish(p *tiffPlane) error {
+	if t.compression == tiffDeflate || t.compression == tiffOldDeflate {
+		// One more byte shows whether the data or their checksum are wrong.
+		if _, err := p.zlib.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return err
+		}
+	}
+	if t.compression == tiffRaw {
+		return nil // the pixels limit the data
+	}
+	return t.spend(int(p.data.Size()) - p.data.Len())
+}
+
+// spend adds bytes to the input. It returns an error if there are too many.
+func (t *tiffImage) spend(bytes int) error {
+	if t.input += bytes; t.input > maxTIFFInput(len(t.file)) {
+		return fmt.Errorf("the strips or tiles have %d bytes, but the file has only %d: they overlap; save the image again", t.input, len(t.file))
+	}
+	return nil
+}
+
+// jpegSegment returns a reader of a strip or tile that is a JPEG stream, whose tables may be stored
 // apart.
-func (t *tiffImage) decodeJPEGSegment(data []byte, rows, samples int) ([]byte, error) {
+func (t *tiffImage) jpegSegment(data []byte, rows, samples int) (io.Reader, error) {
 	width, height, err := jpeg.Size(data)
 	if err != nil {
 		return nil, err
@@ -331,7 +393,7 @@ func (t *tiffImage) decodeJPEGSegment(data []byte, rows, samples int) ([]byte, e
 	if t.bits != 8 || width != t.segmentWidth || height < rows || height > t.segmentHeight {
 		return nil, fmt.Errorf("a JPEG stream of %d×%d pixels does not fit a strip or tile of %d×%d pixels of %d bits", width, height, t.segmentWidth, rows, t.bits)
 	}
-	o := jpeg.Options{Tables: t.tables, Colours: jpeg.AsStored}
+	o := jpeg.Options{Tables: t.tables, Colours: jpeg.AsStored, Spare: &t.spare}
 	if t.photometric == tiffYCbCr {
 		o.Colours = jpeg.AsYCbCr
 	}
@@ -342,12 +404,12 @@ func (t *tiffImage) decodeJPEGSegment(data []byte, rows, samples int) ([]byte, e
 	if m.Channels != samples {
 		return nil, fmt.Errorf("a JPEG stream has %d channels, want %d", m.Channels, samples)
 	}
-	return m.Pix, nil
+	return bytes.NewReader(m.Pix), t.spend(m.Read + len(t.tables))
 }
 
-// undoPredictor adds up samples that are stored as differences, and brings 16-bit samples into
-// big-endian order.
-func (t *tiffImage) undoPredictor(data []byte, samples int) error {
+// undoPredictor adds up the samples of a row that are stored as differences, and brings 16-bit
+// samples into big-endian order.
+func (t *tiffImage) undoPredictor(row []byte, samples int) error {
 	predicted := false
 	switch t.compression {
 	case tiffLZW, tiffDeflate, tiffOldDeflate, tiffZstd:
@@ -357,23 +419,18 @@ func (t *tiffImage) undoPredictor(data []byte, samples int) error {
 		return fmt.Errorf("predictor %d for samples of %d bits is not supported", t.predictor, t.bits)
 	}
 	if t.bits == 16 && t.order == binary.LittleEndian {
-		for i := 0; i+1 < len(data); i += 2 {
-			data[i], data[i+1] = data[i+1], data[i]
+		for i := 0; i+1 < len(row); i += 2 {
+			row[i], row[i+1] = row[i+1], row[i]
 		}
 	}
-	if !predicted {
-		return nil
-	}
-	stride := t.rowSize(samples)
-	for ; len(data) >= stride; data = data[stride:] {
-		row := data[:stride]
-		if t.bits == 8 {
-			for i := samples; i < stride; i++ {
-				row[i] += row[i-samples]
-			}
-			continue
+	switch {
+	case !predicted:
+	case t.bits == 8:
+		for i := samples; i < len(row); i++ {
+			row[i] += row[i-samples]
 		}
-		for i := 2 * samples; i+1 < stride; i += 2 {
+	default:
+		for i := 2 * samples; i+1 < len(row); i += 2 {
 			sum := binary.BigEndian.Uint16(row[i:]) + binary.BigEndian.Uint16(row[i-2*samples:])
 			binary.BigEndian.PutUint16(row[i:], sum)
 		}
@@ -383,38 +440,40 @@ func (t *tiffImage) undoPredictor(data []byte, samples int) error {
 
 // packBits is a reader that decompresses PackBits.
 type packBits struct {
-	data    []byte
+	data    *bytes.Reader
 	literal int // bytes to copy
-	repeat  int // bytes to repeat
+	repeat  int // times to repeat value
+	value   byte
 }
 
 func (p *packBits) Read(dst []byte) (n int, err error) {
 	for n < len(dst) {
 		switch {
-		case len(p.data) == 0:
-			if n > 0 {
-				return n, nil
-			}
-			return 0, io.EOF
 		case p.literal > 0:
-			k := copy(dst[n:], p.data[:min(p.literal, len(p.data))])
-			p.data = p.data[k:]
+			k, err := p.data.Read(dst[n:min(n+p.literal, len(dst))])
+			if err != nil {
+				return n, err
+			}
 			p.literal -= k
 			n += k
 		case p.repeat > 0:
-			dst[n] = p.data[0]
+			dst[n] = p.value
 			n++
-			if p.repeat--; p.repeat == 0 {
-				p.data = p.data[1:]
-			}
+			p.repeat--
 		default:
-			switch c := int8(p.data[0]); {
+			c, err := p.data.ReadByte()
+			if err != nil {
+				return n, err
+			}
+			switch c := int8(c); {
 			case c >= 0:
 				p.literal = int(c) + 1
 			case c != -128:
+				if p.value, err = p.data.ReadByte(); err != nil {
+					return n, err
+				}
 				p.repeat = 1 - int(c)
 			}
-			p.data = p.data[1:]
 		}
 	}
 	return n, nil

@@ -107,16 +107,18 @@ func divideAlpha(p []uint8, alpha uint8) {
 	}
 }
 
-// fromSamples makes an image from interleaved bytes of grey, RGB or CMYK.
+// fromSamples makes an image from interleaved bytes of grey, RGB or CMYK. It may overwrite them.
 func fromSamples(width, height, channels int, samples []uint8) *RGB {
 	if channels == 3 {
 		return &RGB{Width: width, Height: height, Pix: samples}
 	}
-	m := newRGB(width, height)
 	u := newUnpacker(8, channels)
-	if channels == 4 {
+	if channels == 4 { // in place: the pixels of RGB are smaller
 		u.colours = 4
+		u.unpack(samples, samples, width*height, 1)
+		return &RGB{Width: width, Height: height, Pix: samples[:3*width*height]}
 	}
+	m := newRGB(width, height)
 	u.unpack(m.Pix, samples, width*height, 1)
 	return m
 }

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ const maxLabel = 99_999
 
 // readVTAB reads the lists of the VTAB-1k layout. It reads train800val200.txt only if neither
 // train800.txt nor val200.txt exists.
-func readVTAB(_ context.Context, src source) (g contents, err error) {
+func readVTAB(ctx context.Context, src source) (g contents, err error) {
 	root := src.root
 	g.classes, err = readClassNames(root)
 	if err != nil {
@@ -36,7 +37,7 @@ func readVTAB(_ context.Context, src source) (g contents, err error) {
 	}
 	limit := g.labelLimit()
 	err = g.readLists(root, [3]string{trainList, "val200.txt", "test.txt"}, func(name string, text []byte) ([]Sample, error) {
-		return parseList(name, string(text), limit)
+		return parseList(ctx, name, text, limit)
 	})
 	if err != nil {
 		return contents{}, err
@@ -49,7 +50,7 @@ func readVTAB(_ context.Context, src source) (g contents, err error) {
 // samples. The lists of the validation and the test split need not exist.
 func (g *contents) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
 	for split, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
-		text, err := readText(filepath.Join(folder, names[split]))
+		text, err := readText(filepath.Join(folder, names[split]), maxList)
 		if split > 0 && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -93,12 +94,15 @@ func (g *contents) finishLists(folder string) {
 
 // parseList reads lines "path label". The returned paths are clean, relative and local, and the
 // labels are below limit.
-func parseList(name, text string, limit int) ([]Sample, error) {
+func parseList(ctx context.Context, name string, text []byte, limit int) ([]Sample, error) {
 	var samples []Sample
 	line := 0
-	for s := range strings.Lines(text) {
+	for raw := range bytes.Lines(text) {
 		line++
-		s = strings.TrimRight(s, "\r\n")
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		s := strings.TrimRight(string(raw), "\r\n")
 		if strings.TrimSpace(s) == "" {
 			continue
 		}
@@ -136,7 +140,7 @@ func parseList(name, text string, limit int) ([]Sample, error) {
 // readClassNames reads classes.txt, which has one class name on each line. It returns nil if there
 // is no such file.
 func readClassNames(root string) ([]string, error) {
-	text, err := readText(filepath.Join(root, "classes.txt"))
+	text, err := readText(filepath.Join(root, "classes.txt"), maxClassNames)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -152,7 +156,7 @@ func readClassNames(root string) ([]string, error) {
 			return nil, fmt.Errorf("classes.txt:%d: the line is empty: write one class name on every line", line)
 		}
 		if first, ok := lines[s]; ok {
-			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d: rename one of the classes", line, s, first)
+			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d: rename one of the classes", line, abbreviate(s), first)
 		}
 		if err := checkClassName(fmt.Sprintf("classes.txt:%d", line), s, "save the list as UTF-8"); err != nil {
 			return nil, err
@@ -164,12 +168,4 @@ func readClassNames(root string) ([]string, error) {
 		return nil, errors.New("classes.txt names no classes: write one class name on every line, or delete the file")
 	}
 	return names, nil
-}
-
-// abbreviate shortens a text from a damaged file for an error message.
-func abbreviate(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return s[:80] + "…"
 }

@@ -9,6 +9,8 @@ type arithmeticDecoder struct {
 	shift  int   // number of bits that follow in code; negative until the first bytes are read
 	broken bool  // a value is out of range; the blocks up to the next restart stay as they are
 
+	decisions int // since decoder.spend was called last
+
 	dc    [16][64]uint8 // states of the DC tables: index << 1 | more probable symbol
 	ac    [16][256]uint8
 	fixed uint8
@@ -103,6 +105,7 @@ func (d *decoder) arithmeticByte() int32 {
 // bit decodes one binary decision with a state.
 func (d *decoder) bit(state *uint8) int {
 	a := &d.arith
+	a.decisions++
 	for a.size < 0x8000 {
 		if a.shift--; a.shift < 0 {
 			a.code = a.code<<8 | d.arithmeticByte()

@@ -3,7 +3,7 @@ package jpeg
 // convert upsamples the components and converts their colours.
 func (d *decoder) convert(how Colours) (*Image, error) {
 	w, n := d.width, len(d.components)
-	m := &Image{Width: w, Height: d.height, Channels: n, Pix: make([]uint8, w*d.height*n)}
+	m := &Image{Width: w, Height: d.height, Channels: n, Pix: make([]uint8, w*d.height*n), Read: d.pos}
 	up := make([]upsampler, n)
 	for i := range up {
 		up[i] = newUpsampler(d, &d.components[i])

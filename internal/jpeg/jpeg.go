@@ -15,9 +15,23 @@ import (
 	"io"
 )
 
-// maxScans limits the number of scans in a file. Each scan may cost the time of a whole image, but
-// only a few bytes. libjpeg-turbo's own tests use the same limit.
-const maxScans = 500
+// A scan of a few bytes can visit all blocks of an image, so the work of an image is limited. A
+// visit of a block costs visitWork units and one unit for each coefficient of the scan; a decision
+// of arithmetic coding costs one unit. A unit takes about a nanosecond, or four in arithmetic
+// coding. The scans that libjpeg writes by default cost at most 240 units for each block, those of
+// mozjpeg at most 350.
+const (
+	visitWork = 8
+	blockWork = 400 // allowed for each block of the image
+	byteWork  = 64  // allowed for each byte that has been read
+
+	// SpareWork is allowed for each image in addition; see Options.Spare.
+	SpareWork = 1 << 28
+)
+
+// maxMemory limits the bytes of coefficients, samples and pixels. Three channels in several scans
+// take 12 bytes for each pixel, so the largest image that Pillow reads fits.
+const maxMemory = 2 << 30
 
 // Image is a decoded image.
 type Image struct {
@@ -30,6 +44,9 @@ type Image struct {
 
 	// Pix holds the pixels, [Height, Width, Channels].
 	Pix []uint8
+
+	// Read is the number of bytes of the file that the decoder has read.
+	Read int
 }
 
 // Options configures [Decode]. The zero value decodes a file as Pillow does.
@@ -40,6 +57,10 @@ type Options struct {
 
 	// Colours selects how stored channels become channels of the image.
 	Colours Colours
+
+	// Spare holds the units of work that are left for the images of one file, at first SpareWork.
+	// Decode subtracts what an image needs beyond its size. Nil stands for SpareWork.
+	Spare *int
 }
 
 // Colours selects how stored channels become channels of the image.
@@ -127,6 +148,10 @@ type decoder struct {
 	acK         [16]uint8
 	interval    int // of restarts, in MCUs; 0 for none
 	scans       int
+	blocks      int          // of all components
+	work        int          // units so far
+	spare       *int         // units that are left beyond those of the blocks and the bytes
+	charged     int          // units that were taken from spare
 	scan        []*component // of the current scan
 	first, last int          // coefficients of the current scan
 	high, low   uint         // bit positions of successive approximation
@@ -164,6 +189,10 @@ func Size(data []byte) (width, height int, err error) {
 // Decode decodes a JPEG file. The caller limits the size of the image with [Size].
 func Decode(data []byte, o Options) (*Image, error) {
 	d := newDecoder(data)
+	if d.spare = o.Spare; d.spare == nil {
+		d.spare = new(int)
+		*d.spare = SpareWork
+	}
 	if o.Tables != nil {
 		t := newDecoder(o.Tables)
 		for {
@@ -211,13 +240,12 @@ func (d *decoder) readImage() error {
 		if m != markSOS {
 			continue
 		}
-		if d.scans++; d.scans > maxScans {
-			return fmt.Errorf("more than %d scans", maxScans)
-		}
-		if d.scans == 1 {
+		if d.scans++; d.scans == 1 {
 			d.multiple = d.progressive || len(d.scan) < len(d.components)
 			d.luminance = d.isLuminance()
-			d.allocate()
+			if err := d.allocate(); err != nil {
+				return err
+			}
 		}
 		if err := d.readScan(); err != nil {
 			return err
@@ -243,10 +271,38 @@ func (d *decoder) readTail() error {
 	}
 }
 
+// spend adds units to the work of the image. It returns an error if the work exceeds what the
+// blocks of the image, the bytes read and the spare units allow.
+func (d *decoder) spend(units int) error {
+	d.work += units
+	beyond := d.work - blockWork*d.blocks - byteWork*d.pos - d.charged
+	if beyond <= 0 {
+		return nil
+	}
+	if beyond > *d.spare {
+		return fmt.Errorf("scan %d needs too much work: the %d bytes so far visit the %d blocks of the image too often; save the image again", d.scans, d.pos, d.blocks)
+	}
+	*d.spare -= beyond
+	d.charged += beyond
+	return nil
+}
+
 // allocate makes the planes of all components. It is called when the sampling factors are known and
 // a scan begins.
-func (d *decoder) allocate() {
+func (d *decoder) allocate() error {
 	across, down := ceil(d.width, 8*d.maxH), ceil(d.height, 8*d.maxV)
+	size := d.width * d.height * len(d.components)
+	for _, c := range d.components {
+		n := across * c.h * down * c.v
+		d.blocks += n
+		size += 64 * n
+		if d.multiple {
+			size += 128 * n
+		}
+	}
+	if size > maxMemory {
+		return fmt.Errorf("%d×%d pixels of %d channels take %d bytes of memory, more than the limit of %d: make the image smaller", d.width, d.height, len(d.components), size, maxMemory)
+	}
 	for i := range d.components {
 		c := &d.components[i]
 		c.stride = across * c.h
@@ -256,6 +312,7 @@ func (d *decoder) allocate() {
 		}
 		c.samples = make([]uint8, 64*n)
 	}
+	return nil
 }
 
 // finish computes the samples of an image in several scans.
@@ -536,8 +593,12 @@ func (d *decoder) readScan() error {
 	}
 	d.nextRestart = 0
 	d.resetEntropy()
+	visit := visitWork + d.last - d.first + 1
 	if len(d.scan) == 1 {
 		c := d.scan[0]
+		if err := d.spend(c.high * c.wide * visit); err != nil {
+			return err
+		}
 		return d.eachMCU(c.high, c.wide, func(y, x int) { d.decodeBlock(decode, c, x, y) })
 	}
 	blocks := 0
@@ -547,7 +608,11 @@ func (d *decoder) readScan() error {
 	if blocks > 10 {
 		return fmt.Errorf("%d blocks are interleaved, want 10 or fewer", blocks)
 	}
-	return d.eachMCU(ceil(d.height, 8*d.maxV), ceil(d.width, 8*d.maxH), func(y, x int) {
+	rows, columns := ceil(d.height, 8*d.maxV), ceil(d.width, 8*d.maxH)
+	if err := d.spend(rows * columns * blocks * visit); err != nil {
+		return err
+	}
+	return d.eachMCU(rows, columns, func(y, x int) {
 		for _, c := range d.scan {
 			for v := range c.v {
 				for h := range c.h {
@@ -574,6 +639,12 @@ func (d *decoder) eachMCU(rows, columns int, decode func(y, x int)) error {
 			decode(y, x)
 			if d.truncated {
 				return errTruncated
+			}
+			if d.arithmetic {
+				if err := d.spend(d.arith.decisions); err != nil {
+					return err
+				}
+				d.arith.decisions = 0
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -94,18 +95,82 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestScans checks that the number of scans is limited.
-func TestScans(t *testing.T) {
-	file := encode(t, 8, 8)
-	at := bytes.Index(file, []byte{0xff, markSOS})
-	frame := bytes.Index(file, []byte{0xff, markSOF0})
-	file[frame+1] = markSOF2
-	file = file[:at]
-	for range maxScans + 1 {
-		file = append(file, 0xff, markSOS, 0, 8, 1, 1, 0, 0, 0, 0, 0)
+// progressive returns a progressive file of one channel without its end marker. Its scans cost a
+// few bytes each, and each of them visits all blocks: at first the DC coefficient, and then the
+// last bit of all AC coefficients again and again.
+func progressive(width, height, scans int) []byte {
+	file := append([]byte{0xff, markSOI, 0xff, markDQT, 0, 67, 0}, bytes.Repeat([]byte{1}, 64)...)
+	file = append(file, 0xff, markSOF2, 0, 11, 8, byte(height>>8), byte(height), byte(width>>8), byte(width), 1, 1, 0x11, 0)
+	// The only code of both tables is the bit 0: no difference of DC, and an end of band of 32,767
+	// blocks.
+	file = append(file, 0xff, markDHT, 0, 2+2*(17+1), 0x00, 1)
+	file = append(append(file, make([]byte, 15)...), 0, 0x10, 1)
+	file = append(append(file, make([]byte, 15)...), 0xe0)
+	blocks := ceil(width, 8) * ceil(height, 8)
+	for i := range scans {
+		if i == 0 {
+			file = append(file, 0xff, markSOS, 0, 8, 1, 1, 0, 0, 0, 0)
+			file = append(file, make([]byte, ceil(blocks, 8))...)
+			continue
+		}
+		// A code and 14 bits for each end of band.
+		file = append(file, 0xff, markSOS, 0, 8, 1, 1, 0, 1, 63, 0x10)
+		file = append(file, bytes.Repeat([]byte{0x7f, 0xfe}, ceil(blocks, 1<<14))...)
 	}
-	if _, err := Decode(file, Options{}); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("error %v, want one about the number of scans", err)
+	return file
+}
+
+// TestWork checks that the work of an image is limited, whatever the number of scans, and that an
+// ordinary number of scans is allowed.
+func TestWork(t *testing.T) {
+	for _, c := range []struct {
+		width, height, scans int
+		want                 string
+	}{
+		{8, 8, 10_000, ""},
+		{1000, 1000, 100, ""},
+		{1000, 1000, 3_000, "needs too much work"},
+		{8000, 8000, 6, ""},
+		{8000, 8000, 1_000, "needs too much work"},
+	} {
+		file := append(progressive(c.width, c.height, c.scans), 0xff, markEOI)
+		d := newDecoder(file)
+		spare := SpareWork
+		d.spare = &spare
+		err := d.readImage()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d×%d pixels, %d scans in %d bytes: error %v, want %q", c.width, c.height, c.scans, len(file), err, c.want)
+		}
+		last := d.blocks * (visitWork + 63) // spend counts the scan that it refuses
+		if limit := blockWork*d.blocks + byteWork*len(file) + SpareWork + last; d.work > limit {
+			t.Errorf("%d×%d pixels, %d scans: %d units of work, want at most %d", c.width, c.height, c.scans, d.work, limit)
+		}
+	}
+}
+
+// TestArithmeticWork checks that the work of arithmetic coding is limited. Its data can decide
+// thousands of coefficients in one byte.
+func TestArithmeticWork(t *testing.T) {
+	file := progressive(1000, 1000, 1)
+	file[bytes.Index(file, []byte{0xff, markSOF2})+1] = 0xca
+	for range 1000 {
+		file = append(file, 0xff, markSOS, 0, 8, 1, 1, 0, 1, 63, 0x10, 0)
+	}
+	if _, err := Decode(append(file, 0xff, markEOI), Options{}); err == nil || !strings.Contains(err.Error(), "needs too much work") {
+		t.Errorf("error %v, want one about too much work", err)
+	}
+}
+
+// TestMemory checks that an image that takes too much memory is refused before the allocation.
+func TestMemory(t *testing.T) {
+	file := []byte{0xff, markSOI, 0xff, markSOF2, 0, 20, 8, 0x34, 0x40, 0x34, 0x40, 4, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0, 4, 0x11, 0}
+	file = append(file, 0xff, markSOS, 0, 14, 4, 1, 0, 2, 0, 3, 0, 4, 0, 0, 0, 0)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Decode(file, Options{})
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.Contains(err.Error(), "more than the limit of 2147483648") || after.TotalAlloc-before.TotalAlloc > 1<<20 {
+		t.Errorf("error %v after %d bytes", err, after.TotalAlloc-before.TotalAlloc)
 	}
 }
 
@@ -119,7 +184,9 @@ func TestUpsampleFlat(t *testing.T) {
 					d := &decoder{width: width, height: height, maxH: h, maxV: v, components: make([]component, 1)}
 					c := &d.components[0]
 					c.h, c.v, c.width, c.height = 1, 1, ceil(width, h), ceil(height, v)
-					d.allocate()
+					if err := d.allocate(); err != nil {
+						t.Fatal(err)
+					}
 					for y := range c.height {
 						for x := range c.width {
 							c.samples[y*8*c.stride+x] = 150
