@@ -232,8 +232,8 @@ func TestChangedFiles(t *testing.T) {
 	}
 }
 
-// TestPortableFolder checks that the default run folder of a data set with a strange name has a name
-// that every system allows.
+// TestPortableFolder checks that the default run folder of a data set with a strange name has a
+// name that every system allows.
 func TestPortableFolder(t *testing.T) {
 	t.Chdir(t.TempDir())
 	data, err := dataset.New("a:b*\x1b\"c\xff.", []string{"red", "green", "blue"}, colours.Samples(9, 16, 0), nil, nil)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // Open opens the checkpoint at path and checks everything that can be checked without reading the
@@ -184,19 +186,11 @@ func otherModel(path string) foreign {
 	return foreign{}
 }
 
-// openRegular opens the regular file at path and returns its size in bytes. Any other kind of file,
-// such as a folder or a pipe, is an error.
+// openRegular opens the regular file at path and returns its size in bytes.
 func openRegular(path string) (*os.File, int64, error) {
-	stat, err := os.Stat(path) // before os.Open, which would wait for the writer of a pipe
-	if err == nil && !stat.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file (mode %v); expected the file of a checkpoint", path, stat.Mode())
-	}
-	var r *os.File
-	if err == nil {
-		r, err = os.Open(path)
-	}
+	f, size, err := regularfile.Open(path)
 	if err != nil {
-		return nil, 0, fmt.Errorf("opening the checkpoint: %w", err)
+		err = fmt.Errorf("opening the checkpoint: %w", err)
 	}
-	return r, stat.Size(), nil
+	return f, size, err
 }

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // OpenOptions configures [Open]. The zero value works for most data sets.
@@ -224,14 +226,8 @@ func readText(path string, limit int64) ([]byte, error) {
 // openFile opens a regular file. It refuses any other kind of file without opening it, because
 // opening a pipe waits for its writer.
 func openFile(path string) (*os.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (mode %s): remove it or replace it with a file", path, info.Mode())
-	}
-	return os.Open(path)
+	f, _, err := regularfile.Open(path)
+	return f, err
 }
 
 // withoutMark returns the text of a file without the byte-order mark of UTF-8. It returns an error

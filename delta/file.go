@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // The largest sizes of the files that Load reads, in bytes. A typical delta has one to two
@@ -152,18 +152,11 @@ func readFile(dir, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("there is no %s: a delta consists of %s and %s in one folder; copy both files, or let the run finish", name, FileName, TensorsName)
 	case err != nil:
 		return nil, err
-	case !stat.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file (mode %v)", name, stat.Mode())
-	case stat.Size() > limit:
+	case stat.Mode().IsRegular() && stat.Size() > limit:
 		return nil, fmt.Errorf("%s has %d bytes, expected at most %d bytes: is it a delta?", name, stat.Size(), limit)
 	}
-	f, err := os.Open(path)
+	data, err := regularfile.Read(path, limit)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data := make([]byte, stat.Size())
-	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return data, nil

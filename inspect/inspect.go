@@ -19,6 +19,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/plan/published"
@@ -161,7 +162,7 @@ func open(path string) (*Inspection, error) {
 func openFolder(path string) (*Inspection, error) {
 	name := filepath.Join(path, run.ConfigFile)
 	if stat, err := os.Stat(name); err == nil && stat.Mode().IsRegular() {
-		config, err := os.ReadFile(name)
+		config, err := regularfile.Read(name, maxJSON)
 		if err != nil {
 			return nil, err
 		}
@@ -223,10 +224,13 @@ func openDelta(path string) (*Inspection, error) {
 	return &Inspection{Kind: "delta", Delta: &Delta{d, t.Counts.Tuned(), t.Counts.Head}}, nil
 }
 
+// maxJSON limits the size of a JSON file in bytes. Plans are the largest of these files.
+const maxJSON = 256 << 20
+
 func openJSON(path string) (*Inspection, error) {
-	data, err := os.ReadFile(path)
+	data, err := regularfile.Read(path, maxJSON)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("inspecting: %w", err)
 	}
 	header, err := jsonfile.HeaderOf(data)
 	if err != nil {

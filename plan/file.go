@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"unicode"
 
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // maxFile is the size in bytes of the largest plan file that LoadFile reads. It is enough for
@@ -84,17 +83,9 @@ func (p *Plan) Save(path string) error {
 // the file has another kind or version, has an unknown field or contradicts itself. LoadFile does
 // not check whether the plan fits a backbone; call [Plan.Validate] to do so.
 func LoadFile(path string) (*Plan, error) {
-	f, err := os.Open(path)
+	data, err := regularfile.Read(path, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("loading plan: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("loading plan: %w", err)
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("loading plan %s: the file has more than %d bytes; check that it is a plan file", path, maxFile)
 	}
 	p, err := decode(data)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/train"
 )
@@ -168,11 +169,14 @@ func describe(v any) string {
 	}
 }
 
+// maxFile limits the size of a JSON file of a run, in bytes. A line of metrics.jsonl has 300 bytes.
+const maxFile = 256 << 20
+
 // Read reads a JSON file of a run. It returns a [*Config], a [*Result], a [*Candidate], or the
 // metrics of a training as a []train.Epoch, depending on the kind that the file names. A broken
 // file and a file of another kind are an [*InputError].
 func Read(path string) (any, error) {
-	data, err := os.ReadFile(path)
+	data, err := regularfile.Read(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

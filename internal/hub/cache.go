@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // folder is the folder of one repository in the cache. It has the structure that huggingface_hub
@@ -75,16 +76,7 @@ func sizeOf(path string) int64 {
 }
 
 // readText reads a file of the cache that has at most maxText bytes.
-func readText(path string) ([]byte, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !stat.Mode().IsRegular() || stat.Size() > maxText { // opening a named pipe would block
-		return nil, fmt.Errorf("%s has mode %v and %d bytes; expected a regular file of at most %d bytes; remove it", path, stat.Mode(), stat.Size(), maxText)
-	}
-	return os.ReadFile(path)
-}
+func readText(path string) ([]byte, error) { return regularfile.Read(path, maxText) }
 
 // find searches the cache for r and does not use the network. The snapshot is nil if the cache does
 // not know the commit of the revision or does not have all files of the weights. certain is as in

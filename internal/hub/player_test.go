@@ -622,7 +622,7 @@ func TestPipeInPlaceOfRef(t *testing.T) {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Fetch(t.Context(), Reference{Repo: testRepo}); err == nil || !strings.Contains(err.Error(), "expected a regular file") {
+	if _, err := c.Fetch(t.Context(), Reference{Repo: testRepo}); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -76,14 +77,14 @@ func LoadPlan(path string) (*plan.Plan, []sensitivity.Tensor, error) {
 // isPickle reports whether a file begins like a pickle, or like a zip file. torch.save writes a
 // pickle inside a zip file.
 func isPickle(path string) (bool, error) {
-	f, err := os.Open(path)
+	if stat, err := os.Stat(path); err == nil && stat.IsDir() {
+		return false, fmt.Errorf("%s is a folder; to use the plan of a run, give %s", path, filepath.Join(path, "plan.json"))
+	}
+	f, _, err := regularfile.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	if stat, err := f.Stat(); err == nil && stat.IsDir() {
-		return false, fmt.Errorf("%s is a folder; to use the plan of a run, give %s", path, filepath.Join(path, "plan.json"))
-	}
 	start := make([]byte, 2)
 	n, err := io.ReadFull(f, start)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
