@@ -5,7 +5,7 @@ BENCH = .
 BENCHTIME = 1s
 FUZZTIME = 20s
 
-.PHONY: help build test lint bench docs fuzz ci xla clean
+.PHONY: help build test race lint bench docs fuzz ci xla clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-6s  %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,11 @@ bench: ## run the Go benchmarks (BENCH=regexp BENCHTIME=1s); 'spt bench' measure
 
 docs: ## write docs/cli.md again from the commands
 	go test ./cli -run '^TestDocument$$' -update
+
+# The option turns off the checks of pointers in gomlx/compute v0.1.3, whose product of small matrices
+# forms a pointer beyond its slice. The race detector turns these checks on.
+race: ## run the tests with the race detector (slow; needs a C compiler)
+	CGO_ENABLED=1 go test -race -gcflags=github.com/gomlx/compute/...=-d=checkptr=0 ./...
 
 fuzz: ## run every fuzz target for FUZZTIME=20s
 	@set -e; for target in $$(grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*_test.go:func |:|'); do \
