@@ -64,7 +64,7 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
 		},
 	})
 }
@@ -78,6 +78,18 @@ func mkdata(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 	}
 	ts.Check(makeImages(ts.MkAbs(args[0]), n))
+}
+
+// mkhostile DIR makes an image folder of broken images. One class and its images have a hostile
+// name.
+func mkhostile(ts *testscript.TestScript, _ bool, args []string) {
+	for _, class := range []string{hostile, "other"} {
+		dir := filepath.Join(ts.MkAbs(args[0]), class)
+		ts.Check(os.MkdirAll(dir, 0o777))
+		for i := range 3 {
+			ts.Check(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s%d.png", class, i)), []byte("broken"), 0o666))
+		}
+	}
 }
 
 // makeImages writes n images of 16 px for each of three classes. The name of a class is the colour

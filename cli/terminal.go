@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -96,30 +95,35 @@ func visibleJSON(text string) string {
 // inside another text comes from a name.
 func linesOf(err error) []string {
 	text := err.Error()
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var lines []string
-		var all []string
-		for _, e := range joined.Unwrap() {
-			all = append(all, e.Error())
-			lines = append(lines, linesOf(e)...)
+	var inner []error
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		inner = []error{e.Unwrap()}
+	case interface{ Unwrap() []error }:
+		inner = e.Unwrap()
+		var all, lines []string
+		for _, part := range inner {
+			all = append(all, part.Error())
+			lines = append(lines, linesOf(part)...)
 		}
 		if strings.Join(all, "\n") == text {
 			return lines
 		}
-		return []string{text}
 	}
-	inner := errors.Unwrap(err)
-	if inner == nil {
-		return []string{text}
+	for _, part := range inner {
+		if part == nil {
+			continue
+		}
+		before, ok := strings.CutSuffix(text, part.Error())
+		lines := linesOf(part)
+		if !ok || len(lines) == 1 {
+			continue
+		}
+		if heading, ok := strings.CutSuffix(before, "\n"); ok {
+			return append([]string{heading}, lines...)
+		}
+		lines[0] = before + lines[0]
+		return lines
 	}
-	lines := linesOf(inner)
-	before, ok := strings.CutSuffix(text, inner.Error())
-	if len(lines) == 1 || !ok {
-		return []string{text}
-	}
-	if heading, ok := strings.CutSuffix(before, "\n"); ok {
-		return append([]string{heading}, lines...)
-	}
-	lines[0] = before + lines[0]
-	return lines
+	return []string{text}
 }

@@ -57,6 +57,7 @@ func TestLinesOf(t *testing.T) {
 		{fmt.Errorf("two of them:\n%w", two), []string{"two of them:", "open a\nb: file does not exist", "second"}},
 		{errors.Join(two, errors.New("third")), []string{"open a\nb: file does not exist", "second", "third"}},
 		{fmt.Errorf("%w and %w", errors.New("a"), errors.New("b")), []string{"a and b"}},
+		{fmt.Errorf("%w after: %w", errors.New("a"), two), []string{"a after: open a\nb: file does not exist", "second"}},
 	} {
 		if got := linesOf(c.err); !slices.Equal(got, c.want) {
 			t.Errorf("%q: lines %q, expected %q", c.err, got, c.want)

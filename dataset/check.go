@@ -63,11 +63,11 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 		return nil
 	}
 	if !d.Options.SkipBadImages {
-		return clean(fmt.Errorf("%s of data set %s cannot be decoded; repair or remove the broken images, or skip bad images: %w",
-			countImages(len(broken), ""), d.Name, joinSkipped(broken)))
+		return fmt.Errorf("%s of data set %s cannot be decoded; repair or remove the broken images, or skip bad images: %w",
+			countImages(len(broken), ""), d.Name, joinSkipped(broken))
 	}
 	if err := checked.check(); err != nil {
-		return clean(fmt.Errorf("data set %s: %w after skipping %s: %w", d.Name, err, countImages(len(broken), "broken "), joinSkipped(broken)))
+		return fmt.Errorf("data set %s: %w after skipping %s: %w", d.Name, err, countImages(len(broken), "broken "), joinSkipped(broken))
 	}
 	checked.Skipped = append(checked.Skipped[:len(checked.Skipped):len(checked.Skipped)], broken...)
 	if d.opened == nil {

@@ -77,7 +77,7 @@ func TableImages(ctx context.Context, path, column string) ([]string, error) {
 		place, _, err = locateImages(ctx, src, src.root, -1, data)
 	}
 	if err != nil {
-		return nil, clean(fmt.Errorf("reading the table %s: %w", path, err))
+		return nil, fmt.Errorf("reading the table %s: %w", path, err)
 	}
 	images := make([]string, len(data.rows))
 	for i, row := range data.rows {

@@ -283,13 +283,13 @@ func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 func imagesAt(ctx context.Context, path string) (files []string, f *folder, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, nil, clean(fmt.Errorf("looking for images: %w", err))
+		return nil, nil, fmt.Errorf("looking for images: %w", err)
 	}
 	if !info.IsDir() {
 		return []string{path}, nil, nil
 	}
 	if f, err = scanFolder(ctx, path, nil); err != nil {
-		return nil, nil, clean(fmt.Errorf("looking for images in %s: %w", path, err))
+		return nil, nil, fmt.Errorf("looking for images in %s: %w", path, err)
 	}
 	if f.total == 0 {
 		return nil, f, fmt.Errorf("looking for images: no images in folder %s (looked for %s)", path, strings.Join(imageExtensions, " "))

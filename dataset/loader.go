@@ -216,7 +216,7 @@ func (l *Loader) work(t task, seed uint64, epoch int) {
 	s := l.samples[t.index]
 	m, err := l.transform.load(s, l.cache)
 	if err != nil {
-		t.to.errs[t.slot] = clean(fmt.Errorf("%s: %w", s.Where, err))
+		t.to.errs[t.slot] = fmt.Errorf("%s: %w", s.Where, err)
 	} else {
 		imageBytes := 3 * l.transform.Size * l.transform.Size
 		l.transform.finish(t.to.batch.Pixels[t.slot*imageBytes:][:imageBytes], m, seed, epoch, t.index)

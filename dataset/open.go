@@ -111,10 +111,7 @@ func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 	}
 	d, err := open(ctx, root, o)
 	if err != nil {
-		return nil, clean(fmt.Errorf("opening data set %s: %w", path, err))
-	}
-	for i, note := range d.Notes {
-		d.Notes[i] = visible(note)
+		return nil, fmt.Errorf("opening data set %s: %w", path, err)
 	}
 	return d, nil
 }
@@ -283,7 +280,7 @@ func (d *Dataset) remove(s split, bad []error) []SkippedImage {
 
 // joinSkipped returns one error for many images, which names the first ten.
 func joinSkipped(images []SkippedImage) error {
-	var all errorLines
+	var all []error
 	for i, m := range images {
 		if i == 10 {
 			all = append(all, fmt.Errorf("and %d more", len(images)-i))
@@ -291,7 +288,7 @@ func joinSkipped(images []SkippedImage) error {
 		}
 		all = append(all, fmt.Errorf("%s: %w", m.Where, m.Err))
 	}
-	return all
+	return errors.Join(all...)
 }
 
 // isURL matches URLs, which tables from the web list in place of paths.

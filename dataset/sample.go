@@ -127,7 +127,7 @@ type ImageError struct {
 }
 
 // Error returns the text of the cause, with escapes for characters that are not printable.
-func (e *ImageError) Error() string { return visible(e.Err.Error()) }
+func (e *ImageError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *ImageError) Unwrap() error { return e.Err }

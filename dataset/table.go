@@ -351,7 +351,7 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 	case 'n':
 		return "", errNull
 	case '[', '{':
-		return "", fmt.Errorf("found %s, want a string or a number", visible(abbreviate(string(raw[:min(len(raw), 2*maxShown)]))))
+		return "", fmt.Errorf("found %s, want a string or a number", abbreviate(string(raw[:min(len(raw), 2*maxShown)])))
 	}
 	if f, err := strconv.ParseFloat(string(raw), 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 		return strconv.FormatInt(int64(f), 10), nil
