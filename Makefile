@@ -5,7 +5,7 @@ BENCH = .
 BENCHTIME = 1s
 FUZZTIME = 20s
 
-.PHONY: help build test race lint bench docs fuzz ci xla clean
+.PHONY: help build test race faults lint bench docs fuzz ci xla clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-6s  %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ docs: ## write docs/cli.md again from the commands
 # forms a pointer beyond its slice. The race detector turns these checks on.
 race: ## run the tests with the race detector (slow; needs a C compiler)
 	CGO_ENABLED=1 go test -race -gcflags=github.com/gomlx/compute/...=-d=checkptr=0 ./...
+
+faults: ## make every operation on files of a run fail, one after the other (needs strace)
+	SPT_FAULTS=all go test ./cli -run '^TestFailedOperations$$' -timeout 120m
 
 fuzz: ## run every fuzz target for FUZZTIME=20s
 	@set -e; for target in $$(grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*_test.go:func |:|'); do \

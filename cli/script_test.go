@@ -164,14 +164,19 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		return n
 	}
-	c := backbone.Config{ImageSize: 16, NumClasses: max(number("head"), 1), NumHeads: 2, LayerNormEps: 1e-6,
-		Form: backbone.ViT{PatchSize: 8, EmbedDim: number("width"), Depth: 2, HiddenDim: 32}}
+	ts.Check(makeModel(ts.MkAbs(args[0]), number("seed"), number("head"), number("width"), option["without"]))
+}
+
+// makeModel writes the model of mkmodel.
+func makeModel(path string, seed, head, width int, without string) error {
+	c := backbone.Config{ImageSize: 16, NumClasses: max(head, 1), NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: width, Depth: 2, HiddenDim: 32}}
 	weights := checkpoint.StateDict{}
 	for _, p := range c.Params() {
-		if p.Name == option["without"] || p.Role == backbone.Head && number("head") == 0 {
+		if p.Name == without || p.Role == backbone.Head && head == 0 {
 			continue
 		}
-		r := seeded.Rand(uint64(number("seed")), p.Name)
+		r := seeded.Rand(uint64(seed), p.Name)
 		w := checkpoint.NewTensor(p.Shape...)
 		for i := range w.Data {
 			w.Data[i] = float32(0.2 * r.NormFloat64())
@@ -183,7 +188,7 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	half := [3]float32{0.5, 0.5, 0.5}
 	m := backbone.NewModel(c, backbone.Preprocessing{Mean: half, Std: half, Interpolation: "bicubic", Source: "made for a test"}, weights)
-	ts.Check(m.Save(ts.MkAbs(args[0]), checkpoint.F32, nil))
+	return m.Save(path, checkpoint.F32, nil)
 }
 
 // mkhub REPO COMMIT DIR starts a hub that holds DIR as the branch main of REPO, at a commit of 40
