@@ -2,7 +2,6 @@ package spt
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -22,7 +21,7 @@ type fileState struct {
 func (t *Task) fileStates() map[string]fileState {
 	states := map[string]fileState{}
 	for _, path := range append(t.data.Files(), t.model.Path) {
-		if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeType == 0 {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 			states[path] = fileState{info.Size(), info.ModTime()}
 		}
 	}

@@ -41,7 +41,7 @@ var imports = []struct {
 	{"internal/program", []string{"backend", "backend/cpu"}},
 	{"internal/graph", []string{"backend"}},
 	{"internal/drop", []string{"backend"}},
-	{"backbone", []string{"backend", "checkpoint", "internal/graph", "internal/jsonfile", "internal/option", "internal/program"}},
+	{"backbone", []string{"internal/regularfile", "backend", "checkpoint", "internal/graph", "internal/jsonfile", "internal/option", "internal/program"}},
 	{"internal/microbatch", []string{"backbone", "backend", "internal/program"}},
 	{"internal/embedded", []string{"backbone", "checkpoint"}},
 	{"objective", []string{"backbone", "dataset", "internal/option"}},

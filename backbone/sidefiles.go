@@ -6,16 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/regularfile"
 )
 
 // maxSideFile limits the size of a JSON file beside a checkpoint, in bytes. The largest published
@@ -220,22 +219,7 @@ func (s *sideFiles) open(path string) (o object, ok bool) {
 // readSideFile reads a JSON file of at most maxSideFile bytes. It removes a byte order mark, and
 // quotes the numbers of Python that JSON does not have.
 func readSideFile(path string) ([]byte, error) {
-	stat, err := os.Stat(path) // before os.Open, which would wait for the writer of a pipe
-	if err != nil {
-		return nil, err
-	}
-	if !stat.Mode().IsRegular() {
-		return nil, errors.New("found no regular file")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSideFile+1))
-	if err == nil && len(data) > maxSideFile {
-		err = fmt.Errorf("the file has more than %d bytes", maxSideFile)
-	}
+	data, err := regularfile.Read(path, maxSideFile)
 	return quoteNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), err
 }
 

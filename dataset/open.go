@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -202,22 +201,11 @@ const (
 // readText returns the contents of a text file without the byte-order mark of UTF-8. It returns an
 // error for a file in UTF-16, and for one of more than limit bytes.
 func readText(path string, limit int64) ([]byte, error) {
-	f, err := openFile(path)
+	text, err := regularfile.Read(path, limit)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var text bytes.Buffer
-	if info, err := f.Stat(); err == nil {
-		text.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // ReadFrom need not grow the buffer
-	}
-	if _, err := text.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
-		return nil, err
-	}
-	if int64(text.Len()) > limit {
-		return nil, fmt.Errorf("%s has more than the limit of %d bytes: check that it is the right file", path, limit)
-	}
-	return withoutMark(path, text.Bytes())
+	return withoutMark(path, text)
 }
 
 // openFile opens a regular file. It refuses any other kind of file without opening it, because

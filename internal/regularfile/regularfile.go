@@ -3,6 +3,7 @@
 package regularfile
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -23,7 +24,7 @@ func Open(path string) (*os.File, int64, error) {
 }
 
 // Read returns the content of the regular file at path. A file of more than limit bytes is an
-// error, also if it grows while it is read.
+// error, also if it grows while it is read. Read allocates little more than the size of the file.
 func Read(path string, limit int64) ([]byte, error) {
 	f, size, err := Open(path)
 	if err != nil {
@@ -31,11 +32,12 @@ func Read(path string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	if size <= limit {
-		data, err := io.ReadAll(io.LimitReader(f, limit+1))
-		if err != nil || int64(len(data)) <= limit {
-			return data, err
+		var data bytes.Buffer
+		data.Grow(int(size) + bytes.MinRead) // ReadFrom need not grow the buffer
+		if n, err := data.ReadFrom(io.LimitReader(f, limit+1)); err != nil || n <= limit {
+			return data.Bytes(), err
 		}
-		size = int64(len(data))
+		size = limit + 1
 	}
-	return nil, fmt.Errorf("%s has %d bytes or more, expected at most %d; check that it is the right file", path, size, limit)
+	return nil, fmt.Errorf("%s has %d bytes or more, expected at most %d; more than that is not read: check that it is the right file", path, size, limit)
 }
