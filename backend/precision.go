@@ -27,7 +27,7 @@ func (p Precision) Validate() error {
 	case "", F32, BF16:
 		return nil
 	}
-	return option.Unknown("precision", "precision", string(p), []string{string(F32), string(BF16)})
+	return option.Unknown("precision", "precision", p, []Precision{F32, BF16})
 }
 
 // DType returns the GoMLX type of frozen matrices and activations.

@@ -111,11 +111,7 @@ func Lookup(m Method) (Row, error) {
 			numbered = append(numbered, r.Name)
 		}
 	}
-	names := make([]string, 0, len(rows))
-	for _, known := range Methods() {
-		names = append(names, string(known))
-	}
-	return Row{}, fmt.Errorf("%w; %s take other numbers too", option.Unknown("method", "method", string(m), names), strings.Join(numbered, " and "))
+	return Row{}, fmt.Errorf("%w; %s take other numbers too", option.Unknown("method", "method", m, Methods()), strings.Join(numbered, " and "))
 }
 
 // moduleExists returns an error if no structured module of that name is registered.

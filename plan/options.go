@@ -97,11 +97,12 @@ func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) 
 
 // check returns an error if an option is wrong for every backbone and every budget.
 func (o Options) check() error {
+	if err := sensitivity.ValidateCompat(o.Compat); err != nil {
+		return err
+	}
 	switch {
 	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
 		return fmt.Errorf("only is %q, expected %q, %q or nothing", o.Only, Unstructured, Structured)
-	case o.Compat != "" && o.Compat != CompatRelease:
-		return option.Unknown("compat", "compat mode", o.Compat, []string{CompatRelease})
 	case o.Only != "" && o.Compat != "":
 		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave out one of the two options", o.Compat, o.Only)
 	case o.Only != Unstructured && o.Module == "":

@@ -2,6 +2,7 @@ package sensitivity
 
 import (
 	"math"
+	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -44,14 +45,10 @@ func (c Criterion) Images() bool { return c != Magnitude && c != Random }
 
 // Validate returns an error if c is unknown. The error lists the known criteria.
 func (c Criterion) Validate() error {
-	var names []string
-	for _, known := range Criteria() {
-		if c == known {
-			return nil
-		}
-		names = append(names, string(known))
+	if slices.Contains(Criteria(), c) {
+		return nil
 	}
-	return option.Unknown("criterion", "criterion", string(c), names)
+	return option.Unknown("criterion", "criterion", c, Criteria())
 }
 
 // score returns what one batch adds to the scores of the weights w, if g is their gradient.

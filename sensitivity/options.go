@@ -48,7 +48,7 @@ func (o Options) Validate() error {
 	if err := o.Criterion.Validate(); err != nil {
 		return err
 	}
-	if err := validateCompat(o.Compat); err != nil {
+	if err := ValidateCompat(o.Compat); err != nil {
 		return err
 	}
 	if o.Compat != "" && !o.Criterion.Images() {

@@ -16,8 +16,9 @@ const CompatRelease = "release"
 // releaseDropPath is the drop-path rate of the last block in the published code.
 const releaseDropPath = 0.1
 
-// validateCompat returns an error if the compat mode is unknown.
-func validateCompat(compat string) error {
+// ValidateCompat returns an error if compat is no compat mode. The modes of all stages are
+// [CompatRelease] and the empty mode.
+func ValidateCompat(compat string) error {
 	if compat != "" && compat != CompatRelease {
 		return option.Unknown("compat", "compat mode", compat, []string{CompatRelease})
 	}

@@ -185,7 +185,7 @@ func read(f *checkpoint.File) (*Scores, error) {
 	if err := about.Criterion.Validate(); err != nil {
 		return nil, err
 	}
-	if err := validateCompat(about.Compat); err != nil {
+	if err := ValidateCompat(about.Compat); err != nil {
 		return nil, err
 	}
 	s := &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, Backbone: about.Backbone, ClassToken: about.ClassToken}

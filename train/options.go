@@ -7,12 +7,12 @@ import (
 
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
-	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // CompatRelease is the value of [Options.Compat] for trainings like those of the paper's published
 // code.
-const CompatRelease = plan.CompatRelease
+const CompatRelease = sensitivity.CompatRelease
 
 // DefaultBatchSize is the default of [Options.BatchSize] for data sets with at least eight times as
 // many images.
@@ -112,6 +112,9 @@ func (o Options) epoch(n, batch, devices int) (steps, images int) {
 
 // Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
+	if err := sensitivity.ValidateCompat(o.Compat); err != nil {
+		return err
+	}
 	switch {
 	case o.Epochs < 1:
 		return option.Errorf("epochs", "epochs %d: expected at least 1", o.Epochs)
@@ -122,13 +125,7 @@ func (o Options) Validate() error {
 	case !(o.HeadLR >= 0) || o.HeadLR > 10:
 		return option.Errorf("head-learning-rate", "learning rate %g of the head: expected above 0 and at most 10, such as 0.01, or 0 for the learning rate of the other parameters", o.HeadLR)
 	case o.Init != "" && !slices.Contains(peft.Schemes(), o.Init):
-		var names []string
-		for _, s := range peft.Schemes() {
-			names = append(names, string(s))
-		}
-		return option.Unknown("init", "scheme of initial values", string(o.Init), names)
-	case o.Compat != "" && o.Compat != CompatRelease:
-		return option.Unknown("compat", "compat mode", o.Compat, []string{CompatRelease})
+		return option.Unknown("init", "scheme of initial values", o.Init, peft.Schemes())
 	case o.Compat == CompatRelease && o.Init == peft.PaperScheme:
 		return option.Errorf("init", "initial values of the scheme %q contradict compat mode %q, which starts modules as the release does; leave one of the two options out", o.Init, o.Compat)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):

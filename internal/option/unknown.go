@@ -12,12 +12,16 @@ import (
 // says what the value is, such as "method". The error proposes the known value that is spelled most
 // like the unknown one, and lists all of them. The caller adds name, the name of the option, for
 // [Errorf]; empty if the value is no option's.
-func Unknown(name, thing, value string, known []string) error {
+func Unknown[T ~string](name, thing string, value T, known []T) error {
+	names := make([]string, len(known))
+	for i, k := range known {
+		names[i] = string(k)
+	}
 	hint := ";"
-	if near := Nearest(value, known); near != "" {
+	if near := Nearest(string(value), names); near != "" {
 		hint = fmt.Sprintf("; did you mean %q?", near)
 	}
-	return Errorf(name, "%s %q is unknown%s known: %s", thing, value, hint, strings.Join(known, ", "))
+	return Errorf(name, "%s %q is unknown%s known: %s", thing, value, hint, strings.Join(names, ", "))
 }
 
 // Nearest returns the known value that is spelled most like value: the one with the fewest
