@@ -1,8 +1,6 @@
 package spt
 
 import (
-	"strings"
-
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -73,8 +71,10 @@ func validateTrain(m method.Row, o train.Options) error {
 		option string
 		given  bool
 	}{{"head-learning-rate", o.HeadLR != 0}, {"init", o.Init != ""}, {"compat", o.Compat != ""}} {
-		if set.given && !m.Takes(set.option) {
-			return option.Errorf(set.option, "method %s takes no %s; leave it out", m.Method, strings.ReplaceAll(set.option, "-", " "))
+		if set.given {
+			if err := m.CheckTakes(set.option); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -94,9 +94,6 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
-	}
-	if o.Plan.Compat != "" && !m.Takes("compat") {
-		return option.Errorf("compat", "method %s takes no compat mode; leave it out", o.Method)
 	}
 	if !o.Budget.IsZero() {
 		return option.Errorf("budget", "budget %s is given in addition to the list of budgets; put it into the list", o.Budget)

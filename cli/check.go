@@ -95,15 +95,7 @@ func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 func checkMethod(cmd *cobra.Command, m method.Row) error {
 	for _, f := range flagsOf(cmd.Name()) {
 		if option := cmp.Or(f.option, f.name); cmd.Flags().Changed(f.name) && !m.Takes(option) {
-			var others []string
-			for _, row := range method.Catalogue() {
-				if row.Takes(option) {
-					for _, other := range row.Methods() {
-						others = append(others, string(other))
-					}
-				}
-			}
-			return refuse("method %s takes no --%s; leave it out, or choose a method that does: %s", m.Method, f.name, comma(others))
+			return refuse("method %s takes no --%s; leave it out, or choose a method that does: %s", m.Method, f.name, comma(texts(method.Takers(option))))
 		}
 	}
 	return nil

@@ -1,6 +1,8 @@
 package method
 
 import (
+	"slices"
+
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -11,7 +13,7 @@ import (
 // stages 1 and 2, and methods with structured modules.
 var (
 	blocks  = []string{"drop-path", "head-learning-rate"}
-	scoring = append([]string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"}, blocks...)
+	scoring = slices.Concat(blocks, []string{"budget", "criterion", "score-batches", "score-batch-size", "alpha", "beta"})
 	modules = []string{"rank", "dropout", "module-drop-path", "init"}
 )
 
@@ -29,20 +31,19 @@ func init() {
 
 // catalogue returns all rows, in the order in which lists show them.
 func catalogue() []Row {
-	both := func(a []string, more ...string) []string { return append(append([]string{}, a...), more...) }
 	return []Row{
 		{
 			Name:    "spt-NAME",
 			Summary: "SPT with the structured module NAME",
 			Paper:   "He et al. 2023, Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning, arXiv 2303.08566",
 			Scores:  true,
-			options: both(scoring, append([]string{"compat"}, modules...)...),
+			options: slices.Concat(scoring, modules, []string{"compat"}),
 		}, {
 			Name:    "spt-NAME-structured",
 			Summary: "SPT with the module NAME, without single entries",
 			Paper:   "He et al. 2023, arXiv 2303.08566",
 			Scores:  true, Only: plan.Structured,
-			options: both(scoring, modules...),
+			options: slices.Concat(scoring, modules),
 		}, {
 			Name:    "spt-unstructured",
 			Summary: "SPT without modules: single entries and whole vectors",
@@ -54,13 +55,13 @@ func catalogue() []Row {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
 			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
-			options: both(blocks, append([]string{"budget"}, modules...)...),
+			options: slices.Concat(blocks, modules, []string{"budget"}),
 			tunes:   uniform,
 		}, {
 			Name:     "adaptformer",
 			Summary:  "a bottleneck beside the MLP of every block",
 			Paper:    "Chen et al. 2022, AdaptFormer, arXiv 2205.13535",
-			options:  both(blocks, "bottleneck", "scale", "dropout"),
+			options:  slices.Concat(blocks, []string{"bottleneck", "scale", "dropout"}),
 			defaults: Options{Bottleneck: 64, Scale: 0.1},
 			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 				return peft.Selection{AdaptFormer: &peft.Bottleneck{Width: o.Bottleneck, Scale: o.Scale}}, nil
@@ -141,7 +142,7 @@ func vpt(name, summary string, prompts int, deep bool) Row {
 		Name:     name,
 		Summary:  summary,
 		Paper:    "Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119",
-		options:  append([]string{"prompts", "dropout"}, blocks...),
+		options:  slices.Concat(blocks, []string{"prompts", "dropout"}),
 		defaults: Options{Prompts: prompts},
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil

@@ -215,23 +215,38 @@ func (r Row) Takes(option string) bool {
 	if !slices.Contains(r.options, option) {
 		return !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
 	}
+	acts := map[string]func(peft.Uses) bool{
+		"dropout":          func(u peft.Uses) bool { return u.Dropout },
+		"module-drop-path": func(u peft.Uses) bool { return u.DropPath },
+		"init":             func(u peft.Uses) bool { return u.Scheme },
+	}[option]
+	if r.Module == "" || acts == nil { // a family has no module
+		return true
+	}
 	m, err := peft.Lookup(r.Module)
 	if err != nil {
-		return true // a family, or a method without a module
+		return true // the selection reports the error
 	}
 	uses, err := m.Uses()
-	if err != nil {
-		return true // the training reports the error
+	return err != nil || acts(uses) // the selection reports the error
+}
+
+// Takers returns the methods that read an option, in the order of [Methods].
+func Takers(option string) (takers []Method) {
+	for _, m := range Methods() {
+		if r, err := Lookup(m); err == nil && r.Takes(option) {
+			takers = append(takers, m)
+		}
 	}
-	switch option {
-	case "dropout":
-		return uses.Dropout
-	case "module-drop-path":
-		return uses.DropPath
-	case "init":
-		return uses.Scheme
+	return takers
+}
+
+// CheckTakes returns an error if the method does not read an option.
+func (r Row) CheckTakes(name string) error {
+	if r.Takes(name) {
+		return nil
 	}
-	return true
+	return option.Errorf(name, "method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, strings.ReplaceAll(name, "-", " "), list(Takers(name)))
 }
 
 // list returns the names of methods, separated by commas.
@@ -249,16 +264,11 @@ func (r Row) Check(o Options) error {
 		name  string
 		given bool
 	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}} {
-		if !set.given || r.Takes(set.name) {
-			continue
-		}
-		var takers []Method
-		for _, other := range rows {
-			if other.Takes(set.name) {
-				takers = append(takers, other.Methods()...)
+		if set.given {
+			if err := r.CheckTakes(set.name); err != nil {
+				return err
 			}
 		}
-		return option.Errorf(set.name, "method %s takes no %s; leave it out, or choose a method that does: %s", r.Method, set.name, list(takers))
 	}
 	if o.Rank != 0 && !o.Budget.IsZero() && !r.Scores {
 		return fmt.Errorf("rank %d and budget %s both set the size of the modules of method %s; give one of them", o.Rank, o.Budget, r.Method)
