@@ -365,7 +365,7 @@ func flagTable() []flagRow {
 			help: "the peak learning rate of AdamW; with a list, such as 1e-3,1e-2, validation chooses the best rate",
 			kind: "NUMBER", def: recipe.LR, option: "learning-rate",
 			auto: recipeDefaults(func(o train.Options) float64 { return o.LR }) + "; with validation images, " +
-				comma(headMethods()) + " take the best of " + rates(rowOf(method.Linear).LearningRates),
+				comma(headMethods()) + " take the best of " + comma(rates(rowOf(method.Linear).LearningRates)),
 			field: func(o *options) any { return &ratesValue{&o.recipe.LR, &o.config.Tune.LRs} }},
 		{name: "lr", on: "train", group: trainingGroup, common: true,
 			help: "the peak learning rate of AdamW",
@@ -657,13 +657,12 @@ func headMethods() (names []string) {
 	return names
 }
 
-// rates returns learning rates in words.
-func rates(all []float64) string {
-	var texts []string
+// rates returns learning rates as texts for the command line.
+func rates(all []float64) (texts []string) {
 	for _, lr := range all {
 		texts = append(texts, textOf(lr))
 	}
-	return comma(texts)
+	return texts
 }
 
 // planMethods returns in words the methods that need a plan.

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -153,11 +152,7 @@ func (a *app) writeLeftOut(l *imageList) error {
 			lines = append(lines, files)
 		}
 		for _, line := range lines {
-			text, err := json.Marshal(line)
-			if err == nil {
-				err = a.write(string(text) + "\n")
-			}
-			if err != nil {
+			if err := a.writeLine(line); err != nil {
 				return err
 			}
 		}

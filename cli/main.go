@@ -132,6 +132,13 @@ func (a *app) supervise(ctx context.Context, work func() int) int {
 	return exitInterrupted
 }
 
+// resumeWith sets the command line that continues the training that begins now. From now on,
+// supervise waits for the training.
+func (a *app) resumeWith(words ...string) {
+	a.resume = command(words...)
+	a.training.Store(true)
+}
+
 // main runs the command that args describe and returns the exit code.
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()

@@ -47,6 +47,15 @@ func (a *app) writeJSON(v any) error {
 	return a.output(visibleJSON(string(data)) + "\n")
 }
 
+// writeLine writes one document to standard output, as one line of JSON.
+func (a *app) writeLine(v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("writing the result as JSON: %w", err)
+	}
+	return a.output(visibleJSON(string(data)) + "\n")
+}
+
 // write writes a text to standard output.
 func (a *app) write(text string) error { return a.output(visibleText(text)) }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -107,11 +106,7 @@ func (a *app) writePrediction(p spt.Prediction) error {
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}
-		text, err := json.Marshal(line)
-		if err != nil {
-			return fmt.Errorf("writing the prediction of %s: %w", p.Path, err)
-		}
-		return a.output(visibleJSON(string(text)) + "\n")
+		return a.writeLine(line)
 	}
 	if p.Err != nil {
 		return nil

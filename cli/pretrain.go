@@ -44,8 +44,7 @@ from it.`,
 		if err != nil {
 			return err
 		}
-		a.resume = command("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
-		a.training.Store(true)
+		a.resumeWith("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.reporter()
 		defer p.close()

@@ -37,6 +37,11 @@ func TestVisible(t *testing.T) {
 	if strings.ContainsFunc(shown, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		t.Errorf("the JSON %q holds characters that are not printable", shown)
 	}
+	// Lines of JSON pass through the same function.
+	var line strings.Builder
+	if err := (&app{stdout: &line}).writeLine(map[string]string{"name": "x\u202ey\u009b\U000e0001z"}); err != nil || line.String() != shown+"\n" {
+		t.Errorf("a line of JSON is %q, %v, expected %q", line.String(), err, shown)
+	}
 	var before, after map[string]string
 	if json.Unmarshal(text, &before) != nil || json.Unmarshal([]byte(shown), &after) != nil || before["name"] != after["name"] {
 		t.Errorf("%s has another meaning than %s", shown, text)

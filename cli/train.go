@@ -95,8 +95,7 @@ has the same bits as the result of a run without a stop.
 			}
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
-		a.resume = command("spt", "train", "--resume", o.out)
-		a.training.Store(true)
+		a.resumeWith("spt", "train", "--resume", o.out)
 		result, err := task.TrainRun(ctx, *single, p, o.out, shown.event)
 		shown.close()
 		if err != nil {

@@ -108,8 +108,7 @@ result of a run without a stop.
 			p.close() // the next output begins on a new line
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
-		a.resume = command("spt", "tune", "--resume", o.out)
-		a.training.Store(true)
+		a.resumeWith("spt", "tune", "--resume", o.out)
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}

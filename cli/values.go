@@ -196,11 +196,7 @@ func (r *ratesValue) String() string {
 	if len(*r.all) == 0 {
 		return textOf(*r.one)
 	}
-	var texts []string
-	for _, lr := range *r.all {
-		texts = append(texts, textOf(lr))
-	}
-	return strings.Join(texts, ",")
+	return strings.Join(rates(*r.all), ",")
 }
 func (r *ratesValue) Set(text string) error {
 	var all []float64

@@ -16,7 +16,7 @@ import (
 // internal/fixtures/imagefuzz.py compares the lines with Pillow. The test is skipped otherwise.
 func TestDecodeStandardInput(t *testing.T) {
 	if os.Getenv("SPT_DECODE_STDIN") == "" {
-		t.Skip("SPT_DECODE_STDIN is not set")
+		t.Skip("needs SPT_DECODE_STDIN, which imagefuzz.py in internal/fixtures sets")
 	}
 	in := bufio.NewReader(os.Stdin)
 	for {

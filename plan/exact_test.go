@@ -413,7 +413,7 @@ func TestExactViT(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if testing.Short() && c.dim > 192 {
-				t.Skip("85 million scores take a while")
+				t.Skip("needs time for 85 million scores: run without -short")
 			}
 			scored := c.scored()
 			only := []string{""}
