@@ -256,7 +256,7 @@ func (s *Scorer) factor(n int) float32 {
 
 // wholeBatch scores a batch without splitting it. r draws the random state.
 func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, factor *tensors.Tensor, r *rand.Rand) (float64, error) {
-	state, err := s.draw(r)
+	state, err := program.RandomState(s.be, r)
 	if err != nil {
 		return 0, err
 	}
@@ -311,7 +311,7 @@ func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Te
 // accumulate adds the gradient of a micro-batch to s.gradient. share is the share of the
 // micro-batch in its batch. It returns what the micro-batch adds to the loss of the batch.
 func (s *Scorer) accumulate(ctx context.Context, images, targets *tensors.Tensor, share float32, r *rand.Rand) (float64, error) {
-	state, err := s.draw(r)
+	state, err := program.RandomState(s.be, r)
 	if err != nil {
 		return 0, err
 	}
@@ -328,11 +328,6 @@ func (s *Scorer) accumulate(ctx context.Context, images, targets *tensors.Tensor
 	n := len(s.params)
 	s.gradient = out[:n]
 	return number(out[n])
-}
-
-// draw draws the random state of one forward pass from r and copies it to the backend.
-func (s *Scorer) draw(r *rand.Rand) (*tensors.Tensor, error) {
-	return program.Tensor(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
 // number copies a scalar from the backend and releases the tensor.

@@ -129,7 +129,7 @@ func (s *Stepper) inMicroBatches(ctx context.Context, images, targets *tensors.T
 	rngs := make([]*tensors.Tensor, len(sizes))
 	defer func() { program.Free(rngs...) }()
 	for i := range rngs {
-		if rngs[i], err = s.draw(r); err != nil {
+		if rngs[i], err = program.RandomState(s.be, r); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -362,7 +362,7 @@ func (s *Stepper) Read() (out []StepMetrics, err error) {
 
 // wholeBatch trains on a mini-batch without splitting it. It is a stepFunc.
 func (s *Stepper) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
-	rng, err := s.draw(r)
+	rng, err := program.RandomState(s.be, r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -374,11 +374,6 @@ func (s *Stepper) wholeBatch(ctx context.Context, images, targets *tensors.Tenso
 	}
 	n := len(s.state)
 	return out[:n], out[n:], nil
-}
-
-// draw draws the random state of one forward pass from r and copies it to the backend.
-func (s *Stepper) draw(r *rand.Rand) (*tensors.Tensor, error) {
-	return program.Tensor(s.be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
 // numbers reads two scalars from the backend.

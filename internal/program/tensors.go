@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/gomlx/compute"
@@ -82,6 +83,12 @@ func Replicate(be backend.Backend, ts []*tensors.Tensor) (out [][]*tensors.Tenso
 		out = append(out, copies)
 	}
 	return out, nil
+}
+
+// RandomState draws the random state of one forward pass from r, uint64 [3], and copies it to the
+// backend. Package internal/drop draws its masks from such a state.
+func RandomState(be backend.Backend, r *rand.Rand) (*tensors.Tensor, error) {
+	return Tensor(be, []uint64{r.Uint64(), r.Uint64(), r.Uint64()}, 3)
 }
 
 // Float32s copies the values of a float32 tensor to the host, in row-major order.
