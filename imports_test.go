@@ -29,6 +29,7 @@ var imports = []struct {
 	{"internal/synth", nil},
 	{"internal/version", nil},
 	{"internal/workers", nil},
+	{"internal/yamlfile", []string{"internal/option"}},
 	{"internal/kernel/...", []string{"internal/workers", "internal/kernel/..."}},
 	{"internal/jsonfile", []string{"internal/atomicfile"}},
 	{"internal/measure", []string{"internal/kernel/...", "internal/workers"}},
