@@ -37,6 +37,10 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 			o.Budgets = []plan.Budget{DefaultBudget}
 		}
 	}
+	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
+		o.LRs = nil
+	}
+	o.MethodRates = false
 	if err := t.validate(m, o); err != nil {
 		return o, optionError(err)
 	}

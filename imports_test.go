@@ -59,7 +59,7 @@ var imports = []struct {
 	{"delta", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "train", "internal/atomicfile", "internal/hub",
 		"internal/jsonfile", "internal/program"}},
 	{"run", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "sensitivity", "train",
-		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/version"}},
+		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/version", "internal/yamlfile"}},
 	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",

@@ -54,7 +54,7 @@ result of a run without a stop.
 				return refuse("--explain prints a plan, and method %s makes none; leave --explain out", row.Method)
 			}
 			if !cmd.Flags().Changed("lr") {
-				c.Tune.LRs = row.LearningRates
+				c.Tune.LRs, c.Tune.MethodRates = row.LearningRates, true
 			}
 			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
 				return err
@@ -74,11 +74,6 @@ result of a run without a stop.
 		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {
 			return err
-		}
-		if len(task.Data().Val) == 0 || c.Tune.NoValidation {
-			if !cmd.Flags().Changed("lr") {
-				c.Tune.LRs = nil // nothing chooses among the rates of the method
-			}
 		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err

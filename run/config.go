@@ -56,6 +56,10 @@ type TuneOptions struct {
 	// LRs lists learning rates: each budget is a candidate with each of them, in place of Train.LR.
 	// Empty: Train.LR.
 	LRs []float64 `json:"lrs,omitempty"`
+	// MethodRates reports that LRs are the learning rates of the method, and not the choice of a
+	// user. Task.Effective then leaves LRs out if no validation can choose among them. It is not
+	// stored, because a recorded run holds the result. Default: false.
+	MethodRates bool `json:"-"`
 	// NoValidation skips the trainings that validate the candidates, so it needs a single
 	// candidate. The result then has no validation accuracy. Default: false.
 	NoValidation bool `json:"no_validation"`

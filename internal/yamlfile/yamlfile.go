@@ -79,6 +79,9 @@ func Parse(data []byte) (*Node, error) {
 
 // Key returns the value of a key of a mapping, or nil if the mapping does not have the key.
 func Key(n *Node, key string) *Node {
+	if n != nil && n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
 	}
