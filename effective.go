@@ -18,7 +18,10 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if err != nil {
 		return o, optionError(err)
 	}
-	o.Score, o.Plan = o.Score.WithDefaults(), o.Plan.WithDefaults()
+	o.Plan = o.Plan.WithDefaults()
+	if o.ScoresFile == "" {
+		o.Score = o.Score.WithDefaults()
+	}
 	if o.Plan.Compat != "" {
 		// The release scores and trains in its own way too.
 		o.Train.Compat = o.Plan.Compat
@@ -104,6 +107,25 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	}
 	if err := m.Check(o.Options); err != nil {
 		return err
+	}
+	for _, set := range []struct {
+		option string
+		given  bool
+	}{{"scores-file", o.ScoresFile != ""}, {"keep-scores", o.KeepScores}} {
+		if set.given {
+			if err := m.CheckTakes(set.option); err != nil {
+				return err
+			}
+		}
+	}
+	switch {
+	case !o.ValidationOnly:
+	case o.NoValidation:
+		return option.Errorf("validation-only", "validation only and no validation exclude each other; leave one of them out")
+	case o.PaperProtocol:
+		return option.Errorf("validation-only", "a run that only validates tests nothing, so the paper protocol has no effect; leave one of them out")
+	case len(t.data.Val) == 0:
+		return option.Errorf("validation-only", "a run that only validates needs validation images, and data set %s has none; give a validation split", t.data.Name)
 	}
 	if len(o.Budgets) == 0 { // such as prompts, which do not fit every backbone
 		s, err := m.Select(t.model.Config, o.Options)

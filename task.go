@@ -39,6 +39,7 @@ import (
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -191,9 +192,9 @@ func Resume(ctx context.Context, dir string, c *run.Config, report progress.Func
 // Create makes the folder of a new run and writes its configuration. It returns the path of the
 // folder. The configuration holds the options in c.Tune or c.Train; Create fills in the model, the
 // data, the device and the objective of the task. If dir is empty, the folder is a new folder
-// runs/DATA-METHOD in the working folder. Create checks all images first, so that a broken image
-// leaves no folder behind. A folder that cannot be used is a [*run.OptionError]; a broken image is
-// a [*run.InputError].
+// runs/DATA-METHOD in the working folder. Create first checks all images and the scores file, so
+// that a broken input leaves no folder behind. A folder that cannot be used is a
+// [*run.OptionError]; a broken image or scores file is a [*run.InputError].
 //
 // [Task.Tune] and [Task.TrainRun] call Create if the folder holds no run.
 func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report progress.Func) (string, error) {
@@ -216,6 +217,15 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	}
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
+	}
+	if path := c.Tune.ScoresFile; path != "" {
+		scores, err := sensitivity.LoadHeader(path)
+		if err == nil {
+			err = t.checkScores(scores, c.Tune)
+		}
+		if err != nil {
+			return "", scoresError(path, err)
+		}
 	}
 	if dir == "" {
 		chosen := c.Tune.Method

@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sptune/spt/backend"
@@ -19,7 +18,6 @@ import (
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
-	"github.com/sptune/spt/sensitivity"
 	"github.com/sptune/spt/train"
 )
 
@@ -32,7 +30,8 @@ var DefaultBudget = plan.MustParseBudget("0.5%")
 // candidate with the highest validation accuracy after the last epoch and, if accuracies are equal,
 // with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
 // candidate once more, on train and val together, and tests it once. A method that does not plan
-// skips the scores and the plans.
+// skips the scores and the plans. With o.ScoresFile it reads the scores from a file. With
+// o.ValidationOnly it stops after it has chosen the candidate.
 //
 // Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
 // [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
@@ -55,11 +54,15 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		return nil, err
 	}
 	if result != nil {
-		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) {
-			describe := func(m method.Method, budgets ...plan.Budget) string {
-				return strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
+		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) || recorded.Tune.ValidationOnly != o.ValidationOnly {
+			describe := func(m method.Method, validationOnly bool, budgets ...plan.Budget) string {
+				text := strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
+				if validationOnly {
+					text += " that only validated"
+				}
+				return text
 			}
-			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, result.Budget), describe(o.Method, o.Budgets...))}
+			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, recorded.Tune.ValidationOnly, result.Budget), describe(o.Method, false, o.Budgets...))}
 		}
 		return result, nil
 	}
@@ -73,11 +76,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 	}
 	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[plan.Budget]*selected{}}
 	defer r.close()
-	result, err = r.run(ctx)
-	if saved := r.scoresSaved(); saved != nil && !errors.Is(err, saved) {
-		err = errors.Join(err, saved)
-	}
-	return result, err
+	return r.run(ctx)
 }
 
 // folder returns the run folder at dir and the configuration of the run in it. If dir holds no run,
@@ -123,10 +122,10 @@ type runner struct {
 	o      run.TuneOptions
 	folder run.Folder
 	report progress.Func
+	// plans holds the plan of each budget. It is empty for a method that does not plan.
+	plans map[plan.Budget]*plan.Plan
 	// budgets holds the plan and the training of each budget that was tried.
 	budgets map[plan.Budget]*selected
-	// saved waits until the scores are written to their file. Nil: no scores are being written.
-	saved func() error
 }
 
 // selected holds the plan and the training of one budget.
@@ -147,24 +146,22 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err := r.CheckImages(ctx, r.report); err != nil {
 		return nil, err
 	}
-	var scores *sensitivity.Scores
 	m, err := method.Lookup(r.o.Method)
 	if err != nil {
 		return nil, err
 	}
 	if m.Scores {
-		if scores, err = r.score(ctx); err != nil {
+		if err := r.makePlans(ctx); err != nil {
 			return nil, err
 		}
 	}
 	result := r.result(r.o.Method, r.o.Train.Seed)
 	all := candidates(r.o)
 	chosen := all[0]
-	validated := len(r.data.Val) > 0 && !r.o.NoValidation
-	if validated {
+	if r.validates() {
 		best := -1
 		for i, next := range all {
-			c, err := r.try(ctx, scores, next)
+			c, err := r.try(ctx, next)
 			if err != nil {
 				return nil, err
 			}
@@ -181,16 +178,21 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		}
 		result.Val = &result.Candidates[best].ValAccuracy
 	}
-	if len(r.data.Val) > 0 {
-		result.TrainedOn = "train+val"
-	}
 	result.Budget, result.LR = chosen.budget, chosen.lr
-	if err := r.final(ctx, scores, chosen, result); err != nil {
+	if r.o.ValidationOnly {
+		err = r.best(chosen, result)
+	} else {
+		err = r.final(ctx, chosen, result)
+	}
+	if err != nil {
 		return nil, err
 	}
 	r.recordChanges(result, r.report)
 	return result, run.SaveResult(r.folder, result)
 }
+
+// validates reports whether the run trains and validates candidates before it chooses one.
+func (r *runner) validates() bool { return len(r.data.Val) > 0 && !r.o.NoValidation }
 
 // result returns a Result with the fields that are known before the training.
 func (t *Task) result(m method.Method, seed uint64) *run.Result {
@@ -243,68 +245,27 @@ func better(a, b run.Candidate) bool {
 	return cmp.Or(cmp.Compare(b.ValAccuracy, a.ValAccuracy), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
 }
 
-// score runs stage 1. If an interrupted call of the same run has written the scores, score reads
-// them instead.
-func (r *runner) score(ctx context.Context) (*sensitivity.Scores, error) {
-	path := r.folder.Path(run.ScoresFile)
-	if _, err := os.Stat(path); err == nil {
-		scores, err := sensitivity.Load(path)
-		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			// The file may be intact, so the error must not advise to remove it.
-			return nil, fmt.Errorf("resuming the run in %s: %w", r.folder, err)
-		}
-		if err == nil && scores.Backbone != r.model.Fingerprint() {
-			err = fmt.Errorf("the scores in %s were made with another backbone", path)
-		}
-		if err != nil {
-			return nil, &run.InputError{Err: fmt.Errorf("resuming the run in %s: %w; remove the file to score again", r.folder, err)}
-		}
-		return scores, nil
+// selection returns the plan and the training of a budget.
+func (r *runner) selection(budget plan.Budget) (*selected, error) {
+	if s := r.budgets[budget]; s != nil {
+		return s, nil
 	}
-	scores, err := r.Score(ctx, r.o.Score, r.report)
+	s := &selected{plan: r.plans[budget]}
+	var tuned peft.Selection
+	var err error
+	if s.plan != nil {
+		tuned = Select(r.model.Config, s.plan)
+	} else {
+		tuned, err = r.withoutScores(budget)
+	}
+	if err == nil {
+		s.run, err = r.training(tuned)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// The scores are as large as the backbone, so a goroutine writes them while the plan is made.
-	saved := make(chan error, 1)
-	go func() { saved <- scores.Save(path) }()
-	r.saved = sync.OnceValue(func() error { return <-saved })
-	return scores, nil
-}
-
-// scoresSaved waits until the scores are written.
-func (r *runner) scoresSaved() error {
-	if r.saved == nil {
-		return nil
-	}
-	return r.saved()
-}
-
-// selection returns the plan and the training of a budget. It saves the plan, if there is one, in
-// folder.
-func (r *runner) selection(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget, folder run.Folder) (*selected, error) {
-	s := r.budgets[budget]
-	if s == nil {
-		s = new(selected)
-		var tuned peft.Selection
-		var err error
-		if scores == nil {
-			tuned, err = r.withoutScores(budget)
-		} else if s.plan, err = Plan(ctx, r.model.Config, scores, budget, r.o.Plan); err == nil {
-			tuned = Select(r.model.Config, s.plan)
-		}
-		if err == nil {
-			s.run, err = r.training(tuned)
-		}
-		if err != nil {
-			return nil, err
-		}
-		r.budgets[budget] = s
-	}
-	if s.plan == nil {
-		return s, nil
-	}
-	return s, s.plan.Save(folder.Path(run.PlanFile))
+	r.budgets[budget] = s
+	return s, nil
 }
 
 // withoutScores returns the selection of a method without scores under a budget.
@@ -320,7 +281,7 @@ func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
 
 // try trains one candidate on the train split and evaluates it on the val split. If the candidate
 // is finished, try reads its stored result instead.
-func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, next candidate) (*run.Candidate, error) {
+func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error) {
 	name := next.name(r.o)
 	folder := r.folder.Candidate(name)
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
@@ -329,7 +290,7 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, next candi
 	if c, err := run.LoadResult[run.Candidate](folder); c != nil || err != nil {
 		return c, err
 	}
-	s, err := r.selection(ctx, scores, next.budget, folder)
+	s, err := r.selection(next.budget)
 	if err != nil {
 		return nil, err
 	}
@@ -347,13 +308,30 @@ func (r *runner) try(ctx context.Context, scores *sensitivity.Scores, next candi
 	return c, run.SaveResult(folder, c)
 }
 
-// final trains the chosen candidate on the train and val splits, tests it, and saves the delta.
-func (r *runner) final(ctx context.Context, scores *sensitivity.Scores, chosen candidate, result *run.Result) error {
-	s, err := r.selection(ctx, scores, chosen.budget, r.folder)
+// best completes the result of a run that only validates. chosen is the best candidate.
+func (r *runner) best(chosen candidate, result *run.Result) error {
+	s, err := r.selection(chosen.budget)
 	if err != nil {
 		return err
 	}
+	result.Counts, result.Rank, result.Finished = s.run.Tuning.Counts, s.run.Tuning.Selection.Rank, time.Now().UTC()
+	result.Epochs, err = r.folder.Candidate(chosen.name(r.o)).Metrics()
+	return err
+}
+
+// final trains the chosen candidate on the train and val splits, tests it, and saves the delta.
+func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result) error {
+	s, err := r.selection(chosen.budget)
+	if err != nil {
+		return err
+	}
+	if len(r.data.Val) > 0 {
+		result.TrainedOn = "train+val"
+	}
 	if s.plan != nil {
+		if err := s.plan.Save(r.folder.Path(run.PlanFile)); err != nil {
+			return err
+		}
 		r.report.Report(progress.Event{Stage: progress.Plan, Detail: s.plan})
 	}
 	s.run.Keep = true
@@ -400,12 +378,6 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 		r.report.Report(e)
 	}
 	o.EpochDone = folder.SaveMetrics
-	// Wait until the scores are written. On some devices a second scoring gives slightly different
-	// scores, so a training can only be resumed with the scores that led to it. The activations
-	// also need the memory that writing takes.
-	if err := r.scoresSaved(); err != nil {
-		return nil, err
-	}
 	trained, err := r.do(ctx, training, o)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -264,12 +265,19 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	f.add("data", "%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
 	f.addObjective(c.Objective)
 	f.add("method", "%s", printable(chosen))
-	f.add("final training", "%s done", plural(len(r.Epochs), "epoch"))
+	if c.Tune.ValidationOnly {
+		f.add("final training", "none: the run only validates its candidates")
+	} else {
+		f.add("final training", "%s done", plural(len(r.Epochs), "epoch"))
+	}
 	if r.Result == nil {
 		f.add("state", "unfinished; to continue: %s", command("spt", verb, "--resume", dir))
 		return
 	}
 	f.add("state", "finished")
+	if c.Tune.ValidationOnly {
+		f.add("best candidate", "%s, learning rate %g, %s", cmp.Or(printable(r.Result.Budget.String()), printable(string(r.Result.Method))), r.Result.LR, plural(r.Result.Counts.Tuned(), "parameter"))
+	}
 	resultFacts(f, r.Result)
 }
 

@@ -346,7 +346,7 @@ type runDocument struct {
 	Backbone   backbone.Config    `json:"backbone"`
 	Parameters int                `json:"backbone_parameters"` // without the head
 	Report     *checkpoint.Report `json:"checkpoint_report,omitempty"`
-	DeltaBytes int64              `json:"delta_bytes"`
+	DeltaBytes int64              `json:"delta_bytes,omitempty"` // absent if the run made no delta
 	Skipped    []skippedImage     `json:"skipped,omitempty"`
 	DataNotes  []string           `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
 	Result     *run.Result        `json:"result"`
@@ -410,6 +410,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	}
 	if r.TestMax != nil {
 		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", percent(*r.TestMax))
+	}
+	if c.Tune.ValidationOnly {
+		return a.write(text + f.String())
 	}
 	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
 	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir)+" IMAGE…", command("spt", "eval", "--delta", dir, "--per-class"))

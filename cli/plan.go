@@ -129,16 +129,29 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 // loadScores reads a scores file. The error for a file of another kind names the kind.
 func loadScores(ctx context.Context, path string) (*sensitivity.Scores, error) {
 	scores, err := sensitivity.Load(path)
+	return scores, explainScores(ctx, path, err)
+}
+
+// checkScoresFile reads the metadata of a scores file. The error for a file of another kind names
+// the kind.
+func checkScoresFile(ctx context.Context, path string) error {
+	_, err := sensitivity.LoadHeader(path)
+	return explainScores(ctx, path, err)
+}
+
+// explainScores returns err, the error of reading the scores file at path. If the file has another
+// kind, the result names the kind.
+func explainScores(ctx context.Context, path string, err error) error {
 	switch {
 	case err == nil:
-		return scores, nil
+		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &run.InputError{Err: err}
+		return &run.InputError{Err: err}
 	}
 	if in, e := inspect.Open(ctx, path, nil); e == nil && in.Kind != "scores" {
 		err = fmt.Errorf("its kind is %s; 'spt score' writes scores", in.Kind)
 	}
-	return nil, &run.InputError{Err: fmt.Errorf("%s is not a scores file: %w", path, err)}
+	return &run.InputError{Err: fmt.Errorf("%s is not a scores file: %w", path, err)}
 }
 
 // makePlan makes a plan from scores. If model names a backbone, it checks that the scores belong to
@@ -152,8 +165,8 @@ func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model ru
 	if err != nil {
 		return nil, nil, err
 	}
-	if scores.Backbone != m.Fingerprint() {
-		return nil, nil, &run.InputError{Err: fmt.Errorf("the scores were computed on another backbone (fingerprint %s) than %s (fingerprint %s); give the backbone that was scored, with the same --image-size, or score this one", scores.Backbone, m.Path, m.Fingerprint())}
+	if err := scores.CheckBackbone(m); err != nil {
+		return nil, nil, &run.InputError{Err: err}
 	}
 	p, err := spt.Plan(ctx, m.Config, scores, budget, o)
 	return p, m, err

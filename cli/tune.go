@@ -8,6 +8,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/internal/planreport"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -26,6 +27,8 @@ func tuneCommand(a *app) *cobra.Command {
   2  For each --budget, it plans which weights to tune, trains them and validates the result.
   3  It trains the best budget once more, on the training and validation images together.
   4  It tests the result once.
+
+--validation-only stops after step 2. With --scores, step 1 reads the scores from a file.
 
 The run folder holds all files, among them the delta, which 'spt predict' uses. --resume
 continues a run that was stopped. On the processor, the result then has the same bits as the
@@ -53,19 +56,14 @@ result of a run without a stop.
 			if o.explain && !row.Scores {
 				return refuse("--explain prints a plan, and method %s makes none; leave --explain out", row.Method)
 			}
-			if !cmd.Flags().Changed("lr") {
-				c.Tune.LRs, c.Tune.MethodRates = row.LearningRates, true
-			}
-			if err := takeMethodRecipe(cmd, row, &c.Tune.Train); err != nil {
+			if err := takeDefaults(cmd, row, c); err != nil {
 				return err
 			}
-			if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
-				return err
+			if path := c.Tune.ScoresFile; path != "" {
+				if err := checkScoresFile(ctx, path); err != nil {
+					return err
+				}
 			}
-			if err := takeRecipe(cmd, &c.Data); err != nil {
-				return err
-			}
-			c.Tune.Score.Seed = c.Tune.Train.Seed
 		} else {
 			if err := resumeRun(cmd, c, nil, o.resume, &o.out); err != nil {
 				return err
@@ -88,7 +86,7 @@ result of a run without a stop.
 		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
-		if len(task.Data().Test) == 0 {
+		if len(task.Data().Test) == 0 && !c.Tune.ValidationOnly {
 			f.add("note", "no test images: nothing will be tested")
 		}
 		f.addObjective(c.Objective)
@@ -126,6 +124,25 @@ result of a run without a stop.
 	return cmd
 }
 
+// takeDefaults sets the options of a run that no flag has set to the recipes of the method and of
+// the task.
+func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
+	if !cmd.Flags().Changed("lr") {
+		c.Tune.LRs, c.Tune.MethodRates = m.LearningRates, true
+	}
+	if err := takeMethodRecipe(cmd, m, &c.Tune.Train); err != nil {
+		return err
+	}
+	if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
+		return err
+	}
+	if c.Tune.ScoresFile != "" {
+		c.Tune.Score = sensitivity.Options{} // the file states the options
+	}
+	c.Tune.Score.Seed = c.Tune.Train.Seed
+	return takeRecipe(cmd, &c.Data)
+}
+
 // describeMethod returns the method with its options and the main training options, in words.
 func describeMethod(o run.TuneOptions) string {
 	text := string(o.Method)
@@ -140,6 +157,9 @@ func describeMethod(o run.TuneOptions) string {
 	}
 	if o.Bottleneck > 0 {
 		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
+	}
+	if o.ScoresFile != "" {
+		text += ", scores of " + printable(o.ScoresFile)
 	}
 	if o.Score.Criterion != "" && o.Score.Criterion != sensitivity.SquaredGradient {
 		text += ", criterion " + string(o.Score.Criterion)

@@ -204,6 +204,9 @@ func openRun(path string) (*Inspection, error) {
 		return in, nil
 	}
 	in.Run.Result = result
+	if c.Tune.ValidationOnly { // it has no delta
+		return in, nil
+	}
 	d, err := openDelta(path)
 	if err != nil {
 		return nil, err

@@ -47,6 +47,12 @@ type TuneOptions struct {
 	Budgets []plan.Budget `json:"budgets"`
 	// Options configures the method. Its Budget must be zero; Budgets replaces it.
 	method.Options
+	// ScoresFile is the path of a scores file, which replaces stage 1. If the file states other
+	// options than those set in Score, the run is refused. Empty: score the backbone.
+	ScoresFile string `json:"scores_file,omitempty"`
+	// KeepScores keeps the scores in the run folder. They are as large as the backbone. Resuming a
+	// run does not need them, because the run folder keeps the plans. Default: false.
+	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
 	// Plan configures stage 2. Its Module, Only and Rank are set from Method and Rank.
@@ -63,6 +69,10 @@ type TuneOptions struct {
 	// NoValidation skips the trainings that validate the candidates, so it needs a single
 	// candidate. The result then has no validation accuracy. Default: false.
 	NoValidation bool `json:"no_validation"`
+	// ValidationOnly trains and validates the candidates, and skips the final training and the
+	// test. The run makes no delta, and its result describes the best candidate. It needs
+	// validation images. Default: false.
+	ValidationOnly bool `json:"validation_only,omitempty"`
 	// PaperProtocol also reports the highest test accuracy over all epochs as test_max, as the
 	// reference release does. It does not influence the run. Default: false.
 	PaperProtocol bool `json:"paper_protocol"`

@@ -84,7 +84,8 @@ func configure(nodes layers) (Config, error) {
 	if err != nil {
 		return draft, nodes.at("tune.method", err)
 	}
-	base := Config{Tune: TuneOptions{Method: row.Method, Train: row.TrainOptions(), LRs: row.LearningRates}}
+	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: TuneOptions{Method: row.Method, Train: row.TrainOptions(), LRs: row.LearningRates}}
+	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
 	if draft.Data.Task != "" {
 		known, err := dataset.FindKnown(draft.Data.Task)
 		if err != nil {
@@ -149,7 +150,7 @@ func (c *Config) forget(n *yamlfile.Node) {
 
 // makeAbsolute makes the paths in c absolute.
 func (c *Config) makeAbsolute() error {
-	paths := []*string{&c.Data.Path, &c.Data.ImageRoot}
+	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile}
 	if c.Model.Path != embedded.Name && !hub.IsReference(c.Model.Path) {
 		paths = append(paths, &c.Model.Path)
 	}
@@ -171,7 +172,7 @@ func (c *Config) makeAbsolute() error {
 var configKeys = []struct{ option, path string }{
 	{"objective", "objective"}, {"precision", "compute.precision"}, {"devices", "compute.devices"}, {"layout", "data.layout"},
 	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"},
-	{"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
+	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},
 	{"epochs", "tune.train.epochs"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},

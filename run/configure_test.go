@@ -47,7 +47,8 @@ func TestConfigureDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := configure(t, "model: {path: vit.safetensors}\ndata: {path: images}")
-	want := run.Config{Tune: run.TuneOptions{Method: method.SPTLoRA, Train: train.VTAB()}}
+	want := run.Config{Objective: "single-label", Tune: run.TuneOptions{Method: method.SPTLoRA, Train: train.VTAB()}}
+	want.Compute.Devices, want.Data.ValFraction, want.Data.TestFraction = 1, 0.1, 0.1
 	want.Model.Path, want.Data.Path = filepath.Join(wd, "vit.safetensors"), filepath.Join(wd, "images")
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("found %+v, expected %+v", c, want)
@@ -104,7 +105,7 @@ func TestConfigureLayers(t *testing.T) {
 	if c = configure(t, recorded, "data: {images: {workers: 2}}"); c.Data.Samples != "p" || c.Data.Images.Workers != 2 {
 		t.Errorf("%+v", c.Data)
 	}
-	if c = configure(t, recorded, "model: {path: /b}\ndata: {path: /e}"); c.Model != (run.ModelConfig{Path: "/b"}) || !reflect.DeepEqual(c.Data, run.DataConfig{Path: "/e", ValFraction: 0.2, Images: run.ImageOptions{Resize: "crop"}}) {
+	if c = configure(t, recorded, "model: {path: /b}\ndata: {path: /e}"); c.Model != (run.ModelConfig{Path: "/b"}) || !reflect.DeepEqual(c.Data, run.DataConfig{Path: "/e", ValFraction: 0.2, TestFraction: 0.1, Images: run.ImageOptions{Resize: "crop"}}) {
 		t.Errorf("%+v, %+v", c.Model, c.Data)
 	}
 	if c = configure(t, recorded, "model: {image_size: 64}\ndata: {split_seed: 1}"); c.Model.Fingerprint != "" || c.Model.Path != "/a" || c.Data.Samples != "" || c.Data.Layout != "imagefolder" {

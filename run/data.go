@@ -8,6 +8,9 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
+// defaultFraction is the value that zero stands for in DataConfig.ValFraction and TestFraction.
+const defaultFraction = 0.1
+
 // DataConfig names a data set and configures how it is read and split.
 type DataConfig struct {
 	// Path is the folder or the file of the data set; see dataset.Open.

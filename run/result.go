@@ -48,7 +48,8 @@ type Result struct {
 	Method method.Method `json:"method"`
 	// Budget is the budget of the chosen candidate. It is zero for a method without a budget.
 	Budget plan.Budget `json:"budget,omitzero"`
-	// LR is the learning rate of the final training.
+	// LR is the learning rate of the final training. If the run only validated, it is that of the
+	// chosen candidate.
 	LR float64 `json:"lr"`
 	// Rank is the rank of the structured modules. It is 0 if there are no structured modules.
 	Rank int `json:"rank,omitempty"`
@@ -65,9 +66,11 @@ type Result struct {
 	// TestMax is the highest test accuracy over all epochs, "test-max (paper protocol)". It is nil
 	// without TuneOptions.PaperProtocol.
 	TestMax *float64 `json:"test_max,omitempty"`
-	// TrainedOn names the splits of the final training: "train" or "train+val".
+	// TrainedOn names the splits of the final training: "train" or "train+val". It is "train" if
+	// the run only validated.
 	TrainedOn string `json:"trained_on"`
-	// Epochs holds the losses and accuracies of each epoch of the final training.
+	// Epochs holds the losses and accuracies of each epoch of the final training. If the run only
+	// validated, they are those of the chosen candidate.
 	Epochs []train.Epoch `json:"epochs"`
 	// Seconds is the time spent in all trainings, in seconds.
 	Seconds float64 `json:"seconds"`

@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/option"
 )
 
 // Tensor describes one scored tensor of a backbone and holds its scores.
@@ -117,6 +118,42 @@ func (s *Scores) MeanLoss() float64 {
 	return sum
 }
 
+// CheckBackbone returns an error if the scores were computed on another backbone than m.
+func (s *Scores) CheckBackbone(m *backbone.Model) error {
+	if s.Backbone == m.Fingerprint() {
+		return nil
+	}
+	return fmt.Errorf("the scores were computed on another backbone (fingerprint %s) than %s (fingerprint %s); give the backbone that was scored, with the same image size, or score this one", s.Backbone, m.Path, m.Fingerprint())
+}
+
+// CheckOptions returns an error if the scores were computed with other options than the options
+// that are set in o. Scores do not record their seed. available is the number of images from which
+// the scores could be computed.
+func (s *Scores) CheckOptions(o Options, available int) error {
+	if o.Criterion != "" && o.Criterion != s.Criterion {
+		return option.Errorf("criterion", "criterion %s contradicts the scores, which have the criterion %s; leave it out, or give other scores", o.Criterion, s.Criterion)
+	}
+	if !s.Criterion.Images() {
+		return nil
+	}
+	if o.Compat != "" && o.Compat != s.Compat {
+		return option.Errorf("compat", "compat mode %s contradicts the scores, which were computed without it; leave it out, or give scores that were computed with it", o.Compat)
+	}
+	if o.Batches == 0 && o.BatchSize == 0 {
+		return nil
+	}
+	n, size := o.WithDefaults().images(available)
+	batches := (n + size - 1) / size
+	name := "score-batches"
+	if o.Batches == 0 {
+		name = "score-batch-size"
+	}
+	if s.Images != n || s.Criterion != PerSample && len(s.Losses) != batches {
+		return option.Errorf(name, "scoring %d images in batches of %d contradicts the scores, which were computed from %d images in %d batches; leave the numbers out, or give other scores", n, size, s.Images, len(s.Losses))
+	}
+	return nil
+}
+
 // header holds the kind and the version of a scores file.
 var header = jsonfile.Header{Kind: jsonfile.Scores, Version: 1}
 
@@ -167,6 +204,20 @@ func Load(path string) (*Scores, error) {
 	return FromFile(f)
 }
 
+// LoadHeader reads the metadata of a scores file, but no scores: the Tensors of the result are nil.
+func LoadHeader(path string) (*Scores, error) {
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s, _, err := readHeader(f)
+	if err != nil {
+		return nil, fmt.Errorf("reading scores from %s: %w", f.Name(), err)
+	}
+	return s, nil
+}
+
 // FromFile reads scores from an open scores file. It makes the same checks as [Load].
 func FromFile(f *checkpoint.File) (*Scores, error) {
 	s, err := read(f)
@@ -176,24 +227,31 @@ func FromFile(f *checkpoint.File) (*Scores, error) {
 	return s, nil
 }
 
-// read reads and checks the scores of a file.
-func read(f *checkpoint.File) (*Scores, error) {
-	var about content
+// readHeader reads and checks the metadata of a scores file.
+func readHeader(f *checkpoint.File) (s *Scores, about content, err error) {
 	if err := header.ReadMetadata(f.Metadata(), &about); err != nil {
-		return nil, fmt.Errorf("%w; give a scores file that this version of spt wrote", err)
+		return nil, about, fmt.Errorf("%w; give a scores file that this version of spt wrote", err)
 	}
 	if err := about.Criterion.Validate(); err != nil {
-		return nil, err
+		return nil, about, err
 	}
 	if err := ValidateCompat(about.Compat); err != nil {
-		return nil, err
+		return nil, about, err
 	}
-	s := &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, Backbone: about.Backbone, ClassToken: about.ClassToken}
 	if about.ClassToken < 0 {
-		return nil, fmt.Errorf("the class token has %d values, expected 0 or more", about.ClassToken)
+		return nil, about, fmt.Errorf("the class token has %d values, expected 0 or more", about.ClassToken)
 	}
 	if len(about.Order) != len(f.Tensors()) {
-		return nil, fmt.Errorf("the metadata lists %d tensors, but the file has %d; score the backbone again", len(about.Order), len(f.Tensors()))
+		return nil, about, fmt.Errorf("the metadata lists %d tensors, but the file has %d; score the backbone again", len(about.Order), len(f.Tensors()))
+	}
+	return &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, Backbone: about.Backbone, ClassToken: about.ClassToken}, about, nil
+}
+
+// read reads and checks the scores of a file.
+func read(f *checkpoint.File) (*Scores, error) {
+	s, about, err := readHeader(f)
+	if err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
 	for _, name := range about.Order {
