@@ -70,7 +70,7 @@ var imports = []struct {
 		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
 	{"cli", []string{"", "backbone", "backend", "checkpoint", "dataset", "delta", "inspect", "method", "objective", "peft", "plan", "plan/published",
 		"progress", "run", "sensitivity", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub",
-		"internal/jsonfile", "internal/option", "internal/planreport"}},
+		"internal/jsonfile", "internal/option", "internal/planreport", "internal/yamlfile"}},
 	{"cmd/spt", []string{"cli"}},
 
 	// These packages are for tests.

@@ -203,6 +203,9 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if _, err := objective.Get(c.Objective); err != nil {
 		return "", &run.OptionError{Option: "objective", Err: fmt.Errorf("%w; register it with objective.Register", err)}
 	}
+	if samples := c.Data.Samples; samples != "" && samples != t.data.AsOpened().Fingerprint() {
+		return "", &run.InputError{Err: fmt.Errorf("data set %s is not the data set of the configuration: names, labels or sizes of its images, or names of its classes, differ; restore the data set, or leave the fingerprint of its samples out of the configuration", c.Data.Path)}
+	}
 	c.Model.Record(t.model)
 	c.Data.Record(t.data)
 	c.Started = time.Now().UTC()

@@ -121,6 +121,7 @@ type options struct {
 	pretrain demo.PretrainOptions
 
 	out, resume, delta, scores, plan, published, structured string
+	configFile                                              string
 	split, probe, only                                      string
 	budget                                                  plan.Budget
 	topK, classes                                           int

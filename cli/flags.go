@@ -538,6 +538,10 @@ func flagTable() []flagRow {
 			help: "the largest allowed difference of a logit between the merged and the tuned backbone",
 			kind: "NUMBER", bounds: aboveZero, def: delta.DefaultBound,
 			field: func(o *options) any { return &o.bound }},
+		{name: "config", on: "tune", group: outputGroup, common: true,
+			help: "a YAML or JSON file of options with the keys of config.json; flags win over the file",
+			kind: "FILE", file: inputFile, excludes: []string{"resume"},
+			field: func(o *options) any { return &o.configFile }},
 		{name: "resume", on: "tune train", group: outputGroup, common: true,
 			help: "the folder of a stopped run to continue; no other flags are needed, except --model and --data if " +
 				"these have moved",

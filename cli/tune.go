@@ -20,7 +20,7 @@ func tuneCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	c := &o.config
 	cmd := &cobra.Command{
-		Use: "tune {--model FILE --data DIR | --resume DIR} [flags]", Short: "Tune a backbone for a data set: all stages",
+		Use: "tune {--model FILE --data DIR | --config FILE | --resume DIR} [flags]", Short: "Tune a backbone for a data set: all stages",
 		Long: `Tunes a backbone for a data set, from the images to a tested classifier:
 
   1  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
@@ -30,6 +30,9 @@ func tuneCommand(a *app) *cobra.Command {
 
 --validation-only stops after step 2. With --scores, step 1 reads the scores from a file.
 
+--config reads any of the options from a YAML or JSON file with the keys of config.json, which
+every run folder holds. Flags win over the file. The config.json of a run repeats the run.
+
 The run folder holds all files, among them the delta, which 'spt predict' uses. --resume
 continues a run that was stopped. On the processor, the result then has the same bits as the
 result of a run without a stop.
@@ -37,6 +40,7 @@ result of a run without a stop.
 ` + methodsHelp(),
 		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
+  spt tune --config clothing.yaml --seed 1
   spt tune --resume runs/clothing-spt-lora`,
 		Args: noArguments,
 	}
@@ -45,6 +49,11 @@ result of a run without a stop.
 		if o.resume == "" {
 			if err := takeStructured(cmd, o.structured, &c.Tune.Method); err != nil {
 				return err
+			}
+			if o.configFile != "" {
+				if err := readConfig(cmd, o); err != nil {
+					return err
+				}
 			}
 			row, err := lookup(c.Tune.Method)
 			if err != nil {
@@ -56,8 +65,10 @@ result of a run without a stop.
 			if o.explain && !row.Scores {
 				return refuse("--explain prints a plan, and method %s makes none; leave --explain out", row.Method)
 			}
-			if err := takeDefaults(cmd, row, c); err != nil {
-				return err
+			if o.configFile == "" {
+				if err := takeDefaults(cmd, row, c); err != nil {
+					return err
+				}
 			}
 			if path := c.Tune.ScoresFile; path != "" {
 				if err := checkScoresFile(ctx, path); err != nil {
@@ -125,7 +136,7 @@ result of a run without a stop.
 }
 
 // takeDefaults sets the options of a run that no flag has set to the recipes of the method and of
-// the task.
+// the task. run.Configure does the same for a configuration file.
 func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 	if !cmd.Flags().Changed("lr") {
 		c.Tune.LRs, c.Tune.MethodRates = m.LearningRates, true
