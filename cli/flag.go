@@ -123,7 +123,7 @@ type options struct {
 	out, resume, delta, scores, plan, published, structured string
 	configFile                                              string
 	split, probe, only                                      string
-	budget                                                  plan.Budget
+	budgets                                                 []plan.Budget
 	topK, classes                                           int
 	bound                                                   float64
 	explain, compare, perClass, runSuite, resumeState       bool

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,7 +31,8 @@ func planCommand(a *app) *cobra.Command {
 		Long: `Makes a plan from the scores of 'spt score' and a budget. The plan says which matrices get a
 structured module, which vectors are tuned whole, and which single entries of the other
 matrices are tuned. It uses as much of the budget as possible. With --model the budget can be
-a share of the backbone, such as 0.5%.
+a share of the backbone, such as 0.5%. With several budgets it makes a plan for each of them; the
+budget then follows the name of --out, as in plan-0.2M.json.
 
 With --import the command makes a plan from a selection that the authors of the paper
 published, or that their code saved: a .pth file. It checks the parameter counts that the file
@@ -42,6 +45,7 @@ published selections. With --model, or if A or B is a published selection, it al
 parameter counts of both, which are their costs.`,
 		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
   spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter
+  spt plan --scores scores.safetensors --budget 0.2M,0.4M,0.8M
   spt plan --import lora/cifar/param_req_0.4.pth --explain
   spt plan --compare plan.json lora/cifar/param_req_0.4.pth`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -79,24 +83,72 @@ parameter counts of both, which are their costs.`,
 		if err := checkMethod(cmd, row); err != nil {
 			return err
 		}
-		if o.scores == "" || o.budget.IsZero() {
+		if o.scores == "" || len(o.budgets) == 0 {
 			return refuse("no scores or no budget given; give --scores FILE and --budget PARAMS, such as 0.4M, or a published selection with --import FILE")
 		}
-		scores, err := loadScores(ctx, o.scores)
-		if err != nil {
-			return err
-		}
 		planning.Module, planning.Only, planning.Rank = row.Module, row.Only, *o.rank
-		p, m, err := a.makePlan(ctx, scores, *model, o.budget, *planning)
-		if err != nil {
-			return err
-		}
-		if err := p.Save(o.out); err != nil {
-			return err
-		}
-		return a.writePlan(p, scores.Tensors, m, o.out, o.explain)
+		return a.plan(ctx, o, *planning)
 	})
 	return cmd
+}
+
+// plan makes a plan for each budget from the scores, and writes all plans.
+func (a *app) plan(ctx context.Context, o *options, planning plan.Options) error {
+	inputs := []string{o.scores}
+	if o.config.Model.Path != "" {
+		inputs = append(inputs, o.config.Model.Path)
+	}
+	outs := make([]string, len(o.budgets))
+	for i, b := range o.budgets {
+		outs[i] = o.out
+		if len(o.budgets) == 1 {
+			continue
+		}
+		ext := filepath.Ext(o.out)
+		outs[i] = fmt.Sprintf("%s-%s%s", strings.TrimSuffix(o.out, ext), b, ext)
+		if err := keepInputs("out", outs[i], inputs...); err != nil {
+			return err
+		}
+	}
+	scores, err := loadScores(ctx, o.scores)
+	if err != nil {
+		return err
+	}
+	m, err := a.openScored(ctx, scores, o.config.Model)
+	if err != nil {
+		return err
+	}
+	backboneSize := 0
+	if m != nil {
+		backboneSize = m.Config.Size()
+	} else {
+		for _, t := range scores.Tensors {
+			backboneSize += len(t.Scores)
+		}
+	}
+	if err := distinctBudgets(o.budgets, backboneSize); err != nil {
+		return err
+	}
+	plans := make([]*plan.Plan, len(o.budgets))
+	for i, b := range o.budgets {
+		if m != nil {
+			plans[i], err = spt.Plan(ctx, m.Config, scores, b, planning)
+		} else {
+			plans[i], err = spt.PlanScores(ctx, scores, b, planning)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i, p := range plans {
+		if err := p.Save(outs[i]); err != nil {
+			return err
+		}
+	}
+	if len(plans) == 1 {
+		return a.writePlan(plans[0], scores.Tensors, m, outs[0], o.explain)
+	}
+	return a.writePlans(plans, scores.Tensors, m, outs, o.explain)
 }
 
 // importPlan makes a plan from a published selection. If model names a backbone, it checks that the
@@ -154,52 +206,109 @@ func explainScores(ctx context.Context, path string, err error) error {
 	return &run.InputError{Err: fmt.Errorf("%s is not a scores file: %w", path, err)}
 }
 
-// makePlan makes a plan from scores. If model names a backbone, it checks that the scores belong to
-// the backbone, and returns the backbone too.
-func (a *app) makePlan(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig, budget plan.Budget, o plan.Options) (*plan.Plan, *backbone.Model, error) {
+// openScored opens the backbone of scores. It returns nil if model names no backbone, and an error
+// if the scores belong to another backbone.
+func (a *app) openScored(ctx context.Context, scores *sensitivity.Scores, model run.ModelConfig) (*backbone.Model, error) {
 	if model.Path == "" {
-		p, err := spt.PlanScores(ctx, scores, budget, o)
-		return p, nil, err
+		return nil, nil
 	}
 	m, _, err := a.openModel(ctx, model, 1) // the head does not matter
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := scores.CheckBackbone(m); err != nil {
-		return nil, nil, &run.InputError{Err: err}
+		return nil, &run.InputError{Err: err}
 	}
-	p, err := spt.Plan(ctx, m.Config, scores, budget, o)
-	return p, m, err
+	return m, nil
 }
 
-func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, out string, explain bool) error {
+// planDocument is the JSON document of a plan.
+type planDocument struct {
+	Out    string     `json:"out"`
+	Module string     `json:"module"`
+	Rank   int        `json:"rank"`
+	Compat string     `json:"compat,omitempty"`
+	Only   string     `json:"only,omitempty"`
+	Budget int        `json:"budget"`
+	Tau    int        `json:"tau"`
+	Cost   plan.Cost  `json:"cost"`
+	Rows   []plan.Row `json:"rows"`
+}
+
+// documentOf returns the JSON document of the plan in the file out.
+func documentOf(p *plan.Plan, tensors []sensitivity.Tensor, out string) (planDocument, error) {
+	count, err := peft.CountOf(p.Module)
+	if err != nil {
+		return planDocument{}, err
+	}
+	rows, err := p.Explain(tensors, count)
+	return planDocument{out, p.Module, p.Rank, p.Compat, p.Only, p.Budget, p.Tau, p.Cost, rows}, err
+}
+
+// explainPlan writes how a plan divides its budget among blocks and operations.
+func (a *app) explainPlan(p *plan.Plan, tensors []sensitivity.Tensor) error {
 	count, err := peft.CountOf(p.Module)
 	if err != nil {
 		return err
 	}
+	var b strings.Builder
+	if err := planreport.Explain(&b, p, tensors, count); err != nil {
+		return err
+	}
+	return a.write(b.String() + "\n")
+}
+
+// writePlans prints several plans of the same scores, which are in the files outs.
+func (a *app) writePlans(plans []*plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, outs []string, explain bool) error {
 	if a.json {
-		rows, err := p.Explain(tensors, count)
+		var all struct {
+			Plans []planDocument `json:"plans"`
+		}
+		for i, p := range plans {
+			d, err := documentOf(p, tensors, outs[i])
+			if err != nil {
+				return err
+			}
+			all.Plans = append(all.Plans, d)
+		}
+		return a.writeJSON(all)
+	}
+	if explain {
+		for _, p := range plans {
+			if err := a.explainPlan(p, tensors); err != nil {
+				return err
+			}
+		}
+	}
+	text := table(func(w io.Writer) {
+		fmt.Fprintln(w, "budget\tcost\tmodules\tvectors\tentries\tclass token\trank\tplan\t")
+		for i, p := range plans {
+			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", p.Budget, p.Cost.Total, p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.ClassToken, p.Rank, printable(outs[i]))
+		}
+	})
+	return a.write(text + "\n" + facts{{"next", trainPlan(outs[0], m)}}.String())
+}
+
+// trainPlan returns the command that trains the plan in the file out.
+func trainPlan(out string, m *backbone.Model) string {
+	model := "FILE"
+	if m != nil {
+		model = modelArgument(m)
+	}
+	return command("spt", "train", "--plan", out, "--model", model, "--data", "DIR")
+}
+
+// writePlan prints the plan in the file out.
+func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, out string, explain bool) error {
+	if a.json {
+		d, err := documentOf(p, tensors, out)
 		if err != nil {
 			return err
 		}
-		return a.writeJSON(struct {
-			Out    string     `json:"out"`
-			Module string     `json:"module"`
-			Rank   int        `json:"rank"`
-			Compat string     `json:"compat,omitempty"`
-			Only   string     `json:"only,omitempty"`
-			Budget int        `json:"budget"`
-			Tau    int        `json:"tau"`
-			Cost   plan.Cost  `json:"cost"`
-			Rows   []plan.Row `json:"rows"`
-		}{out, p.Module, p.Rank, p.Compat, p.Only, p.Budget, p.Tau, p.Cost, rows})
+		return a.writeJSON(d)
 	}
 	if explain {
-		var b strings.Builder
-		if err := planreport.Explain(&b, p, tensors, count); err != nil {
-			return err
-		}
-		if err := a.write(b.String() + "\n"); err != nil {
+		if err := a.explainPlan(p, tensors); err != nil {
 			return err
 		}
 	}
@@ -224,10 +333,6 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 		f.add("tau", "%d largest scores", p.Tau)
 	}
 	f.add("plan", "%s, %s", out, size(fileSize(out)))
-	model := "FILE"
-	if m != nil {
-		model = modelArgument(m)
-	}
-	f.add("next", "%s", command("spt", "train", "--plan", out, "--model", model, "--data", "DIR"))
+	f.add("next", "%s", trainPlan(out, m))
 	return a.write(f.String())
 }
