@@ -8,7 +8,8 @@
 // A [Config] describes a run completely: the backbone ([ModelConfig]), the images ([DataConfig]),
 // the device ([ComputeConfig]) and either the options of a run of all stages ([TuneOptions]) or the
 // options of one training ([TrainOptions]). [Create] makes a run [Folder] and writes the Config
-// into it. Package spt executes runs and writes their files through the Folder.
+// into it. Package spt executes runs and writes their files through the Folder. [Configure] makes a
+// Config from YAML or JSON and the recipe of the method.
 //
 // An error that a user can correct is an [OptionError] or an [InputError].
 package run
@@ -50,8 +51,9 @@ type TuneOptions struct {
 	// ScoresFile is the path of a scores file, which replaces stage 1. If the file states other
 	// options than those set in Score, the run is refused. Empty: score the backbone.
 	ScoresFile string `json:"scores_file,omitempty"`
-	// KeepScores keeps the scores in the run folder. They are as large as the backbone. Resuming a
-	// run does not need them, because the run folder keeps the plans. Default: false.
+	// KeepScores keeps the scores, also those of ScoresFile, in the run folder. They are as large
+	// as the backbone. Resuming a run does not need them, because the run folder keeps the plans.
+	// Default: false.
 	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`

@@ -120,6 +120,9 @@ func configure(nodes layers) (Config, error) {
 		t.LRs = nil
 	}
 	t.MethodRates = lr < 0 && lrs < 0 && len(t.LRs) > 0
+	if !t.Budget.IsZero() {
+		return c, nodes.at("tune.budget", fmt.Errorf("a run of all stages has a list of budgets; write budgets: [%s]", t.Budget))
+	}
 	if err := nodes.checkPlan(t, row); err != nil {
 		return c, err
 	}

@@ -144,6 +144,7 @@ func TestConfigureErrors(t *testing.T) {
 		"tune: {method: linear, plan: {alpha: 3}}":            `line 1, column 38: tune.plan.alpha: method linear takes no alpha`,
 		"tune: {method: lora, score: {criterion: random}}":    `tune.score.criterion: method lora takes no criterion`,
 		"tune: {method: ssf, rank: 3}":                        `tune.rank: method ssf takes no rank`,
+		"tune: {budget: 0.2M}":                                `line 1, column 16: tune.budget: a run of all stages has a list of budgets; write budgets: [0.2M]`,
 		"tune: {method: ssf, budgets: [1%]}":                  `tune.budgets: method ssf takes no budget`,
 		"tune: {method: full, train: {dropout: 0}}":           `tune.train.dropout: method full takes no dropout`,
 		"tune: {method: lora, score: {compat: release}}":      `tune.score.compat: method lora takes no compat`,
