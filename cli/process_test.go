@@ -2,12 +2,15 @@ package cli
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,10 +103,15 @@ type slowHub struct {
 	stall  bool          // send half of the requested range, and then wait until the client is gone
 	pause  time.Duration // pause after each kilobyte
 	ranges []string      // the ranges of the requests for the weights; "" for the whole file
+	asked  int           // number of requests for the size of the weights
 }
 
 func (h *slowHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, ".safetensors") {
+	if strings.HasSuffix(r.URL.Path, ".safetensors") && r.Method == http.MethodHead {
+		h.mu.Lock()
+		h.asked++
+		h.mu.Unlock()
+	} else if strings.HasSuffix(r.URL.Path, ".safetensors") {
 		h.mu.Lock()
 		h.ranges = append(h.ranges, r.Header.Get("Range"))
 		w = &slowWriter{w, r, h.stall, h.pause}
@@ -116,14 +124,38 @@ func (h *slowHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *slowHub) set(stall bool, pause time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stall, h.pause, h.ranges = stall, pause, nil
+	h.stall, h.pause, h.ranges, h.asked = stall, pause, nil, 0
 }
 
-// requested returns the ranges of the requests since the last set.
-func (h *slowHub) requested() []string {
+// requested returns the ranges of the requests since the last set, and how often a client has asked
+// for the size.
+func (h *slowHub) requested() (ranges []string, asked int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ranges
+	return slices.Clone(h.ranges), h.asked
+}
+
+// checkDownload checks that the last download continued an earlier one, and calls checkCache.
+func (p *place) checkDownload(inputs *place, hub *slowHub) {
+	p.t.Helper()
+	ranges, _ := hub.requested()
+	if len(ranges) != 1 || !strings.HasPrefix(ranges[0], "bytes=") {
+		p.t.Errorf("the hub received requests for the ranges %q, expected one request for the rest", ranges)
+	}
+	p.checkCache(inputs)
+}
+
+// checkCache checks that the cache holds the weights of the hub and no part of them.
+func (p *place) checkCache(inputs *place) {
+	p.t.Helper()
+	want := inputs.read("hub", "model.safetensors")
+	entries, err := os.ReadDir(p.path("hf", "models--tests--vit", "blobs"))
+	if err != nil || len(entries) != 1 || entries[0].Name() != fmt.Sprintf("%x", sha256.Sum256(want)) {
+		p.t.Fatalf("the cache holds %v, %v", entries, err)
+	}
+	if !bytes.Equal(p.read("hf", "models--tests--vit", "blobs", entries[0].Name()), want) {
+		p.t.Error("the downloaded weights differ from those of the hub")
+	}
 }
 
 type slowWriter struct {
