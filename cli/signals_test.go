@@ -39,6 +39,7 @@ type interruption struct {
 	// How the test finds that the phase has begun. Without any of these, the output says "device".
 	copies  string  // files and folders of the inputs to copy to the folder first
 	hold    string  // the command waits when it opens this file
+	later   bool    // the command waits when it opens the file again
 	slow    string  // strace delays the reading of this folder
 	hub     string  // "stall": the hub stops within a file; "hash": much of a file was downloaded
 	open    string  // the command has opened a file whose path matches
@@ -97,6 +98,8 @@ func interruptions() []interruption {
 		{verb: "train", phase: "listing", copies: "table", hold: "table/list.csv", args: "train --model DIR/vit.safetensors --data table/list.csv --out run" + trainOptions, absent: []string{"run"}},
 		{verb: "train", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "train --model DIR/vit.safetensors --data data --out run" + trainOptions, absent: []string{"run"}},
 		{verb: "train", phase: "training", says: began, args: "train --model DIR/vit.safetensors --data DIR/split --out run" + trainOptions, reference: "trained", signal: syscall.SIGHUP},
+		// The disk does not deliver an image. The state must be saved all the same.
+		{verb: "train", phase: "training", copies: "data", hold: "data/red/03.png", later: true, args: "train --model DIR/vit.safetensors --data data --cache 0 --val-fraction 0 --out run" + trainOptions, expect: "training stopped(.|\n)*spt train --resume run"},
 		// The validation takes most of the time of an epoch.
 		{verb: "train", phase: "evaluating", written: "run/metrics.jsonl", args: "train --model DIR/vit.safetensors --data DIR/validated --out run" + trainOptions, reference: "validated-run"},
 		{verb: "train", phase: "scoring", reason: "only trains"},
@@ -324,8 +327,20 @@ func (i interruption) check(t *testing.T, inputs *place, name string) {
 		if err != nil {
 			t.Skip(err)
 		}
-		defer f.Close()
-		begun = func(int, string) bool { return waiting() }
+		defer func() { f.Close() }()
+		later := i.later
+		begun = func(int, string) bool {
+			switch {
+			case f == nil: // the command may still read the file
+				f, waiting, _ = lease(p.path(i.hold))
+			case waiting() && later:
+				f.Close()
+				f, later = nil, false
+			default:
+				return waiting()
+			}
+			return false
+		}
 	}
 	c := command(all...)
 	var out output
