@@ -12,14 +12,15 @@ import (
 )
 
 // lease takes a lease on the file at path: until the lease ends, every process that opens the file
-// waits. waiting reports whether a process waits. The lease ends when f is closed.
+// waits. waiting reports whether a process waits. The lease ends when f is closed. The error is
+// [unix.EAGAIN] while another process has the file open.
 func lease(path string) (f *os.File, waiting func() bool, err error) {
 	if f, err = os.Open(path); err != nil {
 		return nil, nil, err
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		f.Close()
-		return nil, nil, fmt.Errorf("the file system has no leases: %w", err)
+		return nil, nil, fmt.Errorf("taking a lease on %s: %w", path, err)
 	}
 	return f, func() bool {
 		kind, err := unix.FcntlInt(f.Fd(), unix.F_GETLEASE, 0)
