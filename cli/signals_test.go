@@ -38,12 +38,14 @@ type interruption struct {
 	reason      string // why the command does not have the phases; it then has no args
 	args        string
 
-	// How the test finds that the phase has begun. Without any of these, the output says "device".
-	copies  string  // files and folders of the inputs to copy to the folder first
-	hold    string  // the command waits when it opens this file
-	later   bool    // the command waits when it opens the file again
-	slow    string  // strace delays the reading of this folder
-	hub     string  // "stall": the hub stops within a file; "hash": much of a file was downloaded
+	// how the test holds the command in the phase, or finds that the phase has begun
+	copies string // files and folders of the inputs to copy to the folder first
+	hold   string // the command waits when it opens this file
+	later  bool   // the command waits when it opens the file again
+	slow   string // strace delays the reading of this folder
+	// "stall": the hub stops within a file; "hash": the cache holds much of a huge file; "cached":
+	// the cache holds a huge file
+	hub     string
 	open    string  // the command has opened a file whose path matches
 	says    string  // the output matches
 	written string  // a file whose path matches this pattern has content
