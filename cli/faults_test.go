@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,36 +30,12 @@ func TestFailedOperations(t *testing.T) {
 	if err != nil {
 		t.Skipf("strace cannot trace here: %v", err)
 	}
-	dir := t.TempDir()
-	spt := filepath.Join(dir, "spt") // TestMain runs the program under this name
-	self, err := os.Executable()
-	if err == nil {
-		err = errors.Join(os.Symlink(self, spt), makeImages(filepath.Join(dir, "data"), 6), makeModel(filepath.Join(dir, "vit.safetensors"), 1, 5, 16, ""))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := newPlace(t, 6)
 	tune := func(out string) []string {
 		return []string{"tune", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "2", "--batch-size", "4", "--out", out}
 	}
-	// call runs the program in dir and returns its exit code and messages.
-	call := func(command string, args ...string) (code int, messages string) {
-		c := exec.Command(command, args...)
-		c.Dir = dir
-		var stderr bytes.Buffer
-		c.Stderr = &stderr
-		if err := c.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
-			t.Fatal(err)
-		}
-		return c.ProcessState.ExitCode(), stderr.String()
-	}
-	if code, messages := call(spt, tune("whole")...); code != 0 {
-		t.Fatalf("exit code %d: %s", code, messages)
-	}
-	want, err := os.ReadFile(filepath.Join(dir, "whole", delta.TensorsName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	p.do(tune("whole")...)
+	want := p.read("whole", delta.TensorsName)
 	injected := 0
 	for _, fault := range []struct{ call, cause string }{{"fsync", "EIO"}, {"renameat", "EIO"}, {"mkdirat", "ENOSPC"}, {"unlinkat", "EACCES"}, {"openat", "EMFILE"}} {
 		numbers := []int{1, 2, 4, 9}
@@ -72,8 +47,8 @@ func TestFailedOperations(t *testing.T) {
 		}
 		for _, n := range numbers {
 			out := fmt.Sprintf("%s-%d", fault.call, n)
-			log := filepath.Join(dir, out+".log")
-			code, messages := call(strace, append([]string{"-f", "-qq", "-o", log, "-e", "trace=" + fault.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", fault.call, fault.cause, n), spt}, tune(out)...)...)
+			log := p.path(out + ".log")
+			code, messages := p.call(strace, append([]string{"-f", "-qq", "-o", log, "-e", "trace=" + fault.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", fault.call, fault.cause, n), p.spt}, tune(out)...)...)
 			trace, err := os.ReadFile(log)
 			if err != nil {
 				t.Fatal(err)
@@ -86,24 +61,18 @@ func TestFailedOperations(t *testing.T) {
 				t.Errorf("%s: exit code %d, %s", out, code, messages)
 			}
 			again := []string{"tune", "--quiet", "--resume", out}
-			if _, err := os.Stat(filepath.Join(dir, out, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(p.path(out, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 				again = tune(out)
 			}
-			if code, messages := call(spt, again...); code != 0 {
+			if code, messages := p.call(p.spt, again...); code != 0 {
 				t.Errorf("%s, resumed: exit code %d, %s", out, code, messages)
 				continue
 			}
-			if got, err := os.ReadFile(filepath.Join(dir, out, delta.TensorsName)); err != nil || !bytes.Equal(got, want) {
+			if got, err := os.ReadFile(p.path(out, delta.TensorsName)); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s, resumed: the delta differs from that of a run without failures, %v", out, err)
 			}
-			err = filepath.WalkDir(filepath.Join(dir, out), func(path string, d fs.DirEntry, err error) error {
-				if name := d.Name(); strings.HasSuffix(name, ".tmp") || name == run.TrainStateFile {
-					t.Errorf("%s, resumed: the run left %s", out, path)
-				}
-				return err
-			})
-			if err != nil {
-				t.Error(err)
+			if left, err := leftovers(p.path(out)); err != nil || left != nil {
+				t.Errorf("%s, resumed: the run left %v, %v", out, left, err)
 			}
 		}
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -73,10 +74,11 @@ type app struct {
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
 
-	entered   bool        // the flags and arguments were parsed and the command has begun
-	helpError error       // the error of --help together with an unknown command
-	resume    string      // the command line that continues the run after an interrupt
-	training  atomic.Bool // a training runs, which saves its state after an interrupt
+	entered   bool  // the flags and arguments were parsed and the command has begun
+	helpError error // the error of --help together with an unknown command
+	// the command line that continues the run after an interrupt; nil if there is none
+	resume   atomic.Pointer[string]
+	training atomic.Bool // a training runs, which saves its state after an interrupt
 }
 
 // Main runs the command that args describe and returns the exit code of the process. args are the
@@ -128,15 +130,35 @@ func (a *app) supervise(ctx context.Context, work func() int) int {
 		return <-done
 	}
 	a.message("interrupted")
+	a.adviseResume("to continue")
 	atomicfile.Abandon()
 	return exitInterrupted
 }
 
-// resumeWith sets the command line that continues the training that begins now. From now on,
-// supervise waits for the training.
+// resumeWith sets the command line that continues the run.
 func (a *app) resumeWith(words ...string) {
-	a.resume = command(words...)
-	a.training.Store(true)
+	text := command(words...)
+	a.resume.Store(&text)
+}
+
+// adviseResume prints the command line that continues the run, if there is one. when tells the user
+// when to run it.
+func (a *app) adviseResume(when string) {
+	if text := a.resume.Load(); text != nil {
+		a.message("%s: %s", when, *text)
+	}
+}
+
+// watch returns a function that passes the events of a run to report. While the events are those of
+// a training, supervise waits for the training. It does not wait for other stages, such as scoring,
+// or for the first step of a training: they have no state to save.
+func (a *app) watch(report progress.Func) progress.Func {
+	return func(e progress.Event) {
+		if e.Stage != progress.Note { // any stage may report a note
+			a.training.Store(e.Stage == progress.Train || e.Stage == progress.Epoch)
+		}
+		report(e)
+	}
 }
 
 // main runs the command that args describe and returns the exit code.
@@ -150,9 +172,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		a.message("%s", describeInterrupt(err))
-		if a.resume != "" {
-			a.message("to continue: %s", a.resume)
-		}
+		a.adviseResume("to continue")
 		return exitInterrupted
 	}
 	a.messages(err, func(text string) string { return describeError(cmd, err, text) })
@@ -173,8 +193,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 		return exitUsage
 	}
 	// A run whose loss is NaN would give the same loss again.
-	if _, diverged := errors.AsType[*objective.LossError](err); a.resume != "" && !diverged {
-		a.message("to continue after the problem is solved: %s", a.resume)
+	if _, diverged := errors.AsType[*objective.LossError](err); !diverged {
+		a.adviseResume("to continue after the problem is solved")
 	}
 	if errors.As(err, &input) || errors.As(err, &bad) {
 		return exitInput

@@ -44,13 +44,20 @@ from it.`,
 		if err != nil {
 			return err
 		}
-		a.resumeWith("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
+		// Before the first step there is no state from which --resume could continue.
+		resumable := func() {
+			if _, err := os.Stat(state); err == nil {
+				a.resumeWith("spt", "pretrain", "--out", out, "--epochs", fmt.Sprint(o.Train.Epochs), "--images-per-class", fmt.Sprint(o.ImagesPerClass), "--seed", fmt.Sprint(o.Train.Seed), "--resume")
+			}
+		}
+		resumable()
 		fmt.Fprintf(a.notes(), "%s, %d images of each class, %d epochs\n", describeConfig(demo.Config()), o.ImagesPerClass, o.Train.Epochs)
 		p := a.reporter()
 		defer p.close()
-		m, result, err := demo.Pretrain(ctx, be, *o, state, p.event)
+		m, result, err := demo.Pretrain(ctx, be, *o, state, a.watch(p.event))
 		p.close()
 		if err != nil {
+			resumable()
 			return err
 		}
 		if err := m.Save(out, checkpoint.F16, nil); err != nil {

@@ -194,8 +194,15 @@ func makeModel(path string, seed, head, width int, without string) error {
 // mkhub REPO COMMIT DIR starts a hub that holds DIR as the branch main of REPO, at a commit of 40
 // times the digit COMMIT, and sets HF_ENDPOINT to it. DIR is read at each request.
 func mkhub(ts *testscript.TestScript, _ bool, args []string) {
-	repo, commit, dir := args[0], strings.Repeat(args[1], 40), ts.MkAbs(args[2])
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(hubOf(args[0], args[1], ts.MkAbs(args[2])))
+	ts.Defer(server.Close)
+	ts.Setenv("HF_ENDPOINT", server.URL)
+}
+
+// hubOf returns the hub of mkhub.
+func hubOf(repo, commit, dir string) http.Handler {
+	commit = strings.Repeat(commit, 40)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/api/models/"+repo+"/revision/main" {
 			type file struct {
 				Name string `json:"rfilename"`
@@ -216,9 +223,7 @@ func mkhub(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		w.Header().Set("ETag", fmt.Sprintf("%q", fmt.Sprintf("%x", sha256.Sum256(data))))
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
-	}))
-	ts.Defer(server.Close)
-	ts.Setenv("HF_ENDPOINT", server.URL)
+	})
 }
 
 // exits CODE PROGRAM ARGS... runs a program that must exit with the code.

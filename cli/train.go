@@ -96,7 +96,7 @@ has the same bits as the result of a run without a stop.
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resumeWith("spt", "train", "--resume", o.out)
-		result, err := task.TrainRun(ctx, *single, p, o.out, shown.event)
+		result, err := task.TrainRun(ctx, *single, p, o.out, a.watch(shown.event))
 		shown.close()
 		if err != nil {
 			return err

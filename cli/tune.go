@@ -116,13 +116,13 @@ result of a run without a stop.
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}
-		result, err := task.Tune(ctx, c.Tune, o.out, func(e progress.Event) {
+		result, err := task.Tune(ctx, c.Tune, o.out, a.watch(func(e progress.Event) {
 			p.event(e)
 			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {
 				shown[made.Budget] = true
 				explained = a.explain(made, task)
 			}
-		})
+		}))
 		p.close()
 		if err != nil {
 			return err

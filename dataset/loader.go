@@ -109,8 +109,9 @@ type task struct {
 //
 // The pass ends with an error if an argument or the transform is invalid, if an image cannot be
 // decoded, or if ctx is done. The error names the image and the place that lists it. When the loop
-// over the mini-batches ends, early or not, all goroutines of the pass have returned. Several
-// passes may run at the same time.
+// over the mini-batches ends, early or not, all goroutines of the pass have returned. If ctx is
+// done, they return after the images that they read, for which the loop does not wait: a disk may
+// not deliver an image. Several passes may run at the same time.
 func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, seed uint64, epoch int) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		order := order
@@ -125,10 +126,15 @@ func (l *Loader) Batches(ctx context.Context, order []int, batchSize int, seed u
 			return
 		}
 
+		outer := ctx
 		ctx, cancel := context.WithCancel(ctx)
 		var running sync.WaitGroup
-		defer running.Wait()
-		defer cancel()
+		defer func() {
+			cancel()
+			if outer.Err() == nil {
+				running.Wait()
+			}
+		}()
 
 		tasks := make(chan task)
 		ahead := make(chan *pending, l.options.Prefetch)

@@ -52,9 +52,13 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 	if err != nil {
 		return nil, nil, err
 	}
-	run := train.Run{Backend: be, Model: m, Tuning: tuning, Options: o.Train, Checkpoint: checkpointPath, Progress: report,
-		Train: pretrainingData(o.Train.Seed, 0, o.ImagesPerClass, c, true),
-		Val:   pretrainingData(o.Train.Seed, o.ImagesPerClass, o.ValPerClass, c, false)}
+	run := train.Run{Backend: be, Model: m, Tuning: tuning, Options: o.Train, Checkpoint: checkpointPath, Progress: report}
+	if run.Train, err = pretrainingData(ctx, o.Train.Seed, 0, o.ImagesPerClass, c, true); err == nil {
+		run.Val, err = pretrainingData(ctx, o.Train.Seed, o.ImagesPerClass, o.ValPerClass, c, false)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("drawing the images for the demo backbone: %w", err)
+	}
 	result, err := run.Do(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("pretraining the demo backbone: %w", err)
@@ -65,9 +69,12 @@ func Pretrain(ctx context.Context, be backend.Backend, o PretrainOptions, checkp
 // pretrainingData returns the images with indexes from first to first+perClass−1 of every class. If
 // flip is set, a random half of the images is mirrored left to right in each epoch. A mirrored
 // image keeps its class.
-func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip bool) *train.Data {
+func pretrainingData(ctx context.Context, seed uint64, first, perClass int, c backbone.Config, flip bool) (*train.Data, error) {
 	var samples []dataset.Sample
 	for i := range perClass {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		for class := range synth.Classes() {
 			index := (first+i)*len(synth.Classes()) + class
 			pix := synth.Pretraining(seed, index, class, c.ImageSize)
@@ -75,7 +82,7 @@ func pretrainingData(seed uint64, first, perClass int, c backbone.Config, flip b
 		}
 	}
 	// The images are in memory and have their final size already, so a cache would only copy them.
-	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
+	return train.Images(dataset.NewLoader(samples, dataset.Transform{Size: c.ImageSize, HorizontalFlip: flip}, nil, dataset.LoaderOptions{}), objective.SingleLabel, c), nil
 }
 
 // initialWeights returns random initial weights. Matrices and embeddings are normal with σ 0.1, the
