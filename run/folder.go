@@ -266,7 +266,7 @@ func SaveResult[T Result | Candidate](f Folder, r *T) error {
 
 // removeState removes the training state, if there is one.
 func (f Folder) removeState() error {
-	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := atomicfile.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the state of a finished training: %w", err)
 	}
 	return nil
