@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -75,6 +76,7 @@ func partials(t *testing.T, c *Client) (out []string) {
 // TestFetch checks that the cache has the structure that the documentation of huggingface_hub
 // shows.
 func TestFetch(t *testing.T) {
+	needLinks(t)
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
 	c.Token = testToken
@@ -579,6 +581,7 @@ func TestWithdrawn(t *testing.T) {
 }
 
 func TestOffline(t *testing.T) {
+	needLinks(t)
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
 	c.Offline = true
@@ -777,6 +780,9 @@ func TestParse(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs the paths of Unix")
+	}
 	home := t.TempDir()
 	write := func(path, text string) {
 		t.Helper()
