@@ -26,6 +26,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -244,9 +245,16 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	return dir, err
 }
 
+// device matches names that Windows takes for a device.
+var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\.|$)`)
+
 // portableName returns a name without the characters that file names cannot have on some systems:
-// those that Windows reserves, and characters that are not printable.
+// those that Windows reserves, and characters that are not printable. A name that begins as the
+// name of a device of Windows does, such as "aux.2", gets an underscore.
 func portableName(name string) string {
+	if device.MatchString(name) {
+		name = "_" + name
+	}
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || strings.ContainsRune(`<>:"/\|?*`, r) {
 			return '_'

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -300,4 +301,51 @@ func FuzzSideFiles(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSideFilesCutShort cuts the files beside a checkpoint at each byte. A file that is cut short
+// must be an error or a note that it is not used, or give the same model. A cached download can be
+// cut short without package hub noticing it.
+func TestSideFilesCutShort(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(fixtures.Backbone(t, "vit-cls-hf5").Dir)); err != nil {
+		t.Fatal(err)
+	}
+	load := func() (*backbone.Model, string, error) {
+		m, report, err := backbone.Load(dir, backbone.LoadOptions{})
+		if err != nil {
+			return nil, "", err
+		}
+		return m, strings.Join(report.Notes, "\n"), nil
+	}
+	whole, _, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"config.json", "preprocessor_config.json"} {
+		path := filepath.Join(dir, name)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		noticed := 0
+		for n := len(data) - 1; n >= 0; n-- {
+			if err := os.Truncate(path, int64(n)); err != nil {
+				t.Fatal(err)
+			}
+			m, notes, err := load()
+			if err != nil || strings.Contains(notes, name+" beside the checkpoint is not used") {
+				noticed++
+			} else if !reflect.DeepEqual(m.Config, whole.Config) || !reflect.DeepEqual(m.Preprocessing, whole.Preprocessing) {
+				t.Errorf("%s with %d of %d bytes gives another model, no error and the notes %q", name, n, len(data), notes)
+			}
+		}
+		// Without its last line break, the file is complete.
+		if noticed < len(data)-1 {
+			t.Errorf("%s: %d of %d cuts were noticed", name, noticed, len(data))
+		}
+		if err := os.WriteFile(path, data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -328,15 +329,28 @@ func deltaSize(dir string) int64 {
 }
 
 // command joins words to a command line. It quotes words with characters that a shell interprets.
-func command(words ...string) string {
+func command(words ...string) string { return commandFor(runtime.GOOS, words) }
+
+// commandFor is command for the shells of a system. The shells of Windows separate folders with a
+// backslash, and cmd.exe knows double quotes only. No path on Windows contains one.
+func commandFor(system string, words []string) string {
+	quoted := slices.Clone(words)
 	for i, w := range words {
-		if strings.ContainsFunc(w, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-=,+:%@", r)
-		}) {
-			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		safe := "/._-=,+:%@"
+		if system == "windows" {
+			safe += `\`
+		}
+		switch plain := !strings.ContainsFunc(w, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(safe, r)
+		}); {
+		case plain:
+		case system == "windows":
+			quoted[i] = `"` + w + `"`
+		default:
+			quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 	}
-	return strings.Join(words, " ")
+	return strings.Join(quoted, " ")
 }
 
 // runDocument is the JSON document of tune and train.

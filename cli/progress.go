@@ -152,7 +152,10 @@ func figures(f train.Epoch) string {
 	if f.TestAccuracy != 0 {
 		text += fmt.Sprintf(", test accuracy %s", percent(f.TestAccuracy))
 	}
-	return text + fmt.Sprintf(", %.1f images/s", f.ImagesPerSecond)
+	if f.ImagesPerSecond != 0 {
+		text += fmt.Sprintf(", %.1f images/s", f.ImagesPerSecond)
+	}
+	return text
 }
 
 // draw shows an event on a terminal. It moves the bar of the stage, or prints a line for a plan or

@@ -3,6 +3,7 @@ package dataset
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -79,6 +80,9 @@ func TestTableForms(t *testing.T) {
 		{"two paths that are not UTF-8", few(tree{"x.csv": "path,label\na\xe9.png,q\na\xea.png,r\n"}, "a\xe9.png", "a\xea.png"), "x.csv", OpenOptions{}, "q r", [3]string{"a\xe9.png=0@x.csv:2; a\xea.png=1@x.csv:3"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if runtime.GOOS == "windows" && c.name == "ids in two folders, one complete" {
+				t.Skip("needs a file system that distinguishes capital letters")
+			}
 			root := c.files.write(t)
 			if c.o.ImageRoot != "" {
 				c.o.ImageRoot = filepath.Join(root, c.o.ImageRoot)

@@ -14,7 +14,7 @@ const fewShotLists = "train_meta.list.num_shot_*"
 
 // recogniseFewShot reports whether a folder holds few-shot lists.
 func recogniseFewShot(_ context.Context, root string) (bool, error) {
-	lists, err := filepath.Glob(filepath.Join(globEscape(root), "annotations", fewShotLists))
+	lists, err := globIn(root, "annotations/"+fewShotLists)
 	return lists != nil, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -49,7 +50,7 @@ func (files tree) write(t testing.TB) string {
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
-			if !utf8.ValidString(name) {
+			if !utf8.ValidString(name) || runtime.GOOS == "windows" {
 				t.Skipf("the test needs a file system that allows any bytes in a name: %v", err)
 			}
 			t.Fatal(err)
@@ -144,6 +145,9 @@ func TestOpenLayouts(t *testing.T) {
 			`1.png=0@train.json: "1.png"; 3.png=1@train.json: "3.png"`, "", `2.png=0@test.json: "2.png"`, "val stratified by class 0.9/0.1 of train seed 0, test given"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if runtime.GOOS == "windows" && (c.name == "fgvc" || c.name == "torchvision's order") {
+				t.Skip("needs a file system that distinguishes capital letters")
+			}
 			root := c.files.write(t)
 			at := root
 			if strings.Contains(c.name, "link") {
@@ -243,6 +247,9 @@ func TestOpenErrors(t *testing.T) {
 		{"json missing image", fgvcTree.with(tree{"Images/b/2.png": "-"}), OpenOptions{}, []string{`test.json: "b/2.png"`, "does not exist"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if runtime.GOOS == "windows" && c.name == "class folder in Latin-1" {
+				t.Skip("needs a file system that allows any bytes in a name")
+			}
 			root := c.files.write(t)
 			_, err := Open(t.Context(), root, c.o)
 			if err == nil {

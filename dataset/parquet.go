@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,8 +76,8 @@ func parquetFiles(root string) (set parquetSet, err error) {
 // parquetFilesIn returns the parquet files in a folder and in its folders train, validation and
 // test. It does not return metadataTable.
 func parquetFilesIn(base string) (set parquetSet, err error) {
-	glob := func(elements ...string) ([]string, error) {
-		found, err := filepath.Glob(filepath.Join(append([]string{globEscape(base)}, elements...)...))
+	glob := func(pattern string) ([]string, error) {
+		found, err := globIn(base, pattern)
 		return slices.DeleteFunc(found, func(p string) bool { return filepath.Base(p) == metadataTable }), err
 	}
 	flat, err := glob("*.parquet")
@@ -87,7 +89,7 @@ func parquetFilesIn(base string) (set parquetSet, err error) {
 		return set, nil
 	}
 	for name, split := range splitNames {
-		found, err := glob(name, "*.parquet")
+		found, err := glob(name + "/*.parquet")
 		if err != nil {
 			return set, err
 		}
@@ -102,9 +104,14 @@ func parquetFilesIn(base string) (set parquetSet, err error) {
 	return set, nil
 }
 
-// globEscape escapes the characters in a path that have a special meaning in patterns.
-func globEscape(s string) string {
-	return regexp.MustCompile(`[*?\[\\]`).ReplaceAllString(s, `\$0`)
+// globIn returns the paths in a folder that match a pattern with slashes. The path of the folder is
+// no pattern: it may contain brackets, which cannot be escaped on Windows.
+func globIn(folder, pattern string) ([]string, error) {
+	found, err := fs.Glob(os.DirFS(folder), pattern)
+	for i, name := range found {
+		found[i] = filepath.Join(folder, filepath.FromSlash(name))
+	}
+	return found, err
 }
 
 // words matches sequences of letters.

@@ -262,7 +262,6 @@ func editTensors(e checkpoint.Entry) func(*testing.T, string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
 		entries := map[string]checkpoint.Entry{}
 		for _, info := range f.Tensors() {
 			var data any
@@ -277,6 +276,9 @@ func editTensors(e checkpoint.Entry) func(*testing.T, string) {
 				t.Fatal(err)
 			}
 			entries[info.Name] = checkpoint.Entry{Name: info.Name, DType: info.DType, Shape: info.Shape, Data: data}
+		}
+		if err := f.Close(); err != nil { // Windows does not replace an open file
+			t.Fatal(err)
 		}
 		entries[e.Name] = e
 		if e.DType == "" {

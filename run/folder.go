@@ -59,14 +59,14 @@ func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesF
 // CheckNew returns an [*OptionError] if a new run cannot use the folder: f is a file, f holds a
 // run, or f holds a file that a run would mistake for its own.
 func (f Folder) CheckNew() error {
-	if _, err := os.Stat(f.Path(ConfigFile)); err == nil {
-		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s already holds a run; resume that run or choose another folder", f)}
-	}
 	if stat, err := os.Stat(string(f)); err == nil && !stat.IsDir() {
 		return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s is a file, but a run needs a folder; choose another path", f)}
 	}
 	for _, name := range Files() {
-		if _, err := os.Stat(f.Path(name)); err == nil {
+		switch _, err := os.Stat(f.Path(name)); {
+		case err == nil && name == ConfigFile:
+			return f.occupied()
+		case err == nil:
 			return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds the file %s, which a new run would mistake for its own; choose another folder", f, name)}
 		}
 	}
@@ -83,8 +83,28 @@ func Create(dir string, c *Config) (Folder, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return f, fmt.Errorf("making the run folder: %w", err)
 	}
+	// If two runs begin in one folder at the same time, only one of them can create the file.
+	path := f.Path(ConfigFile)
+	empty, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if errors.Is(err, fs.ErrExist) {
+		return f, f.occupied()
+	}
+	if err == nil {
+		err = empty.Close()
+	}
+	if err != nil {
+		return f, fmt.Errorf("making the run folder: %w", err)
+	}
 	c.Header, c.Spt = configHeader, version.Version
-	return f, jsonfile.Write(f.Path(ConfigFile), c)
+	if err := jsonfile.Write(path, c); err != nil {
+		return f, errors.Join(err, os.Remove(path))
+	}
+	return f, nil
+}
+
+// occupied returns the error for a folder that holds a run.
+func (f Folder) occupied() error {
+	return &OptionError{Option: "run-folder", Err: fmt.Errorf("%s already holds a run; resume that run or choose another folder", f)}
 }
 
 // Open reads the configuration of the run in dir. A folder without a run and a broken configuration
@@ -266,7 +286,7 @@ func SaveResult[T Result | Candidate](f Folder, r *T) error {
 
 // removeState removes the training state, if there is one.
 func (f Folder) removeState() error {
-	if err := os.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := atomicfile.Remove(f.Path(TrainStateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the state of a finished training: %w", err)
 	}
 	return nil

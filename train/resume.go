@@ -37,14 +37,19 @@ type moments struct{ first, second checkpoint.StateDict }
 // of images.
 func (p *position) epochDone(o Options, steps, read int) Epoch {
 	images := float64(read)
-	return Epoch{
-		Epoch:           p.Epoch + 1,
-		LR:              o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
-		TrainLoss:       p.LossSum / images,
-		TrainAccuracy:   p.Correct / images,
-		Seconds:         p.Seconds,
-		ImagesPerSecond: images / p.Seconds,
+	e := Epoch{
+		Epoch:         p.Epoch + 1,
+		LR:            o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
+		TrainLoss:     p.LossSum / images,
+		TrainAccuracy: p.Correct / images,
+		Seconds:       p.Seconds,
 	}
+	// The clock of Windows advances in steps of up to 16 ms, so a short epoch may take no time.
+	// JSON cannot hold infinity.
+	if e.Seconds > 0 {
+		e.ImagesPerSecond = images / e.Seconds
+	}
+	return e
 }
 
 // next moves p to the start of the next epoch.

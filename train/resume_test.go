@@ -1,6 +1,7 @@
 package train
 
 import (
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -82,5 +83,18 @@ func TestSaveInTime(t *testing.T) {
 		if g := got.Epochs[i]; g.TrainLoss != e.TrainLoss || g.TrainAccuracy != e.TrainAccuracy || !(g.Seconds > 0) {
 			t.Errorf("epoch %+v, expected %+v", g, e)
 		}
+	}
+}
+
+// TestEpochWithoutTime checks the figures of an epoch that is shorter than a tick of the clock.
+// They must be numbers that JSON can hold.
+func TestEpochWithoutTime(t *testing.T) {
+	p := position{LossSum: 6, Correct: 2}
+	if _, err := json.Marshal(p.epochDone(Options{Epochs: 1}, 1, 4)); err != nil {
+		t.Error(err)
+	}
+	p.Seconds = 2
+	if e := p.epochDone(Options{Epochs: 1}, 1, 4); e.ImagesPerSecond != 2 {
+		t.Errorf("%v images/s, want 2", e.ImagesPerSecond)
 	}
 }

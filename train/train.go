@@ -53,7 +53,8 @@ type Epoch struct {
 	TestAccuracy float64 `json:"test_accuracy,omitempty"`
 	// Seconds is the time spent on training, without validation and testing.
 	Seconds float64 `json:"seconds"`
-	// ImagesPerSecond is the number of training images divided by Seconds.
+	// ImagesPerSecond is the number of training images divided by Seconds. It is 0 if Seconds is 0,
+	// because the epoch was shorter than a tick of the clock.
 	ImagesPerSecond float64 `json:"images_per_second"`
 }
 

@@ -1,7 +1,8 @@
 // Package atomicfile replaces files atomically. A reader sees either the old content or the new
 // content, even after a crash, and never a part of it. [Write] writes the output of a function,
-// [WriteBytes] writes bytes from memory. [RemoveLeftovers] removes what a crash left behind, and
-// [Abandon] what this process would leave if it ended now.
+// [WriteBytes] writes bytes from memory. [Rename] and [Remove] wait for other programs that have
+// the file open. [RemoveLeftovers] removes what a crash left behind, and [Abandon] what this
+// process would leave if it ended now.
 package atomicfile
 
 import (
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The name of a temporary file is the prefix, a random number and the suffix.
@@ -69,7 +71,7 @@ func Write(path string, fill func(w io.Writer) error) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, path)
+		err = Rename(temp, path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
@@ -81,6 +83,35 @@ func Write(path string, fill func(w io.Writer) error) error {
 		_ = dir.Close()
 	}
 	return nil
+}
+
+// patience is how long Rename and Remove wait for other programs.
+const patience = 2 * time.Second
+
+// Rename renames a file as os.Rename does, and replaces the file at to. Windows refuses this while
+// a program reads one of the files, such as a virus scanner or another command of spt. Rename
+// therefore tries again for a few seconds.
+func Rename(from, to string) error {
+	return retry(func() error { return os.Rename(from, to) })
+}
+
+// Remove removes a file as os.Remove does. It waits as [Rename] does.
+func Remove(path string) error {
+	return retry(func() error { return os.Remove(path) })
+}
+
+// retry calls f again while a program has the file open, until patience has passed.
+func retry(f func() error) error {
+	for start, pause := time.Now(), time.Millisecond; ; pause *= 2 {
+		err := f()
+		if err == nil || !busy(err) {
+			return err
+		}
+		if time.Since(start)+pause > patience {
+			return fmt.Errorf("%w; close the programs that have this file open", err)
+		}
+		time.Sleep(pause)
+	}
 }
 
 // WriteBytes replaces the file at path with data, as [Write] does.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestWrite checks that a success replaces the file, and that a failure keeps the old content and
@@ -40,5 +41,36 @@ func TestWrite(t *testing.T) {
 	}
 	if err := WriteBytes(filepath.Join(dir, "no", "file"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing folder: %v", err)
+	}
+}
+
+// TestReaders checks that a file can be replaced and removed while another program reads it for a
+// short time, which Windows refuses.
+func TestReaders(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for name, work := range map[string]func() error{
+		"replacing": func() error { return WriteBytes(path, []byte("new")) },
+		"removing": func() error {
+			if err := Remove(path); err != nil {
+				return err
+			}
+			return os.WriteFile(path, []byte("old"), 0o666)
+		},
+	} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan error)
+		time.AfterFunc(200*time.Millisecond, func() { closed <- f.Close() })
+		if err := work(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
 	}
 }

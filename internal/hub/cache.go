@@ -16,7 +16,7 @@ import (
 // defines:
 //
 //	blobs/ETAG                 content of a file, named after the checksum that the server sends
-//	snapshots/COMMIT/FILE      a link to a blob
+//	snapshots/COMMIT/FILE      a link to a blob, or the content if the system has no links
 //	refs/REVISION              the last known commit of a branch or tag
 //	.no_exist/COMMIT/FILE      an empty file: the commit has no such file
 //
@@ -143,28 +143,37 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 	return nil
 }
 
+// symlink creates a symbolic link. Tests replace it.
+var symlink = os.Symlink
+
 // link creates the link from a file of a snapshot to its blob. The link is relative, so that users
-// can move the cache.
+// can move the cache. If no link can be created, link moves the blob to the snapshot, as
+// huggingface_hub does. On Windows, only administrators and users in developer mode may create
+// symbolic links. Some disks have none.
 func (f folder) link(etag, commit, file string) error {
-	path := f.snapshot(commit, file)
+	path, blob := f.snapshot(commit, file), f.blob(etag)
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
-	target, err := filepath.Rel(filepath.Dir(path), f.blob(etag))
+	target, err := filepath.Rel(filepath.Dir(path), blob)
 	if err != nil {
 		return err
 	}
-	err = os.Symlink(target, path)
-	if errors.Is(err, fs.ErrExist) && !sameFile(path, f.blob(etag)) {
-		// There is a link to a blob that was deleted, or a damaged copy of the file.
-		if err = os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = os.Symlink(target, path)
-		}
+	if sameFile(path, blob) {
+		return nil
 	}
-	if errors.Is(err, fs.ErrExist) && sameFile(path, f.blob(etag)) {
-		return nil // another process has created the link
+	// There may be a link to a blob that was deleted, or a damaged copy of the file.
+	if err := atomicfile.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	err = symlink(target, path)
+	if err == nil || sameFile(path, blob) { // another process may have created the link
+		return nil
+	}
+	if moved := atomicfile.Rename(blob, path); moved != nil {
+		return errors.Join(err, moved)
+	}
+	return nil
 }
 
 // sameFile reports whether the paths a and b lead to the same file.

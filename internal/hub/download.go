@@ -24,6 +24,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/progress"
 )
 
@@ -140,8 +141,12 @@ func (c *Client) download(ctx context.Context, f folder, commit string, from rem
 		return fmt.Errorf("locking %s: %w", lock.Path(), err)
 	}
 	defer func() { _ = lock.Unlock() }() // if it fails, the end of the process releases the lock
-	// Another revision may have the same content, or another process may have downloaded it. A blob
-	// of another size is damaged, and the download replaces it.
+	// Another process may have downloaded the file while this one waited for the lock.
+	if sizeOf(f.snapshot(commit, from.file)) == from.size {
+		return nil
+	}
+	// Another revision may have the same content. A blob of another size is damaged, and the
+	// download replaces it.
 	blob := f.blob(from.etag)
 	if sizeOf(blob) == from.size {
 		return f.link(from.etag, commit, from.file)
@@ -157,7 +162,7 @@ func (c *Client) download(ctx context.Context, f folder, commit string, from rem
 	if err = errors.Join(err, p.close()); err != nil {
 		return err
 	}
-	if err := os.Rename(p.path, blob); err != nil {
+	if err := atomicfile.Rename(p.path, blob); err != nil {
 		return err
 	}
 	if err := f.link(from.etag, commit, from.file); err != nil {
@@ -193,7 +198,7 @@ func (c *Client) ask(ctx context.Context, repo, commit, file string) (remote, er
 		size = h.Get("Content-Length")
 	}
 	r.etag = strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
-	if !safeETag.MatchString(r.etag) {
+	if !safeETag.MatchString(r.etag) || !portable(r.etag) {
 		return r, fmt.Errorf("%s sends the ETag %.60q; expected letters and digits; %s", host, etag, checkEndpoint)
 	}
 	if r.size, err = strconv.ParseInt(size, 10, 64); err != nil || r.size < 0 {

@@ -14,7 +14,8 @@
 //   - request.go: requests to the Hub, and the meaning of its errors
 //   - download.go: the download of one file and its verification
 //   - verify.go: the verification of a model in the cache
-//   - system_unix.go, system_other.go: the free space of a disk, and how to open special files
+//   - system_unix.go, system_windows.go, system_other.go: the free space of a disk, and how to open
+//     special files
 //
 // A server may be damaged or hostile. Everything that it sends has a limit: the constants in
 // hub.go, request.go and download.go.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -75,6 +76,7 @@ func partials(t *testing.T, c *Client) (out []string) {
 // TestFetch checks that the cache has the structure that the documentation of huggingface_hub
 // shows.
 func TestFetch(t *testing.T) {
+	needLinks(t)
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
 	c.Token = testToken
@@ -579,6 +581,7 @@ func TestWithdrawn(t *testing.T) {
 }
 
 func TestOffline(t *testing.T) {
+	needLinks(t)
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
 	c.Offline = true
@@ -703,6 +706,45 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+// TestWithoutLinks checks the cache on a system that does not let users create symbolic links, as
+// Windows does: files are downloaded once for each commit, and damaged ones again.
+func TestWithoutLinks(t *testing.T) {
+	defer func(f func(string, string) error) { symlink = f }(symlink)
+	symlink = func(old, new string) error {
+		return &os.LinkError{Op: "symlink", Old: old, New: new, Err: errors.New("a required privilege is not held by the client")}
+	}
+	h := newFakeHub(t, tinyFiles())
+	c := h.client(t)
+	for _, offline := range []bool{false, false, true} {
+		c.Offline = offline
+		s := fetch(t, c, "hf:"+testRepo)
+		if content(t, s.Path) != weights || content(t, filepath.Join(filepath.Dir(s.Path), "config.json")) != h.files["config.json"] {
+			t.Error("the snapshot has other content")
+		}
+	}
+	c.Offline = false
+	snapshot := c.folder(testRepo).snapshot(testCommit, "model.safetensors")
+	if err := os.Truncate(snapshot, 5); err != nil {
+		t.Fatal(err)
+	}
+	if s := fetch(t, c, "hf:"+testRepo); content(t, s.Path) != weights {
+		t.Error("the damaged file was not downloaded again")
+	}
+	h.commit = strings.Repeat("b", 40)
+	if s := fetch(t, c, "hf:"+testRepo); content(t, s.Path) != weights || content(t, snapshot) != weights {
+		t.Error("after the branch moved, a snapshot has other content")
+	}
+	downloads := 0
+	for _, r := range h.log() {
+		if r == "GET /lfs/model.safetensors" {
+			downloads++
+		}
+	}
+	if downloads != 3 {
+		t.Errorf("downloaded %d times, want 3: once for each commit, and once because of the damage", downloads)
+	}
+}
+
 func TestNoSpace(t *testing.T) {
 	c := newFakeHub(t, tinyFiles()).client(t)
 	err := c.explainDownload("model.safetensors", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
@@ -718,6 +760,7 @@ func TestParse(t *testing.T) {
 		"hf:a/b@main":                          {"a/b", "main", ""},
 		"hf:a/b@refs/pr/3:sub/best.ckpt@2.npz": {"a/b", "refs/pr/3", "sub/best.ckpt@2.npz"},
 		"hf:a/b:x y.npz":                       {"a/b", "", "x y.npz"},
+		"hf:a/b@console:nullable/com10.npz":    {"a/b", "console", "nullable/com10.npz"},
 		"hf:a/b@" + testCommit:                 {"a/b", testCommit, ""},
 	} {
 		if got, err := Parse(text); err != nil || got != want || got.String() != text {
@@ -725,7 +768,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "a/b", "hf:", "hf:a", "hf:a/", "hf:/b", "hf:a/b/c", "hf:../b", "hf:a/..", "hf:a/b--c", "hf:a..b/c", "hf:a/-b", "hf:a/b.", "hf:a b/c", "hf:a/b@", "hf:a/b@..",
-		"hf:a/b@../x", "hf:a/b@/x", "hf:a/b@x//y", `hf:a/b@x\y`, "hf:a/b@x\ny", "hf:a/b:", "hf:a/b:../x", "hf:a/b:/etc/passwd", "hf:a/b:x/../../y", `hf:a/b:..\x`, "hf:a/b:C:x", "hf:a/b:.", "hf:" + strings.Repeat("a", 97) + "/b", "hf://a/b"} {
+		"hf:a/b@../x", "hf:a/b@/x", "hf:a/b@x//y", `hf:a/b@x\y`, "hf:a/b@x\ny", "hf:a/b:", "hf:a/b:../x", "hf:a/b:/etc/passwd", "hf:a/b:x/../../y", `hf:a/b:..\x`, "hf:a/b:C:x", "hf:a/b:.", "hf:a/b@nul", "hf:a/b:sub/CON", "hf:a/b:Aux.npz", "hf:a/b:COM1 .npz", "hf:a/b:x./y", "hf:a/b:x.npz.", "hf:a/b:x ", "hf:" + strings.Repeat("a", 97) + "/b", "hf://a/b"} {
 		if got, err := Parse(text); err == nil {
 			t.Errorf("%q: got %+v", text, got)
 		}
@@ -737,6 +780,9 @@ func TestParse(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs the paths of Unix")
+	}
 	home := t.TempDir()
 	write := func(path, text string) {
 		t.Helper()

@@ -74,9 +74,24 @@ func validRepo(repo string) bool {
 	return ok && repoPart.MatchString(owner) && repoPart.MatchString(name) && !strings.Contains(repo, "--") && !strings.Contains(repo, "..")
 }
 
+// device matches the names of devices on Windows. A file there cannot have such a name, also with
+// an extension.
+var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?$`)
+
+// portable reports whether a file on Windows can have this name. Windows removes dots and spaces at
+// the end of a name.
+func portable(name string) bool {
+	return !device.MatchString(name) && !strings.HasSuffix(name, ".") && !strings.HasSuffix(name, " ")
+}
+
 // validPath reports whether p is a relative path with slashes that stays inside its folder on every
 // operating system.
 func validPath(p string) bool {
+	for name := range strings.SplitSeq(p, "/") {
+		if !portable(name) {
+			return false
+		}
+	}
 	return fs.ValidPath(p) && p != "." && len(p) <= 512 && !strings.ContainsAny(p, `\:`) &&
 		!strings.ContainsFunc(p, func(r rune) bool { return !unicode.IsPrint(r) })
 }

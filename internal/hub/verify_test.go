@@ -9,6 +9,7 @@ import (
 
 // TestVerify checks that Verify finds damage of the same size, which Fetch does not find.
 func TestVerify(t *testing.T) {
+	needLinks(t)
 	h := newFakeHub(t, tinyFiles())
 	c := h.client(t)
 	fetch(t, c, "hf:"+testRepo)
