@@ -110,6 +110,7 @@ func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error
 	if len(begun.Budgets) == 0 {
 		begun.Budgets = []plan.Budget{{}}
 	}
+	begun.ScoresFile = o.ScoresFile // the file may have moved
 	if !reflect.DeepEqual(begun, o) {
 		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
 	}

@@ -29,6 +29,8 @@ type Module struct {
 	// same output as Graph without dropout and drop-path. Nil means that the module cannot be
 	// merged.
 	Merge func(l *MergedLayer) error
+
+	uses func() (Uses, error) // findUses, called once; nil before Register
 }
 
 // MergedLayer holds a linear layer and the trained tensors of the module that is merged into it.
@@ -81,6 +83,14 @@ type Uses struct {
 // Uses returns the training options that have an effect on the module. It returns an error if the
 // graph function fails.
 func (m Module) Uses() (Uses, error) {
+	if m.uses != nil {
+		return m.uses()
+	}
+	return m.findUses()
+}
+
+// findUses computes the result of Uses.
+func (m Module) findUses() (Uses, error) {
 	const side = 8 // any size
 	s, err := m.trace("blocks.0.mlp.fc1", side, side, 1, true)
 	for _, p := range s.params {

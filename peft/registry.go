@@ -37,6 +37,7 @@ func Register(m Module) error {
 			return fmt.Errorf("registering structured module %q: %w; choose another name", m.Name, err)
 		}
 	}
+	m.uses = sync.OnceValues(m.findUses) // every check of options asks for them
 	registry.modules[m.Name] = m
 	return nil
 }

@@ -1,5 +1,12 @@
 package run
 
+import (
+	"context"
+	"errors"
+
+	"github.com/sptune/spt/dataset"
+)
+
 // OptionError reports an option, or a combination of options, that cannot work. The user must
 // change the option; changing files does not help.
 type OptionError struct {
@@ -27,3 +34,28 @@ func (e *InputError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *InputError) Unwrap() error { return e.Err }
+
+// The exit codes of the command line for errors.
+const (
+	ExitFailed      = 1
+	ExitUsage       = 2   // an [OptionError]
+	ExitInput       = 3   // an [InputError] or a [dataset.ImageError]
+	ExitInterrupted = 130 // an interrupt: 128 + SIGINT, as in shells
+)
+
+// ExitCode returns the exit code for an error of a run with the context ctx. A run that ended with
+// ExitUsage or ExitInput would end in the same way again.
+func ExitCode(ctx context.Context, err error) int {
+	var option *OptionError
+	var input *InputError
+	var image *dataset.ImageError
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return ExitInterrupted
+	case errors.As(err, &option):
+		return ExitUsage
+	case errors.As(err, &input), errors.As(err, &image):
+		return ExitInput
+	}
+	return ExitFailed
+}

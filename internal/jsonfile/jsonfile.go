@@ -26,6 +26,8 @@ const (
 	Plan      Kind = "plan"      // plan.json
 	Delta     Kind = "delta"     // spt_delta.json
 	Suite     Kind = "suite"     // the report of spt bench --suite
+	Job       Kind = "job"       // one line of jobs.jsonl of a sweep folder
+	Attempt   Kind = "attempt"   // one line of the log of a job of a sweep
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each

@@ -46,10 +46,10 @@ func (e *Error) Error() string {
 // Unwrap returns the error without the place.
 func (e *Error) Unwrap() error { return e.Err }
 
-// At returns err as an [Error] at the place of a node. If err has a place already, or the node is
-// nil, At returns err.
+// At returns err as an [Error] at the place of a node. If err has a place already, or the node has
+// none, At returns err.
 func At(n *Node, err error) error {
-	if _, placed := errors.AsType[*Error](err); placed || err == nil || n == nil {
+	if _, placed := errors.AsType[*Error](err); placed || err == nil || n == nil || n.Line == 0 {
 		return err
 	}
 	return &Error{n.Line, n.Column, err}
@@ -270,4 +270,63 @@ func wrongType(n *Node, to reflect.Value) error {
 		reflect.Uint64: "a whole number of at least 0", reflect.Float32: "a number", reflect.Float64: "a number",
 		reflect.Slice: "a list", reflect.Array: "a list", reflect.Struct: "a mapping"}[to.Kind()]
 	return At(n, fmt.Errorf("found %s, expected %s", found, expected))
+}
+
+// Under returns a mapping with the key that has the value n. With several keys, each mapping is the
+// value of the key before: Under(n, "tune", "rank") is {tune: {rank: n}}.
+func Under(n *Node, keys ...string) *Node {
+	for _, key := range slices.Backward(keys) {
+		name := &Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key, Line: n.Line, Column: n.Column}
+		n = &Node{Kind: yaml.MappingNode, Tag: "!!map", Line: n.Line, Column: n.Column, Content: []*Node{name, n}}
+	}
+	return n
+}
+
+// String returns a scalar with that text. It has no place in a document.
+func String(text string) *Node { return &Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text} }
+
+// Merge returns a mapping with the keys of all mappings. The mappings must have different keys.
+func Merge(mappings ...*Node) *Node {
+	merged := &Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, n := range mappings {
+		merged.Content = append(merged.Content, n.Content...)
+	}
+	return merged
+}
+
+// Text returns the text of a scalar, and whether n is a scalar that is not null.
+func Text(n *Node) (text string, ok bool) {
+	if n == nil || n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
+		return "", false
+	}
+	return n.Value, true
+}
+
+// Items returns the items of a sequence.
+func Items(n *Node) ([]*Node, error) {
+	var items []*Node
+	return items, Decode(n, &items)
+}
+
+// Pairs returns the keys and the values of a mapping, in their order.
+func Pairs(n *Node) (keys, values []*Node, err error) {
+	if n == nil {
+		return nil, nil, nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return nil, nil, wrongType(n, reflect.ValueOf(struct{}{}))
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		keys, values = append(keys, n.Content[i]), append(values, n.Content[i+1])
+	}
+	return keys, values, nil
+}
+
+// List returns a sequence with the given items.
+func List(items ...*Node) *Node {
+	list := &Node{Kind: yaml.SequenceNode, Tag: "!!seq", Content: items}
+	if len(items) > 0 {
+		list.Line, list.Column = items[0].Line, items[0].Column
+	}
+	return list
 }
