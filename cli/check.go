@@ -30,7 +30,7 @@ func refuse(format string, args ...any) error {
 // and for an output that would replace an input or cannot be written. Reading a special file, such
 // as a pipe, could block for ever.
 func checkFlags(cmd *cobra.Command, args []string) error {
-	rows, fs := flagsOf(cmd.Name()), cmd.Flags()
+	rows, fs := flagsOf(tableName(cmd)), cmd.Flags()
 	inputs := slices.Clone(args)
 	for _, f := range rows {
 		if !fs.Changed(f.name) {
@@ -93,7 +93,7 @@ func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 
 // checkMethod returns an error for a flag whose option the method does not use.
 func checkMethod(cmd *cobra.Command, m method.Row) error {
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		if option := cmp.Or(f.option, f.name); cmd.Flags().Changed(f.name) && !m.Takes(option) {
 			return refuse("method %s takes no --%s; leave it out, or choose a method that does: %s", m.Method, f.name, comma(texts(method.Takers(option))))
 		}
@@ -214,7 +214,7 @@ func given(cmd *cobra.Command) map[string]string {
 // setAgain sets flags again whose fields were overwritten. before holds the values of the flags
 // that the user has set, from given. setAgain sets the flags for which include returns true.
 func setAgain(cmd *cobra.Command, before map[string]string, include func(flagRow) bool) error {
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		if text, ok := before[f.name]; ok && include(f) {
 			if err := cmd.Flags().Set(f.name, text); err != nil {
 				return &run.OptionError{Err: err}
@@ -228,7 +228,7 @@ func setAgain(cmd *cobra.Command, before map[string]string, include func(flagRow
 // the values of the flags that the user has set, from given. The fields of the flags hold the
 // configuration of the run by now. advice tells the user an alternative to leaving the flag out.
 func refuseContradictions(cmd *cobra.Command, before map[string]string, dir, advice string) error {
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		value, ok := before[f.name]
 		if !ok || f.anyRun != "" && value == f.anyRun {
 			continue
@@ -279,7 +279,7 @@ func describeError(cmd *cobra.Command, err error, text string) string {
 	for option := (*run.OptionError)(nil); errors.As(err, &option); err = option.Err {
 		name = cmp.Or(option.Option, name)
 	}
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		if name == "" || name != cmp.Or(f.option, f.name) {
 			continue
 		}

@@ -36,7 +36,8 @@ func verifyCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	c := &o.config.Data
 	cmd := &cobra.Command{
-		Use: "verify DIR [flags]", Short: "Read every image and print the problems of a data set",
+		Annotations: under("data"),
+		Use:         "verify DIR [flags]", Short: "Read every image and print the problems of a data set",
 		Long: `Opens a data set as 'spt tune' does and decodes every image. The command prints the number
 of images in each split, with --per-class also in each class. It lists classes without
 training images, images that are missing or broken, files in class folders that are not
@@ -260,7 +261,8 @@ func (v verification) String() string {
 
 func tasksCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "tasks", Short: "List the data sets that --task knows",
+		Annotations: under("data"),
+		Use:         "tasks", Short: "List the data sets that --task knows",
 		Long: `Lists the nineteen data sets of VTAB-1k and the five of FGVC, with group, number of classes
 and recipe. With --task NAME, 'spt tune', 'spt score', 'spt train', 'spt eval' and
 'spt data verify' check the number of classes, and the recipe sets the options that no flag

@@ -71,7 +71,7 @@ func document(root *cobra.Command) string {
 			b.WriteString("```\n\n")
 		}
 		var own []flagRow
-		for _, f := range flagsOf(c.Name()) {
+		for _, f := range flagsOf(tableName(c)) {
 			if f.on != "*" {
 				own = append(own, f)
 			}

@@ -82,11 +82,12 @@ const (
 	trainingGroup group = "Training"
 	deviceGroup   group = "Device"
 	measureGroup  group = "Measurement"
+	jobsGroup     group = "Jobs"
 	outputGroup   group = "Output"
 	generalGroup  group = "General"
 )
 
-var groups = []group{modelGroup, dataGroup, imagesGroup, methodGroup, scoringGroup, trainingGroup, deviceGroup, measureGroup, outputGroup, generalGroup}
+var groups = []group{modelGroup, dataGroup, imagesGroup, methodGroup, scoringGroup, trainingGroup, deviceGroup, measureGroup, jobsGroup, outputGroup, generalGroup}
 
 // fileUse says how a command uses the file or folder that the value of a flag names.
 type fileUse int
@@ -119,6 +120,7 @@ type options struct {
 	suite    bench.SuiteOptions
 	demo     demo.Options
 	pretrain demo.PretrainOptions
+	sweep    sweepOptions
 
 	out, resume, delta, scores, plan, published, structured string
 	configFile                                              string
@@ -164,7 +166,7 @@ func flagsOf(command string) []flagRow {
 func addFlags(cmd *cobra.Command, o *options) {
 	fs := cmd.Flags()
 	fs.SortFlags = false
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		if f.on != "*" {
 			f.add(cmd, fs, o)
 		}
@@ -240,4 +242,19 @@ func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.C
 		return found, cobra.ShellCompDirectiveDefault
 	}
 	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// under returns the annotation of a command below another command, such as data.
+func under(parent string) map[string]string { return map[string]string{parentKey: parent} }
+
+// parentKey is the key of the annotation that under makes. A command has no parent yet when its
+// flags are added.
+const parentKey = "parent"
+
+// tableName returns the name of a command in the table of flags, such as tune or data-verify.
+func tableName(c *cobra.Command) string {
+	if parent := c.Annotations[parentKey]; parent != "" {
+		return parent + "-" + c.Name()
+	}
+	return c.Name()
 }

@@ -22,7 +22,11 @@ var update = flag.Bool("update", false, "rewrite testdata/flags/fields.txt")
 // commands returns all commands: the root, its commands and the commands of 'spt data'.
 func commands() []*cobra.Command {
 	root := (&app{}).root()
-	return append(append([]*cobra.Command{root}, root.Commands()...), find(root, "data").Commands()...)
+	all := append([]*cobra.Command{root}, root.Commands()...)
+	for _, c := range root.Commands() {
+		all = append(all, c.Commands()...)
+	}
+	return all
 }
 
 func find(root *cobra.Command, name string) *cobra.Command {
@@ -38,7 +42,7 @@ func find(root *cobra.Command, name string) *cobra.Command {
 func TestFlagTable(t *testing.T) {
 	names := map[string]bool{}
 	for _, c := range commands() {
-		names[c.Name()] = true
+		names[tableName(c)] = true
 	}
 	rows := flagTable()
 	seen, groupOf := map[string]bool{}, map[string]group{}
@@ -103,11 +107,11 @@ var samples = []string{"7", "0.7", "true", "false", "0.25,0.25,0.25", "3MiB", "7
 func TestFlagsSetFields(t *testing.T) {
 	var got strings.Builder
 	for _, c := range commands() {
-		for _, f := range flagsOf(c.Name()) {
+		for _, f := range flagsOf(tableName(c)) {
 			if f.on == "*" && c.Name() != "spt" {
 				continue
 			}
-			o := commandOptions(c.Name())
+			o := commandOptions(tableName(c))
 			v := f.value(o)
 			if f.def != nil {
 				if err := v.Set(textOf(f.def)); err != nil {
@@ -252,7 +256,7 @@ func TestHelpOfFlags(t *testing.T) {
 			var out strings.Builder
 			a := &app{showAll: all, stdout: &out}
 			a.help(c, nil)
-			for _, f := range flagsOf(c.Name()) {
+			for _, f := range flagsOf(tableName(c)) {
 				if shown := strings.Contains(out.String(), f.head()); shown != (f.common || all) {
 					t.Errorf("%s --help, all %v: --%s is shown: %v", c.Name(), all, f.name, shown)
 				}

@@ -78,7 +78,7 @@ func commandLine(line string, width int) string {
 
 // flagHelp writes the flags of a command by groups: the common flags, or with --all every flag.
 func (a *app) flagHelp(b *strings.Builder, cmd *cobra.Command, width int) {
-	rows, hidden := flagsOf(cmd.Name()), 0
+	rows, hidden := flagsOf(tableName(cmd)), 0
 	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { // flags of cobra, such as --no-descriptions
 		if !slices.ContainsFunc(rows, func(row flagRow) bool { return row.name == f.Name }) {
 			rows = append(rows, flagRow{name: f.Name, common: true, group: generalGroup, help: f.Usage})

@@ -39,10 +39,10 @@ import (
 
 // The exit codes of the process, as description explains them to users.
 const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitInput       = 3
-	exitInterrupted = 130 // 128 + SIGINT, as in shells
+	exitFailed      = run.ExitFailed
+	exitUsage       = run.ExitUsage
+	exitInput       = run.ExitInput
+	exitInterrupted = run.ExitInterrupted
 )
 
 const description = `spt makes an image classifier from a pretrained vision transformer. It tunes under one percent
@@ -220,7 +220,7 @@ func (a *app) root() *cobra.Command {
 		f.add(root, root.PersistentFlags(), &options{app: a})
 	}
 	for _, verb := range []func(*app) *cobra.Command{tuneCommand, scoreCommand, planCommand, trainCommand, evalCommand,
-		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, pretrainCommand, benchCommand, versionCommand} {
+		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, pretrainCommand, benchCommand, versionCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		root.AddCommand(c)

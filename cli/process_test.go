@@ -35,12 +35,25 @@ func newPlace(t *testing.T, images int) *place {
 	p := &place{t, dir, filepath.Join(dir, "spt")} // TestMain runs the program under this name
 	self, err := os.Executable()
 	if err == nil {
-		err = errors.Join(os.Symlink(self, p.spt), makeImages(p.path("data"), images), makeModel(p.path("vit.safetensors"), 1, 5, 16, ""))
+		err = errors.Join(linkProgram(self, p.spt), makeImages(p.path("data"), images), makeModel(p.path("vit.safetensors"), 1, 5, 16, ""))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// linkProgram makes the program at path another name, and not a symbolic link: a program that
+// starts itself again finds its own path through symbolic links.
+func linkProgram(program, path string) error {
+	if os.Link(program, path) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(program) // the folders are on different file systems
+	if err == nil {
+		err = os.WriteFile(path, data, 0o777)
+	}
+	return err
 }
 
 func (p *place) path(elements ...string) string {

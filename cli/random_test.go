@@ -57,7 +57,7 @@ func TestRandomCommandLines(t *testing.T) {
 			args[0] = pick(values)
 		}
 		for range r.IntN(6) {
-			f := flagsOf(c.Name())
+			f := flagsOf(tableName(c))
 			flag := f[r.IntN(len(f))]
 			if flag.name == "cpuprofile" || flag.name == "trace" {
 				continue

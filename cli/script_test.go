@@ -248,7 +248,8 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // interrupt FILE LINES STDERR PROGRAM ARGS... runs a program, sends it SIGINT once FILE has that
-// many lines, expects exit code 130 and keeps its standard error in the file STDERR.
+// many lines, expects exit code 130 and keeps its standard error in the file STDERR. FILE can be a
+// pattern that matches one file.
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	lines, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -262,7 +263,11 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	go func() { ended <- cmd.Wait() }()
 	deadline := time.After(time.Minute)
 	for {
-		data, _ := os.ReadFile(ts.MkAbs(args[0])) // the file may not exist yet
+		var data []byte
+		// the file may not exist yet
+		if found, _ := filepath.Glob(ts.MkAbs(args[0])); len(found) == 1 {
+			data, _ = os.ReadFile(found[0])
+		}
 		if strings.Count(string(data), "\n") >= lines {
 			break
 		}

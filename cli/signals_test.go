@@ -41,7 +41,7 @@ type interruption struct {
 	// how the test holds the command in the phase, or finds that the phase has begun
 	copies string // files and folders of the inputs to copy to the folder first
 	hold   string // the command waits when it opens this file
-	later  bool   // the command waits when it opens the file again
+	later  int    // the command opens the file so many times before it waits
 	slow   string // strace delays the reading of this folder
 	// "stall": the hub stops within a file; "hash": the cache holds much of a huge file; "cached":
 	// the cache holds a huge file
@@ -102,8 +102,9 @@ func interruptions() []interruption {
 		{verb: "train", phase: "listing", copies: "table", hold: "table/list.csv", args: "train --model DIR/vit.safetensors --data table/list.csv --out run" + trainOptions, absent: []string{"run"}},
 		{verb: "train", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "train --model DIR/vit.safetensors --data data --out run" + trainOptions, absent: []string{"run"}},
 		{verb: "train", phase: "training", says: began, args: "train --model DIR/vit.safetensors --data DIR/split --out run" + trainOptions, reference: "trained", signal: syscall.SIGHUP},
-		// The disk does not deliver an image. The state must be saved all the same.
-		{verb: "train", phase: "training", copies: "data", hold: "data/red/03.png", later: true, args: "train --model DIR/vit.safetensors --data data --cache 0 --val-fraction 0 --out run" + trainOptions, expect: "training stopped(.|\n)*spt train --resume run"},
+		// The disk does not deliver an image in the second epoch. The state must be saved all the
+		// same.
+		{verb: "train", phase: "training", copies: "data", hold: "data/red/03.png", later: 2, args: "train --model DIR/vit.safetensors --data data --cache 0 --val-fraction 0 --out run" + trainOptions, expect: "training stopped(.|\n)*spt train --resume run"},
 		// The validation takes most of the time of an epoch.
 		{verb: "train", phase: "evaluating", written: "run/metrics.jsonl", args: "train --model DIR/vit.safetensors --data DIR/validated --out run" + trainOptions, reference: "validated-run"},
 		{verb: "train", phase: "scoring", reason: "only trains"},
@@ -146,6 +147,18 @@ func interruptions() []interruption {
 		{verb: "demo", phase: "evaluating", says: "epoch 10 of 10", args: "demo --device cpu --method linear --epochs 1"},
 		{verb: "demo", phase: "opening hashing decoding listing downloading", reason: "reads no files"},
 
+		{verb: "sweep", phase: "all", reason: "prints its help"},
+		{verb: "sweep plan", phase: "opening", copies: "vit.safetensors sweep.yaml", hold: "vit.safetensors", args: "sweep plan sweep.yaml --out out", absent: []string{"out"}},
+		{verb: "sweep plan", phase: "listing", copies: "vit.safetensors table sweep-table.yaml", hold: "table/list.csv", args: "sweep plan sweep-table.yaml --out out", absent: []string{"out"}},
+		{verb: "sweep plan", phase: "decoding scoring training evaluating", reason: "reads no images"},
+		{verb: "sweep run", phase: "scoring", copies: "sweep", says: "begins", args: "sweep run sweep", expect: "to continue: spt sweep run sweep"},
+		{verb: "sweep run", phase: "training", copies: "sweep", written: "sweep/runs/*/metrics.jsonl", args: "sweep run sweep", expect: "interrupted: training stopped(.|\n)*spt sweep run sweep"},
+		{verb: "sweep run", phase: "opening hashing decoding listing evaluating downloading", reason: "works with the code of tune"},
+		{verb: "sweep submit", phase: "all", reason: "writes a script and ends the program of the engine with itself"},
+		{verb: "sweep status", phase: "all", reason: "reads the small files of a sweep folder"},
+		{verb: "sweep collect", phase: "all", reason: "reads the small files of a sweep folder"},
+		{verb: "table", phase: "all", reason: "reads the small files of a sweep folder"},
+
 		{verb: "pretrain", phase: "decoding", says: "images of each class", args: "pretrain --out b", absent: []string{"b.training"}},
 		{verb: "pretrain", phase: "training", seconds: 1, args: "pretrain --out b --images-per-class 1 --epochs 1", expect: "spt pretrain --out b .*--resume"},
 		{verb: "pretrain", phase: "evaluating", reason: "validates with the code of train, in an epoch of seconds"},
@@ -173,6 +186,7 @@ func interruptions() []interruption {
 		{"merge", "merge --delta DIR/tuned --model hf:tests/vit --out m.safetensors", false},
 		{"inspect", "inspect hf:tests/vit", true},
 		{"bench", "bench --weights hf:tests/vit", false},
+		{"sweep plan", "sweep plan DIR/sweep-hub.yaml --out out", false},
 	} {
 		table = append(table, interruption{verb: c.verb, phase: "downloading", hub: "stall", written: "hf/*/blobs/*.incomplete", args: c.args, again: c.again, expect: "the next download continues this one"})
 		if c.verb != "inspect" {
@@ -262,8 +276,14 @@ func (p *place) makeInputs() {
 	for i := range 8 {
 		check(os.WriteFile(p.path("large", string("ab"[i%2]), fmt.Sprint(i, ".png")), file.Bytes(), 0o666))
 	}
+	for name, spec := range map[string][2]string{"sweep.yaml": {"vit.safetensors", p.path("split")}, "sweep-table.yaml": {"vit.safetensors", "table/list.csv"}, "sweep-hub.yaml": {"hf:tests/vit", p.path("data")}} {
+		text := "config: {compute: {device: cpu}, tune: {score: {batches: 1000, batch_size: 1}, train: {epochs: 4, batch_size: 16}}}\n" +
+			"models: ['" + spec[0] + "']\ntasks: ['" + spec[1] + "']\nmethods: [spt-lora]\nbudgets: [600]\n"
+		check(os.WriteFile(p.path(name), []byte(text), 0o666))
+	}
+	p.do("sweep", "plan", "sweep.yaml", "--out", "sweep")
 	for _, args := range []string{
-		"tune --quiet --model vit.safetensors --data split --out tuned" + tuneOptions,
+		"tune --quiet --keep-scores --model vit.safetensors --data split --out tuned" + tuneOptions,
 		"tune --quiet --model vit.safetensors --data data --out other" + tuneOptions,
 		"train --quiet --model vit.safetensors --data split --out trained" + trainOptions,
 		"train --quiet --model vit.safetensors --data validated --out validated-run" + trainOptions,
@@ -349,9 +369,9 @@ func (i interruption) check(t *testing.T, inputs *place, name string) {
 			switch {
 			case f == nil: // the command may still read the file
 				f, waiting, _ = lease(p.path(i.hold))
-			case waiting() && later:
+			case waiting() && later > 0:
 				f.Close()
-				f, later = nil, false
+				f, later = nil, later-1
 			default:
 				return waiting()
 			}
