@@ -32,8 +32,8 @@ docs: ## write docs/cli.md again from the commands
 race: ## run the tests with the race detector (slow; needs a C compiler)
 	CGO_ENABLED=1 go test -race -gcflags=github.com/gomlx/compute/...=-d=checkptr=0 ./...
 
-faults: ## kill runs and downloads, and make every operation on files of a run fail (needs strace)
-	SPT_FAULTS=all go test ./cli -run '^(TestKills|TestKilledDownloads|TestFailedOperations)$$' -timeout 120m
+faults: ## kill runs, sweeps and downloads, and make every operation on files of a run fail (needs strace)
+	SPT_FAULTS=all go test ./cli -run '^(TestKills|TestSweepKills|TestKilledDownloads|TestFailedOperations)$$' -timeout 120m
 
 fuzz: ## run every fuzz target for FUZZTIME=20s
 	@set -e; for target in $$(grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*_test.go:func |:|'); do \
