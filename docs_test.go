@@ -1,6 +1,7 @@
 package spt_test
 
 import (
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sptune/spt/sweep"
 )
 
 // TestDrawing compares the diagram of the packages in docs/architecture.md with the table of
@@ -201,5 +204,50 @@ func TestFuzzTargets(t *testing.T) {
 	}
 	if got := strings.Count(section, "\n| `"); got != len(targets) {
 		t.Errorf("the table of fuzz targets in SECURITY.md has %d rows, want %d", got, len(targets))
+	}
+}
+
+// updateTables rewrites the tables of TestTables.
+var updateTables = flag.Bool("update-tables", false, "write the tables of results in the documents again")
+
+// resultTable matches a table of results in a document, after the command that makes it.
+var resultTable = regexp.MustCompile(`(?s)(<!-- spt table (\S+?)(?: --baseline (\S+))? --format markdown -->\n)(.*?)(<!-- end of table -->)`)
+
+// TestTables compares the tables of results in the documents with the results, docs/results. With
+// -update-tables it writes the tables again.
+func TestTables(t *testing.T) {
+	tables := 0
+	for _, document := range documents(t) {
+		text := readDocument(t, document)
+		updated := resultTable.ReplaceAllStringFunc(text, func(found string) string {
+			tables++
+			part := resultTable.FindStringSubmatch(found)
+			rows, err := sweep.ReadCSV(filepath.FromSlash(part[2]))
+			if err != nil {
+				t.Fatalf("%s: %v", document, err)
+			}
+			table, err := sweep.NewTable(rows, sweep.TableOptions{Baseline: part[3]})
+			var b strings.Builder
+			if err == nil {
+				err = table.Write(&b, "markdown")
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", document, err)
+			}
+			return part[1] + b.String() + part[5]
+		})
+		if updated == text {
+			continue
+		}
+		if !*updateTables {
+			t.Errorf("a table in %s differs from its results; write the tables again with: go test . -run TestTables -update-tables", document)
+			continue
+		}
+		if err := os.WriteFile(document, []byte(updated), 0o666); err != nil {
+			t.Error(err)
+		}
+	}
+	if tables == 0 {
+		t.Error("no document has a table of results")
 	}
 }
