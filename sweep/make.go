@@ -295,8 +295,5 @@ func (m *maker) add(j Job, a arm, seeds []uint64) (ids []string, err error) {
 			m.out.All = append(m.out.All, j)
 		}
 	}
-	if len(m.out.All) > MaxJobs {
-		return nil, errors.New("too many jobs")
-	}
 	return ids, nil
 }

@@ -81,7 +81,7 @@ func postRay(ctx context.Context, client *http.Client, address string, request m
 	r.Header.Set("Content-Type", "application/json")
 	answer, err := client.Do(r)
 	if err != nil {
-		return "", fmt.Errorf("%w; the dashboard of Ray must run there; --address or RAY_ADDRESS gives its address", err)
+		return "", fmt.Errorf("%w; the dashboard of Ray must run there; give its address, or set RAY_ADDRESS", err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))

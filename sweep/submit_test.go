@@ -267,7 +267,7 @@ func TestSubmitRayRefused(t *testing.T) {
 		{answer(404, ""), "submitting element 0 of 2 to Ray: the dashboard answers 404: "},
 		{answer(200, "{}"), "the answer of the dashboard has no submission_id; Ray Jobs of version 2 is needed"},
 		{answer(200, "<html>"), "the answer of the dashboard has no submission_id; Ray Jobs of version 2 is needed"},
-		{closed.URL + "/", "the dashboard of Ray must run there; --address or RAY_ADDRESS gives its address"},
+		{closed.URL + "/", "the dashboard of Ray must run there; give its address, or set RAY_ADDRESS"},
 	} {
 		s, err := jobFolder(t, 2).Submit(t.Context(), "ray", SubmitOptions{Address: test.address})
 		if s != nil || err == nil || !strings.Contains(err.Error(), test.message) {
