@@ -158,6 +158,10 @@ func TestDecodePNM(t *testing.T) {
 		fails      string
 	}{
 		{"grey with comment", "P5 # a comment 9\n2\t1\n#\n255\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"comment after the maximum", "P5\v2\f1 25#5\n5#\n\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"comment to a carriage return", "P5 #3\r2 1 255\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"no space", "P52 1 255\n\x07\xff", nil, "three positive numbers"},
+		{"no space at the end", "P5 2 1 255a\x07\xff", nil, "three positive numbers"},
 		{"scaled", "P5 3 1 3\n\x00\x01\x03", []uint8{0, 0, 0, 85, 85, 85, 255, 255, 255}, ""},
 		{"half is rounded to even", "P5 2 1 6\n\x01\x03", []uint8{42, 42, 42, 128, 128, 128}, ""},
 		{"16 bit", "P6 1 1 65535\n\x12\x34\xff\xff\x00\x01", []uint8{18, 255, 0}, ""},
