@@ -88,8 +88,10 @@ func checkVP8(data []byte) error {
 		}
 	}
 	b.read(1 + 6 + 3) // kind, level and sharpness of the filter
-	if b.read(1) == 1 && b.read(1) == 1 {
-		b.skip(8, 7) // changes of the level
+	if b.read(1) == 1 { // changes of the level
+		if b.read(1) == 1 {
+			b.skip(8, 7)
+		}
 	}
 	partitions := [][]byte{first}
 	more := 1<<b.read(2) - 1 // besides the last one
