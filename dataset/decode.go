@@ -75,6 +75,10 @@ var formats = []format{
 // high byte. Pillow would clip grey 16-bit images at 255, so they would be nearly white. Second,
 // decodeImage applies the orientation that EXIF or XMP states.
 //
+// Some damaged and rare files are an error, although Pillow reads pixels from them: other pixels
+// than the file holds, or pixels that decoders do not agree on. Some damaged files are read that
+// Pillow refuses, because their pixels are sound.
+//
 // decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
 // It allocates at most 16 bytes for each pixel, and a constant. It also returns an error if a
 // decoder panics on a broken file.

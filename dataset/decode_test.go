@@ -71,7 +71,7 @@ func readPNGFile(t *testing.T, path string) *RGB {
 // damaged forms. The pixels are equal.
 func TestDecodeAsPillow(t *testing.T) {
 	expected, err := filepath.Glob("testdata/decode/*.*.png")
-	if err != nil || len(expected) < 75 {
+	if err != nil || len(expected) < 105 {
 		t.Fatalf("found %d expected images in testdata/decode (%v)", len(expected), err)
 	}
 	for _, e := range expected {
@@ -158,6 +158,10 @@ func TestDecodePNM(t *testing.T) {
 		fails      string
 	}{
 		{"grey with comment", "P5 # a comment 9\n2\t1\n#\n255\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"comment after the maximum", "P5\v2\f1 25#5\n5#\n\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"comment to a carriage return", "P5 #3\r2 1 255\n\x07\xff", []uint8{7, 7, 7, 255, 255, 255}, ""},
+		{"no space", "P52 1 255\n\x07\xff", nil, "three positive numbers"},
+		{"no space at the end", "P5 2 1 255a\x07\xff", nil, "three positive numbers"},
 		{"scaled", "P5 3 1 3\n\x00\x01\x03", []uint8{0, 0, 0, 85, 85, 85, 255, 255, 255}, ""},
 		{"half is rounded to even", "P5 2 1 6\n\x01\x03", []uint8{42, 42, 42, 128, 128, 128}, ""},
 		{"16 bit", "P6 1 1 65535\n\x12\x34\xff\xff\x00\x01", []uint8{18, 255, 0}, ""},
@@ -192,11 +196,26 @@ func TestDecodeErrors(t *testing.T) {
 	binary.BigEndian.PutUint32(bomb[16:], 20000)
 	binary.BigEndian.PutUint32(bomb[20:], 20000)
 	binary.BigEndian.PutUint32(bomb[29:], crc32.ChecksumIEEE(bomb[12:29]))
+	// A WebP whose pixels begin with the byte 255, and an animated PNG with a frame below the first
+	// row.
+	high := bytes.Clone(read("lossy.webp"))
+	high[20+10+uint24(high[20:])>>5] = 255
+	frame := binary.BigEndian.AppendUint32([]byte("fcTL\x00\x00\x00\x00"), 8)
+	frame = append(binary.BigEndian.AppendUint32(frame, 7), "\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01\x00\x0a\x00\x00"...)
+	planes := func(tags ...int) []byte {
+		return makeTIFF(false, repeated(make([]byte, 8), 4), append(tags, tagWidth, 8, tagHeight, 1, tagPlanar, 2)...)
+	}
 	for _, c := range []struct {
 		name, want string
 		data       []byte
 	}{
 		{"empty", "the file is empty", nil},
+		{"webp beyond the range", "begins with the byte 255", high},
+		{"png with a small first frame", "not as large as the image", makePNG(8, 8, string(frame))},
+		{"inverted planes", "uncompressed planes", planes(tagBits, 8, tagPhotometric, tiffWhiteIsZero)},
+		{"reversed planes", "uncompressed planes", planes(tagBits, 1, tagPhotometric, tiffBlackIsZero, tagFillOrder, 2)},
+		{"planes of 16 bits", "uncompressed planes", planes(tagBits, 16, tagPhotometric, tiffRGB, tagSamplesPerPixel, 3)},
+		{"plane without a meaning", "ExtraSamples", planes(tagBits, 8, tagPhotometric, tiffRGB, tagSamplesPerPixel, 4, tagCompression, tiffDeflate)},
 		{"text", "none of JPEG, PNG", []byte("no image")},
 		{"truncated jpeg", "jpeg is truncated after 300 bytes", read("420.jpg")[:300]},
 		{"truncated png", "truncated", read("rgba.png")[:200]},

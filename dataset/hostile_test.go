@@ -145,7 +145,7 @@ func TestDecodeMemory(t *testing.T) {
 		{"GIF with extensions", []byte(gif), side * side, ""},
 		{"BMP of steps", []byte(bmp), side * side, ""},
 		{"TIFF", makeTIFF(false, [][]byte{zeros}, rgb16(1, tagCompression, tiffDeflate)...), side * side, ""},
-		{"TIFF in planes", makeTIFF(false, repeated(deflated(side*side*2), 6), rgb16(2, tagCompression, tiffDeflate)...), side * side, ""},
+		{"TIFF in planes", makeTIFF(false, repeated(deflated(side*side*2), 6), rgb16(2, tagCompression, tiffDeflate, tagExtraSamples, 0)...), side * side, ""},
 		{"TIFF in PackBits", makeTIFF(false, [][]byte{bytes.Repeat([]byte{0x81, 0}, side*side*12/128+1)}, rgb16(1, tagCompression, tiffPackBits)...), side * side, ""},
 		{"TIFF with a tile of 200 million pixels", makeTIFF(true, [][]byte{zeros}, tagWidth, 1, tagHeight, 1, tagBits, 8, tagCompression, tiffDeflate, tagTileWidth, 1<<20, tagTileHeight, 200), 0, "truncated"},
 		{"TIFF with a tile of 400 million pixels", makeTIFF(true, [][]byte{zeros}, tagWidth, 1, tagHeight, 1, tagBits, 8, tagCompression, tiffDeflate, tagTileWidth, 1<<20, tagTileHeight, 400), 0, "are not supported for an image of 1×1"},

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // The tags of TIFF directories that this package reads.
@@ -53,28 +54,48 @@ var elementSizes = map[uint16]uint64{1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8
 // errBadHeader is the error for data that do not begin as a TIFF file does.
 var errBadHeader = errors.New("the header is not that of a TIFF file")
 
-// readDirectory reads the header and the first directory of a TIFF file. It skips entries that do
-// not lie in the file. If a tag occurs twice, the first entry counts.
+// readDirectory reads the header and the first directory of a TIFF or BigTIFF file.
 func readDirectory(data []byte) (*directory, error) {
-	if len(data) < 8 {
-		return nil, errors.New("the header is too short")
+	switch {
+	case matches(data, "II\x2a\x00") || matches(data, "MM\x00\x2a"):
+		return readDirectoryForm(data, false)
+	case matches(data, "II\x2b\x00") || matches(data, "MM\x00\x2b"):
+		return readDirectoryForm(data, true)
 	}
+	return nil, errBadHeader
+}
+
+// readEXIF reads the directory of EXIF. Like Pillow, it accepts a version in the wrong byte order,
+// and it takes the header of a big-endian BigTIFF file for that of a TIFF file. A header that
+// Pillow does not accept is errBadHeader.
+func readEXIF(data []byte) (*directory, error) {
+	if len(data) >= 8 {
+		switch string(data[:4]) {
+		case "II\x2a\x00", "II\x00\x2a", "MM\x00\x2a", "MM\x2a\x00", "MM\x00\x2b":
+			return readDirectoryForm(data, false)
+		}
+	}
+	return nil, errBadHeader
+}
+
+// readDirectoryForm reads the directory of a TIFF file, or of a BigTIFF file if big is true. Like
+// Pillow, it skips entries without a value, and it reads no further after an entry whose value does
+// not lie in the file. If a tag occurs twice, the first entry counts.
+func readDirectoryForm(data []byte, big bool) (*directory, error) {
 	d := &directory{entries: map[uint16]directoryEntry{}, order: binary.LittleEndian}
 	if data[0] == 'M' {
 		d.order = binary.BigEndian
 	}
-	switch string(data[:4]) {
-	case "II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b":
-	default:
-		return nil, errBadHeader
-	}
-	at, entrySize, inline := uint64(d.order.Uint32(data[4:])), uint64(12), uint64(4)
-	big := d.order.Uint16(data[2:]) == 43
+	header, entrySize, inline := 8, uint64(12), uint64(4)
 	if big {
-		if len(data) < 16 {
-			return nil, errors.New("the header is too short")
-		}
-		at, entrySize, inline = d.order.Uint64(data[8:]), 20, 8
+		header, entrySize, inline = 16, 20, 8
+	}
+	if len(data) < header {
+		return nil, errors.New("the header is too short")
+	}
+	at := uint64(d.order.Uint32(data[4:]))
+	if big {
+		at = d.order.Uint64(data[8:])
 	}
 	size := uint64(len(data))
 	if at > size || size-at < inline {
@@ -97,7 +118,7 @@ func readDirectory(data []byte) (*directory, error) {
 			count, value = d.order.Uint64(e[4:]), e[12:]
 		}
 		unit := elementSizes[kind]
-		if _, twice := d.entries[tag]; twice || unit == 0 {
+		if d.has(tag) || unit == 0 || count == 0 {
 			continue
 		}
 		if bytes := min(count, size+1) * unit; bytes <= inline {
@@ -107,9 +128,14 @@ func readDirectory(data []byte) (*directory, error) {
 			if big {
 				offset = d.order.Uint64(value)
 			}
-			total += bytes
-			if total > size || offset > size || size-offset < bytes {
+			if offset > math.MaxInt64 {
 				continue
+			}
+			if total += bytes; total > size {
+				continue
+			}
+			if offset > size || size-offset < bytes {
+				break
 			}
 			value = data[offset : offset+bytes]
 		}

@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"regexp"
 	"slices"
+	"unicode/utf8"
 )
 
 // metadata holds the parts of an image file that may state its orientation.
@@ -29,8 +31,11 @@ var metadataReaders = map[string]func([]byte) metadata{
 var xmpOrientation = regexp.MustCompile(`tiff:Orientation(?:="|>)([0-9])`)
 
 // orientation returns the orientation of an image file, 1 to 8, as EXIF defines it. EXIF comes
-// before XMP. It returns 1 if the file has no orientation or if the metadata are broken, because
-// the image can still be used.
+// before XMP.
+//
+// It reads damaged EXIF as Pillow does, wherever Pillow reads an orientation. For some damaged
+// headers, Pillow refuses the file, although the pixels are sound. For these files, and for values
+// that are not an orientation, the result is 1.
 func orientation(formatName string, data []byte) int {
 	read := metadataReaders[formatName]
 	if read == nil {
@@ -38,20 +43,46 @@ func orientation(formatName string, data []byte) int {
 	}
 	m := read(data)
 	exif := bytes.TrimPrefix(bytes.TrimPrefix(m.exif, exifPrefix), exifPrefix)
-	d, err := readDirectory(exif)
+	readTags := readEXIF
+	if formatName == "tiff" {
+		readTags = readDirectory
+	}
+	d, err := readTags(exif)
 	if len(exif) > 0 && err == errBadHeader {
 		return 1
 	}
 	if err == nil && d.has(tagOrientation) {
-		if kind := d.entries[tagOrientation].kind; kind == 1 || kind == 7 {
-			return 1 // bytes are not numbers for Pillow
-		}
-		return validOrientation(d.number(tagOrientation, 1))
+		return d.orientation()
 	}
 	if found := xmpOrientation.FindSubmatch(m.xmp); found != nil {
 		return validOrientation(int(found[1][0] - '0'))
 	}
 	return 1
+}
+
+// orientation returns the value of the tag Orientation. Pillow accepts every kind of number, also
+// fractions and floating point, but no bytes and no text.
+func (d *directory) orientation() int {
+	e := d.entries[tagOrientation]
+	part := func(at int) uint32 { return d.order.Uint32(e.data[at:]) }
+	v := 1.0
+	switch e.kind {
+	case 1, 7:
+	case 5:
+		v = float64(part(0)) / float64(part(4))
+	case 10:
+		v = float64(int32(part(0))) / float64(int32(part(4)))
+	case 11:
+		v = float64(math.Float32frombits(part(0)))
+	case 12:
+		v = math.Float64frombits(d.order.Uint64(e.data))
+	default:
+		v = float64(d.number(tagOrientation, 1))
+	}
+	if v != math.Trunc(v) { // also for a fraction 0/0
+		return 1
+	}
+	return validOrientation(int(max(0, min(v, 9))))
 }
 
 // validOrientation returns v if it is an orientation, or else 1.
@@ -110,10 +141,13 @@ const maxText = 1 << 20
 // pngKeys lists the keys of texts that may state an orientation.
 var pngKeys = []string{"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
+// pngKind matches the name of a PNG chunk that Pillow does not take for damaged.
+var pngKind = regexp.MustCompile(`^[0-9A-Za-z_]{4}$`)
+
 // pngMetadata reads the EXIF and text chunks of a PNG file. ImageMagick writes EXIF as hexadecimal
 // text under the key "Raw profile type exif".
 func pngMetadata(data []byte) (m metadata) {
-	var raw []byte
+	var raw, foreign []byte // foreign is XMP that is not valid UTF-8
 	inflated := 0
 	inflate := func(text []byte) ([]byte, error) {
 		if inflated == maxText {
@@ -123,9 +157,27 @@ func pngMetadata(data []byte) (m metadata) {
 		inflated += len(text)
 		return text, err
 	}
+	frames := uint32(0) // number of frames of an animation
+	controlled := false // the image is the first frame of the animation
+	pixels := false     // the pixels have begun
 	for c := range pngChunks(data) {
 		body := c.data
-		if c.kind == "eXIf" {
+		// Pillow reads no chunk after a damaged name or after the first frame of an animation.
+		if !pngKind.MatchString(c.kind) || c.kind == "fcTL" && pixels && (frames > 1 || frames == 1 && !controlled) {
+			break
+		}
+		switch {
+		case c.kind == "acTL" && !pixels && len(body) >= 8:
+			if n := binary.BigEndian.Uint32(body); frames > 0 || n > 1<<31 { // not valid
+				frames = 0
+			} else {
+				frames = n
+			}
+		case c.kind == "fcTL" && !pixels:
+			controlled = true
+		case c.kind == "IDAT":
+			pixels = true
+		case c.kind == "eXIf":
 			m.exif = body
 			continue
 		}
@@ -152,28 +204,45 @@ func pngMetadata(data []byte) (m metadata) {
 				continue
 			}
 			if text = parts[2]; compressed {
-				text, err = inflate(text)
+				if text, err = inflate(text); err != nil {
+					continue
+				}
+			}
+			if !utf8.Valid(text) || !utf8.Valid(parts[0]) || !utf8.Valid(parts[1]) {
+				if string(key) == "XML:com.adobe.xmp" {
+					foreign = text
+				}
+				continue
 			}
 		}
 		if err != nil {
-			continue
+			text = nil // Pillow reads a damaged text as an empty one
 		}
 		switch string(key) {
 		case "exif":
-			m.exif = text
+			m.exif = append([]byte{}, text...) // not nil, so that it replaces raw
 		case "Raw profile type exif": // an empty line, the name, the size, and lines of digits
+			raw = nil
 			if lines := bytes.SplitN(text, []byte("\n"), 4); len(lines) == 4 {
 				digits := bytes.Join(bytes.Fields(lines[3]), nil)
 				if decoded, err := hex.DecodeString(string(digits)); err == nil {
 					raw = decoded
 				}
 			}
-		case "XML:com.adobe.xmp", "xmp":
+		case "XML:com.adobe.xmp":
 			m.xmp = text
+			if c.kind == "iTXt" {
+				foreign = text
+			}
+		case "xmp": // Pillow uses the same name for XMP that is not valid UTF-8
+			foreign = nil
 		}
 	}
 	if m.exif == nil {
 		m.exif = raw
+	}
+	if len(m.xmp) == 0 {
+		m.xmp = foreign
 	}
 	return m
 }

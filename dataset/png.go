@@ -91,6 +91,12 @@ func readPNG(file []byte, data *bytes.Buffer) (h pngHeader, palette []byte, err 
 			}
 		case "PLTE":
 			palette = c.data
+		case "fcTL": // the number, width, height and place of the first frame of an animation
+			want := binary.BigEndian.AppendUint32(nil, uint32(h.width))
+			want = append(binary.BigEndian.AppendUint32(want, uint32(h.height)), make([]byte, 8)...)
+			if len(c.data) < 20 || !bytes.Equal(c.data[4:20], want) {
+				return h, nil, errors.New("the first frame of the animation is not as large as the image")
+			}
 		}
 	}
 	if h.channels == 0 || !pixels {
@@ -180,8 +186,9 @@ func decodePNG(file []byte) (*RGB, error) {
 		}
 		row, last = row[:cap(row)], last[:cap(last)]
 	}
-	// One more byte shows whether the data or their checksum are wrong.
-	if _, err := z.Read(row[:1]); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	// One more byte shows whether the data or their checksum are wrong. If there is such a byte,
+	// zlib stops before the checksum, because Pillow has no room for the byte.
+	if n, err := z.Read(row[:1]); n == 0 && err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, err
 	}
 	return m, nil

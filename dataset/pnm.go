@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -25,41 +24,51 @@ type pnmHeader struct {
 }
 
 // readPNMHeader reads a header "P6 width height maximum" and the one white-space character after
-// it. A # starts a comment, which ends at the end of the line.
+// it. A # starts a comment, which ends at the end of the line. As in Pillow, a comment may stand
+// inside a number or after the last one.
 func readPNMHeader(data []byte) (h pnmHeader, err error) {
+	invalid := errors.New("the header does not hold three positive numbers: width, height and maximum")
 	h.channels = 1
 	if data[1] == '6' {
 		h.channels = 3
 	}
 	i := 2
+	if i < len(data) && !isPNMSpace(data[i]) {
+		return h, invalid
+	}
 	for _, field := range []*int{&h.width, &h.height, &h.maximum} {
-		for i < len(data) && (data[i] == '#' || bytes.IndexByte([]byte(" \t\r\n"), data[i]) >= 0) {
-			if data[i] == '#' {
-				for i < len(data) && data[i] != '\n' {
+		digits := 0
+		for ; i < len(data) && !(digits > 0 && isPNMSpace(data[i])); i++ {
+			switch c := data[i]; {
+			case isPNMSpace(c):
+			case c == '#':
+				for i < len(data) && data[i] != '\n' && data[i] != '\r' {
 					i++
 				}
-				continue
+			case c < '0' || c > '9' || digits == 9:
+				return h, invalid
+			default:
+				*field = 10**field + int(c-'0')
+				digits++
 			}
-			i++
 		}
-		start := i
-		for i < len(data) && '0' <= data[i] && data[i] <= '9' && i-start < 9 {
-			*field = 10**field + int(data[i]-'0')
-			i++
+		if *field == 0 {
+			return h, invalid
 		}
-		if i == start || *field == 0 {
-			return h, errors.New("the header does not hold three positive numbers: width, height and maximum")
-		}
+		i++ // the white space after the number
 	}
-	if i == len(data) {
+	if i > len(data) {
 		return h, io.ErrUnexpectedEOF
 	}
 	if h.maximum > 65535 {
 		return h, fmt.Errorf("maximum value %d is above 65535", h.maximum)
 	}
-	h.size = i + 1
+	h.size = i
 	return h, nil
 }
+
+// isPNMSpace reports whether a character separates the numbers of a header.
+func isPNMSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 // pnmSize returns the size of a PGM or PPM image.
 func pnmSize(data []byte) (width, height int, err error) {

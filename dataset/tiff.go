@@ -140,7 +140,25 @@ func readTIFF(file []byte) (*tiffImage, error) {
 	if err := t.findSegments(); err != nil {
 		return nil, err
 	}
-	return t, t.findColours()
+	if err := t.findColours(); err != nil {
+		return nil, err
+	}
+	return t, t.checkPlanes()
+}
+
+// checkPlanes returns an error for an image in planes from which Pillow reads other pixels than the
+// file holds. Pillow ignores the depth, the fill order and the inversion of uncompressed planes,
+// and does not know which of the compressed planes is alpha if the tag ExtraSamples is missing.
+func (t *tiffImage) checkPlanes() error {
+	grey := t.bits == 1 && t.photometric == tiffBlackIsZero
+	switch {
+	case !t.planar:
+	case t.compression == tiffRaw && (t.reversed || t.photometric == tiffWhiteIsZero || t.bits != 8 && !grey):
+		return errors.New("uncompressed planes are supported only for 8 bits in the usual order where 0 is black: save the image with compression, or without planes")
+	case t.compression != tiffRaw && t.samples > t.unpacker.colours && !t.has(tagExtraSamples):
+		return errors.New("the tag ExtraSamples, which states the meaning of a plane, is missing: save the image again")
+	}
+	return nil
 }
 
 // findSegments reads the places of the strips or tiles.

@@ -12,20 +12,34 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// webpChunks yields the kinds and data of the chunks of a WebP file, or of the frame of an
-// animation after 12 bytes. It stops at a chunk that is cut off.
+// webpChunks yields the kinds and data of the chunks of a WebP file. The chunk ANMF is a frame of
+// an animation; webpChunks yields its header and then the chunks inside it. It stops at a chunk
+// that exceeds the size of the file, as the header of the file states it.
 func webpChunks(file []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		for at := 12; at+8 <= len(file); { // after "RIFF", a length and "WEBP"
+		if len(file) < 12 { // "RIFF", the size and "WEBP"
+			return
+		}
+		file = file[:min(uint64(len(file)), 8+uint64(binary.LittleEndian.Uint32(file[4:])))]
+		for at := 12; at+8 <= len(file); {
 			kind, size := string(file[at:at+4]), uint64(binary.LittleEndian.Uint32(file[at+4:]))
 			at += 8
-			if size > uint64(len(file)-at) || !yield(kind, file[at:at+int(size)]) {
+			if size > uint64(len(file)-at) {
+				return
+			}
+			if kind == "ANMF" && size >= webpFrameHeader {
+				size = webpFrameHeader
+			}
+			if !yield(kind, file[at:at+int(size)]) {
 				return
 			}
 			at += int(size + size%2)
 		}
 	}
 }
+
+// webpFrameHeader is the size of the header of an animation's frame in bytes.
+const webpFrameHeader = 16
 
 // webpFrame is the first frame of a WebP file.
 type webpFrame struct {
@@ -34,29 +48,29 @@ type webpFrame struct {
 	still         []byte // the frame as a WebP file without alpha and metadata
 }
 
-// readWebP finds the first frame of a WebP file.
+// readWebP finds the first frame of a WebP file. Like libwebp, it takes a frame of an animation to
+// end at the first chunk that is neither alpha nor pixels, and skips a frame without both.
 func readWebP(file []byte) (f webpFrame, err error) {
 	if len(file) < 12 || uint64(binary.LittleEndian.Uint32(file[4:]))+8 > uint64(len(file)) {
 		return f, io.ErrUnexpectedEOF
 	}
-	animated := false
+	animated, inFrame, alpha := false, false, false
 	for kind, data := range webpChunks(file) {
 		switch {
 		case kind == "VP8X" && len(data) >= 10:
 			animated = data[0]&2 != 0
 			f.width, f.height = 1+uint24(data[4:]), 1+uint24(data[7:])
-		case kind == "ANMF" && animated && len(data) >= 16:
-			f.x, f.y = 2*uint24(data), 2*uint24(data[3:])
-			for kind, data := range webpChunks(data[4:]) { // the header of a frame has 16 bytes
-				if kind == "VP8 " || kind == "VP8L" {
-					f.still = stillWebP(kind, data)
-					return f, nil
-				}
-			}
-			return f, errors.New("the first frame of the animation has no pixels")
-		case (kind == "VP8 " || kind == "VP8L") && !animated:
+		case (kind == "VP8 " || kind == "VP8L") && (inFrame || !animated):
 			f.still = stillWebP(kind, data)
 			return f, nil
+		case kind == "ALPH" && inFrame && !alpha:
+			alpha = true
+		case kind == "VP8 " || kind == "VP8L" || alpha:
+			return f, errors.New("the first frame of the animation has no pixels")
+		default:
+			if inFrame = kind == "ANMF" && animated && len(data) == webpFrameHeader; inFrame {
+				f.x, f.y = 2*uint24(data), 2*uint24(data[3:])
+			}
 		}
 	}
 	return f, io.ErrUnexpectedEOF
@@ -115,6 +129,13 @@ func decodeWebP(file []byte) (*RGB, error) {
 // studio range 16…235, but image.YCbCr assumes the full range of JPEG. Lossy images therefore need
 // their own conversion to RGB.
 func decodeStillWebP(file []byte) (*RGB, error) {
+	for kind, data := range webpChunks(file) {
+		if kind == "VP8 " {
+			if err := checkVP8(data); err != nil {
+				return nil, err
+			}
+		}
+	}
 	m, err := webp.Decode(bytes.NewReader(file))
 	if err != nil {
 		return nil, err

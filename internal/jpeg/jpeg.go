@@ -407,7 +407,11 @@ func (d *decoder) readMarker() (byte, error) {
 	case markDHT:
 		ok = d.huffmanTables(segment)
 	case markDQT:
-		ok = d.quantTables(segment)
+		var missing int
+		missing, ok = d.quantTables(segment)
+		if d.pos+missing > len(d.data) { // libjpeg reads beyond the segment
+			return m, errTruncated
+		}
 	case markDAC:
 		ok = d.conditioning(segment)
 	case markDRI:
@@ -534,16 +538,20 @@ func (d *decoder) scanHeader(s []byte) error {
 	return nil
 }
 
-// quantTables reads the segment of a DQT marker.
-func (d *decoder) quantTables(s []byte) bool {
+// quantTables reads the segment of a DQT marker. If the segment ends within a table, quantTables
+// returns the number of missing bytes.
+func (d *decoder) quantTables(s []byte) (missing int, ok bool) {
 	for len(s) > 0 {
 		index, wide := s[0]&15, int(s[0]>>4)
 		size := 64
 		if wide != 0 {
 			size = 128
 		}
-		if s = s[1:]; index > 3 || len(s) < size {
-			return false
+		if s = s[1:]; index > 3 {
+			return 0, false
+		}
+		if len(s) < size {
+			return size - len(s), false
 		}
 		t := new([64]uint16)
 		for k := range t {
@@ -556,7 +564,7 @@ func (d *decoder) quantTables(s []byte) bool {
 		d.quant[index] = t
 		s = s[size:]
 	}
-	return true
+	return 0, true
 }
 
 // conditioning reads the segment of a DAC marker.
