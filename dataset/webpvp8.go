@@ -87,7 +87,7 @@ func checkVP8(data []byte) error {
 			b.skip(3, 8) // probabilities
 		}
 	}
-	b.read(1 + 6 + 3) // kind, level and sharpness of the filter
+	b.read(1 + 6 + 3)   // kind, level and sharpness of the filter
 	if b.read(1) == 1 { // changes of the level
 		if b.read(1) == 1 {
 			b.skip(8, 7)
