@@ -46,10 +46,10 @@ func (e *Error) Error() string {
 // Unwrap returns the error without the place.
 func (e *Error) Unwrap() error { return e.Err }
 
-// At returns err as an [Error] at the place of a node. If err has a place already, or the node has
-// none, At returns err.
+// At returns err as an [Error] at the place of a node. If err has a place already, or the node is
+// nil, At returns err. A node that a program made has the line 0.
 func At(n *Node, err error) error {
-	if _, placed := errors.AsType[*Error](err); placed || err == nil || n == nil || n.Line == 0 {
+	if _, placed := errors.AsType[*Error](err); placed || err == nil || n == nil {
 		return err
 	}
 	return &Error{n.Line, n.Column, err}
