@@ -5,7 +5,7 @@ BENCH = .
 BENCHTIME = 1s
 FUZZTIME = 20s
 
-.PHONY: help build test race faults lint bench docs fuzz ci xla clean
+.PHONY: help build test results race faults lint bench docs fuzz ci xla clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-6s  %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,10 @@ docs: ## write docs/cli.md again from the commands
 
 # The option turns off the checks of pointers in gomlx/compute v0.1.3, whose product of small matrices
 # forms a pointer beyond its slice. The race detector turns these checks on.
+results: ## collect the sweep folder SWEEP=DIR into docs/results and write the tables of the documents
+	go run ./cmd/spt sweep collect $(SWEEP) --out docs/results/$(notdir $(SWEEP)).csv
+	go test . -run '^TestTables$$' -update-tables
+
 race: ## run the tests with the race detector (slow; needs a C compiler)
 	CGO_ENABLED=1 go test -race -gcflags=github.com/gomlx/compute/...=-d=checkptr=0 ./...
 
