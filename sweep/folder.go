@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -171,19 +172,35 @@ var attemptHeader = jsonfile.Header{Kind: jsonfile.Attempt, Version: 1}
 // log returns the path of the log of a job.
 func (f Folder) log(id string) string { return f.path(attemptsFolder, id+".jsonl") }
 
+// maxError limits the error in a line of a log, in bytes. Readers of lines have a limit too.
+const maxError = 8 << 10
+
 // record appends a line to the log of a job.
 func (f Folder) record(id string, a attempt) error {
 	a.Header = attemptHeader
+	if len(a.Error) > maxError {
+		a.Error = a.Error[len(a.Error)-maxError:] // the last line says most
+	}
 	line, err := json.Marshal(a)
 	if err == nil {
 		err = os.MkdirAll(f.path(attemptsFolder), 0o777)
 	}
 	var file *os.File
 	if err == nil {
-		file, err = os.OpenFile(f.log(id), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
+		file, err = os.OpenFile(f.log(id), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o666)
 	}
 	if err == nil {
-		_, err = file.Write(append(line, '\n'))
+		// A killed process may have written a part of a line.
+		last := []byte{'\n'}
+		if size, sought := file.Seek(0, io.SeekEnd); sought == nil && size > 0 {
+			_, err = file.ReadAt(last, size-1)
+		}
+		if err == nil && last[0] != '\n' {
+			line = append([]byte{'\n'}, line...)
+		}
+		if err == nil {
+			_, err = file.Write(append(line, '\n'))
+		}
 		err = errors.Join(err, file.Close())
 	}
 	if err != nil {
