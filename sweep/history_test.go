@@ -8,8 +8,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// TestHistory counts the attempts in logs of jobs, also where a killed process has written a part of
-// a line.
+// TestHistory counts the attempts in logs of jobs, also where a killed process has written a part
+// of a line.
 func TestHistory(t *testing.T) {
 	start := attempt{Event: began}
 	failure := attempt{Event: ended, Code: run.ExitFailed, Error: "first line\nthe disk is full"}
