@@ -167,8 +167,7 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			stop()
 		}()
-		o.CacheBytes = sweepCache / int64(s.workerOf)
-		o.Workers = max(1, runtime.GOMAXPROCS(0))
+		o.Processes = s.workerOf
 	}
 	jobs, err := sweep.Folder(dir).Jobs()
 	if err != nil {
@@ -216,10 +215,6 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 	}
 	return a.sweepEnd(dir, s, sum.Done, sum.Failed)
 }
-
-// sweepCache is the largest size of the cache of decoded images that the workers of this machine
-// share, in bytes: as of one run.
-const sweepCache = 1 << 30
 
 // sweepEnd prints how many jobs are done. Failed jobs are an error.
 func (a *app) sweepEnd(dir string, s sweepOptions, done, failed int) error {

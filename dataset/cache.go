@@ -2,9 +2,9 @@ package dataset
 
 import "sync"
 
-// defaultCacheBytes is the limit of a cache made with NewCache(0). Such a cache holds about 7000
-// images of 224 × 224 pixels.
-const defaultCacheBytes = 1 << 30
+// DefaultCacheBytes is the limit, in bytes, of a cache made with NewCache(0). Such a cache holds
+// about 7000 images of 224 × 224 pixels.
+const DefaultCacheBytes = 1 << 30
 
 // Cache keeps resized images in memory, up to a limit in bytes. When the cache is full, a loader
 // decodes the remaining images again in every pass. The cache never evicts an image: every epoch
@@ -47,7 +47,7 @@ const entryBytes = 200
 // negative limit keeps nothing.
 func NewCache(limit int64) *Cache {
 	if limit == 0 {
-		limit = defaultCacheBytes
+		limit = DefaultCacheBytes
 	}
 	return &Cache{limit: limit, images: make(map[cacheKey]*RGB)}
 }

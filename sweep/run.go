@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
@@ -29,11 +31,9 @@ type Options struct {
 	// attempt that saved its state does not count. An attempt that ends with a wrong option, a bad
 	// input or a loss that is no number is the last one. Default: DefaultAttempts.
 	Attempts int
-	// CacheBytes limits the cache of decoded images, in bytes, and Workers is the number of images
-	// that are decoded in parallel. Zero means the values of the jobs. Several processes on one
-	// machine divide both.
-	CacheBytes int64
-	Workers    int
+	// Processes is the number of processes on this machine that run jobs at the same time. They
+	// divide the memory for decoded images of a run. Default: 1.
+	Processes int
 	// Started is called when a job begins, and Ended when it has ended. err is nil if the job gave
 	// a result. Nil: no call.
 	Started func(j Job)
@@ -281,11 +281,8 @@ func (w *worker) execute(ctx context.Context, j Job) (*run.Result, error) {
 // open returns the task of a job. Jobs on the same backbone and data set follow each other and
 // share the task: its decoded images, and the features of a frozen backbone.
 func (w *worker) open(ctx context.Context, c Config) (*spt.Task, error) {
-	if w.CacheBytes != 0 {
-		c.Data.Images.CacheBytes = w.CacheBytes
-	}
-	if w.Workers != 0 {
-		c.Data.Images.Workers = w.Workers
+	if w.Processes > 1 && c.Data.Images.CacheBytes >= 0 { // a negative value means no cache
+		c.Data.Images.CacheBytes = cmp.Or(c.Data.Images.CacheBytes, dataset.DefaultCacheBytes) / int64(w.Processes)
 	}
 	key, err := json.Marshal([]any{c.Model, c.Data, c.Compute, c.Objective})
 	if err != nil {
