@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -312,8 +313,14 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
+// ignored reports whether the program would ignore a signal, because its parent does.
+func ignored(s syscall.Signal) bool { return s != 0 && signal.Ignored(s) }
+
 // check runs the command in a folder of its own, with the given name, and interrupts it.
 func (i interruption) check(t *testing.T, inputs *place, name string) {
+	if ignored(i.signal) {
+		t.Skipf("%v is ignored here: run the test without nohup", i.signal)
+	}
 	p := &place{t, inputs.path("of", name), inputs.spt}
 	must := func(err error) {
 		t.Helper()
