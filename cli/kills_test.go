@@ -26,13 +26,7 @@ import (
 // A training is saved every ten seconds, which is longer than the run. So the test also interrupts
 // the run, and then kills it while it continues from the saved state.
 func TestKills(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("needs a system with signals: run on Linux or macOS")
-	}
-	kills := 6
-	if os.Getenv("SPT_FAULTS") == "all" {
-		kills = 50
-	}
+	kills := numberOfKills(t)
 	p := newPlace(t, 12)
 	tune := func(out string) []string {
 		return []string{"tune", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "10", "--batch-size", "4", "--out", out}
@@ -68,6 +62,19 @@ func TestKills(t *testing.T) {
 		}
 		p.checkRun(out, "whole")
 	}
+}
+
+// numberOfKills returns how often a test kills processes: 6 times, or 50 times with SPT_FAULTS=all.
+// It skips the test on systems without signals.
+func numberOfKills(t *testing.T) int {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a system with signals: run on Linux or macOS")
+	}
+	if os.Getenv("SPT_FAULTS") == "all" {
+		return 50
+	}
+	return 6
 }
 
 // stop starts a command and sends it a signal after the given time. It reports whether the signal

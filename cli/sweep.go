@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -169,14 +170,6 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 		}()
 		o.Processes = s.workerOf
 	}
-	jobs, err := sweep.Folder(dir).Jobs()
-	if err != nil {
-		return err
-	}
-	number := map[string]int{}
-	for i, j := range jobs {
-		number[j.ID] = i + 1
-	}
 	p := a.reporter()
 	defer p.close()
 	// The lines of each epoch would hide the lines of the jobs.
@@ -185,26 +178,29 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 			p.event(e)
 		}
 	})
-	line := func(j sweep.Job, format string, args ...any) {
+	line := func(t sweep.Turn, format string, args ...any) {
 		if !a.quiet {
 			p.close()
-			fmt.Fprintf(a.stderr, "job %d of %d, %s, %s: %s\n", number[j.ID], len(jobs), j.ID, printable(j.String()), fmt.Sprintf(format, args...))
+			fmt.Fprintf(a.stderr, "job %d of %d, %s, %s: %s\n", t.Number, t.Of, t.ID, printable(t.String()), fmt.Sprintf(format, args...))
 		}
 	}
-	o.Started = func(j sweep.Job) { line(j, "begins") }
-	o.Ended = func(j sweep.Job, r *run.Result, err error) {
+	o.Started = func(t sweep.Turn) { line(t, "begins") }
+	o.Ended = func(t sweep.Turn, r *run.Result, err error) {
 		switch {
 		case err != nil:
-			line(j, "failed: %s", printable(err.Error()))
+			line(t, "failed: %s", printable(err.Error()))
 		case r.Test != nil:
-			line(j, "test accuracy %s, %s", percent(r.Test.Accuracy), duration(r.Seconds))
+			line(t, "test accuracy %s, %s", percent(r.Test.Accuracy), duration(r.Seconds))
 		case r.Val != nil:
-			line(j, "validation accuracy %s, %s", percent(*r.Val), duration(r.Seconds))
+			line(t, "validation accuracy %s, %s", percent(*r.Val), duration(r.Seconds))
 		default:
-			line(j, "done, %s", duration(r.Seconds))
+			line(t, "done, %s", duration(r.Seconds))
 		}
 	}
-	a.resumeWith("spt", "sweep", "run", dir)
+	// Without jobs there is nothing to continue.
+	if _, err := os.Stat(filepath.Join(dir, sweep.JobsFile)); err == nil {
+		a.resumeWith("spt", "sweep", "run", dir)
+	}
 	sum, err := sweep.Folder(dir).Run(ctx, o)
 	p.close()
 	if err != nil {
@@ -213,11 +209,11 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 	if s.workerOf > 0 {
 		return nil
 	}
-	return a.sweepEnd(dir, s, sum.Done, sum.Failed)
+	return a.sweepEnd(dir, sum.Done, sum.Failed)
 }
 
 // sweepEnd prints how many jobs are done. Failed jobs are an error.
-func (a *app) sweepEnd(dir string, s sweepOptions, done, failed int) error {
+func (a *app) sweepEnd(dir string, done, failed int) error {
 	a.resume.Store(nil) // the jobs that are left would fail again
 	if a.json {
 		err := a.writeJSON(struct {
@@ -281,7 +277,7 @@ func (a *app) sweepWorkers(ctx context.Context, dir string, s sweepOptions) erro
 	if err != nil {
 		return err
 	}
-	return a.sweepEnd(dir, s, status.Done, status.Failed+status.Blocked)
+	return a.sweepEnd(dir, status.Done, status.Failed+status.Blocked)
 }
 
 // maxRestarts limits how often a worker that died is started again. Each death counts as an attempt
@@ -393,12 +389,17 @@ training time. Accuracies are shares from 0 to 1. 'spt table' reads the file.`,
 		if err := sweep.WriteCSV(&b, rows); err != nil {
 			return err
 		}
-		if o.out != "" {
-			return atomicfile.WriteBytes(o.out, []byte(b.String()))
-		}
-		return a.write(b.String())
+		return a.writeOut(o.out, b.String())
 	})
 	return cmd
+}
+
+// writeOut writes a text to the file at path, or to standard output if path is empty.
+func (a *app) writeOut(path, text string) error {
+	if path != "" {
+		return atomicfile.WriteBytes(path, []byte(text))
+	}
+	return a.write(text)
 }
 
 // has returns a number with its noun and the verb: "1 job has", "2 jobs have".
@@ -447,10 +448,7 @@ difference on equal tasks and seeds, with its standard error.`,
 		if err := t.Write(&b, format); err != nil {
 			return err
 		}
-		if o.out != "" {
-			return atomicfile.WriteBytes(o.out, []byte(b.String()))
-		}
-		return a.write(b.String())
+		return a.writeOut(o.out, b.String())
 	})
 	return cmd
 }

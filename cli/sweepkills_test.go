@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -33,13 +32,7 @@ seeds: [0, 1]
 //
 // The test kills 6 processes; with SPT_FAULTS=all, 50.
 func TestSweepKills(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("needs a system with signals: run on Linux or macOS")
-	}
-	kills := 6
-	if os.Getenv("SPT_FAULTS") == "all" {
-		kills = 50
-	}
+	kills := numberOfKills(t)
 	p := newPlace(t, 12)
 	if err := os.WriteFile(p.path("spec.yaml"), []byte(killedSpec), 0o666); err != nil {
 		t.Fatal(err)

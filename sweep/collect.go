@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -74,6 +75,8 @@ func (f Folder) Collect() (rows []Row, missing int, err error) {
 	for _, j := range jobs {
 		byID[j.ID] = j
 	}
+	// the chosen settings, by candidates; the seeds of a method share them
+	settings := map[string]string{}
 	for _, j := range jobs {
 		if j.Stage != Final {
 			continue
@@ -86,26 +89,27 @@ func (f Folder) Collect() (rows []Row, missing int, err error) {
 			missing++
 			continue
 		}
-		row, err := f.row(j, r, byID)
-		if err != nil {
-			return nil, 0, err
+		row := rowOf(j, r)
+		if len(j.Candidates) > 0 {
+			key := fmt.Sprint(j.Candidates)
+			if _, known := settings[key]; !known {
+				c, err := f.choose(j, byID)
+				if err != nil {
+					return nil, 0, err
+				}
+				settings[key] = c.Setting
+			}
+			row.Choice, row.Setting = ChoiceValidation, settings[key]
 		}
 		rows = append(rows, row)
 	}
 	return rows, missing, nil
 }
 
-// row returns the row of a job with a result.
-func (f Folder) row(j Job, r *run.Result, jobs map[string]Job) (Row, error) {
+// rowOf returns the row of a job with a result, without a setting of a grid.
+func rowOf(j Job, r *run.Result) Row {
 	row := Row{Task: j.Task, Group: j.Group, Model: j.Model, Method: j.Method, Budget: j.Budget, Choice: ChoiceFixed, Seed: j.Seed,
 		Test: -1, TestMax: -1, Val: -1, ValLoss: -1, Tuned: r.Counts.Tuned(), Head: r.Counts.Head, Seconds: math.Round(1000*r.Seconds) / 1000, ID: j.ID}
-	if len(j.Candidates) > 0 {
-		c, err := f.choose(j, jobs)
-		if err != nil {
-			return row, err
-		}
-		row.Choice, row.Setting = ChoiceValidation, c.Setting
-	}
 	if len(r.Candidates) > 1 {
 		row.Choice = ChoiceValidation
 	}
@@ -118,7 +122,7 @@ func (f Folder) row(j Job, r *run.Result, jobs map[string]Job) (Row, error) {
 	if r.Val != nil {
 		row.Val, row.ValLoss = *r.Val, lossOf(r)
 	}
-	return row, nil
+	return row
 }
 
 // WriteCSV writes rows as a CSV file with a line of column names. A number that a row does not have
@@ -160,16 +164,10 @@ const maxCSV = 256 << 20
 
 // ReadCSV reads a file that [WriteCSV] wrote. A broken file is a [*run.InputError].
 func ReadCSV(path string) ([]Row, error) {
-	file, size, err := regularfile.Open(path)
-	if err == nil {
-		defer file.Close()
-		if size > maxCSV {
-			err = fmt.Errorf("%s has %d bytes, more than %d", path, size, maxCSV)
-		}
-	}
+	data, err := regularfile.Read(path, maxCSV)
 	var rows []Row
 	if err == nil {
-		rows, err = readCSV(file)
+		rows, err = readCSV(bytes.NewReader(data))
 		if err != nil {
 			err = fmt.Errorf("reading %s: %w; 'sweep collect' writes such a file", path, err)
 		}

@@ -128,13 +128,7 @@ func (f Folder) Jobs() ([]Job, error) {
 	var jobs []Job
 	for line := range bytes.Lines(data) {
 		var j Job
-		err := json.Unmarshal(line, &j)
-		if err == nil && j.Header != jobHeader {
-			err = fmt.Errorf("found kind %q of version %d, expected %q of version %d", j.Kind, j.Version, jobHeader.Kind, jobHeader.Version)
-		} else {
-			err = jsonfile.Explain(line, err)
-		}
-		if err != nil {
+		if err := jsonfile.Decode(line, jobHeader, &j); err != nil {
 			return nil, &run.InputError{Err: fmt.Errorf("reading line %d of %s: %w; make the jobs again from the specification", len(jobs)+1, path, err)}
 		}
 		jobs = append(jobs, j)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/internal/yamlfile"
-	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -71,7 +70,6 @@ type opened struct {
 // arm is a method of the specification with its budgets and its grid.
 type arm struct {
 	item
-	row     method.Row
 	grid    *grid
 	own     bool // the grid belongs to the method alone
 	budgets []plan.Budget
@@ -115,13 +113,6 @@ func (m *maker) arms() (arms []arm, err error) {
 	}
 	for _, it := range items {
 		a := arm{item: it, own: it.Select != nil, budgets: it.Budgets}
-		name, ok := yamlfile.Text(yamlfile.Key(it.Tune, "method"))
-		if !ok {
-			name, _ = yamlfile.Text(yamlfile.Key(yamlfile.Key(m.spec.Config, "tune"), "method"))
-		}
-		if a.row, err = method.Lookup(method.Method(name)); err != nil {
-			return nil, err
-		}
 		selected := m.spec.Select
 		if a.own {
 			selected = it.Select

@@ -36,10 +36,16 @@ type Options struct {
 	Processes int
 	// Started is called when a job begins, and Ended when it has ended. err is nil if the job gave
 	// a result. Nil: no call.
-	Started func(j Job)
-	Ended   func(j Job, r *run.Result, err error)
+	Started func(t Turn)
+	Ended   func(t Turn, r *run.Result, err error)
 	// Progress receives the events of the runs. Nil: no events.
 	Progress progress.Func
+}
+
+// Turn is a job that [Folder.Run] runs, with its place among the jobs of the folder.
+type Turn struct {
+	Job
+	Number, Of int // number of the job, from 1, and number of all jobs
 }
 
 // DefaultAttempts is the default of Options.Attempts.
@@ -68,10 +74,10 @@ func (f Folder) Run(ctx context.Context, o Options) (Summary, error) {
 	if o.Of < 0 || o.Index < 0 || o.Of > 0 && o.Index >= o.Of {
 		return Summary{}, &run.OptionError{Option: "index", Err: fmt.Errorf("index %d of %d: expected an index from 0 to %d", o.Index, o.Of, o.Of-1)}
 	}
-	w := &worker{Options: o, folder: f, jobs: map[string]Job{}, users: map[string][]string{}, ended: map[string]state{}}
+	w := &worker{Options: o, folder: f, jobs: map[string]Job{}, numbers: map[string]int{}, users: map[string][]string{}, ended: map[string]state{}}
 	var all []string
-	for _, j := range jobs {
-		w.jobs[j.ID] = j
+	for i, j := range jobs {
+		w.jobs[j.ID], w.numbers[j.ID] = j, i+1
 		all = append(all, j.ID)
 		if j.Scores != "" {
 			w.users[j.Scores] = append(w.users[j.Scores], j.ID)
@@ -107,10 +113,11 @@ const (
 // worker runs jobs.
 type worker struct {
 	Options
-	folder Folder
-	jobs   map[string]Job
-	users  map[string][]string // IDs of the jobs that share scores, by the name of the scores
-	ended  map[string]state    // jobs that are done or failed
+	folder  Folder
+	jobs    map[string]Job
+	numbers map[string]int      // of the jobs in the folder, from 1
+	users   map[string][]string // IDs of the jobs that share scores, by the name of the scores
+	ended   map[string]state    // jobs that are done or failed
 
 	task *spt.Task // task of the last job; jobs on the same task share images and features
 	key  string    // configuration of task
@@ -218,8 +225,9 @@ func (w *worker) attempt(ctx context.Context, j Job, number int) (state, error) 
 	if err := w.folder.record(j.ID, attempt{Event: began, Time: now(), Host: host, Process: os.Getpid()}); err != nil {
 		return open, err
 	}
+	turn := Turn{j, w.numbers[j.ID], len(w.jobs)}
 	if w.Started != nil {
-		w.Started(j)
+		w.Started(turn)
 	}
 	result, err := w.execute(ctx, j)
 	end := attempt{Event: ended, Time: now()}
@@ -237,7 +245,7 @@ func (w *worker) attempt(ctx context.Context, j Job, number int) (state, error) 
 		return open, err
 	}
 	if w.Ended != nil {
-		w.Ended(j, result, err)
+		w.Ended(turn, result, err)
 	}
 	w.dropScores(j)
 	switch {

@@ -81,6 +81,7 @@ type item struct {
 	Select    *yamlfile.Node `json:"select"`
 
 	node *yamlfile.Node // place in the file; nil for a data set of a suite
+	row  method.Row     // of an item of Methods
 }
 
 // maxSpec limits the size of a specification, in bytes.
@@ -253,7 +254,7 @@ func (s *Spec) tasks() (items []item, missing []string, err error) {
 	}
 	for _, it := range listed {
 		if it.Group == "" {
-			it.Group = s.groupOfTask(it)
+			it.Group = groupOfTask(it)
 		}
 		for _, other := range items {
 			if other.Name == it.Name {
@@ -269,7 +270,7 @@ func (s *Spec) tasks() (items []item, missing []string, err error) {
 }
 
 // groupOfTask returns the group of a data set of a benchmark that an item names with data.task.
-func (s *Spec) groupOfTask(it item) string {
+func groupOfTask(it item) string {
 	task, _ := yamlfile.Text(yamlfile.Key(it.Data, "task"))
 	if k, err := dataset.FindKnown(task); err == nil {
 		return groupOf(k)
@@ -293,7 +294,7 @@ func (s *Spec) models() ([]item, error) {
 	return items, err
 }
 
-// methods returns the methods of the specification.
+// methods returns the methods of the specification, with their rows of the catalogue.
 func (s *Spec) methods() ([]item, error) {
 	items, err := parseItems(s.Methods, func(it item) string {
 		name, _ := yamlfile.Text(yamlfile.Key(it.Tune, "method"))
@@ -302,7 +303,7 @@ func (s *Spec) methods() ([]item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("methods: %w", err)
 	}
-	for _, it := range items {
+	for i, it := range items {
 		named := yamlfile.Key(it.Tune, "method")
 		name, ok := yamlfile.Text(named)
 		if !ok {
@@ -310,7 +311,7 @@ func (s *Spec) methods() ([]item, error) {
 				return nil, yamlfile.At(it.node, fmt.Errorf("methods: the item %q names no method; give it tune: {method: NAME}", it.Name))
 			}
 		}
-		if _, err := method.Lookup(method.Method(name)); err != nil {
+		if items[i].row, err = method.Lookup(method.Method(name)); err != nil {
 			return nil, yamlfile.At(named, fmt.Errorf("methods: %w", err))
 		}
 	}

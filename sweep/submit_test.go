@@ -328,7 +328,7 @@ func TestNewName(t *testing.T) {
 		strings.Repeat("x", 99):              "spt-" + strings.Repeat("x", 36) + "-12-",
 		"a-" + strings.Repeat("-", 50) + "b": "spt-a-12-",
 	} {
-		s := Submission{sweep: Folder(filepath.Join("/work", folder)), Folder: "/work/submit/12"}
+		s := Submission{sweep: Folder(filepath.Join("/sweeps", folder)), Folder: "/sweeps/submit/12"}
 		name := s.newName()
 		if !strings.HasPrefix(name, begin) || len(name) > 59 || !regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`).MatchString(name) {
 			t.Errorf("folder %s: name %q, expected one that begins with %q", folder, name, begin)
