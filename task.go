@@ -26,7 +26,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +35,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/portablename"
 	"github.com/sptune/spt/internal/version"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
@@ -245,14 +245,11 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	return dir, err
 }
 
-// device matches names that Windows takes for a device.
-var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\.|$)`)
-
 // portableName returns a name without the characters that file names cannot have on some systems:
 // those that Windows reserves, and characters that are not printable. A name that begins as the
 // name of a device of Windows does, such as "aux.2", gets an underscore.
 func portableName(name string) string {
-	if device.MatchString(name) {
+	if portablename.IsDevice(name) {
 		name = "_" + name
 	}
 	return strings.Map(func(r rune) rune {

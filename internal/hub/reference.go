@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/sptune/spt/internal/portablename"
 )
 
 // prefix is the start of every reference. It distinguishes a reference from a path.
@@ -74,14 +76,10 @@ func validRepo(repo string) bool {
 	return ok && repoPart.MatchString(owner) && repoPart.MatchString(name) && !strings.Contains(repo, "--") && !strings.Contains(repo, "..")
 }
 
-// device matches the names of devices on Windows. A file there cannot have such a name, also with
-// an extension.
-var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?$`)
-
 // portable reports whether a file on Windows can have this name. Windows removes dots and spaces at
 // the end of a name.
 func portable(name string) bool {
-	return !device.MatchString(name) && !strings.HasSuffix(name, ".") && !strings.HasSuffix(name, " ")
+	return !portablename.IsDevice(name) && !strings.HasSuffix(name, ".") && !strings.HasSuffix(name, " ")
 }
 
 // validPath reports whether p is a relative path with slashes that stays inside its folder on every
