@@ -42,7 +42,7 @@ func readConfig(cmd *cobra.Command, o *options) error {
 func overrides(cmd *cobra.Command, o *options) (*yamlfile.Node, error) {
 	type object map[string]any
 	model, data, images, tune, recipe, score := object{}, object{}, object{}, object{}, object{}, object{}
-	for _, f := range flagsOf(cmd.Name()) {
+	for _, f := range flagsOf(tableName(cmd)) {
 		switch {
 		case !cmd.Flags().Changed(f.name):
 		case f.group == modelGroup:
