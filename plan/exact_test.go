@@ -49,6 +49,17 @@ func rankAll(scored []sensitivity.Tensor) []ranked {
 	return all
 }
 
+// naiveSensitive counts the largest scores of all in each tensor. Scores of zero do not count.
+func naiveSensitive(scored []sensitivity.Tensor, all []ranked, largest int) map[string]int {
+	counts := map[string]int{}
+	for _, r := range all[:min(largest, len(all))] {
+		if r.score > 0 {
+			counts[scored[r.tensor].Name]++
+		}
+	}
+	return counts
+}
+
 // naiveRelease applies the rule of the published code to the first tau scores of all.
 func naiveRelease(scored []sensitivity.Tensor, all []ranked, tau int, o inputs) *Plan {
 	taken := make([][]int32, len(scored))
@@ -57,6 +68,7 @@ func naiveRelease(scored []sensitivity.Tensor, all []ranked, tau int, o inputs) 
 	}
 	p := o.emptyPlan()
 	p.Compat, p.CountedOnly, p.Tau = CompatRelease, map[string][]int32{}, tau
+	p.Sensitive = naiveSensitive(scored, all, o.Budget)
 	for i, s := range scored {
 		c := len(taken[i])
 		params, converts := o.naiveConversion(s, c)
@@ -121,6 +133,7 @@ type hardCases struct {
 // naiveExact applies the rule of New to one score after another.
 func naiveExact(scored []sensitivity.Tensor, all []ranked, o inputs, met *hardCases) *Plan {
 	p := o.emptyPlan()
+	p.Sensitive = naiveSensitive(scored, all, o.Budget)
 	entry := 1 // cost of an entry
 	if o.Only == Structured {
 		entry = 0
@@ -479,7 +492,7 @@ func TestExactGolden(t *testing.T) {
 			maps.Copy(want.Entries, want.CountedOnly)
 			want.Cost.Unstructured += want.Cost.CountedOnly
 			want.Cost.CountedOnly, want.CountedOnly = 0, nil
-			want.Compat, want.Budget, want.Tau = "", o.Budget, got.Tau
+			want.Compat, want.Budget, want.Tau, want.Sensitive = "", o.Budget, got.Tau, got.Sensitive
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("%s, budget %d: the plan differs from the plan of the release:\ngot  %+v\nwant %+v", module, o.Budget, got.Cost, want.Cost)
 			}

@@ -252,6 +252,8 @@ func newPlan(tensors []tensor, events []event, o Options, budget, classToken int
 		Matrices: []string{},
 		Vectors:  []string{},
 		Entries:  map[string][]int32{},
+
+		Sensitive: map[string]int{},
 	}
 	if p.Compat == CompatRelease {
 		p.CountedOnly = map[string][]int32{}
@@ -281,5 +283,12 @@ func newPlan(tensors []tensor, events []event, o Options, budget, classToken int
 		}
 	}
 	p.Cost.Total = p.Cost.sum()
+	all := make([]*tensor, len(tensors))
+	for i := range tensors {
+		all[i] = &tensors[i]
+	}
+	for _, e := range largest(budget, all...) {
+		p.Sensitive[tensors[owner(tensors, e)].Name]++
+	}
 	return p
 }

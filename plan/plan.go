@@ -78,6 +78,11 @@ type Plan struct {
 	// The published code treats single entries of LayerNorm vectors in this way. Without Compat it
 	// is empty.
 	CountedOnly map[string][]int32 `json:"counted_only,omitempty"`
+	// Sensitive counts how many of the Budget largest scores are in each tensor. It says where the
+	// network is sensitive, whatever the plan does with the tensor. Tensors without any are left
+	// out, as are scores of zero. It is empty in a plan that was imported from a published
+	// selection, and in a plan of an earlier version of spt.
+	Sensitive map[string]int `json:"sensitive,omitempty"`
 }
 
 // document is the JSON object of a plan file.
@@ -153,6 +158,15 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 		return t, nil
 	}
 
+	for name, n := range p.Sensitive {
+		t, err := find("sensitive", name)
+		if err != nil {
+			return err
+		}
+		if size, _ := sizeOf(t); n > size {
+			return fmt.Errorf("validating plan: sensitive counts %d scores in %q, which has only %d parameters", n, name, size)
+		}
+	}
 	structured, vectors := 0, 0
 	for _, name := range p.Matrices {
 		t, err := find("matrices", name)
@@ -238,6 +252,17 @@ func (p *Plan) check() error {
 		return fmt.Errorf("tau is %d, expected 0 or more", p.Tau)
 	case p.Compat != CompatRelease && len(p.CountedOnly) > 0:
 		return fmt.Errorf("counted_only has %d tensors, expected none unless compat is %q", len(p.CountedOnly), CompatRelease)
+	}
+
+	sensitive := 0
+	for name, n := range p.Sensitive {
+		if n < 1 || n > p.Budget {
+			return fmt.Errorf("sensitive counts %d scores in %q, expected 1 to the budget, which is %d", n, name, p.Budget)
+		}
+		sensitive += n
+	}
+	if sensitive > p.Budget {
+		return fmt.Errorf("sensitive counts %d scores in all, expected at most the budget, which is %d", sensitive, p.Budget)
 	}
 
 	seen := make(map[string]string)

@@ -55,7 +55,7 @@ func ExampleRun() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	test, err := run.Evaluate(context.Background(), images(12, 7), nil)
+	test, err := run.Evaluate(context.Background(), images(12, 7), nil, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func compiledOnce(t *testing.T, device backend.Backend, c backbone.Config, selec
 	part := do()
 	run.Train, run.Val = all, nil
 	whole := do()
-	evaluated, err := run.Evaluate(t.Context(), all, nil)
+	evaluated, err := run.Evaluate(t.Context(), all, nil, nil)
 	if err != nil || evaluated.Images != 14 {
 		t.Fatalf("evaluated %+v, %v", evaluated, err)
 	}

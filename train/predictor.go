@@ -175,11 +175,16 @@ func (p *Predictor) run(ctx context.Context, forward *program.Program, images *t
 	return all, nil
 }
 
-// Evaluate predicts all images of data and returns the metrics of the objective. batchSize is the
-// batch size of the training; a device predicts up to four times as many images in one batch.
-// Evaluate reports an event with stage progress.Evaluate after each batch. A loss that is not
-// finite is an error.
-func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, report progress.Func) (objective.Evaluation, error) {
+// A Sink receives predictions in batches, in the order of the data: the logits of the objective,
+// [B, …], and the encoded targets, [B, …], both row-major. It must not keep the slices. If it
+// returns an error, the evaluation ends with this error.
+type Sink func(logits []float32, targets []int32) error
+
+// Evaluate predicts all images of data and returns the metrics of the objective. It also passes the
+// predictions to sink, unless sink is nil. batchSize is the batch size of the training; a device
+// predicts up to four times as many images in one batch. Evaluate reports an event with stage
+// progress.Evaluate after each batch. A loss that is not finite is an error.
+func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, sink Sink, report progress.Func) (objective.Evaluation, error) {
 	o := p.net.objective
 	if data.objective.Name() != o.Name() {
 		return objective.Evaluation{}, fmt.Errorf("evaluating with the objective %s: the data has the objective %s; use the same objective for both", o.Name(), data.objective.Name())
@@ -193,8 +198,12 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, rep
 		rows := b.images.Shape().Dim(0)
 		logits, err := p.Logits(ctx, b.images)
 		b.free()
+		logits = logits[:len(logits)/rows*b.n]
 		if err == nil {
-			err = metrics.Add(logits[:len(logits)/rows*b.n], b.host)
+			err = metrics.Add(logits, b.host)
+		}
+		if err == nil && sink != nil {
+			err = sink(logits, b.host)
 		}
 		if err != nil {
 			return metrics.Evaluation(), err

@@ -72,6 +72,8 @@ type Run struct {
 	Train *Data
 	// Val is the validation data, evaluated after each epoch. Nil means no validation.
 	Val *Data
+	// ValSink receives the predictions of the validation images after the last epoch. Nil: no call.
+	ValSink Sink
 	// Test is the test data, evaluated after each epoch, as in the protocol of the paper. The
 	// results do not influence the training. Nil means no testing.
 	Test *Data
@@ -103,6 +105,8 @@ type Run struct {
 	stepper *Stepper
 	// predictor predicts with the tuned tensors of stepper. It is nil until it is needed.
 	predictor *Predictor
+	// valSent reports whether this Do has called ValSink.
+	valSent bool
 	// saveAt is the time of the next save of the training state.
 	saveAt time.Time
 }
@@ -126,8 +130,9 @@ func (r *Run) batch() int {
 }
 
 // Evaluate evaluates data with the tuned tensors of the last Do, which must have run with Keep. It
-// reports an event with stage progress.Evaluate after each batch.
-func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (objective.Evaluation, error) {
+// passes the predictions to sink, unless sink is nil. It reports an event with stage
+// progress.Evaluate after each batch.
+func (r *Run) Evaluate(ctx context.Context, data *Data, sink Sink, report progress.Func) (objective.Evaluation, error) {
 	if r.stepper == nil {
 		return objective.Evaluation{}, errors.New("evaluating the trained model: it was not kept after the training; set Run.Keep before Run.Do")
 	}
@@ -140,7 +145,7 @@ func (r *Run) Evaluate(ctx context.Context, data *Data, report progress.Func) (o
 		// a batch of a few images has fewer micro-batches than the CPU has cores
 		batch = max(batch, 64)
 	}
-	return p.Evaluate(ctx, data, batch, report)
+	return p.Evaluate(ctx, data, batch, sink, report)
 }
 
 // predict returns a Predictor with the current tuned tensors.
@@ -229,7 +234,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			p.expect(d, batch)
 		}
 	}
-	r.saveAt = time.Now().Add(saveEvery)
+	r.saveAt, r.valSent = time.Now().Add(saveEvery), false
 	for at.Epoch < o.Epochs {
 		if err := r.epoch(ctx, stepper, train, &at, batch, steps, images); err != nil {
 			return nil, err
@@ -254,6 +259,16 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			if err := r.EpochDone(slices.Clone(at.History)); err != nil {
 				return nil, err
 			}
+		}
+	}
+	// A training that was stopped after its last epoch has not passed its predictions on.
+	if val != nil && r.ValSink != nil && !r.valSent {
+		p, err := r.predict()
+		if err == nil {
+			_, err = p.Evaluate(ctx, val, r.batch(), r.ValSink, nil)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("validating after the last epoch: %w", err)
 		}
 	}
 	result := &Result{Epochs: at.History}
@@ -388,14 +403,18 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 		return err
 	}
 	if val != nil {
-		v, err := p.Evaluate(ctx, val, r.batch(), nil)
+		var sink Sink
+		if e.Epoch == r.Options.Epochs {
+			sink, r.valSent = r.ValSink, true
+		}
+		v, err := p.Evaluate(ctx, val, r.batch(), sink, nil)
 		if err != nil {
 			return fmt.Errorf("validating after epoch %d: %w", e.Epoch, err)
 		}
 		e.ValLoss, e.ValAccuracy = v.Loss, v.Accuracy
 	}
 	if test != nil {
-		v, err := p.Evaluate(ctx, test, r.batch(), nil)
+		v, err := p.Evaluate(ctx, test, r.batch(), nil, nil)
 		if err != nil {
 			return fmt.Errorf("testing after epoch %d: %w", e.Epoch, err)
 		}

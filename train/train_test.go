@@ -143,7 +143,7 @@ func TestKeep(t *testing.T) {
 	all := images(24, true)
 	r.Train = all.Part(0, 15)
 	defer r.Close()
-	if _, err := r.Evaluate(t.Context(), r.Val, nil); err == nil || !strings.Contains(err.Error(), "Run.Keep") {
+	if _, err := r.Evaluate(t.Context(), r.Val, nil, nil); err == nil || !strings.Contains(err.Error(), "Run.Keep") {
 		t.Errorf("evaluated before the training: error %v", err)
 	}
 	first, err := r.Do(t.Context())
@@ -166,7 +166,7 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "once more, on all", second.Tuned, want.Tuned)
-	got, err := r.Evaluate(t.Context(), images(9, false), nil)
+	got, err := r.Evaluate(t.Context(), images(9, false), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,10 +333,10 @@ func TestPredictorErrors(t *testing.T) {
 	samples := colours.Samples(4, 8, 0)
 	samples[2].Target = dataset.Class(3)
 	data := train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 8}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
-	if _, err := p.Evaluate(t.Context(), data, 2, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
+	if _, err := p.Evaluate(t.Context(), data, 2, nil, nil); err == nil || !strings.Contains(err.Error(), "image 3 has label 3, expected 0 to 2") {
 		t.Errorf("label 3 of 3 classes: %v", err)
 	}
-	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), 2, nil); err == nil {
+	if _, err := p.Evaluate(t.Context(), train.Images(dataset.NewLoader(samples, dataset.Transform{Size: 16}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config), 2, nil, nil); err == nil {
 		t.Error("images of 16 px were accepted by a backbone for 8 px")
 	}
 }
@@ -351,7 +351,7 @@ func TestDiverged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil); err == nil || !strings.Contains(err.Error(), "evaluating 9 images: the loss is NaN") {
+	if _, err := p.Evaluate(t.Context(), r.Val, 4, nil, nil); err == nil || !strings.Contains(err.Error(), "evaluating 9 images: the loss is NaN") {
 		t.Errorf("evaluating with a NaN bias: error %v", err)
 	}
 }

@@ -40,7 +40,7 @@ func TestEmbeddedModel(t *testing.T) {
 		samples = append(samples, dataset.Sample{Image: &dataset.RGB{Width: 32, Height: 32, Pix: synth.Pretraining(99, class, class, 32)}, Target: dataset.Class(class)})
 	}
 	loader := dataset.NewLoader(samples, dataset.Transform{Size: 32}, nil, dataset.LoaderOptions{})
-	e, err := p.Evaluate(t.Context(), train.Images(loader, objective.SingleLabel, m.Config), 60, nil)
+	e, err := p.Evaluate(t.Context(), train.Images(loader, objective.SingleLabel, m.Config), 60, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
