@@ -75,6 +75,9 @@ type Located struct {
 	// SHA256 is a hash, in hex, of the encoded image. For an image in memory, it is a hash of the
 	// width and the pixels.
 	SHA256 string
+
+	// pixels is a hash of the pixels, or zero if they were not read.
+	pixels [sha256.Size]byte
 }
 
 // Verify reads and decodes every image and returns counts of the images and lists of two kinds of
@@ -87,16 +90,11 @@ type Located struct {
 // means no progress. Neither changes the result.
 func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func) (Verification, error) {
 	var all []Located
-	v := Verification{Unreadable: slices.Clone(d.Skipped)}
+	v := Verification{Unreadable: slices.Clone(d.Skipped), Splits: d.Counts()}
 	for _, s := range d.splits() {
-		count := SplitCount{Name: s.name, Images: len(*s.samples), Classes: make([]int, len(d.Classes))}
 		for _, sample := range *s.samples {
 			all = append(all, Located{Split: s.name, Sample: sample})
-			if class := sample.stratum(); class >= 0 {
-				count.Classes[class]++
-			}
 		}
-		v.Splits = append(v.Splits, count)
 	}
 	found := make([]inspection, len(all))
 	done := counter(len(all), report)
@@ -109,8 +107,6 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 	}
 	v.Images = len(all) + len(d.Skipped)
 	identity := sha256.New()
-	groups := make(map[[sha256.Size]byte][]int)
-	var order [][sha256.Size]byte
 	for i, f := range found {
 		l := &all[i]
 		l.SHA256 = hex.EncodeToString(f.content[:])
@@ -128,29 +124,25 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 		if area(f.size) > area(v.Largest) {
 			v.Largest = f.size
 		}
-		if groups[f.pixels] == nil {
-			order = append(order, f.pixels)
-		}
-		groups[f.pixels] = append(groups[f.pixels], i)
+		l.pixels = f.pixels
 	}
-	for _, key := range order {
-		if len(groups[key]) < 2 {
-			continue
-		}
-		g := Duplicate{SameBytes: true}
-		for _, i := range groups[key] {
-			g.Copies = append(g.Copies, all[i])
-			first := g.Copies[0]
-			g.SameBytes = g.SameBytes && all[i].SHA256 == first.SHA256
-			g.Leaks = g.Leaks || all[i].Split != first.Split
-			g.Conflicts = g.Conflicts || all[i].Sample.Target.String() != first.Sample.Target.String()
-		}
-		// The copies are in the order of the splits, and test is the last split.
-		g.LeaksIntoTest = g.Leaks && g.Copies[len(g.Copies)-1].Split == "test"
-		v.Duplicates = append(v.Duplicates, g)
-	}
+	v.Duplicates = duplicates(all)
 	v.SHA256 = hex.EncodeToString(identity.Sum(nil))
 	return v, nil
+}
+
+// Counts counts the images of the splits train, val and test. Their Bytes are zero.
+func (d *Dataset) Counts() (counts []SplitCount) {
+	for _, s := range d.splits() {
+		c := SplitCount{Name: s.name, Images: len(*s.samples), Classes: make([]int, len(d.Classes))}
+		for _, sample := range *s.samples {
+			if class := sample.stratum(); class >= 0 {
+				c.Classes[class]++
+			}
+		}
+		counts = append(counts, c)
+	}
+	return counts
 }
 
 // inspection holds the results of inspect for one image.
