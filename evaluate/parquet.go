@@ -149,6 +149,12 @@ func (w *parquetWriter) flush(rows int) error {
 	group := parquet.RowGroup{NumRows: int64(rows), Ordinal: int16(len(w.meta.RowGroups)), FileOffset: w.offset}
 	for i := range w.columns {
 		c := &w.columns[i]
+		var statistics parquet.Statistics // its number of missing values is always written
+		for _, present := range c.present {
+			if !present {
+				statistics.NullCount++
+			}
+		}
 		w.page = c.appendPage(w.page[:0])
 		w.compressed = snappy.Encode(w.compressed[:cap(w.compressed)], w.page)
 		offset := w.offset
@@ -156,6 +162,7 @@ func (w *parquetWriter) flush(rows int) error {
 			Type: parquet.DataPage, UncompressedPageSize: int32(len(w.page)), CompressedPageSize: int32(len(w.compressed)),
 			DataPageHeader: thrift.New(parquet.DataPageHeader{
 				NumValues: int32(rows), Encoding: parquet.Plain, DefinitionLevelEncoding: parquet.RLE, RepetitionLevelEncoding: parquet.RLE,
+				Statistics: statistics,
 			}),
 		})
 		if err == nil {
@@ -168,7 +175,7 @@ func (w *parquetWriter) flush(rows int) error {
 		group.Columns = append(group.Columns, parquet.ColumnChunk{FileOffset: offset, MetaData: parquet.ColumnMetaData{
 			Type: parquetTypes[c.kind], Encoding: []parquet.Encoding{parquet.Plain, parquet.RLE}, PathInSchema: []string{c.name},
 			Codec: parquet.Snappy, NumValues: int64(rows), DataPageOffset: offset,
-			TotalUncompressedSize: size, TotalCompressedSize: w.offset - offset,
+			TotalUncompressedSize: size, TotalCompressedSize: w.offset - offset, Statistics: statistics,
 		}})
 		group.TotalByteSize += size
 		c.values, c.present = c.values[:0], c.present[:0]

@@ -105,6 +105,20 @@ func readTable(t *testing.T, path string, kinds map[string]kind) (columns []stri
 				t.Fatal(err)
 			}
 		}
+		for c, name := range columns { // query engines count values without reading them
+			null := int64(0)
+			for _, group := range f.Metadata().RowGroups {
+				null += group.Columns[c].MetaData.Statistics.NullCount
+			}
+			for _, row := range rows {
+				if row[c] == nil {
+					null--
+				}
+			}
+			if null != 0 {
+				t.Errorf("%s: the statistics of column %s say %d missing values too many", path, name, null)
+			}
+		}
 		if f.NumRows() != int64(len(rows)) {
 			t.Errorf("%s says %d rows and has %d", path, f.NumRows(), len(rows))
 		}
