@@ -34,6 +34,7 @@ var imports = []struct {
 	{"internal/yamlfile", []string{"internal/option"}},
 	{"internal/kernel/...", []string{"internal/workers", "internal/kernel/..."}},
 	{"internal/jsonfile", []string{"internal/atomicfile"}},
+	{"evaluate", []string{"internal/atomicfile", "internal/jsonfile", "internal/option", "internal/regularfile"}},
 	{"internal/measure", []string{"internal/kernel/...", "internal/workers"}},
 	{"internal/hub", []string{"internal/portablename", "internal/regularfile", "progress", "internal/atomicfile", "internal/jsonfile"}},
 	{"internal/pickle", nil},

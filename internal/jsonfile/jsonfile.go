@@ -10,6 +10,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/sptune/spt/internal/atomicfile"
 )
@@ -19,15 +21,16 @@ type Kind string
 
 // The kinds of JSON files that spt writes. docs/format.md describes each kind.
 const (
-	Run       Kind = "run"       // config.json of a run folder
-	Result    Kind = "result"    // result.json of a run folder
-	Candidate Kind = "candidate" // result.json of a candidate, one budget that a run tried
-	Epoch     Kind = "epoch"     // one line of metrics.jsonl
-	Plan      Kind = "plan"      // plan.json
-	Delta     Kind = "delta"     // spt_delta.json
-	Suite     Kind = "suite"     // the report of spt bench --suite
-	Job       Kind = "job"       // one line of jobs.jsonl of a sweep folder
-	Attempt   Kind = "attempt"   // one line of the log of a job of a sweep
+	Run         Kind = "run"         // config.json of a run folder
+	Result      Kind = "result"      // result.json of a run folder
+	Candidate   Kind = "candidate"   // result.json of a candidate, one budget that a run tried
+	Epoch       Kind = "epoch"       // one line of metrics.jsonl
+	Plan        Kind = "plan"        // plan.json
+	Delta       Kind = "delta"       // spt_delta.json
+	Suite       Kind = "suite"       // the report of spt bench --suite
+	Job         Kind = "job"         // one line of jobs.jsonl of a sweep folder
+	Attempt     Kind = "attempt"     // one line of the log of a job of a sweep
+	Predictions Kind = "predictions" // first line of predictions.jsonl
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each
@@ -75,6 +78,26 @@ func WriteLines[T any](path string, values []T) error {
 		}
 	}
 	return atomicfile.WriteBytes(path, out.Bytes())
+}
+
+// Text returns s, such as a path, for a JSON document. JSON holds UTF-8 only, and its encoder
+// replaces all other bytes with the same character. Text writes such a byte as \x and two digits,
+// so that different paths stay different.
+func Text(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }
 
 // HeaderOf returns the header of a JSON object, or of the first of several lines of JSON. The kind
