@@ -30,6 +30,7 @@ var imports = []struct {
 	{"internal/synth", nil},
 	{"internal/version", nil},
 	{"internal/workers", nil},
+	{"report/live", nil},
 	{"internal/yamlfile", []string{"internal/option"}},
 	{"internal/kernel/...", []string{"internal/workers", "internal/kernel/..."}},
 	{"internal/jsonfile", []string{"internal/atomicfile"}},
