@@ -322,7 +322,6 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		}
 		return control.Flush() == nil
 	}
-	control.SetReadDeadline(time.Time{}) // the read timeout of the server would end the stream
 	w.Header().Set("Content-Type", "text/event-stream")
 	if !send("retry: 2000\n\n") || r.Method == http.MethodHead {
 		return
