@@ -1,9 +1,9 @@
-// Package browsertest checks the pages of spt in a real browser, Chromium. The package is a module of
-// its own.
+// Package browsertest checks the pages of spt in a real browser, Chromium. The package is a module
+// of its own.
 //
 // The checks are in checks_test.go and checks.js, the tests of the checks in self_test.go, and the
-// tests of spt in report_test.go. All tests are skipped where Chromium is missing. Screenshots of the
-// pages are written into the folder that the environment variable SPT_SCREENSHOTS names.
+// tests of spt in report_test.go. All tests are skipped where Chromium is missing. Screenshots of
+// the pages are written into the folder that the environment variable SPT_SCREENSHOTS names.
 package browsertest
 
 import (
@@ -32,9 +32,18 @@ const limit = 30 * time.Second
 // browser is the context of the browser of all tests. Each page has a profile of its own in it.
 var browser context.Context
 
+// temporary is a folder for files of all tests.
+var temporary string
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	var err error
+	if temporary, err = os.MkdirTemp("", "spt-browser"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(temporary)
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
@@ -219,7 +228,8 @@ func fileURL(t *testing.T, path string) string {
 	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(path)}).String()
 }
 
-// textOf returns the text of the first element that a selector finds, or "" without such an element.
+// textOf returns the text of the first element that a selector finds, or "" without such an
+// element.
 func (p *tab) textOf(t *testing.T, selector string) string {
 	t.Helper()
 	return evaluate[string](t, p, `document.querySelector(%q)?.textContent.trim() ?? ""`, selector)
@@ -231,14 +241,20 @@ func (p *tab) awaitChange(t *testing.T, selector, before string) string {
 	t.Helper()
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if text := p.textOf(t, selector); text != before {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.navigations != 1 {
-				t.Fatalf("%s was loaded %d times", p.url, p.navigations)
-			}
+			p.checkLoadedOnce(t)
 			return text
 		}
 	}
-	t.Fatalf("the text %q of %s did not change within %v; messages of the page: %q", before, selector, limit, p.messages)
+	t.Fatalf("the text %q of %s did not change within %v; problems of the page: %q", before, selector, limit, p.behaviour(t))
 	panic("unreachable")
+}
+
+// checkLoadedOnce checks that the page was not loaded again.
+func (p *tab) checkLoadedOnce(t *testing.T) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.navigations != 1 {
+		t.Fatalf("%s was loaded %d times", p.url, p.navigations)
+	}
 }

@@ -109,8 +109,8 @@ type column struct {
 }
 
 // sorting sorts each table with the class sortable by each of its columns, with the mouse and with
-// the Enter key: first ascending, then descending. The order is that of the attributes data-value of
-// the cells, or of their texts. The header announces it to screen readers in aria-sort.
+// the Enter key: first ascending, then descending. The order is that of the attributes data-value
+// of the cells, or of their texts. The header announces it to screen readers in aria-sort.
 func (p *tab) sorting(t *testing.T) (problems []string) {
 	t.Helper()
 	for table, columns := range get(t, p, chromedp.Evaluate[[]int](checks+".tables()")) {
