@@ -31,6 +31,7 @@ var imports = []struct {
 	{"internal/version", nil},
 	{"internal/workers", nil},
 	{"report/chart", nil},
+	{"report/live", nil},
 	{"internal/yamlfile", []string{"internal/option"}},
 	{"internal/kernel/...", []string{"internal/workers", "internal/kernel/..."}},
 	{"internal/jsonfile", []string{"internal/atomicfile"}},
