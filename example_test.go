@@ -120,7 +120,7 @@ func ExampleTask() {
 		log.Fatal(err)
 	}
 	fmt.Println("the plan was tuned:", trained.Tuning.Counts.Tuned() == p.Cost.Total)
-	evaluation, err := task.Evaluate(ctx, trained, "test", data.Test, nil)
+	evaluation, _, err := task.Evaluate(ctx, trained, "test", data.Test, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

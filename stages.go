@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -114,6 +115,8 @@ type TrainOptions struct {
 	// EpochDone is called after each epoch with all finished epochs. If it returns an error, the
 	// training ends with this error. Nil: no call.
 	EpochDone func(epochs []train.Epoch) error
+	// ValSink receives the predictions of the validation images after the last epoch. Nil: no call.
+	ValSink train.Sink
 }
 
 // Trained is the result of stage 3.
@@ -149,7 +152,7 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	if err := t.trainable(); err != nil { // CheckImages may have removed broken images
 		return nil, err
 	}
-	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, nil, nil
+	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.ValSink, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, o.ValSink, nil, nil
 	// The training and validation images share one Data, because the final training reads both. A
 	// device then keeps them together.
 	n, val := len(t.data.Train), t.data.Val
@@ -175,24 +178,28 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs}, nil
 }
 
-// Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test. split is
-// the name of the samples in progress events, such as "test". An empty list of samples is an error.
+// Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test, and the
+// predictions, from which package evaluate computes further metrics. The predictions are empty if
+// the objective does not give one logit to each class of an image with one label. split is the name
+// of the samples in progress events, such as "test". An empty list of samples is an error.
 // The class ids of the samples must be the rows of the head. If the parameters were tuned on
 // another data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by
 // name.
-func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, error) {
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *evaluate.Predictions, error) {
 	if len(samples) == 0 {
-		return objective.Evaluation{}, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
+		return objective.Evaluation{}, nil, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
 	}
 	p, err := train.NewPredictor(t.be, t.model, t.objective, tuned.Tuning, tuned.Tuned)
 	if err != nil {
-		return objective.Evaluation{}, err
+		return objective.Evaluation{}, nil, err
 	}
 	defer p.Close()
-	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, func(e progress.Event) {
+	predictions, sink := t.predictions(samples)
+	e, err := p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, sink, func(e progress.Event) {
 		e.Item = split
 		report.Report(e)
 	})
+	return e, predictions, err
 }
 
 // Delta returns the delta of a training, which holds the tuned parameters and can be saved. p is

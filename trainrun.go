@@ -56,7 +56,8 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if err != nil {
 		return nil, err
 	}
-	trained, err := r.train(ctx, training, "", folder, TrainOptions{Options: o.Train, WithVal: o.WithVal})
+	predictions, sink := r.predictions(t.data.Val)
+	trained, err := r.train(ctx, training, "", folder, TrainOptions{Options: o.Train, WithVal: o.WithVal, ValSink: sink})
 	if err != nil {
 		return nil, err
 	}
@@ -72,9 +73,20 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	default:
 		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
 		metrics["val_accuracy"] = *result.Val
+		if _, result.Temperature, err = validation(predictions); err != nil {
+			return nil, err
+		}
+		if err := measure(predictions, "val", result); err != nil {
+			return nil, err
+		}
+		if err := keep(predictions, folder); err != nil {
+			return nil, err
+		}
 	}
 	t.recordChanges(result, report)
-	if err := t.Delta(o.Method, trained, p, metrics).Save(dir); err != nil {
+	d := t.Delta(o.Method, trained, p, metrics)
+	d.Temperature = result.Temperature
+	if err := d.Save(dir); err != nil {
 		return nil, err
 	}
 	return result, run.SaveResult(folder, result)

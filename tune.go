@@ -159,17 +159,19 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	result := r.result(r.o.Method, r.o.Train.Seed)
 	all := candidates(r.o)
 	chosen := all[0]
+	var validated *run.Candidate // the chosen candidate
 	if r.validates() {
-		best := -1
-		for i, next := range all {
+		for _, next := range all {
 			c, err := r.try(ctx, next)
 			if err != nil {
 				return nil, err
 			}
-			result.Candidates = append(result.Candidates, *c)
+			listed := *c
+			listed.Metrics = nil // the folder of the candidate has them
+			result.Candidates = append(result.Candidates, listed)
 			result.Seconds += c.Seconds
-			if best < 0 || better(*c, result.Candidates[best]) {
-				best, chosen = i, next
+			if validated == nil || better(*c, *validated) {
+				chosen, validated = next, c
 			}
 			for budget, s := range r.budgets {
 				if budget != chosen.budget {
@@ -177,11 +179,11 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 				}
 			}
 		}
-		result.Val = &result.Candidates[best].ValAccuracy
+		result.Val, result.Temperature = &validated.ValAccuracy, validated.Temperature
 	}
 	result.Budget, result.LR = chosen.budget, chosen.lr
 	if r.o.ValidationOnly {
-		err = r.best(chosen, result)
+		err = r.best(chosen, validated, result)
 	} else {
 		err = r.final(ctx, chosen, result)
 	}
@@ -300,22 +302,31 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	}
 	// on the CPU, compiling is fast, but kept programs hold memory
 	s.run.Keep = backend.OnDevice(r.be)
-	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: next.recipe(r.o)})
+	predictions, sink := r.predictions(r.data.Val)
+	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: next.recipe(r.o), ValSink: sink})
 	if err != nil {
 		return nil, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
 	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	if c.Metrics, c.Temperature, err = validation(predictions); err != nil {
+		return nil, err
+	}
+	if err := keep(predictions, folder); err != nil {
+		return nil, err
+	}
 	return c, run.SaveResult(folder, c)
 }
 
-// best completes the result of a run that only validates. chosen is the best candidate.
-func (r *runner) best(chosen candidate, result *run.Result) error {
+// best completes the result of a run that only validates. chosen is the best candidate, and
+// validated its result.
+func (r *runner) best(chosen candidate, validated *run.Candidate, result *run.Result) error {
 	s, err := r.selection(chosen.budget)
 	if err != nil {
 		return err
 	}
 	result.Counts, result.Rank, result.Finished = s.run.Tuning.Counts, s.run.Tuning.Selection.Rank, time.Now().UTC()
+	result.Metrics, result.MetricsOf = validated.Metrics, "val"
 	result.Epochs, err = r.folder.Candidate(chosen.name(r.o)).Metrics()
 	return err
 }
@@ -350,11 +361,18 @@ func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.data.Test) > 0 {
-		e, err := s.run.Evaluate(ctx, s.run.Later, func(e progress.Event) {
+		predictions, sink := r.predictions(r.data.Test)
+		e, err := s.run.Evaluate(ctx, s.run.Later, sink, func(e progress.Event) {
 			e.Stage = progress.Test
 			r.report.Report(e)
 		})
 		if err != nil {
+			return err
+		}
+		if err := measure(predictions, "test", result); err != nil {
+			return err
+		}
+		if err := keep(predictions, r.folder); err != nil {
 			return err
 		}
 		result.Test = &e
@@ -368,7 +386,9 @@ func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result
 		}
 	}
 	result.Rank, result.Finished = trained.Tuning.Selection.Rank, time.Now().UTC()
-	return r.Delta(r.o.Method, trained, s.plan, metrics).Save(string(r.folder))
+	d := r.Delta(r.o.Method, trained, s.plan, metrics)
+	d.Temperature = result.Temperature
+	return d.Save(string(r.folder))
 }
 
 // train runs one training and keeps its state and metrics in folder.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/internal/wording"
 )
 
 // This file checks the names of commands and flags and the number of arguments, and proposes the
@@ -23,7 +24,7 @@ func arguments(min, max int, usage string) cobra.PositionalArgs {
 		}
 		found := "none was given"
 		if len(args) > 0 {
-			found = fmt.Sprintf("found %s: %s", plural(len(args), "argument"), quotedList(args))
+			found = fmt.Sprintf("found %s: %s", wording.Plural(len(args), "argument"), quotedList(args))
 		}
 		return fmt.Errorf("'%s' takes %s: %s", cmd.CommandPath(), usage, found)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/internal/bench"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -144,7 +145,7 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 		cpu = "unknown processor"
 	}
 	var f facts
-	f.add("machine", "%s, %s, %s, kernel %s", cpu, r.Machine.Arch, plural(r.Machine.Threads, "thread"), r.Machine.Kernel)
+	f.add("machine", "%s, %s, %s, kernel %s", cpu, r.Machine.Arch, wording.Plural(r.Machine.Threads, "thread"), r.Machine.Kernel)
 	f.add("FMA peak", "%.0f GFLOPS", r.PeakGFLOPS)
 	f.add("memory bandwidth", "%.1f GB/s", r.BandwidthGB)
 	text := f.String() + "\n"
@@ -167,8 +168,8 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	for _, e := range s.Entries {
 		entries += len(e)
 	}
-	f.add("tuned", "%d parameters besides the head: %s, %s whole, %d entries", r.TunedParams, plural(len(s.Structured), "module"), plural(len(s.Whole), "tensor"), entries)
-	f.add("step", "%.4g s for %s, median of %d", r.SecondsPerStep, plural(r.Batch, "image"), r.Steps)
+	f.add("tuned", "%d parameters besides the head: %s, %s whole, %d entries", r.TunedParams, wording.Plural(len(s.Structured), "module"), wording.Plural(len(s.Whole), "tensor"), entries)
+	f.add("step", "%.4g s for %s, median of %d", r.SecondsPerStep, wording.Plural(r.Batch, "image"), r.Steps)
 	f.add("speed", "%.2f images/s, %.0f%% of the limit of %.2f images/s (%.2f GFLOP for each image)", r.ImgPerS, 100*r.LimitFraction, r.LimitImgPerS, r.GFLOPPerImage)
 	f.add("memory used", "%.1f MB of weights, %.1f MB of packed copies of them, %.1f MB of activations, %.1f MB of optimizer state", r.WeightsMB, r.PackedMB, r.ActivationsMB, r.OptimizerMB)
 	if r.PeakRSSMB > 0 {

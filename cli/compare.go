@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/plan/published"
 	"github.com/sptune/spt/run"
@@ -92,7 +93,7 @@ func differences(rows []plan.ComparedRow) string {
 		}
 	})
 	if same := len(rows) - len(differ); same > 0 {
-		text += fmt.Sprintf("On %s the plans do not differ.\n", plural(same, "operation"))
+		text += fmt.Sprintf("On %s the plans do not differ.\n", wording.Plural(same, "operation"))
 	}
 	return text
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -82,7 +83,7 @@ The layouts of data sets:
 func verdict(d *dataset.Dataset, v dataset.Verification) error {
 	var found []string
 	if n := len(v.Unreadable); n > 0 {
-		found = append(found, plural(n, "image")+" that cannot be read")
+		found = append(found, wording.Plural(n, "image")+" that cannot be read")
 	}
 	leaks := 0
 	for _, g := range v.Duplicates {
@@ -91,7 +92,7 @@ func verdict(d *dataset.Dataset, v dataset.Verification) error {
 		}
 	}
 	if leaks > 0 {
-		found = append(found, plural(leaks, "image")+" of the test split in another split too")
+		found = append(found, wording.Plural(leaks, "image")+" of the test split in another split too")
 	}
 	if found == nil {
 		return nil
@@ -184,7 +185,7 @@ func splitTable(d *dataset.Dataset, v dataset.Verification) string {
 					present, least, most = present+1, min(least, n), max(most, n)
 				}
 			}
-			fmt.Fprintf(w, "%s\t%d\t%s\t%d of %d\t%d to %d\n", s.Name, s.Images, size(s.Bytes), present, len(d.Classes), least, most)
+			fmt.Fprintf(w, "%s\t%d\t%s\t%d of %d\t%d to %d\n", s.Name, s.Images, wording.Bytes(s.Bytes), present, len(d.Classes), least, most)
 		}
 	}) + "\n"
 }
@@ -205,7 +206,7 @@ func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) strin
 // String returns the findings as text, with at most ten of each kind.
 func (v verification) String() string {
 	var f facts
-	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, size(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
+	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, wording.Bytes(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
 	f.add("sha256", "%s", v.SHA256)
 	f.add("classes without training images", "%s", list(v.Untrained))
 	some := func(name string, n int, line func(i int) string) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -65,7 +66,7 @@ writes none.`,
 		text := table(func(w io.Writer) {
 			fmt.Fprintln(w, "method\ttuned parameters\tof backbone\tvalidation accuracy\ttest accuracy\tseconds")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%.1f\n", r.Method, r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), percent(r.ValAccuracy), percent(r.TestAccuracy), r.Seconds)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%.1f\n", r.Method, r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), wording.Percent(r.ValAccuracy), wording.Percent(r.TestAccuracy), r.Seconds)
 			}
 		})
 		return a.write(text + demoNext)

@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
@@ -104,7 +105,7 @@ was trained on the measured images.`,
 				return err
 			}
 		}
-		e, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
+		e, _, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
 		if err != nil {
 			return err
 		}
@@ -213,7 +214,7 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d 
 			for _, c := range classes {
 				accuracy := "-"
 				if c.Accuracy != nil {
-					accuracy = percent(*c.Accuracy)
+					accuracy = wording.Percent(*c.Accuracy)
 				}
 				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, accuracy)
 			}
@@ -227,7 +228,7 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d 
 	if split == "all" {
 		prefix = ""
 	}
-	f.add(prefix+"accuracy", "%s of %s", percent(e.Accuracy), plural(e.Images, "image"))
+	f.add(prefix+"accuracy", "%s of %s", wording.Percent(e.Accuracy), wording.Plural(e.Images, "image"))
 	f.add(prefix+"loss", "%.4f", e.Loss)
 	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
 		f.add(prefix+printable(name), "%.4f", e.Metrics[name])

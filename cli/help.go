@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/sptune/spt/internal/wording"
 	"golang.org/x/term"
 )
 
@@ -104,7 +105,7 @@ func (a *app) flagHelp(b *strings.Builder, cmd *cobra.Command, width int) {
 		entry(b, f.head(), f.description(), column, width)
 	}
 	if hidden > 0 {
-		fmt.Fprintf(b, "\n'%s --help --all' prints %s.\n", cmd.CommandPath(), plural(hidden, "more flag"))
+		fmt.Fprintf(b, "\n'%s --help --all' prints %s.\n", cmd.CommandPath(), wording.Plural(hidden, "more flag"))
 	}
 }
 

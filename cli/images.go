@@ -15,6 +15,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/wording"
 )
 
 // maxPathBytes is the largest size of the list of paths that predict reads from standard input, in
@@ -165,7 +166,7 @@ func (a *app) writeLeftOut(l *imageList) error {
 		images = append(slices.Clone(images[:10]), fmt.Sprintf("and %d more, which --json lists", n-10))
 	}
 	if images != nil {
-		a.message("note: left out %s in formats that are not supported; convert to JPEG or PNG: %s", plural(len(l.leftOut), "image"), comma(images))
+		a.message("note: left out %s in formats that are not supported; convert to JPEG or PNG: %s", wording.Plural(len(l.leftOut), "image"), comma(images))
 	}
 	for _, files := range l.ignored {
 		a.message("note: left out of %s: %s", printable(files.Path), describeIgnored(files.Ignored))

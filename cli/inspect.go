@@ -13,6 +13,8 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/inspect"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
@@ -70,7 +72,7 @@ with the checksums that the Hub stated.`,
 				resultFacts(&f, in.Result)
 			case in.Candidate != nil:
 				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
-				f.add("validation accuracy", "%s, loss %.4f", percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
+				f.add("validation accuracy", "%s, loss %.4f", wording.Percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
 			}
 			return a.write(f.String())
 		}),
@@ -102,7 +104,7 @@ func (a *app) verifyDownload(ctx context.Context, model string, p *reporter) err
 			Files    int    `json:"files"`
 		}{path, origin, verified, files})
 	}
-	return a.write(facts{{"model", origin}, {"verified", fmt.Sprintf("%d of %s have the checksum of the Hub", verified, plural(files, "file"))}}.String())
+	return a.write(facts{{"model", origin}, {"verified", fmt.Sprintf("%d of %s have the checksum of the Hub", verified, wording.Plural(files, "file"))}}.String())
 }
 
 func checkpointFacts(f *facts, c *inspect.Checkpoint) {
@@ -115,7 +117,7 @@ func checkpointFacts(f *facts, c *inspect.Checkpoint) {
 		types = append(types, fmt.Sprintf("%d %s", byType[name], name))
 	}
 	f.add("format", "%s", printable(c.Format))
-	f.add("tensors", "%d (%s), %d values, %s", len(c.Tensors), strings.Join(types, ", "), c.Values, size(c.Bytes))
+	f.add("tensors", "%d (%s), %d values, %s", len(c.Tensors), strings.Join(types, ", "), c.Values, wording.Bytes(c.Bytes))
 	f.add("shapes", "%s", strings.TrimRight(tensorShapes(c.Tensors), "\n"))
 	for _, key := range slices.Sorted(maps.Keys(c.Metadata)) {
 		f.add("metadata", "%s: %.100s", printable(key), printable(c.Metadata[key]))
@@ -199,7 +201,7 @@ func scoresFacts(f *facts, s *inspect.Scores) {
 		if i == 0 {
 			name = "most sensitive"
 		}
-		f.add(name, "%s %v: %s of the sum", printable(t.Name), t.Shape, percent(t.Share))
+		f.add(name, "%s %v: %s of the sum", printable(t.Name), t.Shape, wording.Percent(t.Share))
 	}
 }
 
@@ -216,7 +218,7 @@ func planFacts(f *facts, p *plan.Plan) {
 	}
 	f.add("plan", "%d parameters for a budget of %d, %s", p.Cost.Total, p.Budget, compat)
 	f.add("modules", "%s", planModules(p))
-	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
+	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, wording.Plural(len(p.Vectors), "whole vector"))
 	f.add("entries", "%d single parameters in %d tensors", p.Cost.Unstructured, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
 		f.add("counted only", "%d entries of norms: part of the cost, as in the published code, but not tuned", p.Cost.CountedOnly)
@@ -268,24 +270,24 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	if c.Tune.ValidationOnly {
 		f.add("final training", "none: the run only validates its candidates")
 	} else {
-		f.add("final training", "%s done", plural(len(r.Epochs), "epoch"))
+		f.add("final training", "%s done", wording.Plural(len(r.Epochs), "epoch"))
 	}
 	if r.Result == nil {
-		f.add("state", "unfinished; to continue: %s", command("spt", verb, "--resume", dir))
+		f.add("state", "unfinished; to continue: %s", shell.Command("spt", verb, "--resume", dir))
 		return
 	}
 	f.add("state", "finished")
 	if c.Tune.ValidationOnly {
-		f.add("best candidate", "%s, learning rate %g, %s", cmp.Or(printable(r.Result.Budget.String()), printable(string(r.Result.Method))), r.Result.LR, plural(r.Result.Counts.Tuned(), "parameter"))
+		f.add("best candidate", "%s, learning rate %g, %s", cmp.Or(printable(r.Result.Budget.String()), printable(string(r.Result.Method))), r.Result.LR, wording.Plural(r.Result.Counts.Tuned(), "parameter"))
 	}
 	resultFacts(f, r.Result)
 }
 
 func resultFacts(f *facts, r *run.Result) {
 	if r.Val != nil {
-		f.add("validation accuracy", "%s", percent(*r.Val))
+		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s", percent(r.Test.Accuracy))
+		f.add("test accuracy", "%s", wording.Percent(r.Test.Accuracy))
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -137,7 +138,7 @@ func (a *app) supervise(ctx context.Context, work func() int) int {
 
 // resumeWith sets the command line that continues the run.
 func (a *app) resumeWith(words ...string) {
-	text := command(words...)
+	text := shell.Command(words...)
 	a.resume.Store(&text)
 }
 
@@ -220,7 +221,7 @@ func (a *app) root() *cobra.Command {
 		f.add(root, root.PersistentFlags(), &options{app: a})
 	}
 	for _, verb := range []func(*app) *cobra.Command{tuneCommand, scoreCommand, planCommand, trainCommand, evalCommand,
-		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, pretrainCommand, benchCommand, versionCommand} {
+		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, reportCommand, pretrainCommand, benchCommand, versionCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		root.AddCommand(c)

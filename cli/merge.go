@@ -10,6 +10,8 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
@@ -95,11 +97,11 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 			f.add("skipped", "%s", printable(err.Error()))
 		}
 		f.add("largest logit difference", "%.3g on %d images, bound %g", merged.LargestDifference, merged.Images, merged.Bound)
-		f.add("merged", "%s, %s", o.out, size(fileSize(o.out)))
+		f.add("merged", "%s, %s", o.out, wording.Bytes(fileSize(o.out)))
 		if beyond != "" {
 			f.add("note", "timm does not compute the same with this file: %s", beyond)
 		}
-		f.add("next", "%s", command("spt", "predict", "--model", o.out)+" IMAGE…")
+		f.add("next", "%s", shell.Command("spt", "predict", "--model", o.out)+" IMAGE…")
 		return a.write(f.String())
 	})
 	return cmd

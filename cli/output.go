@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +21,8 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
@@ -106,7 +107,7 @@ func describeReport(r *checkpoint.Report) string {
 	if r == nil {
 		return "part of this program"
 	}
-	text := plural(len(r.Matched), "tensor") + " loaded"
+	text := wording.Plural(len(r.Matched), "tensor") + " loaded"
 	if r.WeightsKey != "" {
 		text += " from " + printable(r.WeightsKey)
 	}
@@ -184,7 +185,7 @@ func (f *facts) addSkipped(ignored map[string]int, stray int) {
 		f.add("skipped", "%s", text)
 	}
 	if stray > 0 {
-		f.add("skipped", "%s outside the class folders", plural(stray, "image"))
+		f.add("skipped", "%s outside the class folders", wording.Plural(stray, "image"))
 	}
 }
 
@@ -207,7 +208,7 @@ func describeIgnored(ignored map[string]int) string {
 	if total == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s without an image extension: %s", plural(total, "file"), text[2:])
+	return fmt.Sprintf("%s without an image extension: %s", wording.Plural(total, "file"), text[2:])
 }
 
 func modelName(m *backbone.Model) string {
@@ -249,14 +250,6 @@ func names(names []string) string {
 	return text
 }
 
-// plural returns a number with its noun: "1 image", "2 images".
-func plural(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
 // printable quotes a text that would write control characters to a terminal.
 func printable(s string) string {
 	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
@@ -296,22 +289,8 @@ func short(n int) string {
 	return fmt.Sprint(n)
 }
 
-// percent returns a fraction as a percentage.
-func percent(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
-
 // share returns n as a percentage of the number of parameters of the backbone.
-func share(n int, c backbone.Config) string { return percent(float64(n) / float64(c.Size())) }
-
-// size returns a number of bytes with a unit.
-func size(n int64) string {
-	switch {
-	case n >= 1e6:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	case n >= 1e3:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	}
-	return fmt.Sprintf("%d bytes", n)
-}
+func share(n int, c backbone.Config) string { return wording.Percent(float64(n) / float64(c.Size())) }
 
 // fileSize returns the total size of files in bytes. A file that does not exist counts as 0 bytes.
 func fileSize(paths ...string) (n int64) {
@@ -326,31 +305,6 @@ func fileSize(paths ...string) (n int64) {
 // deltaSize returns the size of the delta in a run folder, in bytes.
 func deltaSize(dir string) int64 {
 	return fileSize(filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName))
-}
-
-// command joins words to a command line. It quotes words with characters that a shell interprets.
-func command(words ...string) string { return commandFor(runtime.GOOS, words) }
-
-// commandFor is command for the shells of a system. The shells of Windows separate folders with a
-// backslash, and cmd.exe knows double quotes only. No path on Windows contains one.
-func commandFor(system string, words []string) string {
-	quoted := slices.Clone(words)
-	for i, w := range words {
-		safe := "/._-=,+:%@"
-		if system == "windows" {
-			safe += `\`
-		}
-		switch plain := !strings.ContainsFunc(w, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(safe, r)
-		}); {
-		case plain:
-		case system == "windows":
-			quoted[i] = `"` + w + `"`
-		default:
-			quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(quoted, " ")
 }
 
 // runDocument is the JSON document of tune and train.
@@ -409,39 +363,31 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 				if len(r.Candidates) > 1 && c.Budget == r.Budget && c.LR == r.LR {
 					mark = "chosen"
 				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), column(textOf(c.LR)), percent(c.ValAccuracy), c.ValLoss, mark)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), column(textOf(c.LR)), wording.Percent(c.ValAccuracy), c.ValLoss, mark)
 			}
 		}) + "\n"
 	}
 	var f facts
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
-	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), duration(r.Seconds))
+	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), wording.Seconds(r.Seconds))
 	if r.Val != nil {
-		f.add("validation accuracy", "%s", percent(*r.Val))
+		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s of %s, tested once", percent(r.Test.Accuracy), plural(r.Test.Images, "image"))
+		f.add("test accuracy", "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
 	}
 	if r.TestMax != nil {
-		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", percent(*r.TestMax))
+		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", wording.Percent(*r.TestMax))
 	}
 	if c.Tune.ValidationOnly {
 		return a.write(text + f.String())
 	}
-	f.add("delta", "%s, %s", dir, size(deltaSize(dir)))
-	f.add("next", "%s\n%s", command("spt", "predict", "--delta", dir)+" IMAGE…", command("spt", "eval", "--delta", dir, "--per-class"))
+	f.add("delta", "%s, %s", dir, wording.Bytes(deltaSize(dir)))
+	f.add("next", "%s\n%s", shell.Command("spt", "predict", "--delta", dir)+" IMAGE…", shell.Command("spt", "eval", "--delta", dir, "--per-class"))
 	if row, err := method.Lookup(r.Method); err == nil && row.Merges() {
-		f.add("", "%s", command("spt", "merge", "--delta", dir, "--out", "merged.safetensors"))
+		f.add("", "%s", shell.Command("spt", "merge", "--delta", dir, "--out", "merged.safetensors"))
 	}
 	return a.write(text + f.String())
-}
-
-// duration returns a time with its unit.
-func duration(seconds float64) string {
-	if seconds < 10 {
-		return fmt.Sprintf("%.1f s", seconds)
-	}
-	return fmt.Sprintf("%.0f s", seconds)
 }
 
 // trainingImages describes the splits of run.Result.TrainedOn.

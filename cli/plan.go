@@ -15,6 +15,8 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/planreport"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -295,7 +297,7 @@ func trainPlan(out string, m *backbone.Model) string {
 	if m != nil {
 		model = modelArgument(m)
 	}
-	return command("spt", "train", "--plan", out, "--model", model, "--data", "DIR")
+	return shell.Command("spt", "train", "--plan", out, "--model", model, "--data", "DIR")
 }
 
 // writePlan prints the plan in the file out.
@@ -323,7 +325,7 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	}
 	f.add("cost", "%d parameters for a budget of %d%s", p.Cost.Total, p.Budget, of)
 	f.add("modules", "%s", planModules(p))
-	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, plural(len(p.Vectors), "whole vector"))
+	f.add("vectors", "%d parameters in %s", p.Cost.Vectors, wording.Plural(len(p.Vectors), "whole vector"))
 	f.add("entries", "%d single parameters in %d tensors", entries, len(p.Entries))
 	if p.Cost.CountedOnly > 0 {
 		f.add("counted only", "%d entries of norms: part of the cost, as in the published code, but not tuned", p.Cost.CountedOnly)
@@ -332,7 +334,7 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	if p.Tau > 0 { // an imported plan has no tau
 		f.add("tau", "%d largest scores", p.Tau)
 	}
-	f.add("plan", "%s, %s", out, size(fileSize(out)))
+	f.add("plan", "%s, %s", out, wording.Bytes(fileSize(out)))
 	f.add("next", "%s", trainPlan(out, m))
 	return a.write(f.String())
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 )
 
@@ -86,7 +87,7 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 		if len(bad) == 0 {
 			return nil
 		}
-		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), plural(len(images.files)+len(images.unusable), "image"), errors.Join(bad...))
+		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), wording.Plural(len(images.files)+len(images.unusable), "image"), errors.Join(bad...))
 		if o.config.Data.SkipBadImages {
 			a.messages(err)
 			return nil
@@ -114,7 +115,7 @@ func (a *app) writePrediction(p spt.Prediction) error {
 	var b strings.Builder
 	b.WriteString(printable(p.Path))
 	for _, t := range p.Top {
-		fmt.Fprintf(&b, "\t%s %s", printable(t.Class), percent(t.Probability))
+		fmt.Fprintf(&b, "\t%s %s", printable(t.Class), wording.Percent(t.Probability))
 	}
 	return a.write(b.String() + "\n")
 }

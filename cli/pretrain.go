@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/demo"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -75,8 +76,8 @@ from it.`,
 			}{out, fileSize(out), result.Epochs})
 		}
 		var f facts
-		f.add("validation accuracy", "%s", percent(last.ValAccuracy))
-		f.add("backbone", "%s, %s, float16", out, size(fileSize(out)))
+		f.add("validation accuracy", "%s", wording.Percent(last.ValAccuracy))
+		f.add("backbone", "%s, %s, float16", out, wording.Bytes(fileSize(out)))
 		return a.write(f.String())
 	})
 	return cmd

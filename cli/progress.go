@@ -8,6 +8,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
@@ -73,7 +74,7 @@ func describe(e progress.Event) string {
 			modules = fmt.Sprintf("%d in modules of rank %d on %s, ", c.Structured, p.Rank, matrices(len(p.Matrices)))
 		}
 		return fmt.Sprintf("%s tunes %d of %d parameters: %s%d in %s, %d single entries, class token %d", ofCandidate("plan", e), c.Total, p.Budget,
-			modules, c.Vectors, plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)
+			modules, c.Vectors, wording.Plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)
 	case e.Stage == progress.Epoch:
 		f := e.Detail.(train.Epoch)
 		return fmt.Sprintf("%s, epoch %d of %d: %s", ofCandidate("training", e), f.Epoch, e.Epochs, figures(f))
@@ -88,13 +89,13 @@ func describe(e progress.Event) string {
 	case e.Stage == progress.Evaluate:
 		return fmt.Sprintf("evaluated %s", count(e.Total, strings.TrimPrefix(e.Item+" image", "all ")))
 	case e.Stage == progress.Download:
-		return fmt.Sprintf("fetched %s, %s", printable(e.Item), size(e.Total))
+		return fmt.Sprintf("fetched %s, %s", printable(e.Item), wording.Bytes(e.Total))
 	}
 	return fmt.Sprintf("%s: %d", e.Stage, e.Total)
 }
 
 // count returns a number with its noun, as plural does.
-func count(n int64, thing string) string { return plural(int(n), thing) }
+func count(n int64, thing string) string { return wording.Plural(int(n), thing) }
 
 // matrices returns a number of matrices with the noun.
 func matrices(n int) string {
@@ -145,12 +146,12 @@ func candidate(e progress.Event) string {
 
 // figures returns the results of an epoch.
 func figures(f train.Epoch) string {
-	text := fmt.Sprintf("loss %.4f, accuracy %s", f.TrainLoss, percent(f.TrainAccuracy))
+	text := fmt.Sprintf("loss %.4f, accuracy %s", f.TrainLoss, wording.Percent(f.TrainAccuracy))
 	if f.ValLoss != 0 || f.ValAccuracy != 0 {
-		text += fmt.Sprintf(", validation loss %.4f, validation accuracy %s", f.ValLoss, percent(f.ValAccuracy))
+		text += fmt.Sprintf(", validation loss %.4f, validation accuracy %s", f.ValLoss, wording.Percent(f.ValAccuracy))
 	}
 	if f.TestAccuracy != 0 {
-		text += fmt.Sprintf(", test accuracy %s", percent(f.TestAccuracy))
+		text += fmt.Sprintf(", test accuracy %s", wording.Percent(f.TestAccuracy))
 	}
 	if f.ImagesPerSecond != 0 {
 		text += fmt.Sprintf(", %.1f images/s", f.ImagesPerSecond)
@@ -183,7 +184,7 @@ func (p *reporter) draw(e progress.Event) {
 	if f, ok := e.Detail.(train.Epoch); ok {
 		p.note = fmt.Sprintf(", loss %.3f", f.TrainLoss)
 		if f.ValLoss != 0 || f.ValAccuracy != 0 {
-			p.note = ", val accuracy " + percent(f.ValAccuracy)
+			p.note = ", val accuracy " + wording.Percent(f.ValAccuracy)
 		}
 		p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s", p.stage, f.Epoch, e.Epochs, p.note))
 		return

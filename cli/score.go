@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -73,8 +75,8 @@ hundred images and changes no weight. 'spt plan' makes any number of plans from 
 		} else {
 			f.add("tensors", "%d, scored with the criterion %s, which reads no images", len(scores.Tensors), scores.Criterion)
 		}
-		f.add("scores", "%s, %s", o.out, size(fileSize(o.out)))
-		f.add("next", "%s", command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget.String()))
+		f.add("scores", "%s, %s", o.out, wording.Bytes(fileSize(o.out)))
+		f.add("next", "%s", shell.Command("spt", "plan", "--scores", o.out, "--model", modelArgument(task.Model()), "--budget", spt.DefaultBudget.String()))
 		return a.write(f.String())
 	})
 	return cmd

@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sweep"
@@ -119,9 +121,9 @@ The results of jobs that are in both stay.`,
 			f.add("removed", "%d that the specification no longer has; their runs stay in the folder", saved.Removed)
 		}
 		if len(jobs.Missing) > 0 {
-			f.add("missing", "%s of suite %s: %s", plural(len(jobs.Missing), "data set"), spec.Suite, comma(jobs.Missing))
+			f.add("missing", "%s of suite %s: %s", wording.Plural(len(jobs.Missing), "data set"), spec.Suite, comma(jobs.Missing))
 		}
-		f.add("next", "%s", command("spt", "sweep", "run", o.out))
+		f.add("next", "%s", shell.Command("spt", "sweep", "run", o.out))
 		return a.write(f.String())
 	})
 	return cmd
@@ -190,11 +192,11 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 		case err != nil:
 			line(t, "failed: %s", printable(err.Error()))
 		case r.Test != nil:
-			line(t, "test accuracy %s, %s", percent(r.Test.Accuracy), duration(r.Seconds))
+			line(t, "test accuracy %s, %s", wording.Percent(r.Test.Accuracy), wording.Seconds(r.Seconds))
 		case r.Val != nil:
-			line(t, "validation accuracy %s, %s", percent(*r.Val), duration(r.Seconds))
+			line(t, "validation accuracy %s, %s", wording.Percent(*r.Val), wording.Seconds(r.Seconds))
 		default:
-			line(t, "done, %s", duration(r.Seconds))
+			line(t, "done, %s", wording.Seconds(r.Seconds))
 		}
 	}
 	// Without jobs there is nothing to continue.
@@ -225,14 +227,14 @@ func (a *app) sweepEnd(dir string, done, failed int) error {
 		}
 	} else {
 		var f facts
-		f.add("done", "%s", plural(done, "job"))
-		f.add("next", "%s", command("spt", "table", dir))
+		f.add("done", "%s", wording.Plural(done, "job"))
+		f.add("next", "%s", shell.Command("spt", "table", dir))
 		if err := a.write(f.String()); err != nil {
 			return err
 		}
 	}
 	if failed > 0 {
-		return &run.InputError{Err: fmt.Errorf("%s failed; '%s' tells why", plural(failed, "job"), command("spt", "sweep", "status", dir))}
+		return &run.InputError{Err: fmt.Errorf("%s failed; '%s' tells why", wording.Plural(failed, "job"), shell.Command("spt", "sweep", "status", dir))}
 	}
 	return nil
 }
@@ -407,7 +409,7 @@ func has(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing + " has"
 	}
-	return plural(n, thing) + " have"
+	return wording.Plural(n, thing) + " have"
 }
 
 func tableCommand(a *app) *cobra.Command {
@@ -521,14 +523,14 @@ that are not done, do not run and have not failed.
 		if made == nil {
 			f.add("submitted", "nothing: every job is done, runs or has failed")
 		} else {
-			f.add("submitted", "%s in %s", plural(made.Jobs, "job"), plural(made.Elements, "element"))
+			f.add("submitted", "%s in %s", wording.Plural(made.Jobs, "job"), wording.Plural(made.Elements, "element"))
 			f.add(s.engine, "%s", list(made.IDs))
 			if made.File != "" {
 				f.add("file", "%s", made.File)
 			}
 			f.add("output", "%s", made.Folder)
 		}
-		f.add("next", "%s", command("spt", "sweep", "status", args[0]))
+		f.add("next", "%s", shell.Command("spt", "sweep", "status", args[0]))
 		return a.write(f.String())
 	})
 	return cmd

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestCopies checks which files count as equal: the same bytes in any split, and not files that only
-// have the same size, nor equal pixels in another format.
+// TestCopies checks which files count as equal: the same bytes in any split, and not files that
+// only have the same size, nor equal pixels in another format.
 func TestCopies(t *testing.T) {
 	root := t.TempDir()
 	write := func(path, content string) {

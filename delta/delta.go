@@ -66,6 +66,9 @@ type Delta struct {
 	Plan *PlanSummary `json:"plan,omitempty"`
 	// Backbone identifies the backbone.
 	Backbone Backbone `json:"backbone"`
+	// Temperature divides the logits for calibrated probabilities; see
+	// evaluate.Predictions.Temperature. It is 0 if it is not known.
+	Temperature float64 `json:"temperature,omitempty"`
 	// Metrics holds results by name, such as "val_accuracy", which is a fraction from 0 to 1.
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 	// Tuned holds the tuned tensors, including the head, by peft.Param.Name.
@@ -207,6 +210,9 @@ func (d *Delta) validateDescription() error {
 		if _, err := hub.Parse(f); err != nil {
 			return fmt.Errorf("backbone.file is %.200q, expected a file name without a folder, or a reference to the Hugging Face Hub", f)
 		}
+	}
+	if t := d.Temperature; t < 0 || math.IsNaN(t) || math.IsInf(t, 0) {
+		return fmt.Errorf("temperature is %v, expected a finite number above 0; leave it out", t)
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
 		if v := d.Metrics[name]; math.IsNaN(v) || math.IsInf(v, 0) {

@@ -3,6 +3,7 @@ package run
 import (
 	"time"
 
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -21,6 +22,12 @@ type Candidate struct {
 	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
 	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
+	// Temperature calibrates the probabilities on the validation images; see
+	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify.
+	Temperature float64 `json:"temperature,omitempty"`
+	// Metrics holds the metrics of the validation images. It is nil if the objective does not
+	// classify, and in the candidates of a Result.
+	Metrics *evaluate.Metrics `json:"metrics,omitempty"`
 }
 
 // Result is the content of result.json in the folder of a finished run. It can be understood
@@ -63,6 +70,16 @@ type Result struct {
 	// Test is the evaluation of the final training on the test split. It is nil if the run did not
 	// test.
 	Test *objective.Evaluation `json:"test,omitempty"`
+	// Metrics holds the metrics of the test images or, if the run did not test, of the validation
+	// images. MetricsOf is the name of this split, "test" or "val". Metrics is nil without such
+	// images, and if the objective does not classify images with one label.
+	Metrics   *evaluate.Metrics `json:"metrics,omitempty"`
+	MetricsOf string            `json:"metrics_of,omitempty"`
+	// Temperature is the temperature of the delta, which calibrates the probabilities. It comes
+	// from the validation images of a training that did not use them. It is 0 without one.
+	Temperature float64 `json:"temperature,omitempty"`
+	// Calibrated holds LogLoss and Calibration of the same images with Temperature.
+	Calibrated *Calibrated `json:"calibrated,omitempty"`
 	// TestMax is the highest test accuracy over all epochs, "test-max (paper protocol)". It is nil
 	// without TuneOptions.PaperProtocol.
 	TestMax *float64 `json:"test_max,omitempty"`
@@ -79,4 +96,10 @@ type Result struct {
 	Changed []string `json:"changed_files,omitempty"`
 	// Skipped is the number of images that were skipped because they were missing or broken.
 	Skipped int `json:"skipped_images,omitempty"`
+}
+
+// Calibrated holds the metrics that depend on the temperature of the probabilities.
+type Calibrated struct {
+	LogLoss     float64              `json:"log_loss"`
+	Calibration evaluate.Calibration `json:"calibration"`
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/run"
 )
 
@@ -49,11 +50,11 @@ func submitRay(ctx context.Context, s *Submission, o SubmitOptions) error {
 	s.Elements = min(s.Elements, cmp.Or(o.Concurrency, defaultParallelism))
 	client := &http.Client{Timeout: time.Minute}
 	for k := range s.Elements {
-		words := []string{"exec", quote(o.Program)}
+		words := []string{"exec", shell.Quote(o.Program)}
 		for _, word := range s.arguments(o, strconv.Itoa(k)) {
-			words = append(words, quote(word))
+			words = append(words, shell.Quote(word))
 		}
-		log := quote(filepath.Join(s.Folder, strconv.Itoa(k)+".log"))
+		log := shell.Quote(filepath.Join(s.Folder, strconv.Itoa(k)+".log"))
 		request["entrypoint"] = strings.Join(words, " ") + " >>" + log + " 2>&1"
 		request["submission_id"] = fmt.Sprintf("%s-%d", s.name, k)
 		id, err := postRay(ctx, client, base+"/api/jobs/", request)

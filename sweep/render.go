@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 )
 
@@ -49,18 +51,18 @@ func (t *Table) Write(w io.Writer, format Format) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(t)
 	}
-	if err := formats[i].write(w, t.caption(), t.block()); err != nil || t.Baseline == "" {
+	if err := formats[i].write(w, t.Caption(), t.Block()); err != nil || t.Baseline == "" {
 		return err
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
 	caption := fmt.Sprintf("Difference to %s in points: mean ± standard error over pairs of runs on the same task with the same seed.", t.Baseline)
-	return formats[i].write(w, caption, t.differenceBlock())
+	return formats[i].write(w, caption, t.DifferenceBlock())
 }
 
-// caption says what the cells of the table are.
-func (t *Table) caption() string {
+// Caption says what the cells of the table are.
+func (t *Table) Caption() string {
 	what := map[Metric]string{
 		TestAccuracy: "Test accuracy after the last epoch",
 		ValAccuracy:  "Validation accuracy after the last epoch",
@@ -73,8 +75,8 @@ func (t *Table) caption() string {
 	return what + ", in percent: mean" + deviation + "."
 }
 
-// block returns the cells of the table.
-func (t *Table) block() [][]string {
+// Block returns the cells of the table as texts. The first line is the head.
+func (t *Table) Block() [][]string {
 	several := func(of func(Line) string) bool {
 		return slices.ContainsFunc(t.Lines, func(l Line) bool { return of(l) != of(t.Lines[0]) })
 	}
@@ -111,7 +113,7 @@ func (t *Table) block() [][]string {
 		for _, c := range l.Tasks {
 			runs += c.N
 		}
-		line = append(line, map[string]string{ChoiceFixed: "fixed", ChoiceValidation: "chosen on validation"}[l.Choice], thousands(l.Tuned), fmt.Sprint(runs))
+		line = append(line, map[string]string{ChoiceFixed: "fixed", ChoiceValidation: "chosen on validation"}[l.Choice], wording.Thousands(int(math.Round(l.Tuned))), fmt.Sprint(runs))
 		for _, c := range slices.Concat(l.Tasks, l.Groups) {
 			line = append(line, c.percent())
 		}
@@ -126,8 +128,9 @@ func (t *Table) block() [][]string {
 	return block
 }
 
-// differenceBlock returns the cells of the comparison with the baseline.
-func (t *Table) differenceBlock() [][]string {
+// DifferenceBlock returns the cells of the comparison with the baseline as texts. The first line is
+// the head.
+func (t *Table) DifferenceBlock() [][]string {
 	block := [][]string{{"model", "method", "budget", "pairs", "difference", "better, equal, worse", "tasks better"}}
 	for _, d := range t.Differences {
 		text := "–"
@@ -159,15 +162,6 @@ func (c Cell) percent() string {
 		return fmt.Sprintf("%.1f", 100*c.Mean)
 	}
 	return fmt.Sprintf("%.1f ± %.1f", 100*c.Mean, 100*c.SD)
-}
-
-// thousands returns a number with a comma after every thousand.
-func thousands(v float64) string {
-	text := fmt.Sprintf("%.0f", v)
-	for i := len(text) - 3; i > 0; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
 }
 
 func writeText(w io.Writer, caption string, block [][]string) error {

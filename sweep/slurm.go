@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/run"
 )
 
@@ -51,10 +52,10 @@ exit "$code"
 func submitSlurm(ctx context.Context, s *Submission, o SubmitOptions) error {
 	var arguments []string
 	for _, word := range s.arguments(o, "INDEX") {
-		arguments = append(arguments, quote(word))
+		arguments = append(arguments, shell.Quote(word))
 	}
 	s.File = filepath.Join(s.Folder, "slurm.sh")
-	if err := atomicfile.WriteBytes(s.File, fmt.Appendf(nil, slurmScript, quote(o.Program), strings.Join(arguments, " "))); err != nil {
+	if err := atomicfile.WriteBytes(s.File, fmt.Appendf(nil, slurmScript, shell.Quote(o.Program), strings.Join(arguments, " "))); err != nil {
 		return err
 	}
 	array := fmt.Sprintf("--array=0-%d", s.Elements-1)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sptune/spt/internal/shell"
 )
 
 // TestSlurmScript checks when the batch script starts the program again and when it queues the
@@ -33,8 +35,8 @@ func TestSlurmScript(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := fake(t, "sbatch", "echo 17")
-			write(t, filepath.Join(dir, "scontrol"), "#!/bin/sh\necho \"$@\" >>"+quote(filepath.Join(dir, "log"))+"\n")
-			write(t, filepath.Join(dir, "program"), "#!/bin/bash\ndir="+quote(dir)+"\n"+test.program+"\n")
+			write(t, filepath.Join(dir, "scontrol"), "#!/bin/sh\necho \"$@\" >>"+shell.Quote(filepath.Join(dir, "log"))+"\n")
+			write(t, filepath.Join(dir, "program"), "#!/bin/bash\ndir="+shell.Quote(dir)+"\n"+test.program+"\n")
 			s := mustSubmit(t, jobFolder(t, 5), "slurm", SubmitOptions{Program: filepath.Join(dir, "program")})
 			c := exec.Command("bash", s.File)
 			c.Env = append(os.Environ(), "SLURM_ARRAY_TASK_ID=4", "SLURM_ARRAY_JOB_ID=17")

@@ -187,9 +187,6 @@ func (s *Submission) arguments(o SubmitOptions, index string) []string {
 	return []string{"sweep", "run", string(s.sweep), "--list", s.list, "--index", index, "--of", strconv.Itoa(s.Elements), "--attempts", strconv.Itoa(o.Attempts)}
 }
 
-// quote quotes a word for a POSIX shell.
-func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
-
 // readList reads a list of IDs, one on each line.
 func readList(path string) ([]string, error) {
 	data, err := regularfile.Read(path, maxJobsFile)

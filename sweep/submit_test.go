@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/run"
 )
 
@@ -70,7 +71,7 @@ func fake(t *testing.T, program, script string) (dir string) {
 		t.Skip("this test replaces programs by shell scripts")
 	}
 	dir = t.TempDir()
-	write(t, filepath.Join(dir, program), "#!/bin/sh\ndir="+quote(dir)+"\n"+script+"\n")
+	write(t, filepath.Join(dir, program), "#!/bin/sh\ndir="+shell.Quote(dir)+"\n"+script+"\n")
 	t.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	return dir
 }
@@ -99,7 +100,7 @@ func TestSubmitSlurm(t *testing.T) {
 	dir := fake(t, "sbatch", recording+"\necho '17;east'")
 	f := jobFolder(t, 5)
 	program := filepath.Join(dir, `a program's "name"`)
-	write(t, program, "#!/bin/sh\ndir="+quote(dir)+"\n"+strings.Replace(recording, "arguments", "called", 1)+"\n")
+	write(t, program, "#!/bin/sh\ndir="+shell.Quote(dir)+"\n"+strings.Replace(recording, "arguments", "called", 1)+"\n")
 	s := mustSubmit(t, f, "slurm", SubmitOptions{Concurrency: 2, Attempts: 3, Program: program, Options: []string{"--partition=gpu", "--comment=two words"}})
 	if s.Jobs != 5 || s.Elements != 5 || !slices.Equal(s.IDs, []string{"17"}) || s.Folder != f.path("submit", "1") || s.File != f.path("submit", "1", "slurm.sh") {
 		t.Errorf("submission %+v", s)
@@ -240,7 +241,7 @@ func TestSubmitRay(t *testing.T) {
 		}
 		delete(r, "submission_id")
 		entrypoint := fmt.Sprintf(`exec '/opt/it'\''s spt' 'sweep' 'run' %s '--list' %s '--index' '%d' '--of' '8' '--attempts' '5' >>%s 2>&1`,
-			quote(string(f)), quote(f.path("submit", "1", "jobs.txt")), k, quote(f.path("submit", "1", strconv.Itoa(k)+".log")))
+			shell.Quote(string(f)), shell.Quote(f.path("submit", "1", "jobs.txt")), k, shell.Quote(f.path("submit", "1", strconv.Itoa(k)+".log")))
 		want := map[string]any{"entrypoint": entrypoint, "entrypoint_num_gpus": 0.5, "entrypoint_num_cpus": 2.0,
 			"metadata": map[string]any{"team": "vision"}, "x": "a=b", "runtime_env": map[string]any{"env_vars": map[string]any{"RAY_JOB_STOP_WAIT_TIME_S": "120"}}}
 		if !reflect.DeepEqual(r, want) {

@@ -200,7 +200,7 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, repor
 	if err != nil {
 		return Row{}, err
 	}
-	e, err := t.Evaluate(ctx, trained, "test", t.Data().Test, report)
+	e, _, err := t.Evaluate(ctx, trained, "test", t.Data().Test, report)
 	if err != nil {
 		return Row{}, err
 	}

@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/report"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sweep"
+)
+
+func reportCommand(a *app) *cobra.Command {
+	o := a.newOptions()
+	cmd := &cobra.Command{
+		Use: "report RUN... [flags]", Short: "Write a page about runs: results, curves, mistakes, what was tuned",
+		Long: `Writes one HTML file about runs, which opens in any browser without a network. RUN is a run
+folder, also of a run that is going on, or a sweep folder. Of a single run the page shows the
+result, the curves of the trainings, the confusion matrix, a table of the classes, the images
+that were predicted most wrongly, the reliability of the probabilities, where the budget went,
+the data, and the configuration. Several runs are compared side by side; of a sweep the page
+shows the table.
+
+The command reads the data set of each run for its pictures. If the data set is not there, the
+page has no pictures.`,
+		Example: `  spt report runs/clothing-spt-lora
+  spt report runs/clothing-spt-lora runs/clothing-lora --out compared.html`,
+		Args: arguments(1, -1, "the folders of runs or of sweeps"),
+	}
+	addFlags(cmd, o)
+	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
+		page := &report.Page{}
+		var rows []sweep.Row
+		for _, dir := range args {
+			if isSweep(dir) {
+				more, missing, err := sweep.Folder(dir).Collect()
+				if err != nil {
+					return err
+				}
+				rows, page.Missing = append(rows, more...), page.Missing+missing
+				continue
+			}
+			r, err := report.Open(dir)
+			if err != nil {
+				return err
+			}
+			if len(args) <= report.MaxDetailed {
+				if err := a.addImages(ctx, r); err != nil {
+					return err
+				}
+			}
+			page.Runs = append(page.Runs, r)
+		}
+		if rows != nil || len(page.Runs) == 0 {
+			var err error
+			if page.Sweep, err = sweep.NewTable(rows, sweep.TableOptions{}); err != nil {
+				return err
+			}
+			page.Title = "Sweep " + baseOf(args[0])
+		}
+		out := o.out
+		if out == "" {
+			out = run.ReportFile
+			if len(args) == 1 {
+				out = filepath.Join(args[0], run.ReportFile)
+			}
+		}
+		if err := page.WriteFile(out); err != nil {
+			return err
+		}
+		if a.json {
+			return a.writeJSON(struct {
+				Report string `json:"report"`
+				Bytes  int64  `json:"bytes"`
+			}{out, fileSize(out)})
+		}
+		return a.write(reportFact(out).String())
+	})
+	return cmd
+}
+
+// reportFact returns the line about a report that was written.
+func reportFact(path string) facts {
+	return facts{{"report", fmt.Sprintf("%s, %s", printable(path), wording.Bytes(fileSize(path)))}}
+}
+
+// isSweep reports whether the folder holds a sweep.
+func isSweep(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, sweep.JobsFile))
+	return err == nil
+}
+
+// baseOf returns the last part of a path, also of ".".
+func baseOf(dir string) string {
+	if absolute, err := filepath.Abs(dir); err == nil {
+		return filepath.Base(absolute)
+	}
+	return filepath.Base(dir)
+}
+
+// addImages opens the data set and the classifier of a run, and adds the pictures of the page. If
+// they cannot be opened, a message says so and the page has no pictures.
+func (a *app) addImages(ctx context.Context, r *report.Run) error {
+	if r.Result == nil {
+		return nil // a page of a run that is going on has no pictures
+	}
+	config := r.Config.Data
+	config.NoTrain = true
+	d, err := config.Open(ctx)
+	if err == nil && config.Samples != "" && d.AsOpened().Fingerprint() != config.Samples {
+		err = errors.New("names, labels or sizes of its images differ from those of the run")
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		a.message("note: no pictures of %s: %v", r.Folder, err)
+		return nil
+	}
+	return r.AddData(ctx, d, nil)
+}
+
+// leaveReport writes the page of a run of the task into its run folder. A failure is a message, not
+// an error, because the run has succeeded. It returns the path of the page, or "" without one.
+func (a *app) leaveReport(ctx context.Context, task *spt.Task, dir string) (string, error) {
+	path := filepath.Join(dir, run.ReportFile)
+	r, err := report.Open(dir)
+	if err == nil {
+		err = r.AddData(ctx, task.Data(), nil)
+	}
+	if err == nil {
+		err = (&report.Page{Runs: []*report.Run{r}}).WriteFile(path)
+	}
+	return a.reportWritten(ctx, path, err, "spt report "+dir)
+}
+
+// reportWritten turns the failure to write a report into a message. again is the command that
+// writes the report later.
+func (a *app) reportWritten(ctx context.Context, path string, err error, again string) (string, error) {
+	switch {
+	case err == nil:
+		return path, nil
+	case ctx.Err() != nil:
+		return "", err
+	}
+	a.message("the report was not written: %v; '%s' writes it later", err, again)
+	return "", nil
+}

@@ -1,0 +1,83 @@
+package spt
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+// KeptClasses is the number of classes of each image that the predictions of a run folder keep.
+const KeptClasses = 5
+
+// predictions collects the predictions of samples: the returned Predictions are complete when the
+// sink has received all of them. They stay empty if the objective does not give one logit to each
+// class of an image with one label.
+func (t *Task) predictions(samples []dataset.Sample) (*evaluate.Predictions, train.Sink) {
+	p := &evaluate.Predictions{Classes: t.data.Classes}
+	classifies := len(t.objective.TargetShape(t.model.Config)) == 0 && !slices.ContainsFunc(samples, func(s dataset.Sample) bool {
+		_, one := s.Target.(dataset.Class)
+		return !one
+	})
+	return p, func(logits []float32, targets []int32) error {
+		if !classifies || len(logits) != len(targets)*len(p.Classes) {
+			return nil
+		}
+		paths := make([]string, len(targets))
+		for i := range targets {
+			at := p.Len() + i
+			if paths[i] = t.data.NameOf(samples[at]); paths[i] == "" {
+				paths[i] = fmt.Sprintf("image %d", at+1) // in memory
+			}
+		}
+		return p.Add(paths, targets, logits)
+	}
+}
+
+// keep writes predictions into a run folder or the folder of a candidate.
+func keep(p *evaluate.Predictions, folder run.Folder) error {
+	if p.Len() == 0 {
+		return nil
+	}
+	return evaluate.SaveRanked(folder.Path(run.PredictionsFile), p.Classes, p.Ranked(KeptClasses, 1))
+}
+
+// validation returns the metrics of predictions of the validation images, and the temperature that
+// calibrates them. Without predictions both are zero.
+//
+// The temperature is zero, which means unknown, if it is at a bound of evaluate.Predictions: then
+// all predictions are right, or the logits say too little, and no temperature fits.
+func validation(p *evaluate.Predictions) (*evaluate.Metrics, float64, error) {
+	if p.Len() == 0 {
+		return nil, 0, nil
+	}
+	temperature, err := p.Temperature()
+	if err != nil {
+		return nil, 0, err
+	}
+	if temperature <= evaluate.MinTemperature || temperature >= evaluate.MaxTemperature {
+		temperature = 0
+	}
+	m, err := p.Metrics(1)
+	return m, temperature, err
+}
+
+// measure sets the metrics of a result to those of predictions of a split.
+func measure(p *evaluate.Predictions, split string, result *run.Result) error {
+	if p.Len() == 0 {
+		return nil
+	}
+	var err error
+	result.MetricsOf = split
+	if result.Metrics, err = p.Metrics(1); err != nil || result.Temperature == 0 {
+		return err
+	}
+	m, err := p.Metrics(result.Temperature)
+	if err == nil {
+		result.Calibrated = &run.Calibrated{LogLoss: m.LogLoss, Calibration: m.Calibration}
+	}
+	return err
+}

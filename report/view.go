@@ -1,0 +1,409 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/shell"
+	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/run"
+)
+
+// The types of this file are the values that page.html prints.
+
+// view is a whole page.
+type view struct {
+	frame
+	Subtitle  string
+	Contents  []link
+	Sweep     *sweepView
+	Compared  *comparedView
+	Runs      []runView
+	Evaluated *runView
+}
+
+// link is a link to a section.
+type link struct{ ID, Title string }
+
+// runView is a run, or an evaluation without a run.
+type runView struct {
+	// Prefix is the prefix of the ids of the sections. It is empty if the page has one run.
+	Prefix        string
+	Heading       string
+	Answer        *answerView
+	Curves        *curvesView
+	Confusion     *confusionView
+	Classes       *classesView
+	Mistakes      *mistakesView
+	Reliability   *chartsView
+	Budget        *chartsView
+	Data          *dataView
+	Configuration *configurationView
+}
+
+type answerView struct {
+	Value, What         string
+	Sentences, Warnings []string
+	Facts               []factView
+}
+
+type factView struct {
+	Name, Value, Note string
+	Epoch             bool // the number of finished epochs, which the live page is tested by
+}
+
+type curvesView struct {
+	Note       string
+	Charts     []template.HTML
+	Candidates *tableView
+}
+
+type confusionView struct {
+	Notes []string
+	Chart template.HTML
+	Pairs *tableView
+}
+
+type classesView struct {
+	Note  string
+	Table tableView
+}
+
+type mistakesView struct {
+	Note   string
+	Groups []groupView
+}
+
+type groupView struct {
+	Title, Text string
+	Images      []imageView
+}
+
+type imageView struct {
+	Picture                                    Picture
+	True, Predicted, Probability, Others, Path string
+}
+
+type chartsView struct {
+	Sentences []string
+	Charts    []template.HTML
+}
+
+type dataView struct {
+	Sentences []string
+	Charts    []template.HTML
+	Lists     []listView
+	Samples   []Sample
+}
+
+type listView struct {
+	Title, Text string
+	Items       []string
+}
+
+type configurationView struct {
+	Command, JSON string
+	Table         tableView
+}
+
+// tableView is a table.
+type tableView struct {
+	Caption  string
+	Head     []cellView
+	Rows     [][]cellView
+	Sortable bool // by a click on a column's head
+	Tall     bool // scrolls if it is longer than a screen
+}
+
+// cellView is a cell of a table.
+type cellView struct {
+	Text   string
+	Number bool    // aligned to the right
+	Sorted bool    // sorted by Value instead of Text
+	Value  float64 // finite
+}
+
+func text(s string) cellView { return cellView{Text: jsonfile.Text(s)} }
+
+func number(format string, v float64) cellView {
+	return cellView{Text: fmt.Sprintf(format, v), Number: true, Sorted: true, Value: v}
+}
+
+func count(n int) cellView {
+	return cellView{Text: wording.Thousands(n), Number: true, Sorted: true, Value: float64(n)}
+}
+
+func share(v float64) cellView {
+	return cellView{Text: wording.Percent(v), Number: true, Sorted: true, Value: v}
+}
+
+// head returns the head of a table. A name that ends in "#" is the head of a column of numbers.
+func head(names ...string) (cells []cellView) {
+	for _, name := range names {
+		name, number := strings.CutSuffix(name, "#")
+		cells = append(cells, cellView{Text: name, Number: number})
+	}
+	return cells
+}
+
+// view turns the page into the values of the template.
+func (p *Page) view(now time.Time) (*view, error) {
+	v := &view{}
+	if p.Sweep != nil {
+		v.Sweep = p.sweepView()
+		v.Contents = append(v.Contents, link{"sweep", "Sweep"})
+	}
+	if len(p.Runs) > 1 {
+		v.Compared = compare(p.Runs)
+		v.Contents = append(v.Contents, link{"runs", "Side by side"})
+	}
+	var names []string
+	for i, r := range p.Runs {
+		names = append(names, r.Name)
+		if len(p.Runs) > MaxDetailed {
+			continue
+		}
+		one, err := r.view()
+		if err != nil {
+			return nil, err
+		}
+		if len(p.Runs) > 1 {
+			one.Prefix = fmt.Sprintf("run-%d-", i+1)
+			one.Heading = r.Name
+			v.Contents = append(v.Contents, link{one.Prefix + "run", r.Name})
+		} else {
+			v.Contents = one.sections()
+			v.Subtitle = r.subtitle()
+		}
+		v.Runs = append(v.Runs, *one)
+	}
+	if p.Evaluated != nil {
+		v.Evaluated = p.Evaluated.view()
+		v.Contents = append(v.Contents, v.Evaluated.sections()...)
+	}
+	v.frame = p.frame(now)
+	v.Title = jsonfile.Text(cmp.Or(p.Title, strings.Join(names, ", ")))
+	return v, nil
+}
+
+// sections returns the links to the sections of the run.
+func (r *runView) sections() (links []link) {
+	add := func(has bool, id, title string) {
+		if has {
+			links = append(links, link{r.Prefix + id, title})
+		}
+	}
+	add(r.Answer != nil, "answer", "Result")
+	add(r.Curves != nil, "curves", "Training")
+	add(r.Confusion != nil, "confusion", "Confusions")
+	add(r.Classes != nil, "classes", "Classes")
+	add(r.Mistakes != nil, "mistakes", "Mistakes")
+	add(r.Reliability != nil, "reliability", "Probabilities")
+	add(r.Budget != nil, "budget", "Where the budget went")
+	add(r.Data != nil, "data", "Data")
+	add(r.Configuration != nil, "configuration", "Configuration")
+	return links
+}
+
+// subtitle says in a line what the run is.
+func (r *Run) subtitle() string {
+	c := r.Config
+	s := fmt.Sprintf("%s on %s, backbone %s", r.method(), filepath.Base(c.Data.Path), filepath.Base(c.Model.Path))
+	switch {
+	case r.Result == nil:
+		return s + ", not finished"
+	default:
+		return s + ", finished " + r.Result.Finished.Format("2 January 2006, 15:04 MST")
+	}
+}
+
+// view turns the run into the values of the template.
+func (r *Run) view() (*runView, error) {
+	v := &runView{Answer: r.answer(), Curves: r.training(), Budget: r.budget()}
+	if r.Evaluation != nil {
+		r.Evaluation.addTo(v)
+	}
+	if r.Data != nil {
+		v.Data = r.Data.view()
+	}
+	var err error
+	v.Configuration, err = r.configuration()
+	return v, err
+}
+
+// splitName returns the name of a split in a sentence.
+func splitName(split string) string {
+	return map[string]string{"val": "validation", "train": "training"}[split]
+}
+
+// addTo adds the sections about an evaluation.
+func (e *Evaluation) addTo(v *runView) {
+	m := e.Metrics
+	chart, shown := confusion(e)
+	c := &confusionView{Chart: chart}
+	if shown < len(e.Classes) {
+		c.Notes = append(c.Notes, fmt.Sprintf("The matrix shows the %d of %s classes with the most errors.", shown, wording.Thousands(len(e.Classes))))
+	}
+	pairs := m.Confused(10)
+	if len(pairs) > 0 {
+		c.Notes = append(c.Notes, "A cell counts the images of a row's class that were predicted as a column's class. Its shade is their share of the images of the class. Classes that are often confused stand side by side.")
+		t := &tableView{Head: head("true class", "predicted class", "images#", "of the class#")}
+		for _, p := range pairs {
+			t.Rows = append(t.Rows, []cellView{text(e.Classes[p.Target]), text(e.Classes[p.Predicted]), count(p.Images), share(float64(p.Images) / float64(m.Classes[p.Target].Support))})
+		}
+		c.Pairs = t
+	} else {
+		c.Notes = append(c.Notes, "No image was confused.")
+	}
+	v.Confusion = c
+	v.Classes = e.classes()
+	v.Mistakes = e.mistakes()
+	v.Reliability = e.reliability()
+}
+
+// shownRows is the largest number of rows of the table of classes.
+const shownRows = 1000
+
+// classes returns the table of classes.
+func (e *Evaluation) classes() *classesView {
+	m := e.Metrics
+	v := &classesView{Table: tableView{Sortable: true, Tall: true, Head: head("class", "images#", "right#", "precision#", "recall#", "F1#", "predicted#")}}
+	order := make([]int, len(m.Classes))
+	for i := range order {
+		order[i] = i
+	}
+	if len(order) > shownRows {
+		order = leastF1(m, shownRows)
+		v.Note = fmt.Sprintf("The table shows the %s of %s classes with the lowest F1.", wording.Thousands(shownRows), wording.Thousands(len(m.Classes)))
+	}
+	for _, i := range order {
+		c := m.Classes[i]
+		v.Table.Rows = append(v.Table.Rows, []cellView{text(e.Classes[i]), count(c.Support), count(c.Correct), share(c.Precision), share(c.Recall), share(c.F1), count(c.Predicted)})
+	}
+	v.Table.Caption = fmt.Sprintf("Mean of the classes: precision %s, recall %s, F1 %s. Weighted by images: %s, %s, %s. Click on the head of a column to sort.",
+		wording.Percent(m.Macro.Precision), wording.Percent(m.Macro.Recall), wording.Percent(m.Macro.F1), wording.Percent(m.Weighted.Precision), wording.Percent(m.Weighted.Recall), wording.Percent(m.Weighted.F1))
+	return v
+}
+
+// mistakes returns the wrong and the unsure images. It returns nil if the predictions were not
+// kept.
+func (e *Evaluation) mistakes() *mistakesView {
+	if len(e.Images) == 0 {
+		return nil
+	}
+	v := &mistakesView{}
+	wrongs := e.Metrics.Images - e.Metrics.Correct
+	if wrongs == 0 {
+		v.Note = "No image was predicted wrongly."
+	}
+	group := func(title, text string, all []evaluate.Ranked) {
+		g := groupView{Title: title, Text: text}
+		for _, r := range all {
+			g.Images = append(g.Images, e.image(r))
+		}
+		if len(g.Images) > 0 {
+			v.Groups = append(v.Groups, g)
+		}
+	}
+	maps := ""
+	for _, p := range e.Pictures {
+		if p.Map != "" {
+			maps = " The second picture shows what decided the prediction: the brighter, the more it counted."
+		}
+	}
+	wrong := e.wrong()
+	group("Most confidently wrong", fmt.Sprintf("%d of %s. Such images often have a wrong label, or show something of another class too.%s", len(wrong), wording.Count(wrongs, "wrong image"), maps), wrong)
+	unsure := e.unsure()
+	group("Least sure", fmt.Sprintf("The %s with the lowest probability of the predicted class, without those above.", wording.Count(len(unsure), "image")), unsure)
+	return v
+}
+
+// image returns an image with its prediction.
+func (e *Evaluation) image(r evaluate.Ranked) imageView {
+	v := imageView{Picture: e.Pictures[r.Path], Predicted: e.name(r.Top[0].Class), Probability: wording.Percent(r.Confidence()), Path: jsonfile.Text(r.Path)}
+	if r.Target != evaluate.Unknown && !r.Correct() {
+		v.True = e.name(r.Target)
+		v.Others = fmt.Sprintf("%s %s", v.True, wording.Percent(r.TargetProbability))
+	} else if len(r.Top) > 1 {
+		v.Others = fmt.Sprintf("%s %s", e.name(r.Top[1].Class), wording.Percent(r.Top[1].Probability))
+	}
+	return v
+}
+
+func (e *Evaluation) name(class int) string { return jsonfile.Text(e.Classes[class]) }
+
+// reliability returns the section on probabilities.
+func (e *Evaluation) reliability() *chartsView {
+	c := e.Metrics.Calibration
+	v := &chartsView{Charts: []template.HTML{reliability("Reliability", c)}}
+	v.Sentences = append(v.Sentences, fmt.Sprintf("A well calibrated classifier is right in 90 %% of the cases in which it says 90 %%. The expected calibration error is %s, and the log loss %.4f.", wording.Percent(c.ECE), e.Metrics.LogLoss))
+	if e.Calibrated != nil {
+		c := e.Calibrated.Calibration
+		v.Sentences = append(v.Sentences, fmt.Sprintf("With the temperature %.3f, which was fitted on validation images, they are %s and %.4f. spt predict --calibrated uses it.", e.Temperature, wording.Percent(c.ECE), e.Calibrated.LogLoss))
+		v.Charts = append(v.Charts, reliability(fmt.Sprintf("Reliability with the temperature %.3f", e.Temperature), c))
+	}
+	return v
+}
+
+// configuration returns the section on the configuration.
+func (r *Run) configuration() (*configurationView, error) {
+	if r.Config.Model.Path == "" {
+		return nil, nil
+	}
+	c := r.Config
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(c); err != nil {
+		return nil, fmt.Errorf("writing the configuration into the report: %w", err)
+	}
+	v := &configurationView{JSON: b.String()}
+	row := func(name, value string) {
+		if value != "" {
+			v.Table.Rows = append(v.Table.Rows, []cellView{text(name), text(value)})
+		}
+	}
+	recipe := r.recipe()
+	if r.Folder != "" {
+		if c.Train == nil {
+			v.Command = shell.Command("spt", "tune", "--config", r.Folder.Path(run.ConfigFile))
+		}
+		row("run folder", string(r.Folder))
+	}
+	row("method", string(r.method()))
+	if c.Train == nil {
+		var budgets []string
+		for _, b := range c.Tune.Budgets {
+			budgets = append(budgets, b.String())
+		}
+		row("budgets", strings.Join(budgets, ", "))
+	}
+	row("backbone", c.Model.Path)
+	row("commit", c.Model.Commit)
+	row("fingerprint of the backbone", c.Model.Fingerprint)
+	row("image size", fmt.Sprintf("%d px", c.Model.ImageSize))
+	row("data", c.Data.Path)
+	row("fingerprint of the data", c.Data.Samples)
+	row("splits", fmt.Sprintf("%s: %d train, %d val, %d test", c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test))
+	row("objective", c.Objective)
+	row("device", strings.TrimSpace(c.Compute.Device+" "+string(c.Compute.Precision)))
+	row("epochs", fmt.Sprint(recipe.Epochs))
+	row("batch size", fmt.Sprint(recipe.BatchSize))
+	row("learning rate", fmt.Sprintf("%g", recipe.LR))
+	row("weight decay", fmt.Sprintf("%g", recipe.WeightDecay))
+	row("seed", fmt.Sprint(recipe.Seed))
+	row("spt", c.Spt)
+	if r.Result != nil && r.Result.Spt != c.Spt {
+		row("spt at the end", r.Result.Spt)
+	}
+	return v, nil
+}
