@@ -15,9 +15,9 @@ type Comparison struct {
 	// Difference is the accuracy of the second classifier minus the accuracy of the first.
 	Difference float64 `json:"difference"`
 	// Interval is the 95 % confidence interval of Difference for paired images: the Wald interval
-	// with the adjustment of Bonett and Price (Journal of Educational and Behavioral Statistics 37,
-	// 2012). With p = (OnlySecond+1)/(Images+2) and q = (OnlyFirst+1)/(Images+2), it is p - q ±
-	// 1.96·√((p + q - (p-q)²)/(Images+2)), limited to [-1, 1].
+	// with the adjustment of Bonett and Price (J. Educ. Behav. Stat. 37, 2012). With p =
+	// (OnlySecond+1)/(Images+2) and q = (OnlyFirst+1)/(Images+2), it is p - q ± 1.96·√((p + q -
+	// (p-q)²)/(Images+2)), limited to [-1, 1].
 	Interval Interval `json:"interval"`
 	// P is the two-sided p-value of McNemar's exact test. It is the probability of a difference at
 	// least as large if both classifiers had the same accuracy.
