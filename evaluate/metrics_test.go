@@ -382,6 +382,9 @@ func BenchmarkMetrics(b *testing.B) {
 	})
 	path := filepath.Join(b.TempDir(), "predictions.jsonl")
 	ranked := p.Ranked(5, 1)
+	if err := SaveRanked(path, p.Classes, ranked); err != nil {
+		b.Fatal(err)
+	}
 	b.Run("save", func(b *testing.B) {
 		for b.Loop() {
 			if err := SaveRanked(path, p.Classes, ranked); err != nil {

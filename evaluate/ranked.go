@@ -83,7 +83,7 @@ func MostConfidentlyWrong(all []Ranked, n int) []Ranked {
 }
 
 // LeastConfident returns the n images whose prediction has the lowest confidence, lowest first.
-// Labels of such images teach a model most.
+// Such images are worth looking at first when more labels are to be made.
 func LeastConfident(all []Ranked, n int) []Ranked {
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b Ranked) int { return cmp.Compare(a.Confidence(), b.Confidence()) })

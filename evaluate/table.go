@@ -202,7 +202,8 @@ type Row struct {
 // Values that an image lacks are missing, as in [Predictions.Write]. In CSV, text that a
 // spreadsheet would take for a formula begins with an apostrophe (OWASP, CSV Injection). The file
 // begins with a byte order mark if the text is not ASCII, because Excel takes the text for another
-// encoding without the mark. Programs that read ASCII never meet the mark.
+// encoding without the mark. The table of [Predictions.Write] never has the mark, because many
+// programs take the mark for a part of the first name.
 func WriteTop(path string, classes []string, rows []Row) error {
 	t := &table{rows: len(rows), columns: []column{{"path", text}}, people: true}
 	ranks, failed := 1, false
