@@ -13,6 +13,9 @@ import (
 // KeptClasses is the number of classes of each image that the predictions of a run folder keep.
 const KeptClasses = 5
 
+// calibrationImages is the smallest number of validation images that a temperature is fitted to.
+const calibrationImages = 50
+
 // predictions collects the predictions of samples: the returned Predictions are complete when the
 // sink has received all of them. They stay empty if the objective does not give one logit to each
 // class of an image with one label.
@@ -48,20 +51,21 @@ func keep(p *evaluate.Predictions, folder run.Folder) error {
 // validation returns the metrics of predictions of the validation images, and the temperature that
 // calibrates them. Without predictions both are zero.
 //
-// The temperature is zero, which means unknown, if it is at a bound of evaluate.Predictions: then
-// all predictions are right, or the logits say too little, and no temperature fits.
+// The temperature is zero, which means unknown, for fewer than calibrationImages images, which say
+// too little. It is also zero at a bound of evaluate.Predictions: then all predictions are right,
+// or the logits say too little, and no temperature fits.
 func validation(p *evaluate.Predictions) (*evaluate.Metrics, float64, error) {
 	if p.Len() == 0 {
 		return nil, 0, nil
 	}
-	temperature, err := p.Temperature()
-	if err != nil {
-		return nil, 0, err
+	m, err := p.Metrics(1)
+	if err != nil || p.Len() < calibrationImages {
+		return m, 0, err
 	}
+	temperature, err := p.Temperature()
 	if temperature <= evaluate.MinTemperature || temperature >= evaluate.MaxTemperature {
 		temperature = 0
 	}
-	m, err := p.Metrics(1)
 	return m, temperature, err
 }
 

@@ -237,7 +237,7 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 			chosen = c.Train.Method
 		}
 		var err error
-		if dir, err = newDir(portableName(t.data.Name + "-" + string(chosen))); err != nil {
+		if dir, err = newDir(PortableName(t.data.Name + "-" + string(chosen))); err != nil {
 			return "", err
 		}
 	}
@@ -245,10 +245,10 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	return dir, err
 }
 
-// portableName returns a name without the characters that file names cannot have on some systems:
+// PortableName returns a name without the characters that file names cannot have on some systems:
 // those that Windows reserves, and characters that are not printable. A name that begins as the
 // name of a device of Windows does, such as "aux.2", gets an underscore.
-func portableName(name string) string {
+func PortableName(name string) string {
 	if portablename.IsDevice(name) {
 		name = "_" + name
 	}

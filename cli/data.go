@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -159,12 +160,12 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 		}
 	}
 	for _, s := range v.Unreadable {
-		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, distinctPath(s.Path), s.Where, s.Err.Error()})
+		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, jsonfile.Text(s.Path), s.Where, s.Err.Error()})
 	}
 	for _, g := range v.Duplicates {
 		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks, Conflicts: g.Conflicts}
 		for _, l := range g.Copies {
-			out.Copies = append(out.Copies, copyOf{l.Split, distinctPath(l.Sample.Path), l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
+			out.Copies = append(out.Copies, copyOf{l.Split, jsonfile.Text(l.Sample.Path), l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
 		}
 		doc.Duplicates = append(doc.Duplicates, out)
 	}

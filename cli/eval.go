@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -14,8 +17,10 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
 )
 
@@ -32,8 +37,15 @@ the head has no names, the classes must be called 0, 1, 2 and so on, as its rows
 If the delta is in its run folder, the command uses the data set and the splits of the run;
 give --data if the data set has moved. All images of another data set without splits are
 measured, unless --split, a fraction or --split-seed is given. A note tells you if the delta
-was trained on the measured images.`,
+was trained on the measured images.
+
+The command leaves a page with the confusion matrix, the classes, the mistakes and the
+reliability of the probabilities, as 'spt report' writes it. --predictions writes the
+probabilities of all classes to a table for other programs. --against evaluates a second delta
+on the same images and compares the two image by image.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
+  spt eval --delta runs/clothing-spt-lora --against runs/clothing-lora
+  spt eval --delta runs/clothing-spt-lora --predictions predictions.parquet
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: noArguments,
 	}
@@ -41,6 +53,11 @@ was trained on the measured images.`,
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		if err := takeRecipe(cmd, data); err != nil {
 			return err
+		}
+		if o.predictions != "" {
+			if err := evaluate.CheckFormat(o.predictions); err != nil {
+				return &run.OptionError{Option: "predictions", Err: err}
+			}
 		}
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, data.Images)
 		if err != nil {
@@ -87,10 +104,19 @@ was trained on the measured images.`,
 		if len(samples()) == 0 {
 			return &run.InputError{Err: fmt.Errorf("data set %s has no %s images; choose another --split", d.Name, split)}
 		}
+		var other *tuned
+		if o.against != "" {
+			if other, err = a.openTuned(ctx, cmd, o.against, run.ModelConfig{}, data.Images); err != nil {
+				return err
+			}
+		}
 		p := a.reporter()
 		defer p.close()
-		task, err := spt.New(t.model, d, spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
-			spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
+		newTask := func(t *tuned, d *dataset.Dataset) (*spt.Task, error) {
+			return spt.New(t.model, d, spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
+				spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
+		}
+		task, err := newTask(t, d)
 		if err != nil {
 			return err
 		}
@@ -105,14 +131,109 @@ was trained on the measured images.`,
 				return err
 			}
 		}
-		e, _, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
+		e, predictions, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
 		if err != nil {
 			return err
 		}
+		m := &measured{Evaluation: e, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened)}
+		if predictions.Len() > 0 {
+			if m.page, err = report.NewEvaluation(split, predictions, t.temperature()); err != nil {
+				return err
+			}
+		}
+		if other != nil {
+			if m.against, err = a.compareWith(ctx, o, other, opened, split, samples(), predictions, newTask); err != nil {
+				return err
+			}
+		}
 		p.close()
-		return a.writeEvaluation(split, e, t, d, trained, o.perClass)
+		if o.predictions != "" {
+			if predictions.Len() == 0 {
+				return refuse("--predictions writes the probabilities of classes, and the objective %s has none; leave it out", t.trained.Objective.Name())
+			}
+			if err := predictions.Write(o.predictions, evaluate.WriteOptions{Logits: o.logits}); err != nil {
+				return err
+			}
+		}
+		if m.page != nil && !o.noReport {
+			if m.report, err = a.leaveEvaluation(ctx, o, m); err != nil {
+				return err
+			}
+		}
+		return a.writeEvaluation(m, o)
 	})
 	return cmd
+}
+
+// measured is the result of 'spt eval'.
+type measured struct {
+	objective.Evaluation
+	split   string
+	trained *bool // whether the delta was trained on the images; nil: unknown
+	tuned   *tuned
+	data    *dataset.Dataset
+	own     bool               // whether data is the data set of the run of the delta
+	page    *report.Evaluation // nil if the objective does not classify images with one label
+	against *report.Against    // nil without --against
+	report  string             // path of the page; empty without one
+}
+
+// compareWith evaluates another classifier on the images of a split, and compares its predictions
+// with those of the first one. opened is the data set before its classes were matched with a head.
+func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *evaluate.Predictions, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
+	d, err := opened.ForHead(dataset.Head{Names: other.classes, Rows: other.model.Config.NumClasses, Subset: other.delta != nil})
+	if err != nil {
+		return nil, &run.InputError{Err: fmt.Errorf("--against %s: %w", o.against, err)}
+	}
+	task, err := newTask(other, d)
+	if err != nil {
+		return nil, err
+	}
+	// the same images, with the class ids of the other head
+	own := map[string]dataset.Sample{}
+	for _, s := range slices.Concat(d.Train, d.Val, d.Test) {
+		own[d.NameOf(s)] = s
+	}
+	matched := make([]dataset.Sample, len(samples))
+	for i, s := range samples {
+		matched[i] = own[d.NameOf(s)]
+	}
+	p := a.reporter()
+	defer p.close()
+	_, second, err := task.Evaluate(ctx, other.trained, split+", "+baseOf(o.against), matched, p.event)
+	if err != nil {
+		return nil, err
+	}
+	if predictions.Len() == 0 || second.Len() == 0 {
+		return nil, refuse("--against compares the predicted classes of images with one label, and an objective has none; leave it out")
+	}
+	c, err := evaluate.Compare(second, predictions)
+	return &report.Against{Other: o.against, Comparison: c}, err
+}
+
+// leaveEvaluation writes the page of an evaluation. It returns its path, or "" if it could not be
+// written.
+func (a *app) leaveEvaluation(ctx context.Context, o *options, m *measured) (string, error) {
+	name := "evaluation"
+	if !m.own {
+		name += "-" + spt.PortableName(m.data.Name)
+	}
+	folder := o.delta
+	if stat, err := os.Stat(folder); err == nil && !stat.IsDir() {
+		folder = filepath.Dir(folder) // --delta names a file of the delta
+	}
+	path := cmp.Or(o.out, filepath.Join(folder, name+"-"+m.split+".html"))
+	data, err := report.NewData(ctx, m.data, 0)
+	if err == nil {
+		err = m.page.AddPictures(ctx, m.data)
+	}
+	if err == nil {
+		page := &report.Page{Title: fmt.Sprintf("%s on %s", cmp.Or(baseOf(o.delta), modelName(m.tuned.model)), m.data.Name),
+			Evaluated: &report.Evaluated{Evaluation: m.page, Against: m.against, Data: data,
+				Facts: []report.Fact{{Name: "backbone", Value: modelName(m.tuned.model)}, {Name: "data", Value: describeData(m.data)}}}}
+		err = page.WriteFile(path)
+	}
+	return a.reportWritten(ctx, path, err, "spt eval --out FILE")
 }
 
 // splitsChosen reports whether the user gives a split, or how splits are made.
@@ -170,7 +291,8 @@ func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
 	return &yes
 }
 
-func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d *dataset.Dataset, trained *bool, perClass bool) error {
+// writeEvaluation prints the result of 'spt eval'.
+func (a *app) writeEvaluation(m *measured, o *options) error {
 	type class struct {
 		Class    string   `json:"class"`
 		Images   int      `json:"images"`
@@ -179,8 +301,8 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d 
 	}
 	var classes []class
 	var empty []string // classes without images
-	for i, c := range e.Classes {
-		row := class{Class: d.Classes[i], Images: c.Images, Correct: c.Correct}
+	for i, c := range m.Classes {
+		row := class{Class: m.data.Classes[i], Images: c.Images, Correct: c.Correct}
 		if c.Images > 0 {
 			accuracy := float64(c.Correct) / float64(c.Images)
 			row.Accuracy = &accuracy
@@ -190,54 +312,103 @@ func (a *app) writeEvaluation(split string, e objective.Evaluation, t *tuned, d 
 		classes = append(classes, row)
 	}
 	if a.json {
-		return a.writeJSON(struct {
+		document := struct {
 			Split    string  `json:"split"`
 			Images   int     `json:"images"`
 			Accuracy float64 `json:"accuracy"`
 			Loss     float64 `json:"loss"`
-			// Metrics holds further metrics of the objective.
-			Metrics map[string]float64 `json:"metrics,omitempty"`
+			// ObjectiveMetrics holds further metrics of the objective.
+			ObjectiveMetrics map[string]float64 `json:"objective_metrics,omitempty"`
+			// Metrics holds the metrics of package evaluate, and Calibrated those that depend on
+			// the temperature of the delta. They are absent if the objective does not classify.
+			Metrics     *evaluate.Metrics `json:"metrics,omitempty"`
+			Temperature float64           `json:"temperature,omitempty"`
+			Calibrated  *run.Calibrated   `json:"calibrated,omitempty"`
+			// the other delta is the first one
+			Compared *evaluate.Comparison `json:"compared,omitempty"`
 			// Trained reports whether the delta was trained on these images. It is absent if
 			// unknown.
-			Trained *bool          `json:"trained_on_these,omitempty"`
-			Classes []class        `json:"classes"`
-			Skipped []skippedImage `json:"skipped,omitempty"`
-			Notes   []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
+			Trained     *bool          `json:"trained_on_these,omitempty"`
+			Classes     []class        `json:"classes"`
+			Skipped     []skippedImage `json:"skipped,omitempty"`
+			Notes       []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
+			Predictions string         `json:"predictions,omitempty"`
+			Page        string         `json:"report,omitempty"`
 			// Report lists the tensors of a checkpoint without a delta.
 			Report *checkpoint.Report `json:"checkpoint_report,omitempty"`
-		}{split, e.Images, e.Accuracy, e.Loss, e.Metrics, trained, classes, skipped(d), d.Notes, t.report})
+		}{Split: m.split, Images: m.Images, Accuracy: m.Accuracy, Loss: m.Loss, ObjectiveMetrics: m.Metrics, Trained: m.trained, Classes: classes,
+			Skipped: skipped(m.data), Notes: m.data.Notes, Predictions: o.predictions, Page: m.report, Report: m.tuned.report}
+		if e := m.page; e != nil {
+			document.Metrics, document.Temperature, document.Calibrated = e.Metrics, e.Temperature, e.Calibrated
+		}
+		if m.against != nil {
+			document.Compared = m.against.Comparison
+		}
+		return a.writeJSON(document)
 	}
 	text := ""
-	if perClass {
+	if o.perClass {
 		text = table(func(w io.Writer) {
-			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy")
-			for _, c := range classes {
-				accuracy := "-"
+			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy\tprecision\tF1")
+			for i, c := range classes {
+				accuracy, precision, f1 := "-", "-", "-"
 				if c.Accuracy != nil {
 					accuracy = wording.Percent(*c.Accuracy)
 				}
-				fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", printable(c.Class), c.Images, c.Correct, accuracy)
+				if m.page != nil {
+					precision, f1 = wording.Percent(m.page.Metrics.Classes[i].Precision), wording.Percent(m.page.Metrics.Classes[i].F1)
+				}
+				fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", printable(c.Class), c.Images, c.Correct, accuracy, precision, f1)
 			}
 		}) + "\n"
 	}
 	var f facts
-	for _, s := range d.Skipped {
+	for _, s := range m.data.Skipped {
 		f.add("skipped", "%s (%s): %v", printable(s.Path), s.Where, s.Err)
 	}
-	prefix := split + " "
-	if split == "all" {
+	prefix := m.split + " "
+	if m.split == "all" {
 		prefix = ""
 	}
-	f.add(prefix+"accuracy", "%s of %s", wording.Percent(e.Accuracy), wording.Plural(e.Images, "image"))
-	f.add(prefix+"loss", "%.4f", e.Loss)
-	for _, name := range slices.Sorted(maps.Keys(e.Metrics)) {
-		f.add(prefix+printable(name), "%.4f", e.Metrics[name])
+	f.add(prefix+"accuracy", "%s of %s", wording.Percent(m.Accuracy), wording.Plural(m.Images, "image"))
+	f.add(prefix+"loss", "%.4f", m.Loss)
+	for _, name := range slices.Sorted(maps.Keys(m.Metrics)) {
+		f.add(prefix+printable(name), "%.4f", m.Metrics[name])
+	}
+	if e := m.page; e != nil {
+		f.addMetrics(e)
+	}
+	if m.against != nil {
+		f.add("compared", "%s", m.against.Sentence())
 	}
 	if len(empty) > 0 {
 		f.add("without images", "%s", list(empty))
 	}
-	if trained != nil && *trained {
+	if m.trained != nil && *m.trained {
 		f.add("note", "the delta was trained on these images, so the accuracy on new images will be lower")
 	}
+	if o.predictions != "" {
+		f.add("predictions", "%s, %s", printable(o.predictions), wording.Bytes(fileSize(o.predictions)))
+	}
+	if m.report != "" {
+		f = append(f, reportFact(m.report)...)
+	}
 	return a.write(text + f.String())
+}
+
+// addMetrics adds the metrics of an evaluation beyond the accuracy and the loss.
+func (f *facts) addMetrics(e *report.Evaluation) {
+	m := e.Metrics
+	f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
+	if len(e.Classes) > 5 {
+		f.add("top-5 accuracy", "%s", wording.Percent(m.Top5))
+	}
+	f.add("balanced accuracy", "%s", wording.Percent(m.BalancedAccuracy))
+	f.add("macro F1", "%s", wording.Percent(m.Macro.F1))
+	f.add("Cohen's kappa", "%.4f", m.Kappa)
+	calibration := wording.Percent(m.Calibration.ECE)
+	if e.Calibrated != nil {
+		calibration += fmt.Sprintf("; %s with the temperature %.3f of the delta", wording.Percent(e.Calibrated.Calibration.ECE), e.Temperature)
+	}
+	f.add("calibration error", "%s", calibration)
 }

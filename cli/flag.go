@@ -129,7 +129,13 @@ type options struct {
 	topK, classes                                           int
 	bound                                                   float64
 	explain, compare, perClass, runSuite, resumeState       bool
-	verify                                                  bool
+	// predictions, against and logits belong to eval, noReport to all commands that leave a
+	// report.
+	predictions, against string
+	logits, noReport          bool
+	// live is the address at which the page of the run is served.
+	live   string
+	verify bool
 }
 
 // newOptions returns the options of a command, with the defaults that are not defaults of flags.

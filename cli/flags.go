@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
@@ -525,6 +526,32 @@ func flagTable() []flagRow {
 			help:     "print how each plan divides its budget among blocks and operations",
 			excludes: []string{"compare"},
 			field:    func(o *options) any { return &o.explain }},
+		{name: "out", on: "eval", group: outputGroup,
+			help: "the HTML page to write",
+			kind: "FILE", file: outputFile, extension: ".html", auto: "evaluation-SPLIT.html in the run folder, or in the working folder",
+			excludes: []string{"no-report"},
+			field:    func(o *options) any { return &o.out }},
+		{name: "predictions", on: "eval", group: outputGroup, common: true,
+			help: "a table to write, with the probabilities of all classes for each image: " + or(evaluate.Formats()),
+			kind: "FILE", file: outputFile,
+			field: func(o *options) any { return &o.predictions }},
+		{name: "logits", on: "eval", group: outputGroup,
+			help:  "also write the logits into the table",
+			needs: []string{"predictions"},
+			field: func(o *options) any { return &o.logits }},
+		{name: "against", on: "eval", group: modelGroup, common: true,
+			help: "the run folder of a second delta; the command evaluates it on the same images and compares the two with " +
+				"McNemar's test",
+			kind: "DIR", file: inputFile, values: runFolders,
+			field: func(o *options) any { return &o.against }},
+		{name: "no-report", on: "tune train eval sweep-collect demo", group: outputGroup,
+			help:  "write no HTML page",
+			field: func(o *options) any { return &o.noReport }},
+		{name: "live", on: "tune train report", group: outputGroup, common: true,
+			help: "serve the page of the run at this address while it goes on, such as 127.0.0.1:8080; an address without a host " +
+				"is one of this machine only",
+			kind: "HOST:PORT", local: true,
+			field: func(o *options) any { return &o.live }},
 		{name: "per-class", on: "eval data-verify", group: outputGroup, common: true,
 			help:  "print a line for each class",
 			field: func(o *options) any { return &o.perClass }},

@@ -21,6 +21,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
@@ -258,26 +259,6 @@ func printable(s string) string {
 	return s
 }
 
-// distinctPath returns a path for a JSON document. JSON holds UTF-8 only, and its encoder replaces
-// all other bytes with the same character. distinctPath writes such a byte as \x and two digits, so
-// that different paths stay different.
-func distinctPath(path string) string {
-	if utf8.ValidString(path) {
-		return path
-	}
-	var b strings.Builder
-	for len(path) > 0 {
-		r, n := utf8.DecodeRuneInString(path)
-		if r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, `\x%02x`, path[0])
-		} else {
-			b.WriteString(path[:n])
-		}
-		path = path[n:]
-	}
-	return b.String()
-}
-
 // short returns a number of parameters in the notation of budgets, such as 5.5M.
 func short(n int) string {
 	switch {
@@ -317,6 +298,7 @@ type runDocument struct {
 	DeltaBytes int64              `json:"delta_bytes,omitempty"` // absent if the run made no delta
 	Skipped    []skippedImage     `json:"skipped,omitempty"`
 	DataNotes  []string           `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
+	Page       string             `json:"report,omitempty"`     // path of the HTML page
 	Result     *run.Result        `json:"result"`
 }
 
@@ -329,15 +311,15 @@ type skippedImage struct {
 
 func skipped(d *dataset.Dataset) (out []skippedImage) {
 	for _, s := range d.Skipped {
-		out = append(out, skippedImage{s.Split, distinctPath(s.Path), s.Where, s.Err.Error()})
+		out = append(out, skippedImage{s.Split, jsonfile.Text(s.Path), s.Where, s.Err.Error()})
 	}
 	return out
 }
 
-// writeRun prints the result of tune or train.
-func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) error {
+// writeRun prints the result of tune or train. page is the path of the report; it may be empty.
+func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), task.Data().Notes, r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), task.Data().Notes, page, r})
 	}
 	m := task.Model()
 	text := "\n"
@@ -375,9 +357,15 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir string, r *run.Result) 
 	}
 	if r.Test != nil {
 		f.add("test accuracy", "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
+		if m := r.Metrics; m != nil {
+			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
+		}
 	}
 	if r.TestMax != nil {
 		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", wording.Percent(*r.TestMax))
+	}
+	if page != "" {
+		f = append(f, reportFact(page)...)
 	}
 	if c.Tune.ValidationOnly {
 		return a.write(text + f.String())

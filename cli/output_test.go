@@ -1,6 +1,10 @@
 package cli
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/sptune/spt/internal/jsonfile"
+)
 
 // TestDistinctPath checks that paths with different bytes have different texts in JSON.
 func TestDistinctPath(t *testing.T) {
@@ -8,7 +12,7 @@ func TestDistinctPath(t *testing.T) {
 		"a/b.png": "a/b.png", "été.png": "été.png", "\ufffd.png": "\ufffd.png",
 		"a\xe9.png": `a\xe9.png`, "a\xea.png": `a\xea.png`, "é\xff\xfe": `é\xff\xfe`,
 	} {
-		if got := distinctPath(path); got != want {
+		if got := jsonfile.Text(path); got != want {
 			t.Errorf("%q became %q, want %q", path, got, want)
 		}
 	}

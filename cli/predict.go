@@ -10,6 +10,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/run"
 )
@@ -103,7 +104,7 @@ func (a *app) writePrediction(p spt.Prediction) error {
 			Path  string            `json:"path"`
 			Top   []spt.Probability `json:"top,omitempty"`
 			Error string            `json:"error,omitempty"`
-		}{Path: distinctPath(p.Path), Top: p.Top}
+		}{Path: jsonfile.Text(p.Path), Top: p.Top}
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}

@@ -35,6 +35,9 @@ page has no pictures.`,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
+		if o.live != "" {
+			return a.reportLive(ctx, args, o.live)
+		}
 		page := &report.Page{}
 		var rows []sweep.Row
 		for _, dir := range args {
@@ -83,6 +86,25 @@ page has no pictures.`,
 		return a.write(reportFact(out).String())
 	})
 	return cmd
+}
+
+// reportLive serves the page of a run until the program is interrupted. The run may go on in
+// another process.
+func (a *app) reportLive(ctx context.Context, args []string, addr string) error {
+	if len(args) != 1 || isSweep(args[0]) {
+		return refuse("--live serves the page of one run; give one run folder")
+	}
+	if _, err := report.Open(args[0]); err != nil {
+		return err
+	}
+	page, err := a.serveLive(addr)
+	if err != nil {
+		return err
+	}
+	defer page.close("")
+	page.follow(ctx, args[0])
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // reportFact returns the line about a report that was written.

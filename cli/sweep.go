@@ -19,6 +19,7 @@ import (
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sweep"
 )
@@ -376,13 +377,26 @@ training time. Accuracies are shares from 0 to 1. 'spt table' reads the file.`,
 		Args:    arguments(1, 1, "one sweep folder"),
 	}
 	addFlags(cmd, o)
-	cmd.RunE = a.verb(func(_ context.Context, args []string) error {
+	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		rows, missing, err := sweep.Folder(args[0]).Collect()
 		if err != nil {
 			return err
 		}
 		if missing > 0 {
 			a.message("%s no result yet", has(missing, "final job"))
+		}
+		if len(rows) > 0 && !o.noReport {
+			page := &report.Page{Title: "Sweep " + baseOf(args[0]), Missing: missing}
+			path := filepath.Join(args[0], run.ReportFile)
+			if page.Sweep, err = sweep.NewTable(rows, sweep.TableOptions{}); err == nil {
+				err = page.WriteFile(path)
+			}
+			if path, err = a.reportWritten(ctx, path, err, "spt report "+args[0]); err != nil {
+				return err
+			}
+			if path != "" {
+				a.message("report: %s", path)
+			}
 		}
 		if a.json {
 			return a.writeJSON(rows)

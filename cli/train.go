@@ -66,6 +66,12 @@ has the same bits as the result of a run without a stop.
 				return err
 			}
 		}
+		page, err := a.serveLive(o.live)
+		if err != nil {
+			return err
+		}
+		left := ""
+		defer func() { page.close(left) }()
 		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {
 			return err
@@ -96,12 +102,18 @@ has the same bits as the result of a run without a stop.
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resumeWith("spt", "train", "--resume", o.out)
+		page.follow(ctx, o.out)
 		result, err := task.TrainRun(ctx, *single, p, o.out, a.watch(shown.event))
 		shown.close()
 		if err != nil {
 			return err
 		}
-		return a.writeRun(task, *c, o.out, result)
+		if !o.noReport {
+			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+				return err
+			}
+		}
+		return a.writeRun(task, *c, o.out, left, result)
 	})
 	return cmd
 }

@@ -80,6 +80,12 @@ result of a run without a stop.
 				return err
 			}
 		}
+		page, err := a.serveLive(o.live)
+		if err != nil {
+			return err
+		}
+		left := ""
+		defer func() { page.close(left) }()
 		task, err := a.openRun(ctx, c, o.resume)
 		if err != nil {
 			return err
@@ -113,6 +119,7 @@ result of a run without a stop.
 		}
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resumeWith("spt", "tune", "--resume", o.out)
+		page.follow(ctx, o.out)
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}
@@ -130,7 +137,12 @@ result of a run without a stop.
 		if explained != nil {
 			return explained
 		}
-		return a.writeRun(task, *c, o.out, result)
+		if !o.noReport {
+			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+				return err
+			}
+		}
+		return a.writeRun(task, *c, o.out, left, result)
 	})
 	return cmd
 }

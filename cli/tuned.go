@@ -133,3 +133,11 @@ func runOf(dir string) (*run.Config, error) {
 	}
 	return &c, nil
 }
+
+// temperature returns the temperature that calibrates the probabilities, or 0 if none is known.
+func (t *tuned) temperature() float64 {
+	if t.delta == nil {
+		return 0
+	}
+	return t.delta.Temperature
+}

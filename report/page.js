@@ -1,4 +1,11 @@
 "use strict";
+// Compares two values of a column: numbers by size, texts by language. Texts in a column of numbers,
+// such as a dash, stand together at one end.
+function compare(a, b) {
+  if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
+  return typeof a === "number" ? -1 : 1;
+}
+
 // Sorts the tables of class "sortable" by the column whose head is clicked, or chosen with Enter or
 // the space bar. A cell is compared by its data-value as a number, if it has one, else by its text.
 function makeSortable(root) {
@@ -16,8 +23,7 @@ function makeSortable(root) {
           const cell = row.cells[column];
           return { row, value: "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent };
         });
-        rows.sort((a, b) => sign * (typeof a.value === "number" && typeof b.value === "number"
-          ? a.value - b.value : String(a.value).localeCompare(String(b.value))));
+        rows.sort((a, b) => sign * compare(a.value, b.value));
         body.append(...rows.map((r) => r.row));
       };
       head.addEventListener("click", sort);
@@ -34,8 +40,8 @@ makeSortable(document);
 if (document.body.hasAttribute("data-live")) {
   const events = new EventSource("events");
   const update = async () => {
-    const answer = await fetch("./");
-    if (!answer.ok) return;
+    const answer = await fetch("./").catch(() => null); // the server may have ended
+    if (!answer || !answer.ok) return;
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const open = new Set([...document.querySelectorAll("details[open]")].map((d) => d.id));
     for (const name of ["header", "main", "footer"]) {
@@ -46,6 +52,6 @@ if (document.body.hasAttribute("data-live")) {
     makeSortable(document);
   };
   let busy = Promise.resolve();
-  events.addEventListener("update", () => { busy = busy.then(update, update); });
-  events.addEventListener("end", () => { busy = busy.then(update, update).then(() => events.close()); });
+  events.addEventListener("update", () => { busy = busy.then(update); });
+  events.addEventListener("end", () => events.close()); // the last update came before
 }

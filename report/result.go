@@ -243,7 +243,7 @@ func (e *Evaluated) view() *runView {
 		v.Answer.Facts = append(v.Answer.Facts, factView{Name: f.Name, Value: f.Value})
 	}
 	if a := e.Against; a != nil {
-		v.Answer.Sentences = append(v.Answer.Sentences, a.sentence())
+		v.Answer.Sentences = append(v.Answer.Sentences, a.Sentence())
 	}
 	e.Evaluation.addTo(v)
 	if e.Data != nil {
@@ -258,8 +258,9 @@ type Against struct {
 	Comparison *evaluate.Comparison
 }
 
-// sentence describes the comparison. The other classifier is the first one of the comparison.
-func (a *Against) sentence() string {
+// Sentence describes the comparison in words. The other classifier is the first one of the
+// comparison.
+func (a *Against) Sentence() string {
 	c := a.Comparison
 	return fmt.Sprintf("Beside %s: %s points, 95 %% interval %+.2f to %+.2f. Only this one is right in %s, only the other in %d; p = %.3g by McNemar's exact test.",
 		a.Other, fmt.Sprintf("%+.2f", 100*c.Difference), 100*c.Interval.Low, 100*c.Interval.High, wording.Count(c.OnlySecond, "image"), c.OnlyFirst, c.P)
