@@ -61,6 +61,9 @@ var imports = []struct {
 		"internal/jsonfile", "internal/program"}},
 	{"run", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "sensitivity", "train",
 		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/version", "internal/yamlfile"}},
+	{"tracking/mlflow", nil},
+	{"tracking/tensorboard", []string{"internal/atomicfile", "internal/regularfile"}},
+	{"tracking", []string{"delta", "plan", "progress", "run", "train", "tracking/mlflow", "tracking/tensorboard", "internal/jsonfile", "internal/regularfile"}},
 	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",
@@ -72,7 +75,7 @@ var imports = []struct {
 	{"internal/bench", []string{"", "backbone", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run",
 		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
 	{"cli", []string{"", "backbone", "backend", "checkpoint", "dataset", "delta", "inspect", "method", "objective", "peft", "plan", "plan/published",
-		"progress", "run", "sensitivity", "sweep", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub",
+		"progress", "run", "sensitivity", "sweep", "tracking", "tracking/mlflow", "train", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub",
 		"internal/jsonfile", "internal/option", "internal/planreport", "internal/yamlfile"}},
 	{"cmd/spt", []string{"cli"}},
 

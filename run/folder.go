@@ -26,12 +26,13 @@ const (
 	MetricsFile      = "metrics.jsonl"        // losses and accuracies, one line per epoch
 	ResultFile       = "result.json"          // the [Result], or the [Candidate] of one budget
 	TrainStateFile   = "training.safetensors" // state of an interrupted training
+	MLflowFile       = "mlflow.json"          // runs on MLflow servers, by package tracking
 	candidatesFolder = "candidates"           // one folder for each budget that was tried
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, MLflowFile, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.

@@ -28,6 +28,7 @@ const (
 	Suite     Kind = "suite"     // the report of spt bench --suite
 	Job       Kind = "job"       // one line of jobs.jsonl of a sweep folder
 	Attempt   Kind = "attempt"   // one line of the log of a job of a sweep
+	MLflow    Kind = "mlflow"    // mlflow.json of a run folder
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each
