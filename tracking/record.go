@@ -93,19 +93,15 @@ func Read(dir string) (*Record, error) {
 	}
 	r.Trainings = append(r.Trainings, final)
 	for i := range r.Trainings {
-		if r.Trainings[i].Epochs, err = r.epochs(r.Trainings[i].Name); err != nil {
+		from := folder
+		if name := r.Trainings[i].Name; name != "" {
+			from = folder.Candidate(name)
+		}
+		if r.Trainings[i].Epochs, err = from.Metrics(); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
-}
-
-// epochs reads the finished epochs of the training with that name.
-func (r *Record) epochs(name string) ([]train.Epoch, error) {
-	if name == "" {
-		return r.Folder.Metrics()
-	}
-	return r.Folder.Candidate(name).Metrics()
 }
 
 // chosen returns parameters with the budget and the learning rate of one training.
@@ -123,25 +119,23 @@ func chosen(parameters []Parameter, budget plan.Budget, lr float64) []Parameter 
 }
 
 // add records a finished epoch of a training. If the epoch was trained again, after the program was
-// killed, add drops the later ones. If earlier ones are missing, because they were not yet in the
-// folder when it was read, add reads the folder again.
-func (r *Record) add(name string, e train.Epoch) {
+// killed, add drops the later ones. It reports false if earlier epochs are missing, because they
+// were not yet in the folder when it was read: they are there at the next event.
+func (r *Record) add(name string, e train.Epoch) bool {
 	i := slices.IndexFunc(r.Trainings, func(t Training) bool { return t.Name == name })
 	if i < 0 || e.Epoch < 1 {
-		return
+		return true // no epoch of this run
 	}
 	t := &r.Trainings[i]
-	if e.Epoch > len(t.Epochs)+1 {
-		if saved, err := r.epochs(name); err == nil {
-			t.Epochs = saved
-		}
-	}
 	switch n := e.Epoch - 1; {
+	case n > len(t.Epochs):
+		return false
 	case n == len(t.Epochs):
 		t.Epochs = append(t.Epochs, e)
-	case n < len(t.Epochs):
+	default:
 		t.Epochs = append(t.Epochs[:n:n], e) // a copy: others read the old list
 	}
+	return true
 }
 
 // snapshot returns a copy that later calls of add do not change.

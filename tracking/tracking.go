@@ -175,6 +175,7 @@ type Tracker struct {
 
 	mu     sync.Mutex
 	record *Record // nil before the first event
+	behind bool    // the folder has epochs that record lacks
 	failed bool    // the folder cannot be read
 	matrix []byte  // PNG
 }
@@ -237,17 +238,18 @@ func (t *Tracker) observe(e progress.Event) (notes []string) {
 		}
 	}
 	changed := false
-	if t.record == nil && !t.failed {
+	if (t.record == nil || t.behind) && !t.failed {
 		if _, err := os.Stat(run.Folder(t.dir).Path(run.ConfigFile)); err != nil {
 			return notes // the run has not begun
 		}
-		var err error
-		t.record, err = Read(t.dir)
+		r, err := Read(t.dir)
+		if err == nil {
+			t.record, t.behind, changed = r, false, true
+		}
 		t.failed = err != nil // Close reads again, and reports the error
-		changed = err == nil
 	}
 	if figures, ok := e.Detail.(train.Epoch); ok && e.Stage == progress.Epoch && t.record != nil {
-		t.record.add(e.Candidate, figures)
+		t.behind = !t.record.add(e.Candidate, figures)
 		changed = true
 	}
 	if changed {
