@@ -224,13 +224,12 @@ func (s *server) update(ctx context.Context, r *Record) error {
 
 // missing implements sink.
 func (s *server) missing(r *Record) string {
-	on := s.known
-	if on == nil {
-		on = &mlflow.Run{}
+	if s.known == nil { // an earlier process may have sent much
+		return fmt.Sprintf("up to %d metrics and the files", len(s.lacks(&mlflow.Run{}, r)))
 	}
-	text := fmt.Sprintf("%d metrics", len(s.lacks(on, r)))
-	if files, err := r.Files(); err == nil && len(files) > 0 && s.note == "" {
-		text += fmt.Sprintf(" and up to %d files", len(files)-min(len(files), len(s.files)))
+	text := fmt.Sprintf("%d metrics", len(s.lacks(s.known, r)))
+	if r.Result != nil && s.note == "" {
+		text += " and the files"
 	}
 	return text
 }

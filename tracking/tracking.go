@@ -93,7 +93,14 @@ type DeliveryError struct {
 }
 
 func (e *DeliveryError) Error() string {
-	return fmt.Sprintf("%s lacks a part of the run (%s): %v", e.Place, e.Missing, e.Err)
+	reason := e.Err.Error()
+	switch {
+	case errors.Is(e.Err, context.Canceled):
+		reason = "interrupted"
+	case errors.Is(e.Err, context.DeadlineExceeded):
+		reason = "no time was left"
+	}
+	return fmt.Sprintf("%s lacks a part of the run (%s): %s", e.Place, e.Missing, reason)
 }
 
 func (e *DeliveryError) Unwrap() error { return e.Err }
@@ -278,6 +285,7 @@ func (t *Tracker) SetMatrix(m Matrix) error {
 func (t *Tracker) work(out *outlet) {
 	defer close(out.done)
 	wake := out.wake
+	var failing time.Time // since when every attempt has failed; zero after a success
 	for last := false; !last; {
 		select {
 		case <-wake:
@@ -298,8 +306,15 @@ func (t *Tracker) work(out *outlet) {
 			t.mu.Lock()
 			out.err = err
 			t.mu.Unlock()
-			if err == nil || t.ctx.Err() != nil {
+			if err == nil {
+				failing = time.Time{}
 				break
+			}
+			if failing.IsZero() {
+				failing = time.Now()
+			}
+			if t.ctx.Err() != nil || last && time.Since(failing) > CloseTimeout {
+				break // a place that has been away for long makes nobody wait
 			}
 			if !mlflow.Temporary(err) {
 				wake = nil // more attempts could lock a user out; Close makes the last one
@@ -324,9 +339,10 @@ func (t *Tracker) work(out *outlet) {
 const CloseTimeout = 10 * time.Second
 
 // Close reads the result of the run from its folder, writes what the places lack and ends the
-// Tracker. It waits for at most [CloseTimeout], and returns at once if ctx ends. The error joins a
-// [*DeliveryError] for each place that lacks a part of the run. If the run is unfinished, it has
-// the status KILLED on an MLflow server, until it continues. A run that has not begun is no error.
+// Tracker. It waits for at most [CloseTimeout], and returns at once if ctx ends. A place that has
+// failed for longer than that gets one more attempt. The error joins a [*DeliveryError] for each
+// place that lacks a part of the run. If the run is unfinished, it has the status KILLED on an
+// MLflow server, until it continues. A run that has not begun is no error.
 func (t *Tracker) Close(ctx context.Context) error {
 	defer t.giveUp()
 	if len(t.outlets) == 0 {
@@ -345,7 +361,7 @@ func (t *Tracker) Close(ctx context.Context) error {
 	}
 	t.mu.Unlock()
 	close(t.closing)
-	ctx, cancel := context.WithTimeoutCause(ctx, CloseTimeout, fmt.Errorf("no end after %v", CloseTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, CloseTimeout, fmt.Errorf("sending takes longer than %v", CloseTimeout))
 	defer cancel()
 	failed := err
 	for _, out := range t.outlets {

@@ -305,7 +305,8 @@ func TestGap(t *testing.T) {
 	s, f := begin(t, "photos"), newFake(t)
 	s.play(0, 1)
 	o := tracking.Options{MLflow: f.URL, TensorBoard: t.TempDir()}
-	s.epochs["600"] = append(s.epochs["600"], figures("600", 2)) // in the state of the training only
+	// in the state of the training only
+	s.epochs["600"] = append(s.epochs["600"], figures("600", 2))
 	tracker := s.follow(o)
 	s.play(2, 9)
 	if err := tracker.Close(t.Context()); err != nil {
@@ -363,7 +364,7 @@ func TestFailures(t *testing.T) {
 				if took := time.Since(start); took > 2*time.Second {
 					t.Errorf("the run takes %v", took)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 				defer cancel()
 				start = time.Now()
 				err := tracker.Close(ctx)

@@ -8,6 +8,7 @@ package mlflow
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -145,6 +146,11 @@ func Temporary(err error) bool {
 	return e.Status/100 == 5 || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooEarly || e.Status == http.StatusTooManyRequests
 }
 
+// within returns a context for a request that may take a time, with an error in words.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("the server does not answer within %v", limit.Round(time.Second)))
+}
+
 // maxAnswer limits the answer of the server that is read, in bytes.
 const maxAnswer = 16 << 20
 
@@ -169,7 +175,7 @@ func (c *Client) send(ctx context.Context, method, location string, query url.Va
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err // the address is stated by the caller
 		}
-		return nil, err
+		return nil, cmp.Or(context.Cause(ctx), err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
@@ -185,7 +191,7 @@ func (c *Client) send(ctx context.Context, method, location string, query url.Va
 		return nil, e
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the answer of the server: %w", err)
+		return nil, fmt.Errorf("reading the answer of the server: %w", cmp.Or(context.Cause(ctx), err))
 	}
 	return text, nil
 }
@@ -207,7 +213,7 @@ func printable(s string) string {
 // call calls an endpoint of the REST interface. With a request it posts it, otherwise it gets with
 // the query. It decodes the answer into reply, unless reply is nil.
 func (c *Client) call(ctx context.Context, endpoint string, query url.Values, request, reply any) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := within(ctx, requestTimeout)
 	defer cancel()
 	var text []byte
 	var err error
@@ -492,7 +498,7 @@ func (c *Client) Upload(ctx context.Context, r *Run, name string, content io.Rea
 		return ErrNoUpload
 	}
 	// 15 s, and the time at 100 kB/s
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout+time.Duration(size/100)*time.Millisecond)
+	ctx, cancel := within(ctx, requestTimeout+time.Duration(size/100)*time.Millisecond)
 	defer cancel()
 	location := path.Join("/api/2.0/mlflow-artifacts/artifacts", u.Path, name)
 	if _, err := c.send(ctx, http.MethodPut, location, nil, "application/octet-stream", content, size); err != nil {
