@@ -21,7 +21,7 @@ type fakeMLflow struct {
 	t *testing.T
 
 	mu          sync.Mutex
-	artifacts   string // artifact URI of runs, without the ID; empty: the server takes files
+	uri         string // URI of the files of runs, without the ID; empty: the server takes files
 	experiments []string
 	runs        []*fakeRun
 	uploads     int
@@ -221,8 +221,8 @@ func (f *fakeMLflow) document(r *fakeRun) map[string]any {
 		metrics = append(metrics, map[string]any{"key": key, "step": fmt.Sprint(step), "value": 0})
 	}
 	uri := "mlflow-artifacts:/1/" + r.id + "/artifacts"
-	if f.artifacts != "" {
-		uri = f.artifacts + r.id
+	if f.uri != "" {
+		uri = f.uri + r.id
 	}
 	return map[string]any{
 		"info": map[string]any{"run_id": r.id, "experiment_id": r.experiment, "status": r.status, "artifact_uri": uri, "lifecycle_stage": "active"},

@@ -4,7 +4,7 @@
 // A Log keeps its whole content in memory and makes the file on disk equal to it. If the file holds
 // a beginning of the content, as after a flush or after a crash, Flush appends, so that a running
 // TensorBoard follows the file. Otherwise Flush writes the content to a file of the next generation
-// and removes the earlier one. So the content must be a function of the training: a Log that is
+// and empties the earlier one. So the content must be a function of the training: a Log that is
 // filled again from the same training repeats no step.
 package tensorboard
 
@@ -233,13 +233,15 @@ func (l *Log) flush() error {
 			if err := atomicfile.WriteBytes(path, l.content); err != nil {
 				return err
 			}
-			for _, old := range files {
-				if err := atomicfile.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.path, l.written = path, len(l.content)
+		}
+		for _, old := range files {
+			// A running TensorBoard would stop at a file that is gone.
+			if stat, err := os.Stat(old); old != l.path && (err != nil || stat.Size() > 0) {
+				if err := os.Truncate(old, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
 			}
-			l.path, l.written = path, len(l.content)
-			return nil
 		}
 	}
 	if l.written == len(l.content) {

@@ -217,30 +217,35 @@ func TestFlush(t *testing.T) {
 	once := t.TempDir()
 	fill(tensorboard.New(once, "id", began), false, losses...)
 	names, want := files(t, once)
-	check := func(what, dir, name string) {
+	check := func(what, dir string, want []byte, names ...string) {
 		t.Helper()
 		found, content := files(t, dir)
-		if !slices.Equal(found, []string{name}) || !bytes.Equal(content, want) {
-			t.Errorf("%s: %q with %d bytes, want %s with %d", what, found, len(content), name, len(want))
+		if !slices.Equal(found, names) || !bytes.Equal(content, want) {
+			t.Errorf("%s: %q with %d bytes, want %q with %d", what, found, len(content), names, len(want))
+		}
+		for _, name := range found[:len(found)-1] {
+			if stat, err := os.Stat(filepath.Join(dir, name)); err != nil || stat.Size() > 0 {
+				t.Errorf("%s: the earlier file %s has content, %v", what, name, err)
+			}
 		}
 	}
 	each := filepath.Join(t.TempDir(), "new", "[a]*")
 	fill(tensorboard.New(each, "id", began), true, losses...)
-	check("flushed after every event", each, names[0])
+	check("flushed after every event", each, want, names...)
 	for n := range len(want) {
 		cut := t.TempDir()
 		if err := os.WriteFile(filepath.Join(cut, names[0]), want[:n], 0o666); err != nil {
 			t.Fatal(err)
 		}
 		fill(tensorboard.New(cut, "id", began), true, losses...)
-		check(fmt.Sprintf("cut at %d", n), cut, names[0])
+		check(fmt.Sprintf("cut at %d", n), cut, want, names...)
 	}
 	other := t.TempDir()
 	fill(tensorboard.New(other, "id", began), true, 3, 2, 1.5, 1)
 	fill(tensorboard.New(other, "id", began), true, losses...)
-	check("over another training", other, "events.out.tfevents.1700000000.id.0002")
+	check("over another training", other, want, names[0], "events.out.tfevents.1700000000.id.0002")
 	fill(tensorboard.New(other, "id", began), true, losses[:2]...)
-	check("from an earlier state", other, "events.out.tfevents.1700000000.id.0002")
+	check("from an earlier state", other, want, names[0], "events.out.tfevents.1700000000.id.0002")
 
 	// Another owner in the same folder keeps its file.
 	fill(tensorboard.New(once, "other", began), true, 7)
@@ -271,7 +276,7 @@ func TestFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(l, true, losses...)
-	check("after an error", filepath.Join(blocked, "run"), names[0])
+	check("after an error", filepath.Join(blocked, "run"), want, names...)
 }
 
 // TestParameters checks the types of hyper-parameters.
