@@ -66,6 +66,9 @@ var imports = []struct {
 		"internal/jsonfile", "internal/program"}},
 	{"run", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "delta", "evaluate", "method", "objective", "peft", "plan", "progress", "sensitivity", "train",
 		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/version", "internal/yamlfile"}},
+	{"tracking/mlflow", nil},
+	{"tracking/tensorboard", []string{"internal/atomicfile", "internal/regularfile"}},
+	{"tracking", []string{"delta", "plan", "progress", "run", "train", "tracking/mlflow", "tracking/tensorboard", "internal/jsonfile", "internal/regularfile"}},
 	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "evaluate", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",
@@ -79,8 +82,9 @@ var imports = []struct {
 	{"internal/bench", []string{"", "backbone", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run",
 		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
 	{"cli", []string{"", "backbone", "backend", "checkpoint", "dataset", "delta", "inspect", "method", "objective", "peft", "plan", "plan/published",
-		"progress", "report", "report/live", "run", "sensitivity", "sweep", "train", "evaluate", "internal/atomicfile", "internal/bench", "internal/demo", "internal/embedded", "internal/hub",
-		"internal/jsonfile", "internal/option", "internal/planreport", "internal/shell", "internal/wording", "internal/yamlfile"}},
+		"progress", "report", "report/live", "run", "sensitivity", "sweep", "tracking", "tracking/mlflow", "train", "evaluate", "internal/atomicfile", "internal/bench",
+		"internal/demo", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/planreport", "internal/shell", "internal/wording",
+		"internal/yamlfile"}},
 	{"cmd/spt", []string{"cli"}},
 
 	// These packages are for tests.

@@ -69,7 +69,7 @@ func (r *runner) planFolders() map[plan.Budget][]run.Folder {
 	all := candidates(r.o)
 	for _, c := range all {
 		if r.validates() {
-			folders[c.budget] = append(folders[c.budget], r.folder.Candidate(c.name(r.o)))
+			folders[c.budget] = append(folders[c.budget], r.folder.Candidate(c.name))
 		}
 		if !r.validates() || len(all) == 1 {
 			folders[c.budget] = append(folders[c.budget], r.folder)

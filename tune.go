@@ -208,32 +208,17 @@ func (t *Task) result(m method.Method, seed uint64) *run.Result {
 
 // candidate holds the settings that differ between the candidates of a run.
 type candidate struct {
+	name   string      // for its folder and for progress
 	budget plan.Budget // zero for a method without a budget
 	lr     float64
 }
 
 // candidates returns the candidates of a run, in the order in which they are tried.
 func candidates(o run.TuneOptions) (all []candidate) {
-	lrs := o.LRs
-	if len(lrs) == 0 {
-		lrs = []float64{o.Train.LR}
-	}
-	for _, b := range o.Budgets {
-		for _, lr := range lrs {
-			all = append(all, candidate{b, lr})
-		}
+	for _, t := range o.Tries() {
+		all = append(all, candidate{t.Name, t.Budget, t.LR})
 	}
 	return all
-}
-
-// name returns the name of a candidate of a run with the options o, for its folder and for
-// progress.
-func (c candidate) name(o run.TuneOptions) string {
-	name := cmp.Or(c.budget.String(), string(o.Method))
-	if len(o.LRs) > 1 {
-		name += fmt.Sprintf("-lr-%g", c.lr)
-	}
-	return name
 }
 
 // recipe returns the training options of a candidate of a run with the options o.
@@ -285,7 +270,7 @@ func (r *runner) withoutScores(budget plan.Budget) (peft.Selection, error) {
 // try trains one candidate on the train split and evaluates it on the val split. If the candidate
 // is finished, try reads its stored result instead.
 func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error) {
-	name := next.name(r.o)
+	name := next.name
 	folder := r.folder.Candidate(name)
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
 		return nil, fmt.Errorf("making the folder of a candidate: %w", err)
@@ -327,7 +312,7 @@ func (r *runner) best(chosen candidate, validated *run.Candidate, result *run.Re
 	}
 	result.Counts, result.Rank, result.Finished = s.run.Tuning.Counts, s.run.Tuning.Selection.Rank, time.Now().UTC()
 	result.Metrics, result.MetricsOf = validated.Metrics, "val"
-	result.Epochs, err = r.folder.Candidate(chosen.name(r.o)).Metrics()
+	result.Epochs, err = r.folder.Candidate(chosen.name).Metrics()
 	return err
 }
 

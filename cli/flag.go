@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/tracking"
 	"github.com/sptune/spt/train"
 )
 
@@ -80,6 +81,7 @@ const (
 	methodGroup   group = "Method"
 	scoringGroup  group = "Scoring and planning"
 	trainingGroup group = "Training"
+	trackingGroup group = "Tracking"
 	deviceGroup   group = "Device"
 	measureGroup  group = "Measurement"
 	jobsGroup     group = "Jobs"
@@ -87,7 +89,7 @@ const (
 	generalGroup  group = "General"
 )
 
-var groups = []group{modelGroup, dataGroup, imagesGroup, methodGroup, scoringGroup, trainingGroup, deviceGroup, measureGroup, jobsGroup, outputGroup, generalGroup}
+var groups = []group{modelGroup, dataGroup, imagesGroup, methodGroup, scoringGroup, trainingGroup, trackingGroup, deviceGroup, measureGroup, jobsGroup, outputGroup, generalGroup}
 
 // fileUse says how a command uses the file or folder that the value of a flag names.
 type fileUse int
@@ -121,6 +123,7 @@ type options struct {
 	demo     demo.Options
 	pretrain demo.PretrainOptions
 	sweep    sweepOptions
+	tracking tracking.Options
 
 	out, resume, delta, scores, plan, published, structured string
 	configFile                                              string
@@ -132,7 +135,7 @@ type options struct {
 	// predictions, against and logits belong to eval, noReport to all commands that leave a
 	// report.
 	predictions, against string
-	logits, noReport          bool
+	logits, noReport     bool
 	// live is the address at which the page of the run is served.
 	live   string
 	verify bool

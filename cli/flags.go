@@ -442,6 +442,17 @@ func flagTable() []flagRow {
 				"chooses nothing",
 			field: func(o *options) any { return &o.config.Tune.PaperProtocol }},
 
+		// Tracking.
+		{name: "tensorboard", on: "tune train", group: trackingGroup,
+			help: "the log directory of TensorBoard in which the run gets a folder, with a folder below it for each training",
+			kind: "DIR", file: outputFolder, local: true,
+			field: func(o *options) any { return &o.tracking.TensorBoard }},
+		{name: "mlflow", on: "tune train", group: trackingGroup,
+			help: "the address of an MLflow server that receives the run, such as http://127.0.0.1:5000; it takes the variables " +
+				"MLFLOW_EXPERIMENT_NAME, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN",
+			kind: "URL", local: true,
+			field: func(o *options) any { return &o.tracking.MLflow }},
+
 		// The device.
 		{name: "device", on: "tune score train eval predict demo", group: deviceGroup, common: true,
 			help: "the device: auto, cpu, cuda, cuda:N, or xla:PLUGIN for a PJRT plug-in; 'spt devices' lists them",

@@ -32,6 +32,9 @@ has the same bits as the result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if err := o.tracking.Validate(); err != nil {
+			return err
+		}
 		if o.resume != "" {
 			if err := resumeRun(cmd, c, single, o.resume, &o.out); err != nil {
 				return err
@@ -103,7 +106,12 @@ has the same bits as the result of a run without a stop.
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resumeWith("spt", "train", "--resume", o.out)
 		page.follow(ctx, o.out)
-		result, err := task.TrainRun(ctx, *single, p, o.out, a.watch(shown.event))
+		report, end, err := a.follow(ctx, o.out, o.tracking, shown.event)
+		if err != nil {
+			return err
+		}
+		defer end()
+		result, err := task.TrainRun(ctx, *single, p, o.out, a.watch(report))
 		shown.close()
 		if err != nil {
 			return err

@@ -46,6 +46,9 @@ result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		if err := o.tracking.Validate(); err != nil {
+			return err
+		}
 		if o.resume == "" {
 			if err := takeStructured(cmd, o.structured, &c.Tune.Method); err != nil {
 				return err
@@ -123,13 +126,18 @@ result of a run without a stop.
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}
-		result, err := task.Tune(ctx, c.Tune, o.out, a.watch(func(e progress.Event) {
+		report, end, err := a.follow(ctx, o.out, o.tracking, func(e progress.Event) {
 			p.event(e)
 			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {
 				shown[made.Budget] = true
 				explained = a.explain(made, task)
 			}
-		}))
+		})
+		if err != nil {
+			return err
+		}
+		defer end()
+		result, err := task.Tune(ctx, c.Tune, o.out, a.watch(report))
 		p.close()
 		if err != nil {
 			return err

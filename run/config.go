@@ -15,6 +15,8 @@
 package run
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/sptune/spt/internal/jsonfile"
@@ -78,6 +80,34 @@ type TuneOptions struct {
 	// PaperProtocol also reports the highest test accuracy over all epochs as test_max, as the
 	// reference release does. It does not influence the run. Default: false.
 	PaperProtocol bool `json:"paper_protocol"`
+}
+
+// Try is one candidate of a run: a budget and a learning rate.
+type Try struct {
+	Name   string      // name of its folder and of its progress events
+	Budget plan.Budget // zero for a method without a budget
+	LR     float64
+}
+
+// Tries returns the candidates of a run with the options o, in the order in which they are tried.
+func (o TuneOptions) Tries() (all []Try) {
+	lrs, budgets := o.LRs, o.Budgets
+	if len(lrs) == 0 {
+		lrs = []float64{o.Train.LR}
+	}
+	if len(budgets) == 0 {
+		budgets = []plan.Budget{{}}
+	}
+	for _, b := range budgets {
+		for _, lr := range lrs {
+			name := cmp.Or(b.String(), string(o.Method))
+			if len(lrs) > 1 {
+				name += fmt.Sprintf("-lr-%g", lr)
+			}
+			all = append(all, Try{name, b, lr})
+		}
+	}
+	return all
 }
 
 // TrainOptions configures one training, either of a plan or of a method that needs no plan.

@@ -28,12 +28,13 @@ const (
 	TrainStateFile   = "training.safetensors" // state of an interrupted training
 	PredictionsFile  = "predictions.jsonl"    // most probable classes of each image
 	ReportFile       = "report.html"          // page about the run
+	MLflowFile       = "mlflow.json"          // runs on MLflow servers, by package tracking
 	candidatesFolder = "candidates"           // one folder for each budget that was tried
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, PredictionsFile, ReportFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, PredictionsFile, ReportFile, MLflowFile, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.

@@ -31,6 +31,7 @@ const (
 	Job         Kind = "job"         // one line of jobs.jsonl of a sweep folder
 	Attempt     Kind = "attempt"     // one line of the log of a job of a sweep
 	Predictions Kind = "predictions" // first line of predictions.jsonl
+	MLflow      Kind = "mlflow"      // mlflow.json of a run folder
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each

@@ -1,0 +1,98 @@
+package tracking
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"math"
+
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/basicfont"
+	"golang.org/x/image/math/fixed"
+)
+
+// Matrix is a confusion matrix.
+type Matrix struct {
+	Classes []string // names of the classes
+	Cells   []Cell   // the cells with images, each once, in any order
+}
+
+// Cell holds the number of images with one label and one prediction.
+type Cell struct {
+	Target    int // class of the label, an index of Matrix.Classes
+	Predicted int // class of the prediction, an index of Matrix.Classes
+	Images    int
+}
+
+// namedClasses is the largest number of classes whose names are drawn.
+const namedClasses = 100
+
+// maxClasses limits the side of the drawing, in cells.
+const maxClasses = 4096
+
+// PNG draws the matrix: a row for each label, a column for each prediction. The darkness of a cell
+// is its share of the images in the row, from white to dark blue. Up to 100 classes have their
+// names beside the rows and their numbers above the columns. Cells outside the matrix are an error.
+func (m Matrix) PNG() ([]byte, error) {
+	n := len(m.Classes)
+	if n == 0 || n > maxClasses {
+		return nil, fmt.Errorf("drawing a confusion matrix of %d classes: expected 1 to %d classes", n, maxClasses)
+	}
+	rows := make([]float64, n) // images of each row
+	for _, c := range m.Cells {
+		if c.Target < 0 || c.Target >= n || c.Predicted < 0 || c.Predicted >= n || c.Images < 0 {
+			return nil, fmt.Errorf("drawing a confusion matrix: %d images with label %d and prediction %d; expected numbers of 0 to %d", c.Images, c.Target, c.Predicted, n-1)
+		}
+		rows[c.Target] += float64(c.Images)
+	}
+	face := basicfont.Face7x13
+	side, left, top := max(1, 1024/n), 0, 0 // of a cell, and the margins, in px
+	names := make([]string, n)
+	if n <= namedClasses {
+		side = min(max(side, face.Height+1), 48)
+		for i, class := range m.Classes {
+			names[i] = fmt.Sprintf("%d %s", i, shortened(class))
+			left = max(left, face.Advance*len([]rune(names[i]))+8)
+		}
+		top = face.Height + 6
+	}
+	drawn := image.NewRGBA(image.Rect(0, 0, left+n*side, top+n*side))
+	draw.Draw(drawn, drawn.Bounds(), image.White, image.Point{}, draw.Src)
+	for _, c := range m.Cells {
+		share := float64(c.Images) / max(1, rows[c.Target])
+		cell := image.Rect(0, 0, side, side).Add(image.Pt(left+c.Predicted*side, top+c.Target*side))
+		draw.Draw(drawn, cell, image.NewUniform(shade(share)), image.Point{}, draw.Src)
+	}
+	if n <= namedClasses {
+		pen := font.Drawer{Dst: drawn, Src: image.Black, Face: face}
+		for i, name := range names {
+			middle := i*side + side/2
+			pen.Dot = fixed.P(4, top+middle+face.Ascent/2)
+			pen.DrawString(name)
+			number := fmt.Sprint(i)
+			pen.Dot = fixed.P(left+middle-face.Advance*len(number)/2, face.Ascent+2)
+			pen.DrawString(number)
+		}
+	}
+	var encoded bytes.Buffer
+	err := png.Encode(&encoded, drawn)
+	return encoded.Bytes(), err
+}
+
+// shortened returns the first 24 characters of the name of a class.
+func shortened(name string) string {
+	if r := []rune(name); len(r) > 24 {
+		return string(r[:23]) + "."
+	}
+	return name
+}
+
+// shade returns the colour of a share from 0 (white) to 1 (the darkest of the Blues of
+// ColorBrewer).
+func shade(share float64) color.RGBA {
+	mix := func(dark float64) uint8 { return uint8(math.Round(255 + (dark-255)*share)) }
+	return color.RGBA{mix(8), mix(48), mix(107), 255}
+}
