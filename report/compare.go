@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -68,15 +67,15 @@ func compare(runs []*Run) *comparedView {
 // accuracies returns the chart of accuracy against tuned parameters, and the curves of the last
 // training of each run.
 func accuracies(runs []*Run) (charts []template.HTML) {
-	s := chart.Scatter{Title: "Accuracy and tuned parameters", XLabel: "Tuned parameters, without the head", YLabel: "Accuracy (%)", YPercent: true, XLog: true}
+	s := chart.Scatter{Title: "Accuracy and trained parameters", XLabel: "Trained parameters, with the head", YLabel: "Accuracy (%)", YPercent: true, XLog: true}
 	for _, r := range runs {
 		if r.Result == nil || r.Evaluation == nil {
 			continue
 		}
 		i := &r.Evaluation.Metrics.Interval
-		// A linear probe tunes no parameter, which a logarithmic axis cannot show.
-		s.Points = append(s.Points, chart.Point{X: math.Max(1, float64(r.Result.Counts.Tuned())), Y: r.Evaluation.Metrics.Top1, YLow: &i.Low, YHigh: &i.High, Label: r.Name,
-			Hover: fmt.Sprintf("%s: %s with %s tuned parameters", r.Name, wording.Percent(r.Evaluation.Metrics.Top1), wording.Thousands(r.Result.Counts.Tuned()))})
+		trained := r.Result.Counts.Tuned() + r.Result.Counts.Head
+		s.Points = append(s.Points, chart.Point{X: float64(trained), Y: r.Evaluation.Metrics.Top1, YLow: &i.Low, YHigh: &i.High, Label: r.Name,
+			Hover: fmt.Sprintf("%s: %s with %s trained parameters", r.Name, wording.Percent(r.Evaluation.Metrics.Top1), wording.Thousands(trained))})
 	}
 	if len(s.Points) > 0 {
 		charts = append(charts, s.SVG())
@@ -154,7 +153,7 @@ func (p *Page) sweepView() *sweepView {
 			v.Missing = fmt.Sprintf("%s of the sweep have no result yet.", wording.Count(p.Missing, "run"))
 		}
 	}
-	s := chart.Scatter{Title: "Mean accuracy and tuned parameters", XLabel: "Tuned parameters, without the head", YLabel: "Mean accuracy of the tasks (%)", YPercent: true, XLog: true}
+	s := chart.Scatter{Title: "Mean accuracy and trained parameters", XLabel: "Trained parameters, with the head", YLabel: "Mean accuracy of the tasks (%)", YPercent: true, XLog: true}
 	b := chart.Bar{Title: "Accuracy of each task", XLabel: "Accuracy (%)", YLabel: "Task", Percent: true, MostRows: 60}
 	for i, l := range t.Lines {
 		name := lineName(t, l)
@@ -167,7 +166,7 @@ func (p *Page) sweepView() *sweepView {
 		}
 		if c := l.MeanOfTasks; c.N > 0 {
 			low, high := deviation(c)
-			s.Points = append(s.Points, chart.Point{X: math.Max(1, l.Tuned), Y: c.Mean, YLow: low, YHigh: high, Label: name, Group: i})
+			s.Points = append(s.Points, chart.Point{X: l.Tuned + l.Head, Y: c.Mean, YLow: low, YHigh: high, Label: name, Group: i})
 		}
 	}
 	v.Charts = append(v.Charts, b.SVG())

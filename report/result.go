@@ -93,7 +93,7 @@ func (e *Evaluation) addAnswer(v *answerView) {
 	interval := fmt.Sprintf("95 %% interval %s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 	switch {
 	case width > 0.3:
-		v.Warnings = append(v.Warnings, fmt.Sprintf("%s say little: the accuracy on new images of the same kind may lie anywhere in a range of %.0f points (%s). Test with more images.", capital(wording.Count(m.Images, "image")), 100*width, interval))
+		v.Warnings = append(v.Warnings, fmt.Sprintf("A test of %s says little: the accuracy on new images of the same kind may lie anywhere in a range of %.0f points (%s). Test with more images.", wording.Count(m.Images, "image"), 100*width, interval))
 	default:
 		v.Sentences = append(v.Sentences, fmt.Sprintf("%s: with other images of the same kind, the accuracy would mostly lie there.", interval))
 	}
@@ -109,13 +109,6 @@ func (e *Evaluation) addAnswer(v *answerView) {
 	fact("balanced accuracy", wording.Percent(m.BalancedAccuracy), "mean recall of the classes")
 	fact("macro F1", wording.Percent(m.Macro.F1), "")
 	fact("Cohen's kappa", fmt.Sprintf("%.4f", m.Kappa), "agreement beyond chance, up to 1")
-}
-
-func capital(s string) string {
-	if s == "" {
-		return s
-	}
-	return string(s[0]-'a'+'A') + s[1:]
 }
 
 // state says how far an unfinished run is.

@@ -126,12 +126,22 @@ type tableView struct {
 // cellView is a cell of a table.
 type cellView struct {
 	Text   string
+	Whole  string  // the whole text, if Text is cut
 	Number bool    // aligned to the right
 	Sorted bool    // sorted by Value instead of Text
 	Value  float64 // finite
 }
 
-func text(s string) cellView { return cellView{Text: jsonfile.Text(s)} }
+// shownText is the largest number of characters of a text in a table.
+const shownText = 80
+
+func text(s string) cellView {
+	c := cellView{Text: jsonfile.Text(s)}
+	if r := []rune(c.Text); len(r) > shownText {
+		c.Text, c.Whole = string(r[:shownText-1])+"…", c.Text
+	}
+	return c
+}
 
 func number(format string, v float64) cellView {
 	return cellView{Text: fmt.Sprintf(format, v), Number: true, Sorted: true, Value: v}
@@ -162,11 +172,11 @@ func (p *Page) view(now time.Time) (*view, error) {
 		v.Contents = append(v.Contents, link{"sweep", "Sweep"})
 	}
 	if len(p.Runs) > 1 {
-		v.Compared = compare(p.Runs)
+		v.Compared = compare(p.distinct())
 		v.Contents = append(v.Contents, link{"runs", "Side by side"})
 	}
 	var names []string
-	for i, r := range p.Runs {
+	for i, r := range p.distinct() {
 		names = append(names, r.Name)
 		if len(p.Runs) > MaxDetailed {
 			continue
@@ -192,6 +202,25 @@ func (p *Page) view(now time.Time) (*view, error) {
 	v.frame = p.frame(now)
 	v.Title = jsonfile.Text(cmp.Or(p.Title, strings.Join(names, ", ")))
 	return v, nil
+}
+
+// distinct returns the runs. If two have the same name, all have the paths of their folders as
+// names.
+func (p *Page) distinct() []*Run {
+	seen := map[string]bool{}
+	for _, r := range p.Runs {
+		if seen[r.Name] {
+			var renamed []*Run
+			for _, r := range p.Runs {
+				copied := *r
+				copied.Name = cmp.Or(string(r.Folder), r.Name)
+				renamed = append(renamed, &copied)
+			}
+			return renamed
+		}
+		seen[r.Name] = true
+	}
+	return p.Runs
 }
 
 // sections returns the links to the sections of the run.

@@ -60,9 +60,10 @@ type Line struct {
 	Method string `json:"method"`
 	Budget string `json:"budget,omitempty"`
 	Choice string `json:"choice"` // see Row.Choice
-	// Tuned is the mean of the actual numbers of tuned parameters, and Seconds the mean time of the
-	// trainings.
+	// Tuned is the mean of the actual numbers of tuned parameters without the head, Head that of
+	// the head, and Seconds the mean time of the trainings.
 	Tuned   float64 `json:"tuned_parameters"`
+	Head    float64 `json:"head_parameters"`
 	Seconds float64 `json:"seconds"`
 	// Tasks holds the cells of Table.Tasks, and Groups the means over the tasks of Table.Groups.
 	Tasks  []Cell `json:"tasks"`
@@ -186,6 +187,7 @@ func (t *Table) line(key lineKey, rows []Row, groups map[string]string) (Line, e
 		v, _ := t.Metric.of(r)
 		values[r.Task] = append(values[r.Task], v)
 		l.Tuned += float64(r.Tuned) / float64(len(rows))
+		l.Head += float64(r.Head) / float64(len(rows))
 		l.Seconds += r.Seconds / float64(len(rows))
 	}
 	for _, task := range t.Tasks {

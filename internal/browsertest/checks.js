@@ -128,15 +128,17 @@
 			for (const shape of [...svg.querySelectorAll("rect, circle, path")].reverse()) {
 				if (!(shape.compareDocumentPosition(element) & Node.DOCUMENT_POSITION_FOLLOWING) || shape.closest("defs, clipPath, mask"))
 					continue;
-				const style = getComputedStyle(shape), box = shape.getBoundingClientRect();
-				if (style.fill === "none" || style.fill.startsWith("url") || !this.visible(shape) ||
-					x < box.left || x > box.right || y < box.top || y > box.bottom)
+				const style = getComputedStyle(shape);
+				if (!this.visible(shape))
 					continue;
 				const point = new DOMPoint(x, y).matrixTransform(shape.getScreenCTM().inverse());
-				if (!shape.isPointInFill(point))
-					continue;
-				const [r, g, b, a] = this.rgba(style.fill);
-				layers.push([r, g, b, a * style.fillOpacity * this.opacity(shape)]);
+				// The stroke is painted over the fill. A thick stroke can be a cell of a heat map.
+				for (const [paint, opacity, covers] of [[style.stroke, style.strokeOpacity, "isPointInStroke"], [style.fill, style.fillOpacity, "isPointInFill"]]) {
+					if (paint === "none" || paint.startsWith("url") || !shape[covers](point))
+						continue;
+					const [r, g, b, a] = this.rgba(paint);
+					layers.push([r, g, b, a * opacity * this.opacity(shape)]);
+				}
 			}
 		for (let e = element; e; e = e.parentElement)
 			layers.push(this.rgba(getComputedStyle(e).backgroundColor));
