@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -31,13 +32,16 @@ func (t *Task) predictions(samples []dataset.Sample) (*evaluate.Predictions, tra
 		}
 		paths := make([]string, len(targets))
 		for i := range targets {
-			at := p.Len() + i
-			if paths[i] = t.data.NameOf(samples[at]); paths[i] == "" {
-				paths[i] = fmt.Sprintf("image %d", at+1) // in memory
-			}
+			paths[i] = ImageName(t.data, samples, p.Len()+i)
 		}
 		return p.Add(paths, targets, logits)
 	}
+}
+
+// ImageName returns the path of image i of samples in evaluate.Predictions. It is the name that
+// dataset.Dataset.NameOf returns. For an image in memory it is its number, such as "image 1".
+func ImageName(d *dataset.Dataset, samples []dataset.Sample, i int) string {
+	return cmp.Or(d.NameOf(samples[i]), fmt.Sprintf("image %d", i+1))
 }
 
 // keep writes predictions into a run folder or the folder of a candidate.

@@ -77,7 +77,7 @@ var imports = []struct {
 		"internal/regularfile", "internal/shell", "internal/wording", "internal/yamlfile"}},
 	{"report", []string{"", "backbone", "dataset", "delta", "evaluate", "method", "peft", "plan", "report/chart", "run", "sensitivity", "sweep", "train",
 		"internal/atomicfile", "internal/jsonfile", "internal/shell", "internal/version", "internal/wording"}},
-	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run", "sensitivity",
+	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "evaluate", "method", "objective", "peft", "plan", "progress", "report", "run", "sensitivity",
 		"train", "internal/embedded", "internal/option", "internal/seeded", "internal/synth"}},
 	{"internal/bench", []string{"", "backbone", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run",
 		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},

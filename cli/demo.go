@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/report"
 )
 
 // demoNext is the text that demo prints after the table.
@@ -29,8 +30,8 @@ func demoCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "demo [flags]", Short: "Compare the methods on a synthetic task; needs no files",
 		Long: `Tunes the embedded backbone, a small pretrained ViT, on a synthetic task with one method after
-the other, and compares accuracy, tuned parameters and time. The command needs no files and
-writes none.`,
+the other, and compares accuracy, tuned parameters and time. The command needs no files. It
+leaves a page with the curves, the mistakes and the tuned parameters of each method.`,
 		Example: "  spt demo --task location --method linear,spt-lora",
 		Args:    noArguments,
 	}
@@ -53,6 +54,12 @@ writes none.`,
 		if err != nil {
 			return err
 		}
+		page := ""
+		if !flags.noReport {
+			if page, err = a.leaveDemo(ctx, rows, o, flags.out); err != nil {
+				return err
+			}
+		}
 		if a.json {
 			return a.writeJSON(struct {
 				Task       string      `json:"task"`
@@ -61,7 +68,8 @@ writes none.`,
 				Seed       uint64      `json:"seed"`
 				Parameters int         `json:"backbone_parameters"`
 				Rows       []demo.Row  `json:"rows"`
-			}{o.Task, o.Epochs, o.Budget, o.Seed, m.Config.Size(), rows})
+				Report     string      `json:"report,omitempty"`
+			}{o.Task, o.Epochs, o.Budget, o.Seed, m.Config.Size(), rows, page})
 		}
 		text := table(func(w io.Writer) {
 			fmt.Fprintln(w, "method\ttuned parameters\tof backbone\tvalidation accuracy\ttest accuracy\tseconds")
@@ -69,7 +77,20 @@ writes none.`,
 				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%.1f\n", r.Method, r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), wording.Percent(r.ValAccuracy), wording.Percent(r.TestAccuracy), r.Seconds)
 			}
 		})
+		if page != "" {
+			text += "\n" + reportFact(page).String()
+		}
 		return a.write(text + demoNext)
 	})
 	return cmd
+}
+
+// leaveDemo writes the page of the demo to path. It returns the path, or "" if the page could not
+// be written.
+func (a *app) leaveDemo(ctx context.Context, rows []demo.Row, o demo.Options, path string) (string, error) {
+	page := &report.Page{Title: "spt demo: " + o.Task}
+	for _, row := range rows {
+		page.Runs = append(page.Runs, row.Run)
+	}
+	return a.reportWritten(ctx, path, page.WriteFile(path), "spt demo")
 }

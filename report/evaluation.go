@@ -120,9 +120,11 @@ func (e *Evaluation) unsure() []evaluate.Ranked {
 // least sure ones. d is the data set of the images.
 func (e *Evaluation) AddPictures(ctx context.Context, d *dataset.Dataset) error {
 	samples := map[string]dataset.Sample{}
-	for _, split := range [][]dataset.Sample{d.Train, d.Val, d.Test} {
-		for _, s := range split {
-			samples[d.NameOf(s)] = s
+	for split, list := range map[string][]dataset.Sample{"train": d.Train, "val": d.Val, "test": d.Test} {
+		for i, s := range list {
+			if s.Image == nil || split == e.Split { // images in memory have the same names in all splits
+				samples[spt.ImageName(d, list, i)] = s
+			}
 		}
 	}
 	e.Pictures = map[string]Picture{}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/synth"
@@ -20,6 +21,7 @@ import (
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -112,13 +114,15 @@ type Row struct {
 	TestAccuracy float64 `json:"test_accuracy"`
 	// Seconds is the time for scoring, planning, training, validation and test.
 	Seconds float64 `json:"seconds"`
+	// Run holds what a report shows. The first row also describes the data set.
+	Run *report.Run `json:"-"`
 }
 
 // Run tunes the embedded backbone on a task with each method, and returns one row for each method.
 // A method trains once on the training images. It is tested once, after the last epoch. Run makes
-// no choice by results on the test images. It calls report with the progress events of each method;
-// report may be nil. If a method fails, Run returns the rows of the methods before it and an error.
-func Run(ctx context.Context, o Options, report func(m method.Method, e progress.Event)) ([]Row, error) {
+// no choice by results on the test images. It calls events with the progress events of each method;
+// events may be nil. If a method fails, Run returns the rows of the methods before it and an error.
+func Run(ctx context.Context, o Options, events func(m method.Method, e progress.Event)) ([]Row, error) {
 	if o.Task == "" {
 		o.Task = DefaultTask
 	}
@@ -131,8 +135,8 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	if len(o.Methods) == 0 {
 		o.Methods = DefaultMethods()
 	}
-	if report == nil {
-		report = func(method.Method, progress.Event) {}
+	if events == nil {
+		events = func(method.Method, progress.Event) {}
 	}
 	data, err := Data(o.Task, trainImages, valImages, testImages, o.Seed)
 	if err != nil {
@@ -158,33 +162,37 @@ func Run(ctx context.Context, o Options, report func(m method.Method, e progress
 	}
 	var rows []Row
 	for _, m := range o.Methods {
-		row, err := compare(ctx, task, m, o, func(e progress.Event) { report(m, e) })
+		row, err := compare(ctx, task, m, o, func(e progress.Event) { events(m, e) })
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", m, err)
 		}
 		rows = append(rows, row)
 	}
+	if rows[0].Run.Data, err = report.NewData(ctx, data, 0); err != nil {
+		return rows, err
+	}
 	return rows, nil
 }
 
 // compare tunes with one method and returns its row.
-func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, report progress.Func) (Row, error) {
+func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, events progress.Func) (Row, error) {
 	start := time.Now()
 	row, err := method.Lookup(m)
 	if err != nil {
 		return Row{}, err
 	}
 	var s peft.Selection
+	var p *plan.Plan
 	if row.Scores {
-		scores, err := t.Score(ctx, sensitivity.Options{Seed: o.Seed}, report)
+		scores, err := t.Score(ctx, sensitivity.Options{Seed: o.Seed}, events)
 		if err != nil {
 			return Row{}, err
 		}
-		p, err := spt.Plan(ctx, t.Model().Config, scores, o.Budget, plan.Options{Module: row.Module, Only: row.Only, Rank: rank})
+		p, err = spt.Plan(ctx, t.Model().Config, scores, o.Budget, plan.Options{Module: row.Module, Only: row.Only, Rank: rank})
 		if err != nil {
 			return Row{}, err
 		}
-		report(progress.Event{Stage: progress.Plan, Detail: p})
+		events(progress.Event{Stage: progress.Plan, Detail: p})
 		s = spt.Select(t.Model().Config, p)
 	} else {
 		var tuned method.Options
@@ -196,14 +204,35 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, repor
 		}
 	}
 	recipe := Recipe(m, o.Epochs, o.Seed)
-	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Progress: report})
+	trained, err := t.Train(ctx, s, spt.TrainOptions{Options: recipe, Progress: events})
 	if err != nil {
 		return Row{}, err
 	}
-	e, _, err := t.Evaluate(ctx, trained, "test", t.Data().Test, report)
+	e, predictions, err := t.Evaluate(ctx, trained, "test", t.Data().Test, events)
 	if err != nil {
 		return Row{}, err
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
-	return Row{m, recipe.Epochs, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds()}, nil
+	result := Row{m, recipe.Epochs, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds(), nil}
+	result.Run, err = describe(ctx, t.Data(), result, o, trained, p, predictions)
+	return result, err
+}
+
+// describe returns what a report shows of one method.
+func describe(ctx context.Context, d *dataset.Dataset, r Row, o Options, trained *spt.Trained, p *plan.Plan, predictions *evaluate.Predictions) (*report.Run, error) {
+	e, err := report.NewEvaluation("test", predictions, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.AddPictures(ctx, d); err != nil {
+		return nil, err
+	}
+	config := run.Config{Tune: run.TuneOptions{Method: r.Method, Train: Recipe(r.Method, o.Epochs, o.Seed)}}
+	result := &run.Result{Method: r.Method, LR: config.Tune.Train.LR, Rank: trained.Tuning.Selection.Rank, Counts: r.Counts, Val: &r.ValAccuracy,
+		TrainedOn: "train", Epochs: trained.Epochs, Seconds: r.Seconds, Finished: time.Now().UTC(), Classes: d.Classes}
+	if row, err := method.Lookup(r.Method); err == nil && row.Takes("budget") {
+		result.Budget = o.Budget
+	}
+	return &report.Run{Name: string(r.Method), Config: config, Result: result, Trainings: []report.Training{{Epochs: trained.Epochs}},
+		Tuning: trained.Tuning, Plan: p, Evaluation: e}, nil
 }
