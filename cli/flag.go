@@ -129,7 +129,7 @@ type options struct {
 	topK, classes                                           int
 	bound                                                   float64
 	explain, compare, perClass, runSuite, resumeState       bool
-	verify                                                  bool
+	verify, calibrated                                      bool
 }
 
 // newOptions returns the options of a command, with the defaults that are not defaults of flags.

@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
@@ -513,6 +514,10 @@ func flagTable() []flagRow {
 			help: "the safetensors file to write",
 			kind: "FILE", file: outputFile, extension: ".safetensors",
 			field: func(o *options) any { return &o.out }},
+		{name: "out", on: "predict", group: outputGroup, common: true,
+			help: "the table to write instead of a line for each image; the extension chooses the format: " + or(evaluate.Formats()),
+			kind: "FILE", file: outputFile,
+			field: func(o *options) any { return &o.out }},
 		{name: "out", on: "pretrain", group: outputGroup, common: true,
 			help: "the safetensors file to write",
 			kind: "FILE", file: outputFile, extension: ".safetensors", def: "vit_demo.safetensors",
@@ -532,9 +537,12 @@ func flagTable() []flagRow {
 			help:  "for a model hf:OWNER/NAME: read its files in the cache and compare them with the checksums of the Hub",
 			field: func(o *options) any { return &o.verify }},
 		{name: "top-k", on: "predict", group: outputGroup, common: true,
-			help: "the number of classes to print for each image",
+			help: "the number of classes to print or write for each image",
 			kind: "N", bounds: oneOrMore, def: 5,
 			field: func(o *options) any { return &o.topK }},
+		{name: "calibrated", on: "predict", group: outputGroup, common: true,
+			help:  "divide the logits by the temperature of the delta, so that a probability says how often the class is right",
+			field: func(o *options) any { return &o.calibrated }},
 		{name: "bound", on: "merge", group: outputGroup, common: true,
 			help: "the largest allowed difference of a logit between the merged and the tuned backbone",
 			kind: "NUMBER", bounds: aboveZero, def: delta.DefaultBound,
