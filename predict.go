@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -15,6 +16,8 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -56,6 +59,10 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 type Classifier struct {
 	Classes   []string          // names of the classes, in the order of the rows of the head
 	Transform dataset.Transform // resizes an image to the input size of the backbone
+	// Temperature divides the logits before the softmax. The temperature of the delta calibrates
+	// the probabilities; see delta.Delta.Temperature. No temperature changes the order of the
+	// classes. 0 means 1, which keeps the probabilities of the model.
+	Temperature float64
 
 	be        backend.Backend
 	predictor *train.Predictor
@@ -96,11 +103,12 @@ func (c *Classifier) Close() { c.predictor.Close() }
 // Prediction holds the most probable classes of one image.
 type Prediction struct {
 	Path string        // path of the image file
-	Top  []Probability // most probable class first; equal classes in the order of their index
+	Top  []Probability // largest logit first; classes with equal logits in the order of their index
 	Err  error         // why the image could not be read, with Top empty; nil: the image was read
 }
 
-// Probability is the predicted probability of one class: the softmax of the logits at that class.
+// Probability is the predicted probability of one class: the softmax of the logits, divided by the
+// temperature of the Classifier, at that class.
 type Probability struct {
 	Class       string  `json:"class"`       // name of the class
 	Index       int     `json:"index"`       // row of the head, from 0
@@ -109,10 +117,15 @@ type Probability struct {
 
 // Predict yields a Prediction for each image file, in the order of files, with the topK most
 // probable classes. An image that cannot be read yields a Prediction with Err set, and the sequence
-// continues. Any other error, such as the error of a cancelled ctx, ends the sequence.
+// continues. Any other error, such as the error of a cancelled ctx or a logit that is not finite,
+// ends the sequence. topK must be at least 1; there may be fewer classes.
 func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
 	const batchSize = 32
 	return func(yield func(Prediction, error) bool) {
+		if err := c.checkOptions(topK); err != nil {
+			yield(Prediction{}, fmt.Errorf("predicting: %w", err))
+			return
+		}
 		for batch := range slices.Chunk(files, batchSize) {
 			predictions, err := c.batch(ctx, batch, topK)
 			if err != nil {
@@ -128,6 +141,17 @@ func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter
 	}
 }
 
+// checkOptions returns an error if topK or the temperature is out of range.
+func (c *Classifier) checkOptions(topK int) error {
+	switch {
+	case topK < 1:
+		return optionError(option.Errorf("top-k", "top-k %d: expected at least 1 class", topK))
+	case !(c.Temperature >= 0) || math.IsInf(c.Temperature, 1):
+		return optionError(option.Errorf("temperature", "temperature %v: expected a finite number above 0; 1 keeps the probabilities of the model", c.Temperature))
+	}
+	return nil
+}
+
 // batch predicts the classes of one mini-batch of image files.
 func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Prediction, error) {
 	out := make([]Prediction, len(files))
@@ -137,11 +161,12 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	}
 	pixels, errs := readImages(c.Transform, samples)
 	var good []int
+	var read []string
 	var flat []uint8
 	for i, path := range files {
 		out[i] = Prediction{Path: path, Err: errs[i]}
 		if errs[i] == nil {
-			good = append(good, i)
+			good, read = append(good, i), append(read, path)
 			flat = append(flat, pixels[i]...)
 		}
 	}
@@ -160,36 +185,18 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if n := len(good) * len(c.Classes); len(logits) != n {
 		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), len(good), n)
 	}
-	for row, i := range good {
-		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
+	p := evaluate.Predictions{Classes: c.Classes}
+	if err := p.Add(read, slices.Repeat([]int32{evaluate.Unknown}, len(read)), logits); err != nil {
+		return nil, err
+	}
+	for row, r := range p.Ranked(topK, cmp.Or(c.Temperature, 1)) {
+		top := make([]Probability, len(r.Top))
+		for rank, t := range r.Top {
+			top[rank] = Probability{c.Classes[t.Class], t.Class, t.Probability}
+		}
+		out[good[row]].Top = top
 	}
 	return out, nil
-}
-
-// top returns the k most probable classes.
-func (c *Classifier) top(logits []float32, k int) []Probability {
-	largest := float64(slices.Max(logits))
-	sum := 0.0
-	all := make([]Probability, len(logits))
-	for i, v := range logits {
-		e := math.Exp(float64(v) - largest)
-		sum += e
-		all[i] = Probability{c.Classes[i], i, e}
-	}
-	slices.SortStableFunc(all, func(a, b Probability) int {
-		switch {
-		case a.Probability > b.Probability:
-			return -1
-		case a.Probability < b.Probability:
-			return 1
-		}
-		return 0
-	})
-	all = all[:min(k, len(all))]
-	for i := range all {
-		all[i].Probability /= sum
-	}
-	return all
 }
 
 // readImages reads images in parallel. For each sample it returns either the pixels or an error.

@@ -137,8 +137,8 @@ type options struct {
 	predictions, against string
 	logits, noReport     bool
 	// live is the address at which the page of the run is served.
-	live   string
-	verify bool
+	live               string
+	verify, calibrated bool
 }
 
 // newOptions returns the options of a command, with the defaults that are not defaults of flags.

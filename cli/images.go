@@ -15,6 +15,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
 )
 
@@ -31,7 +32,7 @@ type imageList struct {
 	unusable []spt.Prediction           // paths that lead to no image, with the reasons
 	leftOut  []dataset.UnsupportedImage // files in folders, in formats that are not supported
 	ignored  []ignoredFiles             // other files in folders
-	tables   int                        // number of tables that were read
+	tables   []string                   // tables that were read
 }
 
 // ignoredFiles counts the files in a folder that are not images, by extension.
@@ -118,7 +119,7 @@ func (l *imageList) addPath(ctx context.Context, path string) error {
 			l.refuse(path, err)
 		}
 		l.files = append(l.files, images...)
-		l.tables++
+		l.tables = append(l.tables, path)
 	default:
 		found, err := dataset.FindImages(ctx, path)
 		if err != nil {
@@ -138,26 +139,39 @@ func (l *imageList) refuse(path string, err error) {
 	l.unusable = append(l.unusable, spt.Prediction{Path: path, Err: err})
 }
 
-// writeLeftOut writes the files that predict leaves out: names to standard error, and with --json
-// all of them as lines to standard output.
+// len returns the number of images, with the paths that lead to no image.
+func (l *imageList) len() int { return len(l.files) + len(l.unusable) }
+
+// leftOutImage is an image in a format that is not supported, in a JSON document.
+type leftOutImage struct {
+	Path    string `json:"path"`
+	LeftOut string `json:"left_out"` // the reason
+}
+
+func (l *imageList) leftOutImages() (images []leftOutImage) {
+	for _, image := range l.leftOut {
+		images = append(images, leftOutImage{jsonfile.Text(image.Path), unsupported(image)})
+	}
+	return images
+}
+
+// writeLeftOut writes the files that predict leaves out to standard output, each as a line of JSON.
 func (a *app) writeLeftOut(l *imageList) error {
-	if a.json {
-		var lines []any
-		for _, image := range l.leftOut {
-			lines = append(lines, struct {
-				Path    string `json:"path"`
-				LeftOut string `json:"left_out"`
-			}{image.Path, unsupported(image)})
-		}
-		for _, files := range l.ignored {
-			lines = append(lines, files)
-		}
-		for _, line := range lines {
-			if err := a.writeLine(line); err != nil {
-				return err
-			}
+	for _, image := range l.leftOutImages() {
+		if err := a.writeLine(image); err != nil {
+			return err
 		}
 	}
+	for _, files := range l.ignored {
+		if err := a.writeLine(files); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteLeftOut names the files that predict leaves out on standard error.
+func (a *app) noteLeftOut(l *imageList) {
 	var images []string
 	for _, image := range l.leftOut {
 		images = append(images, fmt.Sprintf("%s (%s)", printable(image.Path), image.Format))
@@ -171,7 +185,6 @@ func (a *app) writeLeftOut(l *imageList) error {
 	for _, files := range l.ignored {
 		a.message("note: left out of %s: %s", printable(files.Path), describeIgnored(files.Ignored))
 	}
-	return nil
 }
 
 // unsupported returns the reason why an image is left out.

@@ -10,8 +10,10 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -26,26 +28,52 @@ of standard input. The classifier is a delta on its backbone or, without --delta
 with its own head. The command prints one line for each image, with --json one JSON object. A
 note lists the files of a folder that are left out. If images cannot be read, the command
 predicts all others, lists the unreadable images and then fails with exit code 3, unless
---skip-bad-images is given.`,
+--skip-bad-images is given.
+
+With --out the command writes a table instead of the lines, after it has predicted all images.
+The table has a row for each image, also for one that cannot be read. It begins with the
+columns path, label and probability; label_2, probability_2 and so on hold the classes that
+follow. In a CSV file, text that a spreadsheet would take for a formula begins with an
+apostrophe.
+
+With --calibrated a probability says how often the class is right: the logits are divided by a
+temperature, which tuning has fitted to validation images and stored in the delta. The order of
+the classes does not change.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
+  spt predict --delta runs/clothing-spt-lora --calibrated --out holiday.csv holiday/
   spt predict --delta runs/clothing-spt-lora - < paths.txt
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
 		Args: arguments(1, -1, "the paths of images, folders or tables"),
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
+		if o.out != "" {
+			if err := evaluate.CheckFormat(o.out); err != nil {
+				return refuse("--out %w", err)
+			}
+		}
+		if o.calibrated && o.delta == "" {
+			return refuse("--calibrated needs the temperature of a delta, and a checkpoint has none; give --delta DIR, or leave --calibrated out")
+		}
 		images := &imageList{stdin: cmd.InOrStdin(), column: o.config.Data.ImageColumn}
 		for _, arg := range args {
 			if err := images.addArgument(ctx, arg); err != nil {
 				return err
 			}
 		}
-		if images.column != "" && images.tables == 0 {
+		if images.column != "" && images.tables == nil {
 			return refuse("--image-column has no effect without a table; leave it out, or give a table: %s", or(dataset.TableFormats()))
+		}
+		// checkFlags knows the arguments, and not the paths in standard input and in patterns.
+		if err := keepInputs("out", o.out, images.tables...); err != nil {
+			return err
 		}
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, o.config.Data.Images)
 		if err != nil {
 			return err
+		}
+		if o.calibrated && t.delta.Temperature == 0 {
+			return refuse("--calibrated needs a temperature, and the delta in %s has none: it was tuned without validation images, or no temperature fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
 		}
 		if r := t.report; r != nil && (r.WeightsKey != "" || len(r.Unused) > 0) {
 			fmt.Fprint(a.notes(), facts{{"checkpoint", describeReport(r)}})
@@ -64,31 +92,56 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 			return err
 		}
 		defer c.Close()
-		if err := a.writeLeftOut(images); err != nil {
-			return err
+		if o.calibrated {
+			c.Temperature = t.delta.Temperature
 		}
+		if a.json && o.out == "" {
+			if err := a.writeLeftOut(images); err != nil {
+				return err
+			}
+		}
+		a.noteLeftOut(images)
+		p, total := a.reporter(), images.len()
+		defer p.close()
+		var rows []evaluate.Row // of the table
 		var bad []error
-		for p, err := range c.Predict(ctx, images.files, o.topK) {
+		take := func(prediction spt.Prediction) error {
+			if prediction.Err != nil {
+				bad = append(bad, prediction.Err)
+			}
+			if o.out == "" {
+				return a.writePrediction(prediction)
+			}
+			rows = append(rows, tableRow(prediction))
+			p.event(progress.Event{Stage: progress.Predict, Done: int64(len(rows)), Total: int64(total)})
+			return nil
+		}
+		for prediction, err := range c.Predict(ctx, images.files, o.topK) {
+			if err == nil {
+				err = take(prediction)
+			}
 			if err != nil {
 				return err
 			}
-			if p.Err != nil {
-				bad = append(bad, p.Err)
-			}
-			if err := a.writePrediction(p); err != nil {
+		}
+		for _, prediction := range images.unusable {
+			if err := take(prediction); err != nil {
 				return err
 			}
 		}
-		for _, p := range images.unusable {
-			bad = append(bad, p.Err)
-			if err := a.writePrediction(p); err != nil {
+		p.close()
+		if o.out != "" {
+			if err := evaluate.WriteTop(o.out, c.Classes, rows); err != nil {
+				return err
+			}
+			if err := a.writePredicted(o.out, images, len(bad)); err != nil {
 				return err
 			}
 		}
 		if len(bad) == 0 {
 			return nil
 		}
-		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), wording.Plural(len(images.files)+len(images.unusable), "image"), errors.Join(bad...))
+		err = fmt.Errorf("%d of %s could not be read:\n%w", len(bad), wording.Plural(total, "image"), errors.Join(bad...))
 		if o.config.Data.SkipBadImages {
 			a.messages(err)
 			return nil
@@ -98,6 +151,40 @@ predicts all others, lists the unreadable images and then fails with exit code 3
 	return cmd
 }
 
+// tableRow returns the row of a prediction in the table of --out.
+func tableRow(p spt.Prediction) evaluate.Row {
+	row := evaluate.Row{Path: p.Path}
+	if p.Err != nil {
+		row.Error = p.Err.Error()
+	}
+	for _, t := range p.Top {
+		row.Top = append(row.Top, evaluate.ClassProbability{Class: t.Index, Probability: t.Probability})
+	}
+	return row
+}
+
+// writePredicted prints the result of --out. bad is the number of images that cannot be read.
+func (a *app) writePredicted(out string, images *imageList, bad int) error {
+	if a.json {
+		return a.writeJSON(struct {
+			Out        string         `json:"out"`
+			Images     int            `json:"images"` // also those that cannot be read
+			Unreadable int            `json:"unreadable"`
+			Bytes      int64          `json:"bytes"`
+			LeftOut    []leftOutImage `json:"left_out,omitempty"`
+			Ignored    []ignoredFiles `json:"ignored,omitempty"`
+		}{out, images.len(), bad, fileSize(out), images.leftOutImages(), images.ignored})
+	}
+	var f facts
+	f.add("images", "%d", images.len())
+	if bad > 0 {
+		f.add("unreadable", "%d of them", bad)
+	}
+	f.add("predictions", "%s, %s", printable(out), wording.Bytes(fileSize(out)))
+	return a.write(f.String())
+}
+
+// writePrediction prints the line of an image.
 func (a *app) writePrediction(p spt.Prediction) error {
 	if a.json {
 		line := struct {

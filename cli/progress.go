@@ -88,6 +88,8 @@ func describe(e progress.Event) string {
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
 		return fmt.Sprintf("evaluated %s", count(e.Total, strings.TrimPrefix(e.Item+" image", "all ")))
+	case e.Stage == progress.Predict:
+		return fmt.Sprintf("predicted %s", count(e.Total, "image"))
 	case e.Stage == progress.Download:
 		return fmt.Sprintf("fetched %s, %s", printable(e.Item), wording.Bytes(e.Total))
 	}
@@ -118,6 +120,8 @@ func stageName(e progress.Event) string {
 		return "scoring"
 	case progress.Test:
 		return "testing"
+	case progress.Predict:
+		return "predicting"
 	case progress.Train, progress.Epoch:
 		if e.Candidate != "" {
 			return candidate(e)

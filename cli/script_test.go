@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -24,6 +28,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parquet-go/parquet-go"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
@@ -68,7 +73,7 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "json": checkJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
 		},
 	})
 }
@@ -327,6 +332,92 @@ func samePredictions(ts *testscript.TestScript, _ bool, args []string) {
 			}
 		}
 	}
+}
+
+// sametable LINES TABLE compares the output of predict --json with the table of predict --out. The
+// table must have the same images in the same order, with equal classes, probabilities and errors.
+func sameTable(ts *testscript.TestScript, _ bool, args []string) {
+	var want []map[string]any
+	for text := range strings.Lines(ts.ReadFile(args[0])) {
+		var line struct {
+			Path, Error string
+			Top         []struct {
+				Class       string
+				Probability float64
+			}
+		}
+		ts.Check(json.Unmarshal([]byte(text), &line))
+		if line.Error == "" && line.Top == nil {
+			continue // a file that is left out
+		}
+		row := map[string]any{"path": line.Path}
+		for i, p := range line.Top {
+			suffix := ""
+			if i > 0 {
+				suffix = fmt.Sprint("_", i+1)
+			}
+			row["label"+suffix], row["probability"+suffix] = p.Class, p.Probability
+		}
+		if line.Error != "" {
+			row["error"] = line.Error
+		}
+		want = append(want, row)
+	}
+	got := readTable(ts, args[1])
+	if len(want) == 0 || len(got) != len(want) {
+		ts.Fatalf("%s has %d rows, want %d", args[1], len(got), len(want))
+	}
+	for i, row := range got {
+		if !reflect.DeepEqual(row, want[i]) {
+			ts.Fatalf("row %d of %s is %v, want %v", i+1, args[1], row, want[i])
+		}
+	}
+}
+
+// readTable reads a table of predict --out: the values of each row by the names of their columns,
+// without missing values. It removes the apostrophes of formulas in CSV.
+func readTable(ts *testscript.TestScript, name string) (rows []map[string]any) {
+	add := func(row map[string]any) {
+		maps.DeleteFunc(row, func(_ string, v any) bool { return v == nil || v == "" })
+		rows = append(rows, row)
+	}
+	text := ts.ReadFile(name)
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".csv":
+		records, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+		ts.Check(err)
+		for _, record := range records[1:] {
+			row := map[string]any{}
+			for i, column := range records[0] {
+				row[column] = record[i]
+				if strings.HasPrefix(column, "probability") && record[i] != "" {
+					row[column], err = strconv.ParseFloat(record[i], 64)
+					ts.Check(err)
+				} else if regexp.MustCompile(`^'[=+@-]`).MatchString(record[i]) {
+					row[column] = record[i][1:]
+				}
+			}
+			add(row)
+		}
+	case ".jsonl":
+		for line := range strings.Lines(text) {
+			var row map[string]any
+			ts.Check(json.Unmarshal([]byte(line), &row))
+			add(row)
+		}
+	case ".parquet":
+		r := parquet.NewReader(strings.NewReader(text))
+		for {
+			row := map[string]any{}
+			err := r.Read(&row)
+			if err == io.EOF {
+				break
+			}
+			ts.Check(err)
+			add(row)
+		}
+	}
+	return rows
 }
 
 // json FILE KEY... checks that FILE holds one JSON document with the keys KEY, such as

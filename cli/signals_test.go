@@ -29,7 +29,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// phases lists the kinds of work of the commands.
+// phases lists the kinds of work of the commands. The table also has the phase "writing" of
+// predict, which writes tables of any length.
 var phases = []string{"opening", "hashing", "decoding", "listing", "scoring", "training", "evaluating", "downloading"}
 
 // interruption is a command that receives a signal during a phase. It runs in a folder of its own.
@@ -44,6 +45,7 @@ type interruption struct {
 	hold   string // the command waits when it opens this file
 	later  int    // the command opens the file so many times before it waits
 	slow   string // strace delays the reading of this folder
+	sync   bool   // strace delays the end of the writing of files
 	// "stall": the hub stops within a file; "hash": the cache holds much of a huge file; "cached":
 	// the cache holds a huge file
 	hub     string
@@ -121,6 +123,8 @@ func interruptions() []interruption {
 		{verb: "predict", phase: "listing", input: true, args: "predict --model DIR/vit.safetensors -"},
 		{verb: "predict", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "predict --model DIR/vit.safetensors data", signal: syscall.SIGTERM},
 		{verb: "predict", phase: "evaluating", says: `\.png`, args: "predict --device cpu --delta DIR/tuned DIR/many"},
+		{verb: "predict", phase: "evaluating", seconds: 0.7, args: "predict --device cpu --delta DIR/tuned --out p.csv DIR/many", absent: []string{"p.csv"}},
+		{verb: "predict", phase: "writing", sync: true, written: ".spt-*.tmp", args: "predict --device cpu --delta DIR/tuned --out p.csv DIR/data", absent: []string{"p.csv"}},
 		{verb: "predict", phase: "scoring training", reason: "only predicts"},
 
 		{verb: "merge", phase: "opening", copies: "vit.safetensors", hold: "vit.safetensors", args: "merge --delta DIR/tuned --model vit.safetensors --out m.safetensors", absent: []string{"m.safetensors"}},
@@ -352,12 +356,19 @@ func (i interruption) check(t *testing.T, inputs *place, name string) {
 		return c
 	}
 	all := append([]string{p.spt}, args...)
-	if i.slow != "" {
+	var delay []string // what strace delays
+	switch {
+	case i.slow != "":
+		delay = []string{"-P", expand(i.slow)[0], "-e", "trace=getdents64", "-e", "inject=getdents64:delay_enter=2000000"}
+	case i.sync:
+		delay = []string{"-e", "trace=fsync", "-e", "inject=fsync:delay_enter=2000000"}
+	}
+	if delay != nil {
 		if err := exec.Command("strace", "-o", os.DevNull, "true").Run(); err != nil {
 			t.Skipf("strace cannot trace here: %v", err)
 		}
 		// The delay ends before the test gives up: the process stays until strace has seen its end.
-		all = append([]string{"strace", "-D", "-f", "-qq", "-o", p.path("strace"), "-P", expand(i.slow)[0], "-e", "trace=getdents64", "-e", "inject=getdents64:delay_enter=2000000"}, all...)
+		all = slices.Concat([]string{"strace", "-D", "-f", "-qq", "-o", p.path("strace")}, delay, all)
 	}
 	begun := i.begun(p, inputs)
 	if i.hold != "" {

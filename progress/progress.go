@@ -27,6 +27,8 @@ const (
 	Test Stage = "test"
 	// Evaluate is the evaluation of a split. Event.Item is the split; the unit is images.
 	Evaluate Stage = "evaluate"
+	// Predict is the prediction of images without a label. The unit is images.
+	Predict Stage = "predict"
 )
 
 // Event reports progress. Which fields are set depends on Stage.
