@@ -180,10 +180,13 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			}
 		}
 		result.Val, result.Temperature = &validated.ValAccuracy, validated.Temperature
+		if validated.Metrics != nil { // those of a test replace them
+			result.Metrics, result.MetricsOf = validated.Metrics, "val"
+		}
 	}
 	result.Budget, result.LR = chosen.budget, chosen.lr
 	if r.o.ValidationOnly {
-		err = r.best(chosen, validated, result)
+		err = r.best(chosen, result)
 	} else {
 		err = r.final(ctx, chosen, result)
 	}
@@ -303,15 +306,13 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	return c, run.SaveResult(folder, c)
 }
 
-// best completes the result of a run that only validates. chosen is the best candidate, and
-// validated its result.
-func (r *runner) best(chosen candidate, validated *run.Candidate, result *run.Result) error {
+// best completes the result of a run that only validates. chosen is the best candidate.
+func (r *runner) best(chosen candidate, result *run.Result) error {
 	s, err := r.selection(chosen.budget)
 	if err != nil {
 		return err
 	}
 	result.Counts, result.Rank, result.Finished = s.run.Tuning.Counts, s.run.Tuning.Selection.Rank, time.Now().UTC()
-	result.Metrics, result.MetricsOf = validated.Metrics, "val"
 	result.Epochs, err = r.folder.Candidate(chosen.name).Metrics()
 	return err
 }

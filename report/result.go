@@ -35,11 +35,11 @@ func (r *Run) answer() *answerView {
 		return v
 	}
 	result := r.Result
-	tested := result.Test != nil
+	accuracy, tested := r.tested()
 	switch {
 	case r.method() == method.Linear:
 	case r.Probe != nil && tested:
-		fact("linear probe", wording.Percent(r.Probe.Accuracy), fmt.Sprintf("%+.2f points by tuning; %s", 100*(result.Test.Accuracy-r.Probe.Accuracy), r.Probe.Folder))
+		fact("linear probe", wording.Percent(r.Probe.Accuracy), fmt.Sprintf("%+.2f points by tuning; %s", 100*(accuracy-r.Probe.Accuracy), r.Probe.Name))
 	case tested:
 		fact("linear probe", "not measured", fmt.Sprintf("it trains only the head: spt tune --method %s", method.Linear))
 	}
@@ -68,6 +68,17 @@ func (r *Run) answer() *answerView {
 		v.Warnings = append(v.Warnings, fmt.Sprintf("Files changed while the run read them: %d, the first is %s. The result may be wrong; repeat the run.", n, result.Changed[0]))
 	}
 	return v
+}
+
+// tested returns the test accuracy. ok is false if the run has not tested.
+func (r *Run) tested() (accuracy float64, ok bool) {
+	switch {
+	case r.Result != nil && r.Result.Test != nil:
+		return r.Result.Test.Accuracy, true
+	case r.Evaluation != nil && r.Evaluation.Split == "test":
+		return r.Evaluation.Metrics.Top1, true
+	}
+	return 0, false
 }
 
 // budgetNote returns the budget and the learning rate of a result in words.

@@ -60,7 +60,7 @@ func (t Training) title() string { return cmp.Or(t.Name, "final") }
 
 // Probe is the result of a linear probe: a run that trains only the head.
 type Probe struct {
-	Folder   string  // its run folder
+	Name     string  // its run folder, or its name
 	Accuracy float64 // test accuracy, from 0 to 1
 }
 
@@ -192,7 +192,7 @@ func (r *Run) readSelection() error {
 // findProbe looks for a finished run of the method linear on the same data and backbone, in the
 // folders beside the run.
 func (r *Run) findProbe() *Probe {
-	if r.method() == method.Linear || r.Result == nil || r.Result.Test == nil {
+	if _, tested := r.tested(); !tested || r.method() == method.Linear {
 		return nil
 	}
 	parent := filepath.Dir(filepath.Clean(string(r.Folder)))
@@ -204,7 +204,7 @@ func (r *Run) findProbe() *Probe {
 			continue
 		}
 		if result, err := run.LoadResult[run.Result](folder); err == nil && result != nil && result.Test != nil {
-			return &Probe{Folder: dir, Accuracy: result.Test.Accuracy}
+			return &Probe{Name: dir, Accuracy: result.Test.Accuracy}
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/run"
 )
 
@@ -176,10 +177,14 @@ func (p *Page) view(now time.Time) (*view, error) {
 		v.Contents = append(v.Contents, link{"runs", "Side by side"})
 	}
 	var names []string
-	for i, r := range p.distinct() {
+	runs := p.distinct()
+	for i, r := range runs {
 		names = append(names, r.Name)
 		if len(p.Runs) > MaxDetailed {
 			continue
+		}
+		if r.Probe == nil {
+			r.Probe = probeAmong(runs, r)
 		}
 		one, err := r.view()
 		if err != nil {
@@ -221,6 +226,17 @@ func (p *Page) distinct() []*Run {
 		seen[r.Name] = true
 	}
 	return p.Runs
+}
+
+// probeAmong returns the linear probe of the data and the backbone of r among runs, or nil.
+func probeAmong(runs []*Run, r *Run) *Probe {
+	for _, other := range runs {
+		accuracy, tested := other.tested()
+		if tested && other.method() == method.Linear && other.Config.Data.Samples == r.Config.Data.Samples && other.Config.Model.Fingerprint == r.Config.Model.Fingerprint {
+			return &Probe{Name: other.Name, Accuracy: accuracy}
+		}
+	}
+	return nil
 }
 
 // sections returns the links to the sections of the run.
@@ -384,8 +400,8 @@ func (e *Evaluation) reliability() *chartsView {
 
 // configuration returns the section on the configuration.
 func (r *Run) configuration() (*configurationView, error) {
-	if r.Config.Model.Path == "" {
-		return nil, nil
+	if r.Folder == "" {
+		return nil, nil // the configuration is not complete
 	}
 	c := r.Config
 	var b bytes.Buffer
@@ -402,12 +418,10 @@ func (r *Run) configuration() (*configurationView, error) {
 		}
 	}
 	recipe := r.recipe()
-	if r.Folder != "" {
-		if c.Train == nil {
-			v.Command = shell.Command("spt", "tune", "--config", r.Folder.Path(run.ConfigFile))
-		}
-		row("run folder", string(r.Folder))
+	if c.Train == nil {
+		v.Command = shell.Command("spt", "tune", "--config", r.Folder.Path(run.ConfigFile))
 	}
+	row("run folder", string(r.Folder))
 	row("method", string(r.method()))
 	if c.Train == nil {
 		var budgets []string
