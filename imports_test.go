@@ -68,7 +68,7 @@ var imports = []struct {
 		"internal/atomicfile", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/version", "internal/yamlfile"}},
 	{"tracking/mlflow", nil},
 	{"tracking/tensorboard", []string{"internal/atomicfile", "internal/regularfile"}},
-	{"tracking", []string{"delta", "plan", "progress", "run", "train", "tracking/mlflow", "tracking/tensorboard", "internal/jsonfile", "internal/regularfile"}},
+	{"tracking", []string{"delta", "evaluate", "plan", "progress", "run", "train", "tracking/mlflow", "tracking/tensorboard", "internal/jsonfile", "internal/regularfile"}},
 	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "evaluate", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",
