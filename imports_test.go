@@ -69,7 +69,7 @@ var imports = []struct {
 	{"tracking/mlflow", nil},
 	{"tracking/tensorboard", []string{"internal/atomicfile", "internal/regularfile"}},
 	{"tracking", []string{"delta", "evaluate", "plan", "progress", "run", "train", "tracking/mlflow", "tracking/tensorboard", "internal/jsonfile", "internal/regularfile"}},
-	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "peft", "plan", "progress", "run", "sensitivity", "train", "internal/jsonfile",
+	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "evaluate", "peft", "plan", "progress", "run", "sensitivity", "tracking", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "evaluate", "method", "objective", "peft", "plan", "progress", "run", "sensitivity", "train",
 		"internal/option", "internal/portablename", "internal/program", "internal/version"}},
