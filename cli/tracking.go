@@ -13,10 +13,10 @@ import (
 	"github.com/sptune/spt/tracking/mlflow"
 )
 
-// follow returns the function that passes the events of the run in dir to the places of o and to
+// track returns the function that passes the events of the run in dir to the places of o and to
 // report, and the function that ends this. A command defers the second function, so that the result
 // does not wait for a server.
-func (a *app) follow(ctx context.Context, dir string, o tracking.Options, report progress.Func) (progress.Func, func(), error) {
+func (a *app) track(ctx context.Context, dir string, o tracking.Options, report progress.Func) (progress.Func, func(), error) {
 	t, err := tracking.New(dir, o)
 	if err != nil {
 		return nil, nil, err
