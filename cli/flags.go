@@ -452,6 +452,15 @@ func flagTable() []flagRow {
 				"MLFLOW_EXPERIMENT_NAME, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN",
 			kind: "URL", local: true,
 			field: func(o *options) any { return &o.tracking.MLflow }},
+		{name: "tensorboard", on: "report", group: trackingGroup,
+			help: "the log directory of TensorBoard in which each run gets a folder, with a folder below it for each training",
+			kind: "DIR", file: outputFolder, excludes: []string{"live"},
+			field: func(o *options) any { return &o.tracking.TensorBoard }},
+		{name: "mlflow", on: "report", group: trackingGroup,
+			help: "the address of an MLflow server that receives the runs, such as http://127.0.0.1:5000; it takes the variables " +
+				"MLFLOW_EXPERIMENT_NAME, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN",
+			kind: "URL", excludes: []string{"live"},
+			field: func(o *options) any { return &o.tracking.MLflow }},
 
 		// The device.
 		{name: "device", on: "tune score train eval predict demo", group: deviceGroup, common: true,

@@ -73,12 +73,30 @@ with the checksums that the Hub stated.`,
 			case in.Candidate != nil:
 				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
 				f.add("validation accuracy", "%s, loss %.4f", wording.Percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
+			case in.Predictions != nil:
+				predictionsFacts(&f, in.Predictions)
+			case in.Deliveries != nil:
+				for _, d := range in.Deliveries {
+					f.add("MLflow", "%s: run %s of experiment %s, %s", printable(d.Server), printable(d.Run), printable(d.Experiment), wording.Plural(len(d.Files), "file"))
+				}
 			}
 			return a.write(f.String())
 		}),
 	}
 	addFlags(cmd, o)
 	return cmd
+}
+
+func predictionsFacts(f *facts, p *inspect.Predictions) {
+	kept := "most probable class"
+	if p.Kept != 1 {
+		kept = fmt.Sprintf("%d most probable classes", p.Kept)
+	}
+	f.add("images", "%d, each with its %s", p.Images, kept)
+	f.add("classes", "%s", list(p.Classes))
+	if p.Labelled > 0 {
+		f.add("correct", "%d of %d, %s", p.Correct, p.Labelled, wording.Percent(float64(p.Correct)/float64(p.Labelled)))
+	}
 }
 
 // verifyDownload compares the files of a model of the Hub in the cache with their checksums.

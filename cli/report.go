@@ -28,9 +28,13 @@ the data, and the configuration. Several runs are compared side by side; of a sw
 shows the table.
 
 The command reads the data set of each run for its pictures. If the data set is not there, the
-page has no pictures.`,
+page has no pictures.
+
+With --tensorboard and --mlflow the command also sends what these places lack of the runs, after
+the page. Of a sweep it sends every job that is done.`,
 		Example: `  spt report runs/clothing-spt-lora
-  spt report runs/clothing-spt-lora runs/clothing-lora --out compared.html`,
+  spt report runs/clothing-spt-lora runs/clothing-lora --out compared.html
+  spt report methods --tensorboard logs`,
 		Args: arguments(1, -1, "the folders of runs or of sweeps"),
 	}
 	addFlags(cmd, o)
@@ -38,8 +42,12 @@ page has no pictures.`,
 		if o.live != "" {
 			return a.reportLive(ctx, args, o.live)
 		}
+		if err := o.tracking.Validate(); err != nil {
+			return err
+		}
 		page := &report.Page{}
 		var rows []sweep.Row
+		var runs []run.Folder
 		for _, dir := range args {
 			if isSweep(dir) {
 				more, missing, err := sweep.Folder(dir).Collect()
@@ -47,6 +55,11 @@ page has no pictures.`,
 					return err
 				}
 				rows, page.Missing = append(rows, more...), page.Missing+missing
+				done, err := sweep.Folder(dir).Done()
+				if err != nil {
+					return err
+				}
+				runs = append(runs, done...)
 				continue
 			}
 			r, err := report.Open(dir)
@@ -58,7 +71,7 @@ page has no pictures.`,
 					return err
 				}
 			}
-			page.Runs = append(page.Runs, r)
+			page.Runs, runs = append(page.Runs, r), append(runs, r.Folder)
 		}
 		if rows != nil || len(page.Runs) == 0 {
 			var err error
@@ -77,13 +90,18 @@ page has no pictures.`,
 		if err := page.WriteFile(out); err != nil {
 			return err
 		}
-		if a.json {
-			return a.writeJSON(struct {
-				Report string `json:"report"`
-				Bytes  int64  `json:"bytes"`
-			}{out, fileSize(out)})
+		if !a.json { // also if the runs cannot be sent
+			if err := a.write(reportFact(out).String()); err != nil {
+				return err
+			}
 		}
-		return a.write(reportFact(out).String())
+		if err := a.sendRuns(ctx, runs, o.tracking); err != nil || !a.json {
+			return err
+		}
+		return a.writeJSON(struct {
+			Report string `json:"report"`
+			Bytes  int64  `json:"bytes"`
+		}{out, fileSize(out)})
 	})
 	return cmd
 }

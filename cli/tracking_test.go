@@ -35,6 +35,9 @@ func TestTracking(t *testing.T) {
 	if code != 0 || !strings.Contains(messages, "401") || !strings.Contains(messages, later+"\n") || strings.Contains(messages, "secret") {
 		t.Errorf("a server that refuses: exit code %d\n%s", code, messages)
 	}
+	if code, messages = p.call(p.spt, strings.Fields(later)[1:]...); code != exitFailed || !strings.Contains(messages, "sending run: MLflow at "+server.URL) || !strings.Contains(messages, "401") {
+		t.Errorf("%s: exit code %d\n%s", later, code, messages)
+	}
 	events := func() (names []string) {
 		for _, training := range []string{"final", "candidates/300", "candidates/600"} {
 			// the pattern is right

@@ -106,7 +106,7 @@ has the same bits as the result of a run without a stop.
 		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
 		a.resumeWith("spt", "train", "--resume", o.out)
 		page.follow(ctx, o.out)
-		report, end, err := a.follow(ctx, o.out, o.tracking, shown.event)
+		report, end, err := a.track(ctx, o.out, o.tracking, shown.event)
 		if err != nil {
 			return err
 		}

@@ -126,7 +126,7 @@ result of a run without a stop.
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
 		shown := map[int]bool{}
-		report, end, err := a.follow(ctx, o.out, o.tracking, func(e progress.Event) {
+		report, end, err := a.track(ctx, o.out, o.tracking, func(e progress.Event) {
 			p.event(e)
 			if made, ok := e.Detail.(*plan.Plan); ok && o.explain && explained == nil && !shown[made.Budget] {
 				shown[made.Budget] = true

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/peft"
@@ -26,6 +27,7 @@ import (
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/tracking"
 	"github.com/sptune/spt/train"
 )
 
@@ -35,7 +37,7 @@ type Inspection struct {
 	// path of the downloaded file.
 	Path string `json:"path"`
 	// Kind is "checkpoint", "training state", "scores", "plan", "published selection", "delta",
-	// "run", "metrics", "result" or "candidate".
+	// "run", "metrics", "result", "candidate", "predictions" or "deliveries".
 	Kind string `json:"kind"`
 	// Checkpoint describes a checkpoint or a training state.
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
@@ -53,6 +55,10 @@ type Inspection struct {
 	Result *run.Result `json:"result,omitempty"`
 	// Candidate is the content of result.json of a candidate of a run.
 	Candidate *run.Candidate `json:"candidate,omitempty"`
+	// Predictions sums up predictions.jsonl of a run.
+	Predictions *Predictions `json:"predictions,omitempty"`
+	// Deliveries holds the runs on MLflow servers in mlflow.json of a run, at least one.
+	Deliveries []tracking.Delivery `json:"deliveries,omitempty"`
 }
 
 // Checkpoint describes a checkpoint or a training state. The fields from Backbone to Report are
@@ -119,6 +125,15 @@ type Run struct {
 	Config run.Config    `json:"config"`           // configuration of the run
 	Epochs []train.Epoch `json:"epochs,omitempty"` // finished epochs of the final training
 	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
+}
+
+// Predictions sums up the predictions of the images of a split.
+type Predictions struct {
+	Images   int      `json:"images"`   // number of images
+	Labelled int      `json:"labelled"` // images whose class is known
+	Correct  int      `json:"correct"`  // labelled images that are predicted correctly
+	Kept     int      `json:"kept"`     // largest number of classes that are kept of an image
+	Classes  []string `json:"classes"`  // names of the classes
 }
 
 // Open reads the file or folder at path and returns its description. path may also be hf:OWNER/NAME
@@ -250,6 +265,11 @@ func openJSON(path string) (*Inspection, error) {
 		return &Inspection{Kind: "plan", Plan: p}, err
 	case jsonfile.Delta:
 		return openDelta(path)
+	case jsonfile.Predictions:
+		return openPredictions(path)
+	case jsonfile.MLflow:
+		deliveries, err := tracking.ReadDeliveries(path)
+		return &Inspection{Kind: "deliveries", Deliveries: deliveries}, err
 	default:
 		v, err := run.Read(path)
 		switch v := v.(type) {
@@ -265,6 +285,25 @@ func openJSON(path string) (*Inspection, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("inspecting %s: found a JSON file that spt did not write, expected a plan, a delta, or a file of a run", path)
+}
+
+func openPredictions(path string) (*Inspection, error) {
+	classes, all, err := evaluate.LoadRanked(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &Predictions{Images: len(all), Classes: classes}
+	for _, r := range all {
+		p.Kept = max(p.Kept, len(r.Top))
+		if r.Target == evaluate.Unknown {
+			continue
+		}
+		p.Labelled++
+		if r.Correct() {
+			p.Correct++
+		}
+	}
+	return &Inspection{Kind: "predictions", Predictions: p}, nil
 }
 
 func openTensors(path string) (*Inspection, error) {

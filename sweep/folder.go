@@ -142,6 +142,19 @@ func (f Folder) done(id string) bool {
 	return err == nil
 }
 
+// Done returns the run folders of all jobs with a result, in the order of the jobs. Jobs of both
+// stages are among them.
+func (f Folder) Done() ([]run.Folder, error) {
+	jobs, err := f.Jobs()
+	var folders []run.Folder
+	for _, j := range jobs {
+		if f.done(j.ID) {
+			folders = append(folders, f.RunFolder(j.ID))
+		}
+	}
+	return folders, err
+}
+
 // attempt is one line of the log of a job: the beginning or the end of an attempt to run it.
 type attempt struct {
 	jsonfile.Header        // kind "attempt"

@@ -21,8 +21,8 @@ type board struct {
 // trainingLog is the event file of one training with the epochs that it holds.
 type trainingLog struct {
 	*tensorboard.Log
-	epochs              []train.Epoch
-	began, final, drawn bool // the file holds the hyper-parameters, the results, the matrix
+	epochs       []train.Epoch
+	began, final bool // the file holds the hyper-parameters, the results
 }
 
 func (b *board) String() string { return "TensorBoard in " + b.dir }
@@ -95,20 +95,20 @@ func (l *trainingLog) add(r *Record, i int) error {
 	if err := begin(); err != nil {
 		return err
 	}
-	if !l.final {
-		l.final = true
-		end := r.Points(i, len(t.Epochs))[0].At
-		if final {
-			l.scalars(r.Final())
-			end = r.Result.Finished
-		}
-		l.End(end)
+	if l.final {
+		return nil
 	}
-	if final && r.matrix != nil && !l.drawn {
-		l.drawn = true
-		return l.PNG(r.Result.Finished, len(t.Epochs), matrixName, r.matrix)
+	l.final = true
+	if !final {
+		l.End(r.Points(i, len(t.Epochs))[0].At)
+		return nil
 	}
-	return nil
+	l.scalars(r.Final())
+	l.End(r.Result.Finished)
+	if r.matrix == nil {
+		return nil
+	}
+	return l.PNG(r.Result.Finished, len(t.Epochs), matrixName, r.matrix)
 }
 
 // scalars adds points, which are sorted by step.

@@ -12,20 +12,9 @@ import (
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/basicfont"
 	"golang.org/x/image/math/fixed"
+
+	"github.com/sptune/spt/evaluate"
 )
-
-// Matrix is a confusion matrix.
-type Matrix struct {
-	Classes []string // names of the classes
-	Cells   []Cell   // the cells with images, each once, in any order
-}
-
-// Cell holds the number of images with one label and one prediction.
-type Cell struct {
-	Target    int // class of the label, an index of Matrix.Classes
-	Predicted int // class of the prediction, an index of Matrix.Classes
-	Images    int
-}
 
 // namedClasses is the largest number of classes whose names are drawn.
 const namedClasses = 100
@@ -33,18 +22,20 @@ const namedClasses = 100
 // maxClasses limits the side of the drawing, in cells.
 const maxClasses = 4096
 
-// PNG draws the matrix: a row for each label, a column for each prediction. The darkness of a cell
-// is its share of the images in the row, from white to dark blue. Up to 100 classes have their
-// names beside the rows and their numbers above the columns. Cells outside the matrix are an error.
-func (m Matrix) PNG() ([]byte, error) {
-	n := len(m.Classes)
+// drawMatrix returns a drawing of a confusion matrix as PNG: a row for each target, a column for
+// each predicted class. The darkness of a cell is its share of the images in the row, from white to
+// dark blue. Up to 100 classes have their names beside the rows and their numbers above the
+// columns. There is no drawing, and no error, for no classes and for more than maxClasses. Cells
+// outside the matrix are an error.
+func drawMatrix(classes []string, cells []evaluate.Cell) ([]byte, error) {
+	n := len(classes)
 	if n == 0 || n > maxClasses {
-		return nil, fmt.Errorf("drawing a confusion matrix of %d classes: expected 1 to %d classes", n, maxClasses)
+		return nil, nil
 	}
 	rows := make([]float64, n) // images of each row
-	for _, c := range m.Cells {
+	for _, c := range cells {
 		if c.Target < 0 || c.Target >= n || c.Predicted < 0 || c.Predicted >= n || c.Images < 0 {
-			return nil, fmt.Errorf("drawing a confusion matrix: %d images with label %d and prediction %d; expected numbers of 0 to %d", c.Images, c.Target, c.Predicted, n-1)
+			return nil, fmt.Errorf("the confusion matrix has %d images of class %d that are predicted as class %d, expected classes 0 to %d and numbers of images from 0", c.Images, c.Target, c.Predicted, n-1)
 		}
 		rows[c.Target] += float64(c.Images)
 	}
@@ -53,7 +44,7 @@ func (m Matrix) PNG() ([]byte, error) {
 	names := make([]string, n)
 	if n <= namedClasses {
 		side = min(max(side, face.Height+1), 48)
-		for i, class := range m.Classes {
+		for i, class := range classes {
 			names[i] = fmt.Sprintf("%d %s", i, shortened(class))
 			left = max(left, face.Advance*len([]rune(names[i]))+8)
 		}
@@ -61,7 +52,7 @@ func (m Matrix) PNG() ([]byte, error) {
 	}
 	drawn := image.NewRGBA(image.Rect(0, 0, left+n*side, top+n*side))
 	draw.Draw(drawn, drawn.Bounds(), image.White, image.Point{}, draw.Src)
-	for _, c := range m.Cells {
+	for _, c := range cells {
 		share := float64(c.Images) / max(1, rows[c.Target])
 		cell := image.Rect(0, 0, side, side).Add(image.Pt(left+c.Predicted*side, top+c.Target*side))
 		draw.Draw(drawn, cell, image.NewUniform(shade(share)), image.Point{}, draw.Src)

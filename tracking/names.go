@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -40,24 +41,58 @@ type finalMetric struct {
 	value float64
 }
 
+// splitMetrics lists the metrics of the predictions of a split. The name of the split and an
+// underscore come before theirs.
+var splitMetrics = []struct {
+	name  string
+	value func(m *evaluate.Metrics) float64
+}{
+	{"top5", func(m *evaluate.Metrics) float64 { return m.Top5 }},
+	{"balanced_accuracy", func(m *evaluate.Metrics) float64 { return m.BalancedAccuracy }},
+	{"macro_f1", func(m *evaluate.Metrics) float64 { return m.Macro.F1 }},
+	{"kappa", func(m *evaluate.Metrics) float64 { return m.Kappa }},
+	{"log_loss", func(m *evaluate.Metrics) float64 { return m.LogLoss }},
+	{"ece", func(m *evaluate.Metrics) float64 { return m.Calibration.ECE }},
+}
+
 // finalMetrics returns the metrics of a result.
 func finalMetrics(r run.Result) (all []finalMetric) {
-	if r.Val != nil {
-		all = append(all, finalMetric{"val_accuracy", *r.Val})
-	}
-	if r.Test != nil {
-		all = append(all, finalMetric{"test_accuracy", r.Test.Accuracy}, finalMetric{"test_loss", r.Test.Loss})
-		for _, name := range slices.Sorted(maps.Keys(r.Test.Metrics)) {
-			all = append(all, finalMetric{"test_" + name, r.Test.Metrics[name]})
+	add := func(name string, value float64) {
+		// An objective may name a metric of its own like one of these.
+		if !slices.ContainsFunc(all, func(m finalMetric) bool { return m.name == name }) {
+			all = append(all, finalMetric{name, value})
 		}
 	}
-	if r.TestMax != nil {
-		all = append(all, finalMetric{"test_max", *r.TestMax})
+	if r.Val != nil {
+		add("val_accuracy", *r.Val)
 	}
-	return append(all,
-		finalMetric{"tuned_parameters", float64(r.Counts.Tuned())},
-		finalMetric{"head_parameters", float64(r.Counts.Head)},
-		finalMetric{"training_seconds", r.Seconds})
+	if r.Test != nil {
+		add("test_accuracy", r.Test.Accuracy)
+		add("test_loss", r.Test.Loss)
+	}
+	if r.TestMax != nil {
+		add("test_max", *r.TestMax)
+	}
+	if r.Metrics != nil {
+		for _, m := range splitMetrics {
+			add(r.MetricsOf+"_"+m.name, m.value(r.Metrics))
+		}
+	}
+	if r.Calibrated != nil {
+		add(r.MetricsOf+"_ece_calibrated", r.Calibrated.Calibration.ECE)
+	}
+	if r.Temperature != 0 {
+		add("temperature", r.Temperature)
+	}
+	if r.Test != nil {
+		for _, name := range slices.Sorted(maps.Keys(r.Test.Metrics)) {
+			add("test_"+name, r.Test.Metrics[name])
+		}
+	}
+	add("tuned_parameters", float64(r.Counts.Tuned()))
+	add("head_parameters", float64(r.Counts.Head))
+	add("training_seconds", r.Seconds)
+	return all
 }
 
 // The name of the image of the confusion matrix.

@@ -33,7 +33,7 @@ type Record struct {
 	// training. A training that has not begun has no epochs.
 	Trainings []Training
 
-	matrix  []byte // drawing of the confusion matrix as PNG; nil for none
+	matrix  []byte // drawing of the confusion matrix of the result as PNG; nil for none
 	stopped bool   // the run is unfinished, and this process does not continue it
 }
 
@@ -75,6 +75,11 @@ func Read(dir string) (*Record, error) {
 	r.ID = hex.EncodeToString(sum[:8])
 	if r.Result, err = run.LoadResult[run.Result](folder); err != nil {
 		return nil, err
+	}
+	if r.Result != nil && r.Result.Metrics != nil {
+		if r.matrix, err = drawMatrix(r.Result.Classes, r.Result.Metrics.Confusion); err != nil {
+			return nil, &run.InputError{Err: fmt.Errorf("reading %s: %w", folder.Path(run.ResultFile), err)}
+		}
 	}
 	final := Training{Parameters: r.Parameters}
 	if c.Train == nil {
@@ -201,16 +206,13 @@ type File struct {
 	Size int64 // in bytes
 }
 
-// ReportFile is the name of the report of a run in its folder.
-const ReportFile = "report.html"
-
 // Files returns the files of a finished run that are stored with it. It returns none for an
 // unfinished run.
 func (r *Record) Files() (files []File, err error) {
 	if r.Result == nil {
 		return nil, nil
 	}
-	for _, name := range []string{run.ConfigFile, run.ResultFile, run.PlanFile, run.MetricsFile, delta.FileName, delta.TensorsName, ReportFile} {
+	for _, name := range []string{run.ConfigFile, run.ResultFile, run.PlanFile, run.MetricsFile, run.PredictionsFile, delta.FileName, delta.TensorsName, run.ReportFile} {
 		stat, err := os.Stat(r.Folder.Path(name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

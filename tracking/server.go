@@ -245,15 +245,15 @@ func (s *server) notes() []string {
 // deliveries is the content of run.MLflowFile.
 type deliveries struct {
 	jsonfile.Header
-	Deliveries []delivery `json:"deliveries"`
+	Deliveries []Delivery `json:"deliveries"`
 }
 
-// delivery is the run on one server.
-type delivery struct {
-	Server     string            `json:"server"` // URL without user and password
-	Experiment string            `json:"experiment_id"`
-	Run        string            `json:"run_id"`
-	Files      map[string]string `json:"files,omitempty"` // SHA-256 of each uploaded file
+// Delivery is the run of an MLflow server to which a run folder was sent.
+type Delivery struct {
+	Server     string            `json:"server"`          // URL without user and password
+	Experiment string            `json:"experiment_id"`   // ID on the server
+	Run        string            `json:"run_id"`          // ID on the server
+	Files      map[string]string `json:"files,omitempty"` // SHA-256 of each uploaded file, by name
 }
 
 var deliveriesHeader = jsonfile.Header{Kind: jsonfile.MLflow, Version: 1}
@@ -261,18 +261,31 @@ var deliveriesHeader = jsonfile.Header{Kind: jsonfile.MLflow, Version: 1}
 // maxDeliveries limits the size of the file, in bytes.
 const maxDeliveries = 1 << 20
 
-// readDeliveries reads the file. A missing or broken file holds no deliveries: the tag on the
-// server finds the run again.
-func readDeliveries(r *Record) (d deliveries) {
-	data, err := regularfile.Read(r.Folder.Path(run.MLflowFile), maxDeliveries)
-	if err != nil || jsonfile.Decode(data, deliveriesHeader, &d) != nil {
-		return deliveries{}
+// ReadDeliveries reads the file mlflow.json of a run folder. A broken file is a [*run.InputError].
+func ReadDeliveries(path string) ([]Delivery, error) {
+	data, err := regularfile.Read(path, maxDeliveries)
+	if err != nil {
+		return nil, err
 	}
-	return d
+	var d deliveries
+	if err := jsonfile.Decode(data, deliveriesHeader, &d); err != nil {
+		return nil, &run.InputError{Err: fmt.Errorf("reading %s: %w; remove the file: the run is found again on the servers", path, err)}
+	}
+	return d.Deliveries, nil
+}
+
+// readDeliveries reads the file of a run. A missing or broken file holds no deliveries: the tag on
+// the server finds the run again.
+func readDeliveries(r *Record) deliveries {
+	known, err := ReadDeliveries(r.Folder.Path(run.MLflowFile))
+	if err != nil {
+		known = nil
+	}
+	return deliveries{deliveriesHeader, known}
 }
 
 // on returns the delivery to a server, or nil if there is none.
-func (d deliveries) on(server string) *delivery {
+func (d deliveries) on(server string) *Delivery {
 	for i := range d.Deliveries {
 		if d.Deliveries[i].Server == server {
 			return &d.Deliveries[i]
@@ -285,12 +298,11 @@ func (d deliveries) on(server string) *delivery {
 // the tag on the server finds the run again.
 func (s *server) save(r *Record, on *mlflow.Run) {
 	d := readDeliveries(r)
-	d.Header = deliveriesHeader
 	own := d.on(s.client.String())
 	if own == nil {
-		d.Deliveries = append(d.Deliveries, delivery{})
+		d.Deliveries = append(d.Deliveries, Delivery{})
 		own = &d.Deliveries[len(d.Deliveries)-1]
 	}
-	*own = delivery{s.client.String(), on.Experiment, on.ID, s.files}
+	*own = Delivery{s.client.String(), on.Experiment, on.ID, s.files}
 	_ = jsonfile.Write(r.Folder.Path(run.MLflowFile), d)
 }

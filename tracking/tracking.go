@@ -31,9 +31,6 @@ type Options struct {
 	// MLflow is the http or https URL of an MLflow server. [mlflow.New] says where the password
 	// comes from. The experiment is that of MLFLOW_EXPERIMENT_NAME, by default spt. Empty: none.
 	MLflow string
-	// Matrix is the confusion matrix of the test split. A Tracker takes it later, in
-	// [Tracker.SetMatrix]. Nil: none.
-	Matrix *Matrix
 }
 
 // Validate returns a [*run.OptionError] if nothing can be written to a place. It does not ask the
@@ -127,11 +124,6 @@ func Send(ctx context.Context, dir string, o Options, report progress.Func) erro
 	if err != nil {
 		return err
 	}
-	if o.Matrix != nil {
-		if r.matrix, err = o.Matrix.PNG(); err != nil {
-			return err
-		}
-	}
 	var failed error
 	for _, s := range sinks {
 		err := s.send(ctx, r)
@@ -184,7 +176,6 @@ type Tracker struct {
 	record *Record // nil before the first event
 	behind bool    // the folder has epochs that record lacks
 	failed bool    // the folder cannot be read
-	matrix []byte  // PNG
 }
 
 // outlet is a place with its goroutine.
@@ -205,11 +196,6 @@ func New(dir string, o Options) (*Tracker, error) {
 		return nil, err
 	}
 	t := &Tracker{dir: dir, closing: make(chan struct{})}
-	if o.Matrix != nil {
-		if err := t.SetMatrix(*o.Matrix); err != nil {
-			return nil, err
-		}
-	}
 	t.ctx, t.giveUp = context.WithCancel(context.Background())
 	for _, s := range sinks {
 		out := &outlet{sink: s, wake: make(chan struct{}, 1), done: make(chan struct{})}
@@ -268,16 +254,6 @@ func (t *Tracker) observe(e progress.Event) (notes []string) {
 		}
 	}
 	return notes
-}
-
-// SetMatrix sets the confusion matrix of the test split, which Close writes. A matrix that cannot
-// be drawn is an error.
-func (t *Tracker) SetMatrix(m Matrix) error {
-	encoded, err := m.PNG()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.matrix = encoded
-	return err
 }
 
 // work writes to one place until the run has ended and everything is written, or until Close gives
@@ -356,7 +332,6 @@ func (t *Tracker) Close(ctx context.Context) error {
 	t.mu.Lock()
 	if err == nil {
 		r.stopped = r.Result == nil
-		r.matrix = t.matrix
 		t.record = r
 	}
 	t.mu.Unlock()

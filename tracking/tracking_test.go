@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -108,13 +109,19 @@ func (s *script) result() *run.Result {
 	val := figures("600", epochs).ValAccuracy
 	return &run.Result{Finished: time.Date(2026, 5, 4, 5, 0, 0, 0, time.UTC), Method: "spt-lora", Budget: plan.MustParseBudget("600"), LR: 1e-3, Rank: 4,
 		Counts: peft.Counts{Structured: 500, Entries: 80, Head: 30}, Val: &val, Epochs: s.epochs[""], Seconds: 77, TrainedOn: "train+val",
-		Test: &objective.Evaluation{Images: 10, Accuracy: 0.9, Loss: 0.4, Metrics: map[string]float64{"map": 0.7}}}
+		Test:    &objective.Evaluation{Images: 10, Accuracy: 0.9, Loss: 0.4, Metrics: map[string]float64{"map": 0.7, "kappa": 0.1}},
+		Classes: []string{"cat", "dog", "fox"}, MetricsOf: "test", Temperature: 1.7,
+		Metrics: &evaluate.Metrics{Images: 10, Correct: 9, Top5: 0.99, BalancedAccuracy: 0.91, Macro: evaluate.Means{F1: 0.92}, Kappa: 0.8, LogLoss: 0.41,
+			Calibration: evaluate.Calibration{ECE: 0.2}, Confusion: []evaluate.Cell{{Target: 0, Predicted: 0, Images: 4}, {Target: 1, Predicted: 1, Images: 5}, {Target: 2, Predicted: 0, Images: 1}}},
+		Calibrated: &run.Calibrated{LogLoss: 0.3, Calibration: evaluate.Calibration{ECE: 0.05}}}
 }
 
 func (s *script) finish() {
 	s.t.Helper()
 	err := errors.Join(os.WriteFile(s.folder.Path(run.PlanFile), []byte("plan"), 0o666),
 		os.WriteFile(s.folder.Path(delta.FileName), []byte("{}"), 0o666),
+		os.WriteFile(s.folder.Path(run.PredictionsFile), []byte("predictions"), 0o666),
+		os.WriteFile(s.folder.Path(run.ReportFile), []byte("<html>"), 0o666),
 		os.WriteFile(s.folder.Path(delta.TensorsName), bytes.Repeat([]byte("x"), 200_000), 0o666),
 		run.SaveResult(s.folder, s.result()))
 	if err != nil {
@@ -144,6 +151,7 @@ func wantMetrics(n int) map[string]float64 {
 	}
 	if n == len(names)*epochs {
 		for metric, v := range map[string]float64{"test_accuracy": 0.9, "test_loss": 0.4, "test_map": 0.7, "val_accuracy": figures("600", epochs).ValAccuracy,
+			"test_top5": 0.99, "test_balanced_accuracy": 0.91, "test_macro_f1": 0.92, "test_kappa": 0.8, "test_log_loss": 0.41, "test_ece": 0.2, "test_ece_calibrated": 0.05, "temperature": 1.7,
 			"tuned_parameters": 580, "head_parameters": 30, "training_seconds": 77} {
 			want[fmt.Sprintf("%s@%d", metric, epochs)] = v
 		}
@@ -182,15 +190,19 @@ func (f *fakeMLflow) check(s *script, n int, status string) {
 	if r.params["chosen_budget"] != "600" || r.params["rank"] != "4" || r.end != 1777870800000 {
 		f.t.Errorf("params %v, end %d", r.params, r.end)
 	}
-	files := []string{run.ConfigFile, run.ResultFile, run.PlanFile, run.MetricsFile, delta.FileName, delta.TensorsName}
+	files := []string{run.ConfigFile, run.ResultFile, run.PlanFile, run.MetricsFile, run.PredictionsFile, run.ReportFile, delta.FileName, delta.TensorsName}
 	for _, name := range files {
 		data, err := os.ReadFile(s.folder.Path(name))
 		if err != nil || r.files[name] != string(data) {
 			f.t.Errorf("%s differs on the server: %v", name, err)
 		}
 	}
-	if f.uploads != len(files) {
-		f.t.Errorf("%d files, want %d", f.uploads, len(files))
+	drawn, err := png.DecodeConfig(strings.NewReader(r.files["confusion_matrix.png"]))
+	if err != nil || drawn.Width <= 3*48 || drawn.Height <= 3*48 { // three cells and the names
+		f.t.Errorf("the drawing of the confusion matrix: %v, %v", drawn, err)
+	}
+	if f.uploads != len(files)+1 {
+		f.t.Errorf("%d files, want %d and the drawing", f.uploads, len(files))
 	}
 }
 
@@ -211,7 +223,8 @@ func TestLive(t *testing.T) {
 	tracker := s.follow(tracking.Options{MLflow: f.URL})
 	for i := range len(names) * epochs {
 		s.epoch(names[i/epochs])
-		f.wait(fmt.Sprintf("epoch %d", i), func() bool { return len(f.runs) == 1 && len(f.runs[0].metrics) == len(wantMetrics(i+1))-7*(i/8) })
+		// 15 of the result
+		f.wait(fmt.Sprintf("epoch %d", i), func() bool { return len(f.runs) == 1 && len(f.runs[0].metrics) == len(wantMetrics(i+1))-15*(i/8) })
 	}
 	s.finish()
 	if err := tracker.Close(t.Context()); err != nil {
@@ -499,6 +512,37 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestResultMatrix checks that Send leaves out the drawing of a confusion matrix that is too large
+// to draw, and that a cell outside the matrix is an error that names the file.
+func TestResultMatrix(t *testing.T) {
+	s := begin(t, "photos")
+	s.play(0, 9)
+	many := s.result()
+	for i := range 5000 {
+		many.Classes = append(many.Classes, fmt.Sprint("class ", i))
+	}
+	if err := run.SaveResult(s.folder, many); err != nil {
+		t.Fatal(err)
+	}
+	f := newFake(t)
+	o := tracking.Options{MLflow: f.URL, TensorBoard: t.TempDir()}
+	if err := tracking.Send(t.Context(), string(s.folder), o, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, has := f.runs[0].files["confusion_matrix.png"]; has || f.runs[0].metrics["test_kappa@3"] != 0.8 {
+		t.Errorf("5000 classes: a drawing %v, metrics %v", has, f.runs[0].metrics)
+	}
+	outside := s.result()
+	outside.Metrics.Confusion[0].Predicted = 3
+	if err := run.SaveResult(s.folder, outside); err != nil {
+		t.Fatal(err)
+	}
+	err := tracking.Send(t.Context(), string(s.folder), o, nil)
+	if _, ok := errors.AsType[*run.InputError](err); !ok || !strings.Contains(err.Error(), run.ResultFile) || !strings.Contains(err.Error(), "class 3") {
+		t.Errorf("a cell outside the matrix: %v", err)
+	}
+}
+
 // checkBoard compares the folder of TensorBoard with that of a run that is written at once.
 func checkBoard(t *testing.T, dir string, s *script) {
 	t.Helper()
@@ -570,53 +614,5 @@ func TestSameName(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 2 || entries[0].Name() != "photos" || !strings.HasPrefix(entries[1].Name(), "photos-") {
 		t.Errorf("%v, %v", entries, err)
-	}
-}
-
-// TestMatrix checks the drawing: the size, the colours of a few cells, and hostile matrices.
-func TestMatrix(t *testing.T) {
-	pixel := func(m tracking.Matrix, row, column int) [3]uint32 {
-		t.Helper()
-		encoded, err := m.PNG()
-		if err != nil {
-			t.Fatal(err)
-		}
-		drawn, err := png.Decode(bytes.NewReader(encoded))
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, bounds := len(m.Classes), drawn.Bounds()
-		side := 1
-		for side*n <= min(bounds.Dx(), bounds.Dy()) && side < 48 {
-			side++
-		}
-		if side*n > min(bounds.Dx(), bounds.Dy()) {
-			side--
-		}
-		// the cells end at the lower right corner
-		r, g, b, _ := drawn.At(bounds.Max.X-(n-column)*side+1, bounds.Max.Y-(n-row)*side+1).RGBA()
-		return [3]uint32{r >> 8, g >> 8, b >> 8}
-	}
-	m := tracking.Matrix{Classes: []string{"cat", "dog", "bird of a very long name"}, Cells: []tracking.Cell{{0, 0, 3}, {0, 2, 1}, {1, 1, 5}}}
-	dark, white := [3]uint32{8, 48, 107}, [3]uint32{255, 255, 255}
-	for _, c := range []struct {
-		row, column int
-		want        [3]uint32
-	}{{1, 1, dark}, {1, 0, white}, {2, 2, white}, {0, 0, [3]uint32{70, 100, 144}}, {0, 2, [3]uint32{193, 203, 218}}} {
-		if got := pixel(m, c.row, c.column); got != c.want {
-			t.Errorf("cell %d, %d is %v, want %v", c.row, c.column, got, c.want)
-		}
-	}
-	large := tracking.Matrix{Classes: make([]string, 1000), Cells: []tracking.Cell{{999, 0, 1}}}
-	if encoded, err := large.PNG(); err != nil {
-		t.Error(err)
-	} else if c, err := png.DecodeConfig(bytes.NewReader(encoded)); err != nil || c.Width != 1000 || c.Height != 1000 {
-		t.Errorf("1000 classes: %v, %v", c, err)
-	}
-	for _, bad := range []tracking.Matrix{{}, {Classes: make([]string, 5000)}, {Classes: []string{"a"}, Cells: []tracking.Cell{{0, 1, 1}}},
-		{Classes: []string{"a"}, Cells: []tracking.Cell{{-1, 0, 1}}}, {Classes: []string{"a"}, Cells: []tracking.Cell{{0, 0, -1}}}} {
-		if _, err := bad.PNG(); err == nil {
-			t.Errorf("a matrix of %d classes and cells %v is drawn", len(bad.Classes), bad.Cells)
-		}
 	}
 }

@@ -64,7 +64,19 @@ final = {
     "tuned_parameters": counts["structured"] + counts["whole"] + counts["entries"],
     "head_parameters": counts["head"],
     "training_seconds": result["seconds"],
+    "temperature": result["temperature"],
 }
+metrics, split = result["metrics"], result["metrics_of"]
+for metric, value in {
+    "top5": metrics["top5"],
+    "balanced_accuracy": metrics["balanced_accuracy"],
+    "macro_f1": metrics["macro"]["f1"],
+    "kappa": metrics["kappa"],
+    "log_loss": metrics["log_loss"],
+    "ece": metrics["calibration"]["ece"],
+    "ece_calibrated": result["calibrated"]["calibration"]["ece"],
+}.items():
+    final[f"{split}_{metric}"] = value
 trainings = {"candidates/" + c: epochs("candidates", c) for c in os.listdir(os.path.join(folder, "candidates"))}
 trainings["final"] = epochs()
 for metric, value in final.items():
@@ -108,8 +120,24 @@ def tensorboard():
             check(title == "final" and tag == "confusion_matrix", f"{title}: image {tag}")
             images = [i.encoded_image_string for i in events.Images(tag)]
     check(images is not None and len(images) == 1, "there is no image")
-    check(Image.open(io.BytesIO(images[0])).size[0] > 90, "the image is small")
+    compare_matrix(images[0])
     return images[0]
+
+
+def compare_matrix(encoded):
+    """Compares the centres of the cells with the confusion matrix of the result."""
+    n = len(result["classes"])
+    matrix = np.zeros((n, n))
+    for cell in metrics["confusion"]:
+        matrix[cell["target"], cell["predicted"]] = cell["images"]
+    check(matrix.sum() == result["test"]["images"] and np.trace(matrix) < matrix.sum(), f"the matrix {matrix} says nothing")
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    want = np.floor(255 + (np.array([8, 48, 107]) - 255) * shares[..., None] + 0.5)
+    side = 48
+    drawn = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    cells = drawn[drawn.shape[0] - n * side:, drawn.shape[1] - n * side:]
+    got = cells[side // 2::side, side // 2::side]
+    check(np.array_equal(got, want), f"the image shows {got.tolist()}, want {want.tolist()}")
 
 
 def tensorboard_server():
@@ -186,7 +214,7 @@ def mlflow(image):
         got = {m.step: m.value for m in history}
         check(got.keys() == points.keys() and all(math.isclose(got[s], v, rel_tol=1e-12) for s, v in points.items()), f"{key} is {got}, want {points}")
         check([m.step for m in sorted(history, key=lambda m: m.timestamp)] == sorted(points), f"the times of {key} are not in order")
-    files = {"config.json", "result.json", "metrics.jsonl", "plan.json", "spt_delta.json", "spt_delta.safetensors"}
+    files = {"config.json", "result.json", "metrics.jsonl", "plan.json", "predictions.jsonl", "report.html", "spt_delta.json", "spt_delta.safetensors"}
     stored = {a.path for a in client.list_artifacts(run.info.run_id)}
     check(stored == files | {"confusion_matrix.png"}, f"artefacts {stored}")
     for path in stored:
