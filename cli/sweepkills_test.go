@@ -72,7 +72,8 @@ func TestSweepKills(t *testing.T) {
 		}
 		c := command()
 		if text, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c.Args, err, text)
+			status, _ := p.command(p.spt, "sweep", "status", out).CombinedOutput()
+			t.Fatalf("%v: %v\n%s\n%s", c.Args, err, text, status)
 		}
 		if got := p.sweepResults(out); !slices.Equal(got, want) {
 			t.Errorf("%s differs from a sweep without kills:\n%s\nexpected\n%s", out, strings.Join(got, "\n"), strings.Join(want, "\n"))
