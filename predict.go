@@ -148,7 +148,19 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if len(good) == 0 {
 		return out, ctx.Err()
 	}
-	images, err := program.Tensor(c.be, flat, len(good), c.Transform.Size, c.Transform.Size, 3)
+	logits, err := c.logits(ctx, flat, len(good))
+	if err != nil {
+		return nil, err
+	}
+	for row, i := range good {
+		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
+	}
+	return out, nil
+}
+
+// logits returns the logits of n images, [n, classes] row-major. pixels is [n, Size, Size, 3].
+func (c *Classifier) logits(ctx context.Context, pixels []uint8, n int) ([]float32, error) {
+	images, err := program.Tensor(c.be, pixels, n, c.Transform.Size, c.Transform.Size, 3)
 	if err != nil {
 		return nil, err
 	}
@@ -157,13 +169,10 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if err != nil {
 		return nil, err
 	}
-	if n := len(good) * len(c.Classes); len(logits) != n {
-		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), len(good), n)
+	if want := n * len(c.Classes); len(logits) != want {
+		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), n, want)
 	}
-	for row, i := range good {
-		out[i].Top = c.top(logits[row*len(c.Classes):][:len(c.Classes)], topK)
-	}
-	return out, nil
+	return logits, nil
 }
 
 // top returns the k most probable classes.
