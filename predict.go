@@ -173,17 +173,9 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 	if len(good) == 0 {
 		return out, ctx.Err()
 	}
-	images, err := program.Tensor(c.be, flat, len(good), c.Transform.Size, c.Transform.Size, 3)
+	logits, err := c.logits(ctx, flat, len(good))
 	if err != nil {
 		return nil, err
-	}
-	defer program.Free(images)
-	logits, err := c.predictor.Logits(ctx, images)
-	if err != nil {
-		return nil, err
-	}
-	if n := len(good) * len(c.Classes); len(logits) != n {
-		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), len(good), n)
 	}
 	p := evaluate.Predictions{Classes: c.Classes}
 	if err := p.Add(read, slices.Repeat([]int32{evaluate.Unknown}, len(read)), logits); err != nil {
@@ -197,6 +189,23 @@ func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Pre
 		out[good[row]].Top = top
 	}
 	return out, nil
+}
+
+// logits returns the logits of n images, [n, classes] row-major. pixels is [n, Size, Size, 3].
+func (c *Classifier) logits(ctx context.Context, pixels []uint8, n int) ([]float32, error) {
+	images, err := program.Tensor(c.be, pixels, n, c.Transform.Size, c.Transform.Size, 3)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Free(images)
+	logits, err := c.predictor.Logits(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	if want := n * len(c.Classes); len(logits) != want {
+		return nil, fmt.Errorf("the objective returned %d logits for %d images, expected %d: one for each class of each image; use a delta whose objective classifies whole images", len(logits), n, want)
+	}
+	return logits, nil
 }
 
 // readImages reads images in parallel. For each sample it returns either the pixels or an error.

@@ -87,20 +87,13 @@ func Create(dir string, c *Config) (Folder, error) {
 		return f, fmt.Errorf("making the run folder: %w", err)
 	}
 	// If two runs begin in one folder at the same time, only one of them can create the file.
-	path := f.Path(ConfigFile)
-	empty, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if errors.Is(err, fs.ErrExist) {
-		return f, f.occupied()
-	}
-	if err == nil {
-		err = empty.Close()
-	}
-	if err != nil {
-		return f, fmt.Errorf("making the run folder: %w", err)
-	}
 	c.Header, c.Spt = configHeader, version.Version
-	if err := jsonfile.Write(path, c); err != nil {
-		return f, errors.Join(err, os.Remove(path))
+	err := jsonfile.Create(f.Path(ConfigFile), c)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return f, f.occupied()
+	case err != nil:
+		return f, fmt.Errorf("making the run folder: %w", err)
 	}
 	return f, nil
 }

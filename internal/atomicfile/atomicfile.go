@@ -53,7 +53,35 @@ func RemoveLeftovers(folder string) error {
 // Write replaces the file at path with the bytes that fill writes to w, which is buffered. Write
 // first writes a temporary file in the same folder, syncs it to disk, and then renames it. On an
 // error the old file does not change.
-func Write(path string, fill func(w io.Writer) error) error {
+func Write(path string, fill func(w io.Writer) error) error { return write(path, fill, Rename) }
+
+// CreateBytes makes the file at path with data, as [WriteBytes] does, but never replaces a file: if
+// the file exists, also since a moment ago, the error is fs.ErrExist.
+func CreateBytes(path string, data []byte) error {
+	fill := func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}
+	return write(path, fill, func(temp, path string) error {
+		// A hard link is the one way to name a complete file that refuses an existing name.
+		err := os.Link(temp, path)
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			return errors.Join(err, os.Remove(temp))
+		}
+		// This file system has no hard links. An empty file reserves the name.
+		empty, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		if err == nil {
+			err = empty.Close()
+		}
+		if err == nil {
+			err = Rename(temp, path)
+		}
+		return err
+	})
+}
+
+// write writes a temporary file, and gives it its name with the function name.
+func write(path string, fill func(w io.Writer) error, name func(temp, path string) error) error {
 	// os.CreateTemp would make a file that other users cannot read. With mode 0666 the umask
 	// decides, as for any new file.
 	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%016x%s", tempPrefix, rand.Uint64(), tempSuffix))
@@ -71,10 +99,13 @@ func Write(path string, fill func(w io.Writer) error) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = Rename(temp, path)
+		err = name(temp, path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(temp))
+		if e := os.Remove(temp); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		return err
 	}
 	// Syncing the folder makes the rename survive a power failure. Some systems cannot sync a
 	// folder; the file is complete even there, so errors are ignored.

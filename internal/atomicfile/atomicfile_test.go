@@ -3,8 +3,11 @@ package atomicfile
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -71,6 +74,38 @@ func TestReaders(t *testing.T) {
 		}
 		if err := <-closed; err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestCreateBytes checks that of several writers of one new file exactly one succeeds, that the
+// file is complete whenever it is there, and that nothing else is left.
+func TestCreateBytes(t *testing.T) {
+	for range 20 {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "file")
+		content := make([]byte, 1<<16)
+		var created atomic.Int32
+		var group sync.WaitGroup
+		for range 8 {
+			group.Go(func() {
+				switch err := CreateBytes(path, content); {
+				case err == nil:
+					created.Add(1)
+				case !errors.Is(err, fs.ErrExist):
+					t.Error(err)
+				}
+			})
+			group.Go(func() {
+				if data, err := os.ReadFile(path); err == nil && len(data) != len(content) {
+					t.Errorf("read %d bytes", len(data))
+				}
+			})
+		}
+		group.Wait()
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 1 || created.Load() != 1 {
+			t.Fatalf("%d writers made the file, %v in the folder, %v", created.Load(), entries, err)
 		}
 	}
 }

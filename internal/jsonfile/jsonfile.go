@@ -61,12 +61,17 @@ func (h Header) check(found Header) error {
 // Write replaces the file at path with v as indented JSON. It replaces the whole file at once, so
 // that an interrupted program leaves no partial file. v must encode the keys of its [Header]
 // itself.
-func Write(path string, v any) error {
+func Write(path string, v any) error { return write(path, v, atomicfile.WriteBytes) }
+
+// Create makes the file at path with v, like [Write]. If the file exists, the error is fs.ErrExist.
+func Create(path string, v any) error { return write(path, v, atomicfile.CreateBytes) }
+
+func write(path string, v any, to func(path string, data []byte) error) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return atomicfile.WriteBytes(path, append(data, '\n'))
+	return to(path, append(data, '\n'))
 }
 
 // WriteLines replaces the file at path, like [Write], with one line of JSON for each value.
