@@ -135,7 +135,7 @@ on the same images and compares the two image by image.`,
 		if err != nil {
 			return err
 		}
-		m := &measured{Evaluation: e, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened)}
+		m := &measured{Evaluation: e, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened), task: task}
 		if predictions.Len() > 0 {
 			if m.page, err = report.NewEvaluation(split, predictions, t.temperature()); err != nil {
 				return err
@@ -172,6 +172,7 @@ type measured struct {
 	trained *bool // whether the delta was trained on the images; nil: unknown
 	tuned   *tuned
 	data    *dataset.Dataset
+	task    *spt.Task
 	own     bool               // whether data is the data set of the run of the delta
 	page    *report.Evaluation // nil if the objective does not classify images with one label
 	against *report.Against    // nil without --against
@@ -223,9 +224,17 @@ func (a *app) leaveEvaluation(ctx context.Context, o *options, m *measured) (str
 		folder = filepath.Dir(folder) // --delta names a file of the delta
 	}
 	path := cmp.Or(o.out, filepath.Join(folder, name+"-"+m.split+".html"))
+	p := a.reporter()
+	defer p.close()
+	from := report.Sources{Data: m.data, Progress: p.event}
 	data, err := report.NewData(ctx, m.data, 0)
+	if err == nil && m.page.Wrong() > 0 {
+		if from.Classifier, err = spt.NewClassifier(m.task.Backend(), m.task.Model(), m.tuned.trained, m.data.Classes, m.tuned.transform); err == nil {
+			defer from.Classifier.Close()
+		}
+	}
 	if err == nil {
-		err = m.page.AddPictures(ctx, m.data)
+		err = m.page.AddPictures(ctx, from)
 	}
 	if err == nil {
 		page := &report.Page{Title: fmt.Sprintf("%s on %s", cmp.Or(baseOf(o.delta), modelName(m.tuned.model)), m.data.Name),

@@ -132,8 +132,7 @@ type options struct {
 	topK, classes                                           int
 	bound                                                   float64
 	explain, compare, perClass, runSuite, resumeState       bool
-	// predictions, against and logits belong to eval, noReport to all commands that leave a
-	// report.
+	// predictions, against and logits belong to eval, noReport to all commands that leave a report.
 	predictions, against string
 	logits, noReport     bool
 	// live is the address at which the page of the run is served.

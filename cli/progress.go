@@ -88,6 +88,8 @@ func describe(e progress.Event) string {
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
 		return fmt.Sprintf("evaluated %s", count(e.Total, strings.TrimPrefix(e.Item+" image", "all ")))
+	case e.Stage == progress.Explain:
+		return fmt.Sprintf("explained %s", count(e.Total, "wrong prediction"))
 	case e.Stage == progress.Predict:
 		return fmt.Sprintf("predicted %s", count(e.Total, "image"))
 	case e.Stage == progress.Download:
@@ -120,6 +122,8 @@ func stageName(e progress.Event) string {
 		return "scoring"
 	case progress.Test:
 		return "testing"
+	case progress.Explain:
+		return "explaining"
 	case progress.Predict:
 		return "predicting"
 	case progress.Train, progress.Epoch:

@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
@@ -163,16 +166,70 @@ func (a *app) addImages(ctx context.Context, r *report.Run) error {
 		a.message("note: no pictures of %s: %v", r.Folder, err)
 		return nil
 	}
-	return r.AddData(ctx, d, nil)
+	from := report.Sources{Data: d, Workers: config.Images.Workers}
+	if explainable(r) {
+		p := a.reporter()
+		defer p.close()
+		from.Progress = p.event
+		if from.Classifier, err = a.openClassifier(ctx, r); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			a.message("note: the mistakes of %s are not explained: %v", r.Folder, err)
+		} else {
+			defer from.Classifier.Close()
+		}
+	}
+	return r.AddData(ctx, from)
+}
+
+// explainable reports whether a run has wrong predictions, and a delta that can explain them.
+func explainable(r *report.Run) bool {
+	return r.Evaluation != nil && r.Evaluation.Wrong() > 0 && r.DeltaBytes > 0
+}
+
+// openClassifier opens the classifier of a finished run. Close it.
+func (a *app) openClassifier(ctx context.Context, r *report.Run) (*spt.Classifier, error) {
+	t, err := a.openDelta(ctx, string(r.Folder), run.ModelConfig{})
+	if err != nil {
+		return nil, err
+	}
+	compute := r.Config.Compute
+	be, err := a.openDevice(&compute)
+	if err != nil {
+		return nil, err
+	}
+	return newClassifier(be, t.model.In(compute.Precision, compute.CheckpointActivations), t.delta)
+}
+
+// newClassifier returns the classifier of a delta. Close it.
+func newClassifier(be backend.Backend, m *backbone.Model, d *delta.Delta) (*spt.Classifier, error) {
+	trained, err := spt.Restore(m, d)
+	if err != nil {
+		return nil, err
+	}
+	return spt.NewClassifier(be, m, trained, d.Classes, d.ImageTransform())
 }
 
 // leaveReport writes the page of a run of the task into its run folder. A failure is a message, not
 // an error, because the run has succeeded. It returns the path of the page, or "" without one.
 func (a *app) leaveReport(ctx context.Context, task *spt.Task, dir string) (string, error) {
 	path := filepath.Join(dir, run.ReportFile)
+	p := a.reporter()
+	defer p.close()
+	from := report.Sources{Data: task.Data(), Progress: p.event}
 	r, err := report.Open(dir)
+	if err == nil && explainable(r) {
+		var d *delta.Delta
+		if d, err = delta.Load(dir); err == nil {
+			from.Classifier, err = newClassifier(task.Backend(), task.Model(), d)
+		}
+		if err == nil {
+			defer from.Classifier.Close()
+		}
+	}
 	if err == nil {
-		err = r.AddData(ctx, task.Data(), nil)
+		err = r.AddData(ctx, from)
 	}
 	if err == nil {
 		err = (&report.Page{Runs: []*report.Run{r}}).WriteFile(path)

@@ -167,7 +167,8 @@ func interruptions() []interruption {
 		{verb: "report", phase: "opening", copies: "tuned", hold: "tuned/result.json", args: "report tuned --out r.html", absent: []string{"r.html"}},
 		{verb: "report", phase: "listing", slow: "DIR/split/test/red", args: "report DIR/tuned --out r.html", absent: []string{"r.html"}},
 		{verb: "report", phase: "writing", sync: true, written: ".spt-*.tmp", args: "report DIR/tuned --out r.html", absent: []string{"r.html"}},
-		{verb: "report", phase: "evaluating", says: "live page", args: "report DIR/tuned --live 127.0.0.1:0"}, // until it is interrupted
+		// until it is interrupted
+		{verb: "report", phase: "evaluating", says: "live page", args: "report DIR/tuned --live 127.0.0.1:0"},
 		{verb: "report", phase: "hashing decoding scoring training downloading", reason: "reads results, and decodes a few images"},
 
 		{verb: "pretrain", phase: "decoding", says: "images of each class", args: "pretrain --out b", absent: []string{"b.training"}},

@@ -27,6 +27,8 @@ const (
 	Test Stage = "test"
 	// Evaluate is the evaluation of a split. Event.Item is the split; the unit is images.
 	Evaluate Stage = "evaluate"
+	// Explain is the search for what decided predictions, for a report. The unit is images.
+	Explain Stage = "explain"
 	// Predict is the prediction of images without a label. The unit is images.
 	Predict Stage = "predict"
 )

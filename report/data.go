@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/progress"
 )
 
 // Data describes the data set of a run.
@@ -23,8 +25,21 @@ type Sample struct {
 	Class   string
 }
 
+// Sources is where a page gets its pictures from.
+type Sources struct {
+	// Data is the data set of the images.
+	Data *dataset.Dataset
+	// Workers is the number of files that are read at the same time. Default: GOMAXPROCS.
+	Workers int
+	// Classifier explains the wrong predictions. Default: nil, and they have no explanation.
+	Classifier *spt.Classifier
+	// Progress receives an event of the stage progress.Explain for each explained prediction.
+	// Default: no events.
+	Progress progress.Func
+}
+
 // NewData describes a data set. It reads image files of equal size, to find copies, and a few
-// training images.
+// training images. workers is as in Sources.
 func NewData(ctx context.Context, d *dataset.Dataset, workers int) (*Data, error) {
 	out := &Data{Dataset: d}
 	var err error

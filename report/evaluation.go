@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -102,6 +104,9 @@ func (r *Run) classes() []string {
 	return nil
 }
 
+// Wrong returns the number of wrong predictions that the page shows.
+func (e *Evaluation) Wrong() int { return len(e.wrong()) }
+
 // wrong returns the most confidently wrong images, and unsure the least confident of the others.
 func (e *Evaluation) wrong() []evaluate.Ranked {
 	return evaluate.MostConfidentlyWrong(e.Images, mistakeImages)
@@ -116,13 +121,20 @@ func (e *Evaluation) unsure() []evaluate.Ranked {
 	return evaluate.LeastConfident(others, mistakeImages)
 }
 
+// explainTime is the time after which no further prediction is explained. An explanation takes 62
+// predictions, which is a second for a ViT-Ti and ten for a ViT-B on two cores.
+const explainTime = 20 * time.Second
+
 // AddPictures adds pictures of the images that the page shows: the most confidently wrong and the
-// least sure ones. d is the data set of the images.
-func (e *Evaluation) AddPictures(ctx context.Context, d *dataset.Dataset) error {
+// least sure ones. With a classifier it also explains the wrong predictions, as many as it can in
+// 20 seconds.
+func (e *Evaluation) AddPictures(ctx context.Context, from Sources) error {
+	d := from.Data
 	samples := map[string]dataset.Sample{}
 	for split, list := range map[string][]dataset.Sample{"train": d.Train, "val": d.Val, "test": d.Test} {
 		for i, s := range list {
-			if s.Image == nil || split == e.Split { // images in memory have the same names in all splits
+			// images in memory have the same names in all splits
+			if s.Image == nil || split == e.Split {
 				samples[spt.ImageName(d, list, i)] = s
 			}
 		}
@@ -143,5 +155,35 @@ func (e *Evaluation) AddPictures(ctx context.Context, d *dataset.Dataset) error 
 		}
 		e.Pictures[r.Path] = p
 	}
+	if from.Classifier == nil {
+		return nil
+	}
+	wrong := e.wrong()
+	for i, start := 0, time.Now(); i < len(wrong) && time.Since(start) < explainTime; i++ {
+		if s, ok := samples[wrong[i].Path]; ok {
+			if err := e.explain(ctx, from.Classifier, s, wrong[i]); err != nil {
+				return err
+			}
+		}
+		from.Progress.Report(progress.Event{Stage: progress.Explain, Done: int64(i + 1), Total: int64(len(wrong))})
+	}
+	return nil
+}
+
+// explain adds the map of a wrong prediction to the picture of its image.
+func (e *Evaluation) explain(ctx context.Context, c *spt.Classifier, s dataset.Sample, r evaluate.Ranked) error {
+	pixels, err := c.Transform.SamplePixels(s)
+	if err != nil {
+		return nil // the picture says that the image cannot be read
+	}
+	maps, err := c.Explain(ctx, pixels, []int{r.Top[0].Class})
+	if err != nil || maps[0] == (spt.Saliency{}) {
+		return err
+	}
+	p := e.Pictures[r.Path]
+	if p.Map, err = dataURL(shrunk(maps[0].Overlay(pixels))); err != nil {
+		return err
+	}
+	e.Pictures[r.Path] = p
 	return nil
 }

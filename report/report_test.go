@@ -96,7 +96,7 @@ var allSections = []string{"answer", "curves", "confusion", "classes", "mistakes
 func TestRun(t *testing.T) {
 	task := newTask(t, colourNames, 60, 30)
 	r := tuned(t, task, method.SPTLoRA, filepath.Join(t.TempDir(), "run"), nil)
-	if err := r.AddData(t.Context(), task.Data(), nil); err != nil {
+	if err := r.AddData(t.Context(), report.Sources{Data: task.Data()}); err != nil {
 		t.Fatal(err)
 	}
 	page := written(t, &report.Page{Runs: []*report.Run{r}})
@@ -162,7 +162,7 @@ func TestKinds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			task := newTask(t, colourNames, c.val, c.test)
 			r := tuned(t, task, c.method, t.TempDir(), c.change)
-			if err := r.AddData(t.Context(), task.Data(), nil); err != nil {
+			if err := r.AddData(t.Context(), report.Sources{Data: task.Data()}); err != nil {
 				t.Fatal(err)
 			}
 			page := written(t, &report.Page{Runs: []*report.Run{r}})
@@ -252,7 +252,7 @@ func TestHostileNames(t *testing.T) {
 	names := []string{`<script>window.hacked=1</script>`, `"><img src=x onerror=hacked()>`, strings.Repeat("long ", 60) + "\u202e🦓 قطة"}
 	task := newTask(t, names, 9, 30)
 	r := tuned(t, task, method.LoRA, filepath.Join(t.TempDir(), "<b>run</b>"), nil)
-	if err := r.AddData(t.Context(), task.Data(), nil); err != nil {
+	if err := r.AddData(t.Context(), report.Sources{Data: task.Data()}); err != nil {
 		t.Fatal(err)
 	}
 	page := written(t, &report.Page{Runs: []*report.Run{r}})

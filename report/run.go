@@ -11,8 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sptune/spt"
-	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -211,11 +209,10 @@ func (r *Run) findProbe() *Probe {
 }
 
 // AddData describes the data set of the run, and adds pictures of the images that the page shows.
-// If c is not nil, the wrong images also get a map of what decided the prediction.
-func (r *Run) AddData(ctx context.Context, d *dataset.Dataset, c *spt.Classifier) error {
+func (r *Run) AddData(ctx context.Context, s Sources) error {
 	var err error
-	if r.Data, err = NewData(ctx, d, r.Config.Data.Images.Workers); err != nil || r.Evaluation == nil {
+	if r.Data, err = NewData(ctx, s.Data, s.Workers); err != nil || r.Evaluation == nil {
 		return err
 	}
-	return r.Evaluation.AddPictures(ctx, d)
+	return r.Evaluation.AddPictures(ctx, s)
 }

@@ -361,7 +361,7 @@ func (e *Evaluation) mistakes() *mistakesView {
 	maps := ""
 	for _, p := range e.Pictures {
 		if p.Map != "" {
-			maps = " The second picture shows what decided the prediction: the brighter, the more it counted."
+			maps = " The second picture shows what the prediction depends on: its probability falls most if the yellow parts are covered."
 		}
 	}
 	wrong := e.wrong()

@@ -224,7 +224,7 @@ func describe(ctx context.Context, d *dataset.Dataset, r Row, o Options, trained
 	if err != nil {
 		return nil, err
 	}
-	if err := e.AddPictures(ctx, d); err != nil {
+	if err := e.AddPictures(ctx, report.Sources{Data: d}); err != nil {
 		return nil, err
 	}
 	config := run.Config{Tune: run.TuneOptions{Method: r.Method, Train: Recipe(r.Method, o.Epochs, o.Seed)}}
