@@ -26,7 +26,7 @@ type comparedView struct {
 // compare returns the section that compares runs.
 func compare(runs []*Run) *comparedView {
 	v := &comparedView{Table: tableView{Sortable: true, Tall: len(runs) > 20,
-		Head: head("run", "method", "budget", "accuracy#", "95 % interval", "of", "images#", "validation#", "tuned parameters#", "delta#", "learning rate#", "seconds#", "state")}}
+		Head: head("run", "method", "budget", "accuracy#", "95% interval", "of", "images#", "validation#", "tuned parameters#", "delta#", "learning rate#", "seconds#", "state")}}
 	data := map[string]bool{}
 	for _, r := range runs {
 		data[r.Config.Data.Samples] = true
@@ -113,7 +113,7 @@ func accuracies(runs []*Run) (charts []template.HTML) {
 // pairs returns the paired comparisons of runs that were tested on the same images. It compares the
 // first MaxDetailed runs.
 func pairs(runs []*Run) *tableView {
-	t := &tableView{Head: head("run", "beside", "difference in points#", "95 % interval", "only the first right#", "only the second right#", "p#")}
+	t := &tableView{Head: head("run", "beside", "difference in points#", "95% interval", "only the first right#", "only the second right#", "p#")}
 	runs = runs[:min(len(runs), MaxDetailed)]
 	for i, a := range runs {
 		for _, b := range runs[:i] {

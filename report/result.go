@@ -17,11 +17,12 @@ func (r *Run) answer() *answerView {
 	fact := func(name, value, note string) {
 		v.Facts = append(v.Facts, factView{Name: name, Value: value, Note: note})
 	}
+	var measured []factView
 	switch e := r.Evaluation; {
 	case r.Result == nil:
 		v.Value, v.What = r.state()
 	case e != nil:
-		e.addAnswer(v)
+		measured = e.addAnswer(v)
 	case r.Result.Test != nil:
 		v.Value, v.What = wording.Percent(r.Result.Test.Accuracy), fmt.Sprintf("test accuracy, %s", wording.Count(r.Result.Test.Images, "image"))
 	case r.Result.Val != nil:
@@ -30,8 +31,9 @@ func (r *Run) answer() *answerView {
 		v.Sentences = append(v.Sentences, "The run had neither validation nor test images, so its accuracy is not known.")
 	}
 	done, all := r.progress()
-	v.Facts = append(v.Facts, factView{Name: "epochs", Value: fmt.Sprint(done), Note: all, Epoch: true})
+	epochs := factView{Name: "epochs", Value: fmt.Sprint(done), Note: all, Epoch: true}
 	if r.Result == nil {
+		v.Facts = append(v.Facts, epochs)
 		return v
 	}
 	result := r.Result
@@ -42,12 +44,6 @@ func (r *Run) answer() *answerView {
 		fact("linear probe", wording.Percent(r.Probe.Accuracy), fmt.Sprintf("%+.2f points by tuning; %s", 100*(accuracy-r.Probe.Accuracy), r.Probe.Name))
 	case tested:
 		fact("linear probe", "not measured", fmt.Sprintf("it trains only the head: spt tune --method %s", method.Linear))
-	}
-	if result.Val != nil && (tested || r.Evaluation == nil) {
-		fact("validation accuracy", wording.Percent(*result.Val), "of the chosen candidate, which chose it")
-	}
-	if result.TestMax != nil {
-		fact("test-max (paper protocol)", wording.Percent(*result.TestMax), "the highest of all epochs, for comparison only")
 	}
 	tuned := result.Counts.Tuned()
 	note := fmt.Sprintf("and a head of %s", wording.Thousands(result.Counts.Head))
@@ -64,6 +60,14 @@ func (r *Run) answer() *answerView {
 	}
 	fact("training time", wording.Time(result.Seconds), note)
 	fact("method", string(result.Method), budgetNote(result))
+	v.Facts = append(v.Facts, epochs)
+	if result.Val != nil && (tested || r.Evaluation == nil) {
+		fact("validation accuracy", wording.Percent(*result.Val), "of the chosen candidate, which chose it")
+	}
+	if result.TestMax != nil {
+		fact("test-max (paper protocol)", wording.Percent(*result.TestMax), "the highest of all epochs, for comparison only")
+	}
+	v.Facts = append(v.Facts, measured...)
 	if n := len(result.Changed); n > 0 {
 		v.Warnings = append(v.Warnings, fmt.Sprintf("Files changed while the run read them: %d, the first is %s. The result may be wrong; repeat the run.", n, result.Changed[0]))
 	}
@@ -90,8 +94,9 @@ func budgetNote(r *run.Result) string {
 	return note
 }
 
-// addAnswer adds the accuracy of the evaluation and what it says about new images.
-func (e *Evaluation) addAnswer(v *answerView) {
+// addAnswer adds the accuracy of the evaluation and what it says about new images. It returns the
+// other metrics.
+func (e *Evaluation) addAnswer(v *answerView) (facts []factView) {
 	m := e.Metrics
 	split := cmp.Or(splitName(e.Split), e.Split)
 	if e.Split == "all" {
@@ -101,7 +106,7 @@ func (e *Evaluation) addAnswer(v *answerView) {
 	}
 	v.Value, v.What = wording.Percent(m.Top1), fmt.Sprintf("%saccuracy: %d of %s right", split, m.Correct, wording.Count(m.Images, "image"))
 	width := m.Interval.High - m.Interval.Low
-	interval := fmt.Sprintf("95 %% interval %s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
+	interval := fmt.Sprintf("95%% interval %s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 	switch {
 	case width > 0.3:
 		v.Warnings = append(v.Warnings, fmt.Sprintf("A test of %s says little: the accuracy on new images of the same kind may lie anywhere in a range of %.0f points (%s). Test with more images.", wording.Count(m.Images, "image"), 100*width, interval))
@@ -120,6 +125,7 @@ func (e *Evaluation) addAnswer(v *answerView) {
 	fact("balanced accuracy", wording.Percent(m.BalancedAccuracy), "mean recall of the classes")
 	fact("macro F1", wording.Percent(m.Macro.F1), "")
 	fact("Cohen's kappa", fmt.Sprintf("%.4f", m.Kappa), "agreement beyond chance, up to 1")
+	return facts
 }
 
 // state says how far an unfinished run is.
@@ -242,7 +248,7 @@ func leastF1(m *evaluate.Metrics, n int) []int {
 // view turns the evaluation into the values of the template.
 func (e *Evaluated) view() *runView {
 	v := &runView{Answer: &answerView{}}
-	e.Evaluation.addAnswer(v.Answer)
+	v.Answer.Facts = e.Evaluation.addAnswer(v.Answer)
 	for _, f := range e.Facts {
 		v.Answer.Facts = append(v.Answer.Facts, factView{Name: f.Name, Value: f.Value})
 	}
@@ -266,6 +272,6 @@ type Against struct {
 // comparison.
 func (a *Against) Sentence() string {
 	c := a.Comparison
-	return fmt.Sprintf("Beside %s: %s points, 95 %% interval %+.2f to %+.2f. Only this one is right in %s, only the other in %d; p = %.3g by McNemar's exact test.",
+	return fmt.Sprintf("Beside %s: %s points, 95%% interval %+.2f to %+.2f. Only this one is right in %s, only the other in %d; p = %.3g by McNemar's exact test.",
 		a.Other, fmt.Sprintf("%+.2f", 100*c.Difference), 100*c.Interval.Low, 100*c.Interval.High, wording.Count(c.OnlySecond, "image"), c.OnlyFirst, c.P)
 }
