@@ -75,7 +75,7 @@ var imports = []struct {
 		"internal/option", "internal/portablename", "internal/program", "internal/version"}},
 	{"sweep", []string{"", "dataset", "method", "objective", "plan", "progress", "run", "train", "internal/atomicfile", "internal/jsonfile", "internal/option",
 		"internal/regularfile", "internal/shell", "internal/wording", "internal/yamlfile"}},
-	{"report", []string{"", "backbone", "dataset", "delta", "evaluate", "method", "peft", "plan", "report/chart", "run", "sensitivity", "sweep", "train",
+	{"report", []string{"", "backbone", "dataset", "delta", "evaluate", "method", "peft", "plan", "progress", "report/chart", "run", "sensitivity", "sweep", "train",
 		"internal/atomicfile", "internal/jsonfile", "internal/shell", "internal/version", "internal/wording"}},
 	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "evaluate", "method", "objective", "peft", "plan", "progress", "report", "run", "sensitivity",
 		"train", "internal/embedded", "internal/option", "internal/seeded", "internal/synth"}},
