@@ -7,7 +7,7 @@ import (
 )
 
 // The colours of a Saliency: dark blue for 0 and yellow for 1, the ends of cividis (Nuñez, Anderton
-// and Renslow 2018, "Optimizing colormaps with consideration for color vision deficiency").
+// and Renslow, PLOS ONE 13(7), 2018, on colour maps and colour vision deficiency).
 // Lightness increases between them, so people with any colour vision can order the colours.
 var (
 	lowColour  = [3]float64{0, 32, 76}

@@ -23,8 +23,8 @@ type Candidate struct {
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
 	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
 	// Temperature calibrates the probabilities on the validation images; see
-	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there are
-	// too few images or no temperature fits them.
+	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there
+	// are too few images or no temperature fits them.
 	Temperature float64 `json:"temperature,omitempty"`
 	// Metrics holds the metrics of the validation images. It is nil if the objective does not
 	// classify, and in the candidates of a Result.
