@@ -12,13 +12,9 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// The bounds of charts, beyond which they could not be read.
-const (
-	// shownCurves is the largest number of trainings in a chart of curves.
-	shownCurves = 12
-	// shownClasses is the largest number of classes in a confusion matrix.
-	shownClasses = 100
-)
+// shownCurves is the largest number of trainings in a chart of curves, which could not be read with
+// more.
+const shownCurves = 12
 
 // curve is a quantity of an epoch.
 type curve struct {
@@ -120,11 +116,12 @@ func mostUseful(all []Training) []Training {
 }
 
 // confusion returns the confusion matrix, with classes ordered so that confusions lie near the
-// diagonal. shown is the number of classes in it: all, or those with the most errors.
-func confusion(e *Evaluation) (svg template.HTML, shown int) {
+// diagonal. shown is the number of classes in it: all or, if there are more than most, those with
+// the most errors.
+func confusion(e *Evaluation, most int) (svg template.HTML, shown int) {
 	m := e.Metrics
 	order := evaluate.Order(m)
-	if len(order) > shownClasses {
+	if len(order) > most {
 		errors := func(class int) int {
 			c := m.Classes[class]
 			return c.Support + c.Predicted - 2*c.Correct
@@ -132,7 +129,7 @@ func confusion(e *Evaluation) (svg template.HTML, shown int) {
 		worst := slices.Clone(order)
 		slices.SortStableFunc(worst, func(a, b int) int { return cmp.Compare(errors(b), errors(a)) })
 		kept := map[int]bool{}
-		for _, class := range worst[:shownClasses] {
+		for _, class := range worst[:most] {
 			kept[class] = true
 		}
 		order = slices.DeleteFunc(order, func(class int) bool { return !kept[class] })

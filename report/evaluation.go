@@ -104,21 +104,22 @@ func (r *Run) classes() []string {
 	return nil
 }
 
-// Wrong returns the number of wrong predictions that the page shows.
-func (e *Evaluation) Wrong() int { return len(e.wrong()) }
+// Wrong returns the number of wrong predictions that a page shows.
+func (e *Evaluation) Wrong() int { return len(e.wrong(single.images)) }
 
-// wrong returns the most confidently wrong images, and unsure the least confident of the others.
-func (e *Evaluation) wrong() []evaluate.Ranked {
-	return evaluate.MostConfidentlyWrong(e.Images, mistakeImages)
+// wrong returns the n most confidently wrong images, and unsure the n least confident of those that
+// wrong does not return.
+func (e *Evaluation) wrong(n int) []evaluate.Ranked {
+	return evaluate.MostConfidentlyWrong(e.Images, n)
 }
 
-func (e *Evaluation) unsure() []evaluate.Ranked {
+func (e *Evaluation) unsure(n int) []evaluate.Ranked {
 	shown := map[string]bool{}
-	for _, r := range e.wrong() {
+	for _, r := range e.wrong(n) {
 		shown[r.Path] = true
 	}
 	others := slices.DeleteFunc(slices.Clone(e.Images), func(r evaluate.Ranked) bool { return shown[r.Path] })
-	return evaluate.LeastConfident(others, mistakeImages)
+	return evaluate.LeastConfident(others, n)
 }
 
 // explainTime is the time after which no further prediction is explained. An explanation takes 62
@@ -140,7 +141,7 @@ func (e *Evaluation) AddPictures(ctx context.Context, from Sources) error {
 		}
 	}
 	e.Pictures = map[string]Picture{}
-	for _, r := range slices.Concat(e.wrong(), e.unsure()) {
+	for _, r := range slices.Concat(e.wrong(single.images), e.unsure(single.images)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -158,7 +159,7 @@ func (e *Evaluation) AddPictures(ctx context.Context, from Sources) error {
 	if from.Classifier == nil {
 		return nil
 	}
-	wrong := e.wrong()
+	wrong := e.wrong(single.images)
 	for i, start := 0, time.Now(); i < len(wrong) && time.Since(start) < explainTime; i++ {
 		if s, ok := samples[wrong[i].Path]; ok {
 			if err := e.explain(ctx, from.Classifier, s, wrong[i]); err != nil {

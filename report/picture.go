@@ -13,15 +13,24 @@ import (
 	"github.com/sptune/spt/dataset"
 )
 
-// The bounds of the pictures of a page. A picture of pictureSize takes about 4 kB in base64, so the
-// pictures of one run take less than 500 kB.
 const (
-	// pictureSize is the side of a picture in px.
+	// pictureSize is the side of a picture in px. A picture takes about 4 kB in base64.
 	pictureSize = 112
-	// mistakeImages is the largest number of wrong images, and of unsure images, with a picture.
-	mistakeImages = 24
 	// sampleImages is the largest number of training images with a picture.
 	sampleImages = 24
+)
+
+// detail bounds what a page shows of an evaluation, so that it stays below 3 MB: of the pages of a
+// single run and of MaxDetailed runs.
+type detail struct {
+	images  int // wrong images, and unsure images
+	classes int // of the confusion matrix
+	rows    int // of the table of classes
+}
+
+var (
+	single  = detail{images: 24, classes: 100, rows: 1000}
+	several = detail{images: 12, classes: 50, rows: 200}
 )
 
 // Picture is a small image on the page.
@@ -65,11 +74,18 @@ func shrunk(m *image.RGBA) *image.RGBA {
 	return out
 }
 
-// dataURL returns an image as a JPEG in a data URL.
+// pictureBytes is the size of a JPEG that a page wants to stay below. Photographs of pictureSize do.
+const pictureBytes = 4500
+
+// dataURL returns an image as a JPEG in a data URL. The quality is 80, or less if the JPEG is too
+// large then.
 func dataURL(m image.Image) (template.URL, error) {
 	var b bytes.Buffer
-	if err := jpeg.Encode(&b, m, &jpeg.Options{Quality: 80}); err != nil {
-		return "", fmt.Errorf("encoding a picture: %w", err)
+	for quality := 80; quality == 80 || b.Len() > pictureBytes && quality > 0; quality -= 20 {
+		b.Reset()
+		if err := jpeg.Encode(&b, m, &jpeg.Options{Quality: quality}); err != nil {
+			return "", fmt.Errorf("encoding a picture: %w", err)
+		}
 	}
 	return template.URL("data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
 }

@@ -299,4 +299,31 @@ func TestBounds(t *testing.T) {
 	if !strings.Contains(page, "shows the 100 of 1,000 classes with the most errors") {
 		t.Error("the page does not say that it leaves classes out")
 	}
+	// runs with as many pictures as a page shows, of noise, which JPEG cannot compress
+	noise := make([]uint8, 112*112*3)
+	for i := range noise {
+		state = state*1664525 + 1013904223
+		noise[i] = uint8(state >> 24)
+	}
+	data, err := dataset.New("noise", p.Classes, []dataset.Sample{{Image: &dataset.RGB{Width: 112, Height: 112, Pix: noise}, Target: dataset.Class(0)}, {Path: "x", Target: dataset.Class(1)}}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	described, err := report.NewData(t.Context(), data, 0)
+	if err != nil || described.Samples[0].Picture.Image == "" || described.Samples[1].Picture.Missing == "" {
+		t.Fatal(described, err)
+	}
+	picture := described.Samples[0].Picture
+	picture.Map = picture.Image
+	e.Pictures = map[string]report.Picture{}
+	for _, image := range e.Images {
+		e.Pictures[image.Path] = picture
+	}
+	var runs []*report.Run
+	for i := range report.MaxDetailed {
+		runs = append(runs, &report.Run{Name: fmt.Sprint("run ", i), Result: &run.Result{}, Evaluation: e})
+	}
+	if page := written(t, &report.Page{Runs: runs}); len(page) > 3_000_000 {
+		t.Errorf("a picture of noise takes %d bytes, and the page of %d runs %d, expected at most 3 million", len(picture.Image), len(runs), len(page))
+	}
 }

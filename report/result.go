@@ -255,7 +255,7 @@ func (e *Evaluated) view() *runView {
 	if a := e.Against; a != nil {
 		v.Answer.Sentences = append(v.Answer.Sentences, a.Sentence())
 	}
-	e.Evaluation.addTo(v)
+	e.Evaluation.addTo(v, single)
 	if e.Data != nil {
 		v.Data = e.Data.view()
 	}

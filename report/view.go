@@ -178,6 +178,7 @@ func (p *Page) view(now time.Time) (*view, error) {
 	}
 	var names []string
 	runs := p.distinct()
+	described := map[string]bool{} // data sets
 	for i, r := range runs {
 		names = append(names, r.Name)
 		if len(p.Runs) > MaxDetailed {
@@ -186,10 +187,19 @@ func (p *Page) view(now time.Time) (*view, error) {
 		if r.Probe == nil {
 			r.Probe = probeAmong(runs, r)
 		}
-		one, err := r.view()
+		d := single
+		if len(runs) > 1 {
+			d = several
+		}
+		one, err := r.view(d)
 		if err != nil {
 			return nil, err
 		}
+		// the same data set is described once
+		if one.Data != nil && described[r.Config.Data.Samples] {
+			one.Data = nil
+		}
+		described[r.Config.Data.Samples] = described[r.Config.Data.Samples] || one.Data != nil
 		if len(p.Runs) > 1 {
 			one.Prefix = fmt.Sprintf("run-%d-", i+1)
 			one.Heading = r.Name
@@ -270,11 +280,11 @@ func (r *Run) subtitle() string {
 	}
 }
 
-// view turns the run into the values of the template.
-func (r *Run) view() (*runView, error) {
+// view turns the run into the values of the template. d bounds its size.
+func (r *Run) view(d detail) (*runView, error) {
 	v := &runView{Answer: r.answer(), Curves: r.training(), Budget: r.budget()}
 	if r.Evaluation != nil {
-		r.Evaluation.addTo(v)
+		r.Evaluation.addTo(v, d)
 	}
 	if r.Data != nil {
 		v.Data = r.Data.view()
@@ -290,9 +300,9 @@ func splitName(split string) string {
 }
 
 // addTo adds the sections about an evaluation.
-func (e *Evaluation) addTo(v *runView) {
+func (e *Evaluation) addTo(v *runView, d detail) {
 	m := e.Metrics
-	chart, shown := confusion(e)
+	chart, shown := confusion(e, d.classes)
 	c := &confusionView{Chart: chart}
 	if shown < len(e.Classes) {
 		c.Notes = append(c.Notes, fmt.Sprintf("The matrix shows the %d of %s classes with the most errors.", shown, wording.Thousands(len(e.Classes))))
@@ -309,25 +319,22 @@ func (e *Evaluation) addTo(v *runView) {
 		c.Notes = append(c.Notes, "No image was confused.")
 	}
 	v.Confusion = c
-	v.Classes = e.classes()
-	v.Mistakes = e.mistakes()
+	v.Classes = e.classes(d.rows)
+	v.Mistakes = e.mistakes(d.images)
 	v.Reliability = e.reliability()
 }
 
-// shownRows is the largest number of rows of the table of classes.
-const shownRows = 1000
-
-// classes returns the table of classes.
-func (e *Evaluation) classes() *classesView {
+// classes returns the table of classes, with up to most rows.
+func (e *Evaluation) classes(most int) *classesView {
 	m := e.Metrics
 	v := &classesView{Table: tableView{Sortable: true, Tall: true, Head: head("class", "images#", "right#", "precision#", "recall#", "F1#", "predicted#")}}
 	order := make([]int, len(m.Classes))
 	for i := range order {
 		order[i] = i
 	}
-	if len(order) > shownRows {
-		order = leastF1(m, shownRows)
-		v.Note = fmt.Sprintf("The table shows the %s of %s classes with the lowest F1.", wording.Thousands(shownRows), wording.Thousands(len(m.Classes)))
+	if len(order) > most {
+		order = leastF1(m, most)
+		v.Note = fmt.Sprintf("The table shows the %s of %s classes with the lowest F1.", wording.Thousands(most), wording.Thousands(len(m.Classes)))
 	}
 	for _, i := range order {
 		c := m.Classes[i]
@@ -338,9 +345,9 @@ func (e *Evaluation) classes() *classesView {
 	return v
 }
 
-// mistakes returns the wrong and the unsure images. It returns nil if the predictions were not
+// mistakes returns up to most wrong and as many unsure images. It returns nil if the predictions were not
 // kept.
-func (e *Evaluation) mistakes() *mistakesView {
+func (e *Evaluation) mistakes(most int) *mistakesView {
 	if len(e.Images) == 0 {
 		return nil
 	}
@@ -364,9 +371,9 @@ func (e *Evaluation) mistakes() *mistakesView {
 			maps = " The second picture shows what the prediction depends on: its probability falls most if the yellow parts are covered."
 		}
 	}
-	wrong := e.wrong()
+	wrong := e.wrong(most)
 	group("Most confidently wrong", fmt.Sprintf("%d of %s. Such images often have a wrong label, or show something of another class too.%s", len(wrong), wording.Count(wrongs, "wrong image"), maps), wrong)
-	unsure := e.unsure()
+	unsure := e.unsure(most)
 	group("Least sure", fmt.Sprintf("The %s with the lowest probability of the predicted class, without those above.", wording.Count(len(unsure), "image")), unsure)
 	return v
 }
