@@ -172,16 +172,16 @@ func (p *Page) view(now time.Time) (*view, error) {
 		v.Sweep = p.sweepView()
 		v.Contents = append(v.Contents, link{"sweep", "Sweep"})
 	}
-	if len(p.Runs) > 1 {
-		v.Compared = compare(p.distinct())
+	runs := p.distinct()
+	if len(runs) > 1 {
+		v.Compared = compare(runs)
 		v.Contents = append(v.Contents, link{"runs", "Side by side"})
 	}
 	var names []string
-	runs := p.distinct()
 	described := map[string]bool{} // data sets
 	for i, r := range runs {
 		names = append(names, r.Name)
-		if len(p.Runs) > MaxDetailed {
+		if len(runs) > MaxDetailed {
 			continue
 		}
 		if r.Probe == nil {
@@ -200,12 +200,12 @@ func (p *Page) view(now time.Time) (*view, error) {
 			one.Data = nil
 		}
 		described[r.Config.Data.Samples] = described[r.Config.Data.Samples] || one.Data != nil
-		if len(p.Runs) > 1 {
+		if len(runs) > 1 {
 			one.Prefix = fmt.Sprintf("run-%d-", i+1)
 			one.Heading = r.Name
 			v.Contents = append(v.Contents, link{one.Prefix + "run", r.Name})
 		} else {
-			v.Contents = one.sections()
+			v.Contents = append(v.Contents, one.sections()...)
 			v.Subtitle = r.subtitle()
 		}
 		v.Runs = append(v.Runs, *one)
