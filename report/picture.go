@@ -74,7 +74,8 @@ func shrunk(m *image.RGBA) *image.RGBA {
 	return out
 }
 
-// pictureBytes is the size of a JPEG that a page wants to stay below. Photographs of pictureSize do.
+// pictureBytes is the size of a JPEG that a page wants to stay below. Photographs of pictureSize
+// do.
 const pictureBytes = 4500
 
 // dataURL returns an image as a JPEG in a data URL. The quality is 80, or less if the JPEG is too

@@ -345,8 +345,8 @@ func (e *Evaluation) classes(most int) *classesView {
 	return v
 }
 
-// mistakes returns up to most wrong and as many unsure images. It returns nil if the predictions were not
-// kept.
+// mistakes returns up to most wrong and as many unsure images. It returns nil if the predictions
+// were not kept.
 func (e *Evaluation) mistakes(most int) *mistakesView {
 	if len(e.Images) == 0 {
 		return nil

@@ -95,7 +95,8 @@ func Create(dir string, c *Config) (Folder, error) {
 	case err != nil:
 		return f, fmt.Errorf("making the run folder: %w", err)
 	}
-	return f, nil
+	// The folder may hold a file of a program that was killed while it made the run.
+	return f, f.RemoveLeftovers()
 }
 
 // occupied returns the error for a folder that holds a run.

@@ -65,6 +65,9 @@ func CreateBytes(path string, data []byte) error {
 	return write(path, fill, func(temp, path string) error {
 		// A hard link is the one way to name a complete file that refuses an existing name.
 		err := os.Link(temp, path)
+		if _, e := os.Lstat(path); err != nil && e == nil {
+			return fs.ErrExist // the other writer may have removed temp as a leftover
+		}
 		if err == nil || errors.Is(err, fs.ErrExist) {
 			return errors.Join(err, os.Remove(temp))
 		}
