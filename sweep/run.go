@@ -97,7 +97,11 @@ func (f Folder) Run(ctx context.Context, o Options) (Summary, error) {
 			own = append(own, id)
 		}
 	}
-	return w.all(ctx, own)
+	sum, err := w.all(ctx, own)
+	for name := range w.users { // a killed process may have left scores that no job needs
+		w.dropScores(name)
+	}
+	return sum, err
 }
 
 // state is the state of a job for a worker.
@@ -247,7 +251,7 @@ func (w *worker) attempt(ctx context.Context, j Job, number int) (state, error) 
 	if w.Ended != nil {
 		w.Ended(turn, result, err)
 	}
-	w.dropScores(j)
+	w.dropScores(j.Scores)
 	switch {
 	case err == nil:
 		return done, nil
@@ -348,13 +352,13 @@ func (w *worker) scores(ctx context.Context, j Job, task *spt.Task) (path string
 	return path, scores.Save(path)
 }
 
-// dropScores removes the scores of a job if no other job needs them. Scores are as large as the
-// backbone.
-func (w *worker) dropScores(j Job) {
-	if j.Scores == "" {
+// dropScores removes the scores with that name if no job needs them any more. Scores are as large
+// as the backbone. A job without scores has an empty name.
+func (w *worker) dropScores(name string) {
+	if name == "" {
 		return
 	}
-	for _, id := range w.users[j.Scores] {
+	for _, id := range w.users[name] {
 		if w.folder.done(id) {
 			continue
 		}
@@ -362,5 +366,5 @@ func (w *worker) dropScores(j Job) {
 			return
 		}
 	}
-	_ = os.RemoveAll(w.folder.path(scoresFolder, j.Scores))
+	_ = os.RemoveAll(w.folder.path(scoresFolder, name))
 }
