@@ -121,17 +121,22 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 // runOf returns the configuration of the run in dir, the folder of a delta or a file in this
 // folder. It returns nil if the folder holds no run.
 func runOf(dir string) (*run.Config, error) {
-	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		dir = filepath.Dir(dir)
-	}
-	if _, err := os.Stat(filepath.Join(dir, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(folderOf(dir).Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	_, c, err := run.Open(dir)
+	_, c, err := run.Open(string(folderOf(dir)))
 	if err != nil {
 		return nil, err
 	}
 	return &c, nil
+}
+
+// folderOf returns the folder dir, or the folder of the file dir.
+func folderOf(dir string) run.Folder {
+	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
+		dir = filepath.Dir(dir)
+	}
+	return run.Folder(dir)
 }
 
 // temperature returns the temperature that calibrates the probabilities, or 0 if none is known.

@@ -1,6 +1,6 @@
-// Package export writes a tuned classifier in the formats of other programs. Each format is a row of
-// a table: whether the classifier can be written in it without a loss, and the function that writes
-// and verifies it.
+// Package export writes a tuned classifier in the formats of other programs. Each format is a row
+// of a table: whether the classifier can be written in it without a loss, and the function that
+// writes and verifies it.
 //
 // Begin with [Write]. It makes a new folder, writes the classifier in each of the wanted formats,
 // compares the logits of probe images with those of the classifier, and returns how other programs
@@ -54,11 +54,16 @@ type Options struct {
 	// Probes holds the pixels of images, [n, Size, Size, 3], on which logits are compared. See
 	// spt.Probes.
 	Probes []uint8
-	// Bound is the largest accepted difference of a logit. Default: delta.DefaultBound.
+	// Bound is the largest accepted difference of a logit. Default: delta.DefaultBound, or
+	// HalfBound with Half.
 	Bound float64
 	// Progress receives the events of long work. Default: no events.
 	Progress progress.Func
 }
+
+// HalfBound is the default of Options.Bound with Half. Float16 has eleven significant bits, so
+// rounding moves each weight by up to one part in 4096.
+const HalfBound = 0.05
 
 // Exported describes a classifier in one format.
 type Exported struct {
@@ -85,12 +90,14 @@ type format struct {
 	// does no costly work.
 	check func(c *Classifier, o Options) error
 	// write writes the files into the empty folder dir and verifies them. It sets Images,
-	// Difference, Load and Notes.
+	// Difference and Notes, and Load if load is nil.
 	write func(ctx context.Context, c *Classifier, o Options, dir string) (*Exported, error)
+	// load returns the code or the command that loads the finished folder dir.
+	load func(dir string) string
 }
 
 // formats is the table of formats.
-var formats []format
+var formats = []format{timm}
 
 // Formats returns the names of all formats.
 func Formats() (names []string) {
@@ -100,21 +107,44 @@ func Formats() (names []string) {
 	return names
 }
 
-// Write exports a classifier in one or several formats into the new folder out. With one format the
-// files are in out, with several in a folder for each format in out. If a format fails, Write
-// leaves nothing behind. An unknown format and a folder that exists are a [*run.OptionError]; a
-// classifier that a format cannot hold is a [*run.InputError].
-func Write(ctx context.Context, c *Classifier, names []string, out string, o Options) ([]*Exported, error) {
-	if o.Bound == 0 {
+// Reader returns the names of the programs that read a format. It returns "" for an unknown format.
+func Reader(name string) string {
+	if i := slices.Index(Formats(), name); i >= 0 {
+		return formats[i].reader
+	}
+	return ""
+}
+
+// withDefaults returns o with the default of Bound.
+func (o Options) withDefaults() Options {
+	switch {
+	case o.Bound != 0:
+	case o.Half:
+		o.Bound = HalfBound
+	default:
 		o.Bound = delta.DefaultBound
 	}
-	var rows []format
-	for _, name := range names {
-		i := slices.Index(Formats(), name)
-		if i < 0 {
+	return o
+}
+
+// Check returns the error that [Write] returns before it does costly work. The probe images in o
+// are not needed.
+func Check(c *Classifier, names []string, out string, o Options) error {
+	_, err := check(c, names, out, o.withDefaults())
+	return err
+}
+
+// check returns the rows of the formats. Its errors are those of Write.
+func check(c *Classifier, names []string, out string, o Options) (rows []format, err error) {
+	for i, name := range names {
+		at := slices.Index(Formats(), name)
+		switch {
+		case at < 0:
 			return nil, &run.OptionError{Option: "format", Err: option.Unknown("format", "format", name, Formats())}
+		case slices.Contains(names[:i], name):
+			return nil, &run.OptionError{Option: "format", Err: fmt.Errorf("the format %s is given twice; give it once", name)}
 		}
-		rows = append(rows, formats[i])
+		rows = append(rows, formats[at])
 	}
 	if _, err := os.Lstat(out); !errors.Is(err, fs.ErrNotExist) {
 		if err == nil {
@@ -126,6 +156,19 @@ func Write(ctx context.Context, c *Classifier, names []string, out string, o Opt
 		if err := f.check(c, o); err != nil {
 			return nil, &run.InputError{Err: fmt.Errorf("exporting to %s: %w", f.name, err)}
 		}
+	}
+	return rows, nil
+}
+
+// Write exports a classifier in one or several formats into the new folder out. With one format the
+// files are in out, with several in a folder for each format in out. If a format fails, Write
+// leaves nothing behind. An unknown format and a folder that exists are a [*run.OptionError]; a
+// classifier that a format cannot hold is a [*run.InputError].
+func Write(ctx context.Context, c *Classifier, names []string, out string, o Options) ([]*Exported, error) {
+	o = o.withDefaults()
+	rows, err := check(c, names, out, o)
+	if err != nil {
+		return nil, err
 	}
 	// The folder gets its name when everything in it is complete.
 	temp, err := os.MkdirTemp(filepath.Dir(out), ".spt-*.tmp")
@@ -142,10 +185,13 @@ func Write(ctx context.Context, c *Classifier, names []string, out string, o Opt
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(temp))
 	}
-	for _, e := range all {
+	for i, e := range all {
 		e.Dir = out
 		if len(rows) > 1 {
 			e.Dir = filepath.Join(out, e.Format)
+		}
+		if load := rows[i].load; load != nil {
+			e.Load = load(e.Dir)
 		}
 	}
 	return all, nil
