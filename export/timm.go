@@ -106,7 +106,7 @@ func writeTimm(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 	differs := made.differs(c.Model.Config)
 	if e.Images, e.Difference, err = c.compare(ctx, o, read); err != nil {
 		if differs != "" {
-			err = fmt.Errorf("%w (%s)", err, differs)
+			err = fmt.Errorf("%w; the cause may be that %s%s", err, differs, anyMethod)
 		}
 		return nil, err
 	}
