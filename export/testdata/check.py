@@ -179,7 +179,7 @@ def lively(fixture, folder):
     weights = load_file(folder / "model.safetensors")
     for name, w in weights.items():
         if w.ndim in (2, 4) and w.dtype == np.float32 and "bias" not in name:
-            gain = 4 if w.ndim == 4 else 1.5
+            gain = 4 if w.ndim == 4 and w.shape[-1] > 1 else 1.5
             weights[name] = w * np.float32(gain / (w.std() * math.sqrt(w[0].size) + 1e-12))
         elif "pos_embed" in name or "position_embeddings" in name:
             weights[name] = w * np.float32(0.3 / (w.std() + 1e-12))
