@@ -21,6 +21,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -170,20 +171,13 @@ func Write(ctx context.Context, c *Classifier, names []string, out string, o Opt
 	if err != nil {
 		return nil, err
 	}
-	// The folder gets its name when everything in it is complete.
-	temp, err := os.MkdirTemp(filepath.Dir(out), ".spt-*.tmp")
+	var all []*Exported
+	err = atomicfile.CreateFolder(out, func(dir string) error {
+		all, err = write(ctx, c, rows, dir, o)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("exporting: %w", err)
-	}
-	all, err := write(ctx, c, rows, temp, o)
-	if err == nil {
-		err = os.Chmod(temp, 0o755) // MkdirTemp makes a private folder
-	}
-	if err == nil {
-		err = os.Rename(temp, out)
-	}
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(temp))
+		return nil, err
 	}
 	for i, e := range all {
 		e.Dir = out
