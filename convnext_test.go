@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/colours"
@@ -77,7 +78,7 @@ func TestTuneConvNeXt(t *testing.T) {
 				t.Fatalf("%s, %s: %v", fixture, chosen, err)
 			}
 			file := filepath.Join(dir, "merged.safetensors")
-			if err := merged.Save(file, d.Classes); err != nil {
+			if err := merged.Save(file, checkpoint.F32, d.Classes); err != nil {
 				t.Fatal(err)
 			}
 			if again, _, err := backbone.Load(file, backbone.LoadOptions{}); err != nil || !reflect.DeepEqual(again.Config, m.Config) {

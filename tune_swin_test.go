@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/inspect"
@@ -81,7 +82,7 @@ func TestTuneSwin(t *testing.T) {
 			t.Fatalf("%s: %v", m, err)
 		}
 		file := filepath.Join(t.TempDir(), "merged.safetensors")
-		if err := merged.Save(file, d.Classes); err != nil {
+		if err := merged.Save(file, checkpoint.F32, d.Classes); err != nil {
 			t.Fatal(err)
 		}
 		read, report, err := backbone.Load(file, backbone.LoadOptions{})

@@ -9,6 +9,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/inspect"
@@ -80,7 +81,7 @@ func TestTuneForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "merged.safetensors")
-			if err := merged.Save(path, nil); err != nil {
+			if err := merged.Save(path, checkpoint.F32, nil); err != nil {
 				t.Fatal(err)
 			}
 			got, report, err := backbone.Load(path, backbone.LoadOptions{})

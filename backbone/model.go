@@ -79,8 +79,8 @@ type Model struct {
 	// Path is the file that the model was read from. It is empty for a model that was made in
 	// memory.
 	Path string
-	// Origin names the source of the file at Path, such as hf:OWNER/NAME@COMMIT. It is empty if
-	// Path itself is the source.
+	// Origin names the source of the weights, such as hf:OWNER/NAME@COMMIT. It is empty if the file
+	// at Path itself is the source.
 	Origin string
 
 	// WeightsKey is the place of the weights in the checkpoint: the keys of their dict and the

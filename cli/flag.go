@@ -138,6 +138,9 @@ type options struct {
 	// live is the address at which the page of the run is served.
 	live               string
 	verify, calibrated bool
+	// formats, half and probabilities belong to export.
+	formats             namesValue
+	half, probabilities bool
 }
 
 // newOptions returns the options of a command, with the defaults that are not defaults of flags.
@@ -233,7 +236,8 @@ func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.C
 	done := ""
 	if f.values != nil {
 		if i := strings.LastIndexByte(typed, ','); i >= 0 {
-			if _, list := f.field((&app{}).newOptions()).(*methodsValue); list {
+			switch f.field((&app{}).newOptions()).(type) {
+			case *methodsValue, *namesValue:
 				done, typed = typed[:i+1], typed[i+1:]
 			}
 		}

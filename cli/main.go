@@ -56,8 +56,8 @@ Begin with 'spt demo', which needs no files, or with
 
 where photos is a folder with one folder of images for each class. 'spt tune' runs all
 stages; 'spt score', 'spt plan' and 'spt train' run one stage each. The result is a delta: the
-tuned weights, one to two megabytes for a ViT-B. 'spt predict', 'spt eval' and 'spt merge'
-use the delta together with the pretrained model, which is called the backbone.
+tuned weights, one to two megabytes for a ViT-B. 'spt predict', 'spt eval', 'spt merge' and
+'spt export' use the delta together with the pretrained model, which is called the backbone.
 'spt completion SHELL' prints a script that completes commands and flags in your shell.
 
 Exit codes:
@@ -221,7 +221,7 @@ func (a *app) root() *cobra.Command {
 		f.add(root, root.PersistentFlags(), &options{app: a})
 	}
 	for _, verb := range []func(*app) *cobra.Command{tuneCommand, scoreCommand, planCommand, trainCommand, evalCommand,
-		predictCommand, mergeCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, reportCommand, pretrainCommand, benchCommand, versionCommand} {
+		predictCommand, mergeCommand, exportCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, reportCommand, pretrainCommand, benchCommand, versionCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		root.AddCommand(c)

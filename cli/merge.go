@@ -9,6 +9,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
@@ -16,7 +17,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// The numbers of images on which merge compares logits, in addition to the images of --probe.
+// The numbers of images on which merge and export compare logits, in addition to the images of
+// --probe.
 const (
 	randomProbes = 8  // random images
 	dataProbes   = 16 // images of --data
@@ -24,7 +26,6 @@ const (
 
 func mergeCommand(a *app) *cobra.Command {
 	o := a.newOptions()
-	data := &o.config.Data
 	cmd := &cobra.Command{
 		Use: "merge --delta DIR --out FILE [flags]", Short: "Merge a delta into a copy of its backbone",
 		Long: `Adds a delta to a copy of the weights of its backbone and writes the result as a checkpoint with
@@ -54,11 +55,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 		if err := t.trained.Tuning.Mergeable(); err != nil {
 			return &run.InputError{Err: err}
 		}
-		if t.run != nil && data.Path == t.run.Data.Path {
-			*data = t.run.Data // with the layout and the columns of the run
-			data.Classes = 0   // the probes may be other images than those of the run
-		}
-		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, *data)
+		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data))
 		if err != nil {
 			return err
 		}
@@ -70,15 +67,11 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 		if err != nil {
 			return err
 		}
-		if err := merged.Save(o.out, t.classes); err != nil {
+		if err := merged.Save(o.out, checkpoint.F32, t.classes); err != nil {
 			return err
 		}
 		beyond := merged.Model.Config.BeyondTimm()
 		if a.json {
-			var left []string
-			for _, err := range unreadable {
-				left = append(left, err.Error())
-			}
 			return a.writeJSON(struct {
 				Out    string `json:"out"`
 				Bytes  int64  `json:"bytes"`
@@ -90,7 +83,7 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 				// BeyondTimm says why timm does not compute the same with the file. Empty means
 				// that timm computes the same.
 				BeyondTimm string `json:"beyond_timm,omitempty"`
-			}{o.out, fileSize(o.out), merged.Images, left, merged.LargestDifference, merged.Bound, beyond})
+			}{o.out, fileSize(o.out), merged.Images, texted(unreadable), merged.LargestDifference, merged.Bound, beyond})
 		}
 		var f facts
 		for _, err := range unreadable {
@@ -124,10 +117,28 @@ func unmergeable() (names []string) {
 	return names
 }
 
-// mergeProbes returns the pixels of the images on which merge compares logits: random images, the
-// images of the folder probe, and images of the data set, spread evenly over it. probe and
-// data.Path may be empty. unreadable holds an error for each image that cannot be read, and for the
-// files of probe that are left out.
+// texted returns the texts of errors.
+func texted(errs []error) (texts []string) {
+	for _, err := range errs {
+		texts = append(texts, err.Error())
+	}
+	return texts
+}
+
+// probeData returns the data set with images on which logits are compared. The data set of the run
+// is read with the layout and the columns of the run.
+func (t *tuned) probeData(data run.DataConfig) run.DataConfig {
+	if t.run != nil && data.Path == t.run.Data.Path {
+		data = t.run.Data
+		data.Classes = 0 // the probes may be other images than those of the run
+	}
+	return data
+}
+
+// mergeProbes returns the pixels of the images on which merge and export compare logits: random
+// images, the images of the folder probe, and images of the data set, spread evenly over it. probe
+// and data.Path may be empty. unreadable holds an error for each image that cannot be read, and for
+// the files of probe that are left out.
 func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	var left []error

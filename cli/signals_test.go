@@ -133,6 +133,12 @@ func interruptions() []interruption {
 		{verb: "merge", phase: "evaluating", seconds: 0.7, args: "merge --delta DIR/tuned --probe DIR/many --out m.safetensors", absent: []string{"m.safetensors"}},
 		{verb: "merge", phase: "scoring training", reason: "only merges"},
 
+		{verb: "export", phase: "opening", copies: "vit.safetensors", hold: "vit.safetensors", args: "export --delta DIR/tuned --model vit.safetensors --format timm --out m", absent: []string{"m"}},
+		{verb: "export", phase: "listing", copies: "table", hold: "table/list.csv", args: "export --delta DIR/tuned --data table/list.csv --format timm --out m", absent: []string{"m"}},
+		{verb: "export", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "export --delta DIR/tuned --probe data --format timm --out m", absent: []string{"m"}},
+		{verb: "export", phase: "evaluating", seconds: 0.7, args: "export --delta DIR/tuned --probe DIR/many --format timm --out m", absent: []string{"m"}},
+		{verb: "export", phase: "scoring training", reason: "only exports"},
+
 		{verb: "data verify", phase: "opening", copies: "table", hold: "table/list.csv", args: "data verify table/list.csv"},
 		{verb: "data verify", phase: "listing", slow: "DIR/split/test/red", args: "data verify DIR/split"},
 		{verb: "data verify", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "data verify data"},
@@ -196,6 +202,7 @@ func interruptions() []interruption {
 		{"eval", "eval --delta DIR/tuned --model hf:tests/vit", false},
 		{"predict", "predict --model hf:tests/vit DIR/data", false},
 		{"merge", "merge --delta DIR/tuned --model hf:tests/vit --out m.safetensors", false},
+		{"export", "export --delta DIR/tuned --model hf:tests/vit --format timm --out m", false},
 		{"inspect", "inspect hf:tests/vit", true},
 		{"bench", "bench --weights hf:tests/vit", false},
 		{"sweep plan", "sweep plan DIR/sweep-hub.yaml --out out", false},

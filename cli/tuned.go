@@ -92,8 +92,8 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 	return t, nil
 }
 
-// openDelta loads the delta in the folder dir and its backbone. If c names no backbone, it loads
-// the backbone of the run in the same folder.
+// openDelta loads the delta in the folder dir and its backbone. If c names no backbone, it looks
+// where run.OpenBackbone does.
 func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tuned, error) {
 	d, err := delta.Load(dir)
 	if err != nil {
@@ -103,17 +103,12 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 	if t.run, err = runOf(dir); err != nil {
 		return nil, err
 	}
-	if c.Path == "" && t.run != nil {
-		c.Path, c.Commit = t.run.Model.Path, t.run.Model.Commit
-	}
-	if c.Path == "" {
-		return nil, refuse("no backbone given for the delta in %s, which was tuned on %s; give --model FILE", dir, d.Backbone)
-	}
 	p := a.reporter()
 	defer p.close()
-	t.model, err = c.OpenTuned(ctx, d, p.event)
-	if t.run != nil && c.Path == t.run.Model.Path && errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w (this is the path in the run %s; if the backbone has moved, give its path with --model FILE)", err, dir)
+	if c.Path != "" {
+		t.model, err = c.OpenTuned(ctx, d, p.event)
+	} else {
+		t.model, err = run.OpenBackbone(ctx, string(folderOf(dir)), d, t.run, c.WeightsKey, p.event)
 	}
 	return t, err
 }
@@ -121,17 +116,22 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 // runOf returns the configuration of the run in dir, the folder of a delta or a file in this
 // folder. It returns nil if the folder holds no run.
 func runOf(dir string) (*run.Config, error) {
-	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		dir = filepath.Dir(dir)
-	}
-	if _, err := os.Stat(filepath.Join(dir, run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(folderOf(dir).Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	_, c, err := run.Open(dir)
+	_, c, err := run.Open(string(folderOf(dir)))
 	if err != nil {
 		return nil, err
 	}
 	return &c, nil
+}
+
+// folderOf returns the folder dir, or the folder of the file dir.
+func folderOf(dir string) run.Folder {
+	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
+		dir = filepath.Dir(dir)
+	}
+	return run.Folder(dir)
 }
 
 // temperature returns the temperature that calibrates the probabilities, or 0 if none is known.

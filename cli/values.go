@@ -134,6 +134,16 @@ func (m *methodsValue) Set(text string) error {
 	return nil
 }
 
+// namesValue is a list of names. A flag takes names separated by commas and can be repeated.
+type namesValue []string
+
+func (n *namesValue) Type() string   { return "names" }
+func (n *namesValue) String() string { return comma(*n) }
+func (n *namesValue) Set(text string) error {
+	*n = append(*n, strings.Split(text, ",")...)
+	return nil
+}
+
 // choiceValue is the value of a flag that accepts the given words only.
 type choiceValue struct {
 	to    *string

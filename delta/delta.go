@@ -105,8 +105,13 @@ type Backbone struct {
 	Fingerprint string `json:"fingerprint"`
 	// File tells people which checkpoint to look for. It is the base name of a file, or
 	// hf:OWNER/NAME@COMMIT on the Hugging Face Hub. It is empty for a backbone that was made in
-	// memory. No program opens it.
+	// memory.
 	File string `json:"file,omitempty"`
+	// Path is the absolute path of the checkpoint, which may have moved. [Delta.Save] writes it
+	// relative to the folder of the delta if both lie below a common folder that is not the root of
+	// the file system, so both can move together. It is empty if the checkpoint comes from the Hub
+	// or from memory.
+	Path string `json:"path,omitempty"`
 	// WeightsKey is the place of the weights in the checkpoint; see backbone.Model.WeightsKey.
 	WeightsKey string `json:"weights_key,omitempty"`
 	// Parameters is the number of parameters without the head, from backbone.Config.Size.
@@ -131,6 +136,8 @@ func identify(m *backbone.Model) Backbone {
 		b.File = m.Origin
 	case m.Path != "":
 		b.File = filepath.Base(m.Path)
+		// An error means that the working folder is gone; then nobody finds the path again.
+		b.Path, _ = filepath.Abs(m.Path)
 	}
 	return b
 }

@@ -407,6 +407,12 @@ func TestLoadRefuses(t *testing.T) {
 		"fingerprint":           {editJSON("backbone.fingerprint", "beef"), []string{"backbone.fingerprint", `"beef"`, "64"}},
 		"parameters":            {editJSON("backbone.parameters", 1), []string{"backbone.parameters is 1"}},
 		"file with a folder":    {editJSON("backbone.file", "../../x.safetensors"), []string{"backbone.file", "without a folder"}},
+		"path of another file":  {editJSON("backbone.path", "../x.safetensors"), []string{"backbone.path", "x.safetensors", "backbone.file"}},
+		"path that is a number": {editJSON("backbone.path", 1), []string{"backbone.path"}},
+		"path with a newline":   {editJSON("backbone.path", "../a\nb"), []string{"backbone.path", "control"}},
+		"path of a share":       {editJSON("backbone.path", "//server/share/x"), []string{"backbone.path", "this machine"}},
+		"path of a Windows one": {editJSON("backbone.path", `\\server\share\x`), []string{"backbone.path", "this machine"}},
+		"path too long":         {editJSON("backbone.path", strings.Repeat("a/", 3000)), []string{"backbone.path has 6000 bytes"}},
 		"file of no reference":  {editJSON("backbone.file", "hf:tests/vit:../../x.safetensors"), []string{"backbone.file", "without a folder"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	stdpath "path"
 	"path/filepath"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/atomicfile"
@@ -69,6 +72,7 @@ func (d *Delta) Save(dir string) error {
 	}
 	described := *d
 	described.Selection.Entries = nil
+	described.Backbone.Path = portablePath(dir, d.Backbone.Path)
 	text, err := json.MarshalIndent(document{header, &described, sum}, "", "  ")
 	if err == nil {
 		err = atomicfile.WriteBytes(filepath.Join(dir, FileName), append(text, '\n'))
@@ -140,7 +144,65 @@ func load(dir string) (*Delta, error) {
 	if err := doc.validate(); err != nil {
 		return nil, err
 	}
-	return doc.Delta, nil
+	doc.Backbone.Path, err = localPath(dir, doc.Backbone.Path)
+	return doc.Delta, err
+}
+
+// maxPath limits the length of the path of a checkpoint, in bytes. It is the limit of Linux.
+const maxPath = 4096
+
+// portablePath returns the path of a checkpoint as Save writes it, with slashes. It is relative to
+// the folder dir if both have a common folder that is not the root of the file system. It is empty
+// for a path that validatePath refuses.
+func portablePath(dir, path string) string {
+	if path == "" {
+		return ""
+	}
+	text := filepath.ToSlash(path)
+	if dir, err := filepath.Abs(dir); err == nil {
+		relative, err := filepath.Rel(dir, path)
+		relative = filepath.ToSlash(relative)
+		up := strings.Count(relative+"/", "../")
+		// The number of folders between dir and the root of the file system.
+		depth := strings.Count(strings.Trim(filepath.ToSlash(dir[len(filepath.VolumeName(dir)):]), "/"), "/") + 1
+		if err == nil && up < depth {
+			text = relative
+		}
+	}
+	if (Backbone{File: filepath.Base(path), Path: text}).validatePath() != nil {
+		return ""
+	}
+	return text
+}
+
+// localPath returns the absolute path of a checkpoint on this system. path is as portablePath
+// returns it, and dir is the folder of the delta.
+func localPath(dir, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	local := filepath.FromSlash(path)
+	if !filepath.IsAbs(local) {
+		local = filepath.Join(dir, local)
+	}
+	return filepath.Abs(local)
+}
+
+// validatePath checks the path as it stands in the JSON file. A path on another machine is refused:
+// opening it would send the name of the user to this machine.
+func (b Backbone) validatePath() error {
+	switch p := b.Path; {
+	case p == "":
+	case len(p) > maxPath:
+		return fmt.Errorf("backbone.path has %d bytes, expected at most %d", len(p), maxPath)
+	case !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl) || strings.ContainsRune(p, utf8.RuneError):
+		return fmt.Errorf("backbone.path is %.200q, expected a path without control characters", p)
+	case strings.HasPrefix(p, "//") || strings.HasPrefix(p, `\\`):
+		return fmt.Errorf("backbone.path is %.200q, expected a path on this machine", p)
+	case stdpath.Base(p) != b.File:
+		return fmt.Errorf("backbone.path is %.200q, expected a path that ends in backbone.file, %.200q", p, b.File)
+	}
+	return nil
 }
 
 // readFile reads a file of at most limit bytes. It allocates no more than the size of the file.
@@ -180,6 +242,9 @@ func decode(text []byte) (*document, error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(doc); err != nil {
 		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", jsonfile.Explain(text, err), header.Version)
+	}
+	if err := doc.Backbone.validatePath(); err != nil {
+		return nil, err
 	}
 	if doc.Selection.Entries != nil {
 		return nil, fmt.Errorf("selection has entries; move their positions to %s, as tensors named %q", TensorsName, sparseIndices("NAME"))

@@ -140,11 +140,12 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 	return largest, nil
 }
 
-// Save writes a full checkpoint to path: a safetensors file of F32 tensors with the names of timm.
-// The metadata of the file holds the configuration, the normalisation and the transform, so that
-// backbone.Load and [TransformOf] need no other file. If classes is not nil, the metadata also
-// holds the class names, one for each row of the head; [backbone.ReadClasses] reads them.
-func (m *Merged) Save(path string, classes []string) error {
+// Save writes a full checkpoint to path: a safetensors file with the names of timm. dtype is
+// checkpoint.F32, F16 or BF16. The metadata of the file holds the configuration, the normalisation
+// and the transform, so that backbone.Load and [TransformOf] need no other file. If classes is not
+// nil, the metadata also holds the class names, one for each row of the head;
+// [backbone.ReadClasses] reads them.
+func (m *Merged) Save(path string, dtype checkpoint.DType, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
 		return fmt.Errorf("saving the merged checkpoint %s: %d class names, expected %d, one for each row of the head", path, len(classes), m.Model.Config.NumClasses)
 	}
@@ -160,7 +161,7 @@ func (m *Merged) Save(path string, classes []string) error {
 		}
 		metadata[key] = string(text)
 	}
-	return m.Model.Save(path, checkpoint.F32, metadata)
+	return m.Model.Save(path, dtype, metadata)
 }
 
 // TransformOf returns the transform that [Merged.Save] wrote into the checkpoint f. It returns the

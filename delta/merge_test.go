@@ -148,7 +148,7 @@ func TestMerge(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "merged.safetensors")
-			if err := merged.Save(path, d.Classes); err != nil {
+			if err := merged.Save(path, checkpoint.F32, d.Classes); err != nil {
 				t.Fatal(err)
 			}
 			read, report, err := backbone.Load(path, backbone.LoadOptions{})
@@ -234,7 +234,7 @@ func TestMergedSaveRefusesClasses(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "merged.safetensors")
-	refused(t, merged.Save(path, []string{"one"}), path, "1 class names, expected 3")
+	refused(t, merged.Save(path, checkpoint.F32, []string{"one"}), path, "1 class names, expected 3")
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a file was written")
 	}
@@ -253,7 +253,7 @@ func TestTimm(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *mergedFile != "" {
-		if err := merged.Save(*mergedFile, d.Classes); err != nil {
+		if err := merged.Save(*mergedFile, checkpoint.F32, d.Classes); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -234,6 +237,66 @@ func (c *ModelConfig) OpenTuned(ctx context.Context, d *delta.Delta, report prog
 	}
 	m.Origin = origin
 	return m, nil
+}
+
+// OpenBackbone loads the backbone of the delta d in the folder dir, as [ModelConfig.OpenTuned]
+// does. It looks for the backbone in these places, and takes the first that holds it:
+//
+//   - the path in the configuration c of the run in dir; c may be nil
+//   - the path in the delta
+//   - a file of the name in the delta, in dir
+//   - the Hugging Face Hub or this program, if the delta names them
+//
+// weightsKey is ModelConfig.WeightsKey. If no place holds a file, the error is an [*OptionError]
+// that lists the places. If only other files are found, it is the error about the first.
+func OpenBackbone(ctx context.Context, dir string, d *delta.Delta, c *Config, weightsKey string, report progress.Func) (*backbone.Model, error) {
+	var places []ModelConfig
+	add := func(path, commit string) {
+		if path != "" && !slices.ContainsFunc(places, func(p ModelConfig) bool { return p.Path == path }) {
+			places = append(places, ModelConfig{Path: path, Commit: commit, WeightsKey: weightsKey})
+		}
+	}
+	if c != nil {
+		add(c.Model.Path, c.Model.Commit)
+	}
+	add(d.Backbone.Path, "")
+	switch file := d.Backbone.File; {
+	case file == "":
+	case file == embedded.Name:
+		add(file, "")
+	case !hub.IsReference(file):
+		add(filepath.Join(dir, file), "")
+	case c == nil || !hub.IsReference(c.Model.Path): // otherwise it is the same commit
+		add(file, "")
+	}
+	var first error
+	var missing []string
+	for _, p := range places {
+		if p.Path != embedded.Name && !hub.IsReference(p.Path) {
+			if _, err := os.Stat(p.Path); errors.Is(err, fs.ErrNotExist) {
+				missing = append(missing, fmt.Sprintf("%q", p.Path))
+				continue
+			}
+		}
+		m, err := p.OpenTuned(ctx, d, report)
+		if err == nil {
+			err = d.Check(m)
+		}
+		if err == nil || ctx.Err() != nil {
+			return m, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		where := "; the delta names no file"
+		if len(missing) > 0 {
+			where = ": there is no " + strings.Join(missing, " and no ")
+		}
+		first = &OptionError{Option: "model", Err: fmt.Errorf("the backbone of the delta in %s, which was tuned on %s, was not found%s; give its path", dir, d.Backbone, where)}
+	}
+	return nil, first
 }
 
 // check returns an error if m is not the backbone with the fingerprint in c.

@@ -1,8 +1,8 @@
 // Package atomicfile replaces files atomically. A reader sees either the old content or the new
 // content, even after a crash, and never a part of it. [Write] writes the output of a function,
-// [WriteBytes] writes bytes from memory. [Rename] and [Remove] wait for other programs that have
-// the file open. [RemoveLeftovers] removes what a crash left behind, and [Abandon] what this
-// process would leave if it ended now.
+// [WriteBytes] writes bytes from memory, and [CreateFolder] makes a whole folder. [Rename] and
+// [Remove] wait for other programs that have the file open. [RemoveLeftovers] removes what a crash
+// left behind, and [Abandon] what this process would leave if it ended now.
 package atomicfile
 
 import (
@@ -22,14 +22,14 @@ import (
 // The name of a temporary file is the prefix, a random number and the suffix.
 const tempPrefix, tempSuffix = ".spt-", ".tmp"
 
-// writing holds the paths of the temporary files that are being written.
+// writing holds the paths of the temporary files and folders that are being written.
 var writing sync.Map
 
-// Abandon removes the temporary files that are being written. Their writers fail. A program calls
-// it when it is about to end.
+// Abandon removes the temporary files and folders that are being written. Their writers fail. A
+// program calls it when it is about to end.
 func Abandon() {
 	writing.Range(func(path, _ any) bool {
-		_ = os.Remove(path.(string)) // the program ends; nobody can act on an error
+		_ = os.RemoveAll(path.(string)) // the program ends; nobody can act on an error
 		return true
 	})
 }
@@ -83,11 +83,42 @@ func CreateBytes(path string, data []byte) error {
 	})
 }
 
+// CreateFolder makes the folder at path with the files that fill writes into dir. dir is a
+// temporary folder beside path, which gets its name when fill has returned. The folders above path
+// are made. If path exists, the error is fs.ErrExist. On an error dir is removed.
+func CreateFolder(path string, fill func(dir string) error) error {
+	if _, err := os.Lstat(path); err == nil {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return err
+	}
+	dir := tempName(path)
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		return err
+	}
+	writing.Store(dir, nil)
+	defer writing.Delete(dir)
+	err := fill(dir)
+	if err == nil {
+		err = Rename(dir, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
+}
+
+// tempName returns the path of a temporary file or folder beside path.
+func tempName(path string) string {
+	return filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%016x%s", tempPrefix, rand.Uint64(), tempSuffix))
+}
+
 // write writes a temporary file, and gives it its name with the function name.
 func write(path string, fill func(w io.Writer) error, name func(temp, path string) error) error {
 	// os.CreateTemp would make a file that other users cannot read. With mode 0666 the umask
 	// decides, as for any new file.
-	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%016x%s", tempPrefix, rand.Uint64(), tempSuffix))
+	temp := tempName(path)
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err

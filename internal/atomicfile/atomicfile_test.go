@@ -109,3 +109,34 @@ func TestCreateBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestCreateFolder(t *testing.T) {
+	root := t.TempDir()
+	path := filepath.Join(root, "above", "new")
+	fill := func(dir string) error { return os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o666) }
+	if err := CreateFolder(path, fill); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(path, "file")); string(text) != "x" {
+		t.Errorf("%q, error %v", text, err)
+	}
+	if err := CreateFolder(path, fill); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("error %v", err)
+	}
+	full := errors.New("full")
+	if err := CreateFolder(filepath.Join(root, "above", "other"), func(dir string) error { return errors.Join(fill(dir), full) }); !errors.Is(err, full) {
+		t.Errorf("error %v", err)
+	}
+	// A program that ends removes the folder.
+	err := CreateFolder(filepath.Join(root, "above", "other"), func(dir string) error {
+		err := fill(dir)
+		Abandon()
+		return err
+	})
+	if err == nil {
+		t.Error("an abandoned folder was completed")
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "above")); err != nil || len(left) != 1 {
+		t.Errorf("the folder has %v, error %v", left, err)
+	}
+}

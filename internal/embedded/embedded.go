@@ -31,6 +31,6 @@ func Model(numClasses int) (*backbone.Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded backbone: %w", err)
 	}
-	m.Path = Name
+	m.Path, m.Origin = Name, Name
 	return m, nil
 }
