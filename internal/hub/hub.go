@@ -68,6 +68,8 @@ type Client struct {
 	least  int64
 	// tls configures connections with TLS. nil means the roots of the system.
 	tls *tls.Config
+	// uploads reports whether the client uploads, which changes the advice of errors.
+	uploads bool
 }
 
 const (
