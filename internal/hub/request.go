@@ -94,7 +94,7 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 			return err
 		}
 		if ctx.Err() != nil {
-			return interrupted(ctx)
+			return interrupted(ctx, c.work())
 		}
 		if failed++; more {
 			failed, pause = 1, wait
@@ -109,7 +109,7 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 		}
 		select {
 		case <-ctx.Done():
-			return interrupted(ctx)
+			return interrupted(ctx, c.work())
 		case <-time.After(rest):
 		}
 		pause *= 2
@@ -123,8 +123,16 @@ type interruptedError struct {
 	cause error  // context.Canceled or context.DeadlineExceeded
 }
 
-// interrupted returns the error of a download for ctx, which has ended.
-func interrupted(ctx context.Context) error { return &interruptedError{"download", ctx.Err()} }
+// interrupted returns the error of the given work for ctx, which has ended.
+func interrupted(ctx context.Context, work string) error { return &interruptedError{work, ctx.Err()} }
+
+// work returns the word for what the client does.
+func (c *Client) work() string {
+	if c.uploads {
+		return "upload"
+	}
+	return "download"
+}
 
 // Error says that the work stopped early.
 func (e *interruptedError) Error() string {
@@ -157,7 +165,7 @@ func (c *Client) get(ctx context.Context, method, address string, header http.He
 	if c.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.Token)
 	}
-	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: cmp.Or(c.window, window), least: cmp.Or(c.least, least)}
+	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: cmp.Or(c.window, window), least: cmp.Or(c.least, least), work: c.work()}
 	return c.do(request, w, follow)
 }
 
@@ -275,6 +283,7 @@ type watch struct {
 	cancel          context.CancelCauseFunc
 	window          time.Duration
 	least           int64
+	work            string       // see Client.work
 	sends           bool         // the request has data
 	moved           atomic.Int64 // bytes of the data and of the response in this window
 }
@@ -355,7 +364,7 @@ func (w *watch) explain(err error) error {
 		err = u.Err
 	}
 	if w.caller.Err() != nil {
-		return interrupted(w.caller)
+		return interrupted(w.caller, w.work)
 	}
 	if slow, ok := errors.AsType[*slowError](context.Cause(w.attempt)); ok {
 		return &unreachable{slow}

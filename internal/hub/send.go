@@ -95,7 +95,7 @@ func (c *Client) send(ctx context.Context, method, address string, header http.H
 		return nil, nil, fmt.Errorf("the Hub wants the upload to go to %s over %s, which is not encrypted; %s", printable(to.Host), to.Scheme, checkEndpoint)
 	}
 	attempt, cancel := context.WithCancelCause(ctx)
-	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: sendWindows * cmp.Or(c.window, window), least: cmp.Or(c.least, least), sends: true}
+	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: sendWindows * cmp.Or(c.window, window), least: cmp.Or(c.least, least), work: c.work(), sends: true}
 	defer w.end()
 	request, err := http.NewRequestWithContext(attempt, method, address, nil)
 	if err != nil {
@@ -453,12 +453,12 @@ func (u *Upload) commit(ctx context.Context, files []*UploadFile) (string, error
 			lines = append(lines, line{"lfsFile", map[string]any{"path": f.Path, "algo": "sha256", "oid": f.sha256, "size": f.Bytes}})
 			continue
 		}
-		if regular += f.Bytes; regular > maxCommit {
-			return "", inputErrorf("the small files have more than %d bytes together; upload fewer files", maxCommit)
-		}
 		data, err := u.read(f)
 		if err != nil {
 			return "", err
+		}
+		if regular += f.Bytes; regular > maxCommit {
+			return "", inputErrorf("the small files have more than %d bytes together; upload fewer files", maxCommit)
 		}
 		lines = append(lines, line{"file", map[string]any{"path": f.Path, "content": base64.StdEncoding.EncodeToString(data), "encoding": "base64"}})
 	}

@@ -120,8 +120,7 @@ func (c *Client) PlanUpload(ctx context.Context, dir string, r Reference, public
 
 // explainUpload returns an error of an upload. It says what an interruption means.
 func explainUpload(err error) error {
-	if stopped, ok := errors.AsType[*interruptedError](err); ok {
-		stopped.work = "upload"
+	if _, ok := errors.AsType[*interruptedError](err); ok {
 		err = fmt.Errorf("%w; the next upload sends only the files that the Hub does not have", err)
 	}
 	return err
@@ -214,7 +213,7 @@ func hashFile(ctx context.Context, root *os.Root, path string) (*UploadFile, err
 	if _, err := f.ReadAt(u.sample, 0); err != nil && err != io.EOF {
 		return nil, err
 	}
-	n, err := copyUntil(ctx, both, f)
+	n, err := copyUntil(ctx, "upload", both, f)
 	if err != nil {
 		return nil, err
 	}
@@ -400,11 +399,16 @@ func (u *Upload) follow(ctx context.Context) error {
 
 // create makes the repository and the branch if they do not exist.
 func (u *Upload) create(ctx context.Context) error {
+	if !u.NewRepo && !u.NewBranch {
+		return nil
+	}
+	var exists error
 	if u.NewRepo {
 		owner, name, _ := strings.Cut(u.Repo, "/")
 		err := u.client.post(ctx, u.client.Endpoint+"/api/repos/create", map[string]any{"type": "model", "name": name, "organization": owner, "private": u.Private}, nil)
 		if refused, ok := errors.AsType[*statusError](err); ok && refused.code == http.StatusConflict {
-			err = nil // another program made it, or the response to an earlier attempt was lost
+			// Another program made it, or the response to an earlier attempt was lost.
+			exists, err = err, nil
 		}
 		if err != nil {
 			return fmt.Errorf("creating the repository: %w", err)
@@ -420,15 +424,20 @@ func (u *Upload) create(ctx context.Context) error {
 			return fmt.Errorf("creating the branch %s: %w", u.Branch, err)
 		}
 	}
-	if !u.NewRepo && !u.NewBranch {
-		return nil
-	}
-	private := u.Private
+	planned := *u
+	u.NewRepo, u.NewBranch = false, false
 	if err := u.look(ctx); err != nil {
 		return err
 	}
+	switch missing := u.NewRepo || u.NewBranch; {
+	case missing && exists != nil:
+		return fmt.Errorf("creating the repository: %w", exists)
+	case missing:
+		return fmt.Errorf("the Hub does not have the repository and the branch %s, which it has just made; try again later", u.Branch)
+	}
+	u.NewRepo, u.NewBranch = planned.NewRepo, planned.NewBranch
 	// Nothing was sent yet. The repository may be the one of another program.
-	if private && !u.Private {
+	if planned.Private && !u.Private {
 		return inputErrorf("the Hub made a public repository, or another program did, although a private one was asked for; nothing was uploaded; make the repository private in its settings, and upload again")
 	}
 	return nil
@@ -472,7 +481,7 @@ func uploadAdvice(code int, kind string) (problem string, input bool) {
 	case code == http.StatusNotFound:
 		problem = "there is no such repository, or the token may not see it; check the name; " + token
 	case code == http.StatusConflict:
-		problem = "another operation on the repository is in progress, or it exists in another form; try again later"
+		problem = "the repository exists, or another operation on it is in progress; try again later, and check that the token may see the repository"
 	case code == http.StatusPreconditionFailed:
 		problem = "other programs make commits on this branch all the time; try again later, or upload to another branch with hf:OWNER/NAME@BRANCH"
 	case code == http.StatusRequestEntityTooLarge:
