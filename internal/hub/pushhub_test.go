@@ -247,7 +247,8 @@ func (h *pushHub) serveCreate(w http.ResponseWriter, r *http.Request) {
 	case v.Organization != "tests":
 		refuse(w, 403, "", `You don't have the rights to create a model under the namespace "`+v.Organization+`"`)
 	case h.repos[name] != nil:
-		refuse(w, 409, "", "You already created this model repo")
+		w.WriteHeader(409)
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": "You already created this model repo", "url": h.URL + "/" + name})
 	default:
 		h.create(name, v.Private != nil && *v.Private || v.Visibility == "private")
 		_ = json.NewEncoder(w).Encode(map[string]string{"url": h.URL + "/" + name})
