@@ -80,4 +80,6 @@ func plainBytes(d *delta.Delta) (total int64, err error) {
 }
 
 // loadDelta returns the command that uses the delta in the folder dir.
-func loadDelta(dir string) string { return shell.Command("spt", "predict", "--delta", dir) + " IMAGE…" }
+func loadDelta(dir string) string {
+	return shell.Command("spt", "predict", "--delta", dir) + " IMAGE…"
+}

@@ -9,13 +9,13 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Push is a planned upload of a folder to the Hugging Face Hub, from [PlanPush]. Its method Run
-// uploads the files and returns a [Pushed]. Repo and Branch say where to, NewRepo and Private who
-// will be able to read the files, and Files which files there are and which of them differ from
-// those on the Hub. Nothing has been sent before Run.
-type Push = hub.Upload
+// Push is a planned upload of a folder to the Hugging Face Hub, from [PlanPush]. Its fields Repo and
+// Branch say where to, NewRepo and Private who will be able to read the files, and Files which
+// files there are and which of them differ from those on the Hub; Pending returns the latter.
+type Push struct{ *hub.Upload }
 
-// Pushed is the result of a [Push]: the address of the page on the Hub, and the commit.
+// Pushed is the result of [Push.Run]: the Address of the page on the Hub, the Commit of the branch,
+// and in Made whether the upload made it.
 type Pushed = hub.Uploaded
 
 // PushOptions configures an upload.
@@ -42,9 +42,23 @@ func PlanPush(ctx context.Context, dir, ref string, o PushOptions) (*Push, error
 		return nil, err
 	}
 	c.Progress = o.Progress
-	p, err := c.PlanUpload(ctx, dir, r, o.Public)
+	u, err := c.PlanUpload(ctx, dir, r, o.Public)
+	return &Push{u}, pushError(err)
+}
+
+// Run makes the repository and the branch if necessary, and uploads the files that differ in one
+// commit. It makes no commit that would change nothing. If ctx ends, Run returns an error that
+// wraps ctx.Err(), and the branch is as before; a later Push sends only what the Hub does not have.
+// An error that the user can correct is a [*run.InputError].
+func (p *Push) Run(ctx context.Context) (*Pushed, error) {
+	done, err := p.Upload.Run(ctx)
+	return done, pushError(err)
+}
+
+// pushError returns an error of an upload as one of this package.
+func pushError(err error) error {
 	if _, ok := errors.AsType[*hub.InputError](err); ok {
-		err = &run.InputError{Err: err}
+		return &run.InputError{Err: err}
 	}
-	return p, err
+	return err
 }
