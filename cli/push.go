@@ -20,8 +20,8 @@ type pushed struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// exportFolder returns the folder that export makes: --out, or a temporary folder for --push without
-// --out, which remove removes.
+// exportFolder returns the folder that export makes: --out, or a temporary folder for --push
+// without --out, which remove removes.
 func (o *options) exportFolder() (out string, remove func(), err error) {
 	if o.out != "" {
 		return o.out, func() {}, nil

@@ -28,9 +28,9 @@ const (
 
 // SaveHalf is [Delta.Save] for many deltas on one disk: it writes values as float16 and positions
 // of entries in one to two bytes each, which halves the safetensors file or does better. [Load]
-// reads both forms. A value whose magnitude is 65520 or more is an
-// error, because float16 cannot hold it. Each other value is rounded to the nearest float16: by at
-// most one part in 2048, or by 3e-8 if its magnitude is below 6.1e-5.
+// reads both forms. A value whose magnitude is 65520 or more is an error, because float16 cannot
+// hold it. Each other value is rounded to the nearest float16: by at most one part in 2048, or by
+// 3e-8 if its magnitude is below 6.1e-5.
 func (d *Delta) SaveHalf(dir string) error { return d.save(dir, halfHeader, d.halfEntries) }
 
 // halfEntries returns the tensors of the safetensors file that SaveHalf writes.

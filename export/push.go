@@ -9,8 +9,8 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Push is a planned upload of a folder to the Hugging Face Hub, from [PlanPush]. Its fields Repo and
-// Branch say where to, NewRepo and Private who will be able to read the files, and Files which
+// Push is a planned upload of a folder to the Hugging Face Hub, from [PlanPush]. Its fields Repo
+// and Branch say where to, NewRepo and Private who will be able to read the files, and Files which
 // files there are and which of them differ from those on the Hub; Pending returns the latter.
 type Push struct{ *hub.Upload }
 

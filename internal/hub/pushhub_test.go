@@ -27,7 +27,8 @@ import (
 type pushHub struct {
 	*httptest.Server
 	store *httptest.Server
-	chunk int64 // size in bytes of the parts of an object; an object of at most chunk bytes has none
+	// size in bytes of the parts of an object; an object of at most chunk bytes has none
+	chunk int64
 
 	mu       sync.Mutex
 	repos    map[string]*pushRepo

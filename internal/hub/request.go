@@ -459,8 +459,8 @@ type repoInfo struct {
 	commit string
 	// path in the repository: size in bytes, -1 if the Hub does not state it
 	files map[string]int64
-	// path in the repository: SHA-256 of a large file, SHA-1 of the git blob of another file, ""
-	// if the Hub does not state it
+	// path in the repository: SHA-256 of a large file, SHA-1 of the git blob of another file, "" if
+	// the Hub does not state it
 	sums    map[string]string
 	private bool // only the owner may read the repository
 }

@@ -650,7 +650,8 @@ func TestUploadHuge(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	u, _ := mustPush(t, h.client(t), dir, "hf:"+testRepo)
 	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 { // with the server's copy of the first 8 MiB
+	// with the server's copy of the first 8 MiB
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
 		t.Errorf("allocated %d bytes", n)
 	}
 	if h.objects[u.Files[0].sha256] != size {
