@@ -80,6 +80,13 @@ func (h *pushHub) log() []string {
 	return l
 }
 
+// tokenLeaked reports whether the store has received a token.
+func (h *pushHub) tokenLeaked() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.leaked
+}
+
 // commit makes a commit as another program would.
 func (h *pushHub) commit(repo, branch string, files map[string]string) {
 	h.mu.Lock()
