@@ -14,22 +14,35 @@ import (
 func exportCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	cmd := &cobra.Command{
-		Use: "export --delta DIR --format NAME --out DIR [flags]", Short: "Write a tuned classifier for other programs",
+		Use: "export {--delta DIR --format NAME {--out DIR | --push hf:OWNER/NAME} | --from DIR --push hf:OWNER/NAME} [flags]", Short: "Write a tuned classifier for other programs",
 		Long: `Writes a delta and its backbone as a folder that other programs load, and prints how they load
 it. Before it reports success, the command compares the logits of the folder with those of the
 delta, on random images and on images of --probe and --data. It fails if a logit differs by more
 than --bound, and it refuses a format that would lose a part of the classifier.
 
+With --push the command uploads the folder to the Hugging Face Hub. It first lists what it
+uploads. A file that the repository already has is not sent again, so an upload that was
+interrupted continues. A new repository is private, unless --public is given.
+
 Formats:
 ` + formatList(),
-		Example: "  spt export --delta runs/clothing-spt-lora --format timm --out clothing-timm",
-		Args:    noArguments,
+		Example: "  spt export --delta runs/clothing-spt-lora --format timm --out clothing-timm\n" +
+			"  spt export --from clothing-timm --push hf:me/clothing",
+		Args: noArguments,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if o.delta == "" || len(o.formats) == 0 || o.out == "" {
-			return refuse("--delta, --format or --out is missing: give --delta DIR, --format NAME and --out DIR")
+		if o.from != "" {
+			return a.pushFolder(ctx, o)
 		}
+		if o.delta == "" || len(o.formats) == 0 || o.out == "" && o.push == "" {
+			return refuse("--delta, --format or --out is missing: give --delta DIR, --format NAME, and --out DIR or --push hf:OWNER/NAME")
+		}
+		out, remove, err := o.exportFolder()
+		if err != nil {
+			return err
+		}
+		defer remove()
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, run.ImageOptions{})
 		if err != nil {
 			return err
@@ -42,7 +55,7 @@ Formats:
 		}
 		options := export.Options{Half: o.half, Probabilities: o.probabilities, Bound: o.bound}
 		// The images may take long to read, so refuse first.
-		if err := export.Check(c, o.formats, o.out, options); err != nil {
+		if err := export.Check(c, o.formats, out, options); err != nil {
 			return err
 		}
 		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data))
@@ -52,17 +65,24 @@ Formats:
 		p := a.reporter()
 		defer p.close()
 		options.Probes, options.Progress = probes, p.event
-		exported, err := export.Write(ctx, c, o.formats, o.out, options)
+		exported, err := export.Write(ctx, c, o.formats, out, options)
 		p.close()
 		if err != nil {
 			return err
+		}
+		var up *pushed
+		if o.push != "" {
+			if up, err = a.push(ctx, out, o); err != nil {
+				return err
+			}
 		}
 		if a.json {
 			return a.writeJSON(struct {
 				Exports []*export.Exported `json:"exports"`
 				// Unreadable lists the images that could not be read, with the reasons.
 				Unreadable []string `json:"unreadable,omitempty"`
-			}{exported, texted(unreadable)})
+				Push       *pushed  `json:"push,omitempty"`
+			}{exported, texted(unreadable), up})
 		}
 		var f facts
 		for _, err := range unreadable {
@@ -75,8 +95,14 @@ Formats:
 				f.add("note", "%s", printable(note))
 			}
 		}
+		if up != nil {
+			up.describe(&f)
+		}
 		text := f.String()
 		for _, e := range exported {
+			if o.out == "" { // the folder is removed
+				break
+			}
 			// Not in the table, so that the lines can be copied.
 			text += fmt.Sprintf("\nTo load %s:\n\n%s\n", printable(e.Dir), e.Load)
 		}

@@ -141,6 +141,9 @@ type options struct {
 	// formats, half and probabilities belong to export.
 	formats             namesValue
 	half, probabilities bool
+	// push, from, public and dryRun belong to the upload of export.
+	push, from     string
+	public, dryRun bool
 }
 
 // newOptions returns the options of a command, with the defaults that are not defaults of flags.

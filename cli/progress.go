@@ -94,6 +94,8 @@ func describe(e progress.Event) string {
 		return fmt.Sprintf("predicted %s", count(e.Total, "image"))
 	case e.Stage == progress.Download:
 		return fmt.Sprintf("fetched %s, %s", printable(e.Item), wording.Bytes(e.Total))
+	case e.Stage == progress.Upload:
+		return fmt.Sprintf("uploaded %s, %s", printable(e.Item), wording.Bytes(e.Total))
 	}
 	return fmt.Sprintf("%s: %d", e.Stage, e.Total)
 }
@@ -116,6 +118,8 @@ func stageName(e progress.Event) string {
 		return "evaluating " + e.Item
 	case progress.Download:
 		return "fetching " + tail(e.Item, 24)
+	case progress.Upload:
+		return "uploading " + tail(e.Item, 24)
 	case progress.Images:
 		return "checking images"
 	case progress.Score:
@@ -178,7 +182,7 @@ func (p *reporter) draw(e progress.Event) {
 	if stage := p.prefix() + visible(stageName(e)); p.bar == nil || stage != p.stage {
 		p.close()
 		p.stage, p.note = stage, ""
-		if e.Stage == progress.Download {
+		if e.Stage == progress.Download || e.Stage == progress.Upload {
 			p.bar = newBar(p.w, stage, progressbar.OptionShowBytes(true), progressbar.OptionShowCount())
 		} else {
 			p.bar = newBar(p.w, stage)

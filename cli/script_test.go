@@ -73,7 +73,7 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
 		},
 	})
 }

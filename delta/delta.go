@@ -2,10 +2,11 @@
 // not the frozen weights of the backbone.
 //
 // Begin with [Load], which reads a delta, and [Delta.OpenBackbone], which loads its backbone. [New]
-// and [Delta.Save] make and write a delta. [Delta.Check] returns an error for a backbone other than
-// the one that was tuned. [Delta.Merge] merges the tuned parameters into a copy of the backbone and
-// compares the logits before and after; [Merged.Save] then writes a checkpoint that timm can read.
-// Some methods, such as adapters and prompts, cannot be merged.
+// and [Delta.Save] make and write a delta; [Delta.SaveHalf] writes a smaller one. [Delta.Check]
+// returns an error for a backbone other than the one that was tuned. [Delta.Merge] merges the tuned
+// parameters into a copy of the backbone and compares the logits before and after; [Merged.Save]
+// then writes a checkpoint that timm can read. Some methods, such as adapters and prompts, cannot
+// be merged.
 //
 // A delta consists of two files in one folder. "spt_delta.json" describes the tuned parameters and
 // their use; its fields are the fields of Delta. "spt_delta.safetensors" holds the values: each
@@ -33,7 +34,7 @@ import (
 	"github.com/sptune/spt/plan"
 )
 
-// header is the kind and the version of every spt_delta.json that this package writes and reads.
+// header is the kind and the version of a spt_delta.json that [Delta.Save] writes.
 var header = jsonfile.Header{Kind: jsonfile.Delta, Version: 1}
 
 // The names of the two files of a delta.

@@ -366,7 +366,7 @@ func TestLoadRefuses(t *testing.T) {
 		}, []string{delta.FileName, "1099511627776 bytes", "is it a delta?"}},
 		"kind":                  {editJSON("kind", "plan"), []string{delta.FileName, `kind is "plan"`, `expected "delta"`}},
 		"objective":             {editJSON("objective", "nope"), []string{`objective "nope" is unknown`}},
-		"version":               {editJSON("version", 2), []string{delta.FileName, "version is 2", "version 1"}},
+		"version":               {editJSON("version", 3), []string{delta.FileName, "version is 3", "versions 1 and 2"}},
 		"unknown field":         {editJSON("colour", "red"), []string{delta.FileName, `unknown field "colour"`}},
 		"unknown nested field":  {editJSON("config.colour", "red"), []string{delta.FileName, `unknown field "colour"`}},
 		"entries in the JSON":   {editJSON("selection.entries", map[string]any{"norm.bias": []int{1}}), []string{delta.FileName, "entries", delta.TensorsName}},

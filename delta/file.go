@@ -44,22 +44,22 @@ func sparseIndices(tensor string) string { return tensor + ".sparse_indices" }
 // breaks a rule of the format, Save returns an error and writes nothing. Save replaces each file as
 // a whole, the safetensors file first. If it cannot write the JSON file, [Load] refuses the pair of
 // files.
-func (d *Delta) Save(dir string) error {
+func (d *Delta) Save(dir string) error { return d.save(dir, header, d.entries) }
+
+// save writes the two files. entries returns the content of the safetensors file.
+func (d *Delta) save(dir string, header jsonfile.Header, entries func() ([]checkpoint.Entry, error)) error {
 	if err := d.validate(); err != nil {
+		return fmt.Errorf("saving delta in %s: %w", dir, err)
+	}
+	all, err := entries()
+	if err != nil {
 		return fmt.Errorf("saving delta in %s: %w", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("saving delta: %w", err)
 	}
-	var entries []checkpoint.Entry
-	for name, t := range d.Tuned {
-		entries = append(entries, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
-	}
-	for name, positions := range d.Selection.Entries {
-		entries = append(entries, checkpoint.Entry{Name: sparseIndices(name), DType: checkpoint.I32, Shape: []int{len(positions)}, Data: positions})
-	}
 	tensors := filepath.Join(dir, TensorsName)
-	if err := checkpoint.Save(tensors, entries, map[string]string{"format": "pt"}); err != nil {
+	if err := checkpoint.Save(tensors, all, map[string]string{"format": "pt"}); err != nil {
 		return err
 	}
 	f, err := checkpoint.Open(tensors)
@@ -83,11 +83,23 @@ func (d *Delta) Save(dir string) error {
 	return nil
 }
 
-// Load reads a delta. path is its folder or one of its two files.
+// entries returns the tensors of the safetensors file that Save writes.
+func (d *Delta) entries() (all []checkpoint.Entry, err error) {
+	for name, t := range d.Tuned {
+		all = append(all, checkpoint.Entry{Name: name, DType: checkpoint.F32, Shape: t.Shape, Data: t.Data})
+	}
+	for name, positions := range d.Selection.Entries {
+		all = append(all, checkpoint.Entry{Name: sparseIndices(name), DType: checkpoint.I32, Shape: []int{len(positions)}, Data: positions})
+	}
+	return all, nil
+}
+
+// Load reads a delta that [Delta.Save] or [Delta.SaveHalf] wrote. path is its folder or one of its
+// two files.
 //
 // Load is strict. Both files must exist and belong together. The kind and the version must be the
-// ones that Save writes, and no field may be unknown. The objective must be registered. The
-// safetensors file must hold exactly the tensors of the selection, with their shapes and with
+// ones that Save or SaveHalf writes, and no field may be unknown. The objective must be registered.
+// The safetensors file must hold exactly the tensors of the selection, with their shapes and with
 // finite values. Load reads the files into memory before it checks them, so that another program
 // cannot change them after the check.
 func Load(path string) (*Delta, error) {
@@ -138,7 +150,11 @@ func load(dir string) (*Delta, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := doc.readTensors(f); err != nil {
+	read := doc.readTensors
+	if doc.Version == halfHeader.Version {
+		read = doc.readHalf
+	}
+	if err := read(f); err != nil {
 		return nil, err
 	}
 	if err := doc.validate(); err != nil {
@@ -234,14 +250,14 @@ func decode(text []byte) (*document, error) {
 	switch {
 	case found.Kind != header.Kind:
 		return nil, fmt.Errorf("the kind is %.100q, expected %q; give the JSON file of a delta", found.Kind, header.Kind)
-	case found.Version != header.Version:
-		return nil, fmt.Errorf("the version is %d, but this program reads version %d; use the release of spt that wrote the file, or tune again", found.Version, header.Version)
+	case found.Version != header.Version && found.Version != halfHeader.Version:
+		return nil, fmt.Errorf("the version is %d, but this program reads the versions %d and %d; use the release of spt that wrote the file, or tune again", found.Version, header.Version, halfHeader.Version)
 	}
 	doc := &document{Delta: new(Delta)}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(doc); err != nil {
-		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", jsonfile.Explain(text, err), header.Version)
+		return nil, fmt.Errorf("%w; docs/format.md describes the fields of version %d", jsonfile.Explain(text, err), found.Version)
 	}
 	if err := doc.Backbone.validatePath(); err != nil {
 		return nil, err

@@ -13,6 +13,8 @@ const (
 	Note Stage = "note"
 	// Download is a download from the Hugging Face Hub. Event.Item is the file; the unit is bytes.
 	Download Stage = "download"
+	// Upload is an upload to the Hugging Face Hub. Event.Item is the file; the unit is bytes.
+	Upload Stage = "upload"
 	// Images is the check that all images can be read. The unit is images.
 	Images Stage = "images"
 	// Score is stage 1, which scores the weights. The unit is images.

@@ -136,7 +136,7 @@ func (c *Client) download(ctx context.Context, f folder, commit string, from rem
 	lock := flock.New(filepath.Join(f.locks, from.etag+".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o666))
 	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
 		if ctx.Err() != nil {
-			err = interrupted(ctx)
+			err = interrupted(ctx, c.work())
 		}
 		return fmt.Errorf("locking %s: %w", lock.Path(), err)
 	}
@@ -243,7 +243,7 @@ func (p *partial) open(ctx context.Context) (err error) {
 	if err == nil && stat.Size() > p.from.size {
 		err = p.discard()
 	} else if err == nil {
-		p.done, err = copyUntil(ctx, sum, p.f)
+		p.done, err = copyUntil(ctx, p.client.work(), sum, p.f)
 	}
 	if err != nil {
 		return errors.Join(err, p.f.Close())
@@ -290,8 +290,9 @@ func newSum(etag string, size int64) hash.Hash {
 	return nil
 }
 
-// copyUntil copies from src to dst until src or ctx ends, and returns the number of bytes.
-func copyUntil(ctx context.Context, dst io.Writer, src io.Reader) (int64, error) {
+// copyUntil copies from src to dst until src or ctx ends, and returns the number of bytes. work is
+// the word for what ends with ctx.
+func copyUntil(ctx context.Context, work string, dst io.Writer, src io.Reader) (int64, error) {
 	var done int64
 	for ctx.Err() == nil {
 		n, err := io.CopyN(dst, src, 1<<20)
@@ -302,7 +303,7 @@ func copyUntil(ctx context.Context, dst io.Writer, src io.Reader) (int64, error)
 			return done, err
 		}
 	}
-	return done, interrupted(ctx)
+	return done, interrupted(ctx, work)
 }
 
 // discard discards the received bytes.

@@ -1,10 +1,10 @@
 // Package hub downloads pretrained backbones from the Hugging Face Hub, or from another server with
-// the same interface. It stores them in the cache that all libraries of Hugging Face share, so that
-// each file is downloaded only once.
+// the same interface, and uploads models to it. It stores backbones in the cache that all libraries
+// of Hugging Face share, so that each file is downloaded only once.
 //
 // [Parse] reads a reference such as hf:google/vit-base-patch16-224. [New] returns a [Client].
 // [Client.Fetch] downloads the files that the cache does not have, and returns the path of the
-// weights. Package backbone loads them.
+// weights. Package backbone loads them. [Client.PlanUpload] plans the upload of a folder.
 //
 // The files of this package are
 //
@@ -14,11 +14,13 @@
 //   - request.go: requests to the Hub, and the meaning of its errors
 //   - download.go: the download of one file and its verification
 //   - verify.go: the verification of a model in the cache
+//   - upload.go: the plan of an upload, and its run
+//   - send.go: requests that send data: to the store of the Hub, and for commits
 //   - system_unix.go, system_windows.go, system_other.go: the free space of a disk, and how to open
 //     special files
 //
 // A server may be damaged or hostile. Everything that it sends has a limit: the constants in
-// hub.go, request.go and download.go.
+// hub.go, request.go, download.go, upload.go and send.go.
 package hub
 
 import (
@@ -68,6 +70,8 @@ type Client struct {
 	least  int64
 	// tls configures connections with TLS. nil means the roots of the system.
 	tls *tls.Config
+	// uploads reports whether the client uploads, which changes the advice of errors.
+	uploads bool
 }
 
 const (

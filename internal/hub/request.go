@@ -11,11 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unicode"
+
+	"github.com/sptune/spt/progress"
 )
 
 const (
@@ -29,6 +32,12 @@ const (
 	// a fifth of a slow line. A response that is complete within the first window may be smaller.
 	window = time.Minute
 	least  = 256 << 10
+	// sendWindows is the number of windows that are one window of a request that sends data. The
+	// system buffers such data, and the server may work on them before it responds.
+	sendWindows = 5
+	// maxWait is the longest pause before an attempt that a server can ask for. The Hub counts
+	// requests in windows of five minutes.
+	maxWait = 5 * time.Minute
 	// maxHeaders is the largest size in bytes of the headers of a response. The Hub sends a few
 	// kilobytes.
 	maxHeaders = 256 << 10
@@ -64,9 +73,18 @@ func temporary(err error) bool {
 	return ok
 }
 
-// retry calls f again, after pauses that double, as long as f returns a temporary error. f reports
-// whether it made progress, which resets the count of attempts and the pause. If ctx ends, retry
-// returns an interruptedError.
+// busyError reports that a server asks for a pause before the next request.
+type busyError struct {
+	error
+	wait time.Duration
+}
+
+// Unwrap returns the cause.
+func (e *busyError) Unwrap() error { return e.error }
+
+// retry calls f again, after pauses that double, as long as f returns a temporary error. A pause is
+// longer if the server asks for it. f reports whether it made progress, which resets the count of
+// attempts and the pause. If ctx ends, retry returns an interruptedError.
 func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) error {
 	wait := cmp.Or(c.backoff, 500*time.Millisecond)
 	pause, failed := wait, 0
@@ -76,7 +94,7 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 			return err
 		}
 		if ctx.Err() != nil {
-			return interrupted(ctx)
+			return interrupted(ctx, c.work())
 		}
 		if failed++; more {
 			failed, pause = 1, wait
@@ -84,10 +102,15 @@ func (c *Client) retry(ctx context.Context, f func() (more bool, err error)) err
 		if failed == attempts || n == maxAttempts {
 			return fmt.Errorf("%w; tried %d times", err, n)
 		}
+		rest := pause
+		if busy, ok := errors.AsType[*busyError](err); ok && busy.wait > rest {
+			rest = busy.wait
+			c.Progress.Report(progress.Event{Stage: progress.Note, Item: fmt.Sprintf("%v; waiting %v", err, rest)})
+		}
 		select {
 		case <-ctx.Done():
-			return interrupted(ctx)
-		case <-time.After(pause):
+			return interrupted(ctx, c.work())
+		case <-time.After(rest):
 		}
 		pause *= 2
 	}
@@ -100,8 +123,16 @@ type interruptedError struct {
 	cause error  // context.Canceled or context.DeadlineExceeded
 }
 
-// interrupted returns the error of a download for ctx, which has ended.
-func interrupted(ctx context.Context) error { return &interruptedError{"download", ctx.Err()} }
+// interrupted returns the error of the given work for ctx, which has ended.
+func interrupted(ctx context.Context, work string) error { return &interruptedError{work, ctx.Err()} }
+
+// work returns the word for what the client does.
+func (c *Client) work() string {
+	if c.uploads {
+		return "upload"
+	}
+	return "download"
+}
 
 // Error says that the work stopped early.
 func (e *interruptedError) Error() string {
@@ -114,32 +145,37 @@ func (e *interruptedError) Error() string {
 // Unwrap returns the error of the context.
 func (e *interruptedError) Unwrap() error { return e.cause }
 
-// get sends a request to the Hub. The caller closes the body of the response. get follows
-// redirects, but if follow is false, it returns a redirect with the checksum of the file. A status
-// that reports a failure is an error. A response that is too slow is a temporary error of get or of
-// a read from the body, with a slowError.
+// get sends a request without data to the Hub. The caller closes the body of the response. get
+// follows redirects, but if follow is false, it returns a redirect with the checksum of the file. A
+// status that reports a failure is an error. A response that is too slow is a temporary error of
+// get or of a read from the body, with a slowError.
 func (c *Client) get(ctx context.Context, method, address string, header http.Header, follow bool) (*http.Response, error) {
 	attempt, cancel := context.WithCancelCause(ctx)
-	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: cmp.Or(c.window, window), least: cmp.Or(c.least, least)}
 	request, err := http.NewRequestWithContext(attempt, method, address, nil)
 	if err == nil && request.URL.Host == "" {
 		err = fmt.Errorf("%.60q does not begin with http:// or https:// and a host", c.Endpoint)
 	}
 	if err != nil {
-		w.end()
+		cancel(nil)
 		return nil, inputErrorf("the address of the Hub, which HF_ENDPOINT sets, is not valid: %w", err)
 	}
 	if header != nil {
 		request.Header = header
 	}
-	request.Header.Set("User-Agent", "spt")
-	// The size and the checksum are those of the uncompressed file, so no proxy may compress it.
-	request.Header.Set("Accept-Encoding", "identity")
 	if c.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.Token)
 	}
+	w := &watch{caller: ctx, attempt: attempt, cancel: cancel, window: cmp.Or(c.window, window), least: cmp.Or(c.least, least), work: c.work()}
+	return c.do(request, w, follow)
+}
+
+// do sends a request, whose context is that of w. See get.
+func (c *Client) do(request *http.Request, w *watch, follow bool) (*http.Response, error) {
+	request.Header.Set("User-Agent", "spt")
+	// The size and the checksum are those of the uncompressed file, so no proxy may compress it.
+	request.Header.Set("Accept-Encoding", "identity")
 	go w.run()
-	response, err := c.client(follow).Do(request)
+	response, err := c.client(follow, request.Body != nil).Do(request)
 	if err != nil {
 		err = w.explain(err)
 		w.end()
@@ -148,15 +184,21 @@ func (c *Client) get(ctx context.Context, method, address string, header http.He
 	response.Body = &body{response.Body, w}
 	if code := response.StatusCode; code >= 300 && (code >= 400 || follow) {
 		defer response.Body.Close()
-		return nil, refusal(response, response.Request.URL.Host == request.URL.Host)
+		return nil, c.refusal(response)
 	}
 	return response, nil
 }
 
+// isHub reports whether an address is on the host of Endpoint.
+func (c *Client) isHub(address *url.URL) bool {
+	hub, err := url.Parse(c.Endpoint)
+	return err == nil && address.Host == hub.Host
+}
+
 // client returns an HTTP client that follows redirects and does not send the token to other hosts.
 // If follow is false, it stops at a redirect with the checksum of the file and returns it as the
-// response.
-func (c *Client) client(follow bool) *http.Client {
+// response. If sends is true, the request has data, which go to no other host.
+func (c *Client) client(follow, sends bool) *http.Client {
 	return &http.Client{Transport: c.transport(), CheckRedirect: func(next *http.Request, before []*http.Request) error {
 		if !follow && next.Response.Header.Get("X-Linked-Etag") != "" {
 			return http.ErrUseLastResponse
@@ -167,6 +209,9 @@ func (c *Client) client(follow bool) *http.Client {
 		last := before[len(before)-1].URL
 		if last.Scheme == "https" && next.URL.Scheme != "https" {
 			return fmt.Errorf("%s redirects from https to %s, which is not encrypted", last.Host, next.URL.Scheme)
+		}
+		if sends && (next.URL.Host != last.Host || next.URL.Scheme != last.Scheme || next.Method != before[0].Method) {
+			return fmt.Errorf("%s redirects the upload to %s %s, and data are sent to no other place than the intended one", last.Host, next.Method, next.URL.Host)
 		}
 		// net/http sends the token to subdomains too, such as the stores of the Hub. Their
 		// addresses are signed, and they reject requests with a token.
@@ -238,18 +283,25 @@ type watch struct {
 	cancel          context.CancelCauseFunc
 	window          time.Duration
 	least           int64
-	received        atomic.Int64 // bytes of the body in this window
+	work            string       // see Client.work
+	sends           bool         // the request has data
+	moved           atomic.Int64 // bytes of the data and of the response in this window
 }
 
-// slowError reports that a server sent too few bytes.
+// slowError reports that a server sent or took too few bytes.
 type slowError struct {
-	received, least int64
-	window          time.Duration
+	moved, least int64
+	window       time.Duration
+	sends        bool
 }
 
 // Error names the bytes and the limit.
 func (e *slowError) Error() string {
-	return fmt.Sprintf("the server sent %d bytes within %v; expected at least %d", e.received, e.window, e.least)
+	verb := "sent"
+	if e.sends {
+		verb = "took and sent"
+	}
+	return fmt.Sprintf("the server %s %d bytes within %v; expected at least %d", verb, e.moved, e.window, e.least)
 }
 
 // run compares each window with the limit until the request ends.
@@ -261,8 +313,8 @@ func (w *watch) run() {
 		case <-w.attempt.Done():
 			return
 		case <-tick.C:
-			if n := w.received.Swap(0); n < w.least {
-				w.cancel(&slowError{n, w.least, w.window})
+			if n := w.moved.Swap(0); n < w.least {
+				w.cancel(&slowError{n, w.least, w.window, w.sends})
 			}
 		}
 	}
@@ -280,7 +332,7 @@ type body struct {
 // Read reads the next bytes into p.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.received.Add(int64(n))
+	b.moved.Add(int64(n))
 	if err != nil && err != io.EOF {
 		err = b.explain(err)
 	}
@@ -312,7 +364,7 @@ func (w *watch) explain(err error) error {
 		err = u.Err
 	}
 	if w.caller.Err() != nil {
-		return interrupted(w.caller)
+		return interrupted(w.caller, w.work)
 	}
 	if slow, ok := errors.AsType[*slowError](context.Cause(w.attempt)); ok {
 		return &unreachable{slow}
@@ -327,6 +379,7 @@ func (w *watch) explain(err error) error {
 // status.
 type statusError struct {
 	code    int    // HTTP status
+	kind    string // X-Error-Code of the Hub
 	problem string // message with the meaning of the status and advice
 }
 
@@ -334,20 +387,43 @@ type statusError struct {
 func (e *statusError) Error() string { return e.problem }
 
 // refusal returns the error for a response with an error status. It also reads the headers
-// X-Error-Code and X-Error-Message of the Hub. fromHub reports whether the Hub sent the response,
-// not a store to which it redirects.
-func refusal(r *http.Response, fromHub bool) error {
+// X-Error-Code and X-Error-Message of the Hub, and for an upload the message in the body.
+func (c *Client) refusal(r *http.Response) error {
 	code, answers := r.StatusCode, printable(r.Request.URL.Host)+" answers "+printable(r.Status)
-	if text := r.Header.Get("X-Error-Message"); text != "" {
+	text := r.Header.Get("X-Error-Message")
+	if text == "" && c.uploads {
+		text = messageOf(r)
+	}
+	if text != "" {
 		answers += " (" + printable(text) + ")"
 	}
+	if code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500 {
+		err := errors.New(answers)
+		if wait := waitOf(r.Header); wait > 0 {
+			err = &busyError{err, min(wait, maxWait)}
+		}
+		return &unreachable{err}
+	}
+	kind, advice := r.Header.Get("X-Error-Code"), downloadAdvice
+	if c.uploads {
+		advice = uploadAdvice
+	}
+	problem, input := "the store of the Hub rejected the request; try again later", false
+	if c.isHub(r.Request.URL) {
+		problem, input = advice(code, kind)
+	}
+	err := &statusError{code, kind, answers + ": " + problem}
+	if input {
+		return &InputError{err}
+	}
+	return err
+}
+
+// downloadAdvice returns what a status of the Hub means for a download, and whether the user can
+// correct it.
+func downloadAdvice(code int, kind string) (problem string, input bool) {
 	const token = "set HF_TOKEN to the token of an account that may read the repository, or run 'hf auth login'"
-	problem := ""
-	switch kind := r.Header.Get("X-Error-Code"); {
-	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
-		return &unreachable{errors.New(answers)}
-	case !fromHub:
-		problem = "the store of the Hub rejected the request; try again later"
+	switch {
 	case kind == "GatedRepo" || code == http.StatusForbidden:
 		problem = "access is denied; if the repository is gated, accept its licence on its web page; " + token
 	case code == http.StatusUnauthorized:
@@ -361,11 +437,21 @@ func refusal(r *http.Response, fromHub bool) error {
 	default:
 		problem = "the server rejected the request; " + checkEndpoint
 	}
-	err := &statusError{code, answers + ": " + problem}
-	if fromHub && (code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusNotFound) {
-		return &InputError{err}
+	return problem, code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusNotFound
+}
+
+// waitOf returns the pause that a server asks for with the header Retry-After, in seconds, or with
+// the header RateLimit, such as "api";r=0;t=55. It returns 0 if there is none.
+func waitOf(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if _, limit, ok := strings.Cut(h.Get("RateLimit"), ";r=0;t="); ok {
+		text = limit
 	}
-	return err
+	seconds, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // repoInfo describes a revision of a repository.
@@ -373,6 +459,10 @@ type repoInfo struct {
 	commit string
 	// path in the repository: size in bytes, -1 if the Hub does not state it
 	files map[string]int64
+	// path in the repository: SHA-256 of a large file, SHA-1 of the git blob of another file, "" if
+	// the Hub does not state it
+	sums    map[string]string
+	private bool // only the owner may read the repository
 }
 
 // info asks the Hub for the commit and the files of a revision. If patient is true, it retries
@@ -400,31 +490,47 @@ func (c *Client) askInfo(ctx context.Context, address string) (*repoInfo, error)
 	}
 	defer response.Body.Close()
 	host := printable(response.Request.URL.Host)
+	data, err := readBody(response)
+	if err != nil {
+		return nil, err
+	}
+	var doc struct {
+		SHA      string `json:"sha"`
+		Private  bool   `json:"private"`
+		Siblings []struct {
+			Name string `json:"rfilename"`
+			Size *int64 `json:"size"`
+			Blob string `json:"blobId"`
+			LFS  struct {
+				SHA256 string `json:"sha256"`
+			} `json:"lfs"`
+		} `json:"siblings"`
+	}
+	if err := json.Unmarshal(data, &doc); err != nil || !IsCommit(doc.SHA) {
+		return nil, fmt.Errorf("the response of %s does not describe a repository (it is %.60q and begins with %.60q); %s", host, response.Header.Get("Content-Type"), data[:min(len(data), 60)], checkEndpoint)
+	}
+	info := &repoInfo{doc.SHA, map[string]int64{}, map[string]string{}, doc.Private}
+	for _, s := range doc.Siblings {
+		info.files[s.Name] = -1
+		info.sums[s.Name] = cmp.Or(s.LFS.SHA256, s.Blob)
+		if s.Size != nil {
+			info.files[s.Name] = *s.Size
+		}
+	}
+	return info, nil
+}
+
+// readBody reads a response of at most maxText bytes.
+func readBody(response *http.Response) ([]byte, error) {
 	var data []byte
+	var err error
 	if response.ContentLength <= maxText {
 		if data, err = io.ReadAll(io.LimitReader(response.Body, maxText+1)); err != nil {
 			return nil, err
 		}
 	}
 	if response.ContentLength > maxText || len(data) > maxText {
-		return nil, fmt.Errorf("the response of %s has more than %d bytes; %s", host, maxText, checkEndpoint)
+		return nil, fmt.Errorf("the response of %s has more than %d bytes; %s", printable(response.Request.URL.Host), maxText, checkEndpoint)
 	}
-	var doc struct {
-		SHA      string `json:"sha"`
-		Siblings []struct {
-			Name string `json:"rfilename"`
-			Size *int64 `json:"size"`
-		} `json:"siblings"`
-	}
-	if err := json.Unmarshal(data, &doc); err != nil || !IsCommit(doc.SHA) {
-		return nil, fmt.Errorf("the response of %s does not describe a repository (it is %.60q and begins with %.60q); %s", host, response.Header.Get("Content-Type"), data[:min(len(data), 60)], checkEndpoint)
-	}
-	info := &repoInfo{doc.SHA, map[string]int64{}}
-	for _, s := range doc.Siblings {
-		info.files[s.Name] = -1
-		if s.Size != nil {
-			info.files[s.Name] = *s.Size
-		}
-	}
-	return info, nil
+	return data, nil
 }

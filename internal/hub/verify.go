@@ -85,10 +85,7 @@ func verifyFile(ctx context.Context, path string) (check FileCheck, err error) {
 		return check, err
 	}
 	defer f.Close()
-	if _, err := copyUntil(ctx, sum, f); err != nil {
-		if ctx.Err() != nil {
-			err = &interruptedError{"verification", ctx.Err()}
-		}
+	if _, err := copyUntil(ctx, "verification", sum, f); err != nil {
 		return check, err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != etag {
