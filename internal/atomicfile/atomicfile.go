@@ -44,7 +44,9 @@ func RemoveLeftovers(folder string) error {
 	}
 	for _, e := range entries {
 		if name := e.Name(); strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix) && e.Type().IsRegular() {
-			err = errors.Join(err, os.Remove(filepath.Join(folder, name)))
+			if e := os.Remove(filepath.Join(folder, name)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
 		}
 	}
 	return err
