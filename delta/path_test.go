@@ -10,8 +10,8 @@ import (
 	"github.com/sptune/spt/delta"
 )
 
-// TestPath saves deltas at several places, and checks the path of the backbone in the file and after
-// the delta, or the delta and its backbone, have moved.
+// TestPath saves deltas at several places, and checks the path of the backbone in the file and
+// after the delta, or the delta and its backbone, have moved.
 func TestPath(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the paths of the test are those of Unix")
