@@ -137,10 +137,32 @@ def timm_refuses(case):
     return 0 if case.merges() and case.fixture not in ("vit-dinov2-hf5", "vit-dinov2reg-hf5", "swin-padded-hf5") else 3
 
 
+def onnx_folder(case, folder, exported):
+    """The lines that spt prints, for each file."""
+    import onnx
+
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    lines = exported["load"].splitlines()
+    each = next(i for i, line in enumerate(lines) if "IMAGE.jpg" in line)  # the lines before load the model
+    scope = {}
+    exec("\n".join(lines[:each]), scope)
+    assert scope["classes"] == CLASSES, scope["classes"]
+
+    def reader(files):
+        rows = []
+        for f in files:
+            exec("\n".join(lines[each:-1]).replace("IMAGE.jpg", str(f)), scope)
+            rows.append(scope["logits"][0])
+        return np.array(rows)
+
+    return {"onnxruntime": reader}
+
+
 # name: (function that opens a folder, function that returns the exit code of the export of a case: 0,
 # 3 if the format cannot hold it, 1 if the logits would move)
 FORMATS = {
     "timm": (timm_folder, timm_refuses),
+    "onnx": (onnx_folder, lambda case: 0),
 }
 
 # ---- the check ----
