@@ -80,6 +80,6 @@ func plainBytes(d *delta.Delta) (total int64, err error) {
 }
 
 // loadDelta returns the command that uses the delta in the folder dir.
-func loadDelta(dir string) string {
+func loadDelta(_ *Classifier, dir string) string {
 	return shell.Command("spt", "predict", "--delta", dir) + " IMAGE…"
 }
