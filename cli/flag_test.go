@@ -85,7 +85,7 @@ func TestFlagTable(t *testing.T) {
 		if f.values != nil && f.closed && f.def != nil && !slices.Contains(f.values(), textOf(f.def)) {
 			fail("the default %v is not a known value", f.def)
 		}
-		if kind := f.file; (f.kind == "FILE") != (kind == inputFile || kind == outputFile) && f.name != "python" && f.name != "delta" && f.name != "against" {
+		if kind := f.file; (f.kind == "FILE") != (kind == inputFile || kind == outputFile) && !slices.Contains([]string{"python", "delta", "against", "from"}, f.name) {
 			fail("a %s is used as a file of kind %d", f.kind, kind)
 		}
 	}
