@@ -147,7 +147,7 @@ func (v ViT) asDINOv2(h *HuggingFace) error {
 	if hidden(ratio) != v.HiddenDim {
 		return fmt.Errorf("the width %d of the MLPs does not follow from the width %d of the tokens by a whole mlp_ratio, which Hugging Face's DINOv2 needs", v.HiddenDim, v.EmbedDim)
 	}
-	h.Config["mlp_ratio"], h.Config["use_swiglu_ffn"], h.Config["layerscale_value"], h.Config["drop_path_rate"] = ratio, v.SwiGLU, 1.0, 0.0
+	h.Config["mlp_ratio"], h.Config["use_swiglu_ffn"], h.Config["drop_path_rate"] = ratio, v.SwiGLU, 0.0
 	h.extra = checkpoint.StateDict{h.prefix + "embeddings.mask_token": checkpoint.NewTensor(1, v.EmbedDim)}
 	return nil
 }

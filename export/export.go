@@ -98,7 +98,7 @@ type format struct {
 }
 
 // formats is the table of formats.
-var formats = []format{timm}
+var formats = []format{timm, transformers}
 
 // Formats returns the names of all formats.
 func Formats() (names []string) {

@@ -1,0 +1,228 @@
+package export
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/fixtures"
+	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/peft"
+)
+
+// classNames are the classes of tunedFixture.
+var classNames = []string{"café", "<b>&\"quoted\"", "3"}
+
+// tunedFixture returns a classifier on a fixture with random tuned values. choose returns the
+// selection.
+func tunedFixture(t testing.TB, name string, choose func(c backbone.Config) peft.Selection, transform delta.Transform) *Classifier {
+	t.Helper()
+	f := fixtures.Backbone(t, name)
+	o := backbone.LoadOptions{ImageSize: f.ImageSize, NumClasses: len(classNames)}
+	if f.Family == "vit" {
+		o.NumHeads = f.NumHeads[0]
+	}
+	m, _, err := backbone.Load(f.Path(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := choose(m.Config)
+	tuning, err := peft.New(m.Config, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := delta.New(m, nil)
+	d.Method, d.Objective, d.Classes, d.Transform, d.Selection = "test", objective.SingleLabel.Name(), classNames, transform, s
+	d.Tuned = tuning.Init(1, peft.PaperScheme, m.Weights)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, p := range tuning.Params {
+		x := d.Tuned[p.Name]
+		x.Data = slices.Clone(x.Data)
+		for i := range x.Data {
+			x.Data[i] += float32(rng.NormFloat64()) * 0.2
+		}
+		d.Tuned[p.Name] = x
+	}
+	tuned, err := spt.Restore(m, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Classifier{Model: m, Delta: d, Tuned: tuned, Transform: d.ImageTransform()}
+}
+
+// lora2 selects LoRA of rank 2 on every matrix.
+func lora2(c backbone.Config) peft.Selection { return peft.Uniform(c, "lora", 2) }
+
+// structured selects what SPT-LoRA without single entries selects: LoRA on some matrices, some
+// vectors whole, and the class token.
+func structured(c backbone.Config) peft.Selection {
+	s := peft.Selection{Module: "lora", Rank: 2}
+	s.Whole, _ = c.ClassTokens()
+	for i, p := range c.Params() {
+		switch {
+		case p.Matrix() && i%3 != 0:
+			s.Structured = append(s.Structured, p.Name)
+		case p.Role == backbone.Scored && len(p.Shape) == 1 && i%2 == 0 && !strings.HasSuffix(p.Name, "gamma"):
+			s.Whole = append(s.Whole, p.Name)
+		}
+	}
+	return s
+}
+
+// entries selects single entries of every scored tensor.
+func entries(c backbone.Config) peft.Selection {
+	s := peft.Selection{Entries: map[string][]int32{}}
+	for _, p := range c.Params() {
+		if p.Role == backbone.Scored {
+			s.Entries[p.Name] = []int32{0, int32(p.Size() - 1)}
+		}
+	}
+	return s
+}
+
+// ssf selects SSF.
+func ssf(backbone.Config) peft.Selection { return peft.Selection{SSF: true} }
+
+// readerCases lists the classifiers that real readers load too: see TestForReaders.
+var readerCases = []struct {
+	fixture   string
+	method    string
+	choose    func(backbone.Config) peft.Selection
+	transform delta.Transform
+	formats   []string
+}{
+	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-cls-hf4", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 28}, []string{"transformers"}},
+	{"vit-patchpos-timm", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-noqkvbias-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-distilled-timm", "ssf", ssf, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-dinov2-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-dinov2-hf5", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-dinov2reg-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-dinov2swiglu-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, []string{"transformers"}},
+	{"swin-padded-hf5", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"convnext-v1-hf", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"convnext-v2-timm", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+}
+
+// probesOf returns random images for c.
+func probesOf(t testing.TB, c *Classifier) []uint8 {
+	t.Helper()
+	pixels, _, err := spt.Probes(c.Transform, 4, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pixels
+}
+
+// TestReaderCases exports every case. The exports verify themselves. If SPT_READERS names a folder,
+// the test leaves the exports there, with the pixels and logits of probes in expected.safetensors
+// and the predictions for the images of $SPT_READERS/images in predictions.json, for readers.py.
+func TestReaderCases(t *testing.T) {
+	root := os.Getenv("SPT_READERS")
+	for _, r := range readerCases {
+		for _, name := range r.formats {
+			t.Run(r.fixture+" "+r.method+" "+name, func(t *testing.T) {
+				c := tunedFixture(t, r.fixture, r.choose, r.transform)
+				out := filepath.Join(t.TempDir(), "out")
+				if root != "" {
+					out = filepath.Join(root, name+"-"+r.fixture+"-"+r.method)
+				}
+				probes := probesOf(t, c)
+				all, err := Write(t.Context(), c, []string{name}, out, Options{Probes: probes, Bound: 1e-4})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if all[0].Images != 4 {
+					t.Errorf("compared %d images, want 4", all[0].Images)
+				}
+				if root != "" {
+					leaveExpected(t, c, out, probes, filepath.Join(root, "images"))
+				}
+			})
+		}
+	}
+}
+
+// leaveExpected writes what a reader must compute with the export in dir.
+func leaveExpected(t *testing.T, c *Classifier, dir string, pixels []uint8, images string) {
+	t.Helper()
+	logits, err := c.logits(t.Context(), pixels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, n := c.Model.Config.ImageSize, len(pixels)/c.imageBytes()
+	err = checkpoint.Save(filepath.Join(dir, "expected.safetensors"), []checkpoint.Entry{
+		{Name: "pixels", DType: checkpoint.U8, Shape: []int{n, size, size, 3}, Data: pixels},
+		{Name: "logits", DType: checkpoint.F32, Shape: []int{n, len(logits) / n}, Data: logits},
+		{Name: "mean", DType: checkpoint.F32, Shape: []int{3}, Data: c.Model.Preprocessing.Mean[:]},
+		{Name: "std", DType: checkpoint.F32, Shape: []int{3}, Data: c.Model.Preprocessing.Std[:]},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := dataset.FindImages(t.Context(), images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	classifier, err := spt.NewClassifier(nil, c.Model, c.Tuned, c.Delta.Classes, c.Transform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer classifier.Close()
+	predictions := map[string][]spt.Probability{}
+	for p, err := range classifier.Predict(t.Context(), found.Images, len(c.Delta.Classes)) {
+		if err != nil || p.Err != nil {
+			t.Fatal(err, p.Err)
+		}
+		predictions[p.Path] = p.Top
+	}
+	text, err := json.Marshal(predictions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "predictions.json"), text, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTransformersRefuses checks that what transformers cannot compute is refused with the reason.
+func TestTransformersRefuses(t *testing.T) {
+	direct := delta.Transform{Resize: "direct"}
+	for _, r := range []struct {
+		fixture   string
+		choose    func(backbone.Config) peft.Selection
+		transform delta.Transform
+		reason    string
+	}{
+		{"vit-avg-timm", lora2, direct, "final norm after the mean"},
+		{"vit-prenorm-timm", lora2, direct, "norm before its first block"},
+		{"swin-padded-timm", lora2, direct, "pads them before the shift"},
+		{"convnext-mlp-timm", lora2, direct, "linear layer before its head"},
+		{"vit-cls-timm", lora2, delta.Transform{Resize: "crop"}, "one pixel away"},
+		{"vit-cls-timm", lora2, delta.Transform{Resize: "direct-crop", ResizeTo: 27}, "another pixel"},
+		{"vit-cls-timm", func(c backbone.Config) peft.Selection { return peft.Uniform(c, "adapter", 2) }, direct, "cannot be merged"},
+	} {
+		c := tunedFixture(t, r.fixture, r.choose, r.transform)
+		out := filepath.Join(t.TempDir(), "out")
+		_, err := Write(t.Context(), c, []string{"transformers"}, out, Options{Probes: probesOf(t, c)})
+		if err == nil || !strings.Contains(err.Error(), r.reason) {
+			t.Errorf("%s %v: got error %v, want one with %q", r.fixture, r.transform, err, r.reason)
+		}
+		if _, err := os.Lstat(out); err == nil {
+			t.Errorf("%s: the refused export left a folder", r.fixture)
+		}
+	}
+}
