@@ -273,3 +273,52 @@ func (v ConvNeXt) huggingFace(c Config) (*HuggingFace, error) {
 	}
 	return h, nil
 }
+
+// CanonicalNames translates the names that a library gives to tensors of a backbone with the
+// architecture of c, such as "encoder.layer.0.output.dense.weight". It takes the naming that has
+// all names. A fused qkv keeps its name, such as "blocks.0.attn.qkv.weight". If no naming has all
+// names, the error lists the first unknown one.
+func (c Config) CanonicalNames(names []string) (map[string]string, error) {
+	a, err := architectureOf(c.Form)
+	if err != nil {
+		return nil, err
+	}
+	known, unknown := -1, ""
+	for _, n := range a.Namings {
+		if n.Split != nil {
+			continue
+		}
+		out := map[string]string{}
+		var others []string
+		for _, name := range names {
+			canonical, ok := n.Canonical(name)
+			if ok {
+				out[name] = canonical
+			} else {
+				others = append(others, name)
+			}
+		}
+		if others == nil {
+			return out, nil
+		}
+		if len(out) > known {
+			known, unknown = len(out), others[0]
+		}
+	}
+	return nil, fmt.Errorf("the tensor %.200q does not belong to a backbone of the architecture %s in the names of any known library", unknown, a.Name)
+}
+
+// IsHead reports whether a library gives this name to the weight of the classification layer of a
+// backbone.
+func IsHead(name string) bool {
+	registry.RLock()
+	defer registry.RUnlock()
+	for _, a := range registry.byName {
+		for _, n := range a.Namings {
+			if canonical, ok := n.Canonical(name); ok && n.Split == nil && canonical == a.Head+".weight" {
+				return true
+			}
+		}
+	}
+	return false
+}
