@@ -196,6 +196,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	m.Resizing = s.side.resizing(c.ImageSize)
 	report.Notes = s.side.notes
 	m.convMLP, m.HeadsAssumed, m.WeightsKey = s.convMLP, s.headsAssumed, report.WeightsKey
+	m.AsInTimm = naming.Source == "timm" && own.ImageSize == c.ImageSize && !m.convMLP && m.WeightsKey == ""
 	return m, report, nil
 }
 

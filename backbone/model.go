@@ -94,6 +94,10 @@ type Model struct {
 	// model has another number.
 	HeadsAssumed bool
 
+	// AsInTimm reports that timm can read the file at Path as it is: the tensors have timm's names
+	// and shapes, and their sizes fit Config.
+	AsInTimm bool
+
 	// Resizing describes the images of the pretraining. It is nil if no file beside the checkpoint
 	// describes them.
 	Resizing *Resizing

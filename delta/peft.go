@@ -513,7 +513,7 @@ func (c *peftConversion) addLoRA(target string, l peftLayer, scale float32) erro
 	if _, ok := c.whole[target]; ok {
 		return fmt.Errorf("%s is also saved whole; save the adapter with one of the two", target)
 	}
-	if len(l.bias.Data) > 0 {
+	if slices.ContainsFunc(l.bias.Data, func(v float32) bool { return v != 0 }) {
 		name := strings.TrimSuffix(target, "weight") + "bias"
 		bias, err := c.value(name)
 		if err != nil {
@@ -526,6 +526,9 @@ func (c *peftConversion) addLoRA(target string, l peftLayer, scale float32) erro
 		c.whole[name] = checkpoint.Tensor{Shape: bias.Shape, Data: sum}
 	}
 	l = l.scaled(scale)
+	if l.a.Shape[0] == 0 {
+		return nil
+	}
 	if rank := l.a.Shape[0]; q.Matrix() && rank <= c.m.Config.MaxRank() {
 		c.low[target] = l
 		return nil
@@ -551,7 +554,7 @@ func (c *peftConversion) value(name string) (checkpoint.Tensor, error) {
 }
 
 // scaled returns the LoRA as matrices with the factor scale in B, without components of zero. A
-// fused qkv of separate LoRAs has such components.
+// fused qkv of separate LoRAs has such components. The rank of the result may be 0.
 func (l peftLayer) scaled(scale float32) peftLayer {
 	rank := l.a.Shape[0]
 	in, out := len(l.a.Data)/rank, len(l.b.Data)/rank
@@ -565,9 +568,6 @@ func (l peftLayer) scaled(scale float32) peftLayer {
 		if a && b {
 			keep = append(keep, r)
 		}
-	}
-	if len(keep) == 0 {
-		keep = []int{0}
 	}
 	a, b := checkpoint.NewTensor(len(keep), in), checkpoint.NewTensor(out, len(keep))
 	for i, r := range keep {

@@ -93,12 +93,12 @@ type format struct {
 	// write writes the files into the empty folder dir and verifies them. It sets Images,
 	// Difference and Notes, and Load if load is nil.
 	write func(ctx context.Context, c *Classifier, o Options, dir string) (*Exported, error)
-	// load returns the code or the command that loads the finished folder dir.
-	load func(dir string) string
+	// load returns the code or the command that loads the finished folder dir of a classifier.
+	load func(c *Classifier, dir string) string
 }
 
 // formats is the table of formats.
-var formats = []format{timm, transformers}
+var formats = []format{timm, transformers, peftFormat}
 
 // Formats returns the names of all formats.
 func Formats() (names []string) {
@@ -185,7 +185,7 @@ func Write(ctx context.Context, c *Classifier, names []string, out string, o Opt
 			e.Dir = filepath.Join(out, e.Format)
 		}
 		if load := rows[i].load; load != nil {
-			e.Load = load(e.Dir)
+			e.Load = load(c, e.Dir)
 		}
 	}
 	return all, nil

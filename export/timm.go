@@ -34,7 +34,7 @@ var timm = format{
 	reader: "timm and Transformers",
 	check:  checkTimm,
 	write:  writeTimm,
-	load: func(dir string) string {
+	load: func(_ *Classifier, dir string) string {
 		return fmt.Sprintf(`import timm
 model = timm.create_model(%s, pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))`, python("local-dir:"+dir))

@@ -25,7 +25,7 @@ var transformers = format{
 	reader: "Transformers, with its own classes",
 	check:  checkTransformers,
 	write:  writeTransformers,
-	load: func(dir string) string {
+	load: func(_ *Classifier, dir string) string {
 		return fmt.Sprintf(`from transformers import pipeline
 classify = pipeline("image-classification", model=%s)
 print(classify("photo.jpg"))`, python(dir))

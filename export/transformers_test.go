@@ -78,6 +78,18 @@ func structured(c backbone.Config) peft.Selection {
 	return s
 }
 
+// some selects LoRA on the queries of the first block and on all fc2, and the final norm and two
+// biases whole.
+func some(c backbone.Config) peft.Selection {
+	s := peft.Selection{Module: "lora", Rank: 3, Whole: []string{"norm.weight", "blocks.1.norm1.bias", "blocks.0.mlp.fc1.bias", "blocks.1.mlp.fc2.bias"}}
+	for _, p := range c.Params() {
+		if p.Matrix() && (strings.HasSuffix(p.Name, "fc2.weight") || p.Name == "blocks.0.attn.q.weight") {
+			s.Structured = append(s.Structured, p.Name)
+		}
+	}
+	return s
+}
+
 // entries selects single entries of every scored tensor.
 func entries(c backbone.Config) peft.Selection {
 	s := peft.Selection{Entries: map[string][]int32{}}
@@ -115,6 +127,19 @@ var readerCases = []struct {
 	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"transformers"}},
 	{"convnext-v1-hf", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
 	{"convnext-v2-timm", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+
+	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "crop", ResizeTo: 27}, []string{"peft"}},
+	{"vit-cls-timm", "some", some, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"vit-patchpos-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"vit-noqkvbias-timm", "some", some, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"vit-nocls-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"vit-dinov2-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, []string{"peft"}},
+	{"swin-even-hf5", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"convnext-v2-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"convnext-v2-timmconv", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
 }
 
 // probesOf returns random images for c.
@@ -128,8 +153,9 @@ func probesOf(t testing.TB, c *Classifier) []uint8 {
 }
 
 // TestReaderCases exports every case. The exports verify themselves. If SPT_READERS names a folder,
-// the test leaves the exports there, with the pixels and logits of probes in expected.safetensors
-// and the predictions for the images of $SPT_READERS/images in predictions.json, for readers.py.
+// the test leaves the exports there, with the code that loads them in load.py, the pixels and
+// logits of probes in expected.safetensors and the predictions for the images of
+// $SPT_READERS/images in predictions.json, for readers.py.
 func TestReaderCases(t *testing.T) {
 	root := os.Getenv("SPT_READERS")
 	for _, r := range readerCases {
@@ -149,6 +175,9 @@ func TestReaderCases(t *testing.T) {
 					t.Errorf("compared %d images, want 4", all[0].Images)
 				}
 				if root != "" {
+					if err := os.WriteFile(filepath.Join(out, "load.py"), []byte(all[0].Load), 0o666); err != nil {
+						t.Fatal(err)
+					}
 					leaveExpected(t, c, out, probes, filepath.Join(root, "images"))
 				}
 			})
@@ -223,6 +252,78 @@ func TestTransformersRefuses(t *testing.T) {
 		}
 		if _, err := os.Lstat(out); err == nil {
 			t.Errorf("%s: the refused export left a folder", r.fixture)
+		}
+	}
+}
+
+// TestPEFTRefuses checks that what a folder of PEFT would lose is refused.
+func TestPEFTRefuses(t *testing.T) {
+	for _, r := range []struct {
+		fixture string
+		choose  func(backbone.Config) peft.Selection
+		reason  string
+	}{
+		{"vit-cls-timm", structured, "cls_token is tuned"},
+		{"swin-even-timm", entries, "tuned entries would be lost"},
+		{"vit-cls-timm", ssf, "scales and shifts"},
+		{"vit-cls-timm", func(c backbone.Config) peft.Selection { return peft.Uniform(c, "adapter", 2) }, `"adapter"`},
+		{"vit-cls-timm", func(backbone.Config) peft.Selection { return peft.Selection{Prompts: &peft.Prompts{Tokens: 2}} }, "prompts"},
+		{"vit-cls-timm", func(backbone.Config) peft.Selection { return peft.Selection{} }, "at least one"},
+		{"vit-cls-timm", func(c backbone.Config) peft.Selection {
+			s := lora2(c)
+			s.Structured, s.Whole = s.Structured[1:], s.Structured[:1]
+			return s
+		}, "whole matrix"},
+		{"convnext-v1-timm", func(c backbone.Config) peft.Selection {
+			s := lora2(c)
+			s.Whole = []string{"stages.0.blocks.0.gamma"}
+			return s
+		}, "stages.0.blocks.0.gamma is tuned"},
+		{"vit-distilled-timm", lora2, "two heads"},
+		{"swin-padded-hf5", lora2, "timm pads them after the shift"},
+		{"vit-cls-hf4", lora2, "have eps 1e-06"},
+	} {
+		c := tunedFixture(t, r.fixture, r.choose, delta.Transform{Resize: "direct"})
+		_, err := Write(t.Context(), c, []string{"peft"}, filepath.Join(t.TempDir(), "out"), Options{Probes: probesOf(t, c)})
+		if err == nil || !strings.Contains(err.Error(), r.reason) {
+			t.Errorf("%s: got error %v, want one with %q", r.fixture, err, r.reason)
+		}
+	}
+}
+
+// TestPEFTReturns exports a delta to PEFT and reads it back: the modules, the tuned values, the
+// classes and the transform must be the same.
+func TestPEFTReturns(t *testing.T) {
+	c := tunedFixture(t, "swin-even-timm", structured, delta.Transform{Resize: "crop", ResizeTo: 70})
+	out := filepath.Join(t.TempDir(), "out")
+	if _, err := Write(t.Context(), c, []string{"peft"}, out, Options{Probes: probesOf(t, c)}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := delta.LoadPEFT(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := p.Delta(c.Model, delta.Transform{Resize: "direct"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(d.Classes, classNames) || d.Transform != c.Delta.Transform || d.Selection.Rank != 2 {
+		t.Errorf("got the classes %q, the transform %+v and rank %d", d.Classes, d.Transform, d.Selection.Rank)
+	}
+	if !slices.Equal(d.Selection.Structured, c.Delta.Selection.Structured) {
+		t.Errorf("got LoRA on %q", d.Selection.Structured)
+	}
+	for name, want := range c.Delta.Tuned {
+		got, ok := d.Tuned[name]
+		if !ok || len(got.Data) != len(want.Data) {
+			t.Errorf("%s is lost", name)
+			continue
+		}
+		for i := range want.Data {
+			if d := got.Data[i] - want.Data[i]; d > 1e-6 || d < -1e-6 {
+				t.Errorf("%s: value %d is %v, want %v", name, i, got.Data[i], want.Data[i])
+				break
+			}
 		}
 	}
 }

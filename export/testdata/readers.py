@@ -92,6 +92,24 @@ def differences(folder):
     return f"; pixels of torchvision's resize differ by up to {worst:.0f} of 255, {count / of:.1%} of them"
 
 
+def check_peft(folder):
+    """Runs the code that loads a folder of the format peft. PEFT has no image processor."""
+    names = {}
+    with open(os.path.join(folder, "load.py")) as f:
+        exec(f.read(), names)
+    expected = load_file(os.path.join(folder, "expected.safetensors"))
+    with torch.no_grad():
+        logits = names["model"](normalised(expected))
+    worst = (logits - expected["logits"]).abs().max().item()
+    assert worst <= LOGITS, f"{folder}: logits differ by {worst}"
+    # Every tensor of the folder must be in the model: what PEFT does not know, it leaves out.
+    tensors = load_file(os.path.join(folder, "adapter_model.safetensors"))
+    state = {k.replace(".default", "").replace(".modules_to_save", ""): v for k, v in names["model"].state_dict().items()}
+    lost = [k for k, v in tensors.items() if k not in state or not torch.equal(state[k], v)]
+    assert not lost, f"{folder}: PEFT does not restore {lost}"
+    print(f"{os.path.basename(folder)}: logits {worst:.2g}")
+
+
 def check(root):
     """Checks every export below root, whose folders begin with the name of their format."""
     checks = {name.removeprefix("check_"): f for name, f in globals().items() if name.startswith("check_")}
