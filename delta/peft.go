@@ -28,6 +28,10 @@ const (
 	peftTorchName   = "adapter_model.bin"
 )
 
+// PEFTBaseName is the name of the checkpoint of the backbone in a folder that spt exported. It exists
+// if timm cannot read the original checkpoint.
+const PEFTBaseName = "base.safetensors"
+
 // PEFTDescription is the metadata key in PEFTTensorsName under which spt describes the delta that
 // it exported. The value is the JSON of a [Delta] without a selection.
 const PEFTDescription = "spt_delta"

@@ -20,10 +20,6 @@ import (
 	"github.com/sptune/spt/internal/hub"
 )
 
-// baseFile holds the weights of the backbone in a folder of PEFT, if timm cannot read the
-// checkpoint of the backbone.
-const baseFile = "base.safetensors"
-
 // peftFormat is the format of the folders of Hugging Face's library PEFT: LoRA on a model of timm.
 var peftFormat = format{
 	name:   "peft",
@@ -269,7 +265,7 @@ func writePEFT(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 		if err := without.Save(base, checkpoint.F32, nil); err != nil {
 			return nil, err
 		}
-		e.Notes = append(e.Notes, baseFile+" holds the weights of the backbone under timm's names, because timm cannot read its checkpoint as it is")
+		e.Notes = append(e.Notes, delta.PEFTBaseName+" holds the weights of the backbone under timm's names, because timm cannot read its checkpoint as it is")
 	}
 	if p.bias {
 		e.Notes = append(e.Notes, "tuned biases are lora_bias, which PEFT has from version 0.14")
@@ -291,12 +287,12 @@ func writePEFT(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 }
 
 // basePath returns the path of a checkpoint of the backbone that timm can read: that of the
-// backbone, or else baseFile in the folder dir.
+// backbone, or else delta.PEFTBaseName in the folder dir.
 func basePath(c *Classifier, dir string) string {
 	if c.Model.AsInTimm && c.Model.Path != "" {
 		return c.Model.Path
 	}
-	return filepath.Join(dir, baseFile)
+	return filepath.Join(dir, delta.PEFTBaseName)
 }
 
 // headless returns the weights of m without its head.
@@ -367,8 +363,8 @@ func literal(v any) string {
 // peftCard returns the model card of a folder of PEFT. base is the name of the checkpoint of the
 // backbone.
 func peftCard(c *Classifier, made timmModel, base string) []byte {
-	if base == baseFile {
-		base = "DIR/" + baseFile
+	if base == delta.PEFTBaseName {
+		base = "DIR/" + delta.PEFTBaseName
 	}
 	return modelCard(c, "peft", []string{"lora", "timm"}, []usage{
 		{"PEFT and timm, with `DIR` the path of this folder and `" + code(base) + "` the checkpoint of the base model", "python", loadPEFT(c, made, "DIR", base)},
