@@ -3,10 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -40,7 +38,11 @@ func (a *app) openPEFT(ctx context.Context, cmd *cobra.Command, dir string, c ru
 				return nil, refuse("--%s has no effect: spt exported the folder %s, which states the settings of the backbone and the images; leave it out", f.name, dir)
 			}
 		}
-		t.model, err = c.OpenTuned(ctx, p.Described, reports.event)
+		if c.Path != "" {
+			t.model, err = c.OpenTuned(ctx, p.Described, reports.event)
+		} else {
+			t.model, err = run.OpenBackbone(ctx, string(folderOf(dir)), p.Described, nil, c.WeightsKey, reports.event)
+		}
 	} else {
 		t.model, _, err = c.Open(ctx, p.NumClasses(), reports.event)
 	}
@@ -65,28 +67,24 @@ func (a *app) openPEFT(ctx context.Context, cmd *cobra.Command, dir string, c ru
 	return t, nil
 }
 
-// peftBackbone returns the path of the backbone of the adapter p in dir.
+// peftBackbone returns the path of the backbone of the adapter p in dir. It is empty if the
+// description of an exported delta tells where to look for it.
 func peftBackbone(dir string, p *delta.PEFT) (string, error) {
-	if stat, err := os.Stat(dir); err == nil && !stat.IsDir() {
-		dir = filepath.Dir(dir)
-	}
-	if own := filepath.Join(dir, delta.PEFTBaseName); p.Described != nil {
-		if _, err := os.Stat(own); err == nil {
-			return own, nil
+	if p.Described != nil {
+		own := folderOf(dir).Path(delta.PEFTBaseName)
+		if _, err := os.Stat(own); err != nil {
+			own = ""
 		}
-		if file := p.Described.Backbone.File; file != "" && file != filepath.Base(file) {
-			return file, nil // on the Hub
-		}
-		return "", refuse("no backbone given for the PEFT adapter in %s, which was tuned on %s; give --model FILE", dir, p.Described.Backbone)
+		return own, nil
 	}
-	if _, err := os.Stat(p.Base); err == nil {
+	_, err := os.Stat(p.Base)
+	switch {
+	case p.Base == "":
+		return "", refuse("no backbone given for the PEFT adapter in %s, which names none; give --model FILE", dir)
+	case err == nil:
 		return p.Base, nil
-	} else if p.Base == "" || !errors.Is(err, fs.ErrNotExist) || strings.Count(p.Base, "/") != 1 {
-		name := "names none"
-		if p.Base != "" {
-			name = fmt.Sprintf("names %.200q", p.Base)
-		}
-		return "", refuse("no backbone given for the PEFT adapter in %s, which %s; give --model FILE", dir, name)
+	case strings.Count(p.Base, "/") == 1 && errors.Is(err, fs.ErrNotExist):
+		return "hf:" + p.Base, nil // on the Hugging Face Hub
 	}
-	return "hf:" + p.Base, nil
+	return "", refuse("the backbone of the PEFT adapter in %s was not found: there is no %.200q; give --model FILE", dir, p.Base)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/peft"
 )
 
 // The names of the files in a folder of PEFT. Older versions wrote a torch file.
@@ -28,13 +29,13 @@ const (
 	peftTorchName   = "adapter_model.bin"
 )
 
-// PEFTBaseName is the name of the checkpoint of the backbone in a folder that spt exported. It exists
-// if timm cannot read the original checkpoint.
+// PEFTBaseName is the name of the checkpoint of the backbone in a folder that spt exported. It
+// exists if timm cannot read the original checkpoint.
 const PEFTBaseName = "base.safetensors"
 
-// PEFTDescription is the metadata key in PEFTTensorsName under which spt describes the delta that
-// it exported. The value is the JSON of a [Delta] without a selection.
-const PEFTDescription = "spt_delta"
+// peftDescription is the metadata key in PEFTTensorsName under which spt describes the delta that
+// it exported. The value is the JSON of a [Delta] with an empty selection.
+const peftDescription = "spt_delta"
 
 // peftPrefix stands before every name of a tensor in a folder of PEFT.
 const peftPrefix = "base_model.model."
@@ -124,6 +125,10 @@ func loadPEFT(dir string) (*PEFT, error) {
 	if p.config.Base != nil {
 		p.Base = *p.config.Base
 	}
+	// Opening a path on another machine would send the name of the user to this machine.
+	if strings.HasPrefix(p.Base, "//") || strings.HasPrefix(p.Base, `\\`) {
+		return nil, fmt.Errorf("%s: base_model_name_or_path is %.200q, expected a path on this machine or a name on the Hugging Face Hub", PEFTConfigName, p.Base)
+	}
 	name := PEFTTensorsName
 	if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
 		name = peftTorchName
@@ -147,7 +152,7 @@ func loadPEFT(dir string) (*PEFT, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := p.readDescription(f); err != nil {
-		return nil, fmt.Errorf("%s: metadata %q: %w", name, PEFTDescription, err)
+		return nil, fmt.Errorf("%s: metadata %q: %w", name, peftDescription, err)
 	}
 	rows := p.NumClasses()
 	classes, err := backbone.ReadClasses(f, rows)
@@ -343,7 +348,7 @@ func (l *peftLayer) check() error {
 
 // readDescription reads the metadata that spt writes when it exports a delta.
 func (p *PEFT) readDescription(f *checkpoint.File) error {
-	text, ok := f.Metadata()[PEFTDescription]
+	text, ok := f.Metadata()[peftDescription]
 	if !ok {
 		return nil
 	}
@@ -353,7 +358,24 @@ func (p *PEFT) readDescription(f *checkpoint.File) error {
 	if err := d.Decode(p.Described); err != nil {
 		return jsonfile.Explain([]byte(text), err)
 	}
-	return p.Described.validateDescription()
+	if err := p.Described.Backbone.validatePath(); err != nil {
+		return err
+	}
+	if err := p.Described.validateDescription(); err != nil {
+		return err
+	}
+	var err error
+	p.Described.Backbone.Path, err = localPath(p.dir, p.Described.Backbone.Path)
+	return err
+}
+
+// DescribePEFT returns the metadata of an adapter into which d was exported, for the folder dir.
+func (d *Delta) DescribePEFT(dir string) (map[string]string, error) {
+	described := *d
+	described.Selection = peft.Selection{}
+	described.Backbone.Path = portablePath(dir, d.Backbone.Path)
+	text, err := json.Marshal(described)
+	return map[string]string{"format": "pt", peftDescription: string(text)}, err
 }
 
 // NumClasses returns the number of rows of the head in the folder, for backbone.LoadOptions. It

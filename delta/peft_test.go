@@ -169,6 +169,8 @@ func TestPEFTRefuses(t *testing.T) {
 		{set("rank_pattern", []int{1}), "expected an object"},
 		{set("modules_to_save", []string{"head", "norm"}), `module "norm"`},
 		{set("lora_alpha", "x"), "lora_alpha"},
+		{set("base_model_name_or_path", "//host/share"), "path on this machine"},
+		{set("base_model_name_or_path", `\\host\share`), "path on this machine"},
 	} {
 		p, err := delta.LoadPEFT(copyPEFT(t, "timm-qkv", r.change))
 		if err == nil {

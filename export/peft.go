@@ -2,6 +2,7 @@ package export
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -245,14 +246,12 @@ func writePEFT(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 	for name, x := range saved {
 		add(name, x)
 	}
-	description := *c.Delta
-	description.Selection.Entries, description.Selection.Structured, description.Selection.Whole = nil, nil, nil
-	text, err := json.Marshal(description)
+	metadata, err := c.Delta.DescribePEFT(dir)
 	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, delta.PEFTTensorsName)
-	if err := checkpoint.Save(path, entries, map[string]string{"format": "pt", delta.PEFTDescription: string(text)}); err != nil {
+	if err := checkpoint.Save(path, entries, metadata); err != nil {
 		return nil, err
 	}
 	if err := writeJSON(filepath.Join(dir, delta.PEFTConfigName), config); err != nil {
@@ -260,7 +259,7 @@ func writePEFT(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 	}
 	e := &Exported{}
 	base := basePath(c, dir)
-	if base != c.Model.Path {
+	if base != c.Model.TimmFile {
 		without := backbone.NewModel(c.Model.Config, c.Model.Preprocessing, headless(c.Model))
 		if err := without.Save(base, checkpoint.F32, nil); err != nil {
 			return nil, err
@@ -287,12 +286,9 @@ func writePEFT(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 }
 
 // basePath returns the path of a checkpoint of the backbone that timm can read: that of the
-// backbone, or else delta.PEFTBaseName in the folder dir.
+// backbone, or else a file in the folder dir.
 func basePath(c *Classifier, dir string) string {
-	if c.Model.AsInTimm && c.Model.Path != "" {
-		return c.Model.Path
-	}
-	return filepath.Join(dir, delta.PEFTBaseName)
+	return cmp.Or(c.Model.TimmFile, filepath.Join(dir, delta.PEFTBaseName))
 }
 
 // headless returns the weights of m without its head.

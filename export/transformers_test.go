@@ -1,7 +1,6 @@
 package export
 
 import (
-	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,8 +10,6 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
-	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/fixtures"
 	"github.com/sptune/spt/objective"
@@ -104,42 +101,42 @@ func entries(c backbone.Config) peft.Selection {
 // ssf selects SSF.
 func ssf(backbone.Config) peft.Selection { return peft.Selection{SSF: true} }
 
-// readerCases lists the classifiers that real readers load too: see TestForReaders.
-var readerCases = []struct {
+// cases lists classifiers with the format in which they are exported.
+var cases = []struct {
 	fixture   string
 	method    string
 	choose    func(backbone.Config) peft.Selection
 	transform delta.Transform
-	formats   []string
+	format    string
 }{
-	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-cls-hf4", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 28}, []string{"transformers"}},
-	{"vit-patchpos-timm", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-noqkvbias-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-distilled-timm", "ssf", ssf, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-dinov2-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-dinov2-hf5", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-dinov2reg-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"vit-dinov2swiglu-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, []string{"transformers"}},
-	{"swin-padded-hf5", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"convnext-v1-hf", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"transformers"}},
-	{"convnext-v2-timm", "entries", entries, delta.Transform{Resize: "direct"}, []string{"transformers"}},
+	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-cls-hf4", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 28}, "transformers"},
+	{"vit-patchpos-timm", "entries", entries, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-noqkvbias-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-distilled-timm", "ssf", ssf, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-dinov2-timm", "structured", structured, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-dinov2-hf5", "entries", entries, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-dinov2reg-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"vit-dinov2swiglu-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, "transformers"},
+	{"swin-padded-hf5", "entries", entries, delta.Transform{Resize: "direct"}, "transformers"},
+	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, "transformers"},
+	{"convnext-v1-hf", "lora", lora2, delta.Transform{Resize: "direct"}, "transformers"},
+	{"convnext-v2-timm", "entries", entries, delta.Transform{Resize: "direct"}, "transformers"},
 
-	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "crop", ResizeTo: 27}, []string{"peft"}},
-	{"vit-cls-timm", "some", some, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"vit-patchpos-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"vit-noqkvbias-timm", "some", some, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"vit-nocls-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"vit-dinov2-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, []string{"peft"}},
-	{"swin-even-hf5", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"convnext-v2-timm", "structured", structured, delta.Transform{Resize: "direct"}, []string{"peft"}},
-	{"convnext-v2-timmconv", "lora", lora2, delta.Transform{Resize: "direct"}, []string{"peft"}},
+	{"vit-cls-timm", "lora", lora2, delta.Transform{Resize: "crop", ResizeTo: 27}, "peft"},
+	{"vit-cls-timm", "some", some, delta.Transform{Resize: "direct"}, "peft"},
+	{"vit-patchpos-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "peft"},
+	{"vit-noqkvbias-timm", "some", some, delta.Transform{Resize: "direct"}, "peft"},
+	{"vit-nocls-timm", "structured", structured, delta.Transform{Resize: "direct"}, "peft"},
+	{"vit-dinov2-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "peft"},
+	{"swin-even-timm", "lora", lora2, delta.Transform{Resize: "direct"}, "peft"},
+	{"swin-even-timm", "structured", structured, delta.Transform{Resize: "direct-crop", ResizeTo: 70}, "peft"},
+	{"swin-even-hf5", "structured", structured, delta.Transform{Resize: "direct"}, "peft"},
+	{"convnext-v1-timm", "structured", structured, delta.Transform{Resize: "direct"}, "peft"},
+	{"convnext-v2-timm", "structured", structured, delta.Transform{Resize: "direct"}, "peft"},
+	{"convnext-v2-timmconv", "lora", lora2, delta.Transform{Resize: "direct"}, "peft"},
 }
 
 // probesOf returns random images for c.
@@ -152,78 +149,20 @@ func probesOf(t testing.TB, c *Classifier) []uint8 {
 	return pixels
 }
 
-// TestReaderCases exports every case. The exports verify themselves. If SPT_READERS names a folder,
-// the test leaves the exports there, with the code that loads them in load.py, the pixels and
-// logits of probes in expected.safetensors and the predictions for the images of
-// $SPT_READERS/images in predictions.json, for readers.py.
-func TestReaderCases(t *testing.T) {
-	root := os.Getenv("SPT_READERS")
-	for _, r := range readerCases {
-		for _, name := range r.formats {
-			t.Run(r.fixture+" "+r.method+" "+name, func(t *testing.T) {
-				c := tunedFixture(t, r.fixture, r.choose, r.transform)
-				out := filepath.Join(t.TempDir(), "out")
-				if root != "" {
-					out = filepath.Join(root, name+"-"+r.fixture+"-"+r.method)
-				}
-				probes := probesOf(t, c)
-				all, err := Write(t.Context(), c, []string{name}, out, Options{Probes: probes, Bound: 1e-4})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if all[0].Images != 4 {
-					t.Errorf("compared %d images, want 4", all[0].Images)
-				}
-				if root != "" {
-					if err := os.WriteFile(filepath.Join(out, "load.py"), []byte(all[0].Load), 0o666); err != nil {
-						t.Fatal(err)
-					}
-					leaveExpected(t, c, out, probes, filepath.Join(root, "images"))
-				}
-			})
-		}
-	}
-}
-
-// leaveExpected writes what a reader must compute with the export in dir.
-func leaveExpected(t *testing.T, c *Classifier, dir string, pixels []uint8, images string) {
-	t.Helper()
-	logits, err := c.logits(t.Context(), pixels)
-	if err != nil {
-		t.Fatal(err)
-	}
-	size, n := c.Model.Config.ImageSize, len(pixels)/c.imageBytes()
-	err = checkpoint.Save(filepath.Join(dir, "expected.safetensors"), []checkpoint.Entry{
-		{Name: "pixels", DType: checkpoint.U8, Shape: []int{n, size, size, 3}, Data: pixels},
-		{Name: "logits", DType: checkpoint.F32, Shape: []int{n, len(logits) / n}, Data: logits},
-		{Name: "mean", DType: checkpoint.F32, Shape: []int{3}, Data: c.Model.Preprocessing.Mean[:]},
-		{Name: "std", DType: checkpoint.F32, Shape: []int{3}, Data: c.Model.Preprocessing.Std[:]},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := dataset.FindImages(t.Context(), images)
-	if err != nil {
-		t.Fatal(err)
-	}
-	classifier, err := spt.NewClassifier(nil, c.Model, c.Tuned, c.Delta.Classes, c.Transform)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer classifier.Close()
-	predictions := map[string][]spt.Probability{}
-	for p, err := range classifier.Predict(t.Context(), found.Images, len(c.Delta.Classes)) {
-		if err != nil || p.Err != nil {
-			t.Fatal(err, p.Err)
-		}
-		predictions[p.Path] = p.Top
-	}
-	text, err := json.Marshal(predictions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "predictions.json"), text, 0o666); err != nil {
-		t.Fatal(err)
+// TestCases exports every case. The exports verify themselves.
+func TestCases(t *testing.T) {
+	for _, r := range cases {
+		t.Run(r.fixture+" "+r.method+" "+r.format, func(t *testing.T) {
+			c := tunedFixture(t, r.fixture, r.choose, r.transform)
+			out := filepath.Join(t.TempDir(), "out")
+			all, err := Write(t.Context(), c, []string{r.format}, out, Options{Probes: probesOf(t, c), Bound: 1e-4})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all[0].Images != 4 || !strings.Contains(all[0].Load, out) {
+				t.Errorf("compared %d images, want 4; to load: %s", all[0].Images, all[0].Load)
+			}
+		})
 	}
 }
 
