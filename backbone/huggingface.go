@@ -39,7 +39,7 @@ func (c Config) HuggingFace() (*HuggingFace, error) {
 		return nil, err
 	}
 	if a.HuggingFace == nil {
-		return nil, fmt.Errorf("Hugging Face transformers has no known model for the architecture %s", a.Name)
+		return nil, fmt.Errorf("no model of Hugging Face transformers is known for the architecture %s", a.Name)
 	}
 	return a.HuggingFace(c.Form, c)
 }

@@ -38,7 +38,7 @@ func checkTransformers(c *Classifier, _ Options) error {
 		return err
 	}
 	if _, err := c.Model.Config.HuggingFace(); err != nil {
-		return fmt.Errorf("Transformers cannot compute this backbone: %w%s", err, anyMethod)
+		return fmt.Errorf("no model of Transformers computes the same as this backbone: %w%s", err, anyMethod)
 	}
 	_, err := processorOf(c)
 	return err
@@ -179,7 +179,7 @@ func processorOf(c *Classifier) (*processor, error) {
 		return p, nil
 	case "direct-crop":
 		if (t.ResizeTo-t.Size)%4 == 3 {
-			return nil, fmt.Errorf("Transformers cuts the centre of %d px out of %d px at another pixel than spt%s", t.Size, t.ResizeTo, instead)
+			return nil, fmt.Errorf("the centre of %d px is cut out of %d px at another pixel than in Transformers%s", t.Size, t.ResizeTo, instead)
 		}
 		p.Type, p.Size, p.DoCenterCrop, p.CropSize = "BitImageProcessor", side{t.ResizeTo, t.ResizeTo}, true, &side{t.Size, t.Size}
 		return p, nil
