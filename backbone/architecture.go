@@ -75,6 +75,9 @@ type Architecture[F any] struct {
 	// BeyondTimm describes how the results differ from the results of timm's model with the same
 	// tensor names. See [Config.BeyondTimm]. Nil means that the results never differ.
 	BeyondTimm func(f F, c Config) string
+	// HuggingFace returns the model of Hugging Face transformers that computes the same, or an
+	// error that says why there is none. Nil means that there is none.
+	HuggingFace func(f F, c Config) (*HuggingFace, error)
 	// Preprocessing returns the normalisation of pixels for a checkpoint with this file name. It is
 	// called if neither the checkpoint nor a file beside it states the normalisation. Nil means
 	// ImageNet's mean and standard deviation.
@@ -178,6 +181,9 @@ func (a Architecture[F]) ofAnyForm() Architecture[any] {
 			}
 			return a.BeyondTimm(f.(F), c)
 		},
+	}
+	if a.HuggingFace != nil {
+		out.HuggingFace = func(f any, c Config) (*HuggingFace, error) { return a.HuggingFace(f.(F), c) }
 	}
 	for i := range out.Namings {
 		out.Namings[i].Architecture = a.Name

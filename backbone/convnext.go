@@ -46,7 +46,7 @@ var convnext = Architecture[ConvNeXt]{
 	Configure: configureConvNeXt, Validate: ConvNeXt.validate, Describe: ConvNeXt.describe, Params: ConvNeXt.params,
 	Features: ConvNeXt.features, FeatureMap: ConvNeXt.featureMap,
 	NumFeatures: ConvNeXt.numFeatures, Blocks: ConvNeXt.blocks, Tokens: ConvNeXt.tokens,
-	Fit: fitConvNeXt, Export: exportConvNeXt,
+	Fit: fitConvNeXt, Export: exportConvNeXt, HuggingFace: ConvNeXt.huggingFace,
 }
 
 // Side lengths of the kernels, in positions. All published models have the same.

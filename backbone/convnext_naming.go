@@ -40,24 +40,27 @@ var convnextNamings = []checkpoint.Naming{{
 	Strict:   []string{"downsample_layers.", "stages."},
 	Prefixes: convnextPrefixes,
 }, {
-	Source: "Hugging Face transformers",
-	Marks:  []string{"encoder.stages.#.layers.#.dwconv.*"},
-	Whole:  []string{"embeddings.patch_embeddings.weight"},
-	Rules: checkpoint.Union(checkpoint.Renames(
-		"embeddings.patch_embeddings.*", "stem.0.*",
-		"embeddings.layernorm.*", "stem.1.*",
-		"encoder.stages.#.downsampling_layer.0.*", "stages.#.downsample.0.*",
-		"encoder.stages.#.downsampling_layer.1.*", "stages.#.downsample.1.*",
-		"encoder.stages.#.layers.#.dwconv.*", "stages.#.blocks.#.conv_dw.*",
-		"encoder.stages.#.layers.#.layernorm.*", "stages.#.blocks.#.norm.*",
-		"encoder.stages.#.layers.#.layer_scale_parameter", "stages.#.blocks.#.gamma",
-		"layernorm.*", "head.norm.*",
-		"classifier.*", "head.fc.*",
-	), pointwise("encoder.stages.#.layers.#.pwconv1.*", "encoder.stages.#.layers.#.pwconv2.*"),
-		grn("encoder.stages.#.layers.#.grn.weight", "encoder.stages.#.layers.#.grn.bias")),
+	Source:   "Hugging Face transformers",
+	Marks:    []string{"encoder.stages.#.layers.#.dwconv.*"},
+	Whole:    []string{"embeddings.patch_embeddings.weight"},
+	Rules:    convnextHuggingFace,
 	Strict:   []string{"embeddings.", "encoder."},
 	Prefixes: convnextPrefixes,
 }}
+
+// convnextHuggingFace holds the rules for the names of Hugging Face transformers.
+var convnextHuggingFace = checkpoint.Union(checkpoint.Renames(
+	"embeddings.patch_embeddings.*", "stem.0.*",
+	"embeddings.layernorm.*", "stem.1.*",
+	"encoder.stages.#.downsampling_layer.0.*", "stages.#.downsample.0.*",
+	"encoder.stages.#.downsampling_layer.1.*", "stages.#.downsample.1.*",
+	"encoder.stages.#.layers.#.dwconv.*", "stages.#.blocks.#.conv_dw.*",
+	"encoder.stages.#.layers.#.layernorm.*", "stages.#.blocks.#.norm.*",
+	"encoder.stages.#.layers.#.layer_scale_parameter", "stages.#.blocks.#.gamma",
+	"layernorm.*", "head.norm.*",
+	"classifier.*", "head.fc.*",
+), pointwise("encoder.stages.#.layers.#.pwconv1.*", "encoder.stages.#.layers.#.pwconv2.*"),
+	grn("encoder.stages.#.layers.#.grn.weight", "encoder.stages.#.layers.#.grn.bias"))
 
 // pointwise returns the rules for the two linear layers of a block. A checkpoint may store their
 // weights as 1×1 convolutions [out, in, 1, 1].

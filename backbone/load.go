@@ -70,6 +70,9 @@ func Load(path string, o LoadOptions) (*Model, checkpoint.Report, error) {
 		return nil, report, fmt.Errorf("loading backbone %s: %w", path, err)
 	}
 	m.Path = path
+	if files := f.Files(); m.asTimm && len(files) == 1 {
+		m.TimmFile = files[0]
+	}
 	return m, report, nil
 }
 
@@ -196,6 +199,7 @@ func FromFile(f *checkpoint.File, o LoadOptions) (*Model, checkpoint.Report, err
 	m.Resizing = s.side.resizing(c.ImageSize)
 	report.Notes = s.side.notes
 	m.convMLP, m.HeadsAssumed, m.WeightsKey = s.convMLP, s.headsAssumed, report.WeightsKey
+	m.asTimm = naming.Source == "timm" && own.ImageSize == c.ImageSize && !m.convMLP && m.WeightsKey == ""
 	return m, report, nil
 }
 

@@ -94,6 +94,10 @@ type Model struct {
 	// model has another number.
 	HeadsAssumed bool
 
+	// TimmFile is the path of a file that timm can read as it is: its tensors have timm's names and
+	// shapes, and their sizes fit Config. It is empty if there is no such file.
+	TimmFile string
+
 	// Resizing describes the images of the pretraining. It is nil if no file beside the checkpoint
 	// describes them.
 	Resizing *Resizing
@@ -108,6 +112,7 @@ type Model struct {
 	// convMLP reports that the linear layers of a ConvNeXt's MLPs were 1×1 convolutions in the
 	// checkpoint, as in timm's small models. Save writes them in the same shape.
 	convMLP bool
+	asTimm  bool    // the tensors of the checkpoint are as TimmFile describes
 	placed  *placed // shared with all copies that In returns
 }
 

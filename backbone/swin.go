@@ -46,7 +46,7 @@ var swin = Architecture[Swin]{
 	Configure: configureSwin, Validate: Swin.validate, Describe: Swin.describe, Params: Swin.params,
 	Features: Swin.features, FeatureMap: Swin.featureMap,
 	NumFeatures: Swin.numFeatures, Blocks: Swin.blocks, Tokens: Swin.tokens,
-	Fit: fitSwin, BeyondTimm: Swin.beyondTimm,
+	Fit: fitSwin, BeyondTimm: Swin.beyondTimm, HuggingFace: Swin.huggingFace,
 }
 
 // Upper bounds for a configuration. A window of t tokens has t² biases for each head.

@@ -44,19 +44,10 @@ var swinNamings = []checkpoint.Naming{{
 		return n
 	},
 }, {
-	Source: "Hugging Face transformers before 5",
-	Marks:  []string{"encoder.layers.#.blocks.#.attention.self.query.*"},
-	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
-	Rules: checkpoint.Union(swinHuggingFace, checkpoint.Renames(
-		"encoder.layers.#.blocks.#.attention.self.query.*", "layers.#.blocks.#.attn.q.*",
-		"encoder.layers.#.blocks.#.attention.self.key.*", "layers.#.blocks.#.attn.k.*",
-		"encoder.layers.#.blocks.#.attention.self.value.*", "layers.#.blocks.#.attn.v.*",
-		"encoder.layers.#.blocks.#.attention.self.relative_position_bias_table", "layers.#.blocks.#.attn.relative_position_bias_table",
-		"encoder.layers.#.blocks.#.attention.self.relative_position_index", "",
-		"encoder.layers.#.blocks.#.attention.output.dense.*", "layers.#.blocks.#.attn.proj.*",
-		"encoder.layers.#.blocks.#.intermediate.dense.*", "layers.#.blocks.#.mlp.fc1.*",
-		"encoder.layers.#.blocks.#.output.dense.*", "layers.#.blocks.#.mlp.fc2.*",
-	)),
+	Source:   "Hugging Face transformers before 5",
+	Marks:    []string{"encoder.layers.#.blocks.#.attention.self.query.*"},
+	Whole:    []string{"embeddings.patch_embeddings.projection.weight"},
+	Rules:    swinHuggingFace4,
 	Strict:   swinStrict,
 	Prefixes: swinPrefixes, Finish: checkMerging,
 }, {
@@ -95,6 +86,19 @@ var swinHuggingFace = checkpoint.Renames(
 	"layernorm.*", "norm.*",
 	"classifier.*", "head.fc.*",
 )
+
+// swinHuggingFace4 holds the rules for the names before version 5 of Hugging Face transformers. All
+// versions read them.
+var swinHuggingFace4 = checkpoint.Union(swinHuggingFace, checkpoint.Renames(
+	"encoder.layers.#.blocks.#.attention.self.query.*", "layers.#.blocks.#.attn.q.*",
+	"encoder.layers.#.blocks.#.attention.self.key.*", "layers.#.blocks.#.attn.k.*",
+	"encoder.layers.#.blocks.#.attention.self.value.*", "layers.#.blocks.#.attn.v.*",
+	"encoder.layers.#.blocks.#.attention.self.relative_position_bias_table", "layers.#.blocks.#.attn.relative_position_bias_table",
+	"encoder.layers.#.blocks.#.attention.self.relative_position_index", "",
+	"encoder.layers.#.blocks.#.attention.output.dense.*", "layers.#.blocks.#.attn.proj.*",
+	"encoder.layers.#.blocks.#.intermediate.dense.*", "layers.#.blocks.#.mlp.fc1.*",
+	"encoder.layers.#.blocks.#.output.dense.*", "layers.#.blocks.#.mlp.fc2.*",
+))
 
 // checkMerging returns an error if a patch-merging layer belongs to a stage without blocks. This
 // happens if the checkpoint has such layers both at the start of some stages and at the end of

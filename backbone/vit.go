@@ -76,7 +76,7 @@ var vit = Architecture[ViT]{
 	Configure: configureViT, Validate: ViT.validate, Describe: ViT.describe, Params: ViT.params,
 	Features: ViT.features, FeatureMap: ViT.featureMap,
 	NumFeatures: ViT.numFeatures, Blocks: ViT.blocks, Tokens: ViT.tokens,
-	Fit: fitViT, Export: splitHeads, BeyondTimm: ViT.beyondTimm, Preprocessing: vitPreprocessing,
+	Fit: fitViT, Export: splitHeads, BeyondTimm: ViT.beyondTimm, HuggingFace: ViT.huggingFace, Preprocessing: vitPreprocessing,
 }
 
 // The values of ViT.Pooling.

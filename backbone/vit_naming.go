@@ -52,19 +52,10 @@ var vitNamings = append([]checkpoint.Naming{{
 		return n
 	},
 }, {
-	Source: "Hugging Face transformers before 5",
-	Marks:  []string{"encoder.layer.#.attention.attention.query.*"},
-	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
-	Rules: checkpoint.Union(huggingFaceVIT("encoder.layer.#."), checkpoint.Renames(
-		"encoder.layer.#.attention.attention.query.*", "blocks.#.attn.q.*",
-		"encoder.layer.#.attention.attention.key.*", "blocks.#.attn.k.*",
-		"encoder.layer.#.attention.attention.value.*", "blocks.#.attn.v.*",
-		"encoder.layer.#.attention.output.dense.*", "blocks.#.attn.proj.*",
-		"encoder.layer.#.intermediate.dense.*", "blocks.#.mlp.fc1.*",
-		"encoder.layer.#.output.dense.*", "blocks.#.mlp.fc2.*",
-		"encoder.layer.#.mlp.weights_in.*", "blocks.#.mlp.fc1.*",
-		"encoder.layer.#.mlp.weights_out.*", "blocks.#.mlp.fc2.*",
-	)),
+	Source:   "Hugging Face transformers before 5",
+	Marks:    []string{"encoder.layer.#.attention.attention.query.*"},
+	Whole:    []string{"embeddings.patch_embeddings.projection.weight"},
+	Rules:    checkpoint.Union(hfViT, hfDINOv2, hfGatedDINOv2, hfTeacher),
 	Strict:   []string{"encoder.layer.", "embeddings."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 }, {
@@ -72,7 +63,7 @@ var vitNamings = append([]checkpoint.Naming{{
 	Marks:  []string{"layers.#.attention.q_proj.*", "encoder.layer.#.attention.q_proj.*"},
 	Whole:  []string{"embeddings.patch_embeddings.projection.weight"},
 	// In version 5, the names of DINOv2 contain "encoder.layer", those of ViT and DeiT "layers".
-	Rules:    checkpoint.Union(huggingFaceVIT("layers.#."), huggingFaceVIT5("layers.#."), huggingFaceVIT("encoder.layer.#."), huggingFaceVIT5("encoder.layer.#.")),
+	Rules:    checkpoint.Union(hfTokens, hfHead, hfTeacher, hfBlock5("layers.#."), hfBlock5("encoder.layer.#.")),
 	Strict:   []string{"layers.", "encoder.layer.", "embeddings."},
 	Prefixes: vitPrefixes, Finish: finishViT,
 }}, npzNamings...)
@@ -91,39 +82,65 @@ func chunked(rules checkpoint.Rules) checkpoint.Rules {
 	return all
 }
 
-// huggingFaceVIT returns the rules for the names of ViT, DeiT and DINOv2 that are the same in all
-// versions of transformers. block is the pattern of the prefix of a block, such as "layers.#.".
-func huggingFaceVIT(block string) checkpoint.Rules {
-	return checkpoint.Renames(
+// The rules for the names of Hugging Face transformers, in parts. ViT and DINOv2 differ in the
+// names of their blocks, and a distilled DeiT has two heads.
+var (
+	hfTokens = checkpoint.Renames(
 		"embeddings.cls_token", "cls_token",
 		"embeddings.distillation_token", "dist_token",
 		"embeddings.register_tokens", registers,
 		"embeddings.mask_token", "",
 		"embeddings.position_embeddings", "pos_embed",
 		"embeddings.patch_embeddings.projection.*", "patch_embed.proj.*",
+		"layernorm.*", "norm.*",
+	)
+	hfHead    = checkpoint.Renames("classifier.*", "head.*")
+	hfTeacher = checkpoint.Renames("cls_classifier.*", "head.*", "distillation_classifier.*", "head_dist.*")
+
+	// the names before version 5, which all versions read
+	hfAttention = checkpoint.Renames(
+		"encoder.layer.#.attention.attention.query.*", "blocks.#.attn.q.*",
+		"encoder.layer.#.attention.attention.key.*", "blocks.#.attn.k.*",
+		"encoder.layer.#.attention.attention.value.*", "blocks.#.attn.v.*",
+		"encoder.layer.#.attention.output.dense.*", "blocks.#.attn.proj.*",
+	)
+	hfViTBlock = checkpoint.Renames(
+		"encoder.layer.#.layernorm_before.*", "blocks.#.norm1.*",
+		"encoder.layer.#.layernorm_after.*", "blocks.#.norm2.*",
+		"encoder.layer.#.intermediate.dense.*", "blocks.#.mlp.fc1.*",
+		"encoder.layer.#.output.dense.*", "blocks.#.mlp.fc2.*",
+	)
+	hfDINOv2Block = checkpoint.Renames(
+		"encoder.layer.#.norm1.*", "blocks.#.norm1.*",
+		"encoder.layer.#.norm2.*", "blocks.#.norm2.*",
+		"encoder.layer.#.layer_scale1.lambda1", "blocks.#.ls1.gamma",
+		"encoder.layer.#.layer_scale2.lambda1", "blocks.#.ls2.gamma",
+	)
+	hfMLP      = checkpoint.Renames("encoder.layer.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.mlp.fc2.*", "blocks.#.mlp.fc2.*")
+	hfGatedMLP = checkpoint.Renames("encoder.layer.#.mlp.weights_in.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.mlp.weights_out.*", "blocks.#.mlp.fc2.*")
+
+	hfViT         = checkpoint.Union(hfTokens, hfHead, hfAttention, hfViTBlock)
+	hfDeiTTeacher = checkpoint.Union(hfTokens, hfTeacher, hfAttention, hfViTBlock)
+	hfDINOv2      = checkpoint.Union(hfTokens, hfHead, hfAttention, hfDINOv2Block, hfMLP)
+	hfGatedDINOv2 = checkpoint.Union(hfTokens, hfHead, hfAttention, hfDINOv2Block, hfGatedMLP)
+)
+
+// hfBlock5 returns the rules for the names of a block that transformers uses from version 5. block
+// is the pattern of the prefix of a block, such as "layers.#.".
+func hfBlock5(block string) checkpoint.Rules {
+	return checkpoint.Renames(
 		block+"layernorm_before.*", "blocks.#.norm1.*",
 		block+"layernorm_after.*", "blocks.#.norm2.*",
 		block+"norm1.*", "blocks.#.norm1.*",
 		block+"norm2.*", "blocks.#.norm2.*",
 		block+"layer_scale1.lambda1", "blocks.#.ls1.gamma",
 		block+"layer_scale2.lambda1", "blocks.#.ls2.gamma",
-		block+"mlp.fc1.*", "blocks.#.mlp.fc1.*",
-		block+"mlp.fc2.*", "blocks.#.mlp.fc2.*",
-		"layernorm.*", "norm.*",
-		"classifier.*", "head.*",
-		"cls_classifier.*", "head.*",
-		"distillation_classifier.*", "head_dist.*",
-	)
-}
-
-// huggingFaceVIT5 returns the rules for the names that transformers uses from version 5. block is
-// the same as in huggingFaceVIT.
-func huggingFaceVIT5(block string) checkpoint.Rules {
-	return checkpoint.Renames(
 		block+"attention.q_proj.*", "blocks.#.attn.q.*",
 		block+"attention.k_proj.*", "blocks.#.attn.k.*",
 		block+"attention.v_proj.*", "blocks.#.attn.v.*",
 		block+"attention.o_proj.*", "blocks.#.attn.proj.*",
+		block+"mlp.fc1.*", "blocks.#.mlp.fc1.*",
+		block+"mlp.fc2.*", "blocks.#.mlp.fc2.*",
 		block+"mlp.gate_proj.*", "blocks.#.mlp.gate.*",
 		block+"mlp.up_proj.*", "blocks.#.mlp.up.*",
 		block+"mlp.down_proj.*", "blocks.#.mlp.fc2.*",

@@ -114,6 +114,61 @@ func (r Rules) Has(name string) bool {
 	return ok
 }
 
+// Names returns the names to which the rules give the canonical name, sorted. There are several if
+// a library has several names for a tensor, and none if it has no such tensor.
+func (r Rules) Names(canonical string) (names []string) {
+	for pattern, rule := range r {
+		if match, ok := matchCanonical(rule.To, canonical); ok {
+			names = append(names, match.fill(pattern))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// matchCanonical returns the parts of a canonical name that the wildcards of to, the target of a
+// rule, stand for. It does not match targets with "##".
+func matchCanonical(to, canonical string) (match matched, ok bool) {
+	want, parts := strings.Split(to, "."), strings.Split(canonical, ".")
+	if len(want) != len(parts) {
+		return match, false
+	}
+	for i, part := range parts {
+		switch want[i] {
+		case "#", "#+":
+			n, err := strconv.Atoi(part)
+			if err != nil || !isNumber(part) || want[i] == "#+" && n == 0 {
+				return match, false
+			}
+			if want[i] == "#+" {
+				n--
+			}
+			match.numbers = append(match.numbers, strconv.Itoa(n))
+		case "*":
+			if part != "weight" && part != "bias" {
+				return match, false
+			}
+			match.leaf = part
+		default:
+			if part != want[i] {
+				return match, false
+			}
+		}
+	}
+	return match, true
+}
+
+// Canonical returns the canonical name of one tensor of a model whose tensors have the names of n.
+// ok is false if no rule applies to the name, or if the output of a model does not depend on the
+// tensor. The name may have the prefixes that n and training programs add.
+func (n Naming) Canonical(name string) (canonical string, ok bool) {
+	rule, match, ok := n.Rules.find(withoutPrefixes(name, slices.Concat(n.Prefixes, trainingPrefixes)))
+	if !ok || rule.To == "" {
+		return "", false
+	}
+	return match.fill(rule.To), true
+}
+
 // trainingPrefixes are prefixes that training programs add to all names.
 var trainingPrefixes = []string{"module.", "_orig_mod.", "model.", "backbone."}
 

@@ -78,7 +78,11 @@ func checkFlags(cmd *cobra.Command, args []string) error {
 // missing.
 func (f flagRow) checkEffect(fs *pflag.FlagSet) error {
 	for _, other := range f.excludes {
-		if fs.Changed(other) {
+		if !fs.Changed(other) {
+			continue
+		}
+		// A PEFT adapter does not state how its backbone is opened and how images are resized.
+		if adapter := other == "delta" && delta.IsPEFT(fs.Lookup(other).Value.String()); !adapter {
 			return refuse("--%s has no effect together with --%s; leave one of them out", f.name, other)
 		}
 	}

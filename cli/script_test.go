@@ -59,6 +59,15 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	backbones, err := filepath.Abs(filepath.Join("..", "internal", "fixtures", "testdata", "backbones"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Folders that PEFT has written.
+	adapters, err := filepath.Abs(filepath.Join("..", "delta", "testdata", "peft"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	classes, err := filepath.Abs(filepath.Join("testdata", "classes"))
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +76,8 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("READERS", readers)
 			e.Setenv("PUBLISHED", published)
+			e.Setenv("BACKBONES", backbones)
+			e.Setenv("PEFT", adapters)
 			e.Setenv("CLASSES", classes)
 			e.Setenv("CONTAINERS", containers)
 			return nil

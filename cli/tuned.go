@@ -30,14 +30,17 @@ type tuned struct {
 	transform dataset.Transform
 }
 
-// openTuned loads the delta in the folder dir and its backbone. If dir is empty, it loads the
-// checkpoint c with its own head.
+// openTuned loads the delta or the PEFT adapter in the folder dir, and its backbone. If dir is
+// empty, it loads the checkpoint c with its own head.
 func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c run.ModelConfig, images run.ImageOptions) (*tuned, error) {
 	var t *tuned
 	var err error
-	if dir == "" {
+	switch {
+	case dir == "":
 		t, err = a.openCheckpoint(ctx, cmd, c, images)
-	} else {
+	case delta.IsPEFT(dir):
+		t, err = a.openPEFT(ctx, cmd, dir, c, images)
+	default:
 		t, err = a.openDelta(ctx, dir, c)
 	}
 	if err != nil {

@@ -56,7 +56,7 @@ func modelCard(c *Classifier, library string, tags []string, usages []usage) []b
 	if c.Result != nil {
 		d.results()
 	}
-	d.method()
+	d.method(library)
 	if c.Config != nil {
 		d.recipe()
 	}
@@ -168,7 +168,7 @@ func (d *card) results() {
 }
 
 // method writes the section about what was tuned.
-func (d *card) method() {
+func (d *card) method(library string) {
 	delta, counts := d.c.Delta, d.c.Tuned.Tuning.Counts
 	d.section("Method")
 	d.table("Method", "`"+code(delta.Method)+"`")
@@ -185,7 +185,11 @@ func (d *card) method() {
 	if p := delta.Plan; p != nil {
 		d.row("budget", "%s parameters, chosen by their sensitivity", wording.Thousands(p.Budget))
 	}
-	d.line("\nThe tuned parameters are merged into the weights of the base model.")
+	if library == "peft" {
+		d.line("\nThis folder holds only the tuned parameters. It needs the base model.")
+	} else {
+		d.line("\nThe tuned parameters are merged into the weights of the base model.")
+	}
 }
 
 // recipe writes the section about the training.

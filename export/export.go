@@ -93,12 +93,12 @@ type format struct {
 	// write writes the files into the empty folder dir and verifies them. It sets Images,
 	// Difference and Notes, and Load if load is nil.
 	write func(ctx context.Context, c *Classifier, o Options, dir string) (*Exported, error)
-	// load returns the code or the command that loads the finished folder dir.
+	// load returns the code or the command that loads the finished folder dir of a classifier.
 	load func(c *Classifier, dir string) string
 }
 
 // formats is the table of formats.
-var formats = []format{timm, onnxFormat, deltaFormat}
+var formats = []format{timm, transformers, onnxFormat, peftFormat, deltaFormat}
 
 // Formats returns the names of all formats.
 func Formats() (names []string) {

@@ -114,10 +114,13 @@ func writeTimm(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 		e.Notes = append(e.Notes, differs+"; the difference of the logits includes this")
 	}
 	if o.Half {
-		e.Notes = append(e.Notes, "Transformers computes in float16 if the weights are float16; torch_dtype=torch.float32 makes it compute in float32")
+		e.Notes = append(e.Notes, halfNote)
 	}
 	return e, nil
 }
+
+// halfNote tells users of Transformers about float16.
+const halfNote = "Transformers computes in float16 if the weights are float16; torch_dtype=torch.float32 makes it compute in float32"
 
 // timmModel says how timm's create_model makes a model.
 type timmModel struct {

@@ -97,6 +97,9 @@ def cases():
         yield Case(fixture, "lora", "direct-crop", 8 / 7)
     yield Case("vit-cls-timm", "lora", size=40)
     yield Case("convnext-v1-timm", "lora", size=75)
+    # Where timm cannot read the checkpoint, a folder of PEFT holds the backbone.
+    for fixture in ("swin-even-hf5", "convnext-v2-timmconv", "vit-dinov2-timm"):
+        yield Case(fixture, "lora")
     yield Case("vit-cls-timm", half=True)
 
 
@@ -158,11 +161,91 @@ def onnx_folder(case, folder, exported):
     return {"onnxruntime": reader}
 
 
+def transformers_folder(case, folder, exported):
+    """The pipeline that spt prints. Its image processor resizes with torchvision."""
+    import transformers
+
+    scope = {}
+    lines = exported["load"].splitlines()
+    exec("\n".join(lines[:-1]), scope)  # without the last line, which opens a photo
+    pipeline = scope["classify"]
+    model, loading = type(pipeline.model).from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values()), loading
+    assert [model.config.__class__.__name__, model.__class__.__name__] != ["TimmWrapperConfig", "TimmWrapperForImageClassification"]
+    assert [pipeline.model.config.id2label[i] for i in range(len(CLASSES))] == CLASSES
+    pillow = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def reader(processor):
+        pipeline = transformers.pipeline("image-classification", model=model, image_processor=processor)
+
+        def logits(files):
+            rows = []
+            for scored in pipeline([str(f) for f in files], top_k=len(CLASSES), function_to_apply="none"):
+                by_class = {s["label"]: s["score"] for s in scored}
+                rows.append([by_class[c] for c in CLASSES])
+            return np.array(rows)
+
+        return logits
+
+    check_card(folder)
+    return {"torchvision": reader(pipeline.image_processor), "Pillow": reader(pillow)}
+
+
+def transformers_refuses(case):
+    without = ("vit-avg", "vit-nocls", "vit-prenorm", "vit-qknorm", "vit-quickgelu", "swin-padded-timm", "convnext-mlp")
+    if not case.merges() or case.fixture.startswith(without) or case.resize == "crop" or (case.before - case.size) % 4 == 3:
+        return 3
+    return 0
+
+
+def peft_folder(case, folder, exported):
+    """The code that spt prints. PEFT has no image processor, so Pillow resizes."""
+    import safetensors.torch
+    import torch
+
+    scope = {}
+    exec(exported["load"], scope)
+    model = scope["model"]
+    # PEFT silently leaves out the tensors that it does not know.
+    state = {k.replace(".default", "").replace(".modules_to_save", ""): v for k, v in model.state_dict().items()}
+    for name, x in safetensors.torch.load_file(folder / "adapter_model.safetensors").items():
+        assert torch.equal(state[name], x), name
+    p = case.info["preprocessing"]
+
+    def logits(files):
+        images = []
+        for f in files:
+            image = Image.open(f).convert("RGB")
+            if case.resize == "crop":
+                w, h = image.size
+                short = min(w, h)
+                image = image.resize((case.before * w // short, case.before * h // short), Image.BICUBIC)
+            else:
+                image = image.resize((case.before, case.before), Image.BICUBIC)
+            left, top = (round((side - case.size) / 2) for side in image.size)
+            image = image.crop((left, top, left + case.size, top + case.size))
+            images.append((np.asarray(image) / 255 - p["mean"]) / p["std"])
+        with torch.inference_mode():
+            return model(torch.tensor(np.stack(images), dtype=torch.float32).permute(0, 3, 1, 2)).numpy()
+
+    check_card(folder)
+    return {"PEFT": logits}
+
+
+def peft_refuses(case):
+    if case.method in ("lora", "bitfit"):
+        return 0
+    # With a class token, SPT tunes it. In a ConvNeXt it can select a layer scale, as here.
+    return 0 if case.method == "spt-lora-structured" and case.fixture.startswith("swin") else 3
+
+
 # name: (function that opens a folder, function that returns the exit code of the export of a case: 0,
 # 3 if the format cannot hold it, 1 if the logits would move)
 FORMATS = {
     "timm": (timm_folder, timm_refuses),
     "onnx": (onnx_folder, lambda case: 0),
+    "transformers": (transformers_folder, transformers_refuses),
+    "peft": (peft_folder, peft_refuses),
 }
 
 # ---- the check ----
