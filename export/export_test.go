@@ -28,7 +28,7 @@ func fake(name, text string) format {
 			}
 			return &Exported{Difference: o.Bound}, os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o666)
 		},
-		load: func(dir string) string { return "load " + dir },
+		load: func(_ *Classifier, dir string) string { return "load " + dir },
 	}
 }
 
