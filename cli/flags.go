@@ -90,7 +90,7 @@ func flagTable() []flagRow {
 			needs: []string{"mean", "model|resume"}, excludes: []string{"delta"},
 			field: func(o *options) any { return &channelsValue{&o.config.Model.Std, &o.config.Model.Preprocessing} }},
 		{name: "delta", on: "eval predict merge export", group: modelGroup, common: true,
-			help: "the run folder that holds the delta; --model is needed only if the backbone has moved",
+			help: "the run folder that holds the delta, or an adapter folder of PEFT; --model is needed only if the backbone has moved",
 			kind: "DIR", file: inputFile, values: runFolders,
 			field: func(o *options) any { return &o.delta }},
 		{name: "classes", on: "bench", group: modelGroup,
