@@ -5,7 +5,8 @@
 // and [Delta.Save] make and write a delta. [Delta.Check] returns an error for a backbone other than
 // the one that was tuned. [Delta.Merge] merges the tuned parameters into a copy of the backbone and
 // compares the logits before and after; [Merged.Save] then writes a checkpoint that timm can read.
-// Some methods, such as adapters and prompts, cannot be merged.
+// [LoadPEFT] reads an adapter of Hugging Face's library PEFT, which becomes a Delta. Some methods,
+// such as adapters and prompts, cannot be merged.
 //
 // A delta consists of two files in one folder. "spt_delta.json" describes the tuned parameters and
 // their use; its fields are the fields of Delta. "spt_delta.safetensors" holds the values: each
