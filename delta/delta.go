@@ -2,11 +2,11 @@
 // not the frozen weights of the backbone.
 //
 // Begin with [Load], which reads a delta, and [Delta.OpenBackbone], which loads its backbone. [New]
-// and [Delta.Save] make and write a delta; [Delta.SaveHalf] writes a smaller one. [Delta.Check]
-// returns an error for a backbone other than the one that was tuned. [Delta.Merge] merges the tuned
-// parameters into a copy of the backbone and compares the logits before and after; [Merged.Save]
-// then writes a checkpoint that timm can read. Some methods, such as adapters and prompts, cannot
-// be merged.
+// and [Delta.Save] make and write a delta; [Delta.SaveHalf] writes a smaller one. [LoadPEFT] reads
+// an adapter of Hugging Face's library PEFT, which becomes a Delta. [Delta.Check] returns an error
+// for a backbone other than the one that was tuned. [Delta.Merge] merges the tuned parameters into
+// a copy of the backbone and compares the logits before and after; [Merged.Save] then writes a
+// checkpoint that timm can read. Some methods, such as adapters and prompts, cannot be merged.
 //
 // A delta consists of two files in one folder. "spt_delta.json" describes the tuned parameters and
 // their use; its fields are the fields of Delta. "spt_delta.safetensors" holds the values: each

@@ -208,11 +208,14 @@ def peft_folder(case, folder, exported):
     scope = {}
     exec(exported["load"], scope)
     model = scope["model"]
+    with safetensors.safe_open(folder / "adapter_model.safetensors", "pt") as f:
+        delta = json.loads(f.metadata()["spt_delta"])
+    size, p = delta["config"]["image_size"], delta["preprocessing"]
+    before = delta["transform"].get("resize_to", size)
     # PEFT silently leaves out the tensors that it does not know.
     state = {k.replace(".default", "").replace(".modules_to_save", ""): v for k, v in model.state_dict().items()}
     for name, x in safetensors.torch.load_file(folder / "adapter_model.safetensors").items():
         assert torch.equal(state[name], x), name
-    p = case.info["preprocessing"]
 
     def logits(files):
         images = []
@@ -221,11 +224,11 @@ def peft_folder(case, folder, exported):
             if case.resize == "crop":
                 w, h = image.size
                 short = min(w, h)
-                image = image.resize((case.before * w // short, case.before * h // short), Image.BICUBIC)
+                image = image.resize((before * w // short, before * h // short), Image.BICUBIC)
             else:
-                image = image.resize((case.before, case.before), Image.BICUBIC)
-            left, top = (round((side - case.size) / 2) for side in image.size)
-            image = image.crop((left, top, left + case.size, top + case.size))
+                image = image.resize((before, before), Image.BICUBIC)
+            left, top = (round((side - size) / 2) for side in image.size)
+            image = image.crop((left, top, left + size, top + size))
             images.append((np.asarray(image) / 255 - p["mean"]) / p["std"])
         with torch.inference_mode():
             return model(torch.tensor(np.stack(images), dtype=torch.float32).permute(0, 3, 1, 2)).numpy()
