@@ -232,12 +232,8 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 		}
 	}
 	if dir == "" {
-		chosen := c.Tune.Method
-		if c.Train != nil {
-			chosen = c.Train.Method
-		}
 		var err error
-		if dir, err = newDir(PortableName(t.data.Name + "-" + string(chosen))); err != nil {
+		if dir, err = newDir(PortableName(t.data.Name + "-" + string(c.Method()))); err != nil {
 			return "", err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/demo"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -785,13 +786,7 @@ func texts[T ~string](list []T) []string {
 func comma(list []string) string { return strings.Join(list, ", ") }
 
 // or joins a list with commas and a final "or": "a, b or c".
-func or(list []string) string {
-	last := len(list) - 1
-	if last < 1 {
-		return comma(list)
-	}
-	return comma(list[:last]) + " or " + list[last]
-}
+func or(list []string) string { return wording.Join(list, "or") }
 
 // The known values of flags.
 

@@ -283,11 +283,6 @@ func fileSize(paths ...string) (n int64) {
 	return n
 }
 
-// deltaSize returns the size of the delta in a run folder, in bytes.
-func deltaSize(dir string) int64 {
-	return fileSize(filepath.Join(dir, delta.FileName), filepath.Join(dir, delta.TensorsName))
-}
-
 // runDocument is the JSON document of tune and train.
 type runDocument struct {
 	Run        string             `json:"run"` // the folder of the run and of its delta
@@ -319,7 +314,7 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 // writeRun prints the result of tune or train. page is the path of the report; it may be empty.
 func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), deltaSize(dir), skipped(task.Data()), task.Data().Notes, page, r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), delta.Size(dir), skipped(task.Data()), task.Data().Notes, page, r})
 	}
 	m := task.Model()
 	text := "\n"
@@ -370,7 +365,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	if c.Tune.ValidationOnly {
 		return a.write(text + f.String())
 	}
-	f.add("delta", "%s, %s", dir, wording.Bytes(deltaSize(dir)))
+	f.add("delta", "%s, %s", dir, wording.Bytes(delta.Size(dir)))
 	f.add("next", "%s\n%s", shell.Command("spt", "predict", "--delta", dir)+" IMAGE…", shell.Command("spt", "eval", "--delta", dir, "--per-class"))
 	if row, err := method.Lookup(r.Method); err == nil && row.Merges() {
 		f.add("", "%s", shell.Command("spt", "merge", "--delta", dir, "--out", "merged.safetensors"))

@@ -71,7 +71,7 @@ func describe(e progress.Event) string {
 		p := e.Detail.(*plan.Plan)
 		c, modules := p.Cost, ""
 		if p.Only != plan.Unstructured {
-			modules = fmt.Sprintf("%d in modules of rank %d on %s, ", c.Structured, p.Rank, matrices(len(p.Matrices)))
+			modules = fmt.Sprintf("%d in modules of rank %d on %s, ", c.Structured, p.Rank, wording.Matrices(len(p.Matrices)))
 		}
 		return fmt.Sprintf("%s tunes %d of %d parameters: %s%d in %s, %d single entries, class token %d", ofCandidate("plan", e), c.Total, p.Budget,
 			modules, c.Vectors, wording.Plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)
@@ -102,14 +102,6 @@ func describe(e progress.Event) string {
 
 // count returns a number with its noun, as plural does.
 func count(n int64, thing string) string { return wording.Plural(int(n), thing) }
-
-// matrices returns a number of matrices with the noun.
-func matrices(n int) string {
-	if n == 1 {
-		return "1 matrix"
-	}
-	return fmt.Sprintf("%d matrices", n)
-}
 
 // stageName returns the name of the stage of an event, as a bar shows it.
 func stageName(e progress.Event) string {

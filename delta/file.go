@@ -94,6 +94,17 @@ func (d *Delta) entries() (all []checkpoint.Entry, err error) {
 	return all, nil
 }
 
+// Size returns the total size of the files of the delta in the folder dir, in bytes. A missing file
+// counts as 0 bytes.
+func Size(dir string) (n int64) {
+	for _, name := range []string{FileName, TensorsName} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // Load reads a delta that [Delta.Save] or [Delta.SaveHalf] wrote. path is its folder or one of its
 // two files.
 //

@@ -195,10 +195,7 @@ func (d *card) method(library string) {
 // recipe writes the section about the training.
 func (d *card) recipe() {
 	config := d.c.Config
-	recipe, lr := config.Tune.Train, 0.0
-	if config.Train != nil {
-		recipe = config.Train.Train
-	}
+	recipe, lr := config.Recipe(), 0.0
 	if d.c.Result != nil {
 		lr = d.c.Result.LR
 	}

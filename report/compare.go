@@ -30,10 +30,10 @@ func compare(runs []*Run) *comparedView {
 	data := map[string]bool{}
 	for _, r := range runs {
 		data[r.Config.Data.Samples] = true
-		row := []cellView{text(r.Name), text(string(r.method()))}
+		row := []cellView{text(r.Name), text(string(r.Config.Method()))}
 		if r.Result == nil {
 			value, what := r.state()
-			row = append(row, text("–"), text(value), text(""), text(""), text(""), text(""), text(""), text(""), number("%g", r.recipe().LR), text(""), text(what))
+			row = append(row, text("–"), text(value), text(""), text(""), text(""), text(""), text(""), text(""), number("%g", r.Config.Recipe().LR), text(""), text(what))
 			v.Table.Rows = append(v.Table.Rows, row)
 			continue
 		}

@@ -29,7 +29,7 @@ func (d *Data) view() *dataView {
 		total += c.Images
 		sizes = append(sizes, fmt.Sprintf("%s %s", wording.Thousands(c.Images), cmp.Or(splitName(c.Name), c.Name)))
 	}
-	v.Sentences = append(v.Sentences, fmt.Sprintf("Data set %s in the layout %s: %s in %d classes, %s. Splits: %s.", set.Name, set.Layout, wording.Count(total, "image"), len(set.Classes), join(sizes), set.Split))
+	v.Sentences = append(v.Sentences, fmt.Sprintf("Data set %s in the layout %s: %s in %d classes, %s. Splits: %s.", set.Name, set.Layout, wording.Count(total, "image"), len(set.Classes), wording.Join(sizes, "and"), set.Split))
 	v.Charts = append(v.Charts, classChart(set, counts).SVG())
 	list := func(title, text string, items []string) {
 		if len(items) == 0 {

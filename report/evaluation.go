@@ -59,12 +59,8 @@ func (r *Run) readEvaluation() error {
 	if r.Result != nil {
 		e.Split, e.Metrics, e.Temperature, e.Calibrated = r.Result.MetricsOf, r.Result.Metrics, r.Result.Temperature, r.Result.Calibrated
 	}
-	folders, err := r.candidates()
-	if err != nil {
-		return err
-	}
 	place := r.Folder
-	for _, f := range folders {
+	for _, f := range candidates(r.Folder, r.Config) {
 		c, err := run.LoadResult[run.Candidate](f)
 		if err != nil {
 			return err
@@ -81,6 +77,7 @@ func (r *Run) readEvaluation() error {
 		return nil
 	}
 	path := place.Path(run.PredictionsFile)
+	var err error
 	e.Classes, e.Images, err = evaluate.LoadRanked(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -39,7 +39,7 @@ func (r *Run) answer() *answerView {
 	result := r.Result
 	accuracy, tested := r.tested()
 	switch {
-	case r.method() == method.Linear:
+	case r.Config.Method() == method.Linear:
 	case r.Probe != nil && tested:
 		fact("linear probe", wording.Percent(r.Probe.Accuracy), fmt.Sprintf("%+.2f points by tuning; %s", 100*(accuracy-r.Probe.Accuracy), r.Probe.Name))
 	case tested:
@@ -135,7 +135,7 @@ func (r *Run) state() (value, what string) {
 	}
 	last := r.Trainings[len(r.Trainings)-1]
 	e := last.Epochs[len(last.Epochs)-1]
-	what = fmt.Sprintf("%s training: epoch %d of %d, loss %.4f", last.title(), e.Epoch, r.recipe().Epochs, e.TrainLoss)
+	what = fmt.Sprintf("%s training: epoch %d of %d, loss %.4f", last.title(), e.Epoch, r.Config.Recipe().Epochs, e.TrainLoss)
 	if validated(last) {
 		return wording.Percent(e.ValAccuracy), "validation accuracy so far; " + what
 	}
@@ -148,9 +148,9 @@ func (r *Run) progress() (done int, note string) {
 		done += len(t.Epochs)
 	}
 	if len(r.Trainings) > 1 {
-		note = fmt.Sprintf("in %d trainings of up to %d", len(r.Trainings), r.recipe().Epochs)
+		note = fmt.Sprintf("in %d trainings of up to %d", len(r.Trainings), r.Config.Recipe().Epochs)
 	} else if r.Result == nil {
-		note = fmt.Sprintf("of %d in each training", r.recipe().Epochs)
+		note = fmt.Sprintf("of %d in each training", r.Config.Recipe().Epochs)
 	}
 	return done, note
 }
@@ -187,7 +187,7 @@ func (r *Run) budget() *chartsView {
 		if c.Structured > 0 {
 			text := fmt.Sprintf("%s in modules", wording.Thousands(c.Structured))
 			if s := r.Tuning.Selection; len(s.Structured) > 0 {
-				text = fmt.Sprintf("%s in %s modules of rank %d on %s", wording.Thousands(c.Structured), s.Module, s.Rank, matrices(len(s.Structured)))
+				text = fmt.Sprintf("%s in %s modules of rank %d on %s", wording.Thousands(c.Structured), s.Module, s.Rank, wording.Matrices(len(s.Structured)))
 			}
 			parts = append(parts, text)
 		}
@@ -197,7 +197,7 @@ func (r *Run) budget() *chartsView {
 		if c.Entries > 0 {
 			parts = append(parts, wording.Thousands(c.Entries)+" single entries")
 		}
-		v.Sentences = append(v.Sentences, fmt.Sprintf("Of %s parameters of the backbone, %s were tuned: %s.", wording.Thousands(r.Tuning.Config.Size()), wording.Thousands(c.Tuned()), join(parts)))
+		v.Sentences = append(v.Sentences, fmt.Sprintf("Of %s parameters of the backbone, %s were tuned: %s.", wording.Thousands(r.Tuning.Config.Size()), wording.Thousands(c.Tuned()), wording.Join(parts, "and")))
 		v.Charts = append(v.Charts, tunedChart(r.Tuning))
 	}
 	if r.Plan != nil && len(r.Plan.Sensitive) > 0 && r.Tuning != nil {
@@ -208,29 +208,6 @@ func (r *Run) budget() *chartsView {
 		return nil
 	}
 	return v
-}
-
-func matrices(n int) string {
-	if n == 1 {
-		return "1 matrix"
-	}
-	return fmt.Sprintf("%d matrices", n)
-}
-
-// join joins phrases with commas and "and".
-func join(parts []string) string {
-	switch n := len(parts); n {
-	case 0:
-		return ""
-	case 1:
-		return parts[0]
-	default:
-		text := parts[0]
-		for _, p := range parts[1 : n-1] {
-			text += ", " + p
-		}
-		return text + " and " + parts[n-1]
-	}
 }
 
 // leastF1 returns the n classes with images whose F1 is lowest.

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"time"
 
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
@@ -90,59 +88,20 @@ func Open(dir string) (*Run, error) {
 	return r, nil
 }
 
-// method returns the name of the method.
-func (r *Run) method() method.Method {
-	if r.Config.Train != nil {
-		return r.Config.Train.Method
-	}
-	return r.Config.Tune.Method
-}
-
-// recipe returns the options of the trainings.
-func (r *Run) recipe() train.Options {
-	if r.Config.Train != nil {
-		return r.Config.Train.Train
-	}
-	return r.Config.Tune.Train
-}
-
-// candidates returns the folders of the candidates, in the order in which they began.
-func (r *Run) candidates() ([]run.Folder, error) {
-	entries, err := os.ReadDir(filepath.Dir(r.Folder.Candidate("x").Path()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listing the candidates of the run in %s: %w", r.Folder, err)
-	}
-	type begun struct {
-		folder run.Folder
-		at     time.Time
-	}
-	var all []begun
-	for _, e := range entries {
-		f := r.Folder.Candidate(e.Name())
-		at := time.Time{}
-		if info, err := os.Stat(f.Path(run.MetricsFile)); err == nil {
-			at = info.ModTime()
+// candidates returns the folders of the candidates of a run in the folder f, in the order in which
+// they run.
+func candidates(f run.Folder, c run.Config) (folders []run.Folder) {
+	if c.Train == nil {
+		for _, t := range c.Tune.Tries() {
+			folders = append(folders, f.Candidate(t.Name))
 		}
-		all = append(all, begun{f, at})
 	}
-	slices.SortStableFunc(all, func(a, b begun) int { return a.at.Compare(b.at) })
-	folders := make([]run.Folder, len(all))
-	for i, b := range all {
-		folders[i] = b.folder
-	}
-	return folders, nil
+	return folders
 }
 
 // readTrainings reads the metrics of all trainings.
 func (r *Run) readTrainings() error {
-	folders, err := r.candidates()
-	if err != nil {
-		return err
-	}
-	for _, f := range append(folders, r.Folder) {
+	for _, f := range append(candidates(r.Folder, r.Config), r.Folder) {
 		epochs, err := f.Metrics()
 		if err != nil {
 			return err
@@ -179,18 +138,14 @@ func (r *Run) readSelection() error {
 	if r.Tuning, err = peft.New(d.Config, d.Selection); err != nil {
 		return &run.InputError{Err: err}
 	}
-	for _, name := range []string{delta.FileName, delta.TensorsName} {
-		if info, err := os.Stat(r.Folder.Path(name)); err == nil {
-			r.DeltaBytes += info.Size()
-		}
-	}
+	r.DeltaBytes = delta.Size(string(r.Folder))
 	return nil
 }
 
 // findProbe looks for a finished run of the method linear on the same data and backbone, in the
 // folders beside the run.
 func (r *Run) findProbe() *Probe {
-	if _, tested := r.tested(); !tested || r.method() == method.Linear {
+	if _, tested := r.tested(); !tested || r.Config.Method() == method.Linear {
 		return nil
 	}
 	parent := filepath.Dir(filepath.Clean(string(r.Folder)))

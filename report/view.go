@@ -242,7 +242,7 @@ func (p *Page) distinct() []*Run {
 func probeAmong(runs []*Run, r *Run) *Probe {
 	for _, other := range runs {
 		accuracy, tested := other.tested()
-		if tested && other.method() == method.Linear && other.Config.Data.Samples == r.Config.Data.Samples && other.Config.Model.Fingerprint == r.Config.Model.Fingerprint {
+		if tested && other.Config.Method() == method.Linear && other.Config.Data.Samples == r.Config.Data.Samples && other.Config.Model.Fingerprint == r.Config.Model.Fingerprint {
 			return &Probe{Name: other.Name, Accuracy: accuracy}
 		}
 	}
@@ -271,7 +271,7 @@ func (r *runView) sections() (links []link) {
 // subtitle says in a line what the run is.
 func (r *Run) subtitle() string {
 	c := r.Config
-	s := fmt.Sprintf("%s on %s, backbone %s", r.method(), filepath.Base(c.Data.Path), filepath.Base(c.Model.Path))
+	s := fmt.Sprintf("%s on %s, backbone %s", r.Config.Method(), filepath.Base(c.Data.Path), filepath.Base(c.Model.Path))
 	switch {
 	case r.Result == nil:
 		return s + ", not finished"
@@ -424,12 +424,12 @@ func (r *Run) configuration() (*configurationView, error) {
 			v.Table.Rows = append(v.Table.Rows, []cellView{text(name), text(value)})
 		}
 	}
-	recipe := r.recipe()
+	recipe := r.Config.Recipe()
 	if c.Train == nil {
 		v.Command = shell.Command("spt", "tune", "--config", r.Folder.Path(run.ConfigFile))
 	}
 	row("run folder", string(r.Folder))
-	row("method", string(r.method()))
+	row("method", string(r.Config.Method()))
 	if c.Train == nil {
 		var budgets []string
 		for _, b := range c.Tune.Budgets {

@@ -33,9 +33,12 @@ func Watch(ctx context.Context, dir string, changed func()) {
 
 // state returns a text that changes with the files of a run.
 func state(dir string) (text string) {
-	r := &Run{Folder: run.Folder(dir)}
-	folders, _ := r.candidates() // a folder that cannot be listed has no candidates
-	for _, f := range append(folders, r.Folder) {
+	folder, c, err := run.Open(dir)
+	folders := []run.Folder{folder}
+	if err == nil {
+		folders = append(folders, candidates(folder, c)...)
+	}
+	for _, f := range folders {
 		for _, name := range []string{run.ConfigFile, run.MetricsFile, run.PlanFile, run.ResultFile} {
 			if info, err := os.Stat(f.Path(name)); err == nil {
 				text += fmt.Sprintln(f, name, info.Size(), info.ModTime().UnixNano())

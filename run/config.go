@@ -40,6 +40,22 @@ type Config struct {
 	Train     *TrainOptions `json:"train,omitempty"` // options of one training; set instead of Tune
 }
 
+// Method returns the method of the run, whether it has all stages or is one training.
+func (c *Config) Method() method.Method {
+	if c.Train != nil {
+		return c.Train.Method
+	}
+	return c.Tune.Method
+}
+
+// Recipe returns the options of the trainings of the run.
+func (c *Config) Recipe() train.Options {
+	if c.Train != nil {
+		return c.Train.Train
+	}
+	return c.Tune.Train
+}
+
 // TuneOptions configures a run of all stages.
 type TuneOptions struct {
 	// Method is the name of the method, which determines the tuned parameters.

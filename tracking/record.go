@@ -49,15 +49,7 @@ type Training struct {
 }
 
 // Finished reports whether the training has run all of its epochs.
-func (r *Record) Finished(t Training) bool { return len(t.Epochs) >= r.recipe().Epochs }
-
-// recipe returns the training options of the run.
-func (r *Record) recipe() train.Options {
-	if r.Config.Train != nil {
-		return r.Config.Train.Train
-	}
-	return r.Config.Tune.Train
-}
+func (r *Record) Finished(t Training) bool { return len(t.Epochs) >= r.Config.Recipe().Epochs }
 
 // Read reads the record of the run in the folder dir. A folder without a run, and a broken file,
 // are a [*run.InputError].
@@ -71,7 +63,7 @@ func Read(dir string) (*Record, error) {
 		return nil, err
 	}
 	r := &Record{Folder: folder, Config: c, Name: filepath.Base(absolute), Parameters: parameters(c)}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s %s %d", c.Started.UnixNano(), c.Model.Fingerprint, c.Data.Samples, r.recipe().Seed))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s %s %d", c.Started.UnixNano(), c.Model.Fingerprint, c.Data.Samples, r.Config.Recipe().Seed))
 	r.ID = hex.EncodeToString(sum[:8])
 	if r.Result, err = run.LoadResult[run.Result](folder); err != nil {
 		return nil, err

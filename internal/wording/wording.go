@@ -5,6 +5,7 @@ package wording
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -65,4 +66,21 @@ func Time(seconds float64) string {
 		return fmt.Sprintf("%.0f min", d.Minutes())
 	}
 	return fmt.Sprintf("%.1f h", d.Hours())
+}
+
+// Matrices returns a number of matrices with the noun.
+func Matrices(n int) string {
+	if n == 1 {
+		return "1 matrix"
+	}
+	return fmt.Sprintf("%d matrices", n)
+}
+
+// Join joins phrases with commas and, before the last one, a conjunction: "a, b and c".
+func Join(list []string, conjunction string) string {
+	last := len(list) - 1
+	if last < 1 {
+		return strings.Join(list, "")
+	}
+	return strings.Join(list[:last], ", ") + " " + conjunction + " " + list[last]
 }
