@@ -24,6 +24,10 @@ const DefaultBatchSize = 64
 type Options struct {
 	// Epochs is the number of passes over the training images, at least 1.
 	Epochs int `json:"epochs"`
+	// Steps is the number of optimiser steps of the training, which may end within an epoch. If it
+	// is set, WithDefaults sets Epochs to the number of epochs that are begun. Zero means all steps
+	// of Epochs.
+	Steps int `json:"steps,omitempty"`
 	// BatchSize is the number of images in a mini-batch. A data set with fewer images is one
 	// mini-batch. Zero means 64, or an eighth of the training images if that is less. With Compat,
 	// zero means 64.
@@ -63,6 +67,12 @@ type Options struct {
 	// large as the others, and that each module has its own mask.
 	Compat string `json:"compat,omitempty"`
 
+	// Patience stops the training after this number of epochs without a lower validation loss. The
+	// result then has the tuned tensors of the epoch with the lowest validation loss, also if the
+	// training was not stopped. It has no effect without validation. Zero means that the training
+	// takes all its steps and the result has the last tuned tensors.
+	Patience int `json:"patience,omitempty"`
+
 	// Seed is the seed of all random numbers: initial values, order of the images, crops, flips,
 	// dropout and drop-path.
 	Seed uint64 `json:"seed"`
@@ -93,7 +103,20 @@ func (o Options) WithDefaults(n int) Options {
 		scheme, batch = peft.ReleaseScheme, DefaultBatchSize
 	}
 	o.Init, o.BatchSize = cmp.Or(o.Init, scheme), cmp.Or(o.BatchSize, batch)
+	if o.Steps > 0 {
+		steps, _ := o.epoch(n, min(o.BatchSize, max(1, n)), 1)
+		o = o.WithEpochs((o.Steps + steps - 1) / max(1, steps))
+	}
 	return o
+}
+
+// total returns the number of optimiser steps of a training with the given number of steps in each
+// epoch.
+func (o Options) total(steps int) int {
+	if o.Steps > 0 {
+		return o.Steps
+	}
+	return o.Epochs * steps
 }
 
 // epoch returns the number of optimiser steps in an epoch over n images, and the number of images
@@ -118,6 +141,10 @@ func (o Options) Validate() error {
 	switch {
 	case o.Epochs < 1:
 		return option.Errorf("epochs", "epochs %d: expected at least 1", o.Epochs)
+	case o.Steps < 0:
+		return option.Errorf("steps", "%d steps: expected at least 1, or 0 for all steps of the epochs", o.Steps)
+	case o.Patience < 0:
+		return option.Errorf("patience", "patience of %d epochs: expected at least 1, or 0 to train for all epochs", o.Patience)
 	case o.BatchSize < 0:
 		return option.Errorf("batch-size", "batch size %d: expected at least 1, or 0 for the default", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:

@@ -95,6 +95,14 @@ type Run struct {
 	// Tuning, objective, drop rates and weight decay are the same. Close releases them. Default: Do
 	// releases them.
 	Keep bool
+	// Initial replaces the drawn initial values of tuned tensors, by peft.Param.Name; for example the
+	// head of a linear probe. Nil means that all initial values are drawn.
+	Initial checkpoint.StateDict
+	// TimeLeft returns the time that is left for the remaining steps and their validation. If the
+	// training is too slow, Do takes fewer steps, and its learning rate falls faster to the end of
+	// the schedule. It takes at least one step. The result then depends on the speed of the machine.
+	// Nil means that the time is not limited.
+	TimeLeft func() time.Duration
 	// Later is the data of a later call of Evaluate. A device compiles the program for it during
 	// the training. Nil means no such data.
 	Later *Data
@@ -109,6 +117,8 @@ type Run struct {
 	valSent bool
 	// saveAt is the time of the next save of the training state.
 	saveAt time.Time
+	// pace measures the speed of the steps of this Do, for TimeLeft.
+	pace pace
 }
 
 // Close releases the programs and tensors that Do kept.
@@ -165,9 +175,12 @@ type Result struct {
 	Tuned checkpoint.StateDict
 	// Epochs holds the figures of each epoch, in order.
 	Epochs []Epoch
+	// Best is the number of the epoch, starting at 1, whose tuned tensors Tuned holds. It is the
+	// last epoch, unless Options.Patience is set.
+	Best int
 }
 
-// Do trains for Options.Epochs epochs. It continues from the state in the Checkpoint file if the
+// Do trains for Options.Epochs epochs, or for fewer; see Options.Patience and TimeLeft. It continues from the state in the Checkpoint file if the
 // file exists. If the images of an epoch do not divide evenly into mini-batches, the remaining
 // images are one smaller mini-batch. Do skips it if it is less than half as large as the others,
 // unless Options.Compat is set. Each epoch shuffles the images, so another epoch skips other
@@ -195,8 +208,11 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	}
 	batch := r.batch()
 	steps, images := o.epoch(r.Train.Len(), batch, backend.Replicas(r.Backend))
-	if at.Epoch < 0 || at.Epoch > o.Epochs || at.Step < 0 || at.Step > steps || at.Steps != at.Epoch*steps+at.Step || len(at.History) != at.Epoch {
-		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d steps in all and %d finished epochs, which is impossible in a training of %d epochs of %d steps", at.Epoch, at.Step, at.Steps, len(at.History), o.Epochs, steps)}
+	if at.Total == 0 {
+		at.Total = o.total(steps)
+	}
+	if !at.possible(o.total(steps), steps) {
+		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d of %d steps in all and %d finished epochs, which is impossible in a training of %d steps, %d in each epoch", at.Epoch, at.Step, at.Steps, at.Total, len(at.History), o.total(steps), steps)}
 	}
 	step := StepOptions{WeightDecay: o.WeightDecay, HeadFactor: o.HeadLR / o.LR,
 		Rates: peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath, SharedDropout: o.Compat == CompatRelease}}
@@ -234,22 +250,30 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			p.expect(d, batch)
 		}
 	}
-	r.saveAt, r.valSent = time.Now().Add(saveEvery), false
-	for at.Epoch < o.Epochs {
+	r.saveAt, r.valSent, r.pace = time.Now().Add(saveEvery), false, pace{}
+	for r.fit(&at, steps); !at.finished(o, val != nil); r.fit(&at, steps) {
+		r.pace.measure(at.Steps, time.Now(), true)
 		if err := r.epoch(ctx, stepper, train, &at, batch, steps, images); err != nil {
 			return nil, err
 		}
-		done := at.epochDone(o, steps, images)
+		done := at.epochDone(o, steps, min(images, at.Step*batch))
 		if val != nil || test != nil {
-			if err := r.validate(ctx, val, test, &done); err != nil {
+			start := time.Now()
+			if err := r.validate(ctx, val, test, &done, at.Steps >= at.Total && o.Patience == 0); err != nil {
 				if ctx.Err() != nil {
 					// The epoch is trained, but not validated. The resumed training validates it.
 					err = r.interrupt(stepper, at, ctx.Err())
 				}
 				return nil, err
 			}
+			r.pace.validates = time.Since(start)
 		}
 		at.History = append(at.History, done)
+		if val != nil && o.Patience > 0 && at.best() == len(at.History)-1 {
+			if at.bestTuned, err = stepper.Tuned(); err != nil {
+				return nil, err
+			}
+		}
 		at.next()
 		if err := r.saveInTime(stepper, at); err != nil {
 			return nil, err
@@ -261,7 +285,17 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
-	// A training that was stopped after its last epoch has not passed its predictions on.
+	result := &Result{Epochs: at.History, Best: len(at.History)}
+	if at.bestTuned != nil {
+		result.Best = at.best() + 1
+		if result.Best < len(at.History) {
+			if err := stepper.restart(at.bestTuned); err != nil { // nothing needs the moments any more
+				return nil, err
+			}
+		}
+	}
+	// A training with patience, and one that was stopped after its last epoch, have not passed their
+	// predictions on.
 	if val != nil && r.ValSink != nil && !r.valSent {
 		p, err := r.predict()
 		if err == nil {
@@ -271,7 +305,6 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			return nil, fmt.Errorf("validating after the last epoch: %w", err)
 		}
 	}
-	result := &Result{Epochs: at.History}
 	result.Tuned, err = stepper.Tuned()
 	return result, err
 }
@@ -299,9 +332,6 @@ func (r *Run) checkData() error {
 func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps, images int) error {
 	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[min(at.Step*batch, images):images]
 	start := time.Now()
-	lr := func(step int) float64 {
-		return r.Options.learningRate(float64(at.Epoch) + float64(step)/float64(steps))
-	}
 	// advance counts n enqueued steps, reads their metrics and reports progress.
 	advance := func(n int) error {
 		metrics, err := s.Read()
@@ -315,7 +345,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
 		}
 		// At the end of an epoch the state is saved after the validation.
-		if err == nil && at.Step < steps {
+		if err == nil && at.Step < steps && at.Steps < at.Total {
 			now := *at
 			now.Seconds += time.Since(start).Seconds()
 			err = r.saveInTime(s, now)
@@ -329,15 +359,23 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		at.Seconds += time.Since(start).Seconds()
 		return r.interrupt(s, *at, ctx.Err())
 	}
+	// more reports whether the epoch has another step. It first fits the training into its time. An
+	// epoch has at least one step.
+	more := func() bool {
+		if at.Step > 0 {
+			r.fit(at, steps)
+		}
+		return at.Step < steps && at.Steps < at.Total
+	}
 	looped := true
-	for at.Step < steps && looped {
+	for looped && more() {
 		// All steps of a loop have the same size, so a smaller last step is a loop of its own.
-		next, lrs := order, []float64{lr(at.Step)}
+		next, lrs := order, []float64{at.learningRate(r.Options, at.Step, steps)}
 		if full := len(order) / batch; full > 0 {
-			n := min(loopSteps, full)
+			n := min(loopSteps, full, at.Total-at.Steps)
 			next = order[:n*batch]
 			for i := 1; i < n; i++ {
-				lrs = append(lrs, lr(at.Step+i))
+				lrs = append(lrs, at.learningRate(r.Options, at.Step+i, steps))
 			}
 		}
 		var err error
@@ -351,10 +389,10 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 			}
 		}
 	}
-	if !looped {
+	if !looped && more() {
 		for b, err := range train.batches(ctx, r.Backend, order, batch, false, r.Options.Seed, at.Epoch) {
 			if err == nil {
-				err = s.Enqueue(ctx, b.images, b.targets, lr(at.Step), r.Options.Seed)
+				err = s.Enqueue(ctx, b.images, b.targets, at.learningRate(r.Options, at.Step, steps), r.Options.Seed)
 				b.free()
 			}
 			if err != nil {
@@ -363,8 +401,11 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 			if err := advance(1); err != nil {
 				return err
 			}
+			if !more() {
+				break
+			}
 		}
-		if at.Step < steps && ctx.Err() != nil { // the loader stopped early
+		if more() && ctx.Err() != nil { // the loader stopped early
 			return stop(ctx.Err())
 		}
 	}
@@ -396,15 +437,16 @@ func (r *Run) interrupt(s *Stepper, at position, cause error) error {
 	return at.interrupted(cause)
 }
 
-// validate evaluates the validation and test data after an epoch.
-func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
+// validate evaluates the validation and test data after an epoch. last reports whether the result of
+// the training has the tuned tensors of this epoch for sure.
+func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, last bool) error {
 	p, err := r.predict()
 	if err != nil {
 		return err
 	}
 	if val != nil {
 		var sink Sink
-		if e.Epoch == r.Options.Epochs {
+		if last {
 			sink, r.valSent = r.ValSink, true
 		}
 		v, err := p.Evaluate(ctx, val, r.batch(), sink, nil)
@@ -467,5 +509,13 @@ func (r *Run) start() (position, checkpoint.StateDict, error) {
 			return position{}, nil, fmt.Errorf("resuming training: %w", err)
 		}
 	}
-	return position{}, r.Tuning.Init(r.Options.Seed, r.Options.WithDefaults(r.Train.Len()).Init, r.Model.Weights), nil
+	tuned := r.Tuning.Init(r.Options.Seed, r.Options.WithDefaults(r.Train.Len()).Init, r.Model.Weights)
+	for name, v := range r.Initial {
+		drawn, ok := tuned[name]
+		if !ok || !slices.Equal(drawn.Shape, v.Shape) || len(v.Data) != drawn.Size() {
+			return position{}, nil, fmt.Errorf("training: the initial value of %s has shape %v, expected a tuned tensor of shape %v", name, v.Shape, drawn.Shape)
+		}
+		tuned[name] = checkpoint.Tensor{Shape: v.Shape, Data: slices.Clone(v.Data)}
+	}
+	return position{}, tuned, nil
 }
