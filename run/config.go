@@ -56,6 +56,19 @@ func (c *Config) Recipe() train.Options {
 	return c.Tune.Train
 }
 
+// The values of TuneOptions.Recipe.
+const (
+	// RecipeAuto chooses the options by the images, the backbone and the time; see package recipe.
+	RecipeAuto = "auto"
+	// RecipeVTAB is the recipe of the paper for VTAB-1k.
+	RecipeVTAB = "vtab"
+	// RecipeFGVC is the recipe of the paper for FGVC.
+	RecipeFGVC = "fgvc"
+)
+
+// Recipes returns the names of all recipes.
+func Recipes() []string { return []string{RecipeAuto, RecipeVTAB, RecipeFGVC} }
+
 // TuneOptions configures a run of all stages.
 type TuneOptions struct {
 	// Method is the name of the method, which determines the tuned parameters.
@@ -79,6 +92,24 @@ type TuneOptions struct {
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`
+	// Recipe is the recipe that fills in options that are not given: [RecipeAuto], [RecipeVTAB] or
+	// [RecipeFGVC]. It is for people and for Configure; the other fields define the run. Empty: the
+	// caller gives all options.
+	Recipe string `json:"recipe,omitempty"`
+	// Probe fits a linear probe first, on the features of the frozen backbone. Its head, with a
+	// bounded norm, is the head of stage 1 and the initial head of every training. The result has
+	// the accuracy of the probe. For the method linear the probe replaces the training. Default:
+	// false.
+	Probe bool `json:"probe,omitempty"`
+	// NoRefit skips the final training on the training and validation images together. The result
+	// is then the chosen candidate itself. It has no effect without validation. Default: false.
+	NoRefit bool `json:"no_refit,omitempty"`
+	// TimeLimit is the time, in seconds, in which Task.Tune ends, counted from its start or from
+	// Began. Trainings take fewer steps if they are too slow for it. Zero means no limit.
+	TimeLimit float64 `json:"time_limit,omitempty"`
+	// Began is the time from which TimeLimit counts. It is not stored: a resumed run gets the whole
+	// TimeLimit again. Zero means the start of Tune.
+	Began time.Time `json:"-"`
 	// LRs lists learning rates: each budget is a candidate with each of them, in place of Train.LR.
 	// Empty: Train.LR.
 	LRs []float64 `json:"lrs,omitempty"`

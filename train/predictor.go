@@ -228,12 +228,25 @@ func (p *Predictor) batchSize(data *Data, batchSize int) int {
 	return max(1, min(batchSize, data.Len()))
 }
 
+// ReadFeatures returns the input of the head for each sample of data, [N, width] row-major, and the
+// encoded targets, [N, targetSize]. Both are nil if the features of an image are not one vector. It
+// computes the features of an image once: data keeps them, also for a training of the head. The
+// caller must not change them. batchSize is as for [Predictor.Evaluate]. ReadFeatures reports an
+// event with stage progress.Features after each batch.
+func (p *Predictor) ReadFeatures(ctx context.Context, data *Data, batchSize int, report progress.Func) (features []float32, targets []int32, err error) {
+	out, err := p.featuresOf(ctx, data, batchSize, report)
+	if out == nil || err != nil {
+		return nil, nil, err
+	}
+	return out.features, out.targets, nil
+}
+
 // featuresOf returns a Data with the features of each sample, for training only the head. It
 // returns nil if the features of an image are not one vector. It computes the features of an image
 // once: data keeps them.
-func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (*Data, error) {
+func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, report progress.Func) (*Data, error) {
 	if data.whole != nil {
-		whole, err := p.featuresOf(ctx, data.whole, batchSize)
+		whole, err := p.featuresOf(ctx, data.whole, batchSize, report)
 		if whole == nil || err != nil {
 			return nil, err
 		}
@@ -260,6 +273,7 @@ func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int) (
 		}
 		features = append(features, f.values[:len(f.values)/rows*b.n]...)
 		targets = append(targets, b.host...)
+		report.Report(progress.Event{Stage: progress.Features, Done: int64(len(targets) / data.targetSize), Total: int64(data.Len())})
 	}
 	if data.featureData == nil {
 		data.featureData = map[featureKey]*Data{}

@@ -483,7 +483,7 @@ func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test
 			continue
 		}
 		start := time.Now()
-		if out[i], err = predictor.featuresOf(ctx, d, r.batch()); err != nil {
+		if out[i], err = predictor.featuresOf(ctx, d, r.batch(), nil); err != nil {
 			if ctx.Err() != nil {
 				err = at.interrupted(ctx.Err())
 			}
