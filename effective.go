@@ -1,6 +1,8 @@
 package spt
 
 import (
+	"time"
+
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -43,7 +45,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil
 	}
-	o.MethodRates = false
+	o.MethodRates, o.Began = false, time.Time{}
 	if err := t.validate(m, o); err != nil {
 		return o, optionError(err)
 	}

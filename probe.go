@@ -4,12 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -83,7 +82,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Fun
 		if err != nil {
 			return nil, &run.InputError{Err: fmt.Errorf("resuming the run: reading its linear probe: %w; remove the folder %s to fit the probe again", err, folder)}
 		}
-		trained, err := Restore(d)
+		trained, err := Restore(t.model, d)
 		if err != nil {
 			return nil, err
 		}
@@ -135,6 +134,54 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Fun
 	return &fitted{result, trained, scaled(trained.Tuned, head.Scale)}, nil
 }
 
+// isProbe reports whether the linear probe of the run is the training of t: t tunes only the head.
+func (r *runner) isProbe(t *peft.Tuning) bool {
+	return r.probed != nil && t.Counts.Tuned() == 0 && t.Selection.MLPHead == 0
+}
+
+// trainedProbe returns the probe as the training of a head. With o.WithVal it fits the probe again,
+// on the training and validation images together, with the same regularisation.
+func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOptions) (*Trained, error) {
+	began := time.Now()
+	in, val, err := r.features(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	head := r.model.Config.Head()
+	p := &probe.Probe{Width: in.Width, Weight: r.probed.trained.Tuned[head+".weight"].Data, Bias: r.probed.trained.Tuned[head+".bias"].Data}
+	e := train.Epoch{Epoch: 1}
+	switch {
+	case o.WithVal:
+		in.Values, in.Labels = slices.Concat(in.Values, val.Values), slices.Concat(in.Labels, val.Labels)
+		if p, err = probe.Fit(ctx, in, probe.Features{}, probe.Options{Classes: len(r.data.Classes), L2s: []float64{r.probed.result.L2}}); err != nil {
+			return nil, err
+		}
+	case val.Len() > 0:
+		e.ValLoss, e.ValAccuracy = r.probed.result.ValLoss, r.probed.result.ValAccuracy
+		if o.ValSink != nil {
+			logits, err := p.Logits(ctx, val.Values)
+			if err == nil {
+				err = o.ValSink(logits, val.Labels)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	if e.TrainAccuracy, e.TrainLoss, err = p.Evaluate(ctx, in); err != nil {
+		return nil, err
+	}
+	trained, err := r.headOf(p)
+	if err != nil {
+		return nil, err
+	}
+	if e.Seconds = time.Since(began).Seconds(); e.Seconds > 0 {
+		e.ImagesPerSecond = float64(in.Len()) / e.Seconds
+	}
+	trained.Epochs, trained.Best = []train.Epoch{e}, 1
+	return trained, folder.SaveMetrics(trained.Epochs)
+}
+
 // headOf returns the head of a probe as a trained head of the task.
 func (t *Task) headOf(p *probe.Probe) (*Trained, error) {
 	tuning, err := peft.New(t.model.Config, peft.Selection{})
@@ -161,12 +208,3 @@ func scaled(tensors checkpoint.StateDict, factor float64) checkpoint.StateDict {
 	}
 	return out
 }
-
-// testProbe evaluates the probe on the test split.
-func (t *Task) testProbe(ctx context.Context, p *fitted, report progress.Func) (*objective.Evaluation, *evaluate.Predictions, error) {
-	samples := t.data.Test
-	e, predictions, err := t.Evaluate(ctx, p.trained, "test", samples, report)
-	return &e, predictions, err
-}
-
-var _ = dataset.Sample{}

@@ -62,6 +62,7 @@ type Task struct {
 	checked     bool                 // CheckImages has succeeded
 	states      map[string]fileState // of the files that runs read, before CheckImages
 	imageData   map[imagesKey]*train.Data
+	forward     time.Duration // time of the forward pass of an image; 0 if it was not measured
 }
 
 // imagesKey is the key of Task.imageData: one or two lists of samples and a transform.

@@ -51,7 +51,7 @@ on the same images and compares the two image by image.`,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if err := takeRecipe(cmd, data); err != nil {
+		if err := takeTask(cmd, data); err != nil {
 			return err
 		}
 		if o.predictions != "" {

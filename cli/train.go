@@ -59,13 +59,14 @@ has the same bits as the result of a run without a stop.
 			if err := checkMethod(cmd, row); err != nil {
 				return err
 			}
-			if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
+			recipe := row.TrainOptions()
+			if err := takeTraining(cmd, &single.Train, &recipe); err != nil {
 				return err
 			}
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err
 			}
-			if err := takeRecipe(cmd, &c.Data); err != nil {
+			if err := takeTask(cmd, &c.Data); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,7 @@ result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		began := time.Now()
 		if err := o.tracking.Validate(); err != nil {
 			return err
 		}
@@ -93,6 +95,13 @@ result of a run without a stop.
 		if err != nil {
 			return err
 		}
+		c.Tune.Began = began
+		var choices *spt.Choices
+		if c.Tune.Recipe == run.RecipeAuto && o.resume == "" {
+			if task, choices, err = a.prepare(ctx, task, c); err != nil {
+				return err
+			}
+		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
@@ -111,7 +120,13 @@ result of a run without a stop.
 		}
 		f.addObjective(c.Objective)
 		f.add("method", "%s", describeMethod(c.Tune))
+		if choices != nil {
+			f.addChoices(choices, c.Tune)
+		}
 		fmt.Fprint(a.notes(), f)
+		if o.dryRun {
+			return a.writeDryRun(*c, choices)
+		}
 		p := a.reporter()
 		defer p.close()
 		if o.resume == "" {
@@ -155,13 +170,28 @@ result of a run without a stop.
 	return cmd
 }
 
-// takeDefaults sets the options of a run that no flag has set to the recipes of the method and of
-// the task. run.Configure does the same for a configuration file.
+// takeDefaults sets the options of a run that no flag has set to those of the recipe. run.Configure
+// does the same for a configuration file.
 func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
-	if !cmd.Flags().Changed("lr") {
-		c.Tune.LRs, c.Tune.MethodRates = m.LearningRates, true
+	name, err := recipeOf(c.Tune, c.Data, run.RecipeAuto)
+	if err != nil {
+		return err
 	}
-	if err := takeMethodRecipe(cmd, m, &c.Tune.Train); err != nil {
+	recipe, fs := run.RecipeOptions(m, name), cmd.Flags()
+	if fs.Changed("steps") && recipe.Train.Epochs == 0 { // WithDefaults scales both to the steps
+		recipe.Train.Epochs, recipe.Train.WarmupEpochs = 100, 10
+	}
+	c.Tune.Recipe = name
+	if !fs.Changed("lr") {
+		c.Tune.LRs, c.Tune.MethodRates = recipe.LRs, true
+	}
+	if !fs.Changed("probe-head") {
+		c.Tune.Probe = recipe.Probe
+	}
+	if !fs.Changed("refit") {
+		c.Tune.NoRefit = recipe.NoRefit
+	}
+	if err := takeTraining(cmd, &c.Tune.Train, &recipe.Train); err != nil {
 		return err
 	}
 	if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
@@ -171,7 +201,8 @@ func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 		c.Tune.Score = sensitivity.Options{} // the file states the options
 	}
 	c.Tune.Score.Seed = c.Tune.Train.Seed
-	return takeRecipe(cmd, &c.Data)
+	takeImages(cmd, name, &c.Data.Images)
+	return nil
 }
 
 // describeMethod returns the method with its options and the main training options, in words.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/embedded"
@@ -225,6 +226,39 @@ func (r *ratesValue) Set(text string) error {
 		*r.all = all
 	}
 	return nil
+}
+
+// secondsValue is a time in seconds, written as a duration such as 30m.
+type secondsValue float64
+
+func (v *secondsValue) Type() string { return "duration" }
+func (v *secondsValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(float64(*v) * float64(time.Second)).String()
+}
+func (v *secondsValue) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return errors.New("expected a time above 0, such as 90s, 30m or 2h")
+	}
+	*v = secondsValue(d.Seconds())
+	return nil
+}
+
+// notValue is a flag that is set where a field is false.
+type notValue struct{ no *bool }
+
+func (v notValue) Type() string     { return "bool" }
+func (v notValue) IsBoolFlag() bool { return true }
+func (v notValue) String() string   { return strconv.FormatBool(!*v.no) }
+func (v notValue) Set(text string) error {
+	yes, err := strconv.ParseBool(text)
+	if err == nil {
+		*v.no = !yes
+	}
+	return err
 }
 
 // budgetValue is a budget: a number of parameters, or a share of the parameters of the backbone.

@@ -17,9 +17,12 @@ package run
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -66,8 +69,41 @@ const (
 	RecipeFGVC = "fgvc"
 )
 
+// RecipeOptions returns the options of a run of a method by a recipe, without those that depend on
+// the task. RecipeAuto leaves the number of steps, the learning rate and other options open: they
+// are zero, and spt.Task.Prepare chooses them.
+func RecipeOptions(m method.Row, recipe string) TuneOptions {
+	o := TuneOptions{Method: m.Method, Train: m.TrainOptions(), LRs: m.LearningRates, Recipe: recipe}
+	if recipe == RecipeAuto {
+		o.Train.Epochs, o.Train.WarmupEpochs, o.Train.LR, o.LRs = 0, 0, 0, nil
+		o.Probe, o.NoRefit = true, true
+	}
+	return o
+}
+
+// RecipeOf returns the recipe of a data set of a benchmark: its name, as dataset.FindKnown takes it.
+// An unknown name is an [*OptionError].
+func RecipeOf(task string) (string, error) {
+	known, err := dataset.FindKnown(task)
+	switch {
+	case err != nil:
+		return "", &OptionError{Option: "task", Err: err}
+	case known.Group == RecipeFGVC:
+		return RecipeFGVC, nil
+	}
+	return RecipeVTAB, nil
+}
+
 // Recipes returns the names of all recipes.
 func Recipes() []string { return []string{RecipeAuto, RecipeVTAB, RecipeFGVC} }
+
+// CheckRecipe returns an [*OptionError] for an unknown recipe.
+func CheckRecipe(recipe string) error {
+	if slices.Contains(Recipes(), recipe) {
+		return nil
+	}
+	return &OptionError{Option: "recipe", Err: option.Unknown("recipe", "recipe", recipe, Recipes())}
+}
 
 // TuneOptions configures a run of all stages.
 type TuneOptions struct {

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +42,9 @@ func ReadConfig(path string) (*yamlfile.Node, error) {
 // Keys that no node has take the recipe of the method, as the flags of 'spt tune' do:
 //
 //   - The method is tune.method; without this key it is spt-lora. It sets tune.train and tune.lrs.
-//   - If data.task names a data set, data.images takes the recipe of [TaskImages].
+//   - tune.recipe names the recipe; with [RecipeAuto], spt.Task.Prepare fills in the options that
+//     depend on the task. Without this key, it is the recipe of the benchmark that data.task names,
+//     or else RecipeVTAB, and the key stays empty. It also sets data.images; see [RecipeImages].
 //   - The length of the warm-up scales with tune.train.epochs.
 //   - The seed of the scores is tune.train.seed.
 //   - A key tune.train.lr replaces the learning rates of the method, and tune.lrs of earlier nodes.
@@ -84,14 +87,21 @@ func configure(nodes layers) (Config, error) {
 	if err != nil {
 		return draft, nodes.at("tune.method", err)
 	}
-	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: TuneOptions{Method: row.Method, Train: row.TrainOptions(), LRs: row.LearningRates}}
-	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
-	if draft.Data.Task != "" {
-		known, err := dataset.FindKnown(draft.Data.Task)
-		if err != nil {
+	chosen := draft.Tune.Recipe
+	if chosen != "" {
+		if err := CheckRecipe(chosen); err != nil {
+			return draft, nodes.at("tune.recipe", err)
+		}
+	} else if draft.Data.Task != "" {
+		if chosen, err = RecipeOf(draft.Data.Task); err != nil {
 			return draft, nodes.at("data.task", err)
 		}
-		base.Data.Images = TaskImages(known)
+	}
+	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: RecipeOptions(row, chosen)}
+	base.Tune.Recipe = draft.Tune.Recipe
+	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
+	if chosen != "" {
+		base.Data.Images = RecipeImages(chosen)
 		// the random crop of the recipe belongs to its resize
 		if nodes.last("data.images.resize") >= 0 {
 			base.Data.Images.Resize, base.Data.Images.RandomCrop = "", false
@@ -178,7 +188,7 @@ var configKeys = []struct{ option, path string }{
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},
-	{"epochs", "tune.train.epochs"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
+	{"recipe", "tune.recipe"}, {"epochs", "tune.train.epochs"}, {"steps", "tune.train.steps"}, {"patience", "tune.train.patience"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
 	{"head-learning-rate", "tune.train.head_lr"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},
 	{"warmup-learning-rate", "tune.train.warmup_lr"}, {"min-learning-rate", "tune.train.min_lr"}, {"drop-path", "tune.train.drop_path"},
 	{"dropout", "tune.train.dropout"}, {"module-drop-path", "tune.train.module_drop_path"}, {"init", "tune.train.init"},
@@ -266,9 +276,12 @@ func (l layers) check(c, base Config, row method.Row) error {
 		}
 	}
 	for _, lr := range append([]float64{c.Tune.Train.LR}, c.Tune.LRs...) {
-		recipe := c.Tune.Train
-		recipe.LR = lr
-		if err := recipe.Validate(); err != nil {
+		training := c.Tune.Train
+		training.LR = lr
+		if c.Tune.Recipe == RecipeAuto { // zero values are chosen later
+			training.LR, training.Epochs = cmp.Or(lr, 1), cmp.Or(training.Epochs, 1)
+		}
+		if err := training.Validate(); err != nil {
 			return l.place(err)
 		}
 	}

@@ -83,16 +83,16 @@ type ImageOptions struct {
 	Workers int `json:"workers"`
 }
 
-// TaskImages returns the image options of the paper for the data set k of a benchmark. For VTAB-1k,
-// images are resized directly to the image size and not augmented. For FGVC, images are resized to
-// 256/224 of the image size and cropped; training images are cropped at random and flipped. The
-// source is build_transform in lib/datasets.py of the reference release.
+// RecipeImages returns the image options of a recipe. For VTAB-1k and RecipeAuto, images are resized
+// directly to the image size and not augmented. For FGVC, images are resized to 256/224 of the image
+// size and cropped; training images are cropped at random and flipped. The source is build_transform
+// in lib/datasets.py of the reference release.
 //
 // The normalisation is not an image option, because it belongs to the backbone. The reference
 // release normalises the input of every backbone with the mean and standard deviation of ImageNet.
 // To do the same, set them in [ModelConfig].
-func TaskImages(k dataset.Known) ImageOptions {
-	if k.Group == "fgvc" {
+func RecipeImages(recipe string) ImageOptions {
+	if recipe == RecipeFGVC {
 		return ImageOptions{Resize: "direct-crop", RandomCrop: true, HorizontalFlip: true}
 	}
 	return ImageOptions{Resize: "direct"}

@@ -56,6 +56,9 @@ func (p *position) learningRate(o Options, step, steps int) float64 {
 	return o.learningRate(float64(o.Epochs) * float64(p.Epoch*steps+step) / float64(p.Total))
 }
 
+// epochs returns the number of epochs of the training, if an epoch has the given number of steps.
+func (p *position) epochs(steps int) int { return (p.Total + steps - 1) / steps }
+
 // best returns the index of the finished epoch with the lowest validation loss.
 func (p *position) best() int {
 	best := 0

@@ -278,7 +278,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		if err := r.saveInTime(stepper, at); err != nil {
 			return nil, err
 		}
-		r.Progress.Report(progress.Event{Stage: progress.Epoch, Epoch: done.Epoch - 1, Epochs: o.Epochs, Detail: done})
+		r.Progress.Report(progress.Event{Stage: progress.Epoch, Epoch: done.Epoch - 1, Epochs: at.epochs(steps), Detail: done})
 		if r.EpochDone != nil {
 			if err := r.EpochDone(slices.Clone(at.History)); err != nil {
 				return nil, err
@@ -342,7 +342,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		at.Step += n
 		at.Steps += n
 		if err == nil && len(metrics) > 0 {
-			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: r.Options.Epochs, Loss: metrics[len(metrics)-1].Loss})
+			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: at.epochs(steps), Loss: metrics[len(metrics)-1].Loss})
 		}
 		// At the end of an epoch the state is saved after the validation.
 		if err == nil && at.Step < steps && at.Steps < at.Total {

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sptune/spt"
+	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/run"
+)
+
+// prepare chooses the options that the recipe auto leaves open.
+func (a *app) prepare(ctx context.Context, task *spt.Task, c *run.Config) (*spt.Task, *spt.Choices, error) {
+	p := a.reporter()
+	defer p.close()
+	return task.Prepare(ctx, c, p.event)
+}
+
+// addChoices adds what the recipe auto found and chose.
+func (f *facts) addChoices(c *spt.Choices, o run.TuneOptions) {
+	if len(c.Sizes) > 0 {
+		text := fmt.Sprintf("%d px; the images have %d px on their shorter side. A linear probe reaches", c.ImageSize, c.Side)
+		for i, s := range c.Sizes {
+			if i > 0 {
+				text += ","
+			}
+			text += fmt.Sprintf(" %s at %d px", wording.Percent(s.Accuracy), s.Pixels)
+		}
+		f.add("image size", "%s", text)
+	}
+	e := c.Expected
+	text := fmt.Sprintf("%s in all: %s of training", about(e.Total()), about(time.Duration(e.Train*float64(time.Second))))
+	if o.TimeLimit > 0 {
+		text += fmt.Sprintf(", within the limit of %s", wording.Time(o.TimeLimit))
+	}
+	f.add("expected time", "%s", text)
+}
+
+// about returns a duration in words, without false precision.
+func about(d time.Duration) string { return "about " + wording.Time(d.Seconds()) }
+
+// writeDryRun writes what a run would do.
+func (a *app) writeDryRun(c run.Config, choices *spt.Choices) error {
+	if a.json {
+		return a.writeJSON(struct {
+			Config  run.Config   `json:"config"`
+			Choices *spt.Choices `json:"choices,omitempty"`
+		}{c, choices})
+	}
+	return nil
+}
