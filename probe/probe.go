@@ -32,7 +32,7 @@
 //   - head.go makes the head for the start of a fine-tuning.
 //
 // Matrix products run on all cores through the worker pool of the CPU backend. Results have the
-// same bits for any GOMAXPROCS. A fit keeps one scaled copy of the training features, 22 float64
+// same bits for any GOMAXPROCS. A fit keeps one scaled copy of the training features, 25 float64
 // vectors with the size of the head, and a block of logits of at most 8 MiB.
 package probe
 
@@ -185,8 +185,9 @@ type Probe struct {
 }
 
 // Fit fits a probe for each strength of L2 on the training images, and returns the one with the
-// least loss on the validation images. The loss is the better rule than the accuracy: the accuracy
-// of a few hundred images has many ties and much noise.
+// least loss on the validation images. Choosing by accuracy gives test accuracies that differ by
+// less than 0.1 points in the mean, but accuracies of a few hundred images have ties, and the loss
+// shows earlier that the path can end.
 //
 // Strengths are fitted from strong to weak. Each fit starts at the result of the one before. The
 // path ends early when three strengths in a row have a greater validation loss than the best.

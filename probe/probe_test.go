@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -479,5 +480,25 @@ func TestCancel(t *testing.T) {
 	train := synthetic(3000, 256, 50, 0.1, 1)
 	if _, err := Fit(ctx, train, train, Options{Classes: 50, Tolerance: 1e-12, Iterations: 10000}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v; the deadline was expected", err)
+	}
+}
+
+// BenchmarkFit fits the whole default path with validation images.
+func BenchmarkFit(b *testing.B) {
+	for _, s := range []struct {
+		n, width, classes int
+		spread            float64
+	}{{1000, 192, 10, 0.2}, {1000, 768, 101, 0.2}, {50000, 384, 1000, 0.2}} {
+		b.Run(fmt.Sprintf("%dx%dx%d", s.n, s.width, s.classes), func(b *testing.B) {
+			train, val := synthetic(s.n, s.width, s.classes, s.spread, 1), synthetic(max(200, s.n/20), s.width, s.classes, s.spread, 2)
+			iterations := 0
+			for b.Loop() {
+				iterations = 0
+				for _, try := range mustFit(b, train, val, Options{Classes: s.classes}).Tried {
+					iterations += try.Iterations
+				}
+			}
+			b.ReportMetric(float64(iterations), "iterations")
+		})
 	}
 }
