@@ -42,7 +42,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/workers"
 )
 
@@ -241,7 +240,7 @@ func (o Options) check() (Options, error) {
 	o.L2s = slices.Compact(o.L2s)
 	for _, v := range o.L2s {
 		if !(v > 0 && v <= math.MaxFloat32) {
-			return o, option.Errorf("l2", "found the strength %v of L2; strengths are positive numbers", v)
+			return o, fmt.Errorf("found the strength %v of L2; strengths are positive numbers", v)
 		}
 	}
 	if o.ClassWeights != nil {
