@@ -44,6 +44,7 @@ var imports = []struct {
 	{"checkpoint", []string{"internal/regularfile", "internal/atomicfile", "internal/pickle"}},
 	{"dataset", []string{"internal/regularfile", "progress", "internal/jpeg", "internal/option"}},
 	{"backend/cpu", []string{"internal/kernel/...", "internal/workers"}},
+	{"probe", []string{"internal/kernel/...", "internal/workers"}},
 	{"export/onnx", []string{"internal/atomicfile", "internal/kernel/...", "internal/regularfile"}},
 	{"backend", []string{"backend/cpu", "internal/option"}},
 	{"internal/program", []string{"backend", "backend/cpu"}},

@@ -14,8 +14,9 @@ const (
 	noise = 1e-6
 )
 
-// lbfgs minimises a convex function by L-BFGS (Nocedal, Mathematics of Computation 35, 1980; Nocedal
-// and Wright, Numerical Optimization, 2nd ed., algorithm 7.4).
+// lbfgs minimises a convex function by L-BFGS (Nocedal, Mathematics of Computation 35, 1980;
+// Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 7.4). It keeps the point and the
+// gradient, so it can go on after a change of the function.
 type lbfgs struct {
 	// at returns the value and sets the gradient.
 	at func(ctx context.Context, point, gradient []float64) (float64, error)
@@ -24,54 +25,75 @@ type lbfgs struct {
 	tolerance float64
 	// iterations is the greatest number of iterations.
 	iterations int
+
+	point    []float64
+	gradient []float64 // nil before the first evaluation
+	value    float64
+	pairs    []pair // from old to new
 }
 
 // pair is a step s and the change y of the gradient.
-type pair struct {
-	s, y []float64
-	rho  float64 // 1/sᵀy
-}
+type pair struct{ s, y []float64 }
 
 // outcome describes how a minimisation ended.
 type outcome struct {
-	value       float64
 	iterations  int
 	evaluations int
 	converged   bool
 }
 
-// minimise moves point to the minimum. It changes point in place.
-func (l *lbfgs) minimise(ctx context.Context, point []float64) (outcome, error) {
-	n := len(point)
-	g, next, nextG, d := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
-	var pairs []pair
-	var alphas [history]float64
-	value, err := l.at(ctx, point, g)
-	if err != nil {
-		return outcome{}, err
+// addSquare adds l2/2·Σ point_i² over the first n elements to the function, without an evaluation.
+// l2 may be negative. The pairs are dropped: those of another strength slow the next fit down.
+func (l *lbfgs) addSquare(l2 float64, n int) {
+	if l.gradient == nil {
+		return
 	}
-	out := outcome{value: value, evaluations: 1}
-	scale := min(1, 1/math.Sqrt(dot(g, g))) // sᵀy/yᵀy of the last pair
-	small := 0                              // iterations in a row with a small estimate
+	l.value += l2 / 2 * dot(l.point[:n], l.point[:n])
+	axpy(l.gradient[:n], l2, l.point[:n])
+	l.pairs = nil
+}
+
+// minimise moves l.point to the minimum.
+func (l *lbfgs) minimise(ctx context.Context) (outcome, error) {
+	n := len(l.point)
+	next, nextG, d := make([]float64, n), make([]float64, n), make([]float64, n)
+	var out outcome
+	var err error
+	if l.gradient == nil {
+		l.gradient = make([]float64, n)
+		if l.value, err = l.at(ctx, l.point, l.gradient); err != nil {
+			return out, err
+		}
+		out.evaluations++
+	}
+	var alphas, rhos [history]float64
+	small := 0 // iterations in a row with a small estimate
 	for {
 		// d = -H·g by the two loops over the pairs.
-		copy(d, g)
-		for i := len(pairs) - 1; i >= 0; i-- {
-			alphas[i] = pairs[i].rho * dot(pairs[i].s, d)
-			axpy(d, -alphas[i], pairs[i].y)
+		copy(d, l.gradient)
+		for i := len(l.pairs) - 1; i >= 0; i-- {
+			p := l.pairs[i]
+			rhos[i] = 1 / dot(p.s, p.y)
+			alphas[i] = rhos[i] * dot(p.s, d)
+			axpy(d, -alphas[i], p.y)
+		}
+		scale := min(1, 1/math.Sqrt(dot(d, d)))
+		if len(l.pairs) > 0 {
+			last := l.pairs[len(l.pairs)-1]
+			scale = 1 / (rhos[len(l.pairs)-1] * dot(last.y, last.y))
 		}
 		for i := range d {
 			d[i] *= scale
 		}
-		for i, p := range pairs {
-			axpy(d, alphas[i]-p.rho*dot(p.y, d), p.s)
+		for i, p := range l.pairs {
+			axpy(d, alphas[i]-rhos[i]*dot(p.y, d), p.s)
 		}
 		for i := range d {
 			d[i] = -d[i]
 		}
-		slope := dot(g, d)
+		slope := dot(l.gradient, d)
 		// One small estimate may come from a poor H.
-		if -slope/2 <= l.tolerance*out.value {
+		if -slope/2 <= l.tolerance*l.value {
 			small++
 		} else {
 			small = 0
@@ -91,16 +113,16 @@ func (l *lbfgs) minimise(ctx context.Context, point []float64) (outcome, error) 
 		t, found := 1.0, false
 		for range evaluations {
 			for i, v := range d {
-				next[i] = point[i] + t*v
+				next[i] = l.point[i] + t*v
 			}
-			value, err = l.at(ctx, next, nextG)
-			if err != nil {
+			var value float64
+			if value, err = l.at(ctx, next, nextG); err != nil {
 				return out, err
 			}
 			out.evaluations++
 			at := dot(nextG, d)
-			if math.Abs(at) <= 0.9*-slope && (at <= 0 || value <= out.value+noise*(1+math.Abs(out.value))) {
-				found = true
+			if math.Abs(at) <= 0.9*-slope && (at <= 0 || value <= l.value+noise*(1+l.value)) {
+				found, l.value = true, value
 				break
 			}
 			if at < 0 {
@@ -118,28 +140,25 @@ func (l *lbfgs) minimise(ctx context.Context, point []float64) (outcome, error) 
 			}
 		}
 		if !found { // float32 cannot resolve a better point
-			out.converged = -slope <= noise*(1+out.value)
+			out.converged = -slope <= noise*(1+l.value)
 			return out, nil
 		}
 		var p pair
-		if len(pairs) == history {
-			p = pairs[0]
-			copy(pairs, pairs[1:])
-			pairs = pairs[:history-1]
+		if len(l.pairs) == history {
+			p = l.pairs[0]
+			copy(l.pairs, l.pairs[1:])
+			l.pairs = l.pairs[:history-1]
 		} else {
 			p = pair{s: make([]float64, n), y: make([]float64, n)}
 		}
 		for i := range p.s {
-			p.s[i], p.y[i] = next[i]-point[i], nextG[i]-g[i]
+			p.s[i], p.y[i] = next[i]-l.point[i], nextG[i]-l.gradient[i]
 		}
-		if sy := dot(p.s, p.y); sy > 0 {
-			p.rho = 1 / sy
-			scale = sy / dot(p.y, p.y)
-			pairs = append(pairs, p)
+		if dot(p.s, p.y) > 0 {
+			l.pairs = append(l.pairs, p)
 		}
-		copy(point, next)
-		g, nextG = nextG, g
-		out.value = value
+		l.point, next = next, l.point
+		l.gradient, nextG = nextG, l.gradient
 		out.iterations++
 	}
 }

@@ -14,7 +14,6 @@ import (
 type path struct {
 	objective       *objective
 	solver          lbfgs
-	point           []float64 // W [classes with images, width], then b
 	mean, deviation []float64 // of each feature
 	present         []int     // the class ids with training images
 	classes         int       // with and without training images
@@ -64,16 +63,16 @@ func newPath(train Features, o Options) (*path, error) {
 	p.objective = newObjective(x, labels, weights, train.Width, len(p.present))
 	p.solver = lbfgs{at: p.objective.at, tolerance: o.Tolerance, iterations: o.Iterations}
 	// With W = 0, the best biases are the logarithms of the shares of the classes.
-	p.point = make([]float64, len(p.present)*(train.Width+1))
+	p.solver.point = make([]float64, len(p.present)*(train.Width+1))
 	for j, class := range p.present {
-		p.point[len(p.present)*train.Width+j] = math.Log(share[class] / total)
+		p.solver.point[len(p.present)*train.Width+j] = math.Log(share[class] / total)
 	}
 	return p, nil
 }
 
 // moments returns the mean and the standard deviation of each feature. A feature that is constant
-// within the precision of float32 gets an infinite deviation, which makes the scaled feature and its
-// weight 0.
+// within the precision of float32 gets an infinite deviation, which makes the scaled feature and
+// its weight 0.
 func moments(f Features) (mean, deviation []float64) {
 	mean, deviation = make([]float64, f.Width), make([]float64, f.Width)
 	const columns = 16
@@ -107,14 +106,15 @@ func moments(f Features) (mean, deviation []float64) {
 
 // step fits the strength l2.
 func (p *path) step(ctx context.Context, l2 float64) (outcome, error) {
+	p.solver.addSquare(l2-p.objective.l2, len(p.present)*len(p.mean))
 	p.objective.l2 = l2
-	return p.solver.minimise(ctx, p.point)
+	return p.solver.minimise(ctx)
 }
 
 // loss returns the mean loss of the training images after a step.
-func (p *path) loss(out outcome) float64 {
-	w := p.point[:len(p.present)*len(p.mean)]
-	return out.value - p.objective.l2/2*dot(w, w)
+func (p *path) loss() float64 {
+	w := p.solver.point[:len(p.present)*len(p.mean)]
+	return p.solver.value - p.objective.l2/2*dot(w, w)
 }
 
 // head returns the head for raw features and all classes.
@@ -131,8 +131,8 @@ func (p *path) head(ctx context.Context) (weight, bias []float32, err error) {
 		}
 	}
 	for j, class := range p.present {
-		b := p.point[len(p.present)*d+j]
-		for k, v := range p.point[j*d : (j+1)*d] {
+		b := p.solver.point[len(p.present)*d+j]
+		for k, v := range p.solver.point[j*d : (j+1)*d] {
 			raw := v / p.deviation[k]
 			weight[class*d+k] = float32(raw)
 			b -= raw * p.mean[k]
@@ -147,7 +147,7 @@ func (p *path) head(ctx context.Context) (weight, bias []float32, err error) {
 // sum of the exponentials of the logits.
 func (p *path) rareBias(ctx context.Context) (float64, error) {
 	o := p.objective
-	for i, v := range p.point {
+	for i, v := range p.solver.point {
 		o.point[i] = float32(v)
 	}
 	cut := len(p.present) * o.width
