@@ -76,10 +76,10 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	o.Probe = o.Probe && t.classifies()
+	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
 	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
 	if c.Model.ImageSize == 0 && o.Probe {
-		if t, err = t.chooseSize(ctx, choices, report); err != nil {
+		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -94,7 +94,7 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") {
+	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
 		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
 	}
 	return t, choices, t.chooseTraining(row, o, choices, forward)
@@ -133,7 +133,7 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 	}
 	step := forward * (stepForwards*float64(filled.BatchSize) + float64(val)/float64(perEpoch))
 	left := o.TimeLimit - time.Since(o.Began).Seconds() - e.Probe - e.Test - reserve(o.TimeLimit)
-	if row.Scores && o.ScoresFile == "" && o.Score.Criterion.Images() {
+	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
 		score := o.Score.WithDefaults()
 		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
 		if o.TimeLimit > 0 && o.Score.Batches == 0 {
@@ -191,25 +191,33 @@ func (t *Task) measureForward(ctx context.Context) (float64, error) {
 	return t.forward.Seconds(), nil
 }
 
-// chooseSize compares image sizes with linear probes and returns a task with the chosen one.
-func (t *Task) chooseSize(ctx context.Context, choices *Choices, report progress.Func) (*Task, error) {
-	tasks := map[int]*Task{}
-	sizes := recipe.Sizes(t.model.Config.ImageSize, choices.Side, func(size int) bool {
+// chooseSize compares image sizes with linear probes and returns a task with the chosen one. If a
+// time limit leaves too little time for the comparison, it takes the smallest size that is worth it.
+func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
+	native := t.model.Config.ImageSize
+	tasks := map[int]*Task{native: t}
+	sizes := recipe.Sizes(native, choices.Side, func(size int) bool {
 		next, err := t.atSize(ctx, size)
 		if err == nil {
 			tasks[size] = next
 		}
 		return err == nil
 	})
-	tasks[t.model.Config.ImageSize] = t
 	if len(sizes) == 1 {
 		return t, nil
 	}
-	for _, size := range sizes {
-		at := tasks[size]
-		if err := at.CheckImages(ctx, report); err != nil {
+	if o.TimeLimit > 0 {
+		forward, err := t.measureForward(ctx)
+		if err != nil {
 			return nil, err
 		}
+		// all sizes together take about twice the time of the largest one
+		if 2*forward*float64(len(t.data.Train)+len(t.data.Val)) > o.TimeLimit/compareShare {
+			return tasks[sizes[len(sizes)-1]], nil
+		}
+	}
+	for _, size := range sizes {
+		at := tasks[size]
 		in, val, err := at.features(ctx, func(e progress.Event) {
 			e.Item = fmt.Sprintf("at %d px", size)
 			report.Report(e)
@@ -225,6 +233,9 @@ func (t *Task) chooseSize(ctx context.Context, choices *Choices, report progress
 	}
 	return tasks[recipe.Smallest(choices.Sizes).Pixels], nil
 }
+
+// compareShare divides the time limit: the comparison of image sizes takes at most one part.
+const compareShare = 10
 
 // atSize returns a task with the same backbone at another image size.
 func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {

@@ -20,6 +20,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if err != nil {
 		return o, optionError(err)
 	}
+	if err := checkFromDelta(o); err != nil {
+		return o, optionError(err)
+	}
 	o.Plan = o.Plan.WithDefaults()
 	if o.ScoresFile == "" {
 		o.Score = o.Score.WithDefaults()
@@ -31,7 +34,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 			o.Score.Compat = o.Plan.Compat
 		}
 	}
-	if m.Scores {
+	if m.Scores && o.FromDelta == "" {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
 		}
@@ -52,7 +55,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if err := t.trainable(); err != nil {
 		return o, err
 	}
-	o.Options = m.WithDefaults(o.Options)
+	if o.FromDelta == "" { // the delta has the sizes
+		o.Options = m.WithDefaults(o.Options)
+	}
 	images := len(t.data.Train)
 	if o.NoValidation {
 		images += len(t.data.Val)
@@ -101,6 +106,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if err := o.Score.Validate(); err != nil {
 		return err
 	}
+	if o.Probe && !t.classifies() {
+		return option.Errorf("probe-head", "a linear probe classifies images with one label each, but the objective is %s; leave the probe out", t.objective.Name())
+	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
 	}
@@ -129,7 +137,7 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	case len(t.data.Val) == 0:
 		return option.Errorf("validation-only", "a run that only validates needs validation images, and data set %s has none; give a validation split", t.data.Name)
 	}
-	if len(o.Budgets) == 0 { // such as prompts, which do not fit every backbone
+	if len(o.Budgets) == 0 && o.FromDelta == "" { // such as prompts, which do not fit every backbone
 		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)

@@ -223,6 +223,11 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
 	}
+	if path := c.Tune.FromDelta; path != "" {
+		if _, err := t.loadStart(path, c.Tune); err != nil {
+			return "", err
+		}
+	}
 	if path := c.Tune.ScoresFile; path != "" {
 		scores, err := sensitivity.LoadHeader(path)
 		if err == nil {

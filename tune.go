@@ -137,6 +137,8 @@ type runner struct {
 	plans map[plan.Budget]*plan.Plan
 	// budgets holds the plan and the training of each budget that was tried.
 	budgets map[plan.Budget]*selected
+	// from is the start of a run from a delta. It is nil without TuneOptions.FromDelta.
+	from *continued
 	// probed is the linear probe. It is nil without TuneOptions.Probe.
 	probed *fitted
 	// deadline is the end of the time limit. It is zero without one.
@@ -172,7 +174,11 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			return nil, err
 		}
 	}
-	if m.Scores {
+	if r.o.FromDelta != "" {
+		if r.from, err = r.startDelta(); err != nil {
+			return nil, err
+		}
+	} else if m.Scores {
 		if err := r.makePlans(ctx); err != nil {
 			return nil, err
 		}
@@ -274,9 +280,12 @@ func (r *runner) selection(budget plan.Budget) (*selected, error) {
 	s := &selected{plan: r.plans[budget]}
 	var tuned peft.Selection
 	var err error
-	if s.plan != nil {
+	switch {
+	case r.from != nil:
+		tuned = r.from.selection
+	case s.plan != nil:
 		tuned = Select(r.model.Config, s.plan)
-	} else {
+	default:
 		tuned, err = r.withoutScores(budget)
 	}
 	if err == nil {
@@ -498,8 +507,12 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	return trained, folder.SaveMetrics(trained.Epochs)
 }
 
-// start returns the initial head of a training, or nil for random values, which an MLP head has.
+// start returns the initial values of a training that are not drawn: those of a delta, or the head
+// of the probe. An MLP head starts with drawn values.
 func (r *runner) start(t *peft.Tuning) checkpoint.StateDict {
+	if r.from != nil {
+		return r.from.initial
+	}
 	if r.probed == nil || t.Selection.MLPHead > 0 {
 		return nil
 	}

@@ -379,8 +379,13 @@ func flagTable() []flagRow {
 			help: "stop after this number of epochs without a lower validation loss, and keep the best epoch",
 			kind: "N", bounds: oneOrMore, auto: "with --recipe auto a quarter of the epochs, at least 5; otherwise never stop",
 			field: func(o *options) any { return &o.recipe.Patience }},
+		{name: "from-delta", on: "tune", group: methodGroup, common: true,
+			help: "the run folder of a delta to continue from: the same method tunes the same parameters, from their tuned " +
+				"values; known classes keep their rows of the head, new classes get new ones",
+			kind: "DIR", file: inputFile, values: runFolders, excludes: []string{"budget", "rank", "scores", "probe-head"},
+			field: func(o *options) any { return (*pathValue)(&o.config.Tune.FromDelta) }},
 		{name: "probe-head", on: "tune", group: trainingGroup,
-			help: "start with the head of a linear probe on the features of the frozen backbone; auto: on with --recipe auto",
+			help:  "start with the head of a linear probe on the features of the frozen backbone; auto: on with --recipe auto",
 			field: func(o *options) any { return &o.config.Tune.Probe }},
 		{name: "refit", on: "tune", group: trainingGroup,
 			help: "train once more, on the training and validation images together, before the test; on with --recipe vtab " +

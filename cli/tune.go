@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -59,6 +60,9 @@ result of a run without a stop.
 				if err := readConfig(cmd, o); err != nil {
 					return err
 				}
+			}
+			if err := takeDelta(cmd, c); err != nil {
+				return err
 			}
 			row, err := lookup(c.Tune.Method)
 			if err != nil {
@@ -170,6 +174,25 @@ result of a run without a stop.
 	return cmd
 }
 
+// takeDelta sets the options of a run from a delta that no flag has set to those of the delta: its
+// method, its image size and its backbone.
+func takeDelta(cmd *cobra.Command, c *run.Config) error {
+	if c.Tune.FromDelta == "" {
+		return nil
+	}
+	d, err := delta.Load(c.Tune.FromDelta)
+	if err != nil {
+		return &run.OptionError{Option: "from-delta", Err: err}
+	}
+	if !cmd.Flags().Changed("method") {
+		c.Tune.Method = method.Method(d.Method)
+	}
+	if c.Model.ImageSize == 0 {
+		c.Model.ImageSize = d.Config.ImageSize
+	}
+	return nil
+}
+
 // takeDefaults sets the options of a run that no flag has set to those of the recipe. run.Configure
 // does the same for a configuration file.
 func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
@@ -186,7 +209,7 @@ func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 		c.Tune.LRs, c.Tune.MethodRates = recipe.LRs, true
 	}
 	if !fs.Changed("probe-head") {
-		c.Tune.Probe = recipe.Probe
+		c.Tune.Probe = recipe.Probe && c.Tune.FromDelta == ""
 	}
 	if !fs.Changed("refit") {
 		c.Tune.NoRefit = recipe.NoRefit

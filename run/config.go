@@ -137,6 +137,10 @@ type TuneOptions struct {
 	// the accuracy of the probe. For the method linear the probe replaces the training. Default:
 	// false.
 	Probe bool `json:"probe,omitempty"`
+	// FromDelta is the folder of a delta from which the run starts: it tunes the same parameters with
+	// the same method, from the tuned values. Rows of the head belong to classes by their names; new
+	// classes get new rows. Empty: the run starts from the backbone.
+	FromDelta string `json:"from_delta,omitempty"`
 	// NoRefit skips the final training on the training and validation images together. The result
 	// is then the chosen candidate itself. It has no effect without validation. Default: false.
 	NoRefit bool `json:"no_refit,omitempty"`
