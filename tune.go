@@ -494,8 +494,12 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	}
 	o.Initial, o.TimeLeft = r.start(training.Tuning), r.share()
 	o.Checkpoint = folder.Path(run.TrainStateFile)
+	began := time.Now()
 	o.Progress = func(e progress.Event) {
 		e.Candidate = candidate
+		if e.Left > 0 { // the other trainings take as long as this one
+			e.Left += time.Duration(r.left-1)*(time.Since(began)+e.Left) + r.testTime()
+		}
 		r.report.Report(e)
 	}
 	o.EpochDone = folder.SaveMetrics

@@ -17,11 +17,10 @@ import (
 )
 
 // Batch returns the number of images in a mini-batch for n training images: a power of two near
-// n/64, from 8 to 64. Small mini-batches give a small data set enough steps; larger ones use a
-// processor no better and a GPU not well.
+// n/50, from 8 to 64. Small mini-batches give a small data set enough steps.
 func Batch(n int) int {
 	size := 8
-	for size < 64 && size*2*64 <= n {
+	for size < 64 && size*2*50 <= n {
 		size *= 2
 	}
 	return size

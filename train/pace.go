@@ -40,13 +40,23 @@ func (p *pace) fits(left time.Duration, steps int) (n int, ok bool) {
 	return max(0, n), p.each > 0
 }
 
+// left returns the estimated time of n more steps with their validations, or 0 if the speed is not
+// known yet.
+func (p *pace) left(n, steps int) time.Duration {
+	epochs := (n + steps - 1) / steps
+	if p.each == 0 {
+		return 0
+	}
+	return time.Duration(p.each*float64(n)*float64(time.Second)) + time.Duration(epochs)*p.validates
+}
+
 // fit sets the total number of steps to the number that fits into the time of the training. An
 // epoch has the given number of steps.
 func (r *Run) fit(at *position, steps int) {
+	r.pace.measure(at.Steps, time.Now(), false)
 	if r.TimeLeft == nil {
 		return
 	}
-	r.pace.measure(at.Steps, time.Now(), false)
 	if n, ok := r.pace.fits(r.TimeLeft(), steps); ok {
 		at.Total = min(r.Options.total(steps), max(1, at.Steps+n))
 	}

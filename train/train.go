@@ -342,7 +342,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		at.Step += n
 		at.Steps += n
 		if err == nil && len(metrics) > 0 {
-			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: at.epochs(steps), Loss: metrics[len(metrics)-1].Loss})
+			r.Progress.Report(progress.Event{Stage: progress.Train, Done: int64(at.Step), Total: int64(steps), Epoch: at.Epoch, Epochs: at.epochs(steps), Loss: metrics[len(metrics)-1].Loss, Left: r.pace.left(at.Total-at.Steps, steps)})
 		}
 		// At the end of an epoch the state is saved after the validation.
 		if err == nil && at.Step < steps && at.Steps < at.Total {
