@@ -157,6 +157,9 @@ func (d *card) results() {
 	if d.c.Model.Config.NumClasses > 5 {
 		d.row("top-5 accuracy", "%s", wording.Percent(m.Top5))
 	}
+	if e := r.ProbeTest; e != nil {
+		d.row("accuracy of a linear probe", "%s", wording.Percent(e.Accuracy))
+	}
 	d.row("balanced accuracy", "%s", wording.Percent(m.BalancedAccuracy))
 	d.row("macro F1", "%s", wording.Percent(m.Macro.F1))
 	d.row("log loss", "%.4f", m.LogLoss)
