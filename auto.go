@@ -23,8 +23,8 @@ type Choices struct {
 	// Side is the median of the shorter sides of the training images, in pixels. It is 0 if no size
 	// could be read.
 	Side int `json:"side"`
-	// Sizes holds the image sizes that were compared with a linear probe, in descending order. It is
-	// empty if the images left no choice.
+	// Sizes holds the image sizes that were compared with a linear probe, in descending order. It
+	// is empty if the images left no choice.
 	Sizes []recipe.Size `json:"sizes,omitempty"`
 	// ImageSize is the side of the input of the backbone, in pixels.
 	ImageSize int `json:"image_size"`
@@ -60,7 +60,8 @@ const (
 // Prepare chooses the options that c leaves open, by the recipe run.RecipeAuto: zero fields of
 // c.Tune, and c.Model.ImageSize. c is the configuration with which the task was opened. Prepare
 // measures the speed of the backbone. If the images are smaller than the input of the backbone, it
-// compares image sizes with linear probes. The returned Task has the chosen image size; it may be t.
+// compares image sizes with linear probes. The returned Task has the chosen image size; it may be
+// t.
 //
 // With c.Tune.TimeLimit, Prepare chooses for a run that ends in this time. A time that is too short
 // is a [*run.OptionError].
@@ -159,7 +160,8 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 	return nil
 }
 
-// scoreShare divides the time that is left for scoring and training: scoring takes at most one part.
+// scoreShare divides the time that is left for scoring and training: scoring takes at most one
+// part.
 const scoreShare = 8
 
 // reserve returns the time, in seconds, that a run with a time limit keeps for its end: saving the
@@ -192,7 +194,8 @@ func (t *Task) measureForward(ctx context.Context) (float64, error) {
 }
 
 // chooseSize compares image sizes with linear probes and returns a task with the chosen one. If a
-// time limit leaves too little time for the comparison, it takes the smallest size that is worth it.
+// time limit leaves too little time for the comparison, it takes the smallest size that is worth
+// it.
 func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
 	native := t.model.Config.ImageSize
 	tasks := map[int]*Task{native: t}

@@ -175,8 +175,8 @@ func TestResumeAuto(t *testing.T) {
 }
 
 // TestFromDelta tunes two classes, and continues with a third one in another order. With a learning
-// rate near 0 the known classes keep their rows of the head. A stopped run continues after the delta
-// is gone.
+// rate near 0 the known classes keep their rows of the head. A stopped run continues after the
+// delta is gone.
 func TestFromDelta(t *testing.T) {
 	two := func(s dataset.Sample) bool { return s.Target.(dataset.Class) == 2 }
 	filter := func(samples []dataset.Sample) (out []dataset.Sample) {
@@ -214,7 +214,8 @@ func TestFromDelta(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// the head of another number of classes is drawn after the backbone, so the backbone is the same
+		// the head of another number of classes is drawn after the backbone, so the backbone is the
+		// same
 		task, err := spt.New(colours.Model(config), data)
 		if err != nil {
 			t.Fatal(err)

@@ -137,7 +137,8 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	case len(t.data.Val) == 0:
 		return option.Errorf("validation-only", "a run that only validates needs validation images, and data set %s has none; give a validation split", t.data.Name)
 	}
-	if len(o.Budgets) == 0 && o.FromDelta == "" { // such as prompts, which do not fit every backbone
+	// such as prompts, which do not fit every backbone
+	if len(o.Budgets) == 0 && o.FromDelta == "" {
 		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)

@@ -85,8 +85,8 @@ func (r *runner) startDelta() (*continued, error) {
 	return r.continueFrom(d)
 }
 
-// continueFrom returns the start of a run from d. Rows of the head belong to classes by their names.
-// A class that d does not know starts with the drawn values of its row.
+// continueFrom returns the start of a run from d. Rows of the head belong to classes by their
+// names. A class that d does not know starts with the drawn values of its row.
 func (r *runner) continueFrom(d *delta.Delta) (*continued, error) {
 	tuning, err := peft.New(r.model.Config, d.Selection)
 	if err != nil {

@@ -29,8 +29,9 @@ const featureBatch = 64
 // fitted is the linear probe of a run.
 type fitted struct {
 	result  *run.Candidate
-	trained *Trained             // its head
-	start   checkpoint.StateDict // the head with a bounded norm, with which scoring and training start
+	trained *Trained // its head
+	// the head with a bounded norm, with which scoring and training start
+	start checkpoint.StateDict
 }
 
 // classifies reports whether the objective of the task classifies images with one label each, as a

@@ -383,7 +383,8 @@ func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Can
 		s.run.Later = r.images(r.eval, r.data.Test, nil)
 	}
 	o := chosen.recipe(r.o)
-	if validated != nil && validated.BestEpoch > 0 { // without validation images nothing stops it early
+	// without validation images nothing stops it early
+	if validated != nil && validated.BestEpoch > 0 {
 		o.Steps = 0
 		o = o.WithEpochs(validated.BestEpoch)
 	}
@@ -407,8 +408,8 @@ func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Can
 	})
 }
 
-// finish makes the chosen candidate, which was trained on the train split, the result of the run: it
-// tests the candidate and saves its delta.
+// finish makes the chosen candidate, which was trained on the train split, the result of the run:
+// it tests the candidate and saves its delta.
 func (r *runner) finish(ctx context.Context, chosen candidate, result *run.Result) error {
 	folder, p := r.folder.Candidate(chosen.name), r.plans[chosen.budget]
 	d, err := delta.Load(string(folder))
@@ -430,7 +431,8 @@ func (r *runner) finish(ctx context.Context, chosen candidate, result *run.Resul
 	})
 }
 
-// keepPlan saves the plan of the result in the run folder. p is nil for a method that does not plan.
+// keepPlan saves the plan of the result in the run folder. p is nil for a method that does not
+// plan.
 func (r *runner) keepPlan(p *plan.Plan) error {
 	if p == nil {
 		return nil
@@ -523,8 +525,8 @@ func (r *runner) start(t *peft.Tuning) checkpoint.StateDict {
 	return r.probed.start
 }
 
-// share returns the function that limits the time of the next training, or nil without a time limit.
-// The trainings that have not ended share the time that the test does not need.
+// share returns the function that limits the time of the next training, or nil without a time
+// limit. The trainings that have not ended share the time that the test does not need.
 func (r *runner) share() func() time.Duration {
 	if r.deadline.IsZero() {
 		return nil

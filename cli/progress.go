@@ -51,8 +51,8 @@ func (p *reporter) event(e progress.Event) {
 // epochLines is the number of epochs of a training with a line for each of them.
 const epochLines = 10
 
-// tenth reports whether an epoch gets a line: each epoch of a short training, the last epoch, and the
-// first epoch of each tenth of a long training.
+// tenth reports whether an epoch gets a line: each epoch of a short training, the last epoch, and
+// the first epoch of each tenth of a long training.
 func (p *reporter) tenth(e progress.Event) bool {
 	done := e.Epoch + 1
 	return e.Epochs <= epochLines || done >= e.Epochs || done*epochLines/e.Epochs > e.Epoch*epochLines/e.Epochs

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -118,7 +119,7 @@ has the same bits as the result of a run without a stop.
 			return err
 		}
 		if !o.noReport {
-			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+			if left, err = a.leaveReport(ctx, task, o.out, time.Time{}); err != nil {
 				return err
 			}
 		}

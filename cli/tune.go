@@ -164,8 +164,12 @@ result of a run without a stop.
 		if explained != nil {
 			return explained
 		}
+		var deadline time.Time
+		if c.Tune.TimeLimit > 0 {
+			deadline = began.Add(time.Duration(c.Tune.TimeLimit * float64(time.Second)))
+		}
 		if !o.noReport {
-			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+			if left, err = a.leaveReport(ctx, task, o.out, deadline); err != nil {
 				return err
 			}
 		}

@@ -19,8 +19,8 @@ const (
 	Upload Stage = "upload"
 	// Images is the check that all images can be read. The unit is images.
 	Images Stage = "images"
-	// Features is the computation of the features of the frozen backbone. Event.Item is the purpose;
-	// the unit is images.
+	// Features is the computation of the features of the frozen backbone. Event.Item is the
+	// purpose; the unit is images.
 	Features Stage = "features"
 	// Probe is the end of the fit of a linear probe. Event.Detail is the *run.Candidate.
 	Probe Stage = "probe"
@@ -60,8 +60,8 @@ type Event struct {
 	// Loss is the loss of the last step. In stage Score it is the mean loss of the mini-batches so
 	// far.
 	Loss float64
-	// Left is the estimated time of all work that is still to come, not only of the stage. Zero means
-	// that it is not known.
+	// Left is the estimated time of all work that is still to come, not only of the stage. Zero
+	// means that it is not known.
 	Left time.Duration
 	// Detail is the result of a stage that ended. The stage defines its type. It is nil for other
 	// events.

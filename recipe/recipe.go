@@ -82,9 +82,9 @@ type Size struct {
 	Forward float64 `json:"forward"`
 }
 
-// Sizes returns the image sizes that are worth a probe, in descending order, for a backbone that was
-// pretrained on images of native pixels. side is the median of the shorter sides of the images. A
-// size far above it only enlarges the images. fits reports whether the backbone takes a size.
+// Sizes returns the image sizes that are worth a probe, in descending order, for a backbone that
+// was pretrained on images of native pixels. side is the median of the shorter sides of the images.
+// A size far above it only enlarges the images. fits reports whether the backbone takes a size.
 func Sizes(native, side int, fits func(int) bool) []int {
 	out := []int{native}
 	for _, share := range []float64{3. / 4, 4. / 7, 3. / 7} {

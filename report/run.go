@@ -143,8 +143,8 @@ func (r *Run) readSelection() error {
 	return nil
 }
 
-// findProbe returns the linear probe of the run. If the run has not tested one, findProbe looks for a
-// finished run of the method linear on the same data and backbone, in the folders beside the run.
+// findProbe returns the linear probe of the run. If the run has not tested one, findProbe looks for
+// a finished run of the method linear on the same data and backbone, in the folders beside the run.
 func (r *Run) findProbe() *Probe {
 	if _, tested := r.tested(); !tested || r.Config.Method() == method.Linear {
 		return nil

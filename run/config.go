@@ -81,8 +81,8 @@ func RecipeOptions(m method.Row, recipe string) TuneOptions {
 	return o
 }
 
-// RecipeOf returns the recipe of a data set of a benchmark: its name, as dataset.FindKnown takes it.
-// An unknown name is an [*OptionError].
+// RecipeOf returns the recipe of a data set of a benchmark: its name, as dataset.FindKnown takes
+// it. An unknown name is an [*OptionError].
 func RecipeOf(task string) (string, error) {
 	known, err := dataset.FindKnown(task)
 	switch {
@@ -137,9 +137,9 @@ type TuneOptions struct {
 	// the accuracy of the probe. For the method linear the probe replaces the training. Default:
 	// false.
 	Probe bool `json:"probe,omitempty"`
-	// FromDelta is the folder of a delta from which the run starts: it tunes the same parameters with
-	// the same method, from the tuned values. Rows of the head belong to classes by their names; new
-	// classes get new rows. Empty: the run starts from the backbone.
+	// FromDelta is the folder of a delta from which the run starts: it tunes the same parameters
+	// with the same method, from the tuned values. Rows of the head belong to classes by their
+	// names; new classes get new rows. Empty: the run starts from the backbone.
 	FromDelta string `json:"from_delta,omitempty"`
 	// NoRefit skips the final training on the training and validation images together. The result
 	// is then the chosen candidate itself. It has no effect without validation. Default: false.

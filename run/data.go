@@ -83,10 +83,10 @@ type ImageOptions struct {
 	Workers int `json:"workers"`
 }
 
-// RecipeImages returns the image options of a recipe. For VTAB-1k and RecipeAuto, images are resized
-// directly to the image size and not augmented. For FGVC, images are resized to 256/224 of the image
-// size and cropped; training images are cropped at random and flipped. The source is build_transform
-// in lib/datasets.py of the reference release.
+// RecipeImages returns the image options of a recipe. For VTAB-1k and RecipeAuto, images are
+// resized directly to the image size and not augmented. For FGVC, images are resized to 256/224 of
+// the image size and cropped; training images are cropped at random and flipped. The source is
+// build_transform in lib/datasets.py of the reference release.
 //
 // The normalisation is not an image option, because it belongs to the backbone. The reference
 // release normalises the input of every backbone with the mean and standard deviation of ImageNet.

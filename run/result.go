@@ -22,12 +22,12 @@ type Candidate struct {
 	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
 	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
-	// L2 is the regularisation of a linear probe, and HeadScale the factor of its head for the start
-	// of scoring and training; see package probe. Both are 0 for other candidates.
+	// L2 is the regularisation of a linear probe, and HeadScale the factor of its head for the
+	// start of scoring and training; see package probe. Both are 0 for other candidates.
 	L2        float64 `json:"l2,omitempty"`
 	HeadScale float64 `json:"head_scale,omitempty"`
-	// BestEpoch is the epoch whose tuned tensors the candidate has, counted from 1, if it is not the
-	// last; see train.Options.Patience.
+	// BestEpoch is the epoch whose tuned tensors the candidate has, counted from 1, if it is not
+	// the last; see train.Options.Patience.
 	BestEpoch int `json:"best_epoch,omitempty"`
 	// Temperature calibrates the probabilities on the validation images; see
 	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there

@@ -32,8 +32,8 @@ func (p *pace) measure(steps int, now time.Time, others bool) {
 	p.each += share * (passed/float64(n) - p.each)
 }
 
-// fits returns how many more steps fit into the time left, with a validation after each epoch of the
-// given number of steps and after the last step. ok is false if the speed is not known yet.
+// fits returns how many more steps fit into the time left, with a validation after each epoch of
+// the given number of steps and after the last step. ok is false if the speed is not known yet.
 func (p *pace) fits(left time.Duration, steps int) (n int, ok bool) {
 	validates := p.validates.Seconds()
 	n = int((left.Seconds() - validates) / (p.each + validates/float64(steps)))

@@ -29,12 +29,14 @@ type position struct {
 	Correct  float64 `json:"correct"`  // number of correct predictions so far, in this epoch
 	Seconds  float64 `json:"seconds"`  // time spent on this epoch so far
 	History  []Epoch `json:"history"`  // finished epochs
-	// Total is the number of optimiser steps of the training. It is smaller than Options.total if the
-	// training had too little time for all steps.
+	// Total is the number of optimiser steps of the training. It is smaller than Options.total if
+	// the training had too little time for all steps.
 	Total int `json:"total,omitempty"`
 
-	resumed   *moments             // moments that were read from a checkpoint file; nil for a new training
-	bestTuned checkpoint.StateDict // tuned tensors after the epoch best(); nil without Options.Patience
+	// moments that were read from a checkpoint file; nil for a new training
+	resumed *moments
+	// tuned tensors after the epoch best(); nil without Options.Patience
+	bestTuned checkpoint.StateDict
 }
 
 // possible reports whether a training of total steps, with the given number of steps in each epoch,

@@ -180,7 +180,8 @@ func TestInitial(t *testing.T) {
 }
 
 // TestTimeLeft checks that a training with too little time takes fewer steps and ends its schedule,
-// and that a training with enough time takes all steps, with the bits of a training without a limit.
+// and that a training with enough time takes all steps, with the bits of a training without a
+// limit.
 func TestTimeLeft(t *testing.T) {
 	free, err := newRun(t, selection).Do(t.Context())
 	if err != nil {

@@ -95,13 +95,13 @@ type Run struct {
 	// Tuning, objective, drop rates and weight decay are the same. Close releases them. Default: Do
 	// releases them.
 	Keep bool
-	// Initial replaces the drawn initial values of tuned tensors, by peft.Param.Name; for example the
-	// head of a linear probe. Nil means that all initial values are drawn.
+	// Initial replaces the drawn initial values of tuned tensors, by peft.Param.Name; for example
+	// the head of a linear probe. Nil means that all initial values are drawn.
 	Initial checkpoint.StateDict
 	// TimeLeft returns the time that is left for the remaining steps and their validation. If the
 	// training is too slow, Do takes fewer steps, and its learning rate falls faster to the end of
-	// the schedule. It takes at least one step. The result then depends on the speed of the machine.
-	// Nil means that the time is not limited.
+	// the schedule. It takes at least one step. The result then depends on the speed of the
+	// machine. Nil means that the time is not limited.
 	TimeLeft func() time.Duration
 	// Later is the data of a later call of Evaluate. A device compiles the program for it during
 	// the training. Nil means no such data.
@@ -180,11 +180,11 @@ type Result struct {
 	Best int
 }
 
-// Do trains for Options.Epochs epochs, or for fewer; see Options.Patience and TimeLeft. It continues from the state in the Checkpoint file if the
-// file exists. If the images of an epoch do not divide evenly into mini-batches, the remaining
-// images are one smaller mini-batch. Do skips it if it is less than half as large as the others,
-// unless Options.Compat is set. Each epoch shuffles the images, so another epoch skips other
-// images.
+// Do trains for Options.Epochs epochs, or for fewer; see Options.Patience and TimeLeft. It
+// continues from the state in the Checkpoint file if the file exists. If the images of an epoch do
+// not divide evenly into mini-batches, the remaining images are one smaller mini-batch. Do skips it
+// if it is less than half as large as the others, unless Options.Compat is set. Each epoch shuffles
+// the images, so another epoch skips other images.
 //
 // If ctx is cancelled, Do saves the state in the Checkpoint file and returns an error that wraps
 // the error of ctx. If the Checkpoint file cannot be used, the error is a [*StateError].
@@ -289,13 +289,14 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if at.bestTuned != nil {
 		result.Best = at.best() + 1
 		if result.Best < len(at.History) {
-			if err := stepper.restart(at.bestTuned); err != nil { // nothing needs the moments any more
+			// nothing needs the moments any more
+			if err := stepper.restart(at.bestTuned); err != nil {
 				return nil, err
 			}
 		}
 	}
-	// A training with patience, and one that was stopped after its last epoch, have not passed their
-	// predictions on.
+	// A training with patience, and one that was stopped after its last epoch, have not passed
+	// their predictions on.
 	if val != nil && r.ValSink != nil && !r.valSent {
 		p, err := r.predict()
 		if err == nil {
@@ -437,8 +438,8 @@ func (r *Run) interrupt(s *Stepper, at position, cause error) error {
 	return at.interrupted(cause)
 }
 
-// validate evaluates the validation and test data after an epoch. last reports whether the result of
-// the training has the tuned tensors of this epoch for sure.
+// validate evaluates the validation and test data after an epoch. last reports whether the result
+// of the training has the tuned tensors of this epoch for sure.
 func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, last bool) error {
 	p, err := r.predict()
 	if err != nil {
