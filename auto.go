@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -71,13 +72,16 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if err != nil {
 		return nil, nil, optionError(err)
 	}
-	if err := t.trainable(); err != nil {
+	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
+	// find options that cannot work before any costly work
+	given := *o
+	given.Train.Epochs, given.Train.LR = cmp.Or(o.Train.Epochs, 1), cmp.Or(o.Train.LR, 1)
+	if _, err := t.Effective(given); err != nil {
 		return nil, nil, err
 	}
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
 	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
 	if c.Model.ImageSize == 0 && o.Probe {
 		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {

@@ -113,4 +113,4 @@ func Smallest(sizes []Size) Size {
 
 // probeLoss is the accuracy that a probe may lose at a smaller image size. Tuning gains most of it
 // back, and has more steps in the same time.
-const probeLoss = 0.15
+const probeLoss = 0.1
