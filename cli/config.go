@@ -34,7 +34,8 @@ func readConfig(cmd *cobra.Command, o *options) error {
 	if _, ok := before["budget"]; ok {
 		o.config.Tune.Budgets = nil // setting the flag again appends
 	}
-	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" })
+	// Configure has set the options of the preset of --augment.
+	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" && f.name != "augment" })
 }
 
 // overrides returns the flags that determine the defaults of other keys, or make recorded keys
@@ -58,7 +59,7 @@ func overrides(cmd *cobra.Command, o *options) (*yamlfile.Node, error) {
 		value     any
 	}{
 		{"model", "path", model, c.Model.Path}, {"data", "path", data, c.Data.Path}, {"task", "task", data, c.Data.Task},
-		{"resize", "resize", images, c.Data.Images.Resize}, {"method", "method", tune, c.Tune.Method},
+		{"resize", "resize", images, c.Data.Images.Resize}, {"augment", "preset", images, c.Data.Images.Preset}, {"method", "method", tune, c.Tune.Method},
 		{"epochs", "epochs", recipe, o.recipe.Epochs}, {"warmup-epochs", "warmup_epochs", recipe, o.recipe.WarmupEpochs}, {"lr", "lr", recipe, o.recipe.LR},
 		{"seed", "seed", recipe, o.recipe.Seed}, {"seed", "seed", score, o.recipe.Seed},
 	} {

@@ -32,9 +32,31 @@ func lookup(m method.Method) (method.Row, error) {
 	return row, err
 }
 
-// takeRecipe applies the recipe of the task that --task names: it sets the image options that no
-// flag has set. The training options of the recipe are the defaults of the flags already.
+// takeRecipe applies the recipe of the task that --task names, and then the preset that --augment
+// names: it sets the image options that no flag has set. The training options of the recipe are the
+// defaults of the flags already.
 func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
+	if err := takeTask(cmd, c); err != nil {
+		return err
+	}
+	if c.Images.Preset != "" {
+		before := given(cmd)
+		var err error
+		if c.Images, err = c.Images.WithPreset(c.Images.Preset); err != nil {
+			return err
+		}
+		if err := setAgain(cmd, before, func(f flagRow) bool { return f.group == imagesGroup && f.name != "augment" }); err != nil {
+			return err
+		}
+	}
+	if c.Images.Augment.CropScale != [2]float64{} && !cmd.Flags().Changed("random-crop") {
+		c.Images.RandomCrop = false // it comes from the recipe of the task
+	}
+	return nil
+}
+
+// takeTask sets the image options that no flag has set to the recipe of the task that --task names.
+func takeTask(cmd *cobra.Command, c *run.DataConfig) error {
 	if c.Task == "" {
 		return nil
 	}

@@ -110,6 +110,7 @@ result of a run without a stop.
 			f.add("note", "no test images: nothing will be tested")
 		}
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
 		fmt.Fprint(a.notes(), f)
 		p := a.reporter()
