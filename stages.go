@@ -227,7 +227,7 @@ func (t *Task) evaluate(ctx context.Context, tuned *Trained, samples []dataset.S
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := delta.New(t.model, p)
 	d.Method, d.Objective, d.Classes, d.Metrics = string(m), t.objective.Name(), t.data.Classes, metrics
-	d.Transform = delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo}
+	d.Transform = delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo, TestFlip: t.eval.TestFlip}
 	d.Selection, d.Tuned = tuned.Tuning.Selection, tuned.Tuned
 	return d
 }

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -121,10 +122,15 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 		return nil, err
 	}
 	*images = resolved
-	images.Resize = cmp.Or(images.Resize, "direct")
-	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
+	images.Resize, images.Augment = cmp.Or(images.Resize, "direct"), images.Augment.WithDefaults()
+	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo, TestFlip: images.TestFlip}
 	t.train = t.eval
-	t.train.RandomCrop, t.train.HorizontalFlip = images.RandomCrop, images.HorizontalFlip
+	t.train.RandomCrop, t.train.HorizontalFlip, t.train.Augment = images.RandomCrop, images.HorizontalFlip, images.Augment
+	if t.train.Augment != (dataset.Augment{}) {
+		for i, mean := range m.Preprocessing.Mean {
+			t.train.Augment.Fill[i] = uint8(math.Round(255 * max(0, min(1, float64(mean)))))
+		}
+	}
 	if err := t.train.Validate(); err != nil {
 		return nil, optionError(err)
 	}
@@ -305,7 +311,7 @@ func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 		return nil
 	}
 	t.states = t.fileStates()
-	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.config.Data.Images.Workers, Progress: report})
+	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, TrainTransform: t.train, Workers: t.config.Data.Images.Workers, Progress: report})
 	if err != nil && ctx.Err() == nil {
 		return &run.InputError{Err: err}
 	}

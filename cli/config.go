@@ -38,7 +38,8 @@ func readConfig(cmd *cobra.Command, o *options) error {
 	if _, ok := before["budget"]; ok {
 		o.config.Tune.Budgets = nil // setting the flag again appends
 	}
-	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" })
+	// Configure has set the options of the preset of --augment.
+	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" && f.name != "augment" })
 }
 
 // baseRecipe returns the configuration below a file, which names the recipe auto. It is nil for the
@@ -76,7 +77,8 @@ func overrides(cmd *cobra.Command, o *options) (*yamlfile.Node, error) {
 		value     any
 	}{
 		{"model", "path", model, c.Model.Path}, {"data", "path", data, c.Data.Path}, {"task", "task", data, c.Data.Task},
-		{"resize", "resize", images, c.Data.Images.Resize}, {"recipe", "recipe", tune, c.Tune.Recipe}, {"from-delta", "from_delta", tune, c.Tune.FromDelta}, {"method", "method", tune, c.Tune.Method},
+		{"resize", "resize", images, c.Data.Images.Resize}, {"augment", "preset", images, c.Data.Images.Preset}, {"recipe", "recipe", tune, c.Tune.Recipe},
+		{"from-delta", "from_delta", tune, c.Tune.FromDelta}, {"method", "method", tune, c.Tune.Method},
 		{"epochs", "epochs", recipe, o.recipe.Epochs}, {"warmup-epochs", "warmup_epochs", recipe, o.recipe.WarmupEpochs}, {"lr", "lr", recipe, o.recipe.LR},
 		{"seed", "seed", recipe, o.recipe.Seed}, {"seed", "seed", score, o.recipe.Seed},
 	} {

@@ -193,6 +193,54 @@ func flagTable() []flagRow {
 		{name: "flip", on: "tune train", group: imagesGroup,
 			help:  "mirror half of the training images at random",
 			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip }},
+		{name: "augment", on: "tune train", group: imagesGroup, common: true,
+			help: "the augmentation of training images: none, light (flips and random resized crops) or strong (light, " +
+				"RandAugment, random erasing, Mixup and CutMix); the next flags change single options",
+			kind: "NAME", values: run.Presets, closed: true, auto: "none; with --task the recipe of the benchmark",
+			field: func(o *options) any { return (*presetValue)(&o.config.Data.Images) }},
+		{name: "crop-scale", on: "tune train", group: imagesGroup,
+			help: "cut a random part out of each training image, from MIN to MAX of its area, and resize it to the image size; 0 for none",
+			kind: "MIN,MAX", values: words("0.5,1"), auto: "as in --augment",
+			field: func(o *options) any { return pair(&o.config.Data.Images.Augment.CropScale) }},
+		{name: "crop-ratio", on: "tune train", group: imagesGroup,
+			help: "the smallest and the largest width of the part of --crop-scale, divided by its height",
+			kind: "MIN,MAX", values: words("0.75,1.3333"), auto: "3/4 to 4/3",
+			field: func(o *options) any { return pair(&o.config.Data.Images.Augment.CropRatio) }},
+		{name: "vertical-flip", on: "tune train", group: imagesGroup,
+			help:  "turn half of the training images upside down at random",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.VerticalFlip }},
+		{name: "colour-jitter", on: "tune train", group: imagesGroup,
+			help: "change brightness, contrast and saturation of training images by a random factor of up to 1±B, 1±C and 1±S, and " +
+				"turn the hue by up to ±H of the circle, at most 0.5; 0 for none",
+			kind: "B,C,S,H", values: words("0.4,0.4,0.4,0.1"), auto: "0",
+			field: func(o *options) any {
+				a := &o.config.Data.Images.Augment
+				return numbersValue{&a.Brightness, &a.Contrast, &a.Saturation, &a.Hue}
+			}},
+		{name: "rand-augment", on: "tune train", group: imagesGroup,
+			help: "the number of random operations of RandAugment on each training image",
+			kind: "N", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.RandAugment }},
+		{name: "rand-augment-magnitude", on: "tune train", group: imagesGroup,
+			help: "the strength of the operations of RandAugment, from 1 to 30",
+			kind: "N", bounds: zeroOrMore, auto: "9",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Magnitude }},
+		{name: "random-erasing", on: "tune train", group: imagesGroup,
+			help: "the share of training images in which a random rectangle is erased",
+			kind: "SHARE", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Erasing }},
+		{name: "mixup", on: "tune train", group: imagesGroup,
+			help: "the alpha of Mixup, which averages each training image with another one of its mini-batch; 0 for none",
+			kind: "ALPHA", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Mixup }},
+		{name: "cutmix", on: "tune train", group: imagesGroup,
+			help: "the alpha of CutMix, which pastes a rectangle of another image of the mini-batch into each training image; " +
+				"with --mixup, each mini-batch takes one of the two; 0 for none",
+			kind: "ALPHA", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.CutMix }},
+		{name: "test-flip", on: "tune train eval predict", group: imagesGroup,
+			help:  "average the predictions of each image and its mirror image, in validation, test and prediction; takes twice the time",
+			field: func(o *options) any { return &o.config.Data.Images.TestFlip }},
 		{name: "cache", on: "tune score train eval", group: imagesGroup,
 			help: "the memory for the cache of decoded images, such as 512MiB; 0 for no cache",
 			kind: "SIZE", auto: "1GiB", local: true,
@@ -824,6 +872,9 @@ func comma(list []string) string { return strings.Join(list, ", ") }
 
 // or joins a list with commas and a final "or": "a, b or c".
 func or(list []string) string { return wording.Join(list, "or") }
+
+// pair returns the value of a flag that takes two numbers.
+func pair(to *[2]float64) numbersValue { return numbersValue{&to[0], &to[1]} }
 
 // The known values of flags.
 

@@ -137,6 +137,13 @@ func (f *facts) addObjective(name string) {
 	}
 }
 
+// addAugmentation adds a line with the augmentation, unless it is only a crop and a flip.
+func (f *facts) addAugmentation(o run.ImageOptions) {
+	if o.Augment != (dataset.Augment{}) {
+		f.add("augmentation", "%s", comma(o.Augmentation()))
+	}
+}
+
 // taskFacts returns the lines about the backbone and the data set that a command prints before it
 // starts.
 func taskFacts(m *backbone.Model, report *checkpoint.Report, d *dataset.Dataset) facts {

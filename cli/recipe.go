@@ -43,8 +43,9 @@ func recipeOf(o run.TuneOptions, c run.DataConfig, usual string) (string, error)
 	return usual, nil
 }
 
-// takeImages sets the image options that no flag has set to those of the recipe.
-func takeImages(cmd *cobra.Command, recipe string, c *run.ImageOptions) {
+// takeImages sets the image options that no flag has set to those of the recipe, and then to those
+// of the preset that --augment names.
+func takeImages(cmd *cobra.Command, recipe string, c *run.ImageOptions) error {
 	images, fs := run.RecipeImages(recipe), cmd.Flags()
 	// If the user gives --resize, the recipe sets neither --resize nor --random-crop.
 	if !fs.Changed("resize") {
@@ -56,6 +57,20 @@ func takeImages(cmd *cobra.Command, recipe string, c *run.ImageOptions) {
 	if fs.Lookup("flip") != nil && !fs.Changed("flip") {
 		c.HorizontalFlip = images.HorizontalFlip
 	}
+	if c.Preset != "" {
+		before := given(cmd)
+		var err error
+		if *c, err = c.WithPreset(c.Preset); err != nil {
+			return err
+		}
+		if err := setAgain(cmd, before, func(f flagRow) bool { return f.group == imagesGroup && f.name != "augment" }); err != nil {
+			return err
+		}
+	}
+	if c.Augment.CropScale != [2]float64{} && !fs.Changed("random-crop") {
+		c.RandomCrop = false // it comes from the recipe
+	}
+	return nil
 }
 
 // takeTask sets the image options of a command without --recipe to those of the benchmark that
@@ -63,7 +78,7 @@ func takeImages(cmd *cobra.Command, recipe string, c *run.ImageOptions) {
 func takeTask(cmd *cobra.Command, c *run.DataConfig) error {
 	recipe, err := recipeOf(run.TuneOptions{}, *c, run.RecipeVTAB)
 	if err == nil {
-		takeImages(cmd, recipe, &c.Images)
+		err = takeImages(cmd, recipe, &c.Images)
 	}
 	return err
 }

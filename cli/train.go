@@ -89,6 +89,7 @@ has the same bits as the result of a run without a stop.
 			f.add("note", "no validation images: nothing will be validated")
 		}
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Options: single.Options, Train: single.Train}))
 		fmt.Fprint(a.notes(), f)
 		shown := a.reporter()

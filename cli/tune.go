@@ -123,6 +123,7 @@ result of a run without a stop.
 			f.add("note", "no test images: nothing will be tested")
 		}
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
 		if choices != nil {
 			f.addChoices(choices, c.Tune)
@@ -228,8 +229,7 @@ func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 		c.Tune.Score = sensitivity.Options{} // the file states the options
 	}
 	c.Tune.Score.Seed = c.Tune.Train.Seed
-	takeImages(cmd, name, &c.Data.Images)
-	return nil
+	return takeImages(cmd, name, &c.Data.Images)
 }
 
 // describeMethod returns the method with its options and the main training options, in words.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -336,6 +337,59 @@ func (b *memoryValue) Set(text string) error {
 		return nil
 	}
 	return fmt.Errorf("expected an amount of memory, such as 1GiB, 512MiB or 0")
+}
+
+// numbersValue is the value of a flag that takes a fixed number of numbers, separated by commas. A
+// single 0 sets all of them to 0.
+type numbersValue []*float64
+
+func (n numbersValue) Type() string { return "numbers" }
+func (n numbersValue) String() string {
+	var texts []string
+	zero := true
+	for _, v := range n {
+		texts = append(texts, textOf(*v))
+		zero = zero && *v == 0
+	}
+	if zero {
+		return "0"
+	}
+	return strings.Join(texts, ",")
+}
+
+func (n numbersValue) Set(text string) error {
+	parts := strings.Split(text, ",")
+	if text == "0" {
+		parts = slices.Repeat(parts, len(n))
+	}
+	if len(parts) != len(n) {
+		return fmt.Errorf("expected %d numbers, separated by commas, or 0", len(n))
+	}
+	values := make([]float64, len(n))
+	for i, part := range parts {
+		if err := (numberValue[float64]{&values[i], zeroOrMore, false}).Set(strings.TrimSpace(part)); err != nil {
+			return fmt.Errorf("%q: %w", part, err)
+		}
+	}
+	for i, v := range values {
+		*n[i] = v
+	}
+	return nil
+}
+
+// presetValue is the name of a preset of augmentation. Set only stores the name; takeImages sets
+// the options of the preset.
+type presetValue run.ImageOptions
+
+func (p *presetValue) Type() string { return "preset" }
+func (p *presetValue) String() string {
+	// The configuration of a run has no name.
+	return cmp.Or(p.Preset, run.ImageOptions(*p).PresetName(), "other options")
+}
+func (p *presetValue) Set(text string) error {
+	_, err := run.ImageOptions{}.WithPreset(text)
+	p.Preset = text
+	return errors.Unwrap(err)
 }
 
 // channelsValue is the value of a flag that takes three numbers, for red, green and blue. Set also

@@ -27,12 +27,17 @@ type cacheKey struct {
 	path  string
 	image *RGB
 	crop  bool // the resize keeps the aspect ratio
-	size  int  // side of the resized image in pixels; if crop is true, its shorter side
+	limit bool // the resize keeps the aspect ratio, and smaller images keep their size
+	size  int  // side of the resized image in pixels; if crop or limit is true, its shorter side
 }
 
 // cacheKey returns the key of a sample that t resizes.
 func (t Transform) cacheKey(s Sample) cacheKey {
 	k := cacheKey{path: s.Path, image: s.Image, size: t.Size}
+	if t.Augment.crops() {
+		k.limit, k.size = true, t.cropSource()
+		return k
+	}
 	if t.crops() {
 		k.size = t.resizeTo()
 	}

@@ -110,6 +110,12 @@ func configure(nodes layers) (Config, error) {
 	c := base
 	for _, n := range nodes {
 		c.forget(n)
+		// Other keys of the node change the options of the preset.
+		if name := node(n, "data.images.preset"); name != nil {
+			if c.Data.Images, err = c.Data.Images.WithPreset(name.Value); err != nil {
+				return c, nodes.at("data.images.preset", errors.Unwrap(err))
+			}
+		}
 		if err := yamlfile.Decode(n, &c); err != nil {
 			return c, err
 		}
@@ -118,6 +124,10 @@ func configure(nodes layers) (Config, error) {
 		}
 	}
 	c.Header, c.Spt, c.Started, c.Tune.Method = jsonfile.Header{}, "", time.Time{}, row.Method
+	c.Data.Images.Preset = ""
+	if c.Data.Images.Augment.CropScale != [2]float64{} && nodes.last("data.images.random_crop") < 0 {
+		c.Data.Images.RandomCrop = false // it comes from the recipe of the task
+	}
 	t := &c.Tune
 	if nodes.last("tune.train.epochs") >= 0 && nodes.last("tune.train.warmup_epochs") < 0 {
 		t.Train.WarmupEpochs = base.Tune.Train.WithEpochs(t.Train.Epochs).WarmupEpochs
@@ -184,6 +194,9 @@ func (c *Config) makeAbsolute() error {
 // options are those of method.Row.Takes and of OptionError.
 var configKeys = []struct{ option, path string }{
 	{"objective", "objective"}, {"precision", "compute.precision"}, {"devices", "compute.devices"}, {"layout", "data.layout"},
+	{"crop-scale", "data.images.augment.crop_scale"}, {"crop-ratio", "data.images.augment.crop_ratio"}, {"colour-jitter", "data.images.augment"},
+	{"rand-augment", "data.images.augment.rand_augment"}, {"rand-augment-magnitude", "data.images.augment.rand_augment_magnitude"},
+	{"random-erasing", "data.images.augment.random_erasing"}, {"mixup", "data.images.augment.mixup"}, {"cutmix", "data.images.augment.cutmix"},
 	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"},
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
@@ -288,6 +301,9 @@ func (l layers) check(c, base Config, row method.Row) error {
 	_, err := objective.Get(c.Objective)
 	if err == nil {
 		err = dataset.CheckLayout(c.Data.Layout)
+	}
+	if err == nil {
+		err = c.Data.Images.Augment.Validate()
 	}
 	if err == nil {
 		err = c.Tune.Score.Validate()

@@ -76,6 +76,16 @@ type ImageOptions struct {
 	RandomCrop bool `json:"random_crop"`
 	// HorizontalFlip mirrors a random half of the training images. Default: false.
 	HorizontalFlip bool `json:"horizontal_flip"`
+	// Preset is the name of a preset of augmentation, see WithPreset. Give it without RandomCrop,
+	// HorizontalFlip and Augment. [Configure] and spt.New replace it by the options of the preset,
+	// so a recorded run holds the options themselves. Default: no preset.
+	Preset string `json:"preset,omitempty"`
+	// Augment is the other augmentation of training images. A random resized crop excludes
+	// RandomCrop. Default: none.
+	Augment dataset.Augment `json:"augment,omitzero"`
+	// TestFlip makes validation, test and predictions average the logits of each image and its
+	// mirror image. It doubles their time and does not change the training. Default: false.
+	TestFlip bool `json:"test_flip,omitempty"`
 	// CacheBytes is the largest size of the cache of decoded images, in bytes. Zero means 1 GiB; a
 	// negative value means no cache.
 	CacheBytes int64 `json:"cache_bytes"`

@@ -42,6 +42,9 @@ type Data struct {
 
 	// features holds the features, [N, width].
 	features []float32
+	// mirrored holds the features of the mirror images, [N, width]. It is empty unless the
+	// transform of the images has TestFlip.
+	mirrored []float32
 	// targets holds the encoded targets of the features, [N, targetSize].
 	targets []int32
 	// width is the number of feature values of one image.
@@ -60,11 +63,12 @@ func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *D
 	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }
 
-// newFeatures returns a Data with the features [N, width] and the encoded targets of samples. It
-// takes the objective and the configuration from the images.
-func newFeatures(images *Data, width int, features []float32, targets []int32) *Data {
+// newFeatures returns a Data with the features [N, width] of samples and of their mirror images,
+// which may be empty, and the encoded targets. It takes the objective and the configuration from
+// the images.
+func newFeatures(images *Data, width int, features, mirrored []float32, targets []int32) *Data {
 	return &Data{objective: images.objective, config: images.config, targetSize: images.targetSize, kept: map[backend.Backend]*resident{},
-		width: width, features: features, targets: targets}
+		width: width, features: features, mirrored: mirrored, targets: targets}
 }
 
 // Part returns the n samples of d that start at position first. Calls with the same arguments
@@ -79,7 +83,11 @@ func (d *Data) Part(first, n int) *Data {
 		if d.loader != nil {
 			part = Images(d.loader.Part(first, n), d.objective, d.config)
 		} else {
-			part = newFeatures(d, d.width, d.features[first*d.width:(first+n)*d.width], d.targets[first*d.targetSize:(first+n)*d.targetSize])
+			var mirrored []float32
+			if len(d.mirrored) > 0 {
+				mirrored = d.mirrored[first*d.width : (first+n)*d.width]
+			}
+			part = newFeatures(d, d.width, d.features[first*d.width:(first+n)*d.width], mirrored, d.targets[first*d.targetSize:(first+n)*d.targetSize])
 		}
 		part.whole, part.first = d, first
 		d.parts[key] = part
@@ -100,20 +108,24 @@ func (d *Data) Len() int {
 // others can be used.
 type batch struct {
 	images, targets *tensors.Tensor
-	n               int     // number of images without the images that fill up the batch
-	host            []int32 // encoded targets of these n images, row-major
+	mirrored        *tensors.Tensor // features of the mirror images; nil if there are none
+	n               int             // number of images without the images that fill up the batch
+	host            []int32         // encoded targets of these n images, row-major
 }
 
-func (b batch) free() { program.Free(b.images, b.targets) }
+func (b batch) free() { program.Free(b.images, b.targets, b.mirrored) }
 
-// augments reports whether the images are cropped or flipped at random.
+// augments reports whether the images are changed at random.
 func (d *Data) augments() bool {
 	if d.loader == nil {
 		return false
 	}
 	t := d.loader.Transform()
-	return t.RandomCrop || t.HorizontalFlip
+	return t.RandomCrop || t.HorizontalFlip || t.Augment != dataset.Augment{}
 }
+
+// testFlip reports whether an evaluation predicts the mirror images too.
+func (d *Data) testFlip() bool { return d.loader != nil && d.loader.Transform().TestFlip }
 
 // place copies the encoded targets of n images to a backend.
 func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tensor, error) {
@@ -180,7 +192,7 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 			n = len(order)
 		}
 		for i := 0; i < n; i += size {
-			var rows []float32
+			var rows, mirrored []float32
 			var out batch
 			for j := i; j < min(i+size, n); j++ {
 				k := j
@@ -188,12 +200,18 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 					k = order[j]
 				}
 				rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
+				if len(d.mirrored) > 0 {
+					mirrored = append(mirrored, d.mirrored[k*d.width:(k+1)*d.width]...)
+				}
 				out.host = append(out.host, d.targets[k*d.targetSize:(k+1)*d.targetSize]...)
 				out.n++
 			}
 			err := ctx.Err()
 			if err == nil {
 				out.images, err = program.Tensor(be, rows, out.n, d.width)
+			}
+			if err == nil && len(mirrored) > 0 {
+				out.mirrored, err = program.Tensor(be, mirrored, out.n, d.width)
 			}
 			if err == nil {
 				out.targets, err = d.place(be, out.host, out.n)

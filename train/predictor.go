@@ -32,6 +32,7 @@ type Predictor struct {
 	logits   *program.Program
 	features *program.Program
 	split    *program.Program // splits a batch into micro-batches
+	mirror   *program.Program // mirrors the images of a batch
 }
 
 // NewPredictor returns a Predictor for the backbone m. tuned holds the values of the tuned tensors
@@ -85,6 +86,11 @@ func (p *Predictor) prepare() (err error) {
 	}); err != nil {
 		return err
 	}
+	if p.mirror, err = program.New(p.be, "mirror images", func(_ *Graph, in []*Node) []*Node {
+		return []*Node{Reverse(in[0], 2)}
+	}); err != nil {
+		return err
+	}
 	p.split, err = newSplit(p.be, net.model.Config)
 	return err
 }
@@ -110,7 +116,7 @@ func (p *Predictor) expect(data *Data, batchSize int) {
 
 // Close releases the compiled programs, and the tuned tensors that NewPredictor copied.
 func (p *Predictor) Close() {
-	for _, each := range []*program.Program{p.logits, p.features, p.split} {
+	for _, each := range []*program.Program{p.logits, p.features, p.split, p.mirror} {
 		if each != nil {
 			each.Close()
 		}
@@ -127,6 +133,50 @@ func (p *Predictor) Close() {
 func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
 	out, err := p.run(ctx, p.logits, images)
 	return out.values, err
+}
+
+// MirroredLogits returns the mean of the logits of each image and of its mirror image, [B, classes]
+// row-major. images has the form that [Stepper.Enqueue] takes, with at least one image. An
+// objective whose output is a map is an error, because the map of a mirror image is mirrored too.
+func (p *Predictor) MirroredLogits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	if images.Shape().Dim(0) == 0 {
+		return p.Logits(ctx, images) // reports the error
+	}
+	mirrored, err := p.mirrored(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Free(mirrored)
+	return p.meanLogits(ctx, images, mirrored)
+}
+
+// mirrored returns the mirror images of images.
+func (p *Predictor) mirrored(ctx context.Context, images *tensors.Tensor) (*tensors.Tensor, error) {
+	out, err := p.mirror.Run(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// meanLogits returns the mean of the logits of images, or of their features, and of those of their
+// mirror images.
+func (p *Predictor) meanLogits(ctx context.Context, images, mirrored *tensors.Tensor) ([]float32, error) {
+	mean, err := p.run(ctx, p.logits, images)
+	if err != nil {
+		return nil, err
+	}
+	if mean.axes != 2 {
+		return nil, fmt.Errorf("averaging the predictions of an image and its mirror image: the objective %s predicts a map; predict the image alone", p.net.objective.Name())
+	}
+	other, err := p.Logits(ctx, mirrored)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range other {
+		mean.values[i] = (mean.values[i] + v) / 2
+	}
+	return mean.values, nil
 }
 
 // Features returns the input of the head, [B, …] row-major. images has the form that
@@ -182,8 +232,9 @@ type Sink func(logits []float32, targets []int32) error
 
 // Evaluate predicts all images of data and returns the metrics of the objective. It also passes the
 // predictions to sink, unless sink is nil. batchSize is the batch size of the training; a device
-// predicts up to four times as many images in one batch. Evaluate reports an event with stage
-// progress.Evaluate after each batch. A loss that is not finite is an error.
+// predicts up to four times as many images in one batch. If the transform of the data has TestFlip,
+// the predictions are the means of the logits of each image and its mirror image. Evaluate reports
+// an event with stage progress.Evaluate after each batch. A loss that is not finite is an error.
 func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, sink Sink, report progress.Func) (objective.Evaluation, error) {
 	o := p.net.objective
 	if data.objective.Name() != o.Name() {
@@ -196,7 +247,15 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, sin
 			return metrics.Evaluation(), err
 		}
 		rows := b.images.Shape().Dim(0)
-		logits, err := p.Logits(ctx, b.images)
+		var logits []float32
+		switch {
+		case b.mirrored != nil:
+			logits, err = p.meanLogits(ctx, b.images, b.mirrored)
+		case data.testFlip():
+			logits, err = p.MirroredLogits(ctx, b.images)
+		default:
+			logits, err = p.Logits(ctx, b.images)
+		}
 		b.free()
 		logits = logits[:len(logits)/rows*b.n]
 		if err == nil {
@@ -256,7 +315,7 @@ func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, r
 	if out := data.featureData[key]; out != nil {
 		return out, nil
 	}
-	var features []float32
+	var features, mirrored []float32
 	var targets []int32
 	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), true, 0, 0) {
 		if err != nil {
@@ -264,6 +323,10 @@ func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, r
 		}
 		rows := b.images.Shape().Dim(0)
 		f, err := p.run(ctx, p.features, b.images)
+		var of []float32 // the features of the mirror images
+		if err == nil && f.axes == 2 && data.testFlip() {
+			of, err = p.mirroredFeatures(ctx, b.images)
+		}
 		b.free()
 		if err != nil {
 			return nil, err
@@ -272,13 +335,24 @@ func (p *Predictor) featuresOf(ctx context.Context, data *Data, batchSize int, r
 			return nil, nil
 		}
 		features = append(features, f.values[:len(f.values)/rows*b.n]...)
+		mirrored = append(mirrored, of[:len(of)/rows*b.n]...)
 		targets = append(targets, b.host...)
 		report.Report(progress.Event{Stage: progress.Features, Done: int64(len(targets) / data.targetSize), Total: int64(data.Len())})
 	}
 	if data.featureData == nil {
 		data.featureData = map[featureKey]*Data{}
 	}
-	out := newFeatures(data, len(features)/data.Len(), features, targets)
+	out := newFeatures(data, len(features)/data.Len(), features, mirrored, targets)
 	data.featureData[key] = out
 	return out, nil
+}
+
+// mirroredFeatures returns the features of the mirror images of images.
+func (p *Predictor) mirroredFeatures(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	mirrored, err := p.mirrored(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Free(mirrored)
+	return p.Features(ctx, mirrored)
 }

@@ -282,7 +282,7 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 // decides what dropout and drop-path drop. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
-		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size and at most %d GB in all; train on one device", n, residentBytes>>30)
+		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size, at most %d GB in all, and no augmentation except crops and flips; train on one device", n, residentBytes>>30)
 	}
 	step := s.wholeBatch
 	if len(microBatchSizes(s.be, s.net.model.Config, images.Shape())) > 1 {

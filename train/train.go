@@ -322,7 +322,7 @@ func (r *Run) checkData() error {
 		}
 	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
-		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but random crops and flips change only the images; turn augmentation off", o.Name(), shape)
+		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but augmentation changes only the images; turn augmentation off", o.Name(), shape)
 	}
 	return nil
 }
