@@ -17,7 +17,12 @@ import (
 type Batch struct {
 	Pixels  []uint8  // [N, Size, Size, 3]; the channels are red, green and blue, from 0 to 255
 	Targets []Target // [N]
-	N       int      // number of images
+	// Others holds the target of the image that is mixed into each image. Nil without mixing.
+	Others []Target
+	// Shares[i] is the weight of Targets[i] in the loss of image i, from 0 to 1; Others[i] has the
+	// rest. Nil without mixing.
+	Shares []float32
+	N      int // number of images
 }
 
 // LoaderOptions configures a [Loader]. The options do not change the contents of the mini-batches.
@@ -102,7 +107,8 @@ type task struct {
 
 // Batches yields the mini-batches of one pass over the samples. order holds the indices of the
 // samples to load; nil means all samples in their order. The last mini-batch may have fewer than
-// batchSize images.
+// batchSize images. An index of [Loader.Len] or more stands for the sample index mod Len, with
+// other random crops and flips, so that a pass can repeat samples.
 //
 // Random crops and flips depend only on seed, epoch and the index of the sample. The number of
 // workers, the order and the batch size do not change them.
@@ -183,7 +189,7 @@ func (l *Loader) checkPass(order []int, batchSize int) error {
 		return fmt.Errorf("loading images: batch size %d is not positive; give 1 or more", batchSize)
 	}
 	for i, index := range order {
-		if index < 0 || index >= len(l.samples) {
+		if index < 0 || len(l.samples) == 0 {
 			return fmt.Errorf("loading images: order[%d] is %d, but there are %d samples, with indices from 0", i, index, len(l.samples))
 		}
 	}
@@ -219,7 +225,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 
 // work loads one image into its place in the mini-batch.
 func (l *Loader) work(t task, seed uint64, epoch int) {
-	s := l.samples[t.index]
+	s := l.samples[t.index%len(l.samples)]
 	m, err := l.transform.load(s, l.cache)
 	if err != nil {
 		t.to.errs[t.slot] = fmt.Errorf("%s: %w", s.Where, err)

@@ -79,7 +79,7 @@ func TestMicroBatches(t *testing.T) {
 				}
 				scalars = append(scalars, x)
 			}
-			next, metrics, err := step(t.Context(), images, labels, rand.New(rand.NewPCG(3, 4)), scalars)
+			next, metrics, err := step(t.Context(), batch{images: images, targets: labels}, rand.New(rand.NewPCG(3, 4)), scalars)
 			if err != nil {
 				t.Fatal(err)
 			}
