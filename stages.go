@@ -22,8 +22,9 @@ import (
 )
 
 // Score is stage 1. It computes a sensitivity for every weight from training images; some criteria
-// read no images. If the images of the data set are in random order already
-// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does. Otherwise it shuffles
+// read no images. With o.Stratified, it draws the images of all classes in equal numbers with
+// o.Seed. Otherwise, if the images of the data set are in random order already
+// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does, and else it shuffles
 // them with o.Seed. Options that cannot work are a [*run.OptionError]. Training images of a single
 // class are a [*run.InputError].
 func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
@@ -38,7 +39,10 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 			return nil, err
 		}
 		in.Images = t.loader(t.data.Train, t.eval)
-		if !t.data.Mixed {
+		switch {
+		case o.Stratified:
+			in.Order = dataset.ShuffleStratified(in.Images.Strata(), o.Seed)
+		case !t.data.Mixed:
 			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 		}
 		head, err := peft.New(t.model.Config, peft.Selection{})
@@ -181,10 +185,9 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 // Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test, and the
 // predictions, from which package evaluate computes further metrics. The predictions are empty if
 // the objective does not give one logit to each class of an image with one label. split is the name
-// of the samples in progress events, such as "test". An empty list of samples is an error.
-// The class ids of the samples must be the rows of the head. If the parameters were tuned on
-// another data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by
-// name.
+// of the samples in progress events, such as "test". An empty list of samples is an error. The
+// class ids of the samples must be the rows of the head. If the parameters were tuned on another
+// data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
 func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *evaluate.Predictions, error) {
 	if len(samples) == 0 {
 		return objective.Evaluation{}, nil, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)

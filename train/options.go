@@ -108,14 +108,11 @@ func (o Options) WithEpochs(n int) Options {
 }
 
 // WithDefaults returns o with the values that a training on n images uses in place of zero values
-// of BatchSize and Init. It replaces [NoWeights] by an empty value.
+// of BatchSize and Init.
 func (o Options) WithDefaults(n int) Options {
 	scheme, batch := peft.PaperScheme, min(DefaultBatchSize, max(1, n/8))
 	if o.Compat == CompatRelease {
 		scheme, batch = peft.ReleaseScheme, DefaultBatchSize
-	}
-	if o.ClassWeights == NoWeights {
-		o.ClassWeights, o.ClassWeightValues = "", nil
 	}
 	o.Init, o.BatchSize = cmp.Or(o.Init, scheme), cmp.Or(o.BatchSize, batch)
 	return o
