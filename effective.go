@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sptune/spt/internal/option"
@@ -63,7 +64,52 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		images += len(t.data.Val)
 	}
 	o.Train = effectiveTrain(m, o.Train, images)
+	o.Train, err = t.weighClasses(o.Train)
+	return o, err
+}
+
+// weighClasses returns o with the class weights that o.ClassWeights names. The recorded weights of
+// a run stay as they are. A file that cannot be read is a [*run.InputError].
+func (t *Task) weighClasses(o train.Options) (train.Options, error) {
+	if o.ClassWeights == "" || o.ClassWeights == train.NoWeights || o.ClassWeightValues != nil {
+		return o, nil
+	}
+	// CheckImages may have removed broken images, but the weights of a resumed run must not change.
+	counts := t.data.AsOpened().ClassCounts()
+	if o.BalancedSampling { // an epoch has as many images of each class that has images
+		for class := range counts {
+			counts[class] = min(counts[class], 1)
+		}
+	}
+	if o.ClassWeights == train.AutoWeights {
+		o.ClassWeightValues = train.BalancedWeights(counts)
+		return o, nil
+	}
+	weights, err := run.ReadClassWeights(o.ClassWeights, t.data.Classes)
+	if err != nil {
+		return o, err
+	}
+	o.ClassWeightValues = train.NormalWeights(weights, counts)
+	if err := o.Validate(); err != nil { // the ratio of two weights may be too large
+		return o, &run.InputError{Err: err}
+	}
 	return o, nil
+}
+
+// checkLoss returns an error if the objective or the data set cannot train with the options.
+func (t *Task) checkLoss(o train.Options) error {
+	if err := o.CheckObjective(t.objective, t.model.Config); err != nil {
+		return err
+	}
+	for _, needs := range []struct {
+		option string
+		given  bool
+	}{{"class-weights", o.ClassWeights == train.AutoWeights}, {"balanced-sampling", o.BalancedSampling}} {
+		if needs.given && slices.Max(t.data.ClassCounts()) == 0 {
+			return option.Errorf(needs.option, "balancing classes: no training image of data set %s belongs to a single class; leave the option out", t.data.Name)
+		}
+	}
+	return nil
 }
 
 // effectiveTrain returns the training options of a method with defaults for a training on n images.
@@ -102,6 +148,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 		if err := validateTrain(m, recipe); err != nil {
 			return err
 		}
+	}
+	if err := t.checkLoss(o.Train); err != nil {
+		return err
 	}
 	if err := o.Score.Validate(); err != nil {
 		return err

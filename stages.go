@@ -23,8 +23,9 @@ import (
 )
 
 // Score is stage 1. It computes a sensitivity for every weight from training images; some criteria
-// read no images. If the images of the data set are in random order already
-// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does. Otherwise it shuffles
+// read no images. With o.Stratified, it draws the images of all classes in equal numbers with
+// o.Seed. Otherwise, if the images of the data set are in random order already
+// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does, and else it shuffles
 // them with o.Seed. Options that cannot work are a [*run.OptionError]. Training images of a single
 // class are a [*run.InputError].
 func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
@@ -44,7 +45,10 @@ func (t *Task) score(ctx context.Context, o sensitivity.Options, values checkpoi
 			return nil, err
 		}
 		in.Images = t.loader(t.data.Train, t.eval)
-		if !t.data.Mixed {
+		switch {
+		case o.Stratified:
+			in.Order = dataset.ShuffleStratified(in.Images.Strata(), o.Seed)
+		case !t.data.Mixed:
 			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 		}
 		if in.Head = values; values == nil {

@@ -30,8 +30,8 @@ var DefaultBudget = plan.MustParseBudget("0.5%")
 
 // Tune runs all stages. It scores the weights once. For each budget it makes a plan. For each
 // learning rate it then trains on the train split and evaluates on the val split. It chooses the
-// candidate with the highest validation accuracy after the last epoch and, if accuracies are equal,
-// with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
+// candidate with the best validation metric o.Train.Select after the last epoch and, if metrics are
+// equal, with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
 // candidate once more, on train and val together, and tests it once. A method that does not plan
 // skips the scores and the plans. With o.ScoresFile it reads the scores from a file. With
 // o.ValidationOnly it stops after it has chosen the candidate.
@@ -120,7 +120,8 @@ func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error
 	if len(begun.Budgets) == 0 {
 		begun.Budgets = []plan.Budget{{}}
 	}
-	begun.ScoresFile = o.ScoresFile // the file may have moved
+	// the files may have moved
+	begun.ScoresFile, begun.Train.ClassWeights = o.ScoresFile, o.Train.ClassWeights
 	if !reflect.DeepEqual(begun, o) {
 		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
 	}
@@ -200,7 +201,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			listed.Metrics = nil // the folder of the candidate has them
 			result.Candidates = append(result.Candidates, listed)
 			result.Seconds += c.Seconds
-			if validated == nil || better(*c, *validated) {
+			if validated == nil || better(*c, *validated, r.o.Train.Select) {
 				chosen, validated = next, c
 			}
 			for budget, s := range r.budgets {
@@ -266,10 +267,10 @@ func (c candidate) recipe(o run.TuneOptions) train.Options {
 	return o.Train
 }
 
-// better reports whether a is the better candidate: by validation accuracy, then by fewer tuned
-// parameters, then by validation loss.
-func better(a, b run.Candidate) bool {
-	return cmp.Or(cmp.Compare(b.ValAccuracy, a.ValAccuracy), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
+// better reports whether a is the better candidate: by the metric of the validation images, then by
+// fewer tuned parameters, then by validation loss.
+func better(a, b run.Candidate, by objective.Selection) bool {
+	return cmp.Or(cmp.Compare(b.Selected(by), a.Selected(by)), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
 }
 
 // selection returns the plan and the training of a budget.
@@ -335,7 +336,7 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 		return nil, err
 	}
 	best := trained.Epochs[trained.Best-1]
-	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: best.ValAccuracy, ValLoss: best.ValLoss, Seconds: seconds(trained.Epochs)}
+	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: best.ValAccuracy, ValLoss: best.ValLoss, ValMetric: best.ValMetric, Seconds: seconds(trained.Epochs)}
 	if trained.Best < len(trained.Epochs) {
 		c.BestEpoch = trained.Best
 	}

@@ -493,6 +493,23 @@ func flagTable() []flagRow {
 			help: "the drop-path rate of the outputs of modules",
 			kind: "RATE", bounds: zeroOrMore, def: recipe.ModuleDropPath,
 			field: func(o *options) any { return &o.recipe.ModuleDropPath }},
+		{name: "label-smoothing", on: "tune train", group: trainingGroup,
+			help: "the share of the target that is spread evenly over all classes, such as 0.1",
+			kind: "SHARE", bounds: zeroOrMore, auto: "0",
+			field: func(o *options) any { return &o.recipe.LabelSmoothing }},
+		{name: "class-weights", on: "tune train", group: trainingGroup,
+			help: "the weights of the classes in the loss: auto makes up for different numbers of training images; a JSON or CSV " +
+				"file has a weight for each class name",
+			kind: "auto|none|FILE", values: words(train.AutoWeights, train.NoWeights), auto: train.NoWeights,
+			field: func(o *options) any { return (*weightsValue)(&o.recipe.ClassWeights) }},
+		{name: "balanced-sampling", on: "tune train", group: trainingGroup,
+			help:  "draw the training images so that every epoch has as many images of each class",
+			field: func(o *options) any { return &o.recipe.BalancedSampling }},
+		{name: "select", on: "tune", group: trainingGroup,
+			help: "the metric on validation images that chooses the best of several budgets and learning rates: " + or(selections()) +
+				"; balanced is the mean recall of the classes",
+			kind: "METRIC", values: selections, closed: true, auto: string(objective.ByAccuracy),
+			field: func(o *options) any { return (*string)(&o.recipe.Select) }},
 		{name: "init", on: "tune train", group: trainingGroup,
 			help: "the initial values of modules: paper starts with unchanged features; release draws both matrices of a " +
 				"module at random, as the paper's published code does",
@@ -884,6 +901,7 @@ func embeddedName() []string { return []string{embedded.Name} }
 func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
 func schemes() []string      { return texts(peft.Schemes()) }
+func selections() []string   { return texts(objective.Selections()) }
 func criteria() []string     { return texts(sensitivity.Criteria()) }
 
 // rowOf returns the row of a method. It panics if there is no such method.

@@ -29,6 +29,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
 )
 
 // notes returns the stream on which a command describes its inputs before it starts. This is
@@ -142,6 +143,19 @@ func (f *facts) addAugmentation(o run.ImageOptions) {
 	if o.Augment != (dataset.Augment{}) {
 		f.add("augmentation", "%s", comma(o.Augmentation()))
 	}
+}
+
+// addImbalance adds a line if the numbers of training images of the classes are very different. It
+// advises what to do, unless the options already make up for it.
+func (f *facts) addImbalance(d *dataset.Dataset, o train.Options) {
+	note := d.Imbalance()
+	if note == "" {
+		return
+	}
+	if !o.BalancedSampling && o.ClassWeightValues == nil {
+		note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+	}
+	f.add("note", "%s", printable(note))
 }
 
 // taskFacts returns the lines about the backbone and the data set that a command prints before it

@@ -88,6 +88,7 @@ has the same bits as the result of a run without a stop.
 		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
+		f.addImbalance(task.Data(), single.Train)
 		f.addObjective(c.Objective)
 		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Options: single.Options, Train: single.Train}))

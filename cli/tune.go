@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -122,6 +125,7 @@ result of a run without a stop.
 		if len(task.Data().Test) == 0 && !c.Tune.ValidationOnly {
 			f.add("note", "no test images: nothing will be tested")
 		}
+		f.addImbalance(task.Data(), c.Tune.Train)
 		f.addObjective(c.Objective)
 		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
@@ -262,6 +266,18 @@ func describeMethod(o run.TuneOptions) string {
 	}
 	if o.Train.Init == peft.ReleaseScheme {
 		text += ", initial values of the release"
+	}
+	if o.Train.LabelSmoothing > 0 {
+		text += fmt.Sprintf(", label smoothing %g", o.Train.LabelSmoothing)
+	}
+	if w := o.Train.ClassWeightValues; w != nil {
+		text += fmt.Sprintf(", class weights %s (%.3g to %.3g)", printable(cmp.Or(o.Train.ClassWeights, "given")), slices.Min(w), slices.Max(w))
+	}
+	if o.Train.BalancedSampling {
+		text += ", balanced sampling"
+	}
+	if by := o.Train.Select; by != "" && by != objective.ByAccuracy {
+		text += ", chosen by " + string(by)
 	}
 	return text + fmt.Sprintf(", seed %d", o.Train.Seed)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
 )
 
 // This file holds the types of flag values that pflag does not have. For each type, Set(v.String())
@@ -195,6 +196,20 @@ func (m *modelValue) Set(text string) error {
 		return (*pathValue)(m).Set(text)
 	}
 	return nil
+}
+
+// weightsValue is the path of a file of class weights, or one of the values of
+// train.Options.ClassWeights that name no file.
+type weightsValue string
+
+func (w *weightsValue) Type() string   { return "path" }
+func (w *weightsValue) String() string { return string(*w) }
+func (w *weightsValue) Set(text string) error {
+	if text == train.AutoWeights || text == train.NoWeights {
+		*w = weightsValue(text)
+		return nil
+	}
+	return (*pathValue)(w).Set(text)
 }
 
 // ratesValue is one learning rate, or several that are separated by commas.

@@ -120,7 +120,8 @@ type task struct {
 
 // Batches yields the mini-batches of one pass over the samples. order holds the indices of the
 // samples to load; nil means all samples in their order. The last mini-batch may have fewer than
-// batchSize images.
+// batchSize images. An index of [Loader.Len] or more stands for the sample index mod Len, with
+// other random crops and flips, so that a pass can repeat samples.
 //
 // The augmentation of an image depends only on seed, epoch and the index of the sample. The number
 // of workers, the order and the batch size do not change it. How Mixup and CutMix mix a mini-batch
@@ -203,7 +204,7 @@ func (l *Loader) checkPass(order []int, batchSize int) error {
 		return fmt.Errorf("loading images: batch size %d is not positive; give 1 or more", batchSize)
 	}
 	for i, index := range order {
-		if index < 0 || index >= len(l.samples) {
+		if index < 0 || len(l.samples) == 0 {
 			return fmt.Errorf("loading images: order[%d] is %d, but there are %d samples, with indices from 0", i, index, len(l.samples))
 		}
 	}
@@ -241,7 +242,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 // work loads one image into its place in the mini-batch. The worker that loads the last image mixes
 // the images.
 func (l *Loader) work(t task, seed uint64, epoch int) {
-	s := l.samples[t.index]
+	s := l.samples[t.index%len(l.samples)]
 	m, err := l.transform.load(s, l.cache)
 	if err == nil {
 		imageBytes := 3 * l.transform.Size * l.transform.Size

@@ -19,6 +19,7 @@ import (
 	"github.com/sptune/spt/internal/yamlfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/train"
 )
 
 // ReadConfig reads a file for [Configure]: a YAML or JSON document with the keys of config.json.
@@ -47,6 +48,8 @@ func ReadConfig(path string) (*yamlfile.Node, error) {
 //     or else RecipeVTAB, and the key stays empty. It also sets data.images; see [RecipeImages].
 //   - The length of the warm-up scales with tune.train.epochs.
 //   - The seed of the scores is tune.train.seed.
+//   - Keys tune.train.class_weights and tune.train.balanced_sampling replace the class weights that
+//     earlier nodes recorded.
 //   - A key tune.train.lr replaces the learning rates of the method, and tune.lrs of earlier nodes.
 //   - Keys mean and std need no key preprocessing.
 //
@@ -135,6 +138,9 @@ func configure(nodes layers) (Config, error) {
 	if nodes.last("tune.score.seed") < 0 {
 		t.Score.Seed = t.Train.Seed
 	}
+	if values := nodes.last("tune.train.class_weight_values"); max(nodes.last("tune.train.class_weights"), nodes.last("tune.train.balanced_sampling")) > values {
+		t.Train.ClassWeightValues = nil
+	}
 	lr, lrs := nodes.last("tune.train.lr"), nodes.last("tune.lrs")
 	if lr > lrs {
 		t.LRs = nil
@@ -168,6 +174,9 @@ func (c *Config) forget(n *yamlfile.Node) {
 	if old.Samples != "" && yamlfile.Key(d, "path") != nil {
 		c.Data = DataConfig{ValFraction: old.ValFraction, TestFraction: old.TestFraction, SplitSeed: old.SplitSeed, SkipBadImages: old.SkipBadImages, Images: old.Images}
 	}
+	if c.Tune.Train.ClassWeights != "" { // Task.Effective has filled in the values
+		c.Tune.Train.ClassWeightValues = nil
+	}
 	c.Data.Split, c.Data.Samples, c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test = "", "", 0, 0, 0, 0
 }
 
@@ -176,6 +185,9 @@ func (c *Config) makeAbsolute() error {
 	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile, &c.Tune.FromDelta}
 	if c.Model.Path != embedded.Name && !hub.IsReference(c.Model.Path) {
 		paths = append(paths, &c.Model.Path)
+	}
+	if w := &c.Tune.Train.ClassWeights; *w != train.AutoWeights && *w != train.NoWeights {
+		paths = append(paths, w)
 	}
 	for _, path := range paths {
 		if *path == "" {
@@ -205,6 +217,8 @@ var configKeys = []struct{ option, path string }{
 	{"head-learning-rate", "tune.train.head_lr"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},
 	{"warmup-learning-rate", "tune.train.warmup_lr"}, {"min-learning-rate", "tune.train.min_lr"}, {"drop-path", "tune.train.drop_path"},
 	{"dropout", "tune.train.dropout"}, {"module-drop-path", "tune.train.module_drop_path"}, {"init", "tune.train.init"},
+	{"label-smoothing", "tune.train.label_smoothing"}, {"class-weights", "tune.train.class_weights"}, {"class-weights", "tune.train.class_weight_values"},
+	{"balanced-sampling", "tune.train.balanced_sampling"}, {"select", "tune.train.select"},
 }
 
 // layers holds the nodes of a configuration, the base first.

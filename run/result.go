@@ -21,7 +21,9 @@ type Candidate struct {
 	Counts          peft.Counts `json:"counts"`          // numbers of tuned parameters
 	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
-	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
+	// ValMetric is train.Epoch.ValMetric of the result.
+	ValMetric float64 `json:"val_metric,omitempty"`
+	Seconds   float64 `json:"seconds"` // time spent in training, in seconds
 	// L2 is the regularisation of a linear probe, and HeadScale the factor of its head for the
 	// start of scoring and training; see package probe. Both are 0 for other candidates.
 	L2        float64 `json:"l2,omitempty"`
@@ -36,6 +38,12 @@ type Candidate struct {
 	// Metrics holds the metrics of the validation images. It is nil if the objective does not
 	// classify, and in the candidates of a Result.
 	Metrics *evaluate.Metrics `json:"metrics,omitempty"`
+}
+
+// Selected returns the value of the metric by which the run chooses, for the validation images
+// after the last epoch: higher is better. by must be train.Options.Select of the run.
+func (c *Candidate) Selected(by objective.Selection) float64 {
+	return by.Restored(c.ValAccuracy, c.ValLoss, c.ValMetric)
 }
 
 // Result is the content of result.json in the folder of a finished run. It can be understood

@@ -26,6 +26,8 @@ type Data struct {
 	loader    *dataset.Loader
 	objective objective.Objective
 	config    backbone.Config
+	// strata holds the stratum of each sample; see dataset.Loader.Strata.
+	strata []int
 	// targetSize is the number of values in the encoded target of one image.
 	targetSize int
 	// kept holds the images on each device. A nil entry means that they do not fit.
@@ -60,14 +62,13 @@ type featureKey struct {
 // Images returns a Data that reads its images with loader. The transform of the loader must yield
 // images of the image size of the backbone c. The objective o encodes the targets.
 func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
-	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
+	return &Data{loader: loader, objective: o, config: c, strata: loader.Strata(), targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }
 
-// newFeatures returns a Data with the features [N, width] of samples and of their mirror images,
-// which may be empty, and the encoded targets. It takes the objective and the configuration from
-// the images.
+// newFeatures returns a Data with the features [N, width] of images and of their mirror images,
+// which may be empty, and the encoded targets. images has the same samples.
 func newFeatures(images *Data, width int, features, mirrored []float32, targets []int32) *Data {
-	return &Data{objective: images.objective, config: images.config, targetSize: images.targetSize, kept: map[backend.Backend]*resident{},
+	return &Data{objective: images.objective, config: images.config, strata: images.strata, targetSize: images.targetSize, kept: map[backend.Backend]*resident{},
 		width: width, features: features, mirrored: mirrored, targets: targets}
 }
 
@@ -88,6 +89,7 @@ func (d *Data) Part(first, n int) *Data {
 				mirrored = d.mirrored[first*d.width : (first+n)*d.width]
 			}
 			part = newFeatures(d, d.width, d.features[first*d.width:(first+n)*d.width], mirrored, d.targets[first*d.targetSize:(first+n)*d.targetSize])
+			part.strata = d.strata[first : first+n]
 		}
 		part.whole, part.first = d, first
 		d.parts[key] = part
@@ -111,9 +113,23 @@ type batch struct {
 	mirrored        *tensors.Tensor // features of the mirror images; nil if there are none
 	n               int             // number of images without the images that fill up the batch
 	host            []int32         // encoded targets of these n images, row-major
+	// others and shares are dataset.Batch.Others, encoded, and dataset.Batch.Shares. Nil without
+	// mixing.
+	others, shares *tensors.Tensor
 }
 
-func (b batch) free() { program.Free(b.images, b.targets, b.mirrored) }
+func (b batch) free() {
+	program.Free(b.images, b.targets, b.mirrored)
+	program.Free(b.mixed()...)
+}
+
+// mixed returns the inputs that a training step has only for mixed images.
+func (b batch) mixed() []*tensors.Tensor {
+	if b.others == nil {
+		return nil
+	}
+	return []*tensors.Tensor{b.others, b.shares}
+}
 
 // augments reports whether the images are changed at random.
 func (d *Data) augments() bool {
@@ -133,8 +149,9 @@ func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tenso
 }
 
 // batches yields the samples in batches of the given size. order lists the positions of the
-// samples; nil means all samples in the order of the data. If fill is set, a smaller last batch is
-// filled up on a device. seed and epoch decide random crops and flips.
+// samples, as for dataset.Loader.Batches; nil means all samples in the order of the data. If fill
+// is set, a smaller last batch is filled up on a device. seed and epoch decide random crops and
+// flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, fill bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
 		return d.featureBatches(ctx, be, order, size)
@@ -180,7 +197,19 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 	if out.images, err = program.Tensor(be, pixels, n, side, side, 3); err != nil {
 		return out, fmt.Errorf("copying a batch of %d images of %d×%d px to the backend: %w", n, side, side, err)
 	}
-	out.targets, err = d.place(be, targets, n)
+	if out.targets, err = d.place(be, targets, n); err != nil || b.Shares == nil {
+		return out, err
+	}
+	if n != b.N {
+		return out, fmt.Errorf("copying a batch of %d images to the backend: they are mixed, but only the images of a training can be; evaluate images without mixing", b.N)
+	}
+	if targets, err = objective.Encode(d.objective, d.config, b.Others); err != nil {
+		return out, err
+	}
+	if out.others, err = d.place(be, targets, n); err != nil {
+		return out, err
+	}
+	out.shares, err = program.Tensor(be, b.Shares, n)
 	return out, err
 }
 
@@ -197,7 +226,7 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 			for j := i; j < min(i+size, n); j++ {
 				k := j
 				if order != nil {
-					k = order[j]
+					k = order[j] % d.Len()
 				}
 				rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
 				if len(d.mirrored) > 0 {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -56,6 +57,27 @@ type Options struct {
 	// ModuleDropPath is the drop-path rate on the output of a structured module, at least 0 and
 	// below 1.
 	ModuleDropPath float64 `json:"module_drop_path"`
+
+	// LabelSmoothing is the share of the target that is spread evenly over all classes, at least 0
+	// and below 1, as label_smoothing of CrossEntropyLoss in PyTorch. It also changes TrainLoss,
+	// but not the validation loss. Zero means none.
+	LabelSmoothing float64 `json:"label_smoothing,omitempty"`
+	// ClassWeights says where ClassWeightValues come from: [AutoWeights], or the path of a file.
+	// [NoWeights] means no weights. spt.Task sets ClassWeightValues; a [Run] does not read files.
+	// Empty means that a caller has set ClassWeightValues, or that there are no weights.
+	ClassWeights string `json:"class_weights,omitempty"`
+	// ClassWeightValues holds the factor for the loss of an image, by the class of its target. All
+	// factors are above 0. The loss of a mini-batch is the mean over its images of the weighted
+	// losses, so the mean factor of the training images should be 1, as [NormalWeights] makes it.
+	// Nil means 1 for all classes.
+	ClassWeightValues []float64 `json:"class_weight_values,omitempty"`
+	// BalancedSampling draws the images of an epoch so that all classes are seen equally often: it
+	// repeats images of small classes, and spreads the images of large classes over several epochs.
+	// The number of images of an epoch stays the same.
+	BalancedSampling bool `json:"balanced_sampling,omitempty"`
+	// Select is the metric on validation images by which a run chooses between candidates. Empty
+	// means objective.ByAccuracy.
+	Select objective.Selection `json:"select,omitempty"`
 
 	// Init is the way to draw the initial values of structured modules. Empty means
 	// peft.PaperScheme; with Compat, it means peft.ReleaseScheme.
@@ -151,8 +173,14 @@ func (o Options) Validate() error {
 		return option.Errorf("learning-rate", "learning rate %g: expected above 0 and at most 10, such as 0.001", o.LR)
 	case !(o.HeadLR >= 0) || o.HeadLR > 10:
 		return option.Errorf("head-learning-rate", "learning rate %g of the head: expected above 0 and at most 10, such as 0.01, or 0 for the learning rate of the other parameters", o.HeadLR)
+	case !(o.LabelSmoothing >= 0 && o.LabelSmoothing < 1):
+		return option.Errorf("label-smoothing", "label smoothing %g: expected at least 0 and below 1, such as 0.1", o.LabelSmoothing)
+	case slices.ContainsFunc(o.ClassWeightValues, func(w float64) bool { return !(float32(w) > 0) || math.IsInf(float64(float32(w)), 1) }):
+		return option.Errorf("class-weights", "class weights %v: expected finite numbers above 0", o.ClassWeightValues)
 	case o.Init != "" && !slices.Contains(peft.Schemes(), o.Init):
 		return option.Unknown("init", "scheme of initial values", o.Init, peft.Schemes())
+	case o.Select.Validate() != nil:
+		return o.Select.Validate()
 	case o.Compat == CompatRelease && o.Init == peft.PaperScheme:
 		return option.Errorf("init", "initial values of the scheme %q contradict compat mode %q, which starts modules as the release does; leave one of the two options out", o.Init, o.Compat)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):

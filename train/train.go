@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -39,16 +40,21 @@ type Epoch struct {
 	// LR is the learning rate of the last step of the epoch.
 	LR float64 `json:"lr"`
 	// TrainLoss is the mean loss of the training images. The loss of a mini-batch is measured
-	// before its update, with dropout and drop-path.
+	// before its update, with dropout and drop-path, and with the label smoothing and the class
+	// weights of the options.
 	TrainLoss float64 `json:"train_loss"`
 	// TrainAccuracy is the mean over the training images of objective.Objective.Correct. It is
-	// measured at the same time as TrainLoss.
+	// measured at the same time as TrainLoss. If an image is mixed with another one, its own target
+	// counts.
 	TrainAccuracy float64 `json:"train_accuracy"`
 	// ValLoss is the mean loss of the validation images. It is 0 without validation.
 	ValLoss float64 `json:"val_loss,omitempty"`
 	// ValAccuracy is objective.Evaluation.Accuracy of the validation images. It is 0 without
 	// validation.
 	ValAccuracy float64 `json:"val_accuracy,omitempty"`
+	// ValMetric is the metric Options.Select of the validation images. It is 0 if the metric is the
+	// accuracy or the loss; see Epoch.Selected.
+	ValMetric float64 `json:"val_metric,omitempty"`
 	// TestAccuracy is objective.Evaluation.Accuracy of the test images. It is 0 if Run.Test is nil.
 	TestAccuracy float64 `json:"test_accuracy,omitempty"`
 	// Seconds is the time spent on training, without validation and testing.
@@ -56,6 +62,12 @@ type Epoch struct {
 	// ImagesPerSecond is the number of training images divided by Seconds. It is 0 if Seconds is 0,
 	// because the epoch was shorter than a tick of the clock.
 	ImagesPerSecond float64 `json:"images_per_second"`
+}
+
+// Selected returns the value of a metric for the validation images after the epoch: higher is
+// better. by must be Options.Select of the training.
+func (e Epoch) Selected(by objective.Selection) float64 {
+	return by.Restored(e.ValAccuracy, e.ValLoss, e.ValMetric)
 }
 
 // Run configures one training. Set the fields before [Run.Do] and do not change them while Do runs.
@@ -214,13 +226,13 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if !at.possible(o.total(steps), steps) {
 		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d of %d steps in all and %d finished epochs, which is impossible in a training of %d steps, %d in each epoch", at.Epoch, at.Step, at.Steps, at.Total, len(at.History), o.total(steps), steps)}
 	}
-	step := StepOptions{WeightDecay: o.WeightDecay, HeadFactor: o.HeadLR / o.LR,
+	step := StepOptions{Loss: o.lossOptions(), WeightDecay: o.WeightDecay, HeadFactor: o.HeadLR / o.LR,
 		Rates: peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath, SharedDropout: o.Compat == CompatRelease}}
 	if r.Tuning.Counts.Tuned() == 0 {
 		// A head alone is trained on the features of the frozen backbone, without drop-path.
 		step.Rates.DropPath = 0
 	}
-	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && s.o == step) {
+	if s := r.stepper; s != nil && !(s.be == r.Backend && s.net.model == r.Model && s.net.objective.Name() == r.Train.objective.Name() && s.tuning == r.Tuning && reflect.DeepEqual(s.o, step)) {
 		r.Close() // the compiled programs depend on these values
 	}
 	if r.stepper == nil {
@@ -321,6 +333,15 @@ func (r *Run) checkData() error {
 			return fmt.Errorf("training with the objective %s: the %s data has the objective %s; use the same objective for both", o.Name(), what, d.objective.Name())
 		}
 	}
+	if err := r.Options.CheckObjective(o, r.Model.Config); err != nil {
+		return fmt.Errorf("training options: %w", err)
+	}
+	if r.Options.weighted() && r.Options.ClassWeightValues == nil {
+		return fmt.Errorf("training with class weights from %q: Options.ClassWeightValues is not set; set it, such as to the result of BalancedWeights", r.Options.ClassWeights)
+	}
+	if r.Options.BalancedSampling && !slices.ContainsFunc(r.Train.strata, func(s int) bool { return s >= 0 }) {
+		return errors.New("training with balanced sampling: no image belongs to a single class; leave balanced sampling out")
+	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
 		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but augmentation changes only the images; turn augmentation off", o.Name(), shape)
 	}
@@ -331,7 +352,13 @@ func (r *Run) checkData() error {
 // of steps, which read the given number of images. Each step reads batch images, or the remaining
 // ones.
 func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, batch, steps, images int) error {
-	order := dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)[min(at.Step*batch, images):images]
+	var order []int
+	if r.Options.BalancedSampling {
+		order = dataset.ShuffleBalanced(train.strata, r.Options.Seed, at.Epoch)
+	} else {
+		order = dataset.Shuffle(train.Len(), r.Options.Seed, at.Epoch)
+	}
+	order = order[min(at.Step*batch, images):images]
 	start := time.Now()
 	// advance counts n enqueued steps, reads their metrics and reports progress.
 	advance := func(n int) error {
@@ -393,7 +420,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 	if !looped && more() {
 		for b, err := range train.batches(ctx, r.Backend, order, batch, false, r.Options.Seed, at.Epoch) {
 			if err == nil {
-				err = s.Enqueue(ctx, b.images, b.targets, at.learningRate(r.Options, at.Step, steps), r.Options.Seed)
+				err = s.enqueueBatch(ctx, b, at.learningRate(r.Options, at.Step, steps), r.Options.Seed)
 				b.free()
 			}
 			if err != nil {
@@ -454,7 +481,7 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, last bool
 		if err != nil {
 			return fmt.Errorf("validating after epoch %d: %w", e.Epoch, err)
 		}
-		e.ValLoss, e.ValAccuracy = v.Loss, v.Accuracy
+		e.ValLoss, e.ValAccuracy, e.ValMetric = v.Loss, v.Accuracy, r.Options.Select.Stored(v)
 	}
 	if test != nil {
 		v, err := p.Evaluate(ctx, test, r.batch(), nil, nil)
