@@ -174,7 +174,7 @@ func (c *Config) makeAbsolute() error {
 // options are those of method.Row.Takes and of OptionError.
 var configKeys = []struct{ option, path string }{
 	{"objective", "objective"}, {"precision", "compute.precision"}, {"devices", "compute.devices"}, {"layout", "data.layout"},
-	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"},
+	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"}, {"from-block", "tune.from_block"},
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},

@@ -27,6 +27,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
@@ -287,6 +288,9 @@ func (r *Run) checkData() error {
 			return fmt.Errorf("training with the objective %s: the %s data has the objective %s; use the same objective for both", o.Name(), what, d.objective.Name())
 		}
 	}
+	if block := r.Tuning.Selection.FromBlock; block > 0 && r.Train.augments() {
+		return option.Errorf("from-block", "training from block %d on: the tokens that enter the block are computed once, but random crops and flips change the images in each epoch; turn augmentation off, or train from the images", block)
+	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
 		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but random crops and flips change only the images; turn augmentation off", o.Name(), shape)
 	}
@@ -424,16 +428,26 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch) error {
 }
 
 // cacheFeatures returns the training, validation and test data. If only the head is tuned, it
-// replaces the images by their features. The frozen backbone then processes each image once, not
-// once per epoch. The time for the training images counts for the current epoch. Features that are
-// not pooled would take too much memory, so cacheFeatures then returns the images.
+// replaces the images by their features, and if the selection has a FromBlock, by the tokens that
+// enter this block. The frozen part of the backbone then processes each image once, not once per
+// epoch. The time for the training images counts for the current epoch. Features that are not
+// pooled would take too much memory, so cacheFeatures then returns the images.
 func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test *Data, err error) {
-	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
+	block, head := r.Tuning.Selection.FromBlock, r.Tuning.Counts.Tuned() == 0
+	if head {
+		block = 0
+	}
+	if !head && block == 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil
 	}
 	predictor, err := r.predict()
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	batch := r.batch()
+	if block > 0 && !backend.OnDevice(r.Backend) {
+		// a batch of a few images has fewer micro-batches than the CPU has cores
+		batch = max(batch, 64)
 	}
 	out := [3]*Data{}
 	for i, d := range []*Data{r.Train, r.Val, r.Test} {
@@ -441,7 +455,7 @@ func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test
 			continue
 		}
 		start := time.Now()
-		if out[i], err = predictor.featuresOf(ctx, d, r.batch()); err != nil {
+		if out[i], err = predictor.computed(ctx, d, block, batch); err != nil {
 			if ctx.Err() != nil {
 				err = at.interrupted(ctx.Err())
 			}
