@@ -16,6 +16,10 @@ func TestRankFor(t *testing.T) {
 	if err != nil || rank != 4 || cost != 4*12*(4*384+2*960) {
 		t.Errorf("rank %d, cost %d, %v", rank, cost, err)
 	}
+	rank, cost, err = rankFor(tiny, "lora", 200_000, 6) // half of the matrices
+	if err != nil || rank != 9 || cost != 9*6*(4*384+2*960) {
+		t.Errorf("from block 6: rank %d, cost %d, %v", rank, cost, err)
+	}
 	if _, _, err := rankFor(tiny, "lora", 1000, 0); err == nil {
 		t.Error("a budget below rank 1 was accepted")
 	}
