@@ -197,7 +197,9 @@ func (a Architecture[F]) ofAnyForm() Architecture[any] {
 		out.HuggingFace = func(f any, c Config) (*HuggingFace, error) { return a.HuggingFace(f.(F), c) }
 	}
 	if a.Hidden != nil {
-		out.Hidden = func(f any, c Config, l Layers, block int, images *Node) *Node { return a.Hidden(f.(F), c, l, block, images) }
+		out.Hidden = func(f any, c Config, l Layers, block int, images *Node) *Node {
+			return a.Hidden(f.(F), c, l, block, images)
+		}
 		out.HiddenSize = func(f any, c Config, block int) (tokens, width int) { return a.HiddenSize(f.(F), c, block) }
 	}
 	for i := range out.Namings {

@@ -293,8 +293,8 @@ func (v ViT) encode(c Config, l Layers, block int, x *Node, from, to int) *Node 
 	return lastBlockOutput(l, x)
 }
 
-// block computes block n for the tokens x [B, N, D]. The last block returns only the tokens
-// [from, to).
+// block computes block n for the tokens x [B, N, D]. The last block returns only the tokens [from,
+// to).
 //
 // Nothing reads the other tokens of the last block, so for them the last block computes only keys
 // and values. If the pooling reads only the class token, this saves almost one twelfth of the work

@@ -9,8 +9,8 @@ import (
 )
 
 // operations lists the operations of the forward pass of a backbone, from a block up to its
-// features, in the order of computation. Methods that do not depend on tensor names use it, so they work with every
-// architecture.
+// features, in the order of computation. Methods that do not depend on tensor names use it, so they
+// work with every architecture.
 type operations struct {
 	outputs  []operation // linear layers, norms, convolutions and the patch embedding
 	branches []operation // branches of the blocks, such as "blocks.3.mlp"

@@ -92,7 +92,8 @@ func (s Selection) From(c backbone.Config, block int) Selection {
 	return s
 }
 
-// namesFrom returns the set of the names of the tensors that the forward pass reads from a block on.
+// namesFrom returns the set of the names of the tensors that the forward pass reads from a block
+// on.
 func namesFrom(c backbone.Config, block int) map[string]bool {
 	names := map[string]bool{}
 	for _, p := range c.ParamsFrom(block) {

@@ -46,8 +46,8 @@ type Plan struct {
 	// Compat is [CompatRelease] if the plan follows the paper's published code. Otherwise it is
 	// empty.
 	Compat string `json:"compat,omitempty"`
-	// FromBlock is the first block of which the plan selects parameters. It is 0 if the plan selects
-	// from all blocks.
+	// FromBlock is the first block of which the plan selects parameters. It is 0 if the plan
+	// selects from all blocks.
 	FromBlock int `json:"from_block,omitempty"`
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.

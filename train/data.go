@@ -45,8 +45,8 @@ type Data struct {
 	features []float32
 	// tokens holds the tokens, [N, width]; see Predictor.computed.
 	tokens []float16.Float16
-	// shape is the shape of the values of one image: [width] of features, and [tokens, width of a
-	// token] of tokens.
+	// shape is the shape of the values of one image: [width] of features, and
+	// [tokens, width of a token] of tokens.
 	shape []int
 	// width is the number of values of one image.
 	width int

@@ -143,7 +143,8 @@ func TestTokensAgree(t *testing.T) {
 			agree(t, colours.Model(config), s)
 		})
 	}
-	t.Run("micro-batches", func(t *testing.T) { // 65 tokens of an image: 16 images are two micro-batches
+	// 65 tokens of an image: 16 images are two micro-batches
+	t.Run("micro-batches", func(t *testing.T) {
 		c := backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 			Form: backbone.ViT{PatchSize: 1, EmbedDim: 8, Depth: 3, HiddenDim: 16}}
 		agree(t, colours.Model(c), mixed(c, 1))

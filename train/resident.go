@@ -68,8 +68,8 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	return r, err
 }
 
-// store stores the images, the features or the tokens of d on the device. It returns nil if they take more than
-// residentBytes, or if the images have different shapes before they are cropped.
+// store stores the images, the features or the tokens of d on the device. It returns nil if they
+// take more than residentBytes, or if the images have different shapes before they are cropped.
 func (d *Data) store(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	r = &resident{be: be, size: d.config.ImageSize, host: d.targets}
 	targetBytes := 4 * float64(d.Len()*d.targetSize)

@@ -278,9 +278,9 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 
 // Enqueue trains on one mini-batch. images holds pixels, uint8 or normalised float32 [B, S, S, 3].
 // If only the head is tuned, images can also hold pooled features [B, D]. If the selection has a
-// FromBlock, images can also hold the tokens [B, N, D] that enter this block. targets holds the targets
-// as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the step. seed
-// decides what dropout and drop-path drop. The metrics stay on the backend until Read.
+// FromBlock, images can also hold the tokens [B, N, D] that enter this block. targets holds the
+// targets as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the
+// step. seed decides what dropout and drop-path drop. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
 		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size and at most %d GB in all; train on one device", n, residentBytes>>30)

@@ -15,9 +15,10 @@ import (
 
 // Sizes returns the number of images of each micro-batch for a mini-batch with the shape
 // [B, S, S, 3], or with the shape [B, N, D] of the tokens that enter a block. tokens is the largest
-// number of tokens of a micro-batch: the backbone c turns each image into c.Tokens() tokens. A micro-batch has at least one image. All micro-batches have the
-// same number of images, except that the last one may be smaller. With tokens = 0, the result is
-// one micro-batch of B images. The same holds for features with the shape [B, D].
+// number of tokens of a micro-batch: the backbone c turns each image into c.Tokens() tokens. A
+// micro-batch has at least one image. All micro-batches have the same number of images, except that
+// the last one may be smaller. With tokens = 0, the result is one micro-batch of B images. The same
+// holds for features with the shape [B, D].
 func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 	n := images.Dim(0)
 	most := n
