@@ -45,7 +45,7 @@ func TestFeaturesOnce(t *testing.T) {
 	for i := range kept.features {
 		kept.features[i] = float32(i)
 	}
-	part, err := p.computed(t.Context(), all.Part(12, 3), 0, 4)
+	part, err := p.computed(t.Context(), all.Part(12, 3), 0, 4, nil)
 	if err != nil || part.Len() != 3 || part.features[0] != 12*8 || !slices.Equal(part.targets, kept.targets[12:]) {
 		t.Errorf("a part has the features %v and targets %v, %v; expected those of its images", part.features, part.targets, err)
 	}

@@ -242,12 +242,14 @@ func (p *Predictor) batchSize(data *Data, batchSize int) int {
 // computed returns a Data with values of each sample from which a training can start: the tokens
 // that enter the given block, or for block 0 the features, for training only the head. It returns
 // nil if the features of an image are not one vector. It computes the values of an image once: data
-// keeps them.
+// keeps them. For tokens it reports an event with stage progress.Tokens after each batch.
 //
-// Tokens are kept as float16 numbers, which halves their memory. XXXWHY
-func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize int) (*Data, error) {
+// Tokens are kept as float16 numbers, which halves their memory. On a ViT-Ti and a DeiT-Ti, before
+// blocks 3 to 11, rounding changes tokens by 0.02 % (root mean square) and the logits of a new head
+// by 0.02 to 0.06 %. With bfloat16 both changes are eight times as large.
+func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize int, report progress.Func) (*Data, error) {
 	if data.whole != nil {
-		whole, err := p.computed(ctx, data.whole, block, batchSize)
+		whole, err := p.computed(ctx, data.whole, block, batchSize, report)
 		if whole == nil || err != nil {
 			return nil, err
 		}
@@ -286,6 +288,9 @@ func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize i
 			return nil, option.Errorf("from-block", "training from block %d on: %w; train from the images, or from another block", block, err)
 		}
 		out.targets = append(out.targets, b.host...)
+		if block > 0 {
+			report.Report(progress.Event{Stage: progress.Tokens, Done: int64(out.Len()), Total: int64(data.Len())})
+		}
 	}
 	if data.computed == nil {
 		data.computed = map[computedKey]*Data{}

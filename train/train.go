@@ -86,7 +86,8 @@ type Run struct {
 	Checkpoint string
 	// Progress receives an event with stage progress.Train after each step. On a device such as a
 	// GPU the event follows after up to 50 steps. An event with stage progress.Epoch follows after
-	// each epoch; its Detail is the [Epoch]. Nil means no events.
+	// each epoch; its Detail is the [Epoch]. If the selection has a FromBlock, events with stage
+	// progress.Tokens come first. Nil means no events.
 	Progress progress.Func
 	// EpochDone is called after each epoch with all finished epochs, including the epochs before an
 	// interruption. If it returns an error, the training ends with this error. Nil means no call.
@@ -455,7 +456,7 @@ func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test
 			continue
 		}
 		start := time.Now()
-		if out[i], err = predictor.computed(ctx, d, block, batch); err != nil {
+		if out[i], err = predictor.computed(ctx, d, block, batch, r.Progress); err != nil {
 			if ctx.Err() != nil {
 				err = at.interrupted(ctx.Err())
 			}
