@@ -45,6 +45,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		if len(o.Budgets) == 0 {
 			o.Budgets = []plan.Budget{DefaultBudget}
 		}
+		o.Plan.FromBlock, o.Score.FromBlock = o.FromBlock, o.FromBlock
 	}
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil
@@ -167,6 +168,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if err := m.Check(o.Options); err != nil {
 		return err
 	}
+	if err := t.checkFromBlock(o.FromBlock); err != nil {
+		return err
+	}
 	for _, set := range []struct {
 		option string
 		given  bool
@@ -214,6 +218,37 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 		}
 	}
 	return nil
+}
+
+// checkFromBlock returns an error if a training on the images of the task cannot begin with the
+// given block.
+func (t *Task) checkFromBlock(block int) error {
+	if block == 0 {
+		return nil
+	}
+	if _, _, err := t.model.Config.HiddenSize(block); err != nil {
+		return option.Errorf("from-block", "training from a block on: %w", err)
+	}
+	if t.train.RandomCrop || t.train.HorizontalFlip {
+		return option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, but random crops and flips change the images in each epoch; turn augmentation off, or train the whole backbone", block)
+	}
+	return nil
+}
+
+// checkMemory returns an error if the memory cannot hold the tokens of a run that begins with a
+// later block.
+func (t *Task) checkMemory(c *run.Config) error {
+	block, images := c.Tune.FromBlock, len(t.data.Train)+len(t.data.Val)
+	if c.Train != nil {
+		block = c.Train.FromBlock
+	}
+	if block == 0 {
+		return nil
+	}
+	if c.Tune.PaperProtocol {
+		images += len(t.data.Test)
+	}
+	return train.CheckMemory(t.model.Config, block, images)
 }
 
 // validateBudget returns an error if the method cannot meet the budget on the backbone.

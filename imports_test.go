@@ -62,7 +62,7 @@ var imports = []struct {
 	{"internal/planreport", []string{"plan", "sensitivity"}},
 	{"plan/published", []string{"internal/regularfile", "checkpoint", "peft", "plan", "sensitivity", "internal/pickle"}},
 	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "progress", "sensitivity", "internal/jsonfile", "internal/microbatch",
-		"internal/option", "internal/program"}},
+		"internal/measure", "internal/option", "internal/program"}},
 	{"method", []string{"backbone", "peft", "plan", "train", "internal/option"}},
 	{"recipe", []string{"method", "plan", "train"}},
 	{"delta", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "train", "internal/atomicfile", "internal/hub",

@@ -103,10 +103,13 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 }
 
 // Select returns the selection that the plan p makes on the backbone c: the matrices, vectors and
-// entries of the plan, and the class token.
+// entries of the plan, and the class token, unless the plan begins with a later block.
 func Select(c backbone.Config, p *plan.Plan) peft.Selection {
-	tokens, _ := c.ClassTokens()
-	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
+	var tokens []string
+	if p.FromBlock == 0 {
+		tokens, _ = c.ClassTokens()
+	}
+	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries, FromBlock: p.FromBlock}
 }
 
 // TrainOptions configures stage 3.

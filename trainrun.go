@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -131,6 +132,15 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s p
 		err = t.checkLoss(o.Train)
 	}
 	if err != nil {
+		return o, s, optionError(err)
+	}
+	if p != nil {
+		if o.FromBlock != 0 && o.FromBlock != p.FromBlock {
+			return o, s, optionError(option.Errorf("from-block", "block %d contradicts the plan, which begins with block %d; leave the block out, or make another plan", o.FromBlock, p.FromBlock))
+		}
+		o.FromBlock = p.FromBlock
+	}
+	if err := t.checkFromBlock(o.FromBlock); err != nil {
 		return o, s, optionError(err)
 	}
 	if err := t.trainable(); err != nil {

@@ -334,6 +334,16 @@ func flagTable() []flagRow {
 			auto: methodDefaults("scale", func(o method.Options) any { return o.Scale }), excludes: []string{"plan"},
 			field: func(o *options) any { return &o.sizes.Scale }},
 
+		{name: "train-from-block", on: "tune train", group: methodGroup, option: "from-block",
+			help: "tune only block K, counted from 0, and all that follows; the tokens that enter the block are computed once " +
+				"for each image and kept in memory, so training is faster; without random crops and flips",
+			kind: "K", bounds: oneOrMore, auto: "train the whole backbone, from the images", excludes: []string{"plan"},
+			field: func(o *options) any { return &o.sizes.FromBlock }},
+		{name: "train-from-block", on: "plan", group: methodGroup, option: "from-block",
+			help: "choose parameters only of block K, counted from 0, and of all that follows; 'spt train' then trains from this block",
+			kind: "K", bounds: oneOrMore, auto: "all blocks", excludes: []string{"compare", "import"},
+			field: func(o *options) any { return &o.config.Tune.Plan.FromBlock }},
+
 		// Scoring and planning: stages 1 and 2.
 		{name: "scores", on: "tune", group: scoringGroup, common: true,
 			help: "the scores to use instead of scoring: a file of 'spt score', or of a run with --keep-scores",

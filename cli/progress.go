@@ -101,6 +101,8 @@ func describe(e progress.Event) string {
 		return fmt.Sprintf("checked %s", count(e.Total, "image"))
 	case e.Stage == progress.Score:
 		return fmt.Sprintf("scored the backbone on %s: mean loss %.4f", count(e.Total, "image"), e.Loss)
+	case e.Stage == progress.Tokens:
+		return fmt.Sprintf("computed the tokens of %s", count(e.Total, "image"))
 	case e.Stage == progress.Test:
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
@@ -135,6 +137,8 @@ func stageName(e progress.Event) string {
 		return "computing features"
 	case progress.Score:
 		return "scoring"
+	case progress.Tokens:
+		return "computing tokens"
 	case progress.Test:
 		return "testing"
 	case progress.Explain:

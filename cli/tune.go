@@ -251,6 +251,9 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Bottleneck > 0 {
 		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
 	}
+	if o.FromBlock > 0 {
+		text += fmt.Sprintf(", from block %d", o.FromBlock)
+	}
 	if o.ScoresFile != "" {
 		text += ", scores of " + printable(o.ScoresFile)
 	}

@@ -28,6 +28,9 @@ const (
 	Score Stage = "score"
 	// Plan is the end of stage 2, which makes a plan. Event.Detail is the *plan.Plan.
 	Plan Stage = "plan"
+	// Tokens is the computation of the tokens that enter the first tuned block, before a training
+	// from this block on. The unit is images.
+	Tokens Stage = "tokens"
 	// Train is a step of stage 3. The unit is steps of the epoch.
 	Train Stage = "train"
 	// Epoch is the end of an epoch. Event.Detail is the train.Epoch.

@@ -48,7 +48,7 @@ func TestConfigurePreset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cropped := TaskImages(dataset.Known{Group: "fgvc"})
+	cropped := RecipeImages(RecipeFGVC)
 	cropped.RandomCrop, cropped.Augment.CropScale = false, [2]float64{0.3, 0.9}
 	for _, c := range []struct {
 		nodes []string

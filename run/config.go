@@ -124,7 +124,8 @@ type TuneOptions struct {
 	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
-	// Plan configures stage 2. Its Module, Only and Rank are set from Method and Rank.
+	// Plan configures stage 2. Its Module, Only, Rank and FromBlock are set from Method, Rank and
+	// FromBlock.
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`
@@ -201,7 +202,7 @@ func (o TuneOptions) Tries() (all []Try) {
 type TrainOptions struct {
 	// Method is the name of the method. For a plan it is the method that made the plan.
 	Method method.Method `json:"method"`
-	// Options configures the method. It must be zero for a plan.
+	// Options configures the method. For a plan, only FromBlock may be set, to that of the plan.
 	method.Options
 	// WithVal also trains on the validation images, and does not validate. Default: false.
 	WithVal bool `json:"with_val"`

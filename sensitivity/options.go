@@ -28,6 +28,10 @@ type Options struct {
 	// Default: empty, for scores without drop-path, in which a smaller batch has a smaller weight;
 	// see [Scorer.Add].
 	Compat string `json:"compat,omitempty"`
+	// FromBlock is the first block whose weights are scored. The scores of earlier tensors are
+	// zero, so that no plan selects them, and their gradients are not computed. A configuration
+	// does not store it: run.TuneOptions holds the same number. Default: 0, all blocks.
+	FromBlock int `json:"-"`
 }
 
 // WithDefaults returns o with the default values in place of zero fields.

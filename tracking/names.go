@@ -158,6 +158,7 @@ func parameters(c run.Config) (all []Parameter) {
 	given("prompts", o.Prompts)
 	given("bottleneck", o.Bottleneck)
 	given("scale", o.Scale)
+	given("from_block", o.FromBlock)
 	given("criterion", string(o.Score.Criterion))
 	given("score_batches", o.Score.Batches)
 	given("score_batch_size", o.Score.BatchSize)

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/gomlx/compute/dtypes/float16"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/sptune/spt/backbone"
@@ -17,12 +18,12 @@ import (
 
 // Data provides the images and targets that training and evaluation read. The images come from a
 // loader; an objective encodes the targets. Internally a Data can also hold the features of the
-// images.
+// images, or the tokens that enter a block.
 //
 // On a device such as a GPU, the first pass stores the images on the device if they fit. Later
 // passes read them there. A Data must not be used by two goroutines at the same time.
 type Data struct {
-	// loader reads the images. It is nil if the Data holds features.
+	// loader reads the images. It is nil if the Data holds features or tokens.
 	loader    *dataset.Loader
 	objective objective.Objective
 	config    backbone.Config
@@ -32,9 +33,9 @@ type Data struct {
 	targetSize int
 	// kept holds the images on each device. A nil entry means that they do not fit.
 	kept map[backend.Backend]*resident
-	// featureData holds the features of the images, by backbone and backend. Several trainings of a
-	// head read them.
-	featureData map[featureKey]*Data
+	// computed holds the features of the images and the tokens that enter a block, by backbone,
+	// backend and block. Several trainings read them.
+	computed map[computedKey]*Data
 	// whole is the Data of which this Data is a part, or nil.
 	whole *Data
 	// first is the position in whole of the first sample of this part.
@@ -42,21 +43,27 @@ type Data struct {
 	// parts holds the parts of this Data, by first sample and number of samples.
 	parts map[[2]int]*Data
 
-	// features holds the features, [N, width].
+	// features holds the features, [N, width], and is nil if the Data holds tokens.
 	features []float32
 	// mirrored holds the features of the mirror images, [N, width]. It is empty unless the
 	// transform of the images has TestFlip.
 	mirrored []float32
-	// targets holds the encoded targets of the features, [N, targetSize].
-	targets []int32
-	// width is the number of feature values of one image.
+	// tokens holds the tokens, [N, width]; see Predictor.computed.
+	tokens []float16.Float16
+	// shape is the shape of the values of one image: [width] of features, and
+	// [tokens, width of a token] of tokens.
+	shape []int
+	// width is the number of values of one image.
 	width int
+	// targets holds the encoded targets of the features or tokens, [N, targetSize].
+	targets []int32
 }
 
-// featureKey names the origin of features.
-type featureKey struct {
+// computedKey names the origin of features, with block 0, or of the tokens that enter a block.
+type computedKey struct {
 	model *backbone.Model
 	be    backend.Backend
+	block int
 }
 
 // Images returns a Data that reads its images with loader. The transform of the loader must yield
@@ -65,11 +72,9 @@ func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *D
 	return &Data{loader: loader, objective: o, config: c, strata: loader.Strata(), targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
 }
 
-// newFeatures returns a Data with the features [N, width] of images and of their mirror images,
-// which may be empty, and the encoded targets. images has the same samples.
-func newFeatures(images *Data, width int, features, mirrored []float32, targets []int32) *Data {
-	return &Data{objective: images.objective, config: images.config, strata: images.strata, targetSize: images.targetSize, kept: map[backend.Backend]*resident{},
-		width: width, features: features, mirrored: mirrored, targets: targets}
+// newComputed returns a Data without values for the samples of images.
+func newComputed(images *Data) *Data {
+	return &Data{objective: images.objective, config: images.config, strata: images.strata, targetSize: images.targetSize, kept: map[backend.Backend]*resident{}}
 }
 
 // Part returns the n samples of d that start at position first. Calls with the same arguments
@@ -84,12 +89,17 @@ func (d *Data) Part(first, n int) *Data {
 		if d.loader != nil {
 			part = Images(d.loader.Part(first, n), d.objective, d.config)
 		} else {
-			var mirrored []float32
-			if len(d.mirrored) > 0 {
-				mirrored = d.mirrored[first*d.width : (first+n)*d.width]
-			}
-			part = newFeatures(d, d.width, d.features[first*d.width:(first+n)*d.width], mirrored, d.targets[first*d.targetSize:(first+n)*d.targetSize])
+			part = newComputed(d)
 			part.strata = d.strata[first : first+n]
+			part.shape, part.width, part.targets = d.shape, d.width, d.targets[first*d.targetSize:(first+n)*d.targetSize]
+			if d.tokens != nil {
+				part.tokens = d.tokens[first*d.width : (first+n)*d.width]
+			} else {
+				part.features = d.features[first*d.width : (first+n)*d.width]
+			}
+			if len(d.mirrored) > 0 {
+				part.mirrored = d.mirrored[first*d.width : (first+n)*d.width]
+			}
 		}
 		part.whole, part.first = d, first
 		d.parts[key] = part
@@ -154,7 +164,7 @@ func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tenso
 // flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, fill bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
-		return d.featureBatches(ctx, be, order, size)
+		return d.computedBatches(ctx, be, order, size)
 	}
 	return func(yield func(batch, error) bool) {
 		r, err := d.resident(ctx, be)
@@ -213,8 +223,8 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 	return out, err
 }
 
-// featureBatches implements batches for a Data that holds features.
-func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []int, size int) iter.Seq2[batch, error] {
+// computedBatches implements batches for a Data that holds features or tokens.
+func (d *Data) computedBatches(ctx context.Context, be backend.Backend, order []int, size int) iter.Seq2[batch, error] {
 	return func(yield func(batch, error) bool) {
 		n := d.Len()
 		if order != nil {
@@ -228,7 +238,14 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 				if order != nil {
 					k = order[j] % d.Len()
 				}
-				rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
+				if d.tokens == nil {
+					rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
+				} else {
+					rows = slices.Grow(rows, d.width)
+					for _, v := range d.tokens[k*d.width : (k+1)*d.width] {
+						rows = append(rows, v.Float32())
+					}
+				}
 				if len(d.mirrored) > 0 {
 					mirrored = append(mirrored, d.mirrored[k*d.width:(k+1)*d.width]...)
 				}
@@ -237,7 +254,7 @@ func (d *Data) featureBatches(ctx context.Context, be backend.Backend, order []i
 			}
 			err := ctx.Err()
 			if err == nil {
-				out.images, err = program.Tensor(be, rows, out.n, d.width)
+				out.images, err = program.Tensor(be, rows, append([]int{out.n}, d.shape...)...)
 			}
 			if err == nil && len(mirrored) > 0 {
 				out.mirrored, err = program.Tensor(be, mirrored, out.n, d.width)

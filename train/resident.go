@@ -25,7 +25,8 @@ const residentBytes = 4 << 30
 // crops and flips them. A step sends a few numbers for each image, not its pixels.
 type resident struct {
 	be backend.Backend
-	// pixels holds the images, uint8 [N, side, side, 3], or their features, float32 [N, width].
+	// pixels holds the images, uint8 [N, side, side, 3], or their features, float32 [N, width], or
+	// their tokens, float16 [N, tokens, width].
 	pixels *tensors.Tensor
 	// targets holds the encoded targets, int32 [N, TargetShape…].
 	targets *tensors.Tensor
@@ -67,16 +68,21 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	return r, err
 }
 
-// store stores the images or the features of d on the device. It returns nil if they take more than
-// residentBytes, or if the images have different shapes before they are cropped.
+// store stores the images, the features or the tokens of d on the device. It returns nil if they
+// take more than residentBytes, or if the images have different shapes before they are cropped.
 func (d *Data) store(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	r = &resident{be: be, size: d.config.ImageSize, host: d.targets}
 	targetBytes := 4 * float64(d.Len()*d.targetSize)
 	if d.loader == nil {
-		if float64(len(d.features))*4+targetBytes > residentBytes {
+		if float64(len(d.features))*4+float64(len(d.tokens))*2+targetBytes > residentBytes {
 			return nil, nil
 		}
-		r.pixels, err = program.Tensor(be, d.features, d.Len(), d.width)
+		shape := append([]int{d.Len()}, d.shape...)
+		if d.tokens != nil {
+			r.pixels, err = program.Tensor(be, d.tokens, shape...)
+		} else {
+			r.pixels, err = program.Tensor(be, d.features, shape...)
+		}
 	} else {
 		fixed, ok := d.loader.Fixed()
 		side := fixed.Transform().Size

@@ -298,9 +298,10 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 }
 
 // Enqueue trains on one mini-batch. images holds pixels, uint8 or normalised float32 [B, S, S, 3].
-// If only the head is tuned, images can also hold pooled features [B, D]. targets holds the targets
-// as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the step. seed
-// decides what dropout and drop-path drop. The metrics stay on the backend until Read.
+// If only the head is tuned, images can also hold pooled features [B, D]. If the selection has a
+// FromBlock, images can also hold the tokens [B, N, D] that enter this block. targets holds the
+// targets as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the
+// step. seed decides what dropout and drop-path drop. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
 	return s.enqueueBatch(ctx, batch{images: images, targets: targets}, lr, seed)
 }
@@ -480,12 +481,17 @@ func (n *network) close() {
 	program.Free(slices.Concat(n.copies...)...)
 }
 
-// logits returns the logits of the objective for images, or for pooled features [B, width]. A nil
-// rng means evaluation, without dropout and drop-path.
+// logits returns the logits of the objective for images, for the tokens [B, N, D] that enter block
+// Selection.FromBlock of the tuning, or for pooled features [B, width]. A nil rng means evaluation,
+// without dropout and drop-path.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
 	layers := n.layers(tuned, frozen, rng, rates)
 	features := images
-	if images.Rank() != 2 {
+	switch images.Rank() {
+	case 2:
+	case 3:
+		features = n.objective.Features(n.model.FromBlock(n.tuning.Selection.FromBlock), layers, images)
+	default:
 		features = n.objective.Features(n.model, layers, images)
 	}
 	return n.objective.Logits(n.model.Config, layers, features)

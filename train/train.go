@@ -28,6 +28,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
@@ -97,7 +98,8 @@ type Run struct {
 	Checkpoint string
 	// Progress receives an event with stage progress.Train after each step. On a device such as a
 	// GPU the event follows after up to 50 steps. An event with stage progress.Epoch follows after
-	// each epoch; its Detail is the [Epoch]. Nil means no events.
+	// each epoch; its Detail is the [Epoch]. If the selection has a FromBlock, events with stage
+	// progress.Tokens come first. Nil means no events.
 	Progress progress.Func
 	// EpochDone is called after each epoch with all finished epochs, including the epochs before an
 	// interruption. If it returns an error, the training ends with this error. Nil means no call.
@@ -342,6 +344,9 @@ func (r *Run) checkData() error {
 	if r.Options.BalancedSampling && !slices.ContainsFunc(r.Train.strata, func(s int) bool { return s >= 0 }) {
 		return errors.New("training with balanced sampling: no image belongs to a single class; leave balanced sampling out")
 	}
+	if block := r.Tuning.Selection.FromBlock; block > 0 && r.Train.augments() {
+		return option.Errorf("from-block", "training from block %d on: the tokens that enter the block are computed once, but random crops and flips change the images in each epoch; turn augmentation off, or train from the images", block)
+	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
 		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but augmentation changes only the images; turn augmentation off", o.Name(), shape)
 	}
@@ -494,24 +499,38 @@ func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, last bool
 }
 
 // cacheFeatures returns the training, validation and test data. If only the head is tuned, it
-// replaces the images by their features. The frozen backbone then processes each image once, not
-// once per epoch. The time for the training images counts for the current epoch. Features that are
-// not pooled would take too much memory, so cacheFeatures then returns the images.
+// replaces the images by their features, and if the selection has a FromBlock, by the tokens that
+// enter this block. The frozen part of the backbone then processes each image once, not once per
+// epoch. The time for the training images counts for the current epoch. Features that are not
+// pooled would take too much memory, so cacheFeatures then returns the images.
 func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test *Data, err error) {
-	if r.Tuning.Counts.Tuned() > 0 || r.Train.augments() {
+	block, head := r.Tuning.Selection.FromBlock, r.Tuning.Counts.Tuned() == 0
+	if head {
+		block = 0
+	}
+	if !head && block == 0 || r.Train.augments() {
 		return r.Train, r.Val, r.Test, nil
 	}
 	predictor, err := r.predict()
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	batch := r.batch()
+	if block > 0 && !backend.OnDevice(r.Backend) {
+		// a batch of a few images has fewer micro-batches than the CPU has cores
+		batch = max(batch, 64)
+	}
 	out := [3]*Data{}
 	for i, d := range []*Data{r.Train, r.Val, r.Test} {
 		if d == nil {
 			continue
 		}
+		if i > 0 && block > 0 && d.testFlip() { // the tokens of the mirror images are not kept
+			out[i] = d
+			continue
+		}
 		start := time.Now()
-		if out[i], err = predictor.featuresOf(ctx, d, r.batch(), nil); err != nil {
+		if out[i], err = predictor.computed(ctx, d, block, batch, r.Progress); err != nil {
 			if ctx.Err() != nil {
 				err = at.interrupted(ctx.Err())
 			}
