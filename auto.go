@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -29,6 +30,9 @@ type Choices struct {
 	Sizes []recipe.Size `json:"sizes,omitempty"`
 	// ImageSize is the side of the input of the backbone, in pixels.
 	ImageSize int `json:"image_size"`
+	// Augment holds the results of short trainings with presets of augmentation. The first is the
+	// chosen one. It is empty if they were not compared.
+	Augment []AugmentTry `json:"augment,omitempty"`
 	// Steps is the expected number of optimiser steps of one training, and Trainings the number of
 	// trainings: the candidates, and the final one if there is one.
 	Steps     int `json:"steps"`
@@ -37,12 +41,22 @@ type Choices struct {
 	Expected Expected `json:"expected"`
 }
 
+// AugmentTry is the result of a short training with a preset of augmentation.
+type AugmentTry struct {
+	Preset      string  `json:"preset"`
+	Steps       int     `json:"steps"`
+	ValLoss     float64 `json:"val_loss"`
+	ValAccuracy float64 `json:"val_accuracy"`
+}
+
 // Expected holds expected times, in seconds.
 type Expected struct {
 	Probe float64 `json:"probe"` // features and linear probe
 	Score float64 `json:"score"` // stage 1
 	Train float64 `json:"train"` // all trainings, with their validations
 	Test  float64 `json:"test"`
+	// Augment is the time of the comparison of augmentations, which Prepare has spent already.
+	Augment float64 `json:"augment,omitempty"`
 }
 
 // Total returns the expected time of all parts.
@@ -75,6 +89,7 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
 	// find options that cannot work before any costly work
 	given := *o
+	given.AutoAugment = false
 	given.Train.Epochs, given.Train.LR = cmp.Or(o.Train.Epochs, 1), cmp.Or(o.Train.LR, 1)
 	if _, err := t.Effective(given); err != nil {
 		return nil, nil, err
@@ -102,7 +117,17 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
 		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
 	}
-	return t, choices, t.chooseTraining(row, o, choices, forward)
+	if err := t.chooseTraining(row, o, choices, forward); err != nil {
+		return nil, nil, err
+	}
+	if o.AutoAugment {
+		o.AutoAugment = false
+		if t, err = t.chooseAugment(ctx, o, choices, forward, report); err != nil {
+			return nil, nil, err
+		}
+		c.Data.Images = t.config.Data.Images
+	}
+	return t, choices, nil
 }
 
 // chooseTraining chooses the options of the trainings and estimates their time. forward is the time
@@ -171,6 +196,63 @@ const scoreShare = 8
 // reserve returns the time, in seconds, that a run with a time limit keeps for its end: saving the
 // delta and writing the report.
 func reserve(limit float64) float64 { return 0.5 + limit/50 }
+
+// chooseAugment compares no augmentation with the preset light: it trains LoRA modules on all
+// matrices for a tenth of the steps with each, and takes the one with the lower validation loss. It
+// returns a task with the chosen augmentation. Without validation images, or with too little time,
+// that is none.
+func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *Choices, forward float64, report progress.Func) (*Task, error) {
+	presets := run.Presets()[:2] // from the weakest on
+	tasks := map[string]*Task{}
+	for _, preset := range presets {
+		images, err := t.config.Data.Images.WithPreset(preset)
+		if err != nil {
+			return nil, err
+		}
+		at, err := t.with(t.model, images)
+		if err != nil {
+			return nil, err
+		}
+		at.forward, at.checked, at.states, at.imageData = t.forward, t.checked, t.states, t.imageData
+		tasks[preset] = at
+	}
+	steps := max(choices.Steps/augmentShare, leastTrySteps)
+	takes := forward * stepForwards * float64(o.Train.BatchSize*steps*len(presets))
+	if len(t.data.Val) == 0 || o.TimeLimit > 0 && takes > o.TimeLimit/augmentShare {
+		return tasks[presets[0]], nil
+	}
+	lora, err := method.Lookup(method.LoRA)
+	if err != nil {
+		return nil, err
+	}
+	s, err := lora.Select(t.model.Config, method.Options{Rank: 2})
+	if err != nil {
+		return nil, err
+	}
+	training := o.Train
+	training.Steps, training.Patience, training.LR = steps, 0, recipe.LearningRate(lora, steps, training.BatchSize)
+	for _, preset := range presets {
+		trained, err := tasks[preset].Train(ctx, s, TrainOptions{Options: training.WithDefaults(len(t.data.Train)), Progress: func(e progress.Event) {
+			e.Candidate = "augmentation " + preset
+			report.Report(e)
+		}})
+		if err != nil {
+			return nil, err
+		}
+		last := trained.Epochs[len(trained.Epochs)-1]
+		choices.Augment = append(choices.Augment, AugmentTry{preset, steps, last.ValLoss, last.ValAccuracy})
+	}
+	slices.SortStableFunc(choices.Augment, func(a, b AugmentTry) int { return cmp.Compare(a.ValLoss, b.ValLoss) })
+	choices.Expected.Augment = takes
+	return tasks[choices.Augment[0].Preset], nil
+}
+
+// A short training for the choice of the augmentation has a tenth of the steps of the run, but not
+// fewer than leastTrySteps.
+const (
+	augmentShare  = 10
+	leastTrySteps = 60
+)
 
 // measureForward returns the time of the forward pass of an image, in seconds.
 func (t *Task) measureForward(ctx context.Context) (float64, error) {
@@ -252,17 +334,19 @@ func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.with(m)
+	return t.with(m, t.config.Data.Images)
 }
 
-// with returns a task that differs from t in its backbone.
-func (t *Task) with(m *backbone.Model) (*Task, error) {
-	next, err := New(m, t.data, WithImages(t.config.Data.Images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
+// with returns a task that differs from t in its backbone and its image options.
+func (t *Task) with(m *backbone.Model, images run.ImageOptions) (*Task, error) {
+	next, err := New(m, t.data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
 	if err != nil {
 		return nil, err
 	}
 	next.cache, next.tensors = t.cache, t.tensors
+	images = next.config.Data.Images
 	next.config.Model, next.config.Data = t.config.Model, t.config.Data
+	next.config.Data.Images = images
 	next.config.Model.ImageSize = m.Config.ImageSize
 	return next, nil
 }

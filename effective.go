@@ -2,6 +2,7 @@ package spt
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sptune/spt/internal/option"
@@ -155,6 +156,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	}
 	if err := o.Score.Validate(); err != nil {
 		return err
+	}
+	if o.AutoAugment {
+		return option.Errorf("augment", "the augmentation %s is a choice of the recipe %s, which the run does not have; name the augmentation: %s", run.AutoAugment, run.RecipeAuto, strings.Join(run.Presets(), ", "))
 	}
 	if o.Probe && !t.classifies() {
 		return option.Errorf("probe-head", "a linear probe classifies images with one label each, but the objective is %s; leave the probe out", t.objective.Name())

@@ -77,7 +77,7 @@ func overrides(cmd *cobra.Command, o *options) (*yamlfile.Node, error) {
 		value     any
 	}{
 		{"model", "path", model, c.Model.Path}, {"data", "path", data, c.Data.Path}, {"task", "task", data, c.Data.Task},
-		{"resize", "resize", images, c.Data.Images.Resize}, {"augment", "preset", images, c.Data.Images.Preset}, {"recipe", "recipe", tune, c.Tune.Recipe},
+		{"resize", "resize", images, c.Data.Images.Resize}, {"augment", "preset", images, c.Data.Images.Preset}, {"augment", "auto_augment", tune, c.Tune.AutoAugment}, {"recipe", "recipe", tune, c.Tune.Recipe},
 		{"from-delta", "from_delta", tune, c.Tune.FromDelta}, {"method", "method", tune, c.Tune.Method},
 		{"epochs", "epochs", recipe, o.recipe.Epochs}, {"warmup-epochs", "warmup_epochs", recipe, o.recipe.WarmupEpochs}, {"lr", "lr", recipe, o.recipe.LR},
 		{"class-weights", "class_weights", recipe, o.recipe.ClassWeights}, {"balanced-sampling", "balanced_sampling", recipe, o.recipe.BalancedSampling},

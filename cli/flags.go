@@ -193,7 +193,15 @@ func flagTable() []flagRow {
 		{name: "flip", on: "tune train", group: imagesGroup,
 			help:  "mirror half of the training images at random",
 			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip }},
-		{name: "augment", on: "tune train", group: imagesGroup, common: true,
+		{name: "augment", on: "tune", group: imagesGroup, common: true,
+			help: "the augmentation of training images: none, light (flips and random resized crops), strong (light, " +
+				"RandAugment, random erasing, Mixup and CutMix), or auto, which compares none and light on the validation " +
+				"images in short trainings; the next flags change single options",
+			kind: "NAME", values: func() []string { return append(run.Presets(), run.AutoAugment) }, closed: true, auto: "none; with --task the recipe of the benchmark",
+			field: func(o *options) any {
+				return augmentValue{(*presetValue)(&o.config.Data.Images), &o.config.Tune.AutoAugment}
+			}},
+		{name: "augment", on: "train", group: imagesGroup, common: true,
 			help: "the augmentation of training images: none, light (flips and random resized crops) or strong (light, " +
 				"RandAugment, random erasing, Mixup and CutMix); the next flags change single options",
 			kind: "NAME", values: run.Presets, closed: true, auto: "none; with --task the recipe of the benchmark",

@@ -29,6 +29,16 @@ func (f *facts) addChoices(c *spt.Choices, o run.TuneOptions) {
 		}
 		f.add("image size", "%s", text)
 	}
+	if len(c.Augment) > 0 {
+		text := c.Augment[0].Preset + ";"
+		for i, try := range c.Augment {
+			if i > 0 {
+				text += ","
+			}
+			text += fmt.Sprintf(" validation loss %.4f with %s", try.ValLoss, try.Preset)
+		}
+		f.add("augmentation", "%s after %d steps", text, c.Augment[0].Steps)
+	}
 	e := c.Expected
 	text := fmt.Sprintf("%s in all: %s of training", about(e.Total()), about(time.Duration(e.Train*float64(time.Second))))
 	if o.TimeLimit > 0 {

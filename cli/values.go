@@ -407,6 +407,26 @@ func (p *presetValue) Set(text string) error {
 	return errors.Unwrap(err)
 }
 
+// augmentValue is the name of a preset of augmentation, or run.AutoAugment, which sets auto.
+type augmentValue struct {
+	preset *presetValue
+	auto   *bool
+}
+
+func (v augmentValue) Type() string { return v.preset.Type() }
+func (v augmentValue) String() string {
+	if *v.auto {
+		return run.AutoAugment
+	}
+	return v.preset.String()
+}
+func (v augmentValue) Set(text string) error {
+	if *v.auto = text == run.AutoAugment; *v.auto {
+		text = "none"
+	}
+	return v.preset.Set(text)
+}
+
 // channelsValue is the value of a flag that takes three numbers, for red, green and blue. Set also
 // records in source that the user has given the preprocessing of the images.
 type channelsValue struct {

@@ -28,6 +28,10 @@ var presets = []preset{
 	{name: "strong", flip: true, augment: dataset.Augment{CropScale: lightCrop, RandAugment: 2, Erasing: 0.25, Mixup: 0.8, CutMix: 1}},
 }
 
+// AutoAugment is the name of the choice between presets that RecipeAuto makes; see
+// TuneOptions.AutoAugment.
+const AutoAugment = "auto"
+
 // Presets returns the names of the presets of augmentation, for [ImageOptions.WithPreset].
 func Presets() (names []string) {
 	for _, p := range presets {

@@ -145,6 +145,10 @@ type TuneOptions struct {
 	// NoRefit skips the final training on the training and validation images together. The result
 	// is then the chosen candidate itself. It has no effect without validation. Default: false.
 	NoRefit bool `json:"no_refit,omitempty"`
+	// AutoAugment leaves the choice of the augmentation to RecipeAuto: spt.Task.Prepare compares no
+	// augmentation with the preset light, sets DataConfig.Images and clears this field. Default:
+	// false.
+	AutoAugment bool `json:"auto_augment,omitempty"`
 	// TimeLimit is the time, in seconds, in which Task.Tune ends, counted from its start or from
 	// Began. Trainings take fewer steps if they are too slow for it. Zero means no limit.
 	TimeLimit float64 `json:"time_limit,omitempty"`
