@@ -63,6 +63,7 @@ var imports = []struct {
 	{"plan/published", []string{"internal/regularfile", "checkpoint", "peft", "plan", "sensitivity", "internal/pickle"}},
 	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "progress", "sensitivity", "internal/jsonfile", "internal/microbatch",
 		"internal/option", "internal/program"}},
+	{"memory", []string{"backbone", "backend", "dataset", "objective", "peft", "sensitivity", "train"}},
 	{"method", []string{"backbone", "peft", "plan", "train", "internal/option"}},
 	{"delta", []string{"internal/regularfile", "backbone", "backend", "checkpoint", "dataset", "objective", "peft", "plan", "train", "internal/atomicfile", "internal/hub",
 		"internal/jsonfile", "internal/program"}},
