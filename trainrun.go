@@ -77,7 +77,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		if _, result.Temperature, err = validation(predictions); err != nil {
 			return nil, err
 		}
-		if err := measure(predictions, "val", result); err != nil {
+		if err := setMetrics(predictions, "val", result); err != nil {
 			return nil, err
 		}
 		if err := keep(predictions, folder); err != nil {

@@ -462,7 +462,7 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 		if err != nil {
 			return err
 		}
-		if err := measure(predictions, "test", result); err != nil {
+		if err := setMetrics(predictions, "test", result); err != nil {
 			return err
 		}
 		if err := keep(predictions, r.folder); err != nil {

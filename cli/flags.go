@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone/catalogue"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
@@ -38,22 +39,22 @@ func flagTable() []flagRow {
 
 		// The backbone.
 		{name: "model", on: "tune score plan train eval predict", group: modelGroup, common: true,
-			help: "the backbone: a checkpoint file or its folder, hf:OWNER/NAME[@REVISION][:FILE] for a model of the " +
-				"Hugging Face Hub, or demo for the embedded backbone",
-			kind: "FILE", file: inputFile, values: embeddedName,
+			help: "the backbone: a checkpoint file or its folder, a name that 'spt models' lists, such as vit_tiny, " +
+				"hf:OWNER/NAME[@REVISION][:FILE] for a model of the Hugging Face Hub, or demo for the embedded backbone",
+			kind: "FILE", file: inputFile, values: modelNames,
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "model", on: "merge export", group: modelGroup, common: true,
-			help: "the backbone on which the delta was tuned: a checkpoint file or its folder, hf:OWNER/NAME, or demo",
-			kind: "FILE", file: inputFile, values: embeddedName, auto: "the path in the run's folder",
+			help: "the backbone on which the delta was tuned: a checkpoint file or its folder, a name that 'spt models' lists, hf:OWNER/NAME, or demo",
+			kind: "FILE", file: inputFile, values: modelNames, auto: "the path in the run's folder",
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "model", on: "bench", group: modelGroup, common: true,
-			help: "the size of the backbone: tiny, small, base, " +
-				"swin-tiny or convnext-tiny; its weights are random, its images have 224 px; --weights FILE measures a checkpoint",
+			help: "the size of the backbone: tiny, small, base, swin-tiny, convnext-tiny, or a name that 'spt models' " +
+				"lists; its weights are random; --weights FILE measures a checkpoint",
 			kind: "SIZE", values: bench.Sizes, closed: true, def: "tiny", auto: "tiny; base with --suite",
 			field: func(o *options) any { return &o.bench.Name }},
 		{name: "weights", on: "bench", group: modelGroup, common: true,
-			help: "the backbone: a checkpoint file or its folder, hf:OWNER/NAME, or demo",
-			kind: "FILE", file: inputFile, values: embeddedName, auto: "random weights", excludes: []string{"suite"},
+			help: "the backbone: a checkpoint file or its folder, a name that 'spt models' lists, hf:OWNER/NAME, or demo",
+			kind: "FILE", file: inputFile, values: modelNames, auto: "random weights", excludes: []string{"suite"},
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "weights-key", on: "tune score plan train eval predict merge export", group: modelGroup,
 			help: "the key of the weights in a checkpoint that holds several models, such as ema or teacher: the keys of their " +
@@ -915,7 +916,7 @@ func pair(to *[2]float64) numbersValue { return numbersValue{&to[0], &to[1]} }
 
 func words(list ...string) func() []string { return func() []string { return list } }
 
-func embeddedName() []string { return []string{embedded.Name} }
+func modelNames() []string   { return append(catalogue.Names(), embedded.Name) }
 func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
 func schemes() []string      { return texts(peft.Schemes()) }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/memory"
 	"github.com/sptune/spt/run"
 )
 
@@ -50,13 +51,33 @@ func (f *facts) addChoices(c *spt.Choices, o run.TuneOptions) {
 // about returns a duration in words, without false precision.
 func about(d time.Duration) string { return "about " + wording.Time(d.Seconds()) }
 
-// writeDryRun writes what a run would do.
-func (a *app) writeDryRun(c run.Config, choices *spt.Choices) error {
-	if a.json {
-		return a.writeJSON(struct {
-			Config  run.Config   `json:"config"`
-			Choices *spt.Choices `json:"choices,omitempty"`
-		}{c, choices})
+// expectedMemory is the expected memory of a run, and the memory that it may have, in bytes.
+type expectedMemory struct {
+	memory.Footprint
+	Available int64 `json:"available,omitempty"`
+}
+
+// addMemory adds a line with the expected memory, unless it is not known.
+func (f *facts) addMemory(m expectedMemory) {
+	if m.Footprint == (memory.Footprint{}) {
+		return
 	}
-	return nil
+	text := "about " + wording.Bytes(m.Total())
+	if m.Available > 0 {
+		text += fmt.Sprintf(" of %s that are available", wording.Bytes(m.Available))
+	}
+	f.add("memory", "%s", text)
+}
+
+// writeDryRun writes what a run would do, as JSON. The lines that a run prints before it starts say
+// it to people.
+func (a *app) writeDryRun(c run.Config, choices *spt.Choices, m expectedMemory) error {
+	if !a.json {
+		return nil
+	}
+	return a.writeJSON(struct {
+		Config  run.Config     `json:"config"`
+		Choices *spt.Choices   `json:"choices,omitempty"` // with the recipe auto
+		Memory  expectedMemory `json:"memory"`
+	}{c, choices, m})
 }

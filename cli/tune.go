@@ -132,9 +132,16 @@ result of a run without a stop.
 		if choices != nil {
 			f.addChoices(choices, c.Tune)
 		}
+		var expected expectedMemory
+		if o.resume == "" {
+			if expected.Footprint, expected.Available, err = task.Foresee(c.Tune); err != nil {
+				return err
+			}
+			f.addMemory(expected)
+		}
 		fmt.Fprint(a.notes(), f)
 		if o.dryRun {
-			return a.writeDryRun(*c, choices)
+			return a.writeDryRun(*c, choices, expected)
 		}
 		p := a.reporter()
 		defer p.close()

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/sptune/spt/internal/bench"
-	"github.com/sptune/spt/internal/embedded"
-	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
@@ -178,24 +176,17 @@ func (p *pathValue) Set(text string) error {
 	return err
 }
 
-// modelValue is the path of a checkpoint, a reference to the Hugging Face Hub, or the name of the
-// embedded backbone.
+// modelValue is a backbone: the path of a checkpoint, the name of a published backbone, a reference
+// to the Hugging Face Hub, or the name of the embedded backbone. Set stores what run.Locate
+// returns.
 type modelValue string
 
 func (m *modelValue) Type() string   { return "path" }
 func (m *modelValue) String() string { return string(*m) }
 func (m *modelValue) Set(text string) error {
-	switch {
-	case text == embedded.Name:
-		*m = embedded.Name
-	case hub.IsReference(text):
-		r, err := hub.Parse(text)
-		*m = modelValue(r.String())
-		return err
-	default:
-		return (*pathValue)(m).Set(text)
-	}
-	return nil
+	path, err := run.Locate(text)
+	*m = modelValue(path)
+	return err
 }
 
 // weightsValue is the path of a file of class weights, or one of the values of

@@ -48,6 +48,20 @@ func (t Transform) cacheKey(s Sample) cacheKey {
 // entryBytes is the approximate size of a cache entry in bytes, without its pixels and its path.
 const entryBytes = 200
 
+// StoredBytes returns about how many bytes a Cache needs for an image that t transforms. It assumes
+// the ratio 3:2 for a resize that keeps the aspect ratio.
+func (t Transform) StoredBytes() int64 {
+	side := int64(t.Size)
+	if t.crops() {
+		side = int64(t.resizeTo())
+	}
+	pixels := side * side
+	if t.Resize == "crop" {
+		pixels = pixels * 3 / 2
+	}
+	return 3*pixels + entryBytes
+}
+
 // NewCache returns a cache that holds at most limit bytes. Zero means 1 GiB. A cache with a
 // negative limit keeps nothing.
 func NewCache(limit int64) *Cache {

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/internal/embedded"
-	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/regularfile"
@@ -155,6 +153,13 @@ func configure(nodes layers) (Config, error) {
 	if err := nodes.check(c, base, row); err != nil {
 		return c, err
 	}
+	if c.Model.Path != "" {
+		path, err := Locate(c.Model.Path)
+		if err != nil {
+			return c, nodes.at("model.path", err)
+		}
+		c.Model.Path = path
+	}
 	return c, c.makeAbsolute()
 }
 
@@ -180,12 +185,9 @@ func (c *Config) forget(n *yamlfile.Node) {
 	c.Data.Split, c.Data.Samples, c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test = "", "", 0, 0, 0, 0
 }
 
-// makeAbsolute makes the paths in c absolute.
+// makeAbsolute makes the paths in c absolute, except the path of the model.
 func (c *Config) makeAbsolute() error {
 	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile, &c.Tune.FromDelta}
-	if c.Model.Path != embedded.Name && !hub.IsReference(c.Model.Path) {
-		paths = append(paths, &c.Model.Path)
-	}
 	if w := &c.Tune.Train.ClassWeights; *w != train.AutoWeights && *w != train.NoWeights {
 		paths = append(paths, w)
 	}

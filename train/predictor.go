@@ -407,8 +407,8 @@ func CheckMemory(c backbone.Config, block, images int) error {
 	if err != nil {
 		return option.Errorf("from-block", "training from a block on: %w", err)
 	}
-	need, free := int64(images)*int64(tokens)*int64(width)*2, measure.AvailableMemory()
-	if need > free {
+	need := int64(images) * int64(tokens) * int64(width) * 2
+	if free, known := measure.Available(); known && need > free {
 		return option.Errorf("from-block", "training from block %d on: the tokens of %d images that enter the block need %.1f GB of memory (%d tokens of %d numbers, 2 bytes each), but %.1f GB are available; use fewer or smaller images, or train from the images", block, images, float64(need)/1e9, tokens, width, float64(free)/1e9)
 	}
 	return nil
