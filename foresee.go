@@ -13,9 +13,9 @@ import (
 	"github.com/sptune/spt/run"
 )
 
-// Foresee returns the expected resident memory of [Task.Tune] with the options o. If it is more than
-// this process may have, the error is a [*run.InputError]. available is 0 if the system does not
-// tell how much that is. On a device such as a GPU, Foresee foresees nothing and returns zeros.
+// Foresee returns the expected resident memory of [Task.Tune] with the options o. If it is more
+// than this process may have, the error is a [*run.InputError]. available is 0 if the system does
+// not tell how much that is. On a device such as a GPU, Foresee foresees nothing and returns zeros.
 func (t *Task) Foresee(o run.TuneOptions) (f memory.Footprint, available int64, err error) {
 	if backend.OnDevice(t.be) {
 		return f, 0, nil
