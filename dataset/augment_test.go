@@ -572,3 +572,32 @@ func TestAugmentErrors(t *testing.T) {
 		t.Errorf("a very narrow image: error %v", err)
 	}
 }
+
+// BenchmarkAugment measures what augmentation adds to an image that the cache holds, without the
+// mixing of mini-batches.
+func BenchmarkAugment(b *testing.B) {
+	const size = 224
+	light := Augment{CropScale: [2]float64{0.5, 1}}
+	strong := light
+	strong.RandAugment, strong.Erasing = 2, 0.25
+	jitter := light
+	jitter.Brightness, jitter.Contrast, jitter.Saturation, jitter.Hue = 0.4, 0.4, 0.4, 0.1
+	for _, c := range []struct {
+		name string
+		a    Augment
+	}{{"none", Augment{}}, {"light", light}, {"strong", strong}, {"jitter", jitter}} {
+		b.Run(c.name, func(b *testing.B) {
+			t := Transform{Size: size, HorizontalFlip: true, Augment: c.a}
+			m, err := t.resize(pattern(640, 480))
+			if err != nil {
+				b.Fatal(err)
+			}
+			dst := make([]uint8, 3*size*size)
+			for i := 0; b.Loop(); i++ {
+				if err := t.finish(dst, m, 1, 0, i); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

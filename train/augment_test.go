@@ -31,7 +31,7 @@ func augmentConfig() backbone.Config {
 type mapped struct{ objective.Objective }
 
 func (m mapped) Logits(c backbone.Config, l backbone.Layers, features *graph.Node) *graph.Node {
-	return graph.ExpandDims(m.Objective.Logits(c, l, features), 1)
+	return graph.InsertAxes(m.Objective.Logits(c, l, features), 1)
 }
 
 // TestResumeAugmented checks that a training with augmentation that is killed within an epoch
