@@ -7,13 +7,17 @@ import (
 	"slices"
 )
 
-// Strata returns the stratum of each sample, in the order of the samples; see [Target].
+// Strata returns the stratum of each sample, in the order of the samples; see [Target]. It is -1
+// for a sample without a target.
 func (l *Loader) Strata() []int { return strata(l.samples) }
 
 func strata(samples []Sample) []int {
 	out := make([]int, len(samples))
 	for i, s := range samples {
-		out[i] = s.stratum()
+		out[i] = -1
+		if s.Target != nil {
+			out[i] = s.stratum()
+		}
 	}
 	return out
 }

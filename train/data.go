@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -160,8 +161,8 @@ func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tenso
 
 // batches yields the samples in batches of the given size. order lists the positions of the
 // samples, as for dataset.Loader.Batches; nil means all samples in the order of the data. If fill
-// is set, a smaller last batch is filled up on a device. seed and epoch decide random crops and
-// flips.
+// is set, a smaller last batch is filled up on a device; this is for evaluation, so the images must
+// not be mixed. seed and epoch decide random crops and flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, fill bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
 		return d.computedBatches(ctx, be, order, size)
@@ -178,6 +179,9 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 		}
 		for b, err := range d.loader.Batches(ctx, order, size, seed, epoch) {
 			var out batch
+			if err == nil && fill && b.Shares != nil {
+				err = errors.New("evaluating images: the transform mixes images, which is for training only; evaluate without mixing")
+			}
 			if err == nil {
 				full := b.N
 				if fill && backend.OnDevice(be) {
@@ -209,9 +213,6 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 	}
 	if out.targets, err = d.place(be, targets, n); err != nil || b.Shares == nil {
 		return out, err
-	}
-	if n != b.N {
-		return out, fmt.Errorf("copying a batch of %d images to the backend: they are mixed, but only the images of a training can be; evaluate images without mixing", b.N)
 	}
 	if targets, err = objective.Encode(d.objective, d.config, b.Others); err != nil {
 		return out, err
