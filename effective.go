@@ -1,6 +1,10 @@
 package spt
 
 import (
+	"slices"
+	"strings"
+	"time"
+
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -18,6 +22,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if err != nil {
 		return o, optionError(err)
 	}
+	if err := checkFromDelta(o); err != nil {
+		return o, optionError(err)
+	}
 	o.Plan = o.Plan.WithDefaults()
 	if o.ScoresFile == "" {
 		o.Score = o.Score.WithDefaults()
@@ -29,7 +36,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 			o.Score.Compat = o.Plan.Compat
 		}
 	}
-	if m.Scores {
+	if m.Scores && o.FromDelta == "" {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
 		}
@@ -44,20 +51,67 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil
 	}
-	o.MethodRates = false
+	o.MethodRates, o.Began = false, time.Time{}
 	if err := t.validate(m, o); err != nil {
 		return o, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
 		return o, err
 	}
-	o.Options = m.WithDefaults(o.Options)
+	if o.FromDelta == "" { // the delta has the sizes
+		o.Options = m.WithDefaults(o.Options)
+	}
 	images := len(t.data.Train)
 	if o.NoValidation {
 		images += len(t.data.Val)
 	}
 	o.Train = effectiveTrain(m, o.Train, images)
+	o.Train, err = t.weighClasses(o.Train)
+	return o, err
+}
+
+// weighClasses returns o with the class weights that o.ClassWeights names. The recorded weights of
+// a run stay as they are. A file that cannot be read is a [*run.InputError].
+func (t *Task) weighClasses(o train.Options) (train.Options, error) {
+	if o.ClassWeights == "" || o.ClassWeights == train.NoWeights || o.ClassWeightValues != nil {
+		return o, nil
+	}
+	// CheckImages may have removed broken images, but the weights of a resumed run must not change.
+	counts := t.data.AsOpened().ClassCounts()
+	if o.BalancedSampling { // an epoch has as many images of each class that has images
+		for class := range counts {
+			counts[class] = min(counts[class], 1)
+		}
+	}
+	if o.ClassWeights == train.AutoWeights {
+		o.ClassWeightValues = train.BalancedWeights(counts)
+		return o, nil
+	}
+	weights, err := run.ReadClassWeights(o.ClassWeights, t.data.Classes)
+	if err != nil {
+		return o, err
+	}
+	o.ClassWeightValues = train.NormalWeights(weights, counts)
+	if err := o.Validate(); err != nil { // the ratio of two weights may be too large
+		return o, &run.InputError{Err: err}
+	}
 	return o, nil
+}
+
+// checkLoss returns an error if the objective or the data set cannot train with the options.
+func (t *Task) checkLoss(o train.Options) error {
+	if err := o.CheckObjective(t.objective, t.model.Config); err != nil {
+		return err
+	}
+	for _, needs := range []struct {
+		option string
+		given  bool
+	}{{"class-weights", o.ClassWeights == train.AutoWeights}, {"balanced-sampling", o.BalancedSampling}} {
+		if needs.given && slices.Max(t.data.ClassCounts()) == 0 {
+			return option.Errorf(needs.option, "balancing classes: no training image of data set %s belongs to a single class; leave the option out", t.data.Name)
+		}
+	}
+	return nil
 }
 
 // effectiveTrain returns the training options of a method with defaults for a training on n images.
@@ -97,8 +151,17 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 			return err
 		}
 	}
+	if err := t.checkLoss(o.Train); err != nil {
+		return err
+	}
 	if err := o.Score.Validate(); err != nil {
 		return err
+	}
+	if o.AutoAugment {
+		return option.Errorf("augment", "the augmentation %s is a choice of the recipe %s, which the run does not have; name the augmentation: %s", run.AutoAugment, run.RecipeAuto, strings.Join(run.Presets(), ", "))
+	}
+	if o.Probe && !t.classifies() {
+		return option.Errorf("probe-head", "a linear probe classifies images with one label each, but the objective is %s; leave the probe out", t.objective.Name())
 	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
@@ -131,7 +194,8 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	case len(t.data.Val) == 0:
 		return option.Errorf("validation-only", "a run that only validates needs validation images, and data set %s has none; give a validation split", t.data.Name)
 	}
-	if len(o.Budgets) == 0 { // such as prompts, which do not fit every backbone
+	// such as prompts, which do not fit every backbone
+	if len(o.Budgets) == 0 && o.FromDelta == "" {
 		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)

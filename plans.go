@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -141,7 +142,11 @@ func (r *runner) scores(ctx context.Context) (*sensitivity.Scores, error) {
 	}
 	path := r.folder.Path(run.ScoresFile)
 	if !exists(path) {
-		return r.Score(ctx, r.o.Score, r.report)
+		var head checkpoint.StateDict
+		if r.probed != nil {
+			head = r.probed.start
+		}
+		return r.score(ctx, r.o.Score, head, r.report)
 	}
 	scores, err := sensitivity.Load(path)
 	if err == nil {

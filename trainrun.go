@@ -77,7 +77,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		if _, result.Temperature, err = validation(predictions); err != nil {
 			return nil, err
 		}
-		if err := measure(predictions, "val", result); err != nil {
+		if err := setMetrics(predictions, "val", result); err != nil {
 			return nil, err
 		}
 		if err := keep(predictions, folder); err != nil {
@@ -127,7 +127,11 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s p
 	if p != nil && p.Compat != "" {
 		o.Train.Compat = p.Compat // a plan of the release is trained as the release trains it
 	}
-	if err := validateTrain(m, o.Train); err != nil {
+	err = validateTrain(m, o.Train)
+	if err == nil {
+		err = t.checkLoss(o.Train)
+	}
+	if err != nil {
 		return o, s, optionError(err)
 	}
 	if p != nil {
@@ -147,6 +151,9 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s p
 		images += len(t.data.Val)
 	}
 	o.Train = effectiveTrain(m, o.Train, images)
+	if o.Train, err = t.weighClasses(o.Train); err != nil {
+		return o, s, err
+	}
 	if p == nil {
 		if s, err = m.Select(t.model.Config, o.Options); err == nil {
 			_, err = peft.New(t.model.Config, s)

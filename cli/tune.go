@@ -1,14 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -46,6 +51,7 @@ result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		began := time.Now()
 		if err := o.tracking.Validate(); err != nil {
 			return err
 		}
@@ -57,6 +63,9 @@ result of a run without a stop.
 				if err := readConfig(cmd, o); err != nil {
 					return err
 				}
+			}
+			if err := takeDelta(cmd, c); err != nil {
+				return err
 			}
 			row, err := lookup(c.Tune.Method)
 			if err != nil {
@@ -93,6 +102,13 @@ result of a run without a stop.
 		if err != nil {
 			return err
 		}
+		c.Tune.Began = began
+		var choices *spt.Choices
+		if c.Tune.Recipe == run.RecipeAuto && o.resume == "" {
+			if task, choices, err = a.prepare(ctx, task, c); err != nil {
+				return err
+			}
+		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
@@ -109,9 +125,24 @@ result of a run without a stop.
 		if len(task.Data().Test) == 0 && !c.Tune.ValidationOnly {
 			f.add("note", "no test images: nothing will be tested")
 		}
+		f.addImbalance(task.Data(), c.Tune.Train)
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
+		if choices != nil {
+			f.addChoices(choices, c.Tune)
+		}
+		var expected expectedMemory
+		if o.resume == "" {
+			if expected.Footprint, expected.Available, err = task.Foresee(c.Tune); err != nil {
+				return err
+			}
+			f.addMemory(expected)
+		}
 		fmt.Fprint(a.notes(), f)
+		if o.dryRun {
+			return a.writeDryRun(*c, choices, expected)
+		}
 		p := a.reporter()
 		defer p.close()
 		if o.resume == "" {
@@ -145,8 +176,12 @@ result of a run without a stop.
 		if explained != nil {
 			return explained
 		}
+		var deadline time.Time
+		if c.Tune.TimeLimit > 0 {
+			deadline = began.Add(time.Duration(c.Tune.TimeLimit * float64(time.Second)))
+		}
 		if !o.noReport {
-			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+			if left, err = a.leaveReport(ctx, task, o.out, deadline); err != nil {
 				return err
 			}
 		}
@@ -155,13 +190,47 @@ result of a run without a stop.
 	return cmd
 }
 
-// takeDefaults sets the options of a run that no flag has set to the recipes of the method and of
-// the task. run.Configure does the same for a configuration file.
-func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
-	if !cmd.Flags().Changed("lr") {
-		c.Tune.LRs, c.Tune.MethodRates = m.LearningRates, true
+// takeDelta sets the options of a run from a delta that no flag has set to those of the delta: its
+// method, its image size and its backbone.
+func takeDelta(cmd *cobra.Command, c *run.Config) error {
+	if c.Tune.FromDelta == "" {
+		return nil
 	}
-	if err := takeMethodRecipe(cmd, m, &c.Tune.Train); err != nil {
+	d, err := delta.Load(c.Tune.FromDelta)
+	if err != nil {
+		return &run.OptionError{Option: "from-delta", Err: err}
+	}
+	if !cmd.Flags().Changed("method") {
+		c.Tune.Method = method.Method(d.Method)
+	}
+	if c.Model.ImageSize == 0 {
+		c.Model.ImageSize = d.Config.ImageSize
+	}
+	return nil
+}
+
+// takeDefaults sets the options of a run that no flag has set to those of the recipe. run.Configure
+// does the same for a configuration file.
+func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
+	name, err := recipeOf(c.Tune, c.Data, run.RecipeAuto)
+	if err != nil {
+		return err
+	}
+	recipe, fs := run.RecipeOptions(m, name), cmd.Flags()
+	if fs.Changed("steps") && recipe.Train.Epochs == 0 { // WithDefaults scales both to the steps
+		recipe.Train.Epochs, recipe.Train.WarmupEpochs = 100, 10
+	}
+	c.Tune.Recipe = name
+	if !fs.Changed("lr") {
+		c.Tune.LRs, c.Tune.MethodRates = recipe.LRs, true
+	}
+	if !fs.Changed("probe-head") {
+		c.Tune.Probe = recipe.Probe && c.Tune.FromDelta == ""
+	}
+	if !fs.Changed("refit") {
+		c.Tune.NoRefit = recipe.NoRefit
+	}
+	if err := takeTraining(cmd, &c.Tune.Train, &recipe.Train); err != nil {
 		return err
 	}
 	if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
@@ -171,7 +240,7 @@ func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 		c.Tune.Score = sensitivity.Options{} // the file states the options
 	}
 	c.Tune.Score.Seed = c.Tune.Train.Seed
-	return takeRecipe(cmd, &c.Data)
+	return takeImages(cmd, name, &c.Data.Images)
 }
 
 // describeMethod returns the method with its options and the main training options, in words.
@@ -207,6 +276,18 @@ func describeMethod(o run.TuneOptions) string {
 	}
 	if o.Train.Init == peft.ReleaseScheme {
 		text += ", initial values of the release"
+	}
+	if o.Train.LabelSmoothing > 0 {
+		text += fmt.Sprintf(", label smoothing %g", o.Train.LabelSmoothing)
+	}
+	if w := o.Train.ClassWeightValues; w != nil {
+		text += fmt.Sprintf(", class weights %s (%.3g to %.3g)", printable(cmp.Or(o.Train.ClassWeights, "given")), slices.Min(w), slices.Max(w))
+	}
+	if o.Train.BalancedSampling {
+		text += ", balanced sampling"
+	}
+	if by := o.Train.Select; by != "" && by != objective.ByAccuracy {
+		text += ", chosen by " + string(by)
 	}
 	return text + fmt.Sprintf(", seed %d", o.Train.Seed)
 }

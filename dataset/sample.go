@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 )
 
 // Sample is one image and its target. The image is an image file, or a part of another file such as
@@ -147,4 +148,48 @@ func countAre(n int) string {
 		return "1 image is"
 	}
 	return fmt.Sprintf("%d images are", n)
+}
+
+// ShorterSide returns the median of the shorter sides, in pixels, of at most 64 of the samples. It
+// reads the headers of the images. Images whose size cannot be read do not count. It returns 0 if
+// there are no others.
+func ShorterSide(samples []Sample) int {
+	const most = 64
+	var sides []int
+	for i := range min(most, len(samples)) {
+		if w, h, err := samples[i*len(samples)/min(most, len(samples))].dimensions(); err == nil {
+			sides = append(sides, min(w, h))
+		}
+	}
+	if len(sides) == 0 {
+		return 0
+	}
+	slices.Sort(sides)
+	return sides[len(sides)/2]
+}
+
+// dimensions returns the width and the height of the image, in pixels, from its header. An
+// orientation that the file states may exchange them.
+func (s Sample) dimensions() (width, height int, err error) {
+	if s.Image != nil {
+		return s.Image.Width, s.Image.Height, nil
+	}
+	from := s.stored
+	if from == nil {
+		from = imageFile(s.Path)
+	}
+	data, err := from.encoded()
+	if err != nil {
+		return 0, 0, err
+	}
+	f, err := sniff(data)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("broken %s: the decoder failed with %q", f.name, fmt.Sprint(p))
+		}
+	}()
+	return f.size(data)
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -180,7 +181,7 @@ func TestRecipes(t *testing.T) {
 		if err := r.Validate(); err != nil {
 			t.Errorf("%s: %v", m, err)
 		}
-		if row.Scores && r != train.VTAB() {
+		if row.Scores && !reflect.DeepEqual(r, train.VTAB()) {
 			t.Errorf("%s: %+v", m, r)
 		}
 	}

@@ -131,6 +131,22 @@ func parameters(c run.Config) (all []Parameter) {
 	given("resize_to", c.Data.Images.ResizeTo)
 	given("random_crop", c.Data.Images.RandomCrop)
 	given("flip", c.Data.Images.HorizontalFlip)
+	a := c.Data.Images.Augment
+	if a.CropScale != [2]float64{} {
+		always("crop_scale", fmt.Sprintf("%g,%g", a.CropScale[0], a.CropScale[1]))
+		always("crop_ratio", fmt.Sprintf("%g,%g", a.CropRatio[0], a.CropRatio[1]))
+	}
+	given("vertical_flip", a.VerticalFlip)
+	given("brightness", a.Brightness)
+	given("contrast", a.Contrast)
+	given("saturation", a.Saturation)
+	given("hue", a.Hue)
+	given("rand_augment", a.RandAugment)
+	given("rand_augment_magnitude", a.Magnitude)
+	given("random_erasing", a.Erasing)
+	given("mixup", a.Mixup)
+	given("cutmix", a.CutMix)
+	given("test_flip", c.Data.Images.TestFlip)
 	given("objective", c.Objective)
 	given("device", c.Compute.Device)
 	given("devices", c.Compute.Devices)

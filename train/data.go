@@ -27,6 +27,8 @@ type Data struct {
 	loader    *dataset.Loader
 	objective objective.Objective
 	config    backbone.Config
+	// strata holds the stratum of each sample; see dataset.Loader.Strata.
+	strata []int
 	// targetSize is the number of values in the encoded target of one image.
 	targetSize int
 	// kept holds the images on each device. A nil entry means that they do not fit.
@@ -43,6 +45,9 @@ type Data struct {
 
 	// features holds the features, [N, width], and is nil if the Data holds tokens.
 	features []float32
+	// mirrored holds the features of the mirror images, [N, width]. It is empty unless the
+	// transform of the images has TestFlip.
+	mirrored []float32
 	// tokens holds the tokens, [N, width]; see Predictor.computed.
 	tokens []float16.Float16
 	// shape is the shape of the values of one image: [width] of features, and
@@ -64,7 +69,12 @@ type computedKey struct {
 // Images returns a Data that reads its images with loader. The transform of the loader must yield
 // images of the image size of the backbone c. The objective o encodes the targets.
 func Images(loader *dataset.Loader, o objective.Objective, c backbone.Config) *Data {
-	return &Data{loader: loader, objective: o, config: c, targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
+	return &Data{loader: loader, objective: o, config: c, strata: loader.Strata(), targetSize: objective.TargetSize(o, c), kept: map[backend.Backend]*resident{}}
+}
+
+// newComputed returns a Data without values for the samples of images.
+func newComputed(images *Data) *Data {
+	return &Data{objective: images.objective, config: images.config, strata: images.strata, targetSize: images.targetSize, kept: map[backend.Backend]*resident{}}
 }
 
 // Part returns the n samples of d that start at position first. Calls with the same arguments
@@ -79,12 +89,16 @@ func (d *Data) Part(first, n int) *Data {
 		if d.loader != nil {
 			part = Images(d.loader.Part(first, n), d.objective, d.config)
 		} else {
-			part = &Data{objective: d.objective, config: d.config, targetSize: d.targetSize, kept: map[backend.Backend]*resident{},
-				shape: d.shape, width: d.width, targets: d.targets[first*d.targetSize : (first+n)*d.targetSize]}
+			part = newComputed(d)
+			part.strata = d.strata[first : first+n]
+			part.shape, part.width, part.targets = d.shape, d.width, d.targets[first*d.targetSize:(first+n)*d.targetSize]
 			if d.tokens != nil {
 				part.tokens = d.tokens[first*d.width : (first+n)*d.width]
 			} else {
 				part.features = d.features[first*d.width : (first+n)*d.width]
+			}
+			if len(d.mirrored) > 0 {
+				part.mirrored = d.mirrored[first*d.width : (first+n)*d.width]
 			}
 		}
 		part.whole, part.first = d, first
@@ -106,20 +120,38 @@ func (d *Data) Len() int {
 // others can be used.
 type batch struct {
 	images, targets *tensors.Tensor
-	n               int     // number of images without the images that fill up the batch
-	host            []int32 // encoded targets of these n images, row-major
+	mirrored        *tensors.Tensor // features of the mirror images; nil if there are none
+	n               int             // number of images without the images that fill up the batch
+	host            []int32         // encoded targets of these n images, row-major
+	// others and shares are dataset.Batch.Others, encoded, and dataset.Batch.Shares. Nil without
+	// mixing.
+	others, shares *tensors.Tensor
 }
 
-func (b batch) free() { program.Free(b.images, b.targets) }
+func (b batch) free() {
+	program.Free(b.images, b.targets, b.mirrored)
+	program.Free(b.mixed()...)
+}
 
-// augments reports whether the images are cropped or flipped at random.
+// mixed returns the inputs that a training step has only for mixed images.
+func (b batch) mixed() []*tensors.Tensor {
+	if b.others == nil {
+		return nil
+	}
+	return []*tensors.Tensor{b.others, b.shares}
+}
+
+// augments reports whether the images are changed at random.
 func (d *Data) augments() bool {
 	if d.loader == nil {
 		return false
 	}
 	t := d.loader.Transform()
-	return t.RandomCrop || t.HorizontalFlip
+	return t.RandomCrop || t.HorizontalFlip || t.Augment != dataset.Augment{}
 }
+
+// testFlip reports whether an evaluation predicts the mirror images too.
+func (d *Data) testFlip() bool { return d.loader != nil && d.loader.Transform().TestFlip }
 
 // place copies the encoded targets of n images to a backend.
 func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tensor, error) {
@@ -127,8 +159,9 @@ func (d *Data) place(be backend.Backend, targets []int32, n int) (*tensors.Tenso
 }
 
 // batches yields the samples in batches of the given size. order lists the positions of the
-// samples; nil means all samples in the order of the data. If fill is set, a smaller last batch is
-// filled up on a device. seed and epoch decide random crops and flips.
+// samples, as for dataset.Loader.Batches; nil means all samples in the order of the data. If fill
+// is set, a smaller last batch is filled up on a device. seed and epoch decide random crops and
+// flips.
 func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, size int, fill bool, seed uint64, epoch int) iter.Seq2[batch, error] {
 	if d.loader == nil {
 		return d.computedBatches(ctx, be, order, size)
@@ -174,7 +207,19 @@ func (d *Data) load(be backend.Backend, b *dataset.Batch, size int) (out batch, 
 	if out.images, err = program.Tensor(be, pixels, n, side, side, 3); err != nil {
 		return out, fmt.Errorf("copying a batch of %d images of %d×%d px to the backend: %w", n, side, side, err)
 	}
-	out.targets, err = d.place(be, targets, n)
+	if out.targets, err = d.place(be, targets, n); err != nil || b.Shares == nil {
+		return out, err
+	}
+	if n != b.N {
+		return out, fmt.Errorf("copying a batch of %d images to the backend: they are mixed, but only the images of a training can be; evaluate images without mixing", b.N)
+	}
+	if targets, err = objective.Encode(d.objective, d.config, b.Others); err != nil {
+		return out, err
+	}
+	if out.others, err = d.place(be, targets, n); err != nil {
+		return out, err
+	}
+	out.shares, err = program.Tensor(be, b.Shares, n)
 	return out, err
 }
 
@@ -186,12 +231,12 @@ func (d *Data) computedBatches(ctx context.Context, be backend.Backend, order []
 			n = len(order)
 		}
 		for i := 0; i < n; i += size {
-			var rows []float32
+			var rows, mirrored []float32
 			var out batch
 			for j := i; j < min(i+size, n); j++ {
 				k := j
 				if order != nil {
-					k = order[j]
+					k = order[j] % d.Len()
 				}
 				if d.tokens == nil {
 					rows = append(rows, d.features[k*d.width:(k+1)*d.width]...)
@@ -201,12 +246,18 @@ func (d *Data) computedBatches(ctx context.Context, be backend.Backend, order []
 						rows = append(rows, v.Float32())
 					}
 				}
+				if len(d.mirrored) > 0 {
+					mirrored = append(mirrored, d.mirrored[k*d.width:(k+1)*d.width]...)
+				}
 				out.host = append(out.host, d.targets[k*d.targetSize:(k+1)*d.targetSize]...)
 				out.n++
 			}
 			err := ctx.Err()
 			if err == nil {
 				out.images, err = program.Tensor(be, rows, append([]int{out.n}, d.shape...)...)
+			}
+			if err == nil && len(mirrored) > 0 {
+				out.mirrored, err = program.Tensor(be, mirrored, out.n, d.width)
 			}
 			if err == nil {
 				out.targets, err = d.place(be, out.host, out.n)

@@ -37,6 +37,7 @@ type Predictor struct {
 	features *program.Program
 	tokens   *program.Program // tokens that enter block Selection.FromBlock
 	split    *program.Program // splits a batch into micro-batches
+	mirror   *program.Program // mirrors the images of a batch
 }
 
 // NewPredictor returns a Predictor for the backbone m. tuned holds the values of the tuned tensors
@@ -90,6 +91,11 @@ func (p *Predictor) prepare() (err error) {
 	}); err != nil {
 		return err
 	}
+	if p.mirror, err = program.New(p.be, "mirror images", func(_ *Graph, in []*Node) []*Node {
+		return []*Node{Reverse(in[0], 2)}
+	}); err != nil {
+		return err
+	}
 	if p.tokens, err = program.New(p.be, "tokens of a block", func(_ *Graph, in []*Node) []*Node {
 		tuned, frozen, images := p.inputs(in)
 		return []*Node{net.model.Hidden(net.layers(tuned, frozen, nil, peft.Rates{}), net.tuning.Selection.FromBlock, images)}
@@ -121,7 +127,7 @@ func (p *Predictor) expect(data *Data, batchSize int) {
 
 // Close releases the compiled programs, and the tuned tensors that NewPredictor copied.
 func (p *Predictor) Close() {
-	for _, each := range []*program.Program{p.logits, p.features, p.tokens, p.split} {
+	for _, each := range []*program.Program{p.logits, p.features, p.tokens, p.split, p.mirror} {
 		if each != nil {
 			each.Close()
 		}
@@ -138,6 +144,50 @@ func (p *Predictor) Close() {
 func (p *Predictor) Logits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
 	out, err := p.run(ctx, p.logits, images)
 	return out.values, err
+}
+
+// MirroredLogits returns the mean of the logits of each image and of its mirror image, [B, classes]
+// row-major. images has the form that [Stepper.Enqueue] takes, with at least one image. An
+// objective whose output is a map is an error, because the map of a mirror image is mirrored too.
+func (p *Predictor) MirroredLogits(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	if images.Shape().Dim(0) == 0 {
+		return p.Logits(ctx, images) // reports the error
+	}
+	mirrored, err := p.mirrored(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Free(mirrored)
+	return p.meanLogits(ctx, images, mirrored)
+}
+
+// mirrored returns the mirror images of images.
+func (p *Predictor) mirrored(ctx context.Context, images *tensors.Tensor) (*tensors.Tensor, error) {
+	out, err := p.mirror.Run(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// meanLogits returns the mean of the logits of images, or of their features, and of those of their
+// mirror images.
+func (p *Predictor) meanLogits(ctx context.Context, images, mirrored *tensors.Tensor) ([]float32, error) {
+	mean, err := p.run(ctx, p.logits, images)
+	if err != nil {
+		return nil, err
+	}
+	if len(mean.shape) != 1 {
+		return nil, fmt.Errorf("averaging the predictions of an image and its mirror image: the objective %s predicts a map; predict the image alone", p.net.objective.Name())
+	}
+	other, err := p.Logits(ctx, mirrored)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range other {
+		mean.values[i] = (mean.values[i] + v) / 2
+	}
+	return mean.values, nil
 }
 
 // Features returns the input of the head, [B, …] row-major. images has the form that
@@ -193,8 +243,9 @@ type Sink func(logits []float32, targets []int32) error
 
 // Evaluate predicts all images of data and returns the metrics of the objective. It also passes the
 // predictions to sink, unless sink is nil. batchSize is the batch size of the training; a device
-// predicts up to four times as many images in one batch. Evaluate reports an event with stage
-// progress.Evaluate after each batch. A loss that is not finite is an error.
+// predicts up to four times as many images in one batch. If the transform of the data has TestFlip,
+// the predictions are the means of the logits of each image and its mirror image. Evaluate reports
+// an event with stage progress.Evaluate after each batch. A loss that is not finite is an error.
 func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, sink Sink, report progress.Func) (objective.Evaluation, error) {
 	o := p.net.objective
 	if data.objective.Name() != o.Name() {
@@ -207,7 +258,15 @@ func (p *Predictor) Evaluate(ctx context.Context, data *Data, batchSize int, sin
 			return metrics.Evaluation(), err
 		}
 		rows := b.images.Shape().Dim(0)
-		logits, err := p.Logits(ctx, b.images)
+		var logits []float32
+		switch {
+		case b.mirrored != nil:
+			logits, err = p.meanLogits(ctx, b.images, b.mirrored)
+		case data.testFlip():
+			logits, err = p.MirroredLogits(ctx, b.images)
+		default:
+			logits, err = p.Logits(ctx, b.images)
+		}
 		b.free()
 		logits = logits[:len(logits)/rows*b.n]
 		if err == nil {
@@ -239,10 +298,23 @@ func (p *Predictor) batchSize(data *Data, batchSize int) int {
 	return max(1, min(batchSize, data.Len()))
 }
 
+// ReadFeatures returns the input of the head for each sample of data, [N, width] row-major, and the
+// encoded targets, [N, targetSize]. Both are nil if the features of an image are not one vector. It
+// computes the features of an image once: data keeps them, also for a training of the head. The
+// caller must not change them. batchSize is as for [Predictor.Evaluate]. ReadFeatures reports an
+// event with stage progress.Features after each batch.
+func (p *Predictor) ReadFeatures(ctx context.Context, data *Data, batchSize int, report progress.Func) (features []float32, targets []int32, err error) {
+	out, err := p.computed(ctx, data, 0, batchSize, report)
+	if out == nil || err != nil {
+		return nil, nil, err
+	}
+	return out.features, out.targets, nil
+}
+
 // computed returns a Data with values of each sample from which a training can start: the tokens
 // that enter the given block, or for block 0 the features, for training only the head. It returns
 // nil if the features of an image are not one vector. It computes the values of an image once: data
-// keeps them. For tokens it reports an event with stage progress.Tokens after each batch.
+// keeps them. It reports an event with stage progress.Tokens or progress.Features after each batch.
 //
 // Tokens are kept as float16 numbers, which halves their memory. On a ViT-Ti and a DeiT-Ti, before
 // blocks 3 to 11, rounding changes tokens by 0.02 % (root mean square) and the logits of a new head
@@ -259,13 +331,13 @@ func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize i
 	if out := data.computed[key]; out != nil {
 		return out, nil
 	}
-	out := &Data{objective: data.objective, config: data.config, targetSize: data.targetSize, kept: map[backend.Backend]*resident{}}
-	forward := p.features
+	out := newComputed(data)
+	forward, stage := p.features, progress.Features
 	if block > 0 {
 		if err := CheckMemory(data.config, block, data.Len()); err != nil {
 			return nil, err
 		}
-		forward = p.tokens
+		forward, stage = p.tokens, progress.Tokens
 	}
 	for b, err := range data.batches(ctx, p.be, nil, p.batchSize(data, batchSize), true, 0, 0) {
 		if err != nil {
@@ -273,6 +345,10 @@ func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize i
 		}
 		rows := b.images.Shape().Dim(0)
 		f, err := p.run(ctx, forward, b.images)
+		var of []float32 // the features of the mirror images
+		if err == nil && block == 0 && len(f.shape) == 1 && data.testFlip() {
+			of, err = p.mirroredFeatures(ctx, b.images)
+		}
 		b.free()
 		if err != nil {
 			return nil, err
@@ -284,19 +360,28 @@ func (p *Predictor) computed(ctx context.Context, data *Data, block, batchSize i
 		values := f.values[:b.n*out.width]
 		if block == 0 {
 			out.features = append(out.features, values...)
+			out.mirrored = append(out.mirrored, of[:len(of)/rows*b.n]...)
 		} else if err := out.addTokens(values, data.Len()); err != nil {
 			return nil, option.Errorf("from-block", "training from block %d on: %w; train from the images, or from another block", block, err)
 		}
 		out.targets = append(out.targets, b.host...)
-		if block > 0 {
-			report.Report(progress.Event{Stage: progress.Tokens, Done: int64(out.Len()), Total: int64(data.Len())})
-		}
+		report.Report(progress.Event{Stage: stage, Done: int64(out.Len()), Total: int64(data.Len())})
 	}
 	if data.computed == nil {
 		data.computed = map[computedKey]*Data{}
 	}
 	data.computed[key] = out
 	return out, nil
+}
+
+// mirroredFeatures returns the features of the mirror images of images.
+func (p *Predictor) mirroredFeatures(ctx context.Context, images *tensors.Tensor) ([]float32, error) {
+	mirrored, err := p.mirrored(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Free(mirrored)
+	return p.Features(ctx, mirrored)
 }
 
 // addTokens appends the tokens of some of n images to d.tokens.
@@ -322,8 +407,8 @@ func CheckMemory(c backbone.Config, block, images int) error {
 	if err != nil {
 		return option.Errorf("from-block", "training from a block on: %w", err)
 	}
-	need, free := int64(images)*int64(tokens)*int64(width)*2, measure.AvailableMemory()
-	if need > free {
+	need := int64(images) * int64(tokens) * int64(width) * 2
+	if free, known := measure.Available(); known && need > free {
 		return option.Errorf("from-block", "training from block %d on: the tokens of %d images that enter the block need %.1f GB of memory (%d tokens of %d numbers, 2 bytes each), but %.1f GB are available; use fewer or smaller images, or train from the images", block, images, float64(need)/1e9, tokens, width, float64(free)/1e9)
 	}
 	return nil

@@ -165,15 +165,15 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// lists returns the lists of selectBatch for the given samples of d. seed and epoch decide the
-// crops and flips.
+// lists returns the lists of selectBatch for the given samples of d, as for dataset.Loader.Batches.
+// seed and epoch decide the crops and flips.
 func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int32 {
 	out := make([][]int32, 1, 4)
 	if d.augments() {
 		out = out[:4]
 	}
 	for _, index := range samples {
-		out[0] = append(out[0], int32(r.first+index))
+		out[0] = append(out[0], int32(r.first+index%d.Len()))
 		if d.augments() {
 			x0, y0, flip := d.loader.Transform().Place(seed, epoch, index)
 			flipped := int32(0)
@@ -191,6 +191,7 @@ func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int
 func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
 	out.n = len(samples)
 	for _, index := range samples {
+		index %= d.Len()
 		out.host = append(out.host, r.host[index*d.targetSize:(index+1)*d.targetSize]...)
 	}
 	full := slices.Clone(samples)

@@ -1,0 +1,352 @@
+package spt
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/probe"
+	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/recipe"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+// Choices is what [Task.Prepare] found and chose.
+type Choices struct {
+	// Side is the median of the shorter sides of the training images, in pixels. It is 0 if no size
+	// could be read.
+	Side int `json:"side"`
+	// Sizes holds the image sizes that were compared with a linear probe, in descending order. It
+	// is empty if the images left no choice.
+	Sizes []recipe.Size `json:"sizes,omitempty"`
+	// ImageSize is the side of the input of the backbone, in pixels.
+	ImageSize int `json:"image_size"`
+	// Augment holds the results of short trainings with presets of augmentation. The first is the
+	// chosen one. It is empty if they were not compared.
+	Augment []AugmentTry `json:"augment,omitempty"`
+	// Steps is the expected number of optimiser steps of one training, and Trainings the number of
+	// trainings: the candidates, and the final one if there is one.
+	Steps     int `json:"steps"`
+	Trainings int `json:"trainings"`
+	// Expected is the expected time of each part of the run.
+	Expected Expected `json:"expected"`
+}
+
+// AugmentTry is the result of a short training with a preset of augmentation.
+type AugmentTry struct {
+	Preset      string  `json:"preset"`
+	Steps       int     `json:"steps"`
+	ValLoss     float64 `json:"val_loss"`
+	ValAccuracy float64 `json:"val_accuracy"`
+}
+
+// Expected holds expected times, in seconds.
+type Expected struct {
+	Probe float64 `json:"probe"` // features and linear probe
+	Score float64 `json:"score"` // stage 1
+	Train float64 `json:"train"` // all trainings, with their validations
+	Test  float64 `json:"test"`
+	// Augment is the time of the comparison of augmentations, which Prepare has spent already.
+	Augment float64 `json:"augment,omitempty"`
+}
+
+// Total returns the expected time of all parts.
+func (e Expected) Total() time.Duration { return inSeconds(e.Probe + e.Score + e.Train + e.Test) }
+
+func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// The time of work on an image, in forward passes. The gradients of a few parameters need no
+// gradients of the weights, scores need those of all weights. Measured on a processor with ViTs;
+// docs/benchmarks.md has the command.
+const (
+	stepForwards  = 2.8
+	scoreForwards = 3.6
+)
+
+// Prepare chooses the options that c leaves open, by the recipe run.RecipeAuto: zero fields of
+// c.Tune, and c.Model.ImageSize. c is the configuration with which the task was opened. Prepare
+// measures the speed of the backbone. If the images are smaller than the input of the backbone, it
+// compares image sizes with linear probes. The returned Task has the chosen image size; it may be
+// t.
+//
+// With c.Tune.TimeLimit, Prepare chooses for a run that ends in this time. A time that is too short
+// is a [*run.OptionError].
+func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func) (*Task, *Choices, error) {
+	o := &c.Tune
+	row, err := method.Lookup(o.Method)
+	if err != nil {
+		return nil, nil, optionError(err)
+	}
+	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
+	// find options that cannot work before any costly work
+	given := *o
+	given.AutoAugment = false
+	given.Train.Epochs, given.Train.LR = cmp.Or(o.Train.Epochs, 1), cmp.Or(o.Train.LR, 1)
+	if _, err := t.Effective(given); err != nil {
+		return nil, nil, err
+	}
+	if o.Began.IsZero() {
+		o.Began = time.Now()
+	}
+	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
+	if c.Model.ImageSize == 0 && o.Probe {
+		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {
+			return nil, nil, err
+		}
+	}
+	choices.ImageSize = t.model.Config.ImageSize
+	if c.Model.Path != embedded.Name {
+		c.Model.ImageSize = choices.ImageSize
+	}
+	if err := t.CheckImages(ctx, report); err != nil {
+		return nil, nil, err
+	}
+	forward, err := t.measureForward(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
+		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
+	}
+	if err := t.chooseTraining(row, o, choices, forward); err != nil {
+		return nil, nil, err
+	}
+	if o.AutoAugment {
+		o.AutoAugment = false
+		if t, err = t.chooseAugment(ctx, o, choices, forward, report); err != nil {
+			return nil, nil, err
+		}
+		c.Data.Images = t.config.Data.Images
+	}
+	return t, choices, nil
+}
+
+// chooseTraining chooses the options of the trainings and estimates their time. forward is the time
+// of the forward pass of an image, in seconds.
+func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choices, forward float64) error {
+	n, val, training := len(t.data.Train), len(t.data.Val), &o.Train
+	if training.BatchSize == 0 {
+		training.BatchSize = recipe.Batch(n)
+	}
+	if training.Epochs == 0 {
+		training.Epochs, training.WarmupEpochs = 100, 10 // WithDefaults scales both to the steps
+		if training.Steps == 0 {
+			training.Steps = recipe.Steps(n, training.BatchSize)
+		}
+	}
+	if training.WarmupEpochs == 0 {
+		training.WarmupEpochs = float64(training.Epochs) / 10
+	}
+	filled := training.WithDefaults(n)
+	perEpoch := max(1, n/filled.BatchSize)
+	choices.Steps = filled.Steps
+	if choices.Steps == 0 {
+		choices.Steps = filled.Epochs * perEpoch
+	}
+	choices.Trainings = len(o.Tries())
+	if val > 0 && !o.NoValidation && !o.NoRefit && !o.ValidationOnly {
+		choices.Trainings++
+	}
+	e := &choices.Expected
+	e.Test = forward * float64(len(t.data.Test))
+	if o.Probe {
+		e.Probe = forward * float64(n+val)
+	}
+	step := forward * (stepForwards*float64(filled.BatchSize) + float64(val)/float64(perEpoch))
+	left := o.TimeLimit - time.Since(o.Began).Seconds() - e.Probe - e.Test - reserve(o.TimeLimit)
+	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
+		score := o.Score.WithDefaults()
+		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
+		if o.TimeLimit > 0 && o.Score.Batches == 0 {
+			score.Batches = min(score.Batches, max(2, int(left/scoreShare/batch)))
+			o.Score.Batches = score.Batches
+		}
+		e.Score = batch * float64(min(score.Batches, (n+score.BatchSize-1)/score.BatchSize))
+	}
+	if left -= e.Score; o.TimeLimit > 0 {
+		if left < step*float64(choices.Trainings) {
+			return &run.OptionError{Option: "time", Err: fmt.Errorf("%.0f s are too short for %d training and %d test images on this machine: a run with a single step of training takes %.0f s; give more time, a smaller backbone or fewer images",
+				o.TimeLimit, n, len(t.data.Test), (o.TimeLimit-left+step*float64(choices.Trainings))*1.05)}
+		}
+		choices.Steps = min(choices.Steps, int(left/step)/choices.Trainings)
+	}
+	e.Train = step * float64(choices.Steps*choices.Trainings)
+	if training.Patience == 0 && val > 0 {
+		training.Patience = recipe.Patience((choices.Steps + perEpoch - 1) / perEpoch)
+	}
+	if training.LR == 0 && len(o.LRs) == 0 {
+		training.LR = recipe.LearningRate(row, choices.Steps, filled.BatchSize)
+	}
+	return nil
+}
+
+// scoreShare divides the time that is left for scoring and training: scoring takes at most one
+// part.
+const scoreShare = 8
+
+// reserve returns the time, in seconds, that a run with a time limit keeps for its end: saving the
+// delta and writing the report.
+func reserve(limit float64) float64 { return 0.5 + limit/50 }
+
+// chooseAugment compares no augmentation with the preset light: it trains LoRA modules on all
+// matrices for a tenth of the steps with each, and takes the one with the lower validation loss. It
+// returns a task with the chosen augmentation. Without validation images, or with too little time,
+// that is none.
+func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *Choices, forward float64, report progress.Func) (*Task, error) {
+	presets := run.Presets()[:2] // from the weakest on
+	tasks := map[string]*Task{}
+	for _, preset := range presets {
+		images, err := t.config.Data.Images.WithPreset(preset)
+		if err != nil {
+			return nil, err
+		}
+		at, err := t.with(t.model, images)
+		if err != nil {
+			return nil, err
+		}
+		at.forward, at.checked, at.states, at.imageData = t.forward, t.checked, t.states, t.imageData
+		tasks[preset] = at
+	}
+	steps := max(choices.Steps/augmentShare, leastTrySteps)
+	takes := forward * stepForwards * float64(o.Train.BatchSize*steps*len(presets))
+	if len(t.data.Val) == 0 || o.TimeLimit > 0 && takes > o.TimeLimit/augmentShare {
+		return tasks[presets[0]], nil
+	}
+	lora, err := method.Lookup(method.LoRA)
+	if err != nil {
+		return nil, err
+	}
+	s, err := lora.Select(t.model.Config, method.Options{Rank: 2})
+	if err != nil {
+		return nil, err
+	}
+	training := o.Train
+	training.Steps, training.Patience, training.LR = steps, 0, recipe.LearningRate(lora, steps, training.BatchSize)
+	for _, preset := range presets {
+		trained, err := tasks[preset].Train(ctx, s, TrainOptions{Options: training.WithDefaults(len(t.data.Train)), Progress: func(e progress.Event) {
+			e.Candidate = "augmentation " + preset
+			report.Report(e)
+		}})
+		if err != nil {
+			return nil, err
+		}
+		last := trained.Epochs[len(trained.Epochs)-1]
+		choices.Augment = append(choices.Augment, AugmentTry{preset, steps, last.ValLoss, last.ValAccuracy})
+	}
+	slices.SortStableFunc(choices.Augment, func(a, b AugmentTry) int { return cmp.Compare(a.ValLoss, b.ValLoss) })
+	choices.Expected.Augment = takes
+	return tasks[choices.Augment[0].Preset], nil
+}
+
+// A short training for the choice of the augmentation has a tenth of the steps of the run, but not
+// fewer than leastTrySteps.
+const (
+	augmentShare  = 10
+	leastTrySteps = 60
+)
+
+// measureForward returns the time of the forward pass of an image, in seconds.
+func (t *Task) measureForward(ctx context.Context) (float64, error) {
+	if t.forward > 0 {
+		return t.forward.Seconds(), nil
+	}
+	tuning, err := peft.New(t.model.Config, peft.Selection{})
+	if err != nil {
+		return 0, err
+	}
+	p, err := train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	images := t.images(t.eval, t.data.Train[:min(featureBatch, len(t.data.Train))], nil)
+	for range 2 { // the first pass compiles
+		began := time.Now()
+		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
+			return 0, err
+		}
+		t.forward = time.Since(began) / time.Duration(images.Len())
+	}
+	return t.forward.Seconds(), nil
+}
+
+// chooseSize compares image sizes with linear probes and returns a task with the chosen one. If a
+// time limit leaves too little time for the comparison, it takes the smallest size that is worth
+// it.
+func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
+	native := t.model.Config.ImageSize
+	tasks := map[int]*Task{native: t}
+	sizes := recipe.Sizes(native, choices.Side, func(size int) bool {
+		next, err := t.atSize(ctx, size)
+		if err == nil {
+			tasks[size] = next
+		}
+		return err == nil
+	})
+	if len(sizes) == 1 {
+		return t, nil
+	}
+	if o.TimeLimit > 0 {
+		forward, err := t.measureForward(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// all sizes together take about twice the time of the largest one
+		if 2*forward*float64(len(t.data.Train)+len(t.data.Val)) > o.TimeLimit/compareShare {
+			return tasks[sizes[len(sizes)-1]], nil
+		}
+	}
+	for _, size := range sizes {
+		at := tasks[size]
+		in, val, err := at.features(ctx, func(e progress.Event) {
+			e.Item = fmt.Sprintf("at %d px", size)
+			report.Report(e)
+		})
+		if err != nil {
+			return nil, err
+		}
+		p, err := probe.Fit(ctx, in, val, probe.Options{Classes: len(t.data.Classes)})
+		if err != nil {
+			return nil, err
+		}
+		choices.Sizes = append(choices.Sizes, recipe.Size{Pixels: size, Accuracy: p.ValAccuracy, Loss: p.ValLoss, Forward: at.forward.Seconds()})
+	}
+	return tasks[recipe.Smallest(choices.Sizes).Pixels], nil
+}
+
+// compareShare divides the time limit: the comparison of image sizes takes at most one part.
+const compareShare = 10
+
+// atSize returns a task with the same backbone at another image size.
+func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {
+	c := t.config.Model
+	c.ImageSize = size
+	m, _, err := c.Open(ctx, len(t.data.Classes), nil)
+	if err != nil {
+		return nil, err
+	}
+	return t.with(m, t.config.Data.Images)
+}
+
+// with returns a task that differs from t in its backbone and its image options.
+func (t *Task) with(m *backbone.Model, images run.ImageOptions) (*Task, error) {
+	next, err := New(m, t.data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
+	if err != nil {
+		return nil, err
+	}
+	next.cache, next.tensors = t.cache, t.tensors
+	images = next.config.Data.Images
+	next.config.Model, next.config.Data = t.config.Model, t.config.Data
+	next.config.Data.Images = images
+	next.config.Model.ImageSize = m.Config.ImageSize
+	return next, nil
+}
