@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/sptune/spt/backend"
@@ -46,6 +47,9 @@ func (t *Task) Foresee(o run.TuneOptions) (f memory.Footprint, available int64, 
 	return f, available, err
 }
 
+// usualRank stands for the rank that a plan chooses by its budget.
+const usualRank = 8
+
 // largest returns a selection that needs about as much memory as the largest of the run.
 func (t *Task) largest(o run.TuneOptions) (peft.Selection, error) {
 	row, err := method.Lookup(o.Method)
@@ -59,7 +63,7 @@ func (t *Task) largest(o run.TuneOptions) (peft.Selection, error) {
 		}
 		return d.Selection, nil
 	case row.Scores:
-		return memory.Scored(t.model.Config, row.Module, o.Rank), nil
+		return memory.Scored(t.model.Config, row.Module, cmp.Or(o.Rank, min(usualRank, t.model.Config.MaxRank()))), nil
 	}
 	options := o.Options
 	if n := len(o.Budgets); n > 0 {

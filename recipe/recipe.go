@@ -89,7 +89,7 @@ func Sizes(native, side int, fits func(int) bool) []int {
 	out := []int{native}
 	for _, share := range []float64{3. / 4, 4. / 7, 3. / 7} {
 		size := int(math.Round(share*float64(native)/16)) * 16
-		if size >= side && size >= leastSize && size < out[len(out)-1] && fits(size) {
+		if side > 0 && size >= side && size >= leastSize && size < out[len(out)-1] && fits(size) {
 			out = append(out, size)
 		}
 	}
