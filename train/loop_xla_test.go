@@ -92,7 +92,8 @@ func TestLoop(t *testing.T) {
 	balanced = false
 	// A scalar constant in the body of the loop must not be a constant of the program around the
 	// loop.
-	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
+	late := peft.Selection{FromBlock: 1, Module: "lora", Rank: 2, Structured: []string{"blocks.1.mlp.fc2.weight"}, Whole: []string{"norm.bias"}}
+	for _, s := range []peft.Selection{late, {MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
 		}
@@ -114,6 +115,11 @@ func TestLoop(t *testing.T) {
 	near("balanced, two devices", tuned(two, plain, true, 0), wantBalanced)
 	balanced = false
 	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
+	if tuning, err = peft.New(c, late); err != nil {
+		t.Fatal(err)
+	}
+	start = tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
+	near("two devices, from block 1", tuned(two, plain, true, 0), tuned(host, plain, true, 0))
 	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: two, Model: colours.Model(c), Tuning: tuning, Train: data, Options: Options{Epochs: 1, BatchSize: 5, LR: 1e-3}}
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "does not divide") {
