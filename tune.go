@@ -379,6 +379,9 @@ func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Can
 	if err := r.keepPlan(s.plan); err != nil {
 		return err
 	}
+	if s.plan != nil {
+		r.report.Report(progress.Event{Stage: progress.Plan, Detail: s.plan})
+	}
 	s.run.Keep = true
 	if len(r.data.Test) > 0 {
 		s.run.Later = r.images(r.eval, r.data.Test, nil)
@@ -438,11 +441,7 @@ func (r *runner) keepPlan(p *plan.Plan) error {
 	if p == nil {
 		return nil
 	}
-	if err := p.Save(r.folder.Path(run.PlanFile)); err != nil {
-		return err
-	}
-	r.report.Report(progress.Event{Stage: progress.Plan, Detail: p})
-	return nil
+	return p.Save(r.folder.Path(run.PlanFile))
 }
 
 // deliver tests a training once, completes the result with it and saves its delta. evaluate

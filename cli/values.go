@@ -238,7 +238,7 @@ func (r *ratesValue) Set(text string) error {
 // secondsValue is a time in seconds, written as a duration such as 30m.
 type secondsValue float64
 
-func (v *secondsValue) Type() string { return "duration" }
+func (v *secondsValue) Type() string { return "time" }
 func (v *secondsValue) String() string {
 	if *v == 0 {
 		return ""

@@ -137,14 +137,14 @@ type TuneOptions struct {
 	// bounded norm, is the head of stage 1 and the initial head of every training. The result has
 	// the accuracy of the probe. For the method linear the probe replaces the training. Default:
 	// false.
-	Probe bool `json:"probe,omitempty"`
+	Probe bool `json:"probe"`
 	// FromDelta is the folder of a delta from which the run starts: it tunes the same parameters
 	// with the same method, from the tuned values. Rows of the head belong to classes by their
 	// names; new classes get new rows. Empty: the run starts from the backbone.
 	FromDelta string `json:"from_delta,omitempty"`
 	// NoRefit skips the final training on the training and validation images together. The result
 	// is then the chosen candidate itself. It has no effect without validation. Default: false.
-	NoRefit bool `json:"no_refit,omitempty"`
+	NoRefit bool `json:"no_refit"`
 	// AutoAugment leaves the choice of the augmentation to RecipeAuto: spt.Task.Prepare compares no
 	// augmentation with the preset light, sets DataConfig.Images and clears this field. Default:
 	// false.
