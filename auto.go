@@ -10,6 +10,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -88,6 +89,9 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	}
 	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
 	// find options that cannot work before any costly work
+	if o.FromBlock > 0 && o.AutoAugment {
+		return nil, nil, optionError(option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, so no augmentation can be compared; leave one of the two options out", o.FromBlock))
+	}
 	given := *o
 	given.AutoAugment = false
 	given.Train.Epochs, given.Train.LR = cmp.Or(o.Train.Epochs, 1), cmp.Or(o.Train.LR, 1)

@@ -233,8 +233,8 @@ func (t *Task) checkFromBlock(block int) error {
 	if _, _, err := t.model.Config.HiddenSize(block); err != nil {
 		return option.Errorf("from-block", "training from a block on: %w", err)
 	}
-	if t.train.RandomCrop || t.train.HorizontalFlip {
-		return option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, but random crops and flips change the images in each epoch; turn augmentation off, or train the whole backbone", block)
+	if t.train != t.eval {
+		return option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, but augmentation changes the images in each epoch; turn augmentation off, or train the whole backbone", block)
 	}
 	return nil
 }
@@ -242,17 +242,24 @@ func (t *Task) checkFromBlock(block int) error {
 // checkMemory returns an error if the memory cannot hold the tokens of a run that begins with a
 // later block.
 func (t *Task) checkMemory(c *run.Config) error {
-	block, images := c.Tune.FromBlock, len(t.data.Train)+len(t.data.Val)
+	block := c.Tune.FromBlock
 	if c.Train != nil {
 		block = c.Train.FromBlock
 	}
 	if block == 0 {
 		return nil
 	}
-	if c.Tune.PaperProtocol {
+	return train.CheckMemory(t.model.Config, block, t.tokenImages(c.Tune))
+}
+
+// tokenImages returns the number of images whose tokens a run keeps if it begins with a later
+// block.
+func (t *Task) tokenImages(o run.TuneOptions) int {
+	images := len(t.data.Train) + len(t.data.Val)
+	if o.PaperProtocol {
 		images += len(t.data.Test)
 	}
-	return train.CheckMemory(t.model.Config, block, images)
+	return images
 }
 
 // validateBudget returns an error if the method cannot meet the budget on the backbone.

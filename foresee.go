@@ -24,7 +24,7 @@ func (t *Task) Foresee(o run.TuneOptions) (f memory.Footprint, available int64, 
 	if o, err = t.Effective(o); err != nil {
 		return f, 0, err
 	}
-	r := memory.Run{Backend: t.be, Model: t.model, Objective: t.objective, Train: o.Train, Transform: t.train, CacheBytes: t.config.Data.Images.CacheBytes,
+	r := memory.Run{Backend: t.be, Model: t.model, Objective: t.objective, Train: o.Train, Transform: t.train, CacheBytes: t.config.Data.Images.CacheBytes, TokenImages: t.tokenImages(o),
 		TrainImages: t.data.Train, OtherImages: append(append([]dataset.Sample{}, t.data.Val...), t.data.Test...)}
 	s, err := t.largest(o)
 	if err != nil {
@@ -63,7 +63,11 @@ func (t *Task) largest(o run.TuneOptions) (peft.Selection, error) {
 		}
 		return d.Selection, nil
 	case row.Scores:
-		return memory.Scored(t.model.Config, row.Module, cmp.Or(o.Rank, min(usualRank, t.model.Config.MaxRank()))), nil
+		s := memory.Scored(t.model.Config, row.Module, cmp.Or(o.Rank, min(usualRank, t.model.Config.MaxRank())))
+		if o.FromBlock > 0 {
+			s = s.From(t.model.Config, o.FromBlock)
+		}
+		return s, nil
 	}
 	options := o.Options
 	if n := len(o.Budgets); n > 0 {

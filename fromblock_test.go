@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
 )
 
 // TestTuneFromBlock runs all stages from block 1 on. The delta must tune nothing before the block
@@ -143,4 +144,30 @@ func TestFromBlockRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(flips, from(method.LoRA, 1), "from-block", "augmentation")
+	augmented, err := spt.New(colours.Model(config), data, spt.WithImages(run.ImageOptions{Augment: dataset.Augment{VerticalFlip: true}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(augmented, from(method.LoRA, 1), "from-block", "augmentation")
+	auto := from(method.LoRA, 1)
+	auto.AutoAugment = true
+	if _, _, err := task.Prepare(t.Context(), &run.Config{Tune: auto}, nil); err == nil || !strings.Contains(err.Error(), "no augmentation can be compared") {
+		t.Errorf("with the augmentation auto: %v", err)
+	}
+	delta := from(method.LoRA, 1)
+	delta.Rank, delta.FromDelta = 0, "folder"
+	refused(task, delta, "from-block", "from a delta")
+
+	// The tokens are part of the memory that a run is expected to need.
+	whole, _, err := task.Foresee(from(method.LoRA, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, _, err := task.Foresee(from(method.LoRA, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tokens := int64(45 * 5 * 16 * 2); late.Training < tokens || train.TokenBytes(config, 1, 45) != tokens {
+		t.Errorf("from block 1 the training needs %d bytes, of all blocks %d, and the tokens take %d", late.Training, whole.Training, tokens)
+	}
 }

@@ -36,6 +36,9 @@ type Run struct {
 	// TrainImages lists the training images, and OtherImages all images of the other splits that
 	// the run reads.
 	TrainImages, OtherImages []dataset.Sample
+	// TokenImages is the number of images whose tokens the run keeps, if the tuning has a
+	// FromBlock.
+	TokenImages int
 	// Transform is the transform of the training images.
 	Transform dataset.Transform
 	// CacheBytes is the limit of the image cache, as in run.ImageOptions.
@@ -51,7 +54,7 @@ type Footprint struct {
 	Weights int64 `json:"weights"`
 	// Scoring is the size of scores, gradients and activations of stage 1.
 	Scoring int64 `json:"scoring"`
-	// Training is the size of tuned tensors, moments, gradients and activations of stage 3.
+	// Training is the size of tuned tensors, moments, gradients, activations and tokens of stage 3.
 	Training int64 `json:"training"`
 	// Images is the size of the image cache and of the mini-batches that are being loaded.
 	Images int64 `json:"images"`
@@ -90,6 +93,9 @@ func Foresee(r Run) (f Footprint, err error) {
 	}
 	packed, loaded := training.Packed, max(batch, evaluated)
 	f.Training = training.State + training.Activations
+	if block := r.Tuning.Selection.FromBlock; block > 0 {
+		f.Training += train.TokenBytes(r.Model.Config, block, r.TokenImages)
+	}
 	if r.Score != nil {
 		scoring, err := sensitivity.FootprintOf(r.Backend, r.Model, r.Objective, *r.Score, max(1, images))
 		if err != nil {

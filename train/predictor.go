@@ -399,15 +399,21 @@ func (d *Data) addTokens(values []float32, n int) error {
 	return nil
 }
 
-// CheckMemory returns an error if the memory of the machine is too small for the tokens of that
-// many images, as a training from the given block on keeps them: images × tokens × width numbers of
-// 2 bytes.
+// TokenBytes returns the memory of the tokens of that many images, as a training from the given
+// block on keeps them: images × tokens × width numbers of 2 bytes. The block is one for which
+// backbone.Config.HiddenSize returns no error.
+func TokenBytes(c backbone.Config, block, images int) int64 {
+	tokens, width, _ := c.HiddenSize(block)
+	return int64(images) * int64(tokens) * int64(width) * 2
+}
+
+// CheckMemory returns an error if the memory that the process may have is less than TokenBytes.
 func CheckMemory(c backbone.Config, block, images int) error {
 	tokens, width, err := c.HiddenSize(block)
 	if err != nil {
 		return option.Errorf("from-block", "training from a block on: %w", err)
 	}
-	need := int64(images) * int64(tokens) * int64(width) * 2
+	need := TokenBytes(c, block, images)
 	if free, known := measure.Available(); known && need > free {
 		return option.Errorf("from-block", "training from block %d on: the tokens of %d images that enter the block need %.1f GB of memory (%d tokens of %d numbers, 2 bytes each), but %.1f GB are available; use fewer or smaller images, or train from the images", block, images, float64(need)/1e9, tokens, width, float64(free)/1e9)
 	}

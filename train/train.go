@@ -345,7 +345,7 @@ func (r *Run) checkData() error {
 		return errors.New("training with balanced sampling: no image belongs to a single class; leave balanced sampling out")
 	}
 	if block := r.Tuning.Selection.FromBlock; block > 0 && r.Train.augments() {
-		return option.Errorf("from-block", "training from block %d on: the tokens that enter the block are computed once, but random crops and flips change the images in each epoch; turn augmentation off, or train from the images", block)
+		return option.Errorf("from-block", "training from block %d on: the tokens that enter the block are computed once, but augmentation changes the images in each epoch; turn augmentation off, or train from the images", block)
 	}
 	if shape := o.TargetShape(r.Model.Config); len(shape) > 1 && r.Train.augments() {
 		return fmt.Errorf("training with the objective %s: the targets are maps of shape %v, but augmentation changes only the images; turn augmentation off", o.Name(), shape)
